@@ -1,0 +1,1 @@
+"""The snapproof command, profiles, reports, and the entry scripts."""

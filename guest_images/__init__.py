@@ -1,0 +1,1 @@
+"""What gets booted: catalogue, package fetch, initramfs, and the guest agent."""

@@ -1,0 +1,1 @@
+"""One QEMU on one host: processes, QMP, console, guest SSH, deadlines, errors."""

@@ -1,0 +1,78 @@
+"""The host a QEMU runs on; here the machine we run on ourselves."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.process import ChildProcess
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What a result says about the host it was got on.
+
+    Attributes:
+        kernel: release and build of the host kernel.
+        architecture: machine name as `uname -m` gives it.
+        cpus: processors we may use.
+        memory_mib: available memory in MiB when asked.
+        tainted: the kernel's taint mask, or None where it cannot be read.
+    """
+
+    kernel: str
+    architecture: str
+    cpus: int
+    memory_mib: int
+    tainted: int | None
+
+
+class LocalHost:
+    """This machine."""
+
+    name = "local"
+
+    def facts(self) -> HostFacts:
+        """Kernel, processors, memory and taint, read now."""
+        uname = platform.uname()
+        return HostFacts(
+            kernel=f"{uname.release} {uname.version}",
+            architecture=uname.machine,
+            cpus=len(os.sched_getaffinity(0)),
+            memory_mib=_available_memory_mib(),
+            tainted=_taint(),
+        )
+
+    def start(
+        self,
+        argv: Sequence[str],
+        log: Path,
+        pass_fds: Sequence[int] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> ChildProcess:
+        """Start a program; its output goes to `log`. See ChildProcess for the errors."""
+        return ChildProcess(argv, log, pass_fds, environment)
+
+    def free_port(self) -> int:
+        """A TCP port on the loopback address that nothing listens on right now."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+
+def _available_memory_mib() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+def _taint() -> int | None:
+    try:
+        return int(Path("/proc/sys/kernel/tainted").read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,180 @@
+"""One QEMU process with QMP, a console log and a forwarded SSH port, for the length of a `with`."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, Evidence, SetupBroken, SnapproofError, SubjectFailed
+from harness.host import LocalHost
+from harness.machine_config import MachineConfig, qemu_argv
+from harness.process import ChildProcess, log_tail
+from harness.qmp import QmpSession
+
+_QMP_SECONDS = 30.0
+_QUIT_SECONDS = 10.0
+_PORT_TRIES = 5
+# QEMU net/slirp.c, all versions: the port was taken between our look and QEMU's bind.
+_PORT_TAKEN = "Could not set up host forwarding rule"
+
+
+class Machine:
+    """A running QEMU. Leaving the `with` ends it and proves that nothing of it is left.
+
+    The folder receives `qemu.log`, `console.log`, `qmp.jsonl` and `command.txt`.
+    """
+
+    def __init__(self, config: MachineConfig, host: LocalHost, folder: Path, incoming: bool = False) -> None:
+        """Describe a machine; entering the `with` starts it.
+
+        Args:
+            config: what to run.
+            host: where to run it.
+            folder: its own folder for logs, made if missing.
+            incoming: start it waiting for `migrate_incoming`.
+        """
+        self.config = config
+        self.host = host
+        self.folder = folder
+        self.incoming = incoming
+        self.ssh_port = 0
+        self._process: ChildProcess | None = None
+        self._qmp: QmpSession | None = None
+
+    @property
+    def process(self) -> ChildProcess:
+        """The QEMU process; only while the machine is entered."""
+        if self._process is None:
+            raise SetupBroken("The machine has not been started.")
+        return self._process
+
+    @property
+    def qmp(self) -> QmpSession:
+        """Its QMP session; only while the machine is entered."""
+        if self._qmp is None:
+            raise SetupBroken("The machine has no QMP session.")
+        return self._qmp
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for attempt in range(_PORT_TRIES):
+            try:
+                self._launch()
+            except SnapproofError:
+                taken = _PORT_TAKEN in log_tail(self.folder / "qemu.log")
+                self.end()
+                if not taken or attempt == _PORT_TRIES - 1:
+                    raise
+                (self.folder / "qemu.log").unlink(missing_ok=True)
+            except BaseException:
+                self.end()
+                raise
+            else:
+                return self
+        raise SetupBroken("No free port for the guest's SSH was found.")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def alive(self) -> bool:
+        """Whether the QEMU process runs."""
+        return self.process.exit_code() is None
+
+    def failure(self, sentence: str) -> SubjectFailed:
+        """An error that blames this QEMU, with its command line, exit code and logs."""
+        code = self.process.exit_code()
+        ended = "" if code is None else f" (exit code {code})"
+        paths = (self.folder / "console.log", self.folder / "qmp.jsonl")
+        evidence: Evidence = self.process.evidence(*paths)
+        last = evidence.log_tail.strip().splitlines()[-1:]
+        said = f"; its last words: {last[0]}" if last else ""
+        return SubjectFailed(f"{sentence}{ended}{said}.", evidence)
+
+    def wait_status(self, wanted: Callable[[str], bool], deadline: Deadline, what: str) -> str:
+        """Poll `query-status` until its `status` is wanted, and return it.
+
+        Raises:
+            SubjectFailed: QEMU ended, or the status did not come in time.
+        """
+        while True:
+            status = str(self.qmp.execute("query-status")["status"])
+            if wanted(status):
+                return status
+            if deadline.expired:
+                raise self.failure(f"The guest is '{status}' and did not become {what} in time")
+            self.pause(deadline)
+
+    def pause(self, deadline: Deadline, seconds: float = 0.01) -> int | None:
+        """Let time pass between two looks at a condition, less if QEMU ends; its exit code then."""
+        try:
+            return self.process.wait(deadline.at_most(seconds))
+        except DeadlineExpired:
+            return None
+
+    def wait_console(self, text: str, deadline: Deadline) -> None:
+        """Wait until the console log holds `text`.
+
+        Raises:
+            SubjectFailed: QEMU ended first.
+            DeadlineExpired: the text did not come.
+        """
+        console = self.folder / "console.log"
+
+        def seen() -> bool:
+            if not self.alive():
+                raise self.failure("QEMU ended while the guest booted")
+            return console.exists() and text in console.read_text(errors="replace")
+
+        deadline.wait_for(seen, f"'{text}' on the guest's console", interval=0.1)
+
+    def hmp(self, command: str) -> str:
+        """Run a human monitor command and return its text."""
+        return str(self.qmp.execute("human-monitor-command", {"command-line": command}))
+
+    def query_migrate(self) -> dict[str, Any]:
+        """`query-migrate` as it is."""
+        return dict(self.qmp.execute("query-migrate"))
+
+    def quit(self) -> None:
+        """Ask QEMU to quit and wait for it; the `with` ends whatever is left."""
+        self.qmp.execute("quit")
+        if self.pause(Deadline(_QUIT_SECONDS), _QUIT_SECONDS) is None:
+            raise self.failure(f"QEMU did not quit within {_QUIT_SECONDS:.0f} s")
+
+    def end(self) -> None:
+        """End QEMU and everything it started; does nothing where nothing runs."""
+        try:
+            if self._process is not None:
+                self._process.end()
+        finally:
+            if self._qmp is not None:
+                self._qmp.close()
+            self._qmp = None
+
+    def _launch(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.ssh_port = self.host.free_port()
+            argv = qemu_argv(self.config, self.folder, theirs.fileno(), self.ssh_port, self.incoming)
+            (self.folder / "command.txt").write_text(shlex.join(argv) + "\n")
+            try:
+                self._process = self.host.start(argv, self.folder / "qemu.log", pass_fds=(theirs.fileno(),))
+            except BaseException:
+                ours.close()
+                raise
+        self._qmp = QmpSession(self.folder / "qmp.jsonl", self.failure, self.alive)
+        self._qmp.connect(ours, Deadline(_QMP_SECONDS))
+
+    def version(self) -> str:
+        """QEMU's version as it gives it, e.g. ``10.0.2 (Debian 1:10.0.2+ds-2)``."""
+        answer = self.qmp.execute("query-version")
+        numbers = answer["qemu"]
+        package = f" ({answer['package'].strip()})" if answer["package"].strip() else ""
+        return f"{numbers['major']}.{numbers['minor']}.{numbers['micro']}{package}"

@@ -1,0 +1,181 @@
+"""Migration verbs over QMP: capabilities, outgoing save, incoming restore, stun by event time."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.deadline import Deadline
+from harness.errors import NotApplicable
+from harness.machine import Machine
+from harness.qmp import CommandRefused
+
+_ENDED = {"completed", "failed", "cancelled"}
+BACKGROUND_SNAPSHOT = "background-snapshot"
+
+
+@dataclass(frozen=True)
+class SaveFigures:
+    """What QEMU reports about a completed save.
+
+    Attributes:
+        downtime_ms: QEMU's own downtime, in ms.
+        total_ms: its total time, in ms.
+        ram_normal_pages: pages it sent with content.
+        ram_zero_pages: pages it sent as zero.
+    """
+
+    downtime_ms: int
+    total_ms: int
+    ram_normal_pages: int
+    ram_zero_pages: int
+
+
+def capabilities(machine: Machine) -> dict[str, bool]:
+    """The migration capabilities that this QEMU knows, and whether each is on."""
+    answer = machine.qmp.execute("query-migrate-capabilities")
+    return {entry["capability"]: bool(entry["state"]) for entry in answer}
+
+
+def set_capability(machine: Machine, name: str, on: bool) -> None:
+    """Switch one capability.
+
+    Raises:
+        CommandRefused: QEMU refuses it; the reason is QEMU's own text.
+    """
+    machine.qmp.execute("migrate-set-capabilities", {"capabilities": [{"capability": name, "state": on}]})
+
+
+def require_background_snapshot(machine: Machine) -> None:
+    """Switch background-snapshot on.
+
+    Raises:
+        NotApplicable: this QEMU has no such capability, or it refuses with a reason.
+    """
+    if BACKGROUND_SNAPSHOT not in capabilities(machine):
+        raise NotApplicable("This QEMU has no capability 'background-snapshot'.")
+    try:
+        set_capability(machine, BACKGROUND_SNAPSHOT, True)
+    except CommandRefused as refusal:
+        raise NotApplicable(f"QEMU refuses background-snapshot on this host: {refusal.reason}") from refusal
+
+
+def exec_sink(path: Path) -> str:
+    """A migration URI that writes the stream through `cat`."""
+    return f"exec:cat > {shlex.quote(str(path))}"
+
+
+def exec_source(path: Path) -> str:
+    """A migration URI that reads the stream through `cat`."""
+    return f"exec:cat {shlex.quote(str(path))}"
+
+
+def file_uri(path: Path) -> str:
+    """A migration URI for a file that QEMU opens itself (QEMU 8.2+)."""
+    return f"file:{path}"
+
+
+def start_save(machine: Machine, uri: str) -> None:
+    """Start an outgoing migration.
+
+    Raises:
+        NotApplicable: this QEMU does not know the transport.
+        CommandRefused: any other refusal.
+    """
+    try:
+        machine.qmp.execute("migrate", {"uri": uri})
+    except CommandRefused as refusal:
+        # QEMU migration.c qmp_migrate(): an unknown scheme is an invalid parameter 'uri'.
+        if "valid migration protocol" in refusal.reason or "unknown migration protocol" in refusal.reason:
+            scheme = uri.partition(":")[0]
+            raise NotApplicable(f"This QEMU has no migration transport '{scheme}:'.") from refusal
+        raise
+
+
+def wait_ram_moving(machine: Machine, deadline: Deadline) -> None:
+    """Wait until the first pages of RAM are on their way, that is until T0 is past.
+
+    A background snapshot protects RAM before it sends the first page, so from here on the guest may
+    run without its writes getting into the snapshot.
+
+    Raises:
+        SubjectFailed: the save failed, or did not get so far in time.
+    """
+    while True:
+        answer = machine.query_migrate()
+        status = answer.get("status")
+        ram = answer.get("ram", {})
+        if status == "completed" or ram.get("normal", 0) + ram.get("duplicate", 0) > 0:
+            return
+        _check_not_failed(machine, answer)
+        if deadline.expired:
+            raise machine.failure(f"The save is still '{status}' without having sent a page")
+        machine.pause(deadline, 0.002)
+
+
+def wait_completed(machine: Machine, deadline: Deadline) -> SaveFigures:
+    """Wait until the outgoing migration has completed.
+
+    Raises:
+        SubjectFailed: it failed, was cancelled, or did not end in time.
+    """
+    while True:
+        answer = machine.query_migrate()
+        if answer.get("status") == "completed":
+            ram = answer["ram"]
+            return SaveFigures(
+                int(answer["downtime"]), int(answer["total-time"]), ram["normal"], ram["duplicate"]
+            )
+        _check_not_failed(machine, answer)
+        if deadline.expired:
+            raise machine.failure(
+                f"The save is still '{answer.get('status')}' after {deadline.seconds:.0f} s"
+            )
+        machine.pause(deadline)
+
+
+def _check_not_failed(machine: Machine, answer: dict[str, Any]) -> None:
+    if answer.get("status") in _ENDED - {"completed"}:
+        reason = answer.get("error-desc", "QEMU gives no reason")
+        raise machine.failure(f"The save ended as '{answer['status']}': {reason}")
+
+
+def restore(machine: Machine, uri: str, deadline: Deadline) -> None:
+    """Load a stream into a machine started with `-incoming defer`, and wait until it runs.
+
+    Raises:
+        SubjectFailed: QEMU does not take the stream, dies on it, or does not run the guest.
+    """
+    try:
+        machine.qmp.execute("migrate-incoming", {"uri": uri}, deadline)
+    except CommandRefused as refusal:
+        raise machine.failure(f"QEMU refused to restore: {refusal.reason}") from refusal
+
+    def running(status: str) -> bool:
+        answer: dict[str, Any] = {}
+        # Not every version answers query-migrate on the incoming side.
+        with contextlib.suppress(CommandRefused):
+            answer = machine.query_migrate()
+        if answer.get("status") == "failed":
+            raise machine.failure(f"The restore failed: {answer.get('error-desc', 'QEMU gives no reason')}")
+        return status == "running"
+
+    machine.wait_status(running, deadline, "running after its restore")
+
+
+def stun_seconds(machine: Machine, mark: int) -> float | None:
+    """Time between the first STOP after `mark` and the RESUME that follows it, by QEMU's event stamps.
+
+    Returns:
+        Seconds, or None where the guest was not stopped and resumed since.
+    """
+    stopped: float | None = None
+    for event in machine.qmp.events_since(mark):
+        if event.name == "STOP" and stopped is None:
+            stopped = event.seconds
+        elif event.name == "RESUME" and stopped is not None:
+            return event.seconds - stopped
+    return None

@@ -1,0 +1,175 @@
+"""Guest RAM seen from the host: the RAMBlocks, their bytes, and their write protection."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.errors import MachineryMissing, SetupBroken
+from harness.machine import Machine
+
+_CHUNK_BYTES = 4 << 20
+_PAGE_BYTES = 4096
+# Linux Documentation/admin-guide/mm/pagemap.rst: bit 57, "pte is uffd-wp write-protected" (5.14+).
+_UFFD_WP_BIT = np.uint64(1 << 57)
+
+# QEMU softmmu/physmem.c ram_block_format(): name, page size, offset, used, total, and since 8.2 the
+# host address. Names may hold spaces in principle, never a newline.
+_BLOCK_LINE = re.compile(
+    r"^\s*(?P<idstr>\S.*?)\s+(?P<psize>\d+ [KMG]iB)\s+0x[0-9a-f]+\s+0x(?P<used>[0-9a-f]+)\s+"
+    r"0x[0-9a-f]+(?:\s+(?:0x(?P<hva>[0-9a-f]+)))?",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class RamBlock:
+    """One RAMBlock of a running QEMU.
+
+    Attributes:
+        idstr: its name in the vmstate stream, e.g. ``pc.ram``.
+        used_bytes: used length in bytes, what a stream carries.
+        host_address: where it lies in QEMU's own address space, 0 where QEMU does not say.
+    """
+
+    idstr: str
+    used_bytes: int
+    host_address: int
+
+
+@dataclass(frozen=True)
+class GoldenImage:
+    """Guest RAM dumped while the guest was stopped; `folder` holds golden.json and a file per block."""
+
+    folder: Path
+    blocks: tuple[RamBlock, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of RAM in the image."""
+        return sum(block.used_bytes for block in self.blocks)
+
+
+def parse_ramblocks(text: str) -> tuple[RamBlock, ...]:
+    """The blocks in the text of the human monitor's `info ramblock`."""
+    return tuple(
+        RamBlock(match["idstr"], int(match["used"], 16), int(match["hva"] or "0", 16))
+        for match in _BLOCK_LINE.finditer(text)
+    )
+
+
+def ramblocks(machine: Machine) -> tuple[RamBlock, ...]:
+    """The RAMBlocks of a machine, each with its address in QEMU.
+
+    QEMU before 8.2 does not print the address; there it comes from the process's own mappings and
+    `gpa2hva`, for the main RAM only.
+
+    Raises:
+        SetupBroken: `info ramblock` has no block that we understand.
+    """
+    blocks = parse_ramblocks(machine.hmp("info ramblock"))
+    if not blocks:
+        raise SetupBroken("QEMU's 'info ramblock' lists no RAMBlock in a form we know.")
+    if all(block.host_address for block in blocks):
+        return blocks
+    return tuple(_located(machine, block) for block in blocks)
+
+
+def _located(machine: Machine, block: RamBlock) -> RamBlock:
+    """Find a block's address where `info ramblock` leaves it out, through the memory tree."""
+    # `info mtree -f` gives ranges as "0000000000000000-000000001fffffff (prio 0, ram): pc.ram".
+    pattern = re.compile(
+        rf"^\s*([0-9a-f]{{16}})-([0-9a-f]{{16}}) .*?: {re.escape(block.idstr)}(?: @([0-9a-f]+))?(?: |$)",
+        re.MULTILINE,
+    )
+    for match in pattern.finditer(machine.hmp("info mtree -f")):
+        start, offset = int(match[1], 16), int(match[3] or "0", 16)
+        answer = re.search(r"is 0x([0-9a-f]+)", machine.hmp(f"gpa2hva {start:#x}"))
+        if answer:
+            return RamBlock(block.idstr, block.used_bytes, int(answer[1], 16) - offset)
+    return block
+
+
+def dump_golden(machine: Machine, folder: Path) -> GoldenImage:
+    """Copy every RAMBlock of a stopped guest out of QEMU's memory.
+
+    Args:
+        machine: its guest must be stopped, or the image is torn.
+        folder: made; receives golden.json and one sparse raw file per block.
+
+    Raises:
+        MachineryMissing: the host does not let us read QEMU's memory.
+        SetupBroken: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    blocks = tuple(block for block in ramblocks(machine) if block.host_address)
+    index = []
+    for number, block in enumerate(blocks):
+        name = f"block-{number:03d}.ram"
+        _copy_block(machine, block, folder / name)
+        index.append({"idstr": block.idstr, "bytes": block.used_bytes, "file": name})
+    (folder / "golden.json").write_text(
+        json.dumps({"version": 1, "page_size": _PAGE_BYTES, "blocks": index}, indent=1) + "\n"
+    )
+    return GoldenImage(folder, blocks)
+
+
+def read_block(machine: Machine, block: RamBlock) -> Iterator[bytes]:
+    """The bytes of one block in chunks, read through /proc/PID/mem.
+
+    Raises:
+        MachineryMissing: the host forbids it (ptrace restrictions).
+        SetupBroken: QEMU's memory cannot be read there.
+    """
+    path = Path(f"/proc/{machine.process.pid}/mem")
+    try:
+        with path.open("rb", buffering=0) as memory:
+            for offset in range(0, block.used_bytes, _CHUNK_BYTES):
+                memory.seek(block.host_address + offset)
+                wanted = min(_CHUNK_BYTES, block.used_bytes - offset)
+                data = memory.read(wanted)
+                if len(data) != wanted:
+                    raise SetupBroken(f"QEMU's memory of '{block.idstr}' ended early at offset {offset:#x}.")
+                yield data
+    except PermissionError as error:
+        raise MachineryMissing(
+            "This host does not let us read QEMU's memory (/proc/PID/mem); allow ptrace of own children "
+            "(kernel.yama.ptrace_scope 0 or 1)."
+        ) from error
+    except OSError as error:
+        raise SetupBroken(f"Could not read '{block.idstr}' from QEMU: {error.strerror}.") from error
+
+
+def _copy_block(machine: Machine, block: RamBlock, path: Path) -> None:
+    zero = bytes(_CHUNK_BYTES)
+    with path.open("wb") as image:
+        for data in read_block(machine, block):
+            if data == zero[: len(data)]:
+                image.seek(len(data), 1)
+            else:
+                image.write(data)
+        image.truncate(block.used_bytes)
+
+
+def write_protected_pages(machine: Machine) -> int | None:
+    """How many pages of guest RAM userfaultfd still write-protects, or None where it cannot be seen.
+
+    Reads bit 57 of QEMU's pagemap, which Linux has since 5.14 and any owner may read.
+    """
+    total = 0
+    try:
+        with Path(f"/proc/{machine.process.pid}/pagemap").open("rb", buffering=0) as pagemap:
+            for block in ramblocks(machine):
+                if not block.host_address:
+                    continue
+                pagemap.seek(block.host_address // _PAGE_BYTES * 8)
+                entries = np.frombuffer(pagemap.read(block.used_bytes // _PAGE_BYTES * 8), dtype="<u8")
+                total += int(np.count_nonzero(entries & _UFFD_WP_BIT))
+    except OSError:
+        return None
+    return total

@@ -1,0 +1,175 @@
+"""SSH into a guest: pinned Ed25519 host key, a key of our own, bounded commands."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import paramiko
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken, SnapproofError
+
+_CONNECT_SECONDS = 5.0
+_OUTPUT_LIMIT = 4 << 20
+_KEEPALIVE_SECONDS = 5
+
+# Until the guest listens, paramiko logs a traceback per try; ours go into the error instead.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+
+
+class GuestUnreachable(SnapproofError):
+    """The guest did not answer over SSH in time."""
+
+
+@dataclass(frozen=True)
+class SshIdentity:
+    """How to log in to a guest.
+
+    Attributes:
+        user: login name.
+        private_key: our private key's file.
+        host_key: the guest's public host key, as ``ssh-ed25519 BASE64``.
+    """
+
+    user: str
+    private_key: Path
+    host_key: str
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a command in the guest gave: its exit code and decoded output."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class GuestShell:
+    """One SSH connection to a guest. After a restore, open a new one: the old one is dead."""
+
+    def __init__(self, port: int, identity: SshIdentity) -> None:
+        self._port = port
+        self._identity = identity
+        self._client: paramiko.SSHClient | None = None
+
+    def connect(self, deadline: Deadline, alive: Callable[[], bool] = lambda: True) -> None:
+        """Log in, retrying until the guest answers.
+
+        QEMU's forwarded port accepts connections before the guest listens, so only a completed
+        login counts.
+
+        Raises:
+            GuestUnreachable: no login by the deadline, or `alive` turned false.
+            SetupBroken: the guest has another host key, or refused our key.
+        """
+        last: Exception | None = None
+        while not deadline.expired:
+            if not alive():
+                raise GuestUnreachable("The guest's QEMU ended before it answered over SSH.")
+            try:
+                self._client = self._login(deadline)
+            except (paramiko.BadHostKeyException, paramiko.AuthenticationException) as error:
+                raise SetupBroken(f"The guest's SSH server is not the one in the image: {error}.") from error
+            except (OSError, EOFError, paramiko.SSHException) as error:
+                last = error
+                # A refused connection comes back at once; without a pause we would spin.
+                deadline.nap(0.1)
+            else:
+                return
+        raise GuestUnreachable(
+            f"The guest did not answer over SSH within {deadline.seconds:.0f} s (last error: {last})."
+        ) from last
+
+    def run(self, command: str, deadline: Deadline | None = None, stdin: bytes = b"") -> CommandResult:
+        """Run a shell command in the guest.
+
+        Args:
+            command: for the guest's shell.
+            deadline: for the whole command, 30 s by default.
+            stdin: bytes for its standard input.
+
+        Raises:
+            GuestUnreachable: the connection broke or the command did not end in time.
+        """
+        deadline = deadline or Deadline(30)
+        if self._client is None:
+            raise SetupBroken("There is no SSH connection to the guest.")
+        try:
+            channel_in, channel_out, channel_err = self._client.exec_command(
+                command, timeout=max(0.1, deadline.remaining())
+            )
+            channel_in.write(stdin)
+            channel_in.channel.shutdown_write()
+            output = channel_out.read(_OUTPUT_LIMIT)
+            errors = channel_err.read(_OUTPUT_LIMIT)
+            status_ready = channel_out.channel.status_event.wait(deadline.remaining())
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise GuestUnreachable(
+                f"The guest did not finish '{command}': {error or 'timed out'}."
+            ) from error
+        if not status_ready:
+            raise GuestUnreachable(f"The guest did not finish '{command}' in time.")
+        code = channel_out.channel.recv_exit_status()
+        return CommandResult(code, output.decode(errors="replace"), errors.decode(errors="replace"))
+
+    def check(self, command: str, deadline: Deadline | None = None) -> str:
+        """Run a command that must succeed and return its standard output.
+
+        Raises:
+            SetupBroken: it exited non-zero.
+            GuestUnreachable: as for `run`.
+        """
+        result = self.run(command, deadline)
+        if result.exit_code != 0:
+            raise SetupBroken(
+                f"In the guest '{command}' failed with exit code {result.exit_code}: {result.stderr.strip()}"
+            )
+        return result.stdout
+
+    def close(self) -> None:
+        """Drop the connection; safe to call at any time."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _login(self, deadline: Deadline) -> paramiko.SSHClient:
+        client = paramiko.SSHClient()
+        client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        kind, encoded = self._identity.host_key.split()[:2]
+        host_key = paramiko.Ed25519Key(data=base64.b64decode(encoded))
+        client.get_host_keys().add(f"[127.0.0.1]:{self._port}", kind, host_key)
+        seconds = max(0.1, min(_CONNECT_SECONDS, deadline.remaining()))
+        try:
+            client.connect(
+                "127.0.0.1",
+                port=self._port,
+                username=self._identity.user,
+                pkey=paramiko.PKey.from_path(self._identity.private_key),
+                look_for_keys=False,
+                allow_agent=False,
+                timeout=seconds,
+                banner_timeout=seconds,
+                auth_timeout=seconds,
+            )
+        except BaseException:
+            client.close()
+            raise
+        transport = client.get_transport()
+        if transport is not None:
+            transport.set_keepalive(_KEEPALIVE_SECONDS)
+        return client

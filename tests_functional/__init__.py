@@ -1,0 +1,1 @@
+"""Scenarios on real guests, and the Avocado tests that run them."""

@@ -1,0 +1,1 @@
+"""What judges: the vmstate stream reader, the oracles, planted faults, verdicts."""
