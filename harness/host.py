@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +55,6 @@ class LocalHost:
     ) -> ChildProcess:
         """Start a program; its output goes to `log`. See ChildProcess for the errors."""
         return ChildProcess(argv, log, pass_fds, environment)
-
-    def free_port(self) -> int:
-        """A TCP port on the loopback address that nothing listens on right now."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
 
 
 def _available_memory_mib() -> int:

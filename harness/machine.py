@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import socket
 from collections.abc import Callable
@@ -10,17 +11,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, Evidence, SetupBroken, SnapproofError, SubjectFailed
+from harness.errors import DeadlineExpired, Evidence, SetupBroken, SubjectFailed
 from harness.host import LocalHost
 from harness.machine_config import MachineConfig, qemu_argv
-from harness.process import ChildProcess, log_tail
+from harness.process import ChildProcess
 from harness.qmp import QmpSession
 
 _QMP_SECONDS = 30.0
 _QUIT_SECONDS = 10.0
-_PORT_TRIES = 5
-# QEMU net/slirp.c, all versions: the port was taken between our look and QEMU's bind.
-_PORT_TAKEN = "Could not set up host forwarding rule"
+# HMP `info usernet` (QEMU net/slirp.c, all versions): the forwarding rule with the port it got.
+_FORWARD_LINE = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s")
 
 
 class Machine:
@@ -62,21 +62,12 @@ class Machine:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for attempt in range(_PORT_TRIES):
-            try:
-                self._launch()
-            except SnapproofError:
-                taken = _PORT_TAKEN in log_tail(self.folder / "qemu.log")
-                self.end()
-                if not taken or attempt == _PORT_TRIES - 1:
-                    raise
-                (self.folder / "qemu.log").unlink(missing_ok=True)
-            except BaseException:
-                self.end()
-                raise
-            else:
-                return self
-        raise SetupBroken("No free port for the guest's SSH was found.")
+        try:
+            self._launch()
+        except BaseException:
+            self.end()
+            raise
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -161,8 +152,7 @@ class Machine:
     def _launch(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            self.ssh_port = self.host.free_port()
-            argv = qemu_argv(self.config, self.folder, theirs.fileno(), self.ssh_port, self.incoming)
+            argv = qemu_argv(self.config, self.folder, theirs.fileno(), self.incoming)
             (self.folder / "command.txt").write_text(shlex.join(argv) + "\n")
             try:
                 self._process = self.host.start(argv, self.folder / "qemu.log", pass_fds=(theirs.fileno(),))
@@ -171,6 +161,13 @@ class Machine:
                 raise
         self._qmp = QmpSession(self.folder / "qmp.jsonl", self.failure, self.alive)
         self._qmp.connect(ours, Deadline(_QMP_SECONDS))
+        self.ssh_port = self._forwarded_port()
+
+    def _forwarded_port(self) -> int:
+        match = _FORWARD_LINE.search(self.hmp("info usernet"))
+        if match is None:
+            raise self.failure("QEMU forwards no port to the guest's SSH")
+        return int(match[1])
 
     def version(self) -> str:
         """QEMU's version as it gives it, e.g. ``10.0.2 (Debian 1:10.0.2+ds-2)``."""

@@ -38,16 +38,13 @@ class MachineConfig:
     extra: tuple[str, ...] = ()
 
 
-def qemu_argv(
-    config: MachineConfig, folder: Path, qmp_fd: int | str, ssh_port: int, incoming: bool
-) -> list[str]:
+def qemu_argv(config: MachineConfig, folder: Path, qmp_fd: int | str, incoming: bool) -> list[str]:
     """The command line of one QEMU.
 
     Args:
         config: what to run.
         folder: where `console.log` goes.
         qmp_fd: our QMP socket's number in the child.
-        ssh_port: loopback port forwarded to the guest's port 22.
         incoming: start it waiting for `migrate-incoming`.
     """
     # fmt: off
@@ -70,7 +67,8 @@ def qemu_argv(
         "-chardev", f"file,id=console,path={qemu_quoted(folder / 'console.log')},append=on",
         "-serial", "chardev:console",
 
-        "-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{ssh_port}-{GUEST_ADDRESS}:22",
+        # Port 0: the kernel picks one that is free, so two machines can never race for it.
+        "-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-{GUEST_ADDRESS}:22",
         "-device", "virtio-net-pci,netdev=net0,romfile=",
         "-device", "virtio-rng-pci",
 

@@ -1,0 +1,107 @@
+"""Runs entries of a profile as one Avocado job and collects one outcome for each, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from avocado.core.job import Job
+from avocado.core.suite import TestSuite
+
+import tests_functional
+from ci.events import EVENTS_FILE
+from ci.profiles import Entry
+from harness.errors import SetupBroken
+from harness.status import Status
+from tests_functional.scenarios.outcome import OUTCOME_FILE, Outcome
+from tests_functional.scenarios.run import remove_heavy
+
+# Avocado's own clock starts before the test's; a killed test never reports, so both must end it.
+_TASK_GRACE_SECONDS = 30
+_JOB_GRACE_SECONDS = 60
+
+
+def run_entries(
+    entries: Sequence[Entry], common: Mapping[str, str | int], folder: Path, workers: int
+) -> list[Outcome]:
+    """Run tests in processes of their own.
+
+    Args:
+        entries: what to run.
+        common: parameters that all tests get.
+        folder: the results folder; tests get `folder/tests/NAME`.
+        workers: how many run side by side.
+
+    Returns:
+        One outcome per entry, in their order. A test that was killed or never ran is an ERROR.
+
+    Raises:
+        SetupBroken: Avocado does not find one of the tests.
+    """
+    runnables = []
+    for entry in entries:
+        parameters = {
+            **common,
+            **entry.parameters,
+            "name": entry.name,
+            "seconds": entry.seconds,
+            "folder": str(folder / "tests" / entry.name),
+            "results": str(folder),
+            "events": str(folder / EVENTS_FILE),
+            "parent_pid": os.getpid(),
+        }
+        runnables += _resolve(entry, parameters)
+    longest = max(entry.seconds for entry in entries) + _TASK_GRACE_SECONDS
+    config = {
+        "run.results_dir": str(folder / "avocado"),
+        "run.max_parallel_tasks": workers,
+        "task.timeout.running": longest,
+        "job.run.timeout": sum(entry.seconds for entry in entries) + _JOB_GRACE_SECONDS,
+        "core.show": ["none"],
+        "sysinfo.collect.enabled": False,
+        "job.run.result.html.enabled": False,
+    }
+    suite = TestSuite("snapproof", config=config, tests=runnables, job_config=config)
+    with Job(config, [suite]) as job:
+        job.run()
+    return [_collect(entry, folder) for entry in entries]
+
+
+def _resolve(entry: Entry, parameters: Mapping[str, str | int]) -> list[object]:
+    """The one runnable of an entry.
+
+    Avocado silently drops a test whose base class it cannot import, so the count is checked.
+    """
+    home = Path(tests_functional.__file__).parent
+    if str(home.parent) not in sys.path:
+        # Avocado's static resolver looks for base classes on the path only, which an editable install
+        # does not put its packages on.
+        sys.path.append(str(home.parent))
+    config = {
+        "resolver.references": [str(home / entry.test)],
+        "run.dict_variants": [dict(parameters)],
+        "run.dict_variants.variant_id_keys": ["name"],
+        "run.ignore_missing_references": True,
+    }
+    found = TestSuite.from_config(config, name=entry.name).tests or []
+    if len(found) != 1:
+        raise SetupBroken(f"Avocado found {len(found)} tests for '{entry.test}' instead of one.")
+    return list(found)
+
+
+def _collect(entry: Entry, folder: Path) -> Outcome:
+    place = Path("tests") / entry.name
+    try:
+        data = json.loads((folder / place / OUTCOME_FILE).read_text(encoding="utf-8"))
+        return Outcome.from_json(data).placed(str(place))
+    except FileNotFoundError:
+        remove_heavy(folder / place)
+        return Outcome(
+            entry.name,
+            Status.ERROR,
+            f"The test did not report within {entry.seconds} s or was interrupted; see its logs.",
+            folder=str(place),
+        )

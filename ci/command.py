@@ -1,0 +1,67 @@
+"""The `snapproof` command: its arguments, and errors as one sentence with the right exit code."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from ci import check, doctor, images, run
+from harness.errors import SnapproofError
+from harness.status import EXIT_ERROR
+
+_EXIT_INTERRUPTED = 130
+_EXIT_CODES = "Exit codes: 0 pass, 1 fail, 2 error or missing machinery, 3 nothing ran, 4 all skipped."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(arguments.run(arguments))
+    except SnapproofError as error:
+        _explain(error)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("snapproof: Interrupted; everything it started has been ended.", file=sys.stderr)
+        return _EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing more can be said.
+        sys.stderr.close()
+        return EXIT_ERROR
+
+
+def _interrupt(_signum: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _explain(error: SnapproofError) -> None:
+    print(f"snapproof: {error.sentence}", file=sys.stderr)
+    tail = error.evidence.log_tail.strip().splitlines()[-5:]
+    for line in tail:
+        print(f"    {line}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="snapproof",
+        description="Proves that a QEMU background snapshot is exactly the guest at T0.",
+        epilog=_EXIT_CODES,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in (doctor, images, run, check):
+        module.add_parser(commands)
+    return parser
+
+
+def add_cache_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--cache`, which several commands share."""
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Progress: tests append events to one JSON Lines file, the command shows them as they come."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+EVENTS_FILE = "events.jsonl"
+_POLL_SECONDS = 0.1
+_WIDTH = 110
+
+
+class Progress:
+    """Shows progress: a live line on a terminal, timestamped lines elsewhere."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._start = time.monotonic()
+
+    def step(self, text: str) -> None:
+        """Something began or happened; on a terminal it replaces the step before."""
+        elapsed = time.monotonic() - self._start
+        if self._live:
+            self._stream.write(f"\r\033[K[{elapsed:5.0f} s] {text[:_WIDTH]}")
+        else:
+            self._stream.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+        self._stream.flush()
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        if self._live:
+            self._stream.write("\r\033[K")
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def done(self) -> None:
+        """Clear the live line."""
+        if self._live:
+            self._stream.write("\r\033[K")
+            self._stream.flush()
+
+
+class EventTail:
+    """Shows the events that tests append to a file, for the length of a `with`."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        self._path = path
+        self._progress = progress
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="events", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._path.touch()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._progress.done()
+
+    def _follow(self) -> None:
+        with self._path.open(encoding="utf-8") as stream:
+            pending = ""
+            while True:
+                ending = self._stop.is_set()
+                pending += stream.read()
+                *lines, pending = pending.split("\n")
+                for line in lines:
+                    event = json.loads(line)
+                    self._progress.step(f"{event['test']}: {event['text']}")
+                if ending:
+                    return
+                self._stop.wait(_POLL_SECONDS)

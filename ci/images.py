@@ -1,0 +1,64 @@
+"""`snapproof images`: what can be booted and what can boot it; fetch and build it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ci.stack import cache_of
+from guest_images.catalogue import guest_spec
+from guest_images.image import build_guest, built_guests
+from guest_images.qemu import provision_qemu, provisioned_qemus
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser("images", help="list or build guests and QEMUs")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="what the catalogue has and what is built")
+    listing.set_defaults(run=list_images)
+    build = actions.add_parser(
+        "build",
+        help="fetch or build one",
+        epilog="Examples: snapproof images build default; snapproof images build qemu:debian-13",
+    )
+    build.add_argument("name", metavar="NAME", help="a guest, or qemu:NAME")
+    build.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
+    build.add_argument("--refresh", action="store_true", help="look for newer packages")
+    build.set_defaults(run=build_image)
+
+
+def list_images(arguments: argparse.Namespace) -> int:
+    """Print the catalogue with what is in the cache."""
+    cache = cache_of(arguments)
+    print("Guests:")
+    for guest, image in built_guests(cache, _log).items():
+        state = f"built, {image.digest[:12]}" if image else "not built"
+        print(f"  {guest.name:22} {state:24} {guest.reason}")
+    print("QEMUs:")
+    for spec, qemu in provisioned_qemus(cache).items():
+        state = qemu.version if qemu else "not fetched"
+        print(f"  qemu:{spec.name:22} {state:34} {spec.reason}")
+    return 0
+
+
+def build_image(arguments: argparse.Namespace) -> int:
+    """Build one guest or fetch one QEMU, and print where it is."""
+    cache = cache_of(arguments)
+    kind, _, name = arguments.name.rpartition(":")
+    options = {"mirror": arguments.mirror, "refresh": arguments.refresh}
+    if kind == "qemu":
+        qemu = provision_qemu(name, cache, _log, **options)
+        print(f"{qemu.executable} ({qemu.version})")
+        return 0
+    guest_spec(arguments.name)
+    image = build_guest(arguments.name, cache, _log, **options)
+    print(f"{image.kernel}\n{image.initrd}\ndigest {image.digest}")
+    return 0
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr)

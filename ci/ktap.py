@@ -1,0 +1,40 @@
+"""Results as KTAP (Linux Documentation/dev-tools/ktap.rst)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.status import Status
+from tests_functional.scenarios.outcome import Outcome
+
+_DIRECTIVES = {
+    Status.SKIP: "SKIP",
+    Status.XFAIL: "XFAIL",
+    Status.ERROR: "ERROR",
+    Status.MISS: "ERROR",
+}
+_NOT_OK = {Status.FAIL, Status.ERROR, Status.MISS, Status.XPASS}
+
+
+def ktap_text(outcomes: Sequence[Outcome]) -> str:
+    """A KTAP document: one line per test, its checks as a nested list before it."""
+    lines = ["KTAP version 1", f"1..{len(outcomes)}"]
+    for number, outcome in enumerate(outcomes, 1):
+        if outcome.checks:
+            lines += ["  KTAP version 1", f"  1..{len(outcome.checks)}"]
+            for index, check in enumerate(outcome.checks, 1):
+                status = Status(check["status"])
+                reason = str(check.get("reason", ""))
+                lines.append("  " + _line(index, str(check["name"]), status, reason))
+        lines += [f"# {line}" for line in outcome.sentence.splitlines()]
+        lines.append(_line(number, outcome.name, outcome.status, outcome.sentence))
+    return "\n".join(lines) + "\n"
+
+
+def _line(number: int, name: str, status: Status, reason: str) -> str:
+    # A description must not hold '#': it would start a directive.
+    head = f"{'not ok' if status in _NOT_OK else 'ok'} {number} {name.replace('#', '_')}"
+    directive = _DIRECTIVES.get(status)
+    if directive is None:
+        return head
+    return f"{head} # {directive} {' '.join(reason.split()).replace('#', '_')}".rstrip()

@@ -1,0 +1,98 @@
+"""Which tests a profile runs and with what: the matrix as data, each entry with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+
+from harness.errors import UsageError
+
+_SNAPSHOT = "snapshot/test_flows.py:SnapshotFlows"
+_PLANTED = "planted/test_planted_faults.py:PlantedFaults"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One test with its parameters.
+
+    Attributes:
+        name: unique and stable; what results, `--filter` and `reproduce.sh` call it.
+        test: Avocado reference below tests_functional/, as ``folder/file.py:Class.method``.
+        reason: why it is in the profile.
+        parameters: what differs from the base class's defaults, by name.
+        seconds: time-out of the test; a healthy run takes a fifth of it.
+        cycle_seconds: what each further cycle of `--repeat` adds to it.
+    """
+
+    name: str
+    test: str
+    reason: str
+    parameters: Mapping[str, str | int] = field(default_factory=dict)
+    seconds: int = 300
+    cycle_seconds: int = 60
+
+
+MAIN_JOB = Entry(
+    "snapshot.main-job",
+    f"{_SNAPSHOT}.test_main_job",
+    "the promise as a whole: live snapshot, golden snapshot, and stop-and-save as the control",
+)
+
+SMOKE = (MAIN_JOB,)
+
+PREMERGE = (
+    MAIN_JOB,
+    Entry(
+        "snapshot.live-2-vcpus",
+        f"{_SNAPSHOT}.test_live",
+        "two writers fault at once, in order, so that the save and both vCPUs meet on one page",
+        {"vcpus": 2, "pattern": "sequential", "ram_mib": 256},
+    ),
+    Entry(
+        "snapshot.live-hot-set",
+        f"{_SNAPSHOT}.test_live",
+        "the same few pages are written over and over around T0",
+        {"pattern": "hot", "ram_mib": 256},
+    ),
+    Entry(
+        "snapshot.live-zero",
+        f"{_SNAPSHOT}.test_live",
+        "pages turn from content to zero and back while zero pages take their own path in QEMU",
+        {"pattern": "zero", "ram_mib": 256},
+    ),
+    Entry(
+        "snapshot.seeds-sparse",
+        f"{_SNAPSHOT}.test_seeds",
+        "pages that were never touched must be zero in the file (QEMU 6.0-rc lost them)",
+        {"pattern": "sparse", "ram_mib": 256},
+    ),
+    Entry(
+        "snapshot.seeds-file",
+        f"{_SNAPSHOT}.test_seeds_file",
+        "QEMU opens and writes the file itself instead of feeding a command",
+        {"ram_mib": 256},
+    ),
+    Entry(
+        "planted.drop-protection",
+        f"{_PLANTED}.test_drop_protection",
+        "a green run means something only if a page from after T0 is seen",
+        {"ram_mib": 256},
+    ),
+)
+
+PROFILES: Mapping[str, tuple[Entry, ...]] = {"smoke": SMOKE, "premerge": PREMERGE}
+
+
+def select(profile: str, pattern: str | None) -> tuple[Entry, ...]:
+    """The entries of a profile whose name fits a shell pattern.
+
+    Raises:
+        UsageError: there is no such profile, or nothing fits.
+    """
+    if profile not in PROFILES:
+        raise UsageError(f"There is no profile '{profile}'; choose one of {', '.join(sorted(PROFILES))}.")
+    chosen = tuple(e for e in PROFILES[profile] if pattern is None or fnmatch(e.name, pattern))
+    if not chosen:
+        raise UsageError(f"No test of profile '{profile}' fits the filter '{pattern}'; see --list.")
+    return chosen

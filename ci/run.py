@@ -1,0 +1,122 @@
+"""`snapproof run`: set up a stack, run a profile's tests on it, judge, and leave a results folder."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ci.avocado_job import run_entries
+from ci.events import EVENTS_FILE, EventTail, Progress
+from ci.profiles import PROFILES, Entry, select
+from ci.results import RunResult, make_results_folder, now, write_reproducer, write_results
+from ci.stack import prepare_stack
+from ci.verdict_text import outcome_lines
+from harness.status import Status
+from tests_functional.scenarios.outcome import Outcome
+from tests_functional.scenarios.stack_file import save_stack
+
+_SEED_LIMIT = 1 << 31
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "run",
+        help="run a profile's tests on real guests",
+        description="Boots guests, snapshots them while they write, restores and judges.",
+        epilog="Example: snapproof run --profile smoke --qemu /usr/local/bin/qemu-system-x86_64",
+    )
+    parser.add_argument("--profile", default="smoke", metavar="NAME", help=f"one of {', '.join(PROFILES)}")
+    parser.add_argument(
+        "--qemu", metavar="PATH|NAME", help="an executable, or a name from 'snapproof images list'"
+    )
+    parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
+    parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="new folder (default: results/TIME)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of the random write order (default: random)")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="snapshot-restore cycles per test")
+    parser.add_argument("--filter", metavar="PATTERN", help="only tests whose name fits this shell pattern")
+    parser.add_argument("--keep", action="store_true", help="keep snapshots and golden images")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
+    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
+    parser.add_argument("--list", action="store_true", help="list the tests and stop")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; see `snapproof run --help`."""
+    entries = select(arguments.profile, arguments.filter)
+    if arguments.list:
+        for entry in entries:
+            print(f"{entry.name:28} {entry.reason}")
+        return 0
+    entries = _stretched(entries, arguments.repeat)
+    seed = arguments.seed if arguments.seed is not None else random.randrange(_SEED_LIMIT)
+    started, begun = now(), time.monotonic()
+    folder = make_results_folder(arguments.results or _default_folder())
+    progress = Progress()
+    stack, environment = prepare_stack(arguments, folder, progress.step)
+    save_stack(stack, environment, folder)
+    common: dict[str, str | int] = {
+        "seed": seed,
+        "repeat": arguments.repeat,
+        "keep": int(arguments.keep),
+    }
+    with EventTail(folder / EVENTS_FILE, progress):
+        outcomes = run_entries(entries, common, folder, workers=1)
+    command = _command(arguments, seed)
+    for entry, outcome in zip(entries, outcomes, strict=True):
+        place = folder / outcome.folder
+        place.mkdir(parents=True, exist_ok=True)
+        write_reproducer(place, [*command, "--filter", entry.name], outcome.sentence)
+    result = RunResult(outcomes, started, time.monotonic() - begun, command, environment)
+    write_results(folder, result)
+    _print(result, folder)
+    return result.exit_code
+
+
+def _stretched(entries: Sequence[Entry], repeat: int) -> tuple[Entry, ...]:
+    """The entries with time for so many cycles each."""
+    return tuple(
+        replace(entry, seconds=entry.seconds + (repeat - 1) * entry.cycle_seconds) for entry in entries
+    )
+
+
+def _default_folder() -> Path:
+    return Path("results") / datetime.now().strftime("%Y%m%d-%H%M%S")
+
+
+def _command(arguments: argparse.Namespace, seed: int) -> list[str]:
+    """The command line that does the same again."""
+    command = ["snapproof", "run", "--profile", arguments.profile, "--seed", str(seed)]
+    for name in ("qemu", "accel", "guest", "mirror"):
+        value = getattr(arguments, name)
+        if value is not None:
+            command += [f"--{name}", str(value)]
+    if arguments.repeat != 1:
+        command += ["--repeat", str(arguments.repeat)]
+    return command
+
+
+def _print(result: RunResult, folder: Path) -> None:
+    for outcome in result.outcomes:
+        print("\n".join(outcome_lines(outcome)))
+    counts = ", ".join(f"{count} {name}" for name, count in result.counts().items())
+    print(f"Results: {folder}")
+    bad = [outcome for outcome in result.outcomes if outcome.status in (Status.FAIL, Status.ERROR)]
+    if bad:
+        print(f"Again:   {shlex.quote(str(_reproducer(folder, bad[0])))}")
+    print(f"{result.status.value if result.status else 'NOTHING RAN'}: {counts} in {result.seconds:.0f} s")
+    sys.stdout.flush()
+
+
+def _reproducer(folder: Path, outcome: Outcome) -> Path:
+    return folder / outcome.folder / "reproduce.sh"

@@ -1,0 +1,61 @@
+"""Verdicts as a person reads them on a terminal or in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.status import Status
+from tests_functional.scenarios.outcome import Outcome
+
+_SHOWN_VIOLATIONS = 5
+
+# Figure name to (label, unit); the order is the order of printing.
+_FIGURES = {
+    "stun_ms": ("stun", "ms"),
+    "downtime_ms": ("downtime (QEMU)", "ms"),
+    "total_ms": ("total time", "ms"),
+    "largest_write_stall_us": ("largest write stall", "us"),
+    "file_bytes": ("file", "bytes"),
+    "pages_in_stream": ("pages in the stream", ""),
+    "pages_compared_with_golden": ("pages compared with the golden image", ""),
+    "agent_pages_verified_offline": ("agent pages verified offline", ""),
+    "agent_pages_verified_in_restored_guest": ("agent pages verified in the restored guest", ""),
+    "pages_written_during_save": ("pages written while RAM was saved", ""),
+}
+
+
+def outcome_lines(outcome: Outcome) -> Iterator[str]:
+    """A test's verdict: one line, then its figures per snapshot, then what is wrong."""
+    yield f"{outcome.status.value:5} {outcome.name} ({outcome.seconds:.1f} s): {outcome.sentence}"
+    yield from _figure_lines(outcome.figures)
+    for check in outcome.checks:
+        if check["status"] not in (Status.PASS.value, Status.DONE.value):
+            yield from check_lines(check)
+
+
+def check_lines(check: Mapping[str, Any]) -> Iterator[str]:
+    """One check: its name and explanation, and its first violations with their hexdumps."""
+    reason = check.get("reason") or check["explanation"]
+    yield f"      {check['status']} {check['name']}: {reason}"
+    violations = check.get("violations", [])
+    for violation in violations[:_SHOWN_VIOLATIONS]:
+        yield f"        {violation['sentence']}"
+        yield from (f"          {line}" for line in violation.get("hexdump", "").splitlines())
+    more = check.get("total", 0) - min(len(violations), _SHOWN_VIOLATIONS)
+    if more > 0:
+        yield f"        ... and {more} more; all are in the JSON result."
+
+
+def _figure_lines(figures: Mapping[str, float | int | str]) -> Iterator[str]:
+    labels = dict.fromkeys(name.rpartition("/")[0] for name in figures if "/" in name)
+    for label in labels:
+        shown = [
+            f"{text} {figures[f'{label}/{name}']:,}{f' {unit}' if unit else ''}"
+            for name, (text, unit) in _FIGURES.items()
+            if isinstance(figures.get(f"{label}/{name}"), int | float)
+        ]
+        yield f"      {label}:"
+        yield from (f"        {line}" for line in shown)
+    if "stun_ratio" in figures:
+        yield f"      Stop-and-save stuns the guest {figures['stun_ratio']} times as long."

@@ -1,0 +1,47 @@
+"""Which accelerator works: found out by booting the guest, since /dev/kvm existing says little."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.deadline import Deadline
+from harness.errors import SnapproofError
+from harness.host import LocalHost
+from harness.machine import Machine
+from harness.machine_config import MachineConfig
+
+# A stock kernel boots under working KVM in 1 to 3 s; where KVM is broken it spins for ever.
+_KVM_BOOT_SECONDS = 12.0
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """The accelerator to use and why.
+
+    Attributes:
+        name: `kvm` or `tcg`.
+        reason: what the probe saw, one sentence.
+    """
+
+    name: str
+    reason: str
+
+
+def probe_accelerator(config: MachineConfig, ready_text: str, folder: Path) -> Accelerator:
+    """Boot the guest under KVM with a short deadline; TCG where that does not work.
+
+    Args:
+        config: the machine to boot; its `accel` is replaced.
+        ready_text: what the guest prints on its console when it is up.
+        folder: for the probe's logs.
+    """
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return Accelerator("tcg", "/dev/kvm cannot be opened for reading and writing.")
+    try:
+        with Machine(replace(config, accel="kvm"), LocalHost(), folder) as machine:
+            machine.wait_console(ready_text, Deadline(_KVM_BOOT_SECONDS))
+    except SnapproofError as error:
+        return Accelerator("tcg", f"The guest does not boot under KVM here: {error.sentence}")
+    return Accelerator("kvm", "The guest boots under KVM.")

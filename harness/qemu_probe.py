@@ -1,0 +1,79 @@
+"""Is this executable a QEMU, which one, and which accelerators was it built with?"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import Evidence, UsageError
+
+_ANSWER_SECONDS = 30.0
+_VERSION = re.compile(r"QEMU emulator version (\d+\.\d+\.\d+)(?: \(([^)\n]*)\))?")
+DEFAULT_EXECUTABLE = "qemu-system-x86_64"
+
+
+@dataclass(frozen=True)
+class QemuFacts:
+    """What an executable says about itself.
+
+    Attributes:
+        executable: absolute path.
+        version: as `--version` gives it, with the distribution's package in parentheses.
+        accelerators: names from `-accel help`.
+    """
+
+    executable: Path
+    version: str
+    accelerators: tuple[str, ...]
+
+
+def probe_qemu(name: str | Path) -> QemuFacts:
+    """Ask an executable for its version and accelerators.
+
+    Args:
+        name: a path, or a program name to find on PATH.
+
+    Raises:
+        UsageError: there is no such executable, or it does not answer as QEMU does.
+    """
+    found = shutil.which(str(name))
+    if found is None:
+        problem = "is not executable" if Path(name).exists() else "does not exist"
+        raise UsageError(
+            f"The QEMU executable '{name}' {problem}; give a path or a name on PATH with --qemu."
+        )
+    executable = Path(found).absolute()
+    answer = _ask(executable, "--version")
+    match = _VERSION.search(answer)
+    if match is None:
+        raise UsageError(
+            f"'{name}' is not a QEMU: it does not answer '--version' as QEMU does.",
+            Evidence((found, "--version"), log_tail=answer[-1000:]),
+        )
+    package = f" ({match[2]})" if match[2] else ""
+    # The list follows a heading line that ends in a colon.
+    listed = _ask(executable, "-accel", "help").partition(":")[2].split()
+    return QemuFacts(executable, match[1] + package, tuple(listed))
+
+
+def _ask(executable: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            [executable, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_ANSWER_SECONDS,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UsageError(
+            f"'{executable}' did not answer '{' '.join(arguments)}' within {_ANSWER_SECONDS:.0f} s."
+        ) from error
+    except OSError as error:
+        raise UsageError(f"'{executable}' cannot be run: {error.strerror}.") from error
+    return (done.stdout + done.stderr).decode(errors="replace")

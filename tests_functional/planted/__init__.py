@@ -1,0 +1,1 @@
+"""Planted faults: runs that must turn red, with the right page named."""

@@ -1,0 +1,1 @@
+"""Boot, write, snapshot, restore, judge: plain Python that knows neither Avocado nor pytest."""

@@ -1,0 +1,204 @@
+"""The guest agent as seen from the host: commands over SSH, counters straight from guest RAM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from harness.machine import Machine
+from harness.ram import ramblocks, read_block
+from harness.ssh import GuestShell
+from validators.agent_pages import THREAD_MAGIC
+
+_AGENT = "/bin/snapproof-agent"
+_PAGE_BYTES = 4096
+# Words of a thread page, see docs/agent-format.md.
+_NONCE_WORD, _THREAD_WORD, _STEPS_WORD = 1, 2, 4
+_VERIFY_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class WriterPlan:
+    """What the agent is to write.
+
+    Attributes:
+        bytes: size of the written region.
+        threads: writer threads, one per vCPU.
+        pattern: `sequential`, `random`, `hot`, `sparse` or `zero`.
+        seed: of the random order.
+        rate: pages per second and thread, 0 for as fast as it can.
+    """
+
+    bytes: int
+    threads: int = 1
+    pattern: str = "random"
+    seed: int = 1
+    rate: int = 0
+
+
+@dataclass(frozen=True)
+class AgentStatus:
+    """The agent's own account.
+
+    Attributes:
+        boot_id: the guest kernel's boot id.
+        monotonic_ns: guest CLOCK_MONOTONIC in ns.
+        realtime_ns: guest CLOCK_REALTIME in ns.
+        steps: page writes completed, per thread.
+        errors: pages found wrong before they were overwritten, over all threads.
+        data_pages: pages it writes.
+        max_stall_us: longest single page write since the statistics were reset, in microseconds.
+        histogram: page writes by duration; bucket b counts [2^b, 2^(b+1)) microseconds.
+        nonce: identifies this agent's pages.
+        state: `idle`, `running` or `paused`.
+    """
+
+    boot_id: str
+    monotonic_ns: int
+    realtime_ns: int
+    steps: tuple[int, ...]
+    errors: int
+    data_pages: int
+    max_stall_us: int
+    histogram: tuple[int, ...]
+    nonce: int
+    state: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What the agent found when it checked all of its memory.
+
+    Attributes:
+        pages_checked: pages compared with what the step counts imply.
+        mismatch_count: pages that differ.
+        mismatches: the first of them, each as the agent describes it.
+        checksums: one per thread, over all of its pages.
+    """
+
+    pages_checked: int
+    mismatch_count: int
+    mismatches: tuple[Mapping[str, Any], ...]
+    checksums: tuple[str, ...]
+
+
+class AgentClient:
+    """Drives the agent of one guest over its SSH connection."""
+
+    def __init__(self, shell: GuestShell) -> None:
+        self._shell = shell
+
+    def serve(self, plan: WriterPlan, guest_ram_bytes: int, deadline: Deadline) -> None:
+        """Start the agent and have it allocate its region; it does not write yet."""
+        self._shell.check(
+            f"{_AGENT} serve --bytes {plan.bytes} --threads {plan.threads} --pattern {plan.pattern} "
+            f"--seed {plan.seed} --rate {plan.rate} --guest-ram {guest_ram_bytes}",
+            deadline,
+        )
+
+    def start(self) -> None:
+        """Let the writers run."""
+        self._command("start")
+
+    def pause(self) -> None:
+        """Park the writers, each between two page writes."""
+        self._command("pause")
+
+    def resume(self) -> None:
+        """Let parked writers go on."""
+        self._command("resume")
+
+    def reset_stats(self) -> None:
+        """Clear the stall histogram and its maximum."""
+        self._command("reset-stats")
+
+    def corrupt(self, thread: int, index: int) -> None:
+        """Flip one bit of one page: a planted fault."""
+        self._command(f"corrupt {thread} {index}")
+
+    def status(self) -> AgentStatus:
+        """Counters, clocks and the stall histogram, now."""
+        answer = self._command("status")
+        threads = answer["threads"]
+        return AgentStatus(
+            boot_id=str(answer["boot_id"]),
+            monotonic_ns=int(answer["monotonic_ns"]),
+            realtime_ns=int(answer["realtime_ns"]),
+            steps=tuple(int(thread["steps"]) for thread in threads),
+            errors=sum(int(thread["errors"]) for thread in threads),
+            data_pages=int(answer["data_pages"]),
+            max_stall_us=max(int(thread["max_stall_us"]) for thread in threads),
+            histogram=tuple(sum(bucket) for bucket in zip(*(t["hist"] for t in threads), strict=True)),
+            nonce=int(answer["nonce"]),
+            state=str(answer["state"]),
+        )
+
+    def verify(self) -> VerifyReport:
+        """Check all pages against the step counts; the writers must be parked."""
+        answer = self._command("verify", _VERIFY_SECONDS)
+        return VerifyReport(
+            pages_checked=int(answer["pages_checked"]),
+            mismatch_count=int(answer["mismatch_count"]),
+            mismatches=tuple(answer["mismatches"]),
+            checksums=tuple(str(thread["checksum"]) for thread in answer["threads"]),
+        )
+
+    def _command(self, command: str, seconds: float = 40.0) -> dict[str, Any]:
+        text = self._shell.check(f"{_AGENT} ctl {command}", Deadline(seconds))
+        try:
+            answer = json.loads(text)
+        except ValueError as error:
+            raise SetupBroken(f"The agent answered '{command}' with something that is not JSON.") from error
+        if not isinstance(answer, dict) or "error" in answer:
+            raise SetupBroken(f"The agent refused '{command}': {answer}.")
+        return answer
+
+
+class AgentWindow:
+    """The writers' step counters read from QEMU's memory, without disturbing the guest.
+
+    An SSH exchange takes a tenth of a second and needs the guest's help; this takes microseconds,
+    so it can say how far the writers were at the instant a save completed.
+    """
+
+    def __init__(self, machine: Machine, nonce: int) -> None:
+        """Find the thread pages of the agent with this nonce.
+
+        Raises:
+            SetupBroken: they are not in guest RAM.
+            MachineryMissing: the host does not let us read QEMU's memory.
+        """
+        self._path = Path(f"/proc/{machine.process.pid}/mem")
+        addresses: dict[int, int] = {}
+        for block in ramblocks(machine):
+            if block.host_address:
+                address = block.host_address
+                for data in read_block(machine, block):
+                    addresses.update(_thread_pages(data, address, nonce))
+                    address += len(data)
+        if not addresses:
+            raise SetupBroken("The agent's thread pages were not found in guest RAM.")
+        self._addresses = [addresses[thread] for thread in sorted(addresses)]
+
+    def steps(self) -> tuple[int, ...]:
+        """Page writes completed by each writer thread, now."""
+        counters = []
+        with self._path.open("rb", buffering=0) as memory:
+            for address in self._addresses:
+                memory.seek(address + _STEPS_WORD * 8)
+                counters.append(int.from_bytes(memory.read(8), "little"))
+        return tuple(counters)
+
+
+def _thread_pages(data: bytes, address: int, nonce: int) -> dict[int, int]:
+    """Thread number to host address for the thread pages in a chunk of RAM."""
+    words = np.frombuffer(data[: len(data) // _PAGE_BYTES * _PAGE_BYTES], dtype="<u8").reshape(-1, 512)
+    hits = np.flatnonzero((words[:, 0] == THREAD_MAGIC) & (words[:, _NONCE_WORD] == nonce))
+    return {int(words[hit, _THREAD_WORD]): address + int(hit) * _PAGE_BYTES for hit in hits}

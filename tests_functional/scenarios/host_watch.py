@@ -1,0 +1,77 @@
+"""Oracles 5 and 6 on the source's side: what a snapshot must not leave behind on host and in QEMU."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.host import LocalHost
+from harness.machine import Machine
+
+# What the kernel prints at the head of a splat (lib/bug.c, kernel/panic.c, kernel/watchdog.c).
+_SPLAT = re.compile(r"(WARNING: |BUG: |kernel BUG at|Oops: |soft lockup|hung task|general protection fault)")
+_KMSG_LIMIT = 8 << 20
+
+
+@dataclass(frozen=True)
+class HostState:
+    """What a snapshot must leave as it was.
+
+    Attributes:
+        tainted: the kernel's taint mask, None where unreadable.
+        splats: warning lines in the kernel's log with their sequence numbers, None where unreadable.
+        descriptors: how many files QEMU has open.
+        session: how many processes QEMU's session has.
+    """
+
+    tainted: int | None
+    splats: tuple[str, ...] | None
+    descriptors: int
+    processes: int
+
+
+def look(machine: Machine, session_size: int) -> HostState:
+    """Record the host's state and QEMU's open files.
+
+    Args:
+        machine: the running source.
+        session_size: processes in QEMU's session now.
+    """
+    return HostState(
+        LocalHost().facts().tainted,
+        kernel_splats(),
+        len(list(Path(f"/proc/{machine.process.pid}/fd").iterdir())),
+        session_size,
+    )
+
+
+def kernel_splats() -> tuple[str, ...] | None:
+    """Warnings and worse in the kernel's log, oldest first, or None where we may not read it."""
+    try:
+        descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
+    lines: list[str] = []
+    taken = 0
+    try:
+        while taken < _KMSG_LIMIT:
+            try:
+                record = os.read(descriptor, 8192)
+            except BlockingIOError:
+                break
+            except BrokenPipeError:
+                # The record was overwritten while we read; the next read goes on behind it.
+                continue
+            taken += len(record)
+            # "priority,sequence,microseconds,flags;text": the sequence tells equal texts apart.
+            header, _, body = record.decode(errors="replace").partition(";")
+            text = body.partition("\n")[0]
+            if _SPLAT.search(text):
+                lines.append(f"#{header.split(',')[1]} {text}")
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return tuple(lines)

@@ -1,0 +1,118 @@
+"""The main job: boot, write, snapshot by one or more flows, restore, judge, say it in numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import SetupBroken, SubjectFailed
+from harness.status import Status
+from tests_functional.scenarios.agent import AgentStatus, AgentWindow
+from tests_functional.scenarios.guest import Guest, booted, start_writers
+from tests_functional.scenarios.offline_checks import instant, judge_oracles
+from tests_functional.scenarios.outcome import Outcome
+from tests_functional.scenarios.restored_checks import judge_restored
+from tests_functional.scenarios.run import Run
+from tests_functional.scenarios.snapshot import Flow, Snapshot, take
+from tests_functional.scenarios.source_checks import Baseline, baseline, judge_overlap, judge_source
+from tests_functional.scenarios.summary import Cycle, summary
+from validators.judge import check_file
+from validators.verdict import Verdict
+
+_BOOT_SECONDS = 90.0
+_SAVE_SECONDS = 120.0
+_RESTORE_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A guest whose writers have covered their memory once, and what it was like then."""
+
+    guest: Guest
+    window: AgentWindow
+    status: AgentStatus
+    before: Baseline
+
+
+def main_job(run: Run) -> Outcome:
+    """Live, golden and stop-and-save snapshots of one guest, with their stuns compared."""
+    return _job(run, [*[Flow.LIVE] * run.repeat, Flow.SEEDS, Flow.STOP_AND_SAVE])
+
+
+def one_flow(flow: Flow) -> Callable[[Run], Outcome]:
+    """A scenario that takes snapshots by one flow only."""
+    return lambda run: _job(run, [flow] * run.repeat)
+
+
+@contextmanager
+def writing_guest(run: Run) -> Iterator[Source]:
+    """Boot the run's guest, start its writers, and wait until each page has been written once."""
+    run.say(f"Booting the guest ({run.stack.ram_mib} MiB, {run.stack.vcpus} vCPU, {run.stack.accel}).")
+    with booted(run.stack, run.folder, run.deadline.at_most(_BOOT_SECONDS)) as guest:
+        plan = run.stack.writer_plan(run.pattern, run.seed)
+        run.say(f"Starting {plan.threads} writer(s), '{plan.pattern}' over {plan.bytes >> 20} MiB.")
+        status, window = start_writers(guest, plan, run.deadline.at_most(_BOOT_SECONDS))
+        yield Source(guest, window, status, baseline(guest))
+
+
+def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str) -> Cycle:
+    """Take one snapshot of a writing guest and judge it by every oracle that applies.
+
+    Args:
+        run: the test's run.
+        source: its writers must be running.
+        flow: how to save.
+        label: names the cycle in results, and its folder.
+
+    Raises:
+        NotApplicable: this QEMU or host cannot do this flow.
+        SubjectFailed: the save itself failed.
+    """
+    run.require_room()
+    folder = run.folder / label
+    folder.mkdir(parents=True)
+    run.say(f"{label}: saving ({flow.value}).")
+    snapshot = _saved(run, source, flow, folder)
+    checks = judge_source(source.guest, source.before)
+    run.say(f"{label}: judging the file ({snapshot.size_bytes >> 20} MiB).")
+    offline = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)
+    t0 = instant(offline)
+    checks.append(judge_oracles(offline, snapshot, source.status))
+    if flow.background and t0:
+        checks.append(judge_overlap(snapshot, t0.steps))
+    run.say(f"{label}: restoring it into a new QEMU.")
+    checks += judge_restored(
+        run.stack,
+        snapshot,
+        source.status,
+        t0.monotonic_ns if t0 else None,
+        folder / "restored",
+        run.deadline.at_most(_RESTORE_SECONDS),
+    )
+    cycle = Cycle(label, snapshot, Verdict((*offline.checks, *checks), offline.facts))
+    if cycle.verdict.status is Status.PASS:
+        run.discard(folder)
+    return cycle
+
+
+def _saved(run: Run, source: Source, flow: Flow, folder: Path) -> Snapshot:
+    try:
+        return take(flow, source.guest, source.window, folder, run.deadline.at_most(_SAVE_SECONDS))
+    except SubjectFailed as error:
+        if run.disk_full():
+            raise SetupBroken(f"The disk is full, so the save could not end: {error.sentence}") from error
+        raise
+
+
+def _job(run: Run, flows: Sequence[Flow]) -> Outcome:
+    begun = time.monotonic()
+    cycles: list[Cycle] = []
+    with writing_guest(run) as source:
+        for number, flow in enumerate(flows, 1):
+            label = f"{number:02d}-{flow.name.lower().replace('_', '-')}"
+            cycles.append(snapshot_cycle(run, source, flow, label))
+        source.guest.machine.quit()
+    return summary(run, cycles, time.monotonic() - begun)

@@ -1,0 +1,59 @@
+"""What a scenario knows about its own snapshot and the file must confirm: a skipped oracle is not green."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.status import Status
+from tests_functional.scenarios.agent import AgentStatus
+from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.snapshot import Snapshot
+from validators.verdict import CheckResult, Verdict
+
+_ORACLES = "Every oracle that applies looked at all of its pages."
+
+
+@dataclass(frozen=True)
+class Instant:
+    """T0 as the agent's pages in the file tell it.
+
+    Attributes:
+        steps: page writes completed, per thread.
+        monotonic_ns: guest CLOCK_MONOTONIC in ns, up to a heartbeat (10 ms) old.
+    """
+
+    steps: tuple[int, ...]
+    monotonic_ns: int
+
+
+def instant(offline: Verdict) -> Instant | None:
+    """T0 from the write-order oracle's facts, None where it could not tell."""
+    check = offline.check("write-order")
+    if check is None or "monotonic_ns at T0" not in check.facts:
+        return None
+    threads = range(int(check.facts["threads"]))
+    steps = tuple(int(check.facts.get(f"steps of thread {thread}", 0)) for thread in threads)
+    return Instant(steps, int(check.facts["monotonic_ns at T0"]))
+
+
+def judge_oracles(offline: Verdict, snapshot: Snapshot, source: AgentStatus) -> CheckResult:
+    """Check that the offline oracles judged what this snapshot must hold.
+
+    A file in which the agent's traces are lost would else be skipped by the write-order oracle.
+    """
+    problems = []
+    order = offline.check("write-order")
+    if order is None or order.status is Status.SKIP:
+        reason = order.reason if order else "it did not run"
+        problems.append(f"The guest's agent was writing, but its pages were not found in the file: {reason}")
+    elif order.status is Status.PASS and order.facts["pages verified"] != source.data_pages:
+        problems.append(
+            f"The agent has {source.data_pages} pages, {order.facts['pages verified']} were verified."
+        )
+    if snapshot.golden:
+        golden = offline.check("golden")
+        expected = snapshot.golden.total_bytes // 4096
+        compared = golden.facts.get("pages compared", 0) if golden else 0
+        if compared != expected:
+            problems.append(f"The golden image has {expected} pages, {compared} were compared.")
+    return judged("oracles", _ORACLES, problems)

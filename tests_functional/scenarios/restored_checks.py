@@ -1,0 +1,150 @@
+"""Oracle 3: the restored guest is alive, is the same guest, remembers its memory, and goes on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from harness import migration
+from harness.deadline import Deadline
+from harness.errors import MachineryMissing, SnapproofError
+from harness.host import LocalHost
+from harness.machine import Machine
+from tests_functional.scenarios.agent import AgentStatus, VerifyReport
+from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.guest import Guest, Stack, logged_in
+from tests_functional.scenarios.snapshot import Snapshot
+from validators.verdict import CheckResult
+
+_RESTORE = "A new QEMU takes the file, runs the guest, and the guest answers over SSH."
+_STATE = "The restored guest is in the run state it had at T0."
+_IDENTITY = "The restored guest is the same boot of the same guest."
+_CLOCK = "The guest's clock goes on from T0, neither back nor ahead."
+_MEMORY = "The agent finds all of its memory as its step counts imply."
+_GOES_ON = "The writers go on and find nothing wrong with what they overwrite."
+
+# Heartbeat every 10 ms, and a busy TCG guest may be late with it.
+_CLOCK_SLACK_SECONDS = 2.0
+_MORE_STEPS = 200
+_GOES_ON_SECONDS = 30.0
+
+
+def judge_restored(
+    stack: Stack, snapshot: Snapshot, source: AgentStatus, t0_ns: int | None, folder: Path, deadline: Deadline
+) -> list[CheckResult]:
+    """Restore a snapshot into a new QEMU and check the guest from inside.
+
+    Args:
+        stack: what the snapshot was taken on.
+        snapshot: what to restore.
+        source: the agent's status in the source guest.
+        t0_ns: guest CLOCK_MONOTONIC at T0 in ns as found in the file, None where it was not.
+        folder: for the logs of the new QEMU.
+        deadline: for all of it.
+
+    Returns:
+        Check results. Whatever goes wrong here is a failed check, since the same guest image works
+        in the source.
+    """
+    config = stack.machine_config()
+    try:
+        with Machine(config, LocalHost(), folder, incoming=True) as machine:
+            begun = time.monotonic()
+            state = migration.restore(machine, migration.exec_source(snapshot.path), deadline)
+            loaded = time.monotonic()
+            if state == "paused":
+                machine.qmp.execute("cont")
+            with logged_in(machine, stack, deadline) as guest:
+                checks = _look_inside(guest, source, t0_ns, begun, deadline)
+            machine.quit()
+    except MachineryMissing:
+        raise
+    except SnapproofError as error:
+        return [judged("restore", _RESTORE, [f"The restored guest failed: {error.sentence}"])]
+    seconds = {"load_seconds": round(loaded - begun, 3)}
+    return [judged("restore", _RESTORE, [], seconds), _run_state(state, snapshot), *checks]
+
+
+def _run_state(state: str, snapshot: Snapshot) -> CheckResult:
+    wanted = snapshot.flow.state_at_t0
+    problems = [f"The restored guest is '{state}', at T0 it was '{wanted}'."] if state != wanted else []
+    return judged("restored-state", _STATE, problems)
+
+
+def _look_inside(
+    guest: Guest, source: AgentStatus, t0_ns: int | None, begun: float, deadline: Deadline
+) -> list[CheckResult]:
+    status = guest.agent.status()
+    elapsed = time.monotonic() - begun
+    guest.agent.pause()
+    report = guest.agent.verify()
+    guest.agent.resume()
+    return [
+        _identity(status, source),
+        _clock(status, source, t0_ns, elapsed),
+        _memory(report, source),
+        _goes_on(guest, deadline),
+    ]
+
+
+def _identity(status: AgentStatus, source: AgentStatus) -> CheckResult:
+    problems = []
+    if status.boot_id != source.boot_id:
+        problems.append(f"The restored guest has boot id {status.boot_id}, the source had {source.boot_id}.")
+    if status.nonce != source.nonce:
+        problems.append("The restored guest runs another agent than the source did.")
+    if status.state != "running":
+        problems.append(f"The restored guest's writers are '{status.state}', at T0 they were running.")
+    return judged("restored-identity", _IDENTITY, problems)
+
+
+def _clock(status: AgentStatus, source: AgentStatus, t0_ns: int | None, elapsed: float) -> CheckResult:
+    if t0_ns is None:
+        return judged("restored-clock", _CLOCK, ["The guest's time at T0 was not found in the file."])
+    ran = (status.monotonic_ns - t0_ns) / 1e9
+    offset = (status.realtime_ns - status.monotonic_ns) - (source.realtime_ns - source.monotonic_ns)
+    problems = []
+    if ran < 0:
+        problems.append(f"The restored guest's clock went back by {-ran:.3f} s behind T0.")
+    if ran > elapsed + _CLOCK_SLACK_SECONDS:
+        problems.append(
+            f"The restored guest's clock is {ran:.3f} s past T0, {elapsed:.3f} s after its restore."
+        )
+    if abs(offset) / 1e9 > _CLOCK_SLACK_SECONDS:
+        problems.append(f"The restored guest's wall clock moved by {offset / 1e9:.3f} s against its uptime.")
+    return judged("restored-clock", _CLOCK, problems, {"guest_ran_seconds": round(ran, 3)})
+
+
+def _memory(report: VerifyReport, source: AgentStatus) -> CheckResult:
+    problems = [
+        f"In the restored guest page {found['index']} of thread {found['thread']} (guest page frame "
+        f"{found['pfn']:#x}) holds generation {found['found_generation']} instead of "
+        f"{found['expected_generation']}."
+        for found in report.mismatches
+    ]
+    if report.mismatch_count and not problems:
+        problems = [f"{report.mismatch_count} pages are wrong in the restored guest."]
+    if report.pages_checked < source.data_pages:
+        problems.append(f"Only {report.pages_checked} of {source.data_pages} pages could be checked.")
+    facts: dict[str, int | float | str] = {
+        "pages": report.pages_checked,
+        "checksums": " ".join(report.checksums),
+    }
+    return judged("restored-memory", _MEMORY, problems, facts)
+
+
+def _goes_on(guest: Guest, deadline: Deadline) -> CheckResult:
+    before = guest.agent.status()
+    limit = deadline.at_most(_GOES_ON_SECONDS)
+    while True:
+        after = guest.agent.status()
+        least = min(now - then for now, then in zip(after.steps, before.steps, strict=True))
+        if least >= _MORE_STEPS or limit.expired:
+            break
+        limit.nap(0.05)
+    problems = []
+    if least < _MORE_STEPS:
+        problems.append(f"A writer made only {least} steps in {limit.seconds:.0f} s after the restore.")
+    if after.errors:
+        problems.append(f"The writers found {after.errors} wrong pages in the restored guest.")
+    return judged("restored-goes-on", _GOES_ON, problems, {"steps": sum(after.steps) - sum(before.steps)})

@@ -1,0 +1,109 @@
+"""One test's run: what it runs on, where its files go, whom it tells, and by when it must end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from harness.machine_config import MIB
+from tests_functional.scenarios.guest import Stack
+
+# A snapshot and its golden image, and some room for logs.
+_ROOM_FACTOR = 2.2
+_FULL_MIB = 16
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a scenario needs besides the verbs.
+
+    Attributes:
+        name: of the test, for messages.
+        stack: QEMU, guest and accelerator.
+        host_environment: what every result of the run says about host, QEMU and guest image.
+        folder: the test's own folder in the results.
+        events: the JSON Lines file that progress goes to.
+        pattern: of the writers.
+        seed: of the writers.
+        repeat: snapshot-restore cycles in a row, in the same source guest.
+        keep: keep snapshots and golden images even when all is well.
+        deadline: of the whole test.
+    """
+
+    name: str
+    stack: Stack
+    host_environment: Mapping[str, Any]
+    folder: Path
+    events: Path
+    pattern: str
+    seed: int
+    repeat: int
+    keep: bool
+    deadline: Deadline
+
+    def environment(self) -> dict[str, Any]:
+        """What this test's result carries, so that it can be understood and done again."""
+        return {
+            **self.host_environment,
+            "ram_mib": self.stack.ram_mib,
+            "vcpus": self.stack.vcpus,
+            "pattern": self.pattern,
+            "seed": self.seed,
+        }
+
+    def say(self, text: str) -> None:
+        """Tell that something began or was found: to the test's log and to whoever watches."""
+        event = {"time": round(time.time(), 3), "test": self.name, "text": text}
+        line = (json.dumps(event) + "\n").encode()
+        # One write of one line, so that tests that run side by side do not mix.
+        descriptor = os.open(self.events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+        with (self.folder / "test.log").open("a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+
+    def require_room(self) -> None:
+        """Check that a snapshot and its golden image fit on the disk.
+
+        Raises:
+            SetupBroken: they do not.
+        """
+        needed = int(self.stack.ram_mib * _ROOM_FACTOR)
+        free = free_mib(self.folder)
+        if free < needed:
+            raise SetupBroken(
+                f"The disk that holds '{self.folder}' has {free} MiB free and this test needs {needed} MiB; "
+                "name a folder on another disk with --results."
+            )
+
+    def disk_full(self) -> bool:
+        """Whether the results' disk is so full that a failed save may be no fault of QEMU's."""
+        return free_mib(self.folder) < _FULL_MIB
+
+    def discard(self, folder: Path) -> None:
+        """Delete a cycle's heavy files, unless they are to be kept."""
+        if not self.keep:
+            remove_heavy(folder)
+
+
+def free_mib(folder: Path) -> int:
+    """MiB that an ordinary user can still write on the disk of a folder."""
+    return shutil.disk_usage(folder).free // MIB
+
+
+def remove_heavy(folder: Path) -> None:
+    """Delete the snapshots and golden images below a folder, and nothing else."""
+    for golden in folder.rglob("golden"):
+        shutil.rmtree(golden, ignore_errors=True)
+    for snapshot in folder.rglob("vmstate"):
+        snapshot.unlink(missing_ok=True)

@@ -1,0 +1,143 @@
+"""The ways of saving a guest, each returning a frozen Snapshot."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness import migration
+from harness.deadline import Deadline
+from harness.machine import Machine
+from harness.migration import SaveFigures
+from harness.ram import GoldenImage, dump_golden
+from tests_functional.scenarios.agent import AgentWindow
+from tests_functional.scenarios.guest import Guest
+
+
+class Flow(enum.Enum):
+    """How a snapshot is taken."""
+
+    LIVE = "background, running guest, exec:cat"
+    SEEDS = "background, stop + migrate + cont, exec:cat"
+    SEEDS_FILE = "background, stop + migrate + cont, file:"
+    STOP_AND_SAVE = "stop-and-save, no capability"
+
+    @property
+    def background(self) -> bool:
+        """Whether the guest runs while its RAM is saved."""
+        return self is not Flow.STOP_AND_SAVE
+
+    @property
+    def state_at_t0(self) -> str:
+        """The guest's run state that the file holds, and that a restore must bring back."""
+        return "running" if self is Flow.LIVE else "paused"
+
+    @property
+    def golden(self) -> bool:
+        """Whether guest RAM is dumped while the guest is stopped at T0."""
+        return self is not Flow.LIVE
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A completed save and what it cost.
+
+    Attributes:
+        flow: how it was taken.
+        path: the vmstate file.
+        golden: RAM at T0, where the flow stops the guest.
+        stun_ms: STOP to RESUME by QMP event time. In the seeds' flows it covers the golden dump
+            too and says nothing about QEMU.
+        figures: QEMU's own downtime, total time and page counts.
+        size_bytes: of the file.
+        largest_stall_us: longest page write the guest saw since just before the save.
+        steps_before: writer steps per thread just before the save was asked for.
+        steps_completed: writer steps per thread at the instant it had completed.
+        started_by_itself: QEMU resumed a guest that was stopped before the save.
+    """
+
+    flow: Flow
+    path: Path
+    golden: GoldenImage | None
+    stun_ms: float
+    figures: SaveFigures
+    size_bytes: int
+    largest_stall_us: int
+    steps_before: tuple[int, ...]
+    steps_completed: tuple[int, ...]
+    started_by_itself: bool = False
+
+
+def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline) -> Snapshot:
+    """Save a guest whose writers run.
+
+    Args:
+        flow: how.
+        guest: its writers must be running.
+        window: on its writers.
+        folder: receives `vmstate` and, where the flow has one, `golden/`.
+        deadline: for the whole save.
+
+    Raises:
+        NotApplicable: this QEMU or host has no such capability or transport.
+        SubjectFailed: QEMU failed the save, died, or hung.
+    """
+    if flow.background:
+        migration.require_background_snapshot(guest.machine)
+    try:
+        return _take(flow, guest, window, folder, deadline)
+    finally:
+        if flow.background and guest.machine.alive():
+            migration.set_capability(guest.machine, migration.BACKGROUND_SNAPSHOT, False)
+
+
+def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline) -> Snapshot:
+    machine, path = guest.machine, folder / "vmstate"
+    guest.agent.reset_stats()
+    before, mark = window.steps(), machine.qmp.mark()
+    golden, started_by_itself = None, False
+    if flow is Flow.LIVE:
+        migration.start_save(machine, migration.exec_sink(path))
+    elif flow is Flow.STOP_AND_SAVE:
+        migration.lift_bandwidth_limit(machine)
+        machine.qmp.execute("stop")
+        migration.start_save(machine, migration.exec_sink(path))
+    else:
+        uri = migration.file_uri(path) if flow is Flow.SEEDS_FILE else migration.exec_sink(path)
+        golden, started_by_itself = _stop_dump_migrate(machine, uri, folder / "golden", deadline)
+    figures = migration.wait_completed(machine, deadline)
+    completed = window.steps()
+    if flow is Flow.STOP_AND_SAVE:
+        machine.qmp.execute("cont")
+    machine.wait_status(lambda status: status == "running", deadline.at_most(10), "running again")
+    stun = migration.stun_seconds(machine, mark)
+    if stun is None:
+        raise machine.failure("QEMU did not send STOP and RESUME around T0")
+    return Snapshot(
+        flow=flow,
+        path=path,
+        golden=golden,
+        stun_ms=stun * 1000,
+        figures=figures,
+        size_bytes=path.stat().st_size,
+        largest_stall_us=guest.agent.status().max_stall_us,
+        steps_before=before,
+        steps_completed=completed,
+        started_by_itself=started_by_itself,
+    )
+
+
+def _stop_dump_migrate(
+    machine: Machine, uri: str, folder: Path, deadline: Deadline
+) -> tuple[GoldenImage, bool]:
+    """The seeds' flow up to the running guest; says whether QEMU started the guest by itself."""
+    machine.qmp.execute("stop")
+    golden = dump_golden(machine, folder)
+    migration.start_save(machine, uri)
+    migration.wait_ram_moving(machine, deadline)
+    # QEMU 6.0 to 8.1 resume the guest whatever it was before; later ones leave it stopped.
+    started_by_itself = machine.qmp.execute("query-status")["status"] == "running"
+    if not started_by_itself:
+        machine.qmp.execute("cont")
+    return golden, started_by_itself

@@ -1,0 +1,140 @@
+"""Oracles 5 and 6: the source guest is unharmed, and neither host nor QEMU keeps anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.deadline import Deadline
+from harness.errors import SnapproofError
+from harness.process import session_members
+from harness.ram import write_protected_pages
+from tests_functional.scenarios.agent import AgentStatus
+from tests_functional.scenarios.checks import judged, skipped
+from tests_functional.scenarios.guest import Guest
+from tests_functional.scenarios.host_watch import HostState, look
+from tests_functional.scenarios.snapshot import Snapshot
+from validators.verdict import CheckResult
+
+_SOURCE = "After the snapshot the source guest runs, answers over SSH, and its agent finds no error."
+_OVERLAP = "The writers wrote while RAM was saved; without that the run would prove nothing."
+_UNPROTECTED = "Nothing of guest RAM is left write-protected."
+_LATENCY = "Writes are as fast after the snapshot as before it."
+_HOST = "No new kernel warning or taint, no file or process of QEMU left over."
+
+_SETTLED_WRITES = 2000
+_SETTLE_SECONDS = 30.0
+# Histogram buckets double: three of them are a factor of eight, far above this machine's noise and
+# far below a write-protect fault (hundreds of microseconds against single ones).
+_LATENCY_BUCKETS = 3
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The source before its first snapshot: what it must be like afterwards."""
+
+    median_bucket: int
+    host: HostState
+
+
+def baseline(guest: Guest) -> Baseline:
+    """Measure write latency and the host's state before a snapshot."""
+    return Baseline(_median_bucket(_settled(guest)), _look(guest))
+
+
+def judge_source(guest: Guest, before: Baseline) -> list[CheckResult]:
+    """Check the source guest and the host after a snapshot.
+
+    An unresponsive source is a failed check: QMP said that it runs.
+    """
+    try:
+        status = _settled(guest)
+    except SnapproofError as error:
+        sentence = f"QEMU says that the source guest runs, but it does not answer: {error.sentence}"
+        return [judged("source-guest", _SOURCE, [sentence]), _unprotected(guest), _host(guest, before)]
+    problems = []
+    if status.errors:
+        problems.append(f"The source guest's writers found {status.errors} wrong pages.")
+    if status.state != "running":
+        problems.append(f"The source guest's writers are '{status.state}' after the snapshot.")
+    return [
+        judged("source-guest", _SOURCE, problems),
+        _unprotected(guest),
+        _latency(status, before),
+        _host(guest, before),
+    ]
+
+
+def judge_overlap(snapshot: Snapshot, steps_at_t0: Sequence[int]) -> CheckResult:
+    """Check that the writers wrote between T0 and the end of the save.
+
+    Args:
+        snapshot: of a flow in which the guest runs meanwhile.
+        steps_at_t0: writer steps per thread at T0 as found in the file.
+    """
+    written = sum(snapshot.steps_completed) - sum(steps_at_t0)
+    early = sum(snapshot.steps_before) - sum(steps_at_t0)
+    problems = []
+    if written <= 0:
+        problems.append("No page was written between T0 and the end of the save, so this run proves nothing.")
+    if early > 0:
+        problems.append(f"T0 in the file is {early} steps before the save was asked for.")
+    return judged("overlap", _OVERLAP, problems, {"pages_written_during_save": written})
+
+
+def _settled(guest: Guest) -> AgentStatus:
+    """The agent's status after it has timed enough writes since now."""
+    guest.agent.reset_stats()
+    deadline = Deadline(_SETTLE_SECONDS)
+    while True:
+        status = guest.agent.status()
+        if sum(status.histogram) >= _SETTLED_WRITES:
+            return status
+        deadline.check("The writers' next steps")
+        deadline.nap(0.05)
+
+
+def _median_bucket(status: AgentStatus) -> int:
+    half, seen = sum(status.histogram) / 2, 0
+    for bucket, count in enumerate(status.histogram):
+        seen += count
+        if seen >= half:
+            return bucket
+    return 0
+
+
+def _latency(status: AgentStatus, before: Baseline) -> CheckResult:
+    median = _median_bucket(status)
+    problems = []
+    if median > before.median_bucket + _LATENCY_BUCKETS:
+        problems.append(
+            f"Half of the writes take over {1 << median} us after the snapshot, "
+            f"{1 << before.median_bucket} us before it."
+        )
+    return judged("source-latency", _LATENCY, problems, {"median_us": 1 << median})
+
+
+def _unprotected(guest: Guest) -> CheckResult:
+    left = write_protected_pages(guest.machine)
+    if left is None:
+        return skipped("source-unprotected", _UNPROTECTED, "QEMU's pagemap cannot be read on this host.")
+    problems = [f"{left} pages of guest RAM are still write-protected after the snapshot."] if left else []
+    return judged("source-unprotected", _UNPROTECTED, problems, {"pages": left})
+
+
+def _look(guest: Guest) -> HostState:
+    return look(guest.machine, len(session_members(guest.machine.process.pid)))
+
+
+def _host(guest: Guest, before: Baseline) -> CheckResult:
+    now, then = _look(guest), before.host
+    problems = []
+    if now.tainted != then.tainted:
+        problems.append(f"The host kernel's taint changed from {then.tainted} to {now.tainted}.")
+    if now.splats is not None and then.splats is not None:
+        problems += [f"The host kernel logged: {line}" for line in now.splats if line not in then.splats]
+    if now.descriptors > then.descriptors:
+        problems.append(f"QEMU has {now.descriptors} files open, {then.descriptors} before the snapshot.")
+    if now.processes > then.processes:
+        problems.append(f"{now.processes - then.processes} processes that QEMU started are left over.")
+    return judged("host", _HOST, problems)

@@ -1,0 +1,126 @@
+"""From judged snapshots to a test's outcome: figures, the stun comparison, one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from harness.status import Status, worst
+from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.outcome import Outcome
+from tests_functional.scenarios.run import Run
+from tests_functional.scenarios.snapshot import Flow, Snapshot
+from validators.verdict import CheckResult, Verdict
+
+_STUN = "A background snapshot stuns the guest at least 20 times shorter than stop-and-save does."
+_STUN_RATIO = 20.0
+
+Figures = dict[str, float | int | str]
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One snapshot, restored and judged.
+
+    Attributes:
+        label: names it within its test, e.g. ``01-live``.
+        snapshot: what was taken and its cost.
+        verdict: every check on file, source, host and restored guest.
+    """
+
+    label: str
+    snapshot: Snapshot
+    verdict: Verdict
+
+
+def summary(run: Run, cycles: Sequence[Cycle], seconds: float) -> Outcome:
+    """The outcome of a test that judged one or more snapshots of a guest.
+
+    Args:
+        run: the test's run.
+        cycles: in the order they were taken, at least one.
+        seconds: wall time of the test.
+    """
+    comparison = _stun_comparison(run, cycles)
+    checks = [
+        {**check, "name": f"{cycle.label}/{check['name']}"}
+        for cycle in cycles
+        for check in json.loads(cycle.verdict.to_json())["checks"]
+    ]
+    checks += json.loads(Verdict(tuple(comparison)).to_json())["checks"]
+    status = worst(Status(check["status"]) for check in checks) or Status.ERROR
+    figures = {f"{cycle.label}/{name}": value for cycle in cycles for name, value in _figures(cycle).items()}
+    for check in comparison:
+        figures.update(check.facts)
+    return Outcome(
+        name=run.name,
+        status=status,
+        sentence=_sentence(status, cycles, comparison),
+        seconds=seconds,
+        checks=checks,
+        figures=figures,
+        environment=run.environment(),
+    )
+
+
+def _figures(cycle: Cycle) -> Figures:
+    """What the verdict names for one snapshot, with the unit in each name."""
+    snapshot, facts = cycle.snapshot, cycle.verdict.facts
+    figures: Figures = {
+        "stun_ms": round(snapshot.stun_ms, 3),
+        "downtime_ms": snapshot.figures.downtime_ms,
+        "total_ms": snapshot.figures.total_ms,
+        "file_bytes": snapshot.size_bytes,
+        "largest_write_stall_us": snapshot.largest_stall_us,
+        "pages_in_stream": int(facts["data pages"]) + int(facts["zero pages"]),
+        "agent_pages_verified_offline": _fact(cycle, "write-order", "pages verified"),
+        "agent_pages_verified_in_restored_guest": _fact(cycle, "restored-memory", "pages"),
+    }
+    if snapshot.golden:
+        figures["pages_compared_with_golden"] = _fact(cycle, "golden", "pages compared")
+    if snapshot.flow.background:
+        figures["pages_written_during_save"] = _fact(cycle, "overlap", "pages_written_during_save")
+    if snapshot.started_by_itself:
+        figures["guest_started_by_itself"] = 1
+    return figures
+
+
+def _fact(cycle: Cycle, check: str, fact: str) -> float | int | str:
+    found = cycle.verdict.check(check)
+    return found.facts.get(fact, 0) if found else 0
+
+
+def _stun_comparison(run: Run, cycles: Sequence[Cycle]) -> list[CheckResult]:
+    """Compare live stuns with the control's, where a test has both."""
+    live = [cycle.snapshot.stun_ms for cycle in cycles if cycle.snapshot.flow is Flow.LIVE]
+    control = [cycle.snapshot.stun_ms for cycle in cycles if cycle.snapshot.flow is Flow.STOP_AND_SAVE]
+    if not live or not control:
+        return []
+    ratio = median(control) / max(median(live), 0.001)
+    problems = []
+    if ratio < _STUN_RATIO:
+        problems.append(
+            f"At {run.stack.ram_mib} MiB the background snapshot stuns the guest for {median(live):.1f} ms "
+            f"and stop-and-save for {median(control):.1f} ms, a ratio of {ratio:.1f}."
+        )
+    return [judged("stun-ratio", _STUN, problems, {"stun_ratio": round(ratio, 1)})]
+
+
+def _sentence(status: Status, cycles: Sequence[Cycle], comparison: Sequence[CheckResult]) -> str:
+    if status is Status.PASS:
+        kinds = len(cycles)
+        return (
+            f"{'The snapshot is' if kinds == 1 else f'All {kinds} snapshots are'} exactly the guest at T0, "
+            "and the guest went on unharmed."
+        )
+    violations = [(cycle.label, violation) for cycle in cycles for violation in cycle.verdict.violations] + [
+        ("all", violation) for check in comparison for violation in check.violations
+    ]
+    if not violations:
+        return "Not every check could be made; see the checks that were skipped."
+    label, first = violations[0]
+    total = sum(check.total for cycle in cycles for check in cycle.verdict.checks)
+    more = f" ({total - 1} more violations)" if total > 1 else ""
+    return f"{label}: {first.check}: {first.sentence}{more}"

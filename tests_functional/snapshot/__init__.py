@@ -1,0 +1,1 @@
+"""Snapshots of a healthy guest on a healthy host: the flows that must simply work."""

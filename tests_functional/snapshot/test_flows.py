@@ -1,0 +1,29 @@
+"""The ways of taking a snapshot that QEMU's users rely on; each must give the guest at T0."""
+
+from tests_functional.base import SnapshotTest
+from tests_functional.scenarios.main_job import main_job, one_flow
+from tests_functional.scenarios.snapshot import Flow
+
+
+class SnapshotFlows(SnapshotTest):
+    """A snapshot by any flow is exactly the guest at T0, and leaves the source unharmed."""
+
+    def test_main_job(self) -> None:
+        """Live and golden snapshots are right, and stun far less than stop-and-save does."""
+        self.judge(main_job)
+
+    def test_live(self) -> None:
+        """A snapshot of a running guest restores to the guest at T0 while its writers go on."""
+        self.judge(one_flow(Flow.LIVE))
+
+    def test_seeds(self) -> None:
+        """Stop, migrate, go on: every page in the file equals RAM as it was while stopped."""
+        self.judge(one_flow(Flow.SEEDS))
+
+    def test_seeds_file(self) -> None:
+        """The same holds where QEMU writes the file by itself."""
+        self.judge(one_flow(Flow.SEEDS_FILE))
+
+    def test_stop_and_save(self) -> None:
+        """The control: without the capability the guest is stopped for the whole save."""
+        self.judge(one_flow(Flow.STOP_AND_SAVE))

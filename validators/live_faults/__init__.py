@@ -1,0 +1,1 @@
+"""Live planted faults: libraries preloaded into QEMU that break the promise on purpose."""
