@@ -13,6 +13,9 @@ from harness.machine import Machine
 # What the kernel prints at the head of a splat (lib/bug.c, kernel/panic.c, kernel/watchdog.c).
 _SPLAT = re.compile(r"(WARNING: |BUG: |kernel BUG at|Oops: |soft lockup|hung task|general protection fault)")
 _KMSG_LIMIT = 8 << 20
+# QEMU opens the device once and keeps it for its lifetime (util/userfaultfd.c, since 8.0); it is the
+# door to userfaultfds, not one of them.
+_KEPT_OPEN = "/dev/userfaultfd"
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,14 @@ class HostState:
     Attributes:
         tainted: the kernel's taint mask, None where unreadable.
         splats: warning lines in the kernel's log with their sequence numbers, None where unreadable.
-        descriptors: how many files QEMU has open.
+        descriptors: what QEMU has open, other than sockets: those of its user network come and go
+            with our own SSH connections.
         session: how many processes QEMU's session has.
     """
 
     tainted: int | None
     splats: tuple[str, ...] | None
-    descriptors: int
+    descriptors: tuple[str, ...]
     processes: int
 
 
@@ -42,9 +46,23 @@ def look(machine: Machine, session_size: int) -> HostState:
     return HostState(
         LocalHost().facts().tainted,
         kernel_splats(),
-        len(list(Path(f"/proc/{machine.process.pid}/fd").iterdir())),
+        open_files(machine.process.pid),
         session_size,
     )
+
+
+def open_files(pid: int) -> tuple[str, ...]:
+    """What a process has open, by name, e.g. ``anon_inode:[userfaultfd]``, without what it may keep."""
+    names = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = str(link.readlink())
+        except FileNotFoundError:
+            continue
+        if not target.startswith("socket:") and target != _KEPT_OPEN:
+            # Pipes are numbered; what counts is how many there are.
+            names.append(target.partition(":[")[0] if target.startswith("pipe:") else target)
+    return tuple(sorted(names))
 
 
 def kernel_splats() -> tuple[str, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -133,8 +134,8 @@ def _host(guest: Guest, before: Baseline) -> CheckResult:
         problems.append(f"The host kernel's taint changed from {then.tainted} to {now.tainted}.")
     if now.splats is not None and then.splats is not None:
         problems += [f"The host kernel logged: {line}" for line in now.splats if line not in then.splats]
-    if now.descriptors > then.descriptors:
-        problems.append(f"QEMU has {now.descriptors} files open, {then.descriptors} before the snapshot.")
+    left_open = Counter(now.descriptors) - Counter(then.descriptors)
+    problems += [f"QEMU still has '{name}' open after the snapshot." for name in left_open]
     if now.processes > then.processes:
         problems.append(f"{now.processes - then.processes} processes that QEMU started are left over.")
     return judged("host", _HOST, problems)
