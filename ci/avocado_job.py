@@ -66,10 +66,10 @@ def run_entries(
         "sysinfo.collect.enabled": False,
         "job.run.result.html.enabled": False,
     }
-    # Without a handler, logging prints Avocado's summary of failures through its last resort.
-    logging.getLogger("avocado.app").addHandler(logging.NullHandler())
     suite = TestSuite("snapproof", config=config, tests=runnables, job_config=config)
     with Job(config, [suite]) as job:
+        # The job took all handlers away; without any, logging prints failures through its last resort.
+        logging.getLogger("avocado.app").addHandler(logging.NullHandler())
         job.run()
     return [_collect(entry, folder) for entry in entries]
 
