@@ -1,0 +1,31 @@
+/* The heartbeat: refreshes the clocks in the control page every 10 ms. */
+#define _GNU_SOURCE 1
+#include <string.h>
+
+#include "agent.h"
+
+#define INTERVAL_NS 10000000
+
+static void *heartbeat_main(void *argument)
+{
+	volatile uint64_t *control = ((struct agent *)argument)->control;
+	const struct timespec interval = {.tv_nsec = INTERVAL_NS};
+
+	for (;;) {
+		control[CONTROL_MONOTONIC] = clock_ns(CLOCK_MONOTONIC);
+		control[CONTROL_REALTIME] = clock_ns(CLOCK_REALTIME);
+		control[CONTROL_HEARTBEATS]++;
+		nanosleep(&interval, NULL);
+	}
+	return NULL;
+}
+
+bool heartbeat_launch(struct agent *agent)
+{
+	pthread_t thread;
+	int error = pthread_create(&thread, NULL, heartbeat_main, agent);
+
+	if (error != 0)
+		complain("The agent cannot start its heartbeat: %s.", strerror(error));
+	return error == 0;
+}

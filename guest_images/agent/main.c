@@ -1,0 +1,134 @@
+/* snapproof-agent: writes self-checking patterns over guest memory and judges them. */
+#define _GNU_SOURCE 1
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "commands.h"
+
+/* One byte from the daemon to the waiting parent: the socket listens. */
+#define READY 'r'
+
+static struct agent agent;
+
+static void handle_termination(int number)
+{
+	control_wipe(&agent);
+	unlink(agent.options.socket);
+	_exit(128 + number);
+}
+
+static void handle_signals(void)
+{
+	struct sigaction action = {.sa_handler = handle_termination};
+
+	sigaction(SIGTERM, &action, NULL);
+	sigaction(SIGINT, &action, NULL);
+	signal(SIGHUP, SIG_IGN);
+}
+
+/* Everything up to the point where commands can be taken; the listener or -1. */
+static int prepare(void)
+{
+	agent.data_pages = agent.options.bytes / PAGE_BYTES;
+	agent.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (sysconf(_SC_PAGESIZE) != PAGE_BYTES) {
+		complain("The kernel's pages are not of %d bytes.", PAGE_BYTES);
+		return -1;
+	}
+	/* Before any memory is taken, which a second agent would not find. */
+	if (server_answers(agent.options.socket)) {
+		complain("Another agent serves commands at '%s' already.", agent.options.socket);
+		return -1;
+	}
+	if (getrandom(&agent.nonce, sizeof(agent.nonce), 0) != sizeof(agent.nonce)) {
+		complain("The kernel gives no random number: %s.", strerror(errno));
+		return -1;
+	}
+	agent.counter = counter_calibrate();
+	if (!memory_build(&agent))
+		return -1;
+	directory_build(&agent);
+	if (!crew_launch(&agent) || !heartbeat_launch(&agent))
+		return -1;
+	return server_listen(agent.options.socket);
+}
+
+/* Lets go of the terminal or SSH session; a session would stay open as long as we hold it. */
+static void close_standard_files(void)
+{
+	int null = open("/dev/null", O_RDWR);
+
+	for (int file = 0; file <= 2; file++)
+		dup2(null, file);
+	if (null > 2)
+		close(null);
+}
+
+static int daemon_main(int ready)
+{
+	const char byte = READY;
+	int listener, code;
+
+	setsid();
+	listener = prepare();
+	if (listener < 0)
+		return 1;
+	handle_signals();
+	close_standard_files();
+	if (write(ready, &byte, 1) != 1)
+		errno = 0; /* The parent was killed; the agent serves all the same. */
+	close(ready);
+	code = server_run(&agent, listener);
+	control_wipe(&agent);
+	return code;
+}
+
+static int wait_until_ready(pid_t child, int ready)
+{
+	int status = 0;
+	char byte = 0;
+
+	if (read(ready, &byte, 1) == 1 && byte == READY)
+		return 0;
+	waitpid(child, &status, 0);
+	if (WIFSIGNALED(status))
+		complain("The agent was killed by signal %d while it took its memory, most likely "
+			 "because too little was left.",
+			 WTERMSIG(status));
+	return 1;
+}
+
+static int serve_main(int count, char **arguments)
+{
+	int pipes[2];
+	pid_t child;
+
+	if (!options_parse(&agent.options, count, arguments))
+		return 2;
+	if (pipe2(pipes, O_CLOEXEC) != 0 || (child = fork()) < 0) {
+		complain("The agent cannot go into the background: %s.", strerror(errno));
+		return 1;
+	}
+	if (child == 0) {
+		close(pipes[0]);
+		_exit(daemon_main(pipes[1]));
+	}
+	close(pipes[1]);
+	return wait_until_ready(child, pipes[0]);
+}
+
+int main(int count, char **arguments)
+{
+	if (count >= 2 && strcmp(arguments[1], "serve") == 0)
+		return serve_main(count - 2, arguments + 2);
+	if (count >= 2 && strcmp(arguments[1], "ctl") == 0)
+		return client_main(count - 2, arguments + 2);
+	complain("The first word must be 'serve' or 'ctl', as in: snapproof-agent serve --bytes N "
+		 "--threads T --pattern P --seed S.");
+	return 2;
+}

@@ -1,0 +1,183 @@
+/* The agent's memory: mapped, locked, and touched so that every page has a frame of its own. */
+#define _GNU_SOURCE 1
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "agent.h"
+
+#define HUGE_BYTES (2 * 1024 * 1024)
+/* From linux/mman.h; musl has no name for it. */
+#define LOCK_ON_FAULT 1
+/* What must be left for an SSH login and a shell beside the agent; at 0 the kernel killed dropbear
+ * (Linux 6.12, 512 MiB guest). */
+#define RESERVE_KIB 1024
+
+/* A number of kB from a file like /proc/meminfo, UINT64_MAX where there is none. */
+static uint64_t kib_from(const char *path, const char *name)
+{
+	FILE *file = fopen(path, "re");
+	uint64_t kib = UINT64_MAX;
+	char line[128];
+
+	if (!file)
+		return UINT64_MAX;
+	while (kib == UINT64_MAX && fgets(line, sizeof(line), file))
+		if (strncmp(line, name, strlen(name)) == 0)
+			sscanf(line + strlen(name), ": %" SCNu64, &kib);
+	fclose(file);
+	return kib;
+}
+
+/* While memory is being touched we are the one to kill, later the last one. */
+static void set_oom_score(const char *score)
+{
+	int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (file >= 0) {
+		/* Best effort: only root may lower it. */
+		if (write(file, score, strlen(score)) < 0)
+			errno = 0;
+		close(file);
+	}
+}
+
+/* Maps whole pages, aligned for huge pages where they are wanted. NULL after a sentence. */
+static char *map_pages(struct agent *agent, size_t pages, bool huge)
+{
+	size_t bytes = pages * PAGE_BYTES;
+	size_t slack = huge ? HUGE_BYTES : 0;
+	/* MAP_NORESERVE: the holes of pattern "sparse" are address space that is never backed. */
+	char *map = mmap(NULL, bytes + slack, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (map == MAP_FAILED) {
+		complain("The agent cannot map %zu bytes: %s.", bytes, strerror(errno));
+		return NULL;
+	}
+	if (huge)
+		map += -(uintptr_t)map & (HUGE_BYTES - 1);
+	/* EINVAL: a kernel without transparent huge pages; replies report how many there are. */
+	if (madvise(map, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE) != 0 && errno != EINVAL) {
+		complain("The agent cannot choose the page size: %s.", strerror(errno));
+		return NULL;
+	}
+	/* On fault, not at once: holes must stay untouched. */
+	if (syscall(SYS_mlock2, map, bytes, LOCK_ON_FAULT) != 0)
+		agent->locked = false;
+	return map;
+}
+
+/* A write gives each page a frame of its own; a zero keeps it all zero. */
+static void touch(char *base, uint64_t pages, size_t stride)
+{
+	for (uint64_t page = 0; page < pages; page++)
+		*(volatile uint64_t *)(base + page * stride * PAGE_BYTES) = 0;
+}
+
+static size_t directory_pages(uint64_t pages)
+{
+	return (pages + DIRECTORY_ENTRIES - 1) / DIRECTORY_ENTRIES;
+}
+
+static bool map_writer(struct agent *agent, unsigned number)
+{
+	const struct options *options = &agent->options;
+	struct writer *writer = &agent->writers[number];
+	uint64_t share = agent->data_pages / options->threads;
+	uint64_t pages = share + (number < agent->data_pages % options->threads);
+
+	writer->agent = agent;
+	writer->number = number;
+	writer->schedule = schedule_of(options->pattern, options->seed, number, pages);
+	writer->stride = options->pattern == PATTERN_SPARSE ? 2 : 1;
+	writer->data = map_pages(agent, pages * writer->stride, options->huge);
+	if (!writer->data)
+		return false;
+	touch(writer->data, pages, writer->stride);
+	agent->meta_pages += directory_pages(pages);
+	return true;
+}
+
+static void fill_thread_pages(struct agent *agent)
+{
+	size_t directory = 1 + agent->options.threads;
+
+	for (unsigned i = 0; i < agent->options.threads; i++) {
+		struct writer *writer = &agent->writers[i];
+
+		writer->page = agent->meta + (1 + i) * PAGE_WORDS;
+		writer->directory = agent->meta + directory * PAGE_WORDS;
+		directory += directory_pages(writer->schedule.pages);
+		writer->page[W_NONCE] = agent->nonce;
+		writer->page[THREAD_NUMBER] = i;
+		writer->page[THREAD_PAGES] = writer->schedule.pages;
+		writer->page[W_MAGIC] = MAGIC_THREAD;
+	}
+}
+
+static void fill_control_page(struct agent *agent)
+{
+	volatile uint64_t *control = agent->control;
+
+	control[W_NONCE] = agent->nonce;
+	control[CONTROL_VERSION] = FORMAT_VERSION;
+	control[CONTROL_PATTERN] = agent->options.pattern;
+	control[CONTROL_SEED] = agent->options.seed;
+	control[CONTROL_THREADS] = agent->options.threads;
+	control[CONTROL_PAGE_SIZE] = PAGE_BYTES;
+	control[CONTROL_DATA_PAGES] = agent->data_pages;
+	control[CONTROL_STATE] = STATE_IDLE;
+	control[CONTROL_GUEST_RAM] = agent->options.guest_ram;
+	control[W_MAGIC] = MAGIC_CONTROL;
+}
+
+/* Whether memory is left for the rest of the guest once `wanted_kib` more are taken. */
+static bool check_available(uint64_t wanted_kib)
+{
+	uint64_t available = kib_from("/proc/meminfo", "MemAvailable");
+
+	if (available >= wanted_kib + RESERVE_KIB)
+		return true;
+	if (wanted_kib > 0)
+		complain("The agent cannot take %" PRIu64 " KiB: %" PRIu64
+			 " KiB of memory are available, and it leaves %d KiB to others.",
+			 wanted_kib, available, RESERVE_KIB);
+	else
+		complain("The agent's memory is too large: it would leave %" PRIu64
+			 " KiB to others, who need %d KiB.",
+			 available, RESERVE_KIB);
+	return false;
+}
+
+bool memory_build(struct agent *agent)
+{
+	if (!check_available(agent->options.bytes / 1024))
+		return false;
+	set_oom_score("1000");
+	agent->locked = true;
+	agent->meta_pages = 1 + agent->options.threads;
+	for (unsigned i = 0; i < agent->options.threads; i++)
+		if (!map_writer(agent, i))
+			return false;
+	agent->meta = (uint64_t *)map_pages(agent, agent->meta_pages, false);
+	if (!agent->meta)
+		return false;
+	touch((char *)agent->meta, agent->meta_pages, 1);
+	/* Again, since page tables and the directory come on top. */
+	if (!check_available(0))
+		return false;
+	agent->control = agent->meta;
+	fill_thread_pages(agent);
+	fill_control_page(agent);
+	agent->huge_kib = kib_from("/proc/self/smaps_rollup", "AnonHugePages");
+	if (agent->huge_kib == UINT64_MAX)
+		agent->huge_kib = 0;
+	set_oom_score("-1000");
+	return true;
+}

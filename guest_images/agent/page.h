@@ -1,0 +1,35 @@
+/* Data pages: what a page must hold after a given write; writing and comparing it. */
+#ifndef AGENT_PAGE_H
+#define AGENT_PAGE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "format.h"
+#include "schedule.h"
+
+/* The exact content of a page: all zero, or a head, a linear body and a checksum. */
+struct page_image {
+	bool zero;
+	uint64_t head[DATA_BODY];
+	uint64_t key;
+	uint64_t checksum;
+};
+
+/* What the page holds after `write`; generation 0 is the page before its first write. */
+struct page_image page_image_of(uint64_t nonce, uint64_t thread, enum pattern pattern,
+				const struct page_write *write);
+
+/* Stores the content word by word in strictly ascending order. */
+void page_store(volatile uint64_t *page, const struct page_image *image);
+
+/* The number of the first word that differs from the content, PAGE_WORDS where none does. */
+unsigned page_difference(const uint64_t *page, const struct page_image *image);
+
+/* The number of the first word that is not zero, PAGE_WORDS where all are. */
+unsigned page_first_nonzero(const uint64_t *page);
+
+/* The sum that directory pages protect themselves with: mix of the words 0..510 added up. */
+uint64_t page_checksum(const uint64_t *page);
+
+#endif

@@ -1,0 +1,101 @@
+/* `status`: what the agent is, how far its writers are, and how long their writes took. */
+#define _GNU_SOURCE 1
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "commands.h"
+
+const char *state_name(const struct agent *agent)
+{
+	static const char *const names[] = {"idle", "running", "paused"};
+
+	return names[agent->control[CONTROL_STATE]];
+}
+
+/* The kernel's boot id, 36 characters; "unknown" where there is none. */
+static void print_boot_id(struct text *reply)
+{
+	FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
+	char id[37] = "unknown";
+
+	if (file) {
+		if (!fgets(id, sizeof(id), file))
+			strcpy(id, "unknown");
+		fclose(file);
+	}
+	id[strcspn(id, "\n")] = '\0';
+	text_add(reply, ",\"boot_id\":\"%s\"", id);
+}
+
+static void print_histogram(const struct writer *writer, struct text *reply)
+{
+	text_add(reply, ",\"hist\":[");
+	for (unsigned bucket = 0; bucket < HISTOGRAM_BUCKETS; bucket++)
+		text_add(reply, "%s%" PRIu64, bucket ? "," : "",
+			 writer->page[THREAD_HISTOGRAM + bucket]);
+	text_add(reply, "]");
+}
+
+static void print_writer(const struct writer *writer, struct text *reply)
+{
+	static const char *const states[] = {"not started", "writing", "parked"};
+	uint64_t errors = writer->page[THREAD_ERRORS];
+	uint64_t stall = writer->page[THREAD_MAX_STALL];
+	uint64_t gap = writer->page[THREAD_MAX_GAP];
+
+	text_add(reply, "%s{\"thread\":%u", writer->number ? "," : "", writer->number);
+	text_number(reply, "pages", writer->schedule.pages);
+	text_number(reply, "steps", writer->page[THREAD_STEPS]);
+	text_number(reply, "errors", errors);
+	if (errors)
+		text_number(reply, "first_error", writer->page[THREAD_FIRST_ERROR]);
+	else
+		text_add(reply, ",\"first_error\":null");
+	text_add(reply, ",\"state\":\"%s\"", states[writer->page[THREAD_STATE]]);
+	text_number(reply, "timed", writer->page[THREAD_TIMED]);
+	text_add(reply, ",\"max_stall_us\":%" PRIu64 ".%03" PRIu64, stall / 1000, stall % 1000);
+	text_add(reply, ",\"max_gap_us\":%" PRIu64 ".%03" PRIu64, gap / 1000, gap % 1000);
+	print_histogram(writer, reply);
+	text_add(reply, "}");
+}
+
+static void print_agent(const struct agent *agent, struct text *reply)
+{
+	const struct options *options = &agent->options;
+
+	text_add(reply, "{\"state\":\"%s\",\"version\":%d", state_name(agent), FORMAT_VERSION);
+	text_number(reply, "pid", (uint64_t)getpid());
+	text_number(reply, "nonce", agent->nonce);
+	text_add(reply, ",\"pattern\":\"%s\"", pattern_name(options->pattern));
+	text_number(reply, "seed", options->seed);
+	text_number(reply, "rate", options->rate);
+	text_number(reply, "guest_ram", options->guest_ram);
+	text_number(reply, "data_pages", agent->data_pages);
+	text_number(reply, "meta_pages", agent->meta_pages);
+	text_number(reply, "bytes", options->bytes);
+	text_truth(reply, "locked", agent->locked);
+	text_truth(reply, "pfn_known", agent->frames_known);
+	text_number(reply, "moved", directory_moved(agent));
+	text_truth(reply, "huge", options->huge);
+	text_number(reply, "huge_kib", agent->huge_kib);
+	text_add(reply, ",\"counter\":\"%s\"", agent->counter.cycles ? "cycles" : "clock");
+	text_number(reply, "monotonic_ns", clock_ns(CLOCK_MONOTONIC));
+	text_number(reply, "realtime_ns", clock_ns(CLOCK_REALTIME));
+	text_number(reply, "heartbeats", agent->control[CONTROL_HEARTBEATS]);
+	print_boot_id(reply);
+}
+
+void status_print(struct agent *agent, struct text *reply)
+{
+	print_agent(agent, reply);
+	text_add(reply, ",\"threads\":[");
+	for (unsigned i = 0; i < agent->options.threads; i++)
+		print_writer(&agent->writers[i], reply);
+	text_add(reply, "],\"mismatches\":");
+	pthread_mutex_lock(&agent->lock);
+	mismatch_print(reply, &agent->errors);
+	pthread_mutex_unlock(&agent->lock);
+	text_add(reply, "}");
+}

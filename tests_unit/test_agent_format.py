@@ -1,0 +1,191 @@
+"""What the agent writes is exactly the documented format: the C side against the model in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests_unit.agent_host import HostAgent, Stopped, anonymous_bytes
+from validators.agent_pages import (
+    CONTROL_MAGIC,
+    DIRECTORY_CAPACITY,
+    DIRECTORY_FIRST_WORD,
+    DIRECTORY_MAGIC,
+    FORMAT_VERSION,
+    PAGE_BYTES,
+    PATTERNS,
+    SPARSE,
+    THREAD_MAGIC,
+    Schedule,
+    Words,
+    checksum,
+    mix,
+)
+
+pytest_plugins = ["tests_unit.agent_fixtures"]
+
+SEED = 0xFEDCBA9876543210
+PAGES = 301
+"""Split over two threads this gives one odd and one even number of pages."""
+
+Serve = Callable[..., HostAgent]
+
+
+def schedules(pattern: int, pages: int = PAGES) -> list[Schedule]:
+    """The schedules of two threads that share the pages evenly, the first one taking the odd page."""
+    return [Schedule(pattern, (pages + 1 - thread) // 2, SEED, thread) for thread in range(2)]
+
+
+def expected(schedule: Schedule, nonce: int, steps: int) -> Words:
+    """All pages of a thread after `steps` steps: uint64[pages, 512]."""
+    generation, step = schedule.state(steps)
+    return schedule.content(nonce, np.arange(schedule.pages, dtype=np.uint64), generation, step)
+
+
+def chained(last_words: Words) -> int:
+    """The checksum that `verify` reports, from the last words of the pages in index order."""
+    total = np.zeros(1, np.uint64)
+    for word in last_words:
+        total = mix(total + word)
+    return int(total[0])
+
+
+@pytest.mark.parametrize("pattern", range(5), ids=PATTERNS)
+def test_content_equals_the_model_at_every_pause(serve: Serve, pattern: int) -> None:
+    """Whenever all writers are parked, each page is what its thread's step count implies."""
+    agent = serve(bytes=PAGES * PAGE_BYTES, threads=2, pattern=PATTERNS[pattern], seed=SEED, rate=3000)
+    agent.ctl("start")
+    middle_of_pass = False
+    for target in (40, 400, 500, 1700):
+        agent.run_until(target)
+        paused = agent.ctl("pause")
+        verdict = agent.ctl("verify")
+        assert verdict["ok"] and verdict["pages_checked"] == PAGES
+        nonce = agent.ctl("status")["nonce"]
+        for schedule, steps in zip(schedules(pattern), paused["steps"], strict=True):
+            pages = agent.dump(schedule.thread, schedule.pages)
+            np.testing.assert_array_equal(pages, expected(schedule, nonce, steps))
+            report = verdict["threads"][schedule.thread]
+            assert (report["pages"], report["steps"]) == (schedule.pages, steps)
+            assert report["checksum"] == chained(pages[:, 511])
+            middle_of_pass |= steps % schedule.pages != 0
+        agent.ctl("resume")
+    assert middle_of_pass
+    assert sum(thread["errors"] for thread in agent.ctl("status")["threads"]) == 0
+
+
+def assert_prefix(schedule: Schedule, nonce: int, steps: int, found: Words) -> int:
+    """Check that pages are `steps` steps done and the next one done in part; how many words of it are."""
+    before, after = (expected(schedule, nonce, count) for count in (steps, steps + 1))
+    index = int(schedule.locate(np.array([steps], np.uint64))[0][0])
+    others = np.arange(schedule.pages) != index
+    np.testing.assert_array_equal(found[others], before[others])
+    new, old, page = after[index], before[index], found[index]
+    words = int(np.argmin(np.append(page == new, False)))
+    np.testing.assert_array_equal(page[words:], old[words:])
+    return words
+
+
+@pytest.mark.parametrize("pattern", ["sequential", "random", "hot"])
+def test_memory_is_a_prefix_of_the_write_order_at_any_instant(serve: Serve, pattern: str) -> None:
+    """Stopped anywhere, memory holds S steps and a prefix of the words of the next one."""
+    agent = serve(bytes=64 * PAGE_BYTES, threads=2, pattern=pattern, seed=SEED)
+    nonce = agent.ctl("status")["nonce"]
+    agent.ctl("start")
+    # Pattern "hot" has written each of its cold pages after 10 steps per page.
+    agent.run_until(32 * 12)
+    torn = 0
+    for _ in range(40):
+        with Stopped(agent) as stopped:
+            try:
+                pages = stopped.pages()
+            except PermissionError:
+                pytest.skip("this user may not read the memory of a process that is not its child")
+        pages = pages[pages[:, 1] == np.uint64(nonce)]
+        for schedule in schedules(PATTERNS.index(pattern), 64):
+            own = pages[pages[:, 2] == np.uint64(schedule.thread)]
+            steps = int(own[own[:, 0] == np.uint64(THREAD_MAGIC)][0, 4])
+            data = own[own[:, 0] == np.uint64(int.from_bytes(b"SNAPPAGE", "little"))]
+            found = data[np.argsort(data[:, 3])]
+            assert len(found) == schedule.pages
+            torn += 0 < assert_prefix(schedule, nonce, steps, found) < 512
+    assert torn > 0, "no stop fell into the middle of a page write"
+
+
+def test_before_the_first_write_all_pages_are_zero_and_their_own(serve: Serve) -> None:
+    """After `serve` each page has a frame of its own, and is zero."""
+    agent = serve(bytes=PAGES * PAGE_BYTES, threads=2)
+    assert not agent.dump(0, 151).any()
+    assert agent.ctl("verify")["ok"]
+    assert anonymous_bytes(agent.pid) >= PAGES * PAGE_BYTES
+
+
+def test_control_and_thread_pages(serve: Serve) -> None:
+    """The control page describes the run and its clocks tick; thread pages count steps and stalls."""
+    agent = serve(bytes=PAGES * PAGE_BYTES, threads=2, pattern="hot", seed=SEED, guest_ram=1 << 29)
+    agent.ctl("start")
+    agent.run_until(1000)
+    paused = agent.ctl("pause")
+    status = agent.ctl("status")
+    control, *threads = agent.dump("meta", 3)
+    assert list(control[:8]) == [
+        CONTROL_MAGIC,
+        status["nonce"],
+        FORMAT_VERSION,
+        2,
+        SEED,
+        2,
+        PAGE_BYTES,
+        PAGES,
+    ]
+    assert list(control[11:13]) == [2, 1 << 29]
+    assert abs(int(control[8]) - status["monotonic_ns"]) < 10**9
+    assert abs(int(control[9]) - status["realtime_ns"]) < 10**9
+    assert int(control[10]) >= status["heartbeats"] > 0
+    for number, page in enumerate(threads):
+        steps = paused["steps"][number]
+        count = (PAGES + 1 - number) // 2
+        assert list(page[:8]) == [THREAD_MAGIC, status["nonce"], number, count, steps, 0, 0, 2]
+        assert int(page[9]) == steps == int(page[64:96].sum())
+        assert list(page[64:96]) == status["threads"][number]["hist"]
+        # The longest stall lies in the highest bucket that is not empty.
+        highest = int(np.flatnonzero(page[64:96])[-1])
+        assert highest == max(0, (int(page[8]) // 1000).bit_length() - 1)
+        # A gap holds a whole write, so the longest one is no shorter than the longest write.
+        assert int(page[10]) >= int(page[8]) or int(page[9]) < 2
+
+
+def test_directory_pages_list_every_data_page(serve: Serve) -> None:
+    """Each thread's directory covers its indexes in order, with a checksum and distinct frames."""
+    pages = 1003
+    agent = serve(bytes=2 * pages * PAGE_BYTES, threads=2)
+    status = agent.ctl("status")
+    directory = agent.dump("meta", status["meta_pages"])[3:]
+    assert len(directory) == 2 * 3
+    np.testing.assert_array_equal(checksum(directory), directory[:, 511])
+    frames: list[int] = []
+    for number, page in enumerate(directory):
+        thread, part = divmod(number, 3)
+        first = part * DIRECTORY_CAPACITY
+        count = min(DIRECTORY_CAPACITY, pages - first)
+        assert list(page[:5]) == [DIRECTORY_MAGIC, status["nonce"], thread, first, count]
+        frames += [int(word) for word in page[DIRECTORY_FIRST_WORD : DIRECTORY_FIRST_WORD + count]]
+        assert not page[DIRECTORY_FIRST_WORD + count : 511].any()
+    assert status["moved"] == 0
+    if status["pfn_known"]:
+        assert len(set(frames)) == 2 * pages and 0 not in frames
+    else:
+        assert set(frames) == {0}
+
+
+def test_sparse_holes_are_never_backed(serve: Serve) -> None:
+    """Pattern sparse leaves every other page of its mapping untouched while it writes."""
+    size = 1024 * PAGE_BYTES
+    agent = serve(bytes=size, threads=2, pattern=PATTERNS[SPARSE])
+    agent.ctl("start")
+    agent.run_until(2000)
+    agent.ctl("pause")
+    assert size <= anonymous_bytes(agent.pid) < size + size // 2
+    assert agent.ctl("verify")["holes_checked"] == 1024
