@@ -85,7 +85,8 @@ def _resolve(entry: Entry, parameters: Mapping[str, str | int]) -> list[object]:
         # does not put its packages on.
         sys.path.append(str(home.parent))
     config = {
-        "resolver.references": [str(home / entry.test)],
+        # What follows the colon is a regular expression, and test_x would find test_x_y too.
+        "resolver.references": [f"{home / entry.test}$"],
         "run.dict_variants": [dict(parameters)],
         "run.dict_variants.variant_id_keys": ["name"],
         "run.ignore_missing_references": True,

@@ -14,7 +14,6 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, SetupBroken
 from harness.process import ChildProcess, log_tail, session_members
 
-
 # A shell that has started a child of its own and says so.
 _SLEEPER = ("/bin/sh", "-c", "sleep 60 & echo started; wait")
 

@@ -1,0 +1,170 @@
+"""The cache folder: where it is, locks between runs, and publishing without half-made results."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.deadline import Deadline
+from harness.errors import Evidence, SetupBroken
+
+Log = Callable[[str], None]
+"""Receives one line of progress at a time."""
+
+LOCK_SECONDS = 1800.0
+"""How long a run waits for another that is filling the same part of the cache: a fetch over a slow line."""
+
+
+def default_cache_folder() -> Path:
+    """Return $SNAPPROOF_CACHE, else the folder `snapproof` in the user's XDG cache."""
+    chosen = os.environ.get("SNAPPROOF_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    return (Path(xdg) if xdg else Path.home() / ".cache") / "snapproof"
+
+
+@contextlib.contextmanager
+def disk_errors_as_sentence(folder: Path) -> Iterator[None]:
+    """Turn an OSError of writing below `folder` into one sentence.
+
+    Raises:
+        SetupBroken: the disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = Evidence(paths=(folder,))
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SetupBroken(f"The disk that holds the cache folder '{folder}' is full.", where) from error
+        raise SetupBroken(f"The cache folder '{folder}' cannot be used: {error}.", where) from error
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A cache folder, by its absolute path.
+
+    Everything in it was put there by a rename, so what is there is whole. Deleting any of it, or all,
+    is safe while no run uses it.
+    """
+
+    folder: Path
+
+    def path(self, *parts: str) -> Path:
+        """Return a path below the folder; nothing is made."""
+        return self.folder.joinpath(*parts)
+
+    @contextlib.contextmanager
+    def lock(self, name: str, log: Log) -> Iterator[None]:
+        """Hold the lock `name` against other runs, then sweep up what a dead holder left half-made.
+
+        The kernel drops the lock of a process that dies, so it never has to be broken by hand.
+
+        Raises:
+            SetupBroken: another run kept the lock for LOCK_SECONDS, or the folder cannot be written.
+        """
+        path = self.path("locks", f"{name}.lock")
+        with disk_errors_as_sentence(self.folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._acquire(handle, path, name, log)
+            for leftover in self.path("tmp").glob(f"{name}@*"):
+                remove_tree(leftover)
+            yield
+        finally:
+            os.close(handle)
+
+    def _acquire(self, handle: int, path: Path, name: str, log: Log) -> None:
+        if _try_lock(handle):
+            return
+        log(f"Waiting for another run that is working on '{name}'.")
+        deadline = Deadline(LOCK_SECONDS)
+        deadline.wait_for(lambda: _try_lock(handle) or deadline.expired, f"The lock '{path}'", interval=0.1)
+        if deadline.expired:
+            raise SetupBroken(
+                f"Another run has been working on '{name}' for over {LOCK_SECONDS:.0f} s.",
+                Evidence(paths=(path,)),
+            )
+
+    @contextlib.contextmanager
+    def staging(self, name: str) -> Iterator[Path]:
+        """A new empty folder to work in, gone afterwards; hold the lock of the same name.
+
+        Publish a result by renaming it out of here: same file system, so all or nothing. An OSError in
+        the block becomes a sentence.
+        """
+        with disk_errors_as_sentence(self.folder):
+            self.path("tmp").mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=f"{name}@", dir=self.path("tmp")))
+            try:
+                yield folder
+            finally:
+                remove_tree(folder)
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a file or folder; leftovers that cannot be deleted are harmless, so no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def publish_folder(staged: Path, final: Path) -> None:
+    """Move a finished folder to its place; one that is there already is content-addressed and stays."""
+    with disk_errors_as_sentence(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if not final.is_dir():
+            staged.rename(final)
+
+
+def publish_file(final: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file so that readers see the old content or all of the new one, never a part."""
+    with disk_errors_as_sentence(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                os.fchmod(file.fileno(), mode)
+            Path(name).rename(final)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def to_json(value: Any) -> bytes:
+    """The one way manifests are written: sorted keys, two spaces, a final newline."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def read_json(path: Path) -> Any:
+    """Read a manifest; None where there is none.
+
+    Raises:
+        SetupBroken: the file is not JSON, which publishing never leaves behind.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise SetupBroken(f"The cache file '{path}' is damaged; delete it and run again.") from error

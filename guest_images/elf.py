@@ -1,0 +1,113 @@
+"""Reads from 64-bit little-endian ELF files what the image needs: NEEDED libraries and module info."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from harness.errors import SetupBroken
+
+# Names and layouts from the System V ABI, chapters 4 and 5 (elf.h).
+_SHT_DYNAMIC = 6
+_DT_NULL, _DT_NEEDED = 0, 1
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_DYNAMIC = struct.Struct("<qQ")
+
+
+class _Sections:
+    """The section table of an ELF image: (name, type, offset, size, link) by number."""
+
+    def __init__(self, image: bytes) -> None:
+        if image[:6] != b"\x7fELF\x02\x01":
+            raise ValueError("not a 64-bit little-endian ELF file")
+        self._image = image
+        try:
+            (table,) = struct.unpack_from("<Q", image, 0x28)
+            entry_bytes, count, names = struct.unpack_from("<HHH", image, 0x3A)
+            rows = [_SECTION.unpack_from(image, table + number * entry_bytes) for number in range(count)]
+            self._rows = [(row[0], row[1], row[4], row[5], row[6]) for row in rows]
+            self._names_offset = self._rows[names][2]
+        except (struct.error, IndexError) as error:
+            raise ValueError("a torn ELF file") from error
+
+    def find(self, *, name: bytes | None = None, kind: int | None = None) -> tuple[bytes, int] | None:
+        """Content of the first section of that name or type, and its linked section's number."""
+        for name_offset, row_kind, offset, size, linked in self._rows:
+            if row_kind == kind or (name and self._text(self._names_offset + name_offset) == name):
+                return self._image[offset : offset + size], linked
+        return None
+
+    def string(self, section: int, offset: int) -> str:
+        """The zero-terminated string at `offset` of the string table `section`."""
+        return self._text(self._rows[section][2] + offset).decode()
+
+    def _text(self, start: int) -> bytes:
+        return self._image[start : self._image.index(b"\0", start)]
+
+
+def needed_libraries(image: bytes) -> tuple[str, ...]:
+    """Names of the libraries that an executable or library is linked with, as the loader reads them.
+
+    Raises:
+        ValueError: not a 64-bit little-endian ELF file.
+    """
+    sections = _Sections(image)
+    dynamic = sections.find(kind=_SHT_DYNAMIC)
+    if dynamic is None:
+        return ()
+    content, strings = dynamic
+    names = []
+    for tag, value in _DYNAMIC.iter_unpack(content):
+        if tag == _DT_NULL:
+            break
+        if tag == _DT_NEEDED:
+            names.append(sections.string(strings, value))
+    return tuple(names)
+
+
+def module_info(image: bytes) -> dict[str, str]:
+    """The `key=value` pairs of a kernel module's `.modinfo` section; of repeated keys the last.
+
+    Raises:
+        ValueError: not a 64-bit little-endian ELF file, or not a kernel module.
+    """
+    found = _Sections(image).find(name=b".modinfo")
+    if found is None:
+        raise ValueError("not a kernel module")
+    pairs = (item.decode().partition("=") for item in found[0].split(b"\0") if item)
+    return {key: value for key, _, value in pairs}
+
+
+def library_closure(programs: Iterable[Path], folders: Iterable[Path]) -> dict[str, Path]:
+    """Every library that `programs` need, directly or through another, by the name they ask for.
+
+    Args:
+        programs: executables.
+        folders: where libraries are looked for, in that order.
+
+    Raises:
+        SetupBroken: a library is in none of the folders.
+    """
+    places = tuple(folders)
+    found: dict[str, Path] = {}
+    waiting = list(programs)
+    while waiting:
+        path = waiting.pop()
+        for name, library in _needed_files(path, places):
+            if name not in found:
+                found[name] = library
+                waiting.append(library)
+    return found
+
+
+def _needed_files(path: Path, folders: Iterable[Path]) -> Iterator[tuple[str, Path]]:
+    try:
+        names = needed_libraries(path.read_bytes())
+    except ValueError as error:
+        raise SetupBroken(f"The file '{path}' cannot be read as a program: {error}.") from error
+    for name in names:
+        library = next((folder / name for folder in folders if (folder / name).is_file()), None)
+        if library is None:
+            raise SetupBroken(f"The library '{name}' that '{path.name}' needs is not among the packages.")
+        yield name, library

@@ -1,0 +1,76 @@
+"""The guest's /init: from the kernel's hand-over to a guest that answers SSH."""
+
+from __future__ import annotations
+
+READY_LINE = "snapproof-guest: ready"
+"""Printed on the console once SSH answers."""
+
+MODULES_FOLDER = "lib/modules"
+"""Where the image keeps the modules, with a file `order` that lists them; emptied after loading."""
+
+HOST_KEY = "etc/dropbear/host_key"
+
+INIT = f"""\
+#!/bin/busybox sh
+# PID 1: sets the guest up, then hands over to busybox init, which reaps orphans and does poweroff.
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin
+/bin/busybox --install -s
+
+mount -t devtmpfs dev /dev
+# A waiting reader makes the kernel gather entropy now, while modules load; else dropbear's first
+# connection would wait 1.2 s for it, on a CPU without RDRAND and without a virtio-rng.
+head -c 1 /dev/random > /dev/null &
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /tmp
+
+while read -r module; do
+    insmod "/{MODULES_FOLDER}/$module" || echo "snapproof-guest: cannot load $module"
+done < /{MODULES_FOLDER}/order
+# The root file system is memory that the writer can use.
+rm -rf /{MODULES_FOLDER}
+
+set_sysctl() {{
+    [ ! -w "/proc/sys/vm/$1" ] || echo "$2" > "/proc/sys/vm/$1"
+}}
+# A page of the writer stays where the directory says it is.
+set_sysctl compact_unevictable_allowed 0
+set_sysctl compaction_proactiveness 0
+# The writer may map all of memory: it locks what it maps, so a shortage shows at once.
+set_sysctl overcommit_memory 1
+# Huge pages would hide single-page faults; and enabling them raises min_free_kbytes, so this comes first.
+[ ! -w /sys/kernel/mm/transparent_hugepage/enabled ] ||
+    echo never > /sys/kernel/mm/transparent_hugepage/enabled
+# Reserves and per-CPU free lists are memory that the writer cannot lock.
+set_sysctl watermark_boost_factor 0
+set_sysctl watermark_scale_factor 1
+set_sysctl min_free_kbytes 1024
+set_sysctl lowmem_reserve_ratio "99999 99999 99999 99999 99999"
+set_sysctl percpu_pagelist_high_fraction 10000
+set_sysctl admin_reserve_kbytes 0
+set_sysctl user_reserve_kbytes 0
+
+hostname guest
+ip link set lo up
+if [ -e /sys/class/net/eth0 ]; then
+    # QEMU's user-mode network hands out these; no DHCP saves a second.
+    ip addr add 10.0.2.15/24 dev eth0
+    ip link set eth0 up
+    ip route add default via 10.0.2.2
+else
+    echo "snapproof-guest: no network card"
+fi
+
+# dropbear goes into the background once it listens, so `ready` is true.
+dropbear -E -s -r /{HOST_KEY} -p 22 && echo "{READY_LINE}"
+exec /bin/busybox init
+"""
+
+INITTAB = """\
+::ctrlaltdel:/bin/busybox poweroff
+::shutdown:/bin/busybox sync
+"""

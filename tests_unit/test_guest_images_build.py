@@ -1,0 +1,231 @@
+"""QEMU's wrapper, the agent's compilation and the catalogue, with stand-ins for what is downloaded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from guest_images import agent_build, catalogue, image
+from guest_images.agent_build import Compiler, compile_agent, find_compiler, plan_agent
+from guest_images.cache import Cache, publish_file, to_json
+from guest_images.image import GuestImage, build_guest, built_guests
+from guest_images.packages import InputRecord, manifest_digest
+from guest_images.qemu import PROGRAM, provision_qemu, provisioned_qemus, wrapper
+from harness.errors import MachineryMissing, SetupBroken, UsageError
+from tests_unit.elf_files import kernel_module, shared_object
+
+LIBRARIES = "usr/lib/x86_64-linux-gnu"
+
+
+def quiet(line: str) -> None:
+    """A log that nobody reads."""
+
+
+def silent(line: str) -> None:
+    """A log that must stay empty: nothing was to be done."""
+    raise AssertionError(line)
+
+
+def plant_tree(cache: Cache, suite: str, name: str, packages: tuple[str, ...], record: InputRecord) -> Path:
+    """Put a tree into the cache as if it had been downloaded; returns its root."""
+    pointer = {"packages": packages, "manifest": [vars(record)]}
+    publish_file(cache.path("resolved", f"{suite}-{name}.json"), to_json(pointer))
+    root = cache.path("trees", f"{suite}-{name}-{manifest_digest([record])[:12]}", "root")
+    root.mkdir(parents=True)
+    return root
+
+
+def plant_qemu(root: Path) -> None:
+    """A stand-in for QEMU: its loader is a script that shows how it was called."""
+    (root / LIBRARIES).mkdir(parents=True)
+    (root / "usr/bin").mkdir()
+    (root / "usr/share/qemu").mkdir(parents=True)
+    (root / "usr/bin" / PROGRAM).write_text("")
+    loader = root / LIBRARIES / "ld-linux-x86-64.so.2"
+    loader.write_text('#!/bin/sh\necho "$$ $QEMU_MODULE_DIR"\nfor word; do echo "$word"; done\n')
+    loader.chmod(0o755)
+
+
+def test_wrapper_runs_qemu_with_its_own_files(tmp_path: Path) -> None:
+    """Own loader, libraries, modules and firmware; the user's words unchanged; the same pid."""
+    root = tmp_path / "moved here" / "root"
+    plant_qemu(root)
+    script = root.parent / PROGRAM
+    publish_file(script, wrapper(root).encode(), 0o755)
+    link = tmp_path / "link"
+    link.symlink_to(script)
+    process = subprocess.Popen([link, "-name", "two words"], cwd="/", stdout=subprocess.PIPE, text=True)
+    words = process.communicate(timeout=20)[0].splitlines()
+    assert words == [
+        f"{process.pid} {root}/{LIBRARIES}/qemu",
+        "--inhibit-cache",
+        "--library-path",
+        f"{root}/{LIBRARIES}",
+        f"{root}/usr/bin/{PROGRAM}",
+        "-L",
+        f"{root}/usr/share/qemu",
+        "-name",
+        "two words",
+    ]
+
+
+def test_wrapper_needs_a_qemu(tmp_path: Path) -> None:
+    """Packages that hold no QEMU are reported when provisioned, not when run."""
+    with pytest.raises(SetupBroken, match="not a QEMU"):
+        wrapper(tmp_path)
+
+
+def test_cached_qemu_needs_no_network(tmp_path: Path) -> None:
+    """What is in the cache is used without a look at the mirror, and is listed."""
+    cache = Cache(tmp_path)
+    spec = catalogue.qemu_spec("debian-13")
+    record = InputRecord(spec.packages[0], "1:10.0", "ab")
+    plant_qemu(plant_tree(cache, "debian-13", "qemu", spec.packages, record))
+    qemu = provision_qemu("debian-13", cache, silent)
+    assert (qemu.name, qemu.version, qemu.manifest) == ("debian-13", "1:10.0", (record,))
+    assert os.access(qemu.executable, os.X_OK)
+    listed = {spec.name: found for spec, found in provisioned_qemus(cache).items()}
+    assert listed["debian-13"] == qemu
+    assert listed["debian-12"] is None
+
+
+def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
+    """A misspelt name gets the names there are."""
+    with pytest.raises(UsageError, match="'debian-13-backports'"):
+        provision_qemu("debian-31", Cache(tmp_path), quiet)
+    with pytest.raises(UsageError, match="'default'"):
+        build_guest("debian", Cache(tmp_path), quiet)
+
+
+def test_catalogue_is_consistent() -> None:
+    """Names are unique, every entry has a reason, and every suite named exists."""
+    for entries in (catalogue.SUITES, catalogue.QEMUS, catalogue.GUESTS):
+        names = [entry.name for entry in entries]
+        assert len(set(names)) == len(names)
+        assert all(entry.reason for entry in entries)
+    for entry in (*catalogue.QEMUS, *catalogue.GUESTS):
+        assert catalogue.suite(entry.suite).codename
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A C program that stands in for the agent."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    (folder / "main.c").write_text('#include "code.h"\nint main(void) { return CODE; }\n')
+    (folder / "code.h").write_text("#define CODE 7\n")
+    return folder
+
+
+def needs_compiler() -> None:
+    """Skip where this machine has no C compiler."""
+    try:
+        find_compiler()
+    except MachineryMissing as error:
+        pytest.skip(error.sentence)
+
+
+def test_agent_is_compiled_once(tmp_path: Path, sources: Path) -> None:
+    """Equal sources are compiled once; a change, in a header too, compiles again."""
+    needs_compiler()
+    cache = Cache(tmp_path / "cache")
+    first = compile_agent(plan_agent(cache, sources), cache, quiet)
+    assert subprocess.run([first], check=False).returncode == 7
+    assert compile_agent(plan_agent(cache, sources), cache, silent) == first
+    (sources / "code.h").write_text("#define CODE 8\n")
+    assert (
+        subprocess.run([compile_agent(plan_agent(cache, sources), cache, quiet)], check=False).returncode == 8
+    )
+
+
+def test_compile_error_is_one_sentence(tmp_path: Path, sources: Path) -> None:
+    """The sentence holds the compiler's first error, the evidence its output; nothing is published."""
+    needs_compiler()
+    (sources / "main.c").write_text("int main(void) { return nonsense; }\n")
+    cache = Cache(tmp_path / "cache")
+    with pytest.raises(SetupBroken, match="nonsense") as caught:
+        compile_agent(plan_agent(cache, sources), cache, quiet)
+    assert "\n" not in caught.value.sentence
+    assert "nonsense" in caught.value.evidence.log_tail
+    assert not cache.path("agent").exists()
+
+
+def test_no_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without cc and without ziglang the sentence names both ways out."""
+    monkeypatch.setattr("shutil.which", {}.get)
+    monkeypatch.setattr("importlib.util.find_spec", {}.get)
+    with pytest.raises(MachineryMissing, match=r"'gcc'.*extra 'cc'"):
+        find_compiler()
+
+
+def test_no_sources_says_so(tmp_path: Path) -> None:
+    """An installation without the agent's sources is reported as such."""
+    with pytest.raises(SetupBroken, match="sources are not in"):
+        plan_agent(Cache(tmp_path), tmp_path / "absent")
+
+
+@pytest.fixture
+def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
+    """A cache with packages that make a guest, and a compiled agent."""
+    cache = Cache(tmp_path / "cache")
+    spec = catalogue.guest_spec("default")
+    kernel = plant_tree(cache, spec.suite, "kernel", (spec.kernel_package,), InputRecord("linux", "6", "k"))
+    drivers = kernel / "lib/modules/6-test/kernel"
+    drivers.mkdir(parents=True)
+    (kernel / "boot").mkdir()
+    (kernel / "boot/vmlinuz-6-test").write_bytes(b"bzImage")
+    for name in ("pci", "net", "blk", "rng", "balloon", "console"):
+        (drivers / f"virtio_{name}.ko").write_bytes(kernel_module(depends=""))
+    userland = plant_tree(
+        cache,
+        catalogue.USERLAND_SUITE,
+        "userland",
+        catalogue.USERLAND_PACKAGES,
+        InputRecord("busybox", "1", "u"),
+    )
+    (userland / "bin").mkdir()
+    (userland / "bin/busybox").write_bytes(b"busybox")
+    (userland / "bin/dropbear").write_bytes(shared_object())
+    monkeypatch.setattr(agent_build, "find_compiler", lambda: Compiler(("false",), "compiler 1"))
+    publish_file(plan_agent(cache).executable, b"agent", 0o755)
+    return cache
+
+
+def test_guest_is_built_once_and_repeats(filled: Cache) -> None:
+    """The second build finds the first; built anew from equal inputs it is byte-identical."""
+    assert built_guests(filled, silent)[catalogue.guest_spec("default")] is None
+    first = build_guest("default", filled, quiet)
+    assert build_guest("default", filled, silent) == first
+    assert built_guests(filled, silent)[catalogue.guest_spec("default")] == first
+    content = first.initrd.read_bytes()
+    for path in first.initrd.parent.iterdir():
+        path.unlink()
+    first.initrd.parent.rmdir()
+    assert build_guest("default", filled, quiet) == first
+    assert first.initrd.read_bytes() == content
+
+
+def test_guest_describes_itself(filled: Cache) -> None:
+    """A guest names its files, login, digest and every input, and writes them beside the image."""
+    guest = build_guest("default", filled, quiet)
+    assert isinstance(guest, GuestImage)
+    assert guest.kernel.read_bytes() == b"bzImage"
+    assert guest.ssh_host_key_line.startswith("ssh-ed25519 ")
+    assert len(guest.digest) == 64
+    names = [record.name for record in guest.manifest]
+    assert names == ["linux", "busybox", "agent source", "agent compiler", "guest keys", "image builder"]
+    assert (guest.initrd.parent / "manifest.json").is_file()
+
+
+def test_changed_input_gives_another_image(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New keys, or a change in the code that shapes the image, never find the old image."""
+    first = build_guest("default", filled, quiet)
+    first.ssh_private_key.unlink()
+    second = build_guest("default", filled, quiet)
+    assert second.digest != first.digest
+    assert second.initrd != first.initrd
+    monkeypatch.setattr(image, "_builder", lambda: InputRecord("image builder", "x", "y"))
+    assert build_guest("default", filled, quiet).initrd not in (first.initrd, second.initrd)
