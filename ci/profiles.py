@@ -47,37 +47,35 @@ PREMERGE = (
         "snapshot.live-2-vcpus",
         f"{_SNAPSHOT}.test_live",
         "two writers fault at once, in order, so that the save and both vCPUs meet on one page",
-        {"vcpus": 2, "pattern": "sequential", "ram_mib": 256},
+        {"vcpus": 2, "pattern": "sequential"},
     ),
     Entry(
         "snapshot.live-hot-set",
         f"{_SNAPSHOT}.test_live",
         "the same few pages are written over and over around T0",
-        {"pattern": "hot", "ram_mib": 256},
+        {"pattern": "hot"},
     ),
     Entry(
         "snapshot.live-zero",
         f"{_SNAPSHOT}.test_live",
         "pages turn from content to zero and back while zero pages take their own path in QEMU",
-        {"pattern": "zero", "ram_mib": 256},
+        {"pattern": "zero"},
     ),
     Entry(
         "snapshot.seeds-sparse",
         f"{_SNAPSHOT}.test_seeds",
         "pages that were never touched must be zero in the file (QEMU 6.0-rc lost them)",
-        {"pattern": "sparse", "ram_mib": 256},
+        {"pattern": "sparse"},
     ),
     Entry(
         "snapshot.seeds-file",
         f"{_SNAPSHOT}.test_seeds_file",
         "QEMU opens and writes the file itself instead of feeding a command",
-        {"ram_mib": 256},
     ),
     Entry(
         "planted.drop-protection",
         f"{_PLANTED}.test_drop_protection",
         "a green run means something only if a page from after T0 is seen",
-        {"ram_mib": 256},
     ),
 )
 

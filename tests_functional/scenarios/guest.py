@@ -14,6 +14,7 @@ from harness.machine import Machine
 from harness.machine_config import MIB, MachineConfig
 from harness.ssh import GuestShell, SshIdentity
 from tests_functional.scenarios.agent import AgentClient, AgentStatus, AgentWindow, WriterPlan
+from validators.agent_pages import PATTERNS, Schedule
 
 # DESIGN section 4: the agent covers at least 85 % of guest RAM.
 COVERAGE = 0.85
@@ -99,5 +100,6 @@ def start_writers(guest: Guest, plan: WriterPlan, deadline: Deadline) -> tuple[A
     status = guest.agent.status()
     window = AgentWindow(guest.machine, status.nonce)
     pages_each = status.data_pages // plan.threads
-    deadline.wait_for(lambda: min(window.steps()) >= pages_each, "The writers' first pass over all pages")
+    pass_steps = Schedule(PATTERNS.index(plan.pattern), pages_each, plan.seed, 0).first_pass_steps
+    deadline.wait_for(lambda: min(window.steps()) >= pass_steps, "The writers' first pass over all pages")
     return guest.agent.status(), window

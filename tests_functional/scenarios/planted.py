@@ -28,6 +28,7 @@ def planted_drop_protection(run: Run) -> Outcome:
     ]
     newer = [violation for violation in violations if "newer" in violation["sentence"]]
     if outcome.status is Status.FAIL and newer:
+        run.discard(run.folder)
         sentence = f"The planted fault was caught: {newer[0]['sentence']}"
         return replace(outcome, status=Status.PASS, sentence=sentence, checks=())
     sentence = (

@@ -1,0 +1,237 @@
+"""Contract: the golden and write-order oracles pass a right snapshot and name the place of every fault."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.errors import UsageError
+from harness.status import Status
+from tests_unit.synthetic_stream import NONCE, PAGE, Guest, Writer, write_golden
+from validators import agent_pages as ap
+from validators.judge import check_file
+from validators.verdict import CheckResult
+
+
+def _judge(tmp_path: Path, writer: Writer, name: str = "write-order") -> CheckResult:
+    path = tmp_path / "file"
+    path.write_bytes(writer.stream())
+    result = check_file(path).check(name)
+    assert result is not None
+    return result
+
+
+def _page(guest: Guest, thread: int, index: int, step: int, generation: int) -> ap.Words:
+    one = [np.array([value], np.uint64) for value in (index, generation, step)]
+    page: ap.Words = guest.schedule(thread).content(NONCE, *one)[0]
+    return page
+
+
+@pytest.mark.parametrize("pattern", range(5))
+@pytest.mark.parametrize("torn", [(0, 0), (1, 511), (300, 0)])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_right_snapshot_passes(tmp_path: Path, pattern: int, torn: tuple[int, int], mapped: bool) -> None:
+    """Every pattern passes, with and without a page caught in the middle of its write."""
+    writer = Writer(Guest(pattern=pattern, torn=torn, steps=(157, 77)), mapped=mapped)
+    result = _judge(tmp_path, writer)
+    assert result.status is Status.PASS, result.violations[:3]
+    assert result.facts["pages verified"] == 100
+    assert result.facts["steps of thread 1"] == 77
+    assert result.facts["realtime_ns at T0"] == 1_700_000_000_000_000_000
+
+
+def test_page_done_but_not_counted_passes(tmp_path: Path) -> None:
+    """At T0 a page may be complete while the thread's counter is not stored yet."""
+    guest = Guest()
+    index, generation = guest.schedule(0).locate(np.array([150], np.uint64))
+    guest.ram[guest.places[0, int(index[0])]] = _page(guest, 0, int(index[0]), 150, int(generation[0]))
+    assert _judge(tmp_path, Writer(guest)).status is Status.PASS
+
+
+def test_no_agent_is_skipped(tmp_path: Path) -> None:
+    """A guest without an agent has no write order to judge."""
+    result = _judge(tmp_path, Writer(Guest(agent=False)))
+    assert result.status is Status.SKIP
+    assert "no agent" in result.reason
+
+
+@pytest.mark.parametrize(("step", "generation", "word"), [(210, 4, "newer"), (30, 1, "older")])
+def test_page_from_another_time_is_named(tmp_path: Path, step: int, generation: int, word: str) -> None:
+    """A page from after or before T0 is reported with its place, thread and distance in steps."""
+    guest = Guest()
+    place = guest.places[0, 30]
+    guest.ram[place] = _page(guest, 0, 30, step, generation)
+    result = _judge(tmp_path, Writer(guest))
+    assert result.total == 1
+    found = result.violations[0]
+    assert (found.block, found.offset, found.gpa) == ("pc.ram", place * PAGE, place * PAGE)
+    assert (found.thread, found.index) == (0, 30)
+    assert f"{word} than T0 by" in found.sentence
+
+
+def test_step_after_next_is_not_excused(tmp_path: Path) -> None:
+    """Only the very next step may have begun at T0, not the one after it."""
+    guest = Guest()
+    index, generation = guest.schedule(0).locate(np.array([151], np.uint64))
+    guest.ram[guest.places[0, int(index[0])]] = _page(guest, 0, int(index[0]), 151, int(generation[0]))
+    result = _judge(tmp_path, Writer(guest))
+    assert result.total == 1
+    assert "newer than T0" in result.violations[0].sentence
+
+
+@pytest.mark.parametrize("word", [0, 1, 4, 5, 6, 300, 510, 511])
+@pytest.mark.parametrize("bit", [0, 63])
+def test_any_flipped_bit_is_found(tmp_path: Path, word: int, bit: int) -> None:
+    """No bit of an agent page is outside the check."""
+    guest = Guest()
+    place = guest.places[1, 20]
+    guest.ram[place, word] ^= np.uint64(1 << bit)
+    result = _judge(tmp_path, Writer(guest))
+    assert result.total == 1
+    assert result.violations[0].offset == place * PAGE
+    assert f"word {word} " in result.violations[0].sentence
+    assert result.violations[0].hexdump
+
+
+def test_swapped_pages_are_both_named(tmp_path: Path) -> None:
+    """Two pages in each other's place are two violations that say where the content belongs."""
+    guest = Guest()
+    places = [guest.places[0, 5], guest.places[1, 7]]
+    guest.ram[places] = guest.ram[places[::-1]]
+    result = _judge(tmp_path, Writer(guest))
+    assert {found.offset for found in result.violations} == {place * PAGE for place in places}
+    assert all("belongs elsewhere" in found.sentence for found in result.violations)
+
+
+def test_torn_page_must_be_the_next_one(tmp_path: Path) -> None:
+    """A mixture of new and old words is only right for the page that step S is writing."""
+    guest = Guest()
+    place = guest.places[0, 40]
+    guest.ram[place, :100] = _page(guest, 0, 40, 160, 3)[:100]
+    result = _judge(tmp_path, Writer(guest))
+    assert result.total == 1
+    assert "torn at word 100" in result.violations[0].sentence
+
+
+@pytest.mark.parametrize("change", [5, 50, 400])
+def test_thread_counter_that_disagrees_is_its_own_violation(tmp_path: Path, change: int) -> None:
+    """When most pages agree on another step count, the thread page is what is wrong."""
+    guest = Guest(counts=(60, 40), steps=(150, 77))
+    guest.ram[4, 4] += np.uint64(change)
+    result = _judge(tmp_path, Writer(guest))
+    assert result.status is Status.FAIL
+    if change >= 50:
+        assert result.total == 1
+        assert result.violations[0].offset == 4 * PAGE
+        assert result.facts["steps of thread 0"] == 150
+
+
+def test_page_missing_and_marked_zero(tmp_path: Path) -> None:
+    """A page of zeros where a written page should be is named as such."""
+    guest = Guest()
+    place = guest.places[0, 12]
+    guest.ram[place] = 0
+    result = _judge(tmp_path, Writer(guest))
+    assert result.violations[0].offset == place * PAGE
+    assert "is zero" in result.violations[0].sentence
+
+
+def test_lost_control_page_is_a_failure(tmp_path: Path) -> None:
+    """Agent pages without their control page are no guest without an agent."""
+    guest = Guest()
+    guest.ram[guest.control_page] = 0
+    assert _judge(tmp_path, Writer(guest)).status is Status.FAIL
+
+
+def test_corrupt_directory_is_one_violation(tmp_path: Path) -> None:
+    """Pages name themselves, so a broken directory does not take all its pages with it."""
+    guest = Guest()
+    guest.ram[10, 20] ^= np.uint64(4)
+    result = _judge(tmp_path, Writer(guest))
+    assert result.total == 1
+    assert result.violations[0].offset == 10 * PAGE
+
+
+@pytest.mark.parametrize("machine", ["pc-q35-10.0", "virt-10.0", "microvm"])
+def test_address_map_follows_machine_or_pages(tmp_path: Path, machine: str) -> None:
+    """A rule that the pages do not bear out gives way to what the pages say of themselves."""
+    result = _judge(tmp_path, Writer(Guest(machine=machine)))
+    assert result.status is Status.PASS
+    assert result.facts["address map"] == ("q35" if "q35" in machine else "self-identification")
+
+
+def test_hostile_control_page_is_bounded(tmp_path: Path) -> None:
+    """Absurd counts in agent pages are violations, not loops or allocations."""
+    for word, value in ((3, 99), (5, 1 << 40), (7, 1 << 50), (6, 0)):
+        guest = Guest()
+        guest.ram[guest.control_page, word] = value
+        assert _judge(tmp_path, Writer(guest)).status is Status.FAIL
+    guest = Guest()
+    guest.ram[4, 3] = (1 << 63) + 5
+    assert _judge(tmp_path, Writer(guest)).status is Status.FAIL
+
+
+@pytest.mark.parametrize("pattern", range(5))
+def test_state_agrees_with_writing_step_by_step(pattern: int) -> None:
+    """The state after S steps is what S single writes in order leave behind."""
+    schedule = ap.Schedule(pattern, 37, 99, 2)
+    generation, last = np.zeros(37, np.uint64), np.zeros(37, np.uint64)
+    for step in range(400):
+        expected = schedule.state(step)
+        assert np.array_equal(expected[0], generation), step
+        assert np.array_equal(expected[1], last), step
+        index, count = schedule.locate(np.array([step], np.uint64))
+        at = int(index[0])
+        if generation[at]:
+            again = schedule.next_write(np.array([at], np.uint64), last[at : at + 1])
+            assert int(again[0]) == step
+        generation[at], last[at] = count[0], step
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_golden_passes_and_names_first_byte(tmp_path: Path, mapped: bool) -> None:
+    """Equal RAM passes; one other byte is named with page and place, in both directions."""
+    writer = Writer(Guest(), mapped=mapped)
+    golden = write_golden(tmp_path / "golden", writer)
+    path = tmp_path / "file"
+    path.write_bytes(writer.stream())
+    right = check_file(path, golden=golden).check("golden")
+    assert right is not None
+    assert (right.status, right.facts["pages compared"]) == (Status.PASS, 258)
+    file = golden / "block-000.ram"
+    for page in (210, 100 if not writer.guest.ram[100].any() else 19):
+        data = bytearray(file.read_bytes())
+        data[page * PAGE + 0x123] ^= 0x10
+        file.write_bytes(data)
+        wrong = check_file(path, golden=golden).check("golden")
+        assert wrong is not None
+        places = [(found.block, found.offset) for found in wrong.violations]
+        assert ("pc.ram", page * PAGE) in places
+        assert any("+0x123" in found.sentence for found in wrong.violations)
+
+
+def test_golden_as_one_file_and_of_wrong_size(tmp_path: Path) -> None:
+    """A raw file stands for the largest RAMBlock; another size is a violation."""
+    writer = Writer(Guest())
+    path, raw = tmp_path / "file", tmp_path / "raw"
+    path.write_bytes(writer.stream())
+    raw.write_bytes(writer.guest.ram.tobytes())
+    assert check_file(path, golden=raw).check("golden").status is Status.PASS  # type: ignore[union-attr]
+    raw.write_bytes(writer.guest.ram.tobytes()[:-PAGE])
+    assert check_file(path, golden=raw).check("golden").status is Status.FAIL  # type: ignore[union-attr]
+
+
+def test_golden_that_cannot_be_used_is_a_usage_error(tmp_path: Path) -> None:
+    """A folder without a usable golden.json is the user's mistake; names in it lead nowhere else."""
+    path, folder = tmp_path / "file", tmp_path / "golden"
+    path.write_bytes(Writer(Guest()).stream())
+    folder.mkdir()
+    with pytest.raises(UsageError):
+        check_file(path, golden=folder)
+    entry = {"idstr": "pc.ram", "bytes": 1, "file": "../../../etc/passwd"}
+    (folder / "golden.json").write_text(json.dumps({"version": 1, "blocks": [entry]}))
+    with pytest.raises(UsageError, match="golden/passwd"):
+        check_file(path, golden=folder)

@@ -1,0 +1,179 @@
+"""Where each agent page should be: the directory pages, translated to RAMBlocks and offsets."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from validators import agent_pages as ap
+from validators.agent_scan import AgentScan, DataPages, SpecialPage
+from validators.memory_map import MemoryMap, Sighting, best_map
+from validators.pages import PageReader
+from validators.verdict import Tally, Violation
+
+_MAX_SIGHTINGS = 4096
+
+Numbers = npt.NDArray[np.int64]
+
+
+class Places:
+    """The places of all pages of the live agent.
+
+    Attributes:
+        memory: the address map.
+        thread_pages: thread page of each thread.
+        directory_counts: pages of each thread by its directories.
+        reported: indexes whose place is missing because of a violation that was reported already.
+    """
+
+    def __init__(
+        self, reader: PageReader, data: DataPages, memory: MemoryMap, thread_pages: dict[int, SpecialPage],
+        frames: dict[int, Numbers],
+    ) -> None:  # fmt: skip
+        self.memory = memory
+        self.thread_pages = thread_pages
+        self.directory_counts = {thread: len(numbers) for thread, numbers in frames.items()}
+        self.reported: set[int] = set()
+        self._reader = reader
+        self._data = data
+        self._frames = frames
+        self._base = np.cumsum([0, *(block.pages for block in reader.index.blocks)])
+        self._global = self._base[data.block] + data.page
+        self._order = np.argsort(self._global, kind="stable")
+        self._sorted = self._global[self._order]
+
+    def pages_of(self, thread: int, count: int) -> DataPages:
+        """What the scan found at the place of each index of a thread; arrays by index.
+
+        A place that holds no data page has a header of zeros and is not intact; block is -1 where no
+        directory names the place.
+        """
+        block, page = self._where(thread, count)
+        known = block >= 0
+        header = np.zeros((count, 6), np.uint64)
+        intact = np.zeros(count, np.bool_)
+        wanted = self._base[block[known]] + page[known]
+        at = np.minimum(np.searchsorted(self._sorted, wanted), max(0, len(self._sorted) - 1))
+        hit = self._sorted[at] == wanted if len(self._sorted) else np.zeros(len(wanted), np.bool_)
+        rows = np.flatnonzero(known)[hit]
+        source = self._order[at[hit]] if len(self._sorted) else at[hit]
+        header[rows] = self._data.header[source]
+        intact[rows] = self._data.intact[source]
+        return DataPages(block, page, header, intact)
+
+    def _where(self, thread: int, count: int) -> tuple[Numbers, Numbers]:
+        size = self._reader.index.page_size
+        block, page = np.full(count, -1, np.int64), np.zeros(count, np.int64)
+        frames = self._frames.get(thread, np.zeros(0, np.int64))[:count]
+        gpa = frames * size
+        for region in self.memory.regions:
+            inside = np.flatnonzero((frames > 0) & (gpa >= region.gpa) & (gpa < region.gpa + region.length))
+            block[inside] = region.block
+            page[inside] = (gpa[inside] - region.gpa + region.offset) // size
+        self._fill_unknown(thread, block, page)
+        return block, page
+
+    def _fill_unknown(self, thread: int, block: Numbers, page: Numbers) -> None:
+        """Where no directory names the place, take the page that names itself."""
+        unknown = block < 0
+        if not unknown.any():
+            return
+        mine = np.flatnonzero(self._data.intact & (self._data.header[:, 2] == np.uint64(thread)))
+        index = self._data.header[mine, 3]
+        fits = index < np.uint64(len(block))
+        mine, numbers = mine[fits], index[fits].astype(np.int64)
+        take = unknown[numbers]
+        block[numbers[take]] = self._data.block[mine[take]]
+        page[numbers[take]] = self._data.page[mine[take]]
+
+    def is_zero_page(self, found: DataPages) -> npt.NDArray[np.bool_]:
+        """Which of the places are zero pages in the stream."""
+        result = np.zeros(len(found.page), np.bool_)
+        for number, block in enumerate(self._reader.index.blocks):
+            mine = found.block == number
+            result[mine] = block.page_source[found.page[mine]] < 0
+        return result
+
+    def elsewhere(self, thread: int, index: int, block: int, page: int) -> str:
+        """A sentence on where else an intact copy of a page is, "" where there is none."""
+        same = (
+            self._data.intact
+            & (self._data.header[:, 2] == np.uint64(thread))
+            & (self._data.header[:, 3] == np.uint64(index))
+            & ~((self._data.block == block) & (self._data.page == page))
+        )
+        where = np.flatnonzero(same)
+        if not len(where):
+            return ""
+        info = self._reader.index.blocks[int(self._data.block[where[0]])]
+        offset = int(self._data.page[where[0]]) * info.page_size
+        return f" A copy of that page is at 0x{offset:x} of RAMBlock '{info.idstr}'."
+
+
+def find_places(reader: PageReader, scan: AgentScan, control: SpecialPage, tally: Tally) -> Places:
+    """Read the live agent's directories and find the address map that its pages bear out."""
+    nonce = control[1]
+    data = scan.data.select(scan.data.header[:, 1] == np.uint64(nonce))
+    threads: dict[int, SpecialPage] = {}
+    for page in scan.threads:
+        known = threads.get(page[2])
+        # The kernel may have moved a page and left the old copy behind: the live one is the later one.
+        if page[1] == nonce and page[2] < control[5] and (known is None or page[4] > known[4]):
+            threads[page[2]] = page
+    frames = _frames(reader, scan, control, threads, tally)
+    memory, disagreeing = best_map(reader.index, _sightings(reader, data, frames))
+    tally.facts["pages away from their directory place"] = disagreeing
+    return Places(reader, data, memory, threads, frames)
+
+
+def _frames(
+    reader: PageReader, scan: AgentScan, control: SpecialPage, threads: dict[int, SpecialPage], tally: Tally
+) -> dict[int, Numbers]:
+    """Guest page frame number of each page of each thread, 0 where unknown."""
+    total = sum(block.pages for block in reader.index.blocks)
+    frames: dict[int, Numbers] = {}
+    for page in scan.directories:
+        if page[1] != control[1]:
+            continue
+        thread, first, count = page[2], page[3], page[4]
+        whole = int(ap.checksum(page.words[None, :])[0]) == page[ap.CHECKSUM_WORD]
+        if not whole or thread >= control[5] or count > ap.DIRECTORY_CAPACITY or first + count > total:
+            _report_directory(reader, page, tally)
+            continue
+        size = max(first + count, threads[thread][3] if thread in threads else 0)
+        numbers = frames.setdefault(thread, np.zeros(min(size, total), np.int64))
+        if len(numbers) < first + count:
+            numbers = frames[thread] = np.pad(numbers, (0, first + count - len(numbers)))
+        start = ap.DIRECTORY_FIRST_WORD
+        listed = np.minimum(page.words[start : start + count], np.uint64(1 << 50)).astype(np.int64)
+        numbers[first : first + count] = listed
+    return frames
+
+
+def _report_directory(reader: PageReader, page: SpecialPage, tally: Tally) -> None:
+    block = reader.index.blocks[page.block]
+    tally.add(
+        Violation(
+            tally.name,
+            f"The directory page at 0x{page.page * block.page_size:x} of '{block.idstr}' is corrupt.",
+            block.idstr,
+            page.page * block.page_size,
+            file_offset=abs(int(block.page_source[page.page])),
+            thread=page[2],
+        )
+    )
+
+
+def _sightings(reader: PageReader, data: DataPages, frames: dict[int, Numbers]) -> list[Sighting]:
+    """A sample of intact pages with the address that their directory gives."""
+    size = reader.index.page_size
+    intact = np.flatnonzero(data.intact)
+    step = max(1, len(intact) // _MAX_SIGHTINGS)
+    result = []
+    for number in intact[::step]:
+        numbers = frames.get(int(data.header[number, 2]))
+        index = int(data.header[number, 3])
+        if numbers is not None and index < len(numbers) and numbers[index] > 0:
+            place = int(data.page[number]) * size
+            result.append(Sighting(int(numbers[index]) * size, int(data.block[number]), place))
+    return result

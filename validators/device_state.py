@@ -1,0 +1,230 @@
+"""Device state: judged against the vmdesc, and decoded into named fields.
+
+The layout of fields is that of QEMU 10.0 migration/vmstate.c, vmstate_save_state_v().
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from validators.stream import format as fmt
+from validators.stream.cursor import readable
+from validators.stream.format import StreamError
+from validators.stream.index import Section, SnapshotIndex
+from validators.stream.source import Source
+from validators.stream.vmdesc import described_length, field_length
+from validators.verdict import CheckResult, Tally, Violation
+
+Value = Any  # a JSON value: dict, list, int, bool or str
+
+_DEPTH = 32
+_MAX_ELEMENTS = 1 << 20
+
+
+def judge_devices(index: SnapshotIndex) -> CheckResult:
+    """Whether the vmdesc names the device sections that are there, with their sizes, in their order."""
+    tally = Tally("vmdesc", "The vmdesc names exactly the device sections there are, with their sizes.")
+    for anomaly in (*index.anomalies, *([index.damage] if index.damage else [])):
+        if anomaly.check == tally.name:
+            tally.add(Violation(tally.name, anomaly.sentence, file_offset=anomaly.offset))
+    if index.damage is not None:
+        return tally.skip("The reading stopped before the vmdesc.")
+    if index.vmdesc is None:
+        tally.add(Violation(tally.name, "No vmdesc follows the end marker.", file_offset=index.end))
+        return tally.result()
+    if index.vmdesc.problem:
+        tally.add(
+            Violation(tally.name, f"The vmdesc cannot be used: {index.vmdesc.problem}.",
+                      file_offset=index.vmdesc.offset)
+        )  # fmt: skip
+        return tally.result()
+    _compare_devices(index, tally)
+    tally.facts["devices"] = len(index.devices)
+    return tally.result()
+
+
+def _compare_devices(index: SnapshotIndex, tally: Tally) -> None:
+    assert index.vmdesc is not None
+    described = index.vmdesc.content["devices"]
+    by_key = {device_key(device): device for device in described}
+    present = {(section.idstr, section.instance) for section in index.devices}
+    for key in by_key:
+        if key not in present:
+            tally.add(
+                Violation(tally.name, f"Device '{key[0]}' ({key[1]}) is described, but not there.",
+                          file_offset=index.vmdesc.offset)
+            )  # fmt: skip
+    for section in index.devices:
+        device = by_key.get((section.idstr, section.instance))
+        if device is None:
+            tally.add(
+                Violation(tally.name, f"Device '{section.idstr}' ({section.instance}) is not described.",
+                          file_offset=section.offset)
+            )  # fmt: skip
+        else:
+            _compare_device(section, device, tally)
+    if not tally.total:
+        _compare_order([device_key(device) for device in described], index.devices, tally)
+
+
+def _compare_order(described: list[tuple[str, int]], sections: Sequence[Section], tally: Tally) -> None:
+    for key, section in zip(described, sections, strict=False):
+        if key != (section.idstr, section.instance):
+            tally.add(
+                Violation(
+                    tally.name,
+                    f"Device '{section.idstr}' ({section.instance}) stands where '{key[0]}' ({key[1]}) "
+                    "is described.",
+                    file_offset=section.offset,
+                )
+            )
+            return
+    if len(described) != len(sections):
+        tally.add(
+            Violation(tally.name, f"{len(described)} devices are described, {len(sections)} are there.")
+        )
+
+
+def _compare_device(section: Section, device: Mapping[str, Any], tally: Tally) -> None:
+    length = described_length(device)
+    actual = section.data_end - section.data_offset
+    if length != actual:
+        tally.add(
+            Violation(
+                tally.name,
+                f"Device '{section.idstr}' ({section.instance}) has {actual} bytes of state, "
+                f"but {'a malformed description' if length is None else f'{length} bytes are described'}.",
+                file_offset=section.data_offset,
+            )
+        )
+    version = device.get("version", section.version)
+    if version != section.version:
+        tally.add(
+            Violation(
+                tally.name,
+                f"Device '{section.idstr}' ({section.instance}) has version {section.version}, "
+                f"but version {version} is described.",
+                file_offset=section.offset,
+            )
+        )
+
+
+def device_key(device: Mapping[str, Any]) -> tuple[str, int]:
+    """Name (safe to print) and instance of a described device."""
+    return readable(device["name"].encode(errors="replace")), device["instance_id"]
+
+
+def decode_devices(source: Source, index: SnapshotIndex) -> dict[str, Value]:
+    """Decode the state of every device.
+
+    Returns:
+        For "name (instance)" the fields by name: int, bool, hex text, list for arrays, dict for structs
+        and subsections; {"raw": hex} where there is no description; {"error": sentence, "raw": hex}
+        where the bytes do not fit it.
+    """
+    described = index.vmdesc.content["devices"] if index.vmdesc and index.vmdesc.content else []
+    by_key = {device_key(device): device for device in described}
+    result = {}
+    for section in index.devices:
+        length = min(section.data_end - section.data_offset, fmt.MAX_DEVICE_BYTES)
+        raw = source.window(section.data_offset, length).tobytes()
+        result[f"{section.idstr} ({section.instance})"] = _decode_one(
+            raw, section.data_offset, by_key.get((section.idstr, section.instance))
+        )
+    return result
+
+
+def _decode_one(raw: bytes, offset: int, device: Mapping[str, Any] | None) -> Value:
+    if device is None:
+        return {"raw": raw.hex()}
+    decoder = _Decoder(raw, offset)
+    try:
+        return decoder.struct(device, _DEPTH)
+    except StreamError as error:
+        return {"error": error.sentence, "raw": raw.hex()}
+
+
+class _Decoder:
+    """Walks through the bytes of one device."""
+
+    def __init__(self, raw: bytes, offset: int) -> None:
+        self._raw = raw
+        self._offset = offset
+        self._at = 0
+        self._elements = 0
+
+    def _error(self, sentence: str) -> StreamError:
+        return StreamError("vmdesc", sentence, self._offset + self._at)
+
+    def _take(self, count: int) -> bytes:
+        if self._at + count > len(self._raw):
+            raise self._error("The description goes beyond the end of the section.")
+        self._at += count
+        return self._raw[self._at - count : self._at]
+
+    def struct(self, description: Mapping[str, Any], depth: int) -> dict[str, Value]:
+        """Decode the fields and subsections of one struct."""
+        fields, subsections = description.get("fields"), description.get("subsections", [])
+        if depth == 0 or not isinstance(fields, list) or not isinstance(subsections, list):
+            raise self._error("The description has no list of fields.")
+        result: dict[str, Value] = {}
+        for entry in fields:
+            self._field(entry, depth, result)
+        for entry in subsections:
+            self._subsection(entry, depth, result)
+        return result
+
+    def _field(self, entry: Any, depth: int, result: dict[str, Value]) -> None:
+        length = field_length(entry)
+        if length is None or not isinstance(entry.get("name"), str):
+            raise self._error("The description of a field has no name or size.")
+        count, size = entry.get("array_len", 1), entry["size"]
+        self._elements += count
+        if self._elements > _MAX_ELEMENTS or length > len(self._raw) - self._at:
+            raise self._error("The description goes beyond the end of the section.")
+        values = [self._value(entry, size, depth) for _ in range(count)]
+        _store(result, entry, values)
+
+    def _value(self, entry: Mapping[str, Any], size: int, depth: int) -> Value:
+        if isinstance(entry.get("struct"), dict):
+            before = self._at
+            value = self.struct(entry["struct"], depth - 1)
+            if self._at - before != size:
+                raise self._error("A struct has another size than its description says.")
+            return value
+        raw = self._take(size)
+        kind = entry.get("type")
+        if kind == "bool":
+            return any(raw)
+        if isinstance(kind, str) and kind.startswith("uint") and size <= 8:
+            return int.from_bytes(raw, "little" if kind.endswith(" le") else "big")
+        if isinstance(kind, str) and kind.startswith("int") and size <= 8:
+            return int.from_bytes(raw, "little" if kind.endswith(" le") else "big", signed=True)
+        return raw.hex()
+
+    def _subsection(self, entry: Any, depth: int, result: dict[str, Value]) -> None:
+        if not isinstance(entry, dict) or not isinstance(entry.get("vmsd_name"), str):
+            raise self._error("The description of a subsection has no name.")
+        head = self._take(2)
+        name = self._take(head[1])
+        self._take(4)
+        if head[0] != fmt.SUBSECTION or name != entry["vmsd_name"].encode(errors="replace"):
+            raise self._error(
+                f"Subsection '{readable(entry['vmsd_name'].encode())}' is not where it should be."
+            )
+        result[readable(name)] = self.struct(entry, depth - 1)
+
+
+def _store(result: dict[str, Value], entry: Mapping[str, Any], values: list[Value]) -> None:
+    """Put values under the field's name; several fields of one name make one list (QEMU splits arrays)."""
+    name = readable(entry["name"].encode(errors="replace"))
+    is_array = "array_len" in entry or "index" in entry
+    if name in result and isinstance(result[name], list):
+        result[name].extend(values)
+    elif name in result:
+        result[name] = [result[name], *values]
+    elif is_array:
+        result[name] = values
+    elif values:
+        result[name] = values[0]

@@ -1,0 +1,201 @@
+"""Planted faults in the content of pages: bits, pages from another time, pages in another's place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from validators import agent_pages as ap
+from validators.faults.catalogue import Catalogue
+from validators.faults.subject import Damage, Edit, Subject, Words
+
+CONTENT = Catalogue()
+
+
+def _one(value: int) -> Words:
+    return np.array([value], np.uint64)
+
+
+def _agent_page(subject: Subject, min_step: int = 0) -> int | None:
+    """Row of an agent page by chance, its last write not before `min_step`."""
+    rows = np.flatnonzero(subject.agent_pages.header[:, 5] >= np.uint64(min_step))
+    return int(rows[subject.pick(len(rows))]) if len(rows) else None
+
+
+def _source(subject: Subject, row: int) -> int:
+    pages = subject.agent_pages
+    return int(subject.index.blocks[int(pages.block[row])].page_source[int(pages.page[row])])
+
+
+def _replace(subject: Subject, row: int, data: bytes) -> Damage:
+    pages = subject.agent_pages
+    place = subject.page_place(int(pages.block[row]), int(pages.page[row]))
+    return Damage((Edit(_source(subject, row), len(data), data),), place)
+
+
+def _rewritten(subject: Subject, row: int, later: bool) -> bytes | None:
+    """The page as the next or the previous write of it made it; None where there was none."""
+    header = [int(word) for word in subject.agent_pages.header[row]]
+    schedule = subject.schedule(header[2])
+    if later:
+        step = int(schedule.next_write(_one(header[3]), _one(header[5]))[0])
+        generation = header[4] + 1
+    else:
+        if header[4] <= 1:
+            return None
+        step = _previous_step(schedule, header)
+        generation = header[4] - 1
+    return schedule.content(header[1], _one(header[3]), _one(generation), _one(step)).tobytes()
+
+
+def _previous_step(schedule: ap.Schedule, header: list[int]) -> int:
+    """The step of the write before the last one of a page."""
+    generation, step = schedule.state(header[5])
+    assert int(generation[header[3]]) == header[4] - 1
+    return int(step[header[3]])
+
+
+@CONTENT.fault("One bit of an agent page is flipped.")
+def _bit_flip(subject: Subject) -> Damage | None:
+    row = _agent_page(subject)
+    if row is None:
+        return None
+    start = _source(subject, row)
+    data = bytearray(subject.bytes_at(start, start + ap.PAGE_BYTES))
+    data[subject.pick(len(data))] ^= 1 << subject.pick(8)
+    return _replace(subject, row, bytes(data))
+
+
+@CONTENT.fault("One bit of a page that is not the agent's is flipped.", needs_golden=True)
+def _bit_flip_elsewhere(subject: Subject) -> Damage | None:
+    number, block = subject.main_block()
+    pages = np.flatnonzero(block.page_source > 0)
+    agents = subject.scan.data.page[subject.scan.data.block == number]
+    special = [
+        page.page for page in (*subject.scan.controls, *subject.scan.threads, *subject.scan.directories)
+    ]
+    pages = np.setdiff1d(pages, np.concatenate([agents, np.array(special, np.int64)]))
+    if not len(pages):
+        return None
+    page = int(pages[subject.pick(len(pages))])
+    at = int(block.page_source[page]) + subject.pick(block.page_size)
+    flipped = bytes([subject.bytes_at(at, at + 1)[0] ^ 1 << subject.pick(8)])
+    return Damage((Edit(at, 1, flipped),), subject.page_place(number, page))
+
+
+@CONTENT.fault("A page's data is all zeros.")
+def _page_blanked(subject: Subject) -> Damage | None:
+    row = _agent_page(subject)
+    return None if row is None else _replace(subject, row, bytes(ap.PAGE_BYTES))
+
+
+@CONTENT.fault("A page has the content of its next write: the guest after T0.")
+def _page_from_later(subject: Subject) -> Damage | None:
+    row = _agent_page(subject)
+    data = None if row is None else _rewritten(subject, row, True)
+    return None if row is None or data is None else _replace(subject, row, data)
+
+
+@CONTENT.fault("A page has the content of its previous write: the guest before T0.")
+def _page_from_earlier(subject: Subject) -> Damage | None:
+    for _ in range(64):
+        row = _agent_page(subject)
+        data = None if row is None else _rewritten(subject, row, False)
+        if row is not None and data is not None:
+            return _replace(subject, row, data)
+    return None
+
+
+@CONTENT.fault("A page is half its next write, half right, though nothing was being written to it.")
+def _page_torn(subject: Subject) -> Damage | None:
+    row = _agent_page(subject)
+    data = None if row is None else _rewritten(subject, row, True)
+    if row is None or data is None:
+        return None
+    cut = 8 * (16 + subject.pick(480))
+    start = _source(subject, row)
+    return _replace(subject, row, data[:cut] + subject.bytes_at(start + cut, start + ap.PAGE_BYTES))
+
+
+@CONTENT.fault("Two pages have each other's content.")
+def _pages_swapped(subject: Subject) -> Damage | None:
+    first, second = _agent_page(subject), _agent_page(subject)
+    if first is None or second is None or first == second:
+        return None
+    starts = sorted((_source(subject, row), row) for row in (first, second))
+    data = [subject.bytes_at(start, start + ap.PAGE_BYTES) for start, _ in starts]
+    edits = (Edit(starts[0][0], len(data[1]), data[1]), Edit(starts[1][0], len(data[0]), data[0]))
+    pages = subject.agent_pages
+    return Damage(edits, subject.page_place(int(pages.block[first]), int(pages.page[first])))
+
+
+@CONTENT.fault("A page has the content of another page.")
+def _page_copied_over(subject: Subject) -> Damage | None:
+    first, second = _agent_page(subject), _agent_page(subject)
+    if first is None or second is None or first == second:
+        return None
+    start = _source(subject, second)
+    return _replace(subject, first, subject.bytes_at(start, start + ap.PAGE_BYTES))
+
+
+@CONTENT.fault("The second half of a page is that of another page.")
+def _page_halved(subject: Subject) -> Damage | None:
+    first, second = _agent_page(subject), _agent_page(subject)
+    if first is None or second is None or first == second:
+        return None
+    at, other, half = _source(subject, first), _source(subject, second), ap.PAGE_BYTES // 2
+    data = subject.bytes_at(at, at + half) + subject.bytes_at(other + half, other + 2 * half)
+    return _replace(subject, first, data)
+
+
+@CONTENT.fault("A page's content is shifted by eight bytes.")
+def _page_shifted(subject: Subject) -> Damage | None:
+    row = _agent_page(subject)
+    if row is None:
+        return None
+    start = _source(subject, row)
+    data = subject.bytes_at(start, start + ap.PAGE_BYTES)
+    return _replace(subject, row, data[8:] + data[:8])
+
+
+def _counter(subject: Subject, change: int) -> Damage | None:
+    if not subject.thread_pages:
+        return None
+    page = subject.thread_pages[subject.pick(len(subject.thread_pages))]
+    if page[4] + change < 0:
+        return None
+    source = int(subject.index.blocks[page.block].page_source[page.page])
+    data = (page[4] + change).to_bytes(8, "little")
+    return Damage((Edit(source + 32, 8, data),), subject.page_place(page.block, page.page))
+
+
+@CONTENT.fault("The thread page is from after T0: its counter is ahead of all pages.")
+def _counter_ahead(subject: Subject) -> Damage | None:
+    count = subject.thread_pages[0][3] if subject.thread_pages else 0
+    return _counter(subject, 3 * count + subject.pick(1000))
+
+
+@CONTENT.fault("The thread page is from before T0: its counter is behind all pages.")
+def _counter_behind(subject: Subject) -> Damage | None:
+    lowest = min((page[4] for page in subject.thread_pages), default=0)
+    return _counter(subject, -(lowest // 2 + 1)) if lowest > 10 else None
+
+
+@CONTENT.fault("The agent's control page is zero.")
+def _control_lost(subject: Subject) -> Damage | None:
+    page = subject.control
+    if page is None:
+        return None
+    source = int(subject.index.blocks[page.block].page_source[page.page])
+    edit = Edit(source, ap.PAGE_BYTES, bytes(ap.PAGE_BYTES))
+    return Damage((edit,), subject.page_place(page.block, page.page))
+
+
+@CONTENT.fault("One bit of a directory page is flipped.")
+def _directory_corrupt(subject: Subject) -> Damage | None:
+    mine = [page for page in subject.scan.directories if page[1] == subject.nonce and page[4]]
+    if not mine:
+        return None
+    page = mine[subject.pick(len(mine))]
+    at = int(subject.index.blocks[page.block].page_source[page.page]) + 64 + subject.pick(page[4] * 8)
+    flipped = bytes([subject.bytes_at(at, at + 1)[0] ^ 1 << subject.pick(8)])
+    return Damage((Edit(at, 1, flipped),), subject.page_place(page.block, page.page))

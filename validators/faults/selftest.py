@@ -1,0 +1,129 @@
+"""Plants every fault of the catalogue in a file and shows which check catches it, and where."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import SnapproofError, UsageError
+from harness.status import Status
+from validators.faults.catalogue import Fault
+from validators.faults.content import CONTENT
+from validators.faults.cuts import CUTS
+from validators.faults.layout import LAYOUT
+from validators.faults.mapped import MAPPED
+from validators.faults.record import RECORDS
+from validators.faults.subject import Damage, Place, open_subject, write_damaged
+from validators.judge import check_file
+from validators.verdict import Verdict, Violation
+
+CATALOGUE: tuple[Fault, ...] = (
+    *CONTENT.faults,
+    *RECORDS.faults,
+    *CUTS.faults,
+    *LAYOUT.faults,
+    *MAPPED.faults,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one planted fault.
+
+    Attributes:
+        fault: the fault's name.
+        layout: "stream" or "mapped-ram".
+        caught_by: names of the checks that failed, worst first; empty where none did.
+        placed: whether a violation names the place of the damage.
+        place: where the damage was, in words.
+        blind: why no offline check can see it, "" where one can.
+        outcome: "caught", "missed", "needs restore" (blind), "needs golden image" or "not applicable".
+    """
+
+    fault: str
+    layout: str
+    caught_by: tuple[str, ...]
+    placed: bool
+    place: str
+    blind: str
+    outcome: str
+
+
+def run_selftest(
+    file: Path, golden: Path | None = None, *, seed: int = 1, faults: Sequence[Fault] = CATALOGUE,
+    folder: Path | None = None, progress: Callable[[Row], None] | None = None,
+) -> list[Row]:  # fmt: skip
+    """Plant each fault in a copy of `file` and judge the copy.
+
+    Args:
+        file: an undamaged vmstate file.
+        golden: golden image of it.
+        seed: makes the faults; the same seed gives the same faults.
+        faults: which ones.
+        folder: where the damaged copy is kept meanwhile; needs the size of the file.
+        progress: called with each row.
+
+    Raises:
+        UsageError: the undamaged file does not pass, so that nothing could be shown with it.
+    """
+    before = check_file(file, golden=golden)
+    if before.status not in (Status.PASS, Status.SKIP):
+        raise UsageError(f"The file {file} does not pass undamaged, so it cannot serve for a self-test.")
+    rows = []
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        copy = Path(name) / "damaged"
+        for number, fault in enumerate(faults):
+            row = _run(file, golden, fault, seed + number, copy)
+            rows.append(row)
+            if progress:
+                progress(row)
+    return rows
+
+
+def _run(file: Path, golden: Path | None, fault: Fault, seed: int, copy: Path) -> Row:
+    with open_subject(file, seed) as subject:
+        layout = subject.index.layout
+        damage = fault.plant(subject)
+    if damage is None:
+        return Row(fault.name, layout, (), False, "", fault.blind, "not applicable")
+    write_damaged(file, damage, copy)
+    try:
+        verdict = check_file(copy, golden=golden)
+    except SnapproofError as error:
+        return Row(fault.name, layout, (error.sentence,), False, damage.place.words, fault.blind, "caught")
+    return _row(fault, layout, damage, verdict, golden is not None)
+
+
+def _row(fault: Fault, layout: str, damage: Damage, verdict: Verdict, has_golden: bool) -> Row:
+    caught = tuple(check.name for check in verdict.checks if check.status is Status.FAIL)
+    placed = any(names_place(violation, damage.place) for violation in verdict.violations)
+    if caught:
+        outcome = "caught"
+    elif fault.blind:
+        outcome = "needs restore"
+    elif fault.needs_golden and not has_golden:
+        outcome = "needs golden image"
+    else:
+        outcome = "missed"
+    return Row(fault.name, layout, caught, placed, damage.place.words, fault.blind, outcome)
+
+
+def names_place(violation: Violation, place: Place) -> bool:
+    """Whether a violation lies where the damage is."""
+    if place.offsets:
+        if violation.block == place.block and violation.offset in place.offsets:
+            return True
+    elif place.block and (violation.block == place.block or f"'{place.block}'" in violation.sentence):
+        return True
+    return violation.file_offset is not None and place.start <= violation.file_offset <= place.end
+
+
+def apply_fault(file: Path, fault: Fault, target: Path, seed: int = 1) -> Place | None:
+    """Write a damaged copy of a file; returns the place of the damage, None where it is not applicable."""
+    with open_subject(file, seed) as subject:
+        damage = fault.plant(subject)
+    if damage is not None:
+        write_damaged(file, damage, target)
+    return damage.place if damage else None

@@ -1,0 +1,216 @@
+"""What a planted fault works on: an undamaged vmstate file, its index, and the agent's pages in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from validators import agent_pages as ap
+from validators.agent_scan import AgentScan, DataPages, SpecialPage, scan_agent
+from validators.pages import PageReader
+from validators.stream import format as fmt
+from validators.stream.index import Block, Section, SnapshotIndex
+from validators.stream.reader import read_index
+from validators.stream.source import FileSource, open_source
+
+Words = npt.NDArray[np.uint64]
+_COPY_PIECE = 1 << 20
+_HOLE_STEP = 512
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replace `length` bytes at `offset` of the file by `data` (which may be shorter or longer)."""
+
+    offset: int
+    length: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a fault was planted; a violation that lies in it names the place correctly.
+
+    Attributes:
+        words: the place for a person.
+        start: first file offset of the damaged record, section or header.
+        end: file offset behind it.
+        block: RAMBlock of the damaged pages, "" where it is no page.
+        offsets: byte offsets of the damaged pages inside that RAMBlock.
+    """
+
+    words: str
+    start: int = -1
+    end: int = -1
+    block: str = ""
+    offsets: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One planted fault: what to change, and where it is.
+
+    Attributes:
+        edits: changes in ascending, non-overlapping order.
+        place: where the damage is.
+    """
+
+    edits: tuple[Edit, ...]
+    place: Place
+
+
+@dataclass(frozen=True)
+class Record:
+    """One page record of a plain stream; file offsets in bytes.
+
+    Attributes:
+        block: position of the RAMBlock.
+        page: page number.
+        start: offset of its header word.
+        end: offset behind its data or fill byte.
+    """
+
+    block: int
+    page: int
+    start: int
+    end: int
+
+
+class Subject:
+    """An undamaged file that faults are planted in.
+
+    Attributes:
+        source: the file.
+        index: its index.
+        reader: its pages.
+        random: the only source of chance, so that a seed repeats a fault.
+    """
+
+    def __init__(self, source: FileSource, index: SnapshotIndex, random: np.random.Generator) -> None:
+        self.source = source
+        self.index = index
+        self.reader = PageReader(source, index)
+        self.random = random
+
+    @cached_property
+    def scan(self) -> AgentScan:
+        """All agent pages."""
+        return scan_agent(self.reader)
+
+    @cached_property
+    def control(self) -> SpecialPage | None:
+        """The live agent's control page."""
+        return max(self.scan.controls, key=lambda page: page[9], default=None)
+
+    @cached_property
+    def agent_pages(self) -> DataPages:
+        """Intact data pages of the live agent that are not being written at T0."""
+        data = self.scan.data
+        mask = data.intact & (data.header[:, 1] == np.uint64(self.nonce))
+        for thread in self.thread_pages:
+            writing, _ = self.schedule(thread[2]).locate(np.array([thread[4]], np.uint64))
+            mask &= ~((data.header[:, 2] == np.uint64(thread[2])) & (data.header[:, 3] == writing[0]))
+        return data.select(mask)
+
+    @property
+    def nonce(self) -> int:
+        """The live agent's nonce."""
+        return self.control[1] if self.control else 0
+
+    @cached_property
+    def thread_pages(self) -> tuple[SpecialPage, ...]:
+        """Thread pages of the live agent."""
+        return tuple(page for page in self.scan.threads if page[1] == self.nonce)
+
+    def schedule(self, thread: int) -> ap.Schedule:
+        """Write order of an agent thread."""
+        assert self.control is not None
+        count = next(page[3] for page in self.thread_pages if page[2] == thread)
+        return ap.Schedule(self.control[3], count, self.control[4], thread)
+
+    def pick(self, count: int) -> int:
+        """A number below `count` by chance."""
+        return int(self.random.integers(count))
+
+    def bytes_at(self, start: int, end: int) -> bytes:
+        """Bytes of the file."""
+        return self.source.window(start, end - start).tobytes()
+
+    @property
+    def plain(self) -> bool:
+        """Whether pages follow one another as records."""
+        return not self.index.mapped
+
+    def main_block(self) -> tuple[int, Block]:
+        """The largest RAMBlock and its position."""
+        return max(enumerate(self.index.blocks), key=lambda item: item[1].used_length)
+
+    def record(self, data: bool) -> Record | None:
+        """A page record by chance (a data page or a zero page) whose header goes on with its block."""
+        if not self.plain:
+            return None
+        number, block = self.main_block()
+        source = block.page_source
+        pages = np.flatnonzero(source > 0 if data else source < 0)
+        kind = fmt.FLAG_PAGE if data else fmt.FLAG_ZERO
+        for page in self.random.permutation(pages)[:64]:
+            start = int(source[page]) - 8 if data else -int(source[page])
+            word = int(page) * block.page_size | kind | fmt.FLAG_CONTINUE
+            if self.bytes_at(start, start + 8) == word.to_bytes(8, "big"):
+                size = block.page_size if data else 1
+                return Record(number, int(page), start, start + 8 + size)
+        return None
+
+    def page_place(self, block: int, *pages: int) -> Place:
+        """The place of pages of a RAMBlock."""
+        info = self.index.blocks[block]
+        offsets = tuple(page * info.page_size for page in pages)
+        words = f"page 0x{offsets[0]:x} of {info.idstr}"
+        return Place(words, block=info.idstr, offsets=offsets)
+
+    def section_place(self, section: Section) -> Place:
+        """The place of a whole section with its footer."""
+        name = f"section {section.idstr} ({section.instance})"
+        return Place(name, section.offset, section.data_end + (5 if self.index.footers else 0))
+
+    def section_end(self, section: Section) -> int:
+        """File offset behind a section and its footer."""
+        return section.data_end + (5 if self.index.footers else 0)
+
+    def device(self) -> Section:
+        """A device section by chance, but neither the first nor the last."""
+        devices = self.index.devices
+        return devices[1 + self.pick(max(1, len(devices) - 2))]
+
+
+@contextmanager
+def open_subject(path: Path, seed: int) -> Iterator[Subject]:
+    """Open an undamaged vmstate file; raises UsageError where it is none."""
+    with open_source(path) as source:
+        yield Subject(source, read_index(source), np.random.default_rng(seed))
+
+
+def write_damaged(source: Path, damage: Damage, target: Path) -> None:
+    """Write a copy of `source` with the edits of `damage` applied."""
+    with source.open("rb") as original, target.open("wb") as copy:
+        size = source.stat().st_size
+        at = 0
+        for edit in (*damage.edits, Edit(size, 0, b"")):
+            while at < edit.offset:
+                original.seek(at)
+                piece = original.read(min(_COPY_PIECE, edit.offset - at))
+                at += len(piece)
+                # Pieces of zeros become holes: a mapped-ram file has many.
+                if any(piece[::_HOLE_STEP]) or any(piece):
+                    copy.write(piece)
+                else:
+                    copy.seek(len(piece), 1)
+            copy.write(edit.data)
+            at = edit.offset + edit.length
+        copy.truncate()

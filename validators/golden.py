@@ -1,0 +1,207 @@
+"""Oracle 1: every page of every RAMBlock in the stream equals the golden image bit for bit.
+
+A golden image is a folder with golden.json and one raw, possibly sparse file per RAMBlock, or a single
+raw file that is the largest RAMBlock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import UsageError
+from validators.pages import Batch, Numbers, PageReader, Rows
+from validators.stream.index import Block
+from validators.stream.source import FileSource, open_source
+from validators.verdict import CheckResult, Tally, Violation, hexdump
+
+_EXPLANATION = "Every page of every RAMBlock equals the golden image bit for bit."
+_PIECE_PAGES = 1 << 20
+_ZERO_SPAN = 256 << 10
+_ROOM = 2 << 20
+
+
+@dataclass(frozen=True)
+class GoldenImage:
+    """An opened golden image.
+
+    Attributes:
+        files: by RAMBlock idstr; the key "" stands for the largest RAMBlock.
+        lengths: bytes of each.
+    """
+
+    files: dict[str, FileSource]
+    lengths: dict[str, int]
+
+    def find(self, block: Block, is_largest: bool) -> FileSource | None:
+        """The file of a RAMBlock, None where the image has none."""
+        return self.files.get(block.idstr) or (self.files.get("") if is_largest else None)
+
+
+@contextmanager
+def open_golden(path: Path) -> Iterator[GoldenImage]:
+    """Open a golden image.
+
+    Raises:
+        UsageError: there is none at that path, or it is malformed.
+    """
+    with ExitStack() as stack:
+        if not path.is_dir():
+            source = stack.enter_context(open_source(path))
+            yield GoldenImage({"": source}, {"": source.size})
+            return
+        files, lengths = {}, {}
+        for idstr, length, file in _read_list(path):
+            source = stack.enter_context(open_source(file))
+            if source.size != length:
+                raise UsageError(f"{file} has {source.size} bytes, golden.json says {length}.")
+            files[idstr], lengths[idstr] = source, length
+        yield GoldenImage(files, lengths)
+
+
+def _read_list(path: Path) -> list[tuple[str, int, Path]]:
+    try:
+        content: Any = json.loads((path / "golden.json").read_text())
+        if content["version"] != 1:
+            raise UsageError(f"The golden image {path} has the unknown version {content['version']}.")
+        return [
+            (str(entry["idstr"]), int(entry["bytes"]), path / Path(str(entry["file"])).name)
+            for entry in content["blocks"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"The golden image {path} has no usable golden.json: {error}.") from error
+
+
+def check_golden(reader: PageReader, golden: GoldenImage) -> CheckResult:
+    """Compare all RAMBlocks of the stream with the golden image, both ways."""
+    tally = Tally("golden", _EXPLANATION)
+    blocks = reader.index.blocks
+    if not blocks:
+        return tally.skip("The stream has no RAMBlocks that could be compared.")
+    largest = max(blocks, key=lambda block: block.used_length)
+    compared = 0
+    for block in blocks:
+        file = golden.find(block, block is largest)
+        if file is None:
+            if "" not in golden.files:
+                _whole(tally, block, f"RAMBlock '{block.idstr}' is not in the golden image.")
+            continue
+        if file.size != block.used_length:
+            _whole(tally, block, f"RAMBlock '{block.idstr}' has {block.used_length} bytes in the stream, "
+                                 f"{file.size} in the golden image.")  # fmt: skip
+            continue
+        compared += _BlockComparison(reader, block, file, tally).run()
+    for idstr in golden.files:
+        if idstr and idstr not in {block.idstr for block in blocks}:
+            tally.add(Violation("golden", f"RAMBlock '{idstr}' is not in the stream.", idstr))
+    tally.facts["pages compared"] = compared
+    return tally.result()
+
+
+def _whole(tally: Tally, block: Block, sentence: str) -> None:
+    tally.add(Violation("golden", sentence, block.idstr, file_offset=block.list_offset))
+
+
+class _BlockComparison:
+    """Compares one RAMBlock with its golden file."""
+
+    def __init__(self, reader: PageReader, block: Block, file: FileSource, tally: Tally) -> None:
+        self._reader = reader
+        self._block = block
+        self._file = file
+        self._tally = tally
+        self._memory = memoryview(bytearray(_ROOM))
+        self._space: Rows = np.frombuffer(self._memory, np.uint8)
+
+    def run(self) -> int:
+        """Compare; returns the number of pages that the stream had."""
+        compared = 0
+        for batch in self._reader.batches(self._block):
+            self._batch(batch)
+            compared += len(batch.pages)
+        for first in range(0, self._block.pages, _PIECE_PAGES):
+            piece = self._block.page_source[first : first + _PIECE_PAGES]
+            compared += self._zero_pages(np.flatnonzero(piece < 0) + first)
+            for page in np.flatnonzero(piece == 0) + first:
+                self._report(int(page), None, b"")
+        return compared
+
+    def _golden_rows(self, pages: Numbers) -> Rows:
+        size, count = self._block.page_size, len(pages)
+        low, high = int(pages.min()), int(pages.max())
+        span = high - low + 1
+        if span * size <= len(self._memory):
+            if self._file.read_into(self._memory[: span * size], low * size) < span * size:
+                raise UsageError("The golden image became shorter while it was being read.")
+            rows = self._space[: span * size].reshape(span, size)
+            even = span == count and (count == 1 or bool((pages[1:] > pages[:-1]).all()))
+            return rows if even else rows[pages - low]
+        rows = self._file.window(0, self._block.used_length).reshape(-1, size)[pages]
+        # Far-apart pages: what was mapped for them lies anywhere in the file.
+        self._file.release_all()
+        return rows
+
+    def _batch(self, batch: Batch) -> None:
+        golden = self._golden_rows(batch.pages)
+        wrong = batch.words != golden.view("<u8")
+        if wrong.any():
+            for number in np.flatnonzero(wrong.any(axis=1)):
+                self._report(int(batch.pages[number]), batch.rows[number].tobytes(), golden[number].tobytes())
+
+    def _zero_pages(self, pages: Numbers) -> int:
+        size = self._block.page_size
+        step = max(1, _ZERO_SPAN // size)
+        ends = np.flatnonzero(np.diff(pages) != 1) + 1
+        for run in np.split(pages, ends) if len(pages) else []:
+            at, end = int(run[0]), int(run[-1]) + 1
+            while at < end:
+                # Holes of a sparse golden image are zeros without reading them.
+                at = max(at, self._file.next_data(at * size) // size)
+                part = np.arange(at, min(at + step, end))
+                if len(part):
+                    self._compare_zeros(part)
+                at += step
+        return len(pages)
+
+    def _compare_zeros(self, pages: Numbers) -> None:
+        golden = self._golden_rows(pages)
+        if golden.view("<u8").any():
+            for number in np.flatnonzero(golden.any(axis=1)):
+                blank = bytes(self._block.page_size)
+                self._report(int(pages[number]), blank, golden[number].tobytes())
+
+    def _report(self, page: int, found: bytes | None, golden: bytes) -> None:
+        block, offset = self._block, page * self._block.page_size
+        place = abs(int(block.page_source[page])) or None
+        if self._tally.full:
+            self._tally.count(block.idstr, [offset])
+            return
+        if found is None:
+            sentence = f"Page 0x{offset:x} of RAMBlock '{block.idstr}' is not in the stream."
+            self._tally.add(Violation("golden", sentence, block.idstr, offset, expected="the page"))
+            return
+        differing = np.flatnonzero(np.frombuffer(found, np.uint8) != np.frombuffer(golden, np.uint8))
+        first = int(differing[0])
+        self._tally.add(
+            Violation(
+                "golden",
+                f"Page 0x{offset:x} of RAMBlock '{block.idstr}' differs from the golden image "
+                f"in {len(differing)} bytes, first at +0x{first:x}.",
+                block.idstr,
+                offset,
+                file_offset=place,
+                expected=_in_words(golden, first),
+                found=_in_words(found, first),
+                hexdump=hexdump(golden, first, "expected") + "\n" + hexdump(found, first, "found   "),
+            )
+        )
+
+
+def _in_words(page: bytes, at: int) -> str:
+    return "a page of zeros" if not any(page) else f"0x{page[at]:02x} at +0x{at:x}"

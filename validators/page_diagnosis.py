@@ -1,0 +1,127 @@
+"""What is wrong with one agent page: newer, older, torn, corrupt, zero, or another page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from validators import agent_pages as ap
+from validators.verdict import hexdump
+
+Words = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What a page is instead of what it should be.
+
+    Attributes:
+        sentence: completes "The page is ...".
+        expected: what should be there.
+        found: what is there.
+        hexdump: a few lines around the first wrong byte.
+    """
+
+    sentence: str
+    expected: str
+    found: str
+    hexdump: str = ""
+
+
+def diagnose(
+    schedule: ap.Schedule, nonce: int, index: int, expected: tuple[int, int], steps: int, raw: bytes | None
+) -> Diagnosis | None:
+    """Judge the content of one page of a thread bit for bit.
+
+    Args:
+        schedule: the thread's write order.
+        nonce: the agent's nonce.
+        index: number of the page in its thread.
+        expected: generation and step of its last write among the first `steps`.
+        steps: steps the thread has done at T0.
+        raw: the page's 4096 bytes, None where the stream has none.
+
+    Returns:
+        None where the page is right, also where it is the one page that step `steps` is just writing.
+    """
+    wanted = _content(schedule, nonce, index, *expected)
+    text = "zeros" if not wanted.any() else f"generation {expected[0]}, step {expected[1]}"
+    if raw is None:
+        return Diagnosis("missing from the stream", text, "nothing")
+    words = np.frombuffer(raw, "<u8")
+    if np.array_equal(words, wanted):
+        return None
+    writing, generation = schedule.locate(np.array([steps], np.uint64))
+    if int(writing[0]) == index:
+        new = _content(schedule, nonce, index, int(generation[0]), steps)
+        if _cut(new, wanted, words) is not None:
+            return None
+    return _wrong(schedule, nonce, index, expected, words, wanted, text)
+
+
+def _content(schedule: ap.Schedule, nonce: int, index: int, generation: int, step: int) -> Words:
+    def one(value: int) -> Words:
+        return np.array([value & ((1 << 64) - 1)], np.uint64)
+
+    page: Words = schedule.content(nonce, one(index), one(generation), one(step))[0]
+    return page
+
+
+def _cut(new: Words, old: Words, words: Words) -> int | None:
+    """The number of words of `new` before the rest is `old`; None where the page is no such mixture."""
+    differs = np.flatnonzero(words != new)
+    cut = int(differs[0]) if len(differs) else ap.WORDS
+    return cut if np.array_equal(words[cut:], old[cut:]) else None
+
+
+def _wrong(
+    schedule: ap.Schedule, nonce: int, index: int, expected: tuple[int, int],
+    words: Words, wanted: Words, text: str,
+) -> Diagnosis:  # fmt: skip
+    first = int(np.flatnonzero(words != wanted)[0])
+    dump = (
+        hexdump(wanted.tobytes(), first * 8, "expected")
+        + "\n"
+        + hexdump(words.tobytes(), first * 8, "found   ")
+    )
+    if not words.any():
+        return Diagnosis("zero", text, "zeros", dump)
+    header = [int(word) for word in words[:6]]
+    said = f"thread {header[2]}, page {header[3]}, generation {header[4]}, step {header[5]}"
+    if bool(ap.intact(words[None, :])[0]):
+        return Diagnosis(_whole(schedule, nonce, index, expected, header), text, said, dump)
+    # Only a step that really writes this page can have begun to: else the header itself is damaged.
+    written, generation = schedule.locate(np.array([header[5]], np.uint64))
+    claimed = [ap.DATA_MAGIC, nonce, schedule.thread, int(written[0]), int(generation[0])]
+    if header[:5] == claimed and header[3] == index and header[5] != expected[1]:
+        new = _content(schedule, nonce, index, header[4], header[5])
+        cut = _cut(new, wanted, words)
+        if cut is not None:
+            age = "newer" if header[5] > expected[1] else "older"
+            return Diagnosis(
+                f"torn at word {cut}: {age} by {abs(header[5] - expected[1])} steps before it, right behind",
+                text, said, dump,
+            )  # fmt: skip
+    bits = (int.from_bytes((words ^ wanted).tobytes(), "little")).bit_count()
+    return Diagnosis(
+        f"corrupt: word {first} is 0x{int(words[first]):016x} instead of 0x{int(wanted[first]):016x} "
+        f"({bits} bits of the page differ)",
+        text, said, dump,
+    )  # fmt: skip
+
+
+def _whole(
+    schedule: ap.Schedule, nonce: int, index: int, expected: tuple[int, int], header: list[int]
+) -> str:
+    """Words for an intact data page that is not the right one."""
+    if header[1] != nonce:
+        return "a page of an earlier agent"
+    if header[2] != schedule.thread or header[3] != index:
+        return f"page {header[3]} of thread {header[2]}, which belongs elsewhere"
+    if header[5] > expected[1] or (header[4] > expected[0]):
+        return f"newer than T0 by {header[5] - expected[1]} steps of its thread"
+    if header[5] < expected[1]:
+        return f"older than T0 by {expected[1] - header[5]} steps of its thread"
+    return f"of generation {header[4]} although its step is right"

@@ -1,0 +1,63 @@
+"""The configuration section: machine type, capabilities, target page size, UUID.
+
+QEMU 6.0 to 11.0 migration/savevm.c, vmstate_configuration and its subsections.
+"""
+
+from __future__ import annotations
+
+from validators.stream import format as fmt
+from validators.stream.cursor import Cursor, readable
+from validators.stream.format import StreamError
+from validators.stream.index import Configuration
+
+_MAX_SUBSECTIONS = 16
+
+
+def read_configuration(cursor: Cursor) -> Configuration:
+    """Read the section behind its type byte.
+
+    Raises:
+        StreamError: it is cut off or holds what no QEMU writes.
+    """
+    offset = cursor.position
+    length = cursor.unsigned(4, "the machine name")
+    if length > fmt.MAX_MACHINE_NAME:
+        raise StreamError("configuration", f"The machine name is said to have {length} bytes.", offset)
+    machine = readable(cursor.take(length, "the machine name"))
+    bits: int | None = None
+    uuid: bytes | None = None
+    capabilities: tuple[str, ...] = ()
+    names: list[str] = []
+    while cursor.peek(1) == bytes([fmt.SUBSECTION]):
+        offset = cursor.position
+        cursor.take(1, "a configuration subsection")
+        name = cursor.name("a configuration subsection's name")
+        cursor.unsigned(4, "a configuration subsection")
+        names.append(name)
+        if name == "configuration/target-page-bits":
+            bits = _page_bits(cursor)
+        elif name == "configuration/capabilities":
+            capabilities = _capabilities(cursor)
+        elif name == "configuration/uuid":
+            uuid = cursor.take(16, "the UUID")
+        else:
+            raise StreamError("configuration", f"'{name}' is no known configuration subsection.", offset)
+        if len(names) > _MAX_SUBSECTIONS:
+            raise StreamError("configuration", "There are too many configuration subsections.", offset)
+    return Configuration(machine, capabilities, bits, uuid, tuple(names))
+
+
+def _page_bits(cursor: Cursor) -> int:
+    offset = cursor.position
+    bits = cursor.unsigned(4, "the target page bits")
+    if not fmt.MIN_PAGE_BITS <= bits <= fmt.MAX_PAGE_BITS:
+        raise StreamError("configuration", f"A target page cannot have 2**{bits} bytes.", offset)
+    return bits
+
+
+def _capabilities(cursor: Cursor) -> tuple[str, ...]:
+    offset = cursor.position
+    count = cursor.unsigned(4, "the capabilities")
+    if count > fmt.MAX_CAPABILITIES:
+        raise StreamError("configuration", f"There are said to be {count} capabilities.", offset)
+    return tuple(cursor.name("a capability") for _ in range(count))

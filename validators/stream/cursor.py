@@ -1,0 +1,56 @@
+"""A position in a source with bounded big-endian reads; every short read is one StreamError."""
+
+from __future__ import annotations
+
+from validators.stream.format import StreamError
+from validators.stream.source import Source
+
+_SIGHT = 1 << 16
+
+
+class Cursor:
+    """Reads small values one after another.
+
+    Attributes:
+        position: absolute file offset of the next byte.
+    """
+
+    def __init__(self, source: Source, position: int) -> None:
+        self._source = source
+        self._held = b""
+        self._held_at = position
+        self.position = position
+
+    def peek(self, count: int) -> bytes:
+        """Up to `count` bytes from here without moving; fewer only at the end of the file."""
+        start = self.position - self._held_at
+        if start < 0 or start + count > len(self._held):
+            self._held = self._source.window(self.position, max(count, _SIGHT)).tobytes()
+            self._held_at = self.position
+            start = 0
+        return self._held[start : start + count]
+
+    def take(self, count: int, what: str) -> bytes:
+        """Exactly `count` bytes; raises StreamError "truncated" naming `what`."""
+        data = self.peek(count)
+        if len(data) < count:
+            raise StreamError(
+                "truncated",
+                f"The file ends at offset {self.position + len(data)}, in the middle of {what}.",
+                self.position,
+            )
+        self.position += count
+        return data
+
+    def unsigned(self, size: int, what: str) -> int:
+        """A big-endian unsigned integer of `size` bytes."""
+        return int.from_bytes(self.take(size, what), "big")
+
+    def name(self, what: str) -> str:
+        """A string with a length byte before it, made safe to print."""
+        return readable(self.take(self.unsigned(1, f"the length of {what}"), what))
+
+
+def readable(raw: bytes) -> str:
+    """Text from untrusted bytes that is safe to print: printable ASCII, the rest in hexadecimal."""
+    return "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in raw)

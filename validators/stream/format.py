@@ -1,0 +1,83 @@
+"""Constants of QEMU's vmstate stream and the one error that damage in a stream raises.
+
+Source of the numbers: QEMU 6.0 to 11.0, migration/savevm.c and migration/qemu-file-types.h (section
+types, commands), migration/ram.c (RAM flags, mapped-ram header), and scripts/analyze-migration.py.
+"""
+
+from __future__ import annotations
+
+MAGIC = 0x5145564D  # "QEVM"
+VERSION = 3
+
+EOF, START, PART, END, FULL, SUBSECTION, VMDESC, CONFIGURATION, COMMAND = range(9)
+FOOTER = 0x7E
+
+SECTION_NAMES = {START: "START", PART: "PART", END: "END", FULL: "FULL"}
+
+# Flags share a 64-bit big-endian word with the page-aligned offset inside the RAMBlock.
+FLAG_FULL = 0x01
+FLAG_ZERO = 0x02
+FLAG_MEM_SIZE = 0x04
+FLAG_PAGE = 0x08
+FLAG_EOS = 0x10
+FLAG_CONTINUE = 0x20
+FLAG_XBZRLE = 0x40
+FLAG_HOOK = 0x80
+FLAG_COMPRESS_PAGE = 0x100
+FLAG_MULTIFD_FLUSH = 0x200
+
+REFUSED_FLAGS = {
+    FLAG_FULL: "the obsolete FULL flag",
+    FLAG_XBZRLE: "XBZRLE (delta-compressed) pages",
+    FLAG_HOOK: "an RDMA hook, which has no place in a file",
+    FLAG_COMPRESS_PAGE: "zlib-compressed pages",
+}
+
+COMMAND_POSTCOPY_ADVISE = 3
+COMMAND_NAMES = {
+    1: "OPEN_RETURN_PATH",
+    2: "PING",
+    3: "POSTCOPY_ADVISE",
+    4: "POSTCOPY_LISTEN",
+    5: "POSTCOPY_RUN",
+    6: "POSTCOPY_RAM_DISCARD",
+    7: "PACKAGED",
+    8: "ENABLE_COLO",
+    9: "POSTCOPY_RESUME",
+    10: "RECV_BITMAP",
+    11: "SWITCHOVER_START",
+}
+
+RAM_VERSION = 4
+MAPPED_RAM_VERSION = 1
+MAPPED_RAM_HEADER_BYTES = 28
+
+# Bounds on what a header may claim. They are far above anything QEMU writes and keep a hostile
+# file from making the reader allocate or loop without end.
+MAX_BLOCKS = 4096
+MAX_PAGES = 1 << 28
+MAX_SECTIONS = 1_000_000
+MAX_DEVICES = 65_536
+MAX_CAPABILITIES = 256
+MAX_MACHINE_NAME = 4096
+MAX_DEVICE_BYTES = 64 << 20
+MAX_VMDESC_BYTES = 16 << 20
+MAX_VMDESC_BRACKETS = 1_500_000
+MIN_PAGE_BITS, MAX_PAGE_BITS = 10, 16
+DEFAULT_PAGE_SIZE = 4096
+
+
+class StreamError(Exception):
+    """A stream that cannot be read on: one sentence and the file offset of the place.
+
+    Attributes:
+        check: name of the structural rule that is broken.
+        sentence: one full sentence for a person.
+        offset: byte offset in the file.
+    """
+
+    def __init__(self, check: str, sentence: str, offset: int) -> None:
+        super().__init__(sentence)
+        self.check = check
+        self.sentence = sentence
+        self.offset = offset

@@ -1,0 +1,205 @@
+"""Oracle 4, structure: the rules every vmstate stream has to keep, each a named check.
+
+The reader has already noted what it met (anomalies) or what ended it (damage); here every rule gets a
+result, and the rules that need the whole stream (missing pages, order, vmdesc) are worked out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from validators.device_state import judge_devices
+from validators.stream.format import END, FULL, START
+from validators.stream.index import Anomaly, Block, SnapshotIndex
+from validators.verdict import CheckResult, Tally, Violation
+
+_PIECE = 1 << 20
+# A page of RAM that no program ever touched is rare in a guest that has booted a kernel.
+_LEAST_USED_BYTES = 1 << 20
+
+
+def check_structure(index: SnapshotIndex) -> list[CheckResult]:
+    """Judge the structure of a stream; one result for every rule, in a fixed order."""
+    return [judge(index) for judge in _RULES]
+
+
+def _noted(index: SnapshotIndex, tally: Tally) -> Tally:
+    """Add what the reader noted under the tally's name."""
+    for anomaly in index.anomalies:
+        if anomaly.check == tally.name:
+            tally.add(_violation(anomaly))
+    tally.total = max(tally.total, index.anomaly_counts.get(tally.name, 0))
+    if index.damage and index.damage.check == tally.name:
+        tally.add(_violation(index.damage))
+    return tally
+
+
+def _violation(anomaly: Anomaly) -> Violation:
+    return Violation(
+        anomaly.check, anomaly.sentence, anomaly.block, anomaly.page_offset, file_offset=anomaly.offset
+    )
+
+
+def _simple(name: str, explanation: str) -> Callable[[SnapshotIndex], CheckResult]:
+    """A rule that the reader alone judges."""
+
+    def judge(index: SnapshotIndex) -> CheckResult:
+        return _noted(index, Tally(name, explanation)).result()
+
+    return judge
+
+
+def _pages_twice(index: SnapshotIndex) -> CheckResult:
+    tally = Tally(
+        "page-twice",
+        "No page is sent twice: never in a background snapshot, never within a section otherwise.",
+    )
+    found = index.duplicates
+    wrong = found.same_section if index.flow == "precopy" else np.ones(len(found.page), np.bool_)
+    for number in np.flatnonzero(wrong):
+        if tally.full:
+            break
+        block = index.blocks[int(found.block[number])]
+        offset = int(found.page[number]) * block.page_size
+        earlier, later = abs(int(found.earlier[number])), abs(int(found.later[number]))
+        tally.add(
+            Violation(
+                tally.name,
+                f"Page 0x{offset:x} of RAMBlock '{block.idstr}' is in the stream twice, "
+                f"at file offsets {earlier} and {later}.",
+                block.idstr, offset, file_offset=later,
+            )
+        )  # fmt: skip
+    tally.total = max(tally.total, int(wrong.sum()))
+    tally.facts["pages sent again"] = index.anomaly_counts.get("duplicate", 0)
+    return tally.result()
+
+
+def _pages_missing(index: SnapshotIndex) -> CheckResult:
+    tally = Tally("page-missing", "Every page of every RAMBlock is in the stream.")
+    if not index.blocks:
+        return tally.skip("The list of RAMBlocks was not reached.")
+    for block in index.blocks:
+        if index.damage is None:
+            _missing_of(index, block, tally)
+    if index.damage is not None:
+        return tally.skip(f"The reading stopped at offset {index.damage.offset}.")
+    return tally.result()
+
+
+def _missing_of(index: SnapshotIndex, block: Block, tally: Tally) -> None:
+    ignored = "x-ignore-shared" in index.configuration.capabilities and not block.page_source.any()
+    if ignored:
+        tally.facts[f"left out as shared: {block.idstr}"] = block.used_length
+        return
+    for first in range(0, block.pages, _PIECE):
+        for page in np.flatnonzero(block.page_source[first : first + _PIECE] == 0) + first:
+            offset = int(page) * block.page_size
+            if tally.full:
+                tally.count(block.idstr, [offset])
+                continue
+            tally.add(
+                Violation(
+                    tally.name,
+                    f"Page 0x{offset:x} of RAMBlock '{block.idstr}' is not in the stream.",
+                    block.idstr,
+                    offset,
+                )
+            )
+
+
+def _order(index: SnapshotIndex) -> CheckResult:
+    tally = Tally("section-order", "RAM is started before the devices, and no RAM follows device state.")
+    ram = [section for section in index.sections if section.is_ram]
+    if not ram:
+        if index.damage is None:
+            tally.add(Violation(tally.name, "The stream has no RAM section.", file_offset=index.end))
+        return tally.result() if index.damage is None else tally.skip("No RAM section was reached.")
+    # QEMU 8.1 and later put early device state (virtio-mem) before RAM; nothing else may stand there.
+    seen_device = None
+    started = ended = False
+    for section in index.sections:
+        if section.kind == FULL and not section.is_ram:
+            seen_device = section if started else None
+        if not section.is_ram:
+            continue
+        place = f"at offset {section.offset}"
+        if seen_device is not None:
+            tally.add(
+                Violation(tally.name, f"A RAM section {place} follows device '{seen_device.idstr}'.",
+                          file_offset=section.offset)
+            )  # fmt: skip
+        if started and section.kind == START:
+            tally.add(Violation(tally.name, f"RAM is started again {place}.", file_offset=section.offset))
+        if ended:
+            tally.add(Violation(tally.name, f"RAM goes on {place}, behind its END section.",
+                                file_offset=section.offset))  # fmt: skip
+        started, ended = True, ended or section.kind == END
+    return tally.result()
+
+
+def _truncated(index: SnapshotIndex) -> CheckResult:
+    tally = _noted(index, Tally("truncated", "The file goes on to the end marker of the stream."))
+    tally.facts["bytes"] = (index.file_size or index.end) - index.start
+    return tally.result()
+
+
+def _end(index: SnapshotIndex) -> CheckResult:
+    tally = Tally("trailing-bytes", "Nothing follows the end of the stream.")
+    if index.damage is not None or index.end_marker is None:
+        return tally.skip("The end of the stream was not reached.")
+    left = 0 if index.file_size is None else index.file_size - index.end
+    if left and index.start:
+        # QEMU's "file:...,offset=" writes into a larger file and cuts nothing off.
+        return tally.skip(f"The stream lies inside a larger file; {left} bytes follow it.")
+    if left:
+        tally.add(
+            Violation(tally.name, f"{left} bytes follow the end of the stream at offset {index.end}.",
+                      file_offset=index.end)
+        )  # fmt: skip
+    return tally.result()
+
+
+def _ram_used(index: SnapshotIndex) -> CheckResult:
+    tally = Tally("ram-not-empty", "RAM is not all zero, as it cannot be in a guest that was running.")
+    if index.damage is not None or not index.blocks:
+        return tally.skip("RAM was not read to its end.")
+    main = max(index.blocks, key=lambda block: block.used_length)
+    used = sum(
+        int((main.page_source[first : first + _PIECE] > 0).sum()) for first in range(0, main.pages, _PIECE)
+    )
+    tally.facts["pages with data in the largest block"] = used
+    if used == 0 and main.used_length >= _LEAST_USED_BYTES and not _left_out(index, main):
+        tally.add(
+            Violation(tally.name, f"All of RAMBlock '{main.idstr}' is zero pages.", main.idstr, 0,
+                      file_offset=main.list_offset)
+        )  # fmt: skip
+    return tally.result()
+
+
+def _left_out(index: SnapshotIndex, block: Block) -> bool:
+    return "x-ignore-shared" in index.configuration.capabilities and not block.page_source.any()
+
+
+_RULES: tuple[Callable[[SnapshotIndex], CheckResult], ...] = (
+    _simple("header", "The stream has version 3."),
+    _simple("configuration", "The configuration section holds only what QEMU writes."),
+    _simple("block-list", "There is one list of RAMBlocks, each named once, adding up to the announced RAM."),
+    _simple("block-size", "Every RAMBlock is a whole number of pages and fits in the announced RAM."),
+    _simple("unknown-block", "Every page record names a RAMBlock of the list."),
+    _simple("page-outside-block", "Every page record lies inside its RAMBlock."),
+    _simple("page-flags", "Every RAM record has flags that mean something in a file."),
+    _simple("zero-fill", "A zero-page record carries the fill byte 0."),
+    _simple("mapped-ram", "Bitmaps and pages of a mapped-ram file lie where they can."),
+    _pages_twice,
+    _pages_missing,
+    _simple("sections", "Sections have known types and numbers that fit together."),
+    _order,
+    _simple("footer", "Every section ends with its own footer."),
+    _truncated,
+    _end,
+    judge_devices,
+    _ram_used,
+)

@@ -1,0 +1,207 @@
+"""What a judgement looks like: violations with their place, results of checks, the verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+
+from harness.status import Status, worst
+
+VIOLATION_LIMIT = 1000
+Facts = dict[str, int | float | str]
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One thing that is wrong, and where.
+
+    Attributes:
+        check: name of the check that found it.
+        sentence: one full sentence.
+        block: RAMBlock, "" where it concerns none.
+        offset: byte offset inside that RAMBlock, None where it concerns no page.
+        gpa: guest-physical address of the page in bytes, None where unknown.
+        file_offset: byte offset in the vmstate file, None where unknown.
+        expected: what should be there, in words.
+        found: what is there, in words.
+        thread: agent thread, None where it concerns no agent page.
+        index: index of the page inside that thread.
+        generation: generation that should be there.
+        hexdump: a few lines around the first wrong byte.
+    """
+
+    check: str
+    sentence: str
+    block: str = ""
+    offset: int | None = None
+    gpa: int | None = None
+    file_offset: int | None = None
+    expected: str = ""
+    found: str = ""
+    thread: int | None = None
+    index: int | None = None
+    generation: int | None = None
+    hexdump: str = ""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Result of one named check.
+
+    Attributes:
+        name: short name, the same in every file.
+        explanation: one line: what the check demands.
+        status: PASS, FAIL, SKIP or DONE.
+        violations: the first VIOLATION_LIMIT of them.
+        total: number of all of them.
+        facts: figures it found on the way.
+        bad_pages: for each RAMBlock the offsets in bytes of all pages found wrong, for maps.
+        reason: why it was skipped, "" otherwise.
+    """
+
+    name: str
+    explanation: str
+    status: Status
+    violations: tuple[Violation, ...] = ()
+    total: int = 0
+    facts: Facts = field(default_factory=dict)
+    bad_pages: dict[str, Sequence[int]] = field(default_factory=dict, repr=False)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judgement over one vmstate file.
+
+    Attributes:
+        checks: results in the order the checks ran.
+        facts: figures about the file.
+    """
+
+    checks: tuple[CheckResult, ...]
+    facts: Facts = field(default_factory=dict)
+
+    @property
+    def status(self) -> Status:
+        """The worst status of all checks; a file on which nothing could be checked is an ERROR."""
+        return worst(check.status for check in self.checks) or Status.ERROR
+
+    def check(self, name: str) -> CheckResult | None:
+        """The result with that name, None where it did not run."""
+        return next((check for check in self.checks if check.name == name), None)
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        """The listed violations of all checks."""
+        return tuple(violation for check in self.checks for violation in check.violations)
+
+    def to_json(self) -> str:
+        """The verdict as JSON text, version 1 of its format."""
+        checks = [
+            {
+                "name": check.name,
+                "explanation": check.explanation,
+                "status": check.status.value,
+                "reason": check.reason,
+                "total": check.total,
+                "facts": check.facts,
+                "ranges": [asdict(found) for found in group_ranges(check.bad_pages)],
+                "violations": [_without_none(asdict(violation)) for violation in check.violations],
+            }
+            for check in self.checks
+        ]
+        content = {"version": 1, "status": self.status.value, "facts": self.facts, "checks": checks}
+        return json.dumps(content, indent=1)
+
+
+class Tally:
+    """Collects violations of one check: keeps the first few, counts all."""
+
+    def __init__(self, name: str, explanation: str) -> None:
+        self.name = name
+        self.explanation = explanation
+        self.violations: list[Violation] = []
+        self.total = 0
+        self.facts: Facts = {}
+        self.bad_pages: dict[str, list[int]] = {}
+
+    def add(self, violation: Violation, count: int = 1) -> None:
+        """Note a violation that stands for `count` of them."""
+        self.total += count
+        if len(self.violations) < VIOLATION_LIMIT:
+            self.violations.append(violation)
+        if violation.block and violation.offset is not None and count == 1:
+            self.bad_pages.setdefault(violation.block, []).append(violation.offset)
+
+    def count(self, block: str, offsets: Iterable[int]) -> None:
+        """Count bad pages without a sentence for each; `offsets` in bytes inside the block."""
+        pages = self.bad_pages.setdefault(block, [])
+        before = len(pages)
+        pages.extend(offsets)
+        self.total += len(pages) - before
+
+    @property
+    def full(self) -> bool:
+        """Whether further violations are only counted."""
+        return len(self.violations) >= VIOLATION_LIMIT
+
+    def result(self) -> CheckResult:
+        """PASS where nothing was noted, FAIL otherwise."""
+        status = Status.FAIL if self.total else Status.PASS
+        return CheckResult(
+            self.name, self.explanation, status, tuple(self.violations), self.total, self.facts,
+            dict(self.bad_pages),
+        )  # fmt: skip
+
+    def skip(self, reason: str) -> CheckResult:
+        """A SKIP with its reason, or a FAIL where violations were noted before."""
+        if self.total:
+            return self.result()
+        return CheckResult(self.name, self.explanation, Status.SKIP, facts=self.facts, reason=reason)
+
+
+@dataclass(frozen=True)
+class PageRange:
+    """Bad pages that follow one another.
+
+    Attributes:
+        block: RAMBlock.
+        start: byte offset of the first.
+        end: byte offset behind the last.
+        pages: number of them.
+    """
+
+    block: str
+    start: int
+    end: int
+    pages: int
+
+
+def group_ranges(bad_pages: dict[str, Sequence[int]], page_size: int = 4096) -> list[PageRange]:
+    """Group bad pages (byte offsets by RAMBlock) into ranges of neighbours."""
+    ranges = []
+    for block, offsets in bad_pages.items():
+        start = end = -1
+        for offset in [*sorted(set(offsets)), -1]:
+            if offset == end:
+                end += page_size
+                continue
+            if end > 0:
+                ranges.append(PageRange(block, start, end, (end - start) // page_size))
+            start, end = offset, offset + page_size
+    return ranges
+
+
+def hexdump(data: bytes, start: int, label: str, length: int = 32) -> str:
+    """Lines of 16 bytes of `data` around byte `start`, each led by `label` and the byte offset."""
+    first = max(0, start // 16 * 16)
+    lines = [
+        f"{label} +0x{at:03x}: {data[at : at + 16].hex(' ')}"
+        for at in range(first, min(len(data), first + length), 16)
+    ]
+    return "\n".join(lines)
+
+
+def _without_none(values: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in values.items() if value not in (None, "")}

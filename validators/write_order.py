@@ -1,0 +1,245 @@
+"""Oracle 2, write order: the agent's pages form exactly one prefix of the write order of each thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from validators import agent_pages as ap
+from validators.agent_places import Places, find_places
+from validators.agent_scan import AgentScan, DataPages, SpecialPage, scan_agent
+from validators.page_diagnosis import Diagnosis, diagnose
+from validators.pages import PageReader
+from validators.verdict import CheckResult, Tally, Violation
+
+NAME = "write-order"
+_EXPLANATION = "Per agent thread, all pages are those of exactly one moment of its known write order."
+# Below this share of pages that agree on another step count, the counter in the thread page stands.
+_OVERRULE_SHARE = 0.5
+
+Words = npt.NDArray[np.uint64]
+
+
+def check_write_order(reader: PageReader) -> CheckResult:
+    """Judge every agent page of the file; SKIP where the guest has no agent."""
+    tally = Tally(NAME, _EXPLANATION)
+    scan = scan_agent(reader)
+    control = _live_control(scan)
+    if control is None:
+        return _without_control(scan, tally)
+    if not _judge_control(reader, control, tally):
+        return tally.result()
+    places = find_places(reader, scan, control, tally)
+    verified = 0
+    for thread in range(control[5]):
+        verified += _ThreadJudge(reader, control, thread, places, tally).run()
+    tally.facts.update(
+        {
+            "pages verified": verified,
+            "threads": control[5],
+            "pattern": ap.PATTERNS[control[3]],
+            "monotonic_ns at T0": control[8],
+            "realtime_ns at T0": control[9],
+            "heartbeat at T0": control[10],
+            "address map": places.memory.rule,
+        }
+    )
+    return tally.result()
+
+
+def _live_control(scan: AgentScan) -> SpecialPage | None:
+    """The control page that counts: plausible, with the latest clock (older agents may leave theirs)."""
+
+    def rank(page: SpecialPage) -> tuple[bool, int, int]:
+        plausible = page[2] == ap.FORMAT_VERSION and page[6] == ap.PAGE_BYTES
+        return plausible, page[9], page[10]
+
+    return max(scan.controls, key=rank, default=None)
+
+
+def _without_control(scan: AgentScan, tally: Tally) -> CheckResult:
+    if not scan.threads and not scan.directories and not len(scan.data.page):
+        return tally.skip("There is no agent in this guest.")
+    tally.add(Violation(NAME, f"There are {len(scan.data.page)} agent pages in RAM, but no control page."))
+    tally.facts["agent pages without a control page"] = len(scan.data.page)
+    return tally.result()
+
+
+def _judge_control(reader: PageReader, control: SpecialPage, tally: Tally) -> bool:
+    pages = sum(block.pages for block in reader.index.blocks)
+    problems = []
+    if control[2] != ap.FORMAT_VERSION:
+        problems.append(f"format version {control[2]}")
+    if control[3] >= len(ap.PATTERNS):
+        problems.append(f"pattern {control[3]}")
+    if not 1 <= control[5] <= 4096:
+        problems.append(f"{control[5]} threads")
+    if control[6] != ap.PAGE_BYTES:
+        problems.append(f"page size {control[6]}")
+    if control[7] > pages:
+        problems.append(f"{control[7]} data pages")
+    if problems:
+        block = reader.index.blocks[control.block]
+        tally.add(
+            Violation(
+                NAME, f"The agent's control page cannot be: it has {', '.join(problems)}.", block.idstr,
+                control.page * block.page_size, file_offset=abs(int(block.page_source[control.page])),
+            )
+        )  # fmt: skip
+    return not problems
+
+
+@dataclass(frozen=True)
+class _Votes:
+    """How many intact pages are compatible with a step count."""
+
+    best: int
+    best_share: float
+    counter_share: float
+
+
+class _ThreadJudge:
+    """Judges the pages of one thread."""
+
+    def __init__(
+        self, reader: PageReader, control: SpecialPage, thread: int, places: Places, tally: Tally
+    ) -> None:
+        self._reader = reader
+        self._nonce = control[1]
+        self._thread = thread
+        self._places = places
+        self._tally = tally
+        self._page = places.thread_pages.get(thread)
+        count = self._page[3] if self._page is not None else places.directory_counts.get(thread, 0)
+        self._schedule = ap.Schedule(control[3], count, control[4], thread)
+
+    def run(self) -> int:
+        """Judge; returns the number of pages that were looked at."""
+        total = sum(block.pages for block in self._reader.index.blocks)
+        if not (2 if self._schedule.pattern == ap.HOT else 1) <= self._schedule.pages <= total:
+            self._report_thread(f"Agent thread {self._thread} has no usable thread page.")
+            return 0
+        found = self._found()
+        steps = self._steps(found)
+        if steps is None:
+            return 0
+        self._tally.facts[f"steps of thread {self._thread}"] = steps
+        self._judge(found, steps)
+        return self._schedule.pages
+
+    def _found(self) -> DataPages:
+        """What is at each index's place, by index; block -1 where the place is unknown."""
+        return self._places.pages_of(self._thread, self._schedule.pages)
+
+    def _mine(self, found: DataPages) -> npt.NDArray[np.bool_]:
+        index = np.arange(self._schedule.pages, dtype=np.uint64)
+        mine: npt.NDArray[np.bool_] = (
+            found.intact
+            & (found.header[:, 1] == np.uint64(self._nonce))
+            & (found.header[:, 2] == np.uint64(self._thread))
+            & (found.header[:, 3] == index)
+        )
+        return mine
+
+    def _steps(self, found: DataPages) -> int | None:
+        """Steps done at T0: the counter, unless most pages agree on something else."""
+        votes = self._votes(found)
+        if self._page is None:
+            self._report_thread(f"The thread page of agent thread {self._thread} is not in RAM.")
+            return votes.best if votes.best_share >= _OVERRULE_SHARE else None
+        counter = self._page[4]
+        # A few pages more that agree with another count are what the pages' own violations are for.
+        if votes.best_share < _OVERRULE_SHARE or votes.counter_share >= votes.best_share / 2:
+            return counter
+        self._report_thread(
+            f"The counter of agent thread {self._thread} says {counter} steps, but "
+            f"{votes.best_share:.0%} of its pages are those of {votes.best} steps.",
+            str(votes.best),
+            str(counter),
+        )
+        return votes.best
+
+    def _votes(self, found: DataPages) -> _Votes:
+        """Each intact page written at step s fits every count in (s, its next write]."""
+        mine = self._mine(found)
+        step, index = found.header[mine, 5], found.header[mine, 3]
+        if not len(step):
+            return _Votes(0, 0.0, 1.0)
+        first = np.sort(step + np.uint64(1))
+        last = np.sort(self._schedule.next_write(index, step))
+        fitting = np.searchsorted(first, first, "right") - np.searchsorted(last, first, "left")
+        best = int(first[int(fitting.argmax())])
+        counter = np.uint64(self._page[4] if self._page is not None else 0)
+        at_counter = int((first <= counter).sum()) - int((last < counter).sum())
+        share = 1 / self._schedule.pages
+        return _Votes(best, float(fitting.max()) * share, at_counter * share)
+
+    def _judge(self, found: DataPages, steps: int) -> None:
+        generation, step = self._schedule.state(steps)
+        blank = self._schedule.is_zero(generation)
+        good = self._mine(found) & (found.header[:, 4] == generation) & (found.header[:, 5] == step) & ~blank
+        good |= blank & self._places.is_zero_page(found)
+        for number in np.flatnonzero(~good):
+            index = int(number)
+            expected = (int(generation[index]), int(step[index]))
+            self._judge_page(found, index, expected, steps)
+
+    def _judge_page(self, found: DataPages, index: int, expected: tuple[int, int], steps: int) -> None:
+        block, page = int(found.block[index]), int(found.page[index])
+        if block < 0:
+            if index not in self._places.reported:
+                self._add_unknown(index, expected[0])
+            return
+        raw = self._reader.page(self._reader.index.blocks[block], page)
+        diagnosis = diagnose(self._schedule, self._nonce, index, expected, steps, raw)
+        if diagnosis is not None:
+            self._report_page(block, page, index, expected[0], diagnosis)
+
+    def _report_page(self, block: int, page: int, index: int, generation: int, found: Diagnosis) -> None:
+        info = self._reader.index.blocks[block]
+        offset = page * info.page_size
+        elsewhere = self._places.elsewhere(self._thread, index, block, page)
+        self._tally.add(
+            Violation(
+                NAME,
+                f"Page {index} of agent thread {self._thread}, at 0x{offset:x} of RAMBlock "
+                f"'{info.idstr}', is {found.sentence}.{elsewhere}",
+                info.idstr,
+                offset,
+                self._places.memory.address(block, offset),
+                abs(int(info.page_source[page])) or None,
+                found.expected,
+                found.found,
+                self._thread,
+                index,
+                generation,
+                found.hexdump,
+            )
+        )
+
+    def _add_unknown(self, index: int, generation: int) -> None:
+        self._tally.add(
+            Violation(
+                NAME,
+                f"Page {index} of agent thread {self._thread} cannot be found: no directory lists it.",
+                thread=self._thread,
+                index=index,
+                generation=generation,
+            )
+        )
+
+    def _report_thread(self, sentence: str, expected: str = "", found: str = "") -> None:
+        page = self._page
+        if page is None:
+            self._tally.add(Violation(NAME, sentence, thread=self._thread))
+            return
+        info = self._reader.index.blocks[page.block]
+        offset = page.page * info.page_size
+        self._tally.add(
+            Violation(
+                NAME, sentence, info.idstr, offset, self._places.memory.address(page.block, offset),
+                abs(int(info.page_source[page.page])), expected, found, self._thread,
+            )
+        )  # fmt: skip
