@@ -40,6 +40,8 @@ set_sysctl() {{
 # A page of the writer stays where the directory says it is.
 set_sysctl compact_unevictable_allowed 0
 set_sysctl compaction_proactiveness 0
+# So does a guest with several NUMA nodes, whose balancing moves pages towards the CPU that uses them.
+[ ! -w /proc/sys/kernel/numa_balancing ] || echo 0 > /proc/sys/kernel/numa_balancing
 # The writer may map all of memory: it locks what it maps, so a shortage shows at once.
 set_sysctl overcommit_memory 1
 # Huge pages would hide single-page faults; and enabling them raises min_free_kbytes, so this comes first.

@@ -127,7 +127,8 @@ class Machine:
 
     def hmp(self, command: str) -> str:
         """Run a human monitor command and return its text."""
-        return str(self.qmp.execute("human-monitor-command", {"command-line": command}))
+        text = str(self.qmp.execute("human-monitor-command", {"command-line": command}))
+        return text.replace("\r\n", "\n")
 
     def query_migrate(self) -> dict[str, Any]:
         """`query-migrate` as it is."""

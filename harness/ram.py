@@ -82,17 +82,26 @@ def ramblocks(machine: Machine) -> tuple[RamBlock, ...]:
 
 def _located(machine: Machine, block: RamBlock) -> RamBlock:
     """Find a block's address where `info ramblock` leaves it out, through the memory tree."""
-    # `info mtree -f` gives ranges as "0000000000000000-000000001fffffff (prio 0, ram): pc.ram".
-    pattern = re.compile(
-        rf"^\s*([0-9a-f]{{16}})-([0-9a-f]{{16}}) .*?: {re.escape(block.idstr)}(?: @([0-9a-f]+))?(?: |$)",
-        re.MULTILINE,
-    )
-    for match in pattern.finditer(machine.hmp("info mtree -f")):
-        start, offset = int(match[1], 16), int(match[3] or "0", 16)
-        answer = re.search(r"is 0x([0-9a-f]+)", machine.hmp(f"gpa2hva {start:#x}"))
+    for gpa, offset in parse_places(machine.hmp("info mtree -f"), block.idstr):
+        answer = re.search(r"is 0x([0-9a-f]+)", machine.hmp(f"gpa2hva {gpa:#x}"))
         if answer:
             return RamBlock(block.idstr, block.used_bytes, int(answer[1], 16) - offset)
     return block
+
+
+def parse_places(text: str, idstr: str) -> list[tuple[int, int]]:
+    """Where a block shows in the text of the human monitor's `info mtree -f`.
+
+    A line there reads ``0000000000100000-000000001fffffff (prio 0, ram): pc.ram @0000000000100000``.
+
+    Returns:
+        Guest-physical address and offset inside the block, both in bytes, for each range.
+    """
+    pattern = re.compile(
+        rf"^\s*([0-9a-f]{{16}})-[0-9a-f]{{16}} .*?: {re.escape(idstr)}(?: @([0-9a-f]+))?(?!\S)(?! @)",
+        re.MULTILINE,
+    )
+    return [(int(match[1], 16), int(match[2] or "0", 16)) for match in pattern.finditer(text)]
 
 
 def dump_golden(machine: Machine, folder: Path) -> GoldenImage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.ram import parse_ramblocks
+from harness.ram import parse_places, parse_ramblocks
 
 _QEMU_10 = """              Block Name    PSize              Offset               Used              Total                HVA  RO
                   pc.ram    4 KiB  0x0000000000000000 0x0000000020000000 0x0000000020000000 0x00007fd963e00000  rw
@@ -31,3 +31,19 @@ def test_qemu_7_has_no_addresses() -> None:
 def test_other_text_has_no_blocks() -> None:
     """An error message is no block."""
     assert parse_ramblocks("unknown command: 'info ramblock'\r\n") == ()
+
+
+_MTREE = """ Root memory region: system
+  0000000000000000-00000000000bffff (prio 0, ram): pc.ram
+  00000000000c0000-00000000000dffff (prio 1, rom): pc.rom
+  00000000000e0000-00000000000fffff (prio 0, rom): pc.bios @0000000000020000
+  0000000000100000-000000001fffffff (prio 0, ram): pc.ram @0000000000100000 KVM
+  00000000fffc0000-00000000ffffffff (prio 0, rom): pc.bios
+"""
+
+
+def test_places_in_the_memory_tree() -> None:
+    """A range's offset inside its block counts: taking it for zero would shift all of RAM by it."""
+    assert parse_places(_MTREE, "pc.ram") == [(0, 0), (0x100000, 0x100000)]
+    assert parse_places(_MTREE, "pc.bios") == [(0xE0000, 0x20000), (0xFFFC0000, 0)]
+    assert parse_places(_MTREE, "pc") == []
