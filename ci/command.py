@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from ci import check, doctor, images, run
+from ci import check, doctor, images, run, selftest
 from harness.errors import SnapproofError
 from harness.status import EXIT_ERROR
 
@@ -33,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone; nothing more can be said.
         sys.stderr.close()
         return EXIT_ERROR
+    except OSError as error:
+        # A traceback would end in exit code 1, which says that the snapshot is wrong.
+        print(f"snapproof: The operating system refused: {error}.", file=sys.stderr)
+        return EXIT_ERROR
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
@@ -53,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (doctor, images, run, check):
+    for module in (doctor, images, run, check, selftest):
         module.add_parser(commands)
     return parser
 

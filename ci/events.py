@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -75,8 +76,10 @@ class EventTail:
                 pending += stream.read()
                 *lines, pending = pending.split("\n")
                 for line in lines:
-                    event = json.loads(line)
-                    self._progress.step(f"{event['test']}: {event['text']}")
+                    # A full disk cuts lines short; showing the others must go on.
+                    with contextlib.suppress(ValueError):
+                        event = json.loads(line)
+                        self._progress.step(f"{event['test']}: {event['text']}")
                 if ending:
                     return
                 self._stop.wait(_POLL_SECONDS)

@@ -26,15 +26,20 @@ def ktap_text(outcomes: Sequence[Outcome]) -> str:
                 status = Status(check["status"])
                 reason = str(check.get("reason", ""))
                 lines.append("  " + _line(index, str(check["name"]), status, reason))
-        lines += [f"# {line}" for line in outcome.sentence.splitlines()]
+        lines += [f"# {_clean(line)}" for line in outcome.sentence.splitlines()]
         lines.append(_line(number, outcome.name, outcome.status, outcome.sentence))
     return "\n".join(lines) + "\n"
 
 
 def _line(number: int, name: str, status: Status, reason: str) -> str:
     # A description must not hold '#': it would start a directive.
-    head = f"{'not ok' if status in _NOT_OK else 'ok'} {number} {name.replace('#', '_')}"
+    head = f"{'not ok' if status in _NOT_OK else 'ok'} {number} {_clean(name).replace('#', '_')}"
     directive = _DIRECTIVES.get(status)
     if directive is None:
         return head
-    return f"{head} # {directive} {' '.join(reason.split()).replace('#', '_')}".rstrip()
+    return f"{head} # {directive} {_clean(reason).replace('#', '_')}".rstrip()
+
+
+def _clean(text: str) -> str:
+    """The text as one line without control characters, which a QEMU's last words may hold."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))

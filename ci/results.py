@@ -86,7 +86,8 @@ def make_results_folder(path: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise UsageError(f"The results folder '{path}' cannot be written: {error.strerror}.") from error
-    if (path / "results.json").exists():
+    # An interrupted run leaves no results.json, but outcomes that would pass for those of this run.
+    if any((path / name).exists() for name in ("results.json", "tests")):
         raise UsageError(f"'{path}' already holds the results of a run; name another folder with --results.")
     return path.absolute()
 
@@ -106,7 +107,17 @@ def write_results(folder: Path, result: RunResult) -> None:
 
 
 def write_reproducer(folder: Path, command: Sequence[str], sentence: str) -> None:
-    """Write reproduce.sh: the one command that runs a test again with the same seed."""
+    """Write reproduce.sh: the one command that runs a test again with the same seed.
+
+    Raises:
+        SetupBroken: the disk is full or the folder is gone.
+    """
     script = folder / "reproduce.sh"
-    script.write_text(f"#!/bin/sh\n# {sentence}\nexec {shlex.join(command)}\n", encoding="utf-8")
-    script.chmod(0o755)
+    # A second line of the sentence would be a command. Paths may hold bytes that are not UTF-8.
+    comment = " ".join(sentence.split())
+    text = f"#!/bin/sh\n# {comment}\nexec {shlex.join(command)}\n"
+    try:
+        script.write_text(text, encoding="utf-8", errors="surrogateescape")
+        script.chmod(0o755)
+    except OSError as error:
+        raise SetupBroken(f"'{script}' could not be written: {error.strerror}.") from error

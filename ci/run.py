@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import shlex
 import sys
@@ -42,13 +43,22 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
     parser.add_argument("--results", type=Path, metavar="DIR", help="new folder (default: results/TIME)")
     parser.add_argument("--seed", type=int, metavar="N", help="of the random write order (default: random)")
-    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="snapshot-restore cycles per test")
+    parser.add_argument(
+        "--repeat", type=_positive, default=1, metavar="N", help="snapshot-restore cycles per test"
+    )
     parser.add_argument("--filter", metavar="PATTERN", help="only tests whose name fits this shell pattern")
     parser.add_argument("--keep", action="store_true", help="keep snapshots and golden images")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
     parser.add_argument("--list", action="store_true", help="list the tests and stop")
     parser.set_defaults(run=run)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,7 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
     started, begun = now(), time.monotonic()
     folder = make_results_folder(arguments.results or _default_folder())
     progress = Progress()
-    stack, environment = prepare_stack(arguments, folder, progress.step)
+    try:
+        stack, environment = prepare_stack(arguments, folder, progress.step)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
     save_stack(stack, environment, folder)
     common: dict[str, str | int] = {
         "seed": seed,

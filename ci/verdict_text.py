@@ -9,6 +9,7 @@ from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome
 
 _SHOWN_VIOLATIONS = 5
+_SHOWN_RANGES = 10
 
 # Figure name to (label, unit); the order is the order of printing.
 _FIGURES = {
@@ -45,6 +46,21 @@ def check_lines(check: Mapping[str, Any]) -> Iterator[str]:
     more = check.get("total", 0) - min(len(violations), _SHOWN_VIOLATIONS)
     if more > 0:
         yield f"        ... and {more} more; all are in the JSON result."
+
+
+def range_lines(check: Mapping[str, Any]) -> Iterator[str]:
+    """The bad pages of one check as ranges of neighbours, where there are more than its sentences say."""
+    ranges = check.get("ranges", [])
+    pages = sum(found["pages"] for found in ranges)
+    if pages <= _SHOWN_VIOLATIONS:
+        return
+    yield f"        {pages:,} bad pages in {len(ranges):,} ranges:"
+    for found in ranges[:_SHOWN_RANGES]:
+        yield (
+            f"          {found['block']} 0x{found['start']:x} to 0x{found['end']:x}: {found['pages']:,} pages"
+        )
+    if len(ranges) > _SHOWN_RANGES:
+        yield f"          ... and {len(ranges) - _SHOWN_RANGES:,} more ranges; all are in the JSON result."
 
 
 def _figure_lines(figures: Mapping[str, float | int | str]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from harness.qmp import CommandRefused
 
 _ENDED = {"completed", "failed", "cancelled"}
 BACKGROUND_SNAPSHOT = "background-snapshot"
+MAPPED_RAM = "mapped-ram"
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,18 @@ def set_capability(machine: Machine, name: str, on: bool) -> None:
     machine.qmp.execute("migrate-set-capabilities", {"capabilities": [{"capability": name, "state": on}]})
 
 
-def require_background_snapshot(machine: Machine) -> None:
-    """Switch background-snapshot on.
+def require_capability(machine: Machine, name: str) -> None:
+    """Switch a capability on.
 
     Raises:
         NotApplicable: this QEMU has no such capability, or it refuses with a reason.
     """
-    if BACKGROUND_SNAPSHOT not in capabilities(machine):
-        raise NotApplicable("This QEMU has no capability 'background-snapshot'.")
+    if name not in capabilities(machine):
+        raise NotApplicable(f"This QEMU has no capability '{name}'.")
     try:
-        set_capability(machine, BACKGROUND_SNAPSHOT, True)
+        set_capability(machine, name, True)
     except CommandRefused as refusal:
-        raise NotApplicable(f"QEMU refuses background-snapshot on this host: {refusal.reason}") from refusal
+        raise NotApplicable(f"QEMU refuses {name} on this host: {refusal.reason}") from refusal
 
 
 def lift_bandwidth_limit(machine: Machine) -> None:

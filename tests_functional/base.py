@@ -48,9 +48,21 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
         except OSError as error:
             broken = SetupBroken(f"The test could not go on: {error}.")
             outcome = from_error(run.name, broken, time.monotonic() - started, run.environment())
+        outcome = self._without_full_disk(run, outcome)
         outcome.save(run.folder)
         run.say(f"{outcome.status.value}: {outcome.sentence}")
         self._tell_avocado(outcome)
+
+    def _without_full_disk(self, run: Run, outcome: Outcome) -> Outcome:
+        """The same outcome, unless the disk is full: then nothing that went wrong is QEMU's fault."""
+        if outcome.status not in (Status.FAIL, Status.ERROR) or not run.disk_full():
+            return outcome
+        remove_heavy(run.folder)
+        sentence = (
+            f"The disk that holds '{run.folder}' is full, so this test says nothing about the snapshot; "
+            f"name a folder on another disk with --results. (It ended with: {outcome.sentence})"
+        )
+        return replace(outcome, status=Status.ERROR, sentence=sentence)
 
     def _tell_avocado(self, outcome: Outcome) -> None:
         if outcome.status in (Status.FAIL, Status.XPASS):
@@ -95,6 +107,7 @@ def _die_with(command_pid: int) -> None:
     Our QEMUs die with us in turn, so an interrupted run leaves nothing behind.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    runner = os.getppid()
     try:
         command = os.pidfd_open(command_pid)
     except ProcessLookupError:
@@ -103,6 +116,9 @@ def _die_with(command_pid: int) -> None:
 
     def watch() -> None:
         select.select([command], [], [])
+        if runner not in (1, command_pid):
+            # Avocado's runner waits for ever for a test that was killed; it goes first, and takes us along.
+            os.kill(runner, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="command-watch", daemon=True).start()

@@ -30,6 +30,8 @@ class Stack:
         accel: `kvm` or `tcg`, as probed.
         ram_mib: guest RAM in MiB.
         vcpus: virtual CPUs; the agent has one writer thread for each.
+        coverage: share of guest RAM that the writers fill; less only where RAM is so small that kernel
+            and initramfs need more of it.
     """
 
     executable: Path
@@ -37,6 +39,7 @@ class Stack:
     accel: str
     ram_mib: int = 512
     vcpus: int = 1
+    coverage: float = COVERAGE
 
     def machine_config(self) -> MachineConfig:
         """The one configuration that source and restored guest share."""
@@ -51,9 +54,9 @@ class Stack:
         )
 
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:
-        """Writers over 85 % of guest RAM, rounded up to whole pages per thread."""
+        """Writers over the covered share of guest RAM, rounded up to whole pages per thread."""
         page = 4096 * self.vcpus
-        wanted = int(self.ram_mib * MIB * COVERAGE)
+        wanted = int(self.ram_mib * MIB * self.coverage)
         return WriterPlan((wanted + page - 1) // page * page, self.vcpus, pattern, seed)
 
     def identity(self) -> SshIdentity:

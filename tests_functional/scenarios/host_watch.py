@@ -10,8 +10,12 @@ from pathlib import Path
 from harness.host import LocalHost
 from harness.machine import Machine
 
-# What the kernel prints at the head of a splat (lib/bug.c, kernel/panic.c, kernel/watchdog.c).
-_SPLAT = re.compile(r"(WARNING: |BUG: |kernel BUG at|Oops: |soft lockup|hung task|general protection fault)")
+# What the kernel prints at the head of a splat (lib/bug.c, kernel/panic.c, kernel/watchdog.c,
+# kernel/hung_task.c).
+_SPLAT = re.compile(
+    r"(WARNING: |BUG: |kernel BUG at|Oops: |soft lockup|blocked for more than \d+ seconds|"
+    r"general protection fault)"
+)
 _KMSG_LIMIT = 8 << 20
 # QEMU opens the device once and keeps it for its lifetime (util/userfaultfd.c, since 8.0); it is the
 # door to userfaultfds, not one of them.
@@ -27,7 +31,7 @@ class HostState:
         splats: warning lines in the kernel's log with their sequence numbers, None where unreadable.
         descriptors: what QEMU has open, other than sockets: those of its user network come and go
             with our own SSH connections.
-        session: how many processes QEMU's session has.
+        processes: how many processes QEMU's session has.
     """
 
     tainted: int | None

@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from harness.errors import SetupBroken, SubjectFailed
 from harness.status import Status
 from tests_functional.scenarios.agent import AgentStatus, AgentWindow
 from tests_functional.scenarios.guest import Guest, booted, start_writers
@@ -16,7 +14,7 @@ from tests_functional.scenarios.offline_checks import instant, judge_oracles
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.restored_checks import judge_restored
 from tests_functional.scenarios.run import Run
-from tests_functional.scenarios.snapshot import Flow, Snapshot, take
+from tests_functional.scenarios.snapshot import Flow, take
 from tests_functional.scenarios.source_checks import Baseline, baseline, judge_overlap, judge_source
 from tests_functional.scenarios.summary import Cycle, summary
 from validators.judge import check_file
@@ -50,6 +48,8 @@ def one_flow(flow: Flow) -> Callable[[Run], Outcome]:
 @contextmanager
 def writing_guest(run: Run) -> Iterator[Source]:
     """Boot the run's guest, start its writers, and wait until each page has been written once."""
+    # Before anything slow: a disk that is too small is known now.
+    run.require_room()
     run.say(f"Booting the guest ({run.stack.ram_mib} MiB, {run.stack.vcpus} vCPU, {run.stack.accel}).")
     with booted(run.stack, run.folder, run.deadline.at_most(_BOOT_SECONDS)) as guest:
         plan = run.stack.writer_plan(run.pattern, run.seed)
@@ -75,7 +75,8 @@ def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str) -> Cycle:
     folder = run.folder / label
     folder.mkdir(parents=True)
     run.say(f"{label}: saving ({flow.value}).")
-    snapshot = _saved(run, source, flow, folder)
+    limit = run.deadline.at_most(_SAVE_SECONDS)
+    snapshot = take(flow, source.guest, source.window, folder, limit)
     checks = judge_source(source.guest, source.before)
     run.say(f"{label}: judging the file ({snapshot.size_bytes >> 20} MiB).")
     offline = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)
@@ -96,15 +97,6 @@ def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str) -> Cycle:
     if cycle.verdict.status is Status.PASS:
         run.discard(folder)
     return cycle
-
-
-def _saved(run: Run, source: Source, flow: Flow, folder: Path) -> Snapshot:
-    try:
-        return take(flow, source.guest, source.window, folder, run.deadline.at_most(_SAVE_SECONDS))
-    except SubjectFailed as error:
-        if run.disk_full():
-            raise SetupBroken(f"The disk is full, so the save could not end: {error.sentence}") from error
-        raise
 
 
 def _job(run: Run, flows: Sequence[Flow]) -> Outcome:

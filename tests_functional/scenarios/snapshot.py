@@ -22,21 +22,30 @@ class Flow(enum.Enum):
     SEEDS = "background, stop + migrate + cont, exec:cat"
     SEEDS_FILE = "background, stop + migrate + cont, file:"
     STOP_AND_SAVE = "stop-and-save, no capability"
+    # Stopped, because background-snapshot loses all RAM in a mapped-ram file (QEMU 9.0 to 11.1).
+    MAPPED_RAM = "stop-and-save, mapped-ram, file:"
+
+    @property
+    def capability(self) -> str | None:
+        """The migration capability that it needs."""
+        if self is Flow.MAPPED_RAM:
+            return migration.MAPPED_RAM
+        return None if self is Flow.STOP_AND_SAVE else migration.BACKGROUND_SNAPSHOT
 
     @property
     def background(self) -> bool:
         """Whether the guest runs while its RAM is saved."""
-        return self is not Flow.STOP_AND_SAVE
+        return self.capability == migration.BACKGROUND_SNAPSHOT
+
+    @property
+    def golden(self) -> bool:
+        """Whether guest RAM is dumped while the guest is stopped at T0."""
+        return self not in (Flow.LIVE, Flow.STOP_AND_SAVE)
 
     @property
     def state_at_t0(self) -> str:
         """The guest's run state that the file holds, and that a restore must bring back."""
         return "running" if self is Flow.LIVE else "paused"
-
-    @property
-    def golden(self) -> bool:
-        """Whether guest RAM is dumped while the guest is stopped at T0."""
-        return self is not Flow.LIVE
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Snapshot:
         flow: how it was taken.
         path: the vmstate file.
         golden: RAM at T0, where the flow stops the guest.
-        stun_ms: STOP to RESUME by QMP event time. In the seeds' flows it covers the golden dump
+        stun_ms: STOP to RESUME by QMP event time. Where there is a golden image it covers the dump
             too and says nothing about QEMU.
         figures: QEMU's own downtime, total time and page counts.
         size_bytes: of the file.
@@ -83,13 +92,13 @@ def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: 
         NotApplicable: this QEMU or host has no such capability or transport.
         SubjectFailed: QEMU failed the save, died, or hung.
     """
-    if flow.background:
-        migration.require_background_snapshot(guest.machine)
+    if flow.capability:
+        migration.require_capability(guest.machine, flow.capability)
     try:
         return _take(flow, guest, window, folder, deadline)
     finally:
-        if flow.background and guest.machine.alive():
-            migration.set_capability(guest.machine, migration.BACKGROUND_SNAPSHOT, False)
+        if flow.capability and guest.machine.alive():
+            migration.set_capability(guest.machine, flow.capability, False)
 
 
 def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline) -> Snapshot:
@@ -99,16 +108,17 @@ def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline:
     golden, started_by_itself = None, False
     if flow is Flow.LIVE:
         migration.start_save(machine, migration.exec_sink(path))
-    elif flow is Flow.STOP_AND_SAVE:
+    elif not flow.background:
         migration.lift_bandwidth_limit(machine)
         machine.qmp.execute("stop")
-        migration.start_save(machine, migration.exec_sink(path))
+        if flow.golden:
+            golden = dump_golden(machine, folder / "golden")
+        migration.start_save(machine, _uri(flow, path))
     else:
-        uri = migration.file_uri(path) if flow is Flow.SEEDS_FILE else migration.exec_sink(path)
-        golden, started_by_itself = _stop_dump_migrate(machine, uri, folder / "golden", deadline)
+        golden, started_by_itself = _stop_dump_migrate(machine, _uri(flow, path), folder / "golden", deadline)
     figures = migration.wait_completed(machine, deadline)
     completed = window.steps()
-    if flow is Flow.STOP_AND_SAVE:
+    if not flow.background:
         machine.qmp.execute("cont")
     machine.wait_status(lambda status: status == "running", deadline.at_most(10), "running again")
     stun = migration.stun_seconds(machine, mark)
@@ -126,6 +136,12 @@ def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline:
         steps_completed=completed,
         started_by_itself=started_by_itself,
     )
+
+
+def _uri(flow: Flow, path: Path) -> str:
+    """Where the flow saves to."""
+    by_qemu = flow in (Flow.SEEDS_FILE, Flow.MAPPED_RAM)
+    return migration.file_uri(path) if by_qemu else migration.exec_sink(path)
 
 
 def _stop_dump_migrate(

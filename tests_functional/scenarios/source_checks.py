@@ -74,12 +74,19 @@ def judge_overlap(snapshot: Snapshot, steps_at_t0: Sequence[int]) -> CheckResult
         steps_at_t0: writer steps per thread at T0 as found in the file.
     """
     written = sum(snapshot.steps_completed) - sum(steps_at_t0)
-    early = sum(snapshot.steps_before) - sum(steps_at_t0)
     problems = []
     if written <= 0:
         problems.append("No page was written between T0 and the end of the save, so this run proves nothing.")
-    if early > 0:
-        problems.append(f"T0 in the file is {early} steps before the save was asked for.")
+    # By thread, since the steps that one is ahead would hide those that another is behind.
+    for thread, (before, at_t0) in enumerate(zip(snapshot.steps_before, steps_at_t0, strict=False)):
+        if at_t0 < before:
+            problems.append(
+                f"T0 in the file is {before - at_t0} steps of thread {thread} before the save was asked for."
+            )
+    if len(steps_at_t0) != len(snapshot.steps_before):
+        problems.append(
+            f"The file knows {len(steps_at_t0)} writer threads, the guest has {len(snapshot.steps_before)}."
+        )
     return judged("overlap", _OVERLAP, problems, {"pages_written_during_save": written})
 
 

@@ -43,5 +43,6 @@ def load_stack(folder: Path) -> tuple[Stack, dict[str, Any]]:
         accel=data["accel"],
         ram_mib=data["ram_mib"],
         vcpus=data["vcpus"],
+        coverage=data["coverage"],
     )
     return stack, data["environment"]
