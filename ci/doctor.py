@@ -19,6 +19,7 @@ from harness.host import LocalHost
 from harness.qemu_probe import DEFAULT_EXECUTABLE, probe_qemu
 from harness.status import EXIT_ERROR, EXIT_PASS
 from harness.userfaultfd import probe_userfaultfd
+from tests_functional.scenarios.host_watch import kernel_splats
 from tests_functional.scenarios.run import free_mib
 
 _TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg", "setpriv": "util-linux"}
@@ -64,7 +65,7 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
         writable,
         f"The cache is '{folder}', {free_mib(home)} MiB free{'' if writable else ', not writable'}.",
     )
-    readable = os.access("/dev/kmsg", os.R_OK)
+    readable = kernel_splats() is not None
     yield (
         None,
         f"The kernel's log {'can' if readable else 'cannot'} be read, so splats are {_seen(readable)}.",

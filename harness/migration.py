@@ -12,6 +12,7 @@ from harness.deadline import Deadline
 from harness.errors import NotApplicable
 from harness.machine import Machine
 from harness.qmp import CommandRefused
+from harness.userfaultfd import probe_userfaultfd
 
 _ENDED = {"completed", "failed", "cancelled"}
 BACKGROUND_SNAPSHOT = "background-snapshot"
@@ -61,7 +62,10 @@ def require_capability(machine: Machine, name: str) -> None:
     try:
         set_capability(machine, name, True)
     except CommandRefused as refusal:
-        raise NotApplicable(f"QEMU refuses {name} on this host: {refusal.reason}") from refusal
+        # QEMU gives the same text whatever the reason was; the kernel's own answer tells them apart.
+        why = probe_userfaultfd().reason if name == BACKGROUND_SNAPSHOT else ""
+        sentence = f"QEMU refuses {name} on this host: {refusal.reason.rstrip('.')}. {why}"
+        raise NotApplicable(sentence.strip()) from refusal
 
 
 def lift_bandwidth_limit(machine: Machine) -> None:
