@@ -24,7 +24,8 @@ from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.stack_file import save_stack
 
-_SEED_LIMIT = 1 << 31
+_SEED_LIMIT = 1 << 64
+_GOOD = (Status.PASS, Status.DONE, Status.XFAIL)
 
 
 def add_parser(commands: Any) -> None:
@@ -42,7 +43,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
     parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
     parser.add_argument("--results", type=Path, metavar="DIR", help="new folder (default: results/TIME)")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the random write order (default: random)")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="of the random write order (default: random)")
     parser.add_argument(
         "--repeat", type=_positive, default=1, metavar="N", help="snapshot-restore cycles per test"
     )
@@ -61,6 +62,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < _SEED_LIMIT:
+        raise ValueError
+    return number
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; see `snapproof run --help`."""
     entries = select(arguments.profile, arguments.filter)
@@ -69,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{entry.name:28} {entry.reason}")
         return 0
     entries = _stretched(entries, arguments.repeat)
-    seed = arguments.seed if arguments.seed is not None else random.randrange(_SEED_LIMIT)
+    seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 31)
     started, begun = now(), time.monotonic()
     folder = make_results_folder(arguments.results or _default_folder())
     progress = Progress()
@@ -111,9 +119,12 @@ def _default_folder() -> Path:
 
 def _command(arguments: argparse.Namespace, seed: int) -> list[str]:
     """The command line that does the same again."""
-    command = ["snapproof", "run", "--profile", arguments.profile, "--seed", str(seed)]
-    for name in ("qemu", "accel", "guest", "mirror"):
+    # By its own path: whoever reads the results may not have it on PATH.
+    command = [str(Path(sys.argv[0]).absolute()), "run", "--profile", arguments.profile, "--seed", str(seed)]
+    for name in ("qemu", "accel", "guest", "cache", "mirror"):
         value = getattr(arguments, name)
+        if value is not None and (name == "cache" or (name == "qemu" and Path(value).exists())):
+            value = Path(value).absolute()
         if value is not None:
             command += [f"--{name}", str(value)]
     if arguments.repeat != 1:
@@ -126,7 +137,7 @@ def _print(result: RunResult, folder: Path) -> None:
         print("\n".join(outcome_lines(outcome)))
     counts = ", ".join(f"{count} {name}" for name, count in result.counts().items())
     print(f"Results: {folder}")
-    bad = [outcome for outcome in result.outcomes if outcome.status in (Status.FAIL, Status.ERROR)]
+    bad = [outcome for outcome in result.outcomes if outcome.status not in (*_GOOD, Status.SKIP)]
     if bad:
         print(f"Again:   {shlex.quote(str(_reproducer(folder, bad[0])))}")
     print(f"{result.status.value if result.status else 'NOTHING RAN'}: {counts} in {result.seconds:.0f} s")
@@ -136,7 +147,7 @@ def _print(result: RunResult, folder: Path) -> None:
 
 def _closing_line(result: RunResult) -> str:
     """The plain line that CI systems look for; what is neither passed nor skipped counts as failed."""
-    good = sum(o.status in (Status.PASS, Status.DONE, Status.XFAIL) for o in result.outcomes)
+    good = sum(o.status in _GOOD for o in result.outcomes)
     skips = sum(o.status is Status.SKIP for o in result.outcomes)
     return f"{good} passed, {len(result.outcomes) - good - skips} failed, {skips} skipped"
 

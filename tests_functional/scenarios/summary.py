@@ -122,5 +122,6 @@ def _sentence(status: Status, cycles: Sequence[Cycle], comparison: Sequence[Chec
         return "Not every check could be made; see the checks that were skipped."
     label, first = violations[0]
     total = sum(check.total for cycle in cycles for check in cycle.verdict.checks)
+    total += sum(check.total for check in comparison)
     more = f" ({total - 1} more violations)" if total > 1 else ""
     return f"{label}: {first.check}: {first.sentence}{more}"
