@@ -93,7 +93,7 @@ def _accelerator(
     known = cache.path("accelerator", f"{_probe_key(qemu, image)}.json")
     if known.exists():
         return Accelerator(**json.loads(known.read_text(encoding="utf-8")))
-    log("Probing KVM by booting the guest.")
+    log("Finding out which accelerator works.")
     config = Stack(qemu.executable, image, "kvm").machine_config()
     found = probe_accelerator(config, READY_LINE, folder / "kvm-probe")
     publish_file(known, json.dumps(asdict(found)).encode())

@@ -74,4 +74,7 @@ def _figure_lines(figures: Mapping[str, float | int | str]) -> Iterator[str]:
         yield f"      {label}:"
         yield from (f"        {line}" for line in shown)
     if "stun_ratio" in figures:
-        yield f"      Stop-and-save stuns the guest {figures['stun_ratio']} times as long."
+        yield (
+            f"      Stop-and-save stuns the guest {figures['stun_ratio']} times as long as the shortest "
+            f"live stun, {figures['shortest_live_stun_ms']} ms."
+        )

@@ -155,7 +155,7 @@ def test_summary_names_label_check_and_first_violation(tmp_path: Path) -> None:
     [((3.0,), 59.0, Status.FAIL), ((3.0,), 60.0, Status.PASS), ((1.0, 2.0, 900.0), 45.0, Status.PASS)],
 )
 def test_stun_ratio(tmp_path: Path, lives: tuple[float, ...], control: float, status: Status) -> None:
-    """Below 20 it fails; several live snapshots count by their median."""
+    """Below 20 it fails; of several live snapshots the shortest counts."""
     cycles = [_cycle(f"{number:02d}-live", Flow.LIVE, stun) for number, stun in enumerate(lives)]
     made = summary(make_run(tmp_path), [*cycles, _cycle("09-stop", Flow.STOP_AND_SAVE, control)], 12.0)
     assert made.status is status

@@ -101,6 +101,32 @@ def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: 
             migration.set_capability(guest.machine, flow.capability, False)
 
 
+def sample_stun(guest: Guest, deadline: Deadline) -> float:
+    """Stun of one more live save, in ms; what it saves is thrown away.
+
+    Raises:
+        NotApplicable: this QEMU or host has no background-snapshot.
+        SubjectFailed: QEMU failed the save, died, or hung.
+    """
+    machine = guest.machine
+    migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
+    try:
+        mark = machine.qmp.mark()
+        migration.start_save(machine, migration.exec_sink(Path("/dev/null")))
+        migration.wait_completed(machine, deadline)
+        return _stun_ms(machine, mark)
+    finally:
+        if machine.alive():
+            migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
+
+
+def _stun_ms(machine: Machine, mark: int) -> float:
+    stun = migration.stun_seconds(machine, mark)
+    if stun is None:
+        raise machine.failure("QEMU did not send STOP and RESUME around T0")
+    return stun * 1000
+
+
 def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline) -> Snapshot:
     machine, path = guest.machine, folder / "vmstate"
     guest.agent.reset_stats()
@@ -121,14 +147,11 @@ def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline:
     if not flow.background:
         machine.qmp.execute("cont")
     machine.wait_status(lambda status: status == "running", deadline.at_most(10), "running again")
-    stun = migration.stun_seconds(machine, mark)
-    if stun is None:
-        raise machine.failure("QEMU did not send STOP and RESUME around T0")
     return Snapshot(
         flow=flow,
         path=path,
         golden=golden,
-        stun_ms=stun * 1000,
+        stun_ms=_stun_ms(machine, mark),
         figures=figures,
         size_bytes=path.stat().st_size,
         largest_stall_us=guest.agent.status().max_stall_us,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from harness.status import Status, worst
 from tests_functional.scenarios.checks import judged
@@ -35,15 +34,18 @@ class Cycle:
     verdict: Verdict
 
 
-def summary(run: Run, cycles: Sequence[Cycle], seconds: float) -> Outcome:
+def summary(
+    run: Run, cycles: Sequence[Cycle], seconds: float, stun_samples_ms: Sequence[float] = ()
+) -> Outcome:
     """The outcome of a test that judged one or more snapshots of a guest.
 
     Args:
         run: the test's run.
         cycles: in the order they were taken, at least one.
         seconds: wall time of the test.
+        stun_samples_ms: stuns of live saves besides the judged ones.
     """
-    comparison = _stun_comparison(run, cycles)
+    comparison = _stun_comparison(run, cycles, stun_samples_ms)
     checks = [
         {**check, "name": f"{cycle.label}/{check['name']}"}
         for cycle in cycles
@@ -92,20 +94,22 @@ def _fact(cycle: Cycle, check: str, fact: str) -> float | int | str:
     return found.facts.get(fact, 0) if found else 0
 
 
-def _stun_comparison(run: Run, cycles: Sequence[Cycle]) -> list[CheckResult]:
-    """Compare live stuns with the control's, where a test has both."""
+def _stun_comparison(run: Run, cycles: Sequence[Cycle], samples: Sequence[float]) -> list[CheckResult]:
+    """Compare live stuns with the control's, where a test has both: the shortest of each."""
     live = [cycle.snapshot.stun_ms for cycle in cycles if cycle.snapshot.flow is Flow.LIVE]
     control = [cycle.snapshot.stun_ms for cycle in cycles if cycle.snapshot.flow is Flow.STOP_AND_SAVE]
     if not live or not control:
         return []
-    ratio = median(control) / max(median(live), 0.001)
+    stun = min([*live, *samples])
+    ratio = min(control) / max(stun, 0.001)
     problems = []
     if ratio < _STUN_RATIO:
         problems.append(
-            f"At {run.stack.ram_mib} MiB the background snapshot stuns the guest for {median(live):.1f} ms "
-            f"and stop-and-save for {median(control):.1f} ms, a ratio of {ratio:.1f}."
+            f"At {run.stack.ram_mib} MiB the background snapshot stuns the guest for {stun:.1f} ms "
+            f"and stop-and-save for {min(control):.1f} ms, a ratio of {ratio:.1f}."
         )
-    return [judged("stun-ratio", _STUN, problems, {"stun_ratio": round(ratio, 1)})]
+    facts = {"shortest_live_stun_ms": round(stun, 3), "stun_ratio": round(ratio, 1)}
+    return [judged("stun-ratio", _STUN, problems, facts)]
 
 
 def _sentence(status: Status, cycles: Sequence[Cycle], comparison: Sequence[CheckResult]) -> str:
