@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from ci import check, doctor, images, run, selftest
+from ci import bench, check, diff, doctor, images, info, run, selftest
 from harness.errors import SnapproofError
 from harness.status import EXIT_ERROR
 
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (doctor, images, run, check, selftest):
+    for module in (doctor, images, run, check, info, diff, selftest, bench):
         module.add_parser(commands)
     return parser
 

@@ -160,6 +160,8 @@ def _row_printer(progress: Progress) -> Callable[[Row], None]:
         if row.outcome != "not applicable":
             place = ("right" if row.placed else "wrong") if row.outcome == "caught" else "-"
             by = ", ".join(row.caught_by) or _OPEN.get(row.outcome, "nothing")
+            if row.outcome == "caught by restore":
+                by += f": {row.detail}"
             print(f"{row.fault:25} {row.layout:11} {row.outcome:18} {place:6} {by}", flush=True)
 
     return show

@@ -42,10 +42,32 @@ def check_lines(check: Mapping[str, Any]) -> Iterator[str]:
     violations = check.get("violations", [])
     for violation in violations[:_SHOWN_VIOLATIONS]:
         yield f"        {violation['sentence']}"
+        place = _place(violation)
+        if place:
+            yield f"          {place}"
         yield from (f"          {line}" for line in violation.get("hexdump", "").splitlines())
     more = check.get("total", 0) - min(len(violations), _SHOWN_VIOLATIONS)
     if more > 0:
-        yield f"        ... and {more} more; all are in the JSON result."
+        kept = "all" if check["total"] == len(violations) else f"the first {len(violations):,}"
+        yield f"        ... and {more:,} more; {kept} are in the JSON result."
+
+
+def _place(violation: Mapping[str, Any]) -> str:
+    """What a violation says of its place and of what should be there, beyond its sentence."""
+    names = (("gpa", "guest-physical"), ("file_offset", "file offset"))
+    where = ", ".join(f"{word} 0x{violation[name]:x}" for name, word in names if name in violation)
+    said = [f"{name} {violation[name]}" for name in ("expected", "found") if violation.get(name)]
+    return "; ".join([where, *said] if where else said)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as "1 page" and "2,000 pages"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def range_text(block: str, start: int, end: int, pages: int) -> str:
+    """A range of pages of a RAMBlock; offsets in bytes."""
+    return f"{block} 0x{start:x} to 0x{end:x}: {counted(pages, 'page')}"
 
 
 def range_lines(check: Mapping[str, Any]) -> Iterator[str]:
@@ -54,11 +76,9 @@ def range_lines(check: Mapping[str, Any]) -> Iterator[str]:
     pages = sum(found["pages"] for found in ranges)
     if pages <= _SHOWN_VIOLATIONS:
         return
-    yield f"        {pages:,} bad pages in {len(ranges):,} ranges:"
+    yield f"        {counted(pages, 'bad page')} in {counted(len(ranges), 'range')}:"
     for found in ranges[:_SHOWN_RANGES]:
-        yield (
-            f"          {found['block']} 0x{found['start']:x} to 0x{found['end']:x}: {found['pages']:,} pages"
-        )
+        yield f"          {range_text(found['block'], found['start'], found['end'], found['pages'])}"
     if len(ranges) > _SHOWN_RANGES:
         yield f"          ... and {len(ranges) - _SHOWN_RANGES:,} more ranges; all are in the JSON result."
 

@@ -49,6 +49,7 @@ class Difference:
         only_second: likewise of the second file.
         fields: device fields, at most 10,000.
         total_pages: number of differing pages.
+        page_size: bytes of a target page of the first file.
     """
 
     pages: dict[str, list[int]]
@@ -56,6 +57,7 @@ class Difference:
     only_second: tuple[str, ...]
     fields: tuple[FieldChange, ...]
     total_pages: int
+    page_size: int
 
     @property
     def same(self) -> bool:
@@ -65,7 +67,7 @@ class Difference:
     @property
     def ranges(self) -> list[PageRange]:
         """The differing pages as ranges of neighbours."""
-        return group_ranges(dict(self.pages))
+        return group_ranges(self.pages, self.page_size)
 
 
 def diff_files(first: Path, second: Path) -> Difference:
@@ -79,20 +81,21 @@ def diff_files(first: Path, second: Path) -> Difference:
         readers = [_open(stack, path) for path in (first, second)]
         blocks = [{(block.idstr, block.used_length): block for block in r.index.blocks} for r in readers]
         pages: dict[str, list[int]] = {}
-        for key in blocks[0].keys() & blocks[1].keys():
+        for key in (key for key in blocks[0] if key in blocks[1]):
             offsets = _differing(readers[0], blocks[0][key], readers[1], blocks[1][key])
             if len(offsets):
                 pages[key[0]] = offsets.tolist()
         states = [decode_devices(reader.source, reader.index) for reader in readers]
         return Difference(
             pages,
-            tuple(key[0] for key in blocks[0].keys() - blocks[1].keys()),
-            tuple(key[0] for key in blocks[1].keys() - blocks[0].keys()),
+            tuple(key[0] for key in blocks[0] if key not in blocks[1]),
+            tuple(key[0] for key in blocks[1] if key not in blocks[0]),
             tuple(
                 change
                 for _, change in zip(range(_MAX_FIELDS), _changes("", states[0], states[1]), strict=False)
             ),
             sum(len(offsets) for offsets in pages.values()),
+            readers[0].index.page_size,
         )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ def extract(path: Path, folder: Path, *, offset: int = 0) -> dict[str, Any]:
 
     The folder is a golden image too: golden.json lists block-000.ram and so on with the idstr, length and
     number of missing pages of each; zero and missing pages are holes. devices.json holds the decoded
-    device state. No name from the file is ever used as a path.
+    device state. No name from the file is ever used as a path. Where it fails or is interrupted, what it
+    has written is removed.
 
     Returns:
         The content of golden.json.
@@ -45,25 +48,43 @@ def extract(path: Path, folder: Path, *, offset: int = 0) -> dict[str, Any]:
             raise SnapshotWrong(f"The file {path} cannot be extracted: {index.damage.sentence}")
         reader = PageReader(source, index)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            entries = [
-                _extract_block(reader, block, folder / f"block-{number:03}.ram")
-                for number, block in enumerate(index.blocks)
-            ]
-            devices = decode_devices(source, index)
-            (folder / DEVICES_FILE).write_text(json.dumps(devices, indent=1))
-            content = {
-                "version": 1,
-                "page_size": index.page_size,
-                "blocks": entries,
-                "facts": describe(index),
-            }
-            (folder / INDEX_FILE).write_text(json.dumps(content, indent=1))
+            with _whole_or_nothing(folder) as made:
+                entries = []
+                for number, block in enumerate(index.blocks):
+                    made.append(folder / f"block-{number:03}.ram")
+                    entries.append(_extract_block(reader, block, made[-1]))
+                made += [folder / DEVICES_FILE, folder / INDEX_FILE]
+                devices = decode_devices(source, index)
+                (folder / DEVICES_FILE).write_text(json.dumps(devices, indent=1))
+                content = {
+                    "version": 1,
+                    "page_size": index.page_size,
+                    "blocks": entries,
+                    "facts": describe(index),
+                }
+                (folder / INDEX_FILE).write_text(json.dumps(content, indent=1))
         except OSError as error:
             raise SetupBroken(f"The folder {folder} cannot be written: {error.strerror}.") from error
         except StreamError as error:
             raise SnapshotWrong(f"The file {path} cannot be extracted: {error.sentence}") from error
     return content
+
+
+@contextlib.contextmanager
+def _whole_or_nothing(folder: Path) -> Iterator[list[Path]]:
+    """Make a folder; the files entered in the list are removed again unless the `with` ends well."""
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    made: list[Path] = []
+    try:
+        yield made
+    except BaseException:
+        for path in made:
+            path.unlink(missing_ok=True)
+        if new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _extract_block(reader: PageReader, block: Block, target: Path) -> dict[str, Any]:

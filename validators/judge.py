@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.status import Status
 from validators.golden import check_golden, open_golden
+from validators.memory_map import machine_map
 from validators.pages import PageReader
+from validators.progress import Progress, WatchedSource
 from validators.stream.format import StreamError
 from validators.stream.index import SnapshotIndex
 from validators.stream.reader import read_index
@@ -18,8 +22,6 @@ from validators.stream.source import PipeSource, open_source
 from validators.structure import check_structure
 from validators.verdict import CheckResult, Facts, Tally, Verdict, Violation
 from validators.write_order import check_write_order
-
-Progress = Callable[[str, int, int], None]
 
 
 def check_file(
@@ -31,37 +33,73 @@ def check_file(
         path: the file; "-" or a pipe is judged by structure alone.
         golden: golden image of the guest at T0 (a folder or one raw file).
         offset: byte offset of the stream in the file.
-        progress: called with the name of a stage, pages done and pages in all.
+        progress: called with the name of a stage, bytes done and bytes in all, often enough for a bar.
 
     Raises:
         UsageError: there is no vmstate stream there, or the golden image cannot be used.
     """
     if str(path) == "-" or (path.exists() and not stat.S_ISREG(path.stat().st_mode) and not path.is_dir()):
-        return _check_pipe(path, golden)
+        if golden is not None or offset:
+            raise UsageError(
+                "A pipe is checked from its start and for its structure only; give a file instead."
+            )
+        return _check_pipe(path)
     with ExitStack() as stack:
-        source = stack.enter_context(open_source(path))
+        opened = stack.enter_context(open_source(path))
+        source = WatchedSource(opened.descriptor, path, progress or _silent)
+        source.begin("structure", offset, max(0, source.size - offset))
         index = read_index(source, offset)
         checks = check_structure(index)
         reader = PageReader(source, index)
+        data_bytes = index.records.get("page", 0) * index.page_size
+        source.begin("write-order", offset, data_bytes)
         checks.append(_guarded(lambda: check_write_order(reader), "write-order", index))
         if golden is not None:
             image = stack.enter_context(open_golden(golden))
+            source.begin("golden", offset, data_bytes)
             checks.append(_guarded(lambda: check_golden(reader, image), "golden", index))
-        if progress:
-            pages = sum(block.pages for block in index.blocks)
-            progress("checked", pages, pages)
-        return Verdict(tuple(checks), describe(index))
+        source.finish()
+        return _verdict(checks, index)
 
 
-def _check_pipe(path: Path, golden: Path | None) -> Verdict:
-    if golden is not None:
-        raise UsageError("A pipe can be checked for its structure only; give a file for --golden.")
+def _silent(_stage: str, _done: int, _total: int) -> None:
+    """Nobody wants to know."""
+
+
+def _verdict(checks: list[CheckResult], index: SnapshotIndex) -> Verdict:
+    if index.damage is not None and not any(check.status is Status.FAIL for check in checks):
+        # Whatever ended the reading, a file that was not read to its end never passes.
+        tally = Tally("readable", "The stream can be read to its end.")
+        tally.add(Violation(tally.name, index.damage.sentence, file_offset=index.damage.offset))
+        checks = [*checks, tally.result()]
+    lengths = {block.idstr: block.used_length for block in index.blocks}
+    return Verdict(tuple(_with_addresses(checks, index)), describe(index), lengths)
+
+
+def _with_addresses(checks: list[CheckResult], index: SnapshotIndex) -> Iterator[CheckResult]:
+    """Add the guest-physical address where the machine's rule knows it and the check did not."""
+    memory = machine_map(index)
+    numbers = {block.idstr: number for number, block in enumerate(index.blocks)}
+
+    def placed(violation: Violation) -> Violation:
+        number = numbers.get(violation.block)
+        if memory is None or number is None or violation.offset is None or violation.gpa is not None:
+            return violation
+        return replace(violation, gpa=memory.address(number, violation.offset))
+
+    for check in checks:
+        yield replace(check, violations=tuple(placed(found) for found in check.violations))
+
+
+def _check_pipe(path: Path) -> Verdict:
     if str(path) == "-":
         index = read_index(PipeSource(sys.stdin.buffer))
     else:
         with path.open("rb") as stream:
             index = read_index(PipeSource(stream))
-    return Verdict(tuple(check_structure(index)), describe(index))
+    if index.damage is not None and index.damage.check == "pipe":
+        raise UsageError(f"{index.damage.sentence} Nothing is known against it; give the file itself.")
+    return _verdict(check_structure(index), index)
 
 
 def _guarded(run: Callable[[], CheckResult], name: str, index: SnapshotIndex) -> CheckResult:

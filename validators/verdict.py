@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+
+import numpy as np
 
 from harness.status import Status, worst
 
@@ -77,10 +79,12 @@ class Verdict:
     Attributes:
         checks: results in the order the checks ran.
         facts: figures about the file.
+        lengths: bytes of every RAMBlock, by idstr.
     """
 
     checks: tuple[CheckResult, ...]
     facts: Facts = field(default_factory=dict)
+    lengths: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def status(self) -> Status:
@@ -96,6 +100,11 @@ class Verdict:
         """The listed violations of all checks."""
         return tuple(violation for check in self.checks for violation in check.violations)
 
+    @property
+    def page_size(self) -> int:
+        """Bytes of a target page, 4096 where no file was read."""
+        return int(self.facts.get("page size", 4096))
+
     def to_json(self) -> str:
         """The verdict as JSON text, version 1 of its format."""
         checks = [
@@ -106,7 +115,7 @@ class Verdict:
                 "reason": check.reason,
                 "total": check.total,
                 "facts": check.facts,
-                "ranges": [asdict(found) for found in group_ranges(check.bad_pages)],
+                "ranges": [asdict(found) for found in group_ranges(check.bad_pages, self.page_size)],
                 "violations": [_without_none(asdict(violation)) for violation in check.violations],
             }
             for check in self.checks
@@ -178,18 +187,19 @@ class PageRange:
     pages: int
 
 
-def group_ranges(bad_pages: dict[str, Sequence[int]], page_size: int = 4096) -> list[PageRange]:
-    """Group bad pages (byte offsets by RAMBlock) into ranges of neighbours."""
+def group_ranges(bad_pages: Mapping[str, Sequence[int]], page_size: int = 4096) -> list[PageRange]:
+    """Group bad pages (byte offsets by RAMBlock) into ranges of neighbours, in ascending order."""
     ranges = []
     for block, offsets in bad_pages.items():
-        start = end = -1
-        for offset in [*sorted(set(offsets)), -1]:
-            if offset == end:
-                end += page_size
-                continue
-            if end > 0:
-                ranges.append(PageRange(block, start, end, (end - start) // page_size))
-            start, end = offset, offset + page_size
+        pages = np.unique(np.asarray(offsets, np.int64))
+        if not len(pages):
+            continue
+        gaps = np.flatnonzero(np.diff(pages) != page_size)
+        starts, ends = pages[np.append(0, gaps + 1)], pages[np.append(gaps, -1)] + page_size
+        ranges += [
+            PageRange(block, start, end, (end - start) // page_size)
+            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+        ]
     return ranges
 
 

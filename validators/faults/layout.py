@@ -8,9 +8,14 @@ from typing import Any
 from validators.faults.catalogue import Catalogue
 from validators.faults.subject import Damage, Edit, Place, Subject
 from validators.stream.index import Section, Vmdesc
+from validators.stream.vmdesc import field_length
 
 LAYOUT = Catalogue()
 _RESTORE_ONLY = "the field has no redundancy in the stream; only QEMU or the guest can notice"
+# Field of the device "cpu" and a bit of it (QEMU 10.0 target/i386/machine.c, target/arm/machine.c). CR3 then
+# points to 256 GiB or more, where no RAM is: the first fetch faults, and so do the handlers of the fault.
+# An arm64 program counter with bit 62 flipped is not canonical.
+_VITAL_FIELDS = (("env.cr[3]", 38), ("env.pc", 62))
 
 
 @LAYOUT.fault("One byte follows the end of the stream.")
@@ -127,11 +132,38 @@ def _device_shortened(subject: Subject) -> Damage | None:
     return Damage((Edit(at, 8, b""),), subject.section_place(section))
 
 
-@LAYOUT.fault("A bit of a device's state is flipped.", blind=_RESTORE_ONLY)
+@LAYOUT.fault("A bit of the first vCPU's page table address is flipped.", blind=_RESTORE_ONLY)
 def _device_bit_flip(subject: Subject) -> Damage | None:
-    section = next((device for device in subject.index.devices if device.idstr == "timer"), subject.device())
-    at = section.data_offset + 3
-    return _patch(subject, section, at, bytes([subject.bytes_at(at, at + 1)[0] ^ 4]))
+    # Many bits of device state may flip unseen: a guest never looks at most of them again. So the bit is
+    # one that no guest survives, whatever it was doing at T0.
+    section, at, mask = _vital_bit(subject)
+    return _patch(subject, section, at, bytes([subject.bytes_at(at, at + 1)[0] ^ mask]))
+
+
+def _vital_bit(subject: Subject) -> tuple[Section, int, int]:
+    """File offset and mask of a bit that the guest cannot do without; by chance where no vCPU is known."""
+    devices = subject.index.vmdesc.content.get("devices", []) if subject.index.vmdesc else []
+    for section in subject.index.devices:
+        described: dict[str, Any] = next(
+            (d for d in devices if (d["name"], d["instance_id"]) == (section.idstr, section.instance)), {}
+        )
+        for name, bit in _VITAL_FIELDS:
+            place = _field_offset(described, name) if section.idstr == "cpu" else None
+            if place is not None:
+                # Fields are big-endian 64-bit numbers.
+                return section, section.data_offset + place + 7 - bit // 8, 1 << bit % 8
+    section = subject.device()
+    return section, (section.data_offset + section.data_end) // 2, 4
+
+
+def _field_offset(device: dict[str, Any], name: str) -> int | None:
+    """Bytes before a field of a device's own fields (not of a subsection), None where it has no such."""
+    offset = 0
+    for entry in device.get("fields", []):
+        if entry.get("name") == name:
+            return offset
+        offset += field_length(entry) or 0
+    return None
 
 
 @LAYOUT.fault("The machine's name is another.", blind=_RESTORE_ONLY)

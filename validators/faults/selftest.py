@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import SnapproofError, UsageError
@@ -15,9 +15,10 @@ from validators.faults.cuts import CUTS
 from validators.faults.layout import LAYOUT
 from validators.faults.mapped import MAPPED
 from validators.faults.record import RECORDS
-from validators.faults.subject import Damage, Place, open_subject, write_damaged
+from validators.faults.subject import Place, Subject, open_subject
+from validators.faults.workbench import Workbench, write_damaged
 from validators.judge import check_file
-from validators.verdict import Verdict, Violation
+from validators.verdict import Violation
 
 CATALOGUE: tuple[Fault, ...] = (
     *CONTENT.faults,
@@ -39,7 +40,10 @@ class Row:
         placed: whether a violation names the place of the damage.
         place: where the damage was, in words.
         blind: why no offline check can see it, "" where one can.
-        outcome: "caught", "missed", "needs restore" (blind), "needs golden image" or "not applicable".
+        outcome: "caught", "missed", "needs restore" (blind), "needs golden image", "not applicable", or
+            "caught by restore" where somebody restored a blind one.
+        seed: repeats the fault by apply_fault().
+        detail: first sentence of what caught it.
     """
 
     fault: str
@@ -49,6 +53,8 @@ class Row:
     place: str
     blind: str
     outcome: str
+    seed: int
+    detail: str = ""
 
 
 def run_selftest(
@@ -70,44 +76,50 @@ def run_selftest(
     """
     before = check_file(file, golden=golden)
     if before.status not in (Status.PASS, Status.SKIP):
-        raise UsageError(f"The file {file} does not pass undamaged, so it cannot serve for a self-test.")
+        why = "".join(f" ({found.check}: {found.sentence})" for found in before.violations[:1])
+        raise UsageError(f"The file {file} cannot serve for a self-test: it does not pass undamaged{why}.")
     rows = []
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        copy = Path(name) / "damaged"
+    with tempfile.TemporaryDirectory(dir=folder) as name, open_subject(file, seed) as subject:
+        bench = Workbench(file, Path(name) / "damaged")
         for number, fault in enumerate(faults):
-            row = _run(file, golden, fault, seed + number, copy)
+            subject.reseed(seed + number)
+            row = _run(subject, golden, fault, seed + number, bench)
             rows.append(row)
             if progress:
                 progress(row)
     return rows
 
 
-def _run(file: Path, golden: Path | None, fault: Fault, seed: int, copy: Path) -> Row:
-    with open_subject(file, seed) as subject:
-        layout = subject.index.layout
-        damage = fault.plant(subject)
+def _run(subject: Subject, golden: Path | None, fault: Fault, seed: int, bench: Workbench) -> Row:
+    damage = fault.plant(subject)
+    row = Row(fault.name, subject.index.layout, (), False, "", fault.blind, "not applicable", seed)
     if damage is None:
-        return Row(fault.name, layout, (), False, "", fault.blind, "not applicable")
-    write_damaged(file, damage, copy)
-    try:
-        verdict = check_file(copy, golden=golden)
-    except SnapproofError as error:
-        return Row(fault.name, layout, (error.sentence,), False, damage.place.words, fault.blind, "caught")
-    return _row(fault, layout, damage, verdict, golden is not None)
-
-
-def _row(fault: Fault, layout: str, damage: Damage, verdict: Verdict, has_golden: bool) -> Row:
+        return row
+    with bench.damaged(damage) as path:
+        try:
+            verdict = check_file(path, golden=golden)
+        except SnapproofError as error:
+            return replace(
+                row,
+                caught_by=("unusable",),
+                place=damage.place.words,
+                outcome="caught",
+                detail=error.sentence,
+            )
     caught = tuple(check.name for check in verdict.checks if check.status is Status.FAIL)
-    placed = any(names_place(violation, damage.place) for violation in verdict.violations)
     if caught:
         outcome = "caught"
     elif fault.blind:
         outcome = "needs restore"
-    elif fault.needs_golden and not has_golden:
+    elif fault.needs_golden and golden is None:
         outcome = "needs golden image"
     else:
         outcome = "missed"
-    return Row(fault.name, layout, caught, placed, damage.place.words, fault.blind, outcome)
+    placed = any(names_place(violation, damage.place) for violation in verdict.violations)
+    detail = next((violation.sentence for violation in verdict.violations), "")
+    return replace(
+        row, caught_by=caught, placed=placed, place=damage.place.words, outcome=outcome, detail=detail
+    )
 
 
 def names_place(violation: Violation, place: Place) -> bool:

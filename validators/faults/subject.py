@@ -20,8 +20,6 @@ from validators.stream.reader import read_index
 from validators.stream.source import FileSource, open_source
 
 Words = npt.NDArray[np.uint64]
-_COPY_PIECE = 1 << 20
-_HOLE_STEP = 512
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,11 @@ class Damage:
     edits: tuple[Edit, ...]
     place: Place
 
+    @staticmethod
+    def none() -> Damage:
+        """No damage at all."""
+        return Damage((), Place("nowhere"))
+
 
 @dataclass(frozen=True)
 class Record:
@@ -92,11 +95,15 @@ class Subject:
         random: the only source of chance, so that a seed repeats a fault.
     """
 
-    def __init__(self, source: FileSource, index: SnapshotIndex, random: np.random.Generator) -> None:
+    def __init__(self, source: FileSource, index: SnapshotIndex, seed: int) -> None:
         self.source = source
         self.index = index
         self.reader = PageReader(source, index)
-        self.random = random
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Start the chance anew; what a fault does depends on nothing that was planted before it."""
+        self.random = np.random.default_rng(seed)
 
     @cached_property
     def scan(self) -> AgentScan:
@@ -193,24 +200,4 @@ class Subject:
 def open_subject(path: Path, seed: int) -> Iterator[Subject]:
     """Open an undamaged vmstate file; raises UsageError where it is none."""
     with open_source(path) as source:
-        yield Subject(source, read_index(source), np.random.default_rng(seed))
-
-
-def write_damaged(source: Path, damage: Damage, target: Path) -> None:
-    """Write a copy of `source` with the edits of `damage` applied."""
-    with source.open("rb") as original, target.open("wb") as copy:
-        size = source.stat().st_size
-        at = 0
-        for edit in (*damage.edits, Edit(size, 0, b"")):
-            while at < edit.offset:
-                original.seek(at)
-                piece = original.read(min(_COPY_PIECE, edit.offset - at))
-                at += len(piece)
-                # Pieces of zeros become holes: a mapped-ram file has many.
-                if any(piece[::_HOLE_STEP]) or any(piece):
-                    copy.write(piece)
-                else:
-                    copy.seek(len(piece), 1)
-            copy.write(edit.data)
-            at = edit.offset + edit.length
-        copy.truncate()
+        yield Subject(source, read_index(source), seed)

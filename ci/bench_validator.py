@@ -1,0 +1,237 @@
+"""`snapproof bench validator`: the validators' speed against a plain read of the same file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ci.events import Progress
+from ci.json_file import write_json_file
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, SetupBroken, UsageError
+from harness.process import ChildProcess
+from harness.status import EXIT_PASS
+from validators.stream.reader import read_index
+from validators.stream.source import open_source
+
+_PLAIN = "plain read (cat)"
+_START = "start of Python alone"
+_MEASURED = Path(__file__).with_name("measured.py")
+_WORK = "ci.bench_work"
+_ROOT = Path(__file__).parents[1]
+_RUN_SECONDS = 3600.0
+# Stands in an argument list for a fresh folder, which is deleted after the run.
+_FOLDER = "{folder}"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something that is timed.
+
+    Attributes:
+        name: for the table.
+        command: its argument list.
+    """
+
+    name: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run cost: wall seconds of the whole process, and its peak memory in bytes."""
+
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One contender's runs, without the warm-up.
+
+    Attributes:
+        name: of the contender.
+        seconds: wall time of each run.
+        min_seconds: the shortest.
+        median_seconds: the median.
+        max_seconds: the longest.
+        ratio: median against that of the plain read.
+        ratio_of_minima: minimum against that of the plain read, which a busy machine disturbs least.
+        ratio_without_start: ratio of minima without the start of Python; None for what is no part of us.
+        peak_mib: the highest peak memory, in MiB.
+    """
+
+    name: str
+    seconds: tuple[float, ...]
+    min_seconds: float
+    median_seconds: float
+    max_seconds: float
+    ratio: float
+    ratio_of_minima: float
+    ratio_without_start: float | None
+    peak_mib: float
+
+
+def add_parser(benchmarks: Any) -> None:
+    """Add the benchmark's arguments."""
+    parser = benchmarks.add_parser(
+        "validator",
+        help="the validators' speed against a plain read of the same file",
+        description="Times check, extract and golden comparison of a file against 'cat FILE > /dev/null' and "
+        "any other reader. Each is run once to warm up, then all of them in turn, N times; every run is a "
+        "process of its own, its start included.",
+        epilog="Example: snapproof bench validator vmstate --golden golden/ "
+        "--versus 'python3 analyze-migration.py -f {file}'",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="a vmstate file")
+    parser.add_argument("--golden", type=Path, metavar="RAM", help="its golden image")
+    parser.add_argument(
+        "--versus",
+        action="append",
+        default=[],
+        metavar="COMMAND",
+        help="another reader, with {file} for the file; may be given several times",
+    )
+    parser.add_argument("--repeat", type=int, default=5, metavar="N", help="timed runs of each (default: 5)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write every figure there")
+    parser.set_defaults(run=bench)
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Run the command; see `snapproof bench validator --help`."""
+    if arguments.repeat < 1:
+        raise UsageError("--repeat wants at least one timed run.")
+    file: Path = arguments.file.absolute()
+    with open_source(file) as source:
+        read_index(source)
+        size = source.size
+    contenders = _contenders(file, arguments.golden, arguments.versus)
+    progress = Progress()
+    try:
+        with tempfile.TemporaryDirectory(prefix="snapproof-bench-") as name:
+            costs = _interleaved(contenders, arguments.repeat, Path(name), progress)
+    except OSError as error:
+        raise SetupBroken(f"The benchmark could not go on: {error}.") from error
+    finally:
+        progress.done()
+    figures = _figures(contenders, costs)
+    if arguments.json:
+        content = {
+            "version": 1, "file": str(file), "bytes": size, "repeat": arguments.repeat,
+            "figures": [{**asdict(entry), "command": list(contender.command)}
+                        for entry, contender in zip(figures, contenders, strict=True)],
+        }  # fmt: skip
+        write_json_file(arguments.json, json.dumps(content, indent=1))
+    _print(file, size, arguments.repeat, figures)
+    return EXIT_PASS
+
+
+def _contenders(file: Path, golden: Path | None, versus: Sequence[str]) -> list[Contender]:
+    work = (sys.executable, "-m", _WORK)
+    contenders = [
+        Contender(_PLAIN, ("cat", str(file))),
+        Contender(_START, (*work, "start", str(file))),
+        Contender("check: structure, digests", (*work, "digests", str(file))),
+        Contender("check: all oracles", (*work, "check", str(file))),
+        Contender("extract", (*work, "extract", str(file), _FOLDER)),
+    ]
+    if golden is not None:
+        image = str(golden.absolute())
+        contenders.append(Contender("golden comparison", (*work, "golden", str(file), image)))
+    for text in versus:
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            raise UsageError(f"The command '{text}' cannot be split into words: {error}.") from error
+        if not any("{file}" in word for word in words):
+            raise UsageError(f"The command '{text}' does not say where the file's name goes; write {{file}}.")
+        contenders.append(Contender(text, tuple(word.replace("{file}", str(file)) for word in words)))
+    return contenders
+
+
+def _interleaved(
+    contenders: Sequence[Contender], repeat: int, folder: Path, progress: Progress
+) -> dict[str, list[Cost]]:
+    """Run all contenders in turn: once to warm up, then `repeat` times."""
+    costs: dict[str, list[Cost]] = {contender.name: [] for contender in contenders}
+    for number in range(repeat + 1):
+        progress.step(f"Round {number} of {repeat}." if number else "Warming up.")
+        for contender in contenders:
+            cost = _run(contender, folder)
+            if number:
+                costs[contender.name].append(cost)
+    return costs
+
+
+def _run(contender: Contender, folder: Path) -> Cost:
+    """Run one contender in a folder of its own.
+
+    Raises:
+        SetupBroken: it failed, so that its time would mean nothing.
+    """
+    work, report, log = folder / "work", folder / "report.json", folder / "log"
+    work.mkdir()
+    command = [word.replace(_FOLDER, str(work / "out")) for word in contender.command]
+    log.unlink(missing_ok=True)
+    argv = [sys.executable, "-I", "-S", str(_MEASURED), str(report), str(work), *command]
+    # Our modules are found whether or not the package is installed.
+    with ChildProcess(argv, log, environment={"PYTHONPATH": str(_ROOT)}) as process:
+        try:
+            process.wait(Deadline(_RUN_SECONDS))
+        except DeadlineExpired as error:
+            raise SetupBroken(f"'{contender.name}' did not end within an hour.") from error
+        evidence = process.evidence()
+    shutil.rmtree(work)
+    content = json.loads(report.read_text())
+    report.unlink()
+    if content["exit_code"] != 0:
+        words = f"'{contender.name}' ended with exit code {content['exit_code']}, so it cannot be compared."
+        raise SetupBroken(words, evidence)
+    return Cost(float(content["seconds"]), int(content["peak_kib"]) * 1024)
+
+
+def _figures(contenders: Sequence[Contender], costs: dict[str, list[Cost]]) -> list[Figures]:
+    seconds = {name: [cost.seconds for cost in runs] for name, runs in costs.items()}
+    plain, start = seconds[_PLAIN], min(seconds[_START])
+    figures = []
+    for contender in contenders:
+        mine = seconds[contender.name]
+        ours = contender.name != _START and _WORK in contender.command
+        figures.append(
+            Figures(
+                name=contender.name,
+                seconds=tuple(round(value, 4) for value in mine),
+                min_seconds=round(min(mine), 4),
+                median_seconds=round(median(mine), 4),
+                max_seconds=round(max(mine), 4),
+                ratio=round(median(mine) / median(plain), 2),
+                ratio_of_minima=round(min(mine) / min(plain), 2),
+                ratio_without_start=round(max(0.0, min(mine) - start) / min(plain), 2) if ours else None,
+                peak_mib=round(max(cost.peak_bytes for cost in costs[contender.name]) / (1 << 20), 1),
+            )
+        )
+    return figures
+
+
+def _print(file: Path, size: int, repeat: int, figures: Sequence[Figures]) -> None:
+    width = max(len(entry.name) for entry in figures)
+    print(f"{file}: {size:,} bytes, {repeat} rounds after a warm-up, all in turn")
+    print(f"ratio: to the {_PLAIN}; of medians, of minima, and of minima without the start of Python")
+    heads = ("min s", "median s", "max s", "medians", "minima", "no start", "peak MiB")
+    print(" ".join([" " * width, *(f"{head:>8}" for head in heads)]))
+    for entry in figures:
+        without = "" if entry.ratio_without_start is None else f"{entry.ratio_without_start:.2f}"
+        print(
+            f"{entry.name:{width}} {entry.min_seconds:8.3f} {entry.median_seconds:8.3f} "
+            f"{entry.max_seconds:8.3f} {entry.ratio:8.2f} {entry.ratio_of_minima:8.2f} {without:>8} "
+            f"{entry.peak_mib:8.1f}"
+        )

@@ -1,0 +1,73 @@
+"""The jobs that `snapproof bench validator` times, each run in a process of its own.
+
+Run as ``python -m ci.bench_work JOB FILE [ARGUMENT]``; prints nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from harness.errors import SnapproofError
+from validators.digests import read_digests
+from validators.extract import extract
+from validators.golden import check_golden, open_golden
+from validators.judge import check_file
+from validators.pages import PageReader
+from validators.stream.reader import read_index
+from validators.stream.source import open_source
+from validators.structure import check_structure
+
+
+def nothing(_file: Path, _argument: str) -> None:
+    """Only what every job costs before it begins: Python and our imports."""
+
+
+def digests(file: Path, _argument: str) -> None:
+    """Structure, and a digest of every page."""
+    with open_source(file) as source:
+        index, _ = read_digests(source)
+        check_structure(index)
+
+
+def full(file: Path, _argument: str) -> None:
+    """All that `snapproof check FILE` does."""
+    check_file(file)
+
+
+def extracted(file: Path, folder: str) -> None:
+    """RAM and device state into a folder."""
+    extract(file, Path(folder))
+
+
+def golden(file: Path, image: str) -> None:
+    """Structure, and every page compared with a golden image."""
+    with open_source(file) as source, open_golden(Path(image)) as ram:
+        index = read_index(source)
+        check_structure(index)
+        check_golden(PageReader(source, index), ram)
+
+
+JOBS: Mapping[str, Callable[[Path, str], None]] = {
+    "start": nothing,
+    "digests": digests,
+    "check": full,
+    "extract": extracted,
+    "golden": golden,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Do one job; 0 where it ran to its end, whatever it found."""
+    job, file, *rest = arguments
+    try:
+        JOBS[job](Path(file), rest[0] if rest else "")
+    except SnapproofError as error:
+        print(error.sentence, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
