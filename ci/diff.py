@@ -60,10 +60,9 @@ def _print(arguments: argparse.Namespace, found: Difference) -> None:
             print(f"only in {path}: RAMBlock {name}, or it has another length there")
     ranges = found.ranges
     for block, offsets in found.pages.items():
-        count = sum(entry.block == block for entry in ranges)
-        print(
-            f"RAMBlock {block}: {counted(len(offsets), 'page')} of other content, in {counted(count, 'range')}"
-        )
+        pages = counted(len(offsets), "page")
+        stretches = counted(sum(entry.block == block for entry in ranges), "range")
+        print(f"RAMBlock {block}: {pages} of other content, in {stretches}")
     for entry in ranges[:_SHOWN]:
         print(f"  {range_text(entry.block, entry.start, entry.end, entry.pages)}")
     _more(len(ranges), "ranges")

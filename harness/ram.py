@@ -107,23 +107,35 @@ def parse_places(text: str, idstr: str) -> list[tuple[int, int]]:
 def dump_golden(machine: Machine, folder: Path) -> GoldenImage:
     """Copy every RAMBlock of a stopped guest out of QEMU's memory.
 
+    Blocks whose address cannot be found (before QEMU 8.2: firmware tables that are not mapped into the
+    guest) are listed in golden.json as left out, by name and size, and are not compared.
+
     Args:
         machine: its guest must be stopped, or the image is torn.
         folder: made; receives golden.json and one sparse raw file per block.
 
     Raises:
         MachineryMissing: the host does not let us read QEMU's memory.
-        SetupBroken: the folder cannot be written.
+        SetupBroken: the folder cannot be written, or the main RAM's address is unknown.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    blocks = tuple(block for block in ramblocks(machine) if block.host_address)
+    found = ramblocks(machine)
+    blocks = tuple(block for block in found if block.host_address)
+    if not max(found, key=lambda block: block.used_bytes).host_address:
+        raise SetupBroken(
+            "QEMU does not say where the guest's main RAM lies, so no golden image can be made."
+        )
+    left_out = [
+        {"idstr": block.idstr, "bytes": block.used_bytes} for block in found if not block.host_address
+    ]
     index = []
     for number, block in enumerate(blocks):
         name = f"block-{number:03d}.ram"
         _copy_block(machine, block, folder / name)
         index.append({"idstr": block.idstr, "bytes": block.used_bytes, "file": name})
     (folder / "golden.json").write_text(
-        json.dumps({"version": 1, "page_size": _PAGE_BYTES, "blocks": index}, indent=1) + "\n"
+        json.dumps({"version": 1, "page_size": _PAGE_BYTES, "blocks": index, "left_out": left_out}, indent=1)
+        + "\n"
     )
     return GoldenImage(folder, blocks)
 
