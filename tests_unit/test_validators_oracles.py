@@ -224,6 +224,28 @@ def test_golden_as_one_file_and_of_wrong_size(tmp_path: Path) -> None:
     assert check_file(path, golden=raw).check("golden").status is Status.FAIL  # type: ignore[union-attr]
 
 
+def test_golden_that_leaves_blocks_out(tmp_path: Path) -> None:
+    """A block missing from the image fails, unless the image names it as left out; never the main RAM."""
+    writer = Writer(Guest())
+    path, golden = tmp_path / "file", write_golden(tmp_path / "golden", writer)
+    path.write_bytes(writer.stream())
+    whole = json.loads((golden / "golden.json").read_text())
+
+    def judged(kept: int, left_out: list[str]) -> CheckResult:
+        entries = [{"idstr": name} for name in left_out]
+        content = {**whole, "blocks": [whole["blocks"][kept]], "left_out": entries}
+        (golden / "golden.json").write_text(json.dumps(content))
+        result = check_file(path, golden=golden).check("golden")
+        assert result is not None
+        return result
+
+    assert judged(0, []).status is Status.FAIL
+    named = judged(0, ["pc.rom"])
+    assert named.status is Status.PASS
+    assert named.facts["RAMBlocks left out of the golden image"] == "pc.rom"
+    assert judged(1, ["pc.ram"]).status is Status.FAIL
+
+
 def test_golden_that_cannot_be_used_is_a_usage_error(tmp_path: Path) -> None:
     """A folder without a usable golden.json is the user's mistake; names in it lead nowhere else."""
     path, folder = tmp_path / "file", tmp_path / "golden"

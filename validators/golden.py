@@ -34,10 +34,12 @@ class GoldenImage:
     Attributes:
         files: by RAMBlock idstr; the key "" stands for the largest RAMBlock.
         lengths: bytes of each.
+        left_out: RAMBlocks that whoever made the image says it could not copy.
     """
 
     files: dict[str, FileSource]
     lengths: dict[str, int]
+    left_out: frozenset[str] = frozenset()
 
     def find(self, block: Block, is_largest: bool) -> FileSource | None:
         """The file of a RAMBlock, None where the image has none."""
@@ -57,23 +59,31 @@ def open_golden(path: Path) -> Iterator[GoldenImage]:
             yield GoldenImage({"": source}, {"": source.size})
             return
         files, lengths = {}, {}
-        for idstr, length, file in _read_list(path):
+        content = _read_list(path)
+        for idstr, length, file in content.files:
             source = stack.enter_context(open_source(file))
             if source.size != length:
                 raise UsageError(f"{file} has {source.size} bytes, golden.json says {length}.")
             files[idstr], lengths[idstr] = source, length
-        yield GoldenImage(files, lengths)
+        yield GoldenImage(files, lengths, content.left_out)
 
 
-def _read_list(path: Path) -> list[tuple[str, int, Path]]:
+@dataclass(frozen=True)
+class _List:
+    files: tuple[tuple[str, int, Path], ...]
+    left_out: frozenset[str]
+
+
+def _read_list(path: Path) -> _List:
     try:
         content: Any = json.loads((path / "golden.json").read_text())
         if content["version"] != 1:
             raise UsageError(f"The golden image {path} has the unknown version {content['version']}.")
-        return [
+        files = tuple(
             (str(entry["idstr"]), int(entry["bytes"]), path / Path(str(entry["file"])).name)
             for entry in content["blocks"]
-        ]
+        )
+        return _List(files, frozenset(str(entry["idstr"]) for entry in content.get("left_out", ())))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"The golden image {path} has no usable golden.json: {error}.") from error
 
@@ -85,11 +95,13 @@ def check_golden(reader: PageReader, golden: GoldenImage) -> CheckResult:
     if not blocks:
         return tally.skip("The stream has no RAMBlocks that could be compared.")
     largest = max(blocks, key=lambda block: block.used_length)
-    compared = 0
+    compared, left_out = 0, []
     for block in blocks:
         file = golden.find(block, block is largest)
         if file is None:
-            if "" not in golden.files:
+            if block.idstr in golden.left_out and block is not largest:
+                left_out.append(block.idstr)
+            elif "" not in golden.files:
                 _whole(tally, block, f"RAMBlock '{block.idstr}' is not in the golden image.")
             continue
         if file.size != block.used_length:
@@ -101,6 +113,8 @@ def check_golden(reader: PageReader, golden: GoldenImage) -> CheckResult:
         if idstr and idstr not in {block.idstr for block in blocks}:
             tally.add(Violation("golden", f"RAMBlock '{idstr}' is not in the stream.", idstr))
     tally.facts["pages compared"] = compared
+    if left_out:
+        tally.facts["RAMBlocks left out of the golden image"] = ", ".join(left_out)
     return tally.result()
 
 
