@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from harness.errors import UsageError
 
 _SNAPSHOT = "snapshot/test_flows.py:SnapshotFlows"
+_OFFLINE = "offline/test_extract.py:Extraction"
 _PLANTED = "planted/test_planted_faults.py:PlantedFaults"
 
 
@@ -71,6 +72,16 @@ PREMERGE = (
         "snapshot.seeds-file",
         f"{_SNAPSHOT}.test_seeds_file",
         "QEMU opens and writes the file itself instead of feeding a command",
+    ),
+    Entry(
+        "offline.extract-plain",
+        f"{_OFFLINE}.test_plain",
+        "a reader that misplaced pages would judge the wrong ones; QEMU's own loader is the measure",
+    ),
+    Entry(
+        "offline.extract-mapped-ram",
+        f"{_OFFLINE}.test_mapped_ram",
+        "the same for the layout with fixed offsets",
     ),
     Entry(
         "planted.drop-protection",

@@ -13,7 +13,7 @@ from harness.machine import Machine
 from tests_functional.scenarios.agent import AgentStatus, VerifyReport
 from tests_functional.scenarios.checks import judged
 from tests_functional.scenarios.guest import Guest, Stack, logged_in
-from tests_functional.scenarios.snapshot import Flow, Snapshot
+from tests_functional.scenarios.snapshot import Snapshot, restore_uri
 from validators.verdict import CheckResult
 
 _RESTORE = "A new QEMU takes the file, runs the guest, and the guest answers over SSH."
@@ -50,7 +50,7 @@ def judge_restored(
     try:
         with Machine(config, LocalHost(), folder, incoming=True) as machine:
             begun = time.monotonic()
-            state = migration.restore(machine, _source(machine, snapshot), deadline)
+            state = migration.restore(machine, restore_uri(machine, snapshot), deadline)
             loaded = time.monotonic()
             if state == "paused":
                 machine.qmp.execute("cont")
@@ -63,14 +63,6 @@ def judge_restored(
         return [judged("restore", _RESTORE, [f"The restored guest failed: {error.sentence}"])]
     seconds = {"load_seconds": round(loaded - begun, 3)}
     return [judged("restore", _RESTORE, [], seconds), _run_state(state, snapshot), *checks]
-
-
-def _source(machine: Machine, snapshot: Snapshot) -> str:
-    """The URI to restore from; only a file that QEMU opens itself can be read at any offset."""
-    if snapshot.flow is not Flow.MAPPED_RAM:
-        return migration.exec_source(snapshot.path)
-    migration.require_capability(machine, migration.MAPPED_RAM)
-    return migration.file_uri(snapshot.path)
 
 
 def _run_state(state: str, snapshot: Snapshot) -> CheckResult:

@@ -103,7 +103,7 @@ def free_mib(folder: Path) -> int:
 
 def remove_heavy(folder: Path) -> None:
     """Delete the snapshots and golden images below a folder, and nothing else."""
-    for golden in folder.rglob("golden"):
+    for golden in [*folder.rglob("golden"), *folder.rglob("golden-*")]:
         shutil.rmtree(golden, ignore_errors=True)
     for snapshot in folder.rglob("vmstate"):
         snapshot.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ class Flow(enum.Enum):
     SEEDS = "background, stop + migrate + cont, exec:cat"
     SEEDS_FILE = "background, stop + migrate + cont, file:"
     STOP_AND_SAVE = "stop-and-save, no capability"
-    # Stopped, because background-snapshot loses all RAM in a mapped-ram file (QEMU 9.0 to 11.1).
+    # Stopped, because background-snapshot loses all RAM in a mapped-ram file (docs/findings.md, F2).
     MAPPED_RAM = "stop-and-save, mapped-ram, file:"
 
     @property
@@ -99,6 +99,19 @@ def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: 
     finally:
         if flow.capability and guest.machine.alive():
             migration.set_capability(guest.machine, flow.capability, False)
+
+
+def restore_uri(machine: Machine, snapshot: Snapshot) -> str:
+    """Where `machine` is to load a snapshot from; sets the capability that the file needs.
+
+    Raises:
+        NotApplicable: this QEMU cannot read such a file.
+    """
+    if snapshot.flow is not Flow.MAPPED_RAM:
+        return migration.exec_source(snapshot.path)
+    # Only a file that QEMU opens itself can be read at any offset.
+    migration.require_capability(machine, migration.MAPPED_RAM)
+    return migration.file_uri(snapshot.path)
 
 
 def sample_stun(guest: Guest, deadline: Deadline) -> float:
