@@ -129,3 +129,10 @@ def test_ranges_join_neighbours() -> None:
     """Neighbouring bad pages become one range."""
     ranges = group_ranges({"a": [0, 4096, 8192, 40960]})
     assert [(entry.start, entry.end, entry.pages) for entry in ranges] == [(0, 12288, 3), (40960, 45056, 1)]
+
+
+def test_ranges_hold_any_64_bit_offset() -> None:
+    """A damaged record may name the last page there can be; found by fuzzing."""
+    last = 2**64 - 4096
+    ranges = group_ranges({"a": [last, 0]})
+    assert [(entry.start, entry.end) for entry in ranges] == [(0, 4096), (last, 2**64)]

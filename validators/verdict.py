@@ -191,13 +191,14 @@ def group_ranges(bad_pages: Mapping[str, Sequence[int]], page_size: int = 4096) 
     """Group bad pages (byte offsets by RAMBlock) into ranges of neighbours, in ascending order."""
     ranges = []
     for block, offsets in bad_pages.items():
-        pages = np.unique(np.asarray(offsets, np.int64))
+        # A damaged record may name any 64-bit offset; as page numbers they fit whatever is added to them.
+        pages = np.unique(np.asarray(offsets, np.uint64) // np.uint64(page_size)).astype(np.int64)
         if not len(pages):
             continue
-        gaps = np.flatnonzero(np.diff(pages) != page_size)
-        starts, ends = pages[np.append(0, gaps + 1)], pages[np.append(gaps, -1)] + page_size
+        gaps = np.flatnonzero(np.diff(pages) != 1)
+        starts, ends = pages[np.append(0, gaps + 1)], pages[np.append(gaps, -1)] + 1
         ranges += [
-            PageRange(block, start, end, (end - start) // page_size)
+            PageRange(block, start * page_size, end * page_size, end - start)
             for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
         ]
     return ranges
