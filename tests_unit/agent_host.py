@@ -89,10 +89,14 @@ class HostAgent:
         return np.frombuffer(bytes.fromhex("".join(pages)), "<u8").reshape(count, WORDS).astype(np.uint64)
 
     def alive(self) -> bool:
-        """Whether the process still runs; a zombie that nobody reaps does not."""
+        """Whether any thread of it still runs; a zombie that nobody reaps does not.
+
+        The first thread can be a zombie while the others still end and hold the socket open.
+        """
         try:
-            return process_state(Path(f"/proc/{self.pid}/stat")) != "Z"
-        except FileNotFoundError:
+            tasks = list(Path(f"/proc/{self.pid}/task").iterdir())
+            return any(process_state(task / "stat") != "Z" for task in tasks)
+        except (FileNotFoundError, ProcessLookupError):
             return False
 
     def close(self) -> None:
