@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +14,7 @@ from validators.pages import PageReader
 from validators.verdict import Tally, Violation
 
 _MAX_SIGHTINGS = 4096
+_MAX_COPIES = 16
 
 Numbers = npt.NDArray[np.int64]
 
@@ -94,20 +97,36 @@ class Places:
             result[mine] = block.page_source[found.page[mine]] < 0
         return result
 
+    @cached_property
+    def _by_name(self) -> tuple[Numbers, ap.Words]:
+        """The intact pages in order of the number of what they call themselves, and those numbers."""
+        intact = np.flatnonzero(self._data.intact)
+        keys = _names(self._data.header[intact, 2], self._data.header[intact, 3])
+        order = np.argsort(keys, kind="stable")
+        return intact[order], keys[order]
+
     def elsewhere(self, thread: int, index: int, block: int, page: int) -> str:
         """A sentence on where else an intact copy of a page is, "" where there is none."""
-        same = (
-            self._data.intact
-            & (self._data.header[:, 2] == np.uint64(thread))
-            & (self._data.header[:, 3] == np.uint64(index))
-            & ~((self._data.block == block) & (self._data.page == page))
-        )
-        where = np.flatnonzero(same)
+        order, keys = self._by_name
+        key = _names(np.array([thread], np.uint64), np.array([index], np.uint64))
+        first, last = (int(np.searchsorted(keys, key, side)[0]) for side in ("left", "right"))
+        same = order[first : min(last, first + _MAX_COPIES)]
+        data = self._data
+        where = same[
+            (data.header[same, 2] == np.uint64(thread))
+            & (data.header[same, 3] == np.uint64(index))
+            & ~((data.block[same] == block) & (data.page[same] == page))
+        ]
         if not len(where):
             return ""
         info = self._reader.index.blocks[int(self._data.block[where[0]])]
         offset = int(self._data.page[where[0]]) * info.page_size
         return f" A copy of that page is at 0x{offset:x} of RAMBlock '{info.idstr}'."
+
+
+def _names(thread: ap.Words, index: ap.Words) -> ap.Words:
+    """A number for each (thread, index) that hardly any other has."""
+    return ap.mix(ap.mix(thread) ^ index)
 
 
 def find_places(reader: PageReader, scan: AgentScan, control: SpecialPage, tally: Tally) -> Places:
@@ -120,34 +139,42 @@ def find_places(reader: PageReader, scan: AgentScan, control: SpecialPage, tally
         # The kernel may have moved a page and left the old copy behind: the live one is the later one.
         if page[1] == nonce and page[2] < control[5] and (known is None or page[4] > known[4]):
             threads[page[2]] = page
-    frames = _frames(reader, scan, control, threads, tally)
+    frames = _frames(reader, scan, control, tally)
     memory, disagreeing = best_map(reader.index, _sightings(reader, data, frames))
     tally.facts["pages away from their directory place"] = disagreeing
     return Places(reader, data, memory, threads, frames)
 
 
-def _frames(
-    reader: PageReader, scan: AgentScan, control: SpecialPage, threads: dict[int, SpecialPage], tally: Tally
-) -> dict[int, Numbers]:
+def _frames(reader: PageReader, scan: AgentScan, control: SpecialPage, tally: Tally) -> dict[int, Numbers]:
     """Guest page frame number of each page of each thread, 0 where unknown."""
-    total = sum(block.pages for block in reader.index.blocks)
-    frames: dict[int, Numbers] = {}
+    left = sum(block.pages for block in reader.index.blocks)
+    listed: dict[int, list[SpecialPage]] = {}
+    sizes: dict[int, int] = {}
     for page in scan.directories:
         if page[1] != control[1]:
             continue
-        thread, first, count = page[2], page[3], page[4]
+        thread, end = page[2], page[3] + page[4]
         whole = int(ap.checksum(page.words[None, :])[0]) == page[ap.CHECKSUM_WORD]
-        if not whole or thread >= control[5] or count > ap.DIRECTORY_CAPACITY or first + count > total:
+        known = sizes.get(thread, 0)
+        if not whole or thread >= control[5] or page[4] > ap.DIRECTORY_CAPACITY or end - known > left:
             _report_directory(reader, page, tally)
             continue
-        size = max(first + count, threads[thread][3] if thread in threads else 0)
-        numbers = frames.setdefault(thread, np.zeros(min(size, total), np.int64))
-        if len(numbers) < first + count:
-            numbers = frames[thread] = np.pad(numbers, (0, first + count - len(numbers)))
-        start = ap.DIRECTORY_FIRST_WORD
-        listed = np.minimum(page.words[start : start + count], np.uint64(1 << 50)).astype(np.int64)
-        numbers[first : first + count] = listed
-    return frames
+        # All threads together can have no more pages than there are.
+        sizes[thread] = max(known, end)
+        left -= sizes[thread] - known
+        listed.setdefault(thread, []).append(page)
+    return {thread: _frames_of(pages, sizes[thread]) for thread, pages in listed.items()}
+
+
+def _frames_of(directories: list[SpecialPage], size: int) -> Numbers:
+    """Guest page frame numbers by a thread's directories, up to the `size` that they reach."""
+    numbers = np.zeros(size, np.int64)
+    start = ap.DIRECTORY_FIRST_WORD
+    for page in directories:
+        first, count = page[3], page[4]
+        frames = np.minimum(page.words[start : start + count], np.uint64(1 << 50))
+        numbers[first : first + count] = frames.astype(np.int64)
+    return numbers
 
 
 def _report_directory(reader: PageReader, page: SpecialPage, tally: Tally) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from validators import agent_pages as ap
-from validators.pages import PageReader
+from validators.pages import Batch, PageReader
 
 Numbers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
-_MAX_SPECIAL = 100_000
+# 128 MiB; the directories of 64 GiB of agent pages.
+_MAX_SPECIAL = 32_768
+_SPECIAL = (ap.CONTROL_MAGIC, ap.THREAD_MAGIC, ap.DIRECTORY_MAGIC)
 
 
 @dataclass(frozen=True)
@@ -72,40 +73,44 @@ class AgentScan:
     directories: tuple[SpecialPage, ...]
 
 
-def scan_agent(reader: PageReader, progress: Callable[[int], None] | None = None) -> AgentScan:
-    """Read all pages once and pick the agent's.
+_Part = tuple[Numbers, Words, npt.NDArray[np.bool_], list[tuple[int, Words]]]
 
-    Args:
-        reader: the file; its pages must have 4096 bytes, otherwise nothing is found.
-        progress: called with the number of pages looked at since the last call.
-    """
+
+def scan_agent(reader: PageReader) -> AgentScan:
+    """Read all pages once and pick the agent's; those of other than 4096 bytes are none."""
     parts: list[tuple[Numbers, Numbers, Words, npt.NDArray[np.bool_]]] = []
-    special: dict[int, list[SpecialPage]] = {
-        ap.CONTROL_MAGIC: [], ap.THREAD_MAGIC: [], ap.DIRECTORY_MAGIC: [],
-    }  # fmt: skip
+    special: dict[int, list[SpecialPage]] = {magic: [] for magic in _SPECIAL}
+    left = _MAX_SPECIAL
     for number, block in enumerate(reader.index.blocks):
         if block.page_size != ap.PAGE_BYTES:
             continue
-        for batch in reader.batches(block):
-            words = batch.words
-            first = words[:, 0]
-            data = np.flatnonzero(first == np.uint64(ap.DATA_MAGIC))
-            if len(data):
-                some = words if len(data) == len(words) else words[data]
-                where = np.full(len(data), number, np.int64)
-                parts.append((where, batch.pages[data], some[:, :6].copy(), ap.intact(some)))
-            for magic, found in special.items():
-                for row in np.flatnonzero(first == np.uint64(magic)):
-                    if len(found) < _MAX_SPECIAL:
-                        found.append(SpecialPage(number, int(batch.pages[row]), words[row].copy()))
-            if progress:
-                progress(len(words))
+        for pages, header, intact, others in reader.each(block, _pick):
+            if len(pages):
+                parts.append((np.full(len(pages), number, np.int64), pages, header, intact))
+            for page, words in others:
+                if left:
+                    left -= 1
+                    special[int(words[0])].append(SpecialPage(number, page, words))
     return AgentScan(
         _joined(parts),
         tuple(special[ap.CONTROL_MAGIC]),
         tuple(special[ap.THREAD_MAGIC]),
         tuple(special[ap.DIRECTORY_MAGIC]),
     )
+
+
+def _pick(batch: Batch) -> _Part:
+    """The agent's pages of one batch: page numbers, headers and intactness; other pages with content."""
+    words = batch.words
+    first = words[:, 0]
+    data = np.flatnonzero(first == np.uint64(ap.DATA_MAGIC))
+    some = words if len(data) == len(words) else words[data]
+    others = [
+        (int(batch.pages[row]), words[row].copy())
+        for magic in _SPECIAL
+        for row in np.flatnonzero(first == np.uint64(magic))
+    ]
+    return batch.pages[data], some[:, :6].copy(), ap.intact(some), others
 
 
 def _joined(parts: list[tuple[Numbers, Numbers, Words, npt.NDArray[np.bool_]]]) -> DataPages:

@@ -19,7 +19,9 @@ from validators.verdict import CheckResult, Tally, Violation
 Value = Any  # a JSON value: dict, list, int, bool or str
 
 _DEPTH = 32
+# Of all devices together, so that what is decoded stays in proportion to what a guest has.
 _MAX_ELEMENTS = 1 << 20
+_MAX_BYTES = 64 << 20
 
 
 def judge_devices(index: SnapshotIndex) -> CheckResult:
@@ -99,6 +101,8 @@ def _compare_device(section: Section, device: Mapping[str, Any], tally: Tally) -
             )
         )
     version = device.get("version", section.version)
+    if not isinstance(version, int):
+        version = "unknown"
     if version != section.version:
         tally.add(
             Violation(
@@ -125,20 +129,24 @@ def decode_devices(source: Source, index: SnapshotIndex) -> dict[str, Value]:
     """
     described = index.vmdesc.content["devices"] if index.vmdesc and index.vmdesc.content else []
     by_key = {device_key(device): device for device in described}
-    result = {}
+    result: dict[str, Value] = {}
+    bytes_left, elements_left = _MAX_BYTES, _MAX_ELEMENTS
     for section in index.devices:
-        length = min(section.data_end - section.data_offset, fmt.MAX_DEVICE_BYTES)
-        raw = source.window(section.data_offset, length).tobytes()
-        result[f"{section.idstr} ({section.instance})"] = _decode_one(
-            raw, section.data_offset, by_key.get((section.idstr, section.instance))
-        )
+        name, length = f"{section.idstr} ({section.instance})", section.data_end - section.data_offset
+        if length > bytes_left:
+            result[name] = {"error": f"The devices have more than {_MAX_BYTES >> 20} MiB of state."}
+            continue
+        bytes_left -= length
+        raw = source.read(section.data_offset, length)
+        decoder = _Decoder(raw, section.data_offset, elements_left)
+        result[name] = _decode_one(decoder, raw, by_key.get((section.idstr, section.instance)))
+        elements_left = decoder.left
     return result
 
 
-def _decode_one(raw: bytes, offset: int, device: Mapping[str, Any] | None) -> Value:
+def _decode_one(decoder: _Decoder, raw: bytes, device: Mapping[str, Any] | None) -> Value:
     if device is None:
         return {"raw": raw.hex()}
-    decoder = _Decoder(raw, offset)
     try:
         return decoder.struct(device, _DEPTH)
     except StreamError as error:
@@ -148,11 +156,11 @@ def _decode_one(raw: bytes, offset: int, device: Mapping[str, Any] | None) -> Va
 class _Decoder:
     """Walks through the bytes of one device."""
 
-    def __init__(self, raw: bytes, offset: int) -> None:
+    def __init__(self, raw: bytes, offset: int, left: int) -> None:
         self._raw = raw
         self._offset = offset
         self._at = 0
-        self._elements = 0
+        self.left = left
 
     def _error(self, sentence: str) -> StreamError:
         return StreamError("vmdesc", sentence, self._offset + self._at)
@@ -180,9 +188,11 @@ class _Decoder:
         if length is None or not isinstance(entry.get("name"), str):
             raise self._error("The description of a field has no name or size.")
         count, size = entry.get("array_len", 1), entry["size"]
-        self._elements += count
-        if self._elements > _MAX_ELEMENTS or length > len(self._raw) - self._at:
+        if length > len(self._raw) - self._at:
             raise self._error("The description goes beyond the end of the section.")
+        if count > self.left:
+            raise self._error("The devices have too many fields.")
+        self.left -= count
         values = [self._value(entry, size, depth) for _ in range(count)]
         _store(result, entry, values)
 

@@ -6,6 +6,7 @@ raw file that is the largest RAMBlock.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from harness.errors import UsageError
+from validators.pages import BATCH_BYTES as _BATCH_BYTES
 from validators.pages import Batch, Numbers, PageReader, Rows
 from validators.stream.index import Block
 from validators.stream.source import FileSource, open_source
-from validators.verdict import CheckResult, Tally, Violation, hexdump
+from validators.verdict import VIOLATION_LIMIT, CheckResult, Tally, Violation, hexdump
 
 _EXPLANATION = "Every page of every RAMBlock equals the golden image bit for bit."
 _PIECE_PAGES = 1 << 20
 _ZERO_SPAN = 256 << 10
-_ROOM = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,15 @@ def _whole(tally: Tally, block: Block, sentence: str) -> None:
     tally.add(Violation("golden", sentence, block.idstr, file_offset=block.list_offset))
 
 
+@dataclass(frozen=True)
+class _Wrong:
+    """Pages of one batch: int64[k] numbers of those compared and of the wrong ones, contents of some."""
+
+    compared: int
+    pages: Numbers
+    contents: list[tuple[bytes, bytes]]
+
+
 class _BlockComparison:
     """Compares one RAMBlock with its golden file."""
 
@@ -130,75 +140,94 @@ class _BlockComparison:
         self._block = block
         self._file = file
         self._tally = tally
-        self._memory = memoryview(bytearray(_ROOM))
+        self._memory = memoryview(bytearray(_BATCH_BYTES))
         self._space: Rows = np.frombuffer(self._memory, np.uint8)
+        self._given = 0
 
     def run(self) -> int:
         """Compare; returns the number of pages that the stream had."""
         compared = 0
-        for batch in self._reader.batches(self._block):
-            self._batch(batch)
-            compared += len(batch.pages)
+        for wrong in self._reader.each(self._block, self._batch):
+            compared += wrong.compared
+            self._report_all(wrong)
         for first in range(0, self._block.pages, _PIECE_PAGES):
             piece = self._block.page_source[first : first + _PIECE_PAGES]
             compared += self._zero_pages(np.flatnonzero(piece < 0) + first)
-            for page in np.flatnonzero(piece == 0) + first:
-                self._report(int(page), None, b"")
+            self._report_missing(np.flatnonzero(piece == 0) + first)
         return compared
 
     def _golden_rows(self, pages: Numbers) -> Rows:
-        size, count = self._block.page_size, len(pages)
-        low, high = int(pages.min()), int(pages.max())
-        span = high - low + 1
-        if span * size <= len(self._memory):
-            if self._file.read_into(self._memory[: span * size], low * size) < span * size:
+        """The golden pages with these numbers: uint8[k, page size], valid until the next call."""
+        size, memory = self._block.page_size, self._memory
+        order = None if (pages[1:] > pages[:-1]).all() else np.argsort(pages)
+        ascending = pages if order is None else pages[order]
+        edges = [0, *(np.flatnonzero(np.diff(ascending) != 1) + 1).tolist(), len(pages)]
+        for start, end in itertools.pairwise(edges):
+            if order is None:
+                buffers = [memory[start * size : end * size]]
+            else:
+                # Each page where its record in the stream has it.
+                buffers = [memory[row * size : (row + 1) * size] for row in order[start:end].tolist()]
+            if self._file.scatter(buffers, int(ascending[start]) * size) < (end - start) * size:
                 raise UsageError("The golden image became shorter while it was being read.")
-            rows = self._space[: span * size].reshape(span, size)
-            even = span == count and (count == 1 or bool((pages[1:] > pages[:-1]).all()))
-            return rows if even else rows[pages - low]
-        rows = self._file.window(0, self._block.used_length).reshape(-1, size)[pages]
-        # Far-apart pages: what was mapped for them lies anywhere in the file.
-        self._file.release_all()
-        return rows
+        return self._space[: len(pages) * size].reshape(-1, size)
 
-    def _batch(self, batch: Batch) -> None:
-        golden = self._golden_rows(batch.pages)
-        wrong = batch.words != golden.view("<u8")
-        if wrong.any():
-            for number in np.flatnonzero(wrong.any(axis=1)):
-                self._report(int(batch.pages[number]), batch.rows[number].tobytes(), golden[number].tobytes())
+    def _batch(self, batch: Batch) -> _Wrong:
+        return self._compare(batch.pages, batch.rows)
+
+    def _compare(self, pages: Numbers, rows: Rows | None) -> _Wrong:
+        """Compare pages, zero pages where there are no rows."""
+        golden = self._golden_rows(pages)
+        differs = golden.view("<u8") if rows is None else rows.view("<u8") != golden.view("<u8")
+        if not differs.any():
+            return _Wrong(len(pages), pages[:0], [])
+        wrong = np.flatnonzero(differs.any(axis=1))
+        blank = bytes(self._block.page_size)
+        some = wrong[: VIOLATION_LIMIT - self._given].tolist()
+        self._given += len(some)
+        contents = [
+            (blank if rows is None else rows[number].tobytes(), golden[number].tobytes()) for number in some
+        ]
+        return _Wrong(len(pages), pages[wrong], contents)
 
     def _zero_pages(self, pages: Numbers) -> int:
         size = self._block.page_size
         step = max(1, _ZERO_SPAN // size)
         ends = np.flatnonzero(np.diff(pages) != 1) + 1
-        for run in np.split(pages, ends) if len(pages) else []:
-            at, end = int(run[0]), int(run[-1]) + 1
+        edges = [0, *ends.tolist(), len(pages)] if len(pages) else []
+        data = -1
+        for first, last in itertools.pairwise(edges):
+            at, end = int(pages[first]), int(pages[last - 1]) + 1
             while at < end:
                 # Holes of a sparse golden image are zeros without reading them.
-                at = max(at, self._file.next_data(at * size) // size)
+                if data < at * size:
+                    data = self._file.next_data(at * size)
+                at = max(at, data // size)
                 part = np.arange(at, min(at + step, end))
                 if len(part):
-                    self._compare_zeros(part)
+                    self._report_all(self._compare(part, None))
                 at += step
         return len(pages)
 
-    def _compare_zeros(self, pages: Numbers) -> None:
-        golden = self._golden_rows(pages)
-        if golden.view("<u8").any():
-            for number in np.flatnonzero(golden.any(axis=1)):
-                blank = bytes(self._block.page_size)
-                self._report(int(pages[number]), blank, golden[number].tobytes())
+    def _report_all(self, wrong: _Wrong) -> None:
+        pages = wrong.pages
+        for page, (found, golden) in zip(pages.tolist(), wrong.contents, strict=False):
+            self._report(page, found, golden)
+        self._tally.count(self._block.idstr, pages[len(wrong.contents) :] * self._block.page_size)
 
-    def _report(self, page: int, found: bytes | None, golden: bytes) -> None:
+    def _report_missing(self, pages: Numbers) -> None:
+        named = min(len(pages), self._tally.room)
+        for page in pages[:named].tolist():
+            offset = page * self._block.page_size
+            sentence = f"Page 0x{offset:x} of RAMBlock '{self._block.idstr}' is not in the stream."
+            self._tally.add(Violation("golden", sentence, self._block.idstr, offset, expected="the page"))
+        self._tally.count(self._block.idstr, pages[named:] * self._block.page_size)
+
+    def _report(self, page: int, found: bytes, golden: bytes) -> None:
         block, offset = self._block, page * self._block.page_size
         place = abs(int(block.page_source[page])) or None
         if self._tally.full:
             self._tally.count(block.idstr, [offset])
-            return
-        if found is None:
-            sentence = f"Page 0x{offset:x} of RAMBlock '{block.idstr}' is not in the stream."
-            self._tally.add(Violation("golden", sentence, block.idstr, offset, expected="the page"))
             return
         differing = np.flatnonzero(np.frombuffer(found, np.uint8) != np.frombuffer(golden, np.uint8))
         first = int(differing[0])

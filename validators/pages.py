@@ -6,8 +6,10 @@ makes a check run at the speed of a plain read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +17,18 @@ import numpy.typing as npt
 from validators.stream.format import StreamError
 from validators.stream.index import Block, SnapshotIndex
 from validators.stream.source import FileSource
+from validators.workers import spread
 
-_SPAN = 1 << 20
+# No batch is longer than this, nor spans more of the file.
+BATCH_BYTES = 1 << 20
 _MAX_PAGE = 1 << 16
 _MAX_GAP = 64 << 10
 _WORTH_ALONE = 32
 _PAGES_AT_ONCE = 1 << 20
+# A process more has to save more than it costs: about 10 ms.
+_WORTH_PROCESS = 64
+
+Result = TypeVar("Result")
 
 Rows = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.int64]
@@ -32,20 +40,51 @@ class Batch:
 
     Attributes:
         pages: int64[k] page numbers.
-        rows: uint8[k, page size], valid until the next batch; each row starts 8-byte aligned.
-        space: the bytes that were read; page i is also at space[starts[i]:].
+        size: bytes of a page.
+        space: the bytes that were read, valid until the next batch; page i is at space[starts[i]:].
         starts: int64[k].
+        stride: bytes from each page to the next, 0 where they are not evenly spaced.
     """
 
     pages: Numbers
-    rows: Rows
+    size: int
     space: memoryview
     starts: Numbers
+    stride: int
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The pages as uint8[k, page size], valid until the next batch; each row is 8-byte aligned."""
+        space = np.frombuffer(self.space, np.uint8)
+        if len(self.pages) == 1:
+            return space[: self.size].reshape(1, self.size)
+        if self.stride and self.stride % 8 == 0:
+            return np.ndarray((len(self.pages), self.size), np.uint8, space, 0, (self.stride, 1))
+        # Every possible row is a row of this overlapping view; picking copies them.
+        rows: Rows = np.ndarray((int(self.starts[-1]) + 1, self.size), np.uint8, space, 0, (1, 1))[
+            self.starts
+        ]
+        return rows
 
     @property
     def words(self) -> npt.NDArray[np.uint64]:
         """The rows as little-endian 64-bit words: uint64[k, page size / 8]."""
         return self.rows.view("<u8")
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Pages worth reading in one go: page size, int64[k] numbers, int64[k] file offsets, even spacing."""
+
+    size: int
+    pages: Numbers
+    places: Numbers
+    stride: int
+
+    @property
+    def length(self) -> int:
+        """Bytes of the file from the first to the end of the last."""
+        return int(self.places[-1]) + self.size - int(self.places[0])
 
 
 class PageReader:
@@ -59,7 +98,10 @@ class PageReader:
     def __init__(self, source: FileSource, index: SnapshotIndex) -> None:
         self.source = source
         self.index = index
-        self._space = bytearray(_SPAN + _MAX_PAGE)
+
+    @cached_property
+    def _space(self) -> bytearray:
+        return bytearray(BATCH_BYTES + _MAX_PAGE)
 
     def batches(self, block: Block) -> Iterator[Batch]:
         """All pages of a block that have data in the file (not zero pages), in file order.
@@ -67,6 +109,27 @@ class PageReader:
         Raises:
             StreamError: the file became shorter meanwhile.
         """
+        for span in self._spans_of(block):
+            batch = self._read(span)
+            self.source.passed(span.length)
+            yield batch
+
+    def each(self, block: Block, work: Callable[[Batch], Result]) -> Iterator[Result]:
+        """Call `work` on each of batches(), on several CPUs where that pays; results in file order.
+
+        `work` may run in copies of this process: it must only return what it finds, and that be pickled.
+
+        Raises:
+            StreamError: the file became shorter meanwhile.
+        """
+        spans = list(self._spans_of(block))
+        results = spread(spans, lambda span: work(self._read(span)), _WORTH_PROCESS)
+        for span, result in zip(spans, results, strict=True):
+            self.source.passed(span.length)
+            yield result
+
+    def _spans_of(self, block: Block) -> Iterator[_Span]:
+        size = block.page_size
         for start in range(0, block.pages, _PAGES_AT_ONCE):
             chunk = block.page_source[start : start + _PAGES_AT_ONCE]
             pages = np.flatnonzero(chunk > 0)
@@ -75,20 +138,17 @@ class PageReader:
             if len(places) > 1 and not (places[1:] > places[:-1]).all():
                 order = np.argsort(places, kind="stable")
                 pages, places = pages[order], places[order]
-            yield from self._in_spans(block.page_size, pages, places)
+            # Pages cannot lie closer than this, so that no other spacing adds up to as little.
+            closest = size if self.index.mapped else size + 8
+            for span, stride in _spans(size, closest, places):
+                yield _Span(size, pages[span], places[span], stride)
 
-    def _in_spans(self, size: int, pages: Numbers, places: Numbers) -> Iterator[Batch]:
-        for span in _spans(size, places):
-            yield self._read(size, pages[span], places[span])
-
-    def _read(self, size: int, pages: Numbers, places: Numbers) -> Batch:
+    def _read(self, span: _Span) -> Batch:
         space = memoryview(self._space)
-        start = int(places[0])
-        length = int(places[-1]) + size - start
+        start, length = int(span.places[0]), span.length
         if self.source.read_into(space[:length], start) < length:
             raise StreamError("truncated", "The file became shorter while it was being read.", start)
-        starts = places - start
-        return Batch(pages, _rows(np.frombuffer(space, np.uint8), size, starts), space, starts)
+        return Batch(span.pages, span.size, space, span.places - start, span.stride)
 
     def page(self, block: Block, number: int) -> bytes | None:
         """Content of one page, zeros for a zero page, None where the file has none."""
@@ -97,34 +157,28 @@ class PageReader:
             return bytes(block.page_size)
         if place == 0:
             return None
-        return self.source.window(place, block.page_size).tobytes()
+        return self.source.read(place, block.page_size)
 
 
-def _spans(size: int, places: Numbers) -> Iterator[slice]:
-    """Cut ascending file offsets of pages into stretches worth reading in one go."""
+def _spans(size: int, closest: int, places: Numbers) -> Iterator[tuple[slice, int]]:
+    """Cut ascending file offsets of pages into stretches worth reading in one go, with their spacing."""
     at = 0
     while at < len(places):
-        until = int(np.searchsorted(places, int(places[at]) + _SPAN - size, "right"))
+        first = int(places[at])
+        until = min(len(places), at + (BATCH_BYTES - size) // closest + 1)
+        if int(places[until - 1]) - first == (until - at - 1) * closest:
+            yield slice(at, until), closest
+            at = until
+            continue
+        until = at + int(np.searchsorted(places[at:until], first + BATCH_BYTES - size, "right"))
         steps = np.diff(places[at:until])
         wide = steps > _MAX_GAP
         if wide.any():
             until = at + int(wide.argmax()) + 1
         # An evenly spaced stretch is used where it lies; a mixed one has to be copied together.
-        uneven = steps[: until - at - 1] != steps[:1]
-        if uneven.any() and int(uneven.argmax()) >= _WORTH_ALONE:
-            until = at + int(uneven.argmax()) + 1
-        yield slice(at, until)
+        uneven = steps[: until - at - 1] != closest
+        even = int(uneven.argmax()) if uneven.any() else until - at - 1
+        if even >= _WORTH_ALONE:
+            until = at + even + 1
+        yield slice(at, until), closest if even == until - at - 1 else 0
         at = until
-
-
-def _rows(space: Rows, size: int, starts: Numbers) -> Rows:
-    """The pages at `starts` of `space` as one array, without copying where they are evenly spaced."""
-    if len(starts) == 1:
-        return space[:size].reshape(1, size)
-    steps = np.diff(starts)
-    stride = int(steps[0])
-    if stride % 8 == 0 and (steps == stride).all():
-        return np.ndarray((len(starts), size), np.uint8, space, 0, (stride, 1))
-    # Every possible row of the span is a row of this overlapping view; picking copies them.
-    rows: Rows = np.ndarray((int(starts[-1]) + 1, size), np.uint8, space, 0, (1, 1))[starts]
-    return rows

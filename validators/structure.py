@@ -95,19 +95,13 @@ def _missing_of(index: SnapshotIndex, block: Block, tally: Tally) -> None:
         tally.facts[f"left out as shared: {block.idstr}"] = block.used_length
         return
     for first in range(0, block.pages, _PIECE):
-        for page in np.flatnonzero(block.page_source[first : first + _PIECE] == 0) + first:
-            offset = int(page) * block.page_size
-            if tally.full:
-                tally.count(block.idstr, [offset])
-                continue
-            tally.add(
-                Violation(
-                    tally.name,
-                    f"Page 0x{offset:x} of RAMBlock '{block.idstr}' is not in the stream.",
-                    block.idstr,
-                    offset,
-                )
-            )
+        pages = np.flatnonzero(block.page_source[first : first + _PIECE] == 0) + first
+        named = min(len(pages), tally.room)
+        for page in pages[:named].tolist():
+            offset = page * block.page_size
+            sentence = f"Page 0x{offset:x} of RAMBlock '{block.idstr}' is not in the stream."
+            tally.add(Violation(tally.name, sentence, block.idstr, offset))
+        tally.count(block.idstr, pages[named:] * block.page_size)
 
 
 def _order(index: SnapshotIndex) -> CheckResult:

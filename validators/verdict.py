@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.status import Status, worst
 
 VIOLATION_LIMIT = 1000
+# 16 MiB of places; 8 GiB of RAM.
+BAD_PAGE_LIMIT = 1 << 21
 Facts = dict[str, int | float | str]
 
 
@@ -58,7 +62,8 @@ class CheckResult:
         violations: the first VIOLATION_LIMIT of them.
         total: number of all of them.
         facts: figures it found on the way.
-        bad_pages: for each RAMBlock the offsets in bytes of all pages found wrong, for maps.
+        bad_pages: for each RAMBlock the offsets in bytes of pages found wrong, for maps; the first
+            BAD_PAGE_LIMIT of them.
         reason: why it was skipped, "" otherwise.
     """
 
@@ -115,8 +120,8 @@ class Verdict:
                 "reason": check.reason,
                 "total": check.total,
                 "facts": check.facts,
-                "ranges": [asdict(found) for found in group_ranges(check.bad_pages, self.page_size)],
-                "violations": [_without_none(asdict(violation)) for violation in check.violations],
+                "ranges": [dict(vars(found)) for found in group_ranges(check.bad_pages, self.page_size)],
+                "violations": [_without_none(vars(violation)) for violation in check.violations],
             }
             for check in self.checks
         ]
@@ -133,7 +138,8 @@ class Tally:
         self.violations: list[Violation] = []
         self.total = 0
         self.facts: Facts = {}
-        self.bad_pages: dict[str, list[int]] = {}
+        self.bad_pages: dict[str, array[int]] = {}
+        self._marked = 0
 
     def add(self, violation: Violation, count: int = 1) -> None:
         """Note a violation that stands for `count` of them."""
@@ -141,19 +147,29 @@ class Tally:
         if len(self.violations) < VIOLATION_LIMIT:
             self.violations.append(violation)
         if violation.block and violation.offset is not None and count == 1:
-            self.bad_pages.setdefault(violation.block, []).append(violation.offset)
+            self._mark(violation.block, [violation.offset])
 
-    def count(self, block: str, offsets: Iterable[int]) -> None:
+    def count(self, block: str, offsets: Sequence[int] | npt.NDArray[np.int64]) -> None:
         """Count bad pages without a sentence for each; `offsets` in bytes inside the block."""
-        pages = self.bad_pages.setdefault(block, [])
-        before = len(pages)
-        pages.extend(offsets)
-        self.total += len(pages) - before
+        if len(offsets):
+            self.total += len(offsets)
+            self._mark(block, offsets)
+
+    def _mark(self, block: str, offsets: Sequence[int] | npt.NDArray[np.int64]) -> None:
+        """Keep places for maps and ranges, 8 bytes each, until there are BAD_PAGE_LIMIT of them."""
+        some = np.asarray(offsets[: BAD_PAGE_LIMIT - self._marked], np.uint64)
+        self._marked += len(some)
+        self.bad_pages.setdefault(block, array("Q")).frombytes(some.tobytes())
+
+    @property
+    def room(self) -> int:
+        """How many more violations are kept with their sentence."""
+        return max(0, VIOLATION_LIMIT - len(self.violations))
 
     @property
     def full(self) -> bool:
         """Whether further violations are only counted."""
-        return len(self.violations) >= VIOLATION_LIMIT
+        return not self.room
 
     def result(self) -> CheckResult:
         """PASS where nothing was noted, FAIL otherwise."""
@@ -192,9 +208,10 @@ def group_ranges(bad_pages: Mapping[str, Sequence[int]], page_size: int = 4096) 
     ranges = []
     for block, offsets in bad_pages.items():
         # A damaged record may name any 64-bit offset; as page numbers they fit whatever is added to them.
-        pages = np.unique(np.asarray(offsets, np.uint64) // np.uint64(page_size)).astype(np.int64)
+        pages = np.sort(np.asarray(offsets, np.uint64) // np.uint64(page_size)).astype(np.int64)
         if not len(pages):
             continue
+        pages = pages[np.append(True, pages[1:] != pages[:-1])]
         gaps = np.flatnonzero(np.diff(pages) != 1)
         starts, ends = pages[np.append(0, gaps + 1)], pages[np.append(gaps, -1)] + 1
         ranges += [

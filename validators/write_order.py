@@ -19,6 +19,9 @@ _EXPLANATION = "Per agent thread, all pages are those of exactly one moment of i
 # Below this share of pages that agree on another step count, the counter in the thread page stands.
 _OVERRULE_SHARE = 0.5
 
+_BLANK = bytes(ap.PAGE_BYTES)
+
+Numbers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
 
@@ -33,8 +36,10 @@ def check_write_order(reader: PageReader) -> CheckResult:
         return tally.result()
     places = find_places(reader, scan, control, tally)
     verified = 0
+    left = sum(block.pages for block in reader.index.blocks)
     for thread in range(control[5]):
-        verified += _ThreadJudge(reader, control, thread, places, tally).run()
+        pages = _ThreadJudge(reader, control, thread, places, tally).run(left)
+        verified, left = verified + pages, left - pages
     tally.facts.update(
         {
             "pages verified": verified,
@@ -115,10 +120,9 @@ class _ThreadJudge:
         count = self._page[3] if self._page is not None else places.directory_counts.get(thread, 0)
         self._schedule = ap.Schedule(control[3], count, control[4], thread)
 
-    def run(self) -> int:
-        """Judge; returns the number of pages that were looked at."""
-        total = sum(block.pages for block in self._reader.index.blocks)
-        if not (2 if self._schedule.pattern == ap.HOT else 1) <= self._schedule.pages <= total:
+    def run(self, most: int) -> int:
+        """Judge; returns the number of pages that were looked at, of which there can be `most`."""
+        if not (2 if self._schedule.pattern == ap.HOT else 1) <= self._schedule.pages <= most:
             self._report_thread(f"Agent thread {self._thread} has no usable thread page.")
             return 0
         found = self._found()
@@ -181,10 +185,32 @@ class _ThreadJudge:
         blank = self._schedule.is_zero(generation)
         good = self._mine(found) & (found.header[:, 4] == generation) & (found.header[:, 5] == step) & ~blank
         good |= blank & self._places.is_zero_page(found)
-        for number in np.flatnonzero(~good):
-            index = int(number)
-            expected = (int(generation[index]), int(step[index]))
-            self._judge_page(found, index, expected, steps)
+        # Zeros that were saved as data are zeros too.
+        for number in np.flatnonzero(~good & blank & (found.block >= 0)).tolist():
+            good[number] = self._raw(found, number) == _BLANK
+        bad = np.flatnonzero(~good)
+        for at, number in enumerate(bad.tolist()):
+            if self._tally.full:
+                self._count(found, bad[at:], generation, step, steps)
+                break
+            self._judge_page(found, number, (int(generation[number]), int(step[number])), steps)
+
+    def _count(self, found: DataPages, bad: Numbers, generation: Words, step: Words, steps: int) -> None:
+        """Count the bad pages that get no sentence of their own."""
+        writing, _ = self._schedule.locate(np.array([steps], np.uint64))
+        # Only the page that is just being written can be right although it is not what it should be.
+        for number in bad[bad == int(writing[0])].tolist():
+            self._judge_page(found, number, (int(generation[number]), int(step[number])), steps)
+        bad = bad[bad != int(writing[0])]
+        for number, block in enumerate(self._reader.index.blocks):
+            pages = found.page[bad[found.block[bad] == number]]
+            self._tally.count(block.idstr, pages * block.page_size)
+        lost = set(bad[found.block[bad] < 0].tolist())
+        self._tally.total += len(lost - self._places.reported)
+
+    def _raw(self, found: DataPages, index: int) -> bytes | None:
+        """Content of the page at the place of an index that has one."""
+        return self._reader.page(self._reader.index.blocks[int(found.block[index])], int(found.page[index]))
 
     def _judge_page(self, found: DataPages, index: int, expected: tuple[int, int], steps: int) -> None:
         block, page = int(found.block[index]), int(found.page[index])
@@ -192,7 +218,7 @@ class _ThreadJudge:
             if index not in self._places.reported:
                 self._add_unknown(index, expected[0])
             return
-        raw = self._reader.page(self._reader.index.blocks[block], page)
+        raw = self._raw(found, index)
         diagnosis = diagnose(self._schedule, self._nonce, index, expected, steps, raw)
         if diagnosis is not None:
             self._report_page(block, page, index, expected[0], diagnosis)

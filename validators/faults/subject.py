@@ -147,7 +147,7 @@ class Subject:
 
     def bytes_at(self, start: int, end: int) -> bytes:
         """Bytes of the file."""
-        return self.source.window(start, end - start).tobytes()
+        return self.source.read(start, end - start)
 
     @property
     def plain(self) -> bool:

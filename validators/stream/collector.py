@@ -7,10 +7,12 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
+from validators.stream.format import StreamError
 from validators.stream.index import MISSING, Anomaly, Block, Duplicates
 
 ANOMALY_LIMIT = 1000
 DUPLICATE_LIMIT = 1 << 20
+_SINGLES = 4096
 
 Pages = npt.NDArray[np.int64]
 
@@ -31,7 +33,8 @@ class Collector:
         self.counts: Counter[str] = Counter()
         self.records: Counter[str] = Counter()
         self._by_name: dict[str, int] = {}
-        self._duplicates: list[tuple[int, Pages, Pages, Pages, npt.NDArray[np.bool_]]] = []
+        self._duplicates: list[tuple[Pages, Pages, Pages, Pages, npt.NDArray[np.bool_]]] = []
+        self._single: list[tuple[int, int, int, int, bool]] = []
         self._duplicate_total = 0
 
     def anomaly(
@@ -51,6 +54,14 @@ class Collector:
         """Position of the RAMBlock with that name, None where there is none."""
         return self._by_name.get(idstr)
 
+    def bad_fill(self, fill: int, offset: int, page: int, number: int | None) -> None:
+        """Note a zero-page record with a fill byte other than 0, for byte offset `page` of a block."""
+        self.counts["zero-fill"] += 1
+        if self.counts["zero-fill"] <= ANOMALY_LIMIT:
+            block = self.blocks[number].idstr if number is not None else ""
+            sentence = f"A zero-page record has the fill byte 0x{fill:02x} instead of 0."
+            self.anomalies.append(Anomaly("zero-fill", sentence, offset, block, page))
+
     def add_pages(self, number: int, pages: Pages, sources: Pages, section_start: int) -> None:
         """Note page records of one block, in file order.
 
@@ -59,57 +70,107 @@ class Collector:
             pages: page numbers, may lie outside the block.
             sources: page_source value of each.
             section_start: file offset of the section's content, to tell duplicates within it.
+
+        Raises:
+            StreamError: the block has no room, see Block.page_source.
         """
         block = self.blocks[number]
+        target = block.page_source
+        if not target.flags.writeable:
+            raise StreamError(
+                "truncated",
+                f"The {block.pages} pages of RAMBlock '{block.idstr}' cannot all be in a file this short.",
+                abs(int(sources[0])),
+            )
         inside = pages < block.pages
         if not inside.all():
-            for page, source in zip(pages[~inside][:ANOMALY_LIMIT], sources[~inside], strict=False):
-                offset = int(page) * block.page_size
-                self.anomaly(
-                    "page-outside-block",
-                    f"A record is for offset 0x{offset:x} of RAMBlock '{block.idstr}', "
-                    f"which has only 0x{block.used_length:x} bytes.",
-                    abs(int(source)),
-                    block.idstr,
-                    offset,
-                )
-            self.counts["page-outside-block"] += max(0, int((~inside).sum()) - ANOMALY_LIMIT)
+            self._note_outside(block, pages[~inside], sources[~inside])
             pages, sources = pages[inside], sources[inside]
-        self._store(number, block, pages, sources, section_start)
-
-    def _store(self, number: int, block: Block, pages: Pages, sources: Pages, section_start: int) -> None:
-        target = block.page_source
-        if len(pages) > 1 and not (pages[1:] > pages[:-1]).all():
-            first = np.zeros(len(pages), np.bool_)
-            first[np.unique(pages, return_index=True)[1]] = True
-            if not first.all():
-                self._store(number, block, pages[first], sources[first], section_start)
-                pages, sources = pages[~first], sources[~first]
-                # What is left may hold a page several times; one at a time, it is an odd file anyway.
-                for page, source in zip(pages, sources, strict=True):
-                    self._store(number, block, np.array([page]), np.array([source]), section_start)
-                return
         earlier = target[pages]
-        again = earlier != MISSING
-        if again.any():
-            self._note_duplicates(number, pages[again], earlier[again], sources[again], section_start)
         target[pages] = sources
+        if (target[pages] != sources).any():
+            # Some page is here several times.
+            target[pages] = earlier
+            self._store_in_turn(number, pages, sources, section_start)
+        elif earlier.any():
+            self._note_duplicates(number, pages, earlier, sources, section_start)
+
+    def add_page(self, number: int, page: int, source: int, section_start: int) -> None:
+        """As add_pages(), for one page."""
+        block = self.blocks[number]
+        if page >= block.pages or not block.page_source.flags.writeable:
+            one = np.array([[page], [source]], np.int64)
+            self.add_pages(number, one[0], one[1], section_start)
+            return
+        earlier = int(block.page_source[page])
+        block.page_source[page] = source
+        if earlier != MISSING:
+            self.counts["duplicate"] += 1
+            if self._duplicate_total < DUPLICATE_LIMIT:
+                self._duplicate_total += 1
+                self._single.append((number, page, earlier, source, abs(earlier) >= section_start))
+                if len(self._single) >= _SINGLES:
+                    self._join_single()
+
+    def _join_single(self) -> None:
+        """Make arrays of the duplicates that were noted one by one, so that they take little room."""
+        if self._single:
+            columns = np.array(self._single, np.int64).T.copy()
+            self._duplicates.append((columns[0], *columns[1:4], columns[4].astype(np.bool_)))
+            self._single.clear()
+
+    def _note_outside(self, block: Block, pages: Pages, sources: Pages) -> None:
+        left = max(0, ANOMALY_LIMIT - self.counts["page-outside-block"])
+        self.counts["page-outside-block"] += max(0, len(pages) - left)
+        for page, source in zip(pages[:left].tolist(), sources[:left].tolist(), strict=True):
+            offset = page * block.page_size
+            self.anomaly(
+                "page-outside-block",
+                f"A record is for offset 0x{offset:x} of RAMBlock '{block.idstr}', "
+                f"which has only 0x{block.used_length:x} bytes.",
+                abs(source),
+                block.idstr,
+                offset,
+            )
+
+    def _store_in_turn(self, number: int, pages: Pages, sources: Pages, section_start: int) -> None:
+        """Enter pages of which some are here several times: the last record wins."""
+        target = self.blocks[number].page_source
+        order = np.argsort(pages, kind="stable")
+        sorted_pages, sorted_sources = pages[order], sources[order]
+        again = sorted_pages[1:] == sorted_pages[:-1]
+        earlier = target[sorted_pages]
+        earlier[1:][again] = sorted_sources[:-1][again]
+        in_file_order = np.empty_like(earlier)
+        in_file_order[order] = earlier
+        self._note_duplicates(number, pages, in_file_order, sources, section_start)
+        last = np.append(~again, True)
+        target[sorted_pages[last]] = sorted_sources[last]
 
     def _note_duplicates(
         self, number: int, pages: Pages, earlier: Pages, later: Pages, section_start: int
     ) -> None:
-        self._duplicate_total += len(pages)
-        self.counts["duplicate"] += len(pages)
-        if self._duplicate_total <= DUPLICATE_LIMIT:
-            self._duplicates.append((number, pages, earlier, later, np.abs(earlier) >= section_start))
+        """Note those of the records whose page had an earlier one (`earlier` is not MISSING)."""
+        again = earlier != MISSING
+        count = int(np.count_nonzero(again))
+        self.counts["duplicate"] += count
+        room = DUPLICATE_LIMIT - self._duplicate_total
+        if room > 0:
+            where = np.flatnonzero(again)[:room]
+            self._duplicate_total += len(where)
+            same = np.abs(earlier[where]) >= section_start
+            self._join_single()
+            block = np.full(len(where), number, np.int64)
+            self._duplicates.append((block, pages[where], earlier[where], later[where], same))
 
     def duplicates(self) -> Duplicates:
         """All duplicate records so far, at most DUPLICATE_LIMIT."""
+        self._join_single()
         if not self._duplicates:
             none = np.zeros(0, np.int64)
             return Duplicates(none, none, none, none, np.zeros(0, np.bool_))
         return Duplicates(
-            np.concatenate([np.full(len(part[1]), part[0], np.int64) for part in self._duplicates]),
+            np.concatenate([part[0] for part in self._duplicates]),
             np.concatenate([part[1] for part in self._duplicates]),
             np.concatenate([part[2] for part in self._duplicates]),
             np.concatenate([part[3] for part in self._duplicates]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from validators.stream.format import StreamError
 from validators.stream.source import Source
 
-_SIGHT = 1 << 16
+_SIGHT = 1 << 12
 
 
 class Cursor:
@@ -25,7 +25,7 @@ class Cursor:
         """Up to `count` bytes from here without moving; fewer only at the end of the file."""
         start = self.position - self._held_at
         if start < 0 or start + count > len(self._held):
-            self._held = self._source.window(self.position, max(count, _SIGHT)).tobytes()
+            self._held = self._source.read(self.position, max(count, _SIGHT))
             self._held_at = self.position
             start = 0
         return self._held[start : start + count]

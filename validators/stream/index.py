@@ -64,7 +64,7 @@ class Block:
         return len(self.page_source)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Section:
     """One section of the stream.
 

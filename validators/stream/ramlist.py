@@ -20,7 +20,7 @@ from validators.stream.source import Source
 
 _MAX_HUGE_PAGE = 1 << 34
 _BITMAP_PIECE = 1 << 17
-_EMPTY_LOOK = 256 << 20
+_EMPTY_LOOK = 256 << 20  # bytes looked at in all blocks together
 _EMPTY_PIECE = 4 << 20
 
 
@@ -46,6 +46,7 @@ class BlockList:
         self._mapped_ram = "mapped-ram" in configuration.capabilities
         self._postcopy = postcopy
         self._pages = 0
+        self._empty_look = _EMPTY_LOOK
         self.mapped: dict[int, MappedRegion] = {}
 
     def read(self, position: int, total: int) -> int:
@@ -79,7 +80,7 @@ class BlockList:
             self._skip_page_size(cursor)
         gpa = cursor.unsigned(8, "a RAMBlock's address") if self._ignore_shared else None
         pages = length // self._page_size
-        block = Block(idstr, length, self._page_size, np.zeros(pages, np.int64), start, gpa)
+        block = Block(idstr, length, self._page_size, self._room(pages), start, gpa)
         if self._collector.find_block(idstr) is not None:
             self._collector.anomaly(
                 "block-list", f"RAMBlock '{idstr}' is in the block list twice.", start, idstr
@@ -88,6 +89,13 @@ class BlockList:
         if self._mapped_ram:
             self._read_region(cursor, block)
         return length
+
+    def _room(self, pages: int) -> npt.NDArray[np.int64]:
+        """A page_source with nothing in it; one that cannot be written where no file has so many records."""
+        size = self._source.size
+        if self._pages <= fmt.FREE_PAGES or size is None or self._pages <= size // fmt.LEAST_RECORD_BYTES:
+            return np.zeros(pages, np.int64)
+        return np.broadcast_to(np.zeros(1, np.int64), pages)
 
     def _judge_length(self, idstr: str, length: int, left: int, start: int) -> None:
         self._pages += length // self._page_size
@@ -182,7 +190,7 @@ class BlockList:
         """Enter the pages of a mapped-ram file from its bitmaps: bit clear means a zero page."""
         for number, region in self.mapped.items():
             block = self._collector.blocks[number]
-            if region.bitmap_bytes == 0:
+            if region.bitmap_bytes == 0 or not block.page_source.flags.writeable:
                 continue
             for first, bits in self._bitmap_pieces(region, block):
                 at = region.pages_offset + (first + np.arange(len(bits), dtype=np.int64)) * block.page_size
@@ -199,10 +207,11 @@ class BlockList:
         QEMU 10.0.13 and 11.1.3 write such files with background-snapshot and mapped-ram together: the
         bitmaps are written by ram_save_complete(), which a background snapshot does not call.
         """
-        for start in range(0, min(block.used_length, _EMPTY_LOOK), _EMPTY_PIECE):
+        for start in range(0, min(block.used_length, self._empty_look), _EMPTY_PIECE):
             length = min(_EMPTY_PIECE, block.used_length - start)
             place = region.pages_offset + start
-            if self._source.window(place, length).any():
+            self._empty_look -= length
+            if np.frombuffer(self._source.read(place, length), np.uint8).any():
                 self._collector.anomaly(
                     "mapped-ram",
                     f"The bitmap of RAMBlock '{block.idstr}' is empty, but its pages are in the file.",
@@ -210,15 +219,13 @@ class BlockList:
                     block.idstr,
                 )
                 return
-            self._source.release(place)
 
     def _bitmap_pieces(
         self, region: MappedRegion, block: Block
     ) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
         for start in range(0, region.bitmap_bytes, _BITMAP_PIECE):
-            raw = self._source.window(
-                region.bitmap_offset + start, min(_BITMAP_PIECE, region.bitmap_bytes - start)
-            )
+            length = min(_BITMAP_PIECE, region.bitmap_bytes - start)
+            raw = np.frombuffer(self._source.read(region.bitmap_offset + start, length), np.uint8)
             bits = np.unpackbits(raw, bitorder="little").view(np.bool_)
             wanted = min(len(bits), block.pages - start * 8)
             if bits[wanted:].any():

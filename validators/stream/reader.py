@@ -14,13 +14,13 @@ from validators.stream.cursor import Cursor, readable
 from validators.stream.format import StreamError
 from validators.stream.index import Anomaly, Configuration, Section, SnapshotIndex, Vmdesc
 from validators.stream.ramlist import BlockList
-from validators.stream.records import PageSink, RamScanner
-from validators.stream.sections import find_section_end
+from validators.stream.records import RamScanner
+from validators.stream.sections import SearchBudget, find_section_end
 from validators.stream.source import Source
 from validators.stream.vmdesc import described_length, described_page_size, find_vmdesc, parse_vmdesc
 
 
-def read_index(source: Source, start: int = 0, sink: PageSink | None = None) -> SnapshotIndex:
+def read_index(source: Source, start: int = 0) -> SnapshotIndex:
     """Read the vmstate stream that begins at file offset `start`.
 
     Damage does not raise: the index says what was found, which rules were broken (`anomalies`) and
@@ -29,13 +29,12 @@ def read_index(source: Source, start: int = 0, sink: PageSink | None = None) -> 
     Args:
         source: the file or pipe.
         start: file offset of the stream.
-        sink: is given the contents of data pages on the way (not those of a mapped-ram file).
 
     Raises:
         UsageError: there is no vmstate stream at that offset.
     """
     _require_magic(source, start)
-    reader = _Reader(source, start, sink)
+    reader = _Reader(source, start)
     damage = None
     try:
         reader.run()
@@ -45,7 +44,7 @@ def read_index(source: Source, start: int = 0, sink: PageSink | None = None) -> 
 
 
 def _require_magic(source: Source, start: int) -> None:
-    head = source.window(start, 4).tobytes() if start >= 0 else b""
+    head = source.read(start, 4) if start >= 0 else b""
     if head != fmt.MAGIC.to_bytes(4, "big"):
         raise UsageError(
             f"There is no vmstate stream at offset {start}: it would begin with 'QEVM', "
@@ -56,9 +55,8 @@ def _require_magic(source: Source, start: int) -> None:
 class _Reader:
     """State of one reading."""
 
-    def __init__(self, source: Source, start: int, sink: PageSink | None) -> None:
+    def __init__(self, source: Source, start: int) -> None:
         self._source = source
-        self._sink = sink
         self._start = start
         self._cursor = Cursor(source, start)
         self._collector = Collector()
@@ -71,6 +69,7 @@ class _Reader:
         self._commands: list[str] = []
         self._end_marker: int | None = None
         self._footers: bool | None = None
+        self._budget = SearchBudget()
         self._list: BlockList | None = None
         self._scanner: RamScanner | None = None
         self._lengths = self._described_lengths()
@@ -93,7 +92,7 @@ class _Reader:
                 "header", f"The stream has version {version}; QEMU writes {fmt.VERSION}.", self._start + 4
             )
         while self._element():
-            if len(self._sections) > fmt.MAX_SECTIONS:
+            if len(self._sections) + len(self._commands) > fmt.MAX_SECTIONS:
                 raise StreamError("sections", "There are too many sections.", self._cursor.position)
         self._read_vmdesc()
 
@@ -123,8 +122,7 @@ class _Reader:
         self._cursor.take(length, "a command")
         if number not in fmt.COMMAND_NAMES:
             raise StreamError("sections", f"{number} is no known command.", offset)
-        if len(self._commands) < fmt.MAX_SECTIONS:
-            self._commands.append(fmt.COMMAND_NAMES[number])
+        self._commands.append(fmt.COMMAND_NAMES[number])
 
     def _section_head(self, kind: int, offset: int) -> Section:
         number = self._cursor.unsigned(4, "a section header")
@@ -156,8 +154,9 @@ class _Reader:
             end = self._ram(section)
         else:
             end = find_section_end(
-                self._source, section, self._lengths.get((section.idstr, section.instance)), self._footers
-            )
+                self._source, section, self._lengths.get((section.idstr, section.instance)), self._footers,
+                self._budget,
+            )  # fmt: skip
         self._sections.append(
             Section(section.kind, section.section_id, section.idstr, section.instance, section.version,
                     section.offset, section.data_offset, end)
@@ -172,7 +171,7 @@ class _Reader:
             raise StreamError("sections", f"RAM has the unknown version {section.version}.", section.offset)
         page_size = self._decide_page_size()
         if self._scanner is None:
-            self._scanner = RamScanner(self._source, self._collector, page_size, self._sink)
+            self._scanner = RamScanner(self._source, self._collector, page_size)
         position, total = self._scanner.scan(section.data_offset)
         while total is not None:
             self._list = BlockList(
@@ -226,7 +225,9 @@ class _Reader:
         length = cursor.unsigned(4, "vmdesc")
         if length > fmt.MAX_VMDESC_BYTES:
             raise StreamError("vmdesc", f"vmdesc is said to have {length} bytes.", offset)
-        self._vmdesc = parse_vmdesc(cursor.take(length, "vmdesc"), offset)
+        text = cursor.take(length, "vmdesc")
+        known = self._tail is not None and (self._tail.offset, self._tail.length) == (offset, length)
+        self._vmdesc = self._tail if known else parse_vmdesc(text, offset)
 
     def index(self, damage: Anomaly | None) -> SnapshotIndex:
         """The result so far."""

@@ -1,66 +1,61 @@
-"""The content of RAM sections: page records, found as runs of equal spacing and read as arrays.
+"""The content of RAM sections: page records, read in runs of equal spacing as arrays.
 
 A background snapshot is nearly all ``CONTINUE|PAGE`` records, 8 bytes of header and one page of data,
 and ``CONTINUE|ZERO`` records of 9 bytes (QEMU 10.0 migration/ram.c, save_page_header(),
-save_zero_page(), save_normal_page()). One strided view over a window reads all headers of a run.
+save_zero_page(), save_normal_page()). One strided view over a window reads all headers of a run; where
+zero and data pages take turns, runs are short and records are read one by one.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import struct
 
 import numpy as np
 import numpy.typing as npt
 
 from validators.stream import format as fmt
-from validators.stream.collector import ANOMALY_LIMIT, Collector
+from validators.stream.collector import Collector
 from validators.stream.cursor import readable
 from validators.stream.format import StreamError
-from validators.stream.source import Bytes, Source
+from validators.stream.source import Source
 
 Numbers = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
 
 WINDOW_BYTES = 16 << 20
-# Runs may be short or very long: how far to look ahead follows the length of the last run.
-_FIRST_LOOK = 16
+_LONGEST_NAME = 255
 _ZERO_RECORD = 9
+# A run this long is worth an array; below it, Python is faster record by record.
+_WORTH_ARRAY = 8
+_FEW = 4
+# Runs may be short or very long: how far to look ahead follows the length of the last run.
+_FIRST_LOOK = 64
+_WORD = struct.Struct(">Q")
 
-
-class PageSink(Protocol):
-    """Takes the contents of pages while the index is being read, so that a file is read only once."""
-
-    def __call__(self, block: int, pages: Numbers, window: Bytes, first: int, stride: int) -> None:
-        """Take pages of a block.
-
-        Args:
-            block: position of the RAMBlock.
-            pages: int64[k] page numbers, which may lie outside the block.
-            window: bytes of the file, valid during the call only.
-            first: place of the first page's content in `window`.
-            stride: bytes from one page's content to the next one's; 8 of them are the header.
-        """
+_PAGE_AGAIN = fmt.FLAG_PAGE | fmt.FLAG_CONTINUE
+_ZERO_AGAIN = fmt.FLAG_ZERO | fmt.FLAG_CONTINUE
 
 
 class RamScanner:
-    """Reads the records of RAM sections into a Collector.
+    """Reads the records of RAM sections into a Collector."""
 
-    Attributes:
-        flushes: number of MULTIFD_FLUSH words met.
-    """
-
-    def __init__(
-        self, source: Source, collector: Collector, page_size: int, sink: PageSink | None = None
-    ) -> None:
+    def __init__(self, source: Source, collector: Collector, page_size: int) -> None:
         self._source = source
-        self._sink = sink
         self._collector = collector
         self._page_size = page_size
         self._mask = page_size - 1
+        self._shift = page_size.bit_length() - 1
+        self._longest = 9 + _LONGEST_NAME + page_size
+        self._view = memoryview(b"")
+        self._base = self._filled = 0
         self._block: int | None = None
-        self._named = False
+        self._name: bytes | None = None
         self._section_start = 0
-        self._look = {fmt.FLAG_PAGE: _FIRST_LOOK, fmt.FLAG_ZERO: _FIRST_LOOK}
-        self.flushes = 0
+        self._look = {_PAGE_AGAIN: _FIRST_LOOK, _ZERO_AGAIN: _FIRST_LOOK}
+        self._words: list[int] = []
+        self._places: list[int] = []
+        self._parts: list[tuple[Words, Numbers]] = []
+        self._small = 0
 
     def scan(self, position: int) -> tuple[int, int | None]:
         """Read records from `position` up to and with the EOS word.
@@ -74,66 +69,90 @@ class RamScanner:
         """
         self._section_start = position
         while True:
-            window = self._source.window(position, WINDOW_BYTES)
-            used, stop, total = self._scan_window(window, position)
-            position += used
-            self._source.release(position)
+            at = self._window(position)
+            used, stop, total = self._scan_window(at)
+            self._take_noted()
             if stop:
-                return position, total
-            if used == 0:
+                return self._base + used, total
+            if used == at:
                 raise StreamError(
                     "truncated",
-                    f"The file ends at offset {position + len(window)}, in the middle of a page record.",
+                    f"The file ends at offset {self._base + self._filled}, in the middle of a page record.",
                     position,
                 )
+            position = self._base + used
+            self._source.release(position)
 
-    def _scan_window(self, window: Bytes, base: int) -> tuple[int, bool, int | None]:
-        """Read the whole records of one window: bytes used, whether to stop, MEM_SIZE total."""
-        at = 0
-        while len(window) - at >= 8:
-            word = int.from_bytes(window[at : at + 8].tobytes(), "big")
-            flags = word & self._mask
-            kind = flags & ~fmt.FLAG_CONTINUE
-            if kind in (fmt.FLAG_PAGE, fmt.FLAG_ZERO):
-                if flags & fmt.FLAG_CONTINUE:
-                    after = self._run(window, at, base, kind)
-                else:
-                    after = self._named_record(window, at, base, word)
-                if after == at:
-                    break
-                at = after
+    def _window(self, position: int) -> int:
+        """Have the longest record at `position` in the window, if the file has it; returns its place."""
+        at = position - self._base
+        if not 0 <= at <= self._filled - self._longest:
+            self._view = self._source.window(position, WINDOW_BYTES)
+            self._base, self._filled, at = position, len(self._view), 0
+        return at
+
+    def _scan_window(self, at: int) -> tuple[int, bool, int | None]:
+        """Read the whole records of the window: place behind, whether to stop, MEM_SIZE total."""
+        view, mask, end = self._view, self._mask, self._filled
+        while end - at >= 8:
+            (word,) = _WORD.unpack_from(view, at)
+            flags = word & mask
+            if flags in (_PAGE_AGAIN, _ZERO_AGAIN):
+                after = self._again(at, word, flags)
+            elif flags in (fmt.FLAG_PAGE, fmt.FLAG_ZERO):
+                after = self._named_record(at, word, flags)
             elif flags == fmt.FLAG_EOS:
                 return at + 8, True, None
             elif flags == fmt.FLAG_MULTIFD_FLUSH:
-                self.flushes += 1
-                at += 8
+                self._count_small(at)
+                after = at + 8
             elif flags == fmt.FLAG_MEM_SIZE:
                 return at, True, word - flags
             else:
-                raise self._bad_flags(flags, base + at)
+                raise self._bad_flags(flags, self._base + at)
+            if after == at:
+                break
+            at = after
         return at, False, None
 
     def _bad_flags(self, flags: int, offset: int) -> StreamError:
+        self._take_noted()
         for flag, name in fmt.REFUSED_FLAGS.items():
             if flags & flag and not flags & ~(flag | fmt.FLAG_CONTINUE):
                 return StreamError("page-flags", f"The stream holds {name}, which are not supported.", offset)
         return StreamError("page-flags", f"A RAM record has the meaningless flags 0x{flags:x}.", offset)
 
-    def _named_record(self, window: Bytes, at: int, base: int, word: int) -> int:
-        """Take a record that names its block; returns the place behind, or `at` if it leaves the window."""
-        length = int(window[at + 8]) if len(window) - at > 8 else 0
-        body = at + 9 + length
-        size = self._page_size if word & fmt.FLAG_PAGE else 1
-        if len(window) - body < size:
-            return at
-        self._enter_block(readable(window[at + 9 : body].tobytes()), base + at)
-        self._take(window, np.array([word], np.uint64), word & self._mask, body, base, 0)
-        return body + size
+    def _count_small(self, at: int) -> None:
+        """Bound the records that are read one by one however small they are."""
+        self._small += 1
+        if self._small > fmt.MAX_SMALL_RECORDS:
+            self._take_noted()
+            raise StreamError(
+                "page-flags",
+                f"There are more than {fmt.MAX_SMALL_RECORDS} records that name a RAMBlock or only flush.",
+                self._base + at,
+            )
 
-    def _enter_block(self, idstr: str, offset: int) -> None:
-        self._named = True
-        self._block = self._collector.find_block(idstr)
+    def _named_record(self, at: int, word: int, flags: int) -> int:
+        """Take a record that names its block; returns the place behind, or `at` if it leaves the window."""
+        view, end = self._view, self._filled
+        length = view[at + 8] if end - at > 8 else 0
+        body = at + 9 + length
+        after = body + (self._page_size if flags == fmt.FLAG_PAGE else 1)
+        if after > end:
+            return at
+        self._count_small(at)
+        self._enter_block(bytes(view[at + 9 : body]), self._base + at)
+        self._note(word, body, flags == fmt.FLAG_PAGE, at)
+        return after
+
+    def _enter_block(self, name: bytes, offset: int) -> None:
+        if name != self._name:
+            self._take_noted()
+            self._name = name
+            self._block = self._collector.find_block(readable(name))
         if self._block is None:
+            idstr = readable(name)
             self._collector.anomaly(
                 "unknown-block",
                 f"A page record names RAMBlock '{idstr}', which is not in the block list.",
@@ -141,56 +160,100 @@ class RamScanner:
                 idstr,
             )
 
-    def _run(self, window: Bytes, at: int, base: int, kind: int) -> int:
-        """Take the records that go on with a block and follow one another; returns the place behind."""
-        if not self._named:
-            raise StreamError("page-flags", "A record goes on with a block, but none was named.", base + at)
-        stride = 8 + self._page_size if kind == fmt.FLAG_PAGE else _ZERO_RECORD
-        fitting = (len(window) - at) // stride
+    def _again(self, at: int, word: int, flags: int) -> int:
+        """Take records that go on with a block; returns the place behind, or `at` at the window's end."""
+        if self._name is None:
+            raise StreamError(
+                "page-flags", "A record goes on with a block, but none was named.", self._base + at
+            )
+        is_page = flags == _PAGE_AGAIN
+        stride = 8 + self._page_size if is_page else _ZERO_RECORD
+        view, mask, last = self._view, self._mask, self._filled - stride
+        for _ in range(_WORTH_ARRAY):
+            if at > last:
+                return at
+            self._note(word, at + 8, is_page, at)
+            at += stride
+            if at > last:
+                return at
+            (word,) = _WORD.unpack_from(view, at)
+            if word & mask != flags:
+                return at
+        return self._run(at, flags, stride)
+
+    def _note(self, word: int, body: int, is_page: bool, at: int) -> None:
+        """Note one record, to be taken with the others of the window."""
+        self._words.append(word)
+        # A zero page's place is its header word, so that a person finds the record.
+        self._places.append(self._base + body if is_page else -(self._base + at))
+        if not is_page and self._view[body]:
+            self._collector.bad_fill(self._view[body], self._base + body, word & ~self._mask, self._block)
+
+    def _set_aside(self) -> None:
+        """Make arrays of what was noted one by one."""
+        if self._words:
+            self._parts.append((np.array(self._words, np.uint64), np.array(self._places, np.int64)))
+            self._words, self._places = [], []
+
+    def _take_noted(self) -> None:
+        """Hand on what was noted, all of one block."""
+        if not self._parts and len(self._words) <= _FEW:
+            self._take_few()
+            return
+        self._set_aside()
+        parts, self._parts = self._parts, []
+        if len(parts) == 1:
+            self._take(*parts[0])
+        elif parts:
+            words, places = zip(*parts, strict=True)
+            self._take(np.concatenate(words), np.concatenate(places))
+
+    def _take_few(self) -> None:
+        """The same for so few records that arrays cost more than they save."""
+        for word, place in zip(self._words, self._places, strict=True):
+            self._collector.records["page" if place > 0 else "zero"] += 1
+            if self._block is not None:
+                self._collector.add_page(self._block, word >> self._shift, place, self._section_start)
+        self._words.clear()
+        self._places.clear()
+
+    def _run(self, at: int, flags: int, stride: int) -> int:
+        """Note a run of equal records as arrays; returns the place behind."""
+        self._set_aside()
+        fitting = (self._filled - at) // stride
         while True:
-            count = min(fitting, self._look[kind])
-            headers = np.ndarray((count,), np.dtype(">u8"), window, at, (stride,)).astype(np.uint64)
-            wrong = (headers & np.uint64(self._mask)) != np.uint64(kind | fmt.FLAG_CONTINUE)
-            run = int(wrong.argmax()) if wrong.any() else count
-            self._look[kind] = max(_FIRST_LOOK, 4 * run)
+            count = min(fitting, self._look[flags])
+            headers = np.ndarray((count,), ">u8", self._view, at, (stride,)).astype(np.uint64)
+            wrong = (headers & np.uint64(self._mask)) != np.uint64(flags)
+            run = int(wrong.argmax())
+            if not wrong[run]:
+                run = count
+            self._look[flags] = max(_FIRST_LOOK, 4 * run)
             if run < count or count == fitting:
                 break
-        if run:
-            self._take(window, headers[:run], kind, at + 8, base, stride)
+        places = np.arange(self._base + at, self._base + at + run * stride, stride, dtype=np.int64)
+        if flags == _PAGE_AGAIN:
+            places += 8
+        else:
+            self._judge_fills(at + 8, headers, run)
+            np.negative(places, out=places)
+        self._parts.append((headers[:run], places))
         return at + run * stride
 
-    def _take(
-        self, window: Bytes, headers: np.ndarray[tuple[int], np.dtype[np.uint64]],
-        kind: int, body: int, base: int, stride: int,
-    ) -> None:  # fmt: skip
-        """Note records with these header words; `body` is the place of the first one's content."""
-        count = len(headers)
-        self._collector.records["page" if kind == fmt.FLAG_PAGE else "zero"] += count
-        places = base + body + stride * np.arange(count, dtype=np.int64)
-        if kind == fmt.FLAG_ZERO:
-            fills = window[body :: stride or 1][:count]
-            if fills.any():
-                self._bad_fill(fills, places, headers)
-            # Points at the header word, so that a person finds the record.
-            places = -(places - 8)
+    def _judge_fills(self, first: int, headers: Words, run: int) -> None:
+        fills = np.ndarray((run,), np.uint8, self._view, first, (_ZERO_RECORD,))
+        for number in np.flatnonzero(fills):
+            place = self._base + first + _ZERO_RECORD * int(number)
+            offset = int(headers[number]) & ~self._mask
+            self._collector.bad_fill(int(fills[number]), place, offset, self._block)
+
+    def _take(self, words: Words, places: Numbers) -> None:
+        """Enter records of the present block, in file order; places as in Block.page_source."""
+        is_page = places > 0
+        count = int(np.count_nonzero(is_page))
+        self._collector.records["page"] += count
+        self._collector.records["zero"] += len(places) - count
         if self._block is None:
             return
-        pages = (headers // np.uint64(self._page_size)).astype(np.int64)
+        pages = (words >> np.uint64(self._shift)).view(np.int64)
         self._collector.add_pages(self._block, pages, places, self._section_start)
-        if self._sink is not None and kind == fmt.FLAG_PAGE:
-            self._sink(self._block, pages, window, body, 8 + self._page_size)
-
-    def _bad_fill(
-        self, fills: Bytes, places: np.ndarray[tuple[int], np.dtype[np.int64]],
-        headers: np.ndarray[tuple[int], np.dtype[np.uint64]],
-    ) -> None:  # fmt: skip
-        block = self._collector.blocks[self._block].idstr if self._block is not None else ""
-        self._collector.counts["zero-fill"] += max(0, int((fills != 0).sum()) - ANOMALY_LIMIT)
-        for number in np.flatnonzero(fills)[:ANOMALY_LIMIT]:
-            self._collector.anomaly(
-                "zero-fill",
-                f"A zero-page record has the fill byte 0x{int(fills[number]):02x} instead of 0.",
-                int(places[number]),
-                block,
-                int(headers[number]) & ~self._mask,
-            )

@@ -1,23 +1,20 @@
-"""Where the bytes come from: a memory-mapped file, or a pipe that can only be read forwards."""
+"""Where the bytes come from: a regular file, or a pipe that can only be read forwards."""
 
 from __future__ import annotations
 
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from harness.errors import UsageError
 from validators.stream.format import StreamError
 
-Bytes = npt.NDArray[np.uint8]
 _RELEASE_STEP = 16 << 20
+_IOV_LIMIT = 1024
 
 
 class Source(Protocol):
@@ -36,15 +33,18 @@ class Source(Protocol):
     def size(self) -> int | None:
         """Bytes in the file, None where that is unknown."""
 
-    def window(self, offset: int, length: int) -> Bytes:
-        """Up to `length` bytes from `offset`, fewer only at the end; valid until the next call."""
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`, fewer only at the end."""
+
+    def window(self, offset: int, length: int) -> memoryview:
+        """What read() gives, of a file without copying it; valid until the next call of release()."""
 
     def release(self, offset: int) -> None:
         """Say that bytes before `offset` are not needed for now, so that memory stays bounded."""
 
 
 class FileSource:
-    """A regular file, mapped read-only; resident pages are given back as reading goes on."""
+    """A regular file: read, or mapped for what touches only a few bytes of it."""
 
     seekable = True
 
@@ -53,16 +53,40 @@ class FileSource:
         self.size: int = os.fstat(descriptor).st_size
         self.descriptor = descriptor
         self._map = mmap.mmap(descriptor, self.size, prot=mmap.PROT_READ)
-        self._map.madvise(mmap.MADV_SEQUENTIAL)
-        self._bytes: Bytes = np.frombuffer(self._map, np.uint8)
+        self._view = memoryview(self._map)
         self._released = 0
 
-    def window(self, offset: int, length: int) -> Bytes:
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`; raises StreamError where the disk cannot be read."""
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return b""
+        piece = self._pread(offset, length)
+        if len(piece) == length:
+            return piece
+        pieces = [piece]
+        while piece and length > len(piece):
+            offset, length = offset + len(piece), length - len(piece)
+            piece = self._pread(offset, length)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        try:
+            return os.pread(self.descriptor, length, offset)
+        except OSError as error:
+            raise self._unreadable(error, offset) from error
+
+    def _unreadable(self, error: OSError, offset: int) -> StreamError:
+        sentence = f"The file {self.path} cannot be read at offset {offset}: {error.strerror}."
+        return StreamError("truncated", sentence, offset)
+
+    def window(self, offset: int, length: int) -> memoryview:
         """A view of the mapping; raises StreamError where the file shrank meanwhile."""
         # Touching a mapped page behind the end of a file kills the process with SIGBUS.
         if os.fstat(self.descriptor).st_size < self.size:
             raise StreamError("truncated", f"The file {self.path} shrank while it was being read.", offset)
-        return self._bytes[offset : offset + length]
+        return self._view[offset : offset + length]
 
     def release(self, offset: int) -> None:
         """Drop mapped pages before `offset` from this process (they stay in the page cache)."""
@@ -73,11 +97,6 @@ class FileSource:
             self._map.madvise(mmap.MADV_DONTNEED, self._released, end - self._released)
             self._released = end
 
-    def release_all(self) -> None:
-        """Drop all mapped pages from this process, wherever they lie."""
-        self._map.madvise(mmap.MADV_DONTNEED)
-        self._released = 0
-
     def next_data(self, offset: int) -> int:
         """File offset of the next byte that is not in a hole; the file's size where there is none."""
         try:
@@ -87,22 +106,46 @@ class FileSource:
             return self.size
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Fill `buffer` from `offset` by read(2), which is faster than faulting for whole pages.
+        """Fill `buffer` from `offset`; several threads may do so at once.
 
         Returns:
             The bytes read, fewer than asked only at the end of the file.
+
+        Raises:
+            StreamError: the disk cannot be read.
         """
         done = 0
-        while done < len(buffer):
-            got = os.preadv(self.descriptor, [buffer[done:]], offset + done)
+        while done < len(buffer) and offset + done < self.size:
+            try:
+                got = os.preadv(self.descriptor, [buffer[done:]], offset + done)
+            except OSError as error:
+                raise self._unreadable(error, offset + done) from error
             if got == 0:
                 break
             done += got
         return done
 
+    def scatter(self, buffers: Sequence[memoryview], offset: int) -> int:
+        """Fill the buffers one after another from `offset`, like read_into()."""
+        done = 0
+        for first in range(0, len(buffers), _IOV_LIMIT):
+            part = buffers[first : first + _IOV_LIMIT]
+            wanted = sum(map(len, part))
+            try:
+                got = os.preadv(self.descriptor, part, offset + done)
+            except OSError as error:
+                raise self._unreadable(error, offset + done) from error
+            done += got
+            if got < wanted:
+                break
+        return done
+
+    def passed(self, length: int) -> None:
+        """Say that `length` bytes more have been looked at, for those who watch."""
+
 
 class PipeSource:
-    """A pipe or socket: offsets may only grow, and at most one window is kept."""
+    """A pipe or socket: offsets may only grow, and at most what was asked for last is kept."""
 
     seekable = False
 
@@ -117,13 +160,17 @@ class PipeSource:
         """Bytes in the stream once its end has been seen, else None."""
         return self._start + len(self._buffer) if self._ended else None
 
-    def window(self, offset: int, length: int) -> Bytes:
+    def read(self, offset: int, length: int) -> bytes:
         """A copy of the bytes; raises StreamError for an offset that has passed by already."""
         if offset < self._start:
             raise StreamError("pipe", f"Offset {offset} of a pipe was needed again; use a file.", offset)
         self._fill(offset + length)
         start = offset - self._start
-        return np.frombuffer(bytes(self._buffer[start : start + length]), np.uint8)
+        return bytes(memoryview(self._buffer)[start : start + length])
+
+    def window(self, offset: int, length: int) -> memoryview:
+        """As read()."""
+        return memoryview(self.read(offset, length))
 
     def _fill(self, end: int) -> None:
         while not self._ended and self._start + len(self._buffer) < end:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,10 @@ from validators.stream.index import Vmdesc
 from validators.stream.source import Source
 
 _TAILS = (4 << 20, fmt.MAX_VMDESC_BYTES + (1 << 16))
+_MAX_CANDIDATES = 64
 _CANDIDATE = re.compile(rb"\x00\x06(....)\{", re.DOTALL)
+# Each value of a JSON text but the first follows one of these.
+_STARTS = (b",", b"[", b"{", b":")
 _DEPTH = 32
 _SUBSECTION_HEAD = 1 + 1 + 4
 
@@ -30,13 +34,15 @@ def find_vmdesc(source: Source) -> Vmdesc | None:
     """
     if not source.seekable or source.size is None:
         return None
+    left = 2 * fmt.MAX_VMDESC_BYTES
     for tail in _TAILS:
         start = max(0, source.size - tail)
-        data = source.window(start, source.size - start).tobytes()
-        for match in reversed(list(_CANDIDATE.finditer(data))[-64:]):
+        data = source.read(start, source.size - start)
+        for match in reversed(deque(_CANDIDATE.finditer(data), _MAX_CANDIDATES)):
             length = int.from_bytes(match.group(1), "big")
             text = data[match.end() - 1 : match.end() - 1 + length]
-            if len(text) == length:
+            if len(text) == length and length <= left:
+                left -= length
                 found = parse_vmdesc(text, start + match.start() + 1)
                 if not found.problem:
                     return found
@@ -52,7 +58,7 @@ def parse_vmdesc(text: bytes, offset: int) -> Vmdesc:
     """
     problem = ""
     content: Any = {}
-    if len(text) > fmt.MAX_VMDESC_BYTES or text.count(b"[") + text.count(b"{") > fmt.MAX_VMDESC_BRACKETS:
+    if len(text) > fmt.MAX_VMDESC_BYTES or sum(map(text.count, _STARTS)) > fmt.MAX_VMDESC_VALUES:
         problem = "it is larger than any that QEMU writes"
     else:
         try:
