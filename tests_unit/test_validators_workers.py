@@ -17,6 +17,7 @@ from validators.judge import check_file
 from validators.pages import PageReader
 from validators.stream import open_source, read_index
 from validators.stream.format import StreamError
+from validators.stream.source import FileSource
 from validators.verdict import CheckResult, Verdict
 
 
@@ -135,6 +136,40 @@ def test_bad_pages_beyond_the_limit_are_counted_and_placed(
         assert check.total == len(wrong)
         assert len(check.violations) == 3
         assert {offset // PAGE for offset in check.bad_pages["pc.ram"]} == wrong
+
+
+def _digests_by_page(path: Path) -> list[np.ndarray[tuple[int], np.dtype[np.uint64]]]:
+    with open_source(path) as source:
+        return read_digests(source)[1]
+
+
+def test_kernels_that_cannot_populate_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Linux 5.14 pages are copied instead of mapped; what is seen is the same."""
+    writer = Writer(Guest())
+    golden = write_golden(tmp_path / "golden", writer)
+    path = tmp_path / "file"
+    path.write_bytes(writer.stream())
+    mapped, judged = _digests_by_page(path), _checks(check_file(path, golden=golden))
+    monkeypatch.setattr(FileSource, "_populate", lambda *_: False)
+    assert all((one == other).all() for one, other in zip(mapped, _digests_by_page(path), strict=True))
+    assert _checks(check_file(path, golden=golden)) == judged
+
+
+def test_regions_of_a_file_together_hold_every_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file larger than a region is read region by region, each page once."""
+    path = tmp_path / "file"
+    path.write_bytes(Writer(Guest()).stream())
+    whole = _digests_by_page(path)
+    monkeypatch.setattr(pages, "_REGION_BYTES", 7 * PAGE + 3)
+    monkeypatch.setattr(pages, "_MAX_REGIONS", 1 << 20)
+    seen = []
+    with open_source(path) as source:
+        reader = PageReader(source, read_index(source))
+        block = reader.index.blocks[0]
+        for batch in reader.batches(block):
+            seen += batch.pages.tolist()
+        assert sorted(seen) == np.flatnonzero(block.page_source > 0).tolist()
+    assert all((one == other).all() for one, other in zip(whole, _digests_by_page(path), strict=True))
 
 
 def test_places_of_bad_pages_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

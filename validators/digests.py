@@ -45,6 +45,8 @@ def digest_pages(reader: PageReader, block: Block) -> Digests:
 
 def _digests(batch: Batch) -> tuple[Numbers, bytes]:
     """Page numbers and joined digests of a batch."""
-    # Slices of a memoryview cost a third of what rows of an array do, joined bytes less than integers.
-    space, size = batch.space, batch.size
-    return batch.pages, b"".join([_digest(space[at : at + size]) for at in batch.starts.tolist()])
+    # Slices of a memoryview cost a third of what rows of an array do, joined bytes less than integers,
+    # and map() less than a loop.
+    starts = batch.starts.tolist()
+    places = map(slice, starts, (batch.starts + batch.size).tolist())
+    return batch.pages, b"".join(map(_digest, map(batch.space.__getitem__, places)))

@@ -20,11 +20,13 @@ from validators.stream.source import FileSource
 from validators.workers import spread
 
 # No batch is longer than this, nor spans more of the file.
-BATCH_BYTES = 1 << 20
-_MAX_PAGE = 1 << 16
+BATCH_BYTES = 2 << 20
 _MAX_GAP = 64 << 10
 _WORTH_ALONE = 32
 _PAGES_AT_ONCE = 1 << 20
+# Of a larger file only the pages of one region are sorted at a time; finding them costs a look at all.
+_REGION_BYTES = 16 << 30
+_MAX_REGIONS = 16
 # A process more has to save more than it costs: about 10 ms.
 _WORTH_PROCESS = 64
 
@@ -41,7 +43,7 @@ class Batch:
     Attributes:
         pages: int64[k] page numbers.
         size: bytes of a page.
-        space: the bytes that were read, valid until the next batch; page i is at space[starts[i]:].
+        space: the file's bytes, valid until the next batch; page i is at space[starts[i]:].
         starts: int64[k].
         stride: bytes from each page to the next, 0 where they are not evenly spaced.
     """
@@ -54,11 +56,11 @@ class Batch:
 
     @cached_property
     def rows(self) -> Rows:
-        """The pages as uint8[k, page size], valid until the next batch; each row is 8-byte aligned."""
+        """The pages as uint8[k, page size], valid until the next batch."""
         space = np.frombuffer(self.space, np.uint8)
         if len(self.pages) == 1:
             return space[: self.size].reshape(1, self.size)
-        if self.stride and self.stride % 8 == 0:
+        if self.stride:
             return np.ndarray((len(self.pages), self.size), np.uint8, space, 0, (self.stride, 1))
         # Every possible row is a row of this overlapping view; picking copies them.
         rows: Rows = np.ndarray((int(self.starts[-1]) + 1, self.size), np.uint8, space, 0, (1, 1))[
@@ -82,9 +84,14 @@ class _Span:
     stride: int
 
     @property
+    def start(self) -> int:
+        """File offset of the first."""
+        return int(self.places[0])
+
+    @property
     def length(self) -> int:
         """Bytes of the file from the first to the end of the last."""
-        return int(self.places[-1]) + self.size - int(self.places[0])
+        return int(self.places[-1]) + self.size - self.start
 
 
 class PageReader:
@@ -99,10 +106,6 @@ class PageReader:
         self.source = source
         self.index = index
 
-    @cached_property
-    def _space(self) -> bytearray:
-        return bytearray(BATCH_BYTES + _MAX_PAGE)
-
     def batches(self, block: Block) -> Iterator[Batch]:
         """All pages of a block that have data in the file (not zero pages), in file order.
 
@@ -110,9 +113,9 @@ class PageReader:
             StreamError: the file became shorter meanwhile.
         """
         for span in self._spans_of(block):
-            batch = self._read(span)
+            yield self._read(span)
+            self.source.forget(span.start, span.length)
             self.source.passed(span.length)
-            yield batch
 
     def each(self, block: Block, work: Callable[[Batch], Result]) -> Iterator[Result]:
         """Call `work` on each of batches(), on several CPUs where that pays; results in file order.
@@ -123,18 +126,16 @@ class PageReader:
             StreamError: the file became shorter meanwhile.
         """
         spans = list(self._spans_of(block))
-        results = spread(spans, lambda span: work(self._read(span)), _WORTH_PROCESS)
+        results = spread(spans, lambda span: self._work(span, work), _WORTH_PROCESS)
         for span, result in zip(spans, results, strict=True):
             self.source.passed(span.length)
             yield result
 
     def _spans_of(self, block: Block) -> Iterator[_Span]:
         size = block.page_size
-        for start in range(0, block.pages, _PAGES_AT_ONCE):
-            chunk = block.page_source[start : start + _PAGES_AT_ONCE]
-            pages = np.flatnonzero(chunk > 0)
-            places = chunk[pages]
-            pages = pages + start
+        region = max(_REGION_BYTES, self.source.size // _MAX_REGIONS + 1)
+        for start in range(0, self.source.size, region):
+            pages, places = _pages_in(block, max(1, start), start + region)
             if len(places) > 1 and not (places[1:] > places[:-1]).all():
                 order = np.argsort(places, kind="stable")
                 pages, places = pages[order], places[order]
@@ -143,12 +144,16 @@ class PageReader:
             for span, stride in _spans(size, closest, places):
                 yield _Span(size, pages[span], places[span], stride)
 
+    def _work(self, span: _Span, work: Callable[[Batch], Result]) -> Result:
+        result = work(self._read(span))
+        self.source.forget(span.start, span.length)
+        return result
+
     def _read(self, span: _Span) -> Batch:
-        space = memoryview(self._space)
-        start, length = int(span.places[0]), span.length
-        if self.source.read_into(space[:length], start) < length:
-            raise StreamError("truncated", "The file became shorter while it was being read.", start)
-        return Batch(span.pages, span.size, space, span.places - start, span.stride)
+        space = self.source.view(span.start, span.length)
+        if len(space) < span.length:
+            raise StreamError("truncated", "The file became shorter while it was being read.", span.start)
+        return Batch(span.pages, span.size, space, span.places - span.start, span.stride)
 
     def page(self, block: Block, number: int) -> bytes | None:
         """Content of one page, zeros for a zero page, None where the file has none."""
@@ -158,6 +163,16 @@ class PageReader:
         if place == 0:
             return None
         return self.source.read(place, block.page_size)
+
+
+def _pages_in(block: Block, first: int, end: int) -> tuple[Numbers, Numbers]:
+    """Numbers and file offsets of the pages whose data begins in [first, end) of the file."""
+    found: list[Numbers] = []
+    for start in range(0, block.pages, _PAGES_AT_ONCE):
+        chunk = block.page_source[start : start + _PAGES_AT_ONCE]
+        found.append(np.flatnonzero((chunk >= first) & (chunk < end)) + start)
+    pages = np.concatenate(found) if found else np.zeros(0, np.int64)
+    return pages, block.page_source[pages]
 
 
 def _spans(size: int, closest: int, places: Numbers) -> Iterator[tuple[slice, int]]:

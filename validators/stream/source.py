@@ -15,6 +15,9 @@ from validators.stream.format import StreamError
 
 _RELEASE_STEP = 16 << 20
 _IOV_LIMIT = 1024
+_LARGEST_FOLIO = 2 << 20
+# Linux 5.14 include/uapi/asm-generic/mman-common.h; Python's mmap has no name for it.
+_MADV_POPULATE_READ = 22
 
 
 class Source(Protocol):
@@ -44,7 +47,11 @@ class Source(Protocol):
 
 
 class FileSource:
-    """A regular file: read, or mapped for what touches only a few bytes of it."""
+    """A regular file, read or mapped.
+
+    Touching a mapped page that the disk cannot give, or behind the end of a file that shrank, kills the
+    process with SIGBUS: a mapping is only touched where the kernel has said that the bytes are there.
+    """
 
     seekable = True
 
@@ -55,6 +62,7 @@ class FileSource:
         self._map = mmap.mmap(descriptor, self.size, prot=mmap.PROT_READ)
         self._view = memoryview(self._map)
         self._released = 0
+        self._first, self._last, self._mapped_bytes = self.size, 0, 0
 
     def read(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes from `offset`; raises StreamError where the disk cannot be read."""
@@ -83,7 +91,6 @@ class FileSource:
 
     def window(self, offset: int, length: int) -> memoryview:
         """A view of the mapping; raises StreamError where the file shrank meanwhile."""
-        # Touching a mapped page behind the end of a file kills the process with SIGBUS.
         if os.fstat(self.descriptor).st_size < self.size:
             raise StreamError("truncated", f"The file {self.path} shrank while it was being read.", offset)
         return self._view[offset : offset + length]
@@ -105,8 +112,27 @@ class FileSource:
             # ENXIO: only a hole is left. File systems without holes say that all is data.
             return self.size
 
-    def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Fill `buffer` from `offset`; several threads may do so at once.
+    def view(self, offset: int, length: int) -> memoryview:
+        """Like read(), but not copied where the kernel promises that the bytes are there, until forget()."""
+        length = max(0, min(length, self.size - offset))
+        if self._populate(offset, length):
+            return self._view[offset : offset + length]
+        return memoryview(self.read(offset, length))
+
+    def _populate(self, offset: int, length: int) -> bool:
+        """Map bytes of the file, and say whether they can be touched now.
+
+        False before Linux 5.14, which cannot tell, and where the disk fails: read() names the error.
+        """
+        start = offset - offset % mmap.PAGESIZE
+        try:
+            self._map.madvise(_MADV_POPULATE_READ, start, offset + length - start)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def scatter(self, buffers: Sequence[memoryview], offset: int) -> int:
+        """Fill the buffers one after another from `offset`.
 
         Returns:
             The bytes read, fewer than asked only at the end of the file.
@@ -115,30 +141,28 @@ class FileSource:
             StreamError: the disk cannot be read.
         """
         done = 0
-        while done < len(buffer) and offset + done < self.size:
-            try:
-                got = os.preadv(self.descriptor, [buffer[done:]], offset + done)
-            except OSError as error:
-                raise self._unreadable(error, offset + done) from error
-            if got == 0:
-                break
-            done += got
-        return done
-
-    def scatter(self, buffers: Sequence[memoryview], offset: int) -> int:
-        """Fill the buffers one after another from `offset`, like read_into()."""
-        done = 0
         for first in range(0, len(buffers), _IOV_LIMIT):
             part = buffers[first : first + _IOV_LIMIT]
-            wanted = sum(map(len, part))
             try:
                 got = os.preadv(self.descriptor, part, offset + done)
             except OSError as error:
                 raise self._unreadable(error, offset + done) from error
             done += got
-            if got < wanted:
+            if got < sum(map(len, part)):
                 break
         return done
+
+    def forget(self, offset: int, length: int) -> None:
+        """Say that mapped pages are done with: this process drops them now and then."""
+        self._first = min(self._first, offset)
+        self._last = max(self._last, offset + length)
+        self._mapped_bytes += length
+        if self._mapped_bytes >= _RELEASE_STEP:
+            # Linux 6.18 maps whole folios (up to a huge page) where any part of one is asked for.
+            start = max(0, self._first - _LARGEST_FOLIO) // mmap.PAGESIZE * mmap.PAGESIZE
+            end = min(self.size, self._last + _LARGEST_FOLIO)
+            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+            self._first, self._last, self._mapped_bytes = self.size, 0, 0
 
     def passed(self, length: int) -> None:
         """Say that `length` bytes more have been looked at, for those who watch."""
