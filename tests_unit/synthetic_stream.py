@@ -115,6 +115,7 @@ class Writer:
         guest: whose RAM to write.
         order: page order of the main block; None means ascending.
         pages_per_section: page records in a PART section.
+        registers: content of the devices, which are numbered from 10.
     """
 
     guest: Guest
@@ -122,6 +123,7 @@ class Writer:
     pages_per_section: int = 100
     rom: bytes = b"\xaa" * PAGE * 2
     mapped: bool = False
+    registers: tuple[list[int], ...] = ([1, 2, 3], [4, 5], [6])
     _last: str = field(default="", init=False)
 
     def blocks(self) -> list[tuple[str, np.ndarray[Any, np.dtype[np.uint64]]]]:
@@ -138,7 +140,7 @@ class Writer:
             out += bytes([5]) + _name(name) + struct.pack(">II", 1, 1) + _name("mapped-ram")
         self._ram(out)
         entries = []
-        for number, values in enumerate(([1, 2, 3], [4, 5], [6])):
+        for number, values in enumerate(self.registers):
             section, entry = device(10 + number, f"dev{number}", values)
             out += section
             entries.append(entry)

@@ -54,6 +54,29 @@ def test_every_page_is_found_with_its_content(tmp_path: Path, mapped: bool) -> N
     assert not _failed(index)
 
 
+# Two registers that look like the device's own footer with an end marker behind it.
+_LIKE_A_FOOTER = ([1, 0x7E, 10, 0], [0x7E, 11, 0x6AB], [0x7E, 12, 0, 3])
+
+
+@pytest.mark.parametrize("registers", [([1, 2, 3], [4, 5], [6]), _LIKE_A_FOOTER])
+def test_file_cut_anywhere_in_its_devices_is_truncated(
+    tmp_path: Path, registers: tuple[list[int], ...]
+) -> None:
+    """Wherever device state ends early, the whole sections before are all found and "truncated" is said."""
+    writer = Writer(Guest(counts=(8, 6), steps=(20, 9), ram_pages=240), registers=registers)
+    whole = writer.stream()
+    sound = _index(tmp_path / "whole", whole)
+    assert sound.damage is None and sound.end_marker is not None
+    for cut in range(sound.devices[0].offset + 1, sound.end_marker + 1):
+        index = _index(tmp_path / "cut", whole[:cut])
+        complete = tuple(section for section in sound.sections if section.data_end + 5 <= cut)
+        if any(whole[:cut].endswith(bytes([0x7E, 0, 0, 0, number, *end])) for number in (10, 11, 12)
+               for end in ((), (0,))):  # fmt: skip
+            continue  # nothing tells such a cut from the end of the section
+        assert index.sections == complete, cut
+        assert index.damage is not None and index.damage.check == "truncated", cut
+
+
 def test_pages_in_any_order_and_broken_runs(tmp_path: Path) -> None:
     """The order of records and the mixture of zero and data pages do not matter."""
     guest = Guest()

@@ -15,7 +15,7 @@ from validators.stream.format import StreamError
 from validators.stream.index import Anomaly, Configuration, Section, SnapshotIndex, Vmdesc
 from validators.stream.ramlist import BlockList
 from validators.stream.records import RamScanner
-from validators.stream.sections import SearchBudget, find_section_end
+from validators.stream.sections import SectionEnds
 from validators.stream.source import Source
 from validators.stream.vmdesc import described_length, described_page_size, find_vmdesc, parse_vmdesc
 
@@ -69,7 +69,7 @@ class _Reader:
         self._commands: list[str] = []
         self._end_marker: int | None = None
         self._footers: bool | None = None
-        self._budget = SearchBudget()
+        self._ends = SectionEnds(source, embedded=start > 0)
         self._list: BlockList | None = None
         self._scanner: RamScanner | None = None
         self._lengths = self._described_lengths()
@@ -153,10 +153,8 @@ class _Reader:
         if section.is_ram and section.kind != fmt.FULL:
             end = self._ram(section)
         else:
-            end = find_section_end(
-                self._source, section, self._lengths.get((section.idstr, section.instance)), self._footers,
-                self._budget,
-            )  # fmt: skip
+            described = self._lengths.get((section.idstr, section.instance))
+            end = self._ends.find(section, described, self._footers)
         self._sections.append(
             Section(section.kind, section.section_id, section.idstr, section.instance, section.version,
                     section.offset, section.data_offset, end)

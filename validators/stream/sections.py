@@ -1,10 +1,14 @@
 """Where a device section ends: its length is nowhere in the stream itself.
 
 The vmdesc gives it, and the footer proves it. Without a vmdesc (a pipe, a cut file) or where the two
-disagree, the section ends where its own footer is followed by what can begin the next element.
+disagree, the section ends where its own footer is followed by what can begin the next element. Numbers in
+device state can look like a footer with the end marker behind it; that one counts only if nothing better is
+found, for every QEMU that writes footers writes a vmdesc behind the end marker, unless told not to.
 """
 
 from __future__ import annotations
+
+import re
 
 from validators.stream import format as fmt
 from validators.stream.format import StreamError
@@ -14,82 +18,90 @@ from validators.stream.source import Source
 _FIRST_WINDOW = 1 << 13
 _LOOK_BEHIND = 5 + 1 + 4 + 1 + 255
 _MAX_CANDIDATES = 100_000
+_VMDESC_BEGINS = re.compile(rb"\x00\x06[\x00-\xff]{4}\{")
 
 
-class SearchBudget:
-    """How many bytes all searches in a stream may still look at: each may look far, but not every one."""
+class SectionEnds:
+    """Finds where the sections of one stream end.
 
-    def __init__(self) -> None:
-        self.left = fmt.MAX_SEARCHED_BYTES
-
-
-def find_section_end(
-    source: Source, section: Section, described: int | None, footers: bool | None, budget: SearchBudget
-) -> int:
-    """File offset just behind the content of a section that is not RAM.
-
-    Args:
-        source: the file.
-        section: the section, its header read.
-        described: bytes that vmdesc gives it, None where unknown.
-        footers: whether this stream has footers, None while unknown.
-        budget: of the stream; what this search looks at is taken from it.
-
-    Raises:
-        StreamError: the end cannot be found.
+    What all searches together look at is bounded: each may look far, but not every one.
     """
-    footer = bytes([fmt.FOOTER]) + section.section_id.to_bytes(4, "big")
-    start = section.data_offset
-    if described is not None:
-        raw = source.read(start + described, _LOOK_BEHIND)
-        if footers is False or raw.startswith(footer):
+
+    def __init__(self, source: Source, embedded: bool) -> None:
+        """For a stream in `source`; `embedded` where it does not begin at the file's first byte."""
+        self._source = source
+        self._embedded = embedded
+        self._left = fmt.MAX_SEARCHED_BYTES
+
+    def find(self, section: Section, described: int | None, footers: bool | None) -> int:
+        """File offset just behind the content of a section that is not RAM.
+
+        Args:
+            section: the section, its header read.
+            described: bytes that vmdesc gives it, None where unknown.
+            footers: whether this stream has footers, None while unknown.
+
+        Raises:
+            StreamError: the end cannot be found.
+        """
+        footer = bytes([fmt.FOOTER]) + section.section_id.to_bytes(4, "big")
+        start = section.data_offset
+        if described is not None:
+            raw = self._source.read(start + described, _LOOK_BEHIND)
+            if footers is False or raw.startswith(footer):
+                return start + described
+        found = None if footers is False else self._search(start, footer)
+        if found is not None:
+            return found
+        if described is not None and _follows(self._source.read(start + described + 5, _LOOK_BEHIND)):
             return start + described
-    found = None if footers is False else _search(source, start, footer, budget)
-    if found is not None:
-        return found
-    if described is not None and _follows(source.read(start + described + 5, _LOOK_BEHIND)):
-        return start + described
-    raise StreamError(
-        "truncated" if _at_end(source, start) else "footer",
-        f"The end of section '{section.idstr}' (number {section.section_id}) cannot be found: "
-        f"its footer is not there.",
-        section.offset,
-    )
+        raise StreamError(
+            "truncated" if self._is_cut(start) else "footer",
+            f"The end of section '{section.idstr}' (number {section.section_id}) cannot be found: "
+            f"its footer is not there.",
+            section.offset,
+        )
+
+    def _is_cut(self, start: int) -> bool:
+        """Whether no end marker with a vmdesc behind it comes any more, so that the file was cut."""
+        return _VMDESC_BEGINS.search(self._source.read(start, fmt.MAX_DEVICE_BYTES)) is None
+
+    def _search(self, start: int, footer: bytes) -> int | None:
+        length = _FIRST_WINDOW
+        fallback = None  # a footer that nothing certain follows
+        while True:
+            data = self._source.read(start, length)
+            self._left -= len(data)
+            at = data.find(footer)
+            for _ in range(_MAX_CANDIDATES):
+                if at < 0:
+                    break
+                if at + _LOOK_BEHIND > len(data) and len(data) == length:
+                    break  # what follows may lie in the next window
+                if _certainly_follows(data[at + len(footer) : at + _LOOK_BEHIND]):
+                    return start + at
+                fallback = at if fallback is None else fallback
+                at = data.find(footer, at + 1)
+            if len(data) < length or length >= fmt.MAX_DEVICE_BYTES or self._left <= 0:
+                return None if fallback is None else self._doubtful(start, fallback, len(footer))
+            length = min(length * 8, fmt.MAX_DEVICE_BYTES)
+
+    def _doubtful(self, start: int, at: int, length: int) -> int | None:
+        """What a footer is worth that an end marker without a vmdesc follows, or nothing known."""
+        ends = self._source.read(start + at + length, 1) == bytes([fmt.EOF])
+        return None if ends and not self._embedded and self._is_cut(start) else start + at
 
 
-def _at_end(source: Source, start: int) -> bool:
-    """Whether the file has no further end marker, so that it must have been cut."""
-    return b"\x00\x06" not in source.read(start, fmt.MAX_DEVICE_BYTES)
-
-
-def _search(source: Source, start: int, footer: bytes, budget: SearchBudget) -> int | None:
-    length = _FIRST_WINDOW
-    fallback = None  # a footer that nothing plausible follows: what follows is damaged, then
-    while True:
-        data = source.read(start, length)
-        budget.left -= len(data)
-        at = data.find(footer)
-        for _ in range(_MAX_CANDIDATES):
-            if at < 0:
-                break
-            if at + _LOOK_BEHIND > len(data) and len(data) == length:
-                break  # what follows may lie in the next window
-            if _is_end(data[at : at + _LOOK_BEHIND], footer):
-                return start + at
-            fallback = start + at if fallback is None else fallback
-            at = data.find(footer, at + 1)
-        if len(data) < length or length >= fmt.MAX_DEVICE_BYTES or budget.left <= 0:
-            return fallback
-        length = min(length * 8, fmt.MAX_DEVICE_BYTES)
-
-
-def _is_end(raw: bytes, footer: bytes) -> bool:
-    return raw[: len(footer)] == footer and (len(raw) == len(footer) or _follows(raw[len(footer) :]))
+def _certainly_follows(raw: bytes) -> bool:
+    """Whether these bytes begin a top-level element, and not by chance; none are the file's end."""
+    if raw[:1] != bytes([fmt.EOF]):
+        return _follows(raw)
+    return len(raw) == 1 or raw[1] == fmt.VMDESC
 
 
 def _follows(raw: bytes) -> bool:
     """Whether these bytes can begin a top-level element."""
-    kind = raw[0] if raw else 0
+    kind = raw[0] if raw else fmt.EOF
     if kind == fmt.EOF:
         # A stream may end here, have its vmdesc here, or have been written into a larger file.
         return True
