@@ -26,7 +26,7 @@ _JOB_GRACE_SECONDS = 60
 
 
 def run_entries(
-    entries: Sequence[Entry], common: Mapping[str, str | int], folder: Path, workers: int
+    entries: Sequence[Entry], common: Mapping[str, str | int | float], folder: Path, workers: int
 ) -> list[Outcome]:
     """Run tests in processes of their own.
 
@@ -74,7 +74,7 @@ def run_entries(
     return [_collect(entry, folder) for entry in entries]
 
 
-def _resolve(entry: Entry, parameters: Mapping[str, str | int]) -> list[object]:
+def _resolve(entry: Entry, parameters: Mapping[str, str | int | float]) -> list[object]:
     """The one runnable of an entry.
 
     Avocado silently drops a test whose base class it cannot import, so the count is checked.

@@ -10,6 +10,7 @@ from harness.errors import UsageError
 
 _SNAPSHOT = "snapshot/test_flows.py:SnapshotFlows"
 _OFFLINE = "offline/test_extract.py:Extraction"
+_REPETITION = "repetition/test_repetition.py:Repetition"
 _PLANTED = "planted/test_planted_faults.py:PlantedFaults"
 
 
@@ -29,7 +30,7 @@ class Entry:
     name: str
     test: str
     reason: str
-    parameters: Mapping[str, str | int] = field(default_factory=dict)
+    parameters: Mapping[str, str | int | float] = field(default_factory=dict)
     seconds: int = 300
     cycle_seconds: int = 60
 
@@ -82,6 +83,12 @@ PREMERGE = (
         "offline.extract-mapped-ram",
         f"{_OFFLINE}.test_mapped_ram",
         "the same for the layout with fixed offsets",
+    ),
+    Entry(
+        "repetition.at-once",
+        f"{_REPETITION}.test_at_once",
+        "tools take the next snapshot as soon as QEMU says 'completed'",
+        {"ram_mib": 256, "coverage": 0.7},
     ),
     Entry(
         "planted.drop-protection",

@@ -131,7 +131,18 @@ def wait_ram_moving(machine: Machine, deadline: Deadline) -> None:
 
 
 def wait_completed(machine: Machine, deadline: Deadline) -> SaveFigures:
-    """Wait until the outgoing migration has completed.
+    """Wait until the outgoing migration has completed and QEMU is ready for another.
+
+    Raises:
+        SubjectFailed: it failed, was cancelled, or did not end in time.
+    """
+    figures = wait_reported_completed(machine, deadline)
+    wait_cleaned_up(machine, deadline)
+    return figures
+
+
+def wait_reported_completed(machine: Machine, deadline: Deadline) -> SaveFigures:
+    """Wait until `query-migrate` says "completed", which QEMU may say before it has cleaned up.
 
     Raises:
         SubjectFailed: it failed, was cancelled, or did not end in time.
@@ -149,6 +160,28 @@ def wait_completed(machine: Machine, deadline: Deadline) -> SaveFigures:
                 f"The save is still '{answer.get('status')}' after {deadline.seconds:.0f} s"
             )
         machine.pause(deadline)
+
+
+def wait_cleaned_up(machine: Machine, deadline: Deadline) -> None:
+    """Wait until QEMU's main loop has done away with a migration that has ended.
+
+    Its status changes in the migration thread, the rest follows in the main loop. A `migrate` in between
+    is refused as a "duplicate yank instance" or aborts QEMU (docs/findings.md, F3). The yank instance is
+    what shows it (QEMU 6.0 to 11.1 migration/migration.c, migrate_fd_cleanup()); QEMU 5.2 has none.
+
+    Raises:
+        SubjectFailed: it is not done in time.
+    """
+    while True:
+        try:
+            instances = machine.qmp.execute("query-yank")
+        except CommandRefused:
+            return
+        if not any(instance.get("type") == "migration" for instance in instances):
+            return
+        if deadline.expired:
+            raise machine.failure("QEMU has ended the migration but does not clean up after it")
+        machine.pause(deadline, 0.002)
 
 
 def _check_not_failed(machine: Machine, answer: dict[str, Any]) -> None:

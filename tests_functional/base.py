@@ -18,6 +18,7 @@ from avocado import Test
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SnapproofError
 from harness.status import Status
+from tests_functional.scenarios.known_issues import load_known_issues, with_known_issues
 from tests_functional.scenarios.outcome import Outcome, from_error
 from tests_functional.scenarios.run import Run, remove_heavy
 from tests_functional.scenarios.stack_file import load_stack
@@ -48,7 +49,7 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
         except OSError as error:
             broken = SetupBroken(f"The test could not go on: {error}.")
             outcome = from_error(run.name, broken, time.monotonic() - started, run.environment())
-        outcome = self._without_full_disk(run, outcome)
+        outcome = with_known_issues(self._without_full_disk(run, outcome), load_known_issues())
         outcome.save(run.folder)
         run.say(f"{outcome.status.value}: {outcome.sentence}")
         self._tell_avocado(outcome)
@@ -78,6 +79,7 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
             stack,
             ram_mib=int(self._parameter("ram_mib", stack.ram_mib)),
             vcpus=int(self._parameter("vcpus", stack.vcpus)),
+            coverage=float(self._parameter("coverage", stack.coverage)),
         )
         folder = Path(self._parameter("folder"))
         folder.mkdir(parents=True, exist_ok=True)

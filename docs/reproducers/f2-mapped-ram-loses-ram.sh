@@ -1,0 +1,46 @@
+#!/bin/sh
+# F2: background-snapshot with mapped-ram completes and loses all of RAM.
+# Usage: f2-mapped-ram-loses-ram.sh QEMU    Exit code: 1 the defect shows, 0 it does not, 2 not applicable.
+set -eu
+QEMU=$1
+DIR=$(mktemp -d)
+trap 'rm -rf "$DIR"' EXIT
+MACHINE="-nodefaults -display none -accel tcg -m 64 -qmp stdio -S"
+{
+    echo '{"execute": "qmp_capabilities"}'
+    echo '{"execute": "cont"}'
+    sleep 3
+    echo '{"execute": "stop"}'
+    echo '{"execute": "pmemsave", "arguments": {"val": 0, "size": 1048576, "filename": "'"$DIR"'/before"}}'
+    echo '{"execute": "migrate-set-capabilities", "arguments": {"capabilities": [
+           {"capability": "background-snapshot", "state": true}, {"capability": "mapped-ram", "state": true}]}}'
+    echo '{"execute": "migrate", "arguments": {"uri": "file:'"$DIR"'/vmstate"}}'
+    sleep 2
+    echo '{"execute": "query-migrate"}'
+    sleep 1
+    echo '{"execute": "quit"}'
+} | "$QEMU" $MACHINE > "$DIR/save" 2>&1
+if grep -q '"desc"' "$DIR/save"; then
+    grep -o '"desc": "[^"]*"' "$DIR/save"
+    exit 2
+fi
+grep -o '"status": "completed"' "$DIR/save"
+{
+    echo '{"execute": "qmp_capabilities"}'
+    echo '{"execute": "migrate-set-capabilities", "arguments": {"capabilities": [
+           {"capability": "mapped-ram", "state": true}]}}'
+    echo '{"execute": "migrate-incoming", "arguments": {"uri": "file:'"$DIR"'/vmstate"}}'
+    sleep 2
+    echo '{"execute": "pmemsave", "arguments": {"val": 0, "size": 1048576, "filename": "'"$DIR"'/after"}}'
+    sleep 1
+    echo '{"execute": "quit"}'
+} | "$QEMU" $MACHINE -incoming defer > "$DIR/restore" 2>&1 || true
+if grep 'load of migration failed' "$DIR/restore"; then
+    exit 1
+fi
+DIFFERENT=$(cmp -l "$DIR/before" "$DIR/after" | wc -l)
+if [ "$DIFFERENT" -gt 0 ]; then
+    echo "$DIFFERENT bytes of the first MiB of RAM differ after the restore."
+    exit 1
+fi
+echo "RAM is the same after the restore."

@@ -1,0 +1,32 @@
+#!/bin/sh
+# F3: a `migrate` right after a completed background snapshot is refused or aborts QEMU.
+# Usage: f3-migrate-after-completed.sh QEMU    Exit code: 1 the defect shows, 0 it does not, 2 not applicable.
+# It depends on timing: one of 1000 commands a few milliseconds apart has to meet the moment between
+# the status "completed" and QEMU's cleaning up. Takes at most 10 s.
+set -eu
+QEMU=$1
+OUT=$(mktemp)
+trap 'rm -f "$OUT"' EXIT
+{
+    echo '{"execute": "qmp_capabilities"}'
+    echo '{"execute": "migrate-set-capabilities", "arguments":
+           {"capabilities": [{"capability": "background-snapshot", "state": true}]}}'
+    N=0
+    while [ $N -lt 1000 ] && ! grep -q 'duplicate yank\|Invalid parameter' "$OUT"; do
+        echo '{"execute": "migrate", "arguments": {"uri": "exec:cat > /dev/null"}}'
+        N=$((N + 1))
+        sleep 0.003
+    done
+    sleep 2
+    echo '{"execute": "query-migrate"}'
+    sleep 1
+    echo '{"execute": "quit"}'
+} 2> /dev/null | "$QEMU" -nodefaults -display none -accel tcg -m 16 -qmp stdio > "$OUT" 2>&1 || echo "QEMU ended by itself."
+if grep 'Invalid parameter' "$OUT"; then
+    exit 2
+fi
+if grep 'duplicate yank instance' "$OUT"; then
+    grep '"return": {"status"' "$OUT" | grep -o '"status": "[a-z]*"' || true
+    exit 1
+fi
+echo "Every save was taken or politely refused."

@@ -1,0 +1,1 @@
+"""Snapshots in a row and of one another: nothing may add up."""

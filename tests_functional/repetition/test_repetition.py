@@ -1,0 +1,17 @@
+"""What holds for one snapshot must hold for the next one, however soon and of whatever guest."""
+
+from tests_functional.base import SnapshotTest
+from tests_functional.scenarios.generations import generations
+from tests_functional.scenarios.succession import two_at_once
+
+
+class Repetition(SnapshotTest):
+    """Snapshot after snapshot, each is right and leaves no trace."""
+
+    def test_at_once(self) -> None:
+        """A save may begin as soon as QEMU says that the one before has completed."""
+        self.judge(two_at_once)
+
+    def test_generations(self) -> None:
+        """A restored guest can be snapshotted as well as the first one, five generations deep."""
+        self.judge(generations)

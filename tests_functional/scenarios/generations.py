@@ -1,0 +1,72 @@
+"""A snapshot of a guest that was restored from a snapshot, several generations deep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from harness import migration
+from harness.deadline import Deadline
+from harness.host import LocalHost
+from harness.machine import Machine
+from harness.status import Status
+from tests_functional.scenarios.agent import AgentWindow
+from tests_functional.scenarios.guest import Guest, Stack, logged_in
+from tests_functional.scenarios.main_job import Source, snapshot_cycle, writing_guest
+from tests_functional.scenarios.outcome import Outcome
+from tests_functional.scenarios.run import Run
+from tests_functional.scenarios.snapshot import Flow, Snapshot, restore_uri
+from tests_functional.scenarios.source_checks import baseline
+from tests_functional.scenarios.summary import Cycle, summary
+
+_DEPTH = 5
+_RESTORE_SECONDS = 90.0
+
+
+def generations(run: Run) -> Outcome:
+    """Snapshot a guest, restore it, snapshot that, and so on: each is the guest at its own T0."""
+    begun = time.monotonic()
+    # The next generation begins with the file of the last.
+    keeping = replace(run, keep=True)
+    with writing_guest(run) as source:
+        cycles = [snapshot_cycle(keeping, source, Flow.LIVE, "generation-0")]
+        source.guest.machine.quit()
+    while len(cycles) <= _DEPTH and cycles[-1].verdict.status is Status.PASS:
+        cycles.append(_next(keeping, cycles[-1].snapshot, len(cycles)))
+        run.discard(cycles[-2].snapshot.path.parent)
+    if cycles[-1].verdict.status is Status.PASS:
+        run.discard(run.folder)
+    return summary(run, cycles, time.monotonic() - begun)
+
+
+def _next(run: Run, snapshot: Snapshot, number: int) -> Cycle:
+    folder = run.folder / f"source-{number}"
+    run.say(f"Generation {number}: restoring generation {number - 1}, to snapshot it in turn.")
+    deadline = run.deadline.at_most(_RESTORE_SECONDS)
+    with restored_source(run.stack, snapshot, folder, deadline) as source:
+        cycle = snapshot_cycle(run, source, Flow.LIVE, f"generation-{number}")
+        source.guest.machine.quit()
+    return cycle
+
+
+@contextmanager
+def restored_source(stack: Stack, snapshot: Snapshot, folder: Path, deadline: Deadline) -> Iterator[Source]:
+    """A guest restored from a snapshot, running, as the source of further snapshots.
+
+    Raises:
+        SubjectFailed: QEMU does not take the file.
+    """
+    machine = Machine(stack.machine_config(), LocalHost(), folder, incoming=True)
+    with machine:
+        if migration.restore(machine, restore_uri(machine, snapshot), deadline) == "paused":
+            machine.qmp.execute("cont")
+        with logged_in(machine, stack, deadline) as guest:
+            yield _source(guest)
+
+
+def _source(guest: Guest) -> Source:
+    status = guest.agent.status()
+    return Source(guest, AgentWindow(guest.machine, status.nonce), status, baseline(guest))

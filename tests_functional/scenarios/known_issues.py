@@ -1,0 +1,108 @@
+"""The baseline of known issues: failed checks that one of them explains become XFAIL, new ones stay FAIL."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from harness.status import Status, worst
+from tests_functional.scenarios.outcome import Outcome
+
+BASELINE = Path(__file__).parent.parent / "known_issues.toml"
+
+
+@dataclass(frozen=True)
+class KnownIssue:
+    """A real defect of QEMU or Linux, with evidence in docs/findings.md.
+
+    Attributes:
+        id: as in docs/findings.md.
+        title: what happens, in one line.
+        check: shell pattern for the names of the checks that see it.
+        probe: regular expression that recognises it in a violation's sentence.
+        seen: prefixes of the QEMU versions that it was seen on.
+        absent: prefixes of those that it was looked for on and not seen.
+        sporadic: whether it depends on timing, so that a check that passes says nothing.
+        reproduce: one command that needs only a QEMU and a shell.
+        upstream: link to a report, "" where there is none.
+    """
+
+    id: str
+    title: str
+    check: str
+    probe: str
+    seen: tuple[str, ...]
+    absent: tuple[str, ...]
+    sporadic: bool
+    reproduce: str
+    upstream: str
+
+    def explains(self, check: Mapping[str, Any]) -> bool:
+        """Whether all that a failed check found is this."""
+        violations = check.get("violations", [])
+        return (
+            fnmatchcase(check["name"], self.check)
+            and len(violations) > 0
+            and len(violations) == check.get("total", len(violations))
+            and all(re.search(self.probe, violation["sentence"]) for violation in violations)
+        )
+
+    def expected(self, check: Mapping[str, Any], qemu_version: str) -> bool:
+        """Whether this check should have failed on that QEMU."""
+        on_it = any(qemu_version.startswith(prefix) for prefix in self.seen)
+        return on_it and not self.sporadic and fnmatchcase(check["name"], self.check)
+
+
+def load_known_issues(path: Path = BASELINE) -> tuple[KnownIssue, ...]:
+    """The baseline file's issues."""
+    entries = tomllib.loads(path.read_text(encoding="utf-8"))["issue"]
+    return tuple(
+        KnownIssue(**{**entry, "seen": tuple(entry["seen"]), "absent": tuple(entry["absent"])})
+        for entry in entries
+    )
+
+
+def with_known_issues(outcome: Outcome, issues: Sequence[KnownIssue]) -> Outcome:
+    """The outcome with XFAIL for what the baseline explains, and XPASS for what it says would fail.
+
+    Only checks count: a test that ended otherwise (ERROR, MISS, a crash outside of any check) stays as it is.
+    """
+    if (outcome.status is not Status.FAIL and outcome.status is not Status.PASS) or not outcome.checks:
+        return outcome
+    version = str(outcome.environment.get("qemu", ""))
+    checks = [_judge(check, issues, version) for check in outcome.checks]
+    statuses = [Status(check["status"]) for check in checks]
+    status = worst(statuses) or outcome.status
+    if statuses == [Status(check["status"]) for check in outcome.checks]:
+        return outcome
+    known = sorted({check["known_issue"] for check in checks if check.get("known_issue")})
+    titles = {issue.id: issue.title for issue in issues}
+    named = "; ".join(f"{name} ({titles[name]})" for name in known)
+    first = next((check for check in checks if Status(check["status"]) is status), None)
+    sentence = {
+        Status.XFAIL: f"Known issue {named}; all else is right.",
+        Status.XPASS: f"A known issue did not show: {named}; see docs/findings.md.",
+    }.get(status, _first_sentence(first) or outcome.sentence)
+    return replace(outcome, status=status, checks=tuple(checks), sentence=sentence)
+
+
+def _judge(check: Mapping[str, Any], issues: Sequence[KnownIssue], version: str) -> Mapping[str, Any]:
+    status = Status(check["status"])
+    for issue in issues:
+        if status is Status.FAIL and issue.explains(check):
+            reason = f"known issue {issue.id}: {issue.title}"
+            return {**check, "status": Status.XFAIL.value, "known_issue": issue.id, "reason": reason}
+        if status is Status.PASS and issue.expected(check, version):
+            reason = f"known issue {issue.id} did not show"
+            return {**check, "status": Status.XPASS.value, "known_issue": issue.id, "reason": reason}
+    return check
+
+
+def _first_sentence(check: Mapping[str, Any] | None) -> str:
+    violations = check.get("violations", []) if check else []
+    return f"{check['name']}: {violations[0]['sentence']}" if check and violations else ""

@@ -1,0 +1,100 @@
+"""Contract: only what the baseline recognises is XFAIL; anything new beside it stays FAIL."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.status import Status
+from tests_functional.scenarios.known_issues import KnownIssue, load_known_issues, with_known_issues
+from tests_functional.scenarios.outcome import Outcome
+
+_ISSUE = KnownIssue(
+    id="F0",
+    title="it loses a page",
+    check="repetition/*",
+    probe="lost page [0-9]+",
+    seen=("10.0.",),
+    absent=("7.2.",),
+    sporadic=False,
+    reproduce="docs/reproducers/f0.sh QEMU",
+    upstream="",
+)
+
+
+def _check(name: str, *sentences: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "explanation": "It holds.",
+        "status": "FAIL" if sentences else "PASS",
+        "violations": [{"sentence": sentence} for sentence in sentences],
+        "total": len(sentences),
+    }
+
+
+def _outcome(*checks: dict[str, Any], qemu: str = "10.0.13") -> Outcome:
+    status = Status.FAIL if any(check["status"] == "FAIL" for check in checks) else Status.PASS
+    return Outcome("repetition.x", status, "It is so.", checks=checks, environment={"qemu": qemu})
+
+
+def _judge(outcome: Outcome, issue: KnownIssue = _ISSUE) -> Outcome:
+    return with_known_issues(outcome, [issue])
+
+
+def test_known_failure_is_xfail_and_named() -> None:
+    """A recognised failure is XFAIL; the outcome says which issue it is."""
+    found = _judge(_outcome(_check("repetition/a", "It lost page 7."), _check("host")))
+    assert found.status is Status.XFAIL
+    assert found.checks[0]["known_issue"] == "F0"
+    assert "F0" in found.sentence
+
+
+def test_new_failure_beside_a_known_one_is_fail() -> None:
+    """The known one does not hide it, and the sentence names the new one."""
+    found = _judge(_outcome(_check("repetition/a", "It lost page 7."), _check("host", "A file leaked.")))
+    assert found.status is Status.FAIL
+    assert "A file leaked." in found.sentence
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        _check("repetition/a", "It lost page 7.", "It died."),
+        _check("other/a", "It lost page 7."),
+        {**_check("repetition/a", "It lost page 7."), "total": 2000},
+        {**_check("repetition/a", "It lost page 7."), "violations": [], "total": 1},
+    ],
+)
+def test_what_is_not_wholly_explained_stays_fail(check: dict[str, Any]) -> None:
+    """Another check, another sentence beside it, or violations that are not listed are not explained."""
+    assert _judge(_outcome(check)).status is Status.FAIL
+
+
+def test_issue_that_does_not_show_is_xpass() -> None:
+    """Where it was seen always, passing is news; elsewhere and where it is sporadic it is not."""
+    assert _judge(_outcome(_check("repetition/a"))).status is Status.XPASS
+    assert _judge(_outcome(_check("repetition/a"), qemu="7.2.22")).status is Status.PASS
+    assert _judge(_outcome(_check("repetition/a")), replace(_ISSUE, sporadic=True)).status is Status.PASS
+
+
+def test_broken_setup_stays_what_it_is() -> None:
+    """ERROR, MISS and SKIP are never explained by a known issue."""
+    for status in (Status.ERROR, Status.MISS, Status.SKIP):
+        outcome = replace(_outcome(_check("repetition/a", "It lost page 7.")), status=status)
+        assert _judge(outcome).status is status
+
+
+def test_baseline_file_is_whole() -> None:
+    """Each issue has a section in docs/findings.md and a reproducer that can be run."""
+    root = Path(__file__).parent.parent
+    findings = (root / "docs/findings.md").read_text(encoding="utf-8")
+    issues = load_known_issues()
+    assert issues
+    assert len({issue.id for issue in issues}) == len(issues)
+    for issue in issues:
+        assert f"\n## {issue.id}: " in findings
+        assert os.access(root / issue.reproduce.split()[0], os.X_OK)
