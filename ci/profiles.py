@@ -11,6 +11,7 @@ from harness.errors import UsageError
 _SNAPSHOT = "snapshot/test_flows.py:SnapshotFlows"
 _OFFLINE = "offline/test_extract.py:Extraction"
 _REPETITION = "repetition/test_repetition.py:Repetition"
+_VERSIONS = "versions/test_versions.py:Versions"
 _PLANTED = "planted/test_planted_faults.py:PlantedFaults"
 
 
@@ -97,7 +98,46 @@ PREMERGE = (
     ),
 )
 
-PROFILES: Mapping[str, tuple[Entry, ...]] = {"smoke": SMOKE, "premerge": PREMERGE}
+NIGHTLY = (
+    *PREMERGE,
+    *(
+        Entry(
+            f"snapshot.live-{pattern}-{vcpus}-vcpus",
+            f"{_SNAPSHOT}.test_live",
+            "every order of writes meets every number of writers",
+            {"pattern": pattern, "vcpus": vcpus},
+        )
+        for pattern in ("sequential", "random", "hot", "sparse", "zero")
+        for vcpus in (1, 2, 4)
+        if (pattern, vcpus) not in (("sequential", 2), ("random", 1), ("hot", 1), ("zero", 1))
+    ),
+    Entry(
+        "snapshot.stop-and-save",
+        f"{_SNAPSHOT}.test_stop_and_save",
+        "the control on its own: the oracles must agree on an ordinary save as well",
+    ),
+    Entry(
+        "repetition.twenty",
+        f"{_SNAPSHOT}.test_seeds",
+        "what one snapshot leaves behind adds up over twenty in one process",
+        {"repeat": 20, "ram_mib": 256, "coverage": 0.7},
+        seconds=900,
+    ),
+    Entry(
+        "repetition.generations",
+        f"{_REPETITION}.test_generations",
+        "what a restore brings back must be able to be snapshotted, five generations deep",
+        {"ram_mib": 256, "coverage": 0.7},
+    ),
+    Entry(
+        "versions.restored-by-newer",
+        f"{_VERSIONS}.test_restored_by_newer",
+        "snapshots outlive the QEMU that took them",
+        {"ram_mib": 256, "coverage": 0.7},
+    ),
+)
+
+PROFILES: Mapping[str, tuple[Entry, ...]] = {"smoke": SMOKE, "premerge": PREMERGE, "nightly": NIGHTLY}
 
 
 def select(profile: str, pattern: str | None) -> tuple[Entry, ...]:

@@ -8,7 +8,7 @@ import random
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -16,9 +16,9 @@ from typing import Any
 
 from ci.avocado_job import run_entries
 from ci.events import EVENTS_FILE, EventTail, Progress
+from ci.matrix import Leg, parse_shard, prepare_legs, table
 from ci.profiles import PROFILES, Entry, select
 from ci.results import RunResult, make_results_folder, now, write_reproducer, write_results
-from ci.stack import prepare_stack
 from ci.verdict_text import outcome_lines
 from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome
@@ -38,7 +38,10 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--profile", default="smoke", metavar="NAME", help=f"one of {', '.join(PROFILES)}")
     parser.add_argument(
-        "--qemu", metavar="PATH|NAME", help="an executable, or a name from 'snapproof images list'"
+        "--qemu",
+        metavar="PATH|NAME",
+        action="append",
+        help="an executable, or a name from 'snapproof images list'; several times for a matrix",
     )
     parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
     parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
@@ -48,6 +51,7 @@ def add_parser(commands: Any) -> None:
         "--repeat", type=_positive, default=1, metavar="N", help="snapshot-restore cycles per test"
     )
     parser.add_argument("--filter", metavar="PATTERN", help="only tests whose name fits this shell pattern")
+    parser.add_argument("--shard", type=parse_shard, metavar="I/N", help="only the I-th of N parts")
     parser.add_argument("--keep", action="store_true", help="keep snapshots and golden images")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
@@ -82,28 +86,50 @@ def run(arguments: argparse.Namespace) -> int:
     folder = make_results_folder(arguments.results or _default_folder())
     progress = Progress()
     try:
-        stack, environment = prepare_stack(arguments, folder, progress.step)
+        legs = prepare_legs(arguments, entries, folder, progress.step)
     except BaseException:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+        _remove_empty(folder)
         raise
-    save_stack(stack, environment, folder)
-    common: dict[str, str | int] = {
+    common: dict[str, str | int | float] = {
         "seed": seed,
         "repeat": arguments.repeat,
         "keep": int(arguments.keep),
     }
-    with EventTail(folder / EVENTS_FILE, progress):
-        outcomes = run_entries(entries, common, folder, workers=1)
-    command = _command(arguments, seed)
-    for entry, outcome in zip(entries, outcomes, strict=True):
-        place = folder / outcome.folder
-        place.mkdir(parents=True, exist_ok=True)
-        write_reproducer(place, [*command, "--filter", entry.name], outcome.sentence)
+    outcomes: list[Outcome] = []
+    for leg in legs:
+        outcomes += _run_leg(
+            leg, {**common, "newer": leg.newer(legs)}, _command(arguments, leg, seed), progress
+        )
+    command = _command(arguments, None, seed)
+    environment = legs[0].environment if len(legs) == 1 else {leg.label: leg.environment for leg in legs}
     result = RunResult(outcomes, started, time.monotonic() - begun, command, environment)
     write_results(folder, result)
-    _print(result, folder)
+    _print(result, folder, legs)
     return result.exit_code
+
+
+def _run_leg(
+    leg: Leg, common: Mapping[str, str | int | float], command: Sequence[str], progress: Progress
+) -> list[Outcome]:
+    """Run a leg's tests; their outcomes as the whole run calls them."""
+    save_stack(leg.stack, leg.environment, leg.folder)
+    if leg.label:
+        progress.step(f"{leg.label}: {len(leg.entries)} tests on QEMU {leg.environment['qemu']}.")
+    with EventTail(leg.folder / EVENTS_FILE, progress):
+        outcomes = run_entries(leg.entries, common, leg.folder, workers=1)
+    for entry, outcome in zip(leg.entries, outcomes, strict=True):
+        place = leg.folder / outcome.folder
+        place.mkdir(parents=True, exist_ok=True)
+        write_reproducer(place, [*command, "--filter", entry.name], outcome.sentence)
+    return [leg.named(outcome) for outcome in outcomes]
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a results folder in which no run has begun."""
+    with contextlib.suppress(OSError):
+        for place in folder.iterdir():
+            place.rmdir()
+        folder.rmdir()
 
 
 def _stretched(entries: Sequence[Entry], repeat: int) -> tuple[Entry, ...]:
@@ -117,25 +143,30 @@ def _default_folder() -> Path:
     return Path("results") / datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
-def _command(arguments: argparse.Namespace, seed: int) -> list[str]:
-    """The command line that does the same again."""
+def _command(arguments: argparse.Namespace, leg: Leg | None, seed: int) -> list[str]:
+    """The command line that does the same again, on one leg or on all."""
     # By its own path: whoever reads the results may not have it on PATH.
     command = [str(Path(sys.argv[0]).absolute()), "run", "--profile", arguments.profile, "--seed", str(seed)]
-    for name in ("qemu", "accel", "guest", "cache", "mirror"):
+    for qemu in [leg.qemu] if leg else arguments.qemu or []:
+        if qemu is not None:
+            command += ["--qemu", str(Path(qemu).absolute()) if Path(qemu).exists() else qemu]
+    for name in ("accel", "guest", "cache", "mirror"):
         value = getattr(arguments, name)
-        if value is not None and (name == "cache" or (name == "qemu" and Path(value).exists())):
-            value = Path(value).absolute()
         if value is not None:
-            command += [f"--{name}", str(value)]
+            command += [f"--{name}", str(value.absolute() if name == "cache" else value)]
     if arguments.repeat != 1:
         command += ["--repeat", str(arguments.repeat)]
+    if leg is None and arguments.shard:
+        command += ["--shard", "/".join(map(str, arguments.shard))]
     return command
 
 
-def _print(result: RunResult, folder: Path) -> None:
+def _print(result: RunResult, folder: Path, legs: Sequence[Leg]) -> None:
     for outcome in result.outcomes:
         print("\n".join(outcome_lines(outcome)))
     counts = ", ".join(f"{count} {name}" for name, count in result.counts().items())
+    if len(legs) > 1:
+        print("\n".join(["", *table(result.outcomes, legs), ""]))
     print(f"Results: {folder}")
     bad = [outcome for outcome in result.outcomes if outcome.status not in (*_GOOD, Status.SKIP)]
     if bad:

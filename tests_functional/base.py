@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import select
 import signal
@@ -53,6 +54,11 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
         outcome.save(run.folder)
         run.say(f"{outcome.status.value}: {outcome.sentence}")
         self._tell_avocado(outcome)
+
+    def newer_qemus(self) -> dict[str, Path]:
+        """The run's QEMUs that are newer than this test's, by their name in the run."""
+        found = json.loads(str(self._parameter("newer", "{}")))
+        return {label: Path(executable) for label, executable in found.items()}
 
     def _without_full_disk(self, run: Run, outcome: Outcome) -> Outcome:
         """The same outcome, unless the disk is full: then nothing that went wrong is QEMU's fault."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ci import check, run
+from ci import check, matrix
 from ci.command import main
 from tests_unit.synthetic_stream import Guest, Writer, write_golden
 
@@ -187,7 +187,7 @@ def test_full_disk_in_a_run(
     def full(*_rest: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(run, "prepare_stack", full)
+    monkeypatch.setattr(matrix, "prepare_stack", full)
     assert "No space left on device" in _refused(capsys, "run", "--results", tmp_path / "results")
 
 

@@ -32,6 +32,7 @@ class Stack:
         vcpus: virtual CPUs; the agent has one writer thread for each.
         coverage: share of guest RAM that the writers fill; less only where RAM is so small that kernel
             and initramfs need more of it.
+        machine: machine type, as for `-machine`.
     """
 
     executable: Path
@@ -40,6 +41,7 @@ class Stack:
     ram_mib: int = 512
     vcpus: int = 1
     coverage: float = COVERAGE
+    machine: str = "pc"
 
     def machine_config(self) -> MachineConfig:
         """The one configuration that source and restored guest share."""
@@ -51,6 +53,7 @@ class Stack:
             ram_mib=self.ram_mib,
             vcpus=self.vcpus,
             accel=self.accel,
+            machine=self.machine,
         )
 
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:

@@ -44,5 +44,6 @@ def load_stack(folder: Path) -> tuple[Stack, dict[str, Any]]:
         ram_mib=data["ram_mib"],
         vcpus=data["vcpus"],
         coverage=data["coverage"],
+        machine=data["machine"],
     )
     return stack, data["environment"]

@@ -1,0 +1,1 @@
+"""Snapshots that cross from one QEMU to another."""
