@@ -48,7 +48,7 @@ def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
         limit = run.deadline.at_most(_RESTORE_SECONDS)
         t0_ns = t0.monotonic_ns if t0 else None
         restored = judge_restored(stack, snapshot, status, t0_ns, run.folder / label, limit)
-        checks += [replace(check, name=f"{label}/{check.name}") for check in restored]
+        checks += [replace(check, name=f"newer/{label}/{check.name}") for check in restored]
     if all(not check.violations for check in checks):
         run.discard(run.folder)
     holds = f"A snapshot of a {machine} is restored right by {', '.join(newer)}."
