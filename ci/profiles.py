@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
 from harness.errors import UsageError
+from tests_functional.scenarios.memory_kinds import MEMORY_KINDS
 
 _SNAPSHOT = "snapshot/test_flows.py:SnapshotFlows"
 _OFFLINE = "offline/test_extract.py:Extraction"
 _REPETITION = "repetition/test_repetition.py:Repetition"
+_SMALL: Mapping[str, str | int | float] = {"ram_mib": 256, "coverage": 0.7}
 _VERSIONS = "versions/test_versions.py:Versions"
+_MEMORY = "memory/test_memory.py:Memory"
 _PLANTED = "planted/test_planted_faults.py:PlantedFaults"
 
 
@@ -43,6 +46,14 @@ MAIN_JOB = Entry(
 )
 
 SMOKE = (MAIN_JOB,)
+
+
+def _memory(kind: str) -> Entry:
+    """The test of one kind of guest RAM."""
+    return Entry(
+        f"memory.{kind}", f"{_MEMORY}.test_kind", MEMORY_KINDS[kind].reason, {**_SMALL, "kind": kind}
+    )
+
 
 PREMERGE = (
     MAIN_JOB,
@@ -85,11 +96,13 @@ PREMERGE = (
         f"{_OFFLINE}.test_mapped_ram",
         "the same for the layout with fixed offsets",
     ),
+    _memory("memfd-shared"),
+    _memory("numa-refused-last"),
     Entry(
         "repetition.at-once",
         f"{_REPETITION}.test_at_once",
         "tools take the next snapshot as soon as QEMU says 'completed'",
-        {"ram_mib": 256, "coverage": 0.7},
+        _SMALL,
     ),
     Entry(
         "planted.drop-protection",
@@ -111,6 +124,20 @@ NIGHTLY = (
         for vcpus in (1, 2, 4)
         if (pattern, vcpus) not in (("sequential", 2), ("random", 1), ("hot", 1), ("zero", 1))
     ),
+    *(_memory(kind) for kind in MEMORY_KINDS if kind not in ("memfd-shared", "numa-refused-last")),
+    Entry(
+        "memory.above-4-gib",
+        f"{_SNAPSHOT}.test_seeds",
+        "RAM on both sides of the hole below 4 GiB is one RAMBlock in two places",
+        {"ram_mib": 4608, "coverage": 0.8},
+        seconds=900,
+    ),
+    Entry(
+        "memory.odd-size",
+        f"{_SNAPSHOT}.test_seeds",
+        "RAM that is no multiple of 2 MiB, or of the 64 pages of a bitmap's word",
+        {"ram_mib": 257, "coverage": 0.7},
+    ),
     Entry(
         "snapshot.stop-and-save",
         f"{_SNAPSHOT}.test_stop_and_save",
@@ -120,20 +147,20 @@ NIGHTLY = (
         "repetition.twenty",
         f"{_SNAPSHOT}.test_seeds",
         "what one snapshot leaves behind adds up over twenty in one process",
-        {"repeat": 20, "ram_mib": 256, "coverage": 0.7},
+        {**_SMALL, "repeat": 20},
         seconds=900,
     ),
     Entry(
         "repetition.generations",
         f"{_REPETITION}.test_generations",
         "what a restore brings back must be able to be snapshotted, five generations deep",
-        {"ram_mib": 256, "coverage": 0.7},
+        _SMALL,
     ),
     Entry(
         "versions.restored-by-newer",
         f"{_VERSIONS}.test_restored_by_newer",
         "snapshots outlive the QEMU that took them",
-        {"ram_mib": 256, "coverage": 0.7},
+        _SMALL,
     ),
 )
 

@@ -55,6 +55,10 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
         run.say(f"{outcome.status.value}: {outcome.sentence}")
         self._tell_avocado(outcome)
 
+    def option(self, name: str) -> str:
+        """A parameter of the test's entry in the profile, as text."""
+        return str(self._parameter(name))
+
     def newer_qemus(self) -> dict[str, Path]:
         """The run's QEMUs that are newer than this test's, by their name in the run."""
         found = json.loads(str(self._parameter("newer", "{}")))

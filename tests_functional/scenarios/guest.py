@@ -33,6 +33,7 @@ class Stack:
         coverage: share of guest RAM that the writers fill; less only where RAM is so small that kernel
             and initramfs need more of it.
         machine: machine type, as for `-machine`.
+        extra: further arguments for QEMU.
     """
 
     executable: Path
@@ -42,6 +43,7 @@ class Stack:
     vcpus: int = 1
     coverage: float = COVERAGE
     machine: str = "pc"
+    extra: tuple[str, ...] = ()
 
     def machine_config(self) -> MachineConfig:
         """The one configuration that source and restored guest share."""
@@ -54,6 +56,7 @@ class Stack:
             vcpus=self.vcpus,
             accel=self.accel,
             machine=self.machine,
+            extra=self.extra,
         )
 
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:

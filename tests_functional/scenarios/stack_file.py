@@ -45,5 +45,6 @@ def load_stack(folder: Path) -> tuple[Stack, dict[str, Any]]:
         vcpus=data["vcpus"],
         coverage=data["coverage"],
         machine=data["machine"],
+        extra=tuple(data["extra"]),
     )
     return stack, data["environment"]

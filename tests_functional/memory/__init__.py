@@ -1,0 +1,1 @@
+"""Guest RAM of every kind that QEMU offers."""
