@@ -172,15 +172,13 @@ class _BlockComparison:
 
         Not mapped: Linux 6.18 would map the whole folio around each, hundreds of MiB in all.
         """
-        size, memory = self._block.page_size, self._memory
-        order = np.argsort(pages)
-        ascending = pages[order]
-        edges = [0, *(np.flatnonzero(ascending[1:] - ascending[:-1] != 1) + 1).tolist(), len(pages)]
-        rows = order.tolist()
-        for start, end in itertools.pairwise(edges):
-            buffers = [memory[row * size : (row + 1) * size] for row in rows[start:end]]
-            if self._file.scatter(buffers, int(ascending[start]) * size) < (end - start) * size:
-                raise UsageError("The golden image became shorter while it was being read.")
+        size = self._block.page_size
+        firsts = np.concatenate(([0], np.flatnonzero(np.diff(pages) != 1) + 1))
+        starts = (firsts * size).tolist()
+        ends = [*starts[1:], len(pages) * size]
+        pieces = zip(starts, ends, (pages[firsts] * size).tolist(), strict=True)
+        if self._file.fill(self._memory, pieces) < len(pages) * size:
+            raise UsageError("The golden image became shorter while it was being read.")
         return self._space[: len(pages) * size].reshape(-1, size)
 
     def _batch(self, batch: Batch) -> _Wrong:

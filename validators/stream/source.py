@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -14,7 +14,6 @@ from harness.errors import UsageError
 from validators.stream.format import StreamError
 
 _RELEASE_STEP = 16 << 20
-_IOV_LIMIT = 1024
 _LARGEST_FOLIO = 2 << 20
 # Linux 5.14 include/uapi/asm-generic/mman-common.h; Python's mmap has no name for it.
 _MADV_POPULATE_READ = 22
@@ -131,8 +130,12 @@ class FileSource:
             return False
         return True
 
-    def scatter(self, buffers: Sequence[memoryview], offset: int) -> int:
-        """Fill the buffers one after another from `offset`.
+    def fill(self, buffer: memoryview, pieces: Iterable[tuple[int, int, int]]) -> int:
+        """Fill a buffer with pieces of the file, each one system call and nothing else.
+
+        Args:
+            buffer: what to fill.
+            pieces: for each its start and end in the buffer, and its offset in the file, in bytes.
 
         Returns:
             The bytes read, fewer than asked only at the end of the file.
@@ -140,16 +143,13 @@ class FileSource:
         Raises:
             StreamError: the disk cannot be read.
         """
-        done = 0
-        for first in range(0, len(buffers), _IOV_LIMIT):
-            part = buffers[first : first + _IOV_LIMIT]
-            try:
-                got = os.preadv(self.descriptor, part, offset + done)
-            except OSError as error:
-                raise self._unreadable(error, offset + done) from error
-            done += got
-            if got < sum(map(len, part)):
-                break
+        done, descriptor, read = 0, self.descriptor, os.preadv
+        offset = 0
+        try:
+            for start, end, offset in pieces:
+                done += read(descriptor, (buffer[start:end],), offset)
+        except OSError as error:
+            raise self._unreadable(error, offset) from error
         return done
 
     def forget(self, offset: int, length: int) -> None:
