@@ -15,6 +15,7 @@ _REPETITION = "repetition/test_repetition.py:Repetition"
 _SMALL: Mapping[str, str | int | float] = {"ram_mib": 256, "coverage": 0.7}
 _VERSIONS = "versions/test_versions.py:Versions"
 _MEMORY = "memory/test_memory.py:Memory"
+_FAILURES = "failures/test_failures.py:Failures"
 _PLANTED = "planted/test_planted_faults.py:PlantedFaults"
 
 
@@ -53,6 +54,20 @@ def _memory(kind: str) -> Entry:
     return Entry(
         f"memory.{kind}", f"{_MEMORY}.test_kind", MEMORY_KINDS[kind].reason, {**_SMALL, "kind": kind}
     )
+
+
+_FAILURE_REASONS = {
+    "sinks": "a sink that closes, fills, stalls or fails is the commonest end of a snapshot",
+    "cancel": "cancelling is the first thing a user does when a snapshot takes too long",
+    "descriptors": "each step of a save opens files, and each may find none left",
+    "kill": "whoever restarts QEMU must not take half a file for a snapshot",
+}
+
+
+def _failures(kind: str) -> Entry:
+    """The test of one kind of failure; every guest that does not survive a case is booted again."""
+    reference = f"{_FAILURES}.test_{kind}"
+    return Entry(f"failures.{kind}", reference, _FAILURE_REASONS[kind], _SMALL, seconds=1200)
 
 
 PREMERGE = (
@@ -104,6 +119,7 @@ PREMERGE = (
         "tools take the next snapshot as soon as QEMU says 'completed'",
         _SMALL,
     ),
+    _failures("cancel"),
     Entry(
         "planted.drop-protection",
         f"{_PLANTED}.test_drop_protection",
@@ -156,6 +172,7 @@ NIGHTLY = (
         "what a restore brings back must be able to be snapshotted, five generations deep",
         _SMALL,
     ),
+    *(_failures(kind) for kind in _FAILURE_REASONS if kind != "cancel"),
     Entry(
         "versions.restored-by-newer",
         f"{_VERSIONS}.test_restored_by_newer",

@@ -174,7 +174,7 @@ def wait_cleaned_up(machine: Machine, deadline: Deadline) -> None:
     """
     while True:
         try:
-            instances = machine.qmp.execute("query-yank")
+            instances = machine.qmp.execute("query-yank", deadline=deadline)
         except CommandRefused:
             return
         if not any(instance.get("type") == "migration" for instance in instances):

@@ -31,7 +31,7 @@ from tests_unit.scenario_values import (
 )
 from validators.verdict import CheckResult
 
-HOST = HostState(0, ("#5 WARNING: old",), ("/dev/kvm", "pipe", "pipe"), processes=1)
+HOST = HostState(0, ("#5 WARNING: old",), ((0, "/dev/null"), (3, "/dev/kvm"), (4, "pipe:[7]")), processes=1)
 
 
 # What the file must confirm (offline_checks).
@@ -193,12 +193,16 @@ def test_pages_left_write_protected(monkeypatch: pytest.MonkeyPatch) -> None:
             "The host kernel logged: #9 WARNING: old",
         ),
         (
-            {"descriptors": ("/dev/kvm", "anon_inode:[userfaultfd]", "pipe", "pipe")},
+            {"descriptors": (*HOST.descriptors, (5, "anon_inode:[userfaultfd]"))},
             "QEMU still has 'anon_inode:[userfaultfd]' open after the snapshot.",
         ),
         (
-            {"descriptors": ("/dev/kvm", "pipe", "pipe", "pipe")},
+            {"descriptors": (*HOST.descriptors, (5, "pipe:[8]"))},
             "QEMU still has 'pipe' open after the snapshot.",
+        ),
+        (
+            {"descriptors": HOST.descriptors[1:]},
+            "QEMU has closed its descriptor 0, which was '/dev/null'.",
         ),
         ({"processes": 3}, "2 processes that QEMU started are left over."),
     ],
@@ -211,7 +215,16 @@ def test_host_keeps_something(
     assert sentences(results["host"]) == [sentence]
 
 
+def test_descriptor_closed_and_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A descriptor closed by mistake is found even where another file has got its number."""
+    host = replace(HOST, descriptors=((0, "pipe:[9]"), *HOST.descriptors[1:]))
+    assert sentences(_judged(monkeypatch, stand_in_guest(SOURCE), host)["host"]) == [
+        "QEMU still has 'pipe' open after the snapshot.",
+        "QEMU has closed its descriptor 0, which was '/dev/null' and is now 'pipe:[9]'.",
+    ]
+
+
 def test_host_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel's log is closed to us nothing is made up, and files that went away are no fault."""
-    host = replace(HOST, splats=None, descriptors=("pipe",))
+    """Where the kernel's log is closed to us nothing is made up."""
+    host = replace(HOST, splats=None)
     assert sentences(_judged(monkeypatch, stand_in_guest(SOURCE), host)["host"]) == []

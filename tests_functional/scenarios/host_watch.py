@@ -29,14 +29,14 @@ class HostState:
     Attributes:
         tainted: the kernel's taint mask, None where unreadable.
         splats: warning lines in the kernel's log with their sequence numbers, None where unreadable.
-        descriptors: what QEMU has open, other than sockets: those of its user network come and go
-            with our own SSH connections.
+        descriptors: what QEMU has open, by number and name, other than sockets: those of its user
+            network come and go with our own SSH connections.
         processes: how many processes QEMU's session has.
     """
 
     tainted: int | None
     splats: tuple[str, ...] | None
-    descriptors: tuple[str, ...]
+    descriptors: tuple[tuple[int, str], ...]
     processes: int
 
 
@@ -55,8 +55,11 @@ def look(machine: Machine, session_size: int) -> HostState:
     )
 
 
-def open_files(pid: int) -> tuple[str, ...]:
-    """What a process has open, by name, e.g. ``anon_inode:[userfaultfd]``, without what it may keep."""
+def open_files(pid: int) -> tuple[tuple[int, str], ...]:
+    """What a process has open, by number and name, e.g. ``(9, "anon_inode:[userfaultfd]")``.
+
+    Sockets and what it may keep are left out.
+    """
     names = []
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
@@ -64,8 +67,7 @@ def open_files(pid: int) -> tuple[str, ...]:
         except FileNotFoundError:
             continue
         if not target.startswith("socket:") and target != _KEPT_OPEN:
-            # Pipes are numbered; what counts is how many there are.
-            names.append(target.partition(":[")[0] if target.startswith("pipe:") else target)
+            names.append((int(link.name), target))
     return tuple(sorted(names))
 
 

@@ -1,0 +1,34 @@
+#!/bin/sh
+# F5: a background snapshot that fails while it is set up closes QEMU's file descriptor 0.
+# Usage: f5-failed-setup-closes-stdin.sh QEMU    Exit code: 1 the defect shows, 0 it does not, 2 not applicable.
+# The sink ends at once, so that QEMU's first write fails. That is a race with the sink's end, hence
+# up to 20 saves. Takes at most 10 s.
+set -eu
+QEMU=$1
+DIR=$(mktemp -d)
+mkfifo "$DIR/in"
+"$QEMU" -nodefaults -display none -accel tcg -m 16 -qmp stdio < "$DIR/in" > "$DIR/out" 2>&1 &
+PID=$!
+trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"' EXIT
+exec 3> "$DIR/in"
+trap '' PIPE
+echo '{"execute": "qmp_capabilities"}' >&3
+echo '{"execute": "migrate-set-capabilities", "arguments":
+       {"capabilities": [{"capability": "background-snapshot", "state": true}]}}' >&3
+sleep 1
+BEFORE=$(readlink "/proc/$PID/fd/0")
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    echo '{"execute": "migrate", "arguments": {"uri": "exec:exit 1"}}' >&3 || break
+    sleep 0.4
+    AFTER=$(readlink "/proc/$PID/fd/0" || true)
+    [ "$AFTER" = "$BEFORE" ] || break
+done
+if grep 'Invalid parameter' "$DIR/out"; then
+    exit 2
+fi
+grep 'ram_save_setup\|"error"' "$DIR/out" || true
+if [ "$AFTER" != "$BEFORE" ]; then
+    echo "Descriptor 0 of QEMU was '$BEFORE' and is now '${AFTER:-closed}'."
+    exit 1
+fi
+echo "Descriptor 0 of QEMU is still '$AFTER'."

@@ -1,0 +1,25 @@
+#!/bin/sh
+# F7: QEMU does nothing else while it waits for the command of an exec: URI to end.
+# Usage: f7-waits-for-command.sh QEMU    Exit code: 1 the defect shows, 0 it does not, 2 not applicable.
+# The command closes its input, so that the save fails, and stays for 8 s more. Takes about 12 s.
+set -eu
+QEMU=$1
+DIR=$(mktemp -d)
+mkfifo "$DIR/in"
+"$QEMU" -nodefaults -display none -accel tcg -S -m 16 -qmp stdio < "$DIR/in" > "$DIR/out" 2>&1 &
+PID=$!
+exec 3> "$DIR/in"
+trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"' EXIT
+echo '{"execute": "qmp_capabilities"}' >&3
+echo '{"execute": "migrate", "arguments": {"uri": "exec:head -c 65536 > /dev/null; exec <&-; exec sleep 8"}}' >&3
+sleep 2
+echo '{"execute": "query-status", "id": "answered"}' >&3
+sleep 4
+if grep -q '"id": "answered"' "$DIR/out"; then
+    echo "QEMU answered in time."
+    exit 0
+fi
+echo "No answer on QMP within 4 s."
+sleep 4
+grep -q '"id": "answered"' "$DIR/out" && echo "It answers after the command has ended."
+exit 1

@@ -1,0 +1,39 @@
+#!/bin/sh
+# F9: after a background snapshot whose sink broke, guest RAM stays protected and QEMU hangs for good.
+# Usage: f9-failed-save-hangs-guest.sh QEMU    Exit code: 1 the defect shows, 0 it does not, 2 not applicable.
+# A write by the qtest protocol stands in for any that guest or device do. Takes about 8 s.
+set -eu
+QEMU=$1
+DIR=$(mktemp -d)
+mkfifo "$DIR/in" "$DIR/test.in" "$DIR/test.out"
+"$QEMU" -nodefaults -display none -accel tcg -m 64 -qmp stdio -qtest "pipe:$DIR/test" -qtest-log none \
+    < "$DIR/in" > "$DIR/out" 2>&1 &
+PID=$!
+exec 3> "$DIR/in"
+exec 4<> "$DIR/test.in"
+exec 5<> "$DIR/test.out"
+trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"' EXIT
+echo '{"execute": "qmp_capabilities"}' >&3
+echo '{"execute": "migrate-set-capabilities", "arguments":
+       {"capabilities": [{"capability": "background-snapshot", "state": true}]}}' >&3
+sleep 1
+echo '{"execute": "migrate", "arguments": {"uri": "exec:head -c 65536 > /dev/null"}}' >&3
+sleep 2
+if grep 'Invalid parameter' "$DIR/out"; then
+    exit 2
+fi
+echo '{"execute": "query-migrate"}' >&3
+sleep 1
+grep -o '"status": "failed"' "$DIR/out" || true
+echo 'write 0x3000000 0x4 0x12345678' >&4
+sleep 1
+echo '{"execute": "query-status", "id": "answered"}' >&3
+sleep 3
+if grep '"id": "answered"' "$DIR/out"; then
+    exit 0
+fi
+echo "No answer on QMP within 3 s. The threads of QEMU wait in:"
+for TASK in /proc/$PID/task/*; do
+    echo "    $(cat "$TASK/comm"): $(cat "$TASK/wchan")"
+done
+exit 1

@@ -1,0 +1,1 @@
+"""Tests of snapshots that fail, are cancelled, or lose their process."""

@@ -1,0 +1,26 @@
+"""Whatever breaks a snapshot, the guest goes on, the user is told, and the next snapshot is right."""
+
+from tests_functional.base import SnapshotTest
+from tests_functional.scenarios.failures.cases import CANCEL, DESCRIPTORS, SINKS
+from tests_functional.scenarios.failures.kill import killed
+from tests_functional.scenarios.failures.scenario import failures
+
+
+class Failures(SnapshotTest):
+    """A failed snapshot costs no more than itself."""
+
+    def test_sinks(self) -> None:
+        """A sink that closes, is full, is slow, stalls, resets or reports failure harms no guest."""
+        self.judge(failures(SINKS))
+
+    def test_cancel(self) -> None:
+        """migrate_cancel ends a snapshot at any point, whatever the sink does."""
+        self.judge(failures(CANCEL))
+
+    def test_descriptors(self) -> None:
+        """A QEMU that runs out of file descriptors at any step says so and keeps its guest."""
+        self.judge(failures(DESCRIPTORS))
+
+    def test_kill(self) -> None:
+        """A QEMU killed while it saves leaves nothing behind, and its file is not taken for whole."""
+        self.judge(killed)

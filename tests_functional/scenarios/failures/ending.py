@@ -1,0 +1,130 @@
+"""How a save ended, and what QEMU owes its user about that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.deadline import Deadline
+from harness.errors import SnapproofError
+from harness.machine import Machine
+from tests_functional.scenarios.agent import AgentWindow
+from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.failures.cases import Case
+from validators.verdict import CheckResult
+
+LIMIT_SECONDS = 10.0
+"""How long after a failure everything may take to be well again, in seconds."""
+
+_END = f"The save ends within {LIMIT_SECONDS:.0f} s of what broke it, in the right state, with a reason."
+_RESUMES = f"The guest runs, and its writers write, within {LIMIT_SECONDS:.0f} s of the end."
+_ENDED = ("completed", "failed", "cancelled")
+_ANSWER_SECONDS = 5.0
+_MORE_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a save ended.
+
+    Attributes:
+        status: as `query-migrate` names it; ``refused`` where `migrate` was, and what was last seen where it
+            did not end in time.
+        error: QEMU's own words about why, "" where it gives none.
+        seconds: from what broke it to here.
+        left_in: the status that `query-migrate` keeps giving after a refusal, "" after none.
+        silent: why QMP gave no answer, "" where it did.
+    """
+
+    status: str
+    error: str = ""
+    seconds: float = 0.0
+    left_in: str = ""
+    silent: str = ""
+
+
+def wait_ending(machine: Machine, seconds: float, refusal: str = "") -> Ending:
+    """Wait until a save has ended, and say how; it may also not have ended, or QEMU not answer.
+
+    Args:
+        machine: QEMU.
+        seconds: how long to wait.
+        refusal: QEMU's words where it refused `migrate`.
+    """
+    begun = time.monotonic()
+    limit = Deadline(seconds)
+    answer: dict[str, Any] = {}
+    try:
+        while True:
+            answer = machine.qmp.execute("query-migrate", deadline=Deadline(_ANSWER_SECONDS))
+            status = str(answer.get("status", "none"))
+            if status in _ENDED or (refusal and status == "none") or limit.expired:
+                break
+            machine.pause(limit)
+    except SnapproofError as error:
+        return Ending(str(answer.get("status", "unknown")), silent=error.sentence)
+    took = time.monotonic() - begun
+    if refusal:
+        settled = status in (*_ENDED, "none")
+        return Ending("refused", refusal, took, "" if settled else status)
+    return Ending(status, str(answer.get("error-desc", "")), took)
+
+
+def judge_ending(case: Case, ending: Ending) -> CheckResult:
+    """Check that a save ended as its case demands."""
+    problems = []
+    if ending.silent:
+        problems.append(f"QEMU's monitor hangs or is gone: {ending.silent}")
+    elif ending.status not in case.expected:
+        wanted = " or ".join(f"'{status}'" for status in sorted(case.expected))
+        problems.append(f"The save is '{ending.status}' after {ending.seconds:.1f} s and had to be {wanted}.")
+    if ending.left_in:
+        problems.append(f"QEMU refused the save, yet says that a migration is in '{ending.left_in}'.")
+    if ending.status in ("failed", "refused") and not ending.error.strip():
+        problems.append("QEMU does not say why the save failed.")
+    facts: dict[str, int | float | str] = {
+        "status": ending.status,
+        "error": ending.error,
+        "seconds": round(ending.seconds, 3),
+    }
+    return judged(f"failures/{case.name}/end", _END, problems, facts)
+
+
+def judge_resumed(case: Case, machine: Machine, window: AgentWindow) -> CheckResult:
+    """Check that QMP calls the guest running and that its writers do write."""
+    limit, begun = Deadline(LIMIT_SECONDS), time.monotonic()
+    problems: list[str] = []
+    try:
+        before = window.steps()
+        while True:
+            status = machine.qmp.execute("query-status", deadline=Deadline(_ANSWER_SECONDS))["status"]
+            after = window.steps()
+            if (status == "running" and written_least(before, after) >= _MORE_STEPS) or limit.expired:
+                break
+            machine.pause(limit)
+        problems = resumed_problems(status, written_least(before, after))
+    except (SnapproofError, OSError) as error:
+        problems.append(f"QEMU or its monitor is not well: {error}")
+    facts = {"seconds": round(time.monotonic() - begun, 3)}
+    return judged(f"failures/{case.name}/resumes", _RESUMES, problems, facts)
+
+
+def written_least(before: Sequence[int], after: Sequence[int]) -> int:
+    """Pages written between two looks at the step counters by the writer that wrote least."""
+    return min(now - then for then, now in zip(before, after, strict=True))
+
+
+def resumed_problems(status: str, written: int) -> list[str]:
+    """What is wrong with a guest that should run.
+
+    Args:
+        status: as `query-status` names it.
+        written: pages that its slowest writer has written.
+    """
+    if status != "running":
+        return [f"The guest is '{status}' {LIMIT_SECONDS:.0f} s after the save had to be over."]
+    if written < _MORE_STEPS:
+        return [f"QEMU calls the guest running, but a writer wrote {written} pages in {LIMIT_SECONDS:.0f} s."]
+    return []

@@ -1,0 +1,142 @@
+"""The means of breaking a save: sinks that reset, a limit on file descriptors, killed sink processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shlex
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.process import session_members
+
+_PEER_TAKES_BYTES = 1 << 20
+_NEAR_END_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the cases of one guest write, and how long a whole stream is.
+
+    Attributes:
+        folder: for the files of one case.
+        stream_bytes: length of a completed save of this guest.
+    """
+
+    folder: Path
+    stream_bytes: int
+
+    @property
+    def file(self) -> Path:
+        """The file a case's sink writes."""
+        return self.folder / "vmstate"
+
+    @property
+    def middle(self) -> int:
+        """The middle of the stream, in bytes."""
+        return self.stream_bytes // 2
+
+    @property
+    def near_end(self) -> int:
+        """A point in RAM near the end of the stream, in bytes; more than a pipe holds is left."""
+        return max(0, self.stream_bytes - _NEAR_END_BYTES)
+
+
+@contextmanager
+def sink(template: str, place: Place) -> Iterator[str]:
+    """The migration URI for a case's template; a socket's peer listens for the length of the `with`."""
+    if "{socket}" not in template and "{port}" not in template:
+        yield _filled(template, place)
+        return
+    over_unix = "{socket}" in template
+    family = socket.AF_UNIX if over_unix else socket.AF_INET
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        if over_unix:
+            # The address of a UNIX socket holds 108 bytes, less than many a results folder's path has.
+            address = f"/tmp/snapproof-{os.getpid()}.sock"
+            Path(address).unlink(missing_ok=True)
+            stack.callback(Path(address).unlink, missing_ok=True)
+            listener.bind(address)
+            uri = _filled(template, place, path=address)
+        else:
+            listener.bind(("127.0.0.1", 0))
+            uri = _filled(template, place, port=listener.getsockname()[1])
+        listener.listen(1)
+        # A save that never connects must not keep the peer waiting.
+        listener.settimeout(10)
+        peer = threading.Thread(target=_take_and_reset, args=(listener,), daemon=True)
+        peer.start()
+        yield uri
+        peer.join(10)
+
+
+@contextmanager
+def descriptor_limit(pid: int, free: int | None) -> Iterator[None]:
+    """Let a process open only so many more descriptors; None sets no limit."""
+    if free is None:
+        yield
+        return
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit_for(open_numbers(pid), free), before[1]))
+    try:
+        yield
+    finally:
+        # A QEMU that has died has no limits left to give back.
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def open_numbers(pid: int) -> set[int]:
+    """The numbers of a process's open file descriptors."""
+    return {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+def limit_for(taken: set[int], free: int) -> int:
+    """The RLIMIT_NOFILE below which exactly `free` numbers are not taken, since the lowest is given first."""
+    limit = 0
+    while free or limit in taken:
+        free -= limit not in taken
+        limit += 1
+    return limit
+
+
+def end_sinks(qemu: int) -> int:
+    """Kill what a QEMU has started, and say how many processes that were."""
+    members = [member for member in session_members(qemu) if member != qemu]
+    for member in members:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, signal.SIGKILL)
+    return len(members)
+
+
+def _filled(template: str, place: Place, path: str = "", port: int = 0) -> str:
+    return template.format(
+        file=shlex.quote(str(place.file)),
+        raw_file=place.file,
+        middle=place.middle,
+        near_end=place.near_end,
+        blocks=place.middle // 512,
+        socket=path,
+        port=port,
+    )
+
+
+def _take_and_reset(listener: socket.socket) -> None:
+    try:
+        connection, _ = listener.accept()
+    except OSError:
+        return
+    with connection:
+        taken = 0
+        while taken < _PEER_TAKES_BYTES and (data := connection.recv(1 << 16)):
+            taken += len(data)
+        # Lingering for no time at all makes the close a reset (socket(7), SO_LINGER).
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

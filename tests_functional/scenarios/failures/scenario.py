@@ -1,0 +1,248 @@
+"""Breaks one snapshot after another in one guest; a guest that does not survive a case is replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness import migration
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, MachineryMissing, NotApplicable, SnapproofError
+from harness.machine import Machine
+from harness.process import session_members
+from harness.qmp import CommandRefused
+from harness.status import Status
+from tests_functional.scenarios.agent import AgentStatus
+from tests_functional.scenarios.checks import judged, skipped
+from tests_functional.scenarios.failures.cases import Act, Case, When
+from tests_functional.scenarios.failures.ending import (
+    LIMIT_SECONDS,
+    Ending,
+    judge_ending,
+    judge_resumed,
+    wait_ending,
+)
+from tests_functional.scenarios.failures.means import Place, descriptor_limit, end_sinks, sink
+from tests_functional.scenarios.guest import logged_in
+from tests_functional.scenarios.judgement import outcome_of
+from tests_functional.scenarios.main_job import Source, writing_guest
+from tests_functional.scenarios.offline_checks import instant, judge_oracles
+from tests_functional.scenarios.outcome import Outcome
+from tests_functional.scenarios.restored_checks import judge_restored
+from tests_functional.scenarios.run import Run
+from tests_functional.scenarios.snapshot import Flow, Snapshot, take
+from tests_functional.scenarios.source_checks import judge_source
+from validators.judge import check_file
+from validators.verdict import CheckResult
+
+_SAVE_SECONDS = 60.0
+# Long enough for a running save to get on, and for a guest to come upon a protected page.
+_STALL_SECONDS = 3.0
+_SINK = f"The sink's processes are gone within {LIMIT_SECONDS:.0f} s of the end."
+_RELEASED = f"Once the sink is killed, QEMU is well again within {LIMIT_SECONDS:.0f} s."
+_ALIVE = "QEMU answers, and its guest over SSH."
+_NEXT = "The next snapshot succeeds and is right by every offline check."
+_FILE = "The file of a save that is said to have completed is right by every offline check."
+
+
+@dataclass
+class _Group:
+    """What is gathered over the cases of a group: the checks, and the last good snapshot."""
+
+    run: Run
+    checks: list[CheckResult]
+    last: tuple[Snapshot, int | None, AgentStatus] | None = None
+
+
+def failures(cases: Sequence[Case]) -> Callable[[Run], Outcome]:
+    """A scenario that goes through a group of cases."""
+    return lambda run: _all(run, cases)
+
+
+def _all(run: Run, cases: Sequence[Case]) -> Outcome:
+    begun = time.monotonic()
+    group, left, guests = _Group(run, []), list(cases), 0
+    while left:
+        guests += 1
+        folder = run.folder / f"guest-{guests}"
+        folder.mkdir()
+        with writing_guest(replace(run, folder=folder)) as source:
+            stream_bytes = _reference(group, source, folder / "reference")
+            well = True
+            while left and well:
+                case = left.pop(0)
+                run.say(f"{case.name}: {case.reason}.")
+                place = Place(folder / case.name, stream_bytes)
+                place.folder.mkdir()
+                well = _survived(group, source, case, place)
+    if group.last is not None:
+        group.checks += _restored(run, *group.last)
+    if all(check.status is Status.PASS for check in group.checks):
+        run.discard(run.folder)
+    holds = f"{len(cases)} failures cost no more than the snapshot they hit."
+    figures = {"guests": guests}
+    return outcome_of(run, group.checks, time.monotonic() - begun, holds, figures)
+
+
+def _reference(group: _Group, source: Source, folder: Path) -> int:
+    """Size in bytes of an undisturbed save: without one that works, failures say nothing."""
+    folder.mkdir()
+    deadline = group.run.deadline.at_most(_SAVE_SECONDS)
+    size = take(Flow.LIVE, source.guest, source.window, folder, deadline).size_bytes
+    group.run.discard(folder)
+    return size
+
+
+def _survived(group: _Group, source: Source, case: Case, place: Place) -> bool:
+    """Run one case; says whether its guest can be used for the next."""
+    machine = source.guest.machine
+    found: list[CheckResult] = []
+    try:
+        found += _broken_save(source, case, place)
+        found += _afterwards(group, source, case, place)
+    except NotApplicable as error:
+        group.checks.append(skipped(f"failures/{case.name}/end", _ALIVE, error.sentence))
+        return True
+    except MachineryMissing:
+        raise
+    except SnapproofError as error:
+        found.append(judged(f"failures/{case.name}/alive", _ALIVE, [error.sentence]))
+    group.checks += found
+    bad = [check for check in found if check.status is Status.FAIL]
+    for check in bad:
+        group.run.say(f"{check.name}: {check.violations[0].sentence}")
+    if not bad:
+        group.run.discard(place.folder)
+    # A guest that went on well after its case is as good as new, however the save itself ended.
+    harmless = (f"failures/{case.name}/end", f"failures/{case.name}/file")
+    return machine.alive() and all(check.name in harmless for check in bad)
+
+
+def _broken_save(source: Source, case: Case, place: Place) -> list[CheckResult]:
+    """Start a save, break it, and judge how it ends; the sink is gone afterwards."""
+    machine = source.guest.machine
+    migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
+    with sink(case.uri, place) as uri, descriptor_limit(machine.process.pid, case.free_descriptors):
+        refusal = _start(machine, uri)
+        silent = "" if refusal else _act(source, case, place)
+        seconds = _SAVE_SECONDS if case.expected == {"completed"} else LIMIT_SECONDS
+        ending = Ending("unknown", silent=silent) if silent else wait_ending(machine, seconds, refusal)
+    checks = [judge_ending(case, ending), judge_resumed(case, machine, source.window)]
+    if any(check.status is Status.FAIL for check in checks):
+        checks.append(_released(machine, case))
+    if ending.status == "completed" and case.right:
+        problems = [violation.sentence for violation in check_file(place.file).violations]
+        checks.append(judged(f"failures/{case.name}/file", _FILE, problems))
+    return checks
+
+
+def _start(machine: Machine, uri: str) -> str:
+    """Ask for the save; gives QEMU's words where it refuses, else ""."""
+    try:
+        migration.start_save(machine, uri)
+    except CommandRefused as refusal:
+        return refusal.reason or "QEMU gives no reason"
+    return ""
+
+
+def _act(source: Source, case: Case, place: Place) -> str:
+    """Do what the case does to a running save; says why where QEMU does not answer."""
+    machine = source.guest.machine
+    try:
+        _wait_until(source, case.when, place)
+        if case.act is Act.CANCEL:
+            machine.qmp.execute("migrate_cancel", deadline=Deadline(LIMIT_SECONDS))
+        elif case.act is Act.END_SINK:
+            end_sinks(machine.process.pid)
+    except (CommandRefused, SnapproofError) as error:
+        return error.sentence
+    return ""
+
+
+def _wait_until(source: Source, when: When, place: Place) -> None:
+    machine = source.guest.machine
+    limit = Deadline(_STALL_SECONDS if when is When.STALLED else _SAVE_SECONDS)
+    if when is When.STALLED:
+        _knock(machine)
+    sent_wanted = {When.MIDDLE: place.middle, When.NEAR_END: place.near_end}.get(when)
+    while when is not When.AT_ONCE and not limit.expired:
+        answer = machine.qmp.execute("query-migrate", deadline=Deadline(LIMIT_SECONDS))
+        sent = answer.get("ram", {}).get("transferred", 0)
+        if answer.get("status") == "completed" or (sent_wanted is not None and sent >= sent_wanted):
+            return
+        machine.pause(limit)
+
+
+def _knock(machine: Machine) -> None:
+    """Have the guest's network card write to guest RAM, as it may at any time, by a connection to its SSH."""
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", machine.ssh_port), 1.0) as knock,
+    ):
+        knock.settimeout(1.0)
+        knock.recv(1)
+
+
+def _released(machine: Machine, case: Case) -> CheckResult:
+    """Kill a sink that QEMU could not get rid of, as an operator would have to."""
+    count = end_sinks(machine.process.pid)
+    problems: list[str] = []
+    ending = wait_ending(machine, LIMIT_SECONDS)
+    if ending.silent:
+        problems.append(f"QEMU does not answer even now: {ending.silent}")
+    elif ending.status not in ("completed", "failed", "cancelled", "none"):
+        problems.append(f"The save is still '{ending.status}'.")
+    return judged(f"failures/{case.name}/released", _RELEASED, problems, {"processes_killed": count})
+
+
+def _afterwards(group: _Group, source: Source, case: Case, place: Place) -> list[CheckResult]:
+    """Judge guest, QEMU and host after a case, and take the next snapshot."""
+    machine, run = source.guest.machine, group.run
+    migration.wait_cleaned_up(machine, Deadline(LIMIT_SECONDS))
+    checks = [_sink_gone(source, case)]
+    # A new login within the limit: an old connection may outlive a guest that takes no new one.
+    with logged_in(machine, run.stack, Deadline(LIMIT_SECONDS)) as guest:
+        checks += [
+            replace(check, name=f"failures/{case.name}/{check.name}")
+            for check in judge_source(guest, source.before)
+        ]
+        folder = place.folder / "next"
+        folder.mkdir()
+        snapshot = take(Flow.LIVE, guest, source.window, folder, run.deadline.at_most(_SAVE_SECONDS))
+        offline = check_file(snapshot.path)
+        problems = [violation.sentence for violation in offline.violations]
+        problems += [v.sentence for v in judge_oracles(offline, snapshot, source.status).violations]
+    checks.append(judged(f"failures/{case.name}/next", _NEXT, problems))
+    if not problems:
+        t0 = instant(offline)
+        group.last = (_kept(snapshot, run.folder), t0.monotonic_ns if t0 else None, source.status)
+    return checks
+
+
+def _kept(snapshot: Snapshot, folder: Path) -> Snapshot:
+    """The same snapshot, its file moved to where the next good one replaces it."""
+    path = folder / "last" / "vmstate"
+    path.parent.mkdir(exist_ok=True)
+    return replace(snapshot, path=snapshot.path.replace(path))
+
+
+def _sink_gone(source: Source, case: Case) -> CheckResult:
+    pid, wanted = source.guest.machine.process.pid, source.before.host.processes
+    problems = []
+    try:
+        Deadline(LIMIT_SECONDS).wait_for(lambda: len(session_members(pid)) <= wanted, "The sink's end")
+    except DeadlineExpired:
+        problems.append(f"The sink's processes still run {LIMIT_SECONDS:.0f} s after the end of the save.")
+    return judged(f"failures/{case.name}/sink-gone", _SINK, problems)
+
+
+def _restored(run: Run, snapshot: Snapshot, t0_ns: int | None, status: AgentStatus) -> list[CheckResult]:
+    """Restore the last snapshot that was taken after a failure, and judge the guest in it."""
+    run.say("Restoring the last snapshot that followed a failure.")
+    deadline = run.deadline.at_most(_SAVE_SECONDS)
+    found = judge_restored(run.stack, snapshot, status, t0_ns, run.folder / "restored", deadline)
+    return [replace(check, name=f"failures/last/{check.name}") for check in found]
