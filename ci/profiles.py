@@ -60,6 +60,7 @@ _FAILURE_REASONS = {
     "sinks": "a sink that closes, fills, stalls or fails is the commonest end of a snapshot",
     "cancel": "cancelling is the first thing a user does when a snapshot takes too long",
     "descriptors": "each step of a save opens files, and each may find none left",
+    "calls": "each call to the kernel can fail, and each is another path through QEMU's clean-up",
     "kill": "whoever restarts QEMU must not take half a file for a snapshot",
 }
 
@@ -67,7 +68,7 @@ _FAILURE_REASONS = {
 def _failures(kind: str) -> Entry:
     """The test of one kind of failure; every guest that does not survive a case is booted again."""
     reference = f"{_FAILURES}.test_{kind}"
-    return Entry(f"failures.{kind}", reference, _FAILURE_REASONS[kind], _SMALL, seconds=1200)
+    return Entry(f"failures.{kind}", reference, _FAILURE_REASONS[kind], _SMALL, seconds=1800)
 
 
 PREMERGE = (

@@ -16,7 +16,7 @@ from tests_functional.scenarios.outcome import Outcome
 _ISSUE = KnownIssue(
     id="F0",
     title="it loses a page",
-    check="repetition/*",
+    checks=("repetition/*",),
     probe="lost page [0-9]+",
     seen=("10.0.",),
     absent=("7.2.",),

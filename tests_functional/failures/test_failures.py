@@ -3,7 +3,7 @@
 from tests_functional.base import SnapshotTest
 from tests_functional.scenarios.failures.cases import CANCEL, DESCRIPTORS, SINKS
 from tests_functional.scenarios.failures.kill import killed
-from tests_functional.scenarios.failures.scenario import failures
+from tests_functional.scenarios.failures.scenario import call_failures, failures
 
 
 class Failures(SnapshotTest):
@@ -20,6 +20,10 @@ class Failures(SnapshotTest):
     def test_descriptors(self) -> None:
         """A QEMU that runs out of file descriptors at any step says so and keeps its guest."""
         self.judge(failures(DESCRIPTORS))
+
+    def test_calls(self) -> None:
+        """A userfaultfd call that fails, whichever and however, costs a snapshot and not a guest."""
+        self.judge(call_failures)
 
     def test_kill(self) -> None:
         """A QEMU killed while it saves leaves nothing behind, and its file is not taken for whole."""

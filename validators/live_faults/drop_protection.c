@@ -8,7 +8,8 @@
  */
 #include <stdarg.h>
 #include <stdint.h>
-#include <sys/syscall.h>
+
+#include "raw_syscall.h"
 
 /* linux/userfaultfd.h (5.7): _IOWR(0xAA, 0x06, struct uffdio_writeprotect). */
 #define UFFDIO_WRITEPROTECT 0xc018aa06ul
@@ -22,36 +23,9 @@ struct writeprotect {
     uint64_t mode;
 };
 
-extern int *__errno_location(void);
-
-static long ioctl_syscall(int fd, unsigned long request, void *argument)
+static long protect(int fd, const struct writeprotect *range)
 {
-#if defined(__x86_64__)
-    long result;
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "a"(SYS_ioctl), "D"((long)fd), "S"(request), "d"(argument)
-                     : "rcx", "r11", "memory");
-    return result;
-#elif defined(__aarch64__)
-    register long x8 __asm__("x8") = SYS_ioctl;
-    register long x0 __asm__("x0") = fd;
-    register unsigned long x1 __asm__("x1") = request;
-    register void *x2 __asm__("x2") = argument;
-    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2) : "memory");
-    return x0;
-#else
-#error "This planted fault knows x86_64 and aarch64 only."
-#endif
-}
-
-static int checked(long result)
-{
-    if (result < 0 && result > -4096) {
-        *__errno_location() = (int)-result;
-        return -1;
-    }
-    return (int)result;
+    return raw_syscall(SYS_ioctl, fd, (long)UFFDIO_WRITEPROTECT, (long)range, 0, 0, 0);
 }
 
 /* Protects all of the range but its third eighth. */
@@ -60,11 +34,11 @@ static int protect_most(int fd, const struct writeprotect *asked)
     uint64_t eighth = (asked->length / 8) & PAGE_MASK;
     struct writeprotect low = { asked->start, 2 * eighth, asked->mode };
     struct writeprotect high = { asked->start + 3 * eighth, asked->length - 3 * eighth, asked->mode };
-    long result = ioctl_syscall(fd, UFFDIO_WRITEPROTECT, &low);
+    long result = protect(fd, &low);
 
     if (result >= 0)
-        result = ioctl_syscall(fd, UFFDIO_WRITEPROTECT, &high);
-    return checked(result);
+        result = protect(fd, &high);
+    return (int)checked(result);
 }
 
 int ioctl(int fd, unsigned long request, ...)
@@ -80,5 +54,5 @@ int ioctl(int fd, unsigned long request, ...)
         if ((asked->mode & MODE_WP) && asked->length >= LARGE_BYTES)
             return protect_most(fd, asked);
     }
-    return checked(ioctl_syscall(fd, request, argument));
+    return (int)checked(raw_syscall(SYS_ioctl, fd, (long)request, (long)argument, 0, 0, 0));
 }

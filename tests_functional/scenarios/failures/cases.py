@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import enum
+import errno
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from validators.call_faults.control import ERRORS, Call, CallFault
 
 
 class Act(enum.Enum):
@@ -39,6 +43,7 @@ class Case:
         when: when that is done.
         free_descriptors: how many file descriptors QEMU may still open meanwhile, None for no limit.
         right: whether the file of a save that has completed must be right.
+        call: a userfaultfd call of QEMU's that fails, None for none.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Case:
     when: When = When.AT_ONCE
     free_descriptors: int | None = None
     right: bool = False
+    call: CallFault | None = None
 
 
 _CAT = "exec:cat > {file}"
@@ -128,3 +134,24 @@ DESCRIPTORS = tuple(
     for scheme, uri, most in (("exec", _CAT, 8), ("file", "file:{raw_file}", 4))
     for free in range(most)
 )
+
+
+def call_cases(counts: Mapping[Call, int]) -> Sequence[Case]:
+    """Each userfaultfd call with each of its errors: the first, the second, one in the middle and the last.
+
+    Args:
+        counts: how many of each an undisturbed save makes.
+    """
+    return [
+        Case(
+            f"call-{call.slug}-{number}-{errno.errorcode[error].lower()}",
+            f"call {number} of {count} to {call.slug} fails with {errno.errorcode[error]}",
+            _CAT,
+            frozenset({"refused", "failed", "completed"}),
+            right=True,
+            call=CallFault(call, number, error),
+        )
+        for call, count in counts.items()
+        for number in sorted({1, 2, count // 2, count} & set(range(1, count + 1)))
+        for error in ERRORS[call]
+    ]

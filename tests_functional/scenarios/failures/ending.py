@@ -106,7 +106,10 @@ def judge_resumed(case: Case, machine: Machine, window: AgentWindow) -> CheckRes
             machine.pause(limit)
         problems = resumed_problems(status, written_least(before, after))
     except (SnapproofError, OSError) as error:
-        problems.append(f"QEMU or its monitor is not well: {error}")
+        words = (
+            f"QEMU or its monitor is not well: {error}" if machine.alive() else "QEMU has ended by itself."
+        )
+        problems.append(words)
     facts = {"seconds": round(time.monotonic() - begun, 3)}
     return judged(f"failures/{case.name}/resumes", _RESUMES, problems, facts)
 

@@ -9,16 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from guest_images.cache import Cache, default_cache_folder
 from harness import migration
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, MachineryMissing, NotApplicable, SnapproofError
+from harness.errors import DeadlineExpired, MachineryMissing, NotApplicable, SetupBroken, SnapproofError
 from harness.machine import Machine
 from harness.process import session_members
 from harness.qmp import CommandRefused
 from harness.status import Status
 from tests_functional.scenarios.agent import AgentStatus
 from tests_functional.scenarios.checks import judged, skipped
-from tests_functional.scenarios.failures.cases import Act, Case, When
+from tests_functional.scenarios.failures.cases import Act, Case, When, call_cases
 from tests_functional.scenarios.failures.ending import (
     LIMIT_SECONDS,
     Ending,
@@ -36,6 +37,7 @@ from tests_functional.scenarios.restored_checks import judge_restored
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow, Snapshot, take
 from tests_functional.scenarios.source_checks import judge_source
+from validators.call_faults.control import Call, CallControl, call_control, controlled_qemu
 from validators.judge import check_file
 from validators.verdict import CheckResult
 
@@ -55,6 +57,7 @@ class _Group:
 
     run: Run
     checks: list[CheckResult]
+    control: CallControl | None = None
     last: tuple[Snapshot, int | None, AgentStatus] | None = None
 
 
@@ -63,9 +66,40 @@ def failures(cases: Sequence[Case]) -> Callable[[Run], Outcome]:
     return lambda run: _all(run, cases)
 
 
-def _all(run: Run, cases: Sequence[Case]) -> Outcome:
+def call_failures(run: Run) -> Outcome:
+    """Let each userfaultfd call of a save fail in turn, after counting them in a save that works."""
+    with call_control(run.folder / "calls") as control:
+        wrapper = controlled_qemu(run.stack.executable, run.folder / "calls", Cache(default_cache_folder()))
+        controlled = replace(run, stack=replace(run.stack, executable=wrapper))
+        counts = _counts(controlled, control)
+        run.say(
+            "Calls: " + ", ".join(f"{call.slug} {count}" for call, count in counts.items() if count) + "."
+        )
+        return _all(controlled, call_cases(counts), control)
+
+
+def _counts(run: Run, control: CallControl) -> dict[Call, int]:
+    """How many calls of each kind an undisturbed save makes.
+
+    Raises:
+        SetupBroken: QEMU runs without our library, or makes no call through it.
+    """
+    folder = run.folder / "counting"
+    folder.mkdir()
+    with writing_guest(replace(run, folder=folder)) as source:
+        control.reset()
+        take(Flow.LIVE, source.guest, source.window, folder, run.deadline.at_most(_SAVE_SECONDS))
+        counts = control.counts()
+        source.guest.machine.quit()
+    if not control.loaded or not (counts[Call.PROTECT] and counts[Call.UNPROTECT]):
+        raise SetupBroken("QEMU's userfaultfd calls do not come by our library, so none can be failed.")
+    run.discard(folder)
+    return counts
+
+
+def _all(run: Run, cases: Sequence[Case], control: CallControl | None = None) -> Outcome:
     begun = time.monotonic()
-    group, left, guests = _Group(run, []), list(cases), 0
+    group, left, guests = _Group(run, [], control), list(cases), 0
     while left:
         guests += 1
         folder = run.folder / f"guest-{guests}"
@@ -102,12 +136,12 @@ def _survived(group: _Group, source: Source, case: Case, place: Place) -> bool:
     machine = source.guest.machine
     found: list[CheckResult] = []
     try:
-        found += _broken_save(source, case, place)
+        found += _broken_save(source, case, place, group.control)
         found += _afterwards(group, source, case, place)
     except NotApplicable as error:
         group.checks.append(skipped(f"failures/{case.name}/end", _ALIVE, error.sentence))
         return True
-    except MachineryMissing:
+    except (MachineryMissing, SetupBroken):
         raise
     except SnapproofError as error:
         found.append(judged(f"failures/{case.name}/alive", _ALIVE, [error.sentence]))
@@ -122,17 +156,22 @@ def _survived(group: _Group, source: Source, case: Case, place: Place) -> bool:
     return machine.alive() and all(check.name in harmless for check in bad)
 
 
-def _broken_save(source: Source, case: Case, place: Place) -> list[CheckResult]:
+def _broken_save(source: Source, case: Case, place: Place, control: CallControl | None) -> list[CheckResult]:
     """Start a save, break it, and judge how it ends; the sink is gone afterwards."""
     machine = source.guest.machine
-    migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
-    with sink(case.uri, place) as uri, descriptor_limit(machine.process.pid, case.free_descriptors):
+    with contextlib.ExitStack() as stack:
+        uri = stack.enter_context(sink(case.uri, place))
+        stack.enter_context(descriptor_limit(machine.process.pid, case.free_descriptors))
+        if control and case.call:
+            stack.enter_context(control.armed(case.call))
         refusal = _start(machine, uri)
         silent = "" if refusal else _act(source, case, place)
-        seconds = _SAVE_SECONDS if case.expected == {"completed"} else LIMIT_SECONDS
+        seconds = _SAVE_SECONDS if "completed" in case.expected else LIMIT_SECONDS
         ending = Ending("unknown", silent=silent) if silent else wait_ending(machine, seconds, refusal)
+    if control and not control.acted:
+        return [skipped(f"failures/{case.name}/end", _ALIVE, "QEMU made fewer of these calls this time.")]
     checks = [judge_ending(case, ending), judge_resumed(case, machine, source.window)]
-    if any(check.status is Status.FAIL for check in checks):
+    if machine.alive() and any(check.status is Status.FAIL for check in checks):
         checks.append(_released(machine, case))
     if ending.status == "completed" and case.right:
         problems = [violation.sentence for violation in check_file(place.file).violations]
@@ -141,8 +180,15 @@ def _broken_save(source: Source, case: Case, place: Place) -> list[CheckResult]:
 
 
 def _start(machine: Machine, uri: str) -> str:
-    """Ask for the save; gives QEMU's words where it refuses, else ""."""
+    """Ask for the save; gives QEMU's words where it refuses, else "".
+
+    Raises:
+        NotApplicable: this QEMU has no such capability or transport.
+    """
+    if migration.BACKGROUND_SNAPSHOT not in migration.capabilities(machine):
+        raise NotApplicable("This QEMU has no background snapshots.")
     try:
+        migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, True)
         migration.start_save(machine, uri)
     except CommandRefused as refusal:
         return refusal.reason or "QEMU gives no reason"

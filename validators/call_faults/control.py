@@ -1,0 +1,131 @@
+"""The page that a test shares with fail_call.c: which call of QEMU fails, and how many there were."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import errno
+import mmap
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from guest_images.cache import Cache
+from validators.preload import preload_library, preloading_wrapper
+
+_SOURCE = Path(__file__).with_name("fail_call.c")
+_VARIABLE = "SNAPPROOF_CALL_FAULTS"
+_BYTES = 4096
+_WORD = struct.Struct("=Q")
+# As `struct control` of fail_call.c has them, in words.
+_LOADED, _KIND, _NUMBER, _ERROR, _ACTED, _CALLS = range(6)
+
+
+class Call(enum.IntEnum):
+    """The userfaultfd calls that QEMU makes; numbers as in fail_call.c."""
+
+    CREATE = 1
+    CREATE_BY_DEVICE = 2
+    API = 3
+    REGISTER = 4
+    PROTECT = 5
+    UNPROTECT = 6
+    UNREGISTER = 7
+    WAKE = 8
+    READ = 9
+    POLL = 10
+
+    @property
+    def slug(self) -> str:
+        """Its name in results."""
+        return self.name.lower().replace("_", "-")
+
+
+ERRORS: Mapping[Call, tuple[int, ...]] = {
+    Call.CREATE: (errno.ENOSYS, errno.EPERM, errno.EMFILE, errno.ENOMEM),
+    Call.CREATE_BY_DEVICE: (errno.EMFILE, errno.ENOMEM),
+    Call.API: (errno.EINVAL, errno.EPERM),
+    Call.REGISTER: (errno.EINVAL, errno.EBUSY, errno.ENOMEM),
+    Call.PROTECT: (errno.EINVAL, errno.ENOENT, errno.EAGAIN),
+    Call.UNPROTECT: (errno.EINVAL, errno.ENOENT, errno.EAGAIN),
+    Call.UNREGISTER: (errno.EINVAL,),
+    Call.WAKE: (errno.EINVAL,),
+    Call.READ: (errno.EINTR, errno.EAGAIN, errno.EINVAL),
+    Call.POLL: (errno.EINTR, errno.ENOMEM),
+}
+"""What each can fail with (userfaultfd(2), ioctl_userfaultfd(2), poll(2); Linux 6.x fs/userfaultfd.c)."""
+
+
+@dataclass(frozen=True)
+class CallFault:
+    """One failing call: which, the how many-th of its kind from 1, and with what errno."""
+
+    call: Call
+    number: int
+    error: int
+
+
+class CallControl:
+    """The shared page; see `call_control()`."""
+
+    def __init__(self, page: mmap.mmap) -> None:
+        self._page = page
+
+    @property
+    def loaded(self) -> bool:
+        """Whether a process has the library."""
+        return self._get(_LOADED) != 0
+
+    @property
+    def acted(self) -> bool:
+        """Whether the armed call was made, and failed."""
+        return self._get(_ACTED) != 0
+
+    def counts(self) -> dict[Call, int]:
+        """Calls of each kind since the last `armed()` or `reset()`."""
+        return {call: self._get(_CALLS + call) for call in Call}
+
+    def reset(self) -> None:
+        """Fail nothing, and count from 0."""
+        for word in (_KIND, _NUMBER, _ERROR, _ACTED, *(_CALLS + call for call in Call)):
+            self._set(word, 0)
+
+    @contextmanager
+    def armed(self, fault: CallFault) -> Iterator[None]:
+        """Fail a call for the length of the `with`; `acted` then says whether it was made."""
+        self.reset()
+        self._set(_NUMBER, fault.number)
+        self._set(_ERROR, fault.error)
+        # Last, since it makes the others count.
+        self._set(_KIND, fault.call)
+        try:
+            yield
+        finally:
+            self._set(_KIND, 0)
+
+    def _get(self, word: int) -> int:
+        return int(_WORD.unpack_from(self._page, word * _WORD.size)[0])
+
+    def _set(self, word: int, value: int) -> None:
+        _WORD.pack_into(self._page, word * _WORD.size, value)
+
+
+@contextmanager
+def call_control(path: Path) -> Iterator[CallControl]:
+    """Make and map the page in a file of that name."""
+    with path.open("w+b") as file:
+        file.truncate(_BYTES)
+        with contextlib.closing(mmap.mmap(file.fileno(), _BYTES)) as page:
+            yield CallControl(page)
+
+
+def controlled_qemu(qemu: Path, page: Path, cache: Cache) -> Path:
+    """A wrapper script beside the page that runs `qemu` under its control.
+
+    Raises:
+        MachineryMissing, SetupBroken: the library cannot be compiled.
+    """
+    library = preload_library(_SOURCE, cache, lambda _: None)
+    return preloading_wrapper(library, qemu, page.parent, {_VARIABLE: str(page)})
