@@ -1,0 +1,119 @@
+"""Contract: what a failed snapshot leaves behind is judged red exactly where it should be."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.status import Status
+from tests_functional.scenarios.failures.cases import CANCEL, DESCRIPTORS, SINKS, Case
+from tests_functional.scenarios.failures.ending import Ending, judge_ending, resumed_problems, written_least
+from tests_functional.scenarios.failures.kill import left_problems
+from tests_functional.scenarios.failures.means import (
+    Place,
+    descriptor_limit,
+    end_sinks,
+    limit_for,
+    open_numbers,
+    sink,
+)
+from tests_unit.scenario_values import sentences
+
+_CASE = Case("broken", "reason", "exec:exit 0")
+
+
+@pytest.fixture(name="sleeper")
+def _sleeper() -> Iterator[int]:
+    """A process that leads its own session, as QEMU does."""
+    with subprocess.Popen(["sh", "-c", "sleep 100 & sleep 100"], start_new_session=True) as process:
+        yield process.pid
+        process.kill()
+        end_sinks(process.pid)
+
+
+def test_failed_save_with_a_reason_is_right() -> None:
+    """It failed as it had to, and says why."""
+    assert judge_ending(_CASE, Ending("failed", "Broken pipe")).status is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("ending", "sentence"),
+    [
+        (Ending("completed"), "The save is 'completed' after 0.0 s and had to be 'failed'."),
+        (Ending("active", seconds=10), "The save is 'active' after 10.0 s and had to be 'failed'."),
+        (Ending("failed"), "QEMU does not say why the save failed."),
+        (Ending("active", silent="It died."), "QEMU's monitor hangs or is gone: It died."),
+    ],
+)
+def test_wrong_ending_is_named(ending: Ending, sentence: str) -> None:
+    """Another end, none in time, no reason, and no answer."""
+    assert sentences(judge_ending(_CASE, ending)) == [sentence]
+
+
+def test_refused_save_must_leave_no_migration() -> None:
+    """QEMU says no, and yet thinks that one is under way (finding F3)."""
+    case = Case("broken", "reason", "exec:exit 0", frozenset({"refused"}))
+    assert sentences(judge_ending(case, Ending("refused", "No.", left_in="setup"))) == [
+        "QEMU refused the save, yet says that a migration is in 'setup'."
+    ]
+
+
+def test_guest_that_does_not_go_on_is_named() -> None:
+    """Paused, or running by QMP's word alone; the slowest writer is the one that counts."""
+    assert resumed_problems("running", 50) == []
+    assert resumed_problems("paused", 50) == ["The guest is 'paused' 10 s after the save had to be over."]
+    assert "a writer wrote 3 pages" in resumed_problems("running", 3)[0]
+    assert written_least((5, 5), (500, 8)) == 3
+
+
+def test_what_a_killed_qemu_leaves_is_named() -> None:
+    """Processes that stay, and a file that goes on growing."""
+    assert left_problems([], 0) == []
+    assert len(left_problems([7, 8], 4096)) == 2
+
+
+def test_cases_have_names_of_their_own() -> None:
+    """Their checks must not be taken for one another's."""
+    names = [case.name for case in (*SINKS, *CANCEL, *DESCRIPTORS)]
+    assert len(set(names)) == len(names)
+
+
+def test_limit_leaves_so_many_descriptors() -> None:
+    """The lowest free number is given first, so holes count."""
+    assert limit_for({0, 1, 2}, 0) == 3
+    assert limit_for({0, 1, 2, 4}, 1) == 5
+    assert limit_for({0, 1, 2, 4}, 2) == 6
+
+
+def test_descriptor_limit_is_taken_back(sleeper: int) -> None:
+    """Another process is limited for the length of the `with` only."""
+    before = resource.prlimit(sleeper, resource.RLIMIT_NOFILE)
+    with descriptor_limit(sleeper, 2):
+        assert resource.prlimit(sleeper, resource.RLIMIT_NOFILE)[0] == limit_for(open_numbers(sleeper), 2)
+    assert resource.prlimit(sleeper, resource.RLIMIT_NOFILE) == before
+
+
+def test_sinks_are_ended_but_not_qemu(sleeper: int) -> None:
+    """All of the session is killed but its leader."""
+    while end_sinks(sleeper) == 0:
+        pass
+    os.kill(sleeper, 0)
+
+
+@pytest.mark.parametrize("uri", ["unix:{socket}", "tcp:127.0.0.1:{port}"])
+def test_peer_takes_some_and_goes(uri: str, tmp_path: Path) -> None:
+    """A socket sink reads a MiB and resets the connection, which ends the sender."""
+    with sink(uri, Place(tmp_path, 1 << 24)) as address:
+        scheme, _, where = address.partition(":")
+        family = socket.AF_UNIX if scheme == "unix" else socket.AF_INET
+        with socket.socket(family) as sender:
+            host, _, port = where.rpartition(":")
+            sender.connect(where if scheme == "unix" else (host, int(port)))
+            with pytest.raises(OSError, match=r"reset|Broken pipe"):
+                sender.sendall(bytes(64 << 20))
