@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 
 from harness.errors import UsageError
 from tests_functional.scenarios.memory_kinds import MEMORY_KINDS
+from tests_functional.scenarios.planted import LIVE_FAULTS
 
 _SNAPSHOT = "snapshot/test_flows.py:SnapshotFlows"
 _OFFLINE = "offline/test_extract.py:Extraction"
@@ -71,6 +72,12 @@ def _failures(kind: str) -> Entry:
     return Entry(f"failures.{kind}", reference, _FAILURE_REASONS[kind], _SMALL, seconds=1800)
 
 
+def _planted(fault: str) -> Entry:
+    """The test that plants one fault, which a green run of anything else relies on."""
+    name = f"planted.{fault.replace('_', '-')}"
+    return Entry(name, f"{_PLANTED}.test_fault", LIVE_FAULTS[fault].reason, {"fault": fault})
+
+
 PREMERGE = (
     MAIN_JOB,
     Entry(
@@ -121,11 +128,8 @@ PREMERGE = (
         _SMALL,
     ),
     _failures("cancel"),
-    Entry(
-        "planted.drop-protection",
-        f"{_PLANTED}.test_drop_protection",
-        "a green run means something only if a page from after T0 is seen",
-    ),
+    _planted("drop_protection"),
+    _planted("lose_events"),
 )
 
 NIGHTLY = (
@@ -173,6 +177,7 @@ NIGHTLY = (
         "what a restore brings back must be able to be snapshotted, five generations deep",
         _SMALL,
     ),
+    *(_planted(fault) for fault in LIVE_FAULTS if fault not in ("drop_protection", "lose_events")),
     *(_failures(kind) for kind in _FAILURE_REASONS if kind != "cancel"),
     Entry(
         "versions.restored-by-newer",

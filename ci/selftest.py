@@ -13,6 +13,7 @@ from typing import Any
 
 from ci.events import EVENTS_FILE, EventTail, Progress
 from ci.json_file import write_json_file
+from ci.selftest_live import selftest_live
 from ci.stack import prepare_stack
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, UsageError
@@ -57,12 +58,17 @@ def add_parser(commands: Any) -> None:
         help="plant every fault of the catalogue and show that each is caught",
         description="Captures a fresh snapshot of a small guest, as a plain stream and as a mapped-ram file, "
         "plants every fault in copies of it and judges each. What no check of a file can see is restored. "
-        "With FILE the faults are planted in copies of that file instead, and nothing is restored.",
-        epilog="Examples: snapproof selftest; snapproof selftest vmstate --golden golden/. "
+        "With FILE the faults are planted in copies of that file instead, and nothing is restored. "
+        "With --live a real QEMU is made to break its promise while it saves, once for each live fault.",
+        epilog="Examples: snapproof selftest; snapproof selftest vmstate --golden golden/; "
+        "snapproof selftest --live. "
         "Exit codes: 0 nothing missed, 1 a fault was missed, 2 error.",
     )
     parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="an undamaged vmstate file")
     parser.add_argument("--golden", type=Path, metavar="RAM", help="golden image of FILE")
+    parser.add_argument(
+        "--live", action="store_true", help="break the live path of QEMU instead, by preloaded libraries"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every row there")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="makes the faults (default: 1)")
     parser.add_argument(
@@ -79,12 +85,16 @@ def selftest(arguments: argparse.Namespace) -> int:
     """Run the command; see `snapproof selftest --help`."""
     if arguments.golden and not arguments.file:
         raise UsageError("--golden is the golden image of FILE; name that too.")
+    if arguments.live and arguments.file:
+        raise UsageError("--live breaks a running QEMU, so it takes no FILE.")
     progress = Progress()
     environment: dict[str, Any] = {}
     missing: dict[str, str] = {}
     try:
         with tempfile.TemporaryDirectory(prefix="snapproof-selftest-") as name:
             folder = Path(name)
+            if arguments.live:
+                return selftest_live(arguments, folder, progress)
             if arguments.file:
                 results = [_one_file(arguments, folder, progress)]
             else:

@@ -37,6 +37,7 @@ SOURCE = AgentStatus(
     errors=0,
     data_pages=PAGES,
     max_stall_us=900,
+    max_gap_us=1900,
     histogram=(10, 3000, 40),
     nonce=77,
     state="running",
@@ -49,7 +50,7 @@ def snapshot(flow: Flow = Flow.LIVE, **changes: Any) -> Snapshot:
     path = Path("vmstate")
     golden = GoldenImage(path, (RamBlock("pc.ram", GOLDEN_PAGES * 4096, 1),)) if flow.golden else None
     figures = SaveFigures(downtime_ms=4, total_ms=2000, ram_normal_pages=60, ram_zero_pages=4)
-    made = Snapshot(flow, path, golden, 3.0, figures, 262_144, 5000, (700, 900), (800, 1000))
+    made = Snapshot(flow, path, golden, 3.0, figures, 262_144, 5000, 9000, (700, 900), (800, 1000))
     return replace(made, **changes)
 
 

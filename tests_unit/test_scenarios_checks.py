@@ -15,7 +15,7 @@ from tests_functional.scenarios.guest import Guest
 from tests_functional.scenarios.host_watch import HostState
 from tests_functional.scenarios.offline_checks import Instant, instant, judge_oracles
 from tests_functional.scenarios.snapshot import Flow
-from tests_functional.scenarios.source_checks import Baseline, judge_overlap, judge_source
+from tests_functional.scenarios.source_checks import Baseline, judge_overlap, judge_source, judge_stall
 from tests_unit.scenario_values import (
     GOLDEN_PAGES,
     PAGES,
@@ -182,6 +182,16 @@ def test_pages_left_write_protected(monkeypatch: pytest.MonkeyPatch) -> None:
     unread = _judged(monkeypatch, stand_in_guest(SOURCE), protected=None)["source-unprotected"]
     assert unread.status is Status.SKIP
     assert "pagemap" in unread.reason
+
+
+def test_writers_that_stand_still() -> None:
+    """Half of a save of 2 s is too long; a short save does not make the host's scheduling a fault."""
+    assert judge_stall(snapshot(largest_gap_us=900_000)).status is Status.PASS
+    assert sentences(judge_stall(snapshot(largest_gap_us=1_100_000))) == [
+        "A writer of the guest stood still for 1.100 s during a save of 2.000 s."
+    ]
+    short = replace(snapshot().figures, total_ms=100)
+    assert judge_stall(snapshot(figures=short, largest_gap_us=200_000)).status is Status.PASS
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ class AgentStatus:
         errors: pages found wrong before they were overwritten, over all threads.
         data_pages: pages it writes.
         max_stall_us: longest single page write since the statistics were reset, in microseconds.
+        max_gap_us: longest time from the end of one page write to that of the next, in microseconds.
         histogram: page writes by duration; bucket b counts [2^b, 2^(b+1)) microseconds.
         nonce: identifies this agent's pages.
         state: `idle`, `running` or `paused`.
@@ -67,6 +68,7 @@ class AgentStatus:
     errors: int
     data_pages: int
     max_stall_us: int
+    max_gap_us: int
     histogram: tuple[int, ...]
     nonce: int
     state: str
@@ -135,6 +137,7 @@ class AgentClient:
             errors=sum(int(thread["errors"]) for thread in threads),
             data_pages=int(answer["data_pages"]),
             max_stall_us=max(int(thread["max_stall_us"]) for thread in threads),
+            max_gap_us=max(int(thread["max_gap_us"]) for thread in threads),
             histogram=tuple(sum(bucket) for bucket in zip(*(t["hist"] for t in threads), strict=True)),
             nonce=int(answer["nonce"]),
             state=str(answer["state"]),

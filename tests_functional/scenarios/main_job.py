@@ -15,7 +15,13 @@ from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.restored_checks import judge_restored
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow, sample_stun, take
-from tests_functional.scenarios.source_checks import Baseline, baseline, judge_overlap, judge_source
+from tests_functional.scenarios.source_checks import (
+    Baseline,
+    baseline,
+    judge_overlap,
+    judge_source,
+    judge_stall,
+)
 from tests_functional.scenarios.summary import Cycle, summary
 from validators.judge import check_file
 from validators.verdict import Verdict
@@ -85,6 +91,8 @@ def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str) -> Cycle:
     offline = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)
     t0 = instant(offline)
     checks.append(judge_oracles(offline, snapshot, source.status))
+    if flow.background:
+        checks.append(judge_stall(snapshot))
     if flow.background and t0:
         checks.append(judge_overlap(snapshot, t0.steps))
     run.say(f"{label}: restoring it into a new QEMU.")

@@ -1,38 +1,120 @@
-"""Live planted faults: a QEMU that breaks the promise, and the run that must catch it."""
+"""Live planted faults: QEMUs that break the promise, and the run that must catch each."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from guest_images.cache import Cache, default_cache_folder
+from harness.errors import SetupBroken, SubjectFailed
 from harness.status import Status
 from tests_functional.scenarios.main_job import one_flow
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow
-from validators.live_faults.wrapper import faulty_qemu
-
-_CATCHING_CHECK = "write-order"
+from validators.live_faults.wrapper import FaultyQemu, faulty_qemu
 
 
-def planted_drop_protection(run: Run) -> Outcome:
-    """Let write protection fail silently for a part of RAM; the write-order oracle must see it."""
-    wrapper = faulty_qemu("drop_protection", run.stack.executable, Cache(default_cache_folder()), run.say)
-    faulty = replace(run, stack=replace(run.stack, executable=wrapper))
-    outcome = one_flow(Flow.LIVE)(faulty)
-    violations = [
-        violation
+@dataclass(frozen=True)
+class LiveFault:
+    """A planted fault, and how a run has to see it.
+
+    Attributes:
+        reason: what goes wrong, in one line.
+        check: shell pattern for the check that must fail, "" where the guest is lost before any.
+        cause: regular expression for the words that must name the cause.
+    """
+
+    reason: str
+    check: str
+    cause: str
+
+
+LIVE_FAULTS: Mapping[str, LiveFault] = {
+    "drop_protection": LiveFault(
+        "an eighth of RAM is not protected, so pages from after T0 reach the file", "*write-order", "newer"
+    ),
+    "report_success": LiveFault(
+        "nothing is protected though QEMU is told so, and pages from after T0 reach the file",
+        "*write-order",
+        "newer",
+    ),
+    "release_early": LiveFault(
+        "pages are released before they are saved, and reach the file as of later", "*write-order", "newer"
+    ),
+    "skip_release": LiveFault(
+        "saved pages stay protected to the end of the save, and writers wait for that",
+        "*write-stall",
+        "stood still",
+    ),
+    "keep_protected": LiveFault(
+        "saved pages stay protected for good, and the guest hangs", "", "does not answer|write-protected"
+    ),
+    "lose_events": LiveFault(
+        "faults are not told to QEMU, and writers wait until the save comes by", "*write-stall", "stood still"
+    ),
+    "delay_events": LiveFault("a fault is told to QEMU five seconds late", "*write-stall", "stood still"),
+}
+
+
+def planted(name: str) -> Callable[[Run], Outcome]:
+    """A scenario that plants a fault; it passes where the fault turns the run red by its right name."""
+    return lambda run: _planted(run, name, LIVE_FAULTS[name])
+
+
+def _planted(run: Run, name: str, fault: LiveFault) -> Outcome:
+    qemu = faulty_qemu(name, run.stack.executable, Cache(default_cache_folder()), run.folder, run.say)
+    faulty = replace(run, stack=replace(run.stack, executable=qemu.executable))
+    run.say(f"Planted '{name}': {fault.reason}.")
+    try:
+        outcome = one_flow(Flow.LIVE)(faulty)
+    except SubjectFailed as failure:
+        outcome = Outcome(run.name, Status.FAIL, failure.sentence, environment=run.environment())
+    return judge_planted(run, name, fault, outcome, _acts(name, qemu))
+
+
+def _acts(name: str, qemu: FaultyQemu) -> int:
+    """How often the fault acted.
+
+    Raises:
+        SetupBroken: it never did, so the run was not one under it.
+    """
+    acts = qemu.acts
+    if acts == 0:
+        raise SetupBroken(
+            f"The planted fault '{name}' never acted, so this run says nothing about the checks."
+        )
+    return acts
+
+
+def judge_planted(run: Run, name: str, fault: LiveFault, outcome: Outcome, acts: int) -> Outcome:
+    """Turn the outcome of a run under a fault into that of the test that plants it.
+
+    Args:
+        run: the test's run.
+        name: of the fault.
+        fault: what must have been seen.
+        outcome: of the run.
+        acts: how often the fault acted.
+    """
+    sentences = [
+        violation["sentence"]
         for check in outcome.checks
-        if check["name"].endswith(_CATCHING_CHECK)
+        if check["status"] == Status.FAIL.value and fnmatchcase(check["name"], fault.check or "*")
         for violation in check["violations"]
     ]
-    newer = [violation for violation in violations if "newer" in violation["sentence"]]
-    if outcome.status is Status.FAIL and newer:
+    if not fault.check:
+        sentences.append(outcome.sentence)
+    named = [sentence for sentence in sentences if re.search(fault.cause, sentence)]
+    figures = {"acts": acts}
+    if outcome.status is Status.FAIL and named:
         run.discard(run.folder)
-        sentence = f"The planted fault was caught: {newer[0]['sentence']}"
-        return replace(outcome, status=Status.PASS, sentence=sentence, checks=())
+        sentence = f"The planted fault '{name}' was caught: {named[0]}"
+        return replace(outcome, status=Status.PASS, sentence=sentence, checks=(), figures=figures)
     sentence = (
-        f"The planted fault went unseen: with write protection dropped the run ended as "
-        f"{outcome.status.value}, without naming a page from after T0 ({outcome.sentence})"
+        f"The planted fault '{name}' went unseen ({fault.reason}): it acted {acts} times, and the run ended "
+        f"as {outcome.status.value} without naming it ({outcome.sentence})"
     )
-    return replace(outcome, status=Status.FAIL, sentence=sentence)
+    return replace(outcome, status=Status.FAIL, sentence=sentence, figures=figures)

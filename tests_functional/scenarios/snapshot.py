@@ -11,7 +11,8 @@ from harness.deadline import Deadline
 from harness.machine import Machine
 from harness.migration import SaveFigures
 from harness.ram import GoldenImage, dump_golden
-from tests_functional.scenarios.agent import AgentWindow
+from harness.ssh import GuestUnreachable
+from tests_functional.scenarios.agent import AgentStatus, AgentWindow
 from tests_functional.scenarios.guest import Guest
 
 
@@ -61,6 +62,7 @@ class Snapshot:
         figures: QEMU's own downtime, total time and page counts.
         size_bytes: of the file.
         largest_stall_us: longest page write the guest saw since just before the save.
+        largest_gap_us: longest time that one of its writers stood still, whatever for.
         steps_before: writer steps per thread just before the save was asked for.
         steps_completed: writer steps per thread at the instant it had completed.
         started_by_itself: QEMU resumed a guest that was stopped before the save.
@@ -73,6 +75,7 @@ class Snapshot:
     figures: SaveFigures
     size_bytes: int
     largest_stall_us: int
+    largest_gap_us: int
     steps_before: tuple[int, ...]
     steps_completed: tuple[int, ...]
     started_by_itself: bool = False
@@ -160,6 +163,7 @@ def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline:
     if not flow.background:
         machine.qmp.execute("cont")
     machine.wait_status(lambda status: status == "running", deadline.at_most(10), "running again")
+    status = _status_after(guest)
     return Snapshot(
         flow=flow,
         path=path,
@@ -167,11 +171,23 @@ def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline:
         stun_ms=_stun_ms(machine, mark),
         figures=figures,
         size_bytes=path.stat().st_size,
-        largest_stall_us=guest.agent.status().max_stall_us,
+        largest_stall_us=status.max_stall_us,
+        largest_gap_us=status.max_gap_us,
         steps_before=before,
         steps_completed=completed,
         started_by_itself=started_by_itself,
     )
+
+
+def _status_after(guest: Guest) -> AgentStatus:
+    """The agent's status after a save that QEMU calls completed; a guest that hangs now was hung by it."""
+    try:
+        return guest.agent.status()
+    except GuestUnreachable as error:
+        why = error.sentence.rstrip(".")
+        raise guest.machine.failure(
+            f"QEMU calls the save completed and the guest running, but that does not answer: {why}"
+        ) from error
 
 
 def _uri(flow: Flow, path: Path) -> str:

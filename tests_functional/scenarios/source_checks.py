@@ -19,10 +19,15 @@ from validators.verdict import CheckResult
 
 _SOURCE = "After the snapshot the source guest runs, answers over SSH, and its agent finds no error."
 _OVERLAP = "The writers wrote while RAM was saved; without that the run would prove nothing."
+_STALL = "No writer stood still for half of the save: a page that is written to is saved next."
 _UNPROTECTED = "Nothing of guest RAM is left write-protected."
 _LATENCY = "Writes are as fast after the snapshot as before it."
 _HOST = "No new kernel warning or taint, no file or process of QEMU left over, no file of its own closed."
 
+# A page that is asked for is saved next, so a write waits for some pages, not for a share of RAM; a sink
+# that stands still for half of the save would look the same. Below the floor it is the host's scheduling.
+_STALL_SHARE = 0.5
+_STALL_FLOOR_SECONDS = 0.25
 # virtio devices give theirs up when the guest stops and get new ones when it goes on (QEMU 10.0
 # hw/virtio/virtio-bus.c), so their numbers mean nothing.
 _EVENTFD = "anon_inode:[eventfd]"
@@ -91,6 +96,20 @@ def judge_overlap(snapshot: Snapshot, steps_at_t0: Sequence[int]) -> CheckResult
             f"The file knows {len(steps_at_t0)} writer threads, the guest has {len(snapshot.steps_before)}."
         )
     return judged("overlap", _OVERLAP, problems, {"pages_written_during_save": written})
+
+
+def judge_stall(snapshot: Snapshot) -> CheckResult:
+    """Check that no write waited for the save as a whole instead of for one page.
+
+    Args:
+        snapshot: of a flow in which the guest runs meanwhile.
+    """
+    # Not only the time of its writes: with one vCPU, the guest's kernel stands still for it as well.
+    gap, save = snapshot.largest_gap_us / 1e6, snapshot.figures.total_ms / 1e3
+    problems = []
+    if gap > max(_STALL_SHARE * save, _STALL_FLOOR_SECONDS):
+        problems.append(f"A writer of the guest stood still for {gap:.3f} s during a save of {save:.3f} s.")
+    return judged("write-stall", _STALL, problems, {"largest_gap_us": snapshot.largest_gap_us})
 
 
 def _settled(guest: Guest) -> AgentStatus:

@@ -3,15 +3,14 @@
  * Preloaded into QEMU. Which call fails is told through a page shared with the test (control.py has the
  * same layout), so that one QEMU serves any number of cases.
  */
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/mman.h>
 #include <sys/types.h>
 #include <time.h>
 
 #include "raw_syscall.h"
+#include "shared_page.h"
 
 /* linux/userfaultfd.h: request numbers with their structures' sizes (5.7; USERFAULTFD_IOC_NEW 6.1). */
 #define UFFDIO_API 0xc018aa3ful
@@ -22,8 +21,6 @@
 #define USERFAULTFD_IOC_NEW 0xaa00ul
 #define MODE_WP 1ull
 
-#define VARIABLE "SNAPPROOF_CALL_FAULTS="
-#define CONTROL_BYTES 4096
 #define MAX_FD 4096
 
 enum kind { NONE, CREATE, CREATE_BY_DEVICE, API, REGISTER, PROTECT, UNPROTECT, UNREGISTER, WAKE, READ, POLL, KINDS };
@@ -53,35 +50,13 @@ struct polled {
 static struct control *control;
 static unsigned char is_uffd[MAX_FD];
 
-static int begins_with(const char *text, const char *prefix)
-{
-    while (*prefix)
-        if (*text++ != *prefix++)
-            return 0;
-    return 1;
-}
-
 __attribute__((constructor)) static void begin(int argc, char **argv, char **environment)
 {
     (void)argc;
     (void)argv;
-    for (; *environment; environment++) {
-        const char *path = *environment + sizeof VARIABLE - 1;
-        long fd, map;
-
-        if (!begins_with(*environment, VARIABLE))
-            continue;
-        fd = raw_syscall(SYS_openat, AT_FDCWD, (long)path, O_RDWR | O_CLOEXEC, 0, 0, 0);
-        if (fd < 0)
-            return;
-        map = raw_syscall(SYS_mmap, 0, CONTROL_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        raw_syscall(SYS_close, fd, 0, 0, 0, 0, 0);
-        if (map < 0 && map > -4096)
-            return;
-        control = (struct control *)map;
+    control = shared_page(environment, "SNAPPROOF_CALL_FAULTS=");
+    if (control)
         control->loaded = (uint64_t)raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0);
-        return;
-    }
 }
 
 /* Counts a call; true where it is the one to fail, with errno set. */

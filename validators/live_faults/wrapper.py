@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from guest_images.cache import Cache
@@ -10,6 +11,26 @@ from harness.errors import UsageError
 from validators.preload import preload_library, preloading_wrapper
 
 _SOURCES = Path(__file__).parent
+_VARIABLE = "SNAPPROOF_PLANTED_FAULT"
+_PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class FaultyQemu:
+    """A QEMU that runs with a planted fault.
+
+    Attributes:
+        executable: wrapper script, for use as `--qemu`.
+        report: file that the fault counts its acts in.
+    """
+
+    executable: Path
+    report: Path
+
+    @property
+    def acts(self) -> int:
+        """How often the fault did what it is there for."""
+        return int.from_bytes(self.report.read_bytes()[:8], "little")
 
 
 def fault_names() -> tuple[str, ...]:
@@ -17,13 +38,14 @@ def fault_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _SOURCES.glob("*.c")))
 
 
-def faulty_qemu(fault: str, qemu: Path, cache: Cache, log: Callable[[str], None]) -> Path:
-    """A wrapper script that runs `qemu` with a fault planted, for use as `--qemu`.
+def faulty_qemu(fault: str, qemu: Path, cache: Cache, folder: Path, log: Callable[[str], None]) -> FaultyQemu:
+    """Make a wrapper script that runs `qemu` with a fault planted.
 
     Args:
         fault: one of `fault_names()`.
         qemu: the executable to break.
-        cache: where the library and the wrapper are kept.
+        cache: where the library is kept.
+        folder: where the wrapper and its report go.
         log: told what takes time.
 
     Raises:
@@ -32,5 +54,7 @@ def faulty_qemu(fault: str, qemu: Path, cache: Cache, log: Callable[[str], None]
     """
     if fault not in fault_names():
         raise UsageError(f"There is no planted fault '{fault}', only {', '.join(fault_names())}.")
+    report = folder / f"{fault}.acts"
+    report.write_bytes(bytes(_PAGE_BYTES))
     library = preload_library(_SOURCES / f"{fault}.c", cache, log)
-    return preloading_wrapper(library, qemu, library.parent)
+    return FaultyQemu(preloading_wrapper(library, qemu, folder, {_VARIABLE: str(report)}), report)

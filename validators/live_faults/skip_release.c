@@ -1,0 +1,13 @@
+/* Planted fault: one saved page of 64 is not released before the whole save ends.
+ *
+ * The file is right, but whoever writes to such a page waits for the end of the save.
+ */
+#include "fault.h"
+
+static long fault(int fd, unsigned long request, struct range *asked)
+{
+    if (!releases_page(request, asked) || asked->start / PAGE_BYTES % 64)
+        return pass(fd, request, asked);
+    acted();
+    return 0;
+}

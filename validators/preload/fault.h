@@ -1,0 +1,91 @@
+/* What all live planted faults share: QEMU's ioctls pass by fault(), and what was done is counted.
+ *
+ * No libc is linked, so that one build loads into a QEMU with any C library.
+ */
+#ifndef FAULT_H
+#define FAULT_H
+
+#include <stdarg.h>
+#include <stdint.h>
+
+#include "raw_syscall.h"
+#include "shared_page.h"
+
+/* linux/userfaultfd.h (5.7): _IOWR(0xAA, 0x06, struct uffdio_writeprotect) and so on. */
+#define UFFDIO_REGISTER 0xc020aa00ul
+#define UFFDIO_UNREGISTER 0x8010aa01ul
+#define UFFDIO_WRITEPROTECT 0xc018aa06ul
+#define MODE_WP 1ull
+#define LARGE_BYTES (64ull << 20)
+#define PAGE_BYTES 4096ull
+#define PAGE_MASK (~(PAGE_BYTES - 1))
+
+struct range {
+    uint64_t start;
+    uint64_t length;
+    uint64_t mode;
+};
+
+/* The userfaultfd that guest RAM was registered with, and the largest range of that. */
+static int userfaultfd = -1;
+static struct range guest_ram;
+static uint64_t *acts;
+
+/* Each fault's own: does what QEMU asks of a userfaultfd, or not quite; gives a raw result. */
+static long fault(int fd, unsigned long request, struct range *asked);
+
+/* Counts that the fault did what it is there for: one that never acts must not count as caught or missed. */
+static inline void acted(void)
+{
+    if (acts)
+        __atomic_add_fetch(acts, 1, __ATOMIC_SEQ_CST);
+}
+
+static inline long pass(int fd, unsigned long request, const void *argument)
+{
+    return raw_syscall(SYS_ioctl, fd, (long)request, (long)argument, 0, 0, 0);
+}
+
+/* Whether this protects guest RAM, or releases a page that has been saved. */
+static inline int protects(unsigned long request, const struct range *asked)
+{
+    return request == UFFDIO_WRITEPROTECT && (asked->mode & MODE_WP);
+}
+
+static inline int releases_page(unsigned long request, const struct range *asked)
+{
+    return request == UFFDIO_WRITEPROTECT && !(asked->mode & MODE_WP) && asked->length < LARGE_BYTES;
+}
+
+/* The share of the largest RAMBlock that lies below an address, in 64ths. */
+static inline uint64_t part_of_ram(uint64_t address)
+{
+    if (address < guest_ram.start || address >= guest_ram.start + guest_ram.length)
+        return 0;
+    return (address - guest_ram.start) / (guest_ram.length / 64);
+}
+
+int ioctl(int fd, unsigned long request, ...)
+{
+    va_list arguments;
+    struct range *asked;
+
+    va_start(arguments, request);
+    asked = va_arg(arguments, struct range *);
+    va_end(arguments);
+    if (request == UFFDIO_REGISTER) {
+        userfaultfd = fd;
+        if (asked->length > guest_ram.length)
+            guest_ram = *asked;
+    }
+    return (int)checked(fault(fd, request, asked));
+}
+
+__attribute__((constructor)) static void begin(int argc, char **argv, char **environment)
+{
+    (void)argc;
+    (void)argv;
+    acts = shared_page(environment, "SNAPPROOF_PLANTED_FAULT=");
+}
+
+#endif
