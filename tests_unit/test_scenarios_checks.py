@@ -31,7 +31,13 @@ from tests_unit.scenario_values import (
 )
 from validators.verdict import CheckResult
 
-HOST = HostState(0, ("#5 WARNING: old",), ((0, "/dev/null"), (3, "/dev/kvm"), (4, "pipe:[7]")), processes=1)
+HOST = HostState(
+    tainted=0,
+    splats=("#5 WARNING: old",),
+    descriptors=((0, "/dev/null"), (3, "/dev/kvm"), (4, "pipe:[7]")),
+    processes=((70, "helper"),),
+)
+SINK = (71, "cat, which reads from QEMU")
 
 
 # What the file must confirm (offline_checks).
@@ -116,13 +122,13 @@ def _judged(
     before: Baseline | None = None,
 ) -> dict[str, CheckResult]:
     monkeypatch.setattr(source_checks, "write_protected_pages", lambda _machine: protected)
-    monkeypatch.setattr(source_checks, "_look", lambda _which: host)
+    monkeypatch.setattr(source_checks, "look", lambda _which: host)
     return {result.name: result for result in judge_source(guest, before or Baseline(1, HOST))}
 
 
 def test_healthy_source(monkeypatch: pytest.MonkeyPatch) -> None:
     """Baseline and judgement of the same guest on the same host agree."""
-    monkeypatch.setattr(source_checks, "_look", lambda _which: HOST)
+    monkeypatch.setattr(source_checks, "look", lambda _which: HOST)
     before = source_checks.baseline(stand_in_guest(SOURCE))
     assert before == Baseline(1, HOST)
     results = _judged(monkeypatch, stand_in_guest(SOURCE), before=before)
@@ -161,7 +167,7 @@ def test_source_with_wrong_pages_or_parked_writers(monkeypatch: pytest.MonkeyPat
 def test_source_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest stuck after the snapshot is a failed check, and the host is still looked at."""
     guest = stand_in_guest(SetupBroken("The guest does not answer over SSH."))
-    results = _judged(monkeypatch, guest, replace(HOST, processes=2))
+    results = _judged(monkeypatch, guest, replace(HOST, processes=(*HOST.processes, SINK)))
     (sentence,) = sentences(results["source-guest"])
     assert sentence.endswith("does not answer: The guest does not answer over SSH.")
     assert "source-latency" not in results
@@ -214,7 +220,10 @@ def test_writers_that_stand_still() -> None:
             {"descriptors": HOST.descriptors[1:]},
             "QEMU has closed its descriptor 0, which was '/dev/null'.",
         ),
-        ({"processes": 3}, "2 processes that QEMU started are left over."),
+        (
+            {"processes": (*HOST.processes, SINK)},
+            "Process 71 that QEMU started is left over: cat, which reads from QEMU.",
+        ),
     ],
 )
 def test_host_keeps_something(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.host import LocalHost
 from harness.machine import Machine
+from harness.process import session_members
 
 # What the kernel prints at the head of a splat (lib/bug.c, kernel/panic.c, kernel/watchdog.c,
 # kernel/hung_task.c).
@@ -31,28 +32,37 @@ class HostState:
         splats: warning lines in the kernel's log with their sequence numbers, None where unreadable.
         descriptors: what QEMU has open, by number and name, other than sockets: those of its user
             network come and go with our own SSH connections.
-        processes: how many processes QEMU's session has.
+        processes: what else runs in QEMU's session, by process id and what it is,
+            e.g. ``(71, "cat, which reads from QEMU")``.
     """
 
     tainted: int | None
     splats: tuple[str, ...] | None
     descriptors: tuple[tuple[int, str], ...]
-    processes: int
+    processes: tuple[tuple[int, str], ...]
 
 
-def look(machine: Machine, session_size: int) -> HostState:
-    """Record the host's state and QEMU's open files.
+def look(machine: Machine) -> HostState:
+    """Record the host's state, QEMU's open files and the processes it has started."""
+    pid = machine.process.pid
+    files = open_files(pid)
+    return HostState(LocalHost().facts().tainted, kernel_splats(), files, _children(pid, files))
 
-    Args:
-        machine: the running source.
-        session_size: processes in QEMU's session now.
-    """
-    return HostState(
-        LocalHost().facts().tainted,
-        kernel_splats(),
-        open_files(machine.process.pid),
-        session_size,
-    )
+
+def _children(pid: int, files: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
+    """What runs in QEMU's session beside it; who reads a pipe that QEMU has open cannot end by itself."""
+    pipes = {target for _, target in files if target.startswith("pipe:")}
+    children = []
+    for member in session_members(pid):
+        try:
+            name = Path(f"/proc/{member}/comm").read_text(errors="replace").strip()
+            reads = str(Path(f"/proc/{member}/fd/0").readlink()) in pipes
+        except OSError:
+            # It has ended meanwhile.
+            continue
+        if member != pid:
+            children.append((member, f"{name}, which reads from QEMU" if reads else name))
+    return tuple(sorted(children))
 
 
 def open_files(pid: int) -> tuple[tuple[int, str], ...]:

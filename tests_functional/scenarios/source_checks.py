@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
-from harness.process import session_members
 from harness.ram import write_protected_pages
 from tests_functional.scenarios.agent import AgentStatus
 from tests_functional.scenarios.checks import judged, skipped
@@ -48,7 +47,7 @@ class Baseline:
 
 def baseline(guest: Guest) -> Baseline:
     """Measure write latency and the host's state before a snapshot."""
-    return Baseline(_median_bucket(_settled(guest)), _look(guest))
+    return Baseline(_median_bucket(_settled(guest)), look(guest.machine))
 
 
 def judge_source(guest: Guest, before: Baseline) -> list[CheckResult]:
@@ -152,12 +151,8 @@ def _unprotected(guest: Guest) -> CheckResult:
     return judged("source-unprotected", _UNPROTECTED, problems, {"pages": left})
 
 
-def _look(guest: Guest) -> HostState:
-    return look(guest.machine, len(session_members(guest.machine.process.pid)))
-
-
 def _host(guest: Guest, before: Baseline) -> CheckResult:
-    now, then = _look(guest), before.host
+    now, then = look(guest.machine), before.host
     problems = []
     if now.tainted != then.tainted:
         problems.append(f"The host kernel's taint changed from {then.tainted} to {now.tainted}.")
@@ -165,8 +160,11 @@ def _host(guest: Guest, before: Baseline) -> CheckResult:
         problems += [f"The host kernel logged: {line}" for line in now.splats if line not in then.splats]
     problems += _left_open(then.descriptors, now.descriptors)
     problems += _closed(then.descriptors, now.descriptors)
-    if now.processes > then.processes:
-        problems.append(f"{now.processes - then.processes} processes that QEMU started are left over.")
+    problems += [
+        f"Process {pid} that QEMU started is left over: {what}."
+        for pid, what in now.processes
+        if pid not in dict(then.processes)
+    ]
     return judged("host", _HOST, problems)
 
 

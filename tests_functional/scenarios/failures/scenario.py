@@ -277,10 +277,11 @@ def _kept(snapshot: Snapshot, folder: Path) -> Snapshot:
 
 
 def _sink_gone(source: Source, case: Case) -> CheckResult:
-    pid, wanted = source.guest.machine.process.pid, source.before.host.processes
+    pid = source.guest.machine.process.pid
+    known = {pid, *dict(source.before.host.processes)}
     problems = []
     try:
-        Deadline(LIMIT_SECONDS).wait_for(lambda: len(session_members(pid)) <= wanted, "The sink's end")
+        Deadline(LIMIT_SECONDS).wait_for(lambda: known.issuperset(session_members(pid)), "The sink's end")
     except DeadlineExpired:
         problems.append(f"The sink's processes still run {LIMIT_SECONDS:.0f} s after the end of the save.")
     return judged(f"failures/{case.name}/sink-gone", _SINK, problems)
