@@ -45,6 +45,11 @@ def session_members(session: int) -> list[int]:
     return members
 
 
+# The kernel tells a child of its parent's death only once it has been asked to; a parent that has died by
+# then is no longer the child's.
+_IF_PARENT_LIVES = '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"'
+
+
 class ChildProcess:
     """A process in a session of its own, killed by the kernel when our thread ends.
 
@@ -70,10 +75,21 @@ class ChildProcess:
             raise MachineryMissing("The program 'setpriv' is missing; install the package util-linux.")
         self.argv = tuple(argv)
         self.log = log
+        guard = [
+            setpriv,
+            "--pdeathsig",
+            "KILL",
+            "--",
+            "/bin/sh",
+            "-c",
+            _IF_PARENT_LIVES,
+            "sh",
+            str(os.getpid()),
+        ]
         try:
             with log.open("ab") as output:
                 self._process = subprocess.Popen(
-                    [setpriv, "--pdeathsig", "KILL", "--", *argv],
+                    [*guard, *argv],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,17 @@ def test_child_dies_when_its_parent_is_killed(tmp_path: Path) -> None:
         parent.kill()
     Deadline(10).wait_for(lambda: session_members(child) == [], "The child's end")
     assert session_members(child) == []
+
+
+def test_child_of_a_parent_killed_at_once_does_not_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parent that dies before its child has asked to die with it leaves none behind either."""
+    slow = tmp_path / "setpriv"
+    slow.write_text(f'#!/bin/sh\nsleep 1\nexec {shutil.which("setpriv")} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    test_child_dies_when_its_parent_is_killed(tmp_path)
 
 
 def test_wait_names_the_program_and_keeps_its_output(tmp_path: Path) -> None:
