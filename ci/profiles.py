@@ -17,6 +17,7 @@ _SMALL: Mapping[str, str | int | float] = {"ram_mib": 256, "coverage": 0.7}
 _VERSIONS = "versions/test_versions.py:Versions"
 _MEMORY = "memory/test_memory.py:Memory"
 _FAILURES = "failures/test_failures.py:Failures"
+_REFUSALS = "refusals/test_refusals.py:Refusals"
 _PLANTED = "planted/test_planted_faults.py:PlantedFaults"
 
 
@@ -179,6 +180,20 @@ NIGHTLY = (
     ),
     *(_planted(fault) for fault in LIVE_FAULTS if fault not in ("drop_protection", "lose_events")),
     *(_failures(kind) for kind in _FAILURE_REASONS if kind != "cancel"),
+    Entry(
+        "refusals.capabilities",
+        f"{_REFUSALS}.test_capabilities",
+        "what QEMU accepts together it must do right; users find out too late otherwise",
+        _SMALL,
+        seconds=900,
+    ),
+    Entry(
+        "refusals.parameters",
+        f"{_REFUSALS}.test_parameters",
+        "parameters are checked for few combinations, and some change how pages are saved",
+        _SMALL,
+        seconds=1800,
+    ),
     Entry(
         "versions.restored-by-newer",
         f"{_VERSIONS}.test_restored_by_newer",

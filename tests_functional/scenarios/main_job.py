@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.status import Status
 from tests_functional.scenarios.agent import AgentStatus, AgentWindow
@@ -67,7 +67,7 @@ def writing_guest(run: Run) -> Iterator[Source]:
         yield Source(guest, window, status, baseline(guest))
 
 
-def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str) -> Cycle:
+def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str, incoming: tuple[str, ...] = ()) -> Cycle:
     """Take one snapshot of a writing guest and judge it by every oracle that applies.
 
     Args:
@@ -75,8 +75,10 @@ def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str) -> Cycle:
         source: its writers must be running.
         flow: how to save.
         label: names the cycle in results, and its folder.
+        incoming: capabilities that are on beside the flow's own, and that restoring it takes as well.
 
     Raises:
+        CommandRefused: QEMU does not start the save.
         NotApplicable: this QEMU or host cannot do this flow.
         SubjectFailed: the save itself failed.
     """
@@ -86,6 +88,7 @@ def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str) -> Cycle:
     run.say(f"{label}: saving ({flow.value}).")
     limit = run.deadline.at_most(_SAVE_SECONDS)
     snapshot = take(flow, source.guest, source.window, folder, limit)
+    snapshot = replace(snapshot, incoming=(*snapshot.incoming, *incoming))
     checks = judge_source(source.guest, source.before)
     run.say(f"{label}: judging the file ({snapshot.size_bytes >> 20} MiB).")
     offline = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)

@@ -20,6 +20,7 @@ class Flow(enum.Enum):
     """How a snapshot is taken."""
 
     LIVE = "background, running guest, exec:cat"
+    LIVE_FILE = "background, running guest, file:"
     SEEDS = "background, stop + migrate + cont, exec:cat"
     SEEDS_FILE = "background, stop + migrate + cont, file:"
     STOP_AND_SAVE = "stop-and-save, no capability"
@@ -41,12 +42,12 @@ class Flow(enum.Enum):
     @property
     def golden(self) -> bool:
         """Whether guest RAM is dumped while the guest is stopped at T0."""
-        return self not in (Flow.LIVE, Flow.STOP_AND_SAVE)
+        return self not in (Flow.LIVE, Flow.LIVE_FILE, Flow.STOP_AND_SAVE)
 
     @property
     def state_at_t0(self) -> str:
         """The guest's run state that the file holds, and that a restore must bring back."""
-        return "running" if self is Flow.LIVE else "paused"
+        return "running" if self in (Flow.LIVE, Flow.LIVE_FILE) else "paused"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Snapshot:
         steps_before: writer steps per thread just before the save was asked for.
         steps_completed: writer steps per thread at the instant it had completed.
         started_by_itself: QEMU resumed a guest that was stopped before the save.
+        incoming: capabilities that whoever restores it must have on.
     """
 
     flow: Flow
@@ -79,6 +81,7 @@ class Snapshot:
     steps_before: tuple[int, ...]
     steps_completed: tuple[int, ...]
     started_by_itself: bool = False
+    incoming: tuple[str, ...] = ()
 
 
 def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline) -> Snapshot:
@@ -105,16 +108,17 @@ def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: 
 
 
 def restore_uri(machine: Machine, snapshot: Snapshot) -> str:
-    """Where `machine` is to load a snapshot from; sets the capability that the file needs.
+    """Where `machine` is to load a snapshot from; sets the capabilities that the file needs.
 
     Raises:
         NotApplicable: this QEMU cannot read such a file.
     """
-    if snapshot.flow is not Flow.MAPPED_RAM:
-        return migration.exec_source(snapshot.path)
+    for name in snapshot.incoming:
+        migration.require_capability(machine, name)
     # Only a file that QEMU opens itself can be read at any offset.
-    migration.require_capability(machine, migration.MAPPED_RAM)
-    return migration.file_uri(snapshot.path)
+    if migration.MAPPED_RAM in snapshot.incoming:
+        return migration.file_uri(snapshot.path)
+    return migration.exec_source(snapshot.path)
 
 
 def sample_stun(guest: Guest, deadline: Deadline) -> float:
@@ -148,8 +152,8 @@ def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline:
     guest.agent.reset_stats()
     before, mark = window.steps(), machine.qmp.mark()
     golden, started_by_itself = None, False
-    if flow is Flow.LIVE:
-        migration.start_save(machine, migration.exec_sink(path))
+    if flow in (Flow.LIVE, Flow.LIVE_FILE):
+        migration.start_save(machine, _uri(flow, path))
     elif not flow.background:
         migration.lift_bandwidth_limit(machine)
         machine.qmp.execute("stop")
@@ -176,6 +180,7 @@ def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline:
         steps_before=before,
         steps_completed=completed,
         started_by_itself=started_by_itself,
+        incoming=(migration.MAPPED_RAM,) if flow is Flow.MAPPED_RAM else (),
     )
 
 
@@ -192,7 +197,7 @@ def _status_after(guest: Guest) -> AgentStatus:
 
 def _uri(flow: Flow, path: Path) -> str:
     """Where the flow saves to."""
-    by_qemu = flow in (Flow.SEEDS_FILE, Flow.MAPPED_RAM)
+    by_qemu = flow in (Flow.LIVE_FILE, Flow.SEEDS_FILE, Flow.MAPPED_RAM)
     return migration.file_uri(path) if by_qemu else migration.exec_sink(path)
 
 

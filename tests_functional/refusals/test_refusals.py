@@ -1,0 +1,16 @@
+"""Whatever QEMU lets a user combine with a background snapshot must give a right one."""
+
+from tests_functional.base import SnapshotTest
+from tests_functional.scenarios.refusals import Kind, refusals
+
+
+class Refusals(SnapshotTest):
+    """Refused with a clear error and the guest unharmed, or accepted and proven right."""
+
+    def test_capabilities(self) -> None:
+        """Every migration capability of this QEMU's schema, in every order of setting the two."""
+        self.judge(refusals(Kind.CAPABILITIES))
+
+    def test_parameters(self) -> None:
+        """Every migration parameter of this QEMU's schema, with values other than the default."""
+        self.judge(refusals(Kind.PARAMETERS))
