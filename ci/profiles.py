@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from harness.errors import UsageError
 from tests_functional.scenarios.memory_kinds import MEMORY_KINDS
 from tests_functional.scenarios.planted import LIVE_FAULTS
+from tests_functional.scenarios.run_states import RUN_STATES
 
 _SNAPSHOT = "snapshot/test_flows.py:SnapshotFlows"
 _OFFLINE = "offline/test_extract.py:Extraction"
@@ -18,6 +19,7 @@ _VERSIONS = "versions/test_versions.py:Versions"
 _MEMORY = "memory/test_memory.py:Memory"
 _FAILURES = "failures/test_failures.py:Failures"
 _REFUSALS = "refusals/test_refusals.py:Refusals"
+_RUN_STATES = "run_states/test_run_states.py:RunStates"
 _PLANTED = "planted/test_planted_faults.py:PlantedFaults"
 
 
@@ -193,6 +195,15 @@ NIGHTLY = (
         "parameters are checked for few combinations, and some change how pages are saved",
         _SMALL,
         seconds=1800,
+    ),
+    *(
+        Entry(
+            f"run-states.{name}",
+            f"{_RUN_STATES}.test_state",
+            state.reason,
+            {**_SMALL, "state": name},
+        )
+        for name, state in RUN_STATES.items()
     ),
     Entry(
         "versions.restored-by-newer",

@@ -50,7 +50,19 @@ def snapshot(flow: Flow = Flow.LIVE, **changes: Any) -> Snapshot:
     path = Path("vmstate")
     golden = GoldenImage(path, (RamBlock("pc.ram", GOLDEN_PAGES * 4096, 1),)) if flow.golden else None
     figures = SaveFigures(downtime_ms=4, total_ms=2000, ram_normal_pages=60, ram_zero_pages=4)
-    made = Snapshot(flow, path, golden, 3.0, figures, 262_144, 5000, 9000, (700, 900), (800, 1000))
+    made = Snapshot(
+        flow=flow,
+        path=path,
+        golden=golden,
+        stun_ms=3.0,
+        figures=figures,
+        size_bytes=262_144,
+        largest_stall_us=5000,
+        largest_gap_us=9000,
+        state=flow.state_at_t0,
+        steps_before=(700, 900),
+        steps_completed=(800, 1000),
+    )
     return replace(made, **changes)
 
 

@@ -28,12 +28,12 @@ def test_restored_identity() -> None:
         assert words in sentence
 
 
-def _clock(seconds: float, moved: float = 0.0, t0_ns: int | None = T0_NS) -> list[str]:
+def _clock(seconds: float, moved: float = 0.0, t0_ns: int | None = T0_NS, slept: bool = False) -> list[str]:
     """Judge a guest whose uptime is so far past T0, 1 s after its restore began."""
     ran = round(seconds * 1e9)
     offset = SOURCE.realtime_ns - SOURCE.monotonic_ns + round(moved * 1e9)
     status = replace(SOURCE, monotonic_ns=T0_NS + ran, realtime_ns=T0_NS + ran + offset)
-    return sentences(restored_checks._clock(status, SOURCE, t0_ns, 1.0))
+    return sentences(restored_checks._clock(status, SOURCE, t0_ns, 1.0, slept))
 
 
 def test_restored_clock() -> None:
@@ -44,6 +44,13 @@ def test_restored_clock() -> None:
     assert "is 3.100 s past T0, 1.000 s after its restore" in _clock(3.1)[0]
     assert "wall clock moved by -60.000 s" in _clock(0.4, moved=-60)[0]
     assert "was not found in the file" in _clock(0.4, t0_ns=None)[0]
+
+
+def test_restored_clock_of_a_guest_that_slept() -> None:
+    """Its wall clock may have gone on while its uptime stood still, never back."""
+    assert _clock(0.4, moved=60, slept=True) == []
+    assert "wall clock moved by 60.000 s" in _clock(0.4, moved=60)[0]
+    assert "wall clock moved by -60.000 s" in _clock(0.4, moved=-60, slept=True)[0]
 
 
 _REPORT = VerifyReport(PAGES, 0, (), ("ab", "cd"))

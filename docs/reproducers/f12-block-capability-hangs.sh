@@ -21,7 +21,7 @@ echo '{"execute": "qmp_capabilities"}' >&3
 echo '{"execute": "migrate-set-capabilities", "arguments":
        {"capabilities": [{"capability": "block", "state": true},
                          {"capability": "background-snapshot", "state": true}]}}' >&3
-sleep 1
+until [ "$(grep -c '"return"\|"error"' "$DIR/out")" -ge 2 ]; do sleep 0.1; done
 if grep 'Invalid parameter\|not accept value\|not compatible' "$DIR/out"; then
     exit 2
 fi

@@ -14,7 +14,7 @@ from tests_functional.scenarios.offline_checks import instant, judge_oracles
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.restored_checks import judge_restored
 from tests_functional.scenarios.run import Run
-from tests_functional.scenarios.snapshot import Flow, sample_stun, take
+from tests_functional.scenarios.snapshot import Flow, Snapshot, sample_stun, take
 from tests_functional.scenarios.source_checks import (
     Baseline,
     baseline,
@@ -24,7 +24,7 @@ from tests_functional.scenarios.source_checks import (
 )
 from tests_functional.scenarios.summary import Cycle, summary
 from validators.judge import check_file
-from validators.verdict import Verdict
+from validators.verdict import CheckResult, Verdict
 
 _BOOT_SECONDS = 90.0
 _SAVE_SECONDS = 120.0
@@ -90,16 +90,32 @@ def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str, incoming: t
     snapshot = take(flow, source.guest, source.window, folder, limit)
     snapshot = replace(snapshot, incoming=(*snapshot.incoming, *incoming))
     checks = judge_source(source.guest, source.before)
+    return judge_cycle(run, source, snapshot, label, checks)
+
+
+def judge_cycle(
+    run: Run, source: Source, snapshot: Snapshot, label: str, checks: Sequence[CheckResult]
+) -> Cycle:
+    """Judge a snapshot by file and restored guest.
+
+    Args:
+        run: the test's run.
+        source: the guest that it was taken of.
+        snapshot: in a folder of its own.
+        label: names it in results.
+        checks: of the source, already made.
+    """
+    flow, folder = snapshot.flow, snapshot.path.parent
     run.say(f"{label}: judging the file ({snapshot.size_bytes >> 20} MiB).")
     offline = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)
     t0 = instant(offline)
-    checks.append(judge_oracles(offline, snapshot, source.status))
+    found = [*checks, judge_oracles(offline, snapshot, source.status)]
     if flow.background:
-        checks.append(judge_stall(snapshot))
+        found.append(judge_stall(snapshot))
     if flow.background and t0:
-        checks.append(judge_overlap(snapshot, t0.steps))
+        found.append(judge_overlap(snapshot, t0.steps))
     run.say(f"{label}: restoring it into a new QEMU.")
-    checks += judge_restored(
+    found += judge_restored(
         run.stack,
         snapshot,
         source.status,
@@ -107,7 +123,7 @@ def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str, incoming: t
         folder / "restored",
         run.deadline.at_most(_RESTORE_SECONDS),
     )
-    cycle = Cycle(label, snapshot, Verdict((*offline.checks, *checks), offline.facts))
+    cycle = Cycle(label, snapshot, Verdict((*offline.checks, *found), offline.facts))
     if cycle.verdict.status is Status.PASS:
         run.discard(folder)
     return cycle

@@ -40,9 +40,14 @@ class Option:
             machine.qmp.execute("migrate-set-parameters", self.parameters)
 
     def named_by(self, words: str) -> bool:
-        """Whether QEMU's words say what they are about: background snapshots, this option or its value."""
+        """Whether QEMU's words say what they are about: background snapshots, this option or its value.
+
+        Of a value the first word is enough: ``cpr-transfer`` is one of several kinds of ``cpr``.
+        """
         said = _plain(words)
-        values = [value for value in self.parameters.values() if isinstance(value, str) and value]
+        values = [
+            str(value).partition("-")[0] for value in self.parameters.values() if isinstance(value, str)
+        ]
         names = [migration.BACKGROUND_SNAPSHOT, self.capability, *self.parameters, *values]
         return any(_plain(name) in said for name in names if name)
 

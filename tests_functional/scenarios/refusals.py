@@ -42,7 +42,7 @@ class Kind(enum.Enum):
     PARAMETERS = "parameters"
 
 
-class _Order(enum.Enum):
+class Order(enum.Enum):
     """The ways in which a user may come to have both, or only the option."""
 
     ALONE = "without background-snapshot"
@@ -104,9 +104,9 @@ def _well_after(group: _Group, source: Source, option: Option) -> bool:
     before = settings(machine)
     found: list[CheckResult] = []
     try:
-        words = _refusals_when_set(machine, option, before)
-        found.append(_judge_setting(option, words))
-        if not words[_Order.OPTION_FIRST]:
+        words = words_when_set(machine, option, before)
+        found.append(judge_setting(option, words))
+        if not words[Order.OPTION_FIRST]:
             group.accepted += 1
             found += _judge_accepted(group.run, source, option)
         as_before = put_back(machine, before)
@@ -123,13 +123,13 @@ def _well_after(group: _Group, source: Source, option: Option) -> bool:
     return as_before and machine.alive() and all(check.name == f"refusals/{option.slug}" for check in bad)
 
 
-def _refusals_when_set(machine: Machine, option: Option, before: Settings) -> dict[_Order, str]:
+def words_when_set(machine: Machine, option: Option, before: Settings) -> dict[Order, str]:
     """QEMU's words for each order in which the two are set, "" where it takes them.
 
     Raises:
         SubjectFailed: a refusal changed a setting.
     """
-    orders = [order for order in _Order if option.capability or order is not _Order.TOGETHER]
+    orders = [order for order in Order if option.capability or order is not Order.TOGETHER]
     words = {}
     for order in orders:
         words[order] = _set_both(machine, option, order)
@@ -137,21 +137,21 @@ def _refusals_when_set(machine: Machine, option: Option, before: Settings) -> di
     return words
 
 
-def _set_both(machine: Machine, option: Option, order: _Order) -> str:
+def _set_both(machine: Machine, option: Option, order: Order) -> str:
     begun = settings(machine)
     try:
-        if order is _Order.OPTION_FIRST:
+        if order is Order.OPTION_FIRST:
             option.set(machine)
             begun = settings(machine)
-        if order is _Order.ALONE:
+        if order is Order.ALONE:
             option.set(machine)
-        elif order is _Order.TOGETHER:
+        elif order is Order.TOGETHER:
             names = (migration.BACKGROUND_SNAPSHOT, option.capability)
             both = [{"capability": name, "state": True} for name in names]
             machine.qmp.execute("migrate-set-capabilities", {"capabilities": both})
         else:
             migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, True)
-        if order is _Order.SNAPSHOT_FIRST:
+        if order is Order.SNAPSHOT_FIRST:
             begun = settings(machine)
             option.set(machine)
     except CommandRefused as refusal:
@@ -161,12 +161,12 @@ def _set_both(machine: Machine, option: Option, order: _Order) -> str:
     return ""
 
 
-def _judge_setting(option: Option, words: dict[_Order, str]) -> CheckResult:
+def judge_setting(option: Option, words: dict[Order, str]) -> CheckResult:
     """Check that the verdict is the same in every order, and clear."""
-    if words[_Order.ALONE]:
+    if words[Order.ALONE]:
         # It takes more than this guest has, whatever the kind of migration.
-        return judged(f"refusals/{option.slug}", _REFUSAL, [], {"refused alone": words[_Order.ALONE]})
-    words = {order: text for order, text in words.items() if order is not _Order.ALONE}
+        return judged(f"refusals/{option.slug}", _REFUSAL, [], {"refused alone": words[Order.ALONE]})
+    words = {order: text for order, text in words.items() if order is not Order.ALONE}
     refused = {order: text for order, text in words.items() if text}
     problems = []
     if refused and len(refused) < len(words):
@@ -229,6 +229,6 @@ def _reason_of_failed_save(machine: Machine, failure: SubjectFailed) -> str:
 
 def _unclear(option: Option, words: str) -> list[str]:
     """What is wrong with the words of a refusal or of a failed save."""
-    if option.named_by(words) or any(word in words for word in ("transport", "URI", "TLS")):
+    if option.named_by(words) or "transport" in words:
         return []
     return [f"QEMU does not save with '{option.slug}', and its words do not say why: '{words}'."]

@@ -21,6 +21,7 @@ class Flow(enum.Enum):
 
     LIVE = "background, running guest, exec:cat"
     LIVE_FILE = "background, running guest, file:"
+    STOPPED = "background, guest that does not run, exec:cat"
     SEEDS = "background, stop + migrate + cont, exec:cat"
     SEEDS_FILE = "background, stop + migrate + cont, file:"
     STOP_AND_SAVE = "stop-and-save, no capability"
@@ -37,7 +38,7 @@ class Flow(enum.Enum):
     @property
     def background(self) -> bool:
         """Whether the guest runs while its RAM is saved."""
-        return self.capability == migration.BACKGROUND_SNAPSHOT
+        return self.capability == migration.BACKGROUND_SNAPSHOT and self is not Flow.STOPPED
 
     @property
     def golden(self) -> bool:
@@ -64,6 +65,7 @@ class Snapshot:
         size_bytes: of the file.
         largest_stall_us: longest page write the guest saw since just before the save.
         largest_gap_us: longest time that one of its writers stood still, whatever for.
+        state: the guest's run state at T0, which a restore must bring back.
         steps_before: writer steps per thread just before the save was asked for.
         steps_completed: writer steps per thread at the instant it had completed.
         started_by_itself: QEMU resumed a guest that was stopped before the save.
@@ -78,6 +80,7 @@ class Snapshot:
     size_bytes: int
     largest_stall_us: int
     largest_gap_us: int
+    state: str
     steps_before: tuple[int, ...]
     steps_completed: tuple[int, ...]
     started_by_itself: bool = False
@@ -177,6 +180,7 @@ def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline:
         size_bytes=path.stat().st_size,
         largest_stall_us=status.max_stall_us,
         largest_gap_us=status.max_gap_us,
+        state=flow.state_at_t0,
         steps_before=before,
         steps_completed=completed,
         started_by_itself=started_by_itself,

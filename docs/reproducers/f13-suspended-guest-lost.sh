@@ -1,0 +1,49 @@
+#!/bin/sh
+# F13: a guest that sleeps (ACPI S3) runs after a background snapshot, and restored from it can never wake up.
+# Usage: f13-suspended-guest-lost.sh QEMU [plain]    Exit code: 1 the defect shows, 0 it does not, 2 not applicable.
+# The qtest protocol stands in for the guest: it writes to the register that puts the machine to sleep.
+# With "plain" an ordinary migration takes the place of the snapshot. Takes about 10 s.
+set -eu
+QEMU=$1
+DIR=$(mktemp -d)
+mkfifo "$DIR/in" "$DIR/test.in" "$DIR/test.out"
+"$QEMU" -nodefaults -display none -accel tcg -m 64 -qmp stdio -qtest "pipe:$DIR/test" -qtest-log none \
+    < "$DIR/in" > "$DIR/out" 2>&1 &
+PID=$!
+exec 3> "$DIR/in"
+exec 4<> "$DIR/test.in"
+exec 5<> "$DIR/test.out"
+trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"' EXIT
+# The firmware sets up the register's address, 0x600 + 4 (SeaBIOS, machine type "pc").
+sleep 3
+echo 'outw 0x604 0x2400' >&4
+sleep 1
+echo '{"execute": "qmp_capabilities"}' >&3
+[ "${2:-}" = plain ] || echo '{"execute": "migrate-set-capabilities", "arguments":
+    {"capabilities": [{"capability": "background-snapshot", "state": true}]}}' >&3
+echo '{"execute": "query-status", "id": "before"}' >&3
+echo "{\"execute\": \"migrate\", \"arguments\": {\"uri\": \"exec:cat > $DIR/vmstate\"}}" >&3
+sleep 3
+echo '{"execute": "query-status", "id": "after"}' >&3
+echo '{"execute": "quit"}' >&3
+wait $PID || true
+if grep 'Invalid parameter' "$DIR/out"; then
+    exit 2
+fi
+{
+    echo '{"execute": "qmp_capabilities"}'
+    sleep 2
+    echo '{"execute": "query-status", "id": "restored"}'
+    echo '{"execute": "system_wakeup", "id": "woken"}'
+    sleep 1
+    echo '{"execute": "quit"}'
+} | "$QEMU" -nodefaults -display none -accel tcg -m 64 -qmp stdio -incoming "exec:cat $DIR/vmstate" \
+    >> "$DIR/out" 2>&1 || true
+grep '"id"' "$DIR/out"
+if grep '"id": "before"' "$DIR/out" | grep -q '"suspended"' && grep -q '"id": "woken"' "$DIR/out"; then
+    [ "${2:-}" = plain ] || LOOK="\"id\": \"after\"\\|"
+    grep "${LOOK:-}\"id\": \"restored\"" "$DIR/out" | grep -qv "\"suspended\"" && exit 1
+    exit 0
+fi
+echo "The machine could not be put to sleep or not be restored."
+exit 3

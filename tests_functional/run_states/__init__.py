@@ -1,0 +1,1 @@
+"""Guests that stand still when they are snapshotted."""
