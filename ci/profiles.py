@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 
 from harness.errors import UsageError
+from tests_functional.scenarios.disturbances import DISTURBANCES
 from tests_functional.scenarios.memory_kinds import MEMORY_KINDS
 from tests_functional.scenarios.planted import LIVE_FAULTS
 from tests_functional.scenarios.run_states import RUN_STATES
@@ -20,6 +21,7 @@ _MEMORY = "memory/test_memory.py:Memory"
 _FAILURES = "failures/test_failures.py:Failures"
 _REFUSALS = "refusals/test_refusals.py:Refusals"
 _RUN_STATES = "run_states/test_run_states.py:RunStates"
+_DISTURBANCES = "snapshot/test_disturbances.py:Disturbances"
 _PLANTED = "planted/test_planted_faults.py:PlantedFaults"
 
 
@@ -147,6 +149,15 @@ NIGHTLY = (
         for pattern in ("sequential", "random", "hot", "sparse", "zero")
         for vcpus in (1, 2, 4)
         if (pattern, vcpus) not in (("sequential", 2), ("random", 1), ("hot", 1), ("zero", 1))
+    ),
+    *(
+        Entry(
+            f"snapshot.live-and-{name}",
+            f"{_DISTURBANCES}.test_disturbance",
+            disturbance.reason,
+            {"ram_mib": 256, "coverage": 0.5, "disturbance": name},
+        )
+        for name, disturbance in DISTURBANCES.items()
     ),
     *(_memory(kind) for kind in MEMORY_KINDS if kind not in ("memfd-shared", "numa-refused-last")),
     Entry(

@@ -1,0 +1,182 @@
+"""What else writes to guest RAM while it is saved: devices, the guest's kernel, the balloon."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken, SnapproofError
+from harness.machine_config import MIB, qemu_quoted
+from harness.ssh import GuestShell
+from tests_functional.scenarios.guest import Guest, Stack
+from tests_functional.scenarios.main_job import Source, judge_cycle, writing_guest
+from tests_functional.scenarios.outcome import Outcome
+from tests_functional.scenarios.run import Run
+from tests_functional.scenarios.snapshot import Flow, take
+from tests_functional.scenarios.source_checks import judge_source
+from tests_functional.scenarios.summary import Cycle, summary
+
+# Passes of a loop during one save, which takes a second or two.
+_LEAST_PASSES = 3
+_SAVE_SECONDS = 120.0
+_LOGIN_SECONDS = 30.0
+_DISK_MIB = 16
+_COUNT = "/tmp/snapproof-passes"
+_SENT = bytes(64 << 10)
+_BALLOON_MIB = 16
+
+
+@dataclass
+class _Passes:
+    """How far a loop on the host has got, and why it ended."""
+
+    done: int = 0
+    ended: str = ""
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """Something that writes to guest RAM by another way than the agent's.
+
+    Attributes:
+        reason: why it is tested.
+        arguments: further arguments for QEMU; `{folder}` is the test's folder.
+        guest_loop: shell commands that the guest repeats, a few tens of milliseconds each time.
+        host_pass: what the host repeats, where the guest does nothing of its own.
+        disk: whether it takes a disk image of random content.
+    """
+
+    reason: str
+    arguments: tuple[str, ...] = ()
+    guest_loop: str = ""
+    host_pass: Callable[[Guest, GuestShell, int], None] | None = None
+    disk: bool = False
+
+    def stack(self, stack: Stack, folder: Path) -> Stack:
+        """The stack with what it needs."""
+        if self.disk:
+            (folder / "disk.raw").write_bytes(os.urandom(_DISK_MIB * MIB))
+        return replace(
+            stack, extra=tuple(text.replace("{folder}", qemu_quoted(folder)) for text in self.arguments)
+        )
+
+
+def _send(_guest: Guest, shell: GuestShell, _number: int) -> None:
+    shell.run("cat > /dev/null", stdin=_SENT)
+
+
+def _breathe(guest: Guest, _shell: GuestShell, number: int) -> None:
+    full = guest.machine.config.ram_mib
+    guest.machine.qmp.execute("balloon", {"value": (full - (number % 2) * _BALLOON_MIB) * MIB})
+    time.sleep(0.05)
+
+
+DISTURBANCES: Mapping[str, Disturbance] = {
+    "disk-reads": Disturbance(
+        "a disk's data is put into guest RAM by QEMU's main loop, not by a vCPU",
+        (
+            "-blockdev", "driver=file,filename={folder}/disk.raw,node-name=disk0,read-only=on",
+            "-device", "virtio-blk-pci,drive=disk0",
+        ),
+        "dd if=/dev/vda of=/dev/null bs=64k count=64; echo 1 > /proc/sys/vm/drop_caches",
+        disk=True,
+    ),
+    "network-receive": Disturbance("packets arrive whenever they like", host_pass=_send),
+    "random-numbers": Disturbance(
+        "virtio-rng fills buffers of the guest", guest_loop="dd if=/dev/hwrng of=/dev/null bs=512 count=8"
+    ),
+    "kernel-writes": Disturbance(
+        "the guest's kernel allocates, fills and frees pages, page tables included",
+        guest_loop="dd if=/dev/urandom of=/tmp/fill bs=64k count=32; rm /tmp/fill",
+    ),
+    "balloon": Disturbance(
+        "a balloon gives pages back to the host, which must wait while they are being saved",
+        ("-device", "virtio-balloon-pci,id=balloon0"),
+        host_pass=_breathe,
+    ),
+    "free-page-reporting": Disturbance(
+        "the guest reports free pages, and the host drops them",
+        ("-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on"),
+        "dd if=/dev/zero of=/tmp/fill bs=64k count=64; rm /tmp/fill",
+    ),
+}  # fmt: skip
+
+
+def disturbed(name: str) -> Callable[[Run], Outcome]:
+    """A scenario for one of DISTURBANCES: stopped at T0 with a golden image, and live."""
+    return lambda run: _disturbed(run, DISTURBANCES[name])
+
+
+def _disturbed(run: Run, disturbance: Disturbance) -> Outcome:
+    begun = time.monotonic()
+    run = replace(run, stack=disturbance.stack(run.stack, run.folder))
+    cycles: list[Cycle] = []
+    with writing_guest(run) as source, _at_work(run, source, disturbance) as passes:
+        for number, flow in enumerate((Flow.SEEDS, Flow.LIVE), 1):
+            cycles.append(_cycle(run, source, flow, f"{number:02d}-{flow.name.lower()}", passes))
+    return summary(run, cycles, time.monotonic() - begun)
+
+
+def _cycle(run: Run, source: Source, flow: Flow, label: str, passes: Callable[[], int]) -> Cycle:
+    run.require_room()
+    folder = run.folder / label
+    folder.mkdir()
+    run.say(f"{label}: saving ({flow.value}).")
+    before = passes()
+    snapshot = take(flow, source.guest, source.window, folder, run.deadline.at_most(_SAVE_SECONDS))
+    _require(passes() - before)
+    return judge_cycle(run, source, snapshot, label, judge_source(source.guest, source.before))
+
+
+def _require(passes: int) -> None:
+    """Raise SetupBroken where the disturbance hardly went on while RAM was saved."""
+    if passes < _LEAST_PASSES:
+        raise SetupBroken(
+            f"The disturbance made {passes} passes during the save, fewer than {_LEAST_PASSES}, so this run "
+            "proves nothing; the test's log says whether it had ended by itself."
+        )
+
+
+@contextmanager
+def _at_work(run: Run, source: Source, disturbance: Disturbance) -> Iterator[Callable[[], int]]:
+    """The disturbance while it goes on; gives a function that says how many passes it has made."""
+    guest = source.guest
+    if disturbance.host_pass is None:
+        count = f"n=$((n+1)); echo $n > {_COUNT}"
+        loop = f"(n=0; while :; do {disturbance.guest_loop}; {count}; done) > /dev/null 2>&1 &"
+        guest.shell.check(f"echo 0 > {_COUNT}; {loop}")
+        yield lambda: int(guest.shell.check(f"cat {_COUNT}") or 0)
+        return
+    passes = _Passes()
+    with GuestShell(guest.machine.ssh_port, run.stack.identity()) as shell:
+        shell.connect(Deadline(_LOGIN_SECONDS), guest.machine.alive)
+        thread = threading.Thread(
+            target=_repeat, args=(disturbance.host_pass, guest, shell, passes), daemon=True
+        )
+        thread.start()
+        try:
+            yield lambda: passes.done
+        finally:
+            passes.stop.set()
+            thread.join(_LOGIN_SECONDS)
+            if passes.ended:
+                run.say(f"The disturbance ended by itself: {passes.ended}")
+
+
+def _repeat(
+    once: Callable[[Guest, GuestShell, int], None], guest: Guest, shell: GuestShell, passes: _Passes
+) -> None:
+    """Repeat one pass until told to stop; one that fails ends the loop, which the count of passes shows."""
+    try:
+        while not passes.stop.is_set():
+            once(guest, shell, passes.done)
+            passes.done += 1
+    except SnapproofError as error:
+        passes.ended = error.sentence
