@@ -85,7 +85,7 @@ DISTURBANCES: Mapping[str, Disturbance] = {
             "-blockdev", "driver=file,filename={folder}/disk.raw,node-name=disk0,read-only=on",
             "-device", "virtio-blk-pci,drive=disk0",
         ),
-        "dd if=/dev/vda of=/dev/null bs=64k count=64; echo 1 > /proc/sys/vm/drop_caches",
+        "dd if=/dev/vda of=/dev/null bs=64k count=16; echo 1 > /proc/sys/vm/drop_caches",
         disk=True,
     ),
     "network-receive": Disturbance("packets arrive whenever they like", host_pass=_send),
