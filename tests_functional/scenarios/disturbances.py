@@ -149,10 +149,10 @@ def _at_work(run: Run, source: Source, disturbance: Disturbance) -> Iterator[Cal
     """The disturbance while it goes on; gives a function that says how many passes it has made."""
     guest = source.guest
     if disturbance.host_pass is None:
-        count = f"n=$((n+1)); echo $n > {_COUNT}"
-        loop = f"(n=0; while :; do {disturbance.guest_loop}; {count}; done) > /dev/null 2>&1 &"
-        guest.shell.check(f"echo 0 > {_COUNT}; {loop}")
-        yield lambda: int(guest.shell.check(f"cat {_COUNT}") or 0)
+        # A byte for each pass: a number that is written anew could be read while it is empty.
+        loop = f"(while :; do {disturbance.guest_loop}; printf . >> {_COUNT}; done) > /dev/null 2>&1 &"
+        guest.shell.check(f": > {_COUNT}; {loop}")
+        yield lambda: int(guest.shell.check(f"wc -c < {_COUNT}"))
         return
     passes = _Passes()
     with GuestShell(guest.machine.ssh_port, run.stack.identity()) as shell:
