@@ -51,14 +51,19 @@ def set_capability(machine: Machine, name: str, on: bool) -> None:
     machine.qmp.execute("migrate-set-capabilities", {"capabilities": [{"capability": name, "state": on}]})
 
 
+def require_known(machine: Machine, name: str) -> None:
+    """Raise NotApplicable where this QEMU has no such capability."""
+    if name not in capabilities(machine):
+        raise NotApplicable(f"This QEMU has no capability '{name}'.")
+
+
 def require_capability(machine: Machine, name: str) -> None:
     """Switch a capability on.
 
     Raises:
         NotApplicable: this QEMU has no such capability, or it refuses with a reason.
     """
-    if name not in capabilities(machine):
-        raise NotApplicable(f"This QEMU has no capability '{name}'.")
+    require_known(machine, name)
     try:
         set_capability(machine, name, True)
     except CommandRefused as refusal:

@@ -75,21 +75,12 @@ class ChildProcess:
             raise MachineryMissing("The program 'setpriv' is missing; install the package util-linux.")
         self.argv = tuple(argv)
         self.log = log
-        guard = [
-            setpriv,
-            "--pdeathsig",
-            "KILL",
-            "--",
-            "/bin/sh",
-            "-c",
-            _IF_PARENT_LIVES,
-            "sh",
-            str(os.getpid()),
-        ]
+        ask_to_die_with_us = [setpriv, "--pdeathsig", "KILL", "--"]
+        if_we_live = ["/bin/sh", "-c", _IF_PARENT_LIVES, "sh", str(os.getpid())]
         try:
             with log.open("ab") as output:
                 self._process = subprocess.Popen(
-                    [*guard, *argv],
+                    [*ask_to_die_with_us, *if_we_live, *argv],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

@@ -38,8 +38,8 @@ def test_children_of_an_ended_process_are_ended(tmp_path: Path) -> None:
     assert session_members(child.pid) == []
 
 
-def test_child_dies_when_its_parent_is_killed(tmp_path: Path) -> None:
-    """SIGKILL to the process that started it ends the child: the kernel sees to it."""
+def _child_of_a_killed_parent(log: Path) -> int:
+    """A child's session after a SIGKILL to its parent, as soon as nobody is left in it."""
     script = textwrap.dedent(
         """
         import sys, time
@@ -50,13 +50,18 @@ def test_child_dies_when_its_parent_is_killed(tmp_path: Path) -> None:
         time.sleep(60)
         """
     )
-    command = [sys.executable, "-c", script, str(tmp_path / "log")]
+    command = [sys.executable, "-c", script, str(log)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         parent.kill()
     Deadline(10).wait_for(lambda: session_members(child) == [], "The child's end")
-    assert session_members(child) == []
+    return child
+
+
+def test_child_dies_when_its_parent_is_killed(tmp_path: Path) -> None:
+    """SIGKILL to the process that started it ends the child: the kernel sees to it."""
+    assert session_members(_child_of_a_killed_parent(tmp_path / "log")) == []
 
 
 def test_child_of_a_parent_killed_at_once_does_not_live(
@@ -67,7 +72,7 @@ def test_child_of_a_parent_killed_at_once_does_not_live(
     slow.write_text(f'#!/bin/sh\nsleep 1\nexec {shutil.which("setpriv")} "$@"\n')
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    test_child_dies_when_its_parent_is_killed(tmp_path)
+    assert session_members(_child_of_a_killed_parent(tmp_path / "log")) == []
 
 
 def test_wait_names_the_program_and_keeps_its_output(tmp_path: Path) -> None:

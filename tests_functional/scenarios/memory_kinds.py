@@ -132,8 +132,7 @@ def _require_huge_pages(stack: Stack) -> None:
 def _refusal_when_set(source: Source) -> str | None:
     """QEMU's words where it does not take the capability, None where it does."""
     machine = source.guest.machine
-    if migration.BACKGROUND_SNAPSHOT not in migration.capabilities(machine):
-        raise NotApplicable(f"This QEMU has no capability '{migration.BACKGROUND_SNAPSHOT}'.")
+    migration.require_known(machine, migration.BACKGROUND_SNAPSHOT)
     try:
         migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, True)
         migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)

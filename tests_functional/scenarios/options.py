@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,12 +76,13 @@ def put_back(machine: Machine, wanted: Settings) -> bool:
     now = settings(machine)
     for name, on in now.capabilities.items():
         if on != wanted.capabilities[name]:
-            _try(
-                machine, "migrate-set-capabilities", {"capabilities": [{"capability": name, "state": not on}]}
-            )
+            with contextlib.suppress(CommandRefused):
+                migration.set_capability(machine, name, not on)
     for name, value in now.parameters.items():
         if name in wanted.parameters and value != wanted.parameters[name]:
-            _try(machine, "migrate-set-parameters", {name: wanted.parameters[name]})
+            with contextlib.suppress(CommandRefused):
+                machine.qmp.execute("migrate-set-parameters", {name: wanted.parameters[name]})
+    # What could not be set back shows here.
     return settings(machine) == wanted
 
 
@@ -121,14 +123,6 @@ def _values(member: Member, now: Any) -> tuple[Any, ...]:
         # In range for every parameter there is: percentages, levels, counts, sizes in powers of two.
         return (now // 2 if 50 < now <= 100 else now * 2 or 1,)
     return (_TEXT,)
-
-
-def _try(machine: Machine, command: str, arguments: Mapping[str, Any]) -> None:
-    try:
-        machine.qmp.execute(command, arguments)
-    except CommandRefused:
-        # What cannot be set back shows in the comparison afterwards.
-        return
 
 
 def _plain(text: str) -> str:

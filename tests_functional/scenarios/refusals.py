@@ -74,8 +74,7 @@ def _all(run: Run, kind: Kind) -> Outcome:
         folder.mkdir()
         with writing_guest(replace(run, folder=folder)) as source:
             machine = source.guest.machine
-            if migration.BACKGROUND_SNAPSHOT not in migration.capabilities(machine):
-                raise NotApplicable(f"This QEMU has no capability '{migration.BACKGROUND_SNAPSHOT}'.")
+            migration.require_known(machine, migration.BACKGROUND_SNAPSHOT)
             left = _options(machine, kind) if left is None else left
             well = True
             while left and well:
