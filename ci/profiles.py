@@ -8,7 +8,9 @@ from fnmatch import fnmatch
 
 from harness.errors import UsageError
 from tests_functional.scenarios.disturbances import DISTURBANCES
-from tests_functional.scenarios.memory_kinds import MEMORY_KINDS
+from tests_functional.scenarios.memory.kinds import MEMORY_KINDS
+from tests_functional.scenarios.memory.plugged import PLUGGED_KINDS
+from tests_functional.scenarios.memory.virtio_mem import VIRTIO_MEM_KINDS
 from tests_functional.scenarios.planted import LIVE_FAULTS
 from tests_functional.scenarios.run_states import RUN_STATES
 
@@ -221,6 +223,24 @@ NIGHTLY = (
         f"{_VERSIONS}.test_restored_by_newer",
         "snapshots outlive the QEMU that took them",
         _SMALL,
+    ),
+    *(
+        Entry(
+            f"memory.{name}",
+            f"{_MEMORY}.test_plugged",
+            kind.reason,
+            {"ram_mib": 256, "coverage": 0.7 if kind.meanwhile else 0.8, "kind": name},
+        )
+        for name, kind in PLUGGED_KINDS.items()
+    ),
+    *(
+        Entry(
+            f"memory.{name}",
+            f"{_MEMORY}.test_virtio_mem",
+            device.reason,
+            {"ram_mib": 256, "coverage": 0.75, "kind": name},
+        )
+        for name, device in VIRTIO_MEM_KINDS.items()
     ),
 )
 

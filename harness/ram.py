@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.errors import MachineryMissing, SetupBroken
 from harness.machine import Machine
@@ -17,6 +18,8 @@ _CHUNK_BYTES = 4 << 20
 _PAGE_BYTES = 4096
 # Linux Documentation/admin-guide/mm/pagemap.rst: bit 57, "pte is uffd-wp write-protected" (5.14+).
 _UFFD_WP_BIT = np.uint64(1 << 57)
+# Bits 63 and 62 there: the page is in RAM, or in swap.
+_IN_PLACE = np.uint64(3 << 62)
 
 # QEMU softmmu/physmem.c ram_block_format(): name, page size, offset, used, total, and since 8.2 the
 # host address. Names may hold spaces in principle, never a newline.
@@ -82,7 +85,9 @@ def ramblocks(machine: Machine) -> tuple[RamBlock, ...]:
 
 def _located(machine: Machine, block: RamBlock) -> RamBlock:
     """Find a block's address where `info ramblock` leaves it out, through the memory tree."""
-    for gpa, offset in parse_places(machine.hmp("info mtree -f"), block.idstr):
+    # A device's own RAM is named after the device's path, its memory region is not.
+    name = block.idstr if block.idstr.startswith("/") else block.idstr.rpartition("/")[2]
+    for gpa, offset in parse_places(machine.hmp("info mtree -f"), name):
         answer = re.search(r"is 0x([0-9a-f]+)", machine.hmp(f"gpa2hva {gpa:#x}"))
         if answer:
             return RamBlock(block.idstr, block.used_bytes, int(answer[1], 16) - offset)
@@ -177,20 +182,50 @@ def _copy_block(machine: Machine, block: RamBlock, path: Path) -> None:
         image.truncate(block.used_bytes)
 
 
+def read_present(machine: Machine, block: RamBlock) -> Iterator[tuple[int, bytes]]:
+    """Host address and bytes of the chunks of a block that have a page in place.
+
+    Reading a page that was never touched puts one in place, and takes host memory where RAM is shared.
+
+    Raises:
+        MachineryMissing, SetupBroken: as for read_block.
+    """
+    present = _pagemap(machine, block) & _IN_PLACE != 0
+    pages = _CHUNK_BYTES // _PAGE_BYTES
+    for number in range(0, len(present), pages):
+        if present[number : number + pages].any():
+            start = block.host_address + number * _PAGE_BYTES
+            wanted = min(_CHUNK_BYTES, block.used_bytes - number * _PAGE_BYTES)
+            for data in read_block(machine, RamBlock(block.idstr, wanted, start)):
+                yield start, data
+
+
+def populated_bytes(machine: Machine, block: RamBlock) -> int:
+    """Bytes of a block that have a page in place in QEMU's memory, zero pages included.
+
+    Raises:
+        SetupBroken: QEMU's pagemap cannot be read.
+    """
+    return int(np.count_nonzero(_pagemap(machine, block) & _IN_PLACE)) * _PAGE_BYTES
+
+
+def _pagemap(machine: Machine, block: RamBlock) -> npt.NDArray[np.uint64]:
+    """QEMU's pagemap entry for each page of a block: uint64[pages]."""
+    try:
+        with Path(f"/proc/{machine.process.pid}/pagemap").open("rb", buffering=0) as pagemap:
+            pagemap.seek(block.host_address // _PAGE_BYTES * 8)
+            return np.frombuffer(pagemap.read(block.used_bytes // _PAGE_BYTES * 8), dtype="<u8")
+    except OSError as error:
+        raise SetupBroken(f"QEMU's pagemap cannot be read: {error.strerror}.") from error
+
+
 def write_protected_pages(machine: Machine) -> int | None:
     """How many pages of guest RAM userfaultfd still write-protects, or None where it cannot be seen.
 
     Reads bit 57 of QEMU's pagemap, which Linux has since 5.14 and any owner may read.
     """
-    total = 0
+    blocks = [block for block in ramblocks(machine) if block.host_address]
     try:
-        with Path(f"/proc/{machine.process.pid}/pagemap").open("rb", buffering=0) as pagemap:
-            for block in ramblocks(machine):
-                if not block.host_address:
-                    continue
-                pagemap.seek(block.host_address // _PAGE_BYTES * 8)
-                entries = np.frombuffer(pagemap.read(block.used_bytes // _PAGE_BYTES * 8), dtype="<u8")
-                total += int(np.count_nonzero(entries & _UFFD_WP_BIT))
-    except OSError:
+        return sum(int(np.count_nonzero(_pagemap(machine, block) & _UFFD_WP_BIT)) for block in blocks)
+    except SetupBroken:
         return None
-    return total

@@ -1,7 +1,9 @@
 """Whatever guest RAM is made of, an accepted snapshot is right and a refused one says why."""
 
 from tests_functional.base import SnapshotTest
-from tests_functional.scenarios.memory_kinds import memory_kind
+from tests_functional.scenarios.memory.kinds import memory_kind
+from tests_functional.scenarios.memory.plugged import plugged_kind
+from tests_functional.scenarios.memory.virtio_mem import virtio_mem_kind
 
 
 class Memory(SnapshotTest):
@@ -10,3 +12,11 @@ class Memory(SnapshotTest):
     def test_kind(self) -> None:
         """Snapshots of a guest with one kind of RAM, stopped at T0 and live."""
         self.judge(memory_kind(self.option("kind")))
+
+    def test_plugged(self) -> None:
+        """Snapshots of a guest that got memory after the capability was set, or gets it during the save."""
+        self.judge(plugged_kind(self.option("kind")))
+
+    def test_virtio_mem(self) -> None:
+        """Snapshots of a guest with a virtio-mem device that is plugged in by parts."""
+        self.judge(virtio_mem_kind(self.option("kind")))

@@ -34,6 +34,7 @@ class Stack:
             and initramfs need more of it.
         machine: machine type, as for `-machine`.
         extra: further arguments for QEMU.
+        plugged_mib: RAM in MiB that is plugged in beside `ram_mib` before the writers start.
     """
 
     executable: Path
@@ -44,6 +45,12 @@ class Stack:
     coverage: float = COVERAGE
     machine: str = "pc"
     extra: tuple[str, ...] = ()
+    plugged_mib: int = 0
+
+    @property
+    def total_mib(self) -> int:
+        """All of the guest's RAM in MiB."""
+        return self.ram_mib + self.plugged_mib
 
     def machine_config(self) -> MachineConfig:
         """The one configuration that source and restored guest share."""
@@ -62,7 +69,7 @@ class Stack:
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:
         """Writers over the covered share of guest RAM, rounded up to whole pages per thread."""
         page = 4096 * self.vcpus
-        wanted = int(self.ram_mib * MIB * self.coverage)
+        wanted = int(self.total_mib * MIB * self.coverage)
         return WriterPlan((wanted + page - 1) // page * page, self.vcpus, pattern, seed)
 
     def identity(self) -> SshIdentity:
