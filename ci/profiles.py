@@ -242,6 +242,11 @@ NIGHTLY = (
         )
         for name, device in VIRTIO_MEM_KINDS.items()
     ),
+    Entry(
+        "memory.never-touched",
+        f"{_MEMORY}.test_never_touched",
+        "a page that is in no page table cannot be protected, and the guest may write it at any time",
+    ),
 )
 
 PROFILES: Mapping[str, tuple[Entry, ...]] = {"smoke": SMOKE, "premerge": PREMERGE, "nightly": NIGHTLY}

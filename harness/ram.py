@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,16 +152,57 @@ def read_block(machine: Machine, block: RamBlock) -> Iterator[bytes]:
         MachineryMissing: the host forbids it (ptrace restrictions).
         SetupBroken: QEMU's memory cannot be read there.
     """
-    path = Path(f"/proc/{machine.process.pid}/mem")
+    for _offset, data in _read_pieces(machine, block, [(0, block.used_bytes)]):
+        yield data
+
+
+def read_present(machine: Machine, block: RamBlock) -> Iterator[tuple[int, bytes]]:
+    """Host address and bytes of what is in place of a block, in pieces of whole pages.
+
+    Reading a page that was never touched puts one in place, and takes host memory where RAM is shared.
+
+    Raises:
+        MachineryMissing, SetupBroken: as for read_block.
+    """
+    yield from read_pages(machine, block, in_place(machine, block))
+
+
+def read_pages(
+    machine: Machine, block: RamBlock, pages: npt.NDArray[np.bool_]
+) -> Iterator[tuple[int, bytes]]:
+    """Host address and bytes of some pages of a block, neighbours in one piece.
+
+    Args:
+        machine: whose RAM.
+        block: one of its RAMBlocks.
+        pages: bool[pages], True for those that are wanted.
+
+    Raises:
+        MachineryMissing, SetupBroken: as for read_block.
+    """
+    padded = np.concatenate(([False], pages, [False]))
+    edges = np.flatnonzero(padded[1:] != padded[:-1]) * _PAGE_BYTES
+    pieces = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    for offset, data in _read_pieces(machine, block, pieces):
+        yield block.host_address + offset, data
+
+
+def _read_pieces(
+    machine: Machine, block: RamBlock, pieces: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes, in chunks, of pieces of a block that are given by the offsets of start and end."""
     try:
-        with path.open("rb", buffering=0) as memory:
-            for offset in range(0, block.used_bytes, _CHUNK_BYTES):
-                memory.seek(block.host_address + offset)
-                wanted = min(_CHUNK_BYTES, block.used_bytes - offset)
-                data = memory.read(wanted)
-                if len(data) != wanted:
-                    raise SetupBroken(f"QEMU's memory of '{block.idstr}' ended early at offset {offset:#x}.")
-                yield data
+        with Path(f"/proc/{machine.process.pid}/mem").open("rb", buffering=0) as memory:
+            for start, end in pieces:
+                for offset in range(start, end, _CHUNK_BYTES):
+                    memory.seek(block.host_address + offset)
+                    wanted = min(_CHUNK_BYTES, end - offset)
+                    data = memory.read(wanted)
+                    if len(data) != wanted:
+                        raise SetupBroken(
+                            f"QEMU's memory of '{block.idstr}' ended early at offset {offset:#x}."
+                        )
+                    yield offset, data
     except PermissionError as error:
         raise MachineryMissing(
             "This host does not let us read QEMU's memory (/proc/PID/mem); allow ptrace of own children "
@@ -182,31 +223,23 @@ def _copy_block(machine: Machine, block: RamBlock, path: Path) -> None:
         image.truncate(block.used_bytes)
 
 
-def read_present(machine: Machine, block: RamBlock) -> Iterator[tuple[int, bytes]]:
-    """Host address and bytes of the chunks of a block that have a page in place.
-
-    Reading a page that was never touched puts one in place, and takes host memory where RAM is shared.
-
-    Raises:
-        MachineryMissing, SetupBroken: as for read_block.
-    """
-    present = _pagemap(machine, block) & _IN_PLACE != 0
-    pages = _CHUNK_BYTES // _PAGE_BYTES
-    for number in range(0, len(present), pages):
-        if present[number : number + pages].any():
-            start = block.host_address + number * _PAGE_BYTES
-            wanted = min(_CHUNK_BYTES, block.used_bytes - number * _PAGE_BYTES)
-            for data in read_block(machine, RamBlock(block.idstr, wanted, start)):
-                yield start, data
-
-
-def populated_bytes(machine: Machine, block: RamBlock) -> int:
-    """Bytes of a block that have a page in place in QEMU's memory, zero pages included.
+def in_place(machine: Machine, block: RamBlock) -> npt.NDArray[np.bool_]:
+    """Which pages of a block are in place in QEMU's memory: bool[pages], True for zero pages and swap too.
 
     Raises:
         SetupBroken: QEMU's pagemap cannot be read.
     """
-    return int(np.count_nonzero(_pagemap(machine, block) & _IN_PLACE)) * _PAGE_BYTES
+    found: npt.NDArray[np.bool_] = _pagemap(machine, block) & _IN_PLACE != 0
+    return found
+
+
+def populated_bytes(machine: Machine, block: RamBlock) -> int:
+    """Bytes of a block whose pages are in place.
+
+    Raises:
+        SetupBroken: QEMU's pagemap cannot be read.
+    """
+    return int(in_place(machine, block).sum()) * _PAGE_BYTES
 
 
 def _pagemap(machine: Machine, block: RamBlock) -> npt.NDArray[np.uint64]:

@@ -2,6 +2,7 @@
 
 from tests_functional.base import SnapshotTest
 from tests_functional.scenarios.memory.kinds import memory_kind
+from tests_functional.scenarios.memory.never_touched import never_touched
 from tests_functional.scenarios.memory.plugged import plugged_kind
 from tests_functional.scenarios.memory.virtio_mem import virtio_mem_kind
 
@@ -20,3 +21,7 @@ class Memory(SnapshotTest):
     def test_virtio_mem(self) -> None:
         """Snapshots of a guest with a virtio-mem device that is plugged in by parts."""
         self.judge(virtio_mem_kind(self.option("kind")))
+
+    def test_never_touched(self) -> None:
+        """A snapshot during which the guest writes pages for the first time."""
+        self.judge(never_touched)
