@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 
 from harness.errors import UsageError
 from tests_functional.scenarios.disturbances import DISTURBANCES
+from tests_functional.scenarios.memory.host_pages import HOST_PAGES
 from tests_functional.scenarios.memory.kinds import MEMORY_KINDS
 from tests_functional.scenarios.memory.plugged import PLUGGED_KINDS
 from tests_functional.scenarios.memory.virtio_mem import VIRTIO_MEM_KINDS
@@ -241,6 +242,15 @@ NIGHTLY = (
             {"ram_mib": 256, "coverage": 0.75, "kind": name},
         )
         for name, device in VIRTIO_MEM_KINDS.items()
+    ),
+    *(
+        Entry(
+            f"memory.{name}",
+            f"{_MEMORY}.test_host_pages",
+            pages.reason,
+            {"ram_mib": 256, "coverage": 0.5, "kind": name},
+        )
+        for name, pages in HOST_PAGES.items()
     ),
     Entry(
         "memory.never-touched",

@@ -83,6 +83,11 @@ def ramblocks(machine: Machine) -> tuple[RamBlock, ...]:
     return tuple(_located(machine, block) for block in blocks)
 
 
+def main_block(machine: Machine) -> RamBlock:
+    """The largest RAMBlock, which is the guest's main memory where that is in one piece."""
+    return max(ramblocks(machine), key=lambda block: block.used_bytes)
+
+
 def _located(machine: Machine, block: RamBlock) -> RamBlock:
     """Find a block's address where `info ramblock` leaves it out, through the memory tree."""
     # A device's own RAM is named after the device's path, its memory region is not.

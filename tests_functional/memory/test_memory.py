@@ -1,6 +1,7 @@
 """Whatever guest RAM is made of, an accepted snapshot is right and a refused one says why."""
 
 from tests_functional.base import SnapshotTest
+from tests_functional.scenarios.memory.host_pages import host_pages
 from tests_functional.scenarios.memory.kinds import memory_kind
 from tests_functional.scenarios.memory.never_touched import never_touched
 from tests_functional.scenarios.memory.plugged import plugged_kind
@@ -25,3 +26,7 @@ class Memory(SnapshotTest):
     def test_never_touched(self) -> None:
         """A snapshot during which the guest writes pages for the first time."""
         self.judge(never_touched)
+
+    def test_host_pages(self) -> None:
+        """Snapshots of a guest whose RAM the host has in huge pages, in small ones, or merged."""
+        self.judge(host_pages(self.option("kind")))

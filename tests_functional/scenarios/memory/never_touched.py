@@ -13,7 +13,7 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.huge_pages import huge_pages_disabled
 from harness.machine import Machine
-from harness.ram import RamBlock, in_place, populated_bytes, ramblocks, read_pages
+from harness.ram import RamBlock, in_place, main_block, populated_bytes, read_pages
 from tests_functional.scenarios.checks import judged
 from tests_functional.scenarios.guest import Guest
 from tests_functional.scenarios.main_job import judge_cycle, writing_guest
@@ -67,7 +67,7 @@ def never_touched(run: Run) -> Outcome:
         machine, folder = source.guest.machine, run.folder / "01-seeds"
         folder.mkdir()
         migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
-        block = max(ramblocks(machine), key=lambda block: block.used_bytes)
+        block = main_block(machine)
         _start_filling(source.guest, block, run.deadline.at_most(_FILL_SECONDS))
         untouched = _Untouched(block, ~in_place(machine, block))
         run.say(
