@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from typing import Protocol
 
 from harness.errors import UsageError
 from tests_functional.scenarios.disturbances import DISTURBANCES
@@ -58,11 +59,23 @@ MAIN_JOB = Entry(
 SMOKE = (MAIN_JOB,)
 
 
-def _memory(kind: str) -> Entry:
-    """The test of one kind of guest RAM."""
-    return Entry(
-        f"memory.{kind}", f"{_MEMORY}.test_kind", MEMORY_KINDS[kind].reason, {**_SMALL, "kind": kind}
+class _Kind(Protocol):
+    """A kind of guest RAM, whatever is special about it."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is tested."""
+
+
+def _memories(test: str, kinds: Mapping[str, _Kind], **parameters: float) -> tuple[Entry, ...]:
+    """The tests of some kinds of guest RAM."""
+    return tuple(
+        Entry(f"memory.{name}", f"{_MEMORY}.{test}", kind.reason, {**_SMALL, **parameters, "kind": name})
+        for name, kind in kinds.items()
     )
+
+
+_EARLY_KINDS = ("memfd-shared", "numa-refused-last")
 
 
 _FAILURE_REASONS = {
@@ -127,8 +140,7 @@ PREMERGE = (
         f"{_OFFLINE}.test_mapped_ram",
         "the same for the layout with fixed offsets",
     ),
-    _memory("memfd-shared"),
-    _memory("numa-refused-last"),
+    *_memories("test_kind", {name: MEMORY_KINDS[name] for name in _EARLY_KINDS}),
     Entry(
         "repetition.at-once",
         f"{_REPETITION}.test_at_once",
@@ -162,7 +174,7 @@ NIGHTLY = (
         )
         for name, disturbance in DISTURBANCES.items()
     ),
-    *(_memory(kind) for kind in MEMORY_KINDS if kind not in ("memfd-shared", "numa-refused-last")),
+    *_memories("test_kind", {name: kind for name, kind in MEMORY_KINDS.items() if name not in _EARLY_KINDS}),
     Entry(
         "memory.above-4-gib",
         f"{_SNAPSHOT}.test_seeds",
@@ -225,33 +237,9 @@ NIGHTLY = (
         "snapshots outlive the QEMU that took them",
         _SMALL,
     ),
-    *(
-        Entry(
-            f"memory.{name}",
-            f"{_MEMORY}.test_plugged",
-            kind.reason,
-            {"ram_mib": 256, "coverage": 0.7 if kind.meanwhile else 0.8, "kind": name},
-        )
-        for name, kind in PLUGGED_KINDS.items()
-    ),
-    *(
-        Entry(
-            f"memory.{name}",
-            f"{_MEMORY}.test_virtio_mem",
-            device.reason,
-            {"ram_mib": 256, "coverage": 0.75, "kind": name},
-        )
-        for name, device in VIRTIO_MEM_KINDS.items()
-    ),
-    *(
-        Entry(
-            f"memory.{name}",
-            f"{_MEMORY}.test_host_pages",
-            pages.reason,
-            {"ram_mib": 256, "coverage": 0.5, "kind": name},
-        )
-        for name, pages in HOST_PAGES.items()
-    ),
+    *_memories("test_plugged", PLUGGED_KINDS),
+    *_memories("test_virtio_mem", VIRTIO_MEM_KINDS),
+    *_memories("test_host_pages", HOST_PAGES, coverage=0.5),
     Entry(
         "memory.never-touched",
         f"{_MEMORY}.test_never_touched",

@@ -60,6 +60,15 @@ def probe_qemu(name: str | Path) -> QemuFacts:
     return QemuFacts(executable, match[1] + package, tuple(listed))
 
 
+def has_device(executable: Path, name: str) -> bool:
+    """Whether a QEMU was built with a device, by what `-device help` lists.
+
+    Raises:
+        UsageError: it does not answer.
+    """
+    return f'name "{name}"' in _ask(executable, "-device", "help")
+
+
 def _ask(executable: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(

@@ -12,6 +12,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, NotApplicable, SetupBroken
 from harness.machine import Machine
 from harness.machine_config import MIB
+from harness.qemu_probe import has_device
 from harness.ram import RamBlock, populated_bytes, ramblocks
 from tests_functional.scenarios.checks import judged
 from tests_functional.scenarios.guest import Guest, Stack
@@ -24,6 +25,7 @@ from tests_functional.scenarios.summary import Cycle, summary
 from validators.verdict import CheckResult, Verdict
 
 _REGION_MIB = 256
+_MODEL = "virtio-mem-pci"
 _RESIZE_SECONDS = 30.0
 _DEVICE = "/machine/peripheral/vm0"
 _DRIVER = "/sys/bus/virtio/drivers/virtio_mem"
@@ -56,7 +58,7 @@ class VirtioMemKind:
         arguments = (
             "-m", "maxmem=1G",
             "-object", f"{self.backend},id=mem1,size={_REGION_MIB}M",
-            "-device", "virtio-mem-pci,id=vm0,memdev=mem1,requested-size=0",
+            "-device", f"{_MODEL},id=vm0,memdev=mem1,requested-size=0",
         )
         # fmt: on
         return replace(stack, extra=arguments, plugged_mib=_BEFORE[-1])
@@ -81,6 +83,8 @@ def virtio_mem_kind(name: str) -> Callable[[Run], Outcome]:
 
 def _resized(run: Run, name: str, kind: VirtioMemKind) -> Outcome:
     begun = time.monotonic()
+    if not has_device(run.stack.executable, _MODEL):
+        raise NotApplicable(f"This QEMU was built without the device '{_MODEL}'.")
     run = replace(run, stack=kind.stack(run.stack))
     cycles: list[Cycle] = []
     with writing_guest(run, _prepare) as source:
