@@ -127,7 +127,8 @@ def save(
         window: on its writers.
         folder: receives `vmstate` and, where the flow has one, `golden/`.
         deadline: for the whole save.
-        meanwhile: called once T0 is past and RAM is being saved.
+        meanwhile: called once T0 is past and RAM is being saved; the sink is a slow one then, whatever the
+            flow says.
 
     Raises:
         NotApplicable: this QEMU has no such transport.
@@ -138,16 +139,17 @@ def save(
     guest.agent.reset_stats()
     before, mark = window.steps(), machine.qmp.mark()
     golden, started_by_itself = None, False
+    uri = migration.slow_sink(path) if meanwhile else _uri(flow, path)
     if flow in (Flow.LIVE, Flow.LIVE_FILE):
-        migration.start_save(machine, _uri(flow, path))
+        migration.start_save(machine, uri)
     elif not flow.background:
         migration.lift_bandwidth_limit(machine)
         machine.qmp.execute("stop")
         if flow.golden:
             golden = dump_golden(machine, folder / "golden")
-        migration.start_save(machine, _uri(flow, path))
+        migration.start_save(machine, uri)
     else:
-        golden, started_by_itself = _stop_dump_migrate(machine, _uri(flow, path), folder / "golden", deadline)
+        golden, started_by_itself = _stop_dump_migrate(machine, uri, folder / "golden", deadline)
     if meanwhile:
         migration.wait_ram_moving(machine, deadline)
         meanwhile()
