@@ -14,7 +14,7 @@ from avocado.core.suite import TestSuite
 
 import tests_functional
 from ci.events import EVENTS_FILE
-from ci.profiles import Entry
+from ci.profiles.entry import Entry
 from harness.errors import SetupBroken
 from harness.status import Status
 from tests_functional.scenarios.outcome import OUTCOME_FILE, Outcome

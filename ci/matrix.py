@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ci.profiles import Entry
+from ci.profiles.entry import Entry
 from ci.stack import prepare_stack
 from harness.errors import UsageError
 from harness.status import Status

@@ -17,7 +17,8 @@ from typing import Any
 from ci.avocado_job import run_entries
 from ci.events import EVENTS_FILE, EventTail, Progress
 from ci.matrix import Leg, parse_shard, prepare_legs, table
-from ci.profiles import PROFILES, Entry, select
+from ci.profiles import PROFILES, select
+from ci.profiles.entry import Entry
 from ci.results import RunResult, make_results_folder, now, write_reproducer, write_results
 from ci.verdict_text import outcome_lines
 from harness.status import Status

@@ -12,7 +12,8 @@ import pytest
 import tests_functional
 from ci import avocado_job
 from ci.avocado_job import run_entries
-from ci.profiles import PROFILES, Entry, select
+from ci.profiles import PROFILES, select
+from ci.profiles.entry import Entry
 from harness.errors import SetupBroken, UsageError
 from harness.status import Status
 from tests_functional.base import SnapshotTest

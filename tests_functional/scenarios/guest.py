@@ -18,6 +18,8 @@ from validators.agent_pages import PATTERNS, Schedule
 
 # DESIGN section 4: the agent covers at least 85 % of guest RAM.
 COVERAGE = 0.85
+DEFAULT_RAM_MIB = 512
+"""RAM of a guest where a test does not say otherwise, in MiB."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Stack:
     executable: Path
     image: GuestImage
     accel: str
-    ram_mib: int = 512
+    ram_mib: int = DEFAULT_RAM_MIB
     vcpus: int = 1
     coverage: float = COVERAGE
     machine: str = "pc"
