@@ -14,13 +14,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ci.avocado_job import run_entries
+from ci.avocado_job import run_plan
 from ci.events import EVENTS_FILE, EventTail, Progress
 from ci.matrix import Leg, parse_shard, prepare_legs, table
 from ci.profiles import PROFILES, select
 from ci.profiles.entry import Entry
 from ci.results import RunResult, make_results_folder, now, write_reproducer, write_results
+from ci.side_by_side import parse_jobs, plan
 from ci.verdict_text import outcome_lines
+from harness.host import LocalHost
 from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.stack_file import save_stack
@@ -53,6 +55,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--filter", metavar="PATTERN", help="only tests whose name fits this shell pattern")
     parser.add_argument("--shard", type=parse_shard, metavar="I/N", help="only the I-th of N parts")
+    parser.add_argument(
+        "--jobs", type=parse_jobs, default=None, metavar="N", help="tests side by side (default: what fits)"
+    )
     parser.add_argument("--keep", action="store_true", help="keep snapshots and golden images")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
@@ -99,7 +104,11 @@ def run(arguments: argparse.Namespace) -> int:
     outcomes: list[Outcome] = []
     for leg in legs:
         outcomes += _run_leg(
-            leg, {**common, "newer": leg.newer(legs)}, _command(arguments, leg, seed), progress
+            leg,
+            {**common, "newer": leg.newer(legs)},
+            _command(arguments, leg, seed),
+            arguments.jobs,
+            progress,
         )
     command = _command(arguments, None, seed)
     environment = legs[0].environment if len(legs) == 1 else {leg.label: leg.environment for leg in legs}
@@ -110,14 +119,22 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_leg(
-    leg: Leg, common: Mapping[str, str | int | float], command: Sequence[str], progress: Progress
+    leg: Leg,
+    common: Mapping[str, str | int | float],
+    command: Sequence[str],
+    jobs: int | None,
+    progress: Progress,
 ) -> list[Outcome]:
     """Run a leg's tests; their outcomes as the whole run calls them."""
     save_stack(leg.stack, leg.environment, leg.folder)
+    side_by_side = plan(leg.entries, LocalHost().facts(), jobs)
     if leg.label:
         progress.step(f"{leg.label}: {len(leg.entries)} tests on QEMU {leg.environment['qemu']}.")
+    if side_by_side.workers > 1:
+        progress.step(f"{side_by_side.workers} tests run side by side.")
     with EventTail(leg.folder / EVENTS_FILE, progress):
-        outcomes = run_entries(leg.entries, common, leg.folder, workers=1)
+        found = run_plan(side_by_side, common, leg.folder)
+    outcomes = [found[entry.name] for entry in leg.entries]
     for entry, outcome in zip(leg.entries, outcomes, strict=True):
         place = leg.folder / outcome.folder
         place.mkdir(parents=True, exist_ok=True)

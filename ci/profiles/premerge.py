@@ -17,6 +17,7 @@ MAIN_JOB = Entry(
     "snapshot.main-job",
     f"{SNAPSHOT_FLOWS}.test_main_job",
     "the promise as a whole: live snapshot, golden snapshot, and stop-and-save as the control",
+    alone=True,
 )
 
 SMOKE = (MAIN_JOB,)
