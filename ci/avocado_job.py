@@ -43,7 +43,6 @@ def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) 
     entries = (*plan.together, *plan.alone)
     config = {
         "run.results_dir": str(folder / "avocado"),
-        "task.timeout.running": max(entry.seconds for entry in entries) + _TASK_GRACE_SECONDS,
         "job.run.timeout": sum(entry.seconds for entry in entries) + _JOB_GRACE_SECONDS,
         # Not one of Avocado's streams: it stays silent without taking our own output away, as "none" does.
         "core.show": ["snapproof"],
@@ -83,7 +82,9 @@ def _suite(
             "parent_pid": os.getpid(),
         }
         runnables += _resolve(entry, parameters)
-    return TestSuite(name, config=dict(config), tests=runnables, job_config=dict(config))
+    longest = max(entry.seconds for entry in entries)
+    config = {**config, "task.timeout.running": longest + _TASK_GRACE_SECONDS}
+    return TestSuite(name, config=config, tests=runnables, job_config=config)
 
 
 def _resolve(entry: Entry, parameters: Mapping[str, str | int | float]) -> list[object]:
