@@ -55,8 +55,9 @@ class Leg:
         return replace(outcome, name=name, folder=f"{self.label}/{outcome.folder}")
 
     def newer(self, legs: Sequence[Leg]) -> str:
-        """The legs with a newer QEMU, as a test's parameter: JSON, label to executable."""
-        newer = {leg.label: str(leg.stack.executable) for leg in legs if leg.version > self.version}
+        """The legs with a newer QEMU, as a test's parameter: JSON, label to executable, the newest last."""
+        by_age = sorted(legs, key=lambda leg: leg.version)
+        newer = {leg.label: str(leg.stack.executable) for leg in by_age if leg.version > self.version}
         return json.dumps(newer)
 
 

@@ -7,6 +7,7 @@ from ci.profiles.premerge import PREMERGE
 from ci.profiles.subjects import (
     DISTURBANCE_TEST,
     FAILURE_REASONS,
+    FINDING_TEST,
     REFUSAL_TESTS,
     REPETITION_TESTS,
     RUN_STATE_TEST,
@@ -18,6 +19,7 @@ from ci.profiles.subjects import (
     planted,
 )
 from tests_functional.scenarios.disturbances import DISTURBANCES
+from tests_functional.scenarios.known_issues import load_known_issues
 from tests_functional.scenarios.memory_kinds import MEMORY_KINDS
 from tests_functional.scenarios.planted import LIVE_FAULTS
 from tests_functional.scenarios.run_states import RUN_STATES
@@ -106,5 +108,9 @@ NIGHTLY = (
         f"{VERSION_TESTS}.test_restored_by_newer",
         "snapshots outlive the QEMU that took them",
         SMALL,
+    ),
+    *(
+        Entry(f"findings.{issue.id.lower()}", FINDING_TEST, issue.title, {**SMALL, "issue": issue.id})
+        for issue in load_known_issues()
     ),
 )
