@@ -30,6 +30,7 @@ class KnownIssue:
         sporadic: whether it depends on timing, so that a check that passes says nothing.
         reproduce: one command that needs only a QEMU and a shell.
         upstream: link to a report, "" where there is none.
+        by_chance: whether even its reproducer depends on timing.
     """
 
     id: str
@@ -41,6 +42,7 @@ class KnownIssue:
     sporadic: bool
     reproduce: str
     upstream: str
+    by_chance: bool = False
 
     def explains(self, check: Mapping[str, Any], qemu_version: str) -> bool:
         """Whether all that a failed check found is this; never on a QEMU that is known to be free of it."""
