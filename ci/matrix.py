@@ -32,7 +32,7 @@ class Leg:
         folder: where its tests' files go, the results folder itself where it is the only one.
         stack: what its tests use.
         environment: what every result of it says.
-        entries: the tests to run on it.
+        entries: the tests of it, in this shard.
     """
 
     label: str
@@ -41,6 +41,12 @@ class Leg:
     stack: Stack
     environment: dict[str, Any]
     entries: tuple[Entry, ...]
+
+    def without(self, entry: Entry) -> str:
+        """The first migration capability that a test needs and this QEMU lacks, "" where it lacks none."""
+        known = self.stack.capabilities
+        # A QEMU that did not say what it knows is asked by each test for itself.
+        return next((name for name in entry.needs if known and name not in known), "")
 
     @property
     def version(self) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from ci.matrix import Leg, parse_shard, prepare_legs, table
 from ci.profiles import PROFILES, select
 from ci.profiles.entry import Entry
 from ci.results import RunResult, make_results_folder, now, write_reproducer, write_results
-from ci.side_by_side import parse_jobs, plan
+from ci.side_by_side import Plan, parse_jobs, plan
 from ci.verdict_text import outcome_lines
 from harness.host import LocalHost
 from harness.status import Status
@@ -127,19 +127,36 @@ def _run_leg(
 ) -> list[Outcome]:
     """Run a leg's tests; their outcomes as the whole run calls them."""
     save_stack(leg.stack, leg.environment, leg.folder)
-    side_by_side = plan(leg.entries, LocalHost().facts(), jobs)
-    if leg.label:
-        progress.step(f"{leg.label}: {len(leg.entries)} tests on QEMU {leg.environment['qemu']}.")
-    if side_by_side.workers > 1:
-        progress.step(f"{side_by_side.workers} tests run side by side.")
-    with EventTail(leg.folder / EVENTS_FILE, progress):
-        found = run_plan(side_by_side, common, leg.folder)
+    chosen = [entry for entry in leg.entries if not leg.without(entry)]
+    found = {entry.name: _without(leg, entry) for entry in leg.entries if leg.without(entry)}
+    if chosen:
+        found |= _run_side_by_side(leg, plan(chosen, LocalHost().facts(), jobs), common, progress)
     outcomes = [found[entry.name] for entry in leg.entries]
     for entry, outcome in zip(leg.entries, outcomes, strict=True):
         place = leg.folder / outcome.folder
         place.mkdir(parents=True, exist_ok=True)
         write_reproducer(place, [*command, "--filter", entry.name], outcome.sentence)
     return [leg.named(outcome) for outcome in outcomes]
+
+
+def _run_side_by_side(
+    leg: Leg, tests: Plan, common: Mapping[str, str | int | float], progress: Progress
+) -> dict[str, Outcome]:
+    number = len(tests.together) + len(tests.alone)
+    if leg.label:
+        progress.step(f"{leg.label}: {number} tests on QEMU {leg.environment['qemu']}.")
+    if tests.workers > 1:
+        progress.step(f"{tests.workers} tests run side by side.")
+    with EventTail(leg.folder / EVENTS_FILE, progress):
+        return run_plan(tests, common, leg.folder)
+
+
+def _without(leg: Leg, entry: Entry) -> Outcome:
+    """The outcome of a test that this QEMU lacks something for."""
+    sentence = f"This QEMU has no capability '{leg.without(entry)}'."
+    return Outcome(
+        entry.name, Status.SKIP, sentence, environment=leg.environment, folder=f"tests/{entry.name}"
+    )
 
 
 def _remove_empty(folder: Path) -> None:

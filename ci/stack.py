@@ -77,7 +77,7 @@ def prepare_stack(
         "guest_image": image.name,
         "guest_image_digest": image.digest,
     }
-    return Stack(qemu.executable, image, accelerator.name), environment
+    return Stack(qemu.executable, image, accelerator.name, capabilities=qemu.capabilities), environment
 
 
 def _accelerator(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from harness.migration import BACKGROUND_SNAPSHOT
 from tests_functional.scenarios.guest import DEFAULT_RAM_MIB
 
 # A test has two guests at once at most, the source and the restored one; beside its guest's RAM a QEMU
@@ -24,6 +25,7 @@ class Entry:
         parameters: what differs from the base class's defaults, by name.
         seconds: time-out of the test; a healthy run takes a fifth of it.
         cycle_seconds: what each further cycle of `--repeat` adds to it.
+        needs: migration capabilities without which it is skipped before anything is booted.
         alone: whether nothing may run beside it, since it measures times that others would spoil.
     """
 
@@ -33,6 +35,7 @@ class Entry:
     parameters: Mapping[str, str | int | float] = field(default_factory=dict)
     seconds: int = 300
     cycle_seconds: int = 60
+    needs: tuple[str, ...] = (BACKGROUND_SNAPSHOT,)
     alone: bool = False
 
     @property

@@ -64,6 +64,7 @@ NIGHTLY = (
         "snapshot.stop-and-save",
         f"{SNAPSHOT_FLOWS}.test_stop_and_save",
         "the control on its own: the oracles must agree on an ordinary save as well",
+        needs=(),
     ),
     Entry(
         "repetition.twenty",
@@ -108,9 +109,12 @@ NIGHTLY = (
         f"{VERSION_TESTS}.test_restored_by_newer",
         "snapshots outlive the QEMU that took them",
         SMALL,
+        needs=(),
     ),
     *(
-        Entry(f"findings.{issue.id.lower()}", FINDING_TEST, issue.title, {**SMALL, "issue": issue.id})
+        Entry(
+            f"findings.{issue.id.lower()}", FINDING_TEST, issue.title, {**SMALL, "issue": issue.id}, needs=()
+        )
         for issue in load_known_issues()
     ),
 )

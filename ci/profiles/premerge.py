@@ -12,6 +12,7 @@ from ci.profiles.subjects import (
     memory,
     planted,
 )
+from harness.migration import MAPPED_RAM
 
 MAIN_JOB = Entry(
     "snapshot.main-job",
@@ -62,6 +63,7 @@ PREMERGE = (
         "offline.extract-mapped-ram",
         f"{OFFLINE_TESTS}.test_mapped_ram",
         "the same for the layout with fixed offsets",
+        needs=(MAPPED_RAM,),
     ),
     memory("memfd-shared"),
     memory("numa-refused-last"),

@@ -36,6 +36,7 @@ class Stack:
             and initramfs need more of it.
         machine: machine type, as for `-machine`.
         extra: further arguments for QEMU.
+        capabilities: migration capabilities that QEMU knows; empty where it was not asked.
     """
 
     executable: Path
@@ -46,6 +47,7 @@ class Stack:
     coverage: float = COVERAGE
     machine: str = "pc"
     extra: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
 
     def machine_config(self) -> MachineConfig:
         """The one configuration that source and restored guest share."""

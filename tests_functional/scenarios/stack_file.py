@@ -46,5 +46,6 @@ def load_stack(folder: Path) -> tuple[Stack, dict[str, Any]]:
         coverage=data["coverage"],
         machine=data["machine"],
         extra=tuple(data["extra"]),
+        capabilities=tuple(data["capabilities"]),
     )
     return stack, data["environment"]
