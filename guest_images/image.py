@@ -14,6 +14,7 @@ from guest_images.initramfs import build_initramfs
 from guest_images.kernel_modules import find_kernel, load_order
 from guest_images.packages import InputRecord, PackageSet, Tree, find_tree, manifest_digest, provide_tree
 from guest_images.ssh_keys import GuestKeys, guest_keys
+from harness.disk import Disk
 from harness.errors import MachineryMissing
 
 SSH_USER = "root"
@@ -52,17 +53,25 @@ class GuestImage:
         ssh_host_key_line: the guest's host key, type and base64, to pin.
         digest: SHA256 over kernel, initramfs and command line.
         manifest: every input by name, version and SHA256.
+        disk: its disk, where it has one.
+        agent: our program for the guest, to be copied in; None where the image has it as AGENT_PATH.
+        own_mib: MiB of RAM that the guest needs beside the writers.
+        boot_seconds: limit for its boot under TCG, from start to an SSH login.
     """
 
     name: str
-    kernel: Path
-    initrd: Path
+    kernel: Path | None
+    initrd: Path | None
     cmdline: str
     ssh_user: str
     ssh_private_key: Path
     ssh_host_key_line: str
     digest: str
     manifest: tuple[InputRecord, ...]
+    disk: Disk | None = None
+    agent: Path | None = None
+    own_mib: int = OWN_MIB
+    boot_seconds: float = BOOT_SECONDS
 
 
 def build_guest(

@@ -17,7 +17,6 @@ from harness.ram import ramblocks, read_block
 from harness.ssh import GuestShell
 from validators.agent_pages import THREAD_MAGIC
 
-_AGENT = "/bin/snapproof-agent"
 _PAGE_BYTES = 4096
 # Words of a thread page, see docs/agent-format.md.
 _NONCE_WORD, _THREAD_WORD, _STEPS_WORD = 1, 2, 4
@@ -94,13 +93,15 @@ class VerifyReport:
 class AgentClient:
     """Drives the agent of one guest over its SSH connection."""
 
-    def __init__(self, shell: GuestShell) -> None:
+    def __init__(self, shell: GuestShell, command: str) -> None:
+        """Drive the agent that `command` calls in the guest's shell."""
         self._shell = shell
+        self._agent = command
 
     def serve(self, plan: WriterPlan, guest_ram_bytes: int, deadline: Deadline) -> None:
         """Start the agent and have it allocate its region; it does not write yet."""
         self._shell.check(
-            f"{_AGENT} serve --bytes {plan.bytes} --threads {plan.threads} --pattern {plan.pattern} "
+            f"{self._agent} serve --bytes {plan.bytes} --threads {plan.threads} --pattern {plan.pattern} "
             f"--seed {plan.seed} --rate {plan.rate} --guest-ram {guest_ram_bytes}",
             deadline,
         )
@@ -154,7 +155,7 @@ class AgentClient:
         )
 
     def _command(self, command: str, seconds: float = 40.0) -> dict[str, Any]:
-        text = self._shell.check(f"{_AGENT} ctl {command}", Deadline(seconds))
+        text = self._shell.check(f"{self._agent} ctl {command}", Deadline(seconds))
         try:
             answer = json.loads(text)
         except ValueError as error:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guest_images.image import GuestImage
 from harness.deadline import Deadline
+from harness.disk import Disk
 from harness.host import LocalHost
+from harness.kept_disk import keep_disk
 from harness.machine import Machine
 from harness.machine_config import MIB, MachineConfig
 from harness.ssh import GuestShell, SshIdentity
 from tests_functional.scenarios.agent import AgentClient, AgentStatus, AgentWindow, WriterPlan
+from tests_functional.scenarios.own_guest import agent_command, prepare
 from validators.agent_pages import PATTERNS, Schedule
 
 # DESIGN section 4: the agent covers at least 85 % of guest RAM.
 COVERAGE = 0.85
+_RAM_STEP_MIB = 128
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Stack:
             and initramfs need more of it.
         machine: machine type, as for `-machine`.
         extra: further arguments for QEMU.
+        host_key_file: keeps the first host key seen of a guest whose key is not known.
     """
 
     executable: Path
@@ -44,9 +49,24 @@ class Stack:
     coverage: float = COVERAGE
     machine: str = "pc"
     extra: tuple[str, ...] = ()
+    host_key_file: Path | None = None
 
-    def machine_config(self) -> MachineConfig:
-        """The one configuration that source and restored guest share."""
+    def fitted(self) -> Stack:
+        """The same with so much RAM that the writers can fill their share of it beside the guest's own.
+
+        RAM grows in steps that keep it odd, or divisible into equal parts, where it was so.
+        """
+        ram_mib = self.ram_mib
+        while ram_mib * (1 - self.coverage) < self.image.own_mib:
+            ram_mib += _RAM_STEP_MIB
+        return replace(self, ram_mib=ram_mib)
+
+    def machine_config(self, disk: Disk | None = None) -> MachineConfig:
+        """The one configuration that source and restored guest share.
+
+        Args:
+            disk: what a restored guest finds as its disk; the image's own by default.
+        """
         return MachineConfig(
             executable=self.executable,
             kernel=self.image.kernel,
@@ -57,6 +77,7 @@ class Stack:
             accel=self.accel,
             machine=self.machine,
             extra=self.extra,
+            disk=disk or self.image.disk,
         )
 
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:
@@ -67,7 +88,10 @@ class Stack:
 
     def identity(self) -> SshIdentity:
         """How to log in to the guest."""
-        return SshIdentity(self.image.ssh_user, self.image.ssh_private_key, self.image.ssh_host_key_line)
+        image = self.image
+        return SshIdentity(
+            image.ssh_user, image.ssh_private_key, image.ssh_host_key_line, self.host_key_file
+        )
 
 
 @dataclass(frozen=True)
@@ -81,10 +105,19 @@ class Guest:
 
 @contextmanager
 def booted(stack: Stack, folder: Path, deadline: Deadline) -> Iterator[Guest]:
-    """Boot a guest and log in; everything is ended on leaving."""
+    """Boot a guest, log in and make it ready; everything is ended on leaving.
+
+    Raises:
+        SetupBroken: the guest does not answer, or is not fit to be tested.
+    """
     machine = Machine(stack.machine_config(), LocalHost(), folder)
-    with machine, logged_in(machine, stack, deadline) as guest:
-        yield guest
+    with machine:
+        with GuestShell(machine.ssh_port, stack.identity()) as shell:
+            shell.connect(deadline, machine.alive)
+            prepare(stack.image, shell, deadline)
+        keep_disk(machine)
+        with logged_in(machine, stack, deadline) as guest:
+            yield guest
 
 
 @contextmanager
@@ -92,7 +125,7 @@ def logged_in(machine: Machine, stack: Stack, deadline: Deadline) -> Iterator[Gu
     """A fresh SSH connection to the guest of a running machine."""
     with GuestShell(machine.ssh_port, stack.identity()) as shell:
         shell.connect(deadline, machine.alive)
-        yield Guest(machine, shell, AgentClient(shell))
+        yield Guest(machine, shell, AgentClient(shell, agent_command(stack.image, shell)))
 
 
 def start_writers(guest: Guest, plan: WriterPlan, deadline: Deadline) -> tuple[AgentStatus, AgentWindow]:
