@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from guest_images import cpio
-from guest_images.initramfs import module_entries, program
 from guest_images.init_script import MODULES_FOLDER
+from guest_images.initramfs import module_entries, program
 from guest_images.kernel_modules import WANTED, Module
 from guest_images.root_files import GROUP_OF, TESTER, root_files, root_links
 from guest_images.ssh_keys import GuestKeys

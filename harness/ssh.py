@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 import paramiko
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SnapproofError, UsageError
@@ -76,13 +77,29 @@ def host_key(line: str) -> paramiko.PKey:
     return entry.key
 
 
+def require_private_key(path: Path) -> None:
+    """Check that a file is a private key that can be used as it is.
+
+    Raises:
+        UsageError: it cannot be read, is no private key, or takes a pass phrase.
+    """
+    try:
+        paramiko.PKey.from_path(path)
+    except OSError as error:
+        raise UsageError(f"The SSH key '{path}' cannot be read: {error.strerror}.") from error
+    except (paramiko.PasswordRequiredException, TypeError) as error:
+        raise UsageError(f"The SSH key '{path}' takes a pass phrase; make one without for tests.") from error
+    except (paramiko.SSHException, ValueError, UnsupportedAlgorithm) as error:
+        raise UsageError(f"'{path}' is not a private SSH key: {error}.") from error
+
+
 class _PinFirst(paramiko.MissingHostKeyPolicy):
     """Takes the first host key seen and writes it down, so that it is the only one from then on."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
 
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
+    def missing_host_key(self, _client: paramiko.SSHClient, _hostname: str, key: paramiko.PKey) -> None:
         """Write the key down; paramiko calls this for a host that it knows no key of."""
         if self._file is not None:
             self._file.write_text(f"{key.get_name()} {key.get_base64()}\n", encoding="ascii")

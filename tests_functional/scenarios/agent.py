@@ -99,12 +99,27 @@ class AgentClient:
         self._agent = command
 
     def serve(self, plan: WriterPlan, guest_ram_bytes: int, deadline: Deadline) -> None:
-        """Start the agent and have it allocate its region; it does not write yet."""
-        self._shell.check(
+        """Start the agent and have it allocate its region; it does not write yet.
+
+        Raises:
+            SetupBroken: the guest has not so much memory, or does not let the agent lock it.
+        """
+        started = self._shell.run(
             f"{self._agent} serve --bytes {plan.bytes} --threads {plan.threads} --pattern {plan.pattern} "
             f"--seed {plan.seed} --rate {plan.rate} --guest-ram {guest_ram_bytes}",
             deadline,
         )
+        if started.exit_code:
+            why = started.stderr.strip() or f"exit code {started.exit_code}."
+            raise SetupBroken(
+                f"The writers cannot start in the guest: {why} (A guest of your own gets more RAM beside the "
+                "writers by --guest-needs.)"
+            )
+        if not self._command("status")["locked"]:
+            raise SetupBroken(
+                "The guest does not let the agent lock its memory, so pages could move or be swapped out; it "
+                "must run as root without a limit on locked memory."
+            )
 
     def start(self) -> None:
         """Let the writers run."""

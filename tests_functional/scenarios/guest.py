@@ -10,11 +10,13 @@ from pathlib import Path
 from guest_images.image import GuestImage
 from harness.deadline import Deadline
 from harness.disk import Disk
+from harness.errors import SetupBroken
 from harness.host import LocalHost
 from harness.kept_disk import keep_disk
 from harness.machine import Machine
 from harness.machine_config import MIB, MachineConfig
-from harness.ssh import GuestShell, SshIdentity
+from harness.process import log_tail
+from harness.ssh import GuestShell, GuestUnreachable, SshIdentity
 from tests_functional.scenarios.agent import AgentClient, AgentStatus, AgentWindow, WriterPlan
 from tests_functional.scenarios.own_guest import agent_command, prepare
 from validators.agent_pages import PATTERNS, Schedule
@@ -89,9 +91,7 @@ class Stack:
     def identity(self) -> SshIdentity:
         """How to log in to the guest."""
         image = self.image
-        return SshIdentity(
-            image.ssh_user, image.ssh_private_key, image.ssh_host_key_line, self.host_key_file
-        )
+        return SshIdentity(image.ssh_user, image.ssh_private_key, image.ssh_host_key_line, self.host_key_file)
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,26 @@ def booted(stack: Stack, folder: Path, deadline: Deadline) -> Iterator[Guest]:
     Raises:
         SetupBroken: the guest does not answer, or is not fit to be tested.
     """
-    machine = Machine(stack.machine_config(), LocalHost(), folder)
-    with machine:
+    with Machine(stack.machine_config(), LocalHost(), folder) as machine:
         with GuestShell(machine.ssh_port, stack.identity()) as shell:
-            shell.connect(deadline, machine.alive)
+            _first_login(shell, stack, machine, deadline)
             prepare(stack.image, shell, deadline)
-        keep_disk(machine)
-        with logged_in(machine, stack, deadline) as guest:
-            yield guest
+            keep_disk(machine)
+            yield Guest(machine, shell, AgentClient(shell, agent_command(stack.image, shell)))
+
+
+def _first_login(shell: GuestShell, stack: Stack, machine: Machine, deadline: Deadline) -> None:
+    try:
+        shell.connect(deadline, machine.alive)
+    except GuestUnreachable as error:
+        if stack.image.agent is None:
+            raise
+        said = log_tail(machine.folder / "qemu.log").strip().splitlines()[-1:]
+        words = f" QEMU's last words: {said[0]}." if said and not machine.alive() else ""
+        raise SetupBroken(
+            f"{error.sentence}{words} It must boot from a virtio disk, get its address by DHCP on virtio-net and "
+            f"run an SSH server; what it printed is in '{machine.folder / 'console.log'}'."
+        ) from error
 
 
 @contextmanager

@@ -62,7 +62,8 @@ def writing_guest(run: Run) -> Iterator[Source]:
     run.say(f"Booting the guest ({run.stack.ram_mib} MiB, {run.stack.vcpus} vCPU, {run.stack.accel}).")
     with booted(run.stack, run.folder, run.deadline.at_most(run.stack.image.boot_seconds)) as guest:
         plan = run.stack.writer_plan(run.pattern, run.seed)
-        run.say(f"Starting {plan.threads} writer(s), '{plan.pattern}' over {plan.bytes >> 20} of {run.stack.ram_mib} MiB.")
+        share = f"{plan.bytes >> 20} of {run.stack.ram_mib} MiB"
+        run.say(f"Starting {plan.threads} writer(s), '{plan.pattern}' over {share}.")
         status, window = start_writers(guest, plan, run.deadline.at_most(_FILL_SECONDS))
         yield Source(guest, window, status, baseline(guest))
 
