@@ -13,7 +13,7 @@ from guest_images import cpio
 from guest_images.init_script import MODULES_FOLDER
 from guest_images.initramfs import module_entries, program
 from guest_images.kernel_modules import WANTED, Module
-from guest_images.root_files import GROUP_OF, TESTER, root_files, root_links
+from guest_images.root_files import GROUP_OF, ROOT_FOLDERS, TESTER, root_files, root_links
 from guest_images.ssh_keys import GuestKeys
 from harness.errors import Evidence, SetupBroken
 
@@ -116,7 +116,7 @@ def write_archive(packages: Path, keys: GuestKeys, file: io.BufferedIOBase) -> N
     """Write the disk's content as a tar archive, byte-identical for equal packages and keys."""
     files, links = root_files(keys), root_links()
     added = {*files, *links}
-    parents = {str(parent) for path in added for parent in Path(path).parents} - {"."}
+    parents = {str(parent) for path in added for parent in Path(path).parents} - {"."} | set(ROOT_FOLDERS)
     with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
         there = set()
         for name, path in _walk(packages):

@@ -41,6 +41,9 @@ GROUP_OF = {"shadow": _GROUPS["shadow"], "mail": _GROUPS["mail"]}
 TESTER = 1000
 """User and group id of `tester`, an ordinary user who may use sudo."""
 
+ROOT_FOLDERS = ("var/log/journal",)
+"""Folders to add: with this one, as after an installation, the journal is on the disk."""
+
 _PAM = "{kind}\t[success=1 default=ignore]\tpam_unix.so{options}\n{kind}\trequisite\tpam_deny.so\n"
 _PAM_SESSION = "session\trequired\tpam_permit.so\nsession\trequired\tpam_unix.so\n"
 

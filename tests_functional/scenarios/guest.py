@@ -10,7 +10,7 @@ from pathlib import Path
 from guest_images.image import GuestImage
 from harness.deadline import Deadline
 from harness.disk import Disk
-from harness.errors import SetupBroken
+from harness.errors import SetupBroken, SnapproofError
 from harness.host import LocalHost
 from harness.kept_disk import keep_disk
 from harness.machine import Machine
@@ -110,26 +110,33 @@ def booted(stack: Stack, folder: Path, deadline: Deadline) -> Iterator[Guest]:
     Raises:
         SetupBroken: the guest does not answer, or is not fit to be tested.
     """
-    with Machine(stack.machine_config(), LocalHost(), folder) as machine:
-        with GuestShell(machine.ssh_port, stack.identity()) as shell:
-            _first_login(shell, stack, machine, deadline)
-            prepare(stack.image, shell, deadline)
-            keep_disk(machine)
-            yield Guest(machine, shell, AgentClient(shell, agent_command(stack.image, shell)))
+    machine = Machine(stack.machine_config(), LocalHost(), folder)
+    with machine, _first_login(stack, machine, deadline) as shell:
+        prepare(stack.image, shell, deadline)
+        keep_disk(machine)
+        yield Guest(machine, shell, AgentClient(shell, agent_command(stack.image, shell)))
 
 
-def _first_login(shell: GuestShell, stack: Stack, machine: Machine, deadline: Deadline) -> None:
-    try:
-        shell.connect(deadline, machine.alive)
-    except GuestUnreachable as error:
-        if stack.image.agent is None:
-            raise
-        said = log_tail(machine.folder / "qemu.log").strip().splitlines()[-1:]
-        words = f" QEMU's last words: {said[0]}." if said and not machine.alive() else ""
-        raise SetupBroken(
-            f"{error.sentence}{words} It must boot from a virtio disk, get its address by DHCP on virtio-net and "
-            f"run an SSH server; what it printed is in '{machine.folder / 'console.log'}'."
-        ) from error
+@contextmanager
+def _first_login(stack: Stack, machine: Machine, deadline: Deadline) -> Iterator[GuestShell]:
+    with GuestShell(machine.ssh_port, stack.identity()) as shell:
+        try:
+            shell.connect(deadline, machine.alive)
+        except GuestUnreachable as error:
+            raise _silent_guest(stack, machine, error) from error
+        yield shell
+
+
+def _silent_guest(stack: Stack, machine: Machine, error: GuestUnreachable) -> SnapproofError:
+    """The error for a guest that does not answer; of a guest of one's own it says what to look at."""
+    if stack.image.agent is None:
+        return error
+    said = log_tail(machine.folder / "qemu.log").strip().splitlines()[-1:]
+    words = f" QEMU's last words: {said[0]}." if said and not machine.alive() else ""
+    return SetupBroken(
+        f"{error.sentence}{words} It must boot from a virtio disk, get its address by DHCP on virtio-net and "
+        f"run an SSH server; what it printed is in '{machine.folder / 'console.log'}'."
+    )
 
 
 @contextmanager

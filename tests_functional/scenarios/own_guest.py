@@ -40,6 +40,8 @@ done
 _QUIET = f"""
 {PAGES_STAY}
 swapoff -a 2>/dev/null
+# The journal's files are mapped, and a mapping made before goes on being written back to a read-only disk.
+journalctl --relinquish-var 2>/dev/null
 sync
 # Remounts all file systems that lie on a disk, open files or not (Linux fs/super.c do_emergency_remount()).
 [ ! -w /proc/sysrq-trigger ] || echo u > /proc/sysrq-trigger
@@ -49,6 +51,8 @@ while left=$(grep '^/dev/[^ ]* [^ ]* [^ ]* rw' /proc/mounts); do
     [ $tries -lt 100 ] || {{ echo "$left"; exit 1; }}
     sleep 0.2
 done
+# The flag shows before the last blocks are written; this waits for the remount's lock (Linux fs/sync.c).
+sync
 """
 
 
