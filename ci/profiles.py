@@ -83,6 +83,19 @@ def _planted(fault: str) -> Entry:
     return Entry(name, f"{_PLANTED}.test_fault", LIVE_FAULTS[fault].reason, {"fault": fault})
 
 
+_GUESTS = {
+    "linux-5.10": ("debian-11", "drivers of the time when the feature was merged"),
+    "linux-6.1": ("debian-12", "the guest kernel that the other tests' figures come from"),
+    "linux-6.12": ("debian-13", "the stable release's kernel lays out and moves its memory differently"),
+    "linux-newest": ("debian-13-backports", "what a new kernel does to its memory shows here first"),
+    "full-debian": ("debian-13-full", "a guest as users have it: systemd, daemons, a disk, a page cache"),
+}
+
+_TCG_THREADS = {
+    "single": "one thread for both vCPUs: a write that waits for its page holds up the other vCPU",
+    "multi": "a thread for each vCPU: both can wait for pages at once",
+}
+
 PREMERGE = (
     MAIN_JOB,
     Entry(
@@ -221,6 +234,19 @@ NIGHTLY = (
         f"{_VERSIONS}.test_restored_by_newer",
         "snapshots outlive the QEMU that took them",
         _SMALL,
+    ),
+    *(
+        Entry(f"guests.{name}", f"{_SNAPSHOT}.test_main_job", reason, {"guest": guest})
+        for name, (guest, reason) in _GUESTS.items()
+    ),
+    *(
+        Entry(
+            f"snapshot.tcg-{threads}-thread",
+            f"{_SNAPSHOT}.test_tcg_threads",
+            reason,
+            {"vcpus": 2, "threads": threads},
+        )
+        for threads, reason in _TCG_THREADS.items()
     ),
 )
 

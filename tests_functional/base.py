@@ -91,7 +91,6 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
         folder = Path(self._parameter("folder"))
         stack = replace(
             stack,
-            accel=self._parameter("accel", stack.accel),
             ram_mib=int(self._parameter("ram_mib", stack.ram_mib)),
             vcpus=int(self._parameter("vcpus", stack.vcpus)),
             coverage=float(self._parameter("coverage", stack.coverage)),
