@@ -70,8 +70,8 @@ def host_key(line: str) -> paramiko.PKey:
     words = line.split()
     try:
         entry = paramiko.hostkeys.HostKeyEntry.from_line(f"guest {' '.join(words[:2])}")
-    except (paramiko.SSHException, ValueError) as error:
-        raise UsageError(f"'{line}' is not a public SSH host key: {error}.") from error
+    except (paramiko.SSHException, paramiko.hostkeys.InvalidHostKey, ValueError) as error:
+        raise UsageError(f"'{line}' is not a public SSH host key; its base64 is damaged.") from error
     if entry is None or entry.key is None or len(words) < 2:
         raise UsageError(f"'{line}' is not a public SSH host key; it should be like 'ssh-ed25519 AAAA...'.")
     return entry.key

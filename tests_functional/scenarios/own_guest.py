@@ -113,8 +113,8 @@ def _install(agent: Path, shell: GuestShell, deadline: Deadline) -> None:
     arrived = shell.run(f"wc -c < {shlex.quote(upload)}").stdout.strip()
     if sent.exit_code or arrived != str(len(content)):
         raise SetupBroken(
-            f"The agent could not be copied into the guest: {arrived or 0} of {len(content)} bytes arrived. "
-            f"{sent.stderr.strip()}"
+            f"The agent could not be copied into the guest, of {len(content)} bytes {arrived or 0} arrived: "
+            f"{sent.stderr.strip().rstrip('.') or 'no reason given'}."
         )
     _compare(shell, upload, content)
     placed = shell.run(f"sh -s {shlex.quote(upload)}", deadline, _INSTALL.encode()).stdout.strip()
