@@ -116,14 +116,14 @@ def write_archive(packages: Path, keys: GuestKeys, file: io.BufferedIOBase) -> N
     """Write the disk's content as a tar archive, byte-identical for equal packages and keys."""
     files, links = root_files(keys), root_links()
     added = {*files, *links}
-    parents = {str(parent) for path in added for parent in Path(path).parents} - {"."} | set(ROOT_FOLDERS)
+    parents = {str(parent) for path in (*added, *ROOT_FOLDERS) for parent in Path(path).parents} - {"."}
     with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as tar:
         there = set()
         for name, path in _walk(packages):
             there.add(name)
             if name not in added:
                 _add(tar, name, path)
-        for name in sorted(parents - there):
+        for name in sorted((parents | set(ROOT_FOLDERS)) - there):
             tar.addfile(_member(name, tarfile.DIRTYPE, 0o755))
         for name, target in sorted(links.items()):
             member = _member(name, tarfile.SYMTYPE, 0o777)
