@@ -17,6 +17,8 @@ from typing import Any
 from ci.avocado_job import run_plan
 from ci.events import EVENTS_FILE, EventTail, Progress
 from ci.matrix import Leg, parse_shard, prepare_legs, table
+from ci.own_guest import add_arguments as add_guest_arguments
+from ci.own_guest import own_command
 from ci.profiles import PROFILES, select
 from ci.profiles.entry import Entry
 from ci.results import RunResult, make_results_folder, now, write_reproducer, write_results
@@ -62,6 +64,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
     parser.add_argument("--list", action="store_true", help="list the tests and stop")
+    add_guest_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -126,7 +129,7 @@ def _run_leg(
     progress: Progress,
 ) -> list[Outcome]:
     """Run a leg's tests; their outcomes as the whole run calls them."""
-    save_stack(leg.stack, leg.environment, leg.folder)
+    save_stack(leg.stack, leg.environment, leg.folder, leg.guests)
     chosen = [entry for entry in leg.entries if not leg.without(entry)]
     found = {entry.name: _without(leg, entry) for entry in leg.entries if leg.without(entry)}
     if chosen:
@@ -189,6 +192,7 @@ def _command(arguments: argparse.Namespace, leg: Leg | None, seed: int) -> list[
         value = getattr(arguments, name)
         if value is not None:
             command += [f"--{name}", str(value.absolute() if name == "cache" else value)]
+    command += own_command(arguments)
     if arguments.repeat != 1:
         command += ["--repeat", str(arguments.repeat)]
     if leg is None and arguments.shard:

@@ -48,7 +48,7 @@ def test_alone() -> None:
 def test_whoever_compares_stuns_runs_alone() -> None:
     """The main job fails a stun ratio that another test could spoil."""
     main_jobs = [e for entries in PROFILES.values() for e in entries if e.test.endswith("test_main_job")]
-    assert len(main_jobs) == len(PROFILES)
+    assert len(main_jobs) >= len(PROFILES)
     assert all(entry.alone for entry in main_jobs)
 
 

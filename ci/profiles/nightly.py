@@ -24,6 +24,19 @@ from tests_functional.scenarios.memory_kinds import MEMORY_KINDS
 from tests_functional.scenarios.planted import LIVE_FAULTS
 from tests_functional.scenarios.run_states import RUN_STATES
 
+_GUESTS = {
+    "linux-5.10": ("debian-11", "drivers of the time when the feature was merged"),
+    "linux-6.1": ("debian-12", "the guest kernel that the other tests' figures come from"),
+    "linux-6.12": ("debian-13", "the stable release's kernel lays out and moves its memory differently"),
+    "linux-newest": ("debian-13-backports", "what a new kernel does to its memory shows here first"),
+    "full-debian": ("debian-13-full", "a guest as users have it: systemd, daemons, a disk, a page cache"),
+}
+
+_TCG_THREADS = {
+    "single": "one thread for both vCPUs: a write that waits for its page holds up the other vCPU",
+    "multi": "a thread for each vCPU: both can wait for pages at once",
+}
+
 NIGHTLY = (
     *PREMERGE,
     *(
@@ -116,5 +129,18 @@ NIGHTLY = (
             f"findings.{issue.id.lower()}", FINDING_TEST, issue.title, {**SMALL, "issue": issue.id}, needs=()
         )
         for issue in load_known_issues()
+    ),
+    *(
+        Entry(f"guests.{name}", f"{SNAPSHOT_FLOWS}.test_main_job", reason, {"guest": guest}, alone=True)
+        for name, (guest, reason) in _GUESTS.items()
+    ),
+    *(
+        Entry(
+            f"snapshot.tcg-{threads}-thread",
+            f"{SNAPSHOT_FLOWS}.test_tcg_threads",
+            reason,
+            {"vcpus": 2, "threads": threads},
+        )
+        for threads, reason in _TCG_THREADS.items()
     ),
 )

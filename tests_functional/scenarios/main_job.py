@@ -26,7 +26,7 @@ from tests_functional.scenarios.summary import Cycle, summary
 from validators.judge import check_file
 from validators.verdict import CheckResult, Verdict
 
-_BOOT_SECONDS = 90.0
+_FILL_SECONDS = 90.0
 _SAVE_SECONDS = 120.0
 _RESTORE_SECONDS = 90.0
 # A stun is a few milliseconds of wall time, and a busy host can only lengthen it: of several, the
@@ -60,10 +60,11 @@ def writing_guest(run: Run) -> Iterator[Source]:
     # Before anything slow: a disk that is too small is known now.
     run.require_room()
     run.say(f"Booting the guest ({run.stack.ram_mib} MiB, {run.stack.vcpus} vCPU, {run.stack.accel}).")
-    with booted(run.stack, run.folder, run.deadline.at_most(_BOOT_SECONDS)) as guest:
+    with booted(run.stack, run.folder, run.deadline.at_most(run.stack.image.boot_seconds)) as guest:
         plan = run.stack.writer_plan(run.pattern, run.seed)
-        run.say(f"Starting {plan.threads} writer(s), '{plan.pattern}' over {plan.bytes >> 20} MiB.")
-        status, window = start_writers(guest, plan, run.deadline.at_most(_BOOT_SECONDS))
+        share = f"{plan.bytes >> 20} of {run.stack.ram_mib} MiB"
+        run.say(f"Starting {plan.threads} writer(s), '{plan.pattern}' over {share}.")
+        status, window = start_writers(guest, plan, run.deadline.at_most(_FILL_SECONDS))
         yield Source(guest, window, status, baseline(guest))
 
 

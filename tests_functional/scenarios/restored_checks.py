@@ -48,7 +48,7 @@ def judge_restored(
         Check results. Whatever goes wrong here is a failed check, since the same guest image works
         in the source.
     """
-    config, state = stack.machine_config(), ""
+    config, state = stack.machine_config(snapshot.disk), ""
     try:
         with Machine(config, LocalHost(), folder, incoming=True) as machine:
             begun = time.monotonic()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from harness import migration
 from harness.deadline import Deadline
+from harness.disk import Disk
+from harness.kept_disk import disk_of_snapshot
 from harness.machine import Machine
 from harness.migration import SaveFigures
 from harness.ram import GoldenImage, dump_golden
@@ -70,6 +72,7 @@ class Snapshot:
         steps_completed: writer steps per thread at the instant it had completed.
         started_by_itself: QEMU resumed a guest that was stopped before the save.
         incoming: capabilities that whoever restores it must have on.
+        disk: the guest's disk at T0, where it has one.
     """
 
     flow: Flow
@@ -85,6 +88,7 @@ class Snapshot:
     steps_completed: tuple[int, ...]
     started_by_itself: bool = False
     incoming: tuple[str, ...] = ()
+    disk: Disk | None = None
 
 
 def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline) -> Snapshot:
@@ -100,6 +104,7 @@ def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: 
     Raises:
         NotApplicable: this QEMU or host has no such capability or transport.
         SubjectFailed: QEMU failed the save, died, or hung.
+        SetupBroken: the guest has written to a disk that should have been at rest.
     """
     if flow.capability:
         migration.require_capability(guest.machine, flow.capability)
@@ -185,6 +190,7 @@ def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline:
         steps_completed=completed,
         started_by_itself=started_by_itself,
         incoming=(migration.MAPPED_RAM,) if flow is Flow.MAPPED_RAM else (),
+        disk=disk_of_snapshot(machine),
     )
 
 
