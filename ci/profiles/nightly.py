@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ci.profiles.entry import Entry
-from ci.profiles.premerge import PREMERGE
+from ci.profiles.premerge import EARLY_MEMORY_KINDS, PREMERGE
 from ci.profiles.subjects import (
     DISTURBANCE_TEST,
     FAILURE_REASONS,
     FINDING_TEST,
+    MEMORY_TESTS,
     REFUSAL_TESTS,
     REPETITION_TESTS,
     RUN_STATE_TEST,
@@ -15,12 +16,15 @@ from ci.profiles.subjects import (
     SNAPSHOT_FLOWS,
     VERSION_TESTS,
     failures,
-    memory,
+    memories,
     planted,
 )
 from tests_functional.scenarios.disturbances import DISTURBANCES
 from tests_functional.scenarios.known_issues import load_known_issues
-from tests_functional.scenarios.memory_kinds import MEMORY_KINDS
+from tests_functional.scenarios.memory.host_pages import HOST_PAGES
+from tests_functional.scenarios.memory.kinds import MEMORY_KINDS
+from tests_functional.scenarios.memory.plugged import PLUGGED_KINDS
+from tests_functional.scenarios.memory.virtio_mem import VIRTIO_MEM_KINDS
 from tests_functional.scenarios.planted import LIVE_FAULTS
 from tests_functional.scenarios.run_states import RUN_STATES
 
@@ -59,7 +63,17 @@ NIGHTLY = (
         )
         for name, disturbance in DISTURBANCES.items()
     ),
-    *(memory(kind) for kind in MEMORY_KINDS if kind not in ("memfd-shared", "numa-refused-last")),
+    *memories(
+        "test_kind", {name: kind for name, kind in MEMORY_KINDS.items() if name not in EARLY_MEMORY_KINDS}
+    ),
+    *memories("test_plugged", PLUGGED_KINDS),
+    *memories("test_virtio_mem", VIRTIO_MEM_KINDS),
+    *memories("test_host_pages", HOST_PAGES, coverage=0.5),
+    Entry(
+        "memory.never-touched",
+        f"{MEMORY_TESTS}.test_never_touched",
+        "a page that is in no page table cannot be protected, and the guest may write it at any time",
+    ),
     Entry(
         "memory.above-4-gib",
         f"{SNAPSHOT_FLOWS}.test_seeds",

@@ -9,10 +9,13 @@ from ci.profiles.subjects import (
     SMALL,
     SNAPSHOT_FLOWS,
     failures,
-    memory,
+    memories,
     planted,
 )
 from harness.migration import MAPPED_RAM
+from tests_functional.scenarios.memory.kinds import MEMORY_KINDS
+
+EARLY_MEMORY_KINDS = ("memfd-shared", "numa-refused-last")
 
 MAIN_JOB = Entry(
     "snapshot.main-job",
@@ -65,8 +68,7 @@ PREMERGE = (
         "the same for the layout with fixed offsets",
         needs=(MAPPED_RAM,),
     ),
-    memory("memfd-shared"),
-    memory("numa-refused-last"),
+    *memories("test_kind", {name: MEMORY_KINDS[name] for name in EARLY_MEMORY_KINDS}),
     Entry(
         "repetition.at-once",
         f"{REPETITION_TESTS}.test_at_once",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from ci.profiles.entry import Entry
-from tests_functional.scenarios.memory_kinds import MEMORY_KINDS
 from tests_functional.scenarios.planted import LIVE_FAULTS
 
 SNAPSHOT_FLOWS = "snapshot/test_flows.py:SnapshotFlows"
@@ -16,7 +16,7 @@ VERSION_TESTS = "versions/test_versions.py:Versions"
 RUN_STATE_TEST = "run_states/test_run_states.py:RunStates.test_state"
 DISTURBANCE_TEST = "snapshot/test_disturbances.py:Disturbances.test_disturbance"
 FINDING_TEST = "findings/test_findings.py:Findings.test_reproducer"
-_MEMORY_TEST = "memory/test_memory.py:Memory.test_kind"
+MEMORY_TESTS = "memory/test_memory.py:Memory"
 _FAILURE_TESTS = "failures/test_failures.py:Failures"
 _PLANTED_TEST = "planted/test_planted_faults.py:PlantedFaults.test_fault"
 
@@ -24,9 +24,20 @@ SMALL: Mapping[str, str | int | float] = {"ram_mib": 256, "coverage": 0.7}
 """Parameters of a guest for tests that need many snapshots or guests rather than a large one."""
 
 
-def memory(kind: str) -> Entry:
-    """The test of one kind of guest RAM."""
-    return Entry(f"memory.{kind}", _MEMORY_TEST, MEMORY_KINDS[kind].reason, {**SMALL, "kind": kind})
+class _Kind(Protocol):
+    """A kind of guest RAM, whatever is special about it."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is tested."""
+
+
+def memories(test: str, kinds: Mapping[str, _Kind], **parameters: float) -> tuple[Entry, ...]:
+    """The tests of some kinds of guest RAM, by the method that tests such."""
+    return tuple(
+        Entry(f"memory.{name}", f"{MEMORY_TESTS}.{test}", kind.reason, {**SMALL, **parameters, "kind": name})
+        for name, kind in kinds.items()
+    )
 
 
 FAILURE_REASONS = {

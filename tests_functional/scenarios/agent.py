@@ -13,7 +13,7 @@ import numpy as np
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.machine import Machine
-from harness.ram import ramblocks, read_block
+from harness.ram import ramblocks, read_present
 from harness.ssh import GuestShell
 from validators.agent_pages import THREAD_MAGIC
 
@@ -198,10 +198,8 @@ class AgentWindow:
         addresses: dict[int, int] = {}
         for block in ramblocks(machine):
             if block.host_address:
-                address = block.host_address
-                for data in read_block(machine, block):
+                for address, data in read_present(machine, block):
                     addresses.update(_thread_pages(data, address, nonce))
-                    address += len(data)
         if not addresses:
             raise SetupBroken("The agent's thread pages were not found in guest RAM.")
         self._addresses = [addresses[thread] for thread in sorted(addresses)]

@@ -55,12 +55,19 @@ def one_flow(flow: Flow) -> Callable[[Run], Outcome]:
 
 
 @contextmanager
-def writing_guest(run: Run) -> Iterator[Source]:
-    """Boot the run's guest, start its writers, and wait until each page has been written once."""
+def writing_guest(run: Run, prepare: Callable[[Guest], None] | None = None) -> Iterator[Source]:
+    """Boot the run's guest, start its writers, and wait until each page has been written once.
+
+    Args:
+        run: the test's run.
+        prepare: called with the booted guest before its writers start.
+    """
     # Before anything slow: a disk that is too small is known now.
     run.require_room()
     run.say(f"Booting the guest ({run.stack.ram_mib} MiB, {run.stack.vcpus} vCPU, {run.stack.accel}).")
     with booted(run.stack, run.folder, run.deadline.at_most(run.stack.image.boot_seconds)) as guest:
+        if prepare:
+            prepare(guest)
         plan = run.stack.writer_plan(run.pattern, run.seed)
         share = f"{plan.bytes >> 20} of {run.stack.ram_mib} MiB"
         run.say(f"Starting {plan.threads} writer(s), '{plan.pattern}' over {share}.")

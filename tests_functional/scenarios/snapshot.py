@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,10 +110,74 @@ def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: 
     if flow.capability:
         migration.require_capability(guest.machine, flow.capability)
     try:
-        return _take(flow, guest, window, folder, deadline)
+        return save(flow, guest, window, folder, deadline)
     finally:
         if flow.capability and guest.machine.alive():
             migration.set_capability(guest.machine, flow.capability, False)
+
+
+def save(
+    flow: Flow,
+    guest: Guest,
+    window: AgentWindow,
+    folder: Path,
+    deadline: Deadline,
+    meanwhile: Callable[[], None] | None = None,
+) -> Snapshot:
+    """Save as `take` does, with the capabilities as they are.
+
+    Args:
+        flow: how.
+        guest: its writers must be running.
+        window: on its writers.
+        folder: receives `vmstate` and, where the flow has one, `golden/`.
+        deadline: for the whole save.
+        meanwhile: called once T0 is past and RAM is being saved.
+
+    Raises:
+        NotApplicable: this QEMU has no such transport.
+        CommandRefused: QEMU does not start the save.
+        SubjectFailed: QEMU failed the save, died, or hung.
+    """
+    machine, path = guest.machine, folder / "vmstate"
+    guest.agent.reset_stats()
+    before, mark = window.steps(), machine.qmp.mark()
+    golden, started_by_itself = None, False
+    if flow in (Flow.LIVE, Flow.LIVE_FILE):
+        migration.start_save(machine, _uri(flow, path))
+    elif not flow.background:
+        migration.lift_bandwidth_limit(machine)
+        machine.qmp.execute("stop")
+        if flow.golden:
+            golden = dump_golden(machine, folder / "golden")
+        migration.start_save(machine, _uri(flow, path))
+    else:
+        golden, started_by_itself = _stop_dump_migrate(machine, _uri(flow, path), folder / "golden", deadline)
+    if meanwhile:
+        migration.wait_ram_moving(machine, deadline)
+        meanwhile()
+    figures = migration.wait_completed(machine, deadline)
+    completed = window.steps()
+    if not flow.background:
+        machine.qmp.execute("cont")
+    machine.wait_status(lambda status: status == "running", deadline.at_most(10), "running again")
+    status = _status_after(guest)
+    return Snapshot(
+        flow=flow,
+        path=path,
+        golden=golden,
+        stun_ms=_stun_ms(machine, mark),
+        figures=figures,
+        size_bytes=path.stat().st_size,
+        largest_stall_us=status.max_stall_us,
+        largest_gap_us=status.max_gap_us,
+        state=flow.state_at_t0,
+        steps_before=before,
+        steps_completed=completed,
+        started_by_itself=started_by_itself,
+        incoming=(migration.MAPPED_RAM,) if flow is Flow.MAPPED_RAM else (),
+        disk=disk_of_snapshot(machine),
+    )
 
 
 def restore_uri(machine: Machine, snapshot: Snapshot) -> str:
@@ -153,45 +218,6 @@ def _stun_ms(machine: Machine, mark: int) -> float:
     if stun is None:
         raise machine.failure("QEMU did not send STOP and RESUME around T0")
     return stun * 1000
-
-
-def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline) -> Snapshot:
-    machine, path = guest.machine, folder / "vmstate"
-    guest.agent.reset_stats()
-    before, mark = window.steps(), machine.qmp.mark()
-    golden, started_by_itself = None, False
-    if flow in (Flow.LIVE, Flow.LIVE_FILE):
-        migration.start_save(machine, _uri(flow, path))
-    elif not flow.background:
-        migration.lift_bandwidth_limit(machine)
-        machine.qmp.execute("stop")
-        if flow.golden:
-            golden = dump_golden(machine, folder / "golden")
-        migration.start_save(machine, _uri(flow, path))
-    else:
-        golden, started_by_itself = _stop_dump_migrate(machine, _uri(flow, path), folder / "golden", deadline)
-    figures = migration.wait_completed(machine, deadline)
-    completed = window.steps()
-    if not flow.background:
-        machine.qmp.execute("cont")
-    machine.wait_status(lambda status: status == "running", deadline.at_most(10), "running again")
-    status = _status_after(guest)
-    return Snapshot(
-        flow=flow,
-        path=path,
-        golden=golden,
-        stun_ms=_stun_ms(machine, mark),
-        figures=figures,
-        size_bytes=path.stat().st_size,
-        largest_stall_us=status.max_stall_us,
-        largest_gap_us=status.max_gap_us,
-        state=flow.state_at_t0,
-        steps_before=before,
-        steps_completed=completed,
-        started_by_itself=started_by_itself,
-        incoming=(migration.MAPPED_RAM,) if flow is Flow.MAPPED_RAM else (),
-        disk=disk_of_snapshot(machine),
-    )
 
 
 def _status_after(guest: Guest) -> AgentStatus:
