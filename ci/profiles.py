@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 
 from harness.errors import UsageError
 from tests_functional.scenarios.disturbances import DISTURBANCES
+from tests_functional.scenarios.hindrances import HINDRANCES
 from tests_functional.scenarios.memory_kinds import MEMORY_KINDS
 from tests_functional.scenarios.planted import LIVE_FAULTS
 from tests_functional.scenarios.run_states import RUN_STATES
@@ -83,6 +84,16 @@ def _planted(fault: str) -> Entry:
     return Entry(name, f"{_PLANTED}.test_fault", LIVE_FAULTS[fault].reason, {"fault": fault})
 
 
+def _denied(kind: str) -> Entry:
+    """The test of one way in which a host keeps userfaultfd from QEMU."""
+    return Entry(
+        f"refusals.no-userfaultfd-{kind}",
+        f"{_REFUSALS}.test_denied",
+        HINDRANCES[kind].reason,
+        {**_SMALL, "kind": kind},
+    )
+
+
 PREMERGE = (
     MAIN_JOB,
     Entry(
@@ -135,6 +146,7 @@ PREMERGE = (
     _failures("cancel"),
     _planted("drop_protection"),
     _planted("lose_events"),
+    _denied("seccomp-eperm"),
 )
 
 NIGHTLY = (
@@ -222,6 +234,7 @@ NIGHTLY = (
         "snapshots outlive the QEMU that took them",
         _SMALL,
     ),
+    *(_denied(kind) for kind in HINDRANCES if kind != "seccomp-eperm"),
 )
 
 PROFILES: Mapping[str, tuple[Entry, ...]] = {"smoke": SMOKE, "premerge": PREMERGE, "nightly": NIGHTLY}

@@ -30,5 +30,7 @@ if grep 'Invalid parameter\|valid migration protocol\|unknown migration protocol
     exit 2
 fi
 grep -o '"status": "failed".*' "$DIR/out" || true
+# It was /dev/null: see F5.
+echo "Descriptor 0 of QEMU is '$(readlink "/proc/$PID/fd/0" || echo closed)'."
 grep '"id": "answered"' "$DIR/out"
 ! grep -q '"status": "paused".*"id": "answered"' "$DIR/out"
