@@ -235,6 +235,12 @@ NIGHTLY = (
         _SMALL,
     ),
     *(_denied(kind) for kind in HINDRANCES if kind != "seccomp-eperm"),
+    Entry(
+        "repetition.with-disk",
+        f"{_REPETITION}.test_with_disk",
+        "a snapshot of memory alone is of no use to a guest whose disk has gone on",
+        {"ram_mib": 256, "coverage": 0.5},
+    ),
 )
 
 PROFILES: Mapping[str, tuple[Entry, ...]] = {"smoke": SMOKE, "premerge": PREMERGE, "nightly": NIGHTLY}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +88,18 @@ class Snapshot:
     incoming: tuple[str, ...] = ()
 
 
-def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline) -> Snapshot:
+def nothing() -> None:
+    """What else is done at T0 where nothing is."""
+
+
+def take(
+    flow: Flow,
+    guest: Guest,
+    window: AgentWindow,
+    folder: Path,
+    deadline: Deadline,
+    at_t0: Callable[[], None] = nothing,
+) -> Snapshot:
     """Save a guest whose writers run.
 
     Args:
@@ -96,6 +108,7 @@ def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: 
         window: on its writers.
         folder: receives `vmstate` and, where the flow has one, `golden/`.
         deadline: for the whole save.
+        at_t0: done while the guest stands still at T0, in the flows of the seeds.
 
     Raises:
         NotApplicable: this QEMU or host has no such capability or transport.
@@ -104,7 +117,7 @@ def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: 
     if flow.capability:
         migration.require_capability(guest.machine, flow.capability)
     try:
-        return _take(flow, guest, window, folder, deadline)
+        return _take(flow, guest, window, folder, deadline, at_t0)
     finally:
         if flow.capability and guest.machine.alive():
             migration.set_capability(guest.machine, flow.capability, False)
@@ -150,7 +163,14 @@ def _stun_ms(machine: Machine, mark: int) -> float:
     return stun * 1000
 
 
-def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline) -> Snapshot:
+def _take(
+    flow: Flow,
+    guest: Guest,
+    window: AgentWindow,
+    folder: Path,
+    deadline: Deadline,
+    at_t0: Callable[[], None],
+) -> Snapshot:
     machine, path = guest.machine, folder / "vmstate"
     guest.agent.reset_stats()
     before, mark = window.steps(), machine.qmp.mark()
@@ -164,7 +184,10 @@ def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline:
             golden = dump_golden(machine, folder / "golden")
         migration.start_save(machine, _uri(flow, path))
     else:
-        golden, started_by_itself = _stop_dump_migrate(machine, _uri(flow, path), folder / "golden", deadline)
+        machine.qmp.execute("stop")
+        golden = dump_golden(machine, folder / "golden")
+        at_t0()
+        started_by_itself = _migrate_and_continue(machine, _uri(flow, path), deadline)
     figures = migration.wait_completed(machine, deadline)
     completed = window.steps()
     if not flow.background:
@@ -205,16 +228,12 @@ def _uri(flow: Flow, path: Path) -> str:
     return migration.file_uri(path) if by_qemu else migration.exec_sink(path)
 
 
-def _stop_dump_migrate(
-    machine: Machine, uri: str, folder: Path, deadline: Deadline
-) -> tuple[GoldenImage, bool]:
-    """The seeds' flow up to the running guest; says whether QEMU started the guest by itself."""
-    machine.qmp.execute("stop")
-    golden = dump_golden(machine, folder)
+def _migrate_and_continue(machine: Machine, uri: str, deadline: Deadline) -> bool:
+    """The seeds' flow from the stopped guest to the running one; says whether QEMU started it by itself."""
     migration.start_save(machine, uri)
     migration.wait_ram_moving(machine, deadline)
     # QEMU 6.0 to 8.1 resume the guest whatever it was before; later ones leave it stopped.
-    started_by_itself = machine.qmp.execute("query-status")["status"] == "running"
+    started_by_itself = bool(machine.qmp.execute("query-status")["status"] == "running")
     if not started_by_itself:
         machine.qmp.execute("cont")
-    return golden, started_by_itself
+    return started_by_itself
