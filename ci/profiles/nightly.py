@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ci.profiles.entry import Entry
-from ci.profiles.premerge import EARLY_MEMORY_KINDS, PREMERGE
+from ci.profiles.premerge import EARLY_HINDRANCE, EARLY_MEMORY_KINDS, PREMERGE
 from ci.profiles.subjects import (
     DISTURBANCE_TEST,
     FAILURE_REASONS,
@@ -15,11 +15,13 @@ from ci.profiles.subjects import (
     SMALL,
     SNAPSHOT_FLOWS,
     VERSION_TESTS,
+    denied,
     failures,
     memories,
     planted,
 )
 from tests_functional.scenarios.disturbances import DISTURBANCES
+from tests_functional.scenarios.hindrances import HINDRANCES
 from tests_functional.scenarios.known_issues import load_known_issues
 from tests_functional.scenarios.memory.host_pages import HOST_PAGES
 from tests_functional.scenarios.memory.kinds import MEMORY_KINDS
@@ -130,6 +132,13 @@ NIGHTLY = (
             {**SMALL, "state": name},
         )
         for name, state in RUN_STATES.items()
+    ),
+    *(denied(kind) for kind in HINDRANCES if kind != EARLY_HINDRANCE),
+    Entry(
+        "repetition.with-disk",
+        f"{REPETITION_TESTS}.test_with_disk",
+        "a snapshot of memory alone is of no use to a guest whose disk has gone on",
+        {"ram_mib": 256, "coverage": 0.5},
     ),
     Entry(
         "versions.restored-by-newer",

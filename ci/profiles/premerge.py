@@ -8,6 +8,7 @@ from ci.profiles.subjects import (
     REPETITION_TESTS,
     SMALL,
     SNAPSHOT_FLOWS,
+    denied,
     failures,
     memories,
     planted,
@@ -16,6 +17,7 @@ from harness.migration import MAPPED_RAM
 from tests_functional.scenarios.memory.kinds import MEMORY_KINDS
 
 EARLY_MEMORY_KINDS = ("memfd-shared", "numa-refused-last")
+EARLY_HINDRANCE = "seccomp-eperm"
 
 MAIN_JOB = Entry(
     "snapshot.main-job",
@@ -75,6 +77,7 @@ PREMERGE = (
         "tools take the next snapshot as soon as QEMU says 'completed'",
         SMALL,
     ),
+    denied(EARLY_HINDRANCE),
     failures("cancel"),
     planted("drop_protection"),
     planted("lose_events"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from ci.profiles.entry import Entry
+from tests_functional.scenarios.hindrances import HINDRANCES
 from tests_functional.scenarios.planted import LIVE_FAULTS
 
 SNAPSHOT_FLOWS = "snapshot/test_flows.py:SnapshotFlows"
@@ -59,3 +60,10 @@ def planted(fault: str) -> Entry:
     """The test that plants one fault, which a green run of anything else relies on."""
     name = f"planted.{fault.replace('_', '-')}"
     return Entry(name, _PLANTED_TEST, LIVE_FAULTS[fault].reason, {"fault": fault})
+
+
+def denied(kind: str) -> Entry:
+    """The test of one way in which a host keeps userfaultfd from QEMU."""
+    reference = f"{REFUSAL_TESTS}.test_denied"
+    reason = HINDRANCES[kind].reason
+    return Entry(f"refusals.no-userfaultfd-{kind}", reference, reason, {**SMALL, "kind": kind})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from validators.agent_pages import THREAD_MAGIC
 _PAGE_BYTES = 4096
 # Words of a thread page, see docs/agent-format.md.
 _NONCE_WORD, _THREAD_WORD, _STEPS_WORD = 1, 2, 4
+# In ns.
+_MAX_STALL_WORD, _MAX_GAP_WORD = 8, 10
 _VERIFY_SECONDS = 120.0
 
 
@@ -206,12 +209,22 @@ class AgentWindow:
 
     def steps(self) -> tuple[int, ...]:
         """Page writes completed by each writer thread, now."""
-        counters = []
+        return self._words(_STEPS_WORD)
+
+    def standstill(self) -> tuple[float, float]:
+        """Longest single page write, and longest time from one to the next, of all writers, in seconds.
+
+        Since their statistics were last reset.
+        """
+        return max(self._words(_MAX_STALL_WORD)) / 1e9, max(self._words(_MAX_GAP_WORD)) / 1e9
+
+    def _words(self, number: int) -> tuple[int, ...]:
+        """One word of each thread page, now."""
         with self._path.open("rb", buffering=0) as memory:
-            for address in self._addresses:
-                memory.seek(address + _STEPS_WORD * 8)
-                counters.append(int.from_bytes(memory.read(8), "little"))
-        return tuple(counters)
+            fd = memory.fileno()
+            return tuple(
+                int.from_bytes(os.pread(fd, 8, address + number * 8), "little") for address in self._addresses
+            )
 
 
 def _thread_pages(data: bytes, address: int, nonce: int) -> dict[int, int]:
