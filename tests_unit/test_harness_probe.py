@@ -60,6 +60,23 @@ def test_wrapper_script_counts_as_qemu(tmp_path: Path) -> None:
     facts = probe_qemu(_script(tmp_path / "qemu", answer))
     assert facts.version == "10.0.13 (Debian 1:10.0.13)"
     assert facts.accelerators == ("kvm", "tcg")
+    # It says nothing of capabilities, which is no fault of its user's.
+    assert facts.capabilities == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "capabilities"),
+    [
+        ('{"QMP": {}}\n{"return": {}}\n{"return": [{"capability": "events", "state": false}]}', ("events",)),
+        ("wrapper: a word of its own\n[]\n17", ()),
+        ('{"return": [17]}\n{"return": [{"state": true}]}', ()),
+    ],
+)
+def test_capabilities(tmp_path: Path, said: str, capabilities: tuple[str, ...]) -> None:
+    """They are found in what it says on QMP; anything else is as if it had not been asked."""
+    (tmp_path / "said").write_text(said + "\n")
+    answer = f"case $* in *qmp*) cat '{tmp_path}/said';; *) echo QEMU emulator version 10.0.13;; esac"
+    assert probe_qemu(_script(tmp_path / "qemu", answer)).capabilities == capabilities
 
 
 def test_userfaultfd_answer_is_consistent() -> None:

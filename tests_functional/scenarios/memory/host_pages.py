@@ -19,7 +19,7 @@ from tests_functional.scenarios.checks import judged
 from tests_functional.scenarios.main_job import Source, judge_cycle, writing_guest
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
-from tests_functional.scenarios.snapshot import Flow, save
+from tests_functional.scenarios.snapshot import Acts, Flow, save
 from tests_functional.scenarios.source_checks import judge_source
 from tests_functional.scenarios.summary import Cycle, summary
 
@@ -197,7 +197,7 @@ def _cycle(run: Run, source: Source, flow: Flow, label: str, name: str, kind: Ho
         source.window,
         run.folder / label,
         run.deadline.at_most(_SAVE_SECONDS),
-        (lambda: look_on(source)) if look_on else None,
+        Acts(saving=(lambda: look_on(source)) if look_on else None),
     )
     checks = [*judge_source(source.guest, source.before), judged(f"memory/{name}/met", _AT_T0, [], facts)]
     return judge_cycle(run, source, snapshot, label, checks)

@@ -19,7 +19,7 @@ from tests_functional.scenarios.guest import Guest
 from tests_functional.scenarios.main_job import judge_cycle, writing_guest
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
-from tests_functional.scenarios.snapshot import Flow, save
+from tests_functional.scenarios.snapshot import Acts, Flow, save
 from tests_functional.scenarios.source_checks import judge_source
 from tests_functional.scenarios.summary import summary
 
@@ -79,7 +79,7 @@ def never_touched(run: Run) -> Outcome:
             source.window,
             folder,
             run.deadline.at_most(_SAVE_SECONDS),
-            lambda: _look_on(machine, untouched),
+            Acts(saving=lambda: _look_on(machine, untouched)),
         )
         migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
         met = judged("memory/never-touched/met", _MET, [], {"pages": untouched.met})

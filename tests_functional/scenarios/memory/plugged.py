@@ -19,7 +19,7 @@ from tests_functional.scenarios.main_job import Source, judge_cycle, writing_gue
 from tests_functional.scenarios.memory.refusal import judge_given_up
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
-from tests_functional.scenarios.snapshot import Flow, save
+from tests_functional.scenarios.snapshot import Acts, Flow, save
 from tests_functional.scenarios.source_checks import judge_source
 from tests_functional.scenarios.summary import Cycle, summary
 from validators.verdict import CheckResult
@@ -151,7 +151,7 @@ def _cycle(
     folder.mkdir()
     run.say(f"{label}: saving ({flow.value}).")
     limit = run.deadline.at_most(_SAVE_SECONDS)
-    snapshot = save(flow, source.guest, source.window, folder, limit, meanwhile)
+    snapshot = save(flow, source.guest, source.window, folder, limit, Acts(saving=meanwhile))
     checks = [*judge_source(source.guest, source.before), *found]
     return judge_cycle(run, source, snapshot, label, checks)
 
