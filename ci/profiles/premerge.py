@@ -51,7 +51,7 @@ PREMERGE = (
     Entry(
         "snapshot.seeds-sparse",
         f"{SNAPSHOT_FLOWS}.test_seeds",
-        "pages that were never touched must be zero in the file (QEMU 6.0-rc lost them)",
+        "pages that are never touched must be zero in the file",
         {"pattern": "sparse"},
     ),
     Entry(

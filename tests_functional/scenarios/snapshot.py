@@ -99,7 +99,8 @@ class Acts:
 
     Attributes:
         at_t0: called while the guest stands still at T0, in flows that stop it; None for nothing.
-        saving: called once T0 is past and RAM is being saved; None for nothing.
+        saving: called once T0 is past and RAM is being saved, which a slow sink makes long enough, whatever
+            the flow says; None for nothing.
     """
 
     at_t0: Callable[[], None] | None = None
@@ -191,7 +192,8 @@ def _begin_save(
     flow: Flow, machine: Machine, folder: Path, deadline: Deadline, acts: Acts
 ) -> tuple[GoldenImage | None, bool]:
     """Start a save, the guest running where the flow has it so; says whether QEMU resumed it by itself."""
-    uri = _uri(flow, folder / "vmstate")
+    path = folder / "vmstate"
+    uri = migration.slow_sink(path) if acts.saving else _uri(flow, path)
     if flow in (Flow.LIVE, Flow.LIVE_FILE):
         migration.start_save(machine, uri)
         return None, False
