@@ -81,6 +81,15 @@ def _capabilities(executable: Path) -> tuple[str, ...]:
     return ()
 
 
+def has_device(executable: Path, name: str) -> bool:
+    """Whether a QEMU was built with a device, by what `-device help` lists.
+
+    Raises:
+        UsageError: it does not answer.
+    """
+    return f'name "{name}"' in _ask(executable, "-device", "help")
+
+
 def _ask(executable: Path, *arguments: str, said: str = "") -> str:
     try:
         done = subprocess.run(

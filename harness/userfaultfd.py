@@ -11,12 +11,15 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-# asm/unistd.h: the system call's number differs by architecture.
-_SYSCALL_NUMBERS = {"x86_64": 323, "aarch64": 282, "riscv64": 282, "i686": 374, "s390x": 355}
-# linux/userfaultfd.h: UFFD_API, UFFDIO_API, USERFAULTFD_IOC_NEW (6.1), UFFD_USER_MODE_ONLY (5.11).
+SYSCALL_NUMBERS = {"x86_64": 323, "aarch64": 282, "riscv64": 282, "i686": 374, "s390x": 355}
+"""The system call's number by architecture, as `uname -m` gives it (asm/unistd.h)."""
+
+IOC_NEW = 0xAA00
+"""The request by which /dev/userfaultfd gives one out (linux/userfaultfd.h, USERFAULTFD_IOC_NEW, 6.1)."""
+
+# linux/userfaultfd.h: UFFD_API, UFFDIO_API, UFFD_USER_MODE_ONLY (5.11).
 _UFFD_API = 0xAA
 _UFFDIO_API = 0xC018AA3F
-_IOC_NEW = 0xAA00
 _USER_MODE_ONLY = 1
 
 FEATURES = (
@@ -61,12 +64,15 @@ class UserfaultfdSupport:
         return bool(self.opened_by) and "PAGEFAULT_FLAG_WP" in self.features
 
 
-def probe_userfaultfd() -> UserfaultfdSupport:
+def probe_userfaultfd(*, by_device: bool = True) -> UserfaultfdSupport:
     """Open a userfaultfd as QEMU does and ask for its features.
 
     QEMU tries /dev/userfaultfd first, then the system call (QEMU 8.0 util/userfaultfd.c).
+
+    Args:
+        by_device: whether to try the device, which older QEMUs do not know.
     """
-    descriptor, opened_by, reason = _open()
+    descriptor, opened_by, reason = _open(by_device)
     if descriptor < 0:
         return UserfaultfdSupport("", reason, ())
     try:
@@ -82,28 +88,34 @@ def probe_userfaultfd() -> UserfaultfdSupport:
     )
 
 
-def _open() -> tuple[int, str, str]:
+def _open(by_device: bool) -> tuple[int, str, str]:
     """A descriptor (or -1), what opened it, and why nothing could."""
-    try:
-        device = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        pass
-    else:
-        try:
-            return fcntl.ioctl(device, _IOC_NEW, os.O_CLOEXEC | os.O_NONBLOCK), "/dev/userfaultfd", ""
-        except OSError:
-            pass
-        finally:
-            os.close(device)
+    descriptor = _device() if by_device else -1
+    if descriptor >= 0:
+        return descriptor, "/dev/userfaultfd", ""
     code = _system_call(0)
     if code >= 0:
         return code, "system call", ""
     return -1, "", _reason(-code)
 
 
+def _device() -> int:
+    """A descriptor that /dev/userfaultfd gave, or -1."""
+    try:
+        device = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    try:
+        return fcntl.ioctl(device, IOC_NEW, os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return -1
+    finally:
+        os.close(device)
+
+
 def _system_call(flags: int) -> int:
     """A descriptor, or minus errno."""
-    number = _SYSCALL_NUMBERS.get(platform.machine())
+    number = SYSCALL_NUMBERS.get(platform.machine())
     if number is None:
         return -errno.ENOSYS
     libc = ctypes.CDLL(None, use_errno=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.qemu_probe import probe_qemu
+from harness.qemu_probe import has_device, probe_qemu
 from harness.userfaultfd import FEATURES, probe_userfaultfd
 
 
@@ -35,6 +35,13 @@ def test_other_program(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a QEMU") as caught:
         probe_qemu(_script(tmp_path / "qemu", "echo I am a teapot"))
     assert "teapot" in caught.value.evidence.log_tail
+
+
+def test_device_that_a_qemu_was_built_without(tmp_path: Path) -> None:
+    """A name that is only a part of one in the list is not in it."""
+    qemu = _script(tmp_path / "qemu", """echo 'name "virtio-mem-pci", bus PCI'""")
+    assert has_device(qemu, "virtio-mem-pci")
+    assert not has_device(qemu, "virtio-mem")
 
 
 def test_broken_executable(tmp_path: Path) -> None:

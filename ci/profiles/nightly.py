@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from ci.profiles.entry import Entry
-from ci.profiles.premerge import PREMERGE
+from ci.profiles.premerge import EARLY_HINDRANCE, EARLY_MEMORY_KINDS, PREMERGE
 from ci.profiles.subjects import (
     DISTURBANCE_TEST,
     FAILURE_REASONS,
     FINDING_TEST,
+    MEMORY_TESTS,
     REFUSAL_TESTS,
     REPETITION_TESTS,
     RUN_STATE_TEST,
     SMALL,
     SNAPSHOT_FLOWS,
     VERSION_TESTS,
+    denied,
     failures,
-    memory,
+    memories,
     planted,
 )
 from tests_functional.scenarios.disturbances import DISTURBANCES
+from tests_functional.scenarios.hindrances import HINDRANCES
 from tests_functional.scenarios.known_issues import load_known_issues
-from tests_functional.scenarios.memory_kinds import MEMORY_KINDS
+from tests_functional.scenarios.memory.host_pages import HOST_PAGES
+from tests_functional.scenarios.memory.kinds import MEMORY_KINDS
+from tests_functional.scenarios.memory.plugged import PLUGGED_KINDS
+from tests_functional.scenarios.memory.virtio_mem import VIRTIO_MEM_KINDS
 from tests_functional.scenarios.planted import LIVE_FAULTS
 from tests_functional.scenarios.run_states import RUN_STATES
 
@@ -59,7 +65,17 @@ NIGHTLY = (
         )
         for name, disturbance in DISTURBANCES.items()
     ),
-    *(memory(kind) for kind in MEMORY_KINDS if kind not in ("memfd-shared", "numa-refused-last")),
+    *memories(
+        "test_kind", {name: kind for name, kind in MEMORY_KINDS.items() if name not in EARLY_MEMORY_KINDS}
+    ),
+    *memories("test_plugged", PLUGGED_KINDS),
+    *memories("test_virtio_mem", VIRTIO_MEM_KINDS),
+    *memories("test_host_pages", HOST_PAGES, coverage=0.5),
+    Entry(
+        "memory.never-touched",
+        f"{MEMORY_TESTS}.test_never_touched",
+        "a page that is in no page table cannot be protected, and the guest may write it at any time",
+    ),
     Entry(
         "memory.above-4-gib",
         f"{SNAPSHOT_FLOWS}.test_seeds",
@@ -116,6 +132,13 @@ NIGHTLY = (
             {**SMALL, "state": name},
         )
         for name, state in RUN_STATES.items()
+    ),
+    *(denied(kind) for kind in HINDRANCES if kind != EARLY_HINDRANCE),
+    Entry(
+        "repetition.with-disk",
+        f"{REPETITION_TESTS}.test_with_disk",
+        "a snapshot of memory alone is of no use to a guest whose disk has gone on",
+        {"ram_mib": 256, "coverage": 0.5},
     ),
     Entry(
         "versions.restored-by-newer",

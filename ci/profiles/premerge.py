@@ -8,11 +8,16 @@ from ci.profiles.subjects import (
     REPETITION_TESTS,
     SMALL,
     SNAPSHOT_FLOWS,
+    denied,
     failures,
-    memory,
+    memories,
     planted,
 )
 from harness.migration import MAPPED_RAM
+from tests_functional.scenarios.memory.kinds import MEMORY_KINDS
+
+EARLY_MEMORY_KINDS = ("memfd-shared", "numa-refused-last")
+EARLY_HINDRANCE = "seccomp-eperm"
 
 MAIN_JOB = Entry(
     "snapshot.main-job",
@@ -65,14 +70,14 @@ PREMERGE = (
         "the same for the layout with fixed offsets",
         needs=(MAPPED_RAM,),
     ),
-    memory("memfd-shared"),
-    memory("numa-refused-last"),
+    *memories("test_kind", {name: MEMORY_KINDS[name] for name in EARLY_MEMORY_KINDS}),
     Entry(
         "repetition.at-once",
         f"{REPETITION_TESTS}.test_at_once",
         "tools take the next snapshot as soon as QEMU says 'completed'",
         SMALL,
     ),
+    denied(EARLY_HINDRANCE),
     failures("cancel"),
     planted("drop_protection"),
     planted("lose_events"),

@@ -44,6 +44,8 @@ echo '{"execute": "query-migrate"}' >&3
 echo '{"execute": "query-status", "id": "answered"}' >&3
 sleep 1
 grep -o '"status": "failed".*' "$DIR/out"
+# It was /dev/null: see F5.
+echo "Descriptor 0 of QEMU is '$(readlink "/proc/$PID/fd/0" || echo closed)'."
 grep '"id": "answered"' "$DIR/out"
 VERDICT=0
 if grep -q '"status": "paused".*"id": "answered"' "$DIR/out"; then

@@ -54,6 +54,7 @@ class Stack:
         extra: further arguments for QEMU.
         host_key_file: keeps the first host key seen of a guest whose key is not known.
         capabilities: migration capabilities that QEMU knows; empty where it was not asked.
+        plugged_mib: RAM in MiB that is plugged in beside `ram_mib` before the writers start.
     """
 
     executable: Path
@@ -66,6 +67,12 @@ class Stack:
     extra: tuple[str, ...] = ()
     host_key_file: Path | None = None
     capabilities: tuple[str, ...] = ()
+    plugged_mib: int = 0
+
+    @property
+    def total_mib(self) -> int:
+        """All of the guest's RAM in MiB."""
+        return self.ram_mib + self.plugged_mib
 
     def fitted(self) -> Stack:
         """The same with as much RAM as the image needs."""
@@ -93,7 +100,7 @@ class Stack:
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:
         """Writers over the covered share of guest RAM, rounded up to whole pages per thread."""
         page = 4096 * self.vcpus
-        wanted = int(self.ram_mib * MIB * self.coverage)
+        wanted = int(self.total_mib * MIB * self.coverage)
         return WriterPlan((wanted + page - 1) // page * page, self.vcpus, pattern, seed)
 
     def identity(self) -> SshIdentity:
