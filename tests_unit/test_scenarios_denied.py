@@ -11,7 +11,7 @@ import pytest
 from harness.errors import NotApplicable, SetupBroken
 from harness.userfaultfd import UserfaultfdSupport
 from tests_functional.scenarios import hindrances
-from tests_functional.scenarios.denied import judge_open_mode, judge_refusal, judge_trace
+from tests_functional.scenarios.denied import judge_open_mode, judge_reason, judge_refusal, judge_trace
 from tests_functional.scenarios.hindrances import HINDRANCES, Hindered, judge_probe
 from tests_unit.scenario_values import make_run, sentences
 from validators.call_faults.control import Call, CallFault, Denial, call_control
@@ -41,6 +41,15 @@ def test_wrong_refusal(words: str, changed: bool, sentence: str) -> None:
     """A claim of success, unclear words, and a refusal that leaves something behind."""
     (found,) = sentences(judge_refusal(words, changed))
     assert sentence in found
+
+
+def test_permission_is_not_a_kernel_that_lacks_it() -> None:
+    """Where a permission would do, the words may not send the user to another kernel."""
+    assert sentences(judge_reason(_KERNEL, errno.ENOSYS)) == []
+    assert sentences(judge_reason(_KERNEL, 0)) == []
+    assert sentences(judge_reason("Background-snapshot: userfaultfd is not permitted", errno.EPERM)) == []
+    (found,) = sentences(judge_reason(_KERNEL, errno.EPERM))
+    assert found.startswith("The kernel forbids userfaultfd (EPERM), and QEMU calls it unsupported: 'Back")
 
 
 def test_errno_is_in_the_trace() -> None:

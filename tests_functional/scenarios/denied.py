@@ -35,10 +35,12 @@ from tests_functional.scenarios.source_checks import baseline, judge_source
 from validators.verdict import CheckResult
 
 _REFUSED = "Without userfaultfd the capability or the save is refused, in words that say what is missing."
+_REASON = "The words tell a kernel that lacks something from one that only forbids it."
 _TRACED = "QEMU's trace says with which errno the kernel refused."
 _LIFTED = "Once there is userfaultfd again, the same QEMU can snapshot."
 _BY_DEVICE = "QEMU takes its userfaultfd from /dev/userfaultfd."
 _NO_REASON = "QEMU gives no reason"
+_SAVE_SECONDS = 60.0
 # QEMU has it since it knows the device (8.0 util/trace-events).
 _DEVICE_TRACE = "uffd_detect_open_mode"
 
@@ -94,11 +96,13 @@ def _refused(run: Run, source: Source, hindrance: Hindrance) -> list[CheckResult
     except CommandRefused as refusal:
         words = refusal.reason or _NO_REASON
     else:
-        words = _save(machine, run.folder / "vmstate").error
+        ending = _save(machine, run.folder / "vmstate", _SAVE_SECONDS)
+        words = "" if ending.status == "completed" else ending.error or _NO_REASON
         migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
     run.say(f"QEMU's words: {words or 'none, it completes the save'}.")
     return [
         judge_refusal(words, settings(machine) != before),
+        judge_reason(words, hindrance.error),
         judge_trace(log.new_text(), hindrance.error),
         *judge_source(source.guest, source.before),
         *_cycle(run, source, Flow.STOP_AND_SAVE, "plain"),
@@ -123,7 +127,7 @@ def _refused_late(place: Hindered, source: Source, hindrance: Hindrance) -> list
     place.run.say("The capability is set; saving without userfaultfd.")
     case = Case("late", hindrance.reason, "", frozenset({"refused", "failed"}))
     with place.in_force():
-        ending = _save(machine, place.run.folder / "vmstate")
+        ending = _save(machine, place.run.folder / "vmstate", LIMIT_SECONDS)
     checks = [judge_ending(case, ending), judge_resumed(case, machine, source.window)]
     checks.append(judge_trace(log.new_text(), hindrance.late))
     if machine.qmp.execute("query-status")["status"] == "paused":
@@ -134,14 +138,14 @@ def _refused_late(place: Hindered, source: Source, hindrance: Hindrance) -> list
     return [replace(check, name=f"late/{check.name.rpartition('/')[2]}") for check in checks]
 
 
-def _save(machine: Machine, path: Path) -> Ending:
+def _save(machine: Machine, path: Path, seconds: float) -> Ending:
     """Save with what is set, and say how that ended."""
     refusal = ""
     try:
         migration.start_save(machine, migration.exec_sink(path))
     except CommandRefused as refused:
         refusal = refused.reason or _NO_REASON
-    ending = wait_ending(machine, LIMIT_SECONDS, refusal)
+    ending = wait_ending(machine, seconds, refusal)
     migration.wait_cleaned_up(machine, Deadline(LIMIT_SECONDS))
     return ending
 
@@ -183,6 +187,19 @@ def judge_refusal(words: str, changed: bool) -> CheckResult:
     if changed:
         problems.append("The refusal has changed a setting.")
     return judged("refused", _REFUSED, problems, {"words": words})
+
+
+def judge_reason(words: str, error: int) -> CheckResult:
+    """Check that QEMU does not blame the kernel for what a permission would change.
+
+    Args:
+        words: QEMU's.
+        error: errno of the kernel's refusal.
+    """
+    problems = []
+    if error == errno.EPERM and re.search(r"not supported", words, re.IGNORECASE):
+        problems.append(f"The kernel forbids userfaultfd (EPERM), and QEMU calls it unsupported: '{words}'.")
+    return judged("reason", _REASON, problems)
 
 
 def judge_open_mode(text: str) -> CheckResult:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""F14: pages that the kernel merges (KSM) lose their userfaultfd write protection.
+"""F15: pages that the kernel merges (KSM) lose their userfaultfd write protection.
 
-Usage, as root: f14-merging-loses-protection.py  Exit code: 1 it shows, 0 it does not, 2 not applicable.
+Usage, as root: f15-merging-loses-protection.py  Exit code: 1 it shows, 0 it does not, 2 not applicable.
 Needs no QEMU; KSM's settings are put back. x86_64 only. Takes up to 40 s.
 """
 
