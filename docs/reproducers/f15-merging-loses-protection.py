@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""F15: pages that the kernel merges (KSM) lose their userfaultfd write protection.
+# F15: pages that the kernel merges (KSM) lose their userfaultfd write protection.
+# Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script did not work.
+"""Run it as root, without arguments.
 
-Usage, as root: f15-merging-loses-protection.py  Exit code: 1 it shows, 0 it does not, 2 not applicable.
 Needs no QEMU; KSM's settings are put back. x86_64 only. Takes up to 40 s.
 """
 
@@ -40,6 +41,8 @@ def put(values):
     for name, value in values.items():
         (KSM / name).write_text(value)
 
+
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(3))
 
 try:
     before = {name: (KSM / name).read_text() for name in ("sleep_millisecs", "pages_to_scan", "run")}
