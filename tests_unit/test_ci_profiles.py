@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import tests_functional
-from ci import avocado_job, interruption
+from ci import avocado_job, interruption, profiles
 from ci.avocado_job import run_plan
 from ci.profiles import PROFILES, select
 from ci.profiles.entry import Entry
@@ -68,6 +68,11 @@ def test_names_are_unique(profile: str) -> None:
     entries = PROFILES[profile]
     assert len({entry.name for entry in entries}) == len(entries) > 0
     assert all(entry.reason and entry.seconds > 0 for entry in entries)
+
+
+def test_premerge_has_all_that_it_names() -> None:
+    """A name that no entry has would make the profile shorter in silence."""
+    assert {entry.name for entry in PROFILES["premerge"]} == set(profiles._PREMERGE)
 
 
 @pytest.mark.parametrize(("name", "test"), _ENTRIES, ids=[name for name, _ in _ENTRIES])
