@@ -64,12 +64,12 @@ def checked(result: int, call: str) -> int:
 
 
 def ioctl(descriptor: int, request: int, argument: Any) -> int:
-    """Call ioctl(2) with a structure that the kernel may write to even when it fails; 0, or an errno."""
+    """Hand a structure to the kernel, which may write to it even when it fails; 0, or an errno."""
     return 0 if LIBC.ioctl(descriptor, request, ctypes.byref(argument)) >= 0 else ctypes.get_errno()
 
 
 def mmap(length: int, protection: int, flags: int, descriptor: int = -1, address: int = 0) -> int:
-    """Map memory and return its address; OSError names the call."""
+    """Map memory and return its address; OSError names what failed."""
     result = LIBC.mmap(address or None, length, protection, flags, descriptor, 0)
     if result == _FAILED:
         checked(-1, f"mmap of {length:#x} bytes")
