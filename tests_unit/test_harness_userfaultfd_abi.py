@@ -23,6 +23,7 @@ _ROOT = Path(__file__).parent.parent
 CARRIED: dict[str, tuple[str, ...]] = {
     "harness/userfaultfd": (),
     "validators/trackers": ("harness/userfaultfd",),
+    "tests_functional/kernel": ("harness/userfaultfd", "validators/trackers"),
 }
 
 # Modules that the standard library got after 3.9.
