@@ -92,7 +92,11 @@ class Userfaultfd:
         return abi.ioctl_names(argument.ioctls)
 
     def unregister(self, address: int, length: int) -> None:
-        """Trap no more; threads that wait on this memory go on, its protection ends."""
+        """Trap no more; protection ends.
+
+        Threads that wait on this memory are woken only where it was registered for MISSING too
+        (userfaultfd_unregister() in fs/userfaultfd.c, 5.10 to 6.18): release or `wake` the others.
+        """
         self._call("UFFDIO_UNREGISTER", abi.UFFDIO_UNREGISTER, abi.Range(address, length), address, length)
 
     def wake(self, address: int, length: int) -> None:

@@ -24,7 +24,8 @@ def main() -> int:
         return 0 if tests else 3
     signal.signal(signal.SIGTERM, _interrupt)
     writer = KtapWriter(sys.stdout.write)
-    with Preparation(wanted=arguments.prepare, told=lambda text: print(f"# {text}", file=sys.stderr)):
+    wanted = {need for test in tests for need in test.needs} if arguments.prepare else set()
+    with Preparation(wanted, told=lambda text: print(f"# {text}", file=sys.stderr)):
         for event in run(tests, arguments.repeat, arguments.helper):
             if arguments.json_lines:
                 print(json.dumps(event))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Callable
 
@@ -17,29 +19,36 @@ _HUGE_PAGES = 32
 _SWAP_BYTES = 64 << 20
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
 
-# What is written, and where; each is put back to what it was. nr_overcommit_hugepages gives huge pages only
-# to who asks for some, and takes none from others.
+# For each need what is written, and where; all is put back to what it was. nr_overcommit_hugepages gives huge
+# pages only to who asks for some, and takes none from others.
 _SETTINGS = {
-    Path("/proc/sys/vm/nr_overcommit_hugepages"): str(_HUGE_PAGES),
-    _THP / "hugepages-64kB" / "enabled": "madvise",
-    _THP / "shmem_enabled": "advise",
-    Path("/sys/kernel/mm/ksm/run"): "1",
+    "hugetlb": (Path("/proc/sys/vm/nr_overcommit_hugepages"), str(_HUGE_PAGES)),
+    "mthp": (_THP / "hugepages-64kB" / "enabled", "madvise"),
+    "shmem-thp": (_THP / "shmem_enabled", "advise"),
+    "ksm": (Path("/sys/kernel/mm/ksm/run"), "1"),
 }
+_SWAP_NEEDS = {"swap", "own-swap"}
 
 
 class Preparation:
-    """Settings and a swap device for the time of its ``with``; nothing at all where not `wanted`."""
+    """Settings and a swap device for the time of its ``with``.
 
-    def __init__(self, *, wanted: bool, told: Callable[[str], object]) -> None:
-        self._wanted = wanted
+    Args of the constructor: the needs (`needs.NEEDS`) of the tests that will run, none to change nothing; and
+        who
+    is told, in sentences, what could not be done.
+    """
+
+    def __init__(self, wanted: Iterable[str], told: Callable[[str], object]) -> None:
+        self._wanted = set(wanted)
         self._told = told
         self._before: dict[Path, str] = {}
         self._zram = ""
 
     def __enter__(self) -> Preparation:
-        if self._wanted:
-            for path, value in _SETTINGS.items():
+        for need, (path, value) in _SETTINGS.items():
+            if need in self._wanted:
                 self._set(path, value)
+        if self._wanted & _SWAP_NEEDS:
             try:
                 self._swap_on()
             except OSError as error:
@@ -78,7 +87,7 @@ class Preparation:
 
     def _swap_off(self) -> None:
         device = os.environ.pop(OWN_SWAP, "")
-        if device and libc.LIBC.swapoff(device.encode()) != 0 and ctypes.get_errno() != 22:
+        if device and libc.LIBC.swapoff(device.encode()) != 0 and ctypes.get_errno() != errno.EINVAL:
             self._told(f"swapoff of {device} failed: {os.strerror(ctypes.get_errno())}.")
         try:
             Path(f"/sys/block/zram{self._zram}/reset").write_text("1")

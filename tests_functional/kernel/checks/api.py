@@ -33,7 +33,7 @@ _WP = Feature.PAGEFAULT_FLAG_WP
 
 @feature_test("R01")
 def a_descriptor_is_made_or_refused_with_a_known_errno(trial: Trial) -> None:
-    """System call, user mode only and device give a descriptor that is not inherited, or an errno of theirs."""
+    """System call, user mode only and device give a descriptor that is not inherited, or a known errno."""
     ways = {
         "system call": (create.by_system_call, (errno.EPERM, errno.ENOSYS)),
         "user mode only": (_user_mode_only, (errno.EPERM, errno.EINVAL)),
@@ -71,7 +71,7 @@ def a_wrong_handshake_is_refused(trial: Trial) -> None:
 
 @feature_test("R01")
 def every_offered_feature_can_be_switched_on(trial: Trial) -> None:
-    """What the kernel lists it also accepts, each alone and all together (without EVENT_FORK, a privilege)."""
+    """What the kernel lists it also accepts, each alone and all but the privileged EVENT_FORK together."""
     all_of_them = offered() & ~int(Feature.EVENT_FORK)
     bits = [1 << bit for bit in range(64) if all_of_them >> bit & 1]
     for features in (*bits, all_of_them):
@@ -193,9 +193,8 @@ def a_part_of_a_huge_page_is_refused(trial: Trial) -> None:
 def a_range_of_two_mappings_is_protected_whole_or_refused(trial: Trial) -> None:
     """One call over two mappings protects both (6.4) or is ENOENT (before), never a part in silence."""
     region, uffd = trial.region(), trial.uffd()
-    # Another protection makes the second half a mapping of its own, and so does going back on a part of it.
-    middle = region.at(4)
-    libc.madvise(middle, region.length // 2, 16)  # MADV_DONTDUMP, which splits a mapping and nothing else
+    # MADV_DONTDUMP makes the second half a mapping of its own and does nothing else.
+    libc.madvise(region.at(4), region.length // 2, 16)
     uffd.register(region.address, region.length)
     try:
         uffd.write_protect(region.address, region.length)

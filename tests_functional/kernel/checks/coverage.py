@@ -34,7 +34,7 @@ def _atomic(address: int) -> None:
     "R07", memory=PROTECTABLE, variants=("byte", "page", "atomic"), bugs=("60d5b473d61b", "0e678153f5be")
 )
 def a_write_waits(trial: Trial, variant: str) -> None:
-    """A store of a byte, of a page and an atomic change wait for the release, are told once and leak nothing."""
+    """A store of a byte or page and an atomic change wait for the release, are told once, leak nothing."""
     region, uffd = trial.protected()
     if variant == "byte":
         write_waits(trial, region, uffd, 1, write=_byte, offset=region.page_bytes - 1)

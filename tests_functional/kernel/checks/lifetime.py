@@ -11,7 +11,7 @@ import time
 
 from harness.userfaultfd import Feature, Mode, Region, Userfaultfd, UserfaultfdError, libc
 
-from ..memory import ANON, ANON_THP, HUGETLB, HUGETLB_PRIVATE, MEMFD, PROTECTABLE, SHMEM
+from ..memory import ANON, ANON_THP, HUGETLB, HUGETLB_PRIVATE, PROTECTABLE, SHMEM
 from ..registry import feature_test
 from ..traps import LATE, Doer, marked, next_fault, page_of, release, write_passes, write_waits
 from ..trial import Trial
@@ -38,16 +38,31 @@ def closing_releases_all(trial: Trial) -> None:
     write_waits(trial, region, again, 5)
 
 
-@feature_test("R30", memory=(ANON, SHMEM, MEMFD, HUGETLB))
-def unregistering_releases_all(trial: Trial) -> None:
-    """UFFDIO_UNREGISTER wakes a waiting writer and leaves no bit."""
+@feature_test("R30", memory=PROTECTABLE)
+def unregistering_ends_protection(trial: Trial) -> None:
+    """UFFDIO_UNREGISTER leaves no bit, and writes are neither held nor told."""
     region, uffd = trial.protected()
+    uffd.unregister(region.address, region.length)
+    marked(trial, region, [])
+    trial.intact(region)
+    write_passes(trial, region, uffd, 3, "is not registered any more")
+
+
+@feature_test("R30", memory=(ANON, SHMEM, HUGETLB), variants=("wp", "missing-and-wp"))
+def unregistering_lets_a_writer_go_on(trial: Trial, variant: str) -> None:
+    """UFFDIO_UNREGISTER wakes a waiting writer if MISSING was registered too; else UFFDIO_WAKE is needed."""
+    region, uffd = trial.region(), trial.uffd()
+    mode = Mode.WP if variant == "wp" else Mode.MISSING | Mode.WP
+    uffd.register(region.address, region.length, mode)
+    uffd.write_protect(region.address, region.length)
     with Doer(trial, libc.store, region.at(2), LATE) as doer:
         next_fault(trial, uffd, doer)
         uffd.unregister(region.address, region.length)
+        if variant == "wp" and doer.waits(0.3):
+            # fs/userfaultfd.c wakes in userfaultfd_unregister() only where userfaultfd_missing(vma).
+            trial.note("the writer was not woken by UNREGISTER")
+            uffd.wake(region.address, region.length)
     trial.equal(region.load(2 * region.page_bytes, len(LATE)), LATE, "What was written")
-    marked(trial, region, [])
-    write_passes(trial, region, uffd, 3, "is not registered any more")
 
 
 @feature_test("R30", memory=(SHMEM, HUGETLB), bugs=("c88033efe9a3",))
@@ -88,7 +103,7 @@ def _process_with_memory(
 
 @feature_test("R31", memory=(ANON, ANON_THP, SHMEM), features=_WP, bugs=("cb185d5f1ebf", "fe4cdc2c4e24"))
 def a_killed_process_ends_its_monitors_calls(trial: Trial) -> None:
-    """While a process is killed its monitor's WRITEPROTECT works or is ESRCH, and it dies (CVE-2021-47461)."""
+    """While a process is killed its monitor's calls work or are ESRCH, and it dies (CVE-2021-47461)."""
     for _ in range(5):
         pid, uffd, address, control = _process_with_memory(trial, endless=True)
         control.send(b"x")
