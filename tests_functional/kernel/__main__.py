@@ -10,7 +10,7 @@ from types import FrameType
 
 from . import registry
 from .ktap import KtapWriter
-from .prepare import Preparation
+from .prepare import KSM, Preparation
 from .run import exit_code, run
 
 
@@ -24,8 +24,11 @@ def main() -> int:
         return 0 if tests else 3
     signal.signal(signal.SIGTERM, _interrupt)
     writer = KtapWriter(sys.stdout.write)
-    wanted = {need for test in tests for need in test.needs} if arguments.prepare else set()
-    with Preparation(wanted, told=lambda text: print(f"# {text}", file=sys.stderr)):
+    wanted = {need for test in tests for need in test.needs if arguments.ksm or need != KSM}
+    with Preparation(
+        wanted if arguments.prepare or arguments.ksm else (),
+        told=lambda text: print(f"# {text}", file=sys.stderr),
+    ):
         for event in run(tests, arguments.repeat, arguments.helper):
             if arguments.json_lines:
                 print(json.dumps(event))
@@ -58,7 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prepare",
         action="store_true",
-        help="as root: lend the run huge pages, a swap device in memory, KSM; take them back afterwards",
+        help="as root: lend the run huge pages and a swap device in memory, and take them back afterwards",
+    )
+    parser.add_argument(
+        "--ksm",
+        action="store_true",
+        help="as --prepare, and let KSM run, which merges memory of other programs too and unprotects it",
     )
     parser.add_argument(
         "--json-lines", action="store_true", help="events as JSON, one a line, instead of KTAP"

@@ -32,7 +32,7 @@ class Result:
     """Outcome of one run of one test.
 
     Attributes:
-        status: PASS, FAIL, SKIP, ERROR or TIMEOUT.
+        status: PASS, FAIL, SKIP, ERROR, TIMEOUT, or XFAIL for a known issue.
         reason: why it is not PASS, empty if it is.
         checks: assertions that held.
         seconds: how long it took.
@@ -99,7 +99,7 @@ def _outcome(test: FeatureTest, helper: str) -> Result:
     except Skip as skip:
         return Result("SKIP", str(skip), trial.checks, notes=trial.notes)
     except CheckFailed as failure:
-        return Result("FAIL", str(failure), trial.checks, notes=trial.notes + _where(failure))
+        return _failed(test, str(failure), trial.checks, trial.notes + _where(failure))
     except UserfaultfdError as error:
         # Its features were probed and its use is as documented, so a refusal is the kernel's.
         reason = f"The kernel refuses what it offers: {error}."
@@ -110,6 +110,12 @@ def _outcome(test: FeatureTest, helper: str) -> Result:
     if trial.checks == 0:
         return Result("ERROR", "The test asserted nothing, so it shows nothing.", notes=trial.notes)
     return Result("PASS", "", trial.checks, notes=trial.notes)
+
+
+def _failed(test: FeatureTest, reason: str, checks: int, notes: list[str]) -> Result:
+    if test.known_issue and test.known_issue[1] in reason:
+        return Result("XFAIL", f"{test.known_issue[0]}: {reason}", checks, notes=notes)
+    return Result("FAIL", reason, checks, notes=notes)
 
 
 def _where(error: BaseException) -> list[str]:

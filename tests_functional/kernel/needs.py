@@ -142,7 +142,7 @@ def _ksm() -> str:
         return "The kernel has no KSM."
     if run.read_text().strip() == "1":
         return ""
-    return "KSM does not run (/sys/kernel/mm/ksm/run, see --prepare)."
+    return "KSM does not run (/sys/kernel/mm/ksm/run, see --ksm)."
 
 
 def _compaction() -> str:

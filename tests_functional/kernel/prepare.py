@@ -19,13 +19,16 @@ _HUGE_PAGES = 32
 _SWAP_BYTES = 64 << 20
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
 
+KSM = "ksm"
+"""The need that is lent only when asked for by itself: KSM merges memory of all programs of the host."""
+
 # For each need what is written, and where; all is put back to what it was. nr_overcommit_hugepages gives huge
 # pages only to who asks for some, and takes none from others.
 _SETTINGS = {
     "hugetlb": (Path("/proc/sys/vm/nr_overcommit_hugepages"), str(_HUGE_PAGES)),
     "mthp": (_THP / "hugepages-64kB" / "enabled", "madvise"),
     "shmem-thp": (_THP / "shmem_enabled", "advise"),
-    "ksm": (Path("/sys/kernel/mm/ksm/run"), "1"),
+    KSM: (Path("/sys/kernel/mm/ksm/run"), "1"),
 }
 _SWAP_NEEDS = {"swap", "own-swap"}
 
@@ -33,12 +36,11 @@ _SWAP_NEEDS = {"swap", "own-swap"}
 class Preparation:
     """Settings and a swap device for the time of its ``with``.
 
-    Args of the constructor: the needs (`needs.NEEDS`) of the tests that will run, none to change nothing; and
-        who
-    is told, in sentences, what could not be done.
+    What could not be done is told in sentences; the tests that need it are skipped.
     """
 
     def __init__(self, wanted: Iterable[str], told: Callable[[str], object]) -> None:
+        """Lend what these needs (names of `needs.NEEDS`) take; none changes nothing."""
         self._wanted = set(wanted)
         self._told = told
         self._before: dict[Path, str] = {}

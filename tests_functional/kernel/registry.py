@@ -44,6 +44,7 @@ class FeatureTest:
         recipe: what it was written from, e.g. ``R13``; docs/kernel.md lists them.
         bugs: commits of Linux that fixed what it would catch.
         seconds: time limit.
+        known_issue: what is wrong in kernels known so far, and words of the failure that shows just that.
     """
 
     suite: str
@@ -56,6 +57,7 @@ class FeatureTest:
     recipe: str
     bugs: tuple[str, ...]
     seconds: float
+    known_issue: tuple[str, str] | None
 
     @property
     def memory_name(self) -> str:
@@ -92,6 +94,7 @@ def feature_test(
     needs: Iterable[str] = (),
     bugs: Iterable[str] = (),
     seconds: float = DEFAULT_SECONDS,
+    known_issue: tuple[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a function a test on each of these types of memory, in each of these variants.
 
@@ -114,6 +117,7 @@ def feature_test(
                 recipe,
                 fixed,
                 seconds,
+                known_issue,
             )
             for kind in memory
             for variant in variants

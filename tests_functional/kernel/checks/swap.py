@@ -74,7 +74,9 @@ def switching_swap_off_keeps_protection(trial: Trial) -> None:
     libc.checked(libc.LIBC.swapoff(device), "swapoff")
     try:
         entries = read_pagemap(region.address, region.length)
-        trial.check(not any(entry.swapped for entry in entries), "Pages are in swap space after swapoff.")
+        if trial.memory is ANON:
+            # Of shared memory a marker stays, which pagemap shows as swapped too.
+            trial.check(not any(entry.swapped for entry in entries), "Pages are in swap space after swapoff.")
         marked(trial, region, range(region.pages))
         for page in (0, 5, 15):
             write_waits(trial, region, uffd, page)
