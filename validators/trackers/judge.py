@@ -25,7 +25,8 @@ class Judgement:
         stats: what it cost, None if there was none.
         held_ns: how long each write took that had to wait for its page, sorted.
         plain_ns: how long writes took before the snapshot, sorted.
-        written: pages written between the moment of the snapshot and its end.
+        written: pages written while the snapshot was taken: after its moment, or, where it describes its end,
+            before that.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -59,21 +60,26 @@ class _Trial:
     patience: float
     golden: bytes = b""
     begun: int = 0
+    before: int = 0
     deadline: float = 0.0
     swept_at: int = 0
 
+    def begin(self) -> None:
+        self.begun = self.writers.total()
+        self.deadline = time.monotonic() + self.patience
+
     def at_moment(self) -> None:
         self.golden = self.region.load()
-        self.begun = self.writers.total()
+        self.before = self.writers.total() - self.begun
         self.writers.measure()
-        self.deadline = time.monotonic() + self.patience
+        self.begin()
 
     def may_sweep(self) -> bool:
         done = self.writers.total() - self.begun
         if done >= self.steps or self.writers.errors:
             self.swept_at = self.swept_at or done
             return True
-        if self.deadline and time.monotonic() > self.deadline:
+        if time.monotonic() > self.deadline:
             raise WritersStuck(
                 f"The writers stood still after {done} pages: in {self.patience:.0f} s a fault was "
                 "never answered."
@@ -110,20 +116,23 @@ def judge(
         _wait_for(writers, order.pages // 2)
         result.plain_ns = sorted(writers.nanoseconds[0])
         trial = _Trial(region, writers, 0 if tracker.stops_writers else steps, patience)
+        trial.begin()
         try:
             snapshot = tracker.snapshot(Session(region, writers, trial.at_moment, trial.may_sweep))
         except (TrackerFailed, WritersStuck) as error:
             result.problems = [str(error)]
             return result
         result.written = writers.total() - trial.begun
-        held = [times[: trial.swept_at // threads] for times in writers.nanoseconds]
+        # Each page is held up once: later steps of the same thread are plain writes.
+        first = min(trial.swept_at // threads, order.pages)
+        held = [times[:first] for times in writers.nanoseconds]
     result.stats = snapshot.stats
     if tracker.exact_start and not tracker.stops_writers:
         result.held_ns = sorted(time for times in held for time in times)
-        if result.written < steps and not writers.errors:
-            result.problems.append(
-                f"Only {result.written} pages were written meanwhile: nothing was at stake."
-            )
+    elif not tracker.exact_start:
+        result.written = trial.before
+    if result.written < steps and not tracker.stops_writers and not writers.errors:
+        result.problems.append(f"Only {result.written} pages were written meanwhile: nothing was at stake.")
     result.problems += [f"A write failed: {error}." for error in writers.errors]
     result.problems += _differences(snapshot.data, trial.golden, region)
     result.problems += order.violations(bytes(snapshot.data))

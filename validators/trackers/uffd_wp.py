@@ -125,10 +125,11 @@ class AsyncWp(Tracker):
             uffd.register(region.address, region.length)
             uffd.write_protect(region.address, region.length)
             result.data[:] = region.load()
-            while result.stats.rounds < self.most_rounds:
+            written = region.pages
+            while not session.may_sweep() or (
+                written > self.few_pages and result.stats.rounds < self.most_rounds
+            ):
                 written = self._copy_written(region, result)
-                if written <= self.few_pages and session.may_sweep():
-                    break
             stopped = time.perf_counter_ns()
             session.writers.pause()
             self._copy_written(region, result)

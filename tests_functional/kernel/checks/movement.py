@@ -10,12 +10,14 @@ from pathlib import Path
 
 from harness.userfaultfd import PAGE_BYTES, Feature, libc, read_pagemap
 
-from ..memory import ANON, ANON_THP, HUGE_BYTES, MEMFD, SHMEM, SHMEM_THP
+from ..memory import ANON, ANON_THP, HUGE_BYTES, MEMFD, SHMEM
 from ..registry import feature_test
 from ..traps import Doer, marked, next_fault, release, write_passes, write_waits
 from ..trial import Trial
 
 _PAGES = HUGE_BYTES // PAGE_BYTES
+# Where memory is not fragmented compaction finds little to do: of 8 MiB it moved none to 1000 pages.
+_REGIONS = (2048, 8192, 32768)
 _SAME = b"same" * (PAGE_BYTES // 4)
 
 
@@ -64,30 +66,32 @@ def a_collapse_in_a_race_keeps_protection(trial: Trial) -> None:
 
 @feature_test(
     "R16",
-    memory=(ANON, ANON_THP, SHMEM, MEMFD, SHMEM_THP),
+    memory=(ANON, SHMEM, MEMFD),
     needs=("compaction",),
     bugs=("624a2c94f5b7", "51d3d5eb74ff", "24bf08c4376b"),
+    seconds=60,
 )
 def compaction_keeps_protection(trial: Trial) -> None:
     """Pages that the kernel moves to other frames stay protected and keep their content."""
-    region, uffd = trial.protected(64)
-    before = _frames(region.address, region.length)
-    Path("/proc/sys/vm/compact_memory").write_text("1")
-    after = _frames(region.address, region.length)
-    moved = sum(1 for old, new in _pairs(before, after) if old and new and old != new)
-    trial.note(f"{moved} of {len(before)} pages were moved")
+    for pages in _REGIONS:
+        region, uffd = trial.protected(pages)
+        before = _frames(region.address, region.length)
+        Path("/proc/sys/vm/compact_memory").write_text("1")
+        after = _frames(region.address, region.length)
+        moved = [page for page in range(region.pages) if before[page] and before[page] != after[page]]
+        if moved:
+            break
+    else:
+        trial.skip(f"Compaction moved none of {_REGIONS[-1]} pages.")
+    trial.note(f"{len(moved)} of {len(before)} pages were moved")
     marked(trial, region, range(region.pages))
-    trial.intact(region)
-    for page in (0, 7, region.pages - 1):
+    trial.intact(region, moved)
+    for page in moved[:16]:
         write_waits(trial, region, uffd, page)
 
 
 def _frames(address: int, length: int) -> list[int]:
     return [entry.frame for entry in read_pagemap(address, length)]
-
-
-def _pairs(left: list[int], right: list[int]) -> list[tuple[int, int]]:
-    return [(left[number], right[number]) for number in range(len(left))]
 
 
 @feature_test("R16", memory=(ANON, SHMEM), needs=("two-nodes",), bugs=("624a2c94f5b7",))
