@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from ci.stack import cache_of
 from guest_images.catalogue import guest_spec
-from guest_images.image import build_guest, built_guests
+from guest_images.image import GuestImage, build_guest, built_guests
 from guest_images.qemu import provision_qemu, provisioned_qemus
 
 
@@ -57,7 +58,25 @@ def build_image(arguments: argparse.Namespace) -> int:
     guest_spec(arguments.name)
     image = build_guest(arguments.name, cache, _log, **options)
     print(f"{image.kernel}\n{image.initrd}\ndigest {image.digest}")
+    if image.disk:
+        print(f"{image.disk.path}\nAs if it were yours: {shlex.join(_as_own(image))}")
     return 0
+
+
+def _as_own(image: GuestImage) -> list[str]:
+    """The command that runs a guest with a disk by the options for a user's own."""
+    options = {
+        "disk": image.disk.path if image.disk else "",
+        "kernel": image.kernel,
+        "initrd": image.initrd,
+        "cmdline": image.cmdline,
+        "ssh-user": image.ssh_user,
+        "ssh-key": image.ssh_private_key,
+        "ssh-host-key": image.ssh_host_key_line,
+        "guest-needs": image.own_mib,
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return ["snapproof", "run", "--profile", "smoke", *words]
 
 
 def _log(text: str) -> None:

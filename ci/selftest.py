@@ -121,7 +121,7 @@ def _fresh(
     stack, environment = prepare_stack(arguments, folder, progress.step)
     run = Run(
         name="selftest",
-        stack=replace(stack, ram_mib=RAM_MIB, coverage=COVERAGE),
+        stack=replace(stack, ram_mib=RAM_MIB, coverage=COVERAGE).fitted(),
         host_environment=environment,
         folder=folder,
         events=folder / EVENTS_FILE,

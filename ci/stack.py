@@ -7,21 +7,27 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ci.own_guest import own_image
 from guest_images.cache import Cache, default_cache_folder, publish_file
 from guest_images.catalogue import QEMUS
 from guest_images.image import GuestImage, build_guest
 from guest_images.init_script import READY_LINE
 from guest_images.qemu import provision_qemu
-from harness.accelerator import Accelerator, probe_accelerator
+from harness.accelerator import KVM_BOOT_SECONDS, Accelerator, probe_accelerator
+from harness.deadline import Deadline
 from harness.host import LocalHost
+from harness.machine import Machine
 from harness.qemu_probe import DEFAULT_EXECUTABLE, QemuFacts, probe_qemu
+from harness.ssh import GuestShell
 from tests_functional.scenarios.guest import Stack
 
 DEFAULT_QEMU = "debian-13"
+_KVM_SYSTEMD_SECONDS = 40.0
 
 
 def cache_of(arguments: argparse.Namespace) -> Cache:
@@ -52,7 +58,7 @@ def prepare_stack(
     """Get all that a run needs, fetching and building what is not there.
 
     Args:
-        arguments: `qemu`, `guest`, `accel`, `mirror` and `cache` count.
+        arguments: `qemu`, `guest` or those of ci.own_guest, `accel`, `mirror` and `cache` count.
         folder: the results folder, for the accelerator probe's logs.
         log: told what takes time.
 
@@ -61,7 +67,8 @@ def prepare_stack(
     """
     cache = cache_of(arguments)
     qemu = find_qemu(arguments.qemu, cache, arguments.mirror, log)
-    image = build_guest(arguments.guest, cache, log, mirror=arguments.mirror)
+    image = own_image(arguments, cache, log)
+    image = image or build_guest(arguments.guest, cache, log, mirror=arguments.mirror)
     accelerator = _accelerator(arguments.accel, qemu, image, cache, folder, log)
     log(f"QEMU {qemu.version}, guest '{image.name}', accelerator {accelerator.name}.")
     facts = LocalHost().facts()
@@ -77,7 +84,8 @@ def prepare_stack(
         "guest_image": image.name,
         "guest_image_digest": image.digest,
     }
-    return Stack(qemu.executable, image, accelerator.name), environment
+    stack = Stack(qemu.executable, image, accelerator.name, capabilities=qemu.capabilities)
+    return stack.fitted(), environment
 
 
 def _accelerator(
@@ -94,10 +102,23 @@ def _accelerator(
     if known.exists():
         return Accelerator(**json.loads(known.read_text(encoding="utf-8")))
     log("Finding out which accelerator works.")
-    config = Stack(qemu.executable, image, "kvm").machine_config()
-    found = probe_accelerator(config, READY_LINE, folder / "kvm-probe")
+    stack = Stack(qemu.executable, image, "kvm").fitted()
+    ready, seconds = _console_ready, KVM_BOOT_SECONDS
+    if image.agent is not None:
+        # Nothing is known of its console; systemd takes longer than our own init.
+        ready, seconds = partial(_ssh_ready, stack), _KVM_SYSTEMD_SECONDS
+    found = probe_accelerator(stack.machine_config(), ready, seconds, folder / "kvm-probe")
     publish_file(known, json.dumps(asdict(found)).encode())
     return found
+
+
+def _console_ready(machine: Machine, deadline: Deadline) -> None:
+    machine.wait_console(READY_LINE, deadline)
+
+
+def _ssh_ready(stack: Stack, machine: Machine, deadline: Deadline) -> None:
+    with GuestShell(machine.ssh_port, stack.identity()) as shell:
+        shell.connect(deadline, machine.alive)
 
 
 def _probe_key(qemu: QemuFacts, image: GuestImage) -> str:

@@ -6,17 +6,29 @@ import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from guest_images import cpio, elf, init_script, initramfs, kernel_modules
+from guest_images import cpio, elf, full_guest, init_script, initramfs, kernel_modules, root_files
 from guest_images.agent_build import AgentBuild, compile_agent, plan_agent
 from guest_images.cache import Cache, Log, publish_folder, read_json, to_json
-from guest_images.catalogue import GUESTS, USERLAND_PACKAGES, USERLAND_SUITE, GuestSpec, guest_spec, suite
+from guest_images.catalogue import (
+    BOOT_SECONDS,
+    GUESTS,
+    OWN_MIB,
+    USERLAND_PACKAGES,
+    USERLAND_SUITE,
+    GuestSpec,
+    guest_spec,
+    suite,
+)
 from guest_images.initramfs import build_initramfs
-from guest_images.kernel_modules import find_kernel, load_order
+from guest_images.kernel_modules import Kernel, find_kernel, load_order
 from guest_images.packages import InputRecord, PackageSet, Tree, find_tree, manifest_digest, provide_tree
 from guest_images.ssh_keys import GuestKeys, guest_keys
+from harness.disk import Disk, probe_disk
 from harness.errors import MachineryMissing
 
 SSH_USER = "root"
+
+_DISK = "disk.raw"
 
 CMDLINE = " ".join(
     (
@@ -25,10 +37,15 @@ CMDLINE = " ".join(
         "loglevel=5",
         # With -no-reboot a panic ends QEMU instead of leaving a guest that never answers.
         "panic=-1",
+        # Whether the timer works is tried for so many loops, not for so long (Linux io_apic.c,
+        # timer_irq_works()): on a host so busy that QEMU's ticks come late, the kernel would panic.
+        "no_timer_check",
         # One huge page would hide 511 write faults.
         "transparent_hugepage=never",
         # Up to Linux 6.5 tracefs pins 10,000 inodes: 9 MiB of 512 that the writer cannot lock.
         "initcall_blacklist=tracer_init_tracefs",
+        # Where memory above 4 GiB could be plugged in, a quarter of 256 MiB would become a bounce buffer.
+        "swiotlb=noforce",
         # Not needed, and 0.5 MiB and 0.7 s of the boot under TCG.
         "ipv6.disable=1",
         "apparmor=0",
@@ -52,17 +69,25 @@ class GuestImage:
         ssh_host_key_line: the guest's host key, type and base64, to pin.
         digest: SHA256 over kernel, initramfs and command line.
         manifest: every input by name, version and SHA256.
+        disk: its disk, where it has one.
+        agent: our program for the guest, to be copied in; None where the image has it as AGENT_PATH.
+        own_mib: MiB of RAM that the guest needs beside the writers.
+        boot_seconds: limit for its boot under TCG, from start to an SSH login.
     """
 
     name: str
-    kernel: Path
-    initrd: Path
+    kernel: Path | None
+    initrd: Path | None
     cmdline: str
     ssh_user: str
     ssh_private_key: Path
     ssh_host_key_line: str
     digest: str
     manifest: tuple[InputRecord, ...]
+    disk: Disk | None = None
+    agent: Path | None = None
+    own_mib: int = OWN_MIB
+    boot_seconds: float = BOOT_SECONDS
 
 
 def build_guest(
@@ -88,7 +113,7 @@ def build_guest(
         or provide_tree(wanted, cache, log, mirror=mirror, refresh=refresh)
         for wanted in _package_sets(spec)
     ]
-    inputs = _Inputs(trees[0], trees[1], guest_keys(cache, log), plan_agent(cache))
+    inputs = _Inputs(tuple(trees), guest_keys(cache, log), plan_agent(cache))
     return _image(spec, inputs, cache) or _build(spec, inputs, cache, log)
 
 
@@ -101,21 +126,22 @@ def built_guests(cache: Cache, log: Log) -> dict[GuestSpec, GuestImage | None]:
         # Without a compiler nothing can have been built from the agent's present sources.
         return found
     for spec in GUESTS:
-        kernel, userland = (find_tree(wanted, cache) for wanted in _package_sets(spec))
-        if kernel is not None and userland is not None:
-            found[spec] = _image(spec, _Inputs(kernel, userland, keys, agent), cache)
+        trees = [tree for wanted in _package_sets(spec) if (tree := find_tree(wanted, cache))]
+        if len(trees) == len(_package_sets(spec)):
+            found[spec] = _image(spec, _Inputs(tuple(trees), keys, agent), cache)
     return found
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    kernel: Tree
-    userland: Tree
+    # As _package_sets lists them.
+    trees: tuple[Tree, ...]
     keys: GuestKeys
     agent: AgentBuild
 
     def manifest(self) -> tuple[InputRecord, ...]:
-        return (*self.kernel.manifest, *self.userland.manifest, *self.agent.records, self._keys(), _builder())
+        packages = dict.fromkeys(record for tree in self.trees for record in tree.manifest)
+        return (*packages, *self.agent.records, self._keys(), _builder())
 
     def _keys(self) -> InputRecord:
         public = f"{self.keys.user_line}\n{self.keys.host_line}\n"
@@ -124,22 +150,28 @@ class _Inputs:
 
 def _builder() -> InputRecord:
     # The code that shapes the image is an input too: a change there must not find the old image.
-    files = [module.__file__ for module in (cpio, elf, init_script, initramfs, kernel_modules)]
+    shaping = (cpio, elf, full_guest, init_script, initramfs, kernel_modules, root_files)
+    files = [module.__file__ for module in shaping]
     content = b"".join(Path(file).read_bytes() for file in files if file)
     digest = hashlib.sha256(content).hexdigest()
     return InputRecord("image builder", digest[:12], digest)
 
 
-def _package_sets(spec: GuestSpec) -> tuple[PackageSet, PackageSet]:
+def _package_sets(spec: GuestSpec) -> tuple[PackageSet, ...]:
     # Of what the kernel package depends on, only the kernel and its modules are of use here; the rest
     # is there to make an initramfs. Since Linux 7 the kernel is split into linux-binary and linux-modules.
     parts = ("linux-image-", "linux-binary-", "linux-modules-")
     kernel = PackageSet("kernel", suite(spec.suite), (spec.kernel_package,), parts)
-    return kernel, PackageSet("userland", suite(USERLAND_SUITE), USERLAND_PACKAGES)
+    sets = (kernel, PackageSet("userland", suite(USERLAND_SUITE), USERLAND_PACKAGES))
+    if not spec.full:
+        return sets
+    packages = PackageSet("full", suite(spec.suite), full_guest.PACKAGES)
+    return *sets, packages, PackageSet("mkfs", suite(USERLAND_SUITE), full_guest.MKFS_PACKAGES)
 
 
 def _folder(inputs: _Inputs, cache: Cache) -> Path:
-    return cache.path("images", f"{inputs.kernel.folder.name}-{manifest_digest(inputs.manifest())[:12]}")
+    kernel = inputs.trees[0].folder.name
+    return cache.path("images", f"{kernel}-{manifest_digest(inputs.manifest())[:12]}")
 
 
 def _image(spec: GuestSpec, inputs: _Inputs, cache: Cache) -> GuestImage | None:
@@ -148,17 +180,42 @@ def _image(spec: GuestSpec, inputs: _Inputs, cache: Cache) -> GuestImage | None:
     if description is None:
         return None
     keys = inputs.keys
+    cmdline = f"{CMDLINE} {full_guest.DISK_CMDLINE}" if spec.full else CMDLINE
     return GuestImage(
         name=spec.name,
         kernel=folder / "vmlinuz",
         initrd=folder / "initrd.cpio",
-        cmdline=CMDLINE,
+        cmdline=cmdline,
         ssh_user=SSH_USER,
         ssh_private_key=keys.user_private,
         ssh_host_key_line=keys.host_line,
-        digest=hashlib.sha256(f"{description['content']} {CMDLINE}".encode()).hexdigest(),
+        digest=hashlib.sha256(f"{description['content']} {cmdline}".encode()).hexdigest(),
         manifest=inputs.manifest(),
+        disk=probe_disk(folder / _DISK) if spec.full else None,
+        agent=inputs.agent.executable if spec.full else None,
+        own_mib=spec.own_mib,
+        boot_seconds=spec.boot_seconds,
     )
+
+
+def _initramfs(kernel: Kernel, inputs: _Inputs, agent: bytes) -> bytes:
+    return build_initramfs(inputs.trees[1].root, load_order(kernel), inputs.keys, agent)
+
+
+def _full(kernel: Kernel, inputs: _Inputs, folder: Path) -> bytes:
+    """Make the disk in `folder` and return the initramfs that boots it."""
+    _, userland, packages, mkfs = (tree.root for tree in inputs.trees)
+    full_guest.build_disk(packages, mkfs, inputs.keys, folder / _DISK)
+    return full_guest.boot_initramfs(userland, load_order(kernel, full_guest.MODULES))
+
+
+def _content(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in ("vmlinuz", "initrd.cpio", _DISK):
+        if (folder / name).exists():
+            with (folder / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _build(spec: GuestSpec, inputs: _Inputs, cache: Cache, log: Log) -> GuestImage:
@@ -167,16 +224,14 @@ def _build(spec: GuestSpec, inputs: _Inputs, cache: Cache, log: Log) -> GuestIma
         log(f"Building the guest '{spec.name}'.")
         staged = staging / "image"
         staged.mkdir()
-        kernel = find_kernel(inputs.kernel.root)
-        modules = load_order(kernel)
+        kernel = find_kernel(inputs.trees[0].root)
         agent = compile_agent(inputs.agent, cache, log).read_bytes()
-        initrd = build_initramfs(inputs.userland.root, modules, inputs.keys, agent)
-        image = kernel.image.read_bytes()
-        (staged / "vmlinuz").write_bytes(image)
+        initrd = _full(kernel, inputs, staged) if spec.full else _initramfs(kernel, inputs, agent)
+        (staged / "vmlinuz").write_bytes(kernel.image.read_bytes())
         (staged / "initrd.cpio").write_bytes(initrd)
         description = {
             "kernel_release": kernel.release,
-            "content": hashlib.sha256(image + initrd).hexdigest(),
+            "content": _content(staged),
             "inputs": [asdict(record) for record in inputs.manifest()],
         }
         (staged / "manifest.json").write_bytes(to_json(description))

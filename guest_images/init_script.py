@@ -10,6 +10,22 @@ MODULES_FOLDER = "lib/modules"
 
 HOST_KEY = "etc/dropbear/host_key"
 
+PAGES_STAY = """\
+set_kernel() {
+    [ ! -w "$1" ] || echo "$2" > "$1"
+}
+# A page of the writer stays where the directory says it is.
+set_kernel /proc/sys/vm/compact_unevictable_allowed 0
+set_kernel /proc/sys/vm/compaction_proactiveness 0
+# So does a guest with several NUMA nodes, whose balancing moves pages towards the CPU that uses them.
+set_kernel /proc/sys/kernel/numa_balancing 0
+# The writer may map all of memory: it locks what it maps, so a shortage shows at once.
+set_kernel /proc/sys/vm/overcommit_memory 1
+# Huge pages would hide single-page faults; and enabling them raises min_free_kbytes, so this comes first.
+set_kernel /sys/kernel/mm/transparent_hugepage/enabled never
+"""
+"""Shell commands, for root in any guest, that keep the writer's pages in place and small."""
+
 INIT = f"""\
 #!/bin/busybox sh
 # PID 1: sets the guest up, then hands over to busybox init, which reaps orphans and does poweroff.
@@ -34,27 +50,15 @@ done < /{MODULES_FOLDER}/order
 # The root file system is memory that the writer can use.
 rm -rf /{MODULES_FOLDER}
 
-set_sysctl() {{
-    [ ! -w "/proc/sys/vm/$1" ] || echo "$2" > "/proc/sys/vm/$1"
-}}
-# A page of the writer stays where the directory says it is.
-set_sysctl compact_unevictable_allowed 0
-set_sysctl compaction_proactiveness 0
-# So does a guest with several NUMA nodes, whose balancing moves pages towards the CPU that uses them.
-[ ! -w /proc/sys/kernel/numa_balancing ] || echo 0 > /proc/sys/kernel/numa_balancing
-# The writer may map all of memory: it locks what it maps, so a shortage shows at once.
-set_sysctl overcommit_memory 1
-# Huge pages would hide single-page faults; and enabling them raises min_free_kbytes, so this comes first.
-[ ! -w /sys/kernel/mm/transparent_hugepage/enabled ] ||
-    echo never > /sys/kernel/mm/transparent_hugepage/enabled
+{PAGES_STAY}
 # Reserves and per-CPU free lists are memory that the writer cannot lock.
-set_sysctl watermark_boost_factor 0
-set_sysctl watermark_scale_factor 1
-set_sysctl min_free_kbytes 1024
-set_sysctl lowmem_reserve_ratio "99999 99999 99999 99999 99999"
-set_sysctl percpu_pagelist_high_fraction 10000
-set_sysctl admin_reserve_kbytes 0
-set_sysctl user_reserve_kbytes 0
+set_kernel /proc/sys/vm/watermark_boost_factor 0
+set_kernel /proc/sys/vm/watermark_scale_factor 1
+set_kernel /proc/sys/vm/min_free_kbytes 1024
+set_kernel /proc/sys/vm/lowmem_reserve_ratio "99999 99999 99999 99999 99999"
+set_kernel /proc/sys/vm/percpu_pagelist_high_fraction 10000
+set_kernel /proc/sys/vm/admin_reserve_kbytes 0
+set_kernel /proc/sys/vm/user_reserve_kbytes 0
 
 hostname guest
 ip link set lo up

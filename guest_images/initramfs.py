@@ -49,7 +49,7 @@ def build_initramfs(userland: Path, modules: Iterable[Module], keys: GuestKeys, 
     Raises:
         SetupBroken: a program or library is missing in `userland`.
     """
-    busybox = _program(userland, "busybox")
+    busybox = program(userland, "busybox")
     entries = [
         *(cpio.folder(path) for path in (*_FOLDERS, _LIBRARY_FOLDER)),
         cpio.folder("root/.ssh", 0o700),
@@ -63,12 +63,13 @@ def build_initramfs(userland: Path, modules: Iterable[Module], keys: GuestKeys, 
         cpio.file(HOST_KEY, keys.host_dropbear, 0o600),
         *(cpio.file(f"etc/{name}", text.encode()) for name, text in _ETC.items()),
         *_dropbear(userland),
-        *_modules(modules),
+        *module_entries(modules),
     ]
     return cpio.archive(entries)
 
 
-def _program(userland: Path, name: str) -> Path:
+def program(userland: Path, name: str) -> Path:
+    """Find a program in unpacked packages; SetupBroken where it is not."""
     for folder in ("bin", "usr/bin", "sbin", "usr/sbin"):
         if (userland / folder / name).is_file():
             return userland / folder / name
@@ -76,15 +77,16 @@ def _program(userland: Path, name: str) -> Path:
 
 
 def _dropbear(userland: Path) -> Iterator[cpio.Entry]:
-    program = _program(userland, "dropbear")
-    yield cpio.file("usr/sbin/dropbear", program.read_bytes(), 0o755)
+    dropbear = program(userland, "dropbear")
+    yield cpio.file("usr/sbin/dropbear", dropbear.read_bytes(), 0o755)
     folders = (userland / "lib/x86_64-linux-gnu", userland / "usr/lib/x86_64-linux-gnu")
-    for name, path in library_closure([program], folders).items():
+    for name, path in library_closure([dropbear], folders).items():
         folder = _LOADER_FOLDER if name.startswith("ld-linux") else _LIBRARY_FOLDER
         yield cpio.file(f"{folder}/{name}", path.read_bytes(), 0o755)
 
 
-def _modules(modules: Iterable[Module]) -> Iterator[cpio.Entry]:
+def module_entries(modules: Iterable[Module]) -> Iterator[cpio.Entry]:
+    """The modules as files, and the list `order` of their names."""
     names = []
     for module in modules:
         names.append(f"{module.name}.ko\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from guest_images.cache import Cache, Log, publish_file
 from guest_images.catalogue import QEMUS, QemuSpec, qemu_spec, suite
+from guest_images.loader import find_loader
 from guest_images.packages import InputRecord, PackageSet, Tree, find_tree, provide_tree
 from harness.errors import SetupBroken
 
@@ -69,10 +70,6 @@ def _ready(spec: QemuSpec, tree: Tree) -> ProvisionedQemu:
     return ProvisionedQemu(spec.name, executable, tree.version(spec.packages[0]), tree.manifest)
 
 
-# Where Debian has the libraries, before and after it merged / and /usr. The loader is taken from there
-# too: Debian 11's lib64/ld-linux-x86-64.so.2 is an absolute link, which leads out of the folder.
-_LIBRARIES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
-_LOADER = "ld-linux-x86-64.so.2"
 _MODULES = "usr/lib/x86_64-linux-gnu/qemu"
 # The firmware path compiled into Debian's builds, here below the unpacked root.
 _FIRMWARE = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
@@ -82,17 +79,15 @@ def wrapper(root: Path) -> str:
     """The shell script that runs the QEMU unpacked in `root`.
 
     The script finds `root` beside itself, so the folder may be moved or copied to another machine. It
-    execs: the pid is QEMU's own. The machine's ld.so.cache is left out, since a library that the
-    folder lacks must fail at once and not come from the machine.
+    execs: the pid is QEMU's own. As `loader.Loader.command` it leaves out the machine's ld.so.cache.
 
     Raises:
         SetupBroken: what should be a QEMU has no loader or no executable.
     """
-    present = [path for path in _LIBRARIES if (root / path).is_dir()]
-    loader = next((f"{path}/{_LOADER}" for path in present if (root / path / _LOADER).exists()), None)
-    if loader is None or not (root / "usr/bin" / PROGRAM).exists():
+    if not (root / "usr/bin" / PROGRAM).exists():
         raise SetupBroken(f"The unpacked packages in '{root}' are not a QEMU that can be run.")
-    libraries = ":".join(f"$root/{path}" for path in present)
+    loader = find_loader(root)
+    libraries = ":".join(f"$root/{path}" for path in loader.libraries)
     firmware = " ".join(f'-L "$root/{path}"' for path in _FIRMWARE if (root / path).is_dir())
     return f"""\
 #!/bin/sh
@@ -100,6 +95,6 @@ def wrapper(root: Path) -> str:
 root=$(readlink -f -- "$0") || exit 127
 root=${{root%/*}}/root
 export QEMU_MODULE_DIR="$root/{_MODULES}"
-exec "$root/{loader}" --inhibit-cache --library-path "{libraries}" \\
+exec "$root/{loader.path}" --inhibit-cache --library-path "{libraries}" \\
     "$root/usr/bin/{PROGRAM}" {firmware} "$@"
 """

@@ -26,12 +26,14 @@ class GuestKeys:
         user_line: its public half, as a line of authorized_keys.
         host_line: the guests' public host key, `ssh-ed25519` and base64, for known_hosts.
         host_dropbear: the guests' private host key, in dropbear's format.
+        host_openssh: the same in OpenSSH's format.
     """
 
     user_private: Path
     user_line: str
     host_line: str
     host_dropbear: bytes
+    host_openssh: bytes
 
 
 def guest_keys(cache: Cache, log: Log) -> GuestKeys:
@@ -49,7 +51,8 @@ def guest_keys(cache: Cache, log: Log) -> GuestKeys:
                 if not path.exists():
                     publish_file(path, _new_private_key(), 0o600)
     user, host = (_load(path) for path in paths)
-    return GuestKeys(paths[0], public_line(user), public_line(host), dropbear_private_key(host))
+    lines = public_line(user), public_line(host)
+    return GuestKeys(paths[0], *lines, dropbear_private_key(host), paths[1].read_bytes())
 
 
 def public_line(key: Ed25519PrivateKey) -> str:

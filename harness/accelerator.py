@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from harness.host import LocalHost
 from harness.machine import Machine
 from harness.machine_config import MachineConfig
 
-# A stock kernel boots under working KVM in 1 to 3 s; where KVM is broken it spins for ever.
-_KVM_BOOT_SECONDS = 12.0
+KVM_BOOT_SECONDS = 12.0
+"""A stock kernel boots under working KVM in 1 to 3 s; where KVM is broken it spins for ever."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,22 @@ class Accelerator:
     reason: str
 
 
-def probe_accelerator(config: MachineConfig, ready_text: str, folder: Path) -> Accelerator:
+def probe_accelerator(
+    config: MachineConfig, ready: Callable[[Machine, Deadline], None], seconds: float, folder: Path
+) -> Accelerator:
     """Boot the guest under KVM with a short deadline; TCG where that does not work.
 
     Args:
         config: the machine to boot; its `accel` is replaced.
-        ready_text: what the guest prints on its console when it is up.
+        ready: waits until the guest is up, and raises a SnapproofError where it does not come up in time.
+        seconds: that it may take under KVM.
         folder: for the probe's logs.
     """
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return Accelerator("tcg", "/dev/kvm cannot be opened for reading and writing.")
     try:
         with Machine(replace(config, accel="kvm"), LocalHost(), folder) as machine:
-            machine.wait_console(ready_text, Deadline(_KVM_BOOT_SECONDS))
+            ready(machine, Deadline(seconds))
     except SnapproofError as error:
         return Accelerator("tcg", f"The guest does not boot under KVM here: {error.sentence}")
     return Accelerator("kvm", "The guest boots under KVM.")

@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from harness.deadline import Deadline
+from harness.disk import KeptDisk, make_overlay
 from harness.errors import DeadlineExpired, Evidence, SetupBroken, SubjectFailed
 from harness.host import LocalHost
-from harness.machine_config import MachineConfig, qemu_argv
+from harness.machine_config import OVERLAY_FILE, MachineConfig, qemu_argv
 from harness.process import ChildProcess
 from harness.qmp import QmpSession
 
@@ -43,6 +44,10 @@ class Machine:
         self.folder = folder
         self.incoming = incoming
         self.ssh_port = 0
+        self.kept_disk: KeptDisk | None = None
+        """The disk that goes with this guest's snapshots; see harness.kept_disk."""
+        if incoming and config.disk is not None:
+            self.kept_disk = KeptDisk(config.disk, 0)
         self._process: ChildProcess | None = None
         self._qmp: QmpSession | None = None
 
@@ -149,8 +154,11 @@ class Machine:
             if self._qmp is not None:
                 self._qmp.close()
             self._qmp = None
+            (self.folder / OVERLAY_FILE).unlink(missing_ok=True)
 
     def _launch(self) -> None:
+        if self.config.disk is not None:
+            make_overlay(self.config.disk, self.folder / OVERLAY_FILE)
         ours, theirs = socket.socketpair()
         with theirs:
             argv = qemu_argv(self.config, self.folder, theirs.fileno(), self.incoming)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +10,16 @@ from types import TracebackType
 from typing import Self
 
 import paramiko
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from harness.deadline import Deadline
-from harness.errors import SetupBroken, SnapproofError
+from harness.errors import SetupBroken, SnapproofError, UsageError
 
 _CONNECT_SECONDS = 5.0
 _OUTPUT_LIMIT = 4 << 20
 _KEEPALIVE_SECONDS = 5
+# A guest that is still setting itself up may listen before it knows its users' keys.
+_REFUSED_SECONDS = 15.0
 
 # Until the guest listens, paramiko logs a traceback per try; ours go into the error instead.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
@@ -34,12 +36,20 @@ class SshIdentity:
     Attributes:
         user: login name.
         private_key: our private key's file.
-        host_key: the guest's public host key, as ``ssh-ed25519 BASE64``.
+        host_key: the guest's public host key, as ``ssh-ed25519 BASE64``; "" where it is not known.
+        first_seen: file that holds the host key of a guest whose key is not known, once it was seen.
     """
 
     user: str
     private_key: Path
     host_key: str
+    first_seen: Path | None = None
+
+    def pinned(self) -> str:
+        """The host key that the guest must have, "" where any will do because none was seen yet."""
+        if self.host_key or self.first_seen is None or not self.first_seen.exists():
+            return self.host_key
+        return self.first_seen.read_text(encoding="ascii").strip()
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,50 @@ class CommandResult:
     exit_code: int
     stdout: str
     stderr: str
+
+
+def host_key(line: str) -> paramiko.PKey:
+    """A public host key from its line: type and base64, as in known_hosts or a `.pub` file.
+
+    Raises:
+        UsageError: it is not such a line.
+    """
+    words = line.split()
+    try:
+        entry = paramiko.hostkeys.HostKeyEntry.from_line(f"guest {' '.join(words[:2])}")
+    except (paramiko.SSHException, paramiko.hostkeys.InvalidHostKey, ValueError) as error:
+        raise UsageError(f"'{line}' is not a public SSH host key; its base64 is damaged.") from error
+    if entry is None or entry.key is None or len(words) < 2:
+        raise UsageError(f"'{line}' is not a public SSH host key; it should be like 'ssh-ed25519 AAAA...'.")
+    return entry.key
+
+
+def require_private_key(path: Path) -> None:
+    """Check that a file is a private key that can be used as it is.
+
+    Raises:
+        UsageError: it cannot be read, is no private key, or takes a pass phrase.
+    """
+    try:
+        paramiko.PKey.from_path(path)
+    except OSError as error:
+        raise UsageError(f"The SSH key '{path}' cannot be read: {error.strerror}.") from error
+    except (paramiko.PasswordRequiredException, TypeError) as error:
+        raise UsageError(f"The SSH key '{path}' takes a pass phrase; make one without for tests.") from error
+    except (paramiko.SSHException, ValueError, UnsupportedAlgorithm) as error:
+        raise UsageError(f"'{path}' is not a private SSH key: {error}.") from error
+
+
+class _PinFirst(paramiko.MissingHostKeyPolicy):
+    """Takes the first host key seen and writes it down, so that it is the only one from then on."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+
+    def missing_host_key(self, _client: paramiko.SSHClient, _hostname: str, key: paramiko.PKey) -> None:
+        """Write the key down; paramiko calls this for a host that it knows no key of."""
+        if self._file is not None:
+            self._file.write_text(f"{key.get_name()} {key.get_base64()}\n", encoding="ascii")
 
 
 class GuestShell:
@@ -67,16 +121,26 @@ class GuestShell:
 
         Raises:
             GuestUnreachable: no login by the deadline, or `alive` turned false.
-            SetupBroken: the guest has another host key, or refused our key.
+            SetupBroken: the guest has another host key, or keeps refusing our key.
         """
         last: Exception | None = None
+        refused: Deadline | None = None
         while not deadline.expired:
             if not alive():
                 raise GuestUnreachable("The guest's QEMU ended before it answered over SSH.")
             try:
                 self._client = self._login(deadline)
-            except (paramiko.BadHostKeyException, paramiko.AuthenticationException) as error:
+            except paramiko.BadHostKeyException as error:
                 raise SetupBroken(f"The guest's SSH server is not the one in the image: {error}.") from error
+            except paramiko.AuthenticationException as error:
+                refused = refused or deadline.at_most(_REFUSED_SECONDS)
+                if refused.expired:
+                    raise SetupBroken(
+                        f"The guest refuses the SSH key '{self._identity.private_key}' for the user "
+                        f"'{self._identity.user}'."
+                    ) from error
+                last = error
+                deadline.nap(0.5)
             except (OSError, EOFError, paramiko.SSHException) as error:
                 last = error
                 # A refused connection comes back at once; without a pause we would spin.
@@ -149,10 +213,14 @@ class GuestShell:
 
     def _login(self, deadline: Deadline) -> paramiko.SSHClient:
         client = paramiko.SSHClient()
-        client.set_missing_host_key_policy(paramiko.RejectPolicy())
-        kind, encoded = self._identity.host_key.split()[:2]
-        host_key = paramiko.Ed25519Key(data=base64.b64decode(encoded))
-        client.get_host_keys().add(f"[127.0.0.1]:{self._port}", kind, host_key)
+        pinned = self._identity.pinned()
+        if pinned:
+            client.set_missing_host_key_policy(paramiko.RejectPolicy())
+            name = f"[127.0.0.1]:{self._port}"
+            key = host_key(pinned)
+            client.get_host_keys().add(name, key.get_name(), key)
+        else:
+            client.set_missing_host_key_policy(_PinFirst(self._identity.first_seen))
         seconds = max(0.1, min(_CONNECT_SECONDS, deadline.remaining()))
         try:
             client.connect(

@@ -51,6 +51,8 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
             broken = SetupBroken(f"The test could not go on: {error}.")
             outcome = from_error(run.name, broken, time.monotonic() - started, run.environment())
         outcome = with_known_issues(self._without_full_disk(run, outcome), load_known_issues())
+        if outcome.status is Status.PASS:
+            run.discard(run.folder)
         outcome.save(run.folder)
         run.say(f"{outcome.status.value}: {outcome.sentence}")
         self._tell_avocado(outcome)
@@ -84,14 +86,16 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
             self.cancel(outcome.sentence)
 
     def _make_run(self) -> Run:
-        stack, environment = load_stack(Path(self._parameter("results")))
+        guest = self._parameter("guest", "")
+        stack, environment = load_stack(Path(self._parameter("results")), guest)
+        folder = Path(self._parameter("folder"))
         stack = replace(
             stack,
             ram_mib=int(self._parameter("ram_mib", stack.ram_mib)),
             vcpus=int(self._parameter("vcpus", stack.vcpus)),
             coverage=float(self._parameter("coverage", stack.coverage)),
+            host_key_file=folder / "ssh_host_key",
         )
-        folder = Path(self._parameter("folder"))
         folder.mkdir(parents=True, exist_ok=True)
         return Run(
             name=self._parameter("name"),

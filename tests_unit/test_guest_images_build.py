@@ -200,6 +200,7 @@ def test_guest_is_built_once_and_repeats(filled: Cache) -> None:
     first = build_guest("default", filled, quiet)
     assert build_guest("default", filled, silent) == first
     assert built_guests(filled, silent)[catalogue.guest_spec("default")] == first
+    assert first.initrd is not None
     content = first.initrd.read_bytes()
     for path in first.initrd.parent.iterdir():
         path.unlink()
@@ -212,6 +213,7 @@ def test_guest_describes_itself(filled: Cache) -> None:
     """A guest names its files, login, digest and every input, and writes them beside the image."""
     guest = build_guest("default", filled, quiet)
     assert isinstance(guest, GuestImage)
+    assert guest.kernel is not None and guest.initrd is not None
     assert guest.kernel.read_bytes() == b"bzImage"
     assert guest.ssh_host_key_line.startswith("ssh-ed25519 ")
     assert len(guest.digest) == 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,15 @@ import numpy as np
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.machine import Machine
-from harness.ram import ramblocks, read_block
+from harness.ram import ramblocks, read_present
 from harness.ssh import GuestShell
 from validators.agent_pages import THREAD_MAGIC
 
-_AGENT = "/bin/snapproof-agent"
 _PAGE_BYTES = 4096
 # Words of a thread page, see docs/agent-format.md.
 _NONCE_WORD, _THREAD_WORD, _STEPS_WORD = 1, 2, 4
+# In ns.
+_MAX_STALL_WORD, _MAX_GAP_WORD = 8, 10
 _VERIFY_SECONDS = 120.0
 
 
@@ -94,16 +96,33 @@ class VerifyReport:
 class AgentClient:
     """Drives the agent of one guest over its SSH connection."""
 
-    def __init__(self, shell: GuestShell) -> None:
+    def __init__(self, shell: GuestShell, command: str) -> None:
+        """Drive the agent that `command` calls in the guest's shell."""
         self._shell = shell
+        self._agent = command
 
     def serve(self, plan: WriterPlan, guest_ram_bytes: int, deadline: Deadline) -> None:
-        """Start the agent and have it allocate its region; it does not write yet."""
-        self._shell.check(
-            f"{_AGENT} serve --bytes {plan.bytes} --threads {plan.threads} --pattern {plan.pattern} "
+        """Start the agent and have it allocate its region; it does not write yet.
+
+        Raises:
+            SetupBroken: the guest has not so much memory, or does not let the agent lock it.
+        """
+        started = self._shell.run(
+            f"{self._agent} serve --bytes {plan.bytes} --threads {plan.threads} --pattern {plan.pattern} "
             f"--seed {plan.seed} --rate {plan.rate} --guest-ram {guest_ram_bytes}",
             deadline,
         )
+        if started.exit_code:
+            why = started.stderr.strip() or f"exit code {started.exit_code}."
+            raise SetupBroken(
+                f"The writers cannot start in the guest: {why} (A guest of your own gets more RAM beside the "
+                "writers by --guest-needs.)"
+            )
+        if not self._command("status")["locked"]:
+            raise SetupBroken(
+                "The guest does not let the agent lock its memory, so pages could move or be swapped out; it "
+                "must run as root without a limit on locked memory."
+            )
 
     def start(self) -> None:
         """Let the writers run."""
@@ -154,7 +173,7 @@ class AgentClient:
         )
 
     def _command(self, command: str, seconds: float = 40.0) -> dict[str, Any]:
-        text = self._shell.check(f"{_AGENT} ctl {command}", Deadline(seconds))
+        text = self._shell.check(f"{self._agent} ctl {command}", Deadline(seconds))
         try:
             answer = json.loads(text)
         except ValueError as error:
@@ -182,22 +201,30 @@ class AgentWindow:
         addresses: dict[int, int] = {}
         for block in ramblocks(machine):
             if block.host_address:
-                address = block.host_address
-                for data in read_block(machine, block):
+                for address, data in read_present(machine, block):
                     addresses.update(_thread_pages(data, address, nonce))
-                    address += len(data)
         if not addresses:
             raise SetupBroken("The agent's thread pages were not found in guest RAM.")
         self._addresses = [addresses[thread] for thread in sorted(addresses)]
 
     def steps(self) -> tuple[int, ...]:
         """Page writes completed by each writer thread, now."""
-        counters = []
+        return self._words(_STEPS_WORD)
+
+    def standstill(self) -> tuple[float, float]:
+        """Longest single page write, and longest time from one to the next, of all writers, in seconds.
+
+        Since their statistics were last reset.
+        """
+        return max(self._words(_MAX_STALL_WORD)) / 1e9, max(self._words(_MAX_GAP_WORD)) / 1e9
+
+    def _words(self, number: int) -> tuple[int, ...]:
+        """One word of each thread page, now."""
         with self._path.open("rb", buffering=0) as memory:
-            for address in self._addresses:
-                memory.seek(address + _STEPS_WORD * 8)
-                counters.append(int.from_bytes(memory.read(8), "little"))
-        return tuple(counters)
+            fd = memory.fileno()
+            return tuple(
+                int.from_bytes(os.pread(fd, 8, address + number * 8), "little") for address in self._addresses
+            )
 
 
 def _thread_pages(data: bytes, address: int, nonce: int) -> dict[int, int]:

@@ -61,7 +61,8 @@ def _compare(run: Run, flow: Flow) -> Outcome:
 
 def _dump_restored(run: Run, snapshot: Snapshot, folder: Path) -> None:
     deadline = run.deadline.at_most(_SECONDS)
-    machine = Machine(run.stack.machine_config(), LocalHost(), run.folder / "restored", incoming=True)
+    config = run.stack.machine_config(snapshot.disk)
+    machine = Machine(config, LocalHost(), run.folder / "restored", incoming=True)
     with machine:
         state = migration.restore(machine, restore_uri(machine, snapshot), deadline)
         if state != "paused":

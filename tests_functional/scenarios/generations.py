@@ -59,7 +59,7 @@ def restored_source(stack: Stack, snapshot: Snapshot, folder: Path, deadline: De
     Raises:
         SubjectFailed: QEMU does not take the file.
     """
-    machine = Machine(stack.machine_config(), LocalHost(), folder, incoming=True)
+    machine = Machine(stack.machine_config(snapshot.disk), LocalHost(), folder, incoming=True)
     with machine:
         if migration.restore(machine, restore_uri(machine, snapshot), deadline) == "paused":
             machine.qmp.execute("cont")

@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
+from harness.kept_disk import KEPT_FILE
 from harness.machine_config import MIB
 from tests_functional.scenarios.guest import Stack
 
@@ -53,11 +54,23 @@ class Run:
         """What this test's result carries, so that it can be understood and done again."""
         return {
             **self.host_environment,
+            "accelerator": self.stack.accel,
+            "guest_image": self.stack.image.name,
+            "guest_image_digest": self.stack.image.digest,
+            "ssh_host_key": self._host_key(),
             "ram_mib": self.stack.ram_mib,
+            "coverage": self.stack.coverage,
             "vcpus": self.stack.vcpus,
             "pattern": self.pattern,
             "seed": self.seed,
         }
+
+    def _host_key(self) -> str:
+        """Which host key the guest had to have, and who said so."""
+        identity = self.stack.identity()
+        if identity.host_key:
+            return f"{identity.host_key} (given)"
+        return f"{identity.pinned()} (the first seen, pinned from then on)" if identity.pinned() else ""
 
     def say(self, text: str) -> None:
         """Tell that something began or was found: to the test's log and to whoever watches."""
@@ -78,7 +91,7 @@ class Run:
         Raises:
             SetupBroken: they do not.
         """
-        needed = int(self.stack.ram_mib * _ROOM_FACTOR)
+        needed = int(self.stack.total_mib * _ROOM_FACTOR)
         free = free_mib(self.folder)
         if free < needed:
             raise SetupBroken(
@@ -102,8 +115,8 @@ def free_mib(folder: Path) -> int:
 
 
 def remove_heavy(folder: Path) -> None:
-    """Delete the snapshots and golden images below a folder, and nothing else."""
+    """Delete the snapshots, golden images and disks below a folder, and nothing else."""
     for golden in [*folder.rglob("golden"), *folder.rglob("golden-*")]:
         shutil.rmtree(golden, ignore_errors=True)
-    for snapshot in folder.rglob("vmstate"):
-        snapshot.unlink(missing_ok=True)
+    for file in [*folder.rglob("vmstate"), *folder.rglob(KEPT_FILE)]:
+        file.unlink(missing_ok=True)

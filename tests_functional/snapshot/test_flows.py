@@ -3,6 +3,7 @@
 from tests_functional.base import SnapshotTest
 from tests_functional.scenarios.main_job import main_job, one_flow
 from tests_functional.scenarios.snapshot import Flow
+from tests_functional.scenarios.tcg_threads import tcg_threads
 
 
 class SnapshotFlows(SnapshotTest):
@@ -23,6 +24,10 @@ class SnapshotFlows(SnapshotTest):
     def test_seeds_file(self) -> None:
         """The same holds where QEMU writes the file by itself."""
         self.judge(one_flow(Flow.SEEDS_FILE))
+
+    def test_tcg_threads(self) -> None:
+        """The same holds whether TCG runs all vCPUs in one thread or each in its own."""
+        self.judge(tcg_threads(self.option("threads")))
 
     def test_stop_and_save(self) -> None:
         """The control: without the capability the guest is stopped for the whole save."""

@@ -1,0 +1,117 @@
+"""A guest's disk image: what format it has, and throw-away qcow2 overlays, so that it is never written."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import UsageError
+
+# QEMU docs/interop/qcow2.rst: magic "QFI\xfb", version at byte 4, virtual size at byte 24.
+_QCOW2_MAGIC = b"QFI\xfb"
+_SIZE_AT = 24
+_SECTOR = 512
+# A bare file must be one of these to count as a disk: an MBR or GPT disk (boot signature at byte 510), or
+# a file system of its own.
+_RAW_SIGNS = (
+    (510, b"\x55\xaa"),
+    (0x438, b"\x53\xef"),  # ext2, ext3, ext4 (Linux fs/ext4/ext4.h, EXT4_SUPER_MAGIC)
+    (0, b"XFSB"),
+    (0x10040, b"_BHRfS_M"),  # btrfs
+)
+_OTHER_FORMATS = {b"KDMV": "vmdk", b"conectix": "vpc", b"vhdxfile": "vhdx", b"QED\0": "qed"}
+
+_CLUSTER_BITS = 16
+_CLUSTER = 1 << _CLUSTER_BITS
+_HEADER_BYTES = 104
+_BACKING_FORMAT = 0xE2792ACA
+_BACKING_NAME_LIMIT = 1023
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk image that QEMU is to read and never write.
+
+    Attributes:
+        path: the file.
+        format: `raw` or `qcow2`.
+        size: bytes that the guest sees.
+    """
+
+    path: Path
+    format: str
+    size: int
+
+
+@dataclass(frozen=True)
+class KeptDisk:
+    """A copy of a guest's disk that goes with its snapshots, for as long as the guest does not write.
+
+    Attributes:
+        disk: the copy, as it was when the guest had stopped writing.
+        writes: writes and discards that QEMU had counted by then.
+    """
+
+    disk: Disk
+    writes: int
+
+
+def probe_disk(path: Path) -> Disk:
+    """Find out what a disk image is, by its content.
+
+    Raises:
+        UsageError: it is not there, cannot be read, or is no raw or qcow2 disk image.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(0x10048)
+            length = file.seek(0, 2)
+    except OSError as error:
+        raise UsageError(f"The disk image '{path}' cannot be read: {error.strerror}.") from error
+    if head.startswith(_QCOW2_MAGIC) and len(head) >= _SIZE_AT + 8:
+        return Disk(path.absolute(), "qcow2", struct.unpack_from(">Q", head, _SIZE_AT)[0])
+    for magic, name in _OTHER_FORMATS.items():
+        if head.startswith(magic):
+            raise UsageError(f"The disk image '{path}' is in the format {name}; convert it to qcow2 or raw.")
+    if not any(head[at : at + len(sign)] == sign for at, sign in _RAW_SIGNS):
+        raise UsageError(
+            f"'{path}' is not a disk image: it has neither qcow2's magic, nor a partition table, nor a "
+            "file system that is known here."
+        )
+    return Disk(path.absolute(), "raw", -(-length // _SECTOR) * _SECTOR)
+
+
+def make_overlay(base: Disk, path: Path) -> Disk:
+    """Make an empty qcow2 file that reads as `base` and takes all that is written.
+
+    The format is written here since qemu-img is in a package of its own, which a QEMU under test need not
+    come with. Version 3, clusters of 64 KiB: header, refcount table, refcount block, then the L1 table.
+
+    Raises:
+        UsageError: the base's path is too long for the format.
+    """
+    name = str(base.path).encode()
+    if len(name) > _BACKING_NAME_LIMIT:
+        raise UsageError(f"The path of the disk image '{base.path}' is longer than qcow2 allows.")
+    entries_in_l2 = _CLUSTER // 8
+    l1_entries = -(-base.size // (_CLUSTER * entries_in_l2))
+    l1_clusters = max(1, -(-l1_entries * 8 // _CLUSTER))
+    kind = base.format.encode()
+    extensions = struct.pack(">II", _BACKING_FORMAT, len(kind)) + kind + bytes(-len(kind) % 8) + bytes(8)
+    # fmt: off
+    header = struct.pack(
+        ">4sIQIIQIIQQIIQQQQII",
+        _QCOW2_MAGIC, 3, _HEADER_BYTES + len(extensions), len(name), _CLUSTER_BITS, base.size,
+        0, l1_entries, 3 * _CLUSTER, _CLUSTER, 1, 0, 0,
+        0, 0, 0, 4, _HEADER_BYTES,
+    )
+    # fmt: on
+    with path.open("wb") as file:
+        file.write(header + extensions + name)
+        file.seek(_CLUSTER)
+        file.write(struct.pack(">Q", 2 * _CLUSTER))
+        file.seek(2 * _CLUSTER)
+        file.write(struct.pack(">H", 1) * (3 + l1_clusters))
+        file.truncate((3 + l1_clusters) * _CLUSTER)
+    return Disk(path.absolute(), "qcow2", base.size)

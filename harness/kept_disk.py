@@ -1,0 +1,56 @@
+"""Keeps a copy of a guest's disk for its snapshots, and proves that the guest has not written since."""
+
+from __future__ import annotations
+
+import shutil
+
+from harness.disk import Disk, KeptDisk
+from harness.errors import SetupBroken
+from harness.machine import Machine
+from harness.machine_config import OVERLAY_FILE
+
+KEPT_FILE = "disk-at-t0.qcow2"
+"""The copy's name, in the folder of the machine that it was made of."""
+
+_COUNTERS = ("wr_operations", "unmap_operations")
+
+
+def keep_disk(machine: Machine) -> None:
+    """Copy the disk of a guest that writes no more to it; nothing where it has none.
+
+    Stopping makes QEMU complete and flush every request (QEMU 10.0 system/cpus.c do_vm_stop()), so what is
+    in the file then is all that the guest has written.
+    """
+    if machine.config.disk is None:
+        return
+    machine.qmp.execute("stop")
+    path = machine.folder / KEPT_FILE
+    shutil.copyfile(machine.folder / OVERLAY_FILE, path)
+    kept = Disk(path.absolute(), "qcow2", machine.config.disk.size)
+    machine.kept_disk = KeptDisk(kept, _writes(machine))
+    machine.qmp.execute("cont")
+
+
+def disk_of_snapshot(machine: Machine) -> Disk | None:
+    """The disk that a snapshot which has just been taken is to be restored with.
+
+    Raises:
+        SetupBroken: the guest has written to its disk since the copy was made.
+    """
+    kept = machine.kept_disk
+    if kept is None:
+        return None
+    written = _writes(machine) - kept.writes
+    if written:
+        raise SetupBroken(
+            f"The guest wrote {written} times to its disk although all of its file systems were made "
+            "read-only, so the disk at T0 is not known; find out what in the guest writes to the bare disk."
+        )
+    return kept.disk
+
+
+def _writes(machine: Machine) -> int:
+    for device in machine.qmp.execute("query-blockstats"):
+        if device.get("device") == "guest-disk":
+            return sum(int(device["stats"].get(name, 0)) for name in _COUNTERS)
+    raise machine.failure("QEMU's query-blockstats does not know the guest's disk")
