@@ -61,11 +61,12 @@ class _Trial:
     golden: bytes = b""
     begun: int = 0
     before: int = 0
+    seen: int = 0
     deadline: float = 0.0
     swept_at: int = 0
 
     def begin(self) -> None:
-        self.begun = self.writers.total()
+        self.begun, self.seen = self.writers.total(), 0
         self.deadline = time.monotonic() + self.patience
 
     def at_moment(self) -> None:
@@ -76,6 +77,8 @@ class _Trial:
 
     def may_sweep(self) -> bool:
         done = self.writers.total() - self.begun
+        if done > self.seen:
+            self.seen, self.deadline = done, time.monotonic() + self.patience
         if done >= self.steps or self.writers.errors:
             self.swept_at = self.swept_at or done
             return True
@@ -106,7 +109,7 @@ def judge(
         threads: how many.
         steps: writes that must get through between the moment of the snapshot and the first page swept; at
             most the region's pages, since each is held up only once.
-        patience: seconds for these.
+        patience: seconds without a single write after which they count as stuck.
         seed: of the write order.
     """
     order = WriteOrder(threads, region.pages // threads, region.page_bytes, seed)

@@ -44,8 +44,10 @@ def _by_recv(address: int) -> int:
     return right.recv_into(memoryview(array))
 
 
-def _by_getrandom(address: int) -> int:
-    return libc.checked(libc.LIBC.getrandom(ctypes.c_void_p(address), len(LATE), 0), "getrandom")
+def _by_random(address: int) -> int:
+    # Not getrandom(2), which need not enter the kernel since 6.11.
+    source = os.open("/dev/urandom", os.O_RDONLY)
+    return libc.checked(libc.LIBC.read(source, ctypes.c_void_p(address), len(LATE)), "read of /dev/urandom")
 
 
 def _by_ioctl(address: int) -> int:
@@ -60,7 +62,7 @@ _CALLS: dict[str, Callable[[int], int]] = {
     "read": _by_read,
     "readv": _by_readv,
     "recv": _by_recv,
-    "getrandom": _by_getrandom,
+    "urandom": _by_random,
     "ioctl": _by_ioctl,
 }
 
