@@ -82,8 +82,6 @@ def _child(test: FeatureTest, helper: str, sink: int) -> None:
     """Never returns: nothing of the parent may run twice."""
     try:
         os.setpgid(0, 0)
-        # A monitor that has been woken waits for the interpreter's lock, by default up to 5 ms.
-        sys.setswitchinterval(0.0002)
         LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         result = _outcome(test, helper)
         os.write(sink, json.dumps(vars(result)).encode())

@@ -20,6 +20,7 @@ SUITES = (
     "movement",
     "swap",
     "kernel_writers",
+    "other_processes",
     "async_scan",
     "lifetime",
     "trackers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Callable
@@ -112,6 +113,8 @@ def judge(
         patience: seconds without a single write after which they count as stuck.
         seed: of the write order.
     """
+    # A tracker that has been woken waits for the interpreter's lock, by default up to 5 ms.
+    sys.setswitchinterval(0.0005)
     order = WriteOrder(threads, region.pages // threads, region.page_bytes, seed)
     result = Judgement()
     with Writers(region, order, make_store) as writers:

@@ -171,9 +171,9 @@ def moved_memory_stays_protected_if_agreed(trial: Trial) -> None:
 
 @feature_test("R21", memory=(ANON, SHMEM, HUGETLB), bugs=("pre-5.7 single retry",), seconds=60)
 def a_page_can_be_protected_over_and_over(trial: Trial) -> None:
-    """Five hundred times protected and released under one writer: each write waits once, none fails."""
+    """Two hundred times protected and released under one writer: each write waits once, none fails."""
     region, uffd = trial.protected()
-    for turn in range(500):
+    for turn in range(200):
         word = turn.to_bytes(8, "little")
         with Doer(trial, libc.store, region.at(1), word) as doer:
             next_fault(trial, uffd, doer)
