@@ -13,7 +13,7 @@ import platform
 import struct
 import sys
 
-from harness.userfaultfd import IOC_NEW, SYSCALL_NUMBERS
+from harness.userfaultfd.abi import SYSTEM_CALLS, USERFAULTFD_IOC_NEW
 
 # linux/prctl.h, linux/seccomp.h
 _PR_SET_SECCOMP = 22
@@ -50,10 +50,10 @@ def userfaultfd_filter(error: int, machine: str) -> bytes:
     instructions = (
         # Code, steps to skip if true and if false, constant (struct sock_filter).
         (_LOAD, 0, 0, _NUMBER_OFFSET),
-        (_JUMP_EQUAL, 3, 0, SYSCALL_NUMBERS[machine]),
+        (_JUMP_EQUAL, 3, 0, SYSTEM_CALLS[machine]),
         (_JUMP_EQUAL, 0, 3, _IOCTL_NUMBERS[machine]),
         (_LOAD, 0, 0, _SECOND_ARGUMENT_OFFSET),
-        (_JUMP_EQUAL, 0, 1, IOC_NEW),
+        (_JUMP_EQUAL, 0, 1, USERFAULTFD_IOC_NEW),
         (_RETURN, 0, 0, _RET_ERRNO | error),
         (_RETURN, 0, 0, _RET_ALLOW),
     )
