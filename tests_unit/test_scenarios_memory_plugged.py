@@ -45,7 +45,7 @@ def _machine(alive: bool = True, **answers: Any) -> Machine:
         qmp=qmp,
         alive=lambda: alive,
         query_migrate=lambda: qmp.execute("query-migrate"),
-        pause=lambda _deadline: None,
+        pause=lambda _deadline, _seconds=0.01: None,
         process=SimpleNamespace(pid=0),
     )
     return cast(Machine, machine)
