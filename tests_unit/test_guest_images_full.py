@@ -118,7 +118,7 @@ def test_failing_mke2fs_is_one_sentence(packages: Path, tmp_path: Path) -> None:
     loader.parent.mkdir(parents=True)
     loader.write_text("#!/bin/sh\necho no space >&2\nexit 3\n")
     loader.chmod(0o755)
-    with pytest.raises(SetupBroken, match=r"could not make the guest's disk \(exit code 3\)\.") as caught:
+    with pytest.raises(SetupBroken, match=r"could not make the disk \(exit code 3\)\.") as caught:
         build_disk(packages, tmp_path / "mkfs", _KEYS, tmp_path / "disk.raw")
     assert "no space" in caught.value.evidence.log_tail
     assert not (tmp_path / "disk.tar").exists()

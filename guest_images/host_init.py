@@ -1,0 +1,56 @@
+"""What a host runs at boot: an initramfs that mounts its disk, and an init that starts an SSH server."""
+
+from __future__ import annotations
+
+from guest_images.init_script import HOST_KEY, MODULES_FOLDER
+
+HOST_INITRAMFS_INIT = f"""\
+#!/bin/busybox sh
+# PID 1 of the initramfs: loads drivers, mounts the disk and hands over to its init.
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+while read -r module; do
+    insmod "/{MODULES_FOLDER}/$module" || echo "snapproof-host: cannot load $module"
+done < /{MODULES_FOLDER}/order
+root=$(sed -n 's/.*\\<root=\\([^ ]*\\).*/\\1/p' /proc/cmdline)
+tries=0
+until [ -b "$root" ] || [ $tries -eq 100 ]; do
+    tries=$((tries + 1))
+    sleep 0.1
+done
+mount -t ext4 "$root" /mnt || echo "snapproof-host: cannot mount $root"
+mount --move /dev /mnt/dev
+umount /proc
+exec switch_root /mnt /sbin/init
+"""
+
+HOST_INIT = f"""\
+#!/bin/busybox sh
+# PID 1 of a host: mounts what it was given, then hands over to busybox init, which reaps orphans.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+head -c 1 /dev/random > /dev/null &
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /tmp
+hostname host
+ip link set lo up
+ip addr add 10.0.2.15/24 dev eth0
+ip link set eth0 up
+ip route add default via 10.0.2.2
+# Disks are known by their serial numbers; those with a file system are there to be read.
+for disk in /sys/block/vd*; do
+    name=$(cat "$disk/serial" 2>/dev/null)
+    case $name in disk-*) ;; *) continue ;; esac
+    ln -s "/dev/${{disk##*/}}" "/dev/$name"
+    mkdir "/disks/${{name#disk-}}"
+    mount -t ext4 -o ro "/dev/$name" "/disks/${{name#disk-}}" 2>/dev/null || rmdir "/disks/${{name#disk-}}"
+done
+dropbear -E -s -r /{HOST_KEY} -p 22 && echo "snapproof-host: ready"
+exec /bin/busybox init
+"""
