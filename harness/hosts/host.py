@@ -258,8 +258,8 @@ class Host:
         if code in (_TOO_OLD, _NO_PROGRAM):
             version = ".".join(map(str, _MIN_PYTHON))
             return MachineryMissing(
-                f"The host '{self.name}' has no '{self.python}' of version {version} or newer; nothing else has "
-                "to be there."
+                f"The host '{self.name}' has no '{self.python}' of version {version} or newer, which is all "
+                "that has to be there."
             )
         return SetupBroken(f"No program can be run on the host '{self.name}' (exit code {code}): {said}")
 

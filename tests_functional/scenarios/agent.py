@@ -204,13 +204,14 @@ class AgentWindow:
                     address += len(data)
         if not addresses:
             raise SetupBroken("The agent's thread pages were not found in guest RAM.")
-        self._addresses = [addresses[thread] for thread in sorted(addresses)]
+        self.addresses = [addresses[thread] for thread in sorted(addresses)]
+        """Of the thread pages, in QEMU's own address space, by thread."""
 
     def steps(self) -> tuple[int, ...]:
         """Page writes completed by each writer thread, now."""
         counters = []
         with self._path.open("rb", buffering=0) as memory:
-            for address in self._addresses:
+            for address in self.addresses:
                 memory.seek(address + _STEPS_WORD * 8)
                 counters.append(int.from_bytes(memory.read(8), "little"))
         return tuple(counters)
