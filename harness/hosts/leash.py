@@ -47,7 +47,7 @@ def main() -> int:
 def _keep(prefix: str) -> int:
     """Make a private folder, say where it is, and remove it when the connection ends."""
     folder = tempfile.mkdtemp(prefix=prefix)
-    with open(os.path.join(folder, _LOCK), "w") as lock:  # noqa: PTH118, PTH123 (nothing but os is needed)
+    with open(os.path.join(folder, _LOCK), "w") as lock:
         sys.stdout.write(json.dumps({"folder": folder}) + "\n")
         sys.stdout.flush()
         while sys.stdin.buffer.read(_SLICE):
@@ -57,11 +57,11 @@ def _keep(prefix: str) -> int:
         while not _locked(lock, fcntl.LOCK_EX) and time.monotonic() < end:
             time.sleep(0.02)
         shutil.rmtree(folder, ignore_errors=True)
-    return BROKEN if os.path.exists(folder) else 0  # noqa: PTH110
+    return BROKEN if os.path.exists(folder) else 0
 
 
 def _run(order: dict[str, Any]) -> int:
-    with open(os.path.join(order["folder"], _LOCK)) as lock:  # noqa: PTH118, PTH123
+    with open(os.path.join(order["folder"], _LOCK)) as lock:
         if not _locked(lock, fcntl.LOCK_SH):
             return BROKEN
         try:
@@ -156,11 +156,11 @@ def _end_descendants() -> list[int]:
 def _children() -> list[int]:
     """Ids of our live children, among them those that the system has given us."""
     found = []
-    for name in os.listdir("/proc"):  # noqa: PTH208
+    for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         try:
-            with open(f"/proc/{name}/stat") as file:  # noqa: PTH123
+            with open(f"/proc/{name}/stat") as file:
                 fields = file.read().rpartition(")")[2].split()
         except OSError:
             continue

@@ -9,7 +9,7 @@ Standard input holds the order, one JSON object:
     seconds     limit for each step
 
 Each line of standard output is a JSON object with "event" and "seconds" since the start; the last one is
-"done", or "failed" with a sentence. Only the first kind of guest memory may be missing: a refusal is an answer.
+"done", or "failed" with a sentence. That QEMU refuses a background snapshot is an answer, not a failure.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Qemu:
         ours, theirs = socket.socketpair()
         self.seconds = seconds
         self.events: list[dict[str, Any]] = []
-        self._log = open("qemu.log", "wb")  # noqa: SIM115 (open as long as QEMU runs)
+        self._log = open("qemu.log", "wb")  # noqa: SIM115
         words = [word.replace("@QMP", str(theirs.fileno())) for word in argv]
         try:
             self.process = subprocess.Popen(
