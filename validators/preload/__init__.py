@@ -56,7 +56,7 @@ def preload_library(source: Path, cache: Cache, log: Callable[[str], None]) -> P
     library = cache.path("faults", f"{source.stem}-{digest}", f"{source.stem}.so")
     if library.exists():
         return library
-    log(f"Compiling the planted fault '{source.stem}'.")
+    log(f"Compiling the library '{source.stem}'.")
     with cache.lock("faults", log), cache.staging("faults") as staging:
         output = staging / library.name
         command = [*compiler.command, *_FLAGS, f"-I{_HEADERS}", "-o", str(output), str(source)]
@@ -65,7 +65,7 @@ def preload_library(source: Path, cache: Cache, log: Callable[[str], None]) -> P
         )
         if done.returncode != 0:
             raise SetupBroken(
-                f"The planted fault '{source.stem}' does not compile.",
+                f"The library '{source.stem}' does not compile.",
                 Evidence(command, done.returncode, (done.stdout + done.stderr)[-2000:]),
             )
         publish_file(library, output.read_bytes(), 0o755)

@@ -1,0 +1,144 @@
+"""`snapproof kernel`: the kernel's userfaultfd write protection by itself, tested on this host."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ci.command import add_cache_argument
+from ci.json_file import write_json_file
+from guest_images.cache import Cache, default_cache_folder
+from harness.errors import MachineryMissing, SetupBroken, UsageError
+from harness.status import EXIT_NOTHING_RAN
+from tests_functional.kernel import registry
+from tests_functional.kernel.ktap import KtapWriter
+from tests_functional.kernel.run import exit_code
+from validators.preload import preload_library
+from validators.trackers import mprotect
+
+_RUNNER = "tests_functional.kernel"
+_ROOT = Path(registry.__file__).parents[2]
+_SCHEMA = 1
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "kernel",
+        help="test the kernel's userfaultfd write protection by itself",
+        description="Tests userfaultfd write protection on this host, without QEMU, and writes KTAP.",
+        epilog="docs/kernel.md says what is tested. Exit codes: 0 pass, 1 the kernel is wrong, 2 a test "
+        "broke, 3 nothing ran, 4 all skipped.",
+    )
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only tests whose name fits ('preserved.*'), or of a recipe ('R13'); can be given again",
+    )
+    parser.add_argument("--list", action="store_true", help="say what would run, and what for")
+    parser.add_argument(
+        "--repeat", type=int, default=1, metavar="N", help="run each test N times, the worst counts"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write host, results and figures there")
+    _add_lending(parser)
+    add_cache_argument(parser)
+    parser.set_defaults(run=kernel)
+
+
+def _add_lending(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="as root, lend the run huge pages and a swap device in memory; both are taken back afterwards",
+    )
+    parser.add_argument(
+        "--ksm",
+        action="store_true",
+        help="as --prepare, and let KSM run meanwhile: it merges memory of other programs too, guests "
+        "included, and takes their write protection away",
+    )
+
+
+def kernel(arguments: argparse.Namespace) -> int:
+    """Run the tests in a process of their own, render what it tells, and return the exit code."""
+    if arguments.repeat < 1:
+        raise UsageError(f"--repeat {arguments.repeat} makes no sense; give 1 or more.")
+    tests = registry.chosen(registry.all_tests(), arguments.filter)
+    if arguments.list:
+        for test in tests:
+            print(f"{test.slug}  {test.recipe}  {test.contract}")
+        return 0 if tests else EXIT_NOTHING_RAN
+    writer = KtapWriter(sys.stdout.write)
+    seen = []
+    for event in _events(arguments, _helper(arguments)):
+        seen.append(event)
+        writer.event(event)
+        sys.stdout.flush()
+    sys.stdout.write(writer.summary())
+    if arguments.json:
+        write_json_file(arguments.json, json.dumps(document(seen), indent=2) + "\n")
+    return exit_code(writer.statuses)
+
+
+def document(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """The events of one run as one document: ``schema``, ``host``, ``results``."""
+    return {
+        "schema": _SCHEMA,
+        "host": next(event for event in events if event["event"] == "host"),
+        "results": [event for event in events if event["event"] == "result"],
+    }
+
+
+def _helper(arguments: argparse.Namespace) -> str:
+    """The library with the mprotect tracker's signal handler, empty where it cannot be built."""
+    source = Path(mprotect.__file__).with_name("segv.c")
+    try:
+        return str(preload_library(source, Cache(arguments.cache or default_cache_folder()), _log))
+    except MachineryMissing as error:
+        _log(f"The mprotect tracker is skipped. {error.sentence}")
+        return ""
+
+
+def _log(text: str) -> None:
+    print(f"# {text}", file=sys.stderr)
+
+
+def _events(arguments: argparse.Namespace, helper: str) -> Iterator[dict[str, Any]]:
+    """What the runner tells, to its end.
+
+    Raises:
+        SetupBroken: it ended before it was done.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        _RUNNER,
+        "--json-lines",
+        "--helper",
+        helper,
+        "--repeat",
+        str(arguments.repeat),
+    ]
+    for pattern in arguments.filter:
+        command += ["--filter", pattern]
+    command += [f"--{name}" for name in ("prepare", "ksm") if getattr(arguments, name)]
+    last: dict[str, Any] = {}
+    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as runner:
+        assert runner.stdout is not None
+        try:
+            for line in runner.stdout:
+                last = json.loads(line)
+                yield last
+        except BaseException:
+            # It takes back what it has lent, so it gets the chance to.
+            runner.terminate()
+            raise
+    if last.get("event") != "end":
+        raise SetupBroken(f"The tests' runner ended with exit code {runner.returncode} before it was done.")

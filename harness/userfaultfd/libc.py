@@ -1,0 +1,116 @@
+"""The C library by ctypes: calls that fault must be made from here, because they let go of the GIL.
+
+A store such as ``view[0] = 1`` on a protected page keeps the interpreter's lock while the thread sleeps in
+the kernel, and the thread that would resolve the fault never runs. Foreign functions release the lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.mmap.restype = ctypes.c_void_p
+LIBC.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
+LIBC.mremap.restype = ctypes.c_void_p
+LIBC.mremap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_void_p,
+]
+LIBC.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+LIBC.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
+LIBC.syscall.restype = ctypes.c_long
+
+# asm-generic/mman-common.h and linux/mman.h, the same on x86, arm64 and riscv; the module mmap has some since
+# 3.8 and others since 3.10 only.
+PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
+MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
+MAP_NORESERVE, MAP_POPULATE, MAP_HUGETLB = 0x4000, 0x8000, 0x40000
+MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
+MADV_DONTNEED, MADV_FREE, MADV_REMOVE = 4, 8, 9
+MADV_MERGEABLE, MADV_UNMERGEABLE = 12, 13
+MADV_HUGEPAGE, MADV_NOHUGEPAGE = 14, 15
+MADV_PAGEOUT = 21  # 5.4
+MADV_POPULATE_READ, MADV_POPULATE_WRITE = 22, 23  # 5.14
+MADV_COLLAPSE = 25  # 6.1
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_FAILED = ctypes.c_void_p(-1).value
+
+
+def checked(result: int, call: str) -> int:
+    """The result of a C function that gives -1 on failure.
+
+    Raises:
+        OSError: it failed; the text names the call.
+    """
+    if result == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{call}: {os.strerror(code)}")
+    return result
+
+
+def ioctl(descriptor: int, request: int, argument: Any) -> int:
+    """Hand a structure to the kernel, which may write to it even when it fails; 0, or an errno."""
+    return 0 if LIBC.ioctl(descriptor, request, ctypes.byref(argument)) >= 0 else ctypes.get_errno()
+
+
+def mmap(length: int, protection: int, flags: int, descriptor: int = -1, address: int = 0) -> int:
+    """Map memory and return its address; OSError names what failed."""
+    result = LIBC.mmap(address or None, length, protection, flags, descriptor, 0)
+    if result == _FAILED:
+        checked(-1, f"mmap of {length:#x} bytes")
+    return int(result)
+
+
+def munmap(address: int, length: int) -> None:
+    """Unmap memory; OSError names the call."""
+    checked(LIBC.munmap(address, length), f"munmap of {address:#x}+{length:#x}")
+
+
+def mremap(address: int, length: int, new_length: int, flags: int = MREMAP_MAYMOVE, target: int = 0) -> int:
+    """Resize or move a mapping, to `target` with MREMAP_FIXED, and return its address."""
+    result = LIBC.mremap(address, length, new_length, flags, target or None)
+    if result == _FAILED:
+        checked(-1, f"mremap of {address:#x}+{length:#x}")
+    return int(result)
+
+
+def madvise(address: int, length: int, advice: int) -> None:
+    """Give advice on memory; OSError, EINVAL where the kernel does not know it."""
+    checked(LIBC.madvise(address, length, advice), f"madvise {advice} of {address:#x}+{length:#x}")
+
+
+def mprotect(address: int, length: int, protection: int) -> None:
+    """Change a mapping's protection; OSError, ENOMEM at vm.max_map_count mappings."""
+    checked(LIBC.mprotect(address, length, protection), f"mprotect of {address:#x}+{length:#x}")
+
+
+def store(address: int, data: bytes) -> None:
+    """Write bytes to memory in one foreign call, which may fault; the C library's memcpy."""
+    ctypes.memmove(address, data, len(data))
+
+
+def fill(address: int, length: int, byte: int) -> None:
+    """Write the same byte `length` times in one foreign call, which may fault."""
+    ctypes.memset(address, byte, length)
+
+
+def load(address: int, length: int) -> bytes:
+    """Read bytes from memory in one foreign call, which may fault."""
+    buffer = ctypes.create_string_buffer(length)
+    ctypes.memmove(buffer, address, length)
+    return buffer.raw

@@ -1,0 +1,1 @@
+"""The feature tests themselves, a module for each suite; the docstring of each test is its contract."""

@@ -1,0 +1,141 @@
+"""Whole snapshots by each way to track writes, and where the ways part."""
+
+from __future__ import annotations
+
+import errno
+import statistics
+from pathlib import Path
+
+from harness.userfaultfd import PAGE_BYTES, Feature, Region, libc
+from validators.trackers.judge import Judgement, judge
+from validators.trackers.mprotect import Mprotect
+from validators.trackers.stores import STORES
+from validators.trackers.tracker import StopTheWriters, Tracker
+from validators.trackers.uffd_wp import AsyncWp, UffdWp
+
+from ..memory import ANON, ANON_THP, MEMFD, SHMEM
+from ..registry import feature_test
+from ..traps import release
+from ..trial import Trial
+
+_PAGES = 512
+_KINDS = (ANON, ANON_THP, SHMEM, MEMFD)
+_TRACKERS = ("stop", "uffd-wp", "mprotect", "async-wp")
+_HOLES = 4000
+
+
+def _tracker(trial: Trial, name: str) -> Tracker:
+    made: dict[str, Tracker] = {
+        "stop": StopTheWriters(),
+        "uffd-wp": UffdWp(),
+        "mprotect": Mprotect(trial.helper),
+        "async-wp": AsyncWp(),
+    }
+    reason = made[name].missing()
+    if reason:
+        trial.skip(reason)
+    return made[name]
+
+
+def _judged(trial: Trial, name: str, store: str, threads: int, steps: int) -> Judgement:
+    tracker = _tracker(trial, name)
+    found = judge(tracker, trial.region(_PAGES), STORES[store], threads=threads, steps=steps)
+    trial.note(f"{name}, {store}, {threads} thread(s): {found.cost()}")
+    return found
+
+
+@feature_test("R07", memory=_KINDS, variants=_TRACKERS, seconds=60)
+def a_snapshot_is_exact(trial: Trial, variant: str) -> None:
+    """While threads write, each tracker gives memory of exactly one instant (golden copy, write order)."""
+    for threads in (1, 2):
+        for steps in (_PAGES, _PAGES // 4):
+            trial.equal(_judged(trial, variant, "store", threads, steps).problems, [], "What is wrong")
+
+
+@feature_test(
+    "R23",
+    memory=(ANON, SHMEM),
+    variants=("read", "recv", "process-vm-writev", "direct-read"),
+    needs=("kernel-faults",),
+    seconds=60,
+)
+def writes_by_the_kernel_are_exact_under_wp_and_fail_under_mprotect(trial: Trial, variant: str) -> None:
+    """With UFFD-WP a snapshot is exact although the kernel writes for the threads.
+
+    Under mprotect these get EFAULT.
+    """
+    found = _judged(trial, "uffd-wp", variant, 1, _PAGES // 4)
+    trial.equal(found.problems, [], "What is wrong with UFFD-WP")
+    if Mprotect(trial.helper).missing():
+        trial.note(Mprotect(trial.helper).missing())
+        return
+    problems = _judged(trial, "mprotect", variant, 1, _PAGES // 4).problems
+    trial.check(any("Bad address" in problem for problem in problems), f"mprotect: no EFAULT but {problems}.")
+
+
+@feature_test("R07", memory=(ANON,), seconds=60)
+def what_a_held_write_costs(trial: Trial) -> None:
+    """Each tracker's held write takes longer than a plain one.
+
+    The figures are told, nothing is judged but that.
+    """
+    for name in _TRACKERS:
+        if name != "mprotect" or not Mprotect(trial.helper).missing():
+            found = _judged(trial, name, "store", 1, _PAGES)
+            if found.held_ns:
+                held, plain = statistics.median(found.held_ns), statistics.median(found.plain_ns)
+                trial.check(held > plain, f"{name}: a held write took {held} ns and a plain one {plain} ns.")
+
+
+def _mappings() -> int:
+    return len(Path("/proc/self/maps").read_text().splitlines())
+
+
+@feature_test("R07", memory=(ANON,), features=Feature.PAGEFAULT_FLAG_WP, seconds=60)
+def a_hole_costs_mprotect_a_mapping_and_wp_none(trial: Trial) -> None:
+    """Releasing every second page makes two mappings each under mprotect, and not one more under UFFD-WP."""
+    region = trial.region(2 * _HOLES)
+    before = _mappings()
+    libc.mprotect(region.address, region.length, libc.PROT_READ)
+    for page in range(0, 2 * _HOLES, 2):
+        libc.mprotect(region.at(page), PAGE_BYTES, libc.PROT_READ | libc.PROT_WRITE)
+    trial.check(
+        _mappings() - before >= 2 * _HOLES - 2, f"{_HOLES} holes cost {_mappings() - before} mappings."
+    )
+    libc.mprotect(region.address, region.length, libc.PROT_READ | libc.PROT_WRITE)
+    uffd = trial.uffd()
+    uffd.register(region.address, region.length)
+    before = _mappings()
+    uffd.write_protect(region.address, region.length)
+    for page in range(0, 2 * _HOLES, 2):
+        release(uffd, region, page)
+    trial.equal(_mappings(), before, f"The mappings after {_HOLES} holes in protection by UFFD-WP")
+
+
+@feature_test("R07", memory=(ANON,), features=Feature.PAGEFAULT_FLAG_WP, seconds=60)
+def mprotect_runs_out_of_mappings_and_wp_does_not(trial: Trial) -> None:
+    """At vm.max_map_count mprotect of one more page is ENOMEM: a guest's write could not be let through."""
+    limit = int(Path("/proc/sys/vm/max_map_count").read_text())
+    if limit > 1 << 17:
+        trial.skip(f"vm.max_map_count is {limit}: it would take too much memory to reach it.")
+    pages = 2 * limit + 8
+    region = trial.enter(Region.anonymous(pages * PAGE_BYTES))
+    libc.mprotect(region.address, region.length, libc.PROT_READ)
+    holes = 0
+    code = 0
+    for page in range(0, pages, 2):
+        try:
+            libc.mprotect(region.at(page), PAGE_BYTES, libc.PROT_READ | libc.PROT_WRITE)
+        except OSError as error:
+            code = error.errno or 0
+            break
+        holes += 1
+    libc.mprotect(region.address, region.length, libc.PROT_READ | libc.PROT_WRITE)
+    trial.equal(code, errno.ENOMEM, f"The errno of mprotect after {holes} holes")
+    trial.note(f"mprotect: ENOMEM after {holes} holes, vm.max_map_count {limit}")
+    uffd = trial.uffd()
+    uffd.register(region.address, region.length)
+    uffd.write_protect(region.address, region.length)
+    for page in range(0, 2 * holes + 2, 2):
+        release(uffd, region, page)
+    trial.check(True, "")

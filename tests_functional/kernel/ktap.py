@@ -1,0 +1,105 @@
+"""Renders the events of a run as KTAP (Linux Documentation/dev-tools/ktap.rst), as they come."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Callable
+
+_DIRECTIVES = {"SKIP": "SKIP", "XFAIL": "XFAIL", "ERROR": "ERROR", "TIMEOUT": "TIMEOUT"}
+_OK = {"PASS", "SKIP", "XFAIL"}
+_MOST_LETTERS = 400
+
+
+class KtapWriter:
+    """Takes events and writes lines; the plan comes before the first result.
+
+    Attributes:
+        statuses: of all results so far, in order.
+    """
+
+    def __init__(self, write: Callable[[str], Any]) -> None:
+        self._write = write
+        self._left: Counter[tuple[str, ...]] = Counter()
+        self._members: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+        self._numbers: Counter[tuple[str, ...]] = Counter()
+        self._results: dict[tuple[str, ...], list[str]] = {}
+        self._open: tuple[str, ...] = ()
+        self.statuses: list[str] = []
+
+    def event(self, event: dict[str, Any]) -> None:
+        """Render one event."""
+        if event["event"] == "host":
+            self._write("KTAP version 1\n")
+            for name, value in event.items():
+                if name != "event":
+                    text = " ".join(value) if isinstance(value, list) else value
+                    self._write(f"# {name}: {_clean(str(text))}\n")
+        elif event["event"] == "plan":
+            self._plan(event["tests"])
+        elif event["event"] == "result":
+            self._result(event)
+
+    def summary(self) -> str:
+        """One line of counts."""
+        counts = Counter(self.statuses)
+        text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+        return f"# {text or 'nothing ran'}\n"
+
+    def _plan(self, tests: list[dict[str, Any]]) -> None:
+        for test in tests:
+            path = (test["suite"], test["memory"])
+            self._left[path] += 1
+            for depth in (0, 1):
+                children = self._members.setdefault(path[:depth], [])
+                if path[: depth + 1] not in children:
+                    children.append(path[: depth + 1])
+        self._write(f"1..{len(self._members.get((), []))}\n")
+
+    def _result(self, event: dict[str, Any]) -> None:
+        path = (event["suite"], event["memory"])
+        if path != self._open:
+            if path[:1] != self._open[:1]:
+                self._write(f"  KTAP version 1\n  1..{len(self._members[path[:1]])}\n")
+            self._write(f"    KTAP version 1\n    1..{self._left[path]}\n")
+            self._open = path
+        status = event["status"]
+        self.statuses.append(status)
+        self._results.setdefault(path, []).append(status)
+        for note in event["notes"]:
+            self._write(f"    # {_clean(note)}\n")
+        if status not in _OK:
+            self._write(f"    # {_clean(event['contract'])}\n    # {_clean(event['reason'])}\n")
+        self._line(4, path, event["test"], status, event["reason"])
+        self._left[path] -= 1
+        if not self._left[path]:
+            self._close(path)
+
+    def _close(self, path: tuple[str, ...]) -> None:
+        status, reason = _together(self._results[path])
+        self._results.setdefault(path[:1], []).append(status)
+        self._line(2, path[:1], path[1], status, reason)
+        if len(self._results[path[:1]]) == len(self._members[path[:1]]):
+            status, reason = _together(self._results[path[:1]])
+            self._line(0, (), path[0], status, reason)
+
+    def _line(self, indent: int, parent: tuple[str, ...], name: str, status: str, reason: str) -> None:
+        self._numbers[parent] += 1
+        head = f"{' ' * indent}{'ok' if status in _OK else 'not ok'} {self._numbers[parent]} {name}"
+        directive = _DIRECTIVES.get(status)
+        self._write(f"{head} # {directive} {_clean(reason)}\n" if directive else f"{head}\n")
+
+
+def _together(statuses: list[str]) -> tuple[str, str]:
+    """What a group's line says: a group passes where something passed and nothing failed."""
+    for status in ("FAIL", "TIMEOUT", "ERROR"):
+        if status in statuses:
+            return status, f"{statuses.count(status)} of {len(statuses)}"
+    if "PASS" in statuses or "XFAIL" in statuses:
+        return "PASS", ""
+    return "SKIP", "everything in it was skipped"
+
+
+def _clean(text: str) -> str:
+    """One line without control characters, and without '#', which would start a directive."""
+    line = " ".join(text.split()).replace("#", "_")
+    return "".join(letter if letter.isprintable() else "?" for letter in line)[:_MOST_LETTERS]

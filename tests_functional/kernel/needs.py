@@ -1,0 +1,221 @@
+"""What tests need of a host, and for each need how to find out.
+
+The answer is why it is not met, or nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+import platform
+from pathlib import Path
+from typing import Callable
+
+from harness.userfaultfd import (
+    FEATURE_SINCE,
+    Feature,
+    Region,
+    UserfaultfdError,
+    create,
+    feature_names,
+    libc,
+    offered_features,
+    probe_userfaultfd,
+    refusal_reason,
+    scan_supported,
+)
+from validators.trackers import stores
+
+from .memory import HUGE_BYTES
+
+_THP = Path("/sys/kernel/mm/transparent_hugepage")
+_HUGE_PAGES_WANTED = 16
+
+
+@functools.cache
+def may_trap_kernel() -> bool:
+    """Whether this user may trap faults of the kernel itself."""
+    return bool(probe_userfaultfd().opened_by)
+
+
+@functools.cache
+def offered() -> int:
+    """Features of this kernel, 0 where no userfaultfd can be had at all."""
+    try:
+        return int(offered_features(user_mode_only=not may_trap_kernel()))
+    except UserfaultfdError:
+        return 0
+
+
+def missing_features(features: int) -> str:
+    """Why these features cannot be had, empty if they can."""
+    if not may_trap_kernel():
+        try:
+            os.close(create.by_system_call(user_mode_only=True))
+        except UserfaultfdError as error:
+            return refusal_reason(error.errno or 0)
+    missing = features & ~offered()
+    if missing:
+        since = ", ".join(
+            f"{name} (since {FEATURE_SINCE[Feature[name]]})" if name in Feature.__members__ else name
+            for name in feature_names(missing)
+        )
+        return f"The kernel ({platform.machine()}) does not offer {since}."
+    if features & Feature.EVENT_FORK:
+        try:
+            os.close(create.with_features(Feature.EVENT_FORK, user_mode_only=not may_trap_kernel()))
+        except UserfaultfdError as error:
+            return f"EVENT_FORK takes CAP_SYS_PTRACE: {error}."
+    return ""
+
+
+@functools.cache
+def missing_need(name: str) -> str:
+    """Why a need is not met, empty if it is."""
+    if name.startswith("store:"):
+        return stores.supported(name.partition(":")[2])
+    return NEEDS[name]()
+
+
+def _kernel_faults() -> str:
+    return "" if may_trap_kernel() else probe_userfaultfd().reason
+
+
+def _root() -> str:
+    return "" if os.geteuid() == 0 else "It takes root."
+
+
+def _thp() -> str:
+    return _one_of(_THP / "enabled", ("always", "madvise"))
+
+
+def _mthp() -> str:
+    return _one_of(_THP / "hugepages-64kB" / "enabled", ("always", "madvise", "inherit"))
+
+
+def _shmem_thp() -> str:
+    return _one_of(_THP / "shmem_enabled", ("always", "within_size", "advise", "force"))
+
+
+def _one_of(path: Path, wanted: tuple[str, ...]) -> str:
+    if not path.exists():
+        return f"The kernel has no {path}."
+    current = path.read_text().partition("[")[2].partition("]")[0]
+    return "" if current in wanted else f"{path} is '{current}', not {' or '.join(wanted)} (see --prepare)."
+
+
+def _hugetlb() -> str:
+    numbers = {
+        line.split(":")[0]: int(line.split()[1])
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith(("HugePages_", "Hugepagesize"))
+    }
+    if numbers.get("Hugepagesize") != 2048:
+        return "The host's huge pages are not of 2 MiB."
+    spare = Path("/proc/sys/vm/nr_overcommit_hugepages")
+    free = numbers.get("HugePages_Free", 0) - numbers.get("HugePages_Rsvd", 0)
+    if spare.exists():
+        free += max(0, int(spare.read_text()) - numbers.get("HugePages_Surp", 0))
+    if free >= _HUGE_PAGES_WANTED:
+        return ""
+    return f"There are {free} huge pages to be had, {_HUGE_PAGES_WANTED} are needed (see --prepare)."
+
+
+def _swap() -> str:
+    areas = Path("/proc/swaps")
+    lines = areas.read_text().splitlines()[1:] if areas.exists() else []
+    return "" if lines else "The host has no swap space (see --prepare)."
+
+
+def _own_swap() -> str:
+    """Swap space that may be switched off: a zram device that the run has set up itself."""
+    if os.environ.get(OWN_SWAP):
+        return ""
+    return "Swap space is switched off only where the run has set it up itself (see --prepare)."
+
+
+def _ksm() -> str:
+    run = Path("/sys/kernel/mm/ksm/run")
+    if not run.exists():
+        return "The kernel has no KSM."
+    if run.read_text().strip() == "1":
+        return ""
+    return "KSM does not run (/sys/kernel/mm/ksm/run, see --ksm)."
+
+
+def _compaction() -> str:
+    path = "/proc/sys/vm/compact_memory"
+    if not os.path.exists(path):  # noqa: PTH110 (root may write it and nobody may read it)
+        return "The kernel has no memory compaction."
+    return "" if os.access(path, os.W_OK) else f"It takes root to write {path}."
+
+
+def _two_cpus() -> str:
+    return "" if len(os.sched_getaffinity(0)) > 1 else "Two threads must run at once; there is one CPU."
+
+
+def _two_nodes() -> str:
+    nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
+    return "" if nodes > 1 else f"It takes two NUMA nodes, the host has {nodes}."
+
+
+def _scan() -> str:
+    return "" if scan_supported() else "The kernel has no PAGEMAP_SCAN (since 6.7)."
+
+
+def _ptrace() -> str:
+    scope = Path("/proc/sys/kernel/yama/ptrace_scope")
+    value = scope.read_text().strip() if scope.exists() else "0"
+    return "" if value in {"0", "1"} or (os.geteuid() == 0 and value == "2") else f"{scope} is {value}."
+
+
+def _io_uring() -> str:
+    setting = Path("/proc/sys/kernel/io_uring_disabled")
+    if setting.exists() and setting.read_text().strip() == "2":
+        return f"{setting} is 2."
+    # asm-generic/unistd.h: io_uring_setup (5.1), with no argument EFAULT.
+    libc.LIBC.syscall(425, 1, None)
+    code = ctypes.get_errno()
+    return "" if code == errno.EFAULT else f"io_uring_setup fails: {os.strerror(code)}."
+
+
+def _advice(advice: int, name: str) -> Callable[[], str]:
+    def probe() -> str:
+        # MADV_COLLAPSE also says EINVAL for memory in which no huge page has room.
+        with Region.anonymous(HUGE_BYTES, align=HUGE_BYTES) as region:
+            region.fill(1)
+            try:
+                libc.madvise(region.address, region.length, advice)
+            except OSError as error:
+                return f"The kernel has no {name}: {error}." if error.errno == errno.EINVAL else ""
+        return ""
+
+    return probe
+
+
+OWN_SWAP = "SNAPPROOF_OWN_SWAP"
+"""Variable of the environment: path of the swap device that the run has set up."""
+
+NEEDS: dict[str, Callable[[], str]] = {
+    "kernel-faults": _kernel_faults,
+    "root": _root,
+    "thp": _thp,
+    "mthp": _mthp,
+    "shmem-thp": _shmem_thp,
+    "hugetlb": _hugetlb,
+    "swap": _swap,
+    "own-swap": _own_swap,
+    "ksm": _ksm,
+    "compaction": _compaction,
+    "two-cpus": _two_cpus,
+    "two-nodes": _two_nodes,
+    "scan": _scan,
+    "ptrace": _ptrace,
+    "io-uring": _io_uring,
+    "pageout": _advice(libc.MADV_PAGEOUT, "MADV_PAGEOUT (5.4)"),
+    "populate-read": _advice(libc.MADV_POPULATE_READ, "MADV_POPULATE_READ (5.14)"),
+    "collapse": _advice(libc.MADV_COLLAPSE, "MADV_COLLAPSE (6.1)"),
+}
+"""By name, what finds out why a host does not have it."""

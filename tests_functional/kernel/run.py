@@ -1,0 +1,104 @@
+"""Runs the tests of a host one by one and tells what happens as a stream of events, one JSON object each."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.userfaultfd import feature_names, probe_userfaultfd
+
+from . import needs
+from .isolate import Result, run_isolated
+from .kernel_log import KernelLog, taint
+from .registry import FeatureTest
+
+Event = dict[str, Any]
+
+# Worst first; what several runs of a test come to is the worst of them.
+_WORST = ("FAIL", "TIMEOUT", "ERROR", "XFAIL", "PASS", "SKIP")
+
+
+def host_facts() -> Event:
+    """What a reader of the results must know about this host."""
+    support = probe_userfaultfd()
+    setting = Path("/proc/sys/vm/unprivileged_userfaultfd")
+    return {
+        "event": "host",
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "user": os.geteuid(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "opened_by": support.opened_by,
+        "reason": support.reason,
+        "features": list(feature_names(needs.offered())),
+        "unprivileged_userfaultfd": setting.read_text().strip() if setting.exists() else None,
+        "tainted": taint(),
+        "kernel_log": KernelLog().readable,
+    }
+
+
+def run(tests: list[FeatureTest], repeat: int = 1, helper: str = "") -> Iterator[Event]:
+    """Run tests in order and yield a ``host`` event, a ``plan``, a ``result`` for each test, and ``end``.
+
+    Args:
+        tests: what to run.
+        repeat: how often each is run; its result is the worst, and it is told when runs differ.
+        helper: path of the library of validators/trackers/segv.c for this host, empty for none.
+    """
+    yield host_facts()
+    yield {"event": "plan", "tests": [identity(test) for test in tests]}
+    log = KernelLog()
+    for test in tests:
+        runs = [_one(test, helper, log) for _ in range(repeat)]
+        worst = min(runs, key=lambda result: _WORST.index(result.status))
+        yield {"event": "result", **identity(test), **vars(_merged(worst, runs))}
+    log.close()
+    yield {"event": "end", "tests": len(tests)}
+
+
+def identity(test: FeatureTest) -> Event:
+    """What names a test in events."""
+    return {
+        "suite": test.suite,
+        "memory": test.memory_name,
+        "test": test.name,
+        "recipe": test.recipe,
+        "contract": test.contract,
+    }
+
+
+def _one(test: FeatureTest, helper: str, log: KernelLog) -> Result:
+    log.complaints()
+    result = run_isolated(test, helper)
+    complaints = log.complaints()
+    if complaints:
+        result.notes += complaints
+        if result.status in {"PASS", "SKIP", "XFAIL"}:
+            result.status = "FAIL"
+            result.reason = f"The kernel complained meanwhile: {complaints[0]}"
+    return result
+
+
+def _merged(worst: Result, runs: list[Result]) -> Result:
+    statuses = [result.status for result in runs]
+    if len(set(statuses)) > 1:
+        worst.notes.append(f"Its runs differ: {', '.join(statuses)}.")
+        if worst.status in {"PASS", "XFAIL"}:
+            # A test that sometimes skips has a need that it does not probe rightly.
+            worst.status, worst.reason = "ERROR", worst.notes[-1]
+    return worst
+
+
+def exit_code(statuses: list[str]) -> int:
+    """0 pass, 1 fail, 2 error or time-out, 3 nothing ran, 4 all skipped."""
+    if not statuses:
+        return 3
+    if "FAIL" in statuses:
+        return 1
+    if "ERROR" in statuses or "TIMEOUT" in statuses:
+        return 2
+    return 0 if "PASS" in statuses or "XFAIL" in statuses else 4

@@ -1,0 +1,328 @@
+"""The feature tests of the kernel: their list, how one is run apart, and that they see faults."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from harness.userfaultfd import PAGE_BYTES, Feature, Userfaultfd, libc, probe_userfaultfd
+from tests_functional.kernel import isolate, needs, registry
+from tests_functional.kernel.isolate import Result, run_isolated
+from tests_functional.kernel.kernel_log import _SPLAT
+from tests_functional.kernel.memory import ANON, EVERY, HUGETLB
+from tests_functional.kernel.registry import FeatureTest
+from tests_functional.kernel.run import _merged, exit_code
+from tests_functional.kernel.trial import CheckFailed, Skip, Trial
+
+_TESTS = registry.all_tests()
+# R26 takes KVM; R34 is test_monitor_that_waits_for_itself below.
+_LEFT_OUT = {"R26", "R34"}
+
+
+def _test(function: Callable[[Trial], None], **changes: Any) -> FeatureTest:
+    values: dict[str, Any] = {
+        "suite": "api",
+        "name": "fake",
+        "memory": None,
+        "function": function,
+        "variant": "",
+        "features": 0,
+        "needs": (),
+        "recipe": "R00",
+        "bugs": (),
+        "seconds": 5.0,
+        "known_issue": None,
+    }
+    return FeatureTest(**{**values, **changes})
+
+
+def _named(slug: str) -> FeatureTest:
+    (found,) = [test for test in _TESTS if test.slug == slug]
+    return found
+
+
+def _require_wp() -> None:
+    if not probe_userfaultfd().write_protect:
+        pytest.skip(probe_userfaultfd().reason or "This kernel has no write protection.")
+
+
+def test_slugs_are_unique_and_plain() -> None:
+    """A name follows its test over time and through systems that know letters, digits, '-' and '_' only."""
+    slugs = [test.slug for test in _TESTS]
+    assert len(slugs) == len(set(slugs)) > 300
+    assert all(re.fullmatch(r"[a-z_]+\.[a-z-]+\.[a-z0-9-]+", slug) for slug in slugs)
+
+
+def test_every_recipe_has_a_test() -> None:
+    """R01 to R35, but for those that are left out with a reason."""
+    recipes = {test.recipe for test in _TESTS}
+    assert {f"R{number:02}" for number in range(1, 36)} - recipes == _LEFT_OUT
+
+
+@pytest.mark.parametrize("test", {test.function.__name__: test for test in _TESTS}.values(), ids=str)
+def test_each_is_a_contract(test: FeatureTest) -> None:
+    """A sentence that says what must hold, and needs that are known."""
+    assert test.contract.endswith(".")
+    for need in test.needs:
+        assert need in needs.NEEDS or need.startswith("store:")
+
+
+def test_memory_types_say_why() -> None:
+    """Each has a reason of its own and needs that are known."""
+    assert len({kind.name for kind in EVERY}) == len({kind.why for kind in EVERY}) == len(EVERY)
+    assert all(need in needs.NEEDS for kind in EVERY for need in kind.needs)
+
+
+def test_filter_takes_names_and_recipes() -> None:
+    """As the shell would, or a recipe exactly."""
+    assert {test.suite for test in registry.chosen(_TESTS, ["swap.*"])} == {"swap"}
+    assert {test.recipe for test in registry.chosen(_TESTS, ["R13"])} == {"R13"}
+    assert registry.chosen(_TESTS, []) == _TESTS
+    assert registry.chosen(_TESTS, ["none"]) == []
+
+
+def _asserts(trial: Trial) -> None:
+    trial.check(True, "")
+    trial.note("noted")
+
+
+def _asserts_nothing(trial: Trial) -> None:
+    trial.note("nothing")
+
+
+def _fails(trial: Trial) -> None:
+    trial.equal(1, 2, "The number")
+
+
+def _breaks(_: Trial) -> None:
+    raise KeyError("x")
+
+
+def _is_refused(trial: Trial) -> None:
+    with Userfaultfd(0, user_mode_only=trial.user_mode_only) as uffd:
+        uffd.write_protect(PAGE_BYTES, PAGE_BYTES)
+
+
+def _skips(trial: Trial) -> None:
+    trial.skip("There is none.")
+
+
+def _dies(number: int) -> Callable[[Trial], None]:
+    def die(_: Trial) -> None:
+        faulthandler.disable()
+        os.kill(os.getpid(), number)
+
+    return die
+
+
+def _sleeps(_: Trial) -> None:
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("function", "status", "reason"),
+    [
+        (_asserts, "PASS", ""),
+        (_asserts_nothing, "ERROR", "asserted nothing"),
+        (_fails, "FAIL", "The number is 1, expected 2."),
+        (_breaks, "ERROR", "broke: KeyError"),
+        (_is_refused, "FAIL", "UFFDIO_WRITEPROTECT of 0x1000"),
+        (_skips, "SKIP", "There is none."),
+        (_dies(signal.SIGBUS), "FAIL", "SIGBUS"),
+        (_dies(signal.SIGKILL), "ERROR", "SIGKILL"),
+        (_sleeps, "TIMEOUT", "not done after 0 s"),
+    ],
+)
+def test_outcome_says_whose_fault(function: Callable[[Trial], None], status: str, reason: str) -> None:
+    """FAIL is the kernel's, ERROR ours; one that asserts nothing is an ERROR, one that hangs is ended."""
+    if function is _is_refused:
+        _require_wp()
+    result = run_isolated(_test(function, seconds=0.3 if function is _sleeps else 20))
+    assert result.status == status, result
+    assert reason in result.reason
+
+
+def test_known_issue_is_expected_for_its_own_failure_only() -> None:
+    """Words of the failure must fit; any other failure stays one."""
+    assert run_isolated(_test(_fails, known_issue=("Known", "The number is 1"))).status == "XFAIL"
+    assert run_isolated(_test(_fails, known_issue=("Known", "something else"))).status == "FAIL"
+    assert run_isolated(_test(_asserts, known_issue=("Known", "The number"))).status == "PASS"
+
+
+def test_need_that_is_not_met_is_a_skip_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test is not even started."""
+    monkeypatch.setitem(needs.NEEDS, "gold", lambda: "There is no gold.")
+    assert run_isolated(_test(_dies(9), needs=("gold",))) == Result("SKIP", "There is no gold.")
+    assert "does not offer BIT_63" in run_isolated(_test(_dies(9), features=1 << 63)).reason
+
+
+def test_monitor_that_waits_for_itself() -> None:
+    """R34: a test whose own monitor writes to a protected page is ended and blamed, not the kernel."""
+    _require_wp()
+
+    def deadlock(trial: Trial) -> None:
+        region, _ = trial.protected()
+        libc.store(region.address, b"x")
+
+    result = run_isolated(_test(deadlock, features=int(Feature.PAGEFAULT_FLAG_WP), seconds=0.5))
+    assert result.status == "TIMEOUT"
+    assert any("userfault" in note for note in result.notes), result.notes
+    assert exit_code([result.status]) == 2
+
+
+def _one_page_less(self: Userfaultfd, address: int, length: int, **named: Any) -> None:
+    _WRITE_PROTECT(self, address, max(PAGE_BYTES, length - PAGE_BYTES), **named)
+
+
+def _no_protection(self: Userfaultfd, address: int, length: int, **named: Any) -> None:
+    if named.get("protect") is False:
+        _WRITE_PROTECT(self, address, length, **named)
+
+
+def _no_release(self: Userfaultfd, address: int, length: int, **named: Any) -> None:
+    if named.get("protect") is not False:
+        _WRITE_PROTECT(self, address, length, **named)
+
+
+def _releases_two(self: Userfaultfd, address: int, length: int, **named: Any) -> None:
+    if named.get("protect") is False:
+        length += PAGE_BYTES
+    _WRITE_PROTECT(self, address, length, **named)
+
+
+_WRITE_PROTECT = Userfaultfd.write_protect
+
+
+@pytest.mark.parametrize(
+    ("fault", "slug", "reason"),
+    [
+        (_one_page_less, "coverage.anon.each-page-waits-once-and-only-protected-ones", "pagemap shows"),
+        (_one_page_less, "preserved.shmem.changed-permissions-keep-protection-read", "pagemap shows"),
+        (_no_protection, "coverage.anon.a-write-waits-byte", "told to nobody"),
+        (_no_protection, "kernel_writers.anon.a-system-call-waits-read", "told to nobody"),
+        (_no_protection, "preserved.memfd.emptied-shared-pages-stay-protected", "told to nobody"),
+        (_no_release, "coverage.anon.a-write-waits-page", "still waits"),
+        (_no_release, "lifetime.anon.many-who-wait-for-one-page-all-go-on", "still wait"),
+        (_releases_two, "coverage.memfd.each-page-waits-once-and-only-protected-ones", "told to nobody"),
+        (_releases_two, "preserved.shmem.changed-permissions-keep-protection-none", "told to nobody"),
+    ],
+)
+def test_fault_in_the_library_turns_tests_red(
+    fault: Callable[..., None], slug: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One page less, none at all, none released or one more: the tests that must see it do."""
+    _require_wp()
+    monkeypatch.setattr(Userfaultfd, "write_protect", fault)
+    monkeypatch.setattr(Trial, "patience", 0.5)
+    needs.missing_features(0)
+    result = run_isolated(_named(slug))
+    assert (result.status, reason in result.reason) == ("FAIL", True), result
+
+
+@pytest.mark.parametrize(
+    "slug",
+    [
+        "coverage.anon.each-page-waits-once-and-only-protected-ones",
+        "preserved.shmem.changed-permissions-keep-protection-read",
+        "kernel_writers.anon.a-system-call-waits-read",
+        "preserved.memfd.emptied-shared-pages-stay-protected",
+        "lifetime.anon.many-who-wait-for-one-page-all-go-on",
+        "trackers.anon.a-hole-costs-mprotect-a-mapping-and-wp-none",
+    ],
+)
+def test_the_same_tests_are_green_on_a_right_library(slug: str) -> None:
+    """The control, on this machine's kernel."""
+    result = run_isolated(_named(slug))
+    assert result.status in {"PASS", "SKIP"}, result
+
+
+def test_repeated_runs_that_differ_are_told() -> None:
+    """The worst counts; a test that is skipped at times has a need that it does not probe."""
+    runs = [Result("PASS"), Result("FAIL", "x")]
+    assert "PASS, FAIL" in _merged(runs[1], runs).notes[0]
+    runs = [Result("PASS"), Result("SKIP", "x")]
+    assert _merged(runs[0], runs).status == "ERROR"
+    assert _merged(Result("PASS"), [Result("PASS")] * 2).notes == []
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        (["PASS", "SKIP"], 0),
+        (["PASS", "XFAIL"], 0),
+        (["PASS", "FAIL", "ERROR"], 1),
+        (["PASS", "ERROR"], 2),
+        (["TIMEOUT"], 2),
+        ([], 3),
+        (["SKIP"], 4),
+    ],
+)
+def test_exit_codes(statuses: list[str], code: int) -> None:
+    """As those of the other commands."""
+    assert exit_code(statuses) == code
+
+
+@pytest.mark.parametrize(
+    ("line", "splat"),
+    [
+        ("WARNING: CPU: 1 PID: 5 at mm/memory.c:120", True),
+        ("BUG: Bad page state in process python3", True),
+        ("Oops: general protection fault", True),
+        ("rcu: INFO: rcu_preempt detected stalls", True),
+        ("task python3:5 blocked for more than 120 seconds.", True),
+        ("zram: Added device: zram1", False),
+        ("python3[5]: segfault at 0 ip 0", False),
+    ],
+)
+def test_splats_are_known(line: str, splat: bool) -> None:
+    """What the kernel prints at the head of a complaint, and not what it prints every day."""
+    assert bool(_SPLAT.search(line)) == splat
+
+
+def test_complaint_of_the_kernel_fails_a_test_that_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A splat during a test is a failure whatever its assertions say."""
+    from tests_functional.kernel import run
+
+    class Log:
+        calls = 0
+
+        def complaints(self) -> list[str]:
+            self.calls += 1
+            return [] if self.calls == 1 else ["WARNING: at mm/memory.c"]
+
+    monkeypatch.setattr(run, "run_isolated", lambda *_: Result("PASS"))
+    result = run._one(_test(_asserts), "", Log())  # type: ignore[arg-type]
+    assert (result.status, "mm/memory.c" in result.reason) == ("FAIL", True)
+
+
+def test_golden_pages_differ_and_have_room_for_a_mutex() -> None:
+    """Two pages that are swapped are seen; the zeros are where tests expect them."""
+    with Trial(ANON, 0, user_mode_only=not needs.may_trap_kernel()) as trial:
+        region = trial.region(4)
+        assert len({trial.golden(region, page) for page in range(4)}) == 4
+        assert region.load(64, 64) == bytes(64)
+        trial.intact(region)
+        region.store(PAGE_BYTES, b"x")
+        with pytest.raises(CheckFailed, match="Page 1"):
+            trial.intact(region)
+
+
+def test_memory_that_cannot_be_had_is_a_skip() -> None:
+    """Whatever mmap says is told."""
+    with Trial(HUGETLB, 0) as trial, pytest.raises(Skip, match="no memory of type hugetlb"):
+        trial.region(1 << 20)
+
+
+def test_child_that_cannot_be_reaped_is_the_kernels_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that SIGKILL does not end is a FAIL, not a time-out."""
+    kill = isolate._kill
+    monkeypatch.setattr(isolate, "_kill", lambda child: kill(child) and False)
+    result = run_isolated(_test(_sleeps, seconds=0.2))
+    assert (result.status, "let the test's process die" in result.reason) == ("FAIL", True)

@@ -1,0 +1,109 @@
+"""The tracker of 2018: mprotect and a handler of SIGSEGV, which is C (segv.c) and comes as a library."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+
+from harness.userfaultfd import Region, libc
+
+from .tracker import Session, Snapshot, Tracker, TrackerFailed
+
+_IDLE_SECONDS = 0.002
+_SAVED = 2
+
+
+class _Shared(ctypes.Structure):
+    """``struct tracker`` of segv.c."""
+
+    _fields_ = [
+        ("start", ctypes.c_uint64),
+        ("pages", ctypes.c_uint64),
+        ("page_bytes", ctypes.c_uint64),
+        ("copy", ctypes.c_void_p),
+        ("state", ctypes.c_void_p),
+        ("faults", ctypes.c_uint64),
+        ("error", ctypes.c_int64),
+        ("plant", ctypes.c_uint64),
+    ]
+
+
+class Mprotect(Tracker):
+    """Take write permission away; the thread that writes gets a signal, saves the page itself and goes on.
+
+    A system call that writes into protected memory gets EFAULT and no signal, and each page that is writable
+    in the midst of protected ones is a mapping of its own, of which a process may have vm.max_map_count.
+    """
+
+    name = "mprotect"
+    plant = 0
+    """What segv.c is to do wrong; 0 for nothing."""
+
+    def __init__(self, helper: str) -> None:
+        """Use the library built from segv.c at this path, empty where there is none."""
+        self._helper = helper
+
+    def missing(self) -> str:
+        """Needs the library."""
+        if os.path.exists(self._helper):  # noqa: PTH110 (a path from the command line, possibly empty)
+            return ""
+        return "The library with the handler of SIGSEGV is not there (--helper)."
+
+    def snapshot(self, session: Session) -> Snapshot:
+        """Take one of the start."""
+        region, result = session.region, Snapshot.of_size(session.region.length)
+        library = ctypes.CDLL(self._helper)
+        library.tracker_start.restype = library.tracker_stop.restype = ctypes.c_long
+        library.tracker_save.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
+        library.tracker_save.restype = None
+        states = ctypes.create_string_buffer(region.pages)
+        copy = (ctypes.c_char * region.length).from_buffer(result.data)
+        shared = _Shared(
+            region.address,
+            region.pages,
+            region.page_bytes,
+            ctypes.addressof(copy),
+            ctypes.addressof(states),
+            plant=self.plant,
+        )
+        began = time.perf_counter_ns()
+        if library.tracker_start(ctypes.byref(shared)) != 0:
+            raise TrackerFailed("The kernel refuses a handler of SIGSEGV.")
+        try:
+            session.writers.pause()
+            self._protect(region)
+            session.at_moment()
+            session.writers.resume()
+            result.stats.stun_ns = time.perf_counter_ns() - began
+            self._sweep(session, library, shared, states, result)
+        finally:
+            libc.mprotect(region.address, region.length, libc.PROT_READ | libc.PROT_WRITE)
+            # A writer may still be in the handler for a fault from before.
+            session.writers.pause()
+            library.tracker_stop()
+            session.writers.resume()
+        result.stats.faults = shared.faults
+        result.stats.total_ns = time.perf_counter_ns() - began
+        if shared.error:
+            why = os.strerror(-shared.error)
+            raise TrackerFailed(f"mprotect of one page: {why} after {shared.faults} faults.")
+        return result
+
+    def _protect(self, region: Region) -> None:
+        libc.mprotect(region.address, region.length, libc.PROT_READ)
+
+    def _sweep(
+        self,
+        session: Session,
+        library: ctypes.CDLL,
+        shared: _Shared,
+        states: ctypes.Array[ctypes.c_char],
+        result: Snapshot,
+    ) -> None:
+        while not session.may_sweep() and not shared.error:
+            time.sleep(_IDLE_SECONDS)
+        for page in range(session.region.pages):
+            if ord(states[page]) != _SAVED:
+                result.stats.swept += 1
+                library.tracker_save(ctypes.byref(shared), page)

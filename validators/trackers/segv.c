@@ -1,0 +1,157 @@
+/* The mprotect tracker's signal handler: a write to a protected page saves the page, then lets it be written.
+ *
+ * The method of the 2018 series for QEMU. No libc is linked, so that one build can be carried to any host.
+ */
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "raw_syscall.h"
+
+#define RESTORER 0x04000000
+#define SIGNAL_SET_BYTES 8
+
+enum { PROTECTED, SAVING, SAVED };
+enum { PLANT_NONE, PLANT_RELEASE_FIRST, PLANT_SKIP_HUNDREDTH, PLANT_DROP_FROM_HUNDREDTH };
+
+/* Shared with mprotect.py, which fills it. */
+struct tracker {
+    uint64_t start;
+    uint64_t pages;
+    uint64_t page_bytes;
+    uint8_t *copy;
+    uint8_t *state;
+    uint64_t faults;
+    int64_t error;
+    uint64_t plant;
+};
+
+/* include/uapi/asm-generic/signal.h and arch/x86/include/uapi/asm/signal.h: the kernel's own layout. */
+struct kernel_action {
+    void (*handler)(int, siginfo_t *, void *);
+    unsigned long flags;
+#ifdef __x86_64__
+    void (*restorer)(void);
+#endif
+    uint64_t mask;
+};
+
+static struct tracker *current;
+static struct kernel_action before;
+
+#ifdef __x86_64__
+/* x86 has no trampoline in the vDSO: a handler returns to code of its own that calls rt_sigreturn. */
+__asm__(".text\n.type return_from_signal,@function\nreturn_from_signal:\n"
+        "mov $15, %eax\nsyscall\n");
+extern void return_from_signal(void) __attribute__((visibility("hidden")));
+#endif
+
+static long protect(uint64_t start, uint64_t bytes, long protection)
+{
+    return raw_syscall(SYS_mprotect, (long)start, (long)bytes, protection, 0, 0, 0);
+}
+
+/* Only for plants: gives a writer the time to show what is wrong. */
+static void nap(void)
+{
+    const struct timespec span = {.tv_nsec = 200000};
+
+    raw_syscall(SYS_nanosleep, (long)&span, 0, 0, 0, 0, 0);
+}
+
+static void copy_page(struct tracker *t, uint64_t page)
+{
+    const volatile uint64_t *from = (const volatile uint64_t *)(t->start + page * t->page_bytes);
+    volatile uint64_t *to = (volatile uint64_t *)(t->copy + page * t->page_bytes);
+
+    for (uint64_t word = 0; word < t->page_bytes / sizeof(*to); word++)
+        to[word] = from[word];
+}
+
+static void release(struct tracker *t, uint64_t page)
+{
+    long result = protect(t->start + page * t->page_bytes, t->page_bytes, PROT_READ | PROT_WRITE);
+
+    if (result) {
+        /* One mapping more than vm.max_map_count. The snapshot is lost; the writer must go on. */
+        t->error = result;
+        protect(t->start, t->pages * t->page_bytes, PROT_READ | PROT_WRITE);
+    }
+}
+
+/* Saves a page unless it has been; whoever comes second waits for the first. */
+static void save(struct tracker *t, uint64_t page)
+{
+    uint8_t expected = PROTECTED;
+
+    if (__atomic_compare_exchange_n(&t->state[page], &expected, SAVING, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+        if (t->plant == PLANT_RELEASE_FIRST) {
+            release(t, page);
+            nap();
+            copy_page(t, page);
+        } else {
+            copy_page(t, page);
+            release(t, page);
+        }
+        __atomic_store_n(&t->state[page], SAVED, __ATOMIC_SEQ_CST);
+    } else {
+        while (__atomic_load_n(&t->state[page], __ATOMIC_SEQ_CST) == SAVING)
+            raw_syscall(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+    }
+}
+
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+    struct tracker *t = current;
+    uint64_t offset = (uint64_t)info->si_addr - (t ? t->start : 0);
+    uint64_t count;
+
+    (void)context;
+    if (!t || offset >= t->pages * t->page_bytes) {
+        /* Not ours: the access is tried again and meets whoever was there before. */
+        raw_syscall(SYS_rt_sigaction, number, (long)&before, 0, SIGNAL_SET_BYTES, 0, 0);
+        return;
+    }
+    count = __atomic_add_fetch(&t->faults, 1, __ATOMIC_SEQ_CST);
+    if (t->plant == PLANT_SKIP_HUNDREDTH && count % 100 == 0) {
+        __atomic_store_n(&t->state[offset / t->page_bytes], SAVED, __ATOMIC_SEQ_CST);
+        release(t, offset / t->page_bytes);
+    } else if (t->plant == PLANT_DROP_FROM_HUNDREDTH && count >= 100) {
+        nap();
+    } else {
+        save(t, offset / t->page_bytes);
+    }
+}
+
+/* Catches faults of `t` from now on; 0 or minus an errno. */
+long tracker_start(struct tracker *t)
+{
+    struct kernel_action action = {
+        .handler = on_fault,
+        .flags = SA_SIGINFO | SA_NODEFER,
+    };
+
+#ifdef __x86_64__
+    action.flags |= RESTORER;
+    action.restorer = return_from_signal;
+#endif
+    current = t;
+    return raw_syscall(SYS_rt_sigaction, SIGSEGV, (long)&action, (long)&before, SIGNAL_SET_BYTES, 0, 0);
+}
+
+/* Saves a page that nobody has written. */
+void tracker_save(struct tracker *t, uint64_t page)
+{
+    save(t, page);
+}
+
+/* No more faults are caught; 0 or minus an errno. */
+long tracker_stop(void)
+{
+    long result = raw_syscall(SYS_rt_sigaction, SIGSEGV, (long)&before, 0, SIGNAL_SET_BYTES, 0, 0);
+
+    current = NULL;
+    return result;
+}

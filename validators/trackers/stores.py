@@ -1,0 +1,135 @@
+"""Ways to write a page: by the program itself, and by the kernel on its behalf.
+
+Device emulation in a hypervisor does the latter all the time: a disk read or a packet goes straight into
+guest
+memory. The kernel writes at the page's address with the page's protection, and what it does about a protected
+page is what tells trackers apart.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import tempfile
+from typing import Callable
+
+from harness.userfaultfd import Region, libc
+
+from .writers import Store
+
+
+class _Vector(ctypes.Structure):
+    """``struct iovec``."""
+
+    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+
+class ShortWrite(OSError):
+    """A system call wrote less than the page."""
+
+
+def _whole(done: int, wanted: int, call: str) -> None:
+    if done == -1:
+        libc.checked(-1, call)
+    if done != wanted:
+        raise ShortWrite(0, f"{call} did {done} of {wanted} bytes")
+
+
+def by_the_program() -> Store:
+    """Plain stores."""
+    return libc.store
+
+
+def by_read() -> Store:
+    """read(2) from a pipe."""
+    source, sink = os.pipe2(os.O_CLOEXEC)
+
+    def store(address: int, data: bytes) -> None:
+        os.write(sink, data)
+        _whole(libc.LIBC.read(source, ctypes.c_void_p(address), len(data)), len(data), "read")
+
+    return store
+
+
+def by_recv() -> Store:
+    """recv(2) from a socket of the UNIX domain."""
+    left, right = socket.socketpair()
+
+    def store(address: int, data: bytes) -> None:
+        left.sendall(data)
+        done = libc.LIBC.recv(right.fileno(), ctypes.c_void_p(address), len(data), socket.MSG_WAITALL)
+        _whole(done, len(data), "recv")
+
+    return store
+
+
+def by_process_vm_writev() -> Store:
+    """process_vm_writev(2) to this very process: the kernel walks the page tables as for another's memory."""
+    write = libc.LIBC.process_vm_writev
+    write.restype = ctypes.c_ssize_t
+    write.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_ulong,
+    ]
+
+    def store(address: int, data: bytes) -> None:
+        buffer = ctypes.create_string_buffer(data, len(data))
+        local, remote = _Vector(ctypes.addressof(buffer), len(data)), _Vector(address, len(data))
+        done = write(os.getpid(), ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+        _whole(done, len(data), "process_vm_writev")
+
+    return store
+
+
+def by_direct_read() -> Store:
+    """pread(2) with O_DIRECT: the disk, not the processor, writes the page, which the kernel pins for that.
+
+    Raises:
+        OSError: EINVAL, the file system of temporary files does not know O_DIRECT.
+    """
+    with tempfile.NamedTemporaryFile() as file:
+        source = os.open(file.name, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        target = os.open(file.name, os.O_WRONLY | os.O_CLOEXEC)
+
+    def store(address: int, data: bytes) -> None:
+        os.pwrite(target, data, 0)
+        done = libc.LIBC.pread(source, ctypes.c_void_p(address), len(data), ctypes.c_long(0))
+        _whole(done, len(data), "read with O_DIRECT")
+
+    return store
+
+
+def by_memory_file() -> Store:
+    """/proc/self/mem, which writes by force: also where the mapping is read-only."""
+    memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
+
+    def store(address: int, data: bytes) -> None:
+        _whole(os.pwrite(memory, data, address), len(data), "write to /proc/self/mem")
+
+    return store
+
+
+STORES: dict[str, Callable[[], Store]] = {
+    "store": by_the_program,
+    "read": by_read,
+    "recv": by_recv,
+    "process-vm-writev": by_process_vm_writev,
+    "direct-read": by_direct_read,
+    "proc-mem": by_memory_file,
+}
+"""By name, what makes each."""
+
+
+def supported(name: str) -> str:
+    """Why a way to write does not work on this host even on plain memory, empty if it does."""
+    with Region.anonymous(libc.PAGE_BYTES) as region:
+        try:
+            STORES[name]()(region.address, b"x" * region.length)
+        except OSError as error:
+            return f"'{name}' does not work here: {error}."
+        return "" if region.load() == b"x" * region.length else f"'{name}' does not write."
