@@ -158,7 +158,6 @@ class HostSpec:
         qemu: name of the QEMU that runs in it, in QEMUS or HOST_QEMUS.
         seed_qemu: name of the QEMU of this machine that has made the guest which that one takes over.
         features: the mask of userfaultfd features that a kernel of this kind offers, as far as is known.
-        ram_mib: of the VM.
     """
 
     name: str
@@ -168,7 +167,6 @@ class HostSpec:
     qemu: str
     seed_qemu: str
     features: int
-    ram_mib: int = 2048
 
 
 # Feature masks: Linux include/uapi/linux/userfaultfd.h has the bits in the order in which they came; what an

@@ -131,6 +131,7 @@ def fill_image(
     *,
     label: str,
     size_mib: int | None = None,
+    free_mib: int = 0,
     journal: bool = True,
 ) -> None:
     """Make an image file, sparse, with an ext4 file system of what `write` puts into an archive.
@@ -141,6 +142,7 @@ def fill_image(
         write: writes the archive and returns the bytes that an image of it takes.
         label: of the file system.
         size_mib: of the image, by default what it takes.
+        free_mib: room beside what it takes.
         journal: whether the file system has one; one that is never written needs none.
 
     Raises:
@@ -151,7 +153,7 @@ def fill_image(
         with archive.open("wb") as file:
             needs = write(file)
         options = ["-J", "size=8"] if journal else ["-O", "^has_journal"]
-        size = size_mib or (needs >> 20) + 1
+        size = size_mib or (needs >> 20) + 1 + free_mib
         _mke2fs(mkfs, [*options, "-L", label, "-d", str(archive), str(image), f"{size}M"])
     finally:
         archive.unlink(missing_ok=True)

@@ -25,11 +25,16 @@ from harness.ssh import SshIdentity
 PACKAGES = ("base-files", "busybox-static", "dropbear-bin", "python3")
 """What a host has; the rest comes with what is carried there."""
 
-MODULES = (*WANTED, "crc32c_generic", "ext4", "zram")
-"""Drivers of a host, after the checksum that ext4 asks for by name."""
+# What ext4 and zram ask for by name, so that it is no dependency in the modules.
+_BY_NAME = ("crc32c_generic", "lzo_rle")
+
+MODULES = (*WANTED, *_BY_NAME, "ext4", "zram")
+"""Drivers of a host."""
 
 # What a kernel has built in under another name, or does without.
-_OPTIONAL = ("crc32c_generic", "zram")
+_OPTIONAL = (*_BY_NAME, "zram")
+# For files that are carried to a host, and those of tests, which want a disk that knows O_DIRECT.
+_FREE_MIB = 768
 _DISK = "disk.raw"
 _ETC = {
     "group": "root:x:0:\n",
@@ -206,6 +211,7 @@ def _build(
             lambda file: _write_root(root, architecture, keys, file),
             label="host",
             journal=False,
+            free_mib=_FREE_MIB,
         )
         (staged / "vmlinuz").write_bytes(kernel.image.read_bytes())
         (staged / "initrd.cpio").write_bytes(_initramfs(root, kernel))
@@ -223,7 +229,7 @@ def _build(
 
 
 def _modules(kernel: Kernel) -> Iterable[kernel_modules.Module]:
-    there = {path.name.partition(".ko")[0] for path in kernel.modules_folder.rglob("*.ko*")}
+    there = {path.name.partition(".ko")[0].replace("-", "_") for path in kernel.modules_folder.rglob("*.ko*")}
     wanted = [name for name in MODULES if name not in _OPTIONAL or name in there]
     return load_order(kernel, wanted) if there else ()
 

@@ -37,7 +37,6 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /tmp
 hostname host
 ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0

@@ -213,6 +213,10 @@ class SavedGuest:
         """Save the guest by one flow, and see it go on."""
         qemu = self.qemu
         if flow == "background":
+            known = qemu.execute("query-migrate-capabilities")
+            if _CAPABILITY not in [entry["capability"] for entry in known]:
+                tell("unknown", flow=flow)
+                return
             try:
                 self._capability(True)
             except Refused as refusal:

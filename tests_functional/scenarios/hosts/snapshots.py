@@ -14,7 +14,7 @@ from harness.hosts.host import Host
 from harness.hosts.link import source_of
 from harness.machine_config import qemu_argv
 from harness.migration import SaveFigures
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import judged, skipped
 from tests_functional.scenarios.hosts import on_host
 from tests_functional.scenarios.hosts.seed import Seed
 from tests_functional.scenarios.offline_checks import instant, judge_oracles
@@ -127,6 +127,8 @@ def judge_refusal(report: Report, write_protect: bool) -> CheckResult:
         report: of a host that was asked for a background snapshot.
         write_protect: whether the probe found UFFD-WP there.
     """
+    if report.find("unknown", "background"):
+        return skipped("refusal", _REFUSES, f"QEMU {report.version} has no background-snapshot.")
     refused = report.find("refused", "background")
     problems = []
     if refused is None and not write_protect:
