@@ -37,6 +37,9 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
+for cpu in /sys/devices/system/cpu/cpu[1-9]*/online; do
+    echo 1 > "$cpu"
+done
 hostname host
 ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0
