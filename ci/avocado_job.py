@@ -14,7 +14,8 @@ from avocado.core.suite import TestSuite
 
 import tests_functional
 from ci.events import EVENTS_FILE
-from ci.profiles import Entry
+from ci.profiles.entry import Entry
+from ci.side_by_side import Plan
 from harness.errors import SetupBroken
 from harness.status import Status
 from tests_functional.scenarios.outcome import OUTCOME_FILE, Outcome
@@ -25,23 +26,49 @@ _TASK_GRACE_SECONDS = 30
 _JOB_GRACE_SECONDS = 60
 
 
-def run_entries(
-    entries: Sequence[Entry], common: Mapping[str, str | int | float], folder: Path, workers: int
-) -> list[Outcome]:
+def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) -> dict[str, Outcome]:
     """Run tests in processes of their own.
 
     Args:
-        entries: what to run.
+        plan: what to run, and who beside whom.
         common: parameters that all tests get.
         folder: the results folder; tests get `folder/tests/NAME`.
-        workers: how many run side by side.
 
     Returns:
-        One outcome per entry, in their order. A test that was killed or never ran is an ERROR.
+        One outcome per entry, by its name. A test that was killed or never ran is an ERROR.
 
     Raises:
         SetupBroken: Avocado does not find one of the tests.
     """
+    entries = (*plan.together, *plan.alone)
+    config = {
+        "run.results_dir": str(folder / "avocado"),
+        "job.run.timeout": sum(entry.seconds for entry in entries) + _JOB_GRACE_SECONDS,
+        # Not one of Avocado's streams: it stays silent without taking our own output away, as "none" does.
+        "core.show": ["snapproof"],
+        "sysinfo.collect.enabled": False,
+        "job.run.result.html.enabled": False,
+    }
+    # A job runs its suites one after another.
+    suites = [
+        _suite(name, part, common, folder, {**config, "run.max_parallel_tasks": workers})
+        for name, part, workers in (("together", plan.together, plan.workers), ("alone", plan.alone, 1))
+        if part
+    ]
+    with Job(config, suites) as job:
+        # Avocado lists failures on stderr whatever `core.show` says; we print them ourselves.
+        logging.getLogger("avocado.app").handlers[:] = [logging.NullHandler()]
+        job.run()
+    return {entry.name: _collect(entry, folder) for entry in entries}
+
+
+def _suite(
+    name: str,
+    entries: Sequence[Entry],
+    common: Mapping[str, str | int | float],
+    folder: Path,
+    config: Mapping[str, object],
+) -> TestSuite:
     runnables = []
     for entry in entries:
         parameters = {
@@ -55,23 +82,9 @@ def run_entries(
             "parent_pid": os.getpid(),
         }
         runnables += _resolve(entry, parameters)
-    longest = max(entry.seconds for entry in entries) + _TASK_GRACE_SECONDS
-    config = {
-        "run.results_dir": str(folder / "avocado"),
-        "run.max_parallel_tasks": workers,
-        "task.timeout.running": longest,
-        "job.run.timeout": sum(entry.seconds for entry in entries) + _JOB_GRACE_SECONDS,
-        # Not one of Avocado's streams: it stays silent without taking our own output away, as "none" does.
-        "core.show": ["snapproof"],
-        "sysinfo.collect.enabled": False,
-        "job.run.result.html.enabled": False,
-    }
-    suite = TestSuite("snapproof", config=config, tests=runnables, job_config=config)
-    with Job(config, [suite]) as job:
-        # Avocado lists failures on stderr whatever `core.show` says; we print them ourselves.
-        logging.getLogger("avocado.app").handlers[:] = [logging.NullHandler()]
-        job.run()
-    return [_collect(entry, folder) for entry in entries]
+    longest = max(entry.seconds for entry in entries)
+    config = {**config, "task.timeout.running": longest + _TASK_GRACE_SECONDS}
+    return TestSuite(name, config=config, tests=runnables, job_config=config)
 
 
 def _resolve(entry: Entry, parameters: Mapping[str, str | int | float]) -> list[object]:

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ci.profiles import Entry
+from ci.profiles.entry import Entry
 from ci.stack import cache_of, prepare_stack
 from guest_images.catalogue import BOOT_SECONDS
 from guest_images.image import GuestImage, build_guest
 from harness.errors import UsageError
 from harness.status import Status
-from tests_functional.scenarios.guest import Stack
+from tests_functional.scenarios.guest import COVERAGE, DEFAULT_RAM_MIB, Stack, fitting_ram
 from tests_functional.scenarios.outcome import Outcome
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9.+-]+")
@@ -34,7 +34,7 @@ class Leg:
         folder: where its tests' files go, the results folder itself where it is the only one.
         stack: what its tests use.
         environment: what every result of it says.
-        entries: the tests to run on it.
+        entries: the tests of it, in this shard.
         guests: further guests, which some of the tests name.
     """
 
@@ -45,6 +45,12 @@ class Leg:
     environment: dict[str, Any]
     entries: tuple[Entry, ...]
     guests: tuple[GuestImage, ...] = ()
+
+    def without(self, entry: Entry) -> str:
+        """The first migration capability that a test needs and this QEMU lacks, "" where it lacks none."""
+        known = self.stack.capabilities
+        # A QEMU that did not say what it knows is asked by each test for itself.
+        return next((name for name in entry.needs if known and name not in known), "")
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -59,8 +65,9 @@ class Leg:
         return replace(outcome, name=name, folder=f"{self.label}/{outcome.folder}")
 
     def newer(self, legs: Sequence[Leg]) -> str:
-        """The legs with a newer QEMU, as a test's parameter: JSON, label to executable."""
-        newer = {leg.label: str(leg.stack.executable) for leg in legs if leg.version > self.version}
+        """The legs with a newer QEMU, as a test's parameter: JSON, label to executable, the newest last."""
+        by_age = sorted(legs, key=lambda leg: leg.version)
+        newer = {leg.label: str(leg.stack.executable) for leg in by_age if leg.version > self.version}
         return json.dumps(newer)
 
 
@@ -92,7 +99,7 @@ def prepare_legs(
         stack, environment = prepare_stack(one, place, log)
         guests = _named_guests(mine, arguments, log)
         images = {"": stack.image, **{image.name: image for image in guests}}
-        mine = tuple(_with_time(entry, images) for entry in mine)
+        mine = tuple(_for_guest(entry, images) for entry in mine)
         legs.append(Leg(label, name, place, stack, environment, mine, guests))
     return legs
 
@@ -106,10 +113,19 @@ def _named_guests(
     return tuple(build_guest(name, cache, log, mirror=arguments.mirror) for name in names)
 
 
-def _with_time(entry: Entry, images: Mapping[str, GuestImage]) -> Entry:
-    """The entry with as much more time as its guest may take to boot."""
+def _for_guest(entry: Entry, images: Mapping[str, GuestImage]) -> Entry:
+    """The entry with the RAM that its guest needs, and as much more time as that may take to boot."""
     image = images[str(entry.parameters.get("guest", ""))]
-    return replace(entry, seconds=int(entry.seconds * max(1.0, image.boot_seconds / BOOT_SECONDS)))
+    ram_mib = fitting_ram(
+        int(entry.parameters.get("ram_mib", DEFAULT_RAM_MIB)),
+        float(entry.parameters.get("coverage", COVERAGE)),
+        image.own_mib,
+    )
+    return replace(
+        entry,
+        parameters={**entry.parameters, "ram_mib": ram_mib},
+        seconds=int(entry.seconds * max(1.0, image.boot_seconds / BOOT_SECONDS)),
+    )
 
 
 def _labels(names: Sequence[str]) -> list[str]:

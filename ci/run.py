@@ -14,14 +14,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ci.avocado_job import run_entries
+from ci.avocado_job import run_plan
 from ci.events import EVENTS_FILE, EventTail, Progress
 from ci.matrix import Leg, parse_shard, prepare_legs, table
 from ci.own_guest import add_arguments as add_guest_arguments
 from ci.own_guest import own_command
-from ci.profiles import PROFILES, Entry, select
+from ci.profiles import PROFILES, select
+from ci.profiles.entry import Entry
 from ci.results import RunResult, make_results_folder, now, write_reproducer, write_results
+from ci.side_by_side import Plan, parse_jobs, plan
 from ci.verdict_text import outcome_lines
+from harness.host import LocalHost
 from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.stack_file import save_stack
@@ -54,6 +57,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--filter", metavar="PATTERN", help="only tests whose name fits this shell pattern")
     parser.add_argument("--shard", type=parse_shard, metavar="I/N", help="only the I-th of N parts")
+    parser.add_argument(
+        "--jobs", type=parse_jobs, default=None, metavar="N", help="tests side by side (default: what fits)"
+    )
     parser.add_argument("--keep", action="store_true", help="keep snapshots and golden images")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
@@ -101,7 +107,11 @@ def run(arguments: argparse.Namespace) -> int:
     outcomes: list[Outcome] = []
     for leg in legs:
         outcomes += _run_leg(
-            leg, {**common, "newer": leg.newer(legs)}, _command(arguments, leg, seed), progress
+            leg,
+            {**common, "newer": leg.newer(legs)},
+            _command(arguments, leg, seed),
+            arguments.jobs,
+            progress,
         )
     command = _command(arguments, None, seed)
     environment = legs[0].environment if len(legs) == 1 else {leg.label: leg.environment for leg in legs}
@@ -112,19 +122,44 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_leg(
-    leg: Leg, common: Mapping[str, str | int | float], command: Sequence[str], progress: Progress
+    leg: Leg,
+    common: Mapping[str, str | int | float],
+    command: Sequence[str],
+    jobs: int | None,
+    progress: Progress,
 ) -> list[Outcome]:
     """Run a leg's tests; their outcomes as the whole run calls them."""
     save_stack(leg.stack, leg.environment, leg.folder, leg.guests)
-    if leg.label:
-        progress.step(f"{leg.label}: {len(leg.entries)} tests on QEMU {leg.environment['qemu']}.")
-    with EventTail(leg.folder / EVENTS_FILE, progress):
-        outcomes = run_entries(leg.entries, common, leg.folder, workers=1)
+    chosen = [entry for entry in leg.entries if not leg.without(entry)]
+    found = {entry.name: _without(leg, entry) for entry in leg.entries if leg.without(entry)}
+    if chosen:
+        found |= _run_side_by_side(leg, plan(chosen, LocalHost().facts(), jobs), common, progress)
+    outcomes = [found[entry.name] for entry in leg.entries]
     for entry, outcome in zip(leg.entries, outcomes, strict=True):
         place = leg.folder / outcome.folder
         place.mkdir(parents=True, exist_ok=True)
         write_reproducer(place, [*command, "--filter", entry.name], outcome.sentence)
     return [leg.named(outcome) for outcome in outcomes]
+
+
+def _run_side_by_side(
+    leg: Leg, tests: Plan, common: Mapping[str, str | int | float], progress: Progress
+) -> dict[str, Outcome]:
+    number = len(tests.together) + len(tests.alone)
+    if leg.label:
+        progress.step(f"{leg.label}: {number} tests on QEMU {leg.environment['qemu']}.")
+    if tests.workers > 1:
+        progress.step(f"{tests.workers} tests run side by side.")
+    with EventTail(leg.folder / EVENTS_FILE, progress):
+        return run_plan(tests, common, leg.folder)
+
+
+def _without(leg: Leg, entry: Entry) -> Outcome:
+    """The outcome of a test that this QEMU lacks something for."""
+    sentence = f"This QEMU has no capability '{leg.without(entry)}'."
+    return Outcome(
+        entry.name, Status.SKIP, sentence, environment=leg.environment, folder=f"tests/{entry.name}"
+    )
 
 
 def _remove_empty(folder: Path) -> None:

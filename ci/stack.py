@@ -84,7 +84,8 @@ def prepare_stack(
         "guest_image": image.name,
         "guest_image_digest": image.digest,
     }
-    return Stack(qemu.executable, image, accelerator.name).fitted(), environment
+    stack = Stack(qemu.executable, image, accelerator.name, capabilities=qemu.capabilities)
+    return stack.fitted(), environment
 
 
 def _accelerator(

@@ -37,10 +37,15 @@ CMDLINE = " ".join(
         "loglevel=5",
         # With -no-reboot a panic ends QEMU instead of leaving a guest that never answers.
         "panic=-1",
+        # Whether the timer works is tried for so many loops, not for so long (Linux io_apic.c,
+        # timer_irq_works()): on a host so busy that QEMU's ticks come late, the kernel would panic.
+        "no_timer_check",
         # One huge page would hide 511 write faults.
         "transparent_hugepage=never",
         # Up to Linux 6.5 tracefs pins 10,000 inodes: 9 MiB of 512 that the writer cannot lock.
         "initcall_blacklist=tracer_init_tracefs",
+        # Where memory above 4 GiB could be plugged in, a quarter of 256 MiB would become a bounce buffer.
+        "swiotlb=noforce",
         # Not needed, and 0.5 MiB and 0.7 s of the boot under TCG.
         "ipv6.disable=1",
         "apparmor=0",

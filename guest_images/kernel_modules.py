@@ -16,6 +16,7 @@ WANTED = (
     "virtio_blk",
     "virtio_rng",
     "virtio_balloon",
+    "virtio_mem",
     "virtio_console",
 )
 """Drivers of every device that a test puts into a guest."""

@@ -87,6 +87,13 @@ def exec_sink(path: Path) -> str:
     return f"exec:cat > {shlex.quote(str(path))}"
 
 
+def slow_sink(path: Path) -> str:
+    """A migration URI that takes at most 80 MiB/s, so that there is time to do something during the save."""
+    file, part = shlex.quote(str(path)), shlex.quote(f"{path}.part")
+    piece = f"head -c {4 << 20} > {part} && [ -s {part} ]"
+    return f"exec:while {piece}; do cat {part} >> {file}; sleep 0.05; done; rm {part}"
+
+
 def exec_source(path: Path) -> str:
     """A migration URI that reads the stream through `cat`."""
     return f"exec:cat {shlex.quote(str(path))}"

@@ -47,7 +47,8 @@ def session_members(session: int) -> list[int]:
 
 # The kernel tells a child of its parent's death only once it has been asked to; a parent that has died by
 # then is no longer the child's.
-_IF_PARENT_LIVES = '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"'
+IF_PARENT_LIVES = '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"'
+"""Shell script: runs its arguments from the second on, if the process named by the first is its parent."""
 
 
 class ChildProcess:
@@ -76,7 +77,7 @@ class ChildProcess:
         self.argv = tuple(argv)
         self.log = log
         ask_to_die_with_us = [setpriv, "--pdeathsig", "KILL", "--"]
-        if_we_live = ["/bin/sh", "-c", _IF_PARENT_LIVES, "sh", str(os.getpid())]
+        if_we_live = ["/bin/sh", "-c", IF_PARENT_LIVES, "sh", str(os.getpid())]
         try:
             with log.open("ab") as output:
                 self._process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -24,15 +25,17 @@ class QemuFacts:
         executable: absolute path.
         version: as `--version` gives it, with the distribution's package in parentheses.
         accelerators: names from `-accel help`.
+        capabilities: migration capabilities that it knows; empty where it did not say.
     """
 
     executable: Path
     version: str
     accelerators: tuple[str, ...]
+    capabilities: tuple[str, ...] = ()
 
 
 def probe_qemu(name: str | Path) -> QemuFacts:
-    """Ask an executable for its version and accelerators.
+    """Ask an executable for its version, accelerators and migration capabilities.
 
     Args:
         name: a path, or a program name to find on PATH.
@@ -57,14 +60,41 @@ def probe_qemu(name: str | Path) -> QemuFacts:
     package = f" ({match[2]})" if match[2] else ""
     # The list follows a heading line that ends in a colon.
     listed = _ask(executable, "-accel", "help").partition(":")[2].split()
-    return QemuFacts(executable, match[1] + package, tuple(listed))
+    return QemuFacts(executable, match[1] + package, tuple(listed), _capabilities(executable))
 
 
-def _ask(executable: Path, *arguments: str) -> str:
+def _capabilities(executable: Path) -> tuple[str, ...]:
+    """What `query-migrate-capabilities` lists, on a machine without anything; empty where no list comes."""
+    commands = ("qmp_capabilities", "query-migrate-capabilities", "quit")
+    said = "".join(json.dumps({"execute": command}) + "\n" for command in commands)
+    answer = _ask(
+        executable, "-machine", "none", "-nodefaults", "-display", "none", "-qmp", "stdio", said=said
+    )
+    for line in answer.splitlines():
+        try:
+            found = json.loads(line).get("return")
+            if isinstance(found, list):
+                return tuple(str(entry["capability"]) for entry in found)
+        except (ValueError, AttributeError, TypeError, KeyError):
+            # A wrapper may say anything of its own.
+            continue
+    return ()
+
+
+def has_device(executable: Path, name: str) -> bool:
+    """Whether a QEMU was built with a device, by what `-device help` lists.
+
+    Raises:
+        UsageError: it does not answer.
+    """
+    return f'name "{name}"' in _ask(executable, "-device", "help")
+
+
+def _ask(executable: Path, *arguments: str, said: str = "") -> str:
     try:
         done = subprocess.run(
             [executable, *arguments],
-            stdin=subprocess.DEVNULL,
+            input=said.encode(),
             capture_output=True,
             timeout=_ANSWER_SECONDS,
             check=False,

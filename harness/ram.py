@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.errors import MachineryMissing, SetupBroken
 from harness.machine import Machine
@@ -17,6 +18,8 @@ _CHUNK_BYTES = 4 << 20
 _PAGE_BYTES = 4096
 # Linux Documentation/admin-guide/mm/pagemap.rst: bit 57, "pte is uffd-wp write-protected" (5.14+).
 _UFFD_WP_BIT = np.uint64(1 << 57)
+# Bits 63 and 62 there: the page is in RAM, or in swap.
+_IN_PLACE = np.uint64(3 << 62)
 
 # QEMU softmmu/physmem.c ram_block_format(): name, page size, offset, used, total, and since 8.2 the
 # host address. Names may hold spaces in principle, never a newline.
@@ -80,9 +83,16 @@ def ramblocks(machine: Machine) -> tuple[RamBlock, ...]:
     return tuple(_located(machine, block) for block in blocks)
 
 
+def main_block(machine: Machine) -> RamBlock:
+    """The largest RAMBlock, which is the guest's main memory where that is in one piece."""
+    return max(ramblocks(machine), key=lambda block: block.used_bytes)
+
+
 def _located(machine: Machine, block: RamBlock) -> RamBlock:
     """Find a block's address where `info ramblock` leaves it out, through the memory tree."""
-    for gpa, offset in parse_places(machine.hmp("info mtree -f"), block.idstr):
+    # A device's own RAM is named after the device's path, its memory region is not.
+    name = block.idstr if block.idstr.startswith("/") else block.idstr.rpartition("/")[2]
+    for gpa, offset in parse_places(machine.hmp("info mtree -f"), name):
         answer = re.search(r"is 0x([0-9a-f]+)", machine.hmp(f"gpa2hva {gpa:#x}"))
         if answer:
             return RamBlock(block.idstr, block.used_bytes, int(answer[1], 16) - offset)
@@ -147,16 +157,57 @@ def read_block(machine: Machine, block: RamBlock) -> Iterator[bytes]:
         MachineryMissing: the host forbids it (ptrace restrictions).
         SetupBroken: QEMU's memory cannot be read there.
     """
-    path = Path(f"/proc/{machine.process.pid}/mem")
+    for _offset, data in _read_pieces(machine, block, [(0, block.used_bytes)]):
+        yield data
+
+
+def read_present(machine: Machine, block: RamBlock) -> Iterator[tuple[int, bytes]]:
+    """Host address and bytes of what is in place of a block, in pieces of whole pages.
+
+    Reading a page that was never touched puts one in place, and takes host memory where RAM is shared.
+
+    Raises:
+        MachineryMissing, SetupBroken: as for read_block.
+    """
+    yield from read_pages(machine, block, in_place(machine, block))
+
+
+def read_pages(
+    machine: Machine, block: RamBlock, pages: npt.NDArray[np.bool_]
+) -> Iterator[tuple[int, bytes]]:
+    """Host address and bytes of some pages of a block, neighbours in one piece.
+
+    Args:
+        machine: whose RAM.
+        block: one of its RAMBlocks.
+        pages: bool[pages], True for those that are wanted.
+
+    Raises:
+        MachineryMissing, SetupBroken: as for read_block.
+    """
+    padded = np.concatenate(([False], pages, [False]))
+    edges = np.flatnonzero(padded[1:] != padded[:-1]) * _PAGE_BYTES
+    pieces = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    for offset, data in _read_pieces(machine, block, pieces):
+        yield block.host_address + offset, data
+
+
+def _read_pieces(
+    machine: Machine, block: RamBlock, pieces: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, bytes]]:
+    """Offset and bytes, in chunks, of pieces of a block that are given by the offsets of start and end."""
     try:
-        with path.open("rb", buffering=0) as memory:
-            for offset in range(0, block.used_bytes, _CHUNK_BYTES):
-                memory.seek(block.host_address + offset)
-                wanted = min(_CHUNK_BYTES, block.used_bytes - offset)
-                data = memory.read(wanted)
-                if len(data) != wanted:
-                    raise SetupBroken(f"QEMU's memory of '{block.idstr}' ended early at offset {offset:#x}.")
-                yield data
+        with Path(f"/proc/{machine.process.pid}/mem").open("rb", buffering=0) as memory:
+            for start, end in pieces:
+                for offset in range(start, end, _CHUNK_BYTES):
+                    memory.seek(block.host_address + offset)
+                    wanted = min(_CHUNK_BYTES, end - offset)
+                    data = memory.read(wanted)
+                    if len(data) != wanted:
+                        raise SetupBroken(
+                            f"QEMU's memory of '{block.idstr}' ended early at offset {offset:#x}."
+                        )
+                    yield offset, data
     except PermissionError as error:
         raise MachineryMissing(
             "This host does not let us read QEMU's memory (/proc/PID/mem); allow ptrace of own children "
@@ -177,20 +228,42 @@ def _copy_block(machine: Machine, block: RamBlock, path: Path) -> None:
         image.truncate(block.used_bytes)
 
 
+def in_place(machine: Machine, block: RamBlock) -> npt.NDArray[np.bool_]:
+    """Which pages of a block are in place in QEMU's memory: bool[pages], True for zero pages and swap too.
+
+    Raises:
+        SetupBroken: QEMU's pagemap cannot be read.
+    """
+    found: npt.NDArray[np.bool_] = _pagemap(machine, block) & _IN_PLACE != 0
+    return found
+
+
+def populated_bytes(machine: Machine, block: RamBlock) -> int:
+    """Bytes of a block whose pages are in place.
+
+    Raises:
+        SetupBroken: QEMU's pagemap cannot be read.
+    """
+    return int(in_place(machine, block).sum()) * _PAGE_BYTES
+
+
+def _pagemap(machine: Machine, block: RamBlock) -> npt.NDArray[np.uint64]:
+    """QEMU's pagemap entry for each page of a block: uint64[pages]."""
+    try:
+        with Path(f"/proc/{machine.process.pid}/pagemap").open("rb", buffering=0) as pagemap:
+            pagemap.seek(block.host_address // _PAGE_BYTES * 8)
+            return np.frombuffer(pagemap.read(block.used_bytes // _PAGE_BYTES * 8), dtype="<u8")
+    except OSError as error:
+        raise SetupBroken(f"QEMU's pagemap cannot be read: {error.strerror}.") from error
+
+
 def write_protected_pages(machine: Machine) -> int | None:
     """How many pages of guest RAM userfaultfd still write-protects, or None where it cannot be seen.
 
     Reads bit 57 of QEMU's pagemap, which Linux has since 5.14 and any owner may read.
     """
-    total = 0
+    blocks = [block for block in ramblocks(machine) if block.host_address]
     try:
-        with Path(f"/proc/{machine.process.pid}/pagemap").open("rb", buffering=0) as pagemap:
-            for block in ramblocks(machine):
-                if not block.host_address:
-                    continue
-                pagemap.seek(block.host_address // _PAGE_BYTES * 8)
-                entries = np.frombuffer(pagemap.read(block.used_bytes // _PAGE_BYTES * 8), dtype="<u8")
-                total += int(np.count_nonzero(entries & _UFFD_WP_BIT))
-    except OSError:
+        return sum(int(np.count_nonzero(_pagemap(machine, block) & _UFFD_WP_BIT)) for block in blocks)
+    except SetupBroken:
         return None
-    return total

@@ -95,7 +95,7 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
             vcpus=int(self._parameter("vcpus", stack.vcpus)),
             coverage=float(self._parameter("coverage", stack.coverage)),
             host_key_file=folder / "ssh_host_key",
-        ).fitted()
+        )
         folder.mkdir(parents=True, exist_ok=True)
         return Run(
             name=self._parameter("name"),

@@ -11,8 +11,10 @@ import pytest
 
 import tests_functional
 from ci import avocado_job
-from ci.avocado_job import run_entries
-from ci.profiles import PROFILES, Entry, select
+from ci.avocado_job import run_plan
+from ci.profiles import PROFILES, select
+from ci.profiles.entry import Entry
+from ci.side_by_side import Plan
 from harness.errors import SetupBroken, UsageError
 from harness.status import Status
 from tests_functional.base import SnapshotTest
@@ -129,7 +131,8 @@ def test_vanished_test_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         # On a busy machine its interpreter alone takes longer than the other's whole time-out.
         Entry("t.report", f"{file}:Reporting.test_report", "reason", {"vcpus": 2}, seconds=60),
     ]
-    outcomes = run_entries(entries, {"seed": 9, "repeat": 1, "keep": 0}, folder, workers=2)
+    plan = Plan(together=tuple(entries[:1]), alone=tuple(entries[1:]), workers=1)
+    outcomes = list(run_plan(plan, {"seed": 9, "repeat": 1, "keep": 0}, folder).values())
     assert [(found.name, found.status, found.sentence) for found in outcomes] == [
         ("t.vanish", Status.ERROR, "The test did not report within 1 s or was interrupted; see its logs."),
         ("t.report", Status.PASS, "random 9 2"),

@@ -14,9 +14,11 @@ from guest_images import host_image, host_init
 from guest_images.apt_sources import Mirrors
 from guest_images.apt_state import configuration, sources_list
 from guest_images.architectures import AMD64, ARCHITECTURES, ARM64, I386
+from guest_images.cache import Cache
 from guest_images.catalogue import HOSTS, QEMUS, host_qemu_spec, host_spec, suite
 from guest_images.elf import needed_libraries
 from guest_images.host_image import HostKernel, _write_root, host_of_kernel
+from guest_images.kernel_modules import Kernel
 from guest_images.qemu import wrapper
 from guest_images.ssh_keys import GuestKeys
 from harness.errors import SetupBroken, UsageError
@@ -133,13 +135,13 @@ def test_scripts_parse(tmp_path: Path) -> None:
 
 def test_missing_drivers_are_left_out(tmp_path: Path) -> None:
     """A kernel of one's own may have all built in."""
-    kernel = host_image.Kernel(tmp_path / "bzImage", tmp_path / "no modules")
+    kernel = Kernel(tmp_path / "bzImage", tmp_path / "no modules")
     assert tuple(host_image._modules(kernel)) == ()
 
 
 def test_kernel_of_ones_own_must_be_there(tmp_path: Path) -> None:
     """One sentence names what is not."""
-    cache = host_image.Cache(tmp_path)
+    cache = Cache(tmp_path)
     with pytest.raises(UsageError, match="There is no kernel image"):
         host_of_kernel(HostKernel(tmp_path / "bzImage", None), cache, print)
     (tmp_path / "bzImage").touch()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.qemu_probe import probe_qemu
+from harness.qemu_probe import has_device, probe_qemu
 from harness.userfaultfd import FEATURES, probe_userfaultfd
 
 
@@ -37,6 +37,13 @@ def test_other_program(tmp_path: Path) -> None:
     assert "teapot" in caught.value.evidence.log_tail
 
 
+def test_device_that_a_qemu_was_built_without(tmp_path: Path) -> None:
+    """A name that is only a part of one in the list is not in it."""
+    qemu = _script(tmp_path / "qemu", """echo 'name "virtio-mem-pci", bus PCI'""")
+    assert has_device(qemu, "virtio-mem-pci")
+    assert not has_device(qemu, "virtio-mem")
+
+
 def test_broken_executable(tmp_path: Path) -> None:
     """A file that the kernel cannot run."""
     broken = tmp_path / "qemu"
@@ -53,6 +60,23 @@ def test_wrapper_script_counts_as_qemu(tmp_path: Path) -> None:
     facts = probe_qemu(_script(tmp_path / "qemu", answer))
     assert facts.version == "10.0.13 (Debian 1:10.0.13)"
     assert facts.accelerators == ("kvm", "tcg")
+    # It says nothing of capabilities, which is no fault of its user's.
+    assert facts.capabilities == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "capabilities"),
+    [
+        ('{"QMP": {}}\n{"return": {}}\n{"return": [{"capability": "events", "state": false}]}', ("events",)),
+        ("wrapper: a word of its own\n[]\n17", ()),
+        ('{"return": [17]}\n{"return": [{"state": true}]}', ()),
+    ],
+)
+def test_capabilities(tmp_path: Path, said: str, capabilities: tuple[str, ...]) -> None:
+    """They are found in what it says on QMP; anything else is as if it had not been asked."""
+    (tmp_path / "said").write_text(said + "\n")
+    answer = f"case $* in *qmp*) cat '{tmp_path}/said';; *) echo QEMU emulator version 10.0.13;; esac"
+    assert probe_qemu(_script(tmp_path / "qemu", answer)).capabilities == capabilities
 
 
 def test_userfaultfd_answer_is_consistent() -> None:

@@ -19,6 +19,7 @@ from tests_functional.kernel.kernel_log import _SPLAT
 from tests_functional.kernel.memory import ANON, EVERY, HUGETLB
 from tests_functional.kernel.registry import FeatureTest
 from tests_functional.kernel.run import _merged, exit_code
+from tests_functional.kernel.traps import marked, pagemap_has_bit, release
 from tests_functional.kernel.trial import CheckFailed, Skip, Trial
 
 _TESTS = registry.all_tests()
@@ -326,3 +327,19 @@ def test_child_that_cannot_be_reaped_is_the_kernels_fault(monkeypatch: pytest.Mo
     monkeypatch.setattr(isolate, "_kill", lambda child: kill(child) and False)
     result = run_isolated(_test(_sleeps, seconds=0.2))
     assert (result.status, "let the test's process die" in result.reason) == ("FAIL", True)
+
+
+def test_known_issues_fit_what_their_tests_would_say() -> None:
+    """KSM's is recognised by the sentence of the very check that sees it."""
+    (issue,) = {test.known_issue for test in _TESTS if test.known_issue}
+
+    def as_ksm_does(trial: Trial) -> None:
+        region, uffd = trial.protected(2)
+        release(uffd, region, 0)
+        marked(trial, region, range(region.pages))
+
+    _require_wp()
+    if not pagemap_has_bit():
+        pytest.skip("This kernel's pagemap does not show protection (5.14).")
+    test = _test(as_ksm_does, known_issue=issue, features=int(Feature.PAGEFAULT_FLAG_WP))
+    assert run_isolated(test).status == "XFAIL"

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ci import own_guest
 from ci.command import main
+from ci.matrix import _for_guest
+from ci.profiles.entry import Entry
 from guest_images.cache import Cache
 from guest_images.image import GuestImage
 from guest_images.ssh_keys import public_line
@@ -260,3 +262,16 @@ def test_first_host_key_is_pinned(tmp_path: Path) -> None:
     assert host_key(f"{line} comment").get_name() == "ssh-ed25519"
     with pytest.raises(UsageError):
         host_key("")
+
+
+def test_entries_get_what_their_guest_needs(tmp_path: Path) -> None:
+    """RAM and time of a test follow from the guest that it names, else from the run's."""
+    small = stack(tmp_path).image
+    images = {"": small, "full": replace(small, name="full", own_mib=150, boot_seconds=180.0)}
+    plain, named = Entry("a", "t", "why"), Entry("b", "t", "why", {"guest": "full", "coverage": 0.7})
+    fitted = [_for_guest(entry, images) for entry in (plain, named)]
+    assert [(entry.parameters["ram_mib"], entry.seconds) for entry in fitted] == [(512, 300), (512, 600)]
+    assert _for_guest(replace(named, parameters={"guest": "full"}), images).parameters["ram_mib"] == 1024
+    assert _for_guest(replace(plain, parameters={"ram_mib": 257, "coverage": 0.7}), images) == replace(
+        plain, parameters={"ram_mib": 257, "coverage": 0.7}
+    )

@@ -1,4 +1,4 @@
-"""Contract: the preloaded library fails exactly the call that was asked for, and counts what it sees."""
+"""Contract: the preloaded library fails exactly the calls that were asked for, and counts what it sees."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ import pytest
 
 from guest_images.cache import Cache
 from tests_functional.scenarios.failures.cases import call_cases
-from validators.call_faults.control import ERRORS, Call, CallControl, CallFault, call_control, controlled_qemu
+from validators.call_faults.control import (
+    ERRORS,
+    Call,
+    CallControl,
+    CallFault,
+    Denial,
+    call_control,
+    controlled_qemu,
+)
 
 # Two userfaultfds by system call, as QEMU makes them; prints the errno of each, 0 for success.
 _PROGRAM = """
@@ -25,6 +33,25 @@ for _ in range(2):
     print(ctypes.get_errno() if made < 0 else 0)
 """
 
+# Asks a userfaultfd of either kind what it can do, then for write protection; prints errno or features & 1.
+_ASKING = """
+import ctypes, os, platform, struct
+libc = ctypes.CDLL(None, use_errno=True)
+number = {"x86_64": 323, "aarch64": 282}[platform.machine()]
+for features in (0, 1):
+    made = libc.syscall(ctypes.c_long(number), ctypes.c_long(1))
+    api = ctypes.create_string_buffer(struct.pack("=QQQ", 0xAA, features, 0))
+    done = libc.ioctl(made, ctypes.c_ulong(0xC018AA3F), api)
+    print(ctypes.get_errno() if made < 0 or done < 0 else struct.unpack("=QQQ", api.raw[:24])[1] & 1)
+"""
+_OPENING = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+for name in (libc.open, libc.open64):
+    print(ctypes.get_errno() if name(b"/dev/userfaultfd", os.O_RDWR) < 0 else 0)
+    print(ctypes.get_errno() if name(b"/dev/null", os.O_RDWR) < 0 else 0)
+"""
+
 
 @pytest.fixture(name="control")
 def _control(tmp_path: Path) -> Iterator[CallControl]:
@@ -32,10 +59,10 @@ def _control(tmp_path: Path) -> Iterator[CallControl]:
         yield control
 
 
-def _errors(folder: Path, cache: Path) -> list[int]:
+def _errors(folder: Path, cache: Path, program: str = _PROGRAM) -> list[int]:
     """What the program's calls end with under the library."""
     wrapper = controlled_qemu(Path(sys.executable), folder / "calls", Cache(cache))
-    done = subprocess.run([wrapper, "-c", _PROGRAM], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([wrapper, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     return [int(line) for line in done.stdout.split()]
 
 
@@ -52,6 +79,33 @@ def test_only_the_armed_call_fails(
         assert _errors(tmp_path, cache) == [plain[0], errno.EOWNERDEAD]
         assert control.acted
     assert control.counts()[Call.CREATE] == 2
+
+
+def test_denied_calls_fail_every_time(
+    tmp_path: Path, control: CallControl, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Each call of a denied kind, and the device by either name of open(); other files are not concerned."""
+    cache = tmp_path_factory.getbasetemp()
+    plain = _errors(tmp_path, cache)
+    with control.denied(Denial({Call.CREATE: errno.ENOSYS, Call.OPEN_DEVICE: errno.ENOENT})):
+        assert _errors(tmp_path, cache) == [errno.ENOSYS, errno.ENOSYS]
+        assert control.acted
+        assert _errors(tmp_path, cache, _OPENING) == [errno.ENOENT, 0, errno.ENOENT, 0]
+    assert _errors(tmp_path, cache) == plain
+
+
+def test_hidden_feature(
+    tmp_path: Path, control: CallControl, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Unlisted for who asks what there is, EINVAL for who asks for it."""
+    cache = tmp_path_factory.getbasetemp()
+    plain = _errors(tmp_path, cache, _ASKING)
+    if plain != [1, 1]:
+        pytest.skip("this user gets no userfaultfd with write protection by the system call")
+    with control.denied(Denial(hidden=1)):
+        assert _errors(tmp_path, cache, _ASKING) == [0, errno.EINVAL]
+        assert control.acted
+    assert _errors(tmp_path, cache, _ASKING) == plain
 
 
 def test_call_that_is_not_made_is_told(

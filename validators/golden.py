@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.errors import UsageError
 from validators.pages import BATCH_BYTES as _BATCH_BYTES
@@ -22,6 +24,7 @@ from validators.pages import Batch, Numbers, PageReader, Rows
 from validators.stream.index import Block
 from validators.stream.source import FileSource, open_source
 from validators.verdict import VIOLATION_LIMIT, CheckResult, Tally, Violation, hexdump
+from validators.virtio_mem import Unplugged
 
 _EXPLANATION = "Every page of every RAMBlock equals the golden image bit for bit."
 _PIECE_PAGES = 1 << 20
@@ -89,15 +92,20 @@ def _read_list(path: Path) -> _List:
         raise UsageError(f"The golden image {path} has no usable golden.json: {error}.") from error
 
 
-def check_golden(reader: PageReader, golden: GoldenImage) -> CheckResult:
-    """Compare all RAMBlocks of the stream with the golden image, both ways."""
+def check_golden(
+    reader: PageReader, golden: GoldenImage, unplugged: Unplugged = MappingProxyType({})
+) -> CheckResult:
+    """Compare all RAMBlocks of the stream with the golden image, both ways.
+
+    A page that is not plugged in, and so not in the stream, must be zero in the image.
+    """
     tally = Tally("golden", _EXPLANATION)
     blocks = reader.index.blocks
     if not blocks:
         return tally.skip("The stream has no RAMBlocks that could be compared.")
     largest = max(blocks, key=lambda block: block.used_length)
     compared, left_out = 0, []
-    for block in blocks:
+    for number, block in enumerate(blocks):
         file = golden.find(block, block is largest)
         if file is None:
             if block.idstr in golden.left_out and block is not largest:
@@ -109,7 +117,7 @@ def check_golden(reader: PageReader, golden: GoldenImage) -> CheckResult:
             _whole(tally, block, f"RAMBlock '{block.idstr}' has {block.used_length} bytes in the stream, "
                                  f"{file.size} in the golden image.")  # fmt: skip
             continue
-        compared += _BlockComparison(reader, block, file, tally).run()
+        compared += _BlockComparison(reader, block, file, tally).run(unplugged.get(number))
     for idstr in golden.files:
         if idstr and idstr not in {block.idstr for block in blocks}:
             tally.add(Violation("golden", f"RAMBlock '{idstr}' is not in the stream.", idstr))
@@ -144,16 +152,20 @@ class _BlockComparison:
         self._space: Rows = np.frombuffer(self._memory, np.uint8)
         self._given = 0
 
-    def run(self) -> int:
-        """Compare; returns the number of pages that the stream had."""
+    def run(self, unplugged: npt.NDArray[np.bool_] | None) -> int:
+        """Compare; returns the number of pages that the stream had or that are not plugged in."""
         compared = 0
         for wrong in self._reader.each(self._block, self._batch):
             compared += wrong.compared
             self._report_all(wrong)
         for first in range(0, self._block.pages, _PIECE_PAGES):
             piece = self._block.page_source[first : first + _PIECE_PAGES]
-            compared += self._zero_pages(np.flatnonzero(piece < 0) + first)
-            self._report_missing(np.flatnonzero(piece == 0) + first)
+            zero, missing = piece < 0, piece == 0
+            if unplugged is not None:
+                absent = unplugged[first : first + _PIECE_PAGES]
+                zero, missing = zero | (missing & absent), missing & ~absent
+            compared += self._zero_pages(np.flatnonzero(zero) + first)
+            self._report_missing(np.flatnonzero(missing) + first)
         return compared
 
     def _golden_rows(self, pages: Numbers) -> Rows:

@@ -21,6 +21,7 @@ from validators.stream.reader import read_index
 from validators.stream.source import PipeSource, open_source
 from validators.structure import check_structure
 from validators.verdict import CheckResult, Facts, Tally, Verdict, Violation
+from validators.virtio_mem import has_virtio_mem, unplugged_pages
 from validators.write_order import check_write_order
 
 
@@ -49,7 +50,8 @@ def check_file(
         source = WatchedSource(opened.descriptor, path, progress or _silent)
         source.begin("structure", offset, max(0, source.size - offset))
         index = read_index(source, offset)
-        checks = check_structure(index)
+        unplugged = unplugged_pages(source, index)
+        checks = check_structure(index, unplugged)
         reader = PageReader(source, index)
         data_bytes = index.records.get("page", 0) * index.page_size
         source.begin("write-order", offset, data_bytes)
@@ -57,7 +59,7 @@ def check_file(
         if golden is not None:
             image = stack.enter_context(open_golden(golden))
             source.begin("golden", offset, data_bytes)
-            checks.append(_guarded(lambda: check_golden(reader, image), "golden", index))
+            checks.append(_guarded(lambda: check_golden(reader, image, unplugged), "golden", index))
         source.finish()
         return _verdict(checks, index)
 
@@ -99,6 +101,11 @@ def _check_pipe(path: Path) -> Verdict:
             index = read_index(PipeSource(stream))
     if index.damage is not None and index.damage.check == "pipe":
         raise UsageError(f"{index.damage.sentence} Nothing is known against it; give the file itself.")
+    if has_virtio_mem(index):
+        raise UsageError(
+            "A pipe does not show in time which memory of a virtio-mem device is plugged in and must be "
+            "there; give the file itself."
+        )
     return _verdict(check_structure(index), index)
 
 

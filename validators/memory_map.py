@@ -119,6 +119,8 @@ def _spread(index: SnapshotIndex, blocks: list[int], windows: list[tuple[int, in
 def best_map(index: SnapshotIndex, sightings: Sequence[Sighting]) -> tuple[MemoryMap, int]:
     """The machine's rule if the agent's pages bear it out, otherwise what they themselves say.
 
+    Blocks that the rule does not place, such as memory plugged in later, lie where the pages say.
+
     Args:
         index: the file's index.
         sightings: intact agent pages and the address that the directory gives them.
@@ -130,10 +132,18 @@ def best_map(index: SnapshotIndex, sightings: Sequence[Sighting]) -> tuple[Memor
     learned = _learned(index, sightings)
     if rule is None:
         return learned, _disagreeing(learned, sightings)
+    rule = _completed(rule, learned)
     wrong = _disagreeing(rule, sightings)
     if wrong * 2 > len(sightings) and _disagreeing(learned, sightings) < wrong:
         return learned, _disagreeing(learned, sightings)
     return rule, wrong
+
+
+def _completed(rule: MemoryMap, learned: MemoryMap) -> MemoryMap:
+    """The rule, with what was learned about blocks that it does not place."""
+    placed = {region.block for region in rule.regions}
+    more = [region for region in learned.regions if region.block not in placed]
+    return MemoryMap(rule.rule, (*rule.regions, *more))
 
 
 def _disagreeing(memory: MemoryMap, sightings: Sequence[Sighting]) -> int:

@@ -7,22 +7,34 @@ result, and the rules that need the whole stream (missing pages, order, vmdesc) 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 
 import numpy as np
+import numpy.typing as npt
 
 from validators.device_state import judge_devices
 from validators.stream.format import END, FULL, START
 from validators.stream.index import Anomaly, Block, SnapshotIndex
 from validators.verdict import CheckResult, Tally, Violation
+from validators.virtio_mem import Unplugged, is_early_state
+
+Pages = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 _PIECE = 1 << 20
 # A page of RAM that no program ever touched is rare in a guest that has booted a kernel.
 _LEAST_USED_BYTES = 1 << 20
 
 
-def check_structure(index: SnapshotIndex) -> list[CheckResult]:
-    """Judge the structure of a stream; one result for every rule, in a fixed order."""
-    return [judge(index) for judge in _RULES]
+def check_structure(index: SnapshotIndex, unplugged: Unplugged = MappingProxyType({})) -> list[CheckResult]:
+    """Judge the structure of a stream; one result for every rule, in a fixed order.
+
+    Args:
+        index: the stream's index.
+        unplugged: pages that are no memory of the guest, and must not be in the stream.
+    """
+    rules = [judge(index) for judge in _RULES]
+    return [*rules, _pages_missing(index, unplugged), _pages_unplugged(index, unplugged)]
 
 
 def _noted(index: SnapshotIndex, tally: Tally) -> Tally:
@@ -77,29 +89,51 @@ def _pages_twice(index: SnapshotIndex) -> CheckResult:
     return tally.result()
 
 
-def _pages_missing(index: SnapshotIndex) -> CheckResult:
-    tally = Tally("page-missing", "Every page of every RAMBlock is in the stream.")
+def _pages_missing(index: SnapshotIndex, unplugged: Unplugged) -> CheckResult:
+    tally = Tally("page-missing", "Every page of every RAMBlock that is plugged in is in the stream.")
     if not index.blocks:
         return tally.skip("The list of RAMBlocks was not reached.")
-    for block in index.blocks:
-        if index.damage is None:
-            _missing_of(index, block, tally)
     if index.damage is not None:
         return tally.skip(f"The reading stopped at offset {index.damage.offset}.")
+    for number, block in enumerate(index.blocks):
+        if _left_out(index, block):
+            tally.facts[f"left out as shared: {block.idstr}"] = block.used_length
+            continue
+        absent = unplugged.get(number)
+        if absent is not None:
+            tally.facts[f"not plugged in: {block.idstr}"] = int(absent.sum()) * block.page_size
+        _count_pages(block, tally, "is not in the stream", lambda source: source == 0, absent, False)
     return tally.result()
 
 
-def _missing_of(index: SnapshotIndex, block: Block, tally: Tally) -> None:
-    ignored = "x-ignore-shared" in index.configuration.capabilities and not block.page_source.any()
-    if ignored:
-        tally.facts[f"left out as shared: {block.idstr}"] = block.used_length
-        return
+def _pages_unplugged(index: SnapshotIndex, unplugged: Unplugged) -> CheckResult:
+    tally = Tally("page-unplugged", "No page that is not plugged in is in the stream.")
+    # A mapped-ram file has a place for every page, whatever is there.
+    if index.damage is None and not index.mapped:
+        for number, absent in unplugged.items():
+            what = "is not plugged in, and in the stream"
+            _count_pages(index.blocks[number], tally, what, lambda source: source != 0, absent, True)
+    return tally.result()
+
+
+def _count_pages(
+    block: Block,
+    tally: Tally,
+    what: str,
+    wrong: Callable[[Pages], Flags],
+    unplugged: Flags | None,
+    counts: bool,
+) -> None:
+    """Note the pages of a block whose place is wrong, and that are unplugged or are not."""
     for first in range(0, block.pages, _PIECE):
-        pages = np.flatnonzero(block.page_source[first : first + _PIECE] == 0) + first
+        found = wrong(block.page_source[first : first + _PIECE])
+        if unplugged is not None:
+            found &= unplugged[first : first + _PIECE] == counts
+        pages = np.flatnonzero(found) + first
         named = min(len(pages), tally.room)
         for page in pages[:named].tolist():
             offset = page * block.page_size
-            sentence = f"Page 0x{offset:x} of RAMBlock '{block.idstr}' is not in the stream."
+            sentence = f"Page 0x{offset:x} of RAMBlock '{block.idstr}' {what}."
             tally.add(Violation(tally.name, sentence, block.idstr, offset))
         tally.count(block.idstr, pages[named:] * block.page_size)
 
@@ -111,10 +145,13 @@ def _order(index: SnapshotIndex) -> CheckResult:
         if index.damage is None:
             tally.add(Violation(tally.name, "The stream has no RAM section.", file_offset=index.end))
         return tally.result() if index.damage is None else tally.skip("No RAM section was reached.")
-    # QEMU 8.1 and later put early device state (virtio-mem) before RAM; nothing else may stand there.
+    # QEMU 8.1 and later write what a virtio-mem device has plugged in before the first page, 11.1 even before
+    # the list of RAMBlocks; nothing else may stand there.
     seen_device = None
-    started = ended = False
+    started = paged = ended = False
     for section in index.sections:
+        if is_early_state(section) and not paged:
+            continue
         if section.kind == FULL and not section.is_ram:
             seen_device = section if started else None
         if not section.is_ram:
@@ -131,6 +168,7 @@ def _order(index: SnapshotIndex) -> CheckResult:
             tally.add(Violation(tally.name, f"RAM goes on {place}, behind its END section.",
                                 file_offset=section.offset))  # fmt: skip
         started, ended = True, ended or section.kind == END
+        paged = paged or section.kind != START
     return tally.result()
 
 
@@ -188,7 +226,6 @@ _RULES: tuple[Callable[[SnapshotIndex], CheckResult], ...] = (
     _simple("zero-fill", "A zero-page record carries the fill byte 0."),
     _simple("mapped-ram", "Bitmaps and pages of a mapped-ram file lie where they can."),
     _pages_twice,
-    _pages_missing,
     _simple("sections", "Sections have known types and numbers that fit together."),
     _order,
     _simple("footer", "Every section ends with its own footer."),

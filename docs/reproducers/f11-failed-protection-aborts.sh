@@ -1,18 +1,21 @@
 #!/bin/sh
 # F11: a background snapshot that cannot protect some RAM ends QEMU, and with it the guest, by an assertion.
-# Usage: f11-failed-protection-aborts.sh QEMU [FOLDER]    Exit code: 1 the defect shows, 0 it does not, 2 not applicable.
+# Usage: f11-failed-protection-aborts.sh QEMU [FOLDER]
+# Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # Memory on a disk file, which userfaultfd cannot protect, is plugged in after the capability was set.
 # FOLDER (default /var/tmp) must be on a disk file system, not tmpfs. Takes 6 s.
 set -eu
 QEMU=$1
-DIR=$(mktemp -d "${2:-/var/tmp}/f11.XXXXXX")
+VERDICT=3
+"$QEMU" --version > /dev/null || exit 3
+DIR=$(mktemp -d "${2:-/var/tmp}/f11.XXXXXX") || exit 3
 mkfifo "$DIR/qmp.in" "$DIR/qmp.out"
 "$QEMU" -nodefaults -display none -accel tcg -m 64,slots=1,maxmem=1G -qmp "pipe:$DIR/qmp" \
     < /dev/null > "$DIR/out" 2>&1 &
 PID=$!
 exec 3<> "$DIR/qmp.in"
 cat "$DIR/qmp.out" >> "$DIR/out" &
-trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"' EXIT
+trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
 echo '{"execute": "qmp_capabilities"}' >&3
 echo '{"execute": "migrate-set-capabilities", "arguments":
        {"capabilities": [{"capability": "background-snapshot", "state": true}]}}' >&3
@@ -26,12 +29,16 @@ echo '{"execute": "query-migrate"}' >&3
 echo '{"execute": "query-status", "id": "answered"}' >&3
 sleep 1
 if grep "Parameter 'background-snapshot'\|Invalid parameter" "$DIR/out"; then
-    exit 2
+    VERDICT=2
+    exit
 fi
 grep -o '"desc": .*\|"status": "failed".*\|qemu-system.*' "$DIR/out" || true
 if kill -0 $PID 2> /dev/null; then
     grep '"id": "answered"' "$DIR/out"
-    exit 0
+    VERDICT=0
+    exit
 fi
+grep -q 'Assertion' "$DIR/out"
 echo "QEMU is gone."
-exit 1
+VERDICT=1
+exit

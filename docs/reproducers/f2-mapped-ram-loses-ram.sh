@@ -1,10 +1,13 @@
 #!/bin/sh
 # F2: background-snapshot with mapped-ram completes and loses all of RAM.
-# Usage: f2-mapped-ram-loses-ram.sh QEMU    Exit code: 1 the defect shows, 0 it does not, 2 not applicable.
+# Usage: f2-mapped-ram-loses-ram.sh QEMU
+# Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 set -eu
 QEMU=$1
-DIR=$(mktemp -d)
-trap 'rm -rf "$DIR"' EXIT
+VERDICT=3
+"$QEMU" --version > /dev/null || exit 3
+DIR=$(mktemp -d) || exit 3
+trap 'rm -rf "$DIR"; exit $VERDICT' EXIT
 MACHINE="-nodefaults -display none -accel tcg -m 64 -qmp stdio -S"
 {
     echo '{"execute": "qmp_capabilities"}'
@@ -22,7 +25,8 @@ MACHINE="-nodefaults -display none -accel tcg -m 64 -qmp stdio -S"
 } | "$QEMU" $MACHINE > "$DIR/save" 2>&1
 if grep -q '"desc"' "$DIR/save"; then
     grep -o '"desc": "[^"]*"' "$DIR/save"
-    exit 2
+    VERDICT=2
+    exit
 fi
 grep -o '"status": "completed"' "$DIR/save"
 {
@@ -36,11 +40,15 @@ grep -o '"status": "completed"' "$DIR/save"
     echo '{"execute": "quit"}'
 } | "$QEMU" $MACHINE -incoming defer > "$DIR/restore" 2>&1 || true
 if grep 'load of migration failed' "$DIR/restore"; then
-    exit 1
+    VERDICT=1
+    exit
 fi
+[ -s "$DIR/after" ]
 DIFFERENT=$(cmp -l "$DIR/before" "$DIR/after" | wc -l)
 if [ "$DIFFERENT" -gt 0 ]; then
     echo "$DIFFERENT bytes of the first MiB of RAM differ after the restore."
-    exit 1
+    VERDICT=1
+    exit
 fi
 echo "RAM is the same after the restore."
+VERDICT=0

@@ -1,12 +1,15 @@
 #!/bin/sh
 # F3: a `migrate` right after a completed background snapshot is refused or aborts QEMU.
-# Usage: f3-migrate-after-completed.sh QEMU    Exit code: 1 the defect shows, 0 it does not, 2 not applicable.
+# Usage: f3-migrate-after-completed.sh QEMU
+# Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # It depends on timing: one of 1000 commands a few milliseconds apart has to meet the moment between
 # the status "completed" and QEMU's cleaning up. Takes at most 10 s.
 set -eu
 QEMU=$1
-OUT=$(mktemp)
-trap 'rm -f "$OUT"' EXIT
+VERDICT=3
+"$QEMU" --version > /dev/null || exit 3
+OUT=$(mktemp) || exit 3
+trap 'rm -f "$OUT"; exit $VERDICT' EXIT
 {
     echo '{"execute": "qmp_capabilities"}'
     echo '{"execute": "migrate-set-capabilities", "arguments":
@@ -23,10 +26,14 @@ trap 'rm -f "$OUT"' EXIT
     echo '{"execute": "quit"}'
 } 2> /dev/null | "$QEMU" -nodefaults -display none -accel tcg -m 16 -qmp stdio > "$OUT" 2>&1 || echo "QEMU ended by itself."
 if grep 'Invalid parameter' "$OUT"; then
-    exit 2
+    VERDICT=2
+    exit
 fi
 if grep 'duplicate yank instance' "$OUT"; then
     grep '"return": {"status"' "$OUT" | grep -o '"status": "[a-z]*"' || true
-    exit 1
+    VERDICT=1
+    exit
 fi
+grep -o '"return": {"status": "[a-z]*"' "$OUT"
 echo "Every save was taken or politely refused."
+VERDICT=0

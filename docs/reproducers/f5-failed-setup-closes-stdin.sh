@@ -1,15 +1,18 @@
 #!/bin/sh
 # F5: a background snapshot that fails while it is set up closes QEMU's file descriptor 0.
-# Usage: f5-failed-setup-closes-stdin.sh QEMU    Exit code: 1 the defect shows, 0 it does not, 2 not applicable.
+# Usage: f5-failed-setup-closes-stdin.sh QEMU
+# Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # The sink ends at once, so that QEMU's first write fails. That is a race with the sink's end, hence
 # up to 20 saves. Takes at most 10 s.
 set -eu
 QEMU=$1
-DIR=$(mktemp -d)
+VERDICT=3
+"$QEMU" --version > /dev/null || exit 3
+DIR=$(mktemp -d) || exit 3
 mkfifo "$DIR/in"
 "$QEMU" -nodefaults -display none -accel tcg -m 16 -qmp stdio < "$DIR/in" > "$DIR/out" 2>&1 &
 PID=$!
-trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"' EXIT
+trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
 exec 3> "$DIR/in"
 trap '' PIPE
 echo '{"execute": "qmp_capabilities"}' >&3
@@ -24,11 +27,16 @@ for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
     [ "$AFTER" = "$BEFORE" ] || break
 done
 if grep 'Invalid parameter' "$DIR/out"; then
-    exit 2
+    VERDICT=2
+    exit
 fi
+kill -0 $PID
+grep -q '"return"' "$DIR/out"
 grep 'ram_save_setup\|"error"' "$DIR/out" || true
 if [ "$AFTER" != "$BEFORE" ]; then
     echo "Descriptor 0 of QEMU was '$BEFORE' and is now '${AFTER:-closed}'."
-    exit 1
+    VERDICT=1
+    exit
 fi
 echo "Descriptor 0 of QEMU is still '$AFTER'."
+VERDICT=0

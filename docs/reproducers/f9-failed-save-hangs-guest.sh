@@ -1,10 +1,13 @@
 #!/bin/sh
 # F9: after a background snapshot whose sink broke, guest RAM stays protected and QEMU hangs for good.
-# Usage: f9-failed-save-hangs-guest.sh QEMU    Exit code: 1 the defect shows, 0 it does not, 2 not applicable.
+# Usage: f9-failed-save-hangs-guest.sh QEMU
+# Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # A write by the qtest protocol stands in for any that guest or device do. Takes about 8 s.
 set -eu
 QEMU=$1
-DIR=$(mktemp -d)
+VERDICT=3
+"$QEMU" --version > /dev/null || exit 3
+DIR=$(mktemp -d) || exit 3
 mkfifo "$DIR/in" "$DIR/test.in" "$DIR/test.out"
 "$QEMU" -nodefaults -display none -accel tcg -m 64 -qmp stdio -qtest "pipe:$DIR/test" -qtest-log none \
     < "$DIR/in" > "$DIR/out" 2>&1 &
@@ -12,28 +15,34 @@ PID=$!
 exec 3> "$DIR/in"
 exec 4<> "$DIR/test.in"
 exec 5<> "$DIR/test.out"
-trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"' EXIT
+trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
 echo '{"execute": "qmp_capabilities"}' >&3
+echo '{"execute": "query-status", "id": "before"}' >&3
 echo '{"execute": "migrate-set-capabilities", "arguments":
        {"capabilities": [{"capability": "background-snapshot", "state": true}]}}' >&3
 sleep 1
 echo '{"execute": "migrate", "arguments": {"uri": "exec:head -c 65536 > /dev/null"}}' >&3
 sleep 2
 if grep 'Invalid parameter' "$DIR/out"; then
-    exit 2
+    VERDICT=2
+    exit
 fi
 echo '{"execute": "query-migrate"}' >&3
 sleep 1
-grep -o '"status": "failed"' "$DIR/out" || true
+grep -o '"status": "failed"' "$DIR/out"
 echo 'write 0x3000000 0x4 0x12345678' >&4
 sleep 1
 echo '{"execute": "query-status", "id": "answered"}' >&3
 sleep 3
 if grep '"id": "answered"' "$DIR/out"; then
-    exit 0
+    VERDICT=0
+    exit
 fi
+grep -q '"id": "before"' "$DIR/out"
+kill -0 $PID
 echo "No answer on QMP within 3 s. The threads of QEMU wait in:"
 for TASK in /proc/$PID/task/*; do
     echo "    $(cat "$TASK/comm"): $(cat "$TASK/wchan")"
 done
-exit 1
+VERDICT=1
+exit

@@ -189,8 +189,7 @@ UFFDIO_WRITEPROTECT = _ioctl(0x06, ctypes.sizeof(WriteProtect))  # 5.7
 UFFDIO_CONTINUE = _ioctl(0x07, ctypes.sizeof(Filled))  # 5.13
 UFFDIO_POISON = _ioctl(0x08, ctypes.sizeof(Filled))  # 6.6
 
-# asm/unistd.h of each architecture; the machine's name is that of uname(2).
-_SYSTEM_CALLS = {
+SYSTEM_CALLS = {
     "x86_64": 323,
     "i386": 374,
     "i586": 374,
@@ -203,6 +202,8 @@ _SYSTEM_CALLS = {
     "ppc64": 364,
     "ppc64le": 364,
 }
+"""The system call's number by architecture, as `uname -m` gives it (asm/unistd.h)."""
+
 _COMPAT_SYSTEM_CALLS = {"x86_64": 374, "aarch64": 388, "ppc64": 364, "ppc64le": 364}
 
 
@@ -212,6 +213,6 @@ def system_call_number() -> int:
     A 32-bit Python under a 64-bit kernel has the number of the 32-bit architecture.
     """
     numbers = (
-        _SYSTEM_CALLS if ctypes.sizeof(ctypes.c_void_p) == 8 else {**_SYSTEM_CALLS, **_COMPAT_SYSTEM_CALLS}
+        SYSTEM_CALLS if ctypes.sizeof(ctypes.c_void_p) == 8 else {**SYSTEM_CALLS, **_COMPAT_SYSTEM_CALLS}
     )
     return numbers.get(platform.machine(), -1)

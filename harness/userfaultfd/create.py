@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -58,18 +59,22 @@ def by_device(*, user_mode_only: bool = False, path: str = DEVICE) -> int:
         os.close(device)
 
 
-def by_any(*, user_mode_only: bool = False) -> tuple[int, str]:
+def by_any(*, user_mode_only: bool = False, device: bool = True) -> tuple[int, str]:
     """A new descriptor, and what made it: the device if we may, else the system call.
 
     QEMU (8.0, util/userfaultfd.c) tries both in this order.
 
+    Args:
+        user_mode_only: as `by_system_call`.
+        device: whether to try the device, which older QEMUs do not know.
+
     Raises:
         UserfaultfdError: neither works; the error is that of the system call.
     """
-    try:
-        return by_device(user_mode_only=user_mode_only), DEVICE
-    except UserfaultfdError:
-        return by_system_call(user_mode_only=user_mode_only), "system call"
+    if device:
+        with contextlib.suppress(UserfaultfdError):
+            return by_device(user_mode_only=user_mode_only), DEVICE
+    return by_system_call(user_mode_only=user_mode_only), "system call"
 
 
 def shake_hands(descriptor: int, features: int = 0, api: int = abi.UFFD_API) -> tuple[Feature, int]:

@@ -32,10 +32,14 @@ class UserfaultfdSupport:
         return bool(self.opened_by) and "PAGEFAULT_FLAG_WP" in self.features
 
 
-def probe_userfaultfd() -> UserfaultfdSupport:
-    """Open a userfaultfd as QEMU does (8.0, util/userfaultfd.c) and ask for its features."""
+def probe_userfaultfd(*, by_device: bool = True) -> UserfaultfdSupport:
+    """Open a userfaultfd as QEMU does (8.0, util/userfaultfd.c) and ask for its features.
+
+    Args:
+        by_device: whether to try the device, which older QEMUs do not know.
+    """
     try:
-        descriptor, opened_by = create.by_any()
+        descriptor, opened_by = create.by_any(device=by_device)
     except UserfaultfdError as error:
         return UserfaultfdSupport("", refusal_reason(error.errno or 0), ())
     try:

@@ -13,6 +13,7 @@ from .memory import MemoryType
 # The order of suites in a report.
 SUITES = (
     "api",
+    "events",
     "coverage",
     "preserved",
     "movement",

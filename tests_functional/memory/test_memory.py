@@ -1,7 +1,11 @@
 """Whatever guest RAM is made of, an accepted snapshot is right and a refused one says why."""
 
 from tests_functional.base import SnapshotTest
-from tests_functional.scenarios.memory_kinds import memory_kind
+from tests_functional.scenarios.memory.host_pages import host_pages
+from tests_functional.scenarios.memory.kinds import memory_kind
+from tests_functional.scenarios.memory.never_touched import never_touched
+from tests_functional.scenarios.memory.plugged import plugged_kind
+from tests_functional.scenarios.memory.virtio_mem import virtio_mem_kind
 
 
 class Memory(SnapshotTest):
@@ -10,3 +14,19 @@ class Memory(SnapshotTest):
     def test_kind(self) -> None:
         """Snapshots of a guest with one kind of RAM, stopped at T0 and live."""
         self.judge(memory_kind(self.option("kind")))
+
+    def test_plugged(self) -> None:
+        """Snapshots of a guest that got memory after the capability was set, or gets it during the save."""
+        self.judge(plugged_kind(self.option("kind")))
+
+    def test_virtio_mem(self) -> None:
+        """Snapshots of a guest with a virtio-mem device that is plugged in by parts."""
+        self.judge(virtio_mem_kind(self.option("kind")))
+
+    def test_never_touched(self) -> None:
+        """A snapshot during which the guest writes pages for the first time."""
+        self.judge(never_touched)
+
+    def test_host_pages(self) -> None:
+        """Snapshots of a guest whose RAM the host has in huge pages, in small ones, or merged."""
+        self.judge(host_pages(self.option("kind")))

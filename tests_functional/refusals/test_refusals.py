@@ -1,6 +1,7 @@
 """Whatever QEMU lets a user combine with a background snapshot must give a right one."""
 
 from tests_functional.base import SnapshotTest
+from tests_functional.scenarios.denied import denied
 from tests_functional.scenarios.refusals import Kind, refusals
 
 
@@ -14,3 +15,7 @@ class Refusals(SnapshotTest):
     def test_parameters(self) -> None:
         """Every migration parameter of this QEMU's schema, with values other than the default."""
         self.judge(refusals(Kind.PARAMETERS))
+
+    def test_denied(self) -> None:
+        """Without userfaultfd, the refusal is clear, and nothing but the background snapshot is lost."""
+        self.judge(denied(self.option("kind")))

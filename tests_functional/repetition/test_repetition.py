@@ -3,6 +3,7 @@
 from tests_functional.base import SnapshotTest
 from tests_functional.scenarios.generations import generations
 from tests_functional.scenarios.succession import two_at_once
+from tests_functional.scenarios.with_disk import with_disk
 
 
 class Repetition(SnapshotTest):
@@ -15,3 +16,7 @@ class Repetition(SnapshotTest):
     def test_generations(self) -> None:
         """A restored guest can be snapshotted as well as the first one, five generations deep."""
         self.judge(generations)
+
+    def test_with_disk(self) -> None:
+        """Memory and disk snapshotted at the same T0 belong together, and no others do."""
+        self.judge(with_disk)

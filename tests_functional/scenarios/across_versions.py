@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from harness import migration
 from harness.errors import NotApplicable
 from tests_functional.scenarios.judgement import outcome_of
 from tests_functional.scenarios.main_job import writing_guest
@@ -33,9 +34,11 @@ def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
         raise NotApplicable("This run has no newer QEMU than this one; name several with --qemu.")
     begun = time.monotonic()
     with writing_guest(run) as source:
-        run.say("Saving (background, running guest).")
+        known = migration.capabilities(source.guest.machine)
+        flow = Flow.LIVE if migration.BACKGROUND_SNAPSHOT in known else Flow.STOP_AND_SAVE
+        run.say(f"Saving ({flow.value}).")
         deadline = run.deadline.at_most(_SAVE_SECONDS)
-        snapshot = take(Flow.LIVE, source.guest, source.window, run.folder, deadline)
+        snapshot = take(flow, source.guest, source.window, run.folder, deadline)
         status = source.status
         source.guest.machine.quit()
     found = check_file(snapshot.path)

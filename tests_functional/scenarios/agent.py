@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,15 @@ import numpy as np
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.machine import Machine
-from harness.ram import ramblocks, read_block
+from harness.ram import ramblocks, read_present
 from harness.ssh import GuestShell
 from validators.agent_pages import THREAD_MAGIC
 
 _PAGE_BYTES = 4096
 # Words of a thread page, see docs/agent-format.md.
 _NONCE_WORD, _THREAD_WORD, _STEPS_WORD = 1, 2, 4
+# In ns.
+_MAX_STALL_WORD, _MAX_GAP_WORD = 8, 10
 _VERIFY_SECONDS = 120.0
 
 
@@ -198,10 +201,8 @@ class AgentWindow:
         addresses: dict[int, int] = {}
         for block in ramblocks(machine):
             if block.host_address:
-                address = block.host_address
-                for data in read_block(machine, block):
+                for address, data in read_present(machine, block):
                     addresses.update(_thread_pages(data, address, nonce))
-                    address += len(data)
         if not addresses:
             raise SetupBroken("The agent's thread pages were not found in guest RAM.")
         self.addresses = [addresses[thread] for thread in sorted(addresses)]
@@ -209,12 +210,22 @@ class AgentWindow:
 
     def steps(self) -> tuple[int, ...]:
         """Page writes completed by each writer thread, now."""
-        counters = []
+        return self._words(_STEPS_WORD)
+
+    def standstill(self) -> tuple[float, float]:
+        """Longest single page write, and longest time from one to the next, of all writers, in seconds.
+
+        Since their statistics were last reset.
+        """
+        return max(self._words(_MAX_STALL_WORD)) / 1e9, max(self._words(_MAX_GAP_WORD)) / 1e9
+
+    def _words(self, number: int) -> tuple[int, ...]:
+        """One word of each thread page, now."""
         with self._path.open("rb", buffering=0) as memory:
-            for address in self.addresses:
-                memory.seek(address + _STEPS_WORD * 8)
-                counters.append(int.from_bytes(memory.read(8), "little"))
-        return tuple(counters)
+            fd = memory.fileno()
+            return tuple(
+                int.from_bytes(os.pread(fd, 8, address + number * 8), "little") for address in self.addresses
+            )
 
 
 def _thread_pages(data: bytes, address: int, nonce: int) -> dict[int, int]:

@@ -23,7 +23,19 @@ from validators.agent_pages import PATTERNS, Schedule
 
 # DESIGN section 4: the agent covers at least 85 % of guest RAM.
 COVERAGE = 0.85
+DEFAULT_RAM_MIB = 512
+"""RAM of a guest where a test does not say otherwise, in MiB."""
 _RAM_STEP_MIB = 128
+
+
+def fitting_ram(ram_mib: int, coverage: float, own_mib: int) -> int:
+    """RAM in MiB, at least `ram_mib`, of which the writers' share leaves the guest its own need.
+
+    It grows in steps that keep it odd, or divisible into equal parts, where it was so.
+    """
+    while ram_mib * (1 - coverage) < own_mib:
+        ram_mib += _RAM_STEP_MIB
+    return ram_mib
 
 
 @dataclass(frozen=True)
@@ -41,27 +53,30 @@ class Stack:
         machine: machine type, as for `-machine`.
         extra: further arguments for QEMU.
         host_key_file: keeps the first host key seen of a guest whose key is not known.
+        capabilities: migration capabilities that QEMU knows; empty where it was not asked.
+        plugged_mib: RAM in MiB that is plugged in beside `ram_mib` before the writers start.
     """
 
     executable: Path
     image: GuestImage
     accel: str
-    ram_mib: int = 512
+    ram_mib: int = DEFAULT_RAM_MIB
     vcpus: int = 1
     coverage: float = COVERAGE
     machine: str = "pc"
     extra: tuple[str, ...] = ()
     host_key_file: Path | None = None
+    capabilities: tuple[str, ...] = ()
+    plugged_mib: int = 0
+
+    @property
+    def total_mib(self) -> int:
+        """All of the guest's RAM in MiB."""
+        return self.ram_mib + self.plugged_mib
 
     def fitted(self) -> Stack:
-        """The same with so much RAM that the writers can fill their share of it beside the guest's own.
-
-        RAM grows in steps that keep it odd, or divisible into equal parts, where it was so.
-        """
-        ram_mib = self.ram_mib
-        while ram_mib * (1 - self.coverage) < self.image.own_mib:
-            ram_mib += _RAM_STEP_MIB
-        return replace(self, ram_mib=ram_mib)
+        """The same with as much RAM as the image needs."""
+        return replace(self, ram_mib=fitting_ram(self.ram_mib, self.coverage, self.image.own_mib))
 
     def machine_config(self, disk: Disk | None = None) -> MachineConfig:
         """The one configuration that source and restored guest share.
@@ -85,7 +100,7 @@ class Stack:
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:
         """Writers over the covered share of guest RAM, rounded up to whole pages per thread."""
         page = 4096 * self.vcpus
-        wanted = int(self.ram_mib * MIB * self.coverage)
+        wanted = int(self.total_mib * MIB * self.coverage)
         return WriterPlan((wanted + page - 1) // page * page, self.vcpus, pattern, seed)
 
     def identity(self) -> SshIdentity:

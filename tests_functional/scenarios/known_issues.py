@@ -30,6 +30,7 @@ class KnownIssue:
         sporadic: whether it depends on timing, so that a check that passes says nothing.
         reproduce: one command that needs only a QEMU and a shell.
         upstream: link to a report, "" where there is none.
+        by_chance: whether even its reproducer depends on timing.
     """
 
     id: str
@@ -41,12 +42,13 @@ class KnownIssue:
     sporadic: bool
     reproduce: str
     upstream: str
+    by_chance: bool = False
 
     def explains(self, check: Mapping[str, Any], qemu_version: str) -> bool:
         """Whether all that a failed check found is this; never on a QEMU that is known to be free of it."""
         violations = check.get("violations", [])
         return (
-            not any(qemu_version.startswith(prefix) for prefix in self.absent)
+            not self.listed_absent(qemu_version)
             and self.concerns(check)
             and len(violations) > 0
             and len(violations) == check.get("total", len(violations))
@@ -55,8 +57,15 @@ class KnownIssue:
 
     def expected(self, check: Mapping[str, Any], qemu_version: str) -> bool:
         """Whether this check should have failed on that QEMU."""
-        on_it = any(qemu_version.startswith(prefix) for prefix in self.seen)
-        return on_it and not self.sporadic and self.concerns(check)
+        return self.listed_seen(qemu_version) and not self.sporadic and self.concerns(check)
+
+    def listed_seen(self, qemu_version: str) -> bool:
+        """Whether it was seen on that QEMU."""
+        return any(qemu_version.startswith(prefix) for prefix in self.seen)
+
+    def listed_absent(self, qemu_version: str) -> bool:
+        """Whether it was looked for on that QEMU and not seen."""
+        return any(qemu_version.startswith(prefix) for prefix in self.absent)
 
     def concerns(self, check: Mapping[str, Any]) -> bool:
         """Whether it can show in this check."""

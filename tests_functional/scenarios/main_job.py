@@ -12,7 +12,7 @@ from tests_functional.scenarios.agent import AgentStatus, AgentWindow
 from tests_functional.scenarios.guest import Guest, booted, start_writers
 from tests_functional.scenarios.offline_checks import instant, judge_oracles
 from tests_functional.scenarios.outcome import Outcome
-from tests_functional.scenarios.restored_checks import judge_restored
+from tests_functional.scenarios.restored_checks import judge_restored, no_more
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow, Snapshot, sample_stun, take
 from tests_functional.scenarios.source_checks import (
@@ -55,12 +55,19 @@ def one_flow(flow: Flow) -> Callable[[Run], Outcome]:
 
 
 @contextmanager
-def writing_guest(run: Run) -> Iterator[Source]:
-    """Boot the run's guest, start its writers, and wait until each page has been written once."""
+def writing_guest(run: Run, prepare: Callable[[Guest], None] | None = None) -> Iterator[Source]:
+    """Boot the run's guest, start its writers, and wait until each page has been written once.
+
+    Args:
+        run: the test's run.
+        prepare: called with the booted guest before its writers start.
+    """
     # Before anything slow: a disk that is too small is known now.
     run.require_room()
     run.say(f"Booting the guest ({run.stack.ram_mib} MiB, {run.stack.vcpus} vCPU, {run.stack.accel}).")
     with booted(run.stack, run.folder, run.deadline.at_most(run.stack.image.boot_seconds)) as guest:
+        if prepare:
+            prepare(guest)
         plan = run.stack.writer_plan(run.pattern, run.seed)
         share = f"{plan.bytes >> 20} of {run.stack.ram_mib} MiB"
         run.say(f"Starting {plan.threads} writer(s), '{plan.pattern}' over {share}.")
@@ -95,7 +102,12 @@ def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str, incoming: t
 
 
 def judge_cycle(
-    run: Run, source: Source, snapshot: Snapshot, label: str, checks: Sequence[CheckResult]
+    run: Run,
+    source: Source,
+    snapshot: Snapshot,
+    label: str,
+    checks: Sequence[CheckResult],
+    further: Callable[[Guest], list[CheckResult]] = no_more,
 ) -> Cycle:
     """Judge a snapshot by file and restored guest.
 
@@ -105,6 +117,7 @@ def judge_cycle(
         snapshot: in a folder of its own.
         label: names it in results.
         checks: of the source, already made.
+        further: checks of the restored guest beyond its memory.
     """
     flow, folder = snapshot.flow, snapshot.path.parent
     run.say(f"{label}: judging the file ({snapshot.size_bytes >> 20} MiB).")
@@ -123,6 +136,7 @@ def judge_cycle(
         t0.monotonic_ns if t0 else None,
         folder / "restored",
         run.deadline.at_most(_RESTORE_SECONDS),
+        further,
     )
     cycle = Cycle(label, snapshot, Verdict((*offline.checks, *found), offline.facts))
     if cycle.verdict.status is Status.PASS:

@@ -11,10 +11,13 @@ from guest_images.cache import Cache, default_cache_folder
 from harness.errors import SetupBroken, SubjectFailed
 from harness.status import Status
 from tests_functional.scenarios.main_job import one_flow
+from tests_functional.scenarios.memory.never_touched import never_touched
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow
 from validators.live_faults.wrapper import FaultyQemu, faulty_qemu
+
+_LIVE = one_flow(Flow.LIVE)
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,13 @@ class LiveFault:
         reason: what goes wrong, in one line.
         check: shell pattern for the check that must fail, "" where the guest is lost before any.
         cause: regular expression for the words that must name the cause.
+        scenario: the run that it is planted into.
     """
 
     reason: str
     check: str
     cause: str
+    scenario: Callable[[Run], Outcome] = _LIVE
 
 
 LIVE_FAULTS: Mapping[str, LiveFault] = {
@@ -56,6 +61,12 @@ LIVE_FAULTS: Mapping[str, LiveFault] = {
         "faults are not told to QEMU, and writers wait until the save comes by", "*write-stall", "stood still"
     ),
     "delay_events": LiveFault("a fault is told to QEMU five seconds late", "*write-stall", "stood still"),
+    "forget_untouched": LiveFault(
+        "pages that were never touched are not protected, and reach the file as of later",
+        "*golden",
+        "differs from the golden image",
+        never_touched,
+    ),
 }
 
 
@@ -69,7 +80,7 @@ def _planted(run: Run, name: str, fault: LiveFault) -> Outcome:
     faulty = replace(run, stack=replace(run.stack, executable=qemu.executable))
     run.say(f"Planted '{name}': {fault.reason}.")
     try:
-        outcome = one_flow(Flow.LIVE)(faulty)
+        outcome = fault.scenario(faulty)
     except SubjectFailed as failure:
         outcome = Outcome(run.name, Status.FAIL, failure.sentence, environment=run.environment())
     return judge_planted(run, name, fault, outcome, _acts(name, qemu))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from harness import migration
@@ -31,8 +32,19 @@ _ONWARDS = {"paused": "cont", "suspended": "system_wakeup"}
 _GOES_ON_SECONDS = 30.0
 
 
+def no_more(_guest: Guest) -> list[CheckResult]:
+    """Further checks where there are none."""
+    return []
+
+
 def judge_restored(
-    stack: Stack, snapshot: Snapshot, source: AgentStatus, t0_ns: int | None, folder: Path, deadline: Deadline
+    stack: Stack,
+    snapshot: Snapshot,
+    source: AgentStatus,
+    t0_ns: int | None,
+    folder: Path,
+    deadline: Deadline,
+    further: Callable[[Guest], list[CheckResult]] = no_more,
 ) -> list[CheckResult]:
     """Restore a snapshot into a new QEMU and check the guest from inside.
 
@@ -43,6 +55,7 @@ def judge_restored(
         t0_ns: guest CLOCK_MONOTONIC at T0 in ns as found in the file, None where it was not.
         folder: for the logs of the new QEMU.
         deadline: for all of it.
+        further: checks of the restored guest beyond its memory.
 
     Returns:
         Check results. Whatever goes wrong here is a failed check, since the same guest image works
@@ -58,6 +71,7 @@ def judge_restored(
                 machine.qmp.execute(_ONWARDS[state])
             with logged_in(machine, stack, deadline) as guest:
                 checks = _look_inside(guest, snapshot, source, t0_ns, begun, deadline)
+                checks += further(guest)
             machine.quit()
     except MachineryMissing:
         raise

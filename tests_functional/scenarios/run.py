@@ -91,7 +91,7 @@ class Run:
         Raises:
             SetupBroken: they do not.
         """
-        needed = int(self.stack.ram_mib * _ROOM_FACTOR)
+        needed = int(self.stack.total_mib * _ROOM_FACTOR)
         free = free_mib(self.folder)
         if free < needed:
             raise SetupBroken(

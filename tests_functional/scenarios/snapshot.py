@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from harness.machine import Machine
 from harness.migration import SaveFigures
 from harness.ram import GoldenImage, dump_golden
 from harness.ssh import GuestUnreachable
-from tests_functional.scenarios.agent import AgentStatus, AgentWindow
+from tests_functional.scenarios import standstill
+from tests_functional.scenarios.agent import AgentWindow
 from tests_functional.scenarios.guest import Guest
 
 
@@ -91,7 +93,26 @@ class Snapshot:
     disk: Disk | None = None
 
 
-def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline) -> Snapshot:
+@dataclass(frozen=True)
+class Acts:
+    """What a test does during a save.
+
+    Attributes:
+        at_t0: called while the guest stands still at T0, in flows that stop it; None for nothing.
+        saving: called once T0 is past and RAM is being saved, which a slow sink makes long enough, whatever
+            the flow says; None for nothing.
+    """
+
+    at_t0: Callable[[], None] | None = None
+    saving: Callable[[], None] | None = None
+
+
+_NO_ACTS = Acts()
+
+
+def take(
+    flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline, acts: Acts = _NO_ACTS
+) -> Snapshot:
     """Save a guest whose writers run.
 
     Args:
@@ -100,6 +121,7 @@ def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: 
         window: on its writers.
         folder: receives `vmstate` and, where the flow has one, `golden/`.
         deadline: for the whole save.
+        acts: what is done meanwhile.
 
     Raises:
         NotApplicable: this QEMU or host has no such capability or transport.
@@ -109,10 +131,82 @@ def take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: 
     if flow.capability:
         migration.require_capability(guest.machine, flow.capability)
     try:
-        return _take(flow, guest, window, folder, deadline)
+        return save(flow, guest, window, folder, deadline, acts)
     finally:
         if flow.capability and guest.machine.alive():
             migration.set_capability(guest.machine, flow.capability, False)
+
+
+def save(
+    flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline, acts: Acts = _NO_ACTS
+) -> Snapshot:
+    """Save as `take` does, with the capabilities as they are.
+
+    Args:
+        flow: how.
+        guest: its writers must be running.
+        window: on its writers.
+        folder: receives `vmstate` and, where the flow has one, `golden/`.
+        deadline: for the whole save.
+        acts: what is done meanwhile.
+
+    Raises:
+        NotApplicable: this QEMU has no such transport.
+        CommandRefused: QEMU does not start the save.
+        SubjectFailed: QEMU failed the save, died, or hung.
+        SetupBroken: the guest has written to a disk that should have been at rest.
+    """
+    machine, path = guest.machine, folder / "vmstate"
+    standstill.begin(guest, window)
+    before, mark = window.steps(), machine.qmp.mark()
+    golden, started_by_itself = _begin_save(flow, machine, folder, deadline, acts)
+    if acts.saving:
+        migration.wait_ram_moving(machine, deadline)
+        acts.saving()
+    figures = migration.wait_completed(machine, deadline)
+    completed = window.steps()
+    if not flow.background:
+        machine.qmp.execute("cont")
+    machine.wait_status(lambda status: status == "running", deadline.at_most(10), "running again")
+    stood_still = standstill.end(window)
+    _require_answer(guest)
+    return Snapshot(
+        flow=flow,
+        path=path,
+        golden=golden,
+        stun_ms=_stun_ms(machine, mark),
+        figures=figures,
+        size_bytes=path.stat().st_size,
+        largest_stall_us=stood_still.stall_us,
+        largest_gap_us=stood_still.gap_us,
+        state=flow.state_at_t0,
+        steps_before=before,
+        steps_completed=completed,
+        started_by_itself=started_by_itself,
+        incoming=(migration.MAPPED_RAM,) if flow is Flow.MAPPED_RAM else (),
+        disk=disk_of_snapshot(machine),
+    )
+
+
+def _begin_save(
+    flow: Flow, machine: Machine, folder: Path, deadline: Deadline, acts: Acts
+) -> tuple[GoldenImage | None, bool]:
+    """Start a save, the guest running where the flow has it so; says whether QEMU resumed it by itself."""
+    path = folder / "vmstate"
+    uri = migration.slow_sink(path) if acts.saving else _uri(flow, path)
+    if flow in (Flow.LIVE, Flow.LIVE_FILE):
+        migration.start_save(machine, uri)
+        return None, False
+    if not flow.background:
+        migration.lift_bandwidth_limit(machine)
+    machine.qmp.execute("stop")
+    golden = dump_golden(machine, folder / "golden") if flow.golden else None
+    if acts.at_t0:
+        acts.at_t0()
+    if flow.background:
+        return golden, _migrate_and_continue(machine, uri, deadline)
+    migration.start_save(machine, uri)
+    return golden, False
 
 
 def restore_uri(machine: Machine, snapshot: Snapshot) -> str:
@@ -155,49 +249,10 @@ def _stun_ms(machine: Machine, mark: int) -> float:
     return stun * 1000
 
 
-def _take(flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline) -> Snapshot:
-    machine, path = guest.machine, folder / "vmstate"
-    guest.agent.reset_stats()
-    before, mark = window.steps(), machine.qmp.mark()
-    golden, started_by_itself = None, False
-    if flow in (Flow.LIVE, Flow.LIVE_FILE):
-        migration.start_save(machine, _uri(flow, path))
-    elif not flow.background:
-        migration.lift_bandwidth_limit(machine)
-        machine.qmp.execute("stop")
-        if flow.golden:
-            golden = dump_golden(machine, folder / "golden")
-        migration.start_save(machine, _uri(flow, path))
-    else:
-        golden, started_by_itself = _stop_dump_migrate(machine, _uri(flow, path), folder / "golden", deadline)
-    figures = migration.wait_completed(machine, deadline)
-    completed = window.steps()
-    if not flow.background:
-        machine.qmp.execute("cont")
-    machine.wait_status(lambda status: status == "running", deadline.at_most(10), "running again")
-    status = _status_after(guest)
-    return Snapshot(
-        flow=flow,
-        path=path,
-        golden=golden,
-        stun_ms=_stun_ms(machine, mark),
-        figures=figures,
-        size_bytes=path.stat().st_size,
-        largest_stall_us=status.max_stall_us,
-        largest_gap_us=status.max_gap_us,
-        state=flow.state_at_t0,
-        steps_before=before,
-        steps_completed=completed,
-        started_by_itself=started_by_itself,
-        incoming=(migration.MAPPED_RAM,) if flow is Flow.MAPPED_RAM else (),
-        disk=disk_of_snapshot(machine),
-    )
-
-
-def _status_after(guest: Guest) -> AgentStatus:
-    """The agent's status after a save that QEMU calls completed; a guest that hangs now was hung by it."""
+def _require_answer(guest: Guest) -> None:
+    """Have the agent answer after a save that QEMU calls completed; a guest that hangs now was hung by it."""
     try:
-        return guest.agent.status()
+        guest.agent.status()
     except GuestUnreachable as error:
         why = error.sentence.rstrip(".")
         raise guest.machine.failure(
@@ -211,16 +266,12 @@ def _uri(flow: Flow, path: Path) -> str:
     return migration.file_uri(path) if by_qemu else migration.exec_sink(path)
 
 
-def _stop_dump_migrate(
-    machine: Machine, uri: str, folder: Path, deadline: Deadline
-) -> tuple[GoldenImage, bool]:
-    """The seeds' flow up to the running guest; says whether QEMU started the guest by itself."""
-    machine.qmp.execute("stop")
-    golden = dump_golden(machine, folder)
+def _migrate_and_continue(machine: Machine, uri: str, deadline: Deadline) -> bool:
+    """The seeds' flow from the stopped guest to the running one; says whether QEMU started it by itself."""
     migration.start_save(machine, uri)
     migration.wait_ram_moving(machine, deadline)
     # QEMU 6.0 to 8.1 resume the guest whatever it was before; later ones leave it stopped.
-    started_by_itself = machine.qmp.execute("query-status")["status"] == "running"
+    started_by_itself = bool(machine.qmp.execute("query-status")["status"] == "running")
     if not started_by_itself:
         machine.qmp.execute("cont")
-    return golden, started_by_itself
+    return started_by_itself

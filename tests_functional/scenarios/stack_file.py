@@ -53,6 +53,7 @@ def load_stack(folder: Path, guest: str = "") -> tuple[Stack, dict[str, Any]]:
         coverage=data["coverage"],
         machine=data["machine"],
         extra=tuple(data["extra"]),
+        capabilities=tuple(data["capabilities"]),
     )
     return stack, data["environment"]
 

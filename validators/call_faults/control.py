@@ -1,4 +1,4 @@
-"""The page that a test shares with fail_call.c: which call of QEMU fails, and how many there were."""
+"""The page that a test shares with fail_call.c: which calls of QEMU fail, and how many there were."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from guest_images.cache import Cache
@@ -21,6 +21,9 @@ _BYTES = 4096
 _WORD = struct.Struct("=Q")
 # As `struct control` of fail_call.c has them, in words.
 _LOADED, _KIND, _NUMBER, _ERROR, _ACTED, _CALLS = range(6)
+_KINDS = 12
+_DENIED = _CALLS + _KINDS
+_HIDDEN = _DENIED + _KINDS
 
 
 class Call(enum.IntEnum):
@@ -36,6 +39,7 @@ class Call(enum.IntEnum):
     WAKE = 8
     READ = 9
     POLL = 10
+    OPEN_DEVICE = 11
 
     @property
     def slug(self) -> str:
@@ -54,6 +58,8 @@ ERRORS: Mapping[Call, tuple[int, ...]] = {
     Call.WAKE: (errno.EINVAL,),
     Call.READ: (errno.EINTR, errno.EAGAIN, errno.EINVAL),
     Call.POLL: (errno.EINTR, errno.ENOMEM),
+    # Once in the life of a QEMU: no case can hit it a second time (QEMU 8.0 util/userfaultfd.c).
+    Call.OPEN_DEVICE: (),
 }
 """What each can fail with (userfaultfd(2), ioctl_userfaultfd(2), poll(2); Linux 6.x fs/userfaultfd.c)."""
 
@@ -65,6 +71,19 @@ class CallFault:
     call: Call
     number: int
     error: int
+
+
+@dataclass(frozen=True)
+class Denial:
+    """A kernel that lacks userfaultfd, or a part of it.
+
+    Attributes:
+        errors: the errno of every call of a kind.
+        hidden: feature bits that it does not have (linux/userfaultfd.h, UFFD_FEATURE_*).
+    """
+
+    errors: Mapping[Call, int] = field(default_factory=dict)
+    hidden: int = 0
 
 
 class CallControl:
@@ -80,7 +99,7 @@ class CallControl:
 
     @property
     def acted(self) -> bool:
-        """Whether the armed call was made, and failed."""
+        """Whether the armed call was made, and failed; or a denied one, or a feature was hidden."""
         return self._get(_ACTED) != 0
 
     def counts(self) -> dict[Call, int]:
@@ -89,7 +108,7 @@ class CallControl:
 
     def reset(self) -> None:
         """Fail nothing, and count from 0."""
-        for word in (_KIND, _NUMBER, _ERROR, _ACTED, *(_CALLS + call for call in Call)):
+        for word in range(_KIND, _HIDDEN + 1):
             self._set(word, 0)
 
     @contextmanager
@@ -104,6 +123,19 @@ class CallControl:
             yield
         finally:
             self._set(_KIND, 0)
+
+    @contextmanager
+    def denied(self, denial: Denial) -> Iterator[None]:
+        """Deny it for the length of the `with`; `acted` then says whether it was ever asked for."""
+        self.reset()
+        for call, error in denial.errors.items():
+            self._set(_DENIED + call, error)
+        self._set(_HIDDEN, denial.hidden)
+        try:
+            yield
+        finally:
+            for word in range(_DENIED, _HIDDEN + 1):
+                self._set(word, 0)
 
     def _get(self, word: int) -> int:
         return int(_WORD.unpack_from(self._page, word * _WORD.size)[0])

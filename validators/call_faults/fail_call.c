@@ -1,8 +1,10 @@
-/* Counts QEMU's userfaultfd calls by kind, and fails one of them with a given errno.
+/* Counts QEMU's userfaultfd calls by kind, fails one of them with a given errno, or all of some kinds.
  *
- * Preloaded into QEMU. Which call fails is told through a page shared with the test (control.py has the
+ * Preloaded into QEMU. Which calls fail is told through a page shared with the test (control.py has the
  * same layout), so that one QEMU serves any number of cases.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,7 +25,21 @@
 
 #define MAX_FD 4096
 
-enum kind { NONE, CREATE, CREATE_BY_DEVICE, API, REGISTER, PROTECT, UNPROTECT, UNREGISTER, WAKE, READ, POLL, KINDS };
+enum kind {
+    NONE,
+    CREATE,
+    CREATE_BY_DEVICE,
+    API,
+    REGISTER,
+    PROTECT,
+    UNPROTECT,
+    UNREGISTER,
+    WAKE,
+    READ,
+    POLL,
+    OPEN_DEVICE,
+    KINDS
+};
 
 struct control {
     uint64_t loaded; /* process ids that have this library, the last one */
@@ -32,6 +48,15 @@ struct control {
     uint64_t error;  /* errno */
     uint64_t acted;  /* how many were failed */
     uint64_t calls[KINDS];
+    uint64_t denied[KINDS]; /* errno of every call of a kind, 0 where it may succeed */
+    uint64_t hidden;        /* features that the kernel is not to have */
+};
+
+/* struct uffdio_api */
+struct api {
+    uint64_t api;
+    uint64_t features;
+    uint64_t ioctls;
 };
 
 struct writeprotect {
@@ -59,6 +84,13 @@ __attribute__((constructor)) static void begin(int argc, char **argv, char **env
         control->loaded = (uint64_t)raw_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0);
 }
 
+static int fail_with(uint64_t error)
+{
+    __atomic_add_fetch(&control->acted, 1, __ATOMIC_SEQ_CST);
+    *__errno_location() = (int)error;
+    return 1;
+}
+
 /* Counts a call; true where it is the one to fail, with errno set. */
 static int fails(enum kind kind)
 {
@@ -67,11 +99,9 @@ static int fails(enum kind kind)
     if (!control || kind == NONE)
         return 0;
     number = __atomic_add_fetch(&control->calls[kind], 1, __ATOMIC_SEQ_CST);
-    if (control->kind != (uint64_t)kind || control->number != number)
-        return 0;
-    __atomic_add_fetch(&control->acted, 1, __ATOMIC_SEQ_CST);
-    *__errno_location() = (int)control->error;
-    return 1;
+    if (control->denied[kind])
+        return fail_with(control->denied[kind]);
+    return control->kind == (uint64_t)kind && control->number == number && fail_with(control->error);
 }
 
 static int watched(int fd)
@@ -106,6 +136,24 @@ static enum kind kind_of(unsigned long request, const void *argument)
     }
 }
 
+/* Answers as a kernel without the hidden features: unlisted, and EINVAL where they are asked for. */
+static int agree_without(int fd, struct api *asked)
+{
+    long result;
+
+    if (asked->features & control->hidden) {
+        *asked = (struct api){ 0, 0, 0 };
+        fail_with(EINVAL);
+        return -1;
+    }
+    result = checked(raw_syscall(SYS_ioctl, fd, (long)UFFDIO_API, (long)asked, 0, 0, 0));
+    if (result == 0) {
+        asked->features &= ~control->hidden;
+        __atomic_add_fetch(&control->acted, 1, __ATOMIC_SEQ_CST);
+    }
+    return (int)result;
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
     va_list arguments;
@@ -117,6 +165,8 @@ int ioctl(int fd, unsigned long request, ...)
     va_end(arguments);
     if (fails(kind_of(request, argument)))
         return -1;
+    if (request == UFFDIO_API && control && control->hidden)
+        return agree_without(fd, argument);
     result = checked(raw_syscall(SYS_ioctl, fd, (long)request, (long)argument, 0, 0, 0));
     return (int)(request == USERFAULTFD_IOC_NEW ? watch(result) : result);
 }
@@ -135,6 +185,32 @@ long syscall(long number, ...)
     a[0] = checked(raw_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]));
     return number == SYS_userfaultfd ? watch(a[0]) : a[0];
 }
+
+static int is_device(const char *path)
+{
+    const char *device = "/dev/userfaultfd";
+
+    while (*device && *device == *path)
+        device++, path++;
+    return *device == *path;
+}
+
+/* Two names of one function where off_t has 64 bits (glibc's <fcntl.h>). */
+int open64(const char *path, int flags, ...)
+{
+    va_list arguments;
+    int mode;
+
+    /* Where none is given the kernel does not look at it. */
+    va_start(arguments, flags);
+    mode = va_arg(arguments, int);
+    va_end(arguments);
+    if (is_device(path) && fails(OPEN_DEVICE))
+        return -1;
+    return (int)checked(raw_syscall(SYS_openat, AT_FDCWD, (long)path, flags, mode, 0, 0));
+}
+
+int open(const char *, int, ...) __attribute__((alias("open64")));
 
 ssize_t read(int fd, void *buffer, size_t count)
 {

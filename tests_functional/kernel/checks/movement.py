@@ -123,7 +123,7 @@ def _x86() -> bool:
     seconds=90,
     known_issue=(
         "KSM drops protection of the pages it merges (mm/ksm.c, replace_page())",
-        "pages that pagemap",
+        "pagemap shows as protected",
     ),
 )
 def merged_pages_stay_protected(trial: Trial, variant: str) -> None:

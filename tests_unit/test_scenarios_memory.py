@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import NotApplicable
-from tests_functional.scenarios import memory_kinds
-from tests_functional.scenarios.memory_kinds import MEMORY_KINDS, MemoryKind
+from tests_functional.scenarios.memory import kinds
+from tests_functional.scenarios.memory.kinds import MEMORY_KINDS, MemoryKind
 from tests_unit.scenario_values import stack
 
 
@@ -31,7 +31,7 @@ def test_too_few_huge_pages_are_a_skip(tmp_path: Path, monkeypatch: pytest.Monke
     """The reason names how many there are and how many are needed."""
     monkeypatch.setattr(Path, "read_text", lambda *_rest, **_more: "HugePages_Free:       3\n")
     with pytest.raises(NotApplicable, match="3 free huge pages"):
-        memory_kinds._require_huge_pages(stack(tmp_path))
+        kinds._require_huge_pages(stack(tmp_path))
 
 
 def test_own_ram_needs_no_arguments(tmp_path: Path) -> None:

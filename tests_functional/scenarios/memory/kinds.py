@@ -8,22 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness import migration
-from harness.errors import NotApplicable, SubjectFailed
-from harness.qmp import CommandRefused
-from tests_functional.scenarios.checks import judged
+from harness.errors import NotApplicable
 from tests_functional.scenarios.guest import Stack
-from tests_functional.scenarios.judgement import outcome_of
-from tests_functional.scenarios.main_job import Source, snapshot_cycle, writing_guest
+from tests_functional.scenarios.main_job import snapshot_cycle, writing_guest
+from tests_functional.scenarios.memory.refusal import judge_refusal, refusal_when_set
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow
-from tests_functional.scenarios.source_checks import judge_source
 from tests_functional.scenarios.summary import Cycle, summary
-
-_REFUSAL = "A refusal says why, and leaves the guest as it was."
-# QEMU 10.0 migration/options.c migrate_caps_check() and migration/ram.c ram_write_tracking_compatible().
-_CLEAR = ("background-snapshot", "userfaultfd", "write-tracking", "write tracking", "memory", "RAM")
 
 
 @dataclass(frozen=True)
@@ -105,18 +97,13 @@ def _on(run: Run, kind: MemoryKind) -> Outcome:
     run = replace(run, stack=kind.stack(run.stack))
     cycles: list[Cycle] = []
     with writing_guest(run) as source:
-        refusal = _refusal_when_set(source)
+        refusal = refusal_when_set(source)
+        if refusal is not None:
+            return judge_refusal(run, source, refusal, time.monotonic() - begun)
         for number, flow in enumerate((Flow.SEEDS, Flow.LIVE), 1):
-            if refusal is None:
-                label = f"{number:02d}-{flow.name.lower()}"
-                try:
-                    cycles.append(snapshot_cycle(run, source, flow, label))
-                except SubjectFailed as failure:
-                    refusal = _refusal_when_saving(source, failure)
-        if refusal is None:
-            source.guest.machine.quit()
-            return summary(run, cycles, time.monotonic() - begun)
-        return _judge_refusal(run, source, refusal, time.monotonic() - begun)
+            cycles.append(snapshot_cycle(run, source, flow, f"{number:02d}-{flow.name.lower()}"))
+        source.guest.machine.quit()
+    return summary(run, cycles, time.monotonic() - begun)
 
 
 def _require_huge_pages(stack: Stack) -> None:
@@ -127,40 +114,3 @@ def _require_huge_pages(stack: Stack) -> None:
         raise NotApplicable(
             f"This host has {free} free huge pages of the {needed} needed; root can set vm.nr_hugepages."
         )
-
-
-def _refusal_when_set(source: Source) -> str | None:
-    """QEMU's words where it does not take the capability, None where it does."""
-    machine = source.guest.machine
-    migration.require_known(machine, migration.BACKGROUND_SNAPSHOT)
-    try:
-        migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, True)
-        migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
-    except CommandRefused as refusal:
-        return refusal.reason
-    return None
-
-
-def _refusal_when_saving(source: Source, failure: SubjectFailed) -> str:
-    """QEMU's words for a save that it has given up at its start; any other failure is passed on."""
-    machine = source.guest.machine
-    if not machine.alive():
-        raise failure
-    answer = machine.query_migrate()
-    if answer.get("status") != "failed":
-        raise failure
-    if machine.qmp.execute("query-status")["status"] != "running":
-        machine.qmp.execute("cont")
-    return str(answer.get("error-desc", ""))
-
-
-def _judge_refusal(run: Run, source: Source, words: str, seconds: float) -> Outcome:
-    problems = []
-    if not any(word in words for word in _CLEAR):
-        problems.append(f"QEMU refuses with the words '{words}', which do not tell the user why.")
-    checks = [
-        judged("memory/refusal", _REFUSAL, problems, {"words": words}),
-        *judge_source(source.guest, source.before),
-    ]
-    source.guest.machine.quit()
-    return outcome_of(run, checks, seconds, f"QEMU refuses such RAM clearly: {words}")

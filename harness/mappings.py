@@ -1,0 +1,43 @@
+"""What the host's kernel says about the memory that a RAMBlock is mapped to (/proc/PID/smaps)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from harness.errors import SetupBroken
+from harness.machine import Machine
+from harness.ram import RamBlock
+
+HUGE_PAGES = "AnonHugePages"
+"""Memory in transparent huge pages (Linux Documentation/filesystems/proc.rst)."""
+
+MERGED_PAGES = "KSM"
+"""Memory in pages merged with equal ones, since Linux 6.6."""
+
+_MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ")
+
+
+def mapped_bytes(machine: Machine, block: RamBlock, field: str) -> int:
+    """Bytes by one field of smaps, over the mappings that a RAMBlock lies in.
+
+    Raises:
+        SetupBroken: QEMU's mappings cannot be read.
+    """
+    try:
+        text = Path(f"/proc/{machine.process.pid}/smaps").read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise SetupBroken(f"QEMU's mappings cannot be read: {error.strerror}.") from error
+    return sum_field(text, field, block.host_address, block.host_address + block.used_bytes)
+
+
+def sum_field(text: str, field: str, start: int, end: int) -> int:
+    """Bytes by one field of a text like smaps, over the mappings that overlap [start, end)."""
+    total, inside = 0, False
+    for line in text.splitlines():
+        mapping = _MAPPING.match(line)
+        if mapping:
+            inside = int(mapping[1], 16) < end and int(mapping[2], 16) > start
+        elif inside and line.startswith(f"{field}:"):
+            total += int(line.split()[1]) << 10
+    return total

@@ -1,0 +1,53 @@
+"""KSM, the kernel's merging of equal pages: whether we can have it, and for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.errors import NotApplicable, SetupBroken
+from harness.mappings import MERGED_PAGES
+
+# Linux Documentation/admin-guide/mm/ksm.rst.
+_KSM = Path("/sys/kernel/mm/ksm")
+# Fast enough for 256 MiB within seconds; what was there before is put back.
+_WHILE_MERGING = {"sleep_millisecs": "10", "pages_to_scan": "20000", "run": "1"}
+
+
+def require_merging() -> None:
+    """Raise NotApplicable, with the reason, where we cannot have this host merge pages and count them."""
+    if not _KSM.is_dir():
+        raise NotApplicable(f"This host's kernel does not merge equal pages: it has no {_KSM}.")
+    if f"\n{MERGED_PAGES}:" not in Path("/proc/self/smaps").read_text(errors="replace"):
+        raise NotApplicable("This host's kernel does not say which memory it has merged (Linux 6.6 does).")
+    try:
+        for name in _WHILE_MERGING:
+            (_KSM / name).write_text((_KSM / name).read_text())
+    except OSError as error:
+        raise NotApplicable(
+            f"This user cannot have the host merge equal pages ({_KSM}/run): {error.strerror}."
+        ) from error
+
+
+@contextmanager
+def merging() -> Iterator[None]:
+    """Have the host merge equal pages; its settings are put back, and what was merged stays so.
+
+    Raises:
+        SetupBroken: its settings cannot be changed.
+    """
+    try:
+        before = {name: (_KSM / name).read_text() for name in _WHILE_MERGING}
+        try:
+            _set(_WHILE_MERGING)
+            yield
+        finally:
+            _set(dict(reversed(before.items())))
+    except OSError as error:
+        raise SetupBroken(f"The settings in {_KSM} cannot be changed: {error.strerror}.") from error
+
+
+def _set(values: dict[str, str]) -> None:
+    for name, value in values.items():
+        (_KSM / name).write_text(value)

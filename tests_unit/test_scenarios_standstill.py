@@ -1,0 +1,58 @@
+"""Contract: what happens before or after a save is no standstill of it; one that lasts is counted whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from harness.errors import DeadlineExpired
+from tests_functional.scenarios import standstill
+from tests_functional.scenarios.agent import AgentWindow
+from tests_unit.scenario_values import SOURCE, StandInAgent, stand_in_guest
+
+
+class StandInWindow:
+    """Gives steps and standstills in turn, the last for ever."""
+
+    def __init__(self, steps: Sequence[tuple[int, ...]], standstills: Sequence[tuple[float, float]]) -> None:
+        self._steps, self._standstills = list(steps), list(standstills)
+
+    def steps(self) -> tuple[int, ...]:
+        """The next step counts."""
+        return self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
+
+    def standstill(self) -> tuple[float, float]:
+        """The next longest write and gap, in seconds."""
+        return self._standstills.pop(0) if len(self._standstills) > 1 else self._standstills[0]
+
+
+def _window(steps: Sequence[tuple[int, ...]], standstills: Sequence[tuple[float, float]]) -> AgentWindow:
+    return cast(AgentWindow, StandInWindow(steps, standstills))
+
+
+def test_begins_in_a_calm_moment() -> None:
+    """Statistics are cleared again where clearing them has itself held up a writer."""
+    guest = stand_in_guest(SOURCE)
+    standstill.begin(guest, _window([(0,)], [(0.0, 2.2), (0.0, 0.3), (0.0, 0.01)]))
+    assert cast(StandInAgent, guest.agent).resets == 3
+
+
+def test_no_calm_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a host too busy to measure anything the test breaks, instead of blaming or acquitting QEMU."""
+    monkeypatch.setattr(standstill, "_BEGIN_SECONDS", 0.1)
+    with pytest.raises(DeadlineExpired):
+        standstill.begin(stand_in_guest(SOURCE), _window([(0,)], [(0.0, 0.5)]))
+
+
+def test_lasting_standstill_counts() -> None:
+    """Every writer is waited for: only its next step says how long it stood still."""
+    window = _window([(5, 7), (5, 9), (6, 9)], [(1.5, 1.75)])
+    assert standstill.end(window) == standstill.Standstill(1_500_000, 1_750_000)
+
+
+def test_writer_that_never_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for for ever; that the guest hangs is found out next."""
+    monkeypatch.setattr(standstill, "_GO_ON_SECONDS", 0.05)
+    assert standstill.end(_window([(5, 7)], [(0.0, 0.25)])) == standstill.Standstill(0, 250_000)

@@ -1,0 +1,83 @@
+"""What of a virtio-mem device's memory is plugged in, by the device's own state in the file.
+
+Memory that is not plugged in is not saved: QEMU 6.2 and later, migration/ram.c
+ramblock_dirty_bitmap_clear_discarded_pages().
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from validators.stream.index import Block, Section, SnapshotIndex
+from validators.stream.source import Source
+
+# QEMU 10.0 hw/virtio/virtio-mem.c: one of these names after the device's path, the first since 8.1.
+_STATES = ("/virtio-mem-device-early", "/virtio-mem")
+_LEAST_BLOCK_BYTES = 1 << 20
+_WORD = 8
+
+Plugged = npt.NDArray[np.bool_]
+Unplugged = Mapping[int, npt.NDArray[np.bool_]]
+"""By position of a RAMBlock in the index: bool[pages], True where the page is not plugged in."""
+
+
+def is_early_state(section: Section) -> bool:
+    """Whether a section is device state that QEMU writes before the first page."""
+    return section.idstr.endswith(_STATES[0])
+
+
+def has_virtio_mem(index: SnapshotIndex) -> bool:
+    """Whether the stream has a device that may have left out some of its memory."""
+    return any(section.idstr.endswith(_STATES) for section in index.devices)
+
+
+def unplugged_pages(source: Source, index: SnapshotIndex) -> Unplugged:
+    """Find the pages that virtio-mem devices have not plugged in.
+
+    A device's RAMBlock is named after the device's path. One whose state cannot be read is left out, so
+    that its missing pages count as missing.
+    """
+    found = {}
+    for number, block in enumerate(index.blocks):
+        path = block.idstr.rpartition("/")[0]
+        for section in index.devices:
+            if path and number not in found and section.idstr in [path + state for state in _STATES]:
+                raw = source.read(section.data_offset, section.data_end - section.data_offset)
+                plugged = _plugged(raw, block)
+                if plugged is not None:
+                    found[number] = ~plugged
+    return found
+
+
+def _plugged(raw: bytes, block: Block) -> Plugged | None:
+    """bool[pages] of a RAMBlock from a device's state, None where the state does not hold it.
+
+    vmstate_virtio_mem_sanity_checks has address, size and block size of the region (64 bits each) and
+    the node (32 bits); then come, in the early state, the plugged size and the bitmap, in the other the
+    usable, the plugged and the requested size and the bitmap. A bitmap is right if it adds up to the size.
+    """
+    region = block.used_length.to_bytes(_WORD, "big")
+    at = raw.find(region)
+    while at >= 0:
+        unit = int.from_bytes(raw[at + _WORD : at + 2 * _WORD], "big")
+        if unit >= _LEAST_BLOCK_BYTES and not unit & (unit - 1) and block.used_length % unit == 0:
+            behind = at + 2 * _WORD + 4
+            for size_at, bitmap_at in ((behind, behind + _WORD), (behind + _WORD, behind + 3 * _WORD)):
+                bits = _bits(raw[bitmap_at:], block.used_length // unit)
+                size = int.from_bytes(raw[size_at : size_at + _WORD], "big")
+                if bits is not None and int(bits.sum()) * unit == size:
+                    return np.repeat(bits, unit // block.page_size)
+        at = raw.find(region, at + 1)
+    return None
+
+
+def _bits(raw: bytes, count: int) -> Plugged | None:
+    """The first `count` bits of a bitmap in big-endian words (QEMU vmstate-types.c put_bitmap())."""
+    length = (count + 63) // 64 * _WORD
+    if len(raw) < length:
+        return None
+    words = np.frombuffer(raw[:length], ">u8").astype("<u8")
+    return np.unpackbits(words.view(np.uint8), bitorder="little")[:count].astype(np.bool_)
