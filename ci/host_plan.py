@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from ci.command import add_cache_argument
 from guest_images.cache import Cache
 from guest_images.catalogue import HostSpec, host_spec
 from guest_images.host_image import HostImage, HostKernel, build_host, host_of_kernel
@@ -22,6 +23,7 @@ from harness.hosts.link import LocalLink
 from harness.hosts.spec import LOCAL, HostSpecText, VmSpec
 from harness.hosts.ssh import SshAddress, ssh_host
 from harness.hosts.vm import VmDisk, disk_arguments, vm_host
+from tests_functional.kernel import registry
 from tests_functional.scenarios.hosts.examine import FLOWS, Plan
 from tests_functional.scenarios.hosts.seed import Seed, provide_seed
 from tests_functional.scenarios.hosts.snapshots import Places
@@ -34,6 +36,23 @@ _BOOT_SECONDS = 180.0
 _LOGIN_SECONDS = 30.0
 _CARRY_SECONDS = 300.0
 _GUEST = "default"
+# Under TCG a test takes up to twenty times as long, and the machine may have other things to do.
+_SLOW = 4
+# The write trackers compare ways of taking a snapshot, at the cost of as much time as all feature tests.
+_FEATURE_SUITES = tuple(f"{suite}.*" for suite in registry.SUITES if suite != "trackers")
+
+
+HOST_HELP = "'local', 'ssh://[user@]address[:port]', 'vm:NAME' or 'vm:/path/to/bzImage[,modules=FOLDER]'"
+"""What `--host` takes, for the help."""
+
+
+def add_host_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that go with `--host`."""
+    parser.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key for a lab machine")
+    parser.add_argument("--ssh-host-key", default="", metavar="LINE", help="public host key of a lab machine")
+    parser.add_argument("--host-accel", choices=("tcg", "kvm"), default="tcg", help="accelerator of x86 VMs")
+    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
+    add_cache_argument(parser)
 
 
 @dataclass(frozen=True)
@@ -75,7 +94,16 @@ def prepared(wanted: HostSpecText, sources: Sources) -> tuple[Plan, AbstractCont
         return _carried(host, seed, given)
 
     # A library of this machine need not run on another.
-    plan = Plan(name, None, seed, places, {}, _tests(sources), _helper(sources) if local else None, folder)
+    plan = Plan(
+        name,
+        None,
+        seed,
+        places,
+        {},
+        _tests(sources),
+        tracker_library(sources.cache, sources.log) if local else None,
+        folder,
+    )
     return plan, Host(LOCAL, LocalLink()) if address is None else _logged_in(address)
 
 
@@ -107,9 +135,8 @@ def _vm(wanted: VmSpec, sources: Sources) -> tuple[Plan, AbstractContextManager[
         seed=seed,
         places=lambda _: vm_places(FLOWS),
         sinks={flow: sink_file(folder, flow) for flow in FLOWS},
-        # The VM is ours alone: whatever tests need can be switched on.
-        tests=_tests(sources, "--prepare", "--ksm"),
-        helper=_helper(sources) if usual else None,
+        tests=_tests(sources, *lent_to_vm()),
+        helper=tracker_library(sources.cache, sources.log) if usual else None,
         folder=folder,
     )
     return plan, _booted(image, disks, sources, folder)
@@ -166,20 +193,26 @@ def _seed(qemu: ProvisionedQemu, sources: Sources, folder: Path) -> Seed | None:
     return provide_seed(qemu.executable, qemu.version, image, mkfs, sources.cache, folder, sources.log)
 
 
+def lent_to_vm() -> list[str]:
+    """Arguments of the feature tests on a VM, which is ours alone: whatever they need can be switched on."""
+    return ["--prepare", "--ksm", "--slow", str(_SLOW)]
+
+
 def _tests(sources: Sources, *lent: str) -> list[str] | None:
     arguments = sources.arguments
     if arguments.no_tests:
         return None
-    return [*lent, *(word for pattern in arguments.filter for word in ("--filter", pattern))]
+    patterns = arguments.filter or (() if arguments.trackers else _FEATURE_SUITES)
+    return [*lent, *(word for pattern in patterns for word in ("--filter", pattern))]
 
 
-def _helper(sources: Sources) -> Path | None:
+def tracker_library(cache: Cache, log: Callable[[str], None]) -> Path | None:
     """The mprotect tracker's library, None where it cannot be built; its tests skip then."""
     try:
         source = Path(mprotect.__file__).with_name("segv.c")
-        return Path(preload_library(source, sources.cache, sources.log))
+        return Path(preload_library(source, cache, log))
     except MachineryMissing as error:
-        sources.log(f"The mprotect tracker is skipped. {error.sentence}")
+        log(f"The mprotect tracker is skipped. {error.sentence}")
         return None
 
 

@@ -10,8 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ci.command import add_cache_argument
-from ci.host_plan import Sources, prepared
+from ci.host_plan import HOST_HELP, Sources, add_host_arguments, prepared
 from ci.results import RunResult, make_results_folder, now, write_results
 from ci.stack import cache_of
 from guest_images.catalogue import HOSTS
@@ -32,33 +31,19 @@ def add_parser(commands: Any) -> None:
         "runs its feature tests, and has a saved guest snapshotted; snapshots are judged and restored here.",
         epilog="Exit codes: 0 pass, 1 a kernel, QEMU or snapshot is wrong, 2 error or missing machinery.",
     )
+    parser.add_argument("--host", action="append", metavar="SPEC", help=f"{HOST_HELP}; can be given again")
     add_host_arguments(parser)
     parser.add_argument("--list", action="store_true", help="say which hosts there are, and what for")
     parser.add_argument("--qemu", metavar="NAME", help="QEMU of the catalogue to run on the hosts")
     parser.add_argument("--host-qemu", default="qemu-system-x86_64", metavar="PATH",
                         help="QEMU that is on a lab machine")  # fmt: skip
     parser.add_argument("--no-tests", action="store_true", help="leave the feature tests out")
+    parser.add_argument("--trackers", action="store_true", help="run the tests of write trackers too")
     parser.add_argument("--no-snapshots", action="store_true", help="leave the snapshots out")
     parser.add_argument("--filter", action="append", default=[], metavar="PATTERN",
                         help="only these feature tests")  # fmt: skip
     parser.add_argument("--results", type=Path, metavar="DIR", help="folder for the results")
     parser.set_defaults(run=hosts)
-
-
-def add_host_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say on which host something runs."""
-    parser.add_argument(
-        "--host",
-        action="append",
-        metavar="SPEC",
-        help="'local', 'ssh://[user@]address[:port]', 'vm:NAME' or 'vm:/path/to/bzImage[,modules=FOLDER]'; "
-        "can be given again",
-    )
-    parser.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key for a lab machine")
-    parser.add_argument("--ssh-host-key", default="", metavar="LINE", help="public host key of a lab machine")
-    parser.add_argument("--host-accel", choices=("tcg", "kvm"), default="tcg", help="accelerator of x86 VMs")
-    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
-    add_cache_argument(parser)
 
 
 def hosts(arguments: argparse.Namespace) -> int:

@@ -16,6 +16,16 @@ RUNS_HOSTS = "debian-13"
 RAM_MIB, VCPUS = 2048, 2
 """Of a host: what a guest of 128 MiB, its QEMU and the feature tests need; tests want two processors."""
 
+# Two nodes, so that tests of moving pages between them have where to.
+_NUMA = tuple(
+    word
+    for node in range(VCPUS)
+    for word in (
+        *("-object", f"memory-backend-ram,id=node{node},size={RAM_MIB // VCPUS}M"),
+        *("-numa", f"node,nodeid={node},cpus={node},memdev=node{node}"),
+    )
+)
+
 
 def host_config(
     image: HostImage,
@@ -51,6 +61,6 @@ def host_config(
         vcpus=VCPUS,
         accel=accel if ours else "tcg",
         machine=architecture.machine,
-        extra=(*architecture.machine_arguments, *arguments),
+        extra=(*architecture.machine_arguments, *_NUMA, *arguments),
         disk=image.disk,
     )
