@@ -23,11 +23,13 @@ from harness.hosts.link import LocalLink
 from harness.hosts.spec import LOCAL, HostSpecText, VmSpec
 from harness.hosts.ssh import SshAddress, ssh_host
 from harness.hosts.vm import VmDisk, disk_arguments, vm_host
+from harness.qemu_probe import DEFAULT_EXECUTABLE
 from tests_functional.kernel import registry
-from tests_functional.scenarios.hosts.examine import FLOWS, Plan
+from tests_functional.scenarios.hosts.plan import FAULT, FLOWS, PLANTED, Plan
 from tests_functional.scenarios.hosts.seed import Seed, provide_seed
 from tests_functional.scenarios.hosts.snapshots import Places
 from tests_functional.scenarios.hosts.vm_places import sink_file, vm_disks, vm_places
+from validators.live_faults.wrapper import fault_library
 from validators.preload import preload_library
 from validators.trackers import mprotect
 
@@ -36,6 +38,7 @@ _BOOT_SECONDS = 180.0
 _LOGIN_SECONDS = 30.0
 _CARRY_SECONDS = 300.0
 _GUEST = "default"
+_SINKS = (*FLOWS, PLANTED)
 # Under TCG a test takes up to twenty times as long, and the machine may have other things to do.
 _SLOW = 4
 # The write trackers compare ways of taking a snapshot, at the cost of as much time as all feature tests.
@@ -86,7 +89,7 @@ def prepared(wanted: HostSpecText, sources: Sources) -> tuple[Plan, AbstractCont
     folder = _folder(sources, name)
     local = address is None
     qemu = provision_qemu(sources.arguments.qemu or DEFAULT_QEMU, sources.cache, sources.log)
-    given = str(qemu.executable) if local else sources.arguments.host_qemu
+    given = sources.arguments.host_qemu or (str(qemu.executable) if local else DEFAULT_EXECUTABLE)
     seed = _seed(qemu, sources, folder)
 
     def places(host: Host) -> Places:
@@ -95,14 +98,15 @@ def prepared(wanted: HostSpecText, sources: Sources) -> tuple[Plan, AbstractCont
 
     # A library of this machine need not run on another.
     plan = Plan(
-        name,
-        None,
-        seed,
-        places,
-        {},
-        _tests(sources),
-        tracker_library(sources.cache, sources.log) if local else None,
-        folder,
+        name=name,
+        expected=None,
+        seed=seed,
+        places=places,
+        sinks={},
+        tests=_tests(sources),
+        helper=tracker_library(sources.cache, sources.log) if local else None,
+        fault=_fault(sources) if local else None,
+        folder=folder,
     )
     return plan, Host(LOCAL, LocalLink()) if address is None else _logged_in(address)
 
@@ -128,15 +132,16 @@ def _vm(wanted: VmSpec, sources: Sources) -> tuple[Plan, AbstractContextManager[
     disks: dict[str, VmDisk] = {}
     if seed is not None:
         mkfs = mkfs_root(sources.cache, sources.log, mirror)
-        disks = vm_disks(seed, qemu_disk(inner, mkfs, sources.cache, sources.log), folder, FLOWS)
+        disks = vm_disks(seed, qemu_disk(inner, mkfs, sources.cache, sources.log), folder, _SINKS)
     plan = Plan(
         name=image.name,
         expected=spec.features if wanted.name else None,
         seed=seed,
-        places=lambda _: vm_places(FLOWS),
-        sinks={flow: sink_file(folder, flow) for flow in FLOWS},
+        places=lambda _: vm_places(_SINKS),
+        sinks={flow: sink_file(folder, flow) for flow in _SINKS},
         tests=_tests(sources, *lent_to_vm()),
         helper=tracker_library(sources.cache, sources.log) if usual else None,
+        fault=_fault(sources) if usual else None,
         folder=folder,
     )
     return plan, _booted(image, disks, sources, folder)
@@ -216,6 +221,15 @@ def tracker_library(cache: Cache, log: Callable[[str], None]) -> Path | None:
         return None
 
 
+def _fault(sources: Sources) -> Path | None:
+    """The planted fault's library, None where it cannot be built."""
+    try:
+        return fault_library(FAULT, sources.cache, sources.log)
+    except MachineryMissing as error:
+        sources.log(f"No fault is planted. {error.sentence}")
+        return None
+
+
 def _carried(host: Host, seed: Seed, qemu: str) -> Places:
     """Carry a saved guest to a host and say where it is there."""
     files = {"vmstate": seed.vmstate, "vmlinuz": seed.stack.image.kernel, "initrd": seed.stack.image.initrd}
@@ -227,5 +241,5 @@ def _carried(host: Host, seed: Seed, qemu: str) -> Places:
         vmstate=folder / "vmstate",
         kernel=folder / "vmlinuz",
         initrd=folder / "initrd",
-        sinks={flow: folder / f"vmstate-{flow}" for flow in FLOWS},
+        sinks={flow: folder / f"vmstate-{flow}" for flow in _SINKS},
     )

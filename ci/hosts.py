@@ -16,10 +16,12 @@ from ci.stack import cache_of
 from guest_images.catalogue import HOSTS
 from harness.hosts.spec import parse_host
 from harness.status import Status
-from tests_functional.scenarios.hosts.examine import Examination, examine
+from tests_functional.scenarios.hosts.examine import examine
+from tests_functional.scenarios.hosts.plan import FLOWS, PLANTED, Examination
 
 _HEADINGS = ("host", "kernel", "features", "tests pass/fail/skip", "snapshot", "QEMU", "time")
 _KEPT = 60
+_STEPS = (*FLOWS, PLANTED)
 
 
 def add_parser(commands: Any) -> None:
@@ -35,8 +37,8 @@ def add_parser(commands: Any) -> None:
     add_host_arguments(parser)
     parser.add_argument("--list", action="store_true", help="say which hosts there are, and what for")
     parser.add_argument("--qemu", metavar="NAME", help="QEMU of the catalogue to run on the hosts")
-    parser.add_argument("--host-qemu", default="qemu-system-x86_64", metavar="PATH",
-                        help="QEMU that is on a lab machine")  # fmt: skip
+    parser.add_argument("--host-qemu", metavar="PATH",
+                        help="QEMU that is on a lab machine, or on this one")  # fmt: skip
     parser.add_argument("--no-tests", action="store_true", help="leave the feature tests out")
     parser.add_argument("--trackers", action="store_true", help="run the tests of write trackers too")
     parser.add_argument("--no-snapshots", action="store_true", help="leave the snapshots out")
@@ -109,7 +111,7 @@ def _snapshot(one: Examination) -> str:
     said = []
     if one.refusal:
         said.append("refused" if by_step["refusal"].status is Status.PASS else "refused, wrongly")
-    said += [f"{step} {by_step[step].status.value}" for step in ("background", "stopped") if step in by_step]
+    said += [f"{step} {by_step[step].status.value}" for step in _STEPS if step in by_step]
     return ", ".join(said) or "-"
 
 

@@ -16,8 +16,9 @@ from harness.host import HostFacts
 from harness.hosts.host import Host
 from harness.machine_config import MIB
 from harness.status import Status
-from tests_functional.scenarios.hosts.examine import Examination, Plan, examine
+from tests_functional.scenarios.hosts.examine import examine
 from tests_functional.scenarios.hosts.feature_tests import HostFeatures
+from tests_functional.scenarios.hosts.plan import Examination, Plan
 from tests_functional.scenarios.hosts.seed import Seed
 from tests_functional.scenarios.hosts.snapshots import (
     REFUSAL,
@@ -112,8 +113,13 @@ def test_deviation_names_bits() -> None:
 
 
 def _plan(folder: Path, **changes: Any) -> Plan:
-    given: dict[str, Any] = {"name": "made", "expected": None, "seed": None, "places": lambda _: None,
-                             "sinks": {}, "tests": None, "helper": None, "folder": folder}  # fmt: skip
+    given: dict[str, Any] = {
+        "name": "made",
+        "places": lambda _: None,
+        "sinks": {},
+        "folder": folder,
+        **dict.fromkeys(("expected", "seed", "tests", "helper", "fault")),
+    }
     return Plan(**{**given, **changes})
 
 

@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
-from harness.host import HostFacts
 from harness.hosts.host import Host
 from harness.status import Status, worst
 from tests_functional.scenarios.hosts.feature_tests import (
     Event,
-    HostFeatures,
     carry_tests,
     probe_features,
     run_feature_tests,
 )
+from tests_functional.scenarios.hosts.plan import FLOWS, PLANTED, Examination, Plan
+from tests_functional.scenarios.hosts.planted_save import judge_planted_save, save_planted
 from tests_functional.scenarios.hosts.seed import Seed
 from tests_functional.scenarios.hosts.snapshots import (
     Places,
@@ -34,57 +32,10 @@ from tests_functional.scenarios.hosts.snapshots import (
 from tests_functional.scenarios.outcome import Outcome, from_error
 from validators.verdict import CheckResult, Verdict
 
-FLOWS = ("background", "stopped")
-_TESTS_SECONDS = 600.0
+_TESTS_SECONDS = 900.0
 _SAVES_SECONDS = 400.0
 # What the runner says, in our words; a time-out says nothing about the kernel.
 _STATUS = {"TIMEOUT": Status.ERROR}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to do on a host.
-
-    Attributes:
-        name: of the host, in results.
-        expected: mask of features that it should offer, None where nobody knows.
-        seed: the guest to save there, None for no snapshots.
-        places: where the host has what that takes, once it is there.
-        sinks: files on this machine in which snapshots come out; those of a VM, which are its disks. Empty
-            where they have to be brought.
-        tests: arguments for the feature tests, None to leave them out.
-        helper: library for the feature tests.
-        folder: for logs.
-    """
-
-    name: str
-    expected: int | None
-    seed: Seed | None
-    places: Callable[[Host], Places]
-    sinks: Mapping[str, Path]
-    tests: Sequence[str] | None
-    helper: Path | None
-    folder: Path
-
-
-@dataclass
-class Examination:
-    """What was found on a host, as far as it came."""
-
-    name: str
-    facts: HostFacts | None = None
-    features: HostFeatures | None = None
-    deviation: str = ""
-    qemu: str = ""
-    tests: Counter[str] = field(default_factory=Counter)
-    refusal: str = ""
-    outcomes: list[Outcome] = field(default_factory=list)
-    seconds: float = 0.0
-
-    @property
-    def status(self) -> Status:
-        """The worst of all outcomes."""
-        return worst(outcome.status for outcome in self.outcomes) or Status.ERROR
 
 
 def examine(plan: Plan, opened: AbstractContextManager[Host], log: Callable[[str], None]) -> Examination:
@@ -110,24 +61,20 @@ def examine(plan: Plan, opened: AbstractContextManager[Host], log: Callable[[str
             if plan.tests is not None:
                 _feature_tests(plan, found, host, log)
             step = "snapshot"
-            report = _saves(plan, found, host, log)
+            places = plan.places(host) if plan.seed is not None else None
+            report = _saves(plan, found, host, places, log) if places else None
+            step = PLANTED
+            planted = save_planted(plan, host, report, places, log) if places and report else None
+        step = "judgement"
         if plan.seed is not None and report is not None:
             found.outcomes += _judged(plan, found, plan.seed, report, log)
+        if planted is not None:
+            found.outcomes.append(judge_planted_save(plan, found, planted))
     except SnapproofError as error:
         seconds = time.monotonic() - begun
-        found.outcomes.append(from_error(f"hosts.{plan.name}.{step}", error, seconds, _environment(found)))
+        found.outcomes.append(from_error(f"hosts.{plan.name}.{step}", error, seconds, found.environment()))
     found.seconds = time.monotonic() - begun
     return found
-
-
-def _environment(found: Examination) -> dict[str, str]:
-    facts = found.facts
-    return {
-        "host": found.name,
-        "host_kernel": facts.kernel if facts else "",
-        "host_architecture": facts.architecture if facts else "",
-        "qemu": found.qemu,
-    }
 
 
 def _features(plan: Plan, found: Examination) -> Outcome:
@@ -151,7 +98,7 @@ def _features(plan: Plan, found: Examination) -> Outcome:
         Status.PASS,
         sentence,
         figures={"mask": features.mask},
-        environment={**_environment(found), "features": " ".join(features.names)},
+        environment={**found.environment(), "features": " ".join(features.names)},
     )
 
 
@@ -172,7 +119,7 @@ def _feature_tests(plan: Plan, found: Examination, host: Host, log: Callable[[st
             time.monotonic() - begun,
             checks=[_test_check(event) for event in results],
             figures={name.lower(): count for name, count in found.tests.items()},
-            environment=_environment(found),
+            environment=found.environment(),
         )
     )
 
@@ -207,20 +154,14 @@ def _test_check(event: Event) -> dict[str, object]:
     }
 
 
-def _saves(plan: Plan, found: Examination, host: Host, log: Callable[[str], None]) -> Report | None:
-    if plan.seed is None:
-        return None
-    places = plan.places(host)
+def _saves(plan: Plan, found: Examination, host: Host, places: Places, log: Callable[[str], None]) -> Report:
+    assert plan.seed is not None, "there are places for a saved guest only"
     report = save_on_host(host, plan.seed, places, FLOWS, Deadline(_SAVES_SECONDS), log)
     found.qemu = report.version
     for flow in FLOWS:
         if flow not in plan.sinks and report.find("saved", flow):
-            host.get(str(places.sinks[flow]), _sink(plan, flow), Deadline(_SAVES_SECONDS))
+            host.get(str(places.sinks[flow]), plan.sink(flow), Deadline(_SAVES_SECONDS))
     return report
-
-
-def _sink(plan: Plan, flow: str) -> Path:
-    return plan.sinks.get(flow) or plan.folder / f"vmstate-{flow}"
 
 
 def _judged(
@@ -237,7 +178,7 @@ def _judged(
         trace = " ".join(refused["trace"]) or "no userfaultfd call failed"
         found.refusal = f"{refused['text']} (kernel: {features.ask or features.reason}; trace: {trace})"
     for flow in FLOWS:
-        snapshot = snapshot_of(report, flow, _sink(plan, flow))
+        snapshot = snapshot_of(report, flow, plan.sink(flow))
         if snapshot is None:
             continue
         begun = time.monotonic()
@@ -268,5 +209,5 @@ def _outcome(
         sentence,
         seconds,
         checks=json.loads(verdict.to_json())["checks"],
-        environment=_environment(found),
+        environment=found.environment(),
     )

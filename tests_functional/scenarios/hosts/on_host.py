@@ -3,6 +3,7 @@
 Standard input holds the order, one JSON object:
 
     argv        QEMU's command line; "@QMP" in it stands for the number of our QMP socket
+    environment variables for QEMU alone
     seed        where the saved guest is
     counters    guest-physical addresses of the writers' step counters
     saves       what to do in turn: {"flow": "background" | "stopped", "sink": path}
@@ -52,7 +53,7 @@ def tell(event: str, **facts: Any) -> None:
 class Qemu:
     """A QEMU of ours and its monitor."""
 
-    def __init__(self, argv: list[str], seconds: float) -> None:
+    def __init__(self, argv: list[str], environment: dict[str, str], seconds: float) -> None:
         ours, theirs = socket.socketpair()
         self.seconds = seconds
         self.events: list[dict[str, Any]] = []
@@ -65,6 +66,7 @@ class Qemu:
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs.fileno(),),
+                env={**os.environ, **environment},
             )
         except OSError as error:
             raise HostFailure(
@@ -278,7 +280,7 @@ def main() -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     qemu = None
     try:
-        qemu = Qemu(order["argv"], order["seconds"])
+        qemu = Qemu(order["argv"], order["environment"], order["seconds"])
         version = qemu.execute("query-version")
         tell("started", version=version)
         guest = SavedGuest(qemu, order["counters"])

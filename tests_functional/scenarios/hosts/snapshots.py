@@ -76,8 +76,18 @@ def save_on_host(
     flows: Sequence[str],
     deadline: Deadline,
     log: Callable[[str], None],
+    environment: Mapping[str, str] | None = None,
 ) -> Report:
     """Start the saved guest on a host and save it by each flow in turn.
+
+    Args:
+        host: where.
+        seed: what to start.
+        places: where everything is there.
+        flows: "background" and "stopped", in any order.
+        deadline: for all of it.
+        log: told what happens.
+        environment: variables for QEMU.
 
     Raises:
         SubjectFailed: QEMU failed, hung, or the guest did not go on.
@@ -89,6 +99,7 @@ def save_on_host(
     )
     order = {
         "argv": qemu_argv(config, Path(host.folder), "@QMP", incoming=True),
+        "environment": dict(environment or {}),
         "seed": str(places.vmstate),
         "counters": seed.counters,
         "saves": [{"flow": flow, "sink": str(places.sinks[flow])} for flow in flows],
