@@ -15,11 +15,13 @@ from threading import Thread
 
 import pytest
 
+from ci.command import main
 from guest_images.cache import Cache, default_cache_folder
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, MachineryMissing, SetupBroken, UsageError
 from harness.hosts.host import PREFIX
 from harness.hosts.ssh import SshAddress, ssh_host
+from harness.status import EXIT_ALL_SKIPPED, EXIT_PASS
 from tests_unit.real_sshd import RealSshd, real_sshd
 
 _DOOMED = """
@@ -168,3 +170,16 @@ def test_connection_costs_little(server: RealSshd) -> None:
         begun = time.monotonic()
         host.check(["true"], Deadline(20))
         assert time.monotonic() - begun < 5
+
+
+def test_feature_tests_run_on_a_lab_machine(server: RealSshd, capsys: pytest.CaptureFixture[str]) -> None:
+    """`snapproof kernel --host` carries them there, and renders what they tell."""
+    address = server.address
+    words = ["kernel", "--host", address.name, "--ssh-key", str(address.private_key)]
+    words += ["--ssh-host-key", address.host_key, "--filter", "api.any.*"]
+    code = main(words)
+    said = capsys.readouterr().out
+    assert "KTAP version 1" in said
+    assert "# kernel: " in said
+    # Whatever this kernel offers, the tests came to an end there.
+    assert code in (EXIT_PASS, EXIT_ALL_SKIPPED)
