@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ci.hosts import table
+from guest_images.catalogue import HOSTS
 from harness.errors import SetupBroken
 from harness.host import HostFacts
 from harness.hosts.host import Host
 from harness.machine_config import MIB
 from harness.status import Status
+from tests_functional.kernel import registry
 from tests_functional.scenarios.hosts.examine import examine
 from tests_functional.scenarios.hosts.feature_tests import HostFeatures
+from tests_functional.scenarios.hosts.known import KNOWN, with_known
 from tests_functional.scenarios.hosts.plan import Examination, Plan
 from tests_functional.scenarios.hosts.seed import Seed
 from tests_functional.scenarios.hosts.snapshots import (
@@ -157,3 +161,39 @@ def test_table_has_a_row_per_host_and_says_what_deviates() -> None:
         assert text in row
     assert notes == ["made: 0x1fe instead of 0x1ff (-bit 0)", f"made: {REFUSAL}"]
     assert made.status is Status.PASS
+
+
+def _failed(reason: str, memory: str = "anon") -> dict[str, Any]:
+    names = {"suite": "swap", "memory": memory, "test": "switching-swap-off-keeps-protection"}
+    return {"event": "result", "status": "FAIL", "reason": reason, **names}
+
+
+_SWAPOFF = "A write to a protected page went through and was told to nobody."
+
+
+@pytest.mark.parametrize(
+    ("host", "event", "status"),
+    [
+        ("debian-11", _failed(_SWAPOFF), "XFAIL"),
+        ("debian-13", _failed(_SWAPOFF), "FAIL"),
+        ("bzImage", _failed(_SWAPOFF), "FAIL"),
+        ("debian-11", _failed("A write to a protected page failed."), "FAIL"),
+        ("debian-11", _failed(_SWAPOFF, "shmem"), "FAIL"),
+        ("debian-11", {**_failed(_SWAPOFF), "status": "PASS"}, "PASS"),
+    ],
+)
+def test_known_failures_are_of_one_host_one_test_and_one_kind(
+    host: str, event: dict[str, Any], status: str
+) -> None:
+    """Anything else stays what it is; the reason then names what mended it."""
+    found = with_known(host, event)
+    assert found["status"] == status
+    assert ("14a762dd1977" in found["reason"]) == (status == "XFAIL")
+
+
+def test_known_failures_are_of_the_catalogue() -> None:
+    """A name that is not there would never fit."""
+    assert {host for known in KNOWN for host in known.hosts} <= {spec.name for spec in HOSTS}
+    slugs = [test.slug for test in registry.all_tests()]
+    for known in KNOWN:
+        assert [slug for slug in slugs if fnmatchcase(slug, known.tests)], known.tests
