@@ -40,6 +40,8 @@ mount -t tmpfs tmpfs /run
 for cpu in /sys/devices/system/cpu/cpu[1-9]*/online; do
     echo 1 > "$cpu"
 done
+# Huge pages for whoever asks for some.
+echo 64 > /proc/sys/vm/nr_overcommit_hugepages
 hostname host
 ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0

@@ -31,7 +31,9 @@ _START_SECONDS = 60.0
 _END_SECONDS = 40.0
 _FRAME = 1 << 16
 _TAIL = 2000
-# The leash comes by standard input, so that nothing of it is ever in a file on the host.
+# As it was when we were started, whatever becomes of the file meanwhile.
+_LEASH = source_of(leash.__file__).encode()
+# It comes by standard input, so that nothing of it is ever in a file on the host.
 _BOOT = (
     "import sys;"
     f"sys.version_info<{_MIN_PYTHON} and sys.exit({_TOO_OLD});"
@@ -243,10 +245,9 @@ class Host:
         return self._link.dial(port)
 
     def _start(self, order: Mapping[str, Any]) -> Stream:
-        source = source_of(leash.__file__).encode()
         stream = self._link.start([self.python, "-c", _BOOT])
         try:
-            stream.write(b"%d\n%s%s\n" % (len(source), source, json.dumps(order).encode()))
+            stream.write(b"%d\n%s%s\n" % (len(_LEASH), _LEASH, json.dumps(order).encode()))
         except OSError:
             raise self._without_leash(stream) from None
         return stream

@@ -14,7 +14,7 @@ from harness.hosts.host import Host
 from harness.hosts.link import SshLink
 from harness.machine import Machine
 from harness.machine_config import MachineConfig, qemu_quoted
-from harness.ssh import GuestShell, SshIdentity
+from harness.ssh import GuestShell, GuestUnreachable, SshIdentity
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,18 @@ def vm_host(
         deadline: for its boot.
 
     Raises:
-        SubjectFailed: its QEMU ended.
-        SetupBroken: it does not answer.
+        SetupBroken: it does not answer, or its QEMU ended.
     """
     with Machine(config, LocalHost(), folder) as machine, GuestShell(machine.ssh_port, identity) as shell:
         try:
             shell.connect(deadline, machine.alive)
-        except SetupBroken as error:
-            raise SetupBroken(f"{error.sentence} See '{folder / 'console.log'}'.", error.evidence) from error
+        except GuestUnreachable as error:
+            # What is under test runs in this VM; the QEMU around it is our own set-up.
+            evidence = machine.process.evidence(folder / "console.log")
+            last = evidence.log_tail.strip().splitlines()[-1:]
+            said = f" Its QEMU's last words: {last[0]}" if last else ""
+            raise SetupBroken(
+                f"The VM '{name}' does not come up: {error.sentence}{said}", evidence
+            ) from error
         with Host(name, SshLink(shell.transport())) as host:
             yield host

@@ -19,6 +19,7 @@ from tests_functional.scenarios.hosts.feature_tests import (
     run_feature_tests,
 )
 from tests_functional.scenarios.hosts.known import with_known
+from tests_functional.scenarios.hosts.memory_kinds import judge_kinds, kind_commands
 from tests_functional.scenarios.hosts.plan import FLOWS, PLANTED, Examination, Plan
 from tests_functional.scenarios.hosts.planted_save import judge_planted_save, save_planted
 from tests_functional.scenarios.hosts.seed import Seed
@@ -158,7 +159,8 @@ def _test_check(event: Event) -> dict[str, object]:
 
 def _saves(plan: Plan, found: Examination, host: Host, places: Places, log: Callable[[str], None]) -> Report:
     assert plan.seed is not None, "there are places for a saved guest only"
-    report = save_on_host(host, plan.seed, places, FLOWS, Deadline(_SAVES_SECONDS), log)
+    kinds = kind_commands(places.qemu, host.folder)
+    report = save_on_host(host, plan.seed, places, FLOWS, Deadline(_SAVES_SECONDS), log, kinds=kinds)
     found.qemu = report.version
     for flow in FLOWS:
         if flow not in plan.sinks and report.find("saved", flow):
@@ -175,6 +177,8 @@ def _judged(
     outcomes = [
         _outcome(plan, found, "refusal", [refusal], "QEMU takes the host's kernel for what it is.", 0)
     ]
+    kinds = judge_kinds(report, features)
+    outcomes.append(_outcome(plan, found, "memory", kinds, _kinds_sentence(kinds), 0))
     refused = report.find("refused", "background")
     if refused:
         trace = " ".join(refused["trace"]) or "no userfaultfd call failed"
@@ -193,6 +197,15 @@ def _judged(
             snapshot.path.unlink()
         outcomes.append(outcome)
     return outcomes
+
+
+def _kinds_sentence(checks: Sequence[CheckResult]) -> str:
+    said = [
+        f"{check.name.removeprefix('memory-')} {'accepted' if text == 'accepted' else 'refused'}"
+        for check in checks
+        if (text := check.facts.get("text"))
+    ]
+    return f"QEMU takes the memory that the kernel can protect: {', '.join(said)}."
 
 
 def _outcome(

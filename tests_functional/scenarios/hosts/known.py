@@ -1,4 +1,4 @@
-"""Feature tests that are known to fail on kernels of the catalogue, each with the commit that mended it later.
+"""Feature tests that are known to fail on kernels of the catalogue, each with what mended it later.
 
 By host and not by version: a kernel of one's own, or a newer one, gets no pardon. A failure that says
 something else than expected here stays a failure.

@@ -5,6 +5,7 @@ Standard input holds the order, one JSON object:
     argv        QEMU's command line; "@QMP" in it stands for the number of our QMP socket
     environment variables for QEMU alone
     seed        where the saved guest is
+    kinds       command lines of QEMUs without a guest, by the kind of their memory
     counters    guest-physical addresses of the writers' step counters
     saves       what to do in turn: {"flow": "background" | "stopped", "sink": path}
     seconds     limit for each step
@@ -94,6 +95,14 @@ class Qemu:
         """What QEMU has written so far, its trace points too."""
         with open("qemu.log", errors="replace") as file:
             return file.read().splitlines()
+
+    def trace(self) -> list[str]:
+        """What its trace points of userfaultfd have said."""
+        return [line for line in self.log() if re.match(r"(\d+@[\d.]+:)?uffd_", line)]
+
+    def capability(self, on: bool) -> None:
+        """Switch background snapshots on or off."""
+        self.execute("migrate-set-capabilities", capabilities=[{"capability": _CAPABILITY, "state": on}])
 
     def status(self) -> str:
         """The guest's run state."""
@@ -220,10 +229,10 @@ class SavedGuest:
                 tell("unknown", flow=flow)
                 return
             try:
-                self._capability(True)
+                qemu.capability(True)
             except Refused as refusal:
                 self.goes_on("after the refusal")
-                tell("refused", flow=flow, text=str(refusal), trace=self._trace(), state=qemu.status())
+                tell("refused", flow=flow, text=str(refusal), trace=qemu.trace(), state=qemu.status())
                 return
         sink, mark = Sink(path), len(qemu.events)
         before = self.steps()
@@ -239,7 +248,7 @@ class SavedGuest:
         qemu.wait(lambda: qemu.status() == "running", "That the guest runs again after the save")
         self.goes_on("after the save")
         if flow == "background":
-            self._capability(False)
+            qemu.capability(False)
         tell(
             "saved",
             flow=flow,
@@ -248,11 +257,8 @@ class SavedGuest:
             events=qemu.events[mark:],
             steps_before=before,
             steps_completed=after,
-            trace=self._trace(),
+            trace=qemu.trace(),
         )
-
-    def _capability(self, on: bool) -> None:
-        self.qemu.execute("migrate-set-capabilities", capabilities=[{"capability": _CAPABILITY, "state": on}])
 
     def _migrate(self, uri: str) -> dict[str, Any]:
         self.qemu.execute("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
@@ -270,8 +276,21 @@ class SavedGuest:
             raise HostFailure(f"The save {answer['status']}: {why}.")
         return answer
 
-    def _trace(self) -> list[str]:
-        return [line for line in self.qemu.log() if re.match(r"(\d+@[\d.]+:)?uffd_", line)]
+
+def ask_kind(name: str, argv: list[str], seconds: float) -> None:
+    """Tell whether QEMU would snapshot a guest with such memory."""
+    try:
+        qemu = Qemu(argv, {}, seconds)
+    except HostFailure as failure:
+        tell("kind", kind=name, available=False, text=str(failure), trace=[])
+        return
+    try:
+        qemu.capability(True)
+        text = ""
+    except Refused as refusal:
+        text = str(refusal)
+    tell("kind", kind=name, available=True, text=text, trace=qemu.trace())
+    qemu.end()
 
 
 def main() -> int:
@@ -280,6 +299,8 @@ def main() -> int:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     qemu = None
     try:
+        for name, argv in order["kinds"].items():
+            ask_kind(name, argv, order["seconds"])
         qemu = Qemu(order["argv"], order["environment"], order["seconds"])
         version = qemu.execute("query-version")
         tell("started", version=version)

@@ -37,7 +37,7 @@ def save_planted(
         ("background",),
         Deadline(_SAVES_SECONDS),
         log,
-        environment,
+        environment=environment,
     )
     host.get(_ACTS, plan.folder / _ACTS, Deadline(_CARRY_SECONDS))
     if PLANTED not in plan.sinks:

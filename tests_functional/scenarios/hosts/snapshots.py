@@ -27,6 +27,8 @@ from validators.verdict import CheckResult
 REFUSAL = "Background-snapshot is not supported by host kernel"
 """QEMU's text where the kernel has no UFFD-WP (6.0 to 11.1, migration/options.c)."""
 
+# As it was when we were started, whatever becomes of the file meanwhile.
+_SCRIPT = source_of(on_host.__file__)
 _REFUSES = "QEMU refuses a background snapshot where the kernel has no UFFD-WP, says so, and nowhere else."
 _STEP_SECONDS = 120.0
 _RESTORE_SECONDS = 90.0
@@ -65,7 +67,8 @@ class Report:
     @property
     def version(self) -> str:
         """Of the host's QEMU."""
-        numbers = self.events[0]["version"]["qemu"]
+        started = next(event for event in self.events if event["event"] == "started")
+        numbers = started["version"]["qemu"]
         return f"{numbers['major']}.{numbers['minor']}.{numbers['micro']}"
 
 
@@ -76,7 +79,9 @@ def save_on_host(
     flows: Sequence[str],
     deadline: Deadline,
     log: Callable[[str], None],
+    *,
     environment: Mapping[str, str] | None = None,
+    kinds: Mapping[str, Sequence[str]] | None = None,
 ) -> Report:
     """Start the saved guest on a host and save it by each flow in turn.
 
@@ -88,6 +93,7 @@ def save_on_host(
         deadline: for all of it.
         log: told what happens.
         environment: variables for QEMU.
+        kinds: command lines of QEMUs to be asked beforehand (see memory_kinds).
 
     Raises:
         SubjectFailed: QEMU failed, hung, or the guest did not go on.
@@ -100,6 +106,7 @@ def save_on_host(
     order = {
         "argv": qemu_argv(config, Path(host.folder), "@QMP", incoming=True),
         "environment": dict(environment or {}),
+        "kinds": dict(kinds or {}),
         "seed": str(places.vmstate),
         "counters": seed.counters,
         "saves": [{"flow": flow, "sink": str(places.sinks[flow])} for flow in flows],
@@ -114,9 +121,10 @@ def save_on_host(
             line, _, rest = bytes(buffer).partition(b"\n")
             buffer[:] = rest
             lines.append(json.loads(line))
-            log(f"{host.name}: {lines[-1]['event']} after {lines[-1]['seconds']} s.")
+            if lines[-1]["event"] != "kind":
+                log(f"{host.name}: {lines[-1]['event']} after {lines[-1]['seconds']} s.")
 
-    argv = [host.python, "-c", source_of(on_host.__file__)]
+    argv = [host.python, "-c", _SCRIPT]
     done = host.run(argv, deadline, stdin=json.dumps(order).encode(), told=told)
     last = lines[-1] if lines else {}
     if last.get("event") == "failed":
