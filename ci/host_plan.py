@@ -25,7 +25,7 @@ from harness.hosts.ssh import SshAddress, ssh_host
 from harness.hosts.vm import VmDisk, disk_arguments, vm_host
 from harness.qemu_probe import DEFAULT_EXECUTABLE
 from tests_functional.kernel import registry
-from tests_functional.scenarios.hosts.plan import FAULT, FLOWS, PLANTED, Plan
+from tests_functional.scenarios.hosts.plan import BALANCED, FAULT, FLOWS, PLANTED, Plan
 from tests_functional.scenarios.hosts.seed import Seed, provide_seed
 from tests_functional.scenarios.hosts.snapshots import Places
 from tests_functional.scenarios.hosts.vm_places import sink_file, vm_disks, vm_places
@@ -38,7 +38,7 @@ _BOOT_SECONDS = 180.0
 _LOGIN_SECONDS = 30.0
 _CARRY_SECONDS = 300.0
 _GUEST = "default"
-_SINKS = (*FLOWS, PLANTED)
+_SINKS = (*FLOWS, PLANTED, BALANCED)
 # Under TCG a test takes up to twenty times as long, and the machine may have other things to do.
 _SLOW = 4
 # The write trackers compare ways of taking a snapshot, at the cost of as much time as all feature tests.
@@ -106,6 +106,7 @@ def prepared(wanted: HostSpecText, sources: Sources) -> tuple[Plan, AbstractCont
         tests=_tests(sources),
         helper=tracker_library(sources.cache, sources.log) if local else None,
         fault=_fault(sources) if local else None,
+        own=False,
         folder=folder,
     )
     return plan, Host(LOCAL, LocalLink()) if address is None else _logged_in(address)
@@ -142,6 +143,7 @@ def _vm(wanted: VmSpec, sources: Sources) -> tuple[Plan, AbstractContextManager[
         tests=_tests(sources, *lent_to_vm()),
         helper=tracker_library(sources.cache, sources.log) if usual else None,
         fault=_fault(sources) if usual else None,
+        own=True,
         folder=folder,
     )
     return plan, _booted(image, disks, sources, folder)

@@ -17,11 +17,11 @@ from guest_images.catalogue import HOSTS
 from harness.hosts.spec import parse_host
 from harness.status import Status
 from tests_functional.scenarios.hosts.examine import examine
-from tests_functional.scenarios.hosts.plan import FLOWS, PLANTED, Examination
+from tests_functional.scenarios.hosts.plan import BALANCED, FLOWS, PLANTED, Examination
 
 _HEADINGS = ("host", "kernel", "features", "tests pass/fail/skip", "snapshot", "QEMU", "time")
 _KEPT = 60
-_STEPS = (*FLOWS, PLANTED)
+_STEPS = (*FLOWS, PLANTED, BALANCED)
 
 
 def add_parser(commands: Any) -> None:

@@ -40,6 +40,8 @@ mount -t tmpfs tmpfs /run
 for cpu in /sys/devices/system/cpu/cpu[1-9]*/online; do
     echo 1 > "$cpu"
 done
+# Memory moves between nodes where a test asks for it.
+[ ! -w /proc/sys/kernel/numa_balancing ] || echo 0 > /proc/sys/kernel/numa_balancing
 # Huge pages for whoever asks for some.
 echo 64 > /proc/sys/vm/nr_overcommit_hugepages
 hostname host

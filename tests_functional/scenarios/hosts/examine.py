@@ -12,6 +12,7 @@ from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.hosts.host import Host
 from harness.status import Status, worst
+from tests_functional.scenarios.hosts.balanced_save import judge_balanced, save_balanced
 from tests_functional.scenarios.hosts.feature_tests import (
     Event,
     carry_tests,
@@ -20,7 +21,7 @@ from tests_functional.scenarios.hosts.feature_tests import (
 )
 from tests_functional.scenarios.hosts.known import with_known
 from tests_functional.scenarios.hosts.memory_kinds import judge_kinds, kind_commands
-from tests_functional.scenarios.hosts.plan import FLOWS, PLANTED, Examination, Plan
+from tests_functional.scenarios.hosts.plan import BALANCED, FLOWS, PLANTED, Examination, Plan
 from tests_functional.scenarios.hosts.planted_save import judge_planted_save, save_planted
 from tests_functional.scenarios.hosts.seed import Seed
 from tests_functional.scenarios.hosts.snapshots import (
@@ -67,11 +68,15 @@ def examine(plan: Plan, opened: AbstractContextManager[Host], log: Callable[[str
             report = _saves(plan, found, host, places, log) if places else None
             step = PLANTED
             planted = save_planted(plan, host, report, places, log) if places and report else None
+            step = BALANCED
+            balanced = save_balanced(plan, host, report, places, log) if places and report else None
         step = "judgement"
         if plan.seed is not None and report is not None:
             found.outcomes += _judged(plan, found, plan.seed, report, log)
         if planted is not None:
             found.outcomes.append(judge_planted_save(plan, found, planted))
+        if balanced is not None:
+            found.outcomes.append(judge_balanced(plan, found, *balanced))
     except SnapproofError as error:
         seconds = time.monotonic() - begun
         found.outcomes.append(from_error(f"hosts.{plan.name}.{step}", error, seconds, found.environment()))

@@ -7,6 +7,7 @@ Standard input holds the order, one JSON object:
     seed        where the saved guest is
     kinds       command lines of QEMUs without a guest, by the kind of their memory
     counters    guest-physical addresses of the writers' step counters
+    move        whether to move QEMU's threads from one processor to the other all the time
     saves       what to do in turn: {"flow": "background" | "stopped", "sink": path}
     seconds     limit for each step
 
@@ -31,6 +32,7 @@ from typing import Any, Callable
 _CAPABILITY = "background-snapshot"
 _CHUNK = 1 << 20
 _MORE_STEPS = 20
+_STAY_SECONDS = 0.5
 _BEGUN = time.monotonic()
 
 
@@ -277,6 +279,22 @@ class SavedGuest:
         return answer
 
 
+def move_threads(process: int) -> None:
+    """Move a process's threads between processors, so that its memory is always on the wrong node."""
+    processors = sorted(os.sched_getaffinity(0))
+    while True:
+        for processor in processors:
+            try:
+                for thread in os.listdir(f"/proc/{process}/task"):
+                    os.sched_setaffinity(int(thread), {processor})
+            except ProcessLookupError:
+                # A thread has ended meanwhile.
+                continue
+            except FileNotFoundError:
+                return
+            time.sleep(_STAY_SECONDS)
+
+
 def ask_kind(name: str, argv: list[str], seconds: float) -> None:
     """Tell whether QEMU would snapshot a guest with such memory."""
     try:
@@ -307,6 +325,8 @@ def main() -> int:
         guest = SavedGuest(qemu, order["counters"])
         guest.load(order["seed"])
         tell("loaded", steps=guest.steps())
+        if order["move"]:
+            threading.Thread(target=move_threads, args=(qemu.process.pid,), daemon=True).start()
         for save in order["saves"]:
             guest.save(save["flow"], save["sink"])
         tell("done", exit_code=qemu.end())

@@ -19,6 +19,9 @@ FLOWS = ("background", "stopped")
 PLANTED = "planted"
 """Stands beside the flows for the background snapshot by a QEMU with a fault planted."""
 
+BALANCED = "balanced"
+"""Stands for the background snapshot while the kernel moves guest memory between NUMA nodes."""
+
 FAULT = "report_success"
 """Of validators.live_faults: nothing is protected though QEMU is told so."""
 
@@ -37,6 +40,7 @@ class Plan:
         tests: arguments for the feature tests, None to leave them out.
         helper: library for the feature tests.
         fault: library of the planted FAULT, None where none can be had.
+        own: whether the host is ours alone, so that its settings may be changed.
         folder: for logs.
     """
 
@@ -48,6 +52,7 @@ class Plan:
     tests: Sequence[str] | None
     helper: Path | None
     fault: Path | None
+    own: bool
     folder: Path
 
     def sink(self, flow: str) -> Path:

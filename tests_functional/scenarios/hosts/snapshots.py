@@ -82,6 +82,7 @@ def save_on_host(
     *,
     environment: Mapping[str, str] | None = None,
     kinds: Mapping[str, Sequence[str]] | None = None,
+    move: bool = False,
 ) -> Report:
     """Start the saved guest on a host and save it by each flow in turn.
 
@@ -94,6 +95,7 @@ def save_on_host(
         log: told what happens.
         environment: variables for QEMU.
         kinds: command lines of QEMUs to be asked beforehand (see memory_kinds).
+        move: whether to move QEMU's threads from one processor to the other all the time.
 
     Raises:
         SubjectFailed: QEMU failed, hung, or the guest did not go on.
@@ -107,6 +109,7 @@ def save_on_host(
         "argv": qemu_argv(config, Path(host.folder), "@QMP", incoming=True),
         "environment": dict(environment or {}),
         "kinds": dict(kinds or {}),
+        "move": move,
         "seed": str(places.vmstate),
         "counters": seed.counters,
         "saves": [{"flow": flow, "sink": str(places.sinks[flow])} for flow in flows],
