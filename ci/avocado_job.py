@@ -14,6 +14,7 @@ from avocado.core.suite import TestSuite
 
 import tests_functional
 from ci.events import EVENTS_FILE
+from ci.interruption import asked_to_stop
 from ci.profiles.entry import Entry
 from ci.side_by_side import Plan
 from harness.errors import SetupBroken
@@ -49,16 +50,18 @@ def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) 
         "sysinfo.collect.enabled": False,
         "job.run.result.html.enabled": False,
     }
-    # A job runs its suites one after another.
     suites = [
         _suite(name, part, common, folder, {**config, "run.max_parallel_tasks": workers})
         for name, part, workers in (("together", plan.together, plan.workers), ("alone", plan.alone, 1))
         if part
     ]
-    with Job(config, suites) as job:
-        # Avocado lists failures on stderr whatever `core.show` says; we print them ourselves.
-        logging.getLogger("avocado.app").handlers[:] = [logging.NullHandler()]
-        job.run()
+    for suite in suites:
+        # One job each: a job that is interrupted ends the suite it is in and goes on with the next.
+        if not asked_to_stop():
+            with Job(config, [suite]) as job:
+                # Avocado lists failures on stderr whatever `core.show` says; we print them ourselves.
+                logging.getLogger("avocado.app").handlers[:] = [logging.NullHandler()]
+                job.run()
     return {entry.name: _collect(entry, folder) for entry in entries}
 
 
@@ -120,6 +123,8 @@ def _collect(entry: Entry, folder: Path) -> Outcome:
         return Outcome(
             entry.name,
             Status.ERROR,
-            f"The test did not report within {entry.seconds} s or was interrupted; see its logs.",
+            "The run was interrupted before this test had reported."
+            if asked_to_stop()
+            else f"The test did not report within {entry.seconds} s; see its logs.",
             folder=str(place),
         )

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
+from ci.interruption import listen
 from harness.errors import SnapproofError
 from harness.status import EXIT_ERROR
 
@@ -24,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Half a second of imports that a single command has no use for.
     named = [given[0]] if given and given[0] in _COMMANDS else _COMMANDS
     arguments = _parser(named).parse_args(given)
-    signal.signal(signal.SIGTERM, _interrupt)
+    listen()
     try:
         return int(arguments.run(arguments))
     except SnapproofError as error:
@@ -41,10 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A traceback would end in exit code 1, which says that the snapshot is wrong.
         print(f"snapproof: The operating system refused: {error}.", file=sys.stderr)
         return EXIT_ERROR
-
-
-def _interrupt(_signum: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _explain(error: SnapproofError) -> None:

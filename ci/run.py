@@ -16,6 +16,7 @@ from typing import Any
 
 from ci.avocado_job import run_plan
 from ci.events import EVENTS_FILE, EventTail, Progress
+from ci.interruption import asked_to_stop
 from ci.matrix import Leg, parse_shard, prepare_legs, table
 from ci.own_guest import add_arguments as add_guest_arguments
 from ci.own_guest import own_command
@@ -132,7 +133,9 @@ def _run_leg(
     save_stack(leg.stack, leg.environment, leg.folder, leg.guests)
     chosen = [entry for entry in leg.entries if not leg.without(entry)]
     found = {entry.name: _without(leg, entry) for entry in leg.entries if leg.without(entry)}
-    if chosen:
+    if asked_to_stop():
+        found |= {entry.name: _not_begun(leg, entry) for entry in chosen}
+    elif chosen:
         found |= _run_side_by_side(leg, plan(chosen, LocalHost().facts(), jobs), common, progress)
     outcomes = [found[entry.name] for entry in leg.entries]
     for entry, outcome in zip(leg.entries, outcomes, strict=True):
@@ -152,6 +155,13 @@ def _run_side_by_side(
         progress.step(f"{tests.workers} tests run side by side.")
     with EventTail(leg.folder / EVENTS_FILE, progress):
         return run_plan(tests, common, leg.folder)
+
+
+def _not_begun(leg: Leg, entry: Entry) -> Outcome:
+    sentence = "The run was interrupted before this test had begun."
+    return Outcome(
+        entry.name, Status.ERROR, sentence, environment=leg.environment, folder=f"tests/{entry.name}"
+    )
 
 
 def _without(leg: Leg, entry: Entry) -> Outcome:

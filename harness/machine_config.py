@@ -61,7 +61,8 @@ def qemu_argv(config: MachineConfig, folder: Path, qmp_fd: int | str, incoming: 
         "-name", "snapproof,debug-threads=on",
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 
-        "-machine", config.machine,
+        # By QEMU's default the host may merge equal pages (KSM), whatever else it does at that time.
+        "-machine", config.machine if "mem-merge=" in config.machine else f"{config.machine},mem-merge=off",
         "-accel", config.accel,
         "-m", f"{config.ram_mib}M",
         "-smp", str(config.vcpus),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,8 @@ def require_merging() -> None:
         raise NotApplicable("This host's kernel does not say which memory it has merged (Linux 6.6 does).")
     try:
         for name in _WHILE_MERGING:
-            (_KSM / name).write_text((_KSM / name).read_text())
+            # Only whether it may be written: writing what was read could undo another test's setting.
+            (_KSM / name).open("r+").close()
     except OSError as error:
         raise NotApplicable(
             f"This user cannot have the host merge equal pages ({_KSM}/run): {error.strerror}."
@@ -38,12 +40,15 @@ def merging() -> Iterator[None]:
         SetupBroken: its settings cannot be changed.
     """
     try:
-        before = {name: (_KSM / name).read_text() for name in _WHILE_MERGING}
-        try:
-            _set(_WHILE_MERGING)
-            yield
-        finally:
-            _set(dict(reversed(before.items())))
+        with (_KSM / "run").open() as lock:
+            # Whoever came second would else put back what the first had set, for good.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            before = {name: (_KSM / name).read_text() for name in _WHILE_MERGING}
+            try:
+                _set(_WHILE_MERGING)
+                yield
+            finally:
+                _set(dict(reversed(before.items())))
     except OSError as error:
         raise SetupBroken(f"The settings in {_KSM} cannot be changed: {error.strerror}.") from error
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 import tests_functional
-from ci import avocado_job
+from ci import avocado_job, interruption, profiles
 from ci.avocado_job import run_plan
 from ci.profiles import PROFILES, select
 from ci.profiles.entry import Entry
@@ -27,7 +28,7 @@ _ENTRIES = sorted({(entry.name, entry.test) for entries in PROFILES.values() for
 # As `snapproof run` starts them: one kills itself, one reports what it was given.
 _THROWAWAY = '''
 """Throwaway tests."""
-import os, signal
+import os, signal, time
 from pathlib import Path
 from avocado import Test
 from harness.status import Status
@@ -43,6 +44,13 @@ class Vanishing(Test):
         (folder / "vmstate").write_text("heavy")
         (folder / "test.log").write_text("said so far")
         os.kill(os.getpid(), signal.SIGKILL)
+
+class Stopping(Test):
+    """Whoever runs the command asks it to stop."""
+    def test_stop(self):
+        """Ask, and wait to be ended."""
+        os.kill(int(self.params.get("parent_pid")), signal.SIGTERM)
+        time.sleep(60)
 
 class Reporting(SnapshotTest):
     """Lives on."""
@@ -60,6 +68,11 @@ def test_names_are_unique(profile: str) -> None:
     entries = PROFILES[profile]
     assert len({entry.name for entry in entries}) == len(entries) > 0
     assert all(entry.reason and entry.seconds > 0 for entry in entries)
+
+
+def test_premerge_has_all_that_it_names() -> None:
+    """A name that no entry has would make the profile shorter in silence."""
+    assert {entry.name for entry in PROFILES["premerge"]} == set(profiles._PREMERGE)
 
 
 @pytest.mark.parametrize(("name", "test"), _ENTRIES, ids=[name for name, _ in _ENTRIES])
@@ -134,13 +147,37 @@ def test_vanished_test_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     plan = Plan(together=tuple(entries[:1]), alone=tuple(entries[1:]), workers=1)
     outcomes = list(run_plan(plan, {"seed": 9, "repeat": 1, "keep": 0}, folder).values())
     assert [(found.name, found.status, found.sentence) for found in outcomes] == [
-        ("t.vanish", Status.ERROR, "The test did not report within 1 s or was interrupted; see its logs."),
+        ("t.vanish", Status.ERROR, "The test did not report within 1 s; see its logs."),
         ("t.report", Status.PASS, "random 9 2"),
     ]
     assert [found.folder for found in outcomes] == ["tests/t.vanish", "tests/t.report"]
     assert [path.name for path in (folder / "tests/t.vanish").iterdir()] == ["test.log"]
     texts = [json.loads(line)["text"] for line in (folder / "events.jsonl").read_text().splitlines()]
     assert texts == ["PASS: random 9 2"]
+
+
+def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:
+    """After SIGTERM the suite that runs is ended and the next one is not begun; each test of it says so."""
+    file = tmp_path / "test_throwaway.py"
+    file.write_text(_THROWAWAY)
+    folder = tmp_path / "results"
+    folder.mkdir()
+    save_stack(stack(tmp_path), {"host_kernel": "6.18"}, folder)
+    stop = Entry("t.stop", f"{file}:Stopping.test_stop", "reason", seconds=60)
+    report = Entry("t.report", f"{file}:Reporting.test_report", "reason", seconds=60)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    interruption.listen()
+    try:
+        found = run_plan(Plan((stop,), (report,), 1), {"seed": 9, "repeat": 1, "keep": 0}, folder)
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+        interruption._ASKED.clear()
+    sentence = "The run was interrupted before this test had reported."
+    assert {o.name: (o.status, o.sentence) for o in found.values()} == dict.fromkeys(
+        ("t.stop", "t.report"), (Status.ERROR, sentence)
+    )
+    assert not (folder / "tests/t.report").exists()
 
 
 def test_select_by_pattern() -> None:

@@ -17,7 +17,7 @@ from tests_functional.kernel import isolate, needs, registry
 from tests_functional.kernel.isolate import Result, run_isolated
 from tests_functional.kernel.kernel_log import _SPLAT
 from tests_functional.kernel.memory import ANON, EVERY, HUGETLB
-from tests_functional.kernel.registry import FeatureTest
+from tests_functional.kernel.registry import FeatureTest, KnownIssue
 from tests_functional.kernel.run import _merged, exit_code
 from tests_functional.kernel.traps import marked, pagemap_has_bit, release
 from tests_functional.kernel.trial import CheckFailed, Skip, Trial
@@ -39,7 +39,7 @@ def _test(function: Callable[[Trial], None], **changes: Any) -> FeatureTest:
         "recipe": "R00",
         "bugs": (),
         "seconds": 5.0,
-        "known_issue": None,
+        "known_issues": (),
     }
     return FeatureTest(**{**values, **changes})
 
@@ -152,9 +152,27 @@ def test_outcome_says_whose_fault(function: Callable[[Trial], None], status: str
 
 def test_known_issue_is_expected_for_its_own_failure_only() -> None:
     """Words of the failure must fit; any other failure stays one."""
-    assert run_isolated(_test(_fails, known_issue=("Known", "The number is 1"))).status == "XFAIL"
-    assert run_isolated(_test(_fails, known_issue=("Known", "something else"))).status == "FAIL"
-    assert run_isolated(_test(_asserts, known_issue=("Known", "The number"))).status == "PASS"
+    known, other = KnownIssue("Known", "The number is 1"), KnownIssue("Known", "something else")
+    assert run_isolated(_test(_fails, known_issues=(other, known))).status == "XFAIL"
+    assert run_isolated(_test(_fails, known_issues=(other,))).status == "FAIL"
+    assert run_isolated(_test(_asserts, known_issues=(known,))).status == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("memory", "release", "explained"),
+    [
+        ("anon", "5.10.0-32-cloud-amd64", True),
+        ("anon", "5.18.3", True),
+        ("shmem", "5.10.0", False),
+        ("anon", "5.19.0-rc1", False),
+        ("anon", "6.1.0", False),
+        ("anon", "unreadable", False),
+    ],
+)
+def test_known_issue_ends_with_its_fix(memory: str, release: str, explained: bool) -> None:
+    """On a kernel with the fix, and on other memory, the same failure counts."""
+    assert KnownIssue("x", "lost", (5, 19), ("anon",)).explains("It is lost.", memory, release) == explained
+    assert KnownIssue("x", "lost").explains("It is lost.", memory, release)
 
 
 def test_need_that_is_not_met_is_a_skip_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,72 +194,6 @@ def test_monitor_that_waits_for_itself() -> None:
     assert result.status == "TIMEOUT"
     assert any("userfault" in note for note in result.notes), result.notes
     assert exit_code([result.status]) == 2
-
-
-def _one_page_less(self: Userfaultfd, address: int, length: int, **named: Any) -> None:
-    _WRITE_PROTECT(self, address, max(PAGE_BYTES, length - PAGE_BYTES), **named)
-
-
-def _no_protection(self: Userfaultfd, address: int, length: int, **named: Any) -> None:
-    if named.get("protect") is False:
-        _WRITE_PROTECT(self, address, length, **named)
-
-
-def _no_release(self: Userfaultfd, address: int, length: int, **named: Any) -> None:
-    if named.get("protect") is not False:
-        _WRITE_PROTECT(self, address, length, **named)
-
-
-def _releases_two(self: Userfaultfd, address: int, length: int, **named: Any) -> None:
-    if named.get("protect") is False:
-        length += PAGE_BYTES
-    _WRITE_PROTECT(self, address, length, **named)
-
-
-_WRITE_PROTECT = Userfaultfd.write_protect
-
-
-@pytest.mark.parametrize(
-    ("fault", "slug", "reason"),
-    [
-        (_one_page_less, "coverage.anon.each-page-waits-once-and-only-protected-ones", "pagemap shows"),
-        (_one_page_less, "preserved.shmem.changed-permissions-keep-protection-read", "pagemap shows"),
-        (_no_protection, "coverage.anon.a-write-waits-byte", "told to nobody"),
-        (_no_protection, "kernel_writers.anon.a-system-call-waits-read", "told to nobody"),
-        (_no_protection, "preserved.memfd.emptied-shared-pages-stay-protected", "told to nobody"),
-        (_no_release, "coverage.anon.a-write-waits-page", "still waits"),
-        (_no_release, "lifetime.anon.many-who-wait-for-one-page-all-go-on", "still wait"),
-        (_releases_two, "coverage.memfd.each-page-waits-once-and-only-protected-ones", "told to nobody"),
-        (_releases_two, "preserved.shmem.changed-permissions-keep-protection-none", "told to nobody"),
-    ],
-)
-def test_fault_in_the_library_turns_tests_red(
-    fault: Callable[..., None], slug: str, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One page less, none at all, none released or one more: the tests that must see it do."""
-    _require_wp()
-    monkeypatch.setattr(Userfaultfd, "write_protect", fault)
-    monkeypatch.setattr(Trial, "patience", 0.5)
-    needs.missing_features(0)
-    result = run_isolated(_named(slug))
-    assert (result.status, reason in result.reason) == ("FAIL", True), result
-
-
-@pytest.mark.parametrize(
-    "slug",
-    [
-        "coverage.anon.each-page-waits-once-and-only-protected-ones",
-        "preserved.shmem.changed-permissions-keep-protection-read",
-        "kernel_writers.anon.a-system-call-waits-read",
-        "preserved.memfd.emptied-shared-pages-stay-protected",
-        "lifetime.anon.many-who-wait-for-one-page-all-go-on",
-        "trackers.anon.a-hole-costs-mprotect-a-mapping-and-wp-none",
-    ],
-)
-def test_the_same_tests_are_green_on_a_right_library(slug: str) -> None:
-    """The control, on this machine's kernel."""
-    result = run_isolated(_named(slug))
-    assert result.status in {"PASS", "SKIP"}, result
 
 
 def test_repeated_runs_that_differ_are_told() -> None:
@@ -331,7 +283,7 @@ def test_child_that_cannot_be_reaped_is_the_kernels_fault(monkeypatch: pytest.Mo
 
 def test_known_issues_fit_what_their_tests_would_say() -> None:
     """KSM's is recognised by the sentence of the very check that sees it."""
-    (issue,) = {test.known_issue for test in _TESTS if test.known_issue}
+    issues = _named("movement.anon.merged-pages-stay-protected-write").known_issues
 
     def as_ksm_does(trial: Trial) -> None:
         region, uffd = trial.protected(2)
@@ -341,5 +293,5 @@ def test_known_issues_fit_what_their_tests_would_say() -> None:
     _require_wp()
     if not pagemap_has_bit():
         pytest.skip("This kernel's pagemap does not show protection (5.14).")
-    test = _test(as_ksm_does, known_issue=issue, features=int(Feature.PAGEFAULT_FLAG_WP))
+    test = _test(as_ksm_does, known_issues=issues, features=int(Feature.PAGEFAULT_FLAG_WP))
     assert run_isolated(test).status == "XFAIL"

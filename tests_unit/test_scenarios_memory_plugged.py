@@ -107,6 +107,15 @@ def test_qemu_that_does_not_survive_a_save_is_a_failed_check() -> None:
     assert sentences(found) == ["It is gone."]
 
 
+def test_qemu_that_dies_a_moment_after_its_save_failed_is_the_same() -> None:
+    """It says "failed", and ends before it has answered the next question."""
+    lives = iter((True, False))
+    machine = _machine(query_migrate={"status": "failed"}, query_status=SubjectFailed("It ended."))
+    machine.alive = lambda: next(lives)  # type: ignore[method-assign]
+    (found,) = refusal.judge_given_up(_source(machine), SubjectFailed("It failed."), "x")
+    assert sentences(found) == ["It ended."]
+
+
 def test_save_that_was_not_given_up_is_passed_on() -> None:
     """A save that hangs is no refusal."""
     with pytest.raises(SubjectFailed, match="hangs"):

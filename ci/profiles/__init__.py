@@ -6,11 +6,44 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 
 from ci.profiles.entry import Entry
-from ci.profiles.nightly import NIGHTLY
-from ci.profiles.premerge import PREMERGE, SMOKE
+from ci.profiles.lasting import LASTING
+from ci.profiles.memory import MEMORY
+from ci.profiles.snapshot import MAIN_JOB, SNAPSHOT
+from ci.profiles.trouble import TROUBLE
 from harness.errors import UsageError
 
-PROFILES: Mapping[str, tuple[Entry, ...]] = {"smoke": SMOKE, "premerge": PREMERGE, "nightly": NIGHTLY}
+_NIGHTLY = (*SNAPSHOT, *MEMORY, *LASTING, *TROUBLE)
+
+# One of each kind, for each change: what breaks most, or is quickest to show that its kind works at all.
+_PREMERGE = (
+    MAIN_JOB.name,
+    "snapshot.live-2-vcpus",
+    "snapshot.live-hot-set",
+    "snapshot.live-zero",
+    "snapshot.seeds-sparse",
+    "snapshot.seeds-file",
+    "snapshot.live-and-network-receive",
+    "memory.memfd-shared",
+    "memory.numa-refused-last",
+    "memory.plugged-anonymous",
+    "memory.virtio-mem",
+    "offline.extract-plain",
+    "offline.extract-mapped-ram",
+    "repetition.at-once",
+    "repetition.with-disk",
+    "failures.cancel",
+    "refusals.no-userfaultfd-seccomp-eperm",
+    "run-states.paused",
+    "planted.drop-protection",
+    "planted.lose-events",
+    "findings.f2",
+)
+
+PROFILES: Mapping[str, tuple[Entry, ...]] = {
+    "smoke": (MAIN_JOB,),
+    "premerge": tuple(entry for entry in _NIGHTLY if entry.name in _PREMERGE),
+    "nightly": _NIGHTLY,
+}
 
 
 def select(profile: str, pattern: str | None) -> tuple[Entry, ...]:

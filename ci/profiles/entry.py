@@ -13,6 +13,9 @@ from tests_functional.scenarios.guest import DEFAULT_RAM_MIB
 _GUESTS = 2
 _BESIDE_RAM_MIB = 250
 
+SMALL: Mapping[str, str | int | float] = {"ram_mib": 256, "coverage": 0.7}
+"""Parameters of a guest for tests that need many snapshots or guests rather than a large one."""
+
 
 @dataclass(frozen=True)
 class Entry:

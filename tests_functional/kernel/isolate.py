@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import select
 import signal
 import sys
@@ -113,8 +114,9 @@ def _outcome(test: FeatureTest, helper: str) -> Result:
 
 
 def _failed(test: FeatureTest, reason: str, checks: int, notes: list[str]) -> Result:
-    if test.known_issue and test.known_issue[1] in reason:
-        return Result("XFAIL", f"{test.known_issue[0]}: {reason}", checks, notes=notes)
+    for issue in test.known_issues:
+        if issue.explains(reason, test.memory_name, platform.release()):
+            return Result("XFAIL", f"{issue.what}: {reason}", checks, notes=notes)
     return Result("FAIL", reason, checks, notes=notes)
 
 

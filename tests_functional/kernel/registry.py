@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
@@ -19,6 +20,7 @@ SUITES = (
     "movement",
     "swap",
     "kernel_writers",
+    "other_processes",
     "async_scan",
     "lifetime",
     "trackers",
@@ -28,6 +30,30 @@ NO_MEMORY = "any"
 """Stands for the memory type in the names of tests that need none in particular."""
 
 DEFAULT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class KnownIssue:
+    """A defect of kernels that a test is known to see.
+
+    Attributes:
+        what: what is wrong, with the commit that fixed it.
+        words: of the failure that shows just that.
+        fixed_in: version of Linux with the fix, None where there is none yet; from there on the failure
+            counts. Kernels before it may have the fix too: then the test passes, which is fine.
+        memory: names of the types of memory that it happens on, empty for all.
+    """
+
+    what: str
+    words: str
+    fixed_in: tuple[int, int] | None = None
+    memory: tuple[str, ...] = ()
+
+    def explains(self, failure: str, memory: str, release: str) -> bool:
+        """Whether a failure on this kernel (`uname -r`) is no more than this."""
+        found = re.match(r"(\d+)\.(\d+)", release)
+        old = self.fixed_in is None or (found and (int(found[1]), int(found[2])) < self.fixed_in)
+        return bool(old) and self.words in failure and (not self.memory or memory in self.memory)
 
 
 @dataclass(frozen=True)
@@ -45,7 +71,7 @@ class FeatureTest:
         recipe: what it was written from, e.g. ``R13``; docs/kernel.md lists them.
         bugs: commits of Linux that fixed what it would catch.
         seconds: time limit.
-        known_issue: what is wrong in kernels known so far, and words of the failure that shows just that.
+        known_issues: what it sees in kernels known so far.
     """
 
     suite: str
@@ -58,7 +84,7 @@ class FeatureTest:
     recipe: str
     bugs: tuple[str, ...]
     seconds: float
-    known_issue: tuple[str, str] | None
+    known_issues: tuple[KnownIssue, ...]
 
     @property
     def memory_name(self) -> str:
@@ -95,13 +121,13 @@ def feature_test(
     needs: Iterable[str] = (),
     bugs: Iterable[str] = (),
     seconds: float = DEFAULT_SECONDS,
-    known_issue: tuple[str, str] | None = None,
+    known_issues: Iterable[KnownIssue] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a function a test on each of these types of memory, in each of these variants.
 
     Its suite is the name of its module, its name that of the function with the variant behind it.
     """
-    needed, fixed = tuple(needs), tuple(bugs)
+    needed, fixed, issues = tuple(needs), tuple(bugs), tuple(known_issues)
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         suite = function.__module__.rpartition(".")[2]
@@ -118,7 +144,7 @@ def feature_test(
                 recipe,
                 fixed,
                 seconds,
-                known_issue,
+                issues,
             )
             for kind in memory
             for variant in variants

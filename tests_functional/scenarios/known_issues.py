@@ -25,12 +25,13 @@ class KnownIssue:
         title: what happens, in one line.
         checks: shell patterns for the names of the checks that see it.
         probe: regular expression that recognises it in a violation's sentence.
-        seen: prefixes of the QEMU versions that it was seen on.
+        seen: prefixes of the versions that it was seen on, of QEMU's or, where `subject` is so, of Linux's.
         absent: prefixes of those that it was looked for on and not seen.
         sporadic: whether it depends on timing, so that a check that passes says nothing.
         reproduce: one command that needs only a QEMU and a shell.
         upstream: link to a report, "" where there is none.
         by_chance: whether even its reproducer depends on timing.
+        subject: whose defect it is, ``qemu`` or ``linux``: that of the host.
     """
 
     id: str
@@ -43,29 +44,34 @@ class KnownIssue:
     reproduce: str
     upstream: str
     by_chance: bool = False
+    subject: str = "qemu"
 
-    def explains(self, check: Mapping[str, Any], qemu_version: str) -> bool:
-        """Whether all that a failed check found is this; never on a QEMU that is known to be free of it."""
+    def version(self, environment: Mapping[str, Any]) -> str:
+        """Version of its subject in a result's environment, "" where that does not say."""
+        return str(environment.get("host_kernel" if self.subject == "linux" else "qemu", ""))
+
+    def explains(self, check: Mapping[str, Any], environment: Mapping[str, Any]) -> bool:
+        """Whether all that a failed check found is this; never on a version known to be free of it."""
         violations = check.get("violations", [])
         return (
-            not self.listed_absent(qemu_version)
+            not self.listed_absent(self.version(environment))
             and self.concerns(check)
             and len(violations) > 0
             and len(violations) == check.get("total", len(violations))
             and all(re.search(self.probe, violation["sentence"]) for violation in violations)
         )
 
-    def expected(self, check: Mapping[str, Any], qemu_version: str) -> bool:
-        """Whether this check should have failed on that QEMU."""
-        return self.listed_seen(qemu_version) and not self.sporadic and self.concerns(check)
+    def expected(self, check: Mapping[str, Any], environment: Mapping[str, Any]) -> bool:
+        """Whether this check should have failed there."""
+        return self.listed_seen(self.version(environment)) and not self.sporadic and self.concerns(check)
 
-    def listed_seen(self, qemu_version: str) -> bool:
-        """Whether it was seen on that QEMU."""
-        return any(qemu_version.startswith(prefix) for prefix in self.seen)
+    def listed_seen(self, version: str) -> bool:
+        """Whether it was seen on that version of its subject."""
+        return any(version.startswith(prefix) for prefix in self.seen)
 
-    def listed_absent(self, qemu_version: str) -> bool:
-        """Whether it was looked for on that QEMU and not seen."""
-        return any(qemu_version.startswith(prefix) for prefix in self.absent)
+    def listed_absent(self, version: str) -> bool:
+        """Whether it was looked for on that version of its subject and not seen."""
+        return any(version.startswith(prefix) for prefix in self.absent)
 
     def concerns(self, check: Mapping[str, Any]) -> bool:
         """Whether it can show in this check."""
@@ -86,8 +92,7 @@ def with_known_issues(outcome: Outcome, issues: Sequence[KnownIssue]) -> Outcome
     """
     if (outcome.status is not Status.FAIL and outcome.status is not Status.PASS) or not outcome.checks:
         return outcome
-    version = str(outcome.environment.get("qemu", ""))
-    checks = [_judge(check, issues, version) for check in outcome.checks]
+    checks = [_judge(check, issues, outcome.environment) for check in outcome.checks]
     statuses = [Status(check["status"]) for check in checks]
     status = worst(statuses) or outcome.status
     if statuses == [Status(check["status"]) for check in outcome.checks]:
@@ -103,13 +108,15 @@ def with_known_issues(outcome: Outcome, issues: Sequence[KnownIssue]) -> Outcome
     return replace(outcome, status=status, checks=tuple(checks), sentence=sentence)
 
 
-def _judge(check: Mapping[str, Any], issues: Sequence[KnownIssue], version: str) -> Mapping[str, Any]:
+def _judge(
+    check: Mapping[str, Any], issues: Sequence[KnownIssue], environment: Mapping[str, Any]
+) -> Mapping[str, Any]:
     status = Status(check["status"])
     for issue in issues:
-        if status is Status.FAIL and issue.explains(check, version):
+        if status is Status.FAIL and issue.explains(check, environment):
             reason = f"known issue {issue.id}: {issue.title}"
             return {**check, "status": Status.XFAIL.value, "known_issue": issue.id, "reason": reason}
-        if status is Status.PASS and issue.expected(check, version):
+        if status is Status.PASS and issue.expected(check, environment):
             reason = f"known issue {issue.id} did not show"
             return {**check, "status": Status.XPASS.value, "known_issue": issue.id, "reason": reason}
     return check

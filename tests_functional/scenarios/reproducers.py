@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -45,9 +46,9 @@ def _reproduced(run: Run, issue: KnownIssue, newer: Mapping[str, Path]) -> Outco
     run.say(f"{issue.id}: {issue.title}.")
     codes = [_run_script(run, command, number) for number in range(1, _TWICE + 1)]
     said = log_tail(run.folder / f"reproducer-{_TWICE}.log").strip().splitlines()
-    version = str(run.host_environment.get("qemu", ""))
+    version = issue.version(run.host_environment)
     check = judge_reproducer(issue, version, codes, said[-1] if said else "")
-    holds = f"{issue.id} does not show on this QEMU: {issue.title}."
+    holds = f"{issue.id} does not show here: {issue.title}."
     return outcome_of(run, [check], time.monotonic() - begun, holds)
 
 
@@ -65,7 +66,8 @@ def _command(issue: KnownIssue, qemu: Path, newer: Mapping[str, Path]) -> list[s
         raise NotApplicable(f"{issue.id} takes a newer QEMU too, and this run has none; add one by --qemu.")
     newest = list(newer.values())[-1] if newer else qemu
     values = {"QEMU": qemu, "OLD-QEMU": qemu, "NEW-QEMU": newest}
-    return ["/bin/sh", str(_HOME / script), *(str(values[parameter]) for parameter in parameters)]
+    interpreter = sys.executable if script.endswith(".py") else "/bin/sh"
+    return [interpreter, str(_HOME / script), *(str(values[parameter]) for parameter in parameters)]
 
 
 def _run_script(run: Run, command: Sequence[str], number: int) -> int:
@@ -79,11 +81,11 @@ def _run_script(run: Run, command: Sequence[str], number: int) -> int:
 
 
 def judge_reproducer(issue: KnownIssue, version: str, codes: Sequence[int], said: str) -> CheckResult:
-    """Compare what the script said with what the baseline says of this QEMU.
+    """Compare what the script said with what the baseline says of this version.
 
     Args:
         issue: of the baseline.
-        version: QEMU's, as `query-version` gives it.
+        version: of QEMU or the host's kernel, whichever the issue is of.
         codes: the script's exit codes.
         said: its last line.
     """
@@ -92,10 +94,10 @@ def judge_reproducer(issue: KnownIssue, version: str, codes: Sequence[int], said
     free, seen = issue.listed_absent(version), issue.listed_seen(version)
     if set(codes) == {_NOT_APPLICABLE} and not seen:
         if not free:
-            return skipped(name, _EXPLANATION, f"{issue.id} does not apply to this QEMU: {said}")
+            return skipped(name, _EXPLANATION, f"{issue.id} does not apply here: {said}")
         return judged(name, _EXPLANATION, [], facts)
     if shown and free:
-        sentence = f"{issue.id} shows on QEMU {version}, which the baseline says is free of it: {said}"
+        sentence = f"{issue.id} shows on {version}, which the baseline says is free of it: {said}"
         return judged(name, _EXPLANATION, [sentence], facts)
     reason = f"known issue {issue.id}: {issue.title}"
     if shown == len(codes) or (shown and issue.by_chance):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Callable
@@ -61,11 +62,12 @@ class _Trial:
     golden: bytes = b""
     begun: int = 0
     before: int = 0
+    seen: int = 0
     deadline: float = 0.0
     swept_at: int = 0
 
     def begin(self) -> None:
-        self.begun = self.writers.total()
+        self.begun, self.seen = self.writers.total(), 0
         self.deadline = time.monotonic() + self.patience
 
     def at_moment(self) -> None:
@@ -76,6 +78,8 @@ class _Trial:
 
     def may_sweep(self) -> bool:
         done = self.writers.total() - self.begun
+        if done > self.seen:
+            self.seen, self.deadline = done, time.monotonic() + self.patience
         if done >= self.steps or self.writers.errors:
             self.swept_at = self.swept_at or done
             return True
@@ -106,9 +110,11 @@ def judge(
         threads: how many.
         steps: writes that must get through between the moment of the snapshot and the first page swept; at
             most the region's pages, since each is held up only once.
-        patience: seconds for these.
+        patience: seconds without a single write after which they count as stuck.
         seed: of the write order.
     """
+    # A tracker that has been woken waits for the interpreter's lock, by default up to 5 ms.
+    sys.setswitchinterval(0.0005)
     order = WriteOrder(threads, region.pages // threads, region.page_bytes, seed)
     result = Judgement()
     with Writers(region, order, make_store) as writers:

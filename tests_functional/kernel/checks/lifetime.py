@@ -12,7 +12,7 @@ import time
 from harness.userfaultfd import Feature, Mode, Region, Userfaultfd, UserfaultfdError, libc
 
 from ..memory import ANON, ANON_THP, HUGETLB, HUGETLB_PRIVATE, PROTECTABLE, SHMEM
-from ..registry import feature_test
+from ..registry import KnownIssue, feature_test
 from ..traps import LATE, Doer, marked, next_fault, page_of, release, write_passes, write_waits
 from ..trial import Trial
 from .preserved import child_ends
@@ -21,7 +21,18 @@ _WP = Feature.PAGEFAULT_FLAG_WP
 _STORM = 300
 
 
-@feature_test("R30", memory=PROTECTABLE, bugs=("c88033efe9a3",))
+@feature_test(
+    "R30",
+    memory=PROTECTABLE,
+    bugs=("c88033efe9a3",),
+    known_issues=[
+        KnownIssue(
+            "closing leaves bits behind (CVE-2024-36881, c88033efe9a3)",
+            "was not protected by the new userfaultfd",
+            (6, 9),
+        )
+    ],
+)
 def closing_releases_all(trial: Trial) -> None:
     """Closing the userfaultfd wakes a waiting writer and leaves no bit anywhere (CVE-2024-36881)."""
     region, uffd = trial.protected()
@@ -213,10 +224,14 @@ def many_who_wait_for_one_page_all_go_on(trial: Trial) -> None:
         all(thread.is_alive() for thread in threads), "A writer went on before its page was released."
     )
     release(uffd, region, 2)
-    end = time.monotonic() + trial.patience
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
-    waiting = sum(thread.is_alive() for thread in threads)
+    waiting, before = _STORM, _STORM + 1
+    while 0 < waiting < before:
+        # As long as some go on the others are only slow.
+        before = waiting
+        end = time.monotonic() + trial.patience
+        while waiting == before and time.monotonic() < end:
+            time.sleep(0.01)
+            waiting = sum(thread.is_alive() for thread in threads)
     trial.equal(waiting, 0, "Writers that still wait after the release")
     content = region.load(2 * region.page_bytes, slot * _STORM)
     trial.equal(content, LATE[:slot] * _STORM, "What they wrote")

@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.userfaultfd import PAGE_BYTES, Feature, libc, read_pagemap
 
 from ..memory import ANON, ANON_THP, HUGE_BYTES, MEMFD, SHMEM
-from ..registry import feature_test
+from ..registry import KnownIssue, feature_test
 from ..traps import Doer, marked, next_fault, release, write_passes, write_waits
 from ..trial import Trial
 
@@ -121,10 +121,12 @@ def _x86() -> bool:
     needs=("ksm",),
     variants=("write", "unmerge"),
     seconds=90,
-    known_issue=(
-        "KSM drops protection of the pages it merges (mm/ksm.c, replace_page())",
-        "pagemap shows as protected",
-    ),
+    known_issues=[
+        KnownIssue(
+            "KSM drops protection of the pages it merges (mm/ksm.c, replace_page())",
+            "pagemap shows as protected",
+        )
+    ],
 )
 def merged_pages_stay_protected(trial: Trial, variant: str) -> None:
     """Equal pages that KSM merges while they are protected stay protected, merged or not."""

@@ -20,7 +20,7 @@ from harness.userfaultfd import (
 )
 
 from ..memory import ANON, ANON_THP, HUGE, HUGETLB, MEMFD, PROTECTABLE, SHMEM, SMALL
-from ..registry import feature_test
+from ..registry import KnownIssue, feature_test
 from ..traps import LATE, Doer, marked, next_fault, pagemap_has_bit, release, write_passes, write_waits
 from ..trial import Trial
 
@@ -42,7 +42,19 @@ def child_ends(trial: Trial, pid: int, what: str) -> int:
         time.sleep(0.005)
 
 
-@feature_test("R10", memory=_MAPPED, bugs=("8f34f1eac382", "5a2f8d22ace4", "49d6d7fb6313"))
+@feature_test(
+    "R10",
+    memory=_MAPPED,
+    bugs=("8f34f1eac382", "5a2f8d22ace4", "49d6d7fb6313"),
+    known_issues=[
+        KnownIssue(
+            "fork copies the bit of private huge pages (5a2f8d22ace4)",
+            "does not end",
+            (6, 4),
+            ("hugetlb-private",),
+        )
+    ],
+)
 def a_child_is_not_protected(trial: Trial) -> None:
     """Without EVENT_FORK the child of a fork writes freely and has no bit set.
 
@@ -157,11 +169,11 @@ def moved_memory_stays_protected_if_agreed(trial: Trial) -> None:
     write_waits(trial, moved, uffd, 2)
 
 
-@feature_test("R21", memory=(ANON, SHMEM, HUGETLB), bugs=("pre-5.7 single retry",))
+@feature_test("R21", memory=(ANON, SHMEM, HUGETLB), bugs=("pre-5.7 single retry",), seconds=60)
 def a_page_can_be_protected_over_and_over(trial: Trial) -> None:
-    """A thousand times protected and released under one writer: each write waits once, none fails."""
+    """Two hundred times protected and released under one writer: each write waits once, none fails."""
     region, uffd = trial.protected()
-    for turn in range(1000):
+    for turn in range(200):
         word = turn.to_bytes(8, "little")
         with Doer(trial, libc.store, region.at(1), word) as doer:
             next_fault(trial, uffd, doer)

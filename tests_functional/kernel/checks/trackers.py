@@ -24,17 +24,21 @@ _TRACKERS = ("stop", "uffd-wp", "mprotect", "async-wp")
 _HOLES = 4000
 
 
-def _tracker(trial: Trial, name: str) -> Tracker:
+def _made(trial: Trial, name: str) -> Tracker:
     made: dict[str, Tracker] = {
         "stop": StopTheWriters(),
         "uffd-wp": UffdWp(),
         "mprotect": Mprotect(trial.helper),
         "async-wp": AsyncWp(),
     }
-    reason = made[name].missing()
-    if reason:
-        trial.skip(reason)
     return made[name]
+
+
+def _tracker(trial: Trial, name: str) -> Tracker:
+    made = _made(trial, name)
+    if made.missing():
+        trial.skip(made.missing())
+    return made
 
 
 def _judged(trial: Trial, name: str, store: str, threads: int, steps: int) -> Judgement:
@@ -80,7 +84,7 @@ def what_a_held_write_costs(trial: Trial) -> None:
     The figures are told, nothing is judged but that.
     """
     for name in _TRACKERS:
-        if name != "mprotect" or not Mprotect(trial.helper).missing():
+        if not _made(trial, name).missing():
             found = _judged(trial, name, "store", 1, _PAGES)
             if found.held_ns:
                 held, plain = statistics.median(found.held_ns), statistics.median(found.plain_ns)

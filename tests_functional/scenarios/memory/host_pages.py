@@ -39,7 +39,7 @@ _FILL = (
 # Their end: one piece after another gets content of its own.
 _PART = (
     f"(n=0; while [ $n -lt {_FILE_STEPS} ]; do dd if=/dev/urandom of={_SAME} bs=64k seek=$n count=1 "
-    "conv=notrunc; n=$((n+1)); done) > /dev/null 2>&1 &"
+    "conv=notrunc; n=$((n+1)); sleep 0.02; done) > /dev/null 2>&1 &"
 )
 
 

@@ -53,10 +53,19 @@ def judge_given_up(source: Source, failure: SubjectFailed, name: str) -> list[Ch
         failure: what the save ended with.
         name: of the kind of memory; names the checks.
     """
-    machine = source.guest.machine
-    if not machine.alive():
-        return [judged(f"memory/{name}/save", _SAVE, [failure.sentence])]
-    answer = machine.query_migrate()
+    try:
+        if source.guest.machine.alive():
+            return _judge_survivor(source, failure, name)
+    except SubjectFailed as later:
+        # QEMU may say that the save failed, and end a moment later.
+        if source.guest.machine.alive():
+            raise
+        failure = later
+    return [judged(f"memory/{name}/save", _SAVE, [failure.sentence])]
+
+
+def _judge_survivor(source: Source, failure: SubjectFailed, name: str) -> list[CheckResult]:
+    answer = source.guest.machine.query_migrate()
     if answer.get("status") != "failed":
         raise failure
     words = str(answer.get("error-desc", ""))

@@ -1,0 +1,115 @@
+"""Other processes write into protected memory: by a system call, by force, with a debugger."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+from harness.userfaultfd import libc
+
+from ..memory import ANON, ANON_THP, HUGETLB, SHMEM
+from ..registry import feature_test
+from ..traps import LATE, Doer, next_fault, release, write_waits
+from ..trial import Trial
+
+_NEEDS = ("kernel-faults",)
+
+
+@feature_test("R24", memory=(ANON, ANON_THP, SHMEM, HUGETLB), needs=_NEEDS)
+def another_process_waits(trial: Trial) -> None:
+    """process_vm_writev(2) from another process into a protected page waits for the release."""
+    region, uffd = trial.protected()
+    owner = os.getpid()
+
+    def write(address: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os._exit(_vm_write(owner, address))
+            finally:
+                os._exit(99)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    trial.equal(write_waits(trial, region, uffd, 2, write=write), 0, "The other process's exit code")
+
+
+def _vm_write(pid: int, address: int) -> int:
+    buffer = ctypes.create_string_buffer(LATE, len(LATE))
+    local = (ctypes.c_uint64 * 2)(ctypes.addressof(buffer), len(LATE))
+    remote = (ctypes.c_uint64 * 2)(address, len(LATE))
+    done = libc.LIBC.process_vm_writev(pid, local, 1, remote, 1, 0)
+    return 0 if done == len(LATE) else ctypes.get_errno() or 98
+
+
+@feature_test("R24", memory=(ANON, SHMEM), needs=_NEEDS)
+def a_write_by_force_leaks_nothing(trial: Trial) -> None:
+    """/proc/PID/mem waits for a protected page or fails with EIO and writes nothing.
+
+    Debuggers cannot tear a snapshot.
+    """
+    region, uffd = trial.protected()
+    memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
+    with Doer(trial, os.pwrite, memory, LATE, region.at(2)) as doer:
+        if doer.waits():
+            next_fault(trial, uffd, doer)
+            trial.intact(region, [2])
+            release(uffd, region, 2)
+            trial.equal(doer.finish(), len(LATE), "What was written")
+            trial.note("it waits")
+            return
+        error = doer.error
+        doer.error = None
+    # The kernel looks the page up without leave to wait (FAULT_FLAG_ALLOW_RETRY), so it cannot wait for a
+    # monitor.
+    trial.check(
+        isinstance(error, OSError) and error.errno == errno.EIO, f"It ended with {error!r}, expected EIO."
+    )
+    trial.equal(uffd.read_events(0), [], "What was told")
+    trial.intact(region)
+    trial.note("it fails with EIO")
+    write_waits(trial, region, uffd, 2)
+
+
+@feature_test("R24", memory=(ANON, SHMEM), needs=("kernel-faults", "ptrace"))
+def a_debuggers_write_leaks_nothing(trial: Trial) -> None:
+    """PTRACE_POKEDATA to a protected page waits or fails, and writes nothing before the release."""
+    region, uffd = trial.protected()
+    # linux/prctl.h: PR_SET_PTRACER with PR_SET_PTRACER_ANY, for Yama.
+    libc.LIBC.prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)
+    source, sink = os.pipe()
+    with Doer(trial, os.read, source, 1) as victim:
+        trial.check(victim.waits(), "The thread to be traced does not run.")
+        pid = os.fork()
+        if pid == 0:
+            os._exit(_poke(victim.thread_id, region.at(2)))
+        told = uffd.read_events(0.5)
+        trial.intact(region, [2])
+        if told:
+            release(uffd, region, 2)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        os.write(sink, b"x")
+        victim.finish()
+    if told:
+        trial.equal(code, 0, "The debugger's exit code after the release")
+    else:
+        trial.check(
+            code in {errno.EIO, errno.EFAULT}, f"POKEDATA ended with errno {code}, expected EIO or EFAULT."
+        )
+        trial.intact(region)
+        write_waits(trial, region, uffd, 2)
+    trial.note("it waits" if told else f"it fails with {errno.errorcode[code]}")
+
+
+def _poke(thread: int, address: int) -> int:
+    """Attach, write a word, detach; 0 or an errno. Numbers are of linux/ptrace.h."""
+    ptrace = libc.LIBC.ptrace
+    ptrace.restype = ctypes.c_long
+    ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    if ptrace(16, thread, None, None) != 0:
+        return ctypes.get_errno()
+    os.waitpid(thread, 0x40000000)  # __WALL: a thread of another process is no ordinary child
+    done = ptrace(5, thread, address, 0x6574616C)
+    code = 0 if done == 0 else ctypes.get_errno()
+    ptrace(17, thread, None, None)
+    return code
