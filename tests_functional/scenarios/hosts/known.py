@@ -48,7 +48,7 @@ KNOWN = (
         "snapshot.balanced",
         "is newer than T0",
         "NUMA balancing maps a huge page that it has moved as writable, protected or not (docs/findings.md, "
-        "F-new; until 5.13, mm/migrate.c migrate_misplaced_transhuge_page())",
+        "F16; until 5.13, mm/migrate.c migrate_misplaced_transhuge_page())",
     ),
     KnownFailure(
         ("debian-12",),
