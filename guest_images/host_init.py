@@ -33,6 +33,7 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 head -c 1 /dev/random > /dev/null &
 mount -t proc proc /proc
 mount -t sysfs sys /sys
+mount -t debugfs debugfs /sys/kernel/debug
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm

@@ -22,7 +22,6 @@ _SETTING_SECONDS = 30.0
 _SETTINGS = """\
 cd /proc/sys/kernel
 [ -e numa_balancing ] && [ -e /sys/devices/system/node/node1 ] || exit 3
-mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
 for place in numa_balancing_ /sys/kernel/debug/sched/numa_balancing/; do
     [ -e "${place}scan_delay_ms" ] || continue
     echo 100 > "${place}scan_delay_ms"
