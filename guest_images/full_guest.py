@@ -6,10 +6,8 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from guest_images import cpio
 from guest_images.ext4_image import TreeArchive, fill_image
-from guest_images.init_script import MODULES_FOLDER
-from guest_images.initramfs import module_entries, program
+from guest_images.initramfs import disk_initramfs
 from guest_images.kernel_modules import WANTED, Module
 from guest_images.root_files import GROUP_OF, ROOT_FOLDERS, TESTER, root_files, root_links
 from guest_images.ssh_keys import GuestKeys
@@ -38,28 +36,6 @@ _OWNERS = {
     "root/.ssh": (0o700, 0, 0),
 }
 
-_INIT = f"""\
-#!/bin/busybox sh
-# PID 1 of the initramfs: loads drivers, mounts the disk and hands over to its init.
-export PATH=/bin
-/bin/busybox --install -s /bin
-mount -t devtmpfs dev /dev
-mount -t proc proc /proc
-while read -r module; do
-    insmod "/{MODULES_FOLDER}/$module" || echo "snapproof-guest: cannot load $module"
-done < /{MODULES_FOLDER}/order
-root=$(sed -n 's/.*\\<root=\\([^ ]*\\).*/\\1/p' /proc/cmdline)
-tries=0
-until [ -b "$root" ] || [ $tries -eq 100 ]; do
-    tries=$((tries + 1))
-    sleep 0.1
-done
-mount -t ext4 "$root" /mnt || echo "snapproof-guest: cannot mount $root"
-mount --move /dev /mnt/dev
-umount /proc
-exec switch_root /mnt /usr/lib/systemd/systemd
-"""
-
 
 def boot_initramfs(userland: Path, modules: Iterable[Module]) -> bytes:
     """The initramfs that boots the disk, as an uncompressed cpio archive.
@@ -68,16 +44,7 @@ def boot_initramfs(userland: Path, modules: Iterable[Module]) -> bytes:
         userland: root of the unpacked busybox-static.
         modules: in the order to load them.
     """
-    folders = ("bin", "dev", "lib", MODULES_FOLDER, "mnt", "proc")
-    return cpio.archive(
-        [
-            *(cpio.folder(path) for path in folders),
-            cpio.character_device("dev/console", 5, 1),
-            cpio.file("init", _INIT.encode(), 0o755),
-            cpio.file("bin/busybox", program(userland, "busybox").read_bytes(), 0o755),
-            *module_entries(modules),
-        ]
-    )
+    return disk_initramfs(userland, modules, "snapproof-guest", "/usr/lib/systemd/systemd")
 
 
 def build_disk(packages: Path, mkfs: Path, keys: GuestKeys, disk: Path) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from guest_images import cpio, elf, ext4_image, initramfs, kernel_modules
+from guest_images import cpio, elf, ext4_image, init_script, initramfs, kernel_modules
 from guest_images.architectures import ARCHITECTURES, Architecture
 from guest_images.cache import Cache, Log, publish_folder, read_json, to_json
 from guest_images.catalogue import HOSTS, USERLAND_SUITE, HostSpec, host_spec, suite
 from guest_images.ext4_image import MKFS_PACKAGES, TreeArchive, fill_image
-from guest_images.host_init import HOST_INIT, HOST_INITRAMFS_INIT
-from guest_images.init_script import HOST_KEY, INITTAB, MODULES_FOLDER
+from guest_images.host_init import HOST_INIT
+from guest_images.init_script import HOST_KEY, INITTAB
 from guest_images.kernel_modules import WANTED, Kernel, find_kernel, load_order
 from guest_images.packages import InputRecord, PackageSet, Tree, find_tree, manifest_digest, provide_tree
 from guest_images.ssh_keys import GuestKeys, guest_keys
@@ -181,8 +181,8 @@ def _manifest(kernel: Kernel, trees: list[Tree], keys: GuestKeys) -> tuple[Input
     packages = dict.fromkeys(record for tree in trees for record in tree.manifest)
     public = f"{keys.user_line}\n{keys.host_line}\n"
     own = hashlib.sha256(kernel.image.read_bytes()).hexdigest()
-    shaping = (cpio, elf, ext4_image, initramfs, kernel_modules)
-    builder = hashlib.sha256(f"{HOST_INIT}{HOST_INITRAMFS_INIT}".encode())
+    shaping = (cpio, elf, ext4_image, init_script, initramfs, kernel_modules)
+    builder = hashlib.sha256(HOST_INIT.encode())
     for file in (*(module.__file__ for module in shaping), __file__):
         builder.update(Path(file).read_bytes() if file else b"")
     return (
@@ -218,7 +218,9 @@ def _build(
             free_mib=_FREE_MIB,
         )
         (staged / "vmlinuz").write_bytes(kernel.image.read_bytes())
-        (staged / "initrd.cpio").write_bytes(_initramfs(root, kernel))
+        (staged / "initrd.cpio").write_bytes(
+            initramfs.disk_initramfs(root, _modules(kernel), "snapproof-host", "/sbin/init")
+        )
         content = hashlib.sha256()
         for file in ("vmlinuz", "initrd.cpio", _DISK):
             with (staged / file).open("rb") as opened:
@@ -236,19 +238,6 @@ def _modules(kernel: Kernel) -> Iterable[kernel_modules.Module]:
     there = {path.name.partition(".ko")[0].replace("-", "_") for path in kernel.modules_folder.rglob("*.ko*")}
     wanted = [name for name in MODULES if name not in _OPTIONAL or name in there]
     return load_order(kernel, wanted) if there else ()
-
-
-def _initramfs(root: Path, kernel: Kernel) -> bytes:
-    folders = ("bin", "dev", "lib", MODULES_FOLDER, "mnt", "proc")
-    return cpio.archive(
-        [
-            *(cpio.folder(path) for path in folders),
-            cpio.character_device("dev/console", 5, 1),
-            cpio.file("init", HOST_INITRAMFS_INIT.encode(), 0o755),
-            cpio.file("bin/busybox", initramfs.program(root, "busybox").read_bytes(), 0o755),
-            *initramfs.module_entries(_modules(kernel)),
-        ]
-    )
 
 
 def _write_root(root: Path, architecture: Architecture, keys: GuestKeys, file: io.BufferedIOBase) -> int:

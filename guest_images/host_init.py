@@ -1,30 +1,8 @@
-"""What a host runs at boot: an initramfs that mounts its disk, and an init that starts an SSH server."""
+"""What a host runs as its init: mounts what it was given, and starts an SSH server."""
 
 from __future__ import annotations
 
-from guest_images.init_script import HOST_KEY, MODULES_FOLDER
-
-HOST_INITRAMFS_INIT = f"""\
-#!/bin/busybox sh
-# PID 1 of the initramfs: loads drivers, mounts the disk and hands over to its init.
-export PATH=/bin
-/bin/busybox --install -s /bin
-mount -t devtmpfs dev /dev
-mount -t proc proc /proc
-while read -r module; do
-    insmod "/{MODULES_FOLDER}/$module" || echo "snapproof-host: cannot load $module"
-done < /{MODULES_FOLDER}/order
-root=$(sed -n 's/.*\\<root=\\([^ ]*\\).*/\\1/p' /proc/cmdline)
-tries=0
-until [ -b "$root" ] || [ $tries -eq 100 ]; do
-    tries=$((tries + 1))
-    sleep 0.1
-done
-mount -t ext4 "$root" /mnt || echo "snapproof-host: cannot mount $root"
-mount --move /dev /mnt/dev
-umount /proc
-exec switch_root /mnt /sbin/init
-"""
+from guest_images.init_script import HOST_KEY
 
 HOST_INIT = f"""\
 #!/bin/busybox sh

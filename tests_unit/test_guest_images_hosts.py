@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from guest_images import host_image, host_init
+from guest_images import host_image, host_init, init_script
 from guest_images.apt_sources import Mirrors
 from guest_images.apt_state import configuration, sources_list
 from guest_images.architectures import AMD64, ARCHITECTURES, ARM64, I386
@@ -127,7 +127,7 @@ def test_folders_come_before_what_is_in_them(tmp_path: Path) -> None:
 
 def test_scripts_parse(tmp_path: Path) -> None:
     """What runs in hosts is valid shell."""
-    for number, text in enumerate((host_init.HOST_INIT, host_init.HOST_INITRAMFS_INIT)):
+    for number, text in enumerate((host_init.HOST_INIT, init_script.HAND_OVER)):
         script = tmp_path / str(number)
         script.write_text(text)
         assert subprocess.run(["sh", "-n", str(script)], check=False).returncode == 0
