@@ -14,10 +14,12 @@ from ci.host_plan import HOST_HELP, Sources, add_host_arguments, prepared
 from ci.results import RunResult, make_results_folder, now, write_results
 from ci.stack import cache_of
 from guest_images.catalogue import HOSTS
-from harness.hosts.spec import parse_host
+from harness.errors import SnapproofError, UsageError
+from harness.hosts.spec import HostSpecText, parse_host
 from harness.status import Status
 from tests_functional.scenarios.hosts.examine import examine
 from tests_functional.scenarios.hosts.plan import BALANCED, FLOWS, PLANTED, Examination
+from tests_functional.scenarios.outcome import from_error
 
 _HEADINGS = ("host", "kernel", "features", "tests pass/fail/skip", "snapshot", "QEMU", "time")
 _KEPT = 60
@@ -61,10 +63,8 @@ def hosts(arguments: argparse.Namespace) -> int:
     sources = Sources(arguments, cache_of(arguments), folder, log)
     found = []
     for host in wanted:
-        plan, opened = prepared(host, sources)
-        found.append(examine(plan, opened, log))
-        last = found[-1]
-        for outcome in last.outcomes:
+        found.append(_examined(host, sources))
+        for outcome in found[-1].outcomes:
             log(f"{outcome.status.value:5} {outcome.name}: {outcome.sentence}")
     result = RunResult(
         [outcome for one in found for outcome in one.outcomes],
@@ -79,6 +79,21 @@ def hosts(arguments: argparse.Namespace) -> int:
     counts = ", ".join(f"{number} {name}" for name, number in result.counts().items())
     print(f"{result.status.value if result.status else 'NONE'}: {counts} in {result.seconds:.0f} s")
     return result.exit_code
+
+
+def _examined(host: HostSpecText, sources: Sources) -> Examination:
+    """What is found on a host; one that cannot be had is an outcome too, so that others follow."""
+    begun = time.monotonic()
+    try:
+        plan, opened = prepared(host, sources)
+    except UsageError:
+        raise
+    except SnapproofError as error:
+        lost = Examination(host.text)
+        lost.seconds = time.monotonic() - begun
+        lost.outcomes.append(from_error(f"hosts.{host.text}.boot", error, lost.seconds, lost.environment()))
+        return lost
+    return examine(plan, opened, sources.log)
 
 
 def table(found: list[Examination]) -> str:

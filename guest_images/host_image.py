@@ -15,7 +15,7 @@ from guest_images.catalogue import HOSTS, USERLAND_SUITE, HostSpec, host_spec, s
 from guest_images.ext4_image import MKFS_PACKAGES, TreeArchive, fill_image
 from guest_images.host_init import HOST_INIT
 from guest_images.init_script import HOST_KEY, INITTAB
-from guest_images.kernel_modules import WANTED, Kernel, find_kernel, load_order
+from guest_images.kernel_modules import Kernel, find_kernel, load_order
 from guest_images.packages import InputRecord, PackageSet, Tree, find_tree, manifest_digest, provide_tree
 from guest_images.ssh_keys import GuestKeys, guest_keys
 from harness.disk import Disk, probe_disk
@@ -28,7 +28,7 @@ PACKAGES = ("base-files", "busybox-static", "dropbear-bin", "python3")
 # What ext4 and zram ask for by name, so that it is no dependency in the modules.
 _BY_NAME = ("crc32c_generic", "lzo_rle")
 
-MODULES = (*WANTED, *_BY_NAME, "ext4", "zram")
+MODULES = ("virtio_pci", "virtio_net", "virtio_blk", "virtio_rng", *_BY_NAME, "ext4", "zram")
 """Drivers of a host."""
 
 # What a kernel has built in under another name, or does without.

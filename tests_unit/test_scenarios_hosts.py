@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from ci.command import main
 from ci.hosts import table
 from guest_images.catalogue import HOSTS
 from harness.errors import SetupBroken
 from harness.host import HostFacts
 from harness.hosts.host import Host
 from harness.machine_config import MIB
-from harness.status import Status
+from harness.status import EXIT_ERROR, Status
 from tests_functional.kernel import registry
 from tests_functional.scenarios.hosts.examine import examine
 from tests_functional.scenarios.hosts.feature_tests import HostFeatures
@@ -199,3 +200,18 @@ def test_known_failures_are_of_the_catalogue() -> None:
     slugs = [test.slug for test in registry.all_tests()]
     for known in KNOWN:
         assert known.tests in steps or [slug for slug in slugs if fnmatchcase(slug, known.tests)], known.tests
+
+
+def test_host_that_cannot_be_had_does_not_end_the_matrix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is an ERROR with its sentence in the table, and the results are written."""
+
+    def broken(*_: object) -> None:
+        raise SetupBroken("The kernel has no driver.")
+
+    monkeypatch.setattr("ci.hosts.prepared", broken)
+    words = ["hosts", "--host", "vm:debian-11", "--host", "vm:debian-12", "--results", str(tmp_path / "r")]
+    assert main(words) == EXIT_ERROR
+    assert capsys.readouterr().out.count("ERROR: The kernel has no driver.") == 2
+    assert (tmp_path / "r/results.json").exists()
