@@ -67,7 +67,7 @@ def hosts(arguments: argparse.Namespace) -> int:
         for outcome in found[-1].outcomes:
             log(f"{outcome.status.value:5} {outcome.name}: {outcome.sentence}")
     result = RunResult(
-        [outcome for one in found for outcome in one.outcomes],
+        [outcome.placed(f"tests/{one.folder}") for one in found for outcome in one.outcomes],
         started,
         time.monotonic() - begun,
         ("snapproof", *sys.argv[1:]),

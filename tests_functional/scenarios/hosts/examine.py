@@ -49,7 +49,7 @@ def examine(plan: Plan, opened: AbstractContextManager[Host], log: Callable[[str
         opened: the host, entered here and left before snapshots are judged.
         log: told what begins.
     """
-    found = Examination(plan.name)
+    found = Examination(plan.name, folder=plan.folder.name)
     begun = time.monotonic()
     step = "boot"
     try:

@@ -73,6 +73,7 @@ class Examination:
     refusal: str = ""
     outcomes: list[Outcome] = field(default_factory=list)
     seconds: float = 0.0
+    folder: str = ""
 
     @property
     def status(self) -> Status:
