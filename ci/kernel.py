@@ -135,7 +135,8 @@ def _events(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         with opened_host(wanted, sources) as host:
             carry_tests(host)
             more = lent_to_vm() if wanted.vm else []
-            yield from _there(host, [*words, *more])
+            for event in _there(host, [*words, *more]):
+                yield {"event": "host", "host": host.name, **event} if event["event"] == "host" else event
 
 
 def _there(host: Host, words: list[str]) -> Iterator[dict[str, Any]]:
