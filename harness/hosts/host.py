@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import queue
-import struct
-import tarfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -20,6 +17,7 @@ from harness.errors import DeadlineExpired, Evidence, MachineryMissing, SetupBro
 from harness.host import HostFacts
 from harness.hosts import leash
 from harness.hosts.link import Link, Stream, source_of
+from harness.hosts.streams import archive, collect, feed, first_line
 
 PREFIX = "snapproof-"
 """What the name of our folder on a host begins with."""
@@ -29,7 +27,6 @@ _TOO_OLD = 96
 _NO_PROGRAM = 127
 _START_SECONDS = 60.0
 _END_SECONDS = 40.0
-_FRAME = 1 << 16
 _TAIL = 2000
 # As it was when we were started, whatever becomes of the file meanwhile.
 _LEASH = source_of(leash.__file__).encode()
@@ -109,7 +106,7 @@ class Host:
     def __enter__(self) -> Self:
         try:
             self._keeper = self._start({"prefix": PREFIX})
-            line = _line_of(self._keeper, Deadline(_START_SECONDS))
+            line = first_line(self._keeper, Deadline(_START_SECONDS))
             if not line:
                 raise self._without_leash(self._keeper)
             self._folder = str(json.loads(line)["folder"])
@@ -179,9 +176,9 @@ class Host:
         output, errors = io.BytesIO(), io.BytesIO()
         chunks = [stdin] if isinstance(stdin, bytes) else stdin
         with contextlib.closing(stream):
-            feeder = threading.Thread(target=_feed, args=(stream, chunks), daemon=True)
+            feeder = threading.Thread(target=feed, args=(stream, chunks), daemon=True)
             feeder.start()
-            in_time = _collect(stream, told or output.write, errors.write, deadline)
+            in_time = collect(stream, told or output.write, errors.write, deadline)
             code = stream.wait(_END_SECONDS) if in_time else None
         tail = errors.getvalue().decode(errors="replace")[-_TAIL:]
         if not in_time:
@@ -219,7 +216,7 @@ class Host:
             SetupBroken: they could not be written, say because the disk is full. Others as `run`.
         """
         argv = [self.python, "-c", _UNPACK]
-        done = self.run(argv, deadline, stdin=_archive(files))
+        done = self.run(argv, deadline, stdin=archive(files))
         if done.exit_code:
             raise SetupBroken(
                 f"Files could not be carried to the host '{self.name}': {done.last_words}", Evidence(argv)
@@ -263,82 +260,3 @@ class Host:
                 "that has to be there."
             )
         return SetupBroken(f"No program can be run on the host '{self.name}' (exit code {code}): {said}")
-
-
-def _line_of(stream: Stream, deadline: Deadline) -> bytes:
-    """The first line of a program's output, empty if it ends without one."""
-    found: queue.Queue[bytes] = queue.Queue()
-
-    def read() -> None:
-        data = b""
-        while not data.endswith(b"\n"):
-            more = stream.read_output()
-            if not more:
-                break
-            data += more
-        found.put(data)
-
-    threading.Thread(target=read, daemon=True).start()
-    try:
-        return found.get(timeout=deadline.remaining())
-    except queue.Empty:
-        raise SetupBroken(f"The host did not start a program within {deadline.seconds:.0f} s.") from None
-
-
-def _feed(stream: Stream, chunks: Iterable[bytes]) -> None:
-    # A command that has ended has no use for the rest of its input, and the reader says why it ended.
-    with contextlib.suppress(OSError, EOFError):
-        for chunk in chunks:
-            for start in range(0, len(chunk), _FRAME):
-                part = chunk[start : start + _FRAME]
-                stream.write(struct.pack(">I", len(part)) + part)
-        stream.write(struct.pack(">I", 0))
-
-
-def _collect(
-    stream: Stream, output: Callable[[bytes], Any], errors: Callable[[bytes], Any], deadline: Deadline
-) -> bool:
-    """Hand on both outputs until both have ended; False if that does not happen in time."""
-    arrived: queue.Queue[tuple[Callable[[bytes], Any], bytes]] = queue.Queue()
-
-    def pump(read: Callable[[], bytes], take: Callable[[bytes], Any]) -> None:
-        data = b"more"
-        while data:
-            try:
-                data = read()
-            except (OSError, EOFError, ValueError):
-                data = b""
-            arrived.put((take, data))
-
-    for read, take in ((stream.read_output, output), (stream.read_errors, errors)):
-        threading.Thread(target=pump, args=(read, take), daemon=True).start()
-    running = 2
-    while running:
-        try:
-            take, data = arrived.get(timeout=deadline.remaining())
-        except queue.Empty:
-            return False
-        if data:
-            take(data)
-        else:
-            running -= 1
-    return True
-
-
-def _archive(files: Mapping[str, bytes | Path]) -> Iterator[bytes]:
-    """A tar archive of the files, piece by piece, so that a large one never is in memory as a whole."""
-    for name, content in files.items():
-        member = tarfile.TarInfo(name)
-        if isinstance(content, bytes):
-            member.size, member.mode = len(content), 0o600
-            yield member.tobuf(tarfile.GNU_FORMAT)
-            yield content
-        else:
-            status = content.stat()
-            member.size, member.mode = status.st_size, status.st_mode & 0o700
-            yield member.tobuf(tarfile.GNU_FORMAT)
-            with content.open("rb") as file:
-                while data := file.read(1 << 20):
-                    yield data
-        yield bytes(-member.size % 512)
-    yield bytes(1024)
