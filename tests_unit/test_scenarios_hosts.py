@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,10 @@ from harness.host import HostFacts
 from harness.hosts.host import Host
 from harness.machine_config import MIB
 from harness.status import EXIT_ERROR, Status
-from tests_functional.kernel import registry
 from tests_functional.scenarios.hosts.examine import examine
 from tests_functional.scenarios.hosts.feature_tests import HostFeatures
-from tests_functional.scenarios.hosts.known import KNOWN, with_known
-from tests_functional.scenarios.hosts.plan import BALANCED, Examination, Plan
+from tests_functional.scenarios.hosts.known import KNOWN, known_as
+from tests_functional.scenarios.hosts.plan import Examination, Plan
 from tests_functional.scenarios.hosts.seed import Seed
 from tests_functional.scenarios.hosts.snapshots import (
     REFUSAL,
@@ -165,41 +163,25 @@ def test_table_has_a_row_per_host_and_says_what_deviates() -> None:
     assert made.status is Status.PASS
 
 
-def _failed(reason: str, memory: str = "anon") -> dict[str, Any]:
-    names = {"suite": "swap", "memory": memory, "test": "switching-swap-off-keeps-protection"}
-    return {"event": "result", "status": "FAIL", "reason": reason, **names}
-
-
-_SWAPOFF = "A write to a protected page went through and was told to nobody."
+_TORN = "While 42 pages moved between nodes: Page 1 of agent thread 0 is newer than T0 by 7 steps."
 
 
 @pytest.mark.parametrize(
-    ("host", "event", "status"),
+    ("host", "step", "words", "known"),
     [
-        ("debian-11", _failed(_SWAPOFF), "XFAIL"),
-        ("debian-13", _failed(_SWAPOFF), "FAIL"),
-        ("bzImage", _failed(_SWAPOFF), "FAIL"),
-        ("debian-11", _failed("A write to a protected page failed."), "FAIL"),
-        ("debian-11", _failed(_SWAPOFF, "shmem"), "FAIL"),
-        ("debian-11", {**_failed(_SWAPOFF), "status": "PASS"}, "PASS"),
+        ("debian-11", "balanced", _TORN, True),
+        ("debian-12", "balanced", _TORN, False),
+        ("bzImage", "balanced", _TORN, False),
+        ("debian-11", "background", _TORN, False),
+        ("debian-11", "balanced", "Page 1 of agent thread 0 is older than T0.", False),
     ],
 )
-def test_known_failures_are_of_one_host_one_test_and_one_kind(
-    host: str, event: dict[str, Any], status: str
+def test_known_failures_are_of_one_host_one_check_and_one_kind(
+    host: str, step: str, words: str, known: bool
 ) -> None:
-    """Anything else stays what it is; the reason then names what mended it."""
-    found = with_known(host, event)
-    assert found["status"] == status
-    assert ("14a762dd1977" in found["reason"]) == (status == "XFAIL")
-
-
-def test_known_failures_are_of_the_catalogue() -> None:
-    """A name that is not there would never fit."""
-    assert {host for known in KNOWN for host in known.hosts} <= {spec.name for spec in HOSTS}
-    steps = [f"snapshot.{BALANCED}"]
-    slugs = [test.slug for test in registry.all_tests()]
-    for known in KNOWN:
-        assert known.tests in steps or [slug for slug in slugs if fnmatchcase(slug, known.tests)], known.tests
+    """Anything else stays a failure."""
+    assert bool(known_as(host, step, words)) == known
+    assert {name for issue in KNOWN for name in issue.hosts} <= {spec.name for spec in HOSTS}
 
 
 def test_host_that_cannot_be_had_does_not_end_the_matrix(

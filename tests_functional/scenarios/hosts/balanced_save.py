@@ -71,7 +71,7 @@ def judge_balanced(plan: Plan, found: Examination, report: Report, moved: int) -
     if order is None or order.status is not Status.PASS:
         wrong = order.violations[0].sentence if order and order.violations else "no agent page was found"
         status, sentence = Status.FAIL, f"While {moved} pages moved between nodes: {wrong}"
-        known = known_as(plan.name, f"snapshot.{BALANCED}", sentence)
+        known = known_as(plan.name, BALANCED, sentence)
         if known:
             status, sentence = Status.XFAIL, f"{sentence} Known: {known}."
     elif not moved:

@@ -19,7 +19,6 @@ from tests_functional.scenarios.hosts.feature_tests import (
     probe_features,
     run_feature_tests,
 )
-from tests_functional.scenarios.hosts.known import with_known
 from tests_functional.scenarios.hosts.memory_kinds import judge_kinds, kind_commands
 from tests_functional.scenarios.hosts.plan import BALANCED, FLOWS, PLANTED, Examination, Plan
 from tests_functional.scenarios.hosts.planted_save import judge_planted_save, save_planted
@@ -114,7 +113,6 @@ def _feature_tests(plan: Plan, found: Examination, host: Host, log: Callable[[st
     begun = time.monotonic()
     helper = plan.helper is not None
     events = run_feature_tests(host, Deadline(_TESTS_SECONDS), plan.tests or (), helper=helper)
-    events = tuple(with_known(plan.name, event) for event in events)
     (plan.folder / "kernel.json").write_text(json.dumps(events, indent=1) + "\n", encoding="utf-8")
     results = [event for event in events if event["event"] == "result"]
     found.tests = Counter(event["status"] for event in results)
