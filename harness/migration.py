@@ -17,6 +17,8 @@ from harness.userfaultfd import probe_userfaultfd
 _ENDED = {"completed", "failed", "cancelled"}
 BACKGROUND_SNAPSHOT = "background-snapshot"
 MAPPED_RAM = "mapped-ram"
+# 256 MiB take a minute, which a busy host may need for what is to happen meanwhile.
+_SLOW_MIB_PER_SECOND, _PIECES_PER_SECOND = 4, 20
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,17 @@ def exec_sink(path: Path) -> str:
     return f"exec:cat > {shlex.quote(str(path))}"
 
 
-def slow_sink(path: Path) -> str:
-    """A migration URI that takes at most 80 MiB/s, so that there is time to do something during the save."""
-    file, part = shlex.quote(str(path)), shlex.quote(f"{path}.part")
-    piece = f"head -c {4 << 20} > {part} && [ -s {part} ]"
-    return f"exec:while {piece}; do cat {part} >> {file}; sleep 0.05; done; rm {part}"
+def slow_sink(path: Path, while_there: Path) -> str:
+    """A migration URI that takes little while a file is there, and goes as fast as it can from then on.
+
+    So there is time for whatever has to happen during the save, and none is lost when it has.
+    """
+    file, part, sign = (shlex.quote(str(name)) for name in (path, f"{path}.part", while_there))
+    # Small pieces: a write of the guest waits for its page to be taken, and that should not be long.
+    piece = f"head -c {(_SLOW_MIB_PER_SECOND << 20) // _PIECES_PER_SECOND} > {part}"
+    pass_on = f"cat {part} >> {file}; sleep {1 / _PIECES_PER_SECOND}"
+    slowly = f"while [ -e {sign} ] && {piece} && [ -s {part} ]; do {pass_on}; done"
+    return f"exec:{slowly}; rm {part}; cat >> {file}"
 
 
 def exec_source(path: Path) -> str:

@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.errors import NotApplicable, SetupBroken
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, NotApplicable, SetupBroken
 from harness.mappings import MERGED_PAGES
 
 # Linux Documentation/admin-guide/mm/ksm.rst.
 _KSM = Path("/sys/kernel/mm/ksm")
 # Fast enough for 256 MiB within seconds; what was there before is put back.
+# The first scan takes a page's checksum, the second merges it if it has not changed since (Linux mm/ksm.c,
+# cmp_and_merge_page()); one more, since the first may have been under way.
+_SCANS = 3
 _WHILE_MERGING = {"sleep_millisecs": "10", "pages_to_scan": "20000", "run": "1"}
 
 
@@ -32,13 +36,30 @@ def require_merging() -> None:
         ) from error
 
 
-@contextmanager
-def merging() -> Iterator[None]:
-    """Have the host merge equal pages; its settings are put back, and what was merged stays so.
+def merge_all(deadline: Deadline) -> None:
+    """Have the host merge all equal pages there are; its settings are put back, and what was merged stays so.
 
     Raises:
-        SetupBroken: its settings cannot be changed.
+        SetupBroken: its settings cannot be changed, or it does not get round in time.
     """
+    with _merging():
+        wanted = _full_scans() + _SCANS
+        try:
+            deadline.wait_for(
+                lambda: _full_scans() >= wanted, "The merging of all equal pages", interval=0.05
+            )
+        except DeadlineExpired as error:
+            raise SetupBroken(
+                f"The host did not look at all pages {_SCANS} times within {deadline.seconds:.0f} s."
+            ) from error
+
+
+def _full_scans() -> int:
+    return int((_KSM / "full_scans").read_text())
+
+
+@contextmanager
+def _merging() -> Iterator[None]:
     try:
         with (_KSM / "run").open() as lock:
             # Whoever came second would else put back what the first had set, for good.

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 
 from harness import huge_pages, same_pages
-from harness.errors import NotApplicable
+from harness.deadline import Deadline
+from harness.errors import NotApplicable, SetupBroken
 from harness.huge_pages import huge_pages_disabled
 from harness.machine import Machine
 from harness.mappings import HUGE_PAGES, MERGED_PAGES, sum_field
 from harness.ram import RamBlock, in_place, populated_bytes, read_block, read_present
-from harness.same_pages import merging, require_merging
+from harness.same_pages import merge_all, require_merging
 
 _SMAPS = """7f8b9fe00000-7f8bafe00000 rw-p 00000000 00:00 0
 Size:             262144 kB
@@ -67,17 +68,21 @@ def _ksm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_settings_are_put_back(ksm: Path) -> None:
-    """Whatever happens meanwhile."""
+def test_settings_are_put_back(ksm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the waiting for so many scans ends."""
     before = {path.name: path.read_text() for path in ksm.iterdir()}
+    scans = iter((7, 7, 9, 10))
 
-    def merge_and_fail() -> None:
-        with merging():
-            assert (ksm / "run").read_text() == "1"
-            raise ValueError
+    def scanned() -> int:
+        assert (ksm / "run").read_text() == "1"
+        return next(scans)
 
-    with pytest.raises(ValueError):  # our own
-        merge_and_fail()
+    monkeypatch.setattr(same_pages, "_full_scans", scanned)
+    merge_all(Deadline(10))
+    assert next(scans, None) is None
+    monkeypatch.setattr(same_pages, "_full_scans", lambda: 7)
+    with pytest.raises(SetupBroken, match="did not look at all pages 3 times"):
+        merge_all(Deadline(0.1))
     assert {path.name: path.read_text() for path in ksm.iterdir()} == before
 
 

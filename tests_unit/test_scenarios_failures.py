@@ -8,10 +8,15 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from harness.errors import NotApplicable
 from harness.status import Status
+from tests_functional.scenarios.failures import afterwards
+from tests_functional.scenarios.failures.afterwards import Group
 from tests_functional.scenarios.failures.cases import CANCEL, DESCRIPTORS, SINKS, Case
 from tests_functional.scenarios.failures.ending import Ending, judge_ending, resumed_problems, written_least
 from tests_functional.scenarios.failures.kill import left_problems
@@ -23,7 +28,7 @@ from tests_functional.scenarios.failures.means import (
     open_numbers,
     sink,
 )
-from tests_unit.scenario_values import sentences
+from tests_unit.scenario_values import SOURCE, make_run, sentences, stand_in_guest
 
 _CASE = Case("broken", "reason", "exec:exit 0")
 
@@ -117,3 +122,19 @@ def test_peer_takes_some_and_goes(uri: str, tmp_path: Path) -> None:
             sender.connect(where if scheme == "unix" else (host, int(port)))
             with pytest.raises(OSError, match=r"reset|Broken pipe"):
                 sender.sendall(bytes(64 << 20))
+
+
+def test_snapshot_that_a_failure_made_impossible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A QEMU that refuses the next snapshot is no QEMU without snapshots: it took one before the failure."""
+
+    def refused(*_rest: object) -> None:
+        raise NotApplicable("QEMU refuses background-snapshot on this host.")
+
+    monkeypatch.setattr(afterwards, "take", refused)
+    group, place = Group(make_run(tmp_path), []), Place(tmp_path, 1 << 20)
+    found = afterwards._next_snapshot(
+        group, stand_in_guest(SOURCE), cast(Any, SimpleNamespace(window=None)), SINKS[0], place
+    )
+    assert found.name == f"failures/{SINKS[0].name}/next"
+    assert sentences(found) == ["It is not possible any more: QEMU refuses background-snapshot on this host."]
+    assert group.last is None

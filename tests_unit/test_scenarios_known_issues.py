@@ -104,3 +104,18 @@ def test_baseline_file_is_whole() -> None:
     for issue in issues:
         assert f"\n## {issue.id}: " in findings
         assert os.access(root / issue.reproduce.split()[0], os.X_OK)
+
+
+def test_check_that_may_see_it() -> None:
+    """It is XFAIL where it does see the issue, and no XPASS where it does not."""
+    issue = replace(_ISSUE, may=("source/*",))
+    assert _judge(_outcome(_check("source/a", "It lost page 7.")), issue).status is Status.XFAIL
+    assert _judge(_outcome(_check("source/a")), issue).status is Status.PASS
+
+
+def test_issue_of_the_kernel() -> None:
+    """Its versions are those of the host's kernel, whatever QEMU's is."""
+    issue = replace(_ISSUE, subject="linux", seen=("6.18.",), absent=("6.19.",))
+    failed = _outcome(_check("repetition/a", "It lost page 7."), qemu="7.2.22")
+    for kernel, status in (("6.18.44", Status.XFAIL), ("6.19.1", Status.FAIL)):
+        assert _judge(replace(failed, environment={"host_kernel": kernel}), issue).status is status

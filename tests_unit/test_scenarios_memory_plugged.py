@@ -52,7 +52,7 @@ def _machine(alive: bool = True, **answers: Any) -> Machine:
 
 
 def _source(machine: Machine, data_pages: int = 0) -> Source:
-    guest = SimpleNamespace(machine=machine)
+    guest = SimpleNamespace(machine=machine, shell=SimpleNamespace(check=lambda _command: ""))
     return cast(
         Source, SimpleNamespace(guest=guest, status=SimpleNamespace(data_pages=data_pages), before=None)
     )
@@ -185,10 +185,10 @@ def test_merged_pages_must_be_written_during_the_save(monkeypatch: pytest.Monkey
     """A page that is written to is no longer merged; what stays merged was not at stake."""
     monkeypatch.setattr(host_pages, "main_block", lambda _machine: _BLOCK)
     _counts(monkeypatch, host_pages, "mapped_bytes", 16 << 20, 16 << 20, 15 << 20)
-    host_pages._parted(_source(_machine(query_migrate={"status": "active"})))
+    host_pages.part_merged(_source(_machine(query_migrate={"status": "active"})), 1)
     _counts(monkeypatch, host_pages, "mapped_bytes", 16 << 20, 15 << 20)
     with pytest.raises(SetupBroken, match=r"when 0\.0 MiB of merged pages"):
-        host_pages._parted(_source(_machine(query_migrate={"status": "completed"})))
+        host_pages.part_merged(_source(_machine(query_migrate={"status": "completed"})), 1)
 
 
 def test_pages_of_the_other_size_are_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:

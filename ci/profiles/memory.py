@@ -26,7 +26,14 @@ class _Kind(Protocol):
 def _of(test: str, kinds: Mapping[str, _Kind], **parameters: float) -> tuple[Entry, ...]:
     """The tests of some kinds of guest RAM, by the method that tests such."""
     return tuple(
-        Entry(f"memory.{name}", f"{_TESTS}.{test}", kind.reason, {**SMALL, **parameters, "kind": name})
+        Entry(
+            f"memory.{name}",
+            f"{_TESTS}.{test}",
+            kind.reason,
+            {**SMALL, **parameters, "kind": name},
+            # The host's merging of pages is switched on for one test at a time.
+            alone=name == "merged-pages",
+        )
         for name, kind in kinds.items()
     )
 
@@ -40,6 +47,13 @@ MEMORY = (
         "memory.never-touched",
         f"{_TESTS}.test_never_touched",
         "a page that is in no page table cannot be protected, and may be written (QEMU 6.0-rc lost them)",
+    ),
+    Entry(
+        "memory.merged-while-saving",
+        f"{_TESTS}.test_merged_while_saving",
+        "merging makes a new entry in the page table, which must be protected like the old one",
+        {**SMALL, "coverage": 0.5},
+        alone=True,
     ),
     Entry(
         "memory.above-4-gib",

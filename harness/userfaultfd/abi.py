@@ -40,6 +40,8 @@ class Feature(enum.IntFlag):
     POISON = 1 << 14
     WP_ASYNC = 1 << 15
     MOVE = 1 << 16
+    RWP = 1 << 17
+    RWP_ASYNC = 1 << 18
 
 
 FEATURE_SINCE: dict[Feature, str] = {
@@ -60,11 +62,15 @@ FEATURE_SINCE: dict[Feature, str] = {
     Feature.POISON: "6.6",
     Feature.WP_ASYNC: "6.7",
     Feature.MOVE: "6.8",
+    # Offered by Debian's 7.3.4; read-write protection and its asynchronous kind, which is refused without the
+    # first.
+    Feature.RWP: "7.3",
+    Feature.RWP_ASYNC: "7.3",
 }
 """The kernel that each feature came with; distributions carry some back."""
 
 FEATURES: tuple[str, ...] = tuple(str(feature.name) for feature in FEATURE_SINCE)
-"""Names of the feature bits from bit 0, as in linux/userfaultfd.h (6.8) without UFFD_FEATURE_."""
+"""Names of the feature bits from bit 0, as in linux/userfaultfd.h (7.3) without UFFD_FEATURE_."""
 
 
 def feature_names(bits: int) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from tests_functional.base import SnapshotTest
 from tests_functional.scenarios.memory.host_pages import host_pages
 from tests_functional.scenarios.memory.kinds import memory_kind
+from tests_functional.scenarios.memory.merged_late import merged_while_saving
 from tests_functional.scenarios.memory.never_touched import never_touched
 from tests_functional.scenarios.memory.plugged import plugged_kind
 from tests_functional.scenarios.memory.virtio_mem import virtio_mem_kind
@@ -30,3 +31,7 @@ class Memory(SnapshotTest):
     def test_host_pages(self) -> None:
         """Snapshots of a guest whose RAM the host has in huge pages, in small ones, or merged."""
         self.judge(host_pages(self.option("kind")))
+
+    def test_merged_while_saving(self) -> None:
+        """A snapshot during which the host merges pages that are protected, and the guest writes to them."""
+        self.judge(merged_while_saving)

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
-from harness import migration
-from harness.deadline import Deadline
-from harness.host import LocalHost
-from harness.machine import Machine
 from harness.status import Status
-from tests_functional.scenarios.agent import AgentWindow
-from tests_functional.scenarios.guest import Guest, Stack, logged_in
-from tests_functional.scenarios.main_job import Source, snapshot_cycle, writing_guest
+from tests_functional.scenarios.main_job import snapshot_cycle, writing_guest
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
-from tests_functional.scenarios.snapshot import Flow, Snapshot, restore_uri
-from tests_functional.scenarios.source_checks import baseline
+from tests_functional.scenarios.snapshot import Flow, Snapshot
 from tests_functional.scenarios.summary import Cycle, summary
+from tests_functional.scenarios.warm import restored_source
 
 _DEPTH = 5
 _RESTORE_SECONDS = 90.0
@@ -50,23 +41,3 @@ def _next(run: Run, snapshot: Snapshot, number: int) -> Cycle:
         cycle = snapshot_cycle(run, source, Flow.LIVE, f"generation-{number}")
         source.guest.machine.quit()
     return cycle
-
-
-@contextmanager
-def restored_source(stack: Stack, snapshot: Snapshot, folder: Path, deadline: Deadline) -> Iterator[Source]:
-    """A guest restored from a snapshot, running, as the source of further snapshots.
-
-    Raises:
-        SubjectFailed: QEMU does not take the file.
-    """
-    machine = Machine(stack.machine_config(snapshot.disk), LocalHost(), folder, incoming=True)
-    with machine:
-        if migration.restore(machine, restore_uri(machine, snapshot), deadline) == "paused":
-            machine.qmp.execute("cont")
-        with logged_in(machine, stack, deadline) as guest:
-            yield _source(guest)
-
-
-def _source(guest: Guest) -> Source:
-    status = guest.agent.status()
-    return Source(guest, AgentWindow(guest.machine, status.nonce), status, baseline(guest))

@@ -31,6 +31,7 @@ class KnownIssue:
         reproduce: one command that needs only a QEMU and a shell.
         upstream: link to a report, "" where there is none.
         by_chance: whether even its reproducer depends on timing.
+        may: shell patterns for the names of further checks, which see it or not, by chance.
         subject: whose defect it is, ``qemu`` or ``linux``: that of the host.
     """
 
@@ -45,6 +46,7 @@ class KnownIssue:
     upstream: str
     by_chance: bool = False
     subject: str = "qemu"
+    may: tuple[str, ...] = ()
 
     def version(self, environment: Mapping[str, Any]) -> str:
         """Version of its subject in a result's environment, "" where that does not say."""
@@ -63,7 +65,8 @@ class KnownIssue:
 
     def expected(self, check: Mapping[str, Any], environment: Mapping[str, Any]) -> bool:
         """Whether this check should have failed there."""
-        return self.listed_seen(self.version(environment)) and not self.sporadic and self.concerns(check)
+        named = any(fnmatchcase(check["name"], pattern) for pattern in self.checks)
+        return self.listed_seen(self.version(environment)) and not self.sporadic and named
 
     def listed_seen(self, version: str) -> bool:
         """Whether it was seen on that version of its subject."""
@@ -75,14 +78,16 @@ class KnownIssue:
 
     def concerns(self, check: Mapping[str, Any]) -> bool:
         """Whether it can show in this check."""
-        return any(fnmatchcase(check["name"], pattern) for pattern in self.checks)
+        return any(fnmatchcase(check["name"], pattern) for pattern in (*self.checks, *self.may))
 
 
 def load_known_issues(path: Path = BASELINE) -> tuple[KnownIssue, ...]:
     """The baseline file's issues."""
     entries = tomllib.loads(path.read_text(encoding="utf-8"))["issue"]
-    lists = ("checks", "seen", "absent")
-    return tuple(KnownIssue(**{**entry, **{name: tuple(entry[name]) for name in lists}}) for entry in entries)
+    lists = ("checks", "may", "seen", "absent")
+    return tuple(
+        KnownIssue(**{**entry, **{name: tuple(entry.get(name, ())) for name in lists}}) for entry in entries
+    )
 
 
 def with_known_issues(outcome: Outcome, issues: Sequence[KnownIssue]) -> Outcome:

@@ -99,8 +99,8 @@ class Acts:
 
     Attributes:
         at_t0: called while the guest stands still at T0, in flows that stop it; None for nothing.
-        saving: called once T0 is past and RAM is being saved, which a slow sink makes long enough, whatever
-            the flow says; None for nothing.
+        saving: called once T0 is past and RAM is being saved; until it returns a slow sink takes 4 MiB/s,
+            whatever the flow says. None for nothing.
     """
 
     at_t0: Callable[[], None] | None = None
@@ -108,6 +108,8 @@ class Acts:
 
 
 _NO_ACTS = Acts()
+# While it is there, the sink of a save with acts is slow.
+_SLOW = "slow"
 
 
 def take(
@@ -159,10 +161,16 @@ def save(
     machine, path = guest.machine, folder / "vmstate"
     standstill.begin(guest, window)
     before, mark = window.steps(), machine.qmp.mark()
+    slow = folder / _SLOW
+    if acts.saving:
+        slow.touch()
     golden, started_by_itself = _begin_save(flow, machine, folder, deadline, acts)
     if acts.saving:
-        migration.wait_ram_moving(machine, deadline)
-        acts.saving()
+        try:
+            migration.wait_ram_moving(machine, deadline)
+            acts.saving()
+        finally:
+            slow.unlink()
     figures = migration.wait_completed(machine, deadline)
     completed = window.steps()
     if not flow.background:
@@ -193,7 +201,7 @@ def _begin_save(
 ) -> tuple[GoldenImage | None, bool]:
     """Start a save, the guest running where the flow has it so; says whether QEMU resumed it by itself."""
     path = folder / "vmstate"
-    uri = migration.slow_sink(path) if acts.saving else _uri(flow, path)
+    uri = migration.slow_sink(path, folder / _SLOW) if acts.saving else _uri(flow, path)
     if flow in (Flow.LIVE, Flow.LIVE_FILE):
         migration.start_save(machine, uri)
         return None, False

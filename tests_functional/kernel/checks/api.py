@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from harness.userfaultfd import (
+    FEATURE_SINCE,
     PAGE_BYTES,
     Feature,
     Mode,
@@ -27,6 +28,7 @@ from ..traps import Doer, all_wait, marked, next_fault, page_of, write_passes, w
 from ..trial import Trial
 
 _WP = Feature.PAGEFAULT_FLAG_WP
+_TOGETHER = {int(Feature.RWP_ASYNC): int(Feature.RWP)}
 
 
 @feature_test("R01")
@@ -72,8 +74,9 @@ def a_wrong_handshake_is_refused(trial: Trial) -> None:
 def every_offered_feature_can_be_switched_on(trial: Trial) -> None:
     """What the kernel lists it also accepts, each alone and all but the privileged EVENT_FORK together."""
     all_of_them = offered() & ~int(Feature.EVENT_FORK)
-    bits = [1 << bit for bit in range(64) if all_of_them >> bit & 1]
-    for features in (*bits, all_of_them):
+    # Of a feature that we do not know we do not know either what it goes with.
+    alone = [int(feature) for feature in FEATURE_SINCE if feature & all_of_them]
+    for features in (*(bits | _TOGETHER.get(bits, 0) for bits in alone), all_of_them):
         with Userfaultfd(features, user_mode_only=not may_trap_kernel()):
             trial.check(True, "")
     trial.note(f"offered: {offered():#x}")

@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 from guest_images.cache import Cache, default_cache_folder
 from harness import migration
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, MachineryMissing, NotApplicable, SetupBroken, SnapproofError
+from harness.errors import MachineryMissing, NotApplicable, SetupBroken, SnapproofError
 from harness.machine import Machine
-from harness.process import session_members
 from harness.qmp import CommandRefused
 from harness.status import Status
-from tests_functional.scenarios.agent import AgentStatus
 from tests_functional.scenarios.checks import judged, skipped
+from tests_functional.scenarios.failures.afterwards import Group, judge_afterwards, judge_last
 from tests_functional.scenarios.failures.cases import Act, Case, When, call_cases
 from tests_functional.scenarios.failures.ending import (
     LIMIT_SECONDS,
@@ -28,15 +27,12 @@ from tests_functional.scenarios.failures.ending import (
     wait_ending,
 )
 from tests_functional.scenarios.failures.means import Place, descriptor_limit, end_sinks, sink
-from tests_functional.scenarios.guest import logged_in
 from tests_functional.scenarios.judgement import outcome_of
 from tests_functional.scenarios.main_job import Source, writing_guest
-from tests_functional.scenarios.offline_checks import instant, judge_oracles
 from tests_functional.scenarios.outcome import Outcome
-from tests_functional.scenarios.restored_checks import judge_restored
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow, Snapshot, take
-from tests_functional.scenarios.source_checks import judge_source
+from tests_functional.scenarios.warm import restored_source
 from validators.call_faults.control import Call, CallControl, call_control, controlled_qemu
 from validators.judge import check_file
 from validators.verdict import CheckResult
@@ -44,21 +40,9 @@ from validators.verdict import CheckResult
 _SAVE_SECONDS = 60.0
 # Long enough for a running save to get on, and for a guest to come upon a protected page.
 _STALL_SECONDS = 3.0
-_SINK = f"The sink's processes are gone within {LIMIT_SECONDS:.0f} s of the end."
 _RELEASED = f"Once the sink is killed, QEMU is well again within {LIMIT_SECONDS:.0f} s."
 _ALIVE = "QEMU answers, and its guest over SSH."
-_NEXT = "The next snapshot succeeds and is right by every offline check."
 _FILE = "The file of a save that is said to have completed is right by every offline check."
-
-
-@dataclass
-class _Group:
-    """What is gathered over the cases of a group: the checks, and the last good snapshot."""
-
-    run: Run
-    checks: list[CheckResult]
-    control: CallControl | None = None
-    last: tuple[Snapshot, int | None, AgentStatus] | None = None
 
 
 def failures(cases: Sequence[Case]) -> Callable[[Run], Outcome]:
@@ -99,22 +83,24 @@ def _counts(run: Run, control: CallControl) -> dict[Call, int]:
 
 def _all(run: Run, cases: Sequence[Case], control: CallControl | None = None) -> Outcome:
     begun = time.monotonic()
-    group, left, guests = _Group(run, [], control), list(cases), 0
+    group, left, guests = Group(run, [], control), list(cases), 0
+    seed: Snapshot | None = None
     while left:
         guests += 1
         folder = run.folder / f"guest-{guests}"
         folder.mkdir()
-        with writing_guest(replace(run, folder=folder)) as source:
-            stream_bytes = _reference(group, source, folder / "reference")
+        with _guest(replace(run, folder=folder), seed) as source:
+            seed = seed or _seed(run, source)
             well = True
             while left and well:
                 case = left.pop(0)
                 run.say(f"{case.name}: {case.reason}.")
-                place = Place(folder / case.name, stream_bytes)
+                place = Place(folder / case.name, seed.size_bytes)
                 place.folder.mkdir()
                 well = _survived(group, source, case, place)
+    run.discard(run.folder / "seed")
     if group.last is not None:
-        group.checks += _restored(run, *group.last)
+        group.checks += judge_last(run, *group.last)
     if all(check.status is Status.PASS for check in group.checks):
         run.discard(run.folder)
     holds = f"{len(cases)} failures cost no more than the snapshot they hit."
@@ -122,16 +108,26 @@ def _all(run: Run, cases: Sequence[Case], control: CallControl | None = None) ->
     return outcome_of(run, group.checks, time.monotonic() - begun, holds, figures)
 
 
-def _reference(group: _Group, source: Source, folder: Path) -> int:
-    """Size in bytes of an undisturbed save: without one that works, failures say nothing."""
+@contextmanager
+def _guest(run: Run, seed: Snapshot | None) -> Iterator[Source]:
+    """The first guest is booted; those that replace it go on from where it was when its memory was full."""
+    if seed is None:
+        with writing_guest(run) as source:
+            yield source
+        return
+    run.say("Going on with a new guest, restored from before the first failure.")
+    with restored_source(run.stack, seed, run.folder, run.deadline.at_most(_SAVE_SECONDS)) as source:
+        yield source
+
+
+def _seed(run: Run, source: Source) -> Snapshot:
+    """An undisturbed save: without one that works, failures say nothing."""
+    folder = run.folder / "seed"
     folder.mkdir()
-    deadline = group.run.deadline.at_most(_SAVE_SECONDS)
-    size = take(Flow.LIVE, source.guest, source.window, folder, deadline).size_bytes
-    group.run.discard(folder)
-    return size
+    return take(Flow.LIVE, source.guest, source.window, folder, run.deadline.at_most(_SAVE_SECONDS))
 
 
-def _survived(group: _Group, source: Source, case: Case, place: Place) -> bool:
+def _survived(group: Group, source: Source, case: Case, place: Place) -> bool:
     """Run one case; says whether its guest can be used for the next."""
     machine = source.guest.machine
     found: list[CheckResult] = []
@@ -139,7 +135,7 @@ def _survived(group: _Group, source: Source, case: Case, place: Place) -> bool:
         found += _broken_save(source, case, place, group.control)
         # A monitor that is silent even with the sink gone would cost three more time limits to say so again.
         if not any(check.name.endswith("/released") and check.violations for check in found):
-            found += _afterwards(group, source, case, place)
+            found += judge_afterwards(group, source, case, place)
     except NotApplicable as error:
         group.checks.append(skipped(f"failures/{case.name}/end", _ALIVE, error.sentence))
         return True
@@ -245,53 +241,3 @@ def _released(machine: Machine, case: Case) -> CheckResult:
     elif ending.status not in ("completed", "failed", "cancelled", "none"):
         problems.append(f"The save is still '{ending.status}'.")
     return judged(f"failures/{case.name}/released", _RELEASED, problems, {"processes_killed": count})
-
-
-def _afterwards(group: _Group, source: Source, case: Case, place: Place) -> list[CheckResult]:
-    """Judge guest, QEMU and host after a case, and take the next snapshot."""
-    machine, run = source.guest.machine, group.run
-    migration.wait_cleaned_up(machine, Deadline(LIMIT_SECONDS))
-    checks = [_sink_gone(source, case)]
-    # A new login within the limit: an old connection may outlive a guest that takes no new one.
-    with logged_in(machine, run.stack, Deadline(LIMIT_SECONDS)) as guest:
-        checks += [
-            replace(check, name=f"failures/{case.name}/{check.name}")
-            for check in judge_source(guest, source.before)
-        ]
-        folder = place.folder / "next"
-        folder.mkdir()
-        snapshot = take(Flow.LIVE, guest, source.window, folder, run.deadline.at_most(_SAVE_SECONDS))
-        offline = check_file(snapshot.path)
-        problems = [violation.sentence for violation in offline.violations]
-        problems += [v.sentence for v in judge_oracles(offline, snapshot, source.status).violations]
-    checks.append(judged(f"failures/{case.name}/next", _NEXT, problems))
-    if not problems:
-        t0 = instant(offline)
-        group.last = (_kept(snapshot, run.folder), t0.monotonic_ns if t0 else None, source.status)
-    return checks
-
-
-def _kept(snapshot: Snapshot, folder: Path) -> Snapshot:
-    """The same snapshot, its file moved to where the next good one replaces it."""
-    path = folder / "last" / "vmstate"
-    path.parent.mkdir(exist_ok=True)
-    return replace(snapshot, path=snapshot.path.replace(path))
-
-
-def _sink_gone(source: Source, case: Case) -> CheckResult:
-    pid = source.guest.machine.process.pid
-    known = {pid, *dict(source.before.host.processes)}
-    problems = []
-    try:
-        Deadline(LIMIT_SECONDS).wait_for(lambda: known.issuperset(session_members(pid)), "The sink's end")
-    except DeadlineExpired:
-        problems.append(f"The sink's processes still run {LIMIT_SECONDS:.0f} s after the end of the save.")
-    return judged(f"failures/{case.name}/sink-gone", _SINK, problems)
-
-
-def _restored(run: Run, snapshot: Snapshot, t0_ns: int | None, status: AgentStatus) -> list[CheckResult]:
-    """Restore the last snapshot that was taken after a failure, and judge the guest in it."""
-    run.say("Restoring the last snapshot that followed a failure.")
-    deadline = run.deadline.at_most(_SAVE_SECONDS)
-    found = judge_restored(run.stack, snapshot, status, t0_ns, run.folder / "restored", deadline)
-    return [replace(check, name=f"failures/last/{check.name}") for check in found]

@@ -1,7 +1,7 @@
 """What snapshots on kernels of the catalogue are known to get wrong, each with what mended it later.
 
-By host and not by version: a kernel of one's own, or a newer one, gets no pardon. A failure that says something
-else than expected here stays a failure. The feature tests know their own issues.
+By host and not by version: a kernel of one's own, or a newer one, gets no pardon. A failure that says
+something else than expected here stays a failure. The feature tests know their own issues.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KNOWN = (
         ("debian-11",),
         "balanced",
         "is newer than T0",
-        "NUMA balancing maps a huge page that it has moved as writable, protected or not (docs/findings.md, F16)",
+        "NUMA balancing maps a huge page that it has moved as writable, protected or not (F17)",
     ),
 )
 

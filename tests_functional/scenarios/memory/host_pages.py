@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 
 from harness import migration
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, NotApplicable, SetupBroken
+from harness.errors import NotApplicable, SetupBroken
 from harness.huge_pages import huge_pages_disabled, huge_pages_setting
 from harness.machine_config import MIB
 from harness.mappings import HUGE_PAGES, MERGED_PAGES, mapped_bytes
 from harness.ram import main_block
-from harness.same_pages import merging, require_merging
+from harness.same_pages import merge_all, require_merging
 from tests_functional.scenarios.checks import judged
 from tests_functional.scenarios.main_job import Source, judge_cycle, writing_guest
+from tests_functional.scenarios.memory.same_file import fill_file, write_file
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Acts, Flow, save
@@ -27,20 +28,8 @@ _SAVE_SECONDS = 60.0
 _MERGE_SECONDS = 60.0
 _AT_T0 = "At T0 the host had QEMU's RAM in the pages that this test is about."
 _LEAST_HUGE_MIB = 32
-_LEAST_MERGED_MIB = 16
 _LEAST_PARTED_MIB = 0.25
-_FILE_STEPS = 512
-_SAME = "/tmp/same"
-# 32 MiB of equal pages, put together from ever larger parts: `yes` alone would take a minute under TCG.
-_FILL = (
-    "cd /tmp; yes | head -c 65536 > part; for i in $(seq 16); do cat part; done > mib; "
-    f"for i in $(seq {_FILE_STEPS // 16}); do cat mib; done > {_SAME}; rm part mib"
-)
-# Their end: one piece after another gets content of its own.
-_PART = (
-    f"(n=0; while [ $n -lt {_FILE_STEPS} ]; do dd if=/dev/urandom of={_SAME} bs=64k seek=$n count=1 "
-    "conv=notrunc; n=$((n+1)); sleep 0.02; done) > /dev/null 2>&1 &"
-)
+_FILE_MIB = 32
 
 
 @dataclass(frozen=True)
@@ -93,30 +82,23 @@ def _in_small_pages(source: Source) -> dict[str, int]:
 
 
 def _merged(source: Source) -> dict[str, int]:
-    """Have the host merge equal pages of a file in the guest, and the guest write to them from now on."""
-    source.guest.shell.check(_FILL)
-    with merging():
-        try:
-            Deadline(_MERGE_SECONDS).wait_for(
-                lambda: _merged_mib(source) >= _LEAST_MERGED_MIB, "The merging of equal pages", interval=0.1
-            )
-        except DeadlineExpired as error:
-            raise SetupBroken(
-                f"The host merged {_merged_mib(source):.1f} MiB in {_MERGE_SECONDS:.0f} s, fewer than "
-                f"{_LEAST_MERGED_MIB}."
-            ) from error
-    found = _merged_mib(source)
-    source.guest.shell.check(_PART)
+    """Have the host merge equal pages of a file in the guest."""
+    source.guest.shell.check(fill_file(_FILE_MIB))
+    merge_all(Deadline(_MERGE_SECONDS))
+    found = merged_mib(source)
+    if found < _FILE_MIB:
+        raise SetupBroken(f"The host merged {found:.1f} MiB, fewer than the {_FILE_MIB} MiB that are equal.")
     return {"MiB merged": int(found)}
 
 
-def _merged_mib(source: Source) -> float:
+def merged_mib(source: Source) -> float:
+    """MiB of QEMU's RAM that the host has merged with equal pages."""
     machine = source.guest.machine
     return mapped_bytes(machine, main_block(machine), MERGED_PAGES) / MIB
 
 
-def _parted(source: Source) -> None:
-    """Wait until the guest has written to enough merged pages, each of which is no longer merged then.
+def part_merged(source: Source, file_mib: int) -> None:
+    """Have the guest write to the file, and wait until enough merged pages are no longer merged for that.
 
     Raises:
         SetupBroken: the save ended before.
@@ -124,16 +106,19 @@ def _parted(source: Source) -> None:
     machine = source.guest.machine
     block = main_block(machine)
     at_first = mapped_bytes(machine, block, MERGED_PAGES)
-    parted = 0.0
-    while parted < _LEAST_PARTED_MIB:
+    source.guest.shell.check(write_file(file_mib))
+    written = 0.0
+    while written < _LEAST_PARTED_MIB:
         now = mapped_bytes(machine, block, MERGED_PAGES)
         # In this order: what was counted was written before the end.
         if machine.query_migrate().get("status") != "active":
             raise SetupBroken(
-                f"The save ended when {parted:.1f} MiB of merged pages had been written, fewer than "
+                f"The save ended when {written:.1f} MiB of merged pages had been written, fewer than "
                 f"{_LEAST_PARTED_MIB}, so this run proves nothing."
             )
-        parted = (at_first - now) / MIB
+        written = (at_first - now) / MIB
+        # Counting them holds up QEMU, which shares its page tables with us meanwhile.
+        machine.pause(Deadline(1), 0.2)
 
 
 HOST_PAGES: Mapping[str, HostPages] = {
@@ -154,7 +139,7 @@ HOST_PAGES: Mapping[str, HostPages] = {
         require_merging,
         nullcontext,
         _merged,
-        _parted,
+        lambda source: part_merged(source, _FILE_MIB),
     ),
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# F16: a huge page that NUMA balancing moves loses its userfaultfd write protection.
+# F17: a huge page that NUMA balancing moves loses its userfaultfd write protection.
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script did not work.
 """Run it as root, without arguments, on a host with two NUMA nodes.
 

@@ -1,0 +1,99 @@
+"""What QEMU owes its user once a save has failed: guest, host and the next snapshot are right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness import migration
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, NotApplicable
+from harness.process import session_members
+from tests_functional.scenarios.agent import AgentStatus
+from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.failures.cases import Case
+from tests_functional.scenarios.failures.ending import LIMIT_SECONDS
+from tests_functional.scenarios.failures.means import Place
+from tests_functional.scenarios.guest import Guest, logged_in
+from tests_functional.scenarios.main_job import Source
+from tests_functional.scenarios.offline_checks import instant, judge_oracles
+from tests_functional.scenarios.restored_checks import judge_restored
+from tests_functional.scenarios.run import Run
+from tests_functional.scenarios.snapshot import Flow, Snapshot, take
+from tests_functional.scenarios.source_checks import judge_source
+from validators.call_faults.control import CallControl
+from validators.judge import check_file
+from validators.verdict import CheckResult
+
+_SAVE_SECONDS = 60.0
+_SINK = f"The sink's processes are gone within {LIMIT_SECONDS:.0f} s of the end."
+_NEXT = "The next snapshot succeeds and is right by every offline check."
+
+
+@dataclass
+class Group:
+    """What is gathered over the cases of a group: the checks, and the last good snapshot."""
+
+    run: Run
+    checks: list[CheckResult]
+    control: CallControl | None = None
+    last: tuple[Snapshot, int | None, AgentStatus] | None = None
+
+
+def judge_afterwards(group: Group, source: Source, case: Case, place: Place) -> list[CheckResult]:
+    """Judge guest, QEMU and host after a case, and take the next snapshot."""
+    machine, run = source.guest.machine, group.run
+    migration.wait_cleaned_up(machine, Deadline(LIMIT_SECONDS))
+    checks = [_sink_gone(source, case)]
+    # A new login within the limit: an old connection may outlive a guest that takes no new one.
+    with logged_in(machine, run.stack, Deadline(LIMIT_SECONDS)) as guest:
+        checks += [
+            replace(check, name=f"failures/{case.name}/{check.name}")
+            for check in judge_source(guest, source.before)
+        ]
+        checks.append(_next_snapshot(group, guest, source, case, place))
+    return checks
+
+
+def _next_snapshot(group: Group, guest: Guest, source: Source, case: Case, place: Place) -> CheckResult:
+    """Take the snapshot after a failure and judge its file; a good one is kept as the group's last."""
+    run, folder = group.run, place.folder / "next"
+    folder.mkdir()
+    try:
+        snapshot = take(Flow.LIVE, guest, source.window, folder, run.deadline.at_most(_SAVE_SECONDS))
+    except NotApplicable as error:
+        # It was possible before the failure, so it is the failure that took it away.
+        return judged(f"failures/{case.name}/next", _NEXT, [f"It is not possible any more: {error.sentence}"])
+    offline = check_file(snapshot.path)
+    problems = [violation.sentence for violation in offline.violations]
+    problems += [v.sentence for v in judge_oracles(offline, snapshot, source.status).violations]
+    if not problems:
+        t0 = instant(offline)
+        group.last = (_kept(snapshot, run.folder), t0.monotonic_ns if t0 else None, source.status)
+    return judged(f"failures/{case.name}/next", _NEXT, problems)
+
+
+def _kept(snapshot: Snapshot, folder: Path) -> Snapshot:
+    """The same snapshot, its file moved to where the next good one replaces it."""
+    path = folder / "last" / "vmstate"
+    path.parent.mkdir(exist_ok=True)
+    return replace(snapshot, path=snapshot.path.replace(path))
+
+
+def _sink_gone(source: Source, case: Case) -> CheckResult:
+    pid = source.guest.machine.process.pid
+    known = {pid, *dict(source.before.host.processes)}
+    problems = []
+    try:
+        Deadline(LIMIT_SECONDS).wait_for(lambda: known.issuperset(session_members(pid)), "The sink's end")
+    except DeadlineExpired:
+        problems.append(f"The sink's processes still run {LIMIT_SECONDS:.0f} s after the end of the save.")
+    return judged(f"failures/{case.name}/sink-gone", _SINK, problems)
+
+
+def judge_last(run: Run, snapshot: Snapshot, t0_ns: int | None, status: AgentStatus) -> list[CheckResult]:
+    """Restore the last snapshot that was taken after a failure, and judge the guest in it."""
+    run.say("Restoring the last snapshot that followed a failure.")
+    deadline = run.deadline.at_most(_SAVE_SECONDS)
+    found = judge_restored(run.stack, snapshot, status, t0_ns, run.folder / "restored", deadline)
+    return [replace(check, name=f"failures/last/{check.name}") for check in found]

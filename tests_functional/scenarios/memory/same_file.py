@@ -1,0 +1,26 @@
+"""A file in the guest's memory that is full of equal pages, and what then makes them unequal again."""
+
+from __future__ import annotations
+
+_FILE = "/tmp/same"
+_PIECE_BYTES = 64 << 10
+
+
+def fill_file(mib: int) -> str:
+    """A command that makes a file of so many MiB of equal pages in tmpfs.
+
+    It is put together from ever larger parts: `yes` alone would take a minute under TCG for 32 MiB.
+    """
+    return (
+        f"cd /tmp; yes | head -c {_PIECE_BYTES} > part; for i in $(seq 16); do cat part; done > mib; "
+        f"for i in $(seq {mib}); do cat mib; done > {_FILE}; rm part mib"
+    )
+
+
+def write_file(mib: int) -> str:
+    """A command that gives one piece after another content of its own, and comes back at once.
+
+    One program for all of it: to start one for each piece takes a guest whose pages are protected seconds.
+    """
+    pieces = (mib << 20) // _PIECE_BYTES
+    return f"dd if=/dev/urandom of={_FILE} bs={_PIECE_BYTES} count={pieces} conv=notrunc > /dev/null 2>&1 &"
