@@ -82,7 +82,7 @@ def every_offered_feature_can_be_switched_on(trial: Trial) -> None:
     trial.note(f"offered: {offered():#x}")
 
 
-@feature_test("R02", memory=EVERY, bugs=("00b151f21f39", "14819305e09f"))
+@feature_test("R02", memory=EVERY, features=_WP, bugs=("00b151f21f39", "14819305e09f"))
 def registration_says_what_works(trial: Trial) -> None:
     """Memory is registered for WP exactly if the kernel then offers WRITEPROTECT on it.
 
@@ -101,6 +101,21 @@ def registration_says_what_works(trial: Trial) -> None:
     ioctls = uffd.register(region.address, region.length, Mode.MISSING)
     trial.check({"WAKE", "COPY"} <= ioctls, f"Registered for MISSING, and only {sorted(ioctls)} are offered.")
     trial.check("WRITEPROTECT" not in ioctls, "Not registered for WP, and WRITEPROTECT is offered.")
+
+
+@feature_test("R02", bugs=("00b151f21f39",))
+def without_the_feature_wp_is_refused(trial: Trial) -> None:
+    """A kernel that does not offer PAGEFAULT_FLAG_WP refuses to register for it (EINVAL) and to protect."""
+    if offered() & _WP:
+        trial.skip("The kernel offers PAGEFAULT_FLAG_WP.")
+    region, uffd = trial.region(), trial.uffd()
+    trial.refuses(errno.EINVAL, "WP", uffd.register, region.address, region.length, Mode.WP)
+    ioctls = uffd.register(region.address, region.length, Mode.MISSING)
+    trial.check("COPY" in ioctls, f"Registered for MISSING, and only {sorted(ioctls)} are offered.")
+    trial.check("WRITEPROTECT" not in ioctls, "WRITEPROTECT is offered without PAGEFAULT_FLAG_WP.")
+    codes = (errno.ENOENT, errno.EINVAL)
+    trial.refuses(codes, "Protecting", uffd.write_protect, region.address, region.length)
+    write_passes(trial, region, uffd, 1)
 
 
 @feature_test("R02", memory=(ANON, SHMEM), features=_WP)
