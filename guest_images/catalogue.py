@@ -200,7 +200,7 @@ HOSTS = (
         "linux-image-cloud-amd64",
         "debian-13",
         "debian-13",
-        0x7FFFF,
+        0x1FFFF,
     ),
     HostSpec(
         "debian-13-backports",
@@ -209,7 +209,7 @@ HOSTS = (
         "linux-image-cloud-amd64",
         "debian-13",
         "debian-13",
-        0x1FFFF,
+        0x7FFFF,
     ),
     HostSpec(
         "debian-12-arm64",
