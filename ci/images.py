@@ -10,6 +10,7 @@ from typing import Any
 
 from ci.stack import cache_of
 from guest_images.catalogue import guest_spec
+from guest_images.host_image import build_host, built_hosts
 from guest_images.image import GuestImage, build_guest, built_guests
 from guest_images.qemu import provision_qemu, provisioned_qemus
 
@@ -26,7 +27,7 @@ def add_parser(commands: Any) -> None:
         help="fetch or build one",
         epilog="Examples: snapproof images build default; snapproof images build qemu:debian-13",
     )
-    build.add_argument("name", metavar="NAME", help="a guest, or qemu:NAME")
+    build.add_argument("name", metavar="NAME", help="a guest, qemu:NAME or host:NAME")
     build.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
     build.add_argument("--refresh", action="store_true", help="look for newer packages")
     build.set_defaults(run=build_image)
@@ -43,17 +44,24 @@ def list_images(arguments: argparse.Namespace) -> int:
     for spec, qemu in provisioned_qemus(cache).items():
         state = qemu.version if qemu else "not fetched"
         print(f"  qemu:{spec.name:22} {state:34} {spec.reason}")
+    print("Hosts:")
+    for host, fetched in built_hosts(cache).items():
+        print(f"  host:{host.name:22} {'fetched' if fetched else 'not fetched':34} {host.reason}")
     return 0
 
 
 def build_image(arguments: argparse.Namespace) -> int:
-    """Build one guest or fetch one QEMU, and print where it is."""
+    """Build one guest or host or fetch one QEMU, and print where it is."""
     cache = cache_of(arguments)
     kind, _, name = arguments.name.rpartition(":")
     options = {"mirror": arguments.mirror, "refresh": arguments.refresh}
     if kind == "qemu":
         qemu = provision_qemu(name, cache, _log, **options)
         print(f"{qemu.executable} ({qemu.version})")
+        return 0
+    if kind == "host":
+        host = build_host(name, cache, _log, **options)
+        print(f"{host.kernel} (Linux {host.release})\n{host.initrd}\n{host.disk.path}\ndigest {host.digest}")
         return 0
     guest_spec(arguments.name)
     image = build_guest(arguments.name, cache, _log, **options)

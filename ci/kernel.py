@@ -8,22 +8,35 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
+from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any
 
-from ci.command import add_cache_argument
+from ci.host_plan import (
+    HOST_HELP,
+    Sources,
+    add_host_arguments,
+    lent_to_vm,
+    opened_host,
+    tracker_library,
+)
 from ci.json_file import write_json_file
 from guest_images.cache import Cache, default_cache_folder
-from harness.errors import MachineryMissing, SetupBroken, UsageError
+from harness.deadline import Deadline
+from harness.errors import SetupBroken, UsageError
+from harness.hosts.host import Host
+from harness.hosts.spec import LOCAL, parse_host
 from harness.status import EXIT_NOTHING_RAN
 from tests_functional.kernel import registry
 from tests_functional.kernel.ktap import KtapWriter
 from tests_functional.kernel.run import exit_code
-from validators.preload import preload_library
-from validators.trackers import mprotect
+from tests_functional.scenarios.hosts.feature_tests import carry_tests, run_feature_tests
 
 _RUNNER = "tests_functional.kernel"
 _ROOT = Path(registry.__file__).parents[2]
 _SCHEMA = 1
+_HOST_SECONDS = 3600.0
 
 
 def add_parser(commands: Any) -> None:
@@ -48,7 +61,8 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write host, results and figures there")
     _add_lending(parser)
-    add_cache_argument(parser)
+    parser.add_argument("--host", default=LOCAL, metavar="SPEC", help=f"where: {HOST_HELP}")
+    add_host_arguments(parser)
     parser.set_defaults(run=kernel)
 
 
@@ -77,7 +91,7 @@ def kernel(arguments: argparse.Namespace) -> int:
         return 0 if tests else EXIT_NOTHING_RAN
     writer = KtapWriter(sys.stdout.write)
     seen = []
-    for event in _events(arguments, _helper(arguments)):
+    for event in _events(arguments):
         seen.append(event)
         writer.event(event)
         sys.stdout.flush()
@@ -96,39 +110,55 @@ def document(events: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _helper(arguments: argparse.Namespace) -> str:
-    """The library with the mprotect tracker's signal handler, empty where it cannot be built."""
-    source = Path(mprotect.__file__).with_name("segv.c")
-    try:
-        return str(preload_library(source, Cache(arguments.cache or default_cache_folder()), _log))
-    except MachineryMissing as error:
-        _log(f"The mprotect tracker is skipped. {error.sentence}")
-        return ""
-
-
 def _log(text: str) -> None:
     print(f"# {text}", file=sys.stderr)
 
 
-def _events(arguments: argparse.Namespace, helper: str) -> Iterator[dict[str, Any]]:
+def _events(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """What the runner tells, to its end.
 
     Raises:
-        SetupBroken: it ended before it was done.
+        SetupBroken: it ended before it was done, or the host did.
     """
-    command = [
-        sys.executable,
-        "-m",
-        _RUNNER,
-        "--json-lines",
-        "--helper",
-        helper,
-        "--repeat",
-        str(arguments.repeat),
-    ]
+    wanted = parse_host(arguments.host)
+    cache = Cache(arguments.cache or default_cache_folder())
+    words = ["--repeat", str(arguments.repeat)]
     for pattern in arguments.filter:
-        command += ["--filter", pattern]
-    command += [f"--{name}" for name in ("prepare", "ksm") if getattr(arguments, name)]
+        words += ["--filter", pattern]
+    words += [f"--{name}" for name in ("prepare", "ksm") if getattr(arguments, name)]
+    if wanted.text == LOCAL:
+        helper = tracker_library(cache, _log)
+        yield from _here([*words, "--helper", str(helper or "")])
+        return
+    with TemporaryDirectory(prefix="snapproof-kernel-") as folder:
+        sources = Sources(arguments, cache, Path(folder), _log)
+        with opened_host(wanted, sources) as host:
+            carry_tests(host)
+            more = lent_to_vm() if wanted.vm else []
+            for event in _there(host, [*words, *more]):
+                yield {"event": "host", "host": host.name, **event} if event["event"] == "host" else event
+
+
+def _there(host: Host, words: list[str]) -> Iterator[dict[str, Any]]:
+    """Hand on events while the runner runs on another host, in a thread of its own."""
+    told: Queue[dict[str, Any] | BaseException | None] = Queue()
+
+    def work() -> None:
+        try:
+            run_feature_tests(host, Deadline(_HOST_SECONDS), words, told=told.put)
+            told.put(None)
+        except BaseException as error:
+            told.put(error)
+
+    Thread(target=work, daemon=True).start()
+    while (item := told.get()) is not None:
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+def _here(words: list[str]) -> Iterator[dict[str, Any]]:
+    command = [sys.executable, "-m", _RUNNER, "--json-lines", *words]
     last: dict[str, Any] = {}
     with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as runner:
         assert runner.stdout is not None

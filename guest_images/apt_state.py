@@ -23,8 +23,6 @@ APT_SECONDS = 1800.0
 INDEX_MAX_AGE_SECONDS = 3600.0
 """An index younger than this is used as it is, so that a QEMU and a guest of one suite fetch it once."""
 
-ARCHITECTURE = "amd64"
-
 
 @dataclass(frozen=True)
 class Package:
@@ -77,7 +75,8 @@ class AptState:
         if not path.exists() or path.read_text() != sources:
             self._stamp.unlink(missing_ok=True)
             publish_file(path, sources.encode())
-        publish_file(self._folder / "apt.conf", configuration(self._folder).encode())
+        conf = configuration(self._folder, self._suite.architecture)
+        publish_file(self._folder / "apt.conf", conf.encode())
 
     def update(self, *, force: bool = False) -> None:
         """Fetch the package index unless the one at hand is young.
@@ -151,7 +150,7 @@ def sources_list(suite: Suite, mirrors: Mirrors) -> str:
 
     `targets` keeps machine-wide additions such as file lists and AppStream data out of the fetch.
     """
-    options = f"[arch={ARCHITECTURE} signed-by={mirrors.keyring} targets=Packages]"
+    options = f"[arch={suite.architecture} signed-by={mirrors.keyring} targets=Packages]"
     lines = [f"deb {options} {mirrors.archive} {suite.codename} main"]
     if suite.backports:
         lines.append(f"deb {options} {mirrors.archive} {suite.backports} main")
@@ -160,7 +159,7 @@ def sources_list(suite: Suite, mirrors: Mirrors) -> str:
     return "\n".join(lines) + "\n"
 
 
-def configuration(folder: Path) -> str:
+def configuration(folder: Path, architecture: str) -> str:
     """The private apt.conf, read after the machine's own, whose proxy and certificate settings it keeps.
 
     Cleared are the machine's hooks (they poke at services), foreign architectures and pinning. The
@@ -174,8 +173,8 @@ def configuration(folder: Path) -> str:
 #clear APT::Update::Post-Invoke-Success;
 #clear APT::Architectures;
 #clear APT::Default-Release;
-APT::Architecture "{ARCHITECTURE}";
-APT::Architectures {{ "{ARCHITECTURE}"; }};
+APT::Architecture "{architecture}";
+APT::Architectures {{ "{architecture}"; }};
 APT::Sandbox::User "root";
 APT::Get::AllowUnauthenticated "false";
 Acquire::AllowInsecureRepositories "false";
@@ -237,6 +236,8 @@ def failure(
         return MachineryMissing(f"The mirror does not carry {suite.name} ('{suite.codename}').", evidence)
     if said(r"404\s+Not Found"):
         return VersionGone(f"The mirror no longer has what its index of {suite.name} names.", evidence)
+    if said("File has unexpected size", "Hash Sum mismatch"):
+        return VersionGone(f"The mirror's index of {suite.name} is just being replaced.", evidence)
     if said("Unable to locate package", "has no installation candidate", "unmet dependencies"):
         return MachineryMissing(f"apt could not {what}: {suite.name} does not have it.", evidence)
     if said("Could not resolve", "Could not connect", "Unable to connect", "Temporary failure", "timed out"):

@@ -1,9 +1,10 @@
-"""Reads from 64-bit little-endian ELF files what the image needs: NEEDED libraries and module info."""
+"""Reads from little-endian ELF files what the image needs: NEEDED libraries and module info."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import SetupBroken
@@ -11,21 +12,39 @@ from harness.errors import SetupBroken
 # Names and layouts from the System V ABI, chapters 4 and 5 (elf.h).
 _SHT_DYNAMIC = 6
 _DT_NULL, _DT_NEEDED = 0, 1
-_SECTION = struct.Struct("<IIQQQQIIQQ")
-_DYNAMIC = struct.Struct("<qQ")
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a class of ELF files has what: 1 is 32 bits, 2 is 64."""
+
+    table: tuple[int, str]
+    counts: int
+    section: struct.Struct
+    dynamic: struct.Struct
+
+
+_LAYOUTS = {
+    1: _Layout((0x20, "<I"), 0x2E, struct.Struct("<10I"), struct.Struct("<iI")),
+    2: _Layout((0x28, "<Q"), 0x3A, struct.Struct("<IIQQQQIIQQ"), struct.Struct("<qQ")),
+}
 
 
 class _Sections:
     """The section table of an ELF image: (name, type, offset, size, link) by number."""
 
     def __init__(self, image: bytes) -> None:
-        if image[:6] != b"\x7fELF\x02\x01":
-            raise ValueError("not a 64-bit little-endian ELF file")
+        if image[:4] != b"\x7fELF" or image[4:5] not in (b"\1", b"\2") or image[5:6] != b"\1":
+            raise ValueError("not a little-endian ELF file")
         self._image = image
+        self.layout = layout = _LAYOUTS[image[4]]
         try:
-            (table,) = struct.unpack_from("<Q", image, 0x28)
-            entry_bytes, count, names = struct.unpack_from("<HHH", image, 0x3A)
-            rows = [_SECTION.unpack_from(image, table + number * entry_bytes) for number in range(count)]
+            offset, form = layout.table
+            (table,) = struct.unpack_from(form, image, offset)
+            entry_bytes, count, names = struct.unpack_from("<HHH", image, layout.counts)
+            rows = [
+                layout.section.unpack_from(image, table + number * entry_bytes) for number in range(count)
+            ]
             self._rows = [(row[0], row[1], row[4], row[5], row[6]) for row in rows]
             self._names_offset = self._rows[names][2]
         except (struct.error, IndexError) as error:
@@ -50,7 +69,7 @@ def needed_libraries(image: bytes) -> tuple[str, ...]:
     """Names of the libraries that an executable or library is linked with, as the loader reads them.
 
     Raises:
-        ValueError: not a 64-bit little-endian ELF file.
+        ValueError: not a little-endian ELF file.
     """
     sections = _Sections(image)
     dynamic = sections.find(kind=_SHT_DYNAMIC)
@@ -58,7 +77,7 @@ def needed_libraries(image: bytes) -> tuple[str, ...]:
         return ()
     content, strings = dynamic
     names = []
-    for tag, value in _DYNAMIC.iter_unpack(content):
+    for tag, value in sections.layout.dynamic.iter_unpack(content):
         if tag == _DT_NULL:
             break
         if tag == _DT_NEEDED:
@@ -70,7 +89,7 @@ def module_info(image: bytes) -> dict[str, str]:
     """The `key=value` pairs of a kernel module's `.modinfo` section; of repeated keys the last.
 
     Raises:
-        ValueError: not a 64-bit little-endian ELF file, or not a kernel module.
+        ValueError: not a little-endian ELF file, or not a kernel module.
     """
     found = _Sections(image).find(name=b".modinfo")
     if found is None:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from guest_images import cpio, elf, full_guest, init_script, initramfs, kernel_modules, root_files
+from guest_images import cpio, elf, ext4_image, full_guest, init_script, initramfs, kernel_modules, root_files
 from guest_images.agent_build import AgentBuild, compile_agent, plan_agent
 from guest_images.cache import Cache, Log, publish_folder, read_json, to_json
 from guest_images.catalogue import (
@@ -150,7 +150,7 @@ class _Inputs:
 
 def _builder() -> InputRecord:
     # The code that shapes the image is an input too: a change there must not find the old image.
-    shaping = (cpio, elf, full_guest, init_script, initramfs, kernel_modules, root_files)
+    shaping = (cpio, elf, ext4_image, full_guest, init_script, initramfs, kernel_modules, root_files)
     files = [module.__file__ for module in shaping]
     content = b"".join(Path(file).read_bytes() for file in files if file)
     digest = hashlib.sha256(content).hexdigest()
@@ -166,7 +166,7 @@ def _package_sets(spec: GuestSpec) -> tuple[PackageSet, ...]:
     if not spec.full:
         return sets
     packages = PackageSet("full", suite(spec.suite), full_guest.PACKAGES)
-    return *sets, packages, PackageSet("mkfs", suite(USERLAND_SUITE), full_guest.MKFS_PACKAGES)
+    return *sets, packages, PackageSet("mkfs", suite(USERLAND_SUITE), ext4_image.MKFS_PACKAGES)
 
 
 def _folder(inputs: _Inputs, cache: Cache) -> Path:

@@ -80,3 +80,26 @@ INITTAB = """\
 ::ctrlaltdel:/bin/busybox poweroff
 ::shutdown:/bin/busybox sync
 """
+
+HAND_OVER = f"""\
+#!/bin/busybox sh
+# PID 1 of the initramfs of a system with a disk: loads drivers, mounts the disk and hands over to its init.
+export PATH=/bin
+/bin/busybox --install -s /bin
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+while read -r module; do
+    insmod "/{MODULES_FOLDER}/$module" || echo "@WHO: cannot load $module"
+done < /{MODULES_FOLDER}/order
+root=$(sed -n 's/.*\\<root=\\([^ ]*\\).*/\\1/p' /proc/cmdline)
+tries=0
+until [ -b "$root" ] || [ $tries -eq 100 ]; do
+    tries=$((tries + 1))
+    sleep 0.1
+done
+mount -t ext4 "$root" /mnt || echo "@WHO: cannot mount $root"
+mount --move /dev /mnt/dev
+umount /proc
+exec switch_root /mnt @INIT
+"""
+"""Where `@WHO` stands for a name on the console, and `@INIT` for the disk's init."""

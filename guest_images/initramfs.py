@@ -7,7 +7,7 @@ from pathlib import Path
 
 from guest_images import cpio
 from guest_images.elf import library_closure
-from guest_images.init_script import HOST_KEY, INIT, INITTAB, MODULES_FOLDER
+from guest_images.init_script import HAND_OVER, HOST_KEY, INIT, INITTAB, MODULES_FOLDER
 from guest_images.kernel_modules import Module
 from guest_images.ssh_keys import GuestKeys
 from harness.errors import SetupBroken
@@ -66,6 +66,28 @@ def build_initramfs(userland: Path, modules: Iterable[Module], keys: GuestKeys, 
         *module_entries(modules),
     ]
     return cpio.archive(entries)
+
+
+def disk_initramfs(userland: Path, modules: Iterable[Module], who: str, init: str) -> bytes:
+    """Return an initramfs that mounts the disk named by `root=` and hands over to it, as a cpio archive.
+
+    Args:
+        userland: root of the unpacked busybox-static.
+        modules: in the order to load them.
+        who: speaks on the console.
+        init: path of the disk's init.
+    """
+    folders = ("bin", "dev", "lib", MODULES_FOLDER, "mnt", "proc")
+    script = HAND_OVER.replace("@WHO", who).replace("@INIT", init)
+    return cpio.archive(
+        [
+            *(cpio.folder(path) for path in folders),
+            cpio.character_device("dev/console", 5, 1),
+            cpio.file("init", script.encode(), 0o755),
+            cpio.file("bin/busybox", program(userland, "busybox").read_bytes(), 0o755),
+            *module_entries(modules),
+        ]
+    )
 
 
 def program(userland: Path, name: str) -> Path:

@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from guest_images.architectures import AMD64, Architecture
 from harness.errors import SetupBroken
-
-# Where Debian has the libraries, before and after it merged / and /usr. The loader is taken from there
-# too: Debian 11's lib64/ld-linux-x86-64.so.2 is an absolute link, which leads out of the folder.
-_LIBRARIES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu")
-_LOADER = "ld-linux-x86-64.so.2"
 
 
 @dataclass(frozen=True)
@@ -35,14 +31,17 @@ class Loader:
         return [str(root / self.path), "--inhibit-cache", "--library-path", libraries, str(root / program)]
 
 
-def find_loader(root: Path) -> Loader:
+def find_loader(root: Path, architecture: Architecture = AMD64) -> Loader:
     """The loader in unpacked packages.
 
     Raises:
         SetupBroken: there is none.
     """
-    present = tuple(path for path in _LIBRARIES if (root / path).is_dir())
+    # Where Debian has the libraries, before and after it merged / and /usr. The loader is taken from there
+    # too: Debian 11's lib64/ld-linux-x86-64.so.2 is an absolute link, which leads out of the folder.
+    folders = (f"lib/{architecture.triplet}", f"usr/lib/{architecture.triplet}")
+    present = tuple(path for path in folders if (root / path).is_dir())
     for path in present:
-        if (root / path / _LOADER).exists():
-            return Loader(f"{path}/{_LOADER}", present)
+        if (root / path / architecture.loader).exists():
+            return Loader(f"{path}/{architecture.loader}", present)
     raise SetupBroken(f"The unpacked packages in '{root}' have no dynamic loader.")

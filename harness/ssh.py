@@ -197,6 +197,17 @@ class GuestShell:
             )
         return result.stdout
 
+    def transport(self) -> paramiko.Transport:
+        """What carries the connection, to open further channels in it.
+
+        Raises:
+            SetupBroken: there is none.
+        """
+        transport = self._client.get_transport() if self._client else None
+        if transport is None:
+            raise SetupBroken("There is no SSH connection to the guest.")
+        return transport
+
     def close(self) -> None:
         """Drop the connection; safe to call at any time."""
         if self._client is not None:

@@ -5,38 +5,40 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
-_HEADER_BYTES = 64
-_SECTION_BYTES = 64
+# By bits: size of the file's header, form of a section's and of a dynamic entry.
+_HEADER_BYTES = {32: 52, 64: 64}
+_SECTION = {32: struct.Struct("<10I"), 64: struct.Struct("<IIQQQQIIQQ")}
+_DYNAMIC = {32: struct.Struct("<iI"), 64: struct.Struct("<qQ")}
+_HEADER = {32: struct.Struct("<HHIIIIIHHHHHH"), 64: struct.Struct("<HHIQQQIHHHHHH")}
 
 
-def _elf(sections: list[tuple[str, int, bytes, int]]) -> bytes:
+def _elf(sections: list[tuple[str, int, bytes, int]], bits: int = 64) -> bytes:
     """An ELF file of (name, type, content, linked section) after the null section; names come last."""
     names = b"\0" + b"".join(name.encode() + b"\0" for name, *_ in sections) + b".shstrtab\0"
-    body, rows, name_offset = b"", [struct.pack("<IIQQQQIIQQ", *([0] * 10))], 1
+    section = _SECTION[bits]
+    body, rows, name_offset = b"", [section.pack(*([0] * 10))], 1
     for name, kind, content, linked in [*sections, (".shstrtab", 3, names, 0)]:
-        offset = _HEADER_BYTES + len(body)
-        rows.append(
-            struct.pack("<IIQQQQIIQQ", name_offset, kind, 0, 0, offset, len(content), linked, 0, 1, 0)
-        )
+        offset = _HEADER_BYTES[bits] + len(body)
+        rows.append(section.pack(name_offset, kind, 0, 0, offset, len(content), linked, 0, 1, 0))
         body += content
         name_offset += len(name) + 1
-    table = _HEADER_BYTES + len(body)
-    header = b"\x7fELF\x02\x01\x01" + bytes(9)
-    header += struct.pack(
-        "<HHIQQQIHHHHHH", 1, 62, 1, 0, 0, table, 0, 64, 0, 0, _SECTION_BYTES, len(rows), len(rows) - 1
+    table = _HEADER_BYTES[bits] + len(body)
+    header = b"\x7fELF" + bytes([bits // 32, 1, 1]) + bytes(9)
+    header += _HEADER[bits].pack(
+        1, 62, 1, 0, 0, table, 0, _HEADER_BYTES[bits], 0, 0, section.size, len(rows), len(rows) - 1
     )
     return header + body + b"".join(rows)
 
 
-def shared_object(*needed: str) -> bytes:
+def shared_object(*needed: str, bits: int = 64) -> bytes:
     """A library or program linked with the libraries `needed`."""
-    strings, entries = b"\0", b""
+    strings, entries, entry = b"\0", b"", _DYNAMIC[bits]
     for name in needed:
-        entries += struct.pack("<qQ", 1, len(strings))
+        entries += entry.pack(1, len(strings))
         strings += name.encode() + b"\0"
     # A stale NEEDED after the terminator must not be read.
-    entries += struct.pack("<qQ", 0, 0) + struct.pack("<qQ", 1, 0)
-    return _elf([(".dynstr", 3, strings, 0), (".dynamic", 6, entries, 1)])
+    entries += entry.pack(0, 0) + entry.pack(1, 0)
+    return _elf([(".dynstr", 3, strings, 0), (".dynamic", 6, entries, 1)], bits)
 
 
 def kernel_module(**info: str) -> bytes:

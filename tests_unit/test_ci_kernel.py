@@ -110,7 +110,7 @@ def _fake_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[d
     package.write_text("".join(f"print({json.dumps(event)!r})\n" for event in events))
     monkeypatch.setattr(kernel, "_RUNNER", "fake_runner")
     monkeypatch.setattr(kernel, "_ROOT", tmp_path)
-    monkeypatch.setattr(kernel, "_helper", lambda _: "")
+    monkeypatch.setattr(kernel, "tracker_library", lambda *_: None)
 
 
 def test_command_renders_and_keeps_what_the_runner_tells(

@@ -13,7 +13,7 @@ from guest_images.agent_build import Compiler, compile_agent, find_compiler, pla
 from guest_images.cache import Cache, publish_file, to_json
 from guest_images.image import GuestImage, build_guest, built_guests
 from guest_images.packages import InputRecord, manifest_digest
-from guest_images.qemu import PROGRAM, provision_qemu, provisioned_qemus, wrapper
+from guest_images.qemu import provision_qemu, provisioned_qemus, wrapper
 from harness.errors import MachineryMissing, SetupBroken, UsageError
 from tests_unit.elf_files import kernel_module, shared_object
 
@@ -43,7 +43,7 @@ def plant_qemu(root: Path) -> None:
     (root / LIBRARIES).mkdir(parents=True)
     (root / "usr/bin").mkdir()
     (root / "usr/share/qemu").mkdir(parents=True)
-    (root / "usr/bin" / PROGRAM).write_text("")
+    (root / "usr/bin" / "qemu-system-x86_64").write_text("")
     loader = root / LIBRARIES / "ld-linux-x86-64.so.2"
     loader.write_text('#!/bin/sh\necho "$$ $QEMU_MODULE_DIR"\nfor word; do echo "$word"; done\n')
     loader.chmod(0o755)
@@ -53,7 +53,7 @@ def test_wrapper_runs_qemu_with_its_own_files(tmp_path: Path) -> None:
     """Own loader, libraries, modules and firmware; the user's words unchanged; the same pid."""
     root = tmp_path / "moved here" / "root"
     plant_qemu(root)
-    script = root.parent / PROGRAM
+    script = root.parent / "qemu-system-x86_64"
     publish_file(script, wrapper(root).encode(), 0o755)
     link = tmp_path / "link"
     link.symlink_to(script)
@@ -64,7 +64,7 @@ def test_wrapper_runs_qemu_with_its_own_files(tmp_path: Path) -> None:
         "--inhibit-cache",
         "--library-path",
         f"{root}/{LIBRARIES}",
-        f"{root}/usr/bin/{PROGRAM}",
+        f"{root}/usr/bin/{'qemu-system-x86_64'}",
         "-L",
         f"{root}/usr/share/qemu",
         "-name",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from guest_images import full_guest
+from guest_images import init_script
 from guest_images.full_guest import boot_initramfs, build_disk, write_archive
 from guest_images.kernel_modules import Module
 from guest_images.root_files import GROUP_OF, MASKED_UNITS, TESTER, root_files
@@ -97,7 +97,9 @@ def test_accounts_are_consistent() -> None:
 
 def test_scripts_parse(tmp_path: Path) -> None:
     """What runs in guests is valid shell."""
-    for number, text in enumerate((full_guest._INIT, own_guest._INSTALL, own_guest._FIND, own_guest._QUIET)):
+    for number, text in enumerate(
+        (init_script.HAND_OVER, own_guest._INSTALL, own_guest._FIND, own_guest._QUIET)
+    ):
         script = tmp_path / str(number)
         script.write_text(text)
         assert subprocess.run(["sh", "-n", str(script)], check=False).returncode == 0
@@ -118,7 +120,7 @@ def test_failing_mke2fs_is_one_sentence(packages: Path, tmp_path: Path) -> None:
     loader.parent.mkdir(parents=True)
     loader.write_text("#!/bin/sh\necho no space >&2\nexit 3\n")
     loader.chmod(0o755)
-    with pytest.raises(SetupBroken, match=r"could not make the guest's disk \(exit code 3\)\.") as caught:
+    with pytest.raises(SetupBroken, match=r"could not make the disk \(exit code 3\)\.") as caught:
         build_disk(packages, tmp_path / "mkfs", _KEYS, tmp_path / "disk.raw")
     assert "no space" in caught.value.evidence.log_tail
     assert not (tmp_path / "disk.tar").exists()

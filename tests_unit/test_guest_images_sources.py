@@ -195,7 +195,7 @@ def test_apt_failures_are_one_sentence(output: str, kind: type[Exception], sente
 
 def test_private_configuration_leaves_the_machine_alone(tmp_path: Path) -> None:
     """Lists, cache, status and logs are all private; the machine's hooks and pinning are off."""
-    text = configuration(tmp_path)
+    text = configuration(tmp_path, "arm64")
     for key in (
         "State",
         "State::lists",

@@ -12,6 +12,7 @@ from . import registry
 from .ktap import KtapWriter
 from .prepare import KSM, Preparation
 from .run import exit_code, run
+from .trial import Trial
 
 
 def main() -> int:
@@ -23,13 +24,14 @@ def main() -> int:
             print(f"{test.slug}  {test.recipe}  {test.contract}")
         return 0 if tests else 3
     signal.signal(signal.SIGTERM, _interrupt)
+    Trial.patience *= arguments.slow
     writer = KtapWriter(sys.stdout.write)
     wanted = {need for test in tests for need in test.needs if arguments.ksm or need != KSM}
     with Preparation(
         wanted if arguments.prepare or arguments.ksm else (),
         told=lambda text: print(f"# {text}", file=sys.stderr),
     ):
-        for event in run(tests, arguments.repeat, arguments.helper):
+        for event in run(tests, arguments.repeat, arguments.helper, arguments.slow):
             if arguments.json_lines:
                 print(json.dumps(event))
                 if event["event"] == "result":
@@ -58,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="say what would run")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each test N times")
     parser.add_argument("--helper", default="", metavar="SO", help="the library built from segv.c")
+    parser.add_argument(
+        "--slow", type=float, default=1.0, metavar="N", help="give all N times as long: the host is emulated"
+    )
     parser.add_argument(
         "--prepare",
         action="store_true",

@@ -47,7 +47,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
 
-def run_isolated(test: FeatureTest, helper: str = "") -> Result:
+def run_isolated(test: FeatureTest, helper: str = "", slow: float = 1.0) -> Result:
     """Fork, run the test in the child, and kill the child's process group at the time limit.
 
     A child that does not die by SIGKILL, or dies by SIGBUS, is the kernel's fault; one that is only too slow,
@@ -63,7 +63,7 @@ def run_isolated(test: FeatureTest, helper: str = "") -> Result:
     if child == 0:
         _child(test, helper, sink)
     os.close(sink)
-    result = _await(child, source, test.seconds)
+    result = _await(child, source, test.seconds * slow)
     os.close(source)
     result.seconds = round(time.monotonic() - began, 3)
     return result

@@ -41,19 +41,20 @@ def host_facts() -> Event:
     }
 
 
-def run(tests: list[FeatureTest], repeat: int = 1, helper: str = "") -> Iterator[Event]:
+def run(tests: list[FeatureTest], repeat: int = 1, helper: str = "", slow: float = 1.0) -> Iterator[Event]:
     """Run tests in order and yield a ``host`` event, a ``plan``, a ``result`` for each test, and ``end``.
 
     Args:
         tests: what to run.
         repeat: how often each is run; its result is the worst, and it is told when runs differ.
         helper: path of the library of validators/trackers/segv.c for this host, empty for none.
+        slow: factor for the tests' time limits.
     """
     yield host_facts()
     yield {"event": "plan", "tests": [identity(test) for test in tests]}
     log = KernelLog()
     for test in tests:
-        runs = [_one(test, helper, log) for _ in range(repeat)]
+        runs = [_one(test, helper, log, slow) for _ in range(repeat)]
         worst = min(runs, key=lambda result: _WORST.index(result.status))
         yield {"event": "result", **identity(test), **vars(_merged(worst, runs))}
     log.close()
@@ -71,9 +72,9 @@ def identity(test: FeatureTest) -> Event:
     }
 
 
-def _one(test: FeatureTest, helper: str, log: KernelLog) -> Result:
+def _one(test: FeatureTest, helper: str, log: KernelLog, slow: float = 1.0) -> Result:
     log.complaints()
-    result = run_isolated(test, helper)
+    result = run_isolated(test, helper, slow)
     complaints = log.complaints()
     if complaints:
         result.notes += complaints

@@ -205,7 +205,8 @@ class AgentWindow:
                     addresses.update(_thread_pages(data, address, nonce))
         if not addresses:
             raise SetupBroken("The agent's thread pages were not found in guest RAM.")
-        self._addresses = [addresses[thread] for thread in sorted(addresses)]
+        self.addresses = [addresses[thread] for thread in sorted(addresses)]
+        """Of the thread pages, in QEMU's own address space, by thread."""
 
     def steps(self) -> tuple[int, ...]:
         """Page writes completed by each writer thread, now."""
@@ -223,7 +224,7 @@ class AgentWindow:
         with self._path.open("rb", buffering=0) as memory:
             fd = memory.fileno()
             return tuple(
-                int.from_bytes(os.pread(fd, 8, address + number * 8), "little") for address in self._addresses
+                int.from_bytes(os.pread(fd, 8, address + number * 8), "little") for address in self.addresses
             )
 
 

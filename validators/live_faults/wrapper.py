@@ -11,7 +11,9 @@ from harness.errors import UsageError
 from validators.preload import preload_library, preloading_wrapper
 
 _SOURCES = Path(__file__).parent
-_VARIABLE = "SNAPPROOF_PLANTED_FAULT"
+ACTS_VARIABLE = "SNAPPROOF_PLANTED_FAULT"
+"""Names, in QEMU's environment, the file of a page that the fault counts its acts in."""
+
 _PAGE_BYTES = 4096
 
 
@@ -38,6 +40,15 @@ def fault_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _SOURCES.glob("*.c")))
 
 
+def fault_library(fault: str, cache: Cache, log: Callable[[str], None]) -> Path:
+    """The library that plants a fault of `fault_names()` in whatever QEMU it is preloaded into.
+
+    Raises:
+        MachineryMissing, SetupBroken: it cannot be compiled.
+    """
+    return preload_library(_SOURCES / f"{fault}.c", cache, log)
+
+
 def faulty_qemu(fault: str, qemu: Path, cache: Cache, folder: Path, log: Callable[[str], None]) -> FaultyQemu:
     """Make a wrapper script that runs `qemu` with a fault planted.
 
@@ -56,5 +67,5 @@ def faulty_qemu(fault: str, qemu: Path, cache: Cache, folder: Path, log: Callabl
         raise UsageError(f"There is no planted fault '{fault}', only {', '.join(fault_names())}.")
     report = folder / f"{fault}.acts"
     report.write_bytes(bytes(_PAGE_BYTES))
-    library = preload_library(_SOURCES / f"{fault}.c", cache, log)
-    return FaultyQemu(preloading_wrapper(library, qemu, folder, {_VARIABLE: str(report)}), report)
+    library = fault_library(fault, cache, log)
+    return FaultyQemu(preloading_wrapper(library, qemu, folder, {ACTS_VARIABLE: str(report)}), report)

@@ -1,0 +1,41 @@
+"""What a host runs as its init: mounts what it was given, and starts an SSH server."""
+
+from __future__ import annotations
+
+from guest_images.init_script import HOST_KEY
+
+HOST_INIT = f"""\
+#!/bin/busybox sh
+# PID 1 of a host: mounts what it was given, then hands over to busybox init, which reaps orphans.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+head -c 1 /dev/random > /dev/null &
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t debugfs debugfs /sys/kernel/debug
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /run
+for cpu in /sys/devices/system/cpu/cpu[1-9]*/online; do
+    echo 1 > "$cpu"
+done
+# Memory moves between nodes where a test asks for it.
+[ ! -w /proc/sys/kernel/numa_balancing ] || echo 0 > /proc/sys/kernel/numa_balancing
+# Huge pages for whoever asks for some.
+echo 64 > /proc/sys/vm/nr_overcommit_hugepages
+hostname host
+ip link set lo up
+ip addr add 10.0.2.15/24 dev eth0
+ip link set eth0 up
+ip route add default via 10.0.2.2
+# Disks are known by their serial numbers; those with a file system are there to be read.
+for disk in /sys/block/vd*; do
+    name=$(cat "$disk/serial" 2>/dev/null)
+    case $name in disk-*) ;; *) continue ;; esac
+    ln -s "/dev/${{disk##*/}}" "/dev/$name"
+    mkdir "/disks/${{name#disk-}}"
+    mount -t ext4 -o ro "/dev/$name" "/disks/${{name#disk-}}" 2>/dev/null || rmdir "/disks/${{name#disk-}}"
+done
+dropbear -E -s -r /{HOST_KEY} -p 22 && echo "snapproof-host: ready"
+exec /bin/busybox init
+"""

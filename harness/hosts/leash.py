@@ -1,0 +1,184 @@
+"""Runs on a host (Python 3.9, standard library): one command that ends with the connection it came by.
+
+Sent as source text over the connection, so nothing is installed there. Standard input holds one line of
+JSON and then frames: four bytes of length, big-endian, and so much data for the command's own standard
+input; a frame of length zero ends that. After it the input stays open for as long as whoever sent it lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from typing import IO, Any
+
+# linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_END_SECONDS = 20.0
+_SLICE = 1 << 16
+_LOCK = ".lock"
+# Exit codes that no command of ours uses.
+BROKEN = 97
+
+
+def main() -> int:
+    """Keep a folder, or run a command in one; the exit code is the command's (128 + signal)."""
+    order = json.loads(sys.stdin.buffer.readline())
+    # Whatever the command leaves behind becomes our child, even if it has left its session.
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    return _keep(order["prefix"]) if "prefix" in order else _run(order)
+
+
+def _keep(prefix: str) -> int:
+    """Make a private folder, say where it is, and remove it when the connection ends."""
+    folder = tempfile.mkdtemp(prefix=prefix)
+    with open(os.path.join(folder, _LOCK), "w") as lock:
+        sys.stdout.write(json.dumps({"folder": folder}) + "\n")
+        sys.stdout.flush()
+        while sys.stdin.buffer.read(_SLICE):
+            pass
+        # Commands hold the lock for as long as anything of them lives.
+        end = time.monotonic() + _END_SECONDS
+        while not _locked(lock, fcntl.LOCK_EX) and time.monotonic() < end:
+            time.sleep(0.02)
+        shutil.rmtree(folder, ignore_errors=True)
+    return BROKEN if os.path.exists(folder) else 0
+
+
+def _run(order: dict[str, Any]) -> int:
+    with open(os.path.join(order["folder"], _LOCK)) as lock:
+        if not _locked(lock, fcntl.LOCK_SH):
+            return BROKEN
+        try:
+            code = _command(order)
+        finally:
+            left = _end_descendants()
+        if left:
+            sys.stderr.write(f"Processes {left} could not be ended.\n")
+            return BROKEN
+        return code
+
+
+def _locked(lock: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _command(order: dict[str, Any]) -> int:
+    parent = os.getpid()
+
+    def die_with_parent() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+
+    try:
+        child = subprocess.Popen(
+            order["argv"],
+            stdin=subprocess.PIPE,
+            cwd=order["folder"],
+            env={**os.environ, **order["environment"]},
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    except OSError as error:
+        sys.stderr.write(f"{order['argv'][0]}: {error.strerror}\n")
+        return 127
+    alive, telling = os.pipe()
+    threading.Thread(target=_feed, args=(child.stdin, telling), daemon=True).start()
+    end = time.monotonic() + order["seconds"]
+    while child.poll() is None and time.monotonic() < end:
+        # The feeder closes its end of the pipe when the connection ends.
+        if select.select([alive], [], [], 0.05)[0]:
+            break
+    code = child.poll()
+    if code is None:
+        return BROKEN
+    return code if code >= 0 else 128 - code
+
+
+def _feed(sink: IO[bytes], telling: int) -> None:
+    """Hand frames on to the command; then wait for the end of the connection and tell of it."""
+    source = sys.stdin.buffer
+    with contextlib.suppress(OSError, ValueError):
+        while True:
+            head = source.read(4)
+            if len(head) < 4:
+                break
+            (length,) = struct.unpack(">I", head)
+            if not length:
+                sink.close()
+                continue
+            data = source.read(length)
+            # A command that has closed its input has no use for the rest of it.
+            with contextlib.suppress(OSError, ValueError):
+                sink.write(data)
+                sink.flush()
+    os.close(telling)
+
+
+def _end_descendants() -> list[int]:
+    """Kill whatever is left, and wait for it; the ids of what does not die."""
+    end = time.monotonic() + _END_SECONDS
+    while True:
+        left = _children()
+        for child in left:
+            with contextlib.suppress(OSError):
+                os.kill(child, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(0.01)
+
+
+def _children() -> list[int]:
+    """Ids of our live children, among them those that the system has given us."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid() and fields[0] not in "ZX":
+            found.append(int(name))
+    return found
+
+
+def _guarded_main() -> int:
+    try:
+        return main()
+    except BaseException:
+        traceback.print_exc()
+        return BROKEN
+
+
+if __name__ == "__main__":
+    _code = _guarded_main()
+    sys.stderr.flush()
+    # The feeder may wait for input, whose lock the interpreter would want at its own end.
+    os._exit(_code)

@@ -1,0 +1,117 @@
+"""A lab machine over SSH: only Python 3.9 or newer has to be there, and nothing of ours stays there."""
+
+from __future__ import annotations
+
+import getpass
+from dataclasses import dataclass
+from pathlib import Path
+
+import paramiko
+
+from harness.deadline import Deadline
+from harness.errors import MachineryMissing, UsageError
+from harness.hosts.host import Host
+from harness.hosts.link import SshLink
+from harness.ssh import host_key, require_private_key
+
+_KEEPALIVE_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class SshAddress:
+    """Where a lab machine is and how to log in.
+
+    Attributes:
+        address: name or IP address.
+        port: of its SSH server.
+        user: login name, empty for one's own.
+        private_key: key file, None for those that `ssh` would use: an agent's and the usual files.
+        host_key: its public host key, empty where it is in `known_hosts`.
+        known_hosts: files of known host keys.
+    """
+
+    address: str
+    port: int = 22
+    user: str = ""
+    private_key: Path | None = None
+    host_key: str = ""
+    known_hosts: tuple[Path, ...] = (Path("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
+
+    @property
+    def name(self) -> str:
+        """As `--host` takes it."""
+        user = f"{self.user}@" if self.user else ""
+        port = f":{self.port}" if self.port != 22 else ""
+        return f"ssh://{user}{self.address}{port}"
+
+
+def ssh_host(address: SshAddress, deadline: Deadline, python: str = "python3") -> Host:
+    """Log in to a lab machine; the host's `with` ends the connection.
+
+    Args:
+        address: where it is.
+        deadline: for the login.
+        python: its Python.
+
+    Raises:
+        UsageError: its host key is not known or another one, or it does not take our key.
+        MachineryMissing: it does not answer.
+    """
+    transport = _login(address, deadline).get_transport()
+    assert transport is not None, "a client that is logged in has a transport"
+    transport.set_keepalive(_KEEPALIVE_SECONDS)
+    return Host(address.name, SshLink(transport), python)
+
+
+def _login(address: SshAddress, deadline: Deadline) -> paramiko.SSHClient:
+    client = paramiko.SSHClient()
+    client.set_missing_host_key_policy(paramiko.RejectPolicy())
+    _know(client, address)
+    seconds = max(1.0, deadline.remaining())
+    key = None
+    if address.private_key is not None:
+        require_private_key(address.private_key)
+        key = paramiko.PKey.from_path(address.private_key)
+    where = f"The host '{address.name}'"
+    try:
+        client.connect(
+            address.address,
+            port=address.port,
+            username=address.user or getpass.getuser(),
+            pkey=key,
+            look_for_keys=key is None,
+            allow_agent=key is None,
+            timeout=seconds,
+            banner_timeout=seconds,
+            auth_timeout=seconds,
+        )
+    except paramiko.BadHostKeyException as error:
+        client.close()
+        raise UsageError(f"{where} has another host key than the one that is known: {error}.") from error
+    except paramiko.AuthenticationException as error:
+        client.close()
+        raise UsageError(f"{where} does not let us log in; name a key with --ssh-key.") from error
+    except paramiko.SSHException as error:
+        client.close()
+        if "not found in known_hosts" in str(error):
+            raise UsageError(
+                f"The host key of '{address.name}' is not known; log in once with ssh, or give it with "
+                "--ssh-host-key."
+            ) from error
+        raise MachineryMissing(f"{where} does not speak SSH with us: {error}.") from error
+    except (OSError, EOFError) as error:
+        client.close()
+        raise MachineryMissing(f"{where} cannot be reached: {error or 'it hung up'}.") from error
+    return client
+
+
+def _know(client: paramiko.SSHClient, address: SshAddress) -> None:
+    if address.host_key:
+        key = host_key(address.host_key)
+        name = address.address if address.port == 22 else f"[{address.address}]:{address.port}"
+        client.get_host_keys().add(name, key.get_name(), key)
+        return
+    for file in address.known_hosts:
+        path = file.expanduser()
+        if path.is_file():
+            client.load_system_host_keys(str(path))

@@ -1,0 +1,98 @@
+"""Bytes to and from a program on a host: input in frames, outputs as they come, files."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import struct
+import tarfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from harness.hosts.link import Stream
+
+_FRAME = 1 << 16
+
+
+def first_line(stream: Stream, deadline: Deadline) -> bytes:
+    """The first line of a program's output, empty if it ends without one."""
+    found: queue.Queue[bytes] = queue.Queue()
+
+    def read() -> None:
+        data = b""
+        while not data.endswith(b"\n"):
+            more = stream.read_output()
+            if not more:
+                break
+            data += more
+        found.put(data)
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        return found.get(timeout=deadline.remaining())
+    except queue.Empty:
+        raise SetupBroken(f"The host did not start a program within {deadline.seconds:.0f} s.") from None
+
+
+def feed(stream: Stream, chunks: Iterable[bytes]) -> None:
+    """Send a program's input in the frames that the leash expects (harness/hosts/leash.py)."""
+    # A command that has ended has no use for the rest of its input, and the reader says why it ended.
+    with contextlib.suppress(OSError, EOFError):
+        for chunk in chunks:
+            for start in range(0, len(chunk), _FRAME):
+                part = chunk[start : start + _FRAME]
+                stream.write(struct.pack(">I", len(part)) + part)
+        stream.write(struct.pack(">I", 0))
+
+
+def collect(
+    stream: Stream, output: Callable[[bytes], Any], errors: Callable[[bytes], Any], deadline: Deadline
+) -> bool:
+    """Hand on both outputs until both have ended; False if that does not happen in time."""
+    arrived: queue.Queue[tuple[Callable[[bytes], Any], bytes]] = queue.Queue()
+
+    def pump(read: Callable[[], bytes], take: Callable[[bytes], Any]) -> None:
+        data = b"more"
+        while data:
+            try:
+                data = read()
+            except (OSError, EOFError, ValueError):
+                data = b""
+            arrived.put((take, data))
+
+    for read, take in ((stream.read_output, output), (stream.read_errors, errors)):
+        threading.Thread(target=pump, args=(read, take), daemon=True).start()
+    running = 2
+    while running:
+        try:
+            take, data = arrived.get(timeout=deadline.remaining())
+        except queue.Empty:
+            return False
+        if data:
+            take(data)
+        else:
+            running -= 1
+    return True
+
+
+def archive(files: Mapping[str, bytes | Path]) -> Iterator[bytes]:
+    """A tar archive of the files, piece by piece, so that a large one never is in memory as a whole."""
+    for name, content in files.items():
+        member = tarfile.TarInfo(name)
+        if isinstance(content, bytes):
+            member.size, member.mode = len(content), 0o600
+            yield member.tobuf(tarfile.GNU_FORMAT)
+            yield content
+        else:
+            status = content.stat()
+            member.size, member.mode = status.st_size, status.st_mode & 0o700
+            yield member.tobuf(tarfile.GNU_FORMAT)
+            with content.open("rb") as file:
+                while data := file.read(1 << 20):
+                    yield data
+        yield bytes(-member.size % 512)
+    yield bytes(1024)

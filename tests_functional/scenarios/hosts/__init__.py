@@ -1,0 +1,1 @@
+"""Snapshots taken on other hosts, and judged here."""

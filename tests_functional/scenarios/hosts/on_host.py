@@ -1,0 +1,349 @@
+"""Runs on a host (Python 3.9, standard library): starts a saved guest there, saves it, and reports as JSON.
+
+Standard input holds the order, one JSON object:
+
+    argv        QEMU's command line; "@QMP" in it stands for the number of our QMP socket
+    environment variables for QEMU alone
+    seed        where the saved guest is
+    kinds       command lines of QEMUs without a guest, by the kind of their memory
+    counters    guest-physical addresses of the writers' step counters
+    move        whether to move QEMU's threads from one processor to the other all the time
+    saves       what to do in turn: {"flow": "background" | "stopped", "sink": path}
+    seconds     limit for each step
+
+Each line of standard output is a JSON object with "event" and "seconds" since the start; the last one is
+"done", or "failed" with a sentence. That QEMU refuses a background snapshot is an answer, not a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any, Callable
+
+_CAPABILITY = "background-snapshot"
+_CHUNK = 1 << 20
+_MORE_STEPS = 20
+_STAY_SECONDS = 0.5
+_BEGUN = time.monotonic()
+
+
+class HostFailure(Exception):
+    """What went wrong, as a sentence; `blames_qemu` tells whose fault it is."""
+
+    def __init__(self, sentence: str, blames_qemu: bool = True) -> None:
+        super().__init__(sentence)
+        self.blames_qemu = blames_qemu
+
+
+class Refused(Exception):
+    """QEMU's own words about a command that it refuses."""
+
+
+def tell(event: str, **facts: Any) -> None:
+    """Report one thing that happened."""
+    print(json.dumps({"event": event, "seconds": round(time.monotonic() - _BEGUN, 3), **facts}), flush=True)
+
+
+class Qemu:
+    """A QEMU of ours and its monitor."""
+
+    def __init__(self, argv: list[str], environment: dict[str, str], seconds: float) -> None:
+        ours, theirs = socket.socketpair()
+        self.seconds = seconds
+        self.events: list[dict[str, Any]] = []
+        self._log = open("qemu.log", "wb")  # noqa: SIM115
+        words = [word.replace("@QMP", str(theirs.fileno())) for word in argv]
+        try:
+            self.process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(),),
+                env={**os.environ, **environment},
+            )
+        except OSError as error:
+            raise HostFailure(
+                f"The QEMU '{words[0]}' cannot be started there: {error.strerror}.", False
+            ) from error
+        theirs.close()
+        ours.settimeout(seconds)
+        self._file = ours.makefile("rwb")
+        self._read()
+        self.execute("qmp_capabilities")
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """Run a QMP command; events that come meanwhile are kept."""
+        order = {"execute": command, **({"arguments": arguments} if arguments else {})}
+        self._file.write(json.dumps(order).encode() + b"\n")
+        self._file.flush()
+        while True:
+            answer = self._read()
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                raise Refused(answer["error"]["desc"])
+
+    def log(self) -> list[str]:
+        """What QEMU has written so far, its trace points too."""
+        with open("qemu.log", errors="replace") as file:
+            return file.read().splitlines()
+
+    def trace(self) -> list[str]:
+        """What its trace points of userfaultfd have said."""
+        return [line for line in self.log() if re.match(r"(\d+@[\d.]+:)?uffd_", line)]
+
+    def capability(self, on: bool) -> None:
+        """Switch background snapshots on or off."""
+        self.execute("migrate-set-capabilities", capabilities=[{"capability": _CAPABILITY, "state": on}])
+
+    def status(self) -> str:
+        """The guest's run state."""
+        return str(self.execute("query-status")["status"])
+
+    def wait(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait until a condition holds."""
+        end = time.monotonic() + self.seconds
+        while not condition():
+            if time.monotonic() > end:
+                raise HostFailure(f"{what} did not happen within {self.seconds:.0f} s.")
+            time.sleep(0.02)
+
+    def end(self) -> int:
+        """Have it quit; its exit code."""
+        try:
+            self.execute("quit")
+            return self.process.wait(self.seconds)
+        finally:
+            self.process.kill()
+
+    def _read(self) -> dict[str, Any]:
+        while True:
+            try:
+                line = self._file.readline()
+            except OSError:
+                raise HostFailure(
+                    f"QEMU does not answer on its monitor within {self.seconds:.0f} s."
+                ) from None
+            if not line:
+                code = self.process.wait(10)
+                words = (self.log() or ["nothing"])[-1]
+                raise HostFailure(f"QEMU ended (exit code {code}); its last words: {words}.")
+            message: dict[str, Any] = json.loads(line)
+            if "event" not in message:
+                return message
+            self.events.append(message)
+
+
+class Sink:
+    """Takes a stream from a socket into a file or a disk, and counts its bytes."""
+
+    def __init__(self, path: str) -> None:
+        self.bytes = 0
+        self.error = ""
+        self.address = os.path.abspath(f"sink-{os.getpid()}.socket")
+        self._listener = socket.socket(socket.AF_UNIX)
+        # A path below our folder may be longer than a socket's address can be.
+        self._listener.bind(os.path.relpath(self.address))
+        self._listener.listen(1)
+        self._thread = threading.Thread(target=self._take, args=(path,), daemon=True)
+        self._thread.start()
+
+    @property
+    def uri(self) -> str:
+        """Where QEMU is to migrate to."""
+        return f"unix:{os.path.relpath(self.address)}"
+
+    def close(self, seconds: float) -> None:
+        """Wait until all is written."""
+        self._thread.join(seconds)
+        self._listener.close()
+        os.unlink(self.address)
+        if self._thread.is_alive():
+            raise HostFailure("QEMU calls the save completed and does not close its sink.")
+        if self.error:
+            raise HostFailure(f"The stream could not be stored: {self.error}.", False)
+
+    def _take(self, path: str) -> None:
+        try:
+            connection, _ = self._listener.accept()
+            with connection, open(path, "r+b" if os.path.exists(path) else "wb", buffering=0) as file:
+                buffer = memoryview(bytearray(_CHUNK))
+                while True:
+                    length = connection.recv_into(buffer)
+                    if not length:
+                        break
+                    position = 0
+                    while position < length:
+                        position += file.write(buffer[position:length])
+                    self.bytes += length
+                os.fsync(file.fileno())
+        except OSError as error:
+            self.error = str(error.strerror)
+
+
+class SavedGuest:
+    """The guest in a QEMU, and the counters of its writers."""
+
+    def __init__(self, qemu: Qemu, counters: list[int]) -> None:
+        self.qemu = qemu
+        self._counters = counters
+
+    def load(self, seed: str) -> None:
+        """Load it and let it run. On a disk zeros follow the stream, which QEMU does not read."""
+        self.qemu.execute("migrate-incoming", uri=f"exec:cat {shlex.quote(seed)}")
+        self.qemu.wait(lambda: self.qemu.status() != "inmigrate", "The load of the saved guest")
+        if self.qemu.status() == "paused":
+            self.qemu.execute("cont")
+        self.goes_on("after it was loaded")
+
+    def steps(self) -> list[int]:
+        """How far each writer is."""
+        found = []
+        for address in self._counters:
+            text = self.qemu.execute("human-monitor-command", **{"command-line": f"xp /1gx {address:#x}"})
+            found.append(int(text.split()[-1], 16))
+        return found
+
+    def goes_on(self, when: str) -> None:
+        """Wait until each writer has made more steps."""
+        before = self.steps()
+        self.qemu.wait(
+            lambda: min(now - then for now, then in zip(self.steps(), before)) >= _MORE_STEPS,
+            f"{_MORE_STEPS} more steps of each writer {when}",
+        )
+
+    def save(self, flow: str, path: str) -> None:
+        """Save the guest by one flow, and see it go on."""
+        qemu = self.qemu
+        if flow == "background":
+            known = qemu.execute("query-migrate-capabilities")
+            if _CAPABILITY not in [entry["capability"] for entry in known]:
+                tell("unknown", flow=flow)
+                return
+            try:
+                qemu.capability(True)
+            except Refused as refusal:
+                self.goes_on("after the refusal")
+                tell("refused", flow=flow, text=str(refusal), trace=qemu.trace(), state=qemu.status())
+                return
+        sink, mark = Sink(path), len(qemu.events)
+        before = self.steps()
+        if flow == "stopped":
+            qemu.execute("stop")
+        try:
+            answer = self._migrate(sink.uri)
+        finally:
+            after = self.steps()
+            if flow == "stopped":
+                qemu.execute("cont")
+        sink.close(qemu.seconds)
+        qemu.wait(lambda: qemu.status() == "running", "That the guest runs again after the save")
+        self.goes_on("after the save")
+        if flow == "background":
+            qemu.capability(False)
+        tell(
+            "saved",
+            flow=flow,
+            bytes=sink.bytes,
+            migrate=answer,
+            events=qemu.events[mark:],
+            steps_before=before,
+            steps_completed=after,
+            trace=qemu.trace(),
+        )
+
+    def _migrate(self, uri: str) -> dict[str, Any]:
+        # As fast as the sink takes it; a QEMU of 32 bits takes no more.
+        self.qemu.execute("migrate-set-parameters", **{"max-bandwidth": (1 << 32) - 1})
+        self.qemu.execute("migrate", uri=uri)
+        ended = {"completed", "failed", "cancelled"}
+        answer: dict[str, Any] = {}
+
+        def over() -> bool:
+            answer.update(self.qemu.execute("query-migrate"))
+            return answer.get("status") in ended
+
+        self.qemu.wait(over, "The end of the save")
+        if answer["status"] != "completed":
+            why = answer.get("error-desc", "QEMU gives no reason")
+            raise HostFailure(f"The save {answer['status']}: {why}.")
+        return answer
+
+
+def move_threads(process: int) -> None:
+    """Move a process's threads between processors, so that its memory is always on the wrong node."""
+    processors = sorted(os.sched_getaffinity(0))
+    while True:
+        for processor in processors:
+            try:
+                for thread in os.listdir(f"/proc/{process}/task"):
+                    os.sched_setaffinity(int(thread), {processor})
+            except ProcessLookupError:
+                # A thread has ended meanwhile.
+                continue
+            except FileNotFoundError:
+                return
+            time.sleep(_STAY_SECONDS)
+
+
+def ask_kind(name: str, argv: list[str], seconds: float) -> None:
+    """Tell whether QEMU would snapshot a guest with such memory."""
+    try:
+        qemu = Qemu(argv, {}, seconds)
+    except HostFailure as failure:
+        tell("kind", kind=name, available=False, text=str(failure), trace=[])
+        return
+    try:
+        qemu.capability(True)
+        text = ""
+    except Refused as refusal:
+        text = str(refusal)
+    tell("kind", kind=name, available=True, text=text, trace=qemu.trace())
+    qemu.end()
+
+
+def main() -> int:
+    """Do as ordered; 0 whenever the report says what became of it."""
+    order = json.loads(sys.stdin.read())
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    qemu = None
+    try:
+        for name, argv in order["kinds"].items():
+            ask_kind(name, argv, order["seconds"])
+        qemu = Qemu(order["argv"], order["environment"], order["seconds"])
+        version = qemu.execute("query-version")
+        tell("started", version=version)
+        guest = SavedGuest(qemu, order["counters"])
+        guest.load(order["seed"])
+        tell("loaded", steps=guest.steps())
+        if order["move"]:
+            threading.Thread(target=move_threads, args=(qemu.process.pid,), daemon=True).start()
+        for save in order["saves"]:
+            guest.save(save["flow"], save["sink"])
+        tell("done", exit_code=qemu.end())
+    except Refused as refusal:
+        tell("failed", sentence=f"QEMU refused: {refusal}", blames_qemu=True, log=_tail(qemu))
+    except HostFailure as failure:
+        tell("failed", sentence=str(failure), blames_qemu=failure.blames_qemu, log=_tail(qemu))
+    finally:
+        if qemu is not None:
+            qemu.process.kill()
+    return 0
+
+
+def _tail(qemu: Qemu | None) -> list[str]:
+    return qemu.log()[-20:] if qemu else []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

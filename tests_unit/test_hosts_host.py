@@ -1,0 +1,143 @@
+"""A host's folder and programs end with it, whatever happens in between; here on this machine."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, SetupBroken
+from harness.hosts import leash
+from harness.hosts.host import Host
+from harness.hosts.link import LocalLink, Stream
+from tests_functional.scenarios.hosts import on_host
+
+_CARRIED = (leash.__file__, on_host.__file__)
+
+
+def _here() -> Host:
+    return Host("here", LocalLink(), sys.executable)
+
+
+def _alive(word: str) -> bool:
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and word.encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def test_folder_is_private_and_goes() -> None:
+    """Whoever fails inside the `with`."""
+    with pytest.raises(ValueError, match="of the test"), _here() as host:
+        folder = Path(host.folder)
+        host.put({"deep/er/file": b"x"}, Deadline(20))
+        assert folder.stat().st_mode & 0o777 == 0o700
+        raise ValueError("of the test")
+    assert not folder.exists()
+
+
+def test_streams_and_exit_codes() -> None:
+    """Input, both outputs, environment, signals; output can be had as it comes."""
+    with _here() as host:
+        done = host.run(["sh", "-c", "cat; echo $WORD; kill -9 $$"], Deadline(20), stdin=b"in ",
+                        environment={"WORD": "out"})  # fmt: skip
+        assert (done.exit_code, done.stdout) == (137, b"in out\n")
+        pieces: list[bytes] = []
+        assert host.run(["head", "-c", "200000", "/dev/zero"], Deadline(20), told=pieces.append).stdout == b""
+        assert sum(map(len, pieces)) == 200_000
+
+
+def test_input_that_nobody_reads_is_no_error() -> None:
+    """A program may end without having read what it was given."""
+    with _here() as host:
+        assert host.run(["true"], Deadline(20), stdin=bytes(5_000_000)).exit_code == 0
+
+
+def test_daemons_end_with_their_command() -> None:
+    """Even one that has left the session and whose parent is gone."""
+    with _here() as host:
+        script = "(setsid sleep 3604.5 >/dev/null 2>&1 </dev/null &) ; true"
+        assert host.run(["sh", "-c", script], Deadline(20)).exit_code == 0
+        assert not _alive("3604.5")
+
+
+def test_time_limit() -> None:
+    """The error names the program, and nothing of it is left."""
+    with _here() as host:
+        with pytest.raises(DeadlineExpired, match="'sleep' did not end on the host 'here' within 1 s"):
+            host.run(["sleep", "3605.5"], Deadline(1))
+        Deadline(10).wait_for(lambda: not _alive("3605.5"), "The end of the program")
+
+
+def test_failures_are_sentences(tmp_path: Path) -> None:
+    """No such program, no such file, no room for what is carried."""
+    with _here() as host:
+        assert host.run(["no-such-program"], Deadline(20)).exit_code == 127
+        with pytest.raises(SetupBroken, match="'false' failed with exit code 1"):
+            host.check(["false"], Deadline(20))
+        with pytest.raises(SetupBroken, match="'missing' could not be brought from the host 'here'"):
+            host.get("missing", tmp_path / "x", Deadline(20))
+        host.check(["mkdir", "place"], Deadline(20))
+        with pytest.raises(SetupBroken, match="could not be carried to the host 'here'"):
+            host.put({"place": b"a file where a folder is"}, Deadline(20))
+
+
+class _Dying(LocalLink):
+    """A host that loses the keeper of our folder in the middle, as a machine that is switched off does."""
+
+    def __init__(self) -> None:
+        self.streams: list[Stream] = []
+
+    def start(self, argv: list[str]) -> Stream:
+        stream = super().start(argv)
+        self.streams.append(stream)
+        return stream
+
+
+def test_lost_keeper_is_said() -> None:
+    """That the folder is gone cannot be proved then, so it is not claimed."""
+    link = _Dying()
+    with pytest.raises(SetupBroken, match="It is not sure that the folder"), Host("here", link) as host:
+        folder = Path(host.folder)
+        keeper = link.streams[0]._process  # type: ignore[attr-defined]
+        keeper.kill()
+        keeper.wait(10)
+    assert folder.exists()
+    for left in folder.iterdir():
+        left.unlink()
+    folder.rmdir()
+
+
+def test_carried_files_need_python_3_9_only() -> None:
+    """Their syntax, and what they import: the standard library."""
+    for file in _CARRIED:
+        tree = ast.parse(Path(file).read_text(), feature_version=(3, 9))
+        names = {
+            name.split(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+            if name
+        }
+        assert names <= sys.stdlib_module_names, names
+        assert "match " not in [line.strip()[:6] for line in Path(file).read_text().splitlines()]
+
+
+def test_leash_without_an_order_fails(tmp_path: Path) -> None:
+    """A connection that breaks at once leaves neither a folder nor a process."""
+    done = subprocess.run(
+        [sys.executable, leash.__file__],
+        input=b"",
+        env={"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == leash.BROKEN
+    assert not list(tmp_path.iterdir())
