@@ -17,6 +17,8 @@ exec 3> "$DIR/in"
 exec 4<> "$DIR/test.in"
 exec 5<> "$DIR/test.out"
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
+# A signal ends the shell without that trap, unless it has one of its own.
+trap exit HUP INT PIPE TERM
 # Content, so that the save takes a while.
 echo 'memset 0x100000 0x1e000000 0x5a' >&4
 sleep 1

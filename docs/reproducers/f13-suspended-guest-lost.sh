@@ -18,6 +18,8 @@ exec 3> "$DIR/in"
 exec 4<> "$DIR/test.in"
 exec 5<> "$DIR/test.out"
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
+# A signal ends the shell without that trap, unless it has one of its own.
+trap exit HUP INT PIPE TERM
 # The firmware sets up the register's address, 0x600 + 4 (SeaBIOS, machine type "pc").
 sleep 3
 echo 'outw 0x604 0x2400' >&4

@@ -13,6 +13,8 @@ mkfifo "$DIR/in"
 "$QEMU" -nodefaults -display none -accel tcg -m 16 -qmp stdio < "$DIR/in" > "$DIR/out" 2>&1 &
 PID=$!
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
+# A signal ends the shell without that trap, unless it has one of its own.
+trap exit HUP INT PIPE TERM
 exec 3> "$DIR/in"
 set_capability() {
     echo "{\"execute\": \"migrate-set-capabilities\", \"id\": \"$1\", \"arguments\":

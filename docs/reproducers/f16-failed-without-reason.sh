@@ -18,6 +18,8 @@ PID=$!
 exec 3<> "$DIR/qmp.in"
 cat "$DIR/qmp.out" >> "$DIR/out" &
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
+# A signal ends the shell without that trap, unless it has one of its own.
+trap exit HUP INT PIPE TERM
 echo '{"execute": "qmp_capabilities"}' >&3
 echo '{"execute": "migrate-set-capabilities", "arguments":
        {"capabilities": [{"capability": "background-snapshot", "state": true}]}}' >&3

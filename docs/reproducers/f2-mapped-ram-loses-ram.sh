@@ -8,6 +8,8 @@ VERDICT=3
 "$QEMU" --version > /dev/null || exit 3
 DIR=$(mktemp -d) || exit 3
 trap 'rm -rf "$DIR"; exit $VERDICT' EXIT
+# A signal ends the shell without that trap, unless it has one of its own.
+trap exit HUP INT PIPE TERM
 MACHINE="-nodefaults -display none -accel tcg -m 64 -qmp stdio -S"
 {
     echo '{"execute": "qmp_capabilities"}'

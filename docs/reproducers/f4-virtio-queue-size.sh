@@ -10,6 +10,8 @@ VERDICT=3
 "$OLD" --version > /dev/null && "$NEW" --version > /dev/null || exit 3
 DIR=$(mktemp -d) || exit 3
 trap 'rm -rf "$DIR"; exit $VERDICT' EXIT
+# A signal ends the shell without that trap, unless it has one of its own.
+trap exit HUP INT PIPE TERM
 MACHINE="-nodefaults -display none -accel tcg -m 32 -machine pc-i440fx-7.2 -device virtio-rng-pci -qmp stdio"
 {
     echo '{"execute": "qmp_capabilities"}'

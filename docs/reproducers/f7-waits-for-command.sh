@@ -13,6 +13,8 @@ mkfifo "$DIR/in"
 PID=$!
 exec 3> "$DIR/in"
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
+# A signal ends the shell without that trap, unless it has one of its own.
+trap exit HUP INT PIPE TERM
 echo '{"execute": "qmp_capabilities"}' >&3
 echo '{"execute": "query-status", "id": "before"}' >&3
 echo '{"execute": "migrate", "arguments": {"uri": "exec:head -c 65536 > /dev/null; exec <&-; exec sleep 8"}}' >&3

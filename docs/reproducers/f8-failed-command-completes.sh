@@ -9,6 +9,8 @@ VERDICT=3
 "$QEMU" --version > /dev/null || exit 3
 OUT=$(mktemp) || exit 3
 trap 'rm -f "$OUT"; exit $VERDICT' EXIT
+# A signal ends the shell without that trap, unless it has one of its own.
+trap exit HUP INT PIPE TERM
 {
     echo '{"execute": "qmp_capabilities"}'
     echo '{"execute": "migrate", "arguments": {"uri": "exec:cat > /dev/null; exit 3"}}'

@@ -16,6 +16,8 @@ exec 3> "$DIR/in"
 exec 4<> "$DIR/test.in"
 exec 5<> "$DIR/test.out"
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
+# A signal ends the shell without that trap, unless it has one of its own.
+trap exit HUP INT PIPE TERM
 echo '{"execute": "qmp_capabilities"}' >&3
 echo '{"execute": "query-status", "id": "before"}' >&3
 echo '{"execute": "migrate-set-capabilities", "arguments":
