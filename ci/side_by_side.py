@@ -18,7 +18,7 @@ class Plan:
     """Who runs beside whom.
 
     Attributes:
-        together: tests of which `workers` run at a time.
+        together: tests of which `workers` run at a time, the longest first.
         alone: tests that run after them, one by one.
         workers: at least 1.
     """
@@ -36,7 +36,9 @@ def plan(entries: Sequence[Entry], facts: HostFacts, jobs: int | None) -> Plan:
         facts: of the host, its memory as it is now.
         jobs: how many at a time at most, None for as many as fit.
     """
-    together = tuple(entry for entry in entries if not entry.alone)
+    # One that takes a quarter of an hour, begun last, would keep all other processors idle meanwhile.
+    longest_first = sorted(entries, key=lambda entry: -entry.seconds)
+    together = tuple(entry for entry in longest_first if not entry.alone)
     alone = tuple(entry for entry in entries if entry.alone)
     # Under TCG a guest's vCPU is always busy, but a test also waits, for a sink or a limit: one for each
     # processor keeps the processors busy.

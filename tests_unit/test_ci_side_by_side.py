@@ -45,6 +45,17 @@ def test_alone() -> None:
     assert [entry.alone for entry in found.alone] == [True]
 
 
+def test_longest_first() -> None:
+    """Tests that may take long begin first, the others in the profile's order; none is lost."""
+    entries = [
+        replace(entry, seconds=s)
+        for entry, s in zip(_entries(1, 2, 3, 4), (300, 900, 300, 1800), strict=True)
+    ]
+    assert [entry.name for entry in plan(entries, _HOST, None).together] == [
+        "t.3-False", "t.1-False", "t.0-False", "t.2-False",
+    ]  # fmt: skip
+
+
 def test_whoever_compares_stuns_runs_alone() -> None:
     """The main job fails a stun ratio that another test could spoil."""
     main_jobs = [e for entries in PROFILES.values() for e in entries if e.test.endswith("test_main_job")]
