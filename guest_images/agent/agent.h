@@ -101,6 +101,8 @@ void crew_pin(unsigned number);
 
 /* heartbeat.c: starts the thread that refreshes the control page every 10 ms. */
 bool heartbeat_launch(struct agent *agent);
+/* Renews the control page's clocks. */
+void heartbeat_tell_time(struct agent *agent);
 
 /* server.c: whether an agent serves there already; listens; serves commands until `quit`. */
 bool server_answers(const char *path);

@@ -6,14 +6,21 @@
 
 #define INTERVAL_NS 10000000
 
+void heartbeat_tell_time(struct agent *agent)
+{
+	volatile uint64_t *control = agent->control;
+
+	control[CONTROL_MONOTONIC] = clock_ns(CLOCK_MONOTONIC);
+	control[CONTROL_REALTIME] = clock_ns(CLOCK_REALTIME);
+}
+
 static void *heartbeat_main(void *argument)
 {
 	volatile uint64_t *control = ((struct agent *)argument)->control;
 	const struct timespec interval = {.tv_nsec = INTERVAL_NS};
 
 	for (;;) {
-		control[CONTROL_MONOTONIC] = clock_ns(CLOCK_MONOTONIC);
-		control[CONTROL_REALTIME] = clock_ns(CLOCK_REALTIME);
+		heartbeat_tell_time(argument);
 		control[CONTROL_HEARTBEATS]++;
 		nanosleep(&interval, NULL);
 	}
