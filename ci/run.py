@@ -132,9 +132,14 @@ def _run_leg(
     """Run a leg's tests; their outcomes as the whole run calls them."""
     save_stack(leg.stack, leg.environment, leg.folder, leg.guests)
     chosen = [entry for entry in leg.entries if not leg.without(entry)]
-    found = {entry.name: _without(leg, entry) for entry in leg.entries if leg.without(entry)}
+    found = {
+        entry.name: _not_run(leg, entry, Status.SKIP, f"This QEMU has no capability '{missing}'.")
+        for entry in leg.entries
+        if (missing := leg.without(entry))
+    }
     if asked_to_stop():
-        found |= {entry.name: _not_begun(leg, entry) for entry in chosen}
+        why = "The run was interrupted before this test had begun."
+        found |= {entry.name: _not_run(leg, entry, Status.ERROR, why) for entry in chosen}
     elif chosen:
         found |= _run_side_by_side(leg, plan(chosen, LocalHost().facts(), jobs), common, progress)
     outcomes = [found[entry.name] for entry in leg.entries]
@@ -157,19 +162,9 @@ def _run_side_by_side(
         return run_plan(tests, common, leg.folder)
 
 
-def _not_begun(leg: Leg, entry: Entry) -> Outcome:
-    sentence = "The run was interrupted before this test had begun."
-    return Outcome(
-        entry.name, Status.ERROR, sentence, environment=leg.environment, folder=f"tests/{entry.name}"
-    )
-
-
-def _without(leg: Leg, entry: Entry) -> Outcome:
-    """The outcome of a test that this QEMU lacks something for."""
-    sentence = f"This QEMU has no capability '{leg.without(entry)}'."
-    return Outcome(
-        entry.name, Status.SKIP, sentence, environment=leg.environment, folder=f"tests/{entry.name}"
-    )
+def _not_run(leg: Leg, entry: Entry, status: Status, why: str) -> Outcome:
+    """The outcome of a test that was never started."""
+    return Outcome(entry.name, status, why, environment=leg.environment, folder=f"tests/{entry.name}")
 
 
 def _remove_empty(folder: Path) -> None:
