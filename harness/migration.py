@@ -236,16 +236,34 @@ def restore(machine: Machine, uri: str, deadline: Deadline) -> str:
     return machine.wait_status(loaded, deadline, "loaded")
 
 
-def stun_seconds(machine: Machine, mark: int) -> float | None:
-    """Time between the first STOP after `mark` and the RESUME that follows it, by QEMU's event stamps.
+@dataclass(frozen=True)
+class Stun:
+    """The time for which a save stopped the guest, by QEMU's event stamps.
+
+    Attributes:
+        stopped: time of STOP, in seconds since the epoch.
+        resumed: time of the RESUME that follows it, likewise.
+    """
+
+    stopped: float
+    resumed: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasted."""
+        return self.resumed - self.stopped
+
+
+def find_stun(machine: Machine, mark: int) -> Stun | None:
+    """The first STOP after `mark` and the RESUME that follows it.
 
     Returns:
-        Seconds, or None where the guest was not stopped and resumed since.
+        None where the guest was not stopped and resumed since.
     """
     stopped: float | None = None
     for event in machine.qmp.events_since(mark):
         if event.name == "STOP" and stopped is None:
             stopped = event.seconds
         elif event.name == "RESUME" and stopped is not None:
-            return event.seconds - stopped
+            return Stun(stopped, event.seconds)
     return None

@@ -12,7 +12,7 @@ from harness.errors import SetupBroken, SubjectFailed
 from harness.host import LocalHost
 from harness.machine import Machine
 from harness.machine_config import MachineConfig, qemu_argv
-from harness.migration import stun_seconds
+from harness.migration import find_stun
 from harness.process import session_members
 from harness.qmp import CommandRefused
 
@@ -76,7 +76,7 @@ def test_events_wait_for_their_mark_and_time_out(machine: Machine) -> None:
         assert found.seconds == 5.25
         with pytest.raises(SubjectFailed, match="did not send STOP"):
             machine.qmp.wait_event(lambda _event: True, machine.qmp.mark(), Deadline(0.2), "STOP")
-        assert stun_seconds(machine, mark) is None
+        assert find_stun(machine, mark) is None
 
 
 def test_a_machine_that_was_not_started_says_so(machine: Machine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import cast
 
@@ -9,15 +10,29 @@ import pytest
 
 from harness.errors import DeadlineExpired
 from tests_functional.scenarios import standstill
-from tests_functional.scenarios.agent import AgentWindow
+from tests_functional.scenarios.agent import AgentWindow, LongGap
 from tests_unit.scenario_values import SOURCE, StandInAgent, stand_in_guest
 
 
 class StandInWindow:
-    """Gives steps and standstills in turn, the last for ever."""
+    """Gives steps and standstills in turn, the last for ever; its guest's clock runs from 1000 s on."""
 
-    def __init__(self, steps: Sequence[tuple[int, ...]], standstills: Sequence[tuple[float, float]]) -> None:
-        self._steps, self._standstills = list(steps), list(standstills)
+    def __init__(
+        self,
+        steps: Sequence[tuple[int, ...]],
+        standstills: Sequence[tuple[float, float]],
+        gaps: Sequence[LongGap] | None,
+    ) -> None:
+        self._steps, self._standstills, self._gaps = list(steps), list(standstills), gaps
+        self._begun = time.monotonic()
+
+    def long_gaps(self) -> list[LongGap] | None:
+        """All that the agent has kept, None where there were too many."""
+        return None if self._gaps is None else list(self._gaps)
+
+    def guest_clock(self) -> float:
+        """Guest seconds."""
+        return 1000 + time.monotonic() - self._begun
 
     def steps(self) -> tuple[int, ...]:
         """The next step counts."""
@@ -28,8 +43,12 @@ class StandInWindow:
         return self._standstills.pop(0) if len(self._standstills) > 1 else self._standstills[0]
 
 
-def _window(steps: Sequence[tuple[int, ...]], standstills: Sequence[tuple[float, float]]) -> AgentWindow:
-    return cast(AgentWindow, StandInWindow(steps, standstills))
+def _window(
+    steps: Sequence[tuple[int, ...]],
+    standstills: Sequence[tuple[float, float]],
+    gaps: Sequence[LongGap] | None = (),
+) -> AgentWindow:
+    return cast(AgentWindow, StandInWindow(steps, standstills, gaps))
 
 
 def test_begins_in_a_calm_moment() -> None:
@@ -47,12 +66,30 @@ def test_no_calm_moment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lasting_standstill_counts() -> None:
-    """Every writer is waited for: only its next step says how long it stood still."""
-    window = _window([(5, 7), (5, 9), (6, 9)], [(1.5, 1.75)])
-    assert standstill.end(window) == standstill.Standstill(1_500_000, 1_750_000)
+    """Every writer is waited for: only its next steps say how long it stood still."""
+    window = _window([(5, 7), (5, 9), (6, 9), (7, 9)], [(1.5, 1.75)], [LongGap(1000, 1.75)])
+    assert standstill.end(window, time.time() - 2) == standstill.Standstill(1_500_000, 1_750_000)
+
+
+def test_standstill_before_t0_is_none_of_the_save() -> None:
+    """Of a gap that reaches over T0 only what came after counts, of one before it nothing."""
+    window = _window([(5,), (9,)], [(0.7, 0.7)], [LongGap(999.2, 0.7), LongGap(999.8, 0.5)])
+    found = standstill.end(window, time.time() - 0.4)
+    assert found.gap_us == pytest.approx(200_000, abs=20_000)
+
+
+def test_short_standstill_counts_whole() -> None:
+    """The agent keeps no time of short gaps, and they matter to no check."""
+    assert standstill.end(_window([(5,), (9,)], [(0.0, 0.04)], None), time.time()).gap_us == 40_000
+
+
+def test_too_many_standstills_to_tell() -> None:
+    """Where the agent could not keep them all, none is taken for one before T0."""
+    assert standstill.end(_window([(5,), (9,)], [(0.0, 0.7)], None), time.time()).gap_us == 700_000
 
 
 def test_writer_that_never_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not waited for for ever; that the guest hangs is found out next."""
     monkeypatch.setattr(standstill, "_GO_ON_SECONDS", 0.05)
-    assert standstill.end(_window([(5, 7)], [(0.0, 0.25)])) == standstill.Standstill(0, 250_000)
+    window = _window([(5, 7)], [(0.0, 0.25)], [LongGap(1000, 0.25)])
+    assert standstill.end(window, time.time() - 1) == standstill.Standstill(0, 250_000)

@@ -44,7 +44,7 @@ static uint64_t scale_between(const struct instant *from, const struct instant *
 struct counter counter_calibrate(void)
 {
 	const struct timespec half = {.tv_nsec = HALF_NS};
-	struct counter counter = {.cycles = false, .ns_scale = ONE_NS, .two_us = 2000};
+	struct counter counter = {.cycles = false, .ns_scale = ONE_NS, .two_us = 2000, .long_gap = LONG_GAP_NS};
 	struct instant first = instant_now();
 	struct instant middle, last;
 	uint64_t scale, halves[2];
@@ -62,6 +62,7 @@ struct counter counter_calibrate(void)
 		counter.cycles = true;
 		counter.ns_scale = scale;
 		counter.two_us = (2000 * ONE_NS) / scale;
+		counter.long_gap = (uint64_t)(((unsigned __int128)LONG_GAP_NS * ONE_NS) / scale);
 	}
 	return counter;
 }

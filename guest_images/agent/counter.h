@@ -6,10 +6,13 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "format.h"
+
 struct counter {
 	bool cycles;        /* false: the counter is CLOCK_MONOTONIC in ns */
 	uint64_t ns_scale;  /* ns per tick, times 2^32 */
 	uint64_t two_us;    /* ticks in two microseconds */
+	uint64_t long_gap;  /* ticks in LONG_GAP_NS */
 };
 
 static inline uint64_t clock_ns(clockid_t clock)

@@ -53,6 +53,7 @@ static void clear_statistics(struct writer *writer)
 	writer->page[THREAD_MAX_STALL] = 0;
 	writer->page[THREAD_TIMED] = 0;
 	writer->page[THREAD_MAX_GAP] = 0;
+	writer->page[THREAD_LONG_GAPS] = 0;
 	for (unsigned bucket = 0; bucket < HISTOGRAM_BUCKETS; bucket++)
 		writer->page[THREAD_HISTOGRAM + bucket] = 0;
 	writer->max_ticks = 0;

@@ -44,9 +44,13 @@ enum {
 	THREAD_MAX_STALL = 8,  /* ns */
 	THREAD_TIMED = 9,      /* writes timed */
 	THREAD_MAX_GAP = 10,   /* ns between two steps' ends; an extension of version 1 */
+	THREAD_LONG_GAPS = 11, /* gaps of LONG_GAP_NS and more; 11 and 16.. are an extension of version 1 */
+	THREAD_LONG_GAP = 16,  /* for each of the last ones: its end by CLOCK_MONOTONIC, and its length, in ns */
+	LONG_GAPS_KEPT = 16,
 	THREAD_HISTOGRAM = 64, /* bucket b: writes that took [2^b, 2^(b+1)) microseconds */
 	HISTOGRAM_BUCKETS = 32
 };
+#define LONG_GAP_NS 50000000
 enum { THREAD_NOT_STARTED = 0, THREAD_WRITING = 1, THREAD_PARKED = 2 };
 
 /* Control page: one per agent. */

@@ -34,6 +34,29 @@ static void note_error(struct writer *writer, const struct page_write *expected,
 	pthread_mutex_unlock(&writer->agent->lock);
 }
 
+/* So that whoever knows when a save resumed the guest can tell what came before that. */
+static void note_long_gap(struct writer *writer, uint64_t ns)
+{
+	volatile uint64_t *page = writer->page;
+	uint64_t slot = THREAD_LONG_GAP + page[THREAD_LONG_GAPS] % LONG_GAPS_KEPT * 2;
+
+	page[slot] = clock_ns(CLOCK_MONOTONIC);
+	page[slot + 1] = ns;
+	page[THREAD_LONG_GAPS]++;
+}
+
+static void count_gap(struct writer *writer, uint64_t ticks)
+{
+	const struct counter *counter = &writer->agent->counter;
+
+	if (ticks > writer->max_gap_ticks) {
+		writer->max_gap_ticks = ticks;
+		writer->page[THREAD_MAX_GAP] = counter_ns(counter, ticks);
+	}
+	if (ticks >= counter->long_gap)
+		note_long_gap(writer, counter_ns(counter, ticks));
+}
+
 static void count_write(struct writer *writer, uint64_t begin, uint64_t end)
 {
 	const struct counter *counter = &writer->agent->counter;
@@ -52,10 +75,8 @@ static void count_write(struct writer *writer, uint64_t begin, uint64_t end)
 		writer->max_ticks = ticks;
 		writer->page[THREAD_MAX_STALL] = counter_ns(counter, ticks);
 	}
-	if (writer->last_end != 0 && end > writer->last_end + writer->max_gap_ticks) {
-		writer->max_gap_ticks = end - writer->last_end;
-		writer->page[THREAD_MAX_GAP] = counter_ns(counter, writer->max_gap_ticks);
-	}
+	if (writer->last_end != 0 && end > writer->last_end)
+		count_gap(writer, end - writer->last_end);
 	writer->last_end = end;
 }
 

@@ -12,7 +12,7 @@ from harness.deadline import Deadline
 from harness.disk import Disk
 from harness.kept_disk import disk_of_snapshot
 from harness.machine import Machine
-from harness.migration import SaveFigures
+from harness.migration import SaveFigures, Stun
 from harness.ram import GoldenImage, dump_golden
 from harness.ssh import GuestUnreachable
 from tests_functional.scenarios import standstill
@@ -68,7 +68,7 @@ class Snapshot:
         figures: QEMU's own downtime, total time and page counts.
         size_bytes: of the file.
         largest_stall_us: longest page write the guest saw since just before the save.
-        largest_gap_us: longest time that one of its writers stood still, whatever for.
+        largest_gap_us: longest time that one of its writers stood still after T0, whatever for.
         state: the guest's run state at T0, which a restore must bring back.
         steps_before: writer steps per thread just before the save was asked for.
         steps_completed: writer steps per thread at the instant it had completed.
@@ -176,13 +176,14 @@ def save(
     if not flow.background:
         machine.qmp.execute("cont")
     machine.wait_status(lambda status: status == "running", deadline.at_most(10), "running again")
-    stood_still = standstill.end(window)
+    stun = _stun(machine, mark)
+    stood_still = standstill.end(window, stun.resumed)
     _require_answer(guest)
     return Snapshot(
         flow=flow,
         path=path,
         golden=golden,
-        stun_ms=_stun_ms(machine, mark),
+        stun_ms=stun.seconds * 1000,
         figures=figures,
         size_bytes=path.stat().st_size,
         largest_stall_us=stood_still.stall_us,
@@ -244,17 +245,17 @@ def sample_stun(guest: Guest, deadline: Deadline) -> float:
         mark = machine.qmp.mark()
         migration.start_save(machine, migration.exec_sink(Path("/dev/null")))
         migration.wait_completed(machine, deadline)
-        return _stun_ms(machine, mark)
+        return _stun(machine, mark).seconds * 1000
     finally:
         if machine.alive():
             migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
 
 
-def _stun_ms(machine: Machine, mark: int) -> float:
-    stun = migration.stun_seconds(machine, mark)
+def _stun(machine: Machine, mark: int) -> Stun:
+    stun = migration.find_stun(machine, mark)
     if stun is None:
         raise machine.failure("QEMU did not send STOP and RESUME around T0")
-    return stun * 1000
+    return stun
 
 
 def _require_answer(guest: Guest) -> None:

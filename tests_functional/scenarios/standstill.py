@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from harness.deadline import Deadline
@@ -14,6 +15,8 @@ _BEGIN_SECONDS = 60.0
 # An exchange over SSH ends in the guest a little after it ends for us.
 _AFTERMATH_SECONDS = 0.05
 _GO_ON_SECONDS = 10.0
+# The agent keeps the time of gaps from here on (guest_images/agent/format.h, LONG_GAP_NS).
+_LONG_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Standstill:
 
     Attributes:
         stall_us: a single page write, in microseconds.
-        gap_us: from the end of one page write to that of the next, whatever for, in microseconds.
+        gap_us: from the end of one page write to that of the next, whatever for, in microseconds; only
+            what of it lies after T0.
     """
 
     stall_us: int
@@ -47,14 +51,43 @@ def begin(guest: Guest, window: AgentWindow) -> None:
         limit.check("A moment in which the guest's writers write without a pause")
 
 
-def end(window: AgentWindow) -> Standstill:
-    """What the writers have seen since `begin`, read from guest RAM as soon as a save has completed.
+def end(window: AgentWindow, resumed: float) -> Standstill:
+    """How long the writers stood still after a save had resumed the guest.
 
-    A standstill that lasts counts only when it ends, so each writer is waited for; one that does not go on
-    within ten seconds is left to whoever asks the guest for an answer.
+    Read from guest RAM as soon as the save has completed. A standstill that lasts counts only when it ends,
+    so each writer is waited for; one that does not go on within ten seconds is left to whoever asks the guest
+    for an answer.
+
+    What came before counts as little as what the save is not to blame for: on a busy host a guest was seen to
+    get no processor for 0.9 s between `begin` and T0.
+
+    Args:
+        window: on the writers.
+        resumed: time of RESUME, in seconds since the epoch.
     """
     then, limit = window.steps(), Deadline(_GO_ON_SECONDS)
-    while not limit.expired and any(now <= one for now, one in zip(window.steps(), then, strict=True)):
+    # Two steps: a step is counted before the gap that it ends.
+    while not limit.expired and any(now < one + 2 for now, one in zip(window.steps(), then, strict=True)):
         limit.nap(0.001)
     stall, gap = window.standstill()
-    return Standstill(int(stall * 1e6), int(gap * 1e6))
+    return Standstill(int(stall * 1e6), int(_after(window, resumed, gap) * 1e6))
+
+
+def _after(window: AgentWindow, resumed: float, longest: float) -> float:
+    """What lies after `resumed` of the longest gap there, in seconds; `longest` is that since `begin`."""
+    if longest < _LONG_SECONDS:
+        return longest
+    gaps = window.long_gaps()
+    if gaps is None:
+        # More than the agent keeps: whichever was the longest may have been after it.
+        return longest
+    clock = _clock_at(window, resumed)
+    return max([_LONG_SECONDS, *(min(gap.seconds, gap.end - clock) for gap in gaps)])
+
+
+def _clock_at(window: AgentWindow, moment: float) -> float:
+    """The guest's clock at a moment since which it has run; what it tells is fresh when it changes."""
+    told, limit = window.guest_clock(), Deadline(_GO_ON_SECONDS)
+    while window.guest_clock() == told and not limit.expired:
+        limit.nap(0.0005)
+    return window.guest_clock() - (time.time() - moment)
