@@ -72,6 +72,21 @@ def test_page_from_another_time_is_named(tmp_path: Path, step: int, generation: 
     assert f"{word} than T0 by" in found.sentence
 
 
+@pytest.mark.parametrize("pattern", [ap.PATTERNS.index("random"), ap.HOT])
+@pytest.mark.parametrize("passes", [0.25, 0.5, 1, 1.3, 1.5, 2, 4])
+def test_unprotected_save_is_newer_not_older(tmp_path: Path, pattern: int, passes: float) -> None:
+    """However fast the writer is: pages from after T0 do not outvote a counter from T0."""
+    guest = Guest(pattern=pattern, counts=(160,), steps=(400,), torn=(0,))
+    for (thread, index), place in guest.places.items():
+        saved_at = 400 + int(passes * 160 * (place - 20) / 170)
+        generation, step = guest.schedule(thread).state(saved_at)
+        guest.ram[place] = _page(guest, thread, index, int(step[index]), int(generation[index]))
+    result = _judge(tmp_path, Writer(guest))
+    assert result.facts["steps of thread 0"] == 400
+    assert result.status is Status.FAIL
+    assert all("newer than T0 by" in found.sentence for found in result.violations)
+
+
 def test_step_after_next_is_not_excused(tmp_path: Path) -> None:
     """Only the very next step may have begun at T0, not the one after it."""
     guest = Guest()
