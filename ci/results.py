@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
+import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,17 +95,42 @@ def make_results_folder(path: Path) -> Path:
 
 
 def write_results(folder: Path, result: RunResult) -> None:
-    """Write results.json, junit.xml and results.ktap, each whole or not at all.
+    """Write results.json, junit.xml, results.ktap and then report.html, each whole or not at all.
 
     Raises:
         SetupBroken: the disk is full or the folder is gone.
     """
+    content = result.to_json()
     try:
         write_atomically(folder / "junit.xml", junit_xml(result.outcomes, result.started))
         write_atomically(folder / "results.ktap", ktap_text(result.outcomes))
-        write_atomically(folder / "results.json", json.dumps(result.to_json(), indent=1) + "\n")
+        write_atomically(folder / "results.json", json.dumps(content, indent=1) + "\n")
+        write_report(folder, content)
     except OSError as error:
         raise SetupBroken(f"The results could not be written to '{folder}': {error.strerror}.") from error
+
+
+def write_report(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write report.html from the content of results.json.
+
+    A page that cannot be made says nothing about the snapshots: the verdict and its exit code stay as they are.
+    The page itself and a line on standard error say that it is missing, and why.
+
+    Raises:
+        OSError: the disk is full or the folder is gone.
+    """
+    # Half a second, which only the end of a run has a use for.
+    from ci.reports.html import REPORT_FILE, report_html, sorry_html
+
+    try:
+        page = report_html(content, folder)
+    except Exception as error:
+        why = (
+            f"report.html could not be made, which is snapproof's own fault: {type(error).__name__}: {error}"
+        )
+        print(f"snapproof: {' '.join(why.split())}. All results are in results.json.", file=sys.stderr)
+        page = sorry_html(content, traceback.format_exc())
+    write_atomically(folder / REPORT_FILE, page)
 
 
 def write_reproducer(folder: Path, command: Sequence[str], sentence: str) -> None:

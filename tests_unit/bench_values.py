@@ -11,7 +11,7 @@ WAYS = ("background-exec", "background-file", "stop-and-save", "savevm", "precop
 
 
 def bench(repeats: int = 5) -> dict[str, Any]:
-    """A bench.json of version 1 with a sample of each size, way and repeat, writer `all`, sink `unlimited`."""
+    """A bench.json of version 1: a sample of each size, way and repeat, writer `all`, sink `unlimited`."""
     chance = random.Random(7)
     samples = [
         _sample(ram, way, repeat, chance) for repeat in range(1, repeats + 1) for ram in SIZES for way in WAYS
@@ -42,7 +42,9 @@ def _sample(ram: int, way: str, repeat: int, chance: random.Random) -> dict[str,
         "stun_ms": round(stun, 3),
         "downtime_ms": None if way == "savevm" else round(stun * 1.1, 3),
         "total_ms": round(total, 1),
-        "size_bytes": int(ram * (1 << 20) * (1.02 if way != "precopy-file" else 1.7) * chance.uniform(0.97, 1)),
+        "size_bytes": int(
+            ram * (1 << 20) * (1.02 if way != "precopy-file" else 1.7) * chance.uniform(0.97, 1)
+        ),
         "guest_gap_ms": round(stun + 1, 3),
         "stall_us": {"p50": 3, "p99": 60, "p99.9": 300, "max": 9000},
         "stall_histogram": _stalls(background, stun, chance),
@@ -59,7 +61,10 @@ def _stalls(background: bool, stun: float, chance: random.Random) -> list[list[f
     peak = [0, 400_000, 90_000, 2000, 300, 80, 20, 9, 4, 2, 1]
     if background:
         peak = [0, 300_000, 90_000, 60_000, 45_000, 22_000, 3000, 300, 40, 6, 2]
-    found = [[2**power, 2 ** (power + 1), int(count * chance.uniform(0.8, 1.2))] for power, count in enumerate(peak)]
+    found = [
+        [2**power, 2 ** (power + 1), int(count * chance.uniform(0.8, 1.2))]
+        for power, count in enumerate(peak)
+    ]
     low = 2 ** int(math.log2(stun * 1000))
     return [*found, [low, 2 * low, 1]] if low > 1024 else found
 

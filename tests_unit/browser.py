@@ -1,4 +1,4 @@
-"""A headless Chromium over the DevTools protocol (its pipe transport): what a page does when it is really opened."""
+"""A headless Chromium over the pipe of its DevTools protocol: what a page does when it is really opened."""
 
 from __future__ import annotations
 
@@ -49,7 +49,11 @@ class Browser:
     def open(self, page: Path, width: int, dark: bool = False, height: int = 800, fragment: str = "") -> None:
         """Open a file at a width in CSS pixels, and wait until it is loaded."""
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
         )
         self.emulate(dark=dark)
         # Another URL than before: one that differs in its fragment only is not loaded anew.
@@ -67,7 +71,9 @@ class Browser:
         """Choose light or dark, screen or print."""
         scheme = "dark" if dark else "light"
         self.call(
-            "Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}]
+            "Emulation.setEmulatedMedia",
+            media=media,
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
         )
 
     def evaluate(self, expression: str) -> Any:
@@ -136,8 +142,9 @@ def browser(profile: Path) -> Iterator[Browser]:
     # High numbers first: one of the pipes may have got 3 or 4, which the duplicates would overwrite.
     child_in, child_out = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 20) for fd in (down[0], up[1]))
     words = [
-        EXECUTABLE, "--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--disable-gpu",
-        "--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage", "--hide-scrollbars",
+        EXECUTABLE, "--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}",
+        "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage",
+        "--hide-scrollbars",
         *(["--no-sandbox"] if os.geteuid() == 0 else []), "about:blank",
     ]  # fmt: skip
     quiet = (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0)

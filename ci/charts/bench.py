@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ _OTHER = _Style(MUTED, "x", "-")
 
 
 def by_ram_chart(samples: Sequence[Sample], figure_name: str, title: str, key: str) -> str:
-    """A time of the save against the guest's RAM, both by powers of ten; medians, with the smallest and largest.
+    """A time of the save against the guest's RAM, both by powers of ten; medians, and the range of all.
 
     Args:
         samples: of one writer and one sink.
@@ -60,6 +61,9 @@ def by_ram_chart(samples: Sequence[Sample], figure_name: str, title: str, key: s
             mine = [sample for sample in known if sample.way == way]
             _medians(axes, way, mine, lambda sample: max(_LEAST_MS, sample.figures[figure_name]))
         _ram_axis(axes, known)
+        low, high = axes.get_ylim()
+        # Whole powers of ten, so that at least two of them are named.
+        axes.set_ylim(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: time_text(value * 1000)))
         axes.yaxis.set_minor_locator(NullLocator())
         no_grid(axes, "x")
@@ -73,7 +77,9 @@ def _by_ram_words(samples: Sequence[Sample], ways: Sequence[str], name: str) -> 
     for way in ways:
         mine = [sample for sample in samples if sample.way == way]
         ends = [min(sample.ram_mib for sample in mine), max(sample.ram_mib for sample in mine)]
-        medians = [spread(one.figures[name] for one in mine if one.ram_mib == ram) for ram in dict.fromkeys(ends)]
+        medians = [
+            spread(one.figures[name] for one in mine if one.ram_mib == ram) for ram in dict.fromkeys(ends)
+        ]
         shown = " to ".join(time_text(found.median * 1000) for found in medians if found)
         said.append(f"{way_name(way)}: {shown}")
     return "Medians from the smallest to the largest guest. " + "; ".join(said) + "."
@@ -90,14 +96,21 @@ def size_chart(samples: Sequence[Sample], key: str) -> str:
         axes.set_xscale("log")
         for way in ways:
             mine = [sample for sample in known if sample.way == way]
-            _medians(axes, way, mine, lambda sample: sample.figures["size_bytes"] / sample.ram_mib / (1 << 20) * 100)
+            _medians(
+                axes,
+                way,
+                mine,
+                lambda sample: sample.figures["size_bytes"] / sample.ram_mib / (1 << 20) * 100,
+            )
         _ram_axis(axes, known)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
         no_grid(axes, "x")
         axes.set_title("Saved size, as a share of RAM", loc="left")
         _legend(figure, axes, ways)
-        return as_svg(figure, key, "Saved size as a share of RAM", "Medians by way of saving and RAM of the guest.")
+        return as_svg(
+            figure, key, "Saved size as a share of RAM", "Medians by way of saving and RAM of the guest."
+        )
 
 
 def stall_chart(samples: Sequence[Sample], key: str) -> str:
@@ -133,8 +146,8 @@ def _stall_steps(axes: Axes, way: str, samples: Sequence[Sample]) -> None:
         for low, high, count in sample.stalls:
             counts[low, high] = counts.get((low, high), 0) + count
     bins = sorted(counts)
-    # A bin from zero has no place on such an axis: it begins at half its end. The axis begins at 0.8, so that a count
-    # of 1 stands above it and none below.
+    # A bin from zero has no place on such an axis: it begins at half its end. The axis begins at 0.8, so that a
+    # count of 1 stands above it and none below.
     edges = [max(low, high / 2) if low == 0 else low for low, high in bins]
     heights = [max(0.5, counts[one]) for one in bins]
     style = _STYLES.get(way, _OTHER)
@@ -151,7 +164,8 @@ def write_rate_chart(samples: Sequence[Sample], key: str) -> str:
     The guest's standstill is shaded, the end of the save is a dashed line.
 
     Args:
-        samples: of one writer, one sink and one size of RAM; of each way the repeat whose stun is the median is drawn.
+        samples: of one writer, one sink and one size of RAM; of each way the repeat whose stun is the median is
+            drawn.
         key: leads the ids of the drawing.
     """
     known = [sample for sample in samples if len(sample.rate) > 1]
@@ -218,8 +232,8 @@ def _medians(axes: Axes, way: str, samples: Sequence[Sample], value: Callable[[S
     below = [one.median - one.low for _, one in known]
     above = [one.high - one.median for _, one in known]
     axes.errorbar(
-        [ram for ram, _ in known], medians, [below, above], color=style.colour.stand_in, linestyle=style.dashes,
-        marker=style.marker, markersize=5, elinewidth=1, capsize=2.5, label=way_name(way),
+        [ram for ram, _ in known], medians, [below, above], color=style.colour.stand_in,
+        linestyle=style.dashes, marker=style.marker, markersize=5, elinewidth=1, capsize=2.5, label=way_name(way),
     )  # fmt: skip
 
 

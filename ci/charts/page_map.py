@@ -37,7 +37,9 @@ def page_map_chart(ranges: Ranges, lengths: Mapping[str, int], key: str, title: 
         The SVG element with the eight blocks that have the most bad pages, "" where nothing is bad.
     """
     bad = {block: [pair for pair in pairs if 0 <= pair[0] < pair[1]] for block, pairs in ranges.items()}
-    worst = sorted((block for block in bad if bad[block]), key=lambda block: -_bytes(bad[block]))[:_BLOCK_LIMIT]
+    worst = sorted((block for block in bad if bad[block]), key=lambda block: -_bytes(bad[block]))[
+        :_BLOCK_LIMIT
+    ]
     if not worst:
         return ""
     grids = {block: _shares(bad[block], lengths.get(block, 0)) for block in worst}
@@ -52,7 +54,7 @@ def page_map_chart(ranges: Ranges, lengths: Mapping[str, int], key: str, title: 
             axes.add_patch(PathPatch(_outline(grid, -1.0, 2.0, top), facecolor=TRACK.stand_in, linewidth=0))
             for (least, opacity), limit in zip(_LEVELS, (0.25, 0.75, 2.0), strict=True):
                 cells = _outline(grid, least, limit, top)
-                if len(cells.vertices):
+                if len(np.asarray(cells.vertices)):
                     axes.add_patch(PathPatch(cells, facecolor=BAD.stand_in, alpha=opacity, linewidth=0))
             top += len(grid) * _CELL + 10
         said = "; ".join(_label(block, bad[block], lengths) for block in worst)
@@ -104,5 +106,9 @@ def _outline(grid: Cells, least: float, limit: float, top: float) -> Outline:
         for start, end in zip(np.flatnonzero(steps == 1), np.flatnonzero(steps == -1), strict=True):
             left, right, upper = _SIDE + start * width, _SIDE + end * width, top + row * _CELL
             lower = upper + _CELL - 0.8
-            pieces.append(Outline([(left, upper), (right, upper), (right, lower), (left, lower), (left, upper)], closed=True))
+            pieces.append(
+                Outline(
+                    [(left, upper), (right, upper), (right, lower), (left, lower), (left, upper)], closed=True
+                )
+            )
     return Outline.make_compound_path(*pieces) if pieces else Outline(np.empty((0, 2)))

@@ -1,4 +1,4 @@
-"""The colours of charts: drawn as stand-ins, then exchanged for CSS variables so that light and dark both work."""
+"""The colours of charts: drawn as stand-ins, then exchanged for CSS variables, for light and dark."""
 
 from __future__ import annotations
 

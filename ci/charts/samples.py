@@ -90,8 +90,8 @@ def ways_of(samples: Iterable[Sample]) -> list[str]:
 def main_series(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     """The samples of one writer and one sink, such that a chart compares like with like.
 
-    Those of the writer that covers all of RAM with an unlimited sink, where there are any; else of the pair that has
-    the most samples.
+    Those of the writer that covers all of RAM with an unlimited sink, where there are any; else of the pair that
+    has the most samples.
     """
     counts: dict[tuple[str, str], int] = {}
     for sample in samples:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from ci.charts.palette import GRID, INK, MUTED, PALETTE, Colour
@@ -81,7 +80,7 @@ def as_svg(figure: Figure, key: str, title: str, description: str) -> str:
         Text without a declaration or a document type; the same for the same figure.
     """
     raw = io.BytesIO()
-    FigureCanvasSVG(figure).print_svg(raw, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(raw, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     # Trusted: matplotlib wrote it this instant.
     root = ET.fromstring(raw.getvalue())
     _use_page_colours(root)
@@ -107,7 +106,9 @@ def _use_page_colours(root: ET.Element) -> None:
 def _rename_ids(root: ET.Element, key: str) -> None:
     """Keep only the ids that something refers to, led by the key."""
     used = {element.get(_XLINK, "").removeprefix("#") for element in root.iter()}
-    used |= {match for element in root.iter() for text in element.attrib.values() for match in _URL.findall(text)}
+    used |= {
+        match for element in root.iter() for text in element.attrib.values() for match in _URL.findall(text)
+    }
     for element in root.iter():
         name = element.attrib.pop("id", "")
         if name in used and name:

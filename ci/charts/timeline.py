@@ -18,8 +18,8 @@ def timeline_chart(times: SaveTimes, stall_us: float | None, key: str) -> str:
 
     Args:
         times: of the save.
-        stall_us: the longest time that one write of the guest took during it, in microseconds, None where unknown;
-            drawn to scale from T0 on, since nobody noted when it was.
+        stall_us: the longest time that one write of the guest took during it, in microseconds, None where
+            unknown; drawn to scale from T0 on, since nobody noted when it was.
         key: leads the ids of the drawing.
     """
     with new_figure(_HEIGHT) as figure:
@@ -29,7 +29,9 @@ def timeline_chart(times: SaveTimes, stall_us: float | None, key: str) -> str:
         _bars(lower, times, stall_us)
         left, right = _window(times, stall_us)
         lower.set_xlim(left, right)
-        lower.xaxis.set_major_formatter(FuncFormatter(lambda value, _: time_text(value * 1e6) if value else "T0"))
+        lower.xaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: time_text(value * 1e6) if value else "T0")
+        )
         lower.locator_params(axis="x", nbins=5)
         upper.set_title(times.label, loc="left")
         return as_svg(figure, key, f"Timeline of {times.label}", _words(times, stall_us))
@@ -72,13 +74,23 @@ def _bars(axes: Axes, times: SaveTimes, stall_us: float | None) -> None:
         time_text(stall_us) if stall_us is not None else "not measured",
     )
     saved = [(times.begun - times.origin, end - times.begun)]
-    rows: tuple[tuple[list[tuple[float, float]], Colour], ...] = ((stuns, VERMILION), (saved, BLUE), (stall, AMBER))
+    rows: tuple[tuple[list[tuple[float, float]], Colour], ...] = (
+        (stuns, VERMILION),
+        (saved, BLUE),
+        (stall, AMBER),
+    )
     for index, (stretches, colour) in enumerate(rows):
         # The edge keeps two milliseconds in twenty seconds visible.
         axes.broken_barh(
-            stretches, (index - 0.42, 0.34), facecolors=colour.stand_in, edgecolors=colour.stand_in, linewidth=1.2
+            stretches,
+            (index - 0.42, 0.34),
+            facecolors=colour.stand_in,
+            edgecolors=colour.stand_in,
+            linewidth=1.2,
         )
-        axes.text(0.012, index + 0.2, said[index], fontsize=11, transform=axes.get_yaxis_transform(), va="center")
+        axes.text(
+            0.012, index + 0.2, said[index], fontsize=11, transform=axes.get_yaxis_transform(), va="center"
+        )
     axes.set_ylim(2.6, -0.6)
     axes.set_yticks(range(3), _ROWS)
     axes.tick_params(axis="y", length=0, labelcolor=MUTED.stand_in)

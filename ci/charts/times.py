@@ -17,6 +17,7 @@ class SaveTimes:
         ended: QEMU first said that it is over; None where it never did.
         result: what QEMU said, e.g. ``completed``.
         progress: how many bytes were saved at what time.
+        named: whether the label is the test's own, not a number.
     """
 
     label: str
@@ -26,6 +27,7 @@ class SaveTimes:
     ended: float | None = None
     result: str = ""
     progress: tuple[tuple[float, float], ...] = ()
+    named: bool = False
 
     @property
     def origin(self) -> float:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from ci.charts.samples import Sample, main_series, read_samples, spread, way_name
 from ci.reports.html.checked import BLOCK, clean, duration, items, mapping, number
 from ci.reports.html.environment import rows_of
-from ci.reports.html.figures import figure_text
+from ci.reports.html.figures import NONE, figure_text
 from ci.reports.html.pictures import Pictures
 from ci.reports.html.views import BenchView, Table
 
@@ -37,7 +37,9 @@ def bench_beside(folder: Path, pictures: Pictures) -> BenchView | None:
         return None
     try:
         if path.stat().st_size > _FILE_BYTES:
-            return BenchView("Bench", problem=f"{BENCH_FILE} is larger than {_FILE_BYTES >> 20} MiB, and was not read.")
+            return BenchView(
+                "Bench", problem=f"{BENCH_FILE} is larger than {_FILE_BYTES >> 20} MiB, and was not read."
+            )
         content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError, RecursionError) as error:
         return BenchView("Bench", problem=f"{BENCH_FILE} could not be read: {clean(error, 200)}.")
@@ -48,24 +50,33 @@ def bench_view(bench: Mapping[str, Any], pictures: Pictures) -> BenchView:
     """What the page shows of a bench."""
     title = f"Bench: {clean(bench.get('bench'), 40) or 'unnamed'}"
     samples = read_samples(bench)
-    errors = Counter(clean(text, 300) for row in items(bench.get("samples")) if (text := mapping(row).get("error")))
+    errors = Counter(
+        clean(text, 300) for row in items(bench.get("samples")) if (text := mapping(row).get("error"))
+    )
     if not samples:
         return BenchView(title, problem="No sample of it went well.", errors=errors.most_common(20))
     series = main_series(samples)
     largest = max(sample.ram_mib for sample in series)
     about = (
         f"{len(samples)} samples in {duration(number(bench.get('seconds')))}. "
-        f"Charts: writer '{clean(series[0].writer, 40)}', sink '{clean(series[0].sink, 40)}'; points are medians, "
-        f"bars reach from the smallest to the largest; histogram and rate of writes are those of guests with {largest:g} MiB."
+        f"Charts: writer '{clean(series[0].writer, 40)}', sink '{clean(series[0].sink, 40)}'; points are "
+        "medians, bars reach from the smallest to the largest; histogram and rate of writes are those of guests "
+        f"with {largest:g} MiB."
     )
-    return BenchView(title, about, "", _charts(series, largest, pictures), _table(samples), errors.most_common(20))
+    return BenchView(
+        title, about, "", _charts(series, largest, pictures), _table(samples), errors.most_common(20)
+    )
 
 
 def _charts(series: Sequence[Sample], largest: float, pictures: Pictures) -> list[Markup]:
     biggest = [sample for sample in series if sample.ram_mib == largest]
     found = [
-        pictures.bench(lambda module, key: module.by_ram_chart(series, "stun_ms", "Stun (STOP to RESUME)", key)),
-        pictures.bench(lambda module, key: module.by_ram_chart(series, "downtime_ms", "Downtime (QEMU's figure)", key)),
+        pictures.bench(
+            lambda module, key: module.by_ram_chart(series, "stun_ms", "Stun (STOP to RESUME)", key)
+        ),
+        pictures.bench(
+            lambda module, key: module.by_ram_chart(series, "downtime_ms", "Downtime (QEMU's figure)", key)
+        ),
         pictures.bench(lambda module, key: module.stall_chart(biggest, key)),
         pictures.bench(lambda module, key: module.size_chart(series, key)),
         pictures.bench(lambda module, key: module.write_rate_chart(biggest, key)),
@@ -82,9 +93,18 @@ def _table(samples: Sequence[Sample]) -> Table:
     for (ram, way, writer, sink), mine in sorted(groups.items())[:_ROW_LIMIT]:
         medians = [spread(one.figures[name] for one in mine if name in one.figures) for name in _COLUMNS]
         shown = [
-            figure_text(name, found.median) if found else "–" for name, found in zip(_COLUMNS, medians, strict=True)
+            figure_text(name, found.median) if found else NONE
+            for name, found in zip(_COLUMNS, medians, strict=True)
         ]
-        rows.append([f"{ram:g} MiB, {clean(way_name(way), 40)}", clean(writer, 40), clean(sink, 40), str(len(mine)), *shown])
+        rows.append(
+            [
+                f"{ram:g} MiB, {clean(way_name(way), 40)}",
+                clean(writer, 40),
+                clean(sink, 40),
+                str(len(mine)),
+                *shown,
+            ]
+        )
     return Table(["guest", "writer", "sink", "n", *_COLUMNS.values()], rows, len(groups) - len(rows))
 
 

@@ -1,4 +1,4 @@
-"""Values of a results file as a page may show them: of the right type, bounded, without control characters."""
+"""Values of a results file as a page may show them: of the right type, bounded, printable."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from urllib.parse import quote
 # ECMA-48 control sequences, such as a guest's console prints for colours.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)?|[@-Z\\-_])")
 # What HTML forbids, and what turns the direction of all text behind it around.
-_FORBIDDEN = re.compile("[^\t\n\x20-\x7e\xa0-\u2029\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_FORBIDDEN = re.compile(
+    "[^\t\n\x20-\x7e\xa0-\u2029\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)
 
 LINE = 600
 """Characters of a sentence."""
@@ -32,7 +34,9 @@ def clean(value: object, limit: int = LINE) -> str:
     # Cut before the expressions run: a text of a megabyte must not cost seconds.
     cut = text[: 2 * limit]
     cut = _FORBIDDEN.sub("\ufffd", _ESCAPES.sub("", cut.replace("\r\n", "\n").replace("\r", "\n")))
-    return cut if len(cut) <= limit and len(text) <= 2 * limit else f"{cut[:limit]} … ({len(text):,} characters)"
+    return (
+        cut if len(cut) <= limit and len(text) <= 2 * limit else f"{cut[:limit]} … ({len(text):,} characters)"
+    )
 
 
 def tail(value: object, limit: int = BLOCK) -> str:

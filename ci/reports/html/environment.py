@@ -21,6 +21,7 @@ _NAMES = {
     "qemu_executable": "QEMU executable",
     "seed": "Seed",
 }
+_MINOR = ("accelerator_reason", "guest_image_digest", "qemu_executable", "host", "ssh_host_key")
 _SHOWN = 40
 
 
@@ -37,10 +38,20 @@ def common_to(legs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in first.items() if all(leg.get(name) == value for leg in legs)}
 
 
-def rows_of(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and text of each value, the important ones first."""
+def rows_of(values: Mapping[str, Any], minor: bool | None = None) -> list[tuple[str, str]]:
+    """Name and text of each value, the important ones first.
+
+    Args:
+        values: an environment.
+        minor: only what few readers look for, or only the rest; None for all.
+    """
     order = [*(name for name in _NAMES if name in values), *(name for name in values if name not in _NAMES)]
-    found = [(_name(name), clean(values[name], 300)) for name in order[:_SHOWN] if not isinstance(values[name], dict)]
+    order = [name for name in order if minor is None or minor is (name in _MINOR)]
+    found = [
+        (_name(name), clean(values[name], 300))
+        for name in order[:_SHOWN]
+        if not isinstance(values[name], dict)
+    ]
     return [(name, text) for name, text in found if text]
 
 
@@ -48,13 +59,14 @@ def stacks_table(legs: Mapping[str, Mapping[str, Any]], common: Mapping[str, Any
     """What the legs differ in: a row for each leg."""
     if len(legs) < 2:
         return Table()
-    used = [name for name in _NAMES if any(name in leg for leg in legs.values()) and name not in common]
+    names = [name for name in _NAMES if name not in _MINOR and name not in common]
+    used = [name for name in names if any(name in leg for leg in legs.values())]
     rows = [[clean(label, 60), *(clean(leg.get(name), 200) for name in used)] for label, leg in legs.items()]
     return Table(["", *map(_name, used)], rows)
 
 
-def column_of(test: Mapping[str, Any], legs: Mapping[str, Mapping[str, Any]]) -> tuple[Column, str]:
-    """The host stack that a test ran on, and its name without the leg's label."""
+def column_of(test: Mapping[str, Any], legs: Mapping[str, Mapping[str, Any]]) -> tuple[Column, str, str]:
+    """The host stack that a test ran on, its leg's label, and its name without that."""
     name = test.get("name")
     name = name if isinstance(name, str) else ""
     label, slash, rest = name.partition("/")
@@ -64,7 +76,7 @@ def column_of(test: Mapping[str, Any], legs: Mapping[str, Mapping[str, Any]]) ->
     shared = legs.get(label, {})
     qemu = clean(own.get("qemu", shared.get("qemu")), 80).partition(" ")[0]
     kernel = clean(own.get("host_kernel", shared.get("host_kernel")), 80).partition(" ")[0]
-    return Column(clean(label, 60), qemu, kernel), rest
+    return Column(clean(label, 60), qemu, kernel), label, rest
 
 
 def _name(name: str) -> str:

@@ -14,15 +14,25 @@ SNAPSHOT_FIGURES = {
     "total_ms": "total",
     "largest_write_stall_us": "longest stall",
     "file_bytes": "file",
-    "pages_in_stream": "pages in the stream",
-    "agent_pages_verified_offline": "verified in the file",
-    "agent_pages_verified_in_restored_guest": "verified in the restored guest",
-    "pages_compared_with_golden": "compared with the golden image",
-    "pages_written_during_save": "written during the save",
+    "pages_in_stream": "pages",
+    "agent_pages_verified_offline": "verified (file)",
+    "agent_pages_verified_in_restored_guest": "verified (restored)",
+    "pages_compared_with_golden": "golden",
+    "pages_written_during_save": "written meanwhile",
 }
 """What a snapshot's figures are called in a table, in the order of its columns."""
 
+NONE = "\N{EN DASH}"
+"""Stands in a table where there is no figure."""
+
 _SHOWN_SNAPSHOTS = 50
+_UNITS = ("_us", "_ms", "_mib", "_bytes")
+
+
+def figure_name(name: str) -> str:
+    """A figure as a person calls it; the unit at its end goes where its text has one."""
+    unit = next((unit for unit in _UNITS if name.endswith(unit)), "")
+    return clean(name.removesuffix(unit).replace("_", " "), 80)
 
 
 def figure_text(name: str, value: object) -> str:
@@ -36,6 +46,8 @@ def figure_text(name: str, value: object) -> str:
         return _time(amount)
     if name.endswith("_ms"):
         return _time(amount * 1000)
+    if name.endswith("_mib"):
+        return f"{amount:,g} MiB"
     if name.endswith("_bytes"):
         return f"{amount / (1 << 20):,.1f} MiB"
     return f"{int(amount):,}" if amount == int(amount) else f"{amount:,.6g}"
@@ -58,7 +70,7 @@ def snapshot_table(figures: Mapping[str, Any]) -> Table:
             labels.setdefault(label, {})[figure] = figure_text(figure, value)
     used = [name for name in SNAPSHOT_FIGURES if any(name in row for row in labels.values())]
     rows = [
-        [clean(label, 80), *(row.get(name, "–") for name in used)]
+        [clean(label, 80), *(row.get(name, NONE) for name in used)]
         for label, row in list(labels.items())[:_SHOWN_SNAPSHOTS]
     ]
     return Table(["snapshot", *(SNAPSHOT_FIGURES[name] for name in used)], rows, len(labels) - len(rows))

@@ -44,9 +44,12 @@ def run_page(result: Mapping[str, Any], folder: Path, pictures: Pictures) -> Pag
     common = common_to(list(legs.values()))
     raw = [mapping(test) for test in items(result.get("tests"))]
     command = [str(word) for word in items(result.get("command"), 400)]
+    # The seed is an argument of the run; each test has it.
+    common |= _seed(command)
+    legs = {label: {**leg, **_seed(command)} for label, leg in legs.items()}
     tests, columns = _brief(raw, legs)
     shown = _chosen(tests)
-    reading = Reading(folder, command, common, pictures)
+    reading = Reading(folder, command, legs, pictures)
     # Failures first: the charts go to them.
     for test in sorted(shown, key=lambda test: not test.bad):
         complete(test, raw[test.number], reading)
@@ -65,7 +68,8 @@ def run_page(result: Mapping[str, Any], folder: Path, pictures: Pictures) -> Pag
         time=duration(number(result.get("seconds"))),
         command=clean(shlex.join(command), BLOCK),
         counts=counts,
-        environment=rows_of({**common, **_seed(command)}),
+        environment=rows_of(common, minor=False),
+        details=rows_of(common, minor=True),
         stacks=stacks_table(legs, common),
         matrix=_matrix(groups, columns),
         failures=failures[:FAILURE_LIMIT],
@@ -93,20 +97,19 @@ def _brief(
     columns: list[Column] = []
     tests = []
     for index, test in enumerate(raw):
-        column, name = column_of(test, legs)
+        column, leg, name = column_of(test, legs)
         if column not in columns:
             # A test that was never started may not know the whole stack: it goes to its leg.
             near = next((one for one in columns if one.label == column.label and not column.qemu), None)
             if near is None and len(columns) < _COLUMN_LIMIT:
                 columns.append(column)
             column = near or (column if column in columns else columns[-1])
-        group = clean(name.partition(".")[0], 60) or "(no group)"
-        tests.append(brief_view(index, test, columns.index(column), group))
+        tests.append(brief_view(index, test, columns.index(column), leg, name))
     return tests, columns
 
 
 def _chosen(tests: Sequence[TestView]) -> list[TestView]:
-    """The tests that the page shows, in their order: the bad ones, then as many others as there is room for."""
+    """The tests that the page shows, in their order: the bad ones, then as many others as have room."""
     if len(tests) <= TEST_LIMIT:
         return list(tests)
     worst = sorted(tests, key=_severity)[:TEST_LIMIT]
@@ -159,16 +162,21 @@ def _matrix(groups: Mapping[tuple[int, str], Group], columns: Sequence[Column]) 
         return None
     names = list(dict.fromkeys(name for _, name in groups))[:_ROW_LIMIT]
     rows = [(name, [groups.get((index, name)) for index in range(len(columns))]) for name in names]
-    return Matrix(columns, rows)
+    return Matrix(columns, rows, len({column.host_kernel for column in columns}) > 1)
 
 
 def _lists(
     groups: Mapping[tuple[int, str], Group], columns: Sequence[Column]
 ) -> list[tuple[str, list[Group]]]:
     """The full list: for each host stack its groups; a single stack needs no title."""
-    titles = [" ".join(filter(None, (one.label, f"QEMU {one.qemu}", f"on Linux {one.host_kernel}"))) for one in columns]
+    titles = [
+        f"{one.label} QEMU {one.qemu or 'unknown'} on Linux {one.host_kernel or 'unknown'}" for one in columns
+    ]
     return [
-        (title if len(columns) > 1 else "", [group for (column, _), group in groups.items() if column == index])
+        (
+            title if len(columns) > 1 else "",
+            [group for (column, _), group in groups.items() if column == index],
+        )
         for index, title in enumerate(titles)
     ]
 
@@ -202,7 +210,9 @@ def _findings(folder: Path) -> str:
     """A link to docs/findings.md where the results lie in the project's own folder, else ""."""
     page = _ROOT / "docs" / "findings.md"
     if folder.resolve().is_relative_to(_ROOT) and page.is_file():
-        return quote(Path(os.path.relpath(page, folder.resolve())).as_posix(), safe="/", errors="surrogateescape")
+        return quote(
+            Path(os.path.relpath(page, folder.resolve())).as_posix(), safe="/", errors="surrogateescape"
+        )
     return ""
 
 

@@ -19,7 +19,9 @@ _LINE_BYTES = 1 << 20
 _SAVE_LIMIT = 200
 _POINT_LIMIT = 400
 # A line that holds none of these says nothing about a save.
-_TELLING = re.compile(r'"(?:STOP|RESUME)"|"execute": "migrate"|"transferred"|"status": "(?:completed|failed|cancelled)"|PSize')
+_TELLING = re.compile(
+    r'"(?:STOP|RESUME)"|"execute": "migrate"|"transferred"|"status": "(?:completed|failed|cancelled)"|PSize'
+)
 _FOLDER = re.compile(r"/([0-9A-Za-z][0-9A-Za-z_.+-]{0,60})/vmstate")
 _ENDS = ("completed", "failed", "cancelled")
 
@@ -52,7 +54,9 @@ def read_qmp_log(path: Path) -> QmpLog:
         elif isinstance(message.get("return"), dict):
             reader.progress(entry["time"], message["return"])
         elif isinstance(message.get("return"), str):
-            reader.log.lengths |= {one.idstr: one.used_bytes for one in parse_ramblocks(message["return"][:65536])}
+            reader.log.lengths |= {
+                one.idstr: one.used_bytes for one in parse_ramblocks(message["return"][:65536])
+            }
     reader.finish()
     return reader.log
 
@@ -108,7 +112,9 @@ class _Reader:
     def event(self, message: dict[str, Any]) -> None:
         """QEMU stopped or resumed the guest."""
         stamp = message.get("timestamp")
-        if not isinstance(stamp, dict) or not all(is_number(stamp.get(k)) for k in ("seconds", "microseconds")):
+        if not isinstance(stamp, dict) or not all(
+            is_number(stamp.get(k)) for k in ("seconds", "microseconds")
+        ):
             return
         time = stamp["seconds"] + stamp["microseconds"] / 1e6
         if message["event"] == "RESUME":
@@ -130,7 +136,7 @@ class _Reader:
         ram = answer.get("ram")
         if isinstance(ram, dict) and is_number(ram.get("transferred")):
             self._points.append((time, float(ram["transferred"])))
-        if answer.get("status") in _ENDS and "total-time" in answer or answer.get("status") in _ENDS[1:]:
+        if answer.get("status") in _ENDS:
             self._ended, self._result = time, clean(answer["status"], 40)
 
     def finish(self) -> None:
@@ -139,11 +145,18 @@ class _Reader:
             step = max(1, len(self._points) // _POINT_LIMIT)
             points = self._points[::step] + (self._points[-1:] if step > 1 else [])
             label = self._label or f"save {len(self.log.saves) + 1}"
+            stops, resumes = tuple(self._stops), tuple(self._resumes)
             self.log.saves.append(
                 SaveTimes(
-                    label, self._begun, tuple(self._stops), tuple(self._resumes), self._ended, self._result,
+                    label,
+                    self._begun,
+                    stops,
+                    resumes,
+                    self._ended,
+                    self._result,
                     tuple(points),
-                )  # fmt: skip
+                    bool(self._label),
+                )
             )
         self._begun, self._ended, self._result, self._label = None, None, "", ""
         self._stops, self._resumes, self._points = [], [], []

@@ -33,6 +33,8 @@ def rendered(template: str, **values: object) -> str:
     """
     script = _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    return _environment().get_template(template).render(
-        style=Markup(_asset("report.css")), script=Markup(script), script_digest=digest, **values
+    return (
+        _environment()
+        .get_template(template)
+        .render(style=Markup(_asset("report.css")), script=Markup(script), script_digest=digest, **values)
     )

@@ -10,8 +10,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ci.charts.times import SaveTimes
 from ci.reports.html.checked import BLOCK, clean, duration, inside, items, link, mapping, number, tail
-from ci.reports.html.figures import SNAPSHOT_FIGURES, figure_text, snapshot_table
+from ci.reports.html.figures import SNAPSHOT_FIGURES, figure_name, figure_text, snapshot_table
 from ci.reports.html.pictures import Pictures
 from ci.reports.html.qmp_log import QmpLog, read_qmp_log
 from ci.reports.html.views import BAD, CheckView, Link, TestView, ViolationView
@@ -37,13 +38,13 @@ class Reading:
     Attributes:
         folder: the results folder.
         command: that of the whole run.
-        common: the environment that the page has shown already.
+        legs: the environment of each leg by its label, which the page has shown already.
         pictures: draws.
     """
 
     folder: Path
     command: Sequence[str]
-    common: Mapping[str, Any]
+    legs: Mapping[str, Mapping[str, Any]]
     pictures: Pictures
 
 
@@ -52,13 +53,23 @@ def status_of(value: object) -> str:
     return value if isinstance(value, str) and value in _STATUSES else "ERROR"
 
 
-def brief_view(index: int, test: Mapping[str, Any], column: int, group: str) -> TestView:
-    """What every list needs of a test: its name, status and sentence."""
+def brief_view(index: int, test: Mapping[str, Any], column: int, leg: str, short: str) -> TestView:
+    """What every list needs of a test: its name, status and sentence.
+
+    Args:
+        index: its place in the run.
+        test: as in results.json.
+        column: index of its host stack.
+        leg: label of its leg, "" where there is only one.
+        short: its name without the leg's.
+    """
     return TestView(
         number=index,
         name=clean(test.get("name"), 200) or "(without a name)",
         column=column,
-        group=group,
+        leg=leg,
+        short=clean(short, 200) or "(without a name)",
+        group=clean(short.partition(".")[0], 60) or "(no group)",
         status=status_of(test.get("status")),
         sentence=clean(test.get("sentence")),
         time=duration(number(test.get("seconds"))),
@@ -82,18 +93,28 @@ def complete(view: TestView, test: Mapping[str, Any], reading: Reading) -> None:
     figures = mapping(test.get("figures"))
     view.snapshots = snapshot_table(figures)
     view.figures = [
-        (clean(name.replace("_", " "), 80), figure_text(name, value))
+        (figure_name(name), figure_text(name, value))
         for name, value in list(figures.items())[:_SHOWN_FIGURES]
         if name.rpartition("/")[2] not in SNAPSHOT_FIGURES or "/" not in name
     ]
-    view.environment, view.evidence = _environment(test, reading.common)
+    view.environment, view.evidence = _environment(test, reading.legs.get(view.leg, {}))
     view.links = _files(reading.folder, folder) if folder else []
     view.command = _command(folder, view, reading)
     view.pictures = [
         picture
-        for save in log.saves[:_TIMELINES]
+        for save in _telling(log.saves, view)[:_TIMELINES]
         if (picture := reading.pictures.timeline(save, _stall(figures, save.label)))
     ]
+
+
+def _telling(saves: Sequence[SaveTimes], view: TestView) -> list[SaveTimes]:
+    """The saves that are worth a picture: those that a bad check names, else those with a name, else all.
+
+    Where snapshots have names, saves without one only measured how long the guest stands still.
+    """
+    bad = {check.name.partition("/")[0] for check in view.checks if check.status in BAD}
+    found = [save for save in saves if save.label in bad]
+    return found or [save for save in saves if save.named] or list(saves)
 
 
 def check_view(check: Mapping[str, Any], lengths: Mapping[str, int], pictures: Pictures) -> CheckView:
@@ -120,7 +141,11 @@ def check_view(check: Mapping[str, Any], lengths: Mapping[str, int], pictures: P
 
 def violation_view(violation: Mapping[str, Any]) -> ViolationView:
     """A violation with its place in words."""
-    names = (("block", "RAMBlock"), ("offset", "offset"), ("gpa", "guest-physical"), ("file_offset", "file offset"))
+    sentence = clean(violation.get("sentence"))
+    names = [("gpa", "guest-physical"), ("file_offset", "file offset")]
+    if "RAMBlock" not in sentence:
+        # Most sentences name the page; what they say is not said again.
+        names = [("block", "RAMBlock"), ("offset", "offset"), *names]
     places = []
     for name, word in names:
         value = violation.get(name)
@@ -129,7 +154,7 @@ def violation_view(violation: Mapping[str, Any]) -> ViolationView:
         elif isinstance(value, str) and value:
             places.append(f"{word} {clean(value, 80)}")
     return ViolationView(
-        sentence=clean(violation.get("sentence")),
+        sentence=sentence,
         place=", ".join(places),
         expected=clean(violation.get("expected"), 300),
         found=clean(violation.get("found"), 300),
@@ -140,7 +165,9 @@ def violation_view(violation: Mapping[str, Any]) -> ViolationView:
 def range_text(one: Mapping[str, Any]) -> str:
     """A stretch of bad pages in words."""
     start, end, pages = (int(number(one.get(name))) for name in ("start", "end", "pages"))
-    return f"{clean(one.get('block'), 80)} 0x{start:x} to 0x{end:x}, {pages:,} page{'' if pages == 1 else 's'}"
+    return (
+        f"{clean(one.get('block'), 80)} 0x{start:x} to 0x{end:x}, {pages:,} page{'' if pages == 1 else 's'}"
+    )
 
 
 def _stall(figures: Mapping[str, Any], label: str) -> float | None:
@@ -154,9 +181,9 @@ def _environment(
     """What this test ran with beyond the rest, and the evidence of one that broke."""
     own = mapping(test.get("environment"))
     shown = [
-        (clean(name.replace("_", " "), 60), clean(value, 300))
+        (figure_name(name), clean(value, 300) if name == "seed" else figure_text(name, value))
         for name, value in list(own.items())[:60]
-        if common.get(name) != value and name not in _QUIET and not isinstance(value, dict | list)
+        if str(common.get(name)) != str(value) and name not in _QUIET and not isinstance(value, dict | list)
     ]
     evidence = mapping(own.get("evidence"))
     command = items(evidence.get("command"), 400)
@@ -182,7 +209,11 @@ def _files(root: Path, folder: Path) -> list[Link]:
                 found += [one for one in sorted(path.iterdir()) if one.is_file() and not one.is_symlink()]
         found.sort(key=lambda path: (path.parent != folder, path.suffix not in (".log", ".sh", ".jsonl")))
         return [
-            Link(clean(path.relative_to(folder).as_posix(), 120), link(root, path), size_words(path.stat().st_size))
+            Link(
+                clean(path.relative_to(folder).as_posix(), 120),
+                link(root, path),
+                size_words(path.stat().st_size),
+            )
             for path in found[:_SHOWN_FILES]
         ]
     except OSError:

@@ -61,7 +61,7 @@ class CheckView:
     violations: Sequence[ViolationView] = ()
     issue: str = ""
     ranges: Sequence[str] = ()
-    picture: Markup = Markup()
+    picture: str | Markup = ""
 
     @property
     def hidden(self) -> int:
@@ -77,7 +77,9 @@ class TestView:
         number: its place in the run; its anchor is made of it.
         name: unique.
         column: index of its column in the matrix.
-        group: its row there.
+        leg: label of its leg, "" where there is only one.
+        short: its name without that.
+        group: its row in the matrix.
         status: as in the results.
         sentence: the result in a sentence.
         time: wall time in words.
@@ -98,6 +100,8 @@ class TestView:
     number: int
     name: str
     column: int
+    leg: str
+    short: str
     group: str
     status: str
     sentence: str
@@ -143,10 +147,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Host stacks across, test groups down."""
+    """Host stacks across, test groups down.
+
+    Attributes:
+        columns: the stacks.
+        rows: the name of each group, and its cell in each column, None where it has no test.
+        kernels: whether the stacks differ in the host's kernel.
+    """
 
     columns: Sequence[Column]
     rows: Sequence[tuple[str, Sequence[Group | None]]]
+    kernels: bool
 
 
 @dataclass(frozen=True)
@@ -207,6 +218,7 @@ class Page:
     command: str
     counts: Sequence[tuple[str, int]]
     environment: Sequence[tuple[str, str]]
+    details: Sequence[tuple[str, str]]
     stacks: Table
     matrix: Matrix | None
     failures: Sequence[TestView]
