@@ -113,8 +113,8 @@ def write_results(folder: Path, result: RunResult) -> None:
 def write_report(folder: Path, content: Mapping[str, Any]) -> None:
     """Write report.html from the content of results.json.
 
-    A page that cannot be made says nothing about the snapshots: the verdict and its exit code stay as they are.
-    The page itself and a line on standard error say that it is missing, and why.
+    A page that cannot be made says nothing about the snapshots: the verdict and its exit code stay as they
+    are. The page itself and a line on standard error say that it is missing, and why.
 
     Raises:
         OSError: the disk is full or the folder is gone.

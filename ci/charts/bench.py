@@ -87,7 +87,7 @@ def _by_ram_words(samples: Sequence[Sample], ways: Sequence[str], name: str) -> 
 
 def size_chart(samples: Sequence[Sample], key: str) -> str:
     """Size of the saved file as a share of the guest's RAM, "" where no sample has one."""
-    known = [sample for sample in samples if sample.figures.get("size_bytes", 0) > 0]
+    known = [sample for sample in samples if sample.figures.get("size_bytes", 0) >= 1]
     if not known:
         return ""
     ways = ways_of(known)
@@ -146,8 +146,8 @@ def _stall_steps(axes: Axes, way: str, samples: Sequence[Sample]) -> None:
         for low, high, count in sample.stalls:
             counts[low, high] = counts.get((low, high), 0) + count
     bins = sorted(counts)
-    # A bin from zero has no place on such an axis: it begins at half its end. The axis begins at 0.8, so that a
-    # count of 1 stands above it and none below.
+    # A bin from zero has no place on such an axis: it begins at half its end. The axis begins at 0.8, so that
+    # a count of 1 stands above it and none below.
     edges = [max(low, high / 2) if low == 0 else low for low, high in bins]
     heights = [max(0.5, counts[one]) for one in bins]
     style = _STYLES.get(way, _OTHER)
@@ -164,7 +164,7 @@ def write_rate_chart(samples: Sequence[Sample], key: str) -> str:
     The guest's standstill is shaded, the end of the save is a dashed line.
 
     Args:
-        samples: of one writer, one sink and one size of RAM; of each way the repeat whose stun is the median is
+        samples: of one writer, one sink and one size of RAM; of each way the repeat with the median stun is
             drawn.
         key: leads the ids of the drawing.
     """
@@ -233,7 +233,8 @@ def _medians(axes: Axes, way: str, samples: Sequence[Sample], value: Callable[[S
     above = [one.high - one.median for _, one in known]
     axes.errorbar(
         [ram for ram, _ in known], medians, [below, above], color=style.colour.stand_in,
-        linestyle=style.dashes, marker=style.marker, markersize=5, elinewidth=1, capsize=2.5, label=way_name(way),
+        linestyle=style.dashes, marker=style.marker, markersize=5, elinewidth=1, capsize=2.5,
+        label=way_name(way),
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ _WAY_NAMES = {
     "savevm": "savevm",
     "stop-and-save": "stop and save",
 }
+_LARGEST = 1e15
 _SAMPLE_LIMIT = 20_000
 _POINT_LIMIT = 5000
 
@@ -57,8 +57,8 @@ class Spread:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number that an axis can show, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def read_samples(bench: Mapping[str, Any]) -> tuple[Sample, ...]:
@@ -90,8 +90,8 @@ def ways_of(samples: Iterable[Sample]) -> list[str]:
 def main_series(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     """The samples of one writer and one sink, such that a chart compares like with like.
 
-    Those of the writer that covers all of RAM with an unlimited sink, where there are any; else of the pair that
-    has the most samples.
+    Those of the writer that covers all of RAM with an unlimited sink, where there are any; else of the pair
+    that has the most samples.
     """
     counts: dict[tuple[str, str], int] = {}
     for sample in samples:

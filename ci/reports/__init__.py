@@ -1,1 +1,1 @@
-"""Forms in which the results of a run are handed over, to people and to machines."""
+"""Reports: what a run found, for people, for CI systems, and beside other runs."""

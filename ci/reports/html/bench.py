@@ -60,8 +60,8 @@ def bench_view(bench: Mapping[str, Any], pictures: Pictures) -> BenchView:
     about = (
         f"{len(samples)} samples in {duration(number(bench.get('seconds')))}. "
         f"Charts: writer '{clean(series[0].writer, 40)}', sink '{clean(series[0].sink, 40)}'; points are "
-        "medians, bars reach from the smallest to the largest; histogram and rate of writes are those of guests "
-        f"with {largest:g} MiB."
+        "medians, bars reach from the smallest to the largest; histogram and rate of writes are those of "
+        f"guests with {largest:g} MiB."
     )
     return BenchView(
         title, about, "", _charts(series, largest, pictures), _table(samples), errors.most_common(20)

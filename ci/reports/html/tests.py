@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ci.charts.samples import is_number
 from ci.charts.times import SaveTimes
 from ci.reports.html.checked import BLOCK, clean, duration, inside, items, link, mapping, number, tail
 from ci.reports.html.figures import SNAPSHOT_FIGURES, figure_name, figure_text, snapshot_table
@@ -172,7 +173,7 @@ def range_text(one: Mapping[str, Any]) -> str:
 
 def _stall(figures: Mapping[str, Any], label: str) -> float | None:
     value = figures.get(f"{label}/largest_write_stall_us")
-    return number(value) if value is not None else None
+    return float(value) if is_number(value) and value >= 0 else None
 
 
 def _environment(
