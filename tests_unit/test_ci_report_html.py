@@ -178,7 +178,10 @@ def test_verdict_in_words(tests: list[dict[str, Any]], words: tuple[str, ...], t
         assert word in text
 
 
-_HOSTILE = "</style></pre><script>alert(1)</script><svg onload=alert(2)>\"'&lt; \x1b[31mred\x1b[0m \x00\x08\u202e\udcff"
+_HOSTILE = (
+    "</style></pre><script>alert(1)</script><svg onload=alert(2)>\"'&lt; "
+    "\x1b[31mred\x1b[0m \x00\x08\u202e\udcff"
+)
 
 
 def _poisoned(value: Any, depth: int = 0) -> Any:
