@@ -240,12 +240,13 @@ def test_hostile_files_are_only_linked(tmp_path: Path) -> None:
 
 def test_broken_shapes_are_left_out(tmp_path: Path) -> None:
     """A results file of another make costs no traceback, and what is of no known status is an ERROR."""
-    for broken in (
+    shapes: list[dict[str, Any]] = [
         {},
         {"tests": 3},
         {"tests": [None, 7, {}]},
-        {"environment": [], "command": "x", "counts": 1},
-    ):
+        {"environment": [], "command": 1},
+    ]
+    for broken in shapes:
         _page(broken, tmp_path)
     odd = values.test(
         "a.b", seconds=float("nan"), figures=[], environment=None, checks=[None, {"name": 3}, {}]
@@ -304,6 +305,7 @@ def test_page_of_a_bench_alone() -> None:
     """Charts, environment and medians; samples that failed are counted by what they say."""
     content = bench(repeats=3)
     content["samples"].append({"ram_mib": 256, "way": "savevm", "error": "QEMU <ended>."})
+    content["left_out"] = [{"what": "8192 MiB", "why": "There is no <room> for it."}]
     text = bench_html(content)
     page = _Parsed(text)
     _assert_harmless(text, page)
@@ -311,6 +313,7 @@ def test_page_of_a_bench_alone() -> None:
     assert "75 samples in 20 min" in page.text
     assert "1 \N{MULTIPLICATION SIGN} QEMU <ended>." in page.text
     assert "snapproof bench downtime" in page.text
+    assert "8192 MiB: There is no <room> for it." in page.text
     assert re.search(r"4096 MiB, stop and save\s*all\s*unlimited\s*3", page.text)
     assert "No sample of it went well." in _Parsed(bench_html({})).text
 

@@ -96,14 +96,9 @@ def size_chart(samples: Sequence[Sample], key: str) -> str:
         axes.set_xscale("log")
         for way in ways:
             mine = [sample for sample in known if sample.way == way]
-            _medians(
-                axes,
-                way,
-                mine,
-                lambda sample: sample.figures["size_bytes"] / sample.ram_mib / (1 << 20) * 100,
-            )
+            _medians(axes, way, mine, _share)
         _ram_axis(axes, known)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.12 * max(map(_share, known)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
         no_grid(axes, "x")
         axes.set_title("Saved size, as a share of RAM", loc="left")
@@ -111,6 +106,11 @@ def size_chart(samples: Sequence[Sample], key: str) -> str:
         return as_svg(
             figure, key, "Saved size as a share of RAM", "Medians by way of saving and RAM of the guest."
         )
+
+
+def _share(sample: Sample) -> float:
+    """Size of the file in percent of the guest's RAM."""
+    return sample.figures["size_bytes"] / (sample.ram_mib * (1 << 20)) * 100
 
 
 def stall_chart(samples: Sequence[Sample], key: str) -> str:
@@ -141,18 +141,18 @@ def stall_chart(samples: Sequence[Sample], key: str) -> str:
 
 
 def _stall_steps(axes: Axes, way: str, samples: Sequence[Sample]) -> None:
-    counts: dict[tuple[float, float], float] = {}
+    """One line: the counts of all samples, by powers of two, however fine each was counted."""
+    counts: dict[int, float] = {}
     for sample in samples:
         for low, high, count in sample.stalls:
-            counts[low, high] = counts.get((low, high), 0) + count
-    bins = sorted(counts)
-    # A bin from zero has no place on such an axis: it begins at half its end. The axis begins at 0.8, so that
-    # a count of 1 stands above it and none below.
-    edges = [max(low, high / 2) if low == 0 else low for low, high in bins]
-    heights = [max(0.5, counts[one]) for one in bins]
+            power = math.floor(math.log2((low + high) / 2))
+            counts[power] = counts.get(power, 0) + count
+    powers = range(min(counts), max(counts) + 2)
+    # The axis begins at 0.8, so that a count of 1 stands above it, and none below.
+    heights = [max(0.5, counts.get(power, 0)) for power in powers]
     style = _STYLES.get(way, _OTHER)
     axes.step(
-        [*edges, bins[-1][1]], [*heights, heights[-1]], where="post", color=style.colour.stand_in,
+        [2.0**power for power in powers], heights, where="post", color=style.colour.stand_in,
         linestyle=style.dashes, label=way_name(way),
     )  # fmt: skip
     axes.set_ylim(bottom=0.8)
@@ -180,6 +180,7 @@ def write_rate_chart(samples: Sequence[Sample], key: str) -> str:
         for axes, way in zip(panels, ways, strict=True):
             _rate_panel(axes, way, chosen[way])
         panels[0].set_xlim(*_window(list(chosen.values())))
+        panels[0].set_ylim(0, 1.1 * max([1.0, *(pages for one in chosen.values() for _, pages in one.rate)]))
         panels[-1].set_xlabel("since T0; shaded: guest stopped; dashed: save complete")
         interval = chosen[ways[0]].interval_ms
         figure.text(0.01, 1 - 16 / height, f"Pages written per {interval:g} ms", fontsize=12)
@@ -204,7 +205,6 @@ def _rate_panel(axes: Axes, way: str, sample: Sample) -> None:
     if total:
         axes.axvline(total, color=INK.stand_in, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_title(f"{way_name(way)}: stopped for {_stun_text(sample)}", loc="left", fontsize=11, pad=3)
-    axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g} s"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: count_text(value)))
     axes.locator_params(axis="y", nbins=3)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ci.reports.html.bench import bench_facts, bench_view
+from ci.reports.html.bench import bench_view
 from ci.reports.html.checked import clean, tail
 from ci.reports.html.page import run_page
 from ci.reports.html.pictures import Pictures
@@ -40,9 +40,7 @@ def bench_html(bench: Mapping[str, Any]) -> str:
         bench: the content of bench.json.
     """
     pictures = Pictures()
-    return rendered(
-        "bench.html", bench=bench_view(bench, pictures), facts=bench_facts(bench), missing=pictures.missing
-    )
+    return rendered("bench.html", bench=bench_view(bench, pictures), missing=pictures.missing)
 
 
 def sorry_html(result: Mapping[str, Any], why: str) -> str:

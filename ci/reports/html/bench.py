@@ -48,28 +48,41 @@ def bench_beside(folder: Path, pictures: Pictures) -> BenchView | None:
 
 def bench_view(bench: Mapping[str, Any], pictures: Pictures) -> BenchView:
     """What the page shows of a bench."""
-    title = f"Bench: {clean(bench.get('bench'), 40) or 'unnamed'}"
     samples = read_samples(bench)
-    errors = Counter(
-        clean(text, 300) for row in items(bench.get("samples")) if (text := mapping(row).get("error"))
-    )
-    if not samples:
-        return BenchView(title, problem="No sample of it went well.", errors=errors.most_common(20))
+    broken = [mapping(row).get("error") for row in items(bench.get("samples"))]
+    left_out = [mapping(one) for one in items(bench.get("left_out"), 100)]
+    environment = mapping(bench.get("environment"))
+    command = items(bench.get("command"), 400)
     series = main_series(samples)
-    largest = max(sample.ram_mib for sample in series)
-    about = (
+    return BenchView(
+        title=f"Bench: {clean(bench.get('bench'), 40) or 'unnamed'}",
+        about=_about(bench, samples, series) if samples else "",
+        problem="" if samples else "No sample of it went well.",
+        pictures=_charts(series, pictures) if samples else (),
+        table=_table(samples),
+        errors=Counter(clean(text, 300) for text in broken if text).most_common(20),
+        left_out=[(clean(one.get("what"), 80), clean(one.get("why"))) for one in left_out],
+        facts=rows_of({"started": bench.get("started"), **environment}, minor=False),
+        details=rows_of(environment, minor=True),
+        command=clean(shlex.join(map(str, command)), BLOCK) if command else "",
+    )
+
+
+def _about(bench: Mapping[str, Any], samples: Sequence[Sample], series: Sequence[Sample]) -> str:
+    return (
         f"{len(samples)} samples in {duration(number(bench.get('seconds')))}. "
         f"Charts: writer '{clean(series[0].writer, 40)}', sink '{clean(series[0].sink, 40)}'; points are "
         "medians, bars reach from the smallest to the largest; histogram and rate of writes are those of "
-        f"guests with {largest:g} MiB."
-    )
-    return BenchView(
-        title, about, "", _charts(series, largest, pictures), _table(samples), errors.most_common(20)
+        f"guests with {_largest(series):g} MiB."
     )
 
 
-def _charts(series: Sequence[Sample], largest: float, pictures: Pictures) -> list[Markup]:
-    biggest = [sample for sample in series if sample.ram_mib == largest]
+def _largest(series: Sequence[Sample]) -> float:
+    return max(sample.ram_mib for sample in series)
+
+
+def _charts(series: Sequence[Sample], pictures: Pictures) -> list[Markup]:
+    biggest = [sample for sample in series if sample.ram_mib == _largest(series)]
     found = [
         pictures.bench(
             lambda module, key: module.by_ram_chart(series, "stun_ms", "Stun (STOP to RESUME)", key)
@@ -106,11 +119,3 @@ def _table(samples: Sequence[Sample]) -> Table:
             ]
         )
     return Table(["guest", "writer", "sink", "n", *_COLUMNS.values()], rows, len(groups) - len(rows))
-
-
-def bench_facts(bench: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a bench ran on, and the command that does it again."""
-    command = items(bench.get("command"), 400)
-    rows = [("Started", clean(bench.get("started"), 40)), *rows_of(mapping(bench.get("environment")))]
-    rows += [("Command", clean(shlex.join(map(str, command)), BLOCK))] if command else []
-    return [row for row in rows if row[1]]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ci.reports.html.checked import clean, mapping
+from ci.reports.html.figures import figure_name, figure_text
 from ci.reports.html.views import Column, Table
 
 _NAMES = {
@@ -80,4 +81,13 @@ def column_of(test: Mapping[str, Any], legs: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _name(name: str) -> str:
-    return _NAMES.get(name) or clean(name.replace("_", " ").capitalize(), 60)
+    return _NAMES.get(name) or figure_name(name).capitalize()
+
+
+def _text(name: str, value: object) -> str:
+    """A value in words; a seed is no amount, and what has parts of its own is not shown."""
+    if isinstance(value, dict):
+        return ""
+    if isinstance(value, list):
+        return clean(", ".join(map(str, value[:20])), 300)
+    return clean(value, 300) if name == "seed" else clean(figure_text(name, value), 300)

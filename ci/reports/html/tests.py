@@ -172,8 +172,8 @@ def range_text(one: Mapping[str, Any]) -> str:
 
 
 def _stall(figures: Mapping[str, Any], label: str) -> float | None:
-    value = figures.get(f"{label}/largest_write_stall_us")
-    return float(value) if is_number(value) and value >= 0 else None
+    value = number(figures.get(f"{label}/largest_write_stall_us"), -1.0)
+    return value if is_number(value) and value >= 0 else None
 
 
 def _environment(

@@ -194,6 +194,10 @@ class BenchView:
         pictures: the charts.
         table: medians.
         errors: what went wrong, by sentence with its number.
+        left_out: what was not measured, and why.
+        facts: what it ran on.
+        details: what few readers look for of that.
+        command: does it again.
     """
 
     title: str
@@ -202,6 +206,10 @@ class BenchView:
     pictures: Sequence[Markup] = ()
     table: Table = Table()
     errors: Sequence[tuple[str, int]] = ()
+    left_out: Sequence[tuple[str, str]] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    details: Sequence[tuple[str, str]] = ()
+    command: str = ""
 
 
 @dataclass(frozen=True)
