@@ -48,11 +48,7 @@ def rows_of(values: Mapping[str, Any], minor: bool | None = None) -> list[tuple[
     """
     order = [*(name for name in _NAMES if name in values), *(name for name in values if name not in _NAMES)]
     order = [name for name in order if minor is None or minor is (name in _MINOR)]
-    found = [
-        (_name(name), clean(values[name], 300))
-        for name in order[:_SHOWN]
-        if not isinstance(values[name], dict)
-    ]
+    found = [(_name(name), _text(name, values[name])) for name in order[:_SHOWN]]
     return [(name, text) for name, text in found if text]
 
 
