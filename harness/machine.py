@@ -13,6 +13,7 @@ from typing import Any, Self
 from harness.deadline import Deadline
 from harness.disk import KeptDisk, make_overlay
 from harness.errors import DeadlineExpired, Evidence, SetupBroken, SubjectFailed
+from harness.held_up import held_up_words
 from harness.host import LocalHost
 from harness.machine_config import OVERLAY_FILE, MachineConfig, qemu_argv
 from harness.process import ChildProcess
@@ -91,7 +92,8 @@ class Machine:
         evidence: Evidence = self.process.evidence(*paths)
         last = evidence.log_tail.strip().splitlines()[-1:]
         said = f"; its last words: {last[0]}" if last else ""
-        return SubjectFailed(f"{sentence}{ended}{said}.", evidence)
+        why = held_up_words(self.process.pid) if code is None else ""
+        return SubjectFailed(f"{sentence}{ended}{why}{said}.", evidence)
 
     def wait_status(self, wanted: Callable[[str], bool], deadline: Deadline, what: str) -> str:
         """Poll `query-status` until its `status` is wanted, and return it.
