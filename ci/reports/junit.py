@@ -1,12 +1,15 @@
-"""Results as JUnit XML, with skip reasons and properties, as GitLab and Jenkins read it."""
+"""Results as JUnit XML with skip reasons, properties and a tail of the log, as GitLab and Jenkins read it."""
 
 from __future__ import annotations
 
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterator
 
+from ci.reports.context import Context
+from ci.reports.result import RunResult
+from ci.reports.text import log_tail
 from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome
 
@@ -20,22 +23,26 @@ _ELEMENTS = {
     Status.SKIP: "skipped",
     Status.XFAIL: "skipped",
 }
+_MOST_VIOLATIONS = 10
+# GitLab refuses files above 30 MB (docs.gitlab.com, unit test reports); a value says no more in 4 KiB.
+_MOST_LETTERS = 4096
 
 
-def junit_xml(outcomes: Sequence[Outcome], started: str) -> str:
+def junit_xml(result: RunResult, context: Context) -> str:
     """A JUnit document with one test case per outcome.
 
     Args:
-        outcomes: their names must be unique, since GitLab drops duplicates.
-        started: ISO 8601 time of the run.
+        result: its outcomes' names must be unique, since GitLab drops duplicates.
+        context: the results folder, whose logs are shown and named.
     """
+    outcomes = result.outcomes
     root = ET.Element("testsuites")
     counts = [_ELEMENTS.get(outcome.status) for outcome in outcomes]
     suite = ET.SubElement(
         root,
         "testsuite",
         name="snapproof",
-        timestamp=started,
+        timestamp=_clean(result.started),
         tests=str(len(outcomes)),
         failures=str(counts.count("failure")),
         errors=str(counts.count("error")),
@@ -43,12 +50,12 @@ def junit_xml(outcomes: Sequence[Outcome], started: str) -> str:
         time=f"{sum(outcome.seconds for outcome in outcomes):.3f}",
     )
     for outcome in outcomes:
-        suite.append(_case(outcome))
+        suite.append(_case(outcome, context))
     ET.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _case(outcome: Outcome) -> ET.Element:
+def _case(outcome: Outcome, context: Context) -> ET.Element:
     group, _, _ = outcome.name.rpartition(".")
     case = ET.Element(
         "testcase",
@@ -66,8 +73,20 @@ def _case(outcome: Outcome) -> ET.Element:
         if element != "skipped":
             detail.set("type", outcome.status.value)
         detail.text = _clean("\n".join(_check_lines(outcome)))
-    ET.SubElement(case, "system-out").text = _clean(f"{outcome.sentence}\nFiles: {outcome.folder}")
+    ET.SubElement(case, "system-out").text = _clean("\n".join(_output(outcome, context)))
     return case
+
+
+def _output(outcome: Outcome, context: Context) -> Iterator[str]:
+    yield outcome.sentence
+    yield f"Files: {outcome.folder}"
+    if _ELEMENTS.get(outcome.status) in ("failure", "error"):
+        # A line of the log may look like one of Jenkins's and GitLab's attachments, and name any file.
+        yield from (
+            line.replace("[[", "[ [") for line in log_tail(context.folder / outcome.folder / "test.log")
+        )
+        # Jenkins (junit-attachments) and GitLab take these from where the job ran.
+        yield from (f"[[ATTACHMENT|{context.from_here(path)}]]" for path in context.files(outcome))
 
 
 def _check_lines(outcome: Outcome) -> list[str]:
@@ -75,9 +94,10 @@ def _check_lines(outcome: Outcome) -> list[str]:
     for check in outcome.checks:
         if check["status"] != Status.PASS.value:
             lines.append(f"{check['status']} {check['name']}: {check['explanation']}")
-            lines += [f"  {violation['sentence']}" for violation in check.get("violations", [])[:10]]
+            violations = check.get("violations", [])[:_MOST_VIOLATIONS]
+            lines += [f"  {violation['sentence']}" for violation in violations]
     return lines
 
 
 def _clean(text: str) -> str:
-    return _FORBIDDEN.sub("?", text)
+    return _FORBIDDEN.sub("?", text[:_MOST_LETTERS])
