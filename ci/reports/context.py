@@ -59,7 +59,7 @@ class Context:
             UsageError: the results are not below the folder that the report goes to.
         """
         base = (self.output or self.folder).resolve()
-        path = path.resolve()
+        path = self.folder.resolve() / path.relative_to(self.folder)
         if not path.is_relative_to(base):
             raise UsageError(
                 f"The report names logs by their place below its own folder, and '{self.folder}' is not "

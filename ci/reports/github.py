@@ -28,6 +28,7 @@ _LEVELS = {
     Status.XFAIL: "notice",
 }
 _SHOWN_ENVIRONMENT = ("qemu", "host_kernel", "host_architecture", "accelerator", "guest_image", "hosts")
+_VERDICTS = ("passed", "failed", "broken", "nothing ran", "all skipped")
 _MARKUP = re.compile(r"([\\`*_{}\[\]()#!|~$])")
 
 
@@ -35,7 +36,7 @@ def github_summary(result: RunResult, context: Context) -> str:
     """A step's summary as Markdown: the verdict, what it ran on, what is not green, then all the rest."""
     counts = ", ".join(f"{count} {name}" for name, count in result.counts().items())
     lines = [
-        f"## snapproof: {result.status.value if result.status else 'nothing ran'}",
+        f"## snapproof: {_VERDICTS[result.exit_code]}",
         "",
         f"{counts or 'No test'} in {result.seconds:.0f} s.",
         "",

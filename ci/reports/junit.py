@@ -78,15 +78,18 @@ def _case(outcome: Outcome, context: Context) -> ET.Element:
 
 
 def _output(outcome: Outcome, context: Context) -> Iterator[str]:
-    yield outcome.sentence
-    yield f"Files: {outcome.folder}"
+    yield _no_attachment(outcome.sentence)
+    yield _no_attachment(f"Files: {outcome.folder}")
     if _ELEMENTS.get(outcome.status) in ("failure", "error"):
-        # A line of the log may look like one of Jenkins's and GitLab's attachments, and name any file.
-        yield from (
-            line.replace("[[", "[ [") for line in log_tail(context.folder / outcome.folder / "test.log")
-        )
+        tail = log_tail(context.folder / outcome.folder / "test.log")
+        yield from map(_no_attachment, tail)
         # Jenkins (junit-attachments) and GitLab take these from where the job ran.
         yield from (f"[[ATTACHMENT|{context.from_here(path)}]]" for path in context.files(outcome))
+
+
+def _no_attachment(line: str) -> str:
+    """The line, no longer like an attachment of Jenkins and GitLab, which could name any file of theirs."""
+    return re.sub(r"\[(?=\[)", "[ ", line)
 
 
 def _check_lines(outcome: Outcome) -> list[str]:

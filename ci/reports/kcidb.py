@@ -25,7 +25,7 @@ from tests_functional.scenarios.outcome import Outcome
 
 _VERSION = {"major": 5, "minor": 3}
 _STATUSES = {Status.XFAIL: "FAIL", Status.XPASS: "PASS"}
-_STACK = ("qemu", "host_kernel", "host_architecture", "accelerator", "guest_image", "guest_image_digest")
+_STACK = ("qemu", "host_kernel", "host_architecture")
 _ORIGIN = re.compile("[a-z0-9_]+")
 _BUILD_ID = re.compile("[a-z0-9_]+:[!-~]+")
 _NOT_IN_A_PATH = re.compile("[^A-Za-z0-9_-]+")

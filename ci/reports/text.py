@@ -26,13 +26,13 @@ def printable(text: str) -> str:
 
 
 def log_tail(path: Path) -> list[str]:
-    """The last lines of a log, at most 15 and 4 KiB; none where it cannot be read."""
+    """The last lines of a log, at most 15 and 4 KiB; none where it cannot be read or has no name."""
     try:
         with path.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             stream.seek(max(0, size - _TAIL_BYTES))
             lines = stream.read(_TAIL_BYTES).decode(errors="replace").split("\n")
-    except OSError:
+    except (OSError, ValueError):
         return []
     if size > _TAIL_BYTES:
         # Most likely the second half of a line.
