@@ -66,7 +66,12 @@ def everything() -> RunResult:
     )
     known = (check("refusals/mapped-ram/file", "XFAIL", known_issue="F2", reason="known issue F2"),)
     absent = (check("refusals/mapped-ram/file", "XPASS", known_issue="F2", reason="did not show"),)
-    figures = {"01-live/stun_ms": 2.5, "01-live/file_bytes": 523123458, "01-live/gap_us": 1e-7, "kind": "tcg"}
+    figures: dict[str, float | int | str] = {
+        "01-live/stun_ms": 2.5,
+        "01-live/file_bytes": 523123458,
+        "01-live/gap_us": 1e-7,
+        "kind": "tcg",
+    }
     given = {Status.FAIL: checks, Status.XFAIL: known, Status.XPASS: absent}
     outcomes = [
         replace(

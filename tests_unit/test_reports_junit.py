@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from junitparser import Error, Failure, JUnitXml, Properties, Skipped, TestCase, TestSuite
@@ -21,7 +21,7 @@ _ATTACHMENT = re.compile(r"\[\[ATTACHMENT\|(.+?)\]\]")
 
 
 def _suite(text: str) -> TestSuite:
-    (suite,) = JUnitXml.fromroot(ET.fromstring(text.encode()))
+    (suite,) = JUnitXml.fromstring(text.encode())
     assert isinstance(suite, TestSuite)
     return suite
 
@@ -31,7 +31,7 @@ def _cases(*outcomes: Outcome, folder: Path = Path("results")) -> dict[str, Test
 
 
 def _properties(case: TestCase) -> dict[str, str]:
-    (found,) = case.iterchildren(Properties)
+    (found,) = cast(Any, case).iterchildren(Properties)
     return {str(entry.name): str(entry.value) for entry in found}
 
 
@@ -44,7 +44,7 @@ def test_every_status_counts_once() -> None:
         "FAIL": [Failure], "XPASS": [Failure], "ERROR": [Error], "MISS": [Error],
         "SKIP": [Skipped], "XFAIL": [Skipped], "PASS": [], "DONE": [],
     }  # fmt: skip
-    suite.update_statistics()
+    cast(Any, suite).update_statistics()
     assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (8, 2, 2, 2)
 
 

@@ -78,7 +78,7 @@ def _checked(data: Any, path: Path) -> RunResult:
 
 
 def _check_result(data: Mapping[str, Any]) -> None:
-    _fields("the results", data, {
+    _fields("it", data, {
         "status": _one_of(_STATUSES | {"NONE"}),
         "exit_code": _one_of(_CODES),
         "counts": _counts,
@@ -89,7 +89,7 @@ def _check_result(data: Mapping[str, Any]) -> None:
         "tests": _list_of(_object),
     })  # fmt: skip
     if "selection" in data:
-        _fields("the results", data, {"selection": _object})
+        _fields("it", data, {"selection": _object})
         _fields("'selection'", data["selection"], {
             "profile": _text, "filter": _text, "repeat": _positive, "shard": _shard,
         })  # fmt: skip
