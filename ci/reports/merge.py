@@ -222,12 +222,22 @@ def _differences(label: str, group: Sequence[Part]) -> list[str]:
 
 
 def _environment(group: Sequence[Part]) -> dict[str, Mapping[str, Any]]:
-    """What all parts of a run share, by label; each test has its own in full."""
+    """What all parts of a run share, by label; each test has its own in full.
+
+    Raises:
+        UsageError: a label means one QEMU in one part and another in the next.
+    """
     found: dict[str, dict[str, Any]] = {}
+    first: dict[str, Part] = {}
     for part in group:
         for name, environment in part.result.environments().items():
             if name not in found:
-                found[name] = dict(environment)
+                found[name], first[name] = dict(environment), part
+            if _stack_of(found[name], _SAME_SUBJECT) != _stack_of(environment, _SAME_SUBJECT):
+                raise UsageError(
+                    f"'{name}' is not the same in '{first[name].folder}' and '{part.folder}': QEMU "
+                    f"{found[name].get('qemu')} and {environment.get('qemu')}; they are not parts of one run."
+                )
             shared = found[name].items()
             found[name] = {key: value for key, value in shared if environment.get(key) == value}
     return dict(found)
