@@ -20,8 +20,8 @@ _SAME = outcome("same", Status.PASS)
 
 def _compared(old: Outcome | None, new: Outcome | None, thresholds: Thresholds | None = None) -> Comparison:
     """Two runs with one more test than the one that is the same in both."""
-    runs = [result(*([_SAME, one] if one else [_SAME])) for one in (old, new)]
-    return compare(*runs, thresholds or Thresholds())
+    before, now = (result(*([_SAME, one] if one else [_SAME])) for one in (old, new))
+    return compare(before, now, thresholds or Thresholds())
 
 
 def _kinds(comparison: Comparison) -> list[str]:
@@ -58,8 +58,8 @@ def _kinds(comparison: Comparison) -> list[str]:
 )
 def test_kinds(old: str | None, new: str | None, kinds: list[str], code: int) -> None:
     """Each pair of statuses is of its kind, and only what got worse changes the exit code."""
-    made = [outcome("t", Status(status)) if status else None for status in (old, new)]
-    found = _compared(*made)
+    before, now = (outcome("t", Status(status)) if status else None for status in (old, new))
+    found = _compared(before, now)
     assert _kinds(found) == kinds
     assert found.exit_code == code
 
