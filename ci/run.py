@@ -122,6 +122,24 @@ def _run(
         raise
     command = _command(arguments, None, seed)
     stream.started([leg.called(entry) for leg in legs for entry in leg.entries], command, folder)
+    outcomes = _run_legs(arguments, legs, seed, progress, stream)
+    # A shard of a run of several QEMUs may hold tests of one only; its tests are called as in the others.
+    single = next((leg.environment for leg in legs if not leg.label), None)
+    environment = single or {leg.label: leg.environment for leg in legs}
+    selection = Selection(arguments.profile, arguments.filter or "", arguments.repeat, arguments.shard)
+    result = RunResult(outcomes, started, time.monotonic() - begun, command, environment, selection)
+    try:
+        write_results(folder, result, [named_format(name) for name in dict.fromkeys(arguments.format)])
+    finally:
+        # A format that cannot be written, or a full disk, does not take away what a night's run has found.
+        _print(result, folder, legs)
+    stream.over(result)
+    return result.exit_code
+
+
+def _run_legs(
+    arguments: argparse.Namespace, legs: Sequence[Leg], seed: int, progress: Progress, stream: EventStream
+) -> list[Outcome]:
     common: dict[str, str | int | float] = {
         "seed": seed,
         "repeat": arguments.repeat,
@@ -138,15 +156,7 @@ def _run(
             stream,
         )
         stream.settle(outcomes)
-    # A shard of a run of several QEMUs may hold tests of one only; its tests are called as in the others.
-    single = next((leg.environment for leg in legs if not leg.label), None)
-    environment = single or {leg.label: leg.environment for leg in legs}
-    selection = Selection(arguments.profile, arguments.filter or "", arguments.repeat, arguments.shard)
-    result = RunResult(outcomes, started, time.monotonic() - begun, command, environment, selection)
-    write_results(folder, result, [named_format(name) for name in dict.fromkeys(arguments.format)])
-    _print(result, folder, legs)
-    stream.over(result)
-    return result.exit_code
+    return outcomes
 
 
 def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -76,6 +77,10 @@ def _stubbed(
     monkeypatch.setattr(run_module, "prepare_legs", legs)
 
 
+def _not_installed(name: str) -> None:
+    raise ModuleNotFoundError(name=name)
+
+
 def test_stream_of_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +147,21 @@ def test_set_up_that_breaks_ends_the_run(tmp_path: Path, monkeypatch: pytest.Mon
     (event,) = _events(target.read_text())
     assert (event["type"], event["status"], event["exit_code"]) == ("run-ended", "ERROR", 2)
     assert event["sentence"] == "There is no QEMU."
+
+
+def test_format_that_fails_hides_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The verdict is printed, the results are there; exit code and last event say what is missing."""
+    _stubbed(tmp_path, monkeypatch)
+    monkeypatch.setattr("ci.reports.html_page.importlib", SimpleNamespace(import_module=_not_installed))
+    words = ["--results", str(tmp_path / "run"), "--events", str(tmp_path / "events"), "--format", "html"]
+    assert main(["run", *words]) == 2
+    captured = capsys.readouterr()
+    assert "1 passed, 0 failed, 1 skipped" in captured.out
+    assert "cannot write 'html': the module 'ci.reports.html' is not there." in captured.err
+    assert (tmp_path / "run" / "results.json").is_file()
+    assert _events((tmp_path / "events").read_text())[-1]["exit_code"] == 2
 
 
 def test_events_come_at_once(tmp_path: Path) -> None:
