@@ -15,6 +15,7 @@ from ci.reports.kcidb import kcidb_json
 from ci.reports.result import RunResult
 from harness.errors import UsageError
 from harness.status import Status
+from tests_functional.scenarios.known_issues import load_known_issues
 from tests_unit.report_values import check, everything, hostile, placed, result
 from tests_unit.scenario_values import outcome
 
@@ -59,6 +60,16 @@ def test_statuses_and_known_issues(tmp_path: Path) -> None:
     assert present == {"XFAIL": True, "XPASS": False, "FAIL": True}
     (issue,) = data["issues"]
     assert issue["comment"].startswith("F2: background-snapshot with mapped-ram")
+
+
+def test_every_known_issue(tmp_path: Path) -> None:
+    """KCIDB takes whatever the baseline says of an issue's upstream, be it a link or a commit."""
+    issues = load_known_issues()
+    checks = [check(f"c/{issue.id}", "XFAIL", known_issue=issue.id) for issue in issues]
+    made = result(outcome("a.b", Status.XFAIL, checks=[*checks, check("c", "XFAIL", known_issue="F99")]))
+    data = _document(made, placed(tmp_path, made))
+    assert len(data["issues"]) == len(issues) + 1
+    assert {issue["misc"]["upstream"] for issue in data["issues"]} >= {issue.upstream for issue in issues}
 
 
 def test_path_has_no_label(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ _STATUSES = {Status.XFAIL: "FAIL", Status.XPASS: "PASS"}
 _STACK = ("qemu", "host_kernel", "host_architecture")
 _ORIGIN = re.compile("[a-z0-9_]+")
 _BUILD_ID = re.compile("[a-z0-9_]+:[!-~]+")
+_URL = re.compile(r"https?://[^\s<>\"]+")
 _NOT_IN_A_PATH = re.compile("[^A-Za-z0-9_-]+")
 _NOT_AN_ARCHITECTURE = re.compile("[^a-z0-9_]+")
 _ISSUE_VERSION = 1
@@ -79,6 +80,7 @@ class _Document:
         test = self._id(self._run, outcome.name)
         path = outcome.name.removeprefix(f"{label}/").replace("/", ".").split(".")
         names = [_NOT_IN_A_PATH.sub("_", part) or "_" for part in path]
+        failed = [check for check in outcome.checks if check["status"] == Status.FAIL.value]
         entry = {
             "id": test,
             "origin": self._context.origin,
@@ -95,9 +97,7 @@ class _Document:
                 "snapproof_status": outcome.status.value,
                 "name": one_line(outcome.name),
                 "figures": _clean(outcome.figures),
-                "failed_checks": [_clean(check) for check in outcome.checks if check["status"] == "FAIL"][
-                    :20
-                ],
+                "failed_checks": [_failed(check) for check in failed[:20]],
             },
             **self._logs(outcome),
         }
@@ -124,14 +124,16 @@ class _Document:
     def _incident(self, name: str, test: str, present: bool) -> None:
         issue, origin = self._id("issue", name), self._context.origin
         known = self._known.get(name)
+        upstream = known.upstream if known else ""
         self._objects["issues"][issue] = {
             "id": issue,
             "origin": origin,
             "version": _ISSUE_VERSION,
             "culprit": {"code": True, "tool": False, "harness": False},
             "comment": one_line(f"{name}: {known.title}" if known else name),
-            **({"report_url": known.upstream} if known and known.upstream else {}),
-            "misc": {"snapproof_issue": one_line(name)},
+            # The baseline may also say in which version it was fixed.
+            **({"report_url": upstream} if _URL.fullmatch(upstream) else {}),
+            "misc": {"snapproof_issue": one_line(name), "upstream": upstream},
         }
         incident = self._id("incident", test, name)
         self._objects["incidents"][incident] = {
@@ -162,6 +164,12 @@ class _Document:
 
     def _id(self, *parts: Any) -> str:
         return f"{self._context.origin}:{_digest(parts)}"
+
+
+def _failed(check: Mapping[str, Any]) -> dict[str, Any]:
+    """What is wrong, without the pages and hexdumps, which can be megabytes."""
+    first = [violation["sentence"] for violation in check.get("violations", [])[:3]]
+    return {"name": one_line(check["name"]), "total": check.get("total", len(first)), "first": _clean(first)}
 
 
 def _digest(parts: Any) -> str:
