@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ci.reports.context import Context
 from ci.reports.formats import FORMATS, Format, deliver, delivered_anyway
@@ -52,13 +55,14 @@ def write_results(folder: Path, result: RunResult, more: Sequence[Format] = ()) 
         SetupBroken: the disk is full or the folder is gone.
         MachineryMissing: this installation lacks one of the formats; all else is written then.
     """
-    context = Context(folder, folder)
+    context, content = Context(folder, folder), result.to_json()
     always = [entry for entry in FORMATS.values() if entry.always]
     try:
         for entry in always:
             write_atomically(folder / entry.file, entry.render(result, context))
         # After the others that always are there: whoever finds it finds those.
-        write_atomically(folder / RESULTS_FILE, json.dumps(result.to_json(), indent=1) + "\n")
+        write_atomically(folder / RESULTS_FILE, json.dumps(content, indent=1) + "\n")
+        write_report(folder, content)
         for entry in more:
             text = entry.render(result, context)
             write_atomically(folder / entry.file, text)
@@ -66,6 +70,29 @@ def write_results(folder: Path, result: RunResult, more: Sequence[Format] = ()) 
                 deliver(entry, text)
     except OSError as error:
         raise SetupBroken(f"The results could not be written to '{folder}': {error.strerror}.") from error
+
+
+def write_report(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write report.html from the content of results.json.
+
+    A page that cannot be made says nothing about the snapshots: the verdict and its exit code stay as they
+    are. The page itself and a line on standard error say that it is missing, and why.
+
+    Raises:
+        OSError: the disk is full or the folder is gone.
+    """
+    # Half a second, which only the end of a run has a use for.
+    from ci.reports.html import REPORT_FILE, report_html, sorry_html
+
+    try:
+        page = report_html(content, folder)
+    except Exception as error:
+        why = (
+            f"report.html could not be made, which is snapproof's own fault: {type(error).__name__}: {error}"
+        )
+        print(f"snapproof: {' '.join(why.split())}. All results are in results.json.", file=sys.stderr)
+        page = sorry_html(content, traceback.format_exc())
+    write_atomically(folder / REPORT_FILE, page)
 
 
 def write_reproducer(folder: Path, command: Sequence[str], sentence: str) -> None:

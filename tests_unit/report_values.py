@@ -1,120 +1,147 @@
-"""Results for tests of the reports: of each status, of several QEMUs, and with text made to break formats."""
+"""A made-up run with every kind of result, and its folder, for tests of the page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ci.reports.context import Context
-from ci.reports.result import RunResult, Selection
-from harness.status import Status
-from tests_functional.scenarios.outcome import Outcome
-from tests_unit.scenario_values import outcome
+from harness.status import Status, exit_code, worst
 
 ENVIRONMENT = {
-    "host": "local",
     "host_kernel": "6.18.44 #1 SMP",
     "host_architecture": "x86_64",
     "host_cpus": 2,
-    "qemu": "10.0.13 (Debian 1:10.0.13+ds-0)",
+    "qemu": "10.0.13 (Debian)",
+    "qemu_executable": "/usr/bin/qemu-system-x86_64",
     "accelerator": "tcg",
     "guest_image": "default",
-    "guest_image_digest": "024d",
+    "guest_image_digest": "024d978d",
 }
 
-NASTY = (
-    "It's <bad> & #1 | `tick` *bold* [link](x) 100% $x$ ~~no~~ ::error::forged ]]> -->\x00\x1b[31m\udcff"
-    "\nok 9 forged\r\x0bnot ok 8 \u2028end pass fail ü <script>alert(1)</script>\n::warning::forged too"
-)
-"""What a guest, a QEMU or somebody else's results file may say."""
+
+def check(name: str, status: str, **more: Any) -> dict[str, Any]:
+    """A check as it is in results.json."""
+    return {
+        "name": name, "status": status, "explanation": f"What {name} demands.", "reason": "", "total": 0,
+        "facts": {}, "ranges": [], "violations": [], **more,
+    }  # fmt: skip
 
 
-def check(name: str, status: str = "PASS", **more: Any) -> dict[str, Any]:
-    """A check as a verdict's JSON has it."""
-    return {"name": name, "status": status, "explanation": "It demands.", **more}
+def violations(number: int) -> list[dict[str, Any]]:
+    """Pages that are newer than T0."""
+    return [
+        {
+            "check": "write-order",
+            "sentence": f"Page {page} of agent thread 0 is newer than T0.",
+            "block": "pc.ram",
+            "offset": page * 4096,
+            "gpa": page * 4096,
+            "file_offset": 9 + page * 4104,
+            "expected": "generation 1",
+            "found": "generation 2",
+            "hexdump": "expected +0x020: 01 00\nfound    +0x020: 02 00",
+        }
+        for page in range(number)
+    ]
 
 
-def one_of_each() -> list[Outcome]:
-    """Tests named after their statuses."""
-    return [outcome(f"a.{status.value}", status, f"Reason {status.value}.") for status in Status]
+def test(name: str, status: str = "PASS", **more: Any) -> dict[str, Any]:
+    """A test as it is in results.json."""
+    return {
+        "name": name, "status": status, "sentence": f"{name} is {status}.", "seconds": 1.5,
+        "checks": [check("golden", "PASS")], "figures": {}, "environment": dict(ENVIRONMENT),
+        "folder": f"tests/{name}", **more,
+    }  # fmt: skip
 
 
-def result(*outcomes: Outcome, **changes: Any) -> RunResult:
-    """A run that ended with these."""
-    made = RunResult(
-        outcomes,
-        "2026-01-02T03:04:05+00:00",
-        9.0,
-        ["snapproof", "run"],
-        ENVIRONMENT,
-        Selection("premerge"),
-    )
-    return replace(made, **changes)
+test.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it where it is imported
 
 
-def everything() -> RunResult:
-    """Every status, checks with violations and a known issue, figures of all kinds, two QEMUs."""
-    violation = {"sentence": "Page 7 is newer.", "hexdump": "00 01", "gpa": 4096}
-    checks = (
-        check("01-live/golden", "FAIL", violations=[violation], total=1, facts={"pages": 3}, ranges=[]),
-        check("01-live/file", "XFAIL", reason="known issue F2: lost", known_issue="F2"),
-        check("01-live/header"),
-        check("01-live/pagemap", "SKIP", reason="It cannot be read."),
-    )
-    known = (check("refusals/mapped-ram/file", "XFAIL", known_issue="F2", reason="known issue F2"),)
-    absent = (check("refusals/mapped-ram/file", "XPASS", known_issue="F2", reason="did not show"),)
-    figures: dict[str, float | int | str] = {
-        "01-live/stun_ms": 2.5,
-        "01-live/file_bytes": 523123458,
-        "01-live/gap_us": 1e-7,
-        "kind": "tcg",
+def failing(name: str = "snapshot.live", number: int = 1000) -> dict[str, Any]:
+    """A test that failed its write-order check."""
+    ranges = [{"block": "pc.ram", "start": 0, "end": number * 4096, "pages": number}]
+    bad = check("01-live/write-order", "FAIL", total=24_353, violations=violations(number), ranges=ranges)
+    figures = {
+        "01-live/stun_ms": 2.2,
+        "01-live/largest_write_stall_us": 5987,
+        "01-live/file_bytes": 522_747_132,
     }
-    given = {Status.FAIL: checks, Status.XFAIL: known, Status.XPASS: absent}
-    outcomes = [
-        replace(
-            one,
-            name=f"debian-1{number % 2}.0/{one.name}",
-            checks=given.get(one.status, ()),
-            figures=figures if one.status is Status.PASS else {},
-            environment=ENVIRONMENT | {"qemu": f"1{number % 2}.0.1", "seed": 7},
-        )
-        for number, one in enumerate(one_of_each())
+    return test(name, "FAIL", checks=[check("01-live/header", "PASS"), bad], figures=figures)
+
+
+def run(*tests: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """The content of a results.json."""
+    statuses = [Status(one["status"]) for one in tests]
+    found = Counter(statuses)
+    overall = worst(statuses)
+    return {
+        "schema": 1,
+        "status": overall.value if overall else "NONE",
+        "exit_code": exit_code(statuses),
+        "counts": {status.value: found[status] for status in Status if found[status]},
+        "started": "2026-01-02T03:04:05+00:00",
+        "seconds": 59.0,
+        "command": ["/usr/bin/snapproof", "run", "--profile", "smoke", "--seed", "5"],
+        "environment": dict(ENVIRONMENT),
+        "tests": list(tests),
+        **more,
+    }
+
+
+def every_kind() -> dict[str, Any]:
+    """A run of two QEMUs with every status."""
+    known = check("failures/x/end", "XFAIL", known_issue="F8", reason="known issue F8: it is so", total=1)
+    gone = check("failures/x/end", "XPASS", known_issue="F8", reason="known issue F8 did not show")
+    evidence = {"command": ["qemu", "a b"], "exit_code": -6, "log_tail": "one\ntwo", "paths": ["/tmp/x"]}
+    old = {**ENVIRONMENT, "qemu": "7.2.22 (Debian)"}
+    tests = [
+        {**failing("new/snapshot.live"), "folder": "new/tests/snapshot.live"},
+        test("new/snapshot.broken", "ERROR", checks=[], environment={**ENVIRONMENT, "evidence": evidence}),
+        test("new/memory.gone", "MISS"),
+        test("new/failures.fixed", "XPASS", checks=[gone]),
+        test("new/failures.known", "XFAIL", checks=[known]),
+        test("new/guests.measured", "DONE"),
+        *(test(f"old/memory.plain-{number}", environment=old) for number in range(6)),
+        *(
+            test(f"old/hosts.{number}", "SKIP", sentence="This host has no KSM.", environment=old)
+            for number in range(3)
+        ),
     ]
-    both = {f"debian-1{number}.0": ENVIRONMENT | {"qemu": f"1{number}.0.1"} for number in (0, 1)}
-    return result(*outcomes, environment=both)
+    return run(*tests, environment={"new": ENVIRONMENT, "old": old})
 
 
-def hostile() -> RunResult:
-    """A run in which every text that somebody else may have written is `NASTY`."""
-    nasty: Mapping[str, Any] = {"qemu": NASTY, "host_kernel": NASTY, "host_architecture": NASTY, NASTY: NASTY}
-    checks = [
-        check(NASTY, status.value, reason=NASTY, explanation=NASTY, violations=[{"sentence": NASTY}])
-        for status in Status
+def fill_folder(folder: Path, name: str = "new/tests/snapshot.live") -> Path:
+    """Give a test its files: logs, reproducer and a QMP log of one save."""
+    place = folder / name
+    place.mkdir(parents=True)
+    (place / "test.log").write_text("log\n")
+    (place / "console.log").write_text("")
+    (place / "reproduce.sh").write_text(
+        "#!/bin/sh\n# why\nexec snapproof run --seed 5 --filter snapshot.live\n"
+    )
+    (place / "qmp.jsonl").write_text(qmp_lines())
+    return place
+
+
+def qmp_lines(uri: str = "exec:cat > /r/tests/t/01-live/vmstate", begin: float = 1000.0) -> str:
+    """A log of one background save: told at `begin`, stopped 5 ms later for 2 ms, completed after 1 s."""
+
+    def event(name: str, at: float) -> dict[str, Any]:
+        stamp = {"seconds": int(at), "microseconds": round(at % 1 * 1e6)}
+        return {"time": at, "dir": "in", "msg": {"timestamp": stamp, "event": name}}
+
+    def answer(at: float, **values: Any) -> dict[str, Any]:
+        return {"time": at, "dir": "in", "msg": {"return": values, "id": "x"}}
+
+    told = {"execute": "migrate", "arguments": {"uri": uri}}
+    entries = [
+        {"time": begin, "dir": "out", "msg": told},
+        event("STOP", begin + 0.005),
+        event("RESUME", begin + 0.007),
+        answer(begin + 0.5, status="active", ram={"transferred": 1 << 20}),
+        answer(begin + 1.0, status="completed", ram={"transferred": 2 << 20}),
+        answer(begin + 1.1, status="completed", ram={"transferred": 2 << 20}),
     ]
-    outcomes: Sequence[Outcome] = [
-        outcome(
-            f"{status.value} {NASTY}",
-            status,
-            NASTY,
-            checks=checks,
-            figures={NASTY: 1.5},
-            environment=nasty,
-            folder=f"tests/{status.value} | ,:%`[[",
-        )
-        for status in Status
-    ]
-    return result(*outcomes, environment=nasty, command=[NASTY])
-
-
-def placed(folder: Path, made: RunResult, log: str = "10:00:00 Booting.\n10:00:09 It is so.\n") -> Context:
-    """Write a run's results and each test's logs, and give the context for a report on them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(made.to_json()))
-    for one in made.outcomes:
-        (folder / one.folder).mkdir(parents=True, exist_ok=True)
-        (folder / one.folder / "test.log").write_text(log)
-        (folder / one.folder / "qemu.log").write_text("")
-    return Context(folder, folder)
+    return "".join(json.dumps(entry) + "\n" for entry in entries)

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +17,10 @@ from ci.command import main
 from ci.event_stream import EventStream
 from ci.matrix import Leg
 from ci.profiles.entry import Entry
+from ci.reports.formats import FORMATS
 from harness.errors import MachineryMissing, UsageError
 from harness.status import Status
-from tests_unit.report_values import ENVIRONMENT, NASTY, result
+from tests_unit.report_results import ENVIRONMENT, NASTY, result
 from tests_unit.scenario_values import make_run, outcome, stack
 
 _TESTS = '''
@@ -75,10 +75,6 @@ def _stubbed(
 
     monkeypatch.setattr(run_module, "select", lambda *_: entries if lost else entries[:2])
     monkeypatch.setattr(run_module, "prepare_legs", legs)
-
-
-def _not_installed(name: str) -> None:
-    raise ModuleNotFoundError(name=name)
 
 
 def test_stream_of_a_run(
@@ -154,12 +150,13 @@ def test_format_that_fails_hides_no_verdict(
 ) -> None:
     """The verdict is printed, the results are there; exit code and last event say what is missing."""
     _stubbed(tmp_path, monkeypatch)
-    monkeypatch.setattr("ci.reports.html_page.importlib", SimpleNamespace(import_module=_not_installed))
-    words = ["--results", str(tmp_path / "run"), "--events", str(tmp_path / "events"), "--format", "html"]
+    lost = replace(FORMATS["lava"], renderer="ci.reports.no_such_module:text")
+    monkeypatch.setitem(FORMATS, "lava", lost)
+    words = ["--results", str(tmp_path / "run"), "--events", str(tmp_path / "events"), "--format", "lava"]
     assert main(["run", *words]) == 2
     captured = capsys.readouterr()
     assert "1 passed, 0 failed, 1 skipped" in captured.out
-    assert "cannot write 'html': the module 'ci.reports.html' is not there." in captured.err
+    assert "cannot write 'lava': the module 'ci.reports.no_such_module' is not there." in captured.err
     assert (tmp_path / "run" / "results.json").is_file()
     assert _events((tmp_path / "events").read_text())[-1]["exit_code"] == 2
 

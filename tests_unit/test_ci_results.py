@@ -89,7 +89,8 @@ def test_results_agree(tmp_path: Path) -> None:
     assert (data["schema"], data["status"], data["exit_code"]) == (1, "FAIL", 1)
     assert list(data["counts"].items()) == [("FAIL", 1), ("PASS", 2), ("SKIP", 1)]
     assert [test["name"] for test in data["tests"]] == ["t.0", "t.1", "t.2", "t.3"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["junit.xml", "results.json", "results.ktap"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["junit.xml", "report.html", "results.json", "results.ktap"]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,40 @@ def test_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Monke
     left = {path.name for path in tmp_path.iterdir()}
     assert "results.json" not in left
     assert left <= {"junit.xml", "results.ktap"} - {name}
+
+
+def test_disk_that_is_full_for_the_page_keeps_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page comes last: what CI systems read is whole, and the missing page is not passed over."""
+    _fill_disk(monkeypatch, "report.html")
+    with pytest.raises(SetupBroken, match=r"could not be written to .*: No space left on device\.$"):
+        write_results(tmp_path, _run(Status.PASS))
+    assert json.loads((tmp_path / "results.json").read_text())["status"] == "PASS"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["junit.xml", "results.json", "results.ktap"]
+
+
+def test_page_that_cannot_be_made_changes_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A defect of the page: results and exit code as they were, and two places that say so."""
+
+    def broken(*_: object) -> str:
+        raise KeyError("<b>planted</b>")
+
+    monkeypatch.setattr("ci.reports.html.run_page", broken)
+    result = _run(Status.PASS)
+    write_results(tmp_path, result)
+    assert result.exit_code == 0
+    assert json.loads((tmp_path / "results.json").read_text())["status"] == "PASS"
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "snapproof: report.html could not be made, which is snapproof's own fault: KeyError"
+    )
+    assert said.count("\n") == 1
+    page = (tmp_path / "report.html").read_text()
+    assert "This page could not be made" in page
+    assert "KeyError: &#39;&lt;b&gt;planted&lt;/b&gt;&#39;" in page
 
 
 def test_undecodable_text_is_written(tmp_path: Path) -> None:

@@ -20,11 +20,10 @@ from harness.errors import MachineryMissing
 from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome
 from tests_unit.ktap_reader import read_ktap
-from tests_unit.report_values import everything, hostile, placed, result
+from tests_unit.report_results import everything, hostile, placed, result
 from tests_unit.scenario_values import outcome
 
 Capture = pytest.CaptureFixture[str]
-_HERE = [name for name in FORMATS if name != "html"]
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +45,7 @@ def _shard(folder: Path, number: int, *outcomes: Outcome) -> Path:
 # render
 
 
-@pytest.mark.parametrize("name", _HERE)
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("made", [everything(), hostile()], ids=["every-status", "hostile"])
 def test_every_format(name: str, made: RunResult, tmp_path: Path, capsys: Capture) -> None:
     """Each is printed, or written to a file, the same both times; the exit code is not that of the run."""
@@ -126,9 +125,9 @@ def test_run_writes_more_formats(tmp_path: Path, capsys: Capture, monkeypatch: p
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(target))
     made = result(outcome("a", Status.FAIL))
     placed(tmp_path / "run", made)
-    write_results(tmp_path / "run", made, [FORMATS[name] for name in _HERE])
+    write_results(tmp_path / "run", made, [FORMATS[name] for name in FORMATS])
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"results.json", "tests", *(FORMATS[name].file for name in _HERE)}
+    assert names == {"results.json", "tests", *(FORMATS[name].file for name in FORMATS)}
     assert target.read_text() == (tmp_path / "run" / "summary.md").read_text()
     assert capsys.readouterr().out == (tmp_path / "run" / "annotations.txt").read_text()
 

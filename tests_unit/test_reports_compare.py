@@ -12,7 +12,7 @@ from ci.reports.compare_text import comparison_lines
 from harness.errors import UsageError
 from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome
-from tests_unit.report_values import ENVIRONMENT, NASTY, hostile, result
+from tests_unit.report_results import ENVIRONMENT, NASTY, hostile, result
 from tests_unit.scenario_values import outcome
 
 _SAME = outcome("same", Status.PASS)

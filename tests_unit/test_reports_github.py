@@ -13,7 +13,7 @@ from ci.reports.context import Context
 from ci.reports.github import github_annotations, github_summary
 from ci.reports.text import one_line
 from harness.status import Status
-from tests_unit.report_values import NASTY, everything, hostile, one_of_each, placed, result
+from tests_unit.report_results import NASTY, everything, hostile, one_of_each, placed, result
 from tests_unit.scenario_values import outcome
 
 _COMMAND = re.compile(r"::(?P<name>[a-z]+)(?: (?P<properties>[^:]*))?::(?P<data>.*)")

@@ -14,7 +14,7 @@ from ci.reports.junit import junit_xml
 from ci.reports.result import RunResult
 from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome
-from tests_unit.report_values import NASTY, check, everything, hostile, one_of_each, placed, result
+from tests_unit.report_results import NASTY, check, everything, hostile, one_of_each, placed, result
 from tests_unit.scenario_values import outcome
 
 _ATTACHMENT = re.compile(r"\[\[ATTACHMENT\|(.+?)\]\]")

@@ -16,7 +16,7 @@ from ci.reports.result import RunResult
 from harness.errors import UsageError
 from harness.status import Status
 from tests_functional.scenarios.known_issues import load_known_issues
-from tests_unit.report_values import check, everything, hostile, placed, result
+from tests_unit.report_results import check, everything, hostile, placed, result
 from tests_unit.scenario_values import outcome
 
 _SCHEMA = kcidb_io.schema.V5_3

@@ -11,7 +11,7 @@ from ci.reports.ktap import ktap_text
 from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome
 from tests_unit.ktap_reader import Result, read_ktap
-from tests_unit.report_values import NASTY, check, everything, hostile, one_of_each, result
+from tests_unit.report_results import NASTY, check, everything, hostile, one_of_each, result
 from tests_unit.scenario_values import outcome
 
 

@@ -11,7 +11,7 @@ from ci.reports.context import Context
 from ci.reports.lava import lava_lines
 from ci.reports.result import RunResult
 from harness.status import Status
-from tests_unit.report_values import everything, hostile, one_of_each, result
+from tests_unit.report_results import everything, hostile, one_of_each, result
 from tests_unit.scenario_values import outcome
 
 # What send-to-lava.sh of Linaro's test-definitions (commit 03e82bcd3d5b) does with a line: grep for its two

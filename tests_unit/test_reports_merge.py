@@ -13,7 +13,7 @@ from ci.reports.result import RunResult, Selection
 from harness.errors import UsageError
 from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome
-from tests_unit.report_values import ENVIRONMENT, result
+from tests_unit.report_results import ENVIRONMENT, result
 from tests_unit.scenario_values import outcome
 
 

@@ -20,7 +20,7 @@ from ci.reports.result import RunResult, Selection
 from ci.results import write_results
 from harness.errors import UsageError
 from harness.status import Status
-from tests_unit.report_values import everything, hostile, placed, result
+from tests_unit.report_results import everything, hostile, placed, result
 from tests_unit.scenario_values import outcome
 from tests_unit.synthetic_stream import Guest, Writer, write_golden
 from validators.judge import check_file

@@ -16,7 +16,7 @@ from ci.reports.result import RunResult
 from ci.reports.tmt_results import tmt_results
 from harness.errors import UsageError
 from harness.status import Status
-from tests_unit.report_values import everything, hostile, one_of_each, placed, result
+from tests_unit.report_results import everything, hostile, one_of_each, placed, result
 from tests_unit.scenario_values import outcome
 
 
