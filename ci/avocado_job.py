@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from avocado.core.job import Job
@@ -58,7 +59,9 @@ def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) 
     for suite in suites:
         # One job each: a job that is interrupted ends the suite it is in and goes on with the next.
         if not asked_to_stop():
-            with Job(config, [suite]) as job:
+            # Avocado sets both to what they were when it was imported (core/output.py, StdOutput), and what
+            # is for people would get among the events of `--events -`.
+            with redirect_stdout(sys.stdout), redirect_stderr(sys.stderr), Job(config, [suite]) as job:
                 # Avocado lists failures on stderr whatever `core.show` says; we print them ourselves.
                 logging.getLogger("avocado.app").handlers[:] = [logging.NullHandler()]
                 job.run()

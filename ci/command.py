@@ -12,7 +12,19 @@ from ci.interruption import listen
 from harness.errors import SnapproofError
 from harness.status import EXIT_ERROR
 
-_COMMANDS = ("doctor", "images", "run", "hosts", "check", "info", "diff", "selftest", "kernel", "bench")
+_COMMANDS = (
+    "doctor",
+    "images",
+    "run",
+    "hosts",
+    "report",
+    "check",
+    "info",
+    "diff",
+    "selftest",
+    "kernel",
+    "bench",
+)
 _EXIT_INTERRUPTED = 130
 _EXIT_CODES = "Exit codes: 0 pass, 1 fail, 2 error or missing machinery, 3 nothing ran, 4 all skipped."
 

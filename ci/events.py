@@ -1,4 +1,4 @@
-"""Progress: tests append events to one JSON Lines file, the command shows them as they come."""
+"""Progress: tests append events to one JSON Lines file, the command shows and hands them on as they come."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 EVENTS_FILE = "events.jsonl"
 _POLL_SECONDS = 0.1
@@ -50,9 +51,19 @@ class Progress:
 class EventTail:
     """Shows the events that tests append to a file, for the length of a `with`."""
 
-    def __init__(self, path: Path, progress: Progress) -> None:
+    def __init__(
+        self, path: Path, progress: Progress, tell: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> None:
+        """Make it.
+
+        Args:
+            path: the file, which may not be there yet.
+            progress: where the events are shown.
+            tell: also gets each event, in the order of the file.
+        """
         self._path = path
         self._progress = progress
+        self._tell = tell
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="events", daemon=True)
 
@@ -78,8 +89,15 @@ class EventTail:
                 for line in lines:
                     # A full disk cuts lines short; showing the others must go on.
                     with contextlib.suppress(ValueError):
-                        event = json.loads(line)
-                        self._progress.step(f"{event['test']}: {event['text']}")
+                        self._show(json.loads(line))
                 if ending:
                     return
                 self._stop.wait(_POLL_SECONDS)
+
+    def _show(self, event: Mapping[str, Any]) -> None:
+        if event["type"] == "step":
+            self._progress.step(f"{event['test']}: {event['text']}")
+        elif event["type"] == "test-ended":
+            self._progress.step(f"{event['test']}: {event['status']}: {event['sentence']}")
+        if self._tell:
+            self._tell(event)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ci.host_plan import HOST_HELP, Sources, add_host_arguments, prepared
-from ci.results import RunResult, make_results_folder, now, write_results
+from ci.reports.result import RunResult
+from ci.results import make_results_folder, now, write_results
 from ci.stack import cache_of
 from guest_images.catalogue import HOSTS
 from harness.errors import SnapproofError, UsageError

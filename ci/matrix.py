@@ -57,6 +57,10 @@ class Leg:
         """QEMU's version as numbers that can be compared."""
         return tuple(int(number) for number in _NUMBERS.findall(self.environment["qemu"])[:3])
 
+    def called(self, entry: Entry) -> str:
+        """What the whole run calls a test of this leg."""
+        return f"{self.label}/{entry.name}" if self.label else entry.name
+
     def named(self, outcome: Outcome) -> Outcome:
         """An outcome of this leg as the whole run calls it."""
         if not self.label:

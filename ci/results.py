@@ -1,4 +1,4 @@
-"""The results folder: results.json with its schema version, JUnit and KTAP beside it."""
+"""The results folder: results.json with its schema version, JUnit, KTAP and what else is wanted beside it."""
 
 from __future__ import annotations
 
@@ -6,68 +6,16 @@ import json
 import shlex
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ci.junit import junit_xml
-from ci.ktap import ktap_text
+from ci.reports.context import Context
+from ci.reports.formats import FORMATS, Format, deliver, delivered_anyway
+from ci.reports.result import RESULTS_FILE, RunResult
 from harness.errors import SetupBroken, UsageError
-from harness.status import Status, exit_code, worst
-from tests_functional.scenarios.outcome import Outcome, write_atomically
-
-SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """Everything a run found.
-
-    Attributes:
-        outcomes: one per test, in the order of the profile.
-        started: UTC time of the start, ISO 8601.
-        seconds: wall time of the whole run.
-        command: the command line that does it again.
-        environment: what all tests share.
-    """
-
-    outcomes: Sequence[Outcome]
-    started: str
-    seconds: float
-    command: Sequence[str]
-    environment: Mapping[str, Any]
-
-    @property
-    def status(self) -> Status | None:
-        """The worst status, None where nothing ran."""
-        return worst(outcome.status for outcome in self.outcomes)
-
-    @property
-    def exit_code(self) -> int:
-        """See harness.status.exit_code."""
-        return exit_code(outcome.status for outcome in self.outcomes)
-
-    def counts(self) -> dict[str, int]:
-        """How many tests have each status, in the order of severity."""
-        found = Counter(outcome.status for outcome in self.outcomes)
-        return {status.value: found[status] for status in Status if found[status]}
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of results.json."""
-        return {
-            "schema": SCHEMA_VERSION,
-            "status": self.status.value if self.status else "NONE",
-            "exit_code": self.exit_code,
-            "counts": self.counts(),
-            "started": self.started,
-            "seconds": round(self.seconds, 3),
-            "command": list(self.command),
-            "environment": dict(self.environment),
-            "tests": [outcome.to_json() for outcome in self.outcomes],
-        }
+from tests_functional.scenarios.outcome import write_atomically
 
 
 def now() -> str:
@@ -94,18 +42,32 @@ def make_results_folder(path: Path) -> Path:
     return path.absolute()
 
 
-def write_results(folder: Path, result: RunResult) -> None:
-    """Write results.json, junit.xml, results.ktap and then report.html, each whole or not at all.
+def write_results(folder: Path, result: RunResult, more: Sequence[Format] = ()) -> None:
+    """Write results.json and the reports beside it, each whole or not at all.
+
+    Args:
+        folder: the results folder.
+        result: what the run found.
+        more: formats beside those that every results folder has; what a CI system takes from elsewhere (the
+            command's output, a file that a variable names) is put there too.
 
     Raises:
         SetupBroken: the disk is full or the folder is gone.
+        MachineryMissing: this installation lacks one of the formats; all else is written then.
     """
-    content = result.to_json()
+    context, content = Context(folder, folder), result.to_json()
+    always = [entry for entry in FORMATS.values() if entry.always]
     try:
-        write_atomically(folder / "junit.xml", junit_xml(result.outcomes, result.started))
-        write_atomically(folder / "results.ktap", ktap_text(result.outcomes))
-        write_atomically(folder / "results.json", json.dumps(content, indent=1) + "\n")
+        for entry in always:
+            write_atomically(folder / entry.file, entry.render(result, context))
+        # After the others that always are there: whoever finds it finds those.
+        write_atomically(folder / RESULTS_FILE, json.dumps(content, indent=1) + "\n")
         write_report(folder, content)
+        for entry in more:
+            text = entry.render(result, context)
+            write_atomically(folder / entry.file, text)
+            if delivered_anyway(entry):
+                deliver(entry, text)
     except OSError as error:
         raise SetupBroken(f"The results could not be written to '{folder}': {error.strerror}.") from error
 

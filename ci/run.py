@@ -8,13 +8,14 @@ import random
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from ci.avocado_job import run_plan
+from ci.event_stream import EventStream
 from ci.events import EVENTS_FILE, EventTail, Progress
 from ci.interruption import asked_to_stop
 from ci.matrix import Leg, parse_shard, prepare_legs, table
@@ -22,7 +23,9 @@ from ci.own_guest import add_arguments as add_guest_arguments
 from ci.own_guest import own_command
 from ci.profiles import PROFILES, select
 from ci.profiles.entry import Entry
-from ci.results import RunResult, make_results_folder, now, write_reproducer, write_results
+from ci.reports.formats import FORMATS, named_format
+from ci.reports.result import RunResult, Selection
+from ci.results import make_results_folder, now, write_reproducer, write_results
 from ci.side_by_side import Plan, parse_jobs, plan
 from ci.verdict_text import outcome_lines
 from harness.host import LocalHost
@@ -61,6 +64,17 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--jobs", type=parse_jobs, default=None, metavar="N", help="tests side by side (default: what fits)"
     )
+    parser.add_argument(
+        "--format",
+        action="append",
+        default=[],
+        choices=FORMATS,
+        metavar="NAME",
+        help=f"write the results in this form too: {', '.join(FORMATS)}; can be given again",
+    )
+    parser.add_argument(
+        "--events", metavar="FILE", help="JSON Lines of what happens, as it happens; '-' for standard output"
+    )
     parser.add_argument("--keep", action="store_true", help="keep snapshots and golden images")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
@@ -90,16 +104,42 @@ def run(arguments: argparse.Namespace) -> int:
         for entry in entries:
             print(f"{entry.name:28} {entry.reason}")
         return 0
-    entries = _stretched(entries, arguments.repeat)
+    progress = Progress()
+    with EventStream(arguments.events, progress.line) as stream, stream.printing:
+        return _run(arguments, _stretched(entries, arguments.repeat), progress, stream)
+
+
+def _run(
+    arguments: argparse.Namespace, entries: Sequence[Entry], progress: Progress, stream: EventStream
+) -> int:
     seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 31)
     started, begun = now(), time.monotonic()
     folder = make_results_folder(arguments.results or _default_folder())
-    progress = Progress()
     try:
-        legs = prepare_legs(arguments, entries, folder, progress.step)
+        legs = prepare_legs(arguments, entries, folder, _both(progress.step, stream.step))
     except BaseException:
         _remove_empty(folder)
         raise
+    command = _command(arguments, None, seed)
+    stream.started([leg.called(entry) for leg in legs for entry in leg.entries], command, folder)
+    outcomes = _run_legs(arguments, legs, seed, progress, stream)
+    # A shard of a run of several QEMUs may hold tests of one only; its tests are called as in the others.
+    single = next((leg.environment for leg in legs if not leg.label), None)
+    environment = single or {leg.label: leg.environment for leg in legs}
+    selection = Selection(arguments.profile, arguments.filter or "", arguments.repeat, arguments.shard)
+    result = RunResult(outcomes, started, time.monotonic() - begun, command, environment, selection)
+    try:
+        write_results(folder, result, [named_format(name) for name in dict.fromkeys(arguments.format)])
+    finally:
+        # A format that cannot be written, or a full disk, does not take away what a night's run has found.
+        _print(result, folder, legs)
+    stream.over(result)
+    return result.exit_code
+
+
+def _run_legs(
+    arguments: argparse.Namespace, legs: Sequence[Leg], seed: int, progress: Progress, stream: EventStream
+) -> list[Outcome]:
     common: dict[str, str | int | float] = {
         "seed": seed,
         "repeat": arguments.repeat,
@@ -113,13 +153,18 @@ def run(arguments: argparse.Namespace) -> int:
             _command(arguments, leg, seed),
             arguments.jobs,
             progress,
+            stream,
         )
-    command = _command(arguments, None, seed)
-    environment = legs[0].environment if len(legs) == 1 else {leg.label: leg.environment for leg in legs}
-    result = RunResult(outcomes, started, time.monotonic() - begun, command, environment)
-    write_results(folder, result)
-    _print(result, folder, legs)
-    return result.exit_code
+        stream.settle(outcomes)
+    return outcomes
+
+
+def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:
+    def tell(text: str) -> None:
+        first(text)
+        second(text)
+
+    return tell
 
 
 def _run_leg(
@@ -128,6 +173,7 @@ def _run_leg(
     command: Sequence[str],
     jobs: int | None,
     progress: Progress,
+    stream: EventStream,
 ) -> list[Outcome]:
     """Run a leg's tests; their outcomes as the whole run calls them."""
     save_stack(leg.stack, leg.environment, leg.folder, leg.guests)
@@ -141,7 +187,7 @@ def _run_leg(
         why = "The run was interrupted before this test had begun."
         found |= {entry.name: _not_run(leg, entry, Status.ERROR, why) for entry in chosen}
     elif chosen:
-        found |= _run_side_by_side(leg, plan(chosen, LocalHost().facts(), jobs), common, progress)
+        found |= _run_side_by_side(leg, plan(chosen, LocalHost().facts(), jobs), common, progress, stream)
     outcomes = [found[entry.name] for entry in leg.entries]
     for entry, outcome in zip(leg.entries, outcomes, strict=True):
         place = leg.folder / outcome.folder
@@ -151,14 +197,18 @@ def _run_leg(
 
 
 def _run_side_by_side(
-    leg: Leg, tests: Plan, common: Mapping[str, str | int | float], progress: Progress
+    leg: Leg,
+    tests: Plan,
+    common: Mapping[str, str | int | float],
+    progress: Progress,
+    stream: EventStream,
 ) -> dict[str, Outcome]:
     number = len(tests.together) + len(tests.alone)
     if leg.label:
         progress.step(f"{leg.label}: {number} tests on QEMU {leg.environment['qemu']}.")
     if tests.workers > 1:
         progress.step(f"{tests.workers} tests run side by side.")
-    with EventTail(leg.folder / EVENTS_FILE, progress):
+    with EventTail(leg.folder / EVENTS_FILE, progress, lambda event: stream.test(event, leg.label)):
         return run_plan(tests, common, leg.folder)
 
 

@@ -41,6 +41,7 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
         run = self._make_run()
         started = time.monotonic()
         try:
+            run.begun()
             outcome = scenario(run)
         except SnapproofError as error:
             outcome = from_error(run.name, error, time.monotonic() - started, run.environment())
@@ -54,7 +55,7 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
         if outcome.status is Status.PASS:
             run.discard(run.folder)
         outcome.save(run.folder)
-        run.say(f"{outcome.status.value}: {outcome.sentence}")
+        run.ended(outcome)
         self._tell_avocado(outcome)
 
     def option(self, name: str) -> str:

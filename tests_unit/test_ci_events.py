@@ -17,7 +17,7 @@ class _Terminal(io.StringIO):
 
 
 def _event(text: str) -> str:
-    return json.dumps({"time": 1.0, "test": "t", "text": text}) + "\n"
+    return json.dumps({"time": 1.0, "type": "step", "test": "t", "text": text}) + "\n"
 
 
 def _append(path: Path, text: str) -> None:

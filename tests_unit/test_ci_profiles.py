@@ -152,8 +152,12 @@ def test_vanished_test_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
     assert [found.folder for found in outcomes] == ["tests/t.vanish", "tests/t.report"]
     assert [path.name for path in (folder / "tests/t.vanish").iterdir()] == ["test.log"]
-    texts = [json.loads(line)["text"] for line in (folder / "events.jsonl").read_text().splitlines()]
-    assert texts == ["PASS: random 9 2"]
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert [(event["type"], event["test"]) for event in events] == [
+        ("test-started", "t.report"),
+        ("test-ended", "t.report"),
+    ]
+    assert (events[1]["status"], events[1]["sentence"]) == ("PASS", "random 9 2")
 
 
 def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ci.results import RunResult, make_results_folder, write_reproducer, write_results
+from ci.reports.result import RunResult
+from ci.results import make_results_folder, write_reproducer, write_results
 from harness.errors import SetupBroken, UsageError
 from harness.status import Status
 from tests_unit.scenario_values import outcome

@@ -16,6 +16,10 @@ from harness.errors import SetupBroken
 from harness.kept_disk import KEPT_FILE
 from harness.machine_config import MIB
 from tests_functional.scenarios.guest import Stack
+from tests_functional.scenarios.outcome import Outcome
+
+HEAVY_FILES = ("golden", "golden-*", "vmstate", KEPT_FILE)
+"""Names of snapshots, golden images (folders) and disks in a test's folder, as shell patterns."""
 
 # A snapshot and its golden image, and some room for logs.
 _ROOM_FACTOR = 2.2
@@ -74,7 +78,25 @@ class Run:
 
     def say(self, text: str) -> None:
         """Tell that something began or was found: to the test's log and to whoever watches."""
-        event = {"time": round(time.time(), 3), "test": self.name, "text": text}
+        self._tell("step", text=text)
+        self._log(text)
+
+    def begun(self) -> None:
+        """Tell whoever watches that this test has begun."""
+        self._tell("test-started")
+
+    def ended(self, outcome: Outcome) -> None:
+        """Tell how it ended: to the test's log and to whoever watches."""
+        self._tell(
+            "test-ended",
+            status=outcome.status.value,
+            sentence=outcome.sentence,
+            seconds=round(outcome.seconds, 3),
+        )
+        self._log(f"{outcome.status.value}: {outcome.sentence}")
+
+    def _tell(self, kind: str, **content: str | float) -> None:
+        event = {"time": round(time.time(), 3), "type": kind, "test": self.name, **content}
         line = (json.dumps(event) + "\n").encode()
         # One write of one line, so that tests that run side by side do not mix.
         descriptor = os.open(self.events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -82,6 +104,8 @@ class Run:
             os.write(descriptor, line)
         finally:
             os.close(descriptor)
+
+    def _log(self, text: str) -> None:
         with (self.folder / "test.log").open("a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
@@ -116,7 +140,8 @@ def free_mib(folder: Path) -> int:
 
 def remove_heavy(folder: Path) -> None:
     """Delete the snapshots, golden images and disks below a folder, and nothing else."""
-    for golden in [*folder.rglob("golden"), *folder.rglob("golden-*")]:
-        shutil.rmtree(golden, ignore_errors=True)
-    for file in [*folder.rglob("vmstate"), *folder.rglob(KEPT_FILE)]:
-        file.unlink(missing_ok=True)
+    for place in [place for pattern in HEAVY_FILES for place in folder.rglob(pattern)]:
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)

@@ -1,17 +1,21 @@
-"""Results as JUnit XML, with skip reasons and properties, as GitLab and Jenkins read it."""
+"""Results as JUnit XML with skip reasons, properties and a tail of the log, as GitLab and Jenkins read it."""
 
 from __future__ import annotations
 
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Iterator
 
+from ci.reports.context import Context
+from ci.reports.result import RunResult
+from ci.reports.text import log_tail
 from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome
 
-# XML 1.0 section 2.2: control characters that no document may hold, however they are escaped.
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# XML 1.0 section 2.2: control characters that no document may hold, however they are escaped. A carriage
+# return it may hold, but readers make a line feed of it.
+_FORBIDDEN = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ELEMENTS = {
     Status.FAIL: "failure",
     Status.XPASS: "failure",
@@ -20,22 +24,26 @@ _ELEMENTS = {
     Status.SKIP: "skipped",
     Status.XFAIL: "skipped",
 }
+_MOST_VIOLATIONS = 10
+# GitLab refuses files above 30 MB (docs.gitlab.com, unit test reports); a value says no more in 4 KiB.
+_MOST_LETTERS = 4096
 
 
-def junit_xml(outcomes: Sequence[Outcome], started: str) -> str:
+def junit_xml(result: RunResult, context: Context) -> str:
     """A JUnit document with one test case per outcome.
 
     Args:
-        outcomes: their names must be unique, since GitLab drops duplicates.
-        started: ISO 8601 time of the run.
+        result: its outcomes' names must be unique, since GitLab drops duplicates.
+        context: the results folder, whose logs are shown and named.
     """
+    outcomes = result.outcomes
     root = ET.Element("testsuites")
     counts = [_ELEMENTS.get(outcome.status) for outcome in outcomes]
     suite = ET.SubElement(
         root,
         "testsuite",
         name="snapproof",
-        timestamp=started,
+        timestamp=_clean(result.started),
         tests=str(len(outcomes)),
         failures=str(counts.count("failure")),
         errors=str(counts.count("error")),
@@ -43,12 +51,12 @@ def junit_xml(outcomes: Sequence[Outcome], started: str) -> str:
         time=f"{sum(outcome.seconds for outcome in outcomes):.3f}",
     )
     for outcome in outcomes:
-        suite.append(_case(outcome))
+        suite.append(_case(outcome, context))
     ET.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _case(outcome: Outcome) -> ET.Element:
+def _case(outcome: Outcome, context: Context) -> ET.Element:
     group, _, _ = outcome.name.rpartition(".")
     case = ET.Element(
         "testcase",
@@ -66,8 +74,23 @@ def _case(outcome: Outcome) -> ET.Element:
         if element != "skipped":
             detail.set("type", outcome.status.value)
         detail.text = _clean("\n".join(_check_lines(outcome)))
-    ET.SubElement(case, "system-out").text = _clean(f"{outcome.sentence}\nFiles: {outcome.folder}")
+    ET.SubElement(case, "system-out").text = _clean("\n".join(_output(outcome, context)))
     return case
+
+
+def _output(outcome: Outcome, context: Context) -> Iterator[str]:
+    yield _no_attachment(outcome.sentence)
+    yield _no_attachment(f"Files: {outcome.folder}")
+    if _ELEMENTS.get(outcome.status) in ("failure", "error"):
+        tail = log_tail(context.folder / outcome.folder / "test.log")
+        yield from map(_no_attachment, tail)
+        # Jenkins (junit-attachments) and GitLab take these from where the job ran.
+        yield from (f"[[ATTACHMENT|{context.from_here(path)}]]" for path in context.files(outcome))
+
+
+def _no_attachment(line: str) -> str:
+    """The line, no longer like an attachment of Jenkins and GitLab, which could name any file of theirs."""
+    return re.sub(r"\[(?=\[)", "[ ", line)
 
 
 def _check_lines(outcome: Outcome) -> list[str]:
@@ -75,9 +98,10 @@ def _check_lines(outcome: Outcome) -> list[str]:
     for check in outcome.checks:
         if check["status"] != Status.PASS.value:
             lines.append(f"{check['status']} {check['name']}: {check['explanation']}")
-            lines += [f"  {violation['sentence']}" for violation in check.get("violations", [])[:10]]
+            violations = check.get("violations", [])[:_MOST_VIOLATIONS]
+            lines += [f"  {violation['sentence']}" for violation in violations]
     return lines
 
 
 def _clean(text: str) -> str:
-    return _FORBIDDEN.sub("?", text)
+    return _FORBIDDEN.sub("?", text[:_MOST_LETTERS])

@@ -1,0 +1,208 @@
+"""`snapproof report`: results written in other forms, merged, and compared."""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from ci.json_file import write_json_file, write_named_file
+from ci.reports.compare import Thresholds, compare
+from ci.reports.compare_text import comparison_lines
+from ci.reports.context import DEFAULT_ORIGIN, Context
+from ci.reports.formats import FORMATS, deliver, named_format
+from ci.reports.merge import Move, Part, merged
+from ci.reports.reader import load_results
+from ci.reports.text import one_line
+from ci.results import make_results_folder, write_results
+from harness.errors import SetupBroken, UsageError
+from tests_functional.scenarios.run import HEAVY_FILES
+
+_URL = re.compile(r"https?://[^\s<>\"]+")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "report",
+        help="write results in other forms, merge them, compare them",
+        description="Works on results folders of earlier runs; boots nothing.",
+        epilog="docs/results.md says what is in a results folder, and which format is for whom.",
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    _add_render(actions)
+    _add_merge(actions)
+    _add_compare(actions)
+
+
+def _add_render(actions: Any) -> None:
+    formats = "; ".join(f"{entry.name}: {entry.about}" for entry in FORMATS.values())
+    parser: argparse.ArgumentParser = actions.add_parser(
+        "render",
+        help="write results in a format",
+        description=f"Writes the results of a run in a format. Formats: {formats}.",
+        epilog="Example: snapproof report render results/nightly --format kcidb --output kcidb.json",
+    )
+    parser.add_argument("results", type=Path, metavar="RESULTS", help="a results folder")
+    parser.add_argument("--format", required=True, metavar="NAME", help=f"one of {', '.join(FORMATS)}")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: standard output, or $GITHUB_STEP_SUMMARY"
+    )
+    parser.add_argument(
+        "--url", default="", help="where others can read the results folder; logs are linked there"
+    )
+    parser.add_argument(
+        "--origin", default=DEFAULT_ORIGIN, metavar="NAME", help="kcidb: name of the CI system that reports"
+    )
+    parser.add_argument(
+        "--build-id", default="", metavar="ID", help="kcidb: the build under test, where KCIDB has it already"
+    )
+    parser.set_defaults(run=render)
+
+
+def _add_merge(actions: Any) -> None:
+    parser: argparse.ArgumentParser = actions.add_parser(
+        "merge",
+        help="make one results folder of several",
+        description="Merges shards of one run, and runs of several machines or QEMUs. A shard that is "
+        "missing is a MISS. Snapshots and golden images stay where they are.",
+        epilog="Exit code: that of all tests together; 2 where a shard is missing. "
+        "Example: snapproof report merge shard-1 shard-2 shard-3 --output results/all",
+    )
+    parser.add_argument("results", type=Path, nargs="+", metavar="DIR", help="a results folder")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new results folder")
+    parser.set_defaults(run=merge)
+
+
+def _add_compare(actions: Any) -> None:
+    usual = Thresholds()
+    parser: argparse.ArgumentParser = actions.add_parser(
+        "compare",
+        help="what is new, fixed or slower",
+        description="Compares two results by the names of their tests.",
+        epilog="Exit codes: 0 nothing got worse, 1 new failures, 2 a test broke that had not, or the results "
+        "cannot be compared. Slower tests are listed and change no exit code.",
+    )
+    parser.add_argument("old", type=Path, metavar="OLD", help="results folder to compare with")
+    parser.add_argument("new", type=Path, metavar="NEW", help="results folder to be judged")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the comparison there too")
+    parser.add_argument(
+        "--factor",
+        type=_factor,
+        default=usual.factor,
+        metavar="X",
+        help=f"slower is X times as long (default: {usual.factor}) ...",
+    )
+    parser.add_argument(
+        "--least-seconds",
+        type=_least,
+        default=usual.seconds,
+        metavar="S",
+        help=f"... and S seconds more for a test (default: {usual.seconds}) ...",
+    )
+    parser.add_argument(
+        "--least-ms",
+        type=_least,
+        default=usual.milliseconds,
+        metavar="MS",
+        help=f"... or MS milliseconds more for a measured time (default: {usual.milliseconds})",
+    )
+    parser.set_defaults(run=compare_results)
+
+
+def _factor(text: str) -> float:
+    number = float(text)
+    if not 1 <= number < float("inf"):
+        raise ValueError
+    return number
+
+
+def _least(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError
+    return number
+
+
+def render(arguments: argparse.Namespace) -> int:
+    """Write results in a format; 0 whatever they say."""
+    wanted = named_format(arguments.format)
+    if arguments.url and not _URL.fullmatch(arguments.url):
+        raise UsageError(
+            f"'{arguments.url}' is not a URL that logs could be linked at; it takes http(s)://..."
+        )
+    output: Path | None = arguments.output
+    context = Context(
+        arguments.results.absolute(),
+        output.absolute().parent if output else None,
+        arguments.url,
+        arguments.origin,
+        arguments.build_id,
+    )
+    text = wanted.render(load_results(arguments.results), context)
+    if output:
+        write_named_file(output, text, "--output", "report")
+    else:
+        deliver(wanted, text)
+    return 0
+
+
+def merge(arguments: argparse.Namespace) -> int:
+    """Merge results folders into a new one and return the exit code of all tests together."""
+    parts = [Part(folder.absolute(), load_results(folder)) for folder in arguments.results]
+    command = [str(Path(sys.argv[0]).absolute()), "report", "merge", *(str(part.folder) for part in parts)]
+    found = merged(parts, [*command, "--output", str(arguments.output.absolute())])
+    folder = make_results_folder(arguments.output)
+    for move in found.moves:
+        _copy(move, folder)
+    write_results(folder, found.result)
+    result = found.result
+    for note in found.notes:
+        print(one_line(note), file=sys.stderr)
+    counts = ", ".join(f"{count} {name}" for name, count in result.counts().items())
+    print(f"Results: {folder}")
+    print(f"{result.status.value if result.status else 'NOTHING RAN'}: {counts} from {len(parts)} folders")
+    return result.exit_code
+
+
+def _copy(move: Move, folder: Path) -> None:
+    """Copy a part's files, without those that are heavy.
+
+    Raises:
+        SetupBroken: the disk is full, or a file cannot be read.
+    """
+    target = folder / move.place
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if move.source.is_dir():
+            shutil.copytree(move.source, target, ignore=_left_out)
+        elif move.source.is_file():
+            shutil.copy2(move.source, target)
+    except (OSError, shutil.Error) as error:
+        raise SetupBroken(f"'{move.source}' could not be copied to '{folder}': {error}.") from error
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    """What of a folder is not copied: heavy files, and what is neither file nor folder, such as a pipe."""
+    heavy = {name for pattern in HEAVY_FILES for name in fnmatch.filter(names, pattern)}
+    places = {name: Path(folder, name) for name in names}
+    return heavy | {
+        name
+        for name, place in places.items()
+        if place.is_symlink() or not (place.is_dir() or place.is_file())
+    }
+
+
+def compare_results(arguments: argparse.Namespace) -> int:
+    """Compare two results folders and return the exit code that `--help` explains."""
+    thresholds = Thresholds(arguments.factor, arguments.least_seconds, arguments.least_ms)
+    comparison = compare(load_results(arguments.old), load_results(arguments.new), thresholds)
+    print("\n".join(comparison_lines(comparison)))
+    if arguments.json:
+        write_json_file(arguments.json, json.dumps(comparison.to_json(), indent=1))
+    return comparison.exit_code

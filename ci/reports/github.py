@@ -1,0 +1,132 @@
+"""Results for GitHub Actions: the Markdown summary of a step, and annotations.
+
+Source: docs.github.com, "Workflow commands for GitHub Actions" (a summary has at most 1 MiB, a step at most
+ten errors, warnings and notices each), and packages/core/src/command.ts of actions/toolkit (core 1.10), which
+says how a command is escaped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from ci.reports.context import Context
+from ci.reports.result import RunResult
+from ci.reports.text import one_line
+from harness.status import Status
+from tests_functional.scenarios.outcome import Outcome
+
+_MOST_BYTES = 900_000
+_MOST_ANNOTATIONS = 10
+_SENTENCE_LETTERS = 600
+_QUIET = (Status.PASS, Status.DONE, Status.SKIP)
+_LEVELS = {
+    Status.FAIL: "error",
+    Status.ERROR: "error",
+    Status.MISS: "error",
+    Status.XPASS: "error",
+    Status.XFAIL: "notice",
+}
+_SHOWN_ENVIRONMENT = ("qemu", "host_kernel", "host_architecture", "accelerator", "guest_image", "hosts")
+_VERDICTS = ("passed", "failed", "broken", "nothing ran", "all skipped")
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#!|~$])")
+
+
+def github_summary(result: RunResult, context: Context) -> str:
+    """A step's summary as Markdown: the verdict, what it ran on, what is not green, then all the rest."""
+    counts = ", ".join(f"{count} {name}" for name, count in result.counts().items())
+    lines = [
+        f"## snapproof: {_VERDICTS[result.exit_code]}",
+        "",
+        f"{counts or 'No test'} in {result.seconds:.0f} s.",
+        "",
+        *_environment(result),
+    ]
+    loud = [outcome for outcome in result.outcomes if outcome.status not in _QUIET]
+    skipped = [outcome for outcome in result.outcomes if outcome.status is Status.SKIP]
+    passed = [outcome for outcome in result.outcomes if outcome.status in (Status.PASS, Status.DONE)]
+    for title, outcomes in (("Not passed", loud), ("Skipped", skipped), ("Passed", passed)):
+        if outcomes:
+            lines += ["<details>" if outcomes is not loud else "<details open>"]
+            lines += [f"<summary>{title}: {len(outcomes)}</summary>", "", *_table(outcomes, context)]
+            lines += ["", "</details>", ""]
+    return _bounded(lines)
+
+
+def _environment(result: RunResult) -> Iterator[str]:
+    yield "| | |"
+    yield "|---|---|"
+    for label, environment in result.environments().items():
+        for name in _SHOWN_ENVIRONMENT:
+            if environment.get(name):
+                title = f"{label}: {name}" if label else name
+                yield f"| {_markdown(title)} | {_markdown(str(environment[name]))} |"
+    yield ""
+
+
+def _table(outcomes: Sequence[Outcome], context: Context) -> Iterator[str]:
+    yield "| status | test | s | |"
+    yield "|---|---|--:|---|"
+    # The worst first: a summary that is too long is cut at its end.
+    order = list(Status)
+    for outcome in sorted(outcomes, key=lambda outcome: order.index(outcome.status)):
+        name = _markdown(outcome.name)
+        links = [link for path in context.files(outcome)[:1] if (link := context.link(path))]
+        if links:
+            name = f"[{name}](<{links[0]}>)"
+        yield f"| {outcome.status.value} | {name} | {outcome.seconds:.0f} | {_markdown(outcome.sentence)} |"
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown (GitHub's) shows as it is, in a cell of a table."""
+    line = one_line(text, _SENTENCE_LETTERS).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKUP.sub(r"\\\1", line)
+
+
+def _bounded(lines: Sequence[str]) -> str:
+    size = 0
+    kept: list[str] = []
+    for line in lines:
+        size += len(line.encode(errors="replace")) + 1
+        if size > _MOST_BYTES:
+            kept += ["", f"({len(lines) - len(kept)} more lines; see results.json.)", "", "</details>"]
+            break
+        kept.append(line)
+    return "\n".join(kept) + "\n"
+
+
+def github_annotations(result: RunResult, context: Context) -> str:
+    """Workflow commands, to be printed by the step: errors for tests that failed, notices for known issues.
+
+    GitHub shows ten of a kind; where there are more, the tenth says how many.
+    """
+    lines = []
+    for level in ("error", "notice"):
+        found = [outcome for outcome in result.outcomes if _LEVELS.get(outcome.status) == level]
+        order = list(Status)
+        found.sort(key=lambda outcome: order.index(outcome.status))
+        shown = found if len(found) <= _MOST_ANNOTATIONS else found[: _MOST_ANNOTATIONS - 1]
+        lines += [_annotation(level, outcome, context) for outcome in shown]
+        if len(found) > len(shown):
+            names = ", ".join(one_line(outcome.name) for outcome in found[len(shown) :])
+            text = f"{len(found) - len(shown)} more: {names}"[:_SENTENCE_LETTERS]
+            lines.append(f"::{level} title=snapproof::{_data(text)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _annotation(level: str, outcome: Outcome, context: Context) -> str:
+    properties = {"title": f"snapproof: {outcome.status.value} {one_line(outcome.name)}"}
+    files = context.files(outcome)
+    if files:
+        properties = {"file": context.from_here(files[0]), **properties}
+    shown = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
+    text = "\n".join(one_line(line, _SENTENCE_LETTERS) for line in outcome.sentence.splitlines())
+    return f"::{level} {shown}::{_data(text)}"
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")

@@ -1,0 +1,187 @@
+"""Results as KCIDB v5.3 JSON, for the database of Linux kernel CI systems.
+
+Source: kcidb-io 141, kcidb_io/schema/v05_03.py. What is under test is a stack: a QEMU on a host's kernel.
+Each stack of the run is one build, of a checkout of its own, unless the id of a build is given that its CI
+has submitted already. KCIDB has no XFAIL: a test that failed as a known issue says is FAIL there, with an
+incident that names the issue; one that passed all the same has an incident that says that it is absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from ci.reports.context import Context
+from ci.reports.result import RunResult
+from ci.reports.text import log_tail, one_line, printable
+from harness.errors import UsageError
+from harness.status import Status
+from tests_functional.scenarios.known_issues import load_known_issues
+from tests_functional.scenarios.outcome import Outcome
+
+_VERSION = {"major": 5, "minor": 3}
+_STATUSES = {Status.XFAIL: "FAIL", Status.XPASS: "PASS"}
+_STACK = ("qemu", "host_kernel", "host_architecture")
+_ORIGIN = re.compile("[a-z0-9_]+")
+_BUILD_ID = re.compile("[a-z0-9_]+:[!-~]+")
+_URL = re.compile(r"https?://[^\s<>\"]+")
+_NOT_IN_A_PATH = re.compile("[^A-Za-z0-9_-]+")
+_NOT_AN_ARCHITECTURE = re.compile("[^a-z0-9_]+")
+_ISSUE_VERSION = 1
+# The schema's limit for a log excerpt is 16,384.
+_MOST_LETTERS = 16_000
+
+
+def kcidb_json(result: RunResult, context: Context) -> str:
+    """The document; the same results give the same ids, so that it can be submitted again.
+
+    Raises:
+        UsageError: the origin or the build's id is not one that KCIDB takes.
+    """
+    if not _ORIGIN.fullmatch(context.origin):
+        raise UsageError(f"KCIDB's origins are of a-z, 0-9 and '_', so '{context.origin}' cannot be one.")
+    if context.build_id and not _BUILD_ID.fullmatch(context.build_id):
+        raise UsageError(
+            f"KCIDB's ids are ORIGIN:REST without blanks, so '{context.build_id}' is not a build's."
+        )
+    document = _Document(result, context)
+    for outcome in result.outcomes:
+        document.add(outcome)
+    return json.dumps(document.content(), indent=1) + "\n"
+
+
+class _Document:
+    """Collects objects, each once."""
+
+    def __init__(self, result: RunResult, context: Context) -> None:
+        self._result = result
+        self._context = context
+        # The longest first: one may be the beginning of another.
+        self._labels = sorted((label for label in result.environments() if label), key=len, reverse=True)
+        self._run = _digest([result.started, list(result.command), dict(result.environment)])
+        self._known = {issue.id: issue for issue in load_known_issues()}
+        self._objects: dict[str, dict[str, dict[str, Any]]] = {
+            kind: {} for kind in ("checkouts", "builds", "tests", "issues", "incidents")
+        }
+
+    def content(self) -> dict[str, Any]:
+        """The whole document."""
+        lists = {kind: list(found.values()) for kind, found in self._objects.items() if found}
+        return {"version": _VERSION, **lists}
+
+    def add(self, outcome: Outcome) -> None:
+        """Add a test, and what it ran on and showed."""
+        label = next((name for name in self._labels if outcome.name.startswith(f"{name}/")), "")
+        build = self._context.build_id or self._build(outcome)
+        test = self._id(self._run, outcome.name)
+        path = outcome.name.removeprefix(f"{label}/").replace("/", ".").split(".")
+        names = [_NOT_IN_A_PATH.sub("_", part) or "_" for part in path]
+        failed = [check for check in outcome.checks if check["status"] == Status.FAIL.value]
+        entry = {
+            "id": test,
+            "origin": self._context.origin,
+            "build_id": build,
+            "path": ".".join(["snapproof", *names]),
+            "comment": one_line(outcome.sentence, _MOST_LETTERS),
+            "status": _STATUSES.get(outcome.status, outcome.status.value),
+            "duration": round(outcome.seconds, 3),
+            "environment": {
+                "comment": one_line(label or str(outcome.environment.get("host", ""))),
+                "misc": _clean(outcome.environment),
+            },
+            "misc": {
+                "snapproof_status": outcome.status.value,
+                "name": one_line(outcome.name),
+                "figures": _clean(outcome.figures),
+                "failed_checks": [_failed(check) for check in failed[:20]],
+            },
+            **self._logs(outcome),
+        }
+        self._objects["tests"][test] = entry
+        for name in sorted(
+            {str(check["known_issue"]) for check in outcome.checks if check.get("known_issue")}
+        ):
+            self._incident(name, test, present=outcome.status is not Status.XPASS)
+
+    def _build(self, outcome: Outcome) -> str:
+        """The build of a test's stack."""
+        stack = {name: outcome.environment[name] for name in _STACK if name in outcome.environment}
+        origin = self._context.origin
+        checkout, build = self._id("checkout", self._run, stack), self._id("build", self._run, stack)
+        said = f"QEMU {stack.get('qemu', 'unknown')} on Linux {stack.get('host_kernel', 'unknown')}"
+        common = {"origin": origin, "comment": one_line(said), "misc": _clean(stack)}
+        self._objects["checkouts"][checkout] = {"id": checkout, **common, "valid": True, **self._start()}
+        architecture = _NOT_AN_ARCHITECTURE.sub("_", str(stack.get("host_architecture", "unknown")).lower())
+        self._objects["builds"][build] = {
+            "id": build, "checkout_id": checkout, **common, "architecture": architecture, "status": "PASS",
+        }  # fmt: skip
+        return build
+
+    def _incident(self, name: str, test: str, present: bool) -> None:
+        issue, origin = self._id("issue", name), self._context.origin
+        known = self._known.get(name)
+        upstream = known.upstream if known else ""
+        self._objects["issues"][issue] = {
+            "id": issue,
+            "origin": origin,
+            "version": _ISSUE_VERSION,
+            "culprit": {"code": True, "tool": False, "harness": False},
+            "comment": one_line(f"{name}: {known.title}" if known else name),
+            # The baseline may also say in which version it was fixed.
+            **({"report_url": upstream} if _URL.fullmatch(upstream) else {}),
+            "misc": {"snapproof_issue": one_line(name), "upstream": upstream},
+        }
+        incident = self._id("incident", test, name)
+        self._objects["incidents"][incident] = {
+            "id": incident,
+            "origin": origin,
+            "issue_id": issue,
+            "issue_version": _ISSUE_VERSION,
+            "test_id": test,
+            "present": present,
+        }
+
+    def _logs(self, outcome: Outcome) -> dict[str, Any]:
+        """A tail of the test's log, and where its files can be had."""
+        files = self._context.files(outcome)
+        found: dict[str, Any] = {}
+        tail = "\n".join(log_tail(self._context.folder / outcome.folder / "test.log"))
+        if tail:
+            found["log_excerpt"] = tail[-_MOST_LETTERS:]
+        if files and self._context.url:
+            found["log_url"] = self._context.link(files[0])
+            found["output_files"] = [
+                {"name": path.name, "url": self._context.link(path)} for path in files[1:]
+            ]
+        return found
+
+    def _start(self) -> dict[str, str]:
+        return {"start_time": datetime.fromisoformat(self._result.started).isoformat()}
+
+    def _id(self, *parts: Any) -> str:
+        return f"{self._context.origin}:{_digest(parts)}"
+
+
+def _failed(check: Mapping[str, Any]) -> dict[str, Any]:
+    """What is wrong, without the pages and hexdumps, which can be megabytes."""
+    first = [violation["sentence"] for violation in check.get("violations", [])[:3]]
+    return {"name": one_line(check["name"]), "total": check.get("total", len(first)), "first": _clean(first)}
+
+
+def _digest(parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _clean(value: Any) -> Any:
+    """The same value with all text printable, its line breaks kept."""
+    if isinstance(value, str):
+        return "\n".join(printable(line) for line in value.splitlines())
+    if isinstance(value, Mapping):
+        return {printable(str(name)): _clean(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(entry) for entry in value]
+    return value

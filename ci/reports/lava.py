@@ -1,0 +1,67 @@
+"""Results as lines for LAVA: `name result [measurement units]`.
+
+The form is what automated/utils/send-to-lava.sh of Linaro's test-definitions (commit 03e82bcd3d5b) reads: it
+splits at blanks, knows pass, fail and skip, and calls `lava-test-case` for each line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+
+from ci.reports.context import Context
+from ci.reports.result import RunResult
+from harness.status import Status
+from tests_functional.scenarios.outcome import Outcome
+
+# LAVA has no word for a test that broke, and "unknown" is not one that send-to-lava.sh takes; a job must not
+# be green then. A known issue is neither news nor a pass.
+_RESULTS = {
+    Status.FAIL: "fail",
+    Status.ERROR: "fail",
+    Status.MISS: "fail",
+    Status.XPASS: "fail",
+    Status.XFAIL: "skip",
+    Status.PASS: "pass",
+    Status.DONE: "pass",
+    Status.SKIP: "skip",
+}
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+_UNITS = {"ms": "ms", "us": "us", "s": "s", "seconds": "s", "bytes": "bytes", "mib": "MiB", "ratio": "times"}
+
+
+def lava_lines(result: RunResult, _context: Context) -> str:
+    """One line for each test, followed by one for each of its figures.
+
+    A figure's line says ``pass``: it was measured, and what is wrong with it is said by its test.
+    """
+    names = _Names()
+    return "".join(f"{line}\n" for outcome in result.outcomes for line in _lines(outcome, names))
+
+
+def _lines(outcome: Outcome, names: _Names) -> Iterator[str]:
+    name = names.unique(outcome.name)
+    yield f"{name} {_RESULTS[outcome.status]}"
+    for figure, value in outcome.figures.items():
+        if not isinstance(value, str):
+            # Written out: a shell's tools know no exponents.
+            number = format(Decimal(str(value)), "f")
+            unit = _UNITS.get(figure.rpartition("_")[2], "")
+            yield f"{names.unique(f'{outcome.name}.{figure}')} pass {number} {unit}".rstrip()
+
+
+class _Names:
+    """Names that LAVA takes, no two the same: of two results with one name it would keep both as one case."""
+
+    def __init__(self) -> None:
+        self._given: set[str] = set()
+
+    def unique(self, text: str) -> str:
+        name = first = _NOT_IN_A_NAME.sub("_", text.replace("/", ".")).strip("._-") or "test"
+        number = 1
+        while name in self._given:
+            number += 1
+            name = f"{first}-{number}"
+        self._given.add(name)
+        return name

@@ -1,0 +1,118 @@
+"""What a run found: the content of results.json."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.status import Status, exit_code, worst
+from tests_functional.scenarios.outcome import Outcome
+
+SCHEMA_VERSION = 1
+RESULTS_FILE = "results.json"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What of all tests a run was asked to do.
+
+    Attributes:
+        profile: its name.
+        pattern: of `--filter`, "" where none was given.
+        repeat: snapshot-restore cycles per test.
+        shard: number and count of `--shard`, None where the run was not divided.
+    """
+
+    profile: str
+    pattern: str = ""
+    repeat: int = 1
+    shard: tuple[int, int] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Its form in results.json."""
+        return {
+            "profile": self.profile,
+            "filter": self.pattern,
+            "repeat": self.repeat,
+            "shard": list(self.shard) if self.shard else None,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Selection:
+        """Read back what `to_json` gave."""
+        shard = data["shard"]
+        return cls(data["profile"], data["filter"], data["repeat"], (shard[0], shard[1]) if shard else None)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Everything a run found.
+
+    Attributes:
+        outcomes: one per test, in the order of the profile.
+        started: UTC time of the start, ISO 8601.
+        seconds: wall time of the whole run.
+        command: the command line that does it again.
+        environment: what all tests share; in a run of several QEMUs, or merged from several machines, that
+            of each by the label with which its tests' names begin.
+        selection: what was asked for, None where no profile was.
+    """
+
+    outcomes: Sequence[Outcome]
+    started: str
+    seconds: float
+    command: Sequence[str]
+    environment: Mapping[str, Any]
+    selection: Selection | None = None
+
+    @property
+    def status(self) -> Status | None:
+        """The worst status, None where nothing ran."""
+        return worst(outcome.status for outcome in self.outcomes)
+
+    @property
+    def exit_code(self) -> int:
+        """See harness.status.exit_code."""
+        return exit_code(outcome.status for outcome in self.outcomes)
+
+    def counts(self) -> dict[str, int]:
+        """How many tests have each status, in the order of severity."""
+        found = Counter(outcome.status for outcome in self.outcomes)
+        return {status.value: found[status] for status in Status if found[status]}
+
+    def environments(self) -> dict[str, Mapping[str, Any]]:
+        """The environments by the label of their tests, "" for one that all share."""
+        values = self.environment.values()
+        if values and all(isinstance(value, Mapping) for value in values):
+            return dict(self.environment)
+        return {"": self.environment}
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of results.json."""
+        chosen = {"selection": self.selection.to_json()} if self.selection else {}
+        return {
+            "schema": SCHEMA_VERSION,
+            "status": self.status.value if self.status else "NONE",
+            "exit_code": self.exit_code,
+            "counts": self.counts(),
+            "started": self.started,
+            "seconds": round(self.seconds, 3),
+            "command": list(self.command),
+            **chosen,
+            "environment": dict(self.environment),
+            "tests": [outcome.to_json() for outcome in self.outcomes],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunResult:
+        """Read back what `to_json` gave; see `ci.reports.reader` for data that may be wrong."""
+        return cls(
+            outcomes=[Outcome.from_json(test) for test in data["tests"]],
+            started=data["started"],
+            seconds=data["seconds"],
+            command=data["command"],
+            environment=data["environment"],
+            selection=Selection.from_json(data["selection"]) if "selection" in data else None,
+        )

@@ -1,0 +1,258 @@
+"""Contract: `snapproof report` writes, merges and compares results, or says in one sentence why not."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ci.command import main
+from ci.reports.formats import FORMATS
+from ci.reports.reader import load_results
+from ci.reports.result import RunResult, Selection
+from ci.results import write_results
+from harness.errors import MachineryMissing
+from harness.status import Status
+from tests_functional.scenarios.outcome import Outcome
+from tests_unit.ktap_reader import read_ktap
+from tests_unit.report_results import everything, hostile, placed, result
+from tests_unit.scenario_values import outcome
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _no_github(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+
+
+def _report(capsys: Capture, *words: str | Path) -> tuple[int, str, str]:
+    code = main(["report", *map(str, words)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def _shard(folder: Path, number: int, *outcomes: Outcome) -> Path:
+    placed(folder, result(*outcomes, selection=Selection("premerge", shard=(number, 3))))
+    return folder
+
+
+# render
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("made", [everything(), hostile()], ids=["every-status", "hostile"])
+def test_every_format(name: str, made: RunResult, tmp_path: Path, capsys: Capture) -> None:
+    """Each is printed, or written to a file, the same both times; the exit code is not that of the run."""
+    placed(tmp_path / "run", made)
+    code, out, err = _report(capsys, "render", tmp_path / "run", "--format", name)
+    assert (code, err) == (0, "")
+    assert out
+    target = tmp_path / "run" / "out"
+    assert _report(capsys, "render", tmp_path / "run", "--format", name, "--output", target)[0] == 0
+    assert target.read_text() == out
+
+
+def test_format_names() -> None:
+    """Each format's file has a name of its own, none of them that of the results."""
+    files = [entry.file for entry in FORMATS.values()]
+    assert len({*files, "results.json"}) == len(files) + 1
+
+
+def test_unknown_format(tmp_path: Path, capsys: Capture) -> None:
+    """The sentence names those that there are."""
+    placed(tmp_path, result())
+    code, _, err = _report(capsys, "render", tmp_path, "--format", "xls")
+    assert code == 2
+    assert err.startswith("snapproof: There is no format 'xls'; there are junit, ktap, html,")
+
+
+def test_format_that_is_not_installed(tmp_path: Path) -> None:
+    """A part that is left out of an installation is missing machinery, not a traceback."""
+    entry = replace(FORMATS["junit"], name="x", renderer="ci.reports.no_such_module:text")
+    with pytest.raises(
+        MachineryMissing, match=r"cannot write 'x': the module 'ci.reports.no_such_module' is"
+    ):
+        entry.render(result(), placed(tmp_path, result()))
+
+
+def test_summary_goes_where_github_wants_it(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is appended, since other steps write there too; a file that cannot be written is one sentence."""
+    placed(tmp_path / "run", result(outcome("a", Status.PASS)))
+    target = tmp_path / "step"
+    target.write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(target))
+    words = ("render", tmp_path / "run", "--format", "github-summary")
+    assert _report(capsys, *words) == (0, "", "")
+    assert target.read_text().startswith("before\n## snapproof: passed\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    code, _, err = _report(capsys, *words)
+    assert code == 2
+    assert "$GITHUB_STEP_SUMMARY names" in err
+
+
+@pytest.mark.parametrize("url", ["/srv/ci", "ftp://x/", "https://x/<b>", "https://a b/", 'https://x/"'])
+def test_url_that_is_none(url: str, tmp_path: Path, capsys: Capture) -> None:
+    """What would end a link or a string elsewhere is refused here."""
+    placed(tmp_path, result())
+    code, _, err = _report(capsys, "render", tmp_path, "--format", "kcidb", "--url", url)
+    assert code == 2
+    assert "is not a URL" in err
+
+
+def test_output_that_cannot_be_written(tmp_path: Path, capsys: Capture) -> None:
+    """A folder in the way, and a folder that is not there."""
+    placed(tmp_path, result())
+    for target, said in ((tmp_path, "is not a regular file"), (tmp_path / "a" / "b", "could not be written")):
+        code, _, err = _report(capsys, "render", tmp_path, "--format", "junit", "--output", target)
+        assert code == 2
+        assert said in err
+
+
+# the formats of a run
+
+
+def test_run_writes_more_formats(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the others; what GitHub takes from a file or from the output is there as well."""
+    target = tmp_path / "step"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(target))
+    made = result(outcome("a", Status.FAIL))
+    placed(tmp_path / "run", made)
+    write_results(tmp_path / "run", made, [FORMATS[name] for name in FORMATS])
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"results.json", "tests", *(FORMATS[name].file for name in FORMATS)}
+    assert target.read_text() == (tmp_path / "run" / "summary.md").read_text()
+    assert capsys.readouterr().out == (tmp_path / "run" / "annotations.txt").read_text()
+
+
+def test_format_that_fails_loses_no_result(tmp_path: Path) -> None:
+    """results.json is written first: the run was not for nothing."""
+    entry = replace(FORMATS["junit"], renderer="ci.reports.no_such_module:text", file="x")
+    with pytest.raises(MachineryMissing):
+        write_results(tmp_path, result(outcome("a", Status.PASS)), [entry])
+    assert load_results(tmp_path).exit_code == 0
+
+
+# merge
+
+
+def test_merge_makes_a_results_folder(tmp_path: Path, capsys: Capture) -> None:
+    """All formats of all shards, the tests' files, and the exit code of the whole."""
+    parts = [_shard(tmp_path / f"s{n}", n, outcome(f"t.{n}", Status.PASS)) for n in (1, 2, 3)]
+    (tmp_path / "s1" / "stack.json").write_text("{}")
+    code, out, err = _report(capsys, "merge", *parts, "--output", tmp_path / "all")
+    assert (code, err) == (0, "")
+    assert out == f"Results: {tmp_path / 'all'}\nPASS: 3 PASS from 3 folders\n"
+    whole = load_results(tmp_path / "all")
+    assert [one.name for one in whole.outcomes] == ["t.1", "t.2", "t.3"]
+    assert all((tmp_path / "all" / one.folder / "test.log").is_file() for one in whole.outcomes)
+    assert (tmp_path / "all" / "stack.json").is_file()
+    assert len(list(ET.parse(tmp_path / "all" / "junit.xml").iter("testcase"))) == 3
+    assert len(read_ktap((tmp_path / "all" / "results.ktap").read_text())) == 3
+
+
+def test_merge_tells_a_missing_shard(tmp_path: Path, capsys: Capture) -> None:
+    """Exit code 2, a sentence, and red in every format."""
+    parts = [_shard(tmp_path / f"s{n}", n, outcome(f"t.{n}", Status.PASS)) for n in (1, 2)]
+    code, out, err = _report(capsys, "merge", *parts, "--output", tmp_path / "all")
+    assert code == 2
+    assert err == "shards.3-of-3: Shard 3/3 is missing, so nothing is known of its tests.\n"
+    assert out.endswith("MISS: 1 MISS, 2 PASS from 2 folders\n")
+    suite = ET.parse(tmp_path / "all" / "junit.xml").find("testsuite")
+    assert suite is not None
+    assert suite.attrib["errors"] == "1"
+    assert [one.ok for one in read_ktap((tmp_path / "all" / "results.ktap").read_text())] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_merge_leaves_heavy_files_and_pipes(tmp_path: Path, capsys: Capture) -> None:
+    """Snapshots, golden images, links and pipes are not copied; all else is."""
+    part = _shard(tmp_path / "s1", 1, outcome("t", Status.FAIL))
+    place = part / "tests" / "t"
+    for name in ("01/golden", "01/golden-2", "01/logs"):
+        (place / name).mkdir(parents=True)
+        (place / name / "file").touch()
+    (place / "01" / "vmstate").touch()
+    (place / "secret").symlink_to("/etc/hostname")
+    os.mkfifo(place / "pipe")
+    assert _report(capsys, "merge", part, "--output", tmp_path / "all")[0] == 1
+    copied = {
+        str(path.relative_to(tmp_path / "all/tests/t")) for path in (tmp_path / "all/tests/t").rglob("*")
+    }
+    assert copied == {"test.log", "qemu.log", "01", "01/logs", "01/logs/file"}
+    assert stat.S_ISFIFO((place / "pipe").stat().st_mode)
+
+
+def test_merge_refuses(tmp_path: Path, capsys: Capture) -> None:
+    """A part without results, and an output that holds a run."""
+    part = _shard(tmp_path / "s1", 1, outcome("t", Status.PASS))
+    code, _, err = _report(capsys, "merge", part, tmp_path / "no", "--output", tmp_path / "all")
+    assert code == 2
+    assert err == f"snapproof: There is no results folder '{tmp_path / 'no'}'.\n"
+    assert not (tmp_path / "all").exists()
+    code, _, err = _report(capsys, "merge", part, "--output", part)
+    assert code == 2
+    assert "already holds the results of a run" in err
+
+
+def test_merge_on_a_full_disk(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence, and no results.json that would pass for the whole."""
+    part = _shard(tmp_path / "s1", 1, outcome("t", Status.PASS))
+
+    def full(*_words: object, **_more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copytree", full)
+    code, _, err = _report(capsys, "merge", part, "--output", tmp_path / "all")
+    assert code == 2
+    assert "could not be copied" in err
+    assert not (tmp_path / "all" / "results.json").exists()
+
+
+# compare
+
+
+def test_compare(tmp_path: Path, capsys: Capture) -> None:
+    """The exit code is for `git bisect run` and CI; --json has all of it."""
+    placed(tmp_path / "old", result(outcome("a", Status.PASS)))
+    placed(tmp_path / "new", result(outcome("a", Status.FAIL, "Page 7.")))
+    target = tmp_path / "out.json"
+    code, out, _ = _report(capsys, "compare", tmp_path / "old", tmp_path / "new", "--json", target)
+    assert code == 1
+    assert out.splitlines() == [
+        "new failures:",
+        "  a (PASS -> FAIL): Page 7.",
+        "1 tests compared: 1 new failures",
+    ]
+    assert json.loads(target.read_text())["new_failures"][0]["test"] == "a"
+    assert _report(capsys, "compare", tmp_path / "new", tmp_path / "old")[0] == 0
+
+
+def test_compare_cannot(tmp_path: Path, capsys: Capture) -> None:
+    """Exit code 2 where there is nothing to compare."""
+    placed(tmp_path / "old", result(outcome("a", Status.PASS)))
+    placed(tmp_path / "new", result(outcome("b", Status.PASS)))
+    for new in ("new", "no"):
+        code, out, err = _report(capsys, "compare", tmp_path / "old", tmp_path / new)
+        assert (code, out) == (2, "")
+        assert err.startswith("snapproof: ")
+
+
+@pytest.mark.parametrize(
+    "words", [("--factor", "0.5"), ("--factor", "nan"), ("--least-ms", "-1"), ("--least-seconds", "x")]
+)
+def test_thresholds_that_make_no_sense(words: tuple[str, str]) -> None:
+    """Argparse says so."""
+    with pytest.raises(SystemExit) as caught:
+        main(["report", "compare", "a", "b", *words])
+    assert caught.value.code == 2

@@ -1,0 +1,194 @@
+"""Contract: shards and machines become one result that is never greener than its parts, and loses no test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ci.reports.merge import Merged, Part, merged
+from ci.reports.result import RunResult, Selection
+from harness.errors import UsageError
+from harness.status import Status
+from tests_functional.scenarios.outcome import Outcome
+from tests_unit.report_results import ENVIRONMENT, result
+from tests_unit.scenario_values import outcome
+
+
+def _shard(number: int, count: int, *outcomes: Outcome, **changes: Any) -> RunResult:
+    return result(*outcomes, selection=Selection("premerge", shard=(number, count)), **changes)
+
+
+def _merge(**parts: RunResult) -> Merged:
+    """Merge parts, each in the folder of its name."""
+    return merged([Part(Path("/r") / name, part) for name, part in parts.items()], ["snapproof", "report"])
+
+
+def _statuses(found: Merged) -> dict[str, str]:
+    return {one.name: one.status.value for one in found.result.outcomes}
+
+
+def test_shards_become_the_whole_run() -> None:
+    """All tests, in the order of the shards, under their own names; nothing to be told."""
+    found = _merge(
+        a=_shard(1, 3, outcome("t.1", Status.PASS)),
+        b=_shard(2, 3, outcome("t.2", Status.XFAIL)),
+        c=_shard(3, 3, outcome("t.3", Status.SKIP)),
+    )
+    assert _statuses(found) == {"t.1": "PASS", "t.2": "XFAIL", "t.3": "SKIP"}
+    assert (found.notes, found.result.exit_code) == ((), 0)
+    assert found.result.selection == Selection("premerge")
+    assert found.result.environment == ENVIRONMENT
+    assert ("/r/b/tests/t.2", "tests/t.2") in [(str(move.source), move.place) for move in found.moves]
+
+
+@pytest.mark.parametrize("there", [(1, 2), (1, 3), (2, 3), (2,)])
+def test_missing_shard_is_not_green(there: tuple[int, ...]) -> None:
+    """It is a test that is MISS, told by its number, and the exit code is 2."""
+    parts = {f"s{n}": _shard(n, 3, outcome(f"t.{n}", Status.PASS)) for n in there}
+    found = _merge(**parts)
+    absent = sorted({1, 2, 3} - set(there))
+    assert [one.name for one in found.result.outcomes if one.status is Status.MISS] == [
+        f"shards.{number}-of-3" for number in absent
+    ]
+    assert found.result.exit_code == 2
+    assert all(
+        f"Shard {number}/3 is missing" in note for number, note in zip(absent, found.notes, strict=True)
+    )
+
+
+def test_failure_outweighs_a_missing_shard() -> None:
+    """The worst wins, as everywhere."""
+    assert _merge(a=_shard(2, 2, outcome("t", Status.FAIL))).result.exit_code == 1
+
+
+def test_shard_given_twice() -> None:
+    """The same folder, or a second run of the same shard on the same host."""
+    part = _shard(1, 2, outcome("t.1", Status.PASS))
+    with pytest.raises(UsageError, match=r"^Shard 1/2 of the same run is there twice: '/r/a' and '/r/b'\.$"):
+        _merge(a=part, b=part, c=_shard(2, 2, outcome("t.2", Status.PASS)))
+
+
+def test_shards_on_unlike_kernels_are_one_run() -> None:
+    """Hosts of a CI system differ a little; that is told, and what they do not share is left out above."""
+    other = ENVIRONMENT | {"host_kernel": "6.8.0", "accelerator": "kvm"}
+    found = _merge(
+        a=_shard(1, 2, outcome("t.1", Status.PASS)),
+        b=_shard(2, 2, outcome("t.2", Status.PASS), environment=other),
+    )
+    assert _statuses(found) == {"t.1": "PASS", "t.2": "PASS"}
+    assert found.notes == (
+        "The shards' host_kernel differs: 6.18.44 #1 SMP, 6.8.0.",
+        "The shards' accelerator differs: kvm, tcg.",
+    )
+    assert "host_kernel" not in found.result.environment
+    assert found.result.environment["qemu"] == ENVIRONMENT["qemu"]
+
+
+def test_shards_of_another_qemu_do_not_complete_a_run() -> None:
+    """A runner with another QEMU tested something else: both runs lack a shard."""
+    other = ENVIRONMENT | {"qemu": "8.2.0"}
+    found = _merge(
+        a=_shard(1, 2, outcome("t.1", Status.PASS)),
+        b=_shard(2, 2, outcome("t.2", Status.PASS), environment=other),
+    )
+    assert _statuses(found) == {
+        "a/t.1": "PASS", "a/shards.2-of-2": "MISS", "b/t.2": "PASS", "b/shards.1-of-2": "MISS",
+    }  # fmt: skip
+    assert found.result.exit_code == 2
+
+
+def test_shards_that_were_asked_for_something_else() -> None:
+    """Another profile, filter or repeat makes another run."""
+    found = _merge(
+        a=_shard(1, 2, outcome("t.1", Status.PASS)),
+        b=replace(_shard(2, 2, outcome("t.2", Status.PASS)), selection=Selection("nightly", shard=(2, 2))),
+    )
+    assert found.result.exit_code == 2
+    assert len(found.notes) == 2
+
+
+def test_two_machines_in_shards() -> None:
+    """Six folders of two kernels are two whole runs."""
+    other = ENVIRONMENT | {"host_kernel": "5.10"}
+    parts = {}
+    for name, environment in (("new", ENVIRONMENT), ("old", other)):
+        for number in (1, 2, 3):
+            one = outcome(f"t.{number}", Status.PASS if name == "new" else Status.SKIP)
+            parts[f"{name}{number}"] = _shard(number, 3, one, environment=environment)
+    found = _merge(**parts)
+    assert _statuses(found) == {
+        **{f"new1/t.{n}": "PASS" for n in (1, 2, 3)}, **{f"old1/t.{n}": "SKIP" for n in (1, 2, 3)},
+    }  # fmt: skip
+    assert found.notes == ()
+    assert found.result.environment == {"new1": ENVIRONMENT, "old1": other}
+    assert found.result.selection is None
+    assert {move.place for move in found.moves} >= {"new1/tests/t.1", "old1/tests/t.1", "new1/stack.json"}
+
+
+def test_same_test_on_two_machines_may_differ() -> None:
+    """That is what they are merged for."""
+    other = ENVIRONMENT | {"host_kernel": "5.10"}
+    found = _merge(
+        x86=result(outcome("t", Status.PASS)), old=result(outcome("t", Status.FAIL), environment=other)
+    )
+    assert _statuses(found) == {"x86/t": "PASS", "old/t": "FAIL"}
+    assert found.result.exit_code == 1
+
+
+def test_same_test_on_one_host_may_not_differ() -> None:
+    """Which of them counts nobody can say; the sentence names both."""
+    with pytest.raises(UsageError, match=r"'t' ended as PASS in '/r/a' and as FAIL in '/r/b', on the same"):
+        _merge(a=result(outcome("t", Status.PASS)), b=result(outcome("t", Status.FAIL)))
+
+
+def test_two_parts_of_one_profile_by_filter() -> None:
+    """Whole runs on one host are put side by side; a test that ended alike in both is there once."""
+    found = _merge(
+        a=result(outcome("a.x", Status.PASS), outcome("t", Status.PASS), selection=Selection("p", "a*")),
+        b=result(outcome("b.x", Status.PASS), outcome("t", Status.PASS), selection=Selection("p", "b*")),
+    )
+    assert _statuses(found) == {"a.x": "PASS", "t": "PASS", "b.x": "PASS"}
+    assert found.result.selection is None
+
+
+def test_shards_of_several_qemus() -> None:
+    """A shard may have tests of one QEMU only; their labels stay as they are."""
+    first = {"d12": ENVIRONMENT | {"qemu": "7.2"}, "d13": ENVIRONMENT}
+    found = _merge(
+        a=_shard(1, 2, outcome("d12/t", Status.PASS), outcome("d13/t", Status.PASS), environment=first),
+        b=_shard(2, 2, outcome("d13/u", Status.PASS), environment={"d13": ENVIRONMENT}),
+    )
+    assert _statuses(found) == {"d12/t": "PASS", "d13/t": "PASS", "d13/u": "PASS"}
+    assert found.result.environment == first
+
+
+def test_shards_of_several_qemus_that_are_not_the_same() -> None:
+    """A label that means another QEMU in the next shard is a mix of two runs."""
+    with pytest.raises(UsageError, match=r"'d13' is not the same in '/r/a' and '/r/b'"):
+        _merge(
+            a=_shard(1, 2, outcome("d13/t", Status.PASS), environment={"d13": ENVIRONMENT}),
+            b=_shard(2, 2, outcome("d13/u", Status.PASS), environment={"d13": ENVIRONMENT | {"qemu": "1"}}),
+        )
+
+
+def test_time_is_that_of_the_whole() -> None:
+    """From the first start to the last end, since shards run at the same time."""
+    found = _merge(
+        a=_shard(1, 2, started="2026-01-02T03:00:00+00:00", seconds=100),
+        b=_shard(2, 2, started="2026-01-02T04:01:00+01:00", seconds=90),
+    )
+    assert (found.result.started, found.result.seconds) == ("2026-01-02T03:00:00+00:00", 150)
+
+
+def test_labels_are_unique() -> None:
+    """Folders of the same name are told apart by their parents."""
+    other = ENVIRONMENT | {"host_kernel": "5.10"}
+    found = merged(
+        [Part(Path("/x86/run"), result(outcome("t", Status.PASS))),
+         Part(Path("/arm 64/run"), result(outcome("t", Status.PASS), environment=other))],
+        ["x"],
+    )  # fmt: skip
+    assert list(_statuses(found)) == ["x86-run/t", "arm-64-run/t"]
