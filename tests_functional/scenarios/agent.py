@@ -156,6 +156,10 @@ class AgentClient:
         """Clear the stall histogram and its maximum."""
         self._command("reset-stats")
 
+    def quit(self) -> None:
+        """End the agent; what it wrote stays in memory that the guest's kernel may give to others."""
+        self._command("quit")
+
     def corrupt(self, thread: int, index: int) -> None:
         """Flip one bit of one page: a planted fault."""
         self._command(f"corrupt {thread} {index}")
