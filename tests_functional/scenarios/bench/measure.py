@@ -11,14 +11,17 @@ from typing import Any
 
 from harness import migration
 from harness.deadline import Deadline
-from harness.errors import SetupBroken, SnapproofError
+from harness.errors import SnapproofError
 from harness.machine import Machine
+from harness.qmp import CommandRefused
+from harness.status import Status
 from tests_functional.scenarios.bench.counters import Counters, buckets_us
 from tests_functional.scenarios.bench.figures import STALL_QUANTILES, Bucket, quantile
 from tests_functional.scenarios.bench.memory_use import MemoryUse, memory_use
 from tests_functional.scenarios.bench.timeline import Recorder, WriteRate, write_rate
 from tests_functional.scenarios.bench.warm_guest import Running, WarmGuest, remove, started
 from tests_functional.scenarios.bench.ways import UNLIMITED, Saved, Sink, Way, prepare, save, snapshot_bytes
+from tests_functional.scenarios.snapshot import sample_stun
 from validators.judge import check_file
 
 AROUND_SECONDS = 1.0
@@ -51,10 +54,13 @@ class Sample:
         stall_us: p50, p99, p99.9 and max of the page writes during the save, in microseconds by guest time.
         stall_histogram: of these: from, up to, how many.
         write_rate: pages written in each 100 ms before, during and after.
+        again_stun_ms: stun of another background snapshot of the same process, thrown away; None where none
+            was taken.
         memory_before: QEMU's, just before the save.
         memory_after: just after.
         judged: "" where the file was not judged, else what was found.
         error: what went wrong, "" where nothing did.
+        status: DONE, or whose fault the error is.
     """
 
     ram_mib: int
@@ -75,26 +81,33 @@ class Sample:
     )
     stall_histogram: Sequence[Bucket] = ()
     write_rate: WriteRate = field(default_factory=WriteRate)
+    again_stun_ms: float | None = None
     memory_before: MemoryUse | None = None
     memory_after: MemoryUse | None = None
     judged: str = ""
     error: str = ""
+    status: Status = Status.DONE
+
+    @property
+    def measured(self) -> bool:
+        """Whether its figures count."""
+        return self.status is Status.DONE
 
     def to_json(self) -> dict[str, Any]:
         """Its form in bench.json."""
         plain = {name: _rounded(value) for name, value in vars(self).items() if not name.startswith("memory")}
         before, after = self.memory_before, self.memory_after
-        known = before is not None and after is not None
         return {
             **plain,
             "stall_us": {name: _rounded(value) for name, value in self.stall_us.items()},
             "stall_histogram": [list(bucket) for bucket in self.stall_histogram],
             "write_rate": self.write_rate.to_json(),
-            "rss_growth_kib": after.resident - before.resident if known and before and after else None,
+            "rss_growth_kib": after.resident - before.resident if before and after else None,
             "page_tables_growth_kib": after.page_tables - before.page_tables if before and after else None,
             "huge_before_kib": before.huge if before else None,
             "huge_after_kib": after.huge if after else None,
             "error": self.error or None,
+            "status": self.status.value,
         }
 
 
@@ -111,6 +124,7 @@ def measure(
     repeat: int = 1,
     around_seconds: float = AROUND_SECONDS,
     judge: bool = False,
+    again: bool = False,
 ) -> Sample:
     """Take one sample; a save that fails is a sample with an error.
 
@@ -122,6 +136,7 @@ def measure(
         repeat: number of the sample.
         around_seconds: how long to look at the write rate before and after the save.
         judge: whether to judge the file by all oracles that need no golden image; costs a second per 512 MiB.
+        again: whether to take a second background snapshot, for its stun alone.
 
     Raises:
         NotApplicable: this QEMU or host cannot save so at all.
@@ -134,18 +149,26 @@ def measure(
     try:
         with started(warm, folder, way, Deadline(_START_SECONDS + warm.stack.total_mib / 8)) as running:
             prepare(running.machine, way)
-            figures = _saved(running, way, path, sink, around_seconds)
+            limit = Deadline(_save_seconds(warm, sink) + around_seconds)
+            figures = _saved(running, way, path, sink, around_seconds, limit)
+            if again and way.background:
+                figures["again_stun_ms"] = sample_stun(
+                    running.guest, Deadline(_save_seconds(warm, UNLIMITED))
+                )
         verdict = _judged(path) if judge and way.makes_stream else ""
         remove(folder)
     except SnapproofError as error:
-        if error.status.value == "SKIP":
+        if error.status is Status.SKIP:
             remove(folder)
             raise
-        return Sample(*named, error=error.sentence)
+        # What QEMU refuses or fails is the fault of what is measured.
+        status = Status.FAIL if isinstance(error, CommandRefused) else error.status
+        return Sample(*named, error=error.sentence, status=status)
     finally:
         path.unlink(missing_ok=True)
     wrong = "" if verdict in ("", _RIGHT) else f"The snapshot is wrong: {verdict}"
-    return Sample(*named, **figures, judged=verdict, error=wrong)
+    status = Status.FAIL if wrong else Status.DONE
+    return Sample(*named, **figures, judged=verdict, error=wrong, status=status)
 
 
 _RIGHT = "structure and write order are right"
@@ -156,17 +179,22 @@ def _judged(path: Path) -> str:
     return found[0].sentence if found else _RIGHT
 
 
-def _saved(running: Running, way: Way, path: Path, sink: Sink, around_seconds: float) -> dict[str, Any]:
+def _save_seconds(warm: WarmGuest, sink: Sink) -> float:
+    """Limit for a save; only one that hangs, or a pre-copy that does not converge, takes so long."""
+    slowest = min(_SAVE_MIB_PER_SECOND, (sink.mib_per_second or _SAVE_MIB_PER_SECOND) / 2)
+    return _SAVE_SECONDS + warm.stack.total_mib / slowest
+
+
+def _saved(
+    running: Running, way: Way, path: Path, sink: Sink, around_seconds: float, limit: Deadline
+) -> dict[str, Any]:
     """Save, look, and let the guest go on; the figures of a Sample by name."""
     machine, counters = running.machine, running.counters
-    limit = _SAVE_SECONDS + machine.config.ram_mib / min(
-        _SAVE_MIB_PER_SECOND, sink.mib_per_second or _SAVE_MIB_PER_SECOND
-    )
     with Recorder(counters.steps) as recorder:
         time.sleep(around_seconds)
         before, mark = memory_use(machine.process.pid), machine.qmp.mark()
         stalls, longest = counters.histogram(), counters.longest_write_us()
-        saved = save(way, machine, path, sink, Deadline(limit))
+        saved = save(way, machine, path, sink, limit)
         after = memory_use(machine.process.pid)
         machine.wait_status(lambda status: status == "running", Deadline(_GO_ON_SECONDS), "running again")
         _goes_on(machine, counters)
@@ -174,21 +202,27 @@ def _saved(running: Running, way: Way, path: Path, sink: Sink, around_seconds: f
         gaps, longest_now = counters.longest_gaps_ms(), counters.longest_write_us()
         time.sleep(around_seconds)
     histogram = buckets_us(stalls)
-    highest = histogram[-1][1] if histogram else None
+    # The exact one where it was the save's; else no write of the save was longer than its bucket.
+    longest = longest_now if longest_now > longest else histogram[-1][1] if histogram else 0.0
     return {
         **_times(machine, mark, saved, recorder),
         "size_bytes": path.stat().st_size if way.makes_stream else snapshot_bytes(machine),
         "guest_gap_ms": max(gaps),
         "guest_write_gap_ms": gaps[0],
         "guest_clock_gap_ms": gaps[1],
-        "stall_us": {
-            **{name: quantile(histogram, share) for name, share in STALL_QUANTILES.items()},
-            # The exact one where it was the save's; else no write of the save was longer than its bucket.
-            "max": longest_now if longest_now > longest else highest,
-        },
+        "stall_us": stall_quantiles(histogram, longest),
         "stall_histogram": histogram,
         "memory_before": before,
         "memory_after": after,
+    }
+
+
+def stall_quantiles(histogram: Sequence[Bucket], longest: float) -> dict[str, float | None]:
+    """The quantiles of a histogram, none above the longest that is known; None where nothing was timed."""
+    found = {name: quantile(histogram, share) for name, share in STALL_QUANTILES.items()}
+    return {
+        **{name: None if value is None else min(value, longest) for name, value in found.items()},
+        "max": longest if histogram else None,
     }
 
 
@@ -215,17 +249,3 @@ def _goes_on(machine: Machine, counters: Counters) -> None:
         if limit.expired:
             raise machine.failure("The save has completed, and a writer of the guest stands still")
         machine.pause(limit, 0.001)
-
-
-def require_room(folder: Path, needed_mib: int) -> None:
-    """Check that files fit on a folder's disk.
-
-    Raises:
-        SetupBroken: they do not.
-    """
-    free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize >> 20
-    if free < needed_mib:
-        raise SetupBroken(
-            f"The disk that holds '{folder}' has {free} MiB free and the benchmark needs {needed_mib} MiB; "
-            "name a folder on another disk with --results."
-        )

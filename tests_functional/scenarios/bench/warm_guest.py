@@ -1,12 +1,12 @@
 """A guest with running writers, booted and filled once and kept as a file; each sample starts it afresh.
 
 Why not sample after sample in one process: the first background snapshot splits the huge pages that guest
-RAM is in and fills in its page tables, and what is split stays split. The second one has hundreds of times as
-many entries to protect while the guest is stopped, so figures would depend on the order of samples, and the
-growth of page tables would show once. A restored guest's RAM is in huge pages wherever QEMU and the host let
-it be, as that of a booted one is, and it is there in seconds. What it does not have is a past: its host memory
-is as whole as it can be, its process has nothing left over from other snapshots. So figures are those of the
-first snapshot of a guest.
+RAM is in, and they stay split, so that the next one has up to 512 times as many entries to protect while the
+guest is stopped. Measured with QEMU 10.0.13 and 256 MiB under TCG: 276 MiB in huge pages and a stun of 1.1 to
+1.6 ms in the first, 22 MiB and 3.0 to 3.3 ms in the second. Figures would depend on the order of samples. A
+restored guest's RAM is in huge pages wherever QEMU and the host let it be, as that of a booted one, and it is
+there in seconds. It has no past, though: its host memory is as whole as it can be. So the figures are of the
+first snapshot of a guest; what a later one costs is measured apart (`again_stun_ms`).
 """
 
 from __future__ import annotations
