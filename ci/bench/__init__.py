@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ci.bench import downtime, validator
+from ci.bench import downtime, faults, validator
 
 
 def add_parser(commands: Any) -> None:
@@ -12,4 +12,5 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("bench", help="measure", description="Runs one benchmark.")
     benchmarks = parser.add_subparsers(required=True, metavar="NAME")
     downtime.add_parser(benchmarks)
+    faults.add_parser(benchmarks)
     validator.add_parser(benchmarks)
