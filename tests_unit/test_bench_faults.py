@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from ci.bench.faults import table_lines
 from ci.command import main
+from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
 from tests_functional.scenarios.bench import fault_trace
 from tests_functional.scenarios.bench.fault_trace import Faults, bucket_of
@@ -220,3 +222,47 @@ def test_process_that_is_not_there_is_a_skip_with_its_reason(capsys: Capture) ->
     """Whether or not this host could be traced."""
     assert main(["bench", "faults", "--pid", str(1 << 30), "--seconds", "1"]) == 4
     assert "SKIP: " in capsys.readouterr().out
+
+
+_KILLED = """
+import os
+base = find_tracefs()
+guard(base)
+os.mkdir(Tracer(base).instance)
+print(os.path.basename(Tracer(base).instance), flush=True)
+os.kill(os.getpid(), 9)
+"""
+_LISTED = """
+import os
+print("\\n".join(os.listdir(find_tracefs() + "/instances")))
+"""
+_LEFT = """
+import os
+base = find_tracefs()
+os.mkdir(Tracer(base).instance)
+print(os.path.basename(Tracer(base).instance), flush=True)
+"""
+_SWEPT = """
+sweep(find_tracefs())
+"""
+
+
+def _as_script(body: str) -> list[str]:
+    """Run a text after the watcher's own functions; what it printed."""
+    source = Path(fault_trace.__file__).read_text(encoding="utf-8").partition('if __name__ == "__main__"')[0]
+    done = subprocess.run([sys.executable, "-c", source + body], capture_output=True, text=True, timeout=60)
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(bool(os.geteuid()), reason="only root has tracefs")
+def test_killed_watcher_leaves_nothing_in_tracefs() -> None:
+    """Its guardian outlives it; and what both have left, the next run removes."""
+    if not _as_script("find_tracefs(); print('there')"):
+        pytest.skip("this kernel has no tracefs, or does not let us mount it")
+    (name,) = _as_script(_KILLED)
+    limit = Deadline(20)
+    limit.wait_for(lambda: name not in _as_script(_LISTED), "The end of the instance")
+    (left,) = _as_script(_LEFT)
+    assert left in _as_script(_LISTED)
+    _as_script(_SWEPT)
+    assert left not in _as_script(_LISTED)

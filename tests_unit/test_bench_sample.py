@@ -1,0 +1,47 @@
+"""Contract: one real round of `snapproof bench downtime` measures every way, and every file it judged is right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ci.command import main
+from tests_functional.scenarios.bench.ways import Way
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(600)
+def test_every_way_is_measured_on_a_real_guest(tmp_path: Path) -> None:
+    """A guest of 256 MiB, saved once by each way that this QEMU has."""
+    folder = tmp_path / "results"
+    words = [
+        "--ram",
+        "256",
+        "--writers",
+        "all",
+        "--sinks",
+        "unlimited",
+        "--repeats",
+        "1",
+        "--results",
+        str(folder),
+    ]
+    assert main(["bench", "downtime", *words]) == 0
+    found = json.loads((folder / "bench.json").read_text())
+    left = {one["what"] for one in found["left_out"]}
+    assert {sample["way"] for sample in found["samples"]} | left >= {way.value for way in Way}
+    for sample in found["samples"]:
+        assert sample["error"] is None
+        assert 0 < sample["stun_ms"] <= sample["total_ms"] + 1
+        assert sample["size_bytes"] > 100 << 20
+        assert 0 < sample["stall_us"]["p50"] <= sample["stall_us"]["p99"] <= sample["stall_us"]["max"]
+        assert sum(count for _, _, count in sample["stall_histogram"]) > 1000
+        rate = sample["write_rate"]
+        assert {-500, 0, 500} <= set(rate["t_ms"])
+        assert len(rate["t_ms"]) == len(rate["pages"])
+        if sample["way"] != Way.SAVEVM.value:
+            assert sample["judged"] == "structure and write order are right"
+    # Nothing heavy is left.
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 10 << 20
