@@ -1,4 +1,4 @@
-"""Contract: one real round of `snapproof bench downtime` measures every way, and every file it judged is right."""
+"""Contract: one real round of `snapproof bench downtime` measures every way, and each file is right."""
 
 from __future__ import annotations
 
