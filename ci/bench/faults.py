@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import threading
@@ -24,7 +25,6 @@ from harness.hosts.spec import parse_host
 from harness.machine_config import qemu_quoted
 from harness.status import EXIT_ALL_SKIPPED, EXIT_NOTHING_RAN, EXIT_PASS
 from tests_functional.scenarios.bench.faults import (
-    METHODS,
     FaultReport,
     ThreadFaults,
     watch_on_host,
@@ -51,7 +51,7 @@ def add_parser(benchmarks: Any) -> None:
         help="how long writes to protected pages wait, seen from the host",
         description="Times the userfaultfd faults of each thread of a QEMU by the host kernel's tracefs, in "
         "microseconds: of a running one (--pid), or of one of its own that saves a guest in the background. "
-        "Needs root on the host, and a kernel with kprobes or the function tracer.",
+        "Needs root on the host, and a kernel with kprobes.",
         epilog="Examples: snapproof bench faults --pid 4711 --seconds 60; snapproof bench faults --host "
         "vm:debian-12. Exit codes: 0 measured, 2 error, 3 no fault was seen, 4 this host cannot be traced.",
     )
@@ -60,7 +60,6 @@ def add_parser(benchmarks: Any) -> None:
         "--seconds", type=float, default=30.0, metavar="S", help="watch --pid for so long (default: 30)"
     )
     parser.add_argument("--host", metavar="SPEC", help=f"where to save a guest: {HOST_HELP}")
-    parser.add_argument("--method", choices=METHODS, default="", help="default: the first that works")
     parser.add_argument("--ram", type=int, default=512, metavar="MIB", help="guest here (default: 512)")
     parser.add_argument(
         "--writer",
@@ -114,13 +113,16 @@ def bench(arguments: argparse.Namespace) -> int:
 
 
 def _of_process(arguments: argparse.Namespace, log: Log) -> FaultReport:
-    with watched(arguments.pid, arguments.seconds, arguments.method) as watcher:
+    with watched(arguments.pid, arguments.seconds) as watcher:
         log(f"Watching process {arguments.pid} for {arguments.seconds:g} s.")
         return watcher.report(arguments.seconds)
 
 
 def _of_guest(arguments: argparse.Namespace, log: Log) -> FaultReport:
     """Watch a QEMU of our own while it saves its guest in the background."""
+    # Known before anything slow: whether this host can be traced at all.
+    with watched(os.getpid(), 1.0):
+        log("This host can be traced.")
     folder = _folder(arguments)
     stack, _ = prepare_stack(arguments, folder, log)
     if arguments.ram < 2 * stack.image.own_mib:
@@ -137,7 +139,7 @@ def _of_guest(arguments: argparse.Namespace, log: Log) -> FaultReport:
         started(warm, folder / "saved", way, limit) as running,
     ):
         prepare(running.machine, way)
-        with watched(running.machine.process.pid, _SAVE_SECONDS, arguments.method) as watcher:
+        with watched(running.machine.process.pid, _SAVE_SECONDS) as watcher:
             log("Saving it.")
             try:
                 save(way, running.machine, path, UNLIMITED, Deadline(_SAVE_SECONDS))
@@ -153,10 +155,10 @@ def _of_host(arguments: argparse.Namespace, log: Log) -> FaultReport:
     )
     with opened as host:
         log(f"{plan.name}: Linux {host.facts().kernel}.")
-        return _watch_save(plan, host, arguments.method, log)
+        return _watch_save(plan, host, log)
 
 
-def _watch_save(plan: Plan, host: Host, method: str, log: Log) -> FaultReport:
+def _watch_save(plan: Plan, host: Host, log: Log) -> FaultReport:
     if plan.seed is None:
         raise SetupBroken("There is no saved guest for this host.")
     places, seen = plan.places(host), _Seen()
@@ -165,7 +167,7 @@ def _watch_save(plan: Plan, host: Host, method: str, log: Log) -> FaultReport:
 
     def watch() -> None:
         try:
-            seen.report = watch_on_host(host, marker, _HOST_SECONDS, method)
+            seen.report = watch_on_host(host, marker, _HOST_SECONDS)
         except SnapproofError as error:
             seen.error = error
 
@@ -193,7 +195,7 @@ def table_lines(report: FaultReport) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
     lines = [
         f"Faults of process {report.pid} in {report.seconds:.1f} s, in microseconds, "
-        f"by {report.method} on Linux {report.kernel}:",
+        f"on Linux {report.kernel}:",
         *(
             "  ".join(
                 cell.ljust(width) if column == 0 else cell.rjust(width)

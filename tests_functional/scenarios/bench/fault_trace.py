@@ -5,16 +5,12 @@ Standard input holds the order, one JSON object:
     pid      process to watch, 0 for the first one that has `marker` among its arguments
     marker   an argument by which the process is known
     seconds  watch for so long at most; waiting for the process counts too
-    method   "kprobe" or "function", "" for the first that works
 
 Each line of standard output is a JSON object with "event": "unavailable" with the reason, or "attached" and
 then "done". It ends when the process does, after `seconds`, or at SIGTERM.
 
-A fault is timed from the entry into the kernel's handle_userfault() (Linux fs/userfaultfd.c) to its return:
-
-* `kprobe`: by a probe at its entry and one at its return;
-* `function`: where the kernel has no kprobes, by the function tracer: from its entry until the same thread
-  enters handle_mm_fault() again, which is how a fault goes on once its page has been released.
+A fault is timed by a kprobe at the entry into the kernel's handle_userfault() (Linux fs/userfaultfd.c) and
+one at its return.
 
 All of it is done in a tracing instance of our own, so that other users of tracing are not disturbed. A second
 process, which nothing but its end can stop, removes instance and probes when this one ends, however it ends;
@@ -34,7 +30,6 @@ import time
 from typing import Any
 
 TRACED = "handle_userfault"
-_GOES_ON = "handle_mm_fault"
 _ENTER, _LEAVE = "uffd_in", "uffd_out"
 _PREFIX = "snapproof-"
 _TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
@@ -52,7 +47,7 @@ _CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x00020000, 0x4000, 1 << 18
 # that is bounded here: nothing that fits into it looks like the rest of a line.
 _LINE = re.compile(
     r"\s*(?P<name>.{1,16}?)-(?P<tid>\d{1,10})\s+(?:\(\s*[-\d]+\)\s+)?\[\d{3,6}\]\s+(?:\S{4,6}\s+)?"
-    r"(?P<seconds>\d{1,12})\.(?P<us>\d{6}):\s(?P<what>\w+)(?::\s\(| <-)"
+    r"(?P<seconds>\d{1,12})\.(?P<us>\d{6}):\s(?P<what>\w+):\s\("
 )
 _LOST = re.compile(r"CPU:\d+ \[LOST (\d{1,12}) EVENTS\]")
 
@@ -91,17 +86,16 @@ class Faults:
             return
         tid, what = int(match.group("tid")), match.group("what")
         now = int(match.group("seconds")) * 1000000 + int(match.group("us"))
-        if what in (_ENTER, TRACED):
+        if what == _ENTER:
             self.unpaired += tid in self._entered
             if len(self._entered) < _MAX_THREADS:
                 self._entered[tid] = now
-        elif what in (_LEAVE, _GOES_ON):
+        elif what == _LEAVE:
             begun = self._entered.pop(tid, None)
             if begun is not None and now >= begun:
                 self._count(tid, match.group("name"), now - begun)
             else:
-                # handle_mm_fault() is entered for each fault of any kind.
-                self.unpaired += what == _LEAVE
+                self.unpaired += 1
         else:
             self.unread += 1
 
@@ -178,27 +172,27 @@ class Tracer:
         self.base = base
         self.instance = f"{base}/instances/{_PREFIX}{os.getpid()}"
         self.group = f"{_PREFIX}{os.getpid()}".replace("-", "_")
-        self.method = ""
 
-    def start(self, pid: int, wanted: str) -> None:
-        """Begin to trace, by the wanted method or the first that works.
+    def start(self, pid: int) -> None:
+        """Begin to trace the process, and the threads that it will start.
 
         Raises:
-            Unavailable: none does.
+            Unavailable: this kernel has no kprobes, or none for this function.
         """
+        probes = f"{self.base}/kprobe_events"
+        if not os.path.exists(probes):
+            raise Unavailable("This kernel has no kprobes (CONFIG_KPROBES, CONFIG_KPROBE_EVENTS).")
         os.mkdir(self.instance)
         try_write(f"{self.instance}/buffer_size_kb", str(_BUFFER_KIB))
         try_write(f"{self.instance}/trace_clock", "mono")
-        threads = " ".join(os.listdir(f"/proc/{pid}/task"))
-        ways = {"kprobe": self._kprobes, "function": self._functions}
-        reasons = []
-        for method in [wanted] if wanted else ways:
-            why = ways[method](threads)
-            if not why:
-                self.method = method
-                return
-            reasons.append(why)
-        raise Unavailable(f"This kernel's faults cannot be timed: {'; '.join(reasons)}.")
+        try:
+            write(probes, f"p:{self.group}/{_ENTER} {TRACED}\n", append=True)
+            write(probes, f"r{_RETURN_RECORDS}:{self.group}/{_LEAVE} {TRACED}\n", append=True)
+        except OSError as error:
+            raise Unavailable(f"This kernel has no kprobe for {TRACED}(): {error.strerror}.") from error
+        write(f"{self.instance}/set_event_pid", " ".join(os.listdir(f"/proc/{pid}/task")))
+        try_write(f"{self.instance}/options/event-fork", "1")
+        write(f"{self.instance}/events/{self.group}/enable", "1")
 
     def misses(self) -> int:
         """Returns that found no record to be noted in."""
@@ -210,38 +204,6 @@ class Tracer:
         mine = [row for row in rows if len(row) == 3 and row[0] == _LEAVE]
         return sum(int(row[2]) for row in mine if row[2].isdigit())
 
-    def _kprobes(self, threads: str) -> str:
-        """Why probes do not work, "" where they are there."""
-        probes = f"{self.base}/kprobe_events"
-        if not os.path.exists(probes):
-            return "it has no kprobes (CONFIG_KPROBES, CONFIG_KPROBE_EVENTS)"
-        try:
-            write(probes, f"p:{self.group}/{_ENTER} {TRACED}\n", append=True)
-            write(probes, f"r{_RETURN_RECORDS}:{self.group}/{_LEAVE} {TRACED}\n", append=True)
-            self._only(threads, "set_event_pid", "event-fork")
-            write(f"{self.instance}/events/{self.group}/enable", "1")
-        except OSError as error:
-            return f"its kprobes say '{error.strerror}' to {TRACED}"
-        return ""
-
-    def _functions(self, threads: str) -> str:
-        """Why the function tracer does not work, "" where it runs."""
-        try:
-            with open(f"{self.instance}/available_tracers") as file:
-                if "function" not in file.read().split():
-                    return "it has no function tracer (CONFIG_FUNCTION_TRACER)"
-            write(f"{self.instance}/set_ftrace_filter", f"{TRACED}\n{_GOES_ON}\n")
-            self._only(threads, "set_ftrace_pid", "function-fork")
-            write(f"{self.instance}/current_tracer", "function")
-        except OSError as error:
-            return f"its function tracer says '{error.strerror}'"
-        return ""
-
-    def _only(self, threads: str, file: str, option: str) -> None:
-        """Trace these threads, and those that they will start."""
-        write(f"{self.instance}/{file}", threads)
-        try_write(f"{self.instance}/options/{option}", "1")
-
 
 def remove(base: str, name: str) -> bool:
     """Remove an instance and the probes that go with it; whether it is gone."""
@@ -249,7 +211,6 @@ def remove(base: str, name: str) -> bool:
     for _ in range(_GONE_TRIES):
         for file in (f"events/{group}/enable", "tracing_on"):
             try_write(f"{instance}/{file}", "0")
-        try_write(f"{instance}/current_tracer", "nop")
         try:
             if os.path.exists(instance):
                 os.rmdir(instance)
@@ -364,8 +325,8 @@ def watch(order: dict[str, Any]) -> None:
     guardian, line = guard(base)
     faults, tracer = Faults(), Tracer(base)
     try:
-        tracer.start(pid, order["method"])
-        tell("attached", pid=pid, method=tracer.method, kernel=os.uname().release)
+        tracer.start(pid)
+        tell("attached", pid=pid, kernel=os.uname().release)
         attached = time.monotonic()
         follow(tracer, pid, faults, begun + order["seconds"], stopped)
         seconds, misses = time.monotonic() - attached, tracer.misses()

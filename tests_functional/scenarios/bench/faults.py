@@ -19,9 +19,6 @@ from tests_functional.scenarios.bench import fault_trace
 from tests_functional.scenarios.bench.figures import STALL_QUANTILES, Bucket, quantile
 from validators.agent_pages import FINE_BUCKETS, fine_bucket_ns
 
-METHODS = ("kprobe", "function")
-"""Of fault_trace."""
-
 # As it was when we were started, whatever becomes of the file meanwhile.
 _SCRIPT = source_of(fault_trace.__file__)
 _ATTACH_SECONDS, _END_SECONDS = 60.0, 60.0
@@ -71,7 +68,6 @@ class FaultReport:
     """What was seen of a QEMU.
 
     Attributes:
-        method: how it was traced, see fault_trace.
         kernel: of the host.
         pid: of the QEMU there.
         seconds: how long it was watched.
@@ -82,7 +78,6 @@ class FaultReport:
         unread: lines of the trace that are none of ours.
     """
 
-    method: str
     kernel: str
     pid: int
     seconds: float
@@ -111,7 +106,6 @@ def report_of(lines: list[str]) -> FaultReport:
         attached, done = events["attached"], events["done"]
         threads = [_thread(tid, one) for tid, one in done["threads"].items()]
         report = FaultReport(
-            method=str(attached["method"]),
             kernel=str(attached["kernel"]),
             pid=int(attached["pid"]),
             seconds=float(done["seconds"]),
@@ -138,9 +132,9 @@ def _thread(tid: str, one: Mapping[str, Any]) -> ThreadFaults:
     return ThreadFaults(int(tid), str(one["name"]), histogram, min(int(one["max_us"]), _LONGEST_US))
 
 
-def order(pid: int, seconds: float, method: str = "", marker: str = "") -> bytes:
+def order(pid: int, seconds: float, marker: str = "") -> bytes:
     """What the watcher is told, see fault_trace."""
-    return json.dumps({"pid": pid, "seconds": seconds, "method": method, "marker": marker}).encode()
+    return json.dumps({"pid": pid, "seconds": seconds, "marker": marker}).encode()
 
 
 class Watcher:
@@ -165,13 +159,12 @@ class Watcher:
 
 
 @contextmanager
-def watched(pid: int, seconds: float, method: str = "") -> Iterator[Watcher]:
+def watched(pid: int, seconds: float) -> Iterator[Watcher]:
     """Watch a process of this host; it has begun when this is entered.
 
     Args:
         pid: of the process.
         seconds: at most.
-        method: of METHODS, "" for the first that works.
 
     Raises:
         NotApplicable: this host cannot be traced, with the reason.
@@ -185,7 +178,7 @@ def watched(pid: int, seconds: float, method: str = "") -> Iterator[Watcher]:
     try:
         assert process.stdin is not None, "a pipe was asked for"
         assert process.stdout is not None, "a pipe was asked for"
-        process.stdin.write(order(pid, seconds, method))
+        process.stdin.write(order(pid, seconds))
         process.stdin.close()
         process.stdin = None
         first = process.stdout.readline().decode(errors="replace")
@@ -204,7 +197,7 @@ def watched(pid: int, seconds: float, method: str = "") -> Iterator[Watcher]:
             process.stdout.close()
 
 
-def watch_on_host(host: Host, marker: str, seconds: float, method: str = "") -> FaultReport:
+def watch_on_host(host: Host, marker: str, seconds: float) -> FaultReport:
     """Watch the first process on a host that has `marker` among its arguments, until it ends.
 
     Raises:
@@ -214,7 +207,7 @@ def watch_on_host(host: Host, marker: str, seconds: float, method: str = "") -> 
     done = host.run(
         [host.python, "-I", "-S", "-c", _SCRIPT],
         Deadline(seconds + _ATTACH_SECONDS),
-        stdin=order(0, seconds, method, marker),
+        stdin=order(0, seconds, marker),
     )
     if done.exit_code:
         raise MachineryMissing(f"The watcher does not run on the host '{host.name}': {done.last_words}")
