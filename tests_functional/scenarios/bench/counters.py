@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from harness.errors import SetupBroken
 from harness.machine import Machine
-from harness.ram import RamBlock, ramblocks, read_present
+from harness.ram import RamBlock, ramblocks
+from tests_functional.scenarios.agent import AgentWindow
 from tests_functional.scenarios.bench.figures import Bucket
-from validators.agent_pages import CONTROL_MAGIC, FINE_BUCKETS, FINE_FIRST_WORD, PAGE_BYTES, fine_bucket_ns
+from validators.agent_pages import FINE_BUCKETS, FINE_FIRST_WORD, fine_bucket_ns
 
 # Words of thread and control page, see docs/agent-format.md.
-_NONCE_WORD, _STEPS_WORD, _MAX_STALL_WORD, _MAX_GAP_WORD = 1, 4, 8, 10
+_STEPS_WORD, _MAX_STALL_WORD, _MAX_GAP_WORD = 4, 8, 10
 _HEARTBEATS_WORD, _CLOCK_GAP_WORD = 10, 13
 _WORD = 8
 
@@ -40,26 +41,15 @@ class Places:
     threads: tuple[Place, ...]
 
 
-def find_places(machine: Machine, nonce: int, threads: Sequence[int]) -> Places:
-    """Find out where the agent with a nonce counts.
-
-    Args:
-        machine: with the agent in its guest.
-        nonce: of the agent.
-        threads: addresses of its thread pages in QEMU, as AgentWindow found them.
+def places_of(machine: Machine, window: AgentWindow) -> Places:
+    """Where the agent that a window is on counts.
 
     Raises:
-        SetupBroken: its control page is not in guest RAM.
+        SetupBroken: QEMU does not say where its RAMBlocks are.
     """
     blocks = [block for block in ramblocks(machine) if block.host_address]
-    for block in blocks:
-        for address, data in read_present(machine, block):
-            words = np.frombuffer(data[: len(data) // PAGE_BYTES * PAGE_BYTES], dtype="<u8").reshape(-1, 512)
-            hits = np.flatnonzero((words[:, 0] == CONTROL_MAGIC) & (words[:, _NONCE_WORD] == nonce))
-            if len(hits):
-                control = _place(blocks, address + int(hits[0]) * PAGE_BYTES)
-                return Places(control, tuple(_place(blocks, thread) for thread in threads))
-    raise SetupBroken("The agent's control page was not found in guest RAM.")
+    control, *threads = (_place(blocks, address) for address in (window.control, *window.addresses))
+    return Places(control, tuple(threads))
 
 
 def _place(blocks: Sequence[RamBlock], address: int) -> Place:

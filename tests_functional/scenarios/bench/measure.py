@@ -227,14 +227,13 @@ def stall_quantiles(histogram: Sequence[Bucket], longest: float) -> dict[str, fl
 
 
 def _times(machine: Machine, mark: int, saved: Saved, recorder: Recorder) -> dict[str, Any]:
-    stun = migration.stun_seconds(machine, mark)
-    stopped = next((event for event in machine.qmp.events_since(mark) if event.name == "STOP"), None)
-    if stun is None or stopped is None:
+    stun = migration.find_stun(machine, mark)
+    if stun is None:
         raise machine.failure("QEMU did not send STOP and RESUME around T0")
     # QEMU stamps its events by the time of day.
-    t0 = stopped.seconds - (time.time() - time.monotonic())
+    t0 = stun.stopped - (time.time() - time.monotonic())
     return {
-        "stun_ms": stun * 1000,
+        "stun_ms": stun.seconds * 1000,
         "downtime_ms": saved.downtime_ms,
         "total_ms": saved.seconds * 1000,
         "qemu_total_ms": saved.total_ms,
@@ -243,9 +242,9 @@ def _times(machine: Machine, mark: int, saved: Saved, recorder: Recorder) -> dic
 
 
 def _goes_on(machine: Machine, counters: Counters) -> None:
-    """Wait until each writer has made a step: a standstill counts only when it ends."""
+    """Wait until each writer has made two steps: a standstill counts once the step that ends it counts."""
     then, limit = counters.steps(), Deadline(_GO_ON_SECONDS)
-    while any(now <= one for now, one in zip(counters.steps(), then, strict=True)):
+    while any(now < one + 2 for now, one in zip(counters.steps(), then, strict=True)):
         if limit.expired:
             raise machine.failure("The save has completed, and a writer of the guest stands still")
         machine.pause(limit, 0.001)

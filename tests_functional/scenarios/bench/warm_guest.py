@@ -24,7 +24,7 @@ from harness.host import LocalHost
 from harness.machine import Machine
 from harness.machine_config import qemu_quoted
 from tests_functional.scenarios.agent import AgentStatus
-from tests_functional.scenarios.bench.counters import Counters, Places, find_places
+from tests_functional.scenarios.bench.counters import Counters, Places, places_of
 from tests_functional.scenarios.bench.ways import DISK_NODE, Way
 from tests_functional.scenarios.bench.writers import Writer, start
 from tests_functional.scenarios.guest import COVERAGE, Guest, Stack, booted, logged_in
@@ -113,7 +113,7 @@ def _made(stack: Stack, writer: Writer, folder: Path, deadline: Deadline, seed: 
     with booted(stack, folder / "booted", deadline.at_most(stack.image.boot_seconds)) as guest:
         limit = deadline.at_most(_seconds(stack, _FILL_MIB_PER_SECOND))
         status, window = start(guest, stack, writer, seed, limit)
-        places = find_places(guest.machine, status.nonce, window.addresses)
+        places = places_of(guest.machine, window)
         limit = deadline.at_most(_seconds(stack, _SAVE_MIB_PER_SECOND))
         snapshot = take(Flow.STOP_AND_SAVE, guest, window, folder, limit)
         guest.machine.quit()
