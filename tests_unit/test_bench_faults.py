@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ci.bench.faults import table_lines
@@ -102,6 +102,7 @@ def test_name_cannot_pretend_to_be_another_thread() -> None:
     assert list(faults.threads) == [1234]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=80), max_size=20))
 def test_any_text_is_taken(lines: list[str]) -> None:
     """No line ends it."""

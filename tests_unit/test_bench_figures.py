@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests_functional.scenarios.bench.counters import buckets_us
@@ -39,6 +39,7 @@ def test_fine_buckets_follow_one_another() -> None:
     assert end == 1 << 37
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 1 << 36), min_size=1, max_size=200), st.sampled_from([0.0, 0.5, 0.99, 0.999, 1.0])
 )
