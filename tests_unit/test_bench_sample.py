@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from ci.command import main
+from ci.stack import find_qemu
+from guest_images.cache import Cache, default_cache_folder
 from tests_functional.scenarios.bench.ways import Way
+from validators.live_faults.wrapper import faulty_qemu
 
 
 @pytest.mark.vm
@@ -45,3 +48,22 @@ def test_every_way_is_measured_on_a_real_guest(tmp_path: Path) -> None:
             assert sample["judged"] == "structure and write order are right"
     # Nothing heavy is left.
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 10 << 20
+
+
+def _silent(_text: str) -> None:
+    """Nobody wants to know."""
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(600)
+def test_wrong_snapshot_is_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A QEMU that protects nothing saves fast, and wrongly: its figures are in no median."""
+    cache = Cache(default_cache_folder())
+    qemu = find_qemu(None, cache, None, _silent)
+    faulty = faulty_qemu("report_success", qemu.executable, cache, tmp_path, _silent)
+    words = ["--ram", "256", "--ways", "background-exec", "--writers", "all", "--sinks", "unlimited"]
+    words += ["--repeats", "1", "--qemu", str(faulty.executable), "--results", str(tmp_path / "results")]
+    assert main(["bench", "downtime", *words]) == 3
+    (sample,) = json.loads((tmp_path / "results" / "bench.json").read_text())["samples"]
+    assert "newer than T0" in sample["error"]
+    assert "Nothing was measured" in capsys.readouterr().out
