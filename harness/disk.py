@@ -94,15 +94,26 @@ def make_overlay(base: Disk, path: Path) -> Disk:
     name = str(base.path).encode()
     if len(name) > _BACKING_NAME_LIMIT:
         raise UsageError(f"The path of the disk image '{base.path}' is longer than qcow2 allows.")
-    entries_in_l2 = _CLUSTER // 8
-    l1_entries = -(-base.size // (_CLUSTER * entries_in_l2))
-    l1_clusters = max(1, -(-l1_entries * 8 // _CLUSTER))
     kind = base.format.encode()
     extensions = struct.pack(">II", _BACKING_FORMAT, len(kind)) + kind + bytes(-len(kind) % 8) + bytes(8)
+    return _write_qcow2(path, base.size, extensions, name)
+
+
+def make_empty_disk(path: Path, size: int) -> Disk:
+    """Make a qcow2 file of its own that reads as zeros and takes all that is written."""
+    return _write_qcow2(path, size, bytes(8), b"")
+
+
+def _write_qcow2(path: Path, size: int, extensions: bytes, name: bytes) -> Disk:
+    """Write the metadata of a file without content, with the backing file's name where it has one."""
+    entries_in_l2 = _CLUSTER // 8
+    l1_entries = -(-size // (_CLUSTER * entries_in_l2))
+    l1_clusters = max(1, -(-l1_entries * 8 // _CLUSTER))
+    backing_at = _HEADER_BYTES + len(extensions) if name else 0
     # fmt: off
     header = struct.pack(
         ">4sIQIIQIIQQIIQQQQII",
-        _QCOW2_MAGIC, 3, _HEADER_BYTES + len(extensions), len(name), _CLUSTER_BITS, base.size,
+        _QCOW2_MAGIC, 3, backing_at, len(name), _CLUSTER_BITS, size,
         0, l1_entries, 3 * _CLUSTER, _CLUSTER, 1, 0, 0,
         0, 0, 0, 4, _HEADER_BYTES,
     )
@@ -114,4 +125,4 @@ def make_overlay(base: Disk, path: Path) -> Disk:
         file.seek(2 * _CLUSTER)
         file.write(struct.pack(">H", 1) * (3 + l1_clusters))
         file.truncate((3 + l1_clusters) * _CLUSTER)
-    return Disk(path.absolute(), "qcow2", base.size)
+    return Disk(path.absolute(), "qcow2", size)

@@ -13,6 +13,8 @@ from validators.agent_pages import (
     DIRECTORY_CAPACITY,
     DIRECTORY_FIRST_WORD,
     DIRECTORY_MAGIC,
+    FINE_BUCKETS,
+    FINE_FIRST_WORD,
     FORMAT_VERSION,
     PAGE_BYTES,
     PATTERNS,
@@ -21,6 +23,7 @@ from validators.agent_pages import (
     Schedule,
     Words,
     checksum,
+    fine_bucket_ns,
     mix,
 )
 
@@ -144,12 +147,19 @@ def test_control_and_thread_pages(serve: Serve) -> None:
     assert abs(int(control[8]) - status["monotonic_ns"]) < 10**9
     assert abs(int(control[9]) - status["realtime_ns"]) < 10**9
     assert int(control[10]) >= status["heartbeats"] > 0
+    # Two heartbeats are 10 ms apart at least.
+    assert int(control[13]) >= 10**7
     for number, page in enumerate(threads):
         steps = paused["steps"][number]
         count = (PAGES + 1 - number) // 2
         assert list(page[:8]) == [THREAD_MAGIC, status["nonce"], number, count, steps, 0, 0, 2]
         assert int(page[9]) == steps == int(page[64:96].sum())
         assert list(page[64:96]) == status["threads"][number]["hist"]
+        # The fine histogram holds the same writes, and its highest bucket the longest one.
+        fine = page[FINE_FIRST_WORD : FINE_FIRST_WORD + FINE_BUCKETS]
+        assert int(fine.sum()) == steps
+        first, end = fine_bucket_ns(int(np.flatnonzero(fine)[-1]))
+        assert first <= int(page[8]) < end
         # The longest stall lies in the highest bucket that is not empty.
         highest = int(np.flatnonzero(page[64:96])[-1])
         assert highest == max(0, (int(page[8]) // 1000).bit_length() - 1)

@@ -15,8 +15,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ci import bench_validator, selftest
-from ci.bench_work import JOBS
+from ci import selftest
+from ci.bench import validator
+from ci.bench.work import JOBS
 from ci.command import main
 from ci.progress_bar import ProgressBar, bar_text
 from tests_unit.synthetic_stream import PAGE, Guest, Writer, write_golden
@@ -403,12 +404,12 @@ def test_bench_refuses_a_reader_that_cannot_be_compared(
     good: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, versus: str, words: str
 ) -> None:
     """A reader that is wrong or fails has no time; one sentence says so."""
-    build = bench_validator._contenders
+    build = validator._contenders
 
-    def only_theirs(*arguments: object) -> list[bench_validator.Contender]:
-        return [c for c in build(*arguments) if "ci.bench_work" not in c.command]  # type: ignore[arg-type]
+    def only_theirs(*arguments: object) -> list[validator.Contender]:
+        return [c for c in build(*arguments) if "ci.bench.work" not in c.command]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(bench_validator, "_contenders", only_theirs)
+    monkeypatch.setattr(validator, "_contenders", only_theirs)
     code, out, err = _run(capsys, "bench", "validator", good, "--versus", versus)
     assert (code, out) == (2, "")
     assert words in err

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness.disk import Disk, KeptDisk, make_overlay, probe_disk
+from harness.disk import Disk, KeptDisk, make_empty_disk, make_overlay, probe_disk
 from harness.errors import SetupBroken, UsageError
 from harness.kept_disk import disk_of_snapshot, keep_disk
 from harness.machine import Machine
@@ -51,6 +51,15 @@ def test_missing_image_and_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(UsageError, match="cannot be read"):
             probe_disk(path)
+
+
+def test_empty_disk_is_based_on_nothing(tmp_path: Path) -> None:
+    """No backing file, and no header extension but the end of them."""
+    disk = make_empty_disk(tmp_path / "empty", 1 << 20)
+    assert disk == probe_disk(tmp_path / "empty") == Disk((tmp_path / "empty").absolute(), "qcow2", 1 << 20)
+    head = (tmp_path / "empty").read_bytes()[:256]
+    assert struct.unpack_from(">QI", head, 8) == (0, 0)
+    assert head[104:] == bytes(152)
 
 
 @pytest.mark.parametrize("size", [512, 640 << 20, 1 << 46])

@@ -36,6 +36,18 @@ _PAGES_AT_ONCE = 64
 
 Words = npt.NDArray[np.uint64]
 
+FINE_FIRST_WORD, FINE_BUCKETS = 128, 280
+"""Of a thread page: its writes by duration, in the buckets of `fine_bucket_ns`."""
+
+_FINE_BITS = 3
+
+
+def fine_bucket_ns(bucket: int) -> tuple[int, int]:
+    """From and up to how many nanoseconds the writes in a bucket took; see docs/agent-format.md."""
+    shift = max(0, (bucket >> _FINE_BITS) - 1)
+    first = bucket - (shift << _FINE_BITS)
+    return first << shift, (first + 1) << shift
+
 
 def mix(value: Words) -> Words:
     """The splitmix64 finaliser on every element."""

@@ -65,6 +65,7 @@ struct agent {
 	pthread_mutex_t lock;
 	pthread_cond_t changed;    /* any change of the flags under `lock` or of a writer's state */
 	bool run;                  /* under lock: writers may write */
+	atomic_bool heartbeat_reset; /* set: the heartbeat is to forget its longest gap */
 	struct mismatch_log errors; /* what the writers' own checks found; under lock */
 	struct writer writers[MAX_THREADS];
 };

@@ -56,6 +56,8 @@ static void clear_statistics(struct writer *writer)
 	writer->page[THREAD_LONG_GAPS] = 0;
 	for (unsigned bucket = 0; bucket < HISTOGRAM_BUCKETS; bucket++)
 		writer->page[THREAD_HISTOGRAM + bucket] = 0;
+	for (unsigned bucket = 0; bucket < FINE_BUCKETS; bucket++)
+		writer->page[THREAD_FINE + bucket] = 0;
 	writer->max_ticks = 0;
 	writer->max_gap_ticks = 0;
 	writer->last_end = 0;
@@ -148,6 +150,7 @@ bool crew_reset(struct agent *agent)
 	struct timespec deadline = deadline_of_wait();
 	bool done;
 
+	atomic_store(&agent->heartbeat_reset, true);
 	pthread_mutex_lock(&agent->lock);
 	for (unsigned i = 0; i < agent->options.threads; i++) {
 		struct writer *writer = &agent->writers[i];

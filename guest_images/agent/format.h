@@ -48,7 +48,8 @@ enum {
 	THREAD_LONG_GAP = 16,  /* for each of the last ones: its end by CLOCK_MONOTONIC, and its length, in ns */
 	LONG_GAPS_KEPT = 16,
 	THREAD_HISTOGRAM = 64, /* bucket b: writes that took [2^b, 2^(b+1)) microseconds */
-	HISTOGRAM_BUCKETS = 32
+	HISTOGRAM_BUCKETS = 32,
+	THREAD_FINE = 128      /* the same writes by fine_bucket(); an extension of version 1 */
 };
 #define LONG_GAP_NS 50000000
 enum { THREAD_NOT_STARTED = 0, THREAD_WRITING = 1, THREAD_PARKED = 2 };
@@ -65,7 +66,8 @@ enum {
 	CONTROL_REALTIME = 9,  /* ns */
 	CONTROL_HEARTBEATS = 10,
 	CONTROL_STATE = 11,
-	CONTROL_GUEST_RAM = 12 /* bytes, as told by the host */
+	CONTROL_GUEST_RAM = 12, /* bytes, as told by the host */
+	CONTROL_MAX_GAP = 13    /* ns between two heartbeats; an extension of version 1 */
 };
 enum { STATE_IDLE = 0, STATE_RUNNING = 1, STATE_PAUSED = 2 };
 
@@ -78,6 +80,24 @@ enum {
 	DIRECTORY_CHECKSUM = 511,
 	DIRECTORY_ENTRIES = 500
 };
+
+/* Fine histogram: buckets as wide as an eighth of the power of two that they are in, up to 2^37 ns. */
+#define FINE_BITS 3
+#define FINE_OCTAVES 37
+enum { FINE_BUCKETS = ((FINE_OCTAVES - FINE_BITS) << FINE_BITS) + (1 << FINE_BITS) };
+
+/* The bucket of a duration: up to 15 ns one for each; from 2^k ns on eight up to 2^(k+1). */
+static inline unsigned fine_bucket(uint64_t ns)
+{
+	unsigned shift;
+
+	if (ns >> FINE_BITS == 0)
+		return (unsigned)ns;
+	if (ns >> FINE_OCTAVES != 0)
+		return FINE_BUCKETS - 1;
+	shift = 63 - FINE_BITS - (unsigned)__builtin_clzll(ns);
+	return (shift << FINE_BITS) + (unsigned)(ns >> shift);
+}
 
 /* The finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014). */
 static inline uint64_t mix(uint64_t x)

@@ -16,10 +16,19 @@ void heartbeat_tell_time(struct agent *agent)
 
 static void *heartbeat_main(void *argument)
 {
-	volatile uint64_t *control = ((struct agent *)argument)->control;
+	struct agent *agent = argument;
+	volatile uint64_t *control = agent->control;
 	const struct timespec interval = {.tv_nsec = INTERVAL_NS};
+	uint64_t last = clock_ns(CLOCK_MONOTONIC);
 
 	for (;;) {
+		uint64_t now = clock_ns(CLOCK_MONOTONIC);
+
+		if (atomic_exchange(&agent->heartbeat_reset, false))
+			control[CONTROL_MAX_GAP] = 0;
+		else if (now - last > control[CONTROL_MAX_GAP])
+			control[CONTROL_MAX_GAP] = now - last;
+		last = now;
 		heartbeat_tell_time(argument);
 		control[CONTROL_HEARTBEATS]++;
 		nanosleep(&interval, NULL);

@@ -61,19 +61,21 @@ static void count_write(struct writer *writer, uint64_t begin, uint64_t end)
 {
 	const struct counter *counter = &writer->agent->counter;
 	uint64_t ticks = end > begin ? end - begin : 0;
+	uint64_t ns = counter_ns(counter, ticks);
 	unsigned bucket = 0;
 
 	if (ticks >= counter->two_us) {
-		uint64_t us = counter_ns(counter, ticks) / 1000;
+		uint64_t us = ns / 1000;
 
 		while (us >> (bucket + 1) != 0 && bucket < HISTOGRAM_BUCKETS - 1)
 			bucket++;
 	}
 	writer->page[THREAD_HISTOGRAM + bucket]++;
+	writer->page[THREAD_FINE + fine_bucket(ns)]++;
 	writer->page[THREAD_TIMED]++;
 	if (ticks > writer->max_ticks) {
 		writer->max_ticks = ticks;
-		writer->page[THREAD_MAX_STALL] = counter_ns(counter, ticks);
+		writer->page[THREAD_MAX_STALL] = ns;
 	}
 	if (writer->last_end != 0 && end > writer->last_end)
 		count_gap(writer, end - writer->last_end);

@@ -156,6 +156,10 @@ class AgentClient:
         """Clear the stall histogram and its maximum."""
         self._command("reset-stats")
 
+    def quit(self) -> None:
+        """End the agent; what it wrote stays in memory that the guest's kernel may give to others."""
+        self._command("quit")
+
     def corrupt(self, thread: int, index: int) -> None:
         """Flip one bit of one page: a planted fault."""
         self._command(f"corrupt {thread} {index}")
@@ -225,7 +229,8 @@ class AgentWindow:
             raise SetupBroken("The agent's thread and control pages were not found in guest RAM.")
         self.addresses = [threads[thread] for thread in sorted(threads)]
         """Of the thread pages, in QEMU's own address space, by thread."""
-        self._control = min(control)
+        self.control = min(control)
+        """Of the control page, likewise."""
 
     def steps(self) -> tuple[int, ...]:
         """Page writes completed by each writer thread, now."""
@@ -255,7 +260,7 @@ class AgentWindow:
 
     def guest_clock(self) -> float:
         """The guest's CLOCK_MONOTONIC in seconds, as told last: 10 ms ago at most in a guest that runs."""
-        return self._word(self._control, _CONTROL_MONOTONIC_WORD) / 1e9
+        return self._word(self.control, _CONTROL_MONOTONIC_WORD) / 1e9
 
     def _words(self, number: int) -> tuple[int, ...]:
         """One word of each thread page, now."""

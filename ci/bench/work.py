@@ -1,6 +1,6 @@
 """The jobs that `snapproof bench validator` times, each run in a process of its own.
 
-Run as ``python -m ci.bench_work JOB FILE [ARGUMENT]``; prints nothing.
+Run as ``python -m ci.bench.work JOB FILE [ARGUMENT]``; prints nothing.
 """
 
 from __future__ import annotations

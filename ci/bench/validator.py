@@ -27,8 +27,8 @@ from validators.stream.source import open_source
 _PLAIN = "plain read (cat)"
 _START = "start of Python alone"
 _MEASURED = Path(__file__).with_name("measured.py")
-_WORK = "ci.bench_work"
-_ROOT = Path(__file__).parents[1]
+_WORK = "ci.bench.work"
+_ROOT = Path(__file__).parents[2]
 _READ_BYTES = 1 << 20
 _RUN_SECONDS = 3600.0
 # Stands in an argument list for a fresh folder, which is deleted after the run.

@@ -1,0 +1,20 @@
+"""The arguments by which a benchmark is told what to run: QEMU, accelerator, guest, cache."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ci.own_guest import add_arguments as add_guest_arguments
+
+
+def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those that ci.stack.prepare_stack reads."""
+    parser.add_argument(
+        "--qemu", metavar="PATH|NAME", help="an executable, or a name from 'snapproof images list'"
+    )
+    parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
+    parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
+    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
+    add_guest_arguments(parser)

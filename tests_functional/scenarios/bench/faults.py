@@ -1,0 +1,214 @@
+"""Write-fault latency of a QEMU as its host's kernel sees it: the watcher and its report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from harness.deadline import Deadline
+from harness.errors import Evidence, MachineryMissing, NotApplicable, SetupBroken
+from harness.hosts.host import Host
+from harness.hosts.link import source_of
+from tests_functional.scenarios.bench import fault_trace
+from tests_functional.scenarios.bench.figures import STALL_QUANTILES, Bucket, quantile
+from validators.agent_pages import FINE_BUCKETS, fine_bucket_ns
+
+# As it was when we were started, whatever becomes of the file meanwhile.
+_SCRIPT = source_of(fault_trace.__file__)
+_ATTACH_SECONDS, _END_SECONDS = 60.0, 60.0
+_LONGEST_US = 1 << 37
+
+
+@dataclass(frozen=True)
+class ThreadFaults:
+    """The faults of one thread of QEMU.
+
+    Attributes:
+        tid: its id on the host.
+        name: such as ``CPU 0/TCG``; QEMU chooses it, given ``-name NAME,debug-threads=on``.
+        histogram: faults by duration in microseconds.
+        max_us: the longest.
+    """
+
+    tid: int
+    name: str
+    histogram: tuple[Bucket, ...]
+    max_us: int
+
+    @property
+    def count(self) -> int:
+        """Faults in all."""
+        return sum(count for _, _, count in self.histogram)
+
+    def quantiles(self) -> dict[str, float]:
+        """In microseconds."""
+        found = {name: quantile(self.histogram, share) for name, share in STALL_QUANTILES.items()}
+        return {name: min(value or 0.0, float(self.max_us)) for name, value in found.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Its form in the JSON output."""
+        latency = {name: round(value, 1) for name, value in self.quantiles().items()}
+        return {
+            "tid": self.tid,
+            "name": self.name,
+            "count": self.count,
+            "latency_us": {**latency, "max": self.max_us},
+            "histogram": [list(bucket) for bucket in self.histogram],
+        }
+
+
+@dataclass(frozen=True)
+class FaultReport:
+    """What was seen of a QEMU.
+
+    Attributes:
+        kernel: of the host.
+        pid: of the QEMU there.
+        seconds: how long it was watched.
+        threads: those that had faults, most first.
+        lost: events that the kernel dropped; with any, counts are too small.
+        missed: returns that found no room to be noted in.
+        unpaired: entries or returns whose other half was not seen.
+        unread: lines of the trace that are none of ours.
+    """
+
+    kernel: str
+    pid: int
+    seconds: float
+    threads: tuple[ThreadFaults, ...]
+    lost: int
+    missed: int
+    unpaired: int
+    unread: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Its form in the JSON output."""
+        return {**vars(self), "threads": [thread.to_json() for thread in self.threads]}
+
+
+def report_of(lines: list[str]) -> FaultReport:
+    """What the watcher told, line by line.
+
+    Raises:
+        NotApplicable: the host cannot be traced, with the reason.
+        SetupBroken: the report is not one, or something of ours was left behind in tracefs.
+    """
+    try:
+        events = {event["event"]: event for event in map(json.loads, lines)}
+        if "unavailable" in events:
+            raise NotApplicable(str(events["unavailable"]["reason"]))
+        attached, done = events["attached"], events["done"]
+        threads = [_thread(tid, one) for tid, one in done["threads"].items()]
+        report = FaultReport(
+            kernel=str(attached["kernel"]),
+            pid=int(attached["pid"]),
+            seconds=float(done["seconds"]),
+            threads=tuple(sorted(threads, key=lambda thread: -thread.count)),
+            **{name: int(done[name]) for name in ("lost", "missed", "unpaired", "unread")},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        tail = "\n".join(lines[-5:])[-2000:]
+        raise SetupBroken("The watcher ended without a report.", Evidence(log_tail=tail)) from error
+    if not done["removed"]:
+        raise SetupBroken("The watcher could not remove its instance from tracefs; look at its 'instances'.")
+    return report
+
+
+def _thread(tid: str, one: Mapping[str, Any]) -> ThreadFaults:
+    counts = {int(bucket): int(count) for bucket, count in one["buckets"].items()}
+    if not all(0 <= bucket < FINE_BUCKETS and count > 0 for bucket, count in counts.items()):
+        raise ValueError("a bucket that there is not")
+    histogram = tuple(
+        (float(first), float(end), counts[bucket])
+        for bucket in sorted(counts)
+        for first, end in [fine_bucket_ns(bucket)]
+    )
+    return ThreadFaults(int(tid), str(one["name"]), histogram, min(int(one["max_us"]), _LONGEST_US))
+
+
+def order(pid: int, seconds: float, marker: str = "") -> bytes:
+    """What the watcher is told, see fault_trace."""
+    return json.dumps({"pid": pid, "seconds": seconds, "marker": marker}).encode()
+
+
+class Watcher:
+    """A watcher on this host; the faults until it is stopped are in its report."""
+
+    def __init__(self, process: subprocess.Popen[bytes], first: str) -> None:
+        self._process = process
+        self._first = first
+
+    def report(self, seconds: float = 0.0) -> FaultReport:
+        """Wait for the end of the process or the time, at most so many seconds, then stop; what was seen.
+
+        Raises:
+            NotApplicable, SetupBroken: as report_of.
+        """
+        try:
+            out, _ = self._process.communicate(timeout=max(seconds, 0.001))
+        except subprocess.TimeoutExpired:
+            self._process.terminate()
+            out, _ = self._process.communicate(timeout=_END_SECONDS)
+        return report_of([self._first, *out.decode(errors="replace").splitlines()])
+
+
+@contextmanager
+def watched(pid: int, seconds: float) -> Iterator[Watcher]:
+    """Watch a process of this host; it has begun when this is entered.
+
+    Args:
+        pid: of the process.
+        seconds: at most.
+
+    Raises:
+        NotApplicable: this host cannot be traced, with the reason.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _SCRIPT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdin is not None, "a pipe was asked for"
+        assert process.stdout is not None, "a pipe was asked for"
+        process.stdin.write(order(pid, seconds))
+        process.stdin.close()
+        process.stdin = None
+        first = process.stdout.readline().decode(errors="replace")
+        if '"attached"' not in first:
+            report_of([first])
+        yield Watcher(process, first)
+    finally:
+        if process.poll() is None:
+            # Its guardian sees its end, and removes what it has made.
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=_END_SECONDS)
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def watch_on_host(host: Host, marker: str, seconds: float) -> FaultReport:
+    """Watch the first process on a host that has `marker` among its arguments, until it ends.
+
+    Raises:
+        NotApplicable: that host cannot be traced, with the reason.
+        MachineryMissing, SetupBroken, DeadlineExpired: as Host.run and report_of.
+    """
+    done = host.run(
+        [host.python, "-I", "-S", "-c", _SCRIPT],
+        Deadline(seconds + _ATTACH_SECONDS),
+        stdin=order(0, seconds, marker),
+    )
+    if done.exit_code:
+        raise MachineryMissing(f"The watcher does not run on the host '{host.name}': {done.last_words}")
+    return report_of(done.stdout.decode(errors="replace").splitlines())

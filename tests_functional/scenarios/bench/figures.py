@@ -1,0 +1,64 @@
+"""Quantiles of a histogram, and the median and spread of a few measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+Bucket = tuple[float, float, int]
+"""From, up to, and how many were in between."""
+
+STALL_QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+
+
+def quantile(histogram: Sequence[Bucket], share: float) -> float | None:
+    """The value that a share of all are at or below, None where there is nothing.
+
+    Inside a bucket values are taken to be spread evenly, so the result is off by less than a bucket's width.
+
+    Args:
+        histogram: buckets in ascending order that do not overlap.
+        share: from 0 to 1.
+    """
+    total = sum(count for _, _, count in histogram)
+    wanted, seen, upper = share * total, 0, None
+    for first, end, count in histogram:
+        if count and seen + count >= wanted:
+            return first + (end - first) * max(0.0, wanted - seen) / count
+        seen += count
+        upper = end if count else upper
+    # By rounding a share of 1 can be above the sum.
+    return upper
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Several measurements of one thing.
+
+    Attributes:
+        median: the middle one.
+        min: the smallest.
+        max: the largest.
+        iqr: from the first quartile to the third, both by linear interpolation.
+    """
+
+    median: float
+    min: float
+    max: float
+    iqr: float
+
+    def to_json(self) -> dict[str, float]:
+        """Its form in bench.json."""
+        return {name: round(value, 3) for name, value in vars(self).items()}
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """The spread of some values, None where there are none."""
+    if not values:
+        return None
+    iqr = 0.0
+    if len(values) > 1:
+        first, _, third = quantiles(values, n=4, method="inclusive")
+        iqr = third - first
+    return Spread(median(values), min(values), max(values), iqr)

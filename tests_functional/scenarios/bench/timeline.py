@@ -1,0 +1,102 @@
+"""How fast the writers write, in equal intervals before, during and after a save."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from harness.errors import SnapproofError
+
+INTERVAL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class WriteRate:
+    """Pages written in each interval.
+
+    Attributes:
+        interval_ms: how long each is.
+        t_ms: when each begins, relative to T0; T0 is a boundary.
+        pages: written in it, by all writers.
+    """
+
+    interval_ms: int = round(INTERVAL_SECONDS * 1000)
+    t_ms: tuple[int, ...] = ()
+    pages: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Its form in bench.json."""
+        return {"interval_ms": self.interval_ms, "t_ms": list(self.t_ms), "pages": list(self.pages)}
+
+
+def write_rate(
+    times: Sequence[float], pages: Sequence[int], t0: float, interval: float = INTERVAL_SECONDS
+) -> WriteRate:
+    """Pages per interval from how many had been written when somebody looked.
+
+    Who looks may be late where the host is busy. So the count at each boundary is interpolated between the
+    looks around it, and a late look moves no later one.
+
+    Args:
+        times: of the looks, ascending, in seconds.
+        pages: that had been written by then.
+        t0: on the same clock.
+        interval: length of an interval in seconds.
+    """
+    milliseconds = round(interval * 1000)
+    if len(times) < 2:
+        return WriteRate(milliseconds)
+    first = int(np.ceil((times[0] - t0) / interval))
+    last = int(np.floor((times[-1] - t0) / interval))
+    edges = np.arange(first, last + 1)
+    counts = np.rint(np.interp(t0 + edges * interval, times, pages)).astype(np.int64)
+    return WriteRate(
+        milliseconds,
+        tuple(int(edge) * milliseconds for edge in edges[:-1]),
+        tuple(int(count) for count in np.diff(counts)),
+    )
+
+
+class Recorder:
+    """Looks at the writers' steps every 100 ms by the monotonic clock, in a thread of its own."""
+
+    def __init__(self, steps: Callable[[], Sequence[int]]) -> None:
+        self._steps = steps
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._record, name="write-rate", daemon=True)
+        self.times: list[float] = []
+        """Of the looks, by time.monotonic()."""
+        self.pages: list[int] = []
+        """Written by then."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _record(self) -> None:
+        begun, number = time.monotonic(), 0
+        while True:
+            try:
+                pages = sum(self._steps())
+            except SnapproofError:
+                # QEMU has ended; whoever drives it finds out why.
+                return
+            now = time.monotonic()
+            self.times.append(now)
+            self.pages.append(pages)
+            # The next one that is not past: intervals stay where they are, whatever happens to one of them.
+            number = max(number + 1, int((now - begun) / INTERVAL_SECONDS) + 1)
+            if self._stop.wait(max(0.0, begun + number * INTERVAL_SECONDS - time.monotonic())):
+                return

@@ -1,0 +1,241 @@
+"""Contract: `snapproof bench downtime` plans, orders, sums up and refuses as it says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ci.bench import add_parser, downtime
+from ci.bench.downtime_text import plan_lines, table_lines
+from ci.bench.environment import disk_of, require_room
+from ci.command import main
+from harness.errors import SetupBroken
+from harness.status import Status
+from tests_functional.scenarios.bench import throttle
+from tests_functional.scenarios.bench.measure import Sample
+from tests_functional.scenarios.bench.memory_use import MemoryUse
+from tests_functional.scenarios.bench.plan import Case, Plan, make_plan
+from tests_functional.scenarios.bench.summary import promise, summarise
+from tests_functional.scenarios.bench.timeline import WriteRate
+from tests_functional.scenarios.bench.ways import UNLIMITED, Way, throttled, why_not
+from tests_functional.scenarios.bench.writers import Writer
+
+Capture = pytest.CaptureFixture[str]
+SLOW = throttled(100)
+
+
+def _plan(memory_mib: int = 20_000, ram: tuple[int, ...] = (256, 512, 4096), repeats: int = 3) -> Plan:
+    return make_plan(
+        ram, list(Way), list(Writer), (UNLIMITED, SLOW), repeats=repeats, seed=1, memory_mib=memory_mib
+    )
+
+
+def _sample(ram_mib: int, way: Way, stun_ms: float, **further: object) -> Sample:
+    return replace(
+        Sample(ram_mib, way.value, "all", "unlimited", 1, stun_ms=stun_ms, total_ms=100.0),
+        **further,  # type: ignore[arg-type]
+    )
+
+
+def test_plan_has_all_sizes_once_and_all_writers_at_one() -> None:
+    """Not the whole product: sizes by ways, and writers by sinks by ways at 512 MiB."""
+    cases = _plan().cases
+    assert len(cases) == len(set(cases))
+    for size in (256, 4096):
+        assert {case.way for case in cases if case.ram_mib == size} == set(Way)
+        assert {(case.writer, case.sink) for case in cases if case.ram_mib == size} == {
+            (Writer.ALL, UNLIMITED)
+        }
+    at_512 = {(case.writer, case.sink) for case in cases if case.ram_mib == 512}
+    assert at_512 == {(writer, sink) for writer in Writer for sink in (UNLIMITED, SLOW)}
+
+
+def test_plan_says_what_it_leaves_out() -> None:
+    """A size that does not fit and a sink that cannot be had, each with the reason, once."""
+    plan = _plan(memory_mib=4000)
+    left = dict(plan.left_out)
+    assert len(left) == len(plan.left_out)
+    assert "4000 are available" in left["4096 MiB"]
+    assert set(left) == {"4096 MiB"} | {f"{way.value}, throttled" for way in Way if why_not(way, SLOW)}
+    assert all(not why_not(case.way, case.sink) for case in plan.cases)
+    assert not [case for case in plan.cases if case.ram_mib == 4096]
+
+
+def test_plan_without_a_size_that_fits_is_empty() -> None:
+    """Nothing to do is no failure of the plan."""
+    plan = _plan(memory_mib=100)
+    assert (plan.cases, plan.guests(), plan.disk_mib) == ((), [], 0)
+
+
+def test_each_round_has_every_case_once_in_an_order_of_its_own() -> None:
+    """Interleaved, and the same again with the same seed."""
+    plan = _plan()
+    runs = plan.runs()
+    assert runs == plan.runs()
+    assert runs != replace(plan, seed=2).runs()
+    orders = []
+    for repeat in (1, 2, 3):
+        part = runs[(repeat - 1) * len(plan.cases) : repeat * len(plan.cases)]
+        assert {run.repeat for run in part} == {repeat}
+        assert Counter(run.case for run in part) == Counter(plan.cases)
+        orders.append([run.case for run in part])
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_the_usual_plan_is_sane() -> None:
+    """Its default is about 40 minutes, --quick about 6, on a machine that holds all sizes."""
+    parser_arguments = ["bench", "downtime", "--plan"]
+    for more, limit in (([], 45), (["--quick"], 7)):
+        plan = downtime.planned(_arguments([*parser_arguments, *more]), 1, 20_000)
+        assert plan.seconds / 60 < limit
+        assert plan.repeats == 5
+
+
+def _arguments(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    return parser.parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ram", "lots"], "--ram wants"),
+        (["--ram", "0"], "--ram wants"),
+        (["--ram", "256,,512"], "--ram wants"),
+        (["--ways", "background"], "none of background-exec"),
+        (["--writers", "hot,cold"], "'cold'"),
+        (["--sinks", ""], "--sinks has ''"),
+        (["--repeats", "0"], "--repeats wants"),
+        (["--throttle", "0"], "--throttle wants"),
+        (["--throttle", "nan"], "--throttle wants"),
+    ],
+)
+def test_wrong_arguments_get_a_sentence(words: list[str], said: str, capsys: Capture) -> None:
+    """Exit code 2, nothing started."""
+    assert main(["bench", "downtime", "--plan", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_plan_is_printed_and_nothing_runs(capsys: Capture) -> None:
+    """--plan lists each case, what is left out, and how long it takes."""
+    assert main(["bench", "downtime", "--plan", "--ram", "256", "--seed", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "256-stop-and-save-10-percent-throttled" in out
+    assert "Left out: savevm, throttled." in out
+    assert "seed 5" in out
+
+
+def test_nothing_that_fits_is_exit_code_3(capsys: Capture) -> None:
+    """Nothing measured is never green."""
+    assert main(["bench", "downtime", "--ram", str(1 << 20)]) == 3
+    assert "are available" in capsys.readouterr().out
+
+
+def test_summary_counts_only_what_was_measured() -> None:
+    """A failed sample is counted as failed, and its figures are in no median."""
+    rows = summarise(
+        [
+            _sample(256, Way.BACKGROUND_EXEC, 1.0),
+            _sample(256, Way.BACKGROUND_EXEC, 3.0),
+            _sample(256, Way.BACKGROUND_EXEC, 99.0, error="It broke.", status=Status.FAIL),
+            Sample(256, "savevm", "all", "unlimited", 1, error="It broke.", status=Status.FAIL),
+        ]
+    )
+    first, second = rows
+    assert (first.way, first.n, first.failed) == ("background-exec", 2, 1)
+    assert first.stun is not None
+    assert (first.stun.median, first.stun.max) == (2.0, 3.0)
+    assert (second.n, second.failed, second.stun) == (0, 1, None)
+    assert second.to_json()["stun_ms"] is None
+    assert "(+1 failed)" in "\n".join(table_lines(rows, None, {}))
+
+
+def test_promise_compares_the_largest_with_the_smallest() -> None:
+    """Growth of both ways, and the gain at the largest size."""
+    samples = [
+        _sample(256, Way.BACKGROUND_EXEC, 2.0),
+        _sample(4096, Way.BACKGROUND_EXEC, 5.0),
+        _sample(256, Way.STOP_AND_SAVE, 200.0),
+        _sample(4096, Way.STOP_AND_SAVE, 4000.0),
+        _sample(8192, Way.STOP_AND_SAVE, 9000.0),
+    ]
+    kept = promise(summarise(samples), "all", "unlimited")
+    assert kept is not None
+    assert (kept.smallest_mib, kept.largest_mib) == (256, 4096)
+    assert (kept.background, kept.stopped, kept.gain) == (2.5, 20.0, 800.0)
+    assert "stuns the guest 800.0 times as long" in "\n".join(table_lines([], kept, {}))
+    assert promise(summarise(samples[:1]), "all", "unlimited") is None
+    assert promise(summarise(samples), "idle", "unlimited") is None
+
+
+def test_sample_as_json_has_the_documented_form() -> None:
+    """Names, units, and null where nothing is known."""
+    whole = _sample(
+        256,
+        Way.SAVEVM,
+        1.23456,
+        memory_before=MemoryUse(1000, 10, 900),
+        memory_after=MemoryUse(1500, 12, 800),
+        stall_histogram=[(1.0, 1.125, 3)],
+        write_rate=WriteRate(100, (-100, 0), (5, 6)),
+    ).to_json()
+    assert json.loads(json.dumps(whole)) == whole
+    assert (whole["rss_growth_kib"], whole["page_tables_growth_kib"]) == (500, 2)
+    assert (whole["huge_before_kib"], whole["huge_after_kib"]) == (900, 800)
+    assert whole["write_rate"] == {"interval_ms": 100, "t_ms": [-100, 0], "pages": [5, 6]}
+    assert whole["stall_histogram"] == [[1.0, 1.125, 3]]
+    assert (whole["stun_ms"], whole["error"], whole["downtime_ms"]) == (1.235, None, None)
+    empty = Sample(256, "savevm", "all", "unlimited", 1, error="It broke.", status=Status.FAIL).to_json()
+    assert (empty["error"], empty["stun_ms"], empty["rss_growth_kib"]) == ("It broke.", None, None)
+    assert set(empty) == set(whole)
+
+
+def test_disk_is_the_deepest_mount() -> None:
+    """Names with spaces, lines that are no mounts, and a mount that only begins alike."""
+    mounts = (
+        "21 1 254:1 / / rw - ext4 /dev/vda rw\n"
+        "22 21 0:30 / /work/a\\040b rw shared:1 - tmpfs none rw\n"
+        "23 21 0:31 / /work/a rw - xfs /dev/vdb rw\n"
+        "nonsense\n"
+    )
+    assert disk_of(Path("/work/a b/c"), mounts) == "tmpfs on none"
+    assert disk_of(Path("/work/abc"), mounts) == "ext4 on /dev/vda"
+    assert disk_of(Path("/work/a"), mounts) == "xfs on /dev/vdb"
+    assert disk_of(Path("/x"), "") == "unknown"
+
+
+def test_room_is_checked_before_anything_boots(tmp_path: Path) -> None:
+    """A disk that is too small is a sentence with what to do."""
+    require_room(tmp_path, 1)
+    with pytest.raises(SetupBroken, match="--results"):
+        require_room(tmp_path, 1 << 40)
+
+
+def test_throttle_is_steady_and_changes_nothing() -> None:
+    """Two MiB at 8 MiB/s take a quarter of a second, and arrive as they were."""
+    data = bytes(range(256)) * (8 << 10)
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(throttle.__file__), "8"], input=data, capture_output=True, check=True
+    )
+    assert done.stdout == data
+    assert 0.2 < time.monotonic() - begun < 5
+
+
+def test_case_names_are_folder_names() -> None:
+    """No percent sign or slash in a name."""
+    names = [case.name for case in _plan().cases]
+    assert len(set(names)) == len(names)
+    assert all(name.replace("-", "").isalnum() for name in names)
+    assert Case(256, Way.BACKGROUND_EXEC, Writer.ALL).again
+    assert not Case(256, Way.BACKGROUND_EXEC, Writer.ALL, SLOW).again
+    assert "3 cases" not in plan_lines(_plan(), whole=False)[-1]
