@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ci.avocado_job import run_plan
+from ci.bisect import add_bisect_argument
 from ci.events import EVENTS_FILE, EventTail, Progress
 from ci.interruption import asked_to_stop
 from ci.matrix import Leg, parse_shard, prepare_legs, table
@@ -24,9 +25,11 @@ from ci.profiles import PROFILES, select
 from ci.profiles.entry import Entry
 from ci.results import RunResult, make_results_folder, now, write_reproducer, write_results
 from ci.side_by_side import Plan, parse_jobs, plan
+from ci.trial_boot import why_untestable
 from ci.verdict_text import outcome_lines
+from harness.errors import NoSubject
 from harness.host import LocalHost
-from harness.status import Status
+from harness.status import EXIT_FAIL, Status
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.stack_file import save_stack
 
@@ -40,7 +43,10 @@ def add_parser(commands: Any) -> None:
         "run",
         help="run a profile's tests on real guests",
         description="Boots guests, snapshots them while they write, restores and judges.",
-        epilog="Example: snapproof run --profile smoke --qemu /usr/local/bin/qemu-system-x86_64",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Examples:\n"
+        "  snapproof run --profile smoke --qemu /usr/local/bin/qemu-system-x86_64\n"
+        "  git bisect run sh -c 'make -C build; snapproof run --bisect --qemu build/qemu-system-x86_64'",
     )
     parser.add_argument("--profile", default="smoke", metavar="NAME", help=f"one of {', '.join(PROFILES)}")
     parser.add_argument(
@@ -61,6 +67,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--jobs", type=parse_jobs, default=None, metavar="N", help="tests side by side (default: what fits)"
     )
+    add_bisect_argument(parser)
     parser.add_argument("--keep", action="store_true", help="keep snapshots and golden images")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
@@ -119,6 +126,10 @@ def run(arguments: argparse.Namespace) -> int:
     result = RunResult(outcomes, started, time.monotonic() - begun, command, environment)
     write_results(folder, result)
     _print(result, folder, legs)
+    if arguments.bisect and result.exit_code == EXIT_FAIL:
+        why = why_untestable(outcomes, [leg.stack for leg in legs], folder, progress.step)
+        if why:
+            raise NoSubject(why)
     return result.exit_code
 
 
