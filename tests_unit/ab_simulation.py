@@ -26,9 +26,9 @@ class Noise:
         base_ms: the true time of A.
         drift: standard deviation of the host's speed, which changes slowly: from save to save 0.9 of it stays.
         save: standard deviation of each save for itself.
-        process: standard deviation of what a process has for all of its saves.
+        process: standard deviation of what one process differs from another of the same executable.
         outliers: share of saves that take longer by half on average.
-        unit_ms: times are told in whole ones of it, 0 for as they are.
+        unit_ms: times are told in whole ones of it.
     """
 
     base_ms: float
@@ -54,7 +54,8 @@ def student(log_ratios: Sequence[float], level: float) -> Estimate:
     from scipy import stats
 
     values = np.asarray(log_ratios)
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
     mean = float(values.mean())
     return Estimate(math.exp(mean), math.exp(mean - half), math.exp(mean + half), level, len(values))
 
@@ -78,7 +79,7 @@ METHODS: Mapping[str, Method] = {
 def measured_pairs(
     noise: Noise, ratio: float, number: int, random: np.random.Generator, *, interleaved: bool = True
 ) -> list[float]:
-    """Logarithms of B/A of so many pairs, each of fresh processes that save twice a side, as ABBA or BAAB.
+    """Logarithms of B/A of so many pairs, each a save of A and one of B by fresh processes, in random order.
 
     Args:
         noise: what is added.
@@ -87,23 +88,20 @@ def measured_pairs(
         random: where the noise comes from.
         interleaved: False for all of A first and all of B then, to see what that does.
     """
-    saves = 4 * number
-    drift = _drift(noise.drift, saves, random)
+    saves = 2 * number
     if interleaved:
-        abba = np.array([0, 1, 1, 0])
-        is_b = np.concatenate([abba if head else 1 - abba for head in random.integers(0, 2, number)])
-        pair = np.repeat(np.arange(number), 4)
+        first = random.integers(0, 2, number)
+        is_b = np.stack([first, 1 - first], axis=1).ravel()
+        pair = np.repeat(np.arange(number), 2)
     else:
-        is_b = np.repeat([0, 1], saves // 2)
-        pair = np.tile(np.repeat(np.arange(number), 2), 2)
-    process = random.normal(0, noise.process, (number, 2))[pair, is_b]
+        is_b = np.repeat([0, 1], number)
+        pair = np.tile(np.arange(number), 2)
+    shared = _drift(noise.drift, saves, random) + random.normal(0, noise.process, saves)
     late = (random.random(saves) < noise.outliers) * random.exponential(0.5, saves)
-    factor = np.exp(drift + process + random.normal(0, noise.save, saves)) + late
+    factor = np.exp(shared + random.normal(0, noise.save, saves)) + late
     times = noise.base_ms * np.where(is_b, ratio, 1.0) * factor
-    if noise.unit_ms:
-        times = np.maximum(np.round(times / noise.unit_ms), 1) * noise.unit_ms
-    logs = np.where(is_b, 1, -1) * np.log(times) / 2
-    return [float(value) for value in np.bincount(pair, logs, number)]
+    times = np.maximum(np.round(times / noise.unit_ms), 1) * noise.unit_ms
+    return [float(value) for value in np.bincount(pair, np.where(is_b, 1, -1) * np.log(times), number)]
 
 
 def _drift(deviation: float, number: int, random: np.random.Generator) -> np.ndarray:
@@ -162,5 +160,5 @@ def _table(first: int, last: int, number: int) -> None:
 
 
 if __name__ == "__main__":
-    for first_look in (8, 10):
+    for first_look in (8, 10, 12):
         _table(first_look, 40, 1000)

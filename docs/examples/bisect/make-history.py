@@ -5,7 +5,7 @@ Usage: make-history.py QEMU FOLDER
 
 Each of its eight commits has a script `build.sh`, which makes the program `qemu`: one that runs QEMU. From the
 seventh commit on it drops the write protection of an eighth of guest RAM (validators/live_faults/drop_protection.c);
-that of the fifth does not build. Run it with snapproof's own Python.
+that of the fourth does not build. Run it with snapproof's own Python.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _SUBJECTS = (
     "Import",
     "ui: draw the cursor last",
     "docs: name the maintainers",
-    "block: count reads that were merged",
     "build: use the new compiler",
     "build: use the old compiler again",
+    "block: count reads that were merged",
     "migration: protect RAM in three pieces",
     "migration: say which piece it is",
 )
-_BROKEN, _FAULTY = 5, 7
+_BROKEN, _FAULTY = 4, 7
 
 
 def build_script(number: int, qemu: Path, library: Path) -> str:
