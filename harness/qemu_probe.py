@@ -46,9 +46,7 @@ def probe_qemu(name: str | Path) -> QemuFacts:
     found = shutil.which(str(name))
     if found is None:
         problem = "is not executable" if Path(name).exists() else "does not exist"
-        raise NoSubject(
-            f"The QEMU executable '{name}' {problem}; give a path or a name on PATH with --qemu."
-        )
+        raise NoSubject(f"The QEMU executable '{name}' {problem}; give a path or a name on PATH with --qemu.")
     executable = Path(found).absolute()
     answer = _ask(executable, "--version")
     match = _VERSION.search(answer)

@@ -1,4 +1,4 @@
-"""Contract: the example of docs/bisecting.md makes the history that it claims, and git bisect finds the fault."""
+"""Contract: the example of docs/bisecting.md makes the history that it claims, and git finds the fault."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from guest_images.cache import Cache, default_cache_folder
 
 _ROOT = Path(__file__).parents[1]
 _EXAMPLE = _ROOT / "docs/examples/bisect"
-_QEMU_SCRIPT = "#!/bin/sh\necho \"QEMU emulator version 1.2.3\"\n"
+_QEMU_SCRIPT = '#!/bin/sh\necho "QEMU emulator version 1.2.3"\n'
 
 
 def _make(qemu: str, folder: Path) -> None:

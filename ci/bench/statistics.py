@@ -1,10 +1,10 @@
 """What pairs of measurements say about the ratio of B to A: an interval, a verdict, and how much is missing.
 
-The unit is a pair: the natural logarithm of what B took over what A took, both measured one right after the
-other. The estimate is the Hodges-Lehmann one, its interval that of Wilcoxon's signed-rank test turned around
-(Hollander, Wolfe, Chicken: Nonparametric Statistical Methods, 3rd edition, 3.2 and 3.3). It assumes that logarithms
-lie symmetrically about the true one, which is so for any noise that A and B share. Why this one, and how often it
-errs: docs/decisions/010-ab-gate-statistics.md.
+The unit is a pair: the natural logarithm of what B took over what A took, both measured one right after
+the other. The estimate is the Hodges-Lehmann one, its interval that of Wilcoxon's signed-rank test turned
+around (Hollander, Wolfe, Chicken: Nonparametric Statistical Methods, 3rd edition, 3.2 and 3.3). It assumes
+that the logarithms lie symmetrically about the true one, which is so where A and B have the same noise. Why
+this one, and how often it errs: docs/decisions/010-ab-gate-statistics.md.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def judge(found: Estimate, limit: float) -> Verdict:
 
 
 def looks(first: int, last: int) -> tuple[int, ...]:
-    """After how many pairs the gate looks whether it can decide: from the first to the last, by steps of sqrt(2)."""
+    """After how many pairs the gate looks whether it can decide: sqrt(2) times as many each time."""
     at = [first]
     while at[-1] < last:
         at.append(min(last, math.ceil(at[-1] * _LOOK_GROWTH)))

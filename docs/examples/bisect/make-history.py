@@ -3,9 +3,10 @@
 
 Usage: make-history.py QEMU FOLDER
 
-Each of its eight commits has a script `build.sh`, which makes the program `qemu`: one that runs QEMU. From the
-seventh commit on it drops the write protection of an eighth of guest RAM (validators/live_faults/drop_protection.c);
-that of the fourth does not build. Run it with snapproof's own Python.
+Each of its eight commits has a script `build.sh`, which makes the program `qemu`: one that runs QEMU. From
+the seventh commit on it drops the write protection of an eighth of guest RAM
+(validators/live_faults/drop_protection.c); that of the fourth does not build. Run it with snapproof's own
+Python.
 """
 
 from __future__ import annotations
