@@ -14,7 +14,6 @@ STOP = 255
 """What ends the bisection, as all from 128 on does: no other commit could change a wrong command line."""
 
 _OPTION = "--bisect"
-_COMMANDS = ("run", "kernel")
 _WORDS = {GOOD: "good", BAD: "bad", SKIP: "cannot be tested"}
 
 
@@ -28,9 +27,8 @@ def add_bisect_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def asked_for(given: Sequence[str]) -> bool:
-    """Whether a command line has `--bisect`; also one that argparse refuses, which git would take for bad."""
-    words = given[1:] if given and given[0] in _COMMANDS else ()
-    return any(len(word) > len("--") and _OPTION.startswith(word) for word in words)
+    """Whether a command line that argparse refuses has `--bisect`: git would take its exit code 2 for bad."""
+    return any(len(word) > len("--b") and _OPTION.startswith(word) for word in given)
 
 
 def code_for_git(code: int) -> int:

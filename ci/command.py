@@ -23,14 +23,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     # Half a second of imports that a single command has no use for.
     named = [given[0]] if given and given[0] in _COMMANDS else _COMMANDS
-    bisecting = bisect.asked_for(given)
     try:
         arguments = _parser(named).parse_args(given)
     except SystemExit as ended:
-        if bisecting and ended.code:
+        if ended.code and bisect.asked_for(given):
             return bisect.STOP
         raise
     listen()
+    bisecting = getattr(arguments, "bisect", False)
     code = _run(arguments, bisecting)
     if bisecting:
         code = bisect.code_for_git(code)

@@ -38,7 +38,7 @@ def _pairs(ratio: float, spread: float, seed: int = 1) -> Measure:
         (1.0, 0.02, Verdict.SAME, 10, 0),
         (0.8, 0.02, Verdict.BETTER, 10, 0),
         (1.1, 0.02, Verdict.UNDECIDED, 40, 2),
-        (1.0, 0.13, Verdict.SAME, 15, 0),
+        (1.0, 0.15, Verdict.SAME, 32, 0),
         (1.0, 0.0, Verdict.SAME, 10, 0),
     ],
 )

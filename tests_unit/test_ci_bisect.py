@@ -55,7 +55,7 @@ def test_codes_of_runs(statuses: Sequence[Status], code: int) -> None:
     assert bisect.code_for_git(exit_code(statuses)) == code
 
 
-@pytest.mark.parametrize("words", [["run"], ["kernel"]])
+@pytest.mark.parametrize("words", [["run"], ["kernel"], ["bench", "ab"]])
 def test_wrong_words_stop_the_bisection(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """An argument that no commit could make right must not make one bad, as argparse's exit code 2 would."""
     assert main([*words, "--bisect", "--no-such-thing"]) >= 128

@@ -16,6 +16,7 @@ from typing import Any
 from ci.bench.gate import GateResult, Plan, ratio_text, side_text
 from ci.bench.pairs import Comparison, SlowedSide
 from ci.bench.self_check import self_check
+from ci.bisect import add_bisect_argument
 from ci.command import add_cache_argument
 from ci.events import Progress
 from ci.json_file import write_json_file
@@ -95,6 +96,7 @@ def add_parser(benchmarks: Any) -> None:
     )
     parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
     parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
+    add_bisect_argument(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write figures and verdict there")
     parser.add_argument("--results", type=Path, metavar="DIR", help=f"new folder for {RESULT_FILE} and logs")
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
