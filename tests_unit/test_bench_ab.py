@@ -1,12 +1,15 @@
-"""Contract: the A/B gate stops as soon as it can decide, says what it found, and its exit code says so too."""
+"""Contract: the A/B gate stops as soon as it can decide, says what it found, and has exit codes for it."""
 
 from __future__ import annotations
 
+import json
 import math
 import random
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +23,18 @@ from ci.bench.statistics import Verdict
 from ci.command import main
 from guest_images.cache import Cache
 from harness.errors import UsageError
+from tests_unit.scenario_values import stack
 from validators.slow_save.wrapper import slow_qemu
+
+
+@pytest.fixture(autouse=True)
+def _restore_signals() -> Iterator[None]:
+    """The command takes SIGINT and SIGTERM for itself."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
 
 Measure = Callable[[int], tuple[float, float]]
 
@@ -112,6 +126,60 @@ def test_wrong_arguments(words: list[str], said: str, capsys: pytest.CaptureFixt
     assert said in capsys.readouterr().err
 
 
+def _prepared(accels: Iterator[str], capabilities: tuple[str, ...]) -> Callable[..., object]:
+    """What a stack is prepared by, without fetching anything."""
+
+    def prepare(_arguments: object, folder: Path, _log: object) -> object:
+        known = replace(stack(folder), accel=next(accels), capabilities=capabilities)
+        return known, {"qemu": "1.2.3", "qemu_executable": "qemu"}
+
+    return prepare
+
+
+def test_qemu_without_background_snapshots(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is measured: exit code 3, which is no verdict."""
+    monkeypatch.setattr("ci.bench.ab.prepare_stack", _prepared(iter(["tcg"]), ("events",)))
+    assert main(["bench", "ab"]) == 3
+    said = capsys.readouterr()
+    assert "Nothing was measured: QEMU 1.2.3 has no capability 'background-snapshot'." in said.err
+    assert said.out == ""
+
+
+def test_two_accelerators_are_not_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A QEMU that runs under KVM would win whatever it does."""
+    accels = iter(["kvm", "tcg"])
+    monkeypatch.setattr("ci.bench.ab.prepare_stack", _prepared(accels, ("background-snapshot",)))
+    assert main(["bench", "ab", "--b", "other"]) == 2
+    assert "A runs under kvm and B under tcg" in capsys.readouterr().err
+
+
+def test_guest_too_small_for_writers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says how much would do."""
+    monkeypatch.setattr("ci.bench.ab.prepare_stack", _prepared(iter(["tcg"]), ()))
+    assert main(["bench", "ab", "--ram", "64"]) == 2
+    assert "--ram 64 is too little for this guest; give" in capsys.readouterr().err
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(1800)
+def test_planted_slowdown_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a real QEMU that sleeps for as long as it works, the gate says so, and leaves its figures."""
+    words = ["--plant-slowdown", "100%", "--pairs", "8", "--max-pairs", "8", "--ram", "128"]
+    assert main(["bench", "ab", *words, "--results", str(tmp_path / "results")]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2].startswith("WORSE: ")
+    found = json.loads((tmp_path / "results/ab.json").read_text())
+    assert found["result"]["verdict"] == "worse"
+    assert found["result"]["ratio"] == pytest.approx(2, rel=0.25)
+    assert found["slept"]["share"] == pytest.approx(1, rel=0.05)
+
+
 class _Compared:
     """A comparison whose gates give the verdicts that it was told."""
 
@@ -129,7 +197,7 @@ class _Compared:
 
     def gate(self, _slow: object = None, number: int = 0) -> GateResult:
         """The next verdict."""
-        return run_gate(Plan(1.1, 10, 10), _pairs(self._gates[number], 0.01))
+        return run_gate(Plan(1.1, 10, 10), _pairs(self._gates[number - 1], 0.01))
 
 
 class _Slowed:
@@ -175,7 +243,7 @@ while time.monotonic() < begun + 0.3:
 def test_slow_save_sleeps_its_share(magic: str, percent_more: int, tmp_path: Path) -> None:
     """Of the time in which it writes a stream, and not while anything else is written."""
     slow = slow_qemu(
-        Path(sys.executable), Cache(tmp_path / "cache"), tmp_path, lambda _: None, percent=percent_more
+        Path(sys.executable), Cache(tmp_path / "cache"), tmp_path, lambda _: None, per_mille=10 * percent_more
     )
     code = _WRITER.format(magic=magic, before="time.sleep(0.2)")
     subprocess.run([slow.executable, "-c", code], check=True)

@@ -24,7 +24,9 @@ from ci.own_guest import add_arguments as add_guest_arguments
 from ci.results import make_results_folder, now
 from ci.stack import cache_of, prepare_stack
 from harness.errors import NotApplicable, UsageError
+from harness.migration import BACKGROUND_SNAPSHOT
 from harness.status import EXIT_NOTHING_RAN
+from tests_functional.scenarios.bench.measure import require_room
 from tests_functional.scenarios.bench.two_sides import METRICS, WAY, two_sides
 from tests_functional.scenarios.bench.warm_guest import sized
 from tests_functional.scenarios.bench.writers import Writer
@@ -35,6 +37,8 @@ _SCHEMA = 1
 _RAM_MIB, _LEAST_FOR_WRITERS_MIB = 256, 16
 _PAIRS, _MAX_PAIRS = 10, 40
 _PLANTED = 0.2
+# What is started from, of both sides, what a save writes, and some room.
+_FILES = 4
 
 
 def add_parser(benchmarks: Any) -> None:
@@ -156,6 +160,7 @@ def _run(arguments: argparse.Namespace, plan: Plan, folder: Path, progress: Prog
     stack_b, environment_b = stack_a, environment_a
     if arguments.b is not None:
         stack_b, environment_b = _stack(arguments, arguments.b, folder, progress)
+    require_room(folder, _FILES * arguments.ram)
     if stack_a.accel != stack_b.accel:
         raise UsageError(
             f"A runs under {stack_a.accel} and B under {stack_b.accel}; choose one for both with --accel."
@@ -207,6 +212,8 @@ def _stack(
 ) -> tuple[Stack, dict[str, Any]]:
     one = argparse.Namespace(**{**vars(arguments), "qemu": name})
     stack, environment = prepare_stack(one, folder, progress.step)
+    if stack.capabilities and BACKGROUND_SNAPSHOT not in stack.capabilities:
+        raise NotApplicable(f"QEMU {environment['qemu']} has no capability '{BACKGROUND_SNAPSHOT}'.")
     least = stack.image.own_mib + _LEAST_FOR_WRITERS_MIB
     if arguments.ram < least:
         raise UsageError(f"--ram {arguments.ram} is too little for this guest; give {least} or more.")

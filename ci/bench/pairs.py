@@ -12,6 +12,7 @@ from typing import ClassVar
 from ci.bench.gate import GateResult, Plan, run_gate
 from ci.events import Progress
 from guest_images.cache import Cache
+from harness.errors import SetupBroken
 from tests_functional.scenarios.bench.two_sides import METRICS, TwoSides, figure
 from tests_functional.scenarios.bench.warm_guest import WarmGuest
 from validators.slow_save.wrapper import SlowQemu, slow_qemu
@@ -36,7 +37,16 @@ class SlowedSide:
     planted: float
 
     def text(self) -> str:
-        """What was planted, and what the library itself counted."""
+        """What was planted, and what the library itself counted.
+
+        Raises:
+            SetupBroken: it never slept, so nothing was planted.
+        """
+        if not self.qemu.acts:
+            raise SetupBroken(
+                "The planted slowdown never acted, so this says nothing about the gate; a QEMU that is "
+                "linked statically does not take it."
+            )
         share = self.qemu.slept_share
         slept = f"{100 * share:.1f} % of the time that its saves took without" if share else "at T0"
         return f"planted B sleeps {slept}, to be slower by {100 * self.planted:g} % ({self.qemu.acts} sleeps)"
@@ -69,13 +79,14 @@ class Comparison:
 
         Args:
             slow: what takes the place of B.
-            number: of the gate, so that each has an order of its own.
+            number: of the gate where there are several, so that each has its own order; 0 where it is alone.
         """
         b = self.sides.b if slow is None else slow.warm
         orders = balanced_orders(random.Random(f"{self.seed} {number}"))
 
         def measure(pair: int) -> tuple[float, float]:
-            self.progress.step(f"Pair {pair}.")
+            if not number:
+                self.progress.step(f"Pair {pair}.")
             if next(orders):
                 first = self._figure(self.sides.a, "a")
                 return first, self._figure(b, "b")
@@ -91,13 +102,18 @@ class Comparison:
         """
         base, folder = self.sides.b, self.folder.parent / "slowed"
         folder.mkdir(parents=True, exist_ok=True)
-        percent, at_t0_us = round(100 * share), 0
+        per_mille, at_t0_us = round(1000 * share), 0
         if self.metric != "total":
             self.progress.step("Measuring how long the guest stands still, to plant a share of that.")
             usual_ms = median(self._figure(base, "pilot") for _ in range(_PILOT_SAVES))
-            percent, at_t0_us = 0, round(1000 * share * usual_ms)
+            per_mille, at_t0_us = 0, round(1000 * share * usual_ms)
         qemu = slow_qemu(
-            base.stack.executable, self.cache, folder, self.progress.step, percent=percent, at_t0_us=at_t0_us
+            base.stack.executable,
+            self.cache,
+            folder,
+            self.progress.step,
+            per_mille=per_mille,
+            at_t0_us=at_t0_us,
         )
         return SlowedSide(replace(base, stack=replace(base.stack, executable=qemu.executable)), qemu, share)
 

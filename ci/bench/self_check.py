@@ -25,10 +25,10 @@ def self_check(comparison: Comparison, number: int, planted: float) -> tuple[dic
     slow = comparison.slowed(planted)
     same: list[GateResult] = []
     slower: list[GateResult] = []
-    for one in range(number):
-        same.append(comparison.gate(number=2 * one))
+    for one in range(1, number + 1):
+        same.append(comparison.gate(number=2 * one - 1))
         _show(comparison, one, "A against itself", same[-1])
-        slower.append(comparison.gate(slow, number=2 * one + 1))
+        slower.append(comparison.gate(slow, number=2 * one))
         _show(comparison, one, f"A slowed by {100 * planted:g} %", slower[-1])
     false = sum(result.verdict is Verdict.WORSE for result in same)
     found = sum(result.verdict is Verdict.WORSE for result in slower)
@@ -53,7 +53,7 @@ def self_check(comparison: Comparison, number: int, planted: float) -> tuple[dic
 def _show(comparison: Comparison, one: int, what: str, result: GateResult) -> None:
     comparison.progress.done()
     found = f"{ratio_text(result.found)}, {result.found.pairs} pairs"
-    print(f"{one + 1:3}  {what:20} {result.verdict.value:9} {found}", flush=True)
+    print(f"{one:3}  {what:20} {result.verdict.value:9} {found}", flush=True)
 
 
 def _counts(results: list[GateResult]) -> str:

@@ -17,7 +17,7 @@
 /* Of the shared page, beside the acts in its first word: all time of saves without the sleeps, and the sleeps. */
 enum { WORKED_WORD = 1, SLEPT_WORD = 2 };
 
-static long share_percent, at_t0_us;
+static long share_per_mille, at_t0_us;
 static int stream = -1;
 static int64_t began_ns, slept_ns, counted_ns;
 
@@ -55,7 +55,7 @@ static void begin_stream(int fd)
 static void slow_down(void)
 {
     int64_t before = now_ns(), worked = before - began_ns - slept_ns, slept;
-    int64_t owed = worked * share_percent / 100 - slept_ns;
+    int64_t owed = worked * share_per_mille / 1000 - slept_ns;
 
     if (owed < LEAST_NS)
         return;
@@ -83,9 +83,9 @@ ssize_t writev(int fd, const struct iovec *parts, int number)
 {
     long done = raw_syscall(SYS_writev, fd, (long)parts, number, 0, 0, 0);
 
-    if (share_percent && number > 0 && is_begin(parts->iov_base, parts->iov_len))
+    if (share_per_mille && number > 0 && is_begin(parts->iov_base, parts->iov_len))
         begin_stream(fd);
-    else if (share_percent && fd == stream)
+    else if (share_per_mille && fd == stream)
         slow_down();
     return checked(done);
 }
@@ -104,6 +104,6 @@ __attribute__((constructor)) static void read_parameters(int argc, char **argv, 
 {
     (void)argc;
     (void)argv;
-    share_percent = number_of(environment, "SNAPPROOF_SLOW_SAVE_PERCENT=");
+    share_per_mille = number_of(environment, "SNAPPROOF_SLOW_SAVE_PER_MILLE=");
     at_t0_us = number_of(environment, "SNAPPROOF_SLOW_T0_US=");
 }

@@ -49,7 +49,7 @@ def slow_qemu(
     folder: Path,
     log: Callable[[str], None],
     *,
-    percent: int = 0,
+    per_mille: int = 0,
     at_t0_us: int = 0,
 ) -> SlowQemu:
     """Make a wrapper script that runs `qemu` with a slowdown planted.
@@ -59,17 +59,17 @@ def slow_qemu(
         cache: where the library is kept.
         folder: where the wrapper and its report go.
         log: told what takes time.
-        percent: each save takes so much longer, as a share of what it takes without.
+        per_mille: each save takes so much longer, in thousandths of what it takes without.
         at_t0_us: the guest stands still for so much longer at T0, in microseconds.
 
     Raises:
         MachineryMissing, SetupBroken: it cannot be compiled.
     """
-    report = folder / f"slow-save-{percent}-{at_t0_us}.acts"
+    report = folder / f"slow-save-{per_mille}-{at_t0_us}.acts"
     report.write_bytes(bytes(_PAGE_BYTES))
     variables = {
         ACTS_VARIABLE: str(report),
-        "SNAPPROOF_SLOW_SAVE_PERCENT": str(percent),
+        "SNAPPROOF_SLOW_SAVE_PER_MILLE": str(per_mille),
         "SNAPPROOF_SLOW_T0_US": str(at_t0_us),
     }
     library = preload_library(_SOURCE, cache, log)
