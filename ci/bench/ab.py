@@ -13,20 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ci.bench.environment import measured_environment, require_room
 from ci.bench.gate import GateResult, Plan, ratio_text, side_text
 from ci.bench.pairs import Comparison, SlowedSide
 from ci.bench.self_check import self_check
+from ci.bench.stack_arguments import add_stack_arguments
 from ci.bisect import add_bisect_argument
-from ci.command import add_cache_argument
 from ci.events import Progress
 from ci.json_file import write_json_file
-from ci.own_guest import add_arguments as add_guest_arguments
 from ci.results import make_results_folder, now
 from ci.stack import cache_of, prepare_stack
 from harness.errors import NotApplicable, UsageError
 from harness.migration import BACKGROUND_SNAPSHOT
 from harness.status import EXIT_NOTHING_RAN
-from tests_functional.scenarios.bench.measure import require_room
 from tests_functional.scenarios.bench.two_sides import METRICS, WAY, two_sides
 from tests_functional.scenarios.bench.warm_guest import sized
 from tests_functional.scenarios.bench.writers import Writer
@@ -98,14 +97,10 @@ def add_parser(benchmarks: Any) -> None:
     parser.add_argument(
         "--seed", type=int, default=1, metavar="N", help="of the order of runs and of writes (default: 1)"
     )
-    parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
-    parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
     add_bisect_argument(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write figures and verdict there")
     parser.add_argument("--results", type=Path, metavar="DIR", help=f"new folder for {RESULT_FILE} and logs")
-    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
-    add_cache_argument(parser)
-    add_guest_arguments(parser)
+    add_stack_arguments(parser, qemu=False)
     parser.set_defaults(run=ab)
 
 
@@ -183,6 +178,7 @@ def _run(arguments: argparse.Namespace, plan: Plan, folder: Path, progress: Prog
             "common_guest": sides.common,
             "a": environment_a,
             "b": environment_b,
+            "host": measured_environment(folder),
             "planted": arguments.plant_slowdown,
         }
         print("\n".join(_heading(arguments, environment_a, environment_b, sides.common)), flush=True)

@@ -138,7 +138,7 @@ def figure(warm: WarmGuest, metric: Metric, folder: Path) -> float:
         SetupBroken: the save failed, or gave no such figure.
     """
     sample = measure(warm, WAY, folder, around_seconds=0.0)
-    if sample.error:
+    if not sample.measured:
         raise SetupBroken(
             f"A save by '{warm.stack.executable}' failed, so nothing is compared: {sample.error}"
         )
