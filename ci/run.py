@@ -46,7 +46,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Examples:\n"
         "  snapproof run --profile smoke --qemu /usr/local/bin/qemu-system-x86_64\n"
-        "  git bisect run sh -c 'make -C build; snapproof run --bisect --qemu build/qemu-system-x86_64'",
+        "  git bisect run sh -c 'make -C build || exit 125; snapproof run --bisect --qemu build/qemu'",
     )
     parser.add_argument("--profile", default="smoke", metavar="NAME", help=f"one of {', '.join(PROFILES)}")
     parser.add_argument(
