@@ -143,6 +143,8 @@ def ab(arguments: argparse.Namespace) -> int:
 @contextmanager
 def _folder(given: Path | None) -> Iterator[Path]:
     if given is not None:
+        if (given / RESULT_FILE).exists():
+            raise UsageError(f"'{given}' already holds a result; name another folder with --results.")
         yield make_results_folder(given)
         return
     with tempfile.TemporaryDirectory(prefix="snapproof-ab-") as name:
@@ -155,51 +157,58 @@ def _run(arguments: argparse.Namespace, plan: Plan, folder: Path, progress: Prog
     stack_b, environment_b = stack_a, environment_a
     if arguments.b is not None:
         stack_b, environment_b = _stack(arguments, arguments.b, folder, progress)
-    require_room(folder, _FILES * arguments.ram)
     if stack_a.accel != stack_b.accel:
         raise UsageError(
             f"A runs under {stack_a.accel} and B under {stack_b.accel}; choose one for both with --accel."
         )
-    writer = Writer(arguments.writer)
-    with two_sides(stack_a, stack_b, writer, folder / "guests", progress.step, arguments.seed) as sides:
+    require_room(folder, _FILES * arguments.ram)
+    document = {
+        **_settings(arguments),
+        "started": started,
+        "a": environment_a,
+        "b": environment_b,
+        "host": measured_environment(folder),
+    }
+    writer, seed = Writer(arguments.writer), arguments.seed
+    with two_sides(stack_a, stack_b, writer, folder / "guests", progress.step, seed) as sides:
         comparison = Comparison(
-            sides, arguments.metric, plan, arguments.seed, folder / "saves", cache_of(arguments), progress
+            sides, arguments.metric, plan, seed, folder / "saves", cache_of(arguments), progress
         )
-        document = {
-            "schema": _SCHEMA,
-            "kind": "ab-self-check" if arguments.self_check else "ab",
-            "started": started,
-            "metric": arguments.metric,
-            "unit": METRICS[arguments.metric].unit,
-            "way": WAY.value,
-            "writer": writer.value,
-            "ram_mib": arguments.ram,
-            "seed": arguments.seed,
-            "common_guest": sides.common,
-            "a": environment_a,
-            "b": environment_b,
-            "host": measured_environment(folder),
-            "planted": arguments.plant_slowdown,
-        }
+        progress.done()
         print("\n".join(_heading(arguments, environment_a, environment_b, sides.common)), flush=True)
         if arguments.self_check:
             found, code = self_check(comparison, arguments.self_check, arguments.plant_slowdown)
         else:
             found, code = _once(comparison, arguments.plant_slowdown)
-    document |= {"seconds": round(time.monotonic() - begun, 1), **found}
-    _write(arguments, document)
+        document |= {"common_guest": sides.common, **found}
+    _write(arguments, {**document, "seconds": round(time.monotonic() - begun, 1)})
     return code
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was asked for, as it is in ab.json."""
+    return {
+        "schema": _SCHEMA,
+        "kind": "ab-self-check" if arguments.self_check else "ab",
+        "metric": arguments.metric,
+        "unit": METRICS[arguments.metric].unit,
+        "way": WAY.value,
+        "writer": arguments.writer,
+        "ram_mib": arguments.ram,
+        "seed": arguments.seed,
+        "planted": arguments.plant_slowdown,
+    }
 
 
 def _once(comparison: Comparison, planted: float | None) -> tuple[dict[str, Any], int]:
     slow = None if planted is None else comparison.slowed(planted)
     result = comparison.gate(slow)
     comparison.progress.done()
-    print("\n".join(_lines(result, comparison.metric)))
-    found = {"result": result.to_json()}
+    found: dict[str, Any] = {"result": result.to_json()}
     if slow is not None:
         print(slow.text())
-        found["slept"] = {"times": slow.qemu.acts, "share": slow.qemu.slept_share}
+        found["slept"] = slow.slept()
+    print("\n".join(_lines(result, comparison.metric)))
     return found, result.exit_code
 
 

@@ -49,7 +49,11 @@ class SlowedSide:
             )
         share = self.qemu.slept_share
         slept = f"{100 * share:.1f} % of the time that its saves took without" if share else "at T0"
-        return f"planted B sleeps {slept}, to be slower by {100 * self.planted:g} % ({self.qemu.acts} sleeps)"
+        return f"planted B slept {slept}, {self.qemu.acts} times"
+
+    def slept(self) -> dict[str, float]:
+        """What the library itself counted, for ab.json: how often, and the share of the saves' own time."""
+        return {"times": self.qemu.acts, "share": self.qemu.slept_share}
 
 
 @dataclass(frozen=True)

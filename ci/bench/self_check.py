@@ -45,7 +45,7 @@ def self_check(comparison: Comparison, number: int, planted: float) -> tuple[dic
         "found": found,
         "same": [result.to_json() for result in same],
         "slowed": [result.to_json() for result in slower],
-        "slept": {"times": slow.qemu.acts, "share": slow.qemu.slept_share},
+        "slept": slow.slept(),
     }
     return content, EXIT_PASS if good else EXIT_FAIL
 
