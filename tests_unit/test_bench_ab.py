@@ -250,7 +250,7 @@ def _slept(folder: Path, magic: str, percent_more: int) -> SlowQemu:
 @pytest.mark.parametrize("percent_more", [20, 50])
 def test_slow_save_sleeps_its_share(percent_more: int, tmp_path: Path) -> None:
     """Of the time in which a stream is written; a busy host may let it sleep too long, so the best counts."""
-    shares = []
+    shares: list[float] = []
     while len(shares) < 8 and not (shares and min(shares) < 1.02 * percent_more / 100):
         slow = _slept(tmp_path, "QEVM", percent_more)
         assert slow.acts > 3
