@@ -10,8 +10,8 @@
 
 #include "fault.h"
 
-/* Shorter sleeps would cost more than they sleep. */
-#define LEAST_NS 200000ll
+/* Each sleep disturbs what works beside it; few long ones do so less, and the last of a save is owed at most. */
+#define LEAST_NS 2000000ll
 #define NS_PER_S 1000000000ll
 
 /* Of the shared page, beside the acts in its first word: all time of saves without the sleeps, and the sleeps. */
