@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from ci.interruption import listen
+from ci import bisect
+from ci.interruption import EXIT_INTERRUPTED, listen
 from harness.errors import SnapproofError
 from harness.status import EXIT_ERROR
 
@@ -25,7 +27,6 @@ _COMMANDS = (
     "kernel",
     "bench",
 )
-_EXIT_INTERRUPTED = 130
 _EXIT_CODES = "Exit codes: 0 pass, 1 fail, 2 error or missing machinery, 3 nothing ran, 4 all skipped."
 
 
@@ -34,16 +35,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     # Half a second of imports that a single command has no use for.
     named = [given[0]] if given and given[0] in _COMMANDS else _COMMANDS
-    arguments = _parser(named).parse_args(given)
+    try:
+        arguments = _parser(named).parse_args(given)
+    except SystemExit as ended:
+        if ended.code and bisect.asked_for(given):
+            return bisect.STOP
+        raise
     listen()
+    bisecting = getattr(arguments, "bisect", False)
+    code = _run(arguments, bisecting)
+    if bisecting:
+        code = bisect.code_for_git(code)
+        print(bisect.line_for(code), file=sys.stderr)
+    return code
+
+
+def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
+    """Run a command; its exit code, or what ends a bisection."""
     try:
         return int(arguments.run(arguments))
     except SnapproofError as error:
         _explain(error)
-        return EXIT_ERROR
+        return bisect.STOP if bisecting and bisect.concerns_all_commits(error) else EXIT_ERROR
     except KeyboardInterrupt:
         print("snapproof: Interrupted; everything it started has been ended.", file=sys.stderr)
-        return _EXIT_INTERRUPTED
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; nothing more can be said.
         sys.stderr.close()
@@ -52,6 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A traceback would end in exit code 1, which says that the snapshot is wrong.
         print(f"snapproof: The operating system refused: {error}.", file=sys.stderr)
         return EXIT_ERROR
+    except Exception:
+        # Likewise; git would call the commit bad.
+        if not bisecting:
+            raise
+        traceback.print_exc()
+        return bisect.STOP
 
 
 def _explain(error: SnapproofError) -> None:

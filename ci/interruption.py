@@ -6,6 +6,7 @@ import signal
 import threading
 from types import FrameType
 
+EXIT_INTERRUPTED = 130
 _ASKED = threading.Event()
 
 

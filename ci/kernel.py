@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
+from ci.bisect import add_bisect_argument
 from ci.host_plan import (
     HOST_HELP,
     Sources,
@@ -46,7 +47,8 @@ def add_parser(commands: Any) -> None:
         help="test the kernel's userfaultfd write protection by itself",
         description="Tests userfaultfd write protection on this host, without QEMU, and writes KTAP.",
         epilog="docs/kernel.md says what is tested. Exit codes: 0 pass, 1 the kernel is wrong, 2 a test "
-        "broke, 3 nothing ran, 4 all skipped.",
+        "broke, 3 nothing ran, 4 all skipped. For 'git bisect run': snapproof kernel --bisect --host "
+        "vm:/path/to/linux/arch/x86/boot/bzImage",
     )
     parser.add_argument(
         "--filter",
@@ -61,6 +63,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write host, results and figures there")
     _add_lending(parser)
+    add_bisect_argument(parser)
     parser.add_argument("--host", default=LOCAL, metavar="SPEC", help=f"where: {HOST_HELP}")
     add_host_arguments(parser)
     parser.set_defaults(run=kernel)
@@ -89,6 +92,8 @@ def kernel(arguments: argparse.Namespace) -> int:
         for test in tests:
             print(f"{test.slug}  {test.recipe}  {test.contract}")
         return 0 if tests else EXIT_NOTHING_RAN
+    if arguments.bisect and not tests:
+        raise UsageError(f"No test fits the filter {', '.join(arguments.filter)}; see --list.")
     writer = KtapWriter(sys.stdout.write)
     seen = []
     for event in _events(arguments):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ci.avocado_job import run_plan
+from ci.bisect import add_bisect_argument
 from ci.event_stream import EventStream
 from ci.events import EVENTS_FILE, EventTail, Progress
 from ci.interruption import asked_to_stop
@@ -27,9 +28,11 @@ from ci.reports.formats import FORMATS, named_format
 from ci.reports.result import RunResult, Selection
 from ci.results import make_results_folder, now, write_reproducer, write_results
 from ci.side_by_side import Plan, parse_jobs, plan
+from ci.trial_boot import why_untestable
 from ci.verdict_text import outcome_lines
+from harness.errors import NoSubject
 from harness.host import LocalHost
-from harness.status import Status
+from harness.status import EXIT_FAIL, Status
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.stack_file import save_stack
 
@@ -43,7 +46,10 @@ def add_parser(commands: Any) -> None:
         "run",
         help="run a profile's tests on real guests",
         description="Boots guests, snapshots them while they write, restores and judges.",
-        epilog="Example: snapproof run --profile smoke --qemu /usr/local/bin/qemu-system-x86_64",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Examples:\n"
+        "  snapproof run --profile smoke --qemu /usr/local/bin/qemu-system-x86_64\n"
+        "  git bisect run sh -c 'make -C build || exit 125; snapproof run --bisect --qemu build/qemu'",
     )
     parser.add_argument("--profile", default="smoke", metavar="NAME", help=f"one of {', '.join(PROFILES)}")
     parser.add_argument(
@@ -75,6 +81,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--events", metavar="FILE", help="JSON Lines of what happens, as it happens; '-' for standard output"
     )
+    add_bisect_argument(parser)
     parser.add_argument("--keep", action="store_true", help="keep snapshots and golden images")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
@@ -134,6 +141,10 @@ def _run(
         # A format that cannot be written, or a full disk, does not take away what a night's run has found.
         _print(result, folder, legs)
     stream.over(result)
+    if arguments.bisect and result.exit_code == EXIT_FAIL:
+        why = why_untestable(outcomes, [leg.stack for leg in legs], folder, progress.step)
+        if why:
+            raise NoSubject(why)
     return result.exit_code
 
 

@@ -41,7 +41,7 @@ def find_qemu(name: str | None, cache: Cache, mirror: str | None, log: Callable[
     Without a name it is the one on PATH, else the catalogue's default, which is fetched.
 
     Raises:
-        UsageError: the executable does not exist or is not a QEMU.
+        NoSubject: the executable does not exist or is not a QEMU.
         MachineryMissing, SetupBroken: it could not be fetched.
     """
     if name is None and shutil.which(DEFAULT_EXECUTABLE) is None:

@@ -19,7 +19,7 @@ from guest_images.kernel_modules import Kernel, find_kernel, load_order
 from guest_images.packages import InputRecord, PackageSet, Tree, find_tree, manifest_digest, provide_tree
 from guest_images.ssh_keys import GuestKeys, guest_keys
 from harness.disk import Disk, probe_disk
-from harness.errors import UsageError
+from harness.errors import NoSubject, UsageError
 from harness.ssh import SshIdentity
 
 PACKAGES = ("base-files", "busybox-static", "dropbear-bin", "python3")
@@ -121,10 +121,10 @@ def host_of_kernel(given: HostKernel, cache: Cache, log: Log, *, mirror: str | N
     """Return a host that boots a kernel of one's own (x86_64), with the Debian of the newest stable host.
 
     Raises:
-        UsageError: there is no such file or folder. Others as `build_host`.
+        NoSubject: there is no such kernel. UsageError: there is no such folder. Others as `build_host`.
     """
     if not given.image.is_file():
-        raise UsageError(f"There is no kernel image '{given.image}'; give the path of a bzImage.")
+        raise NoSubject(f"There is no kernel image '{given.image}'; give the path of a bzImage.")
     if given.modules is not None and not given.modules.is_dir():
         raise UsageError(f"There is no folder '{given.modules}' with kernel modules.")
     spec = host_spec("debian-13")

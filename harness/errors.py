@@ -77,3 +77,7 @@ class UsageError(SnapproofError):
     """The user's input cannot be used as given."""
 
     status = Status.ERROR
+
+
+class NoSubject(UsageError):
+    """What the user named as the QEMU or kernel under test is not there, or is no such thing."""

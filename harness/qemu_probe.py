@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import Evidence, UsageError
+from harness.errors import Evidence, NoSubject
 
 _ANSWER_SECONDS = 30.0
 _VERSION = re.compile(r"QEMU emulator version (\d+\.\d+\.\d+)(?: \(([^)\n]*)\))?")
@@ -41,19 +41,17 @@ def probe_qemu(name: str | Path) -> QemuFacts:
         name: a path, or a program name to find on PATH.
 
     Raises:
-        UsageError: there is no such executable, or it does not answer as QEMU does.
+        NoSubject: there is no such executable, or it does not answer as QEMU does.
     """
     found = shutil.which(str(name))
     if found is None:
         problem = "is not executable" if Path(name).exists() else "does not exist"
-        raise UsageError(
-            f"The QEMU executable '{name}' {problem}; give a path or a name on PATH with --qemu."
-        )
+        raise NoSubject(f"The QEMU executable '{name}' {problem}; give a path or a name on PATH with --qemu.")
     executable = Path(found).absolute()
     answer = _ask(executable, "--version")
     match = _VERSION.search(answer)
     if match is None:
-        raise UsageError(
+        raise NoSubject(
             f"'{name}' is not a QEMU: it does not answer '--version' as QEMU does.",
             Evidence((found, "--version"), log_tail=answer[-1000:]),
         )
@@ -85,7 +83,7 @@ def has_device(executable: Path, name: str) -> bool:
     """Whether a QEMU was built with a device, by what `-device help` lists.
 
     Raises:
-        UsageError: it does not answer.
+        NoSubject: it does not answer.
     """
     return f'name "{name}"' in _ask(executable, "-device", "help")
 
@@ -101,9 +99,9 @@ def _ask(executable: Path, *arguments: str, said: str = "") -> str:
             env={**os.environ, "LC_ALL": "C"},
         )
     except subprocess.TimeoutExpired as error:
-        raise UsageError(
+        raise NoSubject(
             f"'{executable}' did not answer '{' '.join(arguments)}' within {_ANSWER_SECONDS:.0f} s."
         ) from error
     except OSError as error:
-        raise UsageError(f"'{executable}' cannot be run: {error.strerror}.") from error
+        raise NoSubject(f"'{executable}' cannot be run: {error.strerror}.") from error
     return (done.stdout + done.stderr).decode(errors="replace")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ci.bench import downtime, faults, validator
+from ci.bench import ab, downtime, faults, validator
 
 
 def add_parser(commands: Any) -> None:
@@ -14,3 +14,4 @@ def add_parser(commands: Any) -> None:
     downtime.add_parser(benchmarks)
     faults.add_parser(benchmarks)
     validator.add_parser(benchmarks)
+    ab.add_parser(benchmarks)

@@ -8,11 +8,17 @@ from pathlib import Path
 from ci.own_guest import add_arguments as add_guest_arguments
 
 
-def add_stack_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add those that ci.stack.prepare_stack reads."""
-    parser.add_argument(
-        "--qemu", metavar="PATH|NAME", help="an executable, or a name from 'snapproof images list'"
-    )
+def add_stack_arguments(parser: argparse.ArgumentParser, *, qemu: bool = True) -> None:
+    """Add those that ci.stack.prepare_stack reads.
+
+    Args:
+        parser: of the benchmark.
+        qemu: whether it takes a single QEMU, as `--qemu`.
+    """
+    if qemu:
+        parser.add_argument(
+            "--qemu", metavar="PATH|NAME", help="an executable, or a name from 'snapproof images list'"
+        )
     parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
     parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")

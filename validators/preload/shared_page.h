@@ -10,25 +10,34 @@
 
 #define SHARED_PAGE_BYTES 4096
 
-/* Maps it; NULL where there is none. `variable` ends with the '='. */
-static inline void *shared_page(char **environment, const char *variable)
+/* What follows `variable`, which ends with the '=', in the environment; NULL where it is not there. */
+static inline const char *variable_of(char **environment, const char *variable)
 {
     for (; *environment; environment++) {
         const char *prefix = variable, *text = *environment;
-        long fd, map;
 
         while (*prefix && *prefix == *text)
             prefix++, text++;
-        if (*prefix)
-            continue;
-        fd = raw_syscall(SYS_openat, AT_FDCWD, (long)text, O_RDWR | O_CLOEXEC, 0, 0, 0);
-        if (fd < 0)
-            return NULL;
-        map = raw_syscall(SYS_mmap, 0, SHARED_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        raw_syscall(SYS_close, fd, 0, 0, 0, 0, 0);
-        return map < 0 && map > -4096 ? NULL : (void *)map;
+        if (!*prefix)
+            return text;
     }
     return NULL;
+}
+
+/* Maps it; NULL where there is none. */
+static inline void *shared_page(char **environment, const char *variable)
+{
+    const char *path = variable_of(environment, variable);
+    long fd, map;
+
+    if (!path)
+        return NULL;
+    fd = raw_syscall(SYS_openat, AT_FDCWD, (long)path, O_RDWR | O_CLOEXEC, 0, 0, 0);
+    if (fd < 0)
+        return NULL;
+    map = raw_syscall(SYS_mmap, 0, SHARED_PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    raw_syscall(SYS_close, fd, 0, 0, 0, 0, 0);
+    return map < 0 && map > -4096 ? NULL : (void *)map;
 }
 
 #endif

@@ -1,0 +1,161 @@
+"""The A/B gate: measures pair after pair, and looks now and then whether it can decide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from ci.bench.statistics import (
+    Estimate,
+    Verdict,
+    estimate,
+    fewest_pairs,
+    judge,
+    level_per_look,
+    looks,
+    more_pairs,
+    relative_spread,
+)
+from harness.errors import UsageError
+from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a gate is to decide, and how long it may try.
+
+    Attributes:
+        limit: the ratio B/A up to which B is good enough.
+        first: pairs before the first look.
+        last: pairs at most.
+    """
+
+    limit: float
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        if self.first < 1:
+            raise UsageError(f"--pairs {self.first} makes no sense; give 1 or more.")
+        if self.last < self.first:
+            raise UsageError(f"--max-pairs {self.last} is less than --pairs {self.first}.")
+        if self.first < (least := fewest_pairs(self.level)):
+            raise UsageError(
+                f"With {len(self.looks)} looks after {self.first} to {self.last} pairs the first can give no "
+                f"interval; --pairs must be {least} at least."
+            )
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """After how many pairs it looks."""
+        return looks(self.first, self.last)
+
+    @property
+    def level(self) -> float:
+        """The confidence of each look; that of all together is CONFIDENCE at least."""
+        return level_per_look(CONFIDENCE, len(self.looks))
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What a gate has found.
+
+    Attributes:
+        plan: what it was to decide.
+        a: A's figures, one a pair.
+        b: B's, likewise.
+        found: the ratio at the last look.
+        verdict: what follows.
+    """
+
+    plan: Plan
+    a: tuple[float, ...]
+    b: tuple[float, ...]
+    found: Estimate
+    verdict: Verdict
+
+    @property
+    def exit_code(self) -> int:
+        """0 better or same, 1 worse, 2 undecided."""
+        return {Verdict.WORSE: EXIT_FAIL, Verdict.UNDECIDED: EXIT_ERROR}.get(self.verdict, EXIT_PASS)
+
+    def sentence(self) -> str:
+        """The verdict as a sentence."""
+        allowed = f"{100 * (self.plan.limit - 1):g} %"
+        match self.verdict:
+            case Verdict.WORSE:
+                return f"B is worse than A by more than the {allowed} that are allowed."
+            case Verdict.BETTER:
+                return f"B is better than A, by more than the {allowed} that it might be worse."
+            case Verdict.SAME:
+                return f"B is not worse than A by more than the {allowed} that are allowed."
+        more = more_pairs(self.found, self.plan.limit)
+        if more is None:
+            return (
+                f"Whether B is worse by more than {allowed} cannot be said: it is so near to that, or the "
+                "figures vary so much, that not even a thousand pairs would decide."
+            )
+        return (
+            f"Whether B is worse by more than {allowed} cannot be said yet; about {more} more pairs "
+            f"(--max-pairs {self.found.pairs + more}) would probably decide."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Its form in ab.json."""
+        found = self.found
+        return {
+            "verdict": self.verdict.value,
+            "sentence": self.sentence(),
+            "exit_code": self.exit_code,
+            "ratio": found.ratio,
+            "interval": [found.low, found.high],
+            "level": found.level,
+            "pairs": found.pairs,
+            "limit": self.plan.limit,
+            "a": list(self.a),
+            "b": list(self.b),
+            "a_spread": relative_spread(self.a),
+            "b_spread": relative_spread(self.b),
+        }
+
+
+def run_gate(
+    plan: Plan,
+    measure: Callable[[int], tuple[float, float]],
+    told: Callable[[str], None] = lambda _: None,
+) -> GateResult:
+    """Measure pairs until a look decides, or the last one has been taken.
+
+    Args:
+        plan: what to decide.
+        measure: takes the number of a pair, from 1; gives A's figure and B's, both above 0.
+        told: hears of each look.
+    """
+    a: list[float] = []
+    b: list[float] = []
+    for look in plan.looks:
+        while len(a) < look:
+            figure_a, figure_b = measure(len(a) + 1)
+            a.append(figure_a)
+            b.append(figure_b)
+        found = estimate([math.log(y / x) for x, y in zip(a, b, strict=True)], plan.level)
+        verdict = judge(found, plan.limit)
+        told(f"After {look} pairs B/A is {ratio_text(found)}: {verdict.value}.")
+        if verdict is not Verdict.UNDECIDED:
+            break
+    return GateResult(plan, tuple(a), tuple(b), found, verdict)
+
+
+def ratio_text(found: Estimate) -> str:
+    """A ratio with its interval."""
+    return f"{found.ratio:.3f} ({found.low:.3f} to {found.high:.3f} at {100 * found.level:g} %)"
+
+
+def side_text(values: tuple[float, ...], unit: str) -> str:
+    """Median and spread of one side's figures."""
+    return f"median {median(values):,.6g} {unit}, spread {100 * relative_spread(values):.1f} %"

@@ -1,0 +1,133 @@
+"""Pairs for the A/B gate: a save of A and one of B, one right after the other, in balanced random order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import ClassVar
+
+from ci.bench.gate import GateResult, Plan, run_gate
+from ci.events import Progress
+from guest_images.cache import Cache
+from harness.errors import SetupBroken
+from tests_functional.scenarios.bench.two_sides import METRICS, TwoSides, figure
+from tests_functional.scenarios.bench.warm_guest import WarmGuest
+from validators.slow_save.wrapper import SlowQemu, slow_qemu
+
+_PILOT_SAVES = 5
+
+
+@dataclass(frozen=True)
+class SlowedSide:
+    """A side with a planted slowdown.
+
+    Attributes:
+        warm: the guest, to be started with the slower QEMU.
+        qemu: that QEMU.
+        planted: by how much its figure is to grow, as a share.
+    """
+
+    METRICS: ClassVar[tuple[str, ...]] = ("total", "stun", "downtime")
+
+    warm: WarmGuest
+    qemu: SlowQemu
+    planted: float
+
+    def text(self) -> str:
+        """What was planted, and what the library itself counted.
+
+        Raises:
+            SetupBroken: it never slept, so nothing was planted.
+        """
+        if not self.qemu.acts:
+            raise SetupBroken(
+                "The planted slowdown never acted, so this says nothing about the gate; a QEMU that is "
+                "linked statically does not take it."
+            )
+        share = self.qemu.slept_share
+        slept = f"{100 * share:.1f} % of the time that its saves took without" if share else "at T0"
+        return f"planted B slept {slept}, {self.qemu.acts} times"
+
+    def slept(self) -> dict[str, float]:
+        """What the library itself counted, for ab.json: how often, and the share of the saves' own time."""
+        return {"times": self.qemu.acts, "share": self.qemu.slept_share}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sides, and how they are compared.
+
+    Attributes:
+        sides: the guests.
+        metric: one of METRICS.
+        plan: of each gate.
+        seed: of the order within pairs.
+        folder: for the saves' files.
+        cache: where a planted library is kept.
+        progress: told what goes on.
+    """
+
+    sides: TwoSides
+    metric: str
+    plan: Plan
+    seed: int
+    folder: Path
+    cache: Cache
+    progress: Progress
+
+    def gate(self, slow: SlowedSide | None = None, number: int = 0) -> GateResult:
+        """Run one gate.
+
+        Args:
+            slow: what takes the place of B.
+            number: of the gate where there are several, so that each has its own order; 0 where it is alone.
+        """
+        b = self.sides.b if slow is None else slow.warm
+        orders = balanced_orders(random.Random(f"{self.seed} {number}"))
+
+        def measure(pair: int) -> tuple[float, float]:
+            if not number:
+                self.progress.step(f"Pair {pair}.")
+            if next(orders):
+                first = self._figure(self.sides.a, "a")
+                return first, self._figure(b, "b")
+            second = self._figure(b, "b")
+            return self._figure(self.sides.a, "a"), second
+
+        return run_gate(self.plan, measure, self.progress.step)
+
+    def slowed(self, share: float) -> SlowedSide:
+        """B, made slower by a share of what it takes.
+
+        A stand-still is made longer by a share of what it is without, which is measured first.
+        """
+        base, folder = self.sides.b, self.folder.parent / "slowed"
+        folder.mkdir(parents=True, exist_ok=True)
+        per_mille, at_t0_us = round(1000 * share), 0
+        if self.metric != "total":
+            self.progress.step("Measuring how long the guest stands still, to plant a share of that.")
+            usual_ms = median(self._figure(base, "pilot") for _ in range(_PILOT_SAVES))
+            per_mille, at_t0_us = 0, round(1000 * share * usual_ms)
+        qemu = slow_qemu(
+            base.stack.executable,
+            self.cache,
+            folder,
+            self.progress.step,
+            per_mille=per_mille,
+            at_t0_us=at_t0_us,
+        )
+        return SlowedSide(replace(base, stack=replace(base.stack, executable=qemu.executable)), qemu, share)
+
+    def _figure(self, warm: WarmGuest, name: str) -> float:
+        return figure(warm, METRICS[self.metric], self.folder / name)
+
+
+def balanced_orders(chance: random.Random) -> Iterator[bool]:
+    """Whether A comes first, pair after pair: by chance, and then the other way round."""
+    while True:
+        first = chance.random() < 0.5
+        yield first
+        yield not first

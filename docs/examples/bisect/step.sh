@@ -1,0 +1,5 @@
+#!/bin/sh
+# One step of a bisection: build, then test what was built. Run by `git bisect run`.
+# A commit that does not build cannot be tested: 125.
+./build.sh || exit 125
+exec snapproof run --bisect --profile nightly --filter snapshot.live-sequential-1-vcpus --seed 1 --qemu ./qemu

@@ -1,0 +1,265 @@
+"""Contract: the A/B gate stops as soon as it can decide, says what it found, and has exit codes for it."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from ci.bench import self_check as self_check_module
+from ci.bench.ab import percent
+from ci.bench.gate import GateResult, Plan, run_gate
+from ci.bench.pairs import balanced_orders
+from ci.bench.statistics import Verdict
+from ci.command import main
+from guest_images.cache import Cache
+from harness.errors import UsageError
+from tests_unit.scenario_values import stack
+from validators.slow_save.wrapper import SlowQemu, slow_qemu
+
+
+@pytest.fixture(autouse=True)
+def _restore_signals() -> Iterator[None]:
+    """The command takes SIGINT and SIGTERM for itself."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+Measure = Callable[[int], tuple[float, float]]
+
+
+def _pairs(ratio: float, spread: float, seed: int = 1) -> Measure:
+    """Pairs whose logarithms vary by a standard deviation."""
+    chance = random.Random(seed)
+    return lambda _: (400.0, 400.0 * ratio * math.exp(chance.gauss(0, spread)))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "spread", "verdict", "pairs", "code"),
+    [
+        (1.2, 0.02, Verdict.WORSE, 10, 1),
+        (1.0, 0.02, Verdict.SAME, 10, 0),
+        (0.8, 0.02, Verdict.BETTER, 10, 0),
+        (1.1, 0.02, Verdict.UNDECIDED, 40, 2),
+        (1.0, 0.15, Verdict.SAME, 32, 0),
+        (1.0, 0.0, Verdict.SAME, 10, 0),
+    ],
+)
+def test_gate(ratio: float, spread: float, verdict: Verdict, pairs: int, code: int) -> None:
+    """It measures on only while the interval says neither."""
+    told: list[str] = []
+    result = run_gate(Plan(1.1, 10, 40), _pairs(ratio, spread), told.append)
+    assert (result.verdict, result.found.pairs, result.exit_code) == (verdict, pairs, code)
+    assert len(result.a) == len(result.b) == pairs
+    assert told[-1].endswith(f"{verdict.value}.")
+    assert result.to_json()["verdict"] == verdict.value
+
+
+def test_undecided_says_what_would_decide() -> None:
+    """As many pairs more as the interval has to shrink by; none where it is at the limit."""
+    result = run_gate(Plan(1.1, 10, 10), _pairs(1.05, 0.1))
+    assert result.verdict is Verdict.UNDECIDED
+    assert "more pairs (--max-pairs" in result.sentence()
+    result = run_gate(Plan(1.1, 10, 10), lambda pair: (1.0, 1.0 if pair % 2 else 1.21))
+    assert "not even a thousand" in result.sentence()
+
+
+def test_one_outlier_does_not_decide() -> None:
+    """A save that took ten times as long is one pair among ten."""
+    even = _pairs(1.0, 0.02)
+    result = run_gate(Plan(1.1, 10, 40), lambda pair: (400.0, 4000.0) if pair == 3 else even(pair))
+    assert result.verdict is Verdict.SAME
+
+
+@pytest.mark.parametrize(("first", "last"), [(10, 9), (5, 40), (0, 3)])
+def test_plans_that_cannot_work(first: int, last: int) -> None:
+    """Fewer pairs than an interval needs are refused before anything is booted."""
+    with pytest.raises(UsageError):
+        Plan(1.1, first, last)
+
+
+def test_orders_are_balanced() -> None:
+    """Of two pairs in a row one begins with A and one with B, whatever the chance."""
+    orders = list(islice(balanced_orders(random.Random(3)), 40))
+    assert all(one != other for one, other in zip(orders[::2], orders[1::2], strict=True))
+    assert len(set(orders[::2])) == 2
+    assert orders == list(islice(balanced_orders(random.Random(3)), 40))
+
+
+@pytest.mark.parametrize(("text", "share"), [("10%", 0.1), ("2.5%", 0.025), ("100%", 1.0)])
+def test_percent(text: str, share: float) -> None:
+    """Shares are given in percent."""
+    assert percent(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["10", "0%", "-5%", "nan%", "inf%", "%", "1e9%", "ten%"])
+def test_percent_refuses(text: str) -> None:
+    """What is none, or makes no sense as one."""
+    with pytest.raises(ValueError, match=r".*"):
+        percent(text)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--metric", "size", "--plant-slowdown", "20%"], "No slowdown can be planted for --metric size"),
+        (["--self-check", "0"], "--self-check takes a number above 0"),
+        (["--self-check", "2", "--b", "qemu"], "takes no --b"),
+        (["--pairs", "4"], "--pairs must be"),
+        (["--a", "/none/such"], "does not exist"),
+        (["--results", "/proc/none"], "cannot be written"),
+    ],
+)
+def test_wrong_arguments(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence, before anything is booted."""
+    assert main(["bench", "ab", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def _prepared(accels: Iterator[str], capabilities: tuple[str, ...]) -> Callable[..., object]:
+    """What a stack is prepared by, without fetching anything."""
+
+    def prepare(_arguments: object, folder: Path, _log: object) -> object:
+        known = replace(stack(folder), accel=next(accels), capabilities=capabilities)
+        return known, {"qemu": "1.2.3", "qemu_executable": "qemu"}
+
+    return prepare
+
+
+def test_qemu_without_background_snapshots(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is measured: exit code 3, which is no verdict."""
+    monkeypatch.setattr("ci.bench.ab.prepare_stack", _prepared(iter(["tcg"]), ("events",)))
+    assert main(["bench", "ab"]) == 3
+    said = capsys.readouterr()
+    assert "Nothing was measured: QEMU 1.2.3 has no capability 'background-snapshot'." in said.err
+    assert said.out == ""
+
+
+def test_two_accelerators_are_not_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A QEMU that runs under KVM would win whatever it does."""
+    accels = iter(["kvm", "tcg"])
+    monkeypatch.setattr("ci.bench.ab.prepare_stack", _prepared(accels, ("background-snapshot",)))
+    assert main(["bench", "ab", "--b", "other"]) == 2
+    assert "A runs under kvm and B under tcg" in capsys.readouterr().err
+
+
+def test_guest_too_small_for_writers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says how much would do."""
+    monkeypatch.setattr("ci.bench.ab.prepare_stack", _prepared(iter(["tcg"]), ()))
+    assert main(["bench", "ab", "--ram", "64"]) == 2
+    assert "--ram 64 is too little for this guest; give" in capsys.readouterr().err
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(1800)
+def test_planted_slowdown_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a real QEMU that sleeps for as long as it works, the gate says so, and leaves its figures."""
+    words = ["--plant-slowdown", "100%", "--pairs", "8", "--max-pairs", "8", "--ram", "128"]
+    assert main(["bench", "ab", *words, "--results", str(tmp_path / "results")]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[-1].startswith("WORSE: ")
+    found = json.loads((tmp_path / "results/ab.json").read_text())
+    assert found["result"]["verdict"] == "worse"
+    assert found["result"]["ratio"] == pytest.approx(2, rel=0.25)
+    assert found["slept"]["share"] == pytest.approx(1, rel=0.05)
+
+
+class _Compared:
+    """A comparison whose gates give the verdicts that it was told."""
+
+    class progress:  # noqa: N801
+        """Told nothing."""
+
+        done = staticmethod(lambda: None)
+
+    def __init__(self, *ratios: tuple[float, float]) -> None:
+        self._gates = [ratio for pair in ratios for ratio in pair]
+
+    def slowed(self, _share: float) -> object:
+        """A side that knows nothing of itself."""
+        return _Slowed()
+
+    def gate(self, _slow: object = None, number: int = 0) -> GateResult:
+        """The next verdict."""
+        return run_gate(Plan(1.1, 10, 10), _pairs(self._gates[number - 1], 0.01))
+
+
+class _Slowed:
+    def text(self) -> str:
+        return "planted"
+
+    def slept(self) -> dict[str, float]:
+        return {"times": 3, "share": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("ratios", "code", "last"),
+    [
+        ([(1.0, 1.2)] * 3, 0, "PASS: 0 false alarms in 3 gates of A against itself"),
+        ([(1.0, 1.2), (1.2, 1.2)], 1, "FAIL: 1 false alarms in 2"),
+        ([(1.0, 1.2), (1.0, 1.0)], 1, "slowdown was found in 1 of 2."),
+    ],
+)
+def test_self_check(
+    ratios: list[tuple[float, float]], code: int, last: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One false alarm or one slowdown that is missed makes it fail."""
+    found, exit_code = self_check_module.self_check(_Compared(*ratios), len(ratios), 0.2)  # type: ignore[arg-type]
+    assert exit_code == code
+    assert last in capsys.readouterr().out.splitlines()[-1]
+    assert len(found["same"]) == len(found["slowed"]) == len(ratios)
+
+
+_WRITER = """
+import os, time
+out = os.open("/dev/null", os.O_WRONLY)
+os.writev(out, [b"{magic}"])
+begun = time.monotonic()
+while time.monotonic() < begun + 0.3:
+    os.writev(out, [bytes(1000)])
+"""
+
+
+def _slept(folder: Path, magic: str, percent_more: int) -> SlowQemu:
+    """A program that writes for a moment, with the library preloaded."""
+    per_mille = 10 * percent_more
+    slow = slow_qemu(
+        Path(sys.executable), Cache(folder / "cache"), folder, lambda _: None, per_mille=per_mille
+    )
+    subprocess.run([slow.executable, "-c", _WRITER.format(magic=magic)], check=True)
+    return slow
+
+
+@pytest.mark.parametrize("percent_more", [20, 50])
+def test_slow_save_sleeps_its_share(percent_more: int, tmp_path: Path) -> None:
+    """Of the time in which a stream is written; a busy host may let it sleep too long, so the best counts."""
+    shares: list[float] = []
+    while len(shares) < 8 and not (shares and min(shares) < 1.02 * percent_more / 100):
+        slow = _slept(tmp_path, "QEVM", percent_more)
+        assert slow.acts > 3
+        shares.append(slow.slept_share)
+    assert min(shares) == pytest.approx(percent_more / 100, rel=0.02)
+
+
+@pytest.mark.parametrize(("magic", "percent_more"), [("other", 20), ("QEVM", 0)])
+def test_slow_save_lets_others_be(magic: str, percent_more: int, tmp_path: Path) -> None:
+    """What is no stream is written as fast as ever, and so is a stream where nothing is planted."""
+    slow = _slept(tmp_path, magic, percent_more)
+    assert slow.slept_share == slow.acts == 0

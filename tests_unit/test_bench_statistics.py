@@ -1,0 +1,118 @@
+"""Contract: the A/B gate's interval is Wilcoxon's, its verdicts follow, and it errs as rarely as it says."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ci.bench import statistics
+from ci.bench.statistics import Estimate, Verdict
+from tests_unit.ab_simulation import LIMIT, NOISES, simulated
+
+_STATS: Any = importlib.import_module("scipy.stats")
+_PLAN = statistics.looks(10, 40)
+
+
+@pytest.mark.parametrize(
+    ("n", "tail", "cut"),
+    # Critical values T of the signed-rank test, one-sided; the cut is T + 1.
+    [(8, 0.025, 4), (10, 0.005, 4), (12, 0.005, 8), (20, 0.025, 53), (25, 0.005, 69), (4, 0.05, 0)],
+)
+def test_cut_is_that_of_published_tables(n: int, tail: float, cut: int) -> None:
+    """Wilcoxon and Wilcox, Some Rapid Approximate Statistical Procedures (1964), table 2."""
+    assert statistics.signed_rank_cut(n, tail) == cut
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_interval_holds_what_the_test_does_not_reject(seed: int) -> None:
+    """A shift just inside the interval is not rejected by scipy's exact test, one just outside is."""
+    random = np.random.default_rng(seed)
+    logs = random.normal(0.1, 0.05, 9 + seed)
+    level = 0.98
+    found = statistics.estimate(list(logs), level)
+    for end, inward in ((found.low, 1e-6), (found.high, -1e-6)):
+        inside = _STATS.wilcoxon(logs - math.log(end) - inward, method="exact").pvalue
+        outside = _STATS.wilcoxon(logs - math.log(end) + inward, method="exact").pvalue
+        assert inside > 1 - level >= outside
+    assert found.low < found.ratio < found.high
+
+
+def test_too_few_pairs_have_no_interval() -> None:
+    """Then nothing is decided, whatever they say."""
+    found = statistics.estimate([0.5] * 5, 0.99)
+    assert found.ratio == pytest.approx(math.exp(0.5))
+    assert found.low == 0
+    assert math.isinf(found.high)
+    assert statistics.judge(found, 1.1) is Verdict.UNDECIDED
+    assert statistics.fewest_pairs(0.99) == 8
+    assert statistics.more_pairs(found, 1.1) == 3
+    assert not math.isinf(statistics.estimate([0.5] * 8, 0.99).high)
+
+
+def _found(low: float, high: float, pairs: int = 10) -> Estimate:
+    return Estimate(math.sqrt(low * high), low, high, 0.99, pairs)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (1.11, 1.3, Verdict.WORSE),
+        (1.09, 1.3, Verdict.UNDECIDED),
+        (0.98, 1.11, Verdict.UNDECIDED),
+        (0.98, 1.02, Verdict.SAME),
+        (1.02, 1.09, Verdict.SAME),
+        (0.8, 0.95, Verdict.SAME),
+        (0.8, 0.9, Verdict.BETTER),
+    ],
+)
+def test_verdicts(low: float, high: float, verdict: Verdict) -> None:
+    """The whole interval has to lie on one side of what is allowed."""
+    assert statistics.judge(_found(low, high), 1.1) is verdict
+
+
+def test_looks_share_the_error() -> None:
+    """Each look errs by its part only, so all together err no more than one."""
+    assert _PLAN == (10, 15, 22, 32, 40)
+    assert statistics.looks(10, 10) == (10,)
+    assert statistics.level_per_look(0.95, len(_PLAN)) == pytest.approx(0.99)
+
+
+def test_more_pairs() -> None:
+    """An interval twice as wide as what is left to the limit needs four times as many pairs."""
+    limit = 1.1
+    half = 2 * math.log(limit / 1.0)
+    assert statistics.more_pairs(_found(math.exp(-half), math.exp(half)), limit) == 30
+    assert statistics.more_pairs(_found(1.0, limit**2), limit) is None
+    assert statistics.more_pairs(_found(1.05, 1.149), limit) is None
+
+
+def test_spread_takes_no_notice_of_an_outlier() -> None:
+    """It is that of the others."""
+    assert statistics.relative_spread([99, 100, 101, 100, 100, 5000]) == pytest.approx(0.0074, abs=0.0001)
+    assert statistics.relative_spread([5.0, 5.0]) == 0
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_false_alarms_are_rare(name: str) -> None:
+    """Equal sides give none; sides that differ by just what is allowed give at most 2.5 % of either error."""
+    found, _ = simulated(NOISES[name], 1.0, 300, _PLAN)
+    assert found[Verdict.WORSE] == found[Verdict.BETTER] == 0
+    found, _ = simulated(NOISES[name], LIMIT, 300, _PLAN)
+    # 300 times 2.5 %, and three standard deviations more.
+    assert found[Verdict.WORSE] <= 16
+    assert found[Verdict.SAME] <= 16
+
+
+@pytest.mark.parametrize(("name", "power"), [("quiet host", 1.0), ("busy host", 0.85)])
+def test_slowdown_of_a_fifth_is_found(name: str, power: float) -> None:
+    """On a quiet host always, and after a dozen pairs; the same side is cleared as surely."""
+    found, pairs = simulated(NOISES[name], 1.2, 300, _PLAN)
+    assert found[Verdict.WORSE] >= 300 * power
+    assert found[Verdict.SAME] == found[Verdict.BETTER] == 0
+    assert pairs < 12 or name == "busy host"
+    cleared, _ = simulated(NOISES[name], 1.0, 300, _PLAN)
+    assert cleared[Verdict.SAME] >= 300 * power

@@ -1,0 +1,71 @@
+"""Contract: the example of docs/bisecting.md makes the history that it claims, and git finds the fault."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ci.stack import find_qemu
+from guest_images.cache import Cache, default_cache_folder
+
+_ROOT = Path(__file__).parents[1]
+_EXAMPLE = _ROOT / "docs/examples/bisect"
+_QEMU_SCRIPT = '#!/bin/sh\necho "QEMU emulator version 1.2.3"\n'
+
+
+def _make(qemu: str, folder: Path) -> None:
+    subprocess.run(
+        [sys.executable, _EXAMPLE / "make-history.py", qemu, folder],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+    )
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def test_history(tmp_path: Path) -> None:
+    """Eight commits, each of which builds a QEMU but the fourth; only the last two preload the fault."""
+    qemu = tmp_path / "qemu-stand-in"
+    qemu.write_text(_QEMU_SCRIPT)
+    qemu.chmod(0o755)
+    _make(str(qemu), tmp_path / "history")
+    folder = tmp_path / "history"
+    for number in range(1, 9):
+        _git(folder, "checkout", "-q", f"v{number}")
+        built = subprocess.run(["./build.sh"], cwd=folder, capture_output=True, check=False).returncode == 0
+        assert built == (number != 4)
+        assert (folder / "qemu").exists() == built
+        if built:
+            assert "QEMU emulator" in subprocess.check_output(["./qemu", "--version"], cwd=folder, text=True)
+            assert ("drop_protection" in (folder / "qemu").read_text()) == (number >= 7)
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(1800)
+def test_bisection_names_the_commit(tmp_path: Path) -> None:
+    """With a real QEMU and real guests git names the seventh commit, past one that does not build."""
+    folder = tmp_path / "history"
+    qemu = find_qemu(None, Cache(default_cache_folder()), None, print)
+    _make(str(qemu.executable), folder)
+    _git(folder, "bisect", "start", "v8", "v1")
+    bin_folder = Path(sys.executable).parent
+    path = os.pathsep.join((str(bin_folder), os.environ["PATH"]))
+    done = subprocess.run(
+        ["git", "bisect", "run", _EXAMPLE / "step.sh"],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "is the first bad commit" in done.stdout
+    assert f"git bisect skip {_git(folder, 'rev-parse', 'v4').strip()}" in _git(folder, "bisect", "log")
+    assert _git(folder, "rev-parse", "refs/bisect/bad") == _git(folder, "rev-parse", "v7")

@@ -1,0 +1,1 @@
+"""A planted slowdown: a library that makes QEMU save slower by a known share, for the A/B gate to find."""

@@ -1,0 +1,109 @@
+/* Planted slowdown: a save takes a share longer than it would, or the guest stands still for longer at T0.
+ *
+ * The snapshot is right all the same. In the thread that writes the stream it sleeps a share of the time that has
+ * passed without sleeping since the stream began, so that the share does not depend on how fast host and sink are.
+ */
+#include <stddef.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#include "fault.h"
+
+/* Each sleep disturbs what works beside it; few long ones do so less, and the last of a save is owed at most. */
+#define LEAST_NS 2000000ll
+#define NS_PER_S 1000000000ll
+
+/* Of the shared page, beside the acts in its first word: all time of saves without the sleeps, and the sleeps. */
+enum { WORKED_WORD = 1, SLEPT_WORD = 2 };
+
+static long share_per_mille, at_t0_us;
+static int stream = -1;
+static int64_t began_ns, slept_ns, counted_ns;
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+
+    raw_syscall(SYS_clock_gettime, CLOCK_MONOTONIC, (long)&now, 0, 0, 0, 0);
+    return now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+static void sleep_ns(int64_t ns)
+{
+    struct timespec span = { ns / NS_PER_S, ns % NS_PER_S };
+
+    raw_syscall(SYS_nanosleep, (long)&span, 0, 0, 0, 0, 0);
+    acted();
+}
+
+static void count(int64_t worked, int64_t slept)
+{
+    if (!acts)
+        return;
+    __atomic_add_fetch(&acts[WORKED_WORD], worked, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&acts[SLEPT_WORD], slept, __ATOMIC_SEQ_CST);
+}
+
+static void begin_stream(int fd)
+{
+    stream = fd;
+    began_ns = now_ns();
+    slept_ns = counted_ns = 0;
+}
+
+static void slow_down(void)
+{
+    int64_t before = now_ns(), worked = before - began_ns - slept_ns, slept;
+    int64_t owed = worked * share_per_mille / 1000 - slept_ns;
+
+    if (owed < LEAST_NS)
+        return;
+    sleep_ns(owed);
+    slept = now_ns() - before;
+    slept_ns += slept;
+    count(worked - counted_ns, slept);
+    counted_ns = worked;
+}
+
+/* QEMU migration/qemu-file-types.h: a stream begins with the four letters of QEMU_VM_FILE_MAGIC. */
+static int is_begin(const char *bytes, size_t length)
+{
+    return length >= 4 && bytes[0] == 'Q' && bytes[1] == 'E' && bytes[2] == 'V' && bytes[3] == 'M';
+}
+
+static long fault(int fd, unsigned long request, struct range *asked)
+{
+    if (at_t0_us && protects(request, asked) && asked->length >= LARGE_BYTES)
+        sleep_ns(at_t0_us * 1000ll);
+    return pass(fd, request, asked);
+}
+
+ssize_t writev(int fd, const struct iovec *parts, int number)
+{
+    long done = raw_syscall(SYS_writev, fd, (long)parts, number, 0, 0, 0);
+
+    if (share_per_mille && number > 0 && is_begin(parts->iov_base, parts->iov_len))
+        begin_stream(fd);
+    else if (share_per_mille && fd == stream)
+        slow_down();
+    return checked(done);
+}
+
+static long number_of(char **environment, const char *variable)
+{
+    const char *text = variable_of(environment, variable);
+    long number = 0;
+
+    for (; text && *text >= '0' && *text <= '9'; text++)
+        number = number * 10 + (*text - '0');
+    return number;
+}
+
+__attribute__((constructor)) static void read_parameters(int argc, char **argv, char **environment)
+{
+    (void)argc;
+    (void)argv;
+    share_per_mille = number_of(environment, "SNAPPROOF_SLOW_SAVE_PER_MILLE=");
+    at_t0_us = number_of(environment, "SNAPPROOF_SLOW_T0_US=");
+}
