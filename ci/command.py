@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Half a second of imports that a single command has no use for.
     named = [given[0]] if given and given[0] in _COMMANDS else _COMMANDS
     try:
-        arguments = _parser(named).parse_args(given)
+        arguments = make_parser(named).parse_args(given)
     except SystemExit as ended:
         if ended.code and bisect.asked_for(given):
             return bisect.STOP
@@ -83,7 +83,8 @@ def _explain(error: SnapproofError) -> None:
         print(f"    {line}", file=sys.stderr)
 
 
-def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
+def make_parser(names: Sequence[str] = _COMMANDS) -> argparse.ArgumentParser:
+    """The parser of the whole command line, or of some commands where only they are wanted."""
     parser = argparse.ArgumentParser(
         prog="snapproof",
         description="Proves that a QEMU background snapshot is exactly the guest at T0.",
