@@ -15,7 +15,8 @@ import pytest
 from groovy_parser.parser import parse_groovy_content
 
 from ci.profiles import PROFILES
-from ci.results import RunResult, write_results
+from ci.reports.result import RunResult
+from ci.results import write_results
 from guest_images.cache import Cache, default_cache_folder
 from guest_images.catalogue import QEMUS, suite
 from guest_images.loader import find_loader
@@ -243,7 +244,8 @@ def _lend_rsync(folder: Path) -> None:
     program.chmod(0o755)
 
 
-def test_tmt_run(tmt_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.timeout(600)
+def test_tmt_run(tmt_tree: Path, tmp_path: Path) -> None:
     """A plan runs on this machine, and tmt takes over what results.yaml says of each of our tests.
 
     Only `snapproof run` is not real here: it boots no guest, but leaves the results of an earlier run.
@@ -261,11 +263,11 @@ def test_tmt_run(tmt_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     stand_in.chmod(0o755)
     _lend_rsync(place)
-    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
-    # tmt starts its own helpers with no environment, so by this path.
+    # Neither the test nor tmt's own helpers get this process's environment.
     tmt = f"import os; os.defpath = {f'{place}:{os.defpath}'!r}; import tmt.__main__; tmt.__main__.run_cli()"
     steps = ["discover", "provision", "--how", "local", "execute", "report", "plan", "--name", "shard-2"]
-    run = ["--feeling-safe", "run", "--id", tmp_path / "runs/one"]
+    path = f"PATH={place}:{os.environ['PATH']}"
+    run = ["--feeling-safe", "run", "--id", tmp_path / "runs/one", "--environment", path]
     done = _run(sys.executable, "-c", tmt, *run, *steps, cwd=tmt_tree)
     assert done.returncode == 1, done.stdout + done.stderr
     results = read_yaml(tmp_path / "runs/one/plans/shard-2/execute/results.yaml")
