@@ -1,0 +1,205 @@
+"""Contract: commands that the documentation shows run or at least parse, links lead somewhere, quotes are true."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ci.reports.result import RunResult
+from ci.results import write_results
+from harness.status import Status
+from tests_unit import docs_pages
+from tests_unit.docs_pages import ROOT, Command, pages
+from tests_unit.scenario_values import outcome
+from tests_unit.shell_commands import WrongCall, our_calls, parse_call
+from tests_unit.synthetic_stream import Guest, Writer, write_golden
+
+_BIN = Path(sys.executable).parent
+_TABLE = Path(__file__).with_name("docs_commands.toml")
+_PAGES = pytest.mark.parametrize("page", pages(), ids=docs_pages.name)
+# In running text an option may be named without its value, and a command without its arguments.
+_LEFT_OUT = re.compile(r"expected (one|at least one) argument|the following arguments are required")
+
+
+@cache
+def _table() -> list[dict[str, Any]]:
+    return list(tomllib.loads(_TABLE.read_text())["command"])
+
+
+def _entry(command: Command) -> dict[str, Any]:
+    """What docs_commands.toml says of a command."""
+    text = command.text.replace(".venv/bin/snapproof", "snapproof")
+    fitting = [entry for entry in _table() if text.startswith(entry["starts"])]
+    assert fitting, f"{command.page} shows '{command.text}', which docs_commands.toml has nothing about"
+    return max(fitting, key=lambda entry: len(entry["starts"]))
+
+
+def _all() -> list[Command]:
+    return list(dict.fromkeys(command for page in pages() for command in docs_pages.commands(page)))
+
+
+def _run_ones() -> list[Command]:
+    seen = {
+        command.text.replace(".venv/bin/", ""): command for command in _all() if "exit" in _entry(command)
+    }
+    return list(seen.values())
+
+
+def test_every_command_is_known() -> None:
+    """A command is run, or there is a reason why not; and no entry is left over from a page of old."""
+    used = [_entry(command)["starts"] for command in _all()]
+    assert len(used) > 20
+    assert [entry["starts"] for entry in _table() if entry["starts"] not in used] == []
+    assert all(("exit" in entry) != ("why" in entry) for entry in _table())
+
+
+@_PAGES
+def test_commands_parse(page: Path) -> None:
+    """Each call of ours behind a prompt is one that our parser takes."""
+    for command in docs_pages.commands(page):
+        for call in our_calls(command.text):
+            parse_call(call)
+
+
+@_PAGES
+def test_calls_in_running_text_parse(page: Path) -> None:
+    """Each call of ours in running text has commands and options that there are."""
+    for text in docs_pages.inline_calls(page):
+        for call in our_calls(text):
+            try:
+                parse_call(call)
+            except WrongCall as wrong:
+                assert _LEFT_OUT.search(str(wrong)), wrong
+
+
+def test_wrong_documentation_is_seen(tmp_path: Path) -> None:
+    """A renamed option behind a prompt or in the text, a dead link and a false quote are seen."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A title\n```\n$ .venv/bin/snapproof run --profil-name smoke  # why\n```\n`snapproof docter`\n"
+        "[a](#a-title) [b](none.md)\n\nFrom `ci/run.py`:\n\n```python\nno such line\n```\n"
+    )
+    found = [Command("page.md", ".venv/bin/snapproof run --profil-name smoke")]
+    assert [Command("page.md", c.text) for c in _commands_of(page)] == found
+    for text in (found[0].text, *docs_pages.inline_calls(page)):
+        with pytest.raises(WrongCall):
+            parse_call(next(our_calls(text)))
+    assert _dead_links(page) == ["none.md"]
+    assert _false_quotes(page) == ["ci/run.py: no such line"]
+
+
+def _commands_of(page: Path) -> list[Command]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(docs_pages, "ROOT", page.parent)
+        return list(docs_pages.commands(page))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all files that commands of the documentation name; each file is small and synthetic."""
+    place = tmp_path_factory.mktemp("docs")
+    (place / ".venv").mkdir()
+    (place / ".venv/bin").symlink_to(_BIN)
+    writer = Writer(Guest())
+    write_golden(place / "golden", writer)
+    for name in ("vmstate", "vmstate-a"):
+        (place / name).write_bytes(writer.stream())
+    (place / "vmstate.gz").write_bytes(gzip.compress(writer.stream()))
+    (place / "mapped").write_bytes(Writer(Guest(seed=9)).stream())
+    writer.guest.ram[40, 9] ^= np.uint64(1)
+    for name in ("suspect", "vmstate-b"):
+        (place / name).write_bytes(writer.stream())
+    writer.guest.ram[100:160] = 0
+    (place / "zeroed").write_bytes(writer.stream())
+    for number in (1, 2, 3):
+        shard = place / "shards" / str(number)
+        shard.mkdir(parents=True)
+        command = ["snapproof", "run", "--profile", "premerge", "--shard", f"{number}/3"]
+        found = [outcome(f"t.{number}", Status.PASS)]
+        write_results(shard, RunResult(found, "2026-01-02T03:04:05+00:00", 9.0, command, {"qemu": "10.0"}))
+    return place
+
+
+@pytest.mark.parametrize("command", _run_ones(), ids=lambda command: command.text)
+def test_commands_run(command: Command, folder: Path) -> None:
+    """Each command that takes no guest ends as the page says, and without a traceback."""
+    environment = {**os.environ, "PATH": f"{_BIN}:{os.environ['PATH']}"}
+    script = f"set -o pipefail\n{command.text}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode in _entry(command)["exit"], f"{command}: {done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stderr
+
+
+def _dead_links(page: Path) -> list[str]:
+    dead = []
+    for link in docs_pages.links(page):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if re.match(r"https?:", link):
+            continue
+        if not target.exists() or (anchor and anchor not in docs_pages.anchors(target)):
+            dead.append(link)
+    return dead
+
+
+@_PAGES
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each link within the project names a file that there is, and a heading in it."""
+    assert _dead_links(page) == []
+
+
+def test_every_page_is_reachable() -> None:
+    """From the README one gets to every page of docs/ by links."""
+    reached, new = set(), [ROOT / "README.md"]
+    while new:
+        page = new.pop()
+        if page in reached or not page.is_file():
+            continue
+        reached.add(page)
+        new += [(page.parent / link.partition("#")[0]).resolve() for link in docs_pages.links(page)]
+        new += (ROOT / "docs/decisions").glob("*.md")  # linked as a folder
+    assert [docs_pages.name(page) for page in pages() if page not in reached] == []
+
+
+@_PAGES
+def test_findings_exist(page: Path) -> None:
+    """Each finding that a page names is in the baseline and has its section in docs/findings.md."""
+    baseline = (ROOT / "tests_functional/known_issues.toml").read_text()
+    sections = (ROOT / "docs/findings.md").read_text()
+    for finding in docs_pages.findings(page):
+        assert f'id = "{finding}"' in baseline, finding
+        assert f"\n## {finding}: " in sections, finding
+
+
+def _false_quotes(page: Path) -> list[str]:
+    false = []
+    for file, pieces in docs_pages.quotations(page):
+        source = re.sub(r"^ +", "", (ROOT / file).read_text(), flags=re.MULTILINE)
+        for piece in pieces:
+            flat = re.sub(r"^ +", "", piece, flags=re.MULTILINE).strip()
+            if flat not in source:
+                false.append(f"{file}: {flat.splitlines()[0]}")
+    return false
+
+
+@_PAGES
+def test_quoted_code_is_in_the_tree(page: Path) -> None:
+    """Code that a page says is from a file stands in that file."""
+    assert _false_quotes(page) == []
+
+
+def test_the_worked_example_is_quoted() -> None:
+    """The page on writing a test shows a scenario, a check, a method and an entry from the tree."""
+    assert len(list(docs_pages.quotations(ROOT / "docs/writing-a-test.md"))) == 4
