@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ci.help_text import help_text
 from ci.json_file import write_json_file
 from ci.progress_bar import WORTH_BYTES, ProgressBar
 from ci.verdict_text import check_lines, range_lines
@@ -27,10 +28,14 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "check",
         help="judge a vmstate file offline",
-        description="Checks the structure of a vmstate file, the agent's pages in it, and the golden image.",
-        epilog="Examples: snapproof check vmstate --golden golden/ --json verdict.json; "
-        "zstdcat vmstate.zst | snapproof check -. "
-        "Exit codes: 0 the file passes, 1 it does not, 2 it could not be judged.",
+        **help_text(
+            "Checks the structure of a vmstate file, the agent's pages in it, and the golden image.",
+            "check vmstate",
+            "check vmstate --golden golden/ --map bad-pages.svg --json verdict.json",
+            "check - < vmstate                # from a pipe: the structure alone",
+            exit_codes="0 the file passes, 1 it does not, 2 it could not be judged",
+            more="docs/check.md says what each check demands.",
+        ),
     )
     parser.add_argument(
         "file",

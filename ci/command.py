@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ci import bisect
+from ci.help_text import EXIT_CODES, help_text
 from ci.interruption import EXIT_INTERRUPTED, listen
 from harness.errors import SnapproofError
 from harness.status import EXIT_ERROR
@@ -27,7 +28,6 @@ _COMMANDS = (
     "kernel",
     "bench",
 )
-_EXIT_CODES = "Exit codes: 0 pass, 1 fail, 2 error or missing machinery, 3 nothing ran, 4 all skipped."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,10 +87,17 @@ def make_parser(names: Sequence[str] = _COMMANDS) -> argparse.ArgumentParser:
     """The parser of the whole command line, or of some commands where only they are wanted."""
     parser = argparse.ArgumentParser(
         prog="snapproof",
-        description="Proves that a QEMU background snapshot is exactly the guest at T0.",
-        epilog=_EXIT_CODES,
+        **help_text(
+            "Proves that a QEMU background snapshot is exactly the guest at T0.",
+            "doctor                            # can this host do it?",
+            "run                               # the main job on the default guest",
+            "run --profile premerge --qemu ./build/qemu-system-x86_64",
+            "check vmstate                     # judge a file, wherever it came from",
+            exit_codes=EXIT_CODES,
+            more="Each command has its own --help. README.md and docs/ have the rest.",
+        ),
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for name in names:
         importlib.import_module(f"ci.{name}").add_parser(commands)
     return parser

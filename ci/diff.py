@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ci.help_text import help_text
 from ci.json_file import write_json_file
 from ci.verdict_text import counted, range_text
 from harness.status import EXIT_FAIL, EXIT_PASS
@@ -22,9 +23,12 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "diff",
         help="what differs between two vmstate files",
-        description="Compares two vmstate files page by page and device field by device field. The layouts "
-        "may differ: a plain stream equals a mapped-ram file of the same guest.",
-        epilog="Exit codes: 0 they are the same, 1 they differ, 2 trouble, as with diff(1).",
+        **help_text(
+            "Compares two vmstate files page by page and device field by device field. The layouts may "
+            "differ: a plain stream equals a mapped-ram file of the same guest.",
+            "diff vmstate-a vmstate-b --json differences.json",
+            exit_codes="0 they are the same, 1 they differ, 2 trouble, as with diff(1)",
+        ),
     )
     parser.add_argument("first", type=Path, metavar="A", help="a vmstate file")
     parser.add_argument("second", type=Path, metavar="B", help="another one")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ci.help_text import help_text
 from ci.stack import cache_of
 from guest_images.agent_build import find_compiler
 from guest_images.qemu import provisioned_qemus
@@ -31,7 +32,17 @@ Finding = tuple[bool | None, str]
 
 def add_parser(commands: Any) -> None:
     """Add the command's arguments."""
-    parser = commands.add_parser("doctor", help="what this host can do, and why not")
+    parser = commands.add_parser(
+        "doctor",
+        help="what this host can do, and why not",
+        **help_text(
+            "Looks at this host: userfaultfd, KVM, memory, tools, compiler, QEMUs, cache and the kernel's "
+            "log. One line for each: ok, BAD where guests cannot be tested because of it, or a note.",
+            "doctor",
+            "doctor --qemu ./build/qemu-system-x86_64",
+            exit_codes="0 guests can be tested here, 2 they cannot",
+        ),
+    )
     parser.add_argument("--qemu", metavar="PATH", help="look at this QEMU too")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
     parser.set_defaults(run=doctor)

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ci.help_text import help_text
 from ci.host_plan import HOST_HELP, Sources, add_host_arguments, prepared
 from ci.reports.result import RunResult
 from ci.results import make_results_folder, now, write_results
@@ -32,9 +33,17 @@ def add_parser(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "hosts",
         help="host kernels with and without UFFD-WP: feature tests and snapshots on each",
-        description="Boots VMs with other host kernels, or takes lab machines; on each it probes the kernel, "
-        "runs its feature tests, and has a saved guest snapshotted; snapshots are judged and restored here.",
-        epilog="Exit codes: 0 pass, 1 a kernel, QEMU or snapshot is wrong, 2 error or missing machinery.",
+        **help_text(
+            "Boots VMs with other host kernels, or takes lab machines; on each it probes the kernel, runs "
+            "its feature tests, and has a saved guest snapshotted; snapshots are judged and restored "
+            "here.",
+            "hosts --list",
+            "hosts --host vm:debian-11 --no-tests             # Linux 5.10, snapshots only",
+            "hosts --host vm:arch/x86/boot/bzImage            # your own kernel",
+            "hosts --host ssh://qa@lab1 --host-qemu /usr/bin/qemu-system-x86_64",
+            exit_codes="0 pass, 1 a kernel, QEMU or snapshot is wrong, 2 error or missing machinery",
+            more="docs/hosts.md says what a host needs and what is asked of it.",
+        ),
     )
     parser.add_argument("--host", action="append", metavar="SPEC", help=f"{HOST_HELP}; can be given again")
     add_host_arguments(parser)

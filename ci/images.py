@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ci.help_text import help_text
 from ci.stack import cache_of
 from guest_images.catalogue import guest_spec
 from guest_images.host_image import build_host, built_hosts
@@ -17,15 +18,37 @@ from guest_images.qemu import provision_qemu, provisioned_qemus
 
 def add_parser(commands: Any) -> None:
     """Add the command's arguments."""
-    parser = commands.add_parser("images", help="list or build guests and QEMUs")
+    parser = commands.add_parser(
+        "images",
+        help="list or build guests, QEMUs and host kernels",
+        **help_text(
+            "The catalogue of guests to boot, QEMUs to boot them with, and host kernels to run QEMU on. "
+            "All of it comes from Debian packages, without root, into the cache; 'run' and 'hosts' fetch "
+            "what they need by themselves.",
+            "images list",
+            "images build qemu:debian-13",
+        ),
+    )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="what the catalogue has and what is built")
+    listing = actions.add_parser(
+        "list",
+        help="what the catalogue has and what is built",
+        **help_text(
+            "Prints each guest, QEMU and host with its state and the reason why it is there.", "images list"
+        ),
+    )
     listing.set_defaults(run=list_images)
     build = actions.add_parser(
         "build",
         help="fetch or build one",
-        epilog="Examples: snapproof images build default; snapproof images build qemu:debian-13",
+        **help_text(
+            "Fetches the packages of one guest, QEMU or host, builds it where it is not in the cache, and "
+            "prints where it is.",
+            "images build default",
+            "images build qemu:debian-13 --refresh    # the newest packages",
+            "images build host:debian-11              # a VM with Linux 5.10",
+        ),
     )
     build.add_argument("name", metavar="NAME", help="a guest, qemu:NAME or host:NAME")
     build.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")

@@ -12,6 +12,7 @@ from uuid import UUID
 import numpy as np
 
 from ci.check import offset_bytes
+from ci.help_text import help_text
 from ci.json_file import write_json_file
 from harness.errors import UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
@@ -30,9 +31,12 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "info",
         help="what is in a vmstate file",
-        description="Prints header, machine, configuration, capabilities, RAMBlocks and device sections.",
-        epilog="Example: snapproof info vmstate --json info.json. "
-        "Exit codes: 0 read to its end, 1 damaged (what could be read is printed), 2 error.",
+        **help_text(
+            "Prints header, machine, configuration, capabilities, RAMBlocks and device sections.",
+            "info vmstate --json info.json",
+            "info image --offset 0x100000     # as after 'migrate file:image,offset=0x100000'",
+            exit_codes="0 read to its end, 1 damaged (what could be read is printed), 2 error",
+        ),
     )
     parser.add_argument(
         "file", type=Path, metavar="FILE", help="what 'migrate' wrote, or '-' for standard input"

@@ -14,6 +14,7 @@ from threading import Thread
 from typing import Any
 
 from ci.bisect import add_bisect_argument
+from ci.help_text import help_text
 from ci.host_plan import (
     HOST_HELP,
     Sources,
@@ -45,10 +46,16 @@ def add_parser(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "kernel",
         help="test the kernel's userfaultfd write protection by itself",
-        description="Tests userfaultfd write protection on this host, without QEMU, and writes KTAP.",
-        epilog="docs/kernel.md says what is tested. Exit codes: 0 pass, 1 the kernel is wrong, 2 a test "
-        "broke, 3 nothing ran, 4 all skipped. For 'git bisect run': snapproof kernel --bisect --host "
-        "vm:/path/to/linux/arch/x86/boot/bzImage",
+        **help_text(
+            "Tests userfaultfd write protection on this host, or on --host, without QEMU, and writes KTAP.",
+            "kernel",
+            "kernel --list --filter 'movement.*'",
+            "kernel --filter R13 --repeat 20 --json kernel.json",
+            "kernel --host vm:arch/x86/boot/bzImage    # your own kernel, booted as a VM",
+            "kernel --bisect --host vm:arch/x86/boot/bzImage    # for 'git bisect run'",
+            exit_codes="0 pass, 1 the kernel is wrong, 2 a test broke, 3 nothing ran, 4 all skipped",
+            more="docs/kernel.md says what is tested.",
+        ),
     )
     parser.add_argument(
         "--filter",

@@ -18,6 +18,7 @@ from ci.avocado_job import run_plan
 from ci.bisect import add_bisect_argument
 from ci.event_stream import EventStream
 from ci.events import EVENTS_FILE, EventTail, Progress
+from ci.help_text import EXIT_CODES, help_text
 from ci.interruption import asked_to_stop
 from ci.matrix import Leg, parse_shard, prepare_legs, table
 from ci.own_guest import add_arguments as add_guest_arguments
@@ -45,11 +46,19 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "run",
         help="run a profile's tests on real guests",
-        description="Boots guests, snapshots them while they write, restores and judges.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Examples:\n"
-        "  snapproof run --profile smoke --qemu /usr/local/bin/qemu-system-x86_64\n"
-        "  git bisect run sh -c 'make -C build || exit 125; snapproof run --bisect --qemu build/qemu'",
+        **help_text(
+            "Boots guests, snapshots them while they write, restores and judges. Leaves a results folder; "
+            "its last lines say where.",
+            "run                                       # the main job; a QEMU is found or fetched",
+            "run --profile premerge --qemu ./build/qemu-system-x86_64",
+            "run --profile nightly --qemu debian-12 --qemu debian-13    # a matrix",
+            "run --profile nightly --list --filter 'memory.*'",
+            "run --filter snapshot.main-job --repeat 20 --seed 7 --keep",
+            "run --bisect --qemu build/qemu-system-x86_64               # for 'git bisect run'",
+            "run --profile premerge --shard 2/3 --results shards/2",
+            exit_codes=EXIT_CODES,
+            more="docs/for-qa.md says how to choose tests and read results.",
+        ),
     )
     parser.add_argument("--profile", default="smoke", metavar="NAME", help=f"one of {', '.join(PROFILES)}")
     parser.add_argument(
@@ -58,7 +67,12 @@ def add_parser(commands: Any) -> None:
         action="append",
         help="an executable, or a name from 'snapproof images list'; several times for a matrix",
     )
-    parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
+    parser.add_argument(
+        "--accel",
+        choices=("auto", "kvm", "tcg"),
+        default="auto",
+        help="auto: KVM if a guest boots under it",
+    )
     parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
     parser.add_argument("--results", type=Path, metavar="DIR", help="new folder (default: results/TIME)")
     parser.add_argument("--seed", type=_seed, metavar="N", help="of the random write order (default: random)")

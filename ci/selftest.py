@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ci.events import EVENTS_FILE, EventTail, Progress
+from ci.help_text import help_text
 from ci.json_file import write_json_file
 from ci.selftest_live import selftest_live
 from ci.stack import prepare_stack
@@ -56,13 +57,17 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "selftest",
         help="plant every fault of the catalogue and show that each is caught",
-        description="Captures a fresh snapshot of a small guest, as a plain stream and as a mapped-ram file, "
-        "plants every fault in copies of it and judges each. What no check of a file can see is restored. "
-        "With FILE the faults are planted in copies of that file instead, and nothing is restored. "
-        "With --live a real QEMU is made to break its promise while it saves, once for each live fault.",
-        epilog="Examples: snapproof selftest; snapproof selftest vmstate --golden golden/; "
-        "snapproof selftest --live. "
-        "Exit codes: 0 nothing missed, 1 a fault was missed, 2 error.",
+        **help_text(
+            "Captures a fresh snapshot of a small guest, as a plain stream and as a mapped-ram file, "
+            "plants every fault in copies of it and judges each. What no check of a file can see is "
+            "restored. With FILE the faults are planted in copies of that file instead, and nothing is "
+            "restored. With --live a real QEMU is made to break its promise while it saves, once for each "
+            "live fault.",
+            "selftest",
+            "selftest vmstate --golden golden/",
+            "selftest --live --qemu debian-13",
+            exit_codes="0 nothing missed, 1 a fault was missed, 2 error",
+        ),
     )
     parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="an undamaged vmstate file")
     parser.add_argument("--golden", type=Path, metavar="RAM", help="golden image of FILE")
@@ -74,7 +79,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--qemu", metavar="PATH|NAME", help="an executable, or a name from 'snapproof images list'"
     )
-    parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto")
+    parser.add_argument(
+        "--accel",
+        choices=("auto", "kvm", "tcg"),
+        default="auto",
+        help="auto: KVM if a guest boots under it",
+    )
     parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")

@@ -1,4 +1,4 @@
-"""Contract: commands that the documentation shows run or at least parse, links lead somewhere, quotes are true."""
+"""Contract: commands in the documentation run or at least parse, links lead somewhere, quotes are true."""
 
 from __future__ import annotations
 
