@@ -85,7 +85,8 @@ def _add_compare(actions: Any) -> None:
         "compare",
         help="what is new, fixed or slower",
         description="Compares two results by the names of their tests.",
-        epilog="Exit codes: 0 nothing got worse, 1 new failures, 2 a test broke that had not, or the results "
+        epilog="Example: snapproof report compare results/last-night results/tonight. "
+        "Exit codes: 0 nothing got worse, 1 new failures, 2 a test broke that had not, or the results "
         "cannot be compared. Slower tests are listed and change no exit code.",
     )
     parser.add_argument("old", type=Path, metavar="OLD", help="results folder to compare with")

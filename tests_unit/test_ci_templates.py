@@ -244,30 +244,32 @@ def _lend_rsync(folder: Path) -> None:
     program.chmod(0o755)
 
 
-@pytest.mark.timeout(600)
-def test_tmt_run(tmt_tree: Path, tmp_path: Path) -> None:
-    """A plan runs on this machine, and tmt takes over what results.yaml says of each of our tests.
-
-    Only `snapproof run` is not real here: it boots no guest, but leaves the results of an earlier run.
-    """
-    earlier = tmp_path / "earlier"
+def _stand_in(folder: Path, place: Path) -> None:
+    """Make a `snapproof` in `place` whose `run` boots no guest, but leaves the results of an earlier run."""
+    earlier = folder / "earlier"
     earlier.mkdir()
     found = [outcome("t.good", Status.PASS), outcome("t.bad", Status.FAIL), outcome("t.off", Status.SKIP)]
     write_results(earlier, RunResult(found, "2026-01-02T03:04:05+00:00", 9.0, ["snapproof", "run"], {}))
-    place = tmp_path / "bin"
-    place.mkdir()
-    stand_in = place / "snapproof"
-    stand_in.write_text(
+    place.mkdir(parents=True)
+    program = place / "snapproof"
+    program.write_text(
         f'#!/bin/sh\n[ "$1" = run ] || exec {_BIN / "snapproof"} "$@"\n'
         f'for last; do :; done\necho "$@"\ncp -r {earlier} "$last"\nexit 1\n'
     )
-    stand_in.chmod(0o755)
+    program.chmod(0o755)
+
+
+@pytest.mark.timeout(600)
+def test_tmt_run(tmt_tree: Path, tmp_path: Path) -> None:
+    """A plan runs on this machine, and tmt takes over what results.yaml says of each of our tests."""
+    place = tmp_path / "bin"
+    _stand_in(tmp_path, place)
     _lend_rsync(place)
     # Neither the test nor tmt's own helpers get this process's environment.
     tmt = f"import os; os.defpath = {f'{place}:{os.defpath}'!r}; import tmt.__main__; tmt.__main__.run_cli()"
     steps = ["discover", "provision", "--how", "local", "execute", "report", "plan", "--name", "shard-2"]
     path = f"PATH={place}:{os.environ['PATH']}"
-    run = ["--feeling-safe", "run", "--id", tmp_path / "runs/one", "--environment", path]
+    run: list[str | Path] = ["--feeling-safe", "run", "--id", tmp_path / "runs/one", "--environment", path]
     done = _run(sys.executable, "-c", tmt, *run, *steps, cwd=tmt_tree)
     assert done.returncode == 1, done.stdout + done.stderr
     results = read_yaml(tmp_path / "runs/one/plans/shard-2/execute/results.yaml")
@@ -278,3 +280,22 @@ def test_tmt_run(tmt_tree: Path, tmp_path: Path) -> None:
     }
     (log,) = (tmp_path / "runs/one").rglob("output.txt")
     assert "--profile premerge --qemu debian-13 --shard 2/3" in log.read_text()
+
+
+def test_lava_steps(tmp_path: Path) -> None:
+    """The steps of the LAVA test run the shard of the machine's role, and make each result a test case."""
+    _stand_in(tmp_path, tmp_path / ".venv/bin")
+    for name, text in (("lava-role", "echo shard-2"), ("lava-test-case", 'echo "$*" >>cases')):
+        program = tmp_path / ".venv/bin" / name
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+    install, *steps = read_yaml(LAVA_TEST)["run"]["steps"]
+    assert "venv" in install
+    settings = {**read_yaml(LAVA_TEST)["params"], "PATH": f"{tmp_path / '.venv/bin'}:{os.environ['PATH']}"}
+    # LAVA runs the steps as one script.
+    script = "\n".join(step for step in steps if "pip install" not in step)
+    done = _run("sh", "-c", script, cwd=tmp_path, env={**os.environ, **settings})
+    assert done.returncode == 0, done.stderr
+    assert "--profile premerge --qemu debian-13 --shard 2/3" in done.stdout
+    cases = (tmp_path / "cases").read_text().splitlines()
+    assert {"t.good --result pass", "t.bad --result fail", "t.off --result skip"} <= set(cases)
