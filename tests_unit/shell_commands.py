@@ -18,6 +18,7 @@ _SEPARATORS = set("();<>|&")
 # What may stand before a command and is none itself.
 _BEFORE = ("sudo", "exec", "time", "!", "if", "then", "else", "do", "while", "until", "{")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+_DESCRIPTOR = re.compile(r"(?<=\s)\d(?=[<>])")
 _SUBSTITUTION = re.compile(r"\$\(([^()]*)\)")
 # `ci/smoke ARGUMENTS` is the second of these with ARGUMENTS behind it.
 _OURS = {"snapproof": (), "smoke": ("run", "--profile", "smoke")}
@@ -37,7 +38,7 @@ def simple_commands(script: str, values: Mapping[str, str]) -> Iterator[list[str
         for inner in _SUBSTITUTION.findall(whole):
             yield from simple_commands(inner, values)
         # Whatever it says: a number is as good as any other word.
-        line = _SUBSTITUTION.sub("1", whole)
+        line = _DESCRIPTOR.sub("", _SUBSTITUTION.sub("1", whole))
         lexer = shlex.shlex(Template(line).safe_substitute(values), posix=True, punctuation_chars=True)
         lexer.wordchars += ":@%^,+!{}$[]"
         lexer.commenters = "" if "#}" in line or "${" in line else "#"
