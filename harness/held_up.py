@@ -15,8 +15,8 @@ _IN_A_FAULT = "-1 "
 def held_threads(pid: int) -> list[str]:
     """Names of the threads of a process that wait in a page fault and stay there.
 
-    With a userfaultfd on the memory that is a fault that nobody resolves. A fault of the kernel itself, inside
-    a system call, does not show. Empty too where the kernel does not let us look.
+    With a userfaultfd on the memory that is a fault that nobody resolves. A fault of the kernel itself,
+    inside a system call, does not show. Empty too where the kernel does not let us look.
     """
     before = _faults(pid)
     if before:

@@ -71,9 +71,9 @@ def add_parser(benchmarks: Any) -> None:
         help=f"guest sizes (default: {','.join(map(str, RAM_MIB))}, those that fit)",
     )
     parser.add_argument("--ways", metavar="WAY,...", help=f"of {', '.join(way.value for way in Way)}")
-    parser.add_argument(
-        "--writers", metavar="WRITER,...", help=f"of {', '.join(one.value for one in Writer)}"
-    )
+    # One of them is called "10%", and argparse formats help texts.
+    writers = ", ".join(one.value for one in Writer).replace("%", "%%")
+    parser.add_argument("--writers", metavar="WRITER,...", help=f"of {writers}")
     parser.add_argument("--sinks", metavar="SINK,...", help="of unlimited, throttled")
     parser.add_argument(
         "--throttle",
