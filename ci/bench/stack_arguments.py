@@ -19,7 +19,9 @@ def add_stack_arguments(parser: argparse.ArgumentParser, *, qemu: bool = True) -
         parser.add_argument(
             "--qemu", metavar="PATH|NAME", help="an executable, or a name from 'snapproof images list'"
         )
-    parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if a guest boots under it")
+    parser.add_argument(
+        "--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if a guest boots under it"
+    )
     parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
