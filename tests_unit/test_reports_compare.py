@@ -35,7 +35,7 @@ def _kinds(comparison: Comparison) -> list[str]:
         ("XFAIL", "FAIL", ["new failures"], 1),
         ("SKIP", "FAIL", ["new failures"], 1),
         ("ERROR", "FAIL", ["new failures"], 1),
-        ("PASS", "XPASS", ["new failures"], 1),
+        ("PASS", "XPASS", [], 0),
         (None, "FAIL", ["new failures", "new tests"], 1),
         ("PASS", "ERROR", ["newly broken"], 2),
         ("FAIL", "MISS", ["newly broken"], 2),

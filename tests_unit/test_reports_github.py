@@ -107,7 +107,7 @@ def test_summary_is_bounded() -> None:
 
 
 def test_annotations_tell_what_is_wrong() -> None:
-    """Errors for what failed or broke, a notice for a known issue, nothing for the rest."""
+    """Errors for what failed or broke, a notice for a known issue, a warning for one that is gone, nothing for the rest."""
     found = {
         (name, properties["title"])
         for name, properties, _ in _commands(github_annotations(result(*one_of_each()), _HERE))
@@ -116,7 +116,7 @@ def test_annotations_tell_what_is_wrong() -> None:
         ("error", "snapproof: FAIL a.FAIL"),
         ("error", "snapproof: ERROR a.ERROR"),
         ("error", "snapproof: MISS a.MISS"),
-        ("error", "snapproof: XPASS a.XPASS"),
+        ("warning", "snapproof: XPASS a.XPASS"),
         ("notice", "snapproof: XFAIL a.XFAIL"),
     }
 
@@ -134,7 +134,7 @@ def test_annotations_cannot_be_forged(tmp_path: Path) -> None:
     """One command per test and no other, whatever its name, sentence and folder hold."""
     made = hostile()
     found = _commands(github_annotations(made, placed(tmp_path, made)))
-    assert [name for name, _, _ in found] == ["error"] * 4 + ["notice"]
+    assert [name for name, _, _ in found] == ["error"] * 3 + ["warning", "notice"]
     assert all(set(properties) == {"file", "title"} for _, properties, _ in found)
     assert all(properties["title"].endswith(one_line(NASTY)) for _, properties, _ in found)
 

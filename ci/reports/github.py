@@ -24,7 +24,7 @@ _LEVELS = {
     Status.FAIL: "error",
     Status.ERROR: "error",
     Status.MISS: "error",
-    Status.XPASS: "error",
+    Status.XPASS: "warning",
     Status.XFAIL: "notice",
 }
 _SHOWN_ENVIRONMENT = ("qemu", "host_kernel", "host_architecture", "accelerator", "guest_image", "hosts")
@@ -96,12 +96,12 @@ def _bounded(lines: Sequence[str]) -> str:
 
 
 def github_annotations(result: RunResult, context: Context) -> str:
-    """Workflow commands, to be printed by the step: errors for tests that failed, notices for known issues.
+    """Workflow commands, to be printed by the step: errors for what failed, notices for known issues.
 
     GitHub shows ten of a kind; where there are more, the tenth says how many.
     """
     lines = []
-    for level in ("error", "notice"):
+    for level in ("error", "warning", "notice"):
         found = [outcome for outcome in result.outcomes if _LEVELS.get(outcome.status) == level]
         order = list(Status)
         found.sort(key=lambda outcome: order.index(outcome.status))

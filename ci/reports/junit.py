@@ -18,7 +18,6 @@ from tests_functional.scenarios.outcome import Outcome
 _FORBIDDEN = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ELEMENTS = {
     Status.FAIL: "failure",
-    Status.XPASS: "failure",
     Status.ERROR: "error",
     Status.MISS: "error",
     Status.SKIP: "skipped",

@@ -22,7 +22,7 @@ _RESULTS = {
     Status.FAIL: "fail",
     Status.ERROR: "error",
     Status.MISS: "error",
-    Status.XPASS: "fail",
+    Status.XPASS: "pass",
     Status.XFAIL: "pass",
     Status.PASS: "pass",
     Status.DONE: "info",
