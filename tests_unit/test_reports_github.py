@@ -107,7 +107,7 @@ def test_summary_is_bounded() -> None:
 
 
 def test_annotations_tell_what_is_wrong() -> None:
-    """Errors for what failed or broke, a notice for a known issue, a warning for one that is gone, nothing for the rest."""
+    """Errors for what failed or broke, a notice for a known issue, a warning for one that is gone."""
     found = {
         (name, properties["title"])
         for name, properties, _ in _commands(github_annotations(result(*one_of_each()), _HERE))
