@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from tests_functional.scenarios import disturbances
 from tests_functional.scenarios.disturbances import DISTURBANCES
@@ -18,6 +19,14 @@ def test_too_few_passes_prove_nothing() -> None:
     disturbances._require(3)
     with pytest.raises(SetupBroken, match="made 2 passes during the save"):
         disturbances._require(2)
+
+
+def test_save_waits_for_passes() -> None:
+    """The sink is held back until the disturbance has made some, and not for ever."""
+    counts = iter([7, 7, 8, 9, 10, 11])
+    disturbances.give_time(lambda: next(counts), Deadline(20))
+    assert next(counts) == 11
+    disturbances.give_time(lambda: 7, Deadline(0.1))
 
 
 def test_each_disturbance_has_one_who_makes_it() -> None:
