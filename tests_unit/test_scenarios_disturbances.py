@@ -24,9 +24,9 @@ def test_too_few_passes_prove_nothing() -> None:
 def test_save_waits_for_passes() -> None:
     """The sink is held back until the disturbance has made some, and not for ever."""
     counts = iter([7, 7, 8, 9, 10, 11])
-    disturbances.give_time(lambda: next(counts), Deadline(20))
+    disturbances.await_passes(lambda: next(counts), Deadline(20))
     assert next(counts) == 11
-    disturbances.give_time(lambda: 7, Deadline(0.1))
+    disturbances.await_passes(lambda: 7, Deadline(0.1))
 
 
 def test_each_disturbance_has_one_who_makes_it() -> None:
