@@ -14,6 +14,7 @@ from guest_images.catalogue import HostSpec, host_spec
 from guest_images.host_image import HostImage, HostKernel, build_host, host_of_kernel
 from guest_images.host_machine import host_config
 from guest_images.image import build_guest
+from guest_images.kernel_build import build_kernel
 from guest_images.qemu import ProvisionedQemu, provision_qemu
 from guest_images.qemu_disk import mkfs_root, qemu_disk
 from harness.deadline import Deadline
@@ -38,6 +39,7 @@ _BOOT_SECONDS = 180.0
 _LOGIN_SECONDS = 30.0
 _CARRY_SECONDS = 300.0
 _GUEST = "default"
+_COMPILED = "kernel-"
 _SINKS = (*FLOWS, PLANTED, BALANCED)
 # Under TCG a test takes up to twenty times as long, and the machine may have other things to do.
 _SLOW = 4
@@ -154,6 +156,12 @@ def _image(wanted: VmSpec, sources: Sources) -> tuple[HostImage, HostSpec]:
     if wanted.kernel is not None:
         given = HostKernel(wanted.kernel, wanted.modules)
         return host_of_kernel(given, sources.cache, sources.log, mirror=mirror), host_spec("debian-13")
+    if wanted.name.startswith(_COMPILED):
+        built = build_kernel(wanted.name.removeprefix(_COMPILED), sources.cache, sources.log, mirror=mirror)
+        image = host_of_kernel(HostKernel(built.image, None), sources.cache, sources.log, mirror=mirror)
+        # Only what it offers is its own.
+        spec = replace(host_spec("debian-13"), name=wanted.name, features=built.spec.features)
+        return replace(image, name=wanted.name), spec
     spec = host_spec(wanted.name)
     return build_host(wanted.name, sources.cache, sources.log, mirror=mirror), spec
 

@@ -16,6 +16,7 @@ from ci.reports.result import RunResult
 from ci.results import make_results_folder, now, write_results
 from ci.stack import cache_of
 from guest_images.catalogue import HOSTS
+from guest_images.kernel_config import KERNELS
 from harness.errors import SnapproofError, UsageError
 from harness.hosts.spec import HostSpecText, parse_host
 from harness.status import Status
@@ -65,6 +66,8 @@ def hosts(arguments: argparse.Namespace) -> int:
     if arguments.list:
         for spec in HOSTS:
             print(f"vm:{spec.name:22} {spec.reason}")
+        for kernel in KERNELS:
+            print(f"vm:kernel-{kernel.name:15} {kernel.reason}")
         return 0
     wanted = [parse_host(text) for text in arguments.host or [f"vm:{spec.name}" for spec in HOSTS]]
     folder = make_results_folder(arguments.results or _default_folder())

@@ -13,6 +13,7 @@ from ci.stack import cache_of
 from guest_images.catalogue import guest_spec
 from guest_images.host_image import build_host, built_hosts
 from guest_images.image import GuestImage, build_guest, built_guests
+from guest_images.kernel_build import build_kernel, built_kernels
 from guest_images.qemu import provision_qemu, provisioned_qemus
 
 
@@ -24,7 +25,7 @@ def add_parser(commands: Any) -> None:
         **help_text(
             "The catalogue of guests to boot, QEMUs to boot them with, and host kernels to run QEMU on. "
             "All of it comes from Debian packages, without root, into the cache; 'run' and 'hosts' fetch "
-            "what they need by themselves.",
+            "what they need by themselves. Kernels of 'kernel:NAME' are compiled from Debian's source.",
             "images list",
             "images build qemu:debian-13",
         ),
@@ -35,7 +36,8 @@ def add_parser(commands: Any) -> None:
         "list",
         help="what the catalogue has and what is built",
         **help_text(
-            "Prints each guest, QEMU and host with its state and the reason why it is there.", "images list"
+            "Prints each guest, QEMU, host and kernel with its state and the reason why it is there.",
+            "images list",
         ),
     )
     listing.set_defaults(run=list_images)
@@ -43,14 +45,15 @@ def add_parser(commands: Any) -> None:
         "build",
         help="fetch or build one",
         **help_text(
-            "Fetches the packages of one guest, QEMU or host, builds it where it is not in the cache, and "
-            "prints where it is.",
+            "Fetches the packages of one guest, QEMU, host or kernel, builds it where it is not in the "
+            "cache, and prints where it is.",
             "images build default",
             "images build qemu:debian-13 --refresh    # the newest packages",
             "images build host:debian-11              # a VM with Linux 5.10",
+            "images build kernel:no-userfaultfd       # compiled, in minutes",
         ),
     )
-    build.add_argument("name", metavar="NAME", help="a guest, qemu:NAME or host:NAME")
+    build.add_argument("name", metavar="NAME", help="a guest, qemu:NAME, host:NAME or kernel:NAME")
     build.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
     build.add_argument("--refresh", action="store_true", help="look for newer packages")
     build.set_defaults(run=build_image)
@@ -70,11 +73,14 @@ def list_images(arguments: argparse.Namespace) -> int:
     print("Hosts:")
     for host, fetched in built_hosts(cache).items():
         print(f"  host:{host.name:22} {'fetched' if fetched else 'not fetched':34} {host.reason}")
+    print("Kernels to compile:")
+    for kernel, compiled in built_kernels(cache).items():
+        print(f"  kernel:{kernel.name:20} {compiled.release if compiled else 'not built':34} {kernel.reason}")
     return 0
 
 
 def build_image(arguments: argparse.Namespace) -> int:
-    """Build one guest or host or fetch one QEMU, and print where it is."""
+    """Build one guest, host or kernel or fetch one QEMU, and print where it is."""
     cache = cache_of(arguments)
     kind, _, name = arguments.name.rpartition(":")
     options = {"mirror": arguments.mirror, "refresh": arguments.refresh}
@@ -85,6 +91,10 @@ def build_image(arguments: argparse.Namespace) -> int:
     if kind == "host":
         host = build_host(name, cache, _log, **options)
         print(f"{host.kernel} (Linux {host.release})\n{host.initrd}\n{host.disk.path}\ndigest {host.digest}")
+        return 0
+    if kind == "kernel":
+        kernel = build_kernel(name, cache, _log, **options)
+        print(f"{kernel.image} (Linux {kernel.release})")
         return 0
     guest_spec(arguments.name)
     image = build_guest(arguments.name, cache, _log, **options)

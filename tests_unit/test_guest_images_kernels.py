@@ -1,0 +1,189 @@
+"""Kernels that we compile: configurations as data, the check of a finished one, and the recipe itself."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from guest_images import kernel_build
+from guest_images.kernel_build import SOURCE, compile_kernel, missing_tools, require_tools
+from guest_images.kernel_config import (
+    KERNELS,
+    KernelSpec,
+    check_config,
+    fragment,
+    kernel_spec,
+    symbols,
+    without_selects,
+)
+from guest_images.packages import Tree
+from harness.errors import MachineryMissing, SetupBroken, UsageError
+from harness.process import session_members
+
+_KCONFIG = """\
+config X86
+\tselect HAVE_ARCH_TRANSPARENT_HUGEPAGE
+\tselect HAVE_ARCH_USERFAULTFD_WP         if X86_64 && USERFAULTFD
+\tselect HAVE_ARCH_USERFAULTFD_MINOR\tif X86_64 && USERFAULTFD
+"""
+# Stands for Linux: the same targets and files, and `olddefconfig` that may not give what it is asked for.
+_MAKEFILE = """\
+tinyconfig:
+\techo '# CONFIG_SMP is not set' > .config
+olddefconfig:
+\t@CONFIG@
+bzImage:
+\t@IMAGE@
+\tmkdir -p arch/x86/boot include/config
+\techo image > arch/x86/boot/bzImage
+\techo 6.12.0-tiny > include/config/kernel.release
+"""
+_KEEPS_LAST = (
+    'tac .config | awk \'{ n = $$1 == "#" ? $$2 : $$1; sub(/=.*/, "", n) } !s[n]++\' > new && mv new .config'
+)
+# Says something, so that the log shows that it ran.
+_SLEEPS = "echo $$PPID; sleep 1000"
+
+
+def test_catalogue_of_kernels_hangs_together() -> None:
+    """Each has a fragment that contradicts nothing, a release by which it is told, and a reason."""
+    for spec in KERNELS:
+        text = fragment(spec)
+        assert spec.reason
+        assert kernel_spec(spec.name) is spec
+        names = [line for line in text.splitlines() if "CONFIG_" in line]
+        assert len(symbols(text)) == len(names)
+        assert symbols(text)["LOCALVERSION"] == f'"-{spec.name}"'
+        assert all(symbols(text)[symbol] == "n" for symbol in spec.not_selected)
+    with pytest.raises(UsageError, match="'uffd', 'no-uffd-wp', 'no-userfaultfd'"):
+        kernel_spec("none")
+
+
+def test_kernels_differ_in_userfaultfd_alone() -> None:
+    """So what QEMU says on one and not on the other is due to that."""
+    ours = {"LOCALVERSION", "USERFAULTFD", "HAVE_ARCH_USERFAULTFD_WP", "PTE_MARKER_UFFD_WP"}
+    rest = [
+        {name: value for name, value in symbols(fragment(spec)).items() if name not in ours}
+        for spec in KERNELS
+    ]
+    assert rest[0] == rest[1] == rest[2]
+    assert [spec.features & 1 for spec in KERNELS] == [1, 0, 0]
+    assert [bool(spec.features) for spec in KERNELS] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("CONFIG_USERFAULTFD=y\nCONFIG_NR_CPUS=8\n", None),
+        ("CONFIG_USERFAULTFD=y\nCONFIG_NR_CPUS=8\n# CONFIG_HAVE_ARCH_USERFAULTFD_WP is not set\n", None),
+        ("CONFIG_NR_CPUS=8\n", "USERFAULTFD is n instead of y"),
+        ("# CONFIG_USERFAULTFD is not set\nCONFIG_NR_CPUS=8\n", "USERFAULTFD is n instead of y"),
+        ("CONFIG_USERFAULTFD=m\nCONFIG_NR_CPUS=8\n", "USERFAULTFD is m instead of y"),
+        ("CONFIG_USERFAULTFD=y\nCONFIG_NR_CPUS=64\n", "NR_CPUS is 64 instead of 8"),
+        (
+            "CONFIG_USERFAULTFD=y\nCONFIG_NR_CPUS=8\nCONFIG_HAVE_ARCH_USERFAULTFD_WP=y\n",
+            "HAVE_ARCH_USERFAULTFD_WP is y instead of n",
+        ),
+    ],
+)
+def test_symbol_that_is_not_as_wanted_is_refused(config: str, said: str | None) -> None:
+    """Whatever `make olddefconfig` dropped, added or changed is named."""
+    wanted = symbols(
+        "CONFIG_USERFAULTFD=y\nCONFIG_NR_CPUS=8\n# CONFIG_HAVE_ARCH_USERFAULTFD_WP is not set\n# a remark\n"
+    )
+    if said is None:
+        check_config(wanted, config)
+        return
+    with pytest.raises(SetupBroken) as caught:
+        check_config(wanted, config)
+    assert caught.value.sentence.endswith(f": {said}.")
+
+
+def test_line_that_selects_a_symbol_is_taken_out() -> None:
+    """Exactly that one; where there is none, or several, the source is another than the one we know."""
+    without = without_selects(_KCONFIG, ("HAVE_ARCH_USERFAULTFD_WP",))
+    assert set(_KCONFIG.splitlines()) - set(without.splitlines()) == {
+        "\tselect HAVE_ARCH_USERFAULTFD_WP         if X86_64 && USERFAULTFD"
+    }
+    assert without_selects(_KCONFIG, ()) == _KCONFIG
+    for kconfig, count in ((without, 0), (_KCONFIG * 2, 2)):
+        with pytest.raises(SetupBroken, match=f"HAVE_ARCH_USERFAULTFD_WP in {count} places"):
+            without_selects(kconfig, ("HAVE_ARCH_USERFAULTFD_WP",))
+
+
+def test_missing_tools_are_told_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence names all packages; a header is missed where the compiler does not find it."""
+    for program in ("bc", "gzip", "ld", "make", "tar", "xz"):
+        (tmp_path / program).symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert missing_tools() == ["bison", "flex", "gcc"]
+    (tmp_path / "gcc").symlink_to("/bin/false")
+    assert missing_tools() == ["bison", "flex", "libelf-dev"]
+    with pytest.raises(MachineryMissing, match="'apt-get install bison flex libelf-dev'"):
+        require_tools(missing_tools())
+    (tmp_path / "gcc").unlink()
+    for program in ("bison", "flex", "gcc"):
+        (tmp_path / program).symlink_to("/bin/true")
+    assert missing_tools() == []
+    require_tools(missing_tools())
+
+
+def _recipe(folder: Path, spec: KernelSpec, config: str = _KEEPS_LAST, image: str = "true") -> str:
+    """Run the recipe on a source that stands for Linux; images and log come to `made` in the folder."""
+    missing = [program for program in ("make", "tar", "xz") if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"no {missing[0]}")
+    linux = folder / "linux-source"
+    (linux / "arch/x86").mkdir(parents=True)
+    (linux / "arch/x86/Kconfig").write_text(_KCONFIG)
+    (linux / "Makefile").write_text(_MAKEFILE.replace("@CONFIG@", config).replace("@IMAGE@", image))
+    source = folder / "root/usr/src"
+    source.mkdir(parents=True)
+    with tarfile.open(source / f"{SOURCE}.tar.xz", "w:xz") as tar:
+        tar.add(linux, SOURCE)
+    (folder / "made").mkdir()
+    return compile_kernel(spec, Tree(folder, "", ()), folder / "linux", folder / "made", folder / "kept.log")
+
+
+@pytest.mark.parametrize("spec", KERNELS, ids=[spec.name for spec in KERNELS])
+def test_recipe_gives_image_configuration_and_log(tmp_path: Path, spec: KernelSpec) -> None:
+    """What was asked for wins over what `tinyconfig` says."""
+    assert _recipe(tmp_path, spec) == "6.12.0-tiny"
+    made = tmp_path / "made"
+    assert (made / f"bzImage-{spec.name}").read_text() == "image\n"
+    assert symbols((made / "config").read_text())["SMP"] == "y"
+    assert "bzImage" in (made / "build.log").read_text()
+    selected = "select HAVE_ARCH_USERFAULTFD_WP " in (tmp_path / "linux/arch/x86/Kconfig").read_text()
+    assert selected is (spec.name != "no-uffd-wp")
+
+
+def test_recipe_refuses_a_configuration_before_itcompile_kernels(tmp_path: Path) -> None:
+    """A symbol that another one selects comes back, whatever was asked for."""
+    stubborn = f"{_KEEPS_LAST}; sed -i 's/.*CONFIG_USERFAULTFD is not set/CONFIG_USERFAULTFD=y/' .config"
+    with pytest.raises(SetupBroken, match="USERFAULTFD is y instead of n"):
+        _recipe(tmp_path, kernel_spec("no-userfaultfd"), stubborn)
+    assert not list((tmp_path / "made").glob("bzImage*"))
+
+
+def test_failed_compiler_is_told_with_its_log(tmp_path: Path) -> None:
+    """The sentence names the step, and the evidence has the last words."""
+    with pytest.raises(SetupBroken, match=r"'make \.\.\. bzImage' ended with exit code 2") as caught:
+        _recipe(tmp_path, KERNELS[0], image="echo cc1 is ill; false")
+    assert "cc1 is ill" in caught.value.evidence.log_tail
+    assert caught.value.evidence.paths == (tmp_path / "kept.log",)
+
+
+def test_nothing_goes_on_compiling_after_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make and all that it started are killed."""
+    monkeypatch.setattr(kernel_build, "BUILD_SECONDS", 5.0)
+    begun = time.monotonic()
+    with pytest.raises(SetupBroken, match="was not compiled within 5 s"):
+        _recipe(tmp_path, KERNELS[0], image=_SLEEPS)
+    assert time.monotonic() - begun < 60
+    make = int((tmp_path / "made/build.log").read_text().split()[-1])
+    assert not Path(f"/proc/{make}").exists()
+    assert not session_members(make)
