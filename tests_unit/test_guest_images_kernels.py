@@ -5,12 +5,21 @@ from __future__ import annotations
 import shutil
 import tarfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from guest_images import kernel_build
-from guest_images.kernel_build import SOURCE, compile_kernel, missing_tools, require_tools
+from guest_images.cache import Cache, publish_file, to_json
+from guest_images.kernel_build import (
+    SOURCE,
+    build_kernel,
+    built_kernels,
+    compile_kernel,
+    missing_tools,
+    require_tools,
+)
 from guest_images.kernel_config import (
     KERNELS,
     KernelSpec,
@@ -20,7 +29,7 @@ from guest_images.kernel_config import (
     symbols,
     without_selects,
 )
-from guest_images.packages import Tree
+from guest_images.packages import InputRecord, Tree, manifest_digest
 from harness.errors import MachineryMissing, SetupBroken, UsageError
 from harness.process import session_members
 
@@ -132,8 +141,8 @@ def test_missing_tools_are_told_with_what_to_install(tmp_path: Path, monkeypatch
     require_tools(missing_tools())
 
 
-def _recipe(folder: Path, spec: KernelSpec, config: str = _KEEPS_LAST, image: str = "true") -> str:
-    """Run the recipe on a source that stands for Linux; images and log come to `made` in the folder."""
+def _source(folder: Path, config: str, image: str) -> Tree:
+    """A source package, unpacked, with something that stands for Linux."""
     missing = [program for program in ("make", "tar", "xz") if shutil.which(program) is None]
     if missing:
         pytest.skip(f"no {missing[0]}")
@@ -141,12 +150,59 @@ def _recipe(folder: Path, spec: KernelSpec, config: str = _KEEPS_LAST, image: st
     (linux / "arch/x86").mkdir(parents=True)
     (linux / "arch/x86/Kconfig").write_text(_KCONFIG)
     (linux / "Makefile").write_text(_MAKEFILE.replace("@CONFIG@", config).replace("@IMAGE@", image))
-    source = folder / "root/usr/src"
-    source.mkdir(parents=True)
-    with tarfile.open(source / f"{SOURCE}.tar.xz", "w:xz") as tar:
+    (folder / "root/usr/src").mkdir(parents=True)
+    with tarfile.open(folder / f"root/usr/src/{SOURCE}.tar.xz", "w:xz") as tar:
         tar.add(linux, SOURCE)
+    return Tree(folder, "", ())
+
+
+def _recipe(folder: Path, spec: KernelSpec, config: str = _KEEPS_LAST, image: str = "true") -> str:
+    """Run the recipe on a source that stands for Linux; image and log come to `made` in the folder."""
+    source = _source(folder, config, image)
     (folder / "made").mkdir()
-    return compile_kernel(spec, Tree(folder, "", ()), folder / "linux", folder / "made", folder / "kept.log")
+    return compile_kernel(spec, source, folder / "linux", folder / "made", folder / "kept.log")
+
+
+def _cache(folder: Path, monkeypatch: pytest.MonkeyPatch, image: str = "true") -> Cache:
+    """A cache with the source package, on a machine that has what kernels are compiled with."""
+    if shutil.which("gcc") is None or shutil.which("ld") is None:
+        pytest.skip("no gcc")
+    monkeypatch.setattr(kernel_build, "missing_tools", list)
+    cache = Cache(folder / "cache")
+    record = InputRecord(SOURCE, "6.12.0-1", "0" * 64)
+    name = f"{kernel_build.SUITE}-kernel-source"
+    _source(cache.path("trees", f"{name}-{manifest_digest([record])[:12]}"), _KEEPS_LAST, image)
+    pointer = {"packages": [SOURCE], "manifest": [asdict(record)]}
+    publish_file(cache.path("resolved", f"{name}.json"), to_json(pointer))
+    return cache
+
+
+def test_kernel_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there for who wants it next, not for who wants another one; of the work nothing is left."""
+    cache, said = _cache(tmp_path, monkeypatch), list[str]()
+    assert not any(built_kernels(cache).values())
+    built = build_kernel("no-uffd-wp", cache, said.append)
+    assert built.image.read_text() == "image\n"
+    assert built.release == "6.12.0-tiny"
+    assert "selects HAVE_ARCH_USERFAULTFD_WP is taken out" in said[1]
+    assert "bzImage" in cache.path("kernels/no-uffd-wp.log").read_text()
+    assert not list(cache.path("tmp").iterdir())
+    said.clear()
+    assert build_kernel("no-uffd-wp", cache, said.append) == built
+    assert not said
+    assert {spec.name for spec, found in built_kernels(cache).items() if found} == {"no-uffd-wp"}
+    monkeypatch.setattr(kernel_build, "_toolchain", lambda: "another compiler")
+    assert not any(built_kernels(cache).values())
+
+
+def test_kernel_that_failed_leaves_only_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next try starts from the beginning."""
+    cache = _cache(tmp_path, monkeypatch, image="echo cc1 is ill; false")
+    with pytest.raises(SetupBroken, match=r"'make \.\.\. bzImage'"):
+        build_kernel("uffd", cache, lambda _: None)
+    assert [path.name for path in cache.path("kernels").iterdir()] == ["uffd.log"]
+    assert "cc1 is ill" in cache.path("kernels/uffd.log").read_text()
+    assert not list(cache.path("tmp").iterdir())
 
 
 @pytest.mark.parametrize("spec", KERNELS, ids=[spec.name for spec in KERNELS])

@@ -12,7 +12,7 @@ from harness.hosts.ssh import SshAddress
 LOCAL = "local"
 
 _FORMS = (
-    "'local', 'ssh://[user@]address[:port]', 'vm:NAME' of 'snapproof images list' or "
+    "'local', 'ssh://[user@]address[:port]', 'vm:NAME' of 'snapproof hosts --list' or "
     "'vm:/path/to/bzImage[,modules=FOLDER]'"
 )
 _SSH = re.compile(
