@@ -50,7 +50,7 @@ def add_parser(commands: Any) -> None:
             "images build default",
             "images build qemu:debian-13 --refresh    # the newest packages",
             "images build host:debian-11              # a VM with Linux 5.10",
-            "images build kernel:no-userfaultfd       # compiled, in minutes",
+            "images build kernel:no-uffd-wp           # compiled, in minutes",
         ),
     )
     build.add_argument("name", metavar="NAME", help="a guest, qemu:NAME, host:NAME or kernel:NAME")
