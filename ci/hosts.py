@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ def hosts(arguments: argparse.Namespace) -> int:
             print(f"vm:kernel-{kernel.name:15} {kernel.reason}")
         return 0
     wanted = [parse_host(text) for text in arguments.host or [f"vm:{spec.name}" for spec in HOSTS]]
+    _require_different(wanted)
     folder = make_results_folder(arguments.results or _default_folder())
     started, begun = now(), time.monotonic()
     log = _logger(begun)
@@ -92,6 +93,16 @@ def hosts(arguments: argparse.Namespace) -> int:
     counts = ", ".join(f"{number} {name}" for name, number in result.counts().items())
     print(f"{result.status.value if result.status else 'NONE'}: {counts} in {result.seconds:.0f} s")
     return result.exit_code
+
+
+def _require_different(wanted: Sequence[HostSpecText]) -> None:
+    """Raise UsageError where two hosts would write over each other's results."""
+    names = [host.short for host in wanted]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(
+            f"Two of the hosts are called '{twice}' in the results; give a kernel another file name."
+        )
 
 
 def _examined(host: HostSpecText, sources: Sources) -> Examination:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ci.command import main
 from harness.errors import UsageError
 from harness.hosts.spec import HostSpecText, VmSpec, parse_host
 from harness.hosts.ssh import SshAddress
@@ -67,3 +68,14 @@ def test_names_are_what_was_given() -> None:
         address = parse_host(text).ssh
         assert address is not None
         assert address.name == text
+
+
+def test_hosts_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two kernels of the same file name would write over each other's results; nothing is booted for it."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "bzImage").touch()
+    kernels = [f"--host=vm:{tmp_path / folder / 'bzImage'}" for folder in ("a", "b")]
+    assert main(["hosts", *kernels, "--results", str(tmp_path / "results")]) == 2
+    assert "Two of the hosts are called 'bzImage'" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()

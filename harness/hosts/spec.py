@@ -49,6 +49,11 @@ class HostSpecText:
     ssh: SshAddress | None = None
     vm: VmSpec | None = None
 
+    @property
+    def short(self) -> str:
+        """What results call it by: a kernel by the name of its file."""
+        return self.vm.kernel.name if self.vm and self.vm.kernel else self.text
+
 
 def parse_host(text: str) -> HostSpecText:
     """Read what `--host` was given.
