@@ -100,9 +100,7 @@ def _require_different(wanted: Sequence[HostSpecText]) -> None:
     names = [host.short for host in wanted]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(
-            f"Two of the hosts are called '{twice}' in the results; give a kernel another file name."
-        )
+        raise UsageError(f"Two hosts are called '{twice}' in the results; give a kernel another file name.")
 
 
 def _examined(host: HostSpecText, sources: Sources) -> Examination:

@@ -77,5 +77,5 @@ def test_hosts_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
         (tmp_path / folder / "bzImage").touch()
     kernels = [f"--host=vm:{tmp_path / folder / 'bzImage'}" for folder in ("a", "b")]
     assert main(["hosts", *kernels, "--results", str(tmp_path / "results")]) == 2
-    assert "Two of the hosts are called 'bzImage'" in capsys.readouterr().err
+    assert "Two hosts are called 'bzImage'" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
