@@ -173,8 +173,24 @@ def test_promise_compares_the_largest_with_the_smallest() -> None:
     assert (kept.smallest_mib, kept.largest_mib) == (256, 4096)
     assert (kept.background, kept.stopped, kept.gain) == (2.5, 20.0, 800.0)
     assert "stuns the guest 800.0 times as long" in "\n".join(table_lines([], kept, {}))
+    assert kept.again is None
     assert promise(summarise(samples[:1]), "all", "unlimited") is None
     assert promise(summarise(samples), "idle", "unlimited") is None
+
+
+def test_second_stun_is_told() -> None:
+    """A first stun that does not grow does not hide a second one that does."""
+    samples = [
+        replace(_sample(256, Way.BACKGROUND_EXEC, 2.0), again_stun_ms=3.0),
+        replace(_sample(4096, Way.BACKGROUND_EXEC, 2.0), again_stun_ms=36.0),
+    ]
+    rows = summarise(samples)
+    kept = promise(rows, "all", "unlimited")
+    assert kept is not None
+    assert (kept.background, kept.again, kept.again_ms) == (1.0, 12.0, 36.0)
+    text = "\n".join(table_lines(rows, kept, {}))
+    assert "a second one of the same process grows by 12.00, to 36.0 ms" in text
+    assert "2.0, 2.0..2.0      36.0" in text
 
 
 def test_sample_as_json_has_the_documented_form() -> None:

@@ -15,6 +15,7 @@ _HEADS = (
     "way",
     "n",
     "stun ms, min..max",
+    "second ms",
     "total ms",
     "gap ms",
     "stall p99 / max us",
@@ -62,6 +63,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.way,
         f"{row.n}" + (f" (+{row.failed} failed)" if row.failed else ""),
         f"{row.stun.median:.1f}, {row.stun.min:.1f}..{row.stun.max:.1f}" if row.stun else "-",
+        f"{again.median:.1f}" if (again := figures["again_stun_ms"]) else "-",
         _one(figures["total_ms"]),
         _one(figures["guest_gap_ms"]),
         stall,
@@ -79,6 +81,11 @@ def _promise_lines(kept: Promise | None) -> list[str]:
     lines = [
         f"{sizes[0].upper()}{sizes[1:]} the stun of a background snapshot grows by {kept.background:.2f}."
     ]
+    if kept.again is not None and kept.again_ms is not None:
+        lines.append(
+            f"{sizes[0].upper()}{sizes[1:]} that of a second one of the same process grows by "
+            f"{kept.again:.2f}, to {kept.again_ms:.1f} ms: the first has split the guest's huge pages."
+        )
     if kept.stopped is not None:
         lines.append(f"{sizes[0].upper()}{sizes[1:]} that of stop-and-save grows by {kept.stopped:.2f}.")
     if kept.gain is not None:

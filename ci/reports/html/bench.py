@@ -88,6 +88,11 @@ def _charts(series: Sequence[Sample], pictures: Pictures) -> list[Markup]:
             lambda module, key: module.by_ram_chart(series, "stun_ms", "Stun (STOP to RESUME)", key)
         ),
         pictures.bench(
+            lambda module, key: module.by_ram_chart(
+                series, "again_stun_ms", "Stun of a second save by the same process", key
+            )
+        ),
+        pictures.bench(
             lambda module, key: module.by_ram_chart(series, "downtime_ms", "Downtime (QEMU's figure)", key)
         ),
         pictures.bench(lambda module, key: module.stall_chart(biggest, key)),

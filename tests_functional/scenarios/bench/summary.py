@@ -89,6 +89,8 @@ class Promise:
         background: stun by background-exec of the largest as a multiple of that of the smallest.
         stopped: the same by stop-and-save, None where it was not measured.
         gain: at the largest, how many times as long stop-and-save stuns it as a background snapshot.
+        again: as `background`, for a second background snapshot of the same process.
+        again_ms: its stun at the largest, in ms.
     """
 
     smallest_mib: int
@@ -96,14 +98,18 @@ class Promise:
     background: float
     stopped: float | None
     gain: float | None
+    again: float | None = None
+    again_ms: float | None = None
 
 
 def promise(rows: Sequence[Row], writer: str, sink: str) -> Promise | None:
     """Compare sizes; None where there are not two of them."""
-    stun = {
-        (row.way, row.ram_mib): row.stun.median
-        for row in rows
-        if row.stun and (row.writer, row.sink) == (writer, sink)
+    main = [row for row in rows if row.stun and (row.writer, row.sink) == (writer, sink)]
+    stun = {(row.way, row.ram_mib): row.stun.median for row in main if row.stun}
+    second = {
+        row.ram_mib: again.median
+        for row in main
+        if row.way == Way.BACKGROUND_EXEC.value and (again := row.figures["again_stun_ms"])
     }
     sizes = sorted(ram for way, ram in stun if way == Way.BACKGROUND_EXEC.value)
     if len(sizes) < 2:
@@ -117,4 +123,6 @@ def promise(rows: Sequence[Row], writer: str, sink: str) -> Promise | None:
         background / stun[Way.BACKGROUND_EXEC.value, small],
         stopped[large] / stopped[small] if small in stopped and large in stopped else None,
         stopped[large] / background if large in stopped else None,
+        second[large] / second[small] if small in second and large in second else None,
+        second.get(large),
     )
