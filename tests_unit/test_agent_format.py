@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from harness.deadline import Deadline
 from tests_unit.agent_host import HostAgent, Stopped, anonymous_bytes
 from validators.agent_pages import (
     CONTROL_MAGIC,
@@ -130,6 +131,7 @@ def test_control_and_thread_pages(serve: Serve) -> None:
     agent = serve(bytes=PAGES * PAGE_BYTES, threads=2, pattern="hot", seed=SEED, guest_ram=1 << 29)
     agent.ctl("start")
     agent.run_until(1000)
+    Deadline(20).wait_for(lambda: agent.ctl("status")["heartbeats"] >= 3, "The third heartbeat")
     paused = agent.ctl("pause")
     status = agent.ctl("status")
     control, *threads = agent.dump("meta", 3)

@@ -79,12 +79,16 @@ def test_long_gaps_carry_their_time(writing: tuple[HostAgent, AgentWindow]) -> N
 
 
 def test_more_long_gaps_than_the_agent_keeps(writing: tuple[HostAgent, AgentWindow]) -> None:
-    """Seventeen are said to be too many, and a reset forgets them."""
+    """Seventeen of one writer are said to be too many, and a reset forgets them."""
     host, window = writing
     host.ctl("reset-stats")
-    for _ in range(17):
-        _stopped(host, 0.06)
+    stops, limit = 0, Deadline(60)
+    while window.long_gaps() is not None and not limit.expired:
+        _stopped(host, 0.1)
         _wait_for_steps(window)
+        stops += 1
+    # A busy host can make one of its own, and can be late to stop a writer.
+    assert 10 < stops < 40
     assert window.long_gaps() is None
     host.ctl("reset-stats")
     assert len(window.long_gaps() or ()) < 17
