@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.deadline import Deadline
@@ -34,10 +35,24 @@ class Standstill:
 
 
 def begin(guest: Guest, window: AgentWindow) -> None:
-    """Clear the writers' statistics just before a save.
+    """Clear the writers' statistics just before a save, in a calm moment.
+
+    Raises:
+        DeadlineExpired: the host is too busy for the writers to be calm.
+    """
+    await_calm(guest, lambda: window.standstill()[1])
+
+
+def await_calm(guest: Guest, longest_gap: Callable[[], float]) -> None:
+    """Clear the writers' statistics; again, as long as doing so holds a writer up.
 
     The command to do so goes over SSH, whose programs take the writers' processor. On a busy host that was
     seen to last for seconds; it must not count as a stall of the save.
+
+    Args:
+        guest: its writers must be running.
+        longest_gap: the longest time from one page write to the next since the statistics were cleared, in
+            seconds.
 
     Raises:
         DeadlineExpired: the host is too busy for the writers to be calm.
@@ -46,7 +61,7 @@ def begin(guest: Guest, window: AgentWindow) -> None:
     while True:
         guest.agent.reset_stats()
         limit.nap(_AFTERMATH_SECONDS)
-        if window.standstill()[1] < _CALM_SECONDS:
+        if longest_gap() < _CALM_SECONDS:
             return
         limit.check("A moment in which the guest's writers write without a pause")
 

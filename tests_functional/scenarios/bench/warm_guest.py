@@ -23,6 +23,7 @@ from harness.disk import make_empty_disk
 from harness.host import LocalHost
 from harness.machine import Machine
 from harness.machine_config import qemu_quoted
+from tests_functional.scenarios import standstill
 from tests_functional.scenarios.agent import AgentStatus
 from tests_functional.scenarios.bench.counters import Counters, Places, places_of
 from tests_functional.scenarios.bench.ways import DISK_NODE, Way
@@ -36,8 +37,6 @@ _LEAST_SECONDS = 90.0
 # The state lies behind the disk's own content, of which there is none.
 _DISK_BYTES = 1 << 20
 _DISK_FILE = "savevm.qcow2"
-# As in scenarios/standstill.py, which see.
-_CALM_MS, _CALM_LIMIT_SECONDS, _AFTERMATH_SECONDS = 200.0, 60.0, 0.05
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def started(warm: WarmGuest, folder: Path, way: Way, deadline: Deadline) -> Iter
             if migration.restore(machine, restore_uri(machine, warm.snapshot), limit) == "paused":
                 machine.qmp.execute("cont")
             with logged_in(machine, stack, deadline) as guest, Counters(machine, warm.places) as counters:
-                _calm(guest, counters)
+                standstill.await_calm(guest, lambda: max(counters.longest_gaps_ms()) / 1000)
                 yield Running(guest, counters, disk.path if disk else None)
     finally:
         if disk is not None:
@@ -158,17 +157,6 @@ def started(warm: WarmGuest, folder: Path, way: Way, deadline: Deadline) -> Iter
 def remove(folder: Path) -> None:
     """Remove a sample's folder with all that is in it."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def _calm(guest: Guest, counters: Counters) -> None:
-    """Clear the statistics; again, as long as the command that does so takes the writers' processor."""
-    limit = Deadline(_CALM_LIMIT_SECONDS)
-    while True:
-        guest.agent.reset_stats()
-        limit.nap(_AFTERMATH_SECONDS)
-        if max(counters.longest_gaps_ms()) < _CALM_MS:
-            return
-        limit.check("A moment in which the guest's writers write without a pause")
 
 
 def _seconds(stack: Stack, mib_per_second: float) -> float:
