@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ci.bench import self_check as self_check_module
-from ci.bench.ab import percent
+from ci.bench.ab_arguments import percent
 from ci.bench.gate import GateResult, Plan, run_gate
 from ci.bench.pairs import balanced_orders
 from ci.bench.statistics import Verdict
@@ -24,7 +24,7 @@ from ci.command import main
 from guest_images.cache import Cache
 from harness.errors import UsageError
 from tests_unit.scenario_values import stack
-from validators.slow_save.wrapper import SlowQemu, slow_qemu
+from validators.slow_save.wrapper import Slowdown, plant_slowdown, slow_qemu
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +141,7 @@ def test_qemu_without_background_snapshots(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is measured: exit code 3, which is no verdict."""
-    monkeypatch.setattr("ci.bench.ab.prepare_stack", _prepared(iter(["tcg"]), ("events",)))
+    monkeypatch.setattr("ci.bench.ab_sides.prepare_stack", _prepared(iter(["tcg"]), ("events",)))
     assert main(["bench", "ab"]) == 3
     said = capsys.readouterr()
     assert "Nothing was measured: QEMU 1.2.3 has no capability 'background-snapshot'." in said.err
@@ -153,7 +153,7 @@ def test_two_accelerators_are_not_compared(
 ) -> None:
     """A QEMU that runs under KVM would win whatever it does."""
     accels = iter(["kvm", "tcg"])
-    monkeypatch.setattr("ci.bench.ab.prepare_stack", _prepared(accels, ("background-snapshot",)))
+    monkeypatch.setattr("ci.bench.ab_sides.prepare_stack", _prepared(accels, ("background-snapshot",)))
     assert main(["bench", "ab", "--b", "other"]) == 2
     assert "A runs under kvm and B under tcg" in capsys.readouterr().err
 
@@ -162,7 +162,7 @@ def test_guest_too_small_for_writers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It says how much would do."""
-    monkeypatch.setattr("ci.bench.ab.prepare_stack", _prepared(iter(["tcg"]), ()))
+    monkeypatch.setattr("ci.bench.ab_sides.prepare_stack", _prepared(iter(["tcg"]), ()))
     assert main(["bench", "ab", "--ram", "64"]) == 2
     assert "--ram 64 is too little for this guest; give" in capsys.readouterr().err
 
@@ -237,13 +237,11 @@ while time.monotonic() < begun + 0.3:
 """
 
 
-def _slept(folder: Path, magic: str, percent_more: int) -> SlowQemu:
+def _slept(folder: Path, magic: str, percent_more: int) -> Slowdown:
     """A program that writes for a moment, with the library preloaded."""
-    per_mille = 10 * percent_more
-    slow = slow_qemu(
-        Path(sys.executable), Cache(folder / "cache"), folder, lambda _: None, per_mille=per_mille
-    )
-    subprocess.run([slow.executable, "-c", _WRITER.format(magic=magic)], check=True)
+    slow = plant_slowdown(Cache(folder / "cache"), folder, lambda _: None, per_mille=10 * percent_more)
+    wrapper = slow_qemu(Path(sys.executable), slow, folder)
+    subprocess.run([wrapper, "-c", _WRITER.format(magic=magic)], check=True)
     return slow
 
 

@@ -43,8 +43,9 @@ for line in file:
         status = "paused"
         say({"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 0}})
     elif command == "human-monitor-command":
+        number = int(arguments["command-line"].split("/")[1].split("gx")[0])
         steps += 0 if "stuck" in manner else 50
-        answer = f"{0x40:#x}: {steps:#018x}\\r\\n"
+        answer = f"{0x40:#x}:" + f" {steps:#018x}" * number + "\\r\\n"
     elif command == "query-migrate-capabilities":
         name = "xbzrle" if "old" in manner else "background-snapshot"
         answer = [{"capability": name, "state": False}]
@@ -78,6 +79,8 @@ def _told(folder: Path, argv: list[str], flows: tuple[str, ...]) -> list[dict[st
         "kinds": {},
         "move": False,
         "seed": "seed",
+        "stalls": [256],
+        "buckets": 3,
         "counters": [0x40],
         "saves": [{"flow": flow, "sink": "disk"} for flow in flows],
         "seconds": 3.0,

@@ -49,6 +49,10 @@ def table_lines(rows: Sequence[Row], kept: Promise | None, left_out: Mapping[str
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     ]
+    if any(row.given_up for row in rows):
+        lines.append(
+            "Given up: the pre-copy did not catch up with the guest's writes, so the guest was stopped."
+        )
     lines += [f"Left out: {what}. {why}" for what, why in left_out.items()]
     return [*lines, *_promise_lines(kept)]
 
@@ -61,7 +65,9 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.sink,
         str(row.ram_mib),
         row.way,
-        f"{row.n}" + (f" (+{row.failed} failed)" if row.failed else ""),
+        f"{row.n}"
+        + (f" (+{row.failed} failed)" if row.failed else "")
+        + (f" ({row.given_up} given up)" if row.given_up else ""),
         f"{row.stun.median:.1f}, {row.stun.min:.1f}..{row.stun.max:.1f}" if row.stun else "-",
         f"{again.median:.1f}" if (again := figures["again_stun_ms"]) else "-",
         _one(figures["total_ms"]),

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import ClassVar
 
 from ci.bench.gate import GateResult, Plan, run_gate
 from ci.events import Progress
 from guest_images.cache import Cache
 from harness.errors import SetupBroken
-from tests_functional.scenarios.bench.two_sides import METRICS, TwoSides, figure
-from tests_functional.scenarios.bench.warm_guest import WarmGuest
-from validators.slow_save.wrapper import SlowQemu, slow_qemu
+from tests_functional.scenarios.bench.sides import Side, TwoSides
+from validators.slow_save.wrapper import Slowdown, plant_slowdown
 
 _PILOT_SAVES = 5
 
@@ -25,16 +23,12 @@ class SlowedSide:
     """A side with a planted slowdown.
 
     Attributes:
-        warm: the guest, to be started with the slower QEMU.
-        qemu: that QEMU.
-        planted: by how much its figure is to grow, as a share.
+        side: what is measured.
+        slowdown: what was planted, with what the library itself counts.
     """
 
-    METRICS: ClassVar[tuple[str, ...]] = ("total", "stun", "downtime")
-
-    warm: WarmGuest
-    qemu: SlowQemu
-    planted: float
+    side: Side
+    slowdown: Slowdown
 
     def text(self) -> str:
         """What was planted, and what the library itself counted.
@@ -42,18 +36,18 @@ class SlowedSide:
         Raises:
             SetupBroken: it never slept, so nothing was planted.
         """
-        if not self.qemu.acts:
+        if not self.slowdown.acts:
             raise SetupBroken(
                 "The planted slowdown never acted, so this says nothing about the gate; a QEMU that is "
                 "linked statically does not take it."
             )
-        share = self.qemu.slept_share
+        share = self.slowdown.slept_share
         slept = f"{100 * share:.1f} % of the time that its saves took without" if share else "at T0"
-        return f"planted B slept {slept}, {self.qemu.acts} times"
+        return f"planted B slept {slept}, {self.slowdown.acts} times"
 
     def slept(self) -> dict[str, float]:
         """What the library itself counted, for ab.json: how often, and the share of the saves' own time."""
-        return {"times": self.qemu.acts, "share": self.qemu.slept_share}
+        return {"times": self.slowdown.acts, "share": self.slowdown.slept_share}
 
 
 @dataclass(frozen=True)
@@ -61,7 +55,7 @@ class Comparison:
     """Two sides, and how they are compared.
 
     Attributes:
-        sides: the guests.
+        sides: A and B.
         metric: one of METRICS.
         plan: of each gate.
         seed: of the order within pairs.
@@ -85,7 +79,7 @@ class Comparison:
             slow: what takes the place of B.
             number: of the gate where there are several, so that each has its own order; 0 where it is alone.
         """
-        b = self.sides.b if slow is None else slow.warm
+        b = self.sides.b if slow is None else slow.side
         orders = balanced_orders(random.Random(f"{self.seed} {number}"))
 
         def measure(pair: int) -> tuple[float, float]:
@@ -111,18 +105,13 @@ class Comparison:
             self.progress.step("Measuring how long the guest stands still, to plant a share of that.")
             usual_ms = median(self._figure(base, "pilot") for _ in range(_PILOT_SAVES))
             per_mille, at_t0_us = 0, round(1000 * share * usual_ms)
-        qemu = slow_qemu(
-            base.stack.executable,
-            self.cache,
-            folder,
-            self.progress.step,
-            per_mille=per_mille,
-            at_t0_us=at_t0_us,
+        slowdown = plant_slowdown(
+            self.cache, folder, self.progress.step, per_mille=per_mille, at_t0_us=at_t0_us
         )
-        return SlowedSide(replace(base, stack=replace(base.stack, executable=qemu.executable)), qemu, share)
+        return SlowedSide(base.slowed(slowdown, folder), slowdown)
 
-    def _figure(self, warm: WarmGuest, name: str) -> float:
-        return figure(warm, METRICS[self.metric], self.folder / name)
+    def _figure(self, side: Side, name: str) -> float:
+        return side.figure(self.metric, self.folder / name)
 
 
 def balanced_orders(chance: random.Random) -> Iterator[bool]:

@@ -4,6 +4,7 @@
  * passed without sleeping since the stream began, so that the share does not depend on how fast host and sink are.
  */
 #include <stddef.h>
+#include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -79,14 +80,32 @@ static long fault(int fd, unsigned long request, struct range *asked)
     return pass(fd, request, asked);
 }
 
+/* What has been written: the stream begins, or goes on. */
+static void wrote(int fd, const struct iovec *parts, size_t number)
+{
+    if (!share_per_mille)
+        return;
+    if (number > 0 && is_begin(parts->iov_base, parts->iov_len))
+        begin_stream(fd);
+    else if (fd == stream)
+        slow_down();
+}
+
+/* To a command or a file. */
 ssize_t writev(int fd, const struct iovec *parts, int number)
 {
     long done = raw_syscall(SYS_writev, fd, (long)parts, number, 0, 0, 0);
 
-    if (share_per_mille && number > 0 && is_begin(parts->iov_base, parts->iov_len))
-        begin_stream(fd);
-    else if (share_per_mille && fd == stream)
-        slow_down();
+    wrote(fd, parts, number > 0 ? (size_t)number : 0);
+    return checked(done);
+}
+
+/* To a socket. */
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
+{
+    long done = raw_syscall(SYS_sendmsg, fd, (long)message, flags, 0, 0, 0);
+
+    wrote(fd, message->msg_iov, message->msg_iovlen);
     return checked(done);
 }
 

@@ -1,4 +1,4 @@
-"""A QEMU wrapper that saves slower than the QEMU it runs, and tells by how much."""
+"""A planted slowdown: the library that makes QEMU save slower, what it counts, and a wrapper with it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,28 @@ _PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True)
-class SlowQemu:
-    """A QEMU with a planted slowdown.
+class Slowdown:
+    """What is planted, and what has come of it.
 
     Attributes:
-        executable: wrapper script, for use as `--qemu`.
-        report: file of the page that the library counts in.
+        library: to be preloaded.
+        report: file of the page that the library counts in, over all processes that use it.
+        per_mille: each save takes so much longer, in thousandths of what it takes without.
+        at_t0_us: the guest stands still for so much longer at T0, in microseconds.
     """
 
-    executable: Path
+    library: Path
     report: Path
+    per_mille: int
+    at_t0_us: int
+
+    def variables(self, report: str) -> dict[str, str]:
+        """The environment that tells the library what to do, given where the report is for it."""
+        return {
+            ACTS_VARIABLE: report,
+            "SNAPPROOF_SLOW_SAVE_PER_MILLE": str(self.per_mille),
+            "SNAPPROOF_SLOW_T0_US": str(self.at_t0_us),
+        }
 
     @property
     def acts(self) -> int:
@@ -43,34 +55,26 @@ class SlowQemu:
         return np.frombuffer(self.report.read_bytes()[:24], dtype="<u8")
 
 
-def slow_qemu(
-    qemu: Path,
-    cache: Cache,
-    folder: Path,
-    log: Callable[[str], None],
-    *,
-    per_mille: int = 0,
-    at_t0_us: int = 0,
-) -> SlowQemu:
-    """Make a wrapper script that runs `qemu` with a slowdown planted.
+def plant_slowdown(
+    cache: Cache, folder: Path, log: Callable[[str], None], *, per_mille: int = 0, at_t0_us: int = 0
+) -> Slowdown:
+    """Make what it takes to plant a slowdown.
 
     Args:
-        qemu: the executable.
         cache: where the library is kept.
-        folder: where the wrapper and its report go.
+        folder: where the report goes.
         log: told what takes time.
-        per_mille: each save takes so much longer, in thousandths of what it takes without.
-        at_t0_us: the guest stands still for so much longer at T0, in microseconds.
+        per_mille: see Slowdown.
+        at_t0_us: likewise.
 
     Raises:
-        MachineryMissing, SetupBroken: it cannot be compiled.
+        MachineryMissing, SetupBroken: the library cannot be compiled.
     """
     report = folder / f"slow-save-{per_mille}-{at_t0_us}.acts"
     report.write_bytes(bytes(_PAGE_BYTES))
-    variables = {
-        ACTS_VARIABLE: str(report),
-        "SNAPPROOF_SLOW_SAVE_PER_MILLE": str(per_mille),
-        "SNAPPROOF_SLOW_T0_US": str(at_t0_us),
-    }
-    library = preload_library(_SOURCE, cache, log)
-    return SlowQemu(preloading_wrapper(library, qemu, folder, variables), report)
+    return Slowdown(preload_library(_SOURCE, cache, log), report, per_mille, at_t0_us)
+
+
+def slow_qemu(qemu: Path, slowdown: Slowdown, folder: Path) -> Path:
+    """Make a wrapper script in a folder that runs `qemu` with a slowdown, for use as `--qemu`."""
+    return preloading_wrapper(slowdown.library, qemu, folder, slowdown.variables(str(slowdown.report)))

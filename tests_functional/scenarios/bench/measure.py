@@ -56,6 +56,7 @@ class Sample:
         write_rate: pages written in each 100 ms before, during and after.
         again_stun_ms: stun of another background snapshot of the same process, thrown away; None where none
             was taken.
+        given_up: whether the guest had to be stopped since a pre-copy did not catch up with its writes.
         memory_before: QEMU's, just before the save.
         memory_after: just after.
         judged: "" where the file was not judged, else what was found.
@@ -82,6 +83,7 @@ class Sample:
     stall_histogram: Sequence[Bucket] = ()
     write_rate: WriteRate = field(default_factory=WriteRate)
     again_stun_ms: float | None = None
+    given_up: bool = False
     memory_before: MemoryUse | None = None
     memory_after: MemoryUse | None = None
     judged: str = ""
@@ -206,6 +208,7 @@ def _saved(
     longest = longest_now if longest_now > longest else histogram[-1][1] if histogram else 0.0
     return {
         **_times(machine, mark, saved, recorder),
+        "given_up": saved.given_up,
         "size_bytes": path.stat().st_size if way.makes_stream else snapshot_bytes(machine),
         "guest_gap_ms": max(gaps),
         "guest_write_gap_ms": gaps[0],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests_functional.scenarios.bench.measure import AROUND_SECONDS
-from tests_functional.scenarios.bench.ways import UNLIMITED, Sink, Way, why_not
+from tests_functional.scenarios.bench.ways import GIVE_UP_FACTOR, UNLIMITED, Sink, Way, why_not
 from tests_functional.scenarios.bench.writers import Writer
 
 RAM_MIB = (256, 512, 1024, 2048, 4096)
@@ -16,8 +16,8 @@ RAM_MIB = (256, 512, 1024, 2048, 4096)
 _SIDE_MIB = 512
 # QEMU beside guest RAM, and a share of the file in the page cache.
 _MEMORY_FACTOR, _MEMORY_MIB = 1.25, 512
-# A pre-copy sends pages again that were written meanwhile.
-_FILE_FACTOR = 3.0
+# What a pre-copy that was given up has sent before, and all of RAM once more.
+_FILE_FACTOR = GIVE_UP_FACTOR + 1.0
 # MiB per second as measured with QEMU 10.0.13 under TCG on two cores: the estimate need not be good.
 _SAVE_SPEED = {
     Way.BACKGROUND_EXEC: 300.0,
@@ -26,6 +26,8 @@ _SAVE_SPEED = {
     Way.SAVEVM: 700.0,
     Way.PRECOPY_FILE: 600.0,
 }
+# A pre-copy sends pages again that were written meanwhile.
+_PRECOPY_TIMES = 2.5
 _START_SECONDS, _START_SPEED = 1.5, 400.0
 _BOOT_SECONDS, _FILL_SPEED = 7.0, 60.0
 
@@ -61,7 +63,8 @@ class Case:
     def seconds(self) -> float:
         """About how long a sample takes."""
         speed = self.sink.mib_per_second or _SAVE_SPEED[self.way]
-        saves = self.ram_mib / speed + (self.ram_mib / _SAVE_SPEED[self.way] if self.again else 0)
+        times = _PRECOPY_TIMES if self.way is Way.PRECOPY_FILE and self.writer is not Writer.IDLE else 1
+        saves = times * self.ram_mib / speed + (self.ram_mib / _SAVE_SPEED[self.way] if self.again else 0)
         return _START_SECONDS + self.ram_mib / _START_SPEED + 2 * AROUND_SECONDS + saves
 
 

@@ -35,6 +35,7 @@ class Row:
         sink: what took the bytes.
         n: samples that count.
         failed: samples that do not.
+        given_up: of those that count, pre-copies for which the guest had to be stopped.
         figures: the spread of each figure, None where no sample has it.
     """
 
@@ -44,6 +45,7 @@ class Row:
     sink: str
     n: int
     failed: int
+    given_up: int
     figures: Mapping[str, Spread | None]
 
     @property
@@ -76,7 +78,13 @@ def _row(key: tuple[int, str, str, str], samples: Sequence[Sample]) -> Row:
         name: spread([value for sample in good if (value := figure(sample)) is not None])
         for name, figure in _FIGURES.items()
     }
-    return Row(*key, n=len(good), failed=len(samples) - len(good), figures=figures)
+    return Row(
+        *key,
+        n=len(good),
+        failed=len(samples) - len(good),
+        given_up=sum(sample.given_up for sample in good),
+        figures=figures,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Two QEMUs to be compared: guests that start from the same file, and one figure of one save of either."""
+"""Two QEMUs of this host to be compared: guests that start from the same file, where that can be."""
 
 from __future__ import annotations
 
@@ -10,59 +10,55 @@ from pathlib import Path
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SubjectFailed
 from tests_functional.scenarios.bench.measure import Sample, measure
+from tests_functional.scenarios.bench.sides import METRICS, TwoSides
 from tests_functional.scenarios.bench.warm_guest import WarmGuest, remove, started, warm_guest
 from tests_functional.scenarios.bench.ways import Way
 from tests_functional.scenarios.bench.writers import Writer
 from tests_functional.scenarios.guest import Stack
+from validators.slow_save.wrapper import Slowdown, slow_qemu
 from validators.stream.reader import read_index
 from validators.stream.source import open_source
 
 WAY = Way.BACKGROUND_EXEC
 _WARM_SECONDS, _START_SECONDS = 300.0, 120.0
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure of a save; less is better.
-
-    Attributes:
-        what: what it is, for people.
-        unit: of it.
-        resolution: the least difference that it can have, in its unit.
-        of: takes it from a sample, None where QEMU gave none.
-    """
-
-    what: str
-    unit: str
-    resolution: float
-    of: Callable[[Sample], float | None]
-
-
-METRICS: Mapping[str, Metric] = {
-    "total": Metric("time from the command to the completed save", "ms", 0.001, lambda one: one.total_ms),
-    "stun": Metric("STOP to RESUME by QEMU's event times", "ms", 0.001, lambda one: one.stun_ms),
-    "downtime": Metric("QEMU's own downtime", "ms", 1.0, lambda one: one.downtime_ms),
-    "stall-p99": Metric(
-        "page write of the guest that 99 % do not exceed", "us", 0.001, lambda one: one.stall_us["p99"]
-    ),
-    "size": Metric("size of the file", "bytes", 1.0, lambda one: one.size_bytes),
+_OF_SAMPLE: Mapping[str, Callable[[Sample], float | None]] = {
+    "total": lambda sample: sample.total_ms,
+    "stun": lambda sample: sample.stun_ms,
+    "downtime": lambda sample: sample.downtime_ms,
+    "stall-p99": lambda sample: sample.stall_us["p99"],
+    "size": lambda sample: sample.size_bytes,
 }
 
 
 @dataclass(frozen=True)
-class TwoSides:
-    """Guests of two QEMUs.
+class QemuSide:
+    """A QEMU of this host, and the guest that it starts from; see sides.Side.
 
     Attributes:
-        a: of the one that is the measure.
-        b: of the one that is judged.
-        common: whether both start from the same file; else each has booted its own guest, and what lies where
-            in the guests' memory differs for good.
+        warm: the guest.
     """
 
-    a: WarmGuest
-    b: WarmGuest
-    common: bool
+    warm: WarmGuest
+
+    def figure(self, metric: str, folder: Path) -> float:
+        """Save it once by a fresh process; `folder` is removed unless the save fails."""
+        executable = self.warm.stack.executable
+        sample = measure(self.warm, WAY, folder, around_seconds=0.0)
+        if not sample.measured:
+            raise SetupBroken(f"A save by '{executable}' failed, so nothing is compared: {sample.error}")
+        value = _OF_SAMPLE[metric](sample)
+        if not value:
+            raise SetupBroken(f"'{executable}' gave no figure for the {METRICS[metric].what}.")
+        return float(value)
+
+    def slowed(self, slowdown: Slowdown, folder: Path) -> QemuSide:
+        """The same guest, saved by a wrapper script with the library preloaded."""
+        return self.by(slow_qemu(self.warm.stack.executable, slowdown, folder))
+
+    def by(self, executable: Path) -> QemuSide:
+        """The same guest, started by another QEMU."""
+        warm = self.warm
+        return QemuSide(replace(warm, stack=replace(warm.stack, executable=executable)))
 
 
 @contextmanager
@@ -85,64 +81,36 @@ def two_sides(
     """
     with ExitStack() as files:
 
-        def saved(stack: Stack, name: str) -> WarmGuest:
+        def saved(stack: Stack, name: str) -> QemuSide:
             log(f"Booting a guest with {name} ({stack.ram_mib} MiB, {stack.accel}), to start from.")
             warm = files.enter_context(
                 warm_guest(stack, writer, folder / name, Deadline(_WARM_SECONDS), seed)
             )
             with open_source(warm.snapshot.path) as file:
                 machine = read_index(file).configuration.machine
-            return replace(warm, stack=replace(stack, machine=machine))
+            return QemuSide(replace(warm, stack=replace(stack, machine=machine)))
 
         of_a = saved(a, "A")
         if a.executable == b.executable:
             yield TwoSides(of_a, of_a, common=True)
             return
-        if _starts(with_qemu := _on(b, of_a), folder / "start"):
-            yield TwoSides(of_a, with_qemu, common=True)
+        if _starts(by_b := of_a.by(b.executable), folder / "start"):
+            yield TwoSides(of_a, by_b, common=True)
             return
         log("B does not start from what A has saved.")
         of_b = saved(b, "B")
-        if _starts(with_qemu := _on(a, of_b), folder / "start"):
-            yield TwoSides(with_qemu, of_b, common=True)
+        if _starts(by_a := of_b.by(a.executable), folder / "start"):
+            yield TwoSides(by_a, of_b, common=True)
             return
         log("A does not start from what B has saved either; each has a guest of its own.")
         yield TwoSides(of_a, of_b, common=False)
 
 
-def _on(stack: Stack, warm: WarmGuest) -> WarmGuest:
-    """The same guest, started by another QEMU."""
-    return replace(warm, stack=replace(warm.stack, executable=stack.executable))
-
-
-def _starts(warm: WarmGuest, folder: Path) -> bool:
+def _starts(side: QemuSide, folder: Path) -> bool:
     try:
-        with started(warm, folder, WAY, Deadline(_START_SECONDS)):
+        with started(side.warm, folder, WAY, Deadline(_START_SECONDS)):
             return True
     except SubjectFailed:
         return False
     finally:
         remove(folder)
-
-
-def figure(warm: WarmGuest, metric: Metric, folder: Path) -> float:
-    """Start a guest afresh, save it once by a background snapshot, and take the figure.
-
-    Args:
-        warm: the guest.
-        metric: which figure.
-        folder: of its own; removed unless the save fails.
-
-    Raises:
-        NotApplicable: this QEMU or host has no background snapshots.
-        SetupBroken: the save failed, or gave no such figure.
-    """
-    sample = measure(warm, WAY, folder, around_seconds=0.0)
-    if not sample.measured:
-        raise SetupBroken(
-            f"A save by '{warm.stack.executable}' failed, so nothing is compared: {sample.error}"
-        )
-    value = metric.of(sample)
-    if not value:
-        raise SetupBroken(f"'{warm.stack.executable}' gave no figure for the {metric.what}.")
-    return float(value)

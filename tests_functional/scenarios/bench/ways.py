@@ -6,14 +6,14 @@ import enum
 import shlex
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness import migration
 from harness.deadline import Deadline
 from harness.machine import Machine
-from harness.qmp import CommandRefused
+from harness.machine_config import MIB
+from harness.qmp import CommandRefused, Event
 from tests_functional.scenarios.bench import throttle
 
 _ENDED = ("completed", "failed", "cancelled")
@@ -22,6 +22,9 @@ _JOB = "snapproof-save"
 # Has QEMU send an event when the save's status changes, so that nothing has to be polled (since 2.4).
 _EVENTS = "events"
 _THROTTLE = Path(throttle.__file__)
+
+GIVE_UP_FACTOR = 3
+"""A pre-copy that has sent so many times the guest's RAM does not catch up any more."""
 
 DISK_NODE = "snapproof-vmstate"
 """Name of the qcow2 disk that `savevm` saves into."""
@@ -74,8 +77,6 @@ def why_not(way: Way, sink: Sink) -> str:
         return ""
     if way in (Way.BACKGROUND_FILE, Way.SAVEVM):
         return "QEMU writes the file itself, so nothing of ours can be put in between to slow it down."
-    if way is Way.PRECOPY_FILE:
-        return "Live pre-copy does not end while the guest writes faster than the sink takes."
     return ""
 
 
@@ -88,11 +89,13 @@ class Saved:
             it ran again.
         downtime_ms: by QEMU, None where it gives none.
         total_ms: by QEMU, None where it gives none.
+        given_up: whether a pre-copy did not catch up with the guest's writes and the guest was stopped for it.
     """
 
     seconds: float
     downtime_ms: float | None
     total_ms: float | None
+    given_up: bool = False
 
 
 def prepare(machine: Machine, way: Way) -> None:
@@ -130,18 +133,35 @@ def save(way: Way, machine: Machine, path: Path, sink: Sink, deadline: Deadline)
     if way is Way.STOP_AND_SAVE:
         machine.qmp.execute("stop")
     migration.start_save(machine, uri)
-    machine.qmp.wait_event(
-        lambda event: event.name == "MIGRATION" and event.data.get("status") in _ENDED,
-        mark,
-        deadline,
-        "the end of the save",
-    )
+    given_up = way is Way.PRECOPY_FILE and _stop_endless(machine, path, mark, deadline)
+    machine.qmp.wait_event(_save_over, mark, deadline, "the end of the save")
     ended = time.monotonic()
     figures = migration.wait_completed(machine, deadline)
     if not way.background:
         machine.qmp.execute("cont")
         ended = time.monotonic()
-    return Saved(ended - begun, figures.downtime_ms, figures.total_ms)
+    return Saved(ended - begun, figures.downtime_ms, figures.total_ms, given_up)
+
+
+def _save_over(event: Event) -> bool:
+    return event.name == "MIGRATION" and event.data.get("status") in _ENDED
+
+
+def _stop_endless(machine: Machine, path: Path, mark: int, deadline: Deadline) -> bool:
+    """Wait for the end of a pre-copy, or stop a guest that it does not catch up with; whether that was so.
+
+    Such a guest writes pages faster than they are sent. The file would grow until the disk is full; stopping
+    the guest is what management software does after some time (virsh migrate --timeout-suspend).
+    """
+    most = GIVE_UP_FACTOR * machine.config.ram_mib * MIB
+    while not any(map(_save_over, machine.qmp.events_since(mark))):
+        # Looked at in the file, so that QEMU is not disturbed.
+        if path.exists() and path.stat().st_size > most:
+            machine.qmp.execute("stop")
+            return True
+        machine.pause(deadline)
+        deadline.check("the end of the pre-copy")
+    return False
 
 
 def sink_uri(path: Path, sink: Sink) -> str:
@@ -176,9 +196,12 @@ def _savevm(machine: Machine, deadline: Deadline) -> Saved:
     return Saved(seconds, None, None)
 
 
-_job_over: Callable[..., bool] = lambda event: (  # noqa: E731
-    event.name == "JOB_STATUS_CHANGE" and event.data.get("id") == _JOB and event.data["status"] == "concluded"
-)
+def _job_over(event: Event) -> bool:
+    return (
+        event.name == "JOB_STATUS_CHANGE"
+        and event.data.get("id") == _JOB
+        and event.data["status"] == "concluded"
+    )
 
 
 def snapshot_bytes(machine: Machine) -> int:

@@ -7,6 +7,7 @@ Standard input holds the order, one JSON object:
     seed        where the saved guest is
     kinds       command lines of QEMUs without a guest, by the kind of their memory
     counters    guest-physical addresses of the writers' step counters
+    stalls      those of their histograms, each of "buckets" words
     move        whether to move QEMU's threads from one processor to the other all the time
     saves       what to do in turn: {"flow": "background" | "stopped", "sink": path}
     seconds     limit for each step
@@ -194,9 +195,11 @@ class Sink:
 class SavedGuest:
     """The guest in a QEMU, and the counters of its writers."""
 
-    def __init__(self, qemu: Qemu, counters: list[int]) -> None:
+    def __init__(self, qemu: Qemu, counters: list[int], stalls: list[int], buckets: int) -> None:
         self.qemu = qemu
         self._counters = counters
+        self._stalls = stalls
+        self._buckets = buckets
 
     def load(self, seed: str) -> None:
         """Load it and let it run. On a disk zeros follow the stream, which QEMU does not read."""
@@ -208,11 +211,12 @@ class SavedGuest:
 
     def steps(self) -> list[int]:
         """How far each writer is."""
-        found = []
-        for address in self._counters:
-            text = self.qemu.execute("human-monitor-command", **{"command-line": f"xp /1gx {address:#x}"})
-            found.append(int(text.split()[-1], 16))
-        return found
+        return [self._words(address, 1)[0] for address in self._counters]
+
+    def stalls(self) -> list[int]:
+        """How many writes of all writers took how long so far, by the agent's buckets."""
+        each = [self._words(address, self._buckets) for address in self._stalls]
+        return [sum(counts) for counts in zip(*each)]
 
     def goes_on(self, when: str) -> None:
         """Wait until each writer has made more steps."""
@@ -237,13 +241,13 @@ class SavedGuest:
                 tell("refused", flow=flow, text=str(refusal), trace=qemu.trace(), state=qemu.status())
                 return
         sink, mark = Sink(path), len(qemu.events)
-        before = self.steps()
+        before, stalls = self.steps(), self.stalls()
         if flow == "stopped":
             qemu.execute("stop")
         try:
             answer = self._migrate(sink.uri)
         finally:
-            after = self.steps()
+            after, stalls_after = self.steps(), self.stalls()
             if flow == "stopped":
                 qemu.execute("cont")
         sink.close(qemu.seconds)
@@ -259,8 +263,17 @@ class SavedGuest:
             events=qemu.events[mark:],
             steps_before=before,
             steps_completed=after,
+            stalls=[now - then for now, then in zip(stalls_after, stalls)],
             trace=qemu.trace(),
         )
+
+    def _words(self, address: int, number: int) -> list[int]:
+        command = f"xp /{number}gx {address:#x}"
+        text = self.qemu.execute("human-monitor-command", **{"command-line": command})
+        words = [int(word, 16) for line in text.splitlines() for word in line.partition(":")[2].split()]
+        if len(words) != number:
+            raise HostFailure(f"QEMU shows {len(words)} words of guest memory where {number} were asked for.")
+        return words
 
     def _migrate(self, uri: str) -> dict[str, Any]:
         # As fast as the sink takes it; a QEMU of 32 bits takes no more.
@@ -323,7 +336,7 @@ def main() -> int:
         qemu = Qemu(order["argv"], order["environment"], order["seconds"])
         version = qemu.execute("query-version")
         tell("started", version=version)
-        guest = SavedGuest(qemu, order["counters"])
+        guest = SavedGuest(qemu, order["counters"], order["stalls"], order["buckets"])
         guest.load(order["seed"])
         tell("loaded", steps=guest.steps())
         if order["move"]:

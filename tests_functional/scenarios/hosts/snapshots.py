@@ -21,6 +21,7 @@ from tests_functional.scenarios.offline_checks import instant, judge_oracles
 from tests_functional.scenarios.restored_checks import judge_restored
 from tests_functional.scenarios.snapshot import Flow, Snapshot
 from tests_functional.scenarios.source_checks import judge_overlap
+from validators.agent_pages import FINE_BUCKETS, FINE_FIRST_WORD
 from validators.judge import check_file
 from validators.verdict import CheckResult
 
@@ -32,6 +33,9 @@ _SCRIPT = source_of(on_host.__file__)
 _REFUSES = "QEMU refuses a background snapshot where the kernel has no UFFD-WP, says so, and nowhere else."
 _STEP_SECONDS = 120.0
 _RESTORE_SECONDS = 90.0
+# Words of a writer's page, see docs/agent-format.md.
+_STEPS_WORD, _WORD = 4, 8
+_STALLS_FROM_STEPS = (FINE_FIRST_WORD - _STEPS_WORD) * _WORD
 _FLOWS = {"background": Flow.LIVE, "stopped": Flow.STOP_AND_SAVE}
 
 
@@ -112,6 +116,8 @@ def save_on_host(
         "move": move,
         "seed": str(places.vmstate),
         "counters": seed.counters,
+        "stalls": [address + _STALLS_FROM_STEPS for address in seed.counters],
+        "buckets": FINE_BUCKETS,
         "saves": [{"flow": flow, "sink": str(places.sinks[flow])} for flow in flows],
         "seconds": _STEP_SECONDS,
     }
@@ -178,7 +184,7 @@ def snapshot_of(report: Report, flow: str, path: Path) -> Snapshot | None:
         flow=kind,
         path=path,
         golden=None,
-        stun_ms=_stun_ms(saved["events"]),
+        stun_ms=stun_ms(saved["events"]),
         figures=SaveFigures(
             int(answer["downtime"]),
             int(answer["total-time"]),
@@ -206,7 +212,8 @@ def judge_snapshot(seed: Seed, snapshot: Snapshot, folder: Path) -> list[CheckRe
     return [*checks, *judge_restored(seed.stack, snapshot, seed.source, t0_ns, folder, limit)]
 
 
-def _stun_ms(events: Sequence[Mapping[str, Any]]) -> float:
+def stun_ms(events: Sequence[Mapping[str, Any]]) -> float:
+    """From STOP to RESUME by the events' own times; 0 where one of them is missing."""
     stopped = 0.0
     for event in events:
         stamp = event["timestamp"]

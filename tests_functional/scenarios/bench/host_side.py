@@ -1,0 +1,162 @@
+"""A host as a side of the A/B gate: each save is made in a host that has just been booted, if it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from harness.deadline import Deadline
+from harness.errors import NotApplicable, SetupBroken, SubjectFailed
+from harness.hosts.host import Host
+from tests_functional.scenarios.bench.counters import buckets_us
+from tests_functional.scenarios.bench.figures import quantile
+from tests_functional.scenarios.bench.sides import METRICS
+from tests_functional.scenarios.hosts.plan import Plan
+from tests_functional.scenarios.hosts.snapshots import Report, save_on_host, snapshot_of, stun_ms
+from validators.agent_pages import FINE_BUCKETS
+from validators.judge import check_file
+from validators.slow_save.wrapper import Slowdown
+
+_FLOW = "background"
+_LIBRARY, _REPORT = "slow-save.so", "slow-save.acts"
+_SAVE_SECONDS, _CARRY_SECONDS = 400.0, 120.0
+
+Opened = Callable[[], tuple[Plan, AbstractContextManager[Host]]]
+"""Gives what is to be done on a host, and the host, not entered yet; a VM is another one each time."""
+
+
+@dataclass(frozen=True)
+class HostSave:
+    """A background snapshot on a host.
+
+    Attributes:
+        kernel: of the host.
+        architecture: of the host.
+        qemu: version of the QEMU there.
+        figures: what it cost, by the names in METRICS.
+    """
+
+    kernel: str
+    architecture: str
+    qemu: str
+    figures: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class HostSide:
+    """A host; see sides.Side.
+
+    Attributes:
+        name: as it was asked for.
+        opened: gives it.
+        log: told what happens there.
+        slowdown: planted in its QEMU, None for none.
+    """
+
+    name: str
+    opened: Opened
+    log: Callable[[str], None]
+    slowdown: Slowdown | None = None
+
+    def figure(self, metric: str, _folder: Path) -> float:
+        """Save the saved guest once; logs and file are in the folder of the plan."""
+        value = self.save().figures[metric]
+        if not value:
+            raise SetupBroken(f"The host '{self.name}' gave no figure for the {METRICS[metric].what}.")
+        return value
+
+    def slowed(self, slowdown: Slowdown, _folder: Path) -> HostSide:
+        """The same host with the library preloaded into its QEMU."""
+        return replace(self, slowdown=slowdown)
+
+    def save(self, *, judge: bool = False) -> HostSave:
+        """Have the host start the saved guest and save it by a background snapshot.
+
+        Args:
+            judge: whether to judge the file by all oracles that need no golden image.
+
+        Raises:
+            NotApplicable: QEMU or kernel have no background snapshots.
+            SetupBroken: the host or the save failed, or the file is wrong: then what it cost means nothing.
+        """
+        plan, opened = self.opened()
+        assert plan.seed is not None, "asked for with a seed"
+        with opened as host:
+            facts, places = host.facts(), plan.places(host)
+            environment = self._carry(host)
+            limit = Deadline(_SAVE_SECONDS)
+            try:
+                report = save_on_host(
+                    host, plan.seed, places, (_FLOW,), limit, self.log, environment=environment
+                )
+            except SubjectFailed as error:
+                raise SetupBroken(
+                    f"A save failed, so nothing is compared: {error.sentence}", error.evidence
+                ) from error
+            self._bring_report(host)
+            sink = plan.sink(_FLOW)
+            if judge and _FLOW not in plan.sinks and report.find("saved", _FLOW):
+                host.get(str(places.sinks[_FLOW]), sink, Deadline(_CARRY_SECONDS))
+        try:
+            figures = self._figures(report, sink, judge)
+        finally:
+            sink.unlink(missing_ok=True)
+        return HostSave(facts.kernel, facts.architecture, report.version, figures)
+
+    def _carry(self, host: Host) -> dict[str, str]:
+        """Bring the slowdown there; what QEMU has to be told of it."""
+        if self.slowdown is None:
+            return {}
+        files = {_LIBRARY: self.slowdown.library, _REPORT: self.slowdown.report}
+        host.put(files, Deadline(_CARRY_SECONDS))
+        there = host.folder
+        return {"LD_PRELOAD": str(there / _LIBRARY), **self.slowdown.variables(str(there / _REPORT))}
+
+    def _bring_report(self, host: Host) -> None:
+        if self.slowdown is not None:
+            host.get(_REPORT, self.slowdown.report, Deadline(_CARRY_SECONDS))
+
+    def _figures(self, report: Report, sink: Path, judge: bool) -> Mapping[str, float | None]:
+        if refused := report.find("refused", _FLOW):
+            raise NotApplicable(f"On the host '{self.name}' QEMU refuses: {refused['text']}")
+        saved = report.find("saved", _FLOW)
+        if saved is None:
+            raise NotApplicable(f"QEMU {report.version} on the host '{self.name}' has no {_FLOW} snapshots.")
+        if judge:
+            self._require_right(report, sink)
+        return figures_of(report)
+
+    def _require_right(self, report: Report, sink: Path) -> None:
+        snapshot = snapshot_of(report, _FLOW, sink)
+        assert snapshot is not None, "it was saved"
+        violations = check_file(snapshot.path).violations
+        if violations:
+            raise SetupBroken(
+                f"The snapshot of the host '{self.name}' is wrong, so what it costs means nothing: "
+                f"{violations[0].sentence}"
+            )
+
+
+def figures_of(report: Report) -> Mapping[str, float | None]:
+    """What a background snapshot cost, by the names in METRICS, None for what a host did not tell.
+
+    Raises:
+        SetupBroken: the guest's own counters make no sense.
+    """
+    saved = report.find("saved", _FLOW)
+    assert saved is not None, "asked for a report of a save"
+    answer, counts = saved["migrate"], saved["stalls"]
+    if len(counts) != FINE_BUCKETS or not all(0 <= count < 1 << 63 for count in counts):
+        raise SetupBroken("The guest's histogram of its writes makes no sense: it grew by less than nothing.")
+    stalls = buckets_us(np.array(counts, dtype=np.uint64))
+    return {
+        "total": float(answer["total-time"]),
+        "stun": stun_ms(saved["events"]),
+        "downtime": float(answer["downtime"]),
+        "stall-p99": quantile(stalls, 0.99),
+        "size": float(saved["bytes"]),
+    }
