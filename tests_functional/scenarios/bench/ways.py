@@ -89,7 +89,7 @@ class Saved:
             it ran again.
         downtime_ms: by QEMU, None where it gives none.
         total_ms: by QEMU, None where it gives none.
-        given_up: whether a pre-copy did not catch up with the guest's writes and the guest was stopped for it.
+        given_up: whether the guest was stopped since a pre-copy did not catch up with its writes.
     """
 
     seconds: float
