@@ -67,6 +67,9 @@ for line in file:
 """
 
 
+_BUCKETS = 3
+
+
 def _events(folder: Path, *manner: str, flows: tuple[str, ...] = ("background",)) -> list[dict[str, Any]]:
     return _told(folder, [sys.executable, "-c", _FAKE, "@QMP", *manner], flows)
 
@@ -80,7 +83,7 @@ def _told(folder: Path, argv: list[str], flows: tuple[str, ...]) -> list[dict[st
         "move": False,
         "seed": "seed",
         "stalls": [256],
-        "buckets": 3,
+        "buckets": _BUCKETS,
         "counters": [0x40],
         "saves": [{"flow": flow, "sink": "disk"} for flow in flows],
         "seconds": 3.0,
@@ -103,6 +106,8 @@ def test_saves_are_reported(tmp_path: Path) -> None:
         assert (saved["event"], saved["bytes"]) == ("saved", 100_000)
         assert saved["steps_completed"][0] > saved["steps_before"][0]
         assert saved["trace"] == ["uffd_detect_open_mode 2"]
+        assert len(saved["stalls"]) == _BUCKETS
+        assert min(saved["stalls"]) > 0
     assert [event["event"] for event in stopped["events"]][:2] == ["STOP", "RESUME"]
     assert done["exit_code"] == 0
 

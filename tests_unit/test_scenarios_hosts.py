@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,7 +20,7 @@ from harness.status import EXIT_ERROR, Status
 from tests_functional.scenarios.hosts.examine import examine
 from tests_functional.scenarios.hosts.feature_tests import HostFeatures
 from tests_functional.scenarios.hosts.known import KNOWN, known_as
-from tests_functional.scenarios.hosts.plan import Examination, Plan
+from tests_functional.scenarios.hosts.plan import Examination
 from tests_functional.scenarios.hosts.seed import Seed
 from tests_functional.scenarios.hosts.snapshots import (
     REFUSAL,
@@ -31,42 +30,22 @@ from tests_functional.scenarios.hosts.snapshots import (
 )
 from tests_functional.scenarios.hosts.vm_places import sink_file, vm_disks, vm_places
 from tests_functional.scenarios.outcome import Outcome
+from tests_unit.host_values import STARTED, host_plan, refused, saved
 from tests_unit.scenario_values import SOURCE, stack
 
-_STARTED = {"event": "started", "version": {"qemu": {"major": 10, "minor": 0, "micro": 13}}}
 _WP = HostFeatures("system call", "", 0x1FF, ("PAGEFAULT_FLAG_WP", "SIGBUS"), "", "")
 _NO_WP = HostFeatures("system call", "", 0x1FE, ("SIGBUS",), "EINVAL", "EINVAL")
-
-
-def _refused(text: str = REFUSAL, state: str = "running") -> Report:
-    event = {"event": "refused", "flow": "background", "text": text, "trace": [], "state": state}
-    return Report((_STARTED, event))
-
-
-def _saved(**changes: Any) -> Mapping[str, Any]:
-    stamps = [{"seconds": 100, "microseconds": 250_000}, {"seconds": 100, "microseconds": 312_000}]
-    names = ("STOP", "RESUME")
-    return {
-        "event": "saved",
-        "flow": "background",
-        "bytes": 1000,
-        "migrate": {"downtime": 62, "total-time": 900, "ram": {"normal": 5, "duplicate": 2}},
-        "events": [{"event": name, "timestamp": stamp} for name, stamp in zip(names, stamps, strict=True)],
-        "steps_before": [5],
-        "steps_completed": [9],
-        **changes,
-    }
 
 
 @pytest.mark.parametrize(
     ("report", "write_protect", "sentence"),
     [
-        (_refused(), False, ""),
-        (Report((_STARTED, _saved())), True, ""),
-        (_refused(), True, "has UFFD-WP, and QEMU refuses"),
-        (Report((_STARTED, _saved())), False, "no UFFD-WP, and QEMU accepts"),
-        (_refused("Out of memory"), False, "QEMU's reason is not the kernel: Out of memory"),
-        (_refused(state="paused"), False, "After the refusal the guest is 'paused'"),
+        (refused(), False, ""),
+        (Report((STARTED, saved())), True, ""),
+        (refused(), True, "has UFFD-WP, and QEMU refuses"),
+        (Report((STARTED, saved())), False, "no UFFD-WP, and QEMU accepts"),
+        (refused("Out of memory"), False, "QEMU's reason is not the kernel: Out of memory"),
+        (refused(state="paused"), False, "After the refusal the guest is 'paused'"),
     ],
 )
 def test_refusal(report: Report, write_protect: bool, sentence: str) -> None:
@@ -78,7 +57,7 @@ def test_refusal(report: Report, write_protect: bool, sentence: str) -> None:
 
 def test_qemu_without_the_capability_is_skipped() -> None:
     """It neither refuses nor accepts."""
-    report = Report((_STARTED, {"event": "unknown", "flow": "background"}))
+    report = Report((STARTED, {"event": "unknown", "flow": "background"}))
     check = judge_refusal(report, write_protect=True)
     assert (check.status, check.reason) == (Status.SKIP, "QEMU 10.0.13 has no background-snapshot.")
 
@@ -87,12 +66,12 @@ def test_snapshot_is_cut_to_its_length(tmp_path: Path) -> None:
     """A disk is longer than the stream on it; stun is by QEMU's own stamps."""
     path = tmp_path / "disk"
     path.write_bytes(bytes(4096))
-    snapshot = snapshot_of(Report((_STARTED, _saved())), "background", path)
+    snapshot = snapshot_of(Report((STARTED, saved())), "background", path)
     assert snapshot is not None
     assert path.stat().st_size == snapshot.size_bytes == 1000
     assert snapshot.stun_ms == pytest.approx(62.0)
     assert (snapshot.state, snapshot.steps_completed) == ("running", (9,))
-    assert snapshot_of(_refused(), "background", path) is None
+    assert snapshot_of(refused(), "background", path) is None
 
 
 def test_disks_and_places_agree(tmp_path: Path) -> None:
@@ -115,18 +94,6 @@ def test_deviation_names_bits() -> None:
     assert _WP.deviation(0x3FE) == "0x1ff instead of 0x3fe (+bit 0, -bit 9)"
 
 
-def _plan(folder: Path, **changes: Any) -> Plan:
-    given: dict[str, Any] = {
-        "name": "made",
-        "places": lambda _: None,
-        "sinks": {},
-        "own": False,
-        "folder": folder,
-        **dict.fromkeys(("expected", "seed", "tests", "helper", "fault")),
-    }
-    return Plan(**{**given, **changes})
-
-
 def test_host_that_does_not_come_up_is_an_error_of_its_own(tmp_path: Path) -> None:
     """The other hosts follow; nothing is said about its kernel."""
 
@@ -135,7 +102,7 @@ def test_host_that_does_not_come_up_is_an_error_of_its_own(tmp_path: Path) -> No
         raise SetupBroken("It does not boot.")
         yield
 
-    found = examine(_plan(tmp_path), broken(), print)
+    found = examine(host_plan(tmp_path), broken(), print)
     (outcome,) = found.outcomes
     assert (outcome.name, outcome.status) == ("hosts.made.boot", Status.ERROR)
     assert "It does not boot." in table([found])

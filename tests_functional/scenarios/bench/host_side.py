@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.deadline import Deadline
-from harness.errors import NotApplicable, SetupBroken, SubjectFailed
+from harness.errors import NotApplicable, SetupBroken, SubjectFailed, UsageError
 from harness.hosts.host import Host
 from tests_functional.scenarios.bench.counters import buckets_us
 from tests_functional.scenarios.bench.figures import quantile
@@ -133,11 +133,13 @@ class HostSide:
     def _require_right(self, report: Report, sink: Path) -> None:
         snapshot = snapshot_of(report, _FLOW, sink)
         assert snapshot is not None, "it was saved"
-        violations = check_file(snapshot.path).violations
-        if violations:
+        try:
+            wrong = [violation.sentence for violation in check_file(snapshot.path).violations]
+        except UsageError as error:
+            wrong = [error.sentence]
+        if wrong:
             raise SetupBroken(
-                f"The snapshot of the host '{self.name}' is wrong, so what it costs means nothing: "
-                f"{violations[0].sentence}"
+                f"The snapshot of the host '{self.name}' is wrong, so what it costs means nothing: {wrong[0]}"
             )
 
 
