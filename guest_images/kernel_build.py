@@ -208,23 +208,50 @@ def compile_kernel(spec: KernelSpec, source: Tree, linux: Path, made: Path, kept
     Raises:
         SetupBroken: the configuration did not come out as wanted, or a step failed or took too long.
     """
-    linux.mkdir()
-    wanted, config = fragment(spec), linux / ".config"
-    make = ("make", "-C", str(linux), f"-j{len(os.sched_getaffinity(0))}")
     with Host(LOCAL, LocalLink()) as host, (made / _LOG).open("wb", buffering=0) as file:
         steps = _Steps(spec, host, file, Deadline(BUILD_SECONDS), kept)
-        archive = source.root / "usr/src" / f"{SOURCE}.tar.xz"
-        steps.run("tar", "-xf", str(archive), "-C", str(linux), "--strip-components=1")
-        kconfig = linux / "arch/x86/Kconfig"
-        kconfig.write_text(without_selects(kconfig.read_text(), spec.not_selected))
-        steps.run(*make, "tinyconfig")
-        config.write_text(config.read_text() + wanted)
-        steps.run(*make, "olddefconfig")
-        check_config(symbols(wanted), config.read_text())
-        steps.run(*make, "bzImage")
-    shutil.copy(config, made / "config")
+        _configure(spec, source, linux, steps)
+        steps.run(*_make(linux), "bzImage")
+    shutil.copy(linux / ".config", made / "config")
     shutil.copy(linux / "arch/x86/boot/bzImage", made / f"bzImage-{spec.name}")
     return (linux / "include/config/kernel.release").read_text().strip()
+
+
+def unpack_kernel(name: str, linux: Path, cache: Cache, log: Log) -> None:
+    """Unpack and configure the source of a kernel of the catalogue, to be changed and compiled by others.
+
+    Args:
+        name: of the kernel.
+        linux: a folder to be made; the log of it all is `linux` with `.log` behind it.
+        cache: where the source is, or will be.
+        log: told what takes time.
+
+    Raises:
+        As build_kernel.
+    """
+    spec = kernel_spec(name)
+    require_tools(missing_tools())
+    source = provide_tree(_package_set(), cache, log)
+    said = linux.with_name(f"{linux.name}.log")
+    with Host(LOCAL, LocalLink()) as host, said.open("wb", buffering=0) as file:
+        _configure(spec, source, linux, _Steps(spec, host, file, Deadline(BUILD_SECONDS), said))
+
+
+def _configure(spec: KernelSpec, source: Tree, linux: Path, steps: _Steps) -> None:
+    linux.mkdir()
+    wanted, config = fragment(spec), linux / ".config"
+    archive = source.root / "usr/src" / f"{SOURCE}.tar.xz"
+    steps.run("tar", "-xf", str(archive), "-C", str(linux), "--strip-components=1")
+    kconfig = linux / "arch/x86/Kconfig"
+    kconfig.write_text(without_selects(kconfig.read_text(), spec.not_selected))
+    steps.run(*_make(linux), "tinyconfig")
+    config.write_text(config.read_text() + wanted)
+    steps.run(*_make(linux), "olddefconfig")
+    check_config(symbols(wanted), config.read_text())
+
+
+def _make(linux: Path) -> tuple[str, ...]:
+    return "make", "-C", str(linux), f"-j{len(os.sched_getaffinity(0))}"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from ci.stack import find_qemu
 from guest_images.cache import Cache, default_cache_folder
+from harness.errors import SnapproofError
 
 _ROOT = Path(__file__).parents[1]
 _EXAMPLE = _ROOT / "docs/examples/bisect"
@@ -45,6 +47,25 @@ def test_history(tmp_path: Path) -> None:
         if built:
             assert "QEMU emulator" in subprocess.check_output(["./qemu", "--version"], cwd=folder, text=True)
             assert ("drop_protection" in (folder / "qemu").read_text()) == (number >= 7)
+
+
+def test_kernel_history() -> None:
+    """The fourth commit uses a type that there is not; from the sixth on read-only pages are passed over."""
+    spec = importlib.util.spec_from_file_location("kernel_history", _EXAMPLE / "make-kernel-history.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    mark = "if (uffd_wp)\n\t\t\t\tptent = pte_mkuffd_wp(ptent);\n"
+    imported = {"mm/mprotect.c": f"long pages = 0;\n{mark}", "mm/userfaultfd.c": "int len;\n"}
+    texts = [example.sources_at(number, imported) for number in range(1, 9)]
+    assert texts[0] == imported
+    assert all(one != other for one, other in zip(texts, texts[1:], strict=False))
+    assert [number for number, text in enumerate(texts, 1) if "pages_t" in text["mm/mprotect.c"]] == [4]
+    faulty = [number for number, text in enumerate(texts, 1) if "pte_write(oldpte)" in text["mm/mprotect.c"]]
+    assert faulty == [6, 7, 8]
+    with pytest.raises(SnapproofError, match="another than the example was made for"):
+        example.sources_at(8, {"mm/mprotect.c": "", "mm/userfaultfd.c": ""})
 
 
 @pytest.mark.vm

@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Makes a Linux tree whose history breaks userfaultfd write protection, to be bisected by compiling it.
+
+Usage: make-kernel-history.py FOLDER
+
+The tree is Debian's Linux with the configuration of the kernel 'uffd' (snapproof images build kernel:uffd);
+git watches two of its files. Of eight commits the fourth does not compile, and from the sixth on pages that
+are read-only anyway are not marked as protected, so that a write to them is missed. Run it with snapproof's
+own Python. It takes 2 GB, and the first compilation minutes.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from guest_images.cache import Cache, default_cache_folder
+from guest_images.kernel_build import unpack_kernel
+from harness.errors import SnapproofError
+
+_PROTECT, _UFFD = "mm/mprotect.c", "mm/userfaultfd.c"
+_MARK = "if (uffd_wp)\n\t\t\t\tptent ="
+_COUNT = "long pages = 0;"
+_SUBJECTS = (
+    "Import",
+    "mm/userfaultfd: a note on lengths",
+    "mm/mprotect: a note on flushing",
+    "mm/mprotect: count pages in a type of their own",
+    "mm/mprotect: count pages as before",
+    "mm/mprotect: leave pages alone that are read-only anyway",
+    "mm/userfaultfd: a note on waking",
+    "mm/mprotect: a note on the dirty bit",
+)
+_BROKEN, _FAULTY = 4, 6
+
+
+def sources_at(number: int, imported: Mapping[str, str]) -> dict[str, str]:
+    """What the files are at a commit, the first being 1, by what they were imported as."""
+    notes = {1: _UFFD, 2: _PROTECT, 6: _UFFD, 7: _PROTECT}
+    found = dict(imported)
+    for before, file in notes.items():
+        if before < number:
+            found[file] += f"\n/* {_SUBJECTS[before].partition(': ')[2]} */\n"
+    if number == _BROKEN:
+        found[_PROTECT] = _changed(found[_PROTECT], _COUNT, "pages_t pages = 0;")
+    if number >= _FAULTY:
+        found[_PROTECT] = _changed(
+            found[_PROTECT], _MARK, _MARK.replace("uffd_wp", "uffd_wp && pte_write(oldpte)")
+        )
+    return found
+
+
+def _changed(text: str, old: str, new: str) -> str:
+    if old not in text:
+        raise SnapproofError("This Linux is another than the example was made for; it cannot be changed so.")
+    return text.replace(old, new, 1)
+
+
+def make_history(folder: Path) -> None:
+    """Make the tree in a folder that does not exist."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unpack_kernel("uffd", folder, Cache(default_cache_folder()), print)
+    imported = {name: (folder / name).read_text() for name in (_PROTECT, _UFFD)}
+    _git(folder, "init", "-q")
+    for number, subject in enumerate(_SUBJECTS, 1):
+        for name, text in sources_at(number, imported).items():
+            # What is as it was keeps its time, and so is not compiled again.
+            if (folder / name).read_text() != text:
+                (folder / name).write_text(text)
+            _git(folder, "add", "-f", name)
+        _git(folder, "commit", "-q", "-m", subject)
+        _git(folder, "tag", f"v{number}")
+
+
+def _git(folder: Path, *words: str) -> None:
+    name = ("-c", "user.name=Example", "-c", "user.email=example@example.org", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *name, *words], cwd=folder, check=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Make it, and say how it is bisected."""
+    if len(arguments) != 1:
+        print("Usage: make-kernel-history.py FOLDER", file=sys.stderr)
+        return 2
+    try:
+        make_history(Path(arguments[0]))
+    except SnapproofError as error:
+        print(error.sentence, file=sys.stderr)
+        return 2
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"The tree could not be made: {error}.", file=sys.stderr)
+        return 2
+    print(f"cd {shlex.quote(arguments[0])} && git bisect start v{len(_SUBJECTS)} v1")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
