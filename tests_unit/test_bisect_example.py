@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def test_kernel_history() -> None:
     imported = {"mm/mprotect.c": f"long pages = 0;\n{mark}", "mm/userfaultfd.c": "int len;\n"}
     texts = [example.sources_at(number, imported) for number in range(1, 9)]
     assert texts[0] == imported
-    assert all(one != other for one, other in zip(texts, texts[1:], strict=False))
+    assert all(one != other for one, other in itertools.pairwise(texts))
     assert [number for number, text in enumerate(texts, 1) if "pages_t" in text["mm/mprotect.c"]] == [4]
     faulty = [number for number, text in enumerate(texts, 1) if "pte_write(oldpte)" in text["mm/mprotect.c"]]
     assert faulty == [6, 7, 8]
