@@ -195,7 +195,7 @@ def test_nobody_but_root_may(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--pid", "1", "--host", "local"], "does not go with --host"),
+        (["--pid", "1", "--host", "vm:debian-12"], "in a VM that is booted for this none does"),
         (["--pid", "0"], "number of a process"),
         (["--pid", "1", "--seconds", "0"], "--seconds wants"),
         (["--host", "nowhere"], "is not a host"),

@@ -14,14 +14,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ci.host_plan import HOST_HELP, Sources, add_host_arguments, prepared
+from ci.host_plan import HOST_HELP, Sources, add_host_arguments, opened_host, prepared
 from ci.json_file import write_json_file
 from ci.results import make_results_folder, now
 from ci.stack import cache_of, prepare_stack
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken, SnapproofError, UsageError
 from harness.hosts.host import Host
-from harness.hosts.spec import parse_host
+from harness.hosts.spec import HostSpecText, parse_host
 from harness.machine_config import qemu_quoted
 from harness.status import EXIT_ALL_SKIPPED, EXIT_NOTHING_RAN, EXIT_PASS
 from tests_functional.scenarios.bench.faults import (
@@ -53,13 +53,16 @@ def add_parser(benchmarks: Any) -> None:
         "microseconds: of a running one (--pid), or of one of its own that saves a guest in the background. "
         "Needs root on the host, and a kernel with kprobes.",
         epilog="Examples: snapproof bench faults --pid 4711 --seconds 60; snapproof bench faults --host "
-        "vm:debian-12. Exit codes: 0 measured, 2 error, 3 no fault was seen, 4 this host cannot be traced.",
+        "ssh://root@lab --pid 4711; snapproof bench faults --host vm:debian-12. "
+        "Exit codes: 0 measured, 2 error, 3 no fault was seen, 4 this host cannot be traced.",
     )
-    parser.add_argument("--pid", type=int, metavar="N", help="a QEMU that runs on this host")
+    parser.add_argument("--pid", type=int, metavar="N", help="a QEMU that runs here, or on --host")
     parser.add_argument(
         "--seconds", type=float, default=30.0, metavar="S", help="watch --pid for so long (default: 30)"
     )
-    parser.add_argument("--host", metavar="SPEC", help=f"where to save a guest: {HOST_HELP}")
+    parser.add_argument(
+        "--host", metavar="SPEC", help=f"where that is, or a guest is to be saved: {HOST_HELP}"
+    )
     parser.add_argument("--ram", type=int, default=512, metavar="MIB", help="guest here (default: 512)")
     parser.add_argument(
         "--writer",
@@ -83,19 +86,20 @@ def add_parser(benchmarks: Any) -> None:
 
 def bench(arguments: argparse.Namespace) -> int:
     """Run the command; see `snapproof bench faults --help`."""
-    if arguments.pid is not None and arguments.host:
-        raise UsageError("--pid is a process of this host, so it does not go with --host.")
     if not 0 < arguments.seconds <= 86400:
         raise UsageError("--seconds wants a number above 0 and up to 86400.")
     if arguments.pid is not None and arguments.pid < 1:
         raise UsageError("--pid wants the number of a process.")
+    host = parse_host(arguments.host) if arguments.host else None
+    if arguments.pid is not None and host is not None and host.vm is not None:
+        raise UsageError("--pid is a QEMU that runs already; in a VM that is booted for this none does.")
     started_at, begun = now(), time.monotonic()
     log = _logger(begun)
     try:
         if arguments.pid is not None:
-            report = _of_process(arguments, log)
+            report = _of_process(arguments, host, log)
         else:
-            report = _of_host(arguments, log) if arguments.host else _of_guest(arguments, log)
+            report = _of_host(arguments, host, log) if host else _of_guest(arguments, log)
     except NotApplicable as refusal:
         print(f"SKIP: {refusal.sentence}")
         return EXIT_ALL_SKIPPED
@@ -112,7 +116,12 @@ def bench(arguments: argparse.Namespace) -> int:
     return EXIT_PASS if report.threads else EXIT_NOTHING_RAN
 
 
-def _of_process(arguments: argparse.Namespace, log: Log) -> FaultReport:
+def _of_process(arguments: argparse.Namespace, wanted: HostSpecText | None, log: Log) -> FaultReport:
+    if wanted is not None:
+        sources = Sources(arguments, cache_of(arguments), Path(), log)
+        with opened_host(wanted, sources) as host:
+            log(f"Watching process {arguments.pid} on {wanted.short} for {arguments.seconds:g} s.")
+            return watch_on_host(host, arguments.seconds, pid=arguments.pid)
     with watched(arguments.pid, arguments.seconds) as watcher:
         log(f"Watching process {arguments.pid} for {arguments.seconds:g} s.")
         return watcher.report(arguments.seconds)
@@ -148,11 +157,9 @@ def _of_guest(arguments: argparse.Namespace, log: Log) -> FaultReport:
             return watcher.report()
 
 
-def _of_host(arguments: argparse.Namespace, log: Log) -> FaultReport:
+def _of_host(arguments: argparse.Namespace, wanted: HostSpecText, log: Log) -> FaultReport:
     """Watch a QEMU on another host while it saves the saved guest that was carried there."""
-    plan, opened = prepared(
-        parse_host(arguments.host), Sources(arguments, cache_of(arguments), _folder(arguments), log)
-    )
+    plan, opened = prepared(wanted, Sources(arguments, cache_of(arguments), _folder(arguments), log))
     with opened as host:
         log(f"{plan.name}: Linux {host.facts().kernel}.")
         return _watch_save(plan, host, log)
@@ -167,7 +174,7 @@ def _watch_save(plan: Plan, host: Host, log: Log) -> FaultReport:
 
     def watch() -> None:
         try:
-            seen.report = watch_on_host(host, marker, _HOST_SECONDS)
+            seen.report = watch_on_host(host, _HOST_SECONDS, marker=marker)
         except SnapproofError as error:
             seen.error = error
 

@@ -197,8 +197,14 @@ def watched(pid: int, seconds: float) -> Iterator[Watcher]:
             process.stdout.close()
 
 
-def watch_on_host(host: Host, marker: str, seconds: float) -> FaultReport:
-    """Watch the first process on a host that has `marker` among its arguments, until it ends.
+def watch_on_host(host: Host, seconds: float, *, pid: int = 0, marker: str = "") -> FaultReport:
+    """Watch a process on a host until it ends.
+
+    Args:
+        host: where.
+        seconds: at most.
+        pid: of the process, 0 for the first one that has `marker` among its arguments.
+        marker: an argument.
 
     Raises:
         NotApplicable: that host cannot be traced, with the reason.
@@ -207,7 +213,7 @@ def watch_on_host(host: Host, marker: str, seconds: float) -> FaultReport:
     done = host.run(
         [host.python, "-I", "-S", "-c", _SCRIPT],
         Deadline(seconds + _ATTACH_SECONDS),
-        stdin=order(0, seconds, marker),
+        stdin=order(pid, seconds, marker),
     )
     if done.exit_code:
         raise MachineryMissing(f"The watcher does not run on the host '{host.name}': {done.last_words}")
