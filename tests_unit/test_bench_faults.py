@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +16,9 @@ from ci.bench.faults import table_lines
 from ci.command import main
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
-from tests_functional.scenarios.bench import fault_trace
-from tests_functional.scenarios.bench.fault_trace import Faults, bucket_of
+from harness.hosts.link import script_of
+from tests_functional.scenarios.bench import fault_lines, fault_trace, tracefs
+from tests_functional.scenarios.bench.fault_lines import Faults, bucket_of
 from tests_functional.scenarios.bench.faults import order, report_of
 from validators.agent_pages import FINE_BUCKETS, fine_bucket_ns
 
@@ -175,7 +175,7 @@ def test_host_that_cannot_be_traced_is_no_failure() -> None:
 def test_script_runs_by_itself_and_explains() -> None:
     """As carried: from its text, without our imports; here it is told to watch what is not there."""
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", fault_trace.__loader__.get_source(fault_trace.__name__)],  # type: ignore[union-attr]
+        [sys.executable, "-I", "-S", "-c", script_of(fault_trace, tracefs, fault_lines)],
         input=order(1 << 30, 5.0),
         capture_output=True,
         check=True,
@@ -188,8 +188,8 @@ def test_script_runs_by_itself_and_explains() -> None:
 def test_nobody_but_root_may(monkeypatch: pytest.MonkeyPatch) -> None:
     """Said at once, before anything is mounted."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(fault_trace.Unavailable, match="root"):
-        fault_trace.find_tracefs()
+    with pytest.raises(tracefs.Unavailable, match="root"):
+        tracefs.find_tracefs()
 
 
 @pytest.mark.parametrize(
@@ -237,9 +237,9 @@ sweep(find_tracefs())
 
 
 def _as_script(body: str) -> list[str]:
-    """Run a text after the watcher's own functions; what it printed."""
-    source = Path(fault_trace.__file__).read_text(encoding="utf-8").partition('if __name__ == "__main__"')[0]
-    done = subprocess.run([sys.executable, "-c", source + body], capture_output=True, text=True, timeout=60)
+    """Run a text after the functions of `tracefs`; what it printed."""
+    script = script_of(tracefs, fault_lines) + body
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     return done.stdout.split()
 
 

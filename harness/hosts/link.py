@@ -7,6 +7,7 @@ import shlex
 import socket
 import subprocess
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import paramiko
@@ -195,3 +196,23 @@ class _SshStream:
 def source_of(module_file: str) -> str:
     """The source text of one of our modules, to be sent to a host."""
     return Path(module_file).read_text(encoding="utf-8")
+
+
+_PROGRAM = """\
+import sys, types
+for name, text in {parts!r}.items():
+    part = sys.modules[name] = types.ModuleType(name)
+    exec(compile(text, name, "exec"), part.__dict__)
+exec(compile({main!r}, {name!r}, "exec"))
+"""
+
+
+def script_of(main: ModuleType, *parts: ModuleType) -> str:
+    """Modules of ours as one text for ``python -c``, for hosts that have none of them.
+
+    Args:
+        main: what is run, as `__main__`.
+        parts: what it imports, and each what those behind it import.
+    """
+    sources = {part.__name__: source_of(str(part.__file__)) for part in reversed(parts)}
+    return _PROGRAM.format(parts=sources, main=source_of(str(main.__file__)), name=main.__name__)

@@ -14,13 +14,13 @@ from typing import Any
 from harness.deadline import Deadline
 from harness.errors import Evidence, MachineryMissing, NotApplicable, SetupBroken
 from harness.hosts.host import Host
-from harness.hosts.link import source_of
-from tests_functional.scenarios.bench import fault_trace
+from harness.hosts.link import script_of
+from tests_functional.scenarios.bench import fault_lines, fault_trace, tracefs
 from tests_functional.scenarios.bench.figures import STALL_QUANTILES, Bucket, quantile
 from validators.agent_pages import FINE_BUCKETS, fine_bucket_ns
 
 # As it was when we were started, whatever becomes of the file meanwhile.
-_SCRIPT = source_of(fault_trace.__file__)
+_SCRIPT = script_of(fault_trace, tracefs, fault_lines)
 _ATTACH_SECONDS, _END_SECONDS = 60.0, 60.0
 _LONGEST_US = 1 << 37
 

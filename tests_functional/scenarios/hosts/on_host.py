@@ -20,176 +20,24 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
-from typing import Any, Callable
+from typing import Any
 
-_CAPABILITY = "background-snapshot"
-_CHUNK = 1 << 20
+from tests_functional.scenarios.hosts.on_host_qemu import (
+    CAPABILITY,
+    HostFailure,
+    Qemu,
+    Refused,
+    Sink,
+    tell,
+)
+
 _MORE_STEPS = 20
 _STAY_SECONDS = 0.5
-_BEGUN = time.monotonic()
-
-
-class HostFailure(Exception):
-    """What went wrong, as a sentence; `blames_qemu` tells whose fault it is."""
-
-    def __init__(self, sentence: str, blames_qemu: bool = True) -> None:
-        super().__init__(sentence)
-        self.blames_qemu = blames_qemu
-
-
-class Refused(Exception):
-    """QEMU's own words about a command that it refuses."""
-
-
-def tell(event: str, **facts: Any) -> None:
-    """Report one thing that happened."""
-    print(json.dumps({"event": event, "seconds": round(time.monotonic() - _BEGUN, 3), **facts}), flush=True)
-
-
-class Qemu:
-    """A QEMU of ours and its monitor."""
-
-    def __init__(self, argv: list[str], environment: dict[str, str], seconds: float) -> None:
-        ours, theirs = socket.socketpair()
-        self.seconds = seconds
-        self.events: list[dict[str, Any]] = []
-        self._log = open("qemu.log", "wb")  # noqa: SIM115
-        words = [word.replace("@QMP", str(theirs.fileno())) for word in argv]
-        try:
-            self.process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(theirs.fileno(),),
-                env={**os.environ, **environment},
-            )
-        except OSError as error:
-            raise HostFailure(
-                f"The QEMU '{words[0]}' cannot be started there: {error.strerror}.", False
-            ) from error
-        theirs.close()
-        ours.settimeout(seconds)
-        self._file = ours.makefile("rwb")
-        self._read()
-        self.execute("qmp_capabilities")
-
-    def execute(self, command: str, **arguments: Any) -> Any:
-        """Run a QMP command; events that come meanwhile are kept."""
-        order = {"execute": command, **({"arguments": arguments} if arguments else {})}
-        self._file.write(json.dumps(order).encode() + b"\n")
-        self._file.flush()
-        while True:
-            answer = self._read()
-            if "return" in answer:
-                return answer["return"]
-            if "error" in answer:
-                raise Refused(answer["error"]["desc"])
-
-    def log(self) -> list[str]:
-        """What QEMU has written so far, its trace points too."""
-        with open("qemu.log", errors="replace") as file:
-            return file.read().splitlines()
-
-    def trace(self) -> list[str]:
-        """What its trace points of userfaultfd have said."""
-        return [line for line in self.log() if re.match(r"(\d+@[\d.]+:)?uffd_", line)]
-
-    def capability(self, on: bool) -> None:
-        """Switch background snapshots on or off."""
-        self.execute("migrate-set-capabilities", capabilities=[{"capability": _CAPABILITY, "state": on}])
-
-    def status(self) -> str:
-        """The guest's run state."""
-        return str(self.execute("query-status")["status"])
-
-    def wait(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait until a condition holds."""
-        end = time.monotonic() + self.seconds
-        while not condition():
-            if time.monotonic() > end:
-                raise HostFailure(f"{what} did not happen within {self.seconds:.0f} s.")
-            time.sleep(0.02)
-
-    def end(self) -> int:
-        """Have it quit; its exit code."""
-        try:
-            self.execute("quit")
-            return self.process.wait(self.seconds)
-        finally:
-            self.process.kill()
-
-    def _read(self) -> dict[str, Any]:
-        while True:
-            try:
-                line = self._file.readline()
-            except OSError:
-                raise HostFailure(
-                    f"QEMU does not answer on its monitor within {self.seconds:.0f} s."
-                ) from None
-            if not line:
-                code = self.process.wait(10)
-                words = (self.log() or ["nothing"])[-1]
-                raise HostFailure(f"QEMU ended (exit code {code}); its last words: {words}.")
-            message: dict[str, Any] = json.loads(line)
-            if "event" not in message:
-                return message
-            self.events.append(message)
-
-
-class Sink:
-    """Takes a stream from a socket into a file or a disk, and counts its bytes."""
-
-    def __init__(self, path: str) -> None:
-        self.bytes = 0
-        self.error = ""
-        self.address = os.path.abspath(f"sink-{os.getpid()}.socket")
-        self._listener = socket.socket(socket.AF_UNIX)
-        # A path below our folder may be longer than a socket's address can be.
-        self._listener.bind(os.path.relpath(self.address))
-        self._listener.listen(1)
-        self._thread = threading.Thread(target=self._take, args=(path,), daemon=True)
-        self._thread.start()
-
-    @property
-    def uri(self) -> str:
-        """Where QEMU is to migrate to."""
-        return f"unix:{os.path.relpath(self.address)}"
-
-    def close(self, seconds: float) -> None:
-        """Wait until all is written."""
-        self._thread.join(seconds)
-        self._listener.close()
-        os.unlink(self.address)
-        if self._thread.is_alive():
-            raise HostFailure("QEMU calls the save completed and does not close its sink.")
-        if self.error:
-            raise HostFailure(f"The stream could not be stored: {self.error}.", False)
-
-    def _take(self, path: str) -> None:
-        try:
-            connection, _ = self._listener.accept()
-            with connection, open(path, "r+b" if os.path.exists(path) else "wb", buffering=0) as file:
-                buffer = memoryview(bytearray(_CHUNK))
-                while True:
-                    length = connection.recv_into(buffer)
-                    if not length:
-                        break
-                    position = 0
-                    while position < length:
-                        position += file.write(buffer[position:length])
-                    self.bytes += length
-                os.fsync(file.fileno())
-        except OSError as error:
-            self.error = str(error.strerror)
 
 
 class SavedGuest:
@@ -231,7 +79,7 @@ class SavedGuest:
         qemu = self.qemu
         if flow == "background":
             known = qemu.execute("query-migrate-capabilities")
-            if _CAPABILITY not in [entry["capability"] for entry in known]:
+            if CAPABILITY not in [entry["capability"] for entry in known]:
                 tell("unknown", flow=flow)
                 return
             try:

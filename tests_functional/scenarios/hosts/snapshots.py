@@ -11,11 +11,11 @@ from typing import Any
 from harness.deadline import Deadline
 from harness.errors import Evidence, SetupBroken, SubjectFailed
 from harness.hosts.host import Host
-from harness.hosts.link import source_of
+from harness.hosts.link import script_of
 from harness.machine_config import qemu_argv
 from harness.migration import SaveFigures
 from tests_functional.scenarios.checks import judged, skipped
-from tests_functional.scenarios.hosts import on_host
+from tests_functional.scenarios.hosts import on_host, on_host_qemu
 from tests_functional.scenarios.hosts.seed import Seed
 from tests_functional.scenarios.offline_checks import instant, judge_oracles
 from tests_functional.scenarios.restored_checks import judge_restored
@@ -29,7 +29,7 @@ REFUSAL = "Background-snapshot is not supported by host kernel"
 """QEMU's text where the kernel has no UFFD-WP (6.0 to 11.1, migration/options.c)."""
 
 # As it was when we were started, whatever becomes of the file meanwhile.
-_SCRIPT = source_of(on_host.__file__)
+_SCRIPT = script_of(on_host, on_host_qemu)
 _REFUSES = "QEMU refuses a background snapshot where the kernel has no UFFD-WP, says so, and nowhere else."
 _STEP_SECONDS = 120.0
 _RESTORE_SECONDS = 90.0
