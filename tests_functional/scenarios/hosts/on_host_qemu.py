@@ -1,4 +1,4 @@
-"""Part of what runs on a host (Python 3.9, standard library): QEMU, its monitor, and where its stream goes."""
+"""Part of on_host.py (Python 3.9, standard library): QEMU, its monitor, and what takes its stream."""
 
 from __future__ import annotations
 
