@@ -14,21 +14,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ci import run_arguments
 from ci.avocado_job import run_plan
-from ci.bisect import add_bisect_argument
 from ci.event_stream import EventStream
 from ci.events import EVENTS_FILE, EventTail, Progress
-from ci.help_text import EXIT_CODES, help_text
 from ci.interruption import asked_to_stop
-from ci.matrix import Leg, parse_shard, prepare_legs, table
-from ci.own_guest import add_arguments as add_guest_arguments
+from ci.matrix import Leg, prepare_legs, table
 from ci.own_guest import own_command
-from ci.profiles import PROFILES, select
+from ci.profiles import select
 from ci.profiles.entry import Entry
-from ci.reports.formats import FORMATS, named_format
+from ci.reports.formats import named_format
 from ci.reports.result import RunResult, Selection
 from ci.results import make_results_folder, now, write_reproducer, write_results
-from ci.side_by_side import Plan, parse_jobs, plan
+from ci.side_by_side import Plan, plan
 from ci.trial_boot import why_untestable
 from ci.verdict_text import outcome_lines
 from harness.errors import NoSubject
@@ -43,79 +41,7 @@ _GOOD = (Status.PASS, Status.DONE, Status.XFAIL, Status.XPASS)
 
 def add_parser(commands: Any) -> None:
     """Add the command's arguments."""
-    parser = commands.add_parser(
-        "run",
-        help="run a profile's tests on real guests",
-        **help_text(
-            "Boots guests, snapshots them while they write, restores and judges. Leaves a results folder; "
-            "its last lines say where.",
-            "run                                       # the main job; a QEMU is found or fetched",
-            "run --profile premerge --qemu ./build/qemu-system-x86_64",
-            "run --profile nightly --qemu debian-12 --qemu debian-13    # a matrix",
-            "run --profile nightly --list --filter 'memory.*'",
-            "run --filter snapshot.main-job --repeat 20 --seed 7 --keep",
-            "run --bisect --qemu build/qemu-system-x86_64               # for 'git bisect run'",
-            "run --profile premerge --shard 2/3 --results shards/2",
-            exit_codes=EXIT_CODES,
-            more="docs/for-qa.md says how to choose tests and read results.",
-        ),
-    )
-    parser.add_argument("--profile", default="smoke", metavar="NAME", help=f"one of {', '.join(PROFILES)}")
-    parser.add_argument(
-        "--qemu",
-        metavar="PATH|NAME",
-        action="append",
-        help="an executable, or a name from 'snapproof images list'; several times for a matrix",
-    )
-    parser.add_argument(
-        "--accel",
-        choices=("auto", "kvm", "tcg"),
-        default="auto",
-        help="auto: KVM if a guest boots under it",
-    )
-    parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="new folder (default: results/TIME)")
-    parser.add_argument("--seed", type=_seed, metavar="N", help="of the random write order (default: random)")
-    parser.add_argument(
-        "--repeat", type=_positive, default=1, metavar="N", help="snapshot-restore cycles per test"
-    )
-    parser.add_argument("--filter", metavar="PATTERN", help="only tests whose name fits this shell pattern")
-    parser.add_argument("--shard", type=parse_shard, metavar="I/N", help="only the I-th of N parts")
-    parser.add_argument(
-        "--jobs", type=parse_jobs, default=None, metavar="N", help="tests side by side (default: what fits)"
-    )
-    parser.add_argument(
-        "--format",
-        action="append",
-        default=[],
-        choices=FORMATS,
-        metavar="NAME",
-        help=f"write the results in this form too: {', '.join(FORMATS)}; can be given again",
-    )
-    parser.add_argument(
-        "--events", metavar="FILE", help="JSON Lines of what happens, as it happens; '-' for standard output"
-    )
-    add_bisect_argument(parser)
-    parser.add_argument("--keep", action="store_true", help="keep snapshots and golden images")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
-    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
-    parser.add_argument("--list", action="store_true", help="list the tests and stop")
-    add_guest_arguments(parser)
-    parser.set_defaults(run=run)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-def _seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < _SEED_LIMIT:
-        raise ValueError
-    return number
+    run_arguments.add_parser(commands, run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -105,21 +105,11 @@ def save_on_host(
         SubjectFailed: QEMU failed, hung, or the guest did not go on.
         SetupBroken: the host's own part did not work.
     """
-    config = seed.stack.machine_config()
-    config = replace(
-        config, executable=Path(places.qemu), kernel=Path(places.kernel), initrd=Path(places.initrd)
-    )
     order = {
-        "argv": qemu_argv(config, Path(host.folder), "@QMP", incoming=True),
+        **_order(host, seed, places, flows),
         "environment": dict(environment or {}),
         "kinds": dict(kinds or {}),
         "move": move,
-        "seed": str(places.vmstate),
-        "counters": seed.counters,
-        "stalls": [address + _STALLS_FROM_STEPS for address in seed.counters],
-        "buckets": FINE_BUCKETS,
-        "saves": [{"flow": flow, "sink": str(places.sinks[flow])} for flow in flows],
-        "seconds": _STEP_SECONDS,
     }
     lines: list[Mapping[str, Any]] = []
     buffer = bytearray()
@@ -137,7 +127,7 @@ def save_on_host(
     done = host.run(argv, deadline, stdin=json.dumps(order).encode(), told=told)
     last = lines[-1] if lines else {}
     if last.get("event") == "failed":
-        evidence = Evidence(order["argv"], log_tail="\n".join(last["log"]))  # type: ignore[arg-type]
+        evidence = Evidence(order["argv"], log_tail="\n".join(last["log"]))
         kind = SubjectFailed if last["blames_qemu"] else SetupBroken
         raise kind(f"On the host '{host.name}': {last['sentence']}", evidence)
     if last.get("event") != "done" or done.exit_code:
@@ -146,6 +136,25 @@ def save_on_host(
             f"Our script on the host '{host.name}' ended early.", Evidence(argv[:2], log_tail=tail)
         )
     return Report(tuple(lines))
+
+
+def _order(host: Host, seed: Seed, places: Places, flows: Sequence[str]) -> dict[str, Any]:
+    """What on_host.py is told of the guest and its saves."""
+    config = replace(
+        seed.stack.machine_config(),
+        executable=Path(places.qemu),
+        kernel=Path(places.kernel),
+        initrd=Path(places.initrd),
+    )
+    return {
+        "argv": qemu_argv(config, Path(host.folder), "@QMP", incoming=True),
+        "seed": str(places.vmstate),
+        "counters": seed.counters,
+        "stalls": [address + _STALLS_FROM_STEPS for address in seed.counters],
+        "buckets": FINE_BUCKETS,
+        "saves": [{"flow": flow, "sink": str(places.sinks[flow])} for flow in flows],
+        "seconds": _STEP_SECONDS,
+    }
 
 
 def judge_refusal(report: Report, write_protect: bool) -> CheckResult:
