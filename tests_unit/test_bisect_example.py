@@ -13,6 +13,7 @@ import pytest
 
 from ci.stack import find_qemu
 from guest_images.cache import Cache, default_cache_folder
+from guest_images.kernel_build import missing_tools
 from harness.errors import SnapproofError
 
 _ROOT = Path(__file__).parents[1]
@@ -20,9 +21,9 @@ _EXAMPLE = _ROOT / "docs/examples/bisect"
 _QEMU_SCRIPT = '#!/bin/sh\necho "QEMU emulator version 1.2.3"\n'
 
 
-def _make(qemu: str, folder: Path) -> None:
+def _make(script: str, *words: str | Path) -> None:
     subprocess.run(
-        [sys.executable, _EXAMPLE / "make-history.py", qemu, folder],
+        [sys.executable, _EXAMPLE / script, *words],
         check=True,
         env={**os.environ, "PYTHONPATH": str(_ROOT)},
     )
@@ -38,7 +39,7 @@ def test_history(tmp_path: Path) -> None:
     qemu = tmp_path / "qemu-stand-in"
     qemu.write_text(_QEMU_SCRIPT)
     qemu.chmod(0o755)
-    _make(str(qemu), tmp_path / "history")
+    _make("make-history.py", str(qemu), tmp_path / "history")
     folder = tmp_path / "history"
     for number in range(1, 9):
         _git(folder, "checkout", "-q", f"v{number}")
@@ -69,18 +70,12 @@ def test_kernel_history() -> None:
         example.sources_at(8, {"mm/mprotect.c": "", "mm/userfaultfd.c": ""})
 
 
-@pytest.mark.vm
-@pytest.mark.timeout(1800)
-def test_bisection_names_the_commit(tmp_path: Path) -> None:
-    """With a real QEMU and real guests git names the seventh commit, past one that does not build."""
-    folder = tmp_path / "history"
-    qemu = find_qemu(None, Cache(default_cache_folder()), None, print)
-    _make(str(qemu.executable), folder)
+def _bisect(folder: Path, step: str, bad: str) -> None:
+    """Have git find the commit, which must be `bad`, and pass over the fourth."""
     _git(folder, "bisect", "start", "v8", "v1")
-    bin_folder = Path(sys.executable).parent
-    path = os.pathsep.join((str(bin_folder), os.environ["PATH"]))
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     done = subprocess.run(
-        ["git", "bisect", "run", _EXAMPLE / "step.sh"],
+        ["git", "bisect", "run", _EXAMPLE / step],
         cwd=folder,
         env={**os.environ, "PATH": path},
         capture_output=True,
@@ -90,4 +85,22 @@ def test_bisection_names_the_commit(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "is the first bad commit" in done.stdout
     assert f"git bisect skip {_git(folder, 'rev-parse', 'v4').strip()}" in _git(folder, "bisect", "log")
-    assert _git(folder, "rev-parse", "refs/bisect/bad") == _git(folder, "rev-parse", "v7")
+    assert _git(folder, "rev-parse", "refs/bisect/bad") == _git(folder, "rev-parse", bad)
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(1800)
+def test_bisection_names_the_commit(tmp_path: Path) -> None:
+    """With a real QEMU and real guests git names the seventh commit, past one that does not build."""
+    qemu = find_qemu(None, Cache(default_cache_folder()), None, print)
+    _make("make-history.py", str(qemu.executable), tmp_path / "history")
+    _bisect(tmp_path / "history", "step.sh", "v7")
+
+
+@pytest.mark.vm
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(bool(missing_tools()), reason="kernels cannot be compiled here")
+def test_kernel_bisection_names_the_commit(tmp_path: Path) -> None:
+    """Linux is compiled at each step and booted as a VM; git names the sixth commit."""
+    _make("make-kernel-history.py", tmp_path / "linux")
+    _bisect(tmp_path / "linux", "kernel-step.sh", "v6")
