@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,9 +18,11 @@ from ci.bench import add_parser, downtime
 from ci.bench.downtime_text import plan_lines, table_lines
 from ci.bench.environment import disk_of, require_room
 from ci.command import main
+from harness.deadline import Deadline
 from harness.errors import SetupBroken
+from harness.qmp import Event
 from harness.status import Status
-from tests_functional.scenarios.bench import throttle
+from tests_functional.scenarios.bench import throttle, ways
 from tests_functional.scenarios.bench.measure import Sample
 from tests_functional.scenarios.bench.memory_use import MemoryUse
 from tests_functional.scenarios.bench.plan import Case, Plan, make_plan
@@ -171,6 +174,36 @@ def test_pre_copy_that_was_given_up_is_told() -> None:
     assert "3 (2 given up)" in text
     assert "did not catch up with the guest's writes" in text
     assert "Given up" not in "\n".join(table_lines(summarise(samples[:1]), None, {}))
+
+
+class _Sending:
+    """A QEMU whose pre-copy sends a MiB between two looks, and completes after so many."""
+
+    def __init__(self, path: Path, ends_at_mib: int) -> None:
+        self.config = SimpleNamespace(ram_mib=2)
+        self.commands: list[str] = []
+        self.qmp = SimpleNamespace(events_since=self._events, execute=self.commands.append)
+        self._path, self._ends_at = path, ends_at_mib << 20
+
+    def pause(self, _deadline: Deadline) -> None:
+        """Let it send."""
+        with self._path.open("ab") as file:
+            file.write(bytes(1 << 20))
+
+    def _events(self, _mark: int) -> list[Event]:
+        over = self._path.exists() and self._path.stat().st_size >= self._ends_at
+        return [Event("MIGRATION", {"status": "completed" if over else "active"}, 0.0)]
+
+
+@pytest.mark.parametrize(("ends_at_mib", "commands", "mib"), [(6, [], 6), (100, ["stop"], 7)])
+def test_pre_copy_is_given_up_after_three_times_the_ram(
+    ends_at_mib: int, commands: list[str], mib: int, tmp_path: Path
+) -> None:
+    """And not before; the file never grows without end."""
+    sending = _Sending(tmp_path / "vmstate", ends_at_mib)
+    given_up = ways._stop_endless(sending, tmp_path / "vmstate", 0, Deadline(20))  # type: ignore[arg-type]
+    assert (given_up, sending.commands) == (bool(commands), commands)
+    assert (tmp_path / "vmstate").stat().st_size == mib << 20
 
 
 def test_promise_compares_the_largest_with_the_smallest() -> None:

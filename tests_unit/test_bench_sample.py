@@ -50,6 +50,21 @@ def test_every_way_is_measured_on_a_real_guest(tmp_path: Path) -> None:
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 10 << 20
 
 
+@pytest.mark.vm
+@pytest.mark.timeout(600)
+def test_pre_copy_that_never_ends_is_given_up(tmp_path: Path) -> None:
+    """A sink that is slower than the writers: the guest is stopped, and the file is right and not endless."""
+    folder = tmp_path / "results"
+    words = ["--ram", "256", "--ways", "precopy-file", "--writers", "all", "--sinks", "throttled"]
+    words += ["--throttle", "40", "--repeats", "1", "--results", str(folder)]
+    assert main(["bench", "downtime", *words]) == 0
+    (sample,) = json.loads((folder / "bench.json").read_text())["samples"]
+    assert sample["given_up"]
+    assert sample["judged"] == "structure and write order are right"
+    assert 3 * 256 << 20 < sample["size_bytes"] < 4.1 * 256 * (1 << 20)
+    assert sample["stun_ms"] > 1000
+
+
 def _silent(_text: str) -> None:
     """Nobody wants to know."""
 
