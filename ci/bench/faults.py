@@ -160,9 +160,12 @@ def _of_guest(arguments: argparse.Namespace, log: Log) -> FaultReport:
 def _of_host(arguments: argparse.Namespace, wanted: HostSpecText, log: Log) -> FaultReport:
     """Watch a QEMU on another host while it saves the saved guest that was carried there."""
     plan, opened = prepared(wanted, Sources(arguments, cache_of(arguments), _folder(arguments), log))
-    with opened as host:
-        log(f"{plan.name}: Linux {host.facts().kernel}.")
-        return _watch_save(plan, host, log)
+    try:
+        with opened as host:
+            log(f"{plan.name}: Linux {host.facts().kernel}.")
+            return _watch_save(plan, host, log)
+    finally:
+        plan.remove_sinks()
 
 
 def _watch_save(plan: Plan, host: Host, log: Log) -> FaultReport:

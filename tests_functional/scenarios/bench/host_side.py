@@ -104,7 +104,7 @@ class HostSide:
         try:
             figures = self._figures(report, sink, judge)
         finally:
-            sink.unlink(missing_ok=True)
+            plan.remove_sinks()
         return HostSave(facts.kernel, facts.architecture, report.version, figures)
 
     def _carry(self, host: Host) -> dict[str, str]:

@@ -59,6 +59,11 @@ class Plan:
         """The file on this machine that a flow's snapshot is in."""
         return self.sinks.get(flow) or self.folder / f"vmstate-{flow}"
 
+    def remove_sinks(self) -> None:
+        """Remove the snapshots, and a VM's disks for them; not while the VM runs."""
+        for path in {*self.sinks.values(), *map(self.sink, (*FLOWS, PLANTED, BALANCED))}:
+            path.unlink(missing_ok=True)
+
 
 @dataclass
 class Examination:
