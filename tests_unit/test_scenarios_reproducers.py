@@ -119,7 +119,7 @@ def test_broken_qemu_is_no_defect(tmp_path: Path) -> None:
     patient = ("F5", "F6", "F7", "F9", "F10", "F11")
     runs = {
         (issue.id, qemu.name): subprocess.Popen(
-            ["/bin/sh", reproducers._HOME / issue.reproduce.split()[0], qemu, *issue.reproduce.split()[2:]],
+            reproducers._command(issue, qemu, {"newer": qemu}),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

@@ -85,6 +85,7 @@ def longest_answer(executable, ram, uri):
 
 
 qemu, folder = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "/var/tmp"
+subprocess.run([qemu, "--version"], stdout=subprocess.DEVNULL, check=True)
 with tempfile.TemporaryDirectory(dir=folder) as name:
     ram, saved = Path(name, "ram"), Path(name, "vmstate")
     with ram.open("wb") as file:
