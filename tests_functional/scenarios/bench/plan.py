@@ -16,8 +16,8 @@ RAM_MIB = (256, 512, 1024, 2048, 4096)
 _SIDE_MIB = 512
 # QEMU beside guest RAM, and a share of the file in the page cache.
 _MEMORY_FACTOR, _MEMORY_MIB = 1.25, 512
-# What a pre-copy that was given up has sent before, and all of RAM once more.
-_FILE_FACTOR = GIVE_UP_FACTOR + 1.0
+# A pre-copy that is given up sends the rest of its round, and then once more what was written in that.
+_FILE_FACTOR = GIVE_UP_FACTOR + 2.0
 # MiB per second as measured with QEMU 10.0.13 under TCG on two cores: the estimate need not be good.
 _SAVE_SPEED = {
     Way.BACKGROUND_EXEC: 300.0,
