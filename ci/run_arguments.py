@@ -10,10 +10,10 @@ from typing import Any
 from ci.bisect import add_bisect_argument
 from ci.help_text import EXIT_CODES, help_text
 from ci.matrix import parse_shard
-from ci.own_guest import add_arguments as add_guest_arguments
 from ci.profiles import PROFILES
 from ci.reports.formats import FORMATS
 from ci.side_by_side import parse_jobs
+from ci.stack_arguments import add_stack_arguments
 
 _SEED_LIMIT = 1 << 64
 
@@ -38,9 +38,8 @@ def add_parser(commands: Any, run: Callable[[argparse.Namespace], int]) -> None:
         ),
     )
     _add_tests(parser)
-    _add_stack(parser)
     _add_results(parser)
-    add_guest_arguments(parser)
+    _add_stack(parser)
     parser.set_defaults(run=run)
 
 
@@ -65,15 +64,7 @@ def _add_stack(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="an executable, or a name from 'snapproof images list'; several times for a matrix",
     )
-    parser.add_argument(
-        "--accel",
-        choices=("auto", "kvm", "tcg"),
-        default="auto",
-        help="auto: KVM if a guest boots under it",
-    )
-    parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
-    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
+    add_stack_arguments(parser, qemu=False)
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from ci.help_text import help_text
 from ci.json_file import write_json_file
 from ci.selftest_live import selftest_live
 from ci.stack import prepare_stack
+from ci.stack_arguments import add_stack_arguments
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
@@ -76,18 +77,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every row there")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="makes the faults (default: 1)")
-    parser.add_argument(
-        "--qemu", metavar="PATH|NAME", help="an executable, or a name from 'snapproof images list'"
-    )
-    parser.add_argument(
-        "--accel",
-        choices=("auto", "kvm", "tcg"),
-        default="auto",
-        help="auto: KVM if a guest boots under it",
-    )
-    parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
-    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
+    add_stack_arguments(parser, own_guest=False)
     parser.set_defaults(run=selftest)
 
 

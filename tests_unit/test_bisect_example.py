@@ -51,8 +51,9 @@ def test_history(tmp_path: Path) -> None:
             assert ("drop_protection" in (folder / "qemu").read_text()) == (number >= 7)
 
 
-def test_kernel_history() -> None:
+def test_kernel_history(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fourth commit uses a type that there is not; from the sixth on read-only pages are passed over."""
+    monkeypatch.syspath_prepend(_EXAMPLE)
     spec = importlib.util.spec_from_file_location("kernel_history", _EXAMPLE / "make-kernel-history.py")
     assert spec is not None
     assert spec.loader is not None

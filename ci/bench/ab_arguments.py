@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ci.bench.stack_arguments import add_stack_arguments
 from ci.bisect import add_bisect_argument
+from ci.stack_arguments import add_stack_arguments
 from tests_functional.scenarios.bench.sides import METRICS
 from tests_functional.scenarios.bench.writers import Writer
 

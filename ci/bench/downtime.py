@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 
 from ci.bench.downtime_text import plan_lines, table_lines
 from ci.bench.environment import measured_environment, require_room
-from ci.bench.stack_arguments import add_stack_arguments
 from ci.events import Progress
 from ci.json_file import write_json_file
 from ci.results import make_results_folder, now
 from ci.stack import prepare_stack
+from ci.stack_arguments import add_stack_arguments
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, UsageError
 from harness.host import LocalHost

@@ -12,12 +12,13 @@ Python.
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from history import begin, commit, run
+
 from guest_images.cache import Cache, default_cache_folder
-from harness.errors import SnapproofError
 from harness.qemu_probe import probe_qemu
 from validators.live_faults.wrapper import fault_library
 
@@ -45,42 +46,20 @@ def build_script(number: int, qemu: Path, library: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make_history(qemu: Path, folder: Path) -> None:
-    """Make the repository in a folder that does not exist."""
+def make_history(words: Sequence[str]) -> Path:
+    """Make the repository, given a QEMU and a folder that does not exist."""
+    qemu, folder = probe_qemu(words[0]).executable, Path(words[1])
     library = fault_library("drop_protection", Cache(default_cache_folder()), print)
     folder.mkdir(parents=True)
-    _git(folder, "init", "-q")
+    begin(folder)
     (folder / ".gitignore").write_text("/qemu\n/results/\n")
     for number, subject in enumerate(_SUBJECTS, 1):
         script = folder / "build.sh"
         script.write_text(build_script(number, qemu, library))
         script.chmod(0o755)
-        _git(folder, "add", ".")
-        _git(folder, "commit", "-q", "-m", subject)
-        _git(folder, "tag", f"v{number}")
-
-
-def _git(folder: Path, *words: str) -> None:
-    name = ("-c", "user.name=Example", "-c", "user.email=example@example.org", "-c", "commit.gpgsign=false")
-    subprocess.run(["git", *name, *words], cwd=folder, check=True)
-
-
-def main(arguments: list[str]) -> int:
-    """Make it, and say how it is bisected."""
-    if len(arguments) != 2:
-        print("Usage: make-history.py QEMU FOLDER", file=sys.stderr)
-        return 2
-    try:
-        make_history(probe_qemu(arguments[0]).executable, Path(arguments[1]))
-    except SnapproofError as error:
-        print(error.sentence, file=sys.stderr)
-        return 2
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"The repository could not be made: {error}.", file=sys.stderr)
-        return 2
-    print(f"cd {shlex.quote(arguments[1])} && git bisect start v{len(_SUBJECTS)} v1")
-    return 0
+        commit(folder, number, subject, ("build.sh", ".gitignore"))
+    return folder
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(("make-history.py", "QEMU", "FOLDER"), len(_SUBJECTS), make_history))

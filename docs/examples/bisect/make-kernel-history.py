@@ -11,11 +11,11 @@ own Python. It takes 2 GB, and the first compilation minutes.
 
 from __future__ import annotations
 
-import shlex
-import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from history import begin, commit, run
 
 from guest_images.cache import Cache, default_cache_folder
 from guest_images.kernel_build import unpack_kernel
@@ -59,43 +59,21 @@ def _changed(text: str, old: str, new: str) -> str:
     return text.replace(old, new, 1)
 
 
-def make_history(folder: Path) -> None:
-    """Make the tree in a folder that does not exist."""
+def make_history(words: Sequence[str]) -> Path:
+    """Make the tree, given a folder that does not exist."""
+    folder = Path(words[0])
     folder.parent.mkdir(parents=True, exist_ok=True)
     unpack_kernel("uffd", folder, Cache(default_cache_folder()), print)
     imported = {name: (folder / name).read_text() for name in (_PROTECT, _UFFD)}
-    _git(folder, "init", "-q")
+    begin(folder)
     for number, subject in enumerate(_SUBJECTS, 1):
         for name, text in sources_at(number, imported).items():
             # What is as it was keeps its time, and so is not compiled again.
             if (folder / name).read_text() != text:
                 (folder / name).write_text(text)
-            _git(folder, "add", "-f", name)
-        _git(folder, "commit", "-q", "-m", subject)
-        _git(folder, "tag", f"v{number}")
-
-
-def _git(folder: Path, *words: str) -> None:
-    name = ("-c", "user.name=Example", "-c", "user.email=example@example.org", "-c", "commit.gpgsign=false")
-    subprocess.run(["git", *name, *words], cwd=folder, check=True)
-
-
-def main(arguments: list[str]) -> int:
-    """Make it, and say how it is bisected."""
-    if len(arguments) != 1:
-        print("Usage: make-kernel-history.py FOLDER", file=sys.stderr)
-        return 2
-    try:
-        make_history(Path(arguments[0]))
-    except SnapproofError as error:
-        print(error.sentence, file=sys.stderr)
-        return 2
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"The tree could not be made: {error}.", file=sys.stderr)
-        return 2
-    print(f"cd {shlex.quote(arguments[0])} && git bisect start v{len(_SUBJECTS)} v1")
-    return 0
+        commit(folder, number, subject, (_PROTECT, _UFFD))
+    return folder
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(("make-kernel-history.py", "FOLDER"), len(_SUBJECTS), make_history))

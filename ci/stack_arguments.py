@@ -1,4 +1,4 @@
-"""The arguments by which a benchmark is told what to run: QEMU, accelerator, guest, cache."""
+"""The arguments by which commands are told what to run: QEMU, accelerator, guest, cache."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 from ci.own_guest import add_arguments as add_guest_arguments
 
 
-def add_stack_arguments(parser: argparse.ArgumentParser, *, qemu: bool = True) -> None:
+def add_stack_arguments(
+    parser: argparse.ArgumentParser, *, qemu: bool = True, own_guest: bool = True
+) -> None:
     """Add those that ci.stack.prepare_stack reads.
 
     Args:
-        parser: of the benchmark.
+        parser: of the command.
         qemu: whether it takes a single QEMU, as `--qemu`.
+        own_guest: whether it takes a guest of the user's own.
     """
     if qemu:
         parser.add_argument(
@@ -25,4 +28,5 @@ def add_stack_arguments(parser: argparse.ArgumentParser, *, qemu: bool = True) -
     parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
-    add_guest_arguments(parser)
+    if own_guest:
+        add_guest_arguments(parser)
