@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -13,10 +16,12 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, SetupBroken
 from harness.hosts import leash
 from harness.hosts.host import Host
-from harness.hosts.link import LocalLink, Stream
-from tests_functional.scenarios.hosts import on_host
+from harness.hosts.link import LocalLink, Stream, script_of
+from tests_functional.scenarios.bench import fault_lines, fault_trace, tracefs
+from tests_functional.scenarios.hosts import on_host, on_host_qemu
 
-_CARRIED = (leash.__file__, on_host.__file__)
+# What is carried together.
+_CARRIED = ((leash,), (on_host, on_host_qemu), (fault_trace, tracefs, fault_lines))
 
 
 def _here() -> Host:
@@ -115,19 +120,36 @@ def test_lost_keeper_is_said() -> None:
     folder.rmdir()
 
 
-def test_carried_files_need_python_3_9_only() -> None:
-    """Their syntax, and what they import: the standard library."""
-    for file in _CARRIED:
-        tree = ast.parse(Path(file).read_text(), feature_version=(3, 9))
-        names = {
-            name.split(".")[0]
+@pytest.mark.parametrize("together", _CARRIED, ids=lambda together: together[0].__name__.split(".")[-1])
+def test_carried_files_need_python_3_9_only(together: Sequence[ModuleType]) -> None:
+    """Their syntax, and what they import: the standard library, and what is carried with them."""
+    for number, module in enumerate(together):
+        text = Path(str(module.__file__)).read_text()
+        tree = ast.parse(text, feature_version=(3, 9))
+        imported = {
+            name
             for node in ast.walk(tree)
             if isinstance(node, ast.Import | ast.ImportFrom)
             for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
             if name
         }
-        assert names <= sys.stdlib_module_names, names
-        assert "match " not in [line.strip()[:6] for line in Path(file).read_text().splitlines()]
+        others = {name for name in imported if name.split(".")[0] not in sys.stdlib_module_names}
+        assert others <= {part.__name__ for part in together[number + 1 :]}, others
+        assert not any(isinstance(node, ast.Match | ast.TryStar) for node in ast.walk(tree))
+
+
+def test_script_of_modules_needs_none_of_ours(tmp_path: Path) -> None:
+    """Modules that import each other run as one text where nothing of ours can be imported."""
+    script = script_of(on_host, on_host_qemu)
+    order = json.dumps({"kinds": {}, "argv": ["no-such-qemu"], "environment": {}, "seconds": 1})
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script],
+        input=order.encode(),
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    )
+    assert "cannot be started there" in json.loads(done.stdout)["sentence"]
 
 
 def test_leash_without_an_order_fails(tmp_path: Path) -> None:
