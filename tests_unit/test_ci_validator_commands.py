@@ -1,4 +1,4 @@
-"""Contract: check, info, diff, selftest and bench say what is in a file, and exit as they promise."""
+"""Contract: check, info and diff say what is in a file, and exit as they promise."""
 
 from __future__ import annotations
 
@@ -15,16 +15,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ci import selftest
-from ci.bench import validator
-from ci.bench.work import JOBS
 from ci.command import main
 from ci.progress_bar import ProgressBar, bar_text
+from tests_unit.command_values import command_outcome, right_vmstate
 from tests_unit.synthetic_stream import PAGE, Guest, Writer, write_golden
 from validators import judge
-from validators.faults import CATALOGUE, Row
-from validators.faults.subject import Damage, Edit, Place, open_subject
-from validators.faults.workbench import Workbench, write_damaged
 from validators.judge import check_file
 from validators.stream.index import Anomaly, SnapshotIndex
 from validators.stream.reader import read_index
@@ -36,16 +31,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     """A right vmstate file."""
-    path = tmp_path / "vmstate"
-    path.write_bytes(Writer(Guest()).stream())
-    return path
-
-
-def _run(capsys: Capture, *words: str | Path) -> tuple[int, str, str]:
-    """Exit code, output and errors of a command."""
-    code = main([str(word) for word in words])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return right_vmstate(tmp_path)
 
 
 def _with_wrong_pages(good: Path, pages: range) -> Path:
@@ -61,7 +47,7 @@ def _with_wrong_pages(good: Path, pages: range) -> Path:
 def test_many_bad_pages_are_grouped_and_drawn(good: Path, capsys: Capture) -> None:
     """Pages that differ from the golden image come as ranges, and as a map of RAM."""
     golden = _with_wrong_pages(good, range(100, 160))
-    code, out, _ = _run(capsys, "check", good, "--golden", golden)
+    code, out, _ = command_outcome(capsys, "check", good, "--golden", golden)
     assert code == 1
     assert "60 bad pages in 1 range:" in out
     assert f"pc.ram 0x{100 * PAGE:x} to 0x{160 * PAGE:x}: 60 pages" in out
@@ -72,7 +58,7 @@ def test_many_bad_pages_are_grouped_and_drawn(good: Path, capsys: Capture) -> No
 def test_check_draws_an_svg_of_all_blocks(good: Path, tmp_path: Path, capsys: Capture) -> None:
     """--map names every RAMBlock, and marks the bad pages."""
     target = tmp_path / "map.svg"
-    code, _, _ = _run(
+    code, _, _ = command_outcome(
         capsys, "check", good, "--golden", _with_wrong_pages(good, range(7, 8)), "--map", target
     )
     assert code == 1
@@ -84,17 +70,17 @@ def test_check_draws_an_svg_of_all_blocks(good: Path, tmp_path: Path, capsys: Ca
 
 def test_map_replaces_no_device(good: Path, tmp_path: Path, capsys: Capture) -> None:
     """A map is not written over what is no regular file."""
-    code, _, err = _run(capsys, "check", good, "--map", tmp_path)
+    code, _, err = command_outcome(capsys, "check", good, "--map", tmp_path)
     assert code == 2
     assert "is not a regular file" in err
 
 
 def test_check_extracts_a_golden_image(good: Path, tmp_path: Path, capsys: Capture) -> None:
     """What --extract writes serves as --golden for the same file."""
-    code, out, _ = _run(capsys, "check", good, "--extract", tmp_path / "out")
+    code, out, _ = command_outcome(capsys, "check", good, "--extract", tmp_path / "out")
     assert code == 0
     assert "extracted pc.ram: 1,048,576 bytes" in out
-    assert _run(capsys, "check", good, "--golden", tmp_path / "out")[0] == 0
+    assert command_outcome(capsys, "check", good, "--golden", tmp_path / "out")[0] == 0
 
 
 def test_a_damaged_file_is_judged_though_it_cannot_be_extracted(
@@ -102,7 +88,7 @@ def test_a_damaged_file_is_judged_though_it_cannot_be_extracted(
 ) -> None:
     """The verdict is printed, the extraction refused in one sentence, and the exit code is 1."""
     good.write_bytes(good.read_bytes()[:5000])
-    code, out, err = _run(capsys, "check", good, "--extract", tmp_path / "out")
+    code, out, err = command_outcome(capsys, "check", good, "--extract", tmp_path / "out")
     assert code == 1
     assert "FAIL truncated" in out
     assert "cannot be extracted" in err
@@ -117,7 +103,7 @@ def test_an_interrupted_extraction_leaves_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("validators.extract.decode_devices", interrupted)
-    code, _, _ = _run(capsys, "check", good, "--extract", tmp_path / "out")
+    code, _, _ = command_outcome(capsys, "check", good, "--extract", tmp_path / "out")
     assert code == 130
     assert not (tmp_path / "out").exists()
 
@@ -125,9 +111,9 @@ def test_an_interrupted_extraction_leaves_nothing(
 def test_a_stream_at_an_offset(good: Path, capsys: Capture) -> None:
     """--offset is decimal or hexadecimal, and never negative."""
     good.write_bytes(bytes(4096) + good.read_bytes())
-    assert _run(capsys, "check", good, "--offset", "0x1000")[0] == 0
-    assert _run(capsys, "info", good, "--offset", "4096")[0] == 0
-    assert _run(capsys, "check", good)[0] == 2
+    assert command_outcome(capsys, "check", good, "--offset", "0x1000")[0] == 0
+    assert command_outcome(capsys, "info", good, "--offset", "4096")[0] == 0
+    assert command_outcome(capsys, "check", good)[0] == 2
     with pytest.raises(SystemExit) as usage:
         main(["check", str(good), "--offset", "-1"])
     assert usage.value.code == 2
@@ -139,14 +125,14 @@ def test_check_reads_a_fifo(good: Path, tmp_path: Path, capsys: Capture) -> None
     os.mkfifo(pipe)
     writer = threading.Thread(target=lambda: pipe.write_bytes(good.read_bytes()))
     writer.start()
-    code, out, _ = _run(capsys, "check", pipe)
+    code, out, _ = command_outcome(capsys, "check", pipe)
     writer.join()
     assert code == 0
     assert "PASS page-missing" in out
     assert "write-order" not in out
     for option in ("--golden", "--extract"):
-        assert _run(capsys, "check", pipe, option, tmp_path)[0] == 2
-    assert _run(capsys, "check", pipe, "--offset", "1")[0] == 2
+        assert command_outcome(capsys, "check", pipe, option, tmp_path)[0] == 2
+    assert command_outcome(capsys, "check", pipe, "--offset", "1")[0] == 2
 
 
 @pytest.mark.parametrize(("mapped", "code"), [(False, 0), (True, 2)])
@@ -158,7 +144,7 @@ def test_standard_input(
     data = Writer(Guest(), mapped=mapped).stream()
     fake = SimpleNamespace(buffer=io.BytesIO(data), isatty=lambda: False)
     monkeypatch.setattr(sys, "stdin", fake)
-    found, _, err = _run(capsys, command, "-")
+    found, _, err = command_outcome(capsys, command, "-")
     assert found == code
     assert ("cannot be read from a pipe" in err) == mapped
 
@@ -169,7 +155,7 @@ def test_standard_input_may_be_no_terminal(
 ) -> None:
     """'-' on a terminal would wait for a person to type a snapshot."""
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
-    code, _, err = _run(capsys, command, "-")
+    code, _, err = command_outcome(capsys, command, "-")
     assert code == 2
     assert "terminal" in err
 
@@ -229,7 +215,7 @@ def test_bar_is_for_terminals_only() -> None:
 def test_info_names_blocks_and_devices(good: Path, tmp_path: Path, capsys: Capture) -> None:
     """Page counts by kind add up, and every device has its version."""
     target = tmp_path / "info.json"
-    code, out, _ = _run(capsys, "info", good, "--json", target)
+    code, out, _ = command_outcome(capsys, "info", good, "--json", target)
     assert code == 0
     content = json.loads(target.read_text())
     block = content["blocks"][0]
@@ -244,7 +230,7 @@ def test_info_names_blocks_and_devices(good: Path, tmp_path: Path, capsys: Captu
 def test_info_of_a_damaged_file(good: Path, capsys: Capture) -> None:
     """What can be read is printed, with the place where the reading stopped; exit code 1."""
     good.write_bytes(good.read_bytes()[:-30000])
-    code, out, _ = _run(capsys, "info", good)
+    code, out, _ = command_outcome(capsys, "info", good)
     assert code == 1
     assert "pc.ram" in out
     assert "the reading stopped at offset" in out
@@ -257,7 +243,7 @@ def test_diff_of_equal_guests_in_two_layouts(good: Path, tmp_path: Path, capsys:
     """A plain stream and a mapped-ram file of one guest are the same: exit code 0."""
     other = tmp_path / "mapped"
     other.write_bytes(Writer(Guest(), mapped=True).stream())
-    assert _run(capsys, "diff", good, other)[:2] == (0, "same\n")
+    assert command_outcome(capsys, "diff", good, other)[:2] == (0, "same\n")
 
 
 def test_diff_is_bounded_and_complete_in_json(good: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -266,7 +252,7 @@ def test_diff_is_bounded_and_complete_in_json(good: Path, tmp_path: Path, capsys
     guest.ram[20:190:2, 3] += np.uint64(1)
     other, target = tmp_path / "other", tmp_path / "diff.json"
     other.write_bytes(Writer(guest).stream())
-    code, out, _ = _run(capsys, "diff", good, other, "--json", target)
+    code, out, _ = command_outcome(capsys, "diff", good, other, "--json", target)
     assert code == 1
     assert "RAMBlock pc.ram: 85 pages of other content, in 85 ranges" in out
     assert "... and 45 more ranges; --json has them" in out
@@ -278,9 +264,9 @@ def test_diff_names_fields_and_blocks(good: Path, tmp_path: Path, capsys: Captur
     """A changed device field has both values; a block of another length is in one file only."""
     other = tmp_path / "other"
     other.write_bytes(good.read_bytes().replace(b"\0\0\0\x04\0\0\0\x05", b"\0\0\0\x04\0\0\0\x09"))
-    assert "dev1 (0).reg[1]: 5 -> 9" in _run(capsys, "diff", good, other)[1]
+    assert "dev1 (0).reg[1]: 5 -> 9" in command_outcome(capsys, "diff", good, other)[1]
     other.write_bytes(Writer(Guest(), rom=b"\xaa" * PAGE).stream())
-    assert f"only in {other}: RAMBlock pc.rom" in _run(capsys, "diff", good, other)[1]
+    assert f"only in {other}: RAMBlock pc.rom" in command_outcome(capsys, "diff", good, other)[1]
 
 
 def test_diff_trouble(good: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -288,140 +274,12 @@ def test_diff_trouble(good: Path, tmp_path: Path, capsys: Capture) -> None:
     broken = tmp_path / "broken"
     broken.write_bytes(good.read_bytes()[:5000])
     for other in (broken, tmp_path / "none"):
-        code, out, err = _run(capsys, "diff", good, other)
+        code, out, err = command_outcome(capsys, "diff", good, other)
         assert (code, out) == (2, "")
         assert err.startswith("snapproof: ")
 
 
 # selftest
-
-
-def test_selftest_of_a_file(good: Path, tmp_path: Path, capsys: Capture) -> None:
-    """Every fault is in the table, none is missed, and what needs a restore says so."""
-    target = tmp_path / "selftest.json"
-    golden = write_golden(tmp_path / "golden", Writer(Guest()))
-    code, out, _ = _run(capsys, "selftest", good, "--golden", golden, "--json", target)
-    assert code == 0
-    assert "0 missed" in out
-    assert "2 can only be seen by restoring" in out
-    (form,) = json.loads(target.read_text())["forms"]
-    assert {row["fault"] for row in form["rows"]} == {fault.name for fault in CATALOGUE}
-    assert form["counts"]["caught"] == form["counts"]["placed"] >= 45
-
-
-def test_selftest_exits_1_where_a_fault_is_missed(
-    good: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
-    """A fault that no check sees is named with its place and its seed."""
-    row = Row("page-twisted", "stream", (), False, "page 0x1000 of pc.ram", "", "missed", 17)
-    monkeypatch.setattr(selftest, "run_selftest", lambda *_rest, **_more: [row])
-    code, out, _ = _run(capsys, "selftest", good)
-    assert code == 1
-    assert "FAIL: 'page-twisted' at page 0x1000 of pc.ram was missed" in out
-    assert "its seed is 17" in out
-
-
-def test_selftest_wants_a_file_for_a_golden_image(tmp_path: Path, capsys: Capture) -> None:
-    """A golden image of nothing is a mistake, found before anything is booted."""
-    assert _run(capsys, "selftest", "--golden", tmp_path)[0] == 2
-
-
-def test_selftest_leaves_nothing_when_interrupted(
-    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
-    """Ctrl-C in the middle ends with exit code 130 and no file left."""
-    left = tmp_path / "temporary"
-    left.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(left))
-
-    def interrupted(*_rest: object, folder: Path, **_more: object) -> None:
-        (folder / "copy").write_bytes(b"x")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(selftest, "run_selftest", interrupted)
-    assert _run(capsys, "selftest", good)[0] == 130
-    assert list(left.iterdir()) == []
-
-
-@pytest.mark.parametrize("mapped", [False, True])
-def test_workbench_takes_every_fault_out_again(tmp_path: Path, mapped: bool) -> None:
-    """A fault planted in place is the fault written as a copy, and leaves the file as it was."""
-    path, other = tmp_path / "file", tmp_path / "other"
-    path.write_bytes(Writer(Guest(), mapped=mapped).stream())
-    original = path.read_bytes()
-    bench = Workbench(path, tmp_path / "copy")
-    with open_subject(path, 1) as subject:
-        for number, fault in enumerate(CATALOGUE):
-            subject.reseed(number)
-            damage = fault.plant(subject)
-            if damage is None:
-                continue
-            write_damaged(path, damage, other)
-            with bench.damaged(damage) as damaged:
-                assert damaged.read_bytes() == other.read_bytes() != original, fault.name
-            assert bench.path.read_bytes() == original, fault.name
-
-
-def test_workbench_handles_growth_and_shrinkage(tmp_path: Path) -> None:
-    """Edits that move what is behind them are taken out too."""
-    path = tmp_path / "file"
-    path.write_bytes(bytes(range(200)))
-    bench = Workbench(path, tmp_path / "copy")
-    edits = (Edit(10, 5, b""), Edit(50, 1, b"abc"))
-    with bench.damaged(Damage(edits, Place("here"))) as damaged:
-        assert damaged.read_bytes() == bytes(range(10)) + bytes(range(15, 50)) + b"abc" + bytes(
-            range(51, 200)
-        )
-    assert bench.path.read_bytes() == path.read_bytes()
-
-
-# bench
-
-
-def test_bench_prints_ratios_to_a_plain_read(good: Path, tmp_path: Path, capsys: Capture) -> None:
-    """Each contender runs in its own process; figures have ratios and peak memory."""
-    target = tmp_path / "bench.json"
-    words = ("bench", "validator", good, "--repeat", "1", "--versus", "wc -c {file}", "--json", target)
-    code, out, _ = _run(capsys, *words)
-    assert code == 0
-    assert "wc -c {file}" in out
-    figures = {entry["name"]: entry for entry in json.loads(target.read_text())["figures"]}
-    assert figures["plain read (cat)"]["ratio"] == 1
-    assert figures["check: structure, digests"]["peak_mib"] > figures["wc -c {file}"]["peak_mib"]
-    assert all(len(entry["seconds"]) == 1 for entry in figures.values())
-
-
-@pytest.mark.parametrize(
-    ("versus", "words"),
-    [
-        ("cat", "write {file}"),
-        ("cat '{file}", "cannot be split"),
-        ("false {file}", "ended with exit code 1"),
-        ("no-such-reader {file}", "ended with exit code 127"),
-    ],
-)
-def test_bench_refuses_a_reader_that_cannot_be_compared(
-    good: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, versus: str, words: str
-) -> None:
-    """A reader that is wrong or fails has no time; one sentence says so."""
-    build = validator._contenders
-
-    def only_theirs(*arguments: object) -> list[validator.Contender]:
-        return [c for c in build(*arguments) if "ci.bench.work" not in c.command]  # type: ignore[arg-type]
-
-    monkeypatch.setattr(validator, "_contenders", only_theirs)
-    code, out, err = _run(capsys, "bench", "validator", good, "--versus", versus)
-    assert (code, out) == (2, "")
-    assert words in err
-
-
-@pytest.mark.parametrize("job", sorted(JOBS))
-def test_bench_jobs_do_their_work(good: Path, tmp_path: Path, job: str) -> None:
-    """Each job runs to its end; a golden image or folder is its last argument."""
-    writer = Writer(Guest())
-    argument = {"golden": write_golden(tmp_path / "golden", writer), "extract": tmp_path / "out"}.get(job, "")
-    JOBS[job](good, str(argument))
-    assert (tmp_path / "out").exists() == (job == "extract")
 
 
 @pytest.mark.parametrize("words", [["check"], ["info"], ["diff"], ["selftest"], ["bench", "validator"]])
