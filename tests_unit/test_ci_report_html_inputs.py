@@ -9,8 +9,6 @@ from ci.reports.html.checked import clean, duration, inside, link, number
 from ci.reports.html.qmp_log import read_qmp_log
 from tests_unit import report_values as values
 
-_VOID = {"meta", "link", "input", "br"}
-
 
 def test_qmp_log_of_a_save(tmp_path: Path) -> None:
     """Told, stopped, resumed, completed when QEMU first says so; named after the folder of its file."""
