@@ -17,7 +17,8 @@ mkfifo "$DIR/qmp.in" "$DIR/qmp.out"
 PID=$!
 exec 3<> "$DIR/qmp.in"
 cat "$DIR/qmp.out" >> "$DIR/out" &
-trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
+CAT=$!
+trap 'kill -9 $PID $CAT 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
 # A signal ends the shell without that trap, unless it has one of its own.
 trap exit HUP INT PIPE TERM
 echo '{"execute": "qmp_capabilities"}' >&3
