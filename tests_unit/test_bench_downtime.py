@@ -182,13 +182,15 @@ class _Sending:
     def __init__(self, path: Path, ends_at_mib: int) -> None:
         self.config = SimpleNamespace(ram_mib=2)
         self.commands: list[str] = []
+        self.exit_code: int | None = None
         self.qmp = SimpleNamespace(events_since=self._events, execute=self.commands.append)
         self._path, self._ends_at = path, ends_at_mib << 20
 
-    def pause(self, _deadline: Deadline) -> None:
-        """Let it send."""
+    def pause(self, _deadline: Deadline) -> int | None:
+        """Let it send; its exit code where it is to die."""
         with self._path.open("ab") as file:
             file.write(bytes(1 << 20))
+        return self.exit_code
 
     def _events(self, _mark: int) -> list[Event]:
         over = self._path.exists() and self._path.stat().st_size >= self._ends_at
@@ -204,6 +206,17 @@ def test_pre_copy_is_given_up_after_three_times_the_ram(
     given_up = ways._stop_endless(sending, tmp_path / "vmstate", 0, Deadline(20))  # type: ignore[arg-type]
     assert (given_up, sending.commands) == (bool(commands), commands)
     assert (tmp_path / "vmstate").stat().st_size == mib << 20
+
+
+def test_pre_copy_that_dies_or_hangs_is_left_to_who_waits_for_its_end(tmp_path: Path) -> None:
+    """At once, so that a crash is told as one; nothing is stopped then."""
+    dying = _Sending(tmp_path / "vmstate", 100)
+    dying.exit_code = 134
+    assert not ways._stop_endless(dying, tmp_path / "vmstate", 0, Deadline(20))  # type: ignore[arg-type]
+    assert (tmp_path / "vmstate").stat().st_size == 1 << 20
+    hanging = _Sending(tmp_path / "other", 100)
+    assert not ways._stop_endless(hanging, tmp_path / "other", 0, Deadline(0))  # type: ignore[arg-type]
+    assert dying.commands == hanging.commands == []
 
 
 def test_promise_compares_the_largest_with_the_smallest() -> None:

@@ -154,13 +154,14 @@ def _stop_endless(machine: Machine, path: Path, mark: int, deadline: Deadline) -
     the guest is what management software does after some time (virsh migrate --timeout-suspend).
     """
     most = GIVE_UP_FACTOR * machine.config.ram_mib * MIB
-    while not any(map(_save_over, machine.qmp.events_since(mark))):
+    while not (deadline.expired or any(map(_save_over, machine.qmp.events_since(mark)))):
         # Looked at in the file, so that QEMU is not disturbed.
         if path.exists() and path.stat().st_size > most:
             machine.qmp.execute("stop")
             return True
-        machine.pause(deadline)
-        deadline.check("the end of the pre-copy")
+        if machine.pause(deadline) is not None:
+            break
+    # Whoever waits for the end of the save says what became of it.
     return False
 
 
