@@ -35,7 +35,6 @@ from harness.status import EXIT_FAIL, Status
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.stack_file import save_stack
 
-_SEED_LIMIT = 1 << 64
 _GOOD = (Status.PASS, Status.DONE, Status.XFAIL, Status.XPASS)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import DeadlineExpired, NotApplicable, SetupBroken
+from harness.process import session_members
 from harness.status import Status
 from tests_functional.scenarios import reproducers
 from tests_functional.scenarios.known_issues import KnownIssue, load_known_issues
@@ -131,17 +131,5 @@ def test_broken_qemu_is_no_defect(tmp_path: Path) -> None:
     }
     codes = {name: process.wait(60) for name, process in runs.items()}
     assert codes == dict.fromkeys(runs, 3)
-    left = {name: _of_session(process.pid) for name, process in runs.items()}
+    left = {name: session_members(process.pid) for name, process in runs.items()}
     assert not any(left.values()), left
-
-
-def _of_session(session: int) -> list[str]:
-    """Names of the processes that there are of a session (Linux Documentation/filesystems/proc.rst, stat)."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            name, _, rest = stat.read_text().partition("(")[2].rpartition(")")
-            state, _, _, of = rest.split()[:4]
-            if int(of) == session and state != "Z":
-                found.append(name)
-    return found
