@@ -50,15 +50,14 @@ def ab(arguments: argparse.Namespace) -> int:
     if arguments.plant_slowdown is not None and not METRICS[arguments.metric].can_be_planted:
         can = ", ".join(name for name, metric in METRICS.items() if metric.can_be_planted)
         raise UsageError(f"No slowdown can be planted for --metric {arguments.metric}; choose one of {can}.")
-    hosts = is_host(arguments.a) or is_host(arguments.b)
-    if hosts:
+    if is_host(arguments.a) or is_host(arguments.b):
         require_hosts(arguments)
     elif arguments.qemu or arguments.host_qemu:
         raise UsageError("--qemu and --host-qemu are for hosts; two QEMUs are named by --a and --b.")
     progress = Progress()
     try:
         with _folder(arguments.results) as folder:
-            return _run(arguments, plan, folder, progress, hosts)
+            return _run(arguments, plan, folder, progress)
     except NotApplicable as error:
         print(f"snapproof: Nothing was measured: {error.sentence}", file=sys.stderr)
         return EXIT_NOTHING_RAN
@@ -77,10 +76,10 @@ def _folder(given: Path | None) -> Iterator[Path]:
         yield Path(name)
 
 
-def _run(arguments: argparse.Namespace, plan: Plan, folder: Path, progress: Progress, hosts: bool) -> int:
+def _run(arguments: argparse.Namespace, plan: Plan, folder: Path, progress: Progress) -> int:
     started, begun = now(), time.monotonic()
     document = {**_settings(arguments), "started": started, "host": measured_environment(folder)}
-    with _compared(arguments, folder, progress, hosts) as compared:
+    with _compared(arguments, folder, progress) as compared:
         comparison = Comparison(
             compared.sides,
             arguments.metric,
@@ -102,9 +101,9 @@ def _run(arguments: argparse.Namespace, plan: Plan, folder: Path, progress: Prog
 
 
 def _compared(
-    arguments: argparse.Namespace, folder: Path, progress: Progress, hosts: bool
+    arguments: argparse.Namespace, folder: Path, progress: Progress
 ) -> AbstractContextManager[Compared]:
-    if hosts:
+    if is_host(arguments.a):
         return nullcontext(compared_hosts(arguments, folder, progress))
     return compared_qemus(arguments, folder, progress)
 

@@ -64,11 +64,12 @@ def compared_hosts(arguments: argparse.Namespace, folder: Path, progress: Progre
         trackers=False,
     )
     sources = Sources(wanted, cache_of(arguments), folder, progress.step)
-    a = _side(arguments.a, sources)
-    b = a if arguments.b is None else _side(arguments.b, sources)
+    host_a = parse_host(arguments.a)
+    host_b = host_a if arguments.b is None else parse_host(arguments.b)
+    a = _side(host_a, sources)
+    b = a if arguments.b is None else _side(host_b, sources)
     first = a.save(judge=True)
     second = first if b is a else b.save(judge=True)
-    boots = any(parse_host(side.name).vm for side in (a, b))
     return Compared(
         TwoSides(a, b, common=True),
         _facts(a, first),
@@ -77,17 +78,15 @@ def compared_hosts(arguments: argparse.Namespace, folder: Path, progress: Progre
         _text(a, first),
         _text(b, second),
         f"{RAM_MIB} MiB, {100 * COVERAGE:g} % of it written in random order, under TCG"
-        + (", each time in a VM that was booted for it" if boots else ""),
+        + (", each time in a VM that was booted for it" if host_a.vm or host_b.vm else ""),
     )
 
 
-def _side(text: str, sources: Sources) -> HostSide:
-    host: HostSpecText = parse_host(text)
-
+def _side(host: HostSpecText, sources: Sources) -> HostSide:
     def opened() -> tuple[Plan, AbstractContextManager[Host]]:
         return prepared(host, sources)
 
-    return HostSide(text, opened, sources.log)
+    return HostSide(host.text, opened, sources.log)
 
 
 def _facts(side: HostSide, save: HostSave) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from tests_functional.scenarios.bench.counters import buckets_us
 from tests_functional.scenarios.bench.figures import quantile
 from tests_functional.scenarios.bench.sides import METRICS
 from tests_functional.scenarios.hosts.plan import Plan
-from tests_functional.scenarios.hosts.snapshots import Report, save_on_host, snapshot_of, stun_ms
+from tests_functional.scenarios.hosts.seed import Seed
+from tests_functional.scenarios.hosts.snapshots import Places, Report, save_on_host, snapshot_of, stun_ms
 from validators.agent_pages import FINE_BUCKETS
 from validators.judge import check_file
 from validators.slow_save.wrapper import Slowdown
@@ -85,27 +86,28 @@ class HostSide:
         """
         plan, opened = self.opened()
         assert plan.seed is not None, "asked for with a seed"
-        with opened as host:
-            facts, places = host.facts(), plan.places(host)
-            environment = self._carry(host)
-            limit = Deadline(_SAVE_SECONDS)
-            try:
-                report = save_on_host(
-                    host, plan.seed, places, (_FLOW,), limit, self.log, environment=environment
-                )
-            except SubjectFailed as error:
-                raise SetupBroken(
-                    f"A save failed, so nothing is compared: {error.sentence}", error.evidence
-                ) from error
-            self._bring_report(host)
-            sink = plan.sink(_FLOW)
-            if judge and _FLOW not in plan.sinks and report.find("saved", _FLOW):
-                host.get(str(places.sinks[_FLOW]), sink, Deadline(_CARRY_SECONDS))
         try:
+            with opened as host:
+                facts, places = host.facts(), plan.places(host)
+                report = self._report(host, plan.seed, places)
+                sink = plan.sink(_FLOW)
+                if judge and _FLOW not in plan.sinks and report.find("saved", _FLOW):
+                    host.get(str(places.sinks[_FLOW]), sink, Deadline(_CARRY_SECONDS))
             figures = self._figures(report, sink, judge)
         finally:
             plan.remove_sinks()
         return HostSave(facts.kernel, facts.architecture, report.version, figures)
+
+    def _report(self, host: Host, seed: Seed, places: Places) -> Report:
+        environment, limit = self._carry(host), Deadline(_SAVE_SECONDS)
+        try:
+            report = save_on_host(host, seed, places, (_FLOW,), limit, self.log, environment=environment)
+        except SubjectFailed as error:
+            raise SetupBroken(
+                f"A save failed, so nothing is compared: {error.sentence}", error.evidence
+            ) from error
+        self._bring_report(host)
+        return report
 
     def _carry(self, host: Host) -> dict[str, str]:
         """Bring the slowdown there; what QEMU has to be told of it."""
