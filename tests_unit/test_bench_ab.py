@@ -267,13 +267,17 @@ def _slept(folder: Path, magic: str, percent_more: int, program: str = _WRITER) 
 @pytest.mark.parametrize("program", [_WRITER, _SENDER])
 @pytest.mark.parametrize("percent_more", [20, 50])
 def test_slow_save_sleeps_its_share(percent_more: int, program: str, tmp_path: Path) -> None:
-    """Of the time in which a stream is written; a busy host may let it sleep too long, so the best counts."""
+    """Of the time in which a stream is written; a busy host may let it sleep too long, so the best counts.
+
+    A program that was held up for most of its 0.3 s had no time for more than three sleeps, and counts as none.
+    """
     shares: list[float] = []
-    while len(shares) < 8 and not (shares and min(shares) < 1.02 * percent_more / 100):
+    for _ in range(8):
         slow = _slept(tmp_path, "QEVM", percent_more, program)
-        assert slow.acts > 3
-        shares.append(slow.slept_share)
-    assert min(shares) == pytest.approx(percent_more / 100, rel=0.02)
+        shares += [slow.slept_share] if slow.acts > 3 else []
+        if shares and min(shares) < 1.02 * percent_more / 100:
+            break
+    assert min(shares, default=0.0) == pytest.approx(percent_more / 100, rel=0.02)
 
 
 @pytest.mark.parametrize(("magic", "percent_more"), [("other", 20), ("QEVM", 0)])

@@ -67,12 +67,15 @@ def _wait_for_steps(window: AgentWindow) -> None:
 
 
 def test_long_gaps_carry_their_time(writing: tuple[HostAgent, AgentWindow]) -> None:
-    """A gap before the guest went on is none of the save's, the same gap after it is."""
+    """A gap before the guest went on is none of the save's, the same gap after it is.
+
+    A busy host may hold the writers up as well, hence less than the gap, and not nearly nothing.
+    """
     host, window = writing
     host.ctl("reset-stats")
     _stopped(host, 0.4)
     _wait_for_steps(window)
-    assert standstill.end(window, time.time()).gap_us < 100_000
+    assert standstill.end(window, time.time()).gap_us < 300_000
     resumed = time.time()
     _stopped(host, 0.4)
     assert 300_000 < standstill.end(window, resumed).gap_us < 2_000_000
