@@ -16,6 +16,7 @@ from tests_functional.scenarios.bench.counters import buckets_us
 from tests_functional.scenarios.bench.figures import quantile
 from tests_functional.scenarios.bench.sides import METRICS
 from tests_functional.scenarios.hosts.plan import Plan
+from tests_functional.scenarios.hosts.planted_library import PlantedLibrary
 from tests_functional.scenarios.hosts.seed import Seed
 from tests_functional.scenarios.hosts.snapshots import Places, Report, save_on_host, snapshot_of, stun_ms
 from validators.agent_pages import FINE_BUCKETS
@@ -23,7 +24,6 @@ from validators.judge import check_file
 from validators.slow_save.wrapper import Slowdown
 
 _FLOW = "background"
-_LIBRARY, _REPORT = "slow-save.so", "slow-save.acts"
 _SAVE_SECONDS, _CARRY_SECONDS = 400.0, 120.0
 
 Opened = Callable[[], tuple[Plan, AbstractContextManager[Host]]]
@@ -99,28 +99,21 @@ class HostSide:
         return HostSave(facts.kernel, facts.architecture, report.version, figures)
 
     def _report(self, host: Host, seed: Seed, places: Places) -> Report:
-        environment, limit = self._carry(host), Deadline(_SAVE_SECONDS)
+        planted, limit = self._planted(), Deadline(_SAVE_SECONDS)
+        environment = planted.carry(host) if planted else {}
         try:
             report = save_on_host(host, seed, places, (_FLOW,), limit, self.log, environment=environment)
         except SubjectFailed as error:
             raise SetupBroken(
                 f"A save failed, so nothing is compared: {error.sentence}", error.evidence
             ) from error
-        self._bring_report(host)
+        if planted:
+            planted.bring_report(host)
         return report
 
-    def _carry(self, host: Host) -> dict[str, str]:
-        """Bring the slowdown there; what QEMU has to be told of it."""
-        if self.slowdown is None:
-            return {}
-        files = {_LIBRARY: self.slowdown.library, _REPORT: self.slowdown.report}
-        host.put(files, Deadline(_CARRY_SECONDS))
-        there = host.folder
-        return {"LD_PRELOAD": str(there / _LIBRARY), **self.slowdown.variables(str(there / _REPORT))}
-
-    def _bring_report(self, host: Host) -> None:
-        if self.slowdown is not None:
-            host.get(_REPORT, self.slowdown.report, Deadline(_CARRY_SECONDS))
+    def _planted(self) -> PlantedLibrary | None:
+        slow = self.slowdown
+        return PlantedLibrary(slow.library, slow.report, slow.variables) if slow else None
 
     def _figures(self, report: Report, sink: Path, judge: bool) -> Mapping[str, float | None]:
         if refused := report.find("refused", _FLOW):

@@ -10,13 +10,14 @@ from harness.errors import SetupBroken
 from harness.hosts.host import Host
 from harness.status import Status
 from tests_functional.scenarios.hosts.plan import FAULT, PLANTED, Examination, Plan
+from tests_functional.scenarios.hosts.planted_library import PlantedLibrary
 from tests_functional.scenarios.hosts.snapshots import Places, Report, save_on_host, snapshot_of
 from tests_functional.scenarios.outcome import Outcome
 from validators.judge import check_file
 from validators.live_faults.wrapper import ACTS_VARIABLE
 
 _ACTS = "fault.acts"
-_CARRY_SECONDS = 60.0
+_PAGE_BYTES = 4096
 _SAVES_SECONDS = 400.0
 
 
@@ -27,8 +28,8 @@ def save_planted(
     if plan.fault is None or plan.seed is None or not report.find("saved", "background"):
         return None
     log(f"{plan.name}: the same with the planted fault '{FAULT}'.")
-    host.put({"fault.so": plan.fault, _ACTS: bytes(4096)}, Deadline(_CARRY_SECONDS))
-    environment = {"LD_PRELOAD": f"{host.folder}/fault.so", ACTS_VARIABLE: f"{host.folder}/{_ACTS}"}
+    (plan.folder / _ACTS).write_bytes(bytes(_PAGE_BYTES))
+    fault = PlantedLibrary(plan.fault, plan.folder / _ACTS, lambda report: {ACTS_VARIABLE: report})
     sinks = {"background": places.sinks[PLANTED]}
     planted = save_on_host(
         host,
@@ -37,9 +38,9 @@ def save_planted(
         ("background",),
         Deadline(_SAVES_SECONDS),
         log,
-        environment=environment,
+        environment=fault.carry(host),
     )
-    host.get(_ACTS, plan.folder / _ACTS, Deadline(_CARRY_SECONDS))
+    fault.bring_report(host)
     if PLANTED not in plan.sinks:
         host.get(str(sinks["background"]), plan.sink(PLANTED), Deadline(_SAVES_SECONDS))
     return planted
