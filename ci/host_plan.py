@@ -35,6 +35,9 @@ from validators.preload import preload_library
 from validators.trackers import mprotect
 
 DEFAULT_QEMU = "debian-13"
+HOST_ACCELERATORS = ("tcg", "kvm")
+"""What VMs can run under, the default first."""
+
 _BOOT_SECONDS = 180.0
 _LOGIN_SECONDS = 30.0
 _CARRY_SECONDS = 300.0
@@ -55,7 +58,12 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that go with `--host`."""
     parser.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key for a lab machine")
     parser.add_argument("--ssh-host-key", default="", metavar="LINE", help="public host key of a lab machine")
-    parser.add_argument("--host-accel", choices=("tcg", "kvm"), default="tcg", help="accelerator of x86 VMs")
+    parser.add_argument(
+        "--host-accel",
+        choices=HOST_ACCELERATORS,
+        default=HOST_ACCELERATORS[0],
+        help="accelerator of x86 VMs (default: %(default)s)",
+    )
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
     add_cache_argument(parser)
 

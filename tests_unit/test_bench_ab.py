@@ -124,7 +124,8 @@ def test_percent_refuses(text: str) -> None:
         (["--a", "vm:"], "names no VM"),
         (["--a", "local", "--ram", "512"], "--ram is about a guest on this host alone"),
         (["--a", "local", "--guest-needs", "100"], "--guest-needs is about a guest on this host alone"),
-        (["--qemu", "debian-13"], "--qemu and --host-qemu are for hosts"),
+        (["--qemu", "debian-13"], "--qemu, --host-qemu and --host-accel are for hosts"),
+        (["--host-accel", "kvm"], "two QEMUs are named by --a and --b"),
     ],
 )
 def test_wrong_arguments(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,7 +270,7 @@ def _slept(folder: Path, magic: str, percent_more: int, program: str = _WRITER) 
 def test_slow_save_sleeps_its_share(percent_more: int, program: str, tmp_path: Path) -> None:
     """Of the time in which a stream is written; a busy host may let it sleep too long, so the best counts.
 
-    A program that was held up for most of its 0.3 s had no time for more than three sleeps, and counts as none.
+    A program that was held up for most of its 0.3 s has slept three times at most, and counts as none.
     """
     shares: list[float] = []
     for _ in range(8):

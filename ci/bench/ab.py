@@ -52,8 +52,10 @@ def ab(arguments: argparse.Namespace) -> int:
         raise UsageError(f"No slowdown can be planted for --metric {arguments.metric}; choose one of {can}.")
     if is_host(arguments.a) or is_host(arguments.b):
         require_hosts(arguments)
-    elif arguments.qemu or arguments.host_qemu:
-        raise UsageError("--qemu and --host-qemu are for hosts; two QEMUs are named by --a and --b.")
+    elif arguments.qemu or arguments.host_qemu or arguments.host_accel:
+        raise UsageError(
+            "--qemu, --host-qemu and --host-accel are for hosts; two QEMUs are named by --a and --b."
+        )
     progress = Progress()
     try:
         with _folder(arguments.results) as folder:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ci.bisect import add_bisect_argument
+from ci.host_plan import HOST_ACCELERATORS
 from ci.stack_arguments import add_stack_arguments
 from tests_functional.scenarios.bench.sides import METRICS
 from tests_functional.scenarios.bench.writers import Writer
@@ -60,7 +61,11 @@ def _add_sides(parser: argparse.ArgumentParser) -> None:
     hosts = parser.add_argument_group("hosts", "--ssh-key and --ssh-host-key open a lab machine")
     hosts.add_argument("--qemu", metavar="PATH|NAME", help="the QEMU for VMs (default: debian-13)")
     hosts.add_argument("--host-qemu", metavar="PATH", help="QEMU that is on a lab machine")
-    hosts.add_argument("--host-accel", choices=("tcg", "kvm"), default="tcg", help="accelerator of x86 VMs")
+    hosts.add_argument(
+        "--host-accel",
+        choices=HOST_ACCELERATORS,
+        help=f"accelerator of x86 VMs (default: {HOST_ACCELERATORS[0]})",
+    )
 
 
 def _add_gate(parser: argparse.ArgumentParser) -> None:

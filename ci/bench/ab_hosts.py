@@ -9,7 +9,7 @@ from typing import Any
 
 from ci.bench.ab_sides import Compared
 from ci.events import Progress
-from ci.host_plan import DEFAULT_QEMU, Sources, prepared
+from ci.host_plan import DEFAULT_QEMU, HOST_ACCELERATORS, Sources, prepared
 from ci.stack import cache_of
 from harness.errors import UsageError
 from harness.hosts.host import Host
@@ -57,7 +57,11 @@ def compared_hosts(arguments: argparse.Namespace, folder: Path, progress: Progre
         MachineryMissing, SetupBroken: see HostSide.save.
     """
     wanted = argparse.Namespace(
-        **{**vars(arguments), "qemu": arguments.qemu or DEFAULT_QEMU},
+        **{
+            **vars(arguments),
+            "qemu": arguments.qemu or DEFAULT_QEMU,
+            "host_accel": arguments.host_accel or HOST_ACCELERATORS[0],
+        },
         no_snapshots=False,
         no_tests=True,
         filter=[],
