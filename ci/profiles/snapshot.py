@@ -85,6 +85,14 @@ SNAPSHOT = (
         "the control on its own: the oracles must agree on an ordinary save as well",
         needs=(),
     ),
+    Entry(
+        "snapshot.timers",
+        f"{_FLOWS}.test_timers",
+        "a guest that is stopped once more after T0, unseen by QEMU's own figures, is late with all it does",
+        {"ram_mib": 1024},
+        seconds=900,
+        alone=True,
+    ),
     *(
         Entry(
             f"snapshot.tcg-{threads}-thread",

@@ -4,6 +4,7 @@ from tests_functional.base import SnapshotTest
 from tests_functional.scenarios.main_job import main_job, one_flow
 from tests_functional.scenarios.snapshot import Flow
 from tests_functional.scenarios.tcg_threads import tcg_threads
+from tests_functional.scenarios.timers import timers_go_on
 
 
 class SnapshotFlows(SnapshotTest):
@@ -32,3 +33,7 @@ class SnapshotFlows(SnapshotTest):
     def test_stop_and_save(self) -> None:
         """The control: without the capability the guest is stopped for the whole save."""
         self.judge(one_flow(Flow.STOP_AND_SAVE))
+
+    def test_timers(self) -> None:
+        """A background snapshot stops the guest at T0 and not a second time."""
+        self.judge(timers_go_on)
