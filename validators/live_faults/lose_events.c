@@ -1,6 +1,8 @@
-/* Planted fault: faults in the last quarter of guest RAM are never told to QEMU.
+/* Planted fault: faults in the last sixteenth of guest RAM are never told to QEMU.
  *
- * The file is right, but whoever writes there waits until the save comes by in the order of addresses.
+ * The file is right, but whoever writes there waits until the save comes by in the order of addresses: for nearly
+ * all of it. Of the last quarter the wait was seen to be a third of the save, on a host with other work: QEMU saves
+ * faster while the guest stands still than afterwards.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -11,7 +13,7 @@
 /* linux/userfaultfd.h: struct uffd_msg of 32 bytes, the event first, a fault's address at 16. */
 #define MESSAGE_BYTES 32
 #define EVENT_PAGEFAULT 0x12
-#define LAST_QUARTER 48
+#define LAST_SIXTEENTH 60
 
 static long fault(int fd, unsigned long request, struct range *asked)
 {
@@ -26,7 +28,7 @@ ssize_t read(int fd, void *buffer, size_t count)
     if (fd != userfaultfd || fd < 0 || got <= 0)
         return checked(got);
     for (long left = got; left >= MESSAGE_BYTES; left -= MESSAGE_BYTES, in += MESSAGE_BYTES) {
-        if (*in == EVENT_PAGEFAULT && part_of_ram(*(uint64_t *)(in + 16)) >= LAST_QUARTER) {
+        if (*in == EVENT_PAGEFAULT && part_of_ram(*(uint64_t *)(in + 16)) >= LAST_SIXTEENTH) {
             acted();
             continue;
         }
