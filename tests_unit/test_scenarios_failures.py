@@ -80,6 +80,9 @@ def test_guest_that_does_not_go_on_is_named() -> None:
     assert resumed_problems("running", 50) == []
     assert resumed_problems("paused", 50) == ["The guest is 'paused' 10 s after the save had to be over."]
     assert "a writer wrote 3 pages" in resumed_problems("running", 3)[0]
+    assert resumed_problems("running", 0, "; 'CPU 0' waits in a page fault") == [
+        "QEMU calls the guest running, but a writer wrote 0 pages in 10 s; 'CPU 0' waits in a page fault."
+    ]
     assert written_least((5, 5), (500, 8)) == 3
 
 

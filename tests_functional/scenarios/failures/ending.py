@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
+from harness.held_up import held_up_words
 from harness.machine import Machine
 from tests_functional.scenarios.agent import AgentWindow
 from tests_functional.scenarios.checks import judged
@@ -104,7 +105,9 @@ def judge_resumed(case: Case, machine: Machine, window: AgentWindow) -> CheckRes
             if (status == "running" and written_least(before, after) >= _MORE_STEPS) or limit.expired:
                 break
             machine.pause(limit)
-        problems = resumed_problems(status, written_least(before, after))
+        problems = resumed_problems(
+            status, written_least(before, after), held_up_words(machine.process.pid) if limit.expired else ""
+        )
     except (SnapproofError, OSError) as error:
         words = (
             f"QEMU or its monitor is not well: {error}" if machine.alive() else "QEMU has ended by itself."
@@ -119,15 +122,18 @@ def written_least(before: Sequence[int], after: Sequence[int]) -> int:
     return min(now - then for then, now in zip(before, after, strict=True))
 
 
-def resumed_problems(status: str, written: int) -> list[str]:
+def resumed_problems(status: str, written: int, held: str = "") -> list[str]:
     """What is wrong with a guest that should run.
 
     Args:
         status: as `query-status` names it.
         written: pages that its slowest writer has written.
+        held: what its QEMU's threads wait for (harness.held_up.held_up_words), "" where that is not known.
     """
     if status != "running":
         return [f"The guest is '{status}' {LIMIT_SECONDS:.0f} s after the save had to be over."]
     if written < _MORE_STEPS:
-        return [f"QEMU calls the guest running, but a writer wrote {written} pages in {LIMIT_SECONDS:.0f} s."]
+        return [
+            f"QEMU calls the guest running, but a writer wrote {written} pages in {LIMIT_SECONDS:.0f} s{held}."
+        ]
     return []
