@@ -133,7 +133,6 @@ def resumed_problems(status: str, written: int, held: str = "") -> list[str]:
     if status != "running":
         return [f"The guest is '{status}' {LIMIT_SECONDS:.0f} s after the save had to be over."]
     if written < _MORE_STEPS:
-        return [
-            f"QEMU calls the guest running, but a writer wrote {written} pages in {LIMIT_SECONDS:.0f} s{held}."
-        ]
+        wrote = f"a writer wrote {written} pages in {LIMIT_SECONDS:.0f} s"
+        return [f"QEMU calls the guest running, but {wrote}{held}."]
     return []
