@@ -28,6 +28,7 @@ from tests_functional.scenarios.failures.means import (
     open_numbers,
     sink,
 )
+from tests_functional.scenarios.known_issues import load_known_issues
 from tests_unit.scenario_values import SOURCE, make_run, sentences, stand_in_guest
 
 _CASE = Case("broken", "reason", "exec:exit 0")
@@ -84,6 +85,15 @@ def test_guest_that_does_not_go_on_is_named() -> None:
         "QEMU calls the guest running, but a writer wrote 0 pages in 10 s; 'CPU 0' waits in a page fault."
     ]
     assert written_least((5, 5), (500, 8)) == 3
+
+
+@pytest.mark.parametrize(("held", "known"), [("", False), ("; 'CPU 0/TCG' waits in a page fault", True)])
+def test_guest_that_does_nothing_is_f6_only_where_a_thread_waits(held: str, known: bool) -> None:
+    """Writers that stand still for another reason than a page that is not released are a new defect."""
+    (issue,) = (issue for issue in load_known_issues() if issue.id == "F6")
+    found = [{"sentence": sentence} for sentence in resumed_problems("running", 0, held)]
+    check = {"name": "failures/cancel-stalled/resumes", "violations": found, "total": 1}
+    assert issue.explains(check, {"qemu": "10.0.13"}) == known
 
 
 def test_what_a_killed_qemu_leaves_is_named() -> None:
