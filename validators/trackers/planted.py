@@ -68,7 +68,7 @@ class _MprotectOnePageLess(Mprotect):
 
 
 class _MprotectReleasesFirst(Mprotect):
-    """A page is released before it is copied; seen where pages are swept: who faults copies by itself."""
+    """One page of the sweep is released before it is copied; who faults copies it before it writes anyway."""
 
     plant = 1
 

@@ -53,10 +53,10 @@ static long protect(uint64_t start, uint64_t bytes, long protection)
     return raw_syscall(SYS_mprotect, (long)start, (long)bytes, protection, 0, 0, 0);
 }
 
-/* Only for plants: gives a writer the time to show what is wrong. */
+/* Only for plants. */
 static void nap(void)
 {
-    const struct timespec span = {.tv_nsec = 200000};
+    const struct timespec span = {.tv_nsec = 1000000};
 
     raw_syscall(SYS_nanosleep, (long)&span, 0, 0, 0, 0, 0);
 }
@@ -81,16 +81,35 @@ static void release(struct tracker *t, uint64_t page)
     }
 }
 
+static uint64_t last_word(struct tracker *t, uint64_t page)
+{
+    const volatile uint64_t *words = (const volatile uint64_t *)(t->start + page * t->page_bytes);
+
+    return words[t->page_bytes / sizeof(*words) - 1];
+}
+
+/* The plant of one page that is released before it is copied. Whether a writer comes to just that page before
+ * it is copied would be left to chance, so the copy waits until one has, or for as many naps as all pages
+ * can hold the writer up. */
+static void release_then_copy(struct tracker *t, uint64_t page)
+{
+    uint64_t word = last_word(t, page);
+
+    release(t, page);
+    for (uint64_t naps = 0; naps < 2 * t->pages && last_word(t, page) == word; naps++)
+        nap();
+    copy_page(t, page);
+    t->plant = PLANT_NONE;
+}
+
 /* Saves a page unless it has been; whoever comes second waits for the first. */
-static void save(struct tracker *t, uint64_t page)
+static void save(struct tracker *t, uint64_t page, int by_writer)
 {
     uint8_t expected = PROTECTED;
 
     if (__atomic_compare_exchange_n(&t->state[page], &expected, SAVING, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
-        if (t->plant == PLANT_RELEASE_FIRST) {
-            release(t, page);
-            nap();
-            copy_page(t, page);
+        if (t->plant == PLANT_RELEASE_FIRST && !by_writer) {
+            release_then_copy(t, page);
         } else {
             copy_page(t, page);
             release(t, page);
@@ -121,7 +140,10 @@ static void on_fault(int number, siginfo_t *info, void *context)
     } else if (t->plant == PLANT_DROP_FROM_HUNDREDTH && count >= 100) {
         nap();
     } else {
-        save(t, offset / t->page_bytes);
+        /* The defect is in the sweep, to which the writer must leave a page. */
+        if (t->plant == PLANT_RELEASE_FIRST)
+            nap();
+        save(t, offset / t->page_bytes, 1);
     }
 }
 
@@ -144,7 +166,7 @@ long tracker_start(struct tracker *t)
 /* Saves a page that nobody has written. */
 void tracker_save(struct tracker *t, uint64_t page)
 {
-    save(t, page);
+    save(t, page, 0);
 }
 
 /* No more faults are caught; 0 or minus an errno. */
