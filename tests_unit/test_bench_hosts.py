@@ -24,6 +24,7 @@ from tests_functional.scenarios.hosts.snapshots import Report
 from tests_unit.host_values import STARTED, host_plan, refused, saved
 from tests_unit.scenario_values import SOURCE, stack
 from validators.agent_pages import FINE_BUCKETS
+from validators.preload.acts import VARIABLE, ActsPage
 from validators.slow_save.wrapper import Slowdown
 
 # 98 writes of 128 to 144 ns, and 2 of 160 to 176 (docs/agent-format.md).
@@ -115,17 +116,15 @@ def test_slowdown_goes_there_and_its_count_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library counts in a page of the host; that of the next save goes on from it."""
-    slowdown = Slowdown(tmp_path / "slow.so", tmp_path / "acts", 200, 0)
+    slowdown = Slowdown(tmp_path / "slow.so", ActsPage.blank(tmp_path / "acts"), 200, 0)
     slowdown.library.write_bytes(b"library")
-    slowdown.report.write_bytes(bytes(4096))
 
     def counts(host: Host, *_: Any, environment: dict[str, str], **__: Any) -> Report:
         assert environment["SNAPPROOF_SLOW_SAVE_PER_MILLE"] == "200"
         assert Path(environment["LD_PRELOAD"]).read_bytes() == b"library"
-        report = Path(environment["SNAPPROOF_PLANTED_FAULT"])
-        assert report.is_relative_to(str(host.folder))
-        before = int.from_bytes(report.read_bytes()[:8], "little")
-        report.write_bytes((before + 3).to_bytes(8, "little") + bytes(4088))
+        page = ActsPage(Path(environment[VARIABLE]))
+        assert page.path.is_relative_to(str(host.folder))
+        page.path.write_bytes((page.acts + 3).to_bytes(8, "little") + bytes(4088))
         return _GOOD
 
     side = _side(tmp_path, counts, monkeypatch).slowed(slowdown, tmp_path)

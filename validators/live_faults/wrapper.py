@@ -9,12 +9,9 @@ from pathlib import Path
 from guest_images.cache import Cache
 from harness.errors import UsageError
 from validators.preload import preload_library, preloading_wrapper
+from validators.preload.acts import ActsPage
 
 _SOURCES = Path(__file__).parent
-ACTS_VARIABLE = "SNAPPROOF_PLANTED_FAULT"
-"""Names, in QEMU's environment, the file of a page that the fault counts its acts in."""
-
-_PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -23,16 +20,16 @@ class FaultyQemu:
 
     Attributes:
         executable: wrapper script, for use as `--qemu`.
-        report: file that the fault counts its acts in.
+        page: what the fault counts its acts in.
     """
 
     executable: Path
-    report: Path
+    page: ActsPage
 
     @property
     def acts(self) -> int:
         """How often the fault did what it is there for."""
-        return int.from_bytes(self.report.read_bytes()[:8], "little")
+        return self.page.acts
 
 
 def fault_names() -> tuple[str, ...]:
@@ -56,7 +53,7 @@ def faulty_qemu(fault: str, qemu: Path, cache: Cache, folder: Path, log: Callabl
         fault: one of `fault_names()`.
         qemu: the executable to break.
         cache: where the library is kept.
-        folder: where the wrapper and its report go.
+        folder: where the wrapper and its page go.
         log: told what takes time.
 
     Raises:
@@ -65,7 +62,6 @@ def faulty_qemu(fault: str, qemu: Path, cache: Cache, folder: Path, log: Callabl
     """
     if fault not in fault_names():
         raise UsageError(f"There is no planted fault '{fault}', only {', '.join(fault_names())}.")
-    report = folder / f"{fault}.acts"
-    report.write_bytes(bytes(_PAGE_BYTES))
+    page = ActsPage.blank(folder / f"{fault}.acts")
     library = fault_library(fault, cache, log)
-    return FaultyQemu(preloading_wrapper(library, qemu, folder, {ACTS_VARIABLE: str(report)}), report)
+    return FaultyQemu(preloading_wrapper(library, qemu, folder, page.environment()), page)

@@ -108,12 +108,12 @@ class HostSide:
                 f"A save failed, so nothing is compared: {error.sentence}", error.evidence
             ) from error
         if planted:
-            planted.bring_report(host)
+            planted.bring_acts(host)
         return report
 
     def _planted(self) -> PlantedLibrary | None:
         slow = self.slowdown
-        return PlantedLibrary(slow.library, slow.report, slow.variables) if slow else None
+        return PlantedLibrary(slow.library, slow.page, slow.variables) if slow else None
 
     def _figures(self, report: Report, sink: Path, judge: bool) -> Mapping[str, float | None]:
         if refused := report.find("refused", _FLOW):

@@ -1,4 +1,4 @@
-"""A library that is preloaded into the QEMU on a host, and the file of a page that it counts in."""
+"""A library that is preloaded into the QEMU on a host, and the page that it counts in."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.hosts.host import Host
+from validators.preload.acts import ActsPage
 
-_LIBRARY, _REPORT = "planted.so", "planted.acts"
+_LIBRARY, _ACTS = "planted.so", "planted.acts"
 _CARRY_SECONDS = 60.0
 
 
@@ -19,20 +20,20 @@ class PlantedLibrary:
 
     Attributes:
         library: to be preloaded.
-        report: file that it counts in, on this machine: it goes on with what is in there.
-        variables: the environment that tells the library what to do, given where the report is for it.
+        page: what it counts in, on this machine: it goes on with what is in there.
+        variables: the environment that tells the library what to do, given where the page is for it.
     """
 
     library: Path
-    report: Path
+    page: ActsPage
     variables: Callable[[str], dict[str, str]]
 
     def carry(self, host: Host) -> dict[str, str]:
         """Bring it to a host; returns the environment to start QEMU with there."""
-        host.put({_LIBRARY: self.library, _REPORT: self.report}, Deadline(_CARRY_SECONDS))
+        host.put({_LIBRARY: self.library, _ACTS: self.page.path}, Deadline(_CARRY_SECONDS))
         there = host.folder
-        return {"LD_PRELOAD": str(there / _LIBRARY), **self.variables(str(there / _REPORT))}
+        return {"LD_PRELOAD": str(there / _LIBRARY), **self.variables(str(there / _ACTS))}
 
-    def bring_report(self, host: Host) -> None:
+    def bring_acts(self, host: Host) -> None:
         """Bring back what it has counted."""
-        host.get(_REPORT, self.report, Deadline(_CARRY_SECONDS))
+        host.get(_ACTS, self.page.path, Deadline(_CARRY_SECONDS))

@@ -14,10 +14,9 @@ from tests_functional.scenarios.hosts.planted_library import PlantedLibrary
 from tests_functional.scenarios.hosts.snapshots import Places, Report, save_on_host, snapshot_of
 from tests_functional.scenarios.outcome import Outcome
 from validators.judge import check_file
-from validators.live_faults.wrapper import ACTS_VARIABLE
+from validators.preload.acts import ActsPage
 
 _ACTS = "fault.acts"
-_PAGE_BYTES = 4096
 _SAVES_SECONDS = 400.0
 
 
@@ -28,8 +27,8 @@ def save_planted(
     if plan.fault is None or plan.seed is None or not report.find("saved", "background"):
         return None
     log(f"{plan.name}: the same with the planted fault '{FAULT}'.")
-    (plan.folder / _ACTS).write_bytes(bytes(_PAGE_BYTES))
-    fault = PlantedLibrary(plan.fault, plan.folder / _ACTS, lambda report: {ACTS_VARIABLE: report})
+    page = ActsPage.blank(plan.folder / _ACTS)
+    fault = PlantedLibrary(plan.fault, page, page.environment)
     sinks = {"background": places.sinks[PLANTED]}
     planted = save_on_host(
         host,
@@ -40,7 +39,7 @@ def save_planted(
         log,
         environment=fault.carry(host),
     )
-    fault.bring_report(host)
+    fault.bring_acts(host)
     if PLANTED not in plan.sinks:
         host.get(str(sinks["background"]), plan.sink(PLANTED), Deadline(_SAVES_SECONDS))
     return planted
@@ -48,7 +47,7 @@ def save_planted(
 
 def judge_planted_save(plan: Plan, found: Examination, report: Report) -> Outcome:
     """The fault must have acted, and the write order must name pages that are newer than T0."""
-    acts = int.from_bytes((plan.folder / _ACTS).read_bytes()[:8], "little")
+    acts = ActsPage(plan.folder / _ACTS).acts
     if not acts:
         raise SetupBroken(f"The planted fault '{FAULT}' never acted on the host '{plan.name}'.")
     snapshot = snapshot_of(report, "background", plan.sink(PLANTED))
