@@ -110,9 +110,10 @@ def test_reset_clears_the_statistics_while_writing(serve: Serve) -> None:
     agent.ctl("start")
     agent.run_until(400)
     agent.ctl("reset-stats")
+    # Figures of a writer that goes on are read one after the other.
+    agent.ctl("pause")
     for thread in agent.ctl("status")["threads"]:
         assert sum(thread["hist"]) == thread["timed"] < thread["steps"] - 300
-    agent.ctl("pause")
     agent.ctl("reset-stats")
     for thread in agent.ctl("status")["threads"]:
         assert thread["timed"] == thread["max_stall_us"] == thread["max_gap_us"] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,10 @@ from tests_functional.scenarios.hosts import on_host, on_host_qemu
 
 # What is carried together.
 _CARRIED = ((leash,), (on_host, on_host_qemu), (fault_trace, tracefs, fault_lines))
+
+
+# A program of another run of these tests is none of ours.
+_DAEMON, _PROGRAM = f"3604.{os.getpid()}", f"3605.{os.getpid()}"
 
 
 def _here() -> Host:
@@ -68,17 +73,17 @@ def test_input_that_nobody_reads_is_no_error() -> None:
 def test_daemons_end_with_their_command() -> None:
     """Even one that has left the session and whose parent is gone."""
     with _here() as host:
-        script = "(setsid sleep 3604.5 >/dev/null 2>&1 </dev/null &) ; true"
+        script = f"(setsid sleep {_DAEMON} >/dev/null 2>&1 </dev/null &) ; true"
         assert host.run(["sh", "-c", script], Deadline(20)).exit_code == 0
-        assert not _alive("3604.5")
+        assert not _alive(_DAEMON)
 
 
 def test_time_limit() -> None:
     """The error names the program, and nothing of it is left."""
     with _here() as host:
         with pytest.raises(DeadlineExpired, match="'sleep' did not end on the host 'here' within 1 s"):
-            host.run(["sleep", "3605.5"], Deadline(1))
-        Deadline(10).wait_for(lambda: not _alive("3605.5"), "The end of the program")
+            host.run(["sleep", _PROGRAM], Deadline(1))
+        Deadline(10).wait_for(lambda: not _alive(_PROGRAM), "The end of the program")
 
 
 def test_failures_are_sentences(tmp_path: Path) -> None:

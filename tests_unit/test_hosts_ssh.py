@@ -24,6 +24,9 @@ from harness.hosts.ssh import SshAddress, ssh_host
 from harness.status import EXIT_ALL_SKIPPED, EXIT_PASS
 from tests_unit.real_sshd import RealSshd, real_sshd
 
+# A program of another run of these tests is none of ours.
+_PROGRAM, _DOOMED_PROGRAM, _CUT_OFF = (f"360{number}.{os.getpid()}" for number in (1, 2, 3))
+
 _DOOMED = """
 from pathlib import Path
 from harness.deadline import Deadline
@@ -32,7 +35,7 @@ address = SshAddress("127.0.0.1", {address.port}, "{address.user}", Path("{key}"
 with ssh_host(address, Deadline(20)) as host:
     host.put({{"file": b"x"}}, Deadline(20))
     print(host.folder, flush=True)
-    host.run(["sh", "-c", "echo > started; setsid sleep 3602.5 & exec sleep 3602.5"], Deadline(60))
+    host.run(["sh", "-c", "echo > started; setsid sleep {program} & exec sleep {program}"], Deadline(60))
 """
 
 
@@ -101,21 +104,23 @@ def test_time_limit_ends_all_of_a_program(server: RealSshd) -> None:
     """What it started in a session of its own, too."""
     with ssh_host(server.address, Deadline(20)) as host:
         with pytest.raises(DeadlineExpired, match="did not end on the host"):
-            host.run(["sh", "-c", "setsid sleep 3601.5 & sleep 3601.5"], Deadline(1))
-        Deadline(10).wait_for(lambda: not _running("3601.5"), "The end of the program")
+            host.run(["sh", "-c", f"setsid sleep {_PROGRAM} & sleep {_PROGRAM}"], Deadline(1))
+        Deadline(10).wait_for(lambda: not _running(_PROGRAM), "The end of the program")
 
 
 def test_nothing_is_left_when_we_are_killed(server: RealSshd) -> None:
     """Killed in the middle, we can clean up nothing: the host does it by itself."""
     address = server.address
-    script = _DOOMED.format(address=address, key=str(address.private_key))
+    script = _DOOMED.format(address=address, key=str(address.private_key), program=_DOOMED_PROGRAM)
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout
     folder = Path(process.stdout.readline().strip())
-    Deadline(20).wait_for(lambda: (folder / "started").exists() and len(_running("3602.5")) == 2, "Its work")
+    Deadline(20).wait_for(
+        lambda: (folder / "started").exists() and len(_running(_DOOMED_PROGRAM)) == 2, "Its work"
+    )
     process.send_signal(signal.SIGKILL)
     process.wait(10)
-    Deadline(20).wait_for(lambda: _gone(folder, "3602.5"), "The end of all that was there")
+    Deadline(20).wait_for(lambda: _gone(folder, _DOOMED_PROGRAM), "The end of all that was there")
 
 
 def test_nothing_is_left_when_the_connection_breaks(server: RealSshd) -> None:
@@ -124,16 +129,16 @@ def test_nothing_is_left_when_the_connection_breaks(server: RealSshd) -> None:
         folder = Path(host.folder)
         runner = Thread(target=_expect_broken, args=(host,), daemon=True)
         runner.start()
-        Deadline(20).wait_for(lambda: bool(_running("3603.5")), "Its work")
+        Deadline(20).wait_for(lambda: bool(_running(_CUT_OFF)), "Its work")
         host._link.close()
         runner.join(20)
         assert not runner.is_alive()
-    Deadline(20).wait_for(lambda: _gone(folder, "3603.5"), "The end of all that was there")
+    Deadline(20).wait_for(lambda: _gone(folder, _CUT_OFF), "The end of all that was there")
 
 
 def _expect_broken(host: object) -> None:
     with pytest.raises(SetupBroken, match="broke while"):
-        host.run(["sleep", "3603.5"], Deadline(60))  # type: ignore[attr-defined]
+        host.run(["sleep", _CUT_OFF], Deadline(60))  # type: ignore[attr-defined]
 
 
 def test_strangers_are_refused(server: RealSshd, tmp_path: Path) -> None:
