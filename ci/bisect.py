@@ -28,7 +28,22 @@ def add_bisect_argument(parser: argparse.ArgumentParser) -> None:
 
 def asked_for(given: Sequence[str]) -> bool:
     """Whether a command line that argparse refuses has `--bisect`: git would take its exit code 2 for bad."""
-    return any(len(word) > len("--b") and _OPTION.startswith(word) for word in given)
+    return any(
+        len(name) > len("--b") and _OPTION.startswith(name) for name in (word.split("=")[0] for word in given)
+    )
+
+
+def require_verdict(arguments: argparse.Namespace) -> None:
+    """Check that the command says something about a commit.
+
+    Raises:
+        UsageError: it only lists what there is, or judges itself.
+    """
+    for option in ("list", "self_check"):
+        if getattr(arguments, option, None):
+            raise UsageError(
+                f"--{option.replace('_', '-')} says nothing about a commit, so it does not go with {_OPTION}."
+            )
 
 
 def code_for_git(code: int) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from ci import bisect
 from ci.help_text import EXIT_CODES, help_text
 from ci.interruption import EXIT_INTERRUPTED, listen
+from ci.json_file import require_json_file
 from harness.errors import SnapproofError
 from harness.status import EXIT_ERROR
 
@@ -53,6 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
     """Run a command; its exit code, or what ends a bisection."""
     try:
+        if bisecting:
+            bisect.require_verdict(arguments)
+        if getattr(arguments, "json", None):
+            require_json_file(arguments.json)
         return int(arguments.run(arguments))
     except SnapproofError as error:
         _explain(error)
@@ -69,11 +74,10 @@ def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
         print(f"snapproof: The operating system refused: {error}.", file=sys.stderr)
         return EXIT_ERROR
     except Exception:
-        # Likewise; git would call the commit bad.
-        if not bisecting:
-            raise
+        # Likewise, though it is our own defect, of which the traceback is the report.
         traceback.print_exc()
-        return bisect.STOP
+        print("snapproof: That is snapproof's own fault; please report it.", file=sys.stderr)
+        return bisect.STOP if bisecting else EXIT_ERROR
 
 
 def _explain(error: SnapproofError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -16,6 +17,12 @@ from ci.reports.formats import FORMATS, Format, deliver, delivered_anyway
 from ci.reports.result import RESULTS_FILE, RunResult
 from harness.errors import SetupBroken, UsageError
 from tests_functional.scenarios.outcome import write_atomically
+
+BENCH_FILE, AB_FILE = "bench.json", "ab.json"
+"""What `bench downtime` and `bench ab` leave in their results folder."""
+
+# An interrupted run leaves no results.json, but outcomes that would pass for those of the next run.
+_HELD = (RESULTS_FILE, "tests", BENCH_FILE, AB_FILE)
 
 
 def now() -> str:
@@ -36,10 +43,17 @@ def make_results_folder(path: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise UsageError(f"The results folder '{path}' cannot be written: {error.strerror}.") from error
-    # An interrupted run leaves no results.json, but outcomes that would pass for those of this run.
-    if any((path / name).exists() for name in ("results.json", "tests")):
+    if any((path / name).exists() for name in _HELD):
         raise UsageError(f"'{path}' already holds the results of a run; name another folder with --results.")
     return path.absolute()
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a results folder in which nothing has begun, with its empty folders."""
+    with contextlib.suppress(OSError):
+        for place in folder.iterdir():
+            place.rmdir()
+        folder.rmdir()
 
 
 def write_results(folder: Path, result: RunResult, more: Sequence[Format] = ()) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import random
 import shlex
 import sys
@@ -25,7 +24,7 @@ from ci.profiles import select
 from ci.profiles.entry import Entry
 from ci.reports.formats import named_format
 from ci.reports.result import RunResult, Selection
-from ci.results import make_results_folder, now, write_reproducer, write_results
+from ci.results import make_results_folder, now, remove_empty, write_reproducer, write_results
 from ci.side_by_side import Plan, plan
 from ci.trial_boot import why_untestable
 from ci.verdict_text import outcome_lines
@@ -64,7 +63,7 @@ def _run(
     try:
         legs = prepare_legs(arguments, entries, folder, _both(progress.step, stream.step))
     except BaseException:
-        _remove_empty(folder)
+        remove_empty(folder)
         raise
     command = _command(arguments, None, seed)
     stream.started([leg.called(entry) for leg in legs for entry in leg.entries], command, folder)
@@ -165,14 +164,6 @@ def _run_side_by_side(
 def _not_run(leg: Leg, entry: Entry, status: Status, why: str) -> Outcome:
     """The outcome of a test that was never started."""
     return Outcome(entry.name, status, why, environment=leg.environment, folder=f"tests/{entry.name}")
-
-
-def _remove_empty(folder: Path) -> None:
-    """Remove a results folder in which no run has begun."""
-    with contextlib.suppress(OSError):
-        for place in folder.iterdir():
-            place.rmdir()
-        folder.rmdir()
 
 
 def _stretched(entries: Sequence[Entry], repeat: int) -> tuple[Entry, ...]:

@@ -13,9 +13,7 @@ from ci.matrix import parse_shard
 from ci.profiles import PROFILES
 from ci.reports.formats import FORMATS
 from ci.side_by_side import parse_jobs
-from ci.stack_arguments import add_stack_arguments
-
-_SEED_LIMIT = 1 << 64
+from ci.stack_arguments import add_stack_arguments, seed_number
 
 
 def add_parser(commands: Any, run: Callable[[argparse.Namespace], int]) -> None:
@@ -46,7 +44,9 @@ def add_parser(commands: Any, run: Callable[[argparse.Namespace], int]) -> None:
 def _add_tests(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="smoke", metavar="NAME", help=f"one of {', '.join(PROFILES)}")
     parser.add_argument("--list", action="store_true", help="list the tests and stop")
-    parser.add_argument("--seed", type=_seed, metavar="N", help="of the random write order (default: random)")
+    parser.add_argument(
+        "--seed", type=seed_number, metavar="N", help="of the random write order (default: random)"
+    )
     parser.add_argument(
         "--repeat", type=_positive, default=1, metavar="N", help="snapshot-restore cycles per test"
     )
@@ -87,12 +87,5 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise ValueError
-    return number
-
-
-def _seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < _SEED_LIMIT:
         raise ValueError
     return number

@@ -7,6 +7,16 @@ from pathlib import Path
 
 from ci.own_guest import add_arguments as add_guest_arguments
 
+_SEED_LIMIT = 1 << 64
+
+
+def seed_number(text: str) -> int:
+    """A seed that the guest's agent takes, too; raises ValueError for anything else."""
+    number = int(text)
+    if not 0 <= number < _SEED_LIMIT:
+        raise ValueError
+    return number
+
 
 def add_stack_arguments(
     parser: argparse.ArgumentParser, *, qemu: bool = True, own_guest: bool = True

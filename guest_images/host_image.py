@@ -117,14 +117,19 @@ def build_host(
     return _ready(spec.name, architecture, find_kernel(trees[0].root), trees, cache, log)
 
 
+def require_kernel(image: Path) -> None:
+    """Check that a kernel of one's own is there; raises NoSubject where it is not."""
+    if not image.is_file():
+        raise NoSubject(f"There is no kernel image '{image}'; give the path of a bzImage.")
+
+
 def host_of_kernel(given: HostKernel, cache: Cache, log: Log, *, mirror: str | None = None) -> HostImage:
     """Return a host that boots a kernel of one's own (x86_64), with the Debian of the newest stable host.
 
     Raises:
         NoSubject: there is no such kernel. UsageError: there is no such folder. Others as `build_host`.
     """
-    if not given.image.is_file():
-        raise NoSubject(f"There is no kernel image '{given.image}'; give the path of a bzImage.")
+    require_kernel(given.image)
     if given.modules is not None and not given.modules.is_dir():
         raise UsageError(f"There is no folder '{given.modules}' with kernel modules.")
     spec = host_spec("debian-13")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,12 +18,14 @@ import pytest
 
 from ci.bench import self_check as self_check_module
 from ci.bench.ab_arguments import percent
+from ci.bench.ab_sides import Compared
 from ci.bench.gate import GateResult, Plan, run_gate
 from ci.bench.pairs import balanced_orders
 from ci.bench.statistics import Verdict
 from ci.command import main
 from guest_images.cache import Cache
-from harness.errors import UsageError
+from harness.errors import SetupBroken, UsageError
+from tests_functional.scenarios.bench.sides import TwoSides, comparable
 from tests_unit.scenario_values import stack
 from validators.slow_save.wrapper import Slowdown, plant_slowdown, slow_qemu
 
@@ -72,7 +75,47 @@ def test_undecided_says_what_would_decide() -> None:
     assert result.verdict is Verdict.UNDECIDED
     assert "more pairs (--max-pairs" in result.sentence()
     result = run_gate(Plan(1.1, 10, 10), lambda pair: (1.0, 1.0 if pair % 2 else 1.21))
-    assert "not even a thousand" in result.sentence()
+    assert "hardly 500 pairs" in result.sentence()
+
+
+def test_seldom_but_much_slower_is_told() -> None:
+    """The typical pair is the same, so the verdict is; that B took more in all is said beside it."""
+    result = run_gate(Plan(1.1, 20, 20), lambda pair: (100.0, 600.0 if pair == 5 else 100.0))
+    assert result.verdict is Verdict.SAME
+    assert "took 25.0 % more than A in all" in result.warning()
+    assert run_gate(Plan(1.1, 10, 10), _pairs(1.0, 0.02)).warning() == ""
+    assert run_gate(Plan(1.1, 10, 10), _pairs(1.5, 0.02)).warning() == ""
+
+
+def test_pairs_are_kept_whatever_ends_the_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tenth save fails: four pairs are in ab.json, which has no verdict."""
+    figures = iter([*[100.0] * 9, None])
+
+    class Failing:
+        def figure(self, _metric: str, _folder: Path) -> float:
+            value = next(figures)
+            if value is None:
+                raise SetupBroken("The save failed.")
+            return value
+
+    compared = Compared(TwoSides(Failing(), Failing(), common=True), {}, {}, {}, "A", "B", "guest")  # type: ignore[arg-type]
+    monkeypatch.setattr("ci.bench.ab.compared_qemus", lambda *_: nullcontext(compared))
+    assert main(["bench", "ab", "--results", str(tmp_path / "results")]) == 2
+    assert "The save failed." in capsys.readouterr().err
+    found = json.loads((tmp_path / "results" / "ab.json").read_text())
+    assert found["ended_by"] == "The save failed."
+    assert found["pairs_taken"] == [[0, 100.0, 100.0]] * 4
+    assert "result" not in found
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_figure_without_a_ratio(value: float) -> None:
+    """QEMU's own downtime is in whole milliseconds, and may be 0."""
+    assert comparable(0.5, "downtime") == 0.5
+    with pytest.raises(SetupBroken, match="'stun' is taken in microseconds"):
+        comparable(value, "downtime")
 
 
 def test_one_outlier_does_not_decide() -> None:
@@ -126,6 +169,9 @@ def test_percent_refuses(text: str) -> None:
         (["--a", "local", "--guest-needs", "100"], "--guest-needs is about a guest on this host alone"),
         (["--qemu", "debian-13"], "--qemu, --host-qemu and --host-accel are for hosts"),
         (["--host-accel", "kvm"], "two QEMUs are named by --a and --b"),
+        (["--max-pairs", "1100"], "give 500 at most"),
+        (["--json", "/none/such/ab.json"], "There is no folder '/none/such'"),
+        (["--a", "local", "--b", "vm:none-such"], "none-such"),
     ],
 )
 def test_wrong_arguments(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

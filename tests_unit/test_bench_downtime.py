@@ -120,6 +120,11 @@ def _arguments(words: list[str]) -> argparse.Namespace:
         (["--repeats", "0"], "--repeats wants"),
         (["--throttle", "0"], "--throttle wants"),
         (["--throttle", "nan"], "--throttle wants"),
+        (["--ram", ""], "--ram wants"),
+        (["--max-growth", "nan"], "--max-growth wants a factor above 0"),
+        (["--max-growth", "0"], "--max-growth wants a factor above 0"),
+        (["--max-growth", "3", "--ram", "256"], "only one size would be measured"),
+        (["--max-growth", "3", "--ways", "savevm"], "none would be measured"),
     ],
 )
 def test_wrong_arguments_get_a_sentence(words: list[str], said: str, capsys: Capture) -> None:
@@ -160,6 +165,44 @@ def test_summary_counts_only_what_was_measured() -> None:
     assert (second.n, second.failed, second.stun) == (0, 1, None)
     assert second.to_json()["stun_ms"] is None
     assert "(+1 failed)" in "\n".join(table_lines(rows, None, {}))
+
+
+def test_wrong_snapshot_voids_its_case() -> None:
+    """One file of a case is judged; where it is wrong, the others' figures mean nothing."""
+    wrong = {"judged": "Page 7 is newer than T0.", "status": Status.FAIL, "error": "It is wrong."}
+    rows = summarise(
+        [
+            _sample(256, Way.BACKGROUND_EXEC, 1.0, **wrong),
+            _sample(256, Way.BACKGROUND_EXEC, 1.0),
+            _sample(512, Way.BACKGROUND_EXEC, 1.0),
+        ]
+    )
+    assert [(row.n, row.failed, row.stun is None) for row in rows] == [(0, 2, True), (1, 0, False)]
+
+
+def test_pages_before_during_and_after() -> None:
+    """On average over the intervals that lie in each as a whole."""
+    rate = WriteRate(100, (-200, -100, 0, 100, 200, 300), (50, 7, 10, 20, 8, 60))
+    sample = _sample(256, Way.BACKGROUND_EXEC, 1.0, asked_ms=-5.0, total_ms=250.0, write_rate=rate)
+    assert [sample.pages(when) for when in ("before", "during", "after")] == [50, 15, 60]
+    assert _sample(256, Way.BACKGROUND_EXEC, 1.0).pages("during") is None
+    (row,) = summarise([sample])
+    assert row.to_json()["pages_per_100_ms_during"]["median"] == 15
+
+
+def test_results_of_another_run_are_kept(tmp_path: Path, capsys: Capture) -> None:
+    """A folder that holds some is refused; where nothing was measured, nothing is written or left."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "bench.json").write_text("precious")
+    (tmp_path / "copy.json").write_text("precious")
+    words = ["bench", "downtime", "--quick", "--qemu", "/none/such", "--json", str(tmp_path / "copy.json")]
+    assert main([*words, "--results", str(tmp_path / "old")]) == 2
+    assert "already holds" in capsys.readouterr().err
+    assert main([*words, "--results", str(tmp_path / "new")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert (tmp_path / "old" / "bench.json").read_text() == "precious"
+    assert (tmp_path / "copy.json").read_text() == "precious"
+    assert not (tmp_path / "new").exists()
 
 
 def test_pre_copy_that_was_given_up_is_told() -> None:

@@ -141,9 +141,20 @@ def test_report_has_quantiles_by_thread() -> None:
     assert "\x1b" not in text
     assert "there were more faults" not in text
     assert json.loads(json.dumps(report.to_json()))["threads"][1]["histogram"] == [[7.0, 8.0, 1]]
+    assert "KVM" not in text
     assert "12 events were lost and 3 returns missed" in "\n".join(
         table_lines(report_of(_told(lost=12, missed=3)))
     )
+
+
+def test_what_the_table_lacks_is_told() -> None:
+    """A thread that waits for ever has no return; a vCPU under KVM has another wait for it."""
+    text = "\n".join(table_lines(report_of(_told(unpaired=1, threads={}))))
+    assert "1 halves of faults" in text
+    assert "No fault was seen" not in text
+    assert "2 lines of the trace" in "\n".join(table_lines(report_of(_told(unread=2))))
+    vcpu = {"7": {"name": "CPU 0/KVM", "max_us": 1, "buckets": {"1": 100}}}
+    assert "may be no waits" in "\n".join(table_lines(report_of(_told(threads=vcpu))))
 
 
 @pytest.mark.parametrize(
@@ -207,10 +218,10 @@ def test_wrong_arguments_get_a_sentence(words: list[str], said: str, capsys: Cap
     assert said in capsys.readouterr().err
 
 
-def test_process_that_is_not_there_is_a_skip_with_its_reason(capsys: Capture) -> None:
+def test_process_that_is_not_there(capsys: Capture) -> None:
     """Whether or not this host could be traced."""
-    assert main(["bench", "faults", "--pid", str(1 << 30), "--seconds", "1"]) == 4
-    assert "SKIP: " in capsys.readouterr().out
+    assert main(["bench", "faults", "--pid", str(1 << 30), "--seconds", "1"]) == 2
+    assert capsys.readouterr().err == f"snapproof: There is no process {1 << 30} for --pid.\n"
 
 
 _KILLED = """

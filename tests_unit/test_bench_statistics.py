@@ -82,10 +82,10 @@ def test_looks_share_the_error() -> None:
 
 
 def test_more_pairs() -> None:
-    """An interval twice as wide as what is left to the limit needs four times as many pairs."""
+    """An interval twice as wide as what is left needs four times as many pairs; advised are twice those."""
     limit = 1.1
     half = 2 * math.log(limit / 1.0)
-    assert statistics.more_pairs(_found(math.exp(-half), math.exp(half)), limit) == 30
+    assert statistics.more_pairs(_found(math.exp(-half), math.exp(half)), limit) == 70
     assert statistics.more_pairs(_found(1.0, limit**2), limit) is None
     assert statistics.more_pairs(_found(1.05, 1.149), limit) is None
 

@@ -73,6 +73,9 @@ def test_wrong_words_stop_the_bisection(words: list[str], capsys: pytest.Capture
         ["run", "--filter", "none-such"],
         ["kernel", "--filter", "none-such"],
         ["kernel", "--host", "none-such"],
+        ["bench", "ab", "--a", "/none-such", "--b", "debian-13"],
+        ["bench", "ab", "--a", "vm:/none-such", "--b", "vm:debian-13"],
+        ["bench", "ab", "--json", "/none-such/ab.json"],
     ],
 )
 def test_wrong_values_stop_the_bisection(
@@ -84,6 +87,26 @@ def test_wrong_values_stop_the_bisection(
     said = capsys.readouterr().err.splitlines()
     assert "none-such" in said[-2]
     assert said[-1] == "bisect: stop here (exit code 255)"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["run", "--list"], ["kernel", "--list"], ["bench", "ab", "--self-check", "2"], ["run", "--bisect=1"]],
+)
+def test_what_judges_no_commit_stops_the_bisection(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A list is printed for every commit alike, and a gate that judges itself says nothing of B."""
+    assert main([*words, *([] if "--bisect=1" in words else ["--bisect"])]) >= 128
+    assert "--bisect" in capsys.readouterr().err
+
+
+def test_commit_that_was_not_built_is_skipped_by_the_gate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """B is the commit; before A's host is even booted."""
+    assert main(["bench", "ab", "--bisect", "--a", "local", "--b", f"vm:{tmp_path}/bzImage"]) == 125
+    assert "There is no kernel image" in capsys.readouterr().err
 
 
 def test_failed_build_is_skipped(

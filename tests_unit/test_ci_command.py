@@ -100,8 +100,8 @@ def test_json_holds_the_whole_verdict(good: Path, tmp_path: Path) -> None:
 def test_json_that_cannot_be_written(good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A missing folder, a file as folder, a folder as OUT, the root: one sentence each, no draft."""
     before = sorted(tmp_path.iterdir())
-    assert "No such file" in _refused(capsys, "check", good, "--json", tmp_path / "none" / "out.json")
-    assert "Not a directory" in _refused(capsys, "check", good, "--json", good / "out.json")
+    assert "There is no folder" in _refused(capsys, "check", good, "--json", tmp_path / "none" / "out.json")
+    assert "There is no folder" in _refused(capsys, "check", good, "--json", good / "out.json")
     for folder in (tmp_path, "/", "."):
         assert "is not a regular file" in _refused(capsys, "check", good, "--json", folder)
     assert sorted(tmp_path.iterdir()) == before

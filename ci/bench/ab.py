@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ci.bench import ab_arguments
-from ci.bench.ab_arguments import RESULT_FILE
 from ci.bench.ab_hosts import compared_hosts, is_host, require_hosts
 from ci.bench.ab_sides import Compared, compared_qemus
 from ci.bench.environment import measured_environment
@@ -22,7 +21,7 @@ from ci.bench.pairs import Comparison
 from ci.bench.self_check import self_check
 from ci.events import Progress
 from ci.json_file import write_json_file
-from ci.results import make_results_folder, now
+from ci.results import AB_FILE, make_results_folder, now
 from ci.stack import cache_of
 from harness.errors import NotApplicable, UsageError
 from harness.status import EXIT_NOTHING_RAN
@@ -70,8 +69,6 @@ def ab(arguments: argparse.Namespace) -> int:
 @contextmanager
 def _folder(given: Path | None) -> Iterator[Path]:
     if given is not None:
-        if (given / RESULT_FILE).exists():
-            raise UsageError(f"'{given}' already holds a result; name another folder with --results.")
         yield make_results_folder(given)
         return
     with tempfile.TemporaryDirectory(prefix="snapproof-ab-") as name:
@@ -91,15 +88,24 @@ def _run(arguments: argparse.Namespace, plan: Plan, folder: Path, progress: Prog
             cache_of(arguments),
             progress,
         )
+        document |= {**compared.settings, "a": compared.a, "b": compared.b}
         progress.done()
         print("\n".join(_heading(arguments, compared)), flush=True)
-        if arguments.self_check:
-            found, code = self_check(comparison, arguments.self_check, arguments.plant_slowdown)
-        else:
-            found, code = _once(comparison, arguments.plant_slowdown)
-        document |= {**compared.settings, "a": compared.a, "b": compared.b, **found}
-    _write(arguments, {**document, "seconds": round(time.monotonic() - begun, 1)})
+        try:
+            if arguments.self_check:
+                found, code = self_check(comparison, arguments.self_check, arguments.plant_slowdown)
+            else:
+                found, code = _once(comparison, arguments.plant_slowdown)
+        except BaseException as error:
+            # What an hour of pairs says does not depend on what ended it.
+            _write(arguments, {**document, **_unfinished(comparison, error)}, begun)
+            raise
+    _write(arguments, {**document, **found}, begun)
     return code
+
+
+def _unfinished(comparison: Comparison, error: BaseException) -> dict[str, Any]:
+    return {"ended_by": str(error) or type(error).__name__, "pairs_taken": comparison.taken}
 
 
 def _compared(
@@ -148,12 +154,14 @@ def _lines(result: GateResult, metric: str) -> Iterator[str]:
     yield f"A       {side_text(result.a, unit)}"
     yield f"B       {side_text(result.b, unit)}"
     yield f"B/A     {ratio_text(result.found)}, {result.found.pairs} pairs"
+    if result.warning():
+        yield f"Note: {result.warning()}"
     yield f"{result.verdict.value.upper()}: {result.sentence()}"
 
 
-def _write(arguments: argparse.Namespace, document: dict[str, Any]) -> None:
-    text = json.dumps(document, indent=1)
+def _write(arguments: argparse.Namespace, document: dict[str, Any], begun: float) -> None:
+    text = json.dumps({**document, "seconds": round(time.monotonic() - begun, 1)}, indent=1)
     if arguments.results:
-        write_json_file(arguments.results / RESULT_FILE, text)
+        write_json_file(arguments.results / AB_FILE, text)
     if arguments.json:
         write_json_file(arguments.json, text)

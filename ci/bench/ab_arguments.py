@@ -9,11 +9,11 @@ from typing import Any
 
 from ci.bisect import add_bisect_argument
 from ci.host_plan import HOST_ACCELERATORS
-from ci.stack_arguments import add_stack_arguments
+from ci.results import AB_FILE
+from ci.stack_arguments import add_stack_arguments, seed_number
 from tests_functional.scenarios.bench.sides import METRICS
 from tests_functional.scenarios.bench.writers import Writer
 
-RESULT_FILE = "ab.json"
 RAM_MIB, WRITER = 256, Writer.ALL
 """Of the guest on this host, where nobody says otherwise."""
 
@@ -41,11 +41,15 @@ def add_parser(benchmarks: Any, run: Callable[[argparse.Namespace], int]) -> Non
     _add_gate(parser)
     _add_guest(parser)
     parser.add_argument(
-        "--seed", type=int, default=1, metavar="N", help="of the order of runs and of writes (default: 1)"
+        "--seed",
+        type=seed_number,
+        default=1,
+        metavar="N",
+        help="of the order of runs and of writes (default: 1)",
     )
     add_bisect_argument(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write figures and verdict there")
-    parser.add_argument("--results", type=Path, metavar="DIR", help=f"new folder for {RESULT_FILE} and logs")
+    parser.add_argument("--results", type=Path, metavar="DIR", help=f"new folder for {AB_FILE} and logs")
     add_stack_arguments(parser, qemu=False)
     parser.set_defaults(run=run)
 

@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ci.bench.ab_sides import Compared
+from ci.bench.ab_sides import Compared, never_of_a_commit
 from ci.events import Progress
 from ci.host_plan import DEFAULT_QEMU, HOST_ACCELERATORS, Sources, prepared
 from ci.stack import cache_of
+from guest_images.catalogue import host_spec
+from guest_images.host_image import require_kernel
 from harness.errors import UsageError
 from harness.hosts.host import Host
 from harness.hosts.spec import LOCAL, HostSpecText, parse_host
@@ -70,6 +72,9 @@ def compared_hosts(arguments: argparse.Namespace, folder: Path, progress: Progre
     sources = Sources(wanted, cache_of(arguments), folder, progress.step)
     host_a = parse_host(arguments.a)
     host_b = host_a if arguments.b is None else parse_host(arguments.b)
+    with never_of_a_commit():
+        _require_there(host_a)
+    _require_there(host_b)
     a = _side(host_a, sources)
     b = a if arguments.b is None else _side(host_b, sources)
     first = a.save(judge=True)
@@ -84,6 +89,16 @@ def compared_hosts(arguments: argparse.Namespace, folder: Path, progress: Progre
         f"{RAM_MIB} MiB, {100 * COVERAGE:g} % of it written in random order, under TCG"
         + (", each time in a VM that was booted for it" if host_a.vm or host_b.vm else ""),
     )
+
+
+def _require_there(host: HostSpecText) -> None:
+    """Find out before the other side is booted that there is no such VM: UsageError, or NoSubject."""
+    if host.vm is None:
+        return
+    if host.vm.kernel is None:
+        host_spec(host.vm.name)
+    else:
+        require_kernel(host.vm.kernel)
 
 
 def _side(host: HostSpecText, sources: Sources) -> HostSide:

@@ -13,7 +13,7 @@ from ci.bench.ab_arguments import RAM_MIB, WRITER
 from ci.bench.environment import require_room
 from ci.events import Progress
 from ci.stack import prepare_stack
-from harness.errors import NotApplicable, UsageError
+from harness.errors import NoSubject, NotApplicable, SetupBroken, UsageError
 from harness.migration import BACKGROUND_SNAPSHOT
 from tests_functional.scenarios.bench.sides import TwoSides
 from tests_functional.scenarios.bench.two_sides import WAY, two_sides
@@ -50,6 +50,19 @@ class Compared:
 
 
 @contextmanager
+def never_of_a_commit() -> Iterator[None]:
+    """A is the measure, the same at every commit of a bisection: that it is not there is no skipped commit.
+
+    Raises:
+        UsageError: in place of NoSubject.
+    """
+    try:
+        yield
+    except NoSubject as error:
+        raise UsageError(error.sentence, error.evidence) from error
+
+
+@contextmanager
 def compared_qemus(arguments: argparse.Namespace, folder: Path, progress: Progress) -> Iterator[Compared]:
     """Two QEMUs of this host with guests that are saved and ready to be started.
 
@@ -58,13 +71,16 @@ def compared_qemus(arguments: argparse.Namespace, folder: Path, progress: Progre
         NotApplicable: one has no background snapshots.
         SetupBroken, SubjectFailed: see two_sides.
     """
-    ram_mib, writer = arguments.ram or RAM_MIB, Writer(arguments.writer or WRITER)
-    stack_a, a = _stack(arguments, arguments.a, ram_mib, folder, progress)
+    ram_mib = RAM_MIB if arguments.ram is None else arguments.ram
+    writer = Writer(arguments.writer or WRITER)
+    with never_of_a_commit():
+        stack_a, a = _stack(arguments, arguments.a, ram_mib, folder, progress)
     stack_b, b = stack_a, a
     if arguments.b is not None:
         stack_b, b = _stack(arguments, arguments.b, ram_mib, folder, progress)
     if stack_a.accel != stack_b.accel:
-        raise UsageError(
+        # Not UsageError: a commit whose KVM is broken says nothing about the others.
+        raise SetupBroken(
             f"A runs under {stack_a.accel} and B under {stack_b.accel}; choose one for both with --accel."
         )
     require_room(folder, _FILES * ram_mib)

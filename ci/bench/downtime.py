@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import random
 import shlex
 import sys
@@ -19,11 +20,11 @@ from ci.bench.downtime_text import plan_lines, table_lines
 from ci.bench.environment import measured_environment, require_room
 from ci.events import Progress
 from ci.json_file import write_json_file
-from ci.results import make_results_folder, now
+from ci.results import BENCH_FILE, make_results_folder, now, remove_empty
 from ci.stack import prepare_stack
-from ci.stack_arguments import add_stack_arguments
+from ci.stack_arguments import add_stack_arguments, seed_number
 from harness.deadline import Deadline
-from harness.errors import NotApplicable, UsageError
+from harness.errors import NotApplicable, SetupBroken, UsageError
 from harness.host import LocalHost
 from harness.status import EXIT_FAIL, EXIT_NOTHING_RAN, exit_code
 from tests_functional.scenarios.bench.measure import Sample, measure
@@ -34,7 +35,6 @@ from tests_functional.scenarios.bench.ways import UNLIMITED, Way, throttled
 from tests_functional.scenarios.bench.writers import Writer
 from tests_functional.scenarios.guest import Stack
 
-RESULT_FILE = "bench.json"
 _QUICK_RAM = (256, 512, 1024)
 _QUICK_WAYS = (Way.BACKGROUND_EXEC, Way.STOP_AND_SAVE)
 _GUEST_SECONDS = 1800.0
@@ -88,8 +88,8 @@ def add_parser(benchmarks: Any) -> None:
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="new folder (default: results/bench-TIME)"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="of the orders of samples and writes")
-    parser.add_argument("--json", type=Path, metavar="OUT", help=f"a copy of the results' {RESULT_FILE}")
+    parser.add_argument("--seed", type=seed_number, metavar="N", help="of the orders of samples and writes")
+    parser.add_argument("--json", type=Path, metavar="OUT", help=f"a copy of the results' {BENCH_FILE}")
     parser.add_argument(
         "--max-growth",
         type=float,
@@ -104,6 +104,8 @@ def bench(arguments: argparse.Namespace) -> int:
     """Run the command; see `snapproof bench downtime --help`."""
     seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 31)
     plan = planned(arguments, seed, LocalHost().facts().memory_mib)
+    if arguments.max_growth is not None:
+        _require_growth(arguments.max_growth, plan)
     for line in plan_lines(plan, whole=arguments.plan):
         print(line, flush=True)
     if arguments.plan:
@@ -126,11 +128,34 @@ def bench(arguments: argparse.Namespace) -> int:
         with contextlib.suppress(OSError):
             # Logs of samples that failed stay.
             (folder / "samples").rmdir()
-        # What was measured before something ended the run was measured.
-        content = _content(found, started, time.monotonic() - begun, plan)
-        for path in filter(None, (folder / RESULT_FILE, arguments.json)):
-            write_json_file(path, json.dumps(content, indent=1))
+        if found.samples:
+            # What was measured before something ended the run was measured.
+            content = _content(found, started, time.monotonic() - begun, plan)
+            for path in filter(None, (folder / BENCH_FILE, arguments.json)):
+                write_json_file(path, json.dumps(content, indent=1))
+        else:
+            remove_empty(folder)
     return _closing(found, plan, folder, arguments.max_growth)
+
+
+def _require_growth(limit: float, plan: Plan) -> None:
+    """Check before an hour of measuring that --max-growth can be judged.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if not 0 < limit < math.inf:
+        raise UsageError("--max-growth wants a factor above 0.")
+    sizes = {
+        case.ram_mib
+        for case in plan.cases
+        if (case.way, case.writer, case.sink) == (Way.BACKGROUND_EXEC, plan.writer, plan.sink)
+    }
+    if len(sizes) < 2:
+        raise UsageError(
+            "--max-growth compares background-exec at the smallest and the largest guest, and "
+            f"{'only one size' if sizes else 'none'} would be measured; see --plan."
+        )
 
 
 def planned(arguments: argparse.Namespace, seed: int, memory_mib: int) -> Plan:
@@ -146,7 +171,7 @@ def planned(arguments: argparse.Namespace, seed: int, memory_mib: int) -> Plan:
     quick = arguments.quick
     sinks = {one.name: one for one in (UNLIMITED, throttled(arguments.throttle))}
     return make_plan(
-        _sizes(arguments.ram) if arguments.ram else _QUICK_RAM if quick else RAM_MIB,
+        _sizes(arguments.ram) if arguments.ram is not None else _QUICK_RAM if quick else RAM_MIB,
         _chosen("--ways", arguments.ways, {one.value: one for one in Way}, _QUICK_WAYS if quick else None),
         _chosen(
             "--writers",
@@ -243,14 +268,15 @@ def _closing(found: _Found, plan: Plan, folder: Path, max_growth: float | None) 
     print("\n".join(table_lines(rows, kept, found.left_out)))
     failed = [sample for sample in found.samples if not sample.measured]
     print(f"{len(found.samples) - len(failed)} samples, {len(failed)} failed")
-    print(f"Results: {shlex.quote(str(folder / RESULT_FILE))}")
+    if found.samples:
+        print(f"Results: {shlex.quote(str(folder / BENCH_FILE))}")
+    code = exit_code(sample.status for sample in found.samples)
     if len(failed) == len(found.samples):
         print("Nothing was measured.")
-        return EXIT_NOTHING_RAN
-    code = exit_code(sample.status for sample in found.samples)
+        return code if code == EXIT_FAIL else EXIT_NOTHING_RAN
     if max_growth is not None and not code:
         if kept is None:
-            raise UsageError("--max-growth needs background-exec at two sizes at least.")
+            raise SetupBroken("--max-growth: background-exec was not measured at two sizes.")
         if kept.background > max_growth:
             print(f"FAIL: the stun grows by {kept.background:.2f}, more than {max_growth:g}.")
             return EXIT_FAIL

@@ -41,6 +41,13 @@ _GUEST_SECONDS, _SAVE_SECONDS, _HOST_SECONDS = 1800.0, 300.0, 400.0
 _HEADS = ("thread", "tid", "faults", *STALL_QUANTILES, "max us")
 _OWN_GUEST = ("disk", "kernel", "initrd", "cmdline", "ssh_user", "guest_needs")
 
+# Linux virt/kvm/async_pf.c: a vCPU asks with FOLL_NOWAIT, for which handle_userfault() returns at once.
+_ASYNC = (
+    "Under KVM on x86 a vCPU mostly does not wait for a page itself: a worker of the kernel does, which is "
+    "not of this process and not seen. So times of threads 'CPU n/KVM' may be no waits; the guest's own view "
+    "is that of 'bench downtime'."
+)
+
 Log = Callable[[str], None]
 
 
@@ -90,6 +97,8 @@ def bench(arguments: argparse.Namespace) -> int:
         raise UsageError("--seconds wants a number above 0 and up to 86400.")
     if arguments.pid is not None and arguments.pid < 1:
         raise UsageError("--pid wants the number of a process.")
+    if arguments.pid is not None and not arguments.host and not Path(f"/proc/{arguments.pid}/task").exists():
+        raise UsageError(f"There is no process {arguments.pid} for --pid.")
     host = parse_host(arguments.host) if arguments.host else None
     if arguments.pid is not None and host is not None and host.vm is not None:
         raise UsageError("--pid is a QEMU that runs already; in a VM that is booted for this none does.")
@@ -214,12 +223,21 @@ def table_lines(report: FaultReport) -> list[str]:
             for row in rows
         ),
     ]
-    if not report.threads:
+    if not report.threads and not report.unpaired:
         lines = ["No fault was seen: nothing was write-protected meanwhile, or nothing wrote to it."]
     if report.lost or report.missed:
         lines.append(
             f"{report.lost} events were lost and {report.missed} returns missed: there were more faults."
         )
+    if report.unpaired:
+        lines.append(
+            f"{report.unpaired} halves of faults are not in the table: those had begun before the watch, or "
+            "had not ended with it, as one that waits for ever has not."
+        )
+    if report.unread:
+        lines.append(f"{report.unread} lines of the trace could not be read.")
+    if any(thread.name.endswith("/KVM") for thread in report.threads):
+        lines.append(_ASYNC)
     return lines
 
 

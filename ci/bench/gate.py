@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from ci.bench.statistics import (
+    MOST_PAIRS,
     Estimate,
     Verdict,
     estimate,
@@ -44,6 +45,8 @@ class Plan:
             raise UsageError(f"--pairs {self.first} makes no sense; give 1 or more.")
         if self.last < self.first:
             raise UsageError(f"--max-pairs {self.last} is less than --pairs {self.first}.")
+        if self.last > MOST_PAIRS:
+            raise UsageError(f"--max-pairs {self.last} is too many; give {MOST_PAIRS} at most.")
         if self.first < (least := fewest_pairs(self.level)):
             raise UsageError(
                 f"With {len(self.looks)} looks after {self.first} to {self.last} pairs the first can give no "
@@ -84,6 +87,20 @@ class GateResult:
         """0 better or same, 1 worse, 2 undecided."""
         return {Verdict.WORSE: EXIT_FAIL, Verdict.UNDECIDED: EXIT_ERROR}.get(self.verdict, EXIT_PASS)
 
+    @property
+    def ratio_of_means(self) -> float:
+        """What B took in all over what A took in all; the verdict is on the typical pair instead."""
+        return sum(self.b) / sum(self.a)
+
+    def warning(self) -> str:
+        """What the verdict does not say: that B was much slower now and then; else empty."""
+        if self.verdict not in (Verdict.SAME, Verdict.BETTER) or self.ratio_of_means <= self.plan.limit:
+            return ""
+        return (
+            f"B took {100 * (self.ratio_of_means - 1):.1f} % more than A in all: single saves were much "
+            "slower, which a verdict on the typical pair does not weigh. Look at the figures."
+        )
+
     def sentence(self) -> str:
         """The verdict as a sentence."""
         allowed = f"{100 * (self.plan.limit - 1):g} %"
@@ -98,11 +115,11 @@ class GateResult:
         if more is None:
             return (
                 f"Whether B is worse by more than {allowed} cannot be said: it is so near to that, or the "
-                "figures vary so much, that not even a thousand pairs would decide."
+                f"figures vary so much, that hardly {MOST_PAIRS} pairs would decide."
             )
         return (
-            f"Whether B is worse by more than {allowed} cannot be said yet; about {more} more pairs "
-            f"(--max-pairs {self.found.pairs + more}) would probably decide."
+            f"Whether B is worse by more than {allowed} cannot be said yet; {more} more pairs "
+            f"(--max-pairs {self.found.pairs + more}) might decide."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -117,6 +134,7 @@ class GateResult:
             "level": found.level,
             "pairs": found.pairs,
             "limit": self.plan.limit,
+            "ratio_of_means": self.ratio_of_means,
             "a": list(self.a),
             "b": list(self.b),
             "a_spread": relative_spread(self.a),

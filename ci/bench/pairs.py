@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -62,6 +62,7 @@ class Comparison:
         folder: for the saves' files.
         cache: where a planted library is kept.
         progress: told what goes on.
+        taken: the pairs so far, of all gates, each with its gate's number, A's figure and B's.
     """
 
     sides: TwoSides
@@ -71,6 +72,7 @@ class Comparison:
     folder: Path
     cache: Cache
     progress: Progress
+    taken: list[tuple[int, float, float]] = field(default_factory=list)
 
     def gate(self, slow: SlowedSide | None = None, number: int = 0) -> GateResult:
         """Run one gate.
@@ -87,9 +89,12 @@ class Comparison:
                 self.progress.step(f"Pair {pair}.")
             if next(orders):
                 first = self._figure(self.sides.a, "a")
-                return first, self._figure(b, "b")
-            second = self._figure(b, "b")
-            return self._figure(self.sides.a, "a"), second
+                second = self._figure(b, "b")
+            else:
+                second = self._figure(b, "b")
+                first = self._figure(self.sides.a, "a")
+            self.taken.append((number, first, second))
+            return first, second
 
         return run_gate(self.plan, measure, self.progress.step)
 

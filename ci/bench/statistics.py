@@ -19,9 +19,10 @@ import numpy as np
 
 # Of a normal distribution, standard deviation over median absolute deviation.
 _MAD_TO_DEVIATION = 1.4826
+_MARGIN = 2
 _LOOK_GROWTH = math.sqrt(2)
-# Beyond that, "more pairs" is no advice.
-_TOO_MANY_PAIRS = 1000
+MOST_PAIRS = 500
+"""That a gate may take; counting sign patterns takes seconds then, and a day would not do for the saves."""
 
 
 class Verdict(enum.Enum):
@@ -135,7 +136,10 @@ def level_per_look(confidence: float, number: int) -> float:
 
 
 def more_pairs(found: Estimate, limit: float) -> int | None:
-    """How many further pairs would probably decide, if the ratio stays and the interval shrinks as 1/sqrt(n).
+    """How many further pairs might decide, if the ratio stays and the interval shrinks as 1/sqrt(n).
+
+    With twice as many as that: what decides is the interval's end, which itself is off by chance, and more
+    looks make each interval wider.
 
     Returns:
         None where the ratio is so near the limit that no sensible number would.
@@ -144,7 +148,7 @@ def more_pairs(found: Estimate, limit: float) -> int | None:
         return fewest_pairs(found.level) - found.pairs
     distance = abs(math.log(found.ratio) - math.log(limit))
     wide = math.log(found.high / found.ratio) if found.ratio < limit else math.log(found.ratio / found.low)
-    if distance == 0 or (needed := found.pairs * (wide / distance) ** 2) > _TOO_MANY_PAIRS:
+    if distance == 0 or (needed := _MARGIN * found.pairs * (wide / distance) ** 2) > MOST_PAIRS:
         return None
     return max(1, math.ceil(needed) - found.pairs)
 

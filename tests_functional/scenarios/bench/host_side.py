@@ -14,7 +14,7 @@ from harness.errors import NotApplicable, SetupBroken, SubjectFailed, UsageError
 from harness.hosts.host import Host
 from tests_functional.scenarios.bench.counters import buckets_us
 from tests_functional.scenarios.bench.figures import quantile
-from tests_functional.scenarios.bench.sides import METRICS
+from tests_functional.scenarios.bench.sides import METRICS, comparable
 from tests_functional.scenarios.hosts.plan import Plan
 from tests_functional.scenarios.hosts.planted_library import PlantedLibrary
 from tests_functional.scenarios.hosts.seed import Seed
@@ -66,9 +66,9 @@ class HostSide:
     def figure(self, metric: str, _folder: Path) -> float:
         """Save the saved guest once; logs and file are in the folder of the plan."""
         value = self.save().figures[metric]
-        if not value:
+        if value is None:
             raise SetupBroken(f"The host '{self.name}' gave no figure for the {METRICS[metric].what}.")
-        return value
+        return comparable(value, metric)
 
     def slowed(self, slowdown: Slowdown, _folder: Path) -> HostSide:
         """The same host with the library preloaded into its QEMU."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from harness import migration
 from harness.deadline import Deadline
-from harness.errors import SnapproofError
+from harness.errors import SnapproofError, UsageError
 from harness.machine import Machine
 from harness.qmp import CommandRefused
 from harness.status import Status
@@ -30,6 +31,7 @@ AROUND_SECONDS = 1.0
 _START_SECONDS = 120.0
 _SAVE_SECONDS, _SAVE_MIB_PER_SECOND = 30.0, 25.0
 _GO_ON_SECONDS = 20.0
+_RIGHT = "structure and write order are right"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Sample:
         repeat: which of several alike.
         stun_ms: STOP to RESUME by QEMU's event times.
         downtime_ms: by QEMU, None where it gives none.
+        asked_ms: when the save was asked for, relative to T0, so below 0.
         total_ms: from the command until QEMU said that the save has completed; where the guest was stopped
             for it, until it ran again.
         qemu_total_ms: by QEMU, None where it gives none.
@@ -71,6 +74,7 @@ class Sample:
     repeat: int
     stun_ms: float | None = None
     downtime_ms: float | None = None
+    asked_ms: float | None = None
     total_ms: float | None = None
     qemu_total_ms: float | None = None
     size_bytes: int | None = None
@@ -95,6 +99,38 @@ class Sample:
         """Whether its figures count."""
         return self.status is Status.DONE
 
+    @property
+    def wrong(self) -> bool:
+        """Whether its file was judged and is not a snapshot of T0."""
+        return self.judged not in ("", _RIGHT)
+
+    @property
+    def rss_growth_kib(self) -> int | None:
+        """By how much QEMU's resident memory grew."""
+        before, after = self.memory_before, self.memory_after
+        return after.resident - before.resident if before and after else None
+
+    @property
+    def page_tables_growth_kib(self) -> int | None:
+        """By how much its page tables grew."""
+        before, after = self.memory_before, self.memory_after
+        return after.page_tables - before.page_tables if before and after else None
+
+    def pages(self, when: str) -> float | None:
+        """Pages written in 100 ms on average ``before``, ``during`` or ``after`` the save.
+
+        None where no interval lies there as a whole, or nothing is known.
+        """
+        if self.asked_ms is None or self.total_ms is None:
+            return None
+        ended_ms = self.asked_ms + self.total_ms
+        spans = {
+            "before": (-math.inf, self.asked_ms),
+            "during": (self.asked_ms, ended_ms),
+            "after": (ended_ms, math.inf),
+        }
+        return self.write_rate.mean(*spans[when])
+
     def to_json(self) -> dict[str, Any]:
         """Its form in bench.json."""
         plain = {name: _rounded(value) for name, value in vars(self).items() if not name.startswith("memory")}
@@ -104,8 +140,8 @@ class Sample:
             "stall_us": {name: _rounded(value) for name, value in self.stall_us.items()},
             "stall_histogram": [list(bucket) for bucket in self.stall_histogram],
             "write_rate": self.write_rate.to_json(),
-            "rss_growth_kib": after.resident - before.resident if before and after else None,
-            "page_tables_growth_kib": after.page_tables - before.page_tables if before and after else None,
+            "rss_growth_kib": self.rss_growth_kib,
+            "page_tables_growth_kib": self.page_tables_growth_kib,
             "huge_before_kib": before.huge if before else None,
             "huge_after_kib": after.huge if after else None,
             "error": self.error or None,
@@ -173,11 +209,12 @@ def measure(
     return Sample(*named, **figures, judged=verdict, error=wrong, status=status)
 
 
-_RIGHT = "structure and write order are right"
-
-
 def _judged(path: Path) -> str:
-    found = check_file(path).violations
+    try:
+        found = check_file(path).violations
+    except UsageError as error:
+        # Of a file that a user names; here QEMU said that it has saved.
+        return error.sentence
     return found[0].sentence if found else _RIGHT
 
 
@@ -195,7 +232,7 @@ def _saved(
     with Recorder(counters.steps) as recorder:
         time.sleep(around_seconds)
         before, mark = memory_use(machine.process.pid), machine.qmp.mark()
-        stalls, longest = counters.histogram(), counters.longest_write_us()
+        stalls, asked = counters.histogram(), time.monotonic()
         saved = save(way, machine, path, sink, limit)
         after = memory_use(machine.process.pid)
         machine.wait_status(lambda status: status == "running", Deadline(_GO_ON_SECONDS), "running again")
@@ -204,10 +241,10 @@ def _saved(
         gaps, longest_now = counters.longest_gaps_ms(), counters.longest_write_us()
         time.sleep(around_seconds)
     histogram = buckets_us(stalls)
-    # The exact one where it was the save's; else no write of the save was longer than its bucket.
-    longest = longest_now if longest_now > longest else histogram[-1][1] if histogram else 0.0
+    # Exact where the longest was the save's; else none of the save was longer than its bucket, nor than that.
+    longest = min(longest_now, histogram[-1][1]) if histogram else 0.0
     return {
-        **_times(machine, mark, saved, recorder),
+        **_times(machine, mark, asked, saved, recorder),
         "given_up": saved.given_up,
         "size_bytes": path.stat().st_size if way.makes_stream else snapshot_bytes(machine),
         "guest_gap_ms": max(gaps),
@@ -229,7 +266,7 @@ def stall_quantiles(histogram: Sequence[Bucket], longest: float) -> dict[str, fl
     }
 
 
-def _times(machine: Machine, mark: int, saved: Saved, recorder: Recorder) -> dict[str, Any]:
+def _times(machine: Machine, mark: int, asked: float, saved: Saved, recorder: Recorder) -> dict[str, Any]:
     stun = migration.find_stun(machine, mark)
     if stun is None:
         raise machine.failure("QEMU did not send STOP and RESUME around T0")
@@ -238,6 +275,7 @@ def _times(machine: Machine, mark: int, saved: Saved, recorder: Recorder) -> dic
     return {
         "stun_ms": stun.seconds * 1000,
         "downtime_ms": saved.downtime_ms,
+        "asked_ms": (asked - t0) * 1000,
         "total_ms": saved.seconds * 1000,
         "qemu_total_ms": saved.total_ms,
         "write_rate": write_rate(recorder.times, recorder.pages, t0),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from harness.errors import SetupBroken
 from validators.slow_save.wrapper import Slowdown
 
 
@@ -32,6 +33,20 @@ METRICS: Mapping[str, Metric] = {
     "stall-p99": Metric("page write of the guest that 99 % do not exceed", "us"),
     "size": Metric("size of the file", "bytes"),
 }
+
+
+def comparable(value: float, metric: str) -> float:
+    """A figure that a ratio can be made of.
+
+    Raises:
+        SetupBroken: it is 0, which QEMU's own downtime is when it is shorter than a millisecond.
+    """
+    if value <= 0:
+        raise SetupBroken(
+            f"The {METRICS[metric].what} is {value:g} {METRICS[metric].unit}, to which there is no ratio; "
+            "compare by another --metric ('stun' is taken in microseconds)."
+        )
+    return value
 
 
 class Side(Protocol):

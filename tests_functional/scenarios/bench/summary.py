@@ -16,11 +16,21 @@ _FIGURES: Mapping[str, Callable[[Sample], float | None]] = {
     "downtime_ms": lambda one: one.downtime_ms,
     "total_ms": lambda one: one.total_ms,
     "size_bytes": lambda one: one.size_bytes,
+    "qemu_total_ms": lambda one: one.qemu_total_ms,
     "guest_gap_ms": lambda one: one.guest_gap_ms,
+    "guest_write_gap_ms": lambda one: one.guest_write_gap_ms,
+    "guest_clock_gap_ms": lambda one: one.guest_clock_gap_ms,
     "stall_p50_us": lambda one: one.stall_us["p50"],
     "stall_p99_us": lambda one: one.stall_us["p99"],
     "stall_p99.9_us": lambda one: one.stall_us["p99.9"],
     "stall_max_us": lambda one: one.stall_us["max"],
+    "rss_growth_kib": lambda one: one.rss_growth_kib,
+    "page_tables_growth_kib": lambda one: one.page_tables_growth_kib,
+    "huge_before_kib": lambda one: one.memory_before.huge if one.memory_before else None,
+    "huge_after_kib": lambda one: one.memory_after.huge if one.memory_after else None,
+    "pages_per_100_ms_before": lambda one: one.pages("before"),
+    "pages_per_100_ms_during": lambda one: one.pages("during"),
+    "pages_per_100_ms_after": lambda one: one.pages("after"),
 }
 
 
@@ -34,7 +44,7 @@ class Row:
         writer: what wrote.
         sink: what took the bytes.
         n: samples that count.
-        failed: samples that do not.
+        failed: samples that do not; all of a case whose snapshot is wrong.
         given_up: of those that count, pre-copies for which the guest had to be stopped.
         figures: the spread of each figure, None where no sample has it.
     """
@@ -73,7 +83,9 @@ def _order(key: tuple[int, str, str, str]) -> tuple[str, str, int, int]:
 
 
 def _row(key: tuple[int, str, str, str], samples: Sequence[Sample]) -> Row:
-    good = [sample for sample in samples if sample.measured]
+    # One file of a case is judged; where that is wrong, what the others cost means nothing either.
+    void = any(sample.wrong for sample in samples)
+    good = [] if void else [sample for sample in samples if sample.measured]
     figures = {
         name: spread([value for sample in good if (value := figure(sample)) is not None])
         for name, figure in _FIGURES.items()

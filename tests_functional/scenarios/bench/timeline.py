@@ -30,6 +30,15 @@ class WriteRate:
     t_ms: tuple[int, ...] = ()
     pages: tuple[int, ...] = ()
 
+    def mean(self, from_ms: float, to_ms: float) -> float | None:
+        """Pages in an interval, on average over those that lie between two times as a whole."""
+        found = [
+            pages
+            for begin, pages in zip(self.t_ms, self.pages, strict=True)
+            if from_ms <= begin and begin + self.interval_ms <= to_ms
+        ]
+        return sum(found) / len(found) if found else None
+
     def to_json(self) -> dict[str, Any]:
         """Its form in bench.json."""
         return {"interval_ms": self.interval_ms, "t_ms": list(self.t_ms), "pages": list(self.pages)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SubjectFailed
 from tests_functional.scenarios.bench.measure import Sample, measure
-from tests_functional.scenarios.bench.sides import METRICS, TwoSides
+from tests_functional.scenarios.bench.sides import METRICS, TwoSides, comparable
 from tests_functional.scenarios.bench.warm_guest import WarmGuest, remove, started, warm_guest
 from tests_functional.scenarios.bench.ways import Way
 from tests_functional.scenarios.bench.writers import Writer
@@ -47,9 +47,9 @@ class QemuSide:
         if not sample.measured:
             raise SetupBroken(f"A save by '{executable}' failed, so nothing is compared: {sample.error}")
         value = _OF_SAMPLE[metric](sample)
-        if not value:
+        if value is None:
             raise SetupBroken(f"'{executable}' gave no figure for the {METRICS[metric].what}.")
-        return float(value)
+        return comparable(float(value), metric)
 
     def slowed(self, slowdown: Slowdown, folder: Path) -> QemuSide:
         """The same guest, saved by a wrapper script with the library preloaded."""

@@ -187,13 +187,14 @@ def snapshot_of(report: Report, flow: str, path: Path) -> Snapshot | None:
         return None
     with path.open("r+b") as file:
         file.truncate(saved["bytes"])
-    answer = saved["migrate"]
-    kind = _FLOWS[flow]
+    answer, kind, stun = saved["migrate"], _FLOWS[flow], stun_ms(saved["events"])
+    if stun is None:
+        raise SubjectFailed(f"QEMU sent no STOP and RESUME around T0 of the snapshot '{flow}'.")
     return Snapshot(
         flow=kind,
         path=path,
         golden=None,
-        stun_ms=stun_ms(saved["events"]),
+        stun_ms=stun,
         figures=SaveFigures(
             int(answer["downtime"]),
             int(answer["total-time"]),
@@ -221,8 +222,8 @@ def judge_snapshot(seed: Seed, snapshot: Snapshot, folder: Path) -> list[CheckRe
     return [*checks, *judge_restored(seed.stack, snapshot, seed.source, t0_ns, folder, limit)]
 
 
-def stun_ms(events: Sequence[Mapping[str, Any]]) -> float:
-    """From STOP to RESUME by the events' own times; 0 where one of them is missing."""
+def stun_ms(events: Sequence[Mapping[str, Any]]) -> float | None:
+    """From STOP to RESUME by the events' own times; None where one of them is missing."""
     stopped = 0.0
     for event in events:
         stamp = event["timestamp"]
@@ -231,4 +232,4 @@ def stun_ms(events: Sequence[Mapping[str, Any]]) -> float:
             stopped = now
         elif event["event"] == "RESUME" and stopped:
             return float(now - stopped) * 1000
-    return 0.0
+    return None
