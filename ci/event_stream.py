@@ -17,6 +17,7 @@ import json
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any, Self, TextIO
 
 from ci.reports.result import RunResult
 from harness.errors import SnapproofError, UsageError
-from harness.status import EXIT_ERROR
+from harness.status import EXIT_ERROR, Status
 from tests_functional.scenarios.outcome import Outcome
 
 EVENTS_SCHEMA = 1
@@ -47,7 +48,8 @@ class EventStream:
         """
         self._log = log
         self._lock = threading.Lock()
-        self._ended: set[str] = set()
+        self._tests: tuple[str, ...] = ()
+        self._ended: dict[str, str] = {}
         self._over = False
         # Standard output is for programs then, and what is printed for people goes to the other one.
         self.printing: AbstractContextManager[object] = nullcontext()
@@ -72,12 +74,15 @@ class EventStream:
     ) -> None:
         if not self._over:
             sentence = error.sentence if isinstance(error, SnapproofError) else "The run was broken off."
-            self._end("ERROR", EXIT_ERROR, {}, sentence)
+            self.settle([Outcome(name, Status.ERROR, sentence) for name in self._tests])
+            counts = Counter(self._ended.values())
+            self._end("ERROR", EXIT_ERROR, counts, sentence)
         if self._stream not in (None, sys.stdout):
             self._stream.close()
 
     def started(self, tests: Sequence[str], command: Sequence[str], folder: Path) -> None:
         """All is set up."""
+        self._tests = tuple(tests)
         self._tell("run-started", tests=list(tests), command=list(command), results=str(folder))
 
     def step(self, text: str) -> None:
@@ -93,7 +98,7 @@ class EventStream:
         """
         name = f"{label}/{event['test']}" if label else event["test"]
         if event["type"] == "test-ended":
-            self._ended.add(name)
+            self._ended[name] = event["status"]
         content = {key: value for key, value in event.items() if key not in ("type", "time")}
         self._tell(event["type"], at=event["time"], **{**content, "test": name})
 
@@ -101,7 +106,7 @@ class EventStream:
         """Tell the end of those tests that could not tell it themselves."""
         for outcome in outcomes:
             if outcome.name not in self._ended:
-                self._ended.add(outcome.name)
+                self._ended[outcome.name] = outcome.status.value
                 self._tell(
                     "test-ended",
                     test=outcome.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 from collections import Counter
@@ -90,7 +91,7 @@ def prepare_legs(
         The legs that have a test in this shard.
     """
     names: list[str | None] = arguments.qemu or [None]
-    labels = [""] if len(names) == 1 else _labels([name or "" for name in names])
+    labels = _leg_labels(names)
     work = _sharded([(label, entry) for label in labels for entry in entries], arguments.shard)
     legs = []
     for name, label in zip(names, labels, strict=True):
@@ -130,6 +131,21 @@ def _for_guest(entry: Entry, images: Mapping[str, GuestImage]) -> Entry:
         parameters={**entry.parameters, "ram_mib": ram_mib},
         seconds=int(entry.seconds * max(1.0, image.boot_seconds / BOOT_SECONDS)),
     )
+
+
+def work_digest(legs: int, entries: Sequence[Entry]) -> str:
+    """A digest of all tests of a run, in their order: shards of one run have the same.
+
+    Args:
+        legs: how many QEMUs.
+        entries: the tests of each.
+    """
+    text = "\n".join([str(legs), *(entry.name for entry in entries)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _leg_labels(names: Sequence[str | None]) -> list[str]:
+    return [""] if len(names) == 1 else _labels([name or "" for name in names])
 
 
 def _labels(names: Sequence[str]) -> list[str]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import json
 import re
-import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,17 @@ from ci.reports.compare import Thresholds, compare
 from ci.reports.compare_text import comparison_lines
 from ci.reports.context import DEFAULT_ORIGIN, Context
 from ci.reports.formats import FORMATS, deliver, named_format
-from ci.reports.merge import Move, Part, merged
-from ci.reports.reader import load_results
+from ci.reports.merge import merged
+from ci.reports.merge_files import copy_files, require_apart
+from ci.reports.merge_groups import Part
+from ci.reports.reader import RunUnfinished, load_results
 from ci.reports.text import one_line
 from ci.results import make_results_folder, write_results
-from harness.errors import SetupBroken, UsageError
+from harness.errors import UsageError
 from tests_functional.scenarios.run import HEAVY_FILES
 
-_URL = re.compile(r"https?://[^\s<>\"]+")
+# In the cell of a Markdown table a "|" would end it.
+_URL = re.compile(r"https?://[^\s<>\"|]+")
 
 
 def add_parser(commands: Any) -> None:
@@ -71,7 +73,7 @@ def _add_merge(actions: Any) -> None:
         help="make one results folder of several",
         description="Merges shards of one run, and runs of several machines or QEMUs. A shard that is "
         "missing is a MISS. Snapshots and golden images stay where they are.",
-        epilog="Exit code: that of all tests together; 2 where a shard is missing. "
+        epilog="Exit code: that of all tests together; a shard that is missing counts as an error (2). "
         "Example: snapproof report merge shard-1 shard-2 shard-3 --output results/all",
     )
     parser.add_argument("results", type=Path, nargs="+", metavar="DIR", help="a results folder")
@@ -155,12 +157,13 @@ def render(arguments: argparse.Namespace) -> int:
 
 def merge(arguments: argparse.Namespace) -> int:
     """Merge results folders into a new one and return the exit code of all tests together."""
-    parts = [Part(folder.absolute(), load_results(folder)) for folder in arguments.results]
-    command = [str(Path(sys.argv[0]).absolute()), "report", "merge", *(str(part.folder) for part in parts)]
-    found = merged(parts, [*command, "--output", str(arguments.output.absolute())])
+    parts, lost = _parts(arguments.results)
+    require_apart(arguments.results, arguments.output)
+    command = [str(Path(sys.argv[0]).absolute()), "report", "merge"]
+    command += [str(folder.absolute()) for folder in arguments.results]
+    found = merged(parts, [*command, "--output", str(arguments.output.absolute())], lost)
     folder = make_results_folder(arguments.output)
-    for move in found.moves:
-        _copy(move, folder)
+    copy_files(found, folder, HEAVY_FILES)
     write_results(folder, found.result)
     result = found.result
     for note in found.notes:
@@ -171,32 +174,22 @@ def merge(arguments: argparse.Namespace) -> int:
     return result.exit_code
 
 
-def _copy(move: Move, folder: Path) -> None:
-    """Copy a part's files, without those that are heavy.
+def _parts(folders: Sequence[Path]) -> tuple[list[Part], dict[Path, str]]:
+    """The results in each folder, and the folders of runs that were ended before they had any, with why.
 
     Raises:
-        SetupBroken: the disk is full, or a file cannot be read.
+        UsageError: none has results.
     """
-    target = folder / move.place
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if move.source.is_dir():
-            shutil.copytree(move.source, target, ignore=_left_out)
-        elif move.source.is_file():
-            shutil.copy2(move.source, target)
-    except (OSError, shutil.Error) as error:
-        raise SetupBroken(f"'{move.source}' could not be copied to '{folder}': {error}.") from error
-
-
-def _left_out(folder: str, names: list[str]) -> set[str]:
-    """What of a folder is not copied: heavy files, and what is neither file nor folder, such as a pipe."""
-    heavy = {name for pattern in HEAVY_FILES for name in fnmatch.filter(names, pattern)}
-    places = {name: Path(folder, name) for name in names}
-    return heavy | {
-        name
-        for name, place in places.items()
-        if place.is_symlink() or not (place.is_dir() or place.is_file())
-    }
+    parts: list[Part] = []
+    lost: dict[Path, str] = {}
+    for folder in folders:
+        try:
+            parts.append(Part(folder.absolute(), load_results(folder)))
+        except RunUnfinished as error:
+            lost[folder.absolute()] = error.sentence
+    if not parts:
+        raise UsageError(next(iter(lost.values())))
+    return parts, lost
 
 
 def compare_results(arguments: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from ci.avocado_job import run_plan
 from ci.event_stream import EventStream
 from ci.events import EVENTS_FILE, EventTail, Progress
 from ci.interruption import asked_to_stop
-from ci.matrix import Leg, prepare_legs, table
+from ci.matrix import Leg, prepare_legs, table, work_digest
 from ci.own_guest import own_command
 from ci.profiles import select
 from ci.profiles.entry import Entry
@@ -71,7 +71,13 @@ def _run(
     # A shard of a run of several QEMUs may hold tests of one only; its tests are called as in the others.
     single = next((leg.environment for leg in legs if not leg.label), None)
     environment = single or {leg.label: leg.environment for leg in legs}
-    selection = Selection(arguments.profile, arguments.filter or "", arguments.repeat, arguments.shard)
+    selection = Selection(
+        arguments.profile,
+        arguments.filter or "",
+        arguments.repeat,
+        arguments.shard,
+        work_digest(len(arguments.qemu or [None]), entries),
+    )
     result = RunResult(outcomes, started, time.monotonic() - begun, command, environment, selection)
     try:
         write_results(folder, result, [named_format(name) for name in dict.fromkeys(arguments.format)])
@@ -191,6 +197,8 @@ def _command(arguments: argparse.Namespace, leg: Leg | None, seed: int) -> list[
     command += own_command(arguments)
     if arguments.repeat != 1:
         command += ["--repeat", str(arguments.repeat)]
+    if leg is None and arguments.filter:
+        command += ["--filter", arguments.filter]
     if leg is None and arguments.shard:
         command += ["--shard", "/".join(map(str, arguments.shard))]
     return command

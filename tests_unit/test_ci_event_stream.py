@@ -18,7 +18,7 @@ from ci.event_stream import EventStream
 from ci.matrix import Leg
 from ci.profiles.entry import Entry
 from ci.reports.formats import FORMATS
-from harness.errors import MachineryMissing, UsageError
+from harness.errors import MachineryMissing, SetupBroken, UsageError
 from harness.status import Status
 from tests_unit.report_results import ENVIRONMENT, NASTY, result
 from tests_unit.scenario_values import make_run, outcome, stack
@@ -119,7 +119,11 @@ def test_stream_of_a_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (started,) = [event for event in events if event["type"] == "run-started"]
     assert sorted(started["tests"]) == sorted(ended)
     assert data["environment"] == {"d12": ENVIRONMENT, "d13": ENVIRONMENT}
+    work = data["selection"].pop("work")
     assert data["selection"] == {"profile": "smoke", "filter": "", "repeat": 1, "shard": None}
+    main(["run", "--results", str(tmp_path / "part"), "--shard", "2/3"])
+    part = json.loads((tmp_path / "part" / "results.json").read_text())
+    assert part["selection"]["work"] == work
 
 
 def test_shard_of_a_matrix_with_one_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +132,9 @@ def test_shard_of_a_matrix_with_one_qemu(tmp_path: Path, monkeypatch: pytest.Mon
     main(["run", "--results", str(tmp_path / "run"), "--shard", "2/3", "--filter", "t.*"])
     data = json.loads((tmp_path / "run" / "results.json").read_text())
     assert data["environment"] == {"d13": ENVIRONMENT}
+    assert data["selection"].pop("work")
     assert data["selection"] == {"profile": "smoke", "filter": "t.*", "repeat": 1, "shard": [2, 3]}
+    assert data["command"][data["command"].index("--filter") + 1] == "t.*"
 
 
 def test_set_up_that_breaks_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +189,19 @@ def test_events_come_at_once(tmp_path: Path) -> None:
             assert json.loads(lines[-1])["text"] == f"Step {number}."
     reader.join(5)
     assert json.loads(lines[-1])["sentence"] == "The run was broken off."
+
+
+def test_each_test_ends_whatever_ends_the_run(tmp_path: Path) -> None:
+    """A dashboard is not left with tests that run for ever."""
+    target = tmp_path / "events"
+    with pytest.raises(SetupBroken), EventStream(str(target), print) as stream:
+        stream.started(["a", "b"], ["snapproof", "run"], tmp_path)
+        stream.settle([outcome("a", Status.PASS)])
+        raise SetupBroken("The disk is full.")
+    *_, first, second, last = map(json.loads, target.read_text().splitlines())
+    assert (first["test"], first["status"]) == ("a", "PASS")
+    assert (second["test"], second["status"], second["sentence"]) == ("b", "ERROR", "The disk is full.")
+    assert last["counts"] == {"PASS": 1, "ERROR": 1}
 
 
 def test_reader_that_goes_away(tmp_path: Path) -> None:

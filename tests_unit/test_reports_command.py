@@ -205,6 +205,51 @@ def test_merge_refuses(tmp_path: Path, capsys: Capture) -> None:
     assert "already holds the results of a run" in err
 
 
+def test_merge_does_without_what_a_killed_shard_left(tmp_path: Path, capsys: Capture) -> None:
+    """The others are merged, and it is MISS, by its folder and by its number."""
+    parts = [_shard(tmp_path / f"s{n}", n, outcome(f"t.{n}", Status.PASS)) for n in (1, 2)]
+    (tmp_path / "s3" / "tests").mkdir(parents=True)
+    code, out, err = _report(capsys, "merge", *parts, tmp_path / "s3", "--output", tmp_path / "all")
+    assert code == 2
+    assert "its run was ended before it had written its results. Nothing is known of its tests." in err
+    assert out.endswith("MISS: 2 MISS, 2 PASS from 2 folders\n")
+    code, _, err = _report(capsys, "merge", tmp_path / "s3", "--output", tmp_path / "none")
+    assert (code, (tmp_path / "none").exists()) == (2, False)
+
+
+def test_merge_keeps_what_each_guest_is_made_of(tmp_path: Path, capsys: Capture) -> None:
+    """The stack.json of all shards, whichever has a further guest; what is no JSON is left out."""
+    parts = [_shard(tmp_path / f"s{n}", n, outcome(f"t.{n}", Status.PASS)) for n in (1, 2, 3)]
+    (parts[0] / "stack.json").write_text("nonsense")
+    (parts[1] / "stack.json").write_text(json.dumps({"accel": "tcg", "guests": {}}))
+    (parts[2] / "stack.json").write_text(json.dumps({"accel": "kvm", "guests": {"linux-5.10": {}}}))
+    assert _report(capsys, "merge", *parts, "--output", tmp_path / "all")[0] == 0
+    found = json.loads((tmp_path / "all" / "stack.json").read_text())
+    assert found == {"accel": "tcg", "guests": {"linux-5.10": {}}}
+
+
+def test_merge_into_a_part_of_it(tmp_path: Path, capsys: Capture) -> None:
+    """A copy of itself in itself would have no end."""
+    part = _shard(tmp_path / "s1", 1, outcome("t", Status.PASS))
+    code, _, err = _report(capsys, "merge", part, "--output", part / "tests" / "t" / "all")
+    assert code == 2
+    assert "lies in the files of" in err
+
+
+def test_page_elsewhere_links_to_the_results(tmp_path: Path, capsys: Capture) -> None:
+    """By the way from there, or by --url."""
+    placed(tmp_path / "run", result(outcome("a", Status.FAIL)))
+    target = tmp_path / "pages" / "report.html"
+    target.parent.mkdir()
+    words = ["render", str(tmp_path / "run"), "--format", "html", "--output", str(target)]
+    assert _report(capsys, *words)[0] == 0
+    assert 'href="../run/tests/a/test.log"' in target.read_text()
+    assert _report(capsys, *words, "--url", "https://ci.example/logs")[0] == 0
+    assert 'href="https://ci.example/logs/tests/a/test.log"' in target.read_text()
+    code, _, err = _report(capsys, *words, "--url", "https://ci.example/a|b")
+    assert (code, "is not a URL" in err) == (2, True)
+
+
 def test_merge_on_a_full_disk(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence, and no results.json that would pass for the whole."""
     part = _shard(tmp_path / "s1", 1, outcome("t", Status.PASS))

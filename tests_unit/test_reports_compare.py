@@ -51,8 +51,11 @@ def _kinds(comparison: Comparison) -> list[str]:
         ("PASS", None, ["gone"], 0),
         (None, "PASS", ["new tests"], 0),
         ("PASS", "PASS", [], 0),
-        ("SKIP", "PASS", [], 0),
-        ("XFAIL", "PASS", [], 0),
+        ("SKIP", "PASS", ["no longer skipped"], 0),
+        ("XFAIL", "PASS", ["known issues gone"], 0),
+        ("XFAIL", "XPASS", ["known issues gone"], 0),
+        ("FAIL", "XPASS", ["fixed"], 0),
+        ("MISS", "XPASS", ["fixed"], 0),
         ("XFAIL", "XFAIL", [], 0),
     ],
 )

@@ -68,6 +68,22 @@ def test_failure_names_check_and_violation() -> None:
     assert failure.text == "FAIL golden: It demands.\n  Page 7."
 
 
+def test_what_is_long_is_cut_but_for_attachments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half an attachment is none; what was cut says so."""
+    monkeypatch.chdir(tmp_path)
+    made = outcome("a.b", Status.FAIL, "x" * 9000)
+    placed(tmp_path, result(made))
+    case = _cases(made, folder=tmp_path)["a.b"]
+    assert case.system_out.splitlines()[0].endswith("x [cut off here]")
+    assert case.system_out.splitlines()[-1] == "[[ATTACHMENT|tests/a.b/qemu.log]]"
+
+
+def test_version_in_a_name_is_one_part() -> None:
+    """Linux 5.10 is not the test 10 of the class linux-5."""
+    name = "d13/guests.linux-5.10"
+    assert _cases(outcome(name, Status.PASS))[name].classname == "snapproof.d13/guests"
+
+
 def test_properties() -> None:
     """Environment and figures are properties of the case."""
     made = outcome("a.b", Status.PASS, environment={"qemu": "10.0", "seed": 7}, figures={"stun_ms": 1.5})

@@ -90,12 +90,57 @@ def test_ids_stay_the_same(tmp_path: Path) -> None:
 
 def test_build_of_the_ci_system(tmp_path: Path) -> None:
     """A build that KCIDB has already gets tests, and is not described again."""
-    context = replace(placed(tmp_path, everything()), origin="lab_1", build_id="lab_1:4711")
-    data = _document(everything(), context)
+    stack = {"qemu": "10.0", "host_kernel": "6.1", "host_architecture": "x86_64"}
+    made = result(*(replace(one, environment=stack) for one in everything().outcomes))
+    context = replace(placed(tmp_path, made), origin="lab_1", build_id="lab_1:4711")
+    data = _document(made, context)
     assert "builds" not in data
     assert "checkouts" not in data
     assert {test["build_id"] for test in data["tests"]} == {"lab_1:4711"}
     assert all(test["id"].startswith("lab_1:") for test in data["tests"])
+
+
+def test_build_of_several_stacks(tmp_path: Path) -> None:
+    """Tests of two QEMUs cannot be of one build: in KCIDB they would contradict each other."""
+    context = replace(placed(tmp_path, everything()), build_id="lab_1:4711")
+    with pytest.raises(UsageError, match="are of 2 stacks of QEMU and kernel"):
+        kcidb_json(everything(), context)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status", "present"),
+    [
+        (("XFAIL", "XPASS"), "FAIL", {"F1": True, "F2": False}),
+        (("XPASS", "XPASS"), "PASS", {"F1": False, "F2": False}),
+    ],
+)
+def test_one_issue_shows_and_another_does_not(
+    statuses: tuple[str, str], status: str, present: dict[str, bool], tmp_path: Path
+) -> None:
+    """Each has an incident of its own, and the test did not pass."""
+    checks = [
+        check(f"c/{number}", said, known_issue=f"F{number}") for number, said in enumerate(statuses, start=1)
+    ]
+    made = result(outcome("a.b", Status.XPASS, checks=checks))
+    data = _document(made, placed(tmp_path, made))
+    assert data["tests"][0]["status"] == status
+    names = {issue["id"]: issue["misc"]["snapproof_issue"] for issue in data["issues"]}
+    assert {names[one["issue_id"]]: one["present"] for one in data["incidents"]} == present
+
+
+def test_ids_of_a_merge_do_not_depend_on_where_it_went(tmp_path: Path) -> None:
+    """A report that is made again must not be a second one."""
+    made = result(outcome("a.b", Status.PASS))
+    context = placed(tmp_path, made)
+    again = replace(made, command=["snapproof", "report", "merge", "--output", "/elsewhere"])
+    assert _document(made, context) == _document(again, context)
+
+
+def test_version_in_a_name_is_one_part(tmp_path: Path) -> None:
+    """Linux 6.1 and 6.12 are not 1 and 12 of one thing."""
+    made = result(outcome("guests.linux-5.10", Status.PASS))
+    (test,) = _document(made, placed(tmp_path, made))["tests"]
+    assert test["path"] == "snapproof.guests.linux-5_10"
 
 
 def test_logs(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from ci.reports.merge import Merged, Part, merged
+from ci.reports.merge import Merged, merged
+from ci.reports.merge_groups import Part
 from ci.reports.result import RunResult, Selection
 from harness.errors import UsageError
 from harness.status import Status
@@ -125,7 +126,8 @@ def test_two_machines_in_shards() -> None:
     assert found.notes == ()
     assert found.result.environment == {"new1": ENVIRONMENT, "old1": other}
     assert found.result.selection is None
-    assert {move.place for move in found.moves} >= {"new1/tests/t.1", "old1/tests/t.1", "new1/stack.json"}
+    assert {move.place for move in found.moves} >= {"new1/tests/t.1", "old1/tests/t.1"}
+    assert found.stacks["new1/stack.json"][0] == Path("/r/new1/stack.json")
 
 
 def test_same_test_on_two_machines_may_differ() -> None:
@@ -192,3 +194,54 @@ def test_labels_are_unique() -> None:
         ["x"],
     )  # fmt: skip
     assert list(_statuses(found)) == ["x86-run/t", "arm-64-run/t"]
+
+
+def test_shards_of_unlike_lists_do_not_complete_a_run() -> None:
+    """One machine had a newer snapproof: tests were in no shard at all, so neither list is whole."""
+    parts = {
+        name: result(
+            outcome(f"t.{number}", Status.PASS),
+            selection=Selection("premerge", shard=(number, 2), work=work),
+        )
+        for name, number, work in (("a", 1, "six"), ("b", 2, "seven"))
+    }
+    found = _merge(**parts)
+    assert found.result.exit_code == 2
+    assert len([one for one in found.result.outcomes if one.status is Status.MISS]) == 2
+
+
+def test_test_in_two_shards() -> None:
+    """Results that do not tell their list give themselves away so."""
+    with pytest.raises(UsageError, match="'t' is in two shards, '/r/a' and '/r/b': they were divided from"):
+        _merge(a=_shard(1, 2, outcome("t", Status.PASS)), b=_shard(2, 2, outcome("t", Status.PASS)))
+
+
+def test_runs_on_hosts_of_two_machines() -> None:
+    """Their environment names hosts alone; what ran on what is with the tests, and none is dropped."""
+    kernels = {"a": "6.1", "b": "6.12"}
+    found = _merge(
+        **{
+            name: result(
+                outcome("hosts.local.features", Status.PASS, environment={"host_kernel": kernel}),
+                environment={"hosts": ["local"]},
+            )
+            for name, kernel in kernels.items()
+        }
+    )
+    assert _statuses(found) == {f"{name}/hosts.local.features": "PASS" for name in kernels}
+
+
+def test_repeats_that_are_left_out_are_told() -> None:
+    """The same test of the same stack twice is shown once, and said to be."""
+    found = _merge(a=result(outcome("t", Status.PASS)), b=result(outcome("t", Status.PASS)))
+    assert _statuses(found) == {"t": "PASS"}
+    (note,) = found.notes
+    assert note.startswith("1 tests, such as 't', are in several of the folders")
+
+
+def test_run_without_results_is_not_green() -> None:
+    """A shard that was killed left a folder; the others' results are there, and a MISS for it."""
+    part = Part(Path("/r/a"), result(outcome("t", Status.PASS)))
+    found = merged([part], ["x"], {Path("/r/b"): "'/r/b' holds no results.json."})
+    assert _statuses(found) == {"t": "PASS", "runs.b": "MISS"}
+    assert found.result.exit_code == 2

@@ -65,6 +65,7 @@ class CheckResult:
         bad_pages: for each RAMBlock the offsets in bytes of pages found wrong, for maps; the first
             BAD_PAGE_LIMIT of them.
         reason: why it was skipped, "" otherwise.
+        known_issue: by which its failure is explained, or which did not show, "" for none.
     """
 
     name: str
@@ -75,6 +76,7 @@ class CheckResult:
     facts: Facts = field(default_factory=dict)
     bad_pages: dict[str, Sequence[int]] = field(default_factory=dict, repr=False)
     reason: str = ""
+    known_issue: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Verdict:
                 "facts": check.facts,
                 "ranges": [dict(vars(found)) for found in group_ranges(check.bad_pages, self.page_size)],
                 "violations": [_without_none(vars(violation)) for violation in check.violations],
+                **({"known_issue": check.known_issue} if check.known_issue else {}),
             }
             for check in self.checks
         ]

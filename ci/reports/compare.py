@@ -14,6 +14,7 @@ from tests_functional.scenarios.outcome import Outcome
 COMPARE_SCHEMA = 1
 _FAILED = (Status.FAIL,)
 _BROKEN = (Status.ERROR, Status.MISS)
+_RIGHT = (Status.PASS, Status.DONE, Status.XPASS)
 _GOOD = (Status.PASS, Status.DONE, Status.XFAIL, Status.XPASS)
 _ENVIRONMENT = ("qemu", "host_kernel", "host_architecture", "host_cpus", "accelerator", "guest_image_digest")
 # Times of these are not of one kind, so that none is slower than the other.
@@ -113,10 +114,12 @@ KINDS: dict[str, Callable[[Status | None, Status | None], bool]] = {
     "new failures": lambda old, new: new in _FAILED and old not in _FAILED,
     "newly broken": lambda old, new: new in _BROKEN and old not in _BROKEN,
     "new known issues": lambda old, new: old not in (Status.XFAIL, None) and new is Status.XFAIL,
-    "fixed": lambda old, new: old in (*_FAILED, *_BROKEN) and new in (Status.PASS, Status.DONE),
+    "fixed": lambda old, new: old in (*_FAILED, *_BROKEN) and new in _RIGHT,
+    "known issues gone": lambda old, new: old is Status.XFAIL and new in _RIGHT,
     "still failing": lambda old, new: old in _FAILED and new in _FAILED,
     "still broken": lambda old, new: old in _BROKEN and new in _BROKEN,
     "newly skipped": lambda old, new: old not in (Status.SKIP, None) and new is Status.SKIP,
+    "no longer skipped": lambda old, new: old is Status.SKIP and new in _GOOD,
     "gone": lambda old, new: old is not None and new is None,
     "new tests": lambda old, new: old is None and new is not None,
 }

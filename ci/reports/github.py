@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from ci.reports.context import Context
 from ci.reports.result import RunResult
 from ci.reports.text import one_line
-from harness.status import Status
+from harness.status import EXIT_ALL_SKIPPED, Status
 from tests_functional.scenarios.outcome import Outcome
 
 _MOST_BYTES = 900_000
@@ -111,6 +111,9 @@ def github_annotations(result: RunResult, context: Context) -> str:
             names = ", ".join(one_line(outcome.name) for outcome in found[len(shown) :])
             text = f"{len(found) - len(shown)} more: {names}"[:_SENTENCE_LETTERS]
             lines.append(f"::{level} title=snapproof::{_data(text)}")
+    if not result.outcomes or result.exit_code == EXIT_ALL_SKIPPED:
+        said = "All tests were skipped" if result.outcomes else "Nothing ran"
+        lines.append(f"::error title=snapproof::{said}: nothing was tested.")
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from pathlib import Path
 
 from ci.reports.context import Context
-from ci.reports.result import RunResult
+from ci.reports.result import RunResult, parts_of
 from ci.reports.text import log_tail
 from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome
@@ -26,6 +26,7 @@ _ELEMENTS = {
 _MOST_VIOLATIONS = 10
 # GitLab refuses files above 30 MB (docs.gitlab.com, unit test reports); a value says no more in 4 KiB.
 _MOST_LETTERS = 4096
+_CUT = " [cut off here]"
 
 
 def junit_xml(result: RunResult, context: Context) -> str:
@@ -56,7 +57,7 @@ def junit_xml(result: RunResult, context: Context) -> str:
 
 
 def _case(outcome: Outcome, context: Context) -> ET.Element:
-    group, _, _ = outcome.name.rpartition(".")
+    group = ".".join(parts_of(outcome.name)[:-1])
     case = ET.Element(
         "testcase",
         classname=_clean(f"snapproof.{group}" if group else "snapproof"),
@@ -73,18 +74,19 @@ def _case(outcome: Outcome, context: Context) -> ET.Element:
         if element != "skipped":
             detail.set("type", outcome.status.value)
         detail.text = _clean("\n".join(_check_lines(outcome)))
-    ET.SubElement(case, "system-out").text = _clean("\n".join(_output(outcome, context)))
+    ET.SubElement(case, "system-out").text = _output(outcome, context)
     return case
 
 
-def _output(outcome: Outcome, context: Context) -> Iterator[str]:
-    yield _no_attachment(outcome.sentence)
-    yield _no_attachment(f"Files: {outcome.folder}")
+def _output(outcome: Outcome, context: Context) -> str:
+    lines = [outcome.sentence, f"Files: {outcome.folder}"]
+    files: list[Path] = []
     if _ELEMENTS.get(outcome.status) in ("failure", "error"):
-        tail = log_tail(context.folder / outcome.folder / "test.log")
-        yield from map(_no_attachment, tail)
-        # Jenkins (junit-attachments) and GitLab take these from where the job ran.
-        yield from (f"[[ATTACHMENT|{context.from_here(path)}]]" for path in context.files(outcome))
+        lines += log_tail(context.folder / outcome.folder / "test.log")
+        files = context.files(outcome)
+    # Jenkins (junit-attachments) and GitLab take these from where the job ran; half a line is of no use.
+    attachments = [_clean(f"[[ATTACHMENT|{context.from_here(path)}]]") for path in files]
+    return "\n".join([_clean("\n".join(map(_no_attachment, lines))), *attachments])
 
 
 def _no_attachment(line: str) -> str:
@@ -103,4 +105,6 @@ def _check_lines(outcome: Outcome) -> list[str]:
 
 
 def _clean(text: str) -> str:
-    return _FORBIDDEN.sub("?", text[:_MOST_LETTERS])
+    if len(text) > _MOST_LETTERS:
+        text = text[: _MOST_LETTERS - len(_CUT)] + _CUT
+    return _FORBIDDEN.sub("?", text)

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from ci.reports.context import Context
-from ci.reports.result import RunResult
+from ci.reports.result import RunResult, label_of, parts_of
 from ci.reports.text import log_tail, one_line, printable
 from harness.errors import UsageError
 from harness.status import Status
@@ -48,6 +48,12 @@ def kcidb_json(result: RunResult, context: Context) -> str:
         raise UsageError(
             f"KCIDB's ids are ORIGIN:REST without blanks, so '{context.build_id}' is not a build's."
         )
+    stacks = {_stack(outcome) for outcome in result.outcomes} - {()}
+    if context.build_id and len(stacks) > 1:
+        raise UsageError(
+            f"These results are of {len(stacks)} stacks of QEMU and kernel, which cannot all be the build "
+            f"'{context.build_id}'; give results of one for --build-id."
+        )
     document = _Document(result, context)
     for outcome in result.outcomes:
         document.add(outcome)
@@ -60,9 +66,10 @@ class _Document:
     def __init__(self, result: RunResult, context: Context) -> None:
         self._result = result
         self._context = context
-        # The longest first: one may be the beginning of another.
-        self._labels = sorted((label for label in result.environments() if label), key=len, reverse=True)
-        self._run = _digest([result.started, list(result.command), dict(result.environment)])
+        self._labels = list(result.environments())
+        # Not the command: that of a merge says where it went, and those of its shards differ.
+        names = [outcome.name for outcome in result.outcomes]
+        self._run = _digest([result.started, round(result.seconds, 3), names, dict(result.environment)])
         self._known = {issue.id: issue for issue in load_known_issues()}
         self._objects: dict[str, dict[str, dict[str, Any]]] = {
             kind: {} for kind in ("checkouts", "builds", "tests", "issues", "incidents")
@@ -75,10 +82,10 @@ class _Document:
 
     def add(self, outcome: Outcome) -> None:
         """Add a test, and what it ran on and showed."""
-        label = next((name for name in self._labels if outcome.name.startswith(f"{name}/")), "")
+        label = label_of(outcome.name, self._labels)
         build = self._context.build_id or self._build(outcome)
         test = self._id(self._run, outcome.name)
-        path = outcome.name.removeprefix(f"{label}/").replace("/", ".").split(".")
+        path = parts_of(outcome.name.removeprefix(f"{label}/").replace("/", "."))
         names = [_NOT_IN_A_PATH.sub("_", part) or "_" for part in path]
         failed = [check for check in outcome.checks if check["status"] == Status.FAIL.value]
         entry = {
@@ -87,7 +94,7 @@ class _Document:
             "build_id": build,
             "path": ".".join(["snapproof", *names]),
             "comment": one_line(outcome.sentence, _MOST_LETTERS),
-            "status": _STATUSES.get(outcome.status, outcome.status.value),
+            "status": _status(outcome),
             "duration": round(outcome.seconds, 3),
             "environment": {
                 "comment": one_line(label or str(outcome.environment.get("host", ""))),
@@ -102,10 +109,9 @@ class _Document:
             **self._logs(outcome),
         }
         self._objects["tests"][test] = entry
-        for name in sorted(
-            {str(check["known_issue"]) for check in outcome.checks if check.get("known_issue")}
-        ):
-            self._incident(name, test, present=outcome.status is not Status.XPASS)
+        shown, absent = (_issues(outcome, status) for status in (Status.XFAIL, Status.XPASS))
+        for name in sorted(shown | absent):
+            self._incident(name, test, present=name in shown)
 
     def _build(self, outcome: Outcome) -> str:
         """The build of a test's stack."""
@@ -164,6 +170,27 @@ class _Document:
 
     def _id(self, *parts: Any) -> str:
         return f"{self._context.origin}:{_digest(parts)}"
+
+
+def _stack(outcome: Outcome) -> tuple[tuple[str, str], ...]:
+    """QEMU and kernel that a test ran on, as far as it says."""
+    return tuple((name, str(outcome.environment[name])) for name in _STACK if name in outcome.environment)
+
+
+def _status(outcome: Outcome) -> str:
+    """That of a test; one issue that did not show does not make another pass that did."""
+    if outcome.status is Status.XPASS and _issues(outcome, Status.XFAIL):
+        return Status.FAIL.value
+    return _STATUSES.get(outcome.status, outcome.status.value)
+
+
+def _issues(outcome: Outcome, status: Status) -> set[str]:
+    """The known issues of the checks with a status."""
+    return {
+        str(check["known_issue"])
+        for check in outcome.checks
+        if check["status"] == status.value and check.get("known_issue")
+    }
 
 
 def _failed(check: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,57 +1,36 @@
 """Several results folders as one: shards of one run, and runs of several machines or QEMUs.
 
-Results are sorted into groups: a group is one run. Shards belong together when they were asked for the same
-(profile, filter, repeat, count), their QEMUs and guests are the same, and no shard is there twice; whole runs
-when all of their environment is the same. Tests of one group are put side by side and must not contradict one
-another.
+Results are sorted into groups: a group is one run (merge_groups). Tests of one group are put side by side and
+must not contradict one another.
 Where there are several groups, the names of all tests begin with a label, so that each name stays unique.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ci.reports.result import RunResult, Selection
+from ci.reports.merge_groups import SAME_SUBJECT, Part, groups_of, stack_of, whole
+from ci.reports.result import RunResult
 from harness.errors import UsageError
 from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.stack_file import STACK_FILE
 
-# What makes two shards parts of one run; kernels of CI systems' hosts may differ a little.
-_SAME_SUBJECT = ("qemu", "guest_image", "guest_image_digest", "host_architecture")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9.+-]+")
-_SAME_STACK = (*_SAME_SUBJECT, "host", "host_kernel", "accelerator")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One of the results that are merged.
-
-    Attributes:
-        folder: its results folder.
-        result: what is in it.
-    """
-
-    folder: Path
-    result: RunResult
-
-    @property
-    def shard(self) -> tuple[int, int] | None:
-        """Number and count of its shard, None for a whole run."""
-        return self.result.selection.shard if self.result.selection else None
 
 
 @dataclass(frozen=True)
 class Move:
-    """Files of a part, and where they go.
+    """Files of a test, and where they go.
 
     Attributes:
-        source: the folder of a test, or a file.
+        source: the folder of a test.
         place: relative to the merged results folder.
     """
 
@@ -65,30 +44,34 @@ class Merged:
 
     Attributes:
         result: of all parts, with an outcome for each shard that is missing.
-        moves: folders of tests, and each QEMU's stack.json.
+        moves: folders of tests.
+        stacks: where each QEMU's stack.json goes, and those of the parts that it is made of.
         notes: what a person should know: what is missing, what differs.
     """
 
     result: RunResult
     moves: tuple[Move, ...]
+    stacks: Mapping[str, tuple[Path, ...]]
     notes: tuple[str, ...]
 
 
-def merged(parts: Sequence[Part], command: Sequence[str]) -> Merged:
+def merged(parts: Sequence[Part], command: Sequence[str], lost: Mapping[Path, str] | None = None) -> Merged:
     """Merge results; at least one.
 
     Args:
         parts: in the order that was given, which is that of the tests.
         command: that does it again.
+        lost: folders of runs that were ended before they had results, each with the sentence that says so.
 
     Raises:
         UsageError: two parts of the same run contradict each other.
     """
-    groups = _groups(parts)
+    groups = groups_of(parts)
     labels = [""] if len(groups) == 1 else _labels([group[0].folder for group in groups])
     outcomes: list[Outcome] = []
     moves: dict[str, Move] = {}
     environment: dict[str, Any] = {}
+    stacks: dict[str, tuple[Path, ...]] = {}
     notes: list[str] = []
     for label, group in zip(labels, groups, strict=True):
         for outcome, source in _one_run(group):
@@ -99,85 +82,43 @@ def merged(parts: Sequence[Part], command: Sequence[str]) -> Merged:
         missing = [_under(label, outcome) for outcome in _missing_shards(group)]
         outcomes += missing
         notes += [f"{outcome.name}: {outcome.sentence}" for outcome in missing]
-        notes += _differences(label, group)
+        notes += _differences(label, group) + _repeats(label, group)
         for name, found in _environment(group).items():
             mine = "/".join(filter(None, (label, name)))
             environment[mine] = found
             place = "/".join(filter(None, (mine, STACK_FILE)))
-            moves[place] = Move(group[0].folder / name / STACK_FILE, place)
+            having = [part.folder for part in group if name in part.result.environments()]
+            stacks[place] = tuple(folder / name / STACK_FILE for folder in having)
+    unknown = _unfinished(lost) if lost else []
+    outcomes += unknown
+    notes += [outcome.sentence for outcome in unknown]
     started, seconds = _span(parts)
-    asked = {_whole(part.result.selection) for part in parts}
+    asked = {whole(part.result.selection) for part in parts}
     selection = asked.pop() if len(groups) == 1 and len(asked) == 1 else None
     result = RunResult(outcomes, started, seconds, command, environment.get("", environment), selection)
-    return Merged(result, tuple(moves.values()), tuple(notes))
-
-
-def _whole(selection: Selection | None) -> Selection | None:
-    """What the whole run was asked for, of which a shard is a part."""
-    return replace(selection, shard=None) if selection else None
-
-
-def _groups(parts: Sequence[Part]) -> list[list[Part]]:
-    """The parts by the run that they belong to."""
-    alike: dict[Any, list[Part]] = {}
-    for part in parts:
-        alike.setdefault(_key(part), []).append(part)
-    groups: list[list[Part]] = []
-    for group in alike.values():
-        numbers = [part.shard for part in group]
-        if numbers[0] is None or len(set(numbers)) == len(numbers):
-            groups.append(group)
-        else:
-            groups += _by_host(group)
-    return groups
-
-
-def _key(part: Part) -> Any:
-    selection = part.result.selection
-    if selection and selection.shard:
-        # A shard may have tests of some of the run's QEMUs only.
-        named = {name: _stack_of(found, _SAME_SUBJECT) for name, found in part.result.environments().items()}
-        return _whole(selection), selection.shard[1], named.get("", "several QEMUs")
-    environments = part.result.environments().items()
-    return tuple((name, _stack_of(found, _SAME_STACK)) for name, found in environments)
-
-
-def _stack_of(environment: Mapping[str, Any], names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(str(environment.get(name)) for name in names)
-
-
-def _by_host(group: Sequence[Part]) -> list[list[Part]]:
-    """Shards of several runs that were asked for the same, by what they ran on."""
-    found: dict[Any, list[Part]] = {}
-    for part in group:
-        hosts = {_stack_of(one, _SAME_STACK) for one in part.result.environments().values()}
-        found.setdefault(frozenset(hosts), []).append(part)
-    for one in found.values():
-        seen: dict[tuple[int, int] | None, Part] = {}
-        for part in one:
-            if part.shard in seen and part.shard:
-                number, count = part.shard
-                raise UsageError(
-                    f"Shard {number}/{count} of the same run is there twice: '{seen[part.shard].folder}' and "
-                    f"'{part.folder}'."
-                )
-            seen[part.shard] = part
-    return list(found.values())
+    return Merged(result, tuple(moves.values()), stacks, tuple(notes))
 
 
 def _one_run(group: Sequence[Part]) -> list[tuple[Outcome, Path]]:
     """The tests of one run, and the results folder that each comes from.
 
     Raises:
-        UsageError: a test is there twice and ended differently.
+        UsageError: a test is there twice and ended differently, or is in two shards.
     """
     found: dict[str, tuple[Outcome, Path]] = {}
+    owner: dict[str, Part] = {}
     for part in group:
         for outcome in part.result.outcomes:
             if outcome.name not in found:
-                found[outcome.name] = outcome, part.folder
+                found[outcome.name], owner[outcome.name] = (outcome, part.folder), part
                 continue
             first, folder = found[outcome.name]
+            if part.shard and owner[outcome.name].shard != part.shard:
+                raise UsageError(
+                    f"The test '{outcome.name}' is in two shards, '{folder}' and '{part.folder}': they were "
+                    "divided from different lists of tests, so some may be in none. Run them with the same "
+                    "snapproof."
+                )
             if first.status is not outcome.status:
                 raise UsageError(
                     f"The test '{outcome.name}' ended as {first.status.value} in '{folder}' and as "
@@ -185,6 +126,19 @@ def _one_run(group: Sequence[Part]) -> list[tuple[Outcome, Path]]:
                     "leave one of them out."
                 )
     return list(found.values())
+
+
+def _repeats(label: str, group: Sequence[Part]) -> list[str]:
+    """What of whole runs is left out, since the same test is there from another one."""
+    names = Counter(outcome.name for part in group for outcome in part.result.outcomes)
+    twice = [name for name, count in names.items() if count > 1]
+    if not twice:
+        return []
+    where = f"{label}: " if label else ""
+    return [
+        f"{where}{len(twice)} tests, such as '{twice[0]}', are in several of the folders, on the same host "
+        "with the same QEMU and with the same status; of each the first is shown."
+    ]
 
 
 def _missing_shards(group: Sequence[Part]) -> list[Outcome]:
@@ -202,6 +156,14 @@ def _missing_shards(group: Sequence[Part]) -> list[Outcome]:
             environment=dict(group[0].result.environment),
         )
         for number in absent
+    ]
+
+
+def _unfinished(lost: Mapping[Path, str]) -> list[Outcome]:
+    """An outcome for each run that left no results: the whole must not look green without it."""
+    return [
+        Outcome(f"runs.{label}", Status.MISS, f"{sentence} Nothing is known of its tests.")
+        for label, sentence in zip(_labels(list(lost)), lost.values(), strict=True)
     ]
 
 
@@ -233,7 +195,7 @@ def _environment(group: Sequence[Part]) -> dict[str, Mapping[str, Any]]:
         for name, environment in part.result.environments().items():
             if name not in found:
                 found[name], first[name] = dict(environment), part
-            if _stack_of(found[name], _SAME_SUBJECT) != _stack_of(environment, _SAME_SUBJECT):
+            if stack_of(found[name], SAME_SUBJECT) != stack_of(environment, SAME_SUBJECT):
                 raise UsageError(
                     f"'{name}' is not the same in '{first[name].folder}' and '{part.folder}': QEMU "
                     f"{found[name].get('qemu')} and {environment.get('qemu')}; they are not parts of one run."

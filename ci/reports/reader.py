@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -12,11 +11,20 @@ from typing import Any
 from ci.reports.result import RESULTS_FILE, SCHEMA_VERSION, RunResult
 from harness.errors import UsageError
 from harness.status import Status
+from tests_functional.scenarios.stack_file import STACK_FILE
 
 # A nightly run of four QEMUs has 6 MiB.
 _MOST_BYTES = 128 << 20
+_MOST_DEPTH = 50
+_MOST_NUMBER, _MOST_COUNT = 1e300, 10**9
+# Thirty years.
+_MOST_SECONDS, _LAST_YEAR = 1e9, 9900
 _STATUSES = {status.value for status in Status}
 _CODES = range(5)
+
+
+class RunUnfinished(UsageError):
+    """There is a results folder, but its run was ended before it had results."""
 
 
 class _WrongShapeError(Exception):
@@ -30,14 +38,18 @@ def load_results(folder: Path) -> RunResult:
         folder: the results folder of a run, or of a merge.
 
     Raises:
+        RunUnfinished: the run was ended before it had any.
         UsageError: there are none, or what is there is not results of this version.
     """
     path = folder / RESULTS_FILE
     try:
+        # Of a pipe nobody writes to there would be no end.
+        if path.is_fifo():
+            raise UsageError(f"'{path}' is a pipe; name the results folder of a run.")
         with path.open("rb") as stream:
             content = stream.read(_MOST_BYTES + 1)
     except FileNotFoundError:
-        raise UsageError(_missing(folder)) from None
+        raise _missing(folder) from None
     except OSError as error:
         raise UsageError(f"'{path}' cannot be read: {error.strerror}.") from error
     if len(content) > _MOST_BYTES:
@@ -49,12 +61,14 @@ def load_results(folder: Path) -> RunResult:
     return _checked(data, path)
 
 
-def _missing(folder: Path) -> str:
+def _missing(folder: Path) -> UsageError:
     if not folder.is_dir():
-        return f"There is no results folder '{folder}'."
-    if (folder / "tests").is_dir():
-        return f"'{folder}' holds no {RESULTS_FILE}: its run was ended before it had written its results."
-    return f"'{folder}' holds no {RESULTS_FILE}; name the results folder of a run."
+        return UsageError(f"There is no results folder '{folder}'.")
+    if any((folder / name).exists() for name in ("tests", STACK_FILE)):
+        return RunUnfinished(
+            f"'{folder}' holds no {RESULTS_FILE}: its run was ended before it had written its results."
+        )
+    return UsageError(f"'{folder}' holds no {RESULTS_FILE}; name the results folder of a run.")
 
 
 def _refuse_constant(name: str) -> float:
@@ -68,6 +82,7 @@ def _checked(data: Any, path: Path) -> RunResult:
         raise UsageError(f"'{path}' {said}; this snapproof reads results of schema {SCHEMA_VERSION}.")
     try:
         _check_result(data)
+        _check_depth(data)
     except _WrongShapeError as error:
         raise UsageError(f"'{path}' is not the results of a run: {error}.") from None
     result = RunResult.from_json(data)
@@ -93,12 +108,29 @@ def _check_result(data: Mapping[str, Any]) -> None:
         _fields("'selection'", data["selection"], {
             "profile": _text, "filter": _text, "repeat": _positive, "shard": _shard,
         })  # fmt: skip
+        if "work" in data["selection"]:
+            _fields("'selection'", data["selection"], {"work": _text})
     names: set[str] = set()
     for number, test in enumerate(data["tests"]):
         _check_test(f"test {number}", test)
         if test["name"] in names:
             raise _WrongShapeError(f"the test '{test['name']}' is in it twice")
         names.add(test["name"])
+
+
+def _check_depth(data: Any) -> None:
+    """Nothing that reads it is to run out of stack."""
+    level = [data]
+    for _ in range(_MOST_DEPTH):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise _WrongShapeError(f"it is nested more than {_MOST_DEPTH} deep")
 
 
 def _check_test(where: str, test: Mapping[str, Any]) -> None:
@@ -144,16 +176,16 @@ def _object(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    # JSON has no infinity, but 1e999 is read as one.
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # JSON has no infinity, but 1e999 is read as one, and a number of any length as an int.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST_NUMBER
 
 
 def _seconds(value: Any) -> bool:
-    return _number(value) and value >= 0
+    return _number(value) and 0 <= value <= _MOST_SECONDS
 
 
 def _positive(value: Any) -> bool:
-    return _whole(value) and value >= 1
+    return _whole(value) and 1 <= value <= _MOST_COUNT
 
 
 def _whole(value: Any) -> bool:
@@ -162,7 +194,8 @@ def _whole(value: Any) -> bool:
 
 def _time(value: Any) -> bool:
     try:
-        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
+        return time is not None and time.tzinfo is not None and 1970 <= time.year <= _LAST_YEAR
     except ValueError:
         return False
 
@@ -193,7 +226,10 @@ def _folder(value: Any) -> bool:
     """Whether a test's folder lies in the results folder, wherever else its text would lead."""
     if not isinstance(value, str):
         return False
-    return "\0" not in value and not value.startswith("/") and ".." not in PurePosixPath(value).parts
+    if value == "":
+        return True
+    parts = PurePosixPath(value).parts
+    return "\0" not in value and not value.startswith("/") and parts != () and ".." not in parts
 
 
 _OF_A_CHECK: dict[str, Callable[[Any], bool]] = {

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,17 @@ from tests_functional.scenarios.outcome import Outcome
 
 SCHEMA_VERSION = 1
 RESULTS_FILE = "results.json"
+
+
+def label_of(name: str, labels: Iterable[str]) -> str:
+    """The label with which a test's name begins, "" for none; one may be the beginning of another."""
+    fitting = (label for label in labels if label and name.startswith(f"{label}/"))
+    return max(fitting, key=len, default="")
+
+
+def parts_of(name: str) -> list[str]:
+    """A test's name without its label in parts; the dot of a version such as 5.10 parts nothing."""
+    return re.split(r"\.(?![0-9])", name)
 
 
 @dataclass(frozen=True)
@@ -23,12 +35,14 @@ class Selection:
         pattern: of `--filter`, "" where none was given.
         repeat: snapshot-restore cycles per test.
         shard: number and count of `--shard`, None where the run was not divided.
+        work: a digest of the names of all its tests, those of the other shards too, "" where it is not known.
     """
 
     profile: str
     pattern: str = ""
     repeat: int = 1
     shard: tuple[int, int] | None = None
+    work: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Its form in results.json."""
@@ -37,13 +51,20 @@ class Selection:
             "filter": self.pattern,
             "repeat": self.repeat,
             "shard": list(self.shard) if self.shard else None,
+            **({"work": self.work} if self.work else {}),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Selection:
         """Read back what `to_json` gave."""
         shard = data["shard"]
-        return cls(data["profile"], data["filter"], data["repeat"], (shard[0], shard[1]) if shard else None)
+        return cls(
+            data["profile"],
+            data["filter"],
+            data["repeat"],
+            (shard[0], shard[1]) if shard else None,
+            data.get("work", ""),
+        )
 
 
 @dataclass(frozen=True)

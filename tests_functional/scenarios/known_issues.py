@@ -102,15 +102,21 @@ def with_known_issues(outcome: Outcome, issues: Sequence[KnownIssue]) -> Outcome
     status = worst(statuses) or outcome.status
     if statuses == [Status(check["status"]) for check in outcome.checks]:
         return outcome
-    known = sorted({check["known_issue"] for check in checks if check.get("known_issue")})
     titles = {issue.id: issue.title for issue in issues}
-    named = "; ".join(f"{name} ({titles[name]})" for name in known)
+    shown, absent = (_named(checks, titles, wanted) for wanted in (Status.XFAIL, Status.XPASS))
     first = next((check for check in checks if Status(check["status"]) is status), None)
     sentence = {
-        Status.XFAIL: f"Known issue {named}; all else is right.",
-        Status.XPASS: f"A known issue did not show: {named}; see docs/findings.md.",
+        Status.XFAIL: f"Known issue {shown}; all else is right.",
+        Status.XPASS: f"A known issue did not show: {absent}; see docs/findings.md."
+        + (f" Another one did: {shown}." if shown else ""),
     }.get(status, _first_sentence(first) or outcome.sentence)
     return replace(outcome, status=status, checks=tuple(checks), sentence=sentence)
+
+
+def _named(checks: Sequence[Mapping[str, Any]], titles: Mapping[str, str], status: Status) -> str:
+    """The issues of the checks with a status."""
+    names = {check["known_issue"] for check in checks if check["status"] == status.value}
+    return "; ".join(f"{name} ({titles[name]})" for name in sorted(names))
 
 
 def _judge(

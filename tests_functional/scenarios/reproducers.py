@@ -102,11 +102,12 @@ def judge_reproducer(issue: KnownIssue, version: str, codes: Sequence[int], said
     reason = f"known issue {issue.id}: {issue.title}"
     if shown == len(codes) or (shown and issue.by_chance):
         failed = judged(name, _EXPLANATION, [f"{issue.id} shows in {shown} of {len(codes)} runs."], facts)
-        return replace(failed, status=Status.XFAIL, reason=reason)
+        return replace(failed, status=Status.XFAIL, reason=reason, known_issue=issue.id)
     if shown:
         sentence = f"{issue.id} shows in {shown} of {len(codes)} runs, and is not said to depend on timing."
         return judged(name, _EXPLANATION, [sentence], facts)
     passed = judged(name, _EXPLANATION, [], facts)
     if seen and not issue.by_chance:
-        return replace(passed, status=Status.XPASS, reason=f"{reason}; it does not show")
+        said = f"{reason}; it does not show"
+        return replace(passed, status=Status.XPASS, reason=said, known_issue=issue.id)
     return passed

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ci.reports.html.bench import bench_view
-from ci.reports.html.checked import clean, tail
+from ci.reports.html.checked import HERE, clean, tail
 from ci.reports.html.page import run_page
 from ci.reports.html.pictures import Pictures
 from ci.reports.html.template import rendered
@@ -15,7 +15,7 @@ from ci.reports.html.template import rendered
 REPORT_FILE = "report.html"
 
 
-def report_html(result: Mapping[str, Any], folder: Path) -> str:
+def report_html(result: Mapping[str, Any], folder: Path, base: str = HERE) -> str:
     """The page of a run.
 
     Nothing in it is fetched from anywhere. All texts are taken for hostile: escaped, cut to a bounded length,
@@ -25,12 +25,13 @@ def report_html(result: Mapping[str, Any], folder: Path) -> str:
         result: the content of results.json; what is missing or of another type is left out.
         folder: the results folder: logs in it are linked if they are there, each test's qmp.jsonl gives the
             timeline of its snapshots, and a bench.json in it is shown too.
+        base: what links to its files begin with; as it is for a page in it.
 
     Returns:
         An HTML document. Where there are many tests, it says what it leaves out.
     """
     pictures = Pictures()
-    return rendered("run.html", page=run_page(result, folder, pictures), missing=pictures.missing)
+    return rendered("run.html", page=run_page(result, folder, pictures, base), missing=pictures.missing)
 
 
 def bench_html(bench: Mapping[str, Any]) -> str:

@@ -80,9 +80,13 @@ def inside(folder: Path, name: object) -> Path | None:
     return path if good else None
 
 
-def link(folder: Path, path: Path) -> str:
-    """A file below the folder as a relative URL, which no name can turn into another kind of URL."""
-    return "./" + quote(path.relative_to(folder).as_posix(), safe="/", errors="surrogateescape")
+HERE = "./"
+"""The base of links in a page that lies in the results folder."""
+
+
+def link(folder: Path, path: Path, base: str) -> str:
+    """A file below the folder as a URL that begins with `base`; no name can turn it into another kind."""
+    return base + quote(path.relative_to(folder).as_posix(), safe="/", errors="surrogateescape")
 
 
 def duration(seconds: float) -> str:

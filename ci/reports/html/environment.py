@@ -8,6 +8,7 @@ from typing import Any
 from ci.reports.html.checked import clean, mapping
 from ci.reports.html.figures import figure_name, figure_text
 from ci.reports.html.views import Column, Table
+from ci.reports.result import label_of
 
 _NAMES = {
     "qemu": "QEMU",
@@ -66,9 +67,8 @@ def column_of(test: Mapping[str, Any], legs: Mapping[str, Mapping[str, Any]]) ->
     """The host stack that a test ran on, its leg's label, and its name without that."""
     name = test.get("name")
     name = name if isinstance(name, str) else ""
-    label, slash, rest = name.partition("/")
-    if not slash or label not in legs:
-        label, rest = "", name
+    label = label_of(name, legs)
+    rest = name.removeprefix(f"{label}/") if label else name
     own = mapping(test.get("environment")) or legs.get(label, {})
     shared = legs.get(label, {})
     qemu = clean(own.get("qemu", shared.get("qemu")), 80).partition(" ")[0]

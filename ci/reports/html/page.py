@@ -38,7 +38,7 @@ _MEANINGS = {
 }
 
 
-def run_page(result: Mapping[str, Any], folder: Path, pictures: Pictures) -> Page:
+def run_page(result: Mapping[str, Any], folder: Path, pictures: Pictures, base: str) -> Page:
     """Everything the page shows of a run; see `report_html` for the arguments."""
     legs = legs_of(mapping(result.get("environment")))
     common = common_to(list(legs.values()))
@@ -49,7 +49,7 @@ def run_page(result: Mapping[str, Any], folder: Path, pictures: Pictures) -> Pag
     legs = {label: {**leg, **_seed(command)} for label, leg in legs.items()}
     tests, columns = _brief(raw, legs)
     shown = _chosen(tests)
-    reading = Reading(folder, command, legs, pictures)
+    reading = Reading(folder, command, legs, pictures, base)
     # Failures first: the charts go to them.
     for test in sorted(shown, key=lambda test: not test.bad):
         complete(test, raw[test.number], reading)
@@ -82,7 +82,7 @@ def run_page(result: Mapping[str, Any], folder: Path, pictures: Pictures) -> Pag
         total=len(tests),
         more_tests=len(tests) - len(shown),
         links=[
-            Link(name, link(folder, folder / name), size_words((folder / name).stat().st_size))
+            Link(name, link(folder, folder / name, base), size_words((folder / name).stat().st_size))
             for name in _FILES
             if (folder / name).is_file()
         ],

@@ -41,12 +41,14 @@ class Reading:
         command: that of the whole run.
         legs: the environment of each leg by its label, which the page has shown already.
         pictures: draws.
+        base: what links to files of the results folder begin with.
     """
 
     folder: Path
     command: Sequence[str]
     legs: Mapping[str, Mapping[str, Any]]
     pictures: Pictures
+    base: str
 
 
 def status_of(value: object) -> str:
@@ -99,7 +101,7 @@ def complete(view: TestView, test: Mapping[str, Any], reading: Reading) -> None:
         if name.rpartition("/")[2] not in SNAPSHOT_FIGURES or "/" not in name
     ]
     view.environment, view.evidence = _environment(test, reading.legs.get(view.leg, {}))
-    view.links = _files(reading.folder, folder) if folder else []
+    view.links = _files(reading.folder, folder, reading.base) if folder else []
     view.command = _command(folder, view, reading)
     view.pictures = [
         picture
@@ -197,7 +199,7 @@ def _environment(
     return shown, [row for row in rows if row[1]]
 
 
-def _files(root: Path, folder: Path) -> list[Link]:
+def _files(root: Path, folder: Path, base: str) -> list[Link]:
     """The files of a test's folder and of the folders in it: logs first."""
     found: list[Path] = []
     try:
@@ -212,7 +214,7 @@ def _files(root: Path, folder: Path) -> list[Link]:
         return [
             Link(
                 clean(path.relative_to(folder).as_posix(), 120),
-                link(root, path),
+                link(root, path, base),
                 size_words(path.stat().st_size),
             )
             for path in found[:_SHOWN_FILES]
@@ -242,6 +244,11 @@ def _command(folder: Path | None, view: TestView, reading: Reading) -> str:
         for line in lines:
             if line.startswith("exec "):
                 return clean(line.removeprefix("exec "), BLOCK)
-    if not reading.command:
+    words = list(map(str, reading.command))
+    if words[1:2] != ["run"]:
+        # Of a merge, whose tests were run elsewhere.
         return ""
-    return clean(shlex.join([*map(str, reading.command), "--filter", view.name]), BLOCK)
+    for option in ("--filter", "--shard"):
+        if option in words:
+            del words[words.index(option) : words.index(option) + 2]
+    return clean(shlex.join([*words, "--filter", view.short]), BLOCK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from tests_functional.scenarios.hosts.plan import BALANCED, Examination, Plan
 from tests_functional.scenarios.hosts.snapshots import Places, Report, save_on_host, snapshot_of
 from tests_functional.scenarios.outcome import Outcome
 from validators.judge import check_file
+from validators.verdict import CheckResult, Verdict
 
 _SAVES_SECONDS = 400.0
 _SETTING_SECONDS = 30.0
@@ -64,6 +66,7 @@ def judge_balanced(plan: Plan, found: Examination, report: Report, moved: int) -
     snapshot = snapshot_of(report, "background", plan.sink(BALANCED))
     assert snapshot is not None, "QEMU accepted the capability a minute ago"
     order = check_file(snapshot.path).check("write-order")
+    checks: list[CheckResult] = []
     status, sentence = (
         Status.PASS,
         f"The snapshot is the guest at T0 while {moved} pages moved between nodes.",
@@ -73,7 +76,9 @@ def judge_balanced(plan: Plan, found: Examination, report: Report, moved: int) -
         status, sentence = Status.FAIL, f"While {moved} pages moved between nodes: {wrong}"
         known = known_as(plan.name, BALANCED, sentence)
         if known:
-            status, sentence = Status.XFAIL, f"{sentence} Known: {known}."
+            status, sentence = Status.XFAIL, f"{sentence} Known: {known.what}."
+        if order is not None:
+            checks = [replace(order, status=status, known_issue=known.issue if known else "")]
     elif not moved:
         status, sentence = Status.SKIP, "The kernel moved no page between its nodes meanwhile."
     snapshot.path.unlink()
@@ -81,6 +86,7 @@ def judge_balanced(plan: Plan, found: Examination, report: Report, moved: int) -
         f"hosts.{plan.name}.{BALANCED}",
         status,
         sentence,
+        checks=json.loads(Verdict(tuple(checks)).to_json())["checks"],
         figures={"pages_moved": moved, "wrong_pages": order.total if order else 0},
         environment=found.environment(),
     )

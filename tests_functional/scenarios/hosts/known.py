@@ -18,12 +18,14 @@ class KnownFailure:
         hosts: names of the hosts on which it was seen.
         step: name of the check that shows it.
         words: regular expression for what that says then.
+        issue: its id in the baseline.
         what: the defect, and what mended it.
     """
 
     hosts: tuple[str, ...]
     step: str
     words: str
+    issue: str
     what: str
 
 
@@ -32,14 +34,15 @@ KNOWN = (
         ("debian-11",),
         "balanced",
         "is newer than T0",
+        "F17",
         "NUMA balancing maps a huge page that it has moved as writable, protected or not (F17)",
     ),
 )
 
 
-def known_as(host: str, step: str, words: str) -> str:
-    """What a failure is known as on a host, empty where it is not."""
+def known_as(host: str, step: str, words: str) -> KnownFailure | None:
+    """What a failure is known as on a host, None where it is not."""
     for known in KNOWN:
         if host in known.hosts and step == known.step and re.search(known.words, words):
-            return known.what
-    return ""
+            return known
+    return None
