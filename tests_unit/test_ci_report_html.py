@@ -108,6 +108,17 @@ def test_matrix_counts_each_test_once_and_leads_to_it(tmp_path: Path) -> None:
     assert set(targets) <= set(page.every("id"))
 
 
+def test_merged_matrix_has_a_row_for_a_group_and_a_column_for_a_stack(tmp_path: Path) -> None:
+    """A merge of two machines' runs of two QEMUs labels with both, with a slash between."""
+    legs = [f"{machine}/{qemu}" for machine in ("x86", "arm64") for qemu in ("d12", "d13")]
+    tests = [values.test(f"{leg}/snapshot.live", "PASS", environment={"qemu": leg}) for leg in legs]
+    made = {**values.run(*tests), "environment": {leg: {"qemu": leg} for leg in legs}}
+    text = report_html(made, tmp_path)
+    table = text[text.index('class="matrix"') : text.index("</table>", text.index('class="matrix"'))]
+    assert table.count("<tr") == 2
+    assert all(leg in table for leg in legs)
+
+
 def test_failure_names_oracle_page_and_command(tmp_path: Path) -> None:
     """The violated check, what it demands, the first violations with place and bytes, and how again."""
     values.fill_folder(tmp_path, "tests/snapshot.live")

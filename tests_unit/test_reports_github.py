@@ -13,6 +13,7 @@ from ci.reports.context import Context
 from ci.reports.github import github_annotations, github_summary
 from ci.reports.text import one_line
 from harness.status import Status
+from tests_functional.scenarios.outcome import Outcome
 from tests_unit.report_results import NASTY, everything, hostile, one_of_each, placed, result
 from tests_unit.scenario_values import outcome
 
@@ -146,3 +147,13 @@ def test_annotations_beyond_ten_are_counted() -> None:
     assert len(found) == 10
     assert found[0][1]["title"] == "snapproof: FAIL b"
     assert found[9][2] == "6 more: a.8, a.9, a.10, a.11, a.12, a.13"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "said"),
+    [([], "Nothing ran"), ([outcome("a", Status.SKIP)], "All tests were skipped")],
+)
+def test_nothing_tested_is_an_error(outcomes: list[Outcome], said: str) -> None:
+    """A step that tested nothing is not green in the margin either."""
+    found = github_annotations(result(*outcomes), Context(Path("results")))
+    assert found == f"::error title=snapproof::{said}: nothing was tested.\n"

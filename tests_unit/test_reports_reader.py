@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
@@ -166,6 +167,16 @@ def test_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "is larger than 3 MiB" in _refused(_file(tmp_path, " " * (3 << 20) + "{}"))
 
 
+def _nested(depth: int) -> dict[str, Any]:
+    return {"x": _nested(depth - 1)} if depth else {}
+
+
+def test_pipe_has_no_end(tmp_path: Path) -> None:
+    """Nobody may ever write to it."""
+    os.mkfifo(tmp_path / "results.json")
+    assert "is a pipe" in _refused(tmp_path)
+
+
 def test_wrong_shapes_are_named(tmp_path: Path) -> None:
     """The sentence says where."""
     placed(tmp_path, everything())
@@ -177,6 +188,9 @@ def test_wrong_shapes_are_named(tmp_path: Path) -> None:
         (("tests", 1, "seconds"), 1e999, "test 1 has a 'seconds' that it cannot have"),
         (("tests", 1, "name"), data["tests"][0]["name"], "the test 'debian-10.0/a.FAIL' is in it twice"),
         (("started",), "yesterday", "it has a 'started' that it cannot have"),
+        (("started",), "9999-12-31T23:59:59+00:00", "it has a 'started' that it cannot have"),
+        (("seconds",), 1e300, "it has a 'seconds' that it cannot have"),
+        (("environment",), _nested(60), "it is nested more than 50 deep"),
     ):  # fmt: skip
         text = json.dumps(_with(data, path, value))
         assert said in _refused(_file(tmp_path, text.replace("Infinity", "1e999")))

@@ -87,6 +87,16 @@ def test_issue_that_does_not_show_is_xpass() -> None:
     assert _judge(_outcome(_check("repetition/a")), replace(_ISSUE, sporadic=True)).status is Status.PASS
 
 
+def test_one_that_does_not_show_hides_none_that_does() -> None:
+    """The sentence says which is which."""
+    other = replace(_ISSUE, id="F2", title="Another", checks=("other/*",))
+    checks = [_check("repetition/a", "It lost page 7."), _check("other/a")]
+    found = with_known_issues(replace(_outcome(checks[0]), checks=checks), [_ISSUE, other])
+    assert found.status is Status.XPASS
+    assert "did not show: F2 (Another)" in found.sentence
+    assert f"Another one did: {_ISSUE.id} (" in found.sentence
+
+
 def test_broken_setup_stays_what_it_is() -> None:
     """ERROR, MISS and SKIP are never explained by a known issue."""
     for status in (Status.ERROR, Status.MISS, Status.SKIP):

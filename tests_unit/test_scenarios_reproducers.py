@@ -52,6 +52,7 @@ def test_verdicts(version: str, codes: tuple[int, int], by_chance: bool, status:
     assert found.status is status
     assert found.name == "findings/F1"
     assert bool(found.violations) == (status in (Status.FAIL, Status.XFAIL))
+    assert (found.known_issue == "F1") == (status in (Status.XFAIL, Status.XPASS))
 
 
 def _with_script(
