@@ -185,9 +185,9 @@ def test_events_come_at_once(tmp_path: Path) -> None:
     with EventStream(str(pipe), print) as stream:
         for number in range(3):
             stream.step(f"Step {number}.")
-            assert turn.acquire(timeout=5)
+            assert turn.acquire(timeout=30)
             assert json.loads(lines[-1])["text"] == f"Step {number}."
-    reader.join(5)
+    reader.join(30)
     assert json.loads(lines[-1])["sentence"] == "The run was broken off."
 
 

@@ -34,7 +34,7 @@ def test_each_event_is_shown_once(tmp_path: Path) -> None:
     log, path = io.StringIO(), tmp_path / "events.jsonl"
     with EventTail(path, Progress(log)):
         _append(path, _event("first"))
-        Deadline(5).wait_for(lambda: "first" in log.getvalue(), "The first event")
+        Deadline(30).wait_for(lambda: "first" in log.getvalue(), "The first event")
         _append(path, _event("second") + _event("last"))
     assert _shown(log) == ["t: first", "t: second", "t: last"]
 
@@ -45,7 +45,7 @@ def test_partial_line_waits_for_its_rest(tmp_path: Path) -> None:
     line = _event("whole")
     with EventTail(path, Progress(log)):
         _append(path, _event("before") + line[:20])
-        Deadline(5).wait_for(lambda: "before" in log.getvalue(), "The first event")
+        Deadline(30).wait_for(lambda: "before" in log.getvalue(), "The first event")
         assert "whole" not in log.getvalue()
         _append(path, line[20:])
     assert _shown(log) == ["t: before", "t: whole"]

@@ -133,7 +133,7 @@ def test_base_class_that_cannot_be_imported(tmp_path: Path) -> None:
 def test_vanished_test_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test killed by SIGKILL ends as ERROR in time, without its snapshot, and takes no other along."""
     # The time-out is all that ends it, and counts from before its interpreter has started.
-    monkeypatch.setattr(avocado_job, "_TASK_GRACE_SECONDS", 5)
+    monkeypatch.setattr(avocado_job, "_TASK_GRACE_SECONDS", 10)
     file = tmp_path / "test_throwaway.py"
     file.write_text(_THROWAWAY)
     folder = tmp_path / "results"

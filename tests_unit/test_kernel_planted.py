@@ -67,7 +67,7 @@ def test_fault_in_the_library_turns_tests_red(
     """One page less, none at all, none released or one more: the tests that must see it do."""
     _require_wp()
     monkeypatch.setattr(Userfaultfd, "write_protect", fault)
-    monkeypatch.setattr(Trial, "patience", 0.5)
+    monkeypatch.setattr(Trial, "patience", 2.0)
     needs.missing_features(0)
     result = run_isolated(_named(slug))
     assert (result.status, reason in result.reason) == ("FAIL", True), result

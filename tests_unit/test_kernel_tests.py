@@ -190,7 +190,7 @@ def test_monitor_that_waits_for_itself() -> None:
         region, _ = trial.protected()
         libc.store(region.address, b"x")
 
-    result = run_isolated(_test(deadlock, features=int(Feature.PAGEFAULT_FLAG_WP), seconds=0.5))
+    result = run_isolated(_test(deadlock, features=int(Feature.PAGEFAULT_FLAG_WP), seconds=2))
     assert result.status == "TIMEOUT"
     assert any("userfault" in note for note in result.notes), result.notes
     assert exit_code([result.status]) == 2

@@ -39,8 +39,9 @@ def _sleeper() -> Iterator[int]:
     """A process that leads its own session, as QEMU does, and has a child.
 
     It is waited for, since a program that has only just begun has more open files than later: its libraries.
+    It ends with a builtin: a shell may become the last program of its script, which begins once more then.
     """
-    command = ["sh", "-c", "sleep 100 & echo begun; sleep 100"]
+    command = ["sh", "-c", "sleep 100 & echo begun; wait"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"begun\n"

@@ -198,6 +198,12 @@ class Userfaultfd:
         argument = abi.Copy(address, source, length, mode, 0)
         return self._fill("UFFDIO_MOVE", abi.UFFDIO_MOVE, argument, "copy", address, length)
 
+    def readable(self, timeout: float | None = None) -> bool:
+        """Whether there is an event to be read, or is one within so many seconds; None waits for ever."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else max(0, math.ceil(timeout * 1000))))
+
     def read_events(self, timeout: float | None = None, most: int = 64) -> list[events.Event]:
         """Wait for events and read them.
 
@@ -211,9 +217,7 @@ class Userfaultfd:
         Raises:
             UserfaultfdError: EINVAL, the descriptor has not been through the handshake.
         """
-        poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
-        if not poll.poll(None if timeout is None else max(0, math.ceil(timeout * 1000))):
+        if not self.readable(timeout):
             return []
         try:
             return events.parse(os.read(self._descriptor, most * abi.MESSAGE_BYTES))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from typing import Any, Callable
 
 from harness.userfaultfd import (
@@ -91,6 +92,16 @@ def next_fault(trial: Trial, uffd: Userfaultfd, doer: Doer | None = None) -> Pag
     if not isinstance(event, PageFault):
         raise CheckFailed(f"The kernel told {event}, expected a page fault.")
     return event
+
+
+def held(trial: Trial, uffd: Userfaultfd, doer: Doer) -> bool:
+    """Whether a thread is held up by a page, rather than having come to its end, whichever comes first."""
+    end = time.monotonic() + trial.patience
+    while doer.waits(0) and time.monotonic() < end:
+        if uffd.readable(0.02):
+            return True
+    # One that does neither is held up, and nobody was told.
+    return uffd.readable(0) or doer.waits(0)
 
 
 def page_of(region: Region, event: PageFault) -> int:

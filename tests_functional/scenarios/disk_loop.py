@@ -109,9 +109,11 @@ class DiskLoop:
         return parse_record(self.shell.check(f"cat {_RECORD}"))
 
     def wait_passes(self, count: int) -> int:
-        """Wait for more passes, but not for ever nor for a loop that has ended; says how many were made."""
-        limit, begin = Deadline(_PATIENCE_SECONDS), self.passes()
+        """Wait for more passes, not for a loop that stands still or has ended; says how many were made."""
+        limit, begin, seen = Deadline(_PATIENCE_SECONDS), self.passes(), 0
         while (made := self.passes() - begin) < count and not limit.expired and not self._ended():
+            if made > seen:
+                limit, seen = Deadline(_PATIENCE_SECONDS), made
             limit.nap(0.1)
         return made
 

@@ -99,7 +99,7 @@ static void release_then_copy(struct tracker *t, uint64_t page)
     for (uint64_t naps = 0; naps < 2 * t->pages && last_word(t, page) == word; naps++)
         nap();
     copy_page(t, page);
-    t->plant = PLANT_NONE;
+    __atomic_store_n(&t->plant, PLANT_NONE, __ATOMIC_SEQ_CST);
 }
 
 /* Saves a page unless it has been; whoever comes second waits for the first. */
@@ -116,7 +116,9 @@ static void save(struct tracker *t, uint64_t page, int by_writer)
         }
         __atomic_store_n(&t->state[page], SAVED, __ATOMIC_SEQ_CST);
     } else {
-        while (__atomic_load_n(&t->state[page], __ATOMIC_SEQ_CST) == SAVING)
+        /* The writer that the plant waits for may have come to this page while it was still protected. */
+        while (__atomic_load_n(&t->state[page], __ATOMIC_SEQ_CST) == SAVING &&
+               __atomic_load_n(&t->plant, __ATOMIC_SEQ_CST) != PLANT_RELEASE_FIRST)
             raw_syscall(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
     }
 }
@@ -141,7 +143,7 @@ static void on_fault(int number, siginfo_t *info, void *context)
         nap();
     } else {
         /* The defect is in the sweep, to which the writer must leave a page. */
-        if (t->plant == PLANT_RELEASE_FIRST)
+        if (__atomic_load_n(&t->plant, __ATOMIC_SEQ_CST) == PLANT_RELEASE_FIRST)
             nap();
         save(t, offset / t->page_bytes, 1);
     }

@@ -49,6 +49,7 @@ def a_waiting_event_makes_calls_say_again(trial: Trial) -> None:
     source = trial.enter(Region.anonymous(PAGE_BYTES))
     source.fill(1)
     with Doer(trial, libc.madvise, region.at(6), PAGE_BYTES, libc.MADV_DONTNEED) as doer:
+        trial.check(uffd.readable(trial.patience), "MADV_DONTNEED was told to nobody.")
         trial.check(doer.waits(), "MADV_DONTNEED went on although nobody has read its event.")
         trial.refuses(errno.EAGAIN, "WRITEPROTECT", uffd.write_protect, region.address, PAGE_BYTES)
         for name, call in (

@@ -17,7 +17,7 @@ from validators.trackers import stores
 from ..memory import ANON, ANON_THP, ANON_ZERO, HUGETLB, MEMFD, SHMEM
 from ..needs import missing_need
 from ..registry import feature_test
-from ..traps import LATE, Doer, next_fault, page_of, release, write_waits
+from ..traps import LATE, Doer, held, next_fault, page_of, release, write_waits
 from ..trial import Trial
 from ..uring import Uring
 
@@ -86,7 +86,7 @@ def a_long_read_waits_for_each_page(trial: Trial) -> None:
     os.write(sink, b"L" * length)
     with Doer(trial, libc.LIBC.read, source, ctypes.c_void_p(region.at(2)), length) as doer:
         seen = []
-        while doer.waits(0.05):
+        while held(trial, uffd, doer):
             page = page_of(region, next_fault(trial, uffd, doer))
             trial.intact(region, [page])
             seen.append(page)
@@ -181,7 +181,9 @@ def a_pinned_buffer_is_not_protected(trial: Trial) -> None:
     uffd.register(region.address, region.length)
     uffd.write_protect(region.address, region.length)
     with Doer(trial, _fixed, ring, _file(), region) as doer:
-        trial.check(not doer.waits(1.0), "A read into a pinned buffer waits; it is documented not to.")
+        trial.check(
+            not doer.waits(trial.patience), "A read into a pinned buffer waits; it is documented not to."
+        )
         trial.equal(doer.finish(), PAGE_BYTES, "What io_uring returned")
     trial.equal(uffd.read_events(0), [], "What was told")
     trial.equal(region.load(2 * PAGE_BYTES, PAGE_BYTES), b"U" * PAGE_BYTES, "The protected page")

@@ -10,7 +10,7 @@ from harness.userfaultfd import libc
 
 from ..memory import ANON, ANON_THP, HUGETLB, SHMEM
 from ..registry import feature_test
-from ..traps import LATE, Doer, next_fault, release, write_waits
+from ..traps import LATE, Doer, held, next_fault, release, write_waits
 from ..trial import Trial
 
 _NEEDS = ("kernel-faults",)
@@ -51,7 +51,7 @@ def a_write_by_force_leaks_nothing(trial: Trial) -> None:
     region, uffd = trial.protected()
     memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
     with Doer(trial, os.pwrite, memory, LATE, region.at(2)) as doer:
-        if doer.waits():
+        if held(trial, uffd, doer):
             next_fault(trial, uffd, doer)
             trial.intact(region, [2])
             release(uffd, region, 2)

@@ -21,7 +21,17 @@ from harness.userfaultfd import (
 
 from ..memory import ANON, ANON_THP, HUGE, HUGETLB, MEMFD, PROTECTABLE, SHMEM, SMALL
 from ..registry import KnownIssue, feature_test
-from ..traps import LATE, Doer, marked, next_fault, pagemap_has_bit, release, write_passes, write_waits
+from ..traps import (
+    LATE,
+    Doer,
+    held,
+    marked,
+    next_fault,
+    pagemap_has_bit,
+    release,
+    write_passes,
+    write_waits,
+)
 from ..trial import Trial
 
 _MAPPED = tuple(kind for kind in PROTECTABLE if not kind.zero)
@@ -279,11 +289,12 @@ def a_punched_hole_is_empty_and_can_be_written(trial: Trial) -> None:
     )
     trial.equal(region.load(2 * size, 16), bytes(16), "A page that was punched out")
     with Doer(trial, libc.store, region.at(2), LATE) as doer:
-        events = uffd.read_events(0.2)
-        if events:
+        waited = held(trial, uffd, doer)
+        if waited:
+            next_fault(trial, uffd, doer)
             release(uffd, region, 2)
         doer.finish()
-    trial.note("the write was held" if events else "the write was not held")
+    trial.note("the write was held" if waited else "the write was not held")
     trial.equal(region.load(2 * size, len(LATE)), LATE, "What was written")
     write_waits(trial, region, uffd, 3)
 
