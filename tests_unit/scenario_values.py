@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,8 +149,9 @@ class StandInAgent:
 
 
 def stand_in_guest(*answers: AgentStatus | SnapproofError) -> Guest:
-    """A guest without a machine, whose agent answers so."""
-    return cast(Guest, SimpleNamespace(agent=StandInAgent(*answers), machine=None))
+    """A guest whose agent answers so, and whose QEMU is this process."""
+    machine = SimpleNamespace(process=SimpleNamespace(pid=os.getpid()))
+    return cast(Guest, SimpleNamespace(agent=StandInAgent(*answers), machine=machine))
 
 
 def sentences(result: CheckResult) -> list[str]:

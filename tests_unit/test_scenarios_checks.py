@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from tests_functional.scenarios import source_checks
 from tests_functional.scenarios.checks import skipped
 from tests_functional.scenarios.guest import Guest
 from tests_functional.scenarios.host_watch import HostState
+from tests_functional.scenarios.known_issues import load_known_issues
 from tests_functional.scenarios.offline_checks import Instant, instant, judge_oracles
 from tests_functional.scenarios.snapshot import Flow
 from tests_functional.scenarios.source_checks import Baseline, judge_overlap, judge_source, judge_stall
@@ -170,6 +172,11 @@ def test_source_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     results = _judged(monkeypatch, guest, replace(HOST, processes=(*HOST.processes, SINK)))
     (sentence,) = sentences(results["source-guest"])
     assert sentence.endswith("does not answer: The guest does not answer over SSH.")
+    (issue,) = [issue for issue in load_known_issues() if issue.id == "F9"]
+    assert not re.search(issue.probe, "QEMU says that the source guest runs, but it does not answer: No.")
+    monkeypatch.setattr(source_checks, "held_up_words", lambda _pid: "; 'CPU 0/TCG' waits in a page fault")
+    (sentence,) = sentences(_judged(monkeypatch, guest)["source-guest"])
+    assert re.search(issue.probe, sentence)
     assert "source-latency" not in results
     assert results["host"].status is Status.FAIL
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
+from harness.held_up import held_up_words
 from harness.ram import write_protected_pages
 from tests_functional.scenarios.agent import AgentStatus
 from tests_functional.scenarios.checks import judged, skipped
@@ -58,7 +59,8 @@ def judge_source(guest: Guest, before: Baseline) -> list[CheckResult]:
     try:
         status = _settled(guest)
     except SnapproofError as error:
-        sentence = f"QEMU says that the source guest runs, but it does not answer: {error.sentence}"
+        why = f"{error.sentence.rstrip('.: ')}{held_up_words(guest.machine.process.pid)}"
+        sentence = f"QEMU says that the source guest runs, but it does not answer: {why}."
         return [judged("source-guest", _SOURCE, [sentence]), _unprotected(guest), _host(guest, before)]
     problems = []
     if status.errors:
