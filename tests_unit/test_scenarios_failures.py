@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -14,11 +15,19 @@ from typing import Any, cast
 import pytest
 
 from harness.errors import NotApplicable
+from harness.machine import Machine
 from harness.status import Status
+from tests_functional.scenarios.agent import AgentWindow
 from tests_functional.scenarios.failures import afterwards
 from tests_functional.scenarios.failures.afterwards import Group
 from tests_functional.scenarios.failures.cases import CANCEL, DESCRIPTORS, SINKS, Case
-from tests_functional.scenarios.failures.ending import Ending, judge_ending, resumed_problems, written_least
+from tests_functional.scenarios.failures.ending import (
+    Ending,
+    judge_ending,
+    judge_resumed,
+    resumed_problems,
+    written_least,
+)
 from tests_functional.scenarios.failures.kill import left_problems
 from tests_functional.scenarios.failures.means import (
     Place,
@@ -157,3 +166,15 @@ def test_snapshot_that_a_failure_made_impossible(tmp_path: Path, monkeypatch: py
     assert found.name == f"failures/{SINKS[0].name}/next"
     assert sentences(found) == ["It is not possible any more: QEMU refuses background-snapshot on this host."]
     assert group.last is None
+
+
+def test_qemu_whose_memory_is_gone_has_ended() -> None:
+    """It is alive until it is waited for, and its memory goes first."""
+
+    class Gone:
+        def steps(self) -> tuple[int, ...]:
+            raise ProcessLookupError(errno.ESRCH, "No such process", "/proc/1/mem")
+
+    machine = cast(Machine, SimpleNamespace(alive=lambda: True))
+    (sentence,) = sentences(judge_resumed(_CASE, machine, cast(AgentWindow, Gone())))
+    assert sentence == "QEMU has ended by itself."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,10 +110,9 @@ def judge_resumed(case: Case, machine: Machine, window: AgentWindow) -> CheckRes
             status, written_least(before, after), held_up_words(machine.process.pid) if limit.expired else ""
         )
     except (SnapproofError, OSError) as error:
-        words = (
-            f"QEMU or its monitor is not well: {error}" if machine.alive() else "QEMU has ended by itself."
-        )
-        problems.append(words)
+        # A process that is ending has no memory any more before it has ended.
+        ended = not machine.alive() or (isinstance(error, OSError) and error.errno == errno.ESRCH)
+        problems.append("QEMU has ended by itself." if ended else f"QEMU or its monitor is not well: {error}")
     facts = {"seconds": round(time.monotonic() - begun, 3)}
     return judged(f"failures/{case.name}/resumes", _RESUMES, problems, facts)
 
