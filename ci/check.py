@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from tests_functional.scenarios.outcome import write_atomically
 from validators.extract import extract
 from validators.judge import check_file
 from validators.page_map import svg_map, terminal_map
-from validators.verdict import Verdict
+from validators.verdict import Verdict, checks_json
 
 _STDIN = Path("-")
 
@@ -143,7 +142,7 @@ def _extract(path: Path, arguments: argparse.Namespace) -> bool:
 def _print(path: Path, verdict: Verdict) -> None:
     for name, value in verdict.facts.items():
         print(f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
-    for entry in json.loads(verdict.to_json())["checks"]:
+    for entry in checks_json(verdict.checks):
         if entry["status"] == Status.PASS.value:
             print(f"      PASS {entry['name']}: {entry['explanation']}")
         else:

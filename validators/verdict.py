@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -130,6 +131,12 @@ class Verdict:
         ]
         content = {"version": 1, "status": self.status.value, "facts": self.facts, "checks": checks}
         return json.dumps(content, indent=1)
+
+
+def checks_json(checks: Iterable[CheckResult]) -> list[dict[str, Any]]:
+    """Checks in their JSON form, as plain values."""
+    forms: list[dict[str, Any]] = json.loads(Verdict(tuple(checks)).to_json())["checks"]
+    return forms
 
 
 class Tally:

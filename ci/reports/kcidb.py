@@ -20,7 +20,7 @@ from ci.reports.result import RunResult, label_of, parts_of
 from ci.reports.text import log_tail, one_line, printable
 from harness.errors import UsageError
 from harness.status import Status
-from tests_functional.scenarios.known_issues import load_known_issues
+from tests_functional.scenarios.known_issues import issues_of, load_known_issues
 from tests_functional.scenarios.outcome import Outcome
 
 _VERSION = {"major": 5, "minor": 3}
@@ -109,7 +109,7 @@ class _Document:
             **self._logs(outcome),
         }
         self._objects["tests"][test] = entry
-        shown, absent = (_issues(outcome, status) for status in (Status.XFAIL, Status.XPASS))
+        shown, absent = (issues_of(outcome.checks, status) for status in (Status.XFAIL, Status.XPASS))
         for name in sorted(shown | absent):
             self._incident(name, test, present=name in shown)
 
@@ -179,18 +179,9 @@ def _stack(outcome: Outcome) -> tuple[tuple[str, str], ...]:
 
 def _status(outcome: Outcome) -> str:
     """That of a test; one issue that did not show does not make another pass that did."""
-    if outcome.status is Status.XPASS and _issues(outcome, Status.XFAIL):
+    if outcome.status is Status.XPASS and issues_of(outcome.checks, Status.XFAIL):
         return Status.FAIL.value
     return _STATUSES.get(outcome.status, outcome.status.value)
-
-
-def _issues(outcome: Outcome, status: Status) -> set[str]:
-    """The known issues of the checks with a status."""
-    return {
-        str(check["known_issue"])
-        for check in outcome.checks
-        if check["status"] == status.value and check.get("known_issue")
-    }
 
 
 def _failed(check: Mapping[str, Any]) -> dict[str, Any]:

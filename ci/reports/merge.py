@@ -105,27 +105,26 @@ def _one_run(group: Sequence[Part]) -> list[tuple[Outcome, Path]]:
     Raises:
         UsageError: a test is there twice and ended differently, or is in two shards.
     """
-    found: dict[str, tuple[Outcome, Path]] = {}
-    owner: dict[str, Part] = {}
+    found: dict[str, tuple[Outcome, Part]] = {}
     for part in group:
         for outcome in part.result.outcomes:
             if outcome.name not in found:
-                found[outcome.name], owner[outcome.name] = (outcome, part.folder), part
+                found[outcome.name] = outcome, part
                 continue
-            first, folder = found[outcome.name]
-            if part.shard and owner[outcome.name].shard != part.shard:
+            first, owner = found[outcome.name]
+            if part.shard and owner.shard != part.shard:
                 raise UsageError(
-                    f"The test '{outcome.name}' is in two shards, '{folder}' and '{part.folder}': they were "
-                    "divided from different lists of tests, so some may be in none. Run them with the same "
-                    "snapproof."
+                    f"The test '{outcome.name}' is in two shards, '{owner.folder}' and '{part.folder}': they "
+                    "were divided from different lists of tests, so some may be in none. Run them with the "
+                    "same snapproof."
                 )
             if first.status is not outcome.status:
                 raise UsageError(
-                    f"The test '{outcome.name}' ended as {first.status.value} in '{folder}' and as "
+                    f"The test '{outcome.name}' ended as {first.status.value} in '{owner.folder}' and as "
                     f"{outcome.status.value} in '{part.folder}', on the same host with the same QEMU; "
                     "leave one of them out."
                 )
-    return list(found.values())
+    return [(outcome, part.folder) for outcome, part in found.values()]
 
 
 def _repeats(label: str, group: Sequence[Part]) -> list[str]:

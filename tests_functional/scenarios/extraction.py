@@ -19,7 +19,7 @@ from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow, Snapshot, restore_uri, take
 from validators.extract import extract
-from validators.verdict import CheckResult, Verdict
+from validators.verdict import CheckResult, checks_json
 
 _NAME = "extracted-ram"
 _EXPLANATION = "RAM extracted from the file equals, byte for byte, what QEMU holds after restoring it."
@@ -53,7 +53,7 @@ def _compare(run: Run, flow: Flow) -> Outcome:
         status=check.status,
         sentence=sentence,
         seconds=time.monotonic() - begun,
-        checks=json.loads(Verdict((check,)).to_json())["checks"],
+        checks=checks_json([check]),
         figures=check.facts,
         environment=run.environment(),
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from harness.status import Status, worst
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
-from validators.verdict import CheckResult, Verdict
+from validators.verdict import CheckResult, checks_json
 
 
 def outcome_of(
@@ -33,7 +32,7 @@ def outcome_of(
         status=status,
         sentence=_sentence(status, checks, holds),
         seconds=seconds,
-        checks=json.loads(Verdict(tuple(checks)).to_json())["checks"],
+        checks=checks_json(checks),
         figures=dict(figures or {}),
         environment=run.environment(),
     )

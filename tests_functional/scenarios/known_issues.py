@@ -113,10 +113,17 @@ def with_known_issues(outcome: Outcome, issues: Sequence[KnownIssue]) -> Outcome
     return replace(outcome, status=status, checks=tuple(checks), sentence=sentence)
 
 
+def issues_of(checks: Sequence[Mapping[str, Any]], status: Status) -> set[str]:
+    """Ids of the known issues of checks with a status: XFAIL for those that show, XPASS for the others."""
+    return {
+        str(check["known_issue"])
+        for check in checks
+        if check["status"] == status.value and check.get("known_issue")
+    }
+
+
 def _named(checks: Sequence[Mapping[str, Any]], titles: Mapping[str, str], status: Status) -> str:
-    """The issues of the checks with a status."""
-    names = {check["known_issue"] for check in checks if check["status"] == status.value}
-    return "; ".join(f"{name} ({titles[name]})" for name in sorted(names))
+    return "; ".join(f"{name} ({titles[name]})" for name in sorted(issues_of(checks, status)))
 
 
 def _judge(

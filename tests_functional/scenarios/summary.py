@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from tests_functional.scenarios.checks import judged
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow, Snapshot
-from validators.verdict import CheckResult, Verdict
+from validators.verdict import CheckResult, Verdict, checks_json
 
 _STUN = "A background snapshot stuns the guest at least 20 times shorter than stop-and-save does."
 _STUN_RATIO = 20.0
@@ -49,9 +48,9 @@ def summary(
     checks = [
         {**check, "name": f"{cycle.label}/{check['name']}"}
         for cycle in cycles
-        for check in json.loads(cycle.verdict.to_json())["checks"]
+        for check in checks_json(cycle.verdict.checks)
     ]
-    checks += json.loads(Verdict(tuple(comparison)).to_json())["checks"]
+    checks += checks_json(comparison)
     status = worst(Status(check["status"]) for check in checks) or Status.ERROR
     figures = {f"{cycle.label}/{name}": value for cycle in cycles for name, value in _figures(cycle).items()}
     for check in comparison:

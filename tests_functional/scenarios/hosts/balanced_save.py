@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +14,7 @@ from tests_functional.scenarios.hosts.plan import BALANCED, Examination, Plan
 from tests_functional.scenarios.hosts.snapshots import Places, Report, save_on_host, snapshot_of
 from tests_functional.scenarios.outcome import Outcome
 from validators.judge import check_file
-from validators.verdict import CheckResult, Verdict
+from validators.verdict import CheckResult, checks_json
 
 _SAVES_SECONDS = 400.0
 _SETTING_SECONDS = 30.0
@@ -86,7 +85,7 @@ def judge_balanced(plan: Plan, found: Examination, report: Report, moved: int) -
         f"hosts.{plan.name}.{BALANCED}",
         status,
         sentence,
-        checks=json.loads(Verdict(tuple(checks)).to_json())["checks"],
+        checks=checks_json(checks),
         figures={"pages_moved": moved, "wrong_pages": order.total if order else 0},
         environment=found.environment(),
     )

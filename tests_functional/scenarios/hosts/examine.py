@@ -32,7 +32,7 @@ from tests_functional.scenarios.hosts.snapshots import (
     snapshot_of,
 )
 from tests_functional.scenarios.outcome import Outcome, from_error
-from validators.verdict import CheckResult, Verdict
+from validators.verdict import CheckResult, Verdict, checks_json
 
 _TESTS_SECONDS = 900.0
 _SAVES_SECONDS = 400.0
@@ -226,6 +226,6 @@ def _outcome(
         status,
         sentence,
         seconds,
-        checks=json.loads(verdict.to_json())["checks"],
+        checks=checks_json(verdict.checks),
         environment=found.environment(),
     )
