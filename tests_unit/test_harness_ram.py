@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from harness.ram import parse_places, parse_ramblocks
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+
+from harness import ram
+from harness.machine import Machine
+from harness.ram import RamBlock, in_place, parse_places, parse_ramblocks, populated_bytes, read_present
+from harness.userfaultfd import libc
 
 _QEMU_10 = """              Block Name    PSize              Offset               Used              Total                HVA  RO
                   pc.ram    4 KiB  0x0000000000000000 0x0000000020000000 0x0000000020000000 0x00007fd963e00000  rw
@@ -47,3 +57,29 @@ def test_places_in_the_memory_tree() -> None:
     assert parse_places(_MTREE, "pc.ram") == [(0, 0), (0x100000, 0x100000)]
     assert parse_places(_MTREE, "pc.bios") == [(0xE0000, 0x20000), (0xFFFC0000, 0)]
     assert parse_places(_MTREE, "pc") == []
+
+
+def test_pagemap_of_a_host_with_large_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pagemap has one entry per page of the host, which is 16 or 64 KiB on some arm64 and ppc64 kernels."""
+    page = 16 << 10
+    present, protected = 1 << 63, 1 << 57
+    block = RamBlock("pc.ram", 4 * page, 0x400000)
+    folder = tmp_path / "proc" / "7"
+    folder.mkdir(parents=True)
+    with (folder / "pagemap").open("wb") as pagemap:
+        pagemap.seek(block.host_address // page * 8)
+        # Behind the block's four entries, those of other memory.
+        entries = [present, 0, present | protected, 0, *[present | protected] * 12]
+        pagemap.write(np.array(entries, dtype="<u8").tobytes())
+    with (folder / "mem").open("wb") as memory:
+        memory.seek(block.host_address)
+        memory.write(b"".join(bytes([number]) * page for number in range(4)))
+    monkeypatch.setattr(libc, "PAGE_BYTES", page)
+    monkeypatch.setattr(ram, "Path", lambda path: tmp_path / str(path).lstrip("/"))
+    monkeypatch.setattr(ram, "ramblocks", lambda _machine: (block,))
+    machine = cast(Machine, SimpleNamespace(process=SimpleNamespace(pid=7)))
+    assert in_place(machine, block).tolist() == [True, False, True, False]
+    assert populated_bytes(machine, block) == 2 * page
+    pieces = [(at - block.host_address, data) for at, data in read_present(machine, block)]
+    assert pieces == [(0, bytes(page)), (2 * page, bytes([2]) * page)]
+    assert ram.write_protected_pages(machine) == 1
