@@ -101,15 +101,15 @@ def test_handshake_happens_once_and_with_what_the_kernel_knows() -> None:
     for features, api in ((0, 0xAB), (1 << 63, abi.UFFD_API)):
         descriptor, _ = create.by_any()
         with Userfaultfd.adopt(descriptor, 0), pytest.raises(UserfaultfdError, match="UFFDIO_API") as caught:
-            create.shake_hands(descriptor, features, api)
+            create.handshake(descriptor, features, api)
         assert caught.value.errno == errno.EINVAL
     descriptor, _ = create.by_any()
     with Userfaultfd.adopt(descriptor, 0):
-        offered, ioctls = create.shake_hands(descriptor)
+        offered, ioctls = create.handshake(descriptor)
         assert offered == offered_features()
         assert {"API", "REGISTER", "UNREGISTER"} <= abi.ioctl_names(ioctls)
         with pytest.raises(UserfaultfdError):
-            create.shake_hands(descriptor)
+            create.handshake(descriptor)
 
 
 def test_missing_feature_is_named() -> None:

@@ -1,11 +1,11 @@
-"""userfaultfd from Python, with ctypes and nothing else.
+"""Use userfaultfd(2) from Python, by ctypes alone.
 
-The package needs Python 3.9 and the standard library, and imports nothing of snapproof but itself, by
-relative names: its folder can be carried to any Linux host and used there. A unit test checks both.
+The package needs Python 3.9 and the standard library, and imports no other module of snapproof, so its folder
+can be copied to any Linux host and used there. Imports inside it are relative. A unit test checks both.
 
-Page faults in memory that was registered are told to a monitor, which resolves them: `Userfaultfd` is the
-descriptor, `Region` memory to use it on, `read_pagemap` and `scan` look at pages from outside. A thread that
-waits for a fault must not hold the interpreter's lock; see `libc`.
+The kernel reports page faults in registered memory to a monitor, which resolves them. `Userfaultfd` is the
+descriptor, `Region` is memory to use it on, and `read_pagemap` and `scan` read the state of pages. A thread
+that waits for a fault must not hold the GIL; see `libc`.
 
     with Region.anonymous(1 << 20) as region, Userfaultfd(Feature.PAGEFAULT_FLAG_WP) as uffd:
         region.fill(0)
@@ -20,12 +20,12 @@ waits for a fault must not hold the interpreter's lock; see `libc`.
 from __future__ import annotations
 
 from .abi import FEATURE_SINCE, FEATURES, FaultFlag, Feature, Mode, feature_names
-from .create import by_any, by_device, by_system_call, offered_features, shake_hands
+from .create import by_any, by_device, by_system_call, handshake, offered_features
 from .descriptor import Userfaultfd
 from .errors import FeatureMissing, UserfaultfdError
 from .events import Event, Fork, PageFault, Remap, Remove, Unmap
 from .libc import PAGE_BYTES
-from .pagemap import Entry, Scan, protected_pages, read_pagemap, scan, scan_supported
+from .pagemap import PagemapEntry, Scan, protected_pages, read_pagemap, scan, scan_supported
 from .probe import UserfaultfdSupport, probe_userfaultfd, refusal_reason
 from .region import Region
 
@@ -33,7 +33,6 @@ __all__ = [
     "FEATURES",
     "FEATURE_SINCE",
     "PAGE_BYTES",
-    "Entry",
     "Event",
     "FaultFlag",
     "Feature",
@@ -41,6 +40,7 @@ __all__ = [
     "Fork",
     "Mode",
     "PageFault",
+    "PagemapEntry",
     "Region",
     "Remap",
     "Remove",
@@ -53,6 +53,7 @@ __all__ = [
     "by_device",
     "by_system_call",
     "feature_names",
+    "handshake",
     "offered_features",
     "probe_userfaultfd",
     "protected_pages",
@@ -60,5 +61,4 @@ __all__ = [
     "refusal_reason",
     "scan",
     "scan_supported",
-    "shake_hands",
 ]

@@ -1,7 +1,8 @@
-"""The kernel's interface to userfaultfd: numbers, bits and layouts, each with the header it is from.
+"""The kernel's userfaultfd ABI: ioctl numbers, feature and mode bits, and structure layouts.
 
-Where no version is given, a name is in linux/userfaultfd.h since Linux 4.11 or before. A name in a header
-says nothing about the running kernel: UFFDIO_REGISTER_MODE_WP is in headers since 4.3 and works since 5.7.
+All of them are from linux/userfaultfd.h unless another header is named. A number in parentheses is the Linux
+version that added a name; a name without one is in the header since 4.11 or earlier. A name in a header says
+nothing about the running kernel: UFFDIO_REGISTER_MODE_WP is in the header since 4.3 and works since 5.7.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ import enum
 import platform
 
 UFFD_API = 0xAA
-"""The magic of UFFDIO_API."""
+"""Value of ``uffdio_api.api`` that UFFDIO_API demands."""
 
 UFFD_USER_MODE_ONLY = 1
-"""Flag of the system call (5.11): faults that the kernel itself takes are not trapped, and fail."""
+"""Flag of userfaultfd(2) (5.11): faults in kernel mode are not reported, they fail with EFAULT."""
 
 USERFAULTFD_IOC_NEW = 0xAA00
-"""ioctl of /dev/userfaultfd (6.1) that makes a descriptor; its argument are the system call's flags."""
+"""ioctl of /dev/userfaultfd (6.1) that creates a userfaultfd; its argument is the flags of userfaultfd(2)."""
 
 
 class Feature(enum.IntFlag):
-    """Bits of ``uffdio_api.features``; `FEATURE_SINCE` has the first kernel of each."""
+    """Bits of ``uffdio_api.features``; `FEATURE_SINCE` has the first kernel version of each."""
 
     PAGEFAULT_FLAG_WP = 1 << 0
     EVENT_FORK = 1 << 1
@@ -62,26 +63,25 @@ FEATURE_SINCE: dict[Feature, str] = {
     Feature.POISON: "6.6",
     Feature.WP_ASYNC: "6.7",
     Feature.MOVE: "6.8",
-    # Offered by Debian's 7.3.4; read-write protection and its asynchronous kind, which is refused without the
-    # first.
+    # Read-write protection and its asynchronous mode, which is refused without RWP; seen in Debian's 7.3.4.
     Feature.RWP: "7.3",
     Feature.RWP_ASYNC: "7.3",
 }
-"""The kernel that each feature came with; distributions carry some back."""
+"""First Linux version with each feature; distributions backport some."""
 
 FEATURES: tuple[str, ...] = tuple(str(feature.name) for feature in FEATURE_SINCE)
-"""Names of the feature bits from bit 0, as in linux/userfaultfd.h (7.3) without UFFD_FEATURE_."""
+"""Names of the feature bits from bit 0, as in linux/userfaultfd.h (7.3), without the prefix UFFD_FEATURE_."""
 
 
 def feature_names(bits: int) -> tuple[str, ...]:
-    """Names of the bits that are set, from bit 0; one that we do not know is called ``BIT_17``."""
+    """Return the names of the bits that are set, from bit 0; ``BIT_<number>`` for an unknown one."""
     return tuple(
         FEATURES[bit] if bit < len(FEATURES) else f"BIT_{bit}" for bit in range(64) if bits >> bit & 1
     )
 
 
 class Mode(enum.IntFlag):
-    """Modes of UFFDIO_REGISTER: which accesses are trapped."""
+    """Modes of UFFDIO_REGISTER: which accesses cause a userfaultfd event."""
 
     MISSING = 1
     WP = 2  # 5.7
@@ -128,7 +128,7 @@ _IOCTL_BITS = {
 
 
 def ioctl_names(bits: int) -> frozenset[str]:
-    """Names of the ioctls in an ``ioctls`` field, e.g. ``{"WAKE", "COPY"}`` for bits 2 and 3."""
+    """Return the names of the ioctls in an ``ioctls`` field, e.g. ``{"WAKE", "COPY"}`` for bits 2 and 3."""
     return frozenset(name for bit, name in _IOCTL_BITS.items() if bits >> bit & 1)
 
 
@@ -136,7 +136,7 @@ _u64 = ctypes.c_uint64
 
 
 class Range(ctypes.Structure):
-    """``struct uffdio_range``: bytes, both multiples of the page size."""
+    """``struct uffdio_range``: address and length in bytes, both multiples of the page size."""
 
     _fields_ = [("start", _u64), ("len", _u64)]
 
@@ -154,7 +154,10 @@ class Register(ctypes.Structure):
 
 
 class Copy(ctypes.Structure):
-    """``struct uffdio_copy``; ``copy`` is bytes done or minus an errno. ``uffdio_move`` (6.8) is the same."""
+    """``struct uffdio_copy``, and ``struct uffdio_move`` (6.8), which has the same layout.
+
+    The kernel sets ``copy`` to the bytes done, or to a negative errno.
+    """
 
     _fields_ = [("dst", _u64), ("src", _u64), ("len", _u64), ("mode", _u64), ("copy", ctypes.c_int64)]
 
@@ -162,7 +165,7 @@ class Copy(ctypes.Structure):
 class Filled(ctypes.Structure):
     """``struct uffdio_zeropage``, ``uffdio_continue`` (5.13) and ``uffdio_poison`` (6.6).
 
-    The last field is called ``zeropage``, ``mapped`` and ``updated``: bytes done, or minus an errno.
+    The last field is called ``zeropage``, ``mapped`` and ``updated`` there: bytes done, or a negative errno.
     """
 
     _fields_ = [("start", _u64), ("len", _u64), ("mode", _u64), ("done", ctypes.c_int64)]
@@ -175,17 +178,17 @@ class WriteProtect(ctypes.Structure):
 
 
 MESSAGE_BYTES = 32
-"""Size of ``struct uffd_msg``, which fs/userfaultfd.c asserts."""
+"""Size of ``struct uffd_msg``, asserted in fs/userfaultfd.c."""
 
 
 def _ioctl(number: int, size: int, direction: int = 3) -> int:
-    """asm-generic/ioctl.h; direction 3 is _IOWR, 2 is _IOR."""
+    """Compose an ioctl request as asm-generic/ioctl.h does; direction 3 is _IOWR, 2 is _IOR."""
     return direction << 30 | size << 16 | UFFD_API << 8 | number
 
 
 UFFDIO_API = _ioctl(0x3F, ctypes.sizeof(Api))
 UFFDIO_REGISTER = _ioctl(0x00, ctypes.sizeof(Register))
-# _IOR, although the kernel reads the range: so it is in the header.
+# The header defines these two with _IOR, although the kernel reads the range.
 UFFDIO_UNREGISTER = _ioctl(0x01, ctypes.sizeof(Range), 2)
 UFFDIO_WAKE = _ioctl(0x02, ctypes.sizeof(Range), 2)
 UFFDIO_COPY = _ioctl(0x03, ctypes.sizeof(Copy))
@@ -208,15 +211,15 @@ SYSTEM_CALLS = {
     "ppc64": 364,
     "ppc64le": 364,
 }
-"""The system call's number by architecture, as `uname -m` gives it (asm/unistd.h)."""
+"""Number of userfaultfd(2) by architecture as `uname -m` prints it (asm/unistd.h)."""
 
 _COMPAT_SYSTEM_CALLS = {"x86_64": 374, "aarch64": 388, "ppc64": 364, "ppc64le": 364}
 
 
 def system_call_number() -> int:
-    """Number of userfaultfd(2) for this process, -1 where we do not know it.
+    """Return the number of userfaultfd(2) for this process, -1 for an architecture not in the table.
 
-    A 32-bit Python under a 64-bit kernel has the number of the 32-bit architecture.
+    A 32-bit Python under a 64-bit kernel needs the number of the 32-bit architecture.
     """
     numbers = (
         SYSTEM_CALLS if ctypes.sizeof(ctypes.c_void_p) == 8 else {**SYSTEM_CALLS, **_COMPAT_SYSTEM_CALLS}

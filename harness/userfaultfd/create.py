@@ -1,4 +1,4 @@
-"""Makes userfaultfds: by system call, for user mode only, or from /dev/userfaultfd; and the handshake."""
+"""Create userfaultfds, by system call or from /dev/userfaultfd, and enable their features (UFFDIO_API)."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from .libc import LIBC, ioctl
 
 DEVICE = "/dev/userfaultfd"
 
-# All our descriptors: poll(2) answers POLLERR for a userfaultfd that blocks.
+# Non-blocking, since poll(2) returns POLLERR for a blocking userfaultfd.
 _FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def by_system_call(*, user_mode_only: bool = False) -> int:
-    """A new descriptor from userfaultfd(2), close-on-exec and non-blocking.
+    """Create a userfaultfd by userfaultfd(2) and return its descriptor, close-on-exec and non-blocking.
 
     Args:
-        user_mode_only: do not trap faults of the kernel itself, such as read(2) into a protected page; these
-            fail instead. Needs no privilege (5.11; before, EINVAL).
+        user_mode_only: do not report faults in kernel mode, such as that of read(2) into a protected page;
+            they fail instead. Needs no privilege (5.11; earlier kernels return EINVAL).
 
     Raises:
-        UserfaultfdError: ENOSYS, the kernel has no userfaultfd or a seccomp filter says so; EPERM, the user
-            has no CAP_SYS_PTRACE and vm.unprivileged_userfaultfd is 0, or a filter forbids it; EINVAL, a flag
-            is not known; EMFILE, ENFILE.
+        UserfaultfdError: ENOSYS, the kernel has no userfaultfd or a seccomp filter hides it; EPERM, the user
+            has no CAP_SYS_PTRACE and vm.unprivileged_userfaultfd is 0, or a seccomp filter forbids the call;
+            EINVAL, the kernel does not know a flag; EMFILE or ENFILE, too many open files.
     """
     number = abi.system_call_number()
     if number < 0:
-        raise UserfaultfdError(errno.ENOSYS, "userfaultfd on an architecture of unknown system calls")
+        raise UserfaultfdError(errno.ENOSYS, "userfaultfd (its number on this architecture is not known)")
     descriptor = int(LIBC.syscall(number, _FLAGS | (abi.UFFD_USER_MODE_ONLY if user_mode_only else 0)))
     if descriptor < 0:
         raise UserfaultfdError(ctypes.get_errno(), "userfaultfd")
@@ -40,10 +40,12 @@ def by_system_call(*, user_mode_only: bool = False) -> int:
 
 
 def by_device(*, user_mode_only: bool = False, path: str = DEVICE) -> int:
-    """A new descriptor from the device (6.1); whoever may open that may trap faults of the kernel too.
+    """Create a userfaultfd from the device (6.1) and return its descriptor.
+
+    A user who may open the device also gets faults in kernel mode.
 
     Raises:
-        UserfaultfdError: ENOENT, there is no such device; EACCES, its permissions do not let us.
+        UserfaultfdError: ENOENT, there is no such device; EACCES, its permissions forbid opening it.
     """
     try:
         device = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -60,13 +62,16 @@ def by_device(*, user_mode_only: bool = False, path: str = DEVICE) -> int:
 
 
 def by_any(*, user_mode_only: bool = False, device: bool = True) -> tuple[int, str]:
-    """A new descriptor, and what made it: the device if we may, else the system call.
+    """Create a userfaultfd from the device, or else by system call.
 
     QEMU (8.0, util/userfaultfd.c) tries both in this order.
 
     Args:
-        user_mode_only: as `by_system_call`.
-        device: whether to try the device, which older QEMUs do not know.
+        user_mode_only: see `by_system_call`.
+        device: whether to try the device; QEMU before 8.0 does not.
+
+    Returns:
+        The descriptor, and what created it: the device's path or ``system call``.
 
     Raises:
         UserfaultfdError: neither works; the error is that of the system call.
@@ -77,20 +82,20 @@ def by_any(*, user_mode_only: bool = False, device: bool = True) -> tuple[int, s
     return by_system_call(user_mode_only=user_mode_only), "system call"
 
 
-def shake_hands(descriptor: int, features: int = 0, api: int = abi.UFFD_API) -> tuple[Feature, int]:
-    """UFFDIO_API: switch features on. It can be called once per descriptor.
+def handshake(descriptor: int, features: int = 0, api: int = abi.UFFD_API) -> tuple[Feature, int]:
+    """Enable features of a userfaultfd by the API handshake (UFFDIO_API), which a descriptor accepts once.
 
     Args:
         descriptor: a new userfaultfd.
-        features: bits to switch on.
-        api: the magic, for tests of wrong ones.
+        features: bits to enable.
+        api: value of ``uffdio_api.api``; tests pass wrong ones.
 
     Returns:
-        The features that the kernel offers, whatever was asked for, and bits of the ioctls.
+        All features that the kernel offers, enabled or not, and the ``ioctls`` field.
 
     Raises:
-        UserfaultfdError: EINVAL, the kernel does not know the magic or a feature, or the descriptor has been
-            through this; EPERM, EVENT_FORK without CAP_SYS_PTRACE.
+        UserfaultfdError: EINVAL, the kernel does not know `api` or a feature, or UFFDIO_API was called
+            before; EPERM, EVENT_FORK without CAP_SYS_PTRACE.
     """
     argument = abi.Api(api, features, 0)
     code = ioctl(descriptor, abi.UFFDIO_API, argument)
@@ -100,34 +105,34 @@ def shake_hands(descriptor: int, features: int = 0, api: int = abi.UFFD_API) -> 
 
 
 def offered_features(*, user_mode_only: bool = False) -> Feature:
-    """What the kernel offers, asked with a descriptor of its own that is closed again.
+    """Return the features that the kernel offers.
 
-    The answer to UFFDIO_API with no features lists all, and a descriptor takes only one UFFDIO_API, so asking
-    costs a descriptor. Asking for an unknown feature would only give EINVAL.
+    UFFDIO_API without features answers with all of them. Since a descriptor accepts only one UFFDIO_API, this
+    opens one for the question and closes it. Asking for an unknown feature would only give EINVAL.
 
     Raises:
-        UserfaultfdError: no descriptor can be had.
+        UserfaultfdError: no userfaultfd can be created.
     """
     descriptor, _ = by_any(user_mode_only=user_mode_only)
     try:
-        return shake_hands(descriptor)[0]
+        return handshake(descriptor)[0]
     finally:
         os.close(descriptor)
 
 
 def with_features(features: int, *, user_mode_only: bool = False) -> int:
-    """A new descriptor that has been through the handshake.
+    """Create a userfaultfd, enable features, and return its descriptor.
 
     Raises:
         FeatureMissing: the kernel does not offer all of them.
-        UserfaultfdError: no descriptor can be had, or the handshake failed.
+        UserfaultfdError: no userfaultfd can be created, or UFFDIO_API failed.
     """
     missing = features & ~int(offered_features(user_mode_only=user_mode_only))
     if missing:
         raise FeatureMissing(errno.EINVAL, missing, " ".join(abi.feature_names(missing)))
     descriptor, _ = by_any(user_mode_only=user_mode_only)
     try:
-        shake_hands(descriptor, features)
+        handshake(descriptor, features)
     except UserfaultfdError:
         os.close(descriptor)
         raise

@@ -1,4 +1,4 @@
-"""What went wrong in a call to userfaultfd, and how much of it was done before."""
+"""The exceptions of this package: which userfaultfd call failed, and the bytes that it had done."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class UserfaultfdError(OSError):
 
     Attributes:
         call: e.g. ``UFFDIO_COPY``.
-        start: address that the call was for, None where it has none.
-        length: bytes from there.
-        output: the ioctl's own result field, None where it has none. The kernel puts minus an errno there,
-            or, with EAGAIN, the bytes that it had done when memory mappings changed under it.
+        start: address of the range that the call was for, None for a call without one.
+        length: bytes of that range.
+        output: the ioctl's own result field, None for an ioctl without one. The kernel puts a negative errno
+            there or, with EAGAIN, the bytes that it had done when memory mappings changed.
     """
 
     def __init__(
@@ -33,15 +33,15 @@ class UserfaultfdError(OSError):
 
     @property
     def done(self) -> int:
-        """Bytes that were done before the error; the caller goes on behind them."""
+        """Bytes done before the error; a caller continues after them."""
         return max(self.output or 0, 0)
 
 
 class FeatureMissing(UserfaultfdError):
-    """The kernel does not offer features that were asked for; EINVAL, as UFFDIO_API itself would say.
+    """The kernel does not offer features that were asked for; its errno is EINVAL, as that of UFFDIO_API.
 
     Attributes:
-        missing: their bits.
+        missing: bits of these features.
     """
 
     def __init__(self, code: int, missing: int, names: str) -> None:

@@ -1,4 +1,4 @@
-"""What a userfaultfd tells its monitor: ``struct uffd_msg`` (linux/userfaultfd.h, 32 bytes, packed)."""
+"""The events read from a userfaultfd: ``struct uffd_msg`` (linux/userfaultfd.h, 32 bytes, packed)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _RANGE = struct.Struct("=B7xQQ8x")
 
 @dataclass(frozen=True)
 class PageFault:
-    """A thread stands still until the fault is resolved or woken.
+    """A page fault (UFFD_EVENT_PAGEFAULT); its thread waits until the page is resolved or the thread woken.
 
     Attributes:
         flags: WRITE for a write access, WP for a write-protected page, MINOR for a page that is in the page
             cache but not mapped; 0 for a read of a missing page.
-        address: the page's first byte; the exact address of the access with EXACT_ADDRESS (5.18). Kernels
-            that do not know that feature may leave low bits in: mask them.
+        address: the page's first byte; with EXACT_ADDRESS (5.18) the exact address of the access. Kernels
+            without that feature may leave low bits set: mask them.
         thread: the thread's id with THREAD_ID (4.14), else 0.
     """
 
@@ -34,10 +34,10 @@ class PageFault:
 
 @dataclass(frozen=True)
 class Fork:
-    """The process forked; the child's memory is registered with a new userfaultfd (EVENT_FORK).
+    """The process forked (EVENT_FORK); the child's memory is registered with a new userfaultfd.
 
     Attributes:
-        descriptor: of the new userfaultfd, ours to close.
+        descriptor: of the new userfaultfd; the reader of the event must close it.
     """
 
     descriptor: int
@@ -45,7 +45,7 @@ class Fork:
 
 @dataclass(frozen=True)
 class Remap:
-    """mremap(2) moved memory (EVENT_REMAP): addresses and bytes."""
+    """mremap(2) moved memory (EVENT_REMAP): two addresses, and a length in bytes."""
 
     source: int
     destination: int
@@ -54,7 +54,7 @@ class Remap:
 
 @dataclass(frozen=True)
 class Remove:
-    """MADV_DONTNEED, MADV_REMOVE or MADV_FREE emptied `start` to below `end` (EVENT_REMOVE)."""
+    """MADV_DONTNEED, MADV_REMOVE or MADV_FREE removed the pages in [start, end) (EVENT_REMOVE)."""
 
     start: int
     end: int
@@ -62,7 +62,7 @@ class Remove:
 
 @dataclass(frozen=True)
 class Unmap:
-    """Addresses from `start` to below `end` were unmapped (EVENT_UNMAP)."""
+    """The addresses [start, end) were unmapped (EVENT_UNMAP)."""
 
     start: int
     end: int
@@ -72,10 +72,10 @@ Event = Union[PageFault, Fork, Remap, Remove, Unmap]
 
 
 def parse(data: bytes) -> list[Event]:
-    """The events in what was read from a userfaultfd.
+    """Parse the bytes read from a userfaultfd into events.
 
     Raises:
-        ValueError: a message of a kind that linux/userfaultfd.h (6.8) does not have.
+        ValueError: an event number is not in linux/userfaultfd.h (6.8).
     """
     return [
         _event(data[offset : offset + abi.MESSAGE_BYTES]) for offset in range(0, len(data), abi.MESSAGE_BYTES)

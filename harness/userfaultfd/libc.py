@@ -1,7 +1,8 @@
-"""The C library by ctypes: calls that fault must be made from here, because they let go of the GIL.
+"""Call C library functions by ctypes: mmap and its relatives, and memory accesses that release the GIL.
 
-A store such as ``view[0] = 1`` on a protected page keeps the interpreter's lock while the thread sleeps in
-the kernel, and the thread that would resolve the fault never runs. Foreign functions release the lock.
+A Python store such as ``view[0] = 1`` to a protected page keeps the GIL while the thread waits in the kernel,
+so the thread that would resolve the fault never runs. Foreign functions release the GIL: every access that
+may fault must go through `store`, `fill` or `load`.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 LIBC.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
 LIBC.syscall.restype = ctypes.c_long
 
-# asm-generic/mman-common.h and linux/mman.h, the same on x86, arm64 and riscv; the module mmap has some since
-# 3.8 and others since 3.10 only.
+# asm-generic/mman-common.h and linux/mman.h; the same on x86, arm64 and riscv. Python's module mmap has some
+# of them since 3.8, but others only since 3.10.
 PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS = 0x01, 0x02, 0x10, 0x20
 MAP_NORESERVE, MAP_POPULATE, MAP_HUGETLB = 0x4000, 0x8000, 0x40000
@@ -52,10 +53,10 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 def checked(result: int, call: str) -> int:
-    """The result of a C function that gives -1 on failure.
+    """Return the result of a C function that returns -1 on failure.
 
     Raises:
-        OSError: it failed; the text names the call.
+        OSError: it is -1; the error has the errno, and its text names the call.
     """
     if result == -1:
         code = ctypes.get_errno()
@@ -64,12 +65,12 @@ def checked(result: int, call: str) -> int:
 
 
 def ioctl(descriptor: int, request: int, argument: Any) -> int:
-    """Hand a structure to the kernel, which may write to it even when it fails; 0, or an errno."""
+    """Pass a structure to an ioctl, which may change it even on failure; return 0 or an errno."""
     return 0 if LIBC.ioctl(descriptor, request, ctypes.byref(argument)) >= 0 else ctypes.get_errno()
 
 
 def mmap(length: int, protection: int, flags: int, descriptor: int = -1, address: int = 0) -> int:
-    """Map memory and return its address; OSError names what failed."""
+    """Map memory and return its address; raise OSError on failure."""
     result = LIBC.mmap(address or None, length, protection, flags, descriptor, 0)
     if result == _FAILED:
         checked(-1, f"mmap of {length:#x} bytes")
@@ -77,12 +78,12 @@ def mmap(length: int, protection: int, flags: int, descriptor: int = -1, address
 
 
 def munmap(address: int, length: int) -> None:
-    """Unmap memory; OSError names the call."""
+    """Unmap memory; raise OSError on failure."""
     checked(LIBC.munmap(address, length), f"munmap of {address:#x}+{length:#x}")
 
 
 def mremap(address: int, length: int, new_length: int, flags: int = MREMAP_MAYMOVE, target: int = 0) -> int:
-    """Resize or move a mapping, to `target` with MREMAP_FIXED, and return its address."""
+    """Resize or move a mapping, to `target` with MREMAP_FIXED, and return its new address."""
     result = LIBC.mremap(address, length, new_length, flags, target or None)
     if result == _FAILED:
         checked(-1, f"mremap of {address:#x}+{length:#x}")
@@ -90,27 +91,27 @@ def mremap(address: int, length: int, new_length: int, flags: int = MREMAP_MAYMO
 
 
 def madvise(address: int, length: int, advice: int) -> None:
-    """Give advice on memory; OSError, EINVAL where the kernel does not know it."""
+    """Give advice on memory; raise OSError on failure, EINVAL where the kernel does not know the advice."""
     checked(LIBC.madvise(address, length, advice), f"madvise {advice} of {address:#x}+{length:#x}")
 
 
 def mprotect(address: int, length: int, protection: int) -> None:
-    """Change a mapping's protection; OSError, ENOMEM at vm.max_map_count mappings."""
+    """Change a mapping's permissions; raise OSError on failure, ENOMEM at vm.max_map_count mappings."""
     checked(LIBC.mprotect(address, length, protection), f"mprotect of {address:#x}+{length:#x}")
 
 
 def store(address: int, data: bytes) -> None:
-    """Write bytes to memory in one foreign call, which may fault; the C library's memcpy."""
+    """Write bytes to memory by one foreign call (memmove), which may fault."""
     ctypes.memmove(address, data, len(data))
 
 
 def fill(address: int, length: int, byte: int) -> None:
-    """Write the same byte `length` times in one foreign call, which may fault."""
+    """Set `length` bytes of memory to `byte` by one foreign call, which may fault."""
     ctypes.memset(address, byte, length)
 
 
 def load(address: int, length: int) -> bytes:
-    """Read bytes from memory in one foreign call, which may fault."""
+    """Read bytes from memory by one foreign call, which may fault."""
     buffer = ctypes.create_string_buffer(length)
     ctypes.memmove(buffer, address, length)
     return buffer.raw

@@ -1,7 +1,7 @@
-"""What the kernel says about pages: /proc/PID/pagemap, and its ioctl PAGEMAP_SCAN.
+"""Read the state of pages from /proc/PID/pagemap, and find pages by its ioctl PAGEMAP_SCAN.
 
-Bits are those of Linux Documentation/admin-guide/mm/pagemap.rst, constants of PAGEMAP_SCAN of linux/fs.h
-(6.7).
+The bits are those of Linux Documentation/admin-guide/mm/pagemap.rst, the constants of PAGEMAP_SCAN those of
+linux/fs.h (6.7). A number in parentheses is the first Linux version.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PM_SCAN_WP_MATCHING = 1
 PM_SCAN_CHECK_WPASYNC = 2
 
 
-class Entry(int):
-    """The 64 bits that pagemap has for one page."""
+class PagemapEntry(int):
+    """The 64-bit entry of one page in pagemap."""
 
     @property
     def present(self) -> bool:
@@ -43,42 +43,42 @@ class Entry(int):
 
     @property
     def swapped(self) -> bool:
-        """Bit 62: it is in swap space, or on its way to elsewhere."""
+        """Bit 62: the page is in swap space, or being migrated."""
         return bool(self >> 62 & 1)
 
     @property
     def shared_or_file(self) -> bool:
-        """Bit 61: it belongs to a file or shared anonymous memory (3.5)."""
+        """Bit 61: the page belongs to a file or to shared anonymous memory (3.5)."""
         return bool(self >> 61 & 1)
 
     @property
     def write_protected(self) -> bool:
-        """Bit 57: userfaultfd protects it (5.14; 0 before, whether it does or not)."""
+        """Bit 57: userfaultfd write-protects the page (5.14; always 0 before)."""
         return bool(self >> 57 & 1)
 
     @property
     def exclusive(self) -> bool:
-        """Bit 56: no other process maps it (4.2)."""
+        """Bit 56: no other process maps the page (4.2)."""
         return bool(self >> 56 & 1)
 
     @property
     def soft_dirty(self) -> bool:
-        """Bit 55: written since the last clear_refs (3.11)."""
+        """Bit 55: the page was written since the last write to clear_refs (3.11)."""
         return bool(self >> 55 & 1)
 
     @property
     def frame(self) -> int:
-        """Bits 0 to 54: the page's frame, 0 without CAP_SYS_ADMIN (4.2) or if it is not present."""
+        """Bits 0 to 54: the page frame number, 0 without CAP_SYS_ADMIN (4.2) or for a page not present."""
         return self & (1 << 55) - 1 if self.present else 0
 
 
-def read_pagemap(address: int, length: int, pid: Pid = "self") -> list[Entry]:
-    """One entry per page of the system's page size, also where huge pages are mapped.
+def read_pagemap(address: int, length: int, pid: Pid = "self") -> list[PagemapEntry]:
+    """Return the pagemap entries of a range: one per page of the system's page size, for huge pages too.
 
     Args:
         address: of the first byte.
-        length: bytes.
-        pid: whose memory it is.
+        length: in bytes.
+        pid: process that owns the memory.
 
     Raises:
         OSError: the file cannot be read; EACCES for another user's process.
@@ -89,11 +89,14 @@ def read_pagemap(address: int, length: int, pid: Pid = "self") -> list[Entry]:
         data = os.pread(descriptor, 8 * count, address // PAGE_BYTES * 8)
     finally:
         os.close(descriptor)
-    return [Entry(value) for (value,) in struct.iter_unpack("=Q", data)]
+    return [PagemapEntry(value) for (value,) in struct.iter_unpack("=Q", data)]
 
 
 def protected_pages(address: int, length: int, pid: Pid = "self") -> list[int]:
-    """Numbers of the pages, from 0 at `address`, that userfaultfd write-protects (5.14; none before)."""
+    """Return the pages of a range that userfaultfd write-protects, by number from 0 at `address`.
+
+    Kernels before 5.14 do not show protection: the list is empty there.
+    """
     return [
         number for number, entry in enumerate(read_pagemap(address, length, pid)) if entry.write_protected
     ]
@@ -119,25 +122,25 @@ class ScanArgument(ctypes.Structure):
 
 
 class PageRegion(ctypes.Structure):
-    """``struct page_region`` (6.7): addresses from `start` to below `end`, and the categories they are in."""
+    """``struct page_region`` (6.7): the addresses [start, end), and the categories of their pages."""
 
     _fields_ = [("start", ctypes.c_uint64), ("end", ctypes.c_uint64), ("categories", ctypes.c_uint64)]
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What PAGEMAP_SCAN found.
+    """The result of PAGEMAP_SCAN.
 
     Attributes:
-        regions: (first address, address behind, categories) in ascending order.
-        walk_end: where the walk ended, which is before the end when there was no more room for regions.
+        regions: (start address, end address, categories) in ascending order.
+        walk_end: address at which the walk ended; below the end of the range when a limit was reached.
     """
 
     regions: tuple[tuple[int, int, int], ...]
     walk_end: int
 
     def pages(self, address: int) -> list[int]:
-        """Numbers of all pages found, counted from 0 at `address`."""
+        """Return the numbers of all pages found, from 0 at `address`."""
         return [
             (place - address) // PAGE_BYTES
             for start, end, _ in self.regions
@@ -157,18 +160,18 @@ def scan(
     most_regions: int = 4096,
     most_pages: int = 0,
 ) -> Scan:
-    """Find pages of this process by category, and in the same step protect what was found (6.7).
+    """Find pages of this process by category, and optionally protect them in the same step (6.7).
 
     Args:
         address: of the first byte.
-        length: bytes.
-        flags: PM_SCAN_WP_MATCHING protects each page found, atomically with looking, so that no write between
-            is lost; PM_SCAN_CHECK_WPASYNC fails where that does not work.
-        mask: categories that a page must be in.
-        any_of: at least one of these, 0 for no such condition.
-        inverted: categories whose meaning is turned round before `mask` and `any_of` are looked at.
-        returned: categories that the answer tells.
-        most_regions: room for so many regions.
+        length: in bytes.
+        flags: PM_SCAN_WP_MATCHING protects each page as it is found, atomically, so that no write in between
+            is lost; PM_SCAN_CHECK_WPASYNC makes the call fail for memory that cannot be protected so.
+        mask: categories that a page must all be in.
+        any_of: categories of which a page must be in at least one; 0 for no such condition.
+        inverted: categories that are inverted before `mask` and `any_of` are applied.
+        returned: categories to report for each region.
+        most_regions: stop after so many regions.
         most_pages: stop after so many pages, 0 for no limit.
 
     Raises:
@@ -202,7 +205,7 @@ def scan(
 
 
 def scan_supported() -> bool:
-    """Whether the kernel has PAGEMAP_SCAN, asked with an empty range: ENOTTY or EINVAL says no."""
+    """Return whether the kernel has PAGEMAP_SCAN, by a scan of an empty range: an error means no."""
     try:
         scan(0, 0, most_regions=1)
     except UserfaultfdError:

@@ -1,4 +1,4 @@
-"""What userfaultfd can do on this host, asked of the kernel itself."""
+"""Find out what userfaultfd can do on this host for this user, by trying it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .errors import UserfaultfdError
 
 @dataclass(frozen=True)
 class UserfaultfdSupport:
-    """What the kernel answered.
+    """What the kernel offers this user.
 
     Attributes:
-        opened_by: ``system call``, ``/dev/userfaultfd``, or empty where neither worked.
-        reason: why a kernel fault can not be trapped, empty where it can.
+        opened_by: ``system call`` or ``/dev/userfaultfd``, empty where neither worked.
+        reason: a sentence that says why faults in kernel mode cannot be trapped, empty where they can.
         features: names of the feature bits that the kernel offers.
     """
 
@@ -28,7 +28,7 @@ class UserfaultfdSupport:
 
     @property
     def write_protect(self) -> bool:
-        """Whether a background snapshot can work: UFFD-WP, for kernel faults too."""
+        """Whether a background snapshot can work: UFFD-WP is offered, for faults in kernel mode too."""
         return bool(self.opened_by) and "PAGEFAULT_FLAG_WP" in self.features
 
 
@@ -36,14 +36,14 @@ def probe_userfaultfd(*, by_device: bool = True) -> UserfaultfdSupport:
     """Open a userfaultfd as QEMU does (8.0, util/userfaultfd.c) and ask for its features.
 
     Args:
-        by_device: whether to try the device, which older QEMUs do not know.
+        by_device: whether to try the device; QEMU before 8.0 does not.
     """
     try:
         descriptor, opened_by = create.by_any(device=by_device)
     except UserfaultfdError as error:
         return UserfaultfdSupport("", refusal_reason(error.errno or 0), ())
     try:
-        features = create.shake_hands(descriptor)[0]
+        features = create.handshake(descriptor)[0]
     except UserfaultfdError as error:
         why = os.strerror(error.errno or 0)
         return UserfaultfdSupport("", f"The kernel refuses UFFDIO_API: {why}.", ())
@@ -53,10 +53,10 @@ def probe_userfaultfd(*, by_device: bool = True) -> UserfaultfdSupport:
 
 
 def refusal_reason(code: int) -> str:
-    """What an errno of userfaultfd(2) means on this host, as a sentence.
+    """Return a sentence that says what an errno of userfaultfd(2) means on this host.
 
-    EPERM can come from the kernel's setting or from a filter; one that also meets a descriptor for user mode
-    only, which needs no privilege, comes from a filter.
+    EPERM can come from a sysctl or from a seccomp filter. If UFFD_USER_MODE_ONLY, which needs no privilege,
+    gets EPERM too, it comes from a filter.
     """
     if code == errno.ENOSYS:
         return "The kernel has no userfaultfd, or a seccomp filter hides it (ENOSYS)."
@@ -66,11 +66,11 @@ def refusal_reason(code: int) -> str:
     try:
         os.close(create.by_system_call(user_mode_only=True))
     except UserfaultfdError as error:
-        # 5.10 has the setting and not the flag, which is EINVAL there.
+        # Linux 5.10 has the sysctl, but not the flag: EINVAL.
         if error.errno != errno.EINVAL or not setting.exists():
             return "A seccomp filter or security module forbids userfaultfd (EPERM)."
     value = setting.read_text().strip() if setting.exists() else "unknown"
     return (
-        f"This user may not trap kernel faults (vm.unprivileged_userfaultfd is {value}); set it to 1, give "
-        "access to /dev/userfaultfd, or run with CAP_SYS_PTRACE."
+        f"This user may not trap faults in kernel mode (vm.unprivileged_userfaultfd is {value}); set it to "
+        "1, give the user access to /dev/userfaultfd, or run with CAP_SYS_PTRACE."
     )

@@ -1,4 +1,4 @@
-"""Memory to try userfaultfd on: a mapping with a known address, of each kind that RAM can be made of."""
+"""Map memory to use userfaultfd on, of each kind that guest RAM can be made of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import TracebackType
 from . import libc
 from .libc import PAGE_BYTES
 
-# linux/memfd.h: MFD_CLOEXEC, MFD_HUGETLB (4.14); the page size's logarithm goes into the bits from 26 on.
+# linux/memfd.h: MFD_CLOEXEC, MFD_HUGETLB (4.14); the binary logarithm of the page size is in bits 26 and up.
 _MFD_CLOEXEC, _MFD_HUGETLB = 1, 4
 _HUGE_SHIFT = 26
 _READ_WRITE = libc.PROT_READ | libc.PROT_WRITE
@@ -20,8 +20,8 @@ class Region:
 
     Attributes:
         address: of its first byte.
-        length: bytes.
-        page_bytes: what its pages are made of: the system's page size, or that of huge pages.
+        length: in bytes.
+        page_bytes: bytes per page: the system's page size, or the huge page size.
         descriptor: of its file or memfd, which the region owns; -1 where it has none.
     """
 
@@ -33,12 +33,12 @@ class Region:
 
     @classmethod
     def anonymous(cls, length: int, *, shared: bool = False, align: int = PAGE_BYTES) -> Region:
-        """Private anonymous memory, or shared, which is shmem; untouched.
+        """Map anonymous memory, private or shared (shmem), and populate none of it.
 
         Args:
-            length: bytes.
-            shared: MAP_SHARED.
-            align: the address is a multiple of it, e.g. 2 MiB for transparent huge pages.
+            length: in bytes.
+            shared: MAP_SHARED instead of MAP_PRIVATE.
+            align: alignment of the address, e.g. 2 MiB for transparent huge pages.
         """
         flags = libc.MAP_ANONYMOUS | (libc.MAP_SHARED if shared else libc.MAP_PRIVATE)
         address = libc.mmap(length + align, _READ_WRITE, flags)
@@ -50,7 +50,7 @@ class Region:
 
     @classmethod
     def memfd(cls, length: int, *, shared: bool = True, huge_bytes: int = 0) -> Region:
-        """Memory of a memfd (3.17), of huge pages of `huge_bytes` bytes where that is not 0 (4.14)."""
+        """Map a new memfd (3.17); of huge pages of `huge_bytes` bytes (4.14) if that is not 0."""
         flags = _MFD_CLOEXEC
         if huge_bytes:
             flags |= _MFD_HUGETLB | (huge_bytes.bit_length() - 1) << _HUGE_SHIFT
@@ -64,7 +64,7 @@ class Region:
 
     @classmethod
     def huge(cls, length: int, huge_bytes: int, *, shared: bool = False) -> Region:
-        """Anonymous memory of reserved huge pages; ENOMEM where there are not enough."""
+        """Map anonymous memory of reserved huge pages; raise OSError, ENOMEM if there are too few."""
         flags = libc.MAP_ANONYMOUS | libc.MAP_HUGETLB | (huge_bytes.bit_length() - 1) << _HUGE_SHIFT
         flags |= libc.MAP_SHARED if shared else libc.MAP_PRIVATE
         return cls(libc.mmap(length, _READ_WRITE, flags), length, huge_bytes)
@@ -73,7 +73,7 @@ class Region:
     def file(
         cls, descriptor: int, length: int, *, shared: bool = False, page_bytes: int = PAGE_BYTES
     ) -> Region:
-        """Memory of an open file, from its beginning; the region owns the descriptor from here on."""
+        """Map an open file from its beginning; the region takes ownership of the descriptor."""
         flags = libc.MAP_SHARED if shared else libc.MAP_PRIVATE
         return cls(libc.mmap(length, _READ_WRITE, flags, descriptor), length, page_bytes, descriptor)
 
@@ -89,7 +89,7 @@ class Region:
         self.close()
 
     def close(self) -> None:
-        """Unmap it, once or more often. Views of it must not be used any more: that ends the process."""
+        """Unmap it; a second call does nothing. Using a view of it afterwards crashes the process."""
         if self.length:
             libc.munmap(self.address, self.length)
             self.length = 0
@@ -99,30 +99,30 @@ class Region:
 
     @property
     def pages(self) -> int:
-        """How many pages of `page_bytes` it has."""
+        """Number of its pages of `page_bytes` bytes."""
         return self.length // self.page_bytes
 
     @property
     def view(self) -> memoryview:
-        """Its bytes, e.g. for ``os.readv(file, [region.view[:4096]])``, which does release the GIL.
+        """Its bytes as a buffer, e.g. for ``os.readv(file, [region.view[:4096]])``, which releases the GIL.
 
-        Indexing it does not: no thread may store into a protected page that way (see `libc`).
+        Indexing the view does not release it: never store into a protected page that way (see `libc`).
         """
         array = (ctypes.c_char * self.length).from_address(self.address)
         return memoryview(array).cast("B")
 
     def at(self, page: int) -> int:
-        """Address of a page."""
+        """Return the address of a page."""
         return self.address + page * self.page_bytes
 
     def load(self, offset: int = 0, length: int | None = None) -> bytes:
-        """Copy bytes out, to its end by default; the GIL is free while a fault is resolved."""
+        """Return bytes from `offset`, up to its end by default. The GIL is released meanwhile."""
         return libc.load(self.address + offset, self.length - offset if length is None else length)
 
     def store(self, offset: int, data: bytes) -> None:
-        """Write bytes; the GIL is free while a fault is resolved."""
+        """Write bytes at `offset`. The GIL is released meanwhile."""
         libc.store(self.address + offset, data)
 
     def fill(self, byte: int) -> None:
-        """Set all bytes, which populates the memory."""
+        """Set all bytes to `byte`, which populates the memory."""
         libc.fill(self.address, self.length, byte)

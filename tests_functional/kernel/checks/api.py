@@ -64,10 +64,10 @@ def a_wrong_handshake_is_refused(trial: Trial) -> None:
         ("All other features at once, known or not,", (1 << 64) - 1 - Feature.EVENT_FORK, abi.UFFD_API),
     ):
         with Userfaultfd.adopt(_descriptor(), 0) as uffd:
-            trial.refuses(errno.EINVAL, what, create.shake_hands, uffd.fileno(), features, magic)
+            trial.refuses(errno.EINVAL, what, create.handshake, uffd.fileno(), features, magic)
     with Userfaultfd.adopt(_descriptor(), 0) as uffd:
-        create.shake_hands(uffd.fileno())
-        trial.refuses(errno.EINVAL, "A second handshake", create.shake_hands, uffd.fileno())
+        create.handshake(uffd.fileno())
+        trial.refuses(errno.EINVAL, "A second handshake", create.handshake, uffd.fileno())
 
 
 @feature_test("R01")

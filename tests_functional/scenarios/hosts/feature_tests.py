@@ -39,7 +39,7 @@ def refusal(action):
 def ask():
     descriptor, _ = create.by_any()
     try:
-        create.shake_hands(descriptor, int(Feature.PAGEFAULT_FLAG_WP))
+        create.handshake(descriptor, int(Feature.PAGEFAULT_FLAG_WP))
     finally:
         os.close(descriptor)
 def register():
