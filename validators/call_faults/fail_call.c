@@ -1,7 +1,7 @@
-/* Counts QEMU's userfaultfd calls by kind, fails one of them with a given errno, or all of some kinds.
+/* Library preloaded into QEMU: counts its userfaultfd calls by kind and makes chosen ones fail with an errno.
  *
- * Preloaded into QEMU. Which calls fail is told through a page shared with the test (control.py has the
- * same layout), so that one QEMU serves any number of cases.
+ * It fails the nth call of a kind, or every call of some kinds, or hides features. The test chooses through a
+ * page that it shares with the library (control.py has the same layout), so one QEMU serves many cases.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -42,14 +42,14 @@ enum kind {
 };
 
 struct control {
-    uint64_t loaded; /* process ids that have this library, the last one */
-    uint64_t kind;   /* which to fail, NONE for none */
-    uint64_t number; /* which of its calls, from 1 */
-    uint64_t error;  /* errno */
-    uint64_t acted;  /* how many were failed */
-    uint64_t calls[KINDS];
-    uint64_t denied[KINDS]; /* errno of every call of a kind, 0 where it may succeed */
-    uint64_t hidden;        /* features that the kernel is not to have */
+    uint64_t loaded; /* id of the last process that loaded this library */
+    uint64_t kind;   /* kind of the one call to fail, NONE for none */
+    uint64_t number; /* which call of that kind, from 1 */
+    uint64_t error;  /* the errno to fail it with */
+    uint64_t acted;  /* number of calls that were changed */
+    uint64_t calls[KINDS];  /* number of calls of each kind */
+    uint64_t denied[KINDS]; /* errno to fail every call of a kind with, 0 to let them pass */
+    uint64_t hidden;        /* feature bits to hide from QEMU */
 };
 
 /* struct uffdio_api */
@@ -65,7 +65,7 @@ struct writeprotect {
     uint64_t mode;
 };
 
-/* struct pollfd; by glibc's <poll.h> GCC believes that poll() does not read it. */
+/* struct pollfd. glibc's <poll.h> cannot be used: its attributes make GCC believe that poll() does not read it. */
 struct polled {
     int fd;
     short events;
@@ -91,7 +91,7 @@ static int fail_with(uint64_t error)
     return 1;
 }
 
-/* Counts a call; true where it is the one to fail, with errno set. */
+/* Counts a call; returns true, with errno set, if it must fail. */
 static int fails(enum kind kind)
 {
     uint64_t number;
@@ -136,7 +136,7 @@ static enum kind kind_of(unsigned long request, const void *argument)
     }
 }
 
-/* Answers as a kernel without the hidden features: unlisted, and EINVAL where they are asked for. */
+/* Answers UFFDIO_API as a kernel without the hidden features: EINVAL if one is asked for, else not listed. */
 static int agree_without(int fd, struct api *asked)
 {
     long result;
@@ -195,13 +195,13 @@ static int is_device(const char *path)
     return *device == *path;
 }
 
-/* Two names of one function where off_t has 64 bits (glibc's <fcntl.h>). */
+/* open() and open64() are the same function where off_t has 64 bits (glibc's <fcntl.h>). */
 int open64(const char *path, int flags, ...)
 {
     va_list arguments;
     int mode;
 
-    /* Where none is given the kernel does not look at it. */
+    /* If the caller gives no mode this reads garbage, which the kernel ignores then. */
     va_start(arguments, flags);
     mode = va_arg(arguments, int);
     va_end(arguments);

@@ -1,6 +1,6 @@
-/* Planted fault: the hundredth fault is told to QEMU five seconds late.
+/* Planted fault: QEMU reads its hundredth userfaultfd event five seconds late.
  *
- * The file is right, but whoever wrote there has waited all the while.
+ * The file is right, but the writer of that page waits all the while.
  */
 #include <stddef.h>
 #include <sys/types.h>

@@ -1,6 +1,6 @@
-/* Planted fault: write protection silently fails for an eighth of guest RAM.
+/* Planted fault: UFFDIO_WRITEPROTECT reports success, but leaves an eighth of guest RAM unprotected.
  *
- * Guest writes to those pages after T0 raise no fault and reach the file.
+ * Guest writes to those pages after T0 cause no fault and reach the file.
  */
 #include "fault.h"
 

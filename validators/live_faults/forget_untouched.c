@@ -1,8 +1,8 @@
 /* Planted fault: pages that the guest never touched are not protected.
  *
- * Linux protects only what is in the page table, and QEMU reads all of RAM first to put zero pages there; this
- * takes them out again. QEMU 6.0-rc did not read (fixed in eeccb99c9d): pages first written after T0 reached the
- * file.
+ * Linux protects only populated pages, so QEMU first reads all of RAM, which maps the zero page everywhere. This
+ * fault unmaps the zero pages again. QEMU 6.0-rc did not read RAM first (fixed in eeccb99c9d): pages that were
+ * first written after T0 reached the file.
  */
 #include "fault.h"
 
@@ -16,7 +16,7 @@ static int is_zero(uint64_t page)
     return 1;
 }
 
-/* Only what is zero: dropped, it reads as before. */
+/* Unmaps the pages that are all zero; they read the same afterwards. */
 static void forget(uint64_t start, uint64_t end)
 {
     uint64_t page = start;

@@ -19,14 +19,14 @@ static long fault(int fd, unsigned long request, struct range *asked)
 {
     if (protects(request, asked))
         saving = 1;
-    /* QEMU registers and unregisters all RAM once before, to see whether it can. */
+    /* Before a save QEMU registers and unregisters all RAM once, to probe whether it can. */
     if (!saving || !is_release(request, asked))
         return pass(fd, request, asked);
     acted();
     return 0;
 }
 
-/* The kernel releases all that a userfaultfd protects when that is closed. */
+/* Not passed on: closing a userfaultfd releases all that it protects. */
 int close(int fd)
 {
     if (saving && fd == userfaultfd)

@@ -1,8 +1,8 @@
-/* Planted fault: faults in the last sixteenth of guest RAM are never told to QEMU.
+/* Planted fault: QEMU gets no events of faults in the last sixteenth of guest RAM.
  *
- * The file is right, but whoever writes there waits until the save comes by in the order of addresses: for nearly
- * all of it. Of the last quarter the wait was seen to be a third of the save, on a host with other work: QEMU saves
- * faster while the guest stands still than afterwards.
+ * The file is right, but a writer there waits until QEMU saves its page in address order: for nearly the whole save.
+ * A larger part would make the wait shorter, since QEMU saves faster while the guest's writers wait than afterwards:
+ * with the last quarter it was seen to be a third of the save, on a host with other work.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -10,7 +10,7 @@
 
 #include "fault.h"
 
-/* linux/userfaultfd.h: struct uffd_msg of 32 bytes, the event first, a fault's address at 16. */
+/* linux/userfaultfd.h: struct uffd_msg has 32 bytes, the event in byte 0, the address of a fault at byte 16. */
 #define MESSAGE_BYTES 32
 #define EVENT_PAGEFAULT 0x12
 #define LAST_SIXTEENTH 60

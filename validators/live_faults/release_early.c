@@ -1,6 +1,6 @@
-/* Planted fault: with each page that was saved, a MiB further on is released that was not.
+/* Planted fault: each release of a saved page also releases 1 MiB, 48 MiB further on, that is not saved yet.
  *
- * Guest writes there raise no fault any more and reach the file.
+ * Guest writes there cause no fault any more and reach the file.
  */
 #include "fault.h"
 

@@ -1,6 +1,6 @@
-/* Planted fault: protecting reports success and does nothing, as a kernel without the feature might.
+/* Planted fault: UFFDIO_WRITEPROTECT reports success and protects nothing, as a broken kernel might.
  *
- * All that the guest writes between T0 and the end reaches the file.
+ * All guest writes between T0 and the save of their page reach the file.
  */
 #include "fault.h"
 

@@ -1,6 +1,6 @@
 /* Planted fault: one saved page of 64 is not released before the whole save ends.
  *
- * The file is right, but whoever writes to such a page waits for the end of the save.
+ * The file is right, but a writer of such a page waits until the save ends.
  */
 #include "fault.h"
 

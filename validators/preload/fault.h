@@ -1,6 +1,6 @@
-/* What all live planted faults share: QEMU's ioctls pass by fault(), and what was done is counted.
+/* Shared by all live planted faults: replaces ioctl() in QEMU, hands each call to fault(), and counts acts.
  *
- * No libc is linked, so that one build loads into a QEMU with any C library.
+ * No libc is linked, so one build loads into a QEMU with any C library.
  */
 #ifndef FAULT_H
 #define FAULT_H
@@ -26,15 +26,15 @@ struct range {
     uint64_t mode;
 };
 
-/* The userfaultfd that guest RAM was registered with, and the largest range of that. */
+/* The userfaultfd that guest RAM is registered with, and the largest range registered: main RAM. */
 static int userfaultfd = -1;
 static struct range guest_ram;
 static uint64_t *acts;
 
-/* Each fault's own: does what QEMU asks of a userfaultfd, or not quite; gives a raw result. */
+/* Defined by each fault: performs an ioctl of QEMU on a userfaultfd, or something else; returns a raw result. */
 static long fault(int fd, unsigned long request, struct range *asked);
 
-/* Counts that the fault did what it is there for: one that never acts must not count as caught or missed. */
+/* Counts one act of the fault. A fault that never acted was neither detected nor missed. */
 static inline void acted(void)
 {
     if (acts)
@@ -46,18 +46,19 @@ static inline long pass(int fd, unsigned long request, const void *argument)
     return raw_syscall(SYS_ioctl, fd, (long)request, (long)argument, 0, 0, 0);
 }
 
-/* Whether this protects guest RAM, or releases a page that has been saved. */
+/* Whether a call protects guest RAM. */
 static inline int protects(unsigned long request, const struct range *asked)
 {
     return request == UFFDIO_WRITEPROTECT && (asked->mode & MODE_WP);
 }
 
+/* Whether a call releases a page that has been saved. */
 static inline int releases_page(unsigned long request, const struct range *asked)
 {
     return request == UFFDIO_WRITEPROTECT && !(asked->mode & MODE_WP) && asked->length < LARGE_BYTES;
 }
 
-/* The share of the largest RAMBlock that lies below an address, in 64ths. */
+/* Position of an address in the largest RAMBlock, in 64ths of its length; 0 outside of it. */
 static inline uint64_t part_of_ram(uint64_t address)
 {
     if (address < guest_ram.start || address >= guest_ram.start + guest_ram.length)

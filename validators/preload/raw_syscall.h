@@ -1,4 +1,4 @@
-/* System calls without a C library, so that one build loads into a QEMU with any. */
+/* System calls without a C library, so that one build loads into a QEMU with any C library. */
 #ifndef RAW_SYSCALL_H
 #define RAW_SYSCALL_H
 
@@ -32,11 +32,11 @@ static inline long raw_syscall(long number, long a, long b, long c, long d, long
                      : "memory");
     return x0;
 #else
-#error "Planted faults know x86_64 and aarch64 only."
+#error "Planted faults support x86_64 and aarch64 only."
 #endif
 }
 
-/* What the C library makes of a raw result: -1 and errno on failure. */
+/* Turns a raw result into the C library's: -1 and errno on failure. */
 static inline long checked(long result)
 {
     if (result < 0 && result > -4096) {

@@ -1,4 +1,4 @@
-/* A page that a preloaded library shares with the test: the file that a variable of the environment names. */
+/* Maps the page that a preloaded library shares with the test: a file named by an environment variable. */
 #ifndef SHARED_PAGE_H
 #define SHARED_PAGE_H
 
@@ -10,7 +10,7 @@
 
 #define SHARED_PAGE_BYTES 4096
 
-/* What follows `variable`, which ends with the '=', in the environment; NULL where it is not there. */
+/* Returns the value of an environment variable, NULL if it is not set. `variable` is its name with the '='. */
 static inline const char *variable_of(char **environment, const char *variable)
 {
     for (; *environment; environment++) {
@@ -24,7 +24,7 @@ static inline const char *variable_of(char **environment, const char *variable)
     return NULL;
 }
 
-/* Maps it; NULL where there is none. */
+/* Maps the file that the variable names; returns NULL if it is not set or the file cannot be mapped. */
 static inline void *shared_page(char **environment, const char *variable)
 {
     const char *path = variable_of(environment, variable);

@@ -1,7 +1,7 @@
-/* Planted slowdown: a save takes a share longer than it would, or the guest stands still for longer at T0.
+/* Planted slowdown: makes a save take a given share longer, or the stun at T0 a given time longer.
  *
- * The snapshot is right all the same. In the thread that writes the stream it sleeps a share of the time that has
- * passed without sleeping since the stream began, so that the share does not depend on how fast host and sink are.
+ * The snapshot stays right. For the share, the thread that writes the stream sleeps in proportion to the time
+ * that it has worked since the stream began, so the share does not depend on the speed of host and sink.
  */
 #include <stddef.h>
 #include <sys/socket.h>
@@ -11,11 +11,12 @@
 
 #include "fault.h"
 
-/* Each sleep disturbs what works beside it; few long ones do so less, and the last of a save is owed at most. */
+/* Sleeps disturb the other threads, few long ones less than many short ones. At most this much of a save's share
+ * is never slept. */
 #define LEAST_NS 2000000ll
 #define NS_PER_S 1000000000ll
 
-/* Of the shared page, beside the acts in its first word: all time of saves without the sleeps, and the sleeps. */
+/* Words of the shared page after the acts counter: ns of all saves without the sleeps, and ns of the sleeps. */
 enum { WORKED_WORD = 1, SLEPT_WORD = 2 };
 
 static long share_per_mille, at_t0_us;
@@ -67,7 +68,7 @@ static void slow_down(void)
     counted_ns = worked;
 }
 
-/* QEMU migration/qemu-file-types.h: a stream begins with the four letters of QEMU_VM_FILE_MAGIC. */
+/* A vmstate stream begins with QEMU_VM_FILE_MAGIC, "QEVM" (QEMU migration/qemu-file-types.h). */
 static int is_begin(const char *bytes, size_t length)
 {
     return length >= 4 && bytes[0] == 'Q' && bytes[1] == 'E' && bytes[2] == 'V' && bytes[3] == 'M';
@@ -80,7 +81,7 @@ static long fault(int fd, unsigned long request, struct range *asked)
     return pass(fd, request, asked);
 }
 
-/* What has been written: the stream begins, or goes on. */
+/* Called after each write: notes the begin of a stream, or sleeps what the stream owes. */
 static void wrote(int fd, const struct iovec *parts, size_t number)
 {
     if (!share_per_mille)
@@ -91,7 +92,7 @@ static void wrote(int fd, const struct iovec *parts, size_t number)
         slow_down();
 }
 
-/* To a command or a file. */
+/* QEMU writes to a command or a file by writev(). */
 ssize_t writev(int fd, const struct iovec *parts, int number)
 {
     long done = raw_syscall(SYS_writev, fd, (long)parts, number, 0, 0, 0);
@@ -100,7 +101,7 @@ ssize_t writev(int fd, const struct iovec *parts, int number)
     return checked(done);
 }
 
-/* To a socket. */
+/* QEMU writes to a socket by sendmsg(). */
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
     long done = raw_syscall(SYS_sendmsg, fd, (long)message, flags, 0, 0, 0);

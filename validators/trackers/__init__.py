@@ -1,6 +1,6 @@
-"""Write trackers: small engines that snapshot memory of their own process while threads write to it.
+"""Write trackers: each snapshots memory of its own process while threads write to it, by one kernel feature.
 
-Each is one of the ways in which a background snapshot can be made, and all are judged alike. They are the
-reference for what the kernel's features can do, and the subject of planted faults. Python 3.9 and the
-standard library, so that they run on old hosts too.
+They stand for the ways to make a background snapshot (UFFD-WP, mprotect and SIGSEGV, asynchronous UFFD-WP),
+and `judge` judges all of them alike. They show what each kernel feature can do, and faults are planted in
+them. The package needs Python 3.9 and the standard library, so that it can be copied to old hosts.
 """

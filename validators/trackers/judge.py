@@ -1,4 +1,4 @@
-"""Judges a write tracker: the same two oracles for all, and that something was at stake."""
+"""Run a write tracker against writing threads, and judge its snapshot by a golden copy and by write order."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ _MOST_PAGES = 5
 
 @dataclass
 class Judgement:
-    """What was found.
+    """The result of `judge`.
 
     Attributes:
-        problems: what is wrong with the snapshot, as sentences; empty if nothing is.
-        stats: what it cost, None if there was none.
-        held_ns: how long each write took that had to wait for its page, sorted.
-        plain_ns: how long writes took before the snapshot, sorted.
-        written: pages written while the snapshot was taken: after its moment, or, where it describes its end,
-            before that.
+        problems: sentences that say what is wrong with the snapshot; empty if it is right.
+        stats: what the snapshot cost, None if there is none.
+        held_ns: nanoseconds of each write that waited for its page, sorted.
+        plain_ns: nanoseconds of each write before the snapshot, sorted.
+        written: pages written while the snapshot was taken: after T0, or before it where T0 is the end.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -37,7 +36,7 @@ class Judgement:
     written: int = 0
 
     def cost(self) -> str:
-        """The figures in one line."""
+        """Return the figures as one line of text."""
         if self.stats is None or not self.plain_ns:
             return "no figures"
         held = f"{statistics.median(self.held_ns) / 1000:.1f} us" if self.held_ns else "none"
@@ -49,10 +48,10 @@ class Judgement:
 
 
 @dataclass
-class _Trial:
-    """One run of a tracker, and what it must come up to.
+class _JudgedRun:
+    """One run of a tracker: the golden copy, and the steps of the writers before and after T0.
 
-    Before anything is swept, the writers must have got on by `steps` pages through faults alone.
+    The sweep is held back until faults alone have let the writers do `steps` writes.
     """
 
     region: Region
@@ -70,7 +69,7 @@ class _Trial:
         self.begun, self.seen = self.writers.total(), 0
         self.deadline = time.monotonic() + self.patience
 
-    def at_moment(self) -> None:
+    def at_t0(self) -> None:
         self.golden = self.region.load()
         self.before = self.writers.total() - self.begun
         self.writers.measure()
@@ -85,8 +84,7 @@ class _Trial:
             return True
         if time.monotonic() > self.deadline:
             raise WritersStuck(
-                f"The writers stood still after {done} pages: in {self.patience:.0f} s a fault was "
-                "never answered."
+                f"The writers stopped after {done} pages: a fault was never answered ({self.patience:.0f} s)."
             )
         return False
 
@@ -101,46 +99,48 @@ def judge(
     patience: float = 5.0,
     seed: int = 1,
 ) -> Judgement:
-    """Let a tracker snapshot a region while threads write to it, and judge what it gives.
+    """Let a tracker snapshot a region while threads write to it, and judge the snapshot.
 
     Args:
-        tracker: works on this host.
-        region: all of it is written to.
-        make_store: gives each thread its way to write, see `stores`.
-        threads: how many.
-        steps: writes that must get through between the moment of the snapshot and the first page swept; at
-            most the region's pages, since each is held up only once.
-        patience: seconds without a single write after which they count as stuck.
+        tracker: one that works on this host.
+        region: memory that the threads write, all of it.
+        make_store: called once per thread; returns the way in which it writes, see `stores`.
+        threads: number of writing threads.
+        steps: writes that must complete between T0 and the first swept page; at most the region's pages,
+            since the first write of each page is the only one that waits.
+        patience: seconds without any write after which the writers count as stuck.
         seed: of the write order.
     """
-    # A tracker that has been woken waits for the interpreter's lock, by default up to 5 ms.
+    # A tracker thread that wakes up waits for the GIL, by default up to 5 ms.
     sys.setswitchinterval(0.0005)
     order = WriteOrder(threads, region.pages // threads, region.page_bytes, seed)
     result = Judgement()
     with Writers(region, order, make_store) as writers:
-        # Until then the pages are as they were filled, and a snapshot of no writes shows nothing.
+        # A snapshot in which no page was written yet would show nothing.
         _wait_for(writers, order.pages // 2)
         result.plain_ns = sorted(writers.nanoseconds[0])
-        trial = _Trial(region, writers, 0 if tracker.stops_writers else steps, patience)
-        trial.begin()
+        run = _JudgedRun(region, writers, 0 if tracker.stops_writers else steps, patience)
+        run.begin()
         try:
-            snapshot = tracker.snapshot(Session(region, writers, trial.at_moment, trial.may_sweep))
+            snapshot = tracker.snapshot(Session(region, writers, run.at_t0, run.may_sweep))
         except (TrackerFailed, WritersStuck) as error:
             result.problems = [str(error)]
             return result
-        result.written = writers.total() - trial.begun
-        # Each page is held up once: later steps of the same thread are plain writes.
-        first = min(trial.swept_at // threads, order.pages)
+        result.written = writers.total() - run.begun
+        # Only a thread's first write to a page waits: its later steps are plain writes.
+        first = min(run.swept_at // threads, order.pages)
         held = [times[:first] for times in writers.nanoseconds]
     result.stats = snapshot.stats
     if tracker.exact_start and not tracker.stops_writers:
         result.held_ns = sorted(time for times in held for time in times)
     elif not tracker.exact_start:
-        result.written = trial.before
+        result.written = run.before
     if result.written < steps and not tracker.stops_writers and not writers.errors:
-        result.problems.append(f"Only {result.written} pages were written meanwhile: nothing was at stake.")
+        result.problems.append(
+            f"Only {result.written} of {steps} pages were written during the snapshot, so it shows nothing."
+        )
     result.problems += [f"A write failed: {error}." for error in writers.errors]
-    result.problems += _differences(snapshot.data, trial.golden, region)
+    result.problems += _differences(snapshot.data, run.golden, region)
     result.problems += order.violations(bytes(snapshot.data))
     return result
 
@@ -149,12 +149,12 @@ def _wait_for(writers: Writers, steps: int) -> None:
     end = time.monotonic() + 10
     while writers.total() < steps and not writers.errors:
         if time.monotonic() > end:
-            raise WritersStuck("The writers do not write.")
+            raise WritersStuck(f"The writers did only {writers.total()} of {steps} steps within 10 s.")
         time.sleep(0.002)
 
 
 def _differences(data: bytearray, golden: bytes, region: Region) -> list[str]:
-    """Pages of the snapshot that are not those of the golden copy."""
+    """Compare the snapshot with the golden copy and return a sentence on the pages that differ, if any."""
     size = region.page_bytes
     bad = [
         page
@@ -164,4 +164,4 @@ def _differences(data: bytearray, golden: bytes, region: Region) -> list[str]:
     if not bad:
         return []
     first = ", ".join(map(str, bad[:_MOST_PAGES]))
-    return [f"{len(bad)} page(s) are not what they were at the moment of the snapshot: {first}."]
+    return [f"{len(bad)} page(s) of the snapshot differ from memory at T0: {first}."]

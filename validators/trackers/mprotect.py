@@ -1,4 +1,4 @@
-"""The tracker of 2018: mprotect and a handler of SIGSEGV, which is C (segv.c) and comes as a library."""
+"""The write tracker of the 2018 series for QEMU: mprotect, and a SIGSEGV handler in C (segv.c)."""
 
 from __future__ import annotations
 
@@ -30,28 +30,29 @@ class _Shared(ctypes.Structure):
 
 
 class Mprotect(Tracker):
-    """Take write permission away; the thread that writes gets a signal, saves the page itself and goes on.
+    """Snapshot memory by mprotect: a thread that writes gets SIGSEGV, and its handler saves the page.
 
-    A system call that writes into protected memory gets EFAULT and no signal, and each page that is writable
-    in the midst of protected ones is a mapping of its own, of which a process may have vm.max_map_count.
+    Two limits of the method: a system call that writes into protected memory fails with EFAULT and no signal;
+    and each writable page between protected ones is a mapping of its own, of which a process may have
+    vm.max_map_count.
     """
 
     name = "mprotect"
     plant = 0
-    """What segv.c is to do wrong; 0 for nothing."""
+    """Planted fault of segv.c, 0 for none."""
 
     def __init__(self, helper: str) -> None:
-        """Use the library built from segv.c at this path, empty where there is none."""
+        """Set the path of the library built from segv.c, empty where there is none."""
         self._helper = helper
 
     def missing(self) -> str:
-        """Needs the library."""
+        """Return why it cannot work here: the library is missing."""
         if os.path.exists(self._helper):  # noqa: PTH110 (a path from the command line, possibly empty)
             return ""
-        return "The library with the handler of SIGSEGV is not there (--helper)."
+        return f"The library built from segv.c is not at '{self._helper}'; give its path with --helper."
 
     def snapshot(self, session: Session) -> Snapshot:
-        """Take one of the start."""
+        """Take a snapshot whose T0 is its start."""
         region, result = session.region, Snapshot.of_size(session.region.length)
         library = ctypes.CDLL(self._helper)
         library.tracker_start.restype = library.tracker_stop.restype = ctypes.c_long
@@ -69,17 +70,17 @@ class Mprotect(Tracker):
         )
         began = time.perf_counter_ns()
         if library.tracker_start(ctypes.byref(shared)) != 0:
-            raise TrackerFailed("The kernel refuses a handler of SIGSEGV.")
+            raise TrackerFailed("The kernel refuses to install the SIGSEGV handler (rt_sigaction).")
         try:
             session.writers.pause()
             self._protect(region)
-            session.at_moment()
+            session.at_t0()
             session.writers.resume()
             result.stats.stun_ns = time.perf_counter_ns() - began
             self._sweep(session, library, shared, states, result)
         finally:
             libc.mprotect(region.address, region.length, libc.PROT_READ | libc.PROT_WRITE)
-            # A writer may still be in the handler for a fault from before.
+            # A writer may still be in the handler, for a fault before the mprotect above.
             session.writers.pause()
             library.tracker_stop()
             session.writers.resume()
@@ -87,7 +88,7 @@ class Mprotect(Tracker):
         result.stats.total_ns = time.perf_counter_ns() - began
         if shared.error:
             why = os.strerror(-shared.error)
-            raise TrackerFailed(f"mprotect of one page: {why} after {shared.faults} faults.")
+            raise TrackerFailed(f"mprotect of one page failed after {shared.faults} faults: {why}.")
         return result
 
     def _protect(self, region: Region) -> None:

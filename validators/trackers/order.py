@@ -1,9 +1,9 @@
-"""The known write order of the trackers' writers, and the oracle that reads it back from a snapshot.
+"""The write order of the trackers' writing threads, and the oracle that checks a snapshot against it.
 
-A page is one record of 32 bytes, repeated to its end: magic, thread, index within the thread's pages,
-generation,
-step. Each thread writes its pages in a shuffled order, again and again, and counts steps from 1; step 0 is
-what was there before. So at any instant the pages of a thread are those of exactly one number of steps done.
+A page is a record of 32 bytes, repeated to its end: magic, thread, index within the thread's pages,
+generation, step. Each thread writes its pages in a shuffled order, again and again, and counts its steps from
+1; step 0 is the initial content. So at any instant a thread's pages are those after exactly one number of
+steps.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _MOST_VIOLATIONS = 5
 
 
 class WriteOrder:
-    """Which page each step of each thread writes, and with what.
+    """The page and the content that each step of each thread writes.
 
     Attributes:
-        threads: how many threads write.
-        pages: how many pages each of them has.
-        page_bytes: size of one.
+        threads: number of writing threads.
+        pages: number of pages of each thread.
+        page_bytes: bytes of a page.
     """
 
     def __init__(self, threads: int, pages: int, page_bytes: int, seed: int) -> None:
@@ -36,30 +36,33 @@ class WriteOrder:
             self._orders.append(order)
 
     def index(self, thread: int, step: int) -> int:
-        """Which of its pages a thread writes in a step (from 1)."""
+        """Return the index of the page that a thread writes in a step (from 1)."""
         return self._orders[thread][(step - 1) % self.pages]
 
     def place(self, thread: int, index: int) -> int:
-        """Offset in bytes; the threads' pages alternate, so that neighbours have different writers."""
+        """Return the offset in bytes of a thread's page; the threads' pages alternate in memory."""
         return (index * self.threads + thread) * self.page_bytes
 
     def content(self, thread: int, index: int, step: int) -> bytes:
-        """A whole page as `step` leaves it."""
+        """Return the content of a whole page after `step`."""
         generation = (step + self.pages - 1) // self.pages
         record = _RECORD.pack(_MAGIC, thread, index, generation, step)
         return record * (self.page_bytes // _RECORD.size)
 
     def last_step(self, position: int, steps: int) -> int:
-        """Which of the first `steps` was the last to write a position of the order; 0 for none."""
+        """Return the last of the first `steps` steps that wrote a position of the order, 0 for none."""
         if steps <= position:
             return 0
         return position + 1 + (steps - position - 1) // self.pages * self.pages
 
     def violations(self, data: bytes) -> list[str]:
-        """What in a snapshot is not the memory of one moment, as sentences; empty if it is right.
+        """Check that a snapshot is the memory of a single instant.
 
         Args:
-            data: all threads' memory.
+            data: the memory of all threads.
+
+        Returns:
+            Sentences that say which pages are wrong; empty if none is.
         """
         found = []
         for thread in range(self.threads):
@@ -74,7 +77,7 @@ class WriteOrder:
             page = data[place : place + self.page_bytes]
             step = _RECORD.unpack_from(page)[4]
             if page != self.content(thread, index, step):
-                found.append(f"Page {index} of thread {thread} holds no single write of it.")
+                found.append(f"Page {index} of thread {thread} does not have the content of a single write.")
                 step = 0
             steps.append(step)
         done = max(steps)
@@ -82,8 +85,8 @@ class WriteOrder:
             expected = self.last_step(position, done)
             if step != expected:
                 found.append(
-                    f"Page {self._orders[thread][position]} of thread {thread} is of step {step}; it was "
-                    f"of step {expected} when the newest page, of step {done}, was written."
+                    f"Page {self._orders[thread][position]} of thread {thread} is of step {step}, but the "
+                    f"thread's newest page is of step {done}: at that instant it was of step {expected}."
                 )
         more = len(found) - _MOST_VIOLATIONS
         return found[:_MOST_VIOLATIONS] + ([f"({more} more in thread {thread})"] if more > 0 else [])

@@ -1,4 +1,4 @@
-"""Trackers with a defect each, made by replacing one step of a right one: the judge must see every one."""
+"""Planted faults of the write trackers: subclasses with one wrong step, which `judge` must detect."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _HUNDRED = 100
 
 
 class _UffdOnePageLess(UffdWp):
-    """The last page is not protected."""
+    """Does not protect the last page."""
 
     def _protect(self, uffd: Userfaultfd, region: Region) -> None:
         uffd.write_protect(region.address, region.length - PAGE_BYTES)
 
 
 class _UffdReleasesFirst(UffdWp):
-    """A page is released before it is copied."""
+    """Releases each page before it copies it."""
 
     def _save(self, uffd: Userfaultfd, region: Region, page: int, result: Snapshot, saved: bytearray) -> None:
         saved[page] = 1
@@ -32,7 +32,7 @@ class _UffdReleasesFirst(UffdWp):
 
 
 class _UffdSkipsHundredth(UffdWp):
-    """Every hundredth page that is written to is released and not saved."""
+    """Releases the page of every hundredth fault without saving it."""
 
     _count = 0
 
@@ -48,7 +48,7 @@ class _UffdSkipsHundredth(UffdWp):
 
 
 class _UffdDropsHundredth(UffdWp):
-    """Every hundredth fault is not answered."""
+    """Does not answer every hundredth fault."""
 
     _count = 0
 
@@ -61,38 +61,38 @@ class _UffdDropsHundredth(UffdWp):
 
 
 class _MprotectOnePageLess(Mprotect):
-    """The last page is not protected."""
+    """Does not protect the last page."""
 
     def _protect(self, region: Region) -> None:
         libc.mprotect(region.address, region.length - PAGE_BYTES, libc.PROT_READ)
 
 
 class _MprotectReleasesFirst(Mprotect):
-    """One page of the sweep is released before it is copied; who faults copies it before it writes anyway."""
+    """Releases one page of the sweep before it copies it. The handler still copies before it releases."""
 
     plant = 1
 
 
 class _MprotectSkipsHundredth(Mprotect):
-    """Every hundredth page that is written to is released and not saved."""
+    """Releases the page of every hundredth fault without saving it."""
 
     plant = 2
 
 
 class _MprotectDropsFaults(Mprotect):
-    """From the hundredth fault on none is answered."""
+    """Answers no fault from the hundredth on."""
 
     plant = 3
 
 
 PLANTED: dict[str, tuple[Callable[[str], Tracker], str]] = {
-    "uffd-wp:one-page-less": (lambda _: _UffdOnePageLess(), "are not what they were"),
-    "uffd-wp:releases-first": (lambda _: _UffdReleasesFirst(), "are not what they were"),
-    "uffd-wp:skips-hundredth": (lambda _: _UffdSkipsHundredth(), "are not what they were"),
+    "uffd-wp:one-page-less": (lambda _: _UffdOnePageLess(), "differ from memory at T0"),
+    "uffd-wp:releases-first": (lambda _: _UffdReleasesFirst(), "differ from memory at T0"),
+    "uffd-wp:skips-hundredth": (lambda _: _UffdSkipsHundredth(), "differ from memory at T0"),
     "uffd-wp:drops-hundredth": (lambda _: _UffdDropsHundredth(), "never answered"),
-    "mprotect:one-page-less": (_MprotectOnePageLess, "are not what they were"),
-    "mprotect:releases-first": (_MprotectReleasesFirst, "are not what they were"),
-    "mprotect:skips-hundredth": (_MprotectSkipsHundredth, "are not what they were"),
+    "mprotect:one-page-less": (_MprotectOnePageLess, "differ from memory at T0"),
+    "mprotect:releases-first": (_MprotectReleasesFirst, "differ from memory at T0"),
+    "mprotect:skips-hundredth": (_MprotectSkipsHundredth, "differ from memory at T0"),
     "mprotect:drops-faults": (_MprotectDropsFaults, "never answered"),
 }
-"""By name, what makes each from the path of the helper library, and the words by which the judge tells it."""
+"""By name: a constructor, called with the path of the helper library, and words of the problem to expect."""

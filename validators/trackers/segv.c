@@ -1,6 +1,6 @@
-/* The mprotect tracker's signal handler: a write to a protected page saves the page, then lets it be written.
+/* SIGSEGV handler of the mprotect write tracker: saves the page that a thread writes, then makes it writable.
  *
- * The method of the 2018 series for QEMU. No libc is linked, so that one build can be carried to any host.
+ * This is the method of the 2018 series for QEMU. No libc is linked, so one build runs on any host.
  */
 #include <signal.h>
 #include <stddef.h>
@@ -16,7 +16,7 @@
 enum { PROTECTED, SAVING, SAVED };
 enum { PLANT_NONE, PLANT_RELEASE_FIRST, PLANT_SKIP_HUNDREDTH, PLANT_DROP_FROM_HUNDREDTH };
 
-/* Shared with mprotect.py, which fills it. */
+/* Shared with mprotect.py, which has the same layout and fills it. */
 struct tracker {
     uint64_t start;
     uint64_t pages;
@@ -28,7 +28,7 @@ struct tracker {
     uint64_t plant;
 };
 
-/* include/uapi/asm-generic/signal.h and arch/x86/include/uapi/asm/signal.h: the kernel's own layout. */
+/* The kernel's struct sigaction (include/uapi/asm-generic/signal.h, arch/x86/include/uapi/asm/signal.h). */
 struct kernel_action {
     void (*handler)(int, siginfo_t *, void *);
     unsigned long flags;
@@ -42,7 +42,7 @@ static struct tracker *current;
 static struct kernel_action before;
 
 #ifdef __x86_64__
-/* x86 has no trampoline in the vDSO: a handler returns to code of its own that calls rt_sigreturn. */
+/* x86 has no trampoline in the vDSO: the program must supply the code that calls rt_sigreturn. */
 __asm__(".text\n.type return_from_signal,@function\nreturn_from_signal:\n"
         "mov $15, %eax\nsyscall\n");
 extern void return_from_signal(void) __attribute__((visibility("hidden")));
@@ -53,7 +53,7 @@ static long protect(uint64_t start, uint64_t bytes, long protection)
     return raw_syscall(SYS_mprotect, (long)start, (long)bytes, protection, 0, 0, 0);
 }
 
-/* Only for plants. */
+/* Sleeps 1 ms; used by planted faults only. */
 static void nap(void)
 {
     const struct timespec span = {.tv_nsec = 1000000};
@@ -75,7 +75,7 @@ static void release(struct tracker *t, uint64_t page)
     long result = protect(t->start + page * t->page_bytes, t->page_bytes, PROT_READ | PROT_WRITE);
 
     if (result) {
-        /* One mapping more than vm.max_map_count. The snapshot is lost; the writer must go on. */
+        /* The process has vm.max_map_count mappings. The snapshot is lost, but the writer must go on. */
         t->error = result;
         protect(t->start, t->pages * t->page_bytes, PROT_READ | PROT_WRITE);
     }
@@ -88,9 +88,8 @@ static uint64_t last_word(struct tracker *t, uint64_t page)
     return words[t->page_bytes / sizeof(*words) - 1];
 }
 
-/* The plant of one page that is released before it is copied. Whether a writer comes to just that page before
- * it is copied would be left to chance, so the copy waits until one has, or for as many naps as all pages
- * can hold the writer up. */
+/* Planted fault: releases one page before it copies it. To make sure that a writer writes the page in between,
+ * the copy waits until the page has changed, or for as many naps as a writer can need to come to it. */
 static void release_then_copy(struct tracker *t, uint64_t page)
 {
     uint64_t word = last_word(t, page);
@@ -102,7 +101,7 @@ static void release_then_copy(struct tracker *t, uint64_t page)
     __atomic_store_n(&t->plant, PLANT_NONE, __ATOMIC_SEQ_CST);
 }
 
-/* Saves a page unless it has been; whoever comes second waits for the first. */
+/* Saves a page that is not saved yet. If another thread is saving it, waits until it is saved. */
 static void save(struct tracker *t, uint64_t page, int by_writer)
 {
     uint8_t expected = PROTECTED;
@@ -116,7 +115,7 @@ static void save(struct tracker *t, uint64_t page, int by_writer)
         }
         __atomic_store_n(&t->state[page], SAVED, __ATOMIC_SEQ_CST);
     } else {
-        /* The writer that the plant waits for may have come to this page while it was still protected. */
+        /* Under PLANT_RELEASE_FIRST the other thread waits for this one, so this one must not wait for it. */
         while (__atomic_load_n(&t->state[page], __ATOMIC_SEQ_CST) == SAVING &&
                __atomic_load_n(&t->plant, __ATOMIC_SEQ_CST) != PLANT_RELEASE_FIRST)
             raw_syscall(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
@@ -131,7 +130,7 @@ static void on_fault(int number, siginfo_t *info, void *context)
 
     (void)context;
     if (!t || offset >= t->pages * t->page_bytes) {
-        /* Not ours: the access is tried again and meets whoever was there before. */
+        /* Not a fault of the tracker: restore the previous handler, and let the access fault again. */
         raw_syscall(SYS_rt_sigaction, number, (long)&before, 0, SIGNAL_SET_BYTES, 0, 0);
         return;
     }
@@ -142,14 +141,14 @@ static void on_fault(int number, siginfo_t *info, void *context)
     } else if (t->plant == PLANT_DROP_FROM_HUNDREDTH && count >= 100) {
         nap();
     } else {
-        /* The defect is in the sweep, to which the writer must leave a page. */
+        /* The planted fault is in the sweep, so give the sweep time to come to a page before the writer. */
         if (__atomic_load_n(&t->plant, __ATOMIC_SEQ_CST) == PLANT_RELEASE_FIRST)
             nap();
         save(t, offset / t->page_bytes, 1);
     }
 }
 
-/* Catches faults of `t` from now on; 0 or minus an errno. */
+/* Installs the handler for faults in the memory of `t`; returns 0 or a negative errno. */
 long tracker_start(struct tracker *t)
 {
     struct kernel_action action = {
@@ -165,13 +164,13 @@ long tracker_start(struct tracker *t)
     return raw_syscall(SYS_rt_sigaction, SIGSEGV, (long)&action, (long)&before, SIGNAL_SET_BYTES, 0, 0);
 }
 
-/* Saves a page that nobody has written. */
+/* Saves a page for the sweep, if no fault has saved it. */
 void tracker_save(struct tracker *t, uint64_t page)
 {
     save(t, page, 0);
 }
 
-/* No more faults are caught; 0 or minus an errno. */
+/* Restores the previous handler; returns 0 or a negative errno. */
 long tracker_stop(void)
 {
     long result = raw_syscall(SYS_rt_sigaction, SIGSEGV, (long)&before, 0, SIGNAL_SET_BYTES, 0, 0);

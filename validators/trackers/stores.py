@@ -1,9 +1,8 @@
-"""Ways to write a page: by the program itself, and by the kernel on its behalf.
+"""Ways to write a page: by the program's own stores, and by system calls in which the kernel writes.
 
-Device emulation in a hypervisor does the latter all the time: a disk read or a packet goes straight into
-guest
-memory. The kernel writes at the page's address with the page's protection, and what it does about a protected
-page is what tells trackers apart.
+A hypervisor's device emulation writes the second way all the time: a disk read or a network packet goes
+straight into guest RAM. The kernel then meets the page's protection, and the write trackers differ in what
+happens to such a write.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ def _whole(done: int, wanted: int, call: str) -> None:
 
 
 def by_the_program() -> Store:
-    """Plain stores."""
+    """Write by plain stores."""
     return libc.store
 
 
 def by_read() -> Store:
-    """read(2) from a pipe."""
+    """Write by read(2) from a pipe."""
     source, sink = os.pipe2(os.O_CLOEXEC)
 
     def store(address: int, data: bytes) -> None:
@@ -53,7 +52,7 @@ def by_read() -> Store:
 
 
 def by_recv() -> Store:
-    """recv(2) from a socket of the UNIX domain."""
+    """Write by recv(2) from a UNIX domain socket."""
     left, right = socket.socketpair()
 
     def store(address: int, data: bytes) -> None:
@@ -65,7 +64,7 @@ def by_recv() -> Store:
 
 
 def by_process_vm_writev() -> Store:
-    """process_vm_writev(2) to this very process: the kernel walks the page tables as for another's memory."""
+    """Write by process_vm_writev(2) to this process itself, which takes the same path as to another one."""
     write = libc.LIBC.process_vm_writev
     write.restype = ctypes.c_ssize_t
     write.argtypes = [
@@ -87,10 +86,10 @@ def by_process_vm_writev() -> Store:
 
 
 def by_direct_read() -> Store:
-    """pread(2) with O_DIRECT: the disk, not the processor, writes the page, which the kernel pins for that.
+    """Write by pread(2) with O_DIRECT: the kernel pins the page, and the disk writes it by DMA.
 
     Raises:
-        OSError: EINVAL, the file system of temporary files does not know O_DIRECT.
+        OSError: EINVAL, the file system of temporary files does not support O_DIRECT.
     """
     with tempfile.NamedTemporaryFile() as file:
         source = os.open(file.name, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
@@ -105,7 +104,7 @@ def by_direct_read() -> Store:
 
 
 def by_memory_file() -> Store:
-    """/proc/self/mem, which writes by force: also where the mapping is read-only."""
+    """Write by /proc/self/mem, which writes even to a read-only mapping (FOLL_FORCE)."""
     memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
 
     def store(address: int, data: bytes) -> None:
@@ -122,14 +121,14 @@ STORES: dict[str, Callable[[], Store]] = {
     "direct-read": by_direct_read,
     "proc-mem": by_memory_file,
 }
-"""By name, what makes each."""
+"""By name: the function that sets up each way to write."""
 
 
 def supported(name: str) -> str:
-    """Why a way to write does not work on this host even on plain memory, empty if it does."""
+    """Try a way to write on plain memory; return why it does not work on this host, empty if it does."""
     with Region.anonymous(libc.PAGE_BYTES) as region:
         try:
             STORES[name]()(region.address, b"x" * region.length)
         except OSError as error:
-            return f"'{name}' does not work here: {error}."
-        return "" if region.load() == b"x" * region.length else f"'{name}' does not write."
+            return f"Writing by '{name}' fails on this host: {error}."
+        return "" if region.load() == b"x" * region.length else f"Writing by '{name}' changes nothing."

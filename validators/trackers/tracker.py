@@ -1,4 +1,4 @@
-"""What all write trackers have in common: a session with writers, and a snapshot with its cost."""
+"""The interface of write trackers: a session with writing threads, and a snapshot with its cost."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from .writers import Writers
 
 
 class TrackerFailed(Exception):
-    """The tracker had to give up its snapshot; the writers live on."""
+    """The tracker could not complete its snapshot; the writers go on."""
 
 
 @dataclass
 class Session:
-    """What a tracker works on.
+    """The memory and the writing threads that a tracker works on.
 
     Attributes:
         region: the memory.
-        writers: write to it; the tracker stops them where its method needs that.
-        at_moment: to be called, with the writers stopped, at the instant that the snapshot will describe.
-        may_sweep: whether pages that nobody has written may be saved yet. False leaves only the answers to
-            faults, which shows whether these are right; raises WritersStuck when the writers do not get on by
-            them.
+        writers: the threads that write to it; the tracker pauses them where its method needs that.
+        at_t0: the tracker calls it at T0, the instant that its snapshot describes, with the writers paused.
+        may_sweep: returns whether the tracker may sweep, that is save pages that nobody has written. As long
+            as it returns False the tracker only answers faults, which shows whether that works by itself.
+            Raises WritersStuck when the writers stop although faults should be answered.
     """
 
     region: Region
     writers: Writers
-    at_moment: Callable[[], None]
+    at_t0: Callable[[], None]
     may_sweep: Callable[[], bool]
 
 
 @dataclass
 class Stats:
-    """What a snapshot cost.
+    """The cost of a snapshot.
 
     Attributes:
-        stun_ns: how long the writers stood still as a whole.
-        total_ns: from begin to end.
-        faults: writes that were held up.
-        swept: pages saved without one.
-        rounds: passes over memory.
+        stun_ns: nanoseconds for which all writers were stopped.
+        total_ns: nanoseconds from begin to end.
+        faults: number of writes that waited.
+        swept: number of pages saved without a fault.
+        rounds: number of passes over memory.
     """
 
     stun_ns: int = 0
@@ -56,11 +56,11 @@ class Stats:
 
 @dataclass
 class Snapshot:
-    """Memory of one instant.
+    """The memory of one instant.
 
     Attributes:
-        data: as many bytes as the region has.
-        stats: what it cost.
+        data: the region's bytes.
+        stats: its cost.
     """
 
     data: bytearray
@@ -68,7 +68,7 @@ class Snapshot:
 
     @classmethod
     def of_size(cls, length: int) -> Snapshot:
-        """An empty one for `length` bytes."""
+        """Create an empty snapshot with room for `length` bytes."""
         return cls(bytearray(length))
 
 
@@ -76,10 +76,10 @@ class Tracker(abc.ABC):
     """A way to snapshot memory that is being written to.
 
     Attributes:
-        name: for people.
-        exact_start: whether the snapshot is of the instant at which it was asked for, as a background
-            snapshot must be; False for one that describes its end.
-        stops_writers: whether the writers stand still all the time.
+        name: its name in results.
+        exact_start: whether T0 is the start of the snapshot, as it must be for a background snapshot; False
+            where T0 is its end.
+        stops_writers: whether the writers are stopped all the time.
     """
 
     name = ""
@@ -88,34 +88,34 @@ class Tracker(abc.ABC):
 
     @abc.abstractmethod
     def missing(self) -> str:
-        """Why it cannot work on this host, empty if it can."""
+        """Return why it cannot work on this host, empty if it can."""
 
     @abc.abstractmethod
     def snapshot(self, session: Session) -> Snapshot:
         """Take one snapshot.
 
         Raises:
-            TrackerFailed: the method met a limit of the kernel.
-            WritersStuck: from the session.
+            TrackerFailed: the method reached a limit of the kernel.
+            WritersStuck: the writers stopped although faults should be answered.
         """
 
 
 class StopTheWriters(Tracker):
-    """The control: stop, copy, go on. Right by construction, and the stun is as long as the copy."""
+    """The control: stop the writers, copy, resume. Right by construction; the stun is as long as the copy."""
 
     name = "stop"
     stops_writers = True
 
     def missing(self) -> str:
-        """Nothing is needed."""
+        """Return an empty string: it needs nothing."""
         return ""
 
     def snapshot(self, session: Session) -> Snapshot:
-        """Copy while all stand still."""
+        """Copy the memory while the writers are stopped."""
         result = Snapshot.of_size(session.region.length)
         began = time.perf_counter_ns()
         session.writers.pause()
-        session.at_moment()
+        session.at_t0()
         result.data[:] = session.region.load()
         session.writers.resume()
         result.stats.stun_ns = result.stats.total_ns = time.perf_counter_ns() - began

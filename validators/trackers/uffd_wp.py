@@ -1,4 +1,4 @@
-"""Trackers by userfaultfd: write protection, and its asynchronous kind with PAGEMAP_SCAN."""
+"""Write trackers by userfaultfd: write protection, and asynchronous write protection with PAGEMAP_SCAN."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _IDLE_SECONDS = 0.005
 
 
 class UffdWp(Tracker):
-    """Protect all while the writers stand still; then save pages in turn, one that is written to first.
+    """Protect all memory with the writers stopped, then save page by page, a page that faults first.
 
-    That is the method of QEMU's background snapshot: one thread, which looks for faults between two pages,
-    saves the page of a fault before the others, and releases a page only when it has been saved.
+    This is the method of QEMU's background snapshot: one thread, which looks for faults between two pages,
+    saves the page of a fault before all others, and releases a page only after it has been saved.
     """
 
     name = "uffd-wp"
 
     def missing(self) -> str:
-        """Needs PAGEFAULT_FLAG_WP (5.7), and the right to trap faults of the kernel."""
+        """Return why it cannot work: no PAGEFAULT_FLAG_WP (5.7), or faults in kernel mode are not trapped."""
         support = probe_userfaultfd()
         if support.write_protect:
             return ""
         return support.reason or "This kernel has no PAGEFAULT_FLAG_WP."
 
     def snapshot(self, session: Session) -> Snapshot:
-        """Take one of the start."""
+        """Take a snapshot whose T0 is its start."""
         region, result = session.region, Snapshot.of_size(session.region.length)
         saved = bytearray(region.pages)
         began = time.perf_counter_ns()
@@ -48,7 +48,7 @@ class UffdWp(Tracker):
             stopped = time.perf_counter_ns()
             session.writers.pause()
             self._protect(uffd, region)
-            session.at_moment()
+            session.at_t0()
             session.writers.resume()
             result.stats.stun_ns = time.perf_counter_ns() - stopped
             position = 0
@@ -67,7 +67,7 @@ class UffdWp(Tracker):
         result.stats.total_ns = time.perf_counter_ns() - began
         return result
 
-    # The steps below are methods of their own so that planted faults can replace one.
+    # Each step below is a method, so that a planted fault can replace it.
 
     def _protect(self, uffd: Userfaultfd, region: Region) -> None:
         uffd.write_protect(region.address, region.length)
@@ -75,7 +75,7 @@ class UffdWp(Tracker):
     def _answer(
         self, uffd: Userfaultfd, region: Region, page: int, result: Snapshot, saved: bytearray
     ) -> None:
-        # Two threads can fault on one page; the second message comes when it has been released already.
+        # Two threads can fault on one page; the second event comes after the page was released.
         if saved[page]:
             self._release(uffd, region, page)
         else:
@@ -95,11 +95,12 @@ class UffdWp(Tracker):
 
 
 class AsyncWp(Tracker):
-    """Copy all, then round by round what was written meanwhile, the last time with the writers stopped.
+    """Copy all memory, then in rounds the pages written meanwhile, the last round with the writers stopped.
 
-    Asynchronous write protection (6.7) holds nobody up and tells nobody: the kernel lifts it by itself and
-    remembers which pages were written. So this is a dirty tracker. It cannot keep the content that a page
-    had, and its snapshot is that of its end; writers who are faster than it make the last stop long.
+    Under asynchronous write protection (6.7) a write neither waits nor causes an event: the kernel lifts the
+    protection itself and remembers that the page was written. So this is a dirty tracker. It cannot keep the
+    content that a page had before a write, and its T0 is the end of the snapshot. If the writers are faster
+    than the tracker, the last stop is long.
     """
 
     name = "async-wp"
@@ -108,7 +109,7 @@ class AsyncWp(Tracker):
     few_pages = 16
 
     def missing(self) -> str:
-        """Needs WP_ASYNC and PAGEMAP_SCAN (both 6.7)."""
+        """Return why it cannot work: the kernel has no WP_ASYNC or no PAGEMAP_SCAN (both 6.7)."""
         try:
             offered = offered_features()
         except UserfaultfdError:
@@ -118,7 +119,7 @@ class AsyncWp(Tracker):
         return "" if scan_supported() else "This kernel has no PAGEMAP_SCAN."
 
     def snapshot(self, session: Session) -> Snapshot:
-        """Take one of the end."""
+        """Take a snapshot whose T0 is its end."""
         region, result = session.region, Snapshot.of_size(session.region.length)
         began = time.perf_counter_ns()
         with Userfaultfd(Feature.WP_ASYNC | Feature.PAGEFAULT_FLAG_WP) as uffd:
@@ -133,7 +134,7 @@ class AsyncWp(Tracker):
             stopped = time.perf_counter_ns()
             session.writers.pause()
             self._copy_written(region, result)
-            session.at_moment()
+            session.at_t0()
             session.writers.resume()
             result.stats.stun_ns = time.perf_counter_ns() - stopped
         result.stats.total_ns = time.perf_counter_ns() - began
@@ -142,8 +143,8 @@ class AsyncWp(Tracker):
     def _copy_written(self, region: Region, result: Snapshot) -> int:
         """Copy the pages written since the last call and return their number.
 
-        Each is protected again in the step that finds it, before it is copied: a write after that is found
-        in the next round.
+        The scan protects each page again as it finds it, before it is copied, so the next round finds any
+        later write.
         """
         flags = pagemap.PM_SCAN_WP_MATCHING | pagemap.PM_SCAN_CHECK_WPASYNC
         found = scan(region.address, region.length, flags=flags, most_regions=region.pages + 1)

@@ -1,4 +1,4 @@
-"""Threads that write to memory in a known order, and can be stopped for an instant as vCPUs are."""
+"""Threads that write memory in a known order and can be paused for an instant, as vCPUs are at T0."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from harness.userfaultfd import Region
 from .order import WriteOrder
 
 Store = Callable[[int, bytes], None]
-"""Writes bytes at an address, or raises OSError; must not hold the GIL while it faults."""
+"""A function that writes bytes at an address or raises OSError; it must release the GIL while it faults."""
 
 
 class WritersStuck(Exception):
-    """Writers do not get on: a fault of theirs is never answered."""
+    """The writers stopped writing: a fault of theirs is never answered."""
 
 
 class Writers:
-    """The writing threads of one region; leaving their ``with`` ends them.
+    """The threads that write one region; leaving their ``with`` ends them.
 
     Attributes:
-        order: what they write.
-        steps: how many steps each thread has done.
-        errors: what their stores failed with.
-        nanoseconds: for each thread, how long each of its steps took since the last `measure`.
+        order: what each step writes.
+        steps: number of steps that each thread has done.
+        errors: the errors that their stores raised.
+        nanoseconds: for each thread, the duration of each of its steps since the last `measure`.
     """
 
     def __init__(self, region: Region, order: WriteOrder, make_store: Callable[[], Store]) -> None:
@@ -58,24 +58,24 @@ class Writers:
             one.join(10)
 
     def pause(self, patience: float = 5.0) -> None:
-        """Stop all between two writes; WritersStuck if one does not come to that in `patience` seconds."""
+        """Stop each thread between two writes; raise WritersStuck if one does not stop in `patience` s."""
         with self._gate:
             self._closed_gate = True
             if not self._gate.wait_for(lambda: self._parked == self._alive(), patience):
                 raise WritersStuck(f"A writer did not stop within {patience:.0f} s.")
 
     def resume(self) -> None:
-        """Let all go on."""
+        """Let all threads go on."""
         with self._gate:
             self._closed_gate = False
             self._gate.notify_all()
 
     def measure(self) -> None:
-        """Forget the times of steps so far."""
+        """Start a new measurement: drop the durations of all steps so far."""
         self.nanoseconds = [[] for _ in self.steps]
 
     def total(self) -> int:
-        """Steps done by all threads."""
+        """Return the number of steps done by all threads together."""
         return sum(self.steps)
 
     def _alive(self) -> int:
