@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from harness.codes import Fields
 
 # A fault that is only on its way to a page is over by then.
 _APART_SECONDS = 0.05
@@ -42,9 +45,17 @@ def _faults(pid: int) -> dict[int, str]:
     return found
 
 
-def held_up_words(pid: int) -> str:
-    """What to add to a sentence that says a process is silent, "" where none of its threads is held up."""
-    names = held_threads(pid)
+def held_fields(names: Sequence[str]) -> Fields:
+    """Return the field `held_threads` with those names, or nothing where there are none."""
+    return {"held_threads": ", ".join(names)} if names else {}
+
+
+def held_up_words(names: Sequence[str]) -> str:
+    """Return what to add to a sentence that says a process is silent.
+
+    Args:
+        names: of its threads that wait in a page fault; without any, the result is "".
+    """
     if not names:
         return ""
     quoted = ", ".join(f"'{name}'" for name in names)

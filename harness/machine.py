@@ -10,13 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from harness.codes import Code, Fields
 from harness.deadline import Deadline
 from harness.disk import KeptDisk, make_overlay
 from harness.errors import DeadlineExpired, Evidence, SetupBroken, SubjectFailed
-from harness.held_up import held_up_words
+from harness.held_up import held_fields, held_threads, held_up_words
 from harness.host import LocalHost
 from harness.machine_config import OVERLAY_FILE, MachineConfig, qemu_argv
 from harness.process import ChildProcess
+from harness.qemu_messages import said
 from harness.qmp import QmpSession
 
 _QMP_SECONDS = 30.0
@@ -84,16 +86,28 @@ class Machine:
         """Whether the QEMU process runs."""
         return self.process.exit_code() is None
 
-    def failure(self, sentence: str) -> SubjectFailed:
-        """An error that blames this QEMU, with its command line, exit code and logs."""
-        code = self.process.exit_code()
-        ended = "" if code is None else f" (exit code {code})"
+    def failure(
+        self, sentence: str, code: Code = Code.QEMU_FAILED, fields: Fields | None = None
+    ) -> SubjectFailed:
+        """Return an error that blames this QEMU, with its command line, exit code and logs.
+
+        Args:
+            sentence: without its full stop.
+            code: what happened.
+            fields: values that tell apart what the code stands for. Known words in the last line of QEMU's
+                log and threads that wait in a page fault are added.
+        """
+        exit_code = self.process.exit_code()
+        ended = "" if exit_code is None else f" (exit code {exit_code})"
         paths = (self.folder / "console.log", self.folder / "qmp.jsonl")
         evidence: Evidence = self.process.evidence(*paths)
         last = evidence.log_tail.strip().splitlines()[-1:]
-        said = f"; its last words: {last[0]}" if last else ""
-        why = held_up_words(self.process.pid) if code is None else ""
-        return SubjectFailed(f"{sentence}{ended}{why}{said}.", evidence)
+        words = f"; its last words: {last[0]}" if last else ""
+        held = held_threads(self.process.pid) if exit_code is None else []
+        found = {**said("".join(last)), **held_fields(held), **(fields or {})}
+        return SubjectFailed(
+            f"{sentence}{ended}{held_up_words(held)}{words}.", evidence, code=code, fields=found
+        )
 
     def wait_status(self, wanted: Callable[[str], bool], deadline: Deadline, what: str) -> str:
         """Poll `query-status` until its `status` is wanted, and return it.
@@ -106,7 +120,11 @@ class Machine:
             if wanted(status):
                 return status
             if deadline.expired:
-                raise self.failure(f"The guest is '{status}' and did not become {what} in time")
+                raise self.failure(
+                    f"The guest is '{status}' and did not become {what} in time",
+                    Code.GUEST_WRONG_STATE,
+                    {"state": status},
+                )
             self.pause(deadline)
 
     def pause(self, deadline: Deadline, seconds: float = 0.01) -> int | None:
@@ -127,7 +145,7 @@ class Machine:
 
         def seen() -> bool:
             if not self.alive():
-                raise self.failure("QEMU ended while the guest booted")
+                raise self.failure("QEMU ended while the guest booted", Code.QEMU_ENDED)
             return console.exists() and text in console.read_text(errors="replace")
 
         deadline.wait_for(seen, f"'{text}' on the guest's console", interval=0.1)

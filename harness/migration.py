@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import NotApplicable
 from harness.machine import Machine
+from harness.qemu_messages import said
 from harness.qmp import CommandRefused
 from harness.userfaultfd import probe_userfaultfd
 
@@ -72,7 +74,11 @@ def require_capability(machine: Machine, name: str) -> None:
         # QEMU gives the same text whatever the reason was; the kernel's own answer tells them apart.
         why = probe_userfaultfd().reason if name == BACKGROUND_SNAPSHOT else ""
         sentence = f"QEMU refuses {name} on this host: {refusal.reason.rstrip('.')}. {why}"
-        raise NotApplicable(sentence.strip()) from refusal
+        raise NotApplicable(
+            sentence.strip(),
+            code=Code.CAPABILITY_REFUSED,
+            fields={"capability": name, **said(refusal.reason)},
+        ) from refusal
 
 
 def lift_bandwidth_limit(machine: Machine) -> None:
@@ -146,7 +152,11 @@ def wait_ram_moving(machine: Machine, deadline: Deadline) -> None:
             return
         _check_not_failed(machine, answer)
         if deadline.expired:
-            raise machine.failure(f"The save is still '{status}' without having sent a page")
+            raise machine.failure(
+                f"The save is still '{status}' without having sent a page",
+                Code.SAVE_UNFINISHED,
+                {"status": str(status)},
+            )
         machine.pause(deadline, 0.002)
 
 
@@ -177,7 +187,9 @@ def wait_reported_completed(machine: Machine, deadline: Deadline) -> SaveFigures
         _check_not_failed(machine, answer)
         if deadline.expired:
             raise machine.failure(
-                f"The save is still '{answer.get('status')}' after {deadline.seconds:.0f} s"
+                f"The save is still '{answer.get('status')}' after {deadline.seconds:.0f} s",
+                Code.SAVE_UNFINISHED,
+                {"status": str(answer.get("status"))},
             )
         machine.pause(deadline)
 
@@ -200,14 +212,20 @@ def wait_cleaned_up(machine: Machine, deadline: Deadline) -> None:
         if not any(instance.get("type") == "migration" for instance in instances):
             return
         if deadline.expired:
-            raise machine.failure("QEMU has ended the migration but does not clean up after it")
+            raise machine.failure(
+                "QEMU has ended the migration but does not clean up after it", Code.SAVE_NOT_CLEANED_UP
+            )
         machine.pause(deadline, 0.002)
 
 
 def _check_not_failed(machine: Machine, answer: dict[str, Any]) -> None:
     if answer.get("status") in _ENDED - {"completed"}:
         reason = answer.get("error-desc", "QEMU gives no reason")
-        raise machine.failure(f"The save ended as '{answer['status']}': {reason}")
+        raise machine.failure(
+            f"The save ended as '{answer['status']}': {reason}",
+            Code.SAVE_FAILED,
+            {"status": answer["status"], **said(reason)},
+        )
 
 
 def restore(machine: Machine, uri: str, deadline: Deadline) -> str:
@@ -222,7 +240,9 @@ def restore(machine: Machine, uri: str, deadline: Deadline) -> str:
     try:
         machine.qmp.execute("migrate-incoming", {"uri": uri}, deadline)
     except CommandRefused as refusal:
-        raise machine.failure(f"QEMU refused to restore: {refusal.reason}") from refusal
+        raise machine.failure(
+            f"QEMU refused to restore: {refusal.reason}", Code.RESTORE_FAILED, said(refusal.reason)
+        ) from refusal
 
     def loaded(status: str) -> bool:
         answer: dict[str, Any] = {}
@@ -230,7 +250,8 @@ def restore(machine: Machine, uri: str, deadline: Deadline) -> str:
         with contextlib.suppress(CommandRefused):
             answer = machine.query_migrate()
         if answer.get("status") == "failed":
-            raise machine.failure(f"The restore failed: {answer.get('error-desc', 'QEMU gives no reason')}")
+            reason = answer.get("error-desc", "QEMU gives no reason")
+            raise machine.failure(f"The restore failed: {reason}", Code.RESTORE_FAILED, said(reason))
         return status != "inmigrate"
 
     return machine.wait_status(loaded, deadline, "loaded")

@@ -12,12 +12,14 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 
+from harness.codes import Code, Fields
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
+from harness.qemu_messages import said
 
 # How long QEMU's end may be noticed before its exit code: the kernel closes its socket first.
 _EXIT_GRACE_SECONDS = 2.0
@@ -29,8 +31,10 @@ T = TypeVar("T")
 class CommandRefused(SnapproofError):
     """QEMU answered a QMP command with an error; `reason` is its `error.desc`."""
 
+    code = Code.QMP_REFUSED
+
     def __init__(self, command: str, reason: str) -> None:
-        super().__init__(f"QEMU refused '{command}': {reason}")
+        super().__init__(f"QEMU refused '{command}': {reason}", fields={"command": command, **said(reason)})
         self.command = command
         self.reason = reason
 
@@ -48,6 +52,13 @@ class Event:
     name: str
     data: Mapping[str, Any]
     seconds: float
+
+
+class Blame(Protocol):
+    """Makes the error that blames a QEMU for what a sentence says."""
+
+    def __call__(self, sentence: str, code: Code = ..., fields: Fields | None = None) -> SnapproofError:
+        """Make the error; `fields` tell apart what the code stands for."""
 
 
 class _LoggingClient(QMPClient):
@@ -72,9 +83,7 @@ class QmpSession:
     qemu.qmp listeners stay silent when QEMU dies, so every wait here also looks at the process.
     """
 
-    def __init__(
-        self, log: Path, failure: Callable[[str], SnapproofError], alive: Callable[[], bool]
-    ) -> None:
+    def __init__(self, log: Path, failure: Blame, alive: Callable[[], bool]) -> None:
         """Prepare a session.
 
         Args:
@@ -95,7 +104,7 @@ class QmpSession:
     def connect(self, sock: socket.socket, deadline: Deadline) -> None:
         """Negotiate QMP over our end of a socket pair."""
         try:
-            self._call(lambda: self._client.connect(sock), deadline, "greet over QMP")
+            self._call(lambda: self._client.connect(sock), deadline)
         except (QMPError, OSError, EOFError) as error:
             raise self._gone("before it greeted over QMP") from error
 
@@ -112,7 +121,7 @@ class QmpSession:
             return self._call(
                 lambda: self._client.execute(command, dict(arguments or {})),
                 deadline or Deadline(30),
-                f"answer '{command}'",
+                command,
             )
         except ExecuteError as error:
             raise CommandRefused(command, error.error.error.desc) from error
@@ -144,7 +153,9 @@ class QmpSession:
                 if not self._alive():
                     break
                 if deadline.expired:
-                    raise self._failure(f"QEMU did not send {what} within {deadline.seconds:.0f} s")
+                    raise self._failure(
+                        f"QEMU did not send {what} within {deadline.seconds:.0f} s", Code.QMP_NO_EVENT
+                    )
                 self._changed.wait(min(_POLL_SECONDS, deadline.remaining()))
         raise self._gone(f"before it sent {what}")
 
@@ -159,7 +170,9 @@ class QmpSession:
         self._loop.close()
         self._log.close()
 
-    def _call(self, start: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, what: str) -> T:
+    def _call(self, start: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, command: str = "") -> T:
+        """Wait for QEMU's answer to a command, or for its greeting."""
+        what = f"answer '{command}'" if command else "greet over QMP"
         future: Future[T] = asyncio.run_coroutine_threadsafe(start(), self._loop)
         grace: Deadline | None = None
         while True:
@@ -175,13 +188,17 @@ class QmpSession:
                     raise self._gone(f"instead of going on to {what}")
             elif deadline.expired:
                 future.cancel()
-                raise self._failure(f"QEMU did not {what} within {deadline.seconds:.0f} s")
+                sentence = f"QEMU did not {what} within {deadline.seconds:.0f} s"
+                if not command:
+                    raise self._failure(sentence, Code.QMP_NO_GREETING)
+                raise self._failure(sentence, Code.QMP_NO_ANSWER, {"command": command})
 
     def _gone(self, when: str) -> SnapproofError:
         with contextlib.suppress(SnapproofError):
             Deadline(_EXIT_GRACE_SECONDS).wait_for(lambda: not self._alive(), "QEMU's exit")
-        verb = "closed its QMP connection" if self._alive() else "ended"
-        return self._failure(f"QEMU {verb} {when}")
+        if self._alive():
+            return self._failure(f"QEMU closed its QMP connection {when}", Code.QMP_CLOSED)
+        return self._failure(f"QEMU ended {when}", Code.QEMU_ENDED)
 
     def _on_message(self, direction: str, message: Message) -> None:
         # Runs on the loop thread, for each message in the order of arrival.

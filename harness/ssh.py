@@ -12,6 +12,7 @@ from typing import Self
 import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
 
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SnapproofError, UsageError
 
@@ -27,6 +28,8 @@ logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 class GuestUnreachable(SnapproofError):
     """The guest did not answer over SSH in time."""
+
+    code = Code.GUEST_NO_ANSWER
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,9 @@ class GuestShell:
         refused: Deadline | None = None
         while not deadline.expired:
             if not alive():
-                raise GuestUnreachable("The guest's QEMU ended before it answered over SSH.")
+                raise GuestUnreachable(
+                    "The guest's QEMU ended before it answered over SSH.", code=Code.QEMU_ENDED
+                )
             try:
                 self._client = self._login(deadline)
             except paramiko.BadHostKeyException as error:
@@ -176,10 +181,13 @@ class GuestShell:
             status_ready = channel_out.channel.status_event.wait(deadline.remaining())
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise GuestUnreachable(
-                f"The guest did not finish '{command}': {error or 'timed out'}."
+                f"The guest did not finish '{command}': {error or 'timed out'}.",
+                code=Code.GUEST_COMMAND_UNFINISHED,
             ) from error
         if not status_ready:
-            raise GuestUnreachable(f"The guest did not finish '{command}' in time.")
+            raise GuestUnreachable(
+                f"The guest did not finish '{command}' in time.", code=Code.GUEST_COMMAND_UNFINISHED
+            )
         code = channel_out.channel.recv_exit_status()
         return CommandResult(code, output.decode(errors="replace"), errors.decode(errors="replace"))
 

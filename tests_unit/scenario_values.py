@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from guest_images.image import GuestImage
 from guest_images.packages import InputRecord
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.migration import SaveFigures
@@ -67,9 +68,11 @@ def snapshot(flow: Flow = Flow.LIVE, **changes: Any) -> Snapshot:
     return replace(made, **changes)
 
 
-def check(name: str, *problems: str, facts: Facts | None = None) -> CheckResult:
-    """A check that passed, or failed with these sentences."""
-    violations = tuple(Violation(name, sentence) for sentence in problems)
+def check(
+    name: str, *problems: str, facts: Facts | None = None, code: Code = Code.SNAPSHOT_WRONG
+) -> CheckResult:
+    """A check that passed, or failed with these sentences and this code."""
+    violations = tuple(Violation(name, code, sentence) for sentence in problems)
     status = Status.FAIL if problems else Status.PASS
     return CheckResult(name, "It demands.", status, violations, len(violations), facts or {})
 
@@ -152,6 +155,12 @@ def stand_in_guest(*answers: AgentStatus | SnapproofError) -> Guest:
     """A guest whose agent answers so, and whose QEMU is this process."""
     machine = SimpleNamespace(process=SimpleNamespace(pid=os.getpid()))
     return cast(Guest, SimpleNamespace(agent=StandInAgent(*answers), machine=machine))
+
+
+def codes(result: CheckResult) -> list[Code]:
+    """The codes of a check's violations; its status must agree with them."""
+    assert result.status is (Status.FAIL if result.violations else Status.PASS)
+    return [violation.code for violation in result.violations]
 
 
 def sentences(result: CheckResult) -> list[str]:

@@ -17,6 +17,7 @@ import pytest
 
 from ci.command import main
 from ci.progress_bar import ProgressBar, bar_text
+from harness.codes import Code
 from tests_unit.command_values import command_outcome, right_vmstate
 from tests_unit.synthetic_stream import PAGE, Guest, Writer, write_golden
 from validators import judge
@@ -164,11 +165,15 @@ def test_what_was_not_read_to_its_end_never_passes(good: Path, monkeypatch: pyte
     """Damage that no named rule covers is a violation of its own."""
 
     def ended(source: Source, offset: int = 0) -> SnapshotIndex:
-        return replace(read_index(source, offset), damage=Anomaly("new-rule", "The reading stopped.", 7))
+        return replace(
+            read_index(source, offset), damage=Anomaly(Code.SNAPSHOT_WRONG, "The reading stopped.", 7)
+        )
 
     monkeypatch.setattr(judge, "read_index", ended)
     verdict = check_file(good)
-    assert verdict.violations[0].sentence == "The reading stopped."
+    (found,) = verdict.violations
+    assert (found.check, found.code) == ("readable", Code.SNAPSHOT_WRONG)
+    assert found.sentence == "The reading stopped."
     assert verdict.status.value == "FAIL"
 
 

@@ -25,12 +25,12 @@ def test_thread_in_a_write_fault_is_named() -> None:
         writer = threading.Thread(target=region.store, args=(0, b"after"), daemon=True)
         writer.start()
         Deadline(10).wait_for(lambda: len(held_threads(os.getpid())) == 1, "The fault")
-        assert "waits in a page fault" in held_up_words(os.getpid())
+        assert "waits in a page fault" in held_up_words(held_threads(os.getpid()))
         uffd.write_protect(region.address, region.length, protect=False)
         writer.join(10)
-        assert held_up_words(os.getpid()) == ""
+        assert held_up_words(held_threads(os.getpid())) == ""
 
 
 def test_no_such_process() -> None:
     """A process that has ended is not held up."""
-    assert held_up_words(1 << 30) == ""
+    assert held_up_words(held_threads(1 << 30)) == ""

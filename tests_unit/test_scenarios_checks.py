@@ -13,7 +13,7 @@ from harness.status import Status
 from tests_functional.scenarios import source_checks
 from tests_functional.scenarios.checks import skipped
 from tests_functional.scenarios.guest import Guest
-from tests_functional.scenarios.host_watch import HostState
+from tests_functional.scenarios.host_watch import HostState, Started
 from tests_functional.scenarios.known_issues import load_known_issues
 from tests_functional.scenarios.offline_checks import Instant, instant, judge_oracles
 from tests_functional.scenarios.snapshot import Flow
@@ -37,9 +37,9 @@ HOST = HostState(
     tainted=0,
     splats=("#5 WARNING: old",),
     descriptors=((0, "/dev/null"), (3, "/dev/kvm"), (4, "pipe:[7]")),
-    processes=((70, "helper"),),
+    processes=(Started(70, "helper"),),
 )
-SINK = (71, "cat, which reads from QEMU")
+SINK = Started(71, "cat", reads_from_qemu=True)
 
 
 # What the file must confirm (offline_checks).
@@ -174,7 +174,7 @@ def test_source_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sentence.endswith("does not answer: The guest does not answer over SSH.")
     (issue,) = [issue for issue in load_known_issues() if issue.id == "F9"]
     assert not re.search(issue.probe, "QEMU says that the source guest runs, but it does not answer: No.")
-    monkeypatch.setattr(source_checks, "held_up_words", lambda _pid: "; 'CPU 0/TCG' waits in a page fault")
+    monkeypatch.setattr(source_checks, "held_threads", lambda _pid: ["CPU 0/TCG"])
     (sentence,) = sentences(_judged(monkeypatch, guest)["source-guest"])
     assert re.search(issue.probe, sentence)
     assert "source-latency" not in results

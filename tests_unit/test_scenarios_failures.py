@@ -14,7 +14,8 @@ from typing import Any, cast
 
 import pytest
 
-from harness.errors import NotApplicable
+from harness.codes import Code
+from harness.errors import NotApplicable, SetupBroken
 from harness.machine import Machine
 from harness.status import Status
 from tests_functional.scenarios.agent import AgentWindow
@@ -70,7 +71,7 @@ def test_failed_save_with_a_reason_is_right() -> None:
         (Ending("completed"), "The save is 'completed' after 0.0 s and had to be 'failed'."),
         (Ending("active", seconds=10), "The save is 'active' after 10.0 s and had to be 'failed'."),
         (Ending("failed"), "QEMU does not say why the save failed."),
-        (Ending("active", silent="It died."), "QEMU's monitor hangs or is gone: It died."),
+        (Ending("active", silent=SetupBroken("It died.")), "QEMU's monitor hangs or is gone: It died."),
     ],
 )
 def test_wrong_ending_is_named(ending: Ending, sentence: str) -> None:
@@ -89,19 +90,23 @@ def test_refused_save_must_leave_no_migration() -> None:
 def test_guest_that_does_not_go_on_is_named() -> None:
     """Paused, or running by QMP's word alone; the slowest writer is the one that counts."""
     assert resumed_problems("running", 50) == []
-    assert resumed_problems("paused", 50) == ["The guest is 'paused' 10 s after the save had to be over."]
-    assert "a writer wrote 3 pages" in resumed_problems("running", 3)[0]
-    assert resumed_problems("running", 0, "; 'CPU 0' waits in a page fault") == [
-        "QEMU calls the guest running, but a writer wrote 0 pages in 10 s; 'CPU 0' waits in a page fault."
-    ]
+    (paused,) = resumed_problems("paused", 50)
+    assert (paused.code, paused.fields) == (Code.GUEST_NOT_RESUMED, {"state": "paused"})
+    assert paused.sentence == "The guest is 'paused' 10 s after the save had to be over."
+    (slow,) = resumed_problems("running", 3)
+    assert (slow.code, slow.fields) == (Code.GUEST_WRITERS_STALLED, {})
+    assert "a writer wrote 3 pages" in slow.sentence
+    (held,) = resumed_problems("running", 0, ["CPU 0"])
+    assert (held.code, held.fields) == (Code.GUEST_WRITERS_STALLED, {"held_threads": "CPU 0"})
+    assert "wrote 0 pages in 10 s; 'CPU 0' waits in a page fault" in held.sentence
     assert written_least((5, 5), (500, 8)) == 3
 
 
-@pytest.mark.parametrize(("held", "known"), [("", False), ("; 'CPU 0/TCG' waits in a page fault", True)])
-def test_guest_that_does_nothing_is_f6_only_where_a_thread_waits(held: str, known: bool) -> None:
+@pytest.mark.parametrize(("held", "known"), [([], False), (["CPU 0/TCG"], True)])
+def test_guest_that_does_nothing_is_f6_only_where_a_thread_waits(held: list[str], known: bool) -> None:
     """Writers that stand still for another reason than a page that is not released are a new defect."""
     (issue,) = (issue for issue in load_known_issues() if issue.id == "F6")
-    found = [{"sentence": sentence} for sentence in resumed_problems("running", 0, held)]
+    found = [{"sentence": problem.sentence} for problem in resumed_problems("running", 0, held)]
     check = {"name": "failures/cancel-stalled/resumes", "violations": found, "total": 1}
     assert issue.explains(check, {"qemu": "10.0.13"}) == known
 

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from harness.codes import Code
 from harness.machine import Machine
 from harness.qapi_schema import Member, QapiSchema
 from harness.qmp import CommandRefused
@@ -91,7 +92,7 @@ class _Machine:
     def __init__(self) -> None:
         self.qmp = _Qmp()
 
-    def failure(self, sentence: str) -> Exception:
+    def failure(self, sentence: str, _code: Code) -> Exception:
         return AssertionError(sentence)
 
 

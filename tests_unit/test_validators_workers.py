@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xxhash
 
+from harness.codes import Code
 from tests_unit.synthetic_stream import PAGE, Guest, Writer, write_golden
 from validators import pages, verdict, workers
 from validators.digests import read_digests
@@ -64,7 +65,7 @@ def test_failure_in_a_copy_is_raised_here() -> None:
 
     def work(item: int) -> int:
         if item == 31:
-            raise StreamError("truncated", "It is cut.", 31)
+            raise StreamError(Code.TRUNCATED_SHRANK, "It is cut.", 31)
         return item
 
     results: list[int] = []

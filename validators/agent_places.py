@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from harness.codes import Code
 from validators import agent_pages as ap
 from validators.agent_scan import AgentScan, DataPages, SpecialPage
 from validators.memory_map import MemoryMap, Sighting, best_map
@@ -182,6 +183,7 @@ def _report_directory(reader: PageReader, page: SpecialPage, tally: Tally) -> No
     tally.add(
         Violation(
             tally.name,
+            Code.WRITE_ORDER_BAD_DIRECTORY_PAGE,
             f"The directory page at 0x{page.page * block.page_size:x} of '{block.idstr}' is corrupt.",
             block.idstr,
             page.page * block.page_size,

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.codes import Code
 from validators.stream import format as fmt
 from validators.stream.cursor import readable
 from validators.stream.format import StreamError
 from validators.stream.index import Section, SnapshotIndex
 from validators.stream.source import Source
 from validators.stream.vmdesc import described_length, field_length
-from validators.verdict import CheckResult, Tally, Violation
+from validators.verdict import CheckResult, Tally
 
 Value = Any  # a JSON value: dict, list, int, bool or str
 
@@ -29,17 +30,18 @@ def judge_devices(index: SnapshotIndex) -> CheckResult:
     tally = Tally("vmdesc", "The vmdesc names exactly the device sections there are, with their sizes.")
     for anomaly in (*index.anomalies, *([index.damage] if index.damage else [])):
         if anomaly.check == tally.name:
-            tally.add(Violation(tally.name, anomaly.sentence, file_offset=anomaly.offset))
+            tally.report(anomaly.code, anomaly.sentence, file_offset=anomaly.offset)
     if index.damage is not None:
         return tally.skip("The reading stopped before the vmdesc.")
     if index.vmdesc is None:
-        tally.add(Violation(tally.name, "No vmdesc follows the end marker.", file_offset=index.end))
+        tally.report(Code.VMDESC_ABSENT, "No vmdesc follows the end marker.", file_offset=index.end)
         return tally.result()
     if index.vmdesc.problem:
-        tally.add(
-            Violation(tally.name, f"The vmdesc cannot be used: {index.vmdesc.problem}.",
-                      file_offset=index.vmdesc.offset)
-        )  # fmt: skip
+        tally.report(
+            Code.VMDESC_UNUSABLE,
+            f"The vmdesc cannot be used: {index.vmdesc.problem}.",
+            file_offset=index.vmdesc.offset,
+        )
         return tally.result()
     _compare_devices(index, tally)
     tally.facts["devices"] = len(index.devices)
@@ -53,17 +55,19 @@ def _compare_devices(index: SnapshotIndex, tally: Tally) -> None:
     present = {(section.idstr, section.instance) for section in index.devices}
     for key in by_key:
         if key not in present:
-            tally.add(
-                Violation(tally.name, f"Device '{key[0]}' ({key[1]}) is described, but not there.",
-                          file_offset=index.vmdesc.offset)
-            )  # fmt: skip
+            tally.report(
+                Code.VMDESC_DEVICE_ABSENT,
+                f"Device '{key[0]}' ({key[1]}) is described, but not there.",
+                file_offset=index.vmdesc.offset,
+            )
     for section in index.devices:
         device = by_key.get((section.idstr, section.instance))
         if device is None:
-            tally.add(
-                Violation(tally.name, f"Device '{section.idstr}' ({section.instance}) is not described.",
-                          file_offset=section.offset)
-            )  # fmt: skip
+            tally.report(
+                Code.VMDESC_DEVICE_UNDESCRIBED,
+                f"Device '{section.idstr}' ({section.instance}) is not described.",
+                file_offset=section.offset,
+            )
         else:
             _compare_device(section, device, tally)
     if not tally.total:
@@ -73,18 +77,16 @@ def _compare_devices(index: SnapshotIndex, tally: Tally) -> None:
 def _compare_order(described: list[tuple[str, int]], sections: Sequence[Section], tally: Tally) -> None:
     for key, section in zip(described, sections, strict=False):
         if key != (section.idstr, section.instance):
-            tally.add(
-                Violation(
-                    tally.name,
-                    f"Device '{section.idstr}' ({section.instance}) stands where '{key[0]}' ({key[1]}) "
-                    "is described.",
-                    file_offset=section.offset,
-                )
+            tally.report(
+                Code.VMDESC_DEVICE_ORDER,
+                f"Device '{section.idstr}' ({section.instance}) stands where "
+                f"'{key[0]}' ({key[1]}) is described.",
+                file_offset=section.offset,
             )
             return
     if len(described) != len(sections):
-        tally.add(
-            Violation(tally.name, f"{len(described)} devices are described, {len(sections)} are there.")
+        tally.report(
+            Code.VMDESC_DEVICE_COUNT, f"{len(described)} devices are described, {len(sections)} are there."
         )
 
 
@@ -92,25 +94,21 @@ def _compare_device(section: Section, device: Mapping[str, Any], tally: Tally) -
     length = described_length(device)
     actual = section.data_end - section.data_offset
     if length != actual:
-        tally.add(
-            Violation(
-                tally.name,
-                f"Device '{section.idstr}' ({section.instance}) has {actual} bytes of state, "
-                f"but {'a malformed description' if length is None else f'{length} bytes are described'}.",
-                file_offset=section.data_offset,
-            )
+        tally.report(
+            Code.VMDESC_DEVICE_SIZE,
+            f"Device '{section.idstr}' ({section.instance}) has {actual} bytes of state, "
+            f"but {'a malformed description' if length is None else f'{length} bytes are described'}.",
+            file_offset=section.data_offset,
         )
     version = device.get("version", section.version)
     if not isinstance(version, int):
         version = "unknown"
     if version != section.version:
-        tally.add(
-            Violation(
-                tally.name,
-                f"Device '{section.idstr}' ({section.instance}) has version {section.version}, "
-                f"but version {version} is described.",
-                file_offset=section.offset,
-            )
+        tally.report(
+            Code.VMDESC_DEVICE_VERSION,
+            f"Device '{section.idstr}' ({section.instance}) has version {section.version}, "
+            f"but version {version} is described.",
+            file_offset=section.offset,
         )
 
 
@@ -163,7 +161,7 @@ class _Decoder:
         self.left = left
 
     def _error(self, sentence: str) -> StreamError:
-        return StreamError("vmdesc", sentence, self._offset + self._at)
+        return StreamError(Code.VMDESC_UNDECODABLE, sentence, self._offset + self._at)
 
     def _take(self, count: int) -> bytes:
         if self._at + count > len(self._raw):

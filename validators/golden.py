@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.codes import Code
 from harness.errors import UsageError
 from validators.pages import BATCH_BYTES as _BATCH_BYTES
 from validators.pages import Batch, Numbers, PageReader, Rows
@@ -111,24 +112,31 @@ def check_golden(
             if block.idstr in golden.left_out and block is not largest:
                 left_out.append(block.idstr)
             elif "" not in golden.files:
-                _whole(tally, block, f"RAMBlock '{block.idstr}' is not in the golden image.")
+                tally.report(
+                    Code.GOLDEN_BLOCK_NOT_IN_IMAGE,
+                    f"RAMBlock '{block.idstr}' is not in the golden image.",
+                    block.idstr,
+                    file_offset=block.list_offset,
+                )
             continue
         if file.size != block.used_length:
-            _whole(tally, block, f"RAMBlock '{block.idstr}' has {block.used_length} bytes in the stream, "
-                                 f"{file.size} in the golden image.")  # fmt: skip
+            tally.report(
+                Code.GOLDEN_BLOCK_LENGTH,
+                f"RAMBlock '{block.idstr}' has {block.used_length} bytes in the stream, "
+                f"{file.size} in the golden image.",
+                block.idstr,
+                file_offset=block.list_offset,
+            )
             continue
         compared += _BlockComparison(reader, block, file, tally).run(unplugged.get(number))
     for idstr in golden.files:
         if idstr and idstr not in {block.idstr for block in blocks}:
-            tally.add(Violation("golden", f"RAMBlock '{idstr}' is not in the stream.", idstr))
+            sentence = f"RAMBlock '{idstr}' is not in the stream."
+            tally.report(Code.GOLDEN_BLOCK_NOT_IN_STREAM, sentence, idstr)
     tally.facts["pages compared"] = compared
     if left_out:
         tally.facts["RAMBlocks left out of the golden image"] = ", ".join(left_out)
     return tally.result()
-
-
-def _whole(tally: Tally, block: Block, sentence: str) -> None:
-    tally.add(Violation("golden", sentence, block.idstr, file_offset=block.list_offset))
 
 
 @dataclass(frozen=True)
@@ -247,7 +255,16 @@ class _BlockComparison:
         for page in pages[:named].tolist():
             offset = page * self._block.page_size
             sentence = f"Page 0x{offset:x} of RAMBlock '{self._block.idstr}' is not in the stream."
-            self._tally.add(Violation("golden", sentence, self._block.idstr, offset, expected="the page"))
+            self._tally.add(
+                Violation(
+                    "golden",
+                    Code.GOLDEN_PAGE_MISSING,
+                    sentence,
+                    self._block.idstr,
+                    offset,
+                    expected="the page",
+                )
+            )
         self._tally.count(self._block.idstr, pages[named:] * self._block.page_size)
 
     def _report(self, page: int, found: bytes, golden: bytes) -> None:
@@ -261,6 +278,7 @@ class _BlockComparison:
         self._tally.add(
             Violation(
                 "golden",
+                Code.GOLDEN_DIFFERS,
                 f"Page 0x{offset:x} of RAMBlock '{block.idstr}' differs from the golden image "
                 f"in {len(differing)} bytes, first at +0x{first:x}.",
                 block.idstr,

@@ -72,7 +72,7 @@ def _verdict(checks: list[CheckResult], index: SnapshotIndex) -> Verdict:
     if index.damage is not None and not any(check.status is Status.FAIL for check in checks):
         # Whatever ended the reading, a file that was not read to its end never passes.
         tally = Tally("readable", "The stream can be read to its end.")
-        tally.add(Violation(tally.name, index.damage.sentence, file_offset=index.damage.offset))
+        tally.report(index.damage.code, index.damage.sentence, file_offset=index.damage.offset)
         checks = [*checks, tally.result()]
     lengths = {block.idstr: block.used_length for block in index.blocks}
     return Verdict(tuple(_with_addresses(checks, index)), describe(index), lengths)
@@ -117,7 +117,7 @@ def _guarded(run: Callable[[], CheckResult], name: str, index: SnapshotIndex) ->
         return run()
     except StreamError as error:
         tally = Tally(name, "The file stays as it is while it is read.")
-        tally.add(Violation(name, error.sentence, file_offset=error.offset))
+        tally.report(error.code, error.sentence, file_offset=error.offset)
         return tally.result()
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.codes import Code, Fields
 from validators import agent_pages as ap
 from validators.verdict import hexdump
 
@@ -18,16 +19,20 @@ class Diagnosis:
     """What a page is instead of what it should be.
 
     Attributes:
+        code: of the violation.
         sentence: completes "The page is ...".
         expected: what should be there.
         found: what is there.
         hexdump: a few lines around the first wrong byte.
+        fields: values that tell apart what the code stands for.
     """
 
+    code: Code
     sentence: str
     expected: str
     found: str
     hexdump: str = ""
+    fields: Fields = field(default_factory=dict)
 
 
 def diagnose(
@@ -49,7 +54,7 @@ def diagnose(
     wanted = _content(schedule, nonce, index, *expected)
     text = "zeros" if not wanted.any() else f"generation {expected[0]}, step {expected[1]}"
     if raw is None:
-        return Diagnosis("missing from the stream", text, "nothing")
+        return Diagnosis(Code.WRITE_ORDER_MISSING, "missing from the stream", text, "nothing")
     words = np.frombuffer(raw, "<u8")
     if np.array_equal(words, wanted):
         return None
@@ -87,11 +92,11 @@ def _wrong(
         + hexdump(words.tobytes(), first * 8, "found   ")
     )
     if not words.any():
-        return Diagnosis("zero", text, "zeros", dump)
+        return Diagnosis(Code.WRITE_ORDER_ZERO, "zero", text, "zeros", dump)
     header = [int(word) for word in words[:6]]
     said = f"thread {header[2]}, page {header[3]}, generation {header[4]}, step {header[5]}"
     if bool(ap.intact(words[None, :])[0]):
-        return Diagnosis(_whole(schedule, nonce, index, expected, header), text, said, dump)
+        return Diagnosis(*_whole(schedule, nonce, index, expected, header), text, said, dump)
     # Only a step that really writes this page can have begun to: else the header itself is damaged.
     written, generation = schedule.locate(np.array([header[5]], np.uint64))
     claimed = [ap.DATA_MAGIC, nonce, schedule.thread, int(written[0]), int(generation[0])]
@@ -101,11 +106,13 @@ def _wrong(
         if cut is not None:
             age = "newer" if header[5] > expected[1] else "older"
             return Diagnosis(
+                Code.WRITE_ORDER_TORN,
                 f"torn at word {cut}: {age} by {abs(header[5] - expected[1])} steps before it, right behind",
-                text, said, dump,
+                text, said, dump, {"age": age},
             )  # fmt: skip
     bits = (int.from_bytes((words ^ wanted).tobytes(), "little")).bit_count()
     return Diagnosis(
+        Code.WRITE_ORDER_CORRUPT,
         f"corrupt: word {first} is 0x{int(words[first]):016x} instead of 0x{int(wanted[first]):016x} "
         f"({bits} bits of the page differ)",
         text, said, dump,
@@ -114,14 +121,16 @@ def _wrong(
 
 def _whole(
     schedule: ap.Schedule, nonce: int, index: int, expected: tuple[int, int], header: list[int]
-) -> str:
-    """Words for an intact data page that is not the right one."""
+) -> tuple[Code, str]:
+    """Code and words for an intact data page that is not the right one."""
     if header[1] != nonce:
-        return "a page of an earlier agent"
+        return Code.WRITE_ORDER_OTHER_AGENT, "a page of an earlier agent"
     if header[2] != schedule.thread or header[3] != index:
-        return f"page {header[3]} of thread {header[2]}, which belongs elsewhere"
+        words = f"page {header[3]} of thread {header[2]}, which belongs elsewhere"
+        return Code.WRITE_ORDER_MISPLACED, words
     if header[5] > expected[1] or (header[4] > expected[0]):
-        return f"newer than T0 by {header[5] - expected[1]} steps of its thread"
+        return Code.WRITE_ORDER_NEWER, f"newer than T0 by {header[5] - expected[1]} steps of its thread"
     if header[5] < expected[1]:
-        return f"older than T0 by {expected[1] - header[5]} steps of its thread"
-    return f"of generation {header[4]} although its step is right"
+        return Code.WRITE_ORDER_OLDER, f"older than T0 by {expected[1] - header[5]} steps of its thread"
+    words = f"of generation {header[4]} although its step is right"
+    return Code.WRITE_ORDER_WRONG_GENERATION, words

@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from harness.codes import Code
 from validators.stream.format import StreamError
 from validators.stream.index import Block, SnapshotIndex
 from validators.stream.source import FileSource
@@ -152,7 +153,9 @@ class PageReader:
     def _read(self, span: _Span) -> Batch:
         space = self.source.view(span.start, span.length)
         if len(space) < span.length:
-            raise StreamError("truncated", "The file became shorter while it was being read.", span.start)
+            raise StreamError(
+                Code.TRUNCATED_SHRANK, "The file became shorter while it was being read.", span.start
+            )
         return Batch(span.pages, span.size, space, span.places - span.start, span.stride)
 
     def page(self, block: Block, number: int) -> bytes | None:

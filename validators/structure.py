@@ -12,6 +12,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from harness.codes import Code
 from validators.device_state import judge_devices
 from validators.stream.format import END, FULL, START
 from validators.stream.index import Anomaly, Block, SnapshotIndex
@@ -50,7 +51,12 @@ def _noted(index: SnapshotIndex, tally: Tally) -> Tally:
 
 def _violation(anomaly: Anomaly) -> Violation:
     return Violation(
-        anomaly.check, anomaly.sentence, anomaly.block, anomaly.page_offset, file_offset=anomaly.offset
+        anomaly.check,
+        anomaly.code,
+        anomaly.sentence,
+        anomaly.block,
+        anomaly.page_offset,
+        file_offset=anomaly.offset,
     )
 
 
@@ -76,14 +82,14 @@ def _pages_twice(index: SnapshotIndex) -> CheckResult:
         block = index.blocks[int(found.block[number])]
         offset = int(found.page[number]) * block.page_size
         earlier, later = abs(int(found.earlier[number])), abs(int(found.later[number]))
-        tally.add(
-            Violation(
-                tally.name,
-                f"Page 0x{offset:x} of RAMBlock '{block.idstr}' is in the stream twice, "
-                f"at file offsets {earlier} and {later}.",
-                block.idstr, offset, file_offset=later,
-            )
-        )  # fmt: skip
+        tally.report(
+            Code.PAGE_TWICE_SENT_AGAIN,
+            f"Page 0x{offset:x} of RAMBlock '{block.idstr}' is in the stream twice, "
+            f"at file offsets {earlier} and {later}.",
+            block.idstr,
+            offset,
+            later,
+        )
     tally.total = max(tally.total, int(wrong.sum()))
     tally.facts["pages sent again"] = index.anomaly_counts.get("duplicate", 0)
     return tally.result()
@@ -102,7 +108,8 @@ def _pages_missing(index: SnapshotIndex, unplugged: Unplugged) -> CheckResult:
         absent = unplugged.get(number)
         if absent is not None:
             tally.facts[f"not plugged in: {block.idstr}"] = int(absent.sum()) * block.page_size
-        _count_pages(block, tally, "is not in the stream", lambda source: source == 0, absent, False)
+        code, what = Code.PAGE_MISSING_NOT_IN_STREAM, "is not in the stream"
+        _count_pages(block, tally, code, what, lambda source: source == 0, absent, False)
     return tally.result()
 
 
@@ -111,14 +118,15 @@ def _pages_unplugged(index: SnapshotIndex, unplugged: Unplugged) -> CheckResult:
     # A mapped-ram file has a place for every page, whatever is there.
     if index.damage is None and not index.mapped:
         for number, absent in unplugged.items():
-            what = "is not plugged in, and in the stream"
-            _count_pages(index.blocks[number], tally, what, lambda source: source != 0, absent, True)
+            code, what = Code.PAGE_UNPLUGGED_IN_STREAM, "is not plugged in, and in the stream"
+            _count_pages(index.blocks[number], tally, code, what, lambda source: source != 0, absent, True)
     return tally.result()
 
 
 def _count_pages(
     block: Block,
     tally: Tally,
+    code: Code,
     what: str,
     wrong: Callable[[Pages], Flags],
     unplugged: Flags | None,
@@ -134,7 +142,7 @@ def _count_pages(
         for page in pages[:named].tolist():
             offset = page * block.page_size
             sentence = f"Page 0x{offset:x} of RAMBlock '{block.idstr}' {what}."
-            tally.add(Violation(tally.name, sentence, block.idstr, offset))
+            tally.report(code, sentence, block.idstr, offset)
         tally.count(block.idstr, pages[named:] * block.page_size)
 
 
@@ -143,7 +151,7 @@ def _order(index: SnapshotIndex) -> CheckResult:
     ram = [section for section in index.sections if section.is_ram]
     if not ram:
         if index.damage is None:
-            tally.add(Violation(tally.name, "The stream has no RAM section.", file_offset=index.end))
+            tally.report(Code.SECTION_ORDER_NO_RAM, "The stream has no RAM section.", file_offset=index.end)
         return tally.result() if index.damage is None else tally.skip("No RAM section was reached.")
     # QEMU 8.1 and later write what a virtio-mem device has plugged in before the first page, 11.1 even before
     # the list of RAMBlocks; nothing else may stand there.
@@ -158,15 +166,21 @@ def _order(index: SnapshotIndex) -> CheckResult:
             continue
         place = f"at offset {section.offset}"
         if seen_device is not None:
-            tally.add(
-                Violation(tally.name, f"A RAM section {place} follows device '{seen_device.idstr}'.",
-                          file_offset=section.offset)
-            )  # fmt: skip
+            tally.report(
+                Code.SECTION_ORDER_AFTER_DEVICE,
+                f"A RAM section {place} follows device '{seen_device.idstr}'.",
+                file_offset=section.offset,
+            )
         if started and section.kind == START:
-            tally.add(Violation(tally.name, f"RAM is started again {place}.", file_offset=section.offset))
+            tally.report(
+                Code.SECTION_ORDER_STARTED_AGAIN, f"RAM is started again {place}.", file_offset=section.offset
+            )
         if ended:
-            tally.add(Violation(tally.name, f"RAM goes on {place}, behind its END section.",
-                                file_offset=section.offset))  # fmt: skip
+            tally.report(
+                Code.SECTION_ORDER_AFTER_END,
+                f"RAM goes on {place}, behind its END section.",
+                file_offset=section.offset,
+            )
         started, ended = True, ended or section.kind == END
         paged = paged or section.kind != START
     return tally.result()
@@ -187,10 +201,11 @@ def _end(index: SnapshotIndex) -> CheckResult:
         # QEMU's "file:...,offset=" writes into a larger file and cuts nothing off.
         return tally.skip(f"The stream lies inside a larger file; {left} bytes follow it.")
     if left:
-        tally.add(
-            Violation(tally.name, f"{left} bytes follow the end of the stream at offset {index.end}.",
-                      file_offset=index.end)
-        )  # fmt: skip
+        tally.report(
+            Code.TRAILING_BYTES_FOUND,
+            f"{left} bytes follow the end of the stream at offset {index.end}.",
+            file_offset=index.end,
+        )
     return tally.result()
 
 
@@ -204,10 +219,13 @@ def _ram_used(index: SnapshotIndex) -> CheckResult:
     )
     tally.facts["pages with data in the largest block"] = used
     if used == 0 and main.used_length >= _LEAST_USED_BYTES and not _left_out(index, main):
-        tally.add(
-            Violation(tally.name, f"All of RAMBlock '{main.idstr}' is zero pages.", main.idstr, 0,
-                      file_offset=main.list_offset)
-        )  # fmt: skip
+        tally.report(
+            Code.RAM_NOT_EMPTY_ALL_ZERO,
+            f"All of RAMBlock '{main.idstr}' is zero pages.",
+            main.idstr,
+            0,
+            main.list_offset,
+        )
     return tally.result()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.codes import Code, Fields
 from harness.status import Status, worst
 
 VIOLATION_LIMIT = 1000
@@ -25,6 +26,7 @@ class Violation:
 
     Attributes:
         check: name of the check that found it.
+        code: what is wrong; stays the same when sentences change.
         sentence: one full sentence.
         block: RAMBlock, "" where it concerns none.
         offset: byte offset inside that RAMBlock, None where it concerns no page.
@@ -36,9 +38,11 @@ class Violation:
         index: index of the page inside that thread.
         generation: generation that should be there.
         hexdump: a few lines around the first wrong byte.
+        fields: values that tell apart what the code stands for.
     """
 
     check: str
+    code: Code
     sentence: str
     block: str = ""
     offset: int | None = None
@@ -50,6 +54,7 @@ class Violation:
     index: int | None = None
     generation: int | None = None
     hexdump: str = ""
+    fields: Fields = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -159,6 +164,17 @@ class Tally:
         if violation.block and violation.offset is not None and count == 1:
             self._mark(violation.block, [violation.offset])
 
+    def report(
+        self,
+        code: Code,
+        sentence: str,
+        block: str = "",
+        offset: int | None = None,
+        file_offset: int | None = None,
+    ) -> None:
+        """Note a violation of this check; the arguments are those of Violation."""
+        self.add(Violation(self.name, code, sentence, block, offset, file_offset=file_offset))
+
     def count(self, block: str, offsets: Sequence[int] | npt.NDArray[np.int64]) -> None:
         """Count bad pages without a sentence for each; `offsets` in bytes inside the block."""
         if len(offsets):
@@ -242,4 +258,4 @@ def hexdump(data: bytes, start: int, label: str, length: int = 32) -> str:
 
 
 def _without_none(values: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in values.items() if value not in (None, "")}
+    return {key: value for key, value in values.items() if value not in (None, "", {})}

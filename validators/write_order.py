@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from harness.codes import Code
 from validators import agent_pages as ap
 from validators.agent_places import Places, find_places
 from validators.agent_scan import AgentScan, DataPages, SpecialPage, scan_agent
@@ -70,7 +71,8 @@ def _live_control(scan: AgentScan) -> SpecialPage | None:
 def _without_control(scan: AgentScan, tally: Tally) -> CheckResult:
     if not scan.threads and not scan.directories and not len(scan.data.page):
         return tally.skip("There is no agent in this guest.")
-    tally.add(Violation(NAME, f"There are {len(scan.data.page)} agent pages in RAM, but no control page."))
+    sentence = f"There are {len(scan.data.page)} agent pages in RAM, but no control page."
+    tally.add(Violation(NAME, Code.WRITE_ORDER_NO_CONTROL_PAGE, sentence))
     tally.facts["agent pages without a control page"] = len(scan.data.page)
     return tally.result()
 
@@ -92,7 +94,8 @@ def _judge_control(reader: PageReader, control: SpecialPage, tally: Tally) -> bo
         block = reader.index.blocks[control.block]
         tally.add(
             Violation(
-                NAME, f"The agent's control page cannot be: it has {', '.join(problems)}.", block.idstr,
+                NAME, Code.WRITE_ORDER_BAD_CONTROL_PAGE,
+                f"The agent's control page cannot be: it has {', '.join(problems)}.", block.idstr,
                 control.page * block.page_size, file_offset=abs(int(block.page_source[control.page])),
             )
         )  # fmt: skip
@@ -126,7 +129,9 @@ class _ThreadJudge:
     def run(self, most: int) -> int:
         """Judge; returns the number of pages that were looked at, of which there can be `most`."""
         if not (2 if self._schedule.pattern == ap.HOT else 1) <= self._schedule.pages <= most:
-            self._report_thread(f"Agent thread {self._thread} has no usable thread page.")
+            self._report_thread(
+                Code.WRITE_ORDER_BAD_THREAD_PAGE, f"Agent thread {self._thread} has no usable thread page."
+            )
             return 0
         found = self._found()
         steps = self._steps(found)
@@ -154,13 +159,17 @@ class _ThreadJudge:
         """Steps done at T0: the counter, unless most pages agree on something else."""
         votes = self._votes(found)
         if self._page is None:
-            self._report_thread(f"The thread page of agent thread {self._thread} is not in RAM.")
+            self._report_thread(
+                Code.WRITE_ORDER_NO_THREAD_PAGE,
+                f"The thread page of agent thread {self._thread} is not in RAM.",
+            )
             return votes.best if votes.best_share >= _OVERRULE_SHARE else None
         counter = self._page[4]
         # A few pages more that agree with another count are what the pages' own violations are for.
         if votes.best_share < _OVERRULE_SHARE or votes.counter_share >= votes.best_share / 2:
             return counter
         self._report_thread(
+            Code.WRITE_ORDER_WRONG_COUNTER,
             f"The counter of agent thread {self._thread} says {counter} steps, but "
             f"{votes.best_share:.0%} of its pages are those of {votes.best} steps.",
             str(votes.best),
@@ -233,6 +242,7 @@ class _ThreadJudge:
         self._tally.add(
             Violation(
                 NAME,
+                found.code,
                 f"Page {index} of agent thread {self._thread}, at 0x{offset:x} of RAMBlock "
                 f"'{info.idstr}', is {found.sentence}.{elsewhere}",
                 info.idstr,
@@ -245,6 +255,7 @@ class _ThreadJudge:
                 index,
                 generation,
                 found.hexdump,
+                found.fields,
             )
         )
 
@@ -252,6 +263,7 @@ class _ThreadJudge:
         self._tally.add(
             Violation(
                 NAME,
+                Code.WRITE_ORDER_NOT_FOUND,
                 f"Page {index} of agent thread {self._thread} cannot be found: no directory lists it.",
                 thread=self._thread,
                 index=index,
@@ -259,16 +271,24 @@ class _ThreadJudge:
             )
         )
 
-    def _report_thread(self, sentence: str, expected: str = "", found: str = "") -> None:
+    def _report_thread(self, code: Code, sentence: str, expected: str = "", found: str = "") -> None:
         page = self._page
         if page is None:
-            self._tally.add(Violation(NAME, sentence, thread=self._thread))
+            self._tally.add(Violation(NAME, code, sentence, thread=self._thread))
             return
         info = self._reader.index.blocks[page.block]
         offset = page.page * info.page_size
         self._tally.add(
             Violation(
-                NAME, sentence, info.idstr, offset, self._places.memory.address(page.block, offset),
-                abs(int(info.page_source[page.page])), expected, found, self._thread,
+                NAME,
+                code,
+                sentence,
+                info.idstr,
+                offset,
+                self._places.memory.address(page.block, offset),
+                abs(int(info.page_source[page.page])),
+                expected,
+                found,
+                self._thread,
             )
-        )  # fmt: skip
+        )

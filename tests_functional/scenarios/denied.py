@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness import migration
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import NotApplicable
 from harness.machine import Machine
+from harness.qemu_messages import NOT_SUPPORTED_BY_HOST
 from harness.qmp import CommandRefused
 from harness.status import Status
-from tests_functional.scenarios.checks import judged, skipped
+from tests_functional.scenarios.checks import Problem, judged, skipped
 from tests_functional.scenarios.failures.cases import Case
 from tests_functional.scenarios.failures.ending import (
     LIMIT_SECONDS,
@@ -178,14 +180,22 @@ def judge_refusal(words: str, changed: bool) -> CheckResult:
     problems = []
     if not words:
         problems.append(
-            "QEMU takes 'background-snapshot' and completes the save, though no page is protected."
+            Problem(
+                Code.REFUSAL_ABSENT,
+                "QEMU takes 'background-snapshot' and completes the save, though no page is protected.",
+            )
         )
     elif not re.search(r"background.snapshot", words, re.IGNORECASE) or not re.search(
         r"kernel|userfaultfd|write.protect", words, re.IGNORECASE
     ):
-        problems.append(f"QEMU's words name neither the capability nor what is missing: '{words}'.")
+        problems.append(
+            Problem(
+                Code.REFUSAL_UNCLEAR,
+                f"QEMU's words name neither the capability nor what is missing: '{words}'.",
+            )
+        )
     if changed:
-        problems.append("The refusal has changed a setting.")
+        problems.append(Problem(Code.REFUSAL_CHANGED_SETTING, "The refusal has changed a setting."))
     return judged("refused", _REFUSED, problems, {"words": words})
 
 
@@ -198,14 +208,23 @@ def judge_reason(words: str, error: int) -> CheckResult:
     """
     problems = []
     if error == errno.EPERM and re.search(r"not supported", words, re.IGNORECASE):
-        problems.append(f"The kernel forbids userfaultfd (EPERM), and QEMU calls it unsupported: '{words}'.")
+        blames_kernel = words.startswith(NOT_SUPPORTED_BY_HOST)
+        problems.append(
+            Problem(
+                Code.REFUSAL_BLAMES_KERNEL if blames_kernel else Code.REFUSAL_CALLED_UNSUPPORTED,
+                f"The kernel forbids userfaultfd (EPERM), and QEMU calls it unsupported: '{words}'.",
+                {"errno": errno.errorcode[error]},
+            )
+        )
     return judged("reason", _REASON, problems)
 
 
 def judge_open_mode(text: str) -> CheckResult:
     """Check by a piece of QEMU's log that it did take its userfaultfd from the device."""
     # 1 is UFFD_USE_DEV_PATH (QEMU 8.0 util/userfaultfd.c)
-    problems = [] if f"{_DEVICE_TRACE} 1" in text else ["QEMU's trace does not say that it used the device."]
+    problems = []
+    if f"{_DEVICE_TRACE} 1" not in text:
+        problems.append(Problem(Code.TRACE_NO_DEVICE, "QEMU's trace does not say that it used the device."))
     return judged("by-device/trace", _BY_DEVICE, problems)
 
 
@@ -217,5 +236,11 @@ def judge_trace(text: str, error: int) -> CheckResult:
     problems = []
     if error and not any(re.search(rf"errno: {error}\b", line) for line in lines):
         said = "; ".join(lines) or "nothing"
-        problems.append(f"QEMU's trace does not give {errno.errorcode[error]} ({error}) but: {said}.")
+        problems.append(
+            Problem(
+                Code.TRACE_NO_ERRNO,
+                f"QEMU's trace does not give {errno.errorcode[error]} ({error}) but: {said}.",
+                {"errno": errno.errorcode[error]},
+            )
+        )
     return judged("trace", _TRACED, problems, {"trace": "; ".join(lines)})

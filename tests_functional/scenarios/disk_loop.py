@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import NotApplicable
 from harness.ssh import CommandResult, GuestShell
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from validators.verdict import CheckResult
 
 _GOES_ON = "The loop goes on with the files that it had open, and ends when it is told to."
@@ -167,9 +168,17 @@ def judge_loop(made: int, ended: str) -> CheckResult:
     problems = []
     if ended != "0":
         why = _ENDS.get(int(ended), f"exit code {ended}") if ended else "it does not end"
-        problems.append(f"The loop that writes to the disk failed: {why}.")
+        problems.append(
+            Problem(
+                Code.DISK_LOOP_FAILED,
+                f"The loop that writes to the disk failed: {why}.",
+                {"exit_code": ended},
+            )
+        )
     elif made < _MORE_PASSES:
-        problems.append(f"The loop that writes to the disk made only {made} passes.")
+        problems.append(
+            Problem(Code.DISK_LOOP_SLOW, f"The loop that writes to the disk made only {made} passes.")
+        )
     return judged("disk-loop", _GOES_ON, problems, {"passes": made})
 
 
@@ -183,13 +192,26 @@ def judge_files(found: Found, trouble: Sequence[str]) -> CheckResult:
     expected = {*found.record, "log", "marks", "lost+found"}
     log = "".join(f"pass {number}\n" for number in range(len(found.record)))
     problems = [
-        f"The guest complains about its file system: {line.strip() or 'no message'}" for line in trouble
+        Problem(
+            Code.DISK_FILES_COMPLAINT,
+            f"The guest complains about its file system: {line.strip() or 'no message'}",
+        )
+        for line in trouble
     ]
-    problems += [f"A file is not as memory remembers it: {line}." for line in found.wrong]
-    problems += [f"'{name}' is gone from the disk." for name in sorted(expected - found.names)]
     problems += [
-        f"'{name}' is on the disk, and memory knows nothing of it." for name in sorted(found.names - expected)
+        Problem(Code.DISK_FILES_WRONG, f"A file is not as memory remembers it: {line}.")
+        for line in found.wrong
+    ]
+    problems += [
+        Problem(Code.DISK_FILES_GONE, f"'{name}' is gone from the disk.")
+        for name in sorted(expected - found.names)
+    ]
+    problems += [
+        Problem(Code.DISK_FILES_UNKNOWN, f"'{name}' is on the disk, and memory knows nothing of it.")
+        for name in sorted(found.names - expected)
     ]
     if found.log != log:
-        problems.append("The log that was held open does not have one line for each pass.")
+        problems.append(
+            Problem(Code.DISK_FILES_LOG, "The log that was held open does not have one line for each pass.")
+        )
     return judged("disk-files", _FILES, problems, {"files": len(found.record)})

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness import migration
+from harness.codes import Code
 from harness.errors import SetupBroken
 from harness.host import LocalHost
 from harness.machine import Machine
 from harness.ram import dump_golden
 from harness.status import Status
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.main_job import writing_guest
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
@@ -79,15 +80,21 @@ def compare_images(extracted: Path, restored: Path) -> CheckResult:
         restored: folder with golden.json dumped from QEMU; blocks that it leaves out are not compared.
     """
     ours, theirs = _files(extracted), _files(restored)
-    problems = [f"RAMBlock '{name}' is in QEMU and not in the file." for name in theirs if name not in ours]
+    problems = [
+        Problem(Code.EXTRACTED_RAM_BLOCK_MISSING, f"RAMBlock '{name}' is in QEMU and not in the file.")
+        for name in theirs
+        if name not in ours
+    ]
     compared = 0
     for name in ours.keys() & theirs.keys():
         offset = _first_difference(ours[name], theirs[name])
         compared += theirs[name].stat().st_size
         if offset is not None:
-            problems.append(f"RAMBlock '{name}' differs at offset {offset:#x}.")
+            problems.append(
+                Problem(Code.EXTRACTED_RAM_DIFFERS, f"RAMBlock '{name}' differs at offset {offset:#x}.")
+            )
     if not compared:
-        problems.append("No RAMBlock could be compared.")
+        problems.append(Problem(Code.EXTRACTED_RAM_NOTHING, "No RAMBlock could be compared."))
     return judged(_NAME, _EXPLANATION, problems, {"bytes_compared": compared})
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from guest_images.cache import Cache, default_cache_folder
+from harness.codes import Code
 from harness.confined import (
     confining_wrapper,
     filtered,
@@ -18,7 +19,7 @@ from harness.confined import (
     unprivileged,
 )
 from harness.errors import NotApplicable, SetupBroken
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.run import Run
 from validators.call_faults.control import Call, CallControl, Denial, call_control, controlled_qemu
 from validators.verdict import CheckResult
@@ -168,5 +169,10 @@ def judge_probe(prefix: Sequence[str], hindrance: Hindrance) -> tuple[CheckResul
     facts = {"reason": support.reason}
     problems = []
     if not re.search(hindrance.named, support.reason):
-        problems.append(f"The probe's words do not name what forbids userfaultfd: '{support.reason}'.")
+        problems.append(
+            Problem(
+                Code.REFUSAL_PROBE_UNCLEAR,
+                f"The probe's words do not name what forbids userfaultfd: '{support.reason}'.",
+            )
+        )
     return (judged("probe", _NAMED, problems, facts),)

@@ -23,6 +23,26 @@ _KMSG_LIMIT = 8 << 20
 _KEPT_OPEN = "/dev/userfaultfd"
 
 
+@dataclass(frozen=True, order=True)
+class Started:
+    """A process that a QEMU has started.
+
+    Attributes:
+        pid: its process id.
+        program: its name as the kernel has it, e.g. ``cat``.
+        reads_from_qemu: whether its input is a pipe that QEMU has open, so that it cannot end by itself.
+    """
+
+    pid: int
+    program: str
+    reads_from_qemu: bool = False
+
+    @property
+    def words(self) -> str:
+        """What to call it in a sentence."""
+        return f"{self.program}, which reads from QEMU" if self.reads_from_qemu else self.program
+
+
 @dataclass(frozen=True)
 class HostState:
     """What a snapshot must leave as it was.
@@ -32,14 +52,13 @@ class HostState:
         splats: warning lines in the kernel's log with their sequence numbers, None where unreadable.
         descriptors: what QEMU has open, by number and name, other than sockets: those of its user
             network come and go with our own SSH connections.
-        processes: what else runs in QEMU's session, by process id and what it is,
-            e.g. ``(71, "cat, which reads from QEMU")``.
+        processes: what else runs in QEMU's session.
     """
 
     tainted: int | None
     splats: tuple[str, ...] | None
     descriptors: tuple[tuple[int, str], ...]
-    processes: tuple[tuple[int, str], ...]
+    processes: tuple[Started, ...]
 
 
 def look(machine: Machine) -> HostState:
@@ -49,8 +68,8 @@ def look(machine: Machine) -> HostState:
     return HostState(LocalHost().facts().tainted, kernel_splats(), files, _children(pid, files))
 
 
-def _children(pid: int, files: tuple[tuple[int, str], ...]) -> tuple[tuple[int, str], ...]:
-    """What runs in QEMU's session beside it; who reads a pipe that QEMU has open cannot end by itself."""
+def _children(pid: int, files: tuple[tuple[int, str], ...]) -> tuple[Started, ...]:
+    """Return what runs in QEMU's session beside it."""
     pipes = {target for _, target in files if target.startswith("pipe:")}
     children = []
     for member in session_members(pid):
@@ -61,7 +80,7 @@ def _children(pid: int, files: tuple[tuple[int, str], ...]) -> tuple[tuple[int, 
             # It has ended meanwhile.
             continue
         if member != pid:
-            children.append((member, f"{name}, which reads from QEMU" if reads else name))
+            children.append(Started(member, name, reads))
     return tuple(sorted(children))
 
 

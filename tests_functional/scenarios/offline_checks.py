@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.codes import Code
 from harness.status import Status
 from tests_functional.scenarios.agent import AgentStatus
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.snapshot import Snapshot
 from validators.verdict import CheckResult, Verdict
 
@@ -45,15 +46,28 @@ def judge_oracles(offline: Verdict, snapshot: Snapshot, source: AgentStatus) -> 
     order = offline.check("write-order")
     if order is None or order.status is Status.SKIP:
         reason = order.reason if order else "it did not run"
-        problems.append(f"The guest's agent was writing, but its pages were not found in the file: {reason}")
+        problems.append(
+            Problem(
+                Code.ORACLES_NO_AGENT,
+                f"The guest's agent was writing, but its pages were not found in the file: {reason}",
+            )
+        )
     elif order.status is Status.PASS and order.facts["pages verified"] != source.data_pages:
         problems.append(
-            f"The agent has {source.data_pages} pages, {order.facts['pages verified']} were verified."
+            Problem(
+                Code.ORACLES_AGENT_PAGES,
+                f"The agent has {source.data_pages} pages, {order.facts['pages verified']} were verified.",
+            )
         )
     if snapshot.golden:
         golden = offline.check("golden")
         expected = snapshot.golden.total_bytes // 4096
         compared = golden.facts.get("pages compared", 0) if golden else 0
         if compared != expected:
-            problems.append(f"The golden image has {expected} pages, {compared} were compared.")
+            problems.append(
+                Problem(
+                    Code.ORACLES_GOLDEN_PAGES,
+                    f"The golden image has {expected} pages, {compared} were compared.",
+                )
+            )
     return judged("oracles", _ORACLES, problems)

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from harness import migration
+from harness.codes import Code
 from harness.errors import MachineryMissing, NotApplicable, SetupBroken, SnapproofError, SubjectFailed
 from harness.machine import Machine
 from harness.qapi_schema import read_schema
 from harness.qmp import CommandRefused
 from harness.status import Status
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.judgement import outcome_of
 from tests_functional.scenarios.main_job import Source, snapshot_cycle, writing_guest
 from tests_functional.scenarios.options import (
@@ -112,7 +113,7 @@ def _well_after(group: _Group, source: Source, option: Option) -> bool:
     except (MachineryMissing, SetupBroken):
         raise
     except SnapproofError as error:
-        found.append(judged(f"refusals/{option.slug}/alive", _ACCEPTED, [error.sentence]))
+        found.append(judged(f"refusals/{option.slug}/alive", _ACCEPTED, [Problem.of_error(error)]))
         as_before = False
     group.checks += found
     bad = [check for check in found if check.status is Status.FAIL]
@@ -155,7 +156,8 @@ def _set_both(machine: Machine, option: Option, order: Order) -> str:
             option.set(machine)
     except CommandRefused as refusal:
         if settings(machine) != begun:
-            raise machine.failure(f"QEMU refuses '{option.slug}' and yet has changed a setting") from refusal
+            sentence = f"QEMU refuses '{option.slug}' and yet has changed a setting"
+            raise machine.failure(sentence, Code.REFUSAL_CHANGED_SETTING) from refusal
         return refusal.reason or "QEMU gives no reason"
     return ""
 
@@ -171,9 +173,17 @@ def judge_setting(option: Option, words: dict[Order, str]) -> CheckResult:
     if refused and len(refused) < len(words):
         taken = next(order for order in words if order not in refused)
         order, text = next(iter(refused.items()))
-        problems.append(f"QEMU takes '{option.slug}' {taken.value}, but refuses it {order.value}: {text}")
+        problems.append(
+            Problem(
+                Code.SETTING_ORDER,
+                f"QEMU takes '{option.slug}' {taken.value}, but refuses it {order.value}: {text}",
+            )
+        )
     problems += [
-        f"QEMU refuses '{option.slug}' with words that name neither it nor background-snapshot: {text}"
+        Problem(
+            Code.REFUSAL_UNCLEAR,
+            f"QEMU refuses '{option.slug}' with words that name neither it nor background-snapshot: {text}",
+        )
         for text in dict.fromkeys(refused.values())
         if not option.named_by(text)
     ]
@@ -205,13 +215,16 @@ def _judge_accepted(run: Run, source: Source, option: Option) -> list[CheckResul
     return results
 
 
-def _problems(run: Run, source: Source, option: Option, flow: Flow) -> tuple[list[str], dict[str, str]]:
+def _problems(run: Run, source: Source, option: Option, flow: Flow) -> tuple[list[Problem], dict[str, str]]:
     incoming = (option.capability,) if option.capability else ()
     label = f"{option.slug}-{flow.name.lower().replace('_', '-')}"
     cycle = snapshot_cycle(run, source, flow, label, incoming)
     failed = [check for check in cycle.verdict.checks if check.status is Status.FAIL]
     # The checks go from cause to consequence: a file without RAM fails to restore as well.
-    problems = [f"{check.name}: {check.violations[0].sentence}" for check in failed[:1]]
+    problems = [
+        Problem.of_violation(check.violations[0], f"{check.name}: {check.violations[0].sentence}")
+        for check in failed[:1]
+    ]
     return problems, {"also failed": " ".join(check.name for check in failed[1:])}
 
 
@@ -226,8 +239,9 @@ def _reason_of_failed_save(machine: Machine, failure: SubjectFailed) -> str:
     return str(answer.get("error-desc", ""))
 
 
-def _unclear(option: Option, words: str) -> list[str]:
-    """What is wrong with the words of a refusal or of a failed save."""
+def _unclear(option: Option, words: str) -> list[Problem]:
+    """Return what is wrong with the words of a refusal or of a failed save."""
     if option.named_by(words) or "transport" in words:
         return []
-    return [f"QEMU does not save with '{option.slug}', and its words do not say why: '{words}'."]
+    sentence = f"QEMU does not save with '{option.slug}', and its words do not say why: '{words}'."
+    return [Problem(Code.REFUSAL_UNCLEAR, sentence)]

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from harness.codes import Code
 from harness.errors import NotApplicable, SetupBroken
 from harness.process import ChildProcess, log_tail
 from harness.status import Status
-from tests_functional.scenarios.checks import judged, skipped
+from tests_functional.scenarios.checks import Problem, judged, skipped
 from tests_functional.scenarios.judgement import outcome_of
 from tests_functional.scenarios.known_issues import KnownIssue, load_known_issues
 from tests_functional.scenarios.outcome import Outcome
@@ -98,14 +99,15 @@ def judge_reproducer(issue: KnownIssue, version: str, codes: Sequence[int], said
         return judged(name, _EXPLANATION, [], facts)
     if shown and free:
         sentence = f"{issue.id} shows on {version}, which the baseline says is free of it: {said}"
-        return judged(name, _EXPLANATION, [sentence], facts)
+        return judged(name, _EXPLANATION, [Problem(Code.REPRODUCER_SHOWS_WHERE_ABSENT, sentence)], facts)
     reason = f"known issue {issue.id}: {issue.title}"
     if shown == len(codes) or (shown and issue.by_chance):
-        failed = judged(name, _EXPLANATION, [f"{issue.id} shows in {shown} of {len(codes)} runs."], facts)
+        problem = Problem(Code.REPRODUCER_SHOWS, f"{issue.id} shows in {shown} of {len(codes)} runs.")
+        failed = judged(name, _EXPLANATION, [problem], facts)
         return replace(failed, status=Status.XFAIL, reason=reason, known_issue=issue.id)
     if shown:
         sentence = f"{issue.id} shows in {shown} of {len(codes)} runs, and is not said to depend on timing."
-        return judged(name, _EXPLANATION, [sentence], facts)
+        return judged(name, _EXPLANATION, [Problem(Code.REPRODUCER_SHOWS_AT_TIMES, sentence)], facts)
     passed = judged(name, _EXPLANATION, [], facts)
     if seen and not issue.by_chance:
         said = f"{reason}; it does not show"

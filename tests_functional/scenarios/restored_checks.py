@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness import migration
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing, SnapproofError
 from harness.host import LocalHost
 from harness.machine import Machine
 from tests_functional.scenarios.agent import AgentStatus, VerifyReport
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.guest import Guest, Stack, logged_in
 from tests_functional.scenarios.snapshot import Snapshot, restore_uri
 from validators.verdict import CheckResult
@@ -76,7 +77,8 @@ def judge_restored(
     except MachineryMissing:
         raise
     except SnapproofError as error:
-        failed = judged("restore", _RESTORE, [f"The restored guest failed: {error.sentence}"])
+        problem = Problem.of_error(error, f"The restored guest failed: {error.sentence}")
+        failed = judged("restore", _RESTORE, [problem])
         return [failed, _run_state(state, snapshot)] if state else [failed]
     seconds = {"load_seconds": round(loaded - begun, 3)}
     return [judged("restore", _RESTORE, [], seconds), _run_state(state, snapshot), *checks]
@@ -85,7 +87,13 @@ def judge_restored(
 def _run_state(state: str, snapshot: Snapshot) -> CheckResult:
     problems = []
     if state != snapshot.state:
-        problems.append(f"The restored guest is '{state}', at T0 it was '{snapshot.state}'.")
+        problems.append(
+            Problem(
+                Code.RESTORED_RUN_STATE,
+                f"The restored guest is '{state}', at T0 it was '{snapshot.state}'.",
+                {"state": state, "before": snapshot.state},
+            )
+        )
     return judged("restored-state", _STATE, problems)
 
 
@@ -113,11 +121,24 @@ def _look_inside(
 def _identity(status: AgentStatus, source: AgentStatus) -> CheckResult:
     problems = []
     if status.boot_id != source.boot_id:
-        problems.append(f"The restored guest has boot id {status.boot_id}, the source had {source.boot_id}.")
+        problems.append(
+            Problem(
+                Code.RESTORED_BOOT_ID,
+                f"The restored guest has boot id {status.boot_id}, the source had {source.boot_id}.",
+            )
+        )
     if status.nonce != source.nonce:
-        problems.append("The restored guest runs another agent than the source did.")
+        problems.append(
+            Problem(Code.RESTORED_AGENT, "The restored guest runs another agent than the source did.")
+        )
     if status.state != "running":
-        problems.append(f"The restored guest's writers are '{status.state}', at T0 they were running.")
+        problems.append(
+            Problem(
+                Code.RESTORED_WRITERS_STATE,
+                f"The restored guest's writers are '{status.state}', at T0 they were running.",
+                {"state": status.state},
+            )
+        )
     return judged("restored-identity", _IDENTITY, problems)
 
 
@@ -125,36 +146,63 @@ def _clock(
     status: AgentStatus, source: AgentStatus, t0_ns: int | None, elapsed: float, slept: bool
 ) -> CheckResult:
     if t0_ns is None:
-        return judged("restored-clock", _CLOCK, ["The guest's time at T0 was not found in the file."])
+        unknown = Problem(Code.RESTORED_NO_T0, "The guest's time at T0 was not found in the file.")
+        return judged("restored-clock", _CLOCK, [unknown])
     ran = (status.monotonic_ns - t0_ns) / 1e9
     offset = (status.realtime_ns - status.monotonic_ns) - (source.realtime_ns - source.monotonic_ns)
     problems = []
     if ran < 0:
-        problems.append(f"The restored guest's clock went back by {-ran:.3f} s behind T0.")
+        problems.append(
+            Problem(
+                Code.RESTORED_CLOCK_BACK, f"The restored guest's clock went back by {-ran:.3f} s behind T0."
+            )
+        )
     if ran > elapsed + _CLOCK_SLACK_SECONDS:
         problems.append(
-            f"The restored guest's clock is {ran:.3f} s past T0, {elapsed:.3f} s after its restore."
+            Problem(
+                Code.RESTORED_CLOCK_AHEAD,
+                f"The restored guest's clock is {ran:.3f} s past T0, {elapsed:.3f} s after its restore.",
+            )
         )
     # While a guest sleeps, its hardware clock goes on, and is what it sets its wall clock by.
     if (-offset if slept else abs(offset)) / 1e9 > _CLOCK_SLACK_SECONDS:
-        problems.append(f"The restored guest's wall clock moved by {offset / 1e9:.3f} s against its uptime.")
+        problems.append(
+            Problem(
+                Code.RESTORED_WALL_CLOCK,
+                f"The restored guest's wall clock moved by {offset / 1e9:.3f} s against its uptime.",
+            )
+        )
     return judged("restored-clock", _CLOCK, problems, {"guest_ran_seconds": round(ran, 3)})
 
 
 def _memory(report: VerifyReport, source: AgentStatus, found_by_writers: int) -> CheckResult:
     problems = [
-        f"In the restored guest page {found['index']} of thread {found['thread']} (guest page frame "
-        f"{found['pfn']:#x}) holds generation {found['found_generation']} instead of "
-        f"{found['expected_generation']}."
+        Problem(
+            Code.RESTORED_WRONG_PAGE,
+            f"In the restored guest page {found['index']} of thread {found['thread']} (guest page frame "
+            f"{found['pfn']:#x}) holds generation {found['found_generation']} instead of "
+            f"{found['expected_generation']}.",
+        )
         for found in report.mismatches
     ]
     if found_by_writers:
         # They check each page before they overwrite it, and by now they may have overwritten it.
-        problems.append(f"The writers found {found_by_writers} wrong pages when they came to overwrite them.")
+        problems.append(
+            Problem(
+                Code.RESTORED_OVERWRITTEN_PAGE,
+                f"The writers found {found_by_writers} wrong pages when they came to overwrite them.",
+            )
+        )
     if report.mismatch_count and not problems:
-        problems = [f"{report.mismatch_count} pages are wrong in the restored guest."]
+        sentence = f"{report.mismatch_count} pages are wrong in the restored guest."
+        problems.append(Problem(Code.RESTORED_WRONG_PAGE, sentence))
     if report.pages_checked < source.data_pages:
-        problems.append(f"Only {report.pages_checked} of {source.data_pages} pages could be checked.")
+        problems.append(
+            Problem(
+                Code.RESTORED_UNCHECKED_PAGE,
+                f"Only {report.pages_checked} of {source.data_pages} pages could be checked.",
+            )
+        )
     facts: dict[str, int | float | str] = {
         "pages": report.pages_checked,
         "checksums": " ".join(report.checksums),
@@ -173,5 +221,10 @@ def _goes_on(guest: Guest, deadline: Deadline) -> CheckResult:
         limit.nap(0.05)
     problems = []
     if least < _MORE_STEPS:
-        problems.append(f"A writer made only {least} steps in {limit.seconds:.0f} s after the restore.")
+        problems.append(
+            Problem(
+                Code.RESTORED_WRITERS_STALLED,
+                f"A writer made only {least} steps in {limit.seconds:.0f} s after the restore.",
+            )
+        )
     return judged("restored-goes-on", _GOES_ON, problems, {"steps": sum(after.steps) - sum(before.steps)})

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from harness import migration
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import NotApplicable
 from harness.machine import Machine
 from harness.ram import dump_golden
 from tests_functional.scenarios.agent import AgentWindow
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.guest import Guest
 from tests_functional.scenarios.main_job import judge_cycle, writing_guest
 from tests_functional.scenarios.outcome import Outcome
@@ -129,7 +130,9 @@ def _judge_after(machine: Machine, window: AgentWindow, snapshot: Snapshot, stat
     status = machine.qmp.execute("query-status")["status"]
     problems = []
     if status != state.name:
-        problems.append(f"The guest is '{status}' after the snapshot, it was '{state.name}' before.")
+        sentence = f"The guest is '{status}' after the snapshot, it was '{state.name}' before."
+        problems.append(Problem(Code.RUN_STATE_CHANGED, sentence, {"state": status}))
     elif window.steps() != snapshot.steps_before:
-        problems.append(f"The guest is '{status}' and yet its writers went on during the save.")
+        sentence = f"The guest is '{status}' and yet its writers went on during the save."
+        problems.append(Problem(Code.RUN_STATE_WROTE, sentence))
     return judged("after", _AFTER, problems)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import migration
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.disk import Disk
 from harness.kept_disk import disk_of_snapshot
@@ -254,7 +255,7 @@ def sample_stun(guest: Guest, deadline: Deadline) -> float:
 def _stun(machine: Machine, mark: int) -> Stun:
     stun = migration.find_stun(machine, mark)
     if stun is None:
-        raise machine.failure("QEMU did not send STOP and RESUME around T0")
+        raise machine.failure("QEMU did not send STOP and RESUME around T0", Code.SAVE_NO_STUN)
     return stun
 
 
@@ -265,7 +266,9 @@ def _require_answer(guest: Guest) -> None:
     except GuestUnreachable as error:
         why = error.sentence.rstrip(".")
         raise guest.machine.failure(
-            f"QEMU calls the save completed and the guest running, but that does not answer: {why}"
+            f"QEMU calls the save completed and the guest running, but that does not answer: {why}",
+            error.code,
+            error.fields,
         ) from error
 
 

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
-from harness.held_up import held_up_words
+from harness.held_up import held_fields, held_threads, held_up_words
 from harness.ram import write_protected_pages
 from tests_functional.scenarios.agent import AgentStatus
-from tests_functional.scenarios.checks import judged, skipped
+from tests_functional.scenarios.checks import Problem, judged, skipped
 from tests_functional.scenarios.guest import Guest
 from tests_functional.scenarios.host_watch import HostState, look
 from tests_functional.scenarios.snapshot import Snapshot
@@ -59,14 +60,27 @@ def judge_source(guest: Guest, before: Baseline) -> list[CheckResult]:
     try:
         status = _settled(guest)
     except SnapproofError as error:
-        why = f"{error.sentence.rstrip('.: ')}{held_up_words(guest.machine.process.pid)}"
-        sentence = f"QEMU says that the source guest runs, but it does not answer: {why}."
-        return [judged("source-guest", _SOURCE, [sentence]), _unprotected(guest), _host(guest, before)]
+        held = held_threads(guest.machine.process.pid)
+        why = f"{error.sentence.rstrip('.: ')}{held_up_words(held)}"
+        silent = Problem(
+            Code.SOURCE_SILENT,
+            f"QEMU says that the source guest runs, but it does not answer: {why}.",
+            {**error.fields, **held_fields(held), "error": error.code},
+        )
+        return [judged("source-guest", _SOURCE, [silent]), _unprotected(guest), _host(guest, before)]
     problems = []
     if status.errors:
-        problems.append(f"The source guest's writers found {status.errors} wrong pages.")
+        problems.append(
+            Problem(Code.SOURCE_WRONG_PAGES, f"The source guest's writers found {status.errors} wrong pages.")
+        )
     if status.state != "running":
-        problems.append(f"The source guest's writers are '{status.state}' after the snapshot.")
+        problems.append(
+            Problem(
+                Code.SOURCE_WRITERS_STATE,
+                f"The source guest's writers are '{status.state}' after the snapshot.",
+                {"state": status.state},
+            )
+        )
     return [
         judged("source-guest", _SOURCE, problems),
         _unprotected(guest),
@@ -85,16 +99,29 @@ def judge_overlap(snapshot: Snapshot, steps_at_t0: Sequence[int]) -> CheckResult
     written = sum(snapshot.steps_completed) - sum(steps_at_t0)
     problems = []
     if written <= 0:
-        problems.append("No page was written between T0 and the end of the save, so this run proves nothing.")
+        problems.append(
+            Problem(
+                Code.OVERLAP_NOTHING_WRITTEN,
+                "No page was written between T0 and the end of the save, so this run proves nothing.",
+            )
+        )
     # By thread, since the steps that one is ahead would hide those that another is behind.
     for thread, (before, at_t0) in enumerate(zip(snapshot.steps_before, steps_at_t0, strict=False)):
         if at_t0 < before:
             problems.append(
-                f"T0 in the file is {before - at_t0} steps of thread {thread} before the save was asked for."
+                Problem(
+                    Code.OVERLAP_T0_TOO_EARLY,
+                    f"T0 in the file is {before - at_t0} steps of thread {thread} before the save was "
+                    "asked for.",
+                )
             )
     if len(steps_at_t0) != len(snapshot.steps_before):
         problems.append(
-            f"The file knows {len(steps_at_t0)} writer threads, the guest has {len(snapshot.steps_before)}."
+            Problem(
+                Code.OVERLAP_THREADS,
+                f"The file knows {len(steps_at_t0)} writer threads, the guest has "
+                f"{len(snapshot.steps_before)}.",
+            )
         )
     return judged("overlap", _OVERLAP, problems, {"pages_written_during_save": written})
 
@@ -109,7 +136,12 @@ def judge_stall(snapshot: Snapshot) -> CheckResult:
     gap, save = snapshot.largest_gap_us / 1e6, snapshot.figures.total_ms / 1e3
     problems = []
     if gap > max(_STALL_SHARE * save, _STALL_FLOOR_SECONDS):
-        problems.append(f"A writer of the guest stood still for {gap:.3f} s during a save of {save:.3f} s.")
+        problems.append(
+            Problem(
+                Code.WRITE_STALL_TOO_LONG,
+                f"A writer of the guest stood still for {gap:.3f} s during a save of {save:.3f} s.",
+            )
+        )
     return judged("write-stall", _STALL, problems, {"largest_gap_us": snapshot.largest_gap_us})
 
 
@@ -139,8 +171,11 @@ def _latency(status: AgentStatus, before: Baseline) -> CheckResult:
     problems = []
     if median > before.median_bucket + _LATENCY_BUCKETS:
         problems.append(
-            f"Half of the writes take over {1 << median} us after the snapshot, "
-            f"{1 << before.median_bucket} us before it."
+            Problem(
+                Code.SOURCE_SLOWER,
+                f"Half of the writes take over {1 << median} us after the snapshot, "
+                f"{1 << before.median_bucket} us before it.",
+            )
         )
     return judged("source-latency", _LATENCY, problems, {"median_us": 1 << median})
 
@@ -149,7 +184,14 @@ def _unprotected(guest: Guest) -> CheckResult:
     left = write_protected_pages(guest.machine)
     if left is None:
         return skipped("source-unprotected", _UNPROTECTED, "QEMU's pagemap cannot be read on this host.")
-    problems = [f"{left} pages of guest RAM are still write-protected after the snapshot."] if left else []
+    problems = []
+    if left:
+        problems.append(
+            Problem(
+                Code.SOURCE_WRITE_PROTECTED,
+                f"{left} pages of guest RAM are still write-protected after the snapshot.",
+            )
+        )
     return judged("source-unprotected", _UNPROTECTED, problems, {"pages": left})
 
 
@@ -157,35 +199,55 @@ def _host(guest: Guest, before: Baseline) -> CheckResult:
     now, then = look(guest.machine), before.host
     problems = []
     if now.tainted != then.tainted:
-        problems.append(f"The host kernel's taint changed from {then.tainted} to {now.tainted}.")
+        problems.append(
+            Problem(
+                Code.HOST_TAINTED, f"The host kernel's taint changed from {then.tainted} to {now.tainted}."
+            )
+        )
     if now.splats is not None and then.splats is not None:
-        problems += [f"The host kernel logged: {line}" for line in now.splats if line not in then.splats]
+        problems += [
+            Problem(Code.HOST_SPLAT, f"The host kernel logged: {line}")
+            for line in now.splats
+            if line not in then.splats
+        ]
     problems += _left_open(then.descriptors, now.descriptors)
     problems += _closed(then.descriptors, now.descriptors)
+    known = {process.pid for process in then.processes}
     problems += [
-        f"Process {pid} that QEMU started is left over: {what}."
-        for pid, what in now.processes
-        if pid not in dict(then.processes)
+        Problem(
+            Code.HOST_PROCESS_LEFT,
+            f"Process {process.pid} that QEMU started is left over: {process.words}.",
+            {"program": process.program, "reads": "qemu" if process.reads_from_qemu else ""},
+        )
+        for process in now.processes
+        if process.pid not in known
     ]
     return judged("host", _HOST, problems)
 
 
-def _left_open(then: Sequence[tuple[int, str]], now: Sequence[tuple[int, str]]) -> list[str]:
+def _left_open(then: Sequence[tuple[int, str]], now: Sequence[tuple[int, str]]) -> list[Problem]:
     """What is wrong where QEMU has more open than before, by number and name."""
     # Pipes are numbered; what counts is how many there are.
     old, new = (
         Counter(name.partition(":[")[0] if name.startswith("pipe:") else name for _, name in files)
         for files in (then, now)
     )
-    return [f"QEMU still has '{name}' open after the snapshot." for name in new - old]
+    return [
+        Problem(Code.HOST_FILE_LEFT_OPEN, f"QEMU still has '{name}' open after the snapshot.", {"name": name})
+        for name in new - old
+    ]
 
 
-def _closed(then: Sequence[tuple[int, str]], now: Sequence[tuple[int, str]]) -> list[str]:
+def _closed(then: Sequence[tuple[int, str]], now: Sequence[tuple[int, str]]) -> list[Problem]:
     """What is wrong where QEMU no longer has a descriptor that it had before, by number and name."""
     there = dict(now)
     return [
-        f"QEMU has closed its descriptor {number}, which was '{name}'"
-        + (f" and is now '{there[number]}'." if number in there else ".")
+        Problem(
+            Code.HOST_FILE_CLOSED,
+            f"QEMU has closed its descriptor {number}, which was '{name}'"
+            + (f" and is now '{there[number]}'." if number in there else "."),
+            {"number": number, "name": name},
+        )
         for number, name in then
         if there.get(number) != name and name != _EVENTFD
     ]

@@ -10,7 +10,7 @@ from harness import migration
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.qmp import CommandRefused
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged, problems_of
 from tests_functional.scenarios.judgement import outcome_of
 from tests_functional.scenarios.main_job import Source, writing_guest
 from tests_functional.scenarios.outcome import Outcome
@@ -45,7 +45,7 @@ def two_at_once(run: Run) -> Outcome:
 
 def _saves_in_a_row(run: Run, source: Source) -> CheckResult:
     machine = source.guest.machine
-    problems: list[str] = []
+    problems: list[Problem] = []
     done = 0
     run.say(f"Taking {_IN_A_ROW} snapshots, each as soon as the one before has completed.")
     while done < _IN_A_ROW and not problems:
@@ -55,11 +55,14 @@ def _saves_in_a_row(run: Run, source: Source) -> CheckResult:
             done += 1
         except CommandRefused as refusal:
             status = machine.query_migrate().get("status")
-            problems.append(
+            sentence = (
                 f"QEMU refused save {done + 1}: {refusal.reason}; it says that a migration is in '{status}'."
             )
+            problems.append(Problem.of_error(refusal, sentence))
         except SnapproofError as error:
-            problems.append(f"Save {done + 1} ended QEMU or itself: {error.sentence}")
+            problems.append(
+                Problem.of_error(error, f"Save {done + 1} ended QEMU or itself: {error.sentence}")
+            )
     return judged("succession/next-save", _NEXT, problems, {"saves": done})
 
 
@@ -67,14 +70,14 @@ def _one_more(run: Run, source: Source) -> CheckResult:
     """Whatever happened before, a snapshot must be possible, and right."""
     machine, path = source.guest.machine, run.folder / "vmstate"
     deadline = run.deadline.at_most(_SAVE_SECONDS)
-    problems = []
+    problems: list[Problem] = []
     try:
         _let_end(source, deadline)
         migration.start_save(machine, migration.exec_sink(path))
         migration.wait_completed(machine, deadline)
-        problems = [violation.sentence for violation in check_file(path).violations]
+        problems += problems_of(check_file(path).violations)
     except SnapproofError as error:
-        problems.append(f"No further save is possible: {error.sentence}")
+        problems.append(Problem.of_error(error, f"No further save is possible: {error.sentence}"))
     if not problems:
         run.discard(run.folder)
     return judged("succession/file", _FILE, problems)

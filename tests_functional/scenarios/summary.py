@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.codes import Code
 from harness.status import Status, worst
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow, Snapshot
@@ -103,10 +104,11 @@ def _stun_comparison(run: Run, cycles: Sequence[Cycle], samples: Sequence[float]
     ratio = min(control) / max(stun, 0.001)
     problems = []
     if ratio < _STUN_RATIO:
-        problems.append(
+        sentence = (
             f"At {run.stack.ram_mib} MiB the background snapshot stuns the guest for {stun:.1f} ms "
             f"and stop-and-save for {min(control):.1f} ms, a ratio of {ratio:.1f}."
         )
+        problems.append(Problem(Code.STUN_RATIO_TOO_SMALL, sentence))
     facts = {"shortest_live_stun_ms": round(stun, 3), "stun_ratio": round(ratio, 1)}
     return [judged("stun-ratio", _STUN, problems, facts)]
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
 from harness.status import Status
@@ -14,7 +15,7 @@ from tests_functional.scenarios.bench.measure import measure
 from tests_functional.scenarios.bench.warm_guest import WarmGuest, remove, sized, started, warm_guest
 from tests_functional.scenarios.bench.ways import Way
 from tests_functional.scenarios.bench.writers import Writer
-from tests_functional.scenarios.checks import judged, skipped
+from tests_functional.scenarios.checks import Problem, judged, skipped
 from tests_functional.scenarios.judgement import outcome_of
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
@@ -37,7 +38,7 @@ class _Found:
     """What a way's saves have shown: largest gaps between heartbeats in ms, or why there are none."""
 
     gaps_ms: list[float] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     unknown: str = ""
 
     def check(self, name: str) -> CheckResult:
@@ -50,7 +51,12 @@ class _Found:
             figures["largest_clock_gap_ms"] = round(gap, 1)
             if gap > _MOST_MS:
                 of = f"median of {len(self.gaps_ms)}"
-                problems.append(f"The guest's timers stood still for {gap:.0f} ms of a save ({of}).")
+                problems.append(
+                    Problem(
+                        Code.TIMERS_STOOD_STILL,
+                        f"The guest's timers stood still for {gap:.0f} ms of a save ({of}).",
+                    )
+                )
         return judged(name, _DEMAND, problems, figures)
 
 
@@ -90,7 +96,7 @@ def _save(run: Run, warm: WarmGuest, way: Way, number: int, found: _Found) -> No
         found.unknown = error.sentence
         return
     if sample.status is Status.FAIL:
-        found.problems.append(f"Save {number} failed: {sample.error}")
+        found.problems.append(Problem(Code.TIMERS_SAVE_FAILED, f"Save {number} failed: {sample.error}"))
     elif not sample.measured or sample.guest_clock_gap_ms is None:
         raise SetupBroken(f"Save {number} of '{run.name}' could not be measured: {sample.error}")
     else:

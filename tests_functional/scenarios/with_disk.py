@@ -12,12 +12,13 @@ from pathlib import Path
 from guest_images.cache import Cache, default_cache_folder
 from guest_images.file_systems import ext4_errors, make_ext4
 from harness.block import copy_disk, raw_disk, snapshot_disk, throw_away_disk
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.machine import Machine
 from harness.machine_config import MIB
 from harness.status import Status
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.disk_loop import DiskLoop
 from tests_functional.scenarios.guest import Guest
 from tests_functional.scenarios.host_watch import open_files
@@ -151,11 +152,13 @@ def _restored(run: Run, source: Source, taken: _Taken, disks: _Disks) -> list[Ch
     look = _Look(disks.folder / "restored.raw")
     place = _with_arguments(run, throw_away_disk(disks.base, "raw"))
     cycle = judge_cycle(place, source, taken.snapshot, "with-disk", (), look)
-    changed = _digest(disks.base) != taken.base_digest
+    problems = []
+    if _digest(disks.base) != taken.base_digest:
+        problems.append(Problem(Code.DISK_BASE_CHANGED, "The disk of T0 has changed since."))
     return [
         *cycle.verdict.checks,
         *look.further_checks(run, taken),
-        judged("disk-base", _BASE, ["The disk of T0 has changed since."] if changed else []),
+        judged("disk-base", _BASE, problems),
     ]
 
 
@@ -205,7 +208,14 @@ class _Look:
 def judge_wrong_disk(found: Sequence[CheckResult]) -> CheckResult:
     """Check that the checks of a disk failed with one that is newer than the memory."""
     red = [check for check in found if check.name.startswith("disk-") and check.status is Status.FAIL]
-    problems = [] if red else ["Memory was restored with a newer disk, and no check of the disk saw it."]
+    problems = []
+    if not red:
+        problems.append(
+            Problem(
+                Code.WRONG_DISK_UNSEEN,
+                "Memory was restored with a newer disk, and no check of the disk saw it.",
+            )
+        )
     facts = {check.name: check.violations[0].sentence for check in red}
     return judged("wrong-disk", _WRONG, problems, facts)
 
@@ -228,7 +238,10 @@ def judge_same_t0(source: Mapping[str, str], restored: Mapping[str, str], before
         )
     old = [f"file-{number}" for number in range(before)]
     problems = [
-        f"'{name}' was written before T0, and the restored guest has another or none."
+        Problem(
+            Code.DISK_SAME_T0_OTHER_FILE,
+            f"'{name}' was written before T0, and the restored guest has another or none.",
+        )
         for name in old
         if source.get(name) != restored.get(name)
     ]
@@ -238,7 +251,10 @@ def judge_same_t0(source: Mapping[str, str], restored: Mapping[str, str], before
 
 def _judge_file_system(image: Path, run: Run) -> CheckResult:
     """Check an unmounted file system with e2fsck."""
-    problems = [f"e2fsck: {line}" for line in ext4_errors(image, _cache(), run.say)]
+    problems = [
+        Problem(Code.DISK_FILE_SYSTEM_ERROR, f"e2fsck: {line}")
+        for line in ext4_errors(image, _cache(), run.say)
+    ]
     return judged("disk-file-system", _FILE_SYSTEM, problems)
 
 

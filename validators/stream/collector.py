@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
+from harness.codes import Code
 from validators.stream.format import StreamError
 from validators.stream.index import MISSING, Anomaly, Block, Duplicates
 
@@ -38,12 +39,13 @@ class Collector:
         self._duplicate_total = 0
 
     def anomaly(
-        self, check: str, sentence: str, offset: int, block: str = "", page: int | None = None
+        self, code: Code, sentence: str, offset: int, block: str = "", page: int | None = None
     ) -> None:
         """Note a broken rule; `page` is a byte offset inside the block."""
+        check = code.subject
         self.counts[check] += 1
         if self.counts[check] <= ANOMALY_LIMIT:
-            self.anomalies.append(Anomaly(check, sentence, offset, block, page))
+            self.anomalies.append(Anomaly(code, sentence, offset, block, page))
 
     def add_block(self, block: Block) -> None:
         """Add a RAMBlock; of two with one name the first is the one that records mean."""
@@ -60,7 +62,7 @@ class Collector:
         if self.counts["zero-fill"] <= ANOMALY_LIMIT:
             block = self.blocks[number].idstr if number is not None else ""
             sentence = f"A zero-page record has the fill byte 0x{fill:02x} instead of 0."
-            self.anomalies.append(Anomaly("zero-fill", sentence, offset, block, page))
+            self.anomalies.append(Anomaly(Code.ZERO_FILL_NOT_ZERO, sentence, offset, block, page))
 
     def add_pages(self, number: int, pages: Pages, sources: Pages, section_start: int) -> None:
         """Note page records of one block, in file order.
@@ -78,7 +80,7 @@ class Collector:
         target = block.page_source
         if not target.flags.writeable:
             raise StreamError(
-                "truncated",
+                Code.TRUNCATED_TOO_SHORT,
                 f"The {block.pages} pages of RAMBlock '{block.idstr}' cannot all be in a file this short.",
                 abs(int(sources[0])),
             )
@@ -125,7 +127,7 @@ class Collector:
         for page, source in zip(pages[:left].tolist(), sources[:left].tolist(), strict=True):
             offset = page * block.page_size
             self.anomaly(
-                "page-outside-block",
+                Code.PAGE_OUTSIDE_BLOCK_RECORD,
                 f"A record is for offset 0x{offset:x} of RAMBlock '{block.idstr}', "
                 f"which has only 0x{block.used_length:x} bytes.",
                 abs(source),

@@ -5,6 +5,7 @@ QEMU 6.0 to 11.0 migration/savevm.c, vmstate_configuration and its subsections.
 
 from __future__ import annotations
 
+from harness.codes import Code
 from validators.stream import format as fmt
 from validators.stream.cursor import Cursor, readable
 from validators.stream.format import StreamError
@@ -22,7 +23,9 @@ def read_configuration(cursor: Cursor) -> Configuration:
     offset = cursor.position
     length = cursor.unsigned(4, "the machine name")
     if length > fmt.MAX_MACHINE_NAME:
-        raise StreamError("configuration", f"The machine name is said to have {length} bytes.", offset)
+        raise StreamError(
+            Code.CONFIGURATION_MACHINE, f"The machine name is said to have {length} bytes.", offset
+        )
     machine = readable(cursor.take(length, "the machine name"))
     bits: int | None = None
     uuid: bytes | None = None
@@ -41,9 +44,13 @@ def read_configuration(cursor: Cursor) -> Configuration:
         elif name == "configuration/uuid":
             uuid = cursor.take(16, "the UUID")
         else:
-            raise StreamError("configuration", f"'{name}' is no known configuration subsection.", offset)
+            raise StreamError(
+                Code.CONFIGURATION_SUBSECTION, f"'{name}' is no known configuration subsection.", offset
+            )
         if len(names) > _MAX_SUBSECTIONS:
-            raise StreamError("configuration", "There are too many configuration subsections.", offset)
+            raise StreamError(
+                Code.CONFIGURATION_SUBSECTIONS, "There are too many configuration subsections.", offset
+            )
     return Configuration(machine, capabilities, bits, uuid, tuple(names))
 
 
@@ -51,7 +58,7 @@ def _page_bits(cursor: Cursor) -> int:
     offset = cursor.position
     bits = cursor.unsigned(4, "the target page bits")
     if not fmt.MIN_PAGE_BITS <= bits <= fmt.MAX_PAGE_BITS:
-        raise StreamError("configuration", f"A target page cannot have 2**{bits} bytes.", offset)
+        raise StreamError(Code.CONFIGURATION_PAGE_BITS, f"A target page cannot have 2**{bits} bytes.", offset)
     return bits
 
 
@@ -59,5 +66,7 @@ def _capabilities(cursor: Cursor) -> tuple[str, ...]:
     offset = cursor.position
     count = cursor.unsigned(4, "the capabilities")
     if count > fmt.MAX_CAPABILITIES:
-        raise StreamError("configuration", f"There are said to be {count} capabilities.", offset)
+        raise StreamError(
+            Code.CONFIGURATION_CAPABILITIES, f"There are said to be {count} capabilities.", offset
+        )
     return tuple(cursor.name("a capability") for _ in range(count))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.codes import Code
 from validators.stream.format import StreamError
 from validators.stream.source import Source
 
@@ -35,7 +36,7 @@ class Cursor:
         data = self.peek(count)
         if len(data) < count:
             raise StreamError(
-                "truncated",
+                Code.TRUNCATED_ELEMENT,
                 f"The file ends at offset {self.position + len(data)}, in the middle of {what}.",
                 self.position,
             )

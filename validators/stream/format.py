@@ -6,6 +6,8 @@ types, commands), migration/ram.c (RAM flags, mapped-ram header), and scripts/an
 
 from __future__ import annotations
 
+from harness.codes import Code
+
 MAGIC = 0x5145564D  # "QEVM"
 VERSION = 3
 
@@ -73,16 +75,16 @@ DEFAULT_PAGE_SIZE = 4096
 
 
 class StreamError(Exception):
-    """A stream that cannot be read on: one sentence and the file offset of the place.
+    """A stream that cannot be read on: what is wrong, and the file offset of the place.
 
     Attributes:
-        check: name of the structural rule that is broken.
+        code: which structural rule is broken, and how; its subject is the name of the check.
         sentence: one full sentence for a person.
         offset: byte offset in the file.
     """
 
-    def __init__(self, check: str, sentence: str, offset: int) -> None:
+    def __init__(self, code: Code, sentence: str, offset: int) -> None:
         super().__init__(sentence)
-        self.check = check
+        self.code = code
         self.sentence = sentence
         self.offset = offset

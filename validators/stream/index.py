@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.codes import Code
+
 # page_source values. No page's data can lie at offset 0 (the header is there), so a missing page is 0
 # and a fresh array needs no filling: a header that claims terabytes costs no memory.
 MISSING = 0
@@ -21,18 +23,23 @@ class Anomaly:
     """A broken structural rule that did not stop the reader.
 
     Attributes:
-        check: name of the rule.
+        code: which rule is broken, and how.
         sentence: one full sentence.
         offset: byte offset in the file.
         block: RAMBlock it concerns, "" where none.
         page_offset: byte offset inside that RAMBlock, None where none.
     """
 
-    check: str
+    code: Code
     sentence: str
     offset: int
     block: str = ""
     page_offset: int | None = None
+
+    @property
+    def check(self) -> str:
+        """The name of the rule's check."""
+        return self.code.subject
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from harness.codes import Code
 from validators.stream import format as fmt
 from validators.stream.collector import Collector
 from validators.stream.cursor import Cursor
@@ -59,20 +60,24 @@ class BlockList:
             StreamError: the list cannot be followed.
         """
         if self._collector.blocks:
-            raise StreamError("block-list", "The stream has a second list of RAMBlocks.", position)
+            raise StreamError(Code.BLOCK_LIST_SECOND, "The stream has a second list of RAMBlocks.", position)
         cursor = Cursor(self._source, position)
         cursor.unsigned(8, "the RAM size")
         left = total
         while left > 0:
             left -= self._read_block(cursor, left)
         if left:
-            raise StreamError("block-list", f"The RAMBlocks are {-left} bytes more than announced.", position)
+            raise StreamError(
+                Code.BLOCK_LIST_SUM, f"The RAMBlocks are {-left} bytes more than announced.", position
+            )
         return cursor.position
 
     def _read_block(self, cursor: Cursor, left: int) -> int:
         start = cursor.position
         if len(self._collector.blocks) >= fmt.MAX_BLOCKS:
-            raise StreamError("block-list", f"There are more than {fmt.MAX_BLOCKS} RAMBlocks.", start)
+            raise StreamError(
+                Code.BLOCK_LIST_TOO_MANY, f"There are more than {fmt.MAX_BLOCKS} RAMBlocks.", start
+            )
         idstr = cursor.name("a RAMBlock's name")
         length = cursor.unsigned(8, "a RAMBlock's length")
         self._judge_length(idstr, length, left, start)
@@ -83,7 +88,7 @@ class BlockList:
         block = Block(idstr, length, self._page_size, self._room(pages), start, gpa)
         if self._collector.find_block(idstr) is not None:
             self._collector.anomaly(
-                "block-list", f"RAMBlock '{idstr}' is in the block list twice.", start, idstr
+                Code.BLOCK_LIST_TWICE, f"RAMBlock '{idstr}' is in the block list twice.", start, idstr
             )
         self._collector.add_block(block)
         if self._mapped_ram:
@@ -101,14 +106,14 @@ class BlockList:
         self._pages += length // self._page_size
         if length == 0 or length > left or self._pages > fmt.MAX_PAGES:
             raise StreamError(
-                "block-size",
+                Code.BLOCK_SIZE_TOO_LONG,
                 f"RAMBlock '{idstr}' is said to have 0x{length:x} bytes, "
                 f"but only 0x{left:x} bytes of the announced RAM are left.",
                 start,
             )
         if length % self._page_size:
             self._collector.anomaly(
-                "block-size",
+                Code.BLOCK_SIZE_NOT_WHOLE,
                 f"RAMBlock '{idstr}' has 0x{length:x} bytes, which is no whole number of pages.",
                 start,
                 idstr,
@@ -130,11 +135,11 @@ class BlockList:
         pages = cursor.unsigned(8, "a mapped-ram header")
         if version != fmt.MAPPED_RAM_VERSION:
             raise StreamError(
-                "mapped-ram", f"The mapped-ram header has the unknown version {version}.", header
+                Code.MAPPED_RAM_VERSION, f"The mapped-ram header has the unknown version {version}.", header
             )
         if page_size != self._page_size:
             raise StreamError(
-                "mapped-ram",
+                Code.MAPPED_RAM_PAGE_SIZE,
                 f"The mapped-ram header says {page_size} bytes a page, the stream {self._page_size}.",
                 header,
             )
@@ -151,36 +156,38 @@ class BlockList:
         behind = region.header_offset + fmt.MAPPED_RAM_HEADER_BYTES
         size = self._source.size
         if not self._source.seekable or size is None:
-            raise StreamError("pipe", "A mapped-ram file cannot be read from a pipe.", region.header_offset)
+            raise StreamError(
+                Code.PIPE_MAPPED_RAM, "A mapped-ram file cannot be read from a pipe.", region.header_offset
+            )
         if region.bitmap_offset < behind or region.pages_offset < region.bitmap_offset + region.bitmap_bytes:
             raise StreamError(
-                "mapped-ram",
+                Code.MAPPED_RAM_OVERLAP,
                 f"The bitmap and pages of RAMBlock '{block.idstr}' are said to lie at "
                 f"0x{region.bitmap_offset:x} and 0x{region.pages_offset:x}, on top of other things.",
                 region.header_offset,
             )
         if region.bitmap_offset + region.bitmap_bytes > size:
             raise StreamError(
-                "truncated",
+                Code.TRUNCATED_BITMAP,
                 f"The file ends before the bitmap of RAMBlock '{block.idstr}'.",
                 region.header_offset,
             )
         if region.pages_offset > size:
             raise StreamError(
-                "mapped-ram",
+                Code.MAPPED_RAM_BEYOND_END,
                 f"The pages of RAMBlock '{block.idstr}' are said to lie at 0x{region.pages_offset:x}, "
                 f"but the file has only 0x{size:x} bytes.",
                 region.header_offset,
             )
         if region.pages_offset + block.used_length > size:
             raise StreamError(
-                "truncated",
+                Code.TRUNCATED_PAGES,
                 f"The file ends at offset {size}, in the pages of RAMBlock '{block.idstr}'.",
                 size,
             )
         if region.pages_offset % self._page_size:
             self._collector.anomaly(
-                "mapped-ram",
+                Code.MAPPED_RAM_UNALIGNED,
                 f"The pages of RAMBlock '{block.idstr}' start at the unaligned offset {region.pages_offset}.",
                 region.header_offset,
                 block.idstr,
@@ -213,7 +220,7 @@ class BlockList:
             self._empty_look -= length
             if np.frombuffer(self._source.read(place, length), np.uint8).any():
                 self._collector.anomaly(
-                    "mapped-ram",
+                    Code.MAPPED_RAM_EMPTY_BITMAP,
                     f"The bitmap of RAMBlock '{block.idstr}' is empty, but its pages are in the file.",
                     region.bitmap_offset,
                     block.idstr,
@@ -230,7 +237,7 @@ class BlockList:
             wanted = min(len(bits), block.pages - start * 8)
             if bits[wanted:].any():
                 self._collector.anomaly(
-                    "page-outside-block",
+                    Code.PAGE_OUTSIDE_BLOCK_BITMAP,
                     f"The bitmap of RAMBlock '{block.idstr}' has bits set behind its last page.",
                     region.bitmap_offset + start + wanted // 8,
                     block.idstr,
@@ -245,7 +252,7 @@ class BlockList:
             block.page_source[first + behind] = 0
             page = first + int(behind[0])
             self._collector.anomaly(
-                "truncated",
+                Code.TRUNCATED_PAGES,
                 f"The file ends before page 0x{page * block.page_size:x} of RAMBlock '{block.idstr}' "
                 f"and {len(behind) - 1} more that its bitmap promises.",
                 int(at[behind[0]]),

@@ -6,6 +6,7 @@ save_section_footer(), qemu_savevm_state_complete_precopy_non_iterable().
 
 from __future__ import annotations
 
+from harness.codes import Code
 from harness.errors import UsageError
 from validators.stream import format as fmt
 from validators.stream.collector import Collector
@@ -39,7 +40,7 @@ def read_index(source: Source, start: int = 0) -> SnapshotIndex:
     try:
         reader.run()
     except StreamError as error:
-        damage = Anomaly(error.check, error.sentence, error.offset)
+        damage = Anomaly(error.code, error.sentence, error.offset)
     return reader.index(damage)
 
 
@@ -89,11 +90,15 @@ class _Reader:
         version = self._cursor.unsigned(4, "the header")
         if version != fmt.VERSION:
             raise StreamError(
-                "header", f"The stream has version {version}; QEMU writes {fmt.VERSION}.", self._start + 4
+                Code.HEADER_VERSION,
+                f"The stream has version {version}; QEMU writes {fmt.VERSION}.",
+                self._start + 4,
             )
         while self._element():
             if len(self._sections) + len(self._commands) > fmt.MAX_SECTIONS:
-                raise StreamError("sections", "There are too many sections.", self._cursor.position)
+                raise StreamError(
+                    Code.SECTIONS_TOO_MANY, "There are too many sections.", self._cursor.position
+                )
         self._read_vmdesc()
 
     def _element(self) -> bool:
@@ -113,7 +118,7 @@ class _Reader:
         elif kind in (fmt.PART, fmt.END):
             self._section(self._section_again(kind, offset))
         else:
-            raise StreamError("sections", f"0x{kind:02x} is no section type.", offset)
+            raise StreamError(Code.SECTIONS_UNKNOWN_TYPE, f"0x{kind:02x} is no section type.", offset)
         return True
 
     def _command(self, offset: int) -> None:
@@ -121,7 +126,7 @@ class _Reader:
         length = self._cursor.unsigned(2, "a command")
         self._cursor.take(length, "a command")
         if number not in fmt.COMMAND_NAMES:
-            raise StreamError("sections", f"{number} is no known command.", offset)
+            raise StreamError(Code.SECTIONS_UNKNOWN_COMMAND, f"{number} is no known command.", offset)
         self._commands.append(fmt.COMMAND_NAMES[number])
 
     def _section_head(self, kind: int, offset: int) -> Section:
@@ -131,9 +136,11 @@ class _Reader:
         version = self._cursor.unsigned(4, "a section header")
         section = Section(kind, number, idstr, instance, version, offset, self._cursor.position, 0)
         if number in self._started:
-            self._collector.anomaly("sections", f"Section number {number} is used twice.", offset)
+            self._collector.anomaly(
+                Code.SECTIONS_NUMBER_TWICE, f"Section number {number} is used twice.", offset
+            )
         if len(self._started) >= fmt.MAX_DEVICES:
-            raise StreamError("sections", "There are too many devices.", offset)
+            raise StreamError(Code.SECTIONS_TOO_MANY_DEVICES, "There are too many devices.", offset)
         self._started[number] = section
         return section
 
@@ -142,9 +149,10 @@ class _Reader:
         first = self._started.get(number)
         if first is None or first.kind != fmt.START:
             raise StreamError(
-                "sections", f"A {fmt.SECTION_NAMES[kind]} section has the unknown number {number}.",
+                Code.SECTIONS_UNKNOWN_NUMBER,
+                f"A {fmt.SECTION_NAMES[kind]} section has the unknown number {number}.",
                 offset,
-            )  # fmt: skip
+            )
         return Section(
             kind, number, first.idstr, first.instance, first.version, offset, self._cursor.position, 0
         )
@@ -166,7 +174,9 @@ class _Reader:
 
     def _ram(self, section: Section) -> int:
         if section.version != fmt.RAM_VERSION:
-            raise StreamError("sections", f"RAM has the unknown version {section.version}.", section.offset)
+            raise StreamError(
+                Code.SECTIONS_RAM_VERSION, f"RAM has the unknown version {section.version}.", section.offset
+            )
         page_size = self._decide_page_size()
         if self._scanner is None:
             self._scanner = RamScanner(self._source, self._collector, page_size)
@@ -186,7 +196,7 @@ class _Reader:
             self._page_size = fmt.DEFAULT_PAGE_SIZE if bits is None else 1 << bits
         elif bits is not None and 1 << bits != self._page_size:
             self._collector.anomaly(
-                "vmdesc",
+                Code.VMDESC_PAGE_SIZE,
                 f"The configuration says {1 << bits} bytes a page, vmdesc {self._page_size}.",
                 self._start,
             )
@@ -205,7 +215,7 @@ class _Reader:
         cursor.take(5, "a section footer")
         if raw != bytes([fmt.FOOTER]) + section.section_id.to_bytes(4, "big"):
             self._collector.anomaly(
-                "footer",
+                Code.FOOTER_WRONG,
                 f"Section '{section.idstr}' (number {section.section_id}) ends with the bytes {raw.hex()} "
                 f"instead of its footer 7e{section.section_id:08x}.",
                 offset,
@@ -222,7 +232,7 @@ class _Reader:
         cursor.take(1, "vmdesc")
         length = cursor.unsigned(4, "vmdesc")
         if length > fmt.MAX_VMDESC_BYTES:
-            raise StreamError("vmdesc", f"vmdesc is said to have {length} bytes.", offset)
+            raise StreamError(Code.VMDESC_LENGTH, f"vmdesc is said to have {length} bytes.", offset)
         text = cursor.take(length, "vmdesc")
         known = self._tail is not None and (self._tail.offset, self._tail.length) == (offset, length)
         self._vmdesc = self._tail if known else parse_vmdesc(text, offset)

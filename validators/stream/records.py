@@ -13,6 +13,7 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
+from harness.codes import Code
 from validators.stream import format as fmt
 from validators.stream.collector import Collector
 from validators.stream.cursor import readable
@@ -76,7 +77,7 @@ class RamScanner:
                 return self._base + used, total
             if used == at:
                 raise StreamError(
-                    "truncated",
+                    Code.TRUNCATED_RECORD,
                     f"The file ends at offset {self._base + self._filled}, in the middle of a page record.",
                     position,
                 )
@@ -119,8 +120,12 @@ class RamScanner:
         self._take_noted()
         for flag, name in fmt.REFUSED_FLAGS.items():
             if flags & flag and not flags & ~(flag | fmt.FLAG_CONTINUE):
-                return StreamError("page-flags", f"The stream holds {name}, which are not supported.", offset)
-        return StreamError("page-flags", f"A RAM record has the meaningless flags 0x{flags:x}.", offset)
+                return StreamError(
+                    Code.PAGE_FLAGS_UNSUPPORTED, f"The stream holds {name}, which are not supported.", offset
+                )
+        return StreamError(
+            Code.PAGE_FLAGS_MEANINGLESS, f"A RAM record has the meaningless flags 0x{flags:x}.", offset
+        )
 
     def _count_small(self, at: int) -> None:
         """Bound the records that are read one by one however small they are."""
@@ -128,7 +133,7 @@ class RamScanner:
         if self._small > fmt.MAX_SMALL_RECORDS:
             self._take_noted()
             raise StreamError(
-                "page-flags",
+                Code.PAGE_FLAGS_SMALL_RECORDS,
                 f"There are more than {fmt.MAX_SMALL_RECORDS} records that name a RAMBlock or only flush.",
                 self._base + at,
             )
@@ -154,7 +159,7 @@ class RamScanner:
         if self._block is None:
             idstr = readable(name)
             self._collector.anomaly(
-                "unknown-block",
+                Code.UNKNOWN_BLOCK_NAMED,
                 f"A page record names RAMBlock '{idstr}', which is not in the block list.",
                 offset,
                 idstr,
@@ -164,7 +169,9 @@ class RamScanner:
         """Take records that go on with a block; returns the place behind, or `at` at the window's end."""
         if self._name is None:
             raise StreamError(
-                "page-flags", "A record goes on with a block, but none was named.", self._base + at
+                Code.PAGE_FLAGS_NO_BLOCK,
+                "A record goes on with a block, but none was named.",
+                self._base + at,
             )
         is_page = flags == _PAGE_AGAIN
         stride = 8 + self._page_size if is_page else _ZERO_RECORD

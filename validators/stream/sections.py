@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+from harness.codes import Code
 from validators.stream import format as fmt
 from validators.stream.format import StreamError
 from validators.stream.index import Section
@@ -56,7 +57,7 @@ class SectionEnds:
         if described is not None and _follows(self._source.read(start + described + 5, _LOOK_BEHIND)):
             return start + described
         raise StreamError(
-            "truncated" if self._is_cut(start) else "footer",
+            Code.TRUNCATED_SECTION if self._is_cut(start) else Code.FOOTER_NOT_FOUND,
             f"The end of section '{section.idstr}' (number {section.section_id}) cannot be found: "
             f"its footer is not there.",
             section.offset,

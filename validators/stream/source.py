@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from harness.codes import Code
 from harness.errors import UsageError
 from validators.stream.format import StreamError
 
@@ -86,12 +87,14 @@ class FileSource:
 
     def _unreadable(self, error: OSError, offset: int) -> StreamError:
         sentence = f"The file {self.path} cannot be read at offset {offset}: {error.strerror}."
-        return StreamError("truncated", sentence, offset)
+        return StreamError(Code.TRUNCATED_UNREADABLE, sentence, offset)
 
     def window(self, offset: int, length: int) -> memoryview:
         """A view of the mapping; raises StreamError where the file shrank meanwhile."""
         if os.fstat(self.descriptor).st_size < self.size:
-            raise StreamError("truncated", f"The file {self.path} shrank while it was being read.", offset)
+            raise StreamError(
+                Code.TRUNCATED_SHRANK, f"The file {self.path} shrank while it was being read.", offset
+            )
         return self._view[offset : offset + length]
 
     def release(self, offset: int) -> None:
@@ -187,7 +190,9 @@ class PipeSource:
     def read(self, offset: int, length: int) -> bytes:
         """A copy of the bytes; raises StreamError for an offset that has passed by already."""
         if offset < self._start:
-            raise StreamError("pipe", f"Offset {offset} of a pipe was needed again; use a file.", offset)
+            raise StreamError(
+                Code.PIPE_BACKWARDS, f"Offset {offset} of a pipe was needed again; use a file.", offset
+            )
         self._fill(offset + length)
         start = offset - self._start
         return bytes(memoryview(self._buffer)[start : start + length])

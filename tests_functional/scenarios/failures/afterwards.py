@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import migration
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, NotApplicable
 from harness.process import session_members
 from tests_functional.scenarios.agent import AgentStatus
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged, problems_of
 from tests_functional.scenarios.failures.cases import Case
 from tests_functional.scenarios.failures.ending import LIMIT_SECONDS
 from tests_functional.scenarios.failures.means import Place
@@ -63,10 +64,11 @@ def _next_snapshot(group: Group, guest: Guest, source: Source, case: Case, place
         snapshot = take(Flow.LIVE, guest, source.window, folder, run.deadline.at_most(_SAVE_SECONDS))
     except NotApplicable as error:
         # It was possible before the failure, so it is the failure that took it away.
-        return judged(f"failures/{case.name}/next", _NEXT, [f"It is not possible any more: {error.sentence}"])
+        problem = Problem.of_error(error, f"It is not possible any more: {error.sentence}")
+        return judged(f"failures/{case.name}/next", _NEXT, [problem])
     offline = check_file(snapshot.path)
-    problems = [violation.sentence for violation in offline.violations]
-    problems += [v.sentence for v in judge_oracles(offline, snapshot, source.status).violations]
+    problems = problems_of(offline.violations)
+    problems += problems_of(judge_oracles(offline, snapshot, source.status).violations)
     if not problems:
         t0 = instant(offline)
         group.last = (_kept(snapshot, run.folder), t0.monotonic_ns if t0 else None, source.status)
@@ -82,12 +84,17 @@ def _kept(snapshot: Snapshot, folder: Path) -> Snapshot:
 
 def _sink_gone(source: Source, case: Case) -> CheckResult:
     pid = source.guest.machine.process.pid
-    known = {pid, *dict(source.before.host.processes)}
+    known = {pid, *(process.pid for process in source.before.host.processes)}
     problems = []
     try:
         Deadline(LIMIT_SECONDS).wait_for(lambda: known.issuperset(session_members(pid)), "The sink's end")
     except DeadlineExpired:
-        problems.append(f"The sink's processes still run {LIMIT_SECONDS:.0f} s after the end of the save.")
+        problems.append(
+            Problem(
+                Code.SINK_LEFT,
+                f"The sink's processes still run {LIMIT_SECONDS:.0f} s after the end of the save.",
+            )
+        )
     return judged(f"failures/{case.name}/sink-gone", _SINK, problems)
 
 

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
-from harness.held_up import held_up_words
+from harness.held_up import held_fields, held_threads, held_up_words
 from harness.machine import Machine
 from tests_functional.scenarios.agent import AgentWindow
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.failures.cases import Case
 from validators.verdict import CheckResult
 
@@ -37,14 +38,14 @@ class Ending:
         error: QEMU's own words about why, "" where it gives none.
         seconds: from what broke it to here.
         left_in: the status that `query-migrate` keeps giving after a refusal, "" after none.
-        silent: why QMP gave no answer, "" where it did.
+        silent: why QMP gave no answer, None where it did.
     """
 
     status: str
     error: str = ""
     seconds: float = 0.0
     left_in: str = ""
-    silent: str = ""
+    silent: SnapproofError | None = None
 
 
 def wait_ending(machine: Machine, seconds: float, refusal: str = "") -> Ending:
@@ -66,7 +67,7 @@ def wait_ending(machine: Machine, seconds: float, refusal: str = "") -> Ending:
                 break
             machine.pause(limit)
     except SnapproofError as error:
-        return Ending(str(answer.get("status", "unknown")), silent=error.sentence)
+        return Ending(str(answer.get("status", "unknown")), silent=error)
     took = time.monotonic() - begun
     if refusal:
         settled = status in (*_ENDED, "none")
@@ -78,14 +79,27 @@ def judge_ending(case: Case, ending: Ending) -> CheckResult:
     """Check that a save ended as its case demands."""
     problems = []
     if ending.silent:
-        problems.append(f"QEMU's monitor hangs or is gone: {ending.silent}")
+        sentence = f"QEMU's monitor hangs or is gone: {ending.silent.sentence}"
+        problems.append(Problem.of_error(ending.silent, sentence))
     elif ending.status not in case.expected:
         wanted = " or ".join(f"'{status}'" for status in sorted(case.expected))
-        problems.append(f"The save is '{ending.status}' after {ending.seconds:.1f} s and had to be {wanted}.")
+        problems.append(
+            Problem(
+                Code.SAVE_WRONG_END,
+                f"The save is '{ending.status}' after {ending.seconds:.1f} s and had to be {wanted}.",
+                {"status": ending.status, "expected": " or ".join(sorted(case.expected))},
+            )
+        )
     if ending.left_in:
-        problems.append(f"QEMU refused the save, yet says that a migration is in '{ending.left_in}'.")
+        problems.append(
+            Problem(
+                Code.SAVE_REFUSED_BUT_ACTIVE,
+                f"QEMU refused the save, yet says that a migration is in '{ending.left_in}'.",
+                {"status": ending.left_in},
+            )
+        )
     if ending.status in ("failed", "refused") and not ending.error.strip():
-        problems.append("QEMU does not say why the save failed.")
+        problems.append(Problem(Code.SAVE_NO_REASON, "QEMU does not say why the save failed."))
     facts: dict[str, int | float | str] = {
         "status": ending.status,
         "error": ending.error,
@@ -97,7 +111,7 @@ def judge_ending(case: Case, ending: Ending) -> CheckResult:
 def judge_resumed(case: Case, machine: Machine, window: AgentWindow) -> CheckResult:
     """Check that QMP calls the guest running and that its writers do write."""
     limit, begun = Deadline(LIMIT_SECONDS), time.monotonic()
-    problems: list[str] = []
+    problems: list[Problem] = []
     try:
         before = window.steps()
         while True:
@@ -107,12 +121,20 @@ def judge_resumed(case: Case, machine: Machine, window: AgentWindow) -> CheckRes
                 break
             machine.pause(limit)
         problems = resumed_problems(
-            status, written_least(before, after), held_up_words(machine.process.pid) if limit.expired else ""
+            status, written_least(before, after), held_threads(machine.process.pid) if limit.expired else ()
         )
     except (SnapproofError, OSError) as error:
         # A process that is ending has no memory any more before it has ended.
         ended = not machine.alive() or (isinstance(error, OSError) and error.errno == errno.ESRCH)
-        problems.append("QEMU has ended by itself." if ended else f"QEMU or its monitor is not well: {error}")
+        if ended:
+            problems.append(Problem(Code.QEMU_ENDED_BY_ITSELF, "QEMU has ended by itself."))
+        else:
+            sentence = f"QEMU or its monitor is not well: {error}"
+            problems.append(
+                Problem.of_error(error, sentence)
+                if isinstance(error, SnapproofError)
+                else Problem(Code.QEMU_MEMORY_UNREADABLE, sentence)
+            )
     facts = {"seconds": round(time.monotonic() - begun, 3)}
     return judged(f"failures/{case.name}/resumes", _RESUMES, problems, facts)
 
@@ -122,17 +144,19 @@ def written_least(before: Sequence[int], after: Sequence[int]) -> int:
     return min(now - then for then, now in zip(before, after, strict=True))
 
 
-def resumed_problems(status: str, written: int, held: str = "") -> list[str]:
-    """What is wrong with a guest that should run.
+def resumed_problems(status: str, written: int, held: Sequence[str] = ()) -> list[Problem]:
+    """Return what is wrong with a guest that should run.
 
     Args:
         status: as `query-status` names it.
         written: pages that its slowest writer has written.
-        held: what its QEMU's threads wait for (harness.held_up.held_up_words), "" where that is not known.
+        held: names of its QEMU's threads that wait in a page fault.
     """
     if status != "running":
-        return [f"The guest is '{status}' {LIMIT_SECONDS:.0f} s after the save had to be over."]
+        sentence = f"The guest is '{status}' {LIMIT_SECONDS:.0f} s after the save had to be over."
+        return [Problem(Code.GUEST_NOT_RESUMED, sentence, {"state": status})]
     if written < _MORE_STEPS:
         wrote = f"a writer wrote {written} pages in {LIMIT_SECONDS:.0f} s"
-        return [f"QEMU calls the guest running, but {wrote}{held}."]
+        sentence = f"QEMU calls the guest running, but {wrote}{held_up_words(held)}."
+        return [Problem(Code.GUEST_WRITERS_STALLED, sentence, held_fields(held))]
     return []

@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness import migration
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired
 from harness.process import session_members
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.failures.ending import LIMIT_SECONDS
 from tests_functional.scenarios.judgement import outcome_of
 from tests_functional.scenarios.main_job import Source, snapshot_cycle, writing_guest
@@ -56,7 +57,11 @@ def _kill(run: Run, source: Source, path: Path) -> list[CheckResult]:
     left, grown = _left_behind(pid, path)
     # A save that was over before the kill would make all of this an empty exercise.
     whole = not check_file(path).violations
-    problems = ["The file of the killed save passes every offline check."] if whole else []
+    problems = []
+    if whole:
+        problems.append(
+            Problem(Code.KILLED_FILE_PASSES, "The file of the killed save passes every offline check.")
+        )
     return [
         judged("failures/killed/left-behind", _LEFT, left_problems(left, grown)),
         judged("failures/killed/file", _FILE, problems),
@@ -74,7 +79,7 @@ def _left_behind(pid: int, path: Path) -> tuple[list[int], int]:
     return [], path.stat().st_size - size
 
 
-def left_problems(processes: list[int], grown: int) -> list[str]:
+def left_problems(processes: list[int], grown: int) -> list[Problem]:
     """What is wrong with what a killed QEMU has left behind.
 
     Args:
@@ -83,7 +88,17 @@ def left_problems(processes: list[int], grown: int) -> list[str]:
     """
     problems = []
     if processes:
-        problems.append(f"{len(processes)} processes that the killed QEMU had started still run.")
+        problems.append(
+            Problem(
+                Code.KILLED_PROCESSES_LEFT,
+                f"{len(processes)} processes that the killed QEMU had started still run.",
+            )
+        )
     if grown:
-        problems.append(f"The file of the killed save has grown by {grown} bytes after its sink was gone.")
+        problems.append(
+            Problem(
+                Code.KILLED_FILE_GROWS,
+                f"The file of the killed save has grown by {grown} bytes after its sink was gone.",
+            )
+        )
     return problems

@@ -11,12 +11,13 @@ from dataclasses import replace
 
 from guest_images.cache import Cache, default_cache_folder
 from harness import migration
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing, NotApplicable, SetupBroken, SnapproofError
 from harness.machine import Machine
 from harness.qmp import CommandRefused
 from harness.status import Status
-from tests_functional.scenarios.checks import judged, skipped
+from tests_functional.scenarios.checks import Problem, judged, problems_of, skipped
 from tests_functional.scenarios.failures.afterwards import Group, judge_afterwards, judge_last
 from tests_functional.scenarios.failures.cases import Act, Case, When, call_cases
 from tests_functional.scenarios.failures.ending import (
@@ -142,7 +143,7 @@ def _survived(group: Group, source: Source, case: Case, place: Place) -> bool:
     except (MachineryMissing, SetupBroken):
         raise
     except SnapproofError as error:
-        found.append(judged(f"failures/{case.name}/alive", _ALIVE, [error.sentence]))
+        found.append(judged(f"failures/{case.name}/alive", _ALIVE, [Problem.of_error(error)]))
     group.checks += found
     bad = [check for check in found if check.status is Status.FAIL]
     for check in bad:
@@ -163,7 +164,7 @@ def _broken_save(source: Source, case: Case, place: Place, control: CallControl 
         if control and case.call:
             stack.enter_context(control.armed(case.call))
         refusal = _start(machine, uri)
-        silent = "" if refusal else _act(source, case, place)
+        silent = None if refusal else _act(source, case, place)
         seconds = _SAVE_SECONDS if "completed" in case.expected else LIMIT_SECONDS
         ending = Ending("unknown", silent=silent) if silent else wait_ending(machine, seconds, refusal)
     if control and not control.acted:
@@ -172,7 +173,7 @@ def _broken_save(source: Source, case: Case, place: Place, control: CallControl 
     if machine.alive() and any(check.status is Status.FAIL for check in checks):
         checks.append(_released(machine, case))
     if ending.status == "completed" and case.right:
-        problems = [violation.sentence for violation in check_file(place.file).violations]
+        problems = problems_of(check_file(place.file).violations)
         checks.append(judged(f"failures/{case.name}/file", _FILE, problems))
     return checks
 
@@ -193,8 +194,8 @@ def _start(machine: Machine, uri: str) -> str:
     return ""
 
 
-def _act(source: Source, case: Case, place: Place) -> str:
-    """Do what the case does to a running save; says why where QEMU does not answer."""
+def _act(source: Source, case: Case, place: Place) -> SnapproofError | None:
+    """Do what the case does to a running save; return the error where QEMU does not answer."""
     machine = source.guest.machine
     try:
         _wait_until(source, case.when, place)
@@ -202,9 +203,9 @@ def _act(source: Source, case: Case, place: Place) -> str:
             machine.qmp.execute("migrate_cancel", deadline=Deadline(LIMIT_SECONDS))
         elif case.act is Act.END_SINK:
             end_sinks(machine.process.pid)
-    except (CommandRefused, SnapproofError) as error:
-        return error.sentence
-    return ""
+    except SnapproofError as error:
+        return error
+    return None
 
 
 def _wait_until(source: Source, when: When, place: Place) -> None:
@@ -234,10 +235,13 @@ def _knock(machine: Machine) -> None:
 def _released(machine: Machine, case: Case) -> CheckResult:
     """Kill a sink that QEMU could not get rid of, as an operator would have to."""
     count = end_sinks(machine.process.pid)
-    problems: list[str] = []
+    problems: list[Problem] = []
     ending = wait_ending(machine, LIMIT_SECONDS)
     if ending.silent:
-        problems.append(f"QEMU does not answer even now: {ending.silent}")
+        sentence = f"QEMU does not answer even now: {ending.silent.sentence}"
+        problems.append(Problem.of_error(ending.silent, sentence))
     elif ending.status not in ("completed", "failed", "cancelled", "none"):
-        problems.append(f"The save is still '{ending.status}'.")
+        problems.append(
+            Problem(Code.SAVE_UNFINISHED, f"The save is still '{ending.status}'.", {"status": ending.status})
+        )
     return judged(f"failures/{case.name}/released", _RELEASED, problems, {"processes_killed": count})

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.hosts.host import Host
@@ -148,7 +149,11 @@ def _tests_sentence(status: Status, counts: Counter[str], results: Iterable[Even
 
 def _test_check(event: Event) -> dict[str, object]:
     failed = _status(event) in (Status.FAIL, Status.ERROR)
-    violations = [{"check": _slug(event), "sentence": event["reason"]}] if failed else []
+    violations = (
+        [{"check": _slug(event), "code": Code.KERNEL_TEST_FAILED, "sentence": event["reason"]}]
+        if failed
+        else []
+    )
     return {
         "name": _slug(event),
         "explanation": event["contract"],

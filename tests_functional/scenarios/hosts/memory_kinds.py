@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from tests_functional.scenarios.checks import judged, skipped
+from harness.codes import Code
+from harness.qemu_messages import INCOMPATIBLE_MEMORY
+from tests_functional.scenarios.checks import Problem, judged, skipped
 from tests_functional.scenarios.hosts.feature_tests import HostFeatures
 from tests_functional.scenarios.hosts.snapshots import REFUSAL, Report
 from validators.verdict import CheckResult
-
-INCOMPATIBLE = "Background-snapshot is not compatible with guest memory configuration"
-"""QEMU's text where the kernel has UFFD-WP and not for such memory (6.0 to 11.1, migration/options.c)."""
 
 _TAKES = "QEMU takes guest memory of this kind exactly where the kernel can protect it."
 _MIB = 64
@@ -60,13 +59,28 @@ def _judge(event: Mapping[str, str], features: HostFeatures) -> CheckResult:
     can = features.write_protect and needed in features.names
     if not event["available"]:
         return skipped(f"memory-{kind}", _TAKES, f"The host has no such memory: {text}")
-    expected = INCOMPATIBLE if features.write_protect else REFUSAL
+    expected = INCOMPATIBLE_MEMORY if features.write_protect else REFUSAL
     problems = []
     if can and text:
-        problems.append(f"The kernel can protect memory of the kind '{kind}', and QEMU refuses: {text}")
+        problems.append(
+            Problem(
+                Code.REFUSAL_UNNEEDED,
+                f"The kernel can protect memory of the kind '{kind}', and QEMU refuses: {text}",
+            )
+        )
     if not can and not text:
-        problems.append(f"The kernel cannot protect memory of the kind '{kind}', and QEMU accepts it.")
+        problems.append(
+            Problem(
+                Code.REFUSAL_ABSENT,
+                f"The kernel cannot protect memory of the kind '{kind}', and QEMU accepts it.",
+            )
+        )
     if not can and text and text != expected:
-        problems.append(f"QEMU refuses memory of the kind '{kind}' with another reason: {text}")
+        problems.append(
+            Problem(
+                Code.REFUSAL_OTHER_REASON,
+                f"QEMU refuses memory of the kind '{kind}' with another reason: {text}",
+            )
+        )
     trace = " ".join(event["trace"])
     return judged(f"memory-{kind}", _TAKES, problems, {"text": text or "accepted", "trace": trace})

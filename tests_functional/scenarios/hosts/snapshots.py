@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import Evidence, SetupBroken, SubjectFailed
 from harness.hosts.host import Host
 from harness.hosts.link import script_of
 from harness.machine_config import qemu_argv
 from harness.migration import SaveFigures
-from tests_functional.scenarios.checks import judged, skipped
+from tests_functional.scenarios.checks import Problem, judged, skipped
 from tests_functional.scenarios.hosts import on_host, on_host_qemu
 from tests_functional.scenarios.hosts.seed import Seed
 from tests_functional.scenarios.offline_checks import instant, judge_oracles
@@ -169,13 +170,30 @@ def judge_refusal(report: Report, write_protect: bool) -> CheckResult:
     refused = report.find("refused", "background")
     problems = []
     if refused is None and not write_protect:
-        problems.append("The host's kernel has no UFFD-WP, and QEMU accepts background-snapshot.")
+        problems.append(
+            Problem(
+                Code.REFUSAL_ABSENT,
+                "The host's kernel has no UFFD-WP, and QEMU accepts background-snapshot.",
+            )
+        )
     if refused is not None and write_protect:
-        problems.append(f"The host's kernel has UFFD-WP, and QEMU refuses: {refused['text']}")
+        problems.append(
+            Problem(
+                Code.REFUSAL_UNNEEDED, f"The host's kernel has UFFD-WP, and QEMU refuses: {refused['text']}"
+            )
+        )
     if refused is not None and not write_protect and refused["text"].rstrip(".") != REFUSAL:
-        problems.append(f"QEMU's reason is not the kernel: {refused['text']}")
+        problems.append(
+            Problem(Code.REFUSAL_OTHER_REASON, f"QEMU's reason is not the kernel: {refused['text']}")
+        )
     if refused is not None and refused["state"] != "running":
-        problems.append(f"After the refusal the guest is '{refused['state']}'.")
+        problems.append(
+            Problem(
+                Code.REFUSAL_GUEST_STATE,
+                f"After the refusal the guest is '{refused['state']}'.",
+                {"state": refused["state"]},
+            )
+        )
     facts: dict[str, int | float | str] = {"text": refused["text"] if refused else "accepted"}
     return judged("refusal", _REFUSES, problems, facts)
 
@@ -189,7 +207,9 @@ def snapshot_of(report: Report, flow: str, path: Path) -> Snapshot | None:
         file.truncate(saved["bytes"])
     answer, kind, stun = saved["migrate"], _FLOWS[flow], stun_ms(saved["events"])
     if stun is None:
-        raise SubjectFailed(f"QEMU sent no STOP and RESUME around T0 of the snapshot '{flow}'.")
+        raise SubjectFailed(
+            f"QEMU sent no STOP and RESUME around T0 of the snapshot '{flow}'.", code=Code.SAVE_NO_STUN
+        )
     return Snapshot(
         flow=kind,
         path=path,

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from harness import migration
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, NotApplicable, SetupBroken, SubjectFailed
 from harness.machine import Machine
 from harness.machine_config import MIB
 from harness.qmp import CommandRefused
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.guest import Guest, Stack
 from tests_functional.scenarios.judgement import outcome_of
 from tests_functional.scenarios.main_job import Source, judge_cycle, writing_guest
@@ -219,12 +220,21 @@ def _plug_meanwhile(machine: Machine, name: str, kind: PluggedKind) -> CheckResu
     problems, words = [], ""
     try:
         _plug_in(machine, kind)
-        problems.append("QEMU takes new memory while it saves RAM, which the file may hold or not.")
+        problems.append(
+            Problem(
+                Code.PLUG_ACCEPTED,
+                "QEMU takes new memory while it saves RAM, which the file may hold or not.",
+            )
+        )
     except CommandRefused as refusal:
         words = refusal.reason
         machine.qmp.execute("object-del", {"id": "mem1"})
         if "migrat" not in words:
-            problems.append(f"QEMU refuses with the words '{words}', which do not name the save.")
+            problems.append(
+                Problem(
+                    Code.PLUG_UNCLEAR, f"QEMU refuses with the words '{words}', which do not name the save."
+                )
+            )
     status = machine.query_migrate().get("status")
     if status != "active":
         raise SetupBroken(f"The save was '{status}' before the memory came, so this run proves nothing.")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from harness import migration
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SubjectFailed
 from harness.qmp import CommandRefused
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.failures.ending import LIMIT_SECONDS
 from tests_functional.scenarios.judgement import outcome_of
 from tests_functional.scenarios.main_job import Source
@@ -61,7 +62,7 @@ def judge_given_up(source: Source, failure: SubjectFailed, name: str) -> list[Ch
         if source.guest.machine.alive():
             raise
         failure = later
-    return [judged(f"memory/{name}/save", _SAVE, [failure.sentence])]
+    return [judged(f"memory/{name}/save", _SAVE, [Problem.of_error(failure)])]
 
 
 def _judge_survivor(source: Source, failure: SubjectFailed, name: str) -> list[CheckResult]:
@@ -76,9 +77,14 @@ def _judge_survivor(source: Source, failure: SubjectFailed, name: str) -> list[C
 def _judge_words(check: str, explanation: str, words: str) -> CheckResult:
     problems = []
     if not words:
-        problems.append("QEMU does not say why the save failed.")
+        problems.append(Problem(Code.SAVE_NO_REASON, "QEMU does not say why the save failed."))
     elif not any(word in words for word in _CLEAR):
-        problems.append(f"QEMU refuses with the words '{words}', which do not tell the user why.")
+        problems.append(
+            Problem(
+                Code.REFUSAL_UNCLEAR,
+                f"QEMU refuses with the words '{words}', which do not tell the user why.",
+            )
+        )
     return judged(check, explanation, problems, {"words": words})
 
 
@@ -91,6 +97,12 @@ def _judge_resumed(source: Source, name: str) -> CheckResult:
         machine.pause(limit)
     problems = []
     if status != "running":
-        problems.append(f"The guest is '{status}' {LIMIT_SECONDS:.0f} s after the save failed.")
+        problems.append(
+            Problem(
+                Code.GUEST_NOT_RESUMED,
+                f"The guest is '{status}' {LIMIT_SECONDS:.0f} s after the save failed.",
+                {"state": status},
+            )
+        )
         machine.qmp.execute("cont")
     return judged(f"memory/{name}/resumed", _RESUMED, problems)

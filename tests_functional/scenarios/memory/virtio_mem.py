@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness import migration
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, NotApplicable, SetupBroken
 from harness.machine import Machine
 from harness.machine_config import MIB
 from harness.qemu_probe import has_device
 from harness.ram import RamBlock, populated_bytes, ramblocks
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.guest import Guest, Stack
 from tests_functional.scenarios.main_job import Source, snapshot_cycle, writing_guest
 from tests_functional.scenarios.memory.plugged import memory_mib, prepare_guest, require_in_use, wait_memory
@@ -166,18 +167,20 @@ def _judge_left_out(verdict: Verdict, name: str, block: RamBlock, plugged: int) 
     left_out = found.facts.get(f"not plugged in: {block.idstr}") if found else None
     problems = []
     if left_out != block.used_bytes - plugged:
-        problems.append(
+        sentence = (
             f"At T0 {block.used_bytes - plugged} bytes of '{block.idstr}' were not plugged in; the file "
             f"leaves out {left_out}."
         )
+        problems.append(Problem(Code.VIRTIO_MEM_LEFT_OUT, sentence))
     return judged(f"memory/{name}/plugged", _PLUGGED, problems, {"bytes plugged in": plugged})
 
 
 def _judge_untouched(name: str, before: int, after: int, plugged: int) -> CheckResult:
     problems = []
     if after > plugged:
-        problems.append(
+        sentence = (
             f"QEMU has {after} bytes in place for the device, which has {plugged} bytes plugged in; before "
             f"the save it had {before}."
         )
+        problems.append(Problem(Code.VIRTIO_MEM_TOUCHED, sentence))
     return judged(f"memory/{name}/untouched", _UNTOUCHED, problems, {"bytes in place": after})

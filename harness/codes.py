@@ -1,0 +1,267 @@
+"""Stable codes for what can be wrong: of violations and errors, for known issues, control flow and reports.
+
+A code is `<check-or-subject>.<what>`. Sentences are for people and may change; a code keeps its meaning. What
+differs from case to case (a run state, an errno, a QMP command) is in the fields beside it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Self
+
+Fields = Mapping[str, int | str]
+"""Named values that tell apart what one code stands for, e.g. ``{"state": "running"}``."""
+
+
+class Code(enum.StrEnum):
+    """A code, and its meaning in one line. docs/codes.md has the same as a table."""
+
+    meaning: str
+
+    def __new__(cls, code: str, meaning: str) -> Self:
+        """Make a member whose value is its code alone."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    @property
+    def subject(self) -> str:
+        """What comes before the dot: for rules of the stream, the name of the check."""
+        return self.value.partition(".")[0]
+
+    # Errors: our own set-up, QEMU, its monitor, and the guest.
+    SETUP_BROKEN = "setup.broken", "The test's own set-up failed."
+    SETUP_MISSING = "setup.missing", "A program, package or permission is not there."
+    SETUP_USAGE = "setup.usage", "The user's input cannot be used as given."
+    FEATURE_ABSENT = "feature.absent", "The QEMU or the host has no such feature."
+    WAIT_EXPIRED = "wait.expired", "A wait ran out of time."
+    SNAPSHOT_WRONG = "snapshot.wrong", "The snapshot is not the guest at T0, or cannot be read."
+    QEMU_FAILED = "qemu.failed", "QEMU broke its own interface in a way that has no code of its own."
+    QEMU_ENDED = "qemu.ended", "QEMU ended while it was needed."
+    QEMU_ENDED_BY_ITSELF = "qemu.ended-by-itself", "QEMU has ended after a save that failed."
+    QEMU_MEMORY_UNREADABLE = "qemu.memory-unreadable", "QEMU's memory can no longer be read from outside."
+    QMP_CLOSED = "qmp.closed", "QEMU closed its QMP connection while it ran."
+    QMP_NO_GREETING = "qmp.no-greeting", "QEMU did not greet over QMP in time."
+    QMP_NO_ANSWER = "qmp.no-answer", "QEMU did not answer a QMP command in time."
+    QMP_NO_EVENT = "qmp.no-event", "QEMU did not send a QMP event in time."
+    QMP_REFUSED = "qmp.refused", "QEMU answered a QMP command with an error."
+    GUEST_NO_ANSWER = "guest.no-answer", "The guest did not answer over SSH in time."
+    GUEST_COMMAND_UNFINISHED = "guest.command-unfinished", "A command in the guest did not end in time."
+    GUEST_WRONG_STATE = "guest.wrong-state", "The guest did not get into the awaited run state in time."
+    GUEST_NOT_RESUMED = "guest.not-resumed", "The guest does not run after a save that failed or was refused."
+    GUEST_WRITERS_STALLED = "guest.writers-stalled", "A guest that is said to run writes too little."
+
+    # Saves, restores and capabilities.
+    CAPABILITY_REFUSED = "capability.refused", "QEMU refuses a migration capability on this host."
+    SAVE_FAILED = "save.failed", "A save ended as failed or cancelled."
+    SAVE_UNFINISHED = "save.unfinished", "A save did not end, or did not begin to send, in time."
+    SAVE_NOT_CLEANED_UP = "save.not-cleaned-up", "QEMU has ended a save and does not clean up after it."
+    SAVE_NO_STUN = "save.no-stun", "QEMU did not send STOP and RESUME around T0."
+    SAVE_WRONG_END = "save.wrong-end", "A save that was broken ended in another way than it had to."
+    SAVE_REFUSED_BUT_ACTIVE = "save.refused-but-active", "QEMU refused a save and keeps a migration active."
+    SAVE_NO_REASON = "save.no-reason", "A save failed or was refused, and QEMU does not say why."
+    RESTORE_FAILED = "restore.failed", "QEMU does not take a snapshot."
+
+    # Oracle 1, golden image.
+    GOLDEN_DIFFERS = "golden.differs", "A page differs from the golden image."
+    GOLDEN_PAGE_MISSING = "golden.page-missing", "A page of the golden image is not in the stream."
+    GOLDEN_BLOCK_NOT_IN_IMAGE = "golden.block-not-in-image", "A RAMBlock is not in the golden image."
+    GOLDEN_BLOCK_NOT_IN_STREAM = "golden.block-not-in-stream", "A RAMBlock is not in the stream."
+    GOLDEN_BLOCK_LENGTH = "golden.block-length", "A RAMBlock has another length in the golden image."
+
+    # Oracle 2, write order.
+    WRITE_ORDER_NEWER = "write-order.newer", "An agent page is from after T0."
+    WRITE_ORDER_OLDER = "write-order.older", "An agent page is from before its last write at T0."
+    WRITE_ORDER_TORN = "write-order.torn", "An agent page is a mixture of two writes; field `age`."
+    WRITE_ORDER_CORRUPT = "write-order.corrupt", "An agent page holds what the agent never wrote."
+    WRITE_ORDER_ZERO = "write-order.zero", "An agent page is zero and should not be."
+    WRITE_ORDER_MISSING = "write-order.missing", "An agent page is not in the stream."
+    WRITE_ORDER_MISPLACED = "write-order.misplaced", "Another agent page is in the place of this one."
+    WRITE_ORDER_OTHER_AGENT = "write-order.other-agent", "A page of an earlier agent is in this place."
+    WRITE_ORDER_WRONG_GENERATION = (
+        "write-order.wrong-generation",
+        "A page has the right step and a wrong generation.",
+    )
+    WRITE_ORDER_NOT_FOUND = "write-order.not-found", "No directory page lists an agent page."
+    WRITE_ORDER_NO_CONTROL_PAGE = "write-order.no-control-page", "There are agent pages and no control page."
+    WRITE_ORDER_BAD_CONTROL_PAGE = "write-order.bad-control-page", "The control page holds impossible values."
+    WRITE_ORDER_BAD_DIRECTORY_PAGE = "write-order.bad-directory-page", "A directory page is corrupt."
+    WRITE_ORDER_NO_THREAD_PAGE = "write-order.no-thread-page", "A thread page of the agent is not in RAM."
+    WRITE_ORDER_BAD_THREAD_PAGE = "write-order.bad-thread-page", "An agent thread has no usable thread page."
+    WRITE_ORDER_WRONG_COUNTER = (
+        "write-order.wrong-counter",
+        "The step counter of a thread disagrees with its pages.",
+    )
+
+    # Oracle 3, the restored guest.
+    RESTORED_RUN_STATE = "restored.run-state", "The restored guest is in another run state than at T0."
+    RESTORED_BOOT_ID = "restored.boot-id", "The restored guest is another boot than the source."
+    RESTORED_AGENT = "restored.agent", "The restored guest runs another agent than the source."
+    RESTORED_WRITERS_STATE = "restored.writers-state", "The restored guest's writers do not run."
+    RESTORED_NO_T0 = "restored.no-t0", "The file does not say the guest's time at T0."
+    RESTORED_CLOCK_BACK = "restored.clock-back", "The restored guest's clock is behind T0."
+    RESTORED_CLOCK_AHEAD = "restored.clock-ahead", "The restored guest's clock is too far past T0."
+    RESTORED_WALL_CLOCK = "restored.wall-clock", "The restored guest's wall clock moved against its uptime."
+    RESTORED_WRONG_PAGE = "restored.wrong-page", "The agent found a wrong page in the restored guest."
+    RESTORED_OVERWRITTEN_PAGE = (
+        "restored.overwritten-page",
+        "A writer found a page wrong before overwriting it.",
+    )
+    RESTORED_UNCHECKED_PAGE = "restored.unchecked-page", "Not all of the restored guest's pages were checked."
+    RESTORED_WRITERS_STALLED = "restored.writers-stalled", "A writer of the restored guest does not go on."
+
+    # Oracle 4, structure. What comes before the dot is the name of the check.
+    HEADER_VERSION = "header.version", "The stream has a version that QEMU does not write."
+    CONFIGURATION_MACHINE = "configuration.machine", "The machine name has an impossible length."
+    CONFIGURATION_SUBSECTION = "configuration.subsection", "A configuration subsection is unknown."
+    CONFIGURATION_SUBSECTIONS = "configuration.subsections", "There are too many configuration subsections."
+    CONFIGURATION_PAGE_BITS = "configuration.page-bits", "The target page size is impossible."
+    CONFIGURATION_CAPABILITIES = "configuration.capabilities", "The number of capabilities is impossible."
+    BLOCK_LIST_SECOND = "block-list.second", "The stream has a second list of RAMBlocks."
+    BLOCK_LIST_SUM = "block-list.sum", "The RAMBlocks are more than the announced RAM."
+    BLOCK_LIST_TOO_MANY = "block-list.too-many", "There are too many RAMBlocks."
+    BLOCK_LIST_TWICE = "block-list.twice", "A RAMBlock is in the list twice."
+    BLOCK_SIZE_TOO_LONG = "block-size.too-long", "A RAMBlock does not fit in the announced RAM."
+    BLOCK_SIZE_NOT_WHOLE = "block-size.not-whole", "A RAMBlock is no whole number of pages."
+    UNKNOWN_BLOCK_NAMED = "unknown-block.named", "A page record names a RAMBlock that is not in the list."
+    PAGE_OUTSIDE_BLOCK_RECORD = "page-outside-block.record", "A page record lies outside of its RAMBlock."
+    PAGE_OUTSIDE_BLOCK_BITMAP = (
+        "page-outside-block.bitmap",
+        "A bitmap has bits behind its RAMBlock's last page.",
+    )
+    PAGE_FLAGS_UNSUPPORTED = "page-flags.unsupported", "A RAM record has flags that have no place in a file."
+    PAGE_FLAGS_MEANINGLESS = "page-flags.meaningless", "A RAM record has flags that mean nothing."
+    PAGE_FLAGS_SMALL_RECORDS = "page-flags.small-records", "There are too many records without a page."
+    PAGE_FLAGS_NO_BLOCK = "page-flags.no-block", "A record goes on with a RAMBlock, but none was named."
+    ZERO_FILL_NOT_ZERO = "zero-fill.not-zero", "A zero-page record carries another fill byte than 0."
+    MAPPED_RAM_VERSION = "mapped-ram.version", "A mapped-ram header has an unknown version."
+    MAPPED_RAM_PAGE_SIZE = "mapped-ram.page-size", "A mapped-ram header and the stream differ in page size."
+    MAPPED_RAM_OVERLAP = "mapped-ram.overlap", "Bitmap or pages of a RAMBlock lie on top of other things."
+    MAPPED_RAM_BEYOND_END = "mapped-ram.beyond-end", "The pages of a RAMBlock lie behind the file's end."
+    MAPPED_RAM_UNALIGNED = "mapped-ram.unaligned", "The pages of a RAMBlock start at an unaligned offset."
+    MAPPED_RAM_EMPTY_BITMAP = "mapped-ram.empty-bitmap", "A bitmap is empty, but its pages are in the file."
+    PAGE_TWICE_SENT_AGAIN = "page-twice.sent-again", "A page is in the stream twice."
+    PAGE_MISSING_NOT_IN_STREAM = "page-missing.not-in-stream", "A page is not in the stream."
+    PAGE_UNPLUGGED_IN_STREAM = "page-unplugged.in-stream", "A page that is not plugged in is in the stream."
+    SECTIONS_TOO_MANY = "sections.too-many", "There are too many sections."
+    SECTIONS_TOO_MANY_DEVICES = "sections.too-many-devices", "There are too many devices."
+    SECTIONS_UNKNOWN_TYPE = "sections.unknown-type", "A section type is unknown."
+    SECTIONS_UNKNOWN_COMMAND = "sections.unknown-command", "A command is unknown."
+    SECTIONS_UNKNOWN_NUMBER = "sections.unknown-number", "A section has a number that was not started."
+    SECTIONS_NUMBER_TWICE = "sections.number-twice", "A section number is used twice."
+    SECTIONS_RAM_VERSION = "sections.ram-version", "The RAM section has an unknown version."
+    SECTION_ORDER_NO_RAM = "section-order.no-ram", "The stream has no RAM section."
+    SECTION_ORDER_AFTER_DEVICE = "section-order.after-device", "A RAM section follows device state."
+    SECTION_ORDER_STARTED_AGAIN = "section-order.started-again", "RAM is started twice."
+    SECTION_ORDER_AFTER_END = "section-order.after-end", "RAM goes on behind its END section."
+    FOOTER_NOT_FOUND = "footer.not-found", "The end of a section cannot be found."
+    FOOTER_WRONG = "footer.wrong", "A section ends with other bytes than its own footer."
+    TRUNCATED_ELEMENT = "truncated.element", "The file ends in the middle of an element."
+    TRUNCATED_RECORD = "truncated.record", "The file ends in the middle of a page record."
+    TRUNCATED_SECTION = "truncated.section", "The file ends before the footer of a section."
+    TRUNCATED_BITMAP = "truncated.bitmap", "The file ends before the bitmap of a RAMBlock."
+    TRUNCATED_PAGES = "truncated.pages", "The file ends before pages of a RAMBlock that it must have."
+    TRUNCATED_TOO_SHORT = "truncated.too-short", "The file is too short for the pages of a RAMBlock."
+    TRUNCATED_UNREADABLE = "truncated.unreadable", "The file system cannot read the file at an offset."
+    TRUNCATED_SHRANK = "truncated.shrank", "The file became shorter while it was being read."
+    TRAILING_BYTES_FOUND = "trailing-bytes.found", "Bytes follow the end of the stream."
+    VMDESC_PAGE_SIZE = "vmdesc.page-size", "Configuration and vmdesc have different page sizes."
+    VMDESC_LENGTH = "vmdesc.length", "The vmdesc has an impossible length."
+    VMDESC_ABSENT = "vmdesc.absent", "No vmdesc follows the end marker."
+    VMDESC_UNUSABLE = "vmdesc.unusable", "The vmdesc cannot be used."
+    VMDESC_UNDECODABLE = "vmdesc.undecodable", "The state of a device does not fit its description."
+    VMDESC_DEVICE_ABSENT = "vmdesc.device-absent", "A device is described, but not there."
+    VMDESC_DEVICE_UNDESCRIBED = "vmdesc.device-undescribed", "A device is there, but not described."
+    VMDESC_DEVICE_ORDER = "vmdesc.device-order", "Devices stand in another order than they are described."
+    VMDESC_DEVICE_COUNT = "vmdesc.device-count", "The number of devices is not the one described."
+    VMDESC_DEVICE_SIZE = "vmdesc.device-size", "A device has another size than its description."
+    VMDESC_DEVICE_VERSION = "vmdesc.device-version", "A device has another version than its description."
+    RAM_NOT_EMPTY_ALL_ZERO = "ram-not-empty.all-zero", "All of main RAM is zero pages."
+    PIPE_BACKWARDS = "pipe.backwards", "The reader needs an offset of a pipe again."
+    PIPE_MAPPED_RAM = "pipe.mapped-ram", "A mapped-ram file comes from a pipe."
+
+    # That the oracles looked at all there is, and that something was at stake.
+    ORACLES_NO_AGENT = "oracles.no-agent", "The agent was writing, and its pages are not in the file."
+    ORACLES_AGENT_PAGES = "oracles.agent-pages", "Not all of the agent's pages were verified."
+    ORACLES_GOLDEN_PAGES = "oracles.golden-pages", "Not all pages of the golden image were compared."
+    OVERLAP_NOTHING_WRITTEN = "overlap.nothing-written", "No page was written during the save."
+    OVERLAP_T0_TOO_EARLY = "overlap.t0-too-early", "T0 in the file is before the save was asked for."
+    OVERLAP_THREADS = "overlap.threads", "File and guest have different numbers of writer threads."
+
+    # Oracle 5, the source guest.
+    SOURCE_SILENT = "source.silent", "The source guest is said to run and does not answer; field `error`."
+    SOURCE_WRONG_PAGES = "source.wrong-pages", "The source guest's writers found wrong pages."
+    SOURCE_WRITERS_STATE = "source.writers-state", "The source guest's writers do not run after the snapshot."
+    SOURCE_WRITE_PROTECTED = "source.write-protected", "Pages of guest RAM are still write-protected."
+    SOURCE_SLOWER = "source.slower", "Writes take much longer after the snapshot than before it."
+    WRITE_STALL_TOO_LONG = "write-stall.too-long", "A writer stood still for a large part of the save."
+    RUN_STATE_CHANGED = "run-state.changed", "A guest's run state is another one after the save."
+    RUN_STATE_WROTE = "run-state.wrote", "The writers of a guest that should stand still went on."
+    STUN_RATIO_TOO_SMALL = "stun-ratio.too-small", "A background snapshot stuns for too long."
+    TIMERS_STOOD_STILL = "timers.stood-still", "The guest's timers stood still during the save."
+    TIMERS_SAVE_FAILED = "timers.save-failed", "A save of a guest whose timers are watched failed."
+
+    # Oracle 6, the host.
+    HOST_TAINTED = "host.tainted", "The host kernel's taint changed."
+    HOST_SPLAT = "host.splat", "The host kernel logged a warning."
+    HOST_FILE_LEFT_OPEN = "host.file-left-open", "QEMU has a file open that it had not; field `name`."
+    HOST_FILE_CLOSED = "host.file-closed", "QEMU has closed a file of its own; fields `number`, `name`."
+    HOST_PROCESS_LEFT = "host.process-left", "A process that QEMU started is left over; field `program`."
+    SINK_LEFT = "sink.left", "The sink's processes still run after the end of the save."
+    KILLED_PROCESSES_LEFT = "killed.processes-left", "Processes of a killed QEMU still run."
+    KILLED_FILE_GROWS = "killed.file-grows", "The file of a killed save grows after its sink was gone."
+    KILLED_FILE_PASSES = "killed.file-passes", "The file of a killed save passes every offline check."
+
+    # Refusals and settings.
+    REFUSAL_ABSENT = "refusal.absent", "QEMU accepts what it must refuse."
+    REFUSAL_UNNEEDED = "refusal.unneeded", "QEMU refuses what the host's kernel can do."
+    REFUSAL_UNCLEAR = "refusal.unclear", "QEMU's words do not say what it refuses, or what is missing."
+    REFUSAL_OTHER_REASON = "refusal.other-reason", "QEMU gives another reason than the true one."
+    REFUSAL_BLAMES_KERNEL = (
+        "refusal.blames-kernel",
+        "The kernel only forbids userfaultfd, and QEMU says that the host kernel has no support.",
+    )
+    REFUSAL_CALLED_UNSUPPORTED = "refusal.called-unsupported", "The same, in other words of QEMU's."
+    REFUSAL_CHANGED_SETTING = "refusal.changed-setting", "A refusal has changed a setting."
+    REFUSAL_GUEST_STATE = "refusal.guest-state", "After a refusal the guest does not run."
+    REFUSAL_PROBE_UNCLEAR = "refusal.probe-unclear", "Our own probe does not name what forbids userfaultfd."
+    SETTING_ORDER = "setting.order", "QEMU takes two settings in one order and refuses them in another."
+    TRACE_NO_DEVICE = "trace.no-device", "QEMU's trace does not say that it used /dev/userfaultfd."
+    TRACE_NO_ERRNO = "trace.no-errno", "QEMU's trace does not give the errno of the refusal."
+    PLUG_ACCEPTED = "plug.accepted", "QEMU takes new memory while it saves RAM."
+    PLUG_UNCLEAR = "plug.unclear", "QEMU refuses new memory with words that do not name the save."
+    VIRTIO_MEM_LEFT_OUT = (
+        "virtio-mem.left-out",
+        "The file leaves out more or less than what is not plugged in.",
+    )
+    VIRTIO_MEM_TOUCHED = "virtio-mem.touched", "A save took host memory for what is not plugged in."
+
+    # The guest's disk.
+    DISK_LOOP_FAILED = "disk-loop.failed", "The loop that writes to the guest's disk failed."
+    DISK_LOOP_SLOW = "disk-loop.slow", "The loop that writes to the guest's disk does not go on."
+    DISK_FILES_COMPLAINT = "disk-files.complaint", "The guest complains about its file system."
+    DISK_FILES_WRONG = "disk-files.wrong", "A file is not as memory remembers it."
+    DISK_FILES_GONE = "disk-files.gone", "A file is gone from the disk."
+    DISK_FILES_UNKNOWN = "disk-files.unknown", "A file is on the disk that memory knows nothing of."
+    DISK_FILES_LOG = "disk-files.log", "The log that was held open lacks lines."
+    DISK_BASE_CHANGED = "disk-base.changed", "The disk of T0 was written to."
+    DISK_SAME_T0_OTHER_FILE = (
+        "disk-same-t0.other-file",
+        "A file from before T0 is another one after a restore.",
+    )
+    DISK_FILE_SYSTEM_ERROR = "disk-file-system.error", "e2fsck found an error."
+    WRONG_DISK_UNSEEN = "wrong-disk.unseen", "No check saw a disk that is newer than the memory."
+
+    # Extraction, reproducers, feature tests.
+    EXTRACTED_RAM_BLOCK_MISSING = "extracted-ram.block-missing", "A RAMBlock is in QEMU and not in the file."
+    EXTRACTED_RAM_DIFFERS = "extracted-ram.differs", "Extracted RAM is not what QEMU has after a restore."
+    EXTRACTED_RAM_NOTHING = "extracted-ram.nothing", "No RAMBlock could be compared."
+    REPRODUCER_SHOWS = "reproducer.shows", "A known issue shows."
+    REPRODUCER_SHOWS_WHERE_ABSENT = (
+        "reproducer.shows-where-absent",
+        "A known issue shows on a version said to be free.",
+    )
+    REPRODUCER_SHOWS_AT_TIMES = "reproducer.shows-at-times", "A known issue shows in some of the runs only."
+    KERNEL_TEST_FAILED = "kernel.test-failed", "A feature test of the kernel failed."

@@ -1,0 +1,30 @@
+"""QEMU's own messages that tests tell apart. The text is QEMU's, so it is looked for; ours never is."""
+
+from __future__ import annotations
+
+from harness.codes import Fields
+
+NOT_SUPPORTED_BY_HOST = "Background-snapshot is not supported by host"
+"""How QEMU's refusal begins where it finds no UFFD-WP (6.0 to 11.1, migration/options.c)."""
+
+INCOMPATIBLE_MEMORY = "Background-snapshot is not compatible with guest memory configuration"
+"""QEMU's refusal where the kernel has UFFD-WP and not for such memory (6.0 to 11.1, migration/options.c)."""
+
+MESSAGES = {
+    # util/yank.c yank_register_instance()
+    "duplicate-yank": ("duplicate yank instance",),
+    # migration/vmstate.c vmstate_load_state(), hw/virtio/virtio.c virtio_load()
+    "virtio-queue-size": ("Failed to load element of type virtio for virtio", "exceeds allocated max"),
+    # util/userfaultfd.c
+    "uffd-close-assertion": ("uffd_close_fd: Assertion",),
+    "incompatible-memory": ("not compatible with guest memory configuration",),
+}
+"""The messages by the name that known issues use (field `qemu_said`), each with its texts."""
+
+
+def said(words: str) -> Fields:
+    """Return the field `qemu_said` for QEMU's words; empty where they hold none of MESSAGES."""
+    for name, texts in MESSAGES.items():
+        if any(text in words for text in texts):
+            return {"qemu_said": name}
+    return {}
