@@ -17,7 +17,7 @@ from harness.deadline import Deadline
 from validators.agent_pages import WORDS, Words
 
 DUMP_PAGES = 8
-"""Most pages that one `dump` may ask for (guest_images/agent/commands.c)."""
+"""Most pages that one `dump` may ask for (guest_images/agent/linux/commands.c)."""
 
 
 @dataclass

@@ -114,9 +114,10 @@ def test_catalogue_is_consistent() -> None:
 def sources(tmp_path: Path) -> Path:
     """A C program that stands in for the agent."""
     folder = tmp_path / "sources"
-    folder.mkdir()
-    (folder / "main.c").write_text('#include "code.h"\nint main(void) { return CODE; }\n')
-    (folder / "code.h").write_text("#define CODE 7\n")
+    for name in ("core", "linux"):
+        (folder / name).mkdir(parents=True)
+    (folder / "linux/main.c").write_text('#include "core/code.h"\nint main(void) { return CODE; }\n')
+    (folder / "core/code.h").write_text("#define CODE 7\n")
     return folder
 
 
@@ -135,7 +136,7 @@ def test_agent_is_compiled_once(tmp_path: Path, sources: Path) -> None:
     first = compile_agent(plan_agent(cache, sources), cache, quiet)
     assert subprocess.run([first], check=False).returncode == 7
     assert compile_agent(plan_agent(cache, sources), cache, silent) == first
-    (sources / "code.h").write_text("#define CODE 8\n")
+    (sources / "core/code.h").write_text("#define CODE 8\n")
     assert (
         subprocess.run([compile_agent(plan_agent(cache, sources), cache, quiet)], check=False).returncode == 8
     )
@@ -144,7 +145,7 @@ def test_agent_is_compiled_once(tmp_path: Path, sources: Path) -> None:
 def test_compile_error_is_one_sentence(tmp_path: Path, sources: Path) -> None:
     """The sentence holds the compiler's first error, the evidence its output; nothing is published."""
     needs_compiler()
-    (sources / "main.c").write_text("int main(void) { return nonsense; }\n")
+    (sources / "linux/main.c").write_text("int main(void) { return nonsense; }\n")
     cache = Cache(tmp_path / "cache")
     with pytest.raises(SetupBroken, match="nonsense") as caught:
         compile_agent(plan_agent(cache, sources), cache, quiet)

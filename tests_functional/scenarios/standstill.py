@@ -16,7 +16,7 @@ _BEGIN_SECONDS = 60.0
 # An exchange over SSH ends in the guest a little after it ends for us.
 _AFTERMATH_SECONDS = 0.05
 _GO_ON_SECONDS = 10.0
-# The agent keeps the time of gaps from here on (guest_images/agent/format.h, LONG_GAP_NS).
+# The agent keeps the time of gaps from here on (guest_images/agent/core/format.h, LONG_GAP_NS).
 _LONG_SECONDS = 0.05
 
 

@@ -1,23 +1,21 @@
-/* A record of pages that did not hold what they should: a count and the first 64 in detail. */
+/* A log of pages that did not hold what they should: their number, and the first 64 in detail. */
 #ifndef AGENT_MISMATCH_H
 #define AGENT_MISMATCH_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "text.h"
-
 #define MISMATCH_DETAILS 64
 
 struct mismatch {
-	bool hole;                    /* a page that must never have been touched */
+	bool hole;                    /* a page to stay untouched; it has no generations */
 	uint64_t thread;
 	uint64_t index;
 	uint64_t frame;               /* guest page frame number, 0 = unknown */
 	uint64_t expected_generation; /* 0: never written, all zero */
-	uint64_t found_generation;    /* the page's word 4, whatever it is */
+	uint64_t found_generation;    /* word DATA_GENERATION of the page, whatever it is */
 	uint64_t expected_step;
-	uint64_t found_step;          /* the page's word 5 */
+	uint64_t found_step;          /* word DATA_STEP of the page, likewise */
 	unsigned word;                /* the first word that differs */
 };
 
@@ -27,12 +25,10 @@ struct mismatch_log {
 	struct mismatch details[MISMATCH_DETAILS];
 };
 
+/* Adds a mismatch: beyond the first 64 it is only counted. */
 void mismatch_add(struct mismatch_log *log, const struct mismatch *mismatch);
 
-/* Appends `from` to `log`; details beyond the first 64 are only counted. */
+/* Appends `from` to `log`. */
 void mismatch_merge(struct mismatch_log *log, const struct mismatch_log *from);
-
-/* Appends the details as a JSON array. */
-void mismatch_print(struct text *text, const struct mismatch_log *log);
 
 #endif

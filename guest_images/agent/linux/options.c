@@ -1,7 +1,8 @@
-/* The command line of `serve`: parsed strictly, each mistake answered by one sentence. */
+/* The command line of `serve`, parsed strictly: one sentence for each mistake. */
 #define _GNU_SOURCE 1
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
@@ -13,6 +14,8 @@
 #define MAX_RATE 1000000000
 /* Pattern "hot" needs a page in either class. */
 #define MIN_PAGES 2
+/* Room for the names of all patterns. */
+#define MAX_NAMES 256
 
 bool number_parse(const char *text, uint64_t *number)
 {
@@ -25,14 +28,28 @@ bool number_parse(const char *text, uint64_t *number)
 	return errno == 0 && *end == '\0';
 }
 
+static void print_pattern_error(const char *text)
+{
+	char names[MAX_NAMES] = "";
+	size_t length = 0;
+
+	for (unsigned i = 0; pattern_name(i) && length < sizeof(names); i++) {
+		const char *separator = !i ? "" : pattern_name(i + 1) ? ", " : " or ";
+
+		length += (size_t)snprintf(names + length, sizeof(names) - length, "%s%s",
+					   separator, pattern_name(i));
+	}
+	print_error("The pattern must be %s, not '%s'.", names, text);
+}
+
 static bool parse_pattern(const char *text, enum pattern *pattern)
 {
-	for (int i = 0; i < PATTERN_COUNT; i++)
-		if (strcmp(text, pattern_name((enum pattern)i)) == 0) {
+	for (unsigned i = 0; pattern_name(i); i++)
+		if (strcmp(text, pattern_name(i)) == 0) {
 			*pattern = (enum pattern)i;
 			return true;
 		}
-	complain("The pattern must be sequential, random, hot, sparse or zero, not '%s'.", text);
+	print_pattern_error(text);
 	return false;
 }
 
@@ -41,7 +58,7 @@ static bool parse_socket(const char *text, const char **path)
 	size_t room = sizeof(((struct sockaddr_un *)0)->sun_path);
 
 	if (text[0] == '\0' || strlen(text) >= room) {
-		complain("The socket path must have 1 to %zu characters.", room - 1);
+		print_error("The socket path must have 1 to %zu characters.", room - 1);
 		return false;
 	}
 	*path = text;
@@ -68,32 +85,32 @@ static bool parse_number(struct options *options, const char *name, const char *
 		if (number_parse(text, table[i].number) && *table[i].number >= table[i].least &&
 		    *table[i].number <= table[i].most)
 			return true;
-		complain("The option '%s' takes a number from %" PRIu64 " to %" PRIu64
-			 ", not '%s'.",
-			 name, table[i].least, table[i].most, text);
+		print_error("The option '%s' takes a number from %" PRIu64 " to %" PRIu64
+			    ", not '%s'.",
+			    name, table[i].least, table[i].most, text);
 		return false;
 	}
-	complain("The option '%s' is not known; 'serve' takes --bytes, --threads, --pattern, "
-		 "--seed, --guest-ram, --rate, --socket and --huge.",
-		 name);
+	print_error("The option '%s' is not known; 'serve' takes --bytes, --threads, --pattern, "
+		    "--seed, --guest-ram, --rate, --socket and --huge.",
+		    name);
 	return false;
 }
 
 static bool check_together(const struct options *options)
 {
 	if (options->bytes == 0) {
-		complain("The option '--bytes' is missing.");
+		print_error("The option '--bytes' is missing.");
 		return false;
 	}
 	if (options->bytes % PAGE_BYTES != 0 ||
 	    options->bytes / PAGE_BYTES < options->threads * MIN_PAGES) {
-		complain("The option '--bytes' must be a multiple of %d and at least %d pages for "
-			 "each thread.",
-			 PAGE_BYTES, MIN_PAGES);
+		print_error("The option '--bytes' must be a multiple of %d and at least %d pages "
+			    "for each thread.",
+			    PAGE_BYTES, MIN_PAGES);
 		return false;
 	}
 	if (options->huge && options->pattern == PATTERN_SPARSE) {
-		complain("Pattern sparse cannot have huge pages, which would fill its holes.");
+		print_error("Pattern sparse cannot have huge pages, which would fill its holes.");
 		return false;
 	}
 	return true;
@@ -112,7 +129,7 @@ bool options_parse(struct options *options, int count, char **arguments)
 			continue;
 		}
 		if (!text) {
-			complain("The option '%s' is not known or lacks its value.", name);
+			print_error("The option '%s' is not known or lacks its value.", name);
 			return false;
 		}
 		if (strcmp(name, "--pattern") == 0)

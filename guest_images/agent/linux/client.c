@@ -16,11 +16,11 @@
 
 static int usage(void)
 {
-	complain("The command line is: snapproof-agent ctl [--socket PATH] COMMAND [WORD...].");
+	print_error("The command line is: snapproof-agent ctl [--socket PATH] COMMAND [WORD...].");
 	return 2;
 }
 
-/* Joins the words into one line that ends in a newline. False where they do not fit. */
+/* Joins the words into one line that ends in a newline. False if they do not fit. */
 static bool join(char *line, int count, char **words)
 {
 	size_t length = 0;
@@ -42,19 +42,19 @@ static int connect_to(const char *path)
 	int server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	if (strlen(path) >= sizeof(address.sun_path)) {
-		complain("The socket path '%s' is too long.", path);
+		print_error("The socket path '%s' is too long.", path);
 		return -1;
 	}
 	memcpy(address.sun_path, path, strlen(path));
 	if (server < 0 ||
 	    connect(server, (const struct sockaddr *)&address, sizeof(address)) != 0) {
-		complain("No agent answers at '%s': %s.", path, strerror(errno));
+		print_error("No agent answers at '%s': %s.", path, strerror(errno));
 		return -1;
 	}
 	return server;
 }
 
-/* Copies the reply to stdout; the exit code says whether it came whole and is no error. */
+/* Copies the reply to stdout. Returns the exit code: 0 for a complete reply that is no error. */
 static int print_reply(int server, uint64_t seconds)
 {
 	uint64_t end = clock_ns(CLOCK_MONOTONIC) + seconds * 1000000000;
@@ -68,7 +68,7 @@ static int print_reply(int server, uint64_t seconds)
 		ssize_t got;
 
 		if (now >= end || poll(&wait, 1, (int)((end - now) / 1000000) + 1) == 0) {
-			complain("The agent did not reply within %d s.", (int)seconds);
+			print_error("The agent did not reply within %d s.", (int)seconds);
 			return 1;
 		}
 		got = recv(server, bytes, sizeof(bytes), 0);
@@ -82,7 +82,7 @@ static int print_reply(int server, uint64_t seconds)
 		fwrite(bytes, 1, (size_t)got, stdout);
 	}
 	if (last != '\n') {
-		complain("The agent broke off before the end of its reply.");
+		print_error("The agent broke off before the end of its reply.");
 		return 1;
 	}
 	return fflush(stdout) != 0 || strcmp(start, ERROR_REPLY) == 0;
@@ -103,7 +103,7 @@ int client_main(int count, char **arguments)
 	if (count < 1 || arguments[0][0] == '-')
 		return usage();
 	if (!join(line, count, arguments)) {
-		complain("A command line must be shorter than %d bytes.", MAX_LINE);
+		print_error("A command line must be shorter than %d bytes.", MAX_LINE);
 		return 2;
 	}
 	seconds = strcmp(arguments[0], "verify") == 0 ? VERIFY_WAIT_S : WAIT_S;
@@ -111,7 +111,7 @@ int client_main(int count, char **arguments)
 	if (server < 0)
 		return 1;
 	if (send(server, line, strlen(line), MSG_NOSIGNAL) != (ssize_t)strlen(line)) {
-		complain("The agent does not take commands: %s.", strerror(errno));
+		print_error("The agent does not take commands: %s.", strerror(errno));
 		return 1;
 	}
 	return print_reply(server, seconds);

@@ -1,4 +1,4 @@
-/* A bounded text buffer, and sentences for people. */
+/* A bounded text buffer for replies, and error messages. */
 #include "text.h"
 
 #include <inttypes.h>
@@ -57,7 +57,7 @@ void text_error(struct text *text, const char *format, ...)
 	text_add(text, "\"}");
 }
 
-void complain(const char *format, ...)
+void print_error(const char *format, ...)
 {
 	va_list values;
 

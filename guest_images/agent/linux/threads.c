@@ -1,4 +1,4 @@
-/* All writers together: starting, parking and letting go of them at step boundaries. */
+/* All writer threads: starting them, and parking and resuming them at step boundaries. */
 #define _GNU_SOURCE 1
 #include <errno.h>
 #include <sched.h>
@@ -6,8 +6,7 @@
 
 #include "agent.h"
 
-/* Puts the calling thread on one of the CPUs that it may use, in turn. Best effort. */
-void crew_pin(unsigned number)
+void thread_pin(unsigned number)
 {
 	cpu_set_t allowed, one;
 	int wanted;
@@ -25,7 +24,7 @@ void crew_pin(unsigned number)
 	}
 }
 
-bool crew_launch(struct agent *agent)
+bool threads_launch(struct agent *agent)
 {
 	pthread_condattr_t monotonic;
 
@@ -34,66 +33,56 @@ bool crew_launch(struct agent *agent)
 	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
 	pthread_cond_init(&agent->changed, &monotonic);
 	for (unsigned i = 0; i < agent->options.threads; i++) {
-		struct writer *writer = &agent->writers[i];
-		pthread_t thread;
+		struct writer_thread *thread = &agent->threads[i];
+		pthread_t id;
 		int error;
 
-		atomic_store(&writer->attention, true);
-		error = pthread_create(&thread, NULL, writer_main, writer);
+		atomic_store(&thread->request, true);
+		error = pthread_create(&id, NULL, writer_thread_main, thread);
 		if (error != 0) {
-			complain("The agent cannot start writer %u: %s.", i, strerror(error));
+			print_error("The agent cannot start writer %u: %s.", i, strerror(error));
 			return false;
 		}
 	}
 	return true;
 }
 
-static void clear_statistics(struct writer *writer)
+static void clear_statistics(struct writer_thread *thread)
 {
-	writer->page[THREAD_MAX_STALL] = 0;
-	writer->page[THREAD_TIMED] = 0;
-	writer->page[THREAD_MAX_GAP] = 0;
-	writer->page[THREAD_LONG_GAPS] = 0;
-	for (unsigned bucket = 0; bucket < HISTOGRAM_BUCKETS; bucket++)
-		writer->page[THREAD_HISTOGRAM + bucket] = 0;
-	for (unsigned bucket = 0; bucket < FINE_BUCKETS; bucket++)
-		writer->page[THREAD_FINE + bucket] = 0;
-	writer->max_ticks = 0;
-	writer->max_gap_ticks = 0;
-	writer->last_end = 0;
-	writer->reset_wanted = false;
+	statistics_clear(&thread->statistics);
+	thread->reset_wanted = false;
 }
 
-/* Called by a writer at a step boundary; returns when it may write (on). */
-void crew_attend(struct writer *writer)
+void thread_handle_request(struct writer_thread *thread)
 {
-	struct agent *agent = writer->agent;
+	struct agent *agent = thread->agent;
+	volatile uint64_t *page = thread->writer.page;
 
 	pthread_mutex_lock(&agent->lock);
-	if (writer->reset_wanted)
-		clear_statistics(writer);
+	if (thread->reset_wanted)
+		clear_statistics(thread);
 	while (!agent->run) {
-		if (writer->page[THREAD_STATE] == THREAD_WRITING)
-			writer->page[THREAD_STATE] = THREAD_PARKED;
+		if (page[THREAD_STATE] == WRITER_WRITING)
+			page[THREAD_STATE] = WRITER_PARKED;
 		pthread_cond_broadcast(&agent->changed);
 		pthread_cond_wait(&agent->changed, &agent->lock);
 		/* The time spent parked is neither a gap nor work to catch up with. */
-		writer->last_end = 0;
-		writer->due_ns = 0;
+		thread->statistics.last_end = 0;
+		thread->due_ns = 0;
 	}
-	writer->page[THREAD_STATE] = THREAD_WRITING;
-	atomic_store(&writer->attention, false);
+	page[THREAD_STATE] = WRITER_WRITING;
+	atomic_store(&thread->request, false);
 	pthread_cond_broadcast(&agent->changed);
 	pthread_mutex_unlock(&agent->lock);
 }
 
-/* Waits under the lock for a change; false once `deadline` is over. */
+/* Waits under the lock for a change. False once `deadline` is over. */
 static bool wait_change(struct agent *agent, const struct timespec *deadline)
 {
 	return pthread_cond_timedwait(&agent->changed, &agent->lock, deadline) != ETIMEDOUT;
 }
 
-static struct timespec deadline_of_wait(void)
+static struct timespec wait_deadline(void)
 {
 	struct timespec deadline;
 
@@ -105,34 +94,34 @@ static struct timespec deadline_of_wait(void)
 static bool any_writing(const struct agent *agent)
 {
 	for (unsigned i = 0; i < agent->options.threads; i++)
-		if (agent->writers[i].page[THREAD_STATE] == THREAD_WRITING)
+		if (agent->threads[i].writer.page[THREAD_STATE] == WRITER_WRITING)
 			return true;
 	return false;
 }
 
-void crew_run(struct agent *agent)
+void threads_run(struct agent *agent)
 {
 	pthread_mutex_lock(&agent->lock);
 	agent->run = true;
-	agent->control[CONTROL_STATE] = STATE_RUNNING;
+	agent->control[CONTROL_STATE] = AGENT_RUNNING;
 	pthread_cond_broadcast(&agent->changed);
 	pthread_mutex_unlock(&agent->lock);
 }
 
-bool crew_park(struct agent *agent)
+bool threads_park(struct agent *agent)
 {
-	struct timespec deadline = deadline_of_wait();
+	struct timespec deadline = wait_deadline();
 	bool parked;
 
 	pthread_mutex_lock(&agent->lock);
 	agent->run = false;
 	for (unsigned i = 0; i < agent->options.threads; i++)
-		atomic_store(&agent->writers[i].attention, true);
+		atomic_store(&agent->threads[i].request, true);
 	while (any_writing(agent) && wait_change(agent, &deadline))
 		continue;
 	parked = !any_writing(agent);
 	if (parked)
-		agent->control[CONTROL_STATE] = STATE_PAUSED;
+		agent->control[CONTROL_STATE] = AGENT_PAUSED;
 	pthread_mutex_unlock(&agent->lock);
 	return parked;
 }
@@ -140,27 +129,27 @@ bool crew_park(struct agent *agent)
 static bool any_reset_wanted(const struct agent *agent)
 {
 	for (unsigned i = 0; i < agent->options.threads; i++)
-		if (agent->writers[i].reset_wanted)
+		if (agent->threads[i].reset_wanted)
 			return true;
 	return false;
 }
 
-bool crew_reset(struct agent *agent)
+bool threads_reset_statistics(struct agent *agent)
 {
-	struct timespec deadline = deadline_of_wait();
+	struct timespec deadline = wait_deadline();
 	bool done;
 
 	atomic_store(&agent->heartbeat_reset, true);
 	pthread_mutex_lock(&agent->lock);
 	for (unsigned i = 0; i < agent->options.threads; i++) {
-		struct writer *writer = &agent->writers[i];
+		struct writer_thread *thread = &agent->threads[i];
 
-		if (writer->page[THREAD_STATE] != THREAD_WRITING) {
-			clear_statistics(writer);
+		if (thread->writer.page[THREAD_STATE] != WRITER_WRITING) {
+			clear_statistics(thread);
 			continue;
 		}
-		writer->reset_wanted = true;
-		atomic_store(&writer->attention, true);
+		thread->reset_wanted = true;
+		atomic_store(&thread->request, true);
 	}
 	while (any_reset_wanted(agent) && wait_change(agent, &deadline))
 		continue;

@@ -1,7 +1,9 @@
-/* The write schedule: five patterns as pure functions of the step number. */
+/* The order of writes: each pattern as functions of the step number. */
 #include "schedule.h"
 
-#include "format.h"
+#include <stdbool.h>
+
+#include "mix.h"
 
 #define ROUNDS 4
 
@@ -9,12 +11,17 @@
 #define HOT_PERIOD 10
 #define HOT_SHARE 9
 
-const char *pattern_name(enum pattern pattern)
+const char *pattern_name(unsigned pattern)
 {
-	static const char *const names[PATTERN_COUNT] = {"sequential", "random", "hot", "sparse",
-							 "zero"};
+	static const char *const names[] = {
+		[PATTERN_SEQUENTIAL] = "sequential",
+		[PATTERN_RANDOM] = "random",
+		[PATTERN_HOT] = "hot",
+		[PATTERN_SPARSE] = "sparse",
+		[PATTERN_ZERO] = "zero",
+	};
 
-	return names[pattern];
+	return pattern < sizeof(names) / sizeof(names[0]) ? names[pattern] : NULL;
 }
 
 struct schedule schedule_of(enum pattern pattern, uint64_t seed, uint64_t thread, uint64_t pages)
@@ -38,7 +45,7 @@ static uint64_t round_value(const struct schedule *schedule, unsigned round, uin
 	return mix(schedule->round_key ^ (uint64_t)round << 56 ^ half) & mask;
 }
 
-/* A Feistel network permutes 2^(2h) numbers; walking the cycle keeps it inside `pages`. */
+/* A Feistel network permutes 2^(2h) numbers; it is repeated until the result is below `pages`. */
 static uint64_t permute(const struct schedule *schedule, uint64_t number)
 {
 	unsigned bits = schedule->half_bits;
@@ -58,7 +65,7 @@ static uint64_t permute(const struct schedule *schedule, uint64_t number)
 	return number;
 }
 
-/* The inverse of permute: the rounds backwards, along the same cycle. */
+/* Inverts permute: the rounds backwards, along the same cycle. */
 static uint64_t unpermute(const struct schedule *schedule, uint64_t number)
 {
 	unsigned bits = schedule->half_bits;
@@ -90,7 +97,7 @@ static uint64_t class_size(const struct schedule *schedule, bool cold)
 	return cold ? schedule->pages - hot_pages(schedule) : hot_pages(schedule);
 }
 
-/* How many of the first `steps` steps write this class. */
+/* Returns how many of the first `steps` steps write this class. */
 static uint64_t class_writes(const struct schedule *schedule, bool cold, uint64_t steps)
 {
 	if (schedule->pattern != PATTERN_HOT)
@@ -100,7 +107,7 @@ static uint64_t class_writes(const struct schedule *schedule, bool cold, uint64_
 	return steps / HOT_PERIOD * HOT_SHARE + steps % HOT_PERIOD;
 }
 
-/* The step that makes the class's write number `number` (from 0). */
+/* Returns the step that makes write number `number` (from 0) of this class. */
 static uint64_t class_step(const struct schedule *schedule, bool cold, uint64_t number)
 {
 	if (schedule->pattern != PATTERN_HOT)

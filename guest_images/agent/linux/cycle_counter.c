@@ -1,6 +1,6 @@
 /* Calibration of the cycle counter against CLOCK_MONOTONIC. */
 #define _GNU_SOURCE 1
-#include "counter.h"
+#include "cycle_counter.h"
 
 #define HALF_NS 25000000
 #define TRIES 5
@@ -11,7 +11,7 @@ struct instant {
 	uint64_t ticks;
 };
 
-/* Reads both clocks; of some tries the one with the least time in between counts. */
+/* Reads both clocks TRIES times, and returns the pair with the least time in between. */
 static struct instant instant_now(void)
 {
 	struct instant best = {0, 0};
@@ -19,7 +19,7 @@ static struct instant instant_now(void)
 
 	for (int try = 0; try < TRIES; try++) {
 		uint64_t before = clock_ns(CLOCK_MONOTONIC);
-		uint64_t ticks = counter_cycles();
+		uint64_t ticks = cpu_ticks();
 		uint64_t after = clock_ns(CLOCK_MONOTONIC);
 
 		if (after - before < shortest) {
@@ -30,7 +30,7 @@ static struct instant instant_now(void)
 	return best;
 }
 
-/* ns per tick times 2^32, 0 where the counter stood still, ran backwards or is absurdly slow. */
+/* Returns ns per tick times 2^32; 0 if the counter stood still, ran backwards or is too slow. */
 static uint64_t scale_between(const struct instant *from, const struct instant *to)
 {
 	uint64_t ns = to->ns - from->ns;
@@ -41,10 +41,10 @@ static uint64_t scale_between(const struct instant *from, const struct instant *
 	return (ns << 32) / (to->ticks - from->ticks);
 }
 
-struct counter counter_calibrate(void)
+struct cycle_counter cycle_counter_calibrate(void)
 {
 	const struct timespec half = {.tv_nsec = HALF_NS};
-	struct counter counter = {.cycles = false, .ns_scale = ONE_NS, .two_us = 2000, .long_gap = LONG_GAP_NS};
+	struct cycle_counter counter = {.usable = false, .scale = tick_scale_of(ONE_NS)};
 	struct instant first = instant_now();
 	struct instant middle, last;
 	uint64_t scale, halves[2];
@@ -59,10 +59,8 @@ struct counter counter_calibrate(void)
 	/* Halves that differ by more than an eighth show a counter that does not tick evenly. */
 	if (scale > 0 && halves[0] > 0 && halves[0] - halves[0] / 8 < halves[1] &&
 	    halves[1] - halves[1] / 8 < halves[0]) {
-		counter.cycles = true;
-		counter.ns_scale = scale;
-		counter.two_us = (2000 * ONE_NS) / scale;
-		counter.long_gap = (uint64_t)(((unsigned __int128)LONG_GAP_NS * ONE_NS) / scale);
+		counter.usable = true;
+		counter.scale = tick_scale_of(scale);
 	}
 	return counter;
 }

@@ -1,4 +1,4 @@
-/* The commands of the server: parsing, the rules of when each is allowed, and the replies. */
+/* The commands of the server: their parsing, the states that allow each, and their replies. */
 #define _GNU_SOURCE 1
 #include "commands.h"
 
@@ -23,12 +23,6 @@ static uint64_t state_of(const struct command *command)
 	return command->agent->control[CONTROL_STATE];
 }
 
-void control_wipe(struct agent *agent)
-{
-	agent->control[W_MAGIC] = 0;
-	agent->control[W_NONCE] = 0;
-}
-
 static void reply_ok(struct command *command)
 {
 	const struct agent *agent = command->agent;
@@ -36,7 +30,7 @@ static void reply_ok(struct command *command)
 	text_add(command->reply, "{\"ok\":true,\"state\":\"%s\",\"steps\":[", state_name(agent));
 	for (unsigned i = 0; i < agent->options.threads; i++)
 		text_add(command->reply, "%s%" PRIu64, i ? "," : "",
-			 agent->writers[i].page[THREAD_STEPS]);
+			 agent->threads[i].writer.page[THREAD_STEPS]);
 	text_add(command->reply, "]");
 	text_number(command->reply, "monotonic_ns", clock_ns(CLOCK_MONOTONIC));
 	text_number(command->reply, "realtime_ns", clock_ns(CLOCK_REALTIME));
@@ -45,29 +39,29 @@ static void reply_ok(struct command *command)
 
 static void run_start(struct command *command)
 {
-	if (state_of(command) != STATE_IDLE) {
+	if (state_of(command) != AGENT_IDLE) {
 		text_error(command->reply, "The writers have been started already.");
 		return;
 	}
-	crew_run(command->agent);
+	threads_run(command->agent);
 	reply_ok(command);
 }
 
 static void run_resume(struct command *command)
 {
-	if (state_of(command) == STATE_IDLE) {
+	if (state_of(command) == AGENT_IDLE) {
 		text_error(command->reply, "The writers have not been started yet.");
 		return;
 	}
-	crew_run(command->agent);
+	threads_run(command->agent);
 	reply_ok(command);
 }
 
 static void run_pause(struct command *command)
 {
-	if (state_of(command) == STATE_IDLE)
+	if (state_of(command) == AGENT_IDLE)
 		text_error(command->reply, "The writers have not been started yet.");
-	else if (!crew_park(command->agent))
+	else if (!threads_park(command->agent))
 		text_error(command->reply, "Not all writers parked within %d s.", WRITERS_WAIT_S);
 	else
 		reply_ok(command);
@@ -75,7 +69,7 @@ static void run_pause(struct command *command)
 
 static void run_reset(struct command *command)
 {
-	if (crew_reset(command->agent))
+	if (threads_reset_statistics(command->agent))
 		reply_ok(command);
 	else
 		text_error(command->reply, "Not all writers took note within %d s.",
@@ -89,16 +83,17 @@ static void run_status(struct command *command)
 
 static void run_verify(struct command *command)
 {
-	if (state_of(command) == STATE_RUNNING)
+	if (state_of(command) == AGENT_RUNNING)
 		text_error(command->reply, "The writers must be paused for this command.");
 	else
 		verify_print(command->agent, command->reply);
 }
 
-/* The writer and data page that words 1 and 2 name; NULL with an error reply where none is. */
+/* Finds the writer and the data page that words 1 and 2 name. NULL after an error reply. */
 static struct writer *writer_named(struct command *command, uint64_t *index)
 {
 	struct agent *agent = command->agent;
+	struct writer *writer;
 	uint64_t thread;
 
 	if (!number_parse(command->words[1], &thread) || thread >= agent->options.threads) {
@@ -106,13 +101,13 @@ static struct writer *writer_named(struct command *command, uint64_t *index)
 			   agent->options.threads - 1);
 		return NULL;
 	}
-	if (!number_parse(command->words[2], index) ||
-	    *index >= agent->writers[thread].schedule.pages) {
+	writer = &agent->threads[thread].writer;
+	if (!number_parse(command->words[2], index) || *index >= writer->schedule.pages) {
 		text_error(command->reply, "The page must be a number from 0 to %" PRIu64 ".",
-			   agent->writers[thread].schedule.pages - 1);
+			   writer->schedule.pages - 1);
 		return NULL;
 	}
-	return &agent->writers[thread];
+	return writer;
 }
 
 static void run_corrupt(struct command *command)
@@ -122,7 +117,7 @@ static void run_corrupt(struct command *command)
 	uint64_t index;
 	uint64_t *page;
 
-	if (state_of(command) == STATE_RUNNING) {
+	if (state_of(command) == AGENT_RUNNING) {
 		text_error(command->reply, "The writers must be paused for this command.");
 		return;
 	}
@@ -133,7 +128,7 @@ static void run_corrupt(struct command *command)
 	writer = writer_named(command, &index);
 	if (!writer)
 		return;
-	if (hole && writer->stride == 1) {
+	if (hole && pattern_stride(writer->schedule.pattern) == 1) {
 		text_error(command->reply, "Only pattern sparse has holes.");
 		return;
 	}
@@ -181,7 +176,8 @@ static void run_dump(struct command *command)
 	else if (meta)
 		dump_pages(command, agent->meta + first * PAGE_WORDS, 1, count);
 	else
-		dump_pages(command, writer_data(writer, first), writer->stride, count);
+		dump_pages(command, writer_data(writer, first),
+			   pattern_stride(writer->schedule.pattern), count);
 }
 
 static void split(struct command *command, char *line)

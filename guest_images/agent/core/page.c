@@ -1,5 +1,7 @@
-/* Data pages: few instructions per word, since an emulated CPU pays for each of them. */
+/* Data pages. The loops take few instructions per word, which matters under emulation (TCG). */
 #include "page.h"
+
+#include "mix.h"
 
 /* Words 6..510: one by itself, then 63 groups of eight. */
 #define BODY_WORDS (DATA_CHECKSUM - DATA_BODY)
@@ -15,7 +17,7 @@ struct page_image page_image_of(uint64_t nonce, uint64_t thread, enum pattern pa
 		.head = {MAGIC_DATA, nonce, thread, write->index, write->generation, write->step},
 		.key = mix(mix(mix(nonce ^ thread) ^ write->index) ^ write->step),
 	};
-	/* The body is linear, so its sum needs no loop: 505 keys and the sum of 6..510 strides. */
+	/* The body is linear, so its sum needs no loop: 505 keys and 6 + 7 + ... + 510 strides. */
 	uint64_t sum = BODY_WORDS * image.key +
 		       BODY_STRIDE * ((DATA_BODY + DATA_CHECKSUM - 1) * BODY_WORDS / 2);
 

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "core/meta_pages.h"
 
 #define HUGE_BYTES (2 * 1024 * 1024)
 /* From linux/mman.h; musl has no name for it. */
@@ -18,7 +19,7 @@
  * (Linux 6.12, 512 MiB guest). */
 #define RESERVE_KIB 1024
 
-/* A number of kB from a file like /proc/meminfo, UINT64_MAX where there is none. */
+/* Reads a number of kB from a file like /proc/meminfo; UINT64_MAX where there is none. */
 static uint64_t kib_from(const char *path, const char *name)
 {
 	FILE *file = fopen(path, "re");
@@ -34,7 +35,7 @@ static uint64_t kib_from(const char *path, const char *name)
 	return kib;
 }
 
-/* While memory is being touched we are the one to kill, later the last one. */
+/* Sets how likely the kernel is to kill the agent when memory runs out: -1000 never to 1000. */
 static void set_oom_score(const char *score)
 {
 	int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -57,14 +58,14 @@ static char *map_pages(struct agent *agent, size_t pages, bool huge)
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (map == MAP_FAILED) {
-		complain("The agent cannot map %zu bytes: %s.", bytes, strerror(errno));
+		print_error("The agent cannot map %zu bytes: %s.", bytes, strerror(errno));
 		return NULL;
 	}
 	if (huge)
 		map += -(uintptr_t)map & (HUGE_BYTES - 1);
 	/* EINVAL: a kernel without transparent huge pages; replies report how many there are. */
 	if (madvise(map, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE) != 0 && errno != EINVAL) {
-		complain("The agent cannot choose the page size: %s.", strerror(errno));
+		print_error("The agent cannot choose the page size: %s.", strerror(errno));
 		return NULL;
 	}
 	/* On fault, not at once: holes must stay untouched. */
@@ -80,26 +81,22 @@ static void touch(char *base, uint64_t pages, size_t stride)
 		*(volatile uint64_t *)(base + page * stride * PAGE_BYTES) = 0;
 }
 
-static size_t directory_pages(uint64_t pages)
-{
-	return (pages + DIRECTORY_ENTRIES - 1) / DIRECTORY_ENTRIES;
-}
-
 static bool map_writer(struct agent *agent, unsigned number)
 {
 	const struct options *options = &agent->options;
-	struct writer *writer = &agent->writers[number];
+	struct writer_thread *thread = &agent->threads[number];
 	uint64_t share = agent->data_pages / options->threads;
 	uint64_t pages = share + (number < agent->data_pages % options->threads);
+	size_t stride = pattern_stride(options->pattern);
 
-	writer->agent = agent;
-	writer->number = number;
-	writer->schedule = schedule_of(options->pattern, options->seed, number, pages);
-	writer->stride = options->pattern == PATTERN_SPARSE ? 2 : 1;
-	writer->data = map_pages(agent, pages * writer->stride, options->huge);
-	if (!writer->data)
+	thread->agent = agent;
+	thread->writer.nonce = agent->nonce;
+	thread->writer.number = number;
+	thread->writer.schedule = schedule_of(options->pattern, options->seed, number, pages);
+	thread->writer.data = map_pages(agent, pages * stride, options->huge);
+	if (!thread->writer.data)
 		return false;
-	touch(writer->data, pages, writer->stride);
+	touch(thread->writer.data, pages, stride);
 	agent->meta_pages += directory_pages(pages);
 	return true;
 }
@@ -109,35 +106,33 @@ static void fill_thread_pages(struct agent *agent)
 	size_t directory = 1 + agent->options.threads;
 
 	for (unsigned i = 0; i < agent->options.threads; i++) {
-		struct writer *writer = &agent->writers[i];
+		struct writer_thread *thread = &agent->threads[i];
+		struct writer *writer = &thread->writer;
 
 		writer->page = agent->meta + (1 + i) * PAGE_WORDS;
 		writer->directory = agent->meta + directory * PAGE_WORDS;
+		thread->statistics.page = writer->page;
 		directory += directory_pages(writer->schedule.pages);
-		writer->page[W_NONCE] = agent->nonce;
-		writer->page[THREAD_NUMBER] = i;
-		writer->page[THREAD_PAGES] = writer->schedule.pages;
-		writer->page[W_MAGIC] = MAGIC_THREAD;
+		thread_page_fill(writer->page, agent->nonce, i, writer->schedule.pages);
 	}
 }
 
 static void fill_control_page(struct agent *agent)
 {
-	volatile uint64_t *control = agent->control;
+	const struct options *options = &agent->options;
+	const struct agent_description description = {
+		.nonce = agent->nonce,
+		.pattern = options->pattern,
+		.seed = options->seed,
+		.threads = options->threads,
+		.data_pages = agent->data_pages,
+		.guest_ram = options->guest_ram,
+	};
 
-	control[W_NONCE] = agent->nonce;
-	control[CONTROL_VERSION] = FORMAT_VERSION;
-	control[CONTROL_PATTERN] = agent->options.pattern;
-	control[CONTROL_SEED] = agent->options.seed;
-	control[CONTROL_THREADS] = agent->options.threads;
-	control[CONTROL_PAGE_SIZE] = PAGE_BYTES;
-	control[CONTROL_DATA_PAGES] = agent->data_pages;
-	control[CONTROL_STATE] = STATE_IDLE;
-	control[CONTROL_GUEST_RAM] = agent->options.guest_ram;
-	control[W_MAGIC] = MAGIC_CONTROL;
+	control_page_fill(agent->control, &description);
 }
 
-/* Whether memory is left for the rest of the guest once `wanted_kib` more are taken. */
+/* Checks that memory is left for the rest of the guest once `wanted_kib` more are taken. */
 static bool check_available(uint64_t wanted_kib)
 {
 	uint64_t available = kib_from("/proc/meminfo", "MemAvailable");
@@ -145,13 +140,13 @@ static bool check_available(uint64_t wanted_kib)
 	if (available >= wanted_kib + RESERVE_KIB)
 		return true;
 	if (wanted_kib > 0)
-		complain("The agent cannot take %" PRIu64 " KiB: %" PRIu64
-			 " KiB of memory are available, and it leaves %d KiB to others.",
-			 wanted_kib, available, RESERVE_KIB);
+		print_error("The agent cannot take %" PRIu64 " KiB: %" PRIu64
+			    " KiB of memory are available, and it leaves %d KiB to others.",
+			    wanted_kib, available, RESERVE_KIB);
 	else
-		complain("The agent's memory is too large: it would leave %" PRIu64
-			 " KiB to others, who need %d KiB.",
-			 available, RESERVE_KIB);
+		print_error("The agent's memory is too large: it would leave %" PRIu64
+			    " KiB to others, who need %d KiB.",
+			    available, RESERVE_KIB);
 	return false;
 }
 
@@ -159,6 +154,7 @@ bool memory_build(struct agent *agent)
 {
 	if (!check_available(agent->options.bytes / 1024))
 		return false;
+	/* While the agent takes its memory it is the process to kill, later the last one. */
 	set_oom_score("1000");
 	agent->locked = true;
 	agent->meta_pages = 1 + agent->options.threads;

@@ -1,4 +1,4 @@
-/* A bounded text buffer that replies are written into, and sentences for people. */
+/* A bounded text buffer for replies, and error messages. */
 #ifndef AGENT_TEXT_H
 #define AGENT_TEXT_H
 
@@ -17,7 +17,7 @@ struct text {
 
 void text_clear(struct text *text);
 
-/* Appends like printf; once something did not fit, nothing more is appended. */
+/* Appends like printf; once something does not fit, nothing more is appended. */
 __attribute__((format(printf, 2, 3))) void text_add(struct text *text, const char *format, ...);
 
 /* Appends `,"name":number`. */
@@ -30,6 +30,6 @@ void text_truth(struct text *text, const char *name, bool truth);
 __attribute__((format(printf, 2, 3))) void text_error(struct text *text, const char *format, ...);
 
 /* Prints one sentence and a newline on stderr. */
-__attribute__((format(printf, 1, 2))) void complain(const char *format, ...);
+__attribute__((format(printf, 1, 2))) void print_error(const char *format, ...);
 
 #endif

@@ -1,4 +1,4 @@
-/* snapproof-agent: writes self-checking patterns over guest memory and judges them. */
+/* snapproof-agent: the program that writes self-checking patterns over guest memory. */
 #define _GNU_SOURCE 1
 #include <errno.h>
 #include <fcntl.h>
@@ -9,15 +9,16 @@
 #include <unistd.h>
 
 #include "commands.h"
+#include "core/meta_pages.h"
 
-/* One byte from the daemon to the waiting parent: the socket listens. */
+/* The byte that the daemon sends to the waiting parent once its socket listens. */
 #define READY 'r'
 
 static struct agent agent;
 
 static void handle_termination(int number)
 {
-	control_wipe(&agent);
+	control_page_wipe(agent.control);
 	unlink(agent.options.socket);
 	_exit(128 + number);
 }
@@ -31,34 +32,34 @@ static void handle_signals(void)
 	signal(SIGHUP, SIG_IGN);
 }
 
-/* Everything up to the point where commands can be taken; the listener or -1. */
+/* Prepares all that is needed to take commands. Returns the listener, or -1 after a sentence. */
 static int prepare(void)
 {
 	agent.data_pages = agent.options.bytes / PAGE_BYTES;
 	agent.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	if (sysconf(_SC_PAGESIZE) != PAGE_BYTES) {
-		complain("The kernel's pages are not of %d bytes.", PAGE_BYTES);
+		print_error("The kernel's pages are not of %d bytes.", PAGE_BYTES);
 		return -1;
 	}
 	/* Before any memory is taken, which a second agent would not find. */
 	if (server_answers(agent.options.socket)) {
-		complain("Another agent serves commands at '%s' already.", agent.options.socket);
+		print_error("Another agent serves commands at '%s' already.", agent.options.socket);
 		return -1;
 	}
 	if (getrandom(&agent.nonce, sizeof(agent.nonce), 0) != sizeof(agent.nonce)) {
-		complain("The kernel gives no random number: %s.", strerror(errno));
+		print_error("The kernel gives no random number: %s.", strerror(errno));
 		return -1;
 	}
-	agent.counter = counter_calibrate();
+	agent.counter = cycle_counter_calibrate();
 	if (!memory_build(&agent))
 		return -1;
-	directory_build(&agent);
-	if (!crew_launch(&agent) || !heartbeat_launch(&agent))
+	pagemap_fill_directory(&agent);
+	if (!threads_launch(&agent) || !heartbeat_launch(&agent))
 		return -1;
 	return server_listen(agent.options.socket);
 }
 
-/* Lets go of the terminal or SSH session; a session would stay open as long as we hold it. */
+/* Closes the terminal or SSH session, which would stay open as long as the agent holds it. */
 static void close_standard_files(void)
 {
 	int null = open("/dev/null", O_RDWR);
@@ -84,7 +85,7 @@ static int daemon_main(int ready)
 		errno = 0; /* The parent was killed; the agent serves all the same. */
 	close(ready);
 	code = server_run(&agent, listener);
-	control_wipe(&agent);
+	control_page_wipe(agent.control);
 	return code;
 }
 
@@ -97,9 +98,9 @@ static int wait_until_ready(pid_t child, int ready)
 		return 0;
 	waitpid(child, &status, 0);
 	if (WIFSIGNALED(status))
-		complain("The agent was killed by signal %d while it took its memory, most likely "
-			 "because too little was left.",
-			 WTERMSIG(status));
+		print_error("The agent was killed by signal %d while it took its memory, most "
+			    "likely because too little was left.",
+			    WTERMSIG(status));
 	return 1;
 }
 
@@ -111,7 +112,7 @@ static int serve_main(int count, char **arguments)
 	if (!options_parse(&agent.options, count, arguments))
 		return 2;
 	if (pipe2(pipes, O_CLOEXEC) != 0 || (child = fork()) < 0) {
-		complain("The agent cannot go into the background: %s.", strerror(errno));
+		print_error("The agent cannot go into the background: %s.", strerror(errno));
 		return 1;
 	}
 	if (child == 0) {
@@ -128,7 +129,7 @@ int main(int count, char **arguments)
 		return serve_main(count - 2, arguments + 2);
 	if (count >= 2 && strcmp(arguments[1], "ctl") == 0)
 		return client_main(count - 2, arguments + 2);
-	complain("The first word must be 'serve' or 'ctl', as in: snapproof-agent serve --bytes N "
-		 "--threads T --pattern P --seed S.");
+	print_error("The first word must be 'serve' or 'ctl', as in: snapproof-agent serve "
+		    "--bytes N --threads T --pattern P --seed S.");
 	return 2;
 }

@@ -1,4 +1,4 @@
-/* The command server: a unix socket, one client at a time, one line in, one JSON line out. */
+/* The command server: a UNIX socket, one client at a time, one command line, one line of JSON. */
 #define _GNU_SOURCE 1
 #include <errno.h>
 #include <poll.h>
@@ -10,7 +10,7 @@
 
 #include "commands.h"
 
-/* How long a client may keep the others waiting without sending or reading. */
+/* How long a client may keep others waiting without sending or receiving. */
 #define CLIENT_WAIT_S 5
 
 static struct sockaddr_un address_of(const char *path)
@@ -44,13 +44,13 @@ int server_listen(const char *path)
 	if (listener < 0 ||
 	    bind(listener, (const struct sockaddr *)&address, sizeof(address)) != 0 ||
 	    listen(listener, 8) != 0) {
-		complain("The agent cannot listen at '%s': %s.", path, strerror(errno));
+		print_error("The agent cannot listen at '%s': %s.", path, strerror(errno));
 		return -1;
 	}
 	return listener;
 }
 
-/* Reads up to the end of the line or of the input. False where the client said nothing fit. */
+/* Reads up to the end of the line or of the input. False if there is no command to carry out. */
 static bool read_line(int client, char *line, struct text *reply)
 {
 	size_t length = 0;
@@ -90,12 +90,12 @@ static void send_all(int client, const char *bytes, size_t length)
 
 static bool serve_client(struct agent *agent, int client, struct text *reply)
 {
-	const struct timeval patience = {.tv_sec = CLIENT_WAIT_S};
+	const struct timeval limit = {.tv_sec = CLIENT_WAIT_S};
 	char line[MAX_LINE];
 	bool last = false;
 
-	setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-	setsockopt(client, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+	setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	setsockopt(client, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	text_clear(reply);
 	if (read_line(client, line, reply))
 		last = command_run(agent, line, reply);

@@ -1,4 +1,4 @@
-/* The heartbeat: refreshes the clocks in the control page every 10 ms. */
+/* The heartbeat: a thread that renews the clocks in the control page every 10 ms. */
 #define _GNU_SOURCE 1
 #include <string.h>
 
@@ -6,12 +6,12 @@
 
 #define INTERVAL_NS 10000000
 
-void heartbeat_tell_time(struct agent *agent)
+void heartbeat_renew_clocks(struct agent *agent)
 {
 	volatile uint64_t *control = agent->control;
 
-	control[CONTROL_MONOTONIC] = clock_ns(CLOCK_MONOTONIC);
-	control[CONTROL_REALTIME] = clock_ns(CLOCK_REALTIME);
+	control[CONTROL_MONOTONIC_NS] = clock_ns(CLOCK_MONOTONIC);
+	control[CONTROL_REALTIME_NS] = clock_ns(CLOCK_REALTIME);
 }
 
 static void *heartbeat_main(void *argument)
@@ -25,11 +25,11 @@ static void *heartbeat_main(void *argument)
 		uint64_t now = clock_ns(CLOCK_MONOTONIC);
 
 		if (atomic_exchange(&agent->heartbeat_reset, false))
-			control[CONTROL_MAX_GAP] = 0;
-		else if (now - last > control[CONTROL_MAX_GAP])
-			control[CONTROL_MAX_GAP] = now - last;
+			control[CONTROL_LONGEST_GAP_NS] = 0;
+		else if (now - last > control[CONTROL_LONGEST_GAP_NS])
+			control[CONTROL_LONGEST_GAP_NS] = now - last;
 		last = now;
-		heartbeat_tell_time(argument);
+		heartbeat_renew_clocks(agent);
 		control[CONTROL_HEARTBEATS]++;
 		nanosleep(&interval, NULL);
 	}
@@ -42,6 +42,6 @@ bool heartbeat_launch(struct agent *agent)
 	int error = pthread_create(&thread, NULL, heartbeat_main, agent);
 
 	if (error != 0)
-		complain("The agent cannot start its heartbeat: %s.", strerror(error));
+		print_error("The agent cannot start its heartbeat: %s.", strerror(error));
 	return error == 0;
 }

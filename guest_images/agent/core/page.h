@@ -1,4 +1,4 @@
-/* Data pages: what a page must hold after a given write; writing and comparing it. */
+/* Data pages: what a page holds after a given write; storing it and comparing with it. */
 #ifndef AGENT_PAGE_H
 #define AGENT_PAGE_H
 
@@ -16,20 +16,20 @@ struct page_image {
 	uint64_t checksum;
 };
 
-/* What the page holds after `write`; generation 0 is the page before its first write. */
+/* Returns what a page holds after `write`; generation 0 stands for a page never written. */
 struct page_image page_image_of(uint64_t nonce, uint64_t thread, enum pattern pattern,
 				const struct page_write *write);
 
 /* Stores the content word by word in strictly ascending order. */
 void page_store(volatile uint64_t *page, const struct page_image *image);
 
-/* The number of the first word that differs from the content, PAGE_WORDS where none does. */
+/* Returns the number of the first word that differs from the content, PAGE_WORDS if none does. */
 unsigned page_difference(const uint64_t *page, const struct page_image *image);
 
-/* The number of the first word that is not zero, PAGE_WORDS where all are. */
+/* Returns the number of the first word that is not zero, PAGE_WORDS if all are. */
 unsigned page_first_nonzero(const uint64_t *page);
 
-/* The sum that directory pages protect themselves with: mix of the words 0..510 added up. */
+/* Returns the checksum of a directory page: mix of the sum of words 0 to 510. */
 uint64_t page_checksum(const uint64_t *page);
 
 #endif

@@ -1,4 +1,4 @@
-/* `status`: what the agent is, how far its writers are, and how long their writes took. */
+/* `status`: the agent, the progress of its writers, and the duration of their writes. */
 #define _GNU_SOURCE 1
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,7 +14,7 @@ const char *state_name(const struct agent *agent)
 	return names[agent->control[CONTROL_STATE]];
 }
 
-/* The kernel's boot id, 36 characters; "unknown" where there is none. */
+/* Appends the kernel's boot id, 36 characters; "unknown" where there is none. */
 static void print_boot_id(struct text *reply)
 {
 	FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
@@ -42,8 +42,8 @@ static void print_writer(const struct writer *writer, struct text *reply)
 {
 	static const char *const states[] = {"not started", "writing", "parked"};
 	uint64_t errors = writer->page[THREAD_ERRORS];
-	uint64_t stall = writer->page[THREAD_MAX_STALL];
-	uint64_t gap = writer->page[THREAD_MAX_GAP];
+	uint64_t longest = writer->page[THREAD_LONGEST_WRITE_NS];
+	uint64_t gap = writer->page[THREAD_LONGEST_GAP_NS];
 
 	text_add(reply, "%s{\"thread\":%u", writer->number ? "," : "", writer->number);
 	text_number(reply, "pages", writer->schedule.pages);
@@ -54,8 +54,8 @@ static void print_writer(const struct writer *writer, struct text *reply)
 	else
 		text_add(reply, ",\"first_error\":null");
 	text_add(reply, ",\"state\":\"%s\"", states[writer->page[THREAD_STATE]]);
-	text_number(reply, "timed", writer->page[THREAD_TIMED]);
-	text_add(reply, ",\"max_stall_us\":%" PRIu64 ".%03" PRIu64, stall / 1000, stall % 1000);
+	text_number(reply, "timed", writer->page[THREAD_WRITES_TIMED]);
+	text_add(reply, ",\"max_stall_us\":%" PRIu64 ".%03" PRIu64, longest / 1000, longest % 1000);
 	text_add(reply, ",\"max_gap_us\":%" PRIu64 ".%03" PRIu64, gap / 1000, gap % 1000);
 	print_histogram(writer, reply);
 	text_add(reply, "}");
@@ -77,10 +77,10 @@ static void print_agent(const struct agent *agent, struct text *reply)
 	text_number(reply, "bytes", options->bytes);
 	text_truth(reply, "locked", agent->locked);
 	text_truth(reply, "pfn_known", agent->frames_known);
-	text_number(reply, "moved", directory_moved(agent));
+	text_number(reply, "moved", pagemap_count_moved(agent));
 	text_truth(reply, "huge", options->huge);
 	text_number(reply, "huge_kib", agent->huge_kib);
-	text_add(reply, ",\"counter\":\"%s\"", agent->counter.cycles ? "cycles" : "clock");
+	text_add(reply, ",\"counter\":\"%s\"", agent->counter.usable ? "cycles" : "clock");
 	text_number(reply, "monotonic_ns", clock_ns(CLOCK_MONOTONIC));
 	text_number(reply, "realtime_ns", clock_ns(CLOCK_REALTIME));
 	text_number(reply, "heartbeats", agent->control[CONTROL_HEARTBEATS]);
@@ -92,7 +92,7 @@ void status_print(struct agent *agent, struct text *reply)
 	print_agent(agent, reply);
 	text_add(reply, ",\"threads\":[");
 	for (unsigned i = 0; i < agent->options.threads; i++)
-		print_writer(&agent->writers[i], reply);
+		print_writer(&agent->threads[i].writer, reply);
 	text_add(reply, "],\"mismatches\":");
 	pthread_mutex_lock(&agent->lock);
 	mismatch_print(reply, &agent->errors);

@@ -1,20 +1,13 @@
-/* The write schedule: which page a thread writes at which step, and the way back. */
+/* The order of writes: which page a thread writes at which step, and the other way round. */
 #ifndef AGENT_SCHEDULE_H
 #define AGENT_SCHEDULE_H
 
-#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
-enum pattern {
-	PATTERN_SEQUENTIAL = 0,
-	PATTERN_RANDOM = 1,
-	PATTERN_HOT = 2,
-	PATTERN_SPARSE = 3,
-	PATTERN_ZERO = 4,
-	PATTERN_COUNT = 5
-};
+#include "format.h"
 
-/* The order in which one thread writes its pages; a pure value, it holds no progress. */
+/* The order in which one thread writes its pages. It holds no progress. */
 struct schedule {
 	enum pattern pattern;
 	uint64_t pages;
@@ -29,8 +22,15 @@ struct page_write {
 	uint64_t step;
 };
 
-/* The word for a pattern on the command line and in replies. */
-const char *pattern_name(enum pattern pattern);
+/* Returns a pattern's name on the command line and in replies, NULL if there is no such pattern. */
+const char *pattern_name(unsigned pattern);
+
+/* Pages of memory for each data page: pattern "sparse" leaves every other one untouched. */
+#define MAX_STRIDE 2
+static inline size_t pattern_stride(enum pattern pattern)
+{
+	return pattern == PATTERN_SPARSE ? MAX_STRIDE : 1;
+}
 
 struct schedule schedule_of(enum pattern pattern, uint64_t seed, uint64_t thread, uint64_t pages);
 

@@ -1,0 +1,123 @@
+/*
+ * The memory format, version 1: the kinds of pages, and the meaning of each of their words.
+ *
+ * docs/agent-format.md describes it. Python has the same numbers in validators/agent_pages.py. A unit
+ * test reads this file to compare them, so each enum has a tag, and each constant its own line and an
+ * explicit number.
+ */
+#ifndef AGENT_FORMAT_H
+#define AGENT_FORMAT_H
+
+#include <stdint.h>
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian");
+
+/* Sizes and limits. */
+enum format_size {
+	FORMAT_VERSION = 1,
+	PAGE_BYTES = 4096,
+	PAGE_WORDS = 512,        /* of 64 bits each */
+	DIRECTORY_ENTRIES = 500, /* most data pages that one directory page lists */
+	LONG_GAP_NS = 50000000,  /* a gap between two steps counts as long from here on */
+	LONG_GAPS_KEPT = 16,     /* the last long gaps that a thread page has the times of */
+	HISTOGRAM_BUCKETS = 32,
+	FINE_BUCKET_BITS = 3,    /* each power of two of ns has 2^3 fine buckets */
+	FINE_LIMIT_BITS = 37,    /* the last fine bucket also counts all durations from 2^37 ns on */
+	FINE_BUCKETS = 280,
+};
+
+/* Eight ASCII bytes as they lie in memory, read as one little-endian word. */
+#define MAGIC(a, b, c, d, e, f, g, h)                                                              \
+	((uint64_t)(a) | (uint64_t)(b) << 8 | (uint64_t)(c) << 16 | (uint64_t)(d) << 24 |          \
+	 (uint64_t)(e) << 32 | (uint64_t)(f) << 40 | (uint64_t)(g) << 48 | (uint64_t)(h) << 56)
+#define MAGIC_DATA MAGIC('S', 'N', 'A', 'P', 'P', 'A', 'G', 'E')
+#define MAGIC_DIRECTORY MAGIC('S', 'N', 'A', 'P', 'D', 'I', 'R', 'Y')
+#define MAGIC_CONTROL MAGIC('S', 'N', 'A', 'P', 'C', 'T', 'R', 'L')
+#define MAGIC_THREAD MAGIC('S', 'N', 'A', 'P', 'T', 'H', 'R', 'D')
+
+/* Words of every kind of page. */
+enum page_word {
+	PAGE_MAGIC = 0, /* one of MAGIC_...: the kind of the page */
+	PAGE_NONCE = 1, /* random number of this agent */
+};
+
+/* Data page: a head, a linear body, and a checksum over all words before it. */
+enum data_word {
+	DATA_THREAD = 2,     /* number of the thread that owns the page */
+	DATA_INDEX = 3,      /* number of the page in its thread, from 0 */
+	DATA_GENERATION = 4, /* how many times the page has been written */
+	DATA_STEP = 5,       /* number of the write that made this content, from 0 in each thread */
+	DATA_BODY = 6,       /* first word of the body: word i is key + i * BODY_STRIDE */
+	DATA_CHECKSUM = 511, /* mix of the sum of all words before it */
+};
+#define BODY_STRIDE UINT64_C(0x9E3779B97F4A7C15)
+
+/*
+ * Thread page: what one writer has done. It changes all the time and has no checksum.
+ * LONGEST_GAP_NS, LONG_GAPS, LONG_GAP_TIMES and FINE_HISTOGRAM are extensions of version 1.
+ */
+enum thread_word {
+	THREAD_NUMBER = 2,           /* from 0 */
+	THREAD_PAGES = 3,            /* its data pages */
+	THREAD_STEPS = 4,            /* page writes completed */
+	THREAD_ERRORS = 5,           /* pages found wrong before they were overwritten */
+	THREAD_FIRST_ERROR = 6,      /* index of the first of these pages */
+	THREAD_STATE = 7,            /* enum writer_state */
+	THREAD_LONGEST_WRITE_NS = 8, /* longest single page write */
+	THREAD_WRITES_TIMED = 9,     /* page writes counted in the histograms */
+	THREAD_LONGEST_GAP_NS = 10,  /* longest time between the ends of two page writes */
+	THREAD_LONG_GAPS = 11,       /* gaps of LONG_GAP_NS and more */
+	THREAD_LONG_GAP_TIMES = 16,  /* of the last ones: end by CLOCK_MONOTONIC and length, in ns */
+	THREAD_HISTOGRAM = 64,       /* bucket b: writes that took [2^b, 2^(b+1)) microseconds */
+	THREAD_FINE_HISTOGRAM = 128, /* the same writes by finer buckets, see statistics.c */
+};
+
+/* Values of THREAD_STATE. */
+enum writer_state {
+	WRITER_NOT_STARTED = 0,
+	WRITER_WRITING = 1,
+	WRITER_PARKED = 2,
+};
+
+/* Control page: one per agent. LONGEST_GAP_NS is an extension of version 1. */
+enum control_word {
+	CONTROL_VERSION = 2,         /* FORMAT_VERSION */
+	CONTROL_PATTERN = 3,         /* enum pattern */
+	CONTROL_SEED = 4,            /* of the random pattern's order */
+	CONTROL_THREADS = 5,         /* number of writers */
+	CONTROL_PAGE_SIZE = 6,       /* PAGE_BYTES */
+	CONTROL_DATA_PAGES = 7,      /* of all threads together */
+	CONTROL_MONOTONIC_NS = 8,    /* CLOCK_MONOTONIC, renewed every 10 ms and by writers */
+	CONTROL_REALTIME_NS = 9,     /* CLOCK_REALTIME, likewise */
+	CONTROL_HEARTBEATS = 10,     /* one every 10 ms */
+	CONTROL_STATE = 11,          /* enum agent_state */
+	CONTROL_GUEST_RAM = 12,      /* bytes, as told by the host */
+	CONTROL_LONGEST_GAP_NS = 13, /* longest time between two heartbeats */
+};
+
+/* Values of CONTROL_STATE. */
+enum agent_state {
+	AGENT_IDLE = 0,
+	AGENT_RUNNING = 1,
+	AGENT_PAUSED = 2,
+};
+
+/* Values of CONTROL_PATTERN: the order in which pages are written, see schedule.c. */
+enum pattern {
+	PATTERN_SEQUENTIAL = 0,
+	PATTERN_RANDOM = 1,
+	PATTERN_HOT = 2,
+	PATTERN_SPARSE = 3,
+	PATTERN_ZERO = 4,
+};
+
+/* Directory page: the guest page frames of up to DIRECTORY_ENTRIES data pages of one thread. */
+enum directory_word {
+	DIRECTORY_THREAD = 2,      /* number of the thread */
+	DIRECTORY_FIRST_INDEX = 3, /* index of the first data page listed */
+	DIRECTORY_COUNT = 4,       /* data pages listed */
+	DIRECTORY_FRAMES = 8,      /* DIRECTORY_COUNT guest page frame numbers, 0 = unknown */
+	DIRECTORY_CHECKSUM = 511,  /* as in a data page */
+};
+
+#endif

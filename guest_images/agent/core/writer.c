@@ -1,0 +1,34 @@
+/* A writer: one step checks a page against the past, and after the page is stored, counts it. */
+#include "writer.h"
+
+#include "check.h"
+
+uint64_t writer_frame(const struct writer *writer, uint64_t index)
+{
+	return writer_directory(writer, index)[DIRECTORY_FRAMES + index % DIRECTORY_ENTRIES];
+}
+
+bool writer_prepare(struct writer *writer, struct step *step, struct mismatch *mismatch)
+{
+	struct page_write write = schedule_at(&writer->schedule, writer->steps);
+	struct page_write before = schedule_before(&writer->schedule, &write);
+
+	step->page = writer_data(writer, write.index);
+	step->image =
+		page_image_of(writer->nonce, writer->number, writer->schedule.pattern, &write);
+	if (check_page(writer, &before, mismatch))
+		return true;
+	if (writer->page[THREAD_ERRORS] == 0)
+		writer->page[THREAD_FIRST_ERROR] = before.index;
+	writer->page[THREAD_ERRORS]++;
+	return false;
+}
+
+void writer_complete(struct writer *writer)
+{
+	/*
+	 * Volatile like the page's words, so it follows them in program order; at T0 the vCPU stands
+	 * between two instructions, hence memory holds a prefix of that order.
+	 */
+	writer->page[THREAD_STEPS] = ++writer->steps;
+}

@@ -1,0 +1,62 @@
+/* A writer: the data pages of one thread, the order in which it writes them, and how far it is. */
+#ifndef AGENT_WRITER_H
+#define AGENT_WRITER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "format.h"
+#include "mismatch.h"
+#include "page.h"
+#include "schedule.h"
+
+struct writer {
+	uint64_t nonce;
+	unsigned number;
+	struct schedule schedule;
+	char *data;              /* the memory of its data pages */
+	volatile uint64_t *page; /* its thread page */
+	uint64_t *directory;     /* the first of its directory pages */
+	uint64_t steps;          /* completed, as in the thread page */
+};
+
+/* The write that a writer makes next. */
+struct step {
+	uint64_t *page;          /* the data page to store to */
+	struct page_image image; /* its new content */
+};
+
+/* The data page `index`. */
+static inline uint64_t *writer_data(const struct writer *writer, uint64_t index)
+{
+	size_t stride = pattern_stride(writer->schedule.pattern);
+
+	return (uint64_t *)(writer->data + index * stride * PAGE_BYTES);
+}
+
+/* The page of memory behind data page `index` that must stay untouched (only pattern "sparse"). */
+static inline uint64_t *writer_hole(const struct writer *writer, uint64_t index)
+{
+	return writer_data(writer, index) + PAGE_WORDS;
+}
+
+/* The directory page that lists data page `index`. */
+static inline uint64_t *writer_directory(const struct writer *writer, uint64_t index)
+{
+	return writer->directory + index / DIRECTORY_ENTRIES * PAGE_WORDS;
+}
+
+/* The guest page frame number of data page `index`, 0 where it is not known. */
+uint64_t writer_frame(const struct writer *writer, uint64_t index);
+
+/*
+ * Prepares the next step, and checks that its page is still as the last write of it left it.
+ * Where it is not, counts an error in the thread page, fills `mismatch` and returns false.
+ */
+bool writer_prepare(struct writer *writer, struct step *step, struct mismatch *mismatch);
+
+/* Counts a step whose content has been stored completely. */
+void writer_complete(struct writer *writer);
+
+#endif
