@@ -42,7 +42,7 @@ _EVENTS: list[dict[str, Any]] = [
     {"event": "host", "kernel": "6.18", "features": ["SIGBUS", "MOVE"]},
     {"event": "plan", "tests": [_ONE, _TWO, _THREE, _FOUR]},
     _result(_ONE, "PASS"),
-    _result(_TWO, "FAIL", "Page #3 is\nwrong.", "at traps.py:1"),
+    _result(_TWO, "FAIL", "Page #3 is\nwrong.", "at oracle.py:1"),
     _result(_THREE, "SKIP", "The host has no swap space."),
     _result(_FOUR, "SKIP", "The host has no swap space."),
     {"event": "end", "tests": 4},
@@ -60,7 +60,7 @@ KTAP version 1
   ok 1 any
     KTAP version 1
     1..1
-    # at traps.py:1
+    # at oracle.py:1
     # It must.
     # Page _3 is wrong.
     not ok 1 two
@@ -72,8 +72,8 @@ not ok 1 api
     1..2
     ok 1 three # SKIP The host has no swap space.
     ok 2 four # SKIP The host has no swap space.
-  ok 1 anon # SKIP everything in it was skipped
-ok 2 swap # SKIP everything in it was skipped
+  ok 1 anon # SKIP all of its tests were skipped
+ok 2 swap # SKIP all of its tests were skipped
 # 1 FAIL, 1 PASS, 2 SKIP
 """
 

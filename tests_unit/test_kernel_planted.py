@@ -50,15 +50,15 @@ _WRITE_PROTECT = Userfaultfd.write_protect
 @pytest.mark.parametrize(
     ("fault", "slug", "reason"),
     [
-        (_one_page_less, "coverage.anon.each-page-waits-once-and-only-protected-ones", "pagemap shows"),
-        (_one_page_less, "preserved.shmem.changed-permissions-keep-protection-read", "pagemap shows"),
-        (_no_protection, "coverage.anon.a-write-waits-byte", "told to nobody"),
-        (_no_protection, "kernel_writers.anon.a-system-call-waits-read", "told to nobody"),
-        (_no_protection, "preserved.memfd.emptied-shared-pages-stay-protected", "told to nobody"),
+        (_one_page_less, "coverage.anon.each-page-waits-once-and-only-protected-ones", "by pagemap"),
+        (_one_page_less, "preserved.shmem.changed-permissions-keep-protection-read", "by pagemap"),
+        (_no_protection, "coverage.anon.a-write-waits-byte", "without an event"),
+        (_no_protection, "kernel_writers.anon.a-system-call-waits-read", "without an event"),
+        (_no_protection, "preserved.memfd.emptied-shared-pages-stay-protected", "without an event"),
         (_no_release, "coverage.anon.a-write-waits-page", "still waits"),
         (_no_release, "lifetime.anon.many-who-wait-for-one-page-all-go-on", "still wait"),
-        (_releases_two, "coverage.memfd.each-page-waits-once-and-only-protected-ones", "told to nobody"),
-        (_releases_two, "preserved.shmem.changed-permissions-keep-protection-none", "told to nobody"),
+        (_releases_two, "coverage.memfd.each-page-waits-once-and-only-protected-ones", "without an event"),
+        (_releases_two, "preserved.shmem.changed-permissions-keep-protection-none", "without an event"),
     ],
 )
 def test_fault_in_the_library_turns_tests_red(

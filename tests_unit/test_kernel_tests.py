@@ -17,9 +17,9 @@ from tests_functional.kernel import isolate, needs, registry
 from tests_functional.kernel.isolate import Result, run_isolated
 from tests_functional.kernel.kernel_log import _SPLAT
 from tests_functional.kernel.memory import ANON, EVERY, HUGETLB
+from tests_functional.kernel.oracle import check_pagemap, pagemap_has_bit, release
 from tests_functional.kernel.registry import FeatureTest, KnownIssue
 from tests_functional.kernel.run import _merged, exit_code
-from tests_functional.kernel.traps import marked, pagemap_has_bit, release
 from tests_functional.kernel.trial import CheckFailed, Skip, Trial
 
 _TESTS = registry.all_tests()
@@ -99,7 +99,7 @@ def _asserts_nothing(trial: Trial) -> None:
 
 
 def _fails(trial: Trial) -> None:
-    trial.equal(1, 2, "The number")
+    trial.equal(1, 2, "The number", "wrong-number")
 
 
 def _breaks(_: Trial) -> None:
@@ -131,14 +131,14 @@ def _sleeps(_: Trial) -> None:
     ("function", "status", "reason"),
     [
         (_asserts, "PASS", ""),
-        (_asserts_nothing, "ERROR", "asserted nothing"),
-        (_fails, "FAIL", "The number is 1, expected 2."),
-        (_breaks, "ERROR", "broke: KeyError"),
+        (_asserts_nothing, "ERROR", "made no assertion"),
+        (_fails, "FAIL", "The number: 1, expected 2."),
+        (_breaks, "ERROR", "is broken: KeyError"),
         (_is_refused, "FAIL", "UFFDIO_WRITEPROTECT of 0x1000"),
         (_skips, "SKIP", "There is none."),
         (_dies(signal.SIGBUS), "FAIL", "SIGBUS"),
         (_dies(signal.SIGKILL), "ERROR", "SIGKILL"),
-        (_sleeps, "TIMEOUT", "not done after 0 s"),
+        (_sleeps, "TIMEOUT", "did not end within 0 s"),
     ],
 )
 def test_outcome_says_whose_fault(function: Callable[[Trial], None], status: str, reason: str) -> None:
@@ -151,8 +151,8 @@ def test_outcome_says_whose_fault(function: Callable[[Trial], None], status: str
 
 
 def test_known_issue_is_expected_for_its_own_failure_only() -> None:
-    """Words of the failure must fit; any other failure stays one."""
-    known, other = KnownIssue("Known", "The number is 1"), KnownIssue("Known", "something else")
+    """The code of the failed assertion must be that of the issue; any other failure is a FAIL."""
+    known, other = KnownIssue("Known", "wrong-number"), KnownIssue("Known", "other-code")
     assert run_isolated(_test(_fails, known_issues=(other, known))).status == "XFAIL"
     assert run_isolated(_test(_fails, known_issues=(other,))).status == "FAIL"
     assert run_isolated(_test(_asserts, known_issues=(known,))).status == "PASS"
@@ -171,8 +171,15 @@ def test_known_issue_is_expected_for_its_own_failure_only() -> None:
 )
 def test_known_issue_ends_with_its_fix(memory: str, release: str, explained: bool) -> None:
     """On a kernel with the fix, and on other memory, the same failure counts."""
-    assert KnownIssue("x", "lost", (5, 19), ("anon",)).explains("It is lost.", memory, release) == explained
-    assert KnownIssue("x", "lost").explains("It is lost.", memory, release)
+    assert KnownIssue("x", "lost", (5, 19), ("anon",)).explains("lost", memory, release) == explained
+    assert KnownIssue("x", "lost").explains("lost", memory, release)
+
+
+def test_known_issues_have_a_code() -> None:
+    """Most assertions have no code: an issue without one would explain any of their failures."""
+    codes = [issue.code for test in _TESTS for issue in test.known_issues]
+    assert codes
+    assert all(codes)
 
 
 def test_need_that_is_not_met_is_a_skip_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,15 +268,15 @@ def test_golden_pages_differ_and_have_room_for_a_mutex() -> None:
         region = trial.region(4)
         assert len({trial.golden(region, page) for page in range(4)}) == 4
         assert region.load(64, 64) == bytes(64)
-        trial.intact(region)
+        trial.check_content(region)
         region.store(PAGE_BYTES, b"x")
         with pytest.raises(CheckFailed, match="Page 1"):
-            trial.intact(region)
+            trial.check_content(region)
 
 
 def test_memory_that_cannot_be_had_is_a_skip() -> None:
     """Whatever mmap says is told."""
-    with Trial(HUGETLB, 0) as trial, pytest.raises(Skip, match="no memory of type hugetlb"):
+    with Trial(HUGETLB, 0) as trial, pytest.raises(Skip, match="type hugetlb cannot be mapped"):
         trial.region(1 << 20)
 
 
@@ -278,7 +285,7 @@ def test_child_that_cannot_be_reaped_is_the_kernels_fault(monkeypatch: pytest.Mo
     kill = isolate._kill
     monkeypatch.setattr(isolate, "_kill", lambda child: kill(child) and False)
     result = run_isolated(_test(_sleeps, seconds=0.2))
-    assert (result.status, "let the test's process die" in result.reason) == ("FAIL", True)
+    assert (result.status, "does not die by SIGKILL" in result.reason) == ("FAIL", True)
 
 
 def test_known_issues_fit_what_their_tests_would_say() -> None:
@@ -288,7 +295,7 @@ def test_known_issues_fit_what_their_tests_would_say() -> None:
     def as_ksm_does(trial: Trial) -> None:
         region, uffd = trial.protected(2)
         release(uffd, region, 0)
-        marked(trial, region, range(region.pages))
+        check_pagemap(trial, region, range(region.pages))
 
     _require_wp()
     if not pagemap_has_bit():

@@ -1,6 +1,6 @@
-"""Feature tests of the kernel's userfaultfd write protection, for any Linux host with Python 3.9.
+"""Feature tests of the kernel's userfaultfd write protection (UFFD-WP), without QEMU or a guest.
 
-They import nothing but the standard library, `harness.userfaultfd` and `validators.trackers`, so that these
-three folders can be carried to a host and run there: ``python3 -m tests_functional.kernel``. docs/kernel.md
-has the rest.
+They need Python 3.9 and import only the standard library, `harness.userfaultfd` and `validators.trackers`. So
+these three folders can be copied to any Linux host and run there: ``python3 -m tests_functional.kernel``. See
+docs/kernel.md.
 """

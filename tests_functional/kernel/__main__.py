@@ -1,4 +1,4 @@
-"""Runs the feature tests on this host; needs Python 3.9 and the folders named in this package, no more."""
+"""Command line of the feature tests: ``python3 -m tests_functional.kernel`` runs them on this host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .trial import Trial
 
 
 def main() -> int:
-    """Run, write KTAP or JSON lines, and return the exit code."""
+    """Run the chosen tests, write KTAP or JSON lines to standard output, and return the exit code."""
     arguments = _parser().parse_args()
     tests = registry.chosen(registry.all_tests(), arguments.filter or ())
     if arguments.list:
@@ -29,7 +29,7 @@ def main() -> int:
     wanted = {need for test in tests for need in test.needs if arguments.ksm or need != KSM}
     with Preparation(
         wanted if arguments.prepare or arguments.ksm else (),
-        told=lambda text: print(f"# {text}", file=sys.stderr),
+        warn=lambda text: print(f"# {text}", file=sys.stderr),
     ):
         for event in run(tests, arguments.repeat, arguments.helper, arguments.slow):
             if arguments.json_lines:
@@ -55,26 +55,35 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 pass, 1 fail, 2 error, 3 nothing ran, 4 all skipped.",
     )
     parser.add_argument(
-        "--filter", action="append", metavar="PATTERN", help="slugs (as the shell) or a recipe"
+        "--filter",
+        action="append",
+        metavar="PATTERN",
+        help="run the tests whose name matches a shell pattern, or those of a recipe (R01); may be repeated",
     )
-    parser.add_argument("--list", action="store_true", help="say what would run")
+    parser.add_argument("--list", action="store_true", help="list the tests instead of running them")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each test N times")
-    parser.add_argument("--helper", default="", metavar="SO", help="the library built from segv.c")
     parser.add_argument(
-        "--slow", type=float, default=1.0, metavar="N", help="give all N times as long: the host is emulated"
+        "--helper", default="", metavar="SO", help="library built from validators/trackers/segv.c"
+    )
+    parser.add_argument(
+        "--slow",
+        type=float,
+        default=1.0,
+        metavar="N",
+        help="multiply all time limits by N (emulated host)",
     )
     parser.add_argument(
         "--prepare",
         action="store_true",
-        help="as root: lend the run huge pages and a swap device in memory, and take them back afterwards",
+        help="as root: set up huge pages and swap in memory (zram) for the run, and undo it afterwards",
     )
     parser.add_argument(
         "--ksm",
         action="store_true",
-        help="as --prepare, and let KSM run, which merges memory of other programs too and unprotects it",
+        help="like --prepare, and also start KSM, which merges and unprotects memory of all programs",
     )
     parser.add_argument(
-        "--json-lines", action="store_true", help="events as JSON, one a line, instead of KTAP"
+        "--json-lines", action="store_true", help="write events as JSON, one per line, instead of KTAP"
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Runs one test in a process of its own, with its own time limit, and says what became of it."""
+"""Run one feature test in a child process with a time limit, and turn its end into a result."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Result:
 
     Attributes:
         status: PASS, FAIL, SKIP, ERROR, TIMEOUT, or XFAIL for a known issue.
-        reason: why it is not PASS, empty if it is.
-        checks: assertions that held.
-        seconds: how long it took.
-        notes: further lines for a reader.
+        reason: a sentence that says why it is not PASS, empty for PASS.
+        checks: number of assertions that held.
+        seconds: duration.
+        notes: further lines for the reader of the results.
     """
 
     status: str
@@ -48,12 +48,17 @@ class Result:
 
 
 def run_isolated(test: FeatureTest, helper: str = "", slow: float = 1.0) -> Result:
-    """Fork, run the test in the child, and kill the child's process group at the time limit.
+    """Run a test in a forked child, and kill the child's process group at the time limit.
 
-    A child that does not die by SIGKILL, or dies by SIGBUS, is the kernel's fault; one that is only too slow,
-    or dies otherwise, says nothing about the kernel.
+    A child that survives SIGKILL, or that dies by SIGBUS, is a FAIL of the kernel. A child that is too slow
+    or dies otherwise shows nothing about the kernel: TIMEOUT or ERROR.
+
+    Args:
+        test: what to run.
+        helper: path of the library of validators/trackers/segv.c, empty for none.
+        slow: factor for the test's time limit.
     """
-    reason = why_not(test)
+    reason = skip_reason(test)
     if reason:
         return Result("SKIP", reason)
     began = time.monotonic()
@@ -61,16 +66,16 @@ def run_isolated(test: FeatureTest, helper: str = "", slow: float = 1.0) -> Resu
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        _child(test, helper, sink)
+        _run_in_child(test, helper, sink)
     os.close(sink)
-    result = _await(child, source, test.seconds * slow)
+    result = _wait_for_result(child, source, test.seconds * slow)
     os.close(source)
     result.seconds = round(time.monotonic() - began, 3)
     return result
 
 
-def why_not(test: FeatureTest) -> str:
-    """Why a test does not apply to this host, empty if it does."""
+def skip_reason(test: FeatureTest) -> str:
+    """Return why a test does not apply to this host, empty if it does."""
     for need in test.needs:
         reason = needs.missing_need(need)
         if reason:
@@ -78,15 +83,15 @@ def why_not(test: FeatureTest) -> str:
     return needs.missing_features(test.features)
 
 
-def _child(test: FeatureTest, helper: str, sink: int) -> None:
-    """Never returns: nothing of the parent may run twice."""
+def _run_in_child(test: FeatureTest, helper: str, sink: int) -> None:
+    """Run the test, write its result to `sink`, and exit without running any code of the parent."""
     try:
         os.setpgid(0, 0)
         LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         result = _outcome(test, helper)
         os.write(sink, json.dumps(vars(result)).encode())
     finally:
-        # Threads may still wait for faults; the end of the process releases them.
+        # Threads may still wait for pages; the end of the process releases them.
         os._exit(0)
 
 
@@ -95,38 +100,38 @@ def _outcome(test: FeatureTest, helper: str) -> Result:
         test.memory or ANON, test.features, user_mode_only=not needs.may_trap_kernel(), helper=helper
     )
     try:
-        # No `with`: closing waits for threads that a failed test leaves behind.
+        # Not in a `with`: leaving it would wait for the threads of a failed test.
         test.run(trial)
     except Skip as skip:
         return Result("SKIP", str(skip), trial.checks, notes=trial.notes)
     except CheckFailed as failure:
-        return _failed(test, str(failure), trial.checks, trial.notes + _where(failure))
+        return _failed(test, failure, trial.checks, trial.notes + _frames(failure))
     except UserfaultfdError as error:
-        # Its features were probed and its use is as documented, so a refusal is the kernel's.
-        reason = f"The kernel refuses what it offers: {error}."
-        return Result("FAIL", reason, trial.checks, notes=trial.notes + _where(error))
+        # The features were probed and the call is as documented, so the error is the kernel's fault.
+        reason = f"A call that the kernel should support failed: {error}."
+        return Result("FAIL", reason, trial.checks, notes=trial.notes + _frames(error))
     except BaseException as error:
-        reason = f"The test itself broke: {type(error).__name__}: {error}."
-        return Result("ERROR", reason, trial.checks, notes=trial.notes + _where(error))
+        reason = f"The test itself is broken: {type(error).__name__}: {error}."
+        return Result("ERROR", reason, trial.checks, notes=trial.notes + _frames(error))
     if trial.checks == 0:
-        return Result("ERROR", "The test asserted nothing, so it shows nothing.", notes=trial.notes)
+        return Result("ERROR", "The test made no assertion, so it shows nothing.", notes=trial.notes)
     return Result("PASS", "", trial.checks, notes=trial.notes)
 
 
-def _failed(test: FeatureTest, reason: str, checks: int, notes: list[str]) -> Result:
+def _failed(test: FeatureTest, failure: CheckFailed, checks: int, notes: list[str]) -> Result:
     for issue in test.known_issues:
-        if issue.explains(reason, test.memory_name, platform.release()):
-            return Result("XFAIL", f"{issue.what}: {reason}", checks, notes=notes)
-    return Result("FAIL", reason, checks, notes=notes)
+        if issue.explains(failure.code, test.memory_name, platform.release()):
+            return Result("XFAIL", f"{issue.what}: {failure}", checks, notes=notes)
+    return Result("FAIL", str(failure), checks, notes=notes)
 
 
-def _where(error: BaseException) -> list[str]:
-    """Files, lines and functions of ours on the way to the error, innermost last."""
+def _frames(error: BaseException) -> list[str]:
+    """Return file, line and function of each frame that led to the error, innermost last."""
     frames = traceback.extract_tb(error.__traceback__)
     return [f"at {Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[1:]]
 
 
-def _await(child: int, source: int, seconds: float) -> Result:
+def _wait_for_result(child: int, source: int, seconds: float) -> Result:
     end = time.monotonic() + seconds
     data = b""
     poll = select.poll()
@@ -134,11 +139,11 @@ def _await(child: int, source: int, seconds: float) -> Result:
     while True:
         left = end - time.monotonic()
         if left <= 0:
-            notes = _threads(child)
+            notes = _thread_states(child)
             dead = _kill(child)
             if not dead:
-                return Result("FAIL", "The kernel does not let the test's process die.", notes=notes)
-            return Result("TIMEOUT", f"It was not done after {seconds:.0f} s.", notes=notes)
+                return Result("FAIL", "The test's process does not die by SIGKILL.", notes=notes)
+            return Result("TIMEOUT", f"The test did not end within {seconds:.0f} s.", notes=notes)
         if poll.poll(left * 1000):
             chunk = os.read(source, 1 << 16)
             if not chunk:
@@ -146,9 +151,9 @@ def _await(child: int, source: int, seconds: float) -> Result:
             data += chunk
     status = _reap(child)
     if status is None:
-        notes = _threads(child)
+        notes = _thread_states(child)
         _kill(child)
-        return Result("FAIL", "The test ended and the kernel does not let its process go.", notes=notes)
+        return Result("FAIL", "The test has ended, but the kernel does not end its process.", notes=notes)
     _kill_group(child)
     return _result(data, status)
 
@@ -159,13 +164,13 @@ def _result(data: bytes, status: int) -> Result:
         return Result(**fields)
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
     if number == signal.SIGBUS:
-        return Result("FAIL", "The kernel ended an access by SIGBUS that should have waited.")
+        return Result("FAIL", "The kernel sent SIGBUS for an access that should have waited.")
     name = signal.Signals(number).name if number else f"exit code {status >> 8}"
     return Result("ERROR", f"The test's process ended without a result: {name}.")
 
 
-def _threads(child: int) -> list[str]:
-    """Where in the kernel each thread of the child waits, for whoever reads of a time-out."""
+def _thread_states(child: int) -> list[str]:
+    """Return, for each thread of the child, its state and the kernel function that it waits in."""
     lines = []
     for task in sorted(Path(f"/proc/{child}/task").glob("*")):
         try:
@@ -183,13 +188,13 @@ def _kill_group(child: int) -> None:
 
 
 def _kill(child: int) -> bool:
-    """Whether the child has died by it."""
+    """Kill the child's process group; return whether the child has ended."""
     _kill_group(child)
     return _reap(child) is not None
 
 
 def _reap(child: int) -> int | None:
-    """The child's status, None if it does not end in time."""
+    """Wait for the child's end and return its wait status, None if it does not end in time."""
     end = time.monotonic() + _DEATH_SECONDS
     while True:
         found, status = os.waitpid(child, os.WNOHANG)

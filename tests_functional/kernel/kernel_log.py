@@ -1,4 +1,4 @@
-"""The kernel's log and taint before and after a test, where this user may read them."""
+"""Find what the kernel complains of during a test: splats in its log, and a change of its taint mask."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-# What heads a splat (lib/bug.c, kernel/panic.c, kernel/watchdog.c, kernel/hung_task.c, mm/kasan, lib/ubsan.c,
-# kernel/rcu).
+# First line of a splat (lib/bug.c, kernel/panic.c, kernel/watchdog.c, kernel/hung_task.c, mm/kasan,
+# lib/ubsan.c, kernel/rcu).
 _SPLAT = re.compile(
     r"WARNING: |BUG: |kernel BUG at|Oops|UBSAN: |KASAN: |soft lockup|rcu: INFO: |general protection fault|"
     r"blocked for more than \d+ seconds|Bad rss-counter|Bad page state"
@@ -17,7 +17,7 @@ _MOST_LINES = 20
 
 
 class KernelLog:
-    """Reads what the kernel logs from now on.
+    """A reader of the kernel's log, from the time of its creation.
 
     Attributes:
         readable: whether this user may read /dev/kmsg.
@@ -33,14 +33,14 @@ class KernelLog:
         self._taint = taint()
 
     def close(self) -> None:
-        """Read no more."""
+        """Close the log."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
 
     def complaints(self) -> list[str]:
-        """What since the last call heads a splat, and a taint that is new.
+        """Return the first lines of splats, and a sentence on a changed taint mask, since the last call.
 
-        The latter can be seen by everyone.
+        Every user can read the taint mask, but often only root can read the log.
         """
         found = [line for line in self._lines() if _SPLAT.search(line)][:_MOST_LINES]
         now = taint()
@@ -57,14 +57,14 @@ class KernelLog:
             except BlockingIOError:
                 break
             except OSError:
-                # EPIPE: records were overwritten before they were read; the next read goes on behind them.
+                # EPIPE: records were overwritten before they were read; the next read continues after them.
                 continue
             lines.append(record.decode(errors="replace").partition(";")[2].split("\n")[0])
         return lines
 
 
 def taint() -> int | None:
-    """The kernel's taint mask, None where it cannot be read."""
+    """Return the kernel's taint mask, None where it cannot be read."""
     try:
         return int(Path("/proc/sys/kernel/tainted").read_text())
     except (OSError, ValueError):

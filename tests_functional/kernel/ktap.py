@@ -1,4 +1,4 @@
-"""Renders the events of a run as KTAP (Linux Documentation/dev-tools/ktap.rst), as they come."""
+"""Write the events of a run as KTAP (Linux Documentation/dev-tools/ktap.rst), one by one as they come."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _MOST_LETTERS = 400
 
 
 class KtapWriter:
-    """Takes events and writes lines; the plan comes before the first result.
+    """A KTAP writer: takes events and writes lines. The ``plan`` event must come before the first result.
 
     Attributes:
-        statuses: of all results so far, in order.
+        statuses: the statuses of all results so far, in order.
     """
 
     def __init__(self, write: Callable[[str], Any]) -> None:
@@ -27,7 +27,7 @@ class KtapWriter:
         self.statuses: list[str] = []
 
     def event(self, event: dict[str, Any]) -> None:
-        """Render one event."""
+        """Write the lines of one event."""
         if event["event"] == "host":
             self._write("KTAP version 1\n")
             for name, value in event.items():
@@ -40,7 +40,7 @@ class KtapWriter:
             self._result(event)
 
     def summary(self) -> str:
-        """One line of counts."""
+        """Return a comment line with the number of results of each status."""
         counts = Counter(self.statuses)
         text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         return f"# {text or 'nothing ran'}\n"
@@ -75,11 +75,11 @@ class KtapWriter:
             self._close(path)
 
     def _close(self, path: tuple[str, ...]) -> None:
-        status, reason = _together(self._results[path])
+        status, reason = _group_result(self._results[path])
         self._results.setdefault(path[:1], []).append(status)
         self._line(2, path[:1], path[1], status, reason)
         if len(self._results[path[:1]]) == len(self._members[path[:1]]):
-            status, reason = _together(self._results[path[:1]])
+            status, reason = _group_result(self._results[path[:1]])
             self._line(0, (), path[0], status, reason)
 
     def _line(self, indent: int, parent: tuple[str, ...], name: str, status: str, reason: str) -> None:
@@ -89,17 +89,17 @@ class KtapWriter:
         self._write(f"{head} # {directive} {_clean(reason)}\n" if directive else f"{head}\n")
 
 
-def _together(statuses: list[str]) -> tuple[str, str]:
-    """What a group's line says: a group passes where something passed and nothing failed."""
+def _group_result(statuses: list[str]) -> tuple[str, str]:
+    """Return status and reason of a group: it passes if a test of it passed and none failed."""
     for status in ("FAIL", "TIMEOUT", "ERROR"):
         if status in statuses:
             return status, f"{statuses.count(status)} of {len(statuses)}"
     if "PASS" in statuses or "XFAIL" in statuses:
         return "PASS", ""
-    return "SKIP", "everything in it was skipped"
+    return "SKIP", "all of its tests were skipped"
 
 
 def _clean(text: str) -> str:
-    """One line without control characters, and without '#', which would start a directive."""
+    """Return the text as one line without control characters and without '#', which starts a directive."""
     line = " ".join(text.split()).replace("#", "_")
     return "".join(letter if letter.isprintable() else "?" for letter in line)[:_MOST_LETTERS]

@@ -1,4 +1,4 @@
-"""What guest RAM can be made of, as data: how to get it, what it needs, and why it is tested apart."""
+"""The types of memory that the feature tests run on: how to map each, what it needs, and why it is tested."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Callable
 from harness.userfaultfd import PAGE_BYTES, Feature, Region, libc
 
 HUGE_BYTES = 2 << 20
-"""Size of a PMD on x86_64, and on arm64 with pages of 4 KiB."""
+"""Bytes that one PMD entry maps on x86_64, and on arm64 with pages of 4 KiB."""
 
 
 @dataclass(frozen=True)
 class MemoryType:
-    """A kind of memory.
+    """A type of memory.
 
     Attributes:
         name: part of the names of tests.
-        make: maps so many pages.
-        features: bits of userfaultfd that write protection needs on it.
+        make: maps the given number of pages.
+        features: userfaultfd features that write protection of this memory needs.
+        why: what the kernel does differently for this memory.
         needs: names from `needs.NEEDS`.
-        why: what the kernel does otherwise than for the others.
-        step: pages come in multiples of this, so that whole huge pages can be had.
-        zero: pages are read and not written at first, so that all are the kernel's zero page.
-        verify: whether the kernel really made it of huge pages is looked at by this key of /proc/self/smaps.
+        step: the number of pages is a multiple of this, so that the memory has whole huge pages.
+        zero: populate pages by reads only, so that each maps the kernel's zero page.
+        verify: field of /proc/self/smaps that is above 0 if the kernel used huge pages; empty for no check.
     """
 
     name: str
@@ -75,14 +75,14 @@ ANON_ZERO = MemoryType(
     "anon-zero",
     _small,
     _WP,
-    "pages that were only read share one page of zeros; QEMU reads all before a save",
+    "pages that were only read map the zero page; QEMU reads all pages before a save",
     zero=True,
 )
 ANON_THP = MemoryType(
     "anon-thp",
     _thp,
     _WP,
-    "one entry protects 512 pages, and is split when one of them is written",
+    "one PMD entry protects 512 pages, and is split when one of them is written",
     ("thp",),
     _THP_PAGES,
     verify="AnonHugePages",
@@ -103,13 +103,13 @@ MEMFD_PRIVATE = MemoryType(
     "memfd-private",
     lambda pages: Region.memfd(pages * PAGE_BYTES, shared=False),
     _WP_SHARED,
-    "pages of a file that are copied when written: both worlds",
+    "pages of a file until they are written, private copies afterwards",
 )
 SHMEM_THP = MemoryType(
     "shmem-thp",
     _shmem_thp,
     _WP_SHARED,
-    "huge pages of shmem are never mapped huge while protected",
+    "huge pages of shmem are not mapped by PMD entries while protected",
     ("shmem-thp",),
     _THP_PAGES,
 )
@@ -117,18 +117,18 @@ HUGETLB = MemoryType(
     "hugetlb",
     lambda pages: Region.memfd(pages * HUGE_BYTES, huge_bytes=HUGE_BYTES),
     _WP_SHARED,
-    "reserved huge pages, shared: code of their own for all that protects",
+    "reserved huge pages, shared: mm/hugetlb.c has its own code for protection",
     ("hugetlb",),
 )
 HUGETLB_PRIVATE = MemoryType(
     "hugetlb-private",
     lambda pages: Region.huge(pages * HUGE_BYTES, HUGE_BYTES),
     _WP_SHARED,
-    "reserved huge pages that are copied when written after a fork",
+    "reserved huge pages, private: copied when written after a fork",
     ("hugetlb",),
 )
 FILE_PRIVATE = MemoryType(
-    "file-private", _file, 0, "a file on a disk cannot be protected but asynchronously (6.7)"
+    "file-private", _file, 0, "a file on a disk supports only asynchronous protection (6.7)"
 )
 
 SMALL = (ANON, SHMEM, MEMFD, MEMFD_PRIVATE)

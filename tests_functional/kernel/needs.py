@@ -1,6 +1,6 @@
-"""What tests need of a host, and for each need how to find out.
+"""Probe what a feature test needs of a host: kernel features, settings, privileges, processors.
 
-The answer is why it is not met, or nothing.
+Each probe returns a sentence that says why the need is not met, or an empty string if it is met.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _HUGE_PAGES_WANTED = 16
 
 @functools.cache
 def may_trap_kernel() -> bool:
-    """Whether this user may trap faults of the kernel itself."""
+    """Return whether this user may trap faults in kernel mode."""
     return bool(probe_userfaultfd().opened_by)
 
 
 @functools.cache
 def offered() -> int:
-    """Features of this kernel, 0 where no userfaultfd can be had at all."""
+    """Return the userfaultfd features of this kernel, 0 if no userfaultfd can be created."""
     try:
         return int(offered_features(user_mode_only=not may_trap_kernel()))
     except UserfaultfdError:
@@ -50,7 +50,7 @@ def offered() -> int:
 
 
 def missing_features(features: int) -> str:
-    """Why these features cannot be had, empty if they can."""
+    """Return why these userfaultfd features are not available, empty if they are."""
     if not may_trap_kernel():
         try:
             os.close(create.by_system_call(user_mode_only=True))
@@ -67,13 +67,13 @@ def missing_features(features: int) -> str:
         try:
             os.close(create.with_features(Feature.EVENT_FORK, user_mode_only=not may_trap_kernel()))
         except UserfaultfdError as error:
-            return f"EVENT_FORK takes CAP_SYS_PTRACE: {error}."
+            return f"EVENT_FORK needs CAP_SYS_PTRACE: {error}."
     return ""
 
 
 @functools.cache
 def missing_need(name: str) -> str:
-    """Why a need is not met, empty if it is."""
+    """Return why a need is not met, empty if it is met."""
     if name.startswith("store:"):
         return stores.supported(name.partition(":")[2])
     return NEEDS[name]()
@@ -84,7 +84,7 @@ def _kernel_faults() -> str:
 
 
 def _root() -> str:
-    return "" if os.geteuid() == 0 else "It takes root."
+    return "" if os.geteuid() == 0 else "The test needs root."
 
 
 def _thp() -> str:
@@ -103,7 +103,7 @@ def _one_of(path: Path, wanted: tuple[str, ...]) -> str:
     if not path.exists():
         return f"The kernel has no {path}."
     current = path.read_text().partition("[")[2].partition("]")[0]
-    return "" if current in wanted else f"{path} is '{current}', not {' or '.join(wanted)} (see --prepare)."
+    return "" if current in wanted else f"{path} is '{current}', not {' or '.join(wanted)}; use --prepare."
 
 
 def _hugetlb() -> str:
@@ -113,27 +113,27 @@ def _hugetlb() -> str:
         if line.startswith(("HugePages_", "Hugepagesize"))
     }
     if numbers.get("Hugepagesize") != 2048:
-        return "The host's huge pages are not of 2 MiB."
+        return "The default size of the host's huge pages is not 2 MiB."
     spare = Path("/proc/sys/vm/nr_overcommit_hugepages")
     free = numbers.get("HugePages_Free", 0) - numbers.get("HugePages_Rsvd", 0)
     if spare.exists():
         free += max(0, int(spare.read_text()) - numbers.get("HugePages_Surp", 0))
     if free >= _HUGE_PAGES_WANTED:
         return ""
-    return f"There are {free} huge pages to be had, {_HUGE_PAGES_WANTED} are needed (see --prepare)."
+    return f"The host has {free} free huge pages, but {_HUGE_PAGES_WANTED} are needed; use --prepare."
 
 
 def _swap() -> str:
     areas = Path("/proc/swaps")
     lines = areas.read_text().splitlines()[1:] if areas.exists() else []
-    return "" if lines else "The host has no swap space (see --prepare)."
+    return "" if lines else "The host has no swap space; use --prepare."
 
 
 def _own_swap() -> str:
-    """Swap space that may be switched off: a zram device that the run has set up itself."""
+    """Require swap space that the test may switch off: the zram device that --prepare sets up."""
     if os.environ.get(OWN_SWAP):
         return ""
-    return "Swap space is switched off only where the run has set it up itself (see --prepare)."
+    return "The test runs swapoff, which it does only to the swap device of --prepare."
 
 
 def _ksm() -> str:
@@ -142,23 +142,23 @@ def _ksm() -> str:
         return "The kernel has no KSM."
     if run.read_text().strip() == "1":
         return ""
-    return "KSM does not run (/sys/kernel/mm/ksm/run, see --ksm)."
+    return "KSM is not running (/sys/kernel/mm/ksm/run); use --ksm."
 
 
 def _compaction() -> str:
     path = "/proc/sys/vm/compact_memory"
-    if not os.path.exists(path):  # noqa: PTH110 (root may write it and nobody may read it)
+    if not os.path.exists(path):  # noqa: PTH110 (root may write it, but nobody may read it)
         return "The kernel has no memory compaction."
-    return "" if os.access(path, os.W_OK) else f"It takes root to write {path}."
+    return "" if os.access(path, os.W_OK) else f"The test needs root to write {path}."
 
 
 def _two_cpus() -> str:
-    return "" if len(os.sched_getaffinity(0)) > 1 else "Two threads must run at once; there is one CPU."
+    return "" if len(os.sched_getaffinity(0)) > 1 else "The test needs two CPUs, the host has one."
 
 
 def _two_nodes() -> str:
     nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
-    return "" if nodes > 1 else f"It takes two NUMA nodes, the host has {nodes}."
+    return "" if nodes > 1 else f"The test needs two NUMA nodes, the host has {nodes}."
 
 
 def _scan() -> str:
@@ -168,14 +168,16 @@ def _scan() -> str:
 def _ptrace() -> str:
     scope = Path("/proc/sys/kernel/yama/ptrace_scope")
     value = scope.read_text().strip() if scope.exists() else "0"
-    return "" if value in {"0", "1"} or (os.geteuid() == 0 and value == "2") else f"{scope} is {value}."
+    if value in {"0", "1"} or (os.geteuid() == 0 and value == "2"):
+        return ""
+    return f"{scope} is {value}, so the test may not use ptrace."
 
 
 def _io_uring() -> str:
     setting = Path("/proc/sys/kernel/io_uring_disabled")
     if setting.exists() and setting.read_text().strip() == "2":
-        return f"{setting} is 2."
-    # asm-generic/unistd.h: io_uring_setup (5.1), with no argument EFAULT.
+        return f"{setting} is 2, so io_uring is disabled."
+    # asm-generic/unistd.h: io_uring_setup (5.1); without a parameter block it fails with EFAULT.
     libc.LIBC.syscall(425, 1, None)
     code = ctypes.get_errno()
     return "" if code == errno.EFAULT else f"io_uring_setup fails: {os.strerror(code)}."
@@ -183,7 +185,7 @@ def _io_uring() -> str:
 
 def _advice(advice: int, name: str) -> Callable[[], str]:
     def probe() -> str:
-        # MADV_COLLAPSE also says EINVAL for memory in which no huge page has room.
+        # Aligned, since MADV_COLLAPSE also returns EINVAL for memory that cannot have a huge page.
         with Region.anonymous(HUGE_BYTES, align=HUGE_BYTES) as region:
             region.fill(1)
             try:
@@ -196,7 +198,7 @@ def _advice(advice: int, name: str) -> Callable[[], str]:
 
 
 OWN_SWAP = "SNAPPROOF_OWN_SWAP"
-"""Variable of the environment: path of the swap device that the run has set up."""
+"""Environment variable with the path of the swap device that --prepare has set up."""
 
 NEEDS: dict[str, Callable[[], str]] = {
     "kernel-faults": _kernel_faults,
@@ -218,4 +220,4 @@ NEEDS: dict[str, Callable[[], str]] = {
     "populate-read": _advice(libc.MADV_POPULATE_READ, "MADV_POPULATE_READ (5.14)"),
     "collapse": _advice(libc.MADV_COLLAPSE, "MADV_COLLAPSE (6.1)"),
 }
-"""By name, what finds out why a host does not have it."""
+"""The probe of each need by name."""

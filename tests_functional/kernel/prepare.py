@@ -1,4 +1,4 @@
-"""Lends the run what a host has switched off, as root and when asked to, and takes it back afterwards."""
+"""Set up huge pages, swap and KSM for a run with --prepare or --ksm, and restore the host afterwards."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SWAP_BYTES = 64 << 20
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
 
 KSM = "ksm"
-"""The need that is lent only when asked for by itself: KSM merges memory of all programs of the host."""
+"""The need that only --ksm sets up, not --prepare: KSM merges memory of all programs on the host."""
 
-# For each need what is written, and where; all is put back to what it was. nr_overcommit_hugepages gives huge
-# pages only to who asks for some, and takes none from others.
+# For each need the file and the value to write; the old value is restored afterwards. nr_overcommit_hugepages
+# reserves nothing: it only allows programs that ask for huge pages to get some.
 _SETTINGS = {
     "hugetlb": (Path("/proc/sys/vm/nr_overcommit_hugepages"), str(_HUGE_PAGES)),
     "mthp": (_THP / "hugepages-64kB" / "enabled", "madvise"),
@@ -34,15 +34,20 @@ _SWAP_NEEDS = {"swap", "own-swap"}
 
 
 class Preparation:
-    """Settings and a swap device for the time of its ``with``.
+    """Kernel settings and a swap device that exist during its ``with``.
 
-    What could not be done is told in sentences; the tests that need it are skipped.
+    If a setting cannot be changed, a warning says so, and the tests that need it are skipped.
     """
 
-    def __init__(self, wanted: Iterable[str], told: Callable[[str], object]) -> None:
-        """Lend what these needs (names of `needs.NEEDS`) take; none changes nothing."""
+    def __init__(self, wanted: Iterable[str], warn: Callable[[str], object]) -> None:
+        """Describe what to set up.
+
+        Args:
+            wanted: needs to meet, names of `needs.NEEDS`; empty changes nothing.
+            warn: called with a sentence about each thing that cannot be set up or restored.
+        """
         self._wanted = set(wanted)
-        self._told = told
+        self._warn = warn
         self._before: dict[Path, str] = {}
         self._zram = ""
 
@@ -54,7 +59,7 @@ class Preparation:
             try:
                 self._swap_on()
             except OSError as error:
-                self._told(f"No swap device could be set up: {error}.")
+                self._warn(f"The swap device in memory (zram) cannot be set up: {error}.")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,18 +76,18 @@ class Preparation:
                 return
             path.write_text(value)
         except OSError as error:
-            self._told(f"'{path}' could not be set to {value}: {error}.")
+            self._warn(f"'{path}' cannot be set to '{value}': {error}.")
         else:
             self._before[path] = current
 
     def _swap_on(self) -> None:
-        """A zram device: swap space in memory, so that nothing of the host's disks is touched."""
+        """Create a zram device and use it as swap space, which leaves the host's disks alone."""
         control = Path("/sys/class/zram-control/hot_add")
         number = control.read_text().strip()
         self._zram = number
         Path(f"/sys/block/zram{number}/disksize").write_text(str(_SWAP_BYTES))
         device = f"/dev/zram{number}"
-        _until_there(device)
+        _wait_for_device(device)
         write_swap_header(device, _SWAP_BYTES)
         libc.checked(libc.LIBC.swapon(device.encode(), 0), f"swapon of {device}")
         os.environ[OWN_SWAP] = device
@@ -90,17 +95,17 @@ class Preparation:
     def _swap_off(self) -> None:
         device = os.environ.pop(OWN_SWAP, "")
         if device and libc.LIBC.swapoff(device.encode()) != 0 and ctypes.get_errno() != errno.EINVAL:
-            self._told(f"swapoff of {device} failed: {os.strerror(ctypes.get_errno())}.")
+            self._warn(f"swapoff of '{device}' failed: {os.strerror(ctypes.get_errno())}; run it by hand.")
         try:
             Path(f"/sys/block/zram{self._zram}/reset").write_text("1")
             Path("/sys/class/zram-control/hot_remove").write_text(self._zram)
         except OSError as error:
-            self._told(f"zram{self._zram} could not be removed: {error}.")
+            self._warn(f"The device zram{self._zram} cannot be removed: {error}; remove it by hand.")
         self._zram = ""
 
 
 def write_swap_header(device: str, length: int) -> None:
-    """Make a device swap space: ``union swap_header`` of include/linux/swap.h, version 1."""
+    """Format a device as swap space: ``union swap_header`` of include/linux/swap.h, version 1."""
     page = bytearray(libc.PAGE_BYTES)
     struct.pack_into("<III", page, 1024, 1, length // libc.PAGE_BYTES - 1, 0)
     page[-10:] = b"SWAPSPACE2"
@@ -112,7 +117,7 @@ def write_swap_header(device: str, length: int) -> None:
         os.close(descriptor)
 
 
-def _until_there(path: str) -> None:
+def _wait_for_device(path: str) -> None:
     end = time.monotonic() + 5
     while not os.path.exists(path) and time.monotonic() < end:  # noqa: PTH110 (a device node)
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The feature tests as data: what each is called, runs on, needs, and which known bugs it would catch."""
+"""The list of feature tests: the name, memory type, needs, time limit and known issues of each."""
 
 from __future__ import annotations
 
@@ -27,33 +27,35 @@ SUITES = (
 )
 
 NO_MEMORY = "any"
-"""Stands for the memory type in the names of tests that need none in particular."""
+"""The memory part of the name of a test that chooses its memory itself."""
 
 DEFAULT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class KnownIssue:
-    """A defect of kernels that a test is known to see.
+    """A kernel defect that a test is known to detect; such a failure is XFAIL.
 
     Attributes:
         what: what is wrong, with the commit that fixed it.
-        words: of the failure that shows just that.
-        fixed_in: version of Linux with the fix, None where there is none yet; from there on the failure
-            counts. Kernels before it may have the fix too: then the test passes, which is fine.
-        memory: names of the types of memory that it happens on, empty for all.
+        code: code of the assertion that fails because of it, see `trial.CheckFailed`.
+        fixed_in: first Linux version with the fix, None if there is none yet. The version decides, because
+            the
+            defect cannot be probed without running the test. From this version on the failure is a FAIL. An
+            older kernel may have the fix as a backport; then the test passes.
+        memory: names of the memory types that are affected, empty for all.
     """
 
     what: str
-    words: str
+    code: str
     fixed_in: tuple[int, int] | None = None
     memory: tuple[str, ...] = ()
 
-    def explains(self, failure: str, memory: str, release: str) -> bool:
-        """Whether a failure on this kernel (`uname -r`) is no more than this."""
+    def explains(self, code: str, memory: str, release: str) -> bool:
+        """Return whether this defect explains a failed assertion on a kernel (`uname -r`)."""
         found = re.match(r"(\d+)\.(\d+)", release)
         old = self.fixed_in is None or (found and (int(found[1]), int(found[2])) < self.fixed_in)
-        return bool(old) and self.words in failure and (not self.memory or memory in self.memory)
+        return bool(old) and self.code == code and (not self.memory or memory in self.memory)
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,16 @@ class FeatureTest:
 
     Attributes:
         suite: its group, e.g. ``preserved``.
-        name: stays the same for ever; what follows a test over time is ``suite.memory.name``.
-        memory: what it runs on, None where that is its own choice.
-        function: gets a `Trial`, and the variant if it has one.
-        variant: which of several similar things to do, empty if there is but one.
-        features: bits of userfaultfd that it needs, those of its memory included.
+        name: must never change: results are compared over time by ``suite.memory.name``.
+        memory: the memory type that it runs on, None if the test chooses its memory itself.
+        function: called with a `Trial`, and the variant if there is one.
+        variant: which of several similar actions to test, empty if there is only one.
+        features: userfaultfd features that it needs, including those of its memory type.
         needs: names from `needs.NEEDS`.
-        recipe: what it was written from, e.g. ``R13``; docs/kernel.md lists them.
-        bugs: commits of Linux that fixed what it would catch.
+        recipe: number of the test idea that it implements, e.g. ``R13``; docs/kernel.md lists them.
+        bugs: Linux commits that fixed bugs which it would detect.
         seconds: time limit.
-        known_issues: what it sees in kernels known so far.
+        known_issues: kernel defects that it is known to detect.
     """
 
     suite: str
@@ -88,21 +90,21 @@ class FeatureTest:
 
     @property
     def memory_name(self) -> str:
-        """The middle part of its slug."""
+        """Name of its memory type, the middle part of its slug."""
         return self.memory.name if self.memory else NO_MEMORY
 
     @property
     def slug(self) -> str:
-        """Its whole name."""
+        """Its full name: suite, memory and name."""
         return f"{self.suite}.{self.memory_name}.{self.name}"
 
     @property
     def contract(self) -> str:
-        """What it upholds: the first line of its docstring."""
+        """The behaviour that it asserts: the first line of its docstring."""
         return (self.function.__doc__ or "").strip().splitlines()[0]
 
     def run(self, trial: Any) -> None:
-        """Run it in this process."""
+        """Run the test in this process."""
         if self.variant:
             self.function(trial, self.variant)
         else:
@@ -123,9 +125,10 @@ def feature_test(
     seconds: float = DEFAULT_SECONDS,
     known_issues: Iterable[KnownIssue] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Make a function a test on each of these types of memory, in each of these variants.
+    """Register a function as one test for each of these memory types and variants.
 
-    Its suite is the name of its module, its name that of the function with the variant behind it.
+    The suite is the name of the function's module; the test's name is that of the function, followed by the
+    variant. See `FeatureTest` for the arguments.
     """
     needed, fixed, issues = tuple(needs), tuple(bugs), tuple(known_issues)
 
@@ -155,7 +158,7 @@ def feature_test(
 
 
 def all_tests() -> list[FeatureTest]:
-    """Every test, by suite, then memory, then as written."""
+    """Return all tests, ordered by suite, then memory type, then place in the source."""
     for suite in SUITES:
         importlib.import_module(f"{__package__}.checks.{suite}")
     memories = list(dict.fromkeys(test.memory_name for test in _TESTS))
@@ -163,7 +166,7 @@ def all_tests() -> list[FeatureTest]:
 
 
 def chosen(tests: Iterable[FeatureTest], patterns: Sequence[str]) -> list[FeatureTest]:
-    """The tests whose slug or recipe matches one of the patterns, as the shell would; all for no pattern."""
+    """Return the tests whose slug matches a shell pattern or whose recipe equals it; all without patterns."""
     return [
         test
         for test in tests

@@ -1,4 +1,4 @@
-"""Runs the tests of a host one by one and tells what happens as a stream of events, one JSON object each."""
+"""Run feature tests one by one and report host, plan and results as a stream of events (JSON objects)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .registry import FeatureTest
 
 Event = dict[str, Any]
 
-# Worst first; what several runs of a test come to is the worst of them.
+# Worst first; the result of repeated runs of a test is the worst of them.
 _WORST = ("FAIL", "TIMEOUT", "ERROR", "XFAIL", "PASS", "SKIP")
 
 
 def host_facts() -> Event:
-    """What a reader of the results must know about this host."""
+    """Return the ``host`` event: what a reader of the results must know about this host."""
     support = probe_userfaultfd()
     setting = Path("/proc/sys/vm/unprivileged_userfaultfd")
     return {
@@ -46,7 +46,7 @@ def run(tests: list[FeatureTest], repeat: int = 1, helper: str = "", slow: float
 
     Args:
         tests: what to run.
-        repeat: how often each is run; its result is the worst, and it is told when runs differ.
+        repeat: how often to run each test; its result is the worst one, with a note if they differ.
         helper: path of the library of validators/trackers/segv.c for this host, empty for none.
         slow: factor for the tests' time limits.
     """
@@ -62,7 +62,7 @@ def run(tests: list[FeatureTest], repeat: int = 1, helper: str = "", slow: float
 
 
 def identity(test: FeatureTest) -> Event:
-    """What names a test in events."""
+    """Return the fields that identify a test in events."""
     return {
         "suite": test.suite,
         "memory": test.memory_name,
@@ -80,22 +80,22 @@ def _one(test: FeatureTest, helper: str, log: KernelLog, slow: float = 1.0) -> R
         result.notes += complaints
         if result.status in {"PASS", "SKIP", "XFAIL"}:
             result.status = "FAIL"
-            result.reason = f"The kernel complained meanwhile: {complaints[0]}"
+            result.reason = f"The kernel complained during the test: {complaints[0]}"
     return result
 
 
 def _merged(worst: Result, runs: list[Result]) -> Result:
     statuses = [result.status for result in runs]
     if len(set(statuses)) > 1:
-        worst.notes.append(f"Its runs differ: {', '.join(statuses)}.")
+        worst.notes.append(f"The results of its runs differ: {', '.join(statuses)}.")
         if worst.status in {"PASS", "XFAIL"}:
-            # A test that sometimes skips has a need that it does not probe rightly.
+            # A test that skips only sometimes has a need that is not probed correctly.
             worst.status, worst.reason = "ERROR", worst.notes[-1]
     return worst
 
 
 def exit_code(statuses: list[str]) -> int:
-    """0 pass, 1 fail, 2 error or time-out, 3 nothing ran, 4 all skipped."""
+    """Return the exit code: 0 pass, 1 fail, 2 error or time-out, 3 nothing ran, 4 all skipped."""
     if not statuses:
         return 3
     if "FAIL" in statuses:

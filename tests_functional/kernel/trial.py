@@ -1,8 +1,9 @@
-"""What a feature test is given: memory, a userfaultfd, and assertions that are counted."""
+"""The helper object of a feature test: makes its memory and userfaultfd, and counts its assertions."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import struct
 from typing import Any, NoReturn, TypeVar
 
@@ -16,11 +17,19 @@ _MAGIC = 0x746C75616670616E
 _PAGES = 8
 
 ZERO_OFFSET, ZERO_BYTES = 64, 64
-"""Every golden page has so many zeros here, for tests that need some."""
+"""Offset and length of a part of every golden page that is zero, for tests that need zeros."""
 
 
 class CheckFailed(Exception):
-    """The kernel did not do what the test says it does."""
+    """An assertion of a test failed.
+
+    Attributes:
+        code: identifies the assertion for known issues, empty if no known issue is about it.
+    """
+
+    def __init__(self, sentence: str, code: str = "") -> None:
+        super().__init__(sentence)
+        self.code = code
 
 
 class Skip(Exception):
@@ -31,16 +40,16 @@ class Trial:
     """One run of one test.
 
     Attributes:
-        memory: the type of memory that it runs on; those without one take anonymous memory.
-        features: that its userfaultfd gets.
-        user_mode_only: this user may not trap faults of the kernel.
-        helper: path of the library of segv.c, empty where there is none.
-        checks: how many assertions held; a test without any has shown nothing.
-        notes: what a reader of the result may want to know.
+        memory: the memory type that it runs on; anonymous memory for a test without one.
+        features: features that its userfaultfd enables.
+        user_mode_only: whether this user may trap only faults in user mode.
+        helper: path of the library built from segv.c, empty where there is none.
+        checks: number of assertions that held; a test without any has shown nothing.
+        notes: lines for the reader of the result.
     """
 
     patience = 5.0
-    """Seconds to wait for what must happen at once."""
+    """Seconds to wait for something that should happen at once."""
 
     def __init__(
         self, memory: MemoryType, features: int, *, user_mode_only: bool = False, helper: str = ""
@@ -63,30 +72,44 @@ class Trial:
         """Keep a resource until the test ends."""
         return self._stack.enter_context(resource)
 
-    def check(self, holds: object, otherwise: str) -> None:
-        """Assert; `otherwise` is the sentence that says what is wrong."""
+    def check(self, holds: object, otherwise: str, code: str = "") -> None:
+        """Assert that `holds` is true.
+
+        Args:
+            holds: what must be true.
+            otherwise: a sentence that says what is wrong if it is not.
+            code: see `CheckFailed`.
+        """
         if not holds:
-            raise CheckFailed(otherwise)
+            raise CheckFailed(otherwise, code)
         self.checks += 1
 
-    def equal(self, found: object, expected: object, what: str) -> None:
-        """Assert that two values are the same; `what` names the first of them."""
-        self.check(found == expected, f"{what} is {_short(found)}, expected {_short(expected)}.")
+    def equal(self, found: object, expected: object, what: str, code: str = "") -> None:
+        """Assert that two values are equal; `what` names the first of them in the error."""
+        self.check(found == expected, f"{what}: {_short(found)}, expected {_short(expected)}.", code)
 
-    def refuses(
+    def expect_errno(
         self, code: int | tuple[int, ...], what: str, call: Any, *arguments: Any, **named: Any
     ) -> OSError:
-        """Assert that a call fails with this errno, or one of several, and return its error."""
+        """Assert that a call fails with this errno, or one of several, and return its error.
+
+        Args:
+            code: the errno, or several.
+            what: names the call in the error.
+            call: what to call with the remaining arguments.
+            *arguments: of the call.
+            **named: of the call.
+        """
         codes = code if isinstance(code, tuple) else (code,)
         try:
             call(*arguments, **named)
         except OSError as error:
-            self.check(error.errno in codes, f"{what} failed with {error}, expected errno {codes}.")
+            self.check(error.errno in codes, f"{what} failed with {error}, expected {_errnos(codes)}.")
             return error
-        raise CheckFailed(f"{what} was accepted, expected errno {codes}.")
+        raise CheckFailed(f"{what} succeeded, expected {_errnos(codes)}.")
 
     def note(self, text: str) -> None:
-        """Tell something with the result."""
+        """Add a line for the reader of the result."""
         self.notes.append(text)
 
     def skip(self, reason: str) -> NoReturn:
@@ -94,34 +117,34 @@ class Trial:
         raise Skip(reason)
 
     def uffd(self, extra: int = 0) -> Userfaultfd:
-        """A userfaultfd with the test's features and more; it is closed before regions made earlier."""
+        """Create a userfaultfd with the test's and `extra` features; it is closed before earlier regions."""
         return self.enter(Userfaultfd(self.features | extra, user_mode_only=self.user_mode_only))
 
     def region(self, pages: int = _PAGES, *, fill: bool = True) -> Region:
-        """Memory of the test's type, of at least so many pages, with golden content."""
+        """Map memory of the test's type, at least `pages` pages, filled with golden content."""
         step = self.memory.step
         try:
             region = self.enter(self.memory.make((pages + step - 1) // step * step))
         except OSError as error:
-            self.skip(f"This host gives no memory of type {self.memory.name}: {error}.")
+            self.skip(f"Memory of type {self.memory.name} cannot be mapped on this host: {error}.")
         if fill:
             self.fill(region)
-            self._verify(region)
+            self._require_huge_pages(region)
         return region
 
     def protected(self, pages: int = _PAGES, extra: int = 0) -> tuple[Region, Userfaultfd]:
-        """Memory with golden content, registered and protected."""
+        """Map memory with golden content, register it and write-protect it."""
         region = self.region(pages)
         uffd = self.uffd(extra)
         self.check(
             "WRITEPROTECT" in uffd.register(region.address, region.length, Mode.WP),
-            "Memory was registered for write protection, and the kernel does not offer WRITEPROTECT on it.",
+            "UFFDIO_REGISTER accepted the memory for WP, but does not offer WRITEPROTECT on it.",
         )
         uffd.write_protect(region.address, region.length)
         return region, uffd
 
     def fill(self, region: Region) -> None:
-        """Write golden content, or read zeros where the memory's type says so."""
+        """Write golden content to a region, or only read it if its memory type is the zero page."""
         for page in range(region.pages):
             if self.memory.zero:
                 region.load(page * region.page_bytes, 1)
@@ -129,28 +152,31 @@ class Trial:
                 region.store(page * region.page_bytes, self.golden(region, page))
 
     def golden(self, region: Region, page: int) -> bytes:
-        """What a page holds before anything is written to it."""
+        """Return the golden content of a page: what it holds before the test writes to it."""
         if self.memory.zero:
             return bytes(region.page_bytes)
         content = bytearray(_PATTERN.pack(_MAGIC, page) * (region.page_bytes // _PATTERN.size))
         content[ZERO_OFFSET : ZERO_OFFSET + ZERO_BYTES] = bytes(ZERO_BYTES)
         return bytes(content)
 
-    def intact(self, region: Region, pages: Any = None) -> None:
-        """Assert that pages, all by default, have their golden content."""
+    def check_content(self, region: Region, pages: Any = None) -> None:
+        """Assert that pages, by default all, have their golden content."""
         for page in range(region.pages) if pages is None else pages:
             self.check(
                 region.load(page * region.page_bytes, region.page_bytes) == self.golden(region, page),
-                f"Page {page} does not have the content it had before it was protected.",
+                f"Page {page} does not have the content that it had before it was protected.",
             )
 
-    def _verify(self, region: Region) -> None:
+    def _require_huge_pages(self, region: Region) -> None:
         if self.memory.verify and not _mapped_kib(region, self.memory.verify):
-            self.skip(f"The kernel gave {self.memory.name} no huge page ({self.memory.verify} 0).")
+            self.skip(
+                f"The kernel mapped memory of type {self.memory.name} without a huge page "
+                f"({self.memory.verify} is 0 in /proc/self/smaps)."
+            )
 
 
 def _mapped_kib(region: Region, key: str) -> int:
-    """What /proc/self/smaps says of the mapping that a region begins in."""
+    """Return a field of /proc/self/smaps, in KiB, for the mapping in which a region begins."""
     inside = False
     with open("/proc/self/smaps", encoding="ascii", errors="replace") as smaps:  # noqa: PTH123
         for line in smaps:
@@ -161,6 +187,10 @@ def _mapped_kib(region: Region, key: str) -> int:
             elif inside and first == f"{key}:":
                 return int(line.split()[1])
     return 0
+
+
+def _errnos(codes: tuple[int, ...]) -> str:
+    return " or ".join(errno.errorcode.get(code, str(code)) for code in codes)
 
 
 def _short(value: object) -> str:

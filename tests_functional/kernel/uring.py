@@ -1,4 +1,4 @@
-"""A small io_uring by raw system calls: one entry at a time, with or without a registered buffer."""
+"""Read files by io_uring, with raw system calls: one request at a time, into plain or registered buffers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import struct
 from harness.userfaultfd import Region, libc
 from harness.userfaultfd.libc import LIBC
 
-# asm-generic/unistd.h, the same on all architectures since 5.1.
+# asm-generic/unistd.h; the same numbers on all architectures (5.1).
 _SETUP, _ENTER, _REGISTER = 425, 426, 427
 # linux/io_uring.h
 _OFF_SQ_RING, _OFF_CQ_RING, _OFF_SQES = 0, 0x8000000, 0x10000000
@@ -42,15 +42,19 @@ class Uring:
         return int(address)
 
     def register_buffer(self, region: Region) -> None:
-        """Pin a region for READ_FIXED (IORING_REGISTER_BUFFERS); OSError, ENOMEM by RLIMIT_MEMLOCK."""
+        """Pin a region for READ_FIXED (IORING_REGISTER_BUFFERS).
+
+        Raises:
+            OSError: ENOMEM, RLIMIT_MEMLOCK forbids it.
+        """
         vector = (ctypes.c_uint64 * 2)(region.address, region.length)
         done = LIBC.syscall(_REGISTER, self._descriptor, _REGISTER_BUFFERS, vector, 1)
         libc.checked(done, "io_uring_register")
 
     def read(self, descriptor: int, address: int, length: int, *, fixed: bool) -> int:
-        """Read from the start of a file.
+        """Read from the start of a file to an address; return the bytes read, or a negative errno.
 
-        The number of bytes, or minus an errno. May wait, without the GIL.
+        The call may wait in the kernel, without the GIL.
         """
         sq_ring, cq_ring, sqes = self._rings
         opcode = OP_READ_FIXED if fixed else OP_READ
@@ -70,5 +74,5 @@ class Uring:
         return result
 
     def close(self) -> None:
-        """Close it; registered buffers are let go of."""
+        """Close it, which unpins registered buffers."""
         os.close(self._descriptor)

@@ -47,9 +47,11 @@ class Mprotect(Tracker):
 
     def missing(self) -> str:
         """Return why it cannot work here: the library is missing."""
-        if os.path.exists(self._helper):  # noqa: PTH110 (a path from the command line, possibly empty)
-            return ""
-        return f"The library built from segv.c is not at '{self._helper}'; give its path with --helper."
+        if not self._helper:
+            return "It needs the library built from validators/trackers/segv.c; give its path with --helper."
+        if not os.path.exists(self._helper):  # noqa: PTH110 (a path from the command line)
+            return f"There is no library '{self._helper}', which --helper names."
+        return ""
 
     def snapshot(self, session: Session) -> Snapshot:
         """Take a snapshot whose T0 is its start."""

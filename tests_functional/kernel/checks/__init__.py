@@ -1,1 +1,1 @@
-"""The feature tests themselves, a module for each suite; the docstring of each test is its contract."""
+"""The feature tests, one module per suite; the first line of a test's docstring is its contract."""

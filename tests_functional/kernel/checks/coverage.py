@@ -1,4 +1,4 @@
-"""Protection on every type of memory and against every kind of store."""
+"""Feature tests of write protection on every type of memory and against every kind of store."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ from harness.userfaultfd import pagemap as pagemap_bits
 
 from ..memory import ANON, ANON_THP, HUGETLB, MEMFD, PROTECTABLE, SHMEM, SMALL
 from ..needs import missing_need
+from ..oracle import (
+    CallThread,
+    all_wait,
+    check_pagemap,
+    next_fault,
+    page_of,
+    release,
+    write_passes,
+    write_waits,
+)
 from ..registry import feature_test
-from ..traps import Doer, all_wait, marked, next_fault, page_of, release, write_passes, write_waits
 from ..trial import ZERO_OFFSET, Trial
 
 _WP = Feature.PAGEFAULT_FLAG_WP
@@ -23,10 +32,7 @@ def _byte(address: int) -> None:
 
 
 def _atomic(address: int) -> None:
-    """An atomic read-modify-write.
-
-    The C library takes a mutex, which is unlocked where all its bytes are 0.
-    """
+    """Do an atomic read-modify-write: lock a pthread mutex, which is unlocked while all its bytes are 0."""
     libc.LIBC.pthread_mutex_trylock(ctypes.c_void_p(address))
 
 
@@ -34,7 +40,7 @@ def _atomic(address: int) -> None:
     "R07", memory=PROTECTABLE, variants=("byte", "page", "atomic"), bugs=("60d5b473d61b", "0e678153f5be")
 )
 def a_write_waits(trial: Trial, variant: str) -> None:
-    """A store of a byte or page and an atomic change wait for the release, are told once, leak nothing."""
+    """A store of a byte or page, and an atomic change, wait for the release, with one event each."""
     region, uffd = trial.protected()
     if variant == "byte":
         write_waits(trial, region, uffd, 1, write=_byte, offset=region.page_bytes - 1)
@@ -42,58 +48,55 @@ def a_write_waits(trial: Trial, variant: str) -> None:
         write_waits(trial, region, uffd, 1, write=lambda at: libc.fill(at, region.page_bytes, 0x5A))
     else:
         write_waits(trial, region, uffd, 1, write=_atomic, offset=ZERO_OFFSET)
-    trial.equal(uffd.read_events(0), [], "What was told besides")
-    trial.intact(region, set(range(region.pages)) - {1})
+    trial.equal(uffd.read_events(0), [], "Further events")
+    trial.check_content(region, set(range(region.pages)) - {1})
 
 
 @feature_test("R07", memory=PROTECTABLE)
 def a_store_across_two_pages_waits_for_both(trial: Trial) -> None:
-    """Eight bytes across a page's end wait for both pages, and appear only when both are released."""
+    """A store across two pages waits for both, and changes neither before both are released."""
     region, uffd = trial.protected()
-    with Doer(trial, libc.store, region.at(3) - 4, b"12345678") as doer:
+    with CallThread(trial, libc.store, region.at(3) - 4, b"12345678") as thread:
         seen: set[int] = set()
         for _ in range(2):
-            page = page_of(region, next_fault(trial, uffd, doer))
-            trial.intact(region, {2, 3} - seen)
+            page = page_of(region, next_fault(trial, uffd, thread))
+            trial.check_content(region, {2, 3} - seen)
             seen.add(page)
             release(uffd, region, page)
-        trial.equal(seen, {2, 3}, "The pages told")
-    trial.equal(region.load(3 * region.page_bytes - 4, 8), b"12345678", "What was written")
+        trial.equal(seen, {2, 3}, "The pages of the events")
+    trial.equal(region.load(3 * region.page_bytes - 4, 8), b"12345678", "The content at the border")
 
 
 @feature_test("R07", memory=PROTECTABLE, bugs=("c7b6a566b98", "f1eb1bacfba9"))
 def each_page_waits_once_and_only_protected_ones(trial: Trial) -> None:
-    """The set of pages told is the set of pages written.
-
-    None is missed, none told twice, none released early.
-    """
+    """Each write to a protected page causes exactly one event; after the release its page can be written."""
     region, uffd = trial.protected()
-    marked(trial, region, range(region.pages))
+    check_pagemap(trial, region, range(region.pages))
     pages = range(0, region.pages, max(1, region.pages // 16))
     all_wait(trial, region, uffd, pages)
-    marked(trial, region, sorted(set(range(region.pages)) - set(pages)))
+    check_pagemap(trial, region, sorted(set(range(region.pages)) - set(pages)))
     for page in pages:
         write_passes(trial, region, uffd, page, "was released")
-    trial.intact(region, sorted(set(range(region.pages)) - set(pages)))
+    trial.check_content(region, sorted(set(range(region.pages)) - set(pages)))
 
 
 @feature_test("R07", memory=PROTECTABLE)
 def reads_do_not_wait(trial: Trial) -> None:
-    """A protected page can be read, and nothing is told of it."""
+    """Reads of a protected page do not wait and cause no event."""
     region, uffd = trial.protected()
-    with Doer(trial, region.load) as doer:
-        trial.check(not doer.waits(trial.patience), "A read waits on a protected page.")
-    trial.equal(uffd.read_events(0), [], "What was told of a read")
-    trial.intact(region)
+    with CallThread(trial, region.load) as thread:
+        trial.check(not thread.waits(trial.patience), "A read waits on a protected page.")
+    trial.equal(uffd.read_events(0), [], "The events of a read")
+    trial.check_content(region)
 
 
 @feature_test("R07", memory=PROTECTABLE)
 def a_part_can_be_protected(trial: Trial) -> None:
-    """Pages outside the protected part are written freely, also right beside it."""
+    """If a part of a region is protected, writes outside of it pass, even next to it."""
     region, uffd = trial.region(), trial.uffd()
     uffd.register(region.address, region.length)
     uffd.write_protect(region.at(2), 3 * region.page_bytes)
-    marked(trial, region, [2, 3, 4])
+    check_pagemap(trial, region, [2, 3, 4])
     for page in (1, 5):
         write_passes(trial, region, uffd, page)
     for page in (2, 4):
@@ -102,25 +105,22 @@ def a_part_can_be_protected(trial: Trial) -> None:
 
 @feature_test("R12", memory=(ANON_THP,), bugs=("c7b6a566b98",))
 def a_huge_page_is_split_by_its_first_write(trial: Trial) -> None:
-    """All 512 pages of a huge page are protected at once.
-
-    One that is released leaves the 511 others protected.
-    """
+    """A release of one page of a protected huge page leaves its other 511 pages protected."""
     region, uffd = trial.protected()
-    marked(trial, region, range(region.pages))
+    check_pagemap(trial, region, range(region.pages))
     write_waits(trial, region, uffd, 100)
-    marked(trial, region, [page for page in range(region.pages) if page != 100])
+    check_pagemap(trial, region, [page for page in range(region.pages) if page != 100])
     for page in (99, 101, 0, region.pages - 1):
         write_waits(trial, region, uffd, page)
 
 
 @feature_test("R12", memory=(ANON_THP,))
 def one_page_of_a_huge_page_can_be_protected(trial: Trial) -> None:
-    """Protecting 4 KiB within a huge page holds writers of these and of no other."""
+    """If 4 KiB of a huge page are protected, writes to these wait, and writes to the rest pass."""
     region, uffd = trial.region(), trial.uffd()
     uffd.register(region.address, region.length)
     uffd.write_protect(region.at(7), PAGE_BYTES)
-    marked(trial, region, [7])
+    check_pagemap(trial, region, [7])
     for page in (6, 8, 511):
         write_passes(trial, region, uffd, page)
     write_waits(trial, region, uffd, 7)
@@ -128,19 +128,19 @@ def one_page_of_a_huge_page_can_be_protected(trial: Trial) -> None:
 
 @feature_test("R08", memory=(ANON,))
 def pages_that_are_not_there_are_passed_over(trial: Trial) -> None:
-    """Without WP_UNPOPULATED (6.4) protecting untouched anonymous memory succeeds and protects nothing.
+    """Without WP_UNPOPULATED (6.4), protection of unpopulated anonymous memory succeeds without effect.
 
-    Documented.
+    The kernel documents this.
     """
     region, uffd = trial.region(fill=False), trial.uffd()
     uffd.register(region.address, region.length)
     uffd.write_protect(region.address, region.length)
-    write_passes(trial, region, uffd, 2, "was not there when it was protected")
+    write_passes(trial, region, uffd, 2, "was unpopulated when it was protected")
 
 
 @feature_test("R08", memory=(ANON,), variants=("advice", "loop"))
 def pages_that_were_read_are_protected(trial: Trial, variant: str) -> None:
-    """After MADV_POPULATE_READ (5.14) or a read of each page all are protected (QEMU's 8c6fdc619e6e)."""
+    """Pages populated by MADV_POPULATE_READ (5.14) or a read can be protected (QEMU commit 8c6fdc619e6e)."""
     region, uffd = trial.region(fill=False), trial.uffd()
     if variant == "advice":
         if missing_need("populate-read"):
@@ -151,10 +151,10 @@ def pages_that_were_read_are_protected(trial: Trial, variant: str) -> None:
             region.load(page * region.page_bytes, 1)
     uffd.register(region.address, region.length)
     uffd.write_protect(region.address, region.length)
-    marked(trial, region, range(region.pages))
+    check_pagemap(trial, region, range(region.pages))
     for page in range(region.pages):
-        with Doer(trial, libc.store, region.at(page), b"x") as doer:
-            trial.equal(page_of(region, next_fault(trial, uffd, doer)), page, "The page of the fault")
+        with CallThread(trial, libc.store, region.at(page), b"x") as thread:
+            trial.equal(page_of(region, next_fault(trial, uffd, thread)), page, "The page of the fault")
             trial.equal(
                 region.load(page * PAGE_BYTES, PAGE_BYTES),
                 bytes(PAGE_BYTES),
@@ -165,43 +165,40 @@ def pages_that_were_read_are_protected(trial: Trial, variant: str) -> None:
 
 @feature_test("R08", memory=(ANON,), features=Feature.WP_UNPOPULATED)
 def pages_that_are_not_there_are_protected_if_agreed(trial: Trial) -> None:
-    """With WP_UNPOPULATED (6.4) a write to an untouched page waits, also after a read of its zeros."""
+    """With WP_UNPOPULATED (6.4), a write to an unpopulated protected page waits, even after a read of it."""
     region, uffd = trial.region(fill=False), trial.uffd()
     uffd.register(region.address, region.length)
     uffd.write_protect(region.address, region.length)
-    marked(trial, region, range(region.pages))
-    trial.equal(region.load(3 * PAGE_BYTES, 8), bytes(8), "A protected page that is not there")
+    check_pagemap(trial, region, range(region.pages))
+    trial.equal(region.load(3 * PAGE_BYTES, 8), bytes(8), "The content of an unpopulated protected page")
     for page in (2, 3):
-        with Doer(trial, libc.store, region.at(page), b"x") as doer:
-            trial.equal(page_of(region, next_fault(trial, uffd, doer)), page, "The page of the fault")
+        with CallThread(trial, libc.store, region.at(page), b"x") as thread:
+            trial.equal(page_of(region, next_fault(trial, uffd, thread)), page, "The page of the fault")
             release(uffd, region, page)
-        trial.equal(region.load(page * PAGE_BYTES, 1), b"x", "What was written")
+        trial.equal(region.load(page * PAGE_BYTES, 1), b"x", f"The content of page {page}")
 
 
 @feature_test("R08", memory=(SHMEM, MEMFD, HUGETLB))
 def shared_pages_that_are_not_there_are_protected(trial: Trial) -> None:
-    """Shared memory keeps protection of untouched pages as markers (5.19): a write waits."""
+    """In shared memory a write to an unpopulated protected page waits: its PTE is a marker (5.19)."""
     region, uffd = trial.region(fill=False), trial.uffd()
     uffd.register(region.address, region.length)
     uffd.write_protect(region.address, region.length)
-    with Doer(trial, libc.store, region.at(2), b"x") as doer:
-        trial.equal(page_of(region, next_fault(trial, uffd, doer)), 2, "The page of the fault")
+    with CallThread(trial, libc.store, region.at(2), b"x") as thread:
+        trial.equal(page_of(region, next_fault(trial, uffd, thread)), 2, "The page of the fault")
         release(uffd, region, 2)
-    trial.equal(region.load(2 * region.page_bytes, 1), b"x", "What was written")
+    trial.equal(region.load(2 * region.page_bytes, 1), b"x", "The content of page 2")
 
 
 @feature_test("R09", memory=(*SMALL, HUGETLB))
 def a_copied_page_arrives_protected(trial: Trial) -> None:
-    """COPY_MODE_WP brings a page protected, so that no write comes before the snapshot.
-
-    Without WP it is EINVAL.
-    """
+    """UFFDIO_COPY with COPY_MODE_WP maps a page protected, or fails with EINVAL if WP is not registered."""
     region, uffd = trial.region(fill=False), trial.uffd()
     source = trial.enter(Region.anonymous(region.page_bytes))
     source.store(0, trial.golden(region, 2))
     uffd.register(region.address, region.length, Mode.MISSING)
     size = region.page_bytes
-    trial.refuses(
+    trial.expect_errno(
         errno.EINVAL,
         "COPY_MODE_WP without WP",
         uffd.copy,
@@ -218,7 +215,7 @@ def a_copied_page_arrives_protected(trial: Trial) -> None:
 
 @feature_test("R09", memory=(SHMEM,), features=Feature.MINOR_SHMEM | Feature.WP_UNPOPULATED)
 def a_continued_page_arrives_protected(trial: Trial) -> None:
-    """CONTINUE_MODE_WP (6.4) maps a page of the cache protected."""
+    """UFFDIO_CONTINUE with CONTINUE_MODE_WP (6.4) maps a page of the page cache protected."""
     region, uffd = trial.enter(Region.memfd(8 * PAGE_BYTES)), trial.uffd()
     with Region.file(os.dup(region.descriptor), region.length, shared=True) as alias:
         trial.fill(alias)
@@ -229,13 +226,11 @@ def a_continued_page_arrives_protected(trial: Trial) -> None:
 
 @feature_test("R07", memory=PROTECTABLE, needs=("scan",))
 def the_two_views_of_a_page_agree(trial: Trial) -> None:
-    """What PAGEMAP_SCAN says was written is what pagemap does not show as protected."""
+    """PAGEMAP_SCAN reports exactly the pages as written that pagemap does not show as protected."""
     region, uffd = trial.protected()
     for page in (1, 4):
         release(uffd, region, page)
     found = scan(region.address, region.length, mask=pagemap_bits.PAGE_IS_WRITTEN)
     per = region.page_bytes // PAGE_BYTES
-    trial.equal(
-        sorted({number // per for number in found.pages(region.address)}), [1, 4], "The written pages"
-    )
-    marked(trial, region, [page for page in range(region.pages) if page not in {1, 4}])
+    trial.equal(sorted({number // per for number in found.pages(region.address)}), [1, 4], "The pages found")
+    check_pagemap(trial, region, [page for page in range(region.pages) if page not in {1, 4}])

@@ -1,4 +1,4 @@
-"""The kernel itself writes into protected memory: system calls, other processes, disks and io_uring."""
+"""Feature tests of writes by the kernel to protected memory: system calls, O_DIRECT, io_uring."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from validators.trackers import stores
 
 from ..memory import ANON, ANON_THP, ANON_ZERO, HUGETLB, MEMFD, SHMEM
 from ..needs import missing_need
+from ..oracle import LATE, CallThread, blocked, next_fault, page_of, release, write_waits
 from ..registry import feature_test
-from ..traps import LATE, Doer, held, next_fault, page_of, release, write_waits
 from ..trial import Trial
 from ..uring import Uring
 
@@ -46,7 +46,7 @@ def _by_recv(address: int) -> int:
 
 
 def _by_random(address: int) -> int:
-    # Not getrandom(2), which need not enter the kernel since 6.11.
+    # Not getrandom(2): since 6.11 the vDSO can serve it without entering the kernel.
     source = os.open("/dev/urandom", os.O_RDONLY)
     return libc.checked(libc.LIBC.read(source, ctypes.c_void_p(address), len(LATE)), "read of /dev/urandom")
 
@@ -54,7 +54,7 @@ def _by_random(address: int) -> int:
 def _by_ioctl(address: int) -> int:
     source, sink = os.pipe()
     os.write(sink, LATE)
-    # FIONREAD puts one integer: the number of bytes in the pipe.
+    # FIONREAD writes one integer: the number of bytes in the pipe.
     libc.checked(libc.LIBC.ioctl(source, termios.FIONREAD, ctypes.c_void_p(address)), "ioctl")
     return len(LATE)
 
@@ -70,47 +70,47 @@ _CALLS: dict[str, Callable[[int], int]] = {
 
 @feature_test("R23", memory=_KINDS, variants=_CALLS, needs=_NEEDS)
 def a_system_call_waits(trial: Trial, variant: str) -> None:
-    """A system call that writes into a protected page waits for the release and then does all of its work."""
+    """A system call that writes to a protected page waits for the release, and then completes."""
     region, uffd = trial.protected()
     done = write_waits(trial, region, uffd, 2, write=_CALLS[variant])
-    trial.equal(done, len(LATE), f"What {variant} returned")
-    trial.equal(uffd.read_events(0), [], "What was told besides")
+    trial.equal(done, len(LATE), f"The result of {variant}")
+    trial.equal(uffd.read_events(0), [], "Further events")
 
 
 @feature_test("R23", memory=(ANON, SHMEM), needs=_NEEDS)
 def a_long_read_waits_for_each_page(trial: Trial) -> None:
-    """One read(2) over four protected pages waits four times and returns the full count."""
+    """One read(2) into four protected pages waits for each of them, and returns the full count."""
     region, uffd = trial.protected()
     source, sink = os.pipe()
     length = 4 * PAGE_BYTES
     os.write(sink, b"L" * length)
-    with Doer(trial, libc.LIBC.read, source, ctypes.c_void_p(region.at(2)), length) as doer:
+    with CallThread(trial, libc.LIBC.read, source, ctypes.c_void_p(region.at(2)), length) as thread:
         seen = []
-        while held(trial, uffd, doer):
-            page = page_of(region, next_fault(trial, uffd, doer))
-            trial.intact(region, [page])
+        while blocked(trial, uffd, thread):
+            page = page_of(region, next_fault(trial, uffd, thread))
+            trial.check_content(region, [page])
             seen.append(page)
             release(uffd, region, page)
-        trial.equal(doer.finish(), length, "What read returned")
-    trial.equal(sorted(set(seen)), [2, 3, 4, 5], "The pages told")
-    trial.equal(region.load(2 * PAGE_BYTES, length), b"L" * length, "What was read")
+        trial.equal(thread.finish(), length, "The result of read")
+    trial.equal(sorted(set(seen)), [2, 3, 4, 5], "The pages of the events")
+    trial.equal(region.load(2 * PAGE_BYTES, length), b"L" * length, "The content of the pages")
 
 
 @feature_test("R23", memory=(ANON, SHMEM, HUGETLB), variants=_CALLS)
 def mprotect_fails_a_system_call(trial: Trial, variant: str) -> None:
-    """The same call into memory under mprotect is EFAULT, without a signal.
+    """A system call that writes to memory under mprotect fails with EFAULT, without a signal.
 
-    Why that design breaks guest I/O.
+    This is why a background snapshot by mprotect breaks guest I/O.
     """
     region = trial.region()
     libc.mprotect(region.address, region.length, libc.PROT_READ)
-    trial.refuses(errno.EFAULT, f"{variant} into read-only memory", _CALLS[variant], region.at(2))
-    trial.intact(region)
+    trial.expect_errno(errno.EFAULT, f"{variant} into read-only memory", _CALLS[variant], region.at(2))
+    trial.check_content(region)
 
 
 @feature_test("R25", memory=(ANON, SHMEM), variants=("direct-read", "process-vm-writev", "io-uring"))
 def mprotect_fails_whoever_writes(trial: Trial, variant: str) -> None:
-    """A disk read, another process's write and io_uring into memory under mprotect are EFAULT too."""
+    """Under mprotect, a read with O_DIRECT, process_vm_writev and io_uring fail with EFAULT too."""
     reason = missing_need("io-uring") if variant == "io-uring" else missing_need(f"store:{variant}")
     if reason:
         trial.skip(reason)
@@ -118,18 +118,18 @@ def mprotect_fails_whoever_writes(trial: Trial, variant: str) -> None:
     libc.mprotect(region.address, region.length, libc.PROT_READ)
     if variant == "io-uring":
         done = Uring().read(_file(), region.at(2), PAGE_BYTES, fixed=False)
-        trial.equal(done, -errno.EFAULT, "What io_uring returned")
+        trial.equal(done, -errno.EFAULT, "The result of io_uring")
     else:
         store = stores.STORES[variant]()
-        trial.refuses(
+        trial.expect_errno(
             errno.EFAULT, f"{variant} into read-only memory", store, region.at(2), bytes(PAGE_BYTES)
         )
-    trial.intact(region)
+    trial.check_content(region)
 
 
 @feature_test("R23", memory=(ANON,))
 def user_mode_only_fails_a_system_call(trial: Trial) -> None:
-    """With UFFD_USER_MODE_ONLY (5.11) a store waits and a system call into a protected page is EFAULT."""
+    """With UFFD_USER_MODE_ONLY (5.11) a store waits, and a system call fails with EFAULT."""
     region = trial.region()
     try:
         uffd = trial.enter(Userfaultfd(trial.features, user_mode_only=True))
@@ -137,40 +137,40 @@ def user_mode_only_fails_a_system_call(trial: Trial) -> None:
         trial.skip(f"The kernel has no UFFD_USER_MODE_ONLY: {error}.")
     uffd.register(region.address, region.length)
     uffd.write_protect(region.address, region.length)
-    trial.refuses(errno.EFAULT, "read into a protected page", _by_read, region.at(2))
-    trial.equal(uffd.read_events(0), [], "What was told of a fault of the kernel")
-    trial.intact(region)
+    trial.expect_errno(errno.EFAULT, "read into a protected page", _by_read, region.at(2))
+    trial.equal(uffd.read_events(0), [], "The events of a fault in kernel mode")
+    trial.check_content(region)
     write_waits(trial, region, uffd, 2)
 
 
 @feature_test("R25", memory=(ANON, ANON_THP, SHMEM, HUGETLB), needs=("kernel-faults", "store:direct-read"))
 def a_direct_read_waits(trial: Trial) -> None:
-    """A read with O_DIRECT, which pins its buffer, waits if the page was protected before."""
+    """A read with O_DIRECT, which pins its buffer, waits for a page that was protected before."""
     region, uffd = trial.protected()
     store = stores.by_direct_read()
     data = b"D" * PAGE_BYTES
     write_waits(trial, region, uffd, 2, write=lambda address: store(address, data))
-    trial.equal(region.load(2 * region.page_bytes, PAGE_BYTES), data, "What was read")
+    trial.equal(region.load(2 * region.page_bytes, PAGE_BYTES), data, "The content of page 2")
 
 
 @feature_test("R25", memory=(ANON, SHMEM), needs=("kernel-faults", "io-uring"))
 def a_read_by_io_uring_waits(trial: Trial) -> None:
-    """io_uring READ into a protected page waits and then reads all."""
+    """A read by io_uring into a protected page waits for the release, and then completes."""
     region, uffd = trial.protected()
     file = _file()
     ring = Uring()
     done = write_waits(
         trial, region, uffd, 2, write=lambda address: ring.read(file, address, PAGE_BYTES, fixed=False)
     )
-    trial.equal(done, PAGE_BYTES, "What io_uring returned")
+    trial.equal(done, PAGE_BYTES, "The result of io_uring")
     ring.close()
 
 
 @feature_test("R25", memory=(ANON, SHMEM), needs=("kernel-faults", "io-uring"))
 def a_pinned_buffer_is_not_protected(trial: Trial) -> None:
-    """io_uring READ_FIXED into a buffer registered before writes past protection.
+    """READ_FIXED of io_uring into a buffer that was pinned before protection writes without waiting.
 
-    A limitation of UFFD-WP, asserted.
+    This is a limitation of UFFD-WP, which the test asserts.
     """
     region, uffd = trial.region(), trial.uffd()
     ring = Uring()
@@ -180,16 +180,15 @@ def a_pinned_buffer_is_not_protected(trial: Trial) -> None:
         trial.skip(f"This user may not pin 8 pages: {error}.")
     uffd.register(region.address, region.length)
     uffd.write_protect(region.address, region.length)
-    with Doer(trial, _fixed, ring, _file(), region) as doer:
+    with CallThread(trial, _fixed, ring, _file(), region) as thread:
         trial.check(
-            not doer.waits(trial.patience), "A read into a pinned buffer waits; it is documented not to."
+            not thread.waits(trial.patience),
+            "A read into a pinned buffer waits; no known kernel does that.",
         )
-        trial.equal(doer.finish(), PAGE_BYTES, "What io_uring returned")
-    trial.equal(uffd.read_events(0), [], "What was told")
-    trial.equal(region.load(2 * PAGE_BYTES, PAGE_BYTES), b"U" * PAGE_BYTES, "The protected page")
-    trial.note(
-        "pages pinned before they are protected (VFIO, vhost, registered buffers) are not in a snapshot of T0"
-    )
+        trial.equal(thread.finish(), PAGE_BYTES, "The result of io_uring")
+    trial.equal(uffd.read_events(0), [], "The events")
+    trial.equal(region.load(2 * PAGE_BYTES, PAGE_BYTES), b"U" * PAGE_BYTES, "The content of page 2")
+    trial.note("writes to pages pinned before protection (VFIO, vhost, registered buffers) reach a snapshot")
     write_waits(trial, region, uffd, 3)
     ring.close()
 
@@ -207,17 +206,17 @@ def _file() -> int:
 
 @feature_test("R23", memory=(ANON,), needs=_NEEDS)
 def a_signal_does_not_break_a_waiting_call(trial: Trial) -> None:
-    """A stop and a continue of the whole process leave a waiting read(2) waiting, and it completes."""
+    """A read(2) that waits for a page goes on waiting after SIGSTOP and SIGCONT, and completes."""
     region, uffd = trial.protected()
-    with Doer(trial, _by_read, region.at(2)) as doer:
-        next_fault(trial, uffd, doer)
+    with CallThread(trial, _by_read, region.at(2)) as thread:
+        next_fault(trial, uffd, thread)
         pid = os.fork()
         if pid == 0:
             os.kill(os.getppid(), signal.SIGSTOP)
             os.kill(os.getppid(), signal.SIGCONT)
             os._exit(0)
         os.waitpid(pid, 0)
-        trial.check(doer.waits(), "The call did not wait on after SIGSTOP and SIGCONT.")
-        trial.intact(region, [2])
+        trial.check(thread.waits(), "The read no longer waits after SIGSTOP and SIGCONT.")
+        trial.check_content(region, [2])
         release(uffd, region, 2)
-        trial.equal(doer.finish(), len(LATE), "What read returned")
+        trial.equal(thread.finish(), len(LATE), "The result of read")

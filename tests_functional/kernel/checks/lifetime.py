@@ -1,4 +1,4 @@
-"""Ends: of the userfaultfd, of the monitor, of the process that writes; and many who wait for one page."""
+"""Feature tests of close, unregister, the death of monitor or writer, and of many writers that wait."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import time
 from harness.userfaultfd import Feature, Mode, Region, Userfaultfd, UserfaultfdError, libc
 
 from ..memory import ANON, ANON_THP, HUGETLB, HUGETLB_PRIVATE, PROTECTABLE, SHMEM
+from ..oracle import LATE, CallThread, check_pagemap, next_fault, page_of, release, write_passes, write_waits
 from ..registry import KnownIssue, feature_test
-from ..traps import LATE, Doer, marked, next_fault, page_of, release, write_passes, write_waits
 from ..trial import Trial
-from .preserved import child_ends
+from .preserved import wait_child
 
 _WP = Feature.PAGEFAULT_FLAG_WP
-_STORM = 300
+_WRITERS = 300
+_STALE_BIT = "stale-protection"
 
 
 @feature_test(
@@ -26,73 +27,72 @@ _STORM = 300
     memory=PROTECTABLE,
     bugs=("c88033efe9a3",),
     known_issues=[
-        KnownIssue(
-            "closing leaves bits behind (CVE-2024-36881, c88033efe9a3)",
-            "was not protected by the new userfaultfd",
-            (6, 9),
-        )
+        KnownIssue("closing leaves protection bits behind (CVE-2024-36881, c88033efe9a3)", _STALE_BIT, (6, 9))
     ],
 )
 def closing_releases_all(trial: Trial) -> None:
-    """Closing the userfaultfd wakes a waiting writer and leaves no bit anywhere (CVE-2024-36881)."""
+    """Closing the userfaultfd wakes a waiting writer and leaves no protection bit behind (CVE-2024-36881)."""
     region, uffd = trial.protected()
-    with Doer(trial, libc.store, region.at(2), LATE) as doer:
-        next_fault(trial, uffd, doer)
+    with CallThread(trial, libc.store, region.at(2), LATE) as thread:
+        next_fault(trial, uffd, thread)
         uffd.close()
-    trial.equal(region.load(2 * region.page_bytes, len(LATE)), LATE, "What was written")
-    marked(trial, region, [])
+    trial.equal(region.load(2 * region.page_bytes, len(LATE)), LATE, "The content of page 2")
+    check_pagemap(trial, region, [])
     write_passes(trial, region, None, 3, "belongs to no userfaultfd any more")
     again = trial.uffd()
     again.register(region.address, region.length)
-    write_passes(trial, region, again, 4, "was not protected by the new userfaultfd")
+    write_passes(trial, region, again, 4, "was not protected by the new userfaultfd", _STALE_BIT)
     again.write_protect(region.address, region.length)
     write_waits(trial, region, again, 5)
 
 
 @feature_test("R30", memory=PROTECTABLE)
 def unregistering_ends_protection(trial: Trial) -> None:
-    """UFFDIO_UNREGISTER leaves no bit, and writes are neither held nor told."""
+    """After UFFDIO_UNREGISTER no protection bit is left, and writes pass without an event."""
     region, uffd = trial.protected()
     uffd.unregister(region.address, region.length)
-    marked(trial, region, [])
-    trial.intact(region)
+    check_pagemap(trial, region, [])
+    trial.check_content(region)
     write_passes(trial, region, uffd, 3, "is not registered any more")
 
 
 @feature_test("R30", memory=(ANON, SHMEM, HUGETLB), variants=("wp", "missing-and-wp"))
 def unregistering_lets_a_writer_go_on(trial: Trial, variant: str) -> None:
-    """UFFDIO_UNREGISTER wakes a waiting writer if MISSING was registered too; else UFFDIO_WAKE is needed."""
+    """UFFDIO_UNREGISTER wakes a waiting writer if MISSING is registered too; otherwise UFFDIO_WAKE does."""
     region, uffd = trial.region(), trial.uffd()
     mode = Mode.WP if variant == "wp" else Mode.MISSING | Mode.WP
     uffd.register(region.address, region.length, mode)
     uffd.write_protect(region.address, region.length)
-    with Doer(trial, libc.store, region.at(2), LATE) as doer:
-        next_fault(trial, uffd, doer)
+    with CallThread(trial, libc.store, region.at(2), LATE) as thread:
+        next_fault(trial, uffd, thread)
         uffd.unregister(region.address, region.length)
-        if variant == "wp" and doer.waits(0.3):
-            # fs/userfaultfd.c wakes in userfaultfd_unregister() only where userfaultfd_missing(vma).
-            trial.note("the writer was not woken by UNREGISTER")
+        if variant == "wp" and thread.waits(0.3):
+            # userfaultfd_unregister() of fs/userfaultfd.c wakes only if userfaultfd_missing(vma).
+            trial.note("UFFDIO_UNREGISTER did not wake the writer")
             uffd.wake(region.address, region.length)
-    trial.equal(region.load(2 * region.page_bytes, len(LATE)), LATE, "What was written")
+    trial.equal(region.load(2 * region.page_bytes, len(LATE)), LATE, "The content of page 2")
 
 
 @feature_test("R30", memory=(SHMEM, HUGETLB), bugs=("c88033efe9a3",))
 def closing_releases_markers(trial: Trial) -> None:
-    """Markers of pages that are not mapped go with the userfaultfd too."""
+    """Closing the userfaultfd also removes the PTE markers of unpopulated pages."""
     region, uffd = trial.region(fill=False), trial.uffd()
     uffd.register(region.address, region.length)
     uffd.write_protect(region.address, region.length)
     uffd.close()
-    marked(trial, region, [])
+    check_pagemap(trial, region, [])
     write_passes(trial, region, None, 2, "belongs to no userfaultfd any more")
 
 
 def _process_with_memory(
     trial: Trial, *, endless: bool = False
 ) -> tuple[int, Userfaultfd, int, socket.socket]:
-    """A child that registers its memory, hands over the userfaultfd, and writes to page 2 when told to.
+    """Fork a child that registers its memory, sends us the userfaultfd, and writes page 2 on our signal.
 
-    It writes once and ends, or goes on writing.
+    The signal is one byte on the returned socket. The child writes once and exits, or goes on if `endless`.
+
+    Returns:
+        The child's process id, its userfaultfd, the address of its memory, and the socket.
     """
     ours, theirs = socket.socketpair()
     pid = os.fork()
@@ -108,13 +108,13 @@ def _process_with_memory(
         os._exit(0)
     theirs.close()
     data, descriptors, _, _ = socket.recv_fds(ours, 8, 1)
-    trial.check(len(descriptors) == 1, "The child did not hand its userfaultfd over.")
+    trial.check(len(descriptors) == 1, "The child did not send its userfaultfd.")
     return pid, Userfaultfd.adopt(descriptors[0], _WP), int.from_bytes(data, "little"), ours
 
 
 @feature_test("R31", memory=(ANON, ANON_THP, SHMEM), features=_WP, bugs=("cb185d5f1ebf", "fe4cdc2c4e24"))
 def a_killed_process_ends_its_monitors_calls(trial: Trial) -> None:
-    """While a process is killed its monitor's calls work or are ESRCH, and it dies (CVE-2021-47461)."""
+    """While a process is killed, its monitor's ioctls succeed or give ESRCH, and it dies (CVE-2021-47461)."""
     for _ in range(5):
         pid, uffd, address, control = _process_with_memory(trial, endless=True)
         control.send(b"x")
@@ -128,45 +128,48 @@ def a_killed_process_ends_its_monitors_calls(trial: Trial) -> None:
             except UserfaultfdError as error:
                 code = error.errno or 0
         killer.join()
-        trial.check(code in {errno.ESRCH, errno.ENOENT}, f"The call ended with errno {code}, expected ESRCH.")
-        trial.equal(child_ends(trial, pid, "A killed process"), -signal.SIGKILL, "The process's end")
+        trial.check(
+            code in {errno.ESRCH, errno.ENOENT},
+            f"UFFDIO_WRITEPROTECT ended with errno {code}, expected ESRCH or ENOENT.",
+        )
+        trial.equal(wait_child(trial, pid, "A killed process"), -signal.SIGKILL, "The process's exit code")
         uffd.close()
         control.close()
-        trial.note(f"{calls} calls, then errno {errno.errorcode.get(code, code)}")
+        trial.note(f"{calls} calls, then {errno.errorcode.get(code, code)}")
 
 
 @feature_test("R31", memory=(ANON, SHMEM), features=_WP)
 def a_writer_that_waits_can_be_killed(trial: Trial) -> None:
-    """SIGKILL ends a process that waits for a page, though nobody releases it."""
+    """SIGKILL ends a process that waits for a page which nobody releases."""
     pid, uffd, address, control = _process_with_memory(trial)
     uffd.write_protect(address, 4 * libc.PAGE_BYTES)
     control.send(b"x")
-    trial.check(uffd.read_events(trial.patience), "No fault was told.")
+    trial.check(uffd.read_events(trial.patience), "The userfaultfd has no event.")
     os.kill(pid, signal.SIGKILL)
-    trial.equal(child_ends(trial, pid, "A killed process"), -signal.SIGKILL, "The process's end")
+    trial.equal(wait_child(trial, pid, "A killed process"), -signal.SIGKILL, "The process's exit code")
     uffd.close()
 
 
 @feature_test("R32", memory=(ANON, SHMEM), features=_WP)
 def a_writer_waits_until_the_last_descriptor_closes(trial: Trial) -> None:
-    """A monitor that dies while its descriptor is open elsewhere leaves writers waiting: documented.
+    """Writers wait until the last descriptor of a userfaultfd is closed, even if its monitor has died.
 
-    The last close frees them.
+    The kernel documents this.
     """
     region, uffd = trial.protected()
     monitor = os.fork()
     if monitor == 0:
         time.sleep(0.05)
         os._exit(0)
-    with Doer(trial, libc.store, region.at(2), LATE) as doer:
-        next_fault(trial, uffd, doer)
+    with CallThread(trial, libc.store, region.at(2), LATE) as thread:
+        next_fault(trial, uffd, thread)
         os.waitpid(monitor, 0)
         other = os.dup(uffd.fileno())
         uffd.close()
-        trial.check(doer.waits(0.2), "The writer went on although the userfaultfd is still open.")
-        trial.intact(region, [2])
+        trial.check(thread.waits(0.2), "The writer went on although the userfaultfd is still open.")
+        trial.check_content(region, [2])
         os.close(other)
-    trial.equal(region.load(2 * region.page_bytes, len(LATE)), LATE, "What was written")
+    trial.equal(region.load(2 * region.page_bytes, len(LATE)), LATE, "The content of page 2")
 
 
 @feature_test("R32", memory=(ANON, SHMEM), features=_WP)
@@ -178,61 +181,61 @@ def another_process_can_be_the_monitor(trial: Trial) -> None:
     remote = Region(address, 8 * libc.PAGE_BYTES)
     trial.equal(page_of(remote, next_fault(trial, uffd)), 2, "The page of the fault")
     release(uffd, remote, 2)
-    trial.equal(child_ends(trial, pid, "The process whose page was released"), 0, "Its exit code")
-    # Its memory is not ours to unmap.
+    trial.equal(wait_child(trial, pid, "The process whose page was released"), 0, "Its exit code")
+    # The memory is another process's: leaving the `with` must not unmap the addresses here.
     remote.length = 0
     uffd.close()
 
 
 @feature_test("R33", memory=PROTECTABLE, features=Feature.SIGBUS)
 def with_sigbus_a_writer_is_signalled(trial: Trial) -> None:
-    """With the feature SIGBUS (4.14) a write to a protected page is a signal, and nothing is told."""
+    """With the feature SIGBUS (4.14) a write to a protected page raises SIGBUS and causes no event."""
     region, uffd = trial.protected()
     pid = os.fork()
     if pid == 0:
         # Registration does not outlive a fork, so the child protects its own copy.
         with Userfaultfd(trial.features, user_mode_only=trial.user_mode_only) as own:
-            # A child has no page of its parent's that was only read, and what is not there is not protected.
+            # fork does not copy pages that were only read, and unpopulated pages are not protected.
             region.load()
             own.register(region.address, region.length, Mode.WP)
             own.write_protect(region.address, region.length)
             region.store(2 * region.page_bytes, LATE)
         os._exit(0)
-    trial.equal(child_ends(trial, pid, "A writer under SIGBUS"), -signal.SIGBUS, "The writer's end")
-    trial.equal(uffd.read_events(0), [], "What was told")
-    trial.intact(region)
+    trial.equal(wait_child(trial, pid, "A writer under SIGBUS"), -signal.SIGBUS, "The writer's exit code")
+    trial.equal(uffd.read_events(0), [], "The events")
+    trial.check_content(region)
 
 
 @feature_test("R35", memory=(ANON, ANON_THP, SHMEM, HUGETLB, HUGETLB_PRIVATE), seconds=40)
 def many_who_wait_for_one_page_all_go_on(trial: Trial) -> None:
-    """Three hundred threads that write to one protected page wait; one release lets all of them go on."""
+    """300 threads that write to one protected page all wait; one release lets all of them go on."""
     region, uffd = trial.protected()
     slot = 8
     threads = [
         threading.Thread(target=libc.store, args=(region.at(2) + slot * number, LATE[:slot]), daemon=True)
-        for number in range(_STORM)
+        for number in range(_WRITERS)
     ]
     for thread in threads:
         thread.start()
-    told = 0
+    events = 0
     end = time.monotonic() + trial.patience
-    while told < _STORM and time.monotonic() < end:
-        told += len(uffd.read_events(0.2))
-    trial.check(told >= 1, "Nothing was told.")
-    trial.intact(region, [2])
+    while events < _WRITERS and time.monotonic() < end:
+        events += len(uffd.read_events(0.2))
+    trial.check(events >= 1, "The userfaultfd has no event.")
+    trial.check_content(region, [2])
     trial.check(
         all(thread.is_alive() for thread in threads), "A writer went on before its page was released."
     )
     release(uffd, region, 2)
-    waiting, before = _STORM, _STORM + 1
+    waiting, before = _WRITERS, _WRITERS + 1
     while 0 < waiting < before:
-        # As long as some go on the others are only slow.
+        # Fail only if no thread ends within the time: on a busy host the others are slow.
         before = waiting
         end = time.monotonic() + trial.patience
         while waiting == before and time.monotonic() < end:
             time.sleep(0.01)
             waiting = sum(thread.is_alive() for thread in threads)
     trial.equal(waiting, 0, "Writers that still wait after the release")
-    content = region.load(2 * region.page_bytes, slot * _STORM)
-    trial.equal(content, LATE[:slot] * _STORM, "What they wrote")
-    trial.note(f"{told} faults told for {_STORM} threads")
+    content = region.load(2 * region.page_bytes, slot * _WRITERS)
+    trial.equal(content, LATE[:slot] * _WRITERS, "The content of page 2")
+    trial.note(f"{events} events for {_WRITERS} threads")

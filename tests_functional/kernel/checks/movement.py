@@ -1,4 +1,4 @@
-"""The kernel moves and merges pages under protection: collapse, compaction, KSM, NUMA, pins."""
+"""Feature tests of pages that the kernel moves or merges: collapse, compaction, KSM, NUMA, pins."""
 
 from __future__ import annotations
 
@@ -11,19 +11,28 @@ from pathlib import Path
 from harness.userfaultfd import PAGE_BYTES, Feature, libc, read_pagemap
 
 from ..memory import ANON, ANON_THP, HUGE_BYTES, MEMFD, SHMEM
+from ..oracle import (
+    PAGEMAP_DIFFERS,
+    CallThread,
+    check_pagemap,
+    next_fault,
+    release,
+    write_passes,
+    write_waits,
+)
 from ..registry import KnownIssue, feature_test
-from ..traps import Doer, marked, next_fault, release, write_passes, write_waits
 from ..trial import Trial
 
 _PAGES = HUGE_BYTES // PAGE_BYTES
-# Where memory is not fragmented compaction finds little to do: of 8 MiB it moved none to 1000 pages.
+# Pages to try, one after the other: if memory is not fragmented, compaction moves few pages (0 to 1000 of 8
+# MiB).
 _REGIONS = (2048, 8192, 32768)
 _SAME = b"same" * (PAGE_BYTES // 4)
 
 
 @feature_test("R14", memory=(ANON_THP,), needs=("collapse",), bugs=("dd47ac428c3f",))
 def a_collapse_keeps_protection(trial: Trial) -> None:
-    """MADV_COLLAPSE of a protected, split huge page fails or keeps each page's protection."""
+    """MADV_COLLAPSE of a protected, split huge page fails, or keeps the protection of each page."""
     region, uffd = trial.protected(_PAGES)
     write_waits(trial, region, uffd, 9)
     try:
@@ -37,7 +46,7 @@ def a_collapse_keeps_protection(trial: Trial) -> None:
 
 @feature_test("R14", memory=(ANON_THP,), needs=("collapse",), bugs=("dd47ac428c3f",))
 def a_collapse_in_a_race_keeps_protection(trial: Trial) -> None:
-    """While one thread collapses pages over and over, another protects them: no protection is lost."""
+    """No protection is lost while one thread collapses pages and another protects them, over and over."""
     region, uffd = trial.region(_PAGES), trial.uffd()
     uffd.register(region.address, region.length)
     ending: list[bool] = []
@@ -48,18 +57,18 @@ def a_collapse_in_a_race_keeps_protection(trial: Trial) -> None:
             count += libc.LIBC.madvise(region.address, region.length, libc.MADV_COLLAPSE) == 0
         return count
 
-    with Doer(trial, collapse) as doer:
+    with CallThread(trial, collapse) as thread:
         for turn in range(40):
-            # Splits the huge page, so that there is something to collapse.
+            # MADV_DONTNEED splits the huge page, so that it can be collapsed again.
             libc.madvise(region.at(turn), PAGE_BYTES, libc.MADV_DONTNEED)
             region.store(turn * PAGE_BYTES, trial.golden(region, turn))
             uffd.write_protect(region.address, region.length)
-            marked(trial, region, range(region.pages))
+            check_pagemap(trial, region, range(region.pages))
             uffd.write_protect(region.address, region.length, protect=False)
-            marked(trial, region, [])
+            check_pagemap(trial, region, [])
         uffd.write_protect(region.address, region.length)
         ending.append(True)
-        trial.note(f"{doer.finish()} collapses")
+        trial.note(f"{thread.finish()} collapses")
     for page in (0, 1, 300):
         write_waits(trial, region, uffd, page)
 
@@ -72,7 +81,7 @@ def a_collapse_in_a_race_keeps_protection(trial: Trial) -> None:
     seconds=60,
 )
 def compaction_keeps_protection(trial: Trial) -> None:
-    """Pages that the kernel moves to other frames stay protected and keep their content."""
+    """Pages that compaction moves to other frames stay protected and keep their content."""
     for pages in _REGIONS:
         region, uffd = trial.protected(pages)
         before = _frames(region.address, region.length)
@@ -82,10 +91,10 @@ def compaction_keeps_protection(trial: Trial) -> None:
         if moved:
             break
     else:
-        trial.skip(f"Compaction moved none of {_REGIONS[-1]} pages.")
+        trial.skip(f"Compaction moved none of {_REGIONS[-1]} pages on this host.")
     trial.note(f"{len(moved)} of {len(before)} pages were moved")
-    marked(trial, region, range(region.pages))
-    trial.intact(region, moved)
+    check_pagemap(trial, region, range(region.pages))
+    trial.check_content(region, moved)
     for page in moved[:16]:
         write_waits(trial, region, uffd, page)
 
@@ -96,17 +105,17 @@ def _frames(address: int, length: int) -> list[int]:
 
 @feature_test("R16", memory=(ANON, SHMEM), needs=("two-nodes",), bugs=("624a2c94f5b7",))
 def moved_to_another_node_pages_stay_protected(trial: Trial) -> None:
-    """move_pages(2) to another NUMA node keeps protection."""
+    """Pages that move_pages(2) moves to another NUMA node stay protected."""
     region, uffd = trial.protected()
     for node in (1, 0):
         pages = (ctypes.c_void_p * region.pages)(*[region.at(page) for page in range(region.pages)])
         nodes = (ctypes.c_int * region.pages)(*([node] * region.pages))
         status = (ctypes.c_int * region.pages)()
-        # x86_64 and asm-generic numbers of move_pages.
+        # The numbers of move_pages(2) on x86_64 and in asm-generic/unistd.h.
         number = 279 if ctypes.sizeof(ctypes.c_long) == 8 and _x86() else 239
         done = libc.LIBC.syscall(number, 0, ctypes.c_ulong(region.pages), pages, nodes, status, 2)
-        trial.equal(done, 0, "What move_pages returned")
-        trial.note(f"on nodes {sorted(set(status))}")
+        trial.equal(done, 0, "The result of move_pages")
+        trial.note(f"the pages are on nodes {sorted(set(status))}")
     for page in range(region.pages):
         write_waits(trial, region, uffd, page)
 
@@ -122,14 +131,11 @@ def _x86() -> bool:
     variants=("write", "unmerge"),
     seconds=90,
     known_issues=[
-        KnownIssue(
-            "KSM drops protection of the pages it merges (mm/ksm.c, replace_page())",
-            "pagemap shows as protected",
-        )
+        KnownIssue("KSM drops protection of the pages it merges (mm/ksm.c, replace_page())", PAGEMAP_DIFFERS)
     ],
 )
 def merged_pages_stay_protected(trial: Trial, variant: str) -> None:
-    """Equal pages that KSM merges while they are protected stay protected, merged or not."""
+    """Protected pages that KSM merges with equal ones stay protected, also after unmerging."""
     region, uffd = trial.region(32), trial.uffd()
     for page in range(region.pages):
         region.store(page * PAGE_BYTES, _SAME)
@@ -137,26 +143,26 @@ def merged_pages_stay_protected(trial: Trial, variant: str) -> None:
     uffd.write_protect(region.address, region.length)
     libc.madvise(region.address, region.length, libc.MADV_MERGEABLE)
     _wait_until_merged(trial, region.pages)
-    marked(trial, region, range(region.pages))
+    check_pagemap(trial, region, range(region.pages))
     if variant == "unmerge":
-        with Doer(trial, libc.madvise, region.address, region.length, libc.MADV_UNMERGEABLE) as doer:
-            while doer.waits(0.01):
+        with CallThread(trial, libc.madvise, region.address, region.length, libc.MADV_UNMERGEABLE) as thread:
+            while thread.waits(0.01):
                 for event in uffd.read_events(0):
-                    trial.note(f"unmerging was told: {event}")
+                    trial.note(f"unmerging caused an event: {event}")
                     uffd.write_protect(region.address, region.length, protect=False)
-    with Doer(trial, libc.store, region.at(3), b"late") as doer:
-        next_fault(trial, uffd, doer)
-        trial.equal(region.load(3 * PAGE_BYTES, PAGE_BYTES), _SAME, "The page while its writer waits")
+    with CallThread(trial, libc.store, region.at(3), b"late") as thread:
+        next_fault(trial, uffd, thread)
+        trial.equal(region.load(3 * PAGE_BYTES, PAGE_BYTES), _SAME, "The content while the writer waits")
         release(uffd, region, 3)
-    trial.equal(region.load(3 * PAGE_BYTES, 4), b"late", "What was written")
-    trial.equal(region.load(4 * PAGE_BYTES, PAGE_BYTES), _SAME, "The page beside it")
+    trial.equal(region.load(3 * PAGE_BYTES, 4), b"late", "The content of page 3")
+    trial.equal(region.load(4 * PAGE_BYTES, PAGE_BYTES), _SAME, "The content of page 4")
 
 
 def _wait_until_merged(trial: Trial, pages: int) -> None:
-    """KSM needs three scans of all that is mergeable on the host before it merges a page."""
+    """Wait until KSM has merged the pages; before that it scans all mergeable memory three times."""
     stat = Path("/proc/self/ksm_merging_pages")
     if not stat.exists():
-        trial.skip("The kernel does not tell what KSM has merged (ksm_merging_pages, 5.19).")
+        trial.skip("The kernel does not report how many pages KSM has merged (ksm_merging_pages, 5.19).")
     end = time.monotonic() + 60
     while int(stat.read_text()) < pages:
         if time.monotonic() > end:
@@ -166,33 +172,32 @@ def _wait_until_merged(trial: Trial, pages: int) -> None:
 
 @feature_test("R11", features=Feature.PAGEFAULT_FLAG_WP, needs=("root",), bugs=("5a2f8d22ace4",))
 def pinned_pages_keep_protection_over_a_fork(trial: Trial) -> None:
-    """A read-only long-term pin (gup_test) before a fork makes the kernel copy at once, bit included."""
+    """Pages with a read-only long-term pin (gup_test), which fork copies at once, stay protected."""
     gup_test = Path("/sys/kernel/debug/gup_test")
     if not gup_test.exists():
         trial.skip("The kernel has no gup_test (CONFIG_GUP_TEST), or debugfs is not mounted.")
     region, uffd = trial.protected()
     with gup_test.open("r+b", buffering=0) as control:
-        # mm/gup_test.h: PIN_LONGTERM_TEST_START, _IOW('g', 7, struct pin_longterm_test), which is addr, size,
-        # flags.
+        # mm/gup_test.h: PIN_LONGTERM_TEST_START is _IOW('g', 7, struct pin_longterm_test): addr, size, flags.
         argument = (ctypes.c_uint64 * 3)(region.address, region.length, 0)
         done = libc.LIBC.ioctl(control.fileno(), 0x40186707, argument)
         if done != 0:
-            trial.skip("gup_test does not pin (errno in its log).")
+            trial.skip(f"gup_test cannot pin the memory: {os.strerror(ctypes.get_errno())}.")
         pid = os.fork()
         if pid == 0:
             os._exit(0)
         os.waitpid(pid, 0)
         libc.LIBC.ioctl(control.fileno(), 0x6708, None)
-    marked(trial, region, range(region.pages))
+    check_pagemap(trial, region, range(region.pages))
     write_waits(trial, region, uffd, 2)
 
 
 @feature_test("R17", memory=(ANON,), needs=("two-nodes",), bugs=("51d3d5eb74ff",))
 def numa_hints_keep_protection(trial: Trial) -> None:
-    """NUMA balancing, which takes pages away to see who uses them, gives them back protected."""
+    """NUMA balancing, which unmaps pages to see which node uses them, maps them protected again."""
     setting = Path("/proc/sys/kernel/numa_balancing")
     if not setting.exists() or setting.read_text().strip() == "0":
-        trial.skip("NUMA balancing is switched off.")
+        trial.skip("NUMA balancing is off on this host (kernel.numa_balancing).")
     region, uffd = trial.protected(64)
     end = time.monotonic() + 5
     while time.monotonic() < end:
@@ -203,7 +208,7 @@ def numa_hints_keep_protection(trial: Trial) -> None:
 
 @feature_test("R14", memory=(ANON, SHMEM))
 def cold_pages_stay_protected(trial: Trial) -> None:
-    """MADV_COLD and a page's ageing change nothing."""
+    """Pages stay protected after MADV_COLD, and a released one stays released."""
     region, uffd = trial.protected()
     if libc.LIBC.madvise(region.address, region.length, 20) != 0:
         trial.skip("The kernel has no MADV_COLD (5.4).")

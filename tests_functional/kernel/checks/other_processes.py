@@ -1,4 +1,4 @@
-"""Other processes write into protected memory: by a system call, by force, with a debugger."""
+"""Feature tests of writes by other processes: process_vm_writev, /proc/PID/mem, ptrace."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import os
 from harness.userfaultfd import libc
 
 from ..memory import ANON, ANON_THP, HUGETLB, SHMEM
+from ..oracle import LATE, CallThread, blocked, next_fault, release, write_waits
 from ..registry import feature_test
-from ..traps import LATE, Doer, held, next_fault, release, write_waits
 from ..trial import Trial
 
 _NEEDS = ("kernel-faults",)
@@ -18,7 +18,7 @@ _NEEDS = ("kernel-faults",)
 
 @feature_test("R24", memory=(ANON, ANON_THP, SHMEM, HUGETLB), needs=_NEEDS)
 def another_process_waits(trial: Trial) -> None:
-    """process_vm_writev(2) from another process into a protected page waits for the release."""
+    """A process_vm_writev(2) of another process to a protected page waits for the release."""
     region, uffd = trial.protected()
     owner = os.getpid()
 
@@ -44,71 +44,72 @@ def _vm_write(pid: int, address: int) -> int:
 
 @feature_test("R24", memory=(ANON, SHMEM), needs=_NEEDS)
 def a_write_by_force_leaks_nothing(trial: Trial) -> None:
-    """/proc/PID/mem waits for a protected page or fails with EIO and writes nothing.
+    """A write by /proc/PID/mem to a protected page waits for the release, or fails with EIO.
 
-    Debuggers cannot tear a snapshot.
+    So a debugger that writes this way cannot tear a snapshot.
     """
     region, uffd = trial.protected()
     memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
-    with Doer(trial, os.pwrite, memory, LATE, region.at(2)) as doer:
-        if held(trial, uffd, doer):
-            next_fault(trial, uffd, doer)
-            trial.intact(region, [2])
+    with CallThread(trial, os.pwrite, memory, LATE, region.at(2)) as thread:
+        if blocked(trial, uffd, thread):
+            next_fault(trial, uffd, thread)
+            trial.check_content(region, [2])
             release(uffd, region, 2)
-            trial.equal(doer.finish(), len(LATE), "What was written")
-            trial.note("it waits")
+            trial.equal(thread.finish(), len(LATE), "The result of pwrite")
+            trial.note("the write waits")
             return
-        error = doer.error
-        doer.error = None
-    # The kernel looks the page up without leave to wait (FAULT_FLAG_ALLOW_RETRY), so it cannot wait for a
-    # monitor.
+        error = thread.error
+        thread.error = None
+    # The kernel looks the page up without FAULT_FLAG_ALLOW_RETRY, so it cannot wait for a monitor.
     trial.check(
-        isinstance(error, OSError) and error.errno == errno.EIO, f"It ended with {error!r}, expected EIO."
+        isinstance(error, OSError) and error.errno == errno.EIO,
+        f"The write to /proc/self/mem ended with {error!r}, expected EIO.",
     )
-    trial.equal(uffd.read_events(0), [], "What was told")
-    trial.intact(region)
-    trial.note("it fails with EIO")
+    trial.equal(uffd.read_events(0), [], "The events")
+    trial.check_content(region)
+    trial.note("the write fails with EIO")
     write_waits(trial, region, uffd, 2)
 
 
 @feature_test("R24", memory=(ANON, SHMEM), needs=("kernel-faults", "ptrace"))
 def a_debuggers_write_leaks_nothing(trial: Trial) -> None:
-    """PTRACE_POKEDATA to a protected page waits or fails, and writes nothing before the release."""
+    """A PTRACE_POKEDATA to a protected page waits for the release, or fails and writes nothing."""
     region, uffd = trial.protected()
     # linux/prctl.h: PR_SET_PTRACER with PR_SET_PTRACER_ANY, for Yama.
     libc.LIBC.prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)
     source, sink = os.pipe()
-    with Doer(trial, os.read, source, 1) as victim:
-        trial.check(victim.waits(), "The thread to be traced does not run.")
+    with CallThread(trial, os.read, source, 1) as victim:
+        trial.check(victim.waits(), "The thread to be traced has ended already.")
         pid = os.fork()
         if pid == 0:
             os._exit(_poke(victim.thread_id, region.at(2)))
-        told = uffd.read_events(0.5)
-        trial.intact(region, [2])
-        if told:
+        events = uffd.read_events(0.5)
+        trial.check_content(region, [2])
+        if events:
             release(uffd, region, 2)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         os.write(sink, b"x")
         victim.finish()
-    if told:
+    if events:
         trial.equal(code, 0, "The debugger's exit code after the release")
     else:
         trial.check(
-            code in {errno.EIO, errno.EFAULT}, f"POKEDATA ended with errno {code}, expected EIO or EFAULT."
+            code in {errno.EIO, errno.EFAULT},
+            f"PTRACE_POKEDATA ended with errno {code}, expected EIO or EFAULT.",
         )
-        trial.intact(region)
+        trial.check_content(region)
         write_waits(trial, region, uffd, 2)
-    trial.note("it waits" if told else f"it fails with {errno.errorcode[code]}")
+    trial.note("the write waits" if events else f"the write fails with {errno.errorcode[code]}")
 
 
 def _poke(thread: int, address: int) -> int:
-    """Attach, write a word, detach; 0 or an errno. Numbers are of linux/ptrace.h."""
+    """Write a word to a traced thread's memory; return 0 or an errno. Request numbers: linux/ptrace.h."""
     ptrace = libc.LIBC.ptrace
     ptrace.restype = ctypes.c_long
     ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
     if ptrace(16, thread, None, None) != 0:
         return ctypes.get_errno()
-    os.waitpid(thread, 0x40000000)  # __WALL: a thread of another process is no ordinary child
+    os.waitpid(thread, 0x40000000)  # __WALL: the traced thread is not a child of this process
     done = ptrace(5, thread, address, 0x6574616C)
     code = 0 if done == 0 else ctypes.get_errno()
     ptrace(17, thread, None, None)
