@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ci.json_file import write_json_file, write_named_file
-from ci.reports.compare import Thresholds, compare
-from ci.reports.compare_text import comparison_lines
+from ci.reports.compare import Thresholds, compare, comparison_lines
 from ci.reports.context import DEFAULT_ORIGIN, Context
 from ci.reports.formats import FORMATS, deliver, named_format
-from ci.reports.merge import merged
-from ci.reports.merge_files import copy_files, require_apart
-from ci.reports.merge_groups import Part
+from ci.reports.merge import Part, merged
+from ci.reports.merged_folder import copy_files, require_apart
 from ci.reports.reader import RunUnfinished, load_results
 from ci.reports.text import one_line
 from ci.results import make_results_folder, write_results
 from harness.errors import UsageError
-from tests_functional.scenarios.run import HEAVY_FILES
+from tests_functional.scenarios.result_files import HEAVY_FILES
 
 # In the cell of a Markdown table a "|" would end it.
 _URL = re.compile(r"https?://[^\s<>\"|]+")

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from harness.errors import UsageError
 
+KEPT_FILE = "disk-at-t0.qcow2"
+"""The copy of a guest's disk that its snapshots are restored with, in the folder of the machine."""
+
 # QEMU docs/interop/qcow2.rst: magic "QFI\xfb", version at byte 4, virtual size at byte 24.
 _QCOW2_MAGIC = b"QFI\xfb"
 _SIZE_AT = 24

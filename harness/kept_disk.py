@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import shutil
 
-from harness.disk import Disk, KeptDisk
+from harness.disk import KEPT_FILE, Disk, KeptDisk
 from harness.errors import SetupBroken
 from harness.machine import Machine
 from harness.machine_config import OVERLAY_FILE
-
-KEPT_FILE = "disk-at-t0.qcow2"
-"""The copy's name, in the folder of the machine that it was made of."""
 
 _COUNTERS = ("wr_operations", "unmap_operations")
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from ci.reports.compare import KINDS, Comparison, Thresholds, compare
-from ci.reports.compare_text import comparison_lines
+from ci.reports.compare import KINDS, Comparison, Thresholds, compare, comparison_lines
 from harness.errors import UsageError
 from harness.status import Status
 from tests_functional.scenarios.outcome import Outcome

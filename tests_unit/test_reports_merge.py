@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from ci.reports.merge import Merged, merged
-from ci.reports.merge_groups import Part
+from ci.reports.merge import Merged, Part, merged
 from ci.reports.result import RunResult, Selection
 from harness.errors import UsageError
 from harness.status import Status
@@ -42,7 +41,7 @@ def test_shards_become_the_whole_run() -> None:
     assert (found.notes, found.result.exit_code) == ((), 0)
     assert found.result.selection == Selection("premerge")
     assert found.result.environment == ENVIRONMENT
-    assert ("/r/b/tests/t.2", "tests/t.2") in [(str(move.source), move.place) for move in found.moves]
+    assert ("/r/b/tests/t.2", "tests/t.2") in [(str(copy.source), copy.place) for copy in found.folders]
 
 
 @pytest.mark.parametrize("there", [(1, 2), (1, 3), (2, 3), (2,)])
@@ -126,7 +125,7 @@ def test_two_machines_in_shards() -> None:
     assert found.notes == ()
     assert found.result.environment == {"new1": ENVIRONMENT, "old1": other}
     assert found.result.selection is None
-    assert {move.place for move in found.moves} >= {"new1/tests/t.1", "old1/tests/t.1"}
+    assert {copy.place for copy in found.folders} >= {"new1/tests/t.1", "old1/tests/t.1"}
     assert found.stacks["new1/stack.json"][0] == Path("/r/new1/stack.json")
 
 

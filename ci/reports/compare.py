@@ -1,12 +1,13 @@
-"""Two results beside each other: what is new, what is fixed, what has become slower."""
+"""Compares two results: what failed newly, what was fixed, what became slower."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ci.reports.result import RunResult
+from ci.reports.text import one_line
 from harness.errors import UsageError
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status
 from tests_functional.scenarios.outcome import Outcome
@@ -17,19 +18,22 @@ _BROKEN = (Status.ERROR, Status.MISS)
 _RIGHT = (Status.PASS, Status.DONE, Status.XPASS)
 _GOOD = (Status.PASS, Status.DONE, Status.XFAIL, Status.XPASS)
 _ENVIRONMENT = ("qemu", "host_kernel", "host_architecture", "host_cpus", "accelerator", "guest_image_digest")
-# Times of these are not of one kind, so that none is slower than the other.
+# Times under two accelerators cannot be compared.
 _ACCELERATOR = "accelerator"
-# Milliseconds in one unit of a figure, by the end of its name; figures of other kinds are no times.
+# Milliseconds in one unit of a figure, by the last word of its name. All other figures are not times.
 _MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "seconds": 1000.0}
+_MOST_LETTERS = 300
+# For these the sentence adds nothing: it is the old one, or says that the test passed.
+_NAME_ONLY = ("fixed", "known issues gone", "no longer skipped", "gone", "new tests")
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is slower, and no noise: both must be exceeded.
+    """When a time counts as slower: both its factor and its difference must be reached.
 
     Attributes:
-        factor: new time by old time.
-        seconds: least difference of a test's time.
+        factor: least ratio of the new time to the old one.
+        seconds: least difference of a test's wall time.
         milliseconds: least difference of a figure that is a time.
     """
 
@@ -40,13 +44,13 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class Change:
-    """A test that differs.
+    """A test whose status differs.
 
     Attributes:
         test: its name.
-        old: its status before, "" where it was not there.
-        new: its status now, "" where it is not there.
-        sentence: what it says now, or said before.
+        old: its status before, "" where it did not exist.
+        new: its status now, "" where it does not exist.
+        sentence: its sentence now; where it does not exist, the old one.
     """
 
     test: str
@@ -60,8 +64,8 @@ class Slower:
     """A time that has grown.
 
     Attributes:
-        test: its name.
-        figure: which time of it, "seconds" for that of the whole test.
+        test: name of the test.
+        figure: name of the figure, "seconds" for the wall time of the test.
         old: before, in the figure's unit.
         new: now.
     """
@@ -74,13 +78,13 @@ class Slower:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between two results; each tuple in the order of the tests.
+    """The differences between two results; each tuple is in the order of the tests.
 
     Attributes:
-        changes: by kind; the kinds are the keys of `KINDS`.
+        changes: tests by kind of change; the kinds are the keys of `KINDS`.
         slower: times that have grown.
-        environment: what the runs ran on where that differs: name to old and new.
-        compared: how many tests are in both.
+        environment: old and new value of each part of the environment that differs.
+        compared: number of tests that are in both results.
         notes: what was not compared, and why.
     """
 
@@ -92,13 +96,13 @@ class Comparison:
 
     @property
     def exit_code(self) -> int:
-        """1 for new failures; 2 where a test broke that had not, so that it says nothing; else 0."""
+        """Return 1 for new failures, 2 where a test newly ended with ERROR or MISS, else 0."""
         if self.changes["new failures"]:
             return EXIT_FAIL
         return EXIT_ERROR if self.changes["newly broken"] else EXIT_PASS
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison, version 1 of its format."""
+        """Return the comparison for `--json`, in version `COMPARE_SCHEMA` of its format."""
         return {
             "schema": COMPARE_SCHEMA,
             "exit_code": self.exit_code,
@@ -123,14 +127,14 @@ KINDS: dict[str, Callable[[Status | None, Status | None], bool]] = {
     "gone": lambda old, new: old is not None and new is None,
     "new tests": lambda old, new: old is None and new is not None,
 }
-"""The kinds of changes: what makes a test one, by its status before and now, None where it was not there."""
+"""Kinds of changes, each with its condition on a test's old and new status; None means: no such test."""
 
 
 def compare(old: RunResult, new: RunResult, thresholds: Thresholds) -> Comparison:
     """Compare two results by the names of their tests.
 
     Raises:
-        UsageError: they have no test in common.
+        UsageError: the results have no test in common.
     """
     before = {outcome.name: outcome for outcome in old.outcomes}
     now = {outcome.name: outcome for outcome in new.outcomes}
@@ -138,8 +142,8 @@ def compare(old: RunResult, new: RunResult, thresholds: Thresholds) -> Compariso
     common = [name for name in names if name in before and name in now]
     if not common:
         raise UsageError(
-            "The two results have no test in common, so there is nothing to compare; names begin with a "
-            "label where a run has several QEMUs."
+            "The two results have no test in common, so there is nothing to compare. In a run of several "
+            "QEMUs the names of tests begin with a label."
         )
     changes = {
         kind: tuple(
@@ -190,7 +194,7 @@ def _comparable(old: Outcome, new: Outcome) -> bool:
 
 
 def _slower(old: Outcome, new: Outcome, thresholds: Thresholds) -> list[Slower]:
-    """The times of a test that have grown; of one that did not pass both times, none means anything."""
+    """Return the times of a test that have grown; none unless it passed both times on one accelerator."""
     if old.status not in _GOOD or new.status not in _GOOD or not _comparable(old, new):
         return []
     found = []
@@ -207,3 +211,30 @@ def _slower(old: Outcome, new: Outcome, thresholds: Thresholds) -> list[Slower]:
 
 def _grown(old: float, new: float, factor: float, least: float) -> bool:
     return new - old >= least and new >= old * factor
+
+
+def comparison_lines(comparison: Comparison) -> Iterator[str]:
+    """Yield the differences as lines for a person, the worst first, and a last line with the counts."""
+    for name, (old, new) in comparison.environment.items():
+        yield f"{one_line(name)}: {one_line(old)} -> {one_line(new)}"
+    for kind in KINDS:
+        changes = comparison.changes[kind]
+        if changes:
+            yield f"{kind}:"
+            yield from (f"  {_change_line(kind, change)}" for change in changes)
+    if comparison.slower:
+        yield "slower:"
+    for found in comparison.slower:
+        # There is no multiple of zero.
+        times = f", {found.new / found.old:.1f} times" if found.old else ""
+        yield f"  {one_line(found.test)} {one_line(found.figure)}: {found.old:,} -> {found.new:,}{times}"
+    yield from comparison.notes
+    counts = [f"{len(comparison.changes[kind])} {kind}" for kind in KINDS if comparison.changes[kind]]
+    counts += [f"{len(comparison.slower)} slower"] if comparison.slower else []
+    yield f"{comparison.compared} tests compared: {', '.join(counts) or 'no difference'}"
+
+
+def _change_line(kind: str, change: Change) -> str:
+    statuses = " -> ".join(filter(None, (change.old, change.new)))
+    line = f"{one_line(change.test)} ({statuses})"
+    return line if kind in _NAME_ONLY else f"{line}: {one_line(change.sentence, _MOST_LETTERS)}"

@@ -11,7 +11,7 @@ from typing import Any
 from ci.reports.result import RESULTS_FILE, SCHEMA_VERSION, RunResult
 from harness.errors import UsageError
 from harness.status import Status
-from tests_functional.scenarios.stack_file import STACK_FILE
+from tests_functional.scenarios.result_files import STACK_FILE
 
 # A nightly run of four QEMUs has 6 MiB.
 _MOST_BYTES = 128 << 20

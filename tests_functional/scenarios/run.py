@@ -13,13 +13,10 @@ from typing import Any
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
-from harness.kept_disk import KEPT_FILE
 from harness.machine_config import MIB
 from tests_functional.scenarios.guest import Stack
 from tests_functional.scenarios.outcome import Outcome
-
-HEAVY_FILES = ("golden", "golden-*", "vmstate", KEPT_FILE)
-"""Names of snapshots, golden images (folders) and disks in a test's folder, as shell patterns."""
+from tests_functional.scenarios.result_files import HEAVY_FILES
 
 # A snapshot and its golden image, and some room for logs.
 _ROOM_FACTOR = 2.2

@@ -13,8 +13,7 @@ from guest_images.packages import InputRecord
 from harness.disk import Disk
 from tests_functional.scenarios.guest import Stack
 from tests_functional.scenarios.outcome import write_atomically
-
-STACK_FILE = "stack.json"
+from tests_functional.scenarios.result_files import STACK_FILE
 
 
 def save_stack(

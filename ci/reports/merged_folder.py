@@ -1,4 +1,4 @@
-"""What a merge puts into its folder: the files of tests, and what each QEMU's tests ran on."""
+"""Fills the folder of a merge: copies the tests' files, and makes one stack.json for each QEMU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ci.reports.merge import Merged, Move
+from ci.reports.merge import FolderCopy, Merged
 from harness.errors import SetupBroken, UsageError
 from tests_functional.scenarios.outcome import write_atomically
 
@@ -17,35 +17,38 @@ _MOST_BYTES = 16 << 20
 
 
 def require_apart(parts: Iterable[Path], folder: Path) -> None:
-    """Check that a merge does not copy what it writes.
+    """Check that a merge would not copy its own output.
 
     Args:
         parts: the results folders that are merged.
         folder: where the merge goes.
 
     Raises:
-        UsageError: it goes into the files of a test.
+        UsageError: the folder lies among the tests' files of a part.
     """
     for part in parts:
         if folder.resolve().is_relative_to((part / "tests").resolve()):
-            raise UsageError(f"'{folder}' lies in the files of '{part}'; give --output a folder elsewhere.")
+            raise UsageError(
+                f"'{folder}' lies in the files of '{part}', which are to be copied; name a folder elsewhere "
+                "with --output."
+            )
 
 
 def copy_files(merged: Merged, folder: Path, heavy: Sequence[str]) -> None:
-    """Copy all that belongs to the tests.
+    """Copy the tests' folders and write the stack.json of each QEMU.
 
     Args:
-        merged: what was merged.
-        folder: the results folder that it goes to.
-        heavy: patterns of the names of files that are left out.
+        merged: the merged results.
+        folder: their results folder.
+        heavy: shell patterns of the names of files and folders that are not copied.
 
     Raises:
         SetupBroken: the disk is full, or a file cannot be read.
     """
-    for move in merged.moves:
-        _copy(move, folder, heavy)
+    for copy in merged.folders:
+        _copy(copy, folder, heavy)
     for place, parts in merged.stacks.items():
-        text = _united(parts)
+        text = _united_stack(parts)
         if text is None:
             continue
         try:
@@ -55,11 +58,11 @@ def copy_files(merged: Merged, folder: Path, heavy: Sequence[str]) -> None:
             raise SetupBroken(f"'{folder / place}' could not be written: {error.strerror}.") from error
 
 
-def _copy(move: Move, folder: Path, heavy: Sequence[str]) -> None:
-    target = folder / move.place
+def _copy(copy: FolderCopy, folder: Path, heavy: Sequence[str]) -> None:
+    target = folder / copy.place
 
     def left_out(place: str, names: list[str]) -> set[str]:
-        """Heavy files, and what is neither file nor folder, such as a pipe."""
+        """Return the names of heavy files, of links, and of special files such as pipes."""
         found = {name for pattern in heavy for name in fnmatch.filter(names, pattern)}
         paths = {name: Path(place, name) for name in names}
         return found | {
@@ -68,14 +71,14 @@ def _copy(move: Move, folder: Path, heavy: Sequence[str]) -> None:
 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if move.source.is_dir():
-            shutil.copytree(move.source, target, ignore=left_out)
+        if copy.source.is_dir():
+            shutil.copytree(copy.source, target, ignore=left_out)
     except (OSError, shutil.Error) as error:
-        raise SetupBroken(f"'{move.source}' could not be copied to '{folder}': {error}.") from error
+        raise SetupBroken(f"'{copy.source}' could not be copied to '{folder}': {error}.") from error
 
 
-def _united(parts: Sequence[Path]) -> str | None:
-    """The stack.json of several parts: the first that there is, with the further guests of all."""
+def _united_stack(parts: Sequence[Path]) -> str | None:
+    """Return the first stack.json that can be read, with the `guests` of all of them; None without one."""
     found = [content for content in map(_read, parts) if content is not None]
     if not found:
         return None
@@ -87,6 +90,7 @@ def _united(parts: Sequence[Path]) -> str | None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file; None where it cannot be read, is larger than 16 MiB or no object."""
     try:
         if not path.is_file() or path.stat().st_size > _MOST_BYTES:
             return None
