@@ -268,8 +268,8 @@ class _Steps:
         environment = (f"PATH={os.environ.get('PATH', os.defpath)}", *_ENVIRONMENT)
         argv = ["env", "-i", *environment, "sh", "-c", 'exec "$@" 2>&1', "sh", *command]
         try:
-            # On its leash compilers end too, even those of a make that is dead.
-            code = self.host.run(argv, self.deadline, told=self._keep).exit_code
+            # Under a supervisor compilers end too, even those of a make that has died.
+            code = self.host.run(argv, self.deadline, on_output=self._keep).exit_code
         except DeadlineExpired as error:
             raise SetupBroken(
                 f"The kernel '{self.spec.name}' was not compiled within {BUILD_SECONDS:.0f} s.",

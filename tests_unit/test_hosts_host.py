@@ -15,14 +15,14 @@ import pytest
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, SetupBroken
-from harness.hosts import leash
+from harness.hosts import supervisor
 from harness.hosts.host import Host
 from harness.hosts.link import LocalLink, Stream, script_of
 from tests_functional.scenarios.bench import fault_lines, fault_trace, tracefs
 from tests_functional.scenarios.hosts import on_host, on_host_qemu
 
 # What is carried together.
-_CARRIED = ((leash,), (on_host, on_host_qemu), (fault_trace, tracefs, fault_lines))
+_CARRIED = ((supervisor,), (on_host, on_host_qemu), (fault_trace, tracefs, fault_lines))
 
 
 # A program of another run of these tests is none of ours.
@@ -60,7 +60,10 @@ def test_streams_and_exit_codes() -> None:
                         environment={"WORD": "out"})  # fmt: skip
         assert (done.exit_code, done.stdout) == (137, b"in out\n")
         pieces: list[bytes] = []
-        assert host.run(["head", "-c", "200000", "/dev/zero"], Deadline(20), told=pieces.append).stdout == b""
+        assert (
+            host.run(["head", "-c", "200000", "/dev/zero"], Deadline(20), on_output=pieces.append).stdout
+            == b""
+        )
         assert sum(map(len, pieces)) == 200_000
 
 
@@ -90,12 +93,12 @@ def test_failures_are_sentences(tmp_path: Path) -> None:
     """No such program, no such file, no room for what is carried."""
     with _here() as host:
         assert host.run(["no-such-program"], Deadline(20)).exit_code == 127
-        with pytest.raises(SetupBroken, match="'false' failed with exit code 1"):
+        with pytest.raises(SetupBroken, match="'false' failed on the host 'here' with exit code 1"):
             host.check(["false"], Deadline(20))
-        with pytest.raises(SetupBroken, match="'missing' could not be brought from the host 'here'"):
+        with pytest.raises(SetupBroken, match="'missing' could not be copied from the host 'here'"):
             host.get("missing", tmp_path / "x", Deadline(20))
         host.check(["mkdir", "place"], Deadline(20))
-        with pytest.raises(SetupBroken, match="could not be carried to the host 'here'"):
+        with pytest.raises(SetupBroken, match="could not be copied to the host 'here'"):
             host.put({"place": b"a file where a folder is"}, Deadline(20))
 
 
@@ -114,7 +117,7 @@ class _Dying(LocalLink):
 def test_lost_keeper_is_said() -> None:
     """That the folder is gone cannot be proved then, so it is not claimed."""
     link = _Dying()
-    with pytest.raises(SetupBroken, match="It is not sure that the folder"), Host("here", link) as host:
+    with pytest.raises(SetupBroken, match="may be left on the host"), Host("here", link) as host:
         folder = Path(host.folder)
         keeper = link.streams[0]._process  # type: ignore[attr-defined]
         keeper.kill()
@@ -157,14 +160,14 @@ def test_script_of_modules_needs_none_of_ours(tmp_path: Path) -> None:
     assert "cannot be started there" in json.loads(done.stdout)["sentence"]
 
 
-def test_leash_without_an_order_fails(tmp_path: Path) -> None:
+def test_supervisor_without_an_order_fails(tmp_path: Path) -> None:
     """A connection that breaks at once leaves neither a folder nor a process."""
     done = subprocess.run(
-        [sys.executable, leash.__file__],
+        [sys.executable, supervisor.__file__],
         input=b"",
         env={"TMPDIR": str(tmp_path)},
         capture_output=True,
         check=False,
     )
-    assert done.returncode == leash.BROKEN
+    assert done.returncode == supervisor.BROKEN
     assert not list(tmp_path.iterdir())

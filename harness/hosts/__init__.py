@@ -1,1 +1,1 @@
-"""Hosts on which programs of ours run: this machine, a lab machine over SSH, a VM booted for the purpose."""
+"""Run programs on a host: this machine, a lab machine over SSH, or a VM that is booted for the purpose."""

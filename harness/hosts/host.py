@@ -1,4 +1,4 @@
-"""A host as scenarios see it: facts, files in a private folder, programs that end with the connection."""
+"""A host: run programs and keep files in a private folder there, none of which outlives the connection."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any, Self
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, Evidence, MachineryMissing, SetupBroken
 from harness.host import HostFacts
-from harness.hosts import leash
+from harness.hosts import supervisor
 from harness.hosts.link import Link, Stream, source_of
 from harness.hosts.streams import archive, collect, feed, first_line
 
 PREFIX = "snapproof-"
-"""What the name of our folder on a host begins with."""
+"""Prefix of the name of our folder on a host."""
 
 _MIN_PYTHON = (3, 9)
 _TOO_OLD = 96
@@ -28,13 +28,13 @@ _NO_PROGRAM = 127
 _START_SECONDS = 60.0
 _END_SECONDS = 40.0
 _TAIL = 2000
-# As it was when we were started, whatever becomes of the file meanwhile.
-_LEASH = source_of(leash.__file__).encode()
-# It comes by standard input, so that nothing of it is ever in a file on the host.
+# Read once, at import, so that all programs of a run get the same supervisor even if its file changes.
+_SUPERVISOR = source_of(supervisor.__file__).encode()
+# The supervisor's source is sent over standard input, so that no file of it is written on the host.
 _BOOT = (
     "import sys;"
     f"sys.version_info<{_MIN_PYTHON} and sys.exit({_TOO_OLD});"
-    "exec(compile(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())),'leash','exec'))"
+    "exec(compile(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())),'supervisor','exec'))"
 )
 _FACTS = """\
 import json, os, platform
@@ -64,7 +64,13 @@ with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a program on a host gave: its exit code (128 + signal where one ended it) and its output."""
+    """The result of a program on a host.
+
+    Attributes:
+        exit_code: 128 + the signal's number if a signal ended it.
+        stdout: its standard output.
+        stderr: its standard error.
+    """
 
     exit_code: int
     stdout: bytes
@@ -72,25 +78,25 @@ class Finished:
 
     @property
     def last_words(self) -> str:
-        """The last line of what it wrote to standard error."""
+        """The last line of its standard error, empty if there is none."""
         lines = self.stderr.decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else ""
 
 
 class Host:
-    """A host for the length of a `with`: a private folder there, which is gone afterwards.
+    """A host with a private folder on it, which exists during the `with`.
 
-    Every program runs on a leash (harness/hosts/leash.py): when the connection or we ourselves end, it and
-    all that it started are killed, and the folder is removed.
+    Every program runs under a supervisor (harness/hosts/supervisor.py): when the connection or this process
+    ends, the program and all its descendants are killed, and the folder is removed.
     """
 
     def __init__(self, name: str, link: Link, python: str = "python3") -> None:
         """Describe a host.
 
         Args:
-            name: as results name it.
-            link: the way to it, closed on leaving.
-            python: the Python to use there, 3.9 or newer.
+            name: its name in results.
+            link: how to reach it; closed when the `with` ends.
+            python: the Python on the host, 3.9 or newer.
         """
         self.name = name
         self.python = python
@@ -100,7 +106,7 @@ class Host:
 
     @property
     def folder(self) -> PurePosixPath:
-        """Our folder on the host, in which programs start."""
+        """Our folder on the host, the working directory of programs."""
         return PurePosixPath(self._folder)
 
     def __enter__(self) -> Self:
@@ -108,7 +114,7 @@ class Host:
             self._keeper = self._start({"prefix": PREFIX})
             line = first_line(self._keeper, Deadline(_START_SECONDS))
             if not line:
-                raise self._without_leash(self._keeper)
+                raise self._start_failure(self._keeper)
             self._folder = str(json.loads(line)["folder"])
         except BaseException:
             self._link.close()
@@ -121,26 +127,28 @@ class Host:
         self.close()
 
     def close(self) -> None:
-        """Remove the folder, prove that it and all processes are gone, and leave; safe to call twice.
+        """Remove the folder, check that it and all our processes are gone, and close the link.
+
+        A second call does nothing.
 
         Raises:
-            SetupBroken: something of ours is left on the host, or its end cannot be seen.
+            SetupBroken: something of ours may be left on the host.
         """
         keeper, self._keeper = self._keeper, None
         try:
             if keeper is not None:
-                keeper.cut()
+                keeper.close_input()
                 if keeper.wait(_END_SECONDS) != 0:
                     raise SetupBroken(
-                        f"It is not sure that the folder '{self._folder}' and the programs in it are gone "
-                        f"from the host '{self.name}'; look there."
+                        f"The folder '{self._folder}' or programs started in it may be left on the host "
+                        f"'{self.name}': its supervisor did not confirm their end. Remove them by hand."
                     )
                 keeper.close()
         finally:
             self._link.close()
 
     def facts(self) -> HostFacts:
-        """Kernel, processors, memory and taint, read now."""
+        """Read kernel, processors, memory and taint."""
         return HostFacts(**json.loads(self.check([self.python, "-c", _FACTS], Deadline(30)).stdout))
 
     def run(
@@ -150,20 +158,20 @@ class Host:
         *,
         stdin: bytes | Iterable[bytes] = b"",
         environment: Mapping[str, str] | None = None,
-        told: Callable[[bytes], None] | None = None,
+        on_output: Callable[[bytes], None] | None = None,
     ) -> Finished:
         """Run a program in our folder and wait for its end.
 
         Args:
             argv: program and arguments.
-            deadline: by which it must have ended; it is killed then.
+            deadline: the program is killed at this time.
             stdin: its standard input.
-            environment: variables beside those that it finds there.
-            told: gets standard output as it comes, instead of the result.
+            environment: variables to add to the host's environment.
+            on_output: called with each piece of standard output as it comes; the result's is then empty.
 
         Raises:
             DeadlineExpired: it did not end in time.
-            SetupBroken: the connection broke, or something that it started could not be ended.
+            SetupBroken: the connection broke, or a process that the program started could not be ended.
         """
         words = list(argv)
         order = {
@@ -178,7 +186,7 @@ class Host:
         with contextlib.closing(stream):
             feeder = threading.Thread(target=feed, args=(stream, chunks), daemon=True)
             feeder.start()
-            in_time = collect(stream, told or output.write, errors.write, deadline)
+            in_time = collect(stream, on_output or output.write, errors.write, deadline)
             code = stream.wait(_END_SECONDS) if in_time else None
         tail = errors.getvalue().decode(errors="replace")[-_TAIL:]
         if not in_time:
@@ -186,9 +194,10 @@ class Host:
                 f"'{words[0]}' did not end on the host '{self.name}' within {deadline.seconds:.0f} s.",
                 Evidence(words, log_tail=tail),
             )
-        if code is None or code < 0 or code == leash.BROKEN:
+        if code is None or code < 0 or code == supervisor.BROKEN:
             raise SetupBroken(
-                f"The connection to the host '{self.name}' broke while '{words[0]}' ran there.",
+                f"The connection to the host '{self.name}' broke while '{words[0]}' ran there, or a process "
+                "that it started could not be ended.",
                 Evidence(words, code, tail),
             )
         return Finished(code, output.getvalue(), errors.getvalue())
@@ -197,66 +206,75 @@ class Host:
         """Run a program that must succeed.
 
         Raises:
-            SetupBroken: it exited non-zero. Others as `run`.
+            SetupBroken: it exited non-zero; also as for `run`.
+            DeadlineExpired: as for `run`.
         """
         words = list(argv)
         done = self.run(words, deadline, stdin=stdin)
         if done.exit_code:
             raise SetupBroken(
-                f"On the host '{self.name}' '{words[0]}' failed with exit code {done.exit_code}: "
-                f"{done.last_words}",
+                f"'{words[0]}' failed on the host '{self.name}' with exit code {done.exit_code}: "
+                f"{done.last_words or 'it wrote no message.'}",
                 Evidence(words, done.exit_code, done.stderr.decode(errors="replace")[-_TAIL:]),
             )
         return done
 
     def put(self, files: Mapping[str, bytes | Path], deadline: Deadline) -> None:
-        """Carry files into our folder; the keys are their paths there.
+        """Copy files to our folder.
+
+        Args:
+            files: content, or path of a local file, by path in our folder.
+            deadline: for the whole copy.
 
         Raises:
-            SetupBroken: they could not be written, say because the disk is full. Others as `run`.
+            SetupBroken: they could not be written, e.g. because the disk is full; also as for `run`.
+            DeadlineExpired: as for `run`.
         """
         argv = [self.python, "-c", _UNPACK]
         done = self.run(argv, deadline, stdin=archive(files))
         if done.exit_code:
             raise SetupBroken(
-                f"Files could not be carried to the host '{self.name}': {done.last_words}", Evidence(argv)
+                f"Files could not be copied to the host '{self.name}': {done.last_words}", Evidence(argv)
             )
 
     def get(self, path: str, target: Path, deadline: Deadline) -> None:
-        """Bring a file, by its path in our folder, to `target`.
+        """Copy a file of our folder, by its path in it, to the local path `target`.
 
         Raises:
-            SetupBroken: there is no such file. Others as `run`.
+            SetupBroken: there is no such file; also as for `run`.
+            DeadlineExpired: as for `run`.
         """
         with target.open("wb") as file:
-            done = self.run(["cat", path], deadline, told=file.write)  # type: ignore[arg-type]
+            done = self.run(["cat", path], deadline, on_output=file.write)  # type: ignore[arg-type]
         if done.exit_code:
-            raise SetupBroken(f"'{path}' could not be brought from the host '{self.name}': {done.last_words}")
+            raise SetupBroken(
+                f"The file '{path}' could not be copied from the host '{self.name}': {done.last_words}"
+            )
 
     def dial(self, port: int) -> Any:
-        """Connect to a TCP port of the host's loopback address; what comes back is like a socket.
+        """Connect to a TCP port of the host's loopback address; return a socket or an SSH channel.
 
         Raises:
-            OSError: nothing listens there.
+            OSError: nothing listens on that port.
         """
         return self._link.dial(port)
 
     def _start(self, order: Mapping[str, Any]) -> Stream:
         stream = self._link.start([self.python, "-c", _BOOT])
         try:
-            stream.write(b"%d\n%s%s\n" % (len(_LEASH), _LEASH, json.dumps(order).encode()))
+            stream.write(b"%d\n%s%s\n" % (len(_SUPERVISOR), _SUPERVISOR, json.dumps(order).encode()))
         except OSError:
-            raise self._without_leash(stream) from None
+            raise self._start_failure(stream) from None
         return stream
 
-    def _without_leash(self, stream: Stream) -> MachineryMissing | SetupBroken:
+    def _start_failure(self, stream: Stream) -> MachineryMissing | SetupBroken:
         code = stream.wait(_START_SECONDS)
         said = stream.read_errors().decode(errors="replace").strip()[-_TAIL:]
         stream.close()
         if code in (_TOO_OLD, _NO_PROGRAM):
             version = ".".join(map(str, _MIN_PYTHON))
             return MachineryMissing(
-                f"The host '{self.name}' has no '{self.python}' of version {version} or newer, which is all "
-                "that has to be there."
+                f"The host '{self.name}' has no '{self.python}' of version {version} or newer; install it, "
+                "nothing else is needed there."
             )
-        return SetupBroken(f"No program can be run on the host '{self.name}' (exit code {code}): {said}")
+        return SetupBroken(f"Programs cannot be started on the host '{self.name}' (exit code {code}): {said}")

@@ -1,4 +1,4 @@
-"""How programs are started on a host and bytes get there: as a child of ours, or over an SSH connection."""
+"""Start a program on a host and connect to its input and outputs: as a local child, or over SSH."""
 
 from __future__ import annotations
 
@@ -19,56 +19,56 @@ _CHANNEL_SECONDS = 20.0
 
 
 class Stream(Protocol):
-    """A program that was started: its input, its two outputs, its end."""
+    """A running program: its standard input, its two outputs, and its end."""
 
     def write(self, data: bytes) -> None:
-        """Send to its standard input; OSError once it is gone."""
+        """Write to its standard input; raise OSError if it has ended."""
 
     def read_output(self) -> bytes:
-        """Wait for more of its standard output; empty at the end."""
+        """Wait for standard output and return a piece of it; empty at its end."""
 
     def read_errors(self) -> bytes:
-        """Wait for more of its standard error; empty at the end."""
+        """Wait for standard error and return a piece of it; empty at its end."""
 
     def wait(self, seconds: float) -> int | None:
-        """Its exit code, None while it runs."""
+        """Wait for its end and return its exit code, None if it still runs after `seconds`."""
 
-    def cut(self) -> None:
-        """End its standard input, as the end of a connection does."""
+    def close_input(self) -> None:
+        """Close its standard input, as the end of a connection does."""
 
     def close(self) -> None:
-        """Give it up."""
+        """Close its input and outputs, without waiting for its end."""
 
 
 class Link(Protocol):
-    """A way to a host."""
+    """A connection to a host, over which programs are started."""
 
     def start(self, argv: list[str]) -> Stream:
-        """Start a program there.
+        """Start a program on the host.
 
         Raises:
-            SetupBroken: the way is gone.
+            SetupBroken: it cannot be started, or the connection is lost.
         """
 
     def dial(self, port: int) -> socket.socket | paramiko.Channel:
         """Connect to a TCP port of the host's own loopback address.
 
         Raises:
-            OSError: nothing listens there, or the way is gone.
+            OSError: nothing listens there, or the connection is lost.
         """
 
     def alive(self) -> bool:
-        """Whether the way is still there."""
+        """Return whether the connection is up."""
 
     def close(self) -> None:
-        """Give the way up; safe to call twice."""
+        """Close the connection; a second call does nothing."""
 
 
 class LocalLink:
-    """To this machine."""
+    """The link to this machine: programs are child processes."""
 
     def start(self, argv: list[str]) -> Stream:
-        """Start a child of ours."""
+        """Start a child process."""
         try:
             process = subprocess.Popen(
                 argv,
@@ -82,34 +82,36 @@ class LocalLink:
         return _LocalStream(process)
 
     def dial(self, port: int) -> socket.socket:
-        """Connect to a port of this machine."""
+        """Connect to a TCP port of this machine's loopback address."""
         return socket.create_connection(("127.0.0.1", port), timeout=_CHANNEL_SECONDS)
 
     def alive(self) -> bool:
-        """This machine is always there."""
+        """Return True: this machine is always reachable."""
         return True
 
     def close(self) -> None:
-        """Nothing to give up."""
+        """Do nothing: there is no connection."""
 
 
 class SshLink:
-    """Over an SSH connection that has been made."""
+    """The link over an SSH connection: each program has a channel of its own."""
 
     def __init__(self, transport: paramiko.Transport) -> None:
         self._transport = transport
 
     def start(self, argv: list[str]) -> Stream:
-        """Start a program in a channel of its own."""
+        """Start a program in a new channel."""
         try:
             channel = self._transport.open_session(timeout=_CHANNEL_SECONDS)
             channel.exec_command(shlex.join(argv))
         except (OSError, EOFError, paramiko.SSHException) as error:
-            raise SetupBroken(f"The SSH connection does not start programs any more: {error}.") from error
+            raise SetupBroken(
+                f"'{argv[0]}' cannot be started over the SSH connection, which may be lost: {error}."
+            ) from error
         return _SshStream(channel)
 
     def dial(self, port: int) -> paramiko.Channel:
-        """Connect through the SSH connection (RFC 4254 section 7.2, direct-tcpip)."""
+        """Connect to a port through the SSH connection (direct-tcpip, RFC 4254 section 7.2)."""
         try:
             return self._transport.open_channel(
                 "direct-tcpip", ("127.0.0.1", port), ("127.0.0.1", 0), timeout=_CHANNEL_SECONDS
@@ -118,11 +120,11 @@ class SshLink:
             raise ConnectionRefusedError(f"port {port}: {error}") from error
 
     def alive(self) -> bool:
-        """Whether the connection stands."""
+        """Return whether the SSH connection is up."""
         return self._transport.is_active()
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the SSH connection."""
         self._transport.close()
 
 
@@ -149,16 +151,16 @@ class _LocalStream:
         except subprocess.TimeoutExpired:
             return None
 
-    def cut(self) -> None:
+    def close_input(self) -> None:
         assert self._process.stdin
         try:
             self._process.stdin.close()
         except OSError:
-            # It has ended, and so has its input.
+            # The program has ended, so its input is closed.
             return
 
     def close(self) -> None:
-        self.cut()
+        self.close_input()
         for stream in (self._process.stdout, self._process.stderr):
             if stream:
                 stream.close()
@@ -182,11 +184,11 @@ class _SshStream:
             return None
         return self._channel.recv_exit_status()
 
-    def cut(self) -> None:
+    def close_input(self) -> None:
         try:
             self._channel.shutdown_write()
         except (OSError, EOFError):
-            # The connection has ended, and so has the program's input.
+            # The connection is lost, so the program's input is closed.
             return
 
     def close(self) -> None:
@@ -194,7 +196,7 @@ class _SshStream:
 
 
 def source_of(module_file: str) -> str:
-    """The source text of one of our modules, to be sent to a host."""
+    """Return the source text of a module, to send it to a host."""
     return Path(module_file).read_text(encoding="utf-8")
 
 
@@ -208,11 +210,11 @@ exec(compile({main!r}, {name!r}, "exec"))
 
 
 def script_of(main: ModuleType, *parts: ModuleType) -> str:
-    """Modules of ours as one text for ``python -c``, for hosts that have none of them.
+    """Combine modules of ours into one program for ``python -c`` on a host that has none of them.
 
     Args:
-        main: what is run, as `__main__`.
-        parts: what it imports, and each what those behind it import.
+        main: the module to run as `__main__`.
+        parts: the modules that it imports. A part may import the parts after it.
     """
     sources = {part.__name__: source_of(str(part.__file__)) for part in reversed(parts)}
     return _PROGRAM.format(parts=sources, main=source_of(str(main.__file__)), name=main.__name__)

@@ -1,4 +1,4 @@
-"""What `--host` takes: this machine, a lab machine, or a VM with a kernel of any kind."""
+"""Parse the description of a host, as for `--host`: this machine, a lab machine, or a VM."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.hosts.ssh import SshAddress
 LOCAL = "local"
 
 _FORMS = (
-    "'local', 'ssh://[user@]address[:port]', 'vm:NAME' of 'snapproof hosts --list' or "
+    "'local', 'ssh://[user@]address[:port]', 'vm:NAME' (see 'snapproof hosts --list') or "
     "'vm:/path/to/bzImage[,modules=FOLDER]'"
 )
 _SSH = re.compile(
@@ -22,12 +22,12 @@ _SSH = re.compile(
 
 @dataclass(frozen=True)
 class VmSpec:
-    """A VM to be booted for the purpose.
+    """A VM to boot as a host.
 
     Attributes:
-        name: of the catalogue, empty where a kernel is given.
-        kernel: path of a Linux image.
-        modules: folder of its modules, None where all that is needed is built in.
+        name: its name in the catalogue, empty if a kernel is given.
+        kernel: path of a Linux image, None if a name is given.
+        modules: folder of the kernel's modules, None if everything needed is built in.
     """
 
     name: str = ""
@@ -37,12 +37,12 @@ class VmSpec:
 
 @dataclass(frozen=True)
 class HostSpecText:
-    """A host as it was asked for.
+    """A host as given on the command line.
 
     Attributes:
-        text: what was given.
+        text: the value as given.
         ssh: set for a lab machine.
-        vm: set for a VM; with neither it is this machine.
+        vm: set for a VM. If neither is set the host is this machine.
     """
 
     text: str
@@ -51,15 +51,15 @@ class HostSpecText:
 
     @property
     def short(self) -> str:
-        """What results call it by: a kernel by the name of its file."""
+        """The host's name in results: the value as given, or the file name of a kernel given by path."""
         return self.vm.kernel.name if self.vm and self.vm.kernel else self.text
 
 
 def parse_host(text: str) -> HostSpecText:
-    """Read what `--host` was given.
+    """Parse the description of a host, as for `--host`.
 
     Raises:
-        UsageError: it is none of the forms.
+        UsageError: it has none of the allowed forms.
     """
     if text == LOCAL:
         return HostSpecText(text)
@@ -68,31 +68,33 @@ def parse_host(text: str) -> HostSpecText:
         return HostSpecText(text, ssh=_address(text, rest[2:]))
     if scheme == "vm" and colon:
         return HostSpecText(text, vm=_vm(text, rest))
-    raise UsageError(f"'{text}' is not a host; a host is {_FORMS}.")
+    raise UsageError(f"'{text}' is not a host; give {_FORMS}.")
 
 
 def _address(text: str, rest: str) -> SshAddress:
     match = _SSH.fullmatch(rest)
     if match is None:
-        raise UsageError(f"'{text}' is not the address of a host; it should be like 'ssh://user@address:22'.")
+        raise UsageError(f"'{text}' is not the SSH address of a host; give one like 'ssh://user@address:22'.")
     port = int(match["port"] or 22)
     if not 0 < port < 1 << 16:
-        raise UsageError(f"'{text}' has the port {port}; ports go from 1 to 65535.")
+        raise UsageError(f"The host '{text}' has the port {port}; a port is a number from 1 to 65535.")
     return SshAddress(match["six"] or match["name"], port, match["user"] or "")
 
 
 def _vm(text: str, rest: str) -> VmSpec:
     first, *options = rest.split(",")
     if not first:
-        raise UsageError(f"'{text}' names no VM; a host is {_FORMS}.")
+        raise UsageError(f"The host '{text}' names no VM; give {_FORMS}.")
     modules = None
     for option in options:
         key, _, value = option.partition("=")
         if key != "modules" or not value:
-            raise UsageError(f"'{text}' has the option '{option}'; the only one is 'modules=FOLDER'.")
+            raise UsageError(f"The host '{text}' has the unknown option '{option}'; use 'modules=FOLDER'.")
         modules = Path(value)
     if "/" in first:
         return VmSpec(kernel=Path(first), modules=modules)
     if modules is not None:
-        raise UsageError(f"'{text}' names modules for a VM of the catalogue, which has its own.")
+        raise UsageError(
+            f"The host '{text}' gives modules for a VM of the catalogue, which has its own; leave them out."
+        )
     return VmSpec(first)

@@ -1,4 +1,4 @@
-"""A lab machine over SSH: only Python 3.9 or newer has to be there, and nothing of ours stays there."""
+"""Log in to a lab machine over SSH and use it as a host; it needs only Python 3.9 or newer."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _KEEPALIVE_SECONDS = 5
 
 @dataclass(frozen=True)
 class SshAddress:
-    """Where a lab machine is and how to log in.
+    """The address of a lab machine, and how to log in.
 
     Attributes:
         address: name or IP address.
-        port: of its SSH server.
-        user: login name, empty for one's own.
-        private_key: key file, None for those that `ssh` would use: an agent's and the usual files.
-        host_key: its public host key, empty where it is in `known_hosts`.
-        known_hosts: files of known host keys.
+        port: port of its SSH server.
+        user: login name, empty for the current user's.
+        private_key: key file, None for the keys that `ssh` would use: those of an ssh-agent and the usual
+            files.
+        host_key: the machine's public host key, empty to look it up in `known_hosts`.
+        known_hosts: files with known host keys.
     """
 
     address: str
@@ -39,23 +40,23 @@ class SshAddress:
 
     @property
     def name(self) -> str:
-        """As `--host` takes it."""
+        """The address in the form that `--host` accepts."""
         user = f"{self.user}@" if self.user else ""
         port = f":{self.port}" if self.port != 22 else ""
         return f"ssh://{user}{self.address}{port}"
 
 
 def ssh_host(address: SshAddress, deadline: Deadline, python: str = "python3") -> Host:
-    """Log in to a lab machine; the host's `with` ends the connection.
+    """Log in to a lab machine and return it as a host; leaving the host's `with` closes the connection.
 
     Args:
-        address: where it is.
+        address: the lab machine.
         deadline: for the login.
-        python: its Python.
+        python: the Python to use on it.
 
     Raises:
-        UsageError: its host key is not known or another one, or it does not take our key.
-        MachineryMissing: it does not answer.
+        UsageError: its host key is unknown or a different one, or it does not accept our key.
+        MachineryMissing: it does not answer, or its SSH server has no algorithm in common with us.
     """
     transport = _login(address, deadline).get_transport()
     assert transport is not None, "a client that is logged in has a transport"
@@ -66,7 +67,7 @@ def ssh_host(address: SshAddress, deadline: Deadline, python: str = "python3") -
 def _login(address: SshAddress, deadline: Deadline) -> paramiko.SSHClient:
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
-    _know(client, address)
+    _load_host_keys(client, address)
     seconds = max(1.0, deadline.remaining())
     key = None
     if address.private_key is not None:
@@ -87,10 +88,13 @@ def _login(address: SshAddress, deadline: Deadline) -> paramiko.SSHClient:
         )
     except paramiko.BadHostKeyException as error:
         client.close()
-        raise UsageError(f"{where} has another host key than the one that is known: {error}.") from error
+        raise UsageError(
+            f"{where} has a different host key than the known one: {error}. If that is right, correct "
+            "known_hosts or --ssh-host-key."
+        ) from error
     except paramiko.AuthenticationException as error:
         client.close()
-        raise UsageError(f"{where} does not let us log in; name a key with --ssh-key.") from error
+        raise UsageError(f"{where} refuses the login; give a key that it accepts with --ssh-key.") from error
     except paramiko.SSHException as error:
         client.close()
         if "not found in known_hosts" in str(error):
@@ -98,14 +102,16 @@ def _login(address: SshAddress, deadline: Deadline) -> paramiko.SSHClient:
                 f"The host key of '{address.name}' is not known; log in once with ssh, or give it with "
                 "--ssh-host-key."
             ) from error
-        raise MachineryMissing(f"{where} does not speak SSH with us: {error}.") from error
+        raise MachineryMissing(f"{where} does not complete the SSH negotiation: {error}.") from error
     except (OSError, EOFError) as error:
         client.close()
-        raise MachineryMissing(f"{where} cannot be reached: {error or 'it hung up'}.") from error
+        raise MachineryMissing(
+            f"{where} cannot be reached: {error or 'it closed the connection'}."
+        ) from error
     return client
 
 
-def _know(client: paramiko.SSHClient, address: SshAddress) -> None:
+def _load_host_keys(client: paramiko.SSHClient, address: SshAddress) -> None:
     if address.host_key:
         key = host_key(address.host_key)
         name = address.address if address.port == 22 else f"[{address.address}]:{address.port}"

@@ -1,4 +1,4 @@
-"""Bytes to and from a program on a host: input in frames, outputs as they come, files."""
+"""Pass bytes to and from a program on a host: its input in frames, its outputs, files as tar."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ _FRAME = 1 << 16
 
 
 def first_line(stream: Stream, deadline: Deadline) -> bytes:
-    """The first line of a program's output, empty if it ends without one."""
+    """Wait for the first line of a program's output and return it, empty if there is none.
+
+    Raises:
+        SetupBroken: it does not come before the deadline.
+    """
     found: queue.Queue[bytes] = queue.Queue()
 
     def read() -> None:
@@ -35,12 +39,14 @@ def first_line(stream: Stream, deadline: Deadline) -> bytes:
     try:
         return found.get(timeout=deadline.remaining())
     except queue.Empty:
-        raise SetupBroken(f"The host did not start a program within {deadline.seconds:.0f} s.") from None
+        raise SetupBroken(
+            f"The host did not start our supervisor program within {deadline.seconds:.0f} s."
+        ) from None
 
 
 def feed(stream: Stream, chunks: Iterable[bytes]) -> None:
-    """Send a program's input in the frames that the leash expects (harness/hosts/leash.py)."""
-    # A command that has ended has no use for the rest of its input, and the reader says why it ended.
+    """Send a program's input in the frames that the supervisor expects (harness/hosts/supervisor.py)."""
+    # Errors here only mean that the command has ended; the reader of its output reports why.
     with contextlib.suppress(OSError, EOFError):
         for chunk in chunks:
             for start in range(0, len(chunk), _FRAME):
@@ -52,7 +58,7 @@ def feed(stream: Stream, chunks: Iterable[bytes]) -> None:
 def collect(
     stream: Stream, output: Callable[[bytes], Any], errors: Callable[[bytes], Any], deadline: Deadline
 ) -> bool:
-    """Hand on both outputs until both have ended; False if that does not happen in time."""
+    """Pass both outputs to callbacks until both have ended; return whether they ended in time."""
     arrived: queue.Queue[tuple[Callable[[bytes], Any], bytes]] = queue.Queue()
 
     def pump(read: Callable[[], bytes], take: Callable[[bytes], Any]) -> None:
@@ -80,7 +86,7 @@ def collect(
 
 
 def archive(files: Mapping[str, bytes | Path]) -> Iterator[bytes]:
-    """A tar archive of the files, piece by piece, so that a large one never is in memory as a whole."""
+    """Yield a tar archive of the files in pieces, so that a large one is never in memory as a whole."""
     for name, content in files.items():
         member = tarfile.TarInfo(name)
         if isinstance(content, bytes):

@@ -1,4 +1,4 @@
-"""A host that is a VM on this machine, booted for the purpose."""
+"""Boot a VM on this machine and use it as a host."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from harness.ssh import GuestShell, GuestUnreachable, SshIdentity
 
 @dataclass(frozen=True)
 class VmDisk:
-    """A disk for a host besides its own: the host has it as `/dev/disk-NAME`, and mounts it as `/disks/NAME`.
+    """A further disk of a VM host: `/dev/disk-NAME` there, mounted at `/disks/NAME`.
 
     Attributes:
-        path: a raw image.
+        path: a raw disk image.
         writable: whether the host may write to it.
     """
 
@@ -31,7 +31,7 @@ class VmDisk:
 
 
 def disk_arguments(disks: Mapping[str, VmDisk]) -> tuple[str, ...]:
-    """QEMU's arguments for further disks, by name."""
+    """Return QEMU's arguments for further disks, given by name."""
     words: list[str] = []
     for name, disk in disks.items():
         mode = "readonly=off" if disk.writable else "readonly=on"
@@ -48,28 +48,29 @@ def disk_arguments(disks: Mapping[str, VmDisk]) -> tuple[str, ...]:
 def vm_host(
     name: str, config: MachineConfig, identity: SshIdentity, folder: Path, deadline: Deadline
 ) -> Iterator[Host]:
-    """Boot a VM and use it as a host; it is ended on leaving.
+    """Boot a VM and yield it as a host; leaving the `with` ends the VM.
 
     Args:
-        name: as results name it.
+        name: its name in results.
         config: the VM.
         identity: how to log in.
         folder: receives the logs of the VM.
-        deadline: for its boot.
+        deadline: for the boot.
 
     Raises:
-        SetupBroken: it does not answer, or its QEMU ended.
+        SetupBroken: the VM does not answer over SSH in time, or its QEMU ended.
     """
     with Machine(config, LocalHost(), folder) as machine, GuestShell(machine.ssh_port, identity) as shell:
         try:
             shell.connect(deadline, machine.alive)
         except GuestUnreachable as error:
-            # What is under test runs in this VM; the QEMU around it is our own set-up.
+            # Not a failure of the subject: the QEMU of this VM is part of our set-up, the subject runs
+            # inside.
             evidence = machine.process.evidence(folder / "console.log")
             last = evidence.log_tail.strip().splitlines()[-1:]
-            said = f" Its QEMU's last words: {last[0]}" if last else ""
+            said = f" The last output of its QEMU: {last[0]}" if last else ""
             raise SetupBroken(
-                f"The VM '{name}' does not come up: {error.sentence}{said}", evidence
+                f"The VM host '{name}' did not boot: {error.sentence}{said}", evidence
             ) from error
         with Host(name, SshLink(shell.transport())) as host:
             yield host

@@ -153,7 +153,7 @@ def run_feature_tests(
             events.append(json.loads(line))
             told(events[-1])
 
-    done = host.run(argv, deadline, told=take)
+    done = host.run(argv, deadline, on_output=take)
     if not events or events[-1].get("event") != "end":
         tail = done.stderr.decode(errors="replace")[-2000:]
         raise SetupBroken(

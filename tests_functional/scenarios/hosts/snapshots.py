@@ -125,7 +125,7 @@ def save_on_host(
                 log(f"{host.name}: {lines[-1]['event']} after {lines[-1]['seconds']} s.")
 
     argv = [host.python, "-c", _SCRIPT]
-    done = host.run(argv, deadline, stdin=json.dumps(order).encode(), told=told)
+    done = host.run(argv, deadline, stdin=json.dumps(order).encode(), on_output=told)
     last = lines[-1] if lines else {}
     if last.get("event") == "failed":
         evidence = Evidence(order["argv"], log_tail="\n".join(last["log"]))

@@ -1,8 +1,9 @@
-"""Runs on a host (Python 3.9, standard library): one command that ends with the connection it came by.
+"""Supervisor on a host: runs a command, and kills it and all its descendants when the connection ends.
 
-Sent as source text over the connection, so nothing is installed there. Standard input holds one line of
-JSON and then frames: four bytes of length, big-endian, and so much data for the command's own standard
-input; a frame of length zero ends that. After it the input stays open for as long as whoever sent it lives.
+Its source text is sent over the connection, so nothing is installed on the host; it needs Python 3.9 and the
+standard library. Its standard input has one line of JSON, the order, and then frames: four bytes of length,
+big-endian, and that much data for the command's standard input. A frame of length 0 ends the command's input.
+The end of the supervisor's own standard input is the end of the connection.
 """
 
 from __future__ import annotations
@@ -30,29 +31,33 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _END_SECONDS = 20.0
 _SLICE = 1 << 16
 _LOCK = ".lock"
-# Exit codes that no command of ours uses.
 BROKEN = 97
+"""Exit code of a supervisor that failed, or could not end all processes; no command of ours uses it."""
 
 
 def main() -> int:
-    """Keep a folder, or run a command in one; the exit code is the command's (128 + signal)."""
+    """Read the order, then keep a folder or run a command in one.
+
+    Returns:
+        The command's exit code (128 + signal), 0 for a folder that is gone again, or BROKEN.
+    """
     order = json.loads(sys.stdin.buffer.readline())
-    # Whatever the command leaves behind becomes our child, even if it has left its session.
+    # Orphaned descendants of the command become our children, even if they have left its session.
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    return _keep(order["prefix"]) if "prefix" in order else _run(order)
+    return _keep_folder(order["prefix"]) if "prefix" in order else _run_command(order)
 
 
-def _keep(prefix: str) -> int:
-    """Make a private folder, say where it is, and remove it when the connection ends."""
+def _keep_folder(prefix: str) -> int:
+    """Create a private folder, print its path as JSON, and remove it when the connection ends."""
     folder = tempfile.mkdtemp(prefix=prefix)
     with open(os.path.join(folder, _LOCK), "w") as lock:
         sys.stdout.write(json.dumps({"folder": folder}) + "\n")
         sys.stdout.flush()
         while sys.stdin.buffer.read(_SLICE):
             pass
-        # Commands hold the lock for as long as anything of them lives.
+        # The supervisor of each command holds the lock until all processes of the command have ended.
         end = time.monotonic() + _END_SECONDS
         while not _locked(lock, fcntl.LOCK_EX) and time.monotonic() < end:
             time.sleep(0.02)
@@ -60,12 +65,12 @@ def _keep(prefix: str) -> int:
     return BROKEN if os.path.exists(folder) else 0
 
 
-def _run(order: dict[str, Any]) -> int:
+def _run_command(order: dict[str, Any]) -> int:
     with open(os.path.join(order["folder"], _LOCK)) as lock:
         if not _locked(lock, fcntl.LOCK_SH):
             return BROKEN
         try:
-            code = _command(order)
+            code = _start_and_wait(order)
         finally:
             left = _end_descendants()
         if left:
@@ -82,7 +87,7 @@ def _locked(lock: IO[str], kind: int) -> bool:
     return True
 
 
-def _command(order: dict[str, Any]) -> int:
+def _start_and_wait(order: dict[str, Any]) -> int:
     parent = os.getpid()
 
     def die_with_parent() -> None:
@@ -104,12 +109,12 @@ def _command(order: dict[str, Any]) -> int:
     except OSError as error:
         sys.stderr.write(f"{order['argv'][0]}: {error.strerror}\n")
         return 127
-    alive, telling = os.pipe()
-    threading.Thread(target=_feed, args=(child.stdin, telling), daemon=True).start()
+    connected, ended = os.pipe()
+    threading.Thread(target=_feed, args=(child.stdin, ended), daemon=True).start()
     end = time.monotonic() + order["seconds"]
     while child.poll() is None and time.monotonic() < end:
         # The feeder closes its end of the pipe when the connection ends.
-        if select.select([alive], [], [], 0.05)[0]:
+        if select.select([connected], [], [], 0.05)[0]:
             break
     code = child.poll()
     if code is None:
@@ -117,8 +122,8 @@ def _command(order: dict[str, Any]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _feed(sink: IO[bytes], telling: int) -> None:
-    """Hand frames on to the command; then wait for the end of the connection and tell of it."""
+def _feed(sink: IO[bytes], ended: int) -> None:
+    """Pass the frames to the command's standard input, and close `ended` when the connection ends."""
     source = sys.stdin.buffer
     with contextlib.suppress(OSError, ValueError):
         while True:
@@ -130,15 +135,15 @@ def _feed(sink: IO[bytes], telling: int) -> None:
                 sink.close()
                 continue
             data = source.read(length)
-            # A command that has closed its input has no use for the rest of it.
+            # A command that has closed its input ignores the rest.
             with contextlib.suppress(OSError, ValueError):
                 sink.write(data)
                 sink.flush()
-    os.close(telling)
+    os.close(ended)
 
 
 def _end_descendants() -> list[int]:
-    """Kill whatever is left, and wait for it; the ids of what does not die."""
+    """Kill all remaining descendants and wait for their end; return the ids of those that do not end."""
     end = time.monotonic() + _END_SECONDS
     while True:
         left = _children()
@@ -154,7 +159,7 @@ def _end_descendants() -> list[int]:
 
 
 def _children() -> list[int]:
-    """Ids of our live children, among them those that the system has given us."""
+    """Return the ids of our live children, including orphaned descendants."""
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -180,5 +185,5 @@ def _guarded_main() -> int:
 if __name__ == "__main__":
     _code = _guarded_main()
     sys.stderr.flush()
-    # The feeder may wait for input, whose lock the interpreter would want at its own end.
+    # The feeder may hold the lock of standard input, for which a normal exit of the interpreter would wait.
     os._exit(_code)
