@@ -13,8 +13,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from guest_images.agent.format import PAGE_WORDS
 from harness.deadline import Deadline
-from validators.agent_pages import WORDS, Words
+from validators.agent_pages import Words
 
 DUMP_PAGES = 8
 """Most pages that one `dump` may ask for (guest_images/agent/linux/commands.c)."""
@@ -86,7 +87,9 @@ class HostAgent:
         while len(pages) < count:
             wanted = min(DUMP_PAGES, count - len(pages))
             pages += self.ctl("dump", what, len(pages), wanted)["pages"]
-        return np.frombuffer(bytes.fromhex("".join(pages)), "<u8").reshape(count, WORDS).astype(np.uint64)
+        return (
+            np.frombuffer(bytes.fromhex("".join(pages)), "<u8").reshape(count, PAGE_WORDS).astype(np.uint64)
+        )
 
     def alive(self) -> bool:
         """Whether any thread of it still runs; a zombie that nobody reaps does not.
@@ -158,7 +161,7 @@ class Stopped:
                 start, end = (int(part, 16) for part in fields[0].split("-"))
                 memory.seek(start)
                 content = memory.read(end - start)
-                parts.append(np.frombuffer(content, "<u8").reshape(-1, WORDS).astype(np.uint64))
+                parts.append(np.frombuffer(content, "<u8").reshape(-1, PAGE_WORDS).astype(np.uint64))
         return np.concatenate(parts)
 
 

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from guest_images.agent.format import (
+    CONTROL_MAGIC,
+    DIRECTORY_ENTRIES,
+    DIRECTORY_MAGIC,
+    FORMAT_VERSION,
+    PAGE_BYTES,
+    PAGE_WORDS,
+    THREAD_MAGIC,
+    AgentState,
+    ControlWord,
+    DirectoryWord,
+    PageWord,
+    ThreadWord,
+    WriterState,
+)
 from validators import agent_pages as ap
 
-PAGE = 4096
+PAGE = PAGE_BYTES
 NONCE = 0x1122334455667788
 _MAPPED_ALIGN = 1 << 20
 
@@ -47,10 +63,10 @@ class Guest:
     control_page: int = 3
 
     def __post_init__(self) -> None:
-        self.ram = np.zeros((self.ram_pages, 512), np.uint64)
+        self.ram = np.zeros((self.ram_pages, PAGE_WORDS), np.uint64)
         self.places = {}
         random = np.random.default_rng(self.seed)
-        self.ram[200:230] = random.integers(1, 1 << 63, (30, 512), np.uint64)
+        self.ram[200:230] = random.integers(1, 1 << 63, (30, PAGE_WORDS), np.uint64)
         if self.agent:
             self._control()
             free = iter(random.permutation(np.arange(20, 190)).tolist())
@@ -62,10 +78,27 @@ class Guest:
         return ap.Schedule(self.pattern, self.counts[thread], self.seed, thread)
 
     def _control(self) -> None:
-        self.ram[self.control_page, :13] = [
-            ap.CONTROL_MAGIC, NONCE, 1, self.pattern, self.seed, len(self.counts), PAGE, sum(self.counts),
-            123_000_000_000, 1_700_000_000_000_000_000, 42, 1, self.ram_pages * PAGE,
-        ]  # fmt: skip
+        self._fill(
+            self.control_page,
+            {
+                PageWord.MAGIC: CONTROL_MAGIC,
+                ControlWord.VERSION: FORMAT_VERSION,
+                ControlWord.PATTERN: self.pattern,
+                ControlWord.SEED: self.seed,
+                ControlWord.THREADS: len(self.counts),
+                ControlWord.PAGE_SIZE: PAGE_BYTES,
+                ControlWord.DATA_PAGES: sum(self.counts),
+                ControlWord.MONOTONIC_NS: 123_000_000_000,
+                ControlWord.REALTIME_NS: 1_700_000_000_000_000_000,
+                ControlWord.HEARTBEATS: 42,
+                ControlWord.STATE: AgentState.RUNNING,
+                ControlWord.GUEST_RAM: self.ram_pages * PAGE,
+            },
+        )
+
+    def _fill(self, page: int, words: Mapping[int, int]) -> None:
+        for word, value in {PageWord.NONCE: NONCE, **words}.items():
+            self.ram[page, word] = value
 
     def _thread(self, thread: int, free: Any) -> None:
         count, steps, schedule = self.counts[thread], self.steps[thread], self.schedule(thread)
@@ -78,13 +111,32 @@ class Guest:
             at, new = schedule.locate(np.array([steps], np.uint64))
             page = schedule.content(NONCE, at, new, np.array([steps], np.uint64))[0]
             self.ram[places[int(at[0])], : self.torn[thread]] = page[: self.torn[thread]]
-        self.ram[4 + thread, :8] = [ap.THREAD_MAGIC, NONCE, thread, count, steps, 0, 0, 1]
-        for first in range(0, count, ap.DIRECTORY_CAPACITY):
-            part = places[first : first + ap.DIRECTORY_CAPACITY]
-            page = self.ram[10 + thread]
-            page[:5] = [ap.DIRECTORY_MAGIC, NONCE, thread, first, len(part)]
-            page[8 : 8 + len(part)] = part
-            page[511] = ap.checksum(page[None, :])[0]
+        self._fill(
+            4 + thread,
+            {
+                PageWord.MAGIC: THREAD_MAGIC,
+                ThreadWord.NUMBER: thread,
+                ThreadWord.PAGES: count,
+                ThreadWord.STEPS: steps,
+                ThreadWord.STATE: WriterState.WRITING,
+            },
+        )
+        for first in range(0, count, DIRECTORY_ENTRIES):
+            self._directory(10 + thread, thread, first, places[first : first + DIRECTORY_ENTRIES])
+
+    def _directory(self, place: int, thread: int, first: int, frames: Sequence[int]) -> None:
+        self._fill(
+            place,
+            {
+                PageWord.MAGIC: DIRECTORY_MAGIC,
+                DirectoryWord.THREAD: thread,
+                DirectoryWord.FIRST_INDEX: first,
+                DirectoryWord.COUNT: len(frames),
+            },
+        )
+        page = self.ram[place]
+        page[DirectoryWord.FRAMES : DirectoryWord.FRAMES + len(frames)] = frames
+        page[DirectoryWord.CHECKSUM] = ap.checksum(page[None, :])[0]
 
 
 def device(section: int, name: str, values: list[int]) -> tuple[bytes, dict[str, Any]]:
@@ -128,7 +180,10 @@ class Writer:
 
     def blocks(self) -> list[tuple[str, np.ndarray[Any, np.dtype[np.uint64]]]]:
         """RAMBlocks of the stream: the guest's RAM and a small ROM."""
-        return [("pc.ram", self.guest.ram), ("pc.rom", np.frombuffer(self.rom, "<u8").reshape(-1, 512))]
+        return [
+            ("pc.ram", self.guest.ram),
+            ("pc.rom", np.frombuffer(self.rom, "<u8").reshape(-1, PAGE_WORDS)),
+        ]
 
     def stream(self) -> bytes:
         """The whole stream."""

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from guest_images.agent.format import PAGE_BYTES, PATTERNS
 from harness.deadline import Deadline
 from tests_unit.agent_host import HostAgent, serve_command
-from validators.agent_pages import PAGE_BYTES
 
 pytest_plugins = ["tests_unit.agent_fixtures"]
 
@@ -63,7 +63,7 @@ def test_status_names_the_run(serve: Serve) -> None:
     assert status["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-@pytest.mark.parametrize("pattern", ["sequential", "random", "hot", "sparse", "zero"])
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_one_flipped_bit_is_found_by_verify_and_by_the_writer(serve: Serve, pattern: str) -> None:
     """A page changed behind the writers' back is named by `verify`, and again before its overwrite."""
     agent = serve(bytes=SIZE, threads=2, pattern=pattern)

@@ -7,26 +7,31 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from harness.deadline import Deadline
-from tests_unit.agent_host import HostAgent, Stopped, anonymous_bytes
-from validators.agent_pages import (
+from guest_images.agent.format import (
     CONTROL_MAGIC,
-    DIRECTORY_CAPACITY,
-    DIRECTORY_FIRST_WORD,
+    DATA_MAGIC,
+    DIRECTORY_ENTRIES,
     DIRECTORY_MAGIC,
     FINE_BUCKETS,
-    FINE_FIRST_WORD,
     FORMAT_VERSION,
+    HISTOGRAM_BUCKETS,
     PAGE_BYTES,
+    PAGE_WORDS,
     PATTERNS,
-    SPARSE,
     THREAD_MAGIC,
-    Schedule,
-    Words,
-    checksum,
+    AgentState,
+    ControlWord,
+    DataWord,
+    DirectoryWord,
+    PageWord,
+    Pattern,
+    ThreadWord,
+    WriterState,
     fine_bucket_ns,
-    mix,
 )
+from harness.deadline import Deadline
+from tests_unit.agent_host import HostAgent, Stopped, anonymous_bytes
+from validators.agent_pages import Schedule, Words, checksum, mix
 
 pytest_plugins = ["tests_unit.agent_fixtures"]
 
@@ -56,7 +61,7 @@ def chained(last_words: Words) -> int:
     return int(total[0])
 
 
-@pytest.mark.parametrize("pattern", range(5), ids=PATTERNS)
+@pytest.mark.parametrize("pattern", Pattern, ids=PATTERNS)
 def test_content_equals_the_model_at_every_pause(serve: Serve, pattern: int) -> None:
     """Whenever all writers are parked, each page is what its thread's step count implies."""
     agent = serve(bytes=PAGES * PAGE_BYTES, threads=2, pattern=PATTERNS[pattern], seed=SEED, rate=3000)
@@ -73,7 +78,7 @@ def test_content_equals_the_model_at_every_pause(serve: Serve, pattern: int) -> 
             np.testing.assert_array_equal(pages, expected(schedule, nonce, steps))
             report = verdict["threads"][schedule.thread]
             assert (report["pages"], report["steps"]) == (schedule.pages, steps)
-            assert report["checksum"] == chained(pages[:, 511])
+            assert report["checksum"] == chained(pages[:, DataWord.CHECKSUM])
             middle_of_pass |= steps % schedule.pages != 0
         agent.ctl("resume")
     assert middle_of_pass
@@ -107,14 +112,16 @@ def test_memory_is_a_prefix_of_the_write_order_at_any_instant(serve: Serve, patt
                 pages = stopped.pages()
             except PermissionError:
                 pytest.skip("this user may not read the memory of a process that is not its child")
-        pages = pages[pages[:, 1] == np.uint64(nonce)]
+        pages = pages[pages[:, PageWord.NONCE] == np.uint64(nonce)]
         for schedule in schedules(PATTERNS.index(pattern), 64):
-            own = pages[pages[:, 2] == np.uint64(schedule.thread)]
-            steps = int(own[own[:, 0] == np.uint64(THREAD_MAGIC)][0, 4])
-            data = own[own[:, 0] == np.uint64(int.from_bytes(b"SNAPPAGE", "little"))]
-            found = data[np.argsort(data[:, 3])]
+            threads, data = (
+                pages[(pages[:, PageWord.MAGIC] == magic) & (pages[:, number] == np.uint64(schedule.thread))]
+                for magic, number in ((THREAD_MAGIC, ThreadWord.NUMBER), (DATA_MAGIC, DataWord.THREAD))
+            )
+            steps = int(threads[0, ThreadWord.STEPS])
+            found = data[np.argsort(data[:, DataWord.INDEX])]
             assert len(found) == schedule.pages
-            torn += 0 < assert_prefix(schedule, nonce, steps, found) < 512
+            torn += 0 < assert_prefix(schedule, nonce, steps, found) < PAGE_WORDS
     assert torn > 0, "no stop fell into the middle of a page write"
 
 
@@ -135,38 +142,53 @@ def test_control_and_thread_pages(serve: Serve) -> None:
     paused = agent.ctl("pause")
     status = agent.ctl("status")
     control, *threads = agent.dump("meta", 3)
-    assert list(control[:8]) == [
-        CONTROL_MAGIC,
-        status["nonce"],
-        FORMAT_VERSION,
-        2,
-        SEED,
-        2,
-        PAGE_BYTES,
-        PAGES,
-    ]
-    assert list(control[11:13]) == [2, 1 << 29]
-    assert abs(int(control[8]) - status["monotonic_ns"]) < 10**9
-    assert abs(int(control[9]) - status["realtime_ns"]) < 10**9
-    assert int(control[10]) >= status["heartbeats"] > 0
+    wanted = {
+        PageWord.MAGIC: CONTROL_MAGIC,
+        PageWord.NONCE: status["nonce"],
+        ControlWord.VERSION: FORMAT_VERSION,
+        ControlWord.PATTERN: Pattern.HOT,
+        ControlWord.SEED: SEED,
+        ControlWord.THREADS: 2,
+        ControlWord.PAGE_SIZE: PAGE_BYTES,
+        ControlWord.DATA_PAGES: PAGES,
+        ControlWord.STATE: AgentState.PAUSED,
+        ControlWord.GUEST_RAM: 1 << 29,
+    }
+    assert {word: int(control[word]) for word in wanted} == wanted
+    assert abs(int(control[ControlWord.MONOTONIC_NS]) - status["monotonic_ns"]) < 10**9
+    assert abs(int(control[ControlWord.REALTIME_NS]) - status["realtime_ns"]) < 10**9
+    assert int(control[ControlWord.HEARTBEATS]) >= status["heartbeats"] > 0
     # Two heartbeats are 10 ms apart at least.
-    assert int(control[13]) >= 10**7
+    assert int(control[ControlWord.LONGEST_GAP_NS]) >= 10**7
     for number, page in enumerate(threads):
         steps = paused["steps"][number]
         count = (PAGES + 1 - number) // 2
-        assert list(page[:8]) == [THREAD_MAGIC, status["nonce"], number, count, steps, 0, 0, 2]
-        assert int(page[9]) == steps == int(page[64:96].sum())
-        assert list(page[64:96]) == status["threads"][number]["hist"]
+        wanted = {
+            PageWord.MAGIC: THREAD_MAGIC,
+            PageWord.NONCE: status["nonce"],
+            ThreadWord.NUMBER: number,
+            ThreadWord.PAGES: count,
+            ThreadWord.STEPS: steps,
+            ThreadWord.ERRORS: 0,
+            ThreadWord.FIRST_ERROR: 0,
+            ThreadWord.STATE: WriterState.PARKED,
+            ThreadWord.WRITES_TIMED: steps,
+        }
+        assert {word: int(page[word]) for word in wanted} == wanted
+        coarse = page[ThreadWord.HISTOGRAM : ThreadWord.HISTOGRAM + HISTOGRAM_BUCKETS]
+        assert int(coarse.sum()) == steps
+        assert list(coarse) == status["threads"][number]["hist"]
         # The fine histogram holds the same writes, and its highest bucket the longest one.
-        fine = page[FINE_FIRST_WORD : FINE_FIRST_WORD + FINE_BUCKETS]
+        fine = page[ThreadWord.FINE_HISTOGRAM : ThreadWord.FINE_HISTOGRAM + FINE_BUCKETS]
         assert int(fine.sum()) == steps
         first, end = fine_bucket_ns(int(np.flatnonzero(fine)[-1]))
-        assert first <= int(page[8]) < end
+        longest = int(page[ThreadWord.LONGEST_WRITE_NS])
+        assert first <= longest < end
         # The longest stall lies in the highest bucket that is not empty.
-        highest = int(np.flatnonzero(page[64:96])[-1])
-        assert highest == max(0, (int(page[8]) // 1000).bit_length() - 1)
+        highest = int(np.flatnonzero(coarse)[-1])
+        assert highest == max(0, (longest // 1000).bit_length() - 1)
         # A gap holds a whole write, so the longest one is no shorter than the longest write.
-        assert int(page[10]) >= int(page[8]) or int(page[9]) < 2
+        assert int(page[ThreadWord.LONGEST_GAP_NS]) >= longest or steps < 2
 
 
 def test_directory_pages_list_every_data_page(serve: Serve) -> None:
@@ -176,15 +198,23 @@ def test_directory_pages_list_every_data_page(serve: Serve) -> None:
     status = agent.ctl("status")
     directory = agent.dump("meta", status["meta_pages"])[3:]
     assert len(directory) == 2 * 3
-    np.testing.assert_array_equal(checksum(directory), directory[:, 511])
+    np.testing.assert_array_equal(checksum(directory), directory[:, DirectoryWord.CHECKSUM])
     frames: list[int] = []
     for number, page in enumerate(directory):
         thread, part = divmod(number, 3)
-        first = part * DIRECTORY_CAPACITY
-        count = min(DIRECTORY_CAPACITY, pages - first)
-        assert list(page[:5]) == [DIRECTORY_MAGIC, status["nonce"], thread, first, count]
-        frames += [int(word) for word in page[DIRECTORY_FIRST_WORD : DIRECTORY_FIRST_WORD + count]]
-        assert not page[DIRECTORY_FIRST_WORD + count : 511].any()
+        first = part * DIRECTORY_ENTRIES
+        count = min(DIRECTORY_ENTRIES, pages - first)
+        wanted = {
+            PageWord.MAGIC: DIRECTORY_MAGIC,
+            PageWord.NONCE: status["nonce"],
+            DirectoryWord.THREAD: thread,
+            DirectoryWord.FIRST_INDEX: first,
+            DirectoryWord.COUNT: count,
+        }
+        assert {word: int(page[word]) for word in wanted} == wanted
+        end = DirectoryWord.FRAMES + count
+        frames += [int(word) for word in page[DirectoryWord.FRAMES : end]]
+        assert not page[end : DirectoryWord.CHECKSUM].any()
     assert status["moved"] == 0
     if status["pfn_known"]:
         assert len(set(frames)) == 2 * pages and 0 not in frames
@@ -195,7 +225,7 @@ def test_directory_pages_list_every_data_page(serve: Serve) -> None:
 def test_sparse_holes_are_never_backed(serve: Serve) -> None:
     """Pattern sparse leaves every other page of its mapping untouched while it writes."""
     size = 1024 * PAGE_BYTES
-    agent = serve(bytes=size, threads=2, pattern=PATTERNS[SPARSE])
+    agent = serve(bytes=size, threads=2, pattern=PATTERNS[Pattern.SPARSE])
     agent.ctl("start")
     agent.run_until(2000)
     agent.ctl("pause")

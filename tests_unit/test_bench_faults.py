@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from ci.bench.faults import table_lines
 from ci.command import main
+from guest_images.agent.format import FINE_BUCKETS, fine_bucket_ns
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
 from harness.hosts.link import script_of
 from tests_functional.scenarios.bench import fault_lines, fault_trace, tracefs
 from tests_functional.scenarios.bench.fault_lines import Faults, bucket_of
 from tests_functional.scenarios.bench.faults import order, report_of
-from validators.agent_pages import FINE_BUCKETS, fine_bucket_ns
 
 Capture = pytest.CaptureFixture[str]
 

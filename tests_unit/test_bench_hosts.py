@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ci.command import main
+from guest_images.agent.format import FINE_BUCKETS
 from harness.errors import NotApplicable, SetupBroken, SubjectFailed
 from harness.hosts.host import Host
 from harness.hosts.link import LocalLink
@@ -23,7 +24,6 @@ from tests_functional.scenarios.hosts.seed import Seed
 from tests_functional.scenarios.hosts.snapshots import Report
 from tests_unit.host_values import STARTED, host_plan, refused, saved
 from tests_unit.scenario_values import SOURCE, stack
-from validators.agent_pages import FINE_BUCKETS
 from validators.preload.acts import VARIABLE, ActsPage
 from validators.slow_save.wrapper import Slowdown
 

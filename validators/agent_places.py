@@ -7,6 +7,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from guest_images.agent.format import (
+    DIRECTORY_ENTRIES,
+    ControlWord,
+    DataWord,
+    DirectoryWord,
+    PageWord,
+    ThreadWord,
+)
 from harness.codes import Code
 from validators import agent_pages as ap
 from validators.agent_scan import AgentScan, DataPages, SpecialPage
@@ -54,7 +62,7 @@ class Places:
         """
         block, page = self._where(thread, count)
         known = block >= 0
-        header = np.zeros((count, 6), np.uint64)
+        header = np.zeros((count, DataWord.BODY), np.uint64)
         intact = np.zeros(count, np.bool_)
         wanted = self._base[block[known]] + page[known]
         at = np.minimum(np.searchsorted(self._sorted, wanted), max(0, len(self._sorted) - 1))
@@ -82,8 +90,9 @@ class Places:
         unknown = block < 0
         if not unknown.any():
             return
-        mine = np.flatnonzero(self._data.intact & (self._data.header[:, 2] == np.uint64(thread)))
-        index = self._data.header[mine, 3]
+        header = self._data.header
+        mine = np.flatnonzero(self._data.intact & (header[:, DataWord.THREAD] == np.uint64(thread)))
+        index = header[mine, DataWord.INDEX]
         fits = index < np.uint64(len(block))
         mine, numbers = mine[fits], index[fits].astype(np.int64)
         take = unknown[numbers]
@@ -102,7 +111,8 @@ class Places:
     def _by_name(self) -> tuple[Numbers, ap.Words]:
         """The intact pages in order of the number of what they call themselves, and those numbers."""
         intact = np.flatnonzero(self._data.intact)
-        keys = _names(self._data.header[intact, 2], self._data.header[intact, 3])
+        header = self._data.header
+        keys = _names(header[intact, DataWord.THREAD], header[intact, DataWord.INDEX])
         order = np.argsort(keys, kind="stable")
         return intact[order], keys[order]
 
@@ -114,8 +124,8 @@ class Places:
         same = order[first : min(last, first + _MAX_COPIES)]
         data = self._data
         where = same[
-            (data.header[same, 2] == np.uint64(thread))
-            & (data.header[same, 3] == np.uint64(index))
+            (data.header[same, DataWord.THREAD] == np.uint64(thread))
+            & (data.header[same, DataWord.INDEX] == np.uint64(index))
             & ~((data.block[same] == block) & (data.page[same] == page))
         ]
         if not len(where):
@@ -132,14 +142,16 @@ def _names(thread: ap.Words, index: ap.Words) -> ap.Words:
 
 def find_places(reader: PageReader, scan: AgentScan, control: SpecialPage, tally: Tally) -> Places:
     """Read the live agent's directories and find the address map that its pages bear out."""
-    nonce = control[1]
-    data = scan.data.select(scan.data.header[:, 1] == np.uint64(nonce))
+    nonce = control[PageWord.NONCE]
+    data = scan.data.select(scan.data.header[:, PageWord.NONCE] == np.uint64(nonce))
     threads: dict[int, SpecialPage] = {}
     for page in scan.threads:
-        known = threads.get(page[2])
+        thread = page[ThreadWord.NUMBER]
+        if page[PageWord.NONCE] != nonce or thread >= control[ControlWord.THREADS]:
+            continue
         # The kernel may have moved a page and left the old copy behind: the live one is the later one.
-        if page[1] == nonce and page[2] < control[5] and (known is None or page[4] > known[4]):
-            threads[page[2]] = page
+        if thread not in threads or page[ThreadWord.STEPS] > threads[thread][ThreadWord.STEPS]:
+            threads[thread] = page
     frames = _frames(reader, scan, control, tally)
     memory, disagreeing = best_map(reader.index, _sightings(reader, data, frames))
     tally.facts["pages away from their directory place"] = disagreeing
@@ -152,12 +164,13 @@ def _frames(reader: PageReader, scan: AgentScan, control: SpecialPage, tally: Ta
     listed: dict[int, list[SpecialPage]] = {}
     sizes: dict[int, int] = {}
     for page in scan.directories:
-        if page[1] != control[1]:
+        if page[PageWord.NONCE] != control[PageWord.NONCE]:
             continue
-        thread, end = page[2], page[3] + page[4]
-        whole = int(ap.checksum(page.words[None, :])[0]) == page[ap.CHECKSUM_WORD]
-        known = sizes.get(thread, 0)
-        if not whole or thread >= control[5] or page[4] > ap.DIRECTORY_CAPACITY or end - known > left:
+        thread, count = page[DirectoryWord.THREAD], page[DirectoryWord.COUNT]
+        end, known = page[DirectoryWord.FIRST_INDEX] + count, sizes.get(thread, 0)
+        whole = int(ap.checksum(page.words[None, :])[0]) == page[DirectoryWord.CHECKSUM]
+        right = whole and thread < control[ControlWord.THREADS] and count <= DIRECTORY_ENTRIES
+        if not right or end - known > left:
             _report_directory(reader, page, tally)
             continue
         # All threads together can have no more pages than there are.
@@ -170,9 +183,9 @@ def _frames(reader: PageReader, scan: AgentScan, control: SpecialPage, tally: Ta
 def _frames_of(directories: list[SpecialPage], size: int) -> Numbers:
     """Guest page frame numbers by a thread's directories, up to the `size` that they reach."""
     numbers = np.zeros(size, np.int64)
-    start = ap.DIRECTORY_FIRST_WORD
+    start = DirectoryWord.FRAMES
     for page in directories:
-        first, count = page[3], page[4]
+        first, count = page[DirectoryWord.FIRST_INDEX], page[DirectoryWord.COUNT]
         frames = np.minimum(page.words[start : start + count], np.uint64(1 << 50))
         numbers[first : first + count] = frames.astype(np.int64)
     return numbers
@@ -188,7 +201,7 @@ def _report_directory(reader: PageReader, page: SpecialPage, tally: Tally) -> No
             block.idstr,
             page.page * block.page_size,
             file_offset=abs(int(block.page_source[page.page])),
-            thread=page[2],
+            thread=page[DirectoryWord.THREAD],
         )
     )
 
@@ -200,8 +213,8 @@ def _sightings(reader: PageReader, data: DataPages, frames: dict[int, Numbers]) 
     step = max(1, len(intact) // _MAX_SIGHTINGS)
     result = []
     for number in intact[::step]:
-        numbers = frames.get(int(data.header[number, 2]))
-        index = int(data.header[number, 3])
+        numbers = frames.get(int(data.header[number, DataWord.THREAD]))
+        index = int(data.header[number, DataWord.INDEX])
         if numbers is not None and index < len(numbers) and numbers[index] > 0:
             place = int(data.page[number]) * size
             result.append(Sighting(int(numbers[index]) * size, int(data.block[number]), place))

@@ -7,6 +7,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from guest_images.agent.format import (
+    CONTROL_MAGIC,
+    DATA_MAGIC,
+    DIRECTORY_MAGIC,
+    PAGE_BYTES,
+    THREAD_MAGIC,
+    DataWord,
+    PageWord,
+)
 from validators import agent_pages as ap
 from validators.pages import Batch, PageReader
 
@@ -14,7 +23,7 @@ Numbers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 # 128 MiB; the directories of 64 GiB of agent pages.
 _MAX_SPECIAL = 32_768
-_SPECIAL = (ap.CONTROL_MAGIC, ap.THREAD_MAGIC, ap.DIRECTORY_MAGIC)
+_SPECIAL = (CONTROL_MAGIC, THREAD_MAGIC, DIRECTORY_MAGIC)
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class DataPages:
     Attributes:
         block: int64, position of the RAMBlock.
         page: int64, page number in it.
-        header: uint64[k, 6], words 0..5: magic, nonce, thread, index, generation, step.
+        header: uint64[k, 6], the words before the body: columns are numbered by PageWord and DataWord.
         intact: bool, body and checksum agree with the header.
     """
 
@@ -82,7 +91,7 @@ def scan_agent(reader: PageReader) -> AgentScan:
     special: dict[int, list[SpecialPage]] = {magic: [] for magic in _SPECIAL}
     left = _MAX_SPECIAL
     for number, block in enumerate(reader.index.blocks):
-        if block.page_size != ap.PAGE_BYTES:
+        if block.page_size != PAGE_BYTES:
             continue
         for pages, header, intact, others in reader.each(block, _pick):
             if len(pages):
@@ -90,33 +99,33 @@ def scan_agent(reader: PageReader) -> AgentScan:
             for page, words in others:
                 if left:
                     left -= 1
-                    special[int(words[0])].append(SpecialPage(number, page, words))
+                    special[int(words[PageWord.MAGIC])].append(SpecialPage(number, page, words))
     return AgentScan(
         _joined(parts),
-        tuple(special[ap.CONTROL_MAGIC]),
-        tuple(special[ap.THREAD_MAGIC]),
-        tuple(special[ap.DIRECTORY_MAGIC]),
+        tuple(special[CONTROL_MAGIC]),
+        tuple(special[THREAD_MAGIC]),
+        tuple(special[DIRECTORY_MAGIC]),
     )
 
 
 def _pick(batch: Batch) -> _Part:
     """The agent's pages of one batch: page numbers, headers and intactness; other pages with content."""
     words = batch.words
-    first = words[:, 0]
-    data = np.flatnonzero(first == np.uint64(ap.DATA_MAGIC))
+    magics = words[:, PageWord.MAGIC]
+    data = np.flatnonzero(magics == np.uint64(DATA_MAGIC))
     some = words if len(data) == len(words) else words[data]
     others = [
         (int(batch.pages[row]), words[row].copy())
         for magic in _SPECIAL
-        for row in np.flatnonzero(first == np.uint64(magic))
+        for row in np.flatnonzero(magics == np.uint64(magic))
     ]
-    return batch.pages[data], some[:, :6].copy(), ap.intact(some), others
+    return batch.pages[data], some[:, : DataWord.BODY].copy(), ap.intact(some), others
 
 
 def _joined(parts: list[tuple[Numbers, Numbers, Words, npt.NDArray[np.bool_]]]) -> DataPages:
     if not parts:
         none = np.zeros(0, np.int64)
-        return DataPages(none, none, np.zeros((0, 6), np.uint64), np.zeros(0, np.bool_))
+        return DataPages(none, none, np.zeros((0, DataWord.BODY), np.uint64), np.zeros(0, np.bool_))
     return DataPages(
         np.concatenate([part[0] for part in parts]),
         np.concatenate([part[1] for part in parts]),

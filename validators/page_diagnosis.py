@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from guest_images.agent.format import DATA_MAGIC, PAGE_WORDS
 from harness.codes import Code, Fields
 from validators import agent_pages as ap
 from validators.verdict import hexdump
@@ -77,7 +78,7 @@ def _content(schedule: ap.Schedule, nonce: int, index: int, generation: int, ste
 def _cut(new: Words, old: Words, words: Words) -> int | None:
     """The number of words of `new` before the rest is `old`; None where the page is no such mixture."""
     differs = np.flatnonzero(words != new)
-    cut = int(differs[0]) if len(differs) else ap.WORDS
+    cut = int(differs[0]) if len(differs) else PAGE_WORDS
     return cut if np.array_equal(words[cut:], old[cut:]) else None
 
 
@@ -93,21 +94,24 @@ def _wrong(
     )
     if not words.any():
         return Diagnosis(Code.WRITE_ORDER_ZERO, "zero", text, "zeros", dump)
-    header = [int(word) for word in words[:6]]
-    said = f"thread {header[2]}, page {header[3]}, generation {header[4]}, step {header[5]}"
+    header = ap.DataHeader.of(words)
+    said = f"thread {header.thread}, page {header.index}, generation {header.generation}, step {header.step}"
     if bool(ap.intact(words[None, :])[0]):
         return Diagnosis(*_whole(schedule, nonce, index, expected, header), text, said, dump)
     # Only a step that really writes this page can have begun to: else the header itself is damaged.
-    written, generation = schedule.locate(np.array([header[5]], np.uint64))
-    claimed = [ap.DATA_MAGIC, nonce, schedule.thread, int(written[0]), int(generation[0])]
-    if header[:5] == claimed and header[3] == index and header[5] != expected[1]:
-        new = _content(schedule, nonce, index, header[4], header[5])
+    written, generation = schedule.locate(np.array([header.step], np.uint64))
+    claimed = ap.DataHeader(
+        DATA_MAGIC, nonce, schedule.thread, int(written[0]), int(generation[0]), header.step
+    )
+    if header == claimed and header.index == index and header.step != expected[1]:
+        new = _content(schedule, nonce, index, header.generation, header.step)
         cut = _cut(new, wanted, words)
         if cut is not None:
-            age = "newer" if header[5] > expected[1] else "older"
+            age = "newer" if header.step > expected[1] else "older"
             return Diagnosis(
                 Code.WRITE_ORDER_TORN,
-                f"torn at word {cut}: {age} by {abs(header[5] - expected[1])} steps before it, right behind",
+                f"torn at word {cut}: {age} by {abs(header.step - expected[1])} steps before it, "
+                "right behind",
                 text, said, dump, {"age": age},
             )  # fmt: skip
     bits = (int.from_bytes((words ^ wanted).tobytes(), "little")).bit_count()
@@ -120,17 +124,17 @@ def _wrong(
 
 
 def _whole(
-    schedule: ap.Schedule, nonce: int, index: int, expected: tuple[int, int], header: list[int]
+    schedule: ap.Schedule, nonce: int, index: int, expected: tuple[int, int], header: ap.DataHeader
 ) -> tuple[Code, str]:
     """Code and words for an intact data page that is not the right one."""
-    if header[1] != nonce:
+    if header.nonce != nonce:
         return Code.WRITE_ORDER_OTHER_AGENT, "a page of an earlier agent"
-    if header[2] != schedule.thread or header[3] != index:
-        words = f"page {header[3]} of thread {header[2]}, which belongs elsewhere"
+    if header.thread != schedule.thread or header.index != index:
+        words = f"page {header.index} of thread {header.thread}, which belongs elsewhere"
         return Code.WRITE_ORDER_MISPLACED, words
-    if header[5] > expected[1] or (header[4] > expected[0]):
-        return Code.WRITE_ORDER_NEWER, f"newer than T0 by {header[5] - expected[1]} steps of its thread"
-    if header[5] < expected[1]:
-        return Code.WRITE_ORDER_OLDER, f"older than T0 by {expected[1] - header[5]} steps of its thread"
-    words = f"of generation {header[4]} although its step is right"
+    if header.step > expected[1] or (header.generation > expected[0]):
+        return Code.WRITE_ORDER_NEWER, f"newer than T0 by {header.step - expected[1]} steps of its thread"
+    if header.step < expected[1]:
+        return Code.WRITE_ORDER_OLDER, f"older than T0 by {expected[1] - header.step} steps of its thread"
+    words = f"of generation {header.generation} although its step is right"
     return Code.WRITE_ORDER_WRONG_GENERATION, words

@@ -7,6 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from guest_images.agent.format import (
+    FORMAT_VERSION,
+    PAGE_BYTES,
+    PATTERNS,
+    ControlWord,
+    DataWord,
+    PageWord,
+    Pattern,
+    ThreadWord,
+)
 from harness.codes import Code
 from validators import agent_pages as ap
 from validators.agent_places import Places, find_places
@@ -23,7 +33,9 @@ _EXPLANATION = "Per agent thread, all pages are those of exactly one moment of i
 # thirds, the second is above half of it, so pages from after T0 never outvote a counter from T0.
 _OVERRULE_SHARE = 0.7
 
-_BLANK = bytes(ap.PAGE_BYTES)
+# More than any guest has vCPUs.
+_MOST_THREADS = 4096
+_BLANK = bytes(PAGE_BYTES)
 
 Numbers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -41,17 +53,17 @@ def check_write_order(reader: PageReader) -> CheckResult:
     places = find_places(reader, scan, control, tally)
     verified = 0
     left = sum(block.pages for block in reader.index.blocks)
-    for thread in range(control[5]):
+    for thread in range(control[ControlWord.THREADS]):
         pages = _ThreadJudge(reader, control, thread, places, tally).run(left)
         verified, left = verified + pages, left - pages
     tally.facts.update(
         {
             "pages verified": verified,
-            "threads": control[5],
-            "pattern": ap.PATTERNS[control[3]],
-            "monotonic_ns at T0": control[8],
-            "realtime_ns at T0": control[9],
-            "heartbeat at T0": control[10],
+            "threads": control[ControlWord.THREADS],
+            "pattern": PATTERNS[control[ControlWord.PATTERN]],
+            "monotonic_ns at T0": control[ControlWord.MONOTONIC_NS],
+            "realtime_ns at T0": control[ControlWord.REALTIME_NS],
+            "heartbeat at T0": control[ControlWord.HEARTBEATS],
             "address map": places.memory.rule,
         }
     )
@@ -62,8 +74,8 @@ def _live_control(scan: AgentScan) -> SpecialPage | None:
     """The control page that counts: plausible, with the latest clock (older agents may leave theirs)."""
 
     def rank(page: SpecialPage) -> tuple[bool, int, int]:
-        plausible = page[2] == ap.FORMAT_VERSION and page[6] == ap.PAGE_BYTES
-        return plausible, page[9], page[10]
+        plausible = page[ControlWord.VERSION] == FORMAT_VERSION and page[ControlWord.PAGE_SIZE] == PAGE_BYTES
+        return plausible, page[ControlWord.REALTIME_NS], page[ControlWord.HEARTBEATS]
 
     return max(scan.controls, key=rank, default=None)
 
@@ -80,16 +92,16 @@ def _without_control(scan: AgentScan, tally: Tally) -> CheckResult:
 def _judge_control(reader: PageReader, control: SpecialPage, tally: Tally) -> bool:
     pages = sum(block.pages for block in reader.index.blocks)
     problems = []
-    if control[2] != ap.FORMAT_VERSION:
-        problems.append(f"format version {control[2]}")
-    if control[3] >= len(ap.PATTERNS):
-        problems.append(f"pattern {control[3]}")
-    if not 1 <= control[5] <= 4096:
-        problems.append(f"{control[5]} threads")
-    if control[6] != ap.PAGE_BYTES:
-        problems.append(f"page size {control[6]}")
-    if control[7] > pages:
-        problems.append(f"{control[7]} data pages")
+    if control[ControlWord.VERSION] != FORMAT_VERSION:
+        problems.append(f"format version {control[ControlWord.VERSION]}")
+    if control[ControlWord.PATTERN] >= len(PATTERNS):
+        problems.append(f"pattern {control[ControlWord.PATTERN]}")
+    if not 1 <= control[ControlWord.THREADS] <= _MOST_THREADS:
+        problems.append(f"{control[ControlWord.THREADS]} threads")
+    if control[ControlWord.PAGE_SIZE] != PAGE_BYTES:
+        problems.append(f"page size {control[ControlWord.PAGE_SIZE]}")
+    if control[ControlWord.DATA_PAGES] > pages:
+        problems.append(f"{control[ControlWord.DATA_PAGES]} data pages")
     if problems:
         block = reader.index.blocks[control.block]
         tally.add(
@@ -118,17 +130,19 @@ class _ThreadJudge:
         self, reader: PageReader, control: SpecialPage, thread: int, places: Places, tally: Tally
     ) -> None:
         self._reader = reader
-        self._nonce = control[1]
+        self._nonce = control[PageWord.NONCE]
         self._thread = thread
         self._places = places
         self._tally = tally
         self._page = places.thread_pages.get(thread)
-        count = self._page[3] if self._page is not None else places.directory_counts.get(thread, 0)
-        self._schedule = ap.Schedule(control[3], count, control[4], thread)
+        listed = places.directory_counts.get(thread, 0)
+        count = self._page[ThreadWord.PAGES] if self._page is not None else listed
+        pattern, seed = control[ControlWord.PATTERN], control[ControlWord.SEED]
+        self._schedule = ap.Schedule(pattern, count, seed, thread)
 
     def run(self, most: int) -> int:
         """Judge; returns the number of pages that were looked at, of which there can be `most`."""
-        if not (2 if self._schedule.pattern == ap.HOT else 1) <= self._schedule.pages <= most:
+        if not (2 if self._schedule.pattern == Pattern.HOT else 1) <= self._schedule.pages <= most:
             self._report_thread(
                 Code.WRITE_ORDER_BAD_THREAD_PAGE, f"Agent thread {self._thread} has no usable thread page."
             )
@@ -149,9 +163,9 @@ class _ThreadJudge:
         index = np.arange(self._schedule.pages, dtype=np.uint64)
         mine: npt.NDArray[np.bool_] = (
             found.intact
-            & (found.header[:, 1] == np.uint64(self._nonce))
-            & (found.header[:, 2] == np.uint64(self._thread))
-            & (found.header[:, 3] == index)
+            & (found.header[:, PageWord.NONCE] == np.uint64(self._nonce))
+            & (found.header[:, DataWord.THREAD] == np.uint64(self._thread))
+            & (found.header[:, DataWord.INDEX] == index)
         )
         return mine
 
@@ -164,7 +178,7 @@ class _ThreadJudge:
                 f"The thread page of agent thread {self._thread} is not in RAM.",
             )
             return votes.best if votes.best_share >= _OVERRULE_SHARE else None
-        counter = self._page[4]
+        counter = self._page[ThreadWord.STEPS]
         # A few pages more that agree with another count are what the pages' own violations are for.
         if votes.best_share < _OVERRULE_SHARE or votes.counter_share >= votes.best_share / 2:
             return counter
@@ -180,14 +194,14 @@ class _ThreadJudge:
     def _votes(self, found: DataPages) -> _Votes:
         """Each intact page written at step s fits every count in (s, its next write]."""
         mine = self._mine(found)
-        step, index = found.header[mine, 5], found.header[mine, 3]
+        step, index = found.header[mine, DataWord.STEP], found.header[mine, DataWord.INDEX]
         if not len(step):
             return _Votes(0, 0.0, 1.0)
         first = np.sort(step + np.uint64(1))
         last = np.sort(self._schedule.next_write(index, step))
         fitting = np.searchsorted(first, first, "right") - np.searchsorted(last, first, "left")
         best = int(first[int(fitting.argmax())])
-        counter = np.uint64(self._page[4] if self._page is not None else 0)
+        counter = np.uint64(self._page[ThreadWord.STEPS] if self._page is not None else 0)
         at_counter = int((first <= counter).sum()) - int((last < counter).sum())
         share = 1 / self._schedule.pages
         return _Votes(best, float(fitting.max()) * share, at_counter * share)
@@ -195,7 +209,9 @@ class _ThreadJudge:
     def _judge(self, found: DataPages, steps: int) -> None:
         generation, step = self._schedule.state(steps)
         blank = self._schedule.is_zero(generation)
-        good = self._mine(found) & (found.header[:, 4] == generation) & (found.header[:, 5] == step) & ~blank
+        good = self._mine(found) & ~blank
+        good &= found.header[:, DataWord.GENERATION] == generation
+        good &= found.header[:, DataWord.STEP] == step
         good |= blank & self._places.is_zero_page(found)
         # Zeros that were saved as data are zeros too.
         for number in np.flatnonzero(~good & blank & (found.block >= 0)).tolist():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ci.profiles.entry import Entry
+from guest_images.agent.format import PATTERNS
 from tests_functional.scenarios.disturbances import DISTURBANCES
 
 _FLOWS = "snapshot/test_flows.py:SnapshotFlows"
@@ -66,7 +67,7 @@ SNAPSHOT = (
             "every order of writes meets every number of writers",
             {"pattern": pattern, "vcpus": vcpus},
         )
-        for pattern in ("sequential", "random", "hot", "sparse", "zero")
+        for pattern in PATTERNS
         for vcpus in (1, 2, 4)
         if (pattern, vcpus) not in (("sequential", 2), ("random", 1), ("hot", 1), ("zero", 1))
     ),

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from guest_images.agent.format import CONTROL_MAGIC, THREAD_MAGIC
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.machine import Machine
 from harness.ram import ramblocks, read_present
 from harness.ssh import GuestShell
-from validators.agent_pages import CONTROL_MAGIC, THREAD_MAGIC
 
 _PAGE_BYTES = 4096
 # Words of a thread page, see docs/agent-format.md.
@@ -36,7 +36,7 @@ class WriterPlan:
     Attributes:
         bytes: size of the written region.
         threads: writer threads, one per vCPU.
-        pattern: `sequential`, `random`, `hot`, `sparse` or `zero`.
+        pattern: one of guest_images.agent.format.PATTERNS.
         seed: of the random order.
         rate: pages per second and thread, 0 for as fast as it can.
     """

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from guest_images.agent.format import PAGE_BYTES, PATTERNS
 from guest_images.image import GuestImage
 from harness.deadline import Deadline
 from harness.disk import Disk
@@ -19,7 +20,7 @@ from harness.process import log_tail
 from harness.ssh import GuestShell, GuestUnreachable, SshIdentity
 from tests_functional.scenarios.agent import AgentClient, AgentStatus, AgentWindow, WriterPlan
 from tests_functional.scenarios.own_guest import agent_command, prepare
-from validators.agent_pages import PATTERNS, Schedule
+from validators.agent_pages import Schedule
 
 # DESIGN section 4: the agent covers at least 85 % of guest RAM.
 COVERAGE = 0.85
@@ -99,7 +100,7 @@ class Stack:
 
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:
         """Writers over the covered share of guest RAM, rounded up to whole pages per thread."""
-        page = 4096 * self.vcpus
+        page = PAGE_BYTES * self.vcpus
         wanted = int(self.total_mib * MIB * self.coverage)
         return WriterPlan((wanted + page - 1) // page * page, self.vcpus, pattern, seed)
 

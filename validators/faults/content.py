@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from guest_images.agent.format import PAGE_BYTES, WORD_BYTES, DataWord, DirectoryWord, PageWord, ThreadWord
 from validators import agent_pages as ap
 from validators.faults.catalogue import Catalogue
 from validators.faults.subject import Damage, Edit, Subject, Words
@@ -17,7 +18,7 @@ def _one(value: int) -> Words:
 
 def _agent_page(subject: Subject, min_step: int = 0) -> int | None:
     """Row of an agent page by chance, its last write not before `min_step`."""
-    rows = np.flatnonzero(subject.agent_pages.header[:, 5] >= np.uint64(min_step))
+    rows = np.flatnonzero(subject.agent_pages.header[:, DataWord.STEP] >= np.uint64(min_step))
     return int(rows[subject.pick(len(rows))]) if len(rows) else None
 
 
@@ -34,24 +35,24 @@ def _replace(subject: Subject, row: int, data: bytes) -> Damage:
 
 def _rewritten(subject: Subject, row: int, later: bool) -> bytes | None:
     """The page as the next or the previous write of it made it; None where there was none."""
-    header = [int(word) for word in subject.agent_pages.header[row]]
-    schedule = subject.schedule(header[2])
+    header = ap.DataHeader.of(subject.agent_pages.header[row])
+    schedule = subject.schedule(header.thread)
     if later:
-        step = int(schedule.next_write(_one(header[3]), _one(header[5]))[0])
-        generation = header[4] + 1
+        step = int(schedule.next_write(_one(header.index), _one(header.step))[0])
+        generation = header.generation + 1
     else:
-        if header[4] <= 1:
+        if header.generation <= 1:
             return None
         step = _previous_step(schedule, header)
-        generation = header[4] - 1
-    return schedule.content(header[1], _one(header[3]), _one(generation), _one(step)).tobytes()
+        generation = header.generation - 1
+    return schedule.content(header.nonce, _one(header.index), _one(generation), _one(step)).tobytes()
 
 
-def _previous_step(schedule: ap.Schedule, header: list[int]) -> int:
+def _previous_step(schedule: ap.Schedule, header: ap.DataHeader) -> int:
     """The step of the write before the last one of a page."""
-    generation, step = schedule.state(header[5])
-    assert int(generation[header[3]]) == header[4] - 1
-    return int(step[header[3]])
+    generation, step = schedule.state(header.step)
+    assert int(generation[header.index]) == header.generation - 1
+    return int(step[header.index])
 
 
 @CONTENT.fault("One bit of an agent page is flipped.")
@@ -60,7 +61,7 @@ def _bit_flip(subject: Subject) -> Damage | None:
     if row is None:
         return None
     start = _source(subject, row)
-    data = bytearray(subject.bytes_at(start, start + ap.PAGE_BYTES))
+    data = bytearray(subject.bytes_at(start, start + PAGE_BYTES))
     data[subject.pick(len(data))] ^= 1 << subject.pick(8)
     return _replace(subject, row, bytes(data))
 
@@ -85,7 +86,7 @@ def _bit_flip_elsewhere(subject: Subject) -> Damage | None:
 @CONTENT.fault("A page's data is all zeros.")
 def _page_blanked(subject: Subject) -> Damage | None:
     row = _agent_page(subject)
-    return None if row is None else _replace(subject, row, bytes(ap.PAGE_BYTES))
+    return None if row is None else _replace(subject, row, bytes(PAGE_BYTES))
 
 
 @CONTENT.fault("A page has the content of its next write: the guest after T0.")
@@ -111,9 +112,9 @@ def _page_torn(subject: Subject) -> Damage | None:
     data = None if row is None else _rewritten(subject, row, True)
     if row is None or data is None:
         return None
-    cut = 8 * (16 + subject.pick(480))
+    cut = WORD_BYTES * (16 + subject.pick(480))
     start = _source(subject, row)
-    return _replace(subject, row, data[:cut] + subject.bytes_at(start + cut, start + ap.PAGE_BYTES))
+    return _replace(subject, row, data[:cut] + subject.bytes_at(start + cut, start + PAGE_BYTES))
 
 
 @CONTENT.fault("Two pages have each other's content.")
@@ -122,7 +123,7 @@ def _pages_swapped(subject: Subject) -> Damage | None:
     if first is None or second is None or first == second:
         return None
     starts = sorted((_source(subject, row), row) for row in (first, second))
-    data = [subject.bytes_at(start, start + ap.PAGE_BYTES) for start, _ in starts]
+    data = [subject.bytes_at(start, start + PAGE_BYTES) for start, _ in starts]
     edits = (Edit(starts[0][0], len(data[1]), data[1]), Edit(starts[1][0], len(data[0]), data[0]))
     pages = subject.agent_pages
     return Damage(edits, subject.page_place(int(pages.block[first]), int(pages.page[first])))
@@ -134,7 +135,7 @@ def _page_copied_over(subject: Subject) -> Damage | None:
     if first is None or second is None or first == second:
         return None
     start = _source(subject, second)
-    return _replace(subject, first, subject.bytes_at(start, start + ap.PAGE_BYTES))
+    return _replace(subject, first, subject.bytes_at(start, start + PAGE_BYTES))
 
 
 @CONTENT.fault("The second half of a page is that of another page.")
@@ -142,7 +143,7 @@ def _page_halved(subject: Subject) -> Damage | None:
     first, second = _agent_page(subject), _agent_page(subject)
     if first is None or second is None or first == second:
         return None
-    at, other, half = _source(subject, first), _source(subject, second), ap.PAGE_BYTES // 2
+    at, other, half = _source(subject, first), _source(subject, second), PAGE_BYTES // 2
     data = subject.bytes_at(at, at + half) + subject.bytes_at(other + half, other + 2 * half)
     return _replace(subject, first, data)
 
@@ -153,30 +154,31 @@ def _page_shifted(subject: Subject) -> Damage | None:
     if row is None:
         return None
     start = _source(subject, row)
-    data = subject.bytes_at(start, start + ap.PAGE_BYTES)
-    return _replace(subject, row, data[8:] + data[:8])
+    data = subject.bytes_at(start, start + PAGE_BYTES)
+    return _replace(subject, row, data[WORD_BYTES:] + data[:WORD_BYTES])
 
 
 def _counter(subject: Subject, change: int) -> Damage | None:
     if not subject.thread_pages:
         return None
     page = subject.thread_pages[subject.pick(len(subject.thread_pages))]
-    if page[4] + change < 0:
+    steps = page[ThreadWord.STEPS] + change
+    if steps < 0:
         return None
     source = int(subject.index.blocks[page.block].page_source[page.page])
-    data = (page[4] + change).to_bytes(8, "little")
-    return Damage((Edit(source + 32, 8, data),), subject.page_place(page.block, page.page))
+    data, at = steps.to_bytes(WORD_BYTES, "little"), source + ThreadWord.STEPS * WORD_BYTES
+    return Damage((Edit(at, len(data), data),), subject.page_place(page.block, page.page))
 
 
 @CONTENT.fault("The thread page is from after T0: its counter is ahead of all pages.")
 def _counter_ahead(subject: Subject) -> Damage | None:
-    count = subject.thread_pages[0][3] if subject.thread_pages else 0
+    count = subject.thread_pages[0][ThreadWord.PAGES] if subject.thread_pages else 0
     return _counter(subject, 3 * count + subject.pick(1000))
 
 
 @CONTENT.fault("The thread page is from before T0: its counter is behind all pages.")
 def _counter_behind(subject: Subject) -> Damage | None:
-    lowest = min((page[4] for page in subject.thread_pages), default=0)
+    lowest = min((page[ThreadWord.STEPS] for page in subject.thread_pages), default=0)
     return _counter(subject, -(lowest // 2 + 1)) if lowest > 10 else None
 
 
@@ -186,16 +188,18 @@ def _control_lost(subject: Subject) -> Damage | None:
     if page is None:
         return None
     source = int(subject.index.blocks[page.block].page_source[page.page])
-    edit = Edit(source, ap.PAGE_BYTES, bytes(ap.PAGE_BYTES))
+    edit = Edit(source, PAGE_BYTES, bytes(PAGE_BYTES))
     return Damage((edit,), subject.page_place(page.block, page.page))
 
 
 @CONTENT.fault("One bit of a directory page is flipped.")
 def _directory_corrupt(subject: Subject) -> Damage | None:
-    mine = [page for page in subject.scan.directories if page[1] == subject.nonce and page[4]]
+    found = [page for page in subject.scan.directories if page[PageWord.NONCE] == subject.nonce]
+    mine = [page for page in found if page[DirectoryWord.COUNT]]
     if not mine:
         return None
     page = mine[subject.pick(len(mine))]
-    at = int(subject.index.blocks[page.block].page_source[page.page]) + 64 + subject.pick(page[4] * 8)
+    start = int(subject.index.blocks[page.block].page_source[page.page]) + DirectoryWord.FRAMES * WORD_BYTES
+    at = start + subject.pick(page[DirectoryWord.COUNT] * WORD_BYTES)
     flipped = bytes([subject.bytes_at(at, at + 1)[0] ^ 1 << subject.pick(8)])
     return Damage((Edit(at, 1, flipped),), subject.page_place(page.block, page.page))

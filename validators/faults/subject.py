@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from guest_images.agent.format import ControlWord, DataWord, PageWord, ThreadWord
 from validators import agent_pages as ap
 from validators.agent_scan import AgentScan, DataPages, SpecialPage, scan_agent
 from validators.pages import PageReader
@@ -113,33 +114,36 @@ class Subject:
     @cached_property
     def control(self) -> SpecialPage | None:
         """The live agent's control page."""
-        return max(self.scan.controls, key=lambda page: page[9], default=None)
+        return max(self.scan.controls, key=lambda page: page[ControlWord.REALTIME_NS], default=None)
 
     @cached_property
     def agent_pages(self) -> DataPages:
         """Intact data pages of the live agent that are not being written at T0."""
         data = self.scan.data
-        mask = data.intact & (data.header[:, 1] == np.uint64(self.nonce))
-        for thread in self.thread_pages:
-            writing, _ = self.schedule(thread[2]).locate(np.array([thread[4]], np.uint64))
-            mask &= ~((data.header[:, 2] == np.uint64(thread[2])) & (data.header[:, 3] == writing[0]))
+        mask = data.intact & (data.header[:, PageWord.NONCE] == np.uint64(self.nonce))
+        for page in self.thread_pages:
+            thread, steps = page[ThreadWord.NUMBER], page[ThreadWord.STEPS]
+            writing, _ = self.schedule(thread).locate(np.array([steps], np.uint64))
+            same = data.header[:, DataWord.THREAD] == np.uint64(thread)
+            mask &= ~(same & (data.header[:, DataWord.INDEX] == writing[0]))
         return data.select(mask)
 
     @property
     def nonce(self) -> int:
         """The live agent's nonce."""
-        return self.control[1] if self.control else 0
+        return self.control[PageWord.NONCE] if self.control else 0
 
     @cached_property
     def thread_pages(self) -> tuple[SpecialPage, ...]:
         """Thread pages of the live agent."""
-        return tuple(page for page in self.scan.threads if page[1] == self.nonce)
+        return tuple(page for page in self.scan.threads if page[PageWord.NONCE] == self.nonce)
 
     def schedule(self, thread: int) -> ap.Schedule:
         """Write order of an agent thread."""
         assert self.control is not None
-        count = next(page[3] for page in self.thread_pages if page[2] == thread)
-        return ap.Schedule(self.control[3], count, self.control[4], thread)
+        pages = self.thread_pages
+        count = next(page[ThreadWord.PAGES] for page in pages if page[ThreadWord.NUMBER] == thread)
+        return ap.Schedule(self.control[ControlWord.PATTERN], count, self.control[ControlWord.SEED], thread)
 
     def pick(self, count: int) -> int:
         """A number below `count` by chance."""

@@ -22,7 +22,6 @@ enum format_size {
 	LONG_GAPS_KEPT = 16,     /* the last long gaps that a thread page has the times of */
 	HISTOGRAM_BUCKETS = 32,
 	FINE_BUCKET_BITS = 3,    /* each power of two of ns has 2^3 fine buckets */
-	FINE_LIMIT_BITS = 37,    /* the last fine bucket also counts all durations from 2^37 ns on */
 	FINE_BUCKETS = 280,
 };
 

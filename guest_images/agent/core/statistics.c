@@ -3,6 +3,9 @@
 
 #include "format.h"
 
+/* The last fine bucket also counts all durations from 2^37 ns on. */
+#define FINE_LIMIT_BITS 37
+
 _Static_assert(FINE_BUCKETS == (FINE_LIMIT_BITS - FINE_BUCKET_BITS + 1) << FINE_BUCKET_BITS,
 	       "the fine buckets end at the limit");
 

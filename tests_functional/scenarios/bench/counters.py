@@ -12,12 +12,12 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from guest_images.agent.format import FINE_BUCKETS, ThreadWord, fine_bucket_ns
 from harness.errors import SetupBroken
 from harness.machine import Machine
 from harness.ram import RamBlock, ramblocks
 from tests_functional.scenarios.agent import AgentWindow
 from tests_functional.scenarios.bench.figures import Bucket
-from validators.agent_pages import FINE_BUCKETS, FINE_FIRST_WORD, fine_bucket_ns
 
 # Words of thread and control page, see docs/agent-format.md.
 _STEPS_WORD, _MAX_STALL_WORD, _MAX_GAP_WORD = 4, 8, 10
@@ -109,7 +109,7 @@ class Counters:
         """Writes of all threads by duration, uint64[FINE_BUCKETS], since the statistics were reset."""
         total = np.zeros(FINE_BUCKETS, np.uint64)
         for thread in self._threads:
-            total += self._read(thread, FINE_FIRST_WORD, FINE_BUCKETS)
+            total += self._read(thread, ThreadWord.FINE_HISTOGRAM, FINE_BUCKETS)
         return total
 
     def _read(self, page: int, word: int, count: int = 1) -> npt.NDArray[np.uint64]:

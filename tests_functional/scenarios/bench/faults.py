@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from guest_images.agent.format import FINE_BUCKETS, fine_bucket_ns
 from harness.deadline import Deadline
 from harness.errors import Evidence, MachineryMissing, NotApplicable, SetupBroken
 from harness.hosts.host import Host
 from harness.hosts.link import script_of
 from tests_functional.scenarios.bench import fault_lines, fault_trace, tracefs
 from tests_functional.scenarios.bench.figures import STALL_QUANTILES, Bucket, quantile
-from validators.agent_pages import FINE_BUCKETS, fine_bucket_ns
 
 # As it was when we were started, whatever becomes of the file meanwhile.
 _SCRIPT = script_of(fault_trace, tracefs, fault_lines)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from guest_images.agent.format import FINE_BUCKETS
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken, SubjectFailed, UsageError
 from harness.hosts.host import Host
@@ -19,7 +20,6 @@ from tests_functional.scenarios.hosts.plan import Plan
 from tests_functional.scenarios.hosts.planted_library import PlantedLibrary
 from tests_functional.scenarios.hosts.seed import Seed
 from tests_functional.scenarios.hosts.snapshots import Places, Report, save_on_host, snapshot_of, stun_ms
-from validators.agent_pages import FINE_BUCKETS
 from validators.judge import check_file
 from validators.slow_save.wrapper import Slowdown
 

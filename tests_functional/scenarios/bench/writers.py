@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 
+from guest_images.agent.format import PAGE_BYTES
 from harness.deadline import Deadline
 from harness.machine_config import MIB
 from tests_functional.scenarios.agent import AgentStatus, AgentWindow, WriterPlan
@@ -12,7 +13,6 @@ from tests_functional.scenarios.guest import Guest, Stack, start_writers
 # An idle guest's writes: few, so that they cost nothing, and yet enough to be timed.
 _IDLE_PAGES, _IDLE_RATE = 64, 50
 _TENTH = 0.1
-_PAGE = 4096
 _ROOM_KIB = 8 << 10
 
 
@@ -27,10 +27,10 @@ class Writer(enum.Enum):
     def plan(self, stack: Stack, seed: int) -> WriterPlan:
         """The agent's orders on a stack."""
         if self is Writer.IDLE:
-            return WriterPlan(_IDLE_PAGES * _PAGE * stack.vcpus, stack.vcpus, "random", seed, _IDLE_RATE)
+            return WriterPlan(_IDLE_PAGES * PAGE_BYTES * stack.vcpus, stack.vcpus, "random", seed, _IDLE_RATE)
         if self is Writer.TENTH:
-            pages = int(stack.total_mib * MIB * _TENTH) // _PAGE // stack.vcpus * stack.vcpus
-            return WriterPlan(pages * _PAGE, stack.vcpus, "random", seed)
+            pages = int(stack.total_mib * MIB * _TENTH) // PAGE_BYTES // stack.vcpus * stack.vcpus
+            return WriterPlan(pages * PAGE_BYTES, stack.vcpus, "random", seed)
         return stack.writer_plan("hot" if self is Writer.HOT else "random", seed)
 
 

@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from guest_images.agent.format import WORD_BYTES, ThreadWord
 from guest_images.cache import Cache, publish_folder, read_json, to_json
 from guest_images.ext4_image import TreeArchive, fill_image
 from guest_images.image import GuestImage
@@ -29,7 +30,7 @@ _PATTERN, _SEED = "random", 7
 _BOOT_SECONDS, _FILL_SECONDS, _SAVE_SECONDS = 120.0, 90.0, 90.0
 # A disk is made of sectors; the stream's own length is kept beside it.
 _SECTOR = 512
-_STEPS_BYTE = 4 * 8
+_STEPS_BYTE = ThreadWord.STEPS * WORD_BYTES
 
 
 @dataclass(frozen=True)

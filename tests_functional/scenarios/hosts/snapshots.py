@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from guest_images.agent.format import FINE_BUCKETS, WORD_BYTES, ThreadWord
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import Evidence, SetupBroken, SubjectFailed
@@ -22,7 +23,6 @@ from tests_functional.scenarios.offline_checks import instant, judge_oracles
 from tests_functional.scenarios.restored_checks import judge_restored
 from tests_functional.scenarios.snapshot import Flow, Snapshot
 from tests_functional.scenarios.source_checks import judge_overlap
-from validators.agent_pages import FINE_BUCKETS, FINE_FIRST_WORD
 from validators.judge import check_file
 from validators.verdict import CheckResult
 
@@ -34,9 +34,7 @@ _SCRIPT = script_of(on_host, on_host_qemu)
 _REFUSES = "QEMU refuses a background snapshot where the kernel has no UFFD-WP, says so, and nowhere else."
 _STEP_SECONDS = 120.0
 _RESTORE_SECONDS = 90.0
-# Words of a writer's page, see docs/agent-format.md.
-_STEPS_WORD, _WORD = 4, 8
-_STALLS_FROM_STEPS = (FINE_FIRST_WORD - _STEPS_WORD) * _WORD
+_STALLS_FROM_STEPS = (ThreadWord.FINE_HISTOGRAM - ThreadWord.STEPS) * WORD_BYTES
 _FLOWS = {"background": Flow.LIVE, "stopped": Flow.STOP_AND_SAVE}
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from guest_images.agent.format import PAGE_BYTES
 from harness import migration
 from harness.codes import Code
 from harness.deadline import Deadline
@@ -190,7 +191,7 @@ def wait_memory(guest: Guest, mib: int) -> None:
 
 def require_in_use(run: Run, source: Source) -> None:
     """Raise SetupBroken where the writers' pages would fit into the RAM that the guest was booted with."""
-    written = source.status.data_pages * 4096 // MIB
+    written = source.status.data_pages * PAGE_BYTES // MIB
     if written <= run.stack.ram_mib:
         raise SetupBroken(
             f"The writers' {written} MiB may all lie in the {run.stack.ram_mib} MiB that the guest has from "

@@ -1,0 +1,176 @@
+"""The words of the agent's pages, format version 1. docs/agent-format.md describes them.
+
+core/format.h has the same names and numbers for the agent itself; a unit test compares them. A page has
+PAGE_WORDS little-endian words of 64 bits.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+FORMAT_VERSION = 1
+PAGE_BYTES = 4096
+WORD_BYTES = 8
+PAGE_WORDS = 512
+DIRECTORY_ENTRIES = 500
+"""Most data pages that one directory page lists."""
+
+LONG_GAP_NS = 50_000_000
+"""A gap between two steps of a writer counts as long from here on."""
+
+LONG_GAPS_KEPT = 16
+"""The last long gaps that a thread page has the times of."""
+
+HISTOGRAM_BUCKETS = 32
+FINE_BUCKET_BITS = 3
+FINE_BUCKETS = 280
+
+DATA_MAGIC = int.from_bytes(b"SNAPPAGE", "little")
+DIRECTORY_MAGIC = int.from_bytes(b"SNAPDIRY", "little")
+CONTROL_MAGIC = int.from_bytes(b"SNAPCTRL", "little")
+THREAD_MAGIC = int.from_bytes(b"SNAPTHRD", "little")
+
+BODY_STRIDE = 0x9E3779B97F4A7C15
+"""What each word of a data page's body adds to the page's key."""
+
+
+class PageWord(IntEnum):
+    """Words of every kind of page.
+
+    MAGIC is the kind of the page, NONCE a random number of this agent.
+    """
+
+    MAGIC = 0
+    NONCE = 1
+
+
+class DataWord(IntEnum):
+    """Words of a data page, which only its thread writes."""
+
+    THREAD = 2
+    """Number of the thread that owns the page."""
+    INDEX = 3
+    """Number of the page in its thread, from 0."""
+    GENERATION = 4
+    """How many times the page has been written."""
+    STEP = 5
+    """Number of the write that made this content, from 0 in each thread."""
+    BODY = 6
+    """First word of the body: word i is key + i * BODY_STRIDE."""
+    CHECKSUM = 511
+    """`mix` of the sum of all words before it."""
+
+
+class ThreadWord(IntEnum):
+    """Words of a thread page: what one writer has done."""
+
+    NUMBER = 2
+    """From 0."""
+    PAGES = 3
+    """Its data pages."""
+    STEPS = 4
+    """Page writes completed."""
+    ERRORS = 5
+    """Pages found wrong before they were overwritten."""
+    FIRST_ERROR = 6
+    """Index of the first of these pages."""
+    STATE = 7
+    """A WriterState."""
+    LONGEST_WRITE_NS = 8
+    """Longest single page write."""
+    WRITES_TIMED = 9
+    """Page writes counted in the histograms."""
+    LONGEST_GAP_NS = 10
+    """Longest time between the ends of two page writes."""
+    LONG_GAPS = 11
+    """Gaps of LONG_GAP_NS and more."""
+    LONG_GAP_TIMES = 16
+    """Of each of the last LONG_GAPS_KEPT long gaps: its end by CLOCK_MONOTONIC and its length, in ns."""
+    HISTOGRAM = 64
+    """HISTOGRAM_BUCKETS words: bucket b counts writes that took [2^b, 2^(b+1)) microseconds."""
+    FINE_HISTOGRAM = 128
+    """FINE_BUCKETS words: the same writes in the buckets of `fine_bucket_ns`."""
+
+
+class WriterState(IntEnum):
+    """Values of ThreadWord.STATE."""
+
+    NOT_STARTED = 0
+    WRITING = 1
+    PARKED = 2
+
+
+class ControlWord(IntEnum):
+    """Words of the control page, of which an agent has one."""
+
+    VERSION = 2
+    """FORMAT_VERSION."""
+    PATTERN = 3
+    """A Pattern."""
+    SEED = 4
+    """Of the random pattern's order."""
+    THREADS = 5
+    """Number of writers."""
+    PAGE_SIZE = 6
+    """PAGE_BYTES."""
+    DATA_PAGES = 7
+    """Of all threads together."""
+    MONOTONIC_NS = 8
+    """CLOCK_MONOTONIC, renewed every 10 ms and by writers."""
+    REALTIME_NS = 9
+    """CLOCK_REALTIME, likewise."""
+    HEARTBEATS = 10
+    """One every 10 ms."""
+    STATE = 11
+    """An AgentState."""
+    GUEST_RAM = 12
+    """In bytes, as told by the host."""
+    LONGEST_GAP_NS = 13
+    """Longest time between two heartbeats."""
+
+
+class AgentState(IntEnum):
+    """Values of ControlWord.STATE."""
+
+    IDLE = 0
+    RUNNING = 1
+    PAUSED = 2
+
+
+class Pattern(IntEnum):
+    """Values of ControlWord.PATTERN: the order in which pages are written."""
+
+    SEQUENTIAL = 0
+    RANDOM = 1
+    HOT = 2
+    SPARSE = 3
+    ZERO = 4
+
+
+PATTERNS = tuple(pattern.name.lower() for pattern in Pattern)
+"""The names of the patterns on the agent's command line, by number."""
+
+
+class DirectoryWord(IntEnum):
+    """Words of a directory page: the guest page frames of data pages of one thread."""
+
+    THREAD = 2
+    """Number of the thread."""
+    FIRST_INDEX = 3
+    """Index of the first data page listed."""
+    COUNT = 4
+    """Data pages listed."""
+    FRAMES = 8
+    """COUNT guest page frame numbers, 0 = unknown."""
+    CHECKSUM = 511
+    """As in a data page."""
+
+
+def fine_bucket_ns(bucket: int) -> tuple[int, int]:
+    """Return the least duration in ns that a fine bucket counts, and the least one above it.
+
+    See docs/agent-format.md.
+    """
+    shift = max(0, (bucket >> FINE_BUCKET_BITS) - 1)
+    first = bucket - (shift << FINE_BUCKET_BITS)
+    return first << shift, (first + 1) << shift
