@@ -1,4 +1,4 @@
-"""`snapproof report`: results written in other forms, merged, and compared."""
+"""`snapproof report`: writes results in other formats, merges them, and compares them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ci.help_text import help_text
 from ci.json_file import write_json_file, write_named_file
 from ci.reports.compare import Thresholds, compare, comparison_lines
 from ci.reports.context import DEFAULT_ORIGIN, Context
-from ci.reports.formats import FORMATS, deliver, named_format
+from ci.reports.formats import deliver, formats_help, named_format
 from ci.reports.merge import Part, merged
 from ci.reports.merged_folder import copy_files, require_apart
 from ci.reports.reader import RunUnfinished, load_results
@@ -22,7 +23,7 @@ from ci.results import make_results_folder, write_results
 from harness.errors import UsageError
 from tests_functional.scenarios.result_files import HEAVY_FILES
 
-# In the cell of a Markdown table a "|" would end it.
+# A "|" would end the cell of a Markdown table.
 _URL = re.compile(r"https?://[^\s<>\"|]+")
 
 
@@ -30,9 +31,11 @@ def add_parser(commands: Any) -> None:
     """Add the command's arguments."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "report",
-        help="write results in other forms, merge them, compare them",
-        description="Works on results folders of earlier runs; boots nothing.",
-        epilog="docs/results.md says what is in a results folder, and which format is for whom.",
+        help="write results in other formats, merge them, compare them",
+        **help_text(
+            "Works on results folders of earlier runs; boots nothing.",
+            more="docs/results.md says what is in a results folder.",
+        ),
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     _add_render(actions)
@@ -41,26 +44,26 @@ def add_parser(commands: Any) -> None:
 
 
 def _add_render(actions: Any) -> None:
-    formats = "; ".join(f"{entry.name}: {entry.about}" for entry in FORMATS.values())
-    parser: argparse.ArgumentParser = actions.add_parser(
-        "render",
-        help="write results in a format",
-        description=f"Writes the results of a run in a format. Formats: {formats}.",
-        epilog="Example: snapproof report render results/nightly --format kcidb --output kcidb.json",
+    text = help_text(
+        "Writes the results of a run in a format.",
+        "report render results/nightly --format kcidb --output kcidb.json",
+        more="docs/results.md says more about the formats.",
     )
+    text["description"] += f"\n\n{formats_help()}"
+    parser: argparse.ArgumentParser = actions.add_parser("render", help="write results in a format", **text)
     parser.add_argument("results", type=Path, metavar="RESULTS", help="a results folder")
-    parser.add_argument("--format", required=True, metavar="NAME", help=f"one of {', '.join(FORMATS)}")
+    parser.add_argument("--format", required=True, metavar="NAME", help="one of the formats above")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="default: standard output, or $GITHUB_STEP_SUMMARY"
     )
     parser.add_argument(
-        "--url", default="", help="where others can read the results folder; logs are linked there"
+        "--url", default="", help="where others can read the results folder; links to logs lead there"
     )
     parser.add_argument(
         "--origin", default=DEFAULT_ORIGIN, metavar="NAME", help="kcidb: name of the CI system that reports"
     )
     parser.add_argument(
-        "--build-id", default="", metavar="ID", help="kcidb: the build under test, where KCIDB has it already"
+        "--build-id", default="", metavar="ID", help="kcidb: the build under test, if KCIDB has it already"
     )
     parser.set_defaults(run=render)
 
@@ -69,10 +72,12 @@ def _add_merge(actions: Any) -> None:
     parser: argparse.ArgumentParser = actions.add_parser(
         "merge",
         help="make one results folder of several",
-        description="Merges shards of one run, and runs of several machines or QEMUs. A shard that is "
-        "missing is a MISS. Snapshots and golden images stay where they are.",
-        epilog="Exit code: that of all tests together; a shard that is missing counts as an error (2). "
-        "Example: snapproof report merge shard-1 shard-2 shard-3 --output results/all",
+        **help_text(
+            "Merges shards of one run, and runs on several machines or QEMUs. A missing shard is reported as "
+            "MISS. Snapshots and golden images are not copied.",
+            "report merge shard-1 shard-2 shard-3 --output results/all",
+            exit_codes="as for a run of all the tests; a missing shard counts as an error (2)",
+        ),
     )
     parser.add_argument("results", type=Path, nargs="+", metavar="DIR", help="a results folder")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new results folder")
@@ -83,32 +88,34 @@ def _add_compare(actions: Any) -> None:
     usual = Thresholds()
     parser: argparse.ArgumentParser = actions.add_parser(
         "compare",
-        help="what is new, fixed or slower",
-        description="Compares two results by the names of their tests.",
-        epilog="Example: snapproof report compare results/last-night results/tonight. "
-        "Exit codes: 0 nothing got worse, 1 new failures, 2 a test broke that had not, or the results "
-        "cannot be compared. Slower tests are listed and change no exit code.",
+        help="list what is new, fixed or slower",
+        **help_text(
+            "Compares two results by the names of their tests.",
+            "report compare results/last-night results/tonight",
+            exit_codes="0 nothing got worse, 1 new failures, 2 a test newly ended with ERROR or MISS, or the "
+            "results cannot be compared. Slower tests are listed and do not change the exit code",
+        ),
     )
     parser.add_argument("old", type=Path, metavar="OLD", help="results folder to compare with")
     parser.add_argument("new", type=Path, metavar="NEW", help="results folder to be judged")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the comparison there too")
     parser.add_argument(
         "--factor",
-        type=_factor,
+        type=_number_from(1),
         default=usual.factor,
         metavar="X",
         help=f"slower is X times as long (default: {usual.factor}) ...",
     )
     parser.add_argument(
         "--least-seconds",
-        type=_least,
+        type=_number_from(0),
         default=usual.seconds,
         metavar="S",
         help=f"... and S seconds more for a test (default: {usual.seconds}) ...",
     )
     parser.add_argument(
         "--least-ms",
-        type=_least,
+        type=_number_from(0),
         default=usual.milliseconds,
         metavar="MS",
         help=f"... or MS milliseconds more for a measured time (default: {usual.milliseconds})",
@@ -116,27 +123,23 @@ def _add_compare(actions: Any) -> None:
     parser.set_defaults(run=compare_results)
 
 
-def _factor(text: str) -> float:
-    number = float(text)
-    if not 1 <= number < float("inf"):
-        raise ValueError
-    return number
+def _number_from(least: float) -> Callable[[str], float]:
+    """Return a type for argparse: a finite number that is not below `least`."""
 
+    def number(text: str) -> float:
+        value = float(text)
+        if not least <= value < float("inf"):
+            raise ValueError
+        return value
 
-def _least(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise ValueError
     return number
 
 
 def render(arguments: argparse.Namespace) -> int:
-    """Write results in a format; 0 whatever they say."""
+    """Write results in a format and return 0, whatever the results are."""
     wanted = named_format(arguments.format)
     if arguments.url and not _URL.fullmatch(arguments.url):
-        raise UsageError(
-            f"'{arguments.url}' is not a URL that logs could be linked at; it takes http(s)://..."
-        )
+        raise UsageError(f"'{arguments.url}' is not a URL for --url; it must begin with http:// or https://.")
     output: Path | None = arguments.output
     context = Context(
         arguments.results.absolute(),
@@ -173,10 +176,14 @@ def merge(arguments: argparse.Namespace) -> int:
 
 
 def _parts(folders: Sequence[Path]) -> tuple[list[Part], dict[Path, str]]:
-    """The results in each folder, and the folders of runs that were ended before they had any, with why.
+    """Read the results of all folders.
+
+    Returns:
+        The results, and for each folder whose run ended before it had any the sentence that says so.
+
 
     Raises:
-        UsageError: none has results.
+        UsageError: no folder has results, or one is not a results folder.
     """
     parts: list[Part] = []
     lost: dict[Path, str] = {}

@@ -1,10 +1,16 @@
-"""The formats that results can be written in, as a table, and how a report is made and delivered."""
+"""The table of formats that results can be written in, and how a report reaches its reader.
+
+A new format touches three files: a module with a function from `RunResult` and `Context` to text, a row of
+`FORMATS`, and a test in which a reader of the format reads it.
+
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,32 +21,37 @@ from ci.reports.result import RunResult
 from harness.errors import MachineryMissing, SetupBroken, UsageError
 
 _Render = Callable[[RunResult, Context], str]
+_HELP_WIDTH = 79
 
 
 @dataclass(frozen=True)
 class Format:
-    """One way to write results down.
+    """A way to write results down.
 
     Attributes:
         name: for `--format`.
-        file: its name in a results folder.
-        about: who reads it, in one line.
-        renderer: `module:function` of a function from results and `Context` to text; imported when needed.
+        file: name of its file in a results folder.
+        reader: who or what reads it.
+        xfail: what an XFAIL becomes in it.
+        error: what an ERROR or a MISS becomes in it.
+        renderer: `module:function`; the module is imported only when the format is wanted.
         always: whether every results folder has it.
-        variable: environment variable that names a file of the CI system to append it to, "" for none.
+        variable: environment variable that names the CI system's file to append the report to, "" for none.
         printed: whether the CI system reads it from the command's output.
     """
 
     name: str
     file: str
-    about: str
+    reader: str
+    xfail: str
+    error: str
     renderer: str
     always: bool = False
     variable: str = ""
     printed: bool = False
 
     def render(self, result: RunResult, context: Context) -> str:
-        """The report's text.
+        """Return the report's text.
 
         Raises:
             MachineryMissing: this installation lacks the format.
@@ -59,44 +70,95 @@ FORMATS = {
     entry.name: entry
     for entry in (
         Format(
-            "junit",
-            "junit.xml",
-            "GitLab, Jenkins and most other CI systems",
-            "ci.reports.junit:junit_xml",
+            name="junit",
+            file="junit.xml",
+            reader="GitLab, Jenkins and most other CI systems; in every results folder",
+            xfail="skipped",
+            error="error",
+            renderer="ci.reports.junit:junit_xml",
             always=True,
         ),
         Format(
-            "ktap",
-            "results.ktap",
-            "kernel CI systems and readers of TAP",
-            "ci.reports.ktap:ktap_text",
+            name="ktap",
+            file="results.ktap",
+            reader="kernel CI systems and readers of TAP; in every results folder",
+            xfail="'ok # XFAIL'",
+            error="'not ok # ERROR'",
+            renderer="ci.reports.ktap:ktap_text",
             always=True,
         ),
-        Format("html", "report.html", "people", "ci.reports.html_page:html_page"),
-        Format("kcidb", "kcidb.json", "KCIDB v5.3, through kcidb-submit", "ci.reports.kcidb:kcidb_json"),
-        Format("tmt", "results.yaml", "tmt and Testing Farm", "ci.reports.tmt_results:tmt_results"),
-        Format("lava", "lava.txt", "LAVA, through send-to-lava.sh", "ci.reports.lava:lava_lines"),
         Format(
-            "github-summary",
-            "summary.md",
-            "GitHub Actions: the page of a run",
-            "ci.reports.github:github_summary",
+            name="html",
+            file="report.html",
+            reader="people; in every results folder",
+            xfail="the same",
+            error="the same",
+            renderer="ci.reports.html:html_page",
+        ),
+        Format(
+            name="kcidb",
+            file="kcidb.json",
+            reader="KCIDB v5.3, through kcidb-submit",
+            xfail="FAIL with an incident of the known issue",
+            error="the same",
+            renderer="ci.reports.kcidb:kcidb_json",
+        ),
+        Format(
+            name="tmt",
+            file="results.yaml",
+            reader="tmt and Testing Farm",
+            xfail="pass with a note",
+            error="error",
+            renderer="ci.reports.tmt_results:tmt_results",
+        ),
+        Format(
+            name="lava",
+            file="lava.txt",
+            reader="LAVA, through send-to-lava.sh",
+            xfail="skip",
+            error="fail",
+            renderer="ci.reports.lava:lava_lines",
+        ),
+        Format(
+            name="github-summary",
+            file="summary.md",
+            reader="GitHub Actions: the page of a run",
+            xfail="the same",
+            error="the same",
+            renderer="ci.reports.github:github_summary",
             variable="GITHUB_STEP_SUMMARY",
         ),
         Format(
-            "github-annotations",
-            "annotations.txt",
-            "GitHub Actions: errors beside the run",
-            "ci.reports.github:github_annotations",
+            name="github-annotations",
+            file="annotations.txt",
+            reader="GitHub Actions: errors beside the run",
+            xfail="notice",
+            error="error",
+            renderer="ci.reports.github:github_annotations",
             printed=True,
         ),
     )
 }
-"""By the name for `--format`."""
+"""The formats by their name for `--format`."""
+
+
+def formats_help() -> str:
+    """Return the table as a help text: file, reader, and what becomes of XFAIL, ERROR and MISS."""
+    width = max(map(len, FORMATS)) + 4
+    lines = ["Formats:"]
+    for entry in FORMATS.values():
+        lines += textwrap.wrap(
+            f"{entry.file}, for {entry.reader}. XFAIL: {entry.xfail}; ERROR, MISS: {entry.error}.",
+            _HELP_WIDTH,
+            initial_indent=f"  {entry.name}".ljust(width),
+            subsequent_indent=" " * width,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
 
 
 def named_format(name: str) -> Format:
-    """The format of that name.
+    """Return the format of that name.
 
     Raises:
         UsageError: there is none.
@@ -107,7 +169,7 @@ def named_format(name: str) -> Format:
 
 
 def deliver(wanted: Format, text: str) -> None:
-    """Hand a report to the CI system: append it to the file that its variable names, or print it.
+    """Hand a report to the CI system: append it to the file that the format's variable names, or print it.
 
     Raises:
         SetupBroken: the CI system's file cannot be written.
@@ -122,10 +184,10 @@ def deliver(wanted: Format, text: str) -> None:
             stream.write(text)
     except OSError as error:
         raise SetupBroken(
-            f"${wanted.variable} names '{named}', which cannot be written: {error.strerror}."
+            f"The report could not be added to '{named}', which ${wanted.variable} names: {error.strerror}."
         ) from error
 
 
 def delivered_anyway(wanted: Format) -> bool:
-    """Whether the CI system takes this report itself, beside the file in the results folder."""
+    """Tell whether the CI system takes this report itself, besides the file in the results folder."""
     return wanted.printed or bool(wanted.variable and os.environ.get(wanted.variable))

@@ -1,31 +1,51 @@
-"""report.html: a run or a bench as one self-contained page, for a desk, a phone and paper."""
+"""report.html: a run or a bench as one self-contained page, for a screen of any width and for paper."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from ci.reports.context import Context
 from ci.reports.html.bench import bench_view
 from ci.reports.html.checked import HERE, clean, tail
 from ci.reports.html.page import run_page
 from ci.reports.html.pictures import Pictures
 from ci.reports.html.template import rendered
+from ci.reports.result import RunResult
 
 REPORT_FILE = "report.html"
 
 
-def report_html(result: Mapping[str, Any], folder: Path, base: str = HERE) -> str:
-    """The page of a run.
+def html_page(result: RunResult, context: Context) -> str:
+    """Return the page of a run as a format.
 
-    Nothing in it is fetched from anywhere. All texts are taken for hostile: escaped, cut to a bounded length,
-    without control characters. Without matplotlib the page has no charts and says so.
+    Its links lead to `context.url`, or else from the folder of the report to the results folder.
+    """
+    return report_html(result.to_json(), context.folder, _base(context))
+
+
+def _base(context: Context) -> str:
+    if context.url:
+        return f"{context.url.rstrip('/')}/"
+    place = os.path.relpath(context.folder.resolve(), (context.output or context.folder).resolve())
+    return HERE if place == "." else f"{quote(place)}/"
+
+
+def report_html(result: Mapping[str, Any], folder: Path, base: str = HERE) -> str:
+    """Return the page of a run, which fetches nothing.
+
+    All texts are treated as hostile: escaped, cut to a bounded length, without control characters. Without
+    matplotlib the page has no charts and says so.
 
     Args:
         result: the content of results.json; what is missing or of another type is left out.
-        folder: the results folder: logs in it are linked if they are there, each test's qmp.jsonl gives the
-            timeline of its snapshots, and a bench.json in it is shown too.
-        base: what links to its files begin with; as it is for a page in it.
+        folder: the results folder. Logs that are in it are linked, each test's qmp.jsonl gives the timeline
+            of its snapshots, and a bench.json is shown too.
+
+        base: the beginning of links to its files; the default is for a page that lies in the folder.
 
     Returns:
         An HTML document. Where there are many tests, it says what it leaves out.
@@ -35,7 +55,7 @@ def report_html(result: Mapping[str, Any], folder: Path, base: str = HERE) -> st
 
 
 def bench_html(bench: Mapping[str, Any]) -> str:
-    """The page of a bench alone.
+    """Return the page of a bench alone.
 
     Args:
         bench: the content of bench.json.
@@ -45,10 +65,10 @@ def bench_html(bench: Mapping[str, Any]) -> str:
 
 
 def sorry_html(result: Mapping[str, Any], why: str) -> str:
-    """The page that stands in where a run's page could not be made: its status, and what happened.
+    """Return the page that takes the place of a run's page that could not be made.
 
     Args:
-        result: the content of results.json.
-        why: a traceback.
+        result: the content of results.json, whose status is shown.
+        why: a traceback, which is shown too.
     """
     return rendered("sorry.html", status=clean(result.get("status"), 12), why=tail(why))
