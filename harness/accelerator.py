@@ -1,4 +1,4 @@
-"""Which accelerator works: found out by booting the guest, since /dev/kvm existing says little."""
+"""Probe which accelerator works by booting the guest under KVM; that /dev/kvm exists is not enough."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ KVM_BOOT_SECONDS = 12.0
 
 @dataclass(frozen=True)
 class Accelerator:
-    """The accelerator to use and why.
+    """The accelerator to use, and why.
 
     Attributes:
         name: `kvm` or `tcg`.
-        reason: what the probe saw, one sentence.
+        reason: the result of the probe, one sentence.
     """
 
     name: str
@@ -33,13 +33,13 @@ class Accelerator:
 def probe_accelerator(
     config: MachineConfig, ready: Callable[[Machine, Deadline], None], seconds: float, folder: Path
 ) -> Accelerator:
-    """Boot the guest under KVM with a short deadline; TCG where that does not work.
+    """Boot the guest under KVM, and return KVM if that works in time, otherwise TCG.
 
     Args:
         config: the machine to boot; its `accel` is replaced.
-        ready: waits until the guest is up, and raises a SnapproofError where it does not come up in time.
-        seconds: that it may take under KVM.
-        folder: for the probe's logs.
+        ready: waits until the guest has booted; raises a SnapproofError if it does not in time.
+        seconds: time limit for the boot.
+        folder: receives the probe's logs.
     """
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return Accelerator("tcg", "/dev/kvm cannot be opened for reading and writing.")

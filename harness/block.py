@@ -1,6 +1,6 @@
-"""Disk verbs over QMP: a disk on the command line, an external snapshot of it, a copy of what the guest sees.
+"""Give a guest a disk, and over QMP take an external snapshot of it or copy its content to a file.
 
-All of it is done by the QEMU that has the disk, so no qemu-img is needed.
+The QEMU that has the disk does all of it, so qemu-img is not needed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DEVICE = ("-device", f"virtio-blk-pci,drive={DISK},id={DISK}")
 
 
 def raw_disk(image: Path) -> tuple[str, ...]:
-    """Arguments that give a guest a raw image as its disk."""
+    """Return the QEMU arguments that give a guest a raw image as its disk."""
     return (
         *("-blockdev", f"driver=file,node-name=file0,filename={qemu_quoted(image)}"),
         *("-blockdev", f"driver=raw,node-name={DISK},file=file0"),
@@ -28,20 +28,20 @@ def raw_disk(image: Path) -> tuple[str, ...]:
 
 
 def throw_away_disk(image: Path, form: str) -> tuple[str, ...]:
-    """Arguments that give a guest an image as its disk, through an overlay that is gone when QEMU ends.
+    """Return the QEMU arguments that give a guest an image as its disk, with a temporary overlay for writes.
 
     Args:
-        image: not written to.
+        image: the disk image, which is not written.
         form: its format, `raw` or `qcow2`.
     """
     return ("-drive", f"if=none,id={DISK},format={form},snapshot=on,file={qemu_quoted(image)}", *_DEVICE)
 
 
 def snapshot_disk(machine: Machine, overlay: Path) -> None:
-    """Leave the disk as it is now, and let all further writes go to a new qcow2 file.
+    """Take an external snapshot: the disk's file stays as it is, further writes go to a new qcow2 overlay.
 
     Raises:
-        CommandRefused: QEMU cannot.
+        CommandRefused: QEMU refuses it.
     """
     arguments = {
         "node-name": _inserted(machine)["node-name"],
@@ -53,11 +53,11 @@ def snapshot_disk(machine: Machine, overlay: Path) -> None:
 
 
 def copy_disk(machine: Machine, path: Path, deadline: Deadline) -> None:
-    """Copy what the guest sees on its disk now into a raw file.
+    """Copy the current content of the guest's disk to a raw file.
 
     Raises:
-        CommandRefused: QEMU cannot.
-        SubjectFailed: the copying failed, or did not end in time.
+        CommandRefused: QEMU refuses it.
+        SubjectFailed: the copy failed, or did not end in time.
     """
     inserted = _inserted(machine)
     with path.open("wb") as file:
@@ -71,7 +71,7 @@ def copy_disk(machine: Machine, path: Path, deadline: Deadline) -> None:
         lambda event: event.name == "BLOCK_JOB_COMPLETED" and event.data["device"] == "copy",
         mark,
         deadline,
-        "the end of a disk's copying",
+        "the event BLOCK_JOB_COMPLETED for the copy of the disk",
     )
     machine.qmp.execute("blockdev-del", {"node-name": "copy"})
     if "error" in event.data:
@@ -79,9 +79,9 @@ def copy_disk(machine: Machine, path: Path, deadline: Deadline) -> None:
 
 
 def _inserted(machine: Machine) -> dict[str, Any]:
-    """What is in the disk's drive, as `query-block` has it."""
+    """Return the member `inserted` of `query-block` for the guest's disk."""
     for drive in machine.qmp.execute("query-block"):
-        # QEMU names a virtio device by its own id or by that of the bus device around it.
+        # `qdev` is the id of the virtio device, or a path with the id of its bus device.
         if DISK in (drive.get("qdev", ""), drive["device"]) or f"/{DISK}/" in drive.get("qdev", ""):
             return dict(drive["inserted"])
-    raise machine.failure("QEMU lists no drive for the guest's disk")
+    raise machine.failure(f"QEMU's query-block does not list the guest's disk '{DISK}'")

@@ -1,4 +1,4 @@
-"""A monotonic deadline that is handed down instead of restarting time-outs."""
+"""A deadline on the monotonic clock, which is passed down so that nested waits share one time limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Deadline:
         self._end = time.monotonic() + seconds
 
     def remaining(self) -> float:
-        """Seconds left, never negative."""
+        """Return the seconds left, never negative."""
         return max(0.0, self._end - time.monotonic())
 
     @property
@@ -25,11 +25,11 @@ class Deadline:
         return self.remaining() == 0.0
 
     def at_most(self, seconds: float) -> Deadline:
-        """A deadline for one step: in `seconds`, but never later than this one."""
+        """Return a deadline for one step: in `seconds`, but never later than this one."""
         return Deadline(min(seconds, self.remaining()))
 
     def check(self, what: str) -> None:
-        """Raise DeadlineExpired naming `what` if no time is left."""
+        """Raise DeadlineExpired if no time is left; `what` is the subject of its sentence."""
         if self.expired:
             raise DeadlineExpired(f"{what} did not happen within {self.seconds:.0f} s.")
 
@@ -37,9 +37,9 @@ class Deadline:
         """Poll `condition` until it holds.
 
         Args:
-            condition: looked at every `interval` seconds; may raise to end the wait early.
+            condition: called every `interval` seconds; may raise to end the wait early.
             what: names the awaited condition in the error, as the subject of a sentence.
-            interval: seconds between looks.
+            interval: seconds between two calls.
 
         Raises:
             DeadlineExpired: the condition did not hold in time.
@@ -49,5 +49,5 @@ class Deadline:
             self.nap(interval)
 
     def nap(self, seconds: float) -> None:
-        """Pause between two looks at a condition, never past the deadline."""
+        """Sleep between two checks of a condition, but never past the deadline."""
         time.sleep(min(seconds, self.remaining()))

@@ -1,4 +1,4 @@
-"""A guest's disk image: what format it has, and throw-away qcow2 overlays, so that it is never written."""
+"""Probe the format of a guest's disk image, and create qcow2 files: overlays and empty disks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from harness.errors import UsageError
 
 KEPT_FILE = "disk-at-t0.qcow2"
-"""The copy of a guest's disk that its snapshots are restored with, in the folder of the machine."""
+"""File name of the copy of a guest's disk that its snapshots are restored with, in the machine's folder."""
 
 # QEMU docs/interop/qcow2.rst: magic "QFI\xfb", version at byte 4, virtual size at byte 24.
 _QCOW2_MAGIC = b"QFI\xfb"
 _SIZE_AT = 24
 _SECTOR = 512
-# A bare file must be one of these to count as a disk: an MBR or GPT disk (boot signature at byte 510), or
-# a file system of its own.
+# A raw file counts as a disk image if it has one of these: the boot signature of an MBR or GPT disk (at byte
+# 510), or the magic of a file system.
 _RAW_SIGNS = (
     (510, b"\x55\xaa"),
     (0x438, b"\x53\xef"),  # ext2, ext3, ext4 (Linux fs/ext4/ext4.h, EXT4_SUPER_MAGIC)
@@ -34,12 +34,12 @@ _BACKING_NAME_LIMIT = 1023
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk image that QEMU is to read and never write.
+    """A disk image that QEMU reads but never writes.
 
     Attributes:
         path: the file.
         format: `raw` or `qcow2`.
-        size: bytes that the guest sees.
+        size: size of the disk in the guest, in bytes.
     """
 
     path: Path
@@ -49,11 +49,11 @@ class Disk:
 
 @dataclass(frozen=True)
 class KeptDisk:
-    """A copy of a guest's disk that goes with its snapshots, for as long as the guest does not write.
+    """A copy of a guest's disk that belongs to its snapshots, as long as the guest does not write to it.
 
     Attributes:
-        disk: the copy, as it was when the guest had stopped writing.
-        writes: writes and discards that QEMU had counted by then.
+        disk: the copy, made after the guest's last write.
+        writes: writes and discards that QEMU had counted when it was made.
     """
 
     disk: Disk
@@ -61,10 +61,10 @@ class KeptDisk:
 
 
 def probe_disk(path: Path) -> Disk:
-    """Find out what a disk image is, by its content.
+    """Find out the format and size of a disk image by its content.
 
     Raises:
-        UsageError: it is not there, cannot be read, or is no raw or qcow2 disk image.
+        UsageError: it does not exist, cannot be read, or is no raw or qcow2 disk image.
     """
     try:
         with path.open("rb") as file:
@@ -79,36 +79,39 @@ def probe_disk(path: Path) -> Disk:
             raise UsageError(f"The disk image '{path}' is in the format {name}; convert it to qcow2 or raw.")
     if not any(head[at : at + len(sign)] == sign for at, sign in _RAW_SIGNS):
         raise UsageError(
-            f"'{path}' is not a disk image: it has neither qcow2's magic, nor a partition table, nor a "
-            "file system that is known here."
+            f"'{path}' is not a disk image: it has neither the magic of qcow2, nor a partition table, nor a "
+            "file system of ext2, ext3, ext4, XFS or btrfs."
         )
     return Disk(path.absolute(), "raw", -(-length // _SECTOR) * _SECTOR)
 
 
 def make_overlay(base: Disk, path: Path) -> Disk:
-    """Make an empty qcow2 file that reads as `base` and takes all that is written.
+    """Create a qcow2 overlay: it reads as `base`, and takes all writes.
 
-    The format is written here since qemu-img is in a package of its own, which a QEMU under test need not
-    come with. Version 3, clusters of 64 KiB: header, refcount table, refcount block, then the L1 table.
+    Not by qemu-img, which is in a package of its own and may be missing for the QEMU under test. The file has
+    version 3 and clusters of 64 KiB: header, refcount table, refcount block, then the L1 table.
 
     Raises:
-        UsageError: the base's path is too long for the format.
+        UsageError: the path of `base` is too long for the format.
     """
     name = str(base.path).encode()
     if len(name) > _BACKING_NAME_LIMIT:
-        raise UsageError(f"The path of the disk image '{base.path}' is longer than qcow2 allows.")
+        raise UsageError(
+            f"The path of the disk image '{base.path}' is longer than the {_BACKING_NAME_LIMIT} bytes that "
+            "qcow2 allows; move it."
+        )
     kind = base.format.encode()
     extensions = struct.pack(">II", _BACKING_FORMAT, len(kind)) + kind + bytes(-len(kind) % 8) + bytes(8)
     return _write_qcow2(path, base.size, extensions, name)
 
 
 def make_empty_disk(path: Path, size: int) -> Disk:
-    """Make a qcow2 file of its own that reads as zeros and takes all that is written."""
+    """Create a qcow2 file without a backing file, which reads as zeros."""
     return _write_qcow2(path, size, bytes(8), b"")
 
 
 def _write_qcow2(path: Path, size: int, extensions: bytes, name: bytes) -> Disk:
-    """Write the metadata of a file without content, with the backing file's name where it has one."""
+    """Write the metadata of an empty qcow2 file; `name` is that of its backing file, empty for none."""
     entries_in_l2 = _CLUSTER // 8
     l1_entries = -(-size // (_CLUSTER * entries_in_l2))
     l1_clusters = max(1, -(-l1_entries * 8 // _CLUSTER))

@@ -12,13 +12,13 @@ from harness.status import Status
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a person needs to look into an error.
+    """What a person needs to investigate an error.
 
     Attributes:
-        command: the command line that was run, empty where none was.
-        exit_code: its exit code, negative for a signal, None while running or where none was run.
+        command: the command line that was run, empty if none was.
+        exit_code: its exit code, negative for a signal, None if it still runs or none was run.
         log_tail: the last lines of its output.
-        paths: files and folders worth opening.
+        paths: files and folders to look at.
     """
 
     command: Sequence[str] = ()
@@ -31,11 +31,11 @@ class SnapproofError(Exception):
     """Base of every error meant for a person.
 
     Attributes:
-        status: what the error makes of a test.
-        code: what happened, for control flow and known issues; that of the class where none is given.
-        sentence: one full sentence.
-        evidence: what a person needs to look into it.
-        fields: values that tell apart what the code stands for.
+        status: the status of a test that ends with this error.
+        code: what happened, for control flow and known issues; by default the code of the class.
+        sentence: one full sentence: what happened, whose fault it is, what to do.
+        evidence: what a person needs to investigate it.
+        fields: values that tell cases with the same code apart.
     """
 
     status = Status.ERROR
@@ -71,27 +71,27 @@ class SubjectFailed(SnapproofError):
 
 
 class SetupBroken(SnapproofError):
-    """The test's own set-up failed: says nothing about the subject."""
+    """The test's own set-up failed, which shows nothing about the subject."""
 
     status = Status.ERROR
 
 
 class MachineryMissing(SnapproofError):
-    """A program, package or permission that the run needs is not there."""
+    """A program, package or permission that the run needs is missing."""
 
     status = Status.MISS
     code = Code.SETUP_MISSING
 
 
 class NotApplicable(SnapproofError):
-    """The subject or host has no such feature; the sentence gives the probed reason."""
+    """The subject or the host does not have a feature; the sentence gives the probed reason."""
 
     status = Status.SKIP
     code = Code.FEATURE_ABSENT
 
 
 class DeadlineExpired(SnapproofError):
-    """A wait ran out of time; callers that know whose fault it is raise that instead."""
+    """A wait ran out of time; a caller that knows whose fault that is raises another class instead."""
 
     status = Status.ERROR
     code = Code.WAIT_EXPIRED
@@ -105,4 +105,4 @@ class UsageError(SnapproofError):
 
 
 class NoSubject(UsageError):
-    """What the user named as the QEMU or kernel under test is not there, or is no such thing."""
+    """The file that the user named as the QEMU or kernel under test does not exist, or is not one."""

@@ -1,4 +1,4 @@
-"""Why a process is silent: threads of it that wait in a page fault, as for a page that is write-protected."""
+"""Find threads of a process that wait in a page fault, e.g. for a page that userfaultfd write-protects."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 from harness.codes import Fields
 
-# A fault that is only on its way to a page is over by then.
+# An ordinary page fault takes less than this.
 _APART_SECONDS = 0.05
-# Linux fs/proc/base.c proc_pid_syscall(): a thread that sleeps, and not in a system call, is in a fault.
+# Linux fs/proc/base.c proc_pid_syscall(): a thread that sleeps outside of a system call is in a page fault.
 _IN_A_FAULT = "-1 "
 
 
-def held_threads(pid: int) -> list[str]:
-    """Names of the threads of a process that wait in a page fault and stay there.
+def waiting_threads(pid: int) -> list[str]:
+    """Return the names of the threads of a process that wait in a page fault and stay there.
 
-    With a userfaultfd on the memory that is a fault that nobody resolves. A fault of the kernel itself,
-    inside a system call, does not show. Empty too where the kernel does not let us look.
+    Such a fault is one that userfaultfd has reported and that is not resolved. Faults in kernel mode, inside
+    a system call, cannot be seen this way. The result is also empty if /proc/PID may not be read.
     """
     before = _faults(pid)
     if before:
@@ -34,27 +34,27 @@ def held_threads(pid: int) -> list[str]:
 
 
 def _faults(pid: int) -> dict[int, str]:
-    """Thread id to where it stands, for the threads that are in a fault now."""
+    """Return the content of /proc/PID/task/TID/syscall by thread id, for the threads in a page fault."""
     found = {}
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            # A thread may end meanwhile.
+            # The thread may have ended.
             with contextlib.suppress(OSError):
                 if (where := (task / "syscall").read_text()).startswith(_IN_A_FAULT):
                     found[int(task.name)] = where
     return found
 
 
-def held_fields(names: Sequence[str]) -> Fields:
-    """Return the field `held_threads` with those names, or nothing where there are none."""
+def waiting_fields(names: Sequence[str]) -> Fields:
+    """Return the field `held_threads` with the names of threads, or no field if there are none."""
     return {"held_threads": ", ".join(names)} if names else {}
 
 
-def held_up_words(names: Sequence[str]) -> str:
-    """Return what to add to a sentence that says a process is silent.
+def describe_waiting(names: Sequence[str]) -> str:
+    """Return a clause that says which threads wait in a page fault, to append to a sentence.
 
     Args:
-        names: of its threads that wait in a page fault; without any, the result is "".
+        names: names of the threads; if there are none the result is "".
     """
     if not names:
         return ""

@@ -1,4 +1,4 @@
-"""The host a QEMU runs on; here the machine we run on ourselves."""
+"""This machine as a host: starts programs and reads kernel, processors, memory and taint."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from harness.process import ChildProcess
 
 @dataclass(frozen=True)
 class HostFacts:
-    """What a result says about the host it was got on.
+    """What a result records about its host.
 
     Attributes:
         kernel: release and build of the host kernel.
-        architecture: machine name as `uname -m` gives it.
-        cpus: processors we may use.
-        memory_mib: available memory in MiB when asked.
-        tainted: the kernel's taint mask, or None where it cannot be read.
+        architecture: machine name, as printed by `uname -m`.
+        cpus: number of processors that we may use.
+        memory_mib: available memory in MiB at that time.
+        tainted: the kernel's taint mask, None if it cannot be read.
     """
 
     kernel: str
@@ -36,7 +36,7 @@ class LocalHost:
     name = "local"
 
     def facts(self) -> HostFacts:
-        """Kernel, processors, memory and taint, read now."""
+        """Read kernel, processors, memory and taint."""
         uname = platform.uname()
         return HostFacts(
             kernel=f"{uname.release} {uname.version}",
@@ -53,7 +53,7 @@ class LocalHost:
         pass_fds: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
     ) -> ChildProcess:
-        """Start a program; its output goes to `log`. See ChildProcess for the errors."""
+        """Start a program whose output is appended to `log`; raises the errors of `ChildProcess`."""
         return ChildProcess(argv, log, pass_fds, environment)
 
 

@@ -1,4 +1,4 @@
-"""Keeps a copy of a guest's disk for its snapshots, and proves that the guest has not written since."""
+"""Keep a copy of a guest's disk for its snapshots, and check that the guest has not written to it since."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _COUNTERS = ("wr_operations", "unmap_operations")
 
 
 def keep_disk(machine: Machine) -> None:
-    """Copy the disk of a guest that writes no more to it; nothing where it has none.
+    """Copy the disk of a guest that writes no more to it; do nothing if the guest has no disk.
 
-    Stopping makes QEMU complete and flush every request (QEMU 10.0 system/cpus.c do_vm_stop()), so what is
-    in the file then is all that the guest has written.
+    A stop makes QEMU complete and flush all requests (QEMU 10.0 system/cpus.c do_vm_stop()), so the file then
+    has everything that the guest has written.
     """
     if machine.config.disk is None:
         return
@@ -29,7 +29,7 @@ def keep_disk(machine: Machine) -> None:
 
 
 def disk_of_snapshot(machine: Machine) -> Disk | None:
-    """The disk that a snapshot which has just been taken is to be restored with.
+    """Return the disk to restore a new snapshot with, None if the guest has no disk.
 
     Raises:
         SetupBroken: the guest has written to its disk since the copy was made.
@@ -41,7 +41,7 @@ def disk_of_snapshot(machine: Machine) -> Disk | None:
     if written:
         raise SetupBroken(
             f"The guest wrote {written} times to its disk although all of its file systems were made "
-            "read-only, so the disk at T0 is not known; find out what in the guest writes to the bare disk."
+            "read-only, so the disk at T0 is unknown. Find out what in the guest writes to the device."
         )
     return kept.disk
 
@@ -50,4 +50,4 @@ def _writes(machine: Machine) -> int:
     for device in machine.qmp.execute("query-blockstats"):
         if device.get("device") == "guest-disk":
             return sum(int(device["stats"].get(name, 0)) for name in _COUNTERS)
-    raise machine.failure("QEMU's query-blockstats does not know the guest's disk")
+    raise machine.failure("QEMU's query-blockstats does not list the guest's disk 'guest-disk'")

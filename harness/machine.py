@@ -1,4 +1,4 @@
-"""One QEMU process with QMP, a console log and a forwarded SSH port, for the length of a `with`."""
+"""Start and end one QEMU process, with a QMP session, a console log and a forwarded SSH port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.codes import Code, Fields
 from harness.deadline import Deadline
 from harness.disk import KeptDisk, make_overlay
 from harness.errors import DeadlineExpired, Evidence, SetupBroken, SubjectFailed
-from harness.held_up import held_fields, held_threads, held_up_words
+from harness.held_up import describe_waiting, waiting_fields, waiting_threads
 from harness.host import LocalHost
 from harness.machine_config import OVERLAY_FILE, MachineConfig, qemu_argv
 from harness.process import ChildProcess
@@ -28,7 +28,7 @@ _FORWARD_LINE = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s"
 
 
 class Machine:
-    """A running QEMU. Leaving the `with` ends it and proves that nothing of it is left.
+    """A QEMU that runs during the `with`; leaving it ends QEMU and checks that no process of it is left.
 
     The folder receives `qemu.log`, `console.log`, `qmp.jsonl` and `command.txt`.
     """
@@ -39,8 +39,8 @@ class Machine:
         Args:
             config: what to run.
             host: where to run it.
-            folder: its own folder for logs, made if missing.
-            incoming: start it waiting for `migrate_incoming`.
+            folder: its own folder for logs, created if missing.
+            incoming: start it with `-incoming defer`, to wait for `migrate-incoming`.
         """
         self.config = config
         self.host = host
@@ -48,7 +48,7 @@ class Machine:
         self.incoming = incoming
         self.ssh_port = 0
         self.kept_disk: KeptDisk | None = None
-        """The disk that goes with this guest's snapshots; see harness.kept_disk."""
+        """The disk to restore this guest's snapshots with; see `kept_disk`."""
         if incoming and config.disk is not None:
             self.kept_disk = KeptDisk(config.disk, 0)
         self._process: ChildProcess | None = None
@@ -56,14 +56,14 @@ class Machine:
 
     @property
     def process(self) -> ChildProcess:
-        """The QEMU process; only while the machine is entered."""
+        """The QEMU process; exists only during the `with`."""
         if self._process is None:
             raise SetupBroken("The machine has not been started.")
         return self._process
 
     @property
     def qmp(self) -> QmpSession:
-        """Its QMP session; only while the machine is entered."""
+        """Its QMP session; exists only during the `with`."""
         if self._qmp is None:
             raise SetupBroken("The machine has no QMP session.")
         return self._qmp
@@ -83,7 +83,7 @@ class Machine:
         self.end()
 
     def alive(self) -> bool:
-        """Whether the QEMU process runs."""
+        """Return whether the QEMU process runs."""
         return self.process.exit_code() is None
 
     def failure(
@@ -92,10 +92,11 @@ class Machine:
         """Return an error that blames this QEMU, with its command line, exit code and logs.
 
         Args:
-            sentence: without its full stop.
+            sentence: what QEMU did wrong, without the full stop.
             code: what happened.
-            fields: values that tell apart what the code stands for. Known words in the last line of QEMU's
-                log and threads that wait in a page fault are added.
+            fields: values that tell cases with the same code apart. Two are added: a known message in the
+                last
+                line of QEMU's log, and threads that wait in a page fault.
         """
         exit_code = self.process.exit_code()
         ended = "" if exit_code is None else f" (exit code {exit_code})"
@@ -103,14 +104,14 @@ class Machine:
         evidence: Evidence = self.process.evidence(*paths)
         last = evidence.log_tail.strip().splitlines()[-1:]
         words = f"; its last words: {last[0]}" if last else ""
-        held = held_threads(self.process.pid) if exit_code is None else []
-        found = {**said("".join(last)), **held_fields(held), **(fields or {})}
+        held = waiting_threads(self.process.pid) if exit_code is None else []
+        found = {**said("".join(last)), **waiting_fields(held), **(fields or {})}
         return SubjectFailed(
-            f"{sentence}{ended}{held_up_words(held)}{words}.", evidence, code=code, fields=found
+            f"{sentence}{ended}{describe_waiting(held)}{words}.", evidence, code=code, fields=found
         )
 
     def wait_status(self, wanted: Callable[[str], bool], deadline: Deadline, what: str) -> str:
-        """Poll `query-status` until its `status` is wanted, and return it.
+        """Poll `query-status` until `wanted` accepts its status, and return the status.
 
         Raises:
             SubjectFailed: QEMU ended, or the status did not come in time.
@@ -128,18 +129,18 @@ class Machine:
             self.pause(deadline)
 
     def pause(self, deadline: Deadline, seconds: float = 0.01) -> int | None:
-        """Let time pass between two looks at a condition, less if QEMU ends; its exit code then."""
+        """Sleep between two checks of a condition, less if QEMU ends; return its exit code in that case."""
         try:
             return self.process.wait(deadline.at_most(seconds))
         except DeadlineExpired:
             return None
 
     def wait_console(self, text: str, deadline: Deadline) -> None:
-        """Wait until the console log holds `text`.
+        """Wait until the console log contains `text`.
 
         Raises:
-            SubjectFailed: QEMU ended first.
-            DeadlineExpired: the text did not come.
+            SubjectFailed: QEMU ended before that.
+            DeadlineExpired: the text did not appear in time.
         """
         console = self.folder / "console.log"
 
@@ -151,22 +152,26 @@ class Machine:
         deadline.wait_for(seen, f"'{text}' on the guest's console", interval=0.1)
 
     def hmp(self, command: str) -> str:
-        """Run a human monitor command and return its text."""
+        """Run a command of the human monitor (HMP) and return its output."""
         text = str(self.qmp.execute("human-monitor-command", {"command-line": command}))
         return text.replace("\r\n", "\n")
 
     def query_migrate(self) -> dict[str, Any]:
-        """`query-migrate` as it is."""
+        """Return the answer to `query-migrate`."""
         return dict(self.qmp.execute("query-migrate"))
 
     def quit(self) -> None:
-        """Ask QEMU to quit and wait for it; the `with` ends whatever is left."""
+        """Ask QEMU to quit, and wait until it has ended.
+
+        Raises:
+            SubjectFailed: it did not end in time.
+        """
         self.qmp.execute("quit")
         if self.pause(Deadline(_QUIT_SECONDS), _QUIT_SECONDS) is None:
             raise self.failure(f"QEMU did not quit within {_QUIT_SECONDS:.0f} s")
 
     def end(self) -> None:
-        """End QEMU and everything it started; does nothing where nothing runs."""
+        """End QEMU and all processes that it started; do nothing if it does not run."""
         try:
             if self._process is not None:
                 self._process.end()
@@ -199,7 +204,7 @@ class Machine:
         return int(match[1])
 
     def version(self) -> str:
-        """QEMU's version as it gives it, e.g. ``10.0.2 (Debian 1:10.0.2+ds-2)``."""
+        """Return QEMU's version as `query-version` has it, e.g. ``10.0.2 (Debian 1:10.0.2+ds-2)``."""
         answer = self.qmp.execute("query-version")
         numbers = answer["qemu"]
         package = f" ({answer['package'].strip()})" if answer["package"].strip() else ""

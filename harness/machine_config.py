@@ -1,4 +1,4 @@
-"""What one QEMU is started with, and the command line that says so."""
+"""The configuration of one QEMU, and the command line made from it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from harness.disk import Disk
 
 MIB = 1 << 20
 
-# Where QEMU's user-mode network puts the guest (QEMU net/slirp.c defaults).
+# The guest's address in QEMU's user-mode network (QEMU net/slirp.c, default).
 GUEST_ADDRESS = "10.0.2.15"
 
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """One QEMU's configuration; source and restored guest share one, so that the stream fits.
+    """The configuration of one QEMU; source and restored guest share it, so that the stream can be loaded.
 
     Attributes:
-        executable: QEMU or any program that behaves like it.
-        kernel: Linux image for `-kernel`, None where the disk boots by its own firmware and boot loader.
-        initrd: initramfs for `-initrd`, None where the kernel needs none.
+        executable: QEMU, or a program that behaves like it.
+        kernel: Linux image for `-kernel`, None if the disk boots by firmware and its own boot loader.
+        initrd: initramfs for `-initrd`, None if the kernel needs none.
         cmdline: kernel command line, used with a kernel.
         ram_mib: guest RAM in MiB.
         vcpus: number of virtual CPUs.
         accel: `kvm` or `tcg`.
         machine: machine type, as for `-machine`.
         extra: further arguments, appended as they are.
-        disk: the guest's disk as it is to be at the start; the machine writes to an overlay of its own.
+        disk: the guest's disk at the start; the machine writes only to an overlay of its own.
     """
 
     executable: Path
@@ -43,17 +43,17 @@ class MachineConfig:
 
 
 OVERLAY_FILE = "disk.qcow2"
-"""What the guest has written to its disk, in the machine's folder; thrown away with it."""
+"""File name of the overlay that takes the guest's writes to its disk; deleted when the machine ends."""
 
 
 def qemu_argv(config: MachineConfig, folder: Path, qmp_fd: int | str, incoming: bool) -> list[str]:
-    """The command line of one QEMU.
+    """Return the command line of one QEMU.
 
     Args:
         config: what to run.
-        folder: where `console.log` goes, and where the disk's overlay is.
-        qmp_fd: our QMP socket's number in the child.
-        incoming: start it waiting for `migrate-incoming`.
+        folder: receives `console.log`, and has the disk's overlay.
+        qmp_fd: number of our QMP socket in the child.
+        incoming: start it with `-incoming defer`, to wait for `migrate-incoming`.
     """
     # fmt: off
     argv = [
@@ -61,7 +61,8 @@ def qemu_argv(config: MachineConfig, folder: Path, qmp_fd: int | str, incoming: 
         "-name", "snapproof,debug-threads=on",
         "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 
-        # By QEMU's default the host may merge equal pages (KSM), whatever else it does at that time.
+        # QEMU's default lets the host merge equal pages of the guest (KSM), which would disturb tests at
+        # random.
         "-machine", config.machine if "mem-merge=" in config.machine else f"{config.machine},mem-merge=off",
         "-accel", config.accel,
         "-m", f"{config.ram_mib}M",
@@ -74,13 +75,13 @@ def qemu_argv(config: MachineConfig, folder: Path, qmp_fd: int | str, incoming: 
         "-chardev", f"file,id=console,path={qemu_quoted(folder / 'console.log')},append=on",
         "-serial", "chardev:console",
 
-        # Port 0: the kernel picks one that is free, so two machines can never race for it.
+        # Port 0: the kernel picks a free port, so two machines cannot compete for one.
         "-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-{GUEST_ADDRESS}:22",
         "-device", "virtio-net-pci,netdev=net0,romfile=",
         "-device", "virtio-rng-pci",
         *_disk(config, folder),
 
-        # QMP hides why userfaultfd failed; these trace points carry the errno.
+        # QMP does not report why userfaultfd failed; these trace points show the errno.
         "-trace", "uffd_*",
     ]
     # fmt: on
@@ -107,5 +108,5 @@ def _disk(config: MachineConfig, folder: Path) -> list[str]:
 
 
 def qemu_quoted(path: Path) -> str:
-    """A path as the value of a QEMU option list, in which a comma must be doubled."""
+    """Quote a path as a value in a QEMU option list, where a comma must be doubled."""
     return str(path).replace(",", ",,")

@@ -1,4 +1,4 @@
-"""What the host's kernel says about the memory that a RAMBlock is mapped to (/proc/PID/smaps)."""
+"""Read from /proc/PID/smaps how much of a RAMBlock is in huge pages, or in pages merged by KSM."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from harness.machine import Machine
 from harness.ram import RamBlock
 
 HUGE_PAGES = "AnonHugePages"
-"""Memory in transparent huge pages (Linux Documentation/filesystems/proc.rst)."""
+"""Field of smaps: memory in transparent huge pages (Linux Documentation/filesystems/proc.rst)."""
 
 MERGED_PAGES = "KSM"
-"""Memory in pages merged with equal ones, since Linux 6.6."""
+"""Field of smaps: memory in pages that KSM has merged (Linux 6.6)."""
 
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ")
 
 
 def mapped_bytes(machine: Machine, block: RamBlock, field: str) -> int:
-    """Bytes by one field of smaps, over the mappings that a RAMBlock lies in.
+    """Return the bytes that a field of smaps counts, summed over the mappings of a RAMBlock.
 
     Raises:
         SetupBroken: QEMU's mappings cannot be read.
@@ -27,12 +27,12 @@ def mapped_bytes(machine: Machine, block: RamBlock, field: str) -> int:
     try:
         text = Path(f"/proc/{machine.process.pid}/smaps").read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise SetupBroken(f"QEMU's mappings cannot be read: {error.strerror}.") from error
+        raise SetupBroken(f"QEMU's /proc/PID/smaps cannot be read: {error.strerror}.") from error
     return sum_field(text, field, block.host_address, block.host_address + block.used_bytes)
 
 
 def sum_field(text: str, field: str, start: int, end: int) -> int:
-    """Bytes by one field of a text like smaps, over the mappings that overlap [start, end)."""
+    """Return the bytes that a field counts in the text of smaps, for mappings that overlap [start, end)."""
     total, inside = 0, False
     for line in text.splitlines():
         mapping = _MAPPING.match(line)

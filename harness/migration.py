@@ -1,4 +1,4 @@
-"""Migration verbs over QMP: capabilities, outgoing save, incoming restore, stun by event time."""
+"""Migration over QMP: set capabilities, save to a sink, restore from a source, measure the stun."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from harness.userfaultfd import probe_userfaultfd
 _ENDED = {"completed", "failed", "cancelled"}
 BACKGROUND_SNAPSHOT = "background-snapshot"
 MAPPED_RAM = "mapped-ram"
-# 256 MiB take a minute, which a busy host may need for what is to happen meanwhile.
+# At this speed 256 MiB take a minute, enough for what has to happen during the save, even on a busy host.
 _SLOW_MIB_PER_SECOND, _PIECES_PER_SECOND = 4, 20
 
 
 @dataclass(frozen=True)
 class SaveFigures:
-    """What QEMU reports about a completed save.
+    """What QEMU's `query-migrate` reports about a completed save.
 
     Attributes:
-        downtime_ms: QEMU's own downtime, in ms.
-        total_ms: its total time, in ms.
-        ram_normal_pages: pages it sent with content.
-        ram_zero_pages: pages it sent as zero.
+        downtime_ms: QEMU's downtime, in ms.
+        total_ms: QEMU's total time, in ms.
+        ram_normal_pages: pages sent with content.
+        ram_zero_pages: pages sent as zero pages.
     """
 
     downtime_ms: int
@@ -41,37 +41,41 @@ class SaveFigures:
 
 
 def capabilities(machine: Machine) -> dict[str, bool]:
-    """The migration capabilities that this QEMU knows, and whether each is on."""
+    """Return the migration capabilities that this QEMU knows, each with whether it is on."""
     answer = machine.qmp.execute("query-migrate-capabilities")
     return {entry["capability"]: bool(entry["state"]) for entry in answer}
 
 
 def set_capability(machine: Machine, name: str, on: bool) -> None:
-    """Switch one capability.
+    """Switch a migration capability on or off.
 
     Raises:
-        CommandRefused: QEMU refuses it; the reason is QEMU's own text.
+        CommandRefused: QEMU refuses it; the error's `reason` is QEMU's text.
     """
     machine.qmp.execute("migrate-set-capabilities", {"capabilities": [{"capability": name, "state": on}]})
 
 
 def require_known(machine: Machine, name: str) -> None:
-    """Raise NotApplicable where this QEMU has no such capability."""
+    """Check that this QEMU has a migration capability.
+
+    Raises:
+        NotApplicable: it does not.
+    """
     if name not in capabilities(machine):
         raise NotApplicable(f"This QEMU has no capability '{name}'.")
 
 
 def require_capability(machine: Machine, name: str) -> None:
-    """Switch a capability on.
+    """Switch a migration capability on.
 
     Raises:
-        NotApplicable: this QEMU has no such capability, or it refuses with a reason.
+        NotApplicable: this QEMU has no such capability, or refuses it on this host.
     """
     require_known(machine, name)
     try:
         set_capability(machine, name, True)
     except CommandRefused as refusal:
-        # QEMU gives the same text whatever the reason was; the kernel's own answer tells them apart.
+        # QEMU's text is the same for every reason; our own probe of the kernel finds the real one.
         why = probe_userfaultfd().reason if name == BACKGROUND_SNAPSHOT else ""
         sentence = f"QEMU refuses {name} on this host: {refusal.reason.rstrip('.')}. {why}"
         raise NotApplicable(
@@ -82,26 +86,26 @@ def require_capability(machine: Machine, name: str) -> None:
 
 
 def lift_bandwidth_limit(machine: Machine) -> None:
-    """Let a save go as fast as its sink takes it.
+    """Raise max-bandwidth so that only the sink limits the speed of a save.
 
-    QEMU limits an ordinary migration to 128 MiB/s by default (migration/options.c, since 5.2), a
-    background snapshot not at all; comparing the two would else measure that limit.
+    QEMU limits an ordinary migration to 128 MiB/s by default (migration/options.c, since 5.2), but not a
+    background snapshot. A comparison of the two would measure that limit.
     """
     machine.qmp.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40})
 
 
 def exec_sink(path: Path) -> str:
-    """A migration URI that writes the stream through `cat`."""
+    """Return a migration URI that writes the stream to a file through `cat`."""
     return f"exec:cat > {shlex.quote(str(path))}"
 
 
 def slow_sink(path: Path, while_there: Path) -> str:
-    """A migration URI that takes little while a file is there, and goes as fast as it can from then on.
+    """Return a migration URI whose sink is slow while the file `while_there` exists, and fast afterwards.
 
-    So there is time for whatever has to happen during the save, and none is lost when it has.
+    It gives a test time to do something during the save; deleting the file then lets the save end soon.
     """
     file, part, sign = (shlex.quote(str(name)) for name in (path, f"{path}.part", while_there))
-    # Small pieces: a write of the guest waits for its page to be taken, and that should not be long.
+    # Small pieces, since a write in the guest waits until the sink has taken its page.
     piece = f"head -c {(_SLOW_MIB_PER_SECOND << 20) // _PIECES_PER_SECOND} > {part}"
     pass_on = f"cat {part} >> {file}; sleep {1 / _PIECES_PER_SECOND}"
     slowly = f"while [ -e {sign} ] && {piece} && [ -s {part} ]; do {pass_on}; done"
@@ -109,26 +113,26 @@ def slow_sink(path: Path, while_there: Path) -> str:
 
 
 def exec_source(path: Path) -> str:
-    """A migration URI that reads the stream through `cat`."""
+    """Return a migration URI that reads the stream from a file through `cat`."""
     return f"exec:cat {shlex.quote(str(path))}"
 
 
 def file_uri(path: Path) -> str:
-    """A migration URI for a file that QEMU opens itself (QEMU 8.2+)."""
+    """Return a migration URI for a file that QEMU opens itself (QEMU 8.2)."""
     return f"file:{path}"
 
 
 def start_save(machine: Machine, uri: str) -> None:
-    """Start an outgoing migration.
+    """Start a save with the QMP command `migrate`.
 
     Raises:
         NotApplicable: this QEMU does not know the transport.
-        CommandRefused: any other refusal.
+        CommandRefused: QEMU refuses it for another reason.
     """
     try:
         machine.qmp.execute("migrate", {"uri": uri})
     except CommandRefused as refusal:
-        # QEMU migration.c qmp_migrate(): an unknown scheme is an invalid parameter 'uri'.
+        # QEMU migration.c qmp_migrate() reports an unknown scheme as an invalid parameter 'uri'.
         if "valid migration protocol" in refusal.reason or "unknown migration protocol" in refusal.reason:
             scheme = uri.partition(":")[0]
             raise NotApplicable(f"This QEMU has no migration transport '{scheme}:'.") from refusal
@@ -136,13 +140,13 @@ def start_save(machine: Machine, uri: str) -> None:
 
 
 def wait_ram_moving(machine: Machine, deadline: Deadline) -> None:
-    """Wait until the first pages of RAM are on their way, that is until T0 is past.
+    """Wait until QEMU has sent the first pages of RAM, so that T0 is past.
 
-    A background snapshot protects RAM before it sends the first page, so from here on the guest may
-    run without its writes getting into the snapshot.
+    A background snapshot protects RAM before it sends the first page, so the guest's writes from here on are
+    not in the snapshot.
 
     Raises:
-        SubjectFailed: the save failed, or did not get so far in time.
+        SubjectFailed: the save failed, or sent no page in time.
     """
     while True:
         answer = machine.query_migrate()
@@ -161,10 +165,10 @@ def wait_ram_moving(machine: Machine, deadline: Deadline) -> None:
 
 
 def wait_completed(machine: Machine, deadline: Deadline) -> SaveFigures:
-    """Wait until the outgoing migration has completed and QEMU is ready for another.
+    """Wait until a save has completed and QEMU is ready for another one.
 
     Raises:
-        SubjectFailed: it failed, was cancelled, or did not end in time.
+        SubjectFailed: the save failed, was cancelled, or did not end in time.
     """
     figures = wait_reported_completed(machine, deadline)
     wait_cleaned_up(machine, deadline)
@@ -172,10 +176,10 @@ def wait_completed(machine: Machine, deadline: Deadline) -> SaveFigures:
 
 
 def wait_reported_completed(machine: Machine, deadline: Deadline) -> SaveFigures:
-    """Wait until `query-migrate` says "completed", which QEMU may say before it has cleaned up.
+    """Wait until `query-migrate` reports "completed", which may be before QEMU has cleaned up.
 
     Raises:
-        SubjectFailed: it failed, was cancelled, or did not end in time.
+        SubjectFailed: the save failed, was cancelled, or did not end in time.
     """
     while True:
         answer = machine.query_migrate()
@@ -195,14 +199,15 @@ def wait_reported_completed(machine: Machine, deadline: Deadline) -> SaveFigures
 
 
 def wait_cleaned_up(machine: Machine, deadline: Deadline) -> None:
-    """Wait until QEMU's main loop has done away with a migration that has ended.
+    """Wait until QEMU's main loop has cleaned up after a migration that has ended.
 
-    Its status changes in the migration thread, the rest follows in the main loop. A `migrate` in between
-    is refused as a "duplicate yank instance" or aborts QEMU (docs/findings.md, F3). The yank instance is
-    what shows it (QEMU 6.0 to 11.1 migration/migration.c, migrate_fd_cleanup()); QEMU 5.2 has none.
+    The migration thread sets the status, and the main loop cleans up after that. A `migrate` in between is
+    refused as a "duplicate yank instance", or aborts QEMU (docs/findings.md, F3). The end of the clean-up
+    shows in `query-yank` (QEMU 6.0 to 11.1 migration/migration.c, migrate_fd_cleanup()); QEMU 5.2 has no
+    yank.
 
     Raises:
-        SubjectFailed: it is not done in time.
+        SubjectFailed: the clean-up did not end in time.
     """
     while True:
         try:
@@ -229,13 +234,13 @@ def _check_not_failed(machine: Machine, answer: dict[str, Any]) -> None:
 
 
 def restore(machine: Machine, uri: str, deadline: Deadline) -> str:
-    """Load a stream into a machine started with `-incoming defer`.
+    """Load a stream into a machine that was started with `-incoming defer`.
 
     Returns:
-        The guest's run state then: what it was at T0, ``running`` or ``paused``.
+        The guest's run state after the load, which is that at T0: ``running`` or ``paused``.
 
     Raises:
-        SubjectFailed: QEMU does not take the stream, dies on it, or does not end the load in time.
+        SubjectFailed: QEMU refuses the stream, dies, or does not end the load in time.
     """
     try:
         machine.qmp.execute("migrate-incoming", {"uri": uri}, deadline)
@@ -246,7 +251,7 @@ def restore(machine: Machine, uri: str, deadline: Deadline) -> str:
 
     def loaded(status: str) -> bool:
         answer: dict[str, Any] = {}
-        # Not every version answers query-migrate on the incoming side.
+        # Some QEMU versions refuse query-migrate on the incoming side.
         with contextlib.suppress(CommandRefused):
             answer = machine.query_migrate()
         if answer.get("status") == "failed":
@@ -259,10 +264,10 @@ def restore(machine: Machine, uri: str, deadline: Deadline) -> str:
 
 @dataclass(frozen=True)
 class Stun:
-    """The time for which a save stopped the guest, by QEMU's event stamps.
+    """The stun of a save, by the timestamps of QEMU's events.
 
     Attributes:
-        stopped: time of STOP, in seconds since the epoch.
+        stopped: time of the event STOP, in seconds since the epoch.
         resumed: time of the RESUME that follows it, likewise.
     """
 
@@ -271,15 +276,15 @@ class Stun:
 
     @property
     def seconds(self) -> float:
-        """How long it lasted."""
+        """Its duration in seconds."""
         return self.resumed - self.stopped
 
 
 def find_stun(machine: Machine, mark: int) -> Stun | None:
-    """The first STOP after `mark` and the RESUME that follows it.
+    """Find the first STOP after `mark` and the RESUME that follows it.
 
     Returns:
-        None where the guest was not stopped and resumed since.
+        The stun, None if the guest was not stopped and resumed since.
     """
     stopped: float | None = None
     for event in machine.qmp.events_since(mark):

@@ -1,4 +1,4 @@
-"""A child process that dies with us, and the proof that nothing of it stays behind."""
+"""Run a child process that the kernel kills when we end, and check that no process of its session is left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _END_SECONDS = 10.0
 
 
 def log_tail(path: Path, limit: int = _LOG_TAIL_BYTES) -> str:
-    """The last `limit` bytes of a log as text, empty where there is no such file."""
+    """Return the last `limit` bytes of a log as text, empty if the file cannot be read."""
     try:
         with path.open("rb") as stream:
             stream.seek(max(0, path.stat().st_size - limit))
@@ -29,13 +29,13 @@ def log_tail(path: Path, limit: int = _LOG_TAIL_BYTES) -> str:
 
 
 def session_members(session: int) -> list[int]:
-    """Process ids of the live (not zombie) members of a session."""
+    """Return the ids of the live (not zombie) processes of a session."""
     members = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            # The command name is in parentheses and may hold anything, even ')'.
+            # The command name is in parentheses and may contain any character, even ')'.
             fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
         except OSError:
             continue
@@ -45,17 +45,15 @@ def session_members(session: int) -> list[int]:
     return members
 
 
-# The kernel tells a child of its parent's death only once it has been asked to; a parent that has died by
-# then is no longer the child's.
+# If the parent dies before PR_SET_PDEATHSIG is set, the child gets no signal but has another parent.
 IF_PARENT_LIVES = '[ "$PPID" = "$1" ] || exit 1; shift; exec "$@"'
-"""Shell script: runs its arguments from the second on, if the process named by the first is its parent."""
+"""Shell script: runs the command in its arguments from the second on if the first is its parent's pid."""
 
 
 class ChildProcess:
-    """A process in a session of its own, killed by the kernel when our thread ends.
+    """A process in a session of its own, which the kernel kills when the thread that started it ends.
 
-    Used as a context manager; leaving it ends the process and whatever it started, then checks that
-    its session is empty.
+    Leaving its `with` kills the process and all others of its session, then checks that the session is empty.
     """
 
     def __init__(
@@ -68,7 +66,7 @@ class ChildProcess:
         """Start `argv` with no standard input and its output appended to `log`.
 
         Raises:
-            MachineryMissing: the program or `setpriv` (util-linux) is not there.
+            MachineryMissing: `setpriv` (util-linux) is missing.
             SetupBroken: the operating system refused to start it.
         """
         setpriv = shutil.which("setpriv")
@@ -98,15 +96,15 @@ class ChildProcess:
         return self._process.pid
 
     def exit_code(self) -> int | None:
-        """Its exit code (negative: the signal that ended it), or None while it runs."""
+        """Return its exit code (negative for the signal that ended it), None while it runs."""
         return self._process.poll()
 
     def evidence(self, *paths: Path) -> Evidence:
-        """Command line, exit code and log tail for an error message."""
+        """Return its command line, exit code and log tail, for an error."""
         return Evidence(self.argv, self.exit_code(), log_tail(self.log), (self.log, *paths))
 
     def wait(self, deadline: Deadline) -> int:
-        """Wait for the process to end by itself.
+        """Wait until the process ends by itself, and return its exit code.
 
         Raises:
             DeadlineExpired: it still runs.
@@ -119,10 +117,10 @@ class ChildProcess:
             ) from None
 
     def end(self) -> None:
-        """Kill the process and all of its session, and prove that none is left.
+        """Kill the process and all others of its session, and check that none is left.
 
         Raises:
-            SetupBroken: a member of its session could not be ended.
+            SetupBroken: a process of its session could not be ended.
         """
         if self._process.poll() is None:
             os.kill(self.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What a QEMU's own QAPI schema offers, read from `query-qmp-schema`: no list of ours can be stale."""
+"""Read a QEMU's own QAPI schema (`query-qmp-schema`): the arguments of its commands and their types."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Member:
     """A member of an object type, e.g. an argument of a command.
 
     Attributes:
-        name: as on the wire.
+        name: its name in QMP.
         meta: `builtin`, `enum`, `alternate`, `array` or `object`.
-        json_type: of a builtin: `int`, `boolean`, `string`, ...; else "".
-        values: of an enum, else empty.
+        json_type: JSON type of a builtin: `int`, `boolean`, `string`, ...; otherwise "".
+        values: values of an enum; otherwise empty.
     """
 
     name: str
@@ -29,23 +29,23 @@ class Member:
 class QapiSchema:
     """The schema of one QEMU.
 
-    Its type names are arbitrary numbers, to be followed from a command's name (QEMU
-    docs/devel/qapi-code-gen.rst, "Client JSON Protocol introspection").
+    Its type names are arbitrary numbers; only the names of commands and events are stable, so a lookup starts
+    there (QEMU docs/devel/qapi-code-gen.rst, "Client JSON Protocol introspection").
     """
 
     def __init__(self, answer: Sequence[Mapping[str, Any]]) -> None:
         self._entries = {str(entry["name"]): entry for entry in answer}
 
     def arguments(self, command: str) -> tuple[Member, ...]:
-        """A command's arguments, empty where there is no such command."""
+        """Return the arguments of a command, empty if there is no such command."""
         entry = self._entries.get(command)
         return self._members(str(entry["arg-type"])) if entry else ()
 
     def element_members(self, command: str, argument: str) -> tuple[Member, ...]:
-        """The members of the objects that a command takes as an array.
+        """Return the members of the objects in a command's argument that is an array of objects.
 
         Raises:
-            KeyError: the command has no such argument, or it is no array of objects.
+            KeyError: the command has no such argument, or it is not an array of objects.
         """
         types = {
             member["name"]: member["type"]
@@ -62,12 +62,13 @@ class QapiSchema:
         entry = self._entries[type_name]
         values = entry.get("values")
         if values is None:
-            # The plain list of names is deprecated since 6.2 (QEMU qapi/introspect.json, SchemaInfoEnum).
+            # `values` is deprecated since QEMU 6.2 in favour of `members` (qapi/introspect.json,
+            # SchemaInfoEnum).
             members = entry.get("members", []) if entry["meta-type"] == "enum" else []
             values = [member["name"] for member in members]
         return Member(name, entry["meta-type"], entry.get("json-type", ""), tuple(values))
 
 
 def read_schema(machine: Machine) -> QapiSchema:
-    """Ask a running QEMU for its schema."""
+    """Read the schema of a running QEMU."""
     return QapiSchema(machine.qmp.execute("query-qmp-schema"))

@@ -1,4 +1,4 @@
-"""Is this executable a QEMU, which one, and which accelerators was it built with?"""
+"""Probe an executable: whether it is a QEMU, its version, accelerators, capabilities and devices."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ DEFAULT_EXECUTABLE = "qemu-system-x86_64"
 
 @dataclass(frozen=True)
 class QemuFacts:
-    """What an executable says about itself.
+    """The result of probing a QEMU.
 
     Attributes:
         executable: absolute path.
-        version: as `--version` gives it, with the distribution's package in parentheses.
+        version: as printed by `--version`, with the distribution's package in parentheses.
         accelerators: names from `-accel help`.
-        capabilities: migration capabilities that it knows; empty where it did not say.
+        capabilities: migration capabilities that it knows; empty if it did not list them.
     """
 
     executable: Path
@@ -38,10 +38,10 @@ def probe_qemu(name: str | Path) -> QemuFacts:
     """Ask an executable for its version, accelerators and migration capabilities.
 
     Args:
-        name: a path, or a program name to find on PATH.
+        name: a path, or a program name to look up on PATH.
 
     Raises:
-        NoSubject: there is no such executable, or it does not answer as QEMU does.
+        NoSubject: there is no such executable, or its answer is not that of a QEMU.
     """
     found = shutil.which(str(name))
     if found is None:
@@ -52,7 +52,7 @@ def probe_qemu(name: str | Path) -> QemuFacts:
     match = _VERSION.search(answer)
     if match is None:
         raise NoSubject(
-            f"'{name}' is not a QEMU: it does not answer '--version' as QEMU does.",
+            f"'{name}' is not a QEMU: its output for '--version' has no 'QEMU emulator version'.",
             Evidence((found, "--version"), log_tail=answer[-1000:]),
         )
     package = f" ({match[2]})" if match[2] else ""
@@ -62,7 +62,7 @@ def probe_qemu(name: str | Path) -> QemuFacts:
 
 
 def _capabilities(executable: Path) -> tuple[str, ...]:
-    """What `query-migrate-capabilities` lists, on a machine without anything; empty where no list comes."""
+    """Return what `query-migrate-capabilities` lists for machine `none`, empty if it gives no list."""
     commands = ("qmp_capabilities", "query-migrate-capabilities", "quit")
     said = "".join(json.dumps({"execute": command}) + "\n" for command in commands)
     answer = _ask(
@@ -74,16 +74,16 @@ def _capabilities(executable: Path) -> tuple[str, ...]:
             if isinstance(found, list):
                 return tuple(str(entry["capability"]) for entry in found)
         except (ValueError, AttributeError, TypeError, KeyError):
-            # A wrapper may say anything of its own.
+            # Not a QMP message: a wrapper around QEMU may print anything.
             continue
     return ()
 
 
 def has_device(executable: Path, name: str) -> bool:
-    """Whether a QEMU was built with a device, by what `-device help` lists.
+    """Return whether a QEMU was built with a device, according to `-device help`.
 
     Raises:
-        NoSubject: it does not answer.
+        NoSubject: it cannot be run, or does not answer in time.
     """
     return f'name "{name}"' in _ask(executable, "-device", "help")
 

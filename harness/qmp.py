@@ -1,4 +1,4 @@
-"""QMP on an asyncio loop thread of its own: every message logged, every wait bounded."""
+"""A QMP connection to a QEMU, usable from any thread: logs every message, and bounds every wait."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.qemu_messages import said
 
-# How long QEMU's end may be noticed before its exit code: the kernel closes its socket first.
+# When QEMU ends, the kernel closes its socket before the exit code can be read; at most so long before.
 _EXIT_GRACE_SECONDS = 2.0
 _POLL_SECONDS = 0.1
 
@@ -44,9 +44,9 @@ class Event:
     """One QMP event.
 
     Attributes:
-        name: as in QEMU's QAPI schema, e.g. ``STOP``.
-        data: its data, empty where it has none.
-        seconds: QEMU's own timestamp, in seconds since the epoch.
+        name: its name in QEMU's QAPI schema, e.g. ``STOP``.
+        data: its data, empty if it has none.
+        seconds: QEMU's timestamp, in seconds since the epoch.
     """
 
     name: str
@@ -55,14 +55,14 @@ class Event:
 
 
 class Blame(Protocol):
-    """Makes the error that blames a QEMU for what a sentence says."""
+    """A function that makes an error which blames a QEMU, e.g. `Machine.failure`."""
 
     def __call__(self, sentence: str, code: Code = ..., fields: Fields | None = None) -> SnapproofError:
-        """Make the error; `fields` tell apart what the code stands for."""
+        """Return the error; `fields` tell cases with the same code apart."""
 
 
 class _LoggingClient(QMPClient):
-    """A QMPClient that hands every message to a callback, in both directions."""
+    """A QMPClient that passes every message, in both directions, to a callback."""
 
     def __init__(self, on_message: Callable[[str, Message], None]) -> None:
         super().__init__("snapproof")
@@ -78,18 +78,18 @@ class _LoggingClient(QMPClient):
 
 
 class QmpSession:
-    """A QMP connection usable from any thread.
+    """A QMP connection that can be used from any thread; it runs on an asyncio loop thread of its own.
 
-    qemu.qmp listeners stay silent when QEMU dies, so every wait here also looks at the process.
+    Listeners of qemu.qmp are not told when QEMU dies, so every wait here also checks the process.
     """
 
     def __init__(self, log: Path, failure: Blame, alive: Callable[[], bool]) -> None:
-        """Prepare a session.
+        """Create a session without a connection.
 
         Args:
-            log: each message goes there as one JSON line with host time and direction.
-            failure: makes the error for a sentence about QEMU's misbehaviour.
-            alive: whether the QEMU process still runs.
+            log: file to which each message is appended as a line of JSON, with host time and direction.
+            failure: makes the errors that blame QEMU.
+            alive: returns whether the QEMU process still runs.
         """
         self._log = log.open("a", encoding="utf-8")
         self._failure = failure
@@ -102,7 +102,11 @@ class QmpSession:
         self._client = _LoggingClient(self._on_message)
 
     def connect(self, sock: socket.socket, deadline: Deadline) -> None:
-        """Negotiate QMP over our end of a socket pair."""
+        """Negotiate QMP over our end of a socket pair.
+
+        Raises:
+            SubjectFailed: QEMU died, or did not greet before the deadline.
+        """
         try:
             self._call(lambda: self._client.connect(sock), deadline)
         except (QMPError, OSError, EOFError) as error:
@@ -129,17 +133,23 @@ class QmpSession:
             raise self._gone(f"before it answered '{command}'") from error
 
     def mark(self) -> int:
-        """A position in the event history: pass it to `wait_event` or `events_since`."""
+        """Return the current position in the event history, for `wait_event` or `events_since`."""
         with self._changed:
             return len(self._events)
 
     def events_since(self, mark: int) -> list[Event]:
-        """The events that came after a mark, in order."""
+        """Return the events since a mark, in order."""
         with self._changed:
             return self._events[mark:]
 
     def wait_event(self, match: Callable[[Event], bool], mark: int, deadline: Deadline, what: str) -> Event:
-        """The first event after `mark` that `match` accepts.
+        """Wait for the first event after `mark` that `match` accepts, and return it.
+
+        Args:
+            match: returns whether an event is the awaited one.
+            mark: from `mark()`.
+            deadline: for the event.
+            what: names the event in the error.
 
         Raises:
             SubjectFailed: QEMU died, or the event did not come in time.
@@ -160,7 +170,7 @@ class QmpSession:
         raise self._gone(f"before it sent {what}")
 
     def close(self) -> None:
-        """Drop the connection and end the loop thread; safe to call at any time."""
+        """Close the connection and end the loop thread; may be called at any time."""
         if self._loop.is_closed():
             return
         with contextlib.suppress(Exception):
@@ -201,7 +211,7 @@ class QmpSession:
         return self._failure(f"QEMU ended {when}", Code.QEMU_ENDED)
 
     def _on_message(self, direction: str, message: Message) -> None:
-        # Runs on the loop thread, for each message in the order of arrival.
+        # Called on the loop thread, in the order in which messages arrive.
         entry = {"time": round(time.time(), 6), "dir": direction, "msg": dict(message)}
         self._log.write(json.dumps(entry) + "\n")
         self._log.flush()

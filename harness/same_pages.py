@@ -1,4 +1,4 @@
-"""KSM, the kernel's merging of equal pages: whether we can have it, and for a while."""
+"""Let the host's kernel merge equal pages (KSM) for a while, and probe whether this user can do that."""
 
 from __future__ import annotations
 
@@ -13,34 +13,40 @@ from harness.mappings import MERGED_PAGES
 
 # Linux Documentation/admin-guide/mm/ksm.rst.
 _KSM = Path("/sys/kernel/mm/ksm")
-# Fast enough for 256 MiB within seconds; what was there before is put back.
-# The first scan takes a page's checksum, the second merges it if it has not changed since (Linux mm/ksm.c,
-# cmp_and_merge_page()); one more, since the first may have been under way.
+# The first scan takes a page's checksum, the second merges the page if it has not changed since (Linux
+# mm/ksm.c, cmp_and_merge_page()). One more, because a scan may have been under way at the start.
 _SCANS = 3
+# Fast enough for 256 MiB within seconds.
 _WHILE_MERGING = {"sleep_millisecs": "10", "pages_to_scan": "20000", "run": "1"}
 
 
-def require_merging() -> None:
-    """Raise NotApplicable, with the reason, where we cannot have this host merge pages and count them."""
+def require_ksm() -> None:
+    """Check that this user can let the host merge pages, and count the merged ones.
+
+    Raises:
+        NotApplicable: the kernel has no KSM or does not report merged memory, or the user may not control it.
+    """
     if not _KSM.is_dir():
         raise NotApplicable(f"This host's kernel does not merge equal pages: it has no {_KSM}.")
     if f"\n{MERGED_PAGES}:" not in Path("/proc/self/smaps").read_text(errors="replace"):
-        raise NotApplicable("This host's kernel does not say which memory it has merged (Linux 6.6 does).")
+        raise NotApplicable(
+            "This host's kernel does not report merged memory in /proc/PID/smaps, as Linux does since 6.6."
+        )
     try:
         for name in _WHILE_MERGING:
-            # Only whether it may be written: writing what was read could undo another test's setting.
+            # Open the file for writing, but do not write: that could undo the setting of another test.
             (_KSM / name).open("r+").close()
     except OSError as error:
         raise NotApplicable(
-            f"This user cannot have the host merge equal pages ({_KSM}/run): {error.strerror}."
+            f"This user may not control the merging of equal pages ({_KSM}/run): {error.strerror}."
         ) from error
 
 
-def merge_all(deadline: Deadline) -> None:
-    """Have the host merge all equal pages there are; its settings are put back, and what was merged stays so.
+def merge_equal_pages(deadline: Deadline) -> None:
+    """Let the host merge all equal pages, then restore its settings; merged pages stay merged.
 
     Raises:
-        SetupBroken: its settings cannot be changed, or it does not get round in time.
+        SetupBroken: the settings cannot be changed, or the scans do not complete in time.
     """
     with _merging():
         wanted = _full_scans() + _SCANS
@@ -50,7 +56,7 @@ def merge_all(deadline: Deadline) -> None:
             )
         except DeadlineExpired as error:
             raise SetupBroken(
-                f"The host did not look at all pages {_SCANS} times within {deadline.seconds:.0f} s."
+                f"KSM did not complete {_SCANS} scans of the host's memory within {deadline.seconds:.0f} s."
             ) from error
 
 
@@ -62,7 +68,7 @@ def _full_scans() -> int:
 def _merging() -> Iterator[None]:
     try:
         with (_KSM / "run").open() as lock:
-            # Whoever came second would else put back what the first had set, for good.
+            # Without the lock a second test would take the first one's settings for the host's own.
             fcntl.flock(lock, fcntl.LOCK_EX)
             before = {name: (_KSM / name).read_text() for name in _WHILE_MERGING}
             try:

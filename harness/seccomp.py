@@ -1,7 +1,7 @@
-"""A launcher that runs a program under a seccomp filter in which userfaultfd fails with a given errno.
+"""Launcher that runs a program under a seccomp filter in which userfaultfd fails with a given errno.
 
-Run as ``python -m harness.seccomp ERRNO PROGRAM ARGUMENT...``; needs no root. A filter is inherited and can
-not be taken off again, so it must be put on by the process that becomes the program.
+Usage: ``python -m harness.seccomp ERRNO PROGRAM ARGUMENT...``, without root. A filter is inherited and cannot
+    be removed, so this process installs it and then executes the program.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_MODE_FILTER = 2
 _RET_ALLOW = 0x7FFF0000
 _RET_ERRNO = 0x00050000
-# linux/bpf_common.h: load a word at a fixed offset, jump if equal to a constant, return a constant.
+# linux/bpf_common.h: load a word at a fixed offset; jump if it equals a constant; return a constant.
 _LOAD = 0x20
 _JUMP_EQUAL = 0x15
 _RETURN = 0x06
-# struct seccomp_data: number of the system call, and the lower half of its second argument.
+# Offsets in struct seccomp_data: the system call's number, and the lower half of its second argument.
 _NUMBER_OFFSET = 0
 _SECOND_ARGUMENT_OFFSET = 24
 _IOCTL_NUMBERS = {"x86_64": 16, "aarch64": 29}
@@ -38,17 +38,17 @@ class _Program(ctypes.Structure):
 
 
 def userfaultfd_filter(error: int, machine: str) -> bytes:
-    """A BPF program in which the system call and /dev/userfaultfd's ioctl fail, and all else goes on.
+    """Return a BPF program under which userfaultfd(2) and USERFAULTFD_IOC_NEW fail; all other calls pass.
 
     Args:
-        error: errno of both.
-        machine: as `uname -m` gives it.
+        error: the errno that they fail with.
+        machine: the architecture, as printed by `uname -m`.
 
     Raises:
-        KeyError: its system calls are not known here.
+        KeyError: the system call numbers of this architecture are not known.
     """
     instructions = (
-        # Code, steps to skip if true and if false, constant (struct sock_filter).
+        # struct sock_filter: code, instructions to skip if true, and if false, constant.
         (_LOAD, 0, 0, _NUMBER_OFFSET),
         (_JUMP_EQUAL, 3, 0, SYSTEM_CALLS[machine]),
         (_JUMP_EQUAL, 0, 3, _IOCTL_NUMBERS[machine]),
@@ -61,7 +61,7 @@ def userfaultfd_filter(error: int, machine: str) -> bytes:
 
 
 def main(arguments: list[str]) -> None:
-    """Put the filter on and become the program."""
+    """Install the filter and execute the program."""
     filter_bytes = userfaultfd_filter(getattr(errno, arguments[0]), platform.machine())
     program = _Program(len(filter_bytes) // 8, filter_bytes)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> None:
         (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program)),
     ):
         if libc.prctl(option, ctypes.c_ulong(first), second, ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
-            raise SystemExit(f"The kernel takes no seccomp filter: {os.strerror(ctypes.get_errno())}.")
+            raise SystemExit(f"The kernel refuses a seccomp filter: {os.strerror(ctypes.get_errno())}.")
     os.execvp(arguments[1], arguments[1:])
 
 

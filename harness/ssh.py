@@ -1,4 +1,4 @@
-"""SSH into a guest: pinned Ed25519 host key, a key of our own, bounded commands."""
+"""Log in to a guest over SSH and run commands there, with a pinned host key and time limits."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from harness.errors import SetupBroken, SnapproofError, UsageError
 _CONNECT_SECONDS = 5.0
 _OUTPUT_LIMIT = 4 << 20
 _KEEPALIVE_SECONDS = 5
-# A guest that is still setting itself up may listen before it knows its users' keys.
+# A guest that still boots may accept connections before its users' keys are in place.
 _REFUSED_SECONDS = 15.0
 
-# Until the guest listens, paramiko logs a traceback per try; ours go into the error instead.
+# paramiko logs a traceback for each failed try until the guest listens; the last error goes into our own
+# error.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
@@ -38,9 +39,9 @@ class SshIdentity:
 
     Attributes:
         user: login name.
-        private_key: our private key's file.
-        host_key: the guest's public host key, as ``ssh-ed25519 BASE64``; "" where it is not known.
-        first_seen: file that holds the host key of a guest whose key is not known, once it was seen.
+        private_key: file with our private key.
+        host_key: the guest's public host key, as ``ssh-ed25519 BASE64``; "" if it is not known.
+        first_seen: file to keep the host key of the first login in, if `host_key` is not known.
     """
 
     user: str
@@ -49,7 +50,7 @@ class SshIdentity:
     first_seen: Path | None = None
 
     def pinned(self) -> str:
-        """The host key that the guest must have, "" where any will do because none was seen yet."""
+        """Return the host key that the guest must have, "" if any key is accepted, at the first login."""
         if self.host_key or self.first_seen is None or not self.first_seen.exists():
             return self.host_key
         return self.first_seen.read_text(encoding="ascii").strip()
@@ -57,7 +58,7 @@ class SshIdentity:
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command in the guest gave: its exit code and decoded output."""
+    """The result of a command in the guest: its exit code and decoded output."""
 
     exit_code: int
     stdout: str
@@ -65,51 +66,53 @@ class CommandResult:
 
 
 def host_key(line: str) -> paramiko.PKey:
-    """A public host key from its line: type and base64, as in known_hosts or a `.pub` file.
+    """Parse a public host key: type and base64, as in known_hosts or a `.pub` file.
 
     Raises:
-        UsageError: it is not such a line.
+        UsageError: it is not a public host key.
     """
     words = line.split()
     try:
         entry = paramiko.hostkeys.HostKeyEntry.from_line(f"guest {' '.join(words[:2])}")
     except (paramiko.SSHException, paramiko.hostkeys.InvalidHostKey, ValueError) as error:
-        raise UsageError(f"'{line}' is not a public SSH host key; its base64 is damaged.") from error
+        raise UsageError(f"'{line}' is not a public SSH host key: its base64 is damaged.") from error
     if entry is None or entry.key is None or len(words) < 2:
-        raise UsageError(f"'{line}' is not a public SSH host key; it should be like 'ssh-ed25519 AAAA...'.")
+        raise UsageError(f"'{line}' is not a public SSH host key; give one like 'ssh-ed25519 AAAA...'.")
     return entry.key
 
 
 def require_private_key(path: Path) -> None:
-    """Check that a file is a private key that can be used as it is.
+    """Check that a file is a private SSH key without a pass phrase.
 
     Raises:
-        UsageError: it cannot be read, is no private key, or takes a pass phrase.
+        UsageError: it cannot be read, is not a private key, or needs a pass phrase.
     """
     try:
         paramiko.PKey.from_path(path)
     except OSError as error:
         raise UsageError(f"The SSH key '{path}' cannot be read: {error.strerror}.") from error
     except (paramiko.PasswordRequiredException, TypeError) as error:
-        raise UsageError(f"The SSH key '{path}' takes a pass phrase; make one without for tests.") from error
+        raise UsageError(
+            f"The SSH key '{path}' needs a pass phrase; create a key without one for tests."
+        ) from error
     except (paramiko.SSHException, ValueError, UnsupportedAlgorithm) as error:
         raise UsageError(f"'{path}' is not a private SSH key: {error}.") from error
 
 
 class _PinFirst(paramiko.MissingHostKeyPolicy):
-    """Takes the first host key seen and writes it down, so that it is the only one from then on."""
+    """A policy that accepts the first host key and writes it to a file, so that later logins demand it."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
 
     def missing_host_key(self, _client: paramiko.SSHClient, _hostname: str, key: paramiko.PKey) -> None:
-        """Write the key down; paramiko calls this for a host that it knows no key of."""
+        """Write the key to the file; paramiko calls this for a host without a known key."""
         if self._file is not None:
             self._file.write_text(f"{key.get_name()} {key.get_base64()}\n", encoding="ascii")
 
 
 class GuestShell:
-    """One SSH connection to a guest. After a restore, open a new one: the old one is dead."""
+    """An SSH connection to a guest. It does not survive a restore: open a new one afterwards."""
 
     def __init__(self, port: int, identity: SshIdentity) -> None:
         self._port = port
@@ -117,14 +120,17 @@ class GuestShell:
         self._client: paramiko.SSHClient | None = None
 
     def connect(self, deadline: Deadline, alive: Callable[[], bool] = lambda: True) -> None:
-        """Log in, retrying until the guest answers.
+        """Log in; try again until the guest answers.
 
-        QEMU's forwarded port accepts connections before the guest listens, so only a completed
-        login counts.
+        QEMU's forwarded port accepts connections before the guest listens, so only a completed login counts.
+
+        Args:
+            deadline: for the login.
+            alive: returns whether the guest's QEMU still runs.
 
         Raises:
-            GuestUnreachable: no login by the deadline, or `alive` turned false.
-            SetupBroken: the guest has another host key, or keeps refusing our key.
+            GuestUnreachable: no login succeeded in time, or QEMU ended.
+            SetupBroken: the guest has a different host key, or keeps refusing our key.
         """
         last: Exception | None = None
         refused: Deadline | None = None
@@ -136,7 +142,9 @@ class GuestShell:
             try:
                 self._client = self._login(deadline)
             except paramiko.BadHostKeyException as error:
-                raise SetupBroken(f"The guest's SSH server is not the one in the image: {error}.") from error
+                raise SetupBroken(
+                    f"The guest's SSH host key is not the expected one; does another machine answer? {error}."
+                ) from error
             except paramiko.AuthenticationException as error:
                 refused = refused or deadline.at_most(_REFUSED_SECONDS)
                 if refused.expired:
@@ -148,7 +156,7 @@ class GuestShell:
                 deadline.nap(0.5)
             except (OSError, EOFError, paramiko.SSHException) as error:
                 last = error
-                # A refused connection comes back at once; without a pause we would spin.
+                # A refused connection fails at once; pause, to not use up a processor.
                 deadline.nap(0.1)
             else:
                 return
@@ -160,12 +168,12 @@ class GuestShell:
         """Run a shell command in the guest.
 
         Args:
-            command: for the guest's shell.
+            command: command line for the guest's shell.
             deadline: for the whole command, 30 s by default.
-            stdin: bytes for its standard input.
+            stdin: its standard input.
 
         Raises:
-            GuestUnreachable: the connection broke or the command did not end in time.
+            GuestUnreachable: the connection broke, or the command did not end in time.
         """
         deadline = deadline or Deadline(30)
         if self._client is None:
@@ -201,15 +209,15 @@ class GuestShell:
         result = self.run(command, deadline)
         if result.exit_code != 0:
             raise SetupBroken(
-                f"In the guest '{command}' failed with exit code {result.exit_code}: {result.stderr.strip()}"
+                f"'{command}' failed in the guest with exit code {result.exit_code}: {result.stderr.strip()}"
             )
         return result.stdout
 
     def transport(self) -> paramiko.Transport:
-        """What carries the connection, to open further channels in it.
+        """Return the SSH transport of the connection, to open further channels.
 
         Raises:
-            SetupBroken: there is none.
+            SetupBroken: there is no connection.
         """
         transport = self._client.get_transport() if self._client else None
         if transport is None:
@@ -217,7 +225,7 @@ class GuestShell:
         return transport
 
     def close(self) -> None:
-        """Drop the connection; safe to call at any time."""
+        """Close the connection; may be called at any time."""
         if self._client is not None:
             self._client.close()
             self._client = None

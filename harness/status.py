@@ -1,4 +1,4 @@
-"""Result statuses as in KCIDB v5.3, how they combine, and the exit codes they give."""
+"""The statuses of tests and checks, as in KCIDB v5.3: which is the worst of several, and its exit code."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 
 class Status(enum.Enum):
-    """Outcome of a test or a check.
+    """Outcome of a test or a check, worst first.
 
-    FAIL: the snapshot, QEMU or the kernel is wrong. ERROR: the test itself broke. MISS: machinery
-    it needs could not be had. PASS: every check agreed. DONE: measured, nothing judged. SKIP: not
-    applicable, with the probed reason. XFAIL: failed as a known issue says; XPASS: passed although
-    a known issue says it should not.
+    FAIL: the snapshot, QEMU or the kernel is wrong. ERROR: the test itself failed. MISS: something that the
+    test needs is missing. XPASS: passed although a known issue says that it fails. XFAIL: failed as a known
+    issue says. PASS: every check agreed. DONE: measured, nothing judged. SKIP: not applicable, for a reason
+    that was probed.
     """
 
     FAIL = "FAIL"
@@ -31,12 +31,12 @@ EXIT_PASS, EXIT_FAIL, EXIT_ERROR, EXIT_NOTHING_RAN, EXIT_ALL_SKIPPED = range(5)
 
 
 def worst(statuses: Iterable[Status]) -> Status | None:
-    """The worst of several statuses, or None where there is none."""
+    """Return the worst of several statuses, None if there is none."""
     return min(statuses, key=_WORST_FIRST.index, default=None)
 
 
 def exit_code(statuses: Iterable[Status]) -> int:
-    """Exit code of a run: nothing ran and all skipped are never green.
+    """Return the exit code of a run; it is not 0 if nothing ran or everything was skipped.
 
     Returns:
         0 pass, 1 fail, 2 error or missing machinery, 3 nothing ran, 4 all skipped.

@@ -71,7 +71,7 @@ def test_snapshot_of_whatever_node_is_on_top(drive: dict[str, Any]) -> None:
 def test_guest_without_our_disk() -> None:
     """Another disk is not taken for it."""
     machine, _ = _machine({"qdev": "/machine/peripheral/disk01/virtio-backend"})
-    with pytest.raises(AssertionError, match="no drive for the guest's disk"):
+    with pytest.raises(AssertionError, match="does not list the guest's disk 'disk0'"):
         snapshot_disk(machine, Path("overlay"))
 
 

@@ -61,7 +61,7 @@ def test_wrapper_becomes_the_program(tmp_path: Path) -> None:
 def test_program_that_cannot_be_confined() -> None:
     """A prefix that fails is a reason to skip, with its own words."""
     with pytest.raises(
-        NotApplicable, match="cannot run a program by 'sh -c 'echo No such user >&2; exit 1''"
+        NotApplicable, match="cannot run a program behind 'sh -c 'echo No such user >&2; exit 1''"
     ):
         support_under(("sh", "-c", "echo No such user >&2; exit 1"))
 

@@ -79,7 +79,7 @@ def test_overlay_reads_as_its_base(tmp_path: Path, size: int) -> None:
 
 def test_overlay_of_a_path_that_is_too_long(tmp_path: Path) -> None:
     """The format has room for 1023 bytes."""
-    with pytest.raises(UsageError, match="longer than qcow2 allows"):
+    with pytest.raises(UsageError, match="longer than the 1023 bytes that qcow2 allows"):
         make_overlay(Disk(Path("/" + "x/" * 600), "raw", 512), tmp_path / "overlay")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.deadline import Deadline
-from harness.held_up import held_threads, held_up_words
+from harness.held_up import describe_waiting, waiting_threads
 from harness.userfaultfd import PAGE_BYTES, Feature, Region, Userfaultfd, probe_userfaultfd
 
 
@@ -24,13 +24,13 @@ def test_thread_in_a_write_fault_is_named() -> None:
         uffd.write_protect(region.address, region.length)
         writer = threading.Thread(target=region.store, args=(0, b"after"), daemon=True)
         writer.start()
-        Deadline(10).wait_for(lambda: len(held_threads(os.getpid())) == 1, "The fault")
-        assert "waits in a page fault" in held_up_words(held_threads(os.getpid()))
+        Deadline(10).wait_for(lambda: len(waiting_threads(os.getpid())) == 1, "The fault")
+        assert "waits in a page fault" in describe_waiting(waiting_threads(os.getpid()))
         uffd.write_protect(region.address, region.length, protect=False)
         writer.join(10)
-        assert held_up_words(held_threads(os.getpid())) == ""
+        assert describe_waiting(waiting_threads(os.getpid())) == ""
 
 
 def test_no_such_process() -> None:
     """A process that has ended is not held up."""
-    assert held_up_words(held_threads(1 << 30)) == ""
+    assert describe_waiting(waiting_threads(1 << 30)) == ""

@@ -19,7 +19,7 @@ from harness.huge_pages import huge_pages_disabled
 from harness.machine import Machine
 from harness.mappings import HUGE_PAGES, MERGED_PAGES, sum_field
 from harness.ram import RamBlock, in_place, populated_bytes, read_block, read_present
-from harness.same_pages import merge_all, require_merging
+from harness.same_pages import merge_equal_pages, require_ksm
 
 _SMAPS = """7f8b9fe00000-7f8bafe00000 rw-p 00000000 00:00 0
 Size:             262144 kB
@@ -78,11 +78,11 @@ def test_settings_are_put_back(ksm: Path, monkeypatch: pytest.MonkeyPatch) -> No
         return next(scans)
 
     monkeypatch.setattr(same_pages, "_full_scans", scanned)
-    merge_all(Deadline(10))
+    merge_equal_pages(Deadline(10))
     assert next(scans, None) is None
     monkeypatch.setattr(same_pages, "_full_scans", lambda: 7)
-    with pytest.raises(SetupBroken, match="did not look at all pages 3 times"):
-        merge_all(Deadline(0.1))
+    with pytest.raises(SetupBroken, match="did not complete 3 scans"):
+        merge_equal_pages(Deadline(0.1))
     assert {path.name: path.read_text() for path in ksm.iterdir()} == before
 
 
@@ -90,7 +90,7 @@ def test_host_that_cannot_merge_is_a_skip(tmp_path: Path, monkeypatch: pytest.Mo
     """With what is missing as the reason."""
     monkeypatch.setattr(same_pages, "_KSM", tmp_path / "none")
     with pytest.raises(NotApplicable, match="does not merge equal pages"):
-        require_merging()
+        require_ksm()
 
 
 def test_pages_that_are_not_in_place_are_neither_read_nor_put_there() -> None:

@@ -71,7 +71,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
         ("--disk {text} --ssh-key {key}", "is not a disk image"),
         ("--disk {disk} --ssh-key {none}", "No such file"),
         ("--disk {disk} --ssh-key {text}", "is not a private SSH key"),
-        ("--disk {disk} --ssh-key {locked}", "takes a pass phrase"),
+        ("--disk {disk} --ssh-key {locked}", "needs a pass phrase"),
         ("--disk {disk} --ssh-key {key} --kernel {none}", "No such file"),
         ("--disk {disk} --ssh-key {key} --kernel {text}", "is not a Linux kernel"),
         ("--disk {disk} --ssh-key {key} --kernel {kernel} --initrd {none}", "No such file"),

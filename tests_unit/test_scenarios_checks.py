@@ -174,7 +174,7 @@ def test_source_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sentence.endswith("does not answer: The guest does not answer over SSH.")
     (issue,) = [issue for issue in load_known_issues() if issue.id == "F9"]
     assert not re.search(issue.probe, "QEMU says that the source guest runs, but it does not answer: No.")
-    monkeypatch.setattr(source_checks, "held_threads", lambda _pid: ["CPU 0/TCG"])
+    monkeypatch.setattr(source_checks, "waiting_threads", lambda _pid: ["CPU 0/TCG"])
     (sentence,) = sentences(_judged(monkeypatch, guest)["source-guest"])
     assert re.search(issue.probe, sentence)
     assert "source-latency" not in results

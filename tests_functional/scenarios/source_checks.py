@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
-from harness.held_up import held_fields, held_threads, held_up_words
+from harness.held_up import describe_waiting, waiting_fields, waiting_threads
 from harness.ram import write_protected_pages
 from tests_functional.scenarios.agent import AgentStatus
 from tests_functional.scenarios.checks import Problem, judged, skipped
@@ -60,12 +60,12 @@ def judge_source(guest: Guest, before: Baseline) -> list[CheckResult]:
     try:
         status = _settled(guest)
     except SnapproofError as error:
-        held = held_threads(guest.machine.process.pid)
-        why = f"{error.sentence.rstrip('.: ')}{held_up_words(held)}"
+        held = waiting_threads(guest.machine.process.pid)
+        why = f"{error.sentence.rstrip('.: ')}{describe_waiting(held)}"
         silent = Problem(
             Code.SOURCE_SILENT,
             f"QEMU says that the source guest runs, but it does not answer: {why}.",
-            {**error.fields, **held_fields(held), "error": error.code},
+            {**error.fields, **waiting_fields(held), "error": error.code},
         )
         return [judged("source-guest", _SOURCE, [silent]), _unprotected(guest), _host(guest, before)]
     problems = []

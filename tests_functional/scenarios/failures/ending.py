@@ -11,7 +11,7 @@ from typing import Any
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
-from harness.held_up import held_fields, held_threads, held_up_words
+from harness.held_up import describe_waiting, waiting_fields, waiting_threads
 from harness.machine import Machine
 from tests_functional.scenarios.agent import AgentWindow
 from tests_functional.scenarios.checks import Problem, judged
@@ -120,9 +120,8 @@ def judge_resumed(case: Case, machine: Machine, window: AgentWindow) -> CheckRes
             if (status == "running" and written_least(before, after) >= _MORE_STEPS) or limit.expired:
                 break
             machine.pause(limit)
-        problems = resumed_problems(
-            status, written_least(before, after), held_threads(machine.process.pid) if limit.expired else ()
-        )
+        waiting = waiting_threads(machine.process.pid) if limit.expired else ()
+        problems = resumed_problems(status, written_least(before, after), waiting)
     except (SnapproofError, OSError) as error:
         # A process that is ending has no memory any more before it has ended.
         ended = not machine.alive() or (isinstance(error, OSError) and error.errno == errno.ESRCH)
@@ -157,6 +156,6 @@ def resumed_problems(status: str, written: int, held: Sequence[str] = ()) -> lis
         return [Problem(Code.GUEST_NOT_RESUMED, sentence, {"state": status})]
     if written < _MORE_STEPS:
         wrote = f"a writer wrote {written} pages in {LIMIT_SECONDS:.0f} s"
-        sentence = f"QEMU calls the guest running, but {wrote}{held_up_words(held)}."
-        return [Problem(Code.GUEST_WRITERS_STALLED, sentence, held_fields(held))]
+        sentence = f"QEMU calls the guest running, but {wrote}{describe_waiting(held)}."
+        return [Problem(Code.GUEST_WRITERS_STALLED, sentence, waiting_fields(held))]
     return []

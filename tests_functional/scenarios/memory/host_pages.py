@@ -14,7 +14,7 @@ from harness.huge_pages import huge_pages_disabled, huge_pages_setting
 from harness.machine_config import MIB
 from harness.mappings import HUGE_PAGES, MERGED_PAGES, mapped_bytes
 from harness.ram import main_block
-from harness.same_pages import merge_all, require_merging
+from harness.same_pages import merge_equal_pages, require_ksm
 from tests_functional.scenarios.checks import judged
 from tests_functional.scenarios.main_job import Source, judge_cycle, writing_guest
 from tests_functional.scenarios.memory.same_file import fill_file, write_file
@@ -84,7 +84,7 @@ def _in_small_pages(source: Source) -> dict[str, int]:
 def _merged(source: Source) -> dict[str, int]:
     """Have the host merge equal pages of a file in the guest."""
     source.guest.shell.check(fill_file(_FILE_MIB))
-    merge_all(Deadline(_MERGE_SECONDS))
+    merge_equal_pages(Deadline(_MERGE_SECONDS))
     found = merged_mib(source)
     if found < _FILE_MIB:
         raise SetupBroken(f"The host merged {found:.1f} MiB, fewer than the {_FILE_MIB} MiB that are equal.")
@@ -136,7 +136,7 @@ HOST_PAGES: Mapping[str, HostPages] = {
     ),
     "merged-pages": HostPages(
         "a page that the host has merged with others is copied on a write, and protected twice over",
-        require_merging,
+        require_ksm,
         nullcontext,
         _merged,
         lambda source: part_merged(source, _FILE_MIB),

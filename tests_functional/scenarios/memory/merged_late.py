@@ -8,7 +8,7 @@ from dataclasses import replace
 from harness import migration
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
-from harness.same_pages import merge_all, require_merging
+from harness.same_pages import merge_equal_pages, require_ksm
 from tests_functional.scenarios.checks import judged
 from tests_functional.scenarios.main_job import Source, judge_cycle, writing_guest
 from tests_functional.scenarios.memory.host_pages import merged_mib, part_merged
@@ -30,7 +30,7 @@ _WRITTEN_MIB = 3
 
 def merged_while_saving(run: Run) -> Outcome:
     """Have the host merge equal pages of the guest once T0 is past, and the guest then write to them."""
-    require_merging()
+    require_ksm()
     begun = time.monotonic()
     # KSM looks only at memory that QEMU offers it.
     run = replace(run, stack=replace(run.stack, machine=f"{run.stack.machine},mem-merge=on"))
@@ -58,7 +58,7 @@ def _merge_and_write(source: Source) -> float:
     Raises:
         SetupBroken: it did not merge enough, or the save ended before enough of that was written.
     """
-    merge_all(Deadline(_MERGE_SECONDS))
+    merge_equal_pages(Deadline(_MERGE_SECONDS))
     found = merged_mib(source)
     if found < _FILE_MIB:
         raise SetupBroken(f"The host merged {found:.1f} MiB, fewer than the {_FILE_MIB} MiB that are equal.")
