@@ -21,7 +21,7 @@ _TARGET_PAGE_BYTES = 4096
 # Linux Documentation/admin-guide/mm/pagemap.rst: bit 57, "pte is uffd-wp write-protected" (5.14+).
 _UFFD_WP_BIT = np.uint64(1 << 57)
 # The same document: bit 63 is set for a page in RAM, bit 62 for one in swap space.
-_IN_PLACE = np.uint64(3 << 62)
+_POPULATED = np.uint64(3 << 62)
 
 # QEMU softmmu/physmem.c ram_block_format(): name, page size, offset, used, total, and since 8.2 the
 # host address. A name may contain spaces, but never a newline.
@@ -174,7 +174,7 @@ def read_block(machine: Machine, block: RamBlock) -> Iterator[bytes]:
         yield data
 
 
-def read_present(machine: Machine, block: RamBlock) -> Iterator[tuple[int, bytes]]:
+def read_populated(machine: Machine, block: RamBlock) -> Iterator[tuple[int, bytes]]:
     """Yield host address and bytes of the pages of a block that are in RAM or swap, neighbours in one piece.
 
     Other pages are not read: reading a page that was never touched maps one, and shared RAM then takes host
@@ -183,7 +183,7 @@ def read_present(machine: Machine, block: RamBlock) -> Iterator[tuple[int, bytes
     Raises:
         MachineryMissing, SetupBroken: as for read_block.
     """
-    yield from read_pages(machine, block, in_place(machine, block))
+    yield from read_pages(machine, block, populated_pages(machine, block))
 
 
 def read_pages(
@@ -245,13 +245,13 @@ def _copy_block(machine: Machine, block: RamBlock, path: Path) -> None:
         image.truncate(block.used_bytes)
 
 
-def in_place(machine: Machine, block: RamBlock) -> npt.NDArray[np.bool_]:
+def populated_pages(machine: Machine, block: RamBlock) -> npt.NDArray[np.bool_]:
     """Return which pages of a block are in RAM or swap: bool[host pages], True for zero pages too.
 
     Raises:
         SetupBroken: QEMU's pagemap cannot be read.
     """
-    found: npt.NDArray[np.bool_] = _pagemap(machine, block) & _IN_PLACE != 0
+    found: npt.NDArray[np.bool_] = _pagemap(machine, block) & _POPULATED != 0
     return found
 
 
@@ -261,7 +261,7 @@ def populated_bytes(machine: Machine, block: RamBlock) -> int:
     Raises:
         SetupBroken: QEMU's pagemap cannot be read.
     """
-    return int(in_place(machine, block).sum()) * libc.PAGE_BYTES
+    return int(populated_pages(machine, block).sum()) * libc.PAGE_BYTES
 
 
 def _pagemap(machine: Machine, block: RamBlock) -> npt.NDArray[np.uint64]:

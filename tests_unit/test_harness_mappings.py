@@ -18,7 +18,7 @@ from harness.errors import NotApplicable, SetupBroken
 from harness.huge_pages import huge_pages_disabled
 from harness.machine import Machine
 from harness.mappings import HUGE_PAGES, MERGED_PAGES, sum_field
-from harness.ram import RamBlock, in_place, populated_bytes, read_block, read_present
+from harness.ram import RamBlock, populated_bytes, populated_pages, read_block, read_populated
 from harness.same_pages import merge_equal_pages, require_ksm
 
 _SMAPS = """7f8b9fe00000-7f8bafe00000 rw-p 00000000 00:00 0
@@ -101,10 +101,10 @@ def test_pages_that_are_not_in_place_are_neither_read_nor_put_there() -> None:
             area[page * 4096] = page
         view = ctypes.c_char.from_buffer(area)
         block = RamBlock("x", 64 * 4096, ctypes.addressof(view))
-        assert np.flatnonzero(in_place(machine, block)).tolist() == [5, 6, 60]
+        assert np.flatnonzero(populated_pages(machine, block)).tolist() == [5, 6, 60]
         pieces = [
             ((at - block.host_address) // 4096, len(data), data[0])
-            for at, data in read_present(machine, block)
+            for at, data in read_populated(machine, block)
         ]
         assert pieces == [(5, 2 * 4096, 5), (60, 4096, 60)]
         assert populated_bytes(machine, block) == 3 * 4096

@@ -11,7 +11,14 @@ import pytest
 
 from harness import ram
 from harness.machine import Machine
-from harness.ram import RamBlock, in_place, parse_places, parse_ramblocks, populated_bytes, read_present
+from harness.ram import (
+    RamBlock,
+    parse_places,
+    parse_ramblocks,
+    populated_bytes,
+    populated_pages,
+    read_populated,
+)
 from harness.userfaultfd import libc
 
 _QEMU_10 = """              Block Name    PSize              Offset               Used              Total                HVA  RO
@@ -78,8 +85,8 @@ def test_pagemap_of_a_host_with_large_pages(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(ram, "Path", lambda path: tmp_path / str(path).lstrip("/"))
     monkeypatch.setattr(ram, "ramblocks", lambda _machine: (block,))
     machine = cast(Machine, SimpleNamespace(process=SimpleNamespace(pid=7)))
-    assert in_place(machine, block).tolist() == [True, False, True, False]
+    assert populated_pages(machine, block).tolist() == [True, False, True, False]
     assert populated_bytes(machine, block) == 2 * page
-    pieces = [(at - block.host_address, data) for at, data in read_present(machine, block)]
+    pieces = [(at - block.host_address, data) for at, data in read_populated(machine, block)]
     assert pieces == [(0, bytes(page)), (2 * page, bytes([2]) * page)]
     assert ram.write_protected_pages(machine) == 1

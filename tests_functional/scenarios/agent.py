@@ -16,7 +16,7 @@ from guest_images.agent.format import CONTROL_MAGIC, THREAD_MAGIC
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.machine import Machine
-from harness.ram import ramblocks, read_present
+from harness.ram import ramblocks, read_populated
 from harness.ssh import GuestShell
 
 _PAGE_BYTES = 4096
@@ -222,7 +222,7 @@ class AgentWindow:
         control: set[int] = set()
         for block in ramblocks(machine):
             if block.host_address:
-                for address, data in read_present(machine, block):
+                for address, data in read_populated(machine, block):
                     threads.update(_thread_pages(data, address, nonce))
                     control.update(_control_pages(data, address, nonce))
         if not threads or not control:

@@ -41,7 +41,7 @@ class Judgement:
             return "no figures"
         held = f"{statistics.median(self.held_ns) / 1000:.1f} us" if self.held_ns else "none"
         return (
-            f"a held write {held}, a plain one {statistics.median(self.plain_ns) / 1000:.1f} us; "
+            f"a write that waits {held}, a plain one {statistics.median(self.plain_ns) / 1000:.1f} us; "
             f"stun {self.stats.stun_ns / 1e6:.2f} ms of {self.stats.total_ns / 1e6:.1f} ms; "
             f"{self.stats.faults} faults, {self.stats.swept} pages swept, {self.stats.rounds} round(s)"
         )

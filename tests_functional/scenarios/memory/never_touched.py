@@ -13,7 +13,7 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.huge_pages import huge_pages_disabled
 from harness.machine import Machine
-from harness.ram import RamBlock, in_place, main_block, populated_bytes, read_pages
+from harness.ram import RamBlock, main_block, populated_bytes, populated_pages, read_pages
 from tests_functional.scenarios.checks import judged
 from tests_functional.scenarios.guest import Guest
 from tests_functional.scenarios.main_job import judge_cycle, writing_guest
@@ -69,7 +69,7 @@ def never_touched(run: Run) -> Outcome:
         migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
         block = main_block(machine)
         _start_filling(source.guest, block, run.deadline.at_most(_FILL_SECONDS))
-        untouched = _Untouched(block, ~in_place(machine, block))
+        untouched = _Untouched(block, ~populated_pages(machine, block))
         run.say(
             f"01-seeds: saving; {int(untouched.pages.sum())} pages of '{block.idstr}' were never touched."
         )
