@@ -39,9 +39,11 @@ class Judgement:
         """Return the figures as one line of text."""
         if self.stats is None or not self.plain_ns:
             return "no figures"
-        held = f"{statistics.median(self.held_ns) / 1000:.1f} us" if self.held_ns else "none"
+        waits = "no write waits"
+        if self.held_ns:
+            waits = f"a write that waits takes {statistics.median(self.held_ns) / 1000:.1f} us"
         return (
-            f"a write that waits {held}, a plain one {statistics.median(self.plain_ns) / 1000:.1f} us; "
+            f"{waits}, a plain one takes {statistics.median(self.plain_ns) / 1000:.1f} us; "
             f"stun {self.stats.stun_ns / 1e6:.2f} ms of {self.stats.total_ns / 1e6:.1f} ms; "
             f"{self.stats.faults} faults, {self.stats.swept} pages swept, {self.stats.rounds} round(s)"
         )
