@@ -78,7 +78,7 @@ def wait_child(trial: Trial, pid: int, what: str) -> int:
     ],
 )
 def a_child_is_not_protected(trial: Trial) -> None:
-    """Without EVENT_FORK a child's memory is not protected; the parent's stays protected and unchanged."""
+    """Without EVENT_FORK a child's memory is not protected after fork; the parent's stays protected."""
     region, uffd = trial.protected()
     pid = os.fork()
     if pid == 0:
