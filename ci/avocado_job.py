@@ -17,10 +17,11 @@ import tests_functional
 from ci.events import EVENTS_FILE
 from ci.interruption import asked_to_stop
 from ci.profiles.entry import Entry
+from ci.reports.result import OutcomeRecord
 from ci.side_by_side import Plan
 from harness.errors import SetupBroken
 from harness.status import Status
-from tests_functional.scenarios.outcome import OUTCOME_FILE, Outcome
+from tests_functional.scenarios.outcome import OUTCOME_FILE
 from tests_functional.scenarios.run import remove_heavy
 
 # Avocado's own clock starts before the test's; a killed test never reports, so both must end it.
@@ -28,7 +29,7 @@ _TASK_GRACE_SECONDS = 30
 _JOB_GRACE_SECONDS = 60
 
 
-def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) -> dict[str, Outcome]:
+def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) -> dict[str, OutcomeRecord]:
     """Run tests in processes of their own.
 
     Args:
@@ -116,14 +117,14 @@ def _resolve(entry: Entry, parameters: Mapping[str, str | int | float]) -> list[
     return list(found)
 
 
-def _collect(entry: Entry, folder: Path) -> Outcome:
+def _collect(entry: Entry, folder: Path) -> OutcomeRecord:
     place = Path("tests") / entry.name
     try:
         data = json.loads((folder / place / OUTCOME_FILE).read_text(encoding="utf-8"))
-        return Outcome.from_json(data).placed(str(place))
+        return OutcomeRecord.from_json(data).placed(str(place))
     except FileNotFoundError:
         remove_heavy(folder / place)
-        return Outcome(
+        return OutcomeRecord(
             entry.name,
             Status.ERROR,
             "The run was interrupted before this test had reported."

@@ -17,7 +17,7 @@ from tests_functional.scenarios.outcome import write_atomically
 from validators.extract import extract
 from validators.judge import check_file
 from validators.page_map import svg_map, terminal_map
-from validators.verdict import Verdict, checks_json
+from validators.verdict import Verdict
 
 _STDIN = Path("-")
 
@@ -142,7 +142,7 @@ def _extract(path: Path, arguments: argparse.Namespace) -> bool:
 def _print(path: Path, verdict: Verdict) -> None:
     for name, value in verdict.facts.items():
         print(f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
-    for entry in checks_json(verdict.checks):
+    for entry in (result.to_json(verdict.page_size) for result in verdict.checks):
         if entry["status"] == Status.PASS.value:
             print(f"      PASS {entry['name']}: {entry['explanation']}")
         else:

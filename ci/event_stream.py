@@ -24,10 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from ci.reports.result import RunResult
+from ci.reports.result import OutcomeRecord, RunResult
 from harness.errors import SnapproofError, UsageError
 from harness.status import EXIT_ERROR, Status
-from tests_functional.scenarios.outcome import Outcome
 
 EVENTS_SCHEMA = 1
 STANDARD_OUTPUT = "-"
@@ -74,7 +73,7 @@ class EventStream:
     ) -> None:
         if not self._over:
             sentence = error.sentence if isinstance(error, SnapproofError) else "The run was broken off."
-            self.settle([Outcome(name, Status.ERROR, sentence) for name in self._tests])
+            self.settle([OutcomeRecord(name, Status.ERROR, sentence) for name in self._tests])
             counts = Counter(self._ended.values())
             self._end("ERROR", EXIT_ERROR, counts, sentence)
         if self._stream not in (None, sys.stdout):
@@ -102,7 +101,7 @@ class EventStream:
         content = {key: value for key, value in event.items() if key not in ("type", "time")}
         self._tell(event["type"], at=event["time"], **{**content, "test": name})
 
-    def settle(self, outcomes: Sequence[Outcome]) -> None:
+    def settle(self, outcomes: Sequence[OutcomeRecord]) -> None:
         """Tell the end of those tests that could not tell it themselves."""
         for outcome in outcomes:
             if outcome.name not in self._ended:

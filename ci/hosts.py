@@ -12,7 +12,7 @@ from typing import Any
 
 from ci.help_text import help_text
 from ci.host_plan import HOST_HELP, Sources, add_host_arguments, prepared
-from ci.reports.result import RunResult
+from ci.reports.result import OutcomeRecord, RunResult
 from ci.results import make_results_folder, now, write_results
 from ci.stack import cache_of
 from guest_images.catalogue import HOSTS
@@ -81,7 +81,11 @@ def hosts(arguments: argparse.Namespace) -> int:
         for outcome in found[-1].outcomes:
             log(f"{outcome.status.value:5} {outcome.name}: {outcome.sentence}")
     result = RunResult(
-        [outcome.placed(f"tests/{one.folder}") for one in found for outcome in one.outcomes],
+        [
+            OutcomeRecord.from_json(outcome.to_json()).placed(f"tests/{one.folder}")
+            for one in found
+            for outcome in one.outcomes
+        ],
         started,
         time.monotonic() - begun,
         ("snapproof", *sys.argv[1:]),

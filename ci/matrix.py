@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ci.profiles.entry import Entry
+from ci.reports.result import OutcomeRecord
 from ci.stack import cache_of, prepare_stack
 from guest_images.catalogue import BOOT_SECONDS
 from guest_images.image import GuestImage, build_guest
 from harness.errors import UsageError
 from harness.status import Status
 from tests_functional.scenarios.guest import COVERAGE, DEFAULT_RAM_MIB, Stack, fitting_ram
-from tests_functional.scenarios.outcome import Outcome
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9.+-]+")
 _NUMBERS = re.compile(r"\d+")
@@ -62,7 +62,7 @@ class Leg:
         """What the whole run calls a test of this leg."""
         return f"{self.label}/{entry.name}" if self.label else entry.name
 
-    def named(self, outcome: Outcome) -> Outcome:
+    def named(self, outcome: OutcomeRecord) -> OutcomeRecord:
         """An outcome of this leg as the whole run calls it."""
         if not self.label:
             return outcome
@@ -178,7 +178,7 @@ def _sharded(work: list[tuple[str, Entry]], shard: tuple[int, int] | None) -> li
     return mine
 
 
-def table(outcomes: Sequence[Outcome], legs: Sequence[Leg]) -> list[str]:
+def table(outcomes: Sequence[OutcomeRecord], legs: Sequence[Leg]) -> list[str]:
     """Lines of a table: test group by QEMU, with how many tests ended how.
 
     Args:

@@ -23,7 +23,7 @@ from ci.own_guest import own_command
 from ci.profiles import select
 from ci.profiles.entry import Entry
 from ci.reports.formats import named_format
-from ci.reports.result import RunResult, Selection
+from ci.reports.result import OutcomeRecord, RunResult, Selection
 from ci.results import make_results_folder, now, remove_empty, write_reproducer, write_results
 from ci.side_by_side import Plan, plan
 from ci.trial_boot import why_untestable
@@ -31,7 +31,6 @@ from ci.verdict_text import outcome_lines
 from harness.errors import NoSubject
 from harness.host import LocalHost
 from harness.status import EXIT_FAIL, Status
-from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.stack_file import save_stack
 
 _GOOD = (Status.PASS, Status.DONE, Status.XFAIL, Status.XPASS)
@@ -94,13 +93,13 @@ def _run(
 
 def _run_legs(
     arguments: argparse.Namespace, legs: Sequence[Leg], seed: int, progress: Progress, stream: EventStream
-) -> list[Outcome]:
+) -> list[OutcomeRecord]:
     common: dict[str, str | int | float] = {
         "seed": seed,
         "repeat": arguments.repeat,
         "keep": int(arguments.keep),
     }
-    outcomes: list[Outcome] = []
+    outcomes: list[OutcomeRecord] = []
     for leg in legs:
         outcomes += _run_leg(
             leg,
@@ -129,7 +128,7 @@ def _run_leg(
     jobs: int | None,
     progress: Progress,
     stream: EventStream,
-) -> list[Outcome]:
+) -> list[OutcomeRecord]:
     """Run a leg's tests; their outcomes as the whole run calls them."""
     save_stack(leg.stack, leg.environment, leg.folder, leg.guests)
     chosen = [entry for entry in leg.entries if not leg.without(entry)]
@@ -157,7 +156,7 @@ def _run_side_by_side(
     common: Mapping[str, str | int | float],
     progress: Progress,
     stream: EventStream,
-) -> dict[str, Outcome]:
+) -> dict[str, OutcomeRecord]:
     number = len(tests.together) + len(tests.alone)
     if leg.label:
         progress.step(f"{leg.label}: {number} tests on QEMU {leg.environment['qemu']}.")
@@ -167,9 +166,9 @@ def _run_side_by_side(
         return run_plan(tests, common, leg.folder)
 
 
-def _not_run(leg: Leg, entry: Entry, status: Status, why: str) -> Outcome:
+def _not_run(leg: Leg, entry: Entry, status: Status, why: str) -> OutcomeRecord:
     """The outcome of a test that was never started."""
-    return Outcome(entry.name, status, why, environment=leg.environment, folder=f"tests/{entry.name}")
+    return OutcomeRecord(entry.name, status, why, environment=leg.environment, folder=f"tests/{entry.name}")
 
 
 def _stretched(entries: Sequence[Entry], repeat: int) -> tuple[Entry, ...]:
@@ -226,5 +225,5 @@ def _closing_line(result: RunResult) -> str:
     return f"{good} passed, {len(result.outcomes) - good - skips} failed, {skips} skipped"
 
 
-def _reproducer(folder: Path, outcome: Outcome) -> Path:
+def _reproducer(folder: Path, outcome: OutcomeRecord) -> Path:
     return folder / outcome.folder / "reproduce.sh"

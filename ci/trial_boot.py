@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ci.reports.result import OutcomeRecord
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.status import Status
 from tests_functional.scenarios.guest import Stack, booted
-from tests_functional.scenarios.outcome import Outcome
 
 
 def why_untestable(
-    outcomes: Sequence[Outcome], stacks: Sequence[Stack], folder: Path, log: Callable[[str], None]
+    outcomes: Sequence[OutcomeRecord], stacks: Sequence[Stack], folder: Path, log: Callable[[str], None]
 ) -> str:
     """Why a failed run says nothing about snapshots, by booting a guest where no check of one has failed.
 

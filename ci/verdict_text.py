@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ci.reports.result import OutcomeRecord
 from harness.status import Status
-from tests_functional.scenarios.outcome import Outcome
 
 _SHOWN_VIOLATIONS = 5
 _SHOWN_RANGES = 10
@@ -26,7 +26,7 @@ _FIGURES = {
 }
 
 
-def outcome_lines(outcome: Outcome) -> Iterator[str]:
+def outcome_lines(outcome: OutcomeRecord) -> Iterator[str]:
     """A test's verdict: one line, then its figures per snapshot, then what is wrong."""
     yield f"{outcome.status.value:5} {outcome.name} ({outcome.seconds:.1f} s): {outcome.sentence}"
     yield from _figure_lines(outcome.figures)

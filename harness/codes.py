@@ -26,6 +26,15 @@ class Code(enum.StrEnum):
         member.meaning = meaning
         return member
 
+    @classmethod
+    def of(cls, value: str) -> Self:
+        """Return the code that is written so.
+
+        Raises:
+            ValueError: there is none.
+        """
+        return cls(value)  # type: ignore[call-arg]  # mypy takes it for the making of a member
+
     @property
     def subject(self) -> str:
         """What comes before the dot: for rules of the stream, the name of the check."""
@@ -62,6 +71,10 @@ class Code(enum.StrEnum):
     SAVE_WRONG_END = "save.wrong-end", "A save that was broken ended in another way than it had to."
     SAVE_REFUSED_BUT_ACTIVE = "save.refused-but-active", "QEMU refused a save and keeps a migration active."
     SAVE_NO_REASON = "save.no-reason", "A save failed or was refused, and QEMU does not say why."
+    SAVE_GUEST_SILENT = (
+        "save.guest-silent",
+        "After a completed save the guest does not answer; field `error`.",
+    )
     RESTORE_FAILED = "restore.failed", "QEMU does not take a snapshot."
 
     # Oracle 1, golden image.

@@ -46,8 +46,8 @@ def _faults(pid: int) -> dict[int, str]:
 
 
 def waiting_fields(names: Sequence[str]) -> Fields:
-    """Return the field `held_threads` with the names of threads, or no field if there are none."""
-    return {"held_threads": ", ".join(names)} if names else {}
+    """Return the field `waiting_threads` with the names of threads, or no field if there are none."""
+    return {"waiting_threads": ", ".join(names)} if names else {}
 
 
 def describe_waiting(names: Sequence[str]) -> str:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ci.reports.context import Context
-from ci.reports.result import RunResult, Selection
+from ci.reports.result import OutcomeRecord, RunResult, Selection
 from harness.status import Status
-from tests_functional.scenarios.outcome import Outcome
 from tests_unit.scenario_values import outcome
 
 ENVIRONMENT = {
@@ -37,12 +36,12 @@ def check(name: str, status: str = "PASS", **more: Any) -> dict[str, Any]:
     return {"name": name, "status": status, "explanation": "It demands.", **more}
 
 
-def one_of_each() -> list[Outcome]:
+def one_of_each() -> list[OutcomeRecord]:
     """Tests named after their statuses."""
     return [outcome(f"a.{status.value}", status, f"Reason {status.value}.") for status in Status]
 
 
-def result(*outcomes: Outcome, **changes: Any) -> RunResult:
+def result(*outcomes: OutcomeRecord, **changes: Any) -> RunResult:
     """A run that ended with these."""
     made = RunResult(
         outcomes,
@@ -94,7 +93,7 @@ def hostile() -> RunResult:
         check(NASTY, status.value, reason=NASTY, explanation=NASTY, violations=[{"sentence": NASTY}])
         for status in Status
     ]
-    outcomes: Sequence[Outcome] = [
+    outcomes: Sequence[OutcomeRecord] = [
         outcome(
             f"{status.value} {NASTY}",
             status,

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from ci.reports.result import OutcomeRecord
 from guest_images.image import GuestImage
 from guest_images.packages import InputRecord
 from harness.codes import Code
@@ -18,7 +19,6 @@ from harness.ram import GoldenImage, RamBlock
 from harness.status import Status
 from tests_functional.scenarios.agent import AgentStatus
 from tests_functional.scenarios.guest import Guest, Stack
-from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow, Snapshot
 from validators.verdict import CheckResult, Facts, Verdict, Violation
@@ -127,9 +127,9 @@ def make_run(folder: Path, **changes: Any) -> Run:
     return replace(made, **changes)
 
 
-def outcome(name: str, status: Status, sentence: str = "It is so.", **changes: Any) -> Outcome:
-    """An outcome as a test leaves it."""
-    return replace(Outcome(name, status, sentence, 1.25, folder=f"tests/{name}"), **changes)
+def outcome(name: str, status: Status, sentence: str = "It is so.", **changes: Any) -> OutcomeRecord:
+    """An outcome as a results file has it."""
+    return replace(OutcomeRecord(name, status, sentence, 1.25, folder=f"tests/{name}"), **changes)
 
 
 class StandInAgent:

@@ -15,9 +15,9 @@ import pytest
 
 from ci import bisect, interruption
 from ci.command import main
+from ci.reports.result import OutcomeRecord
 from ci.trial_boot import why_untestable
 from harness.status import Status, exit_code
-from tests_functional.scenarios.outcome import Outcome
 from tests_unit.scenario_values import stack
 
 _ROOT = Path(bisect.__file__).parents[1]
@@ -191,8 +191,8 @@ def test_git_takes_the_codes(tmp_path: Path) -> None:
     assert git("log", "-1", "--format=%s", "refs/bisect/bad").strip() == "commit 4"
 
 
-def _failed(**more: object) -> Outcome:
-    return Outcome("snapshot.main-job", Status.FAIL, "It failed.", **more)  # type: ignore[arg-type]
+def _failed(**more: object) -> OutcomeRecord:
+    return OutcomeRecord("snapshot.main-job", Status.FAIL, "It failed.", **more)  # type: ignore[arg-type]
 
 
 def test_a_failed_check_is_believed(tmp_path: Path) -> None:

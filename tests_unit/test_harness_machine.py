@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SubjectFailed
 from harness.host import LocalHost
@@ -43,19 +44,26 @@ def test_refusal_carries_qemus_own_text(machine: Machine) -> None:
     with machine, pytest.raises(CommandRefused, match="it cannot be") as caught:
         machine.qmp.execute("refuse")
     assert caught.value.reason == "it cannot be"
+    assert (caught.value.code, caught.value.fields) == (Code.QMP_REFUSED, {"command": "refuse"})
 
 
 def test_silence_is_a_failure_of_qemu(machine: Machine) -> None:
     """A command that is not answered ends the wait at its deadline and blames QEMU."""
-    with machine, pytest.raises(SubjectFailed, match="did not answer 'hang' within"):
+    with machine, pytest.raises(SubjectFailed, match="did not answer 'hang' within") as caught:
         machine.qmp.execute("hang", deadline=Deadline(0.3))
+    assert caught.value.code is Code.QMP_NO_ANSWER
+    assert caught.value.fields["command"] == "hang"
 
 
 def test_death_is_seen_while_a_command_waits(machine: Machine) -> None:
     """A QEMU that dies ends the wait long before its deadline, with its exit code."""
     limit = Deadline(20)
-    with machine, pytest.raises(SubjectFailed, match=r"QEMU ended before it answered 'die'.*exit code 7"):
+    with (
+        machine,
+        pytest.raises(SubjectFailed, match=r"QEMU ended before it answered 'die'.*exit code 7") as caught,
+    ):
         machine.qmp.execute("die", deadline=Deadline(60))
+    assert caught.value.code is Code.QEMU_ENDED
     assert limit.remaining() > 10
 
 
@@ -74,8 +82,9 @@ def test_events_wait_for_their_mark_and_time_out(machine: Machine) -> None:
         machine.qmp.execute("stop")
         found = machine.qmp.wait_event(lambda event: event.name == "STOP", mark, Deadline(5), "STOP")
         assert found.seconds == 5.25
-        with pytest.raises(SubjectFailed, match="did not send STOP"):
+        with pytest.raises(SubjectFailed, match="did not send STOP") as caught:
             machine.qmp.wait_event(lambda _event: True, machine.qmp.mark(), Deadline(0.2), "STOP")
+        assert caught.value.code is Code.QMP_NO_EVENT
         assert find_stun(machine, mark) is None
 
 

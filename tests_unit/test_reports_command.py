@@ -14,11 +14,10 @@ import pytest
 from ci.command import main
 from ci.reports.formats import FORMATS
 from ci.reports.reader import load_results
-from ci.reports.result import RunResult, Selection
+from ci.reports.result import OutcomeRecord, RunResult, Selection
 from ci.results import write_results
 from harness.errors import MachineryMissing
 from harness.status import Status
-from tests_functional.scenarios.outcome import Outcome
 from tests_unit.ktap_reader import read_ktap
 from tests_unit.report_results import everything, hostile, placed, result
 from tests_unit.scenario_values import outcome
@@ -37,7 +36,7 @@ def _report(capsys: Capture, *words: str | Path) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-def _shard(folder: Path, number: int, *outcomes: Outcome) -> Path:
+def _shard(folder: Path, number: int, *outcomes: OutcomeRecord) -> Path:
     placed(folder, result(*outcomes, selection=Selection("premerge", shard=(number, 3))))
     return folder
 

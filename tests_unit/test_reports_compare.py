@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 
 from ci.reports.compare import KINDS, Comparison, Thresholds, compare, comparison_lines
+from ci.reports.result import OutcomeRecord
 from harness.errors import UsageError
 from harness.status import Status
-from tests_functional.scenarios.outcome import Outcome
 from tests_unit.report_results import ENVIRONMENT, NASTY, hostile, result
 from tests_unit.scenario_values import outcome
 
 _SAME = outcome("same", Status.PASS)
 
 
-def _compared(old: Outcome | None, new: Outcome | None, thresholds: Thresholds | None = None) -> Comparison:
+def _compared(
+    old: OutcomeRecord | None, new: OutcomeRecord | None, thresholds: Thresholds | None = None
+) -> Comparison:
     """Two runs with one more test than the one that is the same in both."""
     before, now = (result(*([_SAME, one] if one else [_SAME])) for one in (old, new))
     return compare(before, now, thresholds or Thresholds())

@@ -11,9 +11,9 @@ from markdown_it import MarkdownIt
 
 from ci.reports.context import Context
 from ci.reports.github import github_annotations, github_summary
+from ci.reports.result import OutcomeRecord
 from ci.reports.text import one_line
 from harness.status import Status
-from tests_functional.scenarios.outcome import Outcome
 from tests_unit.report_results import NASTY, everything, hostile, one_of_each, placed, result
 from tests_unit.scenario_values import outcome
 
@@ -153,7 +153,7 @@ def test_annotations_beyond_ten_are_counted() -> None:
     ("outcomes", "said"),
     [([], "Nothing ran"), ([outcome("a", Status.SKIP)], "All tests were skipped")],
 )
-def test_nothing_tested_is_an_error(outcomes: list[Outcome], said: str) -> None:
+def test_nothing_tested_is_an_error(outcomes: list[OutcomeRecord], said: str) -> None:
     """A step that tested nothing is not green in the margin either."""
     found = github_annotations(result(*outcomes), Context(Path("results")))
     assert found == f"::error title=snapproof::{said}: nothing was tested.\n"

@@ -11,9 +11,8 @@ from junitparser import Error, Failure, JUnitXml, Properties, Skipped, TestCase,
 
 from ci.reports.context import Context
 from ci.reports.junit import junit_xml
-from ci.reports.result import RunResult
+from ci.reports.result import OutcomeRecord, RunResult
 from harness.status import Status
-from tests_functional.scenarios.outcome import Outcome
 from tests_unit.report_results import NASTY, check, everything, hostile, one_of_each, placed, result
 from tests_unit.scenario_values import outcome
 
@@ -26,7 +25,7 @@ def _suite(text: str) -> TestSuite:
     return suite
 
 
-def _cases(*outcomes: Outcome, folder: Path = Path("results")) -> dict[str, TestCase]:
+def _cases(*outcomes: OutcomeRecord, folder: Path = Path("results")) -> dict[str, TestCase]:
     return {str(case.name): case for case in _suite(junit_xml(result(*outcomes), Context(folder)))}
 
 

@@ -8,14 +8,14 @@ import pytest
 
 from ci.reports.context import Context
 from ci.reports.ktap import ktap_text
+from ci.reports.result import OutcomeRecord
 from harness.status import Status
-from tests_functional.scenarios.outcome import Outcome
 from tests_unit.ktap_reader import Result, read_ktap
 from tests_unit.report_results import NASTY, check, everything, hostile, one_of_each, result
 from tests_unit.scenario_values import outcome
 
 
-def _text(*outcomes: Outcome) -> str:
+def _text(*outcomes: OutcomeRecord) -> str:
     return ktap_text(result(*outcomes), Context(Path("results")))
 
 

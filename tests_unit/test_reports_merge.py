@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 
 from ci.reports.merge import Merged, Part, merged
-from ci.reports.result import RunResult, Selection
+from ci.reports.result import OutcomeRecord, RunResult, Selection
 from harness.errors import UsageError
 from harness.status import Status
-from tests_functional.scenarios.outcome import Outcome
 from tests_unit.report_results import ENVIRONMENT, result
 from tests_unit.scenario_values import outcome
 
 
-def _shard(number: int, count: int, *outcomes: Outcome, **changes: Any) -> RunResult:
+def _shard(number: int, count: int, *outcomes: OutcomeRecord, **changes: Any) -> RunResult:
     return result(*outcomes, selection=Selection("premerge", shard=(number, count)), **changes)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
+from harness.codes import Code
 from harness.errors import SetupBroken
 from harness.status import Status
 from tests_functional.scenarios import source_checks
@@ -172,11 +172,14 @@ def test_source_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     results = _judged(monkeypatch, guest, replace(HOST, processes=(*HOST.processes, SINK)))
     (sentence,) = sentences(results["source-guest"])
     assert sentence.endswith("does not answer: The guest does not answer over SSH.")
+    (violation,) = results["source-guest"].violations
+    assert (violation.code, violation.fields) == (Code.SOURCE_SILENT, {"error": "setup.broken"})
     (issue,) = [issue for issue in load_known_issues() if issue.id == "F9"]
-    assert not re.search(issue.probe, "QEMU says that the source guest runs, but it does not answer: No.")
+    assert not issue.recognises(violation)
     monkeypatch.setattr(source_checks, "waiting_threads", lambda _pid: ["CPU 0/TCG"])
-    (sentence,) = sentences(_judged(monkeypatch, guest)["source-guest"])
-    assert re.search(issue.probe, sentence)
+    (violation,) = _judged(monkeypatch, guest)["source-guest"].violations
+    assert "'CPU 0/TCG' waits in a page fault" in violation.sentence
+    assert issue.recognises(violation)
     assert "source-latency" not in results
     assert results["host"].status is Status.FAIL
 

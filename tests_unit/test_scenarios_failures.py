@@ -15,10 +15,11 @@ from typing import Any, cast
 import pytest
 
 from harness.codes import Code
-from harness.errors import NotApplicable, SetupBroken
+from harness.errors import NotApplicable, SubjectFailed
 from harness.machine import Machine
 from harness.status import Status
 from tests_functional.scenarios.agent import AgentWindow
+from tests_functional.scenarios.checks import judged
 from tests_functional.scenarios.failures import afterwards
 from tests_functional.scenarios.failures.afterwards import Group
 from tests_functional.scenarios.failures.cases import CANCEL, DESCRIPTORS, SINKS, Case
@@ -66,25 +67,38 @@ def test_failed_save_with_a_reason_is_right() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "sentence"),
+    ("ending", "code", "sentence"),
     [
-        (Ending("completed"), "The save is 'completed' after 0.0 s and had to be 'failed'."),
-        (Ending("active", seconds=10), "The save is 'active' after 10.0 s and had to be 'failed'."),
-        (Ending("failed"), "QEMU does not say why the save failed."),
-        (Ending("active", silent=SetupBroken("It died.")), "QEMU's monitor hangs or is gone: It died."),
+        (
+            Ending("completed"),
+            Code.SAVE_WRONG_END,
+            "The save is 'completed' after 0.0 s and had to be 'failed'.",
+        ),
+        (
+            Ending("active", seconds=10),
+            Code.SAVE_WRONG_END,
+            "The save is 'active' after 10.0 s and had to be 'failed'.",
+        ),
+        (Ending("failed"), Code.SAVE_NO_REASON, "QEMU does not say why the save failed."),
+        (
+            Ending("active", silent=SubjectFailed("It died.", code=Code.QEMU_ENDED)),
+            Code.QEMU_ENDED,
+            "QEMU's monitor hangs or is gone: It died.",
+        ),
     ],
 )
-def test_wrong_ending_is_named(ending: Ending, sentence: str) -> None:
+def test_wrong_ending_is_named(ending: Ending, code: Code, sentence: str) -> None:
     """Another end, none in time, no reason, and no answer."""
-    assert sentences(judge_ending(_CASE, ending)) == [sentence]
+    (violation,) = judge_ending(_CASE, ending).violations
+    assert (violation.code, violation.sentence) == (code, sentence)
 
 
 def test_refused_save_must_leave_no_migration() -> None:
     """QEMU says no, and yet thinks that one is under way (finding F3)."""
     case = Case("broken", "reason", "exec:exit 0", frozenset({"refused"}))
-    assert sentences(judge_ending(case, Ending("refused", "No.", left_in="setup"))) == [
-        "QEMU refused the save, yet says that a migration is in 'setup'."
-    ]
+    (violation,) = judge_ending(case, Ending("refused", "No.", left_in="setup")).violations
+    assert (violation.code, violation.fields) == (Code.SAVE_REFUSED_BUT_ACTIVE, {"status": "setup"})
+    assert violation.sentence == "QEMU refused the save, yet says that a migration is in 'setup'."
 
 
 def test_guest_that_does_not_go_on_is_named() -> None:
@@ -97,7 +111,7 @@ def test_guest_that_does_not_go_on_is_named() -> None:
     assert (slow.code, slow.fields) == (Code.GUEST_WRITERS_STALLED, {})
     assert "a writer wrote 3 pages" in slow.sentence
     (held,) = resumed_problems("running", 0, ["CPU 0"])
-    assert (held.code, held.fields) == (Code.GUEST_WRITERS_STALLED, {"held_threads": "CPU 0"})
+    assert (held.code, held.fields) == (Code.GUEST_WRITERS_STALLED, {"waiting_threads": "CPU 0"})
     assert "wrote 0 pages in 10 s; 'CPU 0' waits in a page fault" in held.sentence
     assert written_least((5, 5), (500, 8)) == 3
 
@@ -106,15 +120,15 @@ def test_guest_that_does_not_go_on_is_named() -> None:
 def test_guest_that_does_nothing_is_f6_only_where_a_thread_waits(held: list[str], known: bool) -> None:
     """Writers that stand still for another reason than a page that is not released are a new defect."""
     (issue,) = (issue for issue in load_known_issues() if issue.id == "F6")
-    found = [{"sentence": problem.sentence} for problem in resumed_problems("running", 0, held)]
-    check = {"name": "failures/cancel-stalled/resumes", "violations": found, "total": 1}
+    check = judged("failures/cancel-stalled/resumes", "It goes on.", resumed_problems("running", 0, held))
     assert issue.explains(check, {"qemu": "10.0.13"}) == known
 
 
 def test_what_a_killed_qemu_leaves_is_named() -> None:
     """Processes that stay, and a file that goes on growing."""
     assert left_problems([], 0) == []
-    assert len(left_problems([7, 8], 4096)) == 2
+    found = [problem.code for problem in left_problems([7, 8], 4096)]
+    assert found == [Code.KILLED_PROCESSES_LEFT, Code.KILLED_FILE_GROWS]
 
 
 def test_cases_have_names_of_their_own() -> None:
@@ -181,5 +195,6 @@ def test_qemu_whose_memory_is_gone_has_ended() -> None:
             raise ProcessLookupError(errno.ESRCH, "No such process", "/proc/1/mem")
 
     machine = cast(Machine, SimpleNamespace(alive=lambda: True))
-    (sentence,) = sentences(judge_resumed(_CASE, machine, cast(AgentWindow, Gone())))
-    assert sentence == "QEMU has ended by itself."
+    (violation,) = judge_resumed(_CASE, machine, cast(AgentWindow, Gone())).violations
+    assert violation.code is Code.QEMU_ENDED_BY_ITSELF
+    assert violation.sentence == "QEMU has ended by itself."

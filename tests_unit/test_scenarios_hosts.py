@@ -11,7 +11,6 @@ import pytest
 
 from ci.command import main
 from ci.hosts import table
-from guest_images.catalogue import HOSTS
 from harness.errors import SetupBroken
 from harness.host import HostFacts
 from harness.hosts.host import Host
@@ -19,7 +18,6 @@ from harness.machine_config import MIB
 from harness.status import EXIT_ERROR, Status
 from tests_functional.scenarios.hosts.examine import examine
 from tests_functional.scenarios.hosts.feature_tests import HostFeatures
-from tests_functional.scenarios.hosts.known import KNOWN, known_as
 from tests_functional.scenarios.hosts.plan import Examination
 from tests_functional.scenarios.hosts.seed import Seed
 from tests_functional.scenarios.hosts.snapshots import (
@@ -128,27 +126,6 @@ def test_table_has_a_row_per_host_and_says_what_deviates() -> None:
         assert text in row
     assert notes == ["made: 0x1fe instead of 0x1ff (-bit 0)", f"made: {REFUSAL}"]
     assert made.status is Status.PASS
-
-
-_TORN = "While 42 pages moved between nodes: Page 1 of agent thread 0 is newer than T0 by 7 steps."
-
-
-@pytest.mark.parametrize(
-    ("host", "step", "words", "known"),
-    [
-        ("debian-11", "balanced", _TORN, True),
-        ("debian-12", "balanced", _TORN, False),
-        ("bzImage", "balanced", _TORN, False),
-        ("debian-11", "background", _TORN, False),
-        ("debian-11", "balanced", "Page 1 of agent thread 0 is older than T0.", False),
-    ],
-)
-def test_known_failures_are_of_one_host_one_check_and_one_kind(
-    host: str, step: str, words: str, known: bool
-) -> None:
-    """Anything else stays a failure."""
-    assert bool(known_as(host, step, words)) == known
-    assert {name for issue in KNOWN for name in issue.hosts} <= {spec.name for spec in HOSTS}
 
 
 def test_host_that_cannot_be_had_does_not_end_the_matrix(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ci.reports.result import OutcomeRecord
+from harness.codes import Code
 from harness.errors import (
     Evidence,
     MachineryMissing,
@@ -23,8 +26,8 @@ from tests_functional.scenarios.outcome import OUTCOME_FILE, Outcome, from_error
 from tests_functional.scenarios.snapshot import Flow
 from tests_functional.scenarios.stack_file import load_stack, save_stack
 from tests_functional.scenarios.summary import Cycle, summary
-from tests_unit.scenario_values import check, make_run, offline, outcome, snapshot, stack, write_order
-from validators.verdict import CheckResult
+from tests_unit.scenario_values import check, make_run, offline, snapshot, stack, write_order
+from validators.verdict import CheckResult, Violation
 
 
 def _cycle(label: str, flow: Flow, stun_ms: float, *checks: CheckResult) -> Cycle:
@@ -33,17 +36,32 @@ def _cycle(label: str, flow: Flow, stun_ms: float, *checks: CheckResult) -> Cycl
 
 def test_round_trip(tmp_path: Path) -> None:
     """What a test saved is what the command reads, checks and figures included."""
-    made = outcome(
+    wrong = check("golden", "It differs.", code=Code.GOLDEN_DIFFERS)
+    violation = Violation("host", Code.HOST_FILE_CLOSED, "Gone.", fields={"number": 0, "name": "/dev/null"})
+    made = Outcome(
         "a.b",
         Status.XFAIL,
         "Ümlaut \udcff.",
-        checks=({"name": "golden", "status": "FAIL", "violations": [{"sentence": "x"}]},),
+        checks=(replace(wrong, known_issue="F1"), replace(wrong, name="host", violations=(violation,))),
         figures={"01/stun_ms": 1.25, "pages": 7, "checksums": "ab"},
         environment={"seed": 5, "evidence": {"paths": ["a"]}},
     )
     made.save(tmp_path)
-    read = Outcome.from_json(json.loads((tmp_path / OUTCOME_FILE).read_text(encoding="utf-8")))
-    assert read == made
+    read = OutcomeRecord.from_json(json.loads((tmp_path / OUTCOME_FILE).read_text(encoding="utf-8")))
+    assert read.to_json() == made.to_json()
+    assert (read.status, read.figures, read.environment) == (made.status, made.figures, made.environment)
+    assert read.known_issues(Status.FAIL) == {"F1"}
+    assert read.checks[0]["violations"] == [
+        {"check": "golden", "code": "golden.differs", "sentence": "It differs."}
+    ]
+    assert read.checks[1]["violations"] == [
+        {
+            "check": "host",
+            "code": "host.file-closed",
+            "sentence": "Gone.",
+            "fields": {"number": 0, "name": "/dev/null"},
+        }
+    ]
     assert [path.name for path in tmp_path.iterdir()] == [OUTCOME_FILE]
 
 
@@ -125,7 +143,7 @@ def test_summary_of_right_snapshots(tmp_path: Path) -> None:
     assert made.figures["02-seeds/pages_compared_with_golden"] == 64
     assert made.figures["02-seeds/agent_pages_verified_in_restored_guest"] == 1000
     assert made.figures["stun_ratio"] == 100.0
-    names = {entry["name"] for entry in made.checks}
+    names = {entry.name for entry in made.checks}
     assert {"01-live/write-order", "02-seeds/golden", "stun-ratio"} <= names
     assert (made.environment["seed"], made.environment["host_kernel"]) == (5, "6.18")
 

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ci.selftest_live import LiveRow, summarise
 from guest_images.cache import Cache
-from harness.errors import UsageError
+from harness.codes import Code
+from harness.errors import SubjectFailed, UsageError
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.planted import LIVE_FAULTS, LiveFault, judge_planted
 from tests_functional.scenarios.run import Run
+from tests_functional.scenarios.symptoms import Symptom
 from tests_unit.scenario_values import make_run
 from validators.live_faults.wrapper import fault_names, faulty_qemu
+from validators.verdict import CheckResult, Violation
 
-_FAULT = LiveFault("it breaks", "*write-order", "newer")
+_FAULT = LiveFault("it breaks", "*write-order", (Symptom(Code.WRITE_ORDER_NEWER),))
 
 
-def _outcome(status: Status, check: str = "01-live/write-order", sentence: str = "It is newer.") -> Outcome:
-    checks: list[dict[str, Any]] = [
-        {"name": check, "status": status.value, "violations": [{"sentence": sentence}]}
-    ]
-    return Outcome("planted.x", status, sentence, checks=checks)
+def _outcome(
+    status: Status, check: str = "01-live/write-order", code: Code = Code.WRITE_ORDER_NEWER
+) -> Outcome:
+    violation = Violation(check, code, "It is newer.")
+    checks = [CheckResult(check, "It holds.", status, (violation,), 1)]
+    return Outcome("planted.x", status, violation.sentence, checks=checks)
 
 
 @pytest.fixture(name="run")
@@ -34,7 +37,7 @@ def _run(tmp_path: Path) -> Run:
 
 
 def test_caught_by_its_name(run: Run) -> None:
-    """The right check failed with the right words."""
+    """The right check failed with the right code."""
     found = judge_planted(run, "x", _FAULT, _outcome(Status.FAIL), acts=3)
     assert found.status is Status.PASS
     assert "It is newer." in found.sentence
@@ -47,7 +50,7 @@ def test_caught_by_its_name(run: Run) -> None:
         _outcome(Status.PASS),
         _outcome(Status.ERROR),
         _outcome(Status.FAIL, check="01-live/host"),
-        _outcome(Status.FAIL, sentence="It is torn."),
+        _outcome(Status.FAIL, code=Code.WRITE_ORDER_OLDER),
     ],
 )
 def test_unseen_or_misnamed_is_a_failure(run: Run, outcome: Outcome) -> None:
@@ -55,6 +58,28 @@ def test_unseen_or_misnamed_is_a_failure(run: Run, outcome: Outcome) -> None:
     found = judge_planted(run, "x", _FAULT, outcome, acts=3)
     assert found.status is Status.FAIL
     assert "went unseen" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("code", "fields", "status"),
+    [
+        (Code.SAVE_GUEST_SILENT, {"error": "guest.command-unfinished"}, Status.PASS),
+        (Code.QMP_NO_ANSWER, {"command": "query-migrate", "waiting_threads": "CPU 0"}, Status.PASS),
+        (Code.QMP_NO_ANSWER, {"command": "query-migrate"}, Status.FAIL),
+        (Code.QEMU_ENDED, {}, Status.FAIL),
+    ],
+)
+def test_guest_that_is_lost_before_any_check(
+    run: Run, code: Code, fields: dict[str, str], status: Status
+) -> None:
+    """Pages that stay protected are named by a guest that hangs, not by any end of QEMU."""
+    lost = SubjectFailed("It is gone.", code=code, fields=fields)
+    outcome = Outcome(run.name, Status.FAIL, lost.sentence)
+    fault = LIVE_FAULTS["keep_protected"]
+    assert judge_planted(run, "keep_protected", fault, outcome, 3, lost).status is status
+    assert judge_planted(run, "drop_protection", LIVE_FAULTS["drop_protection"], outcome, 3, lost).status is (
+        Status.FAIL
+    )
 
 
 def test_each_fault_has_a_library_and_an_expectation() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, NotApplicable, SetupBroken
 from harness.process import session_members
@@ -15,13 +16,14 @@ from harness.status import Status
 from tests_functional.scenarios import reproducers
 from tests_functional.scenarios.known_issues import KnownIssue, load_known_issues
 from tests_functional.scenarios.reproducers import judge_reproducer, reproduced
+from tests_functional.scenarios.symptoms import Symptom
 from tests_unit.scenario_values import make_run
 
 _ISSUE = KnownIssue(
     id="F1",
     title="it loses a page",
     checks=("repetition/*",),
-    probe="lost",
+    codes=(Symptom(Code.GOLDEN_DIFFERS),),
     seen=("10.0.",),
     absent=("7.2.",),
     sporadic=False,

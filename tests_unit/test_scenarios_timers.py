@@ -15,6 +15,7 @@ import pytest
 from ci.command import main
 from ci.stack import find_qemu
 from guest_images.cache import Cache, default_cache_folder
+from harness.codes import Code
 from harness.errors import NotApplicable, SetupBroken
 from harness.status import Status
 from tests_functional.scenarios import timers
@@ -58,7 +59,7 @@ def test_timers_that_go_on(outcome: Callable[..., Outcome]) -> None:
     """Green, with what was found."""
     found = outcome(_by_file(dict.fromkeys(range(1, 6), 99.0)))
     assert found.status is Status.PASS
-    assert [check["facts"] for check in found.checks] == [
+    assert [check.facts for check in found.checks] == [
         {"largest_clock_gap_ms": 20.0},
         {"largest_clock_gap_ms": 99.0},
     ]
@@ -66,13 +67,14 @@ def test_timers_that_go_on(outcome: Callable[..., Outcome]) -> None:
 
 
 def test_second_stop_is_seen(outcome: Callable[..., Outcome]) -> None:
-    """In three saves of five, with the sentence by which the known issue recognises it."""
+    """In three saves of five, with the code by which the known issue recognises it."""
     found = outcome(_by_file({1: 20, 2: 300, 3: 310, 4: 20, 5: 305}))
     assert found.status is Status.FAIL
     by_command, by_file = found.checks
-    assert by_command["status"] == "PASS"
-    (violation,) = by_file["violations"]
-    assert violation["sentence"] == "The guest's timers stood still for 300 ms of a save (median of 5)."
+    assert by_command.status is Status.PASS
+    (violation,) = by_file.violations
+    assert violation.code is Code.TIMERS_STOOD_STILL
+    assert violation.sentence == "The guest's timers stood still for 300 ms of a save (median of 5)."
     (issue,) = (issue for issue in load_known_issues() if issue.id == "F18")
     assert issue.explains(by_file, {"qemu": "10.0.13"})
 
@@ -99,8 +101,8 @@ def test_qemu_without_files_is_judged_by_commands(outcome: Callable[..., Outcome
     judged = outcome(found)
     assert judged.sentence == "The guest's timers went on while it was saved (background-exec)."
     by_command, by_file = judged.checks
-    assert (by_command["status"], by_file["status"]) == ("PASS", "SKIP")
-    assert "file:" in by_file["reason"]
+    assert (by_command.status, by_file.status) == (Status.PASS, Status.SKIP)
+    assert "file:" in by_file.reason
 
 
 def test_save_that_fails_is_red(outcome: Callable[..., Outcome]) -> None:
@@ -111,7 +113,7 @@ def test_save_that_fails_is_red(outcome: Callable[..., Outcome]) -> None:
         tried.append(number)
         return _sample(way, None, error="It broke.", status=Status.FAIL)
 
-    said = [violation["sentence"] for check in outcome(found).checks for violation in check["violations"]]
+    said = [violation.sentence for check in outcome(found).checks for violation in check.violations]
     assert said == ["Save 1 failed: It broke."] * 2
     assert tried == [1, 1]
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from harness.codes import Code
 from harness.errors import UsageError
 from tests_unit.synthetic_stream import PAGE, Guest, Writer, write_golden
 from validators.diff import diff_files
@@ -61,6 +62,27 @@ def test_selftest_wants_an_undamaged_file(tmp_path: Path) -> None:
     path.write_bytes(Writer(Guest()).stream() + b"more")
     with pytest.raises(UsageError):
         run_selftest(path)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_violation_of_the_structure_has_a_code_of_its_check(tmp_path: Path, mapped: bool) -> None:
+    """What comes before the dot is the check's name, so that both can be gone by."""
+    path, damaged = tmp_path / "file", tmp_path / "damaged"
+    path.write_bytes(Writer(Guest(), mapped=mapped).stream())
+    seen: dict[str, set[Code]] = {}
+    for fault in CATALOGUE:
+        if apply_fault(path, fault, damaged) is None:
+            continue
+        try:
+            verdict = check_file(damaged)
+        except UsageError:
+            continue
+        found = [one for one in verdict.violations if one.check not in ("write-order", "readable")]
+        assert all(violation.code.subject == violation.check for violation in found), fault.name
+        seen[fault.name] = {violation.code for violation in found}
+    assert len(set().union(*seen.values())) >= 20
+    if mapped:
+        assert Code.MAPPED_RAM_EMPTY_BITMAP in seen["bitmap-empty"]
 
 
 def test_a_seed_repeats_a_fault(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from guest_images.agent.format import Pattern
+from harness.codes import Code
 from harness.errors import UsageError
 from harness.status import Status
 from tests_unit.synthetic_stream import NONCE, PAGE, Guest, Writer, write_golden
@@ -70,6 +71,7 @@ def test_page_from_another_time_is_named(tmp_path: Path, step: int, generation: 
     found = result.violations[0]
     assert (found.block, found.offset, found.gpa) == ("pc.ram", place * PAGE, place * PAGE)
     assert (found.thread, found.index) == (0, 30)
+    assert found.code == f"write-order.{word}"
     assert f"{word} than T0 by" in found.sentence
 
 
@@ -85,6 +87,7 @@ def test_unprotected_save_is_newer_not_older(tmp_path: Path, pattern: int, passe
     result = _judge(tmp_path, Writer(guest))
     assert result.facts["steps of thread 0"] == 400
     assert result.status is Status.FAIL
+    assert {found.code for found in result.violations} == {Code.WRITE_ORDER_NEWER}
     assert all("newer than T0 by" in found.sentence for found in result.violations)
 
 
@@ -95,7 +98,7 @@ def test_step_after_next_is_not_excused(tmp_path: Path) -> None:
     guest.ram[guest.places[0, int(index[0])]] = _page(guest, 0, int(index[0]), 151, int(generation[0]))
     result = _judge(tmp_path, Writer(guest))
     assert result.total == 1
-    assert "newer than T0" in result.violations[0].sentence
+    assert result.violations[0].code is Code.WRITE_ORDER_NEWER
 
 
 @pytest.mark.parametrize("word", [0, 1, 4, 5, 6, 300, 510, 511])
@@ -108,6 +111,7 @@ def test_any_flipped_bit_is_found(tmp_path: Path, word: int, bit: int) -> None:
     result = _judge(tmp_path, Writer(guest))
     assert result.total == 1
     assert result.violations[0].offset == place * PAGE
+    assert result.violations[0].code is Code.WRITE_ORDER_CORRUPT
     assert f"word {word} " in result.violations[0].sentence
     assert result.violations[0].hexdump
 
@@ -119,17 +123,21 @@ def test_swapped_pages_are_both_named(tmp_path: Path) -> None:
     guest.ram[places] = guest.ram[places[::-1]]
     result = _judge(tmp_path, Writer(guest))
     assert {found.offset for found in result.violations} == {place * PAGE for place in places}
+    assert {found.code for found in result.violations} == {Code.WRITE_ORDER_MISPLACED}
     assert all("belongs elsewhere" in found.sentence for found in result.violations)
 
 
-def test_torn_page_must_be_the_next_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("step", "generation", "age"), [(160, 3, "newer"), (40, 1, "older")])
+def test_torn_page_must_be_the_next_one(tmp_path: Path, step: int, generation: int, age: str) -> None:
     """A mixture of new and old words is only right for the page that step S is writing."""
     guest = Guest()
     place = guest.places[0, 40]
-    guest.ram[place, :100] = _page(guest, 0, 40, 160, 3)[:100]
+    guest.ram[place, :100] = _page(guest, 0, 40, step, generation)[:100]
     result = _judge(tmp_path, Writer(guest))
     assert result.total == 1
-    assert "torn at word 100" in result.violations[0].sentence
+    (found,) = result.violations
+    assert (found.code, found.fields) == (Code.WRITE_ORDER_TORN, {"age": age})
+    assert f"torn at word 100: {age} by" in found.sentence
 
 
 @pytest.mark.parametrize("change", [5, 50, 400])
@@ -141,6 +149,7 @@ def test_thread_counter_that_disagrees_is_its_own_violation(tmp_path: Path, chan
     assert result.status is Status.FAIL
     if change >= 50:
         assert result.total == 1
+        assert result.violations[0].code is Code.WRITE_ORDER_WRONG_COUNTER
         assert result.violations[0].offset == 4 * PAGE
         assert result.facts["steps of thread 0"] == 150
 
@@ -152,14 +161,15 @@ def test_page_missing_and_marked_zero(tmp_path: Path) -> None:
     guest.ram[place] = 0
     result = _judge(tmp_path, Writer(guest))
     assert result.violations[0].offset == place * PAGE
-    assert "is zero" in result.violations[0].sentence
+    assert result.violations[0].code is Code.WRITE_ORDER_ZERO
 
 
 def test_lost_control_page_is_a_failure(tmp_path: Path) -> None:
     """Agent pages without their control page are no guest without an agent."""
     guest = Guest()
     guest.ram[guest.control_page] = 0
-    assert _judge(tmp_path, Writer(guest)).status is Status.FAIL
+    (found,) = _judge(tmp_path, Writer(guest)).violations
+    assert found.code is Code.WRITE_ORDER_NO_CONTROL_PAGE
 
 
 def test_corrupt_directory_is_one_violation(tmp_path: Path) -> None:
@@ -169,6 +179,7 @@ def test_corrupt_directory_is_one_violation(tmp_path: Path) -> None:
     result = _judge(tmp_path, Writer(guest))
     assert result.total == 1
     assert result.violations[0].offset == 10 * PAGE
+    assert result.violations[0].code is Code.WRITE_ORDER_BAD_DIRECTORY_PAGE
 
 
 @pytest.mark.parametrize("machine", ["pc-q35-10.0", "virt-10.0", "microvm"])
@@ -184,10 +195,11 @@ def test_hostile_control_page_is_bounded(tmp_path: Path) -> None:
     for word, value in ((3, 99), (5, 1 << 40), (7, 1 << 50), (6, 0)):
         guest = Guest()
         guest.ram[guest.control_page, word] = value
-        assert _judge(tmp_path, Writer(guest)).status is Status.FAIL
+        (found,) = _judge(tmp_path, Writer(guest)).violations
+        assert found.code is Code.WRITE_ORDER_BAD_CONTROL_PAGE
     guest = Guest()
     guest.ram[4, 3] = (1 << 63) + 5
-    assert _judge(tmp_path, Writer(guest)).status is Status.FAIL
+    assert _judge(tmp_path, Writer(guest)).violations[0].code is Code.WRITE_ORDER_BAD_THREAD_PAGE
 
 
 @pytest.mark.parametrize("pattern", range(5))
@@ -226,6 +238,7 @@ def test_golden_passes_and_names_first_byte(tmp_path: Path, mapped: bool) -> Non
         assert wrong is not None
         places = [(found.block, found.offset) for found in wrong.violations]
         assert ("pc.ram", page * PAGE) in places
+        assert {found.code for found in wrong.violations} == {Code.GOLDEN_DIFFERS}
         assert any("+0x123" in found.sentence for found in wrong.violations)
 
 
@@ -237,7 +250,8 @@ def test_golden_as_one_file_and_of_wrong_size(tmp_path: Path) -> None:
     raw.write_bytes(writer.guest.ram.tobytes())
     assert check_file(path, golden=raw).check("golden").status is Status.PASS  # type: ignore[union-attr]
     raw.write_bytes(writer.guest.ram.tobytes()[:-PAGE])
-    assert check_file(path, golden=raw).check("golden").status is Status.FAIL  # type: ignore[union-attr]
+    (found,) = check_file(path, golden=raw).violations
+    assert (found.check, found.code) == ("golden", Code.GOLDEN_BLOCK_LENGTH)
 
 
 def test_golden_that_leaves_blocks_out(tmp_path: Path) -> None:
@@ -255,7 +269,8 @@ def test_golden_that_leaves_blocks_out(tmp_path: Path) -> None:
         assert result is not None
         return result
 
-    assert judged(0, []).status is Status.FAIL
+    (missing,) = judged(0, []).violations
+    assert (missing.code, missing.block) == (Code.GOLDEN_BLOCK_NOT_IN_IMAGE, "pc.rom")
     named = judged(0, ["pc.rom"])
     assert named.status is Status.PASS
     assert named.facts["RAMBlocks left out of the golden image"] == "pc.rom"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +84,24 @@ class CheckResult:
     reason: str = ""
     known_issue: str = ""
 
+    def to_json(self, page_size: int = 4096) -> dict[str, Any]:
+        """Return its JSON form as plain values.
+
+        Args:
+            page_size: bytes of a target page, by which bad pages are grouped into ranges.
+        """
+        return {
+            "name": self.name,
+            "explanation": self.explanation,
+            "status": self.status.value,
+            "reason": self.reason,
+            "total": self.total,
+            "facts": dict(self.facts),
+            "ranges": [dict(vars(found)) for found in group_ranges(self.bad_pages, page_size)],
+            "violations": [_violation_json(violation) for violation in self.violations],
+            **({"known_issue": self.known_issue} if self.known_issue else {}),
+        }
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -120,28 +138,9 @@ class Verdict:
 
     def to_json(self) -> str:
         """The verdict as JSON text, version 1 of its format."""
-        checks = [
-            {
-                "name": check.name,
-                "explanation": check.explanation,
-                "status": check.status.value,
-                "reason": check.reason,
-                "total": check.total,
-                "facts": check.facts,
-                "ranges": [dict(vars(found)) for found in group_ranges(check.bad_pages, self.page_size)],
-                "violations": [_without_none(vars(violation)) for violation in check.violations],
-                **({"known_issue": check.known_issue} if check.known_issue else {}),
-            }
-            for check in self.checks
-        ]
+        checks = [check.to_json(self.page_size) for check in self.checks]
         content = {"version": 1, "status": self.status.value, "facts": self.facts, "checks": checks}
         return json.dumps(content, indent=1)
-
-
-def checks_json(checks: Iterable[CheckResult]) -> list[dict[str, Any]]:
-    """Checks in their JSON form, as plain values."""
-    forms: list[dict[str, Any]] = json.loads(Verdict(tuple(checks)).to_json())["checks"]
-    return forms
 
 
 class Tally:
@@ -257,5 +256,7 @@ def hexdump(data: bytes, start: int, label: str, length: int = 32) -> str:
     return "\n".join(lines)
 
 
-def _without_none(values: dict[str, object]) -> dict[str, object]:
+def _violation_json(violation: Violation) -> dict[str, object]:
+    """Return a violation's JSON form: what it has, as plain values."""
+    values = {**vars(violation), "code": violation.code.value, "fields": dict(violation.fields)}
     return {key: value for key, value in values.items() if value not in (None, "", {})}

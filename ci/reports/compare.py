@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ci.reports.result import RunResult
+from ci.reports.result import OutcomeRecord, RunResult
 from ci.reports.text import one_line
 from harness.errors import UsageError
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status
-from tests_functional.scenarios.outcome import Outcome
 
 COMPARE_SCHEMA = 1
 _FAILED = (Status.FAIL,)
@@ -164,11 +163,11 @@ def compare(old: RunResult, new: RunResult, thresholds: Thresholds) -> Compariso
     return Comparison(changes, tuple(slower), environment, len(common), tuple(notes))
 
 
-def _status(outcome: Outcome | None) -> Status | None:
+def _status(outcome: OutcomeRecord | None) -> Status | None:
     return outcome.status if outcome else None
 
 
-def _change(name: str, old: Outcome | None, new: Outcome | None) -> Change:
+def _change(name: str, old: OutcomeRecord | None, new: OutcomeRecord | None) -> Change:
     said = new or old
     return Change(
         name,
@@ -189,11 +188,11 @@ def _environment(old: RunResult, new: RunResult) -> dict[str, tuple[str, str]]:
     }
 
 
-def _comparable(old: Outcome, new: Outcome) -> bool:
+def _comparable(old: OutcomeRecord, new: OutcomeRecord) -> bool:
     return old.environment.get(_ACCELERATOR) == new.environment.get(_ACCELERATOR)
 
 
-def _slower(old: Outcome, new: Outcome, thresholds: Thresholds) -> list[Slower]:
+def _slower(old: OutcomeRecord, new: OutcomeRecord, thresholds: Thresholds) -> list[Slower]:
     """Return the times of a test that have grown; none unless it passed both times on one accelerator."""
     if old.status not in _GOOD or new.status not in _GOOD or not _comparable(old, new):
         return []

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from ci.reports.result import OutcomeRecord
 from harness.errors import UsageError
-from tests_functional.scenarios.outcome import Outcome
 
 LOG_FILES = ("test.log", "console.log", "qemu.log", "qmp.jsonl", "reproduce.sh")
 """What a person opens first of a test's folder, in that order."""
@@ -33,7 +33,7 @@ class Context:
     origin: str = DEFAULT_ORIGIN
     build_id: str = ""
 
-    def files(self, outcome: Outcome) -> list[Path]:
+    def files(self, outcome: OutcomeRecord) -> list[Path]:
         """The files of a test that are worth opening and are there."""
         if not outcome.folder:
             return []

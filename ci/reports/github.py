@@ -11,10 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ci.reports.context import Context
-from ci.reports.result import RunResult
+from ci.reports.result import OutcomeRecord, RunResult
 from ci.reports.text import one_line
 from harness.status import EXIT_ALL_SKIPPED, Status
-from tests_functional.scenarios.outcome import Outcome
 
 _MOST_BYTES = 900_000
 _MOST_ANNOTATIONS = 10
@@ -64,7 +63,7 @@ def _environment(result: RunResult) -> Iterator[str]:
     yield ""
 
 
-def _table(outcomes: Sequence[Outcome], context: Context) -> Iterator[str]:
+def _table(outcomes: Sequence[OutcomeRecord], context: Context) -> Iterator[str]:
     yield "| status | test | s | |"
     yield "|---|---|--:|---|"
     # The worst first: a summary that is too long is cut at its end.
@@ -117,7 +116,7 @@ def github_annotations(result: RunResult, context: Context) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _annotation(level: str, outcome: Outcome, context: Context) -> str:
+def _annotation(level: str, outcome: OutcomeRecord, context: Context) -> str:
     properties = {"title": f"snapproof: {outcome.status.value} {one_line(outcome.name)}"}
     files = context.files(outcome)
     if files:

@@ -8,10 +8,9 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from ci.reports.context import Context
-from ci.reports.result import RunResult, parts_of
+from ci.reports.result import OutcomeRecord, RunResult, parts_of
 from ci.reports.text import log_tail
 from harness.status import Status
-from tests_functional.scenarios.outcome import Outcome
 
 # XML 1.0 section 2.2: control characters that no document may hold, however they are escaped. A carriage
 # return it may hold, but readers make a line feed of it.
@@ -56,7 +55,7 @@ def junit_xml(result: RunResult, context: Context) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _case(outcome: Outcome, context: Context) -> ET.Element:
+def _case(outcome: OutcomeRecord, context: Context) -> ET.Element:
     group = ".".join(parts_of(outcome.name)[:-1])
     case = ET.Element(
         "testcase",
@@ -78,7 +77,7 @@ def _case(outcome: Outcome, context: Context) -> ET.Element:
     return case
 
 
-def _output(outcome: Outcome, context: Context) -> str:
+def _output(outcome: OutcomeRecord, context: Context) -> str:
     lines = [outcome.sentence, f"Files: {outcome.folder}"]
     files: list[Path] = []
     if _ELEMENTS.get(outcome.status) in ("failure", "error"):
@@ -94,7 +93,7 @@ def _no_attachment(line: str) -> str:
     return re.sub(r"\[(?=\[)", "[ ", line)
 
 
-def _check_lines(outcome: Outcome) -> list[str]:
+def _check_lines(outcome: OutcomeRecord) -> list[str]:
     lines = []
     for check in outcome.checks:
         if check["status"] != Status.PASS.value:

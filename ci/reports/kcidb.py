@@ -16,12 +16,11 @@ from datetime import datetime
 from typing import Any
 
 from ci.reports.context import Context
-from ci.reports.result import RunResult, label_of, parts_of
+from ci.reports.result import OutcomeRecord, RunResult, label_of, parts_of
 from ci.reports.text import log_tail, one_line, printable
 from harness.errors import UsageError
 from harness.status import Status
-from tests_functional.scenarios.known_issues import issues_of, load_known_issues
-from tests_functional.scenarios.outcome import Outcome
+from tests_functional.scenarios.known_issues import load_known_issues
 
 _VERSION = {"major": 5, "minor": 3}
 _STATUSES = {Status.XFAIL: "FAIL", Status.XPASS: "PASS"}
@@ -80,7 +79,7 @@ class _Document:
         lists = {kind: list(found.values()) for kind, found in self._objects.items() if found}
         return {"version": _VERSION, **lists}
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: OutcomeRecord) -> None:
         """Add a test, and what it ran on and showed."""
         label = label_of(outcome.name, self._labels)
         build = self._context.build_id or self._build(outcome)
@@ -109,11 +108,11 @@ class _Document:
             **self._logs(outcome),
         }
         self._objects["tests"][test] = entry
-        shown, absent = (issues_of(outcome.checks, status) for status in (Status.XFAIL, Status.XPASS))
+        shown, absent = (outcome.known_issues(status) for status in (Status.XFAIL, Status.XPASS))
         for name in sorted(shown | absent):
             self._incident(name, test, present=name in shown)
 
-    def _build(self, outcome: Outcome) -> str:
+    def _build(self, outcome: OutcomeRecord) -> str:
         """The build of a test's stack."""
         stack = {name: outcome.environment[name] for name in _STACK if name in outcome.environment}
         origin = self._context.origin
@@ -151,7 +150,7 @@ class _Document:
             "present": present,
         }
 
-    def _logs(self, outcome: Outcome) -> dict[str, Any]:
+    def _logs(self, outcome: OutcomeRecord) -> dict[str, Any]:
         """A tail of the test's log, and where its files can be had."""
         files = self._context.files(outcome)
         found: dict[str, Any] = {}
@@ -172,14 +171,14 @@ class _Document:
         return f"{self._context.origin}:{_digest(parts)}"
 
 
-def _stack(outcome: Outcome) -> tuple[tuple[str, str], ...]:
+def _stack(outcome: OutcomeRecord) -> tuple[tuple[str, str], ...]:
     """QEMU and kernel that a test ran on, as far as it says."""
     return tuple((name, str(outcome.environment[name])) for name in _STACK if name in outcome.environment)
 
 
-def _status(outcome: Outcome) -> str:
+def _status(outcome: OutcomeRecord) -> str:
     """That of a test; one issue that did not show does not make another pass that did."""
-    if outcome.status is Status.XPASS and issues_of(outcome.checks, Status.XFAIL):
+    if outcome.status is Status.XPASS and outcome.known_issues(Status.XFAIL):
         return Status.FAIL.value
     return _STATUSES.get(outcome.status, outcome.status.value)
 

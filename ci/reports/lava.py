@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from ci.reports.context import Context
-from ci.reports.result import RunResult
+from ci.reports.result import OutcomeRecord, RunResult
 from harness.status import Status
-from tests_functional.scenarios.outcome import Outcome
 
 # LAVA has no word for a test that broke, and "unknown" is not one that send-to-lava.sh takes; a job must not
 # be green then. A known issue is neither news nor a pass.
@@ -40,7 +39,7 @@ def lava_lines(result: RunResult, _context: Context) -> str:
     return "".join(f"{line}\n" for outcome in result.outcomes for line in _lines(outcome, names))
 
 
-def _lines(outcome: Outcome, names: _Names) -> Iterator[str]:
+def _lines(outcome: OutcomeRecord, names: _Names) -> Iterator[str]:
     name = names.unique(outcome.name)
     yield f"{name} {_RESULTS[outcome.status]}"
     for figure, value in outcome.figures.items():

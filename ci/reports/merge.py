@@ -18,10 +18,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ci.reports.result import RunResult, Selection
+from ci.reports.result import OutcomeRecord, RunResult, Selection
 from harness.errors import UsageError
 from harness.status import Status
-from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.result_files import STACK_FILE
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9.+-]+")
@@ -91,7 +90,7 @@ def merged(parts: Sequence[Part], command: Sequence[str], lost: Mapping[Path, st
     """
     groups = _groups(parts)
     labels = [""] if len(groups) == 1 else _labels([group[0].folder for group in groups])
-    outcomes: list[Outcome] = []
+    outcomes: list[OutcomeRecord] = []
     folders: dict[str, FolderCopy] = {}
     environment: dict[str, Any] = {}
     stacks: dict[str, tuple[Path, ...]] = {}
@@ -184,13 +183,13 @@ def _by_host(group: Sequence[Part]) -> list[list[Part]]:
     return list(found.values())
 
 
-def _one_run(group: Sequence[Part]) -> list[tuple[Outcome, Path]]:
+def _one_run(group: Sequence[Part]) -> list[tuple[OutcomeRecord, Path]]:
     """Return the tests of one run, each with the results folder that it comes from.
 
     Raises:
         UsageError: a test is in two shards, or is there twice with different statuses.
     """
-    found: dict[str, tuple[Outcome, Part]] = {}
+    found: dict[str, tuple[OutcomeRecord, Part]] = {}
     for part in group:
         for outcome in part.result.outcomes:
             if outcome.name not in found:
@@ -225,7 +224,7 @@ def _repeat_notes(label: str, group: Sequence[Part]) -> list[str]:
     ]
 
 
-def _missing_shards(group: Sequence[Part]) -> list[Outcome]:
+def _missing_shards(group: Sequence[Part]) -> list[OutcomeRecord]:
     """Return an outcome of status MISS for each missing shard, without which the whole would look green."""
     if not group[0].shard:
         return []
@@ -233,7 +232,7 @@ def _missing_shards(group: Sequence[Part]) -> list[Outcome]:
     there = {part.shard[0] for part in group if part.shard}
     absent = [number for number in range(1, count + 1) if number not in there]
     return [
-        Outcome(
+        OutcomeRecord(
             f"shards.{number}-of-{count}",
             Status.MISS,
             f"Shard {number}/{count} is missing, so nothing is known of its tests.",
@@ -243,10 +242,10 @@ def _missing_shards(group: Sequence[Part]) -> list[Outcome]:
     ]
 
 
-def _unfinished(lost: Mapping[Path, str]) -> list[Outcome]:
+def _unfinished(lost: Mapping[Path, str]) -> list[OutcomeRecord]:
     """Return an outcome of status MISS for each run that left no results."""
     return [
-        Outcome(f"runs.{label}", Status.MISS, f"{sentence} Nothing is known of its tests.")
+        OutcomeRecord(f"runs.{label}", Status.MISS, f"{sentence} Nothing is known of its tests.")
         for label, sentence in zip(_labels(list(lost)), lost.values(), strict=True)
     ]
 
@@ -289,7 +288,7 @@ def _environment(group: Sequence[Part]) -> dict[str, Mapping[str, Any]]:
     return dict(found)
 
 
-def _under(label: str, outcome: Outcome) -> Outcome:
+def _under(label: str, outcome: OutcomeRecord) -> OutcomeRecord:
     """Put a label before the name and the folder of a test."""
     if not label:
         return outcome

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from harness.status import Status, exit_code, worst
-from tests_functional.scenarios.outcome import Outcome
 
 SCHEMA_VERSION = 1
 RESULTS_FILE = "results.json"
@@ -68,6 +67,70 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class OutcomeRecord:
+    """The outcome of one test as a results file has it; scenarios make a typed one (`Outcome`).
+
+    Attributes:
+        name: unique and stable, with its parameters, e.g. ``snapshot.live/pc-512M-random``.
+        status: see Status.
+        sentence: one full sentence for a person.
+        seconds: wall time.
+        checks: each check's JSON form, with whatever fields the version that wrote it gave it.
+        figures: measured numbers by name, the unit in the name.
+        environment: host kernel, QEMU version, accelerator, image digest, seed, parameters.
+        folder: where its files are, relative to the results folder.
+    """
+
+    name: str
+    status: Status
+    sentence: str
+    seconds: float = 0.0
+    checks: Sequence[Mapping[str, Any]] = ()
+    figures: Mapping[str, float | int | str] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its form in results.json."""
+        return {
+            "name": self.name,
+            "status": self.status.value,
+            "sentence": self.sentence,
+            "seconds": round(self.seconds, 3),
+            "checks": [dict(check) for check in self.checks],
+            "figures": dict(self.figures),
+            "environment": dict(self.environment),
+            "folder": self.folder,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read back what `to_json` gave, here or of a scenario's outcome."""
+        return cls(
+            name=data["name"],
+            status=Status(data["status"]),
+            sentence=data["sentence"],
+            seconds=data["seconds"],
+            checks=tuple(data["checks"]),
+            figures=data["figures"],
+            environment=data["environment"],
+            folder=data["folder"],
+        )
+
+    def known_issues(self, status: Status) -> set[str]:
+        """Return the ids of known issues: with XFAIL of those that show, with XPASS of those that do not."""
+        return {
+            str(check["known_issue"])
+            for check in self.checks
+            if check["status"] == status.value and check.get("known_issue")
+        }
+
+    def placed(self, folder: str) -> Self:
+        """Return the same with its folder named."""
+        return replace(self, folder=folder)
+
+
+@dataclass(frozen=True)
 class RunResult:
     """Everything a run found.
 
@@ -81,7 +144,7 @@ class RunResult:
         selection: what was asked for, None where no profile was.
     """
 
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[OutcomeRecord]
     started: str
     seconds: float
     command: Sequence[str]
@@ -130,7 +193,7 @@ class RunResult:
     def from_json(cls, data: Mapping[str, Any]) -> RunResult:
         """Read back what `to_json` gave; see `ci.reports.reader` for data that may be wrong."""
         return cls(
-            outcomes=[Outcome.from_json(test) for test in data["tests"]],
+            outcomes=[OutcomeRecord.from_json(test) for test in data["tests"]],
             started=data["started"],
             seconds=data["seconds"],
             command=data["command"],

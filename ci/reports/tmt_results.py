@@ -12,10 +12,9 @@ import re
 from typing import Any
 
 from ci.reports.context import Context
-from ci.reports.result import RunResult
+from ci.reports.result import OutcomeRecord, RunResult
 from ci.reports.text import one_line
 from harness.status import Status
-from tests_functional.scenarios.outcome import Outcome
 
 # As tmt itself does for its tests with `result: xfail`, a failure that is expected passes.
 _RESULTS = {
@@ -43,7 +42,7 @@ def tmt_results(result: RunResult, context: Context) -> str:
     return json.dumps(entries, ensure_ascii=False, indent=1) + "\n"
 
 
-def _entry(outcome: Outcome, context: Context) -> dict[str, Any]:
+def _entry(outcome: OutcomeRecord, context: Context) -> dict[str, Any]:
     said = _SAID.get(outcome.status)
     passed = sum(check["status"] == Status.PASS.value for check in outcome.checks)
     notes = [f"{said}: {outcome.sentence}" if said else outcome.sentence]

@@ -20,7 +20,7 @@ from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow, Snapshot, restore_uri, take
 from validators.extract import extract
-from validators.verdict import CheckResult, checks_json
+from validators.verdict import CheckResult
 
 _NAME = "extracted-ram"
 _EXPLANATION = "RAM extracted from the file equals, byte for byte, what QEMU holds after restoring it."
@@ -54,7 +54,7 @@ def _compare(run: Run, flow: Flow) -> Outcome:
         status=check.status,
         sentence=sentence,
         seconds=time.monotonic() - begun,
-        checks=checks_json([check]),
+        checks=[check],
         figures=check.facts,
         environment=run.environment(),
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from harness.status import Status, worst
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
-from validators.verdict import CheckResult, checks_json
+from validators.verdict import CheckResult
 
 
 def outcome_of(
@@ -32,7 +32,7 @@ def outcome_of(
         status=status,
         sentence=_sentence(status, checks, holds),
         seconds=seconds,
-        checks=checks_json(checks),
+        checks=checks,
         figures=dict(figures or {}),
         environment=run.environment(),
     )

@@ -1,8 +1,7 @@
-"""The baseline of known issues: failed checks that one of them explains become XFAIL, new ones stay FAIL."""
+"""The baseline of known issues: a failed check that one of them explains becomes XFAIL, others stay FAIL."""
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,8 @@ from typing import Any
 
 from harness.status import Status, worst
 from tests_functional.scenarios.outcome import Outcome
+from tests_functional.scenarios.symptoms import Symptom
+from validators.verdict import CheckResult, Violation
 
 BASELINE = Path(__file__).parent.parent / "known_issues.toml"
 
@@ -24,7 +25,7 @@ class KnownIssue:
         id: as in docs/findings.md.
         title: what happens, in one line.
         checks: shell patterns for the names of the checks that see it.
-        probe: regular expression that recognises it in a violation's sentence.
+        codes: what recognises it in a violation; any of them.
         seen: prefixes of the versions that it was seen on, of QEMU's or, where `subject` is so, of Linux's.
         absent: prefixes of those that it was looked for on and not seen.
         sporadic: whether it depends on timing, so that a check that passes says nothing.
@@ -33,12 +34,14 @@ class KnownIssue:
         by_chance: whether even its reproducer depends on timing.
         may: shell patterns for the names of further checks, which see it or not, by chance.
         subject: whose defect it is, ``qemu`` or ``linux``: that of the host.
+        hosts: names of the catalogue's hosts on which alone it is known, empty for any host. So a newer
+            kernel, or one of the user's own, gets no pardon.
     """
 
     id: str
     title: str
     checks: tuple[str, ...]
-    probe: str
+    codes: tuple[Symptom, ...]
     seen: tuple[str, ...]
     absent: tuple[str, ...]
     sporadic: bool
@@ -47,25 +50,30 @@ class KnownIssue:
     by_chance: bool = False
     subject: str = "qemu"
     may: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
 
     def version(self, environment: Mapping[str, Any]) -> str:
         """Version of its subject in a result's environment, "" where that does not say."""
         return str(environment.get("host_kernel" if self.subject == "linux" else "qemu", ""))
 
-    def explains(self, check: Mapping[str, Any], environment: Mapping[str, Any]) -> bool:
+    def explains(self, check: CheckResult, environment: Mapping[str, Any]) -> bool:
         """Whether all that a failed check found is this; never on a version known to be free of it."""
-        violations = check.get("violations", [])
         return (
             not self.listed_absent(self.version(environment))
-            and self.concerns(check)
-            and len(violations) > 0
-            and len(violations) == check.get("total", len(violations))
-            and all(re.search(self.probe, violation["sentence"]) for violation in violations)
+            and (not self.hosts or environment.get("host") in self.hosts)
+            and self.concerns(check.name)
+            and len(check.violations) > 0
+            and len(check.violations) == check.total
+            and all(self.recognises(violation) for violation in check.violations)
         )
 
-    def expected(self, check: Mapping[str, Any], environment: Mapping[str, Any]) -> bool:
-        """Whether this check should have failed there."""
-        named = any(fnmatchcase(check["name"], pattern) for pattern in self.checks)
+    def recognises(self, violation: Violation) -> bool:
+        """Whether a violation is one of those that this issue causes."""
+        return any(symptom.fits(violation) for symptom in self.codes)
+
+    def expected(self, check: str, environment: Mapping[str, Any]) -> bool:
+        """Whether the check of that name should have failed there."""
+        named = any(fnmatchcase(check, pattern) for pattern in self.checks)
         return self.listed_seen(self.version(environment)) and not self.sporadic and named
 
     def listed_seen(self, version: str) -> bool:
@@ -76,18 +84,39 @@ class KnownIssue:
         """Whether it was looked for on that version of its subject and not seen."""
         return any(version.startswith(prefix) for prefix in self.absent)
 
-    def concerns(self, check: Mapping[str, Any]) -> bool:
-        """Whether it can show in this check."""
-        return any(fnmatchcase(check["name"], pattern) for pattern in (*self.checks, *self.may))
+    def concerns(self, check: str) -> bool:
+        """Whether it can show in the check of that name."""
+        return any(fnmatchcase(check, pattern) for pattern in (*self.checks, *self.may))
 
 
 def load_known_issues(path: Path = BASELINE) -> tuple[KnownIssue, ...]:
-    """The baseline file's issues."""
+    """Return the baseline file's issues.
+
+    Raises:
+        ValueError: an entry names a code that does not exist.
+    """
     entries = tomllib.loads(path.read_text(encoding="utf-8"))["issue"]
-    lists = ("checks", "may", "seen", "absent")
-    return tuple(
-        KnownIssue(**{**entry, **{name: tuple(entry.get(name, ())) for name in lists}}) for entry in entries
-    )
+    return tuple(_issue(entry) for entry in entries)
+
+
+def _issue(entry: Mapping[str, Any]) -> KnownIssue:
+    lists = {name: tuple(entry.get(name, ())) for name in ("checks", "may", "seen", "absent", "hosts")}
+    codes = tuple(Symptom.parse(symptom) for symptom in entry["codes"])
+    return KnownIssue(**{**entry, **lists, "codes": codes})
+
+
+def known_on_host(host: str, check: str, violation: Violation) -> KnownIssue | None:
+    """Return the issue that is known on a host of the catalogue and causes this violation, None for none.
+
+    Args:
+        host: its name in the catalogue.
+        check: name of the check, e.g. ``hosts/balanced/write-order``.
+        violation: the first that the check found.
+    """
+    for issue in load_known_issues():
+        if host in issue.hosts and issue.concerns(check) and issue.recognises(violation):
+            return issue
+    return None
 
 
 def with_known_issues(outcome: Outcome, issues: Sequence[KnownIssue]) -> Outcome:
@@ -98,13 +127,13 @@ def with_known_issues(outcome: Outcome, issues: Sequence[KnownIssue]) -> Outcome
     if (outcome.status is not Status.FAIL and outcome.status is not Status.PASS) or not outcome.checks:
         return outcome
     checks = [_judge(check, issues, outcome.environment) for check in outcome.checks]
-    statuses = [Status(check["status"]) for check in checks]
+    statuses = [check.status for check in checks]
     status = worst(statuses) or outcome.status
-    if statuses == [Status(check["status"]) for check in outcome.checks]:
+    if statuses == [check.status for check in outcome.checks]:
         return outcome
     titles = {issue.id: issue.title for issue in issues}
     shown, absent = (_named(checks, titles, wanted) for wanted in (Status.XFAIL, Status.XPASS))
-    first = next((check for check in checks if Status(check["status"]) is status), None)
+    first = next((check for check in checks if check.status is status), None)
     sentence = {
         Status.XFAIL: f"Known issue {shown}; all else is right.",
         Status.XPASS: f"A known issue did not show: {absent}; see docs/findings.md."
@@ -113,33 +142,23 @@ def with_known_issues(outcome: Outcome, issues: Sequence[KnownIssue]) -> Outcome
     return replace(outcome, status=status, checks=tuple(checks), sentence=sentence)
 
 
-def issues_of(checks: Sequence[Mapping[str, Any]], status: Status) -> set[str]:
-    """Ids of the known issues of checks with a status: XFAIL for those that show, XPASS for the others."""
-    return {
-        str(check["known_issue"])
-        for check in checks
-        if check["status"] == status.value and check.get("known_issue")
-    }
+def _named(checks: Sequence[CheckResult], titles: Mapping[str, str], status: Status) -> str:
+    """Return the known issues of the checks with a status, by id and title."""
+    ids = {check.known_issue for check in checks if check.status is status and check.known_issue}
+    return "; ".join(f"{name} ({titles[name]})" for name in sorted(ids))
 
 
-def _named(checks: Sequence[Mapping[str, Any]], titles: Mapping[str, str], status: Status) -> str:
-    return "; ".join(f"{name} ({titles[name]})" for name in sorted(issues_of(checks, status)))
-
-
-def _judge(
-    check: Mapping[str, Any], issues: Sequence[KnownIssue], environment: Mapping[str, Any]
-) -> Mapping[str, Any]:
-    status = Status(check["status"])
+def _judge(check: CheckResult, issues: Sequence[KnownIssue], environment: Mapping[str, Any]) -> CheckResult:
     for issue in issues:
-        if status is Status.FAIL and issue.explains(check, environment):
+        if check.status is Status.FAIL and issue.explains(check, environment):
             reason = f"known issue {issue.id}: {issue.title}"
-            return {**check, "status": Status.XFAIL.value, "known_issue": issue.id, "reason": reason}
-        if status is Status.PASS and issue.expected(check, environment):
+            return replace(check, status=Status.XFAIL, known_issue=issue.id, reason=reason)
+        if check.status is Status.PASS and issue.expected(check.name, environment):
             reason = f"known issue {issue.id} did not show"
-            return {**check, "status": Status.XPASS.value, "known_issue": issue.id, "reason": reason}
+            return replace(check, status=Status.XPASS, known_issue=issue.id, reason=reason)
     return check
 
 
-def _first_sentence(check: Mapping[str, Any] | None) -> str:
-    violations = check.get("violations", []) if check else []
-    return f"{check['name']}: {violations[0]['sentence']}" if check and violations else ""
+def _first_sentence(check: CheckResult | None) -> str:
+    violations = check.violations if check else ()
+    return f"{check.name}: {violations[0].sentence}" if check and violations else ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.errors import SnapproofError
 from harness.status import Status
+from validators.verdict import CheckResult
 
 OUTCOME_FILE = "outcome.json"
 
@@ -23,55 +24,35 @@ class Outcome:
         status: see Status.
         sentence: one full sentence for a person.
         seconds: wall time.
-        checks: each check's own JSON form.
+        checks: what was demanded, and what was found.
         figures: measured numbers by name, the unit in the name.
         environment: host kernel, QEMU version, accelerator, image digest, seed, parameters.
-        folder: where its files are, relative to the results folder.
     """
 
     name: str
     status: Status
     sentence: str
     seconds: float = 0.0
-    checks: Sequence[Mapping[str, Any]] = ()
+    checks: Sequence[CheckResult] = ()
     figures: Mapping[str, float | int | str] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
-    folder: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Its form in results.json."""
+        """Return its form in results.json, but for the folder, which the test does not know."""
         return {
             "name": self.name,
             "status": self.status.value,
             "sentence": self.sentence,
             "seconds": round(self.seconds, 3),
-            "checks": [dict(check) for check in self.checks],
+            "checks": [check.to_json() for check in self.checks],
             "figures": dict(self.figures),
             "environment": dict(self.environment),
-            "folder": self.folder,
+            "folder": "",
         }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
-        """Read back what `to_json` gave."""
-        return cls(
-            name=data["name"],
-            status=Status(data["status"]),
-            sentence=data["sentence"],
-            seconds=data["seconds"],
-            checks=tuple(data["checks"]),
-            figures=data["figures"],
-            environment=data["environment"],
-            folder=data["folder"],
-        )
 
     def save(self, folder: Path) -> None:
         """Write it into a test's folder, whole or not at all."""
         write_atomically(folder / OUTCOME_FILE, json.dumps(self.to_json(), indent=1) + "\n")
-
-    def placed(self, folder: str) -> Outcome:
-        """The same outcome with its folder named."""
-        return replace(self, folder=folder)
 
 
 def from_error(name: str, error: SnapproofError, seconds: float, environment: Mapping[str, Any]) -> Outcome:

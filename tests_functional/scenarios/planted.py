@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from guest_images.cache import Cache, default_cache_folder
+from harness.codes import Code
 from harness.errors import SetupBroken, SubjectFailed
 from harness.status import Status
 from tests_functional.scenarios.main_job import one_flow
@@ -15,6 +15,7 @@ from tests_functional.scenarios.memory.never_touched import never_touched
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow
+from tests_functional.scenarios.symptoms import Coded, Symptom
 from validators.live_faults.wrapper import FaultyQemu, faulty_qemu
 
 _LIVE = one_flow(Flow.LIVE)
@@ -27,44 +28,52 @@ class LiveFault:
     Attributes:
         reason: what goes wrong, in one line.
         check: shell pattern for the check that must fail, "" where the guest is lost before any.
-        cause: regular expression for the words that must name the cause.
+        cause: what must name the cause; any of them.
         scenario: the run that it is planted into.
     """
 
     reason: str
     check: str
-    cause: str
+    cause: tuple[Symptom, ...]
     scenario: Callable[[Run], Outcome] = _LIVE
 
 
+_NEWER = (Symptom(Code.WRITE_ORDER_NEWER), Symptom(Code.WRITE_ORDER_TORN, {"age": ("newer",)}))
+_STOOD_STILL = (Symptom(Code.WRITE_STALL_TOO_LONG),)
+_HANGS = (
+    Symptom(Code.SOURCE_SILENT),
+    Symptom(Code.SAVE_GUEST_SILENT),
+    Symptom(Code.SOURCE_WRITE_PROTECTED),
+    # Of whatever does not happen any more: threads of QEMU wait for pages.
+    Symptom(fields={"waiting_threads": ()}),
+)
+
 LIVE_FAULTS: Mapping[str, LiveFault] = {
     "drop_protection": LiveFault(
-        "an eighth of RAM is not protected, so pages from after T0 reach the file", "*write-order", "newer"
+        "an eighth of RAM is not protected, so pages from after T0 reach the file", "*write-order", _NEWER
     ),
     "report_success": LiveFault(
         "nothing is protected though QEMU is told so, and pages from after T0 reach the file",
         "*write-order",
-        "newer",
+        _NEWER,
     ),
     "release_early": LiveFault(
-        "pages are released before they are saved, and reach the file as of later", "*write-order", "newer"
+        "pages are released before they are saved, and reach the file as of later", "*write-order", _NEWER
     ),
     "skip_release": LiveFault(
         "saved pages stay protected to the end of the save, and writers wait for that",
         "*write-stall",
-        "stood still",
+        _STOOD_STILL,
     ),
-    "keep_protected": LiveFault(
-        "saved pages stay protected for good, and the guest hangs", "", "does not answer|write-protected"
-    ),
+    "keep_protected": LiveFault("saved pages stay protected for good, and the guest hangs", "", _HANGS),
     "lose_events": LiveFault(
-        "faults are not told to QEMU, and writers wait until the save comes by", "*write-stall", "stood still"
+        "faults are not told to QEMU, and writers wait until the save comes by", "*write-stall", _STOOD_STILL
     ),
-    "delay_events": LiveFault("a fault is told to QEMU five seconds late", "*write-stall", "stood still"),
+    "delay_events": LiveFault("a fault is told to QEMU five seconds late", "*write-stall", _STOOD_STILL),
     "forget_untouched": LiveFault(
         "pages that were never touched are not protected, and reach the file as of later",
         "*golden",
-        "differs from the golden image",
+        (Symptom(Code.GOLDEN_DIFFERS),),
         never_touched,
     ),
 }
@@ -79,11 +88,13 @@ def _planted(run: Run, name: str, fault: LiveFault) -> Outcome:
     qemu = faulty_qemu(name, run.stack.executable, Cache(default_cache_folder()), run.folder, run.say)
     faulty = replace(run, stack=replace(run.stack, executable=qemu.executable))
     run.say(f"Planted '{name}': {fault.reason}.")
+    lost: SubjectFailed | None = None
     try:
         outcome = fault.scenario(faulty)
     except SubjectFailed as failure:
+        lost = failure
         outcome = Outcome(run.name, Status.FAIL, failure.sentence, environment=run.environment())
-    return judge_planted(run, name, fault, outcome, _acts(name, qemu))
+    return judge_planted(run, name, fault, outcome, _acts(name, qemu), lost)
 
 
 def _acts(name: str, qemu: FaultyQemu) -> int:
@@ -100,7 +111,9 @@ def _acts(name: str, qemu: FaultyQemu) -> int:
     return acts
 
 
-def judge_planted(run: Run, name: str, fault: LiveFault, outcome: Outcome, acts: int) -> Outcome:
+def judge_planted(
+    run: Run, name: str, fault: LiveFault, outcome: Outcome, acts: int, lost: SubjectFailed | None = None
+) -> Outcome:
     """Turn the outcome of a run under a fault into that of the test that plants it.
 
     Args:
@@ -109,20 +122,21 @@ def judge_planted(run: Run, name: str, fault: LiveFault, outcome: Outcome, acts:
         fault: what must have been seen.
         outcome: of the run.
         acts: how often the fault acted.
+        lost: the error that ended the run, None where it came to its checks.
     """
-    sentences = [
-        violation["sentence"]
+    seen: list[Coded] = [
+        violation
         for check in outcome.checks
-        if check["status"] == Status.FAIL.value and fnmatchcase(check["name"], fault.check or "*")
-        for violation in check["violations"]
+        if check.status is Status.FAIL and fnmatchcase(check.name, fault.check or "*")
+        for violation in check.violations
     ]
-    if not fault.check:
-        sentences.append(outcome.sentence)
-    named = [sentence for sentence in sentences if re.search(fault.cause, sentence)]
+    if lost and not fault.check:
+        seen.append(lost)
+    named = [one for one in seen if any(symptom.fits(one) for symptom in fault.cause)]
     figures = {"acts": acts}
     if outcome.status is Status.FAIL and named:
         run.discard(run.folder)
-        sentence = f"The planted fault '{name}' was caught: {named[0]}"
+        sentence = f"The planted fault '{name}' was caught: {named[0].sentence}"
         return replace(outcome, status=Status.PASS, sentence=sentence, checks=(), figures=figures)
     sentence = (
         f"The planted fault '{name}' went unseen ({fault.reason}): it acted {acts} times, and the run ended "

@@ -267,8 +267,8 @@ def _require_answer(guest: Guest) -> None:
         why = error.sentence.rstrip(".")
         raise guest.machine.failure(
             f"QEMU calls the save completed and the guest running, but that does not answer: {why}",
-            error.code,
-            error.fields,
+            Code.SAVE_GUEST_SILENT,
+            {**error.fields, "error": error.code},
         ) from error
 
 

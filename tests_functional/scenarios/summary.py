@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.codes import Code
 from harness.status import Status, worst
@@ -11,7 +11,7 @@ from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow, Snapshot
-from validators.verdict import CheckResult, Verdict, checks_json
+from validators.verdict import CheckResult, Verdict
 
 _STUN = "A background snapshot stuns the guest at least 20 times shorter than stop-and-save does."
 _STUN_RATIO = 20.0
@@ -47,12 +47,12 @@ def summary(
     """
     comparison = _stun_comparison(run, cycles, stun_samples_ms)
     checks = [
-        {**check, "name": f"{cycle.label}/{check['name']}"}
+        replace(check, name=f"{cycle.label}/{check.name}")
         for cycle in cycles
-        for check in checks_json(cycle.verdict.checks)
+        for check in cycle.verdict.checks
     ]
-    checks += checks_json(comparison)
-    status = worst(Status(check["status"]) for check in checks) or Status.ERROR
+    checks += comparison
+    status = worst(check.status for check in checks) or Status.ERROR
     figures = {f"{cycle.label}/{name}": value for cycle in cycles for name, value in _figures(cycle).items()}
     for check in comparison:
         figures.update(check.facts)

@@ -9,12 +9,12 @@ from dataclasses import replace
 from harness.deadline import Deadline
 from harness.hosts.host import Host
 from harness.status import Status
-from tests_functional.scenarios.hosts.known import known_as
 from tests_functional.scenarios.hosts.plan import BALANCED, Examination, Plan
 from tests_functional.scenarios.hosts.snapshots import Places, Report, save_on_host, snapshot_of
+from tests_functional.scenarios.known_issues import known_on_host
 from tests_functional.scenarios.outcome import Outcome
 from validators.judge import check_file
-from validators.verdict import CheckResult, checks_json
+from validators.verdict import CheckResult
 
 _SAVES_SECONDS = 400.0
 _SETTING_SECONDS = 30.0
@@ -71,13 +71,14 @@ def judge_balanced(plan: Plan, found: Examination, report: Report, moved: int) -
         f"The snapshot is the guest at T0 while {moved} pages moved between nodes.",
     )
     if order is None or order.status is not Status.PASS:
-        wrong = order.violations[0].sentence if order and order.violations else "no agent page was found"
+        first = order.violations[0] if order and order.violations else None
+        wrong = first.sentence if first else "no agent page was found"
         status, sentence = Status.FAIL, f"While {moved} pages moved between nodes: {wrong}"
-        known = known_as(plan.name, BALANCED, sentence)
+        known = known_on_host(plan.name, f"hosts/{BALANCED}/write-order", first) if first else None
         if known:
-            status, sentence = Status.XFAIL, f"{sentence} Known: {known.what}."
+            status, sentence = Status.XFAIL, f"{sentence} Known issue {known.id}: {known.title}."
         if order is not None:
-            checks = [replace(order, status=status, known_issue=known.issue if known else "")]
+            checks = [replace(order, status=status, known_issue=known.id if known else "")]
     elif not moved:
         status, sentence = Status.SKIP, "The kernel moved no page between its nodes meanwhile."
     snapshot.path.unlink()
@@ -85,7 +86,7 @@ def judge_balanced(plan: Plan, found: Examination, report: Report, moved: int) -
         f"hosts.{plan.name}.{BALANCED}",
         status,
         sentence,
-        checks=checks_json(checks),
+        checks=checks,
         figures={"pages_moved": moved, "wrong_pages": order.total if order else 0},
         environment=found.environment(),
     )

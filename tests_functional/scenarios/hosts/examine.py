@@ -33,7 +33,7 @@ from tests_functional.scenarios.hosts.snapshots import (
     snapshot_of,
 )
 from tests_functional.scenarios.outcome import Outcome, from_error
-from validators.verdict import CheckResult, Verdict, checks_json
+from validators.verdict import CheckResult, Verdict, Violation
 
 _TESTS_SECONDS = 900.0
 _SAVES_SECONDS = 400.0
@@ -147,22 +147,19 @@ def _tests_sentence(status: Status, counts: Counter[str], results: Iterable[Even
     return f"{_slug(worst_one)}: {worst_one['reason']} ({said})"
 
 
-def _test_check(event: Event) -> dict[str, object]:
-    failed = _status(event) in (Status.FAIL, Status.ERROR)
-    violations = (
-        [{"check": _slug(event), "code": Code.KERNEL_TEST_FAILED, "sentence": event["reason"]}]
-        if failed
-        else []
+def _test_check(event: Event) -> CheckResult:
+    slug, status = _slug(event), _status(event)
+    failed = status in (Status.FAIL, Status.ERROR)
+    violations = (Violation(slug, Code.KERNEL_TEST_FAILED, event["reason"]),) if failed else ()
+    return CheckResult(
+        slug,
+        event["contract"],
+        status,
+        violations,
+        len(violations),
+        {"seconds": event["seconds"], "checks": event["checks"]},
+        reason="" if failed else event["reason"],
     )
-    return {
-        "name": _slug(event),
-        "explanation": event["contract"],
-        "status": _status(event).value,
-        "reason": "" if failed else event["reason"],
-        "violations": violations,
-        "total": len(violations),
-        "facts": {"seconds": event["seconds"], "checks": event["checks"]},
-    }
 
 
 def _saves(plan: Plan, found: Examination, host: Host, places: Places, log: Callable[[str], None]) -> Report:
@@ -231,6 +228,6 @@ def _outcome(
         status,
         sentence,
         seconds,
-        checks=checks_json(verdict.checks),
+        checks=verdict.checks,
         environment=found.environment(),
     )
