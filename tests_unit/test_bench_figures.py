@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from guest_images.agent.format import FINE_BUCKETS, fine_bucket_ns
-from tests_functional.scenarios.bench.counters import buckets_us
-from tests_functional.scenarios.bench.figures import Spread, quantile, spread
+from tests_functional.scenarios.bench.figures import Spread, buckets_us, quantile, spread
 from tests_functional.scenarios.bench.measure import stall_quantiles
 from tests_functional.scenarios.bench.memory_use import kib
 from tests_functional.scenarios.bench.timeline import Recorder, write_rate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import socket
@@ -18,8 +17,8 @@ from harness.codes import Code
 from harness.errors import NotApplicable, SubjectFailed
 from harness.machine import Machine
 from harness.status import Status
-from tests_functional.scenarios.agent import AgentWindow
 from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.counters import AgentCounters, QemuMemoryGone
 from tests_functional.scenarios.failures import afterwards
 from tests_functional.scenarios.failures.afterwards import Group
 from tests_functional.scenarios.failures.cases import CANCEL, DESCRIPTORS, SINKS, Case
@@ -180,7 +179,7 @@ def test_snapshot_that_a_failure_made_impossible(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(afterwards, "take", refused)
     group, place = Group(make_run(tmp_path), []), Place(tmp_path, 1 << 20)
     found = afterwards._next_snapshot(
-        group, stand_in_guest(SOURCE), cast(Any, SimpleNamespace(window=None)), SINKS[0], place
+        group, stand_in_guest(SOURCE), cast(Any, SimpleNamespace(counters=None)), SINKS[0], place
     )
     assert found.name == f"failures/{SINKS[0].name}/next"
     assert sentences(found) == ["It is not possible any more: QEMU refuses background-snapshot on this host."]
@@ -192,9 +191,9 @@ def test_qemu_whose_memory_is_gone_has_ended() -> None:
 
     class Gone:
         def steps(self) -> tuple[int, ...]:
-            raise ProcessLookupError(errno.ESRCH, "No such process", "/proc/1/mem")
+            raise QemuMemoryGone("The guest's counters cannot be read: QEMU's memory is gone.")
 
     machine = cast(Machine, SimpleNamespace(alive=lambda: True))
-    (violation,) = judge_resumed(_CASE, machine, cast(AgentWindow, Gone())).violations
+    (violation,) = judge_resumed(_CASE, machine, cast(AgentCounters, Gone())).violations
     assert violation.code is Code.QEMU_ENDED_BY_ITSELF
     assert violation.sentence == "QEMU has ended by itself."

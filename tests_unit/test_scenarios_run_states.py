@@ -24,7 +24,7 @@ class _Machine:
         return {"status": self._status}
 
 
-class _Window:
+class _Counters:
     def __init__(self, *steps: int) -> None:
         self._steps = steps
 
@@ -34,8 +34,8 @@ class _Window:
 
 def _after(status: str, *steps: int) -> list[str]:
     saved = snapshot(Flow.STOPPED, steps_before=(700, 900))
-    machine, window = cast(Any, _Machine(status)), cast(Any, _Window(*steps))
-    return sentences(run_states._judge_after(machine, window, saved, RUN_STATES["paused"]))
+    machine, counters = cast(Any, _Machine(status)), cast(Any, _Counters(*steps))
+    return sentences(run_states._judge_after(machine, counters, saved, RUN_STATES["paused"]))
 
 
 def test_guest_that_stays_stopped() -> None:

@@ -39,7 +39,7 @@ def _outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., O
     def run(found: Measure, calm_ms: float = 12.0) -> Outcome:
         @contextmanager
         def guest(*_: object) -> Iterator[Any]:
-            yield SimpleNamespace(counters=SimpleNamespace(longest_gaps_ms=lambda: (3.0, calm_ms)))
+            yield SimpleNamespace(counters=SimpleNamespace(longest_heartbeat_gap=lambda: calm_ms / 1e3))
 
         monkeypatch.setattr(timers, "warm_guest", guest)
         monkeypatch.setattr(timers, "started", guest)

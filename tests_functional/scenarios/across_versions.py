@@ -38,7 +38,7 @@ def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
         flow = Flow.LIVE if migration.BACKGROUND_SNAPSHOT in known else Flow.STOP_AND_SAVE
         run.say(f"Saving ({flow.value}).")
         deadline = run.deadline.at_most(_SAVE_SECONDS)
-        snapshot = take(flow, source.guest, source.window, run.folder, deadline)
+        snapshot = take(flow, source.guest, source.counters, run.folder, deadline)
         status = source.status
         source.guest.machine.quit()
     found = check_file(snapshot.path)

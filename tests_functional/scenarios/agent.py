@@ -1,31 +1,16 @@
-"""The guest agent as seen from the host: commands over SSH, counters straight from guest RAM."""
+"""Commands for the guest's agent, given over SSH, and its replies."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from guest_images.agent.format import CONTROL_MAGIC, THREAD_MAGIC
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
-from harness.machine import Machine
-from harness.ram import ramblocks, read_populated
 from harness.ssh import GuestShell
 
-_PAGE_BYTES = 4096
-# Words of a thread page, see docs/agent-format.md.
-_NONCE_WORD, _THREAD_WORD, _STEPS_WORD = 1, 2, 4
-# In ns.
-_MAX_STALL_WORD, _MAX_GAP_WORD = 8, 10
-_LONG_GAPS_WORD, _LONG_GAP_WORD, _LONG_GAPS_KEPT = 11, 16, 16
-_CONTROL_MONOTONIC_WORD = 8
 _VERIFY_SECONDS = 120.0
 
 
@@ -77,19 +62,6 @@ class AgentStatus:
     histogram: tuple[int, ...]
     nonce: int
     state: str
-
-
-@dataclass(frozen=True)
-class LongGap:
-    """A time in which a writer made no step, of 50 ms or more.
-
-    Attributes:
-        end: the guest's CLOCK_MONOTONIC at its end, in seconds.
-        seconds: its length.
-    """
-
-    end: float
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -201,88 +173,3 @@ class AgentClient:
         if not isinstance(answer, dict) or "error" in answer:
             raise SetupBroken(f"The agent refused '{command}': {answer}.")
         return answer
-
-
-class AgentWindow:
-    """The writers' step counters read from QEMU's memory, without disturbing the guest.
-
-    An SSH exchange takes a tenth of a second and needs the guest's help; this takes microseconds,
-    so it can say how far the writers were at the instant a save completed.
-    """
-
-    def __init__(self, machine: Machine, nonce: int) -> None:
-        """Find the thread pages of the agent with this nonce.
-
-        Raises:
-            SetupBroken: they are not in guest RAM.
-            MachineryMissing: the host does not let us read QEMU's memory.
-        """
-        self._path = Path(f"/proc/{machine.process.pid}/mem")
-        threads: dict[int, int] = {}
-        control: set[int] = set()
-        for block in ramblocks(machine):
-            if block.host_address:
-                for address, data in read_populated(machine, block):
-                    threads.update(_thread_pages(data, address, nonce))
-                    control.update(_control_pages(data, address, nonce))
-        if not threads or not control:
-            raise SetupBroken("The agent's thread and control pages were not found in guest RAM.")
-        self.addresses = [threads[thread] for thread in sorted(threads)]
-        """Of the thread pages, in QEMU's own address space, by thread."""
-        self.control = min(control)
-        """Of the control page, likewise."""
-
-    def steps(self) -> tuple[int, ...]:
-        """Page writes completed by each writer thread, now."""
-        return self._words(_STEPS_WORD)
-
-    def standstill(self) -> tuple[float, float]:
-        """Longest single page write, and longest time from one to the next, of all writers, in seconds.
-
-        Since their statistics were last reset.
-        """
-        return max(self._words(_MAX_STALL_WORD)) / 1e9, max(self._words(_MAX_GAP_WORD)) / 1e9
-
-    def long_gaps(self) -> list[LongGap] | None:
-        """All times of 50 ms and more in which a writer made no step, since their statistics were reset.
-
-        Returns:
-            None where there were more than the agent keeps.
-        """
-        found = []
-        for address in self.addresses:
-            count = self._word(address, _LONG_GAPS_WORD)
-            if count > _LONG_GAPS_KEPT:
-                return None
-            words = [self._word(address, _LONG_GAP_WORD + number) / 1e9 for number in range(2 * count)]
-            found += [LongGap(end, length) for end, length in zip(words[::2], words[1::2], strict=True)]
-        return found
-
-    def guest_clock(self) -> float:
-        """The guest's CLOCK_MONOTONIC in seconds, as told last: 10 ms ago at most in a guest that runs."""
-        return self._word(self.control, _CONTROL_MONOTONIC_WORD) / 1e9
-
-    def _words(self, number: int) -> tuple[int, ...]:
-        """One word of each thread page, now."""
-        return tuple(self._word(address, number) for address in self.addresses)
-
-    def _word(self, address: int, number: int) -> int:
-        with self._path.open("rb", buffering=0) as memory:
-            return int.from_bytes(os.pread(memory.fileno(), 8, address + number * 8), "little")
-
-
-def _thread_pages(data: bytes, address: int, nonce: int) -> dict[int, int]:
-    """Thread number to host address for the thread pages in a chunk of RAM."""
-    words, hits = _pages_of(data, THREAD_MAGIC, nonce)
-    return {int(words[hit, _THREAD_WORD]): address + hit * _PAGE_BYTES for hit in hits}
-
-
-def _control_pages(data: bytes, address: int, nonce: int) -> list[int]:
-    """Host addresses of the control pages in a chunk of RAM."""
-    return [address + hit * _PAGE_BYTES for hit in _pages_of(data, CONTROL_MAGIC, nonce)[1]]
-
-
-def _pages_of(data: bytes, magic: int, nonce: int) -> tuple[npt.NDArray[np.uint64], list[int]]:
-    """A chunk of RAM as words of pages, and which of them are the agent's of one kind."""
-    words = np.frombuffer(data[: len(data) // _PAGE_BYTES * _PAGE_BYTES], dtype="<u8").reshape(-1, 512)
-    return words, np.flatnonzero((words[:, 0] == magic) & (words[:, _NONCE_WORD] == nonce)).tolist()

@@ -130,7 +130,7 @@ def _refused_late(place: Hindered, source: Source, hindrance: Hindrance) -> list
     case = Case("late", hindrance.reason, "", frozenset({"refused", "failed"}))
     with place.in_force():
         ending = _save(machine, place.run.folder / "vmstate", LIMIT_SECONDS)
-    checks = [judge_ending(case, ending), judge_resumed(case, machine, source.window)]
+    checks = [judge_ending(case, ending), judge_resumed(case, machine, source.counters)]
     checks.append(judge_trace(log.new_text(), hindrance.late))
     if machine.qmp.execute("query-status")["status"] == "paused":
         # What is wrong with that has been said; a user would make it go on.

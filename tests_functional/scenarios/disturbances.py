@@ -136,7 +136,7 @@ def _cycle(run: Run, source: Source, flow: Flow, label: str, passes: Callable[[]
     # What the host does may be late on a busy host, so the sink is held back for it. Not for what the guest
     # does: its kernel would wait for one page after the other, and its writers, on one vCPU, for the kernel.
     acts = Acts(saving=lambda: await_passes(passes, limit.at_most(_PASSES_SECONDS))) if host else Acts()
-    snapshot = take(flow, source.guest, source.window, folder, limit, acts)
+    snapshot = take(flow, source.guest, source.counters, folder, limit, acts)
     _require(passes() - before)
     return judge_cycle(run, source, snapshot, label, judge_source(source.guest, source.before))
 

@@ -39,7 +39,7 @@ def _compare(run: Run, flow: Flow) -> Outcome:
     with writing_guest(run) as source:
         folder.mkdir()
         run.say(f"Saving ({flow.value}).")
-        snapshot = take(flow, source.guest, source.window, folder, run.deadline.at_most(_SECONDS))
+        snapshot = take(flow, source.guest, source.counters, folder, run.deadline.at_most(_SECONDS))
         source.guest.machine.quit()
     run.say("Extracting RAM, and restoring the file into a new QEMU.")
     extracted, restored = folder / "golden-extracted", folder / "golden-restored"

@@ -18,7 +18,8 @@ from harness.machine import Machine
 from harness.machine_config import MIB, MachineConfig
 from harness.process import log_tail
 from harness.ssh import GuestShell, GuestUnreachable, SshIdentity
-from tests_functional.scenarios.agent import AgentClient, AgentStatus, AgentWindow, WriterPlan
+from tests_functional.scenarios.agent import AgentClient, AgentStatus, WriterPlan
+from tests_functional.scenarios.counters import AgentCounters
 from tests_functional.scenarios.own_guest import agent_command, prepare
 from validators.agent_pages import Schedule
 
@@ -163,7 +164,7 @@ def logged_in(machine: Machine, stack: Stack, deadline: Deadline) -> Iterator[Gu
         yield Guest(machine, shell, AgentClient(shell, agent_command(stack.image, shell)))
 
 
-def start_writers(guest: Guest, plan: WriterPlan, deadline: Deadline) -> tuple[AgentStatus, AgentWindow]:
+def start_writers(guest: Guest, plan: WriterPlan, deadline: Deadline) -> tuple[AgentStatus, AgentCounters]:
     """Start the agent, let it write, and wait until each page has been written once.
 
     Only then does a page from before or after T0 look different from one at T0.
@@ -175,8 +176,8 @@ def start_writers(guest: Guest, plan: WriterPlan, deadline: Deadline) -> tuple[A
     guest.agent.serve(plan, ram_bytes, deadline)
     guest.agent.start()
     status = guest.agent.status()
-    window = AgentWindow(guest.machine, status.nonce)
+    counters = AgentCounters.find(guest.machine, status.nonce)
     pages_each = status.data_pages // plan.threads
     pass_steps = Schedule(PATTERNS.index(plan.pattern), pages_each, plan.seed, 0).first_pass_steps
-    deadline.wait_for(lambda: min(window.steps()) >= pass_steps, "The writers' first pass over all pages")
-    return guest.agent.status(), window
+    deadline.wait_for(lambda: min(counters.steps()) >= pass_steps, "The writers' first pass over all pages")
+    return guest.agent.status(), counters

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from harness.status import Status
-from tests_functional.scenarios.agent import AgentStatus, AgentWindow
+from tests_functional.scenarios.agent import AgentStatus
+from tests_functional.scenarios.counters import AgentCounters
 from tests_functional.scenarios.guest import Guest, booted, start_writers
 from tests_functional.scenarios.offline_checks import instant, judge_oracles
 from tests_functional.scenarios.outcome import Outcome
@@ -39,7 +40,7 @@ class Source:
     """A guest whose writers have covered their memory once, and what it was like then."""
 
     guest: Guest
-    window: AgentWindow
+    counters: AgentCounters
     status: AgentStatus
     before: Baseline
 
@@ -71,8 +72,8 @@ def writing_guest(run: Run, prepare: Callable[[Guest], None] | None = None) -> I
         plan = run.stack.writer_plan(run.pattern, run.seed)
         share = f"{plan.bytes >> 20} of {run.stack.ram_mib} MiB"
         run.say(f"Starting {plan.threads} writer(s), '{plan.pattern}' over {share}.")
-        status, window = start_writers(guest, plan, run.deadline.at_most(_FILL_SECONDS))
-        yield Source(guest, window, status, baseline(guest))
+        status, counters = start_writers(guest, plan, run.deadline.at_most(_FILL_SECONDS))
+        yield Source(guest, counters, status, baseline(guest))
 
 
 def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str, incoming: tuple[str, ...] = ()) -> Cycle:
@@ -95,7 +96,7 @@ def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str, incoming: t
     folder.mkdir(parents=True)
     run.say(f"{label}: saving ({flow.value}).")
     limit = run.deadline.at_most(_SAVE_SECONDS)
-    snapshot = take(flow, source.guest, source.window, folder, limit)
+    snapshot = take(flow, source.guest, source.counters, folder, limit)
     snapshot = replace(snapshot, incoming=(*snapshot.incoming, *incoming))
     checks = judge_source(source.guest, source.before)
     return judge_cycle(run, source, snapshot, label, checks)

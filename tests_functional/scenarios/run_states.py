@@ -12,8 +12,8 @@ from harness.deadline import Deadline
 from harness.errors import NotApplicable
 from harness.machine import Machine
 from harness.ram import dump_golden
-from tests_functional.scenarios.agent import AgentWindow
 from tests_functional.scenarios.checks import Problem, judged
+from tests_functional.scenarios.counters import AgentCounters
 from tests_functional.scenarios.guest import Guest
 from tests_functional.scenarios.main_job import judge_cycle, writing_guest
 from tests_functional.scenarios.outcome import Outcome
@@ -92,8 +92,8 @@ def _in(run: Run, state: RunState) -> Outcome:
         run.say(f"Bringing the guest into the state '{state.name}'.")
         state.enter(source.guest, run.deadline.at_most(_ENTER_SECONDS))
         run.say(f"{state.name}: saving.")
-        snapshot = _save(run, source.guest, source.window, state)
-        checks = [_judge_after(machine, source.window, snapshot, state)]
+        snapshot = _save(run, source.guest, source.counters, state)
+        checks = [_judge_after(machine, source.counters, snapshot, state)]
         migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
         if machine.qmp.execute("query-status")["status"] == state.name:
             machine.qmp.execute(state.leave)
@@ -103,10 +103,10 @@ def _in(run: Run, state: RunState) -> Outcome:
     return summary(run, [cycle], time.monotonic() - begun)
 
 
-def _save(run: Run, guest: Guest, window: AgentWindow, state: RunState) -> Snapshot:
+def _save(run: Run, guest: Guest, counters: AgentCounters, state: RunState) -> Snapshot:
     machine, folder = guest.machine, run.folder / state.name
     folder.mkdir()
-    golden, before = dump_golden(machine, folder / "golden"), window.steps()
+    golden, before = dump_golden(machine, folder / "golden"), counters.steps()
     path = folder / "vmstate"
     migration.start_save(machine, migration.exec_sink(path))
     figures = migration.wait_completed(machine, run.deadline.at_most(_SAVE_SECONDS))
@@ -121,18 +121,20 @@ def _save(run: Run, guest: Guest, window: AgentWindow, state: RunState) -> Snaps
         largest_gap_us=0,
         state=state.name,
         steps_before=before,
-        steps_completed=window.steps(),
+        steps_completed=counters.steps(),
     )
 
 
-def _judge_after(machine: Machine, window: AgentWindow, snapshot: Snapshot, state: RunState) -> CheckResult:
+def _judge_after(
+    machine: Machine, counters: AgentCounters, snapshot: Snapshot, state: RunState
+) -> CheckResult:
     """Check that the save has left the guest's state alone."""
     status = machine.qmp.execute("query-status")["status"]
     problems = []
     if status != state.name:
         sentence = f"The guest is '{status}' after the snapshot, it was '{state.name}' before."
         problems.append(Problem(Code.RUN_STATE_CHANGED, sentence, {"state": status}))
-    elif window.steps() != snapshot.steps_before:
+    elif counters.steps() != snapshot.steps_before:
         sentence = f"The guest is '{status}' and yet its writers went on during the save."
         problems.append(Problem(Code.RUN_STATE_WROTE, sentence))
     return judged("after", _AFTER, problems)

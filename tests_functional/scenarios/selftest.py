@@ -60,7 +60,7 @@ def capture_forms(run: Run) -> tuple[list[Form], dict[str, str]]:
             try:
                 limit = run.deadline.at_most(_SAVE_SECONDS)
                 forms.append(
-                    Form(name, take(flow, source.guest, source.window, folder, limit), source.status)
+                    Form(name, take(flow, source.guest, source.counters, folder, limit), source.status)
                 )
             except NotApplicable as error:
                 missing[name] = error.sentence

@@ -17,7 +17,7 @@ from harness.migration import SaveFigures, Stun
 from harness.ram import GoldenImage, dump_golden
 from harness.ssh import GuestUnreachable
 from tests_functional.scenarios import standstill
-from tests_functional.scenarios.agent import AgentWindow
+from tests_functional.scenarios.counters import AgentCounters
 from tests_functional.scenarios.guest import Guest
 
 
@@ -114,14 +114,14 @@ _SLOW = "slow"
 
 
 def take(
-    flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline, acts: Acts = _NO_ACTS
+    flow: Flow, guest: Guest, counters: AgentCounters, folder: Path, deadline: Deadline, acts: Acts = _NO_ACTS
 ) -> Snapshot:
     """Save a guest whose writers run.
 
     Args:
         flow: how.
         guest: its writers must be running.
-        window: on its writers.
+        counters: its writers'.
         folder: receives `vmstate` and, where the flow has one, `golden/`.
         deadline: for the whole save.
         acts: what is done meanwhile.
@@ -134,21 +134,21 @@ def take(
     if flow.capability:
         migration.require_capability(guest.machine, flow.capability)
     try:
-        return save(flow, guest, window, folder, deadline, acts)
+        return save(flow, guest, counters, folder, deadline, acts)
     finally:
         if flow.capability and guest.machine.alive():
             migration.set_capability(guest.machine, flow.capability, False)
 
 
 def save(
-    flow: Flow, guest: Guest, window: AgentWindow, folder: Path, deadline: Deadline, acts: Acts = _NO_ACTS
+    flow: Flow, guest: Guest, counters: AgentCounters, folder: Path, deadline: Deadline, acts: Acts = _NO_ACTS
 ) -> Snapshot:
     """Save as `take` does, with the capabilities as they are.
 
     Args:
         flow: how.
         guest: its writers must be running.
-        window: on its writers.
+        counters: its writers'.
         folder: receives `vmstate` and, where the flow has one, `golden/`.
         deadline: for the whole save.
         acts: what is done meanwhile.
@@ -160,8 +160,8 @@ def save(
         SetupBroken: the guest has written to a disk that should have been at rest.
     """
     machine, path = guest.machine, folder / "vmstate"
-    standstill.begin(guest, window)
-    before, mark = window.steps(), machine.qmp.mark()
+    standstill.begin(guest, counters)
+    before, mark = counters.steps(), machine.qmp.mark()
     slow = folder / _SLOW
     if acts.saving:
         slow.touch()
@@ -173,12 +173,12 @@ def save(
         finally:
             slow.unlink()
     figures = migration.wait_completed(machine, deadline)
-    completed = window.steps()
+    completed = counters.steps()
     if not flow.background:
         machine.qmp.execute("cont")
     machine.wait_status(lambda status: status == "running", deadline.at_most(10), "running again")
     stun = _stun(machine, mark)
-    stood_still = standstill.end(window, stun.resumed)
+    stood_still = standstill.end(counters, stun.resumed)
     _require_answer(guest)
     return Snapshot(
         flow=flow,

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from guest_images.agent.format import LONG_GAP_NS
 from harness.deadline import Deadline
-from tests_functional.scenarios.agent import AgentWindow
+from tests_functional.scenarios.counters import AgentCounters
 from tests_functional.scenarios.guest import Guest
 
 # Below what a save is judged by (source_checks.judge_stall).
@@ -16,8 +17,8 @@ _BEGIN_SECONDS = 60.0
 # An exchange over SSH ends in the guest a little after it ends for us.
 _AFTERMATH_SECONDS = 0.05
 _GO_ON_SECONDS = 10.0
-# The agent keeps the time of gaps from here on (guest_images/agent/core/format.h, LONG_GAP_NS).
-_LONG_SECONDS = 0.05
+# The agent keeps the times of longer gaps.
+_LONG_SECONDS = LONG_GAP_NS / 1e9
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class Standstill:
     gap_us: int
 
 
-def begin(guest: Guest, window: AgentWindow) -> None:
+def begin(guest: Guest, counters: AgentCounters) -> None:
     """Clear the writers' statistics just before a save, in a calm moment.
 
     Raises:
         DeadlineExpired: the host is too busy for the writers to be calm.
     """
-    await_calm(guest, lambda: window.standstill()[1])
+    await_calm(guest, lambda: counters.longest_gap())
 
 
 def await_calm(guest: Guest, longest_gap: Callable[[], float]) -> None:
@@ -66,7 +67,7 @@ def await_calm(guest: Guest, longest_gap: Callable[[], float]) -> None:
         limit.check("A moment in which the guest's writers write without a pause")
 
 
-def end(window: AgentWindow, resumed: float) -> Standstill:
+def end(counters: AgentCounters, resumed: float) -> Standstill:
     """How long the writers stood still after a save had resumed the guest.
 
     Read from guest RAM as soon as the save has completed. A standstill that lasts counts only when it ends,
@@ -77,32 +78,32 @@ def end(window: AgentWindow, resumed: float) -> Standstill:
     get no processor for 0.9 s between `begin` and T0.
 
     Args:
-        window: on the writers.
+        counters: the writers'.
         resumed: time of RESUME, in seconds since the epoch.
     """
-    then, limit = window.steps(), Deadline(_GO_ON_SECONDS)
+    then, limit = counters.steps(), Deadline(_GO_ON_SECONDS)
     # Two steps: a step is counted before the gap that it ends.
-    while not limit.expired and any(now < one + 2 for now, one in zip(window.steps(), then, strict=True)):
+    while not limit.expired and any(now < one + 2 for now, one in zip(counters.steps(), then, strict=True)):
         limit.nap(0.001)
-    stall, gap = window.standstill()
-    return Standstill(int(stall * 1e6), int(_after(window, resumed, gap) * 1e6))
+    stall, gap = counters.longest_write(), counters.longest_gap()
+    return Standstill(int(stall * 1e6), int(_after(counters, resumed, gap) * 1e6))
 
 
-def _after(window: AgentWindow, resumed: float, longest: float) -> float:
+def _after(counters: AgentCounters, resumed: float, longest: float) -> float:
     """What lies after `resumed` of the longest gap there, in seconds; `longest` is that since `begin`."""
     if longest < _LONG_SECONDS:
         return longest
-    gaps = window.long_gaps()
+    gaps = counters.long_gaps()
     if gaps is None:
         # More than the agent keeps: whichever was the longest may have been after it.
         return longest
-    clock = _clock_at(window, resumed)
+    clock = _clock_at(counters, resumed)
     return max([_LONG_SECONDS, *(min(gap.seconds, gap.end - clock) for gap in gaps)])
 
 
-def _clock_at(window: AgentWindow, moment: float) -> float:
+def _clock_at(counters: AgentCounters, moment: float) -> float:
     """The guest's clock at a moment since which it has run; what it tells is fresh when it changes."""
-    told, limit = window.guest_clock(), Deadline(_GO_ON_SECONDS)
-    while window.guest_clock() == told and not limit.expired:
+    told, limit = counters.guest_clock(), Deadline(_GO_ON_SECONDS)
+    while counters.guest_clock() == told and not limit.expired:
         limit.nap(0.0005)
-    return window.guest_clock() - (time.time() - moment)
+    return counters.guest_clock() - (time.time() - moment)

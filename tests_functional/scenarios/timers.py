@@ -108,7 +108,7 @@ def _gap_without_a_save(run: Run, warm: WarmGuest) -> float:
     folder, limit = run.folder / "calm", Deadline(_START_SECONDS)
     with started(warm, folder, Way.BACKGROUND_EXEC, limit) as running:
         limit.nap(_CALM_SECONDS)
-        gap = running.counters.longest_gaps_ms()[1]
+        gap = running.counters.longest_heartbeat_gap() * 1e3
     remove(folder)
     return gap
 

@@ -10,7 +10,7 @@ from harness import migration
 from harness.deadline import Deadline
 from harness.host import LocalHost
 from harness.machine import Machine
-from tests_functional.scenarios.agent import AgentWindow
+from tests_functional.scenarios.counters import AgentCounters
 from tests_functional.scenarios.guest import Guest, Stack, logged_in
 from tests_functional.scenarios.main_job import Source
 from tests_functional.scenarios.snapshot import Snapshot, restore_uri
@@ -34,4 +34,4 @@ def restored_source(stack: Stack, snapshot: Snapshot, folder: Path, deadline: De
 
 def _source(guest: Guest) -> Source:
     status = guest.agent.status()
-    return Source(guest, AgentWindow(guest.machine, status.nonce), status, baseline(guest))
+    return Source(guest, AgentCounters.find(guest.machine, status.nonce), status, baseline(guest))

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
+
+from guest_images.agent.format import fine_bucket_ns
 
 Bucket = tuple[float, float, int]
 """From, up to, and how many were in between."""
 
 STALL_QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+
+
+def buckets_us(counts: Iterable[int]) -> list[Bucket]:
+    """Return the buckets of an agent's fine histogram that count anything, in microseconds."""
+    found = []
+    for number, count in enumerate(counts):
+        if count:
+            first, end = fine_bucket_ns(number)
+            found.append((first / 1e3, end / 1e3, int(count)))
+    return found
 
 
 def quantile(histogram: Sequence[Bucket], share: float) -> float | None:

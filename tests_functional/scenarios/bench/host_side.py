@@ -13,8 +13,7 @@ from guest_images.agent.format import FINE_BUCKETS
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken, SubjectFailed, UsageError
 from harness.hosts.host import Host
-from tests_functional.scenarios.bench.counters import buckets_us
-from tests_functional.scenarios.bench.figures import quantile
+from tests_functional.scenarios.bench.figures import buckets_us, quantile
 from tests_functional.scenarios.bench.sides import METRICS, comparable
 from tests_functional.scenarios.hosts.plan import Plan
 from tests_functional.scenarios.hosts.planted_library import PlantedLibrary

@@ -16,12 +16,12 @@ from harness.errors import SnapproofError, UsageError
 from harness.machine import Machine
 from harness.qmp import CommandRefused
 from harness.status import Status
-from tests_functional.scenarios.bench.counters import Counters, buckets_us
-from tests_functional.scenarios.bench.figures import STALL_QUANTILES, Bucket, quantile
+from tests_functional.scenarios.bench.figures import STALL_QUANTILES, Bucket, buckets_us, quantile
 from tests_functional.scenarios.bench.memory_use import MemoryUse, memory_use
 from tests_functional.scenarios.bench.timeline import Recorder, WriteRate, write_rate
 from tests_functional.scenarios.bench.warm_guest import Running, WarmGuest, remove, started
 from tests_functional.scenarios.bench.ways import UNLIMITED, Saved, Sink, Way, prepare, save, snapshot_bytes
+from tests_functional.scenarios.counters import AgentCounters
 from tests_functional.scenarios.snapshot import sample_stun
 from validators.judge import check_file
 
@@ -238,7 +238,8 @@ def _saved(
         machine.wait_status(lambda status: status == "running", Deadline(_GO_ON_SECONDS), "running again")
         _goes_on(machine, counters)
         stalls = counters.histogram() - stalls
-        gaps, longest_now = counters.longest_gaps_ms(), counters.longest_write_us()
+        gaps_ms = counters.longest_gap() * 1e3, counters.longest_heartbeat_gap() * 1e3
+        longest_now = counters.longest_write() * 1e6
         time.sleep(around_seconds)
     histogram = buckets_us(stalls)
     # Exact where the longest was the save's; else none of the save was longer than its bucket, nor than that.
@@ -247,9 +248,9 @@ def _saved(
         **_times(machine, mark, asked, saved, recorder),
         "given_up": saved.given_up,
         "size_bytes": path.stat().st_size if way.makes_stream else snapshot_bytes(machine),
-        "guest_gap_ms": max(gaps),
-        "guest_write_gap_ms": gaps[0],
-        "guest_clock_gap_ms": gaps[1],
+        "guest_gap_ms": max(gaps_ms),
+        "guest_write_gap_ms": gaps_ms[0],
+        "guest_clock_gap_ms": gaps_ms[1],
         "stall_us": stall_quantiles(histogram, longest),
         "stall_histogram": histogram,
         "memory_before": before,
@@ -282,7 +283,7 @@ def _times(machine: Machine, mark: int, asked: float, saved: Saved, recorder: Re
     }
 
 
-def _goes_on(machine: Machine, counters: Counters) -> None:
+def _goes_on(machine: Machine, counters: AgentCounters) -> None:
     """Wait until each writer has made two steps: a standstill counts once the step that ends it counts."""
     then, limit = counters.steps(), Deadline(_GO_ON_SECONDS)
     while any(now < one + 2 for now, one in zip(counters.steps(), then, strict=True)):

@@ -25,9 +25,9 @@ from harness.machine import Machine
 from harness.machine_config import qemu_quoted
 from tests_functional.scenarios import standstill
 from tests_functional.scenarios.agent import AgentStatus
-from tests_functional.scenarios.bench.counters import Counters, Places, places_of
 from tests_functional.scenarios.bench.ways import DISK_NODE, Way
 from tests_functional.scenarios.bench.writers import Writer, start
+from tests_functional.scenarios.counters import AgentCounters, CounterPages
 from tests_functional.scenarios.guest import COVERAGE, Guest, Stack, booted, logged_in
 from tests_functional.scenarios.snapshot import Flow, Snapshot, restore_uri, take
 
@@ -48,14 +48,14 @@ class WarmGuest:
         writer: what writes in it.
         snapshot: the file.
         status: the agent's, when it was saved.
-        places: where its counters are.
+        pages: where its counters are.
     """
 
     stack: Stack
     writer: Writer
     snapshot: Snapshot
     status: AgentStatus
-    places: Places
+    pages: CounterPages
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Running:
     """
 
     guest: Guest
-    counters: Counters
+    counters: AgentCounters
     disk: Path | None
 
     @property
@@ -111,12 +111,11 @@ def warm_guest(
 def _made(stack: Stack, writer: Writer, folder: Path, deadline: Deadline, seed: int) -> WarmGuest:
     with booted(stack, folder / "booted", deadline.at_most(stack.image.boot_seconds)) as guest:
         limit = deadline.at_most(_seconds(stack, _FILL_MIB_PER_SECOND))
-        status, window = start(guest, stack, writer, seed, limit)
-        places = places_of(guest.machine, window)
+        status, counters = start(guest, stack, writer, seed, limit)
         limit = deadline.at_most(_seconds(stack, _SAVE_MIB_PER_SECOND))
-        snapshot = take(Flow.STOP_AND_SAVE, guest, window, folder, limit)
+        snapshot = take(Flow.STOP_AND_SAVE, guest, counters, folder, limit)
         guest.machine.quit()
-    return WarmGuest(stack, writer, snapshot, status, places)
+    return WarmGuest(stack, writer, snapshot, status, counters.pages)
 
 
 @contextmanager
@@ -146,8 +145,11 @@ def started(warm: WarmGuest, folder: Path, way: Way, deadline: Deadline) -> Iter
             limit = deadline.at_most(_seconds(stack, _SAVE_MIB_PER_SECOND))
             if migration.restore(machine, restore_uri(machine, warm.snapshot), limit) == "paused":
                 machine.qmp.execute("cont")
-            with logged_in(machine, stack, deadline) as guest, Counters(machine, warm.places) as counters:
-                standstill.await_calm(guest, lambda: max(counters.longest_gaps_ms()) / 1000)
+            counters = AgentCounters(machine, warm.pages)
+            with logged_in(machine, stack, deadline) as guest:
+                standstill.await_calm(
+                    guest, lambda: max(counters.longest_gap(), counters.longest_heartbeat_gap())
+                )
                 yield Running(guest, counters, disk.path if disk else None)
     finally:
         if disk is not None:

@@ -7,7 +7,8 @@ import enum
 from guest_images.agent.format import PAGE_BYTES
 from harness.deadline import Deadline
 from harness.machine_config import MIB
-from tests_functional.scenarios.agent import AgentStatus, AgentWindow, WriterPlan
+from tests_functional.scenarios.agent import AgentStatus, WriterPlan
+from tests_functional.scenarios.counters import AgentCounters
 from tests_functional.scenarios.guest import Guest, Stack, start_writers
 
 # An idle guest's writes: few, so that they cost nothing, and yet enough to be timed.
@@ -36,7 +37,7 @@ class Writer(enum.Enum):
 
 def start(
     guest: Guest, stack: Stack, writer: Writer, seed: int, deadline: Deadline
-) -> tuple[AgentStatus, AgentWindow]:
+) -> tuple[AgentStatus, AgentCounters]:
     """Fill the covered share of RAM, and let the writer write.
 
     Raises:

@@ -61,7 +61,7 @@ def _next_snapshot(group: Group, guest: Guest, source: Source, case: Case, place
     run, folder = group.run, place.folder / "next"
     folder.mkdir()
     try:
-        snapshot = take(Flow.LIVE, guest, source.window, folder, run.deadline.at_most(_SAVE_SECONDS))
+        snapshot = take(Flow.LIVE, guest, source.counters, folder, run.deadline.at_most(_SAVE_SECONDS))
     except NotApplicable as error:
         # It was possible before the failure, so it is the failure that took it away.
         problem = Problem.of_error(error, f"It is not possible any more: {error.sentence}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.held_up import describe_waiting, waiting_fields, waiting_threads
 from harness.machine import Machine
-from tests_functional.scenarios.agent import AgentWindow
 from tests_functional.scenarios.checks import Problem, judged
+from tests_functional.scenarios.counters import AgentCounters, QemuMemoryGone
 from tests_functional.scenarios.failures.cases import Case
 from validators.verdict import CheckResult
 
@@ -108,32 +107,25 @@ def judge_ending(case: Case, ending: Ending) -> CheckResult:
     return judged(f"failures/{case.name}/end", _END, problems, facts)
 
 
-def judge_resumed(case: Case, machine: Machine, window: AgentWindow) -> CheckResult:
+def judge_resumed(case: Case, machine: Machine, counters: AgentCounters) -> CheckResult:
     """Check that QMP calls the guest running and that its writers do write."""
     limit, begun = Deadline(LIMIT_SECONDS), time.monotonic()
     problems: list[Problem] = []
     try:
-        before = window.steps()
+        before = counters.steps()
         while True:
             status = machine.qmp.execute("query-status", deadline=Deadline(_ANSWER_SECONDS))["status"]
-            after = window.steps()
+            after = counters.steps()
             if (status == "running" and written_least(before, after) >= _MORE_STEPS) or limit.expired:
                 break
             machine.pause(limit)
         waiting = waiting_threads(machine.process.pid) if limit.expired else ()
         problems = resumed_problems(status, written_least(before, after), waiting)
-    except (SnapproofError, OSError) as error:
-        # A process that is ending has no memory any more before it has ended.
-        ended = not machine.alive() or (isinstance(error, OSError) and error.errno == errno.ESRCH)
-        if ended:
+    except SnapproofError as error:
+        if isinstance(error, QemuMemoryGone) or not machine.alive():
             problems.append(Problem(Code.QEMU_ENDED_BY_ITSELF, "QEMU has ended by itself."))
         else:
-            sentence = f"QEMU or its monitor is not well: {error}"
-            problems.append(
-                Problem.of_error(error, sentence)
-                if isinstance(error, SnapproofError)
-                else Problem(Code.QEMU_MEMORY_UNREADABLE, sentence)
-            )
+            problems.append(Problem.of_error(error, f"QEMU or its monitor is not well: {error}"))
     facts = {"seconds": round(time.monotonic() - begun, 3)}
     return judged(f"failures/{case.name}/resumes", _RESUMES, problems, facts)
 

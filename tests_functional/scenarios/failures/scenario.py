@@ -73,7 +73,7 @@ def _counts(run: Run, control: CallControl) -> dict[Call, int]:
     folder.mkdir()
     with writing_guest(replace(run, folder=folder)) as source:
         control.reset()
-        take(Flow.LIVE, source.guest, source.window, folder, run.deadline.at_most(_SAVE_SECONDS))
+        take(Flow.LIVE, source.guest, source.counters, folder, run.deadline.at_most(_SAVE_SECONDS))
         counts = control.counts()
         source.guest.machine.quit()
     if not control.loaded or not (counts[Call.PROTECT] and counts[Call.UNPROTECT]):
@@ -125,7 +125,7 @@ def _seed(run: Run, source: Source) -> Snapshot:
     """An undisturbed save: without one that works, failures say nothing."""
     folder = run.folder / "seed"
     folder.mkdir()
-    return take(Flow.LIVE, source.guest, source.window, folder, run.deadline.at_most(_SAVE_SECONDS))
+    return take(Flow.LIVE, source.guest, source.counters, folder, run.deadline.at_most(_SAVE_SECONDS))
 
 
 def _survived(group: Group, source: Source, case: Case, place: Place) -> bool:
@@ -169,7 +169,7 @@ def _broken_save(source: Source, case: Case, place: Place, control: CallControl 
         ending = Ending("unknown", silent=silent) if silent else wait_ending(machine, seconds, refusal)
     if control and not control.acted:
         return [skipped(f"failures/{case.name}/end", _ALIVE, "QEMU made fewer of these calls this time.")]
-    checks = [judge_ending(case, ending), judge_resumed(case, machine, source.window)]
+    checks = [judge_ending(case, ending), judge_resumed(case, machine, source.counters)]
     if machine.alive() and any(check.status is Status.FAIL for check in checks):
         checks.append(_released(machine, case))
     if ending.status == "completed" and case.right:

@@ -15,7 +15,6 @@ from guest_images.ext4_image import TreeArchive, fill_image
 from guest_images.image import GuestImage
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
-from harness.ram import ramblocks
 from tests_functional.scenarios.agent import AgentStatus
 from tests_functional.scenarios.guest import Stack, booted, start_writers
 from tests_functional.scenarios.snapshot import Flow, take
@@ -96,11 +95,10 @@ def provide_seed(
 def _make(stack: Stack, mkfs: Path, staged: Path, folder: Path) -> None:
     with booted(stack, folder / "seed", Deadline(_BOOT_SECONDS)) as guest:
         plan = stack.writer_plan(_PATTERN, _SEED)
-        status, window = start_writers(guest, plan, Deadline(_FILL_SECONDS))
-        snapshot = take(Flow.STOP_AND_SAVE, guest, window, staged, Deadline(_SAVE_SECONDS))
-        (ram,) = (block for block in ramblocks(guest.machine) if block.idstr == "pc.ram")
+        status, counters = start_writers(guest, plan, Deadline(_FILL_SECONDS))
+        snapshot = take(Flow.STOP_AND_SAVE, guest, counters, staged, Deadline(_SAVE_SECONDS))
         # Below the hole at 3 GiB guest-physical addresses are offsets in pc.ram.
-        counters = [address - (ram.host_address or 0) + _STEPS_BYTE for address in window.addresses]
+        addresses = [page.offset + _STEPS_BYTE for page in counters.pages.threads]
         guest.machine.quit()
     verdict = check_file(snapshot.path)
     if verdict.violations:
@@ -112,7 +110,7 @@ def _make(stack: Stack, mkfs: Path, staged: Path, folder: Path) -> None:
     description = {
         "machine": str(verdict.facts["machine"]),
         "size_bytes": snapshot.size_bytes,
-        "counters": counters,
+        "counters": addresses,
         "source": asdict(status),
     }
     (staged / "seed.json").write_bytes(to_json(description))

@@ -179,7 +179,7 @@ def _cycle(run: Run, source: Source, flow: Flow, label: str, name: str, kind: Ho
     snapshot = save(
         flow,
         source.guest,
-        source.window,
+        source.counters,
         run.folder / label,
         run.deadline.at_most(_SAVE_SECONDS),
         Acts(saving=(lambda: look_on(source)) if look_on else None),

@@ -43,7 +43,7 @@ def merged_while_saving(run: Run) -> Outcome:
         run.say("Saving; meanwhile the host merges pages, and the guest writes to them.")
         acts = Acts(saving=lambda: merged.append(_merge_and_write(source)))
         limit = run.deadline.at_most(_SAVE_SECONDS)
-        snapshot = save(Flow.SEEDS, source.guest, source.window, folder, limit, acts)
+        snapshot = save(Flow.SEEDS, source.guest, source.counters, folder, limit, acts)
         migration.set_capability(source.guest.machine, migration.BACKGROUND_SNAPSHOT, False)
         met = judged(f"{_LABEL}/met", _MET, [], {"MiB merged": int(merged[0])})
         checks = [*judge_source(source.guest, source.before), met]

@@ -76,7 +76,7 @@ def never_touched(run: Run) -> Outcome:
         snapshot = save(
             Flow.SEEDS,
             source.guest,
-            source.window,
+            source.counters,
             folder,
             run.deadline.at_most(_SAVE_SECONDS),
             Acts(saving=lambda: _look_on(machine, untouched)),

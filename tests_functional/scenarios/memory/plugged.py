@@ -153,7 +153,7 @@ def _cycle(
     folder.mkdir()
     run.say(f"{label}: saving ({flow.value}).")
     limit = run.deadline.at_most(_SAVE_SECONDS)
-    snapshot = save(flow, source.guest, source.window, folder, limit, Acts(saving=meanwhile))
+    snapshot = save(flow, source.guest, source.counters, folder, limit, Acts(saving=meanwhile))
     checks = [*judge_source(source.guest, source.before), *found]
     return judge_cycle(run, source, snapshot, label, checks)
 
