@@ -21,10 +21,13 @@ from tests_functional.scenarios.agent import AgentStatus
 from tests_functional.scenarios.guest import Guest, Stack
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow, Snapshot
-from validators.verdict import CheckResult, Facts, Verdict, Violation
+from validators.verdict import T0, CheckResult, Facts, Verdict, Violation
 
 T0_NS = 40_000_000_000
 """The guest's CLOCK_MONOTONIC at T0 of `snapshot()`, in ns."""
+
+AT_T0 = T0((710, 905), T0_NS)
+"""T0 of `snapshot()`, as the write-order oracle finds it."""
 
 PAGES = 1000
 """Data pages of the agent in these values; it has two threads with half of them each."""
@@ -86,7 +89,7 @@ def write_order(**facts: int | float | str) -> CheckResult:
         "steps of thread 1": 905,
         "monotonic_ns at T0": T0_NS,
     }
-    return check("write-order", facts=found | facts)
+    return replace(check("write-order", facts=found | facts), t0=AT_T0)
 
 
 def offline(*checks: CheckResult) -> Verdict:

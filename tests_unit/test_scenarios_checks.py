@@ -15,14 +15,14 @@ from tests_functional.scenarios.checks import skipped
 from tests_functional.scenarios.guest import Guest
 from tests_functional.scenarios.host_watch import HostState, Started
 from tests_functional.scenarios.known_issues import load_known_issues
-from tests_functional.scenarios.offline_checks import Instant, instant, judge_oracles
+from tests_functional.scenarios.offline_checks import judge_oracles
 from tests_functional.scenarios.snapshot import Flow
 from tests_functional.scenarios.source_checks import Baseline, judge_overlap, judge_source, judge_stall
 from tests_unit.scenario_values import (
+    AT_T0,
     GOLDEN_PAGES,
     PAGES,
     SOURCE,
-    T0_NS,
     StandInAgent,
     check,
     offline,
@@ -45,11 +45,11 @@ SINK = Started(71, "cat", reads_from_qemu=True)
 # What the file must confirm (offline_checks).
 
 
-def test_instant_is_read_from_the_write_order_oracle() -> None:
+def test_t0_is_what_the_write_order_oracle_found() -> None:
     """T0 per thread and by the guest's clock; None where the oracle could not tell."""
-    assert instant(offline(write_order())) == Instant((710, 905), T0_NS)
-    assert instant(offline(check("header"))) is None
-    assert instant(offline(skipped("write-order", "x", "There is no agent."))) is None
+    assert offline(check("header"), write_order()).t0 == AT_T0
+    assert offline(check("header")).t0 is None
+    assert offline(skipped("write-order", "x", "There is no agent.")).t0 is None
 
 
 def test_complete_oracles_pass() -> None:

@@ -17,9 +17,9 @@ from harness.codes import Code
 from harness.errors import NotApplicable, SubjectFailed
 from harness.machine import Machine
 from harness.status import Status
-from tests_functional.scenarios.checks import judged
+from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.counters import AgentCounters, QemuMemoryGone
-from tests_functional.scenarios.failures import afterwards
+from tests_functional.scenarios.failures import afterwards, scenario
 from tests_functional.scenarios.failures.afterwards import Group
 from tests_functional.scenarios.failures.cases import CANCEL, DESCRIPTORS, SINKS, Case
 from tests_functional.scenarios.failures.ending import (
@@ -38,8 +38,10 @@ from tests_functional.scenarios.failures.means import (
     open_numbers,
     sink,
 )
+from tests_functional.scenarios.failures.scenario import _Broken
 from tests_functional.scenarios.known_issues import load_known_issues
 from tests_unit.scenario_values import SOURCE, make_run, sentences, stand_in_guest
+from validators.verdict import CheckResult
 
 _CASE = Case("broken", "reason", "exec:exit 0")
 
@@ -197,3 +199,44 @@ def test_qemu_whose_memory_is_gone_has_ended() -> None:
     (violation,) = judge_resumed(_CASE, machine, cast(AgentCounters, Gone())).violations
     assert violation.code is Code.QEMU_ENDED_BY_ITSELF
     assert violation.sentence == "QEMU has ended by itself."
+
+
+_GOOD = judged("good", "It holds.", [])
+_BAD = judged("other", "It holds.", [Problem(Code.QEMU_FAILED, "No.")])
+_WRONG_END = judged("end", "It holds.", [Problem(Code.SAVE_WRONG_END, "No.")])
+
+
+@pytest.mark.parametrize(
+    ("broken", "after", "well", "looked"),
+    [
+        (_Broken([_GOOD, _GOOD]), [_GOOD], True, True),
+        (_Broken([_WRONG_END, _GOOD], of_save=[_WRONG_END]), [_GOOD], True, True),
+        (_Broken([_WRONG_END, _BAD], of_save=[_WRONG_END]), [_GOOD], False, True),
+        (_Broken([_GOOD, _GOOD]), [_BAD], False, True),
+        (_Broken([_WRONG_END, _BAD], of_save=[_WRONG_END], hangs=True), [_GOOD], False, False),
+    ],
+)
+def test_guest_goes_on_only_where_no_more_than_its_save_went_wrong(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: _Broken,
+    after: list[CheckResult],
+    well: bool,
+    looked: bool,
+) -> None:
+    """However the save itself ended; a QEMU that hangs even without its sink is not asked again."""
+    asked: list[CheckResult] = []
+
+    def judge_afterwards(*_rest: object) -> list[CheckResult]:
+        asked.extend(after)
+        return after
+
+    monkeypatch.setattr(scenario, "_broken_save", lambda *_: broken)
+    monkeypatch.setattr(scenario, "judge_afterwards", judge_afterwards)
+    guest = SimpleNamespace(machine=SimpleNamespace(alive=lambda: True))
+    group = Group(make_run(tmp_path), [])
+    found = scenario._survived(
+        group, cast(Any, SimpleNamespace(guest=guest)), _CASE, Place(tmp_path / "x", 1 << 20)
+    )
+    assert (found, bool(asked)) == (well, looked)
+    assert group.checks == [*broken.checks, *asked]

@@ -13,7 +13,8 @@ from harness.errors import MachineryMissing, SnapproofError, SubjectFailed
 from tests_functional.scenarios import restored_checks
 from tests_functional.scenarios.agent import VerifyReport
 from tests_functional.scenarios.snapshot import Flow
-from tests_unit.scenario_values import PAGES, SOURCE, T0_NS, sentences, snapshot, stack, stand_in_guest
+from tests_unit.scenario_values import AT_T0, PAGES, SOURCE, T0_NS, sentences, snapshot, stack, stand_in_guest
+from validators.verdict import T0
 
 
 def test_restored_identity() -> None:
@@ -28,12 +29,12 @@ def test_restored_identity() -> None:
         assert words in sentence
 
 
-def _clock(seconds: float, moved: float = 0.0, t0_ns: int | None = T0_NS, slept: bool = False) -> list[str]:
+def _clock(seconds: float, moved: float = 0.0, t0: T0 | None = AT_T0, slept: bool = False) -> list[str]:
     """Judge a guest whose uptime is so far past T0, 1 s after its restore began."""
     ran = round(seconds * 1e9)
     offset = SOURCE.realtime_ns - SOURCE.monotonic_ns + round(moved * 1e9)
     status = replace(SOURCE, monotonic_ns=T0_NS + ran, realtime_ns=T0_NS + ran + offset)
-    return sentences(restored_checks._clock(status, SOURCE, t0_ns, 1.0, slept))
+    return sentences(restored_checks._clock(status, SOURCE, t0, 1.0, slept))
 
 
 def test_restored_clock() -> None:
@@ -43,7 +44,7 @@ def test_restored_clock() -> None:
     assert "went back by 0.500 s behind T0" in _clock(-0.5)[0]
     assert "is 3.100 s past T0, 1.000 s after its restore" in _clock(3.1)[0]
     assert "wall clock moved by -60.000 s" in _clock(0.4, moved=-60)[0]
-    assert "was not found in the file" in _clock(0.4, t0_ns=None)[0]
+    assert "was not found in the file" in _clock(0.4, t0=None)[0]
 
 
 def test_restored_clock_of_a_guest_that_slept() -> None:
@@ -117,7 +118,7 @@ def _failing_machine(error: SnapproofError) -> type:
 
 def test_failed_restore_is_a_violation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A QEMU that does not take the file makes the snapshot wrong; missing machinery does not."""
-    arguments = (stack(tmp_path), snapshot(), SOURCE, T0_NS, tmp_path, Deadline(5))
+    arguments = (stack(tmp_path), snapshot(), SOURCE, AT_T0, tmp_path, Deadline(5))
     monkeypatch.setattr(restored_checks, "Machine", _failing_machine(SubjectFailed("QEMU ended.")))
     (result,) = restored_checks.judge_restored(*arguments)
     assert (result.name, sentences(result)) == ("restore", ["The restored guest failed: QEMU ended."])

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from harness.codes import Code
 from harness.errors import NotApplicable, SetupBroken
 from harness.ssh import CommandResult
+from tests_functional.scenarios import with_disk
 from tests_functional.scenarios.disk_loop import DiskLoop, Found, judge_files, judge_loop, parse_record
-from tests_functional.scenarios.with_disk import judge_same_t0, judge_wrong_disk
-from tests_unit.scenario_values import check, sentences
+from tests_functional.scenarios.main_job import Source
+from tests_functional.scenarios.with_disk import _Disks, _Taken, judge_same_t0, judge_wrong_disk
+from tests_unit.scenario_values import SOURCE, check, codes, make_run, sentences, snapshot
 
 _FOUND = Found(
     record={"file-0": "aa", "file-1": "bb"},
@@ -90,12 +95,25 @@ def test_source_that_wrote_too_little() -> None:
 
 
 def test_newer_disk_must_be_seen_by_its_own_checks() -> None:
-    """A guest that fails otherwise says nothing about the checks of the disk."""
-    seen = judge_wrong_disk([check("restore"), check("disk-loop", "It failed.")])
-    assert sentences(seen) == []
+    """One of them is enough; where all pass, or none was made, it went unseen."""
+    seen = judge_wrong_disk([check("disk-files"), check("disk-loop", "It failed.")])
+    assert codes(seen) == []
     assert seen.facts == {"disk-loop": "It failed."}
-    for found in ([check("disk-loop"), check("disk-files")], [check("restore", "It died.")], []):
-        assert "no check of the disk saw it" in sentences(judge_wrong_disk(found))[0]
+    for found in ([check("disk-loop"), check("disk-files")], []):
+        unseen = judge_wrong_disk(found)
+        assert codes(unseen) == [Code.WRONG_DISK_UNSEEN]
+        assert "no check of the disk saw it" in sentences(unseen)[0]
+
+
+def test_guest_that_fails_otherwise_says_nothing_about_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restore that fails before the disk is looked at has not seen that it is newer."""
+    monkeypatch.setattr(with_disk, "judge_restored", lambda *_: [check("restore", "It died.")])
+    taken = _Taken(snapshot(), "", 0, {})
+    source = cast(Source, SimpleNamespace(status=SOURCE))
+    found = with_disk._wrong_disk(make_run(tmp_path), source, taken, _Disks(tmp_path))
+    assert codes(found) == [Code.WRONG_DISK_UNSEEN]
 
 
 class _Shell:

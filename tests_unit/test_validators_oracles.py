@@ -15,7 +15,7 @@ from harness.status import Status
 from tests_unit.synthetic_stream import NONCE, PAGE, Guest, Writer, write_golden
 from validators import agent_pages as ap
 from validators.judge import check_file
-from validators.verdict import CheckResult
+from validators.verdict import T0, CheckResult
 
 
 def _judge(tmp_path: Path, writer: Writer, name: str = "write-order") -> CheckResult:
@@ -42,6 +42,7 @@ def test_right_snapshot_passes(tmp_path: Path, pattern: int, torn: tuple[int, in
     assert result.status is Status.PASS, result.violations[:3]
     assert result.facts["pages verified"] == 100
     assert result.facts["steps of thread 1"] == 77
+    assert result.t0 == T0((157, 77), int(result.facts["monotonic_ns at T0"]))
     assert result.facts["realtime_ns at T0"] == 1_700_000_000_000_000_000
 
 

@@ -58,6 +58,19 @@ class Violation:
 
 
 @dataclass(frozen=True)
+class T0:
+    """T0 as the agent's pages in a file tell it.
+
+    Attributes:
+        steps: page writes completed, per thread; 0 for a thread whose pages do not say.
+        monotonic_ns: guest CLOCK_MONOTONIC in ns, up to a heartbeat (10 ms) old.
+    """
+
+    steps: tuple[int, ...]
+    monotonic_ns: int
+
+
+@dataclass(frozen=True)
 class CheckResult:
     """Result of one named check.
 
@@ -72,6 +85,7 @@ class CheckResult:
             BAD_PAGE_LIMIT of them.
         reason: why it was skipped, "" otherwise.
         known_issue: by which its failure is explained, or which did not show, "" for none.
+        t0: what it found T0 to be, None for checks that look at something else.
     """
 
     name: str
@@ -83,6 +97,7 @@ class CheckResult:
     bad_pages: dict[str, Sequence[int]] = field(default_factory=dict, repr=False)
     reason: str = ""
     known_issue: str = ""
+    t0: T0 | None = None
 
     def to_json(self, page_size: int = 4096) -> dict[str, Any]:
         """Return its JSON form as plain values.
@@ -125,6 +140,11 @@ class Verdict:
     def check(self, name: str) -> CheckResult | None:
         """The result with that name, None where it did not run."""
         return next((check for check in self.checks if check.name == name), None)
+
+    @property
+    def t0(self) -> T0 | None:
+        """T0 as one of the checks found it, None where none could tell."""
+        return next((check.t0 for check in self.checks if check.t0), None)
 
     @property
     def violations(self) -> tuple[Violation, ...]:

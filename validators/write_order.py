@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from validators.agent_places import Places, find_places
 from validators.agent_scan import AgentScan, DataPages, SpecialPage, scan_agent
 from validators.page_diagnosis import Diagnosis, diagnose
 from validators.pages import PageReader
-from validators.verdict import CheckResult, Tally, Violation
+from validators.verdict import T0, CheckResult, Tally, Violation
 
 NAME = "write-order"
 _EXPLANATION = "Per agent thread, all pages are those of exactly one moment of its known write order."
@@ -51,11 +51,13 @@ def check_write_order(reader: PageReader) -> CheckResult:
     if not _judge_control(reader, control, tally):
         return tally.result()
     places = find_places(reader, scan, control, tally)
-    verified = 0
+    verified, steps = 0, []
     left = sum(block.pages for block in reader.index.blocks)
     for thread in range(control[ControlWord.THREADS]):
-        pages = _ThreadJudge(reader, control, thread, places, tally).run(left)
+        judge = _ThreadJudge(reader, control, thread, places, tally)
+        pages = judge.run(left)
         verified, left = verified + pages, left - pages
+        steps.append(judge.steps)
     tally.facts.update(
         {
             "pages verified": verified,
@@ -67,7 +69,7 @@ def check_write_order(reader: PageReader) -> CheckResult:
             "address map": places.memory.rule,
         }
     )
-    return tally.result()
+    return replace(tally.result(), t0=T0(tuple(steps), control[ControlWord.MONOTONIC_NS]))
 
 
 def _live_control(scan: AgentScan) -> SpecialPage | None:
@@ -124,7 +126,11 @@ class _Votes:
 
 
 class _ThreadJudge:
-    """Judges the pages of one thread."""
+    """Judges the pages of one thread.
+
+    Attributes:
+        steps: page writes that the thread had completed at T0, 0 until `run` has found it.
+    """
 
     def __init__(
         self, reader: PageReader, control: SpecialPage, thread: int, places: Places, tally: Tally
@@ -139,6 +145,7 @@ class _ThreadJudge:
         count = self._page[ThreadWord.PAGES] if self._page is not None else listed
         pattern, seed = control[ControlWord.PATTERN], control[ControlWord.SEED]
         self._schedule = ap.Schedule(pattern, count, seed, thread)
+        self.steps = 0
 
     def run(self, most: int) -> int:
         """Judge; returns the number of pages that were looked at, of which there can be `most`."""
@@ -151,6 +158,7 @@ class _ThreadJudge:
         steps = self._steps(found)
         if steps is None:
             return 0
+        self.steps = steps
         self._tally.facts[f"steps of thread {self._thread}"] = steps
         self._judge(found, steps)
         return self._schedule.pages

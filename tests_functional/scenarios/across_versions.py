@@ -11,7 +11,6 @@ from harness import migration
 from harness.errors import NotApplicable
 from tests_functional.scenarios.judgement import outcome_of
 from tests_functional.scenarios.main_job import writing_guest
-from tests_functional.scenarios.offline_checks import instant
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.restored_checks import judge_restored
 from tests_functional.scenarios.run import Run
@@ -43,14 +42,12 @@ def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
         source.guest.machine.quit()
     found = check_file(snapshot.path)
     checks = list(found.checks)
-    t0 = instant(found)
     machine = _machine_type(snapshot)
     for label, executable in newer.items():
         run.say(f"Restoring it with '{label}' as a {machine}.")
         stack = replace(run.stack, executable=executable, machine=machine)
         limit = run.deadline.at_most(_RESTORE_SECONDS)
-        t0_ns = t0.monotonic_ns if t0 else None
-        restored = judge_restored(stack, snapshot, status, t0_ns, run.folder / label, limit)
+        restored = judge_restored(stack, snapshot, status, found.t0, run.folder / label, limit)
         checks += [replace(check, name=f"newer/{label}/{check.name}") for check in restored]
     if all(not check.violations for check in checks):
         run.discard(run.folder)

@@ -11,7 +11,7 @@ from harness.status import Status
 from tests_functional.scenarios.agent import AgentStatus
 from tests_functional.scenarios.counters import AgentCounters
 from tests_functional.scenarios.guest import Guest, booted, start_writers
-from tests_functional.scenarios.offline_checks import instant, judge_oracles
+from tests_functional.scenarios.offline_checks import judge_oracles
 from tests_functional.scenarios.outcome import Outcome
 from tests_functional.scenarios.restored_checks import judge_restored, no_more
 from tests_functional.scenarios.run import Run
@@ -123,7 +123,7 @@ def judge_cycle(
     flow, folder = snapshot.flow, snapshot.path.parent
     run.say(f"{label}: judging the file ({snapshot.size_bytes >> 20} MiB).")
     offline = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)
-    t0 = instant(offline)
+    t0 = offline.t0
     found = [*checks, judge_oracles(offline, snapshot, source.status)]
     if flow.background:
         found.append(judge_stall(snapshot))
@@ -134,7 +134,7 @@ def judge_cycle(
         run.stack,
         snapshot,
         source.status,
-        t0.monotonic_ns if t0 else None,
+        t0,
         folder / "restored",
         run.deadline.at_most(_RESTORE_SECONDS),
         further,

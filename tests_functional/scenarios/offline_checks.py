@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from harness.codes import Code
 from harness.status import Status
 from tests_functional.scenarios.agent import AgentStatus
@@ -12,29 +10,6 @@ from tests_functional.scenarios.snapshot import Snapshot
 from validators.verdict import CheckResult, Verdict
 
 _ORACLES = "Every oracle that applies looked at all of its pages."
-
-
-@dataclass(frozen=True)
-class Instant:
-    """T0 as the agent's pages in the file tell it.
-
-    Attributes:
-        steps: page writes completed, per thread.
-        monotonic_ns: guest CLOCK_MONOTONIC in ns, up to a heartbeat (10 ms) old.
-    """
-
-    steps: tuple[int, ...]
-    monotonic_ns: int
-
-
-def instant(offline: Verdict) -> Instant | None:
-    """T0 from the write-order oracle's facts, None where it could not tell."""
-    check = offline.check("write-order")
-    if check is None or "monotonic_ns at T0" not in check.facts:
-        return None
-    threads = range(int(check.facts["threads"]))
-    steps = tuple(int(check.facts.get(f"steps of thread {thread}", 0)) for thread in threads)
-    return Instant(steps, int(check.facts["monotonic_ns at T0"]))
 
 
 def judge_oracles(offline: Verdict, snapshot: Snapshot, source: AgentStatus) -> CheckResult:

@@ -16,7 +16,7 @@ from tests_functional.scenarios.agent import AgentStatus, VerifyReport
 from tests_functional.scenarios.checks import Problem, judged
 from tests_functional.scenarios.guest import Guest, Stack, logged_in
 from tests_functional.scenarios.snapshot import Snapshot, restore_uri
-from validators.verdict import CheckResult
+from validators.verdict import T0, CheckResult
 
 _RESTORE = "A new QEMU takes the file, runs the guest, and the guest answers over SSH."
 _STATE = "The restored guest is in the run state it had at T0."
@@ -42,7 +42,7 @@ def judge_restored(
     stack: Stack,
     snapshot: Snapshot,
     source: AgentStatus,
-    t0_ns: int | None,
+    t0: T0 | None,
     folder: Path,
     deadline: Deadline,
     further: Callable[[Guest], list[CheckResult]] = no_more,
@@ -53,7 +53,7 @@ def judge_restored(
         stack: what the snapshot was taken on.
         snapshot: what to restore.
         source: the agent's status in the source guest.
-        t0_ns: guest CLOCK_MONOTONIC at T0 in ns as found in the file, None where it was not.
+        t0: as found in the file, None where it was not.
         folder: for the logs of the new QEMU.
         deadline: for all of it.
         further: checks of the restored guest beyond its memory.
@@ -71,7 +71,7 @@ def judge_restored(
             if state in _ONWARDS:
                 machine.qmp.execute(_ONWARDS[state])
             with logged_in(machine, stack, deadline) as guest:
-                checks = _look_inside(guest, snapshot, source, t0_ns, begun, deadline)
+                checks = _look_inside(guest, snapshot, source, t0, begun, deadline)
                 checks += further(guest)
             machine.quit()
     except MachineryMissing:
@@ -101,7 +101,7 @@ def _look_inside(
     guest: Guest,
     snapshot: Snapshot,
     source: AgentStatus,
-    t0_ns: int | None,
+    t0: T0 | None,
     begun: float,
     deadline: Deadline,
 ) -> list[CheckResult]:
@@ -112,7 +112,7 @@ def _look_inside(
     guest.agent.resume()
     return [
         _identity(status, source),
-        _clock(status, source, t0_ns, elapsed, slept=snapshot.state == "suspended"),
+        _clock(status, source, t0, elapsed, slept=snapshot.state == "suspended"),
         _memory(report, source, guest.agent.status().errors),
         _goes_on(guest, deadline),
     ]
@@ -143,12 +143,12 @@ def _identity(status: AgentStatus, source: AgentStatus) -> CheckResult:
 
 
 def _clock(
-    status: AgentStatus, source: AgentStatus, t0_ns: int | None, elapsed: float, slept: bool
+    status: AgentStatus, source: AgentStatus, t0: T0 | None, elapsed: float, slept: bool
 ) -> CheckResult:
-    if t0_ns is None:
+    if t0 is None:
         unknown = Problem(Code.RESTORED_NO_T0, "The guest's time at T0 was not found in the file.")
         return judged("restored-clock", _CLOCK, [unknown])
-    ran = (status.monotonic_ns - t0_ns) / 1e9
+    ran = (status.monotonic_ns - t0.monotonic_ns) / 1e9
     offset = (status.realtime_ns - status.monotonic_ns) - (source.realtime_ns - source.monotonic_ns)
     problems = []
     if ran < 0:

@@ -10,7 +10,6 @@ from harness.errors import NotApplicable, SubjectFailed
 from harness.status import Status
 from tests_functional.scenarios.agent import AgentStatus
 from tests_functional.scenarios.main_job import writing_guest
-from tests_functional.scenarios.offline_checks import instant
 from tests_functional.scenarios.restored_checks import judge_restored
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow, Snapshot, take
@@ -107,12 +106,11 @@ def judge_by_restoring(run: Run, form: Form, row: Row) -> Row:
 
 
 def _restored(run: Run, form: Form, path: Path, label: str) -> list[CheckResult]:
-    t0 = instant(check_file(path))
     return judge_restored(
         run.stack,
         replace(form.snapshot, path=path),
         form.source,
-        t0.monotonic_ns if t0 else None,
+        check_file(path).t0,
         run.folder / f"{form.name}-{label}-restored",
         run.deadline.at_most(_RESTORE_SECONDS),
     )

@@ -167,7 +167,7 @@ def _wrong_disk(run: Run, source: Source, taken: _Taken, disks: _Disks) -> Check
     run.say("Restoring the memory with a disk that is newer, which must be seen.")
     look = _Look(disks.folder / "wrong.raw")
     place = _with_arguments(run, throw_away_disk(disks.overlay, "qcow2"))
-    found = judge_restored(
+    judge_restored(
         place.stack,
         taken.snapshot,
         source.status,
@@ -176,13 +176,18 @@ def _wrong_disk(run: Run, source: Source, taken: _Taken, disks: _Disks) -> Check
         run.deadline.at_most(_RESTORE_SECONDS),
         look,
     )
-    return judge_wrong_disk([*found, *look.further_checks(run, taken)])
+    return judge_wrong_disk([*look.checks, *look.further_checks(run, taken)])
 
 
 class _Look:
-    """What is looked at in a restored guest, and in a copy of its disk afterwards."""
+    """What is looked at in a restored guest, and in a copy of its disk afterwards.
+
+    Attributes:
+        checks: of the disk, as seen from inside the guest; none where it did not get so far.
+    """
 
     def __init__(self, copy: Path) -> None:
+        self.checks: list[CheckResult] = []
         self._copy = copy
         self._record: Mapping[str, str] = {}
 
@@ -190,10 +195,10 @@ class _Look:
         """Have its loop go on and end, judge the files, and copy the disk."""
         loop = DiskLoop(guest.shell)
         loop.drop_caches()
-        found = loop.judge()
+        self.checks = loop.judge()
         self._record = loop.record()
         copy_disk(guest.machine, self._copy, Deadline(_COPY_SECONDS))
-        return found
+        return self.checks
 
     def further_checks(self, run: Run, taken: _Taken) -> list[CheckResult]:
         """Checks of the copy and of the files' digests; none where the guest did not get so far."""
@@ -206,8 +211,12 @@ class _Look:
 
 
 def judge_wrong_disk(found: Sequence[CheckResult]) -> CheckResult:
-    """Check that the checks of a disk failed with one that is newer than the memory."""
-    red = [check for check in found if check.name.startswith("disk-") and check.status is Status.FAIL]
+    """Check that a disk that is newer than the memory was seen.
+
+    Args:
+        found: the checks of the disk, and of nothing else.
+    """
+    red = [check for check in found if check.status is Status.FAIL]
     problems = []
     if not red:
         problems.append(

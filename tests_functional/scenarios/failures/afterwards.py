@@ -17,14 +17,14 @@ from tests_functional.scenarios.failures.ending import LIMIT_SECONDS
 from tests_functional.scenarios.failures.means import Place
 from tests_functional.scenarios.guest import Guest, logged_in
 from tests_functional.scenarios.main_job import Source
-from tests_functional.scenarios.offline_checks import instant, judge_oracles
+from tests_functional.scenarios.offline_checks import judge_oracles
 from tests_functional.scenarios.restored_checks import judge_restored
 from tests_functional.scenarios.run import Run
 from tests_functional.scenarios.snapshot import Flow, Snapshot, take
 from tests_functional.scenarios.source_checks import judge_source
 from validators.call_faults.control import CallControl
 from validators.judge import check_file
-from validators.verdict import CheckResult
+from validators.verdict import T0, CheckResult
 
 _SAVE_SECONDS = 60.0
 _SINK = f"The sink's processes are gone within {LIMIT_SECONDS:.0f} s of the end."
@@ -38,7 +38,7 @@ class Group:
     run: Run
     checks: list[CheckResult]
     control: CallControl | None = None
-    last: tuple[Snapshot, int | None, AgentStatus] | None = None
+    last: tuple[Snapshot, T0 | None, AgentStatus] | None = None
 
 
 def judge_afterwards(group: Group, source: Source, case: Case, place: Place) -> list[CheckResult]:
@@ -70,8 +70,7 @@ def _next_snapshot(group: Group, guest: Guest, source: Source, case: Case, place
     problems = problems_of(offline.violations)
     problems += problems_of(judge_oracles(offline, snapshot, source.status).violations)
     if not problems:
-        t0 = instant(offline)
-        group.last = (_kept(snapshot, run.folder), t0.monotonic_ns if t0 else None, source.status)
+        group.last = (_kept(snapshot, run.folder), offline.t0, source.status)
     return judged(f"failures/{case.name}/next", _NEXT, problems)
 
 
@@ -98,9 +97,9 @@ def _sink_gone(source: Source, case: Case) -> CheckResult:
     return judged(f"failures/{case.name}/sink-gone", _SINK, problems)
 
 
-def judge_last(run: Run, snapshot: Snapshot, t0_ns: int | None, status: AgentStatus) -> list[CheckResult]:
+def judge_last(run: Run, snapshot: Snapshot, t0: T0 | None, status: AgentStatus) -> list[CheckResult]:
     """Restore the last snapshot that was taken after a failure, and judge the guest in it."""
     run.say("Restoring the last snapshot that followed a failure.")
     deadline = run.deadline.at_most(_SAVE_SECONDS)
-    found = judge_restored(run.stack, snapshot, status, t0_ns, run.folder / "restored", deadline)
+    found = judge_restored(run.stack, snapshot, status, t0, run.folder / "restored", deadline)
     return [replace(check, name=f"failures/last/{check.name}") for check in found]

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from guest_images.cache import Cache, default_cache_folder
 from harness import migration
@@ -44,6 +44,21 @@ _STALL_SECONDS = 3.0
 _RELEASED = f"Once the sink is killed, QEMU is well again within {LIMIT_SECONDS:.0f} s."
 _ALIVE = "QEMU answers, and its guest over SSH."
 _FILE = "The file of a save that is said to have completed is right by every offline check."
+
+
+@dataclass
+class _Broken:
+    """What was found about a save that was broken.
+
+    Attributes:
+        checks: in the order in which they were made.
+        of_save: those of them that are about the save alone: a guest that passes all others can go on.
+        hangs: QEMU is not well even once its sink is gone.
+    """
+
+    checks: list[CheckResult] = field(default_factory=list)
+    of_save: list[CheckResult] = field(default_factory=list)
+    hangs: bool = False
 
 
 def failures(cases: Sequence[Case]) -> Callable[[Run], Outcome]:
@@ -132,10 +147,12 @@ def _survived(group: Group, source: Source, case: Case, place: Place) -> bool:
     """Run one case; says whether its guest can be used for the next."""
     machine = source.guest.machine
     found: list[CheckResult] = []
+    broken = _Broken()
     try:
-        found += _broken_save(source, case, place, group.control)
+        broken = _broken_save(source, case, place, group.control)
+        found += broken.checks
         # A monitor that is silent even with the sink gone would cost three more time limits to say so again.
-        if not any(check.name.endswith("/released") and check.violations for check in found):
+        if not broken.hangs:
             found += judge_afterwards(group, source, case, place)
     except NotApplicable as error:
         group.checks.append(skipped(f"failures/{case.name}/end", _ALIVE, error.sentence))
@@ -151,11 +168,10 @@ def _survived(group: Group, source: Source, case: Case, place: Place) -> bool:
     if not bad:
         group.run.discard(place.folder)
     # A guest that went on well after its case is as good as new, however the save itself ended.
-    harmless = (f"failures/{case.name}/end", f"failures/{case.name}/file")
-    return machine.alive() and all(check.name in harmless for check in bad)
+    return machine.alive() and all(check in broken.of_save for check in bad)
 
 
-def _broken_save(source: Source, case: Case, place: Place, control: CallControl | None) -> list[CheckResult]:
+def _broken_save(source: Source, case: Case, place: Place, control: CallControl | None) -> _Broken:
     """Start a save, break it, and judge how it ends; the sink is gone afterwards."""
     machine = source.guest.machine
     with contextlib.ExitStack() as stack:
@@ -168,14 +184,20 @@ def _broken_save(source: Source, case: Case, place: Place, control: CallControl 
         seconds = _SAVE_SECONDS if "completed" in case.expected else LIMIT_SECONDS
         ending = Ending("unknown", silent=silent) if silent else wait_ending(machine, seconds, refusal)
     if control and not control.acted:
-        return [skipped(f"failures/{case.name}/end", _ALIVE, "QEMU made fewer of these calls this time.")]
-    checks = [judge_ending(case, ending), judge_resumed(case, machine, source.counters)]
-    if machine.alive() and any(check.status is Status.FAIL for check in checks):
-        checks.append(_released(machine, case))
+        reason = "QEMU made fewer of these calls this time."
+        return _Broken([skipped(f"failures/{case.name}/end", _ALIVE, reason)])
+    end = judge_ending(case, ending)
+    broken = _Broken([end, judge_resumed(case, machine, source.counters)], [end])
+    if machine.alive() and any(check.status is Status.FAIL for check in broken.checks):
+        released = _released(machine, case)
+        broken.checks.append(released)
+        broken.hangs = released.status is Status.FAIL
     if ending.status == "completed" and case.right:
         problems = problems_of(check_file(place.file).violations)
-        checks.append(judged(f"failures/{case.name}/file", _FILE, problems))
-    return checks
+        file = judged(f"failures/{case.name}/file", _FILE, problems)
+        broken.checks.append(file)
+        broken.of_save.append(file)
+    return broken
 
 
 def _start(machine: Machine, uri: str) -> str:

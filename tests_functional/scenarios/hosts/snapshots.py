@@ -19,7 +19,7 @@ from harness.migration import SaveFigures
 from tests_functional.scenarios.checks import Problem, judged, skipped
 from tests_functional.scenarios.hosts import on_host, on_host_qemu
 from tests_functional.scenarios.hosts.seed import Seed
-from tests_functional.scenarios.offline_checks import instant, judge_oracles
+from tests_functional.scenarios.offline_checks import judge_oracles
 from tests_functional.scenarios.restored_checks import judge_restored
 from tests_functional.scenarios.snapshot import Flow, Snapshot
 from tests_functional.scenarios.source_checks import judge_overlap
@@ -231,13 +231,12 @@ def snapshot_of(report: Report, flow: str, path: Path) -> Snapshot | None:
 def judge_snapshot(seed: Seed, snapshot: Snapshot, folder: Path) -> list[CheckResult]:
     """Judge a snapshot that came from a host by its file, and by restoring it here."""
     offline = check_file(snapshot.path)
-    t0 = instant(offline)
+    t0 = offline.t0
     checks = [*offline.checks, judge_oracles(offline, snapshot, seed.source)]
     if snapshot.flow.background and t0:
         checks.append(judge_overlap(snapshot, t0.steps))
-    t0_ns = t0.monotonic_ns if t0 else None
     limit = Deadline(_RESTORE_SECONDS)
-    return [*checks, *judge_restored(seed.stack, snapshot, seed.source, t0_ns, folder, limit)]
+    return [*checks, *judge_restored(seed.stack, snapshot, seed.source, t0, folder, limit)]
 
 
 def stun_ms(events: Sequence[Mapping[str, Any]]) -> float | None:
