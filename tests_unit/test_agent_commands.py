@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from guest_images.agent.format import PAGE_BYTES, PATTERNS
+from guest_images.agent.format import PAGE_BYTES
 from harness.deadline import Deadline
 from tests_unit.agent_host import HostAgent, serve_command
+from validators.agent_pages import PATTERNS
 
 pytest_plugins = ["tests_unit.agent_fixtures"]
 
 SIZE = 64 * PAGE_BYTES
+NAMES = f"{', '.join(PATTERNS[:-1])} or {PATTERNS[-1]}"
 
 Serve = Callable[..., HostAgent]
 
@@ -205,7 +207,10 @@ def test_termination_removes_the_socket(serve: Serve) -> None:
         ({"bytes": 8192, "threads": 2}, "at least 2 pages for each thread."),
         ({"bytes": 8192, "threads": 65}, "The option '--threads' takes a number from 1 to 64"),
         ({"bytes": 8192, "seed": 2**64}, "The option '--seed' takes a number"),
-        ({"bytes": 8192, "pattern": "wild"}, "The pattern must be sequential, random, hot, sparse or zero"),
+        (
+            {"bytes": 8192, "pattern": "wild"},
+            f"The pattern must be {NAMES}, not 'wild'",
+        ),
         ({"bytes": 8192, "pattern": "sparse", "huge": True}, "Pattern sparse cannot have huge pages"),
         ({"bytes": 8192, "colour": "red"}, "The option '--colour' is not known; 'serve' takes --bytes"),
         ({"bytes": 8192, "colour": True}, "The option '--colour' is not known or lacks its value."),

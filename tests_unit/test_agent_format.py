@@ -17,21 +17,19 @@ from guest_images.agent.format import (
     HISTOGRAM_BUCKETS,
     PAGE_BYTES,
     PAGE_WORDS,
-    PATTERNS,
     THREAD_MAGIC,
     AgentState,
     ControlWord,
     DataWord,
     DirectoryWord,
     PageWord,
-    Pattern,
     ThreadWord,
     WriterState,
     fine_bucket_ns,
 )
 from harness.deadline import Deadline
 from tests_unit.agent_host import HostAgent, Stopped, anonymous_bytes
-from validators.agent_pages import Schedule, Words, checksum, mix
+from validators.agent_pages import PATTERNS, Pattern, Schedule, Words, checksum, mix
 
 pytest_plugins = ["tests_unit.agent_fixtures"]
 

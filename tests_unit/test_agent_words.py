@@ -11,7 +11,7 @@ import pytest
 
 from guest_images.agent import format as af
 from guest_images.agent_build import SOURCES
-from validators.agent_pages import DataHeader
+from validators.agent_pages import PATTERNS, DataHeader, Pattern
 
 HEADER = (SOURCES / "core/format.h").read_text()
 SCHEDULE = (SOURCES / "core/schedule.c").read_text()
@@ -24,7 +24,7 @@ CLASSES: dict[str, tuple[type[IntEnum], str]] = {
     "writer_state": (af.WriterState, "WRITER_"),
     "control_word": (af.ControlWord, "CONTROL_"),
     "agent_state": (af.AgentState, "AGENT_"),
-    "pattern": (af.Pattern, "PATTERN_"),
+    "pattern": (Pattern, "PATTERN_"),
     "directory_word": (af.DirectoryWord, "DIRECTORY_"),
 }
 """The class in Python for each enum in C, and what the names of its constants begin with there."""
@@ -100,9 +100,9 @@ def test_magics_and_stride_are_the_same_in_python() -> None:
 def test_pattern_names_are_the_same_in_python() -> None:
     """The command line's names come from schedule.c, in Python from the class."""
     names = re.findall(r'\[PATTERN_(\w+)\] = "(\w+)"', SCHEDULE)
-    assert {af.Pattern[constant]: name for constant, name in names} == dict(enumerate(af.PATTERNS))
+    assert {Pattern[constant]: name for constant, name in names} == dict(enumerate(PATTERNS))
     rows = re.findall(r"^\| (\d) (\w+) \|", DOCUMENT, re.MULTILINE)
-    assert [(int(number), name) for number, name in rows] == list(enumerate(af.PATTERNS))
+    assert [(int(number), name) for number, name in rows] == list(enumerate(PATTERNS))
 
 
 @pytest.mark.parametrize("tag", WORDS)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from guest_images.agent.format import Pattern
 from harness.codes import Code
 from harness.errors import UsageError
 from harness.status import Status
@@ -76,7 +75,7 @@ def test_page_from_another_time_is_named(tmp_path: Path, step: int, generation: 
     assert f"{word} than T0 by" in found.sentence
 
 
-@pytest.mark.parametrize("pattern", [Pattern.RANDOM, Pattern.HOT])
+@pytest.mark.parametrize("pattern", [ap.Pattern.RANDOM, ap.Pattern.HOT])
 @pytest.mark.parametrize("passes", [0.25, 0.5, 1, 1.3, 1.5, 2, 4])
 def test_unprotected_save_is_newer_not_older(tmp_path: Path, pattern: int, passes: float) -> None:
     """However fast the writer is: pages from after T0 do not outvote a counter from T0."""

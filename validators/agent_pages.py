@@ -6,11 +6,12 @@ The agent's side is guest_images/agent/core/: page.c and schedule.c.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
-from guest_images.agent.format import BODY_STRIDE, DATA_MAGIC, PAGE_WORDS, DataWord, PageWord, Pattern
+from guest_images.agent.format import BODY_STRIDE, DATA_MAGIC, PAGE_WORDS, DataWord, PageWord
 
 _MASK = (1 << 64) - 1
 _BODY = slice(DataWord.BODY, DataWord.CHECKSUM)
@@ -103,6 +104,20 @@ def data_pages(nonce: int, thread: int, index: Words, generation: Words, step: W
     pages[:, _BODY] = page_keys(nonce, thread, index, step)[:, None] + _BODY_STEP
     pages[:, DataWord.CHECKSUM] = checksum(pages)
     return pages
+
+
+class Pattern(IntEnum):
+    """Orders of writes by their number, the value of ControlWord.PATTERN."""
+
+    SEQUENTIAL = 0
+    RANDOM = 1
+    HOT = 2
+    SPARSE = 3
+    ZERO = 4
+
+
+PATTERNS = tuple(pattern.name.lower() for pattern in Pattern)
+"""The names of the patterns on the agent's command line, by number."""
 
 
 @dataclass(frozen=True)

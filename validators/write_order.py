@@ -10,11 +10,9 @@ import numpy.typing as npt
 from guest_images.agent.format import (
     FORMAT_VERSION,
     PAGE_BYTES,
-    PATTERNS,
     ControlWord,
     DataWord,
     PageWord,
-    Pattern,
     ThreadWord,
 )
 from harness.codes import Code
@@ -62,7 +60,7 @@ def check_write_order(reader: PageReader) -> CheckResult:
         {
             "pages verified": verified,
             "threads": control[ControlWord.THREADS],
-            "pattern": PATTERNS[control[ControlWord.PATTERN]],
+            "pattern": ap.PATTERNS[control[ControlWord.PATTERN]],
             "monotonic_ns at T0": control[ControlWord.MONOTONIC_NS],
             "realtime_ns at T0": control[ControlWord.REALTIME_NS],
             "heartbeat at T0": control[ControlWord.HEARTBEATS],
@@ -96,7 +94,7 @@ def _judge_control(reader: PageReader, control: SpecialPage, tally: Tally) -> bo
     problems = []
     if control[ControlWord.VERSION] != FORMAT_VERSION:
         problems.append(f"format version {control[ControlWord.VERSION]}")
-    if control[ControlWord.PATTERN] >= len(PATTERNS):
+    if control[ControlWord.PATTERN] >= len(ap.PATTERNS):
         problems.append(f"pattern {control[ControlWord.PATTERN]}")
     if not 1 <= control[ControlWord.THREADS] <= _MOST_THREADS:
         problems.append(f"{control[ControlWord.THREADS]} threads")
@@ -149,7 +147,7 @@ class _ThreadJudge:
 
     def run(self, most: int) -> int:
         """Judge; returns the number of pages that were looked at, of which there can be `most`."""
-        if not (2 if self._schedule.pattern == Pattern.HOT else 1) <= self._schedule.pages <= most:
+        if not (2 if self._schedule.pattern == ap.Pattern.HOT else 1) <= self._schedule.pages <= most:
             self._report_thread(
                 Code.WRITE_ORDER_BAD_THREAD_PAGE, f"Agent thread {self._thread} has no usable thread page."
             )

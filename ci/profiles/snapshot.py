@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ci.profiles.entry import Entry
-from guest_images.agent.format import PATTERNS
 from tests_functional.scenarios.disturbances import DISTURBANCES
+from validators.agent_pages import PATTERNS
 
 _FLOWS = "snapshot/test_flows.py:SnapshotFlows"
 _DISTURBANCE = "snapshot/test_disturbances.py:Disturbances.test_disturbance"

@@ -106,7 +106,7 @@ class ControlWord(IntEnum):
     VERSION = 2
     """FORMAT_VERSION."""
     PATTERN = 3
-    """A Pattern."""
+    """A validators.agent_pages.Pattern."""
     SEED = 4
     """Of the random pattern's order."""
     THREADS = 5
@@ -135,20 +135,6 @@ class AgentState(IntEnum):
     IDLE = 0
     RUNNING = 1
     PAUSED = 2
-
-
-class Pattern(IntEnum):
-    """Values of ControlWord.PATTERN: the order in which pages are written."""
-
-    SEQUENTIAL = 0
-    RANDOM = 1
-    HOT = 2
-    SPARSE = 3
-    ZERO = 4
-
-
-PATTERNS = tuple(pattern.name.lower() for pattern in Pattern)
-"""The names of the patterns on the agent's command line, by number."""
 
 
 class DirectoryWord(IntEnum):

@@ -21,7 +21,7 @@ class WriterPlan:
     Attributes:
         bytes: size of the written region.
         threads: writer threads, one per vCPU.
-        pattern: one of guest_images.agent.format.PATTERNS.
+        pattern: one of validators.agent_pages.PATTERNS.
         seed: of the random order.
         rate: pages per second and thread, 0 for as fast as it can.
     """

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from guest_images.agent.format import PAGE_BYTES, PATTERNS
+from guest_images.agent.format import PAGE_BYTES
 from guest_images.image import GuestImage
 from harness.deadline import Deadline
 from harness.disk import Disk
@@ -21,7 +21,7 @@ from harness.ssh import GuestShell, GuestUnreachable, SshIdentity
 from tests_functional.scenarios.agent import AgentClient, AgentStatus, WriterPlan
 from tests_functional.scenarios.counters import AgentCounters
 from tests_functional.scenarios.own_guest import agent_command, prepare
-from validators.agent_pages import Schedule
+from validators.agent_pages import PATTERNS, Schedule
 
 # DESIGN section 4: the agent covers at least 85 % of guest RAM.
 COVERAGE = 0.85

@@ -16,7 +16,7 @@ struct check_result {
 	struct mismatch_log log;
 };
 
-/* Checks that a page holds exactly what `write` left there. If not, fills `mismatch`: false. */
+/* Checks that a page holds exactly what `write` left there. Fills `mismatch` if not. */
 bool check_page(const struct writer *writer, const struct page_write *write,
 		struct mismatch *mismatch);
 

@@ -1,9 +1,9 @@
 /*
  * The memory format, version 1: the kinds of pages, and the meaning of each of their words.
  *
- * docs/agent-format.md describes it. Python has the same numbers in validators/agent_pages.py. A unit
- * test reads this file to compare them, so each enum has a tag, and each constant its own line and an
- * explicit number.
+ * docs/agent-format.md describes it. Python has the same names and numbers: the patterns in
+ * validators/agent_pages.py, all others in guest_images/agent/format.py. A unit test reads this file to
+ * compare them, so each enum has a tag, and each constant its own line and an explicit number.
  */
 #ifndef AGENT_FORMAT_H
 #define AGENT_FORMAT_H
@@ -82,7 +82,7 @@ enum writer_state {
 enum control_word {
 	CONTROL_VERSION = 2,         /* FORMAT_VERSION */
 	CONTROL_PATTERN = 3,         /* enum pattern */
-	CONTROL_SEED = 4,            /* of the random pattern's order */
+	CONTROL_SEED = 4,            /* of the order of pattern "random" */
 	CONTROL_THREADS = 5,         /* number of writers */
 	CONTROL_PAGE_SIZE = 6,       /* PAGE_BYTES */
 	CONTROL_DATA_PAGES = 7,      /* of all threads together */

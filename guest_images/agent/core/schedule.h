@@ -34,13 +34,13 @@ static inline size_t pattern_stride(enum pattern pattern)
 
 struct schedule schedule_of(enum pattern pattern, uint64_t seed, uint64_t thread, uint64_t pages);
 
-/* The write that step number `step` (from 0) makes. */
+/* Returns the write that step number `step` (from 0) makes. */
 struct page_write schedule_at(const struct schedule *schedule, uint64_t step);
 
-/* The write of the same page before `write`, generation 0 where there was none. */
+/* Returns the write of the same page before `write`, generation 0 if there is none. */
 struct page_write schedule_before(const struct schedule *schedule, const struct page_write *write);
 
-/* The latest write of page `index` once `steps` steps are done, generation 0 if there is none. */
+/* Returns the latest write of page `index` in the first `steps` steps, generation 0 if none. */
 struct page_write schedule_latest(const struct schedule *schedule, uint64_t index, uint64_t steps);
 
 #endif

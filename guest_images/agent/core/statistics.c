@@ -18,7 +18,7 @@ struct tick_scale tick_scale_of(uint64_t ns_per_tick)
 	};
 }
 
-/* Multiplies by halves, since targets of 32 bits have no integer of 128. */
+/* Multiplies in halves, since targets of 32 bits have no integer of 128 bits. */
 uint64_t ticks_to_ns(const struct tick_scale *scale, uint64_t ticks)
 {
 	uint64_t high = ticks >> 32, low = (uint32_t)ticks;
@@ -69,7 +69,7 @@ uint64_t statistics_add_write(struct statistics *statistics, const struct tick_s
 	uint64_t ns = ticks_to_ns(scale, ticks);
 	uint64_t last_end = statistics->last_end;
 
-	/* Nearly all writes are short: the comparison saves them a division. */
+	/* Nearly all writes are shorter than 2 us, and need no division. */
 	page[THREAD_HISTOGRAM + (ticks >= scale->two_us ? bucket_of(ns) : 0)]++;
 	page[THREAD_FINE_HISTOGRAM + fine_bucket_of(ns)]++;
 	page[THREAD_WRITES_TIMED]++;

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-/* What the ticks of the clock that times page writes are worth. */
+/* How long a tick is, of the clock that times page writes. */
 struct tick_scale {
 	uint64_t ns_per_tick; /* times 2^32 */
 	uint64_t two_us;      /* ticks in two microseconds */
@@ -18,15 +18,15 @@ struct statistics {
 	uint64_t longest_gap;    /* ticks */
 };
 
-/* The scale of a clock with `ns_per_tick` / 2^32 ns in each tick. */
+/* Returns the scale of a clock whose tick is `ns_per_tick` / 2^32 ns. */
 struct tick_scale tick_scale_of(uint64_t ns_per_tick);
 
 /* Converts ticks to ns. Cannot overflow for spans under 500 years. */
 uint64_t ticks_to_ns(const struct tick_scale *scale, uint64_t ticks);
 
 /*
- * Counts a page write that took from `begin` to `end`, both in ticks. Returns the length in ns of the
- * gap that ends with it if that is a long one, for statistics_add_long_gap; else 0.
+ * Counts a page write from `begin` to `end`, both in ticks. If the gap that ends with it is a long one,
+ * returns its length in ns, for statistics_add_long_gap; else 0.
  */
 uint64_t statistics_add_write(struct statistics *statistics, const struct tick_scale *scale,
 			      uint64_t begin, uint64_t end);

@@ -1,4 +1,4 @@
-/* A writer: one step checks a page against the past, and after the page is stored, counts it. */
+/* A writer's step: checks the page before it is overwritten, and counts the write after it. */
 #include "writer.h"
 
 #include "check.h"

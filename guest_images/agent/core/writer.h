@@ -27,7 +27,7 @@ struct step {
 	struct page_image image; /* its new content */
 };
 
-/* The data page `index`. */
+/* Returns data page `index`. */
 static inline uint64_t *writer_data(const struct writer *writer, uint64_t index)
 {
 	size_t stride = pattern_stride(writer->schedule.pattern);
@@ -35,24 +35,24 @@ static inline uint64_t *writer_data(const struct writer *writer, uint64_t index)
 	return (uint64_t *)(writer->data + index * stride * PAGE_BYTES);
 }
 
-/* The page of memory behind data page `index` that must stay untouched (only pattern "sparse"). */
+/* Returns the page behind data page `index`, which must stay untouched (pattern "sparse"). */
 static inline uint64_t *writer_hole(const struct writer *writer, uint64_t index)
 {
 	return writer_data(writer, index) + PAGE_WORDS;
 }
 
-/* The directory page that lists data page `index`. */
+/* Returns the directory page that lists data page `index`. */
 static inline uint64_t *writer_directory(const struct writer *writer, uint64_t index)
 {
 	return writer->directory + index / DIRECTORY_ENTRIES * PAGE_WORDS;
 }
 
-/* The guest page frame number of data page `index`, 0 where it is not known. */
+/* Returns the guest page frame number of data page `index`, 0 where it is not known. */
 uint64_t writer_frame(const struct writer *writer, uint64_t index);
 
 /*
- * Prepares the next step, and checks that its page is still as the last write of it left it.
- * Where it is not, counts an error in the thread page, fills `mismatch` and returns false.
+ * Prepares the next step, and checks that its page is still as its last write left it. If it is not,
+ * counts an error in the thread page, fills `mismatch` and returns false.
  */
 bool writer_prepare(struct writer *writer, struct step *step, struct mismatch *mismatch);
 

@@ -66,7 +66,7 @@ struct agent {
 /* memory.c: maps and touches all memory. False after a sentence on stderr. */
 bool memory_build(struct agent *agent);
 
-/* pagemap.c: fills the directory pages; counts data pages that have another frame now. */
+/* pagemap.c: fills the directory pages; counts the data pages whose frame has changed since. */
 void pagemap_fill_directory(struct agent *agent);
 uint64_t pagemap_count_moved(const struct agent *agent);
 
@@ -78,7 +78,7 @@ bool threads_launch(struct agent *agent);
 void threads_run(struct agent *agent);
 bool threads_park(struct agent *agent);
 bool threads_reset_statistics(struct agent *agent);
-/* Called by a thread at a step boundary: does what is requested of it, returns when it may write. */
+/* Carries out a request at a step boundary of the calling thread. Returns when it may write. */
 void thread_handle_request(struct writer_thread *thread);
 /* Puts the calling thread on one of the CPUs that it may use, in turn by number. Best effort. */
 void thread_pin(unsigned number);
@@ -88,7 +88,7 @@ bool heartbeat_launch(struct agent *agent);
 /* Renews the control page's clocks now. */
 void heartbeat_renew_clocks(struct agent *agent);
 
-/* server.c: whether an agent serves there already; listens; serves commands until `quit`. */
+/* server.c: tells whether an agent serves there already; listens; serves until `quit`. */
 bool server_answers(const char *path);
 int server_listen(const char *path);
 int server_run(struct agent *agent, int listener);

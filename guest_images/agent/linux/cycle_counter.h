@@ -21,7 +21,7 @@ static inline uint64_t clock_ns(clockid_t clock)
 	return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
 }
 
-/* Reads the CPU's counter; 0 on CPUs that this program knows none of. */
+/* Reads the CPU's counter; 0 on an architecture without one here. */
 static inline uint64_t cpu_ticks(void)
 {
 #if defined(__x86_64__)

@@ -35,7 +35,7 @@ static uint64_t kib_from(const char *path, const char *name)
 	return kib;
 }
 
-/* Sets how likely the kernel is to kill the agent when memory runs out: -1000 never to 1000. */
+/* Sets how the kernel chooses the agent when memory runs out: 1000 first, -1000 never. */
 static void set_oom_score(const char *score)
 {
 	int file = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -74,7 +74,7 @@ static char *map_pages(struct agent *agent, size_t pages, bool huge)
 	return map;
 }
 
-/* A write gives each page a frame of its own; a zero keeps it all zero. */
+/* Writes a zero to each page, which gives it a frame of its own. */
 static void touch(char *base, uint64_t pages, size_t stride)
 {
 	for (uint64_t page = 0; page < pages; page++)
@@ -165,7 +165,7 @@ bool memory_build(struct agent *agent)
 	if (!agent->meta)
 		return false;
 	touch((char *)agent->meta, agent->meta_pages, 1);
-	/* Again, since page tables and the directory come on top. */
+	/* Again, since page tables and the directory have taken memory too. */
 	if (!check_available(0))
 		return false;
 	agent->control = agent->meta;

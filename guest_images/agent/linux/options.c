@@ -9,7 +9,7 @@
 
 #include "agent.h"
 
-/* Addresses and counts of this size cannot overflow anywhere. */
+/* Small enough that no address or count overflows. */
 #define MAX_BYTES (UINT64_C(1) << 44)
 #define MAX_RATE 1000000000
 /* Pattern "hot" needs a page in either class. */
