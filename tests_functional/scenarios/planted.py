@@ -37,6 +37,10 @@ class LiveFault:
     cause: tuple[Symptom, ...]
     scenario: Callable[[Run], Outcome] = _LIVE
 
+    def causes(self, found: Coded) -> bool:
+        """Whether something wrong names this fault as its cause."""
+        return any(symptom.fits(found) for symptom in self.cause)
+
 
 _NEWER = (Symptom(Code.WRITE_ORDER_NEWER), Symptom(Code.WRITE_ORDER_TORN, {"age": ("newer",)}))
 _STOOD_STILL = (Symptom(Code.WRITE_STALL_TOO_LONG),)
@@ -132,7 +136,7 @@ def judge_planted(
     ]
     if lost and not fault.check:
         seen.append(lost)
-    named = [one for one in seen if any(symptom.fits(one) for symptom in fault.cause)]
+    named = [one for one in seen if fault.causes(one)]
     figures = {"acts": acts}
     if outcome.status is Status.FAIL and named:
         run.discard(run.folder)

@@ -13,6 +13,7 @@ from tests_functional.scenarios.hosts.plan import FAULT, PLANTED, Examination, P
 from tests_functional.scenarios.hosts.planted_library import PlantedLibrary
 from tests_functional.scenarios.hosts.snapshots import Places, Report, save_on_host, snapshot_of
 from tests_functional.scenarios.outcome import Outcome
+from tests_functional.scenarios.planted import LIVE_FAULTS
 from validators.judge import check_file
 from validators.preload.acts import ActsPage
 
@@ -53,7 +54,8 @@ def judge_planted_save(plan: Plan, found: Examination, report: Report) -> Outcom
     snapshot = snapshot_of(report, "background", plan.sink(PLANTED))
     assert snapshot is not None, "QEMU accepted the capability a minute ago"
     order = check_file(snapshot.path).check("write-order")
-    seen = [v.sentence for v in order.violations if "newer" in v.sentence] if order else []
+    violations = order.violations if order else ()
+    seen = [violation.sentence for violation in violations if LIVE_FAULTS[FAULT].causes(violation)]
     snapshot.path.unlink()
     caught = f"The planted fault '{FAULT}' was caught: {seen[0]}" if seen else ""
     return Outcome(
