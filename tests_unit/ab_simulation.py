@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ci.bench.statistics import Estimate, Verdict, estimate, judge, level_per_look, looks
+from ci.bench.ab.statistics import Estimate, RatioVerdict, estimate, judge, level_per_look, looks
 
 # Has no type information of its own.
 _STATS: Any = importlib.import_module("scipy.stats")
@@ -109,13 +109,15 @@ def _drift(deviation: float, number: int, random: np.random.Generator) -> np.nda
     return values
 
 
-def gate(log_ratios: Sequence[float], plan: Sequence[int], method: Method = estimate) -> tuple[Verdict, int]:
+def gate(
+    log_ratios: Sequence[float], plan: Sequence[int], method: Method = estimate
+) -> tuple[RatioVerdict, int]:
     """The verdict of a gate that looks after so many pairs, and after how many it was given."""
     level = level_per_look(CONFIDENCE, len(plan))
-    verdict, number = Verdict.UNDECIDED, 0
+    verdict, number = RatioVerdict.UNDECIDED, 0
     for number in plan:
         verdict = judge(method(log_ratios[:number], level), LIMIT)
-        if verdict is not Verdict.UNDECIDED:
+        if verdict is not RatioVerdict.UNDECIDED:
             break
     return verdict, number
 
@@ -128,10 +130,10 @@ def simulated(
     method: Method = estimate,
     *,
     seed: int = 1,
-) -> tuple[Counter[Verdict], float]:
+) -> tuple[Counter[RatioVerdict], float]:
     """The verdicts of so many gates, and how many pairs they took on average."""
     random = np.random.default_rng(seed)
-    found: Counter[Verdict] = Counter()
+    found: Counter[RatioVerdict] = Counter()
     pairs = 0
     for _ in range(number):
         logs = measured_pairs(noise, ratio, plan[-1], random)
@@ -149,7 +151,7 @@ def _table(first: int, last: int, number: int) -> None:
             for title, method in METHODS.items():
                 found, pairs = simulated(noise, ratio, number, plan, method)
                 counts = "  ".join(
-                    f"{100 * found[verdict] / number:5.1f} % {verdict.value}" for verdict in Verdict
+                    f"{100 * found[verdict] / number:5.1f} % {verdict.value}" for verdict in RatioVerdict
                 )
                 print(f"{name:24} B/A {ratio:4.2f}  {title:20} {counts}  {pairs:5.1f} pairs", flush=True)
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from ci.bench import self_check as self_check_module
-from ci.bench.ab_arguments import percent
-from ci.bench.ab_sides import Compared
-from ci.bench.gate import GateResult, Plan, run_gate
-from ci.bench.pairs import balanced_orders
-from ci.bench.statistics import Verdict
+from ci.bench.ab import self_check as self_check_module
+from ci.bench.ab.compared import Compared
+from ci.bench.ab.gate import GatePlan, GateResult, run_gate
+from ci.bench.ab.pairs import balanced_orders
+from ci.bench.ab.statistics import RatioVerdict
+from ci.bench.arguments import percent
 from ci.command import main
 from guest_images.cache import Cache
 from harness.errors import SetupBroken, UsageError
@@ -51,18 +51,18 @@ def _pairs(ratio: float, spread: float, seed: int = 1) -> Measure:
 @pytest.mark.parametrize(
     ("ratio", "spread", "verdict", "pairs", "code"),
     [
-        (1.2, 0.02, Verdict.WORSE, 10, 1),
-        (1.0, 0.02, Verdict.SAME, 10, 0),
-        (0.8, 0.02, Verdict.BETTER, 10, 0),
-        (1.1, 0.02, Verdict.UNDECIDED, 40, 2),
-        (1.0, 0.15, Verdict.SAME, 32, 0),
-        (1.0, 0.0, Verdict.SAME, 10, 0),
+        (1.2, 0.02, RatioVerdict.WORSE, 10, 1),
+        (1.0, 0.02, RatioVerdict.SAME, 10, 0),
+        (0.8, 0.02, RatioVerdict.BETTER, 10, 0),
+        (1.1, 0.02, RatioVerdict.UNDECIDED, 40, 2),
+        (1.0, 0.15, RatioVerdict.SAME, 32, 0),
+        (1.0, 0.0, RatioVerdict.SAME, 10, 0),
     ],
 )
-def test_gate(ratio: float, spread: float, verdict: Verdict, pairs: int, code: int) -> None:
+def test_gate(ratio: float, spread: float, verdict: RatioVerdict, pairs: int, code: int) -> None:
     """It measures on only while the interval says neither."""
     told: list[str] = []
-    result = run_gate(Plan(1.1, 10, 40), _pairs(ratio, spread), told.append)
+    result = run_gate(GatePlan(1.1, 10, 40), _pairs(ratio, spread), told.append)
     assert (result.verdict, result.found.pairs, result.exit_code) == (verdict, pairs, code)
     assert len(result.a) == len(result.b) == pairs
     assert told[-1].endswith(f"{verdict.value}.")
@@ -71,20 +71,20 @@ def test_gate(ratio: float, spread: float, verdict: Verdict, pairs: int, code: i
 
 def test_undecided_says_what_would_decide() -> None:
     """As many pairs more as the interval has to shrink by; none where it is at the limit."""
-    result = run_gate(Plan(1.1, 10, 10), _pairs(1.05, 0.1))
-    assert result.verdict is Verdict.UNDECIDED
+    result = run_gate(GatePlan(1.1, 10, 10), _pairs(1.05, 0.1))
+    assert result.verdict is RatioVerdict.UNDECIDED
     assert "more pairs (--max-pairs" in result.sentence()
-    result = run_gate(Plan(1.1, 10, 10), lambda pair: (1.0, 1.0 if pair % 2 else 1.21))
-    assert "hardly 500 pairs" in result.sentence()
+    result = run_gate(GatePlan(1.1, 10, 10), lambda pair: (1.0, 1.0 if pair % 2 else 1.21))
+    assert "not even 500 pairs are likely to decide" in result.sentence()
 
 
 def test_seldom_but_much_slower_is_told() -> None:
     """The typical pair is the same, so the verdict is; that B took more in all is said beside it."""
-    result = run_gate(Plan(1.1, 20, 20), lambda pair: (100.0, 600.0 if pair == 5 else 100.0))
-    assert result.verdict is Verdict.SAME
+    result = run_gate(GatePlan(1.1, 20, 20), lambda pair: (100.0, 600.0 if pair == 5 else 100.0))
+    assert result.verdict is RatioVerdict.SAME
     assert "took 25.0 % more than A in all" in result.warning()
-    assert run_gate(Plan(1.1, 10, 10), _pairs(1.0, 0.02)).warning() == ""
-    assert run_gate(Plan(1.1, 10, 10), _pairs(1.5, 0.02)).warning() == ""
+    assert run_gate(GatePlan(1.1, 10, 10), _pairs(1.0, 0.02)).warning() == ""
+    assert run_gate(GatePlan(1.1, 10, 10), _pairs(1.5, 0.02)).warning() == ""
 
 
 def test_pairs_are_kept_whatever_ends_the_gate(
@@ -101,7 +101,7 @@ def test_pairs_are_kept_whatever_ends_the_gate(
             return value
 
     compared = Compared(TwoSides(Failing(), Failing(), common=True), {}, {}, {}, "A", "B", "guest")  # type: ignore[arg-type]
-    monkeypatch.setattr("ci.bench.ab.compared_qemus", lambda *_: nullcontext(compared))
+    monkeypatch.setattr("ci.bench.ab.command.compared_qemus", lambda *_: nullcontext(compared))
     assert main(["bench", "ab", "--results", str(tmp_path / "results")]) == 2
     assert "The save failed." in capsys.readouterr().err
     found = json.loads((tmp_path / "results" / "ab.json").read_text())
@@ -114,22 +114,22 @@ def test_pairs_are_kept_whatever_ends_the_gate(
 def test_figure_without_a_ratio(value: float) -> None:
     """QEMU's own downtime is in whole milliseconds, and may be 0."""
     assert comparable(0.5, "downtime") == 0.5
-    with pytest.raises(SetupBroken, match="'stun' is taken in microseconds"):
+    with pytest.raises(SetupBroken, match="'stun' is measured in microseconds"):
         comparable(value, "downtime")
 
 
 def test_one_outlier_does_not_decide() -> None:
     """A save that took ten times as long is one pair among ten."""
     even = _pairs(1.0, 0.02)
-    result = run_gate(Plan(1.1, 10, 40), lambda pair: (400.0, 4000.0) if pair == 3 else even(pair))
-    assert result.verdict is Verdict.SAME
+    result = run_gate(GatePlan(1.1, 10, 40), lambda pair: (400.0, 4000.0) if pair == 3 else even(pair))
+    assert result.verdict is RatioVerdict.SAME
 
 
 @pytest.mark.parametrize(("first", "last"), [(10, 9), (5, 40), (0, 3)])
 def test_plans_that_cannot_work(first: int, last: int) -> None:
     """Fewer pairs than an interval needs are refused before anything is booted."""
     with pytest.raises(UsageError):
-        Plan(1.1, first, last)
+        GatePlan(1.1, first, last)
 
 
 def test_orders_are_balanced() -> None:
@@ -157,18 +157,18 @@ def test_percent_refuses(text: str) -> None:
     ("words", "said"),
     [
         (["--metric", "size", "--plant-slowdown", "20%"], "No slowdown can be planted for --metric size"),
-        (["--self-check", "0"], "--self-check takes a number above 0"),
-        (["--self-check", "2", "--b", "qemu"], "takes no --b"),
-        (["--pairs", "4"], "--pairs must be"),
+        (["--self-check", "0"], "--self-check compares A with itself: give it a number above 0"),
+        (["--self-check", "2", "--b", "qemu"], "leave --b out"),
+        (["--pairs", "4"], "too few pairs for an interval; give --pairs"),
         (["--a", "/none/such"], "does not exist"),
         (["--results", "/proc/none"], "cannot be written"),
         (["--a", "vm:debian-12", "--b", "debian-13"], "A host cannot be compared with a QEMU"),
         (["--b", "local"], "A host cannot be compared with a QEMU"),
         (["--a", "vm:"], "names no VM"),
-        (["--a", "local", "--ram", "512"], "--ram is about a guest on this host alone"),
-        (["--a", "local", "--guest-needs", "100"], "--guest-needs is about a guest on this host alone"),
+        (["--a", "local", "--ram", "512"], "--ram is about the guest on this host"),
+        (["--a", "local", "--guest-needs", "100"], "--guest-needs is about the guest on this host"),
         (["--qemu", "debian-13"], "--qemu, --host-qemu and --host-accel are for hosts"),
-        (["--host-accel", "kvm"], "two QEMUs are named by --a and --b"),
+        (["--host-accel", "kvm"], "name two QEMUs with --a and --b"),
         (["--max-pairs", "1100"], "give 500 at most"),
         (["--json", "/none/such/ab.json"], "There is no folder '/none/such'"),
         (["--a", "local", "--b", "vm:none-such"], "none-such"),
@@ -194,7 +194,7 @@ def test_qemu_without_background_snapshots(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing is measured: exit code 3, which is no verdict."""
-    monkeypatch.setattr("ci.bench.ab_sides.prepare_stack", _prepared(iter(["tcg"]), ("events",)))
+    monkeypatch.setattr("ci.bench.ab.compared.prepare_stack", _prepared(iter(["tcg"]), ("events",)))
     assert main(["bench", "ab"]) == 3
     said = capsys.readouterr()
     assert "Nothing was measured: QEMU 1.2.3 has no capability 'background-snapshot'." in said.err
@@ -206,7 +206,7 @@ def test_two_accelerators_are_not_compared(
 ) -> None:
     """A QEMU that runs under KVM would win whatever it does."""
     accels = iter(["kvm", "tcg"])
-    monkeypatch.setattr("ci.bench.ab_sides.prepare_stack", _prepared(accels, ("background-snapshot",)))
+    monkeypatch.setattr("ci.bench.ab.compared.prepare_stack", _prepared(accels, ("background-snapshot",)))
     assert main(["bench", "ab", "--b", "other"]) == 2
     assert "A runs under kvm and B under tcg" in capsys.readouterr().err
 
@@ -215,7 +215,7 @@ def test_guest_too_small_for_writers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It says how much would do."""
-    monkeypatch.setattr("ci.bench.ab_sides.prepare_stack", _prepared(iter(["tcg"]), ()))
+    monkeypatch.setattr("ci.bench.ab.compared.prepare_stack", _prepared(iter(["tcg"]), ()))
     assert main(["bench", "ab", "--ram", "64"]) == 2
     assert "--ram 64 is too little for this guest; give" in capsys.readouterr().err
 
@@ -251,7 +251,7 @@ class _Compared:
 
     def gate(self, _slow: object = None, number: int = 0) -> GateResult:
         """The next verdict."""
-        return run_gate(Plan(1.1, 10, 10), _pairs(self._gates[number - 1], 0.01))
+        return run_gate(GatePlan(1.1, 10, 10), _pairs(self._gates[number - 1], 0.01))
 
 
 class _Slowed:

@@ -15,27 +15,26 @@ from types import SimpleNamespace
 import pytest
 
 from ci.bench import add_parser, downtime
-from ci.bench.downtime_text import plan_lines, table_lines
+from ci.bench.downtime import plan_lines, table_lines
 from ci.bench.environment import disk_of, require_room
 from ci.command import main
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qmp import Event
 from harness.status import Status
-from tests_functional.scenarios.bench import throttle, ways
+from tests_functional.scenarios.bench import saves, throttle
+from tests_functional.scenarios.bench.cases import UNLIMITED, Way, Writer, throttled, why_not
 from tests_functional.scenarios.bench.measure import Sample
 from tests_functional.scenarios.bench.memory_use import MemoryUse
-from tests_functional.scenarios.bench.plan import Case, Plan, make_plan
-from tests_functional.scenarios.bench.summary import promise, summarise
-from tests_functional.scenarios.bench.timeline import WriteRate
-from tests_functional.scenarios.bench.ways import UNLIMITED, Way, throttled, why_not
-from tests_functional.scenarios.bench.writers import Writer
+from tests_functional.scenarios.bench.plan import BenchCase, SamplePlan, make_plan
+from tests_functional.scenarios.bench.summary import stun_growth, summarise
+from tests_functional.scenarios.bench.write_rate import WriteRate
 
 Capture = pytest.CaptureFixture[str]
 SLOW = throttled(100)
 
 
-def _plan(memory_mib: int = 20_000, ram: tuple[int, ...] = (256, 512, 4096), repeats: int = 3) -> Plan:
+def _plan(memory_mib: int = 20_000, ram: tuple[int, ...] = (256, 512, 4096), repeats: int = 3) -> SamplePlan:
     return make_plan(
         ram, list(Way), list(Writer), (UNLIMITED, SLOW), repeats=repeats, seed=1, memory_mib=memory_mib
     )
@@ -81,15 +80,15 @@ def test_plan_without_a_size_that_fits_is_empty() -> None:
 def test_each_round_has_every_case_once_in_an_order_of_its_own() -> None:
     """Interleaved, and the same again with the same seed."""
     plan = _plan()
-    runs = plan.runs()
-    assert runs == plan.runs()
-    assert runs != replace(plan, seed=2).runs()
+    samples = plan.samples()
+    assert samples == plan.samples()
+    assert samples != replace(plan, seed=2).samples()
     orders = []
     for repeat in (1, 2, 3):
-        part = runs[(repeat - 1) * len(plan.cases) : repeat * len(plan.cases)]
-        assert {run.repeat for run in part} == {repeat}
-        assert Counter(run.case for run in part) == Counter(plan.cases)
-        orders.append([run.case for run in part])
+        part = samples[(repeat - 1) * len(plan.cases) : repeat * len(plan.cases)]
+        assert {one.repeat for one in part} == {repeat}
+        assert Counter(one.case for one in part) == Counter(plan.cases)
+        orders.append([one.case for one in part])
     assert orders[0] != orders[1] != orders[2]
 
 
@@ -111,18 +110,18 @@ def _arguments(words: list[str]) -> argparse.Namespace:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--ram", "lots"], "--ram wants"),
-        (["--ram", "0"], "--ram wants"),
-        (["--ram", "256,,512"], "--ram wants"),
+        (["--ram", "lots"], "--ram takes guest sizes"),
+        (["--ram", "0"], "--ram takes guest sizes"),
+        (["--ram", "256,,512"], "--ram takes guest sizes"),
         (["--ways", "background"], "none of background-exec"),
         (["--writers", "hot,cold"], "'cold'"),
         (["--sinks", ""], "--sinks has ''"),
-        (["--repeats", "0"], "--repeats wants"),
-        (["--throttle", "0"], "--throttle wants"),
-        (["--throttle", "nan"], "--throttle wants"),
-        (["--ram", ""], "--ram wants"),
-        (["--max-growth", "nan"], "--max-growth wants a factor above 0"),
-        (["--max-growth", "0"], "--max-growth wants a factor above 0"),
+        (["--repeats", "0"], "--repeats 0 is too few"),
+        (["--throttle", "0"], "--throttle 0 is not from 0.1"),
+        (["--throttle", "nan"], "--throttle nan is not from 0.1"),
+        (["--ram", ""], "--ram takes guest sizes"),
+        (["--max-growth", "nan"], "is not a factor above 0"),
+        (["--max-growth", "0"], "is not a factor above 0"),
         (["--max-growth", "3", "--ram", "256"], "only one size would be measured"),
         (["--max-growth", "3", "--ways", "savevm"], "none would be measured"),
     ],
@@ -150,7 +149,7 @@ def test_nothing_that_fits_is_exit_code_3(capsys: Capture) -> None:
 
 def test_summary_counts_only_what_was_measured() -> None:
     """A failed sample is counted as failed, and its figures are in no median."""
-    rows = summarise(
+    cases = summarise(
         [
             _sample(256, Way.BACKGROUND_EXEC, 1.0),
             _sample(256, Way.BACKGROUND_EXEC, 3.0),
@@ -158,26 +157,26 @@ def test_summary_counts_only_what_was_measured() -> None:
             Sample(256, "savevm", "all", "unlimited", 1, error="It broke.", status=Status.FAIL),
         ]
     )
-    first, second = rows
+    first, second = cases
     assert (first.way, first.n, first.failed) == ("background-exec", 2, 1)
     assert first.stun is not None
     assert (first.stun.median, first.stun.max) == (2.0, 3.0)
     assert (second.n, second.failed, second.stun) == (0, 1, None)
     assert second.to_json()["stun_ms"] is None
-    assert "(+1 failed)" in "\n".join(table_lines(rows, None, {}))
+    assert "(+1 failed)" in "\n".join(table_lines(cases, None, {}))
 
 
 def test_wrong_snapshot_voids_its_case() -> None:
     """One file of a case is judged; where it is wrong, the others' figures mean nothing."""
     wrong = {"judged": "Page 7 is newer than T0.", "status": Status.FAIL, "error": "It is wrong."}
-    rows = summarise(
+    cases = summarise(
         [
             _sample(256, Way.BACKGROUND_EXEC, 1.0, **wrong),
             _sample(256, Way.BACKGROUND_EXEC, 1.0),
             _sample(512, Way.BACKGROUND_EXEC, 1.0),
         ]
     )
-    assert [(row.n, row.failed, row.stun is None) for row in rows] == [(0, 2, True), (1, 0, False)]
+    assert [(case.n, case.failed, case.stun is None) for case in cases] == [(0, 2, True), (1, 0, False)]
 
 
 def test_pages_before_during_and_after() -> None:
@@ -211,9 +210,9 @@ def test_pre_copy_that_was_given_up_is_told() -> None:
         replace(_sample(512, Way.PRECOPY_FILE, stun), given_up=given_up)
         for stun, given_up in ((300.0, False), (4000.0, True), (5000.0, True))
     ]
-    rows = summarise(samples)
-    assert (rows[0].n, rows[0].given_up) == (3, 2)
-    text = "\n".join(table_lines(rows, None, {}))
+    cases = summarise(samples)
+    assert (cases[0].n, cases[0].given_up) == (3, 2)
+    text = "\n".join(table_lines(cases, None, {}))
     assert "3 (2 given up)" in text
     assert "did not catch up with the guest's writes" in text
     assert "Given up" not in "\n".join(table_lines(summarise(samples[:1]), None, {}))
@@ -246,7 +245,7 @@ def test_pre_copy_is_given_up_after_three_times_the_ram(
 ) -> None:
     """And not before; the file never grows without end."""
     sending = _Sending(tmp_path / "vmstate", ends_at_mib)
-    given_up = ways._stop_endless(sending, tmp_path / "vmstate", 0, Deadline(20))  # type: ignore[arg-type]
+    given_up = saves._stop_endless(sending, tmp_path / "vmstate", 0, Deadline(20))  # type: ignore[arg-type]
     assert (given_up, sending.commands) == (bool(commands), commands)
     assert (tmp_path / "vmstate").stat().st_size == mib << 20
 
@@ -255,14 +254,14 @@ def test_pre_copy_that_dies_or_hangs_is_left_to_who_waits_for_its_end(tmp_path: 
     """At once, so that a crash is told as one; nothing is stopped then."""
     dying = _Sending(tmp_path / "vmstate", 100)
     dying.exit_code = 134
-    assert not ways._stop_endless(dying, tmp_path / "vmstate", 0, Deadline(20))  # type: ignore[arg-type]
+    assert not saves._stop_endless(dying, tmp_path / "vmstate", 0, Deadline(20))  # type: ignore[arg-type]
     assert (tmp_path / "vmstate").stat().st_size == 1 << 20
     hanging = _Sending(tmp_path / "other", 100)
-    assert not ways._stop_endless(hanging, tmp_path / "other", 0, Deadline(0))  # type: ignore[arg-type]
+    assert not saves._stop_endless(hanging, tmp_path / "other", 0, Deadline(0))  # type: ignore[arg-type]
     assert dying.commands == hanging.commands == []
 
 
-def test_promise_compares_the_largest_with_the_smallest() -> None:
+def test_growth_compares_the_largest_with_the_smallest() -> None:
     """Growth of both ways, and the gain at the largest size."""
     samples = [
         _sample(256, Way.BACKGROUND_EXEC, 2.0),
@@ -271,14 +270,14 @@ def test_promise_compares_the_largest_with_the_smallest() -> None:
         _sample(4096, Way.STOP_AND_SAVE, 4000.0),
         _sample(8192, Way.STOP_AND_SAVE, 9000.0),
     ]
-    kept = promise(summarise(samples), "all", "unlimited")
-    assert kept is not None
-    assert (kept.smallest_mib, kept.largest_mib) == (256, 4096)
-    assert (kept.background, kept.stopped, kept.gain) == (2.5, 20.0, 800.0)
-    assert "stuns the guest 800.0 times as long" in "\n".join(table_lines([], kept, {}))
-    assert kept.again is None
-    assert promise(summarise(samples[:1]), "all", "unlimited") is None
-    assert promise(summarise(samples), "idle", "unlimited") is None
+    growth = stun_growth(summarise(samples), "all", "unlimited")
+    assert growth is not None
+    assert (growth.smallest_mib, growth.largest_mib) == (256, 4096)
+    assert (growth.background, growth.stopped, growth.gain) == (2.5, 20.0, 800.0)
+    assert "stuns the guest 800.0 times as long" in "\n".join(table_lines([], growth, {}))
+    assert growth.again is None
+    assert stun_growth(summarise(samples[:1]), "all", "unlimited") is None
+    assert stun_growth(summarise(samples), "idle", "unlimited") is None
 
 
 def test_second_stun_is_told() -> None:
@@ -287,11 +286,11 @@ def test_second_stun_is_told() -> None:
         replace(_sample(256, Way.BACKGROUND_EXEC, 2.0), again_stun_ms=3.0),
         replace(_sample(4096, Way.BACKGROUND_EXEC, 2.0), again_stun_ms=36.0),
     ]
-    rows = summarise(samples)
-    kept = promise(rows, "all", "unlimited")
-    assert kept is not None
-    assert (kept.background, kept.again, kept.again_ms) == (1.0, 12.0, 36.0)
-    text = "\n".join(table_lines(rows, kept, {}))
+    cases = summarise(samples)
+    growth = stun_growth(cases, "all", "unlimited")
+    assert growth is not None
+    assert (growth.background, growth.again, growth.again_ms) == (1.0, 12.0, 36.0)
+    text = "\n".join(table_lines(cases, growth, {}))
     assert "a second one of the same process grows by 12.00, to 36.0 ms" in text
     assert "2.0, 2.0..2.0      36.0" in text
 
@@ -355,6 +354,6 @@ def test_case_names_are_folder_names() -> None:
     names = [case.name for case in _plan().cases]
     assert len(set(names)) == len(names)
     assert all(name.replace("-", "").isalnum() for name in names)
-    assert Case(256, Way.BACKGROUND_EXEC, Writer.ALL).again
-    assert not Case(256, Way.BACKGROUND_EXEC, Writer.ALL, SLOW).again
+    assert BenchCase(256, Way.BACKGROUND_EXEC, Writer.ALL).again
+    assert not BenchCase(256, Way.BACKGROUND_EXEC, Writer.ALL, SLOW).again
     assert "3 cases" not in plan_lines(_plan(), whole=False)[-1]

@@ -154,7 +154,7 @@ def test_what_the_table_lacks_is_told() -> None:
     assert "No fault was seen" not in text
     assert "2 lines of the trace" in "\n".join(table_lines(report_of(_told(unread=2))))
     vcpu = {"7": {"name": "CPU 0/KVM", "max_us": 1, "buckets": {"1": 100}}}
-    assert "may be no waits" in "\n".join(table_lines(report_of(_told(threads=vcpu))))
+    assert "need not be waits" in "\n".join(table_lines(report_of(_told(threads=vcpu))))
 
 
 @pytest.mark.parametrize(
@@ -206,9 +206,9 @@ def test_nobody_but_root_may(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--pid", "1", "--host", "vm:debian-12"], "in a VM that is booted for this none does"),
+        (["--pid", "1", "--host", "vm:debian-12"], "the VM that --host names is booted only now"),
         (["--pid", "0"], "number of a process"),
-        (["--pid", "1", "--seconds", "0"], "--seconds wants"),
+        (["--pid", "1", "--seconds", "0"], "--seconds takes"),
         (["--host", "nowhere"], "is not a host"),
     ],
 )

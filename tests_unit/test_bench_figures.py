@@ -15,7 +15,7 @@ from guest_images.agent.format import FINE_BUCKETS, fine_bucket_ns
 from tests_functional.scenarios.bench.figures import Spread, buckets_us, quantile, spread
 from tests_functional.scenarios.bench.measure import stall_quantiles
 from tests_functional.scenarios.bench.memory_use import kib
-from tests_functional.scenarios.bench.timeline import Recorder, write_rate
+from tests_functional.scenarios.bench.write_rate import WriteRecorder, write_rate
 
 
 def _bucket_of(ns: int) -> int:
@@ -110,7 +110,7 @@ def test_write_rate_of_too_few_looks_is_empty() -> None:
 def test_recorder_looks_at_a_fixed_interval() -> None:
     """Ten looks a second, and it ends at once."""
     count = iter(range(10**6))
-    with Recorder(lambda: (next(count), 1)) as recorder:
+    with WriteRecorder(lambda: (next(count), 1)) as recorder:
         while len(recorder.times) < 4:
             time.sleep(0.01)
     # A busy host makes a look late; the next ones keep to the grid all the same.

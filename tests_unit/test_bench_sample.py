@@ -10,7 +10,7 @@ import pytest
 from ci.command import main
 from ci.stack import find_qemu
 from guest_images.cache import Cache, default_cache_folder
-from tests_functional.scenarios.bench.ways import Way
+from tests_functional.scenarios.bench.cases import Way
 from validators.live_faults.wrapper import faulty_qemu
 
 

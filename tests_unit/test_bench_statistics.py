@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ci.bench import statistics
-from ci.bench.statistics import Estimate, Verdict
+from ci.bench.ab import statistics
+from ci.bench.ab.statistics import Estimate, RatioVerdict
 from tests_unit.ab_simulation import LIMIT, NOISES, simulated
 
 _STATS: Any = importlib.import_module("scipy.stats")
@@ -47,7 +47,7 @@ def test_too_few_pairs_have_no_interval() -> None:
     assert found.ratio == pytest.approx(math.exp(0.5))
     assert found.low == 0
     assert math.isinf(found.high)
-    assert statistics.judge(found, 1.1) is Verdict.UNDECIDED
+    assert statistics.judge(found, 1.1) is RatioVerdict.UNDECIDED
     assert statistics.fewest_pairs(0.99) == 8
     assert statistics.more_pairs(found, 1.1) == 3
     assert not math.isinf(statistics.estimate([0.5] * 8, 0.99).high)
@@ -60,16 +60,16 @@ def _found(low: float, high: float, pairs: int = 10) -> Estimate:
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [
-        (1.11, 1.3, Verdict.WORSE),
-        (1.09, 1.3, Verdict.UNDECIDED),
-        (0.98, 1.11, Verdict.UNDECIDED),
-        (0.98, 1.02, Verdict.SAME),
-        (1.02, 1.09, Verdict.SAME),
-        (0.8, 0.95, Verdict.SAME),
-        (0.8, 0.9, Verdict.BETTER),
+        (1.11, 1.3, RatioVerdict.WORSE),
+        (1.09, 1.3, RatioVerdict.UNDECIDED),
+        (0.98, 1.11, RatioVerdict.UNDECIDED),
+        (0.98, 1.02, RatioVerdict.SAME),
+        (1.02, 1.09, RatioVerdict.SAME),
+        (0.8, 0.95, RatioVerdict.SAME),
+        (0.8, 0.9, RatioVerdict.BETTER),
     ],
 )
-def test_verdicts(low: float, high: float, verdict: Verdict) -> None:
+def test_verdicts(low: float, high: float, verdict: RatioVerdict) -> None:
     """The whole interval has to lie on one side of what is allowed."""
     assert statistics.judge(_found(low, high), 1.1) is verdict
 
@@ -100,19 +100,19 @@ def test_spread_takes_no_notice_of_an_outlier() -> None:
 def test_false_alarms_are_rare(name: str) -> None:
     """Equal sides give none; sides that differ by just what is allowed give at most 2.5 % of either error."""
     found, _ = simulated(NOISES[name], 1.0, 300, _PLAN)
-    assert found[Verdict.WORSE] == found[Verdict.BETTER] == 0
+    assert found[RatioVerdict.WORSE] == found[RatioVerdict.BETTER] == 0
     found, _ = simulated(NOISES[name], LIMIT, 300, _PLAN)
     # 300 times 2.5 %, and three standard deviations more.
-    assert found[Verdict.WORSE] <= 16
-    assert found[Verdict.SAME] <= 16
+    assert found[RatioVerdict.WORSE] <= 16
+    assert found[RatioVerdict.SAME] <= 16
 
 
 @pytest.mark.parametrize(("name", "power"), [("quiet host", 1.0), ("busy host", 0.85)])
 def test_slowdown_of_a_fifth_is_found(name: str, power: float) -> None:
     """On a quiet host always, and after a dozen pairs; the same side is cleared as surely."""
     found, pairs = simulated(NOISES[name], 1.2, 300, _PLAN)
-    assert found[Verdict.WORSE] >= 300 * power
-    assert found[Verdict.SAME] == found[Verdict.BETTER] == 0
+    assert found[RatioVerdict.WORSE] >= 300 * power
+    assert found[RatioVerdict.SAME] == found[RatioVerdict.BETTER] == 0
     assert pairs < 12 or name == "busy host"
     cleared, _ = simulated(NOISES[name], 1.0, 300, _PLAN)
-    assert cleared[Verdict.SAME] >= 300 * power
+    assert cleared[RatioVerdict.SAME] >= 300 * power

@@ -9,7 +9,7 @@ import pytest
 
 from ci import selftest
 from ci.bench import validator
-from ci.bench.work import JOBS
+from ci.bench.validator_jobs import JOBS
 from tests_unit.command_values import command_outcome, right_vmstate
 from tests_unit.synthetic_stream import Guest, Writer, write_golden
 from validators.faults import CATALOGUE, Row
@@ -136,7 +136,8 @@ def test_bench_refuses_a_reader_that_cannot_be_compared(
     build = validator._contenders
 
     def only_theirs(*arguments: object) -> list[validator.Contender]:
-        return [c for c in build(*arguments) if "ci.bench.work" not in c.command]  # type: ignore[arg-type]
+        made = build(*arguments)  # type: ignore[arg-type]
+        return [one for one in made if "ci.bench.validator_jobs" not in one.command]
 
     monkeypatch.setattr(validator, "_contenders", only_theirs)
     code, out, err = command_outcome(capsys, "bench", "validator", good, "--versus", versus)

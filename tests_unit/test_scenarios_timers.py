@@ -19,8 +19,8 @@ from harness.codes import Code
 from harness.errors import NotApplicable, SetupBroken
 from harness.status import Status
 from tests_functional.scenarios import timers
+from tests_functional.scenarios.bench.cases import Way
 from tests_functional.scenarios.bench.measure import Sample
-from tests_functional.scenarios.bench.ways import Way
 from tests_functional.scenarios.known_issues import load_known_issues
 from tests_functional.scenarios.outcome import Outcome
 from tests_unit.scenario_values import make_run

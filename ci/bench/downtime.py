@@ -1,4 +1,4 @@
-"""`snapproof bench downtime`: what saving a guest costs it, by RAM size, way of saving, writers and sink."""
+"""Runs `snapproof bench downtime`: measures what saving costs a guest, by RAM size, way, writer and sink."""
 
 from __future__ import annotations
 
@@ -10,98 +10,61 @@ import random
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ci.bench.downtime_text import plan_lines, table_lines
 from ci.bench.environment import measured_environment, require_room
+from ci.bench.table import table_rows
 from ci.events import Progress
 from ci.json_file import write_json_file
 from ci.results import BENCH_FILE, make_results_folder, now, remove_empty
 from ci.stack import prepare_stack
-from ci.stack_arguments import add_stack_arguments, seed_number
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken, UsageError
 from harness.host import LocalHost
 from harness.status import EXIT_FAIL, EXIT_NOTHING_RAN, exit_code
+from tests_functional.scenarios.bench.cases import UNLIMITED, Way, Writer, throttled
+from tests_functional.scenarios.bench.figures import Spread
 from tests_functional.scenarios.bench.measure import Sample, measure
-from tests_functional.scenarios.bench.plan import RAM_MIB, Plan, Run, make_plan
-from tests_functional.scenarios.bench.summary import promise, summarise
+from tests_functional.scenarios.bench.plan import RAM_MIB, PlannedSample, SamplePlan, make_plan
+from tests_functional.scenarios.bench.summary import CaseSummary, StunGrowth, stun_growth, summarise
 from tests_functional.scenarios.bench.warm_guest import WarmGuest, sized, warm_guest
-from tests_functional.scenarios.bench.ways import UNLIMITED, Way, throttled
-from tests_functional.scenarios.bench.writers import Writer
 from tests_functional.scenarios.guest import Stack
 
 _QUICK_RAM = (256, 512, 1024)
 _QUICK_WAYS = (Way.BACKGROUND_EXEC, Way.STOP_AND_SAVE)
 _GUEST_SECONDS = 1800.0
 _RAM_LIMIT_MIB = 1 << 20
+_HEADS = (
+    "writer",
+    "sink",
+    "RAM MiB",
+    "way",
+    "n",
+    "stun ms, min..max",
+    "second ms",
+    "total ms",
+    "gap ms",
+    "stall p99 / max us",
+)
 
 T = TypeVar("T")
 
 
 @dataclass
 class _Found:
-    """What has been measured so far."""
+    """The samples that have been taken, and what was left out."""
 
     environment: dict[str, Any]
     samples: list[Sample] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def add_parser(benchmarks: Any) -> None:
-    """Add the benchmark's arguments."""
-    parser = benchmarks.add_parser(
-        "downtime",
-        help="what saving a guest costs it, by RAM size and way of saving",
-        description="Saves guests of several sizes in several ways while they write, and measures how long "
-        "they stand still and how much slower they are meanwhile: all sizes by all ways with one writer and "
-        "sink, all writers and sinks at the size nearest to 512 MiB. docs/bench.md explains the figures.",
-        epilog="Examples: snapproof bench downtime --quick; snapproof bench downtime --plan; snapproof bench "
-        "downtime --ram 512 --ways background-exec,savevm --writers all,idle. "
-        "Exit codes: 0 measured, 1 a save failed or was wrong, or --max-growth was exceeded, 2 error, "
-        "3 nothing was measured.",
-    )
-    parser.add_argument(
-        "--ram",
-        metavar="MIB,...",
-        help=f"guest sizes (default: {','.join(map(str, RAM_MIB))}, those that fit)",
-    )
-    parser.add_argument("--ways", metavar="WAY,...", help=f"of {', '.join(way.value for way in Way)}")
-    # One of them is called "10%", and argparse formats help texts.
-    writers = ", ".join(one.value for one in Writer).replace("%", "%%")
-    parser.add_argument("--writers", metavar="WRITER,...", help=f"of {writers}")
-    parser.add_argument("--sinks", metavar="SINK,...", help="of unlimited, throttled")
-    parser.add_argument(
-        "--throttle",
-        type=float,
-        default=100.0,
-        metavar="MIB",
-        help="MiB/s of the throttled sink (default: 100)",
-    )
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="samples of each (default: 5)")
-    parser.add_argument("--quick", action="store_true", help="three sizes, two ways, one writer and sink")
-    parser.add_argument("--plan", action="store_true", help="print what would be measured, and stop")
-    parser.add_argument(
-        "--results", type=Path, metavar="DIR", help="new folder (default: results/bench-TIME)"
-    )
-    parser.add_argument("--seed", type=seed_number, metavar="N", help="of the orders of samples and writes")
-    parser.add_argument("--json", type=Path, metavar="OUT", help=f"a copy of the results' {BENCH_FILE}")
-    parser.add_argument(
-        "--max-growth",
-        type=float,
-        metavar="FACTOR",
-        help="fail where the stun by background-exec grows by more from the smallest to the largest guest",
-    )
-    add_stack_arguments(parser)
-    parser.set_defaults(run=bench)
-
-
 def bench(arguments: argparse.Namespace) -> int:
-    """Run the command; see `snapproof bench downtime --help`."""
+    """Run the benchmark and return the exit code that `snapproof bench downtime --help` explains."""
     seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 31)
     plan = planned(arguments, seed, LocalHost().facts().memory_mib)
     if arguments.max_growth is not None:
@@ -126,10 +89,10 @@ def bench(arguments: argparse.Namespace) -> int:
     finally:
         progress.done()
         with contextlib.suppress(OSError):
-            # Logs of samples that failed stay.
+            # It is not empty if a sample failed, whose logs are kept.
             (folder / "samples").rmdir()
         if found.samples:
-            # What was measured before something ended the run was measured.
+            # The samples that were taken count, whatever ended the run.
             content = _content(found, started, time.monotonic() - begun, plan)
             for path in filter(None, (folder / BENCH_FILE, arguments.json)):
                 write_json_file(path, json.dumps(content, indent=1))
@@ -138,14 +101,14 @@ def bench(arguments: argparse.Namespace) -> int:
     return _closing(found, plan, folder, arguments.max_growth)
 
 
-def _require_growth(limit: float, plan: Plan) -> None:
-    """Check before an hour of measuring that --max-growth can be judged.
+def _require_growth(limit: float, plan: SamplePlan) -> None:
+    """Check, before an hour of measuring, that the samples of a plan can decide --max-growth.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: they cannot.
     """
     if not 0 < limit < math.inf:
-        raise UsageError("--max-growth wants a factor above 0.")
+        raise UsageError(f"--max-growth {limit:g} is not a factor above 0.")
     sizes = {
         case.ram_mib
         for case in plan.cases
@@ -158,16 +121,16 @@ def _require_growth(limit: float, plan: Plan) -> None:
         )
 
 
-def planned(arguments: argparse.Namespace, seed: int, memory_mib: int) -> Plan:
-    """What the arguments ask for.
+def planned(arguments: argparse.Namespace, seed: int, memory_mib: int) -> SamplePlan:
+    """Plan the samples that the arguments ask for.
 
     Raises:
-        UsageError: they name something that there is not.
+        UsageError: an argument is out of range, or names a way, writer or sink that does not exist.
     """
     if arguments.repeats < 1:
-        raise UsageError("--repeats wants at least one sample of each.")
+        raise UsageError(f"--repeats {arguments.repeats} is too few; give 1 or more.")
     if not 0.1 <= arguments.throttle <= 1e6:
-        raise UsageError("--throttle wants a number of MiB per second from 0.1 to 1000000.")
+        raise UsageError(f"--throttle {arguments.throttle:g} is not from 0.1 to 1000000 MiB per second.")
     quick = arguments.quick
     sinks = {one.name: one for one in (UNLIMITED, throttled(arguments.throttle))}
     return make_plan(
@@ -192,7 +155,7 @@ def _sizes(text: str) -> list[int]:
     except ValueError:
         sizes = []
     if not sizes or not 0 < sizes[0] <= sizes[-1] <= _RAM_LIMIT_MIB:
-        raise UsageError(f"--ram wants guest sizes in MiB with commas between them, not '{text}'.")
+        raise UsageError(f"--ram takes guest sizes in MiB with commas between them, not '{text}'.")
     return sizes
 
 
@@ -206,8 +169,8 @@ def _chosen(option: str, text: str | None, known: dict[str, T], usual: Sequence[
     return [known[word] for word in words]
 
 
-def _take(plan: Plan, stack: Stack, folder: Path, found: _Found, progress: Progress) -> None:
-    """Make all guests ready, then take all samples."""
+def _take(plan: SamplePlan, stack: Stack, folder: Path, found: _Found, progress: Progress) -> None:
+    """Make all guests ready, then take all samples of a plan."""
     for ram, _ in plan.guests():
         if ram < 2 * stack.image.own_mib:
             raise UsageError(f"A guest of {ram} MiB is too small: it needs {stack.image.own_mib} MiB itself.")
@@ -223,20 +186,21 @@ def _take(plan: Plan, stack: Stack, folder: Path, found: _Found, progress: Progr
         found.environment["coverage"] = {
             str(ram): round(one.stack.coverage, 3) for (ram, _), one in warm.items()
         }
-        runs = plan.runs()
-        for number, run in enumerate(runs, 1):
-            if run.case.way.value in found.left_out:
+        planned_samples = plan.samples()
+        for number, one in enumerate(planned_samples, 1):
+            if one.case.way.value in found.left_out:
                 continue
-            progress.step(f"Sample {number} of {len(runs)}: {run.case.name}.")
-            _sample(run, warm[run.case.ram_mib, run.case.writer], folder, found, progress)
+            progress.step(f"Sample {number} of {len(planned_samples)}: {one.case.name}.")
+            _sample(one, warm[one.case.ram_mib, one.case.writer], folder, found, progress)
 
 
-def _sample(run: Run, warm: WarmGuest, folder: Path, found: _Found, progress: Progress) -> None:
-    case = run.case
-    place = folder / "samples" / f"{case.name}-{run.repeat}"
+def _sample(wanted: PlannedSample, warm: WarmGuest, folder: Path, found: _Found, progress: Progress) -> None:
+    """Take one sample; leave its way out from now on if this QEMU or host cannot save so."""
+    case, repeat = wanted.case, wanted.repeat
+    place = folder / "samples" / f"{case.name}-{repeat}"
     try:
         sample = measure(
-            warm, case.way, place, sink=case.sink, repeat=run.repeat, judge=run.repeat == 1, again=case.again
+            warm, case.way, place, sink=case.sink, repeat=repeat, judge=repeat == 1, again=case.again
         )
     except NotApplicable as refusal:
         found.left_out[case.way.value] = refusal.sentence
@@ -244,10 +208,11 @@ def _sample(run: Run, warm: WarmGuest, folder: Path, found: _Found, progress: Pr
         return
     found.samples.append(sample)
     if sample.error:
-        progress.line(f"{case.name}, repeat {run.repeat}: {sample.error}")
+        progress.line(f"{case.name}, repeat {repeat}: {sample.error}")
 
 
-def _content(found: _Found, started: str, seconds: float, plan: Plan) -> dict[str, Any]:
+def _content(found: _Found, started: str, seconds: float, plan: SamplePlan) -> dict[str, Any]:
+    """Return the content of bench.json."""
     return {
         "schema": 1,
         "bench": "downtime",
@@ -258,14 +223,15 @@ def _content(found: _Found, started: str, seconds: float, plan: Plan) -> dict[st
         "repeats": plan.repeats,
         "left_out": [{"what": what, "why": why} for what, why in found.left_out.items()],
         "samples": [sample.to_json() for sample in found.samples],
-        "summary": [row.to_json() for row in summarise(found.samples)],
+        "summary": [case.to_json() for case in summarise(found.samples)],
     }
 
 
-def _closing(found: _Found, plan: Plan, folder: Path, max_growth: float | None) -> int:
-    rows = summarise(found.samples)
-    kept = promise(rows, plan.writer.value, plan.sink.name)
-    print("\n".join(table_lines(rows, kept, found.left_out)))
+def _closing(found: _Found, plan: SamplePlan, folder: Path, max_growth: float | None) -> int:
+    """Print the result and return the exit code."""
+    cases = summarise(found.samples)
+    growth = stun_growth(cases, plan.writer.value, plan.sink.name)
+    print("\n".join(table_lines(cases, growth, found.left_out)))
     failed = [sample for sample in found.samples if not sample.measured]
     print(f"{len(found.samples) - len(failed)} samples, {len(failed)} failed")
     if found.samples:
@@ -275,9 +241,84 @@ def _closing(found: _Found, plan: Plan, folder: Path, max_growth: float | None) 
         print("Nothing was measured.")
         return code if code == EXIT_FAIL else EXIT_NOTHING_RAN
     if max_growth is not None and not code:
-        if kept is None:
-            raise SetupBroken("--max-growth: background-exec was not measured at two sizes.")
-        if kept.background > max_growth:
-            print(f"FAIL: the stun grows by {kept.background:.2f}, more than {max_growth:g}.")
+        if growth is None:
+            raise SetupBroken(
+                "--max-growth cannot be judged: background-exec was not measured at two guest sizes."
+            )
+        if growth.background > max_growth:
+            print(f"FAIL: the stun grows by {growth.background:.2f}, more than {max_growth:g}.")
             return EXIT_FAIL
     return code
+
+
+def plan_lines(plan: SamplePlan, whole: bool) -> list[str]:
+    """Return a plan as lines for a person.
+
+    Args:
+        plan: the plan.
+        whole: whether to list each case.
+    """
+    lines = []
+    if whole:
+        lines += [f"{case.name:44} {case.seconds:5.0f} s each" for case in plan.cases]
+    lines += [f"Left out: {what}. {why}" for what, why in plan.left_out]
+    lines.append(
+        f"{len(plan.cases)} cases x {plan.repeats} = {len(plan.cases) * plan.repeats} samples of "
+        f"{len(plan.guests())} guests, about {plan.seconds / 60:.0f} minutes on two idle cores without KVM, "
+        f"at most {plan.disk_mib} MiB of disk; seed {plan.seed}"
+    )
+    return lines
+
+
+def table_lines(
+    cases: Sequence[CaseSummary], growth: StunGrowth | None, left_out: Mapping[str, str]
+) -> list[str]:
+    """Return the table of cases, and below it notes and how the stun grows."""
+    lines = table_rows([_HEADS, *(_cells(case) for case in cases)])
+    if any(case.given_up for case in cases):
+        lines.append(
+            "Given up: the pre-copy did not catch up with the guest's writes, so the guest was stopped."
+        )
+    lines += [f"Left out: {what}. {why}" for what, why in left_out.items()]
+    return [*lines, *_growth_lines(growth)]
+
+
+def _cells(case: CaseSummary) -> tuple[str, ...]:
+    figures = case.figures
+    return (
+        case.writer,
+        case.sink,
+        str(case.ram_mib),
+        case.way,
+        f"{case.n}"
+        + (f" (+{case.failed} failed)" if case.failed else "")
+        + (f" ({case.given_up} given up)" if case.given_up else ""),
+        f"{case.stun.median:.1f}, {case.stun.min:.1f}..{case.stun.max:.1f}" if case.stun else "-",
+        f"{again.median:.1f}" if (again := figures["again_stun_ms"]) else "-",
+        _median(figures["total_ms"]),
+        _median(figures["guest_gap_ms"]),
+        f"{_median(figures['stall_p99_us'])} / {_median(figures['stall_max_us'])}",
+    )
+
+
+def _median(figure: Spread | None) -> str:
+    return f"{figure.median:,.0f}" if figure else "-"
+
+
+def _growth_lines(growth: StunGrowth | None) -> list[str]:
+    if growth is None:
+        return []
+    sizes = f"From {growth.smallest_mib} to {growth.largest_mib} MiB"
+    lines = [f"{sizes} the stun of a background snapshot grows by {growth.background:.2f}."]
+    if growth.again is not None and growth.again_ms is not None:
+        lines.append(
+            f"{sizes} that of a second one of the same process grows by {growth.again:.2f}, to "
+            f"{growth.again_ms:.1f} ms: the first has split the guest's huge pages."
+        )
+    if growth.stopped is not None:
+        lines.append(f"{sizes} that of stop-and-save grows by {growth.stopped:.2f}.")
+    if growth.gain is not None:
+        lines.append(
+            f"At {growth.largest_mib} MiB stop-and-save stuns the guest {growth.gain:.1f} times as long."
+        )
+    return lines

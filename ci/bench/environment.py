@@ -1,4 +1,4 @@
-"""What figures depend on beside QEMU and guest: the disk, memory, and what else the host does."""
+"""Records what figures depend on besides QEMU and guest: the disk, the memory and the load of the host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MERGING = Path("/sys/kernel/mm/ksm/run")
 
 
 def measured_environment(folder: Path) -> dict[str, Any]:
-    """What is the case now, before anything is measured.
+    """Return the state of the host before a measurement.
 
     Args:
         folder: where the files will be written.
@@ -32,7 +32,12 @@ def measured_environment(folder: Path) -> dict[str, Any]:
 
 
 def disk_of(folder: Path, mounts: str) -> str:
-    """File system and device of a folder, say ``ext4 on /dev/vda``, by a text like /proc/self/mountinfo."""
+    """Return file system and device of a folder, e.g. ``ext4 on /dev/vda``.
+
+    Args:
+        folder: the folder.
+        mounts: text of /proc/self/mountinfo.
+    """
     best, found = -1, "unknown"
     for line in mounts.splitlines():
         # Linux Documentation/filesystems/proc.rst: fields behind " - " are type, source and options.
@@ -47,10 +52,10 @@ def disk_of(folder: Path, mounts: str) -> str:
 
 
 def require_room(folder: Path, needed_mib: int) -> None:
-    """Check that files fit on a folder's disk.
+    """Check that the disk of a folder has room.
 
     Raises:
-        SetupBroken: they do not.
+        SetupBroken: it has less than that.
     """
     if (free := free_mib(folder)) < needed_mib:
         raise SetupBroken(

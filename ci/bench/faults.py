@@ -1,4 +1,4 @@
-"""`snapproof bench faults`: how long writes to protected pages wait, as the host's kernel sees it."""
+"""Runs `snapproof bench faults`: how long writes to protected pages wait, as the host's kernel sees it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from ci.host_plan import HOST_HELP, Sources, add_host_arguments, opened_host, prepared
+from ci.bench.table import table_rows
+from ci.host_plan import Sources, opened_host, prepared
 from ci.json_file import write_json_file
 from ci.results import make_results_folder, now
 from ci.stack import cache_of, prepare_stack
@@ -24,91 +24,48 @@ from harness.hosts.host import Host
 from harness.hosts.spec import HostSpecText, parse_host
 from harness.machine_config import qemu_quoted
 from harness.status import EXIT_ALL_SKIPPED, EXIT_NOTHING_RAN, EXIT_PASS
-from tests_functional.scenarios.bench.faults import (
-    FaultReport,
-    ThreadFaults,
-    watch_on_host,
-    watched,
-)
+from tests_functional.scenarios.bench.cases import UNLIMITED, Way, Writer
+from tests_functional.scenarios.bench.faults import FaultReport, ThreadFaults, watch_on_host, watched
 from tests_functional.scenarios.bench.figures import STALL_QUANTILES
+from tests_functional.scenarios.bench.saves import prepare, save
 from tests_functional.scenarios.bench.warm_guest import sized, started, warm_guest
-from tests_functional.scenarios.bench.ways import UNLIMITED, Way, prepare, save
-from tests_functional.scenarios.bench.writers import Writer
 from tests_functional.scenarios.hosts.plan import Plan
 from tests_functional.scenarios.hosts.snapshots import save_on_host
 
 _GUEST_SECONDS, _SAVE_SECONDS, _HOST_SECONDS = 1800.0, 300.0, 400.0
 _HEADS = ("thread", "tid", "faults", *STALL_QUANTILES, "max us")
-_OWN_GUEST = ("disk", "kernel", "initrd", "cmdline", "ssh_user", "guest_needs")
 
 # Linux virt/kvm/async_pf.c: a vCPU asks with FOLL_NOWAIT, for which handle_userfault() returns at once.
 _ASYNC = (
-    "Under KVM on x86 a vCPU mostly does not wait for a page itself: a worker of the kernel does, which is "
-    "not of this process and not seen. So times of threads 'CPU n/KVM' may be no waits; the guest's own view "
-    "is that of 'bench downtime'."
+    "Under KVM on x86 a vCPU mostly does not wait for a page itself. A kernel worker does, which does not "
+    "belong to this process and is not seen. So the times of threads 'CPU n/KVM' need not be waits; 'bench "
+    "downtime' measures the waits in the guest."
 )
 
 Log = Callable[[str], None]
 
 
-def add_parser(benchmarks: Any) -> None:
-    """Add the benchmark's arguments."""
-    parser = benchmarks.add_parser(
-        "faults",
-        help="how long writes to protected pages wait, seen from the host",
-        description="Times the userfaultfd faults of each thread of a QEMU by the host kernel's tracefs, in "
-        "microseconds: of a running one (--pid), or of one of its own that saves a guest in the background. "
-        "Needs root on the host, and a kernel with kprobes.",
-        epilog="Examples: snapproof bench faults --pid 4711 --seconds 60; snapproof bench faults --host "
-        "ssh://root@lab --pid 4711; snapproof bench faults --host vm:debian-12. "
-        "Exit codes: 0 measured, 2 error, 3 no fault was seen, 4 this host cannot be traced.",
-    )
-    parser.add_argument("--pid", type=int, metavar="N", help="a QEMU that runs here, or on --host")
-    parser.add_argument(
-        "--seconds", type=float, default=30.0, metavar="S", help="watch --pid for so long (default: 30)"
-    )
-    parser.add_argument(
-        "--host", metavar="SPEC", help=f"where that is, or a guest is to be saved: {HOST_HELP}"
-    )
-    parser.add_argument("--ram", type=int, default=512, metavar="MIB", help="guest here (default: 512)")
-    parser.add_argument(
-        "--writer",
-        choices=[one.value for one in Writer],
-        default="all",
-        help="of the guest here (default: all)",
-    )
-    parser.add_argument(
-        "--qemu", metavar="PATH|NAME", help="QEMU for the guest; on a host one of the catalogue"
-    )
-    parser.add_argument("--host-qemu", metavar="PATH", help="QEMU that is on a lab machine")
-    parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="of the guest here")
-    parser.add_argument("--guest", default="default", metavar="NAME", help="guest here, from the catalogue")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="new folder for logs")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the histograms there")
-    add_host_arguments(parser)
-    parser.set_defaults(
-        run=bench, no_tests=True, no_snapshots=False, filter=[], trackers=False, **dict.fromkeys(_OWN_GUEST)
-    )
-
-
 def bench(arguments: argparse.Namespace) -> int:
-    """Run the command; see `snapproof bench faults --help`."""
+    """Run the benchmark and return the exit code that `snapproof bench faults --help` explains."""
     if not 0 < arguments.seconds <= 86400:
-        raise UsageError("--seconds wants a number above 0 and up to 86400.")
+        raise UsageError("--seconds takes a number above 0 and up to 86400.")
     if arguments.pid is not None and arguments.pid < 1:
-        raise UsageError("--pid wants the number of a process.")
+        raise UsageError("--pid takes the number of a process.")
     if arguments.pid is not None and not arguments.host and not Path(f"/proc/{arguments.pid}/task").exists():
         raise UsageError(f"There is no process {arguments.pid} for --pid.")
     host = parse_host(arguments.host) if arguments.host else None
     if arguments.pid is not None and host is not None and host.vm is not None:
-        raise UsageError("--pid is a QEMU that runs already; in a VM that is booted for this none does.")
+        raise UsageError(
+            "--pid names a QEMU that is running, and the VM that --host names is booted only now; leave "
+            "--pid out."
+        )
     started_at, begun = now(), time.monotonic()
     log = _logger(begun)
     try:
         if arguments.pid is not None:
-            report = _of_process(arguments, host, log)
+            report = _watch_process(arguments, host, log)
         else:
-            report = _of_host(arguments, host, log) if host else _of_guest(arguments, log)
+            report = _save_on_host(arguments, host, log) if host else _save_here(arguments, log)
     except NotApplicable as refusal:
         print(f"SKIP: {refusal.sentence}")
         return EXIT_ALL_SKIPPED
@@ -125,7 +82,7 @@ def bench(arguments: argparse.Namespace) -> int:
     return EXIT_PASS if report.threads else EXIT_NOTHING_RAN
 
 
-def _of_process(arguments: argparse.Namespace, wanted: HostSpecText | None, log: Log) -> FaultReport:
+def _watch_process(arguments: argparse.Namespace, wanted: HostSpecText | None, log: Log) -> FaultReport:
     if wanted is not None:
         sources = Sources(arguments, cache_of(arguments), Path(), log)
         with opened_host(wanted, sources) as host:
@@ -136,16 +93,16 @@ def _of_process(arguments: argparse.Namespace, wanted: HostSpecText | None, log:
         return watcher.report(arguments.seconds)
 
 
-def _of_guest(arguments: argparse.Namespace, log: Log) -> FaultReport:
-    """Watch a QEMU of our own while it saves its guest in the background."""
-    # Known before anything slow: whether this host can be traced at all.
+def _save_here(arguments: argparse.Namespace, log: Log) -> FaultReport:
+    """Watch a QEMU of this host while it takes a background snapshot."""
+    # Find out before anything slow whether this host can be traced at all.
     with watched(os.getpid(), 1.0):
         log("This host can be traced.")
     folder = _folder(arguments)
     stack, _ = prepare_stack(arguments, folder, log)
     if arguments.ram < 2 * stack.image.own_mib:
         raise UsageError(
-            f"A guest of {arguments.ram} MiB is too small: it needs {stack.image.own_mib} itself."
+            f"A guest of {arguments.ram} MiB is too small: it needs {stack.image.own_mib} MiB itself."
         )
     log(f"Making a guest of {arguments.ram} MiB ready.")
     limit = Deadline(_GUEST_SECONDS)
@@ -166,8 +123,8 @@ def _of_guest(arguments: argparse.Namespace, log: Log) -> FaultReport:
             return watcher.report()
 
 
-def _of_host(arguments: argparse.Namespace, wanted: HostSpecText, log: Log) -> FaultReport:
-    """Watch a QEMU on another host while it saves the saved guest that was carried there."""
+def _save_on_host(arguments: argparse.Namespace, wanted: HostSpecText, log: Log) -> FaultReport:
+    """Watch a QEMU on another host while it restores and saves the guest that was copied there."""
     plan, opened = prepared(wanted, Sources(arguments, cache_of(arguments), _folder(arguments), log))
     try:
         with opened as host:
@@ -181,7 +138,7 @@ def _watch_save(plan: Plan, host: Host, log: Log) -> FaultReport:
     if plan.seed is None:
         raise SetupBroken("There is no saved guest for this host.")
     places, seen = plan.places(host), _Seen()
-    # Among the arguments of that QEMU, and of no other (harness/machine_config.py, qemu_argv()).
+    # An argument of that QEMU, and of no other (harness/machine_config.py, qemu_argv()).
     marker = f"file,id=console,path={qemu_quoted(Path(host.folder) / 'console.log')},append=on"
 
     def watch() -> None:
@@ -202,26 +159,18 @@ def _watch_save(plan: Plan, host: Host, log: Log) -> FaultReport:
 
 
 class _Seen:
-    """What the watcher's thread has got."""
+    """The result of the watcher's thread."""
 
     report: FaultReport | None = None
     error: SnapproofError | None = None
 
 
 def table_lines(report: FaultReport) -> list[str]:
-    """The table of threads, and what may be wrong with it."""
-    rows = [_HEADS, *(_row(thread) for thread in report.threads)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
+    """Return the table of threads, and notes on what may be missing in it."""
     lines = [
         f"Faults of process {report.pid} in {report.seconds:.1f} s, in microseconds, "
         f"on Linux {report.kernel}:",
-        *(
-            "  ".join(
-                cell.ljust(width) if column == 0 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ),
+        *table_rows([_HEADS, *(_row(thread) for thread in report.threads)], right=range(1, len(_HEADS))),
     ]
     if not report.threads and not report.unpaired:
         lines = ["No fault was seen: nothing was write-protected meanwhile, or nothing wrote to it."]
@@ -231,8 +180,8 @@ def table_lines(report: FaultReport) -> list[str]:
         )
     if report.unpaired:
         lines.append(
-            f"{report.unpaired} halves of faults are not in the table: those had begun before the watch, or "
-            "had not ended with it, as one that waits for ever has not."
+            f"{report.unpaired} halves of faults are not in the table: these faults began before the watch "
+            "or did not end during it, such as one that waits for ever."
         )
     if report.unread:
         lines.append(f"{report.unread} lines of the trace could not be read.")
@@ -242,7 +191,8 @@ def table_lines(report: FaultReport) -> list[str]:
 
 
 def _row(thread: ThreadFaults) -> Sequence[str]:
-    # QEMU chooses the names of its threads; a terminal must not take orders from them.
+    # QEMU chooses the names of its threads; they may hold control sequences of a terminal.
+
     name = thread.name if thread.name.isprintable() else ascii(thread.name)
     found = thread.quantiles()
     figures = [f"{found[share]:,.0f}" for share in STALL_QUANTILES]

@@ -1,7 +1,7 @@
-"""Runs one command and writes what it cost: a program of its own, started by `snapproof bench`.
+"""Runs one command and writes its time and peak memory: a program of its own, started by `snapproof bench`.
 
-The peak memory that Linux reports of a process begins with that of the process it was forked from
-(fs/exec.c, exec_mmap()), so the one that forks must be small: this file imports nothing of ours, and its
+The peak memory that Linux reports for a process starts with that of the process that it was forked from
+(fs/exec.c, exec_mmap()), so the process that forks must be small. This file imports none of our modules; its
 own 10 MiB are the least that it can report.
 """
 
@@ -12,7 +12,7 @@ import time
 
 
 def main(report: str, folder: str, command: list[str]) -> None:
-    """Run `command` in `folder`, its output thrown away, and write what it cost to `report` as JSON."""
+    """Run `command` in `folder` without its output, and write its time and memory to `report` as JSON."""
     nothing = os.open(os.devnull, os.O_RDWR)
     begun = time.perf_counter()
     pid = os.fork()

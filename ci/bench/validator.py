@@ -1,4 +1,4 @@
-"""`snapproof bench validator`: the validators' speed against a plain read of the same file."""
+"""Runs `snapproof bench validator`: the validators' speed against a plain read of the same file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from ci.events import Progress
 from ci.json_file import write_json_file
@@ -27,20 +26,20 @@ from validators.stream.source import open_source
 _PLAIN = "plain read (cat)"
 _START = "start of Python alone"
 _MEASURED = Path(__file__).with_name("measured.py")
-_WORK = "ci.bench.work"
+_JOBS = "ci.bench.validator_jobs"
 _ROOT = Path(__file__).parents[2]
 _READ_BYTES = 1 << 20
 _RUN_SECONDS = 3600.0
-# Stands in an argument list for a fresh folder, which is deleted after the run.
+# Placeholder in an argument list for a new folder, which is deleted after the run.
 _FOLDER = "{folder}"
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Something that is timed.
+    """A command that is timed.
 
     Attributes:
-        name: for the table.
+        name: its name in the table.
         command: its argument list.
     """
 
@@ -50,25 +49,25 @@ class Contender:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run cost: wall seconds of the whole process, and its peak memory in bytes."""
+    """The cost of one run: wall seconds of the whole process, and its peak memory in bytes."""
 
     seconds: float
     peak_bytes: int
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One contender's runs, without the warm-up.
+class Timing:
+    """The runs of one contender, without the warm-up.
 
     Attributes:
-        name: of the contender.
+        name: name of the contender.
         seconds: wall time of each run.
         min_seconds: the shortest.
         median_seconds: the median.
         max_seconds: the longest.
-        ratio: median against that of the plain read.
-        ratio_of_minima: minimum against that of the plain read, which a busy machine disturbs least.
-        ratio_without_start: ratio of minima without the start of Python; None for what is no part of us.
+        ratio: median over the median of the plain read.
+        ratio_of_minima: minimum over the minimum of the plain read, which other load disturbs least.
+        ratio_without_start: ratio of minima without the start of Python; None for commands that are not ours.
         peak_mib: the highest peak memory, in MiB.
     """
 
@@ -83,35 +82,10 @@ class Figures:
     peak_mib: float
 
 
-def add_parser(benchmarks: Any) -> None:
-    """Add the benchmark's arguments."""
-    parser = benchmarks.add_parser(
-        "validator",
-        help="the validators' speed against a plain read of the same file",
-        description="Times check, extract and golden comparison of a file against 'cat FILE > /dev/null' and "
-        "any other reader. Each is run once to warm up, then all of them in turn, N times; every run is a "
-        "process of its own, its start included, and its input is read before it, so as to be cached.",
-        epilog="Example: snapproof bench validator vmstate --golden golden/ "
-        "--versus 'python3 analyze-migration.py -f {file}'",
-    )
-    parser.add_argument("file", type=Path, metavar="FILE", help="a vmstate file")
-    parser.add_argument("--golden", type=Path, metavar="RAM", help="its golden image")
-    parser.add_argument(
-        "--versus",
-        action="append",
-        default=[],
-        metavar="COMMAND",
-        help="another reader, with {file} for the file; may be given several times",
-    )
-    parser.add_argument("--repeat", type=int, default=5, metavar="N", help="timed runs of each (default: 5)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write every figure there")
-    parser.set_defaults(run=bench)
-
-
 def bench(arguments: argparse.Namespace) -> int:
-    """Run the command; see `snapproof bench validator --help`."""
+    """Run the benchmark and return the exit code that `snapproof bench validator --help` explains."""
     if arguments.repeat < 1:
-        raise UsageError("--repeat wants at least one timed run.")
+        raise UsageError(f"--repeat {arguments.repeat} is too few; give 1 or more.")
     file: Path = arguments.file.absolute()
     with open_source(file) as source:
         read_index(source)
@@ -126,37 +100,42 @@ def bench(arguments: argparse.Namespace) -> int:
         raise SetupBroken(f"The benchmark could not go on: {error}.") from error
     finally:
         progress.done()
-    figures = _figures(contenders, costs)
+    timings = _timings(contenders, costs)
     if arguments.json:
         content = {
             "version": 1, "file": str(file), "bytes": size, "repeat": arguments.repeat,
             "figures": [{**asdict(entry), "command": list(contender.command)}
-                        for entry, contender in zip(figures, contenders, strict=True)],
+                        for entry, contender in zip(timings, contenders, strict=True)],
         }  # fmt: skip
         write_json_file(arguments.json, json.dumps(content, indent=1))
-    _print(file, size, arguments.repeat, figures)
+    _print(file, size, arguments.repeat, timings)
     return EXIT_PASS
 
 
 def _contenders(file: Path, golden: Path | None, versus: Sequence[str]) -> list[Contender]:
-    work = (sys.executable, "-m", _WORK)
+    job = (sys.executable, "-m", _JOBS)
     contenders = [
         Contender(_PLAIN, ("cat", str(file))),
-        Contender(_START, (*work, "start", str(file))),
-        Contender("check: structure, digests", (*work, "digests", str(file))),
-        Contender("check: all oracles", (*work, "check", str(file))),
-        Contender("extract", (*work, "extract", str(file), _FOLDER)),
+        Contender(_START, (*job, "start", str(file))),
+        Contender("check: structure, digests", (*job, "digests", str(file))),
+        Contender("check: all oracles", (*job, "check", str(file))),
+        Contender("extract", (*job, "extract", str(file), _FOLDER)),
     ]
     if golden is not None:
         image = str(golden.absolute())
-        contenders.append(Contender("golden comparison", (*work, "golden", str(file), image)))
+        contenders.append(Contender("golden comparison", (*job, "golden", str(file), image)))
     for text in versus:
         try:
             words = shlex.split(text)
         except ValueError as error:
-            raise UsageError(f"The command '{text}' cannot be split into words: {error}.") from error
+            raise UsageError(
+                f"The command '{text}' of --versus cannot be split into words: {error}."
+            ) from error
         if not any("{file}" in word for word in words):
-            raise UsageError(f"The command '{text}' does not say where the file's name goes; write {{file}}.")
+            raise UsageError(
+                f"The command '{text}' of --versus does not say where the file's name goes; write {{file}} "
+                "there."
+            )
         contenders.append(Contender(text, tuple(word.replace("{file}", str(file)) for word in words)))
     return contenders
 
@@ -169,7 +148,7 @@ def _interleaved(
     for number in range(repeat + 1):
         progress.step(f"Round {number} of {repeat}." if number else "Warming up.")
         for contender in contenders:
-            # What was written before may have pushed them out of the page cache.
+            # Files written before may have pushed the inputs out of the page cache.
             _read_through(inputs)
             cost = _run(contender, folder)
             if number:
@@ -178,7 +157,7 @@ def _interleaved(
 
 
 def _inputs(file: Path, golden: Path | None) -> list[Path]:
-    """All files that a contender reads."""
+    """Return all files that a contender reads."""
     images = [] if golden is None else sorted(golden.iterdir()) if golden.is_dir() else [golden]
     return [file, *images]
 
@@ -195,14 +174,14 @@ def _run(contender: Contender, folder: Path) -> Cost:
     """Run one contender in a folder of its own.
 
     Raises:
-        SetupBroken: it failed, so that its time would mean nothing.
+        SetupBroken: it failed, so its time means nothing.
     """
     work, report, log = folder / "work", folder / "report.json", folder / "log"
     work.mkdir()
     command = [word.replace(_FOLDER, str(work / "out")) for word in contender.command]
     log.unlink(missing_ok=True)
     argv = [sys.executable, "-I", "-S", str(_MEASURED), str(report), str(work), *command]
-    # Our modules are found whether or not the package is installed.
+    # So that our modules are found even if the package is not installed.
     with ChildProcess(argv, log, environment={"PYTHONPATH": str(_ROOT)}) as process:
         try:
             process.wait(Deadline(_RUN_SECONDS))
@@ -210,7 +189,7 @@ def _run(contender: Contender, folder: Path) -> Cost:
             raise SetupBroken(f"'{contender.name}' did not end within an hour.") from error
         evidence = process.evidence()
     shutil.rmtree(work)
-    # What one contender has written must not be written back in the time of the next.
+    # Otherwise the host would write back this contender's files during the next one.
     os.sync()
     content = json.loads(report.read_text())
     report.unlink()
@@ -220,15 +199,15 @@ def _run(contender: Contender, folder: Path) -> Cost:
     return Cost(float(content["seconds"]), int(content["peak_kib"]) * 1024)
 
 
-def _figures(contenders: Sequence[Contender], costs: dict[str, list[Cost]]) -> list[Figures]:
+def _timings(contenders: Sequence[Contender], costs: dict[str, list[Cost]]) -> list[Timing]:
     seconds = {name: [cost.seconds for cost in runs] for name, runs in costs.items()}
     plain, start = seconds[_PLAIN], min(seconds[_START])
-    figures = []
+    timings = []
     for contender in contenders:
         mine = seconds[contender.name]
-        ours = contender.name != _START and _WORK in contender.command
-        figures.append(
-            Figures(
+        ours = contender.name != _START and _JOBS in contender.command
+        timings.append(
+            Timing(
                 name=contender.name,
                 seconds=tuple(round(value, 4) for value in mine),
                 min_seconds=round(min(mine), 4),
@@ -240,16 +219,16 @@ def _figures(contenders: Sequence[Contender], costs: dict[str, list[Cost]]) -> l
                 peak_mib=round(max(cost.peak_bytes for cost in costs[contender.name]) / (1 << 20), 1),
             )
         )
-    return figures
+    return timings
 
 
-def _print(file: Path, size: int, repeat: int, figures: Sequence[Figures]) -> None:
-    width = max(len(entry.name) for entry in figures)
+def _print(file: Path, size: int, repeat: int, timings: Sequence[Timing]) -> None:
+    width = max(len(entry.name) for entry in timings)
     print(f"{file}: {size:,} bytes, {repeat} rounds after a warm-up, all in turn")
     print(f"ratio: to the {_PLAIN}; of medians, of minima, and of minima without the start of Python")
     heads = ("min s", "median s", "max s", "medians", "minima", "no start", "peak MiB")
     print(" ".join([" " * width, *(f"{head:>8}" for head in heads)]))
-    for entry in figures:
+    for entry in timings:
         without = "" if entry.ratio_without_start is None else f"{entry.ratio_without_start:.2f}"
         print(
             f"{entry.name:{width}} {entry.min_seconds:8.3f} {entry.median_seconds:8.3f} "

@@ -11,10 +11,9 @@ from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
 from harness.status import Status
+from tests_functional.scenarios.bench.cases import Way, Writer
 from tests_functional.scenarios.bench.measure import measure
 from tests_functional.scenarios.bench.warm_guest import WarmGuest, remove, sized, started, warm_guest
-from tests_functional.scenarios.bench.ways import Way
-from tests_functional.scenarios.bench.writers import Writer
 from tests_functional.scenarios.checks import Problem, judged, skipped
 from tests_functional.scenarios.judgement import outcome_of
 from tests_functional.scenarios.outcome import Outcome

@@ -1,1 +1,1 @@
-"""Measures what saving a guest costs: the ways of saving, the writers meanwhile, one sample at a time."""
+"""Measures the cost of saving a guest: ways of saving, writers meanwhile, one sample at a time."""

@@ -1,4 +1,4 @@
-"""Part of the watcher on a host (Python 3.9, standard library): from lines of a trace to faults by thread."""
+"""Turns lines of a trace into faults: part of the watcher on a host (Python 3.9, standard library)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from typing import Any
 
 ENTER, LEAVE = "uffd_in", "uffd_out"
-"""The events in the trace: at the entry of handle_userfault(), and at its return."""
+"""Names of the events in the trace: at the entry of handle_userfault(), and at its return."""
 
 _MAX_THREADS = 4096
 
-# Linux kernel/trace/trace_output.c, trace_print_context(). A thread chooses its name, of 15 bytes at most, so
-# that is bounded here: nothing that fits into it looks like the rest of a line.
+# Linux kernel/trace/trace_output.c, trace_print_context(). A thread chooses its own name, of at most 15
+# bytes. The bound keeps a name from passing for the rest of a line.
 _LINE = re.compile(
     r"\s*(?P<name>.{1,16}?)-(?P<tid>\d{1,10})\s+(?:\(\s*[-\d]+\)\s+)?\[\d{3,6}\]\s+(?:\S{4,6}\s+)?"
     r"(?P<seconds>\d{1,12})\.(?P<us>\d{6}):\s(?P<what>\w+):\s\("
@@ -20,7 +20,7 @@ _LOST = re.compile(r"CPU:\d+ \[LOST (\d{1,12}) EVENTS\]")
 
 
 def bucket_of(number: int) -> int:
-    """Log-linear: up to 15 one for each, from then on eight for each power of two."""
+    """Return the bucket of a number: one for each number up to 15, then eight for each power of two."""
     if number < 16:
         return max(0, number)
     shift = number.bit_length() - 4
@@ -28,21 +28,21 @@ def bucket_of(number: int) -> int:
 
 
 class Faults:
-    """Pairs entries and returns by thread, line by line of a trace."""
+    """Pairs the entries and returns of each thread, line by line of a trace."""
 
     def __init__(self) -> None:
         self.threads: dict[int, dict[str, Any]] = {}
-        """By thread id: name, longest fault in us, and faults by bucket of us."""
+        """For each thread id its name, its longest fault in us, and its faults by bucket of us."""
         self.lost = 0
-        """Events that the kernel dropped because we were too slow."""
+        """Events that the kernel dropped because this program read too slowly."""
         self.unpaired = 0
         """Returns without an entry, and entries without a return."""
         self.unread = 0
-        """Lines that are none of ours."""
+        """Lines that are neither of these events."""
         self._entered: dict[int, int] = {}
 
     def line(self, text: str) -> None:
-        """Take one line; whatever it holds, it is counted and never an error."""
+        """Count one line of the trace. A line that cannot be read is counted too and raises no error."""
         lost = _LOST.match(text)
         if lost:
             self.lost += int(lost.group(1))
@@ -67,7 +67,7 @@ class Faults:
             self.unread += 1
 
     def end(self) -> None:
-        """Count what is still waiting."""
+        """Count the entries that have not returned."""
         self.unpaired += len(self._entered)
         self._entered.clear()
 

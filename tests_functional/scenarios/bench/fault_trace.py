@@ -1,16 +1,16 @@
-"""Runs on a host as root (Python 3.9, standard library): times userfaultfd faults of one process by tracefs.
+"""Times the userfaultfd faults of one process by tracefs: a program that runs on a host as root.
 
-Standard input holds the order, one JSON object:
+It needs Python 3.9 and the standard library. Standard input holds the order, one JSON object:
 
     pid      process to watch, 0 for the first one that has `marker` among its arguments
-    marker   an argument by which the process is known
-    seconds  watch for so long at most; waiting for the process counts too
+    marker   an argument by which the process is found
+    seconds  longest time to watch; waiting for the process counts too
 
 Each line of standard output is a JSON object with "event": "unavailable" with the reason, or "attached" and
-then "done". It ends when the process does, after `seconds`, or at SIGTERM.
+then "done". The program ends when the process does, after `seconds`, or at SIGTERM.
 
-A fault is timed by a kprobe at the entry into the kernel's handle_userfault() (Linux fs/userfaultfd.c) and
-one at its return.
+A fault is timed by a kprobe at the entry of the kernel's handle_userfault() (Linux fs/userfaultfd.c) and one
+at its return.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _CHUNK, _MAX_LINE = 1 << 20, 4096
 
 
 def tell(event: str, **facts: Any) -> None:
-    """Report one thing."""
+    """Print one line of the report."""
     print(json.dumps({"event": event, **facts}), flush=True)
 
 
 def find_process(order: dict[str, Any], end: float) -> int:
-    """The process to watch.
+    """Return the id of the process to watch, and wait for it where it is known by its marker.
 
     Raises:
-        Unavailable: it is not there, or did not come in time.
+        Unavailable: it does not exist, or did not start in time.
     """
     pid = int(order["pid"])
     if pid:
@@ -64,11 +64,11 @@ def find_process(order: dict[str, Any], end: float) -> int:
             if name.isdigit() and marker in words and int(name) != os.getpid():
                 return int(name)
         time.sleep(_FIND_SECONDS)
-    raise Unavailable("The process that was to be watched did not come.")
+    raise Unavailable("The process that was to be watched did not start in time.")
 
 
 def follow(tracer: Tracer, pid: int, faults: Faults, end: float, stopped: list[int]) -> None:
-    """Read the trace until it is to end, and once more then."""
+    """Read the trace until the process, the time or the program ends, and once more after that."""
     pipe = os.open(f"{tracer.instance}/trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
     rest = b""
     try:
@@ -96,7 +96,7 @@ def follow(tracer: Tracer, pid: int, faults: Faults, end: float, stopped: list[i
 
 
 def watch(order: dict[str, Any]) -> None:
-    """Do as ordered.
+    """Carry out an order.
 
     Raises:
         Unavailable: this host cannot be traced.
@@ -133,7 +133,7 @@ def watch(order: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Read the order and follow it; 0 whenever the report says what became of it."""
+    """Read the order and carry it out. Return 0: the report says whether it could be done."""
     try:
         watch(json.loads(sys.stdin.read()))
     except Unavailable as why:

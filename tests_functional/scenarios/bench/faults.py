@@ -1,4 +1,4 @@
-"""Write-fault latency of a QEMU as its host's kernel sees it: the watcher and its report."""
+"""Watches the write faults of a QEMU on its host: starts the watcher there and reads its report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.hosts.link import script_of
 from tests_functional.scenarios.bench import fault_lines, fault_trace, tracefs
 from tests_functional.scenarios.bench.figures import STALL_QUANTILES, Bucket, quantile
 
-# As it was when we were started, whatever becomes of the file meanwhile.
+# Read now, so that later changes of the files do not matter.
 _SCRIPT = script_of(fault_trace, tracefs, fault_lines)
 _ATTACH_SECONDS, _END_SECONDS = 60.0, 60.0
 _LONGEST_US = 1 << 37
@@ -33,7 +33,7 @@ class ThreadFaults:
         tid: its id on the host.
         name: such as ``CPU 0/TCG``; QEMU chooses it, given ``-name NAME,debug-threads=on``.
         histogram: faults by duration in microseconds.
-        max_us: the longest.
+        max_us: the longest fault in microseconds.
     """
 
     tid: int
@@ -43,11 +43,11 @@ class ThreadFaults:
 
     @property
     def count(self) -> int:
-        """Faults in all."""
+        """Number of its faults."""
         return sum(count for _, _, count in self.histogram)
 
     def quantiles(self) -> dict[str, float]:
-        """In microseconds."""
+        """Return the quantiles of its faults in microseconds, by the names in STALL_QUANTILES."""
         found = {name: quantile(self.histogram, share) for name, share in STALL_QUANTILES.items()}
         return {name: min(value or 0.0, float(self.max_us)) for name, value in found.items()}
 
@@ -65,17 +65,17 @@ class ThreadFaults:
 
 @dataclass(frozen=True)
 class FaultReport:
-    """What was seen of a QEMU.
+    """The faults of a QEMU.
 
     Attributes:
-        kernel: of the host.
-        pid: of the QEMU there.
+        kernel: version of the host's kernel.
+        pid: process id of the QEMU there.
         seconds: how long it was watched.
-        threads: those that had faults, most first.
-        lost: events that the kernel dropped; with any, counts are too small.
-        missed: returns that found no room to be noted in.
+        threads: the threads that had faults, those with the most first.
+        lost: events that the kernel dropped; if there are any, counts are too small.
+        missed: returns that the kernel could not record because too many threads were waiting.
         unpaired: entries or returns whose other half was not seen.
-        unread: lines of the trace that are none of ours.
+        unread: lines of the trace that are neither.
     """
 
     kernel: str
@@ -93,11 +93,11 @@ class FaultReport:
 
 
 def report_of(lines: list[str]) -> FaultReport:
-    """What the watcher told, line by line.
+    """Read the lines that the watcher printed.
 
     Raises:
         NotApplicable: the host cannot be traced, with the reason.
-        SetupBroken: the report is not one, or something of ours was left behind in tracefs.
+        SetupBroken: the lines are not a report, or the watcher could not remove its instance from tracefs.
     """
     try:
         events = {event["event"]: event for event in map(json.loads, lines)}
@@ -116,14 +116,17 @@ def report_of(lines: list[str]) -> FaultReport:
         tail = "\n".join(lines[-5:])[-2000:]
         raise SetupBroken("The watcher ended without a report.", Evidence(log_tail=tail)) from error
     if not done["removed"]:
-        raise SetupBroken("The watcher could not remove its instance from tracefs; look at its 'instances'.")
+        raise SetupBroken(
+            "The watcher could not remove its instance from tracefs; remove the folder "
+            "'instances/snapproof-...' there by hand."
+        )
     return report
 
 
 def _thread(tid: str, one: Mapping[str, Any]) -> ThreadFaults:
     counts = {int(bucket): int(count) for bucket, count in one["buckets"].items()}
     if not all(0 <= bucket < FINE_BUCKETS and count > 0 for bucket, count in counts.items()):
-        raise ValueError("a bucket that there is not")
+        raise ValueError("no such bucket, or an empty one")
     histogram = tuple(
         (float(first), float(end), counts[bucket])
         for bucket in sorted(counts)
@@ -133,22 +136,22 @@ def _thread(tid: str, one: Mapping[str, Any]) -> ThreadFaults:
 
 
 def order(pid: int, seconds: float, marker: str = "") -> bytes:
-    """What the watcher is told, see fault_trace."""
+    """Return the order for the watcher; see fault_trace."""
     return json.dumps({"pid": pid, "seconds": seconds, "marker": marker}).encode()
 
 
 class Watcher:
-    """A watcher on this host; the faults until it is stopped are in its report."""
+    """A running watcher on this host."""
 
     def __init__(self, process: subprocess.Popen[bytes], first: str) -> None:
         self._process = process
         self._first = first
 
     def report(self, seconds: float = 0.0) -> FaultReport:
-        """Wait for the end of the process or the time, at most so many seconds, then stop; what was seen.
+        """Wait until the watched process ends, at most `seconds`, then stop the watcher and read its report.
 
         Raises:
-            NotApplicable, SetupBroken: as report_of.
+            NotApplicable, SetupBroken: see report_of.
         """
         try:
             out, _ = self._process.communicate(timeout=max(seconds, 0.001))
@@ -160,11 +163,11 @@ class Watcher:
 
 @contextmanager
 def watched(pid: int, seconds: float) -> Iterator[Watcher]:
-    """Watch a process of this host; it has begun when this is entered.
+    """Watch a process of this host, which is traced as soon as the context is entered.
 
     Args:
-        pid: of the process.
-        seconds: at most.
+        pid: id of the process.
+        seconds: longest time to watch.
 
     Raises:
         NotApplicable: this host cannot be traced, with the reason.
@@ -187,7 +190,7 @@ def watched(pid: int, seconds: float) -> Iterator[Watcher]:
         yield Watcher(process, first)
     finally:
         if process.poll() is None:
-            # Its guardian sees its end, and removes what it has made.
+            # Its second process notices its end and removes the tracing instance.
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=_END_SECONDS)
@@ -201,14 +204,14 @@ def watch_on_host(host: Host, seconds: float, *, pid: int = 0, marker: str = "")
     """Watch a process on a host until it ends.
 
     Args:
-        host: where.
-        seconds: at most.
-        pid: of the process, 0 for the first one that has `marker` among its arguments.
-        marker: an argument.
+        host: where it runs.
+        seconds: longest time to watch.
+        pid: id of the process, 0 for the first one that has `marker` among its arguments.
+        marker: an argument of the process.
 
     Raises:
         NotApplicable: that host cannot be traced, with the reason.
-        MachineryMissing, SetupBroken, DeadlineExpired: as Host.run and report_of.
+        MachineryMissing, SetupBroken, DeadlineExpired: see Host.run and report_of.
     """
     done = host.run(
         [host.python, "-I", "-S", "-c", _SCRIPT],

@@ -1,4 +1,4 @@
-"""Quantiles of a histogram, and the median and spread of a few measurements."""
+"""Statistics of measurements: quantiles of a histogram, median and spread of a few values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import median, quantiles
 from guest_images.agent.format import fine_bucket_ns
 
 Bucket = tuple[float, float, int]
-"""From, up to, and how many were in between."""
+"""Lower bound, upper bound, and how many values lie between them."""
 
 STALL_QUANTILES = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
 
@@ -25,9 +25,9 @@ def buckets_us(counts: Iterable[int]) -> list[Bucket]:
 
 
 def quantile(histogram: Sequence[Bucket], share: float) -> float | None:
-    """The value that a share of all are at or below, None where there is nothing.
+    """Return the value that a share of all values does not exceed, None for an empty histogram.
 
-    Inside a bucket values are taken to be spread evenly, so the result is off by less than a bucket's width.
+    Values are assumed to be spread evenly inside a bucket, so the error is below a bucket's width.
 
     Args:
         histogram: buckets in ascending order that do not overlap.
@@ -40,16 +40,16 @@ def quantile(histogram: Sequence[Bucket], share: float) -> float | None:
             return first + (end - first) * max(0.0, wanted - seen) / count
         seen += count
         upper = end if count else upper
-    # By rounding a share of 1 can be above the sum.
+    # Rounding can put a share of 1 above the sum.
     return upper
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Several measurements of one thing.
+    """Several measurements of one quantity.
 
     Attributes:
-        median: the middle one.
+        median: the median.
         min: the smallest.
         max: the largest.
         iqr: from the first quartile to the third, both by linear interpolation.
@@ -66,7 +66,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """The spread of some values, None where there are none."""
+    """Return the spread of some values, None where there are none."""
     if not values:
         return None
     iqr = 0.0

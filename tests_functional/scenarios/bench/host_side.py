@@ -1,4 +1,4 @@
-"""A host as a side of the A/B gate: each save is made in a host that has just been booted, if it can be."""
+"""A host as a side of the A/B gate. A VM is booted anew for each save."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken, SubjectFailed, UsageError
 from harness.hosts.host import Host
 from tests_functional.scenarios.bench.figures import buckets_us, quantile
-from tests_functional.scenarios.bench.sides import METRICS, comparable
+from tests_functional.scenarios.bench.sides import comparable
 from tests_functional.scenarios.hosts.plan import Plan
 from tests_functional.scenarios.hosts.planted_library import PlantedLibrary
 from tests_functional.scenarios.hosts.seed import Seed
@@ -26,7 +26,7 @@ _FLOW = "background"
 _SAVE_SECONDS, _CARRY_SECONDS = 400.0, 120.0
 
 Opened = Callable[[], tuple[Plan, AbstractContextManager[Host]]]
-"""Gives what is to be done on a host, and the host, not entered yet; a VM is another one each time."""
+"""Returns the plan for a host and the host, not entered yet; a VM is a new one each time."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class HostSave:
     """A background snapshot on a host.
 
     Attributes:
-        kernel: of the host.
-        architecture: of the host.
+        kernel: version of the host's kernel.
+        architecture: architecture of the host.
         qemu: version of the QEMU there.
-        figures: what it cost, by the names in METRICS.
+        figures: its cost, by the names in METRICS.
     """
 
     kernel: str
@@ -48,13 +48,13 @@ class HostSave:
 
 @dataclass(frozen=True)
 class HostSide:
-    """A host; see sides.Side.
+    """A host as a side; see sides.Side.
 
     Attributes:
-        name: as it was asked for.
-        opened: gives it.
-        log: told what happens there.
-        slowdown: planted in its QEMU, None for none.
+        name: as the user named it.
+        opened: returns the host.
+        log: told of each step on the host.
+        slowdown: the slowdown planted in its QEMU, None for none.
     """
 
     name: str
@@ -63,25 +63,25 @@ class HostSide:
     slowdown: Slowdown | None = None
 
     def figure(self, metric: str, _folder: Path) -> float:
-        """Save the saved guest once; logs and file are in the folder of the plan."""
+        """Restore and save the guest once; logs and file are in the folder of the host's plan."""
         value = self.save().figures[metric]
         if value is None:
-            raise SetupBroken(f"The host '{self.name}' gave no figure for the {METRICS[metric].what}.")
+            raise SetupBroken(f"The host '{self.name}' gave no figure for --metric {metric}.")
         return comparable(value, metric)
 
     def slowed(self, slowdown: Slowdown, _folder: Path) -> HostSide:
-        """The same host with the library preloaded into its QEMU."""
+        """Return the same host with the library preloaded into its QEMU."""
         return replace(self, slowdown=slowdown)
 
     def save(self, *, judge: bool = False) -> HostSave:
-        """Have the host start the saved guest and save it by a background snapshot.
+        """Have the host restore the guest and take a background snapshot of it.
 
         Args:
             judge: whether to judge the file by all oracles that need no golden image.
 
         Raises:
             NotApplicable: QEMU or kernel have no background snapshots.
-            SetupBroken: the host or the save failed, or the file is wrong: then what it cost means nothing.
+            SetupBroken: the host or the save failed, or the file is wrong, so that its cost means nothing.
         """
         plan, opened = self.opened()
         assert plan.seed is not None, "asked for with a seed"
@@ -104,7 +104,7 @@ class HostSide:
             report = save_on_host(host, seed, places, (_FLOW,), limit, self.log, environment=environment)
         except SubjectFailed as error:
             raise SetupBroken(
-                f"A save failed, so nothing is compared: {error.sentence}", error.evidence
+                f"A save failed, so nothing can be compared: {error.sentence}", error.evidence
             ) from error
         if planted:
             planted.bring_acts(host)
@@ -133,21 +133,22 @@ class HostSide:
             wrong = [error.sentence]
         if wrong:
             raise SetupBroken(
-                f"The snapshot of the host '{self.name}' is wrong, so what it costs means nothing: {wrong[0]}"
+                f"The snapshot of the host '{self.name}' is wrong, so its cost means nothing: {wrong[0]}"
             )
 
 
 def figures_of(report: Report) -> Mapping[str, float | None]:
-    """What a background snapshot cost, by the names in METRICS, None for what a host did not tell.
+    """Return the cost of a background snapshot by the names in METRICS, None for a figure that is missing.
 
     Raises:
-        SetupBroken: the guest's own counters make no sense.
+        SetupBroken: the guest's histogram of page writes cannot be right.
     """
     saved = report.find("saved", _FLOW)
     assert saved is not None, "asked for a report of a save"
     answer, counts = saved["migrate"], saved["stalls"]
     if len(counts) != FINE_BUCKETS or not all(0 <= count < 1 << 63 for count in counts):
-        raise SetupBroken("The guest's histogram of its writes makes no sense: it grew by less than nothing.")
+        raise SetupBroken("The guest's histogram of its writes cannot be right: a count went down.")
+
     stalls = buckets_us(np.array(counts, dtype=np.uint64))
     return {
         "total": float(answer["total-time"]),

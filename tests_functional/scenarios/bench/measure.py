@@ -1,4 +1,4 @@
-"""One sample: a guest is started afresh, saved in one way, and looked at from both sides meanwhile."""
+"""Takes one sample: restores a guest, saves it in one way, and measures it from guest and host meanwhile."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from harness.errors import SnapproofError, UsageError
 from harness.machine import Machine
 from harness.qmp import CommandRefused
 from harness.status import Status
+from tests_functional.scenarios.bench.cases import UNLIMITED, Sink, Way
 from tests_functional.scenarios.bench.figures import STALL_QUANTILES, Bucket, buckets_us, quantile
 from tests_functional.scenarios.bench.memory_use import MemoryUse, memory_use
-from tests_functional.scenarios.bench.timeline import Recorder, WriteRate, write_rate
+from tests_functional.scenarios.bench.plan import AROUND_SECONDS
+from tests_functional.scenarios.bench.saves import Saved, prepare, save, snapshot_bytes
 from tests_functional.scenarios.bench.warm_guest import Running, WarmGuest, remove, started
-from tests_functional.scenarios.bench.ways import UNLIMITED, Saved, Sink, Way, prepare, save, snapshot_bytes
+from tests_functional.scenarios.bench.write_rate import WriteRate, WriteRecorder, write_rate
 from tests_functional.scenarios.counters import AgentCounters
 from tests_functional.scenarios.snapshot import sample_stun
 from validators.judge import check_file
-
-AROUND_SECONDS = 1.0
-"""How long the write rate is looked at before and after a save."""
 
 _START_SECONDS = 120.0
 _SAVE_SECONDS, _SAVE_MIB_PER_SECOND = 30.0, 25.0
@@ -36,35 +35,34 @@ _RIGHT = "structure and write order are right"
 
 @dataclass(frozen=True)
 class Sample:
-    """What one save cost. Figures are None where it failed, which `error` says.
+    """The cost of one save. If the save failed, the figures are None and `error` says why.
 
     Attributes:
-        ram_mib: of the guest.
+        ram_mib: RAM of the guest.
         way: how it was saved.
         writer: what wrote meanwhile.
         sink: what took the bytes.
-        repeat: which of several alike.
+        repeat: number of the sample among those of its case, from 1.
         stun_ms: STOP to RESUME by QEMU's event times.
-        downtime_ms: by QEMU, None where it gives none.
-        asked_ms: when the save was asked for, relative to T0, so below 0.
+        downtime_ms: QEMU's own downtime, None where it gives none.
+        asked_ms: when the save was asked for, relative to T0; below 0.
         total_ms: from the command until QEMU said that the save has completed; where the guest was stopped
             for it, until it ran again.
-        qemu_total_ms: by QEMU, None where it gives none.
-        size_bytes: of the file, or of the state in the disk.
+        qemu_total_ms: QEMU's own total time, None where it gives none.
+        size_bytes: size of the file, or of the state in the disk.
         guest_gap_ms: the larger of the next two.
         guest_write_gap_ms: longest time from the end of one page write to that of the next, by guest time.
-        guest_clock_gap_ms: longest time between two heartbeats that should be 10 ms apart, by guest time.
+        guest_clock_gap_ms: longest time between two heartbeats, which should be 10 ms apart, by guest time.
         stall_us: p50, p99, p99.9 and max of the page writes during the save, in microseconds by guest time.
-        stall_histogram: of these: from, up to, how many.
-        write_rate: pages written in each 100 ms before, during and after.
-        again_stun_ms: stun of another background snapshot of the same process, thrown away; None where none
-            was taken.
-        given_up: whether the guest had to be stopped since a pre-copy did not catch up with its writes.
-        memory_before: QEMU's, just before the save.
-        memory_after: just after.
-        judged: "" where the file was not judged, else what was found.
+        stall_histogram: the same page writes as buckets: from, up to, how many.
+        write_rate: pages written in each 100 ms before, during and after the save.
+        again_stun_ms: stun of a second background snapshot by the same process, None where none was taken.
+        given_up: whether the guest had to be stopped because a pre-copy did not catch up with its writes.
+        memory_before: memory of QEMU just before the save.
+        memory_after: memory of QEMU just after it.
+        judged: "" where the file was not judged, else the finding.
         error: what went wrong, "" where nothing did.
-        status: DONE, or whose fault the error is.
+        status: DONE, or the status that says whose fault the error is.
     """
 
     ram_mib: int
@@ -101,25 +99,25 @@ class Sample:
 
     @property
     def wrong(self) -> bool:
-        """Whether its file was judged and is not a snapshot of T0."""
+        """Whether its file was judged and is wrong."""
         return self.judged not in ("", _RIGHT)
 
     @property
     def rss_growth_kib(self) -> int | None:
-        """By how much QEMU's resident memory grew."""
+        """Growth of QEMU's resident memory."""
         before, after = self.memory_before, self.memory_after
         return after.resident - before.resident if before and after else None
 
     @property
     def page_tables_growth_kib(self) -> int | None:
-        """By how much its page tables grew."""
+        """Growth of QEMU's page tables."""
         before, after = self.memory_before, self.memory_after
         return after.page_tables - before.page_tables if before and after else None
 
     def pages(self, when: str) -> float | None:
-        """Pages written in 100 ms on average ``before``, ``during`` or ``after`` the save.
+        """Return the mean number of pages written in 100 ms ``before``, ``during`` or ``after`` the save.
 
-        None where no interval lies there as a whole, or nothing is known.
+        Only whole intervals count. None where there is none, or where the save failed.
         """
         if self.asked_ms is None or self.total_ms is None:
             return None
@@ -164,72 +162,72 @@ def measure(
     judge: bool = False,
     again: bool = False,
 ) -> Sample:
-    """Take one sample; a save that fails is a sample with an error.
+    """Take one sample. A save that fails gives a sample with an error.
 
     Args:
-        warm: the guest, started afresh here and ended before this returns.
+        warm: the saved guest, which is restored here and ended before this returns.
         way: how to save it.
-        folder: of its own, on a disk with room for the file; its logs stay there only after an error.
+        folder: a folder of its own with room for the file. Its logs are kept only after an error.
         sink: what takes the bytes.
         repeat: number of the sample.
-        around_seconds: how long to look at the write rate before and after the save.
-        judge: whether to judge the file by all oracles that need no golden image; costs a second per 512 MiB.
-        again: whether to take a second background snapshot, for its stun alone.
+        around_seconds: how long to record the write rate before and after the save.
+        judge: whether to judge the file by all oracles that need no golden image: a second per 512 MiB.
+        again: whether to take a second background snapshot, of which only the stun is measured.
 
     Raises:
-        NotApplicable: this QEMU or host cannot save so at all.
-        KeyboardInterrupt: as ever.
+        NotApplicable: this QEMU or host cannot save in this way.
     """
     named = (warm.stack.total_mib, way.value, warm.writer.value, sink.name, repeat)
     path = folder / "vmstate"
-    # What the sample before has written must not be written back in the time of this one.
+    # Otherwise the host would write back the last sample's file during this one.
     os.sync()
     try:
         with started(warm, folder, way, Deadline(_START_SECONDS + warm.stack.total_mib / 8)) as running:
             prepare(running.machine, way)
             limit = Deadline(_save_seconds(warm, sink) + around_seconds)
-            figures = _saved(running, way, path, sink, around_seconds, limit)
+            figures = _measured_save(running, way, path, sink, around_seconds, limit)
             if again and way.background:
                 figures["again_stun_ms"] = sample_stun(
                     running.guest, Deadline(_save_seconds(warm, UNLIMITED))
                 )
-        verdict = _judged(path) if judge and way.makes_stream else ""
+        judged = _judge(path) if judge and way.makes_stream else ""
         remove(folder)
     except SnapproofError as error:
         if error.status is Status.SKIP:
             remove(folder)
             raise
-        # What QEMU refuses or fails is the fault of what is measured.
+        # A refusal by QEMU counts as its failure: QEMU is what is measured.
         status = Status.FAIL if isinstance(error, CommandRefused) else error.status
         return Sample(*named, error=error.sentence, status=status)
     finally:
         path.unlink(missing_ok=True)
-    wrong = "" if verdict in ("", _RIGHT) else f"The snapshot is wrong: {verdict}"
+    wrong = "" if judged in ("", _RIGHT) else f"The snapshot is wrong: {judged}"
     status = Status.FAIL if wrong else Status.DONE
-    return Sample(*named, **figures, judged=verdict, error=wrong, status=status)
+    return Sample(*named, **figures, judged=judged, error=wrong, status=status)
 
 
-def _judged(path: Path) -> str:
+def _judge(path: Path) -> str:
+    """Return the first violation of a file as a sentence, `_RIGHT` where there is none."""
     try:
         found = check_file(path).violations
     except UsageError as error:
-        # Of a file that a user names; here QEMU said that it has saved.
+        # Raised for a file that is no vmstate stream. Here QEMU has reported a completed save.
         return error.sentence
     return found[0].sentence if found else _RIGHT
 
 
 def _save_seconds(warm: WarmGuest, sink: Sink) -> float:
-    """Limit for a save; only one that hangs, or a pre-copy that does not converge, takes so long."""
+    """Return the limit of a save; only one that hangs, or a pre-copy without end, takes so long."""
     slowest = min(_SAVE_MIB_PER_SECOND, (sink.mib_per_second or _SAVE_MIB_PER_SECOND) / 2)
     return _SAVE_SECONDS + warm.stack.total_mib / slowest
 
 
-def _saved(
+def _measured_save(
     running: Running, way: Way, path: Path, sink: Sink, around_seconds: float, limit: Deadline
 ) -> dict[str, Any]:
-    """Save, look, and let the guest go on; the figures of a Sample by name."""
+    """Save the guest, let it go on, and return the figures of a Sample by name."""
     machine, counters = running.machine, running.counters
-    with Recorder(counters.steps) as recorder:
+    with WriteRecorder(counters.steps) as recorder:
         time.sleep(around_seconds)
         before, mark = memory_use(machine.process.pid), machine.qmp.mark()
         stalls, asked = counters.histogram(), time.monotonic()
@@ -242,7 +240,8 @@ def _saved(
         longest_now = counters.longest_write() * 1e6
         time.sleep(around_seconds)
     histogram = buckets_us(stalls)
-    # Exact where the longest was the save's; else none of the save was longer than its bucket, nor than that.
+    # Exact if the longest write was during the save. If it was before, this is an upper bound: no write of
+    # the save was longer than the last bucket's end, nor than the longest of all.
     longest = min(longest_now, histogram[-1][1]) if histogram else 0.0
     return {
         **_times(machine, mark, asked, saved, recorder),
@@ -259,7 +258,15 @@ def _saved(
 
 
 def stall_quantiles(histogram: Sequence[Bucket], longest: float) -> dict[str, float | None]:
-    """The quantiles of a histogram, none above the longest that is known; None where nothing was timed."""
+    """Return the quantiles of a histogram and its maximum, in microseconds.
+
+    Args:
+        histogram: page writes by duration.
+        longest: the longest of them; no quantile is above it.
+
+    Returns:
+        Values by name, all of them None where the histogram is empty.
+    """
     found = {name: quantile(histogram, share) for name, share in STALL_QUANTILES.items()}
     return {
         **{name: None if value is None else min(value, longest) for name, value in found.items()},
@@ -267,11 +274,13 @@ def stall_quantiles(histogram: Sequence[Bucket], longest: float) -> dict[str, fl
     }
 
 
-def _times(machine: Machine, mark: int, asked: float, saved: Saved, recorder: Recorder) -> dict[str, Any]:
+def _times(
+    machine: Machine, mark: int, asked: float, saved: Saved, recorder: WriteRecorder
+) -> dict[str, Any]:
     stun = migration.find_stun(machine, mark)
     if stun is None:
         raise machine.failure("QEMU did not send STOP and RESUME around T0")
-    # QEMU stamps its events by the time of day.
+    # QEMU's event times are by the wall clock.
     t0 = stun.stopped - (time.time() - time.monotonic())
     return {
         "stun_ms": stun.seconds * 1000,
@@ -284,9 +293,10 @@ def _times(machine: Machine, mark: int, asked: float, saved: Saved, recorder: Re
 
 
 def _goes_on(machine: Machine, counters: AgentCounters) -> None:
-    """Wait until each writer has made two steps: a standstill counts once the step that ends it counts."""
+    """Wait until each writer has made two more steps: a stall is counted when the write that ends it is."""
     then, limit = counters.steps(), Deadline(_GO_ON_SECONDS)
     while any(now < one + 2 for now, one in zip(counters.steps(), then, strict=True)):
         if limit.expired:
-            raise machine.failure("The save has completed, and a writer of the guest stands still")
+            raise machine.failure("The save has completed, but a writer of the guest does not go on")
+
         machine.pause(limit, 0.001)

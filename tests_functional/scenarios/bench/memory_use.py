@@ -1,4 +1,4 @@
-"""What a QEMU takes of the host's memory, by /proc."""
+"""Reads how much of the host's memory a QEMU uses, from /proc."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from harness.errors import SetupBroken
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """In KiB (Linux Documentation/filesystems/proc.rst).
+    """Memory of a process in KiB (Linux Documentation/filesystems/proc.rst).
 
     Attributes:
         resident: VmRSS.
         page_tables: VmPTE.
-        huge: AnonHugePages, the part that is in transparent huge pages; None where the kernel does not say.
+        huge: AnonHugePages, the part in transparent huge pages; None where the kernel does not report it.
     """
 
     resident: int
@@ -24,16 +24,16 @@ class MemoryUse:
 
 
 def memory_use(pid: int) -> MemoryUse:
-    """Look at a process now.
+    """Read the memory use of a process.
 
     Raises:
-        SetupBroken: it is gone, or belongs to somebody else.
+        SetupBroken: the process is gone, or belongs to another user.
     """
     folder = Path(f"/proc/{pid}")
     try:
         status = (folder / "status").read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise SetupBroken(f"QEMU's memory cannot be looked at: {error.strerror}.") from error
+        raise SetupBroken(f"The memory use of QEMU cannot be read: {error.strerror}.") from error
     try:
         rollup = (folder / "smaps_rollup").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -42,7 +42,7 @@ def memory_use(pid: int) -> MemoryUse:
 
 
 def kib(text: str, field: str) -> int | None:
-    """The kB of a line such as ``VmRSS:   1234 kB``, None where there is none."""
+    """Return the number of a line such as ``VmRSS:   1234 kB``, None where there is no such line."""
     for line in text.splitlines():
         name, _, rest = line.partition(":")
         words = rest.split()

@@ -1,4 +1,4 @@
-"""Which samples `snapproof bench downtime` takes, in which order, and what it leaves out and why."""
+"""Plans the samples of `snapproof bench downtime`: which, in which order, and what is left out and why."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests_functional.scenarios.bench.measure import AROUND_SECONDS
-from tests_functional.scenarios.bench.ways import GIVE_UP_FACTOR, UNLIMITED, Sink, Way, why_not
-from tests_functional.scenarios.bench.writers import Writer
+from tests_functional.scenarios.bench.cases import GIVE_UP_FACTOR, UNLIMITED, Sink, Way, Writer, why_not
 
 RAM_MIB = (256, 512, 1024, 2048, 4096)
-"""Guest sizes where nobody says otherwise."""
+"""Guest sizes by default."""
+
+AROUND_SECONDS = 1.0
+"""How long the write rate is recorded before and after a save."""
 
 _SIDE_MIB = 512
-# QEMU beside guest RAM, and a share of the file in the page cache.
+# Of guest RAM, for a share of the file in the page cache; and for QEMU itself.
 _MEMORY_FACTOR, _MEMORY_MIB = 1.25, 512
-# A pre-copy that is given up sends the rest of its round, and then once more what was written in that.
+# A pre-copy that is given up sends the rest of its round, and then the pages written meanwhile once more.
 _FILE_FACTOR = GIVE_UP_FACTOR + 2.0
-# MiB per second as measured with QEMU 10.0.13 under TCG on two cores: the estimate need not be good.
+# MiB per second, measured with QEMU 10.0.13 under TCG on two cores; only for a rough estimate.
 _SAVE_SPEED = {
     Way.BACKGROUND_EXEC: 300.0,
     Way.BACKGROUND_FILE: 300.0,
@@ -26,18 +27,18 @@ _SAVE_SPEED = {
     Way.SAVEVM: 700.0,
     Way.PRECOPY_FILE: 600.0,
 }
-# A pre-copy sends pages again that were written meanwhile.
+# A pre-copy sends pages that were written meanwhile once more.
 _PRECOPY_TIMES = 2.5
 _START_SECONDS, _START_SPEED = 1.5, 400.0
 _BOOT_SECONDS, _FILL_SPEED = 7.0, 60.0
 
 
 @dataclass(frozen=True)
-class Case:
-    """What is measured, several times.
+class BenchCase:
+    """A combination that is measured several times.
 
     Attributes:
-        ram_mib: of the guest.
+        ram_mib: RAM of the guest.
         way: how it is saved.
         writer: what writes meanwhile.
         sink: what takes the bytes.
@@ -50,18 +51,18 @@ class Case:
 
     @property
     def name(self) -> str:
-        """For messages and folders."""
+        """A name for messages and folders."""
         share = self.writer.value.replace("%", "-percent")
         return f"{self.ram_mib}-{self.way.value}-{share}-{self.sink.name}"
 
     @property
     def again(self) -> bool:
-        """Whether a second snapshot of the same process is looked at as well."""
+        """Whether a second snapshot of the same process is measured too."""
         return self.way is Way.BACKGROUND_EXEC and self.writer is Writer.ALL and not self.sink.mib_per_second
 
     @property
     def seconds(self) -> float:
-        """About how long a sample takes."""
+        """Estimated seconds of one sample."""
         speed = self.sink.mib_per_second or _SAVE_SPEED[self.way]
         times = _PRECOPY_TIMES if self.way is Way.PRECOPY_FILE and self.writer is not Writer.IDLE else 1
         saves = times * self.ram_mib / speed + (self.ram_mib / _SAVE_SPEED[self.way] if self.again else 0)
@@ -69,61 +70,61 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One sample to be taken: a case, and which of its repeats."""
+class PlannedSample:
+    """One sample to be taken: a case, and the number of its repeat, from 1."""
 
     repeat: int
-    case: Case
+    case: BenchCase
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All samples.
+class SamplePlan:
+    """The samples that a benchmark takes.
 
     Attributes:
-        cases: what is measured.
-        left_out: what is not, and why.
-        repeats: how often each case.
-        seed: of their order.
-        writer: at all sizes.
-        sink: at all sizes.
+        cases: the combinations that are measured.
+        left_out: what is not measured, and why.
+        repeats: samples of each case.
+        seed: seed of their order.
+        writer: the writer that is measured at all sizes.
+        sink: the sink that is measured at all sizes.
     """
 
-    cases: tuple[Case, ...]
+    cases: tuple[BenchCase, ...]
     left_out: tuple[tuple[str, str], ...]
     repeats: int
     seed: int
     writer: Writer
     sink: Sink
 
-    def runs(self) -> list[Run]:
-        """All samples in the order in which they are taken: each case once per round, shuffled anew.
+    def samples(self) -> list[PlannedSample]:
+        """Return all samples in the order in which they are taken: each case once per round, shuffled anew.
 
-        So what the machine does meanwhile, and what a sample leaves behind, meets all cases alike.
+        Other load on the machine, and effects of the sample before, then affect all cases alike.
         """
         order = random.Random(self.seed)
-        runs = []
+        samples = []
         for repeat in range(1, self.repeats + 1):
             cases = list(self.cases)
             order.shuffle(cases)
-            runs += [Run(repeat, case) for case in cases]
-        return runs
+            samples += [PlannedSample(repeat, case) for case in cases]
+        return samples
 
     def guests(self) -> list[tuple[int, Writer]]:
-        """The guests to be made ready beforehand: RAM in MiB, and writer."""
+        """Return the guests to be made ready beforehand: RAM in MiB, and writer."""
         return sorted(
             {(case.ram_mib, case.writer) for case in self.cases}, key=lambda one: (one[0], one[1].value)
         )
 
     @property
     def seconds(self) -> float:
-        """About how long all of it takes."""
+        """Estimated seconds of the whole benchmark."""
         guests = sum(_BOOT_SECONDS + ram / _FILL_SPEED for ram, _ in self.guests())
         return guests + self.repeats * sum(case.seconds for case in self.cases)
 
     @property
     def disk_mib(self) -> int:
-        """MiB that it takes on disk at most: all guests, and the file of one sample."""
+        """MiB of disk that are needed at most: all guests, and the file of one sample."""
         sizes = [ram for ram, _ in self.guests()]
         return int(sum(sizes) + _FILE_FACTOR * max(sizes, default=0))
 
@@ -137,19 +138,19 @@ def make_plan(
     repeats: int,
     seed: int,
     memory_mib: int,
-) -> Plan:
-    """All sizes by all ways with one writer and sink, and all writers and sinks at one size.
+) -> SamplePlan:
+    """Plan all sizes by all ways with one writer and sink, and all writers and sinks at one size.
 
     The whole product would take hours.
 
     Args:
         ram: guest sizes in MiB.
-        ways: of saving.
-        writers: `all` stands for itself at all sizes, where it is there; else the first does.
-        sinks: likewise `unlimited`.
+        ways: ways of saving.
+        writers: writers; `all` is measured at all sizes, or the first one where `all` is not among them.
+        sinks: sinks; `unlimited` is measured at all sizes, or else the first one.
         repeats: samples of each case.
-        seed: of the order.
-        memory_mib: available on this host.
+        seed: seed of the order.
+        memory_mib: memory available on this host.
     """
     left_out = [
         (f"{size} MiB", f"It needs {_needed_mib(size)} MiB of the host's memory, {memory_mib} are available.")
@@ -159,10 +160,10 @@ def make_plan(
     sizes = [size for size in ram if _needed_mib(size) <= memory_mib]
     writer = Writer.ALL if Writer.ALL in writers else writers[0]
     sink = next((sink for sink in sinks if not sink.mib_per_second), sinks[0])
-    wanted = [Case(size, way, writer, sink) for size in sizes for way in ways]
+    wanted = [BenchCase(size, way, writer, sink) for size in sizes for way in ways]
     if sizes:
         side = min(sizes, key=lambda size: abs(size - _SIDE_MIB))
-        wanted += [Case(side, way, other, to) for other in writers for to in sinks for way in ways]
+        wanted += [BenchCase(side, way, other, to) for other in writers for to in sinks for way in ways]
     cases = []
     for case in dict.fromkeys(wanted):
         why = why_not(case.way, case.sink)
@@ -170,7 +171,7 @@ def make_plan(
             cases.append(case)
         elif (what := f"{case.way.value}, {case.sink.name}") not in dict(left_out):
             left_out.append((what, why))
-    return Plan(tuple(cases), tuple(left_out), repeats, seed, writer, sink)
+    return SamplePlan(tuple(cases), tuple(left_out), repeats, seed, writer, sink)
 
 
 def _needed_mib(ram_mib: int) -> int:

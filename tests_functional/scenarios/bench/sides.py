@@ -1,14 +1,17 @@
-"""What the A/B gate compares: sides that can be saved once more for a figure, and the figures there are."""
+"""The interface of what the A/B gate compares: two sides, each of which gives a figure for each save."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from harness.errors import SetupBroken
-from validators.slow_save.wrapper import Slowdown
+
+if TYPE_CHECKING:
+    # Help texts list the metrics, and need no compiler.
+    from validators.slow_save.wrapper import Slowdown
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,8 @@ class Metric:
     """A figure of a background snapshot; less is better.
 
     Attributes:
-        what: what it is, for people.
-        unit: of it.
+        what: what it is, in words.
+        unit: its unit.
         can_be_planted: whether validators.slow_save can make it worse.
     """
 
@@ -30,34 +33,34 @@ METRICS: Mapping[str, Metric] = {
     "total": Metric("time from the command to the completed save", "ms", True),
     "stun": Metric("STOP to RESUME by QEMU's event times", "ms", True),
     "downtime": Metric("QEMU's own downtime", "ms", True),
-    "stall-p99": Metric("page write of the guest that 99 % do not exceed", "us"),
+    "stall-p99": Metric("time that 99 % of the guest's page writes do not exceed", "us"),
     "size": Metric("size of the file", "bytes"),
 }
 
 
 def comparable(value: float, metric: str) -> float:
-    """A figure that a ratio can be made of.
+    """Return a figure from which a ratio can be made.
 
     Raises:
-        SetupBroken: it is 0, which QEMU's own downtime is when it is shorter than a millisecond.
+        SetupBroken: the figure is 0, as QEMU's own downtime is when it is shorter than a millisecond.
     """
     if value <= 0:
         raise SetupBroken(
-            f"The {METRICS[metric].what} is {value:g} {METRICS[metric].unit}, to which there is no ratio; "
-            "compare by another --metric ('stun' is taken in microseconds)."
+            f"The figure of --metric {metric} is {value:g} {METRICS[metric].unit}, so there is no ratio; "
+            "compare by another --metric ('stun' is measured in microseconds)."
         )
     return value
 
 
 class Side(Protocol):
-    """A or B."""
+    """Side A or B of a comparison."""
 
     def figure(self, metric: str, folder: Path, /) -> float:
-        """Start the guest afresh, save it once by a background snapshot, and take a figure, above 0.
+        """Restore the guest, save it once by a background snapshot, and return a figure above 0.
 
         Args:
-            metric: of METRICS.
-            folder: of its own, for files and logs.
+            metric: a key of METRICS.
+            folder: a folder of its own for files and logs.
 
         Raises:
             NotApplicable: there are no background snapshots.
@@ -65,18 +68,18 @@ class Side(Protocol):
         """
 
     def slowed(self, slowdown: Slowdown, folder: Path, /) -> Side:
-        """The same with a slowdown planted; `folder` is for what that takes."""
+        """Return the same side with a slowdown planted; `folder` is for the files that this needs."""
 
 
 @dataclass(frozen=True)
 class TwoSides:
-    """What is compared.
+    """The two sides of a comparison.
 
     Attributes:
-        a: the measure.
-        b: what is judged.
-        common: whether both start from the same file; else each has booted its own guest, and what lies where
-            in the guests' memory differs for good.
+        a: the fixed baseline.
+        b: the side that is judged.
+        common: whether both restore the same file. If not, each has booted a guest of its own, and the
+            contents of the guests' memory differ.
     """
 
     a: Side

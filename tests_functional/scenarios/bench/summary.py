@@ -1,4 +1,4 @@
-"""Medians and spread of samples that are alike, and what they say about the promise of the feature."""
+"""Summarises samples: medians and spread of each case, and how the stun grows with the guest's RAM."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tests_functional.scenarios.bench.cases import Way
 from tests_functional.scenarios.bench.figures import Spread, spread
 from tests_functional.scenarios.bench.measure import Sample
-from tests_functional.scenarios.bench.ways import Way
 
 _FIGURES: Mapping[str, Callable[[Sample], float | None]] = {
     "stun_ms": lambda one: one.stun_ms,
@@ -35,17 +35,17 @@ _FIGURES: Mapping[str, Callable[[Sample], float | None]] = {
 
 
 @dataclass(frozen=True)
-class Row:
+class CaseSummary:
     """The samples of one case.
 
     Attributes:
-        ram_mib: of the guest.
-        way: of saving.
-        writer: what wrote.
+        ram_mib: RAM of the guest.
+        way: way of saving.
+        writer: what wrote meanwhile.
         sink: what took the bytes.
-        n: samples that count.
-        failed: samples that do not; all of a case whose snapshot is wrong.
-        given_up: of those that count, pre-copies for which the guest had to be stopped.
+        n: number of samples that count.
+        failed: number of samples that do not count: those that failed, or all where the snapshot is wrong.
+        given_up: number of counted pre-copies for which the guest had to be stopped.
         figures: the spread of each figure, None where no sample has it.
     """
 
@@ -60,7 +60,7 @@ class Row:
 
     @property
     def stun(self) -> Spread | None:
-        """In ms."""
+        """Spread of the stun in ms, None where no sample counts."""
         return self.figures["stun_ms"]
 
     def to_json(self) -> dict[str, Any]:
@@ -69,12 +69,12 @@ class Row:
         return {**plain, **{name: one.to_json() if one else None for name, one in self.figures.items()}}
 
 
-def summarise(samples: Sequence[Sample]) -> list[Row]:
-    """One row for each case, in order of size, way, writer and sink."""
+def summarise(samples: Sequence[Sample]) -> list[CaseSummary]:
+    """Return a summary for each case, in order of writer, sink, size and way."""
     cases: dict[tuple[int, str, str, str], list[Sample]] = {}
     for sample in samples:
         cases.setdefault((sample.ram_mib, sample.way, sample.writer, sample.sink), []).append(sample)
-    return [_row(key, cases[key]) for key in sorted(cases, key=_order)]
+    return [_summary(key, cases[key]) for key in sorted(cases, key=_order)]
 
 
 def _order(key: tuple[int, str, str, str]) -> tuple[str, str, int, int]:
@@ -82,15 +82,15 @@ def _order(key: tuple[int, str, str, str]) -> tuple[str, str, int, int]:
     return writer, sink, ram, [one.value for one in Way].index(way)
 
 
-def _row(key: tuple[int, str, str, str], samples: Sequence[Sample]) -> Row:
-    # One file of a case is judged; where that is wrong, what the others cost means nothing either.
+def _summary(key: tuple[int, str, str, str], samples: Sequence[Sample]) -> CaseSummary:
+    # One file of each case is judged. If it is wrong, the cost of the others means nothing either.
     void = any(sample.wrong for sample in samples)
     good = [] if void else [sample for sample in samples if sample.measured]
     figures = {
         name: spread([value for sample in good if (value := figure(sample)) is not None])
         for name, figure in _FIGURES.items()
     }
-    return Row(
+    return CaseSummary(
         *key,
         n=len(good),
         failed=len(samples) - len(good),
@@ -100,17 +100,17 @@ def _row(key: tuple[int, str, str, str], samples: Sequence[Sample]) -> Row:
 
 
 @dataclass(frozen=True)
-class Promise:
-    """What the feature promises, in numbers of the main rows: those of the sizes.
+class StunGrowth:
+    """Growth of the stun from the smallest to the largest guest, for one writer and sink.
 
     Attributes:
-        smallest_mib: the smallest guest that was measured.
-        largest_mib: the largest.
-        background: stun by background-exec of the largest as a multiple of that of the smallest.
+        smallest_mib: RAM of the smallest guest that was measured.
+        largest_mib: RAM of the largest.
+        background: stun of the largest guest by background-exec as a multiple of that of the smallest.
         stopped: the same by stop-and-save, None where it was not measured.
-        gain: at the largest, how many times as long stop-and-save stuns it as a background snapshot.
-        again: as `background`, for a second background snapshot of the same process.
-        again_ms: its stun at the largest, in ms.
+        gain: stun of the largest guest by stop-and-save as a multiple of that by background-exec.
+        again: like `background`, for a second background snapshot of the same process.
+        again_ms: stun of that second snapshot of the largest guest, in ms.
     """
 
     smallest_mib: int
@@ -122,14 +122,14 @@ class Promise:
     again_ms: float | None = None
 
 
-def promise(rows: Sequence[Row], writer: str, sink: str) -> Promise | None:
-    """Compare sizes; None where there are not two of them."""
-    main = [row for row in rows if row.stun and (row.writer, row.sink) == (writer, sink)]
-    stun = {(row.way, row.ram_mib): row.stun.median for row in main if row.stun}
+def stun_growth(cases: Sequence[CaseSummary], writer: str, sink: str) -> StunGrowth | None:
+    """Compare the guest sizes of one writer and sink; None where background-exec has fewer than two."""
+    main = [case for case in cases if case.stun and (case.writer, case.sink) == (writer, sink)]
+    stun = {(case.way, case.ram_mib): case.stun.median for case in main if case.stun}
     second = {
-        row.ram_mib: again.median
-        for row in main
-        if row.way == Way.BACKGROUND_EXEC.value and (again := row.figures["again_stun_ms"])
+        case.ram_mib: again.median
+        for case in main
+        if case.way == Way.BACKGROUND_EXEC.value and (again := case.figures["again_stun_ms"])
     }
     sizes = sorted(ram for way, ram in stun if way == Way.BACKGROUND_EXEC.value)
     if len(sizes) < 2:
@@ -137,7 +137,7 @@ def promise(rows: Sequence[Row], writer: str, sink: str) -> Promise | None:
     small, large = sizes[0], sizes[-1]
     background = stun[Way.BACKGROUND_EXEC.value, large]
     stopped = {ram: value for (way, ram), value in stun.items() if way == Way.STOP_AND_SAVE.value}
-    return Promise(
+    return StunGrowth(
         small,
         large,
         background / stun[Way.BACKGROUND_EXEC.value, small],

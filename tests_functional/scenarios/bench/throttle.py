@@ -1,7 +1,7 @@
-"""Copies standard input to standard output, so many MiB a second: a program of its own, without our imports.
+"""Copies standard input to standard output at a steady rate: a program of its own, without our imports.
 
-A steady sink and not one that sleeps now and then, since every write of a guest to a protected page waits for
-the sink to take what is before it.
+The rate must be steady, because a guest's write to a protected page waits until the sink has taken all that
+was written before it. A sink that sleeps now and then would add its own delays.
 """
 
 import os
@@ -9,12 +9,12 @@ import sys
 import time
 
 _PIECE = 64 << 10
-# A sink that was kept from running for so long does not catch up at full speed.
+# If the program could not run for longer than this, it does not catch up at full speed.
 _LAG_SECONDS = 0.02
 
 
 def main(mib_per_second: float) -> None:
-    """Copy until the end of the input."""
+    """Copy at this rate until the end of the input."""
     seconds = _PIECE / (mib_per_second * (1 << 20))
     due = time.monotonic()
     while True:

@@ -1,8 +1,7 @@
-"""Part of the watcher on a host (Python 3.9, standard library): a tracing instance of our own, and its end.
+"""Makes and removes a tracing instance: part of the watcher on a host (Python 3.9, standard library).
 
-Other users of tracing are not disturbed. A second process, which nothing but its end can stop, removes
-instance and probes when the first one ends, however it ends; what is left where somebody has killed both the
-next run removes.
+Other users of tracing are not disturbed. A second process, which ignores signals, removes the instance and
+its probes when the first one ends, however it ends. If both were killed, the next run removes them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ POLL_SECONDS = 0.02
 _PREFIX = "snapproof-"
 _TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 _BUFFER_KIB = 4096
-# So many threads can wait in the function at once; each takes a record of the return probe's.
+# Threads that can be in the function at once: each takes one record of the return probe.
 _RETURN_RECORDS = 256
 _GONE_TRIES = 100
 # Linux include/uapi/linux/sched.h and mount.h.
@@ -28,11 +27,11 @@ _CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x00020000, 0x4000, 1 << 18
 
 
 class Unavailable(Exception):
-    """Why this host cannot be traced, as a sentence."""
+    """This host cannot be traced; the text is a sentence that says why."""
 
 
 def write(path: str, text: str, append: bool = False) -> None:
-    """Write to a file of tracefs, some of which take one word at a time."""
+    """Write to a file of tracefs. Some of these take one word at a time."""
     descriptor = os.open(path, os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC))
     rest = text.encode()
     try:
@@ -46,7 +45,7 @@ def write(path: str, text: str, append: bool = False) -> None:
 
 
 def try_write(path: str, text: str, append: bool = False) -> bool:
-    """Write where that works."""
+    """Write to a file of tracefs and return whether that worked."""
     try:
         write(path, text, append)
     except OSError:
@@ -55,10 +54,10 @@ def try_write(path: str, text: str, append: bool = False) -> bool:
 
 
 def find_tracefs() -> str:
-    """Where tracefs is; mounted for ourselves alone where it is not.
+    """Return the folder of tracefs. Where it is not mounted, mount it in a mount namespace of our own.
 
     Raises:
-        Unavailable: the kernel has none, or we may not.
+        Unavailable: this process is not root, or the kernel has no tracefs.
     """
     if os.geteuid():
         raise Unavailable("Only root may trace the kernel.")
@@ -75,7 +74,7 @@ def find_tracefs() -> str:
 
 
 class Tracer:
-    """An instance of our own that traces the faults of one process."""
+    """A tracing instance that records the faults of one process."""
 
     def __init__(self, base: str) -> None:
         self.base = base
@@ -83,7 +82,7 @@ class Tracer:
         self.group = f"{_PREFIX}{os.getpid()}".replace("-", "_")
 
     def start(self, pid: int) -> None:
-        """Begin to trace the process, and the threads that it will start.
+        """Start tracing the process and the threads that it will start.
 
         Raises:
             Unavailable: this kernel has no kprobes, or none for this function.
@@ -104,7 +103,7 @@ class Tracer:
         write(f"{self.instance}/events/{self.group}/enable", "1")
 
     def misses(self) -> int:
-        """Returns that found no record to be noted in."""
+        """Return how many returns were missed because all records of the return probe were in use."""
         try:
             with open(f"{self.base}/kprobe_profile") as file:
                 rows = [line.split() for line in file]
@@ -115,7 +114,7 @@ class Tracer:
 
 
 def remove(base: str, name: str) -> bool:
-    """Remove an instance and the probes that go with it; whether it is gone."""
+    """Remove an instance and its probes, and return whether it is gone."""
     instance, group = f"{base}/instances/{name}", name.replace("-", "_")
     for _ in range(_GONE_TRIES):
         for file in (f"events/{group}/enable", "tracing_on"):
@@ -131,7 +130,7 @@ def remove(base: str, name: str) -> bool:
             # A kernel without kprobes.
             pass
         except OSError:
-            # Whoever reads it has not let go yet.
+            # Another process still has one of its files open.
             time.sleep(POLL_SECONDS)
             continue
         return not os.path.exists(instance)
@@ -139,7 +138,7 @@ def remove(base: str, name: str) -> bool:
 
 
 def sweep(base: str) -> None:
-    """Remove what earlier runs of which nothing is left have left."""
+    """Remove the instances of earlier runs whose processes are gone."""
     for name in os.listdir(f"{base}/instances"):
         number = name[len(_PREFIX) :]
         if name.startswith(_PREFIX) and number.isdigit() and not os.path.exists(f"/proc/{number}"):
@@ -147,7 +146,11 @@ def sweep(base: str) -> None:
 
 
 def guard(base: str) -> tuple[int, int]:
-    """Start the process that removes our instance once we have ended; its id, and what to close for it."""
+    """Start the process that removes our instance once this process has ended.
+
+    Returns:
+        Its id, and the descriptor that it waits for: closing it tells the process to remove the instance.
+    """
     name, (reader, writer) = f"{_PREFIX}{os.getpid()}", os.pipe()
     child = os.fork()
     if child:

@@ -1,12 +1,13 @@
-"""A guest with running writers, booted and filled once and kept as a file; each sample starts it afresh.
+"""A guest with running writers, booted and filled once and kept as a file; each sample restores it anew.
 
-Why not sample after sample in one process: the first background snapshot splits the huge pages that guest
-RAM is in, and they stay split, so that the next one has up to 512 times as many entries to protect while the
-guest is stopped. Measured with QEMU 10.0.13 and 256 MiB under TCG: 276 MiB in huge pages and a stun of 1.1 to
-1.6 ms in the first, 22 MiB and 3.0 to 3.3 ms in the second. Figures would depend on the order of samples. A
-restored guest's RAM is in huge pages wherever QEMU and the host let it be, as that of a booted one, and it is
-there in seconds. It has no past, though: its host memory is as whole as it can be. So the figures are of the
-first snapshot of a guest; what a later one costs is measured apart (`again_stun_ms`).
+Samples taken one after the other in one process would depend on their order. The first background snapshot
+splits the huge pages that guest RAM is in, and they stay split; the next one then has up to 512 times as many
+entries to protect while the guest is stopped. Measured with QEMU 10.0.13 and 256 MiB under TCG: 276 MiB in
+huge pages and a stun of 1.1 to 1.6 ms in the first, 22 MiB and 3.0 to 3.3 ms in the second.
+
+A restored guest's RAM is in huge pages as far as QEMU and the host allow it, like that of a booted guest, and
+restoring takes seconds. But its host memory is not fragmented, as that of a guest that has run for long may
+be. So the figures are of the first snapshot of a guest; a second one is measured apart (`again_stun_ms`).
 """
 
 from __future__ import annotations
@@ -17,37 +18,42 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from guest_images.agent.format import PAGE_BYTES
 from harness import migration
 from harness.deadline import Deadline
 from harness.disk import make_empty_disk
 from harness.host import LocalHost
 from harness.machine import Machine
-from harness.machine_config import qemu_quoted
+from harness.machine_config import MIB, qemu_quoted
 from tests_functional.scenarios import standstill
-from tests_functional.scenarios.agent import AgentStatus
-from tests_functional.scenarios.bench.ways import DISK_NODE, Way
-from tests_functional.scenarios.bench.writers import Writer, start
+from tests_functional.scenarios.agent import AgentStatus, WriterPlan
+from tests_functional.scenarios.bench.cases import Way, Writer
+from tests_functional.scenarios.bench.saves import DISK_NODE
 from tests_functional.scenarios.counters import AgentCounters, CounterPages
-from tests_functional.scenarios.guest import COVERAGE, Guest, Stack, booted, logged_in
+from tests_functional.scenarios.guest import COVERAGE, Guest, Stack, booted, logged_in, start_writers
 from tests_functional.scenarios.snapshot import Flow, Snapshot, restore_uri, take
 
-# As slow as an emulated guest on a busy host; only what hangs takes longer.
+# The speed of an emulated guest on a busy host; only a guest that hangs takes longer.
 _FILL_MIB_PER_SECOND, _SAVE_MIB_PER_SECOND = 3, 8
 _LEAST_SECONDS = 90.0
-# The state lies behind the disk's own content, of which there is none.
+# QEMU appends the state to the disk's content, so the disk itself can be small.
 _DISK_BYTES = 1 << 20
 _DISK_FILE = "savevm.qcow2"
+# The writes of an idle guest: so few that they cost nothing, and enough to be timed.
+_IDLE_PAGES, _IDLE_RATE = 64, 50
+_TENTH = 0.1
+_ROOM_KIB = 8 << 10
 
 
 @dataclass(frozen=True)
 class WarmGuest:
-    """A guest that can be started with its writers running.
+    """A saved guest that can be started with its writers running.
 
     Attributes:
         stack: what it runs on.
         writer: what writes in it.
         snapshot: the file.
-        status: the agent's, when it was saved.
+        status: status of its agent when it was saved.
         pages: where its counters are.
     """
 
@@ -64,8 +70,8 @@ class Running:
 
     Attributes:
         guest: its machine, SSH and agent.
-        counters: of its writers.
-        disk: what `savevm` saves into, None where there is none.
+        counters: the counters of its agent.
+        disk: the disk that `savevm` saves into, None for other ways.
     """
 
     guest: Guest
@@ -79,7 +85,7 @@ class Running:
 
 
 def sized(stack: Stack, ram_mib: int) -> Stack:
-    """A stack with exactly so much RAM; a small guest needs much of it itself, so its writers cover less."""
+    """Return the stack with this much RAM, and with the coverage that a guest of this size allows."""
     own = stack.image.own_mib
     return replace(stack, ram_mib=ram_mib, coverage=min(COVERAGE, (ram_mib - own) / ram_mib))
 
@@ -88,14 +94,14 @@ def sized(stack: Stack, ram_mib: int) -> Stack:
 def warm_guest(
     stack: Stack, writer: Writer, folder: Path, deadline: Deadline, seed: int = 1
 ) -> Iterator[WarmGuest]:
-    """Boot a guest, fill its RAM, let it write, and save it; the file is removed on leaving.
+    """Boot a guest, fill its RAM, start its writers and save it; the file is removed on leaving.
 
     Args:
-        stack: RAM and coverage as they are to be, see `sized`.
-        writer: what writes.
-        folder: of its own; receives the logs and the file.
-        deadline: for all of it.
-        seed: of the write order.
+        stack: what it runs on, with RAM and coverage from `sized`.
+        writer: what writes in it.
+        folder: a folder of its own for the logs and the file.
+        deadline: for booting, filling and saving.
+        seed: seed of the write order.
 
     Raises:
         SetupBroken: the guest does not answer or has too little memory.
@@ -103,40 +109,79 @@ def warm_guest(
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield _made(stack, writer, folder, deadline, seed)
+        yield _saved_guest(stack, writer, folder, deadline, seed)
     finally:
         (folder / "vmstate").unlink(missing_ok=True)
 
 
-def _made(stack: Stack, writer: Writer, folder: Path, deadline: Deadline, seed: int) -> WarmGuest:
+def _saved_guest(stack: Stack, writer: Writer, folder: Path, deadline: Deadline, seed: int) -> WarmGuest:
     with booted(stack, folder / "booted", deadline.at_most(stack.image.boot_seconds)) as guest:
         limit = deadline.at_most(_seconds(stack, _FILL_MIB_PER_SECOND))
-        status, counters = start(guest, stack, writer, seed, limit)
+        status, counters = _start_writers(guest, stack, writer, seed, limit)
         limit = deadline.at_most(_seconds(stack, _SAVE_MIB_PER_SECOND))
         snapshot = take(Flow.STOP_AND_SAVE, guest, counters, folder, limit)
         guest.machine.quit()
     return WarmGuest(stack, writer, snapshot, status, counters.pages)
 
 
+def _start_writers(
+    guest: Guest, stack: Stack, writer: Writer, seed: int, deadline: Deadline
+) -> tuple[AgentStatus, AgentCounters]:
+    """Fill the covered share of RAM and start the writers.
+
+    Raises:
+        SetupBroken: the guest has too little memory.
+        DeadlineExpired: the agent did not write all pages in time.
+    """
+    plan = _writer_plan(stack, writer, seed)
+    if writer in (Writer.IDLE, Writer.TENTH):
+        _fill(guest, stack, plan.bytes >> 10, seed, deadline)
+    return start_writers(guest, plan, deadline)
+
+
+def _writer_plan(stack: Stack, writer: Writer, seed: int) -> WriterPlan:
+    if writer is Writer.IDLE:
+        return WriterPlan(_IDLE_PAGES * PAGE_BYTES * stack.vcpus, stack.vcpus, "random", seed, _IDLE_RATE)
+    if writer is Writer.TENTH:
+        pages = int(stack.total_mib * MIB * _TENTH) // PAGE_BYTES // stack.vcpus * stack.vcpus
+        return WriterPlan(pages * PAGE_BYTES, stack.vcpus, "random", seed)
+    return stack.writer_plan("hot" if writer is Writer.HOT else "random", seed)
+
+
+def _fill(guest: Guest, stack: Stack, needed_kib: int, seed: int, deadline: Deadline) -> None:
+    """Have an agent write all of its pages and end; Linux does not clear the pages that it frees."""
+    start_writers(guest, stack.writer_plan("sequential", seed), deadline)
+    guest.agent.pause()
+    guest.agent.quit()
+
+    def freed() -> bool:
+        for line in guest.shell.check("cat /proc/meminfo", deadline).splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) > needed_kib + _ROOM_KIB
+        return True
+
+    deadline.wait_for(freed, "The guest's memory being free again", interval=0.1)
+
+
 @contextmanager
 def started(warm: WarmGuest, folder: Path, way: Way, deadline: Deadline) -> Iterator[Running]:
-    """Start the guest afresh, its writers running and their statistics cleared; it is ended on leaving.
+    """Restore the guest in a new process, its writers running, their statistics reset; end it on leaving.
 
     Args:
-        warm: the guest.
-        folder: of its own, for logs and, where `way` is savevm, the disk that it saves into.
+        warm: the saved guest.
+        folder: a folder of its own for logs and, if `way` is savevm, the disk to save into.
         way: how it is to be saved.
         deadline: for its start.
 
     Raises:
-        SubjectFailed: QEMU does not take the file, or the guest does not answer.
-        DeadlineExpired: the host is too busy for the writers to be calm.
+        SubjectFailed: QEMU refuses the file, or the guest does not answer.
+        DeadlineExpired: the host is so busy that the writers do not run steadily.
     """
     stack, disk = warm.stack, None
     folder.mkdir(parents=True, exist_ok=True)
     if way is Way.SAVEVM:
         disk = make_empty_disk(folder / _DISK_FILE, _DISK_BYTES)
-        # Without a device of the guest's, so that its saved state fits.
+        # The guest gets no device for it; with one, the saved state would not fit.
         drive = f"if=none,id=vmstate,node-name={DISK_NODE},format=qcow2,file={qemu_quoted(disk.path)}"
         stack = replace(stack, extra=(*stack.extra, "-drive", drive))
     config = stack.machine_config(warm.snapshot.disk)
@@ -157,7 +202,7 @@ def started(warm: WarmGuest, folder: Path, way: Way, deadline: Deadline) -> Iter
 
 
 def remove(folder: Path) -> None:
-    """Remove a sample's folder with all that is in it."""
+    """Remove a sample's folder and all that is in it."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

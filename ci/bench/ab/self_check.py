@@ -1,26 +1,27 @@
-"""`snapproof bench ab --self-check`: how often the gate is wrong, on this host and with this QEMU."""
+"""Runs `snapproof bench ab --self-check`: counts how often the gate is wrong on this host with this QEMU."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
-from ci.bench.gate import GateResult, ratio_text
-from ci.bench.pairs import Comparison
-from ci.bench.statistics import Verdict
+from ci.bench.ab.gate import GateResult, ratio_text
+from ci.bench.ab.pairs import PairedComparison
+from ci.bench.ab.statistics import RatioVerdict
 from harness.status import EXIT_FAIL, EXIT_PASS
 
 
-def self_check(comparison: Comparison, number: int, planted: float) -> tuple[dict[str, Any], int]:
+def self_check(comparison: PairedComparison, number: int, planted: float) -> tuple[dict[str, Any], int]:
     """Run gates of A against itself and against itself slowed, by turns, and count the verdicts.
 
     Args:
-        comparison: of A with itself.
-        number: of gates of either kind.
-        planted: by how much A is slowed, as a share.
+        comparison: the comparison of A with itself.
+        number: how many gates of each kind.
+        planted: the share by which A is slowed.
 
     Returns:
-        What was found, and 0 where no gate raised a false alarm and none missed the slowdown, else 1.
+        The part of ab.json, and the exit code: 0 if there was no false alarm and each slowdown was found,
+        else 1.
     """
     slow = comparison.slowed(planted)
     same: list[GateResult] = []
@@ -30,8 +31,8 @@ def self_check(comparison: Comparison, number: int, planted: float) -> tuple[dic
         _show(comparison, one, "A against itself", same[-1])
         slower.append(comparison.gate(slow, number=2 * one))
         _show(comparison, one, f"A slowed by {100 * planted:g} %", slower[-1])
-    false = sum(result.verdict is Verdict.WORSE for result in same)
-    found = sum(result.verdict is Verdict.WORSE for result in slower)
+    false = sum(result.verdict is RatioVerdict.WORSE for result in same)
+    found = sum(result.verdict is RatioVerdict.WORSE for result in slower)
     print(f"A against itself: {_counts(same)}")
     print(f"A slowed by {100 * planted:g} %: {_counts(slower)}")
     print(slow.text())
@@ -50,7 +51,7 @@ def self_check(comparison: Comparison, number: int, planted: float) -> tuple[dic
     return content, EXIT_PASS if good else EXIT_FAIL
 
 
-def _show(comparison: Comparison, one: int, what: str, result: GateResult) -> None:
+def _show(comparison: PairedComparison, one: int, what: str, result: GateResult) -> None:
     comparison.progress.done()
     found = f"{ratio_text(result.found)}, {result.found.pairs} pairs"
     print(f"{one:3}  {what:20} {result.verdict.value:9} {found}", flush=True)
@@ -58,4 +59,4 @@ def _show(comparison: Comparison, one: int, what: str, result: GateResult) -> No
 
 def _counts(results: list[GateResult]) -> str:
     counts = Counter(result.verdict for result in results)
-    return ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict)
+    return ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in RatioVerdict)

@@ -1,4 +1,4 @@
-"""`snapproof bench ab`: do the snapshots of one QEMU or host cost more than another's? A CI gate."""
+"""Runs `snapproof bench ab`: prepares both sides, runs the gate or its self-check, writes ab.json."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from ci.bench import ab_arguments
-from ci.bench.ab_hosts import compared_hosts, is_host, require_hosts
-from ci.bench.ab_sides import Compared, compared_qemus
+from ci.bench.ab.compared import Compared, compared_hosts, compared_qemus, is_host, require_hosts
+from ci.bench.ab.gate import GatePlan, GateResult, ratio_text, side_text
+from ci.bench.ab.pairs import PairedComparison
+from ci.bench.ab.self_check import self_check
 from ci.bench.environment import measured_environment
-from ci.bench.gate import GateResult, Plan, ratio_text, side_text
-from ci.bench.pairs import Comparison
-from ci.bench.self_check import self_check
 from ci.events import Progress
 from ci.json_file import write_json_file
 from ci.results import AB_FILE, make_results_folder, now
@@ -31,19 +29,12 @@ _SCHEMA = 1
 _PLANTED = 0.2
 
 
-def add_parser(benchmarks: Any) -> None:
-    """Add the benchmark's arguments."""
-    ab_arguments.add_parser(benchmarks, ab)
-
-
-def ab(arguments: argparse.Namespace) -> int:
-    """Run the command; see `snapproof bench ab --help`."""
-    plan = Plan(1 + arguments.max_regression, arguments.pairs, arguments.max_pairs)
+def bench(arguments: argparse.Namespace) -> int:
+    """Run the benchmark and return the exit code that `snapproof bench ab --help` explains."""
+    plan = GatePlan(1 + arguments.max_regression, arguments.pairs, arguments.max_pairs)
     checks = arguments.self_check
     if checks is not None and (checks < 1 or arguments.b is not None):
-        raise UsageError(
-            "--self-check takes a number above 0, and compares A with itself, so it takes no --b."
-        )
+        raise UsageError("--self-check compares A with itself: give it a number above 0, and leave --b out.")
     if checks is not None and arguments.plant_slowdown is None:
         arguments.plant_slowdown = _PLANTED
     if arguments.plant_slowdown is not None and not METRICS[arguments.metric].can_be_planted:
@@ -53,7 +44,7 @@ def ab(arguments: argparse.Namespace) -> int:
         require_hosts(arguments)
     elif arguments.qemu or arguments.host_qemu or arguments.host_accel:
         raise UsageError(
-            "--qemu, --host-qemu and --host-accel are for hosts; two QEMUs are named by --a and --b."
+            "--qemu, --host-qemu and --host-accel are for hosts; name two QEMUs with --a and --b alone."
         )
     progress = Progress()
     try:
@@ -75,11 +66,11 @@ def _folder(given: Path | None) -> Iterator[Path]:
         yield Path(name)
 
 
-def _run(arguments: argparse.Namespace, plan: Plan, folder: Path, progress: Progress) -> int:
+def _run(arguments: argparse.Namespace, plan: GatePlan, folder: Path, progress: Progress) -> int:
     started, begun = now(), time.monotonic()
     document = {**_settings(arguments), "started": started, "host": measured_environment(folder)}
     with _compared(arguments, folder, progress) as compared:
-        comparison = Comparison(
+        comparison = PairedComparison(
             compared.sides,
             arguments.metric,
             plan,
@@ -97,14 +88,14 @@ def _run(arguments: argparse.Namespace, plan: Plan, folder: Path, progress: Prog
             else:
                 found, code = _once(comparison, arguments.plant_slowdown)
         except BaseException as error:
-            # What an hour of pairs says does not depend on what ended it.
+            # The pairs that were measured count, whatever ended the run.
             _write(arguments, {**document, **_unfinished(comparison, error)}, begun)
             raise
     _write(arguments, {**document, **found}, begun)
     return code
 
 
-def _unfinished(comparison: Comparison, error: BaseException) -> dict[str, Any]:
+def _unfinished(comparison: PairedComparison, error: BaseException) -> dict[str, Any]:
     return {"ended_by": str(error) or type(error).__name__, "pairs_taken": comparison.taken}
 
 
@@ -117,7 +108,7 @@ def _compared(
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was asked for, as it is in ab.json."""
+    """Return the part of ab.json that says what was asked for."""
     return {
         "schema": _SCHEMA,
         "kind": "ab-self-check" if arguments.self_check else "ab",
@@ -128,7 +119,8 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _once(comparison: Comparison, planted: float | None) -> tuple[dict[str, Any], int]:
+def _once(comparison: PairedComparison, planted: float | None) -> tuple[dict[str, Any], int]:
+    """Run one gate, print its verdict, and return its part of ab.json and its exit code."""
     slow = None if planted is None else comparison.slowed(planted)
     result = comparison.gate(slow)
     comparison.progress.done()

@@ -1,4 +1,4 @@
-"""How fast the writers write, in equal intervals before, during and after a save."""
+"""Records how fast a guest's writers write, in equal intervals before, during and after a save."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class WriteRate:
     """Pages written in each interval.
 
     Attributes:
-        interval_ms: how long each is.
-        t_ms: when each begins, relative to T0; T0 is a boundary.
-        pages: written in it, by all writers.
+        interval_ms: length of each interval.
+        t_ms: begin of each interval relative to T0; an interval begins at T0.
+        pages: pages that all writers wrote in each interval.
     """
 
     interval_ms: int = round(INTERVAL_SECONDS * 1000)
@@ -31,7 +31,7 @@ class WriteRate:
     pages: tuple[int, ...] = ()
 
     def mean(self, from_ms: float, to_ms: float) -> float | None:
-        """Pages in an interval, on average over those that lie between two times as a whole."""
+        """Return the mean of the intervals that lie wholly between two times, None where there is none."""
         found = [
             pages
             for begin, pages in zip(self.t_ms, self.pages, strict=True)
@@ -47,15 +47,15 @@ class WriteRate:
 def write_rate(
     times: Sequence[float], pages: Sequence[int], t0: float, interval: float = INTERVAL_SECONDS
 ) -> WriteRate:
-    """Pages per interval from how many had been written when somebody looked.
+    """Return the pages per interval from readings of the writers' counters.
 
-    Who looks may be late where the host is busy. So the count at each boundary is interpolated between the
-    looks around it, and a late look moves no later one.
+    A reading may be late on a busy host. So the count at each boundary is interpolated between the readings
+    around it, and a late reading does not shift later boundaries.
 
     Args:
-        times: of the looks, ascending, in seconds.
-        pages: that had been written by then.
-        t0: on the same clock.
+        times: times of the readings, ascending, in seconds.
+        pages: pages that had been written by then.
+        t0: T0 on the same clock.
         interval: length of an interval in seconds.
     """
     milliseconds = round(interval * 1000)
@@ -72,17 +72,17 @@ def write_rate(
     )
 
 
-class Recorder:
-    """Looks at the writers' steps every 100 ms by the monotonic clock, in a thread of its own."""
+class WriteRecorder:
+    """Reads the writers' steps every 100 ms by the monotonic clock, in a thread of its own."""
 
     def __init__(self, steps: Callable[[], Sequence[int]]) -> None:
         self._steps = steps
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._record, name="write-rate", daemon=True)
         self.times: list[float] = []
-        """Of the looks, by time.monotonic()."""
+        """Times of the readings, by time.monotonic()."""
         self.pages: list[int] = []
-        """Written by then."""
+        """Pages that had been written by then."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -100,12 +100,13 @@ class Recorder:
             try:
                 pages = sum(self._steps())
             except SnapproofError:
-                # QEMU has ended; whoever drives it finds out why.
+                # QEMU has ended; the thread that drives it finds out why.
                 return
             now = time.monotonic()
             self.times.append(now)
             self.pages.append(pages)
-            # The next one that is not past: intervals stay where they are, whatever happens to one of them.
+            # The next reading that is not past, so that a late one does not shift the others.
+
             number = max(number + 1, int((now - begun) / INTERVAL_SECONDS) + 1)
             if self._stop.wait(max(0.0, begun + number * INTERVAL_SECONDS - time.monotonic())):
                 return

@@ -1,8 +1,7 @@
-"""The ways of saving a guest as data, where its bytes go, and how each is done over QMP."""
+"""Saves a guest over QMP, in any of the ways that a benchmark compares."""
 
 from __future__ import annotations
 
-import enum
 import shlex
 import sys
 import time
@@ -15,81 +14,29 @@ from harness.machine import Machine
 from harness.machine_config import MIB
 from harness.qmp import CommandRefused, Event
 from tests_functional.scenarios.bench import throttle
+from tests_functional.scenarios.bench.cases import GIVE_UP_FACTOR, Sink, Way
 
 _ENDED = ("completed", "failed", "cancelled")
 _SNAPSHOT = "snapproof"
 _JOB = "snapproof-save"
-# Has QEMU send an event when the save's status changes, so that nothing has to be polled (since 2.4).
+# With this capability QEMU sends an event when the save's status changes (since 2.4), so nothing is polled.
 _EVENTS = "events"
 _THROTTLE = Path(throttle.__file__)
 
-GIVE_UP_FACTOR = 3
-"""A pre-copy that has sent so many times the guest's RAM does not catch up any more."""
-
 DISK_NODE = "snapproof-vmstate"
-"""Name of the qcow2 disk that `savevm` saves into."""
-
-
-class Way(enum.Enum):
-    """How a guest is saved."""
-
-    BACKGROUND_EXEC = "background-exec"
-    BACKGROUND_FILE = "background-file"
-    STOP_AND_SAVE = "stop-and-save"
-    SAVEVM = "savevm"
-    PRECOPY_FILE = "precopy-file"
-
-    @property
-    def background(self) -> bool:
-        """Whether it is a background snapshot."""
-        return self in (Way.BACKGROUND_EXEC, Way.BACKGROUND_FILE)
-
-    @property
-    def makes_stream(self) -> bool:
-        """Whether it leaves a vmstate file, which can be judged."""
-        return self is not Way.SAVEVM
-
-
-@dataclass(frozen=True)
-class Sink:
-    """What takes the bytes of a save.
-
-    Attributes:
-        name: `unlimited` or `throttled`.
-        mib_per_second: what it takes, steadily; 0 for as much as it can.
-    """
-
-    name: str
-    mib_per_second: float = 0.0
-
-
-UNLIMITED = Sink("unlimited")
-
-
-def throttled(mib_per_second: float) -> Sink:
-    """A sink that takes so many MiB each second."""
-    return Sink("throttled", mib_per_second)
-
-
-def why_not(way: Way, sink: Sink) -> str:
-    """Why a way cannot be measured with a sink, "" where it can."""
-    if not sink.mib_per_second:
-        return ""
-    if way in (Way.BACKGROUND_FILE, Way.SAVEVM):
-        return "QEMU writes the file itself, so nothing of ours can be put in between to slow it down."
-    return ""
+"""Node name of the qcow2 disk that `savevm` saves into."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A save that has completed.
+    """A completed save.
 
     Attributes:
-        seconds: from the command until QEMU said that it has completed, of a guest that was stopped until
-            it ran again.
-        downtime_ms: by QEMU, None where it gives none.
-        total_ms: by QEMU, None where it gives none.
-        given_up: whether the guest was stopped since a pre-copy did not catch up with its writes.
+        seconds: from the command until QEMU said that the save has completed; where the guest was stopped for
+            it, until the guest ran again.
+        downtime_ms: QEMU's own downtime, None where it gives none.
+        total_ms: QEMU's own total time, None where it gives none.
+        given_up: whether the guest was stopped because a pre-copy did not catch up with its writes.
     """
 
     seconds: float
@@ -99,10 +46,10 @@ class Saved:
 
 
 def prepare(machine: Machine, way: Way) -> None:
-    """Set capabilities and parameters, so that nothing but the save itself is timed.
+    """Set the capabilities and parameters of a save, so that only the save itself is timed.
 
     Raises:
-        NotApplicable: this QEMU or host cannot save so.
+        NotApplicable: this QEMU or host cannot save in this way.
     """
     migration.require_capability(machine, _EVENTS)
     if way.background:
@@ -115,11 +62,11 @@ def save(way: Way, machine: Machine, path: Path, sink: Sink, deadline: Deadline)
     """Save a running guest; it runs again when this returns.
 
     Args:
-        way: how; `prepare` has been called for it.
-        machine: whose guest.
-        path: the vmstate file. With `savevm` everything goes into the disk DISK_NODE.
+        way: how to save; `prepare` has been called for it.
+        machine: the guest's machine.
+        path: the vmstate file. With `savevm` everything goes into the disk DISK_NODE instead.
         sink: what takes the bytes.
-        deadline: for all of it.
+        deadline: for the whole save.
 
     Raises:
         NotApplicable: this QEMU has no such transport.
@@ -148,25 +95,28 @@ def _save_over(event: Event) -> bool:
 
 
 def _stop_endless(machine: Machine, path: Path, mark: int, deadline: Deadline) -> bool:
-    """Wait for the end of a pre-copy, or stop a guest that it does not catch up with; whether that was so.
+    """Wait for the end of a pre-copy, or stop the guest if it writes pages faster than they are sent.
 
-    Such a guest writes pages faster than they are sent. The file would grow until the disk is full; stopping
-    the guest is what management software does after some time (virsh migrate --timeout-suspend).
+    The file would otherwise grow until the disk is full. Management software stops the guest after some time
+    too (virsh migrate --timeout-suspend).
+
+    Returns:
+        Whether the guest was stopped.
     """
     most = GIVE_UP_FACTOR * machine.config.ram_mib * MIB
     while not (deadline.expired or any(map(_save_over, machine.qmp.events_since(mark)))):
-        # Looked at in the file, so that QEMU is not disturbed.
+        # The size of the file tells it without disturbing QEMU.
         if path.exists() and path.stat().st_size > most:
             machine.qmp.execute("stop")
             return True
         if machine.pause(deadline) is not None:
             break
-    # Whoever waits for the end of the save says what became of it.
+    # The caller waits for the end of the save and reports it.
     return False
 
 
 def sink_uri(path: Path, sink: Sink) -> str:
-    """A migration URI through a command that takes the stream as fast as the sink does."""
+    """Return a migration URI of a command that writes the stream to a file as fast as the sink allows."""
     if not sink.mib_per_second:
         return migration.exec_sink(path)
     program = shlex.join([sys.executable, "-I", "-S", str(_THROTTLE), str(sink.mib_per_second)])
@@ -174,7 +124,7 @@ def sink_uri(path: Path, sink: Sink) -> str:
 
 
 def _savevm(machine: Machine, deadline: Deadline) -> Saved:
-    """An internal snapshot, as a job (QEMU 6.0+) or by the human monitor."""
+    """Take an internal snapshot, as a job (QEMU 6.0+) or by the human monitor."""
     begun, mark = time.monotonic(), machine.qmp.mark()
     arguments = {"job-id": _JOB, "tag": _SNAPSHOT, "vmstate": DISK_NODE, "devices": [DISK_NODE]}
     try:
@@ -206,10 +156,10 @@ def _job_over(event: Event) -> bool:
 
 
 def snapshot_bytes(machine: Machine) -> int:
-    """Size of the state that `savevm` has put into the disk, by QEMU's own list.
+    """Return the size of the state that `savevm` has put into the disk, as QEMU lists it.
 
     Raises:
-        SubjectFailed: it is not there.
+        SubjectFailed: QEMU does not list the snapshot.
     """
     for node in machine.qmp.execute("query-named-block-nodes"):
         for snapshot in node.get("image", {}).get("snapshots", ()):

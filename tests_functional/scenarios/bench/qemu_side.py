@@ -1,4 +1,4 @@
-"""Two QEMUs of this host to be compared: guests that start from the same file, where that can be."""
+"""A QEMU of this host as a side of the A/B gate. Both sides restore the same guest where that is possible."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SubjectFailed
+from tests_functional.scenarios.bench.cases import Way, Writer
 from tests_functional.scenarios.bench.measure import Sample, measure
-from tests_functional.scenarios.bench.sides import METRICS, TwoSides, comparable
+from tests_functional.scenarios.bench.sides import TwoSides, comparable
 from tests_functional.scenarios.bench.warm_guest import WarmGuest, remove, started, warm_guest
-from tests_functional.scenarios.bench.ways import Way
-from tests_functional.scenarios.bench.writers import Writer
 from tests_functional.scenarios.guest import Stack
 from validators.slow_save.wrapper import Slowdown, slow_qemu
 from validators.stream.reader import read_index
@@ -32,31 +31,31 @@ _OF_SAMPLE: Mapping[str, Callable[[Sample], float | None]] = {
 
 @dataclass(frozen=True)
 class QemuSide:
-    """A QEMU of this host, and the guest that it starts from; see sides.Side.
+    """A QEMU of this host and the saved guest that it restores; see sides.Side.
 
     Attributes:
-        warm: the guest.
+        warm: the saved guest, with the QEMU in its stack.
     """
 
     warm: WarmGuest
 
     def figure(self, metric: str, folder: Path) -> float:
-        """Save it once by a fresh process; `folder` is removed unless the save fails."""
+        """Restore and save the guest once in a new process; `folder` is removed unless the save fails."""
         executable = self.warm.stack.executable
         sample = measure(self.warm, WAY, folder, around_seconds=0.0)
         if not sample.measured:
-            raise SetupBroken(f"A save by '{executable}' failed, so nothing is compared: {sample.error}")
+            raise SetupBroken(f"A save by '{executable}' failed, so nothing can be compared: {sample.error}")
         value = _OF_SAMPLE[metric](sample)
         if value is None:
-            raise SetupBroken(f"'{executable}' gave no figure for the {METRICS[metric].what}.")
+            raise SetupBroken(f"'{executable}' gave no figure for --metric {metric}.")
         return comparable(float(value), metric)
 
     def slowed(self, slowdown: Slowdown, folder: Path) -> QemuSide:
-        """The same guest, saved by a wrapper script with the library preloaded."""
+        """Return the same guest, saved by a wrapper script that preloads the library."""
         return self.by(slow_qemu(self.warm.stack.executable, slowdown, folder))
 
     def by(self, executable: Path) -> QemuSide:
-        """The same guest, started by another QEMU."""
+        """Return the same guest, restored by another QEMU."""
         warm = self.warm
         return QemuSide(replace(warm, stack=replace(warm.stack, executable=executable)))
 
@@ -65,15 +64,15 @@ class QemuSide:
 def two_sides(
     a: Stack, b: Stack, writer: Writer, folder: Path, log: Callable[[str], None], seed: int
 ) -> Iterator[TwoSides]:
-    """Boot and save a guest that both can start from, or one for each.
+    """Boot and save a guest that both QEMUs can restore, or else one guest for each.
 
     Args:
-        a: the one side, RAM as it is to be.
-        b: the other.
-        writer: what writes.
-        folder: of its own; receives the files, which are removed on leaving.
-        log: told what takes time.
-        seed: of the write order.
+        a: stack of side A, with RAM and coverage from `sized`.
+        b: stack of side B, likewise.
+        writer: what writes in the guest.
+        folder: a folder of its own for the files, which are removed on leaving.
+        log: told of each step that takes time.
+        seed: seed of the write order.
 
     Raises:
         SetupBroken: the guest does not answer or has too little memory.
@@ -82,7 +81,7 @@ def two_sides(
     with ExitStack() as files:
 
         def saved(stack: Stack, name: str) -> QemuSide:
-            log(f"Booting a guest with {name} ({stack.ram_mib} MiB, {stack.accel}), to start from.")
+            log(f"Booting and saving a guest with {name} ({stack.ram_mib} MiB, {stack.accel}).")
             warm = files.enter_context(
                 warm_guest(stack, writer, folder / name, Deadline(_WARM_SECONDS), seed)
             )
@@ -94,19 +93,20 @@ def two_sides(
         if a.executable == b.executable:
             yield TwoSides(of_a, of_a, common=True)
             return
-        if _starts(by_b := of_a.by(b.executable), folder / "start"):
+        if _restores(by_b := of_a.by(b.executable), folder / "start"):
             yield TwoSides(of_a, by_b, common=True)
             return
-        log("B does not start from what A has saved.")
+        log("B does not restore the guest that A has saved.")
         of_b = saved(b, "B")
-        if _starts(by_a := of_b.by(a.executable), folder / "start"):
+        if _restores(by_a := of_b.by(a.executable), folder / "start"):
             yield TwoSides(by_a, of_b, common=True)
             return
-        log("A does not start from what B has saved either; each has a guest of its own.")
+        log("A does not restore the guest that B has saved either, so each has a guest of its own.")
         yield TwoSides(of_a, of_b, common=False)
 
 
-def _starts(side: QemuSide, folder: Path) -> bool:
+def _restores(side: QemuSide, folder: Path) -> bool:
+    """Tell whether a QEMU restores the guest of its side."""
     try:
         with started(side.warm, folder, WAY, Deadline(_START_SECONDS)):
             return True

@@ -1,6 +1,6 @@
 """The jobs that `snapproof bench validator` times, each run in a process of its own.
 
-Run as ``python -m ci.bench.work JOB FILE [ARGUMENT]``; prints nothing.
+Run as ``python -m ci.bench.validator_jobs JOB FILE [ARGUMENT]``; prints nothing.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from validators.structure import check_structure
 
 
 def nothing(_file: Path, _argument: str) -> None:
-    """Only what every job costs before it begins: Python and our imports."""
+    """Do nothing: this times the start of Python and our imports, which each job includes."""
 
 
 def digests(file: Path, _argument: str) -> None:
-    """Structure, and a digest of every page."""
+    """Check the structure and digest every page."""
     with open_source(file) as source:
         index, _ = read_digests(source)
         check_structure(index)
 
 
 def full(file: Path, _argument: str) -> None:
-    """All that `snapproof check FILE` does."""
+    """Do all that `snapproof check FILE` does."""
     check_file(file)
 
 
 def extracted(file: Path, folder: str) -> None:
-    """RAM and device state into a folder."""
+    """Extract RAM and device state into a folder."""
     extract(file, Path(folder))
 
 
 def golden(file: Path, image: str) -> None:
-    """Structure, and every page compared with a golden image."""
+    """Check the structure and compare every page with a golden image."""
     with open_source(file) as source, open_golden(Path(image)) as ram:
         index = read_index(source)
         check_structure(index)
@@ -59,7 +59,7 @@ JOBS: Mapping[str, Callable[[Path, str], None]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Do one job; 0 where it ran to its end, whatever it found."""
+    """Do one job and return 0 if it ran to its end, whatever it found."""
     job, file, *rest = arguments
     try:
         JOBS[job](Path(file), rest[0] if rest else "")

@@ -1,10 +1,10 @@
-"""What pairs of measurements say about the ratio of B to A: an interval, a verdict, and how much is missing.
+"""Estimates the ratio of B to A from pairs: its interval, the verdict, and how many pairs are missing.
 
-The unit is a pair: the natural logarithm of what B took over what A took, both measured one right after
-the other. The estimate is the Hodges-Lehmann one, its interval that of Wilcoxon's signed-rank test turned
-around (Hollander, Wolfe, Chicken: Nonparametric Statistical Methods, 3rd edition, 3.2 and 3.3). It assumes
-that the logarithms lie symmetrically about the true one, which is so where A and B have the same noise. Why
-this one, and how often it errs: docs/decisions/010-ab-gate-statistics.md.
+The value of a pair is the natural logarithm of B's figure over A's, both measured back to back. The estimate
+is the Hodges-Lehmann estimator; its interval is the inverted Wilcoxon signed-rank test (Hollander, Wolfe,
+Chicken: Nonparametric Statistical Methods, 3rd edition, 3.2 and 3.3). It assumes that the logarithms are
+symmetric about the true value, which holds if A and B have the same noise.
+docs/decisions/010-ab-gate-statistics.md says why this method was chosen, and how often it errs.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from functools import cache
 
 import numpy as np
 
-# Of a normal distribution, standard deviation over median absolute deviation.
+# Standard deviation over median absolute deviation of a normal distribution.
 _MAD_TO_DEVIATION = 1.4826
 _MARGIN = 2
 _LOOK_GROWTH = math.sqrt(2)
 MOST_PAIRS = 500
-"""That a gate may take; counting sign patterns takes seconds then, and a day would not do for the saves."""
+"""Limit of `--max-pairs`: counting sign patterns takes seconds then, and the saves take more than a day."""
 
 
-class Verdict(enum.Enum):
-    """What the interval of the ratio says; `limit` is 1 + the regression that is allowed."""
+class RatioVerdict(enum.Enum):
+    """The verdict of an interval of the ratio; see `judge`."""
 
     BETTER = "better"
     SAME = "same"
@@ -36,14 +36,14 @@ class Verdict(enum.Enum):
 
 @dataclass(frozen=True)
 class Estimate:
-    """The ratio B/A as pairs tell it.
+    """An estimate of the ratio B/A.
 
     Attributes:
         ratio: the estimate.
         low: lower end of its interval.
         high: upper end of its interval.
         level: confidence of the interval, e.g. 0.99.
-        pairs: how many there were.
+        pairs: number of pairs that it is made from.
     """
 
     ratio: float
@@ -55,7 +55,7 @@ class Estimate:
 
 @cache
 def _signed_rank_counts(n: int) -> tuple[int, ...]:
-    """How many of the 2**n sign patterns of n ranks give each rank sum 0 .. n(n+1)/2."""
+    """Count how many of the 2**n sign patterns of n ranks give each rank sum 0 .. n(n+1)/2."""
     counts = [1]
     for rank in range(1, n + 1):
         shifted = [0] * rank + counts
@@ -64,10 +64,10 @@ def _signed_rank_counts(n: int) -> tuple[int, ...]:
 
 
 def signed_rank_cut(n: int, tail: float) -> int:
-    """The largest k with P(rank sum < k) <= tail for n pairs: 0 where n is too small for such a tail.
+    """Return the largest k with P(rank sum < k) <= tail for n pairs, 0 where n is too small for such a tail.
 
-    The k-th smallest and the k-th largest Walsh average are then the ends of an interval that misses the
-    truth on either side with probability `tail` at most; exact, by counting.
+    The k-th smallest and the k-th largest Walsh average are the ends of an interval that misses the true
+    value on either side with a probability of at most `tail`. The result is exact, by counting.
     """
     below, total = 0, 2**n
     for k, count in enumerate(_signed_rank_counts(n)):
@@ -78,23 +78,23 @@ def signed_rank_cut(n: int, tail: float) -> int:
 
 
 def fewest_pairs(level: float) -> int:
-    """The smallest number of pairs that an interval of this confidence can be given for."""
+    """Return the smallest number of pairs for which there is an interval of this confidence."""
     return max(1, math.ceil(math.log2(2 / (1 - level))))
 
 
 def walsh_averages(values: Sequence[float]) -> np.ndarray:
-    """The averages of all pairs of values, each with itself too, sorted: n(n+1)/2 of them."""
+    """Return the sorted averages of all pairs of values, each value with itself too: n(n+1)/2 of them."""
     given = np.asarray(values, dtype=float)
     first, second = np.triu_indices(len(given))
     return np.sort((given[first] + given[second]) / 2)
 
 
 def estimate(log_ratios: Sequence[float], level: float) -> Estimate:
-    """The ratio and its interval.
+    """Estimate the ratio and its interval.
 
     Args:
-        log_ratios: one natural logarithm of B/A for each pair, at least one.
-        level: confidence; with fewer than `fewest_pairs` of it the interval has no ends.
+        log_ratios: the natural logarithm of B/A for each pair; at least one.
+        level: confidence of the interval. With fewer than `fewest_pairs(level)` pairs it is unbounded.
     """
     averages = walsh_averages(log_ratios)
     cut = signed_rank_cut(len(log_ratios), (1 - level) / 2)
@@ -104,26 +104,26 @@ def estimate(log_ratios: Sequence[float], level: float) -> Estimate:
     )
 
 
-def judge(found: Estimate, limit: float) -> Verdict:
-    """The verdict on an interval.
+def judge(found: Estimate, limit: float) -> RatioVerdict:
+    """Judge an interval.
 
     Args:
         found: the estimate.
-        limit: ratio up to which B is good enough, above 1.
+        limit: ratio up to which B is good enough, above 1: 1 + the allowed regression.
 
     Returns:
-        WORSE where the whole interval is above the limit; BETTER where it is as far on the other side, SAME
-        where it is not above the limit; else UNDECIDED.
+        WORSE if the whole interval is above the limit, UNDECIDED if part of it is, BETTER if the whole
+        interval is below 1/limit, else SAME.
     """
     if found.low > limit:
-        return Verdict.WORSE
+        return RatioVerdict.WORSE
     if found.high > limit:
-        return Verdict.UNDECIDED
-    return Verdict.BETTER if found.high < 1 / limit else Verdict.SAME
+        return RatioVerdict.UNDECIDED
+    return RatioVerdict.BETTER if found.high < 1 / limit else RatioVerdict.SAME
 
 
 def looks(first: int, last: int) -> tuple[int, ...]:
-    """After how many pairs the gate looks whether it can decide: sqrt(2) times as many each time."""
+    """Return the numbers of pairs after which the gate looks: sqrt(2) times as many each time."""
     at = [first]
     while at[-1] < last:
         at.append(min(last, math.ceil(at[-1] * _LOOK_GROWTH)))
@@ -131,18 +131,18 @@ def looks(first: int, last: int) -> tuple[int, ...]:
 
 
 def level_per_look(confidence: float, number: int) -> float:
-    """The confidence of each look, so that all of them together err no more often than one (Bonferroni)."""
+    """Return the confidence of each look such that all looks together err no more than one (Bonferroni)."""
     return 1 - (1 - confidence) / number
 
 
 def more_pairs(found: Estimate, limit: float) -> int | None:
-    """How many further pairs might decide, if the ratio stays and the interval shrinks as 1/sqrt(n).
+    """Estimate how many further pairs may decide, if the ratio stays and the interval shrinks as 1/sqrt(n).
 
-    With twice as many as that: what decides is the interval's end, which itself is off by chance, and more
-    looks make each interval wider.
+    The result is twice as many as that: the end of the interval, which decides, is subject to chance itself,
+    and more looks make each interval wider.
 
     Returns:
-        None where the ratio is so near the limit that no sensible number would.
+        None if the ratio is so near the limit that it would take more than MOST_PAIRS.
     """
     if math.isinf(found.high):
         return fewest_pairs(found.level) - found.pairs
@@ -154,6 +154,6 @@ def more_pairs(found: Estimate, limit: float) -> int | None:
 
 
 def relative_spread(values: Sequence[float]) -> float:
-    """Spread of measurements as a share of their median: 1.4826 times the median absolute deviation."""
+    """Return 1.4826 times the median absolute deviation, as a share of the median."""
     middle = float(np.median(values))
     return _MAD_TO_DEVIATION * float(np.median(np.abs(np.asarray(values) - middle))) / middle

@@ -1,4 +1,4 @@
-"""Pairs for the A/B gate: a save of A and one of B, one right after the other, in balanced random order."""
+"""Measures pairs for the A/B gate: a save of A and one of B, back to back, in balanced random order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from ci.bench.gate import GateResult, Plan, run_gate
+from ci.bench.ab.gate import GatePlan, GateResult, run_gate
 from ci.events import Progress
 from guest_images.cache import Cache
 from harness.errors import SetupBroken
@@ -23,51 +23,51 @@ class SlowedSide:
     """A side with a planted slowdown.
 
     Attributes:
-        side: what is measured.
-        slowdown: what was planted, with what the library itself counts.
+        side: the side that is measured.
+        slowdown: the slowdown, with the counts of the library that was planted.
     """
 
     side: Side
     slowdown: Slowdown
 
     def text(self) -> str:
-        """What was planted, and what the library itself counted.
+        """Return a sentence that says how much the planted library slept.
 
         Raises:
             SetupBroken: it never slept, so nothing was planted.
         """
         if not self.slowdown.acts:
             raise SetupBroken(
-                "The planted slowdown never acted, so this says nothing about the gate; a QEMU that is "
-                "linked statically does not take it."
+                "The planted slowdown never acted, so this says nothing about the gate. It cannot be planted "
+                "in a QEMU that is linked statically."
             )
         share = self.slowdown.slept_share
         slept = f"{100 * share:.1f} % of the time that its saves took without" if share else "at T0"
         return f"planted B slept {slept}, {self.slowdown.acts} times"
 
     def slept(self) -> dict[str, float]:
-        """What the library itself counted, for ab.json: how often, and the share of the saves' own time."""
+        """Return for ab.json how often the library slept, and the share of the saves' own time."""
         return {"times": self.slowdown.acts, "share": self.slowdown.slept_share}
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """Two sides, and how they are compared.
 
     Attributes:
         sides: A and B.
-        metric: one of METRICS.
-        plan: of each gate.
-        seed: of the order within pairs.
-        folder: for the saves' files.
+        metric: a key of METRICS.
+        plan: plan of each gate.
+        seed: seed of the order within pairs.
+        folder: for the files of the saves.
         cache: where a planted library is kept.
-        progress: told what goes on.
-        taken: the pairs so far, of all gates, each with its gate's number, A's figure and B's.
+        progress: told of each step.
+        taken: the pairs of all gates so far, each with the number of its gate, A's figure and B's.
     """
 
     sides: TwoSides
     metric: str
-    plan: Plan
+    plan: GatePlan
     seed: int
     folder: Path
     cache: Cache
@@ -78,8 +78,8 @@ class Comparison:
         """Run one gate.
 
         Args:
-            slow: what takes the place of B.
-            number: of the gate where there are several, so that each has its own order; 0 where it is alone.
+            slow: a side that takes the place of B.
+            number: number of the gate if there are several, which gives it an order of its own; else 0.
         """
         b = self.sides.b if slow is None else slow.side
         orders = balanced_orders(random.Random(f"{self.seed} {number}"))
@@ -99,9 +99,11 @@ class Comparison:
         return run_gate(self.plan, measure, self.progress.step)
 
     def slowed(self, share: float) -> SlowedSide:
-        """B, made slower by a share of what it takes.
+        """Return B with a slowdown planted.
 
-        A stand-still is made longer by a share of what it is without, which is measured first.
+        Args:
+            share: by how much it is to be slower. For stun and downtime this is a share of their usual
+                length, which is measured first.
         """
         base, folder = self.sides.b, self.folder.parent / "slowed"
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +122,7 @@ class Comparison:
 
 
 def balanced_orders(chance: random.Random) -> Iterator[bool]:
-    """Whether A comes first, pair after pair: by chance, and then the other way round."""
+    """Yield whether A comes first, for pair after pair: at random, and then the other way round."""
     while True:
         first = chance.random() < 0.5
         yield first
