@@ -6,11 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import SnapproofError
 from harness.status import Status
-from validators.verdict import CheckResult
+
+if TYPE_CHECKING:
+    # Reports read outcomes too, and start without numpy.
+    from validators.verdict import CheckResult
+
 
 OUTCOME_FILE = "outcome.json"
 
