@@ -184,9 +184,16 @@ def _status(outcome: OutcomeRecord) -> str:
 
 
 def _failed(check: Mapping[str, Any]) -> dict[str, Any]:
-    """What is wrong, without the pages and hexdumps, which can be megabytes."""
-    first = [violation["sentence"] for violation in check.get("violations", [])[:3]]
-    return {"name": one_line(check["name"]), "total": check.get("total", len(first)), "first": _clean(first)}
+    """Return what is wrong, without the pages and hexdumps, which can be megabytes."""
+    violations = check.get("violations", [])
+    first = [violation["sentence"] for violation in violations[:3]]
+    return {
+        "name": one_line(check["name"]),
+        "total": check.get("total", len(first)),
+        # Results of older versions have none.
+        "codes": _clean(sorted({violation["code"] for violation in violations if "code" in violation})),
+        "first": _clean(first),
+    }
 
 
 def _digest(parts: Any) -> str:
