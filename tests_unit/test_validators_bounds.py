@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.codes import Code
 from tests_unit.synthetic_stream import PAGE
 from validators.device_state import decode_devices
 from validators.stream import PipeSource, SnapshotIndex, open_source, read_index
@@ -143,8 +144,8 @@ def test_too_many_small_records_are_refused(
     path.write_bytes(_LARGE + _part(_zero(5, "a") + record * 100) + _end())
     damage = _read(path).damage
     assert damage is not None
-    assert damage.check == "page-flags"
-    assert "more than 100 records" in damage.sentence
+    assert damage.code is Code.PAGE_FLAGS_SMALL_RECORDS
+    assert "More than 100 records" in damage.sentence
 
 
 def test_block_that_cannot_be_in_the_file_gets_no_memory(tmp_path: Path) -> None:

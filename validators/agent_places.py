@@ -1,4 +1,4 @@
-"""Where each agent page should be: the directory pages, translated to RAMBlocks and offsets."""
+"""Where each agent page should be: the agent's directory pages, translated to RAMBlocks and offsets."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _MAX_COPIES = 16
 Numbers = npt.NDArray[np.int64]
 
 
-class Places:
-    """The places of all pages of the live agent.
+class AgentPlaces:
+    """Where the live agent's pages are.
 
     Attributes:
         memory: the address map.
         thread_pages: thread page of each thread.
-        directory_counts: pages of each thread by its directories.
-        reported: indexes whose place is missing because of a violation that was reported already.
+        directory_counts: number of pages of each thread, as its directory pages say.
+        reported: indexes without a place that have been reported already.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Places:
         self._sorted = self._global[self._order]
 
     def pages_of(self, thread: int, count: int) -> DataPages:
-        """What the scan found at the place of each index of a thread; arrays by index.
+        """Return what the scan found at the place of each index of a thread, as arrays by index.
 
-        A place that holds no data page has a header of zeros and is not intact; block is -1 where no
-        directory names the place.
+        A place that holds no data page has a header of zeros and is not intact; its block is -1 if no
+        directory page names the place.
         """
         block, page = self._where(thread, count)
         known = block >= 0
@@ -86,7 +86,7 @@ class Places:
         return block, page
 
     def _fill_unknown(self, thread: int, block: Numbers, page: Numbers) -> None:
-        """Where no directory names the place, take the page that names itself."""
+        """Find the pages whose place no directory page names by what they say of themselves."""
         unknown = block < 0
         if not unknown.any():
             return
@@ -100,7 +100,7 @@ class Places:
         page[numbers[take]] = self._data.page[mine[take]]
 
     def is_zero_page(self, found: DataPages) -> npt.NDArray[np.bool_]:
-        """Which of the places are zero pages in the stream."""
+        """Return which of the places are zero pages in the stream: bool[k]."""
         result = np.zeros(len(found.page), np.bool_)
         for number, block in enumerate(self._reader.index.blocks):
             mine = found.block == number
@@ -109,7 +109,7 @@ class Places:
 
     @cached_property
     def _by_name(self) -> tuple[Numbers, ap.Words]:
-        """The intact pages in order of the number of what they call themselves, and those numbers."""
+        """Return the intact pages sorted by `_names` of their thread and index, and those numbers."""
         intact = np.flatnonzero(self._data.intact)
         header = self._data.header
         keys = _names(header[intact, DataWord.THREAD], header[intact, DataWord.INDEX])
@@ -117,7 +117,7 @@ class Places:
         return intact[order], keys[order]
 
     def elsewhere(self, thread: int, index: int, block: int, page: int) -> str:
-        """A sentence on where else an intact copy of a page is, "" where there is none."""
+        """Return a sentence that says where else an intact copy of a page is, "" if there is none."""
         order, keys = self._by_name
         key = _names(np.array([thread], np.uint64), np.array([index], np.uint64))
         first, last = (int(np.searchsorted(keys, key, side)[0]) for side in ("left", "right"))
@@ -136,12 +136,12 @@ class Places:
 
 
 def _names(thread: ap.Words, index: ap.Words) -> ap.Words:
-    """A number for each (thread, index) that hardly any other has."""
+    """Return a hash of each (thread, index)."""
     return ap.mix(ap.mix(thread) ^ index)
 
 
-def find_places(reader: PageReader, scan: AgentScan, control: SpecialPage, tally: Tally) -> Places:
-    """Read the live agent's directories and find the address map that its pages bear out."""
+def find_places(reader: PageReader, scan: AgentScan, control: SpecialPage, tally: Tally) -> AgentPlaces:
+    """Read the live agent's directory pages and find the address map that agrees with its pages."""
     nonce = control[PageWord.NONCE]
     data = scan.data.select(scan.data.header[:, PageWord.NONCE] == np.uint64(nonce))
     threads: dict[int, SpecialPage] = {}
@@ -149,17 +149,17 @@ def find_places(reader: PageReader, scan: AgentScan, control: SpecialPage, tally
         thread = page[ThreadWord.NUMBER]
         if page[PageWord.NONCE] != nonce or thread >= control[ControlWord.THREADS]:
             continue
-        # The kernel may have moved a page and left the old copy behind: the live one is the later one.
+        # The kernel may have moved the page and left the old copy behind; the later one is live.
         if thread not in threads or page[ThreadWord.STEPS] > threads[thread][ThreadWord.STEPS]:
             threads[thread] = page
     frames = _frames(reader, scan, control, tally)
     memory, disagreeing = best_map(reader.index, _sightings(reader, data, frames))
     tally.facts["pages away from their directory place"] = disagreeing
-    return Places(reader, data, memory, threads, frames)
+    return AgentPlaces(reader, data, memory, threads, frames)
 
 
 def _frames(reader: PageReader, scan: AgentScan, control: SpecialPage, tally: Tally) -> dict[int, Numbers]:
-    """Guest page frame number of each page of each thread, 0 where unknown."""
+    """Return the guest page frame number of each page of each thread, 0 if unknown."""
     left = sum(block.pages for block in reader.index.blocks)
     listed: dict[int, list[SpecialPage]] = {}
     sizes: dict[int, int] = {}
@@ -173,7 +173,7 @@ def _frames(reader: PageReader, scan: AgentScan, control: SpecialPage, tally: Ta
         if not right or end - known > left:
             _report_directory(reader, page, tally)
             continue
-        # All threads together can have no more pages than there are.
+        # Bound memory: all threads together cannot have more pages than the file.
         sizes[thread] = max(known, end)
         left -= sizes[thread] - known
         listed.setdefault(thread, []).append(page)
@@ -181,7 +181,7 @@ def _frames(reader: PageReader, scan: AgentScan, control: SpecialPage, tally: Ta
 
 
 def _frames_of(directories: list[SpecialPage], size: int) -> Numbers:
-    """Guest page frame numbers by a thread's directories, up to the `size` that they reach."""
+    """Return the guest page frame numbers of a thread's first `size` pages from its directory pages."""
     numbers = np.zeros(size, np.int64)
     start = DirectoryWord.FRAMES
     for page in directories:
@@ -207,7 +207,7 @@ def _report_directory(reader: PageReader, page: SpecialPage, tally: Tally) -> No
 
 
 def _sightings(reader: PageReader, data: DataPages, frames: dict[int, Numbers]) -> list[Sighting]:
-    """A sample of intact pages with the address that their directory gives."""
+    """Return a sample of the intact pages, each with the address that its directory page gives."""
     size = reader.index.page_size
     intact = np.flatnonzero(data.intact)
     step = max(1, len(intact) // _MAX_SIGHTINGS)

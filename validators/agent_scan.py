@@ -1,4 +1,4 @@
-"""Finds every agent page in a vmstate file and reads what it says of itself."""
+"""Finds every agent page in a vmstate file and reads its header."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DataPages:
         block: int64, position of the RAMBlock.
         page: int64, page number in it.
         header: uint64[k, 6], the words before the body: columns are numbered by PageWord and DataWord.
-        intact: bool, body and checksum agree with the header.
+        intact: bool, whether body and checksum agree with the header.
     """
 
     block: Numbers
@@ -43,7 +43,7 @@ class DataPages:
     intact: npt.NDArray[np.bool_]
 
     def select(self, mask: npt.NDArray[np.bool_]) -> DataPages:
-        """Those where `mask` is set."""
+        """Return the pages for which `mask` is set."""
         return DataPages(self.block[mask], self.page[mask], self.header[mask], self.intact[mask])
 
 
@@ -86,7 +86,7 @@ _Part = tuple[Numbers, Words, npt.NDArray[np.bool_], list[tuple[int, Words]]]
 
 
 def scan_agent(reader: PageReader) -> AgentScan:
-    """Read all pages once and pick the agent's; those of other than 4096 bytes are none."""
+    """Read all pages once and return the agent's; a RAMBlock with other than its page size has none."""
     parts: list[tuple[Numbers, Numbers, Words, npt.NDArray[np.bool_]]] = []
     special: dict[int, list[SpecialPage]] = {magic: [] for magic in _SPECIAL}
     left = _MAX_SPECIAL
@@ -109,7 +109,12 @@ def scan_agent(reader: PageReader) -> AgentScan:
 
 
 def _pick(batch: Batch) -> _Part:
-    """The agent's pages of one batch: page numbers, headers and intactness; other pages with content."""
+    """Pick the agent's pages of one batch.
+
+    Returns:
+        Of data pages the page numbers, the headers and whether each is intact; of other agent pages the page
+        number and the words.
+    """
     words = batch.words
     magics = words[:, PageWord.MAGIC]
     data = np.flatnonzero(magics == np.uint64(DATA_MAGIC))

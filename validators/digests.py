@@ -1,4 +1,4 @@
-"""Digests of pages with a fast non-cryptographic hash, for comparing files and finding equal pages."""
+"""Digests pages with a fast non-cryptographic hash, to compare files and find equal pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_digests(source: FileSource, start: int = 0) -> tuple[SnapshotIndex, lis
     """Index a file and digest its pages.
 
     Returns:
-        The index, and for each RAMBlock the digests as of digest_pages().
+        The index, and for each RAMBlock the result of digest_pages().
 
     Raises:
         UsageError: there is no vmstate stream at that offset.
@@ -31,9 +31,9 @@ def read_digests(source: FileSource, start: int = 0) -> tuple[SnapshotIndex, lis
 
 
 def digest_pages(reader: PageReader, block: Block) -> Digests:
-    """Digest (xxh3, 64 bits) of every page of a block: uint64[pages].
+    """Digest every page of a block with XXH3 (64 bits): uint64[pages].
 
-    A page of zeros has one digest whether the stream holds it as a zero page or as data; a missing page
+    A page of zeros has the same digest whether the stream holds it as a zero page or as data. A missing page
     has the digest 0.
     """
     blank = int.from_bytes(_digest(bytes(block.page_size)), "big")
@@ -44,9 +44,9 @@ def digest_pages(reader: PageReader, block: Block) -> Digests:
 
 
 def _digests(batch: Batch) -> tuple[Numbers, bytes]:
-    """Page numbers and joined digests of a batch."""
-    # Slices of a memoryview cost a third of what rows of an array do, joined bytes less than integers,
-    # and map() less than a loop.
+    """Return the page numbers and the joined digests of a batch."""
+    # Measured: slices of a memoryview cost a third of rows of an array, joined bytes less than integers, and
+    # map() less than a loop.
     starts = batch.starts.tolist()
     places = map(slice, starts, (batch.starts + batch.size).tolist())
     return batch.pages, b"".join(map(_digest, map(batch.space.__getitem__, places)))

@@ -1,4 +1,4 @@
-"""Which RAMBlock and offset a guest-physical address is: the machine's rule, proved by the agent's pages.
+"""Translates guest-physical addresses to RAMBlocks: by the machine type's rule, checked against agent pages.
 
 Sources: QEMU 10.0 hw/i386/pc_piix.c pc_init1() (below 4 GiB at most 0xe0000000, 0xc0000000 if RAM is
 that large), hw/i386/pc_q35.c pc_q35_init() (0xb0000000, then 0x80000000), hw/arm/virt.c (RAM from
@@ -19,7 +19,7 @@ _NOT_RAM = ("vga", "rom", "bios", "flash", "acpi", "etc/", ".pci", "vram", "fw_c
 
 @dataclass(frozen=True)
 class Region:
-    """Guest-physical addresses that are one stretch of a RAMBlock; all in bytes.
+    """A range of guest-physical addresses that is one part of a RAMBlock; all in bytes.
 
     Attributes:
         gpa: first address.
@@ -36,7 +36,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Sighting:
-    """An agent page seen at (block, offset) whose directory names `gpa`; bytes."""
+    """An agent page that is at (block, offset) and whose directory page names `gpa`; bytes."""
 
     gpa: int
     block: int
@@ -56,14 +56,14 @@ class MemoryMap:
         self.regions = tuple(regions)
 
     def place(self, gpa: int) -> tuple[int, int] | None:
-        """RAMBlock position and offset of an address, None where it is not RAM."""
+        """Return RAMBlock position and offset of an address, None if it is not RAM."""
         for region in self.regions:
             if region.gpa <= gpa < region.gpa + region.length:
                 return region.block, region.offset + gpa - region.gpa
         return None
 
     def address(self, block: int, offset: int) -> int | None:
-        """Guest-physical address of a place, None where unknown."""
+        """Return the guest-physical address of a place, None if it is unknown."""
         for region in self.regions:
             if region.block == block and region.offset <= offset < region.offset + region.length:
                 return region.gpa + offset - region.offset
@@ -71,7 +71,7 @@ class MemoryMap:
 
 
 def machine_map(index: SnapshotIndex) -> MemoryMap | None:
-    """The map by the machine type's rule, None where no rule is known."""
+    """Return the map that the machine type implies, None if none is known for it."""
     machine = index.configuration.machine
     ram = _ram_blocks(index)
     size = sum(index.blocks[number].used_length for number in ram)
@@ -87,7 +87,7 @@ def machine_map(index: SnapshotIndex) -> MemoryMap | None:
 
 
 def _ram_blocks(index: SnapshotIndex) -> list[int]:
-    """Positions of blocks that hold main memory, in stream order."""
+    """Return the positions of the RAMBlocks that hold main memory, in stream order."""
     names = [block.idstr for block in index.blocks]
     for only in ("pc.ram", "mach-virt.ram"):
         if only in names:
@@ -100,7 +100,7 @@ def _ram_blocks(index: SnapshotIndex) -> list[int]:
 
 
 def _spread(index: SnapshotIndex, blocks: list[int], windows: list[tuple[int, int]]) -> list[Region]:
-    """Lay blocks one after another into address windows (start, bytes)."""
+    """Lay RAMBlocks one after another into address windows (start, bytes)."""
     regions = []
     left = list(windows)
     for number in blocks:
@@ -117,16 +117,16 @@ def _spread(index: SnapshotIndex, blocks: list[int], windows: list[tuple[int, in
 
 
 def best_map(index: SnapshotIndex, sightings: Sequence[Sighting]) -> tuple[MemoryMap, int]:
-    """The machine's rule if the agent's pages bear it out, otherwise what they themselves say.
+    """Choose the machine type's rule if the agent's pages agree with it, else a map learned from them.
 
-    Blocks that the rule does not place, such as memory plugged in later, lie where the pages say.
+    RAMBlocks that the rule does not place, such as memory plugged in later, are placed by the pages.
 
     Args:
         index: the file's index.
-        sightings: intact agent pages and the address that the directory gives them.
+        sightings: intact agent pages and the addresses that their directory pages give them.
 
     Returns:
-        The map, and how many sightings disagree with it.
+        The map, and the number of sightings that disagree with it.
     """
     rule = machine_map(index)
     learned = _learned(index, sightings)
@@ -140,7 +140,7 @@ def best_map(index: SnapshotIndex, sightings: Sequence[Sighting]) -> tuple[Memor
 
 
 def _completed(rule: MemoryMap, learned: MemoryMap) -> MemoryMap:
-    """The rule, with what was learned about blocks that it does not place."""
+    """Add to the rule what was learned about the RAMBlocks that it does not place."""
     placed = {region.block for region in rule.regions}
     more = [region for region in learned.regions if region.block not in placed]
     return MemoryMap(rule.rule, (*rule.regions, *more))
@@ -151,7 +151,7 @@ def _disagreeing(memory: MemoryMap, sightings: Sequence[Sighting]) -> int:
 
 
 def _learned(index: SnapshotIndex, sightings: Sequence[Sighting]) -> MemoryMap:
-    """Stretches of equal distance between address and offset that many pages agree on."""
+    """Return the ranges in which at least 2 % of the pages agree on the distance from offset to address."""
     distances = Counter((seen.block, seen.gpa - seen.offset) for seen in sightings)
     regions = []
     for (block, distance), votes in distances.most_common(64):

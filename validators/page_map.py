@@ -13,14 +13,14 @@ _CELL, _ROW_CELLS, _LINE = 8, 128, 18
 
 
 def _shares(length: int, offsets: Sequence[int], cells: int) -> npt.NDArray[np.float64]:
-    """Share of bad pages in each of `cells` equal stretches of a RAMBlock of `length` bytes."""
+    """Return the share of bad pages in each of `cells` equal parts of a RAMBlock of `length` bytes."""
     edges = np.linspace(0, max(length, 1), cells + 1)
     counts, _ = np.histogram(np.asarray(sorted(set(offsets)), np.float64), edges)
     return np.minimum(1.0, counts * 4096 / (max(length, 1) / cells))
 
 
 def terminal_map(lengths: Mapping[str, int], bad: Mapping[str, Sequence[int]], width: int = 64) -> str:
-    """One line of block characters for each RAMBlock with bad pages.
+    """Draw one line of block characters for each RAMBlock with bad pages.
 
     Args:
         lengths: bytes of every RAMBlock, by idstr.
@@ -28,7 +28,7 @@ def terminal_map(lengths: Mapping[str, int], bad: Mapping[str, Sequence[int]], w
         width: characters of a bar.
 
     Returns:
-        Text lines; a cell with any bad page is never shown as empty. Empty where nothing is bad.
+        Text lines, "" if no page is bad. A cell with a bad page is never shown as empty.
     """
     lines = []
     for idstr, offsets in bad.items():
@@ -42,7 +42,7 @@ def terminal_map(lengths: Mapping[str, int], bad: Mapping[str, Sequence[int]], w
 
 
 def svg_map(lengths: Mapping[str, int], bad: Mapping[str, Sequence[int]]) -> str:
-    """A drawing of all RAMBlocks as an SVG document: grey where right, red where pages are bad.
+    """Draw all RAMBlocks as an SVG document: grey where pages are right, red where they are bad.
 
     Args:
         lengths: bytes of every RAMBlock, by idstr.

@@ -1,7 +1,7 @@
-"""Guest pages out of a vmstate file, in batches of arrays and in file order.
+"""Reads guest pages from a vmstate file, in batches of arrays and in file order.
 
-Batches are small enough to stay in a CPU's second-level cache while they are looked at, which is what
-makes a check run at the speed of a plain read.
+A batch stays in a CPU's second-level cache while it is worked on. That makes a check as fast as a plain read
+of the file.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from validators.stream.index import Block, SnapshotIndex
 from validators.stream.source import FileSource
 from validators.workers import spread
 
-# No batch is longer than this, nor spans more of the file.
+# A batch has at most so many bytes of pages, and spans at most so many bytes of the file.
 BATCH_BYTES = 2 << 20
 _MAX_GAP = 64 << 10
 _WORTH_ALONE = 32
 _PAGES_AT_ONCE = 1 << 20
-# Of a larger file only the pages of one region are sorted at a time; finding them costs a look at all.
+# In a larger file the pages of one region at a time are sorted; each region costs a pass over the index.
 _REGION_BYTES = 16 << 30
 _MAX_REGIONS = 16
-# A process more has to save more than it costs: about 10 ms.
+# Starting a process costs about 10 ms; so many spans take it longer.
 _WORTH_PROCESS = 64
 
 Result = TypeVar("Result")
@@ -57,13 +57,13 @@ class Batch:
 
     @cached_property
     def rows(self) -> Rows:
-        """The pages as uint8[k, page size], valid until the next batch."""
+        """Return the pages as uint8[k, page size], valid until the next batch."""
         space = np.frombuffer(self.space, np.uint8)
         if len(self.pages) == 1:
             return space[: self.size].reshape(1, self.size)
         if self.stride:
             return np.ndarray((len(self.pages), self.size), np.uint8, space, 0, (self.stride, 1))
-        # Every possible row is a row of this overlapping view; picking copies them.
+        # A view with one overlapping row per byte offset; indexing it copies the rows that are wanted.
         rows: Rows = np.ndarray((int(self.starts[-1]) + 1, self.size), np.uint8, space, 0, (1, 1))[
             self.starts
         ]
@@ -71,13 +71,20 @@ class Batch:
 
     @property
     def words(self) -> npt.NDArray[np.uint64]:
-        """The rows as little-endian 64-bit words: uint64[k, page size / 8]."""
+        """Return the rows as little-endian 64-bit words: uint64[k, page size / 8]."""
         return self.rows.view("<u8")
 
 
 @dataclass(frozen=True)
 class _Span:
-    """Pages worth reading in one go: page size, int64[k] numbers, int64[k] file offsets, even spacing."""
+    """Pages that are read in one go.
+
+    Attributes:
+        size: bytes of a page.
+        pages: int64[k] page numbers.
+        places: int64[k] file offsets, ascending.
+        stride: bytes from each page to the next, 0 where they are not evenly spaced.
+    """
 
     size: int
     pages: Numbers
@@ -86,12 +93,12 @@ class _Span:
 
     @property
     def start(self) -> int:
-        """File offset of the first."""
+        """Return the file offset of the first page."""
         return int(self.places[0])
 
     @property
     def length(self) -> int:
-        """Bytes of the file from the first to the end of the last."""
+        """Return the bytes of the file from the first page to the end of the last."""
         return int(self.places[-1]) + self.size - self.start
 
 
@@ -108,10 +115,10 @@ class PageReader:
         self.index = index
 
     def batches(self, block: Block) -> Iterator[Batch]:
-        """All pages of a block that have data in the file (not zero pages), in file order.
+        """Yield all pages of a block that have data in the file (no zero pages), in file order.
 
         Raises:
-            StreamError: the file became shorter meanwhile.
+            StreamError: the file became shorter while it was read.
         """
         for span in self._spans_of(block):
             yield self._read(span)
@@ -119,12 +126,12 @@ class PageReader:
             self.source.passed(span.length)
 
     def each(self, block: Block, work: Callable[[Batch], Result]) -> Iterator[Result]:
-        """Call `work` on each of batches(), on several CPUs where that pays; results in file order.
+        """Call `work` on each batch of a block, on several CPUs if that pays; yield results in file order.
 
-        `work` may run in copies of this process: it must only return what it finds, and that be pickled.
+        `work` may run in a forked copy of this process, so only its return value counts; that is pickled.
 
         Raises:
-            StreamError: the file became shorter meanwhile.
+            StreamError: the file became shorter while it was read.
         """
         spans = list(self._spans_of(block))
         results = spread(spans, lambda span: self._work(span, work), _WORTH_PROCESS)
@@ -140,7 +147,7 @@ class PageReader:
             if len(places) > 1 and not (places[1:] > places[:-1]).all():
                 order = np.argsort(places, kind="stable")
                 pages, places = pages[order], places[order]
-            # Pages cannot lie closer than this, so that no other spacing adds up to as little.
+            # The least spacing of pages: k pages that span k - 1 times this are evenly spaced.
             closest = size if self.index.mapped else size + 8
             for span, stride in _spans(size, closest, places):
                 yield _Span(size, pages[span], places[span], stride)
@@ -159,7 +166,7 @@ class PageReader:
         return Batch(span.pages, span.size, space, span.places - span.start, span.stride)
 
     def page(self, block: Block, number: int) -> bytes | None:
-        """Content of one page, zeros for a zero page, None where the file has none."""
+        """Return the content of one page, zeros for a zero page, None if the file has none."""
         place = int(block.page_source[number]) if 0 <= number < block.pages else 0
         if place < 0:
             return bytes(block.page_size)
@@ -169,7 +176,7 @@ class PageReader:
 
 
 def _pages_in(block: Block, first: int, end: int) -> tuple[Numbers, Numbers]:
-    """Numbers and file offsets of the pages whose data begins in [first, end) of the file."""
+    """Return numbers and file offsets of the pages whose data begins in [first, end) of the file."""
     found: list[Numbers] = []
     for start in range(0, block.pages, _PAGES_AT_ONCE):
         chunk = block.page_source[start : start + _PAGES_AT_ONCE]
@@ -179,7 +186,7 @@ def _pages_in(block: Block, first: int, end: int) -> tuple[Numbers, Numbers]:
 
 
 def _spans(size: int, closest: int, places: Numbers) -> Iterator[tuple[slice, int]]:
-    """Cut ascending file offsets of pages into stretches worth reading in one go, with their spacing."""
+    """Cut ascending file offsets of pages into spans to read in one go, each with its stride (see _Span)."""
     at = 0
     while at < len(places):
         first = int(places[at])
@@ -193,7 +200,7 @@ def _spans(size: int, closest: int, places: Numbers) -> Iterator[tuple[slice, in
         wide = steps > _MAX_GAP
         if wide.any():
             until = at + int(wide.argmax()) + 1
-        # An evenly spaced stretch is used where it lies; a mixed one has to be copied together.
+        # Evenly spaced pages are used in place; others have to be copied.
         uneven = steps[: until - at - 1] != closest
         even = int(uneven.argmax()) if uneven.any() else until - at - 1
         if even >= _WORTH_ALONE:

@@ -1,4 +1,4 @@
-"""Says how far the reading of a file has come, without a word from the loops that read it."""
+"""Reports how much of a file has been read; the loops that read it need no code for that."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from pathlib import Path
 
 from validators.stream.source import FileSource
 
-# Called with the name of a stage, bytes done and bytes in all. Done never goes back within a stage, and
-# reaches all at its end.
 Progress = Callable[[str, int, int], None]
+"""Called with the name of a stage, bytes done and bytes in all; the bytes done grow up to all of them."""
 
 _STEP = 16 << 20
 
 
 class WatchedSource(FileSource):
-    """A file that reports what has been read of it, every 16 MiB."""
+    """A file that reports every 16 MiB how much of it has been read."""
 
     def __init__(self, descriptor: int, path: Path, progress: Progress) -> None:
         super().__init__(descriptor, path)
@@ -24,7 +23,7 @@ class WatchedSource(FileSource):
         self._done = self._told = self._read = 0
 
     def begin(self, stage: str, base: int, total: int) -> None:
-        """Start a stage that will read about `total` bytes, from file offset `base` on; the last one ends."""
+        """End the last stage and start one that will read about `total` bytes from file offset `base` on."""
         self.finish()
         self._stage, self._base, self._total = stage, base, total
         self._done = self._told = self._read = 0
@@ -37,12 +36,12 @@ class WatchedSource(FileSource):
         self._stage = ""
 
     def release(self, offset: int) -> None:
-        """As in FileSource: the index is read up to here."""
+        """Drop mapped pages before `offset`, and report that the index has been read up to there."""
         self._reached(offset - self._base)
         super().release(offset)
 
     def passed(self, length: int) -> None:
-        """As in FileSource: the oracles look at pages in whatever order, each once."""
+        """Report that `length` more bytes of pages have been looked at, in any order."""
         self._read += length
         self._reached(self._read)
 

@@ -1,7 +1,7 @@
-"""What of a virtio-mem device's memory is plugged in, by the device's own state in the file.
+"""Finds out which memory of a virtio-mem device is plugged in, from the device's state in the file.
 
-Memory that is not plugged in is not saved: QEMU 6.2 and later, migration/ram.c
-ramblock_dirty_bitmap_clear_discarded_pages().
+QEMU 6.2 and later do not save memory that is not plugged in (migration/ram.c
+ramblock_dirty_bitmap_clear_discarded_pages()).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from validators.stream.index import Block, Section, SnapshotIndex
 from validators.stream.source import Source
 
-# QEMU 10.0 hw/virtio/virtio-mem.c: one of these names after the device's path, the first since 8.1.
+# QEMU 10.0 hw/virtio/virtio-mem.c: one of these names follows the device's path, the first one since 8.1.
 _STATES = ("/virtio-mem-device-early", "/virtio-mem")
 _LEAST_BLOCK_BYTES = 1 << 20
 _WORD = 8
@@ -25,7 +25,7 @@ Unplugged = Mapping[int, npt.NDArray[np.bool_]]
 
 
 def is_early_state(section: Section) -> bool:
-    """Whether a section is device state that QEMU writes before the first page."""
+    """Whether a section is virtio-mem state that QEMU writes before the first page."""
     return section.idstr.endswith(_STATES[0])
 
 
@@ -37,8 +37,8 @@ def has_virtio_mem(index: SnapshotIndex) -> bool:
 def unplugged_pages(source: Source, index: SnapshotIndex) -> Unplugged:
     """Find the pages that virtio-mem devices have not plugged in.
 
-    A device's RAMBlock is named after the device's path. One whose state cannot be read is left out, so
-    that its missing pages count as missing.
+    A device's RAMBlock has the device's path in its name. A device whose state cannot be read is left out, so
+    its missing pages count as missing.
     """
     found = {}
     for number, block in enumerate(index.blocks):
@@ -53,11 +53,12 @@ def unplugged_pages(source: Source, index: SnapshotIndex) -> Unplugged:
 
 
 def _plugged(raw: bytes, block: Block) -> Plugged | None:
-    """bool[pages] of a RAMBlock from a device's state, None where the state does not hold it.
+    """Read from a device's state which pages are plugged in: bool[pages], None if it does not say.
 
-    vmstate_virtio_mem_sanity_checks has address, size and block size of the region (64 bits each) and
-    the node (32 bits); then come, in the early state, the plugged size and the bitmap, in the other the
-    usable, the plugged and the requested size and the bitmap. A bitmap is right if it adds up to the size.
+    vmstate_virtio_mem_sanity_checks has address, size and block size of the region (64 bits each) and the
+    node (32 bits). Then follow, in the early state, the plugged size and the bitmap; in the other state the
+    usable, the plugged and the requested size and the bitmap. A bitmap is believed if its bits add up to the
+    plugged size.
     """
     region = block.used_length.to_bytes(_WORD, "big")
     at = raw.find(region)
@@ -75,7 +76,7 @@ def _plugged(raw: bytes, block: Block) -> Plugged | None:
 
 
 def _bits(raw: bytes, count: int) -> Plugged | None:
-    """The first `count` bits of a bitmap in big-endian words (QEMU vmstate-types.c put_bitmap())."""
+    """Return the first `count` bits of a bitmap in big-endian words (QEMU vmstate-types.c put_bitmap())."""
     length = (count + 63) // 64 * _WORD
     if len(raw) < length:
         return None

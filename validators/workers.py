@@ -1,6 +1,6 @@
 """Spreads work over the CPUs by forked copies of this process, which inherit all that the work needs.
 
-Threads do not help here: they take turns at Python's lock around calls of a few microseconds each.
+Threads would not help: calls take a few microseconds each, and threads wait for one another at Python's GIL.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _PIPE_BYTES = 1 << 20
 def spread(items: Sequence[Item], work: Callable[[Item], Result], worth: int) -> Iterator[Result]:
     """Call `work` on every item, and yield the results in the order of the items.
 
-    A copy that dies or fails costs only time: what it owes is done here instead, exceptions included.
+    If a copy dies or fails, this process does the rest of its items, and raises what `work` raises there.
 
     Args:
         items: what to work on.
-        work: runs in copies of this process, so that nothing it changes is seen here; its results are
+        work: runs in copies of this process, so nothing that it changes is seen here; its results are
             pickled.
-        worth: below this number of items for each process, fewer processes are used.
+        worth: the least number of items for each process; with fewer items, fewer processes are used.
     """
     processes = min(_MAX_PROCESSES, len(os.sched_getaffinity(0)), len(items) // worth)
     if processes < 2 or threading.active_count() > 1:
-        # A copy has none of the other threads, but the locks that they held.
+        # A copy would have the locks that other threads hold, and not those threads.
         yield from map(work, items)
         return
     with contextlib.ExitStack() as stack:
@@ -51,7 +51,7 @@ def spread(items: Sequence[Item], work: Callable[[Item], Result], worth: int) ->
 
 
 def _receive(pipe: BinaryIO) -> tuple[Any, ...]:
-    """The next result of a copy; nothing where it has ended."""
+    """Return the next result of a copy, nothing if it has ended."""
     try:
         return (pickle.load(pipe),)
     except (EOFError, OSError, pickle.UnpicklingError):
@@ -60,14 +60,14 @@ def _receive(pipe: BinaryIO) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def _copy(items: Sequence[Item], work: Callable[[Item], object]) -> Iterator[BinaryIO]:
-    """A copy of this process at work, as the pipe that its pickled results come from."""
+    """Fork a copy of this process to work on items, and yield the pipe that its pickled results come from."""
     reading, writing = os.pipe()
     with contextlib.suppress(OSError):
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     pid = os.fork()
     if pid == 0:
-        # Signals stay blocked: handlers are for the original. When that ends, the pipe breaks.
+        # Signals stay blocked, since handlers are for the original process. If it ends, the pipe breaks.
         os.close(reading)
         _serve(writing, items, work)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -81,7 +81,7 @@ def _copy(items: Sequence[Item], work: Callable[[Item], object]) -> Iterator[Bin
 
 
 def _serve(writing: int, items: Sequence[Item], work: Callable[[Item], object]) -> None:
-    """Do the work of a copy and end it, whatever happens."""
+    """Do the work of a copy, then end the copy, also after an exception."""
     try:
         with os.fdopen(writing, "wb") as pipe:
             for item in items:

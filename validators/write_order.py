@@ -17,7 +17,7 @@ from guest_images.agent.format import (
 )
 from harness.codes import Code
 from validators import agent_pages as ap
-from validators.agent_places import Places, find_places
+from validators.agent_places import AgentPlaces, find_places
 from validators.agent_scan import AgentScan, DataPages, SpecialPage, scan_agent
 from validators.page_diagnosis import Diagnosis, diagnose
 from validators.pages import PageReader
@@ -131,7 +131,7 @@ class _ThreadJudge:
     """
 
     def __init__(
-        self, reader: PageReader, control: SpecialPage, thread: int, places: Places, tally: Tally
+        self, reader: PageReader, control: SpecialPage, thread: int, places: AgentPlaces, tally: Tally
     ) -> None:
         self._reader = reader
         self._nonce = control[PageWord.NONCE]

@@ -1,4 +1,4 @@
-"""The vmstate stream reader: from untrusted bytes to a SnapshotIndex."""
+"""The vmstate stream reader: turns untrusted bytes into a SnapshotIndex."""
 
 from validators.stream.format import StreamError
 from validators.stream.index import Anomaly, Block, Section, SnapshotIndex

@@ -1,4 +1,4 @@
-"""Collects what the reader meets: page sources per RAMBlock, duplicates, anomalies. Bounded lists."""
+"""Collects what the reader finds, in bounded lists: page sources by RAMBlock, duplicates, anomalies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Pages = npt.NDArray[np.int64]
 
 
 class Collector:
-    """The growing content of a SnapshotIndex.
+    """The content of a SnapshotIndex while a stream is read.
 
     Attributes:
         blocks: RAMBlocks so far.
@@ -48,12 +48,12 @@ class Collector:
             self.anomalies.append(Anomaly(code, sentence, offset, block, page))
 
     def add_block(self, block: Block) -> None:
-        """Add a RAMBlock; of two with one name the first is the one that records mean."""
+        """Add a RAMBlock; of two with one name records mean the first."""
         self._by_name.setdefault(block.idstr, len(self.blocks))
         self.blocks.append(block)
 
     def find_block(self, idstr: str) -> int | None:
-        """Position of the RAMBlock with that name, None where there is none."""
+        """Return the position of the RAMBlock with that name, None if there is none."""
         return self._by_name.get(idstr)
 
     def bad_fill(self, fill: int, offset: int, page: int, number: int | None) -> None:
@@ -65,23 +65,23 @@ class Collector:
             self.anomalies.append(Anomaly(Code.ZERO_FILL_NOT_ZERO, sentence, offset, block, page))
 
     def add_pages(self, number: int, pages: Pages, sources: Pages, section_start: int) -> None:
-        """Note page records of one block, in file order.
+        """Note page records of one RAMBlock, in file order.
 
         Args:
-            number: position of the block.
-            pages: page numbers, may lie outside the block.
+            number: position of the RAMBlock.
+            pages: page numbers; they may lie outside of the RAMBlock.
             sources: page_source value of each.
-            section_start: file offset of the section's content, to tell duplicates within it.
+            section_start: file offset of the section's content, to find duplicates within it.
 
         Raises:
-            StreamError: the block has no room, see Block.page_source.
+            StreamError: the file is too short for so many records.
         """
         block = self.blocks[number]
         target = block.page_source
         if not target.flags.writeable:
             raise StreamError(
                 Code.TRUNCATED_TOO_SHORT,
-                f"The {block.pages} pages of RAMBlock '{block.idstr}' cannot all be in a file this short.",
+                f"The file is too short to hold the {block.pages} pages of RAMBlock '{block.idstr}'.",
                 abs(int(sources[0])),
             )
         inside = pages < block.pages
@@ -91,14 +91,14 @@ class Collector:
         earlier = target[pages]
         target[pages] = sources
         if (target[pages] != sources).any():
-            # Some page is here several times.
+            # A page has several of these records.
             target[pages] = earlier
             self._store_in_turn(number, pages, sources, section_start)
         elif earlier.any():
             self._note_duplicates(number, pages, earlier, sources, section_start)
 
     def add_page(self, number: int, page: int, source: int, section_start: int) -> None:
-        """As add_pages(), for one page."""
+        """Note one page record, as add_pages() does."""
         block = self.blocks[number]
         if page >= block.pages or not block.page_source.flags.writeable:
             one = np.array([[page], [source]], np.int64)
@@ -115,7 +115,7 @@ class Collector:
                     self._join_single()
 
     def _join_single(self) -> None:
-        """Make arrays of the duplicates that were noted one by one, so that they take little room."""
+        """Turn the duplicates that were noted one by one into arrays, which take less memory."""
         if self._single:
             columns = np.array(self._single, np.int64).T.copy()
             self._duplicates.append((columns[0], *columns[1:4], columns[4].astype(np.bool_)))
@@ -128,7 +128,7 @@ class Collector:
             offset = page * block.page_size
             self.anomaly(
                 Code.PAGE_OUTSIDE_BLOCK_RECORD,
-                f"A record is for offset 0x{offset:x} of RAMBlock '{block.idstr}', "
+                f"A page record names offset 0x{offset:x} of RAMBlock '{block.idstr}', "
                 f"which has only 0x{block.used_length:x} bytes.",
                 abs(source),
                 block.idstr,
@@ -136,7 +136,7 @@ class Collector:
             )
 
     def _store_in_turn(self, number: int, pages: Pages, sources: Pages, section_start: int) -> None:
-        """Enter pages of which some are here several times: the last record wins."""
+        """Enter records of which several are of one page: the last one counts."""
         target = self.blocks[number].page_source
         order = np.argsort(pages, kind="stable")
         sorted_pages, sorted_sources = pages[order], sources[order]
@@ -152,7 +152,7 @@ class Collector:
     def _note_duplicates(
         self, number: int, pages: Pages, earlier: Pages, later: Pages, section_start: int
     ) -> None:
-        """Note those of the records whose page had an earlier one (`earlier` is not MISSING)."""
+        """Note the records whose page had one before (`earlier` is not MISSING)."""
         again = earlier != MISSING
         count = int(np.count_nonzero(again))
         self.counts["duplicate"] += count
@@ -166,7 +166,7 @@ class Collector:
             self._duplicates.append((block, pages[where], earlier[where], later[where], same))
 
     def duplicates(self) -> Duplicates:
-        """All duplicate records so far, at most DUPLICATE_LIMIT."""
+        """Return all duplicate records so far, at most DUPLICATE_LIMIT."""
         self._join_single()
         if not self._duplicates:
             none = np.zeros(0, np.int64)

@@ -1,4 +1,4 @@
-"""The configuration section: machine type, capabilities, target page size, UUID.
+"""Reads the configuration section: machine type, capabilities, target page size, UUID.
 
 QEMU 6.0 to 11.0 migration/savevm.c, vmstate_configuration and its subsections.
 """
@@ -18,13 +18,15 @@ def read_configuration(cursor: Cursor) -> Configuration:
     """Read the section behind its type byte.
 
     Raises:
-        StreamError: it is cut off or holds what no QEMU writes.
+        StreamError: it is cut off, or has content that no QEMU writes.
     """
     offset = cursor.position
     length = cursor.unsigned(4, "the machine name")
     if length > fmt.MAX_MACHINE_NAME:
         raise StreamError(
-            Code.CONFIGURATION_MACHINE, f"The machine name is said to have {length} bytes.", offset
+            Code.CONFIGURATION_MACHINE,
+            f"The machine name has {length} bytes by its header, more than any has.",
+            offset,
         )
     machine = readable(cursor.take(length, "the machine name"))
     bits: int | None = None
@@ -45,11 +47,15 @@ def read_configuration(cursor: Cursor) -> Configuration:
             uuid = cursor.take(16, "the UUID")
         else:
             raise StreamError(
-                Code.CONFIGURATION_SUBSECTION, f"'{name}' is no known configuration subsection.", offset
+                Code.CONFIGURATION_SUBSECTION,
+                f"The configuration has the unknown subsection '{name}'.",
+                offset,
             )
         if len(names) > _MAX_SUBSECTIONS:
             raise StreamError(
-                Code.CONFIGURATION_SUBSECTIONS, "There are too many configuration subsections.", offset
+                Code.CONFIGURATION_SUBSECTIONS,
+                f"The configuration has more than {_MAX_SUBSECTIONS} subsections.",
+                offset,
             )
     return Configuration(machine, capabilities, bits, uuid, tuple(names))
 
@@ -58,7 +64,11 @@ def _page_bits(cursor: Cursor) -> int:
     offset = cursor.position
     bits = cursor.unsigned(4, "the target page bits")
     if not fmt.MIN_PAGE_BITS <= bits <= fmt.MAX_PAGE_BITS:
-        raise StreamError(Code.CONFIGURATION_PAGE_BITS, f"A target page cannot have 2**{bits} bytes.", offset)
+        raise StreamError(
+            Code.CONFIGURATION_PAGE_BITS,
+            f"A target page has 2**{bits} bytes by the configuration, which is not possible.",
+            offset,
+        )
     return bits
 
 
@@ -67,6 +77,8 @@ def _capabilities(cursor: Cursor) -> tuple[str, ...]:
     count = cursor.unsigned(4, "the capabilities")
     if count > fmt.MAX_CAPABILITIES:
         raise StreamError(
-            Code.CONFIGURATION_CAPABILITIES, f"There are said to be {count} capabilities.", offset
+            Code.CONFIGURATION_CAPABILITIES,
+            f"The configuration announces {count} capabilities, more than QEMU has.",
+            offset,
         )
     return tuple(cursor.name("a capability") for _ in range(count))

@@ -1,4 +1,4 @@
-"""A position in a source with bounded big-endian reads; every short read is one StreamError."""
+"""Reads big-endian values from a position in a source; a read behind the end is a StreamError."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Cursor:
         self.position = position
 
     def peek(self, count: int) -> bytes:
-        """Up to `count` bytes from here without moving; fewer only at the end of the file."""
+        """Return up to `count` bytes from here without moving; fewer only at the end of the file."""
         start = self.position - self._held_at
         if start < 0 or start + count > len(self._held):
             self._held = self._source.read(self.position, max(count, _SIGHT))
@@ -32,7 +32,11 @@ class Cursor:
         return self._held[start : start + count]
 
     def take(self, count: int, what: str) -> bytes:
-        """Exactly `count` bytes; raises StreamError "truncated" naming `what`."""
+        """Return exactly `count` bytes and move behind them.
+
+        Raises:
+            StreamError: the file ends before; the sentence names `what`.
+        """
         data = self.peek(count)
         if len(data) < count:
             raise StreamError(
@@ -44,14 +48,14 @@ class Cursor:
         return data
 
     def unsigned(self, size: int, what: str) -> int:
-        """A big-endian unsigned integer of `size` bytes."""
+        """Read a big-endian unsigned integer of `size` bytes."""
         return int.from_bytes(self.take(size, what), "big")
 
     def name(self, what: str) -> str:
-        """A string with a length byte before it, made safe to print."""
+        """Read a string with a length byte before it, and make it safe to print."""
         return readable(self.take(self.unsigned(1, f"the length of {what}"), what))
 
 
 def readable(raw: bytes) -> str:
-    """Text from untrusted bytes that is safe to print: printable ASCII, the rest in hexadecimal."""
+    """Make untrusted bytes safe to print: printable ASCII, the rest in hexadecimal."""
     return "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in raw)

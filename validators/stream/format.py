@@ -1,4 +1,4 @@
-"""Constants of QEMU's vmstate stream and the one error that damage in a stream raises.
+"""Constants of QEMU's vmstate stream, and the error for a damaged stream.
 
 Source of the numbers: QEMU 6.0 to 11.0, migration/savevm.c and migration/qemu-file-types.h (section
 types, commands), migration/ram.c (RAM flags, mapped-ram header), and scripts/analyze-migration.py.
@@ -30,9 +30,9 @@ FLAG_MULTIFD_FLUSH = 0x200
 
 REFUSED_FLAGS = {
     FLAG_FULL: "the obsolete FULL flag",
-    FLAG_XBZRLE: "XBZRLE (delta-compressed) pages",
-    FLAG_HOOK: "an RDMA hook, which has no place in a file",
-    FLAG_COMPRESS_PAGE: "zlib-compressed pages",
+    FLAG_XBZRLE: "an XBZRLE (delta-compressed) page",
+    FLAG_HOOK: "an RDMA hook, which cannot be in a file,",
+    FLAG_COMPRESS_PAGE: "a zlib-compressed page",
 }
 
 COMMAND_POSTCOPY_ADVISE = 3
@@ -54,11 +54,11 @@ RAM_VERSION = 4
 MAPPED_RAM_VERSION = 1
 MAPPED_RAM_HEADER_BYTES = 28
 
-# Bounds on what a header may claim. They are far above anything QEMU writes and keep a hostile
-# file from making the reader allocate or loop without end.
+# Bounds on what a header may claim, far above anything that QEMU writes. They keep a hostile file from making
+# the reader allocate memory or loop without end.
 MAX_BLOCKS = 4096
 MAX_PAGES = 1 << 28
-# So many pages (64 GiB of RAM, 128 MiB of index) are believed whatever the size of the file.
+# So many pages (64 GiB of RAM, 128 MiB of index) are accepted whatever the size of the file.
 FREE_PAGES = 1 << 24
 LEAST_RECORD_BYTES = 9
 MAX_SECTIONS = 250_000

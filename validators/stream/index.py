@@ -1,4 +1,4 @@
-"""The index of a vmstate file: what is where. Every oracle works on this, not on the file's syntax."""
+"""The index of a vmstate file: what lies where. Oracles work on the index, not on the bytes of the stream."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ import numpy.typing as npt
 
 from harness.codes import Code
 
-# page_source values. No page's data can lie at offset 0 (the header is there), so a missing page is 0
-# and a fresh array needs no filling: a header that claims terabytes costs no memory.
 MISSING = 0
-# Zero pages are negative: minus the offset of the record, or -1 where a bitmap says so.
+"""Value in Block.page_source of a page that is not in the stream.
+
+Offset 0 is the header's, so no page's data can be there. An array of zeros takes no memory until it is
+written, so a header that claims terabytes costs nothing.
+"""
+
 ZERO_BY_BITMAP = -1
+"""Value in Block.page_source of a zero page by a bitmap; other zero pages have minus their offset."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,8 @@ class Anomaly:
         code: which rule is broken, and how.
         sentence: one full sentence.
         offset: byte offset in the file.
-        block: RAMBlock it concerns, "" where none.
-        page_offset: byte offset inside that RAMBlock, None where none.
+        block: RAMBlock that it is about, "" if none.
+        page_offset: byte offset inside that RAMBlock, None if it is about no page.
     """
 
     code: Code
@@ -38,7 +42,7 @@ class Anomaly:
 
     @property
     def check(self) -> str:
-        """The name of the rule's check."""
+        """Return the name of the rule's check."""
         return self.code.subject
 
 
@@ -47,13 +51,13 @@ class Block:
     """One RAMBlock of the stream.
 
     Attributes:
-        idstr: QEMU's name of it; untrusted text made safe to print.
+        idstr: its name in QEMU; untrusted text made safe to print.
         used_length: bytes.
         page_size: bytes of a target page.
-        page_source: int64[pages]; file offset of the data of each page, the last record winning;
-            negative for a zero page, MISSING where the stream has none.
+        page_source: int64[pages]; file offset of the data of each page, by its last record; negative for a
+            zero page, MISSING for a page that the stream does not have.
         list_offset: file offset of its entry in the block list.
-        gpa: guest-physical address, only where the stream says so (x-ignore-shared), else None.
+        gpa: guest-physical address, None if the stream does not say (only x-ignore-shared does).
         shared: RAM that x-ignore-shared left out of the file.
     """
 
@@ -67,7 +71,7 @@ class Block:
 
     @property
     def pages(self) -> int:
-        """Number of target pages."""
+        """Return the number of target pages."""
         return len(self.page_source)
 
 
@@ -77,13 +81,13 @@ class Section:
 
     Attributes:
         kind: START, PART, END or FULL, as in format.py.
-        section_id: QEMU's number of it.
-        idstr: name, for PART and END that of their START.
+        section_id: its number in QEMU.
+        idstr: name; PART and END have that of their START.
         instance: instance id.
         version: version id.
         offset: file offset of its type byte.
         data_offset: file offset of its content.
-        data_end: file offset just behind its content (where the footer begins).
+        data_end: file offset behind its content, where the footer begins.
     """
 
     kind: int
@@ -103,14 +107,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Records of pages that the stream had sent before, in file order; equal-length arrays.
+    """Records of pages that had a record before, in file order; arrays of equal length.
 
     Attributes:
         block: int64, index into SnapshotIndex.blocks.
         page: int64, page number in the block.
         earlier: int64, page_source before.
         later: int64, page_source after.
-        same_section: bool, both records lie in one section.
+        same_section: bool, whether both records are in one section.
     """
 
     block: npt.NDArray[np.int64]
@@ -135,11 +139,11 @@ class Configuration:
     """The configuration section.
 
     Attributes:
-        machine: machine type name, "" where the stream has no such section.
-        capabilities: migration capabilities that QEMU writes down (only some are).
-        page_bits: log2 of the target page size, None where the stream does not say.
-        uuid: the guest's UUID, None where the stream does not say.
-        subsections: names of all subsections met.
+        machine: machine type name, "" if the stream has no such section.
+        capabilities: migration capabilities that QEMU writes into the stream, which are not all.
+        page_bits: log2 of the target page size, None if the stream does not say.
+        uuid: the guest's UUID, None if the stream does not say.
+        subsections: names of all subsections.
     """
 
     machine: str = ""
@@ -156,8 +160,8 @@ class Vmdesc:
     Attributes:
         offset: file offset of its type byte.
         length: bytes of the JSON text.
-        content: the parsed object, empty where it did not parse.
-        problem: why it did not parse, "" where it did.
+        content: the parsed object, empty if it did not parse.
+        problem: why it did not parse, "" if it did.
     """
 
     offset: int
@@ -172,20 +176,20 @@ class SnapshotIndex:
 
     Attributes:
         start: file offset of the stream's first byte.
-        end: file offset just behind the last byte that was understood.
+        end: file offset behind the last byte that was understood.
         file_size: bytes in the file, None for a pipe whose end was not seen.
         page_size: bytes of a target page.
         configuration: the configuration section.
         blocks: RAMBlocks in stream order.
         sections: all sections in stream order.
-        commands: names of the commands met.
-        duplicates: page records for pages already sent.
+        commands: names of the commands in the stream.
+        duplicates: records of pages that had a record before.
         mapped: place of each block of a mapped-ram file, by position in `blocks`; empty otherwise.
-        end_marker: file offset of the EOF byte, None where there is none.
-        vmdesc: the device description, None where there is none.
+        end_marker: file offset of the EOF byte, None if there is none.
+        vmdesc: the description of the device state, None if there is none.
         anomalies: broken rules, at most ANOMALY_LIMIT per rule.
-        anomaly_counts: number of all of them by rule.
-        damage: what ended the reading early, None where the whole stream was read.
+        anomaly_counts: number of all broken rules, by rule.
+        damage: what ended the reading early, None if the whole stream was read.
         footers: whether sections have footers.
         records: number of page records by kind ("page", "zero").
     """
@@ -210,20 +214,20 @@ class SnapshotIndex:
 
     @property
     def devices(self) -> tuple[Section, ...]:
-        """The device sections (FULL) in stream order."""
+        """Return the device sections (FULL) in stream order."""
         return tuple(section for section in self.sections if section.kind == 4)
 
     @property
     def layout(self) -> str:
-        """Either "mapped-ram", or "stream" where pages follow one another as records."""
+        """Return "mapped-ram", or "stream" if pages follow one another as records."""
         return "mapped-ram" if self.mapped else "stream"
 
     @property
     def flow(self) -> str:
-        """Either "background" (no RAM END section, as only background snapshots have it) or "precopy".
+        """Return "background" for a stream without a RAM END section, else "precopy".
 
-        QEMU 6.0 to 11.0, migration/migration.c bg_migration_completion(): only the buffered device
-        state follows the last RAM PART section.
+        Only a background snapshot has none: QEMU 6.0 to 11.0, migration/migration.c
+        bg_migration_completion(), writes only the buffered device state after the last RAM PART section.
         """
         ends = any(section.is_ram and section.kind == 3 for section in self.sections)
         return "precopy" if ends else "background"

@@ -1,7 +1,7 @@
-"""The list of RAMBlocks that opens the RAM state, and the mapped-ram layout.
+"""Reads the list of RAMBlocks at the beginning of the RAM state, and the mapped-ram layout.
 
 QEMU 10.0 migration/ram.c: ram_save_setup(), parse_ramblock(), mapped_ram_setup_ramblock(),
-mapped_ram_read_header(); QEMU 11.0 leaves shared blocks out of a mapped-ram file with both offsets 0.
+mapped_ram_read_header(). QEMU 11.0 leaves shared RAMBlocks out of a mapped-ram file: both offsets are 0.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class BlockList:
         self.mapped: dict[int, MappedRegion] = {}
 
     def read(self, position: int, total: int) -> int:
-        """Read the list whose MEM_SIZE word stands at `position` and announces `total` bytes.
+        """Read the list whose MEM_SIZE word is at `position` and announces `total` bytes.
 
         Returns:
-            The file offset behind the list (in a mapped-ram file: behind the last block's pages).
+            The file offset behind the list; in a mapped-ram file behind the last RAMBlock's pages.
 
         Raises:
-            StreamError: the list cannot be followed.
+            StreamError: the list cannot be read on.
         """
         if self._collector.blocks:
             raise StreamError(Code.BLOCK_LIST_SECOND, "The stream has a second list of RAMBlocks.", position)
@@ -68,7 +68,9 @@ class BlockList:
             left -= self._read_block(cursor, left)
         if left:
             raise StreamError(
-                Code.BLOCK_LIST_SUM, f"The RAMBlocks are {-left} bytes more than announced.", position
+                Code.BLOCK_LIST_SUM,
+                f"The RAMBlocks have {-left} bytes more than the announced RAM.",
+                position,
             )
         return cursor.position
 
@@ -76,7 +78,7 @@ class BlockList:
         start = cursor.position
         if len(self._collector.blocks) >= fmt.MAX_BLOCKS:
             raise StreamError(
-                Code.BLOCK_LIST_TOO_MANY, f"There are more than {fmt.MAX_BLOCKS} RAMBlocks.", start
+                Code.BLOCK_LIST_TOO_MANY, f"The stream has more than {fmt.MAX_BLOCKS} RAMBlocks.", start
             )
         idstr = cursor.name("a RAMBlock's name")
         length = cursor.unsigned(8, "a RAMBlock's length")
@@ -96,7 +98,7 @@ class BlockList:
         return length
 
     def _room(self, pages: int) -> npt.NDArray[np.int64]:
-        """A page_source with nothing in it; one that cannot be written where no file has so many records."""
+        """Return an empty page_source; a read-only one if the file is too short for so many records."""
         size = self._source.size
         if self._pages <= fmt.FREE_PAGES or size is None or self._pages <= size // fmt.LEAST_RECORD_BYTES:
             return np.zeros(pages, np.int64)
@@ -107,22 +109,22 @@ class BlockList:
         if length == 0 or length > left or self._pages > fmt.MAX_PAGES:
             raise StreamError(
                 Code.BLOCK_SIZE_TOO_LONG,
-                f"RAMBlock '{idstr}' is said to have 0x{length:x} bytes, "
+                f"RAMBlock '{idstr}' has 0x{length:x} bytes by the list, "
                 f"but only 0x{left:x} bytes of the announced RAM are left.",
                 start,
             )
         if length % self._page_size:
             self._collector.anomaly(
                 Code.BLOCK_SIZE_NOT_WHOLE,
-                f"RAMBlock '{idstr}' has 0x{length:x} bytes, which is no whole number of pages.",
+                f"RAMBlock '{idstr}' has 0x{length:x} bytes, which is not a whole number of pages.",
                 start,
                 idstr,
             )
 
     def _skip_page_size(self, cursor: Cursor) -> None:
-        # Present only where the block's pages are not the host's default, which the stream does not
-        # say. It cannot be taken for what else may follow: the next block's name has its length byte
-        # first (a number of at least 2**56) and a flags word is smaller than a page.
+        # Present only if the RAMBlock's pages are not of the host's default size, which the stream does not
+        # say. It differs from all that can follow instead: the next RAMBlock's name begins with its length
+        # byte (a number of at least 2**56), and a flags word is smaller than a page.
         value = int.from_bytes(cursor.peek(8), "big")
         if self._page_size <= value <= _MAX_HUGE_PAGE and value & (value - 1) == 0:
             cursor.unsigned(8, "a page size")
@@ -140,7 +142,7 @@ class BlockList:
         if page_size != self._page_size:
             raise StreamError(
                 Code.MAPPED_RAM_PAGE_SIZE,
-                f"The mapped-ram header says {page_size} bytes a page, the stream {self._page_size}.",
+                f"A page has {page_size} bytes by the mapped-ram header, {self._page_size} by the stream.",
                 header,
             )
         number = len(self._collector.blocks) - 1
@@ -162,8 +164,8 @@ class BlockList:
         if region.bitmap_offset < behind or region.pages_offset < region.bitmap_offset + region.bitmap_bytes:
             raise StreamError(
                 Code.MAPPED_RAM_OVERLAP,
-                f"The bitmap and pages of RAMBlock '{block.idstr}' are said to lie at "
-                f"0x{region.bitmap_offset:x} and 0x{region.pages_offset:x}, on top of other things.",
+                f"By the mapped-ram header the bitmap and the pages of RAMBlock '{block.idstr}' begin at "
+                f"0x{region.bitmap_offset:x} and 0x{region.pages_offset:x}, where other content is.",
                 region.header_offset,
             )
         if region.bitmap_offset + region.bitmap_bytes > size:
@@ -175,8 +177,8 @@ class BlockList:
         if region.pages_offset > size:
             raise StreamError(
                 Code.MAPPED_RAM_BEYOND_END,
-                f"The pages of RAMBlock '{block.idstr}' are said to lie at 0x{region.pages_offset:x}, "
-                f"but the file has only 0x{size:x} bytes.",
+                f"By the mapped-ram header the pages of RAMBlock '{block.idstr}' begin at "
+                f"0x{region.pages_offset:x}, but the file has only 0x{size:x} bytes.",
                 region.header_offset,
             )
         if region.pages_offset + block.used_length > size:
@@ -188,13 +190,13 @@ class BlockList:
         if region.pages_offset % self._page_size:
             self._collector.anomaly(
                 Code.MAPPED_RAM_UNALIGNED,
-                f"The pages of RAMBlock '{block.idstr}' start at the unaligned offset {region.pages_offset}.",
+                f"The pages of RAMBlock '{block.idstr}' begin at the unaligned offset {region.pages_offset}.",
                 region.header_offset,
                 block.idstr,
             )
 
     def fill_mapped(self) -> None:
-        """Enter the pages of a mapped-ram file from its bitmaps: bit clear means a zero page."""
+        """Enter the pages of a mapped-ram file from its bitmaps, in which a clear bit is a zero page."""
         for number, region in self.mapped.items():
             block = self._collector.blocks[number]
             if region.bitmap_bytes == 0 or not block.page_source.flags.writeable:
@@ -209,10 +211,10 @@ class BlockList:
                 self._judge_empty(block, region)
 
     def _judge_empty(self, block: Block, region: MappedRegion) -> None:
-        """A bitmap without a bit, but pages where it says there are none.
+        """Note a bitmap without a set bit whose pages are in the file.
 
-        QEMU 10.0.13 and 11.1.3 write such files with background-snapshot and mapped-ram together: the
-        bitmaps are written by ram_save_complete(), which a background snapshot does not call.
+        QEMU 10.0.13 and 11.1.3 write such files with background-snapshot and mapped-ram (finding F2):
+        ram_save_complete() writes the bitmaps, and a background snapshot does not call it.
         """
         for start in range(0, min(block.used_length, self._empty_look), _EMPTY_PIECE):
             length = min(_EMPTY_PIECE, block.used_length - start)
@@ -254,7 +256,7 @@ class BlockList:
             self._collector.anomaly(
                 Code.TRUNCATED_PAGES,
                 f"The file ends before page 0x{page * block.page_size:x} of RAMBlock '{block.idstr}' "
-                f"and {len(behind) - 1} more that its bitmap promises.",
+                f"and {len(behind) - 1} more that its bitmap says are there.",
                 int(at[behind[0]]),
                 block.idstr,
                 page * block.page_size,

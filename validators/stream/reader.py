@@ -24,8 +24,8 @@ from validators.stream.vmdesc import described_length, described_page_size, find
 def read_index(source: Source, start: int = 0) -> SnapshotIndex:
     """Read the vmstate stream that begins at file offset `start`.
 
-    Damage does not raise: the index says what was found, which rules were broken (`anomalies`) and
-    what ended the reading (`damage`).
+    Damage does not raise an error. The index has what was found, the rules that were broken (`anomalies`)
+    and what ended the reading (`damage`).
 
     Args:
         source: the file or pipe.
@@ -48,13 +48,13 @@ def _require_magic(source: Source, start: int) -> None:
     head = source.read(start, 4) if start >= 0 else b""
     if head != fmt.MAGIC.to_bytes(4, "big"):
         raise UsageError(
-            f"There is no vmstate stream at offset {start}: it would begin with 'QEVM', "
-            f"this begins with '{readable(head)}'."
+            f"There is no vmstate stream at offset {start}: a stream begins with 'QEVM', "
+            f"these bytes are '{readable(head)}'."
         )
 
 
 class _Reader:
-    """State of one reading."""
+    """Reads one stream."""
 
     def __init__(self, source: Source, start: int) -> None:
         self._source = source
@@ -85,7 +85,11 @@ class _Reader:
         return lengths
 
     def run(self) -> None:
-        """Read everything; raises StreamError where it cannot go on."""
+        """Read the whole stream.
+
+        Raises:
+            StreamError: it cannot be read on.
+        """
         self._cursor.take(4, "the header")
         version = self._cursor.unsigned(4, "the header")
         if version != fmt.VERSION:
@@ -97,7 +101,9 @@ class _Reader:
         while self._element():
             if len(self._sections) + len(self._commands) > fmt.MAX_SECTIONS:
                 raise StreamError(
-                    Code.SECTIONS_TOO_MANY, "There are too many sections.", self._cursor.position
+                    Code.SECTIONS_TOO_MANY,
+                    f"The stream has more than {fmt.MAX_SECTIONS} sections.",
+                    self._cursor.position,
                 )
         self._read_vmdesc()
 
@@ -118,7 +124,9 @@ class _Reader:
         elif kind in (fmt.PART, fmt.END):
             self._section(self._section_again(kind, offset))
         else:
-            raise StreamError(Code.SECTIONS_UNKNOWN_TYPE, f"0x{kind:02x} is no section type.", offset)
+            raise StreamError(
+                Code.SECTIONS_UNKNOWN_TYPE, f"A section has the unknown type 0x{kind:02x}.", offset
+            )
         return True
 
     def _command(self, offset: int) -> None:
@@ -126,7 +134,9 @@ class _Reader:
         length = self._cursor.unsigned(2, "a command")
         self._cursor.take(length, "a command")
         if number not in fmt.COMMAND_NAMES:
-            raise StreamError(Code.SECTIONS_UNKNOWN_COMMAND, f"{number} is no known command.", offset)
+            raise StreamError(
+                Code.SECTIONS_UNKNOWN_COMMAND, f"A command has the unknown number {number}.", offset
+            )
         self._commands.append(fmt.COMMAND_NAMES[number])
 
     def _section_head(self, kind: int, offset: int) -> Section:
@@ -140,7 +150,9 @@ class _Reader:
                 Code.SECTIONS_NUMBER_TWICE, f"Section number {number} is used twice.", offset
             )
         if len(self._started) >= fmt.MAX_DEVICES:
-            raise StreamError(Code.SECTIONS_TOO_MANY_DEVICES, "There are too many devices.", offset)
+            raise StreamError(
+                Code.SECTIONS_TOO_MANY_DEVICES, f"The stream has more than {fmt.MAX_DEVICES} devices.", offset
+            )
         self._started[number] = section
         return section
 
@@ -197,7 +209,7 @@ class _Reader:
         elif bits is not None and 1 << bits != self._page_size:
             self._collector.anomaly(
                 Code.VMDESC_PAGE_SIZE,
-                f"The configuration says {1 << bits} bytes a page, vmdesc {self._page_size}.",
+                f"A target page has {1 << bits} bytes by the configuration, {self._page_size} by vmdesc.",
                 self._start,
             )
             self._page_size = 1 << bits
@@ -208,7 +220,7 @@ class _Reader:
         offset = cursor.position
         raw = cursor.peek(5)
         if self._footers is None:
-            # Machine types up to pc-2.3 have none; a stream has them everywhere or nowhere.
+            # Machine types up to pc-2.3 have no footers. A stream has them in all sections or in none.
             self._footers = raw[:1] == bytes([fmt.FOOTER])
         if not self._footers:
             return
@@ -232,13 +244,17 @@ class _Reader:
         cursor.take(1, "vmdesc")
         length = cursor.unsigned(4, "vmdesc")
         if length > fmt.MAX_VMDESC_BYTES:
-            raise StreamError(Code.VMDESC_LENGTH, f"vmdesc is said to have {length} bytes.", offset)
+            raise StreamError(
+                Code.VMDESC_LENGTH,
+                f"The vmdesc has {length} bytes by its header, which is more than QEMU writes.",
+                offset,
+            )
         text = cursor.take(length, "vmdesc")
         known = self._tail is not None and (self._tail.offset, self._tail.length) == (offset, length)
         self._vmdesc = self._tail if known else parse_vmdesc(text, offset)
 
     def index(self, damage: Anomaly | None) -> SnapshotIndex:
-        """The result so far."""
+        """Return what has been read so far."""
         return SnapshotIndex(
             start=self._start,
             end=self._cursor.position,

@@ -1,9 +1,9 @@
-"""The content of RAM sections: page records, read in runs of equal spacing as arrays.
+"""Reads the page records of RAM sections; runs of records of one kind are read as arrays.
 
-A background snapshot is nearly all ``CONTINUE|PAGE`` records, 8 bytes of header and one page of data,
-and ``CONTINUE|ZERO`` records of 9 bytes (QEMU 10.0 migration/ram.c, save_page_header(),
-save_zero_page(), save_normal_page()). One strided view over a window reads all headers of a run; where
-zero and data pages take turns, runs are short and records are read one by one.
+A background snapshot has almost only ``CONTINUE|PAGE`` records, 8 bytes of header and one page of data, and
+``CONTINUE|ZERO`` records of 9 bytes (QEMU 10.0 migration/ram.c, save_page_header(), save_zero_page(),
+save_normal_page()). One strided view over a window reads all headers of a run. If zero and data pages
+alternate, runs are short, and records are read one by one.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Words = npt.NDArray[np.uint64]
 WINDOW_BYTES = 16 << 20
 _LONGEST_NAME = 255
 _ZERO_RECORD = 9
-# A run this long is worth an array; below it, Python is faster record by record.
+# From this length on a run is faster as an array than record by record.
 _WORTH_ARRAY = 8
 _FEW = 4
-# Runs may be short or very long: how far to look ahead follows the length of the last run.
+# Records looked at ahead, at least; the number follows the length of the last run.
 _FIRST_LOOK = 64
 _WORD = struct.Struct(">Q")
 
@@ -59,14 +59,14 @@ class RamScanner:
         self._small = 0
 
     def scan(self, position: int) -> tuple[int, int | None]:
-        """Read records from `position` up to and with the EOS word.
+        """Read records from `position` up to the EOS word or a MEM_SIZE word.
 
         Returns:
-            The file offset behind the last record, and None; or the offset of a MEM_SIZE word, which
-            the caller must read, and the total of bytes it announces.
+            At an EOS word the file offset behind it, and None. At a MEM_SIZE word, which the caller must
+            read, its file offset, and the total of bytes that it announces.
 
         Raises:
-            StreamError: the records cannot be followed further.
+            StreamError: the records cannot be read on.
         """
         self._section_start = position
         while True:
@@ -85,7 +85,7 @@ class RamScanner:
             self._source.release(position)
 
     def _window(self, position: int) -> int:
-        """Have the longest record at `position` in the window, if the file has it; returns its place."""
+        """Move the window so that it holds the longest possible record at `position`; return its place."""
         at = position - self._base
         if not 0 <= at <= self._filled - self._longest:
             self._view = self._source.window(position, WINDOW_BYTES)
@@ -93,7 +93,11 @@ class RamScanner:
         return at
 
     def _scan_window(self, at: int) -> tuple[int, bool, int | None]:
-        """Read the whole records of the window: place behind, whether to stop, MEM_SIZE total."""
+        """Read the records that are whole in the window.
+
+        Returns:
+            The place behind them, whether to stop, and the total that a MEM_SIZE word announces.
+        """
         view, mask, end = self._view, self._mask, self._filled
         while end - at >= 8:
             (word,) = _WORD.unpack_from(view, at)
@@ -121,25 +125,29 @@ class RamScanner:
         for flag, name in fmt.REFUSED_FLAGS.items():
             if flags & flag and not flags & ~(flag | fmt.FLAG_CONTINUE):
                 return StreamError(
-                    Code.PAGE_FLAGS_UNSUPPORTED, f"The stream holds {name}, which are not supported.", offset
+                    Code.PAGE_FLAGS_UNSUPPORTED,
+                    f"A RAM record has {name}, which is not supported.",
+                    offset,
                 )
         return StreamError(
-            Code.PAGE_FLAGS_MEANINGLESS, f"A RAM record has the meaningless flags 0x{flags:x}.", offset
+            Code.PAGE_FLAGS_MEANINGLESS,
+            f"A RAM record has the flags 0x{flags:x}, which mean nothing.",
+            offset,
         )
 
     def _count_small(self, at: int) -> None:
-        """Bound the records that are read one by one however small they are."""
+        """Count a record that is read one by one, and bound their number: they can be very small."""
         self._small += 1
         if self._small > fmt.MAX_SMALL_RECORDS:
             self._take_noted()
             raise StreamError(
                 Code.PAGE_FLAGS_SMALL_RECORDS,
-                f"There are more than {fmt.MAX_SMALL_RECORDS} records that name a RAMBlock or only flush.",
+                f"More than {fmt.MAX_SMALL_RECORDS} records name a RAMBlock or only flush.",
                 self._base + at,
             )
 
     def _named_record(self, at: int, word: int, flags: int) -> int:
-        """Take a record that names its block; returns the place behind, or `at` if it leaves the window."""
+        """Read a record that names its RAMBlock; return the place behind, or `at` if it leaves the window."""
         view, end = self._view, self._filled
         length = view[at + 8] if end - at > 8 else 0
         body = at + 9 + length
@@ -166,11 +174,11 @@ class RamScanner:
             )
 
     def _again(self, at: int, word: int, flags: int) -> int:
-        """Take records that go on with a block; returns the place behind, or `at` at the window's end."""
+        """Read records of the RAMBlock named last; return the place behind, or `at` at the window's end."""
         if self._name is None:
             raise StreamError(
                 Code.PAGE_FLAGS_NO_BLOCK,
-                "A record goes on with a block, but none was named.",
+                "A record continues with the last RAMBlock, but none was named.",
                 self._base + at,
             )
         is_page = flags == _PAGE_AGAIN
@@ -189,21 +197,21 @@ class RamScanner:
         return self._run(at, flags, stride)
 
     def _note(self, word: int, body: int, is_page: bool, at: int) -> None:
-        """Note one record, to be taken with the others of the window."""
+        """Note one record, to be handed on with others."""
         self._words.append(word)
-        # A zero page's place is its header word, so that a person finds the record.
+        # A zero page's place is that of its header word, where a person finds the record.
         self._places.append(self._base + body if is_page else -(self._base + at))
         if not is_page and self._view[body]:
             self._collector.bad_fill(self._view[body], self._base + body, word & ~self._mask, self._block)
 
     def _set_aside(self) -> None:
-        """Make arrays of what was noted one by one."""
+        """Turn the records that were noted one by one into arrays."""
         if self._words:
             self._parts.append((np.array(self._words, np.uint64), np.array(self._places, np.int64)))
             self._words, self._places = [], []
 
     def _take_noted(self) -> None:
-        """Hand on what was noted, all of one block."""
+        """Hand the noted records, all of one RAMBlock, on to the collector."""
         if not self._parts and len(self._words) <= _FEW:
             self._take_few()
             return
@@ -216,7 +224,7 @@ class RamScanner:
             self._take(np.concatenate(words), np.concatenate(places))
 
     def _take_few(self) -> None:
-        """The same for so few records that arrays cost more than they save."""
+        """Hand on so few records that arrays would cost more than they save."""
         for word, place in zip(self._words, self._places, strict=True):
             self._collector.records["page" if place > 0 else "zero"] += 1
             if self._block is not None:
@@ -225,7 +233,7 @@ class RamScanner:
         self._places.clear()
 
     def _run(self, at: int, flags: int, stride: int) -> int:
-        """Note a run of equal records as arrays; returns the place behind."""
+        """Note a run of records of one kind as arrays; return the place behind."""
         self._set_aside()
         fitting = (self._filled - at) // stride
         while True:
@@ -255,7 +263,7 @@ class RamScanner:
             self._collector.bad_fill(int(fills[number]), place, offset, self._block)
 
     def _take(self, words: Words, places: Numbers) -> None:
-        """Enter records of the present block, in file order; places as in Block.page_source."""
+        """Hand on records of the RAMBlock named last, in file order; `places` are as in Block.page_source."""
         is_page = places > 0
         count = int(np.count_nonzero(is_page))
         self._collector.records["page"] += count

@@ -1,9 +1,12 @@
-"""Where a device section ends: its length is nowhere in the stream itself.
+"""Finds the end of a device section, whose length the stream does not have.
 
-The vmdesc gives it, and the footer proves it. Without a vmdesc (a pipe, a cut file) or where the two
-disagree, the section ends where its own footer is followed by what can begin the next element. Numbers in
-device state can look like a footer with the end marker behind it; that one counts only if nothing better is
-found, for every QEMU that writes footers writes a vmdesc behind the end marker, unless told not to.
+The vmdesc has the length, and a footer at that place confirms it. Without a vmdesc (a pipe, a cut file) or
+if the two disagree, the section ends where its own footer is followed by bytes that can begin the next
+element.
+
+Device state can contain bytes that look like a footer with the end marker behind it. Such a place is taken
+only if no better one is found: a QEMU that writes footers writes a vmdesc behind the end marker, unless told
+not to.
 """
 
 from __future__ import annotations
@@ -25,21 +28,26 @@ _VMDESC_BEGINS = re.compile(rb"\x00\x06[\x00-\xff]{4}\{")
 class SectionEnds:
     """Finds where the sections of one stream end.
 
-    What all searches together look at is bounded: each may look far, but not every one.
+    One search may read much of the file. The bytes that all searches together read are bounded.
     """
 
     def __init__(self, source: Source, embedded: bool) -> None:
-        """For a stream in `source`; `embedded` where it does not begin at the file's first byte."""
+        """Search in one stream.
+
+        Args:
+            source: the file or pipe.
+            embedded: whether the stream begins behind the file's first byte.
+        """
         self._source = source
         self._embedded = embedded
         self._left = fmt.MAX_SEARCHED_BYTES
 
     def find(self, section: Section, described: int | None, footers: bool | None) -> int:
-        """File offset just behind the content of a section that is not RAM.
+        """Return the file offset behind the content of a section that is not RAM.
 
         Args:
             section: the section, its header read.
-            described: bytes that vmdesc gives it, None where unknown.
+            described: its length in bytes by the vmdesc, None if unknown.
             footers: whether this stream has footers, None while unknown.
 
         Raises:
@@ -64,12 +72,12 @@ class SectionEnds:
         )
 
     def _is_cut(self, start: int) -> bool:
-        """Whether no end marker with a vmdesc behind it comes any more, so that the file was cut."""
+        """Whether the file was cut: no end marker with a vmdesc behind it follows `start`."""
         return _VMDESC_BEGINS.search(self._source.read(start, fmt.MAX_DEVICE_BYTES)) is None
 
     def _search(self, start: int, footer: bytes) -> int | None:
         length = _FIRST_WINDOW
-        fallback = None  # a footer that nothing certain follows
+        fallback = None  # the first footer that no certain beginning of an element follows
         while True:
             data = self._source.read(start, length)
             self._left -= len(data)
@@ -88,13 +96,13 @@ class SectionEnds:
             length = min(length * 8, fmt.MAX_DEVICE_BYTES)
 
     def _doubtful(self, start: int, at: int, length: int) -> int | None:
-        """What a footer is worth that an end marker without a vmdesc follows, or nothing known."""
+        """Return the place of a footer that nothing certain follows, None if the file seems cut."""
         ends = self._source.read(start + at + length, 1) == bytes([fmt.EOF])
         return None if ends and not self._embedded and self._is_cut(start) else start + at
 
 
 def _certainly_follows(raw: bytes) -> bool:
-    """Whether these bytes begin a top-level element, and not by chance; none are the file's end."""
+    """Whether these bytes begin a top-level element and not by chance; b"" is the end of the file."""
     if raw[:1] != bytes([fmt.EOF]):
         return _follows(raw)
     return len(raw) == 1 or raw[1] == fmt.VMDESC
@@ -104,7 +112,7 @@ def _follows(raw: bytes) -> bool:
     """Whether these bytes can begin a top-level element."""
     kind = raw[0] if raw else fmt.EOF
     if kind == fmt.EOF:
-        # A stream may end here, have its vmdesc here, or have been written into a larger file.
+        # The stream may end here, its vmdesc may follow, or it may lie inside a larger file.
         return True
     if kind in (fmt.START, fmt.FULL):
         if len(raw) < 6:

@@ -1,4 +1,4 @@
-"""Where the bytes come from: a regular file, or a pipe that can only be read forwards."""
+"""Sources of bytes: a regular file, or a pipe that can only be read forwards."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ class Source(Protocol):
 
     @property
     def size(self) -> int | None:
-        """Bytes in the file, None where that is unknown."""
+        """Return the bytes in the file, None if they are not known."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset`, fewer only at the end."""
+        """Return up to `length` bytes from `offset`, fewer only at the end."""
 
     def window(self, offset: int, length: int) -> memoryview:
-        """What read() gives, of a file without copying it; valid until the next call of release()."""
+        """Return up to `length` bytes, from a file without a copy; valid until the next call of release()."""
 
     def release(self, offset: int) -> None:
-        """Say that bytes before `offset` are not needed for now, so that memory stays bounded."""
+        """Free memory: bytes before `offset` are not needed for now."""
 
 
 class FileSource:
     """A regular file, read or mapped.
 
-    Touching a mapped page that the disk cannot give, or behind the end of a file that shrank, kills the
-    process with SIGBUS: a mapping is only touched where the kernel has said that the bytes are there.
+    An access to a mapped page that the disk cannot deliver, or behind the end of a file that shrank, ends the
+    process by SIGBUS. So the mapping is only used where the kernel has said that the bytes are there.
     """
 
     seekable = True
@@ -65,7 +65,11 @@ class FileSource:
         self._first, self._last, self._mapped_bytes = self.size, 0, 0
 
     def read(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset`; raises StreamError where the disk cannot be read."""
+        """Return up to `length` bytes from `offset`, fewer only at the end.
+
+        Raises:
+            StreamError: the disk cannot be read.
+        """
         length = min(length, self.size - offset)
         if length <= 0:
             return b""
@@ -90,7 +94,11 @@ class FileSource:
         return StreamError(Code.TRUNCATED_UNREADABLE, sentence, offset)
 
     def window(self, offset: int, length: int) -> memoryview:
-        """A view of the mapping; raises StreamError where the file shrank meanwhile."""
+        """Return a view of the mapping.
+
+        Raises:
+            StreamError: the file is shorter than when it was opened.
+        """
         if os.fstat(self.descriptor).st_size < self.size:
             raise StreamError(
                 Code.TRUNCATED_SHRANK, f"The file {self.path} shrank while it was being read.", offset
@@ -107,24 +115,24 @@ class FileSource:
             self._released = end
 
     def next_data(self, offset: int) -> int:
-        """File offset of the next byte that is not in a hole; the file's size where there is none."""
+        """Return the file offset of the next byte that is not in a hole, the file's size if there is none."""
         try:
             return os.lseek(self.descriptor, offset, os.SEEK_DATA)
         except OSError:
-            # ENXIO: only a hole is left. File systems without holes say that all is data.
+            # ENXIO: only a hole is left. On a file system without holes all is data.
             return self.size
 
     def view(self, offset: int, length: int) -> memoryview:
-        """Like read(), but not copied where the kernel promises that the bytes are there, until forget()."""
+        """Return what read() does, without a copy if the kernel can map the bytes; valid until forget()."""
         length = max(0, min(length, self.size - offset))
         if self._populate(offset, length):
             return self._view[offset : offset + length]
         return memoryview(self.read(offset, length))
 
     def _populate(self, offset: int, length: int) -> bool:
-        """Map bytes of the file, and say whether they can be touched now.
+        """Map bytes of the file; return whether they can be accessed now.
 
-        False before Linux 5.14, which cannot tell, and where the disk fails: read() names the error.
+        False before Linux 5.14, which has no such call, and if the disk fails; then read() reports the error.
         """
         start = offset - offset % mmap.PAGESIZE
         try:
@@ -134,14 +142,14 @@ class FileSource:
         return True
 
     def fill(self, buffer: memoryview, pieces: Iterable[tuple[int, int, int]]) -> int:
-        """Fill a buffer with pieces of the file, each one system call and nothing else.
+        """Fill a buffer with pieces of the file, with one system call for each.
 
         Args:
             buffer: what to fill.
-            pieces: for each its start and end in the buffer, and its offset in the file, in bytes.
+            pieces: for each the start and end in the buffer and the offset in the file, in bytes.
 
         Returns:
-            The bytes read, fewer than asked only at the end of the file.
+            The number of bytes read; fewer than asked for only at the end of the file.
 
         Raises:
             StreamError: the disk cannot be read.
@@ -156,23 +164,23 @@ class FileSource:
         return done
 
     def forget(self, offset: int, length: int) -> None:
-        """Say that mapped pages are done with: this process drops them now and then."""
+        """Note that mapped pages are no longer needed; they are unmapped from time to time."""
         self._first = min(self._first, offset)
         self._last = max(self._last, offset + length)
         self._mapped_bytes += length
         if self._mapped_bytes >= _RELEASE_STEP:
-            # Linux 6.18 maps whole folios (up to a huge page) where any part of one is asked for.
+            # Linux 6.18 maps a whole folio (up to a huge page) for an access to any part of it.
             start = max(0, self._first - _LARGEST_FOLIO) // mmap.PAGESIZE * mmap.PAGESIZE
             end = min(self.size, self._last + _LARGEST_FOLIO)
             self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
             self._first, self._last, self._mapped_bytes = self.size, 0, 0
 
     def passed(self, length: int) -> None:
-        """Say that `length` bytes more have been looked at, for those who watch."""
+        """Note that `length` more bytes have been looked at; a subclass may report them."""
 
 
 class PipeSource:
-    """A pipe or socket: offsets may only grow, and at most what was asked for last is kept."""
+    """A pipe or socket: offsets may only grow, and no more than the last bytes read is kept."""
 
     seekable = False
 
@@ -184,21 +192,23 @@ class PipeSource:
 
     @property
     def size(self) -> int | None:
-        """Bytes in the stream once its end has been seen, else None."""
+        """Return the bytes in the stream once its end has been seen, else None."""
         return self._start + len(self._buffer) if self._ended else None
 
     def read(self, offset: int, length: int) -> bytes:
-        """A copy of the bytes; raises StreamError for an offset that has passed by already."""
+        """Return a copy of the bytes.
+
+        Raises:
+            StreamError: the bytes at `offset` have been dropped already.
+        """
         if offset < self._start:
-            raise StreamError(
-                Code.PIPE_BACKWARDS, f"Offset {offset} of a pipe was needed again; use a file.", offset
-            )
+            raise StreamError(Code.PIPE_BACKWARDS, f"Offset {offset} of a pipe is needed again.", offset)
         self._fill(offset + length)
         start = offset - self._start
         return bytes(memoryview(self._buffer)[start : start + length])
 
     def window(self, offset: int, length: int) -> memoryview:
-        """As read()."""
+        """Return the bytes as read() does."""
         return memoryview(self.read(offset, length))
 
     def _fill(self, end: int) -> None:
@@ -209,7 +219,7 @@ class PipeSource:
             self._buffer += piece
 
     def release(self, offset: int) -> None:
-        """Forget the bytes before `offset`."""
+        """Drop the bytes before `offset`."""
         drop = min(max(0, offset - self._start), len(self._buffer))
         del self._buffer[:drop]
         self._start += drop
@@ -225,13 +235,13 @@ def open_source(path: Path) -> Iterator[FileSource]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise UsageError(f"The file {path} cannot be opened: {error.strerror}.") from error
+        raise UsageError(f"The file '{path}' cannot be opened: {error.strerror}.") from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{path} is not a regular file, which this needs.")
+            raise UsageError(f"'{path}' is not a regular file; only regular files can be opened here.")
         if status.st_size == 0:
-            raise UsageError(f"The file {path} is empty, so it is no vmstate file.")
+            raise UsageError(f"The file '{path}' is empty, so it is not a vmstate file.")
         yield FileSource(descriptor, path)
     finally:
         os.close(descriptor)

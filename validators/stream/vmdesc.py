@@ -1,8 +1,8 @@
-"""The JSON description (vmdesc) at the end of a stream: finding it, parsing it, sizes by it.
+"""Finds and parses the JSON description of the device state (vmdesc), and computes sizes from it.
 
 QEMU 10.0 migration/vmstate.c, vmsd_desc_field_start() and vmstate_save_state_v(): a field has a name,
-type and size in bytes, `array_len` where equal elements follow one another, and for a struct its own
-fields; subsections are preceded by a type byte, name and version, which `size` of a struct includes.
+type and size in bytes, `array_len` if equal elements follow one another, and for a struct its own fields. A
+type byte, name and version precede a subsection; the `size` of a struct includes them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _SUBSECTION_HEAD = 1 + 1 + 4
 
 
 def find_vmdesc(source: Source) -> Vmdesc | None:
-    """Look for the description at the end of a file, without reading what is before it.
+    """Look for the description at the end of a file, without reading the stream before it.
 
     Returns:
-        The last one whose JSON parses and has devices, None where there is none or in a pipe.
+        The last one whose JSON parses and has devices; None if there is none, or for a pipe.
     """
     if not source.seekable or source.size is None:
         return None
@@ -59,14 +59,14 @@ def parse_vmdesc(text: bytes, offset: int) -> Vmdesc:
     problem = ""
     content: Any = {}
     if len(text) > fmt.MAX_VMDESC_BYTES or sum(map(text.count, _STARTS)) > fmt.MAX_VMDESC_VALUES:
-        problem = "it is larger than any that QEMU writes"
+        problem = "it is larger than QEMU writes"
     else:
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            problem = f"it is no valid JSON ({type(error).__name__})"
+            problem = f"it is not valid JSON ({type(error).__name__})"
     if not problem and not _is_description(content):
-        problem = "it is no object with a list of devices"
+        problem = "it is not an object with a list of devices"
     return Vmdesc(offset, len(text), content if not problem else {}, problem)
 
 
@@ -82,7 +82,7 @@ def _is_description(content: object) -> bool:
 
 
 def described_page_size(vmdesc: Vmdesc) -> int | None:
-    """The target page size it states in bytes, None where it states none that can be."""
+    """Return the target page size by the description in bytes, None if it has no possible one."""
     value = vmdesc.content.get("page_size")
     if not isinstance(value, int) or value not in [1 << bits for bits in range(10, 17)]:
         return None
@@ -90,12 +90,12 @@ def described_page_size(vmdesc: Vmdesc) -> int | None:
 
 
 def described_length(device: Mapping[str, Any]) -> int | None:
-    """Bytes of state that the description gives a device, None where it is malformed."""
+    """Return the bytes of state that a device has by its description, None if that is malformed."""
     return _struct_length(device, _DEPTH)
 
 
 def field_length(entry: object) -> int | None:
-    """Bytes of one field with all its array elements, None where the description is malformed."""
+    """Return the bytes of one field with all array elements, None if the description is malformed."""
     if not isinstance(entry, dict):
         return None
     size, count = entry.get("size"), entry.get("array_len", 1)
