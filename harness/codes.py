@@ -236,7 +236,7 @@ class Code(enum.StrEnum):
         "refusal.blames-kernel",
         "The kernel only forbids userfaultfd, and QEMU says that the host kernel has no support.",
     )
-    REFUSAL_CALLED_UNSUPPORTED = "refusal.called-unsupported", "The same, in other words of QEMU's."
+    REFUSAL_CALLED_UNSUPPORTED = "refusal.called-unsupported", "The same, with another message of QEMU."
     REFUSAL_CHANGED_SETTING = "refusal.changed-setting", "A refusal has changed a setting."
     REFUSAL_GUEST_STATE = "refusal.guest-state", "After a refusal the guest does not run."
     REFUSAL_PROBE_UNCLEAR = "refusal.probe-unclear", "Our own probe does not name what forbids userfaultfd."

@@ -8,7 +8,7 @@ VERDICT=3
 "$QEMU" --version > /dev/null || exit 3
 OUT=$(mktemp) || exit 3
 trap 'rm -f "$OUT"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 {
     echo '{"execute": "qmp_capabilities"}'

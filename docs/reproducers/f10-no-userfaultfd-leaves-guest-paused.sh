@@ -2,8 +2,8 @@
 # F10: a background snapshot that gets no userfaultfd leaves the guest paused.
 # Usage: f10-no-userfaultfd-leaves-guest-paused.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-# QEMU may open one more file: that of the snapshot, so that none is left for the userfaultfd. One that knows
-# no file: gets memory on a disk file instead, which userfaultfd cannot protect, after the capability was set.
+# QEMU may open only one more file, the snapshot, so that no descriptor is left for the userfaultfd. A QEMU
+# without "file:" instead gets memory on a disk file after the capability was set; userfaultfd cannot protect it.
 # Needs prlimit (util-linux), and /var/tmp on a disk. Takes 5 to 9 s.
 set -eu
 QEMU=$1
@@ -17,7 +17,7 @@ exec 3<> "$DIR/qmp.in"
 cat "$DIR/qmp.out" >> "$DIR/out" &
 CAT=$!
 trap 'kill -9 $PID $CAT 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 echo '{"execute": "qmp_capabilities"}' >&3
 echo '{"execute": "migrate-set-capabilities", "arguments":
@@ -47,7 +47,7 @@ echo '{"execute": "query-migrate"}' >&3
 echo '{"execute": "query-status", "id": "answered"}' >&3
 sleep 1
 grep -o '"status": "failed".*' "$DIR/out"
-# It was /dev/null: see F5.
+# It was /dev/null at the start; see F5.
 echo "Descriptor 0 of QEMU is '$(readlink "/proc/$PID/fd/0" || echo closed)'."
 grep '"id": "answered"' "$DIR/out"
 VERDICT=0

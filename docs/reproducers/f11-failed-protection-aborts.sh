@@ -17,7 +17,7 @@ exec 3<> "$DIR/qmp.in"
 cat "$DIR/qmp.out" >> "$DIR/out" &
 CAT=$!
 trap 'kill -9 $PID $CAT 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 echo '{"execute": "qmp_capabilities"}' >&3
 echo '{"execute": "migrate-set-capabilities", "arguments":

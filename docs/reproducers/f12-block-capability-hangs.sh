@@ -2,8 +2,7 @@
 # F12: a background snapshot with the capability `block` hangs all of QEMU as soon as a device writes to RAM.
 # Usage: f12-block-capability-hangs.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-# The qtest protocol stands in for a device: its writes are done by the main loop, as those of a network
-# card are. Takes about 20 s.
+# qtest takes the place of a device: the main loop does its writes, like those of a network card. Takes about 20 s.
 set -eu
 QEMU=$1
 VERDICT=3
@@ -17,7 +16,7 @@ exec 3> "$DIR/in"
 exec 4<> "$DIR/test.in"
 exec 5<> "$DIR/test.out"
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 # Content, so that the save takes a while.
 echo 'memset 0x100000 0x1e000000 0x5a' >&4
@@ -36,7 +35,7 @@ if grep 'Invalid parameter\|not accept value\|not compatible' "$DIR/out"; then
     VERDICT=2
     exit
 fi
-# A slow sink: the lock is taken once for every turn of saving RAM, and a write must come just before.
+# The sink is slow: QEMU takes the lock once in each round of saving RAM, and a write must come just before.
 SLOWLY='while [ $(dd bs=1M count=1 iflag=fullblock 2> /dev/null | wc -c) -gt 0 ]; do sleep 0.02; done'
 echo "{\"execute\": \"migrate\", \"arguments\": {\"uri\": \"exec:$SLOWLY\"}}" >&3
 N=0

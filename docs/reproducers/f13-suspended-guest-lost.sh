@@ -1,10 +1,9 @@
 #!/bin/sh
-# F13: a guest that sleeps (ACPI S3) runs after a background snapshot, and restored from it can never wake up.
+# F13: a suspended guest (ACPI S3) runs after a background snapshot, and restored from it never wakes up.
 # Usage: f13-suspended-guest-lost.sh QEMU [plain]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-# The qtest protocol stands in for the guest: it writes to the register that puts the machine to sleep.
-# With "plain", or where QEMU has no background snapshots, an ordinary migration takes the place of the
-# snapshot. Takes about 10 s.
+# qtest takes the place of the guest: it writes to the register that suspends the machine. With "plain", or if
+# QEMU has no background snapshots, an ordinary migration is used instead. Takes about 10 s.
 set -eu
 QEMU=$1
 VERDICT=3
@@ -18,7 +17,7 @@ exec 3> "$DIR/in"
 exec 4<> "$DIR/test.in"
 exec 5<> "$DIR/test.out"
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 # The firmware sets up the register's address, 0x600 + 4 (SeaBIOS, machine type "pc").
 sleep 3
@@ -56,4 +55,4 @@ if grep '"id": "before"' "$DIR/out" | grep -q '"suspended"' && grep -q '"id": "w
     fi
     exit
 fi
-echo "The machine could not be put to sleep or not be restored."
+echo "The machine could not be suspended, or could not be restored."

@@ -1,9 +1,9 @@
 #!/bin/sh
-# F14: QEMU says that the host kernel does not support background snapshots when it only got no userfaultfd.
+# F14: QEMU says that the host kernel does not support background snapshots when it only forbids them.
 # Usage: f14-forbidden-called-unsupported.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-# QEMU may open no further file at first, and as many as before then. Needs prlimit (util-linux) and a user who
-# may have a userfaultfd by the system call. Takes 3 s.
+# QEMU may open no further file at first; then the limit is as before. Needs prlimit (util-linux) and a user
+# who may create a userfaultfd with the system call. Takes 3 s.
 set -eu
 QEMU=$1
 VERDICT=3
@@ -13,7 +13,7 @@ mkfifo "$DIR/in"
 "$QEMU" -nodefaults -display none -accel tcg -m 16 -qmp stdio < "$DIR/in" > "$DIR/out" 2>&1 &
 PID=$!
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 exec 3> "$DIR/in"
 set_capability() {

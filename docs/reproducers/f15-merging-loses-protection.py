@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # F15: pages that the kernel merges (KSM) lose their userfaultfd write protection.
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script did not work.
-"""Run it as root, without arguments.
+"""Run this as root, without arguments.
 
-Needs no QEMU; KSM's settings are put back. x86_64 only. Takes up to 40 s.
+It needs no QEMU and restores KSM's settings. x86_64 only. Takes up to 40 s.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ start = ctypes.addressof(ctypes.c_char.from_buffer(areas[0]))
 
 
 def protected():
-    """Pages of the first area whose entry in pagemap has bit 57."""
+    """Count the pages of the first area whose pagemap entry has bit 57."""
     with Path("/proc/self/pagemap").open("rb") as pagemap:
         pagemap.seek(start // PAGE * 8)
         return sum(entry >> 57 & 1 for entry in struct.unpack(f"{PAGES}Q", pagemap.read(PAGES * 8)))

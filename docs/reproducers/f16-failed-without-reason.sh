@@ -1,16 +1,16 @@
 #!/bin/sh
-# F16: a background snapshot that the kernel refuses a userfaultfd call says "failed", and not why.
+# F16: if the kernel refuses a userfaultfd call, the background snapshot fails without a reason.
 # Usage: f16-failed-without-reason.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-# QEMU may open one more file: that of the snapshot, so that none is left for the userfaultfd. One that knows
-# no file: gets memory on a disk file instead, which userfaultfd cannot protect, after the capability was set.
+# QEMU may open only one more file, the snapshot, so that no descriptor is left for the userfaultfd. A QEMU
+# without "file:" instead gets memory on a disk file after the capability was set; userfaultfd cannot protect it.
 # Needs prlimit (util-linux), and /var/tmp on a disk. Takes 5 to 9 s.
 set -eu
 QEMU=$1
 VERDICT=3
 "$QEMU" --version > /dev/null || exit 3
 DIR=$(mktemp -d /var/tmp/f16.XXXXXX) || exit 3
-# Not on standard input: see F5.
+# QMP is not on standard input because QEMU may close it; see F5.
 mkfifo "$DIR/qmp.in" "$DIR/qmp.out"
 "$QEMU" -nodefaults -display none -accel tcg -m 16,slots=1,maxmem=1G -qmp "pipe:$DIR/qmp" \
     < /dev/null > "$DIR/out" 2>&1 &
@@ -19,7 +19,7 @@ exec 3<> "$DIR/qmp.in"
 cat "$DIR/qmp.out" >> "$DIR/out" &
 CAT=$!
 trap 'kill -9 $PID $CAT 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 echo '{"execute": "qmp_capabilities"}' >&3
 echo '{"execute": "migrate-set-capabilities", "arguments":

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # F17: a huge page that NUMA balancing moves loses its userfaultfd write protection.
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script did not work.
-"""Run it as root, without arguments, on a host with two NUMA nodes.
+"""Run this as root, without arguments, on a host with two NUMA nodes.
 
-Needs no QEMU; the setting is put back. x86_64 only. Takes up to 60 s.
+It needs no QEMU and restores the setting of NUMA balancing. x86_64 only. Takes up to 60 s.
 """
 
 import ctypes
@@ -27,19 +27,19 @@ libc = ctypes.CDLL(None)
 
 
 def first_processor(node):
-    """The first processor of a node."""
+    """Return the number of the first processor of a node."""
     text = Path(f"/sys/devices/system/node/node{node}/cpulist").read_text()
     return int(text.replace("-", ",").split(",")[0])
 
 
 def moved():
-    """Pages that balancing has moved since the host's start."""
+    """Count the pages that NUMA balancing has moved since the host booted."""
     lines = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
     return int(lines["numa_pages_migrated"])
 
 
 def write_blocks():
-    """Write one byte into each huge page; the interpreter's lock is free meanwhile."""
+    """Write one byte into each huge page, without holding the interpreter's lock."""
     for block in range(BLOCKS):
         libc.memset(ctypes.c_void_p(start + block * HUGE + 8 * PAGE), 1, 1)
 
@@ -49,7 +49,7 @@ try:
     before = BALANCING.read_text()
     BALANCING.write_text("1")
 except (OSError, ValueError, KeyError) as error:
-    print(f"There are no two nodes with processors, or no NUMA balancing: {error}")
+    print(f"This host does not have two NUMA nodes with processors, or has no NUMA balancing: {error}")
     sys.exit(2)
 try:
     os.sched_setaffinity(0, {processors[0]})
@@ -64,14 +64,14 @@ try:
     at_first, end = moved(), time.monotonic() + 40
     os.sched_setaffinity(0, {processors[1]})
     while moved() - at_first < BLOCKS // 4 * 512 and time.monotonic() < end:
-        # Reads alone: they make the kernel move the page to where it is used.
+        # Reading is enough to make the kernel move the page to the node that uses it.
         for page in range(0, len(area), PAGE):
             area[page]
     pages = moved() - at_first
 finally:
     BALANCING.write_text(before)
 if pages < 512:
-    print(f"The kernel moved only {pages} pages, so nothing was at stake.")
+    print(f"The kernel moved only {pages} pages, too few to show the defect.")
     sys.exit(2)
 writer = threading.Thread(target=write_blocks, daemon=True)
 writer.start()
@@ -84,5 +84,5 @@ while writer.is_alive():
         block = address // HUGE * HUGE
         fcntl.ioctl(fd, UFFDIO_WRITEPROTECT, struct.pack("=QQQ", block, HUGE, 0))
 lost = BLOCKS - len(told)
-print(f"{pages} pages moved; of {BLOCKS} writes to protected huge pages {lost} were told to nobody.")
+print(f"{pages} pages moved; of {BLOCKS} writes to protected huge pages {lost} raised no event.")
 sys.exit(1 if lost else 0)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-# F18: at the end of a background snapshot to a file, QEMU and its guest wait for the disk.
+# F18: a background snapshot to a file stops the guest at its end, for as long as the disk takes.
 # Usage: f18-closing-file-stops-guest.py QEMU [FOLDER]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Needs 1.5 GB in FOLDER (/var/tmp), on a disk with ext4 or XFS, and 2 GB of memory. Takes up to 20 s.
 
-A guest with 512 MiB of random bytes is saved to `exec:cat`, and then to `file:`. Meanwhile QEMU is asked for
-its status again and again. How long the longest answer takes is how long its main loop is held up, and with
-it the guest's timers and devices.
+A guest with 512 MiB of random bytes is saved to `exec:cat`, and then to `file:`. During each save the script
+asks QEMU for its status again and again. The longest answer takes as long as QEMU's main loop is blocked, and
+with it the guest's timers and devices.
 """
 
 import json
@@ -25,7 +25,7 @@ sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(3))
 
 
 class Qemu:
-    """A QEMU with random bytes in its guest's RAM, for the length of a `with`."""
+    """A QEMU with random bytes in its guest's RAM; it ends with the `with` block."""
 
     def __init__(self, executable, ram):
         ours, theirs = socket.socketpair()
@@ -54,7 +54,7 @@ class Qemu:
         self.process.wait()
 
     def ask(self, command, **arguments):
-        """Its answer, or the error as text."""
+        """Send a QMP command; return its result, or the description of the error."""
         print(json.dumps({"execute": command, "arguments": arguments}), file=self.file, flush=True)
         while True:
             answer = json.loads(self.file.readline())
@@ -65,7 +65,7 @@ class Qemu:
 
 
 def longest_answer(executable, ram, uri):
-    """Seconds that the longest answer took while the guest was saved; a text where it cannot be."""
+    """Save the guest; return the seconds of the longest answer, or QEMU's refusal as text."""
     with Qemu(executable, ram) as qemu:
         on = [{"capability": "background-snapshot", "state": True}]
         refusal = qemu.ask("migrate-set-capabilities", capabilities=on) or qemu.ask("migrate", uri=uri)
@@ -77,7 +77,7 @@ def longest_answer(executable, ram, uri):
             status = qemu.ask("query-migrate").get("status")
             longest = max(longest, time.monotonic() - asked)
             if status in ("failed", "cancelled"):
-                raise RuntimeError(f"the save {status}")
+                raise RuntimeError(f"the save ended as '{status}'")
             if status == "completed" and end is None:
                 end = time.monotonic() + 0.5
             time.sleep(0.002)
@@ -96,7 +96,7 @@ with tempfile.TemporaryDirectory(dir=folder) as name:
         saved.unlink(missing_ok=True)
         os.sync()
         found[kind] = longest_answer(qemu, ram, uri)
-    print(f"longest answer of QEMU: {found}, in seconds")
+    print(f"longest answer of QEMU in seconds: {found}")
 if any(isinstance(answer, str) for answer in found.values()):
     sys.exit(2)
 sys.exit(found["file"] > max(SLOW_SECONDS, TIMES * found["exec"]))

@@ -8,7 +8,7 @@ VERDICT=3
 "$QEMU" --version > /dev/null || exit 3
 DIR=$(mktemp -d) || exit 3
 trap 'rm -rf "$DIR"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 MACHINE="-nodefaults -display none -accel tcg -m 64 -qmp stdio -S"
 {

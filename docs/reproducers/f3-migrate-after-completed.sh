@@ -2,15 +2,15 @@
 # F3: a `migrate` right after a completed background snapshot is refused or aborts QEMU.
 # Usage: f3-migrate-after-completed.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-# It depends on timing: one of 1000 commands a few milliseconds apart has to meet the moment between
-# the status "completed" and QEMU's cleaning up. Takes at most 10 s.
+# This depends on timing: one of 1000 commands, a few milliseconds apart, has to arrive between the status
+# "completed" and the end of QEMU's clean-up. Takes at most 10 s.
 set -eu
 QEMU=$1
 VERDICT=3
 "$QEMU" --version > /dev/null || exit 3
 OUT=$(mktemp) || exit 3
 trap 'rm -f "$OUT"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 {
     echo '{"execute": "qmp_capabilities"}'
@@ -37,5 +37,5 @@ if grep 'duplicate yank instance' "$OUT"; then
     exit
 fi
 grep -o '"return": {"status": "[a-z]*"' "$OUT"
-echo "Every save was taken or politely refused."
+echo "QEMU accepted every save, or refused it with a clear reason."
 VERDICT=0

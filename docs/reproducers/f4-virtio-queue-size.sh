@@ -2,7 +2,7 @@
 # F4: QEMU 10.0.13 saves virtio queues with a size of 1024, which QEMU 11.1 refuses to load.
 # Usage: f4-virtio-queue-size.sh OLD-QEMU NEW-QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-# No guest, no background snapshot: an idle machine with one virtio device is enough.
+# It needs no guest and no background snapshot: an idle machine with one virtio device is enough.
 set -eu
 OLD=$1
 NEW=$2
@@ -10,7 +10,7 @@ VERDICT=3
 "$OLD" --version > /dev/null && "$NEW" --version > /dev/null || exit 3
 DIR=$(mktemp -d) || exit 3
 trap 'rm -rf "$DIR"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 MACHINE="-nodefaults -display none -accel tcg -m 32 -machine pc-i440fx-7.2 -device virtio-rng-pci -qmp stdio"
 {

@@ -2,8 +2,8 @@
 # F5: a background snapshot that fails while it is set up closes QEMU's file descriptor 0.
 # Usage: f5-failed-setup-closes-stdin.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-# The sink ends at once, so that QEMU's first write fails. That is a race with the sink's end, hence
-# up to 20 saves. Takes at most 10 s.
+# The sink ends at once, so that QEMU's first write fails. Since QEMU's write races with the end of the sink,
+# there are up to 20 saves. Takes at most 10 s.
 set -eu
 QEMU=$1
 VERDICT=3
@@ -13,7 +13,7 @@ mkfifo "$DIR/in"
 "$QEMU" -nodefaults -display none -accel tcg -m 16 -qmp stdio < "$DIR/in" > "$DIR/out" 2>&1 &
 PID=$!
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 exec 3> "$DIR/in"
 trap '' PIPE

@@ -1,9 +1,8 @@
 #!/bin/sh
-# F6: while the sink of a background snapshot takes nothing, one write of a device hangs all of QEMU.
+# F6: while the sink of a background snapshot does not read, one write by a device hangs all of QEMU.
 # Usage: f6-stalled-sink-hangs-monitor.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-# The qtest protocol stands in for a device: its write is done by the main loop, as that of a network
-# card is. Takes about 6 s.
+# qtest takes the place of a device: the main loop does its write, like that of a network card. Takes about 6 s.
 set -eu
 QEMU=$1
 VERDICT=3
@@ -17,7 +16,7 @@ exec 3> "$DIR/in"
 exec 4<> "$DIR/test.in"
 exec 5<> "$DIR/test.out"
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 echo '{"execute": "qmp_capabilities"}' >&3
 echo '{"execute": "query-status", "id": "before"}' >&3
@@ -48,6 +47,6 @@ for TASK in /proc/$PID/task/*; do
 done
 kill $SINK || true
 sleep 1
-grep -q '"id": "answered"' "$DIR/out" && echo "It answers after the sink was killed."
+grep -q '"id": "answered"' "$DIR/out" && echo "QEMU answers after the sink was killed."
 VERDICT=1
 exit

@@ -2,7 +2,7 @@
 # F7: QEMU does nothing else while it waits for the command of an exec: URI to end.
 # Usage: f7-waits-for-command.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-# The command closes its input, so that the save fails, and stays for 8 s more. Takes about 12 s.
+# The command closes its input, so that the save fails, and runs for 8 s more. Takes about 12 s.
 set -eu
 QEMU=$1
 VERDICT=3
@@ -13,7 +13,7 @@ mkfifo "$DIR/in"
 PID=$!
 exec 3> "$DIR/in"
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 echo '{"execute": "qmp_capabilities"}' >&3
 echo '{"execute": "query-status", "id": "before"}' >&3
@@ -30,6 +30,6 @@ grep -q '"id": "before"' "$DIR/out"
 kill -0 $PID
 echo "No answer on QMP within 4 s."
 sleep 4
-grep -q '"id": "answered"' "$DIR/out" && echo "It answers after the command has ended."
+grep -q '"id": "answered"' "$DIR/out" && echo "QEMU answers after the command has ended."
 VERDICT=1
 exit

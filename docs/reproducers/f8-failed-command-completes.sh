@@ -2,14 +2,14 @@
 # F8: a save whose exec: command fails is reported as completed.
 # Usage: f8-failed-command-completes.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-# The command reads all and exits with 3, as one does that cannot store what it was given. Takes 3 s.
+# The command reads everything and exits with 3, like a command that cannot store its input. Takes 3 s.
 set -eu
 QEMU=$1
 VERDICT=3
 "$QEMU" --version > /dev/null || exit 3
 OUT=$(mktemp) || exit 3
 trap 'rm -f "$OUT"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 {
     echo '{"execute": "qmp_capabilities"}'

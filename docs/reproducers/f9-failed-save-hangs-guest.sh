@@ -2,7 +2,7 @@
 # F9: after a background snapshot whose sink broke, guest RAM stays protected and QEMU hangs for good.
 # Usage: f9-failed-save-hangs-guest.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-# A write by the qtest protocol stands in for any that guest or device do. Takes about 8 s.
+# A write by qtest takes the place of a write by the guest or a device. Takes about 8 s.
 set -eu
 QEMU=$1
 VERDICT=3
@@ -16,7 +16,7 @@ exec 3> "$DIR/in"
 exec 4<> "$DIR/test.in"
 exec 5<> "$DIR/test.out"
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
-# A signal ends the shell without that trap, unless it has one of its own.
+# Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
 echo '{"execute": "qmp_capabilities"}' >&3
 echo '{"execute": "query-status", "id": "before"}' >&3

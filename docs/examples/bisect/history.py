@@ -1,4 +1,4 @@
-"""What the example histories share: a commit for each state of a tree, and a command that makes them."""
+"""Shared by the example histories: commits the states of a tree, and runs the script that makes them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from harness.errors import SnapproofError
 
 
 def begin(folder: Path) -> None:
-    """Make a repository of a folder."""
+    """Make a folder a git repository."""
     _git(folder, "init", "-q")
 
 
 def commit(folder: Path, number: int, subject: str, paths: Sequence[str]) -> None:
-    """Commit what the paths are now, ignored or not, as the tag v1, v2 and so on."""
+    """Commit the paths as they are now, even if git ignores them, and tag the commit v1, v2 and so on."""
     _git(folder, "add", "-f", *paths)
     _git(folder, "commit", "-q", "-m", subject)
     _git(folder, "tag", f"v{number}")
@@ -29,12 +29,12 @@ def _git(folder: Path, *words: str) -> None:
 
 
 def run(usage: Sequence[str], commits: int, make: Callable[[Sequence[str]], Path]) -> int:
-    """Make a history by the words of the command line, and say how it is bisected; an exit code.
+    """Make a history from the command line's arguments, print how to bisect it, and return an exit code.
 
     Args:
         usage: names of the script and its arguments.
-        commits: how many there will be.
-        make: makes it; gives its folder.
+        commits: how many commits the history has.
+        make: makes the history and returns its folder.
     """
     words = sys.argv[1:]
     if len(words) != len(usage) - 1:

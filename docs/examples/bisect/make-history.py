@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Makes a small repository whose history breaks QEMU's background snapshots, to be bisected.
+"""Makes a small repository to bisect, whose history breaks QEMU's background snapshots.
 
 Usage: make-history.py QEMU FOLDER
 
-Each of its eight commits has a script `build.sh`, which makes the program `qemu`: one that runs QEMU. From
-the seventh commit on it drops the write protection of an eighth of guest RAM
-(validators/live_faults/drop_protection.c); that of the fourth does not build. Run it with snapproof's own
+Each of its eight commits has a script `build.sh`, which makes a program `qemu` that runs QEMU. From the
+seventh commit on the program drops the write protection of an eighth of guest RAM
+(validators/live_faults/drop_protection.c). The fourth commit does not build. Run this with snapproof's own
 Python.
 """
 
@@ -36,7 +36,7 @@ _BROKEN, _FAULTY = 4, 7
 
 
 def build_script(number: int, qemu: Path, library: Path) -> str:
-    """What `build.sh` is at a commit, the first being 1."""
+    """Return the content of `build.sh` at a commit; the first commit is 1."""
     lines = ["#!/bin/sh", f"# {_SUBJECTS[number - 1]}", "set -e", "rm -f qemu"]
     if number == _BROKEN:
         lines += ["echo 'cc: no such compiler' >&2", "exit 1"]
@@ -47,7 +47,7 @@ def build_script(number: int, qemu: Path, library: Path) -> str:
 
 
 def make_history(words: Sequence[str]) -> Path:
-    """Make the repository, given a QEMU and a folder that does not exist."""
+    """Make the repository from the arguments QEMU and FOLDER, which must not exist; return the folder."""
     qemu, folder = probe_qemu(words[0]).executable, Path(words[1])
     library = fault_library("drop_protection", Cache(default_cache_folder()), print)
     folder.mkdir(parents=True)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Makes a Linux tree whose history breaks userfaultfd write protection, to be bisected by compiling it.
+"""Makes a Linux tree to bisect, whose history breaks userfaultfd write protection.
 
 Usage: make-kernel-history.py FOLDER
 
 The tree is Debian's Linux with the configuration of the kernel 'uffd' (snapproof images build kernel:uffd);
-git watches two of its files. Of eight commits the fourth does not compile, and from the sixth on pages that
-are read-only anyway are not marked as protected, so that a write to them is missed. Run it with snapproof's
-own Python. It takes 2 GB, and the first compilation minutes.
+git tracks two of its files. Of eight commits the fourth does not compile. From the sixth on pages that are
+read-only anyway are not marked as protected, so that a write to them is missed. Run this with snapproof's own
+Python. The tree takes 2 GB, and the first compilation takes minutes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BROKEN, _FAULTY = 4, 6
 
 
 def sources_at(number: int, imported: Mapping[str, str]) -> dict[str, str]:
-    """What the files are at a commit, the first being 1, by what they were imported as."""
+    """Return the content of the files at a commit, from their imported content; the first commit is 1."""
     notes = {1: _UFFD, 2: _PROTECT, 6: _UFFD, 7: _PROTECT}
     found = dict(imported)
     for before, file in notes.items():
@@ -55,12 +55,12 @@ def sources_at(number: int, imported: Mapping[str, str]) -> dict[str, str]:
 
 def _changed(text: str, old: str, new: str) -> str:
     if old not in text:
-        raise SnapproofError("This Linux is another than the example was made for; it cannot be changed so.")
+        raise SnapproofError(f"The example does not fit this version of Linux, which does not have {old!r}.")
     return text.replace(old, new, 1)
 
 
 def make_history(words: Sequence[str]) -> Path:
-    """Make the tree, given a folder that does not exist."""
+    """Make the tree in a folder that does not exist yet; return the folder."""
     folder = Path(words[0])
     folder.parent.mkdir(parents=True, exist_ok=True)
     unpack_kernel("uffd", folder, Cache(default_cache_folder()), print)
@@ -68,7 +68,7 @@ def make_history(words: Sequence[str]) -> Path:
     begin(folder)
     for number, subject in enumerate(_SUBJECTS, 1):
         for name, text in sources_at(number, imported).items():
-            # What is as it was keeps its time, and so is not compiled again.
+            # An unchanged file keeps its time, so that it is not compiled again.
             if (folder / name).read_text() != text:
                 (folder / name).write_text(text)
         commit(folder, number, subject, (_PROTECT, _UFFD))
