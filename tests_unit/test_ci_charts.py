@@ -11,10 +11,11 @@ import pytest
 from ci.charts.bench import by_ram_chart, size_chart, stall_chart, write_rate_chart
 from ci.charts.page_map import page_map_chart
 from ci.charts.palette import PALETTE
-from ci.charts.samples import main_series, read_samples, spread, ways_of
+from ci.charts.samples import main_series, read_samples, ways_of
 from ci.charts.svg import count_text, size_text, time_text
 from ci.charts.timeline import timeline_chart
 from ci.charts.times import SaveTimes
+from tests_functional.scenarios.bench.figures import spread
 from tests_unit.bench_values import WAYS, bench
 
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -157,7 +158,7 @@ def test_ways_keep_their_order() -> None:
 def test_spread_is_that_of_all_repeats() -> None:
     """Median and ends."""
     found = spread([5.0, 1.0, 3.0])
-    assert found is not None and (found.low, found.median, found.high) == (1.0, 3.0, 5.0)
+    assert found is not None and (found.min, found.median, found.max) == (1.0, 3.0, 5.0)
     assert spread([]) is None
 
 

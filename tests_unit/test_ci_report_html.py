@@ -324,7 +324,7 @@ def test_page_of_a_bench_alone() -> None:
     assert "snapproof bench downtime" in page.text
     assert "8192 MiB: There is no <room> for it." in page.text
     assert re.search(r"4096 MiB, stop and save\s*all\s*unlimited\s*3", page.text)
-    assert "No sample of it went well." in _Parsed(bench_html({})).text
+    assert "There is no sample without an error." in _Parsed(bench_html({})).text
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"samples": 1}', "\ud800".encode("utf-8", "surrogatepass")])
@@ -332,4 +332,4 @@ def test_bench_that_cannot_be_read(content: str | bytes, tmp_path: Path) -> None
     """It costs a sentence."""
     (tmp_path / "bench.json").write_bytes(content.encode() if isinstance(content, str) else content)
     text = _page(values.run(values.test("a.b")), tmp_path).text
-    assert "could not be read" in text or "No sample of it went well." in text
+    assert "could not be read" in text or "There is no sample without an error." in text

@@ -72,7 +72,7 @@ def test_logs_that_tmt_would_not_keep(tmp_path: Path) -> None:
     """A file written beside the results would name logs that tmt does not fetch."""
     made = result(outcome("a.b", Status.PASS))
     context = replace(placed(tmp_path / "run", made), output=tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match=r"names logs by their place below its own folder.*\.$"):
+    with pytest.raises(UsageError, match=r"names logs relative to its own folder.*\.$"):
         tmt_results(made, context)
 
 

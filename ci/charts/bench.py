@@ -1,4 +1,4 @@
-"""Charts of `snapproof bench`: stun and size by RAM, write stalls, and the rate of writes around a save."""
+"""Draws the charts of `snapproof bench`: stun and size by RAM, write stalls, rate of writes around a save."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ci.charts.palette import AMBER, BLUE, GREEN, INK, MUTED, SKY, VERMILION, Colour
-from ci.charts.samples import Sample, spread, way_name, ways_of
+from ci.charts.samples import BenchSample, way_name, ways_of
 from ci.charts.svg import as_svg, count_text, new_figure, no_grid, shade, size_text, time_text
+from tests_functional.scenarios.bench.figures import spread
 
 _LEFT, _RIGHT = 0.15, 0.97
 _LEGEND_ROW = 18
@@ -21,7 +22,7 @@ _LEAST_MS = 0.01
 
 @dataclass(frozen=True)
 class _Style:
-    """How one way of saving is drawn: told apart without colours too."""
+    """How one way of saving is drawn. Marker and dashes tell the ways apart without colours."""
 
     colour: Colour
     marker: str
@@ -38,17 +39,17 @@ _STYLES = {
 _OTHER = _Style(MUTED, "x", "-")
 
 
-def by_ram_chart(samples: Sequence[Sample], figure_name: str, title: str, key: str) -> str:
-    """A time of the save against the guest's RAM, both by powers of ten; medians, and the range of all.
+def by_ram_chart(samples: Sequence[BenchSample], figure_name: str, title: str, key: str) -> str:
+    """Draw a time of the save against the guest's RAM, both on logarithmic axes: medians and ranges.
 
     Args:
-        samples: of one writer and one sink.
+        samples: samples of one writer and one sink.
         figure_name: name of a figure in milliseconds.
-        title: what it is called.
-        key: leads the ids of the drawing.
+        title: title of the chart.
+        key: prefix of the ids of the drawing.
 
     Returns:
-        The SVG element, "" where no sample has that figure.
+        The SVG element, "" if no sample has that figure.
     """
     known = [sample for sample in samples if figure_name in sample.figures]
     if not known:
@@ -72,21 +73,21 @@ def by_ram_chart(samples: Sequence[Sample], figure_name: str, title: str, key: s
         return as_svg(figure, key, f"{title} against RAM", _by_ram_words(known, ways, figure_name))
 
 
-def _by_ram_words(samples: Sequence[Sample], ways: Sequence[str], name: str) -> str:
+def _by_ram_words(samples: Sequence[BenchSample], ways: Sequence[str], name: str) -> str:
     said = []
     for way in ways:
         mine = [sample for sample in samples if sample.way == way]
         ends = [min(sample.ram_mib for sample in mine), max(sample.ram_mib for sample in mine)]
         medians = [
-            spread(one.figures[name] for one in mine if one.ram_mib == ram) for ram in dict.fromkeys(ends)
+            spread([one.figures[name] for one in mine if one.ram_mib == ram]) for ram in dict.fromkeys(ends)
         ]
         shown = " to ".join(time_text(found.median * 1000) for found in medians if found)
         said.append(f"{way_name(way)}: {shown}")
     return "Medians from the smallest to the largest guest. " + "; ".join(said) + "."
 
 
-def size_chart(samples: Sequence[Sample], key: str) -> str:
-    """Size of the saved file as a share of the guest's RAM, "" where no sample has one."""
+def size_chart(samples: Sequence[BenchSample], key: str) -> str:
+    """Draw the size of the saved file as a share of the guest's RAM; "" if no sample has a size."""
     known = [sample for sample in samples if sample.figures.get("size_bytes", 0) >= 1]
     if not known:
         return ""
@@ -108,17 +109,20 @@ def size_chart(samples: Sequence[Sample], key: str) -> str:
         )
 
 
-def _share(sample: Sample) -> float:
-    """Size of the file in percent of the guest's RAM."""
+def _share(sample: BenchSample) -> float:
+    """Return the size of the file in percent of the guest's RAM."""
     return sample.figures["size_bytes"] / (sample.ram_mib * (1 << 20)) * 100
 
 
-def stall_chart(samples: Sequence[Sample], key: str) -> str:
-    """How often a write of the guest took how long during a save, both by powers of ten.
+def stall_chart(samples: Sequence[BenchSample], key: str) -> str:
+    """Draw a histogram of the guest's page writes during a save by duration, both on logarithmic axes.
 
     Args:
-        samples: of one writer, one sink and one size of RAM; repeats are added up.
-        key: leads the ids of the drawing.
+        samples: samples of one writer, one sink and one size of RAM; repeats are added up.
+        key: prefix of the ids of the drawing.
+
+    Returns:
+        The SVG element, "" if no sample has a histogram.
     """
     known = [sample for sample in samples if any(count for _, _, count in sample.stalls)]
     if not known:
@@ -140,15 +144,15 @@ def stall_chart(samples: Sequence[Sample], key: str) -> str:
         return as_svg(figure, key, "Histogram of write stalls", text)
 
 
-def _stall_steps(axes: Axes, way: str, samples: Sequence[Sample]) -> None:
-    """One line: the counts of all samples, by powers of two, however fine each was counted."""
+def _stall_steps(axes: Axes, way: str, samples: Sequence[BenchSample]) -> None:
+    """Draw one line: the counts of all samples by powers of two, whatever the buckets of each were."""
     counts: dict[int, float] = {}
     for sample in samples:
         for low, high, count in sample.stalls:
             power = math.floor(math.log2((low + high) / 2))
             counts[power] = counts.get(power, 0) + count
     powers = range(min(counts), max(counts) + 2)
-    # The axis begins at 0.8, so that a count of 1 stands above it, and none below.
+    # The axis begins at 0.8, so that a count of 1 is above it, and a count of 0 below.
     heights = [max(0.5, counts.get(power, 0)) for power in powers]
     style = _STYLES.get(way, _OTHER)
     axes.step(
@@ -158,15 +162,18 @@ def _stall_steps(axes: Axes, way: str, samples: Sequence[Sample]) -> None:
     axes.set_ylim(bottom=0.8)
 
 
-def write_rate_chart(samples: Sequence[Sample], key: str) -> str:
-    """Pages that the guest writes, over time around T0: a panel for each way of saving.
+def write_rate_chart(samples: Sequence[BenchSample], key: str) -> str:
+    """Draw the pages that the guest writes, over time around T0: a panel for each way of saving.
 
-    The guest's standstill is shaded, the end of the save is a dashed line.
+    The time in which the guest is stopped is shaded; a dashed line is the end of the save.
 
     Args:
-        samples: of one writer, one sink and one size of RAM; of each way the repeat with the median stun is
-            drawn.
-        key: leads the ids of the drawing.
+        samples: samples of one writer, one sink and one size of RAM; for each way the repeat with the median
+            stun is drawn.
+        key: prefix of the ids of the drawing.
+
+    Returns:
+        The SVG element, "" if no sample has a write rate.
     """
     known = [sample for sample in samples if len(sample.rate) > 1]
     if not known:
@@ -188,11 +195,11 @@ def write_rate_chart(samples: Sequence[Sample], key: str) -> str:
         return as_svg(figure, key, "Rate of writes around a save", "; ".join(words) + ".")
 
 
-def _stun_text(sample: Sample) -> str:
+def _stun_text(sample: BenchSample) -> str:
     return time_text(sample.figures["stun_ms"] * 1000) if "stun_ms" in sample.figures else "an unknown time"
 
 
-def _rate_panel(axes: Axes, way: str, sample: Sample) -> None:
+def _rate_panel(axes: Axes, way: str, sample: BenchSample) -> None:
     times = [time for time, _ in sample.rate]
     pages = [number for _, number in sample.rate]
     colour = _STYLES.get(way, _OTHER).colour.stand_in
@@ -211,26 +218,28 @@ def _rate_panel(axes: Axes, way: str, sample: Sample) -> None:
     no_grid(axes, "x")
 
 
-def _window(samples: Sequence[Sample]) -> tuple[float, float]:
-    """From where to where the panels show: all saves, and some time before and after."""
+def _window(samples: Sequence[BenchSample]) -> tuple[float, float]:
+    """Return the range of time to draw: all saves, and some time before and after."""
     end = max([sample.figures.get("total_ms", 0.0) for sample in samples] + [1000.0])
     first = min(sample.rate[0][0] for sample in samples)
     last = max(sample.rate[-1][0] for sample in samples)
     return max(first, -0.35 * end), min(max(last, 1000.0), 1.35 * end)
 
 
-def _middle(samples: Sequence[Sample]) -> Sample:
+def _middle(samples: Sequence[BenchSample]) -> BenchSample:
     return sorted(samples, key=lambda sample: sample.figures.get("stun_ms", 0.0))[len(samples) // 2]
 
 
-def _medians(axes: Axes, way: str, samples: Sequence[Sample], value: Callable[[Sample], float]) -> None:
+def _medians(
+    axes: Axes, way: str, samples: Sequence[BenchSample], value: Callable[[BenchSample], float]
+) -> None:
     style = _STYLES.get(way, _OTHER)
     sizes = sorted({sample.ram_mib for sample in samples})
-    found = [(ram, spread(value(one) for one in samples if one.ram_mib == ram)) for ram in sizes]
+    found = [(ram, spread([value(one) for one in samples if one.ram_mib == ram])) for ram in sizes]
     known = [(ram, one) for ram, one in found if one]
     medians = [one.median for _, one in known]
-    below = [one.median - one.low for _, one in known]
-    above = [one.high - one.median for _, one in known]
+    below = [one.median - one.min for _, one in known]
+    above = [one.max - one.median for _, one in known]
     axes.errorbar(
         [ram for ram, _ in known], medians, [below, above], color=style.colour.stand_in,
         linestyle=style.dashes, marker=style.marker, markersize=5, elinewidth=1, capsize=2.5,
@@ -238,7 +247,7 @@ def _medians(axes: Axes, way: str, samples: Sequence[Sample], value: Callable[[S
     )  # fmt: skip
 
 
-def _ram_axis(axes: Axes, samples: Sequence[Sample]) -> None:
+def _ram_axis(axes: Axes, samples: Sequence[BenchSample]) -> None:
     sizes = sorted({sample.ram_mib for sample in samples})
     step = max(1, -(-len(sizes) // 6))
     axes.set_xticks(sizes[::step], [size_text(size) for size in sizes[::step]])
@@ -250,7 +259,7 @@ def _rows(ways: Sequence[str]) -> int:
 
 
 def _axes(figure: Figure, ways: Sequence[str]) -> Axes:
-    """One set of axes, with room for a legend of two columns below."""
+    """Add one set of axes, with room below it for a legend of two columns."""
     height = figure.get_figheight() * 72
     figure.subplots_adjust(
         left=_LEFT, right=_RIGHT, top=1 - 30 / height, bottom=(36 + _LEGEND_ROW * _rows(ways)) / height

@@ -1,14 +1,13 @@
-"""The samples of a bench.json as values; what is missing or no number there is left out, never an error."""
+"""Reads the samples of a bench.json; leaves out values that are missing or not numbers, without an error."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 WAYS = ("background-exec", "background-file", "precopy-file", "savevm", "stop-and-save")
-"""Ways of saving in the order in which they are shown; others follow."""
+"""Ways of saving in the order in which they are shown; unknown ones follow."""
 
 _WAY_NAMES = {
     "background-exec": "background (exec)",
@@ -23,18 +22,18 @@ _POINT_LIMIT = 5000
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One save that was measured.
+class BenchSample:
+    """A sample as a bench.json has it.
 
     Attributes:
-        ram_mib: the guest's RAM.
+        ram_mib: RAM of the guest.
         way: way of saving.
         writer: what the guest writes meanwhile.
         sink: ``unlimited`` or ``throttled``.
         figures: numbers by name, the unit in the name.
-        stalls: how often a write took how long: from and to in microseconds, and the count.
+        stalls: page writes by duration: from and to in microseconds, and the count.
         rate: pages written in each interval: its start in milliseconds after T0, and their number.
-        interval_ms: length of those.
+        interval_ms: length of an interval.
     """
 
     ram_mib: float
@@ -47,22 +46,13 @@ class Sample:
     interval_ms: float = 100.0
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Middle and ends of several measurements."""
-
-    median: float
-    low: float
-    high: float
-
-
 def is_number(value: object) -> bool:
-    """Whether it is a number that an axis can show, and no truth value."""
+    """Tell whether a value is a number that an axis can show; a bool is not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
-def read_samples(bench: Mapping[str, Any]) -> tuple[Sample, ...]:
-    """The samples that went well, the first 20,000 of them."""
+def read_samples(bench: Mapping[str, Any]) -> tuple[BenchSample, ...]:
+    """Return the samples without an error, at most the first 20,000."""
     found = bench.get("samples")
     if not isinstance(found, list):
         return ()
@@ -70,28 +60,22 @@ def read_samples(bench: Mapping[str, Any]) -> tuple[Sample, ...]:
     return tuple(_sample(row) for row in rows if not row.get("error") and _positive(row.get("ram_mib")))
 
 
-def spread(values: Iterable[float]) -> Spread | None:
-    """Median, smallest and largest, None where there is no value."""
-    known = list(values)
-    return Spread(statistics.median(known), min(known), max(known)) if known else None
-
-
 def way_name(way: str) -> str:
-    """A way of saving as charts and tables call it."""
+    """Return the name of a way of saving for charts and tables."""
     return _WAY_NAMES.get(way, way)
 
 
-def ways_of(samples: Iterable[Sample]) -> list[str]:
-    """The ways of saving that occur, in the order in which they are shown."""
+def ways_of(samples: Iterable[BenchSample]) -> list[str]:
+    """Return the ways of saving that occur, in the order in which they are shown."""
     found = dict.fromkeys(sample.way for sample in samples)
     return [way for way in WAYS if way in found] + [way for way in found if way not in WAYS]
 
 
-def main_series(samples: Sequence[Sample]) -> tuple[Sample, ...]:
-    """The samples of one writer and one sink, such that a chart compares like with like.
+def main_series(samples: Sequence[BenchSample]) -> tuple[BenchSample, ...]:
+    """Return the samples of one writer and one sink, so that a chart compares like with like.
 
-    Those of the writer that covers all of RAM with an unlimited sink, where there are any; else of the pair
-    that has the most samples.
+    These are the samples of the writer `all` and the sink `unlimited`. If there are none, they are those of
+    the pair with the most samples.
     """
     counts: dict[tuple[str, str], int] = {}
     for sample in samples:
@@ -105,13 +89,13 @@ def main_series(samples: Sequence[Sample]) -> tuple[Sample, ...]:
 
 
 def _positive(value: object) -> bool:
-    return is_number(value) and float(value) > 0  # type: ignore[arg-type]  # is_number has just said so
+    return is_number(value) and float(value) > 0  # type: ignore[arg-type]  # is_number has checked it
 
 
-def _sample(row: Mapping[str, Any]) -> Sample:
+def _sample(row: Mapping[str, Any]) -> BenchSample:
     rate = row.get("write_rate")
     rate = rate if isinstance(rate, dict) else {}
-    return Sample(
+    return BenchSample(
         ram_mib=float(row["ram_mib"]),
         way=_word(row.get("way")),
         writer=_word(row.get("writer")),

@@ -1,1 +1,1 @@
-"""Reports: what a run found, for people, for CI systems, and beside other runs."""
+"""Reports: the results of a run for people, for CI systems, and compared with other runs."""

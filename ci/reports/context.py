@@ -1,4 +1,4 @@
-"""What a report is made for: where the results are, where the report goes, and what they are called there."""
+"""The context of a report: where the results are, where the report goes, and how it names their files."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from ci.reports.result import OutcomeRecord
 from harness.errors import UsageError
 
 LOG_FILES = ("test.log", "console.log", "qemu.log", "qmp.jsonl", "reproduce.sh")
-"""What a person opens first of a test's folder, in that order."""
+"""The files of a test's folder that a report names, in this order."""
 
 DEFAULT_ORIGIN = "snapproof"
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a report needs to know besides the results.
+    """What a report needs besides the results.
 
     Attributes:
         folder: the results folder.
-        output: folder that the report goes to, None where it is printed.
-        url: where others can read the results folder, "" where they cannot.
-        origin: name of the CI system that reports, for KCIDB.
-        build_id: KCIDB's id of the build under test, "" where it is not in KCIDB yet.
+        output: the folder that the report is written to, None if it is printed.
+        url: where others can read the results folder, "" if they cannot.
+        origin: for KCIDB, the name of the CI system that reports.
+        build_id: for KCIDB, the id of the build under test, "" if KCIDB does not have it yet.
     """
 
     folder: Path
@@ -34,35 +34,35 @@ class Context:
     build_id: str = ""
 
     def files(self, outcome: OutcomeRecord) -> list[Path]:
-        """The files of a test that are worth opening and are there."""
+        """Return those of a test's `LOG_FILES` that exist."""
         if not outcome.folder:
             return []
         places = (self.folder / outcome.folder / name for name in LOG_FILES)
         return [place for place in places if place.is_file()]
 
     def link(self, path: Path) -> str:
-        """Where others can read a file of the results, "" where they cannot."""
+        """Return the URL at which others can read a file of the results, "" if they cannot."""
         if not self.url:
             return ""
         return f"{self.url.rstrip('/')}/{quote(path.relative_to(self.folder).as_posix())}"
 
     def from_here(self, path: Path) -> str:
-        """A file's path as whoever started the command would write it: relative where it is below."""
+        """Return a file's path from the current folder: relative if it is below it, else absolute."""
         here = Path.cwd()
         path = path.absolute()
         return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
     def from_output(self, path: Path) -> str:
-        """A file's path relative to the report.
+        """Return a file's path relative to the report.
 
         Raises:
-            UsageError: the results are not below the folder that the report goes to.
+            UsageError: the results folder is not below the folder that the report is written to.
         """
         base = (self.output or self.folder).resolve()
         path = self.folder.resolve() / path.relative_to(self.folder)
         if not path.is_relative_to(base):
             raise UsageError(
-                f"The report names logs by their place below its own folder, and '{self.folder}' is not "
-                f"below '{base}'; write it into the results folder or one above."
+                f"The report names logs relative to its own folder, and '{self.folder}' is not below "
+                f"'{base}'; write the report into the results folder or a folder above it."
             )
         return str(path.relative_to(base))

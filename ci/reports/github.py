@@ -1,4 +1,4 @@
-"""Results for GitHub Actions: the Markdown summary of a step, and annotations.
+"""Writes results for GitHub Actions: the Markdown summary of a step, and annotations.
 
 Source: docs.github.com, "Workflow commands for GitHub Actions" (a summary has at most 1 MiB, a step at most
 ten errors, warnings and notices each), and packages/core/src/command.ts of actions/toolkit (core 1.10), which
@@ -32,7 +32,7 @@ _MARKUP = re.compile(r"([\\`*_{}\[\]()#!|~$])")
 
 
 def github_summary(result: RunResult, context: Context) -> str:
-    """A step's summary as Markdown: the verdict, what it ran on, what is not green, then all the rest."""
+    """Return the summary of a step as Markdown: verdict, environment, tests that did not pass, all others."""
     counts = ", ".join(f"{count} {name}" for name, count in result.counts().items())
     lines = [
         f"## snapproof: {_VERDICTS[result.exit_code]}",
@@ -66,7 +66,7 @@ def _environment(result: RunResult) -> Iterator[str]:
 def _table(outcomes: Sequence[OutcomeRecord], context: Context) -> Iterator[str]:
     yield "| status | test | s | |"
     yield "|---|---|--:|---|"
-    # The worst first: a summary that is too long is cut at its end.
+    # The worst come first, because a summary that is too long is cut at its end.
     order = list(Status)
     for outcome in sorted(outcomes, key=lambda outcome: order.index(outcome.status)):
         name = _markdown(outcome.name)
@@ -77,7 +77,7 @@ def _table(outcomes: Sequence[OutcomeRecord], context: Context) -> Iterator[str]
 
 
 def _markdown(text: str) -> str:
-    """Text that Markdown (GitHub's) shows as it is, in a cell of a table."""
+    """Escape text for a table cell of GitHub's Markdown."""
     line = one_line(text, _SENTENCE_LETTERS).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKUP.sub(r"\\\1", line)
 
@@ -95,9 +95,9 @@ def _bounded(lines: Sequence[str]) -> str:
 
 
 def github_annotations(result: RunResult, context: Context) -> str:
-    """Workflow commands, to be printed by the step: errors for what failed, notices for known issues.
+    """Return workflow commands for the step to print: errors for failures, notices for known issues.
 
-    GitHub shows ten of a kind; where there are more, the tenth says how many.
+    GitHub shows ten of a kind. If there are more, the tenth names the others.
     """
     lines = []
     for level in ("error", "warning", "notice"):

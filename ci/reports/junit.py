@@ -1,4 +1,4 @@
-"""Results as JUnit XML with skip reasons, properties and a tail of the log, as GitLab and Jenkins read it."""
+"""Writes results as JUnit XML with skip reasons, properties and a tail of the log, for GitLab and Jenkins."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ci.reports.result import OutcomeRecord, RunResult, parts_of
 from ci.reports.text import log_tail
 from harness.status import Status
 
-# XML 1.0 section 2.2: control characters that no document may hold, however they are escaped. A carriage
-# return it may hold, but readers make a line feed of it.
+# XML 1.0 section 2.2: control characters that no document may hold, even escaped. A carriage return is
+# allowed, but readers turn it into a line feed.
 _FORBIDDEN = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ELEMENTS = {
     Status.FAIL: "failure",
@@ -23,17 +23,17 @@ _ELEMENTS = {
     Status.XFAIL: "skipped",
 }
 _MOST_VIOLATIONS = 10
-# GitLab refuses files above 30 MB (docs.gitlab.com, unit test reports); a value says no more in 4 KiB.
+# GitLab refuses files above 30 MB (docs.gitlab.com, unit test reports).
 _MOST_LETTERS = 4096
 _CUT = " [cut off here]"
 
 
 def junit_xml(result: RunResult, context: Context) -> str:
-    """A JUnit document with one test case per outcome.
+    """Return a JUnit document with one test case per outcome.
 
     Args:
-        result: its outcomes' names must be unique, since GitLab drops duplicates.
-        context: the results folder, whose logs are shown and named.
+        result: the results; the names of their outcomes must be unique, because GitLab drops duplicates.
+        context: says where the logs are, which are shown and named.
     """
     outcomes = result.outcomes
     root = ET.Element("testsuites")
@@ -83,13 +83,14 @@ def _output(outcome: OutcomeRecord, context: Context) -> str:
     if _ELEMENTS.get(outcome.status) in ("failure", "error"):
         lines += log_tail(context.folder / outcome.folder / "test.log")
         files = context.files(outcome)
-    # Jenkins (junit-attachments) and GitLab take these from where the job ran; half a line is of no use.
+    # Jenkins (junit-attachments) and GitLab read these relative to the job's folder. They must not be cut
+    # short.
     attachments = [_clean(f"[[ATTACHMENT|{context.from_here(path)}]]") for path in files]
     return "\n".join([_clean("\n".join(map(_no_attachment, lines))), *attachments])
 
 
 def _no_attachment(line: str) -> str:
-    """The line, no longer like an attachment of Jenkins and GitLab, which could name any file of theirs."""
+    """Break up `[[` in a line, so that a log cannot attach any file of Jenkins or GitLab to the report."""
     return re.sub(r"\[(?=\[)", "[ ", line)
 
 

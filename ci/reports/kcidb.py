@@ -1,9 +1,10 @@
-"""Results as KCIDB v5.3 JSON, for the database of Linux kernel CI systems.
+"""Writes results as KCIDB v5.3 JSON, for the database of Linux kernel CI systems.
 
-Source: kcidb-io 141, kcidb_io/schema/v05_03.py. What is under test is a stack: a QEMU on a host's kernel.
-Each stack of the run is one build, of a checkout of its own, unless the id of a build is given that its CI
-has submitted already. KCIDB has no XFAIL: a test that failed as a known issue says is FAIL there, with an
-incident that names the issue; one that passed all the same has an incident that says that it is absent.
+Source: kcidb-io 141, kcidb_io/schema/v05_03.py. The subject of a test is a stack: a QEMU on a host's kernel.
+Each stack of the run is a build of a checkout of its own, unless the id of a build is given that its CI
+system has submitted already. KCIDB has no XFAIL: a test that failed as a known issue says is FAIL there, with
+an incident that names the issue. A test that passed although a known issue says that it fails has an incident
+that says that the issue is absent.
 """
 
 from __future__ import annotations
@@ -36,22 +37,22 @@ _MOST_LETTERS = 16_000
 
 
 def kcidb_json(result: RunResult, context: Context) -> str:
-    """The document; the same results give the same ids, so that it can be submitted again.
+    """Return the document. The same results give the same ids, so that it can be submitted again.
 
     Raises:
-        UsageError: the origin or the build's id is not one that KCIDB takes.
+        UsageError: KCIDB does not accept the origin or the build's id, or the results are of several stacks.
     """
     if not _ORIGIN.fullmatch(context.origin):
-        raise UsageError(f"KCIDB's origins are of a-z, 0-9 and '_', so '{context.origin}' cannot be one.")
+        raise UsageError(f"--origin '{context.origin}' is not one that KCIDB takes: only a-z, 0-9 and '_'.")
     if context.build_id and not _BUILD_ID.fullmatch(context.build_id):
         raise UsageError(
-            f"KCIDB's ids are ORIGIN:REST without blanks, so '{context.build_id}' is not a build's."
+            f"--build-id '{context.build_id}' is not an id of KCIDB, which is ORIGIN:REST without blanks."
         )
     stacks = {_stack(outcome) for outcome in result.outcomes} - {()}
     if context.build_id and len(stacks) > 1:
         raise UsageError(
             f"These results are of {len(stacks)} stacks of QEMU and kernel, which cannot all be the build "
-            f"'{context.build_id}'; give results of one for --build-id."
+            f"'{context.build_id}'. Use --build-id with the results of one stack only."
         )
     document = _Document(result, context)
     for outcome in result.outcomes:
@@ -60,13 +61,13 @@ def kcidb_json(result: RunResult, context: Context) -> str:
 
 
 class _Document:
-    """Collects objects, each once."""
+    """Collects the objects of a document, each once."""
 
     def __init__(self, result: RunResult, context: Context) -> None:
         self._result = result
         self._context = context
         self._labels = list(result.environments())
-        # Not the command: that of a merge says where it went, and those of its shards differ.
+        # The command is left out: a merge's says where it was written, and those of its shards differ.
         names = [outcome.name for outcome in result.outcomes]
         self._run = _digest([result.started, round(result.seconds, 3), names, dict(result.environment)])
         self._known = {issue.id: issue for issue in load_known_issues()}
@@ -75,12 +76,12 @@ class _Document:
         }
 
     def content(self) -> dict[str, Any]:
-        """The whole document."""
+        """Return the whole document."""
         lists = {kind: list(found.values()) for kind, found in self._objects.items() if found}
         return {"version": _VERSION, **lists}
 
     def add(self, outcome: OutcomeRecord) -> None:
-        """Add a test, and what it ran on and showed."""
+        """Add a test, its build, and the incidents of its known issues."""
         label = label_of(outcome.name, self._labels)
         build = self._context.build_id or self._build(outcome)
         test = self._id(self._run, outcome.name)
@@ -113,7 +114,7 @@ class _Document:
             self._incident(name, test, present=name in shown)
 
     def _build(self, outcome: OutcomeRecord) -> str:
-        """The build of a test's stack."""
+        """Add the build of a test's stack and return its id."""
         stack = {name: outcome.environment[name] for name in _STACK if name in outcome.environment}
         origin = self._context.origin
         checkout, build = self._id("checkout", self._run, stack), self._id("build", self._run, stack)
@@ -136,7 +137,7 @@ class _Document:
             "version": _ISSUE_VERSION,
             "culprit": {"code": True, "tool": False, "harness": False},
             "comment": one_line(f"{name}: {known.title}" if known else name),
-            # The baseline may also say in which version it was fixed.
+            # In the baseline this may also be the version that fixed it.
             **({"report_url": upstream} if _URL.fullmatch(upstream) else {}),
             "misc": {"snapproof_issue": one_line(name), "upstream": upstream},
         }
@@ -151,7 +152,7 @@ class _Document:
         }
 
     def _logs(self, outcome: OutcomeRecord) -> dict[str, Any]:
-        """A tail of the test's log, and where its files can be had."""
+        """Return a tail of the test's log, and the URLs of its files."""
         files = self._context.files(outcome)
         found: dict[str, Any] = {}
         tail = "\n".join(log_tail(self._context.folder / outcome.folder / "test.log"))
@@ -172,19 +173,19 @@ class _Document:
 
 
 def _stack(outcome: OutcomeRecord) -> tuple[tuple[str, str], ...]:
-    """QEMU and kernel that a test ran on, as far as it says."""
+    """Return QEMU, kernel and architecture that a test ran on, as far as it says."""
     return tuple((name, str(outcome.environment[name])) for name in _STACK if name in outcome.environment)
 
 
 def _status(outcome: OutcomeRecord) -> str:
-    """That of a test; one issue that did not show does not make another pass that did."""
+    """Return a test's status; FAIL if one known issue is absent and another one showed."""
     if outcome.status is Status.XPASS and outcome.known_issues(Status.XFAIL):
         return Status.FAIL.value
     return _STATUSES.get(outcome.status, outcome.status.value)
 
 
 def _failed(check: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is wrong, without the pages and hexdumps, which can be megabytes."""
+    """Return a failed check without its pages and hexdumps, which can be megabytes."""
     violations = check.get("violations", [])
     first = [violation["sentence"] for violation in violations[:3]]
     return {
@@ -201,7 +202,7 @@ def _digest(parts: Any) -> str:
 
 
 def _clean(value: Any) -> Any:
-    """The same value with all text printable, its line breaks kept."""
+    """Return the value with all its text printable; line breaks stay."""
     if isinstance(value, str):
         return "\n".join(printable(line) for line in value.splitlines())
     if isinstance(value, Mapping):

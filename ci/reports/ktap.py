@@ -1,4 +1,4 @@
-"""Results as KTAP (Linux Documentation/dev-tools/ktap.rst, version 1 of the format)."""
+"""Writes results as KTAP (Linux Documentation/dev-tools/ktap.rst, version 1 of the format)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOT_OK = {Status.FAIL, Status.ERROR, Status.MISS}
 
 
 def ktap_text(result: RunResult, _context: Context) -> str:
-    """A KTAP document: one line per test, its checks as a nested list before it."""
+    """Return a KTAP document: a line for each test, after the nested list of its checks."""
     outcomes = result.outcomes
     lines = ["KTAP version 1", f"1..{len(outcomes)}"]
     for number, outcome in enumerate(outcomes, 1):
@@ -33,7 +33,8 @@ def ktap_text(result: RunResult, _context: Context) -> str:
 
 
 def _line(number: int, name: str, status: Status, reason: str) -> str:
-    # A description must not hold '#': it would start a directive.
+    # A '#' in a description would start a directive.
+
     head = f"{'not ok' if status in _NOT_OK else 'ok'} {number} {one_line(name).replace('#', '_')}"
     directive = _DIRECTIVES.get(status)
     if directive is None:

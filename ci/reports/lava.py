@@ -1,6 +1,6 @@
-"""Results as lines for LAVA: `name result [measurement units]`.
+"""Writes results as lines for LAVA: `name result [measurement units]`.
 
-The form is what automated/utils/send-to-lava.sh of Linaro's test-definitions (commit 03e82bcd3d5b) reads: it
+automated/utils/send-to-lava.sh of Linaro's test-definitions (commit 03e82bcd3d5b) reads these lines: it
 splits at blanks, knows pass, fail and skip, and calls `lava-test-case` for each line.
 """
 
@@ -14,8 +14,8 @@ from ci.reports.context import Context
 from ci.reports.result import OutcomeRecord, RunResult
 from harness.status import Status
 
-# LAVA has no word for a test that broke, and "unknown" is not one that send-to-lava.sh takes; a job must not
-# be green then. A known issue is neither news nor a pass.
+# LAVA has no word for a test that broke, and send-to-lava.sh does not take "unknown". The job must not be
+# green, so it is "fail". A known issue is neither a new failure nor a pass, so it is "skip".
 _RESULTS = {
     Status.FAIL: "fail",
     Status.ERROR: "fail",
@@ -31,9 +31,9 @@ _UNITS = {"ms": "ms", "us": "us", "s": "s", "seconds": "s", "bytes": "bytes", "m
 
 
 def lava_lines(result: RunResult, _context: Context) -> str:
-    """One line for each test, followed by one for each of its figures.
+    """Return a line for each test, each followed by a line for each of its figures.
 
-    A figure's line says ``pass``: it was measured, and what is wrong with it is said by its test.
+    The line of a figure says ``pass``, since it was measured; the line of its test says whether it is good.
     """
     names = _Names()
     return "".join(f"{line}\n" for outcome in result.outcomes for line in _lines(outcome, names))
@@ -44,14 +44,14 @@ def _lines(outcome: OutcomeRecord, names: _Names) -> Iterator[str]:
     yield f"{name} {_RESULTS[outcome.status]}"
     for figure, value in outcome.figures.items():
         if not isinstance(value, str):
-            # Written out: a shell's tools know no exponents.
+            # Without an exponent, which shell tools do not know.
             number = format(Decimal(str(value)), "f")
             unit = _UNITS.get(figure.rpartition("_")[2], "")
             yield f"{names.unique(f'{outcome.name}.{figure}')} pass {number} {unit}".rstrip()
 
 
 class _Names:
-    """Names that LAVA takes, no two the same: of two results with one name it would keep both as one case."""
+    """Makes names that LAVA takes, each unique: LAVA would treat two results with one name as one case."""
 
     def __init__(self) -> None:
         self._given: set[str] = set()

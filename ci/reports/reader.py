@@ -1,4 +1,4 @@
-"""Reads results.json of any origin: bounded, checked, and one sentence for whatever is wrong with it."""
+"""Reads a results.json of any origin, in bounded memory, and checks it; an error is one sentence."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ _CODES = range(5)
 
 
 class RunUnfinished(UsageError):
-    """There is a results folder, but its run was ended before it had results."""
+    """The run of a results folder was ended before it had results."""
 
 
 class _WrongShapeError(Exception):
-    """Where, and what is wrong there."""
+    """A part of the document is wrong; the text says which, and what is wrong there."""
 
 
 def load_results(folder: Path) -> RunResult:
-    """The results in a folder.
+    """Read the results in a folder.
 
     Args:
         folder: the results folder of a run, or of a merge.
 
     Raises:
-        RunUnfinished: the run was ended before it had any.
-        UsageError: there are none, or what is there is not results of this version.
+        RunUnfinished: the run was ended before it had results.
+        UsageError: the folder has no results.json, or one that is not of this version or is wrong.
     """
     path = folder / RESULTS_FILE
     try:
-        # Of a pipe nobody writes to there would be no end.
+        # Reading a pipe that nobody writes to would never end.
         if path.is_fifo():
             raise UsageError(f"'{path}' is a pipe; name the results folder of a run.")
         with path.open("rb") as stream:
@@ -53,7 +53,9 @@ def load_results(folder: Path) -> RunResult:
     except OSError as error:
         raise UsageError(f"'{path}' cannot be read: {error.strerror}.") from error
     if len(content) > _MOST_BYTES:
-        raise UsageError(f"'{path}' is larger than {_MOST_BYTES >> 20} MiB, which no run's results are.")
+        raise UsageError(
+            f"'{path}' is larger than {_MOST_BYTES >> 20} MiB, so it cannot be the results of a run."
+        )
     try:
         data = json.loads(content, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -119,7 +121,7 @@ def _check_result(data: Mapping[str, Any]) -> None:
 
 
 def _check_depth(data: Any) -> None:
-    """Nothing that reads it is to run out of stack."""
+    """Refuse a document that is nested so deep that a reader may run out of stack."""
     level = [data]
     for _ in range(_MOST_DEPTH):
         level = [
@@ -176,7 +178,7 @@ def _object(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    # JSON has no infinity, but 1e999 is read as one, and a number of any length as an int.
+    # JSON has no infinity, but Python reads 1e999 as one, and a long row of digits as a huge int.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MOST_NUMBER
 
 
@@ -223,7 +225,7 @@ def _shard(value: Any) -> bool:
 
 
 def _folder(value: Any) -> bool:
-    """Whether a test's folder lies in the results folder, wherever else its text would lead."""
+    """Tell whether a test's folder is a path inside the results folder."""
     if not isinstance(value, str):
         return False
     if value == "":

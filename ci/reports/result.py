@@ -1,4 +1,4 @@
-"""What a run found: the content of results.json."""
+"""The results of a run: the content of results.json."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ RESULTS_FILE = "results.json"
 
 
 def label_of(name: str, labels: Iterable[str]) -> str:
-    """The label with which a test's name begins, "" for none; one may be the beginning of another."""
+    """Return the longest label with which a test's name begins, "" for none."""
     fitting = (label for label in labels if label and name.startswith(f"{label}/"))
     return max(fitting, key=len, default="")
 
 
 def parts_of(name: str) -> list[str]:
-    """A test's name without its label in parts; the dot of a version such as 5.10 parts nothing."""
+    """Split a test's name, without its label, at its dots; the dot of a version such as 5.10 stays."""
     return re.split(r"\.(?![0-9])", name)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What of all tests a run was asked to do.
+    """The selection of tests that a run was asked for.
 
     Attributes:
-        profile: its name.
-        pattern: of `--filter`, "" where none was given.
+        profile: name of the profile.
+        pattern: pattern of `--filter`, "" without one.
         repeat: snapshot-restore cycles per test.
-        shard: number and count of `--shard`, None where the run was not divided.
-        work: a digest of the names of all its tests, those of the other shards too, "" where it is not known.
+        shard: number and count of `--shard`, None for a whole run.
+        work: digest of the names of all tests, those of other shards included, "" where it is not known.
     """
 
     profile: str
@@ -44,7 +44,7 @@ class Selection:
     work: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Its form in results.json."""
+        """Return its form in results.json."""
         return {
             "profile": self.profile,
             "filter": self.pattern,
@@ -132,16 +132,16 @@ class OutcomeRecord:
 
 @dataclass(frozen=True)
 class RunResult:
-    """Everything a run found.
+    """The results of a run.
 
     Attributes:
         outcomes: one per test, in the order of the profile.
         started: UTC time of the start, ISO 8601.
         seconds: wall time of the whole run.
-        command: the command line that does it again.
-        environment: what all tests share; in a run of several QEMUs, or merged from several machines, that
-            of each by the label with which its tests' names begin.
-        selection: what was asked for, None where no profile was.
+        command: the command line that repeats the run.
+        environment: the environment that all tests share. In a run of several QEMUs, and in results merged
+            from several machines, the environments by the label with which the tests' names begin.
+        selection: the selection that was asked for, None where no profile was.
     """
 
     outcomes: Sequence[OutcomeRecord]
@@ -162,19 +162,19 @@ class RunResult:
         return exit_code(outcome.status for outcome in self.outcomes)
 
     def counts(self) -> dict[str, int]:
-        """How many tests have each status, in the order of severity."""
+        """Return the number of tests with each status, in the order of severity."""
         found = Counter(outcome.status for outcome in self.outcomes)
         return {status.value: found[status] for status in Status if found[status]}
 
     def environments(self) -> dict[str, Mapping[str, Any]]:
-        """The environments by the label of their tests, "" for one that all share."""
+        """Return the environments by the label of their tests; "" is the label of one that all share."""
         values = self.environment.values()
         if values and all(isinstance(value, Mapping) for value in values):
             return dict(self.environment)
         return {"": self.environment}
 
     def to_json(self) -> dict[str, Any]:
-        """The content of results.json."""
+        """Return the content of results.json."""
         chosen = {"selection": self.selection.to_json()} if self.selection else {}
         return {
             "schema": SCHEMA_VERSION,

@@ -1,4 +1,4 @@
-"""Text of guests, QEMU and results files made fit for a report: bounded, without control characters."""
+"""Makes text from guests, QEMU and results files fit for a report: bounded, without control characters."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _TAIL_BYTES = 4096
 
 
 def one_line(text: str, most: int | None = None) -> str:
-    """The text as one line of printable characters, blanks run together.
+    """Return the text as one line of printable characters, with each run of white space as one blank.
 
     Args:
-        text: anything, undecodable bytes included.
+        text: any text, also with undecodable bytes.
         most: longest result in characters, None for no limit.
     """
     line = printable(" ".join(text.split()))
@@ -21,12 +21,12 @@ def one_line(text: str, most: int | None = None) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with "?" for control characters, among them line breaks, and for halves of characters."""
+    """Return the text with "?" for control characters, line breaks included, and for lone surrogates."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def log_tail(path: Path) -> list[str]:
-    """The last lines of a log, at most 15 and 4 KiB; none where it cannot be read or has no name."""
+    """Return the last lines of a log, at most 15 and 4 KiB; none if it cannot be read."""
     try:
         with path.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
@@ -35,6 +35,7 @@ def log_tail(path: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     if size > _TAIL_BYTES:
-        # Most likely the second half of a line.
+        # Most likely this is the second half of a line.
+
         del lines[0]
     return [printable(line.rstrip()) for line in lines if line.strip()][-_TAIL_LINES:]

@@ -1,8 +1,8 @@
-"""Results as tmt's results.yaml, for tests with `result: custom`.
+"""Writes results as tmt's results.yaml, for tests with `result: custom`.
 
-Source: tmt 1.78, spec/tests "result" and tmt/schemas/results.yaml. tmt reads results.yaml in $TMT_TEST_DATA;
-names begin with "/", which tmt puts the name of its own test before; logs are relative to $TMT_TEST_DATA.
-Without a results.yaml it would take a results.json there for its own.
+Source: tmt 1.78, spec/tests "result" and tmt/schemas/results.yaml. tmt reads results.yaml in $TMT_TEST_DATA.
+Names begin with "/"; tmt puts the name of its own test before them. Logs are relative to $TMT_TEST_DATA.
+Without a results.yaml tmt would read a results.json there as its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ci.reports.result import OutcomeRecord, RunResult
 from ci.reports.text import one_line
 from harness.status import Status
 
-# As tmt itself does for its tests with `result: xfail`, a failure that is expected passes.
+# An expected failure passes, as it does in tmt's own tests with `result: xfail`.
 _RESULTS = {
     Status.FAIL: "fail",
     Status.ERROR: "error",
@@ -33,10 +33,10 @@ _MOST_LETTERS = 2000
 
 
 def tmt_results(result: RunResult, context: Context) -> str:
-    """The document, written as JSON, which is YAML too.
+    """Return the document, written as JSON, which is YAML too.
 
     Raises:
-        UsageError: the results are not below the folder that the report goes to.
+        UsageError: the results folder is not below the folder that the report is written to.
     """
     entries = [_entry(outcome, context) for outcome in result.outcomes]
     return json.dumps(entries, ensure_ascii=False, indent=1) + "\n"
@@ -54,7 +54,7 @@ def _entry(outcome: OutcomeRecord, context: Context) -> dict[str, Any]:
         "note": [one_line(note, _MOST_LETTERS) for note in notes],
         "duration": _duration(outcome.seconds),
         "log": [context.from_output(path) for path in context.files(outcome)],
-        # All that there is to see of the others is their number.
+        # Checks that passed are only counted.
         "subresult": [
             _part(check) for check in outcome.checks if check["status"] not in ("PASS", "DONE", "SKIP")
         ],

@@ -1,4 +1,4 @@
-"""The part of a page that shows a bench.json: charts, and a table of medians."""
+"""Makes the part of a page that shows a bench.json: charts, and a table of medians."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ci.charts.samples import Sample, main_series, read_samples, spread, way_name
+from ci.charts.samples import BenchSample, main_series, read_samples, way_name
 from ci.reports.html.checked import BLOCK, clean, duration, items, mapping, number
 from ci.reports.html.environment import rows_of
 from ci.reports.html.figures import NONE, figure_text
 from ci.reports.html.pictures import Pictures
 from ci.reports.html.views import BenchView, Table
+from tests_functional.scenarios.bench.figures import spread
 
 BENCH_FILE = "bench.json"
 _FILE_BYTES = 64 << 20
@@ -31,14 +32,14 @@ _COLUMNS = {
 
 
 def bench_beside(folder: Path, pictures: Pictures) -> BenchView | None:
-    """The view of the bench.json in a results folder, None where there is none."""
+    """Return the view of the bench.json in a results folder, None if there is none."""
     path = folder / BENCH_FILE
     if not path.is_file():
         return None
     try:
         if path.stat().st_size > _FILE_BYTES:
             return BenchView(
-                "Bench", problem=f"{BENCH_FILE} is larger than {_FILE_BYTES >> 20} MiB, and was not read."
+                "Bench", problem=f"{BENCH_FILE} is larger than {_FILE_BYTES >> 20} MiB and was not read."
             )
         content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except (OSError, ValueError, RecursionError) as error:
@@ -47,7 +48,7 @@ def bench_beside(folder: Path, pictures: Pictures) -> BenchView | None:
 
 
 def bench_view(bench: Mapping[str, Any], pictures: Pictures) -> BenchView:
-    """What the page shows of a bench."""
+    """Return what the page shows of a bench."""
     samples = read_samples(bench)
     broken = [mapping(row).get("error") for row in items(bench.get("samples"))]
     left_out = [mapping(one) for one in items(bench.get("left_out"), 100)]
@@ -57,7 +58,7 @@ def bench_view(bench: Mapping[str, Any], pictures: Pictures) -> BenchView:
     return BenchView(
         title=f"Bench: {clean(bench.get('bench'), 40) or 'unnamed'}",
         about=_about(bench, samples, series) if samples else "",
-        problem="" if samples else "No sample of it went well.",
+        problem="" if samples else "There is no sample without an error.",
         pictures=_charts(series, pictures) if samples else (),
         table=_table(samples),
         errors=Counter(clean(text, 300) for text in broken if text).most_common(20),
@@ -68,7 +69,7 @@ def bench_view(bench: Mapping[str, Any], pictures: Pictures) -> BenchView:
     )
 
 
-def _about(bench: Mapping[str, Any], samples: Sequence[Sample], series: Sequence[Sample]) -> str:
+def _about(bench: Mapping[str, Any], samples: Sequence[BenchSample], series: Sequence[BenchSample]) -> str:
     return (
         f"{len(samples)} samples in {duration(number(bench.get('seconds')))}. "
         f"Charts: writer '{clean(series[0].writer, 40)}', sink '{clean(series[0].sink, 40)}'; points are "
@@ -77,11 +78,11 @@ def _about(bench: Mapping[str, Any], samples: Sequence[Sample], series: Sequence
     )
 
 
-def _largest(series: Sequence[Sample]) -> float:
+def _largest(series: Sequence[BenchSample]) -> float:
     return max(sample.ram_mib for sample in series)
 
 
-def _charts(series: Sequence[Sample], pictures: Pictures) -> list[Markup]:
+def _charts(series: Sequence[BenchSample], pictures: Pictures) -> list[Markup]:
     biggest = [sample for sample in series if sample.ram_mib == _largest(series)]
     found = [
         pictures.bench(
@@ -102,14 +103,14 @@ def _charts(series: Sequence[Sample], pictures: Pictures) -> list[Markup]:
     return [picture for picture in found if picture]
 
 
-def _table(samples: Sequence[Sample]) -> Table:
-    """Medians of each combination, recomputed from the samples: a summary could disagree with them."""
-    groups: dict[tuple[float, str, str, str], list[Sample]] = {}
+def _table(samples: Sequence[BenchSample]) -> Table:
+    """Return the medians of each case, recomputed from the samples: a summary could disagree with them."""
+    groups: dict[tuple[float, str, str, str], list[BenchSample]] = {}
     for sample in samples:
         groups.setdefault((sample.ram_mib, sample.way, sample.writer, sample.sink), []).append(sample)
     rows = []
     for (ram, way, writer, sink), mine in sorted(groups.items())[:_ROW_LIMIT]:
-        medians = [spread(one.figures[name] for one in mine if name in one.figures) for name in _COLUMNS]
+        medians = [spread([one.figures[name] for one in mine if name in one.figures]) for name in _COLUMNS]
         shown = [
             figure_text(name, found.median) if found else NONE
             for name, found in zip(_COLUMNS, medians, strict=True)
