@@ -293,7 +293,7 @@ def test_page_is_bounded(tmp_path: Path) -> None:
     assert time.process_time() - begun < 60
     assert len(text) < 24 << 20
     assert text.count('class="failure FAIL"') == FAILURE_LIMIT
-    assert "560 more tests are in results.json; the worst are here." in text
+    assert "560 more tests are in results.json; this page has the worst." in text
     assert f"{60 - FAILURE_LIMIT} more" in text
     assert "18 more checks that did not pass" in text
     assert "(1,048,576 characters)" in text

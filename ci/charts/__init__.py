@@ -1,5 +1,5 @@
-"""Charts as inline SVG, drawn by matplotlib: what a snapshot costs, its timeline, where bad pages lie.
+"""Charts as inline SVG, drawn by matplotlib: the cost of snapshots, their timelines, maps of bad pages.
 
-matplotlib comes with the extra `report`; without it, importing any module here but `palette`, `samples` and
-`times` raises ImportError.
+matplotlib comes with the extra `report`. Without it, importing any module here except `palette`, `samples`
+and `times` raises ImportError.
 """

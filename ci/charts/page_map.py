@@ -1,4 +1,4 @@
-"""A map of the pages that a check found wrong: each RAMBlock as rows of cells, read like text."""
+"""Draws a map of the pages that a check found wrong: each RAMBlock as rows of cells, read like text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CELL = 5.5
 _SIDE, _TEXT = 6, 20
 _PAGE_BYTES = 4096
 _BLOCK_LIMIT = 8
-# Opacity of a cell by the share of it that is bad; one bad page must be seen.
+# Opacity of a cell by the share of it that is bad. A single bad page must be visible.
 _LEVELS = ((0.0, 0.45), (0.25, 0.7), (0.75, 1.0))
 
 Ranges = Mapping[str, Sequence[tuple[int, int]]]
@@ -25,16 +25,16 @@ Cells = npt.NDArray[np.float64]
 
 
 def page_map_chart(ranges: Ranges, lengths: Mapping[str, int], key: str, title: str) -> str:
-    """The map of a failed check.
+    """Draw the map of a failed check.
 
     Args:
-        ranges: by RAMBlock, the byte offsets of the first bad page and behind the last of each range.
-        lengths: bytes of each RAMBlock; where unknown, a block ends with its last bad page.
-        key: leads the ids of the drawing.
-        title: what it is called.
+        ranges: ranges of bad pages by RAMBlock, as byte offsets: first byte, and the byte after the last.
+        lengths: bytes of each RAMBlock; if unknown, a block ends with its last bad page.
+        key: prefix of the ids of the drawing.
+        title: title of the drawing.
 
     Returns:
-        The SVG element with the eight blocks that have the most bad pages, "" where nothing is bad.
+        The SVG element with the eight blocks that have the most bad pages, "" if no page is bad.
     """
     bad = {block: [pair for pair in pairs if 0 <= pair[0] < pair[1]] for block, pairs in ranges.items()}
     worst = sorted((block for block in bad if bad[block]), key=lambda block: -_bytes(bad[block]))[
@@ -74,12 +74,12 @@ def _label(block: str, pairs: Sequence[tuple[int, int]], lengths: Mapping[str, i
 
 
 def _shares(pairs: Sequence[tuple[int, int]], length: int) -> Cells:
-    """Which share of each cell is bad: rows of 64 cells, NaN behind the end of the block."""
+    """Return the bad share of each cell: rows of 64 cells, NaN after the end of the block."""
     ends = np.asarray(pairs, np.float64)
     length = max(length, int(ends[:, 1].max()))
     count = int(min(_COLUMNS * _ROWS, max(1, length // _PAGE_BYTES)))
     edges = np.linspace(0, length, count + 1)
-    # How many bytes below each edge are bad, by interpolation between the ends of the ranges.
+    # Bad bytes below each edge of a cell, by interpolation between the ends of the ranges.
     order = np.argsort(ends[:, 0], kind="stable")
     ends = ends[order]
     ends[:, 1] = np.maximum.accumulate(ends[:, 1])
@@ -95,7 +95,7 @@ def _shares(pairs: Sequence[tuple[int, int]], length: int) -> Cells:
 
 
 def _outline(grid: Cells, least: float, limit: float, top: float) -> Outline:
-    """One path of all cells with a share above `least` and up to `limit`; neighbours in a row are one."""
+    """Return one path of all cells with a share above `least` up to `limit`; merge neighbours in a row."""
     width = (WIDTH - 2 * _SIDE) / _COLUMNS
     if grid.shape[1] < _COLUMNS:
         width = (WIDTH - 2 * _SIDE) / grid.shape[1]

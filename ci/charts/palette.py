@@ -1,4 +1,4 @@
-"""The colours of charts: drawn as stand-ins, then exchanged for CSS variables, for light and dark."""
+"""The colours of charts: matplotlib draws with stand-ins, which are replaced by CSS variables."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Colour:
     """One colour of the palette.
 
     Attributes:
-        stand_in: what matplotlib draws with; unlike any other, so that it can be found again.
+        stand_in: the colour that matplotlib draws with; unique, so that it can be found again.
         variable: the CSS variable that a page may set.
-        fallback: on a light ground, where the drawing is a file of its own.
+        fallback: the colour on a light ground, for a drawing that is a file of its own.
     """
 
     stand_in: str

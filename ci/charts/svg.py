@@ -1,4 +1,4 @@
-"""Figures as inline SVG: matplotlib draws, then ids, colours and the description are made fit for a page."""
+"""Makes inline SVG from matplotlib's figures: ids, colours and description are made fit for a page."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 _URL = re.compile(r"url\(#([^)]+)\)")
 _SETTINGS = {
-    # Text stays text, with the page's own font.
+    # Keep text as text, in the page's own font.
     "svg.fonttype": "none",
-    # Ids are otherwise random, and two drawings of the same figures would differ.
+    # Without it ids are random, and two drawings of the same figures differ.
     "svg.hashsalt": "snapproof",
-    # A '$' in the name of a RAMBlock is no formula.
+    # A '$' in the name of a RAMBlock must not begin a formula.
     "text.parse_math": False,
     "axes.edgecolor": MUTED.stand_in,
     "axes.labelcolor": MUTED.stand_in,
@@ -58,7 +58,7 @@ _SETTINGS = {
 
 @contextmanager
 def new_figure(height: float) -> Iterator[Figure]:
-    """A figure of the common width in the common style, which holds for as long as the context does.
+    """Make a figure of the common width in the common style, which applies until the context ends.
 
     Args:
         height: in the same units as WIDTH.
@@ -68,20 +68,20 @@ def new_figure(height: float) -> Iterator[Figure]:
 
 
 def as_svg(figure: Figure, key: str, title: str, description: str) -> str:
-    """The figure as one `<svg>` element that can stand in a page beside others, or as a file of its own.
+    """Return the figure as one `<svg>` element for a page with other drawings, or for a file of its own.
 
     Args:
-        figure: as drawn in the context of `new_figure`, colours of the palette only.
-        key: unique in the page, of letters, digits and dashes; led by it, ids are unique too.
-        title: what the drawing is, for those who cannot see it.
-        description: what it shows, in a sentence or two.
+        figure: drawn in the context of `new_figure`, with colours of the palette only.
+        key: prefix of all ids, of letters, digits and dashes; it must be unique in the page.
+        title: title for readers who cannot see the drawing.
+        description: what the drawing shows, in a sentence or two.
 
     Returns:
-        Text without a declaration or a document type; the same for the same figure.
+        Text without an XML declaration or a document type; the same for the same figure.
     """
     raw = io.BytesIO()
     figure.savefig(raw, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    # Trusted: matplotlib wrote it this instant.
+    # Trusted input: matplotlib has just written it.
     root = ET.fromstring(raw.getvalue())
     _use_page_colours(root)
     _rename_ids(root, key)
@@ -92,7 +92,7 @@ def as_svg(figure: Figure, key: str, title: str, description: str) -> str:
 
 
 def _use_page_colours(root: ET.Element) -> None:
-    """Exchange stand-ins for variables, and leave the font to the page."""
+    """Replace the stand-ins by CSS variables, and leave the font to the page."""
     values = {colour.stand_in: colour.css for colour in PALETTE}
     for element in root.iter():
         style = element.get("style")
@@ -104,7 +104,7 @@ def _use_page_colours(root: ET.Element) -> None:
 
 
 def _rename_ids(root: ET.Element, key: str) -> None:
-    """Keep only the ids that something refers to, led by the key."""
+    """Put the key before the ids that something refers to, and remove all others."""
     used = {element.get(_XLINK, "").removeprefix("#") for element in root.iter()}
     used |= {
         match for element in root.iter() for text in element.attrib.values() for match in _URL.findall(text)
@@ -122,7 +122,7 @@ def _rename_ids(root: ET.Element, key: str) -> None:
 
 def _describe(root: ET.Element, key: str, title: str, description: str) -> None:
     for name in ("metadata", "defs"):
-        # The one <defs> at the top holds a style for every element of the page.
+        # The <defs> at the top holds a style that would apply to every element of the page.
         for found in root.findall(f"{{{_SVG}}}{name}"):
             if name == "metadata" or found.find(f"{{{_SVG}}}style") is not None:
                 root.remove(found)
@@ -139,7 +139,7 @@ def _describe(root: ET.Element, key: str, title: str, description: str) -> None:
 
 
 def time_text(microseconds: float) -> str:
-    """A time as a person says it: "250 µs", "3 ms", "1.5 s"."""
+    """Return a time as text: "250 µs", "3 ms", "1.5 s"."""
     for limit, unit, factor in ((1e3, "µs", 1.0), (1e6, "ms", 1e3), (math.inf, "s", 1e6)):
         if abs(microseconds) < limit * 0.9995:
             return f"{microseconds / factor:.3g} {unit}"
@@ -147,12 +147,12 @@ def time_text(microseconds: float) -> str:
 
 
 def size_text(mib: float) -> str:
-    """An amount of memory: "512 MiB", "2 GiB"."""
+    """Return an amount of memory as text: "512 MiB", "2 GiB"."""
     return f"{mib:g} MiB" if mib < 1024 else f"{mib / 1024:.4g} GiB"
 
 
 def count_text(number: float) -> str:
-    """A number that fits an axis: "950", "12k", "1.5M"."""
+    """Return a number as text that fits an axis: "950", "12k", "1.5M"."""
     for limit, unit, factor in ((1e3, "", 1.0), (1e6, "k", 1e3), (math.inf, "M", 1e6)):
         if abs(number) < limit * 0.9995:
             return f"{number / factor:.3g}{unit}"
@@ -160,11 +160,11 @@ def count_text(number: float) -> str:
 
 
 def no_grid(axes: Axes, *names: str) -> None:
-    """Take away the grid lines of the axes named "x" or "y"."""
+    """Remove the grid lines of the axes named "x" or "y"."""
     for name in names:
         (axes.xaxis if name == "x" else axes.yaxis).grid(visible=False)
 
 
 def shade(axes: Axes, start: float, end: float, colour: Colour) -> None:
-    """Shade a stretch of the x axis behind everything else."""
+    """Shade a range of the x axis behind everything else."""
     axes.axvspan(start, end, color=colour.stand_in, alpha=0.18, linewidth=0, zorder=0)

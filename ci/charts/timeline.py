@@ -1,4 +1,4 @@
-"""The timeline of one snapshot: what was saved when, and how long the guest stood still."""
+"""Draws the timeline of one snapshot: how much was saved when, and how long the guest was stopped."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ _ROWS = ("guest stopped", "RAM saved", "longest stall")
 
 
 def timeline_chart(times: SaveTimes, stall_us: float | None, key: str) -> str:
-    """One save over time since T0: STOP, RESUME, completion, bytes saved, the longest write stall.
+    """Draw one save over time since T0: STOP, RESUME, completion, bytes saved, the longest write stall.
 
     Args:
-        times: of the save.
-        stall_us: the longest time that one write of the guest took during it, in microseconds, None where
-            unknown; drawn to scale from T0 on, since nobody noted when it was.
-        key: leads the ids of the drawing.
+        times: times of the save.
+        stall_us: the longest time that one write of the guest took during it, in microseconds, None if
+            unknown. It is drawn to scale from T0 on, because its time is not recorded.
+        key: prefix of the ids of the drawing.
+
+    Returns:
+        The SVG element.
     """
     with new_figure(_HEIGHT) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.1, 1))
@@ -80,7 +83,7 @@ def _bars(axes: Axes, times: SaveTimes, stall_us: float | None) -> None:
         (stall, AMBER),
     )
     for index, (stretches, colour) in enumerate(rows):
-        # The edge keeps two milliseconds in twenty seconds visible.
+        # With an edge, two milliseconds in twenty seconds stay visible.
         axes.broken_barh(
             stretches,
             (index - 0.42, 0.34),

@@ -1,4 +1,4 @@
-"""The instants of one save, as its timeline shows them."""
+"""The times of one save, as its timeline shows them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SaveTimes:
-    """When what happened to one save; all times in seconds since the epoch.
+    """The times of one save, all in seconds since the epoch.
 
     Attributes:
-        label: names the snapshot in its test, e.g. ``01-live``.
-        begun: QEMU was told to save.
-        stopped: STOP events of it, in order.
-        resumed: RESUME events of it, in order.
-        ended: QEMU first said that it is over; None where it never did.
-        result: what QEMU said, e.g. ``completed``.
-        progress: how many bytes were saved at what time.
-        named: whether the label is the test's own, not a number.
+        label: name of the snapshot in its test, e.g. ``01-live``.
+        begun: when QEMU was told to save.
+        stopped: its STOP events, in order.
+        resumed: its RESUME events, in order.
+        ended: when QEMU first reported the end of the save, None if it never did.
+        result: the status that QEMU reported then, e.g. ``completed``.
+        progress: pairs of a time and the bytes saved by then.
+        named: whether the label is the test's own, and not a number.
     """
 
     label: str
@@ -31,12 +31,12 @@ class SaveTimes:
 
     @property
     def origin(self) -> float:
-        """T0 as far as it is known: the first STOP, else the begin of the save."""
+        """T0 as far as it is known: the first STOP, or else the begin of the save."""
         return self.stopped[0] if self.stopped else self.begun
 
     @property
     def stuns(self) -> tuple[tuple[float, float], ...]:
-        """From when to when the guest stood still; up to the end of the save where it was not resumed."""
+        """The times from STOP to RESUME; up to the end of the save if the guest was not resumed."""
         end = max([self.begun, *self.resumed, *([self.ended] if self.ended else [])])
         found = []
         for index, start in enumerate(self.stopped):

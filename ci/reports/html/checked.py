@@ -1,4 +1,4 @@
-"""Values of a results file as a page may show them: of the right type, bounded, printable."""
+"""Makes values of a results file safe to show: of the right type, bounded, printable."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-# ECMA-48 control sequences, such as a guest's console prints for colours.
+# ECMA-48 control sequences, which a guest's console prints for colours.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}(?:\x07|\x1b\\)?|[@-Z\\-_])")
-# What HTML forbids, and what turns the direction of all text behind it around.
+# Characters that HTML forbids, and those that reverse the direction of all text after them.
 _FORBIDDEN = re.compile(
     "[^\t\n\x20-\x7e\xa0-\u2029\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 )
 
 LINE = 600
-"""Characters of a sentence."""
+"""Limit of a sentence in characters."""
 
 BLOCK = 6000
-"""Characters of a text of several lines."""
+"""Limit of a text of several lines in characters."""
 
 
 def clean(value: object, limit: int = LINE) -> str:
-    """A value as text of at most `limit` characters, "" for None; longer texts end with a mark.
+    """Return a value as text of at most `limit` characters, "" for None; a longer text ends with a mark.
 
-    Escaping for HTML is not done here: the templates do it for everything.
+    It is not escaped for HTML: the templates escape everything.
     """
     if value is None:
         return ""
     text = value if isinstance(value, str) else str(value)
-    # Cut before the expressions run: a text of a megabyte must not cost seconds.
+    # Cut first: the expressions would take seconds for a text of a megabyte.
     cut = text[: 2 * limit]
     cut = _FORBIDDEN.sub("\ufffd", _ESCAPES.sub("", cut.replace("\r\n", "\n").replace("\r", "\n")))
     return (
@@ -40,23 +40,23 @@ def clean(value: object, limit: int = LINE) -> str:
 
 
 def tail(value: object, limit: int = BLOCK) -> str:
-    """The end of a text of several lines."""
+    """Return the end of a text of several lines."""
     text = value if isinstance(value, str) else ""
     return clean(text[-limit:], limit)
 
 
 def mapping(value: object) -> Mapping[str, Any]:
-    """The value where it is an object, else an empty one."""
+    """Return the value if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def items(value: object, limit: int = 100_000) -> list[Any]:
-    """The first `limit` elements of a list, none where it is no list."""
+    """Return the first `limit` elements of a list, none if the value is not a list."""
     return list(value[:limit]) if isinstance(value, list | tuple) else []
 
 
 def number(value: object, default: float = 0.0) -> float:
-    """The value where it is a finite number, else the default."""
+    """Return the value if it is a finite number, else the default."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return float(value) if math.isfinite(value) else default
@@ -66,7 +66,7 @@ def number(value: object, default: float = 0.0) -> float:
 
 
 def inside(folder: Path, name: object) -> Path | None:
-    """What a results file names below its folder; None where it leads out of it or is not there."""
+    """Return the file or folder that a results file names; None if it does not exist below the folder."""
     if not isinstance(name, str) or not name or "\0" in name or len(name) > 1000:
         return None
     parts = PurePosixPath(name).parts
@@ -81,16 +81,16 @@ def inside(folder: Path, name: object) -> Path | None:
 
 
 HERE = "./"
-"""The base of links in a page that lies in the results folder."""
+"""Base of links in a page that lies in the results folder."""
 
 
 def link(folder: Path, path: Path, base: str) -> str:
-    """A file below the folder as a URL that begins with `base`; no name can turn it into another kind."""
+    """Return the URL of a file below the folder, which begins with `base` whatever the file's name is."""
     return base + quote(path.relative_to(folder).as_posix(), safe="/", errors="surrogateescape")
 
 
 def duration(seconds: float) -> str:
-    """A time as a person says it: "0.8 s", "59 s", "12 min 5 s", "1 h 20 min"."""
+    """Return a time as text: "0.8 s", "59 s", "12 min 5 s", "1 h 20 min"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

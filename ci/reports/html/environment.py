@@ -1,4 +1,4 @@
-"""What a run ran on, as the page says it first: once for all host stacks, and what differs between them."""
+"""Makes the environment of a run: the values that all host stacks share, and those that differ."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ _SHOWN = 40
 
 
 def legs_of(environment: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The environment of each leg by its label; "" is the label of the only one."""
+    """Return the environment of each leg by its label; "" is the label of the only one."""
     if environment and all(isinstance(value, dict) for value in environment.values()):
         return {label: mapping(value) for label, value in environment.items()}
     return {"": environment}
 
 
 def common_to(legs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all legs agree in."""
+    """Return the values that are the same in all legs."""
     first = legs[0] if legs else {}
     return {name: value for name, value in first.items() if all(leg.get(name) == value for leg in legs)}
 
 
 def rows_of(values: Mapping[str, Any], minor: bool | None = None) -> list[tuple[str, str]]:
-    """Name and text of each value, the important ones first.
+    """Return name and text of each value, the important ones first.
 
     Args:
         values: an environment.
-        minor: only what few readers look for, or only the rest; None for all.
+        minor: True for only the values that few readers look for, False for only the others, None for all.
     """
     order = [*(name for name in _NAMES if name in values), *(name for name in values if name not in _NAMES)]
     order = [name for name in order if minor is None or minor is (name in _MINOR)]
@@ -54,7 +54,7 @@ def rows_of(values: Mapping[str, Any], minor: bool | None = None) -> list[tuple[
 
 
 def stacks_table(legs: Mapping[str, Mapping[str, Any]], common: Mapping[str, Any]) -> Table:
-    """What the legs differ in: a row for each leg."""
+    """Return the values that differ between the legs as a table with a row for each leg."""
     if len(legs) < 2:
         return Table()
     names = [name for name in _NAMES if name not in _MINOR and name not in common]
@@ -64,7 +64,7 @@ def stacks_table(legs: Mapping[str, Mapping[str, Any]], common: Mapping[str, Any
 
 
 def column_of(test: Mapping[str, Any], legs: Mapping[str, Mapping[str, Any]]) -> tuple[Column, str, str]:
-    """The host stack that a test ran on, its leg's label, and its name without that."""
+    """Return the host stack that a test ran on, the label of its leg, and its name without the label."""
     name = test.get("name")
     name = name if isinstance(name, str) else ""
     label = label_of(name, legs)
@@ -81,7 +81,7 @@ def _name(name: str) -> str:
 
 
 def _text(name: str, value: object) -> str:
-    """A value in words; a seed is no amount, and what has parts of its own is not shown."""
+    """Return a value as text; "" for an object. A seed gets no thousands separators."""
     if isinstance(value, dict):
         return ""
     if isinstance(value, list):

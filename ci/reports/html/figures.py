@@ -1,4 +1,4 @@
-"""Measured figures as texts, and those of a test's snapshots as a table."""
+"""Makes texts of measured figures, and a table of the figures of a test's snapshots."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ SNAPSHOT_FIGURES = {
     "pages_compared_with_golden": "golden",
     "pages_written_during_save": "written meanwhile",
 }
-"""What a snapshot's figures are called in a table, in the order of its columns."""
+"""Names of a snapshot's figures in a table, in the order of its columns."""
 
 NONE = "\N{EN DASH}"
-"""Stands in a table where there is no figure."""
+"""Shown in a table in place of a missing figure."""
 
 _SHOWN_SNAPSHOTS = 50
 _UNITS = ("_us", "_ms", "_mib", "_bytes")
 
 
 def figure_name(name: str) -> str:
-    """A figure as a person calls it; the unit at its end goes where its text has one."""
+    """Return the name of a figure in words, without the unit at its end."""
     unit = next((unit for unit in _UNITS if name.endswith(unit)), "")
     return clean(name.removesuffix(unit).replace("_", " "), 80)
 
 
 def figure_text(name: str, value: object) -> str:
-    """A figure with its unit, which its name ends with."""
+    """Return a figure as text with its unit, which is the end of its name."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return clean(value, 200)
     amount = number(value, float("nan"))
@@ -62,7 +62,7 @@ def _time(microseconds: float) -> str:
 
 
 def snapshot_table(figures: Mapping[str, Any]) -> Table:
-    """A row for each snapshot of a test, a column for each figure that one of them has."""
+    """Return a table with a row for each snapshot of a test and a column for each figure that one has."""
     labels: dict[str, dict[str, str]] = {}
     for name, value in figures.items():
         label, slash, figure = name.rpartition("/")

@@ -1,4 +1,4 @@
-"""A whole run as the page shows it: verdict, matrix, failures, known issues, skips, and every test."""
+"""Makes the view of a whole run: verdict, matrix, failures, known issues, skips, and all tests."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from urllib.parse import quote
 from ci.reports.html.bench import bench_beside
 from ci.reports.html.checked import BLOCK, clean, duration, items, link, mapping, number
 from ci.reports.html.environment import column_of, common_to, legs_of, rows_of, stacks_table
-from ci.reports.html.pictures import Pictures
+from ci.reports.html.pictures import CHARTS, Pictures
 from ci.reports.html.tests import Reading, brief_view, complete, size_words, status_of
-from ci.reports.html.views import Column, Group, IssueView, Link, Matrix, Page, TestView
+from ci.reports.html.views import Column, Group, IssueView, Link, Matrix, RunPage, TestView
 from harness.status import Status
 from tests_functional.scenarios.known_issues import KnownIssue, load_known_issues
 
 TEST_LIMIT = 2000
-"""Tests in the full list; a nightly run of four QEMUs has about 400."""
+"""Most tests in the full list; a nightly run of four QEMUs has about 400."""
 
 FAILURE_LIMIT = 40
-"""Failures with a section of their own; the others are lines."""
+"""Most failures with a section of their own; the others are lines."""
 
+_FEW_CHARTS = f"Not every snapshot has a timeline here: a page has {CHARTS} charts of tests at most."
 _COLUMN_LIMIT = 24
 _ROW_LIMIT = 200
 _ROOT = Path(__file__).parents[3]
@@ -38,19 +39,19 @@ _MEANINGS = {
 }
 
 
-def run_page(result: Mapping[str, Any], folder: Path, pictures: Pictures, base: str) -> Page:
-    """Everything the page shows of a run; see `report_html` for the arguments."""
+def run_page(result: Mapping[str, Any], folder: Path, pictures: Pictures, base: str) -> RunPage:
+    """Return everything that the page shows of a run; see `report_html` for the arguments."""
     legs = legs_of(mapping(result.get("environment")))
     common = common_to(list(legs.values()))
     raw = [mapping(test) for test in items(result.get("tests"))]
     command = [str(word) for word in items(result.get("command"), 400)]
-    # The seed is an argument of the run; each test has it.
+    # The seed is an argument of the run, and all tests have it.
     common |= _seed(command)
     legs = {label: {**leg, **_seed(command)} for label, leg in legs.items()}
     tests, columns = _brief(raw, legs)
     shown = _chosen(tests)
     reading = Reading(folder, command, legs, pictures, base)
-    # Failures first: the charts go to them.
+    # Failures first, so that they get the charts.
     for test in sorted(shown, key=lambda test: not test.bad):
         complete(test, raw[test.number], reading)
     failures = sorted((test for test in shown if test.bad), key=_severity)
@@ -58,7 +59,7 @@ def run_page(result: Mapping[str, Any], folder: Path, pictures: Pictures, base: 
     exit_code = clean(result.get("exit_code"), 4)
     counts = _counts(tests)
     groups = _groups(shown)
-    return Page(
+    return RunPage(
         title=f"{status}: snapproof",
         status=status if status in {one.value for one in Status} else "NONE",
         headline=_headline(tests, counts),
@@ -86,20 +87,22 @@ def run_page(result: Mapping[str, Any], folder: Path, pictures: Pictures, base: 
             for name in _FILES
             if (folder / name).is_file()
         ],
-        notes=["Not every snapshot has a timeline here: a page has room for 24."] if pictures.used_up else [],
+        notes=[f"Not every snapshot has a timeline here: a page has {CHARTS} charts of tests at most."]
+        if pictures.used_up
+        else [],
     )
 
 
 def _brief(
     raw: Sequence[Mapping[str, Any]], legs: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[TestView], list[Column]]:
-    """All tests in short, and the columns that they are in."""
+    """Return all tests in short form, and the columns that they are in."""
     columns: list[Column] = []
     tests = []
     for index, test in enumerate(raw):
         column, leg, name = column_of(test, legs)
         if column not in columns:
-            # A test that was never started may not know the whole stack: it goes to its leg.
+            # A test that was never started may not know its whole stack; it goes to the column of its leg.
             near = next((one for one in columns if one.label == column.label and not column.qemu), None)
             if near is None and len(columns) < _COLUMN_LIMIT:
                 columns.append(column)
@@ -109,7 +112,7 @@ def _brief(
 
 
 def _chosen(tests: Sequence[TestView]) -> list[TestView]:
-    """The tests that the page shows, in their order: the bad ones, then as many others as have room."""
+    """Return the tests that the page shows, in their order: if there are too many, the worst ones."""
     if len(tests) <= TEST_LIMIT:
         return list(tests)
     worst = sorted(tests, key=_severity)[:TEST_LIMIT]
@@ -146,7 +149,7 @@ def _seed(command: Sequence[str]) -> dict[str, str]:
 
 
 def _groups(tests: Iterable[TestView]) -> dict[tuple[int, str], Group]:
-    """Tests by column and group; their anchors are made of numbers, since a group may be called anything."""
+    """Sort tests by column and group. Anchors are numbers, because the name of a group may be any text."""
     found: dict[tuple[int, str], list[TestView]] = {}
     for test in tests:
         found.setdefault((test.column, test.group), []).append(test)
@@ -157,7 +160,7 @@ def _groups(tests: Iterable[TestView]) -> dict[tuple[int, str], Group]:
 
 
 def _matrix(groups: Mapping[tuple[int, str], Group], columns: Sequence[Column]) -> Matrix | None:
-    """Host stacks by test groups; None where it would have one cell."""
+    """Return the matrix of host stacks and test groups, None if it would have one cell."""
     if len(groups) < 2:
         return None
     names = list(dict.fromkeys(name for _, name in groups))[:_ROW_LIMIT]
@@ -168,7 +171,7 @@ def _matrix(groups: Mapping[tuple[int, str], Group], columns: Sequence[Column]) 
 def _lists(
     groups: Mapping[tuple[int, str], Group], columns: Sequence[Column]
 ) -> list[tuple[str, list[Group]]]:
-    """The full list: for each host stack its groups; a single stack needs no title."""
+    """Return the full list: for each host stack a title and its groups; a single stack has no title."""
     titles = [
         f"{one.label} QEMU {one.qemu or 'unknown'} on Linux {one.host_kernel or 'unknown'}" for one in columns
     ]
@@ -182,7 +185,7 @@ def _lists(
 
 
 def _issues(tests: Iterable[TestView], raw: Sequence[Mapping[str, Any]]) -> list[IssueView]:
-    """The known issues that checks name, with the tests in which they showed and did not."""
+    """Return the known issues that checks name, with the tests in which they showed and did not."""
     baseline = {issue.id: issue for issue in load_known_issues()}
     seen: dict[str, dict[int, TestView]] = {}
     unseen: dict[str, dict[int, TestView]] = {}
@@ -207,7 +210,7 @@ def _issue(name: str, known: KnownIssue | None, seen: list[TestView], unseen: li
 
 
 def _findings(folder: Path) -> str:
-    """A link to docs/findings.md where the results lie in the project's own folder, else ""."""
+    """Return a link to docs/findings.md if the results lie in the project's own folder, else ""."""
     page = _ROOT / "docs" / "findings.md"
     if folder.resolve().is_relative_to(_ROOT) and page.is_file():
         return quote(
@@ -217,7 +220,7 @@ def _findings(folder: Path) -> str:
 
 
 def _skips(tests: Iterable[TestView]) -> list[tuple[str, list[TestView]]]:
-    """Skipped tests by reason, the most frequent first."""
+    """Return skipped tests by reason, the most frequent reason first."""
     found: dict[str, list[TestView]] = {}
     for test in tests:
         if test.status == Status.SKIP.value:

@@ -1,4 +1,4 @@
-"""Charts for one page: so many and no more, unique ids, and a reason where there is none."""
+"""Draws the charts of one page: a limited number, with unique ids, and a reason if there are none."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ci.charts.times import SaveTimes
 from ci.reports.html.checked import clean, items, mapping
 
 CHARTS = 24
-"""Charts of tests in one page; one takes about 30 ms and 20 KB."""
+"""Most charts of tests in one page; a chart takes about 30 ms and 20 KB."""
 
 _RANGE_LIMIT = 20_000
 
 
 class Pictures:
-    """Draws for one page."""
+    """The charts of one page."""
 
     def __init__(self, limit: int = CHARTS) -> None:
         self._left = limit
@@ -34,11 +34,11 @@ class Pictures:
             )
 
     def timeline(self, times: SaveTimes, stall_us: float | None) -> Markup:
-        """The timeline of a save, empty where no more charts are drawn."""
+        """Return the timeline of a save, empty if the limit is reached."""
         return self._drawn("timeline", lambda module, key: module.timeline_chart(times, stall_us, key))
 
     def page_map(self, ranges: object, lengths: Mapping[str, int], title: str) -> Markup:
-        """The map of a check's ranges as they are in a results file."""
+        """Return the map of a check's ranges as a results file has them, empty if the limit is reached."""
         found: dict[str, list[tuple[int, int]]] = {}
         for one in map(mapping, items(ranges, _RANGE_LIMIT)):
             start, end = one.get("start"), one.get("end")
@@ -49,11 +49,11 @@ class Pictures:
         return self._drawn("page_map", lambda module, key: module.page_map_chart(found, lengths, key, title))
 
     def bench(self, draw: Callable[[Any, str], str]) -> Markup:
-        """A chart of a bench, which is not counted; `draw` is given the module and the key for ids."""
+        """Return a chart of a bench, which does not count; `draw` takes the module and the key for ids."""
         return self._drawn("bench", draw, counted=False)
 
     def _drawn(self, name: str, draw: Callable[[Any, str], str], counted: bool = True) -> Markup:
-        """What `draw` gives: SVG whose texts are escaped already."""
+        """Return the SVG that `draw` makes, whose texts are already escaped."""
         if self.missing:
             return Markup()
         if counted and not self._left:
@@ -64,6 +64,6 @@ class Pictures:
         try:
             svg = draw(importlib.import_module(f"ci.charts.{name}"), f"chart{self._number}")
         except (ArithmeticError, ValueError) as error:
-            # A results file may hold any figures, also such as no axis can show.
+            # A results file may hold figures that no axis can show.
             return Markup("<p class='note'>This chart could not be drawn: {}.</p>").format(clean(error))
         return Markup(svg)

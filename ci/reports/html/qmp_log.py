@@ -1,4 +1,4 @@
-"""The saves in a test's qmp.jsonl: when QEMU was told, stopped the guest, resumed it, and was done."""
+"""Reads the saves from a test's qmp.jsonl: when each began, when the guest was stopped, and when it ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILE_BYTES = 48 << 20
 _LINE_BYTES = 1 << 20
 _SAVE_LIMIT = 200
 _POINT_LIMIT = 400
-# A line that holds none of these says nothing about a save.
+# Only lines with one of these are about a save.
 _TELLING = re.compile(
     r'"(?:STOP|RESUME)"|"execute": "migrate"|"transferred"|"status": "(?:completed|failed|cancelled)"|PSize'
 )
@@ -28,11 +28,11 @@ _ENDS = ("completed", "failed", "cancelled")
 
 @dataclass
 class QmpLog:
-    """What a log says.
+    """The content of a log.
 
     Attributes:
-        saves: in order.
-        lengths: bytes of each RAMBlock, empty where nobody asked.
+        saves: the saves, in order.
+        lengths: bytes of each RAMBlock, empty if QEMU was not asked for them.
     """
 
     saves: list[SaveTimes] = field(default_factory=list)
@@ -40,9 +40,9 @@ class QmpLog:
 
 
 def read_qmp_log(path: Path) -> QmpLog:
-    """Read a log as far as it can be read: a line that is cut off or makes no sense is left out.
+    """Read a log as far as it can be read; lines that are cut off or cannot be parsed are left out.
 
-    At most 48 MiB, lines of 1 MiB and 200 saves of it.
+    At most 48 MiB, lines of 1 MiB and 200 saves are read.
     """
     reader = _Reader()
     for entry in _entries(path):
@@ -87,7 +87,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 class _Reader:
-    """Collects what belongs to one save until the next one begins."""
+    """Collects the events of one save until the next one begins."""
 
     def __init__(self) -> None:
         self.log = QmpLog()
@@ -100,7 +100,7 @@ class _Reader:
         self._result = ""
 
     def begin(self, time: float, message: dict[str, Any]) -> None:
-        """QEMU is told to save; a guest that was stopped before is so for this save."""
+        """Begin a save. If the guest is stopped already, that STOP belongs to this save."""
         still = self._stops[-1:] if len(self._stops) > len(self._resumes) else []
         self.finish()
         arguments = message.get("arguments")
@@ -110,7 +110,7 @@ class _Reader:
         self._begun, self._stops, self._resumes = time, still, []
 
     def event(self, message: dict[str, Any]) -> None:
-        """QEMU stopped or resumed the guest."""
+        """Add a STOP or RESUME event."""
         stamp = message.get("timestamp")
         if not isinstance(stamp, dict) or not all(
             is_number(stamp.get(k)) for k in ("seconds", "microseconds")
@@ -118,11 +118,11 @@ class _Reader:
             return
         time = stamp["seconds"] + stamp["microseconds"] / 1e6
         if message["event"] == "RESUME":
-            # One that follows the save's end belongs to it where the guest still stands.
+            # A RESUME after the end of a save belongs to it if the guest is still stopped.
             if len(self._stops) > len(self._resumes):
                 self._resumes.append(time)
         elif self._ended is not None:
-            # After a save that is over, a STOP is the next one's.
+            # A STOP after the end of a save belongs to the next one.
             self.finish()
             self._stops = [time]
         else:
@@ -130,7 +130,7 @@ class _Reader:
             self._resumes = self._resumes if self._begun is not None else []
 
     def progress(self, time: float, answer: dict[str, Any]) -> None:
-        """QEMU said how far a save is."""
+        """Add an answer of QEMU about the progress of a save."""
         if self._begun is None or self._ended is not None:
             return
         ram = answer.get("ram")
@@ -140,7 +140,7 @@ class _Reader:
             self._ended, self._result = time, clean(answer["status"], 40)
 
     def finish(self) -> None:
-        """The save, if there was one, is complete as far as the log goes."""
+        """Add the save, if one has begun, and start over."""
         if self._begun is not None and len(self.log.saves) < _SAVE_LIMIT:
             step = max(1, len(self._points) // _POINT_LIMIT)
             points = self._points[::step] + (self._points[-1:] if step > 1 else [])

@@ -1,4 +1,4 @@
-"""The templates of the page, with everything escaped, and the policy that forbids it to fetch anything."""
+"""Fills the templates of a page: everything is escaped, and a policy forbids the page to fetch anything."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def _asset(name: str) -> str:
 
 
 def rendered(template: str, **values: object) -> str:
-    """The document that a template makes of these values.
+    """Return the document that a template makes of these values.
 
-    The one script is allowed by its digest (CSP level 2, `script-src`), so that no other ever runs.
+    The page's one script is allowed by its digest (CSP level 2, `script-src`), so no other script runs.
     """
     script = _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")

@@ -1,4 +1,4 @@
-"""From a test in results.json and its folder to what the page shows of it."""
+"""Makes the view of a test from results.json and its folder."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _SHOWN_FIGURES = 40
 _SHOWN_FILES = 40
 _TIMELINES = 6
 _SCRIPT_BYTES = 16_384
-# What the whole run says once, or nobody needs beside a result.
+# Shown once for the whole run, or of no use beside a result.
 _QUIET = ("evidence", "ssh_host_key")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What all tests of a page share.
+    """The values that all tests of a page share.
 
     Attributes:
         folder: the results folder.
-        command: that of the whole run.
-        legs: the environment of each leg by its label, which the page has shown already.
-        pictures: draws.
-        base: what links to files of the results folder begin with.
+        command: the command of the whole run.
+        legs: the environment of each leg by its label; the page shows it once.
+        pictures: draws the charts.
+        base: the beginning of links to files of the results folder.
     """
 
     folder: Path
@@ -52,19 +52,19 @@ class Reading:
 
 
 def status_of(value: object) -> str:
-    """A status that we know, ERROR for anything else."""
+    """Return a known status, ERROR for any other value."""
     return value if isinstance(value, str) and value in _STATUSES else "ERROR"
 
 
 def brief_view(index: int, test: Mapping[str, Any], column: int, leg: str, short: str) -> TestView:
-    """What every list needs of a test: its name, status and sentence.
+    """Return the short view of a test, for lists: name, status and sentence.
 
     Args:
-        index: its place in the run.
-        test: as in results.json.
+        index: its number in the run.
+        test: its entry in results.json.
         column: index of its host stack.
-        leg: label of its leg, "" where there is only one.
-        short: its name without the leg's.
+        leg: label of its leg, "" if there is only one.
+        short: its name without the label.
     """
     return TestView(
         number=index,
@@ -80,7 +80,7 @@ def brief_view(index: int, test: Mapping[str, Any], column: int, leg: str, short
 
 
 def complete(view: TestView, test: Mapping[str, Any], reading: Reading) -> None:
-    """Add to a view what its own entry shows: checks, figures, files, pictures."""
+    """Add checks, figures, files and pictures to the short view of a test."""
     folder = inside(reading.folder, test.get("folder"))
     folder = folder if folder and folder.is_dir() else None
     checks = [mapping(check) for check in items(test.get("checks"), 20_000)]
@@ -88,7 +88,7 @@ def complete(view: TestView, test: Mapping[str, Any], reading: Reading) -> None:
     open_checks.sort(key=lambda check: _STATUSES.index(status_of(check.get("status"))))
     log = QmpLog()
     if folder and (path := inside(reading.folder, f"{test['folder']}/qmp.jsonl")):
-        # A passing test's log is only read for its pictures.
+        # The log of a test that passed is read for its pictures only.
         log = read_qmp_log(path) if view.bad or not reading.pictures.used_up else log
     view.passed = len(checks) - len(open_checks)
     view.checks = [check_view(check, log.lengths, reading.pictures) for check in open_checks[:_SHOWN_CHECKS]]
@@ -111,9 +111,9 @@ def complete(view: TestView, test: Mapping[str, Any], reading: Reading) -> None:
 
 
 def _telling(saves: Sequence[SaveTimes], view: TestView) -> list[SaveTimes]:
-    """The saves that are worth a picture: those that a bad check names, else those with a name, else all.
+    """Return the saves to draw: those that a bad check names, or else those with a name, or else all.
 
-    Where snapshots have names, saves without one only measured how long the guest stands still.
+    In a test whose snapshots have names, a save without one only measures the stun.
     """
     bad = {check.name.partition("/")[0] for check in view.checks if check.status in BAD}
     found = [save for save in saves if save.label in bad]
@@ -121,7 +121,7 @@ def _telling(saves: Sequence[SaveTimes], view: TestView) -> list[SaveTimes]:
 
 
 def check_view(check: Mapping[str, Any], lengths: Mapping[str, int], pictures: Pictures) -> CheckView:
-    """A check that did not pass; a failed one with the map of its bad pages."""
+    """Return the view of a check that did not pass; a failed one has the map of its bad pages."""
     status = status_of(check.get("status"))
     name = clean(check.get("name"), 120)
     violations = items(check.get("violations"), _SHOWN_VIOLATIONS)
@@ -143,11 +143,11 @@ def check_view(check: Mapping[str, Any], lengths: Mapping[str, int], pictures: P
 
 
 def violation_view(violation: Mapping[str, Any]) -> ViolationView:
-    """A violation with its place in words."""
+    """Return the view of a violation, with its place in words."""
     sentence = clean(violation.get("sentence"))
     names = [("gpa", "guest-physical"), ("file_offset", "file offset")]
     if "RAMBlock" not in sentence:
-        # Most sentences name the page; what they say is not said again.
+        # Most sentences name the page, which is not repeated then.
         names = [("block", "RAMBlock"), ("offset", "offset"), *names]
     places = []
     for name, word in names:
@@ -166,7 +166,7 @@ def violation_view(violation: Mapping[str, Any]) -> ViolationView:
 
 
 def range_text(one: Mapping[str, Any]) -> str:
-    """A stretch of bad pages in words."""
+    """Return a range of bad pages in words."""
     start, end, pages = (int(number(one.get(name))) for name in ("start", "end", "pages"))
     return (
         f"{clean(one.get('block'), 80)} 0x{start:x} to 0x{end:x}, {pages:,} page{'' if pages == 1 else 's'}"
@@ -181,7 +181,7 @@ def _stall(figures: Mapping[str, Any], label: str) -> float | None:
 def _environment(
     test: Mapping[str, Any], common: Mapping[str, Any]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """What this test ran with beyond the rest, and the evidence of one that broke."""
+    """Return the values of a test's environment that differ from its leg's, and the evidence of an error."""
     own = mapping(test.get("environment"))
     shown = [
         (figure_name(name), clean(value, 300) if name == "seed" else figure_text(name, value))
@@ -200,7 +200,7 @@ def _environment(
 
 
 def _files(root: Path, folder: Path, base: str) -> list[Link]:
-    """The files of a test's folder and of the folders in it: logs first."""
+    """Return links to the files of a test's folder and of the folders in it, logs first."""
     found: list[Path] = []
     try:
         for path in sorted(folder.iterdir()):
@@ -224,7 +224,7 @@ def _files(root: Path, folder: Path, base: str) -> list[Link]:
 
 
 def size_words(size: float) -> str:
-    """A number of bytes in words."""
+    """Return a number of bytes as text."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
@@ -233,7 +233,7 @@ def size_words(size: float) -> str:
 
 
 def _command(folder: Path | None, view: TestView, reading: Reading) -> str:
-    """The command that runs the test again: that of its reproduce.sh, else the run's with a filter."""
+    """Return the command that repeats the test: from its reproduce.sh, or else the run's with a filter."""
     script = folder / "reproduce.sh" if folder else None
     if script and script.is_file() and not script.is_symlink():
         try:
@@ -246,7 +246,7 @@ def _command(folder: Path | None, view: TestView, reading: Reading) -> str:
                 return clean(line.removeprefix("exec "), BLOCK)
     words = list(map(str, reading.command))
     if words[1:2] != ["run"]:
-        # Of a merge, whose tests were run elsewhere.
+        # The command of a merge runs no tests.
         return ""
     for option in ("--filter", "--shard"):
         if option in words:

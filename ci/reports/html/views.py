@@ -1,4 +1,4 @@
-"""What the templates show: values ready to be printed, all of them checked and bounded."""
+"""The values that the templates show: ready to be printed, all of them checked and bounded."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class CheckView:
 
     Attributes:
         name: as in the results.
-        status: as there.
-        explanation: what it demands.
-        reason: why it was skipped, or which issue explains it.
+        status: as in the results.
+        explanation: what the check demands.
+        reason: why it was skipped, or which known issue explains it.
         total: number of violations.
-        violations: the first of them.
-        issue: id of the known issue, "" where there is none.
-        ranges: the first stretches of bad pages, in words.
+        violations: the first violations.
+        issue: id of the known issue, "" if there is none.
+        ranges: the first ranges of bad pages, in words.
         picture: the map of bad pages.
     """
 
@@ -65,7 +65,7 @@ class CheckView:
 
     @property
     def hidden(self) -> int:
-        """How many violations are not shown."""
+        """Number of violations that are not shown."""
         return max(0, self.total - len(self.violations))
 
 
@@ -74,28 +74,28 @@ class TestView:
     """One test.
 
     Attributes:
-        number: its place in the run; its anchor is made of it.
-        name: unique.
+        number: its number in the run, which its anchor is made from.
+        name: its unique name.
         column: index of its column in the matrix.
-        leg: label of its leg, "" where there is only one.
-        short: its name without that.
+        leg: label of its leg, "" if there is only one.
+        short: its name without the label.
         group: its row in the matrix.
         status: as in the results.
         sentence: the result in a sentence.
         time: wall time in words.
         passed: number of checks that passed.
-        checks: those that did not.
-        hidden_checks: how many of these are not shown.
+        checks: the checks that did not pass.
+        hidden_checks: number of these that are not shown.
         snapshots: figures by snapshot.
-        figures: the others, name and value.
-        environment: what it ran with, beyond what the whole run has.
-        evidence: of a test that broke: name and text.
+        figures: name and value of the other figures.
+        environment: name and value of what differs from the whole run.
+        evidence: name and text of the evidence of a test that broke.
         links: its files.
-        command: runs it again.
+        command: the command that repeats it.
         pictures: timelines of its snapshots.
     """
 
-    __test__ = False  # It is no test of pytest's, whatever it is called.
+    __test__ = False  # pytest would take it for a test by its name.
 
     number: int
     name: str
@@ -119,7 +119,7 @@ class TestView:
 
     @property
     def bad(self) -> bool:
-        """Whether someone has to look at it."""
+        """Whether it failed or broke."""
         return self.status in BAD
 
 
@@ -137,7 +137,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Group:
-    """A group of tests on one host stack: what a cell of the matrix leads to."""
+    """A group of tests on one host stack, to which a cell of the matrix leads."""
 
     name: str
     anchor: str
@@ -151,7 +151,7 @@ class Matrix:
 
     Attributes:
         columns: the stacks.
-        rows: the name of each group, and its cell in each column, None where it has no test.
+        rows: for each group its name and its cells, None in a column where it has no test.
         kernels: whether the stacks differ in the host's kernel.
     """
 
@@ -162,16 +162,16 @@ class Matrix:
 
 @dataclass(frozen=True)
 class IssueView:
-    """A known issue that the run met.
+    """A known issue that checks of the run name.
 
     Attributes:
         id: as in docs/findings.md.
-        title: one line, "" where the baseline does not have it any more.
-        reproduce: the command that shows it alone.
-        upstream: what is known upstream, in words.
-        href: a link to upstream, "" where there is none.
+        title: its title, "" if the baseline does not have it any more.
+        reproduce: the command that shows the issue alone.
+        upstream: its state upstream, in words.
+        href: a link to upstream, "" if there is none.
         seen: tests in which it showed.
-        unseen: tests in which it had to show and did not.
+        unseen: tests in which it should have shown and did not.
     """
 
     id: str
@@ -188,16 +188,16 @@ class BenchView:
     """The figures of a bench.json.
 
     Attributes:
-        title: which bench.
+        title: name of the bench.
         about: how it was made, in a sentence.
-        problem: why there is nothing to show, "" where there is.
+        problem: why there is nothing to show, "" if there is something.
         pictures: the charts.
-        table: medians.
-        errors: what went wrong, by sentence with its number.
+        table: the medians.
+        errors: sentences of errors, each with its number.
         left_out: what was not measured, and why.
-        facts: what it ran on.
-        details: what few readers look for of that.
-        command: does it again.
+        facts: the environment.
+        details: the part of the environment that few readers look for.
+        command: the command that repeats it.
     """
 
     title: str
@@ -213,8 +213,8 @@ class BenchView:
 
 
 @dataclass(frozen=True)
-class Page:
-    """Everything the page shows; see the templates for the order."""
+class RunPage:
+    """Everything that the page of a run shows; the templates give the order."""
 
     title: str
     status: str

@@ -1,5 +1,5 @@
 "use strict";
-// The page can be read without this: it adds the search, and opens everything for printers that cannot by CSS.
+// The page can be read without this script. It adds the search, and opens all details for printing.
 (() => {
   const tests = [...document.querySelectorAll("details.test")];
   const groups = [...document.querySelectorAll("details.group")];
