@@ -11,12 +11,14 @@ from pathlib import Path, PurePosixPath
 from ci.command import add_cache_argument
 from guest_images.cache import Cache
 from guest_images.catalogue import HostSpec, host_spec
-from guest_images.host_image import HostImage, HostKernel, build_host, host_of_kernel
+from guest_images.ext4_image import mkfs_root
+from guest_images.host_image import OWN_KERNEL_HOST, HostImage, build_host, host_of_kernel
 from guest_images.host_machine import host_config
 from guest_images.image import build_guest
 from guest_images.kernel_build import build_kernel
+from guest_images.kernel_modules import Kernel
 from guest_images.qemu import ProvisionedQemu, provision_qemu
-from guest_images.qemu_disk import mkfs_root, qemu_disk
+from guest_images.qemu_disk import qemu_disk
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing
 from harness.hosts.host import Host
@@ -24,6 +26,7 @@ from harness.hosts.link import LocalLink
 from harness.hosts.spec import LOCAL, HostSpecText, VmSpec
 from harness.hosts.ssh import SshAddress, ssh_host
 from harness.hosts.vm import VmDisk, disk_arguments, vm_host
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu_probe import DEFAULT_EXECUTABLE
 from tests_functional.kernel import registry
 from tests_functional.scenarios.hosts.plan import BALANCED, FAULT, FLOWS, PLANTED, Plan
@@ -134,11 +137,11 @@ def opened_host(wanted: HostSpecText, sources: Sources) -> AbstractContextManage
 def _vm(wanted: VmSpec, sources: Sources) -> tuple[Plan, AbstractContextManager[Host]]:
     image, spec = _image(wanted, sources)
     folder = _folder(sources, image.name)
-    usual = image.architecture.debian == "amd64"
+    usual = image.architecture is DEFAULT_ARCHITECTURE
     chosen = sources.arguments.qemu if usual else None
     mirror = sources.arguments.mirror
     inner = provision_qemu(chosen or spec.qemu, sources.cache, sources.log, mirror=mirror)
-    outer = provision_qemu(chosen or spec.seed_qemu, sources.cache, sources.log, mirror=mirror)
+    outer = provision_qemu(chosen or spec.source_qemu, sources.cache, sources.log, mirror=mirror)
     seed = _seed(outer, sources, folder)
     disks: dict[str, VmDisk] = {}
     if seed is not None:
@@ -162,13 +165,13 @@ def _vm(wanted: VmSpec, sources: Sources) -> tuple[Plan, AbstractContextManager[
 def _image(wanted: VmSpec, sources: Sources) -> tuple[HostImage, HostSpec]:
     mirror = sources.arguments.mirror
     if wanted.kernel is not None:
-        given = HostKernel(wanted.kernel, wanted.modules)
-        return host_of_kernel(given, sources.cache, sources.log, mirror=mirror), host_spec("debian-13")
+        given = Kernel(wanted.kernel, wanted.modules)
+        return host_of_kernel(given, sources.cache, sources.log, mirror=mirror), host_spec(OWN_KERNEL_HOST)
     if wanted.name.startswith(_COMPILED):
         built = build_kernel(wanted.name.removeprefix(_COMPILED), sources.cache, sources.log, mirror=mirror)
-        image = host_of_kernel(HostKernel(built.image, None), sources.cache, sources.log, mirror=mirror)
+        image = host_of_kernel(Kernel(built.image, None), sources.cache, sources.log, mirror=mirror)
         # Only what it offers is its own.
-        spec = replace(host_spec("debian-13"), name=wanted.name, features=built.spec.features)
+        spec = replace(host_spec(OWN_KERNEL_HOST), name=wanted.name, features=built.spec.features)
         return replace(image, name=wanted.name), spec
     spec = host_spec(wanted.name)
     return build_host(wanted.name, sources.cache, sources.log, mirror=mirror), spec

@@ -1,1 +1,1 @@
-"""What gets booted: catalogue, package fetch, initramfs, and the guest agent."""
+"""Builds all that gets booted from Debian packages, without root: QEMUs, guests, hosts and the agent."""

@@ -1,4 +1,4 @@
-"""Finds the Debian mirror, its security archive and the Debian keyring in the machine's own apt sources."""
+"""Finds Debian's mirror, security archive and keyring in the machine's own apt sources."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from harness.errors import MachineryMissing, UsageError
 
 KEYRINGS = (
-    # The package debian-archive-keyring; the suffix became .pgp in Debian 13.
+    # Files of the package debian-archive-keyring; the suffix became .pgp in Debian 13.
     Path("/usr/share/keyrings/debian-archive-keyring.gpg"),
     Path("/usr/share/keyrings/debian-archive-keyring.pgp"),
 )
 
-# Codenames and aliases under which a machine may follow Debian; other distributions use others.
+# Codenames and aliases of Debian's releases; those of other distributions differ.
 _DEBIAN_SUITES = frozenset(
     (
         *("buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid"),
@@ -27,13 +27,13 @@ _DEBIAN_SUITES = frozenset(
 
 @dataclass(frozen=True)
 class SourceEntry:
-    """One enabled source of binary packages, as apt reads it (sources.list(5)).
+    """An enabled source of binary packages, as in sources.list(5).
 
     Attributes:
-        uris: mirrors as written, without a slash at the end.
+        uris: the mirrors, without a slash at the end.
         suites: e.g. `bookworm`, `bookworm-security`.
         components: e.g. `main`.
-        signed_by: keyring paths, key fingerprints or a whole key as written; empty where there is none.
+        signed_by: words of the option Signed-By: keyring paths, key fingerprints or a whole key.
     """
 
     uris: tuple[str, ...]
@@ -44,12 +44,12 @@ class SourceEntry:
 
 @dataclass(frozen=True)
 class Mirrors:
-    """Where Debian packages come from on this machine.
+    """The mirrors that this machine takes Debian packages from.
 
     Attributes:
         archive: URI of the main archive.
-        security: URI of the security archive, None where the machine has none.
-        keyring: the file that apt checks signatures with.
+        security: URI of the security archive, None where the machine's sources have none.
+        keyring: file with the keys that apt checks signatures with.
     """
 
     archive: str
@@ -57,12 +57,12 @@ class Mirrors:
     keyring: Path
 
 
-# What apt's StringToBool reads as false.
+# Words that apt's StringToBool() reads as false.
 _NO = ("no", "false", "without", "off", "disable", "0")
 
 
 def parse_deb822(text: str) -> Iterator[SourceEntry]:
-    """Yield the enabled binary sources of a `.sources` file."""
+    """Yield the enabled sources of binary packages in the text of a `.sources` file."""
     for stanza in re.split(r"\n[ \t]*\n", text):
         fields: dict[str, str] = {}
         key = ""
@@ -88,7 +88,7 @@ _ONE_LINE = re.compile(r"deb\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<rest>\S.*)")
 
 
 def parse_one_line(text: str) -> Iterator[SourceEntry]:
-    """Yield the binary sources of a one-line style `.list` file."""
+    """Yield the sources of binary packages in the text of a `.list` file, which has one a line."""
     for line in text.splitlines():
         match = _ONE_LINE.fullmatch(line.partition("#")[0].strip())
         if match is None:
@@ -104,7 +104,12 @@ def parse_one_line(text: str) -> Iterator[SourceEntry]:
 
 
 def read_machine_sources(source_list: Path, source_parts: Path) -> tuple[SourceEntry, ...]:
-    """Read what apt reads: one file, and a folder of `.list` and `.sources` files, in apt's order."""
+    """Return the machine's sources in apt's order.
+
+    Args:
+        source_list: the file `sources.list`.
+        source_parts: the folder of `.list` and `.sources` files; others in it are not read.
+    """
     entries: list[SourceEntry] = []
     parts = sorted(source_parts.iterdir()) if source_parts.is_dir() else []
     for path in [source_list, *parts]:
@@ -121,27 +126,29 @@ def read_machine_sources(source_list: Path, source_parts: Path) -> tuple[SourceE
 def find_mirrors(
     entries: Iterable[SourceEntry], override: str | None = None, keyrings: Iterable[Path] = KEYRINGS
 ) -> Mirrors:
-    """Pick Debian's own archive among the machine's sources.
+    """Return the mirrors of Debian's own archive among the machine's sources.
 
     Args:
         entries: the machine's sources.
-        override: a mirror to use instead of all of them; it alone is used then, without a
-            security archive, since the machine's may be out of reach for the same reason.
-        keyrings: where the Debian keyring is looked for when the sources name none.
+        override: a mirror to use instead of theirs. It is used without a security archive, since the
+            machine's may be out of reach for the same reason as its mirror.
+        keyrings: files to try where the sources name no keyring of Debian.
 
     Raises:
-        UsageError: `override` is not a URI that apt can fetch from.
-        MachineryMissing: no Debian source, or no Debian keyring.
+        UsageError: `override` is not a URI.
+        MachineryMissing: there is no Debian mirror, or no Debian keyring.
     """
     if override is not None and not re.match(r"[a-z+]+:/", override):
-        raise UsageError(f"The mirror '{override}' is not a URI; it should start like 'https://'.")
-    debian = sorted((entry for entry in entries if _is_debian(entry)), key=_foreignness)
+        raise UsageError(
+            f"The mirror '{override}' of --mirror is not a URI; it should begin like 'https://'."
+        )
+    debian = sorted((entry for entry in entries if _may_be_debian(entry)), key=_third_party_rank)
     archive = [entry for entry in debian if _DEBIAN_SUITES.intersection(entry.suites)]
     security = [entry for entry in debian if any(_is_security(suite) for suite in entry.suites)]
     if override is None and not archive:
         raise MachineryMissing(
-            "This machine's apt sources name no Debian mirror, so there is nowhere to fetch QEMU and guest "
-            "kernels from; name one with --mirror."
+            "This machine's apt sources have no Debian mirror, from which QEMU builds and guest kernels are "
+            "fetched; name one with --mirror."
         )
     keyring = _find_keyring(debian, keyrings)
     if override is not None:
@@ -154,15 +161,16 @@ def _is_security(suite: str) -> bool:
     return base in _DEBIAN_SUITES and base != suite and tail in ("", "/updates")
 
 
-def _is_debian(entry: SourceEntry) -> bool:
+def _may_be_debian(entry: SourceEntry) -> bool:
     known = any(suite in _DEBIAN_SUITES or _is_security(suite) for suite in entry.suites)
     reachable = bool(entry.uris) and not entry.uris[0].startswith("cdrom:")
     return known and reachable and "main" in entry.components
 
 
-def _foreignness(entry: SourceEntry) -> int:
-    # Third-party repositories borrow Debian's codenames (`bookworm main`), and nearly all of them
-    # name a keyring of their own; where they do not, Debian mirrors still end in /debian.
+def _third_party_rank(entry: SourceEntry) -> int:
+    """Return 0 for a source that is surely Debian's, up to 3 for one that is hardly so."""
+    # Third-party repositories use Debian's codenames too (`bookworm main`). Nearly all of them name a keyring
+    # of their own; of the others, Debian mirrors end in /debian.
     if any("debian-archive" in key for key in entry.signed_by):
         return 0
     if entry.signed_by:
@@ -176,6 +184,6 @@ def _find_keyring(debian: Iterable[SourceEntry], keyrings: Iterable[Path]) -> Pa
         if path.is_absolute() and path.is_file():
             return path
     raise MachineryMissing(
-        "The Debian archive keyring is not on this machine, so packages could not be checked; "
-        "install the package 'debian-archive-keyring'."
+        "This machine lacks Debian's keyring, which packages are checked with; install the package "
+        "'debian-archive-keyring'."
     )

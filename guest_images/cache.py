@@ -1,4 +1,4 @@
-"""The cache folder: where it is, locks between runs, and publishing without half-made results."""
+"""The cache folder: finds it, locks parts of it between runs, and publishes files that are always whole."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Log = Callable[[str], None]
 """Receives one line of progress at a time."""
 
 LOCK_SECONDS = 1800.0
-"""How long a run waits for another that is filling the same part of the cache: a fetch over a slow line."""
+"""Limit for waiting for another run that works on the same part of the cache: a fetch over a slow line."""
 
 
 def default_cache_folder() -> Path:
@@ -35,7 +35,7 @@ def default_cache_folder() -> Path:
 
 @contextlib.contextmanager
 def disk_errors_as_sentence(folder: Path) -> Iterator[None]:
-    """Turn an OSError of writing below `folder` into one sentence.
+    """Turn an OSError from writing below a folder into an error with a sentence.
 
     Raises:
         SetupBroken: the disk is full, or the folder cannot be written.
@@ -45,29 +45,35 @@ def disk_errors_as_sentence(folder: Path) -> Iterator[None]:
     except OSError as error:
         where = Evidence(paths=(folder,))
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise SetupBroken(f"The disk that holds the cache folder '{folder}' is full.", where) from error
-        raise SetupBroken(f"The cache folder '{folder}' cannot be used: {error}.", where) from error
+            raise SetupBroken(
+                f"The disk with the cache folder '{folder}' is full; free some space, or name a folder on "
+                "another disk with --cache.",
+                where,
+            ) from error
+        raise SetupBroken(
+            f"The cache folder '{folder}' cannot be used: {error}; name another with --cache.", where
+        ) from error
 
 
 @dataclass(frozen=True)
 class Cache:
     """A cache folder, by its absolute path.
 
-    Everything in it was put there by a rename, so what is there is whole. Deleting any of it, or all,
-    is safe while no run uses it.
+    Everything in it was put there by a rename, so no file in it is half-written. Any of it may be deleted
+    while no run uses it.
     """
 
     folder: Path
 
     def path(self, *parts: str) -> Path:
-        """Return a path below the folder; nothing is made."""
+        """Return a path below the folder; make nothing."""
         return self.folder.joinpath(*parts)
 
     @contextlib.contextmanager
     def lock(self, name: str, log: Log) -> Iterator[None]:
-        """Hold the lock `name` against other runs, then sweep up what a dead holder left half-made.
+        """Hold a lock against other runs, and delete the unfinished work of a run that died holding it.
 
-        The kernel drops the lock of a process that dies, so it never has to be broken by hand.
+        The kernel releases the lock of a process that dies, so nobody has to remove one by hand.
 
         Raises:
             SetupBroken: another run kept the lock for LOCK_SECONDS, or the folder cannot be written.
@@ -92,16 +98,19 @@ class Cache:
         deadline.wait_for(lambda: _try_lock(handle) or deadline.expired, f"The lock '{path}'", interval=0.1)
         if deadline.expired:
             raise SetupBroken(
-                f"Another run has been working on '{name}' for over {LOCK_SECONDS:.0f} s.",
+                f"Another run has held the lock '{path}' for over {LOCK_SECONDS:.0f} s; run again "
+                "when it has ended.",
                 Evidence(paths=(path,)),
             )
 
     @contextlib.contextmanager
     def staging(self, name: str) -> Iterator[Path]:
-        """A new empty folder to work in, gone afterwards; hold the lock of the same name.
+        """Give a new empty folder to work in, and delete it afterwards; hold the lock of the same name.
 
-        Publish a result by renaming it out of here: same file system, so all or nothing. An OSError in
-        the block becomes a sentence.
+        The folder is on the cache's file system, so that a rename can publish what was made in it.
+
+        Raises:
+            SetupBroken: there was an OSError in the block.
         """
         with disk_errors_as_sentence(self.folder):
             self.path("tmp").mkdir(parents=True, exist_ok=True)
@@ -121,7 +130,7 @@ def _try_lock(handle: int) -> bool:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a file or folder; leftovers that cannot be deleted are harmless, so no error."""
+    """Delete a file or folder; raise nothing where a part cannot be deleted, since it does no harm."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -129,7 +138,7 @@ def remove_tree(path: Path) -> None:
 
 
 def publish_folder(staged: Path, final: Path) -> None:
-    """Move a finished folder to its place; one that is there already is content-addressed and stays."""
+    """Move a finished folder to its place; a folder there has the same content, by its name, and stays."""
     with disk_errors_as_sentence(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
         if not final.is_dir():
@@ -137,7 +146,7 @@ def publish_folder(staged: Path, final: Path) -> None:
 
 
 def publish_file(final: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write a file so that readers see the old content or all of the new one, never a part."""
+    """Write a file so that readers see all of the old or all of the new content, never a part."""
     with disk_errors_as_sentence(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
@@ -152,15 +161,15 @@ def publish_file(final: Path, content: bytes, mode: int = 0o644) -> None:
 
 
 def to_json(value: Any) -> bytes:
-    """The one way manifests are written: sorted keys, two spaces, a final newline."""
+    """Return a value as JSON with sorted keys, as every manifest is written."""
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
-    """Read a manifest; None where there is none.
+    """Return the content of a manifest, None where there is no such file.
 
     Raises:
-        SetupBroken: the file is not JSON, which publishing never leaves behind.
+        SetupBroken: the file is not JSON; `publish_file` never leaves such a file behind.
     """
     try:
         return json.loads(path.read_bytes())

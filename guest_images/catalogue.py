@@ -1,13 +1,15 @@
-"""What can be booted and what can boot it: Debian suites, QEMU builds and guest kernels, as data."""
+"""The catalogue, as data: Debian suites, QEMU builds, guests, and hosts to run QEMU on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from harness.errors import UsageError
+from harness.qemu.architectures import AARCH64, DEFAULT_ARCHITECTURE, I386, Architecture
 
-_Entry = TypeVar("_Entry")
+_Spec = TypeVar("_Spec", "Suite", "QemuSpec", "GuestSpec", "HostSpec")
 
 OWN_MIB = 76
 """MiB of RAM that our initramfs guests need beside the writers: 15 % of 512, 30 % of 256."""
@@ -21,61 +23,79 @@ class Suite:
     """A Debian release to take packages from.
 
     Attributes:
-        name: how the rest of the project calls it.
+        name: its name in this catalogue.
         codename: its folder below `dists/` on a mirror.
-        backports: the codename of the suite laid over it; its packages win over those of `codename`.
         reason: why it is in the catalogue.
-        architecture: whose packages, by Debian's name.
+        backports: codename of a suite that is laid over it; packages of that suite win over its own.
+        architecture: the processor that its packages are built for.
     """
 
     name: str
     codename: str
     reason: str
     backports: str | None = None
-    architecture: str = "amd64"
+    architecture: Architecture = DEFAULT_ARCHITECTURE
 
 
 @dataclass(frozen=True)
-class QemuSpec:
-    """A QEMU build: a Debian package unpacked beside the machine's own.
+class _FromSuite:
+    """Something that is made of the packages of a suite.
 
     Attributes:
-        name: what `--qemu` takes.
+        name: its name in the catalogue and on the command line.
         suite: name of the suite.
-        packages: what to unpack, with all that they depend on. Firmware is named although QEMU
-            depends on it, since a missing virtio-net ROM shows only when a device is added.
         reason: why it is in the catalogue.
-        program: the executable among those packages.
     """
 
     name: str
     suite: str
     reason: str
-    packages: tuple[str, ...] = ("qemu-system-x86", "seabios", "ipxe-qemu")
-    program: str = "qemu-system-x86_64"
+
+    @property
+    def architecture(self) -> Architecture:
+        """The processor that it runs on."""
+        return suite(self.suite).architecture
 
 
 @dataclass(frozen=True)
-class GuestSpec:
-    """A guest: a kernel with our initramfs.
+class QemuSpec(_FromSuite):
+    """A QEMU build: Debian packages that are unpacked beside the machine's own QEMU.
 
     Attributes:
-        name: what `--guest` takes.
-        suite: name of the suite that the kernel is taken from, the newest one there.
-        reason: why it is in the catalogue.
-        kernel_package: the metapackage whose newest versioned kernel is used.
+        emulates: the processor of its guests where the caller names none.
+    """
+
+    emulates: Architecture = DEFAULT_ARCHITECTURE
+
+
+@dataclass(frozen=True)
+class GuestSpec(_FromSuite):
+    """A guest: the suite's newest kernel with our initramfs.
+
+    Attributes:
         own_mib: MiB of RAM that it needs beside the writers, measured.
         boot_seconds: limit for its boot.
         full: a Debian of the suite on a disk, with systemd and OpenSSH, instead of our initramfs.
     """
 
-    name: str
-    suite: str
-    reason: str
-    kernel_package: str = "linux-image-cloud-amd64"
     own_mib: int = OWN_MIB
     boot_seconds: float = BOOT_SECONDS
     full: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostSpec(_FromSuite):
+    """A host: the suite's newest kernel and a Debian with Python, booted as a VM to run QEMU or programs in.
+
+    Attributes:
+        qemu: name of the QEMU that runs in it, in QEMUS or HOST_QEMUS.
+        source_qemu: name of the QEMU that saves, on this machine, the guest which `qemu` goes on with.
+        features: mask of the userfaultfd features that such a kernel is expected to offer.
+    """
+
+    qemu: str
+    source_qemu: str
+    features: int
 
 
 SUITES = (
@@ -88,9 +108,9 @@ SUITES = (
         "the newest kernel and QEMU that Debian builds for its stable release",
         backports="trixie-backports",
     ),
-    Suite("debian-12-arm64", "bookworm", "Linux 6.1 on arm64, and QEMU built for it", architecture="arm64"),
-    Suite("debian-13-arm64", "trixie", "Linux 6.12 on arm64, and QEMU built for it", architecture="arm64"),
-    Suite("debian-12-i386", "bookworm", "the last release with kernels for 32-bit x86", architecture="i386"),
+    Suite("debian-12-arm64", "bookworm", "Linux 6.1 on arm64, and QEMU built for it", architecture=AARCH64),
+    Suite("debian-13-arm64", "trixie", "Linux 6.12 on arm64, and QEMU built for it", architecture=AARCH64),
+    Suite("debian-12-i386", "bookworm", "the last release with kernels for 32-bit x86", architecture=I386),
 )
 
 QEMUS = (
@@ -99,24 +119,18 @@ QEMUS = (
     QemuSpec("debian-13", "debian-13", "10.0: the build that the default run judges"),
     QemuSpec("debian-13-backports", "debian-13-backports", "newest build: where a regression shows first"),
 )
+"""QEMU builds that `--qemu` takes."""
 
 HOST_QEMUS = (
     QemuSpec("debian-12-arm64", "debian-12-arm64", "7.2 for arm64 hosts: takes the amd64 build's files"),
     QemuSpec("debian-13-arm64", "debian-13-arm64", "10.0 for arm64 hosts: takes the amd64 build's files"),
     QemuSpec("debian-12-i386", "debian-12-i386", "7.2 for i386 hosts: takes the amd64 build's files"),
-    QemuSpec(
-        "arm",
-        "debian-13",
-        "runs the arm64 hosts themselves",
-        packages=("qemu-system-arm", "ipxe-qemu"),
-        program="qemu-system-aarch64",
-    ),
+    QemuSpec("arm", "debian-13", "runs the arm64 hosts themselves", emulates=AARCH64),
 )
-"""QEMU builds that run on hosts, or that run hosts; none is one that `--qemu` should judge here."""
+"""QEMU builds that run on hosts, and one that runs hosts. `--qemu` takes none of them."""
 
-USERLAND_SUITE = "debian-13"
-"""Suite of busybox and dropbear, the same under every kernel, so that guests differ only in the kernel."""
-
+_USERLAND_CODENAME = "trixie"
+# What every guest has beside its kernel.
 USERLAND_PACKAGES = ("busybox-static", "dropbear-bin")
 
 GUESTS = (
@@ -146,128 +160,114 @@ GUESTS = (
     ),
 )
 
-
-@dataclass(frozen=True)
-class HostSpec:
-    """A host: a kernel, and a Debian of its suite with Python, booted as a VM to run QEMU or programs in.
-
-    Attributes:
-        name: what `--host vm:` takes.
-        suite: name of the suite of kernel and Debian.
-        reason: why it is in the catalogue.
-        kernel_package: the metapackage whose newest versioned kernel is used.
-        qemu: name of the QEMU that runs in it, in QEMUS or HOST_QEMUS.
-        seed_qemu: name of the QEMU of this machine that has made the guest which that one takes over.
-        features: the mask of userfaultfd features that a kernel of this kind offers, as far as is known.
-    """
-
-    name: str
-    suite: str
-    reason: str
-    kernel_package: str
-    qemu: str
-    seed_qemu: str
-    features: int
-
-
 # Feature masks: Linux include/uapi/linux/userfaultfd.h has the bits in the order in which they came; what an
 # architecture offers is in fs/userfaultfd.c userfaultfd_api() of each release. WP is in x86_64 from 5.7 and
 # in arm64 from 6.10 (arch/*/Kconfig, HAVE_ARCH_USERFAULTFD_WP); the minor modes need a 64-bit kernel. Bits 17
 # and 18 (RWP and its asynchronous form) were seen in 7.3.4.
 HOSTS = (
     HostSpec(
-        "debian-11",
-        "debian-11",
-        "Linux 5.10: write protection of anonymous memory only",
-        "linux-image-cloud-amd64",
-        "debian-13",
-        "debian-13",
-        0x1FF,
+        name="debian-11",
+        suite="debian-11",
+        reason="Linux 5.10: write protection of anonymous memory only",
+        qemu="debian-13",
+        source_qemu="debian-13",
+        features=0x1FF,
     ),
     HostSpec(
-        "debian-12",
-        "debian-12",
-        "Linux 6.1: shmem and huge pages too, /dev/userfaultfd",
-        "linux-image-cloud-amd64",
-        "debian-13",
-        "debian-13",
-        0x1FFF,
+        name="debian-12",
+        suite="debian-12",
+        reason="Linux 6.1: shmem and huge pages too, /dev/userfaultfd",
+        qemu="debian-13",
+        source_qemu="debian-13",
+        features=0x1FFF,
     ),
     HostSpec(
-        "debian-13",
-        "debian-13",
-        "Linux 6.12: unpopulated memory, asynchronous write protection",
-        "linux-image-cloud-amd64",
-        "debian-13",
-        "debian-13",
-        0x1FFFF,
+        name="debian-13",
+        suite="debian-13",
+        reason="Linux 6.12: unpopulated memory, asynchronous write protection",
+        qemu="debian-13",
+        source_qemu="debian-13",
+        features=0x1FFFF,
     ),
     HostSpec(
-        "debian-13-backports",
-        "debian-13-backports",
-        "newest kernel: where a regression shows first",
-        "linux-image-cloud-amd64",
-        "debian-13",
-        "debian-13",
-        0x7FFFF,
+        name="debian-13-backports",
+        suite="debian-13-backports",
+        reason="newest kernel: where a regression shows first",
+        qemu="debian-13",
+        source_qemu="debian-13",
+        features=0x7FFFF,
     ),
     HostSpec(
-        "debian-12-arm64",
-        "debian-12-arm64",
-        "Linux 6.1 on arm64: userfaultfd without write protection",
-        "linux-image-cloud-arm64",
-        "debian-12-arm64",
-        "debian-12",
-        0xFFE,
+        name="debian-12-arm64",
+        suite="debian-12-arm64",
+        reason="Linux 6.1 on arm64: userfaultfd without write protection",
+        qemu="debian-12-arm64",
+        source_qemu="debian-12",
+        features=0xFFE,
     ),
     HostSpec(
-        "debian-13-arm64",
-        "debian-13-arm64",
-        "Linux 6.12 on arm64: its counterpart, with write protection",
-        "linux-image-cloud-arm64",
-        "debian-13-arm64",
-        "debian-13",
-        0x1FFFF,
+        name="debian-13-arm64",
+        suite="debian-13-arm64",
+        reason="Linux 6.12 on arm64: its counterpart, with write protection",
+        qemu="debian-13-arm64",
+        source_qemu="debian-13",
+        features=0x1FFFF,
     ),
     HostSpec(
-        "debian-12-i386",
-        "debian-12-i386",
-        "Linux 6.1 on 32-bit x86: userfaultfd without write protection",
-        "linux-image-686",
-        "debian-12-i386",
-        "debian-12",
-        0x9FE,
+        name="debian-12-i386",
+        suite="debian-12-i386",
+        reason="Linux 6.1 on 32-bit x86: userfaultfd without write protection",
+        qemu="debian-12-i386",
+        source_qemu="debian-12",
+        features=0x9FE,
     ),
 )
 
 
 def suite(name: str) -> Suite:
-    """Look up a suite by name; UsageError where there is none."""
-    return _named("suite", name, {entry.name: entry for entry in SUITES})
+    """Return the suite of that name; raise UsageError where there is none."""
+    return _named("suite", name, SUITES)
+
+
+def userland_suite(architecture: Architecture = DEFAULT_ARCHITECTURE) -> Suite:
+    """Return the suite of busybox, dropbear and e2fsprogs for an architecture.
+
+    It is one release for all kernels, so that guests of an architecture differ only in the kernel.
+
+    Raises:
+        UsageError: the catalogue has no such suite for the architecture.
+    """
+    for entry in SUITES:
+        if (entry.codename, entry.backports, entry.architecture) == (_USERLAND_CODENAME, None, architecture):
+            return entry
+    raise UsageError(
+        f"The catalogue has no suite '{_USERLAND_CODENAME}' for {architecture.name}, which its guests need."
+    )
 
 
 def qemu_spec(name: str) -> QemuSpec:
-    """Look up a QEMU build by name; UsageError where there is none."""
-    return _named("QEMU", name, {entry.name: entry for entry in QEMUS})
+    """Return the QEMU build of that name which `--qemu` takes; raise UsageError where there is none."""
+    return _named("QEMU", name, QEMUS)
 
 
 def host_qemu_spec(name: str) -> QemuSpec:
-    """Look up a QEMU build that runs on hosts or runs them; UsageError where there is none."""
-    return _named("QEMU", name, {entry.name: entry for entry in (*QEMUS, *HOST_QEMUS)})
+    """Return the QEMU build of that name, of those for hosts too; raise UsageError where there is none."""
+    return _named("QEMU", name, (*QEMUS, *HOST_QEMUS))
 
 
 def host_spec(name: str) -> HostSpec:
-    """Look up a host by name; UsageError where there is none."""
-    return _named("host", name, {entry.name: entry for entry in HOSTS})
+    """Return the host of that name; raise UsageError where there is none."""
+    return _named("host", name, HOSTS)
 
 
 def guest_spec(name: str) -> GuestSpec:
-    """Look up a guest by name; UsageError where there is none."""
-    return _named("guest", name, {entry.name: entry for entry in GUESTS})
+    """Return the guest of that name; raise UsageError where there is none."""
+    return _named("guest", name, GUESTS)
 
 
-def _named(what: str, name: str, entries: dict[str, _Entry]) -> _Entry:
-    if name not in entries:
-        known = ", ".join(f"'{known}'" for known in entries)
-        raise UsageError(f"There is no {what} '{name}' in the catalogue, only {known}.")
-    return entries[name]
+def _named(kind: str, name: str, specs: Sequence[_Spec]) -> _Spec:
+    for spec in specs:
+        if spec.name == name:
+            return spec
+    known = ", ".join(f"'{spec.name}'" for spec in specs)
+    raise UsageError(f"There is no {kind} '{name}' in the catalogue, only {known}.")

@@ -14,7 +14,7 @@ _BLOCK_BYTES = 512
 
 @dataclass(frozen=True)
 class Entry:
-    """One file, folder, link or device node; owned by root, dated 1970.
+    """A file, folder, link or device node of an archive; root owns it, and its time is 0.
 
     Attributes:
         path: relative to the root of the archive, without a slash at either end.
@@ -30,33 +30,33 @@ class Entry:
 
 
 def folder(path: str, mode: int = 0o755) -> Entry:
-    """A folder."""
+    """Return the entry of a folder."""
     return Entry(path, stat.S_IFDIR | mode)
 
 
 def file(path: str, data: bytes, mode: int = 0o644) -> Entry:
-    """A regular file."""
+    """Return the entry of a regular file."""
     return Entry(path, stat.S_IFREG | mode, data)
 
 
 def link(path: str, target: str) -> Entry:
-    """A symbolic link."""
+    """Return the entry of a symbolic link."""
     return Entry(path, stat.S_IFLNK | 0o777, target.encode())
 
 
 def character_device(path: str, major: int, minor: int, mode: int = 0o600) -> Entry:
-    """A character device node; needs no root, since it exists only in the archive."""
+    """Return the entry of a character device node, which needs no root to be put into an archive."""
     return Entry(path, stat.S_IFCHR | mode, device=(major, minor))
 
 
 def archive(entries: Iterable[Entry]) -> bytes:
-    """Return the archive, padded as GNU cpio pads it.
+    """Return an archive of entries, padded as GNU cpio pads it.
 
-    Entries are sorted by path, which puts each folder before what is in it (the kernel makes no missing
-    ones), and numbered in that order, so neither the order of `entries` nor the time shows.
+    Entries are sorted by path and numbered in that order, so the bytes do not depend on the order of
+    `entries`. Each folder comes before its content, since the kernel does not make missing folders.
 
     Raises:
-        ValueError: two entries have one path, or an entry's folder is missing.
+        ValueError: two entries have the same path, or an entry's folder is missing.
     """
     ordered = sorted(entries, key=lambda entry: entry.path)
     _check(ordered)

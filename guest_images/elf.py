@@ -1,4 +1,4 @@
-"""Reads from little-endian ELF files what the image needs: NEEDED libraries and module info."""
+"""Reads little-endian ELF files: the libraries that a program needs, the dependencies of a module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ _DT_NULL, _DT_NEEDED = 0, 1
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a class of ELF files has what: 1 is 32 bits, 2 is 64."""
+    """Offsets and record layouts of an ELF class.
+
+    Attributes:
+        table: offset and layout of the section table's offset (e_shoff).
+        counts: offset of the table's entry size, entry count and name section (e_shentsize and so on).
+        section: layout of a section header.
+        dynamic: layout of an entry of the dynamic section.
+    """
 
     table: tuple[int, str]
     counts: int
@@ -24,6 +31,7 @@ class _Layout:
     dynamic: struct.Struct
 
 
+# By the class in e_ident: 1 for 32 bits, 2 for 64 bits.
 _LAYOUTS = {
     1: _Layout((0x20, "<I"), 0x2E, struct.Struct("<10I"), struct.Struct("<iI")),
     2: _Layout((0x28, "<Q"), 0x3A, struct.Struct("<IIQQQQIIQQ"), struct.Struct("<qQ")),
@@ -31,7 +39,7 @@ _LAYOUTS = {
 
 
 class _Sections:
-    """The section table of an ELF image: (name, type, offset, size, link) by number."""
+    """The sections of an ELF image, each with name offset, type, offset, size and linked section."""
 
     def __init__(self, image: bytes) -> None:
         if image[:4] != b"\x7fELF" or image[4:5] not in (b"\1", b"\2") or image[5:6] != b"\1":
@@ -48,17 +56,17 @@ class _Sections:
             self._rows = [(row[0], row[1], row[4], row[5], row[6]) for row in rows]
             self._names_offset = self._rows[names][2]
         except (struct.error, IndexError) as error:
-            raise ValueError("a torn ELF file") from error
+            raise ValueError("an ELF file that is cut off") from error
 
     def find(self, *, name: bytes | None = None, kind: int | None = None) -> tuple[bytes, int] | None:
-        """Content of the first section of that name or type, and its linked section's number."""
+        """Return the content and the linked section of the first section of that name or type."""
         for name_offset, row_kind, offset, size, linked in self._rows:
             if row_kind == kind or (name and self._text(self._names_offset + name_offset) == name):
                 return self._image[offset : offset + size], linked
         return None
 
     def string(self, section: int, offset: int) -> str:
-        """The zero-terminated string at `offset` of the string table `section`."""
+        """Return the zero-terminated string at an offset of a string table, given by its section number."""
         return self._text(self._rows[section][2] + offset).decode()
 
     def _text(self, start: int) -> bytes:
@@ -66,7 +74,7 @@ class _Sections:
 
 
 def needed_libraries(image: bytes) -> tuple[str, ...]:
-    """Names of the libraries that an executable or library is linked with, as the loader reads them.
+    """Return the names of the libraries that a program or library needs, as the dynamic loader reads them.
 
     Raises:
         ValueError: not a little-endian ELF file.
@@ -86,7 +94,7 @@ def needed_libraries(image: bytes) -> tuple[str, ...]:
 
 
 def module_info(image: bytes) -> dict[str, str]:
-    """The `key=value` pairs of a kernel module's `.modinfo` section; of repeated keys the last.
+    """Return the `key=value` pairs of a kernel module's `.modinfo` section; of a repeated key the last value.
 
     Raises:
         ValueError: not a little-endian ELF file, or not a kernel module.
@@ -99,11 +107,11 @@ def module_info(image: bytes) -> dict[str, str]:
 
 
 def library_closure(programs: Iterable[Path], folders: Iterable[Path]) -> dict[str, Path]:
-    """Every library that `programs` need, directly or through another, by the name they ask for.
+    """Return every library that programs need, directly or through another library, by its name.
 
     Args:
-        programs: executables.
-        folders: where libraries are looked for, in that order.
+        programs: the executables.
+        folders: the folders to search for libraries, in their order.
 
     Raises:
         SetupBroken: a library is in none of the folders.
@@ -124,9 +132,12 @@ def _needed_files(path: Path, folders: Iterable[Path]) -> Iterator[tuple[str, Pa
     try:
         names = needed_libraries(path.read_bytes())
     except ValueError as error:
-        raise SetupBroken(f"The file '{path}' cannot be read as a program: {error}.") from error
+        raise SetupBroken(
+            f"The file '{path}' should be a program or a library and is {error}; delete the folder of its "
+            "packages and run again."
+        ) from error
     for name in names:
         library = next((folder / name for folder in folders if (folder / name).is_file()), None)
         if library is None:
-            raise SetupBroken(f"The library '{name}' that '{path.name}' needs is not among the packages.")
+            raise SetupBroken(f"The packages lack the library '{name}' that '{path.name}' needs.")
         yield name, library

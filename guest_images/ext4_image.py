@@ -1,38 +1,51 @@
-"""Fills ext4 images without root: files and unpacked packages become a tar archive, mke2fs takes that."""
+"""Builds filled ext4 images without root: files and packages go into a tar archive, which mke2fs reads."""
 
 from __future__ import annotations
 
 import io
 import os
-import subprocess
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from guest_images.cache import Cache, Log
+from guest_images.catalogue import userland_suite
 from guest_images.loader import find_loader
+from guest_images.packages import PackageSet, provide_tree
+from guest_images.programs import run_program
 from harness.errors import Evidence, SetupBroken
 
-MKFS_PACKAGES = ("e2fsprogs", "libarchive13t64")
-"""mke2fs from 1.47.1 on fills a file system from a tar archive, for which it loads libarchive."""
+# From 1.47.1 on mke2fs can fill a file system from a tar archive; it loads libarchive for that.
+_MKFS_PACKAGES = ("e2fsprogs", "libarchive13t64")
 
 LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/lintian")
-"""Folders of packages that no program needs."""
+"""Folders of packages that are left out of images, since no program needs them."""
 
 TIME = 1_763_942_400
-"""The time of everything in an image, so that equal contents give equal images."""
+"""Time of all files in an image, in seconds since 1970; fixed, so that equal contents give equal images."""
 
 Owner = tuple[int, int, int]
 """Mode, user id and group id."""
 
 _UUID = "6f0d6c2e-7a3b-4f55-9d4e-3c1f5b8a9e10"
 _MKFS_SECONDS = 300.0
-# An image that is as large as what is in it: per file a block to round up to and an inode, per image the
-# superblocks and what directories need.
-_BLOCK, _INODE, _SPARE = 4096, 256, 8 << 20
+# What an image takes beside the files' content: a block to round up to and an inode for each file, and room
+# for superblocks and directories. Blocks of an ext4 file system of this size have 4 KiB.
+_BLOCK_BYTES, _INODE_BYTES, _SPARE_BYTES = 4 << 10, 256, 8 << 20
+
+
+def mkfs_packages() -> PackageSet:
+    """Return the packages of the mke2fs that `fill_image` runs on this machine."""
+    return PackageSet("mkfs", userland_suite(), _MKFS_PACKAGES)
+
+
+def mkfs_root(cache: Cache, log: Log, mirror: str | None = None) -> Path:
+    """Return the root of the unpacked `mkfs_packages`; raise the errors of `packages.provide_tree`."""
+    return provide_tree(mkfs_packages(), cache, log, mirror=mirror).root
 
 
 class TreeArchive:
-    """A tar archive that becomes the content of an image, byte-identical for equal contents."""
+    """A tar archive to fill an image with; it is byte-identical for equal contents."""
 
     def __init__(
         self,
@@ -43,19 +56,25 @@ class TreeArchive:
         """Begin an archive.
 
         Args:
-            file: where it goes.
-            owners: of paths that are not root's with their own mode.
-            placed: where a path is to go, say `usr/bin/sh` for `bin/sh`.
+            file: the archive is written to it.
+            owners: mode, user and group of paths that are not root's, or have another mode in the image.
+            placed: returns the path in the image for a path that is added, e.g. `usr/bin/sh` for `bin/sh`.
         """
         self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT)  # noqa: SIM115
         self._owners = owners or {}
         self._placed = placed
         self._there: set[str] = set()
-        self.needs = _SPARE
-        """Bytes that an image with all this takes."""
+        self.image_bytes = _SPARE_BYTES
+        """Size of an image with all that was added, in bytes."""
 
     def add_tree(self, root: Path, below: str = "", skip: frozenset[str] = frozenset()) -> None:
-        """Add what is in a folder, in order, without what is already there, LEFT_OUT and `skip`."""
+        """Add the content of a folder in a fixed order; paths that were added before stay.
+
+        Args:
+            root: the folder.
+            below: beginning of the paths in the image, with a slash at its end.
+            skip: paths below `root` that are left out, as LEFT_OUT is.
+        """
         for folder, folders, files in os.walk(root):
             folders.sort()
             for name in sorted([*folders, *files]):
@@ -65,26 +84,26 @@ class TreeArchive:
                     self._add_path(f"{below}{relative}", path)
 
     def add_folder(self, name: str, mode: int = 0o755) -> None:
-        """Add a folder, and those above it, where they are not there."""
+        """Add a folder and its parents, unless they were added before."""
         for parent in [*reversed(Path(name).parents), Path(name)]:
             path = self._placed(str(parent))
             if path not in self._there and path != ".":
                 self._add(self._member(path, tarfile.DIRTYPE, mode))
 
     def add_file(self, name: str, content: bytes, owner: Owner = (0o644, 0, 0)) -> None:
-        """Add a file, and the folders above it."""
+        """Add a file with the given content, and its parent folders."""
         self.add_folder(str(Path(name).parent))
         member = self._member(self._placed(name), tarfile.REGTYPE, *owner)
         member.size = len(content)
         self._add(member, io.BytesIO(content))
 
     def add_path(self, name: str, path: Path) -> None:
-        """Add a file of this machine, and the folders above it."""
+        """Add a file of this machine, and its parent folders."""
         self.add_folder(str(Path(name).parent))
         self._add_path(name, path)
 
     def add_link(self, name: str, target: str) -> None:
-        """Add a symbolic link, and the folders above it; one that is there stays."""
+        """Add a symbolic link and its parent folders, unless the path was added before."""
         self.add_folder(str(Path(name).parent))
         if self._placed(name) not in self._there:
             member = self._member(self._placed(name), tarfile.SYMTYPE, 0o777)
@@ -92,7 +111,7 @@ class TreeArchive:
             self._add(member)
 
     def close(self) -> None:
-        """End the archive."""
+        """Write the end of the archive."""
         self._tar.close()
 
     def _add_path(self, name: str, path: Path) -> None:
@@ -121,7 +140,8 @@ class TreeArchive:
     def _add(self, member: tarfile.TarInfo, content: io.BufferedIOBase | None = None) -> None:
         self._there.add(member.name)
         self._tar.addfile(member, content)
-        self.needs += -(-member.size // _BLOCK) * _BLOCK * 101 // 100 + _BLOCK + 2 * _INODE
+        blocks_bytes = -(-member.size // _BLOCK_BYTES) * _BLOCK_BYTES
+        self.image_bytes += blocks_bytes * 101 // 100 + _BLOCK_BYTES + 2 * _INODE_BYTES
 
 
 def fill_image(
@@ -134,16 +154,16 @@ def fill_image(
     free_mib: int = 0,
     journal: bool = True,
 ) -> None:
-    """Make an image file, sparse, with an ext4 file system of what `write` puts into an archive.
+    """Make a sparse image file with an ext4 file system that is filled from an archive.
 
     Args:
-        mkfs: root of the unpacked MKFS_PACKAGES.
+        mkfs: root of the unpacked `mkfs_packages`.
         image: the file to make.
-        write: writes the archive and returns the bytes that an image of it takes.
-        label: of the file system.
-        size_mib: of the image, by default what it takes.
-        free_mib: room beside what it takes.
-        journal: whether the file system has one; one that is never written needs none.
+        write: writes the archive, and returns the size in bytes of an image with its content.
+        label: the file system's label.
+        size_mib: size of the image, by default as much as its content takes.
+        free_mib: room for further files, where `size_mib` is not given.
+        journal: whether the file system gets a journal; one that is never written to needs none.
 
     Raises:
         SetupBroken: mke2fs fails.
@@ -151,16 +171,15 @@ def fill_image(
     archive = image.with_suffix(".tar")
     try:
         with archive.open("wb") as file:
-            needs = write(file)
+            content_bytes = write(file)
         options = ["-J", "size=8"] if journal else ["-O", "^has_journal"]
-        size = size_mib or (needs >> 20) + 1 + free_mib
+        size = size_mib or (content_bytes >> 20) + 1 + free_mib
         _mke2fs(mkfs, [*options, "-L", label, "-d", str(archive), str(image), f"{size}M"])
     finally:
         archive.unlink(missing_ok=True)
 
 
 def _mke2fs(root: Path, arguments: list[str]) -> None:
-    """Run the mke2fs of the unpacked packages by their own loader, as guest_images.qemu does with QEMU."""
     extended = f"hash_seed={_UUID},root_owner=0:0,lazy_itable_init=1"
     # fmt: off
     command = [
@@ -172,18 +191,10 @@ def _mke2fs(root: Path, arguments: list[str]) -> None:
         "MKE2FS_CONFIG": str(root / "etc/mke2fs.conf"),
         "SOURCE_DATE_EPOCH": str(TIME),
         "E2FSPROGS_FAKE_TIME": str(TIME),
-        "LC_ALL": "C",
     }
-    try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, errors="replace", timeout=_MKFS_SECONDS
-        )
-    except subprocess.TimeoutExpired as error:
-        raise SetupBroken(
-            f"mke2fs did not make the disk within {_MKFS_SECONDS:.0f} s.", Evidence(command)
-        ) from error
+    done = run_program("mke2fs", "make the disk", command, _MKFS_SECONDS, environment=environment)
     if done.returncode:
         raise SetupBroken(
-            f"mke2fs could not make the disk (exit code {done.returncode}).",
+            f"mke2fs could not make the disk '{arguments[-2]}' (exit code {done.returncode}).",
             Evidence(command, done.returncode, done.stderr),
         )

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from guest_images.ext4_image import TreeArchive, fill_image
 from guest_images.initramfs import disk_initramfs
-from guest_images.kernel_modules import WANTED, Module
+from guest_images.kernel_modules import GUEST_MODULES, Module
 from guest_images.root_files import GROUP_OF, ROOT_FOLDERS, TESTER, root_files, root_links
 from guest_images.ssh_keys import GuestKeys
 
-MODULES = (*WANTED, "ext4", "autofs4")
-"""What the initramfs loads before it hands over; the disk has no modules."""
+MODULES = (*GUEST_MODULES, "ext4", "autofs4")
+"""Modules that the initramfs loads before it starts the disk's init; the disk has none."""
 
 DISK_CMDLINE = "root=/dev/vda rw"
+"""Words that the kernel command line of a guest with a disk has in addition."""
 
 PACKAGES = (
     "base-files", "base-passwd", "bash", "bsdutils", "coreutils", "dash", "dbus", "debianutils", "diffutils",
@@ -25,7 +26,8 @@ PACKAGES = (
 )  # fmt: skip
 
 _SIZE_MIB = 640
-# Who owns what, where that is not root: dpkg-deb -x without root leaves all to whoever runs it.
+# Mode, user and group of paths that are not root's with their own mode. `dpkg-deb -x` without root gives all
+# files to the user who runs it.
 _OWNERS = {
     "usr/sbin/unix_chkpwd": (0o2755, 0, GROUP_OF["shadow"]),
     "usr/bin/chage": (0o2755, 0, GROUP_OF["shadow"]),
@@ -38,22 +40,22 @@ _OWNERS = {
 
 
 def boot_initramfs(userland: Path, modules: Iterable[Module]) -> bytes:
-    """The initramfs that boots the disk, as an uncompressed cpio archive.
+    """Return the initramfs that boots the disk, as an uncompressed cpio archive.
 
     Args:
         userland: root of the unpacked busybox-static.
-        modules: in the order to load them.
+        modules: the modules in the order to load them.
     """
     return disk_initramfs(userland, modules, "snapproof-guest", "/usr/lib/systemd/systemd")
 
 
 def build_disk(packages: Path, mkfs: Path, keys: GuestKeys, disk: Path) -> None:
-    """Write an ext4 disk image, sparse, that boots with `boot_initramfs`.
+    """Write a sparse ext4 disk image that boots with `boot_initramfs`.
 
     Args:
         packages: root of the unpacked PACKAGES.
-        mkfs: root of the unpacked MKFS_PACKAGES.
-        keys: of the cache.
+        mkfs: root of the unpacked `ext4_image.mkfs_packages`.
+        keys: the SSH keys of the cache.
         disk: the file to make.
 
     Raises:
@@ -65,7 +67,10 @@ def build_disk(packages: Path, mkfs: Path, keys: GuestKeys, disk: Path) -> None:
 
 
 def write_archive(packages: Path, keys: GuestKeys, file: io.BufferedIOBase) -> int:
-    """Write the disk's content as a tar archive, byte-identical for equal packages and keys."""
+    """Write the disk's content as a tar archive; return the size of an image with it, in bytes.
+
+    Equal packages and keys give equal archives.
+    """
     files, links = root_files(keys), root_links()
     archive = TreeArchive(file, _OWNERS)
     archive.add_tree(packages, skip=frozenset((*files, *links)))
@@ -76,4 +81,4 @@ def write_archive(packages: Path, keys: GuestKeys, file: io.BufferedIOBase) -> i
     for name, (mode, user, group, content) in sorted(files.items()):
         archive.add_file(name, content, (mode, user, group))
     archive.close()
-    return archive.needs
+    return archive.image_bytes

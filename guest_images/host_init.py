@@ -1,4 +1,4 @@
-"""What a host runs as its init: mounts what it was given, and starts an SSH server."""
+"""The init script of a host: it mounts the disks that the host was given and starts an SSH server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from guest_images.init_script import HOST_KEY
 
 HOST_INIT = f"""\
 #!/bin/busybox sh
-# PID 1 of a host: mounts what it was given, then hands over to busybox init, which reaps orphans.
+# PID 1 of a host: mounts its disks, then executes busybox init, which reaps orphans.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 head -c 1 /dev/random > /dev/null &
 mount -t proc proc /proc
@@ -19,16 +19,16 @@ mount -t tmpfs tmpfs /run
 for cpu in /sys/devices/system/cpu/cpu[1-9]*/online; do
     echo 1 > "$cpu"
 done
-# Memory moves between nodes where a test asks for it.
+# Memory moves between NUMA nodes only where a test asks for it.
 [ ! -w /proc/sys/kernel/numa_balancing ] || echo 0 > /proc/sys/kernel/numa_balancing
-# Huge pages for whoever asks for some.
+# Tests may allocate up to 64 huge pages.
 echo 64 > /proc/sys/vm/nr_overcommit_hugepages
 hostname host
 ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0
 ip link set eth0 up
 ip route add default via 10.0.2.2
-# Disks are known by their serial numbers; those with a file system are there to be read.
+# Disks are told apart by their serial numbers. One with a file system is mounted, read-only.
 for disk in /sys/block/vd*; do
     name=$(cat "$disk/serial" 2>/dev/null)
     case $name in disk-*) ;; *) continue ;; esac

@@ -1,23 +1,23 @@
-"""From a host image to the QEMU that runs it."""
+"""Makes the configuration of the QEMU that runs a host."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from guest_images.architectures import AMD64, I386
 from guest_images.cache import Cache, Log
 from guest_images.host_image import HostImage
 from guest_images.qemu import provision_qemu
 from harness.machine_config import MachineConfig
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 
 RUNS_HOSTS = "debian-13"
-"""The QEMU that runs x86 hosts; arm64 ones take the build `arm` of the same version."""
+"""The QEMU of this machine that runs hosts."""
 
 RAM_MIB, VCPUS = 2048, 2
-"""Of a host: what a guest of 128 MiB, its QEMU and the feature tests need; tests want two processors."""
+"""RAM and virtual CPUs of a host: enough for a guest of 128 MiB and for feature tests that need two CPUs."""
 
-# Two nodes, so that tests of moving pages between them have where to. Each is a socket of its own: where two
-# nodes share one, Linux warns (arch/x86/kernel/smpboot.c, topology_sane()) and is tainted.
+# Two NUMA nodes, so that tests can move pages between them. Each is a socket: where two nodes share a socket,
+# Linux warns (arch/x86/kernel/smpboot.c, topology_sane()) and is tainted.
 _NUMA = (
     *("-smp", f"{VCPUS},sockets={VCPUS}"),
     *(
@@ -40,22 +40,23 @@ def host_config(
     arguments: tuple[str, ...] = (),
     mirror: str | None = None,
 ) -> MachineConfig:
-    """The machine that runs a host.
+    """Return the configuration of the QEMU that runs a host.
 
     Args:
         image: the host.
-        cache: where the QEMU is.
+        cache: where the QEMU is kept.
         log: told what takes time.
-        accel: `tcg` or `kvm`, which x86 hosts alone can have here.
-        arguments: further ones for QEMU, say for disks.
-        mirror: a Debian mirror to use instead of the machine's own.
+        accel: `tcg` or `kvm`. A host of a foreign architecture runs under TCG in any case.
+        arguments: further arguments for QEMU, e.g. for disks.
+        mirror: a Debian mirror to use instead of the machine's own apt sources.
 
     Raises:
         MachineryMissing, SetupBroken: the QEMU could not be fetched.
     """
     architecture = image.architecture
-    ours = architecture in (AMD64, I386)
-    qemu = provision_qemu(RUNS_HOSTS if ours else "arm", cache, log, mirror=mirror)
+    # 32-bit x86 has the same QEMU program, which can run it under KVM too.
+    native = architecture.qemu == DEFAULT_ARCHITECTURE.qemu
+    qemu = provision_qemu(RUNS_HOSTS, cache, log, emulates=architecture, mirror=mirror)
     return MachineConfig(
         executable=Path(qemu.executable),
         kernel=image.kernel,
@@ -63,7 +64,7 @@ def host_config(
         cmdline=image.cmdline,
         ram_mib=RAM_MIB,
         vcpus=VCPUS,
-        accel=accel if ours else "tcg",
+        accel=accel if native else "tcg",
         machine=architecture.machine,
         extra=(*architecture.machine_arguments, *_NUMA, *arguments),
         disk=image.disk,

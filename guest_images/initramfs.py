@@ -1,4 +1,4 @@
-"""Puts the guest's initramfs together: busybox, dropbear, kernel modules, keys, the agent and /init."""
+"""Builds the initramfs of a VM: busybox, kernel modules, /init, and for a guest dropbear and the agent."""
 
 from __future__ import annotations
 
@@ -7,108 +7,113 @@ from pathlib import Path
 
 from guest_images import cpio
 from guest_images.elf import library_closure
-from guest_images.init_script import HAND_OVER, HOST_KEY, INIT, INITTAB, MODULES_FOLDER
+from guest_images.init_script import DISK_INIT, HOST_KEY, INIT, INITTAB, MODULES_FOLDER
 from guest_images.kernel_modules import Module
+from guest_images.packages import find_program
 from guest_images.ssh_keys import GuestKeys
-from harness.errors import SetupBroken
+from harness.qemu.architectures import Architecture
 
 AGENT_PATH = "bin/snapproof-agent"
+"""Path of the agent in the guest, relative to the root."""
 
 _FOLDERS = (
-    "bin", "dev", "etc", "etc/dropbear", "lib", "lib64", MODULES_FOLDER, "proc", "root", "run", "sbin", "sys",
-    "tmp", "usr", "usr/bin", "usr/sbin", "var", "var/log", "var/run",
+    "bin", "dev", "etc", "etc/dropbear", "lib", MODULES_FOLDER, "proc", "root", "run", "sbin", "sys", "tmp",
+    "usr", "usr/bin", "usr/sbin", "var", "var/log", "var/run",
 )  # fmt: skip
 
-_ETC = {
+ETC_FILES = {
     "group": "root:x:0:\n",
     "inittab": INITTAB,
-    # Without it glibc would look for databases in libraries that the image does not have.
+    # Without it glibc looks for databases in libraries that the image does not have.
     "nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files\n",
     # `*` opens no password login; dropbear accepts the key all the same.
     "passwd": "root:*:0:0:root:/root:/bin/sh\n",
     "shells": "/bin/sh\n",
 }
-
-# Debian's programs name this loader, and it looks for libraries here.
-_LOADER_FOLDER = "lib64"
-_LIBRARY_FOLDER = "lib/x86_64-linux-gnu"
+"""Files below /etc, by name, of every VM whose init is busybox."""
 
 
-def build_initramfs(userland: Path, modules: Iterable[Module], keys: GuestKeys, agent: bytes) -> bytes:
-    """Return the initramfs as an uncompressed cpio archive.
+def guest_initramfs(
+    userland: Path, architecture: Architecture, modules: Iterable[Module], keys: GuestKeys, agent: bytes
+) -> bytes:
+    """Return the initramfs of a guest that has no disk, as an uncompressed cpio archive.
 
-    Uncompressed, since QEMU hands it over at memory speed, an emulated CPU would be slow to unpack it,
-    and bytes would depend on the version of the compressor.
+    It is not compressed: QEMU copies it into the guest at memory speed, an emulated CPU unpacks slowly, and
+    its bytes would depend on the version of the compressor.
 
     Args:
         userland: root of the unpacked busybox-static and dropbear-bin.
-        modules: in the order to load them.
-        keys: of the cache.
+        architecture: the processor that they are built for.
+        modules: the modules in the order to load them.
+        keys: the SSH keys of the cache.
         agent: the agent as a static executable.
 
     Raises:
-        SetupBroken: a program or library is missing in `userland`.
+        SetupBroken: `userland` lacks a program or a library.
     """
-    busybox = program(userland, "busybox")
+    busybox = find_program(userland, "busybox")
+    folders = {*_FOLDERS, architecture.loader_folder, _library_folder(architecture)}
     entries = [
-        *(cpio.folder(path) for path in (*_FOLDERS, _LIBRARY_FOLDER)),
+        *(cpio.folder(path) for path in folders),
         cpio.folder("root/.ssh", 0o700),
         cpio.file("root/.ssh/authorized_keys", f"{keys.user_line}\n".encode(), 0o600),
         # The kernel opens it for /init before devtmpfs is mounted (Linux init/main.c).
         cpio.character_device("dev/console", 5, 1),
         cpio.file("init", INIT.encode(), 0o755),
-        cpio.file("bin/busybox", busybox.read_bytes(), 0o755),
+        cpio.file("bin/busybox", (userland / busybox).read_bytes(), 0o755),
         cpio.link("bin/sh", "busybox"),
         cpio.file(AGENT_PATH, agent, 0o755),
         cpio.file(HOST_KEY, keys.host_dropbear, 0o600),
-        *(cpio.file(f"etc/{name}", text.encode()) for name, text in _ETC.items()),
-        *_dropbear(userland),
-        *module_entries(modules),
+        *(cpio.file(f"etc/{name}", text.encode()) for name, text in ETC_FILES.items()),
+        *_dropbear_entries(userland, architecture),
+        *_module_entries(modules),
     ]
     return cpio.archive(entries)
 
 
-def disk_initramfs(userland: Path, modules: Iterable[Module], who: str, init: str) -> bytes:
-    """Return an initramfs that mounts the disk named by `root=` and hands over to it, as a cpio archive.
+def disk_initramfs(userland: Path, modules: Iterable[Module], speaker: str, init: str) -> bytes:
+    """Return an initramfs that mounts the disk named by `root=` and starts its init, as a cpio archive.
 
     Args:
         userland: root of the unpacked busybox-static.
-        modules: in the order to load them.
-        who: speaks on the console.
+        modules: the modules in the order to load them.
+        speaker: beginning of the lines that it prints on the console.
         init: path of the disk's init.
+
+    Raises:
+        SetupBroken: `userland` lacks busybox.
     """
     folders = ("bin", "dev", "lib", MODULES_FOLDER, "mnt", "proc")
-    script = HAND_OVER.replace("@WHO", who).replace("@INIT", init)
+    script = DISK_INIT.replace("@SPEAKER", speaker).replace("@INIT", init)
+    busybox = find_program(userland, "busybox")
     return cpio.archive(
         [
             *(cpio.folder(path) for path in folders),
             cpio.character_device("dev/console", 5, 1),
             cpio.file("init", script.encode(), 0o755),
-            cpio.file("bin/busybox", program(userland, "busybox").read_bytes(), 0o755),
-            *module_entries(modules),
+            cpio.file("bin/busybox", (userland / busybox).read_bytes(), 0o755),
+            *_module_entries(modules),
         ]
     )
 
 
-def program(userland: Path, name: str) -> Path:
-    """Find a program in unpacked packages; SetupBroken where it is not."""
-    for folder in ("bin", "usr/bin", "sbin", "usr/sbin"):
-        if (userland / folder / name).is_file():
-            return userland / folder / name
-    raise SetupBroken(f"The packages in '{userland}' do not include the program '{name}'.")
+def _library_folder(architecture: Architecture) -> str:
+    """Return the folder where the dynamic loader of Debian looks for libraries."""
+    return f"lib/{architecture.triplet}"
 
 
-def _dropbear(userland: Path) -> Iterator[cpio.Entry]:
-    dropbear = program(userland, "dropbear")
+def _dropbear_entries(userland: Path, architecture: Architecture) -> Iterator[cpio.Entry]:
+    dropbear = userland / find_program(userland, "dropbear")
     yield cpio.file("usr/sbin/dropbear", dropbear.read_bytes(), 0o755)
-    folders = (userland / "lib/x86_64-linux-gnu", userland / "usr/lib/x86_64-linux-gnu")
+    libraries = _library_folder(architecture)
+    folders = (userland / libraries, userland / "usr" / libraries)
     for name, path in library_closure([dropbear], folders).items():
-        folder = _LOADER_FOLDER if name.startswith("ld-linux") else _LIBRARY_FOLDER
+        folder = architecture.loader_folder if name == architecture.loader else libraries
         yield cpio.file(f"{folder}/{name}", path.read_bytes(), 0o755)
 
 
-def module_entries(modules: Iterable[Module]) -> Iterator[cpio.Entry]:
-    """The modules as files, and the list `order` of their names."""
+def _module_entries(modules: Iterable[Module]) -> Iterator[cpio.Entry]:
+    """Yield the modules as files, and the file `order` with their names."""
     names = []
     for module in modules:
         names.append(f"{module.name}.ko\n")

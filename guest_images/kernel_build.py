@@ -1,4 +1,4 @@
-"""Compiles small x86_64 kernels for hosts from Debian's own kernel source, as far as the cache lacks them."""
+"""Compiles small kernels for hosts from Debian's kernel source, where the cache lacks them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from guest_images import kernel_config
 from guest_images.cache import Cache, Log, publish_file, publish_folder, read_json, to_json
 from guest_images.catalogue import suite
 from guest_images.kernel_config import (
+    ARCHITECTURE,
+    KCONFIG,
     KERNELS,
     KernelSpec,
     check_config,
@@ -25,6 +27,7 @@ from guest_images.kernel_config import (
     without_selects,
 )
 from guest_images.packages import InputRecord, PackageSet, Tree, find_tree, manifest_digest, provide_tree
+from guest_images.programs import first_output_line
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, Evidence, MachineryMissing, SetupBroken
 from harness.hosts.host import Host
@@ -33,12 +36,12 @@ from harness.hosts.spec import LOCAL
 from harness.process import log_tail
 
 SUITE, SOURCE = "debian-13", "linux-source-6.12"
-"""Where the source comes from: Linux of the stable release, so that only the configuration is special."""
+"""Suite and package of the source: Debian's stable Linux, so that only the configuration is special."""
 
 BUILD_SECONDS = 3600.0
-"""Limit for one kernel, from the archive to the image."""
+"""Limit for one kernel, from unpacking the source to the image."""
 
-# Programs that kernels are compiled with (Documentation/process/changes.rst), by the package that has them.
+# The package of each program that compiling a kernel needs (Linux Documentation/process/changes.rst).
 _TOOLS = {
     "bc": "bc",
     "bison": "bison",
@@ -50,10 +53,10 @@ _TOOLS = {
     "tar": "tar",
     "xz": "xz-utils",
 }
-# objtool, a program that x86 kernels are compiled with, reads ELF files by this one.
+# objtool, which the build of an x86 kernel compiles and runs, includes this header.
 _HEADER, _HEADER_PACKAGE = "gelf.h", "libelf-dev"
-# All that compilers find in their environment, beside PATH: the same input gives the same kernel, whoever
-# compiles it, and when, and whatever ARCH, CROSS_COMPILE or KCFLAGS a kernel developer has there.
+# All variables of the build but PATH. Equal inputs give equal kernels, at any time, for any user, and even
+# where a kernel developer has set ARCH, CROSS_COMPILE or KCFLAGS.
 _ENVIRONMENT = (
     "KBUILD_BUILD_TIMESTAMP=1970-01-01",
     "KBUILD_BUILD_USER=snapproof",
@@ -65,11 +68,11 @@ _LOG = "build.log"
 
 @dataclass(frozen=True)
 class BuiltKernel:
-    """A kernel that was compiled.
+    """A compiled kernel.
 
     Attributes:
-        spec: what it is.
-        image: its bzImage; nothing is a module.
+        spec: its entry in the catalogue.
+        image: the image for QEMU's `-kernel`; nothing is a module.
         release: what `uname -r` says in it.
     """
 
@@ -81,20 +84,28 @@ class BuiltKernel:
 def build_kernel(
     name: str, cache: Cache, log: Log, *, mirror: str | None = None, refresh: bool = False
 ) -> BuiltKernel:
-    """Return a kernel, compiled where the cache lacks it from this source, configuration and compiler.
+    """Return a kernel of the catalogue; compile it where the cache lacks it.
+
+    The cache knows it by source, configuration and compiler.
+
+    Args:
+        name: a name in `kernel_config.KERNELS`.
+        cache: where source and kernels are kept.
+        log: told what takes time.
+        mirror: a Debian mirror to use instead of the machine's own apt sources.
+        refresh: look for a newer source.
 
     Raises:
-        UsageError: no such name.
-        MachineryMissing: a program to compile kernels with is not there. Others as `packages.provide_tree`.
-        SetupBroken: the source does not take the configuration or does not compile.
+        UsageError: the catalogue has no such kernel.
+        MachineryMissing: a program that compiling needs is not installed; others as `packages.provide_tree`.
+        SetupBroken: the source cannot be configured as wanted or does not compile.
     """
     spec = kernel_spec(name)
     toolchain = _toolchain()
     wanted = _package_set()
-    source = None if refresh else find_tree(wanted, cache)
-    source = source or provide_tree(wanted, cache, log, mirror=mirror, refresh=refresh)
+    source = provide_tree(wanted, cache, log, mirror=mirror, refresh=refresh)
     manifest = _manifest(spec, source, toolchain)
-    final = _final(spec, manifest, cache)
+    final = _final_folder(spec, manifest, cache)
     if not final.is_dir():
         require_tools(missing_tools())
         _build(spec, source, manifest, final, cache, log)
@@ -102,17 +113,17 @@ def build_kernel(
 
 
 def built_kernels(cache: Cache) -> dict[KernelSpec, BuiltKernel | None]:
-    """Every kernel of the catalogue, with None for those that are not in the cache; compiles nothing."""
+    """Return every kernel of the catalogue, with None where the cache lacks it; compile nothing."""
     source = find_tree(_package_set(), cache)
     if source is None or shutil.which("gcc") is None or shutil.which("ld") is None:
         return dict.fromkeys(KERNELS)
     toolchain = _toolchain()
-    finals = {spec: _final(spec, _manifest(spec, source, toolchain), cache) for spec in KERNELS}
+    finals = {spec: _final_folder(spec, _manifest(spec, source, toolchain), cache) for spec in KERNELS}
     return {spec: _built(spec, final) if final.is_dir() else None for spec, final in finals.items()}
 
 
 def missing_tools() -> list[str]:
-    """The packages, sorted, of what this machine lacks to compile a kernel."""
+    """Return the Debian packages, sorted, that this machine lacks for compiling a kernel."""
     missing = {package for program, package in _TOOLS.items() if shutil.which(program) is None}
     if "gcc" not in missing:
         preprocess = ["gcc", "-E", "-xc", "-include", _HEADER, "-o", "/dev/null", "/dev/null"]
@@ -122,29 +133,27 @@ def missing_tools() -> list[str]:
 
 
 def require_tools(missing: list[str]) -> None:
-    """Raise MachineryMissing where packages are missing, with what to install."""
+    """Raise MachineryMissing, with the command that installs them, where packages are missing."""
     if missing:
         raise MachineryMissing(
-            "A kernel cannot be compiled on this machine as it is; install what is missing: "
+            "This machine lacks programs for compiling a kernel; install them with "
             f"'apt-get install {' '.join(missing)}'."
         )
 
 
 def _toolchain() -> str:
     require_tools([_TOOLS[program] for program in ("gcc", "ld") if shutil.which(program) is None])
-    machine = _said(["gcc", "-dumpmachine"])
-    if not machine.startswith("x86_64"):
-        raise MachineryMissing(f"The 'gcc' here compiles for {machine}, and kernels are for x86_64.")
-    return f"{_said(['gcc', '--version'])}, {_said(['ld', '--version'])}"
-
-
-def _said(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    return (done.stdout.splitlines() or [""])[0]
+    target = first_output_line(["gcc", "-dumpmachine"])
+    if not target.startswith(ARCHITECTURE.name):
+        raise MachineryMissing(
+            f"The 'gcc' of this machine compiles for {target}, and host kernels are compiled for "
+            f"{ARCHITECTURE.name} only."
+        )
+    return f"{first_output_line(['gcc', '--version'])}, {first_output_line(['ld', '--version'])}"
 
 
 def _package_set() -> PackageSet:
-    # What a source package depends on is for those who compile it by hand.
+    # Only the source itself is kept; its dependencies are for compiling it by hand.
     return PackageSet("kernel-source", suite(SUITE), (SOURCE,), (SOURCE,))
 
 
@@ -160,13 +169,17 @@ def _manifest(spec: KernelSpec, source: Tree, toolchain: str) -> tuple[InputReco
     )
 
 
-def _final(spec: KernelSpec, manifest: tuple[InputRecord, ...], cache: Cache) -> Path:
+def _final_folder(spec: KernelSpec, manifest: tuple[InputRecord, ...], cache: Cache) -> Path:
     return cache.path("kernels", f"{spec.name}-{manifest_digest(manifest)[:12]}")
 
 
 def _built(spec: KernelSpec, final: Path) -> BuiltKernel:
     description = read_json(final / "manifest.json")
-    return BuiltKernel(spec, final / f"bzImage-{spec.name}", str(description["release"]))
+    return BuiltKernel(spec, final / _image_name(spec), str(description["release"]))
+
+
+def _image_name(spec: KernelSpec) -> str:
+    return f"{ARCHITECTURE.linux_image}-{spec.name}"
 
 
 def _build(
@@ -177,13 +190,13 @@ def _build(
             return
         log(f"Compiling the kernel '{spec.name}' ({source.manifest[0].version}); this takes minutes.")
         for symbol in spec.not_selected:
-            log(f"The line of its arch/x86/Kconfig that selects {symbol} is taken out.")
+            log(f"Removing the line of its {KCONFIG} that selects {symbol}.")
         begun = time.monotonic()
         made = staging / "made"
         made.mkdir()
         build_log = made / _LOG
         build_log.touch()
-        # Where somebody finds it if all this comes to nothing.
+        # The log's place after a failure, which leaves nothing else behind.
         kept = cache.path("kernels", f"{spec.name}.log")
         try:
             release = compile_kernel(spec, source, staging / "linux", made, kept)
@@ -196,14 +209,14 @@ def _build(
 
 
 def compile_kernel(spec: KernelSpec, source: Tree, linux: Path, made: Path, kept: Path) -> str:
-    """Compile a kernel, whatever is cached; returns its release.
+    """Compile a kernel without asking the cache; return its release.
 
     Args:
         spec: the kernel.
-        source: has the archive with the source.
-        linux: a folder to be made for it and for what is compiled.
+        source: the unpacked source package.
+        linux: a folder to make, for the source and all that the build writes.
         made: a folder for image, configuration and log.
-        kept: where the log will be.
+        kept: the path of the log that messages name.
 
     Raises:
         SetupBroken: the configuration did not come out as wanted, or a step failed or took too long.
@@ -211,23 +224,24 @@ def compile_kernel(spec: KernelSpec, source: Tree, linux: Path, made: Path, kept
     with Host(LOCAL, LocalLink()) as host, (made / _LOG).open("wb", buffering=0) as file:
         steps = _Steps(spec, host, file, Deadline(BUILD_SECONDS), kept)
         _configure(spec, source, linux, steps)
-        steps.run(*_make(linux), "bzImage")
+        steps.run(*_make(linux), ARCHITECTURE.linux_image)
     shutil.copy(linux / ".config", made / "config")
-    shutil.copy(linux / "arch/x86/boot/bzImage", made / f"bzImage-{spec.name}")
+    image = linux / "arch" / ARCHITECTURE.linux_folder / "boot" / ARCHITECTURE.linux_image
+    shutil.copy(image, made / _image_name(spec))
     return (linux / "include/config/kernel.release").read_text().strip()
 
 
 def unpack_kernel(name: str, linux: Path, cache: Cache, log: Log) -> None:
-    """Unpack and configure the source of a kernel of the catalogue, to be changed and compiled by others.
+    """Unpack and configure the source of a kernel of the catalogue, for the caller to change and compile.
 
     Args:
-        name: of the kernel.
-        linux: a folder to be made; the log of it all is `linux` with `.log` behind it.
-        cache: where the source is, or will be.
+        name: a name in `kernel_config.KERNELS`.
+        linux: a folder to make for the source; the log beside it has `.log` added to its name.
+        cache: where the source package is kept.
         log: told what takes time.
 
     Raises:
-        As build_kernel.
+        UsageError, MachineryMissing, SetupBroken: as `build_kernel`.
     """
     spec = kernel_spec(name)
     require_tools(missing_tools())
@@ -242,7 +256,7 @@ def _configure(spec: KernelSpec, source: Tree, linux: Path, steps: _Steps) -> No
     wanted, config = fragment(spec), linux / ".config"
     archive = source.root / "usr/src" / f"{SOURCE}.tar.xz"
     steps.run("tar", "-xf", str(archive), "-C", str(linux), "--strip-components=1")
-    kconfig = linux / "arch/x86/Kconfig"
+    kconfig = linux / KCONFIG
     kconfig.write_text(without_selects(kconfig.read_text(), spec.not_selected))
     steps.run(*_make(linux), "tinyconfig")
     config.write_text(config.read_text() + wanted)
@@ -256,7 +270,7 @@ def _make(linux: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Steps:
-    """Commands of one compilation: what they say goes into a log, and all that they start ends with us."""
+    """Runs the commands of one compilation: output goes into a log, all their processes end with ours."""
 
     spec: KernelSpec
     host: Host
@@ -265,6 +279,7 @@ class _Steps:
     kept: Path
 
     def run(self, *command: str) -> None:
+        """Run a command in the build's environment; raise SetupBroken where it fails or takes too long."""
         environment = (f"PATH={os.environ.get('PATH', os.defpath)}", *_ENVIRONMENT)
         argv = ["env", "-i", *environment, "sh", "-c", 'exec "$@" 2>&1', "sh", *command]
         try:

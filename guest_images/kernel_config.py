@@ -1,4 +1,4 @@
-"""Configurations of kernels that we compile: which there are, as data, and whether one came out as wanted."""
+"""The kernels that we compile for hosts, as data, and the check that a configuration came out as wanted."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import SetupBroken, UsageError
+from harness.qemu.architectures import X86_64
 
 FRAGMENTS = Path(__file__).parent / "kernel_configs"
+
+ARCHITECTURE = X86_64
+"""The processor of all of them, whose symbols FRAGMENTS name."""
+
+KCONFIG = f"arch/{ARCHITECTURE.linux_folder}/Kconfig"
+"""The file of Linux's source with the symbols of that processor."""
 
 _BASE = "host"
 _LINE = re.compile(r"CONFIG_(?P<name>\w+)=(?P<value>.+)|# CONFIG_(?P<off>\w+) is not set")
@@ -21,11 +28,11 @@ class KernelSpec:
     """A kernel to compile.
 
     Attributes:
-        name: what `kernel:` and `--host vm:` take; also of its fragment in FRAGMENTS.
+        name: what `kernel:` and `--host vm:` take; its part of the configuration in FRAGMENTS has that name.
         reason: why it is in the catalogue.
-        features: the mask of userfaultfd features that it should offer, 0 without userfaultfd.
-        not_selected: symbols that arch/x86/Kconfig selects, so that no configuration can do without them;
-            these lines are taken out of it.
+        features: mask of the userfaultfd features that it should offer, 0 without userfaultfd.
+        not_selected: symbols that KCONFIG selects, so that no configuration is without them; the lines that
+            select them are removed from it.
     """
 
     name: str
@@ -49,7 +56,7 @@ KERNELS = (
 
 
 def kernel_spec(name: str) -> KernelSpec:
-    """Look up a kernel by name; UsageError where there is none."""
+    """Return the kernel of that name; raise UsageError where there is none."""
     for spec in KERNELS:
         if spec.name == name:
             return spec
@@ -58,12 +65,12 @@ def kernel_spec(name: str) -> KernelSpec:
 
 
 def fragment(spec: KernelSpec) -> str:
-    """What is to be in a kernel's configuration, in the form of `.config`; the rest is up to `tinyconfig`."""
+    """Return the wanted symbols of a kernel in the form of `.config`; `make tinyconfig` sets the others."""
     return "".join((FRAGMENTS / f"{name}.config").read_text(encoding="utf-8") for name in (_BASE, spec.name))
 
 
 def symbols(config: str) -> dict[str, str]:
-    """Read a `.config` or a part of one: values by symbol without `CONFIG_`, `n` for one that is not set."""
+    """Return the values in a `.config` or a part of one, by symbol without `CONFIG_`; `n` is not set."""
     found = {}
     for line in config.splitlines():
         match = _LINE.fullmatch(line)
@@ -73,10 +80,14 @@ def symbols(config: str) -> dict[str, str]:
 
 
 def check_config(wanted: Mapping[str, str], config: str) -> None:
-    """Check that a finished `.config` has every symbol as it is wanted; one that it lacks is not set.
+    """Check that a finished `.config` has the wanted values; a symbol that it lacks is not set.
+
+    Args:
+        wanted: values by symbol, as `symbols` returns them.
+        config: the text of the `.config`.
 
     Raises:
-        SetupBroken: it does not; `make olddefconfig` drops what other symbols do not allow, and says nothing.
+        SetupBroken: a value differs. `make olddefconfig` drops a value that other symbols exclude, silently.
     """
     found = symbols(config)
     wrong = [
@@ -86,22 +97,22 @@ def check_config(wanted: Mapping[str, str], config: str) -> None:
     ]
     if wrong:
         raise SetupBroken(
-            "This source does not give the wanted kernel, since other symbols select or exclude what was "
-            f"asked for: {', '.join(wrong)}."
+            "This kernel source cannot be configured as wanted, since other symbols select or exclude these: "
+            f"{', '.join(wrong)}."
         )
 
 
 def without_selects(kconfig: str, not_selected: Iterable[str]) -> str:
-    """A Kconfig file without the lines that select the given symbols.
+    """Return the text of KCONFIG without the lines that select the given symbols.
 
     Raises:
-        SetupBroken: one of them is not selected by exactly one line, so this is not the source we know.
+        SetupBroken: a symbol is not selected by exactly one line, so the source is not the one expected.
     """
     for symbol in not_selected:
         line = re.compile(rf"^[ \t]+select[ \t]+{symbol}\b.*\n", re.MULTILINE)
         kconfig, count = line.subn("", kconfig)
         if count != 1:
             raise SetupBroken(
-                f"arch/x86/Kconfig of this source selects {symbol} in {count} places, and 1 was expected."
+                f"{KCONFIG} of this kernel source selects {symbol} in {count} places, and 1 was expected."
             )
     return kconfig

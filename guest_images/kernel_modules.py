@@ -1,4 +1,4 @@
-"""Finds a guest kernel and the modules it needs in unpacked packages, in the order to load them."""
+"""Finds the kernel in unpacked Debian packages, and the modules to load in it in their order."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from guest_images.catalogue import Suite
 from guest_images.elf import module_info
+from guest_images.packages import PackageSet
 from harness.errors import SetupBroken
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 
-WANTED = (
+GUEST_MODULES = (
     "virtio_pci",
     "virtio_net",
     "virtio_blk",
@@ -19,7 +22,11 @@ WANTED = (
     "virtio_mem",
     "virtio_console",
 )
-"""Drivers of every device that a test puts into a guest."""
+"""Drivers of all devices that tests add to guests."""
+
+# Since Linux 7 Debian's kernel package is split into linux-binary and linux-modules. The rest of what it
+# depends on is there to make an initramfs.
+_KERNEL_PACKAGES = ("linux-image-", "linux-binary-", "linux-modules-")
 
 
 @dataclass(frozen=True)
@@ -37,52 +44,74 @@ class Module:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel in unpacked packages.
+    """A Linux kernel and its modules.
 
     Attributes:
-        image: the bzImage.
-        modules_folder: the folder named by the kernel release, with `kernel/` in it.
+        image: the image for QEMU's `-kernel`.
+        modules_folder: the folder of its modules, named by the kernel release; None where all that a VM
+            needs is built in.
     """
 
     image: Path
-    modules_folder: Path
+    modules_folder: Path | None
 
     @property
     def release(self) -> str:
-        """What `uname -r` says in it."""
-        return self.modules_folder.name
+        """What `uname -r` says in the VM, empty where only booting it tells."""
+        return self.modules_folder.name if self.modules_folder else ""
 
 
-def find_kernel(root: Path) -> Kernel:
-    """Find the one kernel below `root`.
+def kernel_packages(suite: Suite) -> PackageSet:
+    """Return the packages of the newest kernel in a suite."""
+    return PackageSet("kernel", suite, (suite.architecture.kernel_package,), _KERNEL_PACKAGES)
 
-    Its modules are in `lib/modules` up to Debian 12 and `usr/lib/modules` since; its image is in `boot`,
-    or since Linux 7 beside the modules.
+
+def find_kernel(root: Path, architecture: Architecture = DEFAULT_ARCHITECTURE) -> Kernel:
+    """Return the kernel in unpacked packages.
+
+    Its modules are in `lib/modules` up to Debian 12 and in `usr/lib/modules` since; its image is in `boot`,
+    or beside the modules since Linux 7.
+
+    Args:
+        root: root of the unpacked packages.
+        architecture: the processor that they are built for.
 
     Raises:
-        SetupBroken: there is none, or more than one.
+        SetupBroken: there is no kernel, or more than one.
     """
     folders = [*root.glob("lib/modules/*/kernel"), *root.glob("usr/lib/modules/*/kernel")]
     if len(folders) != 1:
-        raise SetupBroken(f"There should be one kernel in '{root}', and there are {len(folders)}.")
+        raise SetupBroken(f"The packages in '{root}' should have one kernel, and there are {len(folders)}.")
     modules = folders[0].parent
-    for image in (root / "boot" / f"vmlinuz-{modules.name}", modules / "vmlinuz"):
+    name = architecture.kernel_file
+    for image in (root / "boot" / f"{name}-{modules.name}", modules / name):
         if image.is_file():
             return Kernel(image, modules)
     raise SetupBroken(f"The packages in '{root}' have modules for {modules.name} and no kernel image.")
 
 
-def load_order(kernel: Kernel, wanted: Iterable[str] = WANTED) -> tuple[Module, ...]:
-    """Return the wanted modules and those they depend on, each after what it depends on.
+def module_files(kernel: Kernel) -> dict[str, Path]:
+    """Return the files of a kernel's modules, by the module's name with underscores."""
+    if kernel.modules_folder is None:
+        return {}
+    return {_module_name(path): path for path in kernel.modules_folder.rglob("*.ko*")}
 
-    Dependencies are read from the modules, since `modules.dep` is made by depmod on installation and so
-    is in no package. A module without a file is taken for built in, unless the kernel has a list of
-    those (Linux 7 packages have none) that does not name it.
+
+def load_order(kernel: Kernel, wanted: Iterable[str] = GUEST_MODULES) -> tuple[Module, ...]:
+    """Return modules and those that they depend on, each after its dependencies.
+
+    Dependencies are read from the modules, since depmod writes `modules.dep` at the installation and no
+    package has it. A module without a file counts as built in, unless the kernel has a list of built-in
+    modules that does not name it; packages of Linux 7 have no such list.
+
+    Args:
+        kernel: the kernel.
+        wanted: names of modules, with underscores.
 
     Raises:
-        SetupBroken: a module is neither there nor built in, or cannot be read.
+        SetupBroken: a module is neither a file nor built in, or cannot be read.
     """
-    files = {_module_name(path): path for path in kernel.modules_folder.rglob("*.ko*")}
+    files = module_files(kernel)
     built_in = _built_in(kernel)
     ordered: dict[str, Module] = {}
 
@@ -91,7 +120,7 @@ def load_order(kernel: Kernel, wanted: Iterable[str] = WANTED) -> tuple[Module, 
             return
         if name not in files:
             if built_in is not None and name not in built_in:
-                raise SetupBroken(f"The kernel {kernel.release} has no driver '{name}'.")
+                raise SetupBroken(f"The kernel {kernel.release} has no driver '{name}', which the VM needs.")
             return
         module = Module(name, _read(files[name]))
         for dependency in _dependencies(module, kernel):
@@ -108,8 +137,8 @@ def _module_name(path: Path | str) -> str:
 
 
 def _built_in(kernel: Kernel) -> frozenset[str] | None:
-    listing = kernel.modules_folder / "modules.builtin"
-    if not listing.is_file():
+    listing = kernel.modules_folder / "modules.builtin" if kernel.modules_folder else None
+    if listing is None or not listing.is_file():
         return None
     return frozenset(_module_name(line) for line in listing.read_text().splitlines())
 
@@ -132,4 +161,6 @@ def _read(path: Path) -> bytes:
                 return lzma.decompress(content)
     except lzma.LZMAError as error:
         raise SetupBroken(f"The kernel module '{path}' does not decompress: {error}.") from error
-    raise SetupBroken(f"The kernel module '{path}' is compressed in a way that is not known here.")
+    raise SetupBroken(
+        f"The kernel module '{path}' is compressed as '{path.suffix}'; only '.xz' can be decompressed."
+    )

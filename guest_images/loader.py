@@ -1,47 +1,58 @@
-"""Runs programs of unpacked Debian packages with the libraries beside them."""
+"""Finds the dynamic loader in unpacked Debian packages, to run their programs with their own libraries."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest_images.architectures import AMD64, Architecture
 from harness.errors import SetupBroken
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 
 
 @dataclass(frozen=True)
 class Loader:
-    """The dynamic loader of unpacked packages, and where it is to look for libraries.
+    """The dynamic loader of unpacked packages and the folders of their libraries, relative to their root.
 
     Attributes:
-        path: below the root.
-        libraries: folders below the root.
+        path: the loader.
+        libraries: the folders that it is to search.
     """
 
     path: str
     libraries: tuple[str, ...]
 
     def command(self, root: Path, program: str) -> list[str]:
-        """The beginning of a command line that runs a program below `root`.
+        """Return the beginning of a command line that runs a program with the packages' libraries.
 
-        The machine's ld.so.cache is left out, since a library that the packages lack must fail at once and
-        not come from the machine.
+        The loader does not read this machine's ld.so.cache: a library that the packages lack must be an
+        error, not be taken from the machine.
+
+        Args:
+            root: root of the unpacked packages.
+            program: path of the program, relative to the root.
         """
         libraries = ":".join(str(root / folder) for folder in self.libraries)
         return [str(root / self.path), "--inhibit-cache", "--library-path", libraries, str(root / program)]
 
 
-def find_loader(root: Path, architecture: Architecture = AMD64) -> Loader:
-    """The loader in unpacked packages.
+def find_loader(root: Path, architecture: Architecture = DEFAULT_ARCHITECTURE) -> Loader:
+    """Return the dynamic loader in unpacked packages.
+
+    Args:
+        root: root of the unpacked packages.
+        architecture: the processor that they are built for.
 
     Raises:
-        SetupBroken: there is none.
+        SetupBroken: there is no loader.
     """
-    # Where Debian has the libraries, before and after it merged / and /usr. The loader is taken from there
-    # too: Debian 11's lib64/ld-linux-x86-64.so.2 is an absolute link, which leads out of the folder.
+    # Debian's library folders before and after it merged / and /usr. The loader is taken from there too,
+    # since the link to it in `loader_folder` is absolute in Debian 11 and leads out of the root.
     folders = (f"lib/{architecture.triplet}", f"usr/lib/{architecture.triplet}")
     present = tuple(path for path in folders if (root / path).is_dir())
     for path in present:
         if (root / path / architecture.loader).exists():
             return Loader(f"{path}/{architecture.loader}", present)
-    raise SetupBroken(f"The unpacked packages in '{root}' have no dynamic loader.")
+    raise SetupBroken(
+        f"The unpacked packages in '{root}' have no dynamic loader '{architecture.loader}'; delete that "
+        "folder and run again."
+    )

@@ -1,10 +1,8 @@
-"""Unpacks sets of Debian packages side by side, one folder per set, addressed by what is in it."""
+"""Unpacks sets of Debian packages into the cache, each into a folder named by a digest of its packages."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +10,10 @@ from pathlib import Path
 from guest_images.apt_state import AptState, Package, VersionGone
 from guest_images.cache import Cache, Log, publish_file, publish_folder, read_json, to_json
 from guest_images.catalogue import Suite
+from guest_images.programs import run_program
 from harness.errors import Evidence, MachineryMissing, SetupBroken
+
+_UNPACK_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,13 @@ class InputRecord:
 
 @dataclass(frozen=True)
 class PackageSet:
-    """What to unpack together.
+    """Debian packages to unpack into one folder.
 
     Attributes:
-        name: names the set in the cache, unique among all sets of a suite.
-        suite: where the packages come from.
-        packages: the packages asked for; what they depend on comes along.
-        keep: where not empty, only packages whose names start with one of these are kept of all that.
+        name: its name in the cache, unique among the sets of a suite.
+        suite: the suite of the packages.
+        packages: the packages; those that they depend on are unpacked too.
+        keep: beginnings of package names; packages of other names are left out. Empty: all are kept.
     """
 
     name: str
@@ -43,10 +44,10 @@ class PackageSet:
 
 @dataclass(frozen=True)
 class Tree:
-    """A package set, unpacked.
+    """A package set in the cache, unpacked.
 
     Attributes:
-        folder: holds `root/`, the unpacked files.
+        folder: has the unpacked files in `root/`.
         digest: SHA256 over name, version and SHA256 of every package.
         manifest: every package, sorted by name.
     """
@@ -57,29 +58,44 @@ class Tree:
 
     @property
     def root(self) -> Path:
-        """The folder that stands for `/` of the unpacked packages."""
+        """The folder with the unpacked files, which stands for `/`."""
         return self.folder / "root"
 
     def version(self, package: str) -> str:
-        """Version of `package` in this tree.
+        """Return the version of a package in this tree.
 
         Raises:
-            SetupBroken: the tree does not have it.
+            SetupBroken: the tree does not have the package.
         """
         for record in self.manifest:
             if record.name == package:
                 return record.version
-        raise SetupBroken(f"The unpacked packages in '{self.folder}' do not include '{package}'.")
+        raise SetupBroken(
+            f"The unpacked packages in '{self.folder}' do not include '{package}'; delete that folder and "
+            "run again."
+        )
 
 
 def manifest_digest(manifest: Iterable[InputRecord]) -> str:
-    """SHA256 in hex over a manifest, independent of its order."""
+    """Return the SHA256 in hex over a manifest, whatever the order of its records."""
     lines = sorted(f"{record.name} {record.version} {record.sha256}\n" for record in manifest)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def find_program(root: Path, name: str) -> str:
+    """Return the path of a program in unpacked packages, relative to their root.
+
+    Raises:
+        SetupBroken: the packages do not have the program.
+    """
+    for folder in ("bin", "usr/bin", "sbin", "usr/sbin"):
+        if (root / folder / name).is_file():
+            return f"{folder}/{name}"
+    raise SetupBroken(f"The packages in '{root}' do not include the program '{name}'.")
+
+
 def find_tree(wanted: PackageSet, cache: Cache) -> Tree | None:
-    """The tree that an earlier run resolved and unpacked for this set, or None."""
+    """Return the tree that an earlier run unpacked for a package set, None where there is none."""
     pointer = read_json(_pointer(wanted, cache))
     if pointer is None or pointer["packages"] != list(wanted.packages):
         return None
@@ -91,18 +107,28 @@ def find_tree(wanted: PackageSet, cache: Cache) -> Tree | None:
 def provide_tree(
     wanted: PackageSet, cache: Cache, log: Log, *, mirror: str | None = None, refresh: bool = False
 ) -> Tree:
-    """Return the unpacked set, fetching it where it is not in the cache.
+    """Return a package set unpacked; fetch it where the cache lacks it.
 
-    Versions are resolved once ("newest in the suite") and kept, so that runs are alike and a second run
-    needs no network; `refresh` resolves again.
+    Versions are resolved once, to the newest in the suite, and kept: runs are alike, and a second run needs
+    no network.
+
+    Args:
+        wanted: the package set.
+        cache: where it is kept.
+        log: told what takes time.
+        mirror: a Debian mirror to use instead of the machine's own apt sources.
+        refresh: resolve the versions again.
 
     Raises:
-        MachineryMissing: no apt, mirror, keyring, network or such package.
-        SetupBroken: a bad signature, a full disk, a package that does not unpack.
+        UsageError: `mirror` is not a URI.
+        MachineryMissing: apt, a mirror, Debian's keyring, the network or a package is missing.
+        SetupBroken: a signature is bad, the disk is full, or a package does not unpack.
     """
+    # Without the lock: a run must not wait for another one that fetches something else of the suite.
+    if not refresh and (found := find_tree(wanted, cache)):
+        return found
     with cache.lock(f"apt-{wanted.suite.name}", log):
-        found = find_tree(wanted, cache)
-        if found is not None and not refresh:
+        if not refresh and (found := find_tree(wanted, cache)):
             return found
         apt = AptState(cache, wanted.suite, log, mirror)
         try:
@@ -113,9 +139,12 @@ def provide_tree(
         try:
             return _resolve_and_fetch(apt, wanted, cache, log, update=True)
         except VersionGone:
-            # The security archive of a retired suite goes on naming files that are gone: so did
-            # bullseye-security in November 2026 with Linux 5.10.262. The main archive keeps its own.
-            log(f"The newest {wanted.name} of {wanted.suite.name} is gone; taking the main archive's.")
+            # The security archive of a retired suite goes on naming files that are gone, as
+            # bullseye-security did in November 2026 with Linux 5.10.262. The main archive keeps its own.
+            log(
+                f"The mirror no longer has the newest {wanted.name} of {wanted.suite.name}; taking the one "
+                "of the main archive."
+            )
         apt = AptState(cache, wanted.suite, log, mirror, security=False)
         return _resolve_and_fetch(apt, wanted, cache, log, update=False)
 
@@ -146,7 +175,10 @@ def _resolve(apt: AptState, wanted: PackageSet) -> tuple[Package, ...]:
     if wanted.keep:
         packages = tuple(package for package in packages if package.name.startswith(wanted.keep))
     if not packages:
-        raise MachineryMissing(f"{wanted.suite.name} has no package for '{wanted.name}'.")
+        raise MachineryMissing(
+            f"The mirror's {wanted.suite.name} has none of the packages {', '.join(wanted.keep)} that "
+            f"'{wanted.name}' needs."
+        )
     return packages
 
 
@@ -158,7 +190,7 @@ def _fetch(
         for folder in (debs, staged / "root"):
             folder.mkdir(parents=True)
         megabytes = sum(package.size for package in packages) / 1e6
-        log(f"Downloading {len(packages)} packages, {megabytes:.0f} MB, for {wanted.name}.")
+        log(f"Downloading {len(packages)} packages, {megabytes:.0f} MB, for '{wanted.name}'.")
         apt.download(packages, debs)
         unpack(packages, debs, staged / "root", log)
         (staged / "manifest.json").write_bytes(to_json([asdict(record) for record in tree.manifest]))
@@ -166,22 +198,28 @@ def _fetch(
 
 
 def unpack(packages: Sequence[Package], debs: Path, root: Path, log: Log) -> None:
-    """Unpack the `.deb` files in `debs`, which must be exactly `packages`, into `root`.
+    """Unpack the `.deb` files of packages into a folder.
+
+    Args:
+        packages: the packages, as the signed index names them.
+        debs: the folder with their files.
+        root: the folder to unpack into.
+        log: told what takes time.
 
     Raises:
         SetupBroken: a file is missing, is not the one in the index, or does not unpack.
     """
     log(f"Unpacking {len(packages)} packages.")
     by_digest = {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in debs.glob("*.deb")}
-    environment = os.environ | {"LC_ALL": "C"}
     for package in packages:
         path = by_digest.get(package.sha256)
         if path is None:
             raise SetupBroken(
-                f"The download of '{package.name}' {package.version} is not the file that the index names."
+                f"The mirror's file of the package '{package.name}' {package.version} is not the one that "
+                "its index names; run again later, or name another mirror with --mirror."
             )
         command = ["dpkg-deb", "-x", str(path), str(root)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+        done = run_program("dpkg-deb", f"unpack '{package.name}'", command, _UNPACK_SECONDS)
         if done.returncode != 0:
             evidence = Evidence(command, done.returncode, done.stderr)
             full = "No space left on device" in done.stderr

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest_images.architectures import AMD64, ARCHITECTURES, Architecture
 from guest_images.cache import Cache, Log, publish_file
 from guest_images.catalogue import QEMUS, QemuSpec, host_qemu_spec, suite
 from guest_images.loader import find_loader
 from guest_images.packages import InputRecord, PackageSet, Tree, find_tree, provide_tree
 from harness.errors import SetupBroken
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
+
+# The firmware path that is compiled into Debian's builds, relative to the root of the packages.
+_FIRMWARE = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
 
 
 @dataclass(frozen=True)
@@ -19,9 +22,9 @@ class ProvisionedQemu:
 
     Attributes:
         name: its name in the catalogue.
-        executable: behaves like the QEMU executable, from any working folder, under the pid it is
-            started with.
-        version: version of the package it came from.
+        executable: a script that behaves as the QEMU program does, from any working folder, and keeps the
+            pid that it is started with.
+        version: version of the package that has the program.
         manifest: every package that it runs with.
     """
 
@@ -32,62 +35,74 @@ class ProvisionedQemu:
 
 
 def provision_qemu(
-    name: str, cache: Cache, log: Log, *, mirror: str | None = None, refresh: bool = False
+    name: str,
+    cache: Cache,
+    log: Log,
+    *,
+    emulates: Architecture | None = None,
+    mirror: str | None = None,
+    refresh: bool = False,
 ) -> ProvisionedQemu:
-    """Return a QEMU of the catalogue, fetching and unpacking it where the cache does not have it.
+    """Return a QEMU of the catalogue; fetch and unpack it where the cache lacks it.
 
     Args:
         name: a name in `catalogue.QEMUS` or `HOST_QEMUS`.
         cache: where it is kept.
         log: told what takes time.
+        emulates: the processor of its guests, by default the one that the catalogue gives.
         mirror: a Debian mirror to use instead of the machine's own apt sources.
         refresh: look for a newer version.
 
     Raises:
-        UsageError: no such name. MachineryMissing, SetupBroken: see `packages.provide_tree`.
+        UsageError: the catalogue has no such QEMU.
+        MachineryMissing, SetupBroken: as `packages.provide_tree`.
     """
     spec = host_qemu_spec(name)
-    found = None if refresh else find_tree(_package_set(spec), cache)
-    return _ready(spec, found or provide_tree(_package_set(spec), cache, log, mirror=mirror, refresh=refresh))
+    target = emulates or spec.emulates
+    tree = provide_tree(_package_set(spec, target), cache, log, mirror=mirror, refresh=refresh)
+    return _provision(spec, target, tree)
 
 
 def provisioned_qemus(cache: Cache) -> dict[QemuSpec, ProvisionedQemu | None]:
-    """Every QEMU of the catalogue, with None for those that are not in the cache; fetches nothing."""
-    found = {spec: find_tree(_package_set(spec), cache) for spec in QEMUS}
-    return {spec: _ready(spec, tree) if tree else None for spec, tree in found.items()}
+    """Return every QEMU that `--qemu` takes, with None where the cache lacks it; fetch nothing."""
+    found = {spec: find_tree(_package_set(spec, spec.emulates), cache) for spec in QEMUS}
+    return {spec: _provision(spec, spec.emulates, tree) if tree else None for spec, tree in found.items()}
 
 
-def _package_set(spec: QemuSpec) -> PackageSet:
-    # A suite can hold more than one: a set's name is unique in it.
-    name = "qemu" if spec.program == _USUAL else spec.program
-    return PackageSet(name, suite(spec.suite), spec.packages)
+def _package_set(spec: QemuSpec, target: Architecture) -> PackageSet:
+    # A set's name is unique in its suite, and a suite can have a QEMU program for each architecture.
+    name = "qemu" if target.qemu == DEFAULT_ARCHITECTURE.qemu else target.qemu
+    return PackageSet(name, suite(spec.suite), target.qemu_packages)
 
 
-def _ready(spec: QemuSpec, tree: Tree) -> ProvisionedQemu:
-    executable = tree.folder / spec.program
-    text = wrapper(tree.root, spec.program, ARCHITECTURES[suite(spec.suite).architecture])
-    if not executable.exists() or executable.read_text() != text:
-        publish_file(executable, text.encode(), 0o755)
-    return ProvisionedQemu(spec.name, executable, tree.version(spec.packages[0]), tree.manifest)
+def _provision(spec: QemuSpec, target: Architecture, tree: Tree) -> ProvisionedQemu:
+    executable = tree.folder / target.qemu
+    script = wrapper_script(tree.root, target.qemu, spec.architecture)
+    if not executable.exists() or executable.read_text() != script:
+        publish_file(executable, script.encode(), 0o755)
+    return ProvisionedQemu(spec.name, executable, tree.version(target.qemu_packages[0]), tree.manifest)
 
 
-_USUAL = "qemu-system-x86_64"
-# The firmware path compiled into Debian's builds, here below the unpacked root.
-_FIRMWARE = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
+def wrapper_script(
+    root: Path, program: str = DEFAULT_ARCHITECTURE.qemu, runs_on: Architecture = DEFAULT_ARCHITECTURE
+) -> str:
+    """Return the shell script that runs an unpacked QEMU.
 
+    The script finds `root` beside itself, so the folder may be moved or copied to another machine. It ends
+    in `exec`, so its pid becomes QEMU's. As with `Loader.command`, the loader does not read the machine's
+    ld.so.cache.
 
-def wrapper(root: Path, program: str = _USUAL, architecture: Architecture = AMD64) -> str:
-    """The shell script that runs the QEMU unpacked in `root`.
-
-    The script finds `root` beside itself, so the folder may be moved or copied to another machine. It
-    execs: the pid is QEMU's own. As `loader.Loader.command` it leaves out the machine's ld.so.cache.
+    Args:
+        root: root of the unpacked packages.
+        program: the QEMU program among them.
+        runs_on: the processor that the packages are built for.
 
     Raises:
-        SetupBroken: what should be a QEMU has no loader or no executable.
+        SetupBroken: the packages lack the program or the loader.
     """
     if not (root / "usr/bin" / program).exists():
-        raise SetupBroken(f"The unpacked packages in '{root}' are not a QEMU that can be run.")
-    loader = find_loader(root, architecture)
+        raise SetupBroken(f"The unpacked packages in '{root}' do not include the QEMU program '{program}'.")
+    loader = find_loader(root, runs_on)
     libraries = ":".join(f"$root/{path}" for path in loader.libraries)
     firmware = " ".join(f'-L "$root/{path}"' for path in _FIRMWARE if (root / path).is_dir())
     return f"""\
@@ -95,7 +110,7 @@ def wrapper(root: Path, program: str = _USUAL, architecture: Architecture = AMD6
 # Runs the QEMU in the folder `root` beside this script, with the libraries and firmware there.
 root=$(readlink -f -- "$0") || exit 127
 root=${{root%/*}}/root
-export QEMU_MODULE_DIR="$root/usr/lib/{architecture.triplet}/qemu"
+export QEMU_MODULE_DIR="$root/usr/lib/{runs_on.triplet}/qemu"
 exec "$root/{loader.path}" --inhibit-cache --library-path "{libraries}" \\
     "$root/usr/bin/{program}" {firmware} "$@"
 """

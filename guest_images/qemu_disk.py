@@ -1,4 +1,4 @@
-"""A QEMU build as a disk: an ext4 image that a VM host mounts to run it."""
+"""Puts a QEMU build on a disk: an ext4 image that a VM host mounts, to run the QEMU."""
 
 from __future__ import annotations
 
@@ -8,26 +8,21 @@ from pathlib import Path
 
 from guest_images import ext4_image
 from guest_images.cache import Cache, Log, publish_folder
-from guest_images.catalogue import USERLAND_SUITE, suite
-from guest_images.ext4_image import MKFS_PACKAGES, TreeArchive, fill_image
-from guest_images.packages import PackageSet, find_tree, manifest_digest, provide_tree
+from guest_images.ext4_image import TreeArchive, fill_image
+from guest_images.packages import manifest_digest
 from guest_images.qemu import ProvisionedQemu
 
 _DISK = "qemu.raw"
 
 
-def mkfs_root(cache: Cache, log: Log, mirror: str | None = None) -> Path:
-    """Root of the unpacked packages that ext4_image makes file systems with.
-
-    Raises:
-        MachineryMissing, SetupBroken: see `packages.provide_tree`.
-    """
-    wanted = PackageSet("mkfs", suite(USERLAND_SUITE), MKFS_PACKAGES)
-    return (find_tree(wanted, cache) or provide_tree(wanted, cache, log, mirror=mirror)).root
-
-
 def qemu_disk(qemu: ProvisionedQemu, mkfs: Path, cache: Cache, log: Log) -> Path:
-    """Return an image with the QEMU as `/qemu-system-x86_64` and its `root/`, made where there is none.
+    """Return a disk image of a QEMU build; make it where the cache lacks it.
+
+    Args:
+        qemu: the QEMU. The disk has its executable at the top, under its own name, and the folder `root`.
+        mkfs: root of the unpacked `ext4_image.mkfs_packages`.
+        cache: where the image is kept.
+        log: told what takes time.
 
     Raises:
         SetupBroken: mke2fs fails, or the disk is full.
@@ -47,7 +42,7 @@ def qemu_disk(qemu: ProvisionedQemu, mkfs: Path, cache: Cache, log: Log) -> Path
                 archive.add_folder("root")
                 archive.add_tree(qemu.executable.parent / "root", below="root/")
                 archive.close()
-                return archive.needs
+                return archive.image_bytes
 
             fill_image(mkfs, staged / _DISK, write, label="qemu", journal=False)
             publish_folder(staged, final)

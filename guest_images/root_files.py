@@ -1,4 +1,4 @@
-"""What the maintainer scripts of Debian's packages would make in a full guest: accounts, keys, units."""
+"""Files of a full guest that no package has, since maintainer scripts write them: accounts, keys, units."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from guest_images.ssh_keys import GuestKeys
 
 MASKED_UNITS = (
-    # Each is of no use in a guest that lives for minutes, and takes an emulated CPU's time at boot.
+    # A guest that runs for minutes needs none of these, and each takes time of an emulated CPU at boot.
     "dev-mqueue.mount", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
     "fstrim.timer", "getty-static.service", "getty@.service", "kmod-static-nodes.service", "ldconfig.service",
     "proc-sys-fs-binfmt_misc.automount", "serial-getty@.service", "sys-fs-fuse-connections.mount",
@@ -18,7 +18,7 @@ MASKED_UNITS = (
     "systemd-tmpfiles-clean.timer", "systemd-update-utmp.service",
 )  # fmt: skip
 
-# (name, uid, gid, home, shell): those of base-passwd, and of sysusers.d of dbus, openssh-server and systemd.
+# Name, uid, gid, home and shell. Users of base-passwd, and of sysusers.d of dbus, openssh-server and systemd.
 _USERS = (
     ("root", 0, 0, "/root", "/bin/bash"),
     ("daemon", 1, 1, "/usr/sbin", "/usr/sbin/nologin"),
@@ -42,7 +42,7 @@ TESTER = 1000
 """User and group id of `tester`, an ordinary user who may use sudo."""
 
 ROOT_FOLDERS = ("var/log/journal",)
-"""Folders to add: with this one, as after an installation, the journal is on the disk."""
+"""Folders to add. With this one the journal is on the disk, as after an installation."""
 
 _PAM = "{kind}\t[success=1 default=ignore]\tpam_unix.so{options}\n{kind}\trequisite\tpam_deny.so\n"
 _PAM_SESSION = "session\trequired\tpam_permit.so\nsession\trequired\tpam_unix.so\n"
@@ -58,7 +58,7 @@ IPv6AcceptRA=no
 """
 
 _SSHD = """\
-# As in the package's own sshd_config, with keys only and one host key.
+# As the package's sshd_config, but with keys only and with one host key.
 HostKey /etc/ssh/ssh_host_ed25519_key
 PermitRootLogin prohibit-password
 KbdInteractiveAuthentication no
@@ -69,7 +69,7 @@ Subsystem sftp /usr/lib/openssh/sftp-server
 
 
 def root_files(keys: GuestKeys) -> Mapping[str, tuple[int, int, int, bytes]]:
-    """Files to add to the unpacked packages: path to mode, user id, group id and content."""
+    """Return the files to add to the unpacked packages: mode, user id, group id and content by path."""
     text = {
         "etc/passwd": "".join(f"{n}:x:{u}:{g}:{n}:{home}:{shell}\n" for n, u, g, home, shell in _USERS),
         "etc/group": "".join(
@@ -86,9 +86,9 @@ def root_files(keys: GuestKeys) -> Mapping[str, tuple[int, int, int, bytes]]:
         "etc/ssh/ssh_host_ed25519_key.pub": f"{keys.host_line}\n",
         "etc/systemd/network/80-wired.network": _NETWORK,
         "etc/ld.so.conf": "include /etc/ld.so.conf.d/*.conf\n",
-        # systemd takes an empty one for a first boot, and asks and enables units.
+        # An empty one means a first boot to systemd, at which it asks questions and enables units.
         "etc/machine-id": "5a4e8f0c1d2b4c6f9e7d3b1a0f8c6e42\n",
-        # systemd compares their time with that of /usr: no unit with ConditionNeedsUpdate has to run.
+        # systemd compares their time with that of /usr; as they are, no unit with ConditionNeedsUpdate runs.
         "etc/.updated": "",
         "var/.updated": "",
         "etc/pam.d/common-auth": _PAM.format(kind="auth", options="") + "auth\trequired\tpam_permit.so\n",
@@ -113,7 +113,7 @@ def root_files(keys: GuestKeys) -> Mapping[str, tuple[int, int, int, bytes]]:
 
 
 def root_links() -> Mapping[str, str]:
-    """Symbolic links to add: path to target."""
+    """Return the symbolic links to add: target by path."""
     wanted = "etc/systemd/system/multi-user.target.wants"
     units = "/usr/lib/systemd/system"
     return {

@@ -1,4 +1,4 @@
-"""Makes the guests' SSH keys once per cache and writes them as dropbear and paramiko read them."""
+"""Makes the SSH keys of guests and hosts, once per cache, in the formats of dropbear and OpenSSH."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _TYPE = b"ssh-ed25519"
 
 @dataclass(frozen=True)
 class GuestKeys:
-    """The keys that every guest of a cache is built with.
+    """The keys that every guest and host of a cache is built with.
 
     Attributes:
         user_private: OpenSSH private key file, mode 0600, that opens every guest.
-        user_line: its public half, as a line of authorized_keys.
+        user_line: the public half of that key, as a line of authorized_keys.
         host_line: the guests' public host key, `ssh-ed25519` and base64, for known_hosts.
-        host_dropbear: the guests' private host key, in dropbear's format.
-        host_openssh: the same in OpenSSH's format.
+        host_dropbear: the guests' private host key in dropbear's format.
+        host_openssh: the same key in OpenSSH's format.
     """
 
     user_private: Path
@@ -37,9 +37,9 @@ class GuestKeys:
 
 
 def guest_keys(cache: Cache, log: Log) -> GuestKeys:
-    """Return the keys of this cache, made at random the first time.
+    """Return the keys of a cache, made at random at the first call.
 
-    Keys are kept so that images are byte-identical for equal inputs.
+    They are kept, so that equal inputs give byte-identical images.
 
     Raises:
         SetupBroken: a key file is damaged, or the cache cannot be written.
@@ -56,15 +56,14 @@ def guest_keys(cache: Cache, log: Log) -> GuestKeys:
 
 
 def public_line(key: Ed25519PrivateKey) -> str:
-    """The public half of a key as `ssh-ed25519 <base64>`."""
+    """Return the public half of a key as `ssh-ed25519 <base64>`."""
     return f"{_TYPE.decode()} {base64.b64encode(_string(_TYPE) + _string(_public_bytes(key))).decode()}"
 
 
 def dropbear_private_key(key: Ed25519PrivateKey) -> bytes:
-    """A private key as dropbear stores it: type, then 32 private and 32 public bytes as one string.
+    """Return a private key as dropbear stores it: its type, then 32 private and 32 public bytes as a string.
 
-    Source: dropbear's manual page of dropbearkey names no format; this is what `dropbearkey -t ed25519`
-    writes (2020.81 to 2025.89).
+    dropbear documents no format; this one is written by `dropbearkey -t ed25519` of 2020.81 to 2025.89.
     """
     private = key.private_bytes(
         serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import Evidence, NoSubject
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 
 _ANSWER_SECONDS = 30.0
 _VERSION = re.compile(r"QEMU emulator version (\d+\.\d+\.\d+)(?: \(([^)\n]*)\))?")
-DEFAULT_EXECUTABLE = "qemu-system-x86_64"
+DEFAULT_EXECUTABLE = DEFAULT_ARCHITECTURE.qemu
 
 
 @dataclass(frozen=True)

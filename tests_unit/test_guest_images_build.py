@@ -13,11 +13,12 @@ from guest_images.agent_build import Compiler, compile_agent, find_compiler, pla
 from guest_images.cache import Cache, publish_file, to_json
 from guest_images.image import GuestImage, build_guest, built_guests
 from guest_images.packages import InputRecord, manifest_digest
-from guest_images.qemu import provision_qemu, provisioned_qemus, wrapper
+from guest_images.qemu import provision_qemu, provisioned_qemus, wrapper_script
 from harness.errors import MachineryMissing, SetupBroken, UsageError
+from harness.qemu.architectures import AARCH64, ARCHITECTURES, X86_64, Architecture, find_architecture
 from tests_unit.elf_files import kernel_module, shared_object
 
-LIBRARIES = "usr/lib/x86_64-linux-gnu"
+LIBRARIES = f"usr/lib/{X86_64.triplet}"
 
 
 def quiet(line: str) -> None:
@@ -38,12 +39,12 @@ def plant_tree(cache: Cache, suite: str, name: str, packages: tuple[str, ...], r
     return root
 
 
-def plant_qemu(root: Path) -> None:
+def plant_qemu(root: Path, program: str = X86_64.qemu) -> None:
     """A stand-in for QEMU: its loader is a script that shows how it was called."""
     (root / LIBRARIES).mkdir(parents=True)
     (root / "usr/bin").mkdir()
     (root / "usr/share/qemu").mkdir(parents=True)
-    (root / "usr/bin" / "qemu-system-x86_64").write_text("")
+    (root / "usr/bin" / program).write_text("")
     loader = root / LIBRARIES / "ld-linux-x86-64.so.2"
     loader.write_text('#!/bin/sh\necho "$$ $QEMU_MODULE_DIR"\nfor word; do echo "$word"; done\n')
     loader.chmod(0o755)
@@ -54,7 +55,7 @@ def test_wrapper_runs_qemu_with_its_own_files(tmp_path: Path) -> None:
     root = tmp_path / "moved here" / "root"
     plant_qemu(root)
     script = root.parent / "qemu-system-x86_64"
-    publish_file(script, wrapper(root).encode(), 0o755)
+    publish_file(script, wrapper_script(root).encode(), 0o755)
     link = tmp_path / "link"
     link.symlink_to(script)
     process = subprocess.Popen([link, "-name", "two words"], cwd="/", stdout=subprocess.PIPE, text=True)
@@ -64,7 +65,7 @@ def test_wrapper_runs_qemu_with_its_own_files(tmp_path: Path) -> None:
         "--inhibit-cache",
         "--library-path",
         f"{root}/{LIBRARIES}",
-        f"{root}/usr/bin/{'qemu-system-x86_64'}",
+        f"{root}/usr/bin/qemu-system-x86_64",
         "-L",
         f"{root}/usr/share/qemu",
         "-name",
@@ -74,22 +75,35 @@ def test_wrapper_runs_qemu_with_its_own_files(tmp_path: Path) -> None:
 
 def test_wrapper_needs_a_qemu(tmp_path: Path) -> None:
     """Packages that hold no QEMU are reported when provisioned, not when run."""
-    with pytest.raises(SetupBroken, match="not a QEMU"):
-        wrapper(tmp_path)
+    with pytest.raises(SetupBroken, match="do not include the QEMU program 'qemu-system-x86_64'"):
+        wrapper_script(tmp_path)
 
 
 def test_cached_qemu_needs_no_network(tmp_path: Path) -> None:
     """What is in the cache is used without a look at the mirror, and is listed."""
     cache = Cache(tmp_path)
     spec = catalogue.qemu_spec("debian-13")
-    record = InputRecord(spec.packages[0], "1:10.0", "ab")
-    plant_qemu(plant_tree(cache, "debian-13", "qemu", spec.packages, record))
+    record = InputRecord("qemu-system-x86", "1:10.0", "ab")
+    plant_qemu(plant_tree(cache, "debian-13", "qemu", spec.emulates.qemu_packages, record))
     qemu = provision_qemu("debian-13", cache, silent)
     assert (qemu.name, qemu.version, qemu.manifest) == ("debian-13", "1:10.0", (record,))
     assert os.access(qemu.executable, os.X_OK)
     listed = {spec.name: found for spec, found in provisioned_qemus(cache).items()}
     assert listed["debian-13"] == qemu
     assert listed["debian-12"] is None
+
+
+def test_qemu_for_another_architecture_is_another_package_set(tmp_path: Path) -> None:
+    """One name stands for the programs of all architectures, each unpacked by itself."""
+    cache = Cache(tmp_path)
+    record = InputRecord("qemu-system-arm", "1:10.0", "cd")
+    root = plant_tree(cache, "debian-13", "qemu-system-aarch64", AARCH64.qemu_packages, record)
+    plant_qemu(root, "qemu-system-aarch64")
+    qemu = provision_qemu("debian-13", cache, silent, emulates=AARCH64)
+    assert (qemu.executable.name, qemu.manifest) == ("qemu-system-aarch64", (record,))
+    # It runs on this machine, so its libraries are this machine's.
+    assert LIBRARIES in qemu.executable.read_text()
+    assert provision_qemu("arm", cache, silent).executable == qemu.executable
 
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
@@ -108,6 +122,27 @@ def test_catalogue_is_consistent() -> None:
         assert all(entry.reason for entry in entries)
     for entry in (*catalogue.QEMUS, *catalogue.GUESTS):
         assert catalogue.suite(entry.suite).codename
+        assert entry.architecture is catalogue.suite(entry.suite).architecture
+    for guest in catalogue.GUESTS:
+        # A guest and its busybox are built for the same processor.
+        assert catalogue.userland_suite(guest.architecture).architecture is guest.architecture
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda entry: entry.name)
+def test_architectures_are_told_apart(architecture: Architecture) -> None:
+    """Each is found by its name, and no two share a name of their Linux or of Debian."""
+    assert find_architecture(architecture.name) is architecture
+    for other in ARCHITECTURES:
+        if other is not architecture:
+            assert architecture.debian != other.debian
+            assert architecture.triplet != other.triplet
+            assert architecture.kernel_package != other.kernel_package
+
+
+def test_unknown_architecture_lists_the_known_ones() -> None:
+    """A misspelt name gets the names there are."""
+    with pytest.raises(UsageError, match="no architecture 'x86-64' here, only 'x86_64', 'i386', 'aarch64'"):
+        find_architecture("x86-64")
 
 
 @pytest.fixture
@@ -173,7 +208,8 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
     """A cache with packages that make a guest, and a compiled agent."""
     cache = Cache(tmp_path / "cache")
     spec = catalogue.guest_spec("default")
-    kernel = plant_tree(cache, spec.suite, "kernel", (spec.kernel_package,), InputRecord("linux", "6", "k"))
+    packages = (spec.architecture.kernel_package,)
+    kernel = plant_tree(cache, spec.suite, "kernel", packages, InputRecord("linux", "6", "k"))
     drivers = kernel / "lib/modules/6-test/kernel"
     drivers.mkdir(parents=True)
     (kernel / "boot").mkdir()
@@ -182,7 +218,7 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
         (drivers / f"virtio_{name}.ko").write_bytes(kernel_module(depends=""))
     userland = plant_tree(
         cache,
-        catalogue.USERLAND_SUITE,
+        catalogue.userland_suite().name,
         "userland",
         catalogue.USERLAND_PACKAGES,
         InputRecord("busybox", "1", "u"),
@@ -216,6 +252,8 @@ def test_guest_describes_itself(filled: Cache) -> None:
     assert isinstance(guest, GuestImage)
     assert guest.kernel is not None and guest.initrd is not None
     assert guest.kernel.read_bytes() == b"bzImage"
+    assert guest.cmdline.startswith("console=ttyS0 loglevel=5 panic=-1 ")
+    assert guest.architecture is X86_64
     assert guest.ssh_host_key_line.startswith("ssh-ed25519 ")
     assert len(guest.digest) == 64
     names = [record.name for record in guest.manifest]
@@ -230,5 +268,5 @@ def test_changed_input_gives_another_image(filled: Cache, monkeypatch: pytest.Mo
     second = build_guest("default", filled, quiet)
     assert second.digest != first.digest
     assert second.initrd != first.initrd
-    monkeypatch.setattr(image, "_builder", lambda: InputRecord("image builder", "x", "y"))
+    monkeypatch.setattr(image, "_builder_record", lambda: InputRecord("image builder", "x", "y"))
     assert build_guest("default", filled, quiet).initrd not in (first.initrd, second.initrd)

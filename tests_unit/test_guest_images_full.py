@@ -98,7 +98,7 @@ def test_accounts_are_consistent() -> None:
 def test_scripts_parse(tmp_path: Path) -> None:
     """What runs in guests is valid shell."""
     for number, text in enumerate(
-        (init_script.HAND_OVER, own_guest._INSTALL, own_guest._FIND, own_guest._QUIET)
+        (init_script.DISK_INIT, own_guest._INSTALL, own_guest._FIND, own_guest._QUIET)
     ):
         script = tmp_path / str(number)
         script.write_text(text)
@@ -120,7 +120,9 @@ def test_failing_mke2fs_is_one_sentence(packages: Path, tmp_path: Path) -> None:
     loader.parent.mkdir(parents=True)
     loader.write_text("#!/bin/sh\necho no space >&2\nexit 3\n")
     loader.chmod(0o755)
-    with pytest.raises(SetupBroken, match=r"could not make the disk \(exit code 3\)\.") as caught:
+    with pytest.raises(
+        SetupBroken, match=r"could not make the disk '.*disk.raw' \(exit code 3\)\."
+    ) as caught:
         build_disk(packages, tmp_path / "mkfs", _KEYS, tmp_path / "disk.raw")
     assert "no space" in caught.value.evidence.log_tail
     assert not (tmp_path / "disk.tar").exists()

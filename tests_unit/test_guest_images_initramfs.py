@@ -14,10 +14,11 @@ import pytest
 from guest_images.cache import Cache
 from guest_images.elf import library_closure, module_info, needed_libraries
 from guest_images.init_script import INIT
-from guest_images.initramfs import AGENT_PATH, build_initramfs
+from guest_images.initramfs import AGENT_PATH, guest_initramfs
 from guest_images.kernel_modules import Kernel, Module, find_kernel, load_order
 from guest_images.ssh_keys import guest_keys
 from harness.errors import SetupBroken
+from harness.qemu.architectures import AARCH64, X86_64
 from tests_unit.elf_files import kernel_module, shared_object
 
 
@@ -68,6 +69,12 @@ def kernel(tmp_path: Path) -> Kernel:
     return find_kernel(tmp_path)
 
 
+def modules_of(kernel: Kernel) -> Path:
+    """The folder of a kernel's modules, which the fixture's kernel has."""
+    assert kernel.modules_folder is not None
+    return kernel.modules_folder
+
+
 def test_modules_come_after_what_they_need(kernel: Kernel) -> None:
     """Each dependency is loaded first and once; built-in ones not at all; dashes are underscores."""
     names = [module.name for module in load_order(kernel, ("virtio_net", "virtio_rng", "failover"))]
@@ -87,16 +94,16 @@ def test_missing_driver_says_so(kernel: Kernel) -> None:
 
 def test_without_a_list_unknown_drivers_count_as_built_in(kernel: Kernel) -> None:
     """The packages of Linux 7 have no modules.builtin."""
-    (kernel.modules_folder / "modules.builtin").unlink()
+    (modules_of(kernel) / "modules.builtin").unlink()
     assert [module.name for module in load_order(kernel, ("virtio_pci", "failover"))] == ["failover"]
 
 
 def test_damaged_module_says_so(kernel: Kernel) -> None:
     """Both a damaged compression and a damaged module are reported with their name."""
-    (kernel.modules_folder / "kernel/drivers/failover.ko").write_bytes(b"\x7fELF")
+    (modules_of(kernel) / "kernel/drivers/failover.ko").write_bytes(b"\x7fELF")
     with pytest.raises(SetupBroken, match=r"'failover' of 6\.1-test is damaged"):
         load_order(kernel, ("failover",))
-    (kernel.modules_folder / "kernel/drivers/net_failover.ko.xz").write_bytes(b"junk")
+    (modules_of(kernel) / "kernel/drivers/net_failover.ko.xz").write_bytes(b"junk")
     with pytest.raises(SetupBroken, match="does not decompress"):
         load_order(kernel, ("net_failover",))
 
@@ -174,8 +181,8 @@ def test_initramfs_repeats_and_has_everything(tmp_path: Path, userland: Path) ->
     """Built twice it is byte-identical; keys, agent, modules and loader are where the guest looks."""
     keys = guest_keys(Cache(tmp_path / "cache"), quiet)
     modules = [Module("failover", b"one"), Module("virtio_net", b"two")]
-    image = build_initramfs(userland, modules, keys, b"agent")
-    assert image == build_initramfs(userland, modules, keys, b"agent")
+    image = guest_initramfs(userland, X86_64, modules, keys, b"agent")
+    assert image == guest_initramfs(userland, X86_64, modules, keys, b"agent")
     for path in (
         "init",
         "dev/console",
@@ -190,11 +197,28 @@ def test_initramfs_repeats_and_has_everything(tmp_path: Path, userland: Path) ->
     assert keys.user_private.read_bytes() not in image
 
 
+def test_initramfs_has_the_libraries_of_its_architecture(tmp_path: Path) -> None:
+    """The loader lies where programs of that architecture expect it; no folder of another one is made."""
+    root = tmp_path / "userland"
+    libraries = root / "usr/lib/aarch64-linux-gnu"
+    for folder in (root / "usr/bin", libraries):
+        folder.mkdir(parents=True)
+    (root / "usr/bin/busybox").write_bytes(b"busybox")
+    (root / "usr/bin/dropbear").write_bytes(shared_object("libc.so.6", "ld-linux-aarch64.so.1"))
+    for name in ("libc.so.6", "ld-linux-aarch64.so.1"):
+        (libraries / name).write_bytes(shared_object())
+    image = guest_initramfs(root, AARCH64, [], guest_keys(Cache(tmp_path / "cache"), quiet), b"agent")
+    for path in ("lib/ld-linux-aarch64.so.1", "lib/aarch64-linux-gnu/libc.so.6"):
+        assert path.encode() + b"\0" in image
+    assert b"lib64" not in image
+    assert b"x86_64" not in image
+
+
 def test_initramfs_without_dropbear_says_so(tmp_path: Path, userland: Path) -> None:
     """A userland that lacks a program is reported by name."""
     (userland / "usr/sbin/dropbear").unlink()
     with pytest.raises(SetupBroken, match="'dropbear'"):
-        build_initramfs(userland, [], guest_keys(Cache(tmp_path / "cache"), quiet), b"")
+        guest_initramfs(userland, X86_64, [], guest_keys(Cache(tmp_path / "cache"), quiet), b"")
 
 
 def test_init_script_parses() -> None:

@@ -14,7 +14,7 @@ from guest_images.apt_sources import (
     parse_one_line,
     read_machine_sources,
 )
-from guest_images.apt_state import configuration, failure, parse_print_uris, sources_list
+from guest_images.apt_state import apt_error, configuration, parse_print_uris, sources_list
 from guest_images.catalogue import suite
 from harness.errors import MachineryMissing, SetupBroken, UsageError
 
@@ -174,9 +174,9 @@ def test_print_uris_without_sha256_is_refused() -> None:
     ("output", "kind", "sentence"),
     [
         ("E: Failed to fetch x  Could not resolve 'm.example'", MachineryMissing, "cannot be reached"),
-        ("E: The repository 'x' does not have a Release file.", MachineryMissing, "does not carry"),
+        ("E: The repository 'x' does not have a Release file.", MachineryMissing, "does not have debian-13"),
         ("E: Failed to fetch x.deb  404  Not Found", MachineryMissing, "no longer has"),
-        ("E: Unable to locate package qemu-system-x86", MachineryMissing, "does not have it"),
+        ("E: Unable to locate package qemu-system-x86", MachineryMissing, "lacks a package"),
         ("E: The repository 'x' is not signed.", SetupBroken, "signature"),
         ("W: GPG error: x: NO_PUBKEY 0123", SetupBroken, "signature"),
         ("E: You don't have enough free space in x", SetupBroken, "disk is full"),
@@ -186,7 +186,7 @@ def test_print_uris_without_sha256_is_refused() -> None:
 )
 def test_apt_failures_are_one_sentence(output: str, kind: type[Exception], sentence: str) -> None:
     """Each way in which apt fails is told apart by whose fault it is, with apt's output as evidence."""
-    error = failure(suite("debian-13"), "resolve qemu", ["apt-get"], 100, output)
+    error = apt_error(suite("debian-13"), "resolve qemu", ["apt-get"], 100, output)
     assert type(error) is kind or issubclass(type(error), kind)
     assert sentence in error.sentence
     assert error.sentence.endswith(".")

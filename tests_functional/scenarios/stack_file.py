@@ -11,6 +11,7 @@ from typing import Any
 from guest_images.image import GuestImage
 from guest_images.packages import InputRecord
 from harness.disk import Disk
+from harness.qemu.architectures import find_architecture
 from tests_functional.scenarios.guest import Stack
 from tests_functional.scenarios.outcome import write_atomically
 from tests_functional.scenarios.result_files import STACK_FILE
@@ -69,5 +70,6 @@ def _image(data: dict[str, Any]) -> GuestImage:
             **paths,
             "manifest": tuple(InputRecord(**record) for record in data["manifest"]),
             "disk": Disk(**{**disk, "path": Path(disk["path"])}) if disk else None,
+            "architecture": find_architecture(data["architecture"]["name"]),
         }
     )

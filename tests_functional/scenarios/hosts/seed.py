@@ -122,7 +122,7 @@ def _boot_files(image: GuestImage, file: Any) -> int:
         if path is not None:
             archive.add_path(name, path)
     archive.close()
-    return archive.needs
+    return archive.image_bytes
 
 
 def _read(stack: Stack, folder: Path) -> Seed:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from harness.hosts.vm import VmDisk
 from harness.machine_config import MIB
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from tests_functional.scenarios.hosts.seed import Seed
 from tests_functional.scenarios.hosts.snapshots import Places
 
@@ -36,7 +37,7 @@ def vm_places(flows: Sequence[str]) -> Places:
     """Where a VM host with those disks has them (guest_images.host_init)."""
     mounted, devices = PurePosixPath("/disks"), PurePosixPath("/dev")
     return Places(
-        qemu=mounted / "qemu/qemu-system-x86_64",
+        qemu=mounted / "qemu" / DEFAULT_ARCHITECTURE.qemu,
         vmstate=devices / "disk-seed",
         kernel=mounted / "boot/vmlinuz",
         initrd=mounted / "boot/initrd.cpio",
