@@ -13,7 +13,7 @@ from ci.bench.validator_jobs import JOBS
 from tests_unit.command_values import command_outcome, right_vmstate
 from tests_unit.synthetic_stream import Guest, Writer, write_golden
 from validators.faults import CATALOGUE, Row
-from validators.faults.subject import Damage, Edit, Place, open_subject
+from validators.faults.subject import Damage, DamagePlace, Edit, open_subject
 from validators.faults.workbench import Workbench, write_damaged
 
 Capture = pytest.CaptureFixture[str]
@@ -97,7 +97,7 @@ def test_workbench_handles_growth_and_shrinkage(tmp_path: Path) -> None:
     path.write_bytes(bytes(range(200)))
     bench = Workbench(path, tmp_path / "copy")
     edits = (Edit(10, 5, b""), Edit(50, 1, b"abc"))
-    with bench.damaged(Damage(edits, Place("here"))) as damaged:
+    with bench.damaged(Damage(edits, DamagePlace("here"))) as damaged:
         assert damaged.read_bytes() == bytes(range(10)) + bytes(range(15, 50)) + b"abc" + bytes(
             range(51, 200)
         )

@@ -1,1 +1,1 @@
-"""What judges: the vmstate stream reader, the oracles, planted faults, verdicts."""
+"""What judges: the reader of vmstate streams, the oracles, planted faults and verdicts."""

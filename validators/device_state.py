@@ -1,4 +1,4 @@
-"""Device state: judged against the vmdesc, and decoded into named fields.
+"""Judges device state by the vmdesc, and decodes it into named fields.
 
 The layout of fields is that of QEMU 10.0 migration/vmstate.c, vmstate_save_state_v().
 """
@@ -20,13 +20,13 @@ from validators.verdict import CheckResult, Tally
 Value = Any  # a JSON value: dict, list, int, bool or str
 
 _DEPTH = 32
-# Of all devices together, so that what is decoded stays in proportion to what a guest has.
+# Bounds on the decoded state of all devices together.
 _MAX_ELEMENTS = 1 << 20
 _MAX_BYTES = 64 << 20
 
 
 def judge_devices(index: SnapshotIndex) -> CheckResult:
-    """Whether the vmdesc names the device sections that are there, with their sizes, in their order."""
+    """Check that the vmdesc names the device sections of the stream, with their sizes, in their order."""
     tally = Tally("vmdesc", "The vmdesc names exactly the device sections there are, with their sizes.")
     for anomaly in (*index.anomalies, *([index.damage] if index.damage else [])):
         if anomaly.check == tally.name:
@@ -57,7 +57,7 @@ def _compare_devices(index: SnapshotIndex, tally: Tally) -> None:
         if key not in present:
             tally.report(
                 Code.VMDESC_DEVICE_ABSENT,
-                f"Device '{key[0]}' ({key[1]}) is described, but not there.",
+                f"Device '{key[0]}' ({key[1]}) is described, but not in the stream.",
                 file_offset=index.vmdesc.offset,
             )
     for section in index.devices:
@@ -79,14 +79,15 @@ def _compare_order(described: list[tuple[str, int]], sections: Sequence[Section]
         if key != (section.idstr, section.instance):
             tally.report(
                 Code.VMDESC_DEVICE_ORDER,
-                f"Device '{section.idstr}' ({section.instance}) stands where "
+                f"Device '{section.idstr}' ({section.instance}) is in the stream where "
                 f"'{key[0]}' ({key[1]}) is described.",
                 file_offset=section.offset,
             )
             return
     if len(described) != len(sections):
         tally.report(
-            Code.VMDESC_DEVICE_COUNT, f"{len(described)} devices are described, {len(sections)} are there."
+            Code.VMDESC_DEVICE_COUNT,
+            f"{len(described)} devices are described, {len(sections)} are in the stream.",
         )
 
 
@@ -113,7 +114,7 @@ def _compare_device(section: Section, device: Mapping[str, Any], tally: Tally) -
 
 
 def device_key(device: Mapping[str, Any]) -> tuple[str, int]:
-    """Name (safe to print) and instance of a described device."""
+    """Return the name (safe to print) and instance of a described device."""
     return readable(device["name"].encode(errors="replace")), device["instance_id"]
 
 
@@ -121,9 +122,9 @@ def decode_devices(source: Source, index: SnapshotIndex) -> dict[str, Value]:
     """Decode the state of every device.
 
     Returns:
-        For "name (instance)" the fields by name: int, bool, hex text, list for arrays, dict for structs
-        and subsections; {"raw": hex} where there is no description; {"error": sentence, "raw": hex}
-        where the bytes do not fit it.
+        By "name (instance)" the fields by name: int, bool, hexadecimal text, list for arrays, dict for
+        structs and subsections. {"raw": hex} for a device without a description, and {"error": sentence,
+        "raw": hex} for one whose bytes do not fit it.
     """
     described = index.vmdesc.content["devices"] if index.vmdesc and index.vmdesc.content else []
     by_key = {device_key(device): device for device in described}
@@ -152,7 +153,7 @@ def _decode_one(decoder: _Decoder, raw: bytes, device: Mapping[str, Any] | None)
 
 
 class _Decoder:
-    """Walks through the bytes of one device."""
+    """Decodes the bytes of one device."""
 
     def __init__(self, raw: bytes, offset: int, left: int) -> None:
         self._raw = raw
@@ -199,7 +200,7 @@ class _Decoder:
             before = self._at
             value = self.struct(entry["struct"], depth - 1)
             if self._at - before != size:
-                raise self._error("A struct has another size than its description says.")
+                raise self._error("A struct has another size than in its description.")
             return value
         raw = self._take(size)
         kind = entry.get("type")
@@ -219,13 +220,13 @@ class _Decoder:
         self._take(4)
         if head[0] != fmt.SUBSECTION or name != entry["vmsd_name"].encode(errors="replace"):
             raise self._error(
-                f"Subsection '{readable(entry['vmsd_name'].encode())}' is not where it should be."
+                f"Subsection '{readable(entry['vmsd_name'].encode())}' is not where it is described."
             )
         result[readable(name)] = self.struct(entry, depth - 1)
 
 
 def _store(result: dict[str, Value], entry: Mapping[str, Any], values: list[Value]) -> None:
-    """Put values under the field's name; several fields of one name make one list (QEMU splits arrays)."""
+    """Put values under the field's name; fields of one name make one list, since QEMU splits arrays."""
     name = readable(entry["name"].encode(errors="replace"))
     is_array = "array_len" in entry or "index" in entry
     if name in result and isinstance(result[name], list):

@@ -1,4 +1,4 @@
-"""What differs between two vmstate files: pages of each RAMBlock, and device fields by name."""
+"""Compares two vmstate files: pages of each RAMBlock, and device fields by name."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class FieldChange:
 
     Attributes:
         path: device and field, such as "timer (0).cpu_clock_offset".
-        before: its value in the first file, None where it is not there.
-        after: its value in the second file, None where it is not there.
+        before: its value in the first file, None if it is not there.
+        after: its value in the second file, None if it is not there.
     """
 
     path: str
@@ -46,7 +46,7 @@ class Difference:
     Attributes:
         pages: byte offsets of differing pages by RAMBlock.
         only_first: RAMBlocks that only the first file has, or has in another length.
-        only_second: likewise of the second file.
+        only_second: RAMBlocks that only the second file has, or has in another length.
         fields: device fields, at most 10,000.
         total_pages: number of differing pages.
         page_size: bytes of a target page of the first file.
@@ -66,7 +66,7 @@ class Difference:
 
     @property
     def ranges(self) -> list[PageRange]:
-        """The differing pages as ranges of neighbours."""
+        """Return the differing pages as ranges of neighbours."""
         return group_ranges(self.pages, self.page_size)
 
 
@@ -74,7 +74,7 @@ def diff_files(first: Path, second: Path) -> Difference:
     """Compare two vmstate files page by page (by digest) and device field by device field.
 
     Raises:
-        UsageError: one of them is no vmstate file.
+        UsageError: one of them is not a vmstate file.
         SnapshotWrong: one of them is damaged before the end of RAM.
     """
     with ExitStack() as stack:
@@ -103,7 +103,7 @@ def _open(stack: ExitStack, path: Path) -> PageReader:
     source = stack.enter_context(open_source(path))
     index = read_index(source)
     if index.damage is not None:
-        raise SnapshotWrong(f"The file {path} cannot be compared: {index.damage.sentence}")
+        raise SnapshotWrong(f"The file '{path}' cannot be compared: {index.damage.sentence}")
     return PageReader(source, index)
 
 

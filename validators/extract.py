@@ -1,4 +1,4 @@
-"""Extracts RAM per RAMBlock and device state from a vmstate file, under file names of our own."""
+"""Extracts RAM by RAMBlock and device state from a vmstate file, into files with names of our own."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _IOV_LIMIT = 256
 def extract(path: Path, folder: Path, *, offset: int = 0) -> dict[str, Any]:
     """Write RAM and device state of a vmstate file into a new folder.
 
-    The folder is a golden image too: golden.json lists block-000.ram and so on with the idstr, length and
-    number of missing pages of each; zero and missing pages are holes. devices.json holds the decoded
-    device state. No name from the file is ever used as a path. Where it fails or is interrupted, what it
-    has written is removed.
+    The folder can serve as a golden image: golden.json lists block-000.ram and so on with idstr, length and
+    number of missing pages of each. Zero and missing pages are holes. devices.json has the decoded device
+    state. No name from the file is used as a path. After a failure or an interruption all that was written
+    is removed.
 
     Returns:
         The content of golden.json.
@@ -45,7 +45,7 @@ def extract(path: Path, folder: Path, *, offset: int = 0) -> dict[str, Any]:
     with open_source(path) as source:
         index = read_index(source, offset)
         if index.damage is not None:
-            raise SnapshotWrong(f"The file {path} cannot be extracted: {index.damage.sentence}")
+            raise SnapshotWrong(f"The file '{path}' cannot be extracted: {index.damage.sentence}")
         reader = PageReader(source, index)
         try:
             with _whole_or_nothing(folder) as made:
@@ -64,15 +64,15 @@ def extract(path: Path, folder: Path, *, offset: int = 0) -> dict[str, Any]:
                 }
                 (folder / INDEX_FILE).write_text(json.dumps(content, indent=1))
         except OSError as error:
-            raise SetupBroken(f"The folder {folder} cannot be written: {error.strerror}.") from error
+            raise SetupBroken(f"The folder '{folder}' cannot be written: {error.strerror}.") from error
         except StreamError as error:
-            raise SnapshotWrong(f"The file {path} cannot be extracted: {error.sentence}") from error
+            raise SnapshotWrong(f"The file '{path}' cannot be extracted: {error.sentence}") from error
     return content
 
 
 @contextlib.contextmanager
 def _whole_or_nothing(folder: Path) -> Iterator[list[Path]]:
-    """Make a folder; the files entered in the list are removed again unless the `with` ends well."""
+    """Make a folder, and yield a list of files; after an exception those files are removed again."""
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     made: list[Path] = []
@@ -101,7 +101,7 @@ def _extract_block(reader: PageReader, block: Block, target: Path) -> dict[str, 
 
 
 def _runs(pages: Numbers) -> list[tuple[int, int]]:
-    """Stretches of neighbouring pages, as slices of the array, short enough for one write."""
+    """Cut pages into runs of neighbours that are short enough for one write, as slices of the array."""
     cuts = set((np.flatnonzero(np.diff(pages) != 1) + 1).tolist()) | set(range(0, len(pages), _IOV_LIMIT))
     ends = sorted(cuts | {0, len(pages)})
     return list(itertools.pairwise(ends))
@@ -111,6 +111,6 @@ def _write(descriptor: int, rows: np.ndarray[Any, np.dtype[np.uint8]], offset: i
     size = rows.shape[1]
     done = os.pwritev(descriptor, list(rows), offset)
     while done < rows.size:
-        # A short write: go on inside the page where it stopped.
+        # A short write: continue inside the page at which it stopped.
         row, inside = divmod(done, size)
         done += os.pwrite(descriptor, rows[row, inside:].tobytes(), offset + done)

@@ -1,7 +1,7 @@
 """Oracle 1: every page of every RAMBlock in the stream equals the golden image bit for bit.
 
-A golden image is a folder with golden.json and one raw, possibly sparse file per RAMBlock, or a single
-raw file that is the largest RAMBlock.
+A golden image is a folder with golden.json and one raw, possibly sparse file per RAMBlock, or a single raw
+file of the largest RAMBlock.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _ZERO_SPAN = 256 << 10
 
 
 @dataclass(frozen=True)
-class GoldenImage:
-    """An opened golden image.
+class GoldenFiles:
+    """The opened files of a golden image.
 
     Attributes:
         files: by RAMBlock idstr; the key "" stands for the largest RAMBlock.
         lengths: bytes of each.
-        left_out: RAMBlocks that whoever made the image says it could not copy.
+        left_out: RAMBlocks that the image names as not copied.
     """
 
     files: dict[str, FileSource]
@@ -47,30 +47,30 @@ class GoldenImage:
     left_out: frozenset[str] = frozenset()
 
     def find(self, block: Block, is_largest: bool) -> FileSource | None:
-        """The file of a RAMBlock, None where the image has none."""
+        """Return the file of a RAMBlock, None if the image has none."""
         return self.files.get(block.idstr) or (self.files.get("") if is_largest else None)
 
 
 @contextmanager
-def open_golden(path: Path) -> Iterator[GoldenImage]:
+def open_golden(path: Path) -> Iterator[GoldenFiles]:
     """Open a golden image.
 
     Raises:
-        UsageError: there is none at that path, or it is malformed.
+        UsageError: there is no golden image at that path, or it is malformed.
     """
     with ExitStack() as stack:
         if not path.is_dir():
             source = stack.enter_context(open_source(path))
-            yield GoldenImage({"": source}, {"": source.size})
+            yield GoldenFiles({"": source}, {"": source.size})
             return
         files, lengths = {}, {}
         content = _read_list(path)
         for idstr, length, file in content.files:
             source = stack.enter_context(open_source(file))
             if source.size != length:
-                raise UsageError(f"{file} has {source.size} bytes, golden.json says {length}.")
+                raise UsageError(f"'{file}' has {source.size} bytes, but {length} by golden.json.")
             files[idstr], lengths[idstr] = source, length
-        yield GoldenImage(files, lengths, content.left_out)
+        yield GoldenFiles(files, lengths, content.left_out)
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,11 @@ def _read_list(path: Path) -> _List:
 
 
 def check_golden(
-    reader: PageReader, golden: GoldenImage, unplugged: Unplugged = MappingProxyType({})
+    reader: PageReader, golden: GoldenFiles, unplugged: Unplugged = MappingProxyType({})
 ) -> CheckResult:
-    """Compare all RAMBlocks of the stream with the golden image, both ways.
+    """Compare all RAMBlocks of the stream with the golden image; neither may have one that the other lacks.
 
-    A page that is not plugged in, and so not in the stream, must be zero in the image.
+    A page that is not plugged in is not in the stream, and must be zero in the image.
     """
     tally = Tally("golden", _EXPLANATION)
     blocks = reader.index.blocks
@@ -141,7 +141,13 @@ def check_golden(
 
 @dataclass(frozen=True)
 class _Wrong:
-    """Pages of one batch: int64[k] numbers of those compared and of the wrong ones, contents of some."""
+    """What was found in one batch.
+
+    Attributes:
+        compared: number of pages.
+        pages: int64[k] numbers of the wrong ones.
+        contents: of the first wrong ones, the content in the stream and in the golden image.
+    """
 
     compared: int
     pages: Numbers
@@ -161,7 +167,7 @@ class _BlockComparison:
         self._given = 0
 
     def run(self, unplugged: npt.NDArray[np.bool_] | None) -> int:
-        """Compare; returns the number of pages that the stream had or that are not plugged in."""
+        """Compare; return the number of pages that the stream has or that are not plugged in."""
         compared = 0
         for wrong in self._reader.each(self._block, self._batch):
             compared += wrong.compared
@@ -177,7 +183,7 @@ class _BlockComparison:
         return compared
 
     def _golden_rows(self, pages: Numbers) -> Rows:
-        """The golden pages with these numbers: uint8[k, page size], valid until the next call."""
+        """Return the golden pages with these numbers: uint8[k, page size], valid until the next call."""
         size = self._block.page_size
         first, count = int(pages[0]), len(pages)
         if int(pages[-1]) - first + 1 == count and (pages[1:] > pages[:-1]).all():
@@ -188,9 +194,9 @@ class _BlockComparison:
         return self._scattered_rows(pages)
 
     def _scattered_rows(self, pages: Numbers) -> Rows:
-        """Pages that do not follow one another, each read to where its record in the stream has it.
+        """Read golden pages that do not follow one another, in the order of their records in the stream.
 
-        Not mapped: Linux 6.18 would map the whole folio around each, hundreds of MiB in all.
+        They are not mapped: Linux 6.18 would map the whole folio around each, hundreds of MiB in all.
         """
         size = self._block.page_size
         firsts = np.concatenate(([0], np.flatnonzero(np.diff(pages) != 1) + 1))
@@ -205,7 +211,7 @@ class _BlockComparison:
         return self._compare(batch.pages, batch.rows)
 
     def _compare(self, pages: Numbers, rows: Rows | None) -> _Wrong:
-        """Compare pages, zero pages where there are no rows."""
+        """Compare pages with the golden image; without rows they are zero pages."""
         wrong = self._differing(pages, rows)
         first, last = int(pages.min()), int(pages.max())
         self._file.forget(first * self._block.page_size, (last + 1 - first) * self._block.page_size)
@@ -234,7 +240,7 @@ class _BlockComparison:
         for first, last in itertools.pairwise(edges):
             at, end = int(pages[first]), int(pages[last - 1]) + 1
             while at < end:
-                # Holes of a sparse golden image are zeros without reading them.
+                # Holes of a sparse golden image are zeros; they need not be read.
                 if data < at * size:
                     data = self._file.next_data(at * size)
                 at = max(at, data // size)

@@ -1,4 +1,4 @@
-"""Judges a vmstate file: runs every oracle that applies and gathers one verdict."""
+"""Judges a vmstate file by every oracle that applies."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from validators.write_order import check_write_order
 def check_file(
     path: Path, *, golden: Path | None = None, offset: int = 0, progress: Progress | None = None
 ) -> Verdict:
-    """Judge the vmstate stream at `offset` of a file by every oracle that applies.
+    """Judge the vmstate stream at `offset` of a file by every oracle that applies to a file.
 
     Args:
-        path: the file; "-" or a pipe is judged by structure alone.
+        path: the file; "-" (standard input) or a pipe is judged by structure alone.
         golden: golden image of the guest at T0 (a folder or one raw file).
         offset: byte offset of the stream in the file.
-        progress: called with the name of a stage, bytes done and bytes in all, often enough for a bar.
+        progress: called with the name of a stage, bytes done and bytes in all, every 16 MiB.
 
     Raises:
         UsageError: there is no vmstate stream there, or the golden image cannot be used.
@@ -42,7 +42,8 @@ def check_file(
     if str(path) == "-" or (path.exists() and not stat.S_ISREG(path.stat().st_mode) and not path.is_dir()):
         if golden is not None or offset:
             raise UsageError(
-                "A pipe is checked from its start and for its structure only; give a file instead."
+                "A pipe is checked from its start and by its structure alone; with a golden image or an "
+                "offset give a file."
             )
         return _check_pipe(path)
     with ExitStack() as stack:
@@ -65,12 +66,12 @@ def check_file(
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:
-    """Nobody wants to know."""
+    """Report no progress."""
 
 
 def _verdict(checks: list[CheckResult], index: SnapshotIndex) -> Verdict:
     if index.damage is not None and not any(check.status is Status.FAIL for check in checks):
-        # Whatever ended the reading, a file that was not read to its end never passes.
+        # A file that was not read to its end never passes, also if no rule is broken.
         tally = Tally("readable", "The stream can be read to its end.")
         tally.report(index.damage.code, index.damage.sentence, file_offset=index.damage.offset)
         checks = [*checks, tally.result()]
@@ -79,7 +80,7 @@ def _verdict(checks: list[CheckResult], index: SnapshotIndex) -> Verdict:
 
 
 def _with_addresses(checks: list[CheckResult], index: SnapshotIndex) -> Iterator[CheckResult]:
-    """Add the guest-physical address where the machine's rule knows it and the check did not."""
+    """Add guest-physical addresses that the machine type implies and the checks did not give."""
     memory = machine_map(index)
     numbers = {block.idstr: number for number, block in enumerate(index.blocks)}
 
@@ -100,17 +101,17 @@ def _check_pipe(path: Path) -> Verdict:
         with path.open("rb") as stream:
             index = read_index(PipeSource(stream))
     if index.damage is not None and index.damage.check == "pipe":
-        raise UsageError(f"{index.damage.sentence} Nothing is known against it; give the file itself.")
+        raise UsageError(f"{index.damage.sentence} The stream was not judged; give the file itself.")
     if has_virtio_mem(index):
         raise UsageError(
-            "A pipe does not show in time which memory of a virtio-mem device is plugged in and must be "
-            "there; give the file itself."
+            "Which memory of a virtio-mem device is plugged in, and must be in the stream, cannot be judged "
+            "in a pipe; give the file itself."
         )
     return _verdict(check_structure(index), index)
 
 
 def _guarded(run: Callable[[], CheckResult], name: str, index: SnapshotIndex) -> CheckResult:
-    """Run an oracle over pages; a file that shrinks under it is a violation, not an exception."""
+    """Run an oracle over pages; make a violation of an error, as of a file that shrinks meanwhile."""
     if index.damage is not None:
         return Tally(name, "Needs the whole of RAM.").skip("The stream is damaged before the end of RAM.")
     try:
@@ -122,7 +123,7 @@ def _guarded(run: Callable[[], CheckResult], name: str, index: SnapshotIndex) ->
 
 
 def describe(index: SnapshotIndex) -> Facts:
-    """Facts about a file for a person: machine, layout, sizes."""
+    """Return facts about a file for a person: machine, layout, sizes."""
     return {
         "machine": index.configuration.machine,
         "layout": index.layout,

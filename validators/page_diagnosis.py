@@ -1,4 +1,4 @@
-"""What is wrong with one agent page: newer, older, torn, corrupt, zero, or another page."""
+"""Finds out what is wrong with one agent page: newer, older, torn, corrupt, zero, or another page."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def diagnose(
         index: number of the page in its thread.
         expected: generation and step of its last write among the first `steps`.
         steps: steps the thread has done at T0.
-        raw: the page's 4096 bytes, None where the stream has none.
+        raw: the page's content, None if the stream does not have the page.
 
     Returns:
-        None where the page is right, also where it is the one page that step `steps` is just writing.
+        None if the page is right, also if it is the one page that the thread is writing at T0.
     """
     wanted = _content(schedule, nonce, index, *expected)
     text = "zeros" if not wanted.any() else f"generation {expected[0]}, step {expected[1]}"
@@ -76,7 +76,7 @@ def _content(schedule: ap.Schedule, nonce: int, index: int, generation: int, ste
 
 
 def _cut(new: Words, old: Words, words: Words) -> int | None:
-    """The number of words of `new` before the rest is `old`; None where the page is no such mixture."""
+    """Return how many words of `new` come before words of `old`, None if the page is no such mixture."""
     differs = np.flatnonzero(words != new)
     cut = int(differs[0]) if len(differs) else PAGE_WORDS
     return cut if np.array_equal(words[cut:], old[cut:]) else None
@@ -98,7 +98,7 @@ def _wrong(
     said = f"thread {header.thread}, page {header.index}, generation {header.generation}, step {header.step}"
     if bool(ap.intact(words[None, :])[0]):
         return Diagnosis(*_whole(schedule, nonce, index, expected, header), text, said, dump)
-    # Only a step that really writes this page can have begun to: else the header itself is damaged.
+    # A page is torn only by a step that writes this very page; else its header is damaged.
     written, generation = schedule.locate(np.array([header.step], np.uint64))
     claimed = ap.DataHeader(
         DATA_MAGIC, nonce, schedule.thread, int(written[0]), int(generation[0]), header.step
@@ -126,7 +126,7 @@ def _wrong(
 def _whole(
     schedule: ap.Schedule, nonce: int, index: int, expected: tuple[int, int], header: ap.DataHeader
 ) -> tuple[Code, str]:
-    """Code and words for an intact data page that is not the right one."""
+    """Return code and words for an intact data page that is not the right one."""
     if header.nonce != nonce:
         return Code.WRITE_ORDER_OTHER_AGENT, "a page of an earlier agent"
     if header.thread != schedule.thread or header.index != index:

@@ -1,7 +1,7 @@
-"""Oracle 4, structure: the rules every vmstate stream has to keep, each a named check.
+"""Oracle 4, structure: the rules that every vmstate stream has to keep, each a named check.
 
-The reader has already noted what it met (anomalies) or what ended it (damage); here every rule gets a
-result, and the rules that need the whole stream (missing pages, order, vmdesc) are worked out.
+The reader has noted broken rules (anomalies) and what ended the reading (damage). Here every rule gets its
+result. Rules that need the whole stream (missing pages, order, vmdesc) are judged here.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Pages = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 _PIECE = 1 << 20
-# A page of RAM that no program ever touched is rare in a guest that has booted a kernel.
+# Main RAM from this size on cannot be all zero in a guest that has booted a kernel.
 _LEAST_USED_BYTES = 1 << 20
 
 
 def check_structure(index: SnapshotIndex, unplugged: Unplugged = MappingProxyType({})) -> list[CheckResult]:
-    """Judge the structure of a stream; one result for every rule, in a fixed order.
+    """Judge the structure of a stream: one result for every rule, in a fixed order.
 
     Args:
         index: the stream's index.
-        unplugged: pages that are no memory of the guest, and must not be in the stream.
+        unplugged: pages that the guest does not have, and that must not be in the stream.
     """
     rules = [judge(index) for judge in _RULES]
     return [*rules, _pages_missing(index, unplugged), _pages_unplugged(index, unplugged)]
 
 
 def _noted(index: SnapshotIndex, tally: Tally) -> Tally:
-    """Add what the reader noted under the tally's name."""
+    """Add the anomalies and the damage that belong to the tally's check."""
     for anomaly in index.anomalies:
         if anomaly.check == tally.name:
             tally.add(_violation(anomaly))
@@ -61,7 +61,7 @@ def _violation(anomaly: Anomaly) -> Violation:
 
 
 def _simple(name: str, explanation: str) -> Callable[[SnapshotIndex], CheckResult]:
-    """A rule that the reader alone judges."""
+    """Return a rule that the reader has judged."""
 
     def judge(index: SnapshotIndex) -> CheckResult:
         return _noted(index, Tally(name, explanation)).result()
@@ -115,7 +115,7 @@ def _pages_missing(index: SnapshotIndex, unplugged: Unplugged) -> CheckResult:
 
 def _pages_unplugged(index: SnapshotIndex, unplugged: Unplugged) -> CheckResult:
     tally = Tally("page-unplugged", "No page that is not plugged in is in the stream.")
-    # A mapped-ram file has a place for every page, whatever is there.
+    # A mapped-ram file has a place for every page, plugged in or not.
     if index.damage is None and not index.mapped:
         for number, absent in unplugged.items():
             code, what = Code.PAGE_UNPLUGGED_IN_STREAM, "is not plugged in, and in the stream"
@@ -132,7 +132,17 @@ def _count_pages(
     unplugged: Flags | None,
     counts: bool,
 ) -> None:
-    """Note the pages of a block whose place is wrong, and that are unplugged or are not."""
+    """Note the pages of a RAMBlock for which `wrong` holds.
+
+    Args:
+        block: the RAMBlock.
+        tally: takes them.
+        code: of each violation.
+        what: completes the sentence "Page 0x1000 of RAMBlock 'pc.ram' ...".
+        wrong: takes a part of page_source, and gives bool[k].
+        unplugged: bool[pages], None if all pages are plugged in.
+        counts: whether it is the unplugged pages that count, or the others.
+    """
     for first in range(0, block.pages, _PIECE):
         found = wrong(block.page_source[first : first + _PIECE])
         if unplugged is not None:
@@ -153,8 +163,8 @@ def _order(index: SnapshotIndex) -> CheckResult:
         if index.damage is None:
             tally.report(Code.SECTION_ORDER_NO_RAM, "The stream has no RAM section.", file_offset=index.end)
         return tally.result() if index.damage is None else tally.skip("No RAM section was reached.")
-    # QEMU 8.1 and later write what a virtio-mem device has plugged in before the first page, 11.1 even before
-    # the list of RAMBlocks; nothing else may stand there.
+    # QEMU 8.1 and later write which memory of a virtio-mem device is plugged in before the first page, 11.1
+    # even before the list of RAMBlocks. No other device state may be there.
     seen_device = None
     started = paged = ended = False
     for section in index.sections:
@@ -173,12 +183,14 @@ def _order(index: SnapshotIndex) -> CheckResult:
             )
         if started and section.kind == START:
             tally.report(
-                Code.SECTION_ORDER_STARTED_AGAIN, f"RAM is started again {place}.", file_offset=section.offset
+                Code.SECTION_ORDER_STARTED_AGAIN,
+                f"RAM is started a second time {place}.",
+                file_offset=section.offset,
             )
         if ended:
             tally.report(
                 Code.SECTION_ORDER_AFTER_END,
-                f"RAM goes on {place}, behind its END section.",
+                f"RAM continues {place}, behind its END section.",
                 file_offset=section.offset,
             )
         started, ended = True, ended or section.kind == END
@@ -187,7 +199,7 @@ def _order(index: SnapshotIndex) -> CheckResult:
 
 
 def _truncated(index: SnapshotIndex) -> CheckResult:
-    tally = _noted(index, Tally("truncated", "The file goes on to the end marker of the stream."))
+    tally = _noted(index, Tally("truncated", "The file does not end before the end marker of the stream."))
     tally.facts["bytes"] = (index.file_size or index.end) - index.start
     return tally.result()
 
@@ -198,7 +210,7 @@ def _end(index: SnapshotIndex) -> CheckResult:
         return tally.skip("The end of the stream was not reached.")
     left = 0 if index.file_size is None else index.file_size - index.end
     if left and index.start:
-        # QEMU's "file:...,offset=" writes into a larger file and cuts nothing off.
+        # QEMU's "file:...,offset=" writes into a larger file and does not truncate it.
         return tally.skip(f"The stream lies inside a larger file; {left} bytes follow it.")
     if left:
         tally.report(

@@ -1,4 +1,4 @@
-"""What a judgement looks like: violations with their place, results of checks, the verdict."""
+"""The types of a judgement: violations with their place, results of checks, the verdict."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from harness.codes import Code, Fields
 from harness.status import Status, worst
 
 VIOLATION_LIMIT = 1000
-# 16 MiB of places; 8 GiB of RAM.
+"""How many violations of a check are kept; all are counted."""
+
 BAD_PAGE_LIMIT = 1 << 21
+"""How many bad pages of a check are kept, those of 8 GiB of RAM; they take 16 MiB."""
+
 Facts = dict[str, int | float | str]
 
 
@@ -26,15 +29,15 @@ class Violation:
 
     Attributes:
         check: name of the check that found it.
-        code: what is wrong; stays the same when sentences change.
+        code: what is wrong; it stays the same when sentences change.
         sentence: one full sentence.
-        block: RAMBlock, "" where it concerns none.
-        offset: byte offset inside that RAMBlock, None where it concerns no page.
-        gpa: guest-physical address of the page in bytes, None where unknown.
-        file_offset: byte offset in the vmstate file, None where unknown.
+        block: RAMBlock, "" if it is about none.
+        offset: byte offset inside that RAMBlock, None if it is about no page.
+        gpa: guest-physical address of the page in bytes, None if unknown.
+        file_offset: byte offset in the vmstate file, None if unknown.
         expected: what should be there, in words.
         found: what is there, in words.
-        thread: agent thread, None where it concerns no agent page.
+        thread: agent thread, None if it is about no agent page.
         index: index of the page inside that thread.
         generation: generation that should be there.
         hexdump: a few lines around the first wrong byte.
@@ -59,10 +62,10 @@ class Violation:
 
 @dataclass(frozen=True)
 class T0:
-    """T0 as the agent's pages in a file tell it.
+    """T0 as found from the agent's pages in a file.
 
     Attributes:
-        steps: page writes completed, per thread; 0 for a thread whose pages do not say.
+        steps: page writes completed, per thread; 0 for a thread of which it could not be found.
         monotonic_ns: guest CLOCK_MONOTONIC in ns, up to a heartbeat (10 ms) old.
     """
 
@@ -72,7 +75,7 @@ class T0:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Result of one named check.
+    """The result of one check.
 
     Attributes:
         name: short name, the same in every file.
@@ -80,12 +83,11 @@ class CheckResult:
         status: PASS, FAIL, SKIP or DONE.
         violations: the first VIOLATION_LIMIT of them.
         total: number of all of them.
-        facts: figures it found on the way.
-        bad_pages: for each RAMBlock the offsets in bytes of pages found wrong, for maps; the first
-            BAD_PAGE_LIMIT of them.
+        facts: figures that it found.
+        bad_pages: by RAMBlock the offsets in bytes of bad pages, for maps; the first BAD_PAGE_LIMIT.
         reason: why it was skipped, "" otherwise.
-        known_issue: by which its failure is explained, or which did not show, "" for none.
-        t0: what it found T0 to be, None for checks that look at something else.
+        known_issue: id of the issue that explains its failure, or that did not show; "" for none.
+        t0: T0 as the check found it, None for checks that do not look for it.
     """
 
     name: str
@@ -120,10 +122,10 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judgement over one vmstate file.
+    """The judgement on one vmstate file.
 
     Attributes:
-        checks: results in the order the checks ran.
+        checks: results in the order in which the checks ran.
         facts: figures about the file.
         lengths: bytes of every RAMBlock, by idstr.
     """
@@ -134,37 +136,37 @@ class Verdict:
 
     @property
     def status(self) -> Status:
-        """The worst status of all checks; a file on which nothing could be checked is an ERROR."""
+        """Return the worst status of all checks, ERROR if there are none."""
         return worst(check.status for check in self.checks) or Status.ERROR
 
     def check(self, name: str) -> CheckResult | None:
-        """The result with that name, None where it did not run."""
+        """Return the result of the check with that name, None if it did not run."""
         return next((check for check in self.checks if check.name == name), None)
 
     @property
     def t0(self) -> T0 | None:
-        """T0 as one of the checks found it, None where none could tell."""
+        """Return T0 as one of the checks found it, None if none did."""
         return next((check.t0 for check in self.checks if check.t0), None)
 
     @property
     def violations(self) -> tuple[Violation, ...]:
-        """The listed violations of all checks."""
+        """Return the kept violations of all checks."""
         return tuple(violation for check in self.checks for violation in check.violations)
 
     @property
     def page_size(self) -> int:
-        """Bytes of a target page, 4096 where no file was read."""
+        """Return the bytes of a target page, 4096 if no file was read."""
         return int(self.facts.get("page size", 4096))
 
     def to_json(self) -> str:
-        """The verdict as JSON text, version 1 of its format."""
+        """Return the verdict as JSON text, version 1 of its format."""
         checks = [check.to_json(self.page_size) for check in self.checks]
         content = {"version": 1, "status": self.status.value, "facts": self.facts, "checks": checks}
         return json.dumps(content, indent=1)
 
 
 class Tally:
-    """Collects violations of one check: keeps the first few, counts all."""
+    """Collects the violations of one check: keeps the first VIOLATION_LIMIT, counts all."""
 
     def __init__(self, name: str, explanation: str) -> None:
         self.name = name
@@ -176,7 +178,7 @@ class Tally:
         self._marked = 0
 
     def add(self, violation: Violation, count: int = 1) -> None:
-        """Note a violation that stands for `count` of them."""
+        """Note a violation that stands for `count` violations."""
         self.total += count
         if len(self.violations) < VIOLATION_LIMIT:
             self.violations.append(violation)
@@ -195,20 +197,20 @@ class Tally:
         self.add(Violation(self.name, code, sentence, block, offset, file_offset=file_offset))
 
     def count(self, block: str, offsets: Sequence[int] | npt.NDArray[np.int64]) -> None:
-        """Count bad pages without a sentence for each; `offsets` in bytes inside the block."""
+        """Count bad pages without a violation for each; `offsets` are in bytes inside the RAMBlock."""
         if len(offsets):
             self.total += len(offsets)
             self._mark(block, offsets)
 
     def _mark(self, block: str, offsets: Sequence[int] | npt.NDArray[np.int64]) -> None:
-        """Keep places for maps and ranges, 8 bytes each, until there are BAD_PAGE_LIMIT of them."""
+        """Keep the places of bad pages for maps and ranges, up to BAD_PAGE_LIMIT."""
         some = np.asarray(offsets[: BAD_PAGE_LIMIT - self._marked], np.uint64)
         self._marked += len(some)
         self.bad_pages.setdefault(block, array("Q")).frombytes(some.tobytes())
 
     @property
     def room(self) -> int:
-        """How many more violations are kept with their sentence."""
+        """Return how many more violations would be kept."""
         return max(0, VIOLATION_LIMIT - len(self.violations))
 
     @property
@@ -217,7 +219,7 @@ class Tally:
         return not self.room
 
     def result(self) -> CheckResult:
-        """PASS where nothing was noted, FAIL otherwise."""
+        """Return PASS if nothing was noted, else FAIL."""
         status = Status.FAIL if self.total else Status.PASS
         return CheckResult(
             self.name, self.explanation, status, tuple(self.violations), self.total, self.facts,
@@ -225,7 +227,7 @@ class Tally:
         )  # fmt: skip
 
     def skip(self, reason: str) -> CheckResult:
-        """A SKIP with its reason, or a FAIL where violations were noted before."""
+        """Return SKIP with its reason, or FAIL if violations were noted before."""
         if self.total:
             return self.result()
         return CheckResult(self.name, self.explanation, Status.SKIP, facts=self.facts, reason=reason)
@@ -252,7 +254,7 @@ def group_ranges(bad_pages: Mapping[str, Sequence[int]], page_size: int = 4096) 
     """Group bad pages (byte offsets by RAMBlock) into ranges of neighbours, in ascending order."""
     ranges = []
     for block, offsets in bad_pages.items():
-        # A damaged record may name any 64-bit offset; as page numbers they fit whatever is added to them.
+        # A damaged record may name any 64-bit offset. As a page number it can be added to without overflow.
         pages = np.sort(np.asarray(offsets, np.uint64) // np.uint64(page_size)).astype(np.int64)
         if not len(pages):
             continue
@@ -267,7 +269,7 @@ def group_ranges(bad_pages: Mapping[str, Sequence[int]], page_size: int = 4096) 
 
 
 def hexdump(data: bytes, start: int, label: str, length: int = 32) -> str:
-    """Lines of 16 bytes of `data` around byte `start`, each led by `label` and the byte offset."""
+    """Format `data` around byte `start` in lines of 16 bytes, each with `label` and the byte offset."""
     first = max(0, start // 16 * 16)
     lines = [
         f"{label} +0x{at:03x}: {data[at : at + 16].hex(' ')}"

@@ -1,4 +1,4 @@
-"""Oracle 2, write order: the agent's pages form exactly one prefix of the write order of each thread."""
+"""Oracle 2, write order: the agent's pages are exactly one prefix of the write order of each thread."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from validators.verdict import T0, CheckResult, Tally, Violation
 
 NAME = "write-order"
 _EXPLANATION = "Per agent thread, all pages are those of exactly one moment of its known write order."
-# Below this share of pages that agree on another step count, the counter in the thread page stands. RAM that
-# is saved in one pass without any protection, while a writer makes r random passes over it, agrees with the
-# middle of the save by 1 - r/4 and with its beginning by 1 - r/2 (r up to 2): where the first is above two
-# thirds, the second is above half of it, so pages from after T0 never outvote a counter from T0.
+# The share of pages that must agree on another step count to overrule the counter in the thread page. If RAM
+# is saved in one pass without any protection, while a writer makes r random passes over it, 1 - r/4 of the
+# pages agree with the middle of the save and 1 - r/2 with its beginning (r up to 2). If the first share is
+# above two thirds, the second is above half of it. So pages from after T0 never overrule a counter from T0.
 _OVERRULE_SHARE = 0.7
 
 # More than any guest has vCPUs.
@@ -40,7 +40,7 @@ Words = npt.NDArray[np.uint64]
 
 
 def check_write_order(reader: PageReader) -> CheckResult:
-    """Judge every agent page of the file; SKIP where the guest has no agent."""
+    """Judge every agent page of the file; SKIP if the guest has no agent."""
     tally = Tally(NAME, _EXPLANATION)
     scan = scan_agent(reader)
     control = _live_control(scan)
@@ -71,7 +71,7 @@ def check_write_order(reader: PageReader) -> CheckResult:
 
 
 def _live_control(scan: AgentScan) -> SpecialPage | None:
-    """The control page that counts: plausible, with the latest clock (older agents may leave theirs)."""
+    """Return the live agent's control page: of the plausible ones the latest; older agents leave theirs."""
 
     def rank(page: SpecialPage) -> tuple[bool, int, int]:
         plausible = page[ControlWord.VERSION] == FORMAT_VERSION and page[ControlWord.PAGE_SIZE] == PAGE_BYTES
@@ -116,7 +116,13 @@ def _judge_control(reader: PageReader, control: SpecialPage, tally: Tally) -> bo
 
 @dataclass(frozen=True)
 class _Votes:
-    """How many intact pages are compatible with a step count."""
+    """How many intact pages fit a step count.
+
+    Attributes:
+        best: the step count that most pages fit.
+        best_share: the share of pages that fit it.
+        counter_share: the share of pages that fit the counter in the thread page.
+    """
 
     best: int
     best_share: float
@@ -146,7 +152,7 @@ class _ThreadJudge:
         self.steps = 0
 
     def run(self, most: int) -> int:
-        """Judge; returns the number of pages that were looked at, of which there can be `most`."""
+        """Judge the pages; return their number, which can be `most` at most."""
         if not (2 if self._schedule.pattern == ap.Pattern.HOT else 1) <= self._schedule.pages <= most:
             self._report_thread(
                 Code.WRITE_ORDER_BAD_THREAD_PAGE, f"Agent thread {self._thread} has no usable thread page."
@@ -162,7 +168,7 @@ class _ThreadJudge:
         return self._schedule.pages
 
     def _found(self) -> DataPages:
-        """What is at each index's place, by index; block -1 where the place is unknown."""
+        """Return what is at the place of each index, by index; block is -1 for an unknown place."""
         return self._places.pages_of(self._thread, self._schedule.pages)
 
     def _mine(self, found: DataPages) -> npt.NDArray[np.bool_]:
@@ -176,7 +182,7 @@ class _ThreadJudge:
         return mine
 
     def _steps(self, found: DataPages) -> int | None:
-        """Steps done at T0: the counter, unless most pages agree on something else."""
+        """Return the steps done at T0: the counter, unless most pages agree on another count."""
         votes = self._votes(found)
         if self._page is None:
             self._report_thread(
@@ -185,7 +191,7 @@ class _ThreadJudge:
             )
             return votes.best if votes.best_share >= _OVERRULE_SHARE else None
         counter = self._page[ThreadWord.STEPS]
-        # A few pages more that agree with another count are what the pages' own violations are for.
+        # If only a few more pages fit another count, those that do not fit the counter are violations.
         if votes.best_share < _OVERRULE_SHARE or votes.counter_share >= votes.best_share / 2:
             return counter
         self._report_thread(
@@ -198,7 +204,7 @@ class _ThreadJudge:
         return votes.best
 
     def _votes(self, found: DataPages) -> _Votes:
-        """Each intact page written at step s fits every count in (s, its next write]."""
+        """Count the pages that fit each step count: one written at step s fits (s, its next write]."""
         mine = self._mine(found)
         step, index = found.header[mine, DataWord.STEP], found.header[mine, DataWord.INDEX]
         if not len(step):
@@ -219,7 +225,7 @@ class _ThreadJudge:
         good &= found.header[:, DataWord.GENERATION] == generation
         good &= found.header[:, DataWord.STEP] == step
         good |= blank & self._places.is_zero_page(found)
-        # Zeros that were saved as data are zeros too.
+        # A page of zeros may also be saved as data.
         for number in np.flatnonzero(~good & blank & (found.block >= 0)).tolist():
             good[number] = self._raw(found, number) == _BLANK
         bad = np.flatnonzero(~good)
@@ -230,9 +236,9 @@ class _ThreadJudge:
             self._judge_page(found, number, (int(generation[number]), int(step[number])), steps)
 
     def _count(self, found: DataPages, bad: Numbers, generation: Words, step: Words, steps: int) -> None:
-        """Count the bad pages that get no sentence of their own."""
+        """Count the bad pages that get no violation of their own."""
         writing, _ = self._schedule.locate(np.array([steps], np.uint64))
-        # Only the page that is just being written can be right although it is not what it should be.
+        # Only the page that is being written at T0 can be right although it differs.
         for number in bad[bad == int(writing[0])].tolist():
             self._judge_page(found, number, (int(generation[number]), int(step[number])), steps)
         bad = bad[bad != int(writing[0])]
@@ -243,7 +249,7 @@ class _ThreadJudge:
         self._tally.total += len(lost - self._places.reported)
 
     def _raw(self, found: DataPages, index: int) -> bytes | None:
-        """Content of the page at the place of an index that has one."""
+        """Return the content of the page at the place of an index that has one."""
         return self._reader.page(self._reader.index.blocks[int(found.block[index])], int(found.page[index]))
 
     def _judge_page(self, found: DataPages, index: int, expected: tuple[int, int], steps: int) -> None:

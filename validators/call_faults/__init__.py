@@ -1,1 +1,1 @@
-"""A library to preload into QEMU that counts its userfaultfd calls and fails one, and its control page."""
+"""Faults in calls: a library preloaded into QEMU counts its userfaultfd calls and makes one fail."""

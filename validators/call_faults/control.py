@@ -1,4 +1,4 @@
-"""The page that a test shares with fail_call.c: which calls of QEMU fail, and how many there were."""
+"""The page that a test shares with fail_call.c: which of QEMU's calls fail, and how many it made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SOURCE = Path(__file__).with_name("fail_call.c")
 _VARIABLE = "SNAPPROOF_CALL_FAULTS"
 _BYTES = 4096
 _WORD = struct.Struct("=Q")
-# As `struct control` of fail_call.c has them, in words.
+# Words of `struct control` in fail_call.c.
 _LOADED, _KIND, _NUMBER, _ERROR, _ACTED, _CALLS = range(6)
 _KINDS = 12
 _DENIED = _CALLS + _KINDS
@@ -43,7 +43,7 @@ class Call(enum.IntEnum):
 
     @property
     def slug(self) -> str:
-        """Its name in results."""
+        """Return its name in results."""
         return self.name.lower().replace("_", "-")
 
 
@@ -58,15 +58,21 @@ ERRORS: Mapping[Call, tuple[int, ...]] = {
     Call.WAKE: (errno.EINVAL,),
     Call.READ: (errno.EINTR, errno.EAGAIN, errno.EINVAL),
     Call.POLL: (errno.EINTR, errno.ENOMEM),
-    # Once in the life of a QEMU: no case can hit it a second time (QEMU 8.0 util/userfaultfd.c).
+    # QEMU opens the device only once (8.0 util/userfaultfd.c), so no later case can meet that call.
     Call.OPEN_DEVICE: (),
 }
-"""What each can fail with (userfaultfd(2), ioctl_userfaultfd(2), poll(2); Linux 6.x fs/userfaultfd.c)."""
+"""The errnos of each call (userfaultfd(2), ioctl_userfaultfd(2), poll(2); Linux 6.x fs/userfaultfd.c)."""
 
 
 @dataclass(frozen=True)
 class CallFault:
-    """One failing call: which, the how many-th of its kind from 1, and with what errno."""
+    """A call that fails.
+
+    Attributes:
+        call: its kind.
+        number: which of its kind, counted from 1.
+        error: the errno.
+    """
 
     call: Call
     number: int
@@ -75,11 +81,11 @@ class CallFault:
 
 @dataclass(frozen=True)
 class Denial:
-    """A kernel that lacks userfaultfd, or a part of it.
+    """What a kernel that lacks userfaultfd, or a part of it, denies.
 
     Attributes:
         errors: the errno of every call of a kind.
-        hidden: feature bits that it does not have (linux/userfaultfd.h, UFFD_FEATURE_*).
+        hidden: feature bits that it does not offer (linux/userfaultfd.h, UFFD_FEATURE_*).
     """
 
     errors: Mapping[Call, int] = field(default_factory=dict)
@@ -94,30 +100,30 @@ class CallControl:
 
     @property
     def loaded(self) -> bool:
-        """Whether a process has the library."""
+        """Whether a process has loaded the library."""
         return self._get(_LOADED) != 0
 
     @property
     def acted(self) -> bool:
-        """Whether the armed call was made, and failed; or a denied one, or a feature was hidden."""
+        """Whether an armed or denied call was made and failed, or a feature was hidden."""
         return self._get(_ACTED) != 0
 
     def counts(self) -> dict[Call, int]:
-        """Calls of each kind since the last `armed()` or `reset()`."""
+        """Return the number of calls of each kind since the last `armed()`, `denied()` or `reset()`."""
         return {call: self._get(_CALLS + call) for call in Call}
 
     def reset(self) -> None:
-        """Fail nothing, and count from 0."""
+        """Let no call fail, and count from 0."""
         for word in range(_KIND, _HIDDEN + 1):
             self._set(word, 0)
 
     @contextmanager
     def armed(self, fault: CallFault) -> Iterator[None]:
-        """Fail a call for the length of the `with`; `acted` then says whether it was made."""
+        """Make a call fail for the length of the `with`; `acted` says whether it was made."""
         self.reset()
         self._set(_NUMBER, fault.number)
         self._set(_ERROR, fault.error)
-        # Last, since it makes the others count.
+        # Last, since this word puts the others into force.
         self._set(_KIND, fault.call)
         try:
             yield
@@ -126,7 +132,7 @@ class CallControl:
 
     @contextmanager
     def denied(self, denial: Denial) -> Iterator[None]:
-        """Deny it for the length of the `with`; `acted` then says whether it was ever asked for."""
+        """Deny calls and features for the length of the `with`; `acted` says whether QEMU asked for one."""
         self.reset()
         for call, error in denial.errors.items():
             self._set(_DENIED + call, error)
@@ -146,7 +152,7 @@ class CallControl:
 
 @contextmanager
 def call_control(path: Path) -> Iterator[CallControl]:
-    """Make and map the page in a file of that name."""
+    """Make the page as a file and map it."""
     with path.open("w+b") as file:
         file.truncate(_BYTES)
         with contextlib.closing(mmap.mmap(file.fileno(), _BYTES)) as page:
@@ -154,7 +160,7 @@ def call_control(path: Path) -> Iterator[CallControl]:
 
 
 def controlled_qemu(qemu: Path, page: Path, cache: Cache) -> Path:
-    """A wrapper script beside the page that runs `qemu` under its control.
+    """Write a wrapper script beside the page that runs `qemu` under its control.
 
     Raises:
         MachineryMissing, SetupBroken: the library cannot be compiled.

@@ -1,7 +1,7 @@
-"""Planted faults: the catalogue, and the self-test that shows each of them being caught."""
+"""Faults planted in files: the catalogue, and the self-test that shows that each is caught."""
 
 from validators.faults.catalogue import Fault
 from validators.faults.selftest import CATALOGUE, Row, apply_fault, run_selftest
-from validators.faults.subject import Damage, Place
+from validators.faults.subject import Damage, DamagePlace
 
-__all__ = ["CATALOGUE", "Damage", "Fault", "Place", "Row", "apply_fault", "run_selftest"]
+__all__ = ["CATALOGUE", "Damage", "DamagePlace", "Fault", "Row", "apply_fault", "run_selftest"]

@@ -1,4 +1,4 @@
-"""The catalogue's shape: a planted fault, its name, what it is, and what can see it."""
+"""The types of the catalogue of planted faults."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Plant = Callable[[Subject], Damage | None]
 
 @dataclass(frozen=True)
 class Fault:
-    """One kind of damage.
+    """One kind of damage to a file.
 
     Attributes:
         name: short name.
         explanation: one line: what is damaged.
-        plant: works out the damage for a file; None where the file has nothing to damage that way.
-        blind: why no offline check can see it in principle, "" where one can.
-        needs_golden: only a golden image can see it: the page has no redundancy in itself.
+        plant: works out the damage for a file; None if the file has nothing to damage that way.
+        blind: why no offline check can see it in principle, "" if one can.
+        needs_golden: whether only a golden image can see it, since the page has no redundancy in itself.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Fault:
 
 
 class Catalogue:
-    """A list of faults that functions are entered in by decorator."""
+    """A list of faults; a decorator enters a function as one."""
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
@@ -38,7 +38,7 @@ class Catalogue:
     def fault(
         self, explanation: str, *, blind: str = "", needs_golden: bool = False
     ) -> Callable[[Plant], Plant]:
-        """Enter the decorated function; its name, with dashes, becomes the fault's."""
+        """Enter the decorated function as a fault, which gets its name, with dashes."""
 
         def enter(plant: Plant) -> Plant:
             name = plant.__name__.strip("_").replace("_", "-")

@@ -1,4 +1,4 @@
-"""Planted faults in the content of pages: bits, pages from another time, pages in another's place."""
+"""Faults planted in the content of pages: flipped bits, pages from another time, misplaced pages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _one(value: int) -> Words:
 
 
 def _agent_page(subject: Subject, min_step: int = 0) -> int | None:
-    """Row of an agent page by chance, its last write not before `min_step`."""
+    """Pick the row of a random agent page that was not written before `min_step`, None if there is none."""
     rows = np.flatnonzero(subject.agent_pages.header[:, DataWord.STEP] >= np.uint64(min_step))
     return int(rows[subject.pick(len(rows))]) if len(rows) else None
 
@@ -34,7 +34,7 @@ def _replace(subject: Subject, row: int, data: bytes) -> Damage:
 
 
 def _rewritten(subject: Subject, row: int, later: bool) -> bytes | None:
-    """The page as the next or the previous write of it made it; None where there was none."""
+    """Return the page as its next or its previous write makes it, None if there is no such write."""
     header = ap.DataHeader.of(subject.agent_pages.header[row])
     schedule = subject.schedule(header.thread)
     if later:
@@ -49,7 +49,7 @@ def _rewritten(subject: Subject, row: int, later: bool) -> bytes | None:
 
 
 def _previous_step(schedule: ap.Schedule, header: ap.DataHeader) -> int:
-    """The step of the write before the last one of a page."""
+    """Return the step of the last but one write of a page."""
     generation, step = schedule.state(header.step)
     assert int(generation[header.index]) == header.generation - 1
     return int(step[header.index])
@@ -106,7 +106,7 @@ def _page_from_earlier(subject: Subject) -> Damage | None:
     return None
 
 
-@CONTENT.fault("A page is half its next write, half right, though nothing was being written to it.")
+@CONTENT.fault("A page is half of its next write and half right, and was not being written at T0.")
 def _page_torn(subject: Subject) -> Damage | None:
     row = _agent_page(subject)
     data = None if row is None else _rewritten(subject, row, True)

@@ -1,19 +1,19 @@
-"""Planted faults that cut the file, at every kind of boundary."""
+"""Faults that cut the file, at every kind of boundary."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from validators.faults.catalogue import Catalogue
-from validators.faults.subject import Damage, Edit, Place, Subject
+from validators.faults.subject import Damage, DamagePlace, Edit, Subject
 
 CUTS = Catalogue()
 
 
 def _cut(subject: Subject, at: int, start: int) -> Damage:
-    """Cut the file at `at`, inside what begins at `start`."""
+    """Cut the file at `at`, inside the element that begins at `start`."""
     size = subject.source.size
-    return Damage((Edit(at, size - at, b""),), Place(f"cut at {at}", start, at))
+    return Damage((Edit(at, size - at, b""),), DamagePlace(f"cut at {at}", start, at))
 
 
 @CUTS.fault("The file is cut inside a page record's header.")
@@ -30,9 +30,9 @@ def _cut_in_page(subject: Subject) -> Damage | None:
         return None
     start = int(block.page_source[pages[subject.pick(len(pages))]])
     if not subject.plain:
-        # The first page behind the cut is the one to name, or the next block's header.
+        # The right place is the first page behind the cut, or the next RAMBlock's header.
         return Damage(
-            _cut(subject, start + 100, start).edits, Place("cut in pages", start, subject.index.end)
+            _cut(subject, start + 100, start).edits, DamagePlace("cut in pages", start, subject.index.end)
         )
     return _cut(subject, start + 100, start - 300)
 

@@ -1,4 +1,4 @@
-"""Planted faults in everything around the pages: headers, sections, footers, ends, vmdesc."""
+"""Faults planted around the pages: in headers, sections, footers, the end of the stream and the vmdesc."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from validators.faults.catalogue import Catalogue
-from validators.faults.subject import Damage, Edit, Place, Subject
+from validators.faults.subject import Damage, DamagePlace, Edit, Subject
 from validators.stream.index import Section, Vmdesc
 from validators.stream.vmdesc import field_length
 
@@ -21,23 +21,23 @@ _VITAL_FIELDS = (("env.cr[3]", 38), ("env.pc", 62))
 @LAYOUT.fault("One byte follows the end of the stream.")
 def _trailing_byte(subject: Subject) -> Damage | None:
     end = subject.index.end
-    return Damage((Edit(end, 0, b"\0"),), Place("end of file", end, end + 1))
+    return Damage((Edit(end, 0, b"\0"),), DamagePlace("end of file", end, end + 1))
 
 
 @LAYOUT.fault("A second stream follows the first.")
 def _trailing_stream(subject: Subject) -> Damage | None:
     end = subject.index.end
     data = subject.bytes_at(subject.index.start, subject.index.start + 8192)
-    return Damage((Edit(end, 0, data),), Place("end of file", end, end + len(data)))
+    return Damage((Edit(end, 0, data),), DamagePlace("end of file", end, end + len(data)))
 
 
-@LAYOUT.fault("The stream's version is another.")
+@LAYOUT.fault("The stream has another version.")
 def _version_altered(subject: Subject) -> Damage | None:
     start = subject.index.start
-    return Damage((Edit(start + 7, 1, b"\x02"),), Place("header", start, start + 8))
+    return Damage((Edit(start + 7, 1, b"\x02"),), DamagePlace("header", start, start + 8))
 
 
-@LAYOUT.fault("The last RAM section stands behind a device.")
+@LAYOUT.fault("The last RAM section is behind a device.")
 def _ram_behind_device(subject: Subject) -> Damage | None:
     ram = [section for section in subject.index.sections if section.is_ram]
     first = next((section for section in subject.index.devices), None)
@@ -45,10 +45,10 @@ def _ram_behind_device(subject: Subject) -> Damage | None:
         return None
     start, middle, end = ram[-1].offset, subject.section_end(ram[-1]), subject.section_end(first)
     moved = subject.bytes_at(middle, end) + subject.bytes_at(start, middle)
-    return Damage((Edit(start, end - start, moved),), Place("RAM behind a device", start, end))
+    return Damage((Edit(start, end - start, moved),), DamagePlace("RAM behind a device", start, end))
 
 
-@LAYOUT.fault("Two devices stand in each other's place.")
+@LAYOUT.fault("Two devices are in each other's place.")
 def _devices_swapped(subject: Subject) -> Damage | None:
     devices = subject.index.devices
     if len(devices) < 3:
@@ -57,23 +57,23 @@ def _devices_swapped(subject: Subject) -> Damage | None:
     first, second = devices[number], devices[number + 1]
     start, middle, end = first.offset, second.offset, subject.section_end(second)
     moved = subject.bytes_at(middle, end) + subject.bytes_at(start, middle)
-    return Damage((Edit(start, end - start, moved),), Place("two devices", start, end))
+    return Damage((Edit(start, end - start, moved),), DamagePlace("two devices", start, end))
 
 
 @LAYOUT.fault("A device's section is dropped.")
 def _device_dropped(subject: Subject) -> Damage | None:
     section = subject.device()
     end = subject.section_end(section)
-    place = Place(f"device {section.idstr}", block=section.idstr)
+    place = DamagePlace(f"device {section.idstr}", block=section.idstr)
     return Damage((Edit(section.offset, end - section.offset, b""),), place)
 
 
-@LAYOUT.fault("A device's section is there twice.")
+@LAYOUT.fault("A device's section is in the stream twice.")
 def _device_doubled(subject: Subject) -> Damage | None:
     section = subject.device()
     end = subject.section_end(section)
     copy = subject.bytes_at(section.offset, end)
-    return Damage((Edit(end, 0, copy),), Place("doubled device", end, end + len(copy)))
+    return Damage((Edit(end, 0, copy),), DamagePlace("doubled device", end, end + len(copy)))
 
 
 def _patch(subject: Subject, section: Section, at: int, data: bytes) -> Damage:
@@ -101,7 +101,7 @@ def _ram_footer(subject: Subject) -> Damage | None:
         return None
     section = ram[subject.pick(len(ram))]
     flipped = bytes([subject.bytes_at(section.data_end + 4, section.data_end + 5)[0] ^ 0x40])
-    place = Place("footer of RAM", section.data_end, section.data_end + 5)
+    place = DamagePlace("footer of RAM", section.data_end, section.data_end + 5)
     return Damage((Edit(section.data_end + 4, 1, flipped),), place)
 
 
@@ -134,14 +134,14 @@ def _device_shortened(subject: Subject) -> Damage | None:
 
 @LAYOUT.fault("A bit of the first vCPU's page table address is flipped.", blind=_RESTORE_ONLY)
 def _device_bit_flip(subject: Subject) -> Damage | None:
-    # Many bits of device state may flip unseen: a guest never looks at most of them again. So the bit is
-    # one that no guest survives, whatever it was doing at T0.
+    # A guest never reads most bits of device state again, so flipping them goes unseen. No guest survives
+    # this bit, whatever it was doing at T0.
     section, at, mask = _vital_bit(subject)
     return _patch(subject, section, at, bytes([subject.bytes_at(at, at + 1)[0] ^ mask]))
 
 
 def _vital_bit(subject: Subject) -> tuple[Section, int, int]:
-    """File offset and mask of a bit that the guest cannot do without; by chance where no vCPU is known."""
+    """Return section, file offset and mask of a bit that the guest needs, a random one without a vCPU."""
     devices = subject.index.vmdesc.content.get("devices", []) if subject.index.vmdesc else []
     for section in subject.index.devices:
         described: dict[str, Any] = next(
@@ -157,7 +157,7 @@ def _vital_bit(subject: Subject) -> tuple[Section, int, int]:
 
 
 def _field_offset(device: dict[str, Any], name: str) -> int | None:
-    """Bytes before a field of a device's own fields (not of a subsection), None where it has no such."""
+    """Return the bytes before a field of a device (not of a subsection), None if it has no such field."""
     offset = 0
     for entry in device.get("fields", []):
         if entry.get("name") == name:
@@ -166,22 +166,22 @@ def _field_offset(device: dict[str, Any], name: str) -> int | None:
     return None
 
 
-@LAYOUT.fault("The machine's name is another.", blind=_RESTORE_ONLY)
+@LAYOUT.fault("The machine type has another name.", blind=_RESTORE_ONLY)
 def _machine_renamed(subject: Subject) -> Damage | None:
     name = subject.index.configuration.machine
     if not name:
         return None
     at = subject.index.start + 13 + len(name) - 1
-    place = Place("configuration", subject.index.start + 8, at + 1)
+    place = DamagePlace("configuration", subject.index.start + 8, at + 1)
     return Damage((Edit(at, 1, bytes([subject.bytes_at(at, at + 1)[0] ^ 1])),), place)
 
 
-@LAYOUT.fault("A RAMBlock is said to be one page longer.")
+@LAYOUT.fault("The list of RAMBlocks gives one a page too many.")
 def _block_longer(subject: Subject) -> Damage | None:
     return _block_length(subject, subject.index.page_size)
 
 
-@LAYOUT.fault("A RAMBlock is said to be one page shorter.")
+@LAYOUT.fault("The list of RAMBlocks gives one a page too few.")
 def _block_shorter(subject: Subject) -> Damage | None:
     return _block_length(subject, -subject.index.page_size)
 
@@ -190,7 +190,7 @@ def _block_length(subject: Subject, change: int) -> Damage:
     _, block = subject.main_block()
     at = block.list_offset + 1 + len(block.idstr)
     last = subject.index.blocks[-1].list_offset
-    place = Place(
+    place = DamagePlace(
         "block list",
         subject.index.blocks[0].list_offset - 8,
         last + 64 + 2 * subject.index.page_size,
@@ -202,7 +202,7 @@ def _block_length(subject: Subject, change: int) -> Damage:
 @LAYOUT.fault("The end marker is another byte.")
 def _end_marker_altered(subject: Subject) -> Damage | None:
     at = subject.index.end_marker
-    return None if at is None else Damage((Edit(at, 1, b"\x44"),), Place("end marker", at, at + 1))
+    return None if at is None else Damage((Edit(at, 1, b"\x44"),), DamagePlace("end marker", at, at + 1))
 
 
 def _rewrite_vmdesc(subject: Subject, vmdesc: Vmdesc, content: Any) -> Damage:
@@ -210,7 +210,7 @@ def _rewrite_vmdesc(subject: Subject, vmdesc: Vmdesc, content: Any) -> Damage:
     edit = Edit(vmdesc.offset + 1, 4 + vmdesc.length, len(text).to_bytes(4, "big") + text)
     sections = subject.index.devices
     start = sections[0].offset if sections else vmdesc.offset
-    return Damage((edit,), Place("vmdesc", start, vmdesc.offset + 5 + len(text)))
+    return Damage((edit,), DamagePlace("vmdesc", start, vmdesc.offset + 5 + len(text)))
 
 
 def _altered_devices(subject: Subject) -> tuple[Vmdesc, dict[str, Any], dict[str, Any]] | None:
@@ -221,7 +221,7 @@ def _altered_devices(subject: Subject) -> tuple[Vmdesc, dict[str, Any], dict[str
     return vmdesc, content, content["devices"][subject.pick(len(content["devices"]))]
 
 
-@LAYOUT.fault("The vmdesc names a device that is not there.")
+@LAYOUT.fault("The vmdesc names a device that is not in the stream.")
 def _vmdesc_extra(subject: Subject) -> Damage | None:
     altered = _altered_devices(subject)
     if altered is None:
@@ -251,7 +251,7 @@ def _vmdesc_size(subject: Subject) -> Damage | None:
     return _rewrite_vmdesc(subject, vmdesc, content)
 
 
-@LAYOUT.fault("The vmdesc is no valid JSON.")
+@LAYOUT.fault("The vmdesc is not valid JSON.")
 def _vmdesc_broken(subject: Subject) -> Damage | None:
     vmdesc = subject.index.vmdesc
     if vmdesc is None:

@@ -1,11 +1,11 @@
-"""Planted faults in what only a mapped-ram file has: bitmaps and their headers."""
+"""Faults planted in what only a mapped-ram file has: bitmaps and their headers."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from validators.faults.catalogue import Catalogue
-from validators.faults.subject import Damage, Edit, Place, Subject
+from validators.faults.subject import Damage, DamagePlace, Edit, Subject
 
 MAPPED = Catalogue()
 
@@ -15,7 +15,7 @@ def _bitmap_cleared(subject: Subject) -> Damage | None:
     return _bitmap(subject, present=True)
 
 
-@MAPPED.fault("A bit of a mapped-ram bitmap is set, and rubbish is in the page.", needs_golden=True)
+@MAPPED.fault("A bit of a mapped-ram bitmap is set, and the page has random content.", needs_golden=True)
 def _bitmap_set(subject: Subject) -> Damage | None:
     return _bitmap(subject, present=False)
 
@@ -31,8 +31,8 @@ def _bitmap(subject: Subject, present: bool) -> Damage | None:
     at = region.bitmap_offset + page // 8
     edits = [Edit(at, 1, bytes([subject.bytes_at(at, at + 1)[0] ^ 1 << page % 8]))]
     if not present:
-        rubbish = subject.random.bytes(block.page_size)
-        edits.append(Edit(region.pages_offset + page * block.page_size, block.page_size, rubbish))
+        content = subject.random.bytes(block.page_size)
+        edits.append(Edit(region.pages_offset + page * block.page_size, block.page_size, content))
     return Damage(tuple(edits), subject.page_place(number, page))
 
 
@@ -44,7 +44,7 @@ def _bitmap_empty(subject: Subject) -> Damage | None:
         return None
     edit = Edit(region.bitmap_offset, region.bitmap_bytes, bytes(region.bitmap_bytes))
     start, end = region.header_offset, region.bitmap_offset + region.bitmap_bytes
-    return Damage((edit,), Place(f"bitmap of {block.idstr}", start, end))
+    return Damage((edit,), DamagePlace(f"bitmap of {block.idstr}", start, end))
 
 
 def _region_header(subject: Subject, at: int, change: int, size: int = 8) -> Damage | None:
@@ -54,7 +54,9 @@ def _region_header(subject: Subject, at: int, change: int, size: int = 8) -> Dam
         return None
     start = region.header_offset
     value = int.from_bytes(subject.bytes_at(start + at, start + at + size), "big") + change
-    place = Place("mapped-ram header", start, region.pages_offset + block.used_length + 4096, block.idstr)
+    place = DamagePlace(
+        "mapped-ram header", start, region.pages_offset + block.used_length + 4096, block.idstr
+    )
     return Damage((Edit(start + at, size, value.to_bytes(size, "big")),), place)
 
 

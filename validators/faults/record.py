@@ -1,9 +1,9 @@
-"""Planted faults in the page records of a plain stream: lost, doubled, misplaced, mislabelled."""
+"""Faults planted in the page records of a plain stream: lost, doubled, misplaced, with wrong flags."""
 
 from __future__ import annotations
 
 from validators.faults.catalogue import Catalogue
-from validators.faults.subject import Damage, Edit, Place, Record, Subject
+from validators.faults.subject import Damage, DamagePlace, Edit, Record, Subject
 from validators.stream import format as fmt
 
 RECORDS = Catalogue()
@@ -17,9 +17,9 @@ def _word(subject: Subject, page: int, flags: int) -> bytes:
     return (page * _page_size(subject) | flags).to_bytes(8, "big")
 
 
-def _place(subject: Subject, record: Record) -> Place:
+def _place(subject: Subject, record: Record) -> DamagePlace:
     page = subject.page_place(record.block, record.page)
-    return Place(page.words, record.start, record.end, page.block, page.offsets)
+    return DamagePlace(page.words, record.start, record.end, page.block, page.offsets)
 
 
 def _relabel(subject: Subject, record: Record | None, flags: int) -> Damage | None:
@@ -48,7 +48,7 @@ def _zero_page_dropped(subject: Subject) -> Damage | None:
     return Damage((Edit(record.start, length, b""),), subject.page_place(record.block, record.page))
 
 
-@RECORDS.fault("A page record is there twice, with the same content.")
+@RECORDS.fault("A page record is in the stream twice, with the same content.")
 def _page_doubled(subject: Subject) -> Damage | None:
     record = subject.record(data=True)
     if record is None:
@@ -57,7 +57,7 @@ def _page_doubled(subject: Subject) -> Damage | None:
     return Damage((Edit(record.end, 0, copy),), subject.page_place(record.block, record.page))
 
 
-@RECORDS.fault("A page record is there twice, the second time with other content.")
+@RECORDS.fault("A page record is in the stream twice, the second time with other content.")
 def _page_doubled_differently(subject: Subject) -> Damage | None:
     record = subject.record(data=True)
     if record is None:
@@ -67,7 +67,7 @@ def _page_doubled_differently(subject: Subject) -> Damage | None:
     return Damage((Edit(record.end, 0, bytes(copy)),), subject.page_place(record.block, record.page))
 
 
-@RECORDS.fault("A zero-page record is there twice.")
+@RECORDS.fault("A zero-page record is in the stream twice.")
 def _zero_page_doubled(subject: Subject) -> Damage | None:
     record = subject.record(data=False)
     if record is None:
@@ -106,7 +106,7 @@ def _zero_page_with_fill(subject: Subject) -> Damage | None:
     return Damage((Edit(record.end - 1, 1, b"\x5a"),), _place(subject, record))
 
 
-@RECORDS.fault("A page with data is marked as zero, the data still behind it.")
+@RECORDS.fault("A page with data is marked as zero, and its data still follows.")
 def _zero_marker_with_data(subject: Subject) -> Damage | None:
     return _relabel(subject, subject.record(data=True), fmt.FLAG_ZERO | fmt.FLAG_CONTINUE)
 
@@ -136,7 +136,7 @@ def _renamed(subject: Subject, name: bytes) -> Damage | None:
         return None
     main = subject.index.blocks[record.block].idstr.encode()
     head = _word(subject, record.page, fmt.FLAG_PAGE) + bytes([len(name)]) + name
-    # The records behind it must name their own block again, or they would all be in the wrong one.
+    # The next record must name its own RAMBlock again, or all that follow would be in the wrong one.
     data = subject.bytes_at(record.start + 8, record.end)
     follower = int.from_bytes(subject.bytes_at(record.end, record.end + 8), "big")
     if not follower & fmt.FLAG_CONTINUE:
@@ -174,12 +174,12 @@ def _flags_compressed(subject: Subject) -> Damage | None:
     return _relabel(subject, subject.record(data=True), fmt.FLAG_COMPRESS_PAGE | fmt.FLAG_CONTINUE)
 
 
-@RECORDS.fault("An end-of-section word stands in the middle of the pages.")
+@RECORDS.fault("An end-of-section word is in the middle of the pages.")
 def _early_end(subject: Subject) -> Damage | None:
     record = subject.record(data=True)
     if record is None:
         return None
     word = fmt.FLAG_EOS.to_bytes(8, "big")
-    # The reader meets what follows as a section, behind the place where the footer would have been.
-    place = Place("end word among pages", record.start, record.start + 64)
+    # The reader takes what follows for a section, behind the place where the footer would be.
+    place = DamagePlace("end word among pages", record.start, record.start + 64)
     return Damage((Edit(record.start, 0, word),), place)

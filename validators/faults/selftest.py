@@ -1,4 +1,4 @@
-"""Plants every fault of the catalogue in a file and shows which check catches it, and where."""
+"""Plants every fault of the catalogue in a file, and finds which check catches it, and where."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from validators.faults.cuts import CUTS
 from validators.faults.layout import LAYOUT
 from validators.faults.mapped import MAPPED
 from validators.faults.record import RECORDS
-from validators.faults.subject import Place, Subject, open_subject
+from validators.faults.subject import DamagePlace, Subject, open_subject
 from validators.faults.workbench import Workbench, write_damaged
 from validators.judge import check_file
 from validators.verdict import Violation
@@ -31,19 +31,19 @@ CATALOGUE: tuple[Fault, ...] = (
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one planted fault.
+    """The result of one planted fault.
 
     Attributes:
         fault: the fault's name.
         layout: "stream" or "mapped-ram".
-        caught_by: names of the checks that failed, worst first; empty where none did.
+        caught_by: names of the checks that failed; empty if none did.
         placed: whether a violation names the place of the damage.
         place: where the damage was, in words.
-        blind: why no offline check can see it, "" where one can.
+        blind: why no offline check can see it, "" if one can.
         outcome: "caught", "missed", "needs restore" (blind), "needs golden image", "not applicable", or
-            "caught by restore" where somebody restored a blind one.
-        seed: repeats the fault by apply_fault().
-        detail: first sentence of what caught it.
+            "caught by restore" if a restore showed a blind one.
+        seed: with it apply_fault() plants the same fault again.
+        detail: sentence of the first violation.
     """
 
     fault: str
@@ -66,18 +66,20 @@ def run_selftest(
     Args:
         file: an undamaged vmstate file.
         golden: golden image of it.
-        seed: makes the faults; the same seed gives the same faults.
-        faults: which ones.
-        folder: where the damaged copy is kept meanwhile; needs the size of the file.
+        seed: of the random choices; the same seed gives the same faults.
+        faults: the faults to plant.
+        folder: for the damaged copy, which takes the size of the file.
         progress: called with each row.
 
     Raises:
-        UsageError: the undamaged file does not pass, so that nothing could be shown with it.
+        UsageError: the undamaged file does not pass, so nothing can be shown with it.
     """
     before = check_file(file, golden=golden)
     if before.status not in (Status.PASS, Status.SKIP):
         why = "".join(f" ({found.check}: {found.sentence})" for found in before.violations[:1])
-        raise UsageError(f"The file {file} cannot serve for a self-test: it does not pass undamaged{why}.")
+        raise UsageError(
+            f"The file '{file}' cannot be used for a self-test: undamaged it does not pass{why}."
+        )
     rows = []
     with tempfile.TemporaryDirectory(dir=folder) as name, open_subject(file, seed) as subject:
         bench = Workbench(file, Path(name) / "damaged")
@@ -122,8 +124,8 @@ def _run(subject: Subject, golden: Path | None, fault: Fault, seed: int, bench: 
     )
 
 
-def names_place(violation: Violation, place: Place) -> bool:
-    """Whether a violation lies where the damage is."""
+def names_place(violation: Violation, place: DamagePlace) -> bool:
+    """Whether a violation names the place of the damage."""
     if place.offsets:
         if violation.block == place.block and violation.offset in place.offsets:
             return True
@@ -132,8 +134,8 @@ def names_place(violation: Violation, place: Place) -> bool:
     return violation.file_offset is not None and place.start <= violation.file_offset <= place.end
 
 
-def apply_fault(file: Path, fault: Fault, target: Path, seed: int = 1) -> Place | None:
-    """Write a damaged copy of a file; returns the place of the damage, None where it is not applicable."""
+def apply_fault(file: Path, fault: Fault, target: Path, seed: int = 1) -> DamagePlace | None:
+    """Write a damaged copy of a file; return the place of the damage, None if it does not apply to it."""
     with open_subject(file, seed) as subject:
         damage = fault.plant(subject)
     if damage is not None:

@@ -1,4 +1,4 @@
-"""What a planted fault works on: an undamaged vmstate file, its index, and the agent's pages in it."""
+"""An undamaged vmstate file that faults are planted in: its index, and the agent's pages in it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Words = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace `length` bytes at `offset` of the file by `data` (which may be shorter or longer)."""
+    """Replace `length` bytes at `offset` of the file by `data`, which may be shorter or longer."""
 
     offset: int
     length: int
@@ -33,14 +33,14 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a fault was planted; a violation that lies in it names the place correctly.
+class DamagePlace:
+    """The place of a planted fault; a violation inside it names the place correctly.
 
     Attributes:
         words: the place for a person.
         start: first file offset of the damaged record, section or header.
         end: file offset behind it.
-        block: RAMBlock of the damaged pages, "" where it is no page.
+        block: RAMBlock of the damaged pages, "" if no page is damaged.
         offsets: byte offsets of the damaged pages inside that RAMBlock.
     """
 
@@ -53,7 +53,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Damage:
-    """One planted fault: what to change, and where it is.
+    """What to change in a file to plant a fault.
 
     Attributes:
         edits: changes in ascending, non-overlapping order.
@@ -61,12 +61,12 @@ class Damage:
     """
 
     edits: tuple[Edit, ...]
-    place: Place
+    place: DamagePlace
 
     @staticmethod
     def none() -> Damage:
-        """No damage at all."""
-        return Damage((), Place("nowhere"))
+        """Return a damage that changes nothing."""
+        return Damage((), DamagePlace("nowhere"))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Subject:
         source: the file.
         index: its index.
         reader: its pages.
-        random: the only source of chance, so that a seed repeats a fault.
+        random: the only source of random numbers, so that a seed repeats a fault.
     """
 
     def __init__(self, source: FileSource, index: SnapshotIndex, seed: int) -> None:
@@ -103,22 +103,22 @@ class Subject:
         self.reseed(seed)
 
     def reseed(self, seed: int) -> None:
-        """Start the chance anew; what a fault does depends on nothing that was planted before it."""
+        """Seed the random numbers anew, so that a fault does not depend on those planted before."""
         self.random = np.random.default_rng(seed)
 
     @cached_property
     def scan(self) -> AgentScan:
-        """All agent pages."""
+        """Return all agent pages."""
         return scan_agent(self.reader)
 
     @cached_property
     def control(self) -> SpecialPage | None:
-        """The live agent's control page."""
+        """Return the live agent's control page, None if there is no agent."""
         return max(self.scan.controls, key=lambda page: page[ControlWord.REALTIME_NS], default=None)
 
     @cached_property
     def agent_pages(self) -> DataPages:
-        """Intact data pages of the live agent that are not being written at T0."""
+        """Return the live agent's intact data pages that are not being written at T0."""
         data = self.scan.data
         mask = data.intact & (data.header[:, PageWord.NONCE] == np.uint64(self.nonce))
         for page in self.thread_pages:
@@ -130,27 +130,27 @@ class Subject:
 
     @property
     def nonce(self) -> int:
-        """The live agent's nonce."""
+        """Return the live agent's nonce, 0 if there is no agent."""
         return self.control[PageWord.NONCE] if self.control else 0
 
     @cached_property
     def thread_pages(self) -> tuple[SpecialPage, ...]:
-        """Thread pages of the live agent."""
+        """Return the live agent's thread pages."""
         return tuple(page for page in self.scan.threads if page[PageWord.NONCE] == self.nonce)
 
     def schedule(self, thread: int) -> ap.Schedule:
-        """Write order of an agent thread."""
+        """Return the write order of an agent thread."""
         assert self.control is not None
         pages = self.thread_pages
         count = next(page[ThreadWord.PAGES] for page in pages if page[ThreadWord.NUMBER] == thread)
         return ap.Schedule(self.control[ControlWord.PATTERN], count, self.control[ControlWord.SEED], thread)
 
     def pick(self, count: int) -> int:
-        """A number below `count` by chance."""
+        """Return a random number below `count`."""
         return int(self.random.integers(count))
 
     def bytes_at(self, start: int, end: int) -> bytes:
-        """Bytes of the file."""
+        """Return the bytes of the file from `start` to `end`."""
         return self.source.read(start, end - start)
 
     @property
@@ -159,11 +159,11 @@ class Subject:
         return not self.index.mapped
 
     def main_block(self) -> tuple[int, Block]:
-        """The largest RAMBlock and its position."""
+        """Return the position of the largest RAMBlock, and the RAMBlock."""
         return max(enumerate(self.index.blocks), key=lambda item: item[1].used_length)
 
     def record(self, data: bool) -> Record | None:
-        """A page record by chance (a data page or a zero page) whose header goes on with its block."""
+        """Return a random record of a data page (or a zero page) that continues with its RAMBlock."""
         if not self.plain:
             return None
         number, block = self.main_block()
@@ -178,30 +178,34 @@ class Subject:
                 return Record(number, int(page), start, start + 8 + size)
         return None
 
-    def page_place(self, block: int, *pages: int) -> Place:
-        """The place of pages of a RAMBlock."""
+    def page_place(self, block: int, *pages: int) -> DamagePlace:
+        """Return the place of pages of a RAMBlock."""
         info = self.index.blocks[block]
         offsets = tuple(page * info.page_size for page in pages)
         words = f"page 0x{offsets[0]:x} of {info.idstr}"
-        return Place(words, block=info.idstr, offsets=offsets)
+        return DamagePlace(words, block=info.idstr, offsets=offsets)
 
-    def section_place(self, section: Section) -> Place:
-        """The place of a whole section with its footer."""
+    def section_place(self, section: Section) -> DamagePlace:
+        """Return the place of a whole section with its footer."""
         name = f"section {section.idstr} ({section.instance})"
-        return Place(name, section.offset, section.data_end + (5 if self.index.footers else 0))
+        return DamagePlace(name, section.offset, section.data_end + (5 if self.index.footers else 0))
 
     def section_end(self, section: Section) -> int:
-        """File offset behind a section and its footer."""
+        """Return the file offset behind a section and its footer."""
         return section.data_end + (5 if self.index.footers else 0)
 
     def device(self) -> Section:
-        """A device section by chance, but neither the first nor the last."""
+        """Return a random device section, neither the first nor the last."""
         devices = self.index.devices
         return devices[1 + self.pick(max(1, len(devices) - 2))]
 
 
 @contextmanager
 def open_subject(path: Path, seed: int) -> Iterator[Subject]:
-    """Open an undamaged vmstate file; raises UsageError where it is none."""
+    """Open an undamaged vmstate file.
+
+    Raises:
+        UsageError: it is not a vmstate file.
+    """
     with open_source(path) as source:
         yield Subject(source, read_index(source), seed)

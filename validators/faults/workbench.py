@@ -1,4 +1,4 @@
-"""A copy of an undamaged file that faults are planted in and taken out of again."""
+"""A copy of an undamaged file, in which faults are planted and taken back."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def write_damaged(source: Path, damage: Damage, target: Path) -> None:
 
 
 class Workbench:
-    """One copy of a file for many faults: only what a fault changes is written, and written back.
+    """One copy of a file for many faults: only the bytes that a fault changes are written, and restored.
 
-    A fault that moves what is behind it costs the rest of the file, any other one only its own bytes.
+    A fault that moves the bytes behind it costs writing the rest of the file.
     """
 
     def __init__(self, source: Path, copy: Path) -> None:
         """Make the copy.
 
         Raises:
-            OSError: the copy does not fit on its disk.
+            OSError: the copy cannot be written, as on a full disk.
         """
         self.path = copy
         self._source = source
@@ -38,7 +38,7 @@ class Workbench:
 
     @contextmanager
     def damaged(self, damage: Damage) -> Iterator[Path]:
-        """The copy with a fault in it, for the length of a `with`."""
+        """Plant a fault in the copy for the length of the `with`."""
         moves = any(len(edit.data) != edit.length for edit in damage.edits)
         with self._source.open("rb") as original, self.path.open("r+b") as copy:
             start = min(edit.offset for edit in damage.edits)
@@ -57,7 +57,7 @@ class Workbench:
 
 
 def _write_from(original: BinaryIO, copy: BinaryIO, start: int, edits: Sequence[Edit]) -> None:
-    """Write the file anew from offset `start` on, with the edits, all of which are behind it."""
+    """Write the copy anew from offset `start` on, with edits that are all behind it."""
     size = os.fstat(original.fileno()).st_size
     copy.truncate(start)
     copy.seek(start)

@@ -1,1 +1,1 @@
-"""Live planted faults: libraries preloaded into QEMU that break the promise on purpose."""
+"""Live faults: libraries preloaded into QEMU that break its background snapshots on purpose."""

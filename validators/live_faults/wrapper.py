@@ -1,4 +1,4 @@
-"""The planted faults of the live path by name, and a QEMU wrapper that runs with one."""
+"""The live faults by name, and a wrapper script that runs QEMU with one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FaultyQemu:
 
     Attributes:
         executable: wrapper script, for use as `--qemu`.
-        page: what the fault counts its acts in.
+        page: in which the fault counts how often it acted.
     """
 
     executable: Path
@@ -28,17 +28,17 @@ class FaultyQemu:
 
     @property
     def acts(self) -> int:
-        """How often the fault did what it is there for."""
+        """Return how often the fault acted."""
         return self.page.acts
 
 
 def fault_names() -> tuple[str, ...]:
-    """The live planted faults that there are, each the name of a C file in this folder."""
+    """Return the names of the live faults: each is a C file in this folder."""
     return tuple(sorted(path.stem for path in _SOURCES.glob("*.c")))
 
 
 def fault_library(fault: str, cache: Cache, log: Callable[[str], None]) -> Path:
-    """The library that plants a fault of `fault_names()` in whatever QEMU it is preloaded into.
+    """Compile the library that plants a fault of `fault_names()` into the QEMU that it is preloaded into.
 
     Raises:
         MachineryMissing, SetupBroken: it cannot be compiled.
@@ -51,7 +51,7 @@ def faulty_qemu(fault: str, qemu: Path, cache: Cache, folder: Path, log: Callabl
 
     Args:
         fault: one of `fault_names()`.
-        qemu: the executable to break.
+        qemu: the executable.
         cache: where the library is kept.
         folder: where the wrapper and its page go.
         log: told what takes time.
@@ -61,7 +61,7 @@ def faulty_qemu(fault: str, qemu: Path, cache: Cache, folder: Path, log: Callabl
         MachineryMissing, SetupBroken: it cannot be compiled.
     """
     if fault not in fault_names():
-        raise UsageError(f"There is no planted fault '{fault}', only {', '.join(fault_names())}.")
+        raise UsageError(f"There is no planted fault '{fault}'; there are {', '.join(fault_names())}.")
     page = ActsPage.blank(folder / f"{fault}.acts")
     library = fault_library(fault, cache, log)
     return FaultyQemu(preloading_wrapper(library, qemu, folder, page.environment()), page)

@@ -1,4 +1,4 @@
-"""Builds a library from one C file of ours, and a wrapper script that runs QEMU with it preloaded."""
+"""Builds a library from a C file, and a wrapper script that runs QEMU with it preloaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def preloading_wrapper(
     Args:
         library: made by `preload_library()`.
         qemu: the executable.
-        folder: where the script goes; the same script is written once.
+        folder: where the script goes; it is written only if it is not there.
         environment: further variables for QEMU.
     """
     variables = {"LD_PRELOAD": str(library), **(environment or {})}
@@ -38,10 +38,10 @@ def preloading_wrapper(
 
 
 def preload_library(source: Path, cache: Cache, log: Callable[[str], None]) -> Path:
-    """Compile a C file into the cache; it finds the headers of this folder and its own.
+    """Compile a C file into the cache; it can include headers of this folder and its own.
 
     Args:
-        source: it may use no C library, so that one build loads into a QEMU with any.
+        source: the C file; it must use no C library, so that one build loads into any QEMU.
         cache: where the library is kept.
         log: told what takes time.
 

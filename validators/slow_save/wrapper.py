@@ -1,4 +1,4 @@
-"""A planted slowdown: the library that makes QEMU save slower, what it counts, and a wrapper with it."""
+"""The library that makes QEMU save slower, its counters, and a wrapper script that runs QEMU with it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SOURCE = Path(__file__).with_name("slow_save.c")
 
 @dataclass(frozen=True)
 class Slowdown:
-    """What is planted, and what has come of it.
+    """A planted slowdown, and what it has done so far.
 
     Attributes:
         library: to be preloaded.
-        page: what the library counts in.
-        per_mille: each save takes so much longer, in thousandths of what it takes without.
-        at_t0_us: the guest stands still for so much longer at T0, in microseconds.
+        page: in which the library counts.
+        per_mille: by how much longer each save takes, in thousandths of its time without.
+        at_t0_us: by how much longer the guest is stunned at T0, in microseconds.
     """
 
     library: Path
@@ -30,7 +30,7 @@ class Slowdown:
     at_t0_us: int
 
     def variables(self, page: str = "") -> dict[str, str]:
-        """The environment that tells the library what to do, given where the page is if not here."""
+        """Return the environment that configures the library; `page` is its path if not the one here."""
         return {
             **self.page.environment(page),
             "SNAPPROOF_SLOW_SAVE_PER_MILLE": str(self.per_mille),
@@ -39,12 +39,12 @@ class Slowdown:
 
     @property
     def acts(self) -> int:
-        """How often it slept."""
+        """Return how often it slept."""
         return self.page.acts
 
     @property
     def slept_share(self) -> float:
-        """Time slept over all time of saves without that; 0 where no whole save was slowed."""
+        """Return the time slept as a share of the other time of whole saves, 0 before there is one."""
         _, worked, slept = self.page.words(3)
         return slept / worked if worked else 0.0
 
@@ -52,14 +52,14 @@ class Slowdown:
 def plant_slowdown(
     cache: Cache, folder: Path, log: Callable[[str], None], *, per_mille: int = 0, at_t0_us: int = 0
 ) -> Slowdown:
-    """Make what it takes to plant a slowdown.
+    """Compile the library and make its page.
 
     Args:
         cache: where the library is kept.
         folder: where the page goes.
         log: told what takes time.
         per_mille: see Slowdown.
-        at_t0_us: likewise.
+        at_t0_us: see Slowdown.
 
     Raises:
         MachineryMissing, SetupBroken: the library cannot be compiled.
