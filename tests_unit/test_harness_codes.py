@@ -29,6 +29,15 @@ def test_page_has_every_code() -> None:
     assert rows == [(code.value, code.meaning) for code in Code]
 
 
+def test_every_code_is_used() -> None:
+    """A code that nothing gives would be documented in vain."""
+    root = Path(__file__).parent.parent
+    packages = ("harness", "validators", "tests_functional")
+    files = [path for name in packages for path in (root / name).rglob("*.py") if path.name != "codes.py"]
+    used = {name for path in files for name in re.findall(r"\bCode\.([A-Z0-9_]+)", path.read_text("utf-8"))}
+    assert set(Code.__members__) <= used
+
+
 def test_error_has_the_code_of_its_class_or_its_own() -> None:
     """So that a wait for QEMU, a crash and a broken set-up can be told apart without reading."""
     assert SetupBroken("It is so.").code is Code.SETUP_BROKEN
