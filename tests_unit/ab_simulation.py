@@ -24,7 +24,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Noise:
-    """How measured times vary about the true one, all as shares of it.
+    """The variation of measured times about the true one, all as shares of it.
 
     Attributes:
         base_ms: the true time of A.
@@ -54,7 +54,7 @@ Method = Callable[[Sequence[float], float], Estimate]
 
 
 def student(log_ratios: Sequence[float], level: float) -> Estimate:
-    """The mean and Student's interval."""
+    """Return the mean and Student's interval."""
     values = np.asarray(log_ratios)
     error = float(values.std(ddof=1)) / math.sqrt(len(values))
     half = float(_STATS.t.ppf((1 + level) / 2, len(values) - 1)) * error
@@ -63,7 +63,7 @@ def student(log_ratios: Sequence[float], level: float) -> Estimate:
 
 
 def bootstrap(log_ratios: Sequence[float], level: float) -> Estimate:
-    """The median and its bootstrapped percentiles."""
+    """Return the median and its bootstrapped percentiles."""
     values = np.asarray(log_ratios)
     drawn = np.random.default_rng(1).integers(0, len(values), (1000, len(values)))
     medians = np.median(values[drawn], axis=1)
@@ -79,7 +79,7 @@ METHODS: Mapping[str, Method] = {
 
 
 def measured_pairs(noise: Noise, ratio: float, number: int, random: np.random.Generator) -> list[float]:
-    """Logarithms of B/A of so many pairs, each a save of A and one of B, in balanced random order.
+    """Return logarithms of B/A for a number of pairs, each a save of A and one of B in balanced random order.
 
     Args:
         noise: what is added.
@@ -101,7 +101,7 @@ def measured_pairs(noise: Noise, ratio: float, number: int, random: np.random.Ge
 
 
 def _drift(deviation: float, number: int, random: np.random.Generator) -> np.ndarray:
-    """An autoregressive process: 0.9 of each value is in the next."""
+    """Return an autoregressive process: 0.9 of each value is in the next."""
     values = np.empty(number)
     values[0] = random.normal(0, deviation)
     for at, step in enumerate(random.normal(0, deviation * math.sqrt(1 - 0.9**2), number - 1), 1):
@@ -112,7 +112,7 @@ def _drift(deviation: float, number: int, random: np.random.Generator) -> np.nda
 def gate(
     log_ratios: Sequence[float], plan: Sequence[int], method: Method = estimate
 ) -> tuple[RatioVerdict, int]:
-    """The verdict of a gate that looks after so many pairs, and after how many it was given."""
+    """Return the verdict of a gate that looks after these numbers of pairs, and the number at the verdict."""
     level = level_per_look(CONFIDENCE, len(plan))
     verdict, number = RatioVerdict.UNDECIDED, 0
     for number in plan:
@@ -131,7 +131,7 @@ def simulated(
     *,
     seed: int = 1,
 ) -> tuple[Counter[RatioVerdict], float]:
-    """The verdicts of so many gates, and how many pairs they took on average."""
+    """Return the verdicts of a number of gates, and the mean number of pairs."""
     random = np.random.default_rng(seed)
     found: Counter[RatioVerdict] = Counter()
     pairs = 0

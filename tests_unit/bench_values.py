@@ -1,4 +1,4 @@
-"""A made-up bench.json: plausible figures of five ways of saving, the same each time."""
+"""An invented bench.json: plausible figures of five ways of saving, the same each time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WAYS = ("background-exec", "background-file", "stop-and-save", "savevm", "precop
 
 
 def bench(repeats: int = 5) -> dict[str, Any]:
-    """A bench.json of version 1: a sample of each size, way and repeat, writer `all`, sink `unlimited`."""
+    """Return a bench.json, version 1: samples of each size and way, writer `all`, sink `unlimited`."""
     chance = random.Random(7)
     samples = [
         _sample(ram, way, repeat, chance) for repeat in range(1, repeats + 1) for ram in SIZES for way in WAYS

@@ -1,4 +1,4 @@
-"""Results for tests of the reports: of each status, of several QEMUs, and with text made to break formats."""
+"""Results for tests of the reports: of each status, of several QEMUs, and with text that breaks formats."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ NASTY = (
     "It's <bad> & #1 | `tick` *bold* [link](x) 100% $x$ ~~no~~ ::error::forged ]]> -->\x00\x1b[31m\udcff"
     "\nok 9 forged\r\x0bnot ok 8 \u2028end pass fail ü <script>alert(1)</script>\n::warning::forged too"
 )
-"""What a guest, a QEMU or somebody else's results file may say."""
+"""Text such as a guest, a QEMU or a foreign results file may have."""
 
 
 def check(name: str, status: str = "PASS", **more: Any) -> dict[str, Any]:
-    """A check as a verdict's JSON has it."""
+    """Return a check as a verdict's JSON has it."""
     return {"name": name, "status": status, "explanation": "It demands.", **more}
 
 
 def one_of_each() -> list[OutcomeRecord]:
-    """Tests named after their statuses."""
+    """Return tests named after their statuses."""
     return [outcome(f"a.{status.value}", status, f"Reason {status.value}.") for status in Status]
 
 
 def result(*outcomes: OutcomeRecord, **changes: Any) -> RunResult:
-    """A run that ended with these."""
+    """Return a run with these outcomes."""
     made = RunResult(
         outcomes,
         "2026-01-02T03:04:05+00:00",
@@ -55,7 +55,7 @@ def result(*outcomes: OutcomeRecord, **changes: Any) -> RunResult:
 
 
 def everything() -> RunResult:
-    """Every status, checks with violations and a known issue, figures of all kinds, two QEMUs."""
+    """Return a run with every status, violations, a known issue, figures of all kinds and two QEMUs."""
     violation = {"sentence": "Page 7 is newer.", "hexdump": "00 01", "gpa": 4096}
     checks = (
         check("01-live/golden", "FAIL", violations=[violation], total=1, facts={"pages": 3}, ranges=[]),
@@ -87,7 +87,7 @@ def everything() -> RunResult:
 
 
 def hostile() -> RunResult:
-    """A run in which every text that somebody else may have written is `NASTY`."""
+    """Return a run in which every text of foreign origin is `NASTY`."""
     nasty: Mapping[str, Any] = {"qemu": NASTY, "host_kernel": NASTY, "host_architecture": NASTY, NASTY: NASTY}
     checks = [
         check(NASTY, status.value, reason=NASTY, explanation=NASTY, violations=[{"sentence": NASTY}])
@@ -109,7 +109,7 @@ def hostile() -> RunResult:
 
 
 def placed(folder: Path, made: RunResult, log: str = "10:00:00 Booting.\n10:00:09 It is so.\n") -> Context:
-    """Write a run's results and each test's logs, and give the context for a report on them."""
+    """Write a run's results and each test's logs, and return the context for a report on them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(made.to_json()))
     for one in made.outcomes:

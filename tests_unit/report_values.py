@@ -1,4 +1,4 @@
-"""A made-up run with every kind of result, and its folder, for tests of the page."""
+"""An invented run with every kind of result, and its folder, for tests of the page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENVIRONMENT = {
 
 
 def check(name: str, status: str, **more: Any) -> dict[str, Any]:
-    """A check as it is in results.json."""
+    """Return a check as results.json has it."""
     return {
         "name": name, "status": status, "explanation": f"What {name} demands.", "reason": "", "total": 0,
         "facts": {}, "ranges": [], "violations": [], **more,
@@ -30,7 +30,7 @@ def check(name: str, status: str, **more: Any) -> dict[str, Any]:
 
 
 def violations(number: int) -> list[dict[str, Any]]:
-    """Pages that are newer than T0."""
+    """Return violations of pages that are newer than T0."""
     return [
         {
             "check": "write-order",
@@ -48,7 +48,7 @@ def violations(number: int) -> list[dict[str, Any]]:
 
 
 def test(name: str, status: str = "PASS", **more: Any) -> dict[str, Any]:
-    """A test as it is in results.json."""
+    """Return a test as results.json has it."""
     return {
         "name": name, "status": status, "sentence": f"{name} is {status}.", "seconds": 1.5,
         "checks": [check("golden", "PASS")], "figures": {}, "environment": dict(ENVIRONMENT),
@@ -60,7 +60,7 @@ test.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it w
 
 
 def failing(name: str = "snapshot.live", number: int = 1000) -> dict[str, Any]:
-    """A test that failed its write-order check."""
+    """Return a test that failed its write-order check."""
     ranges = [{"block": "pc.ram", "start": 0, "end": number * 4096, "pages": number}]
     bad = check("01-live/write-order", "FAIL", total=24_353, violations=violations(number), ranges=ranges)
     figures = {
@@ -72,7 +72,7 @@ def failing(name: str = "snapshot.live", number: int = 1000) -> dict[str, Any]:
 
 
 def run(*tests: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """The content of a results.json."""
+    """Return the content of a results.json."""
     statuses = [Status(one["status"]) for one in tests]
     found = Counter(statuses)
     overall = worst(statuses)
@@ -91,7 +91,7 @@ def run(*tests: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def every_kind() -> dict[str, Any]:
-    """A run of two QEMUs with every status."""
+    """Return a run of two QEMUs with every status."""
     known = check("failures/x/end", "XFAIL", known_issue="F8", reason="known issue F8: it is so", total=1)
     gone = check("failures/x/end", "XPASS", known_issue="F8", reason="known issue F8 did not show")
     evidence = {"command": ["qemu", "a b"], "exit_code": -6, "log_tail": "one\ntwo", "paths": ["/tmp/x"]}
@@ -113,7 +113,7 @@ def every_kind() -> dict[str, Any]:
 
 
 def fill_folder(folder: Path, name: str = "new/tests/snapshot.live") -> Path:
-    """Give a test its files: logs, reproducer and a QMP log of one save."""
+    """Write the files of a test: logs, reproducer and a QMP log of one save."""
     place = folder / name
     place.mkdir(parents=True)
     (place / "test.log").write_text("log\n")
@@ -126,7 +126,7 @@ def fill_folder(folder: Path, name: str = "new/tests/snapshot.live") -> Path:
 
 
 def qmp_lines(uri: str = "exec:cat > /r/tests/t/01-live/vmstate", begin: float = 1000.0) -> str:
-    """A log of one background save: told at `begin`, stopped 5 ms later for 2 ms, completed after 1 s."""
+    """Return a log of one background save from `begin` on: stopped 5 ms later for 2 ms, completed after 1 s."""
 
     def event(name: str, at: float) -> dict[str, Any]:
         stamp = {"seconds": int(at), "microseconds": round(at % 1 * 1e6)}

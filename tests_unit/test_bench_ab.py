@@ -32,7 +32,7 @@ from validators.slow_save.wrapper import Slowdown, plant_slowdown, slow_qemu
 
 @pytest.fixture(autouse=True)
 def _restore_signals() -> Iterator[None]:
-    """The command takes SIGINT and SIGTERM for itself."""
+    """Restore the handlers of SIGINT and SIGTERM, which the command replaces."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in handlers.items():
@@ -43,7 +43,7 @@ Measure = Callable[[int], tuple[float, float]]
 
 
 def _pairs(ratio: float, spread: float, seed: int = 1) -> Measure:
-    """Pairs whose logarithms vary by a standard deviation."""
+    """Return pairs of a ratio whose logarithms have this standard deviation."""
     chance = random.Random(seed)
     return lambda _: (400.0, 400.0 * ratio * math.exp(chance.gauss(0, spread)))
 
@@ -60,7 +60,7 @@ def _pairs(ratio: float, spread: float, seed: int = 1) -> Measure:
     ],
 )
 def test_gate(ratio: float, spread: float, verdict: RatioVerdict, pairs: int, code: int) -> None:
-    """It measures on only while the interval says neither."""
+    """The gate measures more pairs only while the interval does not decide."""
     told: list[str] = []
     result = run_gate(GatePlan(1.1, 10, 40), _pairs(ratio, spread), told.append)
     assert (result.verdict, result.found.pairs, result.exit_code) == (verdict, pairs, code)
@@ -70,7 +70,7 @@ def test_gate(ratio: float, spread: float, verdict: RatioVerdict, pairs: int, co
 
 
 def test_undecided_says_what_would_decide() -> None:
-    """As many pairs more as the interval has to shrink by; none where it is at the limit."""
+    """The sentence gives the number of further pairs; none if the ratio is at the limit."""
     result = run_gate(GatePlan(1.1, 10, 10), _pairs(1.05, 0.1))
     assert result.verdict is RatioVerdict.UNDECIDED
     assert "more pairs (--max-pairs" in result.sentence()
@@ -79,7 +79,7 @@ def test_undecided_says_what_would_decide() -> None:
 
 
 def test_seldom_but_much_slower_is_told() -> None:
-    """The typical pair is the same, so the verdict is; that B took more in all is said beside it."""
+    """Single slow saves of B do not change the verdict, but there is a warning."""
     result = run_gate(GatePlan(1.1, 20, 20), lambda pair: (100.0, 600.0 if pair == 5 else 100.0))
     assert result.verdict is RatioVerdict.SAME
     assert "took 25.0 % more than A in all" in result.warning()
@@ -90,7 +90,7 @@ def test_seldom_but_much_slower_is_told() -> None:
 def test_pairs_are_kept_whatever_ends_the_gate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The tenth save fails: four pairs are in ab.json, which has no verdict."""
+    """If the tenth save fails, ab.json has four pairs and no verdict."""
     figures = iter([*[100.0] * 9, None])
 
     class Failing:
@@ -112,14 +112,14 @@ def test_pairs_are_kept_whatever_ends_the_gate(
 
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_figure_without_a_ratio(value: float) -> None:
-    """QEMU's own downtime is in whole milliseconds, and may be 0."""
+    """A figure of 0, such as QEMU's downtime in whole milliseconds, is refused."""
     assert comparable(0.5, "downtime") == 0.5
     with pytest.raises(SetupBroken, match="'stun' is measured in microseconds"):
         comparable(value, "downtime")
 
 
 def test_one_outlier_does_not_decide() -> None:
-    """A save that took ten times as long is one pair among ten."""
+    """One save that took ten times as long does not change the verdict."""
     even = _pairs(1.0, 0.02)
     result = run_gate(GatePlan(1.1, 10, 40), lambda pair: (400.0, 4000.0) if pair == 3 else even(pair))
     assert result.verdict is RatioVerdict.SAME
@@ -133,7 +133,7 @@ def test_plans_that_cannot_work(first: int, last: int) -> None:
 
 
 def test_orders_are_balanced() -> None:
-    """Of two pairs in a row one begins with A and one with B, whatever the chance."""
+    """Of two pairs in a row one begins with A and one with B, in random order."""
     orders = list(islice(balanced_orders(random.Random(3)), 40))
     assert all(one != other for one, other in zip(orders[::2], orders[1::2], strict=True))
     assert len(set(orders[::2])) == 2
@@ -142,13 +142,13 @@ def test_orders_are_balanced() -> None:
 
 @pytest.mark.parametrize(("text", "share"), [("10%", 0.1), ("2.5%", 0.025), ("100%", 1.0)])
 def test_percent(text: str, share: float) -> None:
-    """Shares are given in percent."""
+    """A share is given in percent."""
     assert percent(text) == pytest.approx(share)
 
 
 @pytest.mark.parametrize("text", ["10", "0%", "-5%", "nan%", "inf%", "%", "1e9%", "ten%"])
 def test_percent_refuses(text: str) -> None:
-    """What is none, or makes no sense as one."""
+    """A text that is not a share in percent, or is out of range, is refused."""
     with pytest.raises(ValueError, match=r".*"):
         percent(text)
 
@@ -175,13 +175,13 @@ def test_percent_refuses(text: str) -> None:
     ],
 )
 def test_wrong_arguments(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """One sentence, before anything is booted."""
+    """Wrong arguments are one sentence, before anything is booted."""
     assert main(["bench", "ab", *words]) == 2
     assert said in capsys.readouterr().err
 
 
 def _prepared(accels: Iterator[str], capabilities: tuple[str, ...]) -> Callable[..., object]:
-    """What a stack is prepared by, without fetching anything."""
+    """Return a stand-in for `prepare_stack` that fetches nothing."""
 
     def prepare(_arguments: object, folder: Path, _log: object) -> object:
         known = replace(stack(folder), accel=next(accels), capabilities=capabilities)
@@ -193,7 +193,7 @@ def _prepared(accels: Iterator[str], capabilities: tuple[str, ...]) -> Callable[
 def test_qemu_without_background_snapshots(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is measured: exit code 3, which is no verdict."""
+    """If nothing can be measured, the exit code is 3."""
     monkeypatch.setattr("ci.bench.ab.compared.prepare_stack", _prepared(iter(["tcg"]), ("events",)))
     assert main(["bench", "ab"]) == 3
     said = capsys.readouterr()
@@ -204,7 +204,7 @@ def test_qemu_without_background_snapshots(
 def test_two_accelerators_are_not_compared(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A QEMU that runs under KVM would win whatever it does."""
+    """A QEMU under KVM is not compared with one under TCG."""
     accels = iter(["kvm", "tcg"])
     monkeypatch.setattr("ci.bench.ab.compared.prepare_stack", _prepared(accels, ("background-snapshot",)))
     assert main(["bench", "ab", "--b", "other"]) == 2
@@ -214,7 +214,7 @@ def test_two_accelerators_are_not_compared(
 def test_guest_too_small_for_writers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It says how much would do."""
+    """The sentence says how much RAM is enough."""
     monkeypatch.setattr("ci.bench.ab.compared.prepare_stack", _prepared(iter(["tcg"]), ()))
     assert main(["bench", "ab", "--ram", "64"]) == 2
     assert "--ram 64 is too little for this guest; give" in capsys.readouterr().err
@@ -223,7 +223,7 @@ def test_guest_too_small_for_writers(
 @pytest.mark.vm
 @pytest.mark.timeout(1800)
 def test_planted_slowdown_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With a real QEMU that sleeps for as long as it works, the gate says so, and leaves its figures."""
+    """With a real QEMU that sleeps as long as it works, the gate says WORSE and writes its figures."""
     words = ["--plant-slowdown", "100%", "--pairs", "8", "--max-pairs", "8", "--ram", "128"]
     assert main(["bench", "ab", *words, "--results", str(tmp_path / "results")]) == 1
     out = capsys.readouterr().out.splitlines()
@@ -235,10 +235,10 @@ def test_planted_slowdown_is_found(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 class _Compared:
-    """A comparison whose gates give the verdicts that it was told."""
+    """A comparison whose gates have prescribed ratios."""
 
     class progress:  # noqa: N801
-        """Told nothing."""
+        """Do nothing."""
 
         done = staticmethod(lambda: None)
 
@@ -246,11 +246,11 @@ class _Compared:
         self._gates = [ratio for pair in ratios for ratio in pair]
 
     def slowed(self, _share: float) -> object:
-        """A side that knows nothing of itself."""
+        """Return a side without figures."""
         return _Slowed()
 
     def gate(self, _slow: object = None, number: int = 0) -> GateResult:
-        """The next verdict."""
+        """Return the result of the next gate."""
         return run_gate(GatePlan(1.1, 10, 10), _pairs(self._gates[number - 1], 0.01))
 
 
@@ -273,7 +273,7 @@ class _Slowed:
 def test_self_check(
     ratios: list[tuple[float, float]], code: int, last: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One false alarm or one slowdown that is missed makes it fail."""
+    """One false alarm or one missed slowdown makes the self-check fail."""
     found, exit_code = self_check_module.self_check(_Compared(*ratios), len(ratios), 0.2)  # type: ignore[arg-type]
     assert exit_code == code
     assert last in capsys.readouterr().out.splitlines()[-1]
@@ -304,7 +304,7 @@ while time.monotonic() < begun + 0.3:
 
 
 def _slept(folder: Path, magic: str, percent_more: int, program: str = _WRITER) -> Slowdown:
-    """A program that writes for a moment, with the library preloaded."""
+    """Run a program that writes for a moment, with the library preloaded."""
     slow = plant_slowdown(Cache(folder / "cache"), folder, lambda _: None, per_mille=10 * percent_more)
     wrapper = slow_qemu(Path(sys.executable), slow, folder)
     subprocess.run([wrapper, "-c", program.format(magic=magic)], check=True)
@@ -314,7 +314,7 @@ def _slept(folder: Path, magic: str, percent_more: int, program: str = _WRITER) 
 @pytest.mark.parametrize("program", [_WRITER, _SENDER])
 @pytest.mark.parametrize("percent_more", [20, 50])
 def test_slow_save_sleeps_its_share(percent_more: int, program: str, tmp_path: Path) -> None:
-    """Of the time in which a stream is written; a busy host may let it sleep too long, so the best counts.
+    """The library sleeps for a share of the time in which a stream is written.
 
     A program that was held up for most of its 0.3 s has slept three times at most, and counts as none.
     """
@@ -329,6 +329,6 @@ def test_slow_save_sleeps_its_share(percent_more: int, program: str, tmp_path: P
 
 @pytest.mark.parametrize(("magic", "percent_more"), [("other", 20), ("QEVM", 0)])
 def test_slow_save_lets_others_be(magic: str, percent_more: int, tmp_path: Path) -> None:
-    """What is no stream is written as fast as ever, and so is a stream where nothing is planted."""
+    """Other files, and a stream where nothing is planted, are written at full speed."""
     slow = _slept(tmp_path, magic, percent_more)
     assert slow.slept_share == slow.acts == 0

@@ -1,4 +1,4 @@
-"""Contract: `snapproof bench downtime` plans, orders, sums up and refuses as it says."""
+"""Contract: `snapproof bench downtime` plans, orders and summarises samples, and refuses wrong arguments."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _sample(ram_mib: int, way: Way, stun_ms: float, **further: object) -> Sample
 
 
 def test_plan_has_all_sizes_once_and_all_writers_at_one() -> None:
-    """Not the whole product: sizes by ways, and writers by sinks by ways at 512 MiB."""
+    """The plan is sizes by ways, and writers by sinks by ways at 512 MiB, not the whole product."""
     cases = _plan().cases
     assert len(cases) == len(set(cases))
     for size in (256, 4096):
@@ -61,7 +61,7 @@ def test_plan_has_all_sizes_once_and_all_writers_at_one() -> None:
 
 
 def test_plan_says_what_it_leaves_out() -> None:
-    """A size that does not fit and a sink that cannot be had, each with the reason, once."""
+    """A size that does not fit and an impossible sink are left out, each once with its reason."""
     plan = _plan(memory_mib=4000)
     left = dict(plan.left_out)
     assert len(left) == len(plan.left_out)
@@ -72,13 +72,13 @@ def test_plan_says_what_it_leaves_out() -> None:
 
 
 def test_plan_without_a_size_that_fits_is_empty() -> None:
-    """Nothing to do is no failure of the plan."""
+    """A plan without a size that fits has no cases, and is not an error."""
     plan = _plan(memory_mib=100)
     assert (plan.cases, plan.guests(), plan.disk_mib) == ((), [], 0)
 
 
 def test_each_round_has_every_case_once_in_an_order_of_its_own() -> None:
-    """Interleaved, and the same again with the same seed."""
+    """Cases are interleaved, and the same seed gives the same order."""
     plan = _plan()
     samples = plan.samples()
     assert samples == plan.samples()
@@ -93,7 +93,7 @@ def test_each_round_has_every_case_once_in_an_order_of_its_own() -> None:
 
 
 def test_the_usual_plan_is_sane() -> None:
-    """Its default is about 50 minutes, --quick about 6, on a machine that holds all sizes."""
+    """The default plan takes about 50 minutes and --quick about 6, on a machine that holds all sizes."""
     parser_arguments = ["bench", "downtime", "--plan"]
     for more, limit in (([], 55), (["--quick"], 7)):
         plan = downtime.planned(_arguments([*parser_arguments, *more]), 1, 20_000)
@@ -127,13 +127,13 @@ def _arguments(words: list[str]) -> argparse.Namespace:
     ],
 )
 def test_wrong_arguments_get_a_sentence(words: list[str], said: str, capsys: Capture) -> None:
-    """Exit code 2, nothing started."""
+    """Wrong arguments give exit code 2 and start nothing."""
     assert main(["bench", "downtime", "--plan", *words]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_plan_is_printed_and_nothing_runs(capsys: Capture) -> None:
-    """--plan lists each case, what is left out, and how long it takes."""
+    """--plan lists each case, what is left out, and the estimated time."""
     assert main(["bench", "downtime", "--plan", "--ram", "256", "--seed", "5"]) == 0
     out = capsys.readouterr().out
     assert "256-stop-and-save-10-percent-throttled" in out
@@ -142,13 +142,13 @@ def test_plan_is_printed_and_nothing_runs(capsys: Capture) -> None:
 
 
 def test_nothing_that_fits_is_exit_code_3(capsys: Capture) -> None:
-    """Nothing measured is never green."""
+    """The exit code is 3 if nothing would be measured."""
     assert main(["bench", "downtime", "--ram", str(1 << 20)]) == 3
     assert "are available" in capsys.readouterr().out
 
 
 def test_summary_counts_only_what_was_measured() -> None:
-    """A failed sample is counted as failed, and its figures are in no median."""
+    """A failed sample is counted as failed, and no median has its figures."""
     cases = summarise(
         [
             _sample(256, Way.BACKGROUND_EXEC, 1.0),
@@ -167,7 +167,7 @@ def test_summary_counts_only_what_was_measured() -> None:
 
 
 def test_wrong_snapshot_voids_its_case() -> None:
-    """One file of a case is judged; where it is wrong, the others' figures mean nothing."""
+    """One file of a case is judged; if it is wrong, the others' figures do not count."""
     wrong = {"judged": "Page 7 is newer than T0.", "status": Status.FAIL, "error": "It is wrong."}
     cases = summarise(
         [
@@ -180,7 +180,7 @@ def test_wrong_snapshot_voids_its_case() -> None:
 
 
 def test_pages_before_during_and_after() -> None:
-    """On average over the intervals that lie in each as a whole."""
+    """The mean is over the whole intervals before, during and after the save."""
     rate = WriteRate(100, (-200, -100, 0, 100, 200, 300), (50, 7, 10, 20, 8, 60))
     sample = _sample(256, Way.BACKGROUND_EXEC, 1.0, asked_ms=-5.0, total_ms=250.0, write_rate=rate)
     assert [sample.pages(when) for when in ("before", "during", "after")] == [50, 15, 60]
@@ -190,7 +190,7 @@ def test_pages_before_during_and_after() -> None:
 
 
 def test_results_of_another_run_are_kept(tmp_path: Path, capsys: Capture) -> None:
-    """A folder that holds some is refused; where nothing was measured, nothing is written or left."""
+    """A folder with results is refused; if nothing was measured, nothing is written and no folder is left."""
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "bench.json").write_text("precious")
     (tmp_path / "copy.json").write_text("precious")
@@ -205,7 +205,7 @@ def test_results_of_another_run_are_kept(tmp_path: Path, capsys: Capture) -> Non
 
 
 def test_pre_copy_that_was_given_up_is_told() -> None:
-    """Its stun is that of a guest that had to be stopped."""
+    """The table counts pre-copies for which the guest had to be stopped."""
     samples = [
         replace(_sample(512, Way.PRECOPY_FILE, stun), given_up=given_up)
         for stun, given_up in ((300.0, False), (4000.0, True), (5000.0, True))
@@ -219,7 +219,7 @@ def test_pre_copy_that_was_given_up_is_told() -> None:
 
 
 class _Sending:
-    """A QEMU whose pre-copy sends a MiB between two looks, and completes after so many."""
+    """A QEMU whose pre-copy sends one MiB at each pause, and completes after a number of MiB."""
 
     def __init__(self, path: Path, ends_at_mib: int) -> None:
         self.config = SimpleNamespace(ram_mib=2)
@@ -229,7 +229,7 @@ class _Sending:
         self._path, self._ends_at = path, ends_at_mib << 20
 
     def pause(self, _deadline: Deadline) -> int | None:
-        """Let it send; its exit code where it is to die."""
+        """Send one MiB; return an exit code if QEMU is to die."""
         with self._path.open("ab") as file:
             file.write(bytes(1 << 20))
         return self.exit_code
@@ -243,7 +243,7 @@ class _Sending:
 def test_pre_copy_is_given_up_after_three_times_the_ram(
     ends_at_mib: int, commands: list[str], mib: int, tmp_path: Path
 ) -> None:
-    """And not before; the file never grows without end."""
+    """The guest is stopped at three times its RAM and not before, so the file does not grow without end."""
     sending = _Sending(tmp_path / "vmstate", ends_at_mib)
     given_up = saves._stop_endless(sending, tmp_path / "vmstate", 0, Deadline(20))  # type: ignore[arg-type]
     assert (given_up, sending.commands) == (bool(commands), commands)
@@ -251,7 +251,7 @@ def test_pre_copy_is_given_up_after_three_times_the_ram(
 
 
 def test_pre_copy_that_dies_or_hangs_is_left_to_who_waits_for_its_end(tmp_path: Path) -> None:
-    """At once, so that a crash is told as one; nothing is stopped then."""
+    """The wait ends at once if QEMU has ended or the time is over, and nothing is stopped."""
     dying = _Sending(tmp_path / "vmstate", 100)
     dying.exit_code = 134
     assert not saves._stop_endless(dying, tmp_path / "vmstate", 0, Deadline(20))  # type: ignore[arg-type]
@@ -262,7 +262,7 @@ def test_pre_copy_that_dies_or_hangs_is_left_to_who_waits_for_its_end(tmp_path: 
 
 
 def test_growth_compares_the_largest_with_the_smallest() -> None:
-    """Growth of both ways, and the gain at the largest size."""
+    """The growth of both ways and the gain at the largest size are right."""
     samples = [
         _sample(256, Way.BACKGROUND_EXEC, 2.0),
         _sample(4096, Way.BACKGROUND_EXEC, 5.0),
@@ -281,7 +281,7 @@ def test_growth_compares_the_largest_with_the_smallest() -> None:
 
 
 def test_second_stun_is_told() -> None:
-    """A first stun that does not grow does not hide a second one that does."""
+    """The growth of the second stun is shown, although the first one does not grow."""
     samples = [
         replace(_sample(256, Way.BACKGROUND_EXEC, 2.0), again_stun_ms=3.0),
         replace(_sample(4096, Way.BACKGROUND_EXEC, 2.0), again_stun_ms=36.0),
@@ -296,7 +296,7 @@ def test_second_stun_is_told() -> None:
 
 
 def test_sample_as_json_has_the_documented_form() -> None:
-    """Names, units, and null where nothing is known."""
+    """The JSON form has the documented names and units, and null for unknown values."""
     whole = _sample(
         256,
         Way.SAVEVM,
@@ -318,7 +318,7 @@ def test_sample_as_json_has_the_documented_form() -> None:
 
 
 def test_disk_is_the_deepest_mount() -> None:
-    """Names with spaces, lines that are no mounts, and a mount that only begins alike."""
+    """Names with spaces, lines that are not mounts, and a mount with the same beginning are handled."""
     mounts = (
         "21 1 254:1 / / rw - ext4 /dev/vda rw\n"
         "22 21 0:30 / /work/a\\040b rw shared:1 - tmpfs none rw\n"
@@ -332,14 +332,14 @@ def test_disk_is_the_deepest_mount() -> None:
 
 
 def test_room_is_checked_before_anything_boots(tmp_path: Path) -> None:
-    """A disk that is too small is a sentence with what to do."""
+    """A disk that is too small gives a sentence that says what to do."""
     require_room(tmp_path, 1)
     with pytest.raises(SetupBroken, match="--results"):
         require_room(tmp_path, 1 << 40)
 
 
 def test_throttle_is_steady_and_changes_nothing() -> None:
-    """Two MiB at 8 MiB/s take a quarter of a second, and arrive as they were."""
+    """Two MiB at 8 MiB/s take a quarter of a second and arrive unchanged."""
     data = bytes(range(256)) * (8 << 10)
     begun = time.monotonic()
     done = subprocess.run(
@@ -350,7 +350,7 @@ def test_throttle_is_steady_and_changes_nothing() -> None:
 
 
 def test_case_names_are_folder_names() -> None:
-    """No percent sign or slash in a name."""
+    """Names have no percent sign and no slash."""
     names = [case.name for case in _plan().cases]
     assert len(set(names)) == len(names)
     assert all(name.replace("-", "").isalnum() for name in names)

@@ -1,4 +1,4 @@
-"""Contract: `snapproof bench faults` reads whatever a trace holds, and says what it could not see."""
+"""Contract: `snapproof bench faults` reads any trace, and reports what it could not see."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _counts(faults: Faults) -> tuple[int, int, int]:
 
 
 def test_entry_and_return_are_paired_by_thread() -> None:
-    """Faults of two threads overlap, and each gets its own time."""
+    """Faults of two threads overlap, and each has its own time."""
     faults = _read(KPROBES)
     assert _counts(faults) == (0, 0, 0)
     assert faults.threads == {
@@ -56,17 +56,17 @@ def test_entry_and_return_are_paired_by_thread() -> None:
 
 
 def test_lost_events_and_halves_are_counted() -> None:
-    """What was not seen is said, and never guessed."""
+    """Faults that were not seen are counted, and never guessed."""
     first, second, *_ = KPROBES.splitlines()[1:]
     lone = KPROBES.splitlines()[3].replace("1234 ", "999 ")
     faults = _read("\n".join([first, "CPU:1 [LOST 4711 EVENTS]", first, second, lone]))
-    # Entered twice, two that never returned, one that returned without having entered.
+    # One entered twice, two never returned, one returned without an entry.
     assert _counts(faults) == (4711, 4, 0)
     assert faults.threads == {}
 
 
 def test_time_that_runs_backwards_is_no_fault() -> None:
-    """A return before its entry is an unpaired one."""
+    """A return before its entry is unpaired."""
     faults = _read(
         "\n".join([KPROBES.splitlines()[3], KPROBES.splitlines()[1].replace("1234.0001", "1300.0001")])
     )
@@ -88,13 +88,13 @@ def test_time_that_runs_backwards_is_no_fault() -> None:
     ],
 )
 def test_other_lines_are_counted_and_harm_nothing(line: str) -> None:
-    """A thread's name is its own choice, and other events may be in the trace."""
+    """Lines of other events and with unusual names are counted as unread."""
     assert _read(line).unread == 1
     assert _read(line).threads == {}
 
 
 def test_name_cannot_pretend_to_be_another_thread() -> None:
-    """The longest name that looks most like a line is still a name."""
+    """A name of the greatest length that looks like a line is read as a name."""
     line = "-7 [000] .... 1-1234    [001] d..2.  1234.000100: uffd_in: (h)"
     faults = Faults()
     faults.line(line)
@@ -105,14 +105,14 @@ def test_name_cannot_pretend_to_be_another_thread() -> None:
 @settings(deadline=None)
 @given(st.lists(st.text(max_size=80), max_size=20))
 def test_any_text_is_taken(lines: list[str]) -> None:
-    """No line ends it."""
+    """No line raises an error."""
     faults = Faults()
     for line in lines:
         faults.line(line)
 
 
 def test_buckets_are_those_of_the_agent() -> None:
-    """The host's script imports nothing of ours, so it has the rule a second time."""
+    """The host's script imports none of our modules, so it has its own copy of the rule, which agrees."""
     for bucket in range(FINE_BUCKETS):
         first, end = fine_bucket_ns(bucket)
         assert bucket_of(first) == bucket_of(end - 1) == bucket
@@ -131,7 +131,7 @@ def _told(**further: Any) -> list[str]:
 
 
 def test_report_has_quantiles_by_thread() -> None:
-    """Most faults first, no quantile above the longest, and a name that cannot steer a terminal."""
+    """Threads with most faults come first, no quantile is above the longest, and names are escaped."""
     report = report_of(_told())
     assert [thread.tid for thread in report.threads] == [1234, 9]
     assert report.threads[0].count == 100
@@ -148,7 +148,7 @@ def test_report_has_quantiles_by_thread() -> None:
 
 
 def test_what_the_table_lacks_is_told() -> None:
-    """A thread that waits for ever has no return; a vCPU under KVM has another wait for it."""
+    """Notes name faults without a return, lost lines, and vCPUs under KVM, for which a worker waits."""
     text = "\n".join(table_lines(report_of(_told(unpaired=1, threads={}))))
     assert "1 halves of faults" in text
     assert "No fault was seen" not in text
@@ -172,19 +172,19 @@ def test_what_the_table_lacks_is_told() -> None:
     ],
 )
 def test_report_that_is_none_is_our_failure(lines: list[str]) -> None:
-    """A broken report is never a measurement."""
+    """A broken report is an error."""
     with pytest.raises(SetupBroken):
         report_of(lines)
 
 
 def test_host_that_cannot_be_traced_is_no_failure() -> None:
-    """The watcher's reason is the reason."""
+    """The watcher's reason is passed on."""
     with pytest.raises(NotApplicable, match="Only root"):
         report_of([json.dumps({"event": "unavailable", "reason": "Only root may trace the kernel."})])
 
 
 def test_script_runs_by_itself_and_explains() -> None:
-    """As carried: from its text, without our imports; here it is told to watch what is not there."""
+    """The script runs from its text, without our modules; here its process does not exist."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script_of(fault_trace, tracefs, fault_lines)],
         input=order(1 << 30, 5.0),
@@ -197,7 +197,7 @@ def test_script_runs_by_itself_and_explains() -> None:
 
 
 def test_nobody_but_root_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Said at once, before anything is mounted."""
+    """A user other than root is refused before anything is mounted."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(tracefs.Unavailable, match="root"):
         tracefs.find_tracefs()
@@ -213,13 +213,13 @@ def test_nobody_but_root_may(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_wrong_arguments_get_a_sentence(words: list[str], said: str, capsys: Capture) -> None:
-    """Exit code 2, nothing started."""
+    """Wrong arguments give exit code 2 and start nothing."""
     assert main(["bench", "faults", *words]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_process_that_is_not_there(capsys: Capture) -> None:
-    """Whether or not this host could be traced."""
+    """The sentence is the same whether or not this host can be traced."""
     assert main(["bench", "faults", "--pid", str(1 << 30), "--seconds", "1"]) == 2
     assert capsys.readouterr().err == f"snapproof: There is no process {1 << 30} for --pid.\n"
 
@@ -248,7 +248,7 @@ sweep(find_tracefs())
 
 
 def _as_script(body: str) -> list[str]:
-    """Run a text after the functions of `tracefs`; what it printed."""
+    """Run a text with the functions of `tracefs`, and return what it prints."""
     script = script_of(tracefs, fault_lines) + body
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     return done.stdout.split()
@@ -256,7 +256,7 @@ def _as_script(body: str) -> list[str]:
 
 @pytest.mark.skipif(bool(os.geteuid()), reason="only root has tracefs")
 def test_killed_watcher_leaves_nothing_in_tracefs() -> None:
-    """Its guardian outlives it; and what both have left, the next run removes."""
+    """The second process removes the instance; if both were killed, the next run removes it."""
     if not _as_script("find_tracefs(); print('there')"):
         pytest.skip("this kernel has no tracefs, or does not let us mount it")
     (name,) = _as_script(_KILLED)

@@ -1,4 +1,4 @@
-"""Contract: quantiles, spreads, write rates and the agent's fine histogram are what their names say."""
+"""Contract: quantiles, spreads, write rates and the agent's fine histogram are calculated correctly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests_functional.scenarios.bench.write_rate import WriteRecorder, write_rat
 
 
 def _bucket_of(ns: int) -> int:
-    """The rule of docs/agent-format.md, in its own words."""
+    """Return the bucket by the rule of docs/agent-format.md."""
     if ns < 16:
         return ns
     shift = ns.bit_length() - 4
@@ -27,7 +27,7 @@ def _bucket_of(ns: int) -> int:
 
 
 def test_fine_buckets_follow_one_another() -> None:
-    """From 0 to 2^37 ns without a gap, none wider than an eighth of where it begins."""
+    """Buckets cover 0 to 2^37 ns without a gap, and none is wider than an eighth of its begin."""
     end = 0
     for bucket in range(FINE_BUCKETS):
         first, after = fine_bucket_ns(bucket)
@@ -43,7 +43,7 @@ def test_fine_buckets_follow_one_another() -> None:
     st.lists(st.integers(1, 1 << 36), min_size=1, max_size=200), st.sampled_from([0.0, 0.5, 0.99, 0.999, 1.0])
 )
 def test_quantile_is_off_by_less_than_a_bucket(values: list[int], share: float) -> None:
-    """Against the exact quantile of the same values, within an eighth."""
+    """A quantile differs from the exact one by at most an eighth."""
     counts = np.zeros(FINE_BUCKETS, np.uint64)
     for value in values:
         counts[_bucket_of(value)] += np.uint64(1)
@@ -54,7 +54,7 @@ def test_quantile_is_off_by_less_than_a_bucket(values: list[int], share: float) 
 
 
 def test_quantile_of_many_is_within_ten_percent() -> None:
-    """p99 of a long-tailed distribution."""
+    """Quantiles of a long-tailed distribution are off by less than 10 %."""
     numbers = random.Random(3)
     values = sorted(int(numbers.lognormvariate(8, 2)) + 1 for _ in range(20_000))
     counts = np.zeros(FINE_BUCKETS, np.uint64)
@@ -66,14 +66,14 @@ def test_quantile_of_many_is_within_ten_percent() -> None:
 
 
 def test_quantile_of_nothing_is_none() -> None:
-    """An empty histogram has no quantile, and none is made up."""
+    """An empty histogram has no quantile."""
     assert quantile([], 0.5) is None
     assert quantile([(0, 1, 0)], 0.5) is None
     assert stall_quantiles([], 0.0) == {"p50": None, "p99": None, "p99.9": None, "max": None}
 
 
 def test_no_quantile_is_above_the_longest() -> None:
-    """A bucket's upper half may hold nothing; the exact maximum is known."""
+    """No quantile is above the exact maximum."""
     assert stall_quantiles([(1000.0, 2000.0, 1)], 1100.0) == {
         "p50": 1100.0,
         "p99": 1100.0,
@@ -83,14 +83,14 @@ def test_no_quantile_is_above_the_longest() -> None:
 
 
 def test_spread_of_a_few() -> None:
-    """Median, extremes and interquartile range; of one value there is no range."""
+    """Median, extremes and interquartile range are right; one value has a range of 0."""
     assert spread([5.0, 1.0, 2.0, 4.0, 3.0]) == Spread(3.0, 1.0, 5.0, 2.0)
     assert spread([7.0]) == Spread(7.0, 7.0, 7.0, 0.0)
     assert spread([]) is None
 
 
 def test_write_rate_has_t0_as_a_boundary_and_does_not_drift() -> None:
-    """Looks that come late or not at all move no interval; a standstill shows in its own ones."""
+    """Late or missing readings do not shift intervals; a standstill shows in the right ones."""
     t0 = 100.25
     times = [99.0, 99.13, 99.2, 99.5, 100.25, 100.45, 100.5, 101.0]
     # A thousand a second, none from 100.25 to 100.45.
@@ -103,23 +103,23 @@ def test_write_rate_has_t0_as_a_boundary_and_does_not_drift() -> None:
 
 
 def test_write_rate_of_too_few_looks_is_empty() -> None:
-    """Nothing is made up of a single look."""
+    """A single reading gives no interval."""
     assert write_rate([1.0], [5], 1.0).pages == ()
 
 
 def test_recorder_looks_at_a_fixed_interval() -> None:
-    """Ten looks a second, and it ends at once."""
+    """The recorder reads ten times a second, and ends at once."""
     count = iter(range(10**6))
     with WriteRecorder(lambda: (next(count), 1)) as recorder:
         while len(recorder.times) < 4:
             time.sleep(0.01)
-    # A busy host makes a look late; the next ones keep to the grid all the same.
+    # A busy host may delay a reading; later ones are on time again.
     assert recorder.times[3] - recorder.times[0] >= 0.2
     assert recorder.pages[:4] == [1, 2, 3, 4]
 
 
 def test_kib_reads_one_field() -> None:
-    """Also right-aligned, and None for what is not there or not a number."""
+    """A right-aligned number is read; a missing line or another text gives None."""
     text = "Name:\tVmRSS: 3 kB\nVmRSS:\t   1234 kB\nVmPTE:      88 kB\nRssAnon: many kB\n"
     assert kib(text, "VmRSS") == 1234
     assert kib(text, "VmPTE") == 88

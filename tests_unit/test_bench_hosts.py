@@ -1,4 +1,4 @@
-"""Contract: a host as a side of the A/B gate gives a right snapshot's figures, or says why there are none."""
+"""Contract: a host as a side of the A/B gate gives the figures of a right snapshot, or says why not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Saver = Callable[..., Report]
 
 
 def _side(folder: Path, save: Saver, monkeypatch: pytest.MonkeyPatch) -> HostSide:
-    """This host, with a saver in place of a QEMU."""
+    """Return this host as a side, with a function in place of a QEMU."""
     monkeypatch.setattr(host_side, "save_on_host", save)
     seed = Seed(stack(folder), folder / "vmstate", 1000, folder / "boot", (64,), SOURCE)
     sink = folder / "vmstate-background"
@@ -48,7 +48,7 @@ def _side(folder: Path, save: Saver, monkeypatch: pytest.MonkeyPatch) -> HostSid
 
 
 def test_every_metric_has_a_figure() -> None:
-    """By the names that the gate knows, in its units."""
+    """The figures have the gate's names and units."""
     found = figures_of(_GOOD)
     assert set(found) == set(METRICS)
     assert (found["total"], found["downtime"], found["size"]) == (900.0, 62.0, 1000.0)
@@ -58,13 +58,13 @@ def test_every_metric_has_a_figure() -> None:
 
 @pytest.mark.parametrize("stalls", [[], [-1] * FINE_BUCKETS, [1 << 64] * FINE_BUCKETS])
 def test_counters_that_make_no_sense_are_an_error(stalls: list[int]) -> None:
-    """They come from a guest's memory."""
+    """Counters that cannot be right are an error: they come from a guest's memory."""
     with pytest.raises(SetupBroken, match="histogram of its writes cannot be right"):
         figures_of(Report((STARTED, saved(stalls=stalls))))
 
 
 def test_save_tells_the_host_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernel and QEMU are asked anew each time, since each time may be another boot."""
+    """A save reports kernel and QEMU, which may differ after each boot, and leaves no file."""
     side = _side(tmp_path, lambda *_, **__: _GOOD, monkeypatch)
     save = side.save()
     assert (save.qemu, save.figures["total"]) == ("10.0.13", 900.0)
@@ -83,20 +83,20 @@ def test_save_tells_the_host_and_leaves_no_file(tmp_path: Path, monkeypatch: pyt
 def test_host_without_background_snapshots(
     report: Report, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing can be compared; that is no verdict."""
+    """A host without background snapshots is NotApplicable."""
     with pytest.raises(NotApplicable, match=said):
         _side(tmp_path, lambda *_, **__: report, monkeypatch).save()
 
 
 def test_wrong_snapshot_has_no_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first one of each side is judged."""
+    """A wrong snapshot is an error if it is judged, as the first one of each side is."""
     side = _side(tmp_path, lambda *_, **__: _GOOD, monkeypatch)
     with pytest.raises(SetupBroken, match="is wrong, so its cost means nothing"):
         side.save(judge=True)
 
 
 def test_failed_save_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crash is found by `snapproof run`; a gate that called it worse would name no cause."""
+    """A failed save is an error and not the verdict WORSE, which would name no cause."""
 
     def fails(*_: Any, **__: Any) -> Report:
         raise SubjectFailed("QEMU ended.")
@@ -106,7 +106,7 @@ def test_failed_save_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_missing_figure_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ratio of zeros says nothing."""
+    """A missing figure is an error."""
     still = Report((STARTED, saved(stalls=_STALLS, events=[])))
     with pytest.raises(SetupBroken, match="gave no figure for --metric stun"):
         _side(tmp_path, lambda *_, **__: still, monkeypatch).figure("stun", tmp_path)
@@ -115,7 +115,7 @@ def test_missing_figure_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_slowdown_goes_there_and_its_count_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The library counts in a page of the host; that of the next save goes on from it."""
+    """The library's counts come back from the host, and the next save goes on from them."""
     slowdown = Slowdown(tmp_path / "slow.so", ActsPage.blank(tmp_path / "acts"), 200, 0)
     slowdown.library.write_bytes(b"library")
 
@@ -136,7 +136,7 @@ def test_slowdown_goes_there_and_its_count_comes_back(
 @pytest.mark.vm
 @pytest.mark.timeout(900)
 def test_this_host_against_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Real saves; the size of a file is the same but for some pages, so the gate must say so."""
+    """With real saves, whose files differ by a few pages, the gate for the size says SAME."""
     words = ["--a", LOCAL, "--b", LOCAL, "--metric", "size", "--pairs", "8", "--max-pairs", "8"]
     assert main(["bench", "ab", *words, "--results", str(tmp_path / "results")]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("SAME: ")

@@ -17,7 +17,7 @@ from validators.live_faults.wrapper import faulty_qemu
 @pytest.mark.vm
 @pytest.mark.timeout(600)
 def test_every_way_is_measured_on_a_real_guest(tmp_path: Path) -> None:
-    """A guest of 256 MiB, saved once by each way that this QEMU has."""
+    """A guest of 256 MiB is saved once in each way that this QEMU has."""
     folder = tmp_path / "results"
     words = [
         "--ram",
@@ -46,14 +46,14 @@ def test_every_way_is_measured_on_a_real_guest(tmp_path: Path) -> None:
         assert len(rate["t_ms"]) == len(rate["pages"])
         if sample["way"] != Way.SAVEVM.value:
             assert sample["judged"] == "structure and write order are right"
-    # Nothing heavy is left.
+    # No large file is left.
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 10 << 20
 
 
 @pytest.mark.vm
 @pytest.mark.timeout(600)
 def test_pre_copy_that_never_ends_is_given_up(tmp_path: Path) -> None:
-    """A sink that is slower than the writers: the guest is stopped, and the file is right and not endless."""
+    """With a sink slower than the writers the guest is stopped; the file is right and bounded."""
     folder = tmp_path / "results"
     words = ["--ram", "256", "--ways", "precopy-file", "--writers", "all", "--sinks", "throttled"]
     words += ["--throttle", "40", "--repeats", "1", "--results", str(folder)]
@@ -66,13 +66,13 @@ def test_pre_copy_that_never_ends_is_given_up(tmp_path: Path) -> None:
 
 
 def _silent(_text: str) -> None:
-    """Nobody wants to know."""
+    """Ignore the message."""
 
 
 @pytest.mark.vm
 @pytest.mark.timeout(600)
 def test_wrong_snapshot_is_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A QEMU that protects nothing saves fast, and wrongly: its figures are in no median."""
+    """A QEMU that protects nothing writes a wrong file, so its figures do not count."""
     cache = Cache(default_cache_folder())
     qemu = find_qemu(None, cache, None, _silent)
     faulty = faulty_qemu("report_success", qemu.executable, cache, tmp_path, _silent)

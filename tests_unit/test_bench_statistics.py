@@ -1,4 +1,4 @@
-"""Contract: the A/B gate's interval is Wilcoxon's, its verdicts follow, and it errs as rarely as it says."""
+"""Contract: the A/B gate's interval is Wilcoxon's, and it errs as rarely as it states."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PLAN = statistics.looks(10, 40)
     [(8, 0.025, 4), (10, 0.005, 4), (12, 0.005, 8), (20, 0.025, 53), (25, 0.005, 69), (4, 0.05, 0)],
 )
 def test_cut_is_that_of_published_tables(n: int, tail: float, cut: int) -> None:
-    """Wilcoxon and Wilcox, Some Rapid Approximate Statistical Procedures (1964), table 2."""
+    """See Wilcoxon and Wilcox, Some Rapid Approximate Statistical Procedures (1964), table 2."""
     assert statistics.signed_rank_cut(n, tail) == cut
 
 
@@ -42,7 +42,7 @@ def test_interval_holds_what_the_test_does_not_reject(seed: int) -> None:
 
 
 def test_too_few_pairs_have_no_interval() -> None:
-    """Then nothing is decided, whatever they say."""
+    """Too few pairs give an unbounded interval, so the verdict is UNDECIDED."""
     found = statistics.estimate([0.5] * 5, 0.99)
     assert found.ratio == pytest.approx(math.exp(0.5))
     assert found.low == 0
@@ -70,19 +70,19 @@ def _found(low: float, high: float, pairs: int = 10) -> Estimate:
     ],
 )
 def test_verdicts(low: float, high: float, verdict: RatioVerdict) -> None:
-    """The whole interval has to lie on one side of what is allowed."""
+    """A verdict needs the whole interval on one side of the limit."""
     assert statistics.judge(_found(low, high), 1.1) is verdict
 
 
 def test_looks_share_the_error() -> None:
-    """Each look errs by its part only, so all together err no more than one."""
+    """The errors of all looks add up to at most that of one."""
     assert _PLAN == (10, 15, 22, 32, 40)
     assert statistics.looks(10, 10) == (10,)
     assert statistics.level_per_look(0.95, len(_PLAN)) == pytest.approx(0.99)
 
 
 def test_more_pairs() -> None:
-    """An interval twice as wide as what is left needs four times as many pairs; advised are twice those."""
+    """An interval twice as wide as the distance needs four times as many pairs; the advice is twice that."""
     limit = 1.1
     half = 2 * math.log(limit / 1.0)
     assert statistics.more_pairs(_found(math.exp(-half), math.exp(half)), limit) == 70
@@ -91,25 +91,25 @@ def test_more_pairs() -> None:
 
 
 def test_spread_takes_no_notice_of_an_outlier() -> None:
-    """It is that of the others."""
+    """The spread is that of the other values."""
     assert statistics.relative_spread([99, 100, 101, 100, 100, 5000]) == pytest.approx(0.0074, abs=0.0001)
     assert statistics.relative_spread([5.0, 5.0]) == 0
 
 
 @pytest.mark.parametrize("name", NOISES)
 def test_false_alarms_are_rare(name: str) -> None:
-    """Equal sides give none; sides that differ by just what is allowed give at most 2.5 % of either error."""
+    """Equal sides give none; sides that differ by the limit give at most 2.5 % of either error."""
     found, _ = simulated(NOISES[name], 1.0, 300, _PLAN)
     assert found[RatioVerdict.WORSE] == found[RatioVerdict.BETTER] == 0
     found, _ = simulated(NOISES[name], LIMIT, 300, _PLAN)
-    # 300 times 2.5 %, and three standard deviations more.
+    # 300 times 2.5 %, plus three standard deviations.
     assert found[RatioVerdict.WORSE] <= 16
     assert found[RatioVerdict.SAME] <= 16
 
 
 @pytest.mark.parametrize(("name", "power"), [("quiet host", 1.0), ("busy host", 0.85)])
 def test_slowdown_of_a_fifth_is_found(name: str, power: float) -> None:
-    """On a quiet host always, and after a dozen pairs; the same side is cleared as surely."""
+    """On a quiet host a slowdown is always found, within a dozen pairs; equal sides are SAME as often."""
     found, pairs = simulated(NOISES[name], 1.2, 300, _PLAN)
     assert found[RatioVerdict.WORSE] >= 300 * power
     assert found[RatioVerdict.SAME] == found[RatioVerdict.BETTER] == 0

@@ -1,4 +1,4 @@
-"""Contract: charts are SVG that fits into any page, and no figure of a results file breaks them."""
+"""Contract: charts are SVG for any page, and no figure of a results file breaks them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _words(svg: str) -> str:
 
 @_EVERY
 def test_chart_fits_into_a_page(draw: Callable[[str], str]) -> None:
-    """Colours, fonts and size are the page's; nothing in it acts, is fetched, or styles other elements."""
+    """Colours, fonts and size are the page's; a chart runs, fetches and styles nothing else."""
     svg = draw("one")
     root = ET.fromstring(svg)
     assert root.tag == f"{_SVG}svg"
@@ -65,7 +65,7 @@ def test_chart_fits_into_a_page(draw: Callable[[str], str]) -> None:
 
 @_EVERY
 def test_chart_is_told_to_those_who_cannot_see_it(draw: Callable[[str], str]) -> None:
-    """It is an image with a name and a description, and its labels are text."""
+    """A chart is an image with a title and a description, and its labels are text."""
     svg = draw("one")
     root = ET.fromstring(svg)
     assert root.get("role") == "img"
@@ -77,7 +77,7 @@ def test_chart_is_told_to_those_who_cannot_see_it(draw: Callable[[str], str]) ->
 
 @_EVERY
 def test_chart_is_the_same_each_time_and_shares_no_id(draw: Callable[[str], str]) -> None:
-    """Two drawings agree to the byte; with another key they have no id in common, and refer to their own."""
+    """Two drawings are equal byte for byte; with different keys they share no id."""
     one, two = draw("one"), draw("two")
     assert one == draw("one")
     assert one.replace("one-", "two-") == two
@@ -89,14 +89,14 @@ def test_chart_is_the_same_each_time_and_shares_no_id(draw: Callable[[str], str]
 
 
 def test_names_are_neither_formulas_nor_elements() -> None:
-    """A RAMBlock may be called anything."""
+    """Any name of a RAMBlock is drawn as text."""
     svg = page_map_chart({"$x^2$<b>&": [(0, 4096)]}, {}, "k", "<script>")
     assert "$x^2$<b>&: 1 pages bad" in _words(svg)
     assert "<b>" not in svg and "<script>" not in svg
 
 
 def test_map_shows_a_single_page_and_where() -> None:
-    """One page of 131,072 is seen, in the cell where it lies: the first row's first, the last row's last."""
+    """One bad page of 131,072 is visible in the right cell, the first or the last."""
     for page, place in ((0, "first"), (131_071, "last")):
         svg = page_map_chart({"pc.ram": [(page * 4096, page * 4096 + 4096)]}, {"pc.ram": 512 << 20}, "k", "t")
         paths = [e for e in ET.fromstring(svg).iter(f"{_SVG}path") if "--chart-bad" in e.get("style", "")]
@@ -106,14 +106,14 @@ def test_map_shows_a_single_page_and_where() -> None:
 
 
 def test_map_takes_overlapping_and_absurd_ranges() -> None:
-    """Ranges may overlap, come in any order, or lie behind the end of the block."""
+    """Ranges may overlap, come in any order, or lie after the end of the block."""
     ranges = {"a": [(8192, 16384), (0, 12288), (0, 4096)], "b": [(1 << 62, (1 << 62) + 4096)], "c": [(9, 3)]}
     svg = page_map_chart(ranges, {"a": 4096, "b": 8192}, "k", "t")
     assert "a: " in _words(svg) and "b: " in _words(svg) and "c: " not in _words(svg)
 
 
 def test_nothing_to_draw_is_nothing() -> None:
-    """No samples, or none with that figure: no chart."""
+    """There is no chart without samples that have the figure."""
     assert by_ram_chart((), "stun_ms", "Stun", "k") == ""
     assert by_ram_chart(_SAMPLES, "no_such_ms", "None", "k") == ""
     assert size_chart((), "k") == stall_chart((), "k") == write_rate_chart((), "k") == ""
@@ -121,7 +121,7 @@ def test_nothing_to_draw_is_nothing() -> None:
 
 
 def test_broken_samples_are_left_out() -> None:
-    """What is missing, no number, negative or failed does not stop the rest."""
+    """Values that are missing, not numbers or negative, and failed samples, do not stop the rest."""
     good = bench(repeats=1)["samples"][0]
     wrong = [
         None, 7, {}, {"ram_mib": "512"}, {"ram_mib": float("nan")}, {"ram_mib": -1}, {"ram_mib": 1e300},
@@ -142,7 +142,7 @@ def test_broken_samples_are_left_out() -> None:
 
 
 def test_like_is_compared_with_like() -> None:
-    """Charts take one writer and one sink: all of RAM and unlimited, or else the most frequent."""
+    """Charts show one writer and one sink: `all` and `unlimited`, or else the most frequent pair."""
     rows = [{**bench(repeats=1)["samples"][0], "writer": writer} for writer in ("idle", "idle", "all", "hot")]
     assert [sample.writer for sample in main_series(read_samples({"samples": rows}))] == ["all"]
     without = [row for row in rows if row["writer"] != "all"]
@@ -151,12 +151,12 @@ def test_like_is_compared_with_like() -> None:
 
 
 def test_ways_keep_their_order() -> None:
-    """The order does not depend on which was measured first."""
+    """The order does not depend on the order of the samples."""
     assert ways_of(_SAMPLES) == sorted(WAYS)
 
 
 def test_spread_is_that_of_all_repeats() -> None:
-    """Median and ends."""
+    """Median, smallest and largest are right."""
     found = spread([5.0, 1.0, 3.0])
     assert found is not None and (found.min, found.median, found.max) == (1.0, 3.0, 5.0)
     assert spread([]) is None
@@ -164,13 +164,13 @@ def test_spread_is_that_of_all_repeats() -> None:
 
 @pytest.mark.parametrize("stall", [None, 0.0, 1e13])
 def test_timeline_of_a_save_without_end_or_events(stall: float | None) -> None:
-    """A QEMU that died leaves a save that was begun, and nothing more."""
+    """A save without an end or events, as a QEMU that died leaves it, is drawn."""
     svg = timeline_chart(SaveTimes("01-live", 5.0), stall, "k")
     assert "no end seen" in _words(svg)
 
 
 def test_timeline_says_what_it_shows() -> None:
-    """Stun, length and stall in words, for the eye and for others."""
+    """Stun, duration and stall are in the labels and in the description."""
     svg = timeline_chart(_SAVE, 5987, "k")
     for text in ("2.2 ms", "1.4 s, completed", "5.99 ms"):
         assert text in _words(svg)
@@ -178,13 +178,13 @@ def test_timeline_says_what_it_shows() -> None:
 
 
 def test_guest_that_is_not_resumed_stands_still_until_the_end() -> None:
-    """Stop-and-save: the guest stands still from before the save until after it; several STOPs pair up."""
+    """A guest that is not resumed is stopped until the end; otherwise STOPs and RESUMEs pair up."""
     assert SaveTimes("a", 2.0, (1.0,), (), 4.0, "completed").stuns == ((1.0, 4.0),)
     assert SaveTimes("a", 2.0, (1.0, 5.0), (1.5, 5.25), 6.0, "completed").stuns == ((1.0, 1.5), (5.0, 5.25))
 
 
 def test_numbers_as_people_say_them() -> None:
-    """Units change where the number would have four digits."""
+    """The unit changes before a number has four digits."""
     assert [time_text(us) for us in (5, 999, 1000, 2200, 1e6, 9.5e7)] == [
         "5 µs", "999 µs", "1 ms", "2.2 ms", "1 s", "95 s",
     ]  # fmt: skip

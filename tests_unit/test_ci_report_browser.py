@@ -103,7 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_page_opens_without_error(
     screens: dict[int, _Screen], folder: Path, name: str, width: int, dark: bool
 ) -> None:
-    """No console message, no request but for the page, nothing wider than the screen with all open."""
+    """There is no console message, no request except the page, and no overflow with all details open."""
     page = screens[width]
     page.open(folder / name, dark)
     page.evaluate(_OPEN_ALL)
@@ -115,7 +115,7 @@ def test_page_opens_without_error(
 
 
 def test_overflow_is_seen(phone: _Screen, folder: Path, tmp_path: Path) -> None:
-    """The checks above can fail: a wide element, an image from elsewhere and a foreign script are noticed."""
+    """The checks above can fail: they see a wide element, an image from elsewhere and a foreign script."""
     text = (folder / "report.html").read_text()
     planted = "<div style='width:2000px'>x</div><img src='http://192.0.2.1/x.png'><script>alert(1)</script>"
     bad = tmp_path / "bad.html"
@@ -126,7 +126,7 @@ def test_overflow_is_seen(phone: _Screen, folder: Path, tmp_path: Path) -> None:
 
 
 def test_requests_and_errors_are_seen(desk: _Screen, tmp_path: Path) -> None:
-    """A page without a policy: its request, its exception and its console messages are noticed."""
+    """In a page without a policy, a request, an exception and console messages are seen."""
     script = "console.warn('w'); console.error('e'); throw new Error('thrown')"
     bad = tmp_path / "bad.html"
     bad.write_text(f"<!doctype html><img src='image.png'><script>{script}</script>")
@@ -160,7 +160,7 @@ def test_cell_of_the_matrix_opens_its_tests(desk: _Screen, folder: Path) -> None
 
 
 def test_search_finds_by_sentence(desk: _Screen, folder: Path) -> None:
-    """The search leaves the tests that hold all words, and says how many."""
+    """The search leaves the tests with all words, and says how many there are."""
     desk.open(folder / "report.html")
     desk.page.locator(".filter input").fill("no KSM hosts")
     shown = "[...document.querySelectorAll('details.test')].filter(t => t.checkVisibility()).length"
@@ -169,7 +169,7 @@ def test_search_finds_by_sentence(desk: _Screen, folder: Path) -> None:
 
 
 def test_print_opens_everything(desk: _Screen, folder: Path) -> None:
-    """On paper every test's sentence is there, and the ground is white even where the screen is dark."""
+    """On paper every test's sentence is there, and the ground is white even if the screen is dark."""
     desk.open(folder / "report.html", dark=True)
     desk.page.emulate_media(media="print")
     ground = desk.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--ground')")

@@ -1,4 +1,4 @@
-"""Contract: report.html says what results.json says; what is in a results folder is shown and no more."""
+"""Contract: report.html says what results.json says, and shows only what is in the results folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _VOID = {"meta", "link", "input", "br"}
 
 
 class _Parsed(HTMLParser):
-    """Collects elements; raises where one is not closed."""
+    """Collects elements, and raises if one is not closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class _Parsed(HTMLParser):
             self.text += data
 
     def every(self, name: str) -> list[str]:
-        """All values of an attribute."""
+        """Return all values of an attribute."""
         return [attributes[name] for _, attributes in self.tags if name in attributes]
 
 
@@ -60,7 +60,7 @@ def _page(result: dict[str, Any], folder: Path) -> _Parsed:
 
 
 def _assert_harmless(text: str, parsed: _Parsed) -> None:
-    """Nothing is fetched, nothing runs but the one script, ids are unique and fragments lead somewhere."""
+    """The page fetches nothing and runs one script only, ids are unique and fragments have targets."""
     assert [tag for tag, _ in parsed.tags].count("script") == 1
     assert not {tag for tag, _ in parsed.tags} & {"iframe", "img", "object", "embed", "base", "form", "image"}
     assert not [name for _, attributes in parsed.tags for name in attributes if name.startswith("on")]
@@ -76,7 +76,7 @@ def _assert_harmless(text: str, parsed: _Parsed) -> None:
 
 
 def test_order_of_sections(tmp_path: Path) -> None:
-    """Verdict and environment first, then matrix, failures, known issues, skips, bench, and all tests."""
+    """The order is verdict, environment, matrix, failures, known issues, skips, bench, all tests."""
     (tmp_path / "bench.json").write_text(json.dumps(bench(repeats=1)))
     values.fill_folder(tmp_path)
     page = _page(values.every_kind(), tmp_path)
@@ -87,7 +87,7 @@ def test_order_of_sections(tmp_path: Path) -> None:
 
 
 def test_environment_says_what_was_run_on_what(tmp_path: Path) -> None:
-    """Host kernel, QEMU, accelerator, guest, seed and command of a run with one QEMU."""
+    """A run with one QEMU shows host kernel, QEMU, accelerator, guest, seed and command."""
     text = _page(values.run(values.test("a.b")), tmp_path).text
     for word in ("6.18.44 #1 SMP", "10.0.13 (Debian)", "tcg", "default", "024d978d"):
         assert word in text
@@ -96,7 +96,7 @@ def test_environment_says_what_was_run_on_what(tmp_path: Path) -> None:
 
 
 def test_matrix_counts_each_test_once_and_leads_to_it(tmp_path: Path) -> None:
-    """A cell says how many tests ended how; its link leads to exactly these."""
+    """A cell has the number of tests by status, and its link leads to exactly these."""
     text = report_html(values.every_kind(), tmp_path)
     page = _page(values.every_kind(), tmp_path)
     table = text[text.index('class="matrix"') : text.index("</table>", text.index('class="matrix"'))]
@@ -109,7 +109,7 @@ def test_matrix_counts_each_test_once_and_leads_to_it(tmp_path: Path) -> None:
 
 
 def test_merged_matrix_has_a_row_for_a_group_and_a_column_for_a_stack(tmp_path: Path) -> None:
-    """A merge of two machines' runs of two QEMUs labels with both, with a slash between."""
+    """In a merge of two machines' runs of two QEMUs, labels have both, with a slash between."""
     legs = [f"{machine}/{qemu}" for machine in ("x86", "arm64") for qemu in ("d12", "d13")]
     tests = [values.test(f"{leg}/snapshot.live", "PASS", environment={"qemu": leg}) for leg in legs]
     made = {**values.run(*tests), "environment": {leg: {"qemu": leg} for leg in legs}}
@@ -120,7 +120,7 @@ def test_merged_matrix_has_a_row_for_a_group_and_a_column_for_a_stack(tmp_path: 
 
 
 def test_failure_names_oracle_page_and_command(tmp_path: Path) -> None:
-    """The violated check, what it demands, the first violations with place and bytes, and how again."""
+    """A failure shows the check, its demand, the first violations with place and bytes, and the command."""
     values.fill_folder(tmp_path, "tests/snapshot.live")
     page = _page(values.run(values.failing()), tmp_path)
     for word in (
@@ -138,14 +138,14 @@ def test_failure_names_oracle_page_and_command(tmp_path: Path) -> None:
 
 
 def test_broken_test_shows_its_evidence(tmp_path: Path) -> None:
-    """Command line, exit code and last lines of what broke."""
+    """An error shows command line, exit code and last lines of the log."""
     text = _page(values.every_kind(), tmp_path).text
     for word in ("qemu 'a b'", "-6", "one\ntwo", "/tmp/x"):
         assert word in text
 
 
 def test_known_issues_name_their_tests(tmp_path: Path) -> None:
-    """XFAIL and XPASS by issue, with its title from the baseline and its reproducer."""
+    """XFAIL and XPASS are listed by issue, with its title from the baseline and its reproducer."""
     page = _page(values.every_kind(), tmp_path)
     assert "a save whose exec: command fails is reported as completed" in page.text
     assert "docs/reproducers/f8-failed-command-completes.sh QEMU" in page.text
@@ -155,13 +155,13 @@ def test_known_issues_name_their_tests(tmp_path: Path) -> None:
 
 
 def test_issue_that_the_baseline_does_not_have(tmp_path: Path) -> None:
-    """An older results file may name one; whatever it is called."""
+    """An issue that the baseline does not have, as an older results file may name it, is shown."""
     bad = values.check("x", "XFAIL", known_issue='F"9 <b>', reason="so")
     assert 'F"9 <b>' in _page(values.run(values.test("a.b", "XFAIL", checks=[bad])), tmp_path).text
 
 
 def test_skips_are_grouped_by_reason(tmp_path: Path) -> None:
-    """One reason, three tests: one line."""
+    """Three tests with one reason are one line."""
     text = report_html(values.every_kind(), tmp_path)
     part = text[text.index('id="skipped"') : text.index('id="tests"')]
     assert part.count("This host has no KSM.") == 1
@@ -181,7 +181,7 @@ def test_skips_are_grouped_by_reason(tmp_path: Path) -> None:
     ],
 )
 def test_verdict_in_words(tests: list[dict[str, Any]], words: tuple[str, ...], tmp_path: Path) -> None:
-    """Nothing ran and all skipped are never called passed."""
+    """A run in which nothing ran or all was skipped is never called passed."""
     text = _page(values.run(*tests), tmp_path).text
     for word in words:
         assert word in text
@@ -194,7 +194,7 @@ _HOSTILE = (
 
 
 def _poisoned(value: Any, depth: int = 0) -> Any:
-    """The same structure with every text hostile, but for statuses, which choose what is shown."""
+    """Return the structure with every text hostile, except statuses, which select what is shown."""
     if isinstance(value, dict):
         return {
             key: one if key in ("status", "known_issue") else _poisoned(one, depth + 1)
@@ -206,7 +206,7 @@ def _poisoned(value: Any, depth: int = 0) -> Any:
 
 
 def test_hostile_texts_are_only_shown(tmp_path: Path) -> None:
-    """Whatever is text in the results may be markup, control characters or bytes that are not UTF-8."""
+    """Any text of the results may have markup, control characters or bytes that are not UTF-8."""
     (tmp_path / "bench.json").write_text(json.dumps(_poisoned(bench(repeats=1))))
     page = _page(_poisoned(values.every_kind()), tmp_path)
     assert "<script>alert(1)</script>" in page.text
@@ -215,7 +215,7 @@ def test_hostile_texts_are_only_shown(tmp_path: Path) -> None:
 
 
 def test_hostile_files_are_only_linked(tmp_path: Path) -> None:
-    """Names of files become URLs below the page; folders that lead elsewhere are not looked into."""
+    """Names of files become URLs below the page; folders that lead elsewhere are not read."""
     place = tmp_path / "tests" / "javascript:alert(1)"
     place.mkdir(parents=True)
     (place / 'a"><script>.log').write_text("")
@@ -248,7 +248,7 @@ def test_hostile_files_are_only_linked(tmp_path: Path) -> None:
 
 
 def test_broken_shapes_are_left_out(tmp_path: Path) -> None:
-    """A results file of another make costs no traceback, and what is of no known status is an ERROR."""
+    """A results file with wrong types raises no error, and an unknown status is an ERROR."""
     shapes: list[dict[str, Any]] = [
         {},
         {"tests": 3},
@@ -272,7 +272,7 @@ def test_broken_shapes_are_left_out(tmp_path: Path) -> None:
 
 
 def test_absurd_figures_cost_a_chart_at_most(tmp_path: Path) -> None:
-    """Figures that no axis can show leave a sentence where the chart would be, and the rest of the page."""
+    """Figures that no axis can show give a sentence in place of the chart."""
     values.fill_folder(tmp_path, "tests/snapshot.live")
     one = values.failing()
     one["figures"] = {"01-live/largest_write_stall_us": 1e308, "01-live/stun_ms": 1e400, "ram_mib": 10**400}
@@ -283,7 +283,7 @@ def test_absurd_figures_cost_a_chart_at_most(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_page_is_bounded(tmp_path: Path) -> None:
-    """Thousands of tests and megabytes of text: a page that can be opened, and says what it leaves out."""
+    """A page of thousands of tests and megabytes of text is small, and says what it leaves out."""
     long = "x" * (1 << 20)
     bad = values.check("golden", "FAIL", total=10**6, violations=[{"sentence": long, "hexdump": long}] * 1000)
     many = [values.test(f"g{index % 9}.{index}", sentence=long) for index in range(TEST_LIMIT + 500)]
@@ -300,7 +300,7 @@ def test_page_is_bounded(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_the_page_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything but the charts is there, and how to get them."""
+    """Without matplotlib the page has all but the charts, and says how to get them."""
     monkeypatch.setitem(sys.modules, "ci.charts.svg", None)
     values.fill_folder(tmp_path, "tests/snapshot.live")
     page = _page(values.run(values.failing()), tmp_path)
@@ -311,7 +311,7 @@ def test_without_matplotlib_the_page_says_so(tmp_path: Path, monkeypatch: pytest
 
 
 def test_page_of_a_bench_alone() -> None:
-    """Charts, environment and medians; samples that failed are counted by what they say."""
+    """A bench shows charts, environment and medians; failed samples are counted by their sentence."""
     content = bench(repeats=3)
     content["samples"].append({"ram_mib": 256, "way": "savevm", "error": "QEMU <ended>."})
     content["left_out"] = [{"what": "8192 MiB", "why": "There is no <room> for it."}]
@@ -329,7 +329,7 @@ def test_page_of_a_bench_alone() -> None:
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"samples": 1}', "\ud800".encode("utf-8", "surrogatepass")])
 def test_bench_that_cannot_be_read(content: str | bytes, tmp_path: Path) -> None:
-    """It costs a sentence."""
+    """A bench.json that cannot be read gives a sentence."""
     (tmp_path / "bench.json").write_bytes(content.encode() if isinstance(content, str) else content)
     text = _page(values.run(values.test("a.b")), tmp_path).text
     assert "could not be read" in text or "There is no sample without an error." in text

@@ -1,4 +1,4 @@
-"""Contract: what report.html is made from is read with care: QMP logs, texts, numbers, names of files."""
+"""Contract: the inputs of report.html are read defensively: QMP logs, texts, numbers, names of files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests_unit import report_values as values
 
 
 def test_qmp_log_of_a_save(tmp_path: Path) -> None:
-    """Told, stopped, resumed, completed when QEMU first says so; named after the folder of its file."""
+    """A save has its begin, STOP, RESUME and first report of its end, and the name of its folder."""
     log = tmp_path / "qmp.jsonl"
     log.write_text(values.qmp_lines())
     (save,) = read_qmp_log(log).saves
@@ -22,7 +22,7 @@ def test_qmp_log_of_a_save(tmp_path: Path) -> None:
 
 
 def test_guest_stopped_before_its_save_is_stopped_for_it(tmp_path: Path) -> None:
-    """Stop-and-save: STOP comes before `migrate`, RESUME after the end; the next save has its own."""
+    """With stop-and-save, STOP comes before `migrate` and RESUME after the end; the next save has its own."""
     lines = values.qmp_lines().splitlines()
     log = tmp_path / "qmp.jsonl"
     early = lines[1].replace('"seconds": 1000, "microseconds": 5000', '"seconds": 999, "microseconds": 0')
@@ -37,7 +37,7 @@ def test_guest_stopped_before_its_save_is_stopped_for_it(tmp_path: Path) -> None
 
 
 def test_damaged_qmp_log_gives_what_it_has(tmp_path: Path) -> None:
-    """Lines that are cut off, no JSON, of another shape or endless are left out."""
+    """Lines that are cut off, not JSON, of another shape or too long are left out."""
     good = values.qmp_lines().splitlines()
     odd = [
         '{"time": 1, "msg": {"event": "STOP"', '["STOP"]', '{"time": "x", "msg": {"event": "STOP"}}',
@@ -56,7 +56,7 @@ def test_damaged_qmp_log_gives_what_it_has(tmp_path: Path) -> None:
 
 
 def test_long_save_is_thinned_out(tmp_path: Path) -> None:
-    """A save of minutes is asked after thousands of times; a chart needs some hundreds of points."""
+    """Of the thousands of answers during a long save, some hundreds of points are kept."""
     lines = values.qmp_lines().splitlines()
     log = tmp_path / "qmp.jsonl"
     log.write_text("\n".join([*lines[:3], *([lines[3]] * 5000), lines[4]]))
@@ -66,7 +66,7 @@ def test_long_save_is_thinned_out(tmp_path: Path) -> None:
 
 
 def test_text_is_cut_and_cleaned() -> None:
-    """Escapes and control characters go, long texts end with their length, and nothing takes long."""
+    """Escapes and control characters are removed, a long text ends with its length, and all is fast."""
     assert clean("a\x1b[1;31mb\x1b]0;title\x07c\r\nd\x00e") == "abc\nd\ufffde"
     assert clean(None) == "" and clean(7) == "7"
     assert clean("y" * 700) == "y" * 600 + " … (700 characters)"
@@ -76,7 +76,7 @@ def test_text_is_cut_and_cleaned() -> None:
 
 
 def test_numbers_and_times() -> None:
-    """What is no number is the default; times are short."""
+    """A value that is not a number gives the default; times have one or two units."""
     assert [number(value) for value in (3, 2.5, True, "7", None, float("inf"), 10**400)] == [
         3,
         2.5,
@@ -95,7 +95,7 @@ def test_numbers_and_times() -> None:
 
 
 def test_names_that_lead_out_of_the_folder(tmp_path: Path) -> None:
-    """Only what is below the folder is ever opened."""
+    """Only files below the folder are opened."""
     (tmp_path / "a b").mkdir()
     found = inside(tmp_path, "a b")
     assert found is not None and link(tmp_path, found, "./") == "./a%20b"

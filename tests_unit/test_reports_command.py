@@ -47,7 +47,7 @@ def _shard(folder: Path, number: int, *outcomes: OutcomeRecord) -> Path:
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("made", [everything(), hostile()], ids=["every-status", "hostile"])
 def test_every_format(name: str, made: RunResult, tmp_path: Path, capsys: Capture) -> None:
-    """Each is printed, or written to a file, the same both times; the exit code is not that of the run."""
+    """Each format is printed or written to a file with the same text; the exit code is always 0."""
     placed(tmp_path / "run", made)
     code, out, err = _report(capsys, "render", tmp_path / "run", "--format", name)
     assert (code, err) == (0, "")
@@ -58,13 +58,13 @@ def test_every_format(name: str, made: RunResult, tmp_path: Path, capsys: Captur
 
 
 def test_format_names() -> None:
-    """Each format's file has a name of its own, none of them that of the results."""
+    """The files of the formats have different names, and none is results.json."""
     files = [entry.file for entry in FORMATS.values()]
     assert len({*files, "results.json"}) == len(files) + 1
 
 
 def test_unknown_format(tmp_path: Path, capsys: Capture) -> None:
-    """The sentence names those that there are."""
+    """The sentence names the formats that exist."""
     placed(tmp_path, result())
     code, _, err = _report(capsys, "render", tmp_path, "--format", "xls")
     assert code == 2
@@ -72,7 +72,7 @@ def test_unknown_format(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_format_that_is_not_installed(tmp_path: Path) -> None:
-    """A part that is left out of an installation is missing machinery, not a traceback."""
+    """A format whose module is not installed is MachineryMissing, not a traceback."""
     entry = replace(FORMATS["junit"], name="x", renderer="ci.reports.no_such_module:text")
     with pytest.raises(
         MachineryMissing, match=r"cannot write 'x': the module 'ci.reports.no_such_module' is"
@@ -83,7 +83,7 @@ def test_format_that_is_not_installed(tmp_path: Path) -> None:
 def test_summary_goes_where_github_wants_it(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is appended, since other steps write there too; a file that cannot be written is one sentence."""
+    """The summary is appended, because other steps write to the file too; a write error is one sentence."""
     placed(tmp_path / "run", result(outcome("a", Status.PASS)))
     target = tmp_path / "step"
     target.write_text("before\n")
@@ -99,7 +99,7 @@ def test_summary_goes_where_github_wants_it(
 
 @pytest.mark.parametrize("url", ["/srv/ci", "ftp://x/", "https://x/<b>", "https://a b/", 'https://x/"'])
 def test_url_that_is_none(url: str, tmp_path: Path, capsys: Capture) -> None:
-    """What would end a link or a string elsewhere is refused here."""
+    """A URL with characters that could end a link or a string in a report is refused."""
     placed(tmp_path, result())
     code, _, err = _report(capsys, "render", tmp_path, "--format", "kcidb", "--url", url)
     assert code == 2
@@ -107,7 +107,7 @@ def test_url_that_is_none(url: str, tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_output_that_cannot_be_written(tmp_path: Path, capsys: Capture) -> None:
-    """A folder in the way, and a folder that is not there."""
+    """A target that is a folder, and a folder that does not exist, are refused."""
     placed(tmp_path, result())
     for target, said in ((tmp_path, "is not a regular file"), (tmp_path / "a" / "b", "could not be written")):
         code, _, err = _report(capsys, "render", tmp_path, "--format", "junit", "--output", target)
@@ -119,7 +119,7 @@ def test_output_that_cannot_be_written(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_run_writes_more_formats(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the others; what GitHub takes from a file or from the output is there as well."""
+    """All formats are in the folder; those for GitHub also go to its file and to the output."""
     target = tmp_path / "step"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(target))
     made = result(outcome("a", Status.FAIL))
@@ -132,7 +132,7 @@ def test_run_writes_more_formats(tmp_path: Path, capsys: Capture, monkeypatch: p
 
 
 def test_format_that_fails_loses_no_result(tmp_path: Path) -> None:
-    """results.json is written first: the run was not for nothing."""
+    """results.json is written before the format that fails."""
     entry = replace(FORMATS["junit"], renderer="ci.reports.no_such_module:text", file="x")
     with pytest.raises(MachineryMissing):
         write_results(tmp_path, result(outcome("a", Status.PASS)), [entry])
@@ -143,7 +143,7 @@ def test_format_that_fails_loses_no_result(tmp_path: Path) -> None:
 
 
 def test_merge_makes_a_results_folder(tmp_path: Path, capsys: Capture) -> None:
-    """All formats of all shards, the tests' files, and the exit code of the whole."""
+    """The merged folder has all formats, the tests' files, and the exit code of all tests."""
     parts = [_shard(tmp_path / f"s{n}", n, outcome(f"t.{n}", Status.PASS)) for n in (1, 2, 3)]
     (tmp_path / "s1" / "stack.json").write_text("{}")
     code, out, err = _report(capsys, "merge", *parts, "--output", tmp_path / "all")
@@ -158,7 +158,7 @@ def test_merge_makes_a_results_folder(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_merge_tells_a_missing_shard(tmp_path: Path, capsys: Capture) -> None:
-    """Exit code 2, a sentence, and red in every format."""
+    """A missing shard gives exit code 2, a sentence, and an error in every format."""
     parts = [_shard(tmp_path / f"s{n}", n, outcome(f"t.{n}", Status.PASS)) for n in (1, 2)]
     code, out, err = _report(capsys, "merge", *parts, "--output", tmp_path / "all")
     assert code == 2
@@ -175,7 +175,7 @@ def test_merge_tells_a_missing_shard(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_merge_leaves_heavy_files_and_pipes(tmp_path: Path, capsys: Capture) -> None:
-    """Snapshots, golden images, links and pipes are not copied; all else is."""
+    """Snapshots, golden images, links and pipes are not copied; all other files are."""
     part = _shard(tmp_path / "s1", 1, outcome("t", Status.FAIL))
     place = part / "tests" / "t"
     for name in ("01/golden", "01/golden-2", "01/logs"):
@@ -193,7 +193,7 @@ def test_merge_leaves_heavy_files_and_pipes(tmp_path: Path, capsys: Capture) -> 
 
 
 def test_merge_refuses(tmp_path: Path, capsys: Capture) -> None:
-    """A part without results, and an output that holds a run."""
+    """A part without results, and an output folder that holds a run, are refused."""
     part = _shard(tmp_path / "s1", 1, outcome("t", Status.PASS))
     code, _, err = _report(capsys, "merge", part, tmp_path / "no", "--output", tmp_path / "all")
     assert code == 2
@@ -205,7 +205,7 @@ def test_merge_refuses(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_merge_does_without_what_a_killed_shard_left(tmp_path: Path, capsys: Capture) -> None:
-    """The others are merged, and it is MISS, by its folder and by its number."""
+    """The other shards are merged; the killed one is MISS, by its folder and by its number."""
     parts = [_shard(tmp_path / f"s{n}", n, outcome(f"t.{n}", Status.PASS)) for n in (1, 2)]
     (tmp_path / "s3" / "tests").mkdir(parents=True)
     code, out, err = _report(capsys, "merge", *parts, tmp_path / "s3", "--output", tmp_path / "all")
@@ -217,7 +217,7 @@ def test_merge_does_without_what_a_killed_shard_left(tmp_path: Path, capsys: Cap
 
 
 def test_merge_keeps_what_each_guest_is_made_of(tmp_path: Path, capsys: Capture) -> None:
-    """The stack.json of all shards, whichever has a further guest; what is no JSON is left out."""
+    """The merged stack.json has the further guests of all shards; a file that is not JSON is left out."""
     parts = [_shard(tmp_path / f"s{n}", n, outcome(f"t.{n}", Status.PASS)) for n in (1, 2, 3)]
     (parts[0] / "stack.json").write_text("nonsense")
     (parts[1] / "stack.json").write_text(json.dumps({"accel": "tcg", "guests": {}}))
@@ -228,7 +228,7 @@ def test_merge_keeps_what_each_guest_is_made_of(tmp_path: Path, capsys: Capture)
 
 
 def test_merge_into_a_part_of_it(tmp_path: Path, capsys: Capture) -> None:
-    """A copy of itself in itself would have no end."""
+    """An output folder inside a part is refused: the copy would contain itself."""
     part = _shard(tmp_path / "s1", 1, outcome("t", Status.PASS))
     code, _, err = _report(capsys, "merge", part, "--output", part / "tests" / "t" / "all")
     assert code == 2
@@ -236,7 +236,7 @@ def test_merge_into_a_part_of_it(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_page_elsewhere_links_to_the_results(tmp_path: Path, capsys: Capture) -> None:
-    """By the way from there, or by --url."""
+    """Links lead from the page's folder to the results, or to --url."""
     placed(tmp_path / "run", result(outcome("a", Status.FAIL)))
     target = tmp_path / "pages" / "report.html"
     target.parent.mkdir()
@@ -250,7 +250,7 @@ def test_page_elsewhere_links_to_the_results(tmp_path: Path, capsys: Capture) ->
 
 
 def test_merge_on_a_full_disk(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sentence, and no results.json that would pass for the whole."""
+    """A full disk is one sentence, and leaves no results.json."""
     part = _shard(tmp_path / "s1", 1, outcome("t", Status.PASS))
 
     def full(*_words: object, **_more: object) -> None:
@@ -283,7 +283,7 @@ def test_compare(tmp_path: Path, capsys: Capture) -> None:
 
 
 def test_compare_cannot(tmp_path: Path, capsys: Capture) -> None:
-    """Exit code 2 where there is nothing to compare."""
+    """The exit code is 2 if there is nothing to compare."""
     placed(tmp_path / "old", result(outcome("a", Status.PASS)))
     placed(tmp_path / "new", result(outcome("b", Status.PASS)))
     for new in ("new", "no"):
@@ -296,7 +296,7 @@ def test_compare_cannot(tmp_path: Path, capsys: Capture) -> None:
     "words", [("--factor", "0.5"), ("--factor", "nan"), ("--least-ms", "-1"), ("--least-seconds", "x")]
 )
 def test_thresholds_that_make_no_sense(words: tuple[str, str]) -> None:
-    """Argparse says so."""
+    """argparse refuses them."""
     with pytest.raises(SystemExit) as caught:
         main(["report", "compare", "a", "b", *words])
     assert caught.value.code == 2

@@ -1,4 +1,4 @@
-"""Contract: a comparison tells what got worse and what did not, and no noise."""
+"""Contract: a comparison says what got worse and what did not, without noise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SAME = outcome("same", Status.PASS)
 def _compared(
     old: OutcomeRecord | None, new: OutcomeRecord | None, thresholds: Thresholds | None = None
 ) -> Comparison:
-    """Two runs with one more test than the one that is the same in both."""
+    """Compare two runs that have the test `same`, and one more each."""
     before, now = (result(*([_SAME, one] if one else [_SAME])) for one in (old, new))
     return compare(before, now, thresholds or Thresholds())
 
@@ -61,7 +61,7 @@ def _kinds(comparison: Comparison) -> list[str]:
     ],
 )
 def test_kinds(old: str | None, new: str | None, kinds: list[str], code: int) -> None:
-    """Each pair of statuses is of its kind, and only what got worse changes the exit code."""
+    """Each pair of statuses is of the right kind, and only tests that got worse change the exit code."""
     before, now = (outcome("t", Status(status)) if status else None for status in (old, new))
     found = _compared(before, now)
     assert _kinds(found) == kinds
@@ -69,14 +69,14 @@ def test_kinds(old: str | None, new: str | None, kinds: list[str], code: int) ->
 
 
 def test_new_failure_outweighs_a_broken_test() -> None:
-    """A failure is known to be one."""
+    """A new failure gives exit code 1, although another test broke."""
     old = result(outcome("a", Status.PASS), outcome("b", Status.PASS))
     new = result(outcome("a", Status.ERROR), outcome("b", Status.FAIL))
     assert compare(old, new, Thresholds()).exit_code == 1
 
 
 def test_nothing_in_common() -> None:
-    """Two runs that cannot be compared are not the same."""
+    """Two runs without a common test are an error, not "no difference"."""
     with pytest.raises(UsageError, match="no test in common"):
         compare(result(outcome("a", Status.PASS)), result(outcome("b", Status.PASS)), Thresholds())
 
@@ -86,7 +86,7 @@ def test_nothing_in_common() -> None:
     [(10, 16, True), (10, 14.9, False), (2, 6.9, False), (0, 5, True), (100, 104, False), (16, 10, False)],
 )
 def test_slower_tests(old: float, new: float, slower: bool) -> None:
-    """Half as long again and five seconds more; one of both alone is noise."""
+    """A test is slower by 1.5 times and 5 seconds; one of these alone is noise."""
     found = _compared(outcome("t", Status.PASS, seconds=old), outcome("t", Status.PASS, seconds=new))
     assert [one.figure for one in found.slower] == (["seconds"] if slower else [])
     assert found.exit_code == 0
@@ -106,7 +106,7 @@ def test_slower_tests(old: float, new: float, slower: bool) -> None:
     ],
 )
 def test_slower_figures(figure: str, old: Any, new: Any, slower: bool) -> None:
-    """Times in any unit are compared in milliseconds; what is no time is not."""
+    """Times in any unit are compared in milliseconds; other figures are not compared."""
     found = _compared(
         outcome("t", Status.PASS, figures={figure: old}), outcome("t", Status.PASS, figures={figure: new})
     )
@@ -116,7 +116,7 @@ def test_slower_figures(figure: str, old: Any, new: Any, slower: bool) -> None:
 
 
 def test_thresholds_can_be_set() -> None:
-    """Both must be exceeded."""
+    """The thresholds can be changed, and both must be reached."""
     old, new = outcome("t", Status.PASS, seconds=10), outcome("t", Status.PASS, seconds=12)
     assert _compared(old, new, Thresholds(1.1, 1, 1)).slower
     assert not _compared(old, new, Thresholds(1.3, 1, 1)).slower
@@ -124,7 +124,7 @@ def test_thresholds_can_be_set() -> None:
 
 
 def test_times_that_cannot_be_compared() -> None:
-    """A test that failed took as long as it took; TCG against KVM says nothing, and that is told."""
+    """Times of failed tests, and of TCG against KVM, are not compared; a note says the latter."""
     slow = outcome("t", Status.PASS, seconds=100)
     assert not _compared(outcome("t", Status.FAIL), slow).slower
     assert not _compared(outcome("t", Status.PASS), outcome("t", Status.ERROR, seconds=100)).slower
@@ -137,7 +137,7 @@ def test_times_that_cannot_be_compared() -> None:
 
 
 def test_text_and_json() -> None:
-    """What the runs ran on, each kind with its tests, and counts; the JSON has the same."""
+    """The text has the environment, each kind with its tests, and counts; the JSON has the same."""
     old = result(
         outcome("a", Status.PASS),
         outcome("b", Status.FAIL, "Was wrong."),
@@ -171,7 +171,7 @@ def test_text_and_json() -> None:
 
 
 def test_no_difference() -> None:
-    """One line."""
+    """Two equal runs give one line."""
     assert list(comparison_lines(_compared(None, None))) == ["1 tests compared: no difference"]
 
 

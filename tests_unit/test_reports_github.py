@@ -1,4 +1,4 @@
-"""Contract: GitHub shows the summary and the annotations as they were meant, whatever a test says."""
+"""Contract: GitHub shows summary and annotations as intended, whatever text a test has."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _HERE = Context(Path("results"))
 
 
 def _html(text: str) -> str:
-    """What a reader of GitHub's Markdown makes of it."""
+    """Parse it as GitHub's Markdown."""
     return str(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text))
 
 
 def _cells(text: str) -> list[str]:
-    """The text of all cells of all tables, as it is shown."""
+    """Return the text of all cells of all tables, as it is shown."""
     found = re.findall(r"<td[^>]*>(.*?)</td>", _html(text))
-    # What a browser does with entities.
+    # A browser does this with entities.
     return [cell.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"').replace("&amp;", "&")
             for cell in found]  # fmt: skip
 
 
 def _commands(text: str) -> list[tuple[str, dict[str, str], str]]:
-    """Name, properties and message of commands, as the runner reads them (actions/runner, ActionCommand)."""
+    """Parse commands into name, properties and message like the runner (actions/runner, ActionCommand)."""
     found = []
     for line in text.splitlines():
         match = _COMMAND.fullmatch(line)
@@ -61,13 +61,13 @@ def _commands(text: str) -> list[tuple[str, dict[str, str], str]]:
     ],
 )
 def test_summary_begins_with_the_verdict(statuses: list[Status], verdict: str) -> None:
-    """As the exit code says it; a known issue does not make a run red."""
+    """The title agrees with the exit code; a known issue does not make a run red."""
     made = result(*[outcome(f"a.{status.value}", status) for status in statuses])
     assert github_summary(made, _HERE).startswith(f"## snapproof: {verdict}\n")
 
 
 def test_summary_has_every_test_the_worst_first() -> None:
-    """What did not pass is open, the rest is folded; each test is there once with its sentence."""
+    """Tests that did not pass are in an open list, all others are folded; each test is there once."""
     text = github_summary(everything(), _HERE)
     cells = _cells(text)
     for one in everything().outcomes:
@@ -78,7 +78,7 @@ def test_summary_has_every_test_the_worst_first() -> None:
 
 
 def test_summary_shows_any_text_as_it_is() -> None:
-    """No markup, no HTML, no further cell and no line comes from a test."""
+    """Text of a test adds no markup, no HTML, no cell and no line."""
     made = hostile()
     cells = _cells(github_summary(made, _HERE))
     assert len(cells) == 2 * 3 + 4 * len(made.outcomes)
@@ -89,7 +89,7 @@ def test_summary_shows_any_text_as_it_is() -> None:
 
 
 def test_summary_links_logs(tmp_path: Path) -> None:
-    """Each test is a link to its log, where that can be read by others."""
+    """Each test links to its log if others can read it."""
     made = result(outcome("a.b c", Status.FAIL))
     context = replace(placed(tmp_path, made), url="https://ci.example/(1)/")
     assert '<a href="https://ci.example/(1)/tests/a.b%20c/test.log">a.b c</a>' in _html(
@@ -99,7 +99,7 @@ def test_summary_links_logs(tmp_path: Path) -> None:
 
 
 def test_summary_is_bounded() -> None:
-    """GitHub drops summaries above 1 MiB; what did not pass comes first, and the cut is told."""
+    """GitHub drops summaries above 1 MiB, so ours is cut and says so; tests that did not pass come first."""
     many = [outcome(f"a.{number}", Status.PASS, "x" * 500) for number in range(4000)]
     text = github_summary(result(*many, outcome("b.bad", Status.FAIL)), _HERE)
     assert len(text.encode()) < 1 << 20
@@ -108,7 +108,7 @@ def test_summary_is_bounded() -> None:
 
 
 def test_annotations_tell_what_is_wrong() -> None:
-    """Errors for what failed or broke, a notice for a known issue, a warning for one that is gone."""
+    """Errors are for failures and errors, a notice for a known issue, a warning for one that is gone."""
     found = {
         (name, properties["title"])
         for name, properties, _ in _commands(github_annotations(result(*one_of_each()), _HERE))
@@ -123,7 +123,7 @@ def test_annotations_tell_what_is_wrong() -> None:
 
 
 def test_annotations_name_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its path from the workspace, lines of the sentence kept, the command's own signs escaped."""
+    """An annotation has the log's path from the workspace and all lines, with the command's signs escaped."""
     monkeypatch.chdir(tmp_path)
     made = result(outcome("a.b", Status.FAIL, "100% wrong: a, b\nand c."))
     ((name, properties, data),) = _commands(github_annotations(made, placed(tmp_path / "run: 1,2", made)))
@@ -132,7 +132,7 @@ def test_annotations_name_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_annotations_cannot_be_forged(tmp_path: Path) -> None:
-    """One command per test and no other, whatever its name, sentence and folder hold."""
+    """There is one command per test and no other, whatever text its name, sentence and folder have."""
     made = hostile()
     found = _commands(github_annotations(made, placed(tmp_path, made)))
     assert [name for name, _, _ in found] == ["error"] * 3 + ["warning", "notice"]
@@ -141,7 +141,7 @@ def test_annotations_cannot_be_forged(tmp_path: Path) -> None:
 
 
 def test_annotations_beyond_ten_are_counted() -> None:
-    """GitHub shows ten of a kind, so the tenth says what is not shown; the worst come first."""
+    """GitHub shows ten of a kind, so the tenth names the others; the worst come first."""
     many = [outcome(f"a.{number}", Status.ERROR) for number in range(14)]
     found = _commands(github_annotations(result(*many, outcome("b", Status.FAIL)), _HERE))
     assert len(found) == 10
@@ -154,6 +154,6 @@ def test_annotations_beyond_ten_are_counted() -> None:
     [([], "Nothing ran"), ([outcome("a", Status.SKIP)], "All tests were skipped")],
 )
 def test_nothing_tested_is_an_error(outcomes: list[OutcomeRecord], said: str) -> None:
-    """A step that tested nothing is not green in the margin either."""
+    """A step that tested nothing has an error among its annotations."""
     found = github_annotations(result(*outcomes), Context(Path("results")))
     assert found == f"::error title=snapproof::{said}: nothing was tested.\n"

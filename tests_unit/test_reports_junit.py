@@ -1,4 +1,4 @@
-"""Contract: junit.xml is read by a JUnit reader whatever a test says, and loses no verdict or reason."""
+"""Contract: a JUnit reader reads junit.xml whatever text a test has, without losing a verdict or a reason."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _properties(case: TestCase) -> dict[str, str]:
 
 
 def test_every_status_counts_once() -> None:
-    """FAIL fails, ERROR and MISS err, SKIP and XFAIL skip, and the suite's counts agree."""
+    """FAIL is a failure, ERROR and MISS are errors, SKIP and XFAIL are skipped; the counts agree."""
     suite = _suite(junit_xml(result(*one_of_each()), Context(Path("results"))))
     assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (8, 1, 2, 2)
     kinds = {str(case.name).partition(".")[2]: [type(found) for found in case.result] for case in suite}
@@ -48,7 +48,7 @@ def test_every_status_counts_once() -> None:
 
 
 def test_skip_reasons_are_kept() -> None:
-    """A skip says why, where GitLab and Jenkins look for it."""
+    """The reason of a skip is where GitLab and Jenkins look for it."""
     (skipped,) = _cases(outcome("a.b", Status.SKIP, "QEMU has no file: transport."))["a.b"].result
     assert skipped.message == "QEMU has no file: transport."
 
@@ -68,7 +68,7 @@ def test_failure_names_check_and_violation() -> None:
 
 
 def test_what_is_long_is_cut_but_for_attachments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half an attachment is none; what was cut says so."""
+    """Attachments are never cut; text that was cut says so."""
     monkeypatch.chdir(tmp_path)
     made = outcome("a.b", Status.FAIL, "x" * 9000)
     placed(tmp_path, result(made))
@@ -78,7 +78,7 @@ def test_what_is_long_is_cut_but_for_attachments(tmp_path: Path, monkeypatch: py
 
 
 def test_version_in_a_name_is_one_part() -> None:
-    """Linux 5.10 is not the test 10 of the class linux-5."""
+    """The dot of 'linux-5.10' does not split a class name."""
     name = "d13/guests.linux-5.10"
     assert _cases(outcome(name, Status.PASS))[name].classname == "snapproof.d13/guests"
 
@@ -91,7 +91,7 @@ def test_properties() -> None:
 
 
 def test_log_tail_and_attachments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure shows its log's last lines, and names its files by a path from where the job ran."""
+    """A failure shows its log's last lines, and names its files relative to the job's folder."""
     monkeypatch.chdir(tmp_path)
     log = "".join(f"10:00:{number % 60:02} Step {number} {'x' * 100}.\n" for number in range(2000))
     made = result(outcome("a.b", Status.FAIL), outcome("c.d", Status.PASS))
@@ -127,7 +127,7 @@ def test_any_text(status: Status, tmp_path: Path) -> None:
 
 
 def test_huge_text_is_cut() -> None:
-    """One message of many megabytes does not take the file beyond what GitLab accepts."""
+    """A message of many megabytes does not make the file larger than GitLab accepts."""
     made = outcome("a.b", Status.FAIL, "x" * 10_000_000, environment={"log_tail": "y" * 10_000_000})
     assert len(junit_xml(result(made), Context(Path("results")))) < 50_000
 

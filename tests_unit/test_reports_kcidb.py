@@ -1,4 +1,4 @@
-"""Contract: kcidb.json is what kcidb-io takes for version 5.3, and refers to nothing that is not in it."""
+"""Contract: kcidb-io accepts kcidb.json as version 5.3, and all its references resolve."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _SCHEMA = kcidb_io.schema.V5_3
 def _document(made: RunResult, context: Context) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(kcidb_json(made, context))
     _SCHEMA.validate(data)
-    # What is valid for an older version would be taken too.
+    # Without this, documents of older versions would be accepted too.
     assert data["version"] == {"major": 5, "minor": 3}
     return data
 
 
 @pytest.mark.parametrize("made", [result(), everything(), hostile()])
 def test_kcidb_takes_it(made: RunResult, tmp_path: Path) -> None:
-    """The schema holds for every status, known issues, several QEMUs and hostile text."""
+    """The document fits the schema with every status, known issues, several QEMUs and hostile text."""
     data = _document(made, replace(placed(tmp_path, made), url="https://ci.example/run"))
     assert len(data.get("tests", [])) == len(made.outcomes)
 
 
 def test_references_are_complete(tmp_path: Path) -> None:
-    """Builds have their checkouts, tests their builds, incidents their issues; no id is there twice."""
+    """Checkouts of builds, builds of tests and issues of incidents exist; no id is there twice."""
     data = _document(everything(), placed(tmp_path, everything()))
     ids = {kind: [entry["id"] for entry in data[kind]] for kind in data if kind != "version"}
     assert all(len(set(found)) == len(found) for found in ids.values())
@@ -63,7 +63,7 @@ def test_statuses_and_known_issues(tmp_path: Path) -> None:
 
 
 def test_every_known_issue(tmp_path: Path) -> None:
-    """KCIDB takes whatever the baseline says of an issue's upstream, be it a link or a commit."""
+    """KCIDB accepts an issue's upstream from the baseline, whether it is a link or a commit."""
     issues = load_known_issues()
     checks = [check(f"c/{issue.id}", "XFAIL", known_issue=issue.id) for issue in issues]
     made = result(outcome("a.b", Status.XFAIL, checks=[*checks, check("c", "XFAIL", known_issue="F99")]))
@@ -73,13 +73,13 @@ def test_every_known_issue(tmp_path: Path) -> None:
 
 
 def test_path_has_no_label(tmp_path: Path) -> None:
-    """The same test on another QEMU has the same path; what differs is its build."""
+    """The same test on another QEMU has the same path and another build."""
     data = _document(everything(), placed(tmp_path, everything()))
     assert [test["path"] for test in data["tests"]] == [f"snapproof.a.{status.value}" for status in Status]
 
 
 def test_ids_stay_the_same(tmp_path: Path) -> None:
-    """A second submission changes what was submitted, and adds nothing; another run has ids of its own."""
+    """The same results give the same document; another run has other ids for its tests."""
     context = placed(tmp_path, everything())
     assert kcidb_json(everything(), context) == kcidb_json(everything(), context)
     other = json.loads(kcidb_json(replace(everything(), started="2026-01-03T00:00:00+00:00"), context))
@@ -89,7 +89,7 @@ def test_ids_stay_the_same(tmp_path: Path) -> None:
 
 
 def test_build_of_the_ci_system(tmp_path: Path) -> None:
-    """A build that KCIDB has already gets tests, and is not described again."""
+    """With --build-id the tests belong to that build, which is not described again."""
     stack = {"qemu": "10.0", "host_kernel": "6.1", "host_architecture": "x86_64"}
     made = result(*(replace(one, environment=stack) for one in everything().outcomes))
     context = replace(placed(tmp_path, made), origin="lab_1", build_id="lab_1:4711")
@@ -101,7 +101,7 @@ def test_build_of_the_ci_system(tmp_path: Path) -> None:
 
 
 def test_build_of_several_stacks(tmp_path: Path) -> None:
-    """Tests of two QEMUs cannot be of one build: in KCIDB they would contradict each other."""
+    """Tests of two QEMUs cannot belong to one build: they would contradict each other in KCIDB."""
     context = replace(placed(tmp_path, everything()), build_id="lab_1:4711")
     with pytest.raises(UsageError, match="are of 2 stacks of QEMU and kernel"):
         kcidb_json(everything(), context)
@@ -117,7 +117,7 @@ def test_build_of_several_stacks(tmp_path: Path) -> None:
 def test_one_issue_shows_and_another_does_not(
     statuses: tuple[str, str], status: str, present: dict[str, bool], tmp_path: Path
 ) -> None:
-    """Each has an incident of its own, and the test did not pass."""
+    """Each issue has an incident of its own, and the test did not pass if one of them showed."""
     checks = [
         check(f"c/{number}", said, known_issue=f"F{number}") for number, said in enumerate(statuses, start=1)
     ]
@@ -129,7 +129,7 @@ def test_one_issue_shows_and_another_does_not(
 
 
 def test_ids_of_a_merge_do_not_depend_on_where_it_went(tmp_path: Path) -> None:
-    """A report that is made again must not be a second one."""
+    """The command, which differs for each merge, does not change the ids."""
     made = result(outcome("a.b", Status.PASS))
     context = placed(tmp_path, made)
     again = replace(made, command=["snapproof", "report", "merge", "--output", "/elsewhere"])
@@ -137,14 +137,14 @@ def test_ids_of_a_merge_do_not_depend_on_where_it_went(tmp_path: Path) -> None:
 
 
 def test_version_in_a_name_is_one_part(tmp_path: Path) -> None:
-    """Linux 6.1 and 6.12 are not 1 and 12 of one thing."""
+    """The dots of versions such as 6.1 and 6.12 do not split a path."""
     made = result(outcome("guests.linux-5.10", Status.PASS))
     (test,) = _document(made, placed(tmp_path, made))["tests"]
     assert test["path"] == "snapproof.guests.linux-5_10"
 
 
 def test_logs(tmp_path: Path) -> None:
-    """A tail of the log always, links only where there is a place that others can read."""
+    """There is always a tail of the log, and links only if others can read the folder."""
     made = result(outcome("a.b c", Status.FAIL, checks=[check("golden", "FAIL")]))
     context = placed(tmp_path, made)
     (test,) = _document(made, context)["tests"]
@@ -160,6 +160,6 @@ _UNFIT = ({"origin": "My CI"}, {"origin": ""}, {"build_id": "a build"}, {"build_
 
 @pytest.mark.parametrize("changes", _UNFIT)
 def test_unfit_names_are_refused(changes: dict[str, str]) -> None:
-    """What KCIDB's schema would refuse is one sentence."""
+    """Names that KCIDB's schema refuses are one sentence."""
     with pytest.raises(UsageError, match=r"^--(origin|build-id) '.* KCIDB.*\.$"):
         kcidb_json(result(), replace(Context(Path("results")), **changes))  # type: ignore[arg-type]

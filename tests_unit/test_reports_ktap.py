@@ -1,4 +1,4 @@
-"""Contract: results.ktap is KTAP whatever a test says, and loses no verdict or reason."""
+"""Contract: results.ktap is KTAP whatever text a test has, without losing a verdict or a reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _text(*outcomes: OutcomeRecord) -> str:
 
 
 def test_every_status() -> None:
-    """What is wrong is 'not ok'; what is not a plain verdict has its directive and reason."""
+    """Failures and errors are 'not ok'; all but plain verdicts have their directive and reason."""
     found = {one.name: (one.ok, one.directive, one.reason) for one in read_ktap(_text(*one_of_each()))}
     assert found == {
         "a.FAIL": (False, "", ""),
@@ -58,7 +58,7 @@ def test_nothing_ran() -> None:
 
 @pytest.mark.parametrize("status", Status)
 def test_cannot_be_forged(status: Status) -> None:
-    """Line breaks, '#' and control characters in any text make no line, no directive, no escape."""
+    """Line breaks, '#' and control characters in text add no line, no directive and no escape sequence."""
     text = _text(outcome(f"a # TODO {NASTY}", status, NASTY, checks=[check(NASTY, "SKIP", reason=NASTY)]))
     (found,) = read_ktap(text)
     assert found.directive != "TODO"
@@ -88,7 +88,7 @@ def test_hostile_results_are_counted_right() -> None:
     ],
 )
 def test_the_reader_is_strict(old: str, new: str) -> None:
-    """A document with one thing wrong is none, or the tests above would see nothing."""
+    """The reader refuses a document with one error, so the tests above can fail."""
     text = _text(outcome("a", Status.PASS), outcome("c", Status.PASS))
     assert [one.name for one in read_ktap(text)] == ["a", "c"]
     with pytest.raises(AssertionError):
@@ -96,7 +96,7 @@ def test_the_reader_is_strict(old: str, new: str) -> None:
 
 
 def test_result_values() -> None:
-    """The reader tells verdicts apart."""
+    """The reader distinguishes verdicts."""
     assert read_ktap("KTAP version 1\n1..1\nnot ok 1 x # XFAIL known\n") == [
         Result("x", False, "XFAIL", "known")
     ]

@@ -1,4 +1,4 @@
-"""Contract: lava.txt holds lines that send-to-lava.sh takes apart as they were meant."""
+"""Contract: send-to-lava.sh splits the lines of lava.txt as intended."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _read(made: RunResult) -> list[list[str]]:
 
 
 def test_statuses() -> None:
-    """LAVA knows pass, fail and skip; what broke fails, so that no broken job is green."""
+    """LAVA knows pass, fail and skip; an error is a fail, so that no broken job is green."""
     assert {words[1]: words[2] for words in _read(result(*one_of_each()))} == {
         "a.FAIL": "fail", "a.ERROR": "fail", "a.MISS": "fail", "a.XPASS": "pass",
         "a.XFAIL": "skip", "a.PASS": "pass", "a.DONE": "pass", "a.SKIP": "skip",
@@ -45,7 +45,7 @@ def test_statuses() -> None:
 
 
 def test_figures_have_units() -> None:
-    """Each number is a line of its own, without exponents; texts are none."""
+    """Each number has a line of its own, without an exponent; texts have none."""
     measured = [words for words in _read(everything()) if words[0] == "measured"]
     assert measured == [
         ["measured", "debian-11.0.a.PASS.01-live.stun_ms", "pass", "2.5", "ms"],
@@ -56,7 +56,7 @@ def test_figures_have_units() -> None:
 
 @pytest.mark.parametrize("made", [everything(), hostile()])
 def test_names_are_blank_free_and_unique(made: RunResult) -> None:
-    """Nothing is lost, no line is split in the wrong place, and no two results have one name."""
+    """No result is lost, no line is split in the wrong place, and no two results have one name."""
     lines = _read(made)
     figures = sum(not isinstance(value, str) for one in made.outcomes for value in one.figures.values())
     assert [words[0] for words in lines].count("case") == len(made.outcomes)
@@ -66,6 +66,6 @@ def test_names_are_blank_free_and_unique(made: RunResult) -> None:
 
 
 def test_names_that_become_the_same() -> None:
-    """Two names that differ in a blank only stay two cases."""
+    """Two names that differ only in a blank stay two cases."""
     made = result(outcome("a b", Status.PASS), outcome("a_b", Status.FAIL), outcome(" ", Status.SKIP))
     assert [words[1:] for words in _read(made)] == [["a_b", "pass"], ["a_b-2", "fail"], ["test", "skip"]]

@@ -30,7 +30,7 @@ def _statuses(found: Merged) -> dict[str, str]:
 
 
 def test_shards_become_the_whole_run() -> None:
-    """All tests, in the order of the shards, under their own names; nothing to be told."""
+    """The result has all tests in the order of the shards under their own names, without a note."""
     found = _merge(
         a=_shard(1, 3, outcome("t.1", Status.PASS)),
         b=_shard(2, 3, outcome("t.2", Status.XFAIL)),
@@ -45,7 +45,7 @@ def test_shards_become_the_whole_run() -> None:
 
 @pytest.mark.parametrize("there", [(1, 2), (1, 3), (2, 3), (2,)])
 def test_missing_shard_is_not_green(there: tuple[int, ...]) -> None:
-    """It is a test that is MISS, told by its number, and the exit code is 2."""
+    """A missing shard is a test with status MISS that names its number, and the exit code is 2."""
     parts = {f"s{n}": _shard(n, 3, outcome(f"t.{n}", Status.PASS)) for n in there}
     found = _merge(**parts)
     absent = sorted({1, 2, 3} - set(there))
@@ -59,19 +59,19 @@ def test_missing_shard_is_not_green(there: tuple[int, ...]) -> None:
 
 
 def test_failure_outweighs_a_missing_shard() -> None:
-    """The worst wins, as everywhere."""
+    """The worst status wins."""
     assert _merge(a=_shard(2, 2, outcome("t", Status.FAIL))).result.exit_code == 1
 
 
 def test_shard_given_twice() -> None:
-    """The same folder, or a second run of the same shard on the same host."""
+    """The same shard twice on the same host is refused."""
     part = _shard(1, 2, outcome("t.1", Status.PASS))
     with pytest.raises(UsageError, match=r"^Shard 1/2 of the same run is there twice: '/r/a' and '/r/b'\.$"):
         _merge(a=part, b=part, c=_shard(2, 2, outcome("t.2", Status.PASS)))
 
 
 def test_shards_on_unlike_kernels_are_one_run() -> None:
-    """Hosts of a CI system differ a little; that is told, and what they do not share is left out above."""
+    """The kernels of the hosts may differ: a note says so, and the shared environment leaves them out."""
     other = ENVIRONMENT | {"host_kernel": "6.8.0", "accelerator": "kvm"}
     found = _merge(
         a=_shard(1, 2, outcome("t.1", Status.PASS)),
@@ -87,7 +87,7 @@ def test_shards_on_unlike_kernels_are_one_run() -> None:
 
 
 def test_shards_of_another_qemu_do_not_complete_a_run() -> None:
-    """A runner with another QEMU tested something else: both runs lack a shard."""
+    """A shard on another QEMU belongs to another run, so both runs lack a shard."""
     other = ENVIRONMENT | {"qemu": "8.2.0"}
     found = _merge(
         a=_shard(1, 2, outcome("t.1", Status.PASS)),
@@ -100,7 +100,7 @@ def test_shards_of_another_qemu_do_not_complete_a_run() -> None:
 
 
 def test_shards_that_were_asked_for_something_else() -> None:
-    """Another profile, filter or repeat makes another run."""
+    """Shards with another profile, filter or repeat belong to another run."""
     found = _merge(
         a=_shard(1, 2, outcome("t.1", Status.PASS)),
         b=replace(_shard(2, 2, outcome("t.2", Status.PASS)), selection=Selection("nightly", shard=(2, 2))),
@@ -129,7 +129,7 @@ def test_two_machines_in_shards() -> None:
 
 
 def test_same_test_on_two_machines_may_differ() -> None:
-    """That is what they are merged for."""
+    """The same test may end differently on two machines."""
     other = ENVIRONMENT | {"host_kernel": "5.10"}
     found = _merge(
         x86=result(outcome("t", Status.PASS)), old=result(outcome("t", Status.FAIL), environment=other)
@@ -139,13 +139,13 @@ def test_same_test_on_two_machines_may_differ() -> None:
 
 
 def test_same_test_on_one_host_may_not_differ() -> None:
-    """Which of them counts nobody can say; the sentence names both."""
+    """A test that ended differently on the same host and QEMU is refused; the sentence names both folders."""
     with pytest.raises(UsageError, match=r"'t' ended as PASS in '/r/a' and as FAIL in '/r/b', on the same"):
         _merge(a=result(outcome("t", Status.PASS)), b=result(outcome("t", Status.FAIL)))
 
 
 def test_two_parts_of_one_profile_by_filter() -> None:
-    """Whole runs on one host are put side by side; a test that ended alike in both is there once."""
+    """Whole runs on one host are joined; a test that ended alike in both is there once."""
     found = _merge(
         a=result(outcome("a.x", Status.PASS), outcome("t", Status.PASS), selection=Selection("p", "a*")),
         b=result(outcome("b.x", Status.PASS), outcome("t", Status.PASS), selection=Selection("p", "b*")),
@@ -166,7 +166,7 @@ def test_shards_of_several_qemus() -> None:
 
 
 def test_shards_of_several_qemus_that_are_not_the_same() -> None:
-    """A label that means another QEMU in the next shard is a mix of two runs."""
+    """A label that means different QEMUs in two shards is refused."""
     with pytest.raises(UsageError, match=r"'d13' is not the same in '/r/a' and '/r/b'"):
         _merge(
             a=_shard(1, 2, outcome("d13/t", Status.PASS), environment={"d13": ENVIRONMENT}),
@@ -175,7 +175,7 @@ def test_shards_of_several_qemus_that_are_not_the_same() -> None:
 
 
 def test_time_is_that_of_the_whole() -> None:
-    """From the first start to the last end, since shards run at the same time."""
+    """The time is from the first start to the last end, because shards run at the same time."""
     found = _merge(
         a=_shard(1, 2, started="2026-01-02T03:00:00+00:00", seconds=100),
         b=_shard(2, 2, started="2026-01-02T04:01:00+01:00", seconds=90),
@@ -184,7 +184,7 @@ def test_time_is_that_of_the_whole() -> None:
 
 
 def test_labels_are_unique() -> None:
-    """Folders of the same name are told apart by their parents."""
+    """Labels of folders of the same name have the names of their parents."""
     other = ENVIRONMENT | {"host_kernel": "5.10"}
     found = merged(
         [Part(Path("/x86/run"), result(outcome("t", Status.PASS))),
@@ -195,7 +195,7 @@ def test_labels_are_unique() -> None:
 
 
 def test_shards_of_unlike_lists_do_not_complete_a_run() -> None:
-    """One machine had a newer snapproof: tests were in no shard at all, so neither list is whole."""
+    """Shards of two versions of snapproof do not complete each other: tests may be in no shard."""
     parts = {
         name: result(
             outcome(f"t.{number}", Status.PASS),
@@ -209,13 +209,13 @@ def test_shards_of_unlike_lists_do_not_complete_a_run() -> None:
 
 
 def test_test_in_two_shards() -> None:
-    """Results that do not tell their list give themselves away so."""
+    """A test in two shards is refused, also in results that have no digest of the tests."""
     with pytest.raises(UsageError, match="'t' is in two shards, '/r/a' and '/r/b': they were divided from"):
         _merge(a=_shard(1, 2, outcome("t", Status.PASS)), b=_shard(2, 2, outcome("t", Status.PASS)))
 
 
 def test_runs_on_hosts_of_two_machines() -> None:
-    """Their environment names hosts alone; what ran on what is with the tests, and none is dropped."""
+    """Runs on several hosts are grouped by the environment of their tests, and no test is lost."""
     kernels = {"a": "6.1", "b": "6.12"}
     found = _merge(
         **{
@@ -230,7 +230,7 @@ def test_runs_on_hosts_of_two_machines() -> None:
 
 
 def test_repeats_that_are_left_out_are_told() -> None:
-    """The same test of the same stack twice is shown once, and said to be."""
+    """A test that two runs of one stack have is shown once, and a note says so."""
     found = _merge(a=result(outcome("t", Status.PASS)), b=result(outcome("t", Status.PASS)))
     assert _statuses(found) == {"t": "PASS"}
     (note,) = found.notes
@@ -238,7 +238,7 @@ def test_repeats_that_are_left_out_are_told() -> None:
 
 
 def test_run_without_results_is_not_green() -> None:
-    """A shard that was killed left a folder; the others' results are there, and a MISS for it."""
+    """The folder of a killed shard gives a MISS beside the results of the others."""
     part = Part(Path("/r/a"), result(outcome("t", Status.PASS)))
     found = merged([part], ["x"], {Path("/r/b"): "'/r/b' holds no results.json."})
     assert _statuses(found) == {"t": "PASS", "runs.b": "MISS"}

@@ -1,4 +1,4 @@
-"""Contract: results.json fits its schema, and the reader takes exactly that, with a sentence for all else."""
+"""Contract: results.json fits its schema; the reader accepts exactly that, and else says why not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _VALIDATOR = jsonschema.Draft202012Validator(_SCHEMA, format_checker=jsonschema.
 
 
 def _judged(tmp_path: Path) -> RunResult:
-    """A run with the checks of a file that is really judged: a golden image from which 60 pages differ."""
+    """Return a run with the checks of a judged file: 60 pages differ from its golden image."""
     writer = Writer(Guest())
     (tmp_path / "vmstate").write_bytes(writer.stream())
     writer.guest.ram[100:160, 9] ^= np.uint64(1)
@@ -48,13 +48,13 @@ def _made(tmp_path: Path) -> list[RunResult]:
 
 
 def test_the_schema_is_one() -> None:
-    """By its own meta-schema, and its number is that of the results."""
+    """The schema fits its meta-schema, and has the number that results have."""
     _VALIDATOR.check_schema(_SCHEMA)
     assert _SCHEMA["properties"]["schema"]["const"] == result().to_json()["schema"]
 
 
 def test_results_fit_the_schema_and_come_back(tmp_path: Path) -> None:
-    """What is written is valid, and reading it gives the same again."""
+    """Written results are valid, and reading them gives the same results."""
     for number, made in enumerate(_made(tmp_path)):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -71,7 +71,7 @@ _VALUES: tuple[Any, ...] = (
 
 
 def _mutations(data: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """The places of a document, each with the document in which that place is another or gone."""
+    """Yield each place of a document with each value to put there, `_GONE` to remove it."""
     keys = data.keys() if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()
     for key in keys:
         yield (*path, key), _GONE
@@ -96,7 +96,7 @@ def _with(data: Any, path: tuple[str | int, ...], value: Any) -> Any:
 
 
 def test_reader_and_schema_agree(tmp_path: Path) -> None:
-    """Every place of a document made wrong in nineteen ways: the reader refuses what the schema does.
+    """The reader refuses what the schema refuses: every place of a document is changed in nineteen ways.
 
     The summary and the names of tests are left out: that they agree with one another no schema can say.
     """
@@ -111,7 +111,7 @@ def test_reader_and_schema_agree(tmp_path: Path) -> None:
             reader._checked(changed, tmp_path)
             taken = True
         except UsageError as error:
-            # It may be of the right shape and yet say things that contradict each other.
+            # A document of the right shape may still contradict itself.
             taken = "contradicts itself" in error.sentence or "is in it twice" in error.sentence
         assert taken == right, (path, value)
         seen[right] += 1
@@ -133,7 +133,7 @@ def _file(tmp_path: Path, text: str | bytes) -> Path:
 
 
 def test_missing(tmp_path: Path) -> None:
-    """No folder, an empty one, one of a run that never ended, and a file."""
+    """No folder, an empty one, one of an unfinished run, and a folder in place of the file are told apart."""
     assert _refused(tmp_path / "no").startswith("There is no results folder")
     assert "name the results folder of a run" in _refused(tmp_path)
     (tmp_path / "tests").mkdir()
@@ -148,7 +148,7 @@ def test_missing(tmp_path: Path) -> None:
     ids=range(8),
 )
 def test_not_json(tmp_path: Path, text: str | bytes) -> None:
-    """Cut short, not text, nested without end, numbers that are none."""
+    """A file that is cut short, not text, nested too deep or has NaN is not JSON."""
     assert "is not JSON; it may have been cut short" in _refused(_file(tmp_path, text))
 
 
@@ -157,7 +157,7 @@ _OTHERS = ("[]", "7", "null", '"x"', "{}", '{"schema": 2}', '{"schema": true}', 
 
 @pytest.mark.parametrize("text", _OTHERS)
 def test_other_schema(tmp_path: Path, text: str) -> None:
-    """JSON of another kind, or of a newer snapproof."""
+    """JSON of another kind, or of a newer snapproof, is refused."""
     assert "this snapproof reads results of schema 1" in _refused(_file(tmp_path, text))
 
 
@@ -172,13 +172,13 @@ def _nested(depth: int) -> dict[str, Any]:
 
 
 def test_pipe_has_no_end(tmp_path: Path) -> None:
-    """Nobody may ever write to it."""
+    """A pipe is refused: reading one that nobody writes to would never end."""
     os.mkfifo(tmp_path / "results.json")
     assert "is a pipe" in _refused(tmp_path)
 
 
 def test_wrong_shapes_are_named(tmp_path: Path) -> None:
-    """The sentence says where."""
+    """The sentence says which value is wrong."""
     placed(tmp_path, everything())
     data = json.loads((tmp_path / "results.json").read_text())
     for path, value, said in (
@@ -198,7 +198,7 @@ def test_wrong_shapes_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("status", "PASS"), ("exit_code", 0), ("counts", {"PASS": 8})])
 def test_summary_that_contradicts_its_tests(tmp_path: Path, name: str, value: Any) -> None:
-    """A file that says green above and red below is not taken for green."""
+    """A summary that differs from the tests is refused."""
     placed(tmp_path, everything())
     data = json.loads((tmp_path / "results.json").read_text())
     assert "contradicts itself" in _refused(_file(tmp_path, json.dumps({**data, name: value})))

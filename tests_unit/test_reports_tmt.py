@@ -1,4 +1,4 @@
-"""Contract: results.yaml is what tmt takes for a test with `result: custom`."""
+"""Contract: tmt accepts results.yaml for a test with `result: custom`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests_unit.scenario_values import outcome
 
 
 def _loaded(text: str) -> list[Any]:
-    """What tmt makes of the file, by the functions with which it loads custom results."""
+    """Load the file with the functions with which tmt loads custom results."""
     entries = tmt.utils.yaml_to_list(text)
     schema = tmt.utils.load_schema(Path("results.yaml"))
     found = fmf.utils.validate_data(entries, schema, schema_store=tmt.utils.load_schema_store())
@@ -31,7 +31,7 @@ def _loaded(text: str) -> list[Any]:
 
 @pytest.mark.parametrize("made", [result(*one_of_each()), everything(), hostile()])
 def test_tmt_takes_it(made: RunResult, tmp_path: Path) -> None:
-    """Schema and loader take every status, several QEMUs and hostile text."""
+    """Schema and loader accept every status, several QEMUs and hostile text."""
     found = _loaded(tmt_results(made, placed(tmp_path, made)))
     assert len({entry.name for entry in found}) == len(made.outcomes)
     assert all(entry.name.startswith("/") and entry.name.isprintable() for entry in found)
@@ -39,7 +39,7 @@ def test_tmt_takes_it(made: RunResult, tmp_path: Path) -> None:
 
 
 def test_statuses(tmp_path: Path) -> None:
-    """A failure that is known passes, as with tmt's own `result: xfail`; what is MISS is an error."""
+    """A known failure passes, as with tmt's own `result: xfail`; MISS is an error."""
     made = result(*one_of_each())
     found = {entry.name: entry.result.value for entry in _loaded(tmt_results(made, placed(tmp_path, made)))}
     assert found == {
@@ -49,7 +49,7 @@ def test_statuses(tmp_path: Path) -> None:
 
 
 def test_notes_and_subresults(tmp_path: Path) -> None:
-    """The sentence, how many checks passed, and each check that did not, with its first violation."""
+    """An entry has the sentence, the number of passed checks, and each other check with a violation."""
     first = _loaded(tmt_results(everything(), placed(tmp_path, everything())))[0]
     assert first.note == ["Reason FAIL.", "1 of 4 checks passed"]
     assert [(part.name, part.result.value) for part in first.subresult] == [
@@ -59,7 +59,7 @@ def test_notes_and_subresults(tmp_path: Path) -> None:
 
 
 def test_logs_are_relative_to_the_file(tmp_path: Path) -> None:
-    """In $TMT_TEST_DATA itself, with the results in a folder below, and through a link to it."""
+    """Logs are found with the results in $TMT_TEST_DATA, in a folder below it, and through a link to it."""
     made = result(outcome("a.b", Status.PASS))
     context = placed(tmp_path / "data" / "run", made)
     (tmp_path / "link").symlink_to(tmp_path / "data")
@@ -69,7 +69,7 @@ def test_logs_are_relative_to_the_file(tmp_path: Path) -> None:
 
 
 def test_logs_that_tmt_would_not_keep(tmp_path: Path) -> None:
-    """A file written beside the results would name logs that tmt does not fetch."""
+    """A file that is not in or above the results folder is refused: tmt would not fetch the logs."""
     made = result(outcome("a.b", Status.PASS))
     context = replace(placed(tmp_path / "run", made), output=tmp_path / "elsewhere")
     with pytest.raises(UsageError, match=r"names logs relative to its own folder.*\.$"):
@@ -77,7 +77,7 @@ def test_logs_that_tmt_would_not_keep(tmp_path: Path) -> None:
 
 
 def test_duration() -> None:
-    """Hours beyond a day stay hours."""
+    """A duration above a day is given in hours."""
     made = result(outcome("a.b", Status.PASS, seconds=100 * 3600 + 61.4))
     (entry,) = _loaded(tmt_results(made, Context(Path("results"))))
     assert entry.duration == "100:01:01"
@@ -85,7 +85,7 @@ def test_duration() -> None:
 
 @pytest.mark.parametrize(("old", "new"), [('"/a.b"', '"a.b"'), ('"pass"', '"good"'), ('"note"', '"notes"')])
 def test_the_schema_refuses(old: str, new: str) -> None:
-    """A document with one thing wrong is seen, or the tests above would see nothing."""
+    """The loader refuses a document with one error, so the tests above can fail."""
     text = tmt_results(result(outcome("a.b", Status.PASS)), Context(Path("results")))
     with pytest.raises(AssertionError):
         _loaded(text.replace(old, new, 1))
