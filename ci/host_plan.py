@@ -12,13 +12,13 @@ from ci.command import add_cache_argument
 from guest_images.cache import Cache
 from guest_images.catalogue import HostSpec, host_spec
 from guest_images.ext4_image import mkfs_root
-from guest_images.host_image import OWN_KERNEL_HOST, HostImage, build_host, host_of_kernel
+from guest_images.host_image import OWN_KERNEL_HOST, HostImage, build_host, build_host_with_kernel
 from guest_images.host_machine import host_config
 from guest_images.image import build_guest
 from guest_images.kernel_build import build_kernel
 from guest_images.kernel_modules import Kernel
 from guest_images.qemu import ProvisionedQemu, provision_qemu
-from guest_images.qemu_disk import qemu_disk
+from guest_images.qemu_disk import build_qemu_disk
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing
 from harness.hosts.host import Host
@@ -146,7 +146,7 @@ def _vm(wanted: VmSpec, sources: Sources) -> tuple[Plan, AbstractContextManager[
     disks: dict[str, VmDisk] = {}
     if seed is not None:
         mkfs = mkfs_root(sources.cache, sources.log, mirror)
-        disks = vm_disks(seed, qemu_disk(inner, mkfs, sources.cache, sources.log), folder, _SINKS)
+        disks = vm_disks(seed, build_qemu_disk(inner, mkfs, sources.cache, sources.log), folder, _SINKS)
     plan = Plan(
         name=image.name,
         expected=spec.features if wanted.name else None,
@@ -166,10 +166,11 @@ def _image(wanted: VmSpec, sources: Sources) -> tuple[HostImage, HostSpec]:
     mirror = sources.arguments.mirror
     if wanted.kernel is not None:
         given = Kernel(wanted.kernel, wanted.modules)
-        return host_of_kernel(given, sources.cache, sources.log, mirror=mirror), host_spec(OWN_KERNEL_HOST)
+        image = build_host_with_kernel(given, sources.cache, sources.log, mirror=mirror)
+        return image, host_spec(OWN_KERNEL_HOST)
     if wanted.name.startswith(_COMPILED):
         built = build_kernel(wanted.name.removeprefix(_COMPILED), sources.cache, sources.log, mirror=mirror)
-        image = host_of_kernel(Kernel(built.image, None), sources.cache, sources.log, mirror=mirror)
+        image = build_host_with_kernel(Kernel(built.image, None), sources.cache, sources.log, mirror=mirror)
         # Only what it offers is its own.
         spec = replace(host_spec(OWN_KERNEL_HOST), name=wanted.name, features=built.spec.features)
         return replace(image, name=wanted.name), spec

@@ -61,7 +61,7 @@ class AptState:
                     f"This machine lacks the program '{tool}', which fetches QEMU builds and guest kernels; "
                     "install the packages 'apt' and 'dpkg'."
                 )
-        mirrors = machine_mirrors(mirror)
+        mirrors = find_machine_mirrors(mirror)
         self._write_configuration(mirrors if security else replace(mirrors, security=None))
 
     def _write_configuration(self, mirrors: Mirrors) -> None:
@@ -125,7 +125,7 @@ class AptState:
         return done.stdout
 
 
-def machine_mirrors(mirror: str | None = None) -> Mirrors:
+def find_machine_mirrors(mirror: str | None = None) -> Mirrors:
     """Return the Debian mirrors of this machine.
 
     Args:

@@ -106,7 +106,7 @@ def module_info(image: bytes) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def library_closure(programs: Iterable[Path], folders: Iterable[Path]) -> dict[str, Path]:
+def find_libraries(programs: Iterable[Path], folders: Iterable[Path]) -> dict[str, Path]:
     """Return every library that programs need, directly or through another library, by its name.
 
     Args:

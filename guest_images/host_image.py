@@ -121,7 +121,7 @@ def require_kernel(image: Path) -> None:
         )
 
 
-def host_of_kernel(kernel: Kernel, cache: Cache, log: Log, *, mirror: str | None = None) -> HostImage:
+def build_host_with_kernel(kernel: Kernel, cache: Cache, log: Log, *, mirror: str | None = None) -> HostImage:
     """Return a host that boots a user's own kernel, with the Debian of the host `debian-13`.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from guest_images import cpio
-from guest_images.elf import library_closure
+from guest_images.elf import find_libraries
 from guest_images.init_script import DISK_INIT, HOST_KEY, INIT, INITTAB, MODULES_FOLDER
 from guest_images.kernel_modules import Module
 from guest_images.packages import find_program
@@ -107,7 +107,7 @@ def _dropbear_entries(userland: Path, architecture: Architecture) -> Iterator[cp
     yield cpio.file("usr/sbin/dropbear", dropbear.read_bytes(), 0o755)
     libraries = _library_folder(architecture)
     folders = (userland / libraries, userland / "usr" / libraries)
-    for name, path in library_closure([dropbear], folders).items():
+    for name, path in find_libraries([dropbear], folders).items():
         folder = architecture.loader_folder if name == architecture.loader else libraries
         yield cpio.file(f"{folder}/{name}", path.read_bytes(), 0o755)
 

@@ -21,10 +21,10 @@ from guest_images.kernel_config import (
     KERNELS,
     KernelSpec,
     check_config,
-    fragment,
     kernel_spec,
-    symbols,
-    without_selects,
+    parse_symbols,
+    read_fragment,
+    remove_selects,
 )
 from guest_images.packages import InputRecord, PackageSet, Tree, find_tree, manifest_digest, provide_tree
 from guest_images.programs import first_output_line
@@ -158,7 +158,7 @@ def _package_set() -> PackageSet:
 
 
 def _manifest(spec: KernelSpec, source: Tree, toolchain: str) -> tuple[InputRecord, ...]:
-    recipe = hashlib.sha256(fragment(spec).encode())
+    recipe = hashlib.sha256(read_fragment(spec).encode())
     for file in (__file__, kernel_config.__file__):
         recipe.update(Path(file).read_bytes())
     compiler = hashlib.sha256(toolchain.encode()).hexdigest()
@@ -253,15 +253,15 @@ def unpack_kernel(name: str, linux: Path, cache: Cache, log: Log) -> None:
 
 def _configure(spec: KernelSpec, source: Tree, linux: Path, steps: _Steps) -> None:
     linux.mkdir()
-    wanted, config = fragment(spec), linux / ".config"
+    wanted, config = read_fragment(spec), linux / ".config"
     archive = source.root / "usr/src" / f"{SOURCE}.tar.xz"
     steps.run("tar", "-xf", str(archive), "-C", str(linux), "--strip-components=1")
     kconfig = linux / KCONFIG
-    kconfig.write_text(without_selects(kconfig.read_text(), spec.not_selected))
+    kconfig.write_text(remove_selects(kconfig.read_text(), spec.not_selected))
     steps.run(*_make(linux), "tinyconfig")
     config.write_text(config.read_text() + wanted)
     steps.run(*_make(linux), "olddefconfig")
-    check_config(symbols(wanted), config.read_text())
+    check_config(parse_symbols(wanted), config.read_text())
 
 
 def _make(linux: Path) -> tuple[str, ...]:

@@ -64,12 +64,12 @@ def kernel_spec(name: str) -> KernelSpec:
     raise UsageError(f"There is no kernel '{name}' to compile, only {known}.")
 
 
-def fragment(spec: KernelSpec) -> str:
+def read_fragment(spec: KernelSpec) -> str:
     """Return the wanted symbols of a kernel in the form of `.config`; `make tinyconfig` sets the others."""
     return "".join((FRAGMENTS / f"{name}.config").read_text(encoding="utf-8") for name in (_BASE, spec.name))
 
 
-def symbols(config: str) -> dict[str, str]:
+def parse_symbols(config: str) -> dict[str, str]:
     """Return the values in a `.config` or a part of one, by symbol without `CONFIG_`; `n` is not set."""
     found = {}
     for line in config.splitlines():
@@ -83,13 +83,13 @@ def check_config(wanted: Mapping[str, str], config: str) -> None:
     """Check that a finished `.config` has the wanted values; a symbol that it lacks is not set.
 
     Args:
-        wanted: values by symbol, as `symbols` returns them.
+        wanted: values by symbol, as `parse_symbols` returns them.
         config: the text of the `.config`.
 
     Raises:
         SetupBroken: a value differs. `make olddefconfig` drops a value that other symbols exclude, silently.
     """
-    found = symbols(config)
+    found = parse_symbols(config)
     wrong = [
         f"{name} is {found.get(name, _OFF)} instead of {value}"
         for name, value in sorted(wanted.items())
@@ -102,7 +102,7 @@ def check_config(wanted: Mapping[str, str], config: str) -> None:
         )
 
 
-def without_selects(kconfig: str, not_selected: Iterable[str]) -> str:
+def remove_selects(kconfig: str, not_selected: Iterable[str]) -> str:
     """Return the text of KCONFIG without the lines that select the given symbols.
 
     Raises:

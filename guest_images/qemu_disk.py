@@ -15,7 +15,7 @@ from guest_images.qemu import ProvisionedQemu
 _DISK = "qemu.raw"
 
 
-def qemu_disk(qemu: ProvisionedQemu, mkfs: Path, cache: Cache, log: Log) -> Path:
+def build_qemu_disk(qemu: ProvisionedQemu, mkfs: Path, cache: Cache, log: Log) -> Path:
     """Return a disk image of a QEMU build; make it where the cache lacks it.
 
     Args:

@@ -22,16 +22,16 @@ LIBRARIES = f"usr/lib/{X86_64.triplet}"
 
 
 def quiet(line: str) -> None:
-    """A log that nobody reads."""
+    """Take log lines and drop them."""
 
 
 def silent(line: str) -> None:
-    """A log that must stay empty: nothing was to be done."""
+    """Fail at the first log line: nothing should have to be done."""
     raise AssertionError(line)
 
 
 def plant_tree(cache: Cache, suite: str, name: str, packages: tuple[str, ...], record: InputRecord) -> Path:
-    """Put a tree into the cache as if it had been downloaded; returns its root."""
+    """Put a package tree into the cache as if it had been downloaded; return its root."""
     pointer = {"packages": packages, "manifest": [vars(record)]}
     publish_file(cache.path("resolved", f"{suite}-{name}.json"), to_json(pointer))
     root = cache.path("trees", f"{suite}-{name}-{manifest_digest([record])[:12]}", "root")
@@ -40,7 +40,7 @@ def plant_tree(cache: Cache, suite: str, name: str, packages: tuple[str, ...], r
 
 
 def plant_qemu(root: Path, program: str = X86_64.qemu) -> None:
-    """A stand-in for QEMU: its loader is a script that shows how it was called."""
+    """Put a stand-in for QEMU into a tree: its loader is a script that prints how it was called."""
     (root / LIBRARIES).mkdir(parents=True)
     (root / "usr/bin").mkdir()
     (root / "usr/share/qemu").mkdir(parents=True)
@@ -51,7 +51,7 @@ def plant_qemu(root: Path, program: str = X86_64.qemu) -> None:
 
 
 def test_wrapper_runs_qemu_with_its_own_files(tmp_path: Path) -> None:
-    """Own loader, libraries, modules and firmware; the user's words unchanged; the same pid."""
+    """The script uses the packages' loader, libraries, modules and firmware, and keeps arguments and pid."""
     root = tmp_path / "moved here" / "root"
     plant_qemu(root)
     script = root.parent / "qemu-system-x86_64"
@@ -74,13 +74,13 @@ def test_wrapper_runs_qemu_with_its_own_files(tmp_path: Path) -> None:
 
 
 def test_wrapper_needs_a_qemu(tmp_path: Path) -> None:
-    """Packages that hold no QEMU are reported when provisioned, not when run."""
+    """Packages without the QEMU program are an error when they are provisioned, not when QEMU is run."""
     with pytest.raises(SetupBroken, match="do not include the QEMU program 'qemu-system-x86_64'"):
         wrapper_script(tmp_path)
 
 
 def test_cached_qemu_needs_no_network(tmp_path: Path) -> None:
-    """What is in the cache is used without a look at the mirror, and is listed."""
+    """A QEMU in the cache is used without asking the mirror, and is listed."""
     cache = Cache(tmp_path)
     spec = catalogue.qemu_spec("debian-13")
     record = InputRecord("qemu-system-x86", "1:10.0", "ab")
@@ -107,7 +107,7 @@ def test_qemu_for_another_architecture_is_another_package_set(tmp_path: Path) ->
 
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
-    """A misspelt name gets the names there are."""
+    """The error for a misspelt name lists the valid ones."""
     with pytest.raises(UsageError, match="'debian-13-backports'"):
         provision_qemu("debian-31", Cache(tmp_path), quiet)
     with pytest.raises(UsageError, match="'default'"):
@@ -115,7 +115,7 @@ def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
 
 
 def test_catalogue_is_consistent() -> None:
-    """Names are unique, every entry has a reason, and every suite named exists."""
+    """Names are unique, every entry has a reason, and every suite that is named exists."""
     for entries in (catalogue.SUITES, catalogue.QEMUS, catalogue.GUESTS):
         names = [entry.name for entry in entries]
         assert len(set(names)) == len(names)
@@ -140,7 +140,7 @@ def test_architectures_are_told_apart(architecture: Architecture) -> None:
 
 
 def test_unknown_architecture_lists_the_known_ones() -> None:
-    """A misspelt name gets the names there are."""
+    """The error for a misspelt name lists the valid ones."""
     with pytest.raises(UsageError, match="no architecture 'x86-64' here, only 'x86_64', 'i386', 'aarch64'"):
         find_architecture("x86-64")
 
@@ -178,7 +178,7 @@ def test_agent_is_compiled_once(tmp_path: Path, sources: Path) -> None:
 
 
 def test_compile_error_is_one_sentence(tmp_path: Path, sources: Path) -> None:
-    """The sentence holds the compiler's first error, the evidence its output; nothing is published."""
+    """The sentence has the compiler's first error and the evidence its output; nothing is published."""
     needs_compiler()
     (sources / "linux/main.c").write_text("int main(void) { return nonsense; }\n")
     cache = Cache(tmp_path / "cache")
@@ -190,7 +190,7 @@ def test_compile_error_is_one_sentence(tmp_path: Path, sources: Path) -> None:
 
 
 def test_no_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without cc and without ziglang the sentence names both ways out."""
+    """Without cc and ziglang the sentence names both as remedies."""
     monkeypatch.setattr("shutil.which", {}.get)
     monkeypatch.setattr("importlib.util.find_spec", {}.get)
     with pytest.raises(MachineryMissing, match=r"'gcc'.*extra 'cc'"):
@@ -232,7 +232,7 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
 
 
 def test_guest_is_built_once_and_repeats(filled: Cache) -> None:
-    """The second build finds the first; built anew from equal inputs it is byte-identical."""
+    """The second build returns the first one; a new build from equal inputs is byte-identical."""
     assert built_guests(filled, silent)[catalogue.guest_spec("default")] is None
     first = build_guest("default", filled, quiet)
     assert build_guest("default", filled, silent) == first
@@ -262,7 +262,7 @@ def test_guest_describes_itself(filled: Cache) -> None:
 
 
 def test_changed_input_gives_another_image(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """New keys, or a change in the code that shapes the image, never find the old image."""
+    """With new keys, or other code that shapes the image, another image is built."""
     first = build_guest("default", filled, quiet)
     first.ssh_private_key.unlink()
     second = build_guest("default", filled, quiet)

@@ -1,4 +1,4 @@
-"""The cache: what is there is whole, whoever was interrupted or got there first."""
+"""The cache: its files are whole, even after an interruption and with several runs at a time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from harness.errors import SetupBroken
 
 
 def quiet(line: str) -> None:
-    """A log that nobody reads."""
+    """Take log lines and drop them."""
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_published_file_has_the_mode(tmp_path: Path) -> None:
 
 
 def test_staging_is_gone_after_an_error(cache: Cache) -> None:
-    """What was being made when it failed is removed, and nothing was published."""
+    """After an error the staging folder is removed and nothing was published."""
     with pytest.raises(RuntimeError), cache.lock("x", quiet), cache.staging("x") as staging:
         (staging / "half").write_text("half")
         raise RuntimeError
@@ -79,7 +79,7 @@ def test_staging_is_gone_after_an_error(cache: Cache) -> None:
 
 
 def test_leftovers_of_a_killed_run_are_swept(cache: Cache) -> None:
-    """A run killed midway leaves its staging folder; the next holder of the lock removes it, only it."""
+    """The next holder of a lock deletes the staging folder that a killed run has left, and no other one."""
     script = (
         "import os, signal, sys; from pathlib import Path; from guest_images.cache import Cache\n"
         "cache = Cache(Path(sys.argv[1]))\n"
@@ -94,7 +94,7 @@ def test_leftovers_of_a_killed_run_are_swept(cache: Cache) -> None:
 
 
 def test_lock_keeps_a_second_run_waiting(cache: Cache) -> None:
-    """Two runs never work on one thing at once; the waiting one says what it waits for."""
+    """Two runs never hold one lock at a time; the waiting one logs what it waits for."""
     order: list[str] = []
     waiting = threading.Event()
 
@@ -116,7 +116,7 @@ def test_lock_keeps_a_second_run_waiting(cache: Cache) -> None:
 
 
 def test_endless_holder_is_reported(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A holder that never finishes ends the wait with a sentence, not a hang."""
+    """The wait for a run that never releases the lock ends with an error."""
     monkeypatch.setattr(cache_module, "LOCK_SECONDS", 0.05)
     with (
         cache.lock("x", quiet),
@@ -127,7 +127,7 @@ def test_endless_holder_is_reported(cache: Cache, monkeypatch: pytest.MonkeyPatc
 
 
 def test_first_published_folder_stays(tmp_path: Path) -> None:
-    """Content-addressed folders are equal, so the first one wins and running users keep their files."""
+    """Folders of one name are equal, so the first one stays and runs that use it keep their files."""
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text(name)
@@ -140,7 +140,7 @@ def test_first_published_folder_stays(tmp_path: Path) -> None:
     [(errno.ENOSPC, "is full"), (errno.EDQUOT, "is full"), (errno.EACCES, "cannot be used")],
 )
 def test_disk_errors_are_one_sentence(tmp_path: Path, number: int, sentence: str) -> None:
-    """A full disk and a folder without permission are told apart and name the folder."""
+    """A full disk and a folder without permission give different sentences, both with the folder."""
     with pytest.raises(SetupBroken, match=sentence) as caught, disk_errors_as_sentence(tmp_path):
         raise OSError(number, os.strerror(number))
     assert str(tmp_path) in caught.value.sentence

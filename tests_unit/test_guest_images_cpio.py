@@ -25,7 +25,7 @@ def test_order_of_entries_does_not_show() -> None:
 
 
 def test_one_changed_bit_shows() -> None:
-    """The archive holds content and modes: changing either changes it."""
+    """A change of a file's content or mode changes the archive."""
     original = cpio.archive(ENTRIES)
     assert cpio.archive([*ENTRIES[:3], cpio.file("bin/tool", b"#!/bin/si\n", 0o755), ENTRIES[4]]) != original
     assert cpio.archive([*ENTRIES[:3], cpio.file("bin/tool", b"#!/bin/sh\n", 0o750), ENTRIES[4]]) != original
@@ -44,20 +44,20 @@ def test_header_fields() -> None:
 
 
 def test_file_without_its_folder_is_refused() -> None:
-    """The kernel makes no missing folders, so an archive that needs them is a mistake."""
+    """A file whose folder is missing is an error, since the kernel does not make the folder."""
     with pytest.raises(ValueError, match="folder of 'bin/tool'"):
         cpio.archive([cpio.file("bin/tool", b"")])
 
 
 def test_two_entries_of_one_path_are_refused() -> None:
-    """One path is one entry."""
+    """Two entries with one path are an error."""
     with pytest.raises(ValueError, match="twice"):
         cpio.archive([cpio.folder("bin"), cpio.file("bin", b"")])
 
 
 @pytest.mark.skipif(shutil.which("cpio") is None, reason="no cpio on this machine to read the archive with")
 def test_gnu_cpio_reads_it(tmp_path: Path) -> None:
-    """An independent reader lists what was put in."""
+    """GNU cpio, an independent reader, lists the entries."""
     path = tmp_path / "archive"
     path.write_bytes(cpio.archive(ENTRIES))
     with path.open("rb") as stream:

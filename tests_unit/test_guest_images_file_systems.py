@@ -1,4 +1,4 @@
-"""Contract: a file system that was made is clean, and one that was damaged is not."""
+"""Ext4 file systems in image files: a new one is clean, a damaged one is not. Also the loader of packages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _made(folder: Path) -> tuple[Path, Cache]:
 
 @_HAS_TOOLS
 def test_clean(tmp_path: Path) -> None:
-    """Of the size asked for, and without an error."""
+    """A new file system has the wanted size and no errors."""
     image, cache = _made(tmp_path)
     assert image.stat().st_size == _BYTES
     assert ext4_errors(image, cache, print) == ()
@@ -38,7 +38,7 @@ def test_clean(tmp_path: Path) -> None:
 
 @_HAS_TOOLS
 def test_damaged(tmp_path: Path) -> None:
-    """Lines of a bearable length that name what is wrong; the image stays as it is."""
+    """The errors of a damaged file system come as short lines; the image is not changed."""
     image, cache = _made(tmp_path)
     content = bytearray(image.read_bytes())
     for offset in range(20 * 1024, 200 * 1024):
@@ -53,7 +53,7 @@ def test_damaged(tmp_path: Path) -> None:
 
 @_HAS_TOOLS
 def test_lost(tmp_path: Path) -> None:
-    """A disk that no longer begins with a file system is an error of the file system, not of ours."""
+    """An image that no longer begins with a file system is a finding, not a failure of e2fsck."""
     image, cache = _made(tmp_path)
     image.write_bytes(bytes(_BYTES))
     assert any("magic number" in line for line in ext4_errors(image, cache, print))
@@ -61,20 +61,20 @@ def test_lost(tmp_path: Path) -> None:
 
 @_HAS_TOOLS
 def test_missing_image(tmp_path: Path) -> None:
-    """What cannot be opened says nothing about a guest."""
+    """An image that cannot be opened is a broken set-up, not a finding about a guest."""
     with pytest.raises(SetupBroken, match=r"none\.raw' could not be made or checked"):
         ext4_errors(tmp_path / "none.raw", Cache(tmp_path), print)
 
 
 def test_tool_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the machine has none, the package's own program runs with the libraries beside it."""
+    """Where the machine lacks e2fsprogs, the packaged program is run."""
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     monkeypatch.setattr(file_systems, "packaged_tool", lambda name, *_: ["/bin/echo", "packaged", name])
     assert ext4_errors(tmp_path / "disk.raw", Cache(tmp_path), print) == ()
 
 
 def test_loader(tmp_path: Path) -> None:
-    """Found below the root, with every library folder there; a root without one is told."""
+    """The loader is found with all library folders of the packages; packages without one are an error."""
     with pytest.raises(SetupBroken, match="no dynamic loader"):
         find_loader(tmp_path)
     folder = tmp_path / "usr/lib/x86_64-linux-gnu"

@@ -1,4 +1,4 @@
-"""The full guest's disk: root owns it whoever builds it, and equal packages give equal disks."""
+"""The full guest's disk: root owns its files though a user builds it; equal packages give equal disks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _members(packages: Path) -> dict[str, tarfile.TarInfo]:
 
 
 def test_root_owns_all_but_what_is_listed(packages: Path) -> None:
-    """Modes are those of the packages, set-user-id bits too."""
+    """Root owns all files but the listed ones; modes are those of the packages, with set-user-id bits."""
     found = _members(packages)
     strangers = {name for name, member in found.items() if (member.uid, member.gid) != (0, 0)}
     assert strangers == {
@@ -65,7 +65,7 @@ def test_root_owns_all_but_what_is_listed(packages: Path) -> None:
 
 
 def test_folders_come_before_what_is_in_them(packages: Path) -> None:
-    """mke2fs makes no folder that the archive does not have yet."""
+    """Each folder comes before its content, since mke2fs does not make missing folders."""
     seen = {""}
     for name, member in _members(packages).items():
         assert name.rpartition("/")[0] in seen, name
@@ -74,7 +74,7 @@ def test_folders_come_before_what_is_in_them(packages: Path) -> None:
 
 
 def test_archive_repeats(packages: Path) -> None:
-    """Neither the time nor the order in which files were unpacked shows."""
+    """The archive does not depend on the time or order in which files were unpacked."""
     first, second = io.BytesIO(), io.BytesIO()
     write_archive(packages, _KEYS, first)
     os.utime(packages / "usr/bin/tool", (1, 1))
@@ -83,7 +83,7 @@ def test_archive_repeats(packages: Path) -> None:
 
 
 def test_accounts_are_consistent() -> None:
-    """Every user has a group, no password opens one, and the private host key is root's alone."""
+    """Every user has a group and no password, and only root can read the private host key."""
     files = root_files(_KEYS)
     groups = {line.split(":")[2] for line in files["etc/group"][3].decode().splitlines()}
     users = [line.split(":") for line in files["etc/passwd"][3].decode().splitlines()]
@@ -96,7 +96,7 @@ def test_accounts_are_consistent() -> None:
 
 
 def test_scripts_parse(tmp_path: Path) -> None:
-    """What runs in guests is valid shell."""
+    """The scripts that run in guests are valid shell."""
     for number, text in enumerate(
         (init_script.DISK_INIT, own_guest._INSTALL, own_guest._FIND, own_guest._QUIET)
     ):
@@ -106,7 +106,7 @@ def test_scripts_parse(tmp_path: Path) -> None:
 
 
 def test_initramfs_holds_modules_in_order(tmp_path: Path) -> None:
-    """It is small: busybox, drivers and one script."""
+    """The initramfs has the modules, the list of them in order, and the script that starts the disk."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/busybox").write_bytes(b"busybox")
     found = boot_initramfs(tmp_path, [Module("virtio", b"first"), Module("virtio_blk", b"second")])
@@ -115,7 +115,7 @@ def test_initramfs_holds_modules_in_order(tmp_path: Path) -> None:
 
 
 def test_failing_mke2fs_is_one_sentence(packages: Path, tmp_path: Path) -> None:
-    """With its exit code; no archive is left behind."""
+    """The error of a failed mke2fs has its exit code and output; no archive is left behind."""
     loader = tmp_path / "mkfs/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
     loader.parent.mkdir(parents=True)
     loader.write_text("#!/bin/sh\necho no space >&2\nexit 3\n")

@@ -1,4 +1,4 @@
-"""Hosts as data and as images: the catalogue, the disk, and the machine that runs them."""
+"""Hosts: their entries in the catalogue, their disks, and the QEMU wrappers that run on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from guest_images.apt_state import configuration, sources_list
 from guest_images.cache import Cache
 from guest_images.catalogue import HOSTS, QEMUS, host_qemu_spec, host_spec, suite
 from guest_images.elf import needed_libraries
-from guest_images.host_image import _write_root, host_of_kernel
+from guest_images.host_image import _write_root, build_host_with_kernel
 from guest_images.kernel_modules import Kernel
 from guest_images.qemu import wrapper_script
 from guest_images.ssh_keys import GuestKeys
@@ -28,8 +28,8 @@ from tests_unit.elf_files import shared_object
 _KEYS = GuestKeys(Path("user"), "ssh-ed25519 USER", "ssh-ed25519 HOST", b"dropbear", b"openssh private")
 
 
-def test_catalogue_hangs_together() -> None:
-    """Each host's suite and QEMUs exist, its QEMU is built for it, and the guest's maker is one of ours."""
+def test_catalogue_of_hosts_is_consistent() -> None:
+    """Each host's QEMU is built for its processor; the QEMU that saves its guest has the same version."""
     names = [spec.name for spec in HOSTS]
     assert len(names) == len(set(names))
     for spec in HOSTS:
@@ -42,7 +42,7 @@ def test_catalogue_hangs_together() -> None:
 
 
 def test_expected_features_differ_where_hosts_do() -> None:
-    """Hosts without write protection are there, and each has a counterpart with it."""
+    """The catalogue has hosts without write protection, and on arm64 a counterpart with it."""
     without = {spec.name for spec in HOSTS if not spec.features & 1}
     assert without == {"debian-12-arm64", "debian-12-i386"}
     with_it = {spec.architecture for spec in HOSTS if spec.features & 1}
@@ -50,7 +50,7 @@ def test_expected_features_differ_where_hosts_do() -> None:
 
 
 def test_foreign_packages_come_from_a_state_of_their_own(tmp_path: Path) -> None:
-    """Apt is told the architecture in its sources and its configuration."""
+    """The private sources and the private apt.conf name the architecture."""
     mirrors = Mirrors("http://mirror/debian", None, tmp_path / "keyring")
     assert "[arch=arm64 " in sources_list(suite("debian-12-arm64"), mirrors)
     text = configuration(tmp_path, "arm64")
@@ -59,7 +59,7 @@ def test_foreign_packages_come_from_a_state_of_their_own(tmp_path: Path) -> None
 
 
 def test_elf_files_of_both_classes() -> None:
-    """The libraries of a 32-bit program are found as those of a 64-bit one."""
+    """Libraries of 32-bit and 64-bit programs are read; an ELF file that is cut off is an error."""
     for bits in (32, 64):
         program = shared_object("libc.so.6", "libz.so.1", bits=bits)
         assert needed_libraries(program) == ("libc.so.6", "libz.so.1")
@@ -68,7 +68,7 @@ def test_elf_files_of_both_classes() -> None:
 
 
 def _unmerged(root: Path) -> Path:
-    """Packages of Debian 11: /bin, /lib and /lib64 beside /usr, and a loader with an absolute link."""
+    """Lay out packages as of Debian 11: /bin, /lib and /lib64 beside /usr, an absolute link to the loader."""
     for folder in ("bin", "lib/x86_64-linux-gnu", "lib64", "usr/lib/x86_64-linux-gnu", "usr/bin", "etc"):
         (root / folder).mkdir(parents=True)
     (root / "bin/busybox").write_bytes(b"busybox")
@@ -79,7 +79,7 @@ def _unmerged(root: Path) -> Path:
 
 
 def _merged(root: Path) -> Path:
-    """Packages of Debian 13, whose base-files has the links."""
+    """Lay out packages as of Debian 13, whose base-files has links into /usr."""
     for folder in ("usr/bin", "usr/lib/x86_64-linux-gnu", "usr/lib64", "etc"):
         (root / folder).mkdir(parents=True)
     for name in ("bin", "lib", "lib64", "sbin"):
@@ -103,7 +103,7 @@ def _members(root: Path) -> dict[str, tarfile.TarInfo]:
 
 
 def test_disks_of_old_and_new_debian_are_alike(tmp_path: Path) -> None:
-    """Both have everything in /usr, so programs and loaders are where they look for each other."""
+    """Disks of both have all files in /usr, so programs find their loader and libraries."""
     old, new = _members(_unmerged(tmp_path / "old")), _members(_merged(tmp_path / "new"))
     assert set(old) == set(new)
     for found in (old, new):
@@ -115,7 +115,7 @@ def test_disks_of_old_and_new_debian_are_alike(tmp_path: Path) -> None:
 
 
 def test_folders_come_before_what_is_in_them(tmp_path: Path) -> None:
-    """mke2fs makes no folder that the archive does not have yet."""
+    """Each folder comes before its content, since mke2fs does not make missing folders."""
     seen = {""}
     for name, member in _members(_unmerged(tmp_path / "old")).items():
         assert name.rpartition("/")[0] in seen, name
@@ -124,7 +124,7 @@ def test_folders_come_before_what_is_in_them(tmp_path: Path) -> None:
 
 
 def test_scripts_parse(tmp_path: Path) -> None:
-    """What runs in hosts is valid shell."""
+    """The scripts that run in hosts are valid shell."""
     for number, text in enumerate((host_init.HOST_INIT, init_script.DISK_INIT)):
         script = tmp_path / str(number)
         script.write_text(text)
@@ -132,23 +132,23 @@ def test_scripts_parse(tmp_path: Path) -> None:
 
 
 def test_missing_drivers_are_left_out(tmp_path: Path) -> None:
-    """A kernel of one's own may have all built in."""
+    """A user's own kernel may have all drivers built in; no module is loaded then."""
     assert tuple(host_image._modules(Kernel(tmp_path / "bzImage", None))) == ()
     assert tuple(host_image._modules(Kernel(tmp_path / "bzImage", tmp_path))) == ()
 
 
-def test_kernel_of_ones_own_must_be_there(tmp_path: Path) -> None:
-    """One sentence names what is not."""
+def test_own_kernel_must_exist(tmp_path: Path) -> None:
+    """The error names the missing kernel image, or the missing folder of modules."""
     cache = Cache(tmp_path)
     with pytest.raises(UsageError, match="There is no kernel image"):
-        host_of_kernel(Kernel(tmp_path / "bzImage", None), cache, print)
+        build_host_with_kernel(Kernel(tmp_path / "bzImage", None), cache, print)
     (tmp_path / "bzImage").touch()
     with pytest.raises(UsageError, match="There is no folder"):
-        host_of_kernel(Kernel(tmp_path / "bzImage", tmp_path / "modules"), cache, print)
+        build_host_with_kernel(Kernel(tmp_path / "bzImage", tmp_path / "modules"), cache, print)
 
 
 def test_disks_are_known_by_serial_number(tmp_path: Path) -> None:
-    """The host finds them by name whatever order QEMU has them in; commas in paths are doubled."""
+    """Each disk has its name as serial number, for the host to find it; commas in paths are doubled."""
     words = disk_arguments({"seed": VmDisk(tmp_path / "a,b"), "out": VmDisk(tmp_path / "c", writable=True)})
     assert f"file={tmp_path}/a,,b,format=raw,if=none,id=host-seed,readonly=on" in words
     assert "virtio-blk-pci,drive=host-seed,serial=disk-seed" in words
@@ -159,7 +159,7 @@ def test_disks_are_known_by_serial_number(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("architecture", [I386, AARCH64], ids=lambda entry: entry.name)
 def test_wrapper_runs_a_foreign_build(architecture: Architecture, tmp_path: Path) -> None:
-    """By its own loader, from the folders of its own architecture."""
+    """A QEMU built for another processor runs with the loader and libraries of that processor."""
     libraries = tmp_path / "usr/lib" / architecture.triplet
     libraries.mkdir(parents=True)
     (libraries / architecture.loader).touch()

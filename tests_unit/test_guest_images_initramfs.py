@@ -1,4 +1,4 @@
-"""The guest image: modules load in order, libraries are complete, keys fit both ends, bytes repeat."""
+"""The guest's initramfs: kernel and modules, libraries, SSH keys, and the archive with all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import paramiko
 import pytest
 
 from guest_images.cache import Cache
-from guest_images.elf import library_closure, module_info, needed_libraries
+from guest_images.elf import find_libraries, module_info, needed_libraries
 from guest_images.init_script import INIT
 from guest_images.initramfs import AGENT_PATH, guest_initramfs
 from guest_images.kernel_modules import Kernel, Module, find_kernel, load_order
@@ -23,11 +23,11 @@ from tests_unit.elf_files import kernel_module, shared_object
 
 
 def quiet(line: str) -> None:
-    """A log that nobody reads."""
+    """Take log lines and drop them."""
 
 
 def kernel_in(root: Path, *, merged: bool, split: bool = False) -> Path:
-    """Lay out an unpacked kernel as Debian does; returns the folder of its modules."""
+    """Lay out an unpacked kernel as Debian does; return the folder of its modules."""
     modules = root / ("usr/lib/modules/6.1-test" if merged else "lib/modules/6.1-test")
     (modules / "kernel/drivers").mkdir(parents=True)
     image = modules / "vmlinuz" if split else root / "boot/vmlinuz-6.1-test"
@@ -38,7 +38,7 @@ def kernel_in(root: Path, *, merged: bool, split: bool = False) -> Path:
 
 @pytest.mark.parametrize(("merged", "split"), [(False, False), (True, False), (True, True)])
 def test_kernel_is_found_in_every_layout(tmp_path: Path, merged: bool, split: bool) -> None:
-    """Debian 12 and before, Debian 13, and the split packages of Linux 7."""
+    """A kernel is found as Debian 12 and before, Debian 13, and the split packages of Linux 7 have it."""
     kernel_in(tmp_path, merged=merged, split=split)
     kernel = find_kernel(tmp_path)
     assert kernel.release == "6.1-test"
@@ -46,7 +46,7 @@ def test_kernel_is_found_in_every_layout(tmp_path: Path, merged: bool, split: bo
 
 
 def test_no_kernel_says_so(tmp_path: Path) -> None:
-    """Packages without a kernel, or without its image, are not taken for one."""
+    """Packages without a kernel, or without its image, are an error."""
     with pytest.raises(SetupBroken, match="there are 0"):
         find_kernel(tmp_path)
     (kernel_in(tmp_path, merged=True, split=True) / "vmlinuz").unlink()
@@ -76,13 +76,13 @@ def modules_of(kernel: Kernel) -> Path:
 
 
 def test_modules_come_after_what_they_need(kernel: Kernel) -> None:
-    """Each dependency is loaded first and once; built-in ones not at all; dashes are underscores."""
+    """Each dependency comes first and once, built-in ones do not come; dashes become underscores."""
     names = [module.name for module in load_order(kernel, ("virtio_net", "virtio_rng", "failover"))]
     assert names == ["failover", "net_failover", "virtio_net", "virtio_rng"]
 
 
 def test_modules_are_decompressed(kernel: Kernel) -> None:
-    """The insmod of busybox loads plain ELF files only."""
+    """Modules are plain ELF files, as busybox's insmod needs them."""
     assert all(module.image.startswith(b"\x7fELF") for module in load_order(kernel, ("virtio_net",)))
 
 
@@ -93,13 +93,13 @@ def test_missing_driver_says_so(kernel: Kernel) -> None:
 
 
 def test_without_a_list_unknown_drivers_count_as_built_in(kernel: Kernel) -> None:
-    """The packages of Linux 7 have no modules.builtin."""
+    """Without modules.builtin, as in packages of Linux 7, a missing module counts as built in."""
     (modules_of(kernel) / "modules.builtin").unlink()
     assert [module.name for module in load_order(kernel, ("virtio_pci", "failover"))] == ["failover"]
 
 
 def test_damaged_module_says_so(kernel: Kernel) -> None:
-    """Both a damaged compression and a damaged module are reported with their name."""
+    """The errors for a damaged module and for a damaged compression name the module."""
     (modules_of(kernel) / "kernel/drivers/failover.ko").write_bytes(b"\x7fELF")
     with pytest.raises(SetupBroken, match=r"'failover' of 6\.1-test is damaged"):
         load_order(kernel, ("failover",))
@@ -109,7 +109,7 @@ def test_damaged_module_says_so(kernel: Kernel) -> None:
 
 
 def test_elf_reader_reads_real_programs() -> None:
-    """A real program of this machine needs a C library; the reader agrees with our own ELF files too."""
+    """The reader finds what our own ELF files need, and the C library of a real program."""
     assert needed_libraries(shared_object("liba.so.1", "libb.so.2")) == ("liba.so.1", "libb.so.2")
     assert module_info(kernel_module(depends="a,b", license="GPL")) == {"depends": "a,b", "license": "GPL"}
     assert any(name.startswith("libc.") for name in needed_libraries(Path("/bin/sh").read_bytes()))
@@ -120,19 +120,19 @@ def test_elf_reader_reads_real_programs() -> None:
     [b"", b"\x7fELF", shared_object("liba.so.1")[:-70], b"\x7fELF\x01\x01" + bytes(80), b"#!/bin/sh\n"],
 )
 def test_other_files_are_not_elf(image: bytes) -> None:
-    """Scripts, 32-bit files and torn files are refused, not misread."""
+    """Scripts, incomplete headers and files that are cut off are errors."""
     with pytest.raises(ValueError, match="ELF"):
         needed_libraries(image)
 
 
 def test_library_closure_is_complete(tmp_path: Path) -> None:
-    """Libraries of libraries are found; one that is missing is named with who needs it."""
+    """Libraries of libraries are found; the error for a missing one names the file that needs it."""
     (tmp_path / "program").write_bytes(shared_object("liba.so.1"))
     (tmp_path / "liba.so.1").write_bytes(shared_object("libb.so.2"))
     with pytest.raises(SetupBroken, match=r"'libb.so.2' that 'liba.so.1' needs"):
-        library_closure([tmp_path / "program"], [tmp_path])
+        find_libraries([tmp_path / "program"], [tmp_path])
     (tmp_path / "libb.so.2").write_bytes(shared_object("liba.so.1"))
-    found = library_closure([tmp_path / "program"], [tmp_path])
+    found = find_libraries([tmp_path / "program"], [tmp_path])
     assert sorted(found) == ["liba.so.1", "libb.so.2"]
 
 
@@ -148,7 +148,7 @@ def test_keys_are_made_once_and_fit_paramiko(tmp_path: Path) -> None:
 
 
 def test_host_key_is_in_dropbear_format(tmp_path: Path) -> None:
-    """Type, then one string of 32 private and 32 public bytes; the public ones are those to pin."""
+    """The key is its type, then a string of 32 private and 32 public bytes; the latter are pinned."""
     keys = guest_keys(Cache(tmp_path), quiet)
     length, kind, size = struct.unpack_from(">I11sI", keys.host_dropbear)
     assert (length, kind, size, len(keys.host_dropbear)) == (11, b"ssh-ed25519", 64, 83)
@@ -156,7 +156,7 @@ def test_host_key_is_in_dropbear_format(tmp_path: Path) -> None:
 
 
 def test_damaged_key_says_so(tmp_path: Path) -> None:
-    """A damaged key file is named, with what to do."""
+    """The error for a damaged key file says what to do."""
     keys = guest_keys(Cache(tmp_path), quiet)
     keys.user_private.write_text("not a key")
     with pytest.raises(SetupBroken, match="delete it"):
@@ -165,7 +165,7 @@ def test_damaged_key_says_so(tmp_path: Path) -> None:
 
 @pytest.fixture
 def userland(tmp_path: Path) -> Path:
-    """Unpacked busybox and dropbear with one library and a loader."""
+    """Lay out unpacked busybox and dropbear with one library and a loader."""
     root = tmp_path / "userland"
     libraries = root / "usr/lib/x86_64-linux-gnu"
     for folder in (root / "usr/bin", root / "usr/sbin", libraries):
@@ -178,7 +178,7 @@ def userland(tmp_path: Path) -> Path:
 
 
 def test_initramfs_repeats_and_has_everything(tmp_path: Path, userland: Path) -> None:
-    """Built twice it is byte-identical; keys, agent, modules and loader are where the guest looks."""
+    """Two builds are byte-identical; keys, agent, modules and loader are where the guest looks for them."""
     keys = guest_keys(Cache(tmp_path / "cache"), quiet)
     modules = [Module("failover", b"one"), Module("virtio_net", b"two")]
     image = guest_initramfs(userland, X86_64, modules, keys, b"agent")
@@ -198,7 +198,7 @@ def test_initramfs_repeats_and_has_everything(tmp_path: Path, userland: Path) ->
 
 
 def test_initramfs_has_the_libraries_of_its_architecture(tmp_path: Path) -> None:
-    """The loader lies where programs of that architecture expect it; no folder of another one is made."""
+    """The loader is where programs of the architecture expect it; no folder of another one is made."""
     root = tmp_path / "userland"
     libraries = root / "usr/lib/aarch64-linux-gnu"
     for folder in (root / "usr/bin", libraries):
@@ -215,13 +215,13 @@ def test_initramfs_has_the_libraries_of_its_architecture(tmp_path: Path) -> None
 
 
 def test_initramfs_without_dropbear_says_so(tmp_path: Path, userland: Path) -> None:
-    """A userland that lacks a program is reported by name."""
+    """The error for a userland without dropbear names it."""
     (userland / "usr/sbin/dropbear").unlink()
     with pytest.raises(SetupBroken, match="'dropbear'"):
         guest_initramfs(userland, X86_64, [], guest_keys(Cache(tmp_path / "cache"), quiet), b"")
 
 
 def test_init_script_parses() -> None:
-    """A syntax error in /init would show only as a kernel panic."""
+    """The guest's /init is valid shell; an error in it would show only as a kernel panic."""
     done = subprocess.run(["sh", "-n"], input=INIT.encode(), capture_output=True)
     assert done.returncode == 0, done.stderr.decode()

@@ -1,4 +1,4 @@
-"""Kernels that we compile: configurations as data, the check of a finished one, and the recipe itself."""
+"""Kernels that we compile: their configurations, the check of a finished one, and the steps of the build."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from guest_images.kernel_config import (
     KERNELS,
     KernelSpec,
     check_config,
-    fragment,
     kernel_spec,
-    symbols,
-    without_selects,
+    parse_symbols,
+    read_fragment,
+    remove_selects,
 )
 from guest_images.packages import InputRecord, Tree, manifest_digest
 from harness.errors import MachineryMissing, SetupBroken, UsageError
@@ -58,25 +58,25 @@ _KEEPS_LAST = (
 _SLEEPS = "echo $$PPID; sleep 1000"
 
 
-def test_catalogue_of_kernels_hangs_together() -> None:
-    """Each has a fragment that contradicts nothing, a release by which it is told, and a reason."""
+def test_catalogue_of_kernels_is_consistent() -> None:
+    """Each kernel has a reason, a release that names it, and a configuration with each symbol once."""
     for spec in KERNELS:
-        text = fragment(spec)
+        text = read_fragment(spec)
         assert spec.reason
         assert kernel_spec(spec.name) is spec
         names = [line for line in text.splitlines() if "CONFIG_" in line]
-        assert len(symbols(text)) == len(names)
-        assert symbols(text)["LOCALVERSION"] == f'"-{spec.name}"'
-        assert all(symbols(text)[symbol] == "n" for symbol in spec.not_selected)
+        assert len(parse_symbols(text)) == len(names)
+        assert parse_symbols(text)["LOCALVERSION"] == f'"-{spec.name}"'
+        assert all(parse_symbols(text)[symbol] == "n" for symbol in spec.not_selected)
     with pytest.raises(UsageError, match="'uffd', 'no-uffd-wp', 'no-userfaultfd'"):
         kernel_spec("none")
 
 
 def test_kernels_differ_in_userfaultfd_alone() -> None:
-    """So what QEMU says on one and not on the other is due to that."""
+    """The configurations differ in userfaultfd alone, so a difference in QEMU is due to it."""
     ours = {"LOCALVERSION", "USERFAULTFD", "HAVE_ARCH_USERFAULTFD_WP", "PTE_MARKER_UFFD_WP"}
     rest = [
-        {name: value for name, value in symbols(fragment(spec)).items() if name not in ours}
+        {name: value for name, value in parse_symbols(read_fragment(spec)).items() if name not in ours}
         for spec in KERNELS
     ]
     assert rest[0] == rest[1] == rest[2]
@@ -100,8 +100,8 @@ def test_kernels_differ_in_userfaultfd_alone() -> None:
     ],
 )
 def test_symbol_that_is_not_as_wanted_is_refused(config: str, said: str | None) -> None:
-    """Whatever `make olddefconfig` dropped, added or changed is named."""
-    wanted = symbols(
+    """The error names each symbol that `make olddefconfig` dropped, added or changed."""
+    wanted = parse_symbols(
         "CONFIG_USERFAULTFD=y\nCONFIG_NR_CPUS=8\n# CONFIG_HAVE_ARCH_USERFAULTFD_WP is not set\n# a remark\n"
     )
     if said is None:
@@ -113,19 +113,19 @@ def test_symbol_that_is_not_as_wanted_is_refused(config: str, said: str | None) 
 
 
 def test_line_that_selects_a_symbol_is_taken_out() -> None:
-    """Exactly that one; where there is none, or several, the source is another than the one we know."""
-    without = without_selects(_KCONFIG, ("HAVE_ARCH_USERFAULTFD_WP",))
+    """Only that line is removed; no line or several is an error, since the source is not the expected one."""
+    without = remove_selects(_KCONFIG, ("HAVE_ARCH_USERFAULTFD_WP",))
     assert set(_KCONFIG.splitlines()) - set(without.splitlines()) == {
         "\tselect HAVE_ARCH_USERFAULTFD_WP         if X86_64 && USERFAULTFD"
     }
-    assert without_selects(_KCONFIG, ()) == _KCONFIG
+    assert remove_selects(_KCONFIG, ()) == _KCONFIG
     for kconfig, count in ((without, 0), (_KCONFIG * 2, 2)):
         with pytest.raises(SetupBroken, match=f"HAVE_ARCH_USERFAULTFD_WP in {count} places"):
-            without_selects(kconfig, ("HAVE_ARCH_USERFAULTFD_WP",))
+            remove_selects(kconfig, ("HAVE_ARCH_USERFAULTFD_WP",))
 
 
 def test_missing_tools_are_told_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sentence names all packages; a header is missed where the compiler does not find it."""
+    """One sentence names all missing packages, also that of a header which the compiler does not find."""
     for program in ("bc", "gzip", "ld", "make", "tar", "xz"):
         (tmp_path / program).symlink_to("/bin/true")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -142,7 +142,7 @@ def test_missing_tools_are_told_with_what_to_install(tmp_path: Path, monkeypatch
 
 
 def _source(folder: Path, config: str, image: str) -> Tree:
-    """A source package, unpacked, with something that stands for Linux."""
+    """Lay out an unpacked source package with a stand-in for Linux."""
     missing = [program for program in ("make", "tar", "xz") if shutil.which(program) is None]
     if missing:
         pytest.skip(f"no {missing[0]}")
@@ -156,15 +156,15 @@ def _source(folder: Path, config: str, image: str) -> Tree:
     return Tree(folder, "", ())
 
 
-def _recipe(folder: Path, spec: KernelSpec, config: str = _KEEPS_LAST, image: str = "true") -> str:
-    """Run the recipe on a source that stands for Linux; image and log come to `made` in the folder."""
+def _compile(folder: Path, spec: KernelSpec, config: str = _KEEPS_LAST, image: str = "true") -> str:
+    """Compile a stand-in for Linux; image and log are in `made` below the folder."""
     source = _source(folder, config, image)
     (folder / "made").mkdir()
     return compile_kernel(spec, source, folder / "linux", folder / "made", folder / "kept.log")
 
 
 def _cache(folder: Path, monkeypatch: pytest.MonkeyPatch, image: str = "true") -> Cache:
-    """A cache with the source package, on a machine that has what kernels are compiled with."""
+    """Make a cache with the source package, and pretend that all programs for compiling are installed."""
     if shutil.which("gcc") is None or shutil.which("ld") is None:
         pytest.skip("no gcc")
     monkeypatch.setattr(kernel_build, "missing_tools", list)
@@ -178,7 +178,7 @@ def _cache(folder: Path, monkeypatch: pytest.MonkeyPatch, image: str = "true") -
 
 
 def test_kernel_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is there for who wants it next, not for who wants another one; of the work nothing is left."""
+    """A kernel is compiled once and found again, but not for another compiler; no temporary file is left."""
     cache, said = _cache(tmp_path, monkeypatch), list[str]()
     assert not any(built_kernels(cache).values())
     built = build_kernel("no-uffd-wp", cache, said.append)
@@ -196,7 +196,7 @@ def test_kernel_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_kernel_that_failed_leaves_only_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next try starts from the beginning."""
+    """After a failed build the cache has its log and no kernel."""
     cache = _cache(tmp_path, monkeypatch, image="echo cc1 is ill; false")
     with pytest.raises(SetupBroken, match=r"'make \.\.\. bzImage'"):
         build_kernel("uffd", cache, lambda _: None)
@@ -206,39 +206,39 @@ def test_kernel_that_failed_leaves_only_its_log(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("spec", KERNELS, ids=[spec.name for spec in KERNELS])
-def test_recipe_gives_image_configuration_and_log(tmp_path: Path, spec: KernelSpec) -> None:
-    """What was asked for wins over what `tinyconfig` says."""
-    assert _recipe(tmp_path, spec) == "6.12.0-tiny"
+def test_build_gives_image_configuration_and_log(tmp_path: Path, spec: KernelSpec) -> None:
+    """A build makes image, configuration and log; wanted symbols win over those of `tinyconfig`."""
+    assert _compile(tmp_path, spec) == "6.12.0-tiny"
     made = tmp_path / "made"
     assert (made / f"bzImage-{spec.name}").read_text() == "image\n"
-    assert symbols((made / "config").read_text())["SMP"] == "y"
+    assert parse_symbols((made / "config").read_text())["SMP"] == "y"
     assert "bzImage" in (made / "build.log").read_text()
     selected = "select HAVE_ARCH_USERFAULTFD_WP " in (tmp_path / "linux/arch/x86/Kconfig").read_text()
     assert selected is (spec.name != "no-uffd-wp")
 
 
-def test_recipe_refuses_a_configuration_before_itcompile_kernels(tmp_path: Path) -> None:
-    """A symbol that another one selects comes back, whatever was asked for."""
+def test_wrong_configuration_is_refused_before_compiling(tmp_path: Path) -> None:
+    """A symbol that comes back, since another one selects it, is an error before the compiler runs."""
     stubborn = f"{_KEEPS_LAST}; sed -i 's/.*CONFIG_USERFAULTFD is not set/CONFIG_USERFAULTFD=y/' .config"
     with pytest.raises(SetupBroken, match="USERFAULTFD is y instead of n"):
-        _recipe(tmp_path, kernel_spec("no-userfaultfd"), stubborn)
+        _compile(tmp_path, kernel_spec("no-userfaultfd"), stubborn)
     assert not list((tmp_path / "made").glob("bzImage*"))
 
 
 def test_failed_compiler_is_told_with_its_log(tmp_path: Path) -> None:
-    """The sentence names the step, and the evidence has the last words."""
+    """The sentence names the failed step, and the evidence has the end of the log."""
     with pytest.raises(SetupBroken, match=r"'make \.\.\. bzImage' ended with exit code 2") as caught:
-        _recipe(tmp_path, KERNELS[0], image="echo cc1 is ill; false")
+        _compile(tmp_path, KERNELS[0], image="echo cc1 is ill; false")
     assert "cc1 is ill" in caught.value.evidence.log_tail
     assert caught.value.evidence.paths == (tmp_path / "kept.log",)
 
 
 def test_nothing_goes_on_compiling_after_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make and all that it started are killed."""
+    """At the time limit make and all processes that it started are killed."""
     monkeypatch.setattr(kernel_build, "BUILD_SECONDS", 5.0)
     begun = time.monotonic()
     with pytest.raises(SetupBroken, match="was not compiled within 5 s"):
-        _recipe(tmp_path, KERNELS[0], image=_SLEEPS)
+        _compile(tmp_path, KERNELS[0], image=_SLEEPS)
     assert time.monotonic() - begun < 60
     make = int((tmp_path / "made/build.log").read_text().split()[-1])
     assert not Path(f"/proc/{make}").exists()

@@ -50,7 +50,7 @@ deb http://sec.example/debian-security bookworm-security main contrib  # trailin
 
 @pytest.fixture
 def keyring(tmp_path: Path) -> Path:
-    """A stand-in for the Debian keyring."""
+    """Write a stand-in for the Debian keyring."""
     path = tmp_path / "debian-archive-keyring.gpg"
     path.write_bytes(b"key")
     return path
@@ -79,7 +79,7 @@ def test_one_line_options_and_comments() -> None:
 
 
 def test_folder_and_file_are_read_as_apt_does(tmp_path: Path) -> None:
-    """Files of other suffixes, such as disabled ones, are not sources; a missing file is none either."""
+    """Files with other suffixes, such as disabled ones, are not read; a missing file is no error."""
     parts = tmp_path / "sources.list.d"
     parts.mkdir()
     (parts / "debian.sources").write_text(DEB822)
@@ -112,7 +112,7 @@ def test_keyring_named_by_the_source_comes_first(keyring: Path, tmp_path: Path) 
 
 
 def test_override_is_used_alone(keyring: Path) -> None:
-    """With --mirror the machine's sources are not touched, and need not exist."""
+    """With --mirror the machine's sources are not used and need not exist."""
     assert find_mirrors([], "http://local.example/debian/", [keyring]) == Mirrors(
         "http://local.example/debian", None, keyring
     )
@@ -120,20 +120,20 @@ def test_override_is_used_alone(keyring: Path) -> None:
 
 @pytest.mark.parametrize("mirror", ["local.example/debian", "/srv/mirror", ""])
 def test_override_must_be_a_uri(mirror: str, keyring: Path) -> None:
-    """A host name or path alone is the user's mistake and is named as such."""
+    """A host name or a path without a scheme is a usage error."""
     with pytest.raises(UsageError, match="not a URI"):
         find_mirrors([], mirror, [keyring])
 
 
 def test_no_debian_source_says_so(keyring: Path) -> None:
-    """A machine of another distribution gets one sentence that names the way out."""
+    """On a machine of another distribution the error names --mirror."""
     ubuntu = SourceEntry(("http://mirror.example/ubuntu",), ("noble",), ("main",))
     with pytest.raises(MachineryMissing, match="--mirror"):
         find_mirrors([ubuntu], keyrings=[keyring])
 
 
 def test_no_keyring_says_so(tmp_path: Path) -> None:
-    """Without a keyring nothing is fetched: packages are never taken unchecked."""
+    """Without a keyring nothing is fetched, since packages could not be checked."""
     debian = SourceEntry(("http://mirror.example/debian",), ("bookworm",), ("main",))
     with pytest.raises(MachineryMissing, match="debian-archive-keyring"):
         find_mirrors([debian], keyrings=[tmp_path / "none.gpg"])
@@ -185,7 +185,7 @@ def test_print_uris_without_sha256_is_refused() -> None:
     ],
 )
 def test_apt_failures_are_one_sentence(output: str, kind: type[Exception], sentence: str) -> None:
-    """Each way in which apt fails is told apart by whose fault it is, with apt's output as evidence."""
+    """The error's class says whose fault a failure of apt is; apt's output is the evidence."""
     error = apt_error(suite("debian-13"), "resolve qemu", ["apt-get"], 100, output)
     assert type(error) is kind or issubclass(type(error), kind)
     assert sentence in error.sentence
