@@ -126,7 +126,7 @@ def fill_folder(folder: Path, name: str = "new/tests/snapshot.live") -> Path:
 
 
 def qmp_lines(uri: str = "exec:cat > /r/tests/t/01-live/vmstate", begin: float = 1000.0) -> str:
-    """Return a log of one background save from `begin` on: stopped 5 ms later for 2 ms, completed after 1 s."""
+    """Return the log of a background save begun at `begin`: stopped 5 ms later for 2 ms, complete at 1 s."""
 
     def event(name: str, at: float) -> dict[str, Any]:
         stamp = {"seconds": int(at), "microseconds": round(at % 1 * 1e6)}

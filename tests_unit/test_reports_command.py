@@ -296,7 +296,7 @@ def test_compare_cannot(tmp_path: Path, capsys: Capture) -> None:
     "words", [("--factor", "0.5"), ("--factor", "nan"), ("--least-ms", "-1"), ("--least-seconds", "x")]
 )
 def test_thresholds_that_make_no_sense(words: tuple[str, str]) -> None:
-    """argparse refuses them."""
+    """Argparse refuses them."""
     with pytest.raises(SystemExit) as caught:
         main(["report", "compare", "a", "b", *words])
     assert caught.value.code == 2
