@@ -9,9 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 from guest_images.cache import publish_folder, read_json, to_json
-from guest_images.kernel_modules import Kernel
-from guest_images.packages import InputRecord
-from guest_images.ssh_keys import GuestKeys
+from guest_images.guests.kernel_modules import Kernel
+from guest_images.guests.ssh_keys import GuestKeys
+from guest_images.packages.unpacked import InputRecord
 
 DISK_FILE = "disk.raw"
 """Name of the disk image in the folder."""

@@ -11,18 +11,18 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.status import Status
-from validators.golden import check_golden, open_golden
-from validators.memory_map import machine_map
-from validators.pages import PageReader
-from validators.progress import Progress, WatchedSource
-from validators.stream.format import StreamError
-from validators.stream.index import SnapshotIndex
-from validators.stream.reader import read_index
-from validators.stream.source import PipeSource, open_source
-from validators.structure import check_structure
+from validators.oracles.o1_golden.golden import check_golden, open_golden
+from validators.oracles.o2_write_order.write_order import check_write_order
+from validators.oracles.o4_structure.structure import check_structure
 from validators.verdict import CheckResult, Facts, Tally, Verdict, Violation
-from validators.virtio_mem import has_virtio_mem, unplugged_pages
-from validators.write_order import check_write_order
+from validators.vmstate.memory_map import machine_map
+from validators.vmstate.pages import PageReader
+from validators.vmstate.progress import Progress, WatchedSource
+from validators.vmstate.stream.format import StreamError
+from validators.vmstate.stream.index import SnapshotIndex
+from validators.vmstate.stream.reader import read_index
+from validators.vmstate.stream.source import PipeSource, open_source
+from validators.vmstate.virtio_mem import has_virtio_mem, unplugged_pages
 
 
 def check_file(

@@ -1,1 +1,1 @@
-"""The agent, the program that writes patterns in the guest: its sources in C, and its memory format."""
+"""The guest agent: its C source, how it is built, its page format, and how the host talks to it."""

@@ -106,7 +106,7 @@ class ControlWord(IntEnum):
     VERSION = 2
     """FORMAT_VERSION."""
     PATTERN = 3
-    """A validators.agent_pages.Pattern."""
+    """A guest_images.agent.pages.Pattern."""
     SEED = 4
     """Of the random pattern's order."""
     THREADS = 5

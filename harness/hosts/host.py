@@ -14,9 +14,9 @@ from typing import Any, Self
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, Evidence, MachineryMissing, SetupBroken
-from harness.host import HostFacts
 from harness.hosts import supervisor
 from harness.hosts.link import Link, Stream, source_of
+from harness.hosts.local import HostFacts
 from harness.hosts.streams import archive, collect, feed, first_line
 
 PREFIX = "snapproof-"

@@ -10,9 +10,9 @@ import paramiko
 
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing, UsageError
+from harness.guest.ssh import host_key, require_private_key
 from harness.hosts.host import Host
 from harness.hosts.link import SshLink
-from harness.ssh import host_key, require_private_key
 
 _KEEPALIVE_SECONDS = 5
 

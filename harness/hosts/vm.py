@@ -9,12 +9,12 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
-from harness.host import LocalHost
+from harness.guest.ssh import GuestShell, GuestUnreachable, SshIdentity
 from harness.hosts.host import Host
 from harness.hosts.link import SshLink
-from harness.machine import Machine
-from harness.machine_config import MachineConfig, qemu_quoted
-from harness.ssh import GuestShell, GuestUnreachable, SshIdentity
+from harness.hosts.local import LocalHost
+from harness.qemu.configuration import MachineConfig, qemu_quoted
+from harness.qemu.machine import Machine
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""QEMU as a program: what it emulates, how it is started and what it says."""
+"""One QEMU: how it is started, its QMP, its migration verbs, its RAM seen from outside."""

@@ -1,1 +1,1 @@
-"""Tests of snapshots that fail, are cancelled, or lose their process."""
+"""Snapshots that go wrong: what breaks and when, and what QEMU owes its user then."""

@@ -1,9 +1,9 @@
 """Whatever breaks a snapshot, the guest goes on, the user is told, and the next snapshot is right."""
 
-from tests_functional.base import SnapshotTest
-from tests_functional.scenarios.failures.cases import CANCEL, DESCRIPTORS, SINKS
-from tests_functional.scenarios.failures.kill import killed
-from tests_functional.scenarios.failures.scenario import call_failures, failures
+from tests_functional.failures.cases import CANCEL, DESCRIPTORS, SINKS
+from tests_functional.failures.kill import killed
+from tests_functional.failures.scenario import call_failures, failures
+from tests_functional.lib.avocado_test import SnapshotTest
 
 
 class Failures(SnapshotTest):

@@ -1,7 +1,7 @@
 """What docs/findings.md claims must show where it is said to, and nowhere else."""
 
-from tests_functional.base import SnapshotTest
-from tests_functional.scenarios.reproducers import reproduced
+from tests_functional.findings.reproducers import reproduced
+from tests_functional.lib.avocado_test import SnapshotTest
 
 
 class Findings(SnapshotTest):

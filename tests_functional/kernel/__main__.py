@@ -63,7 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="list the tests instead of running them")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each test N times")
     parser.add_argument(
-        "--helper", default="", metavar="SO", help="library built from validators/trackers/segv.c"
+        "--helper",
+        default="",
+        metavar="SO",
+        help="library built from trackers/segv.c of this package",
     )
     parser.add_argument(
         "--slow",

@@ -55,7 +55,7 @@ def run_isolated(test: FeatureTest, helper: str = "", slow: float = 1.0) -> Resu
 
     Args:
         test: what to run.
-        helper: path of the library of validators/trackers/segv.c, empty for none.
+        helper: path of the library of tests_functional/kernel/trackers/segv.c, empty for none.
         slow: factor for the test's time limit.
     """
     reason = skip_reason(test)

@@ -26,7 +26,7 @@ from harness.userfaultfd import (
     refusal_reason,
     scan_supported,
 )
-from validators.trackers import stores
+from tests_functional.kernel.trackers import stores
 
 from .memory import HUGE_BYTES
 

@@ -47,7 +47,7 @@ def run(tests: list[FeatureTest], repeat: int = 1, helper: str = "", slow: float
     Args:
         tests: what to run.
         repeat: how often to run each test; its result is the worst one, with a note if they differ.
-        helper: path of the library of validators/trackers/segv.c for this host, empty for none.
+        helper: path of the library of tests_functional/kernel/trackers/segv.c for this host, empty for none.
         slow: factor for the tests' time limits.
     """
     yield host_facts()

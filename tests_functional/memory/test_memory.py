@@ -1,12 +1,12 @@
 """Whatever guest RAM is made of, an accepted snapshot is right and a refused one says why."""
 
-from tests_functional.base import SnapshotTest
-from tests_functional.scenarios.memory.host_pages import host_pages
-from tests_functional.scenarios.memory.kinds import memory_kind
-from tests_functional.scenarios.memory.merged_late import merged_while_saving
-from tests_functional.scenarios.memory.never_touched import never_touched
-from tests_functional.scenarios.memory.plugged import plugged_kind
-from tests_functional.scenarios.memory.virtio_mem import virtio_mem_kind
+from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.memory.host_pages import host_pages
+from tests_functional.memory.kinds import memory_kind
+from tests_functional.memory.merged_late import merged_while_saving
+from tests_functional.memory.never_touched import never_touched
+from tests_functional.memory.plugged import plugged_kind
+from tests_functional.memory.virtio_mem import virtio_mem_kind
 
 
 class Memory(SnapshotTest):

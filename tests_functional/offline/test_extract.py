@@ -1,8 +1,8 @@
 """RAM as the stream reader extracts it is RAM as QEMU itself restores it."""
 
-from tests_functional.base import SnapshotTest
-from tests_functional.scenarios.extraction import extracted_equals_restored
-from tests_functional.scenarios.snapshot import Flow
+from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.lib.save import Flow
+from tests_functional.offline.extraction import extracted_equals_restored
 
 
 class Extraction(SnapshotTest):

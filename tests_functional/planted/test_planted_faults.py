@@ -1,7 +1,7 @@
 """Each live planted fault must be caught, and its cause named."""
 
-from tests_functional.base import SnapshotTest
-from tests_functional.scenarios.planted import planted
+from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.planted.planted import planted
 
 
 class PlantedFaults(SnapshotTest):

@@ -1,8 +1,8 @@
 """Whatever QEMU lets a user combine with a background snapshot must give a right one."""
 
-from tests_functional.base import SnapshotTest
-from tests_functional.scenarios.denied import denied
-from tests_functional.scenarios.refusals import Kind, refusals
+from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.refusals.denied import denied
+from tests_functional.refusals.refusals import Kind, refusals
 
 
 class Refusals(SnapshotTest):

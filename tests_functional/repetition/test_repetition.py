@@ -1,9 +1,9 @@
 """What holds for one snapshot must hold for the next one, however soon and of whatever guest."""
 
-from tests_functional.base import SnapshotTest
-from tests_functional.scenarios.generations import generations
-from tests_functional.scenarios.succession import two_at_once
-from tests_functional.scenarios.with_disk import with_disk
+from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.repetition.generations import generations
+from tests_functional.repetition.succession import two_at_once
+from tests_functional.repetition.with_disk import with_disk
 
 
 class Repetition(SnapshotTest):

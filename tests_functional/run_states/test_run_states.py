@@ -1,7 +1,7 @@
 """A snapshot changes nothing of whether the guest runs."""
 
-from tests_functional.base import SnapshotTest
-from tests_functional.scenarios.run_states import run_state
+from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.run_states.run_states import run_state
 
 
 class RunStates(SnapshotTest):

@@ -1,7 +1,7 @@
 """Whoever writes to guest RAM meanwhile, the snapshot is the guest at T0."""
 
-from tests_functional.base import SnapshotTest
-from tests_functional.scenarios.disturbances import disturbed
+from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.snapshot.disturbances import disturbed
 
 
 class Disturbances(SnapshotTest):

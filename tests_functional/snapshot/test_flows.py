@@ -1,10 +1,11 @@
 """The ways of taking a snapshot that QEMU's users rely on; each must give the guest at T0."""
 
-from tests_functional.base import SnapshotTest
-from tests_functional.scenarios.main_job import main_job, one_flow
-from tests_functional.scenarios.snapshot import Flow
-from tests_functional.scenarios.tcg_threads import tcg_threads
-from tests_functional.scenarios.timers import timers_go_on
+from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.lib.flows import one_flow
+from tests_functional.lib.save import Flow
+from tests_functional.snapshot.main_job import main_job
+from tests_functional.snapshot.tcg_threads import tcg_threads
+from tests_functional.snapshot.timers import timers_go_on
 
 
 class SnapshotFlows(SnapshotTest):

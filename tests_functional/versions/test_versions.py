@@ -1,7 +1,7 @@
 """A snapshot must be restored by the QEMUs that come after the one that took it."""
 
-from tests_functional.base import SnapshotTest
-from tests_functional.scenarios.across_versions import restored_by_newer
+from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.versions.across_versions import restored_by_newer
 
 
 class Versions(SnapshotTest):

@@ -5,7 +5,7 @@ Usage: make-history.py QEMU FOLDER
 
 Each of its eight commits has a script `build.sh`, which makes a program `qemu` that runs QEMU. From the
 seventh commit on the program drops the write protection of an eighth of guest RAM
-(validators/live_faults/drop_protection.c). The fourth commit does not build. Run this with snapproof's own
+(validators/faults/live/drop_protection.c). The fourth commit does not build. Run this with snapproof's own
 Python.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 from history import begin, commit, run
 
 from guest_images.cache import Cache, default_cache_folder
-from harness.qemu_probe import probe_qemu
-from validators.live_faults.wrapper import fault_library
+from harness.qemu.probe import probe_qemu
+from validators.faults.live.wrapper import fault_library
 
 _SUBJECTS = (
     "Import",

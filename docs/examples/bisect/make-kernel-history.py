@@ -18,7 +18,7 @@ from pathlib import Path
 from history import begin, commit, run
 
 from guest_images.cache import Cache, default_cache_folder
-from guest_images.kernel_build import unpack_kernel
+from guest_images.hosts.kernel_build import unpack_kernel
 from harness.errors import SnapproofError
 
 _PROTECT, _UFFD = "mm/mprotect.c", "mm/userfaultfd.c"

@@ -2,7 +2,7 @@
  * The memory format, version 1: the kinds of pages, and the meaning of each of their words.
  *
  * docs/agent-format.md describes it. Python has the same names and numbers: the patterns in
- * validators/agent_pages.py, all others in guest_images/agent/format.py. A unit test reads this file to
+ * guest_images/agent/pages.py, all others in guest_images/agent/format.py. A unit test reads this file to
  * compare them, so each enum has a tag, and each constant its own line and an explicit number.
  */
 #ifndef AGENT_FORMAT_H

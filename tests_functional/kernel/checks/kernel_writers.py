@@ -12,7 +12,7 @@ import termios
 from typing import Callable
 
 from harness.userfaultfd import PAGE_BYTES, Region, Userfaultfd, libc
-from validators.trackers import stores
+from tests_functional.kernel.trackers import stores
 
 from ..memory import ANON, ANON_THP, ANON_ZERO, HUGETLB, MEMFD, SHMEM
 from ..needs import missing_need

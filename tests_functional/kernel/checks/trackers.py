@@ -7,11 +7,11 @@ import statistics
 from pathlib import Path
 
 from harness.userfaultfd import PAGE_BYTES, Feature, Region, libc
-from validators.trackers.judge import Judgement, judge
-from validators.trackers.mprotect import Mprotect
-from validators.trackers.stores import STORES
-from validators.trackers.tracker import StopTheWriters, Tracker
-from validators.trackers.uffd_wp import AsyncWp, UffdWp
+from tests_functional.kernel.trackers.judge import Judgement, judge
+from tests_functional.kernel.trackers.mprotect import Mprotect
+from tests_functional.kernel.trackers.stores import STORES
+from tests_functional.kernel.trackers.tracker import StopTheWriters, Tracker
+from tests_functional.kernel.trackers.uffd_wp import AsyncWp, UffdWp
 
 from ..memory import ANON, ANON_THP, MEMFD, SHMEM
 from ..oracle import release

@@ -1,7 +1,0 @@
-"""`snapproof bench`: measures what snapshots cost, and how fast the validators are."""
-
-from __future__ import annotations
-
-from ci.bench.arguments import add_parser
-
-__all__ = ["add_parser"]

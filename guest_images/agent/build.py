@@ -1,0 +1,152 @@
+"""Compiles the Linux guest's agent, the program that writes patterns there, into one static executable."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from guest_images.cache import Cache, Log, publish_file
+from guest_images.packages.unpacked import InputRecord
+from harness.errors import Evidence, MachineryMissing, SetupBroken
+
+SOURCES = Path(__file__).parent
+
+_FOLDERS = ("core", "linux")
+# -s: symbols would be memory that the agent cannot lock, 1 MiB of them from ziglang.
+# -falign-functions: without it the order of the source files decides where the writer's loops lie, and with
+# that its speed (gcc 12: 1.3 to 2.1 million pages per second).
+FLAGS = ("-O2", "-static", "-s", "-falign-functions=32", "-Wall", "-Wextra", "-Werror", "-pthread")
+
+COMPILE_SECONDS = 300.0
+"""Time limit of the compiler; ziglang builds its C library first, which took 40 s on two cores."""
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C compiler for static x86-64 Linux programs.
+
+    Attributes:
+        command: the beginning of its command line.
+        version: the first line of its own version text.
+    """
+
+    command: tuple[str, ...]
+    version: str
+
+
+@dataclass(frozen=True)
+class AgentBuild:
+    """The agent, compiled or to be compiled.
+
+    Attributes:
+        executable: static, for x86-64 Linux; exists once `compile_agent` has returned.
+        records: its sources and compiler, for a manifest.
+        compiler: the compiler to use.
+        folder: the folder that includes are relative to.
+        sources: its C files.
+    """
+
+    executable: Path
+    records: tuple[InputRecord, ...]
+    compiler: Compiler
+    folder: Path
+    sources: tuple[Path, ...]
+
+
+def find_compiler() -> Compiler:
+    """Return the machine's own `cc` if it is one for x86-64, else the one in the Python package ziglang.
+
+    Raises:
+        MachineryMissing: there is neither.
+    """
+    cc = shutil.which("cc")
+    if cc and _first_line([cc, "-dumpmachine"]).startswith("x86_64"):
+        return Compiler((cc,), _first_line([cc, "--version"]))
+    if importlib.util.find_spec("ziglang"):
+        zig = (sys.executable, "-m", "ziglang")
+        version = f"zig {_first_line([*zig, 'version'])}"
+        return Compiler((*zig, "cc", "-target", "x86_64-linux-musl"), version)
+    raise MachineryMissing(
+        "There is no C compiler for the guest's agent; install the package 'gcc', or snapproof with its "
+        "extra 'cc'."
+    )
+
+
+def plan_agent(cache: Cache, sources: Path = SOURCES) -> AgentBuild:
+    """Plan a build of the agent: its sources, compiler and executable. Nothing is compiled.
+
+    Args:
+        cache: where executables are kept.
+        sources: the folder with the agent's folders `core` and `linux`.
+
+    Raises:
+        MachineryMissing: no compiler. SetupBroken: no sources.
+    """
+    files = [path for folder in _FOLDERS for path in sorted((sources / folder).glob("*.[ch]"))]
+    code = tuple(path for path in files if path.suffix == ".c")
+    if not code:
+        raise SetupBroken(f"The agent's sources are not in '{sources}'.")
+    compiler = find_compiler()
+    source = _digest(*(part for path in files for part in (_name(path, sources), path.read_bytes())))
+    digest = _digest(source.encode(), compiler.version.encode(), " ".join(FLAGS).encode())
+    records = (
+        InputRecord("agent source", source[:12], source),
+        InputRecord("agent compiler", compiler.version, digest),
+    )
+    executable = cache.path("agent", digest[:12], "snapproof-agent")
+    return AgentBuild(executable, records, compiler, sources, code)
+
+
+def compile_agent(build: AgentBuild, cache: Cache, log: Log) -> Path:
+    """Return the agent's executable; compile it only if sources, compiler or flags have changed.
+
+    Raises:
+        SetupBroken: the sources do not compile.
+    """
+    if not build.executable.exists():
+        with cache.lock("agent", log), cache.staging("agent") as staging:
+            if not build.executable.exists():
+                log("Compiling the agent.")
+                compiled = _compile(build, staging)
+                publish_file(build.executable, compiled.read_bytes(), 0o755)
+    return build.executable
+
+
+def _compile(build: AgentBuild, folder: Path) -> Path:
+    output = folder / "snapproof-agent"
+    command = [*build.compiler.command, *FLAGS, "-I", str(build.folder), "-o", str(output)]
+    command += map(str, build.sources)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SetupBroken(
+            f"The compiler did not finish the agent within {COMPILE_SECONDS:.0f} s.", Evidence(command)
+        ) from error
+    if done.returncode != 0:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
+        first = next((line for line in done.stderr.splitlines() if "error:" in line), "no message")
+        raise SetupBroken(
+            f"The agent does not compile: {first.strip()}.", Evidence(command, done.returncode, tail)
+        )
+    return output
+
+
+def _name(path: Path, folder: Path) -> bytes:
+    return path.relative_to(folder).as_posix().encode()
+
+
+def _digest(*parts: bytes) -> str:
+    # Each part is hashed by itself first, so that moving a byte between parts changes the result.
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+def _first_line(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    return (done.stdout.splitlines() or [""])[0]

@@ -1,0 +1,226 @@
+"""Builds guests: a Debian kernel with our initramfs, cached by the content of everything that goes in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from guest_images.agent.build import AgentBuild, compile_agent, plan_agent
+from guest_images.boot_files import (
+    DISK_FILE,
+    BootFiles,
+    code_record,
+    find_boot_files,
+    keys_record,
+    publish_boot_files,
+)
+from guest_images.cache import Cache, Log
+from guest_images.catalogue import (
+    BOOT_SECONDS,
+    GUESTS,
+    OWN_MIB,
+    USERLAND_PACKAGES,
+    GuestSpec,
+    guest_spec,
+    suite,
+    userland_suite,
+)
+from guest_images.disks import cpio, ext4_image
+from guest_images.disks.ext4_image import mkfs_packages
+from guest_images.guests import full_guest, init_script, initramfs, kernel_modules, root_files
+from guest_images.guests.initramfs import guest_initramfs
+from guest_images.guests.kernel_modules import Kernel, find_kernel, kernel_packages, load_order
+from guest_images.guests.ssh_keys import GuestKeys, guest_keys
+from guest_images.packages import elf
+from guest_images.packages.unpacked import (
+    InputRecord,
+    PackageSet,
+    Tree,
+    find_tree,
+    manifest_digest,
+    provide_tree,
+)
+from harness.errors import MachineryMissing
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
+from harness.qemu.disk import Disk, probe_disk
+
+SSH_USER = "root"
+
+_KERNEL_WORDS = (
+    # Warnings and worse reach the console; the 200 lines below them cost 0.5 s on an emulated UART.
+    "loglevel=5",
+    # With -no-reboot a panic ends QEMU instead of leaving a guest that never answers.
+    "panic=-1",
+    # Linux on x86 checks for a number of loops, not for a time, whether the timer works (io_apic.c,
+    # timer_irq_works()), and would panic on a host so busy that QEMU's ticks come late. Kernels of other
+    # architectures ignore the word.
+    "no_timer_check",
+    # One huge page would hide 511 write faults.
+    "transparent_hugepage=never",
+    # Up to Linux 6.5 tracefs pins 10,000 inodes: 9 MiB of 512 that the agent cannot lock.
+    "initcall_blacklist=tracer_init_tracefs",
+    # Where memory above 4 GiB could be plugged in, a quarter of 256 MiB would become a bounce buffer.
+    "swiotlb=noforce",
+    # Not needed, and 0.5 MiB and 0.7 s of the boot under TCG.
+    "ipv6.disable=1",
+    "apparmor=0",
+    "audit=0",
+)
+
+
+@dataclass(frozen=True)
+class GuestImage:
+    """Everything needed to boot a guest and log in.
+
+    Attributes:
+        name: its name in the catalogue, or a name for a user's own guest.
+        kernel: Linux image for QEMU's `-kernel`, None where the disk boots by its own boot loader.
+        initrd: initramfs, None where the kernel needs none.
+        cmdline: kernel command line.
+        ssh_user: the user to log in as.
+        ssh_private_key: OpenSSH private key file that opens the guest.
+        ssh_host_key_line: the guest's host key, type and base64, to pin.
+        digest: SHA256 in hex over kernel, initramfs, disk and command line.
+        manifest: every input by name, version and SHA256.
+        disk: its disk, None where it has none.
+        agent: the agent's executable, to be copied in; None where the image has it as AGENT_PATH.
+        own_mib: MiB of RAM that the guest needs beside the writers.
+        boot_seconds: limit for its boot under TCG, from the start to an SSH login.
+        architecture: its processor.
+    """
+
+    name: str
+    kernel: Path | None
+    initrd: Path | None
+    cmdline: str
+    ssh_user: str
+    ssh_private_key: Path
+    ssh_host_key_line: str
+    digest: str
+    manifest: tuple[InputRecord, ...]
+    disk: Disk | None = None
+    agent: Path | None = None
+    own_mib: int = OWN_MIB
+    boot_seconds: float = BOOT_SECONDS
+    architecture: Architecture = DEFAULT_ARCHITECTURE
+
+
+def build_guest(
+    name: str, cache: Cache, log: Log, *, mirror: str | None = None, refresh: bool = False
+) -> GuestImage:
+    """Return a guest of the catalogue; build it where the cache lacks it.
+
+    Args:
+        name: a name in `catalogue.GUESTS`.
+        cache: where packages, keys and images are kept.
+        log: told what takes time.
+        mirror: a Debian mirror to use instead of the machine's own apt sources.
+        refresh: look for newer packages.
+
+    Raises:
+        UsageError: the catalogue has no such guest.
+        MachineryMissing: no compiler, apt, mirror, keyring or network.
+        SetupBroken: packages or sources that do not make a guest.
+    """
+    spec = guest_spec(name)
+    trees = [
+        provide_tree(wanted, cache, log, mirror=mirror, refresh=refresh) for wanted in _package_sets(spec)
+    ]
+    inputs = _Inputs(spec, tuple(trees), guest_keys(cache, log), plan_agent(cache))
+    found = find_boot_files(inputs.folder(cache)) or _build(inputs, cache, log)
+    return _image(inputs, found)
+
+
+def built_guests(cache: Cache, log: Log) -> dict[GuestSpec, GuestImage | None]:
+    """Return every guest of the catalogue, with None where it would have to be built; build nothing."""
+    guests: dict[GuestSpec, GuestImage | None] = dict.fromkeys(GUESTS)
+    try:
+        keys, agent = guest_keys(cache, log), plan_agent(cache)
+    except MachineryMissing:
+        # Without a compiler nothing can have been built from the agent's present sources.
+        return guests
+    for spec in GUESTS:
+        wanted = _package_sets(spec)
+        trees = [tree for packages in wanted if (tree := find_tree(packages, cache))]
+        if len(trees) == len(wanted):
+            inputs = _Inputs(spec, tuple(trees), keys, agent)
+            found = find_boot_files(inputs.folder(cache))
+            guests[spec] = _image(inputs, found) if found else None
+    return guests
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """All that one guest is built from; `trees` has a tree for each set of `_package_sets`."""
+
+    spec: GuestSpec
+    trees: tuple[Tree, ...]
+    keys: GuestKeys
+    agent: AgentBuild
+
+    def manifest(self) -> tuple[InputRecord, ...]:
+        packages = dict.fromkeys(record for tree in self.trees for record in tree.manifest)
+        return (*packages, *self.agent.records, keys_record(self.keys), _builder_record())
+
+    def folder(self, cache: Cache) -> Path:
+        kernel = self.trees[0].folder.name
+        return cache.path("images", f"{kernel}-{manifest_digest(self.manifest())[:12]}")
+
+
+def _builder_record() -> InputRecord:
+    shaping = (cpio, elf, ext4_image, full_guest, init_script, initramfs, kernel_modules, root_files)
+    return code_record("image builder", *shaping)
+
+
+def _package_sets(spec: GuestSpec) -> tuple[PackageSet, ...]:
+    userland = PackageSet("userland", userland_suite(spec.architecture), USERLAND_PACKAGES)
+    sets = (kernel_packages(suite(spec.suite)), userland)
+    if not spec.full:
+        return sets
+    return *sets, PackageSet("full", suite(spec.suite), full_guest.PACKAGES), mkfs_packages()
+
+
+def _build(inputs: _Inputs, cache: Cache, log: Log) -> BootFiles:
+    with cache.lock("images", log), cache.staging("images") as staging:
+        log(f"Building the guest '{inputs.spec.name}'.")
+        staged = staging / "image"
+        staged.mkdir()
+        kernel = find_kernel(inputs.trees[0].root, inputs.spec.architecture)
+        agent = compile_agent(inputs.agent, cache, log).read_bytes()
+        if inputs.spec.full:
+            initrd = _build_disk(kernel, inputs, staged)
+        else:
+            userland = inputs.trees[1].root
+            initrd = guest_initramfs(
+                userland, inputs.spec.architecture, load_order(kernel), inputs.keys, agent
+            )
+        return publish_boot_files(staged, inputs.folder(cache), kernel, initrd, inputs.manifest())
+
+
+def _build_disk(kernel: Kernel, inputs: _Inputs, folder: Path) -> bytes:
+    """Make the disk in a folder and return the initramfs that boots it."""
+    _, userland, packages, mkfs = (tree.root for tree in inputs.trees)
+    full_guest.build_disk(packages, mkfs, inputs.keys, folder / DISK_FILE)
+    return full_guest.boot_initramfs(userland, load_order(kernel, full_guest.MODULES))
+
+
+def _image(inputs: _Inputs, files: BootFiles) -> GuestImage:
+    spec, keys = inputs.spec, inputs.keys
+    words = [f"console={spec.architecture.console}", *_KERNEL_WORDS]
+    cmdline = " ".join([*words, full_guest.DISK_CMDLINE] if spec.full else words)
+    return GuestImage(
+        name=spec.name,
+        kernel=files.kernel,
+        initrd=files.initrd,
+        cmdline=cmdline,
+        ssh_user=SSH_USER,
+        ssh_private_key=keys.user_private,
+        ssh_host_key_line=keys.host_line,
+        digest=files.digest(cmdline),
+        manifest=inputs.manifest(),
+        disk=probe_disk(files.disk) if spec.full else None,
+        agent=inputs.agent.executable if spec.full else None,
+        own_mib=spec.own_mib,
+        boot_seconds=spec.boot_seconds,
+        architecture=spec.architecture,
+    )

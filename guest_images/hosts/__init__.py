@@ -1,0 +1,1 @@
+"""Host VMs: kernels to test on, and the small Debian that runs under them."""

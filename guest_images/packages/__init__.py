@@ -1,0 +1,1 @@
+"""Debian packages: found, fetched and unpacked side by side, without root."""

@@ -1,0 +1,1 @@
+"""QEMU builds from their packages, each with its own libraries and firmware."""

@@ -1,0 +1,1 @@
+"""What the host's Linux kernel does with a process: its memory, its waits, its restrictions."""

@@ -1,0 +1,295 @@
+"""Migration over QMP: set capabilities, save to a sink, restore from a source, measure the stun."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import NotApplicable
+from harness.qemu.machine import Machine
+from harness.qemu.messages import said
+from harness.qemu.qmp import CommandRefused
+from harness.userfaultfd import probe_userfaultfd
+
+_ENDED = {"completed", "failed", "cancelled"}
+BACKGROUND_SNAPSHOT = "background-snapshot"
+MAPPED_RAM = "mapped-ram"
+# At this speed 256 MiB take a minute, enough for what has to happen during the save, even on a busy host.
+_SLOW_MIB_PER_SECOND, _PIECES_PER_SECOND = 4, 20
+
+
+@dataclass(frozen=True)
+class SaveFigures:
+    """What QEMU's `query-migrate` reports about a completed save.
+
+    Attributes:
+        downtime_ms: QEMU's downtime, in ms.
+        total_ms: QEMU's total time, in ms.
+        ram_normal_pages: pages sent with content.
+        ram_zero_pages: pages sent as zero pages.
+    """
+
+    downtime_ms: int
+    total_ms: int
+    ram_normal_pages: int
+    ram_zero_pages: int
+
+
+def capabilities(machine: Machine) -> dict[str, bool]:
+    """Return the migration capabilities that this QEMU knows, each with whether it is on."""
+    answer = machine.qmp.execute("query-migrate-capabilities")
+    return {entry["capability"]: bool(entry["state"]) for entry in answer}
+
+
+def set_capability(machine: Machine, name: str, on: bool) -> None:
+    """Switch a migration capability on or off.
+
+    Raises:
+        CommandRefused: QEMU refuses it; the error's `reason` is QEMU's text.
+    """
+    machine.qmp.execute("migrate-set-capabilities", {"capabilities": [{"capability": name, "state": on}]})
+
+
+def require_known(machine: Machine, name: str) -> None:
+    """Check that this QEMU has a migration capability.
+
+    Raises:
+        NotApplicable: it does not.
+    """
+    if name not in capabilities(machine):
+        raise NotApplicable(f"This QEMU has no capability '{name}'.")
+
+
+def require_capability(machine: Machine, name: str) -> None:
+    """Switch a migration capability on.
+
+    Raises:
+        NotApplicable: this QEMU has no such capability, or refuses it on this host.
+    """
+    require_known(machine, name)
+    try:
+        set_capability(machine, name, True)
+    except CommandRefused as refusal:
+        # QEMU's text is the same for every reason; our own probe of the kernel finds the real one.
+        why = probe_userfaultfd().reason if name == BACKGROUND_SNAPSHOT else ""
+        sentence = f"QEMU refuses {name} on this host: {refusal.reason.rstrip('.')}. {why}"
+        raise NotApplicable(
+            sentence.strip(),
+            code=Code.CAPABILITY_REFUSED,
+            fields={"capability": name, **said(refusal.reason)},
+        ) from refusal
+
+
+def lift_bandwidth_limit(machine: Machine) -> None:
+    """Raise max-bandwidth so that only the sink limits the speed of a save.
+
+    QEMU limits an ordinary migration to 128 MiB/s by default (migration/options.c, since 5.2), but not a
+    background snapshot. A comparison of the two would measure that limit.
+    """
+    machine.qmp.execute("migrate-set-parameters", {"max-bandwidth": 1 << 40})
+
+
+def exec_sink(path: Path) -> str:
+    """Return a migration URI that writes the stream to a file through `cat`."""
+    return f"exec:cat > {shlex.quote(str(path))}"
+
+
+def slow_sink(path: Path, while_there: Path) -> str:
+    """Return a migration URI whose sink is slow while the file `while_there` exists, and fast afterwards.
+
+    It gives a test time to do something during the save; deleting the file then lets the save end soon.
+    """
+    file, part, sign = (shlex.quote(str(name)) for name in (path, f"{path}.part", while_there))
+    # Small pieces, since a write in the guest waits until the sink has taken its page.
+    piece = f"head -c {(_SLOW_MIB_PER_SECOND << 20) // _PIECES_PER_SECOND} > {part}"
+    pass_on = f"cat {part} >> {file}; sleep {1 / _PIECES_PER_SECOND}"
+    slowly = f"while [ -e {sign} ] && {piece} && [ -s {part} ]; do {pass_on}; done"
+    return f"exec:{slowly}; rm {part}; cat >> {file}"
+
+
+def exec_source(path: Path) -> str:
+    """Return a migration URI that reads the stream from a file through `cat`."""
+    return f"exec:cat {shlex.quote(str(path))}"
+
+
+def file_uri(path: Path) -> str:
+    """Return a migration URI for a file that QEMU opens itself (QEMU 8.2)."""
+    return f"file:{path}"
+
+
+def start_save(machine: Machine, uri: str) -> None:
+    """Start a save with the QMP command `migrate`.
+
+    Raises:
+        NotApplicable: this QEMU does not know the transport.
+        CommandRefused: QEMU refuses it for another reason.
+    """
+    try:
+        machine.qmp.execute("migrate", {"uri": uri})
+    except CommandRefused as refusal:
+        # QEMU migration.c qmp_migrate() reports an unknown scheme as an invalid parameter 'uri'.
+        if "valid migration protocol" in refusal.reason or "unknown migration protocol" in refusal.reason:
+            scheme = uri.partition(":")[0]
+            raise NotApplicable(f"This QEMU has no migration transport '{scheme}:'.") from refusal
+        raise
+
+
+def wait_ram_moving(machine: Machine, deadline: Deadline) -> None:
+    """Wait until QEMU has sent the first pages of RAM, so that T0 is past.
+
+    A background snapshot protects RAM before it sends the first page, so the guest's writes from here on are
+    not in the snapshot.
+
+    Raises:
+        SubjectFailed: the save failed, or sent no page in time.
+    """
+    while True:
+        answer = machine.query_migrate()
+        status = answer.get("status")
+        ram = answer.get("ram", {})
+        if status == "completed" or ram.get("normal", 0) + ram.get("duplicate", 0) > 0:
+            return
+        _check_not_failed(machine, answer)
+        if deadline.expired:
+            raise machine.failure(
+                f"The save is still '{status}' without having sent a page",
+                Code.SAVE_UNFINISHED,
+                {"status": str(status)},
+            )
+        machine.pause(deadline, 0.002)
+
+
+def wait_completed(machine: Machine, deadline: Deadline) -> SaveFigures:
+    """Wait until a save has completed and QEMU is ready for another one.
+
+    Raises:
+        SubjectFailed: the save failed, was cancelled, or did not end in time.
+    """
+    figures = wait_reported_completed(machine, deadline)
+    wait_cleaned_up(machine, deadline)
+    return figures
+
+
+def wait_reported_completed(machine: Machine, deadline: Deadline) -> SaveFigures:
+    """Wait until `query-migrate` reports "completed", which may be before QEMU has cleaned up.
+
+    Raises:
+        SubjectFailed: the save failed, was cancelled, or did not end in time.
+    """
+    while True:
+        answer = machine.query_migrate()
+        if answer.get("status") == "completed":
+            ram = answer["ram"]
+            return SaveFigures(
+                int(answer["downtime"]), int(answer["total-time"]), ram["normal"], ram["duplicate"]
+            )
+        _check_not_failed(machine, answer)
+        if deadline.expired:
+            raise machine.failure(
+                f"The save is still '{answer.get('status')}' after {deadline.seconds:.0f} s",
+                Code.SAVE_UNFINISHED,
+                {"status": str(answer.get("status"))},
+            )
+        machine.pause(deadline)
+
+
+def wait_cleaned_up(machine: Machine, deadline: Deadline) -> None:
+    """Wait until QEMU's main loop has cleaned up after a migration that has ended.
+
+    The migration thread sets the status, and the main loop cleans up after that. A `migrate` in between is
+    refused as a "duplicate yank instance", or aborts QEMU (docs/findings.md, F3). The end of the clean-up
+    shows in `query-yank` (QEMU 6.0 to 11.1 migration/migration.c, migrate_fd_cleanup()); QEMU 5.2 has no
+    yank.
+
+    Raises:
+        SubjectFailed: the clean-up did not end in time.
+    """
+    while True:
+        try:
+            instances = machine.qmp.execute("query-yank", deadline=deadline)
+        except CommandRefused:
+            return
+        if not any(instance.get("type") == "migration" for instance in instances):
+            return
+        if deadline.expired:
+            raise machine.failure(
+                "QEMU has ended the migration but does not clean up after it", Code.SAVE_NOT_CLEANED_UP
+            )
+        machine.pause(deadline, 0.002)
+
+
+def _check_not_failed(machine: Machine, answer: dict[str, Any]) -> None:
+    if answer.get("status") in _ENDED - {"completed"}:
+        reason = answer.get("error-desc", "QEMU gives no reason")
+        raise machine.failure(
+            f"The save ended as '{answer['status']}': {reason}",
+            Code.SAVE_FAILED,
+            {"status": answer["status"], **said(reason)},
+        )
+
+
+def restore(machine: Machine, uri: str, deadline: Deadline) -> str:
+    """Load a stream into a machine that was started with `-incoming defer`.
+
+    Returns:
+        The guest's run state after the load, which is that at T0: ``running`` or ``paused``.
+
+    Raises:
+        SubjectFailed: QEMU refuses the stream, dies, or does not end the load in time.
+    """
+    try:
+        machine.qmp.execute("migrate-incoming", {"uri": uri}, deadline)
+    except CommandRefused as refusal:
+        raise machine.failure(
+            f"QEMU refused to restore: {refusal.reason}", Code.RESTORE_FAILED, said(refusal.reason)
+        ) from refusal
+
+    def loaded(status: str) -> bool:
+        answer: dict[str, Any] = {}
+        # Some QEMU versions refuse query-migrate on the incoming side.
+        with contextlib.suppress(CommandRefused):
+            answer = machine.query_migrate()
+        if answer.get("status") == "failed":
+            reason = answer.get("error-desc", "QEMU gives no reason")
+            raise machine.failure(f"The restore failed: {reason}", Code.RESTORE_FAILED, said(reason))
+        return status != "inmigrate"
+
+    return machine.wait_status(loaded, deadline, "loaded")
+
+
+@dataclass(frozen=True)
+class Stun:
+    """The stun of a save, by the timestamps of QEMU's events.
+
+    Attributes:
+        stopped: time of the event STOP, in seconds since the epoch.
+        resumed: time of the RESUME that follows it, likewise.
+    """
+
+    stopped: float
+    resumed: float
+
+    @property
+    def seconds(self) -> float:
+        """Its duration in seconds."""
+        return self.resumed - self.stopped
+
+
+def find_stun(machine: Machine, mark: int) -> Stun | None:
+    """Find the first STOP after `mark` and the RESUME that follows it.
+
+    Returns:
+        The stun, None if the guest was not stopped and resumed since.
+    """
+    stopped: float | None = None
+    for event in machine.qmp.events_since(mark):
+        if event.name == "STOP" and stopped is None:
+            stopped = event.seconds
+        elif event.name == "RESUME" and stopped is not None:
+            return Stun(stopped, event.seconds)
+    return None

@@ -1,0 +1,74 @@
+"""Read a QEMU's own QAPI schema (`query-qmp-schema`): the arguments of its commands and their types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.qemu.machine import Machine
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of an object type, e.g. an argument of a command.
+
+    Attributes:
+        name: its name in QMP.
+        meta: `builtin`, `enum`, `alternate`, `array` or `object`.
+        json_type: JSON type of a builtin: `int`, `boolean`, `string`, ...; otherwise "".
+        values: values of an enum; otherwise empty.
+    """
+
+    name: str
+    meta: str
+    json_type: str = ""
+    values: tuple[str, ...] = ()
+
+
+class QapiSchema:
+    """The schema of one QEMU.
+
+    Its type names are arbitrary numbers; only the names of commands and events are stable, so a lookup starts
+    there (QEMU docs/devel/qapi-code-gen.rst, "Client JSON Protocol introspection").
+    """
+
+    def __init__(self, answer: Sequence[Mapping[str, Any]]) -> None:
+        self._entries = {str(entry["name"]): entry for entry in answer}
+
+    def arguments(self, command: str) -> tuple[Member, ...]:
+        """Return the arguments of a command, empty if there is no such command."""
+        entry = self._entries.get(command)
+        return self._members(str(entry["arg-type"])) if entry else ()
+
+    def element_members(self, command: str, argument: str) -> tuple[Member, ...]:
+        """Return the members of the objects in a command's argument that is an array of objects.
+
+        Raises:
+            KeyError: the command has no such argument, or it is not an array of objects.
+        """
+        types = {
+            member["name"]: member["type"]
+            for member in self._entries[str(self._entries[command]["arg-type"])]["members"]
+        }
+        return self._members(str(self._entries[types[argument]]["element-type"]))
+
+    def _members(self, name: str) -> tuple[Member, ...]:
+        return tuple(
+            self._member(member["name"], member["type"]) for member in self._entries[name]["members"]
+        )
+
+    def _member(self, name: str, type_name: str) -> Member:
+        entry = self._entries[type_name]
+        values = entry.get("values")
+        if values is None:
+            # `values` is deprecated since QEMU 6.2 in favour of `members` (qapi/introspect.json,
+            # SchemaInfoEnum).
+            members = entry.get("members", []) if entry["meta-type"] == "enum" else []
+            values = [member["name"] for member in members]
+        return Member(name, entry["meta-type"], entry.get("json-type", ""), tuple(values))
+
+
+def read_schema(machine: Machine) -> QapiSchema:
+    """Read the schema of a running QEMU."""
+    return QapiSchema(machine.qmp.execute("query-qmp-schema"))

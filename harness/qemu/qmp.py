@@ -1,0 +1,225 @@
+"""A QMP connection to a QEMU, usable from any thread: logs every message, and bounds every wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
+
+from harness.codes import Code, Fields
+from harness.deadline import Deadline
+from harness.errors import SnapproofError
+from harness.qemu.messages import said
+
+# When QEMU ends, the kernel closes its socket before the exit code can be read; at most so long before.
+_EXIT_GRACE_SECONDS = 2.0
+_POLL_SECONDS = 0.1
+
+T = TypeVar("T")
+
+
+class CommandRefused(SnapproofError):
+    """QEMU answered a QMP command with an error; `reason` is its `error.desc`."""
+
+    code = Code.QMP_REFUSED
+
+    def __init__(self, command: str, reason: str) -> None:
+        super().__init__(f"QEMU refused '{command}': {reason}", fields={"command": command, **said(reason)})
+        self.command = command
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Event:
+    """One QMP event.
+
+    Attributes:
+        name: its name in QEMU's QAPI schema, e.g. ``STOP``.
+        data: its data, empty if it has none.
+        seconds: QEMU's timestamp, in seconds since the epoch.
+    """
+
+    name: str
+    data: Mapping[str, Any]
+    seconds: float
+
+
+class Blame(Protocol):
+    """A function that makes an error which blames a QEMU, e.g. `Machine.failure`."""
+
+    def __call__(self, sentence: str, code: Code = ..., fields: Fields | None = None) -> SnapproofError:
+        """Return the error; `fields` tell cases with the same code apart."""
+
+
+class _LoggingClient(QMPClient):
+    """A QMPClient that passes every message, in both directions, to a callback."""
+
+    def __init__(self, on_message: Callable[[str, Message], None]) -> None:
+        super().__init__("snapproof")
+        self._on_message_logged = on_message
+
+    def _cb_outbound(self, msg: Message) -> Message:
+        self._on_message_logged("out", msg)
+        return msg
+
+    def _cb_inbound(self, msg: Message) -> Message:
+        self._on_message_logged("in", msg)
+        return msg
+
+
+class QmpSession:
+    """A QMP connection that can be used from any thread; it runs on an asyncio loop thread of its own.
+
+    Listeners of qemu.qmp are not told when QEMU dies, so every wait here also checks the process.
+    """
+
+    def __init__(self, log: Path, failure: Blame, alive: Callable[[], bool]) -> None:
+        """Create a session without a connection.
+
+        Args:
+            log: file to which each message is appended as a line of JSON, with host time and direction.
+            failure: makes the errors that blame QEMU.
+            alive: returns whether the QEMU process still runs.
+        """
+        self._log = log.open("a", encoding="utf-8")
+        self._failure = failure
+        self._alive = alive
+        self._events: list[Event] = []
+        self._changed = threading.Condition()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
+        self._thread.start()
+        self._client = _LoggingClient(self._on_message)
+
+    def connect(self, sock: socket.socket, deadline: Deadline) -> None:
+        """Negotiate QMP over our end of a socket pair.
+
+        Raises:
+            SubjectFailed: QEMU died, or did not greet before the deadline.
+        """
+        try:
+            self._call(lambda: self._client.connect(sock), deadline)
+        except (QMPError, OSError, EOFError) as error:
+            raise self._gone("before it greeted over QMP") from error
+
+    def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, deadline: Deadline | None = None
+    ) -> Any:
+        """Run a QMP command and return its `return` value.
+
+        Raises:
+            CommandRefused: QEMU answered with an error.
+            SubjectFailed: QEMU died, or did not answer within the deadline (default 30 s).
+        """
+        try:
+            return self._call(
+                lambda: self._client.execute(command, dict(arguments or {})),
+                deadline or Deadline(30),
+                command,
+            )
+        except ExecuteError as error:
+            raise CommandRefused(command, error.error.error.desc) from error
+        except (QMPError, OSError, EOFError) as error:
+            raise self._gone(f"before it answered '{command}'") from error
+
+    def mark(self) -> int:
+        """Return the current position in the event history, for `wait_event` or `events_since`."""
+        with self._changed:
+            return len(self._events)
+
+    def events_since(self, mark: int) -> list[Event]:
+        """Return the events since a mark, in order."""
+        with self._changed:
+            return self._events[mark:]
+
+    def wait_event(self, match: Callable[[Event], bool], mark: int, deadline: Deadline, what: str) -> Event:
+        """Wait for the first event after `mark` that `match` accepts, and return it.
+
+        Args:
+            match: returns whether an event is the awaited one.
+            mark: from `mark()`.
+            deadline: for the event.
+            what: names the event in the error.
+
+        Raises:
+            SubjectFailed: QEMU died, or the event did not come in time.
+        """
+        while True:
+            with self._changed:
+                for event in self._events[mark:]:
+                    if match(event):
+                        return event
+                mark = len(self._events)
+                if not self._alive():
+                    break
+                if deadline.expired:
+                    raise self._failure(
+                        f"QEMU did not send {what} within {deadline.seconds:.0f} s", Code.QMP_NO_EVENT
+                    )
+                self._changed.wait(min(_POLL_SECONDS, deadline.remaining()))
+        raise self._gone(f"before it sent {what}")
+
+    def close(self) -> None:
+        """Close the connection and end the loop thread; may be called at any time."""
+        if self._loop.is_closed():
+            return
+        with contextlib.suppress(Exception):
+            asyncio.run_coroutine_threadsafe(self._client.disconnect(), self._loop).result(5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+        self._log.close()
+
+    def _call(self, start: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, command: str = "") -> T:
+        """Wait for QEMU's answer to a command, or for its greeting."""
+        what = f"answer '{command}'" if command else "greet over QMP"
+        future: Future[T] = asyncio.run_coroutine_threadsafe(start(), self._loop)
+        grace: Deadline | None = None
+        while True:
+            try:
+                return future.result(min(_POLL_SECONDS, max(0.001, deadline.remaining())))
+            except TimeoutError:
+                if future.done():
+                    raise
+            if not self._alive():
+                grace = grace or Deadline(_EXIT_GRACE_SECONDS)
+                if grace.expired:
+                    future.cancel()
+                    raise self._gone(f"instead of going on to {what}")
+            elif deadline.expired:
+                future.cancel()
+                sentence = f"QEMU did not {what} within {deadline.seconds:.0f} s"
+                if not command:
+                    raise self._failure(sentence, Code.QMP_NO_GREETING)
+                raise self._failure(sentence, Code.QMP_NO_ANSWER, {"command": command})
+
+    def _gone(self, when: str) -> SnapproofError:
+        with contextlib.suppress(SnapproofError):
+            Deadline(_EXIT_GRACE_SECONDS).wait_for(lambda: not self._alive(), "QEMU's exit")
+        if self._alive():
+            return self._failure(f"QEMU closed its QMP connection {when}", Code.QMP_CLOSED)
+        return self._failure(f"QEMU ended {when}", Code.QEMU_ENDED)
+
+    def _on_message(self, direction: str, message: Message) -> None:
+        # Called on the loop thread, in the order in which messages arrive.
+        entry = {"time": round(time.time(), 6), "dir": direction, "msg": dict(message)}
+        self._log.write(json.dumps(entry) + "\n")
+        self._log.flush()
+        if direction == "in" and "event" in message:
+            body: Any = message
+            stamp = body["timestamp"]
+            seconds = stamp["seconds"] + stamp["microseconds"] / 1e6
+            event = Event(str(body["event"]), body.get("data", {}), seconds)
+            with self._changed:
+                self._events.append(event)
+                self._changed.notify_all()

@@ -1,0 +1,287 @@
+"""Read guest RAM from outside: a QEMU's RAMBlocks, their bytes, and which pages are mapped or protected."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.errors import MachineryMissing, SetupBroken
+from harness.qemu.machine import Machine
+from harness.userfaultfd import libc
+
+_CHUNK_BYTES = 4 << 20
+# Page size of the vmstate stream, to which a golden image is compared; the host's own may be larger.
+_TARGET_PAGE_BYTES = 4096
+# Linux Documentation/admin-guide/mm/pagemap.rst: bit 57, "pte is uffd-wp write-protected" (5.14+).
+_UFFD_WP_BIT = np.uint64(1 << 57)
+# The same document: bit 63 is set for a page in RAM, bit 62 for one in swap space.
+_POPULATED = np.uint64(3 << 62)
+
+# QEMU softmmu/physmem.c ram_block_format(): name, page size, offset, used, total, and since 8.2 the
+# host address. A name may contain spaces, but never a newline.
+_BLOCK_LINE = re.compile(
+    r"^\s*(?P<idstr>\S.*?)\s+(?P<psize>\d+ [KMG]iB)\s+0x[0-9a-f]+\s+0x(?P<used>[0-9a-f]+)\s+"
+    r"0x[0-9a-f]+(?:\s+(?:0x(?P<hva>[0-9a-f]+)))?",
+    re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class RamBlock:
+    """One RAMBlock of a running QEMU.
+
+    Attributes:
+        idstr: its name in the vmstate stream, e.g. ``pc.ram``.
+        used_bytes: used length in bytes, which is what a stream carries.
+        host_address: its address in QEMU's own address space, 0 where QEMU does not print it.
+    """
+
+    idstr: str
+    used_bytes: int
+    host_address: int
+
+
+@dataclass(frozen=True)
+class GoldenImage:
+    """A copy of guest RAM made while the guest was stopped at T0.
+
+    Attributes:
+        folder: has golden.json and one file per RAMBlock.
+        blocks: the RAMBlocks that were copied.
+    """
+
+    folder: Path
+    blocks: tuple[RamBlock, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        """Return the bytes of RAM in the image."""
+        return sum(block.used_bytes for block in self.blocks)
+
+
+def parse_ramblocks(text: str) -> tuple[RamBlock, ...]:
+    """Return the RAMBlocks that the human monitor's `info ramblock` lists in `text`."""
+    return tuple(
+        RamBlock(match["idstr"], int(match["used"], 16), int(match["hva"] or "0", 16))
+        for match in _BLOCK_LINE.finditer(text)
+    )
+
+
+def ramblocks(machine: Machine) -> tuple[RamBlock, ...]:
+    """Return the RAMBlocks of a machine, each with its address in QEMU.
+
+    QEMU before 8.2 does not print the address. There it is found through `info mtree -f` and `gpa2hva`, and
+    stays 0 for a block that is not mapped into the guest.
+
+    Raises:
+        SetupBroken: the output of `info ramblock` has no line that can be parsed.
+    """
+    blocks = parse_ramblocks(machine.hmp("info ramblock"))
+    if not blocks:
+        raise SetupBroken(
+            "QEMU's 'info ramblock' lists no RAMBlock in a form known to snapproof; its output may have "
+            "changed in this QEMU version."
+        )
+    if all(block.host_address for block in blocks):
+        return blocks
+    return tuple(_located(machine, block) for block in blocks)
+
+
+def main_block(machine: Machine) -> RamBlock:
+    """Return the largest RAMBlock: the guest's main RAM, if that is a single block."""
+    return max(ramblocks(machine), key=lambda block: block.used_bytes)
+
+
+def _located(machine: Machine, block: RamBlock) -> RamBlock:
+    """Find a block's address through the memory tree, for a QEMU whose `info ramblock` does not print it."""
+    # The RAMBlock of a device is named after the device's path; its memory region is not.
+    name = block.idstr if block.idstr.startswith("/") else block.idstr.rpartition("/")[2]
+    for gpa, offset in parse_places(machine.hmp("info mtree -f"), name):
+        answer = re.search(r"is 0x([0-9a-f]+)", machine.hmp(f"gpa2hva {gpa:#x}"))
+        if answer:
+            return RamBlock(block.idstr, block.used_bytes, int(answer[1], 16) - offset)
+    return block
+
+
+def parse_places(text: str, idstr: str) -> list[tuple[int, int]]:
+    """Return where a block is mapped into the guest, from the text of the human monitor's `info mtree -f`.
+
+    A line there reads ``0000000000100000-000000001fffffff (prio 0, ram): pc.ram @0000000000100000``.
+
+    Returns:
+        For each mapped range its guest-physical address and its offset in the block, both in bytes.
+    """
+    pattern = re.compile(
+        rf"^\s*([0-9a-f]{{16}})-[0-9a-f]{{16}} .*?: {re.escape(idstr)}(?: @([0-9a-f]+))?(?!\S)(?! @)",
+        re.MULTILINE,
+    )
+    return [(int(match[1], 16), int(match[2] or "0", 16)) for match in pattern.finditer(text)]
+
+
+def dump_golden(machine: Machine, folder: Path) -> GoldenImage:
+    """Copy every RAMBlock of a stopped guest out of QEMU's memory.
+
+    A block whose address cannot be found (before QEMU 8.2: firmware tables that are not mapped into the
+    guest) is listed in golden.json as left out, by name and size, and is not compared.
+
+    Args:
+        machine: its guest must be stopped, or the image is torn.
+        folder: created; receives golden.json and one sparse raw file per block.
+
+    Raises:
+        MachineryMissing: the host does not allow reading QEMU's memory.
+        SetupBroken: QEMU's memory cannot be read, or the address of the main RAM is unknown.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = ramblocks(machine)
+    blocks = tuple(block for block in found if block.host_address)
+    if not max(found, key=lambda block: block.used_bytes).host_address:
+        raise SetupBroken(
+            "QEMU does not tell the address of the guest's main RAM (neither 'info ramblock' nor 'gpa2hva' "
+            "does), so no golden image can be made."
+        )
+    left_out = [
+        {"idstr": block.idstr, "bytes": block.used_bytes} for block in found if not block.host_address
+    ]
+    index = []
+    for number, block in enumerate(blocks):
+        name = f"block-{number:03d}.ram"
+        _copy_block(machine, block, folder / name)
+        index.append({"idstr": block.idstr, "bytes": block.used_bytes, "file": name})
+    (folder / "golden.json").write_text(
+        json.dumps(
+            {"version": 1, "page_size": _TARGET_PAGE_BYTES, "blocks": index, "left_out": left_out}, indent=1
+        )
+        + "\n"
+    )
+    return GoldenImage(folder, blocks)
+
+
+def read_block(machine: Machine, block: RamBlock) -> Iterator[bytes]:
+    """Yield the bytes of one block in chunks, read through /proc/PID/mem.
+
+    Raises:
+        MachineryMissing: the host forbids it (ptrace restrictions).
+        SetupBroken: QEMU's memory cannot be read.
+    """
+    for _offset, data in _read_pieces(machine, block, [(0, block.used_bytes)]):
+        yield data
+
+
+def read_populated(machine: Machine, block: RamBlock) -> Iterator[tuple[int, bytes]]:
+    """Yield host address and bytes of the pages of a block that are in RAM or swap, neighbours in one piece.
+
+    Other pages are not read: reading a page that was never touched maps one, and shared RAM then takes host
+    memory.
+
+    Raises:
+        MachineryMissing, SetupBroken: as for read_block.
+    """
+    yield from read_pages(machine, block, populated_pages(machine, block))
+
+
+def read_pages(
+    machine: Machine, block: RamBlock, pages: npt.NDArray[np.bool_]
+) -> Iterator[tuple[int, bytes]]:
+    """Yield host address and bytes of selected pages of a block, neighbours in one piece.
+
+    Args:
+        machine: whose RAM is read.
+        block: one of its RAMBlocks.
+        pages: bool[host pages], True for those to read.
+
+    Raises:
+        MachineryMissing, SetupBroken: as for read_block.
+    """
+    padded = np.concatenate(([False], pages, [False]))
+    edges = np.minimum(np.flatnonzero(padded[1:] != padded[:-1]) * libc.PAGE_BYTES, block.used_bytes)
+    pieces = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    for offset, data in _read_pieces(machine, block, pieces):
+        yield block.host_address + offset, data
+
+
+def _read_pieces(
+    machine: Machine, block: RamBlock, pieces: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and bytes, in chunks, of ranges of a block given as (start, end) offsets."""
+    try:
+        with Path(f"/proc/{machine.process.pid}/mem").open("rb", buffering=0) as memory:
+            for start, end in pieces:
+                for offset in range(start, end, _CHUNK_BYTES):
+                    memory.seek(block.host_address + offset)
+                    wanted = min(_CHUNK_BYTES, end - offset)
+                    data = memory.read(wanted)
+                    if len(data) != wanted:
+                        raise SetupBroken(
+                            f"/proc/PID/mem gave {len(data)} of {wanted} bytes of QEMU's RAMBlock "
+                            f"'{block.idstr}' at offset {offset:#x}."
+                        )
+                    yield offset, data
+    except PermissionError as error:
+        raise MachineryMissing(
+            "This host does not allow reading QEMU's memory (/proc/PID/mem); allow a process to ptrace its "
+            "children (sysctl kernel.yama.ptrace_scope=1 or 0)."
+        ) from error
+    except OSError as error:
+        raise SetupBroken(
+            f"The RAMBlock '{block.idstr}' cannot be read from QEMU's memory: {error.strerror}."
+        ) from error
+
+
+def _copy_block(machine: Machine, block: RamBlock, path: Path) -> None:
+    zero = bytes(_CHUNK_BYTES)
+    with path.open("wb") as image:
+        for data in read_block(machine, block):
+            if data == zero[: len(data)]:
+                image.seek(len(data), 1)
+            else:
+                image.write(data)
+        image.truncate(block.used_bytes)
+
+
+def populated_pages(machine: Machine, block: RamBlock) -> npt.NDArray[np.bool_]:
+    """Return which pages of a block are in RAM or swap: bool[host pages], True for zero pages too.
+
+    Raises:
+        SetupBroken: QEMU's pagemap cannot be read.
+    """
+    found: npt.NDArray[np.bool_] = _pagemap(machine, block) & _POPULATED != 0
+    return found
+
+
+def populated_bytes(machine: Machine, block: RamBlock) -> int:
+    """Return the bytes of a block that are in RAM or swap.
+
+    Raises:
+        SetupBroken: QEMU's pagemap cannot be read.
+    """
+    return int(populated_pages(machine, block).sum()) * libc.PAGE_BYTES
+
+
+def _pagemap(machine: Machine, block: RamBlock) -> npt.NDArray[np.uint64]:
+    """Return QEMU's pagemap entries for a block, one per page of the host: uint64[host pages]."""
+    page_bytes = libc.PAGE_BYTES
+    try:
+        with Path(f"/proc/{machine.process.pid}/pagemap").open("rb", buffering=0) as pagemap:
+            pagemap.seek(block.host_address // page_bytes * 8)
+            return np.frombuffer(pagemap.read(-(-block.used_bytes // page_bytes) * 8), dtype="<u8")
+    except OSError as error:
+        raise SetupBroken(f"QEMU's pagemap cannot be read: {error.strerror}.") from error
+
+
+def write_protected_pages(machine: Machine) -> int | None:
+    """Count the host pages of guest RAM that userfaultfd still write-protects; None if pagemap is unreadable.
+
+    Reads bit 57 of QEMU's pagemap: in Linux since 5.14, readable by the owner of the process.
+    """
+    blocks = [block for block in ramblocks(machine) if block.host_address]
+    try:
+        return sum(int(np.count_nonzero(_pagemap(machine, block) & _UFFD_WP_BIT)) for block in blocks)
+    except SetupBroken:
+        return None

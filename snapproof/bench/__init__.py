@@ -1,0 +1,1 @@
+"""What saving a guest costs: plans, samples, comparisons and their statistics."""

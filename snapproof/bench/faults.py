@@ -1,0 +1,212 @@
+"""Runs `snapproof bench faults`: how long writes to protected pages wait, as the host's kernel sees it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from harness.deadline import Deadline
+from harness.errors import NotApplicable, SetupBroken, SnapproofError, UsageError
+from harness.hosts.host import Host
+from harness.hosts.spec import HostSpecText, parse_host
+from harness.qemu.configuration import qemu_quoted
+from harness.status import EXIT_ALL_SKIPPED, EXIT_NOTHING_RAN, EXIT_PASS
+from snapproof.bench.fault_report import FaultReport, ThreadFaults, watch_on_host, watched
+from snapproof.bench.table import table_rows
+from snapproof.runs.host_plan import Sources, opened_host, prepared
+from snapproof.runs.json_file import write_json_file
+from snapproof.runs.results import make_results_folder, now
+from snapproof.runs.stack import cache_of, prepare_stack
+from tests_functional.hosts.plan import Plan
+from tests_functional.hosts.snapshots import save_on_host
+from tests_functional.lib.measure.cases import UNLIMITED, Way, Writer
+from tests_functional.lib.measure.figures import STALL_QUANTILES
+from tests_functional.lib.measure.saves import prepare, save
+from tests_functional.lib.measure.warm_guest import sized, started, warm_guest
+
+_GUEST_SECONDS, _SAVE_SECONDS, _HOST_SECONDS = 1800.0, 300.0, 400.0
+_HEADS = ("thread", "tid", "faults", *STALL_QUANTILES, "max us")
+
+# Linux virt/kvm/async_pf.c: a vCPU asks with FOLL_NOWAIT, for which handle_userfault() returns at once.
+_ASYNC = (
+    "Under KVM on x86 a vCPU mostly does not wait for a page itself. A kernel worker does, which does not "
+    "belong to this process and is not seen. So the times of threads 'CPU n/KVM' need not be waits; 'bench "
+    "downtime' measures the waits in the guest."
+)
+
+Log = Callable[[str], None]
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Run the benchmark and return the exit code that `snapproof bench faults --help` explains."""
+    if not 0 < arguments.seconds <= 86400:
+        raise UsageError("--seconds takes a number above 0 and up to 86400.")
+    if arguments.pid is not None and arguments.pid < 1:
+        raise UsageError("--pid takes the number of a process.")
+    if arguments.pid is not None and not arguments.host and not Path(f"/proc/{arguments.pid}/task").exists():
+        raise UsageError(f"There is no process {arguments.pid} for --pid.")
+    host = parse_host(arguments.host) if arguments.host else None
+    if arguments.pid is not None and host is not None and host.vm is not None:
+        raise UsageError(
+            "--pid names a QEMU that is running, and the VM that --host names is booted only now; leave "
+            "--pid out."
+        )
+    started_at, begun = now(), time.monotonic()
+    log = _logger(begun)
+    try:
+        if arguments.pid is not None:
+            report = _watch_process(arguments, host, log)
+        else:
+            report = _save_on_host(arguments, host, log) if host else _save_here(arguments, log)
+    except NotApplicable as refusal:
+        print(f"SKIP: {refusal.sentence}")
+        return EXIT_ALL_SKIPPED
+    print("\n".join(table_lines(report)))
+    if arguments.json:
+        content = {
+            "schema": 1,
+            "bench": "faults",
+            "started": started_at,
+            "command": [str(Path(sys.argv[0]).absolute()), *sys.argv[1:]],
+            **report.to_json(),
+        }
+        write_json_file(arguments.json, json.dumps(content, indent=1))
+    return EXIT_PASS if report.threads else EXIT_NOTHING_RAN
+
+
+def _watch_process(arguments: argparse.Namespace, wanted: HostSpecText | None, log: Log) -> FaultReport:
+    if wanted is not None:
+        sources = Sources(arguments, cache_of(arguments), Path(), log)
+        with opened_host(wanted, sources) as host:
+            log(f"Watching process {arguments.pid} on {wanted.short} for {arguments.seconds:g} s.")
+            return watch_on_host(host, arguments.seconds, pid=arguments.pid)
+    with watched(arguments.pid, arguments.seconds) as watcher:
+        log(f"Watching process {arguments.pid} for {arguments.seconds:g} s.")
+        return watcher.report(arguments.seconds)
+
+
+def _save_here(arguments: argparse.Namespace, log: Log) -> FaultReport:
+    """Watch a QEMU of this host while it takes a background snapshot."""
+    # Find out before anything slow whether this host can be traced at all.
+    with watched(os.getpid(), 1.0):
+        log("This host can be traced.")
+    folder = _folder(arguments)
+    stack, _ = prepare_stack(arguments, folder, log)
+    if arguments.ram < 2 * stack.image.own_mib:
+        raise UsageError(
+            f"A guest of {arguments.ram} MiB is too small: it needs {stack.image.own_mib} MiB itself."
+        )
+    log(f"Making a guest of {arguments.ram} MiB ready.")
+    limit = Deadline(_GUEST_SECONDS)
+    writer = Writer(arguments.writer)
+    seed = random.randrange(1 << 31)
+    way, path = Way.BACKGROUND_EXEC, folder / "vmstate"
+    with (
+        warm_guest(sized(stack, arguments.ram), writer, folder / "guest", limit, seed) as warm,
+        started(warm, folder / "saved", way, limit) as running,
+    ):
+        prepare(running.machine, way)
+        with watched(running.machine.process.pid, _SAVE_SECONDS) as watcher:
+            log("Saving it.")
+            try:
+                save(way, running.machine, path, UNLIMITED, Deadline(_SAVE_SECONDS))
+            finally:
+                path.unlink(missing_ok=True)
+            return watcher.report()
+
+
+def _save_on_host(arguments: argparse.Namespace, wanted: HostSpecText, log: Log) -> FaultReport:
+    """Watch a QEMU on another host while it restores and saves the guest that was copied there."""
+    plan, opened = prepared(wanted, Sources(arguments, cache_of(arguments), _folder(arguments), log))
+    try:
+        with opened as host:
+            log(f"{plan.name}: Linux {host.facts().kernel}.")
+            return _watch_save(plan, host, log)
+    finally:
+        plan.remove_sinks()
+
+
+def _watch_save(plan: Plan, host: Host, log: Log) -> FaultReport:
+    if plan.seed is None:
+        raise SetupBroken("There is no saved guest for this host.")
+    places, seen = plan.places(host), _Seen()
+    # An argument of that QEMU, and of no other (harness/qemu/configuration.py, qemu_argv()).
+    marker = f"file,id=console,path={qemu_quoted(Path(host.folder) / 'console.log')},append=on"
+
+    def watch() -> None:
+        try:
+            seen.report = watch_on_host(host, _HOST_SECONDS, marker=marker)
+        except SnapproofError as error:
+            seen.error = error
+
+    thread = threading.Thread(target=watch, name="watcher", daemon=True)
+    thread.start()
+    save_on_host(host, plan.seed, places, ["background"], Deadline(_HOST_SECONDS), log)
+    thread.join(_HOST_SECONDS)
+    if seen.error:
+        raise seen.error
+    if seen.report is None:
+        raise SetupBroken("The watcher on the host did not end in time.")
+    return seen.report
+
+
+class _Seen:
+    """The result of the watcher's thread."""
+
+    report: FaultReport | None = None
+    error: SnapproofError | None = None
+
+
+def table_lines(report: FaultReport) -> list[str]:
+    """Return the table of threads, and notes on what may be missing in it."""
+    lines = [
+        f"Faults of process {report.pid} in {report.seconds:.1f} s, in microseconds, "
+        f"on Linux {report.kernel}:",
+        *table_rows([_HEADS, *(_row(thread) for thread in report.threads)], right=range(1, len(_HEADS))),
+    ]
+    if not report.threads and not report.unpaired:
+        lines = ["No fault was seen: nothing was write-protected meanwhile, or nothing wrote to it."]
+    if report.lost or report.missed:
+        lines.append(
+            f"{report.lost} events were lost and {report.missed} returns missed: there were more faults."
+        )
+    if report.unpaired:
+        lines.append(
+            f"{report.unpaired} halves of faults are not in the table: these faults began before the watch "
+            "or did not end during it, such as one that waits for ever."
+        )
+    if report.unread:
+        lines.append(f"{report.unread} lines of the trace could not be read.")
+    if any(thread.name.endswith("/KVM") for thread in report.threads):
+        lines.append(_ASYNC)
+    return lines
+
+
+def _row(thread: ThreadFaults) -> Sequence[str]:
+    # QEMU chooses the names of its threads; they may hold control sequences of a terminal.
+
+    name = thread.name if thread.name.isprintable() else ascii(thread.name)
+    found = thread.quantiles()
+    figures = [f"{found[share]:,.0f}" for share in STALL_QUANTILES]
+    return name, str(thread.tid), f"{thread.count:,}", *figures, f"{thread.max_us:,}"
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    return make_results_folder(
+        arguments.results or Path("results") / f"bench-faults-{datetime.now():%Y%m%d-%H%M%S}"
+    )
+
+
+def _logger(begun: float) -> Log:
+    def log(text: str) -> None:
+        print(f"[{time.monotonic() - begun:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+    return log

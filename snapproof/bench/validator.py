@@ -1,0 +1,237 @@
+"""Runs `snapproof bench validator`: the validators' speed against a plain read of the same file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, SetupBroken, UsageError
+from harness.process import ChildProcess
+from harness.status import EXIT_PASS
+from snapproof.runs.events import Progress
+from snapproof.runs.json_file import write_json_file
+from validators.vmstate.stream.reader import read_index
+from validators.vmstate.stream.source import open_source
+
+_PLAIN = "plain read (cat)"
+_START = "start of Python alone"
+_MEASURED = Path(__file__).with_name("measured.py")
+_JOBS = "snapproof.bench.validator_jobs"
+_ROOT = Path(__file__).parents[2]
+_READ_BYTES = 1 << 20
+_RUN_SECONDS = 3600.0
+# Placeholder in an argument list for a new folder, which is deleted after the run.
+_FOLDER = "{folder}"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A command that is timed.
+
+    Attributes:
+        name: its name in the table.
+        command: its argument list.
+    """
+
+    name: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one run: wall seconds of the whole process, and its peak memory in bytes."""
+
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The runs of one contender, without the warm-up.
+
+    Attributes:
+        name: name of the contender.
+        seconds: wall time of each run.
+        min_seconds: the shortest.
+        median_seconds: the median.
+        max_seconds: the longest.
+        ratio: median over the median of the plain read.
+        ratio_of_minima: minimum over the minimum of the plain read, which other load disturbs least.
+        ratio_without_start: ratio of minima without the start of Python; None for commands that are not ours.
+        peak_mib: the highest peak memory, in MiB.
+    """
+
+    name: str
+    seconds: tuple[float, ...]
+    min_seconds: float
+    median_seconds: float
+    max_seconds: float
+    ratio: float
+    ratio_of_minima: float
+    ratio_without_start: float | None
+    peak_mib: float
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Run the benchmark and return the exit code that `snapproof bench validator --help` explains."""
+    if arguments.repeat < 1:
+        raise UsageError(f"--repeat {arguments.repeat} is too few; give 1 or more.")
+    file: Path = arguments.file.absolute()
+    with open_source(file) as source:
+        read_index(source)
+        size = source.size
+    contenders = _contenders(file, arguments.golden, arguments.versus)
+    inputs = _inputs(file, arguments.golden)
+    progress = Progress()
+    try:
+        with tempfile.TemporaryDirectory(prefix="snapproof-bench-") as name:
+            costs = _interleaved(contenders, arguments.repeat, Path(name), inputs, progress)
+    except OSError as error:
+        raise SetupBroken(f"The benchmark could not go on: {error}.") from error
+    finally:
+        progress.done()
+    timings = _timings(contenders, costs)
+    if arguments.json:
+        content = {
+            "version": 1, "file": str(file), "bytes": size, "repeat": arguments.repeat,
+            "figures": [{**asdict(entry), "command": list(contender.command)}
+                        for entry, contender in zip(timings, contenders, strict=True)],
+        }  # fmt: skip
+        write_json_file(arguments.json, json.dumps(content, indent=1))
+    _print(file, size, arguments.repeat, timings)
+    return EXIT_PASS
+
+
+def _contenders(file: Path, golden: Path | None, versus: Sequence[str]) -> list[Contender]:
+    job = (sys.executable, "-m", _JOBS)
+    contenders = [
+        Contender(_PLAIN, ("cat", str(file))),
+        Contender(_START, (*job, "start", str(file))),
+        Contender("check: structure, digests", (*job, "digests", str(file))),
+        Contender("check: all oracles", (*job, "check", str(file))),
+        Contender("extract", (*job, "extract", str(file), _FOLDER)),
+    ]
+    if golden is not None:
+        image = str(golden.absolute())
+        contenders.append(Contender("golden comparison", (*job, "golden", str(file), image)))
+    for text in versus:
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            raise UsageError(
+                f"The command '{text}' of --versus cannot be split into words: {error}."
+            ) from error
+        if not any("{file}" in word for word in words):
+            raise UsageError(
+                f"The command '{text}' of --versus does not say where the file's name goes; write {{file}} "
+                "there."
+            )
+        contenders.append(Contender(text, tuple(word.replace("{file}", str(file)) for word in words)))
+    return contenders
+
+
+def _interleaved(
+    contenders: Sequence[Contender], repeat: int, folder: Path, inputs: Sequence[Path], progress: Progress
+) -> dict[str, list[Cost]]:
+    """Run all contenders in turn: once to warm up, then `repeat` times."""
+    costs: dict[str, list[Cost]] = {contender.name: [] for contender in contenders}
+    for number in range(repeat + 1):
+        progress.step(f"Round {number} of {repeat}." if number else "Warming up.")
+        for contender in contenders:
+            # Files written before may have pushed the inputs out of the page cache.
+            _read_through(inputs)
+            cost = _run(contender, folder)
+            if number:
+                costs[contender.name].append(cost)
+    return costs
+
+
+def _inputs(file: Path, golden: Path | None) -> list[Path]:
+    """Return all files that a contender reads."""
+    images = [] if golden is None else sorted(golden.iterdir()) if golden.is_dir() else [golden]
+    return [file, *images]
+
+
+def _read_through(files: Sequence[Path]) -> None:
+    buffer = bytearray(_READ_BYTES)
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def _run(contender: Contender, folder: Path) -> Cost:
+    """Run one contender in a folder of its own.
+
+    Raises:
+        SetupBroken: it failed, so its time means nothing.
+    """
+    work, report, log = folder / "work", folder / "report.json", folder / "log"
+    work.mkdir()
+    command = [word.replace(_FOLDER, str(work / "out")) for word in contender.command]
+    log.unlink(missing_ok=True)
+    argv = [sys.executable, "-I", "-S", str(_MEASURED), str(report), str(work), *command]
+    # So that our modules are found even if the package is not installed.
+    with ChildProcess(argv, log, environment={"PYTHONPATH": str(_ROOT)}) as process:
+        try:
+            process.wait(Deadline(_RUN_SECONDS))
+        except DeadlineExpired as error:
+            raise SetupBroken(f"'{contender.name}' did not end within an hour.") from error
+        evidence = process.evidence()
+    shutil.rmtree(work)
+    # Otherwise the host would write back this contender's files during the next one.
+    os.sync()
+    content = json.loads(report.read_text())
+    report.unlink()
+    if content["exit_code"] != 0:
+        words = f"'{contender.name}' ended with exit code {content['exit_code']}, so it cannot be compared."
+        raise SetupBroken(words, evidence)
+    return Cost(float(content["seconds"]), int(content["peak_kib"]) * 1024)
+
+
+def _timings(contenders: Sequence[Contender], costs: dict[str, list[Cost]]) -> list[Timing]:
+    seconds = {name: [cost.seconds for cost in runs] for name, runs in costs.items()}
+    plain, start = seconds[_PLAIN], min(seconds[_START])
+    timings = []
+    for contender in contenders:
+        mine = seconds[contender.name]
+        ours = contender.name != _START and _JOBS in contender.command
+        timings.append(
+            Timing(
+                name=contender.name,
+                seconds=tuple(round(value, 4) for value in mine),
+                min_seconds=round(min(mine), 4),
+                median_seconds=round(median(mine), 4),
+                max_seconds=round(max(mine), 4),
+                ratio=round(median(mine) / median(plain), 2),
+                ratio_of_minima=round(min(mine) / min(plain), 2),
+                ratio_without_start=round(max(0.0, min(mine) - start) / min(plain), 2) if ours else None,
+                peak_mib=round(max(cost.peak_bytes for cost in costs[contender.name]) / (1 << 20), 1),
+            )
+        )
+    return timings
+
+
+def _print(file: Path, size: int, repeat: int, timings: Sequence[Timing]) -> None:
+    width = max(len(entry.name) for entry in timings)
+    print(f"{file}: {size:,} bytes, {repeat} rounds after a warm-up, all in turn")
+    print(f"ratio: to the {_PLAIN}; of medians, of minima, and of minima without the start of Python")
+    heads = ("min s", "median s", "max s", "medians", "minima", "no start", "peak MiB")
+    print(" ".join([" " * width, *(f"{head:>8}" for head in heads)]))
+    for entry in timings:
+        without = "" if entry.ratio_without_start is None else f"{entry.ratio_without_start:.2f}"
+        print(
+            f"{entry.name:{width}} {entry.min_seconds:8.3f} {entry.median_seconds:8.3f} "
+            f"{entry.max_seconds:8.3f} {entry.ratio:8.2f} {entry.ratio_of_minima:8.2f} {without:>8} "
+            f"{entry.peak_mib:8.1f}"
+        )

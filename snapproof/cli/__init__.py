@@ -1,0 +1,1 @@
+"""The `snapproof` command, one module for each subcommand."""

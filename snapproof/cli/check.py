@@ -1,0 +1,153 @@
+"""`snapproof check`: judge a vmstate file offline."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness.errors import SetupBroken, SnapshotWrong, UsageError
+from harness.status import EXIT_FAIL, Status, exit_code
+from snapproof.cli.help_text import help_text
+from snapproof.cli.progress_bar import WORTH_BYTES, ProgressBar
+from snapproof.cli.verdict_text import check_lines, range_lines
+from snapproof.runs.json_file import write_json_file
+from tests_functional.lib.outcome import write_atomically
+from validators.judge import check_file
+from validators.page_map import svg_map, terminal_map
+from validators.verdict import Verdict
+from validators.vmstate.extract import extract
+
+_STDIN = Path("-")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "check",
+        help="judge a vmstate file offline",
+        **help_text(
+            "Checks the structure of a vmstate file, the agent's pages in it, and the golden image.",
+            "check vmstate",
+            "check vmstate --golden golden/ --map bad-pages.svg --json verdict.json",
+            "check - < vmstate                # from a pipe: the structure alone",
+            exit_codes="0 the file passes, 1 it does not, 2 it could not be judged",
+            more="docs/check.md says what each check demands.",
+        ),
+    )
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="what 'migrate' wrote; of a pipe, or '-' for standard input, only the structure is checked",
+    )
+    parser.add_argument(
+        "--golden", type=Path, metavar="RAM", help="folder with golden.json, or a raw file of the main RAM"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole verdict there")
+    parser.add_argument(
+        "--extract",
+        type=Path,
+        metavar="DIR",
+        help="write the RAM of each RAMBlock and the device state as JSON there; DIR can serve as --golden",
+    )
+    parser.add_argument(
+        "--map", type=Path, metavar="OUT.svg", help="draw where in RAM the bad pages lie, as SVG"
+    )
+    parser.add_argument(
+        "--offset", type=offset_bytes, default=0, metavar="N", help="the stream begins at this byte of FILE"
+    )
+    parser.set_defaults(run=check)
+
+
+def offset_bytes(text: str) -> int:
+    """A byte offset, decimal or with 0x; the argument parser's type of `--offset`."""
+    number = int(text, 0)
+    if number < 0:
+        raise argparse.ArgumentTypeError("an offset cannot be negative")
+    return number
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Judge the file, print the verdict, and return its exit code."""
+    path: Path = arguments.file
+    verdict = _judge(path, arguments)
+    if arguments.json:
+        write_json_file(arguments.json, verdict.to_json())
+    if arguments.map:
+        _write_map(arguments.map, verdict)
+    _print(path, verdict)
+    extracted = not arguments.extract or _extract(path, arguments)
+    return exit_code([verdict.status]) if extracted else EXIT_FAIL
+
+
+def _judge(path: Path, arguments: argparse.Namespace) -> Verdict:
+    try:
+        _require_readable(path, arguments)
+        big = path != _STDIN and path.is_file() and path.stat().st_size > WORTH_BYTES
+        with ProgressBar() as bar:
+            return check_file(
+                path,
+                golden=arguments.golden,
+                offset=arguments.offset,
+                progress=bar.update if big else None,
+            )
+    except OSError as error:
+        raise UsageError(f"The file '{path}' cannot be read: {error.strerror}.") from error
+
+
+def _require_readable(path: Path, arguments: argparse.Namespace) -> None:
+    if path == _STDIN:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UsageError("'-' reads standard input, but that is a terminal or closed.")
+    elif not path.exists():
+        raise UsageError(f"The file '{path}' does not exist.")
+    elif path.is_dir():
+        raise UsageError(f"The file '{path}' is not a regular file.")
+    if arguments.extract and not path.is_file():
+        raise UsageError("Only a regular file can be extracted, since a pipe can be read only once.")
+
+
+def _write_map(path: Path, verdict: Verdict) -> None:
+    try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"'{path}' is not a regular file; give --map the name of one.")
+        write_atomically(path, svg_map(verdict.lengths, _bad_pages(verdict)))
+    except OSError as error:
+        raise SetupBroken(f"The map could not be written to '{path}': {error.strerror}.") from error
+
+
+def _bad_pages(verdict: Verdict) -> dict[str, list[int]]:
+    """Offsets of all pages that any check found wrong, by RAMBlock."""
+    bad: dict[str, set[int]] = {}
+    for result in verdict.checks:
+        for block, offsets in result.bad_pages.items():
+            bad.setdefault(block, set()).update(offsets)
+    return {block: sorted(offsets) for block, offsets in bad.items()}
+
+
+def _extract(path: Path, arguments: argparse.Namespace) -> bool:
+    """Extract, and say what; False where the file is too damaged for that."""
+    try:
+        content = extract(path, arguments.extract, offset=arguments.offset)
+    except SnapshotWrong as error:
+        print(f"snapproof: {error.sentence}", file=sys.stderr)
+        return False
+    for entry in content["blocks"]:
+        print(f"extracted {entry['idstr']}: {entry['bytes']:,} bytes in {arguments.extract / entry['file']}")
+    return True
+
+
+def _print(path: Path, verdict: Verdict) -> None:
+    for name, value in verdict.facts.items():
+        print(f"{name.replace('_', ' ')}: {value:,}" if isinstance(value, int) else f"{name}: {value}")
+    for entry in (result.to_json(verdict.page_size) for result in verdict.checks):
+        if entry["status"] == Status.PASS.value:
+            print(f"      PASS {entry['name']}: {entry['explanation']}")
+        else:
+            print("\n".join([*check_lines(entry), *range_lines(entry)]))
+    drawing = terminal_map(verdict.lengths, _bad_pages(verdict))
+    if drawing:
+        print(f"Bad pages in RAM:\n{drawing}")
+    print(f"{verdict.status.value}: {path}")

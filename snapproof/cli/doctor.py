@@ -1,0 +1,133 @@
+"""`snapproof doctor`: what this host, its kernel, QEMUs and accelerator can do, and why not."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from guest_images.agent.build import find_compiler
+from guest_images.qemu.builds import provisioned_qemus
+from harness.errors import SnapproofError
+from harness.hosts.local import LocalHost
+from harness.qemu.probe import DEFAULT_EXECUTABLE, probe_qemu
+from harness.status import EXIT_ERROR, EXIT_PASS
+from harness.userfaultfd import probe_userfaultfd
+from snapproof.cli.help_text import help_text
+from snapproof.runs.stack import cache_of
+from tests_functional.lib.host_watch import kernel_splats
+from tests_functional.lib.run import free_mib
+
+_TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg", "setpriv": "util-linux"}
+_SMOKE_MIB = 2200
+
+Finding = tuple[bool | None, str]
+"""Fine, not fine, or merely worth knowing (None); and one sentence."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "doctor",
+        help="what this host can do, and why not",
+        **help_text(
+            "Looks at this host: userfaultfd, KVM, memory, tools, compiler, QEMUs, cache and the kernel's "
+            "log. One line for each: ok, BAD where guests cannot be tested because of it, or a note.",
+            "doctor",
+            "doctor --qemu ./build/qemu-system-x86_64",
+            exit_codes="0 guests can be tested here, 2 they cannot",
+        ),
+    )
+    parser.add_argument("--qemu", metavar="PATH", help="look at this QEMU too")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
+    parser.set_defaults(run=doctor)
+
+
+def doctor(arguments: argparse.Namespace) -> int:
+    """Print one line per finding; the exit code is 2 where the smoke profile cannot run."""
+    healthy = True
+    for fine, sentence in _findings(arguments):
+        healthy = healthy and fine is not False
+        print(f"{ {True: 'ok  ', False: 'BAD ', None: 'note'}[fine] } {sentence}")
+    return EXIT_PASS if healthy else EXIT_ERROR
+
+
+def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
+    facts = LocalHost().facts()
+    yield True, f"Python {platform.python_version()} at {sys.executable}."
+    yield None, f"Linux {facts.kernel} on {facts.architecture}, {facts.cpus} CPUs."
+    yield (
+        facts.memory_mib > _SMOKE_MIB,
+        f"{facts.memory_mib} MiB of memory available; smoke needs {_SMOKE_MIB}.",
+    )
+    yield _userfaultfd()
+    yield _kvm()
+    yield from _tools()
+    yield from _qemus(arguments)
+    folder = cache_of(arguments).folder
+    home = next(place for place in (folder, *folder.parents) if place.exists())
+    writable = os.access(home, os.W_OK)
+    yield (
+        writable,
+        f"The cache is '{folder}', {free_mib(home)} MiB free{'' if writable else ', not writable'}.",
+    )
+    readable = kernel_splats() is not None
+    yield (
+        None,
+        f"The kernel's log {'can' if readable else 'cannot'} be read, so splats are {_seen(readable)}.",
+    )
+
+
+def _seen(readable: bool) -> str:
+    return "seen" if readable else "not seen; that takes root"
+
+
+def _userfaultfd() -> Finding:
+    support = probe_userfaultfd()
+    if support.write_protect:
+        return (
+            True,
+            f"userfaultfd write protection works ({support.opened_by}): {' '.join(support.features)}.",
+        )
+    why = support.reason or "The kernel offers no PAGEFAULT_FLAG_WP."
+    return False, f"Background snapshots will be refused on this host. {why}"
+
+
+def _kvm() -> Finding:
+    if os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return None, "/dev/kvm can be opened; 'run' boots a guest under it to see whether it works."
+    return None, "/dev/kvm cannot be opened, so guests run under TCG."
+
+
+def _tools() -> Iterator[Finding]:
+    for program, package in _TOOLS.items():
+        found = shutil.which(program)
+        yield bool(found), f"{program}: {found or f'missing; install the package {package}'}."
+    try:
+        yield True, f"C compiler: {find_compiler().version}."
+    except SnapproofError as error:
+        yield False, error.sentence
+
+
+def _qemus(arguments: argparse.Namespace) -> Iterator[Finding]:
+    for name in dict.fromkeys((DEFAULT_EXECUTABLE, arguments.qemu or DEFAULT_EXECUTABLE)):
+        try:
+            qemu = probe_qemu(name)
+            yield (
+                True,
+                f"QEMU {qemu.version} at {qemu.executable}, accelerators: {' '.join(qemu.accelerators)}.",
+            )
+        except SnapproofError as error:
+            given = name == arguments.qemu
+            yield (
+                (False if given else None),
+                error.sentence if given else f"No {name} on PATH; 'run' fetches one.",
+            )
+    for spec, provisioned in provisioned_qemus(cache_of(arguments)).items():
+        if provisioned:
+            yield None, f"QEMU {provisioned.version} as '{spec.name}', fetched."

@@ -1,0 +1,167 @@
+"""`snapproof hosts`: feature tests and snapshots on one host kernel after the other, and a table of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from guest_images.catalogue import HOSTS
+from guest_images.hosts.kernel_config import KERNELS
+from harness.errors import SnapproofError, UsageError
+from harness.hosts.spec import HostSpecText, parse_host
+from harness.status import Status
+from snapproof.cli.help_text import help_text
+from snapproof.report.result import OutcomeRecord, RunResult
+from snapproof.runs.host_plan import HOST_HELP, Sources, add_host_arguments, prepared
+from snapproof.runs.results import make_results_folder, now, write_results
+from snapproof.runs.stack import cache_of
+from tests_functional.hosts.examine import examine
+from tests_functional.hosts.plan import BALANCED, FLOWS, PLANTED, Examination
+from tests_functional.lib.outcome import from_error
+
+_HEADINGS = ("host", "kernel", "features", "tests pass/fail/skip", "snapshot", "QEMU", "time")
+_KEPT = 60
+_STEPS = (*FLOWS, PLANTED, BALANCED)
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "hosts",
+        help="host kernels with and without UFFD-WP: feature tests and snapshots on each",
+        **help_text(
+            "Boots VMs with other host kernels, or takes lab machines; on each it probes the kernel, runs "
+            "its feature tests, and has a saved guest snapshotted; snapshots are judged and restored "
+            "here.",
+            "hosts --list",
+            "hosts --host vm:debian-11 --no-tests             # Linux 5.10, snapshots only",
+            "hosts --host vm:arch/x86/boot/bzImage            # your own kernel",
+            "hosts --host ssh://qa@lab1 --host-qemu /usr/bin/qemu-system-x86_64",
+            exit_codes="0 pass, 1 a kernel, QEMU or snapshot is wrong, 2 error or missing machinery",
+            more="docs/hosts.md says what a host needs and what is asked of it.",
+        ),
+    )
+    parser.add_argument("--host", action="append", metavar="SPEC", help=f"{HOST_HELP}; can be given again")
+    add_host_arguments(parser)
+    parser.add_argument("--list", action="store_true", help="say which hosts there are, and what for")
+    parser.add_argument("--qemu", metavar="NAME", help="QEMU of the catalogue to run on the hosts")
+    parser.add_argument("--host-qemu", metavar="PATH",
+                        help="QEMU that is on a lab machine, or on this one")  # fmt: skip
+    parser.add_argument("--no-tests", action="store_true", help="leave the feature tests out")
+    parser.add_argument("--trackers", action="store_true", help="run the tests of write trackers too")
+    parser.add_argument("--no-snapshots", action="store_true", help="leave the snapshots out")
+    parser.add_argument("--filter", action="append", default=[], metavar="PATTERN",
+                        help="only these feature tests")  # fmt: skip
+    parser.add_argument("--results", type=Path, metavar="DIR", help="folder for the results")
+    parser.set_defaults(run=hosts)
+
+
+def hosts(arguments: argparse.Namespace) -> int:
+    """Examine one host after the other and print the table."""
+    if arguments.list:
+        for spec in HOSTS:
+            print(f"vm:{spec.name:22} {spec.reason}")
+        for kernel in KERNELS:
+            print(f"vm:kernel-{kernel.name:15} {kernel.reason}")
+        return 0
+    wanted = [parse_host(text) for text in arguments.host or [f"vm:{spec.name}" for spec in HOSTS]]
+    _require_different(wanted)
+    folder = make_results_folder(arguments.results or _default_folder())
+    started, begun = now(), time.monotonic()
+    log = _logger(begun)
+    sources = Sources(arguments, cache_of(arguments), folder, log)
+    found = []
+    for host in wanted:
+        found.append(_examined(host, sources))
+        for outcome in found[-1].outcomes:
+            log(f"{outcome.status.value:5} {outcome.name}: {outcome.sentence}")
+    result = RunResult(
+        [
+            OutcomeRecord.from_json(outcome.to_json()).placed(f"tests/{one.folder}")
+            for one in found
+            for outcome in one.outcomes
+        ],
+        started,
+        time.monotonic() - begun,
+        ("snapproof", *sys.argv[1:]),
+        {"hosts": [host.text for host in wanted]},
+    )
+    write_results(folder, result)
+    print(table(found))
+    print(f"Results: {folder}")
+    counts = ", ".join(f"{number} {name}" for name, number in result.counts().items())
+    print(f"{result.status.value if result.status else 'NONE'}: {counts} in {result.seconds:.0f} s")
+    return result.exit_code
+
+
+def _require_different(wanted: Sequence[HostSpecText]) -> None:
+    """Raise UsageError where two hosts would write over each other's results."""
+    names = [host.short for host in wanted]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"Two hosts are called '{twice}' in the results; give a kernel another file name.")
+
+
+def _examined(host: HostSpecText, sources: Sources) -> Examination:
+    """What is found on a host; one that cannot be had is an outcome too, so that others follow."""
+    begun = time.monotonic()
+    try:
+        plan, opened = prepared(host, sources)
+    except UsageError:
+        raise
+    except SnapproofError as error:
+        lost = Examination(host.text)
+        lost.seconds = time.monotonic() - begun
+        lost.outcomes.append(from_error(f"hosts.{host.text}.boot", error, lost.seconds, lost.environment()))
+        return lost
+    return examine(plan, opened, sources.log)
+
+
+def table(found: list[Examination]) -> str:
+    """One row per host, in plain text."""
+    rows = [_HEADINGS, *(_row(one) for one in found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    notes = [f"{one.name}: {text}" for one in found for text in (one.deviation, one.refusal) if text]
+    return "\n".join(line.rstrip() for line in [*lines, *notes])
+
+
+def _row(one: Examination) -> tuple[str, ...]:
+    features, tests = one.features, one.tests
+    wp = ("WP" if features.write_protect else "no WP") if features else "-"
+    many = f"{len(features.names)} ({features.mask:#x}), {wp}" if features else "-"
+    bad = tests["FAIL"] + tests["ERROR"] + tests["TIMEOUT"]
+    known = f" +{tests['XFAIL']} known" if tests["XFAIL"] else ""
+    counts = f"{tests['PASS']}/{bad}/{tests['SKIP']}{known}" if tests else "-"
+    kernel = one.facts.kernel.split()[0] if one.facts else "-"
+    return one.name, kernel, many, counts, _snapshot(one), one.qemu or "-", f"{one.seconds:.0f} s"
+
+
+def _snapshot(one: Examination) -> str:
+    by_step = {outcome.name.rpartition(".")[2]: outcome for outcome in one.outcomes}
+    worst = max(by_step.values(), key=lambda outcome: outcome.status is Status.ERROR, default=None)
+    if "boot" in by_step and worst:
+        return f"{by_step['boot'].status.value}: {by_step['boot'].sentence}"[:_KEPT]
+    if "snapshot" in by_step:
+        return f"{by_step['snapshot'].status.value}: {by_step['snapshot'].sentence}"[:_KEPT]
+    said = []
+    if one.refusal:
+        said.append("refused" if by_step["refusal"].status is Status.PASS else "refused, wrongly")
+    said += [f"{step} {by_step[step].status.value}" for step in _STEPS if step in by_step]
+    return ", ".join(said) or "-"
+
+
+def _default_folder() -> Path:
+    return Path("results") / f"hosts-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _logger(begun: float) -> Callable[[str], None]:
+    def log(text: str) -> None:
+        print(f"[{time.monotonic() - begun:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+    return log

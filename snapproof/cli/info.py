@@ -1,0 +1,159 @@
+"""`snapproof info`: what is in a vmstate file, without judging it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+from harness.errors import UsageError
+from harness.status import EXIT_FAIL, EXIT_PASS
+from snapproof.cli.check import offset_bytes
+from snapproof.cli.help_text import help_text
+from snapproof.runs.json_file import write_json_file
+from validators.judge import describe
+from validators.vmstate.stream.format import SECTION_NAMES
+from validators.vmstate.stream.index import Block, SnapshotIndex
+from validators.vmstate.stream.reader import read_index
+from validators.vmstate.stream.source import PipeSource, open_source
+
+_PIECE = 1 << 20
+_FORMAT_VERSION = 1
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "info",
+        help="what is in a vmstate file",
+        **help_text(
+            "Prints header, machine, configuration, capabilities, RAMBlocks and device sections.",
+            "info vmstate --json info.json",
+            "info image --offset 0x100000     # as after 'migrate file:image,offset=0x100000'",
+            exit_codes="0 read to its end, 1 damaged (what could be read is printed), 2 error",
+        ),
+    )
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="what 'migrate' wrote, or '-' for standard input"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all of it there")
+    parser.add_argument(
+        "--offset", type=offset_bytes, default=0, metavar="N", help="the stream begins at this byte of FILE"
+    )
+    parser.set_defaults(run=info)
+
+
+def info(arguments: argparse.Namespace) -> int:
+    """Run the command; see `snapproof info --help`."""
+    content = _content(_read(arguments.file, arguments.offset))
+    if arguments.json:
+        write_json_file(arguments.json, json.dumps(content, indent=1))
+    _print(arguments.file, content)
+    return EXIT_FAIL if content["damage"] else EXIT_PASS
+
+
+def _read(path: Path, offset: int) -> SnapshotIndex:
+    if str(path) != "-":
+        with open_source(path) as source:
+            return read_index(source, offset)
+    if offset or sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("'-' reads a stream from the start of standard input, which must not be a terminal.")
+    index = read_index(PipeSource(sys.stdin.buffer))
+    if index.damage is not None and index.damage.check == "pipe":
+        raise UsageError(f"{index.damage.sentence} Give the file itself.")
+    return index
+
+
+def _content(index: SnapshotIndex) -> dict[str, Any]:
+    """All that the command prints, as JSON values."""
+    configuration = index.configuration
+    kinds = [SECTION_NAMES[section.kind] for section in index.sections if section.is_ram]
+    return {
+        "version": _FORMAT_VERSION,
+        "file": describe(index),
+        "configuration": {
+            "machine": configuration.machine,
+            "capabilities": list(configuration.capabilities),
+            "target page bits": configuration.page_bits,
+            "uuid": str(UUID(bytes=configuration.uuid)) if configuration.uuid else None,
+            "subsections": list(configuration.subsections),
+        },
+        "commands": list(index.commands),
+        "RAM sections": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
+        "section footers": index.footers,
+        "blocks": [_block(block) for block in index.blocks],
+        "devices": [
+            {
+                "name": section.idstr,
+                "instance": section.instance,
+                "version": section.version,
+                "bytes": section.data_end - section.data_offset,
+                "offset": section.offset,
+            }
+            for section in index.devices
+        ],
+        "vmdesc bytes": index.vmdesc.length if index.vmdesc else None,
+        "damage": {"offset": index.damage.offset, "sentence": index.damage.sentence}
+        if index.damage
+        else None,
+    }
+
+
+def _damage(index: SnapshotIndex) -> dict[str, Any] | None:
+    damage = index.damage
+    return {"offset": damage.offset, "sentence": damage.sentence} if damage else None
+
+
+def _block(block: Block) -> dict[str, Any]:
+    data = zero = 0
+    # In pieces, so that a block of terabytes needs no second array of its size.
+    for first in range(0, block.pages, _PIECE):
+        piece = block.page_source[first : first + _PIECE]
+        data += int(np.count_nonzero(piece > 0))
+        zero += int(np.count_nonzero(piece < 0))
+    return {
+        "name": block.idstr,
+        "bytes": block.used_length,
+        "page size": block.page_size,
+        "data pages": data,
+        "zero pages": zero,
+        "missing pages": block.pages - data - zero,
+        "left out as shared": block.shared,
+    }
+
+
+def _print(path: Path, content: dict[str, Any]) -> None:
+    print(f"{path}: vmstate stream, version 3")
+    for name, value in {**content["file"], **content["configuration"]}.items():
+        shown = ", ".join(value) if isinstance(value, list) else value
+        if shown not in (None, ""):
+            print(f"  {name}: {shown:,}" if isinstance(shown, int) else f"  {name}: {shown}")
+    for name in ("RAM sections", "vmdesc bytes"):
+        value = content[name]
+        shown = ", ".join(f"{count} {kind}" for kind, count in value.items()) if name[0] == "R" else value
+        print(f"  {name}: {shown}")
+    if content["commands"]:
+        print(f"  commands: {', '.join(dict.fromkeys(content['commands']))}")
+    width = max([8, *(len(block["name"]) for block in content["blocks"])])
+    print(f"{'RAMBlock':{width}} {'bytes':>16} {'page size':>9} {'data':>10} {'zero':>10} {'missing':>8}")
+    for block in content["blocks"]:
+        print(
+            f"{block['name']:{width}} {block['bytes']:16,} {block['page size']:9,} {block['data pages']:10,} "
+            f"{block['zero pages']:10,} {block['missing pages']:8,}"
+            + ("  left out as shared" if block["left out as shared"] else "")
+        )
+    width = max([6, *(len(device["name"]) for device in content["devices"])])
+    print(f"{'device':{width}} {'instance':>10} {'version':>7} {'bytes':>10} {'offset':>16}")
+    for device in content["devices"]:
+        print(
+            f"{device['name']:{width}} {device['instance']:10} {device['version']:7} {device['bytes']:10,} "
+            f"{device['offset']:16,}"
+        )
+    if content["damage"]:
+        print(f"Damaged: the reading stopped at offset {content['damage']['offset']:,}.")
+        print(f"  {content['damage']['sentence']}")

@@ -1,0 +1,186 @@
+"""`snapproof kernel`: the kernel's userfaultfd write protection by itself, tested on this host."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Queue
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import Any
+
+from guest_images.cache import Cache, default_cache_folder
+from harness.deadline import Deadline
+from harness.errors import SetupBroken, UsageError
+from harness.hosts.host import Host
+from harness.hosts.spec import LOCAL, parse_host
+from harness.status import EXIT_NOTHING_RAN
+from snapproof.cli.bisect import add_bisect_argument
+from snapproof.cli.help_text import help_text
+from snapproof.runs.host_plan import (
+    HOST_HELP,
+    Sources,
+    add_host_arguments,
+    lent_to_vm,
+    opened_host,
+    tracker_library,
+)
+from snapproof.runs.json_file import write_json_file
+from tests_functional.hosts.feature_tests import carry_tests, run_feature_tests
+from tests_functional.kernel import registry
+from tests_functional.kernel.ktap import KtapWriter
+from tests_functional.kernel.run import exit_code
+
+_RUNNER = "tests_functional.kernel"
+_ROOT = Path(registry.__file__).parents[2]
+_SCHEMA = 1
+_HOST_SECONDS = 3600.0
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "kernel",
+        help="test the kernel's userfaultfd write protection by itself",
+        **help_text(
+            "Tests userfaultfd write protection on this host, or on --host, without QEMU, and writes KTAP.",
+            "kernel",
+            "kernel --list --filter 'movement.*'",
+            "kernel --filter R13 --repeat 20 --json kernel.json",
+            "kernel --host vm:arch/x86/boot/bzImage    # your own kernel, booted as a VM",
+            "kernel --bisect --host vm:arch/x86/boot/bzImage    # for 'git bisect run'",
+            exit_codes="0 pass, 1 the kernel is wrong, 2 a test broke, 3 nothing ran, 4 all skipped",
+            more="docs/kernel.md says what is tested.",
+        ),
+    )
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only tests whose name fits ('preserved.*'), or of a recipe ('R13'); can be given again",
+    )
+    parser.add_argument("--list", action="store_true", help="say what would run, and what for")
+    parser.add_argument(
+        "--repeat", type=int, default=1, metavar="N", help="run each test N times, the worst counts"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write host, results and figures there")
+    _add_lending(parser)
+    add_bisect_argument(parser)
+    parser.add_argument("--host", default=LOCAL, metavar="SPEC", help=f"where: {HOST_HELP}")
+    add_host_arguments(parser)
+    parser.set_defaults(run=kernel)
+
+
+def _add_lending(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="as root, lend the run huge pages and a swap device in memory; both are taken back afterwards",
+    )
+    parser.add_argument(
+        "--ksm",
+        action="store_true",
+        help="as --prepare, and let KSM run meanwhile: it merges memory of other programs too, guests "
+        "included, and takes their write protection away",
+    )
+
+
+def kernel(arguments: argparse.Namespace) -> int:
+    """Run the tests in a process of their own, render what it tells, and return the exit code."""
+    if arguments.repeat < 1:
+        raise UsageError(f"--repeat {arguments.repeat} makes no sense; give 1 or more.")
+    tests = registry.chosen(registry.all_tests(), arguments.filter)
+    if arguments.list:
+        for test in tests:
+            print(f"{test.slug}  {test.recipe}  {test.contract}")
+        return 0 if tests else EXIT_NOTHING_RAN
+    if arguments.bisect and not tests:
+        raise UsageError(f"No test fits the filter {', '.join(arguments.filter)}; see --list.")
+    writer = KtapWriter(sys.stdout.write)
+    seen = []
+    for event in _events(arguments):
+        seen.append(event)
+        writer.event(event)
+        sys.stdout.flush()
+    sys.stdout.write(writer.summary())
+    if arguments.json:
+        write_json_file(arguments.json, json.dumps(document(seen), indent=2) + "\n")
+    return exit_code(writer.statuses)
+
+
+def document(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """The events of one run as one document: ``schema``, ``host``, ``results``."""
+    return {
+        "schema": _SCHEMA,
+        "host": next(event for event in events if event["event"] == "host"),
+        "results": [event for event in events if event["event"] == "result"],
+    }
+
+
+def _log(text: str) -> None:
+    print(f"# {text}", file=sys.stderr)
+
+
+def _events(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """What the runner tells, to its end.
+
+    Raises:
+        SetupBroken: it ended before it was done, or the host did.
+    """
+    wanted = parse_host(arguments.host)
+    cache = Cache(arguments.cache or default_cache_folder())
+    words = ["--repeat", str(arguments.repeat)]
+    for pattern in arguments.filter:
+        words += ["--filter", pattern]
+    words += [f"--{name}" for name in ("prepare", "ksm") if getattr(arguments, name)]
+    if wanted.text == LOCAL:
+        helper = tracker_library(cache, _log)
+        yield from _here([*words, "--helper", str(helper or "")])
+        return
+    with TemporaryDirectory(prefix="snapproof-kernel-") as folder:
+        sources = Sources(arguments, cache, Path(folder), _log)
+        with opened_host(wanted, sources) as host:
+            carry_tests(host)
+            more = lent_to_vm() if wanted.vm else []
+            for event in _there(host, [*words, *more]):
+                yield {"event": "host", "host": host.name, **event} if event["event"] == "host" else event
+
+
+def _there(host: Host, words: list[str]) -> Iterator[dict[str, Any]]:
+    """Hand on events while the runner runs on another host, in a thread of its own."""
+    told: Queue[dict[str, Any] | BaseException | None] = Queue()
+
+    def work() -> None:
+        try:
+            run_feature_tests(host, Deadline(_HOST_SECONDS), words, told=told.put)
+            told.put(None)
+        except BaseException as error:
+            told.put(error)
+
+    Thread(target=work, daemon=True).start()
+    while (item := told.get()) is not None:
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+def _here(words: list[str]) -> Iterator[dict[str, Any]]:
+    command = [sys.executable, "-m", _RUNNER, "--json-lines", *words]
+    last: dict[str, Any] = {}
+    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as runner:
+        assert runner.stdout is not None
+        try:
+            for line in runner.stdout:
+                last = json.loads(line)
+                yield last
+        except BaseException:
+            # It takes back what it has lent, so it gets the chance to.
+            runner.terminate()
+            raise
+    if last.get("event") != "end":
+        raise SetupBroken(f"The tests' runner ended with exit code {runner.returncode} before it was done.")

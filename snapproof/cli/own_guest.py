@@ -1,0 +1,149 @@
+"""A user's own guest instead of the catalogue's: its arguments, and what they must be to be of use."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from guest_images.agent.build import compile_agent, plan_agent
+from guest_images.cache import Cache
+from guest_images.guests.image import GuestImage
+from guest_images.packages.unpacked import InputRecord
+from harness.errors import UsageError
+from harness.guest.ssh import host_key, require_private_key
+from harness.qemu.disk import probe_disk
+
+DEFAULT_CMDLINE = "console=ttyS0 panic=-1 no_timer_check root=/dev/vda"
+OWN_MIB = 256
+# Our full Debian answers after 16 s under TCG, and needs 150 MiB; a guest of somebody else may be larger.
+_BOOT_SECONDS = 300.0
+
+_PATHS = ("disk", "kernel", "initrd", "ssh_key")
+_TEXTS = ("cmdline", "ssh_user", "ssh_host_key", "guest_needs")
+
+# Linux Documentation/arch/x86/boot.rst: "HdrS" at 0x202 of a bzImage. QEMU takes an ELF vmlinux as well.
+_BZIMAGE = (0x202, b"HdrS")
+_ELF = (0, b"\x7fELF")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `snapproof run` that bring one's own guest."""
+    group = parser.add_argument_group("your own guest", "see docs/own-guest.md")
+    group.add_argument("--disk", type=Path, metavar="FILE", help="its disk, raw or qcow2; never written to")
+    group.add_argument(
+        "--kernel",
+        "--guest-kernel",
+        dest="kernel",
+        type=Path,
+        metavar="FILE",
+        help="kernel, unless the disk boots itself",
+    )
+    group.add_argument("--initrd", type=Path, metavar="FILE", help="initramfs for --kernel")
+    group.add_argument("--cmdline", metavar="TEXT", help=f"for --kernel (default: '{DEFAULT_CMDLINE}')")
+    group.add_argument("--ssh-user", metavar="NAME", help="root, or who may use 'sudo -n' (default: root)")
+    group.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key that opens it")
+    group.add_argument("--ssh-host-key", metavar="LINE", help="its host key (default: the first one seen)")
+    group.add_argument(
+        "--guest-needs", type=int, metavar="MIB", help=f"its RAM beside the writers (default: {OWN_MIB})"
+    )
+
+
+def own_image(arguments: argparse.Namespace, cache: Cache, log: Callable[[str], None]) -> GuestImage | None:
+    """The guest that the arguments describe, None where they name none.
+
+    Raises:
+        UsageError: a file is missing or is not what it should be, or an argument lacks its companion.
+        MachineryMissing, SetupBroken: the agent cannot be compiled.
+    """
+    given: dict[str, Any] = {name: getattr(arguments, name, None) for name in (*_PATHS, *_TEXTS)}
+    if all(value is None for value in given.values()):
+        return None
+    disk_file, kernel, initrd, key = (given[name] for name in _PATHS)
+    _require_companions(given)
+    disk = probe_disk(disk_file) if disk_file else None
+    if kernel:
+        _require_kernel(kernel)
+    if initrd:
+        _require_file(initrd, "initramfs")
+    require_private_key(key)
+    pinned = given["ssh_host_key"] or ""
+    if pinned:
+        host_key(pinned)
+    log("Taking the digest of your guest's files.")
+    manifest = tuple(_record(name, given[name]) for name in ("disk", "kernel", "initrd") if given[name])
+    cmdline = (given["cmdline"] or DEFAULT_CMDLINE) if kernel else ""
+    return GuestImage(
+        name=(disk_file or kernel).name,
+        kernel=_absolute(kernel),
+        initrd=_absolute(initrd),
+        cmdline=cmdline,
+        ssh_user=given["ssh_user"] or "root",
+        ssh_private_key=key.absolute(),
+        ssh_host_key_line=" ".join(pinned.split()[:2]),
+        digest=_digest(manifest, cmdline),
+        manifest=manifest,
+        disk=disk,
+        agent=compile_agent(plan_agent(cache), cache, log),
+        own_mib=given["guest_needs"] or OWN_MIB,
+        boot_seconds=_BOOT_SECONDS,
+    )
+
+
+def own_command(arguments: argparse.Namespace) -> list[str]:
+    """The arguments that describe the same guest again."""
+    command: list[str] = []
+    for name in (*_PATHS, *_TEXTS):
+        value = getattr(arguments, name, None)
+        if value is not None:
+            option = f"--{name.replace('_', '-')}"
+            command += [option, str(value.absolute() if isinstance(value, Path) else value)]
+    return command
+
+
+def _require_companions(given: dict[str, Any]) -> None:
+    if not given["disk"] and not (given["kernel"] and given["initrd"]):
+        raise UsageError(
+            "Your own guest needs --disk, or --kernel and --initrd together; the other options only say how "
+            "to boot it and log in."
+        )
+    if not given["ssh_key"]:
+        raise UsageError("Your own guest needs --ssh-key, the private key file that opens it over SSH.")
+    if not given["kernel"] and (given["initrd"] or given["cmdline"]):
+        raise UsageError("The options --initrd and --cmdline are for a kernel, and there is no --kernel.")
+    if given["guest_needs"] is not None and given["guest_needs"] < 1:
+        raise UsageError(f"--guest-needs is a number of MiB above 0, not {given['guest_needs']}.")
+
+
+def _require_file(path: Path, what: str) -> None:
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise UsageError(f"The {what} '{path}' cannot be read: {error.strerror}.") from error
+    if empty:
+        raise UsageError(f"The {what} '{path}' is empty.")
+
+
+def _require_kernel(path: Path) -> None:
+    _require_file(path, "kernel")
+    with path.open("rb") as file:
+        head = file.read(0x210)
+    if not any(head[at : at + len(sign)] == sign for at, sign in (_BZIMAGE, _ELF)):
+        raise UsageError(f"'{path}' is not a Linux kernel for x86: neither a bzImage nor an ELF file.")
+
+
+def _record(name: str, path: Path) -> InputRecord:
+    with path.open("rb") as file:
+        return InputRecord(name, str(path.absolute()), hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _digest(manifest: tuple[InputRecord, ...], cmdline: str) -> str:
+    lines = [f"{record.name} {record.sha256}\n" for record in manifest]
+    return hashlib.sha256("".join([*lines, cmdline]).encode()).hexdigest()
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return path.absolute() if path else None

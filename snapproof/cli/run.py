@@ -1,0 +1,229 @@
+"""`snapproof run`: set up a stack, run a profile's tests on it, judge, and leave a results folder."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from harness.errors import NoSubject
+from harness.hosts.local import LocalHost
+from harness.status import EXIT_FAIL, Status
+from snapproof.cli import run_arguments
+from snapproof.cli.own_guest import own_command
+from snapproof.cli.verdict_text import outcome_lines
+from snapproof.report.formats import named_format
+from snapproof.report.result import OutcomeRecord, RunResult, Selection
+from snapproof.runs.avocado_job import run_plan
+from snapproof.runs.event_stream import EventStream
+from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
+from snapproof.runs.interruption import asked_to_stop
+from snapproof.runs.matrix import Leg, prepare_legs, table, work_digest
+from snapproof.runs.profiles import select
+from snapproof.runs.results import make_results_folder, now, remove_empty, write_reproducer, write_results
+from snapproof.runs.side_by_side import Plan, plan
+from snapproof.runs.trial_boot import why_untestable
+from tests_functional.lib.entry import Entry
+from tests_functional.lib.stack_file import save_stack
+
+_GOOD = (Status.PASS, Status.DONE, Status.XFAIL, Status.XPASS)
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    run_arguments.add_parser(commands, run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; see `snapproof run --help`."""
+    entries = select(arguments.profile, arguments.filter)
+    if arguments.list:
+        for entry in entries:
+            print(f"{entry.name:28} {entry.reason}")
+        return 0
+    progress = Progress()
+    with EventStream(arguments.events, progress.line) as stream, stream.printing:
+        return _run(arguments, _stretched(entries, arguments.repeat), progress, stream)
+
+
+def _run(
+    arguments: argparse.Namespace, entries: Sequence[Entry], progress: Progress, stream: EventStream
+) -> int:
+    seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 31)
+    started, begun = now(), time.monotonic()
+    folder = make_results_folder(arguments.results or _default_folder())
+    try:
+        legs = prepare_legs(arguments, entries, folder, _both(progress.step, stream.step))
+    except BaseException:
+        remove_empty(folder)
+        raise
+    command = _command(arguments, None, seed)
+    stream.started([leg.called(entry) for leg in legs for entry in leg.entries], command, folder)
+    outcomes = _run_legs(arguments, legs, seed, progress, stream)
+    # A shard of a run of several QEMUs may hold tests of one only; its tests are called as in the others.
+    single = next((leg.environment for leg in legs if not leg.label), None)
+    environment = single or {leg.label: leg.environment for leg in legs}
+    selection = Selection(
+        arguments.profile,
+        arguments.filter or "",
+        arguments.repeat,
+        arguments.shard,
+        work_digest(len(arguments.qemu or [None]), entries),
+    )
+    result = RunResult(outcomes, started, time.monotonic() - begun, command, environment, selection)
+    try:
+        write_results(folder, result, [named_format(name) for name in dict.fromkeys(arguments.format)])
+    finally:
+        # A format that cannot be written, or a full disk, does not take away what a night's run has found.
+        _print(result, folder, legs)
+    stream.over(result)
+    if arguments.bisect and result.exit_code == EXIT_FAIL:
+        why = why_untestable(outcomes, [leg.stack for leg in legs], folder, progress.step)
+        if why:
+            raise NoSubject(why)
+    return result.exit_code
+
+
+def _run_legs(
+    arguments: argparse.Namespace, legs: Sequence[Leg], seed: int, progress: Progress, stream: EventStream
+) -> list[OutcomeRecord]:
+    common: dict[str, str | int | float] = {
+        "seed": seed,
+        "repeat": arguments.repeat,
+        "keep": int(arguments.keep),
+    }
+    outcomes: list[OutcomeRecord] = []
+    for leg in legs:
+        outcomes += _run_leg(
+            leg,
+            {**common, "newer": leg.newer(legs)},
+            _command(arguments, leg, seed),
+            arguments.jobs,
+            progress,
+            stream,
+        )
+        stream.settle(outcomes)
+    return outcomes
+
+
+def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:
+    def tell(text: str) -> None:
+        first(text)
+        second(text)
+
+    return tell
+
+
+def _run_leg(
+    leg: Leg,
+    common: Mapping[str, str | int | float],
+    command: Sequence[str],
+    jobs: int | None,
+    progress: Progress,
+    stream: EventStream,
+) -> list[OutcomeRecord]:
+    """Run a leg's tests; their outcomes as the whole run calls them."""
+    save_stack(leg.stack, leg.environment, leg.folder, leg.guests)
+    chosen = [entry for entry in leg.entries if not leg.without(entry)]
+    found = {
+        entry.name: _not_run(leg, entry, Status.SKIP, f"This QEMU has no capability '{missing}'.")
+        for entry in leg.entries
+        if (missing := leg.without(entry))
+    }
+    if asked_to_stop():
+        why = "The run was interrupted before this test had begun."
+        found |= {entry.name: _not_run(leg, entry, Status.ERROR, why) for entry in chosen}
+    elif chosen:
+        found |= _run_side_by_side(leg, plan(chosen, LocalHost().facts(), jobs), common, progress, stream)
+    outcomes = [found[entry.name] for entry in leg.entries]
+    for entry, outcome in zip(leg.entries, outcomes, strict=True):
+        place = leg.folder / outcome.folder
+        place.mkdir(parents=True, exist_ok=True)
+        write_reproducer(place, [*command, "--filter", entry.name], outcome.sentence)
+    return [leg.named(outcome) for outcome in outcomes]
+
+
+def _run_side_by_side(
+    leg: Leg,
+    tests: Plan,
+    common: Mapping[str, str | int | float],
+    progress: Progress,
+    stream: EventStream,
+) -> dict[str, OutcomeRecord]:
+    number = len(tests.together) + len(tests.alone)
+    if leg.label:
+        progress.step(f"{leg.label}: {number} tests on QEMU {leg.environment['qemu']}.")
+    if tests.workers > 1:
+        progress.step(f"{tests.workers} tests run side by side.")
+    with EventTail(leg.folder / EVENTS_FILE, progress, lambda event: stream.test(event, leg.label)):
+        return run_plan(tests, common, leg.folder)
+
+
+def _not_run(leg: Leg, entry: Entry, status: Status, why: str) -> OutcomeRecord:
+    """The outcome of a test that was never started."""
+    return OutcomeRecord(entry.name, status, why, environment=leg.environment, folder=f"tests/{entry.name}")
+
+
+def _stretched(entries: Sequence[Entry], repeat: int) -> tuple[Entry, ...]:
+    """The entries with time for so many cycles each."""
+    return tuple(
+        replace(entry, seconds=entry.seconds + (repeat - 1) * entry.cycle_seconds) for entry in entries
+    )
+
+
+def _default_folder() -> Path:
+    return Path("results") / datetime.now().strftime("%Y%m%d-%H%M%S")
+
+
+def _command(arguments: argparse.Namespace, leg: Leg | None, seed: int) -> list[str]:
+    """The command line that does the same again, on one leg or on all."""
+    # By its own path: whoever reads the results may not have it on PATH.
+    command = [str(Path(sys.argv[0]).absolute()), "run", "--profile", arguments.profile, "--seed", str(seed)]
+    for qemu in [leg.qemu] if leg else arguments.qemu or []:
+        if qemu is not None:
+            command += ["--qemu", str(Path(qemu).absolute()) if Path(qemu).exists() else qemu]
+    for name in ("accel", "guest", "cache", "mirror"):
+        value = getattr(arguments, name)
+        if value is not None:
+            command += [f"--{name}", str(value.absolute() if name == "cache" else value)]
+    command += own_command(arguments)
+    if arguments.repeat != 1:
+        command += ["--repeat", str(arguments.repeat)]
+    if leg is None and arguments.filter:
+        command += ["--filter", arguments.filter]
+    if leg is None and arguments.shard:
+        command += ["--shard", "/".join(map(str, arguments.shard))]
+    return command
+
+
+def _print(result: RunResult, folder: Path, legs: Sequence[Leg]) -> None:
+    for outcome in result.outcomes:
+        print("\n".join(outcome_lines(outcome)))
+    counts = ", ".join(f"{count} {name}" for name, count in result.counts().items())
+    if len(legs) > 1:
+        print("\n".join(["", *table(result.outcomes, legs), ""]))
+    print(f"Results: {folder}")
+    bad = [outcome for outcome in result.outcomes if outcome.status not in (*_GOOD, Status.SKIP)]
+    if bad:
+        print(f"Again:   {shlex.quote(str(_reproducer(folder, bad[0])))}")
+    print(f"{result.status.value if result.status else 'NOTHING RAN'}: {counts} in {result.seconds:.0f} s")
+    print(_closing_line(result))
+    sys.stdout.flush()
+
+
+def _closing_line(result: RunResult) -> str:
+    """The plain line that CI systems look for; what is neither passed nor skipped counts as failed."""
+    good = sum(o.status in _GOOD for o in result.outcomes)
+    skips = sum(o.status is Status.SKIP for o in result.outcomes)
+    return f"{good} passed, {len(result.outcomes) - good - skips} failed, {skips} skipped"
+
+
+def _reproducer(folder: Path, outcome: OutcomeRecord) -> Path:
+    return folder / outcome.folder / "reproduce.sh"

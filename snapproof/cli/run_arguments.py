@@ -1,0 +1,91 @@
+"""The arguments of `snapproof run`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from snapproof.cli.bisect import add_bisect_argument
+from snapproof.cli.help_text import EXIT_CODES, help_text
+from snapproof.cli.stack_arguments import add_stack_arguments, seed_number
+from snapproof.report.formats import FORMATS
+from snapproof.runs.matrix import parse_shard
+from snapproof.runs.profiles import PROFILES
+from snapproof.runs.side_by_side import parse_jobs
+
+
+def add_parser(commands: Any, run: Callable[[argparse.Namespace], int]) -> None:
+    """Add the command's arguments, and what runs it."""
+    parser = commands.add_parser(
+        "run",
+        help="run a profile's tests on real guests",
+        **help_text(
+            "Boots guests, snapshots them while they write, restores and judges. Leaves a results folder; "
+            "its last lines say where.",
+            "run                                       # the main job; a QEMU is found or fetched",
+            "run --profile premerge --qemu ./build/qemu-system-x86_64",
+            "run --profile nightly --qemu debian-12 --qemu debian-13    # a matrix",
+            "run --profile nightly --list --filter 'memory.*'",
+            "run --filter snapshot.main-job --repeat 20 --seed 7 --keep",
+            "run --bisect --qemu build/qemu-system-x86_64               # for 'git bisect run'",
+            "run --profile premerge --shard 2/3 --results shards/2",
+            exit_codes=EXIT_CODES,
+            more="docs/for-qa.md says how to choose tests and read results.",
+        ),
+    )
+    _add_tests(parser)
+    _add_results(parser)
+    _add_stack(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_tests(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="smoke", metavar="NAME", help=f"one of {', '.join(PROFILES)}")
+    parser.add_argument("--list", action="store_true", help="list the tests and stop")
+    parser.add_argument(
+        "--seed", type=seed_number, metavar="N", help="of the random write order (default: random)"
+    )
+    parser.add_argument(
+        "--repeat", type=_positive, default=1, metavar="N", help="snapshot-restore cycles per test"
+    )
+    parser.add_argument("--filter", metavar="PATTERN", help="only tests whose name fits this shell pattern")
+    parser.add_argument("--shard", type=parse_shard, metavar="I/N", help="only the I-th of N parts")
+    parser.add_argument(
+        "--jobs", type=parse_jobs, default=None, metavar="N", help="tests side by side (default: what fits)"
+    )
+
+
+def _add_stack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--qemu",
+        metavar="PATH|NAME",
+        action="append",
+        help="an executable, or a name from 'snapproof images list'; several times for a matrix",
+    )
+    add_stack_arguments(parser, qemu=False)
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, metavar="DIR", help="new folder (default: results/TIME)")
+    parser.add_argument(
+        "--format",
+        action="append",
+        default=[],
+        choices=FORMATS,
+        metavar="NAME",
+        help=f"write the results in this form too: {', '.join(FORMATS)}; can be given again",
+    )
+    parser.add_argument(
+        "--events", metavar="FILE", help="JSON Lines of what happens, as it happens; '-' for standard output"
+    )
+    add_bisect_argument(parser)
+    parser.add_argument("--keep", action="store_true", help="keep snapshots and golden images")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number

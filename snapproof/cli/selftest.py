@@ -1,0 +1,234 @@
+"""`snapproof selftest`: plant every fault of the catalogue and show that each is caught."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken, UsageError
+from harness.status import EXIT_FAIL, EXIT_PASS
+from snapproof.cli.help_text import help_text
+from snapproof.cli.stack_arguments import add_stack_arguments
+from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
+from snapproof.runs.json_file import write_json_file
+from snapproof.runs.selftest_live import selftest_live
+from snapproof.runs.stack import prepare_stack
+from tests_functional.lib.run import Run
+from tests_functional.planted.selftest import (
+    COVERAGE,
+    RAM_MIB,
+    capture_forms,
+    judge_by_restoring,
+    require_restorable,
+)
+from validators.faults.files import CATALOGUE, Row, run_selftest
+
+_SECONDS = 1800.0
+_NEEDS_RESTORE = "needs restore"
+_CAUGHT = ("caught", "caught by restore")
+# Word in the table, and why such a row is not a miss.
+_OPEN = {
+    _NEEDS_RESTORE: "can only be seen by restoring, which needs a self-test without FILE",
+    "needs golden image": "can only be seen with a golden image",
+}
+
+
+@dataclass(frozen=True)
+class FormResult:
+    """What became of the catalogue in one form of a snapshot.
+
+    Attributes:
+        form: "plain", "mapped-ram", or the name of the user's file.
+        rows: one for each fault.
+    """
+
+    form: str
+    rows: tuple[Row, ...]
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "selftest",
+        help="plant every fault of the catalogue and show that each is caught",
+        **help_text(
+            "Captures a fresh snapshot of a small guest, as a plain stream and as a mapped-ram file, "
+            "plants every fault in copies of it and judges each. What no check of a file can see is "
+            "restored. With FILE the faults are planted in copies of that file instead, and nothing is "
+            "restored. With --live a real QEMU is made to break its promise while it saves, once for each "
+            "live fault.",
+            "selftest",
+            "selftest vmstate --golden golden/",
+            "selftest --live --qemu debian-13",
+            exit_codes="0 nothing missed, 1 a fault was missed, 2 error",
+        ),
+    )
+    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="an undamaged vmstate file")
+    parser.add_argument("--golden", type=Path, metavar="RAM", help="golden image of FILE")
+    parser.add_argument(
+        "--live", action="store_true", help="break the live path of QEMU instead, by preloaded libraries"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write every row there")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="makes the faults (default: 1)")
+    add_stack_arguments(parser, own_guest=False)
+    parser.set_defaults(run=selftest)
+
+
+def selftest(arguments: argparse.Namespace) -> int:
+    """Run the command; see `snapproof selftest --help`."""
+    if arguments.golden and not arguments.file:
+        raise UsageError("--golden is the golden image of FILE; name that too.")
+    if arguments.live and arguments.file:
+        raise UsageError("--live breaks a running QEMU, so it takes no FILE.")
+    progress = Progress()
+    environment: dict[str, Any] = {}
+    missing: dict[str, str] = {}
+    try:
+        with tempfile.TemporaryDirectory(prefix="snapproof-selftest-") as name:
+            folder = Path(name)
+            if arguments.live:
+                return selftest_live(arguments, folder, progress)
+            if arguments.file:
+                results = [_one_file(arguments, folder, progress)]
+            else:
+                results, missing, environment = _fresh(arguments, folder, progress)
+    except OSError as error:
+        raise SetupBroken(f"The self-test could not go on: {error}.") from error
+    finally:
+        progress.done()
+    if arguments.json:
+        write_json_file(arguments.json, _json(arguments, results, missing, environment))
+    return _summarise(results, missing)
+
+
+def _one_file(arguments: argparse.Namespace, folder: Path, progress: Progress) -> FormResult:
+    show = _row_printer(progress)
+    rows = run_selftest(arguments.file, arguments.golden, seed=arguments.seed, folder=folder, progress=show)
+    return FormResult(arguments.file.name, tuple(rows))
+
+
+def _fresh(
+    arguments: argparse.Namespace, folder: Path, progress: Progress
+) -> tuple[list[FormResult], dict[str, str], dict[str, Any]]:
+    """Capture, plant and restore; also the forms that cannot be had, and what it ran on."""
+    stack, environment = prepare_stack(arguments, folder, progress.step)
+    run = Run(
+        name="selftest",
+        stack=replace(stack, ram_mib=RAM_MIB, coverage=COVERAGE).fitted(),
+        host_environment=environment,
+        folder=folder,
+        events=folder / EVENTS_FILE,
+        pattern="random",
+        seed=arguments.seed,
+        repeat=1,
+        keep=True,
+        deadline=Deadline(_SECONDS),
+    )
+    results = []
+    with EventTail(run.events, progress):
+        forms, missing = capture_forms(run)
+        show = _row_printer(progress)
+        for form in forms:
+            golden = form.snapshot.golden.folder if form.snapshot.golden else None
+            run.say(f"Planting {len(CATALOGUE)} faults, {form.name}.")
+            rows = run_selftest(
+                form.snapshot.path, golden, seed=arguments.seed, folder=folder, progress=_offline_only(show)
+            )
+            require_restorable(run, form)
+            for number, row in enumerate(rows):
+                if row.outcome == _NEEDS_RESTORE:
+                    rows[number] = judge_by_restoring(run, form, row)
+                    show(rows[number])
+            results.append(FormResult(form.name, tuple(rows)))
+    if not results:
+        raise SetupBroken(f"No snapshot could be captured: {' '.join(missing.values())}")
+    return results, missing, run.environment()
+
+
+def _offline_only(show: Callable[[Row], None]) -> Callable[[Row], None]:
+    """Leave out what restoring has yet to judge."""
+    return lambda row: None if row.outcome == _NEEDS_RESTORE else show(row)
+
+
+def _row_printer(progress: Progress) -> Callable[[Row], None]:
+    """Prints rows of the table as they come; its head comes with the first."""
+    headed = False
+
+    def show(row: Row) -> None:
+        nonlocal headed
+        progress.done()
+        if not headed:
+            print(f"{'fault':25} {'form':11} {'result':18} {'place':6} caught by")
+            headed = True
+        if row.outcome != "not applicable":
+            place = ("right" if row.placed else "wrong") if row.outcome == "caught" else "-"
+            by = ", ".join(row.caught_by) or _OPEN.get(row.outcome, "nothing")
+            if row.outcome == "caught by restore":
+                by += f": {row.detail}"
+            print(f"{row.fault:25} {row.layout:11} {row.outcome:18} {place:6} {by}", flush=True)
+
+    return show
+
+
+def _counts(rows: Sequence[Row]) -> dict[str, int]:
+    """Rows by outcome, and how many caught ones name the place."""
+    counts = dict(Counter(row.outcome for row in rows))
+    counts["placed"] = sum(row.placed for row in rows)
+    return counts
+
+
+def _summarise(results: Sequence[FormResult], missing: dict[str, str]) -> int:
+    """Print the figures and what was missed; the command's exit code."""
+    for result in results:
+        counts = _counts(result.rows)
+        planted = len(result.rows) - counts.get("not applicable", 0)
+        caught = sum(counts.get(word, 0) for word in _CAUGHT)
+        share = 100 * counts["placed"] / caught if caught else 0.0
+        print(
+            f"{result.form}: {planted} faults planted, {counts.get('caught', 0)} caught by checks, "
+            f"{counts.get('caught by restore', 0)} by restoring, {counts.get('missed', 0)} missed; "
+            f"place named rightly for {counts['placed']} of {caught} ({share:.1f} %)."
+        )
+        for word, reason in _OPEN.items():
+            if counts.get(word):
+                print(f"{result.form}: {counts[word]} {reason}.")
+    for form, sentence in missing.items():
+        print(f"{form}: not captured: {sentence}")
+    missed = [(result.form, row) for result in results for row in result.rows if row.outcome == "missed"]
+    for form, row in missed:
+        print(f"FAIL: '{row.fault}' at {row.place} was missed, {form}; its seed is {row.seed}.")
+    if not missed:
+        print("PASS: no planted fault was missed.")
+    return EXIT_FAIL if missed else EXIT_PASS
+
+
+def _json(
+    arguments: argparse.Namespace,
+    results: Sequence[FormResult],
+    missing: dict[str, str],
+    environment: dict[str, Any],
+) -> str:
+    explanations = {fault.name: fault.explanation for fault in CATALOGUE}
+    content = {
+        "version": 1,
+        "status": "FAIL" if any(_counts(result.rows).get("missed") for result in results) else "PASS",
+        "seed": arguments.seed,
+        "environment": environment,
+        "not_captured": missing,
+        "forms": [
+            {
+                "form": result.form,
+                "counts": _counts(result.rows),
+                "rows": [{**asdict(row), "explanation": explanations[row.fault]} for row in result.rows],
+            }
+            for result in results
+        ],
+    }
+    return json.dumps(content, indent=1)

@@ -1,0 +1,42 @@
+"""The arguments by which commands are told what to run: QEMU, accelerator, guest, cache."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from snapproof.cli.own_guest import add_arguments as add_guest_arguments
+
+_SEED_LIMIT = 1 << 64
+
+
+def seed_number(text: str) -> int:
+    """A seed that the guest's agent takes, too; raises ValueError for anything else."""
+    number = int(text)
+    if not 0 <= number < _SEED_LIMIT:
+        raise ValueError
+    return number
+
+
+def add_stack_arguments(
+    parser: argparse.ArgumentParser, *, qemu: bool = True, own_guest: bool = True
+) -> None:
+    """Add those that snapproof.runs.stack.prepare_stack reads.
+
+    Args:
+        parser: of the command.
+        qemu: whether it takes a single QEMU, as `--qemu`.
+        own_guest: whether it takes a guest of the user's own.
+    """
+    if qemu:
+        parser.add_argument(
+            "--qemu", metavar="PATH|NAME", help="an executable, or a name from 'snapproof images list'"
+        )
+    parser.add_argument(
+        "--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if a guest boots under it"
+    )
+    parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
+    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
+    if own_guest:
+        add_guest_arguments(parser)

@@ -1,0 +1,100 @@
+"""Verdicts as a person reads them on a terminal or in a log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.status import Status
+from snapproof.report.result import OutcomeRecord
+
+_SHOWN_VIOLATIONS = 5
+_SHOWN_RANGES = 10
+
+# Figure name to (label, unit); the order is the order of printing.
+_FIGURES = {
+    "stun_ms": ("stun", "ms"),
+    "downtime_ms": ("downtime (QEMU)", "ms"),
+    "total_ms": ("total time", "ms"),
+    "largest_write_stall_us": ("largest write stall", "us"),
+    "file_bytes": ("file", "bytes"),
+    "pages_in_stream": ("pages in the stream", ""),
+    "pages_compared_with_golden": ("pages compared with the golden image", ""),
+    "agent_pages_verified_offline": ("agent pages verified offline", ""),
+    "agent_pages_verified_in_restored_guest": ("agent pages verified in the restored guest", ""),
+    "pages_written_during_save": ("pages written while RAM was saved", ""),
+}
+
+
+def outcome_lines(outcome: OutcomeRecord) -> Iterator[str]:
+    """A test's verdict: one line, then its figures per snapshot, then what is wrong."""
+    yield f"{outcome.status.value:5} {outcome.name} ({outcome.seconds:.1f} s): {outcome.sentence}"
+    yield from _figure_lines(outcome.figures)
+    for check in outcome.checks:
+        if check["status"] not in (Status.PASS.value, Status.DONE.value):
+            yield from check_lines(check)
+
+
+def check_lines(check: Mapping[str, Any]) -> Iterator[str]:
+    """One check: its name and explanation, and its first violations with their hexdumps."""
+    reason = check.get("reason") or check["explanation"]
+    yield f"      {check['status']} {check['name']}: {reason}"
+    violations = check.get("violations", [])
+    for violation in violations[:_SHOWN_VIOLATIONS]:
+        yield f"        {violation['sentence']}"
+        place = _place(violation)
+        if place:
+            yield f"          {place}"
+        yield from (f"          {line}" for line in violation.get("hexdump", "").splitlines())
+    more = check.get("total", 0) - min(len(violations), _SHOWN_VIOLATIONS)
+    if more > 0:
+        kept = "all" if check["total"] == len(violations) else f"the first {len(violations):,}"
+        yield f"        ... and {more:,} more; {kept} are in the JSON result."
+
+
+def _place(violation: Mapping[str, Any]) -> str:
+    """What a violation says of its place and of what should be there, beyond its sentence."""
+    names = (("gpa", "guest-physical"), ("file_offset", "file offset"))
+    where = ", ".join(f"{word} 0x{violation[name]:x}" for name, word in names if name in violation)
+    said = [f"{name} {violation[name]}" for name in ("expected", "found") if violation.get(name)]
+    return "; ".join([where, *said] if where else said)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as "1 page" and "2,000 pages"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def range_text(block: str, start: int, end: int, pages: int) -> str:
+    """A range of pages of a RAMBlock; offsets in bytes."""
+    return f"{block} 0x{start:x} to 0x{end:x}: {counted(pages, 'page')}"
+
+
+def range_lines(check: Mapping[str, Any]) -> Iterator[str]:
+    """The bad pages of one check as ranges of neighbours, where there are more than its sentences say."""
+    ranges = check.get("ranges", [])
+    pages = sum(found["pages"] for found in ranges)
+    if pages <= _SHOWN_VIOLATIONS:
+        return
+    yield f"        {counted(pages, 'bad page')} in {counted(len(ranges), 'range')}:"
+    for found in ranges[:_SHOWN_RANGES]:
+        yield f"          {range_text(found['block'], found['start'], found['end'], found['pages'])}"
+    if len(ranges) > _SHOWN_RANGES:
+        yield f"          ... and {len(ranges) - _SHOWN_RANGES:,} more ranges; all are in the JSON result."
+
+
+def _figure_lines(figures: Mapping[str, float | int | str]) -> Iterator[str]:
+    labels = dict.fromkeys(name.rpartition("/")[0] for name in figures if "/" in name)
+    for label in labels:
+        shown = [
+            f"{text} {figures[f'{label}/{name}']:,}{f' {unit}' if unit else ''}"
+            for name, (text, unit) in _FIGURES.items()
+            if isinstance(figures.get(f"{label}/{name}"), int | float)
+        ]
+        yield f"      {label}:"
+        yield from (f"        {line}" for line in shown)
+    if "stun_ratio" in figures:
+        yield (
+            f"      Stop-and-save stuns the guest {figures['stun_ratio']} times as long as the shortest "
+            f"live stun, {figures['shortest_live_stun_ms']} ms."
+        )

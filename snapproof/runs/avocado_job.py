@@ -1,0 +1,134 @@
+"""Runs entries of a profile as one Avocado job and collects one outcome for each, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from avocado.core.job import Job
+from avocado.core.suite import TestSuite
+
+import tests_functional
+from harness.errors import SetupBroken
+from harness.status import Status
+from snapproof.report.result import OutcomeRecord
+from snapproof.runs.events import EVENTS_FILE
+from snapproof.runs.interruption import asked_to_stop
+from snapproof.runs.side_by_side import Plan
+from tests_functional.lib.entry import Entry
+from tests_functional.lib.outcome import OUTCOME_FILE
+from tests_functional.lib.run import remove_heavy
+
+# Avocado's own clock starts before the test's; a killed test never reports, so both must end it.
+_TASK_GRACE_SECONDS = 30
+_JOB_GRACE_SECONDS = 60
+
+
+def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) -> dict[str, OutcomeRecord]:
+    """Run tests in processes of their own.
+
+    Args:
+        plan: what to run, and who beside whom.
+        common: parameters that all tests get.
+        folder: the results folder; tests get `folder/tests/NAME`.
+
+    Returns:
+        One outcome per entry, by its name. A test that was killed or never ran is an ERROR.
+
+    Raises:
+        SetupBroken: Avocado does not find one of the tests.
+    """
+    entries = (*plan.together, *plan.alone)
+    config = {
+        "run.results_dir": str(folder / "avocado"),
+        "job.run.timeout": sum(entry.seconds for entry in entries) + _JOB_GRACE_SECONDS,
+        # Not one of Avocado's streams: it stays silent without taking our own output away, as "none" does.
+        "core.show": ["snapproof"],
+        "sysinfo.collect.enabled": False,
+        "job.run.result.html.enabled": False,
+    }
+    suites = [
+        _suite(name, part, common, folder, {**config, "run.max_parallel_tasks": workers})
+        for name, part, workers in (("together", plan.together, plan.workers), ("alone", plan.alone, 1))
+        if part
+    ]
+    for suite in suites:
+        # One job each: a job that is interrupted ends the suite it is in and goes on with the next.
+        if not asked_to_stop():
+            # Avocado sets both to what they were when it was imported (core/output.py, StdOutput), and what
+            # is for people would get among the events of `--events -`.
+            with redirect_stdout(sys.stdout), redirect_stderr(sys.stderr), Job(config, [suite]) as job:
+                # Avocado lists failures on stderr whatever `core.show` says; we print them ourselves.
+                logging.getLogger("avocado.app").handlers[:] = [logging.NullHandler()]
+                job.run()
+    return {entry.name: _collect(entry, folder) for entry in entries}
+
+
+def _suite(
+    name: str,
+    entries: Sequence[Entry],
+    common: Mapping[str, str | int | float],
+    folder: Path,
+    config: Mapping[str, object],
+) -> TestSuite:
+    runnables = []
+    for entry in entries:
+        parameters = {
+            **common,
+            **entry.parameters,
+            "name": entry.name,
+            "seconds": entry.seconds,
+            "folder": str(folder / "tests" / entry.name),
+            "results": str(folder),
+            "events": str(folder / EVENTS_FILE),
+            "parent_pid": os.getpid(),
+        }
+        runnables += _resolve(entry, parameters)
+    longest = max(entry.seconds for entry in entries)
+    config = {**config, "task.timeout.running": longest + _TASK_GRACE_SECONDS}
+    return TestSuite(name, config=config, tests=runnables, job_config=config)
+
+
+def _resolve(entry: Entry, parameters: Mapping[str, str | int | float]) -> list[object]:
+    """The one runnable of an entry.
+
+    Avocado silently drops a test whose base class it cannot import, so the count is checked.
+    """
+    home = Path(tests_functional.__file__).parent
+    if str(home.parent) not in sys.path:
+        # Avocado's static resolver looks for base classes on the path only, which an editable install
+        # does not put its packages on.
+        sys.path.append(str(home.parent))
+    config = {
+        # What follows the colon is a regular expression, and test_x would find test_x_y too.
+        "resolver.references": [f"{home / entry.test}$"],
+        "run.dict_variants": [dict(parameters)],
+        "run.dict_variants.variant_id_keys": ["name"],
+        "run.ignore_missing_references": True,
+    }
+    found = TestSuite.from_config(config, name=entry.name).tests or []
+    if len(found) != 1:
+        raise SetupBroken(f"Avocado found {len(found)} tests for '{entry.test}' instead of one.")
+    return list(found)
+
+
+def _collect(entry: Entry, folder: Path) -> OutcomeRecord:
+    place = Path("tests") / entry.name
+    try:
+        data = json.loads((folder / place / OUTCOME_FILE).read_text(encoding="utf-8"))
+        return OutcomeRecord.from_json(data).placed(str(place))
+    except FileNotFoundError:
+        remove_heavy(folder / place)
+        return OutcomeRecord(
+            entry.name,
+            Status.ERROR,
+            "The run was interrupted before this test had reported."
+            if asked_to_stop()
+            else f"The test did not report within {entry.seconds} s; see its logs.",
+            folder=str(place),
+        )

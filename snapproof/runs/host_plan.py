@@ -1,0 +1,267 @@
+"""From `--host` to a host that can be entered, with all that is to be there."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from guest_images.cache import Cache
+from guest_images.catalogue import HostSpec, host_spec
+from guest_images.disks.ext4_image import mkfs_root
+from guest_images.guests.image import build_guest
+from guest_images.guests.kernel_modules import Kernel
+from guest_images.hosts.image import OWN_KERNEL_HOST, HostImage, build_host, build_host_with_kernel
+from guest_images.hosts.kernel_build import build_kernel
+from guest_images.hosts.machine import host_config
+from guest_images.qemu.builds import ProvisionedQemu, provision_qemu
+from guest_images.qemu.disk import build_qemu_disk
+from harness.deadline import Deadline
+from harness.errors import MachineryMissing
+from harness.hosts.host import Host
+from harness.hosts.link import LocalLink
+from harness.hosts.spec import LOCAL, HostSpecText, VmSpec
+from harness.hosts.ssh import SshAddress, ssh_host
+from harness.hosts.vm import VmDisk, disk_arguments, vm_host
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE
+from harness.qemu.probe import DEFAULT_EXECUTABLE
+from snapproof.cli.command import add_cache_argument
+from tests_functional.hosts.plan import BALANCED, FAULT, FLOWS, PLANTED, Plan
+from tests_functional.hosts.seed import Seed, provide_seed
+from tests_functional.hosts.snapshots import Places
+from tests_functional.hosts.vm_places import sink_file, vm_disks, vm_places
+from tests_functional.kernel import registry
+from tests_functional.kernel.trackers import mprotect
+from validators.faults.live.wrapper import fault_library
+from validators.faults.preload import preload_library
+
+DEFAULT_QEMU = "debian-13"
+HOST_ACCELERATORS = ("tcg", "kvm")
+"""What VMs can run under, the default first."""
+
+_BOOT_SECONDS = 180.0
+_LOGIN_SECONDS = 30.0
+_CARRY_SECONDS = 300.0
+_GUEST = "default"
+_COMPILED = "kernel-"
+_SINKS = (*FLOWS, PLANTED, BALANCED)
+# Under TCG a test takes up to twenty times as long, and the machine may have other things to do.
+_SLOW = 4
+# The write trackers compare ways of taking a snapshot, at the cost of as much time as all feature tests.
+_FEATURE_SUITES = tuple(f"{suite}.*" for suite in registry.SUITES if suite != "trackers")
+
+
+HOST_HELP = "'local', 'ssh://[user@]address[:port]', 'vm:NAME' or 'vm:/path/to/bzImage[,modules=FOLDER]'"
+"""What `--host` takes, for the help."""
+
+
+def add_host_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that go with `--host`."""
+    parser.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key for a lab machine")
+    parser.add_argument("--ssh-host-key", default="", metavar="LINE", help="public host key of a lab machine")
+    parser.add_argument(
+        "--host-accel",
+        choices=HOST_ACCELERATORS,
+        default=HOST_ACCELERATORS[0],
+        help="accelerator of x86 VMs (default: %(default)s)",
+    )
+    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
+    add_cache_argument(parser)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What plans are made from.
+
+    Attributes:
+        arguments: of the command; those of snapproof.cli.hosts count.
+        cache: where everything is kept.
+        folder: of the results; each host has one of its own in it.
+        log: told what takes time.
+    """
+
+    arguments: argparse.Namespace
+    cache: Cache
+    folder: Path
+    log: Callable[[str], None]
+
+
+def prepared(wanted: HostSpecText, sources: Sources) -> tuple[Plan, AbstractContextManager[Host]]:
+    """The plan for a host, and the host, not entered yet.
+
+    Raises:
+        UsageError: there is no such host.
+        MachineryMissing, SetupBroken: what it takes could not be fetched or built.
+    """
+    if wanted.vm is not None:
+        return _vm(wanted.vm, sources)
+    address = _address(wanted.ssh, sources.arguments) if wanted.ssh else None
+    name = address.name if address else LOCAL
+    folder = _folder(sources, name)
+    local = address is None
+    qemu = provision_qemu(sources.arguments.qemu or DEFAULT_QEMU, sources.cache, sources.log)
+    given = sources.arguments.host_qemu or (str(qemu.executable) if local else DEFAULT_EXECUTABLE)
+    seed = _seed(qemu, sources, folder)
+
+    def places(host: Host) -> Places:
+        assert seed is not None, "asked for with a seed only"
+        return _carried(host, seed, given)
+
+    # A library of this machine need not run on another.
+    plan = Plan(
+        name=name,
+        expected=None,
+        seed=seed,
+        places=places,
+        sinks={},
+        tests=_tests(sources),
+        helper=tracker_library(sources.cache, sources.log) if local else None,
+        fault=_fault(sources) if local else None,
+        own=False,
+        folder=folder,
+    )
+    return plan, Host(LOCAL, LocalLink()) if address is None else _logged_in(address)
+
+
+def opened_host(wanted: HostSpecText, sources: Sources) -> AbstractContextManager[Host]:
+    """A host that nothing but programs is carried to; errors as `prepared`."""
+    if wanted.vm is None:
+        address = _address(wanted.ssh, sources.arguments) if wanted.ssh else None
+        return Host(LOCAL, LocalLink()) if address is None else _logged_in(address)
+    image, _ = _image(wanted.vm, sources)
+    return _booted(image, {}, sources, _folder(sources, image.name))
+
+
+def _vm(wanted: VmSpec, sources: Sources) -> tuple[Plan, AbstractContextManager[Host]]:
+    image, spec = _image(wanted, sources)
+    folder = _folder(sources, image.name)
+    usual = image.architecture is DEFAULT_ARCHITECTURE
+    chosen = sources.arguments.qemu if usual else None
+    mirror = sources.arguments.mirror
+    inner = provision_qemu(chosen or spec.qemu, sources.cache, sources.log, mirror=mirror)
+    outer = provision_qemu(chosen or spec.source_qemu, sources.cache, sources.log, mirror=mirror)
+    seed = _seed(outer, sources, folder)
+    disks: dict[str, VmDisk] = {}
+    if seed is not None:
+        mkfs = mkfs_root(sources.cache, sources.log, mirror)
+        disks = vm_disks(seed, build_qemu_disk(inner, mkfs, sources.cache, sources.log), folder, _SINKS)
+    plan = Plan(
+        name=image.name,
+        expected=spec.features if wanted.name else None,
+        seed=seed,
+        places=lambda _: vm_places(_SINKS),
+        sinks={flow: sink_file(folder, flow) for flow in _SINKS},
+        tests=_tests(sources, *lent_to_vm()),
+        helper=tracker_library(sources.cache, sources.log) if usual else None,
+        fault=_fault(sources) if usual else None,
+        own=True,
+        folder=folder,
+    )
+    return plan, _booted(image, disks, sources, folder)
+
+
+def _image(wanted: VmSpec, sources: Sources) -> tuple[HostImage, HostSpec]:
+    mirror = sources.arguments.mirror
+    if wanted.kernel is not None:
+        given = Kernel(wanted.kernel, wanted.modules)
+        image = build_host_with_kernel(given, sources.cache, sources.log, mirror=mirror)
+        return image, host_spec(OWN_KERNEL_HOST)
+    if wanted.name.startswith(_COMPILED):
+        built = build_kernel(wanted.name.removeprefix(_COMPILED), sources.cache, sources.log, mirror=mirror)
+        image = build_host_with_kernel(Kernel(built.image, None), sources.cache, sources.log, mirror=mirror)
+        # Only what it offers is its own.
+        spec = replace(host_spec(OWN_KERNEL_HOST), name=wanted.name, features=built.spec.features)
+        return replace(image, name=wanted.name), spec
+    spec = host_spec(wanted.name)
+    return build_host(wanted.name, sources.cache, sources.log, mirror=mirror), spec
+
+
+@contextmanager
+def _booted(image: HostImage, disks: dict[str, VmDisk], sources: Sources, folder: Path) -> Iterator[Host]:
+    arguments = sources.arguments
+    config = host_config(
+        image,
+        sources.cache,
+        sources.log,
+        accel=arguments.host_accel,
+        arguments=disk_arguments(disks),
+        mirror=arguments.mirror,
+    )
+    sources.log(f"{image.name}: booting it.")
+    with vm_host(image.name, config, image.identity, folder / "host", Deadline(_BOOT_SECONDS)) as host:
+        yield host
+
+
+@contextmanager
+def _logged_in(address: SshAddress) -> Iterator[Host]:
+    with ssh_host(address, Deadline(_LOGIN_SECONDS)) as host:
+        yield host
+
+
+def _address(address: SshAddress, arguments: argparse.Namespace) -> SshAddress:
+    return replace(address, private_key=arguments.ssh_key, host_key=arguments.ssh_host_key)
+
+
+def _folder(sources: Sources, name: str) -> Path:
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    folder = sources.folder / "tests" / f"hosts.{plain}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _seed(qemu: ProvisionedQemu, sources: Sources, folder: Path) -> Seed | None:
+    if sources.arguments.no_snapshots:
+        return None
+    mirror = sources.arguments.mirror
+    image = build_guest(_GUEST, sources.cache, sources.log, mirror=mirror)
+    mkfs = mkfs_root(sources.cache, sources.log, mirror)
+    return provide_seed(qemu.executable, qemu.version, image, mkfs, sources.cache, folder, sources.log)
+
+
+def lent_to_vm() -> list[str]:
+    """Arguments of the feature tests on a VM, which is ours alone: whatever they need can be switched on."""
+    return ["--prepare", "--ksm", "--slow", str(_SLOW)]
+
+
+def _tests(sources: Sources, *lent: str) -> list[str] | None:
+    arguments = sources.arguments
+    if arguments.no_tests:
+        return None
+    patterns = arguments.filter or (() if arguments.trackers else _FEATURE_SUITES)
+    return [*lent, *(word for pattern in patterns for word in ("--filter", pattern))]
+
+
+def tracker_library(cache: Cache, log: Callable[[str], None]) -> Path | None:
+    """The mprotect tracker's library, None where it cannot be built; its tests skip then."""
+    try:
+        source = Path(mprotect.__file__).with_name("segv.c")
+        return Path(preload_library(source, cache, log))
+    except MachineryMissing as error:
+        log(f"The mprotect tracker is skipped. {error.sentence}")
+        return None
+
+
+def _fault(sources: Sources) -> Path | None:
+    """The planted fault's library, None where it cannot be built."""
+    try:
+        return fault_library(FAULT, sources.cache, sources.log)
+    except MachineryMissing as error:
+        sources.log(f"No fault is planted. {error.sentence}")
+        return None
+
+
+def _carried(host: Host, seed: Seed, qemu: str) -> Places:
+    """Carry a saved guest to a host and say where it is there."""
+    files = {"vmstate": seed.vmstate, "vmlinuz": seed.stack.image.kernel, "initrd": seed.stack.image.initrd}
+    there = {name: path for name, path in files.items() if path is not None}
+    host.put(dict(there), Deadline(_CARRY_SECONDS))
+    folder = host.folder
+    return Places(
+        qemu=PurePosixPath(qemu),
+        vmstate=folder / "vmstate",
+        kernel=folder / "vmlinuz",
+        initrd=folder / "initrd",
+        sinks={flow: folder / f"vmstate-{flow}" for flow in _SINKS},
+    )

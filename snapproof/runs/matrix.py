@@ -1,0 +1,203 @@
+"""The legs of a run, one for each `--qemu`, what shards of it are, and the table of a whole matrix."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from guest_images.catalogue import BOOT_SECONDS
+from guest_images.guests.image import GuestImage, build_guest
+from harness.errors import UsageError
+from harness.status import Status
+from snapproof.report.result import OutcomeRecord
+from snapproof.runs.stack import cache_of, prepare_stack
+from tests_functional.lib.entry import Entry
+from tests_functional.lib.guest import COVERAGE, DEFAULT_RAM_MIB, Stack, fitting_ram
+
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9.+-]+")
+_NUMBERS = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One QEMU of a run.
+
+    Attributes:
+        label: names it in results, "" where it is the only one.
+        qemu: as given with `--qemu`, None for the default.
+        folder: where its tests' files go, the results folder itself where it is the only one.
+        stack: what its tests use.
+        environment: what every result of it says.
+        entries: the tests of it, in this shard.
+        guests: further guests, which some of the tests name.
+    """
+
+    label: str
+    qemu: str | None
+    folder: Path
+    stack: Stack
+    environment: dict[str, Any]
+    entries: tuple[Entry, ...]
+    guests: tuple[GuestImage, ...] = ()
+
+    def without(self, entry: Entry) -> str:
+        """The first migration capability that a test needs and this QEMU lacks, "" where it lacks none."""
+        known = self.stack.capabilities
+        # A QEMU that did not say what it knows is asked by each test for itself.
+        return next((name for name in entry.needs if known and name not in known), "")
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """QEMU's version as numbers that can be compared."""
+        return tuple(int(number) for number in _NUMBERS.findall(self.environment["qemu"])[:3])
+
+    def called(self, entry: Entry) -> str:
+        """What the whole run calls a test of this leg."""
+        return f"{self.label}/{entry.name}" if self.label else entry.name
+
+    def named(self, outcome: OutcomeRecord) -> OutcomeRecord:
+        """An outcome of this leg as the whole run calls it."""
+        if not self.label:
+            return outcome
+        name = f"{self.label}/{outcome.name}"
+        return replace(outcome, name=name, folder=f"{self.label}/{outcome.folder}")
+
+    def newer(self, legs: Sequence[Leg]) -> str:
+        """The legs with a newer QEMU, as a test's parameter: JSON, label to executable, the newest last."""
+        by_age = sorted(legs, key=lambda leg: leg.version)
+        newer = {leg.label: str(leg.stack.executable) for leg in by_age if leg.version > self.version}
+        return json.dumps(newer)
+
+
+def prepare_legs(
+    arguments: argparse.Namespace, entries: Sequence[Entry], folder: Path, log: Callable[[str], None]
+) -> list[Leg]:
+    """Get all that the run needs, for all QEMUs before the first test.
+
+    Args:
+        arguments: of `snapproof run`.
+        entries: the tests of each leg.
+        folder: the results folder.
+        log: told what takes time.
+
+    Returns:
+        The legs that have a test in this shard.
+    """
+    names: list[str | None] = arguments.qemu or [None]
+    labels = _leg_labels(names)
+    work = _sharded([(label, entry) for label in labels for entry in entries], arguments.shard)
+    legs = []
+    for name, label in zip(names, labels, strict=True):
+        mine = tuple(entry for owner, entry in work if owner == label)
+        if not mine:
+            continue
+        place = folder / label if label else folder
+        place.mkdir(exist_ok=True)
+        one = argparse.Namespace(**{**vars(arguments), "qemu": name})
+        stack, environment = prepare_stack(one, place, log)
+        guests = _named_guests(mine, arguments, log)
+        images = {"": stack.image, **{image.name: image for image in guests}}
+        mine = tuple(_for_guest(entry, images) for entry in mine)
+        legs.append(Leg(label, name, place, stack, environment, mine, guests))
+    return legs
+
+
+def _named_guests(
+    entries: Sequence[Entry], arguments: argparse.Namespace, log: Callable[[str], None]
+) -> tuple[GuestImage, ...]:
+    """The guests that entries ask for by name, built before the first test."""
+    names = sorted({str(entry.parameters["guest"]) for entry in entries if "guest" in entry.parameters})
+    cache = cache_of(arguments)
+    return tuple(build_guest(name, cache, log, mirror=arguments.mirror) for name in names)
+
+
+def _for_guest(entry: Entry, images: Mapping[str, GuestImage]) -> Entry:
+    """The entry with the RAM that its guest needs, and as much more time as that may take to boot."""
+    image = images[str(entry.parameters.get("guest", ""))]
+    ram_mib = fitting_ram(
+        int(entry.parameters.get("ram_mib", DEFAULT_RAM_MIB)),
+        float(entry.parameters.get("coverage", COVERAGE)),
+        image.own_mib,
+    )
+    return replace(
+        entry,
+        parameters={**entry.parameters, "ram_mib": ram_mib},
+        seconds=int(entry.seconds * max(1.0, image.boot_seconds / BOOT_SECONDS)),
+    )
+
+
+def work_digest(legs: int, entries: Sequence[Entry]) -> str:
+    """A digest of all tests of a run, in their order: shards of one run have the same.
+
+    Args:
+        legs: how many QEMUs.
+        entries: the tests of each.
+    """
+    text = "\n".join([str(legs), *(entry.name for entry in entries)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _leg_labels(names: Sequence[str | None]) -> list[str]:
+    return [""] if len(names) == 1 else _labels([name or "" for name in names])
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """A unique folder name for each QEMU, in which it can be recognised."""
+    labels: list[str] = []
+    for name in names:
+        words = _NOT_IN_A_NAME.sub("-", "-".join(Path(name).parts[-2:]) if "/" in name else name).strip("-.")
+        label = words or "qemu"
+        number = sum(other == label or other.startswith(f"{label}-again") for other in labels)
+        labels.append(f"{label}-again{number}" if number else label)
+    return labels
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Shard I of N from ``I/N``; raises ValueError for anything else."""
+    first, _, second = text.partition("/")
+    number, count = int(first), int(second)
+    if not 1 <= number <= count:
+        raise ValueError
+    return number, count
+
+
+def _sharded(work: list[tuple[str, Entry]], shard: tuple[int, int] | None) -> list[tuple[str, Entry]]:
+    if shard is None:
+        return work
+    number, count = shard
+    mine = work[number - 1 :: count]
+    if not mine:
+        raise UsageError(f"There are only {len(work)} tests, so shard {number} of {count} has none.")
+    return mine
+
+
+def table(outcomes: Sequence[OutcomeRecord], legs: Sequence[Leg]) -> list[str]:
+    """Lines of a table: test group by QEMU, with how many tests ended how.
+
+    Args:
+        outcomes: of the whole run.
+        legs: at least two.
+    """
+    cells: dict[tuple[str, str], Counter[Status]] = {}
+    for outcome in outcomes:
+        label, _, name = outcome.name.partition("/")
+        cells.setdefault((name.partition(".")[0], label), Counter())[outcome.status] += 1
+    groups = list(dict.fromkeys(group for group, _ in cells))
+    labels = [leg.label for leg in legs]
+    rows = [["", *(f"{leg.label} ({leg.environment['qemu'].split()[0]})" for leg in legs)]]
+    rows += [[group, *(_cell(cells.get((group, label), Counter())) for label in labels)] for group in groups]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _cell(counts: Counter[Status]) -> str:
+    return ", ".join(f"{counts[status]} {status.value}" for status in Status if counts[status]) or "-"

@@ -1,0 +1,57 @@
+"""Which tests a profile runs: the rows of every subject's folder in tests_functional/."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatch
+
+from harness.errors import UsageError
+from tests_functional.failures.rows import ROWS as FAILURES
+from tests_functional.findings.rows import ROWS as FINDINGS
+from tests_functional.lib.entry import Entry
+from tests_functional.memory.rows import ROWS as MEMORY
+from tests_functional.offline.rows import ROWS as OFFLINE
+from tests_functional.planted.rows import ROWS as PLANTED
+from tests_functional.refusals.rows import ROWS as REFUSALS
+from tests_functional.repetition.rows import ROWS as REPETITION
+from tests_functional.run_states.rows import ROWS as RUN_STATES
+from tests_functional.snapshot.rows import ROWS as SNAPSHOT
+from tests_functional.versions.rows import ROWS as VERSIONS
+
+_NIGHTLY = (
+    *SNAPSHOT,
+    *MEMORY,
+    *OFFLINE,
+    *REPETITION,
+    *VERSIONS,
+    *FAILURES,
+    *REFUSALS,
+    *RUN_STATES,
+    *PLANTED,
+    *FINDINGS,
+)
+
+
+def _rows_of(profile: str) -> tuple[Entry, ...]:
+    return tuple(entry for entry in _NIGHTLY if profile in entry.profiles)
+
+
+PROFILES: Mapping[str, tuple[Entry, ...]] = {
+    "smoke": _rows_of("smoke"),
+    "premerge": _rows_of("premerge"),
+    "nightly": _NIGHTLY,
+}
+
+
+def select(profile: str, pattern: str | None) -> tuple[Entry, ...]:
+    """Return the entries of a profile whose name matches a shell pattern.
+
+    Raises:
+        UsageError: there is no such profile, or nothing matches.
+    """
+    if profile not in PROFILES:
+        raise UsageError(f"There is no profile '{profile}'; choose one of {', '.join(sorted(PROFILES))}.")
+    chosen = tuple(e for e in PROFILES[profile] if pattern is None or fnmatch(e.name, pattern))
+    if not chosen:
+        raise UsageError(f"No test of profile '{profile}' fits the filter '{pattern}'; see --list.")
+    return chosen

@@ -1,0 +1,126 @@
+"""The results folder: results.json with its schema version, JUnit, KTAP and what else is wanted beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.errors import SetupBroken, UsageError
+from snapproof.report.context import Context
+from snapproof.report.formats import FORMATS, Format, deliver, delivered_anyway
+from snapproof.report.result import RESULTS_FILE, RunResult
+from tests_functional.lib.outcome import write_atomically
+
+BENCH_FILE, AB_FILE = "bench.json", "ab.json"
+"""What `bench downtime` and `bench ab` leave in their results folder."""
+
+# An interrupted run leaves no results.json, but outcomes that would pass for those of the next run.
+_HELD = (RESULTS_FILE, "tests", BENCH_FILE, AB_FILE)
+
+
+def now() -> str:
+    """The time as results carry it: UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def make_results_folder(path: Path) -> Path:
+    """Make the folder for a run's results.
+
+    Raises:
+        UsageError: it cannot be made or written, or it already holds a run.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"The results folder '{path}' cannot be written: {error.strerror}.") from error
+    if any((path / name).exists() for name in _HELD):
+        raise UsageError(f"'{path}' already holds the results of a run; name another folder with --results.")
+    return path.absolute()
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a results folder in which nothing has begun, with its empty folders."""
+    with contextlib.suppress(OSError):
+        for place in folder.iterdir():
+            place.rmdir()
+        folder.rmdir()
+
+
+def write_results(folder: Path, result: RunResult, more: Sequence[Format] = ()) -> None:
+    """Write results.json and the reports beside it, each whole or not at all.
+
+    Args:
+        folder: the results folder.
+        result: what the run found.
+        more: formats beside those that every results folder has; what a CI system takes from elsewhere (the
+            command's output, a file that a variable names) is put there too.
+
+    Raises:
+        SetupBroken: the disk is full or the folder is gone.
+        MachineryMissing: this installation lacks one of the formats; all else is written then.
+    """
+    context, content = Context(folder, folder), result.to_json()
+    always = [entry for entry in FORMATS.values() if entry.always]
+    try:
+        for entry in always:
+            write_atomically(folder / entry.file, entry.render(result, context))
+        # After the others that always are there: whoever finds it finds those.
+        write_atomically(folder / RESULTS_FILE, json.dumps(content, indent=1) + "\n")
+        write_report(folder, content)
+        for entry in more:
+            text = entry.render(result, context)
+            write_atomically(folder / entry.file, text)
+            if delivered_anyway(entry):
+                deliver(entry, text)
+    except OSError as error:
+        raise SetupBroken(f"The results could not be written to '{folder}': {error.strerror}.") from error
+
+
+def write_report(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write report.html from the content of results.json.
+
+    A page that cannot be made says nothing about the snapshots: the verdict and its exit code stay as they
+    are. The page itself and a line on standard error say that it is missing, and why.
+
+    Raises:
+        OSError: the disk is full or the folder is gone.
+    """
+    # Half a second, which only the end of a run has a use for.
+    from snapproof.report.html import REPORT_FILE, report_html, sorry_html
+
+    try:
+        page = report_html(content, folder)
+    except Exception as error:
+        why = (
+            f"report.html could not be made, which is snapproof's own fault: {type(error).__name__}: {error}"
+        )
+        print(f"snapproof: {' '.join(why.split())}. All results are in results.json.", file=sys.stderr)
+        page = sorry_html(content, traceback.format_exc())
+    write_atomically(folder / REPORT_FILE, page)
+
+
+def write_reproducer(folder: Path, command: Sequence[str], sentence: str) -> None:
+    """Write reproduce.sh: the one command that runs a test again with the same seed.
+
+    Raises:
+        SetupBroken: the disk is full or the folder is gone.
+    """
+    script = folder / "reproduce.sh"
+    # A second line of the sentence would be a command. Paths may hold bytes that are not UTF-8.
+    comment = " ".join(sentence.split())
+    text = f"#!/bin/sh\n# {comment}\nexec {shlex.join(command)}\n"
+    try:
+        script.write_text(text, encoding="utf-8", errors="surrogateescape")
+        script.chmod(0o755)
+    except OSError as error:
+        raise SetupBroken(f"'{script}' could not be written: {error.strerror}.") from error

@@ -1,0 +1,109 @@
+"""`snapproof selftest --live`: break the live path of a real QEMU, and show that each fault is caught."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from harness.deadline import Deadline
+from harness.errors import SnapproofError
+from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status
+from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
+from snapproof.runs.json_file import write_json_file
+from snapproof.runs.stack import prepare_stack
+from tests_functional.lib.run import Run
+from tests_functional.planted.planted import LIVE_FAULTS, planted
+
+_SECONDS = 300.0
+_WORDS = {Status.PASS: "caught", Status.FAIL: "missed"}
+
+
+@dataclass(frozen=True)
+class LiveRow:
+    """What became of one fault.
+
+    Attributes:
+        fault: its name.
+        status: PASS where it was caught by its right name, FAIL where not; else it could not be planted.
+        seconds: what that took.
+        sentence: how it was seen, or why not.
+    """
+
+    fault: str
+    status: str
+    seconds: float
+    sentence: str
+
+
+def selftest_live(arguments: argparse.Namespace, folder: Path, progress: Progress) -> int:
+    """Plant each live fault in turn, print a table, and return the command's exit code.
+
+    Args:
+        arguments: of `snapproof selftest`.
+        folder: for the guests' files; nothing in it is kept.
+        progress: told what goes on.
+    """
+    stack, environment = prepare_stack(arguments, folder, progress.step)
+    rows: list[LiveRow] = []
+    for name in LIVE_FAULTS:
+        place = folder / name
+        place.mkdir()
+        run = Run(
+            name=name,
+            stack=stack,
+            host_environment=environment,
+            folder=place,
+            events=folder / EVENTS_FILE,
+            pattern="random",
+            seed=arguments.seed,
+            repeat=1,
+            keep=False,
+            deadline=Deadline(_SECONDS),
+        )
+        with EventTail(run.events, progress):
+            rows.append(_plant(run))
+        progress.done()
+        _show(rows)
+    if arguments.json:
+        content = {"version": 1, "environment": environment, "rows": [asdict(row) for row in rows]}
+        write_json_file(arguments.json, json.dumps(content, indent=1))
+    return summarise(rows)
+
+
+def _plant(run: Run) -> LiveRow:
+    begun = time.monotonic()
+    try:
+        outcome = planted(run.name)(run)
+        status, sentence = outcome.status, outcome.sentence
+    except SnapproofError as error:
+        status, sentence = error.status, error.sentence
+    return LiveRow(run.name, status.value, round(time.monotonic() - begun, 1), sentence)
+
+
+def _show(rows: Sequence[LiveRow]) -> None:
+    """Print the last row, and the table's head before the first."""
+    if len(rows) == 1:
+        print(f"{'fault':18} {'result':8} {'seconds':>7}  how it was seen")
+    row = rows[-1]
+    word = _WORDS.get(Status(row.status), row.status)
+    print(f"{row.fault:18} {word:8} {row.seconds:7.1f}  {row.sentence}", flush=True)
+
+
+def summarise(rows: Sequence[LiveRow]) -> int:
+    """Print the verdict; PASS only where each fault was planted and caught."""
+    missed = [row.fault for row in rows if row.status == Status.FAIL.value]
+    unplanted = [row.fault for row in rows if row.status not in (Status.PASS.value, Status.FAIL.value)]
+    for fault in missed:
+        print(f"FAIL: '{fault}' was missed.")
+    for fault in unplanted:
+        print(f"ERROR: '{fault}' could not be planted, so nothing is known about it.")
+    if missed:
+        return EXIT_FAIL
+    if unplanted or not rows:
+        return EXIT_ERROR
+    print(f"PASS: all {len(rows)} live faults were caught.")
+    return EXIT_PASS

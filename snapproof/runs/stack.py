@@ -1,0 +1,127 @@
+"""From the command line to a stack: which QEMU, which guest, which accelerator."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from guest_images.cache import Cache, default_cache_folder, publish_file
+from guest_images.catalogue import QEMUS
+from guest_images.guests.image import GuestImage, build_guest
+from guest_images.guests.init_script import READY_LINE
+from guest_images.qemu.builds import provision_qemu
+from harness.deadline import Deadline
+from harness.guest.ssh import GuestShell
+from harness.hosts.local import LocalHost
+from harness.qemu.accelerator import KVM_BOOT_SECONDS, Accelerator, probe_accelerator
+from harness.qemu.machine import Machine
+from harness.qemu.probe import DEFAULT_EXECUTABLE, QemuFacts, probe_qemu
+from snapproof.cli.own_guest import own_image
+from tests_functional.lib.guest import Stack
+
+DEFAULT_QEMU = "debian-13"
+_KVM_SYSTEMD_SECONDS = 40.0
+
+
+def cache_of(arguments: argparse.Namespace) -> Cache:
+    """The cache folder that the arguments or the environment name."""
+    return Cache(arguments.cache or default_cache_folder())
+
+
+def find_qemu(name: str | None, cache: Cache, mirror: str | None, log: Callable[[str], None]) -> QemuFacts:
+    """The QEMU that `--qemu` means: a name in the catalogue, a path, a program on PATH.
+
+    Without a name it is the one on PATH, else the catalogue's default, which is fetched.
+
+    Raises:
+        NoSubject: the executable does not exist or is not a QEMU.
+        MachineryMissing, SetupBroken: it could not be fetched.
+    """
+    if name is None and shutil.which(DEFAULT_EXECUTABLE) is None:
+        name = DEFAULT_QEMU
+    if name in {spec.name for spec in QEMUS}:
+        log(f"QEMU '{name}' from its package.")
+        return probe_qemu(provision_qemu(name, cache, log, mirror=mirror).executable)
+    return probe_qemu(name or DEFAULT_EXECUTABLE)
+
+
+def prepare_stack(
+    arguments: argparse.Namespace, folder: Path, log: Callable[[str], None]
+) -> tuple[Stack, dict[str, Any]]:
+    """Get all that a run needs, fetching and building what is not there.
+
+    Args:
+        arguments: `qemu`, `guest` or those of snapproof.cli.own_guest, `accel`, `mirror` and `cache` count.
+        folder: the results folder, for the accelerator probe's logs.
+        log: told what takes time.
+
+    Returns:
+        The stack, and what every result says about it.
+    """
+    cache = cache_of(arguments)
+    qemu = find_qemu(arguments.qemu, cache, arguments.mirror, log)
+    image = own_image(arguments, cache, log)
+    image = image or build_guest(arguments.guest, cache, log, mirror=arguments.mirror)
+    accelerator = _accelerator(arguments.accel, qemu, image, cache, folder, log)
+    log(f"QEMU {qemu.version}, guest '{image.name}', accelerator {accelerator.name}.")
+    facts = LocalHost().facts()
+    environment = {
+        "host": LocalHost.name,
+        "host_kernel": facts.kernel,
+        "host_architecture": facts.architecture,
+        "host_cpus": facts.cpus,
+        "qemu": qemu.version,
+        "qemu_executable": str(qemu.executable),
+        "accelerator": accelerator.name,
+        "accelerator_reason": accelerator.reason,
+        "guest_image": image.name,
+        "guest_image_digest": image.digest,
+    }
+    stack = Stack(qemu.executable, image, accelerator.name, capabilities=qemu.capabilities)
+    return stack.fitted(), environment
+
+
+def _accelerator(
+    wanted: str,
+    qemu: QemuFacts,
+    image: GuestImage,
+    cache: Cache,
+    folder: Path,
+    log: Callable[[str], None],
+) -> Accelerator:
+    if wanted != "auto":
+        return Accelerator(wanted, "chosen with --accel")
+    known = cache.path("accelerator", f"{_probe_key(qemu, image)}.json")
+    if known.exists():
+        return Accelerator(**json.loads(known.read_text(encoding="utf-8")))
+    log("Finding out which accelerator works.")
+    stack = Stack(qemu.executable, image, "kvm").fitted()
+    ready, seconds = _console_ready, KVM_BOOT_SECONDS
+    if image.agent is not None:
+        # Nothing is known of its console; systemd takes longer than our own init.
+        ready, seconds = partial(_ssh_ready, stack), _KVM_SYSTEMD_SECONDS
+    found = probe_accelerator(stack.machine_config(), ready, seconds, folder / "kvm-probe")
+    publish_file(known, json.dumps(asdict(found)).encode())
+    return found
+
+
+def _console_ready(machine: Machine, deadline: Deadline) -> None:
+    machine.wait_console(READY_LINE, deadline)
+
+
+def _ssh_ready(stack: Stack, machine: Machine, deadline: Deadline) -> None:
+    with GuestShell(machine.ssh_port, stack.identity()) as shell:
+        shell.connect(deadline, machine.alive)
+
+
+def _probe_key(qemu: QemuFacts, image: GuestImage) -> str:
+    """What the probe's answer depends on: this boot of the host, the QEMU and the guest."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return sha256(f"{boot} {qemu.executable} {qemu.version} {image.digest}".encode()).hexdigest()[:16]

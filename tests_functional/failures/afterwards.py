@@ -1,0 +1,105 @@
+"""What QEMU owes its user once a save has failed: guest, host and the next snapshot are right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from guest_images.agent.client import AgentStatus
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, NotApplicable
+from harness.process import session_members
+from harness.qemu import migration
+from tests_functional.failures.cases import Case
+from tests_functional.failures.ending import LIMIT_SECONDS
+from tests_functional.failures.means import Place
+from tests_functional.lib.checks import Problem, judged, problems_of
+from tests_functional.lib.cycle import Source
+from tests_functional.lib.guest import Guest, logged_in
+from tests_functional.lib.offline_checks import judge_oracles
+from tests_functional.lib.restored_checks import judge_restored
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Flow, Snapshot, take
+from tests_functional.lib.source_checks import judge_source
+from validators.faults.calls.control import CallControl
+from validators.judge import check_file
+from validators.verdict import T0, CheckResult
+
+_SAVE_SECONDS = 60.0
+_SINK = f"The sink's processes are gone within {LIMIT_SECONDS:.0f} s of the end."
+_NEXT = "The next snapshot succeeds and is right by every offline check."
+
+
+@dataclass
+class Group:
+    """What is gathered over the cases of a group: the checks, and the last good snapshot."""
+
+    run: Run
+    checks: list[CheckResult]
+    control: CallControl | None = None
+    last: tuple[Snapshot, T0 | None, AgentStatus] | None = None
+
+
+def judge_afterwards(group: Group, source: Source, case: Case, place: Place) -> list[CheckResult]:
+    """Judge guest, QEMU and host after a case, and take the next snapshot."""
+    machine, run = source.guest.machine, group.run
+    migration.wait_cleaned_up(machine, Deadline(LIMIT_SECONDS))
+    checks = [_sink_gone(source, case)]
+    # A new login within the limit: an old connection may outlive a guest that takes no new one.
+    with logged_in(machine, run.stack, Deadline(LIMIT_SECONDS)) as guest:
+        checks += [
+            replace(check, name=f"failures/{case.name}/{check.name}")
+            for check in judge_source(guest, source.before)
+        ]
+        checks.append(_next_snapshot(group, guest, source, case, place))
+    return checks
+
+
+def _next_snapshot(group: Group, guest: Guest, source: Source, case: Case, place: Place) -> CheckResult:
+    """Take the snapshot after a failure and judge its file; a good one is kept as the group's last."""
+    run, folder = group.run, place.folder / "next"
+    folder.mkdir()
+    try:
+        snapshot = take(Flow.LIVE, guest, source.counters, folder, run.deadline.at_most(_SAVE_SECONDS))
+    except NotApplicable as error:
+        # It was possible before the failure, so it is the failure that took it away.
+        problem = Problem.of_error(error, f"It is not possible any more: {error.sentence}")
+        return judged(f"failures/{case.name}/next", _NEXT, [problem])
+    offline = check_file(snapshot.path)
+    problems = problems_of(offline.violations)
+    problems += problems_of(judge_oracles(offline, snapshot, source.status).violations)
+    if not problems:
+        group.last = (_kept(snapshot, run.folder), offline.t0, source.status)
+    return judged(f"failures/{case.name}/next", _NEXT, problems)
+
+
+def _kept(snapshot: Snapshot, folder: Path) -> Snapshot:
+    """The same snapshot, its file moved to where the next good one replaces it."""
+    path = folder / "last" / "vmstate"
+    path.parent.mkdir(exist_ok=True)
+    return replace(snapshot, path=snapshot.path.replace(path))
+
+
+def _sink_gone(source: Source, case: Case) -> CheckResult:
+    pid = source.guest.machine.process.pid
+    known = {pid, *(process.pid for process in source.before.host.processes)}
+    problems = []
+    try:
+        Deadline(LIMIT_SECONDS).wait_for(lambda: known.issuperset(session_members(pid)), "The sink's end")
+    except DeadlineExpired:
+        problems.append(
+            Problem(
+                Code.SINK_LEFT,
+                f"The sink's processes still run {LIMIT_SECONDS:.0f} s after the end of the save.",
+            )
+        )
+    return judged(f"failures/{case.name}/sink-gone", _SINK, problems)
+
+
+def judge_last(run: Run, snapshot: Snapshot, t0: T0 | None, status: AgentStatus) -> list[CheckResult]:
+    """Restore the last snapshot that was taken after a failure, and judge the guest in it."""
+    run.say("Restoring the last snapshot that followed a failure.")
+    deadline = run.deadline.at_most(_SAVE_SECONDS)
+    found = judge_restored(run.stack, snapshot, status, t0, run.folder / "restored", deadline)
+    return [replace(check, name=f"failures/last/{check.name}") for check in found]

@@ -1,0 +1,163 @@
+"""The matrix of failures as data: what breaks, when, and how QEMU must say that the save ended."""
+
+from __future__ import annotations
+
+import enum
+import errno
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from validators.faults.calls.control import ERRORS, Call, CallFault
+
+
+class Act(enum.Enum):
+    """What is done to a save from outside."""
+
+    NOTHING = "nothing"
+    CANCEL = "migrate_cancel"
+    END_SINK = "the sink's processes are killed"
+
+
+class When(enum.Enum):
+    """When it is done."""
+
+    AT_ONCE = "as soon as 'migrate' has answered"
+    MIDDLE = "half of the stream has been sent"
+    NEAR_END = "all but a few MiB of the stream have been sent"
+    STALLED = "the sink has taken nothing for a while"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way in which a snapshot goes wrong.
+
+    Attributes:
+        name: stable slug; checks are called ``failures/<name>/<what>``.
+        reason: why it is in the matrix.
+        uri: migration URI as a template. Its fields: `file`, a path for a shell, `raw_file` for QEMU;
+            `middle` and `near_end`, offsets in the stream in bytes; `blocks`, `middle` in units of 512
+            bytes; `socket`, a path, and `port`, where a
+            peer takes 1 MiB and then resets the connection.
+        expected: how the save may end, as `query-migrate` names it; ``refused`` where `migrate` may be.
+        act: what is done to it.
+        when: when that is done.
+        free_descriptors: how many file descriptors QEMU may still open meanwhile, None for no limit.
+        right: whether the file of a save that has completed must be right.
+        call: a userfaultfd call of QEMU's that fails, None for none.
+    """
+
+    name: str
+    reason: str
+    uri: str
+    expected: frozenset[str] = frozenset({"failed"})
+    act: Act = Act.NOTHING
+    when: When = When.AT_ONCE
+    free_descriptors: int | None = None
+    right: bool = False
+    call: CallFault | None = None
+
+
+_CAT = "exec:cat > {file}"
+# Takes 2 MiB at a time and ends with its input, unlike one that sleeps a fixed number of times.
+_SLOW = (
+    "exec:while [ $(dd bs=2M count=1 iflag=fullblock 2>/dev/null | tee -a {file} | wc -c) -gt 0 ]; "
+    "do sleep 0.05; done"
+)
+# What is left at the end takes three seconds, however fast the rest was: who cancels then is in time.
+_SLOW_END = (
+    "exec:head -c {near_end} > {file}; "
+    "while [ $(dd bs=64k count=1 iflag=fullblock 2>/dev/null | tee -a {file} | wc -c) -gt 0 ]; "
+    "do sleep 0.05; done"
+)
+_STALLED = "exec:head -c 1048576 > {file}; exec sleep 1000"
+_FAILED = frozenset({"failed"})
+_CANCELLED = frozenset({"cancelled"})
+
+SINKS = (
+    Case("closes-at-once", "the command cannot even start its work", "exec:exit 0"),
+    Case("closes-in-header", "nothing of RAM got through", "exec:head -c 4 > {file}"),
+    Case("closes-at-1-mib", "RAM has only begun", "exec:head -c 1048576 > {file}"),
+    Case("closes-mid-ram", "half of RAM is released, half still protected", "exec:head -c {middle} > {file}"),
+    Case("closes-near-end", "little is left to release", "exec:head -c {near_end} > {file}"),
+    Case(
+        "full-mid-ram",
+        "a full disk is the commonest failure of all; a file size limit gives it without root",
+        "exec:(ulimit -f {blocks}; trap '' XFSZ; exec cat > {file})",
+    ),
+    Case("full-device", "the first write of the command fails", "exec:cat > /dev/full"),
+    Case("full-qemu-file", "QEMU itself cannot write", "file:/dev/full", frozenset({"refused", "failed"})),
+    Case(
+        "slow",
+        "a slow sink is no failure: the guest goes on and the file is right",
+        _SLOW,
+        frozenset({"completed"}),
+        right=True,
+    ),
+    Case(
+        "stalls-then-killed",
+        "an operator kills the command that hangs",
+        _STALLED,
+        act=Act.END_SINK,
+        when=When.STALLED,
+    ),
+    Case(
+        "closes-but-stays",
+        "a command that has closed its input and takes long to end must not stop the guest",
+        "exec:head -c 1048576 > {file}; exec 0<&-; exec sleep 25",
+    ),
+    Case(
+        "reports-failure",
+        "a command that has read all and then fails (a failed upload, a full disk) has saved nothing",
+        "exec:cat > {file}; exit 3",
+    ),
+    Case("unix-reset", "the peer on a UNIX socket goes away", "unix:{socket}"),
+    Case("tcp-reset", "the peer on a TCP connection resets it", "tcp:127.0.0.1:{port}"),
+)
+
+CANCEL = (
+    Case("cancel-at-once", "before or in the set-up of the save", _SLOW, _CANCELLED, Act.CANCEL),
+    Case("cancel-middle", "half of RAM is protected", _SLOW, _CANCELLED, Act.CANCEL, When.MIDDLE),
+    Case("cancel-near-end", "little is left to release", _SLOW_END, _CANCELLED, Act.CANCEL, When.NEAR_END),
+    Case(
+        "cancel-stalled",
+        "cancelling is what a user does when the sink hangs",
+        _STALLED,
+        _CANCELLED,
+        Act.CANCEL,
+        When.STALLED,
+    ),
+)
+
+DESCRIPTORS = tuple(
+    Case(
+        f"descriptors-{scheme}-{free}-free",
+        "QEMU runs out of file descriptors a step later with each that is free",
+        uri,
+        frozenset({"refused", "failed"}) | (frozenset({"completed"}) if free else frozenset()),
+        free_descriptors=free,
+        right=True,
+    )
+    for scheme, uri, most in (("exec", _CAT, 8), ("file", "file:{raw_file}", 4))
+    for free in range(most)
+)
+
+
+def call_cases(counts: Mapping[Call, int]) -> Sequence[Case]:
+    """Each userfaultfd call with each of its errors: the first, the second, one in the middle and the last.
+
+    Args:
+        counts: how many of each an undisturbed save makes.
+    """
+    return [
+        Case(
+            f"call-{call.slug}-{number}-{errno.errorcode[error].lower()}",
+            f"call {number} of {count} to {call.slug} fails with {errno.errorcode[error]}",
+            _CAT,
+            frozenset({"refused", "failed", "completed"}),
+            right=True,
+            call=CallFault(call, number, error),
+        )
+        for call, count in counts.items()
+        for number in sorted({1, 2, count // 2, count} & set(range(1, count + 1)))
+        for error in ERRORS[call]
+    ]

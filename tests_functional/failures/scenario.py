@@ -1,0 +1,269 @@
+"""Breaks one snapshot after another in one guest; a guest that does not survive a case is replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from guest_images.cache import Cache, default_cache_folder
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import MachineryMissing, NotApplicable, SetupBroken, SnapproofError
+from harness.qemu import migration
+from harness.qemu.machine import Machine
+from harness.qemu.qmp import CommandRefused
+from harness.status import Status
+from tests_functional.failures.afterwards import Group, judge_afterwards, judge_last
+from tests_functional.failures.cases import Act, Case, When, call_cases
+from tests_functional.failures.ending import (
+    LIMIT_SECONDS,
+    Ending,
+    judge_ending,
+    judge_resumed,
+    wait_ending,
+)
+from tests_functional.failures.means import Place, descriptor_limit, end_sinks, sink
+from tests_functional.lib.checks import Problem, judged, problems_of, skipped
+from tests_functional.lib.cycle import Source, writing_guest
+from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.restored_source import restored_source
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Flow, Snapshot, take
+from validators.faults.calls.control import Call, CallControl, call_control, controlled_qemu
+from validators.judge import check_file
+from validators.verdict import CheckResult
+
+_SAVE_SECONDS = 60.0
+# Long enough for a running save to get on, and for a guest to come upon a protected page.
+_STALL_SECONDS = 3.0
+_RELEASED = f"Once the sink is killed, QEMU is well again within {LIMIT_SECONDS:.0f} s."
+_ALIVE = "QEMU answers, and its guest over SSH."
+_FILE = "The file of a save that is said to have completed is right by every offline check."
+
+
+@dataclass
+class _Broken:
+    """What was found about a save that was broken.
+
+    Attributes:
+        checks: in the order in which they were made.
+        of_save: those of them that are about the save alone: a guest that passes all others can go on.
+        hangs: QEMU is not well even once its sink is gone.
+    """
+
+    checks: list[CheckResult] = field(default_factory=list)
+    of_save: list[CheckResult] = field(default_factory=list)
+    hangs: bool = False
+
+
+def failures(cases: Sequence[Case]) -> Callable[[Run], Outcome]:
+    """A scenario that goes through a group of cases."""
+    return lambda run: _all(run, cases)
+
+
+def call_failures(run: Run) -> Outcome:
+    """Let each userfaultfd call of a save fail in turn, after counting them in a save that works."""
+    with call_control(run.folder / "calls") as control:
+        wrapper = controlled_qemu(run.stack.executable, run.folder / "calls", Cache(default_cache_folder()))
+        controlled = replace(run, stack=replace(run.stack, executable=wrapper))
+        counts = _counts(controlled, control)
+        run.say(
+            "Calls: " + ", ".join(f"{call.slug} {count}" for call, count in counts.items() if count) + "."
+        )
+        return _all(controlled, call_cases(counts), control)
+
+
+def _counts(run: Run, control: CallControl) -> dict[Call, int]:
+    """How many calls of each kind an undisturbed save makes.
+
+    Raises:
+        SetupBroken: QEMU runs without our library, or makes no call through it.
+    """
+    folder = run.folder / "counting"
+    folder.mkdir()
+    with writing_guest(replace(run, folder=folder)) as source:
+        control.reset()
+        take(Flow.LIVE, source.guest, source.counters, folder, run.deadline.at_most(_SAVE_SECONDS))
+        counts = control.counts()
+        source.guest.machine.quit()
+    if not control.loaded or not (counts[Call.PROTECT] and counts[Call.UNPROTECT]):
+        raise SetupBroken("QEMU's userfaultfd calls do not come by our library, so none can be failed.")
+    run.discard(folder)
+    return counts
+
+
+def _all(run: Run, cases: Sequence[Case], control: CallControl | None = None) -> Outcome:
+    begun = time.monotonic()
+    group, left, guests = Group(run, [], control), list(cases), 0
+    seed: Snapshot | None = None
+    while left:
+        guests += 1
+        folder = run.folder / f"guest-{guests}"
+        folder.mkdir()
+        with _guest(replace(run, folder=folder), seed) as source:
+            seed = seed or _seed(run, source)
+            well = True
+            while left and well:
+                case = left.pop(0)
+                run.say(f"{case.name}: {case.reason}.")
+                place = Place(folder / case.name, seed.size_bytes)
+                place.folder.mkdir()
+                well = _survived(group, source, case, place)
+    run.discard(run.folder / "seed")
+    if group.last is not None:
+        group.checks += judge_last(run, *group.last)
+    if all(check.status is Status.PASS for check in group.checks):
+        run.discard(run.folder)
+    holds = f"{len(cases)} failures cost no more than the snapshot they hit."
+    figures = {"guests": guests}
+    return outcome_of(run, group.checks, time.monotonic() - begun, holds, figures)
+
+
+@contextmanager
+def _guest(run: Run, seed: Snapshot | None) -> Iterator[Source]:
+    """The first guest is booted; those that replace it go on from where it was when its memory was full."""
+    if seed is None:
+        with writing_guest(run) as source:
+            yield source
+        return
+    run.say("Going on with a new guest, restored from before the first failure.")
+    with restored_source(run.stack, seed, run.folder, run.deadline.at_most(_SAVE_SECONDS)) as source:
+        yield source
+
+
+def _seed(run: Run, source: Source) -> Snapshot:
+    """An undisturbed save: without one that works, failures say nothing."""
+    folder = run.folder / "seed"
+    folder.mkdir()
+    return take(Flow.LIVE, source.guest, source.counters, folder, run.deadline.at_most(_SAVE_SECONDS))
+
+
+def _survived(group: Group, source: Source, case: Case, place: Place) -> bool:
+    """Run one case; says whether its guest can be used for the next."""
+    machine = source.guest.machine
+    found: list[CheckResult] = []
+    broken = _Broken()
+    try:
+        broken = _broken_save(source, case, place, group.control)
+        found += broken.checks
+        # A monitor that is silent even with the sink gone would cost three more time limits to say so again.
+        if not broken.hangs:
+            found += judge_afterwards(group, source, case, place)
+    except NotApplicable as error:
+        group.checks.append(skipped(f"failures/{case.name}/end", _ALIVE, error.sentence))
+        return True
+    except (MachineryMissing, SetupBroken):
+        raise
+    except SnapproofError as error:
+        found.append(judged(f"failures/{case.name}/alive", _ALIVE, [Problem.of_error(error)]))
+    group.checks += found
+    bad = [check for check in found if check.status is Status.FAIL]
+    for check in bad:
+        group.run.say(f"{check.name}: {check.violations[0].sentence}")
+    if not bad:
+        group.run.discard(place.folder)
+    # A guest that went on well after its case is as good as new, however the save itself ended.
+    return machine.alive() and all(check in broken.of_save for check in bad)
+
+
+def _broken_save(source: Source, case: Case, place: Place, control: CallControl | None) -> _Broken:
+    """Start a save, break it, and judge how it ends; the sink is gone afterwards."""
+    machine = source.guest.machine
+    with contextlib.ExitStack() as stack:
+        uri = stack.enter_context(sink(case.uri, place))
+        stack.enter_context(descriptor_limit(machine.process.pid, case.free_descriptors))
+        if control and case.call:
+            stack.enter_context(control.armed(case.call))
+        refusal = _start(machine, uri)
+        silent = None if refusal else _act(source, case, place)
+        seconds = _SAVE_SECONDS if "completed" in case.expected else LIMIT_SECONDS
+        ending = Ending("unknown", silent=silent) if silent else wait_ending(machine, seconds, refusal)
+    if control and not control.acted:
+        reason = "QEMU made fewer of these calls this time."
+        return _Broken([skipped(f"failures/{case.name}/end", _ALIVE, reason)])
+    end = judge_ending(case, ending)
+    broken = _Broken([end, judge_resumed(case, machine, source.counters)], [end])
+    if machine.alive() and any(check.status is Status.FAIL for check in broken.checks):
+        released = _released(machine, case)
+        broken.checks.append(released)
+        broken.hangs = released.status is Status.FAIL
+    if ending.status == "completed" and case.right:
+        problems = problems_of(check_file(place.file).violations)
+        file = judged(f"failures/{case.name}/file", _FILE, problems)
+        broken.checks.append(file)
+        broken.of_save.append(file)
+    return broken
+
+
+def _start(machine: Machine, uri: str) -> str:
+    """Ask for the save; gives QEMU's words where it refuses, else "".
+
+    Raises:
+        NotApplicable: this QEMU has no such capability or transport.
+    """
+    if migration.BACKGROUND_SNAPSHOT not in migration.capabilities(machine):
+        raise NotApplicable("This QEMU has no background snapshots.")
+    try:
+        migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, True)
+        migration.start_save(machine, uri)
+    except CommandRefused as refusal:
+        return refusal.reason or "QEMU gives no reason"
+    return ""
+
+
+def _act(source: Source, case: Case, place: Place) -> SnapproofError | None:
+    """Do what the case does to a running save; return the error where QEMU does not answer."""
+    machine = source.guest.machine
+    try:
+        _wait_until(source, case.when, place)
+        if case.act is Act.CANCEL:
+            machine.qmp.execute("migrate_cancel", deadline=Deadline(LIMIT_SECONDS))
+        elif case.act is Act.END_SINK:
+            end_sinks(machine.process.pid)
+    except SnapproofError as error:
+        return error
+    return None
+
+
+def _wait_until(source: Source, when: When, place: Place) -> None:
+    machine = source.guest.machine
+    limit = Deadline(_STALL_SECONDS if when is When.STALLED else _SAVE_SECONDS)
+    if when is When.STALLED:
+        _knock(machine)
+    sent_wanted = {When.MIDDLE: place.middle, When.NEAR_END: place.near_end}.get(when)
+    while when is not When.AT_ONCE and not limit.expired:
+        answer = machine.qmp.execute("query-migrate", deadline=Deadline(LIMIT_SECONDS))
+        sent = answer.get("ram", {}).get("transferred", 0)
+        if answer.get("status") == "completed" or (sent_wanted is not None and sent >= sent_wanted):
+            return
+        machine.pause(limit)
+
+
+def _knock(machine: Machine) -> None:
+    """Have the guest's network card write to guest RAM, as it may at any time, by a connection to its SSH."""
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", machine.ssh_port), 1.0) as knock,
+    ):
+        knock.settimeout(1.0)
+        knock.recv(1)
+
+
+def _released(machine: Machine, case: Case) -> CheckResult:
+    """Kill a sink that QEMU could not get rid of, as an operator would have to."""
+    count = end_sinks(machine.process.pid)
+    problems: list[Problem] = []
+    ending = wait_ending(machine, LIMIT_SECONDS)
+    if ending.silent:
+        sentence = f"QEMU does not answer even now: {ending.silent.sentence}"
+        problems.append(Problem.of_error(ending.silent, sentence))
+    elif ending.status not in ("completed", "failed", "cancelled", "none"):
+        problems.append(
+            Problem(Code.SAVE_UNFINISHED, f"The save is still '{ending.status}'.", {"status": ending.status})
+        )
+    return judged(f"failures/{case.name}/released", _RELEASED, problems, {"processes_killed": count})

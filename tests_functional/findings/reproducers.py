@@ -1,0 +1,115 @@
+"""Runs the known issues' reproducers: each must show its defect where it was seen, and nowhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from harness.codes import Code
+from harness.errors import NotApplicable, SetupBroken
+from harness.process import ChildProcess, log_tail
+from harness.status import Status
+from tests_functional.lib.checks import Problem, judged, skipped
+from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.known_issues import KnownIssue, load_known_issues
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from validators.verdict import CheckResult
+
+# Reproducers stay in docs/, where a reader of the findings looks for what to attach to a report.
+_HOME = Path(__file__).parents[2]
+_SECONDS = 150.0
+_TWICE = 2
+# What a reproducer's exit code says; its usage line has the same.
+_ABSENT, _SHOWS, _NOT_APPLICABLE = range(3)
+_EXPLANATION = (
+    "The issue's own script shows the defect where it was seen, and nowhere that is said to be free."
+)
+
+
+def reproduced(issue_id: str, newer: Mapping[str, Path]) -> Callable[[Run], Outcome]:
+    """A scenario that runs the reproducer of one known issue twice.
+
+    Args:
+        issue_id: as in the baseline of known issues.
+        newer: the run's newer QEMUs by label, the newest last, for issues that take a second one.
+    """
+    issue = next(issue for issue in load_known_issues() if issue.id == issue_id)
+    return lambda run: _reproduced(run, issue, newer)
+
+
+def _reproduced(run: Run, issue: KnownIssue, newer: Mapping[str, Path]) -> Outcome:
+    begun = time.monotonic()
+    command = _command(issue, run.stack.executable, newer)
+    run.say(f"{issue.id}: {issue.title}.")
+    codes = [_run_script(run, command, number) for number in range(1, _TWICE + 1)]
+    said = log_tail(run.folder / f"reproducer-{_TWICE}.log").strip().splitlines()
+    version = issue.version(run.host_environment)
+    check = judge_reproducer(issue, version, codes, said[-1] if said else "")
+    holds = f"{issue.id} does not show here: {issue.title}."
+    return outcome_of(run, [check], time.monotonic() - begun, holds)
+
+
+def _command(issue: KnownIssue, qemu: Path, newer: Mapping[str, Path]) -> list[str]:
+    """The issue's command with this run's QEMUs in it.
+
+    Raises:
+        NotApplicable: it takes a newer QEMU as well, and the run has none.
+        SetupBroken: its script is not there.
+    """
+    script, *parameters = issue.reproduce.split()
+    if not (_HOME / script).is_file():
+        raise SetupBroken(f"'{script}', the reproducer of {issue.id}, is not there; run from a checkout.")
+    if "NEW-QEMU" in parameters and not newer:
+        raise NotApplicable(f"{issue.id} takes a newer QEMU too, and this run has none; add one by --qemu.")
+    newest = list(newer.values())[-1] if newer else qemu
+    values = {"QEMU": qemu, "OLD-QEMU": qemu, "NEW-QEMU": newest}
+    interpreter = sys.executable if script.endswith(".py") else "/bin/sh"
+    return [interpreter, str(_HOME / script), *(str(values[parameter]) for parameter in parameters)]
+
+
+def _run_script(run: Run, command: Sequence[str], number: int) -> int:
+    """Exit code of one run of the script; whatever it started is gone afterwards."""
+    log = run.folder / f"reproducer-{number}.log"
+    with ChildProcess(command, log) as process:
+        code = process.wait(run.deadline.at_most(_SECONDS))
+    if code not in (_ABSENT, _SHOWS, _NOT_APPLICABLE):
+        raise SetupBroken(f"The reproducer '{command[1]}' broke with exit code {code}; see '{log}'.")
+    return code
+
+
+def judge_reproducer(issue: KnownIssue, version: str, codes: Sequence[int], said: str) -> CheckResult:
+    """Compare what the script said with what the baseline says of this version.
+
+    Args:
+        issue: of the baseline.
+        version: of QEMU or the host's kernel, whichever the issue is of.
+        codes: the script's exit codes.
+        said: its last line.
+    """
+    name, shown = f"findings/{issue.id}", list(codes).count(_SHOWS)
+    facts: dict[str, int | float | str] = {"runs": len(codes), "shown": shown}
+    free, seen = issue.listed_absent(version), issue.listed_seen(version)
+    if set(codes) == {_NOT_APPLICABLE} and not seen:
+        if not free:
+            return skipped(name, _EXPLANATION, f"{issue.id} does not apply here: {said}")
+        return judged(name, _EXPLANATION, [], facts)
+    if shown and free:
+        sentence = f"{issue.id} shows on {version}, which the baseline says is free of it: {said}"
+        return judged(name, _EXPLANATION, [Problem(Code.REPRODUCER_SHOWS_WHERE_ABSENT, sentence)], facts)
+    reason = f"known issue {issue.id}: {issue.title}"
+    if shown == len(codes) or (shown and issue.by_chance):
+        problem = Problem(Code.REPRODUCER_SHOWS, f"{issue.id} shows in {shown} of {len(codes)} runs.")
+        failed = judged(name, _EXPLANATION, [problem], facts)
+        return replace(failed, status=Status.XFAIL, reason=reason, known_issue=issue.id)
+    if shown:
+        sentence = f"{issue.id} shows in {shown} of {len(codes)} runs, and is not said to depend on timing."
+        return judged(name, _EXPLANATION, [Problem(Code.REPRODUCER_SHOWS_AT_TIMES, sentence)], facts)
+    passed = judged(name, _EXPLANATION, [], facts)
+    if seen and not issue.by_chance:
+        said = f"{reason}; it does not show"
+        return replace(passed, status=Status.XPASS, reason=said, known_issue=issue.id)
+    return passed

@@ -1,0 +1,20 @@
+"""Rows of the profiles: the reproducer of each known issue."""
+
+from __future__ import annotations
+
+from tests_functional.lib.entry import PREMERGE, SMALL, Entry
+from tests_functional.lib.known_issues import load_known_issues
+
+_FINDING = "findings/test_findings.py:Findings.test_reproducer"
+
+ROWS = tuple(
+    Entry(
+        f"findings.{issue.id.lower()}",
+        _FINDING,
+        issue.title,
+        {**SMALL, "issue": issue.id},
+        needs=(),
+        profiles=PREMERGE if issue.id == "F2" else (),
+    )
+    for issue in load_known_issues()
+)

@@ -1,0 +1,162 @@
+"""Carries the kernel's feature tests to a host, runs them there, and brings back what they tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.deadline import Deadline
+from harness.errors import Evidence, SetupBroken
+from harness.hosts.host import Host
+
+Event = dict[str, Any]
+
+_ROOT = Path(__file__).parents[2]
+# What the tests need, and nothing else of ours: each runs by Python 3.9 alone.
+_CARRIED = (
+    "harness/__init__.py",
+    "harness/userfaultfd/*.py",
+    "tests_functional/__init__.py",
+    "tests_functional/kernel/**/*.py",
+)
+_HELPER = "segv.so"
+_CARRY_SECONDS = 120.0
+_PROBE = """\
+import errno, json, os
+from harness.userfaultfd import Feature, Mode, Region, Userfaultfd, UserfaultfdError, create, feature_names
+from harness.userfaultfd import offered_features, probe_userfaultfd
+def refusal(action):
+    try:
+        action()
+    except UserfaultfdError as error:
+        return errno.errorcode.get(error.errno or 0, str(error))
+    return ""
+def ask():
+    descriptor, _ = create.by_any()
+    try:
+        create.handshake(descriptor, int(Feature.PAGEFAULT_FLAG_WP))
+    finally:
+        os.close(descriptor)
+def register():
+    with Region.anonymous(1 << 16) as region, Userfaultfd(0) as uffd:
+        uffd.register(region.address, region.length, Mode.WP)
+found = probe_userfaultfd()
+mask = int(offered_features()) if found.opened_by else 0
+print(json.dumps({
+    "opened_by": found.opened_by, "reason": found.reason, "mask": mask, "names": list(feature_names(mask)),
+    "ask": refusal(ask), "register": refusal(register),
+}))
+"""
+
+
+@dataclass(frozen=True)
+class HostFeatures:
+    """What a host's kernel says about userfaultfd.
+
+    Attributes:
+        opened_by: `system call`, `/dev/userfaultfd`, or empty where neither works.
+        reason: why not, empty where one works.
+        mask: of the features that it offers.
+        names: of those features.
+        ask: errno by name with which it refuses write protection at the handshake, empty where it does not.
+        register: the same for memory registered for write protection without having asked.
+    """
+
+    opened_by: str
+    reason: str
+    mask: int
+    names: tuple[str, ...]
+    ask: str
+    register: str
+
+    @property
+    def write_protect(self) -> bool:
+        """Whether a background snapshot can work."""
+        return "PAGEFAULT_FLAG_WP" in self.names
+
+    def deviation(self, expected: int) -> str:
+        """How the mask differs from the one that is expected, empty where it does not."""
+        if self.mask == expected:
+            return ""
+        bits = [f"{'+' if self.mask >> bit & 1 else '-'}bit {bit}" for bit in range(64)
+                if (self.mask ^ expected) >> bit & 1]  # fmt: skip
+        return f"{self.mask:#x} instead of {expected:#x} ({', '.join(bits)})"
+
+
+def carry_tests(host: Host, helper: Path | None = None) -> None:
+    """Put the feature tests into the host's folder.
+
+    Args:
+        host: where to.
+        helper: the library of tests_functional/kernel/trackers/segv.c for its architecture, None for none.
+
+    Raises:
+        SetupBroken: see `Host.put`.
+    """
+    files: dict[str, bytes | Path] = {
+        str(path.relative_to(_ROOT)): path for pattern in _CARRIED for path in sorted(_ROOT.glob(pattern))
+    }
+    if helper is not None:
+        files[_HELPER] = helper
+    host.put(files, Deadline(_CARRY_SECONDS))
+
+
+def probe_features(host: Host) -> HostFeatures:
+    """Ask the kernel of a host that the tests have been carried to.
+
+    Raises:
+        SetupBroken: the probe did not work there.
+    """
+    answer = json.loads(host.check([host.python, "-c", _PROBE], Deadline(60)).stdout)
+    return HostFeatures(**{**answer, "names": tuple(answer["names"])})
+
+
+def run_feature_tests(
+    host: Host,
+    deadline: Deadline,
+    arguments: Sequence[str] = (),
+    *,
+    helper: bool = False,
+    told: Callable[[Event], None] = lambda _: None,
+) -> tuple[Event, ...]:
+    """Run the tests on a host that they have been carried to.
+
+    Args:
+        host: where they run.
+        deadline: for all of them.
+        arguments: for their runner, say `--filter` and `--prepare`.
+        helper: whether the library was carried too.
+        told: gets each event as it comes.
+
+    Returns:
+        All events, the last of which is "end".
+
+    Raises:
+        SetupBroken: the runner ended before it was done. Others as `Host.run`.
+    """
+    argv = [host.python, "-m", "tests_functional.kernel", "--json-lines", *arguments]
+    if helper:
+        argv += ["--helper", str(host.folder / _HELPER)]
+    events: list[Event] = []
+    left = bytearray()
+
+    def take(data: bytes) -> None:
+        left.extend(data)
+        *lines, rest = bytes(left).split(b"\n")
+        left[:] = rest
+        for line in lines:
+            events.append(json.loads(line))
+            told(events[-1])
+
+    done = host.run(argv, deadline, on_output=take)
+    if not events or events[-1].get("event") != "end":
+        tail = done.stderr.decode(errors="replace")[-2000:]
+        raise SetupBroken(
+            f"The tests' runner on the host '{host.name}' ended before it was done (exit code "
+            f"{done.exit_code}).",
+            Evidence(argv, done.exit_code, tail),
+        )
+    return tuple(events)

@@ -1,0 +1,210 @@
+"""Runs on a host (Python 3.9, standard library): starts a saved guest there, saves it, and reports as JSON.
+
+Standard input holds the order, one JSON object:
+
+    argv        QEMU's command line; "@QMP" in it stands for the number of our QMP socket
+    environment variables for QEMU alone
+    seed        where the saved guest is
+    kinds       command lines of QEMUs without a guest, by the kind of their memory
+    counters    guest-physical addresses of the writers' step counters
+    stalls      those of their histograms, each of "buckets" words
+    move        whether to move QEMU's threads from one processor to the other all the time
+    saves       what to do in turn: {"flow": "background" | "stopped", "sink": path}
+    seconds     limit for each step
+
+Each line of standard output is a JSON object with "event" and "seconds" since the start; the last one is
+"done", or "failed" with a sentence. That QEMU refuses a background snapshot is an answer, not a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from tests_functional.hosts.on_host_qemu import (
+    CAPABILITY,
+    HostFailure,
+    Qemu,
+    Refused,
+    Sink,
+    tell,
+)
+
+_MORE_STEPS = 20
+_STAY_SECONDS = 0.5
+
+
+class SavedGuest:
+    """The guest in a QEMU, and the counters of its writers."""
+
+    def __init__(self, qemu: Qemu, counters: list[int], stalls: list[int], buckets: int) -> None:
+        self.qemu = qemu
+        self._counters = counters
+        self._stalls = stalls
+        self._buckets = buckets
+
+    def load(self, seed: str) -> None:
+        """Load it and let it run. On a disk zeros follow the stream, which QEMU does not read."""
+        self.qemu.execute("migrate-incoming", uri=f"exec:cat {shlex.quote(seed)}")
+        self.qemu.wait(lambda: self.qemu.status() != "inmigrate", "The load of the saved guest")
+        if self.qemu.status() == "paused":
+            self.qemu.execute("cont")
+        self.goes_on("after it was loaded")
+
+    def steps(self) -> list[int]:
+        """How far each writer is."""
+        return [self._words(address, 1)[0] for address in self._counters]
+
+    def stalls(self) -> list[int]:
+        """How many writes of all writers took how long so far, by the agent's buckets."""
+        each = [self._words(address, self._buckets) for address in self._stalls]
+        return [sum(counts) for counts in zip(*each)]
+
+    def goes_on(self, when: str) -> None:
+        """Wait until each writer has made more steps."""
+        before = self.steps()
+        self.qemu.wait(
+            lambda: min(now - then for now, then in zip(self.steps(), before)) >= _MORE_STEPS,
+            f"{_MORE_STEPS} more steps of each writer {when}",
+        )
+
+    def save(self, flow: str, path: str) -> None:
+        """Save the guest by one flow, and see it go on."""
+        qemu = self.qemu
+        if flow == "background":
+            known = qemu.execute("query-migrate-capabilities")
+            if CAPABILITY not in [entry["capability"] for entry in known]:
+                tell("unknown", flow=flow)
+                return
+            try:
+                qemu.capability(True)
+            except Refused as refusal:
+                self.goes_on("after the refusal")
+                tell("refused", flow=flow, text=str(refusal), trace=qemu.trace(), state=qemu.status())
+                return
+        sink, mark = Sink(path), len(qemu.events)
+        before, stalls = self.steps(), self.stalls()
+        if flow == "stopped":
+            qemu.execute("stop")
+        try:
+            answer = self._migrate(sink.uri)
+        finally:
+            after, stalls_after = self.steps(), self.stalls()
+            if flow == "stopped":
+                qemu.execute("cont")
+        sink.close(qemu.seconds)
+        qemu.wait(lambda: qemu.status() == "running", "That the guest runs again after the save")
+        self.goes_on("after the save")
+        if flow == "background":
+            qemu.capability(False)
+        tell(
+            "saved",
+            flow=flow,
+            bytes=sink.bytes,
+            migrate=answer,
+            events=qemu.events[mark:],
+            steps_before=before,
+            steps_completed=after,
+            stalls=[now - then for now, then in zip(stalls_after, stalls)],
+            trace=qemu.trace(),
+        )
+
+    def _words(self, address: int, number: int) -> list[int]:
+        command = f"xp /{number}gx {address:#x}"
+        text = self.qemu.execute("human-monitor-command", **{"command-line": command})
+        words = [int(word, 16) for line in text.splitlines() for word in line.partition(":")[2].split()]
+        if len(words) != number:
+            raise HostFailure(f"QEMU shows {len(words)} words of guest memory where {number} were asked for.")
+        return words
+
+    def _migrate(self, uri: str) -> dict[str, Any]:
+        # As fast as the sink takes it; a QEMU of 32 bits takes no more.
+        self.qemu.execute("migrate-set-parameters", **{"max-bandwidth": (1 << 32) - 1})
+        self.qemu.execute("migrate", uri=uri)
+        ended = {"completed", "failed", "cancelled"}
+        answer: dict[str, Any] = {}
+
+        def over() -> bool:
+            answer.update(self.qemu.execute("query-migrate"))
+            return answer.get("status") in ended
+
+        self.qemu.wait(over, "The end of the save")
+        if answer["status"] != "completed":
+            why = answer.get("error-desc", "QEMU gives no reason")
+            raise HostFailure(f"The save {answer['status']}: {why}.")
+        return answer
+
+
+def move_threads(process: int) -> None:
+    """Move a process's threads between processors, so that its memory is always on the wrong node."""
+    processors = sorted(os.sched_getaffinity(0))
+    while True:
+        for processor in processors:
+            try:
+                for thread in os.listdir(f"/proc/{process}/task"):
+                    os.sched_setaffinity(int(thread), {processor})
+            except ProcessLookupError:
+                # A thread has ended meanwhile.
+                continue
+            except FileNotFoundError:
+                return
+            time.sleep(_STAY_SECONDS)
+
+
+def ask_kind(name: str, argv: list[str], seconds: float) -> None:
+    """Tell whether QEMU would snapshot a guest with such memory."""
+    try:
+        qemu = Qemu(argv, {}, seconds)
+    except HostFailure as failure:
+        tell("kind", kind=name, available=False, text=str(failure), trace=[])
+        return
+    try:
+        qemu.capability(True)
+        text = ""
+    except Refused as refusal:
+        text = str(refusal)
+    tell("kind", kind=name, available=True, text=text, trace=qemu.trace())
+    qemu.end()
+
+
+def main() -> int:
+    """Do as ordered; 0 whenever the report says what became of it."""
+    order = json.loads(sys.stdin.read())
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    qemu = None
+    try:
+        for name, argv in order["kinds"].items():
+            ask_kind(name, argv, order["seconds"])
+        qemu = Qemu(order["argv"], order["environment"], order["seconds"])
+        version = qemu.execute("query-version")
+        tell("started", version=version)
+        guest = SavedGuest(qemu, order["counters"], order["stalls"], order["buckets"])
+        guest.load(order["seed"])
+        tell("loaded", steps=guest.steps())
+        if order["move"]:
+            threading.Thread(target=move_threads, args=(qemu.process.pid,), daemon=True).start()
+        for save in order["saves"]:
+            guest.save(save["flow"], save["sink"])
+        tell("done", exit_code=qemu.end())
+    except Refused as refusal:
+        tell("failed", sentence=f"QEMU refused: {refusal}", blames_qemu=True, log=_tail(qemu))
+    except HostFailure as failure:
+        tell("failed", sentence=str(failure), blames_qemu=failure.blames_qemu, log=_tail(qemu))
+    finally:
+        if qemu is not None:
+            qemu.process.kill()
+    return 0
+
+
+def _tail(qemu: Qemu | None) -> list[str]:
+    return qemu.log()[-20:] if qemu else []
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""A fault planted into the QEMU on a host: the oracles must see it there as they do here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from harness.hosts.host import Host
+from harness.status import Status
+from tests_functional.hosts.plan import FAULT, PLANTED, Examination, Plan
+from tests_functional.hosts.planted_library import PlantedLibrary
+from tests_functional.hosts.snapshots import Places, Report, save_on_host, snapshot_of
+from tests_functional.lib.outcome import Outcome
+from tests_functional.planted.planted import LIVE_FAULTS
+from validators.faults.preload.acts import ActsPage
+from validators.judge import check_file
+
+_ACTS = "fault.acts"
+_SAVES_SECONDS = 400.0
+
+
+def save_planted(
+    plan: Plan, host: Host, report: Report, places: Places, log: Callable[[str], None]
+) -> Report | None:
+    """A background snapshot with the fault, where there is one without it."""
+    if plan.fault is None or plan.seed is None or not report.find("saved", "background"):
+        return None
+    log(f"{plan.name}: the same with the planted fault '{FAULT}'.")
+    page = ActsPage.blank(plan.folder / _ACTS)
+    fault = PlantedLibrary(plan.fault, page, page.environment)
+    sinks = {"background": places.sinks[PLANTED]}
+    planted = save_on_host(
+        host,
+        plan.seed,
+        replace(places, sinks=sinks),
+        ("background",),
+        Deadline(_SAVES_SECONDS),
+        log,
+        environment=fault.carry(host),
+    )
+    fault.bring_acts(host)
+    if PLANTED not in plan.sinks:
+        host.get(str(sinks["background"]), plan.sink(PLANTED), Deadline(_SAVES_SECONDS))
+    return planted
+
+
+def judge_planted_save(plan: Plan, found: Examination, report: Report) -> Outcome:
+    """The fault must have acted, and the write order must name pages that are newer than T0."""
+    acts = ActsPage(plan.folder / _ACTS).acts
+    if not acts:
+        raise SetupBroken(f"The planted fault '{FAULT}' never acted on the host '{plan.name}'.")
+    snapshot = snapshot_of(report, "background", plan.sink(PLANTED))
+    assert snapshot is not None, "QEMU accepted the capability a minute ago"
+    order = check_file(snapshot.path).check("write-order")
+    violations = order.violations if order else ()
+    seen = [violation.sentence for violation in violations if LIVE_FAULTS[FAULT].causes(violation)]
+    snapshot.path.unlink()
+    caught = f"The planted fault '{FAULT}' was caught: {seen[0]}" if seen else ""
+    return Outcome(
+        f"hosts.{plan.name}.{PLANTED}",
+        Status.PASS if caught else Status.FAIL,
+        caught or f"The planted fault '{FAULT}' acted {acts} times and went unseen.",
+        figures={"acts": acts},
+        environment=found.environment(),
+    )

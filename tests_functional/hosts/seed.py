@@ -1,0 +1,140 @@
+"""Warm seeds: a writing guest, booted and saved once here, to be started on hosts in seconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from guest_images.agent.client import AgentStatus
+from guest_images.agent.format import WORD_BYTES, ThreadWord
+from guest_images.cache import Cache, publish_folder, read_json, to_json
+from guest_images.disks.ext4_image import TreeArchive, fill_image
+from guest_images.guests.image import GuestImage
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from tests_functional.lib.guest import Stack, booted, start_writers
+from tests_functional.lib.save import Flow, take
+from validators.judge import check_file
+
+RAM_MIB = 128
+COVERAGE = 0.4
+"""Of a small guest, since in a VM that is emulated itself each MiB takes a tenth of a second to load and to
+save; kernel and initramfs need half of it."""
+
+_PATTERN, _SEED = "random", 7
+_BOOT_SECONDS, _FILL_SECONDS, _SAVE_SECONDS = 120.0, 90.0, 90.0
+# A disk is made of sectors; the stream's own length is kept beside it.
+_SECTOR = 512
+_STEPS_BYTE = ThreadWord.STEPS * WORD_BYTES
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A saved guest that can be started elsewhere.
+
+    Attributes:
+        stack: what made it, with the machine type by its full name.
+        vmstate: the stream, filled up to whole sectors: it can be a disk.
+        size_bytes: of the stream.
+        boot_disk: an ext4 image with the guest's kernel and initramfs, `vmlinuz` and `initrd.cpio`.
+        counters: guest-physical addresses of the writers' step counters.
+        source: the agent's status when it was saved.
+    """
+
+    stack: Stack
+    vmstate: Path
+    size_bytes: int
+    boot_disk: Path
+    counters: tuple[int, ...]
+    source: AgentStatus
+
+
+def provide_seed(
+    executable: Path,
+    version: str,
+    image: GuestImage,
+    mkfs: Path,
+    cache: Cache,
+    folder: Path,
+    log: Callable[[str], None],
+) -> Seed:
+    """Return the seed that a QEMU of this machine makes of a guest, made where the cache does not have it.
+
+    Args:
+        executable: the QEMU.
+        version: of its package, which with the image's digest names the seed.
+        image: the guest.
+        mkfs: root of the unpacked packages of guest_images.disks.ext4_image.
+        cache: where seeds are kept.
+        folder: receives logs and the new snapshot.
+        log: told what takes time.
+
+    Raises:
+        SetupBroken: the guest does not boot or write, or its snapshot is not right.
+        SubjectFailed: QEMU failed.
+    """
+    stack = Stack(executable, image, "tcg", ram_mib=RAM_MIB, coverage=COVERAGE)
+    code = sha256(Path(__file__).read_bytes()).hexdigest()
+    name = sha256(f"{version} {image.digest} {RAM_MIB} {COVERAGE} {code}".encode()).hexdigest()[:16]
+    final = cache.path("seeds", name)
+    with cache.lock("seeds", log):
+        if read_json(final / "seed.json") is None:
+            log(f"Making a saved guest with QEMU {version}, to be started on hosts.")
+            with cache.staging("seeds") as staging:
+                staged = staging / "seed"
+                staged.mkdir()
+                _make(stack, mkfs, staged, folder)
+                publish_folder(staged, final)
+    return _read(stack, final)
+
+
+def _make(stack: Stack, mkfs: Path, staged: Path, folder: Path) -> None:
+    with booted(stack, folder / "seed", Deadline(_BOOT_SECONDS)) as guest:
+        plan = stack.writer_plan(_PATTERN, _SEED)
+        status, counters = start_writers(guest, plan, Deadline(_FILL_SECONDS))
+        snapshot = take(Flow.STOP_AND_SAVE, guest, counters, staged, Deadline(_SAVE_SECONDS))
+        # Below the hole at 3 GiB guest-physical addresses are offsets in pc.ram.
+        addresses = [page.offset + _STEPS_BYTE for page in counters.pages.threads]
+        guest.machine.quit()
+    verdict = check_file(snapshot.path)
+    if verdict.violations:
+        raise SetupBroken(f"The saved guest for hosts is not right: {verdict.violations[0].sentence}")
+    with snapshot.path.open("r+b") as file:
+        file.truncate(-(-snapshot.size_bytes // _SECTOR) * _SECTOR)
+    image = stack.image
+    fill_image(mkfs, staged / "boot.raw", lambda file: _boot_files(image, file), label="boot", journal=False)
+    description = {
+        "machine": str(verdict.facts["machine"]),
+        "size_bytes": snapshot.size_bytes,
+        "counters": addresses,
+        "source": asdict(status),
+    }
+    (staged / "seed.json").write_bytes(to_json(description))
+
+
+def _boot_files(image: GuestImage, file: Any) -> int:
+    archive = TreeArchive(file)
+    for name, path in (("vmlinuz", image.kernel), ("initrd.cpio", image.initrd)):
+        if path is not None:
+            archive.add_path(name, path)
+    archive.close()
+    return archive.image_bytes
+
+
+def _read(stack: Stack, folder: Path) -> Seed:
+    found = json.loads((folder / "seed.json").read_text(encoding="utf-8"))
+    source = found["source"]
+    for name in ("steps", "histogram"):
+        source[name] = tuple(source[name])
+    return Seed(
+        stack=replace(stack, machine=found["machine"]),
+        vmstate=folder / "vmstate",
+        size_bytes=int(found["size_bytes"]),
+        boot_disk=folder / "boot.raw",
+        counters=tuple(found["counters"]),
+        source=AgentStatus(**source),
+    )

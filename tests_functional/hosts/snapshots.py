@@ -1,0 +1,252 @@
+"""Has a host start a saved guest and save it there; what comes out is judged and restored on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from guest_images.agent.format import FINE_BUCKETS, WORD_BYTES, ThreadWord
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import Evidence, SetupBroken, SubjectFailed
+from harness.hosts.host import Host
+from harness.hosts.link import script_of
+from harness.qemu.configuration import qemu_argv
+from harness.qemu.migration import SaveFigures
+from tests_functional.hosts import on_host, on_host_qemu
+from tests_functional.hosts.seed import Seed
+from tests_functional.lib.checks import Problem, judged, skipped
+from tests_functional.lib.offline_checks import judge_oracles
+from tests_functional.lib.restored_checks import judge_restored
+from tests_functional.lib.save import Flow, Snapshot
+from tests_functional.lib.source_checks import judge_overlap
+from validators.judge import check_file
+from validators.verdict import CheckResult
+
+REFUSAL = "Background-snapshot is not supported by host kernel"
+"""QEMU's text where the kernel has no UFFD-WP (6.0 to 11.1, migration/options.c)."""
+
+# As it was when we were started, whatever becomes of the file meanwhile.
+_SCRIPT = script_of(on_host, on_host_qemu)
+_REFUSES = "QEMU refuses a background snapshot where the kernel has no UFFD-WP, says so, and nowhere else."
+_STEP_SECONDS = 120.0
+_RESTORE_SECONDS = 90.0
+_STALLS_FROM_STEPS = (ThreadWord.FINE_HISTOGRAM - ThreadWord.STEPS) * WORD_BYTES
+_FLOWS = {"background": Flow.LIVE, "stopped": Flow.STOP_AND_SAVE}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are on a host.
+
+    Attributes:
+        qemu: the QEMU there.
+        vmstate: the saved guest.
+        kernel: of the guest.
+        initrd: of the guest.
+        sinks: where each flow is to save to.
+    """
+
+    qemu: PurePosixPath
+    vmstate: PurePosixPath
+    kernel: PurePosixPath
+    initrd: PurePosixPath
+    sinks: Mapping[str, PurePosixPath]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a host told, event by event, the last of which is "done"."""
+
+    events: tuple[Mapping[str, Any], ...]
+
+    def find(self, event: str, flow: str) -> Mapping[str, Any] | None:
+        """The first event of that name and flow."""
+        return next((e for e in self.events if e["event"] == event and e.get("flow") == flow), None)
+
+    @property
+    def version(self) -> str:
+        """Of the host's QEMU."""
+        started = next(event for event in self.events if event["event"] == "started")
+        numbers = started["version"]["qemu"]
+        return f"{numbers['major']}.{numbers['minor']}.{numbers['micro']}"
+
+
+def save_on_host(
+    host: Host,
+    seed: Seed,
+    places: Places,
+    flows: Sequence[str],
+    deadline: Deadline,
+    log: Callable[[str], None],
+    *,
+    environment: Mapping[str, str] | None = None,
+    kinds: Mapping[str, Sequence[str]] | None = None,
+    move: bool = False,
+) -> Report:
+    """Start the saved guest on a host and save it by each flow in turn.
+
+    Args:
+        host: where.
+        seed: what to start.
+        places: where everything is there.
+        flows: "background" and "stopped", in any order.
+        deadline: for all of it.
+        log: told what happens.
+        environment: variables for QEMU.
+        kinds: command lines of QEMUs to be asked beforehand (see memory_kinds).
+        move: whether to move QEMU's threads from one processor to the other all the time.
+
+    Raises:
+        SubjectFailed: QEMU failed, hung, or the guest did not go on.
+        SetupBroken: the host's own part did not work.
+    """
+    order = {
+        **_order(host, seed, places, flows),
+        "environment": dict(environment or {}),
+        "kinds": dict(kinds or {}),
+        "move": move,
+    }
+    lines: list[Mapping[str, Any]] = []
+    buffer = bytearray()
+
+    def told(data: bytes) -> None:
+        buffer.extend(data)
+        while b"\n" in buffer:
+            line, _, rest = bytes(buffer).partition(b"\n")
+            buffer[:] = rest
+            lines.append(json.loads(line))
+            if lines[-1]["event"] != "kind":
+                log(f"{host.name}: {lines[-1]['event']} after {lines[-1]['seconds']} s.")
+
+    argv = [host.python, "-c", _SCRIPT]
+    done = host.run(argv, deadline, stdin=json.dumps(order).encode(), on_output=told)
+    last = lines[-1] if lines else {}
+    if last.get("event") == "failed":
+        evidence = Evidence(order["argv"], log_tail="\n".join(last["log"]))
+        kind = SubjectFailed if last["blames_qemu"] else SetupBroken
+        raise kind(f"On the host '{host.name}': {last['sentence']}", evidence)
+    if last.get("event") != "done" or done.exit_code:
+        tail = done.stderr.decode(errors="replace")[-2000:]
+        raise SetupBroken(
+            f"Our script on the host '{host.name}' ended early.", Evidence(argv[:2], log_tail=tail)
+        )
+    return Report(tuple(lines))
+
+
+def _order(host: Host, seed: Seed, places: Places, flows: Sequence[str]) -> dict[str, Any]:
+    """What on_host.py is told of the guest and its saves."""
+    config = replace(
+        seed.stack.machine_config(),
+        executable=Path(places.qemu),
+        kernel=Path(places.kernel),
+        initrd=Path(places.initrd),
+    )
+    return {
+        "argv": qemu_argv(config, Path(host.folder), "@QMP", incoming=True),
+        "seed": str(places.vmstate),
+        "counters": seed.counters,
+        "stalls": [address + _STALLS_FROM_STEPS for address in seed.counters],
+        "buckets": FINE_BUCKETS,
+        "saves": [{"flow": flow, "sink": str(places.sinks[flow])} for flow in flows],
+        "seconds": _STEP_SECONDS,
+    }
+
+
+def judge_refusal(report: Report, write_protect: bool) -> CheckResult:
+    """Check that QEMU refuses exactly where it must.
+
+    Args:
+        report: of a host that was asked for a background snapshot.
+        write_protect: whether the probe found UFFD-WP there.
+    """
+    if report.find("unknown", "background"):
+        return skipped("refusal", _REFUSES, f"QEMU {report.version} has no background-snapshot.")
+    refused = report.find("refused", "background")
+    problems = []
+    if refused is None and not write_protect:
+        problems.append(
+            Problem(
+                Code.REFUSAL_ABSENT,
+                "The host's kernel has no UFFD-WP, and QEMU accepts background-snapshot.",
+            )
+        )
+    if refused is not None and write_protect:
+        problems.append(
+            Problem(
+                Code.REFUSAL_UNNEEDED, f"The host's kernel has UFFD-WP, and QEMU refuses: {refused['text']}"
+            )
+        )
+    if refused is not None and not write_protect and refused["text"].rstrip(".") != REFUSAL:
+        problems.append(
+            Problem(Code.REFUSAL_OTHER_REASON, f"QEMU's reason is not the kernel: {refused['text']}")
+        )
+    if refused is not None and refused["state"] != "running":
+        problems.append(
+            Problem(
+                Code.REFUSAL_GUEST_STATE,
+                f"After the refusal the guest is '{refused['state']}'.",
+                {"state": refused["state"]},
+            )
+        )
+    facts: dict[str, int | float | str] = {"text": refused["text"] if refused else "accepted"}
+    return judged("refusal", _REFUSES, problems, facts)
+
+
+def snapshot_of(report: Report, flow: str, path: Path) -> Snapshot | None:
+    """The snapshot that a host saved by a flow into `path`, cut to its length; None where it was refused."""
+    saved = report.find("saved", flow)
+    if saved is None:
+        return None
+    with path.open("r+b") as file:
+        file.truncate(saved["bytes"])
+    answer, kind, stun = saved["migrate"], _FLOWS[flow], stun_ms(saved["events"])
+    if stun is None:
+        raise SubjectFailed(
+            f"QEMU sent no STOP and RESUME around T0 of the snapshot '{flow}'.", code=Code.SAVE_NO_STUN
+        )
+    return Snapshot(
+        flow=kind,
+        path=path,
+        golden=None,
+        stun_ms=stun,
+        figures=SaveFigures(
+            int(answer["downtime"]),
+            int(answer["total-time"]),
+            answer["ram"]["normal"],
+            answer["ram"]["duplicate"],
+        ),
+        size_bytes=int(saved["bytes"]),
+        largest_stall_us=0,
+        largest_gap_us=0,
+        state=kind.state_at_t0 if kind is not Flow.STOP_AND_SAVE else "paused",
+        steps_before=tuple(saved["steps_before"]),
+        steps_completed=tuple(saved["steps_completed"]),
+    )
+
+
+def judge_snapshot(seed: Seed, snapshot: Snapshot, folder: Path) -> list[CheckResult]:
+    """Judge a snapshot that came from a host by its file, and by restoring it here."""
+    offline = check_file(snapshot.path)
+    t0 = offline.t0
+    checks = [*offline.checks, judge_oracles(offline, snapshot, seed.source)]
+    if snapshot.flow.background and t0:
+        checks.append(judge_overlap(snapshot, t0.steps))
+    limit = Deadline(_RESTORE_SECONDS)
+    return [*checks, *judge_restored(seed.stack, snapshot, seed.source, t0, folder, limit)]
+
+
+def stun_ms(events: Sequence[Mapping[str, Any]]) -> float | None:
+    """From STOP to RESUME by the events' own times; None where one of them is missing."""
+    stopped = 0.0
+    for event in events:
+        stamp = event["timestamp"]
+        now = stamp["seconds"] + stamp["microseconds"] / 1e6
+        if event["event"] == "STOP" and not stopped:
+            stopped = now
+        elif event["event"] == "RESUME" and stopped:
+            return float(now - stopped) * 1000
+    return None

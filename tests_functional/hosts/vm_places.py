@@ -1,0 +1,45 @@
+"""Disks for a VM host that is to start a saved guest, and where it finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from harness.hosts.vm import VmDisk
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE
+from harness.qemu.configuration import MIB
+from tests_functional.hosts.seed import Seed
+from tests_functional.hosts.snapshots import Places
+
+# Device state and headers beside all of RAM.
+_ROOM = 1.05
+_ROOM_MIB = 16
+
+
+def sink_file(folder: Path, flow: str) -> Path:
+    """The file on this machine that a flow's snapshot comes out in."""
+    return folder / f"vmstate-{flow}"
+
+
+def vm_disks(seed: Seed, qemu_disk: Path, folder: Path, flows: Sequence[str]) -> dict[str, VmDisk]:
+    """Disks by name, those for snapshots made empty in `folder`."""
+    size = (int(seed.stack.ram_mib * _ROOM) + _ROOM_MIB) * MIB
+    disks = {"qemu": VmDisk(qemu_disk), "boot": VmDisk(seed.boot_disk), "seed": VmDisk(seed.vmstate)}
+    for flow in flows:
+        path = sink_file(folder, flow)
+        with path.open("wb") as file:
+            file.truncate(size)
+        disks[flow] = VmDisk(path, writable=True)
+    return disks
+
+
+def vm_places(flows: Sequence[str]) -> Places:
+    """Where a VM host with those disks has them (guest_images.hosts.init)."""
+    mounted, devices = PurePosixPath("/disks"), PurePosixPath("/dev")
+    return Places(
+        qemu=mounted / "qemu" / DEFAULT_ARCHITECTURE.qemu,
+        vmstate=devices / "disk-seed",
+        kernel=mounted / "boot/vmlinuz",
+        initrd=mounted / "boot/initrd.cpio",
+        sinks={flow: devices / f"disk-{flow}" for flow in flows},
+    )

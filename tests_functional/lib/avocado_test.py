@@ -1,0 +1,141 @@
+"""The Avocado layer: reads a test's parameters, runs a scenario, leaves its outcome behind."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from avocado import Test
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken, SnapproofError
+from harness.status import Status
+from tests_functional.lib.known_issues import load_known_issues, with_known_issues
+from tests_functional.lib.outcome import Outcome, from_error
+from tests_functional.lib.run import Run, remove_heavy
+from tests_functional.lib.stack_file import load_stack
+
+_PR_SET_PDEATHSIG = 1
+# Time a test keeps for itself to end its guests and write its outcome.
+_CLOSING_SECONDS = 20
+
+
+class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type information
+    """Base of all functional tests; a test body is one call of `self.judge(scenario)`."""
+
+    def setUp(self) -> None:
+        """Bind this process to the command that started it."""
+        _die_with(int(self._parameter("parent_pid", os.getppid())))
+
+    def judge(self, scenario: Callable[[Run], Outcome]) -> None:
+        """Run a scenario and report its outcome to Avocado and to our own results."""
+        run = self._make_run()
+        started = time.monotonic()
+        try:
+            run.begun()
+            outcome = scenario(run)
+        except SnapproofError as error:
+            outcome = from_error(run.name, error, time.monotonic() - started, run.environment())
+        except KeyboardInterrupt:
+            remove_heavy(run.folder)
+            raise
+        except OSError as error:
+            broken = SetupBroken(f"The test could not go on: {error}.")
+            outcome = from_error(run.name, broken, time.monotonic() - started, run.environment())
+        outcome = with_known_issues(self._without_full_disk(run, outcome), load_known_issues())
+        if outcome.status is Status.PASS:
+            run.discard(run.folder)
+        outcome.save(run.folder)
+        run.ended(outcome)
+        self._tell_avocado(outcome)
+
+    def option(self, name: str) -> str:
+        """A parameter of the test's entry in the profile, as text."""
+        return str(self._parameter(name))
+
+    def newer_qemus(self) -> dict[str, Path]:
+        """The run's QEMUs that are newer than this test's, by their name in the run."""
+        found = json.loads(str(self._parameter("newer", "{}")))
+        return {label: Path(executable) for label, executable in found.items()}
+
+    def _without_full_disk(self, run: Run, outcome: Outcome) -> Outcome:
+        """The same outcome, unless the disk is full: then nothing that went wrong is QEMU's fault."""
+        if outcome.status not in (Status.FAIL, Status.ERROR) or not run.disk_full():
+            return outcome
+        remove_heavy(run.folder)
+        sentence = (
+            f"The disk that holds '{run.folder}' is full, so this test says nothing about the snapshot; "
+            f"name a folder on another disk with --results. (It ended with: {outcome.sentence})"
+        )
+        return replace(outcome, status=Status.ERROR, sentence=sentence)
+
+    def _tell_avocado(self, outcome: Outcome) -> None:
+        if outcome.status is Status.FAIL:
+            self.fail(outcome.sentence)
+        elif outcome.status in (Status.ERROR, Status.MISS):
+            self.error(outcome.sentence)
+        elif outcome.status is Status.SKIP:
+            self.cancel(outcome.sentence)
+
+    def _make_run(self) -> Run:
+        guest = self._parameter("guest", "")
+        stack, environment = load_stack(Path(self._parameter("results")), guest)
+        folder = Path(self._parameter("folder"))
+        stack = replace(
+            stack,
+            ram_mib=int(self._parameter("ram_mib", stack.ram_mib)),
+            vcpus=int(self._parameter("vcpus", stack.vcpus)),
+            coverage=float(self._parameter("coverage", stack.coverage)),
+            host_key_file=folder / "ssh_host_key",
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        return Run(
+            name=self._parameter("name"),
+            stack=stack,
+            host_environment=environment,
+            folder=folder,
+            events=Path(self._parameter("events")),
+            pattern=self._parameter("pattern", "random"),
+            seed=int(self._parameter("seed")),
+            repeat=int(self._parameter("repeat")),
+            keep=bool(self._parameter("keep")),
+            deadline=Deadline(int(self._parameter("seconds")) - _CLOSING_SECONDS),
+        )
+
+    def _parameter(self, name: str, default: Any = None) -> Any:
+        value = self.params.get(name, default=default)
+        if value is None:
+            raise SetupBroken(f"The test got no parameter '{name}'; run it through 'snapproof run'.")
+        return value
+
+
+def _die_with(command_pid: int) -> None:
+    """Make this process end when the command that started it does, even by SIGKILL.
+
+    Our QEMUs die with us in turn, so an interrupted run leaves nothing behind.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    runner = os.getppid()
+    try:
+        command = os.pidfd_open(command_pid)
+    except ProcessLookupError:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return
+
+    def watch() -> None:
+        select.select([command], [], [])
+        if runner not in (1, command_pid):
+            # Avocado's runner waits for ever for a test that was killed; it goes first, and takes us along.
+            os.kill(runner, signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="command-watch", daemon=True).start()

@@ -1,0 +1,130 @@
+"""A cycle: a writing guest is saved, restored and judged by every oracle that applies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from guest_images.agent.client import AgentStatus
+from guest_images.agent.counters import AgentCounters
+from harness.status import Status
+from tests_functional.lib.guest import Guest, booted, start_writers
+from tests_functional.lib.offline_checks import judge_oracles
+from tests_functional.lib.restored_checks import judge_restored, no_more
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Flow, Snapshot, take
+from tests_functional.lib.source_checks import (
+    Baseline,
+    baseline,
+    judge_overlap,
+    judge_source,
+    judge_stall,
+)
+from tests_functional.lib.summary import Cycle
+from validators.judge import check_file
+from validators.verdict import CheckResult, Verdict
+
+_FILL_SECONDS = 90.0
+_SAVE_SECONDS = 120.0
+_RESTORE_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A guest whose writers have covered their memory once, and what it was like then."""
+
+    guest: Guest
+    counters: AgentCounters
+    status: AgentStatus
+    before: Baseline
+
+
+@contextmanager
+def writing_guest(run: Run, prepare: Callable[[Guest], None] | None = None) -> Iterator[Source]:
+    """Boot the run's guest, start its writers, and wait until each page has been written once.
+
+    Args:
+        run: the test's run.
+        prepare: called with the booted guest before its writers start.
+    """
+    # Before anything slow: a disk that is too small is known now.
+    run.require_room()
+    run.say(f"Booting the guest ({run.stack.ram_mib} MiB, {run.stack.vcpus} vCPU, {run.stack.accel}).")
+    with booted(run.stack, run.folder, run.deadline.at_most(run.stack.image.boot_seconds)) as guest:
+        if prepare:
+            prepare(guest)
+        plan = run.stack.writer_plan(run.pattern, run.seed)
+        share = f"{plan.bytes >> 20} of {run.stack.ram_mib} MiB"
+        run.say(f"Starting {plan.threads} writer(s), '{plan.pattern}' over {share}.")
+        status, counters = start_writers(guest, plan, run.deadline.at_most(_FILL_SECONDS))
+        yield Source(guest, counters, status, baseline(guest))
+
+
+def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str, incoming: tuple[str, ...] = ()) -> Cycle:
+    """Take one snapshot of a writing guest and judge it by every oracle that applies.
+
+    Args:
+        run: the test's run.
+        source: its writers must be running.
+        flow: how to save.
+        label: names the cycle in results, and its folder.
+        incoming: capabilities that are on beside the flow's own, and that restoring it takes as well.
+
+    Raises:
+        CommandRefused: QEMU does not start the save.
+        NotApplicable: this QEMU or host cannot do this flow.
+        SubjectFailed: the save itself failed.
+    """
+    run.require_room()
+    folder = run.folder / label
+    folder.mkdir(parents=True)
+    run.say(f"{label}: saving ({flow.value}).")
+    limit = run.deadline.at_most(_SAVE_SECONDS)
+    snapshot = take(flow, source.guest, source.counters, folder, limit)
+    snapshot = replace(snapshot, incoming=(*snapshot.incoming, *incoming))
+    checks = judge_source(source.guest, source.before)
+    return judge_cycle(run, source, snapshot, label, checks)
+
+
+def judge_cycle(
+    run: Run,
+    source: Source,
+    snapshot: Snapshot,
+    label: str,
+    checks: Sequence[CheckResult],
+    further: Callable[[Guest], list[CheckResult]] = no_more,
+) -> Cycle:
+    """Judge a snapshot by file and restored guest.
+
+    Args:
+        run: the test's run.
+        source: the guest that it was taken of.
+        snapshot: in a folder of its own.
+        label: names it in results.
+        checks: of the source, already made.
+        further: checks of the restored guest beyond its memory.
+    """
+    flow, folder = snapshot.flow, snapshot.path.parent
+    run.say(f"{label}: judging the file ({snapshot.size_bytes >> 20} MiB).")
+    offline = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)
+    t0 = offline.t0
+    found = [*checks, judge_oracles(offline, snapshot, source.status)]
+    if flow.background:
+        found.append(judge_stall(snapshot))
+    if flow.background and t0:
+        found.append(judge_overlap(snapshot, t0.steps))
+    run.say(f"{label}: restoring it into a new QEMU.")
+    found += judge_restored(
+        run.stack,
+        snapshot,
+        source.status,
+        t0,
+        folder / "restored",
+        run.deadline.at_most(_RESTORE_SECONDS),
+        further,
+    )
+    cycle = Cycle(label, snapshot, Verdict((*offline.checks, *found), offline.facts))
+    if cycle.verdict.status is Status.PASS:
+        run.discard(folder)
+    return cycle

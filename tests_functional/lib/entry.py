@@ -1,0 +1,53 @@
+"""What a profile is made of: one test with its parameters and the reason why it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from harness.qemu.migration import BACKGROUND_SNAPSHOT
+from tests_functional.lib.guest import DEFAULT_RAM_MIB
+
+# A test has two guests at once at most, the source and the restored one; beside its guest's RAM a QEMU
+# needs about 150 MiB under TCG, and the test itself as much to judge a file.
+_GUESTS = 2
+_BESIDE_RAM_MIB = 250
+
+SMALL: Mapping[str, str | int | float] = {"ram_mib": 256, "coverage": 0.7}
+"""Parameters of a guest for tests that need many snapshots or guests rather than a large one."""
+
+SMOKE, PREMERGE = ("smoke",), ("premerge",)
+"""Values of `Entry.profiles`. Premerge has one row of each kind: the most fragile, or the quickest to run."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One test with its parameters.
+
+    Attributes:
+        name: unique and stable; what results, `--filter` and `reproduce.sh` call it.
+        test: Avocado reference below tests_functional/, as ``folder/file.py:Class.method``.
+        reason: why it is in the profile.
+        parameters: what differs from the base class's defaults, by name.
+        seconds: time-out of the test; a healthy run takes a fifth of it.
+        cycle_seconds: what each further cycle of `--repeat` adds to it.
+        needs: migration capabilities without which it is skipped before anything is booted.
+        alone: whether nothing may run beside it, since it measures times that others would spoil.
+        profiles: that run it beside `nightly`, which runs every row.
+    """
+
+    name: str
+    test: str
+    reason: str
+    parameters: Mapping[str, str | int | float] = field(default_factory=dict)
+    seconds: int = 300
+    cycle_seconds: int = 60
+    needs: tuple[str, ...] = (BACKGROUND_SNAPSHOT,)
+    alone: bool = False
+    profiles: tuple[str, ...] = ()
+
+    @property
+    def memory_mib(self) -> int:
+        """What it takes of the host's memory at most, in MiB."""
+        ram = int(self.parameters.get("ram_mib", DEFAULT_RAM_MIB))
+        return _GUESTS * (ram + _BESIDE_RAM_MIB)

@@ -1,0 +1,41 @@
+"""Snapshots of one guest by one flow after the other, each restored and judged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from tests_functional.lib.cycle import snapshot_cycle, writing_guest
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Flow, sample_stun
+from tests_functional.lib.summary import Cycle, summary
+
+_SAVE_SECONDS = 120.0
+
+
+def one_flow(flow: Flow) -> Callable[[Run], Outcome]:
+    """A scenario that takes snapshots by one flow only."""
+    return lambda run: save_by_flows(run, [flow] * run.repeat)
+
+
+def save_by_flows(run: Run, flows: Sequence[Flow], stun_samples: int = 0) -> Outcome:
+    """Boot a writing guest and take a judged snapshot of it by each flow in turn.
+
+    Args:
+        run: the test's run.
+        flows: in the order to take them.
+        stun_samples: further live saves of which only the stun is measured.
+    """
+    begun = time.monotonic()
+    cycles: list[Cycle] = []
+    with writing_guest(run) as source:
+        for number, flow in enumerate(flows, 1):
+            label = f"{number:02d}-{flow.name.lower().replace('_', '-')}"
+            cycles.append(snapshot_cycle(run, source, flow, label))
+        if stun_samples:
+            run.say(f"Measuring {stun_samples} more stuns of live saves.")
+        limit = run.deadline.at_most(_SAVE_SECONDS)
+        stuns = [sample_stun(source.guest, limit) for _ in range(stun_samples)]
+        source.guest.machine.quit()
+    return summary(run, cycles, time.monotonic() - begun, stuns)

@@ -1,0 +1,183 @@
+"""A booted guest with its agent: the machine, one SSH connection, and the writers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from guest_images.agent.client import AgentClient, AgentStatus, WriterPlan
+from guest_images.agent.counters import AgentCounters
+from guest_images.agent.format import PAGE_BYTES
+from guest_images.agent.pages import PATTERNS, Schedule
+from guest_images.guests.image import GuestImage
+from harness.deadline import Deadline
+from harness.errors import SetupBroken, SnapproofError
+from harness.guest.ssh import GuestShell, GuestUnreachable, SshIdentity
+from harness.hosts.local import LocalHost
+from harness.process import log_tail
+from harness.qemu.configuration import MIB, MachineConfig
+from harness.qemu.disk import Disk
+from harness.qemu.kept_disk import keep_disk
+from harness.qemu.machine import Machine
+from tests_functional.lib.own_guest import agent_command, prepare
+
+# DESIGN section 4: the agent covers at least 85 % of guest RAM.
+COVERAGE = 0.85
+DEFAULT_RAM_MIB = 512
+"""RAM of a guest where a test does not say otherwise, in MiB."""
+_RAM_STEP_MIB = 128
+
+
+def fitting_ram(ram_mib: int, coverage: float, own_mib: int) -> int:
+    """RAM in MiB, at least `ram_mib`, of which the writers' share leaves the guest its own need.
+
+    It grows in steps that keep it odd, or divisible into equal parts, where it was so.
+    """
+    while ram_mib * (1 - coverage) < own_mib:
+        ram_mib += _RAM_STEP_MIB
+    return ram_mib
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What a scenario runs on.
+
+    Attributes:
+        executable: the QEMU under test.
+        image: the guest it boots.
+        accel: `kvm` or `tcg`, as probed.
+        ram_mib: guest RAM in MiB.
+        vcpus: virtual CPUs; the agent has one writer thread for each.
+        coverage: share of guest RAM that the writers fill; less only where RAM is so small that kernel
+            and initramfs need more of it.
+        machine: machine type, as for `-machine`.
+        extra: further arguments for QEMU.
+        host_key_file: keeps the first host key seen of a guest whose key is not known.
+        capabilities: migration capabilities that QEMU knows; empty where it was not asked.
+        plugged_mib: RAM in MiB that is plugged in beside `ram_mib` before the writers start.
+    """
+
+    executable: Path
+    image: GuestImage
+    accel: str
+    ram_mib: int = DEFAULT_RAM_MIB
+    vcpus: int = 1
+    coverage: float = COVERAGE
+    machine: str = "pc"
+    extra: tuple[str, ...] = ()
+    host_key_file: Path | None = None
+    capabilities: tuple[str, ...] = ()
+    plugged_mib: int = 0
+
+    @property
+    def total_mib(self) -> int:
+        """All of the guest's RAM in MiB."""
+        return self.ram_mib + self.plugged_mib
+
+    def fitted(self) -> Stack:
+        """The same with as much RAM as the image needs."""
+        return replace(self, ram_mib=fitting_ram(self.ram_mib, self.coverage, self.image.own_mib))
+
+    def machine_config(self, disk: Disk | None = None) -> MachineConfig:
+        """The one configuration that source and restored guest share.
+
+        Args:
+            disk: what a restored guest finds as its disk; the image's own by default.
+        """
+        return MachineConfig(
+            executable=self.executable,
+            kernel=self.image.kernel,
+            initrd=self.image.initrd,
+            cmdline=self.image.cmdline,
+            ram_mib=self.ram_mib,
+            vcpus=self.vcpus,
+            accel=self.accel,
+            machine=self.machine,
+            extra=self.extra,
+            disk=disk or self.image.disk,
+        )
+
+    def writer_plan(self, pattern: str, seed: int) -> WriterPlan:
+        """Writers over the covered share of guest RAM, rounded up to whole pages per thread."""
+        page = PAGE_BYTES * self.vcpus
+        wanted = int(self.total_mib * MIB * self.coverage)
+        return WriterPlan((wanted + page - 1) // page * page, self.vcpus, pattern, seed)
+
+    def identity(self) -> SshIdentity:
+        """How to log in to the guest."""
+        image = self.image
+        return SshIdentity(image.ssh_user, image.ssh_private_key, image.ssh_host_key_line, self.host_key_file)
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A running guest and the handles on it."""
+
+    machine: Machine
+    shell: GuestShell
+    agent: AgentClient
+
+
+@contextmanager
+def booted(stack: Stack, folder: Path, deadline: Deadline) -> Iterator[Guest]:
+    """Boot a guest, log in and make it ready; everything is ended on leaving.
+
+    Raises:
+        SetupBroken: the guest does not answer, or is not fit to be tested.
+    """
+    machine = Machine(stack.machine_config(), LocalHost(), folder)
+    with machine, _first_login(stack, machine, deadline) as shell:
+        prepare(stack.image, shell, deadline)
+        keep_disk(machine)
+        yield Guest(machine, shell, AgentClient(shell, agent_command(stack.image, shell)))
+
+
+@contextmanager
+def _first_login(stack: Stack, machine: Machine, deadline: Deadline) -> Iterator[GuestShell]:
+    with GuestShell(machine.ssh_port, stack.identity()) as shell:
+        try:
+            shell.connect(deadline, machine.alive)
+        except GuestUnreachable as error:
+            raise _silent_guest(stack, machine, error) from error
+        yield shell
+
+
+def _silent_guest(stack: Stack, machine: Machine, error: GuestUnreachable) -> SnapproofError:
+    """The error for a guest that does not answer; of a guest of one's own it says what to look at."""
+    if stack.image.agent is None:
+        return error
+    said = log_tail(machine.folder / "qemu.log").strip().splitlines()[-1:]
+    words = f" QEMU's last words: {said[0]}." if said and not machine.alive() else ""
+    return SetupBroken(
+        f"{error.sentence}{words} It must boot from a virtio disk, get its address by DHCP on virtio-net and "
+        f"run an SSH server; what it printed is in '{machine.folder / 'console.log'}'."
+    )
+
+
+@contextmanager
+def logged_in(machine: Machine, stack: Stack, deadline: Deadline) -> Iterator[Guest]:
+    """A fresh SSH connection to the guest of a running machine."""
+    with GuestShell(machine.ssh_port, stack.identity()) as shell:
+        shell.connect(deadline, machine.alive)
+        yield Guest(machine, shell, AgentClient(shell, agent_command(stack.image, shell)))
+
+
+def start_writers(guest: Guest, plan: WriterPlan, deadline: Deadline) -> tuple[AgentStatus, AgentCounters]:
+    """Start the agent, let it write, and wait until each page has been written once.
+
+    Only then does a page from before or after T0 look different from one at T0.
+
+    Raises:
+        DeadlineExpired: the writers did not get through all pages in time.
+    """
+    ram_bytes = guest.machine.config.ram_mib * MIB
+    guest.agent.serve(plan, ram_bytes, deadline)
+    guest.agent.start()
+    status = guest.agent.status()
+    counters = AgentCounters.find(guest.machine, status.nonce)
+    pages_each = status.data_pages // plan.threads
+    pass_steps = Schedule(PATTERNS.index(plan.pattern), pages_each, plan.seed, 0).first_pass_steps
+    deadline.wait_for(lambda: min(counters.steps()) >= pass_steps, "The writers' first pass over all pages")
+    return guest.agent.status(), counters

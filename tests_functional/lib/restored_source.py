@@ -1,0 +1,37 @@
+"""A guest that goes on from a snapshot as the source of further ones: there in a second instead of booted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from guest_images.agent.counters import AgentCounters
+from harness.deadline import Deadline
+from harness.hosts.local import LocalHost
+from harness.qemu import migration
+from harness.qemu.machine import Machine
+from tests_functional.lib.cycle import Source
+from tests_functional.lib.guest import Guest, Stack, logged_in
+from tests_functional.lib.save import Snapshot, restore_uri
+from tests_functional.lib.source_checks import baseline
+
+
+@contextmanager
+def restored_source(stack: Stack, snapshot: Snapshot, folder: Path, deadline: Deadline) -> Iterator[Source]:
+    """A guest restored from a snapshot, running, as the source of further snapshots.
+
+    Raises:
+        SubjectFailed: QEMU does not take the file.
+    """
+    machine = Machine(stack.machine_config(snapshot.disk), LocalHost(), folder, incoming=True)
+    with machine:
+        if migration.restore(machine, restore_uri(machine, snapshot), deadline) == "paused":
+            machine.qmp.execute("cont")
+        with logged_in(machine, stack, deadline) as guest:
+            yield _source(guest)
+
+
+def _source(guest: Guest) -> Source:
+    status = guest.agent.status()
+    return Source(guest, AgentCounters.find(guest.machine, status.nonce), status, baseline(guest))

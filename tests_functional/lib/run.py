@@ -1,0 +1,144 @@
+"""One test's run: what it runs on, where its files go, whom it tells, and by when it must end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from harness.qemu.configuration import MIB
+from tests_functional.lib.guest import Stack
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.result_files import HEAVY_FILES
+
+# A snapshot and its golden image, and some room for logs.
+_ROOM_FACTOR = 2.2
+_FULL_MIB = 16
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a scenario needs besides the verbs.
+
+    Attributes:
+        name: of the test, for messages.
+        stack: QEMU, guest and accelerator.
+        host_environment: what every result of the run says about host, QEMU and guest image.
+        folder: the test's own folder in the results.
+        events: the JSON Lines file that progress goes to.
+        pattern: of the writers.
+        seed: of the writers.
+        repeat: snapshot-restore cycles in a row, in the same source guest.
+        keep: keep snapshots and golden images even when all is well.
+        deadline: of the whole test.
+    """
+
+    name: str
+    stack: Stack
+    host_environment: Mapping[str, Any]
+    folder: Path
+    events: Path
+    pattern: str
+    seed: int
+    repeat: int
+    keep: bool
+    deadline: Deadline
+
+    def environment(self) -> dict[str, Any]:
+        """What this test's result carries, so that it can be understood and done again."""
+        return {
+            **self.host_environment,
+            "accelerator": self.stack.accel,
+            "guest_image": self.stack.image.name,
+            "guest_image_digest": self.stack.image.digest,
+            "ssh_host_key": self._host_key(),
+            "ram_mib": self.stack.ram_mib,
+            "coverage": self.stack.coverage,
+            "vcpus": self.stack.vcpus,
+            "pattern": self.pattern,
+            "seed": self.seed,
+        }
+
+    def _host_key(self) -> str:
+        """Which host key the guest had to have, and who said so."""
+        identity = self.stack.identity()
+        if identity.host_key:
+            return f"{identity.host_key} (given)"
+        return f"{identity.pinned()} (the first seen, pinned from then on)" if identity.pinned() else ""
+
+    def say(self, text: str) -> None:
+        """Tell that something began or was found: to the test's log and to whoever watches."""
+        self._tell("step", text=text)
+        self._log(text)
+
+    def begun(self) -> None:
+        """Tell whoever watches that this test has begun."""
+        self._tell("test-started")
+
+    def ended(self, outcome: Outcome) -> None:
+        """Tell how it ended: to the test's log and to whoever watches."""
+        self._tell(
+            "test-ended",
+            status=outcome.status.value,
+            sentence=outcome.sentence,
+            seconds=round(outcome.seconds, 3),
+        )
+        self._log(f"{outcome.status.value}: {outcome.sentence}")
+
+    def _tell(self, kind: str, **content: str | float) -> None:
+        event = {"time": round(time.time(), 3), "type": kind, "test": self.name, **content}
+        line = (json.dumps(event) + "\n").encode()
+        # One write of one line, so that tests that run side by side do not mix.
+        descriptor = os.open(self.events, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+    def _log(self, text: str) -> None:
+        with (self.folder / "test.log").open("a", encoding="utf-8") as log:
+            log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+
+    def require_room(self) -> None:
+        """Check that a snapshot and its golden image fit on the disk.
+
+        Raises:
+            SetupBroken: they do not.
+        """
+        needed = int(self.stack.total_mib * _ROOM_FACTOR)
+        free = free_mib(self.folder)
+        if free < needed:
+            raise SetupBroken(
+                f"The disk that holds '{self.folder}' has {free} MiB free and this test needs {needed} MiB; "
+                "name a folder on another disk with --results."
+            )
+
+    def disk_full(self) -> bool:
+        """Whether the results' disk is so full that a failed save may be no fault of QEMU's."""
+        return free_mib(self.folder) < _FULL_MIB
+
+    def discard(self, folder: Path) -> None:
+        """Delete a cycle's heavy files, unless they are to be kept."""
+        if not self.keep:
+            remove_heavy(folder)
+
+
+def free_mib(folder: Path) -> int:
+    """MiB that an ordinary user can still write on the disk of a folder."""
+    return shutil.disk_usage(folder).free // MIB
+
+
+def remove_heavy(folder: Path) -> None:
+    """Delete the snapshots, golden images and disks below a folder, and nothing else."""
+    for place in [place for pattern in HEAVY_FILES for place in folder.rglob(pattern)]:
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)

@@ -1,0 +1,289 @@
+"""The ways of saving a guest, each returning a frozen Snapshot."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from guest_images.agent.counters import AgentCounters
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.guest.ssh import GuestUnreachable
+from harness.qemu import migration
+from harness.qemu.disk import Disk
+from harness.qemu.kept_disk import disk_of_snapshot
+from harness.qemu.machine import Machine
+from harness.qemu.migration import SaveFigures, Stun
+from harness.qemu.ram import GoldenImage, dump_golden
+from tests_functional.lib import standstill
+from tests_functional.lib.guest import Guest
+
+
+class Flow(enum.Enum):
+    """How a snapshot is taken."""
+
+    LIVE = "background, running guest, exec:cat"
+    LIVE_FILE = "background, running guest, file:"
+    STOPPED = "background, guest that does not run, exec:cat"
+    SEEDS = "background, stop + migrate + cont, exec:cat"
+    SEEDS_FILE = "background, stop + migrate + cont, file:"
+    STOP_AND_SAVE = "stop-and-save, no capability"
+    # Stopped, because background-snapshot loses all RAM in a mapped-ram file (docs/findings.md, F2).
+    MAPPED_RAM = "stop-and-save, mapped-ram, file:"
+
+    @property
+    def capability(self) -> str | None:
+        """The migration capability that it needs."""
+        if self is Flow.MAPPED_RAM:
+            return migration.MAPPED_RAM
+        return None if self is Flow.STOP_AND_SAVE else migration.BACKGROUND_SNAPSHOT
+
+    @property
+    def background(self) -> bool:
+        """Whether the guest runs while its RAM is saved."""
+        return self.capability == migration.BACKGROUND_SNAPSHOT and self is not Flow.STOPPED
+
+    @property
+    def golden(self) -> bool:
+        """Whether guest RAM is dumped while the guest is stopped at T0."""
+        return self not in (Flow.LIVE, Flow.LIVE_FILE, Flow.STOP_AND_SAVE)
+
+    @property
+    def state_at_t0(self) -> str:
+        """The guest's run state that the file holds, and that a restore must bring back."""
+        return "running" if self in (Flow.LIVE, Flow.LIVE_FILE) else "paused"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A completed save and what it cost.
+
+    Attributes:
+        flow: how it was taken.
+        path: the vmstate file.
+        golden: RAM at T0, where the flow stops the guest.
+        stun_ms: STOP to RESUME by QMP event time. Where there is a golden image it covers the dump
+            too and says nothing about QEMU.
+        figures: QEMU's own downtime, total time and page counts.
+        size_bytes: of the file.
+        largest_stall_us: longest page write the guest saw since just before the save.
+        largest_gap_us: longest time that one of its writers stood still after T0, whatever for.
+        state: the guest's run state at T0, which a restore must bring back.
+        steps_before: writer steps per thread just before the save was asked for.
+        steps_completed: writer steps per thread at the instant it had completed.
+        started_by_itself: QEMU resumed a guest that was stopped before the save.
+        incoming: capabilities that whoever restores it must have on.
+        disk: the guest's disk at T0, where it has one.
+    """
+
+    flow: Flow
+    path: Path
+    golden: GoldenImage | None
+    stun_ms: float
+    figures: SaveFigures
+    size_bytes: int
+    largest_stall_us: int
+    largest_gap_us: int
+    state: str
+    steps_before: tuple[int, ...]
+    steps_completed: tuple[int, ...]
+    started_by_itself: bool = False
+    incoming: tuple[str, ...] = ()
+    disk: Disk | None = None
+
+
+@dataclass(frozen=True)
+class Acts:
+    """What a test does during a save.
+
+    Attributes:
+        at_t0: called while the guest stands still at T0, in flows that stop it; None for nothing.
+        saving: called once T0 is past and RAM is being saved; until it returns a slow sink takes 4 MiB/s,
+            whatever the flow says. None for nothing.
+    """
+
+    at_t0: Callable[[], None] | None = None
+    saving: Callable[[], None] | None = None
+
+
+_NO_ACTS = Acts()
+# While it is there, the sink of a save with acts is slow.
+_SLOW = "slow"
+
+
+def take(
+    flow: Flow, guest: Guest, counters: AgentCounters, folder: Path, deadline: Deadline, acts: Acts = _NO_ACTS
+) -> Snapshot:
+    """Save a guest whose writers run.
+
+    Args:
+        flow: how.
+        guest: its writers must be running.
+        counters: its writers'.
+        folder: receives `vmstate` and, where the flow has one, `golden/`.
+        deadline: for the whole save.
+        acts: what is done meanwhile.
+
+    Raises:
+        NotApplicable: this QEMU or host has no such capability or transport.
+        SubjectFailed: QEMU failed the save, died, or hung.
+        SetupBroken: the guest has written to a disk that should have been at rest.
+    """
+    if flow.capability:
+        migration.require_capability(guest.machine, flow.capability)
+    try:
+        return save(flow, guest, counters, folder, deadline, acts)
+    finally:
+        if flow.capability and guest.machine.alive():
+            migration.set_capability(guest.machine, flow.capability, False)
+
+
+def save(
+    flow: Flow, guest: Guest, counters: AgentCounters, folder: Path, deadline: Deadline, acts: Acts = _NO_ACTS
+) -> Snapshot:
+    """Save as `take` does, with the capabilities as they are.
+
+    Args:
+        flow: how.
+        guest: its writers must be running.
+        counters: its writers'.
+        folder: receives `vmstate` and, where the flow has one, `golden/`.
+        deadline: for the whole save.
+        acts: what is done meanwhile.
+
+    Raises:
+        NotApplicable: this QEMU has no such transport.
+        CommandRefused: QEMU does not start the save.
+        SubjectFailed: QEMU failed the save, died, or hung.
+        SetupBroken: the guest has written to a disk that should have been at rest.
+    """
+    machine, path = guest.machine, folder / "vmstate"
+    standstill.begin(guest, counters)
+    before, mark = counters.steps(), machine.qmp.mark()
+    slow = folder / _SLOW
+    if acts.saving:
+        slow.touch()
+    golden, started_by_itself = _begin_save(flow, machine, folder, deadline, acts)
+    if acts.saving:
+        try:
+            migration.wait_ram_moving(machine, deadline)
+            acts.saving()
+        finally:
+            slow.unlink()
+    figures = migration.wait_completed(machine, deadline)
+    completed = counters.steps()
+    if not flow.background:
+        machine.qmp.execute("cont")
+    machine.wait_status(lambda status: status == "running", deadline.at_most(10), "running again")
+    stun = _stun(machine, mark)
+    stood_still = standstill.end(counters, stun.resumed)
+    _require_answer(guest)
+    return Snapshot(
+        flow=flow,
+        path=path,
+        golden=golden,
+        stun_ms=stun.seconds * 1000,
+        figures=figures,
+        size_bytes=path.stat().st_size,
+        largest_stall_us=stood_still.stall_us,
+        largest_gap_us=stood_still.gap_us,
+        state=flow.state_at_t0,
+        steps_before=before,
+        steps_completed=completed,
+        started_by_itself=started_by_itself,
+        incoming=(migration.MAPPED_RAM,) if flow is Flow.MAPPED_RAM else (),
+        disk=disk_of_snapshot(machine),
+    )
+
+
+def _begin_save(
+    flow: Flow, machine: Machine, folder: Path, deadline: Deadline, acts: Acts
+) -> tuple[GoldenImage | None, bool]:
+    """Start a save, the guest running where the flow has it so; says whether QEMU resumed it by itself."""
+    path = folder / "vmstate"
+    uri = migration.slow_sink(path, folder / _SLOW) if acts.saving else _uri(flow, path)
+    if flow in (Flow.LIVE, Flow.LIVE_FILE):
+        migration.start_save(machine, uri)
+        return None, False
+    if not flow.background:
+        migration.lift_bandwidth_limit(machine)
+    machine.qmp.execute("stop")
+    golden = dump_golden(machine, folder / "golden") if flow.golden else None
+    if acts.at_t0:
+        acts.at_t0()
+    if flow.background:
+        return golden, _migrate_and_continue(machine, uri, deadline)
+    migration.start_save(machine, uri)
+    return golden, False
+
+
+def restore_uri(machine: Machine, snapshot: Snapshot) -> str:
+    """Where `machine` is to load a snapshot from; sets the capabilities that the file needs.
+
+    Raises:
+        NotApplicable: this QEMU cannot read such a file.
+    """
+    for name in snapshot.incoming:
+        migration.require_capability(machine, name)
+    # Only a file that QEMU opens itself can be read at any offset.
+    if migration.MAPPED_RAM in snapshot.incoming:
+        return migration.file_uri(snapshot.path)
+    return migration.exec_source(snapshot.path)
+
+
+def sample_stun(guest: Guest, deadline: Deadline) -> float:
+    """Stun of one more live save, in ms; what it saves is thrown away.
+
+    Raises:
+        NotApplicable: this QEMU or host has no background-snapshot.
+        SubjectFailed: QEMU failed the save, died, or hung.
+    """
+    machine = guest.machine
+    migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
+    try:
+        mark = machine.qmp.mark()
+        migration.start_save(machine, migration.exec_sink(Path("/dev/null")))
+        migration.wait_completed(machine, deadline)
+        return _stun(machine, mark).seconds * 1000
+    finally:
+        if machine.alive():
+            migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
+
+
+def _stun(machine: Machine, mark: int) -> Stun:
+    stun = migration.find_stun(machine, mark)
+    if stun is None:
+        raise machine.failure("QEMU did not send STOP and RESUME around T0", Code.SAVE_NO_STUN)
+    return stun
+
+
+def _require_answer(guest: Guest) -> None:
+    """Have the agent answer after a save that QEMU calls completed; a guest that hangs now was hung by it."""
+    try:
+        guest.agent.status()
+    except GuestUnreachable as error:
+        why = error.sentence.rstrip(".")
+        raise guest.machine.failure(
+            f"QEMU calls the save completed and the guest running, but that does not answer: {why}",
+            Code.SAVE_GUEST_SILENT,
+            {**error.fields, "error": error.code},
+        ) from error
+
+
+def _uri(flow: Flow, path: Path) -> str:
+    """Where the flow saves to."""
+    by_qemu = flow in (Flow.LIVE_FILE, Flow.SEEDS_FILE, Flow.MAPPED_RAM)
+    return migration.file_uri(path) if by_qemu else migration.exec_sink(path)
+
+
+def _migrate_and_continue(machine: Machine, uri: str, deadline: Deadline) -> bool:
+    """The seeds' flow from the stopped guest to the running one; says whether QEMU started it by itself."""
+    migration.start_save(machine, uri)
+    migration.wait_ram_moving(machine, deadline)
+    # QEMU 6.0 to 8.1 resume the guest whatever it was before; later ones leave it stopped.
+    started_by_itself = bool(machine.qmp.execute("query-status")["status"] == "running")
+    if not started_by_itself:
+        machine.qmp.execute("cont")
+    return started_by_itself

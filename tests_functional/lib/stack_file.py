@@ -1,0 +1,75 @@
+"""The stack of a run as a file: how the command tells its tests what to run on, and a record of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from guest_images.guests.image import GuestImage
+from guest_images.packages.unpacked import InputRecord
+from harness.qemu.architectures import find_architecture
+from harness.qemu.disk import Disk
+from tests_functional.lib.guest import Stack
+from tests_functional.lib.outcome import write_atomically
+from tests_functional.lib.result_files import STACK_FILE
+
+
+def save_stack(
+    stack: Stack, environment: dict[str, Any], folder: Path, guests: Sequence[GuestImage] = ()
+) -> None:
+    """Write a stack, with every input of its guest image by name, version and SHA256.
+
+    Args:
+        stack: what the run's tests use.
+        environment: what every result of the run says, e.g. host kernel and QEMU version.
+        folder: the results folder.
+        guests: further guests, which tests that ask for one by name use instead.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    others = {image.name: asdict(image) for image in guests}
+    data = {"environment": environment, **asdict(stack), "guests": others}
+    write_atomically(folder / STACK_FILE, json.dumps(data, indent=1, default=str) + "\n")
+
+
+def load_stack(folder: Path, guest: str = "") -> tuple[Stack, dict[str, Any]]:
+    """Read back what `save_stack` wrote: the stack and the environment.
+
+    Args:
+        folder: the results folder.
+        guest: one of the further guests, to take the place of the run's.
+    """
+    data = json.loads((folder / STACK_FILE).read_text(encoding="utf-8"))
+    stack = Stack(
+        executable=Path(data["executable"]),
+        image=_image(data["guests"][guest] if guest else data["image"]),
+        accel=data["accel"],
+        ram_mib=data["ram_mib"],
+        vcpus=data["vcpus"],
+        coverage=data["coverage"],
+        machine=data["machine"],
+        extra=tuple(data["extra"]),
+        capabilities=tuple(data["capabilities"]),
+    )
+    return stack, data["environment"]
+
+
+def _image(data: dict[str, Any]) -> GuestImage:
+    paths = {
+        name: Path(data[name]) if data[name] else None
+        for name in ("kernel", "initrd", "ssh_private_key", "agent")
+    }
+    disk = data["disk"]
+    return GuestImage(
+        **{
+            **data,
+            **paths,
+            "manifest": tuple(InputRecord(**record) for record in data["manifest"]),
+            "disk": Disk(**{**disk, "path": Path(disk["path"])}) if disk else None,
+            "architecture": find_architecture(data["architecture"]["name"]),
+        }
+    )

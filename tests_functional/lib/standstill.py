@@ -1,0 +1,109 @@
+"""How long the guest's writers stood still during a save, and only during it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from guest_images.agent.counters import AgentCounters
+from guest_images.agent.format import LONG_GAP_NS
+from harness.deadline import Deadline
+from tests_functional.lib.guest import Guest
+
+# Below what a save is judged by (source_checks.judge_stall).
+_CALM_SECONDS = 0.2
+_BEGIN_SECONDS = 60.0
+# An exchange over SSH ends in the guest a little after it ends for us.
+_AFTERMATH_SECONDS = 0.05
+_GO_ON_SECONDS = 10.0
+# The agent keeps the times of longer gaps.
+_LONG_SECONDS = LONG_GAP_NS / 1e9
+
+
+@dataclass(frozen=True)
+class Standstill:
+    """The longest of all writers.
+
+    Attributes:
+        stall_us: a single page write, in microseconds.
+        gap_us: from the end of one page write to that of the next, whatever for, in microseconds; only
+            what of it lies after T0.
+    """
+
+    stall_us: int
+    gap_us: int
+
+
+def begin(guest: Guest, counters: AgentCounters) -> None:
+    """Clear the writers' statistics just before a save, in a calm moment.
+
+    Raises:
+        DeadlineExpired: the host is too busy for the writers to be calm.
+    """
+    await_calm(guest, lambda: counters.longest_gap())
+
+
+def await_calm(guest: Guest, longest_gap: Callable[[], float]) -> None:
+    """Clear the writers' statistics; again, as long as doing so holds a writer up.
+
+    The command to do so goes over SSH, whose programs take the writers' processor. On a busy host that was
+    seen to last for seconds; it must not count as a stall of the save.
+
+    Args:
+        guest: its writers must be running.
+        longest_gap: the longest time from one page write to the next since the statistics were cleared, in
+            seconds.
+
+    Raises:
+        DeadlineExpired: the host is too busy for the writers to be calm.
+    """
+    limit = Deadline(_BEGIN_SECONDS)
+    while True:
+        guest.agent.reset_stats()
+        limit.nap(_AFTERMATH_SECONDS)
+        if longest_gap() < _CALM_SECONDS:
+            return
+        limit.check("A moment in which the guest's writers write without a pause")
+
+
+def end(counters: AgentCounters, resumed: float) -> Standstill:
+    """How long the writers stood still after a save had resumed the guest.
+
+    Read from guest RAM as soon as the save has completed. A standstill that lasts counts only when it ends,
+    so each writer is waited for; one that does not go on within ten seconds is left to whoever asks the guest
+    for an answer.
+
+    What came before counts as little as what the save is not to blame for: on a busy host a guest was seen to
+    get no processor for 0.9 s between `begin` and T0.
+
+    Args:
+        counters: the writers'.
+        resumed: time of RESUME, in seconds since the epoch.
+    """
+    then, limit = counters.steps(), Deadline(_GO_ON_SECONDS)
+    # Two steps: a step is counted before the gap that it ends.
+    while not limit.expired and any(now < one + 2 for now, one in zip(counters.steps(), then, strict=True)):
+        limit.nap(0.001)
+    stall, gap = counters.longest_write(), counters.longest_gap()
+    return Standstill(int(stall * 1e6), int(_after(counters, resumed, gap) * 1e6))
+
+
+def _after(counters: AgentCounters, resumed: float, longest: float) -> float:
+    """What lies after `resumed` of the longest gap there, in seconds; `longest` is that since `begin`."""
+    if longest < _LONG_SECONDS:
+        return longest
+    gaps = counters.long_gaps()
+    if gaps is None:
+        # More than the agent keeps: whichever was the longest may have been after it.
+        return longest
+    clock = _clock_at(counters, resumed)
+    return max([_LONG_SECONDS, *(min(gap.seconds, gap.end - clock) for gap in gaps)])
+
+
+def _clock_at(counters: AgentCounters, moment: float) -> float:
+    """The guest's clock at a moment since which it has run; what it tells is fresh when it changes."""
+    told, limit = counters.guest_clock(), Deadline(_GO_ON_SECONDS)
+    while counters.guest_clock() == told and not limit.expired:
+        limit.nap(0.0005)
+    return counters.guest_clock() - (time.time() - moment)

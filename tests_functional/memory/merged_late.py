@@ -1,0 +1,66 @@
+"""Pages that the host merges after they were protected: the guest's next write must still be waited for."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from harness.linux.ksm import merge_equal_pages, require_ksm
+from harness.qemu import migration
+from tests_functional.lib.checks import judged
+from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Acts, Flow, save
+from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.summary import summary
+from tests_functional.memory.host_pages import merged_mib, part_merged
+from tests_functional.memory.same_file import fill_file
+
+_LABEL = "memory/merged-while-saving"
+_MET = "During the save the host merged pages that the guest then wrote to."
+_SAVE_SECONDS = 120.0
+_MERGE_SECONDS = 40.0
+_FILE_MIB = 16
+# Fewer pages than a check names one by one, so that it can be told whether all of them are the known issue.
+_WRITTEN_MIB = 3
+
+
+def merged_while_saving(run: Run) -> Outcome:
+    """Have the host merge equal pages of the guest once T0 is past, and the guest then write to them."""
+    require_ksm()
+    begun = time.monotonic()
+    # KSM looks only at memory that QEMU offers it.
+    run = replace(run, stack=replace(run.stack, machine=f"{run.stack.machine},mem-merge=on"))
+    folder = run.folder / "snapshot"
+    folder.mkdir()
+    merged: list[float] = []
+    with writing_guest(run) as source:
+        source.guest.shell.check(fill_file(_FILE_MIB))
+        migration.require_capability(source.guest.machine, migration.BACKGROUND_SNAPSHOT)
+        run.say("Saving; meanwhile the host merges pages, and the guest writes to them.")
+        acts = Acts(saving=lambda: merged.append(_merge_and_write(source)))
+        limit = run.deadline.at_most(_SAVE_SECONDS)
+        snapshot = save(Flow.SEEDS, source.guest, source.counters, folder, limit, acts)
+        migration.set_capability(source.guest.machine, migration.BACKGROUND_SNAPSHOT, False)
+        met = judged(f"{_LABEL}/met", _MET, [], {"MiB merged": int(merged[0])})
+        checks = [*judge_source(source.guest, source.before), met]
+        source.guest.machine.quit()
+        cycle = judge_cycle(run, source, snapshot, _LABEL, checks)
+    return summary(run, [cycle], time.monotonic() - begun)
+
+
+def _merge_and_write(source: Source) -> float:
+    """MiB that the host has merged when the guest begins to write to them.
+
+    Raises:
+        SetupBroken: it did not merge enough, or the save ended before enough of that was written.
+    """
+    merge_equal_pages(Deadline(_MERGE_SECONDS))
+    found = merged_mib(source)
+    if found < _FILE_MIB:
+        raise SetupBroken(f"The host merged {found:.1f} MiB, fewer than the {_FILE_MIB} MiB that are equal.")
+    part_merged(source, _WRITTEN_MIB)
+    return found

@@ -1,0 +1,130 @@
+"""Pages of guest RAM that nobody touched before T0, and that the guest writes while RAM is saved."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from harness.linux.huge_pages import huge_pages_disabled
+from harness.qemu import migration
+from harness.qemu.machine import Machine
+from harness.qemu.ram import RamBlock, main_block, populated_bytes, populated_pages, read_pages
+from tests_functional.lib.checks import judged
+from tests_functional.lib.cycle import judge_cycle, writing_guest
+from tests_functional.lib.guest import Guest
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Acts, Flow, save
+from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.summary import summary
+
+Flags = npt.NDArray[np.bool_]
+
+# The writers take what the boot has touched and freed, and leave enough that nobody has touched.
+_RAM_MIB = 512
+_COVERAGE = 0.5
+_SAVE_SECONDS = 60.0
+_FILL_SECONDS = 30.0
+_LEAST_PAGES = 100
+_PAGE_WORDS = 512
+# New files again and again, 80 MiB in all: each takes pages that were free.
+_FILLING = (
+    "(n=0; while [ $n -lt 320 ]; do dd if=/dev/urandom of=/tmp/fill-$n bs=64k count=4; n=$((n+1)); done) "
+    "> /dev/null 2>&1 &"
+)
+_MET = "Pages that were never touched before T0 were written while RAM was saved."
+
+
+@dataclass
+class _Untouched:
+    """The pages of main RAM that were never touched before the save, and how many of them it met.
+
+    Attributes:
+        block: main RAM.
+        pages: bool[pages], True where the page was in no page table of QEMU.
+        met: how many of them were written while RAM was being saved.
+    """
+
+    block: RamBlock
+    pages: Flags
+    met: int = 0
+
+
+def never_touched(run: Run) -> Outcome:
+    """A snapshot with a golden image, during which the guest's kernel takes free pages and fills them.
+
+    Only a golden image sees such pages: no writer of the agent owns them.
+    """
+    begun = time.monotonic()
+    run = replace(run, stack=replace(run.stack, ram_mib=_RAM_MIB, coverage=_COVERAGE))
+    # A huge page is touched as a whole, and most free pages of the guest would be.
+    with huge_pages_disabled(), writing_guest(run) as source:
+        machine, folder = source.guest.machine, run.folder / "01-seeds"
+        folder.mkdir()
+        migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
+        block = main_block(machine)
+        _start_filling(source.guest, block, run.deadline.at_most(_FILL_SECONDS))
+        untouched = _Untouched(block, ~populated_pages(machine, block))
+        run.say(
+            f"01-seeds: saving; {int(untouched.pages.sum())} pages of '{block.idstr}' were never touched."
+        )
+        snapshot = save(
+            Flow.SEEDS,
+            source.guest,
+            source.counters,
+            folder,
+            run.deadline.at_most(_SAVE_SECONDS),
+            Acts(saving=lambda: _look_on(machine, untouched)),
+        )
+        migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
+        met = judged("memory/never-touched/met", _MET, [], {"pages": untouched.met})
+        checks = [*judge_source(source.guest, source.before), met]
+        cycle = judge_cycle(run, source, snapshot, "01-seeds", checks)
+        machine.quit()
+    return summary(run, [cycle], time.monotonic() - begun)
+
+
+def _start_filling(guest: Guest, block: RamBlock, deadline: Deadline) -> None:
+    """Let the guest fill free pages, and wait until it has come to those that were never touched.
+
+    Raises:
+        DeadlineExpired: it does not come to them.
+    """
+    before = populated_bytes(guest.machine, block)
+    guest.shell.check(_FILLING)
+    deadline.wait_for(
+        lambda: populated_bytes(guest.machine, block) > before + _LEAST_PAGES * 4096,
+        "The guest's first writes to pages that were never touched",
+    )
+
+
+def _look_on(machine: Machine, untouched: _Untouched) -> None:
+    """Count what the guest writes from now on, until that is enough.
+
+    Raises:
+        SetupBroken: the save ended before.
+    """
+    written_at_first = _written(machine, untouched)
+    while untouched.met < _LEAST_PAGES:
+        written = _written(machine, untouched)
+        # In this order: what was counted was written before the end.
+        if machine.query_migrate().get("status") != "active":
+            raise SetupBroken(
+                f"The save ended when {untouched.met} pages that were never touched had been written, fewer "
+                f"than {_LEAST_PAGES}, so this run proves nothing."
+            )
+        untouched.met = written - written_at_first
+
+
+def _written(machine: Machine, untouched: _Untouched) -> int:
+    """How many of the pages are no longer zero."""
+    pieces = read_pages(machine, untouched.block, untouched.pages)
+    return sum(
+        int(np.frombuffer(data, "<u8").reshape(-1, _PAGE_WORDS).any(axis=1).sum())
+        for _address, data in pieces
+    )

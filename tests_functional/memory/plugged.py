@@ -1,0 +1,242 @@
+"""Memory that is plugged into a running guest after the capability was set, or while RAM is saved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from guest_images.agent.format import PAGE_BYTES
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, NotApplicable, SetupBroken, SubjectFailed
+from harness.qemu import migration
+from harness.qemu.configuration import MIB
+from harness.qemu.machine import Machine
+from harness.qemu.qmp import CommandRefused
+from tests_functional.lib.checks import Problem, judged
+from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
+from tests_functional.lib.guest import Guest, Stack
+from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Acts, Flow, save
+from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.summary import Cycle, summary
+from tests_functional.memory.refusal import judge_given_up
+from validators.verdict import CheckResult
+
+# The least that Linux on x86_64 takes in (Documentation/admin-guide/mm/memory-hotplug.rst).
+_DIMM_MIB = 128
+_SLOTS = ("-m", "slots=2,maxmem=1G")
+_SAVE_SECONDS = 60.0
+_ONLINE_SECONDS = 20.0
+_SLACK_MIB = 2
+_AUTO_ONLINE = "/sys/devices/system/memory/auto_online_blocks"
+_MEANWHILE = "Memory that is plugged in during a save is refused, with words that say so."
+
+
+@dataclass(frozen=True)
+class PluggedKind:
+    """A DIMM that a running guest gets.
+
+    Attributes:
+        reason: why it is tested.
+        backend: QOM type and properties of its memory, without id and size.
+        meanwhile: it comes while RAM is being saved; else once the capability is set, before the writers
+            start.
+    """
+
+    reason: str
+    backend: tuple[str, Mapping[str, str | bool]]
+    meanwhile: bool = False
+
+    def booted(self, stack: Stack) -> Stack:
+        """The stack that the guest is booted on: with an empty slot."""
+        plugged = 0 if self.meanwhile else _DIMM_MIB
+        return replace(stack, extra=_SLOTS, plugged_mib=plugged)
+
+    def restored(self, stack: Stack) -> Stack:
+        """The stack that its snapshots are restored on: with the DIMM where the guest had it at T0."""
+        stack = self.booted(stack)
+        if self.meanwhile:
+            return stack
+        kind, properties = self.backend
+        options = [f"{name}={_option(value)}" for name, value in properties.items()]
+        memory = ",".join([kind, "id=mem1", f"size={_DIMM_MIB}M", *options])
+        dimm = ("-object", memory, "-device", "pc-dimm,id=dimm1,memdev=mem1")
+        return replace(stack, extra=(*stack.extra, *dimm))
+
+
+def _option(value: str | bool) -> str:
+    return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else value
+
+
+_ANONYMOUS: tuple[str, Mapping[str, str | bool]] = ("memory-backend-ram", {})
+
+PLUGGED_KINDS: Mapping[str, PluggedKind] = {
+    "plugged-anonymous": PluggedKind(
+        "QEMU looks at RAM when the capability is set, and this RAM was not there then", _ANONYMOUS
+    ),
+    "plugged-memfd-shared": PluggedKind(
+        "the same with RAM that can be protected from Linux 5.19", ("memory-backend-memfd", {"share": True})
+    ),
+    "plugged-unprotectable": PluggedKind(
+        "RAM that the capability would have been refused for comes after it was set",
+        ("memory-backend-file", {"mem-path": "/var/tmp", "share": True}),
+    ),
+    "plugged-while-saving": PluggedKind("a new RAMBlock has no pages at T0", _ANONYMOUS, meanwhile=True),
+}
+
+
+def plugged_kind(name: str) -> Callable[[Run], Outcome]:
+    """A scenario for one of PLUGGED_KINDS: stopped at T0 with a golden image, and live."""
+    kind = PLUGGED_KINDS[name]
+    return lambda run: _while_saving(run, name, kind) if kind.meanwhile else _before_saving(run, name, kind)
+
+
+def _before_saving(run: Run, name: str, kind: PluggedKind) -> Outcome:
+    begun = time.monotonic()
+    restored = replace(run, stack=kind.restored(run.stack))
+    cycles: list[Cycle] = []
+
+    def prepare(guest: Guest) -> None:
+        migration.require_capability(guest.machine, migration.BACKGROUND_SNAPSHOT)
+        prepare_guest(guest)
+        _plug_in_and_wait(guest, kind)
+
+    with writing_guest(replace(run, stack=kind.booted(run.stack)), prepare) as source:
+        require_in_use(run, source)
+        for flow in (Flow.SEEDS, Flow.LIVE):
+            label = f"{len(cycles) + 1:02d}-{flow.name.lower()}"
+            try:
+                cycles.append(_cycle(restored, source, flow, label, None, []))
+            except SubjectFailed as failure:
+                checks = judge_given_up(source, failure, name)
+                holds = "QEMU gives up the save of such RAM with a reason, and the guest goes on."
+                return outcome_of(run, checks, time.monotonic() - begun, holds)
+        source.guest.machine.quit()
+    return summary(run, cycles, time.monotonic() - begun)
+
+
+def _while_saving(run: Run, name: str, kind: PluggedKind) -> Outcome:
+    begun = time.monotonic()
+    run = replace(run, stack=kind.booted(run.stack))
+    cycles: list[Cycle] = []
+    with writing_guest(run, prepare_guest) as source:
+        migration.require_capability(source.guest.machine, migration.BACKGROUND_SNAPSHOT)
+        for flow in (Flow.SEEDS, Flow.LIVE):
+            found: list[CheckResult] = []
+
+            def plug(found: list[CheckResult] = found) -> None:
+                found.append(_plug_meanwhile(source.guest.machine, name, kind))
+
+            label = f"{len(cycles) + 1:02d}-{flow.name.lower()}"
+            cycles.append(_cycle(run, source, flow, label, plug, found))
+        # What was refused for the save's sake is taken after it.
+        _plug_in_and_wait(source.guest, kind)
+        source.guest.machine.quit()
+    return summary(run, cycles, time.monotonic() - begun)
+
+
+def _cycle(
+    run: Run,
+    source: Source,
+    flow: Flow,
+    label: str,
+    meanwhile: Callable[[], None] | None,
+    found: list[CheckResult],
+) -> Cycle:
+    """One snapshot with the capability as it was set before; `found` has checks of `meanwhile`."""
+    run.require_room()
+    folder = run.folder / label
+    folder.mkdir()
+    run.say(f"{label}: saving ({flow.value}).")
+    limit = run.deadline.at_most(_SAVE_SECONDS)
+    snapshot = save(flow, source.guest, source.counters, folder, limit, Acts(saving=meanwhile))
+    checks = [*judge_source(source.guest, source.before), *found]
+    return judge_cycle(run, source, snapshot, label, checks)
+
+
+def prepare_guest(guest: Guest) -> None:
+    """Have the guest's kernel use whatever memory is plugged in, at once.
+
+    Raises:
+        NotApplicable: its kernel cannot plug memory in.
+    """
+    if guest.shell.run(f"echo online > {_AUTO_ONLINE}").exit_code:
+        raise NotApplicable(f"The guest's kernel cannot plug memory in: it has no {_AUTO_ONLINE}.")
+
+
+def memory_mib(guest: Guest) -> int:
+    """MiB that the guest's kernel has (MemTotal), which leaves out what it took for itself at boot."""
+    return int(guest.shell.check("sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo")) // 1024
+
+
+def wait_memory(guest: Guest, mib: int) -> None:
+    """Wait until the guest's kernel has so many MiB, as `memory_mib` counts them.
+
+    Raises:
+        SetupBroken: it does not get there.
+    """
+    try:
+        Deadline(_ONLINE_SECONDS).wait_for(
+            lambda: abs(memory_mib(guest) - mib) <= _SLACK_MIB, "The guest's new memory", interval=0.1
+        )
+    except DeadlineExpired as error:
+        raise SetupBroken(
+            f"The guest has {memory_mib(guest)} MiB of memory and should have {mib} MiB by now."
+        ) from error
+
+
+def require_in_use(run: Run, source: Source) -> None:
+    """Raise SetupBroken where the writers' pages would fit into the RAM that the guest was booted with."""
+    written = source.status.data_pages * PAGE_BYTES // MIB
+    if written <= run.stack.ram_mib:
+        raise SetupBroken(
+            f"The writers' {written} MiB may all lie in the {run.stack.ram_mib} MiB that the guest has from "
+            "boot, so this run says nothing about plugged memory."
+        )
+
+
+def _plug_in(machine: Machine, kind: PluggedKind) -> None:
+    backend, properties = kind.backend
+    memory = {"qom-type": backend, "id": "mem1", "size": _DIMM_MIB * MIB, **properties}
+    machine.qmp.execute("object-add", memory)
+    machine.qmp.execute("device_add", {"driver": "pc-dimm", "id": "dimm1", "memdev": "mem1"})
+
+
+def _plug_in_and_wait(guest: Guest, kind: PluggedKind) -> None:
+    before = memory_mib(guest)
+    _plug_in(guest.machine, kind)
+    wait_memory(guest, before + _DIMM_MIB)
+
+
+def _plug_meanwhile(machine: Machine, name: str, kind: PluggedKind) -> CheckResult:
+    """Try to plug memory in while RAM is saved, and judge what QEMU says.
+
+    Raises:
+        SetupBroken: the save had ended by then.
+    """
+    problems, words = [], ""
+    try:
+        _plug_in(machine, kind)
+        problems.append(
+            Problem(
+                Code.PLUG_ACCEPTED,
+                "QEMU takes new memory while it saves RAM, which the file may hold or not.",
+            )
+        )
+    except CommandRefused as refusal:
+        words = refusal.reason
+        machine.qmp.execute("object-del", {"id": "mem1"})
+        if "migrat" not in words:
+            problems.append(
+                Problem(
+                    Code.PLUG_UNCLEAR, f"QEMU refuses with the words '{words}', which do not name the save."
+                )
+            )
+    status = machine.query_migrate().get("status")
+    if status != "active":
+        raise SetupBroken(f"The save was '{status}' before the memory came, so this run proves nothing.")
+    return judged(f"memory/{name}/refusal", _MEANWHILE, problems, {"words": words})

@@ -1,0 +1,108 @@
+"""When QEMU does not snapshot a kind of memory: it must say so clearly, and leave the guest as it was."""
+
+from __future__ import annotations
+
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import SubjectFailed
+from harness.qemu import migration
+from harness.qemu.qmp import CommandRefused
+from tests_functional.failures.ending import LIMIT_SECONDS
+from tests_functional.lib.checks import Problem, judged
+from tests_functional.lib.cycle import Source
+from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.source_checks import judge_source
+from validators.verdict import CheckResult
+
+_REFUSAL = "A refusal says why, and leaves the guest as it was."
+_SAVE = "A save that cannot be is given up with a reason, and QEMU survives that."
+_RESUMED = "A guest that ran before a save that is given up runs after it."
+# QEMU 10.0 migration/options.c migrate_caps_check() and migration/ram.c ram_write_tracking_compatible().
+_CLEAR = ("background-snapshot", "userfaultfd", "write-tracking", "write tracking", "memory", "RAM")
+
+
+def refusal_when_set(source: Source) -> str | None:
+    """QEMU's words where it does not take the capability, None where it does; it is off afterwards.
+
+    Raises:
+        NotApplicable: this QEMU has no such capability.
+    """
+    machine = source.guest.machine
+    migration.require_known(machine, migration.BACKGROUND_SNAPSHOT)
+    try:
+        migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, True)
+        migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
+    except CommandRefused as refusal:
+        return refusal.reason
+    return None
+
+
+def judge_refusal(run: Run, source: Source, words: str, seconds: float) -> Outcome:
+    """The outcome of a test whose guest has a kind of RAM that QEMU refuses with these words."""
+    checks = [_judge_words("memory/refusal", _REFUSAL, words), *judge_source(source.guest, source.before)]
+    source.guest.machine.quit()
+    return outcome_of(run, checks, seconds, f"QEMU refuses such RAM clearly: {words}")
+
+
+def judge_given_up(source: Source, failure: SubjectFailed, name: str) -> list[CheckResult]:
+    """Judge a save that QEMU gave up at its start, or did not survive; any other failure is passed on.
+
+    Args:
+        source: the guest, running before the save.
+        failure: what the save ended with.
+        name: of the kind of memory; names the checks.
+    """
+    try:
+        if source.guest.machine.alive():
+            return _judge_survivor(source, failure, name)
+    except SubjectFailed as later:
+        # QEMU may say that the save failed, and end a moment later.
+        if source.guest.machine.alive():
+            raise
+        failure = later
+    return [judged(f"memory/{name}/save", _SAVE, [Problem.of_error(failure)])]
+
+
+def _judge_survivor(source: Source, failure: SubjectFailed, name: str) -> list[CheckResult]:
+    answer = source.guest.machine.query_migrate()
+    if answer.get("status") != "failed":
+        raise failure
+    words = str(answer.get("error-desc", ""))
+    checks = [_judge_words(f"memory/{name}/save", _SAVE, words), _judge_resumed(source, name)]
+    return [*checks, *judge_source(source.guest, source.before)]
+
+
+def _judge_words(check: str, explanation: str, words: str) -> CheckResult:
+    problems = []
+    if not words:
+        problems.append(Problem(Code.SAVE_NO_REASON, "QEMU does not say why the save failed."))
+    elif not any(word in words for word in _CLEAR):
+        problems.append(
+            Problem(
+                Code.REFUSAL_UNCLEAR,
+                f"QEMU refuses with the words '{words}', which do not tell the user why.",
+            )
+        )
+    return judged(check, explanation, problems, {"words": words})
+
+
+def _judge_resumed(source: Source, name: str) -> CheckResult:
+    """Whether the guest goes on by itself; one that does not is made to, for the checks that follow."""
+    machine, limit = source.guest.machine, Deadline(LIMIT_SECONDS)
+    status = ""
+    while status != "running" and not limit.expired:
+        status = str(machine.qmp.execute("query-status")["status"])
+        machine.pause(limit)
+    problems = []
+    if status != "running":
+        problems.append(
+            Problem(
+                Code.GUEST_NOT_RESUMED,
+                f"The guest is '{status}' {LIMIT_SECONDS:.0f} s after the save failed.",
+                {"state": status},
+            )
+        )
+        machine.qmp.execute("cont")
+    return judged(f"memory/{name}/resumed", _RESUMED, problems)

@@ -1,0 +1,76 @@
+"""Rows of the profiles: guest RAM of every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from tests_functional.lib.entry import PREMERGE, SMALL, Entry
+from tests_functional.memory.host_pages import HOST_PAGES
+from tests_functional.memory.kinds import MEMORY_KINDS
+from tests_functional.memory.plugged import PLUGGED_KINDS
+from tests_functional.memory.virtio_mem import VIRTIO_MEM_KINDS
+
+_TESTS = "memory/test_memory.py:Memory"
+_SEEDS = "snapshot/test_flows.py:SnapshotFlows.test_seeds"
+
+
+# One of each way in which RAM can be made or come.
+_IN_PREMERGE = ("memfd-shared", "numa-refused-last", "plugged-anonymous", "virtio-mem")
+
+
+class _Kind(Protocol):
+    """A kind of guest RAM, whatever is special about it."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is tested."""
+
+
+def _of(test: str, kinds: Mapping[str, _Kind], **parameters: float) -> tuple[Entry, ...]:
+    """The tests of some kinds of guest RAM, by the method that tests such."""
+    return tuple(
+        Entry(
+            f"memory.{name}",
+            f"{_TESTS}.{test}",
+            kind.reason,
+            {**SMALL, **parameters, "kind": name},
+            # The host's merging of pages is switched on for one test at a time.
+            alone=name == "merged-pages",
+            profiles=PREMERGE if name in _IN_PREMERGE else (),
+        )
+        for name, kind in kinds.items()
+    )
+
+
+ROWS = (
+    *_of("test_kind", MEMORY_KINDS),
+    *_of("test_plugged", PLUGGED_KINDS),
+    *_of("test_virtio_mem", VIRTIO_MEM_KINDS),
+    *_of("test_host_pages", HOST_PAGES, coverage=0.5),
+    Entry(
+        "memory.never-touched",
+        f"{_TESTS}.test_never_touched",
+        "a page that is in no page table cannot be protected, and may be written (QEMU 6.0-rc lost them)",
+    ),
+    Entry(
+        "memory.merged-while-saving",
+        f"{_TESTS}.test_merged_while_saving",
+        "merging makes a new entry in the page table, which must be protected like the old one",
+        {**SMALL, "coverage": 0.5},
+        alone=True,
+    ),
+    Entry(
+        "memory.above-4-gib",
+        _SEEDS,
+        "RAM on both sides of the hole below 4 GiB is one RAMBlock in two places",
+        {"ram_mib": 4608, "coverage": 0.8},
+        seconds=900,
+    ),
+    Entry(
+        "memory.odd-size",
+        _SEEDS,
+        "RAM that is no multiple of 2 MiB, or of the 64 pages of a bitmap's word",
+        {"ram_mib": 257, "coverage": 0.7},
+    ),
+)

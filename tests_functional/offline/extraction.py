@@ -1,0 +1,118 @@
+"""Compares RAM as the stream reader extracts it with RAM in a QEMU that restored the same file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.codes import Code
+from harness.errors import SetupBroken
+from harness.hosts.local import LocalHost
+from harness.qemu import migration
+from harness.qemu.machine import Machine
+from harness.qemu.ram import dump_golden
+from harness.status import Status
+from tests_functional.lib.checks import Problem, judged
+from tests_functional.lib.cycle import writing_guest
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Flow, Snapshot, restore_uri, take
+from validators.verdict import CheckResult
+from validators.vmstate.extract import extract
+
+_NAME = "extracted-ram"
+_EXPLANATION = "RAM extracted from the file equals, byte for byte, what QEMU holds after restoring it."
+_SECONDS = 120.0
+_CHUNK_BYTES = 4 << 20
+
+
+def extracted_equals_restored(flow: Flow) -> Callable[[Run], Outcome]:
+    """A scenario for one flow in which the guest is stopped at T0, so that a restore stays paused."""
+    return lambda run: _compare(run, flow)
+
+
+def _compare(run: Run, flow: Flow) -> Outcome:
+    begun = time.monotonic()
+    folder = run.folder / "snapshot"
+    with writing_guest(run) as source:
+        folder.mkdir()
+        run.say(f"Saving ({flow.value}).")
+        snapshot = take(flow, source.guest, source.counters, folder, run.deadline.at_most(_SECONDS))
+        source.guest.machine.quit()
+    run.say("Extracting RAM, and restoring the file into a new QEMU.")
+    extracted, restored = folder / "golden-extracted", folder / "golden-restored"
+    extract(snapshot.path, extracted)
+    _dump_restored(run, snapshot, restored)
+    check = compare_images(extracted, restored)
+    if check.status is Status.PASS:
+        run.discard(folder)
+    sentence = check.violations[0].sentence if check.violations else _EXPLANATION
+    return Outcome(
+        name=run.name,
+        status=check.status,
+        sentence=sentence,
+        seconds=time.monotonic() - begun,
+        checks=[check],
+        figures=check.facts,
+        environment=run.environment(),
+    )
+
+
+def _dump_restored(run: Run, snapshot: Snapshot, folder: Path) -> None:
+    deadline = run.deadline.at_most(_SECONDS)
+    config = run.stack.machine_config(snapshot.disk)
+    machine = Machine(config, LocalHost(), run.folder / "restored", incoming=True)
+    with machine:
+        state = migration.restore(machine, restore_uri(machine, snapshot), deadline)
+        if state != "paused":
+            raise SetupBroken(f"The restored guest is '{state}', so its RAM no longer is that of T0.")
+        dump_golden(machine, folder)
+        machine.quit()
+
+
+def compare_images(extracted: Path, restored: Path) -> CheckResult:
+    """Compare two golden images block by block, byte for byte.
+
+    Args:
+        extracted: folder with golden.json that the stream reader wrote.
+        restored: folder with golden.json dumped from QEMU; blocks that it leaves out are not compared.
+    """
+    ours, theirs = _files(extracted), _files(restored)
+    problems = [
+        Problem(Code.EXTRACTED_RAM_BLOCK_MISSING, f"RAMBlock '{name}' is in QEMU and not in the file.")
+        for name in theirs
+        if name not in ours
+    ]
+    compared = 0
+    for name in ours.keys() & theirs.keys():
+        offset = _first_difference(ours[name], theirs[name])
+        compared += theirs[name].stat().st_size
+        if offset is not None:
+            problems.append(
+                Problem(Code.EXTRACTED_RAM_DIFFERS, f"RAMBlock '{name}' differs at offset {offset:#x}.")
+            )
+    if not compared:
+        problems.append(Problem(Code.EXTRACTED_RAM_NOTHING, "No RAMBlock could be compared."))
+    return judged(_NAME, _EXPLANATION, problems, {"bytes_compared": compared})
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    content = json.loads((folder / "golden.json").read_text(encoding="utf-8"))
+    return {entry["idstr"]: folder / entry["file"] for entry in content["blocks"]}
+
+
+def _first_difference(first: Path, second: Path) -> int | None:
+    """Offset in bytes of the first byte in which two files differ, None where they are equal."""
+    with first.open("rb") as ours, second.open("rb") as theirs:
+        at = 0
+        while True:
+            left, right = ours.read(_CHUNK_BYTES), theirs.read(_CHUNK_BYTES)
+            if left != right:
+                shorter = min(len(left), len(right))
+                pairs = zip(left[:shorter], right[:shorter], strict=True)
+                return at + next((number for number, (a, b) in enumerate(pairs) if a != b), shorter)
+            if not left:
+                return None
+            at += len(left)

@@ -1,0 +1,149 @@
+"""Live planted faults: QEMUs that break the promise, and the run that must catch each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from guest_images.cache import Cache, default_cache_folder
+from harness.codes import Code
+from harness.errors import SetupBroken, SubjectFailed
+from harness.status import Status
+from tests_functional.lib.flows import one_flow
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Flow
+from tests_functional.lib.symptoms import Coded, Symptom
+from tests_functional.memory.never_touched import never_touched
+from validators.faults.live.wrapper import FaultyQemu, faulty_qemu
+
+_LIVE = one_flow(Flow.LIVE)
+
+
+@dataclass(frozen=True)
+class LiveFault:
+    """A planted fault, and how a run has to see it.
+
+    Attributes:
+        reason: what goes wrong, in one line.
+        check: shell pattern for the check that must fail, "" where the guest is lost before any.
+        cause: what must name the cause; any of them.
+        scenario: the run that it is planted into.
+    """
+
+    reason: str
+    check: str
+    cause: tuple[Symptom, ...]
+    scenario: Callable[[Run], Outcome] = _LIVE
+
+    def causes(self, found: Coded) -> bool:
+        """Whether something wrong names this fault as its cause."""
+        return any(symptom.fits(found) for symptom in self.cause)
+
+
+_NEWER = (Symptom(Code.WRITE_ORDER_NEWER), Symptom(Code.WRITE_ORDER_TORN, {"age": ("newer",)}))
+_STOOD_STILL = (Symptom(Code.WRITE_STALL_TOO_LONG),)
+_HANGS = (
+    Symptom(Code.SOURCE_SILENT),
+    Symptom(Code.SAVE_GUEST_SILENT),
+    Symptom(Code.SOURCE_WRITE_PROTECTED),
+    # Of whatever does not happen any more: threads of QEMU wait for pages.
+    Symptom(fields={"waiting_threads": ()}),
+)
+
+LIVE_FAULTS: Mapping[str, LiveFault] = {
+    "drop_protection": LiveFault(
+        "an eighth of RAM is not protected, so pages from after T0 reach the file", "*write-order", _NEWER
+    ),
+    "report_success": LiveFault(
+        "nothing is protected though QEMU is told so, and pages from after T0 reach the file",
+        "*write-order",
+        _NEWER,
+    ),
+    "release_early": LiveFault(
+        "pages are released before they are saved, and reach the file as of later", "*write-order", _NEWER
+    ),
+    "skip_release": LiveFault(
+        "saved pages stay protected to the end of the save, and writers wait for that",
+        "*write-stall",
+        _STOOD_STILL,
+    ),
+    "keep_protected": LiveFault("saved pages stay protected for good, and the guest hangs", "", _HANGS),
+    "lose_events": LiveFault(
+        "faults are not told to QEMU, and writers wait until the save comes by", "*write-stall", _STOOD_STILL
+    ),
+    "delay_events": LiveFault("a fault is told to QEMU five seconds late", "*write-stall", _STOOD_STILL),
+    "forget_untouched": LiveFault(
+        "pages that were never touched are not protected, and reach the file as of later",
+        "*golden",
+        (Symptom(Code.GOLDEN_DIFFERS),),
+        never_touched,
+    ),
+}
+
+
+def planted(name: str) -> Callable[[Run], Outcome]:
+    """A scenario that plants a fault; it passes where the fault turns the run red by its right name."""
+    return lambda run: _planted(run, name, LIVE_FAULTS[name])
+
+
+def _planted(run: Run, name: str, fault: LiveFault) -> Outcome:
+    qemu = faulty_qemu(name, run.stack.executable, Cache(default_cache_folder()), run.folder, run.say)
+    faulty = replace(run, stack=replace(run.stack, executable=qemu.executable))
+    run.say(f"Planted '{name}': {fault.reason}.")
+    lost: SubjectFailed | None = None
+    try:
+        outcome = fault.scenario(faulty)
+    except SubjectFailed as failure:
+        lost = failure
+        outcome = Outcome(run.name, Status.FAIL, failure.sentence, environment=run.environment())
+    return judge_planted(run, name, fault, outcome, _acts(name, qemu), lost)
+
+
+def _acts(name: str, qemu: FaultyQemu) -> int:
+    """How often the fault acted.
+
+    Raises:
+        SetupBroken: it never did, so the run was not one under it.
+    """
+    acts = qemu.acts
+    if acts == 0:
+        raise SetupBroken(
+            f"The planted fault '{name}' never acted, so this run says nothing about the checks."
+        )
+    return acts
+
+
+def judge_planted(
+    run: Run, name: str, fault: LiveFault, outcome: Outcome, acts: int, lost: SubjectFailed | None = None
+) -> Outcome:
+    """Turn the outcome of a run under a fault into that of the test that plants it.
+
+    Args:
+        run: the test's run.
+        name: of the fault.
+        fault: what must have been seen.
+        outcome: of the run.
+        acts: how often the fault acted.
+        lost: the error that ended the run, None where it came to its checks.
+    """
+    seen: list[Coded] = [
+        violation
+        for check in outcome.checks
+        if check.status is Status.FAIL and fnmatchcase(check.name, fault.check or "*")
+        for violation in check.violations
+    ]
+    if lost and not fault.check:
+        seen.append(lost)
+    named = [one for one in seen if fault.causes(one)]
+    figures = {"acts": acts}
+    if outcome.status is Status.FAIL and named:
+        run.discard(run.folder)
+        sentence = f"The planted fault '{name}' was caught: {named[0].sentence}"
+        return replace(outcome, status=Status.PASS, sentence=sentence, checks=(), figures=figures)
+    sentence = (
+        f"The planted fault '{name}' went unseen ({fault.reason}): it acted {acts} times, and the run ended "
+        f"as {outcome.status.value} without naming it ({outcome.sentence})"
+    )
+    return replace(outcome, status=Status.FAIL, sentence=sentence, figures=figures)

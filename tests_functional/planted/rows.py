@@ -1,0 +1,20 @@
+"""Rows of the profiles: live planted faults. A green run of any other test relies on these."""
+
+from __future__ import annotations
+
+from tests_functional.lib.entry import PREMERGE, Entry
+from tests_functional.planted.planted import LIVE_FAULTS
+
+_PLANTED = "planted/test_planted_faults.py:PlantedFaults.test_fault"
+_IN_PREMERGE = ("drop_protection", "lose_events")
+
+ROWS = tuple(
+    Entry(
+        f"planted.{fault.replace('_', '-')}",
+        _PLANTED,
+        planted.reason,
+        {"fault": fault},
+        profiles=PREMERGE if fault in _IN_PREMERGE else (),
+    )
+    for fault, planted in LIVE_FAULTS.items()
+)

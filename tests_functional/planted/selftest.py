@@ -1,0 +1,120 @@
+"""The self-test's snapshots: captured fresh, and restored with a fault in them that no file shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from guest_images.agent.client import AgentStatus
+from harness.errors import NotApplicable, SubjectFailed
+from harness.status import Status
+from tests_functional.lib.cycle import writing_guest
+from tests_functional.lib.restored_checks import judge_restored
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Flow, Snapshot, take
+from validators.faults.files import CATALOGUE, Row, apply_fault
+from validators.judge import check_file
+from validators.verdict import CheckResult
+
+# A small guest, since every fault costs a look at the whole file; kernel and initramfs need half of it.
+RAM_MIB = 128
+COVERAGE = 0.4
+_SAVE_SECONDS = 60.0
+_RESTORE_SECONDS = 60.0
+_FORMS = {"plain": Flow.SEEDS, "mapped-ram": Flow.MAPPED_RAM}
+
+
+@dataclass(frozen=True)
+class Form:
+    """An undamaged snapshot in one form.
+
+    Attributes:
+        name: "plain" or "mapped-ram".
+        snapshot: with its golden image.
+        source: the agent's status in the guest it was taken of.
+    """
+
+    name: str
+    snapshot: Snapshot
+    source: AgentStatus
+
+
+def capture_forms(run: Run) -> tuple[list[Form], dict[str, str]]:
+    """Snapshot one fresh guest in every form that this QEMU and host can write.
+
+    Returns:
+        The forms, and for each form that cannot be had the probed reason.
+
+    Raises:
+        SubjectFailed: QEMU failed a save, died, or hung.
+    """
+    run.require_room()
+    forms, missing = [], {}
+    with writing_guest(run) as source:
+        for name, flow in _FORMS.items():
+            folder = run.folder / name
+            folder.mkdir()
+            run.say(f"Saving it, {name} ({flow.value}).")
+            try:
+                limit = run.deadline.at_most(_SAVE_SECONDS)
+                forms.append(
+                    Form(name, take(flow, source.guest, source.counters, folder, limit), source.status)
+                )
+            except NotApplicable as error:
+                missing[name] = error.sentence
+        source.guest.machine.quit()
+    return forms, missing
+
+
+def require_restorable(run: Run, form: Form) -> None:
+    """Restore the undamaged snapshot: a fault counts as caught only where this passes.
+
+    Raises:
+        SubjectFailed: it does not restore to the guest at T0.
+    """
+    run.say(f"Restoring the undamaged snapshot, {form.name}.")
+    failed = _failed(_restored(run, form, form.snapshot.path, "undamaged"))
+    if failed:
+        sentence = failed[0].violations[0].sentence
+        raise SubjectFailed(f"The undamaged {form.name} snapshot does not restore: {sentence}")
+
+
+def judge_by_restoring(run: Run, form: Form, row: Row) -> Row:
+    """Plant a fault that no offline check can see, restore, and say what became of it.
+
+    Args:
+        run: the self-test's run.
+        form: the snapshot that `row` is about.
+        row: with the outcome "needs restore".
+
+    Returns:
+        The row with "caught by restore" and the checks that failed, or "missed".
+    """
+    run.say(f"Restoring with '{row.fault}', {form.name}.")
+    fault = next(fault for fault in CATALOGUE if fault.name == row.fault)
+    damaged = run.folder / f"{form.name}-{row.fault}"
+    try:
+        apply_fault(form.snapshot.path, fault, damaged, row.seed)
+        failed = _failed(_restored(run, form, damaged, row.fault))
+    finally:
+        damaged.unlink(missing_ok=True)
+    if not failed:
+        return replace(row, outcome="missed")
+    names = tuple(check.name for check in failed)
+    return replace(row, caught_by=names, detail=failed[0].violations[0].sentence, outcome="caught by restore")
+
+
+def _restored(run: Run, form: Form, path: Path, label: str) -> list[CheckResult]:
+    return judge_restored(
+        run.stack,
+        replace(form.snapshot, path=path),
+        form.source,
+        check_file(path).t0,
+        run.folder / f"{form.name}-{label}-restored",
+        run.deadline.at_most(_RESTORE_SECONDS),
+    )
+
+
+def _failed(checks: Sequence[CheckResult]) -> list[CheckResult]:
+    return [check for check in checks if check.status is Status.FAIL]

@@ -1,0 +1,246 @@
+"""Hosts without userfaultfd, or without leave to use it: a clear refusal, and nothing else is lost."""
+
+from __future__ import annotations
+
+import errno
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import NotApplicable
+from harness.qemu import migration
+from harness.qemu.machine import Machine
+from harness.qemu.messages import NOT_SUPPORTED_BY_HOST
+from harness.qemu.qmp import CommandRefused
+from harness.status import Status
+from tests_functional.failures.cases import Case
+from tests_functional.failures.ending import (
+    LIMIT_SECONDS,
+    Ending,
+    judge_ending,
+    judge_resumed,
+    wait_ending,
+)
+from tests_functional.lib.checks import Problem, judged, skipped
+from tests_functional.lib.cycle import Source, snapshot_cycle, writing_guest
+from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Flow
+from tests_functional.lib.source_checks import baseline, judge_source
+from tests_functional.refusals.hindrances import HINDRANCES, Hindered, Hindrance, hindered
+from tests_functional.refusals.options import settings
+from validators.verdict import CheckResult
+
+_REFUSED = "Without userfaultfd the capability or the save is refused, in words that say what is missing."
+_REASON = "The words tell a kernel that lacks something from one that only forbids it."
+_TRACED = "QEMU's trace says with which errno the kernel refused."
+_LIFTED = "Once there is userfaultfd again, the same QEMU can snapshot."
+_BY_DEVICE = "QEMU takes its userfaultfd from /dev/userfaultfd."
+_NO_REASON = "QEMU gives no reason"
+_SAVE_SECONDS = 60.0
+# QEMU has it since it knows the device (8.0 util/trace-events).
+_DEVICE_TRACE = "uffd_detect_open_mode"
+
+
+def denied(name: str) -> Callable[[Run], Outcome]:
+    """A scenario for one of HINDRANCES."""
+    return lambda run: _denied(run, name, HINDRANCES[name])
+
+
+def _denied(run: Run, name: str, hindrance: Hindrance) -> Outcome:
+    begun = time.monotonic()
+    with hindered(run, hindrance) as place, writing_guest(place.run) as source:
+        migration.require_known(source.guest.machine, migration.BACKGROUND_SNAPSHOT)
+        checks = list(place.checks)
+        if hindrance.device and _knows_device(source.guest.machine):
+            checks += _by_device(place.run, source)
+        else:
+            with place.in_force():
+                checks += _refused(place.run, source, hindrance)
+            if place.control:
+                checks += _lifted(place, source, hindrance)
+        source.guest.machine.quit()
+    checks = [replace(check, name=f"denied/{name}/{check.name}") for check in checks]
+    if all(check.status is not Status.FAIL for check in checks):
+        run.discard(run.folder)
+    holds = f"Without userfaultfd ({name}), QEMU says so and loses nothing else."
+    if hindrance.device:
+        holds = "A QEMU that knows /dev/userfaultfd uses it; any other refuses, and loses nothing."
+    return outcome_of(run, checks, time.monotonic() - begun, holds)
+
+
+def _knows_device(machine: Machine) -> bool:
+    """Whether this QEMU tries /dev/userfaultfd: it has a trace point for that then."""
+    try:
+        return bool(machine.qmp.execute("trace-event-get-state", {"name": _DEVICE_TRACE}))
+    except CommandRefused:
+        return False
+
+
+def _by_device(run: Run, source: Source) -> list[CheckResult]:
+    run.say("This QEMU knows /dev/userfaultfd, so a background snapshot must be right.")
+    log = _Log(source.guest.machine)
+    checks = _cycle(run, source, Flow.LIVE, "by-device")
+    return [*checks, judge_open_mode(log.new_text())]
+
+
+def _refused(run: Run, source: Source, hindrance: Hindrance) -> list[CheckResult]:
+    """Ask for a background snapshot, look whether all else is as before, and save the ordinary way."""
+    machine, log = source.guest.machine, _Log(source.guest.machine)
+    before = settings(machine)
+    try:
+        migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, True)
+    except CommandRefused as refusal:
+        words = refusal.reason or _NO_REASON
+    else:
+        ending = _save(machine, run.folder / "vmstate", _SAVE_SECONDS)
+        words = "" if ending.status == "completed" else ending.error or _NO_REASON
+        migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
+    run.say(f"QEMU's words: {words or 'none, it completes the save'}.")
+    return [
+        judge_refusal(words, settings(machine) != before),
+        judge_reason(words, hindrance.error),
+        judge_trace(log.new_text(), hindrance.error),
+        *judge_source(source.guest, source.before),
+        *_cycle(run, source, Flow.STOP_AND_SAVE, "plain"),
+    ]
+
+
+def _lifted(place: Hindered, source: Source, hindrance: Hindrance) -> list[CheckResult]:
+    """What happens where userfaultfd goes away between capability and save, and when it is back."""
+    try:
+        migration.require_capability(source.guest.machine, migration.BACKGROUND_SNAPSHOT)
+    except NotApplicable as error:
+        return [skipped("lifted", _LIFTED, error.sentence)]
+    checks = _refused_late(place, source, hindrance)
+    # What the failed save has left behind has been said once.
+    afterwards = replace(source, before=baseline(source.guest))
+    return checks + _cycle(place.run, afterwards, Flow.LIVE, "lifted")
+
+
+def _refused_late(place: Hindered, source: Source, hindrance: Hindrance) -> list[CheckResult]:
+    """Save when all is no longer well, though it was when the capability was set."""
+    machine, log = source.guest.machine, _Log(source.guest.machine)
+    place.run.say("The capability is set; saving without userfaultfd.")
+    case = Case("late", hindrance.reason, "", frozenset({"refused", "failed"}))
+    with place.in_force():
+        ending = _save(machine, place.run.folder / "vmstate", LIMIT_SECONDS)
+    checks = [judge_ending(case, ending), judge_resumed(case, machine, source.counters)]
+    checks.append(judge_trace(log.new_text(), hindrance.late))
+    if machine.qmp.execute("query-status")["status"] == "paused":
+        # What is wrong with that has been said; a user would make it go on.
+        machine.qmp.execute("cont")
+    migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
+    checks += judge_source(source.guest, source.before)
+    return [replace(check, name=f"late/{check.name.rpartition('/')[2]}") for check in checks]
+
+
+def _save(machine: Machine, path: Path, seconds: float) -> Ending:
+    """Save with what is set, and say how that ended."""
+    refusal = ""
+    try:
+        migration.start_save(machine, migration.exec_sink(path))
+    except CommandRefused as refused:
+        refusal = refused.reason or _NO_REASON
+    ending = wait_ending(machine, seconds, refusal)
+    migration.wait_cleaned_up(machine, Deadline(LIMIT_SECONDS))
+    return ending
+
+
+def _cycle(run: Run, source: Source, flow: Flow, label: str) -> list[CheckResult]:
+    """Take a snapshot and judge it by every oracle."""
+    found = snapshot_cycle(run, source, flow, label).verdict.checks
+    return [replace(check, name=f"{label}/{check.name}") for check in found]
+
+
+class _Log:
+    """What is added to a QEMU's log from now on."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._path = machine.process.log
+        self._begin = self._path.stat().st_size
+
+    def new_text(self) -> str:
+        """All of it so far."""
+        return self._path.read_bytes()[self._begin :].decode(errors="replace")
+
+
+def judge_refusal(words: str, changed: bool) -> CheckResult:
+    """Check how QEMU refused the capability.
+
+    Args:
+        words: QEMU's, when the capability was set or else when the save failed; "" where it completed.
+        changed: whether a setting is another than before.
+    """
+    problems = []
+    if not words:
+        problems.append(
+            Problem(
+                Code.REFUSAL_ABSENT,
+                "QEMU takes 'background-snapshot' and completes the save, though no page is protected.",
+            )
+        )
+    elif not re.search(r"background.snapshot", words, re.IGNORECASE) or not re.search(
+        r"kernel|userfaultfd|write.protect", words, re.IGNORECASE
+    ):
+        problems.append(
+            Problem(
+                Code.REFUSAL_UNCLEAR,
+                f"QEMU's words name neither the capability nor what is missing: '{words}'.",
+            )
+        )
+    if changed:
+        problems.append(Problem(Code.REFUSAL_CHANGED_SETTING, "The refusal has changed a setting."))
+    return judged("refused", _REFUSED, problems, {"words": words})
+
+
+def judge_reason(words: str, error: int) -> CheckResult:
+    """Check that QEMU does not blame the kernel for what a permission would change.
+
+    Args:
+        words: QEMU's.
+        error: errno of the kernel's refusal.
+    """
+    problems = []
+    if error == errno.EPERM and re.search(r"not supported", words, re.IGNORECASE):
+        blames_kernel = words.startswith(NOT_SUPPORTED_BY_HOST)
+        problems.append(
+            Problem(
+                Code.REFUSAL_BLAMES_KERNEL if blames_kernel else Code.REFUSAL_CALLED_UNSUPPORTED,
+                f"The kernel forbids userfaultfd (EPERM), and QEMU calls it unsupported: '{words}'.",
+                {"errno": errno.errorcode[error]},
+            )
+        )
+    return judged("reason", _REASON, problems)
+
+
+def judge_open_mode(text: str) -> CheckResult:
+    """Check by a piece of QEMU's log that it did take its userfaultfd from the device."""
+    # 1 is UFFD_USE_DEV_PATH (QEMU 8.0 util/userfaultfd.c)
+    problems = []
+    if f"{_DEVICE_TRACE} 1" not in text:
+        problems.append(Problem(Code.TRACE_NO_DEVICE, "QEMU's trace does not say that it used the device."))
+    return judged("by-device/trace", _BY_DEVICE, problems)
+
+
+def judge_trace(text: str, error: int) -> CheckResult:
+    """Check that a userfaultfd trace point in a piece of QEMU log gives the errno, where there is one."""
+    lines = [
+        line for line in text.splitlines() if line.partition(" ")[0].rpartition(":")[2].startswith("uffd_")
+    ]
+    problems = []
+    if error and not any(re.search(rf"errno: {error}\b", line) for line in lines):
+        said = "; ".join(lines) or "nothing"
+        problems.append(
+            Problem(
+                Code.TRACE_NO_ERRNO,
+                f"QEMU's trace does not give {errno.errorcode[error]} ({error}) but: {said}.",
+                {"errno": errno.errorcode[error]},
+            )
+        )
+    return judged("trace", _TRACED, problems, {"trace": "; ".join(lines)})

@@ -1,0 +1,178 @@
+"""The ways in which a host keeps userfaultfd from a QEMU, as data, and a QEMU under each of them."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from guest_images.cache import Cache, default_cache_folder
+from harness.codes import Code
+from harness.errors import NotApplicable, SetupBroken
+from harness.linux.confined import (
+    confining_wrapper,
+    filtered,
+    open_to_nobody,
+    support_under,
+    unprivileged,
+)
+from tests_functional.lib.checks import Problem, judged
+from tests_functional.lib.run import Run
+from validators.faults.calls.control import Call, CallControl, Denial, call_control, controlled_qemu
+from validators.verdict import CheckResult
+
+_NAMED = "Our own probe names the reason for the same process."
+# linux/userfaultfd.h, UFFD_FEATURE_PAGEFAULT_FLAG_WP
+_WRITE_PROTECT = 1
+
+
+@dataclass(frozen=True)
+class Hindrance:
+    """A way in which a host keeps a QEMU from write-protecting RAM by userfaultfd.
+
+    Attributes:
+        reason: why it is tested.
+        error: errno of the kernel's refusal when the capability is set, 0 where there is none to see.
+        late: errno of its refusal when a save starts whose capability was set before, 0 as above.
+        denial: what an interposed library denies; it can be lifted while QEMU runs.
+        prefix: makes a command prefix that QEMU runs behind; cannot be lifted.
+        named: regular expression for what our own probe says behind that prefix.
+        device: whether /dev/userfaultfd is open all the same, to a QEMU that knows it.
+    """
+
+    reason: str
+    error: int
+    late: int = 0
+    denial: Denial | None = None
+    prefix: Callable[[], tuple[str, ...]] = tuple
+    named: str = ""
+    device: bool = False
+
+
+def _interposed(reason: str, error: int, opening: int) -> Hindrance:
+    calls = {Call.CREATE: error, Call.CREATE_BY_DEVICE: error, Call.OPEN_DEVICE: opening}
+    return Hindrance(reason, error, error, Denial(calls))
+
+
+HINDRANCES: Mapping[str, Hindrance] = {
+    "enosys": _interposed("a kernel that was built without userfaultfd", errno.ENOSYS, errno.ENOENT),
+    "eperm": _interposed("a security module or an old sysctl forbids it", errno.EPERM, errno.EACCES),
+    "no-write-protect": Hindrance(
+        "userfaultfd without write protection, as before Linux 5.7 or on arm64 before 6.10",
+        error=0,
+        late=errno.EINVAL,
+        denial=Denial(hidden=_WRITE_PROTECT),
+    ),
+    "seccomp-eperm": Hindrance(
+        "container engines and systemd filter it so",
+        errno.EPERM,
+        prefix=lambda: filtered(errno.EPERM),
+        named=r"seccomp filter or security module .*EPERM",
+    ),
+    "seccomp-enosys": Hindrance(
+        "newer filters answer as if the kernel had no such call",
+        errno.ENOSYS,
+        prefix=lambda: filtered(errno.ENOSYS),
+        named=r"seccomp filter .*ENOSYS",
+    ),
+    "unprivileged": Hindrance(
+        "an ordinary user's QEMU on a kernel with its default settings (since Linux 5.11)",
+        errno.EPERM,
+        prefix=lambda: unprivileged(opens_device=False),
+        named=r"vm\.unprivileged_userfaultfd is 0.*/dev/userfaultfd",
+    ),
+    "device-only": Hindrance(
+        "an ordinary user's QEMU that was given the device, as management software does since QEMU 8.0",
+        errno.EPERM,
+        prefix=lambda: unprivileged(opens_device=True),
+        device=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Hindered:
+    """A run whose QEMU is hindered.
+
+    Attributes:
+        run: with that QEMU.
+        checks: what was found out about the hindrance itself.
+        control: of an interposed library, None where the hindrance cannot be lifted.
+        denial: what that library is to deny.
+    """
+
+    run: Run
+    checks: tuple[CheckResult, ...]
+    control: CallControl | None = None
+    denial: Denial = field(default_factory=Denial)
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """The hindrance for the length of the `with`, in which QEMU must come upon it; then it is lifted.
+
+        Raises:
+            SetupBroken: QEMU never came upon it.
+        """
+        if self.control is None:
+            yield
+            return
+        with self.control.denied(self.denial):
+            yield
+            if not (self.control.loaded and self.control.acted):
+                raise SetupBroken(
+                    "QEMU's userfaultfd calls do not come by our library, so none can be denied."
+                )
+
+
+@contextmanager
+def hindered(run: Run, hindrance: Hindrance) -> Iterator[Hindered]:
+    """The run with a QEMU that can be or is hindered.
+
+    Raises:
+        NotApplicable: this host cannot be made to be like that.
+    """
+    executable = run.stack.executable
+    if hindrance.denial:
+        with call_control(run.folder / "calls") as control:
+            qemu = controlled_qemu(executable, run.folder / "calls", Cache(default_cache_folder()))
+            yield Hindered(_with_qemu(run, qemu), (), control, hindrance.denial)
+        return
+    prefix = hindrance.prefix()
+    checks = judge_probe(prefix, hindrance)
+    qemu = confining_wrapper(prefix, executable, run.folder)
+    with open_to_nobody(run.folder):
+        yield Hindered(_with_qemu(run, qemu), checks)
+
+
+def _with_qemu(run: Run, qemu: Path) -> Run:
+    return replace(run, stack=replace(run.stack, executable=qemu))
+
+
+def judge_probe(prefix: Sequence[str], hindrance: Hindrance) -> tuple[CheckResult, ...]:
+    """Check what our own probe says behind a prefix.
+
+    Raises:
+        NotApplicable: this host cannot be made to be like that.
+    """
+    support = support_under(prefix, by_device=False)
+    if support.opened_by:
+        raise NotApplicable("Even so a program gets a userfaultfd here, by the system call.")
+    by_device = support_under(prefix).opened_by != ""
+    if by_device != hindrance.device:
+        gets = "gets one" if by_device else "gets none"
+        raise NotApplicable(f"By /dev/userfaultfd a program {gets} here. {support.reason}")
+    if hindrance.device:
+        return ()
+    facts = {"reason": support.reason}
+    problems = []
+    if not re.search(hindrance.named, support.reason):
+        problems.append(
+            Problem(
+                Code.REFUSAL_PROBE_UNCLEAR,
+                f"The probe's words do not name what forbids userfaultfd: '{support.reason}'.",
+            )
+        )
+    return (judged("probe", _NAMED, problems, facts),)

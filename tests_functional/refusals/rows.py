@@ -1,0 +1,35 @@
+"""Rows of the profiles: refusals, and options that QEMU accepts beside a background snapshot."""
+
+from __future__ import annotations
+
+from tests_functional.lib.entry import PREMERGE, SMALL, Entry
+from tests_functional.refusals.hindrances import HINDRANCES
+
+_REFUSALS = "refusals/test_refusals.py:Refusals"
+
+ROWS = (
+    Entry(
+        "refusals.capabilities",
+        f"{_REFUSALS}.test_capabilities",
+        "what QEMU accepts together it must do right; users find out too late otherwise",
+        SMALL,
+        seconds=900,
+    ),
+    Entry(
+        "refusals.parameters",
+        f"{_REFUSALS}.test_parameters",
+        "parameters are checked for few combinations, and some change how pages are saved",
+        SMALL,
+        seconds=1800,
+    ),
+    *(
+        Entry(
+            f"refusals.no-userfaultfd-{kind}",
+            f"{_REFUSALS}.test_denied",
+            hindrance.reason,
+            {**SMALL, "kind": kind},
+            profiles=PREMERGE if kind == "seccomp-eperm" else (),
+        )
+        for kind, hindrance in HINDRANCES.items()
+    ),
+)

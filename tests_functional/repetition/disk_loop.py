@@ -1,0 +1,217 @@
+"""A loop in the guest that writes files to its disk and remembers them in memory; what must hold of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import NotApplicable
+from harness.guest.ssh import CommandResult, GuestShell
+from tests_functional.lib.checks import Problem, judged
+from validators.verdict import CheckResult
+
+_GOES_ON = "The loop goes on with the files that it had open, and ends when it is told to."
+_FILES = "Read back from the disk, each file is as memory remembers it, and there is no other."
+
+_FOLDER = "/tmp/disk-loop"
+_MOUNT = f"{_FOLDER}/mnt"
+_RECORD = f"{_FOLDER}/record"
+_PATIENCE_SECONDS = 30.0
+_MORE_PASSES = 5
+# Each file is new, and its digest is noted in memory; the log is one file held open all the while. A sync
+# now and then, so that there is always something on the disk, in its journal, and in memory alone.
+# The marks go past the page cache, and each is looked at before it is set anew. A kernel that has its file
+# system's metadata in memory overwrites with them what it finds on a disk that is newer: without the marks,
+# digests and e2fsck found nothing wrong with such a disk. They take turns, since T0 may fall between the
+# look at one and its setting.
+_MARKS = 8
+_LOOP = f"""\
+cd {_MOUNT} || exit 1
+exec 5>> log || exit 2
+direct() {{
+    dd bs=4096 count=1 iflag=fullblock conv=notrunc "$@" 2> /dev/null
+}}
+mark() {{
+    printf '%-4096d' $1 | direct of=marks oflag=direct seek=$(($1 % {_MARKS}))
+}}
+number=0
+while [ ! -e {_FOLDER}/stop ]; do
+    if [ $number -ge {_MARKS} ]; then
+        found=$(direct if=marks iflag=direct skip=$((number % {_MARKS})))
+        [ $found -eq $((number - {_MARKS})) ] || exit 7
+    fi
+    mark $number || exit 8
+    [ ! -e file-$number ] || exit 3
+    dd if=/dev/urandom of=file-$number bs=4096 count=$((number % 16 + 1)) 2> /dev/null || exit 4
+    sha256sum file-$number >> {_RECORD} || exit 5
+    echo "pass $number" >&5 || exit 6
+    [ $((number % 8)) -ne 7 ] || sync
+    number=$((number + 1))
+done
+"""
+_ENDS = {
+    1: "its folder was gone",
+    2: "its log could not be opened",
+    3: "a file that it was to make was already there",
+    4: "it could not write a file",
+    5: "it could not read a file back",
+    6: "it could not write to the log that it had open",
+    7: "a mark on the disk is of another time than its memory",
+    8: "it could not set a mark on the disk",
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is on a disk, and what memory remembers of it.
+
+    Attributes:
+        record: SHA256 of each file by name, as memory remembers it.
+        names: of what is there.
+        wrong: what `sha256sum -c` says about files that are not as remembered.
+        log: content of the file that the loop held open.
+    """
+
+    record: Mapping[str, str]
+    names: frozenset[str]
+    wrong: tuple[str, ...]
+    log: str
+
+
+@dataclass(frozen=True)
+class DiskLoop:
+    """The loop in a guest, seen over an SSH connection to it: of the source, or of a restored guest."""
+
+    shell: GuestShell
+
+    def start(self) -> None:
+        """Mount the disk and begin.
+
+        Raises:
+            NotApplicable: the guest's kernel has no ext4 or no driver for the disk.
+        """
+        if "\text4\n" not in self.shell.check("cat /proc/filesystems"):
+            raise NotApplicable("The guest's kernel has no ext4 built in.")
+        self.shell.check(f"mkdir -p {_MOUNT}; : > {_RECORD}")
+        mounted = self._mount()
+        if mounted.exit_code != 0:
+            raise NotApplicable(f"The guest cannot mount its disk: {mounted.stderr.strip()}")
+        self.shell.run(f"cat > {_FOLDER}/loop", stdin=_LOOP.encode())
+        self.shell.check(f"(sh {_FOLDER}/loop; echo $? > {_FOLDER}/ended) > /dev/null 2>&1 &")
+
+    def passes(self) -> int:
+        """Files written and remembered so far."""
+        return int(self.shell.check(f"wc -l < {_RECORD}"))
+
+    def record(self) -> dict[str, str]:
+        """SHA256 of each file by name, as memory remembers it."""
+        return parse_record(self.shell.check(f"cat {_RECORD}"))
+
+    def wait_passes(self, count: int) -> int:
+        """Wait for more passes, not for a loop that stands still or has ended; says how many were made."""
+        limit, begin, seen = Deadline(_PATIENCE_SECONDS), self.passes(), 0
+        while (made := self.passes() - begin) < count and not limit.expired and not self._ended():
+            if made > seen:
+                limit, seen = Deadline(_PATIENCE_SECONDS), made
+            limit.nap(0.1)
+        return made
+
+    def drop_caches(self) -> None:
+        """Have the guest read from its disk what it has not changed."""
+        self.shell.check("sync; echo 3 > /proc/sys/vm/drop_caches")
+
+    def judge(self) -> list[CheckResult]:
+        """End the loop and look at the disk with a cold cache; it is unmounted afterwards."""
+        made = self.wait_passes(_MORE_PASSES)
+        self.shell.check(f": > {_FOLDER}/stop")
+        limit = Deadline(_PATIENCE_SECONDS)
+        while not (ended := self._ended()) and not limit.expired:
+            limit.nap(0.05)
+        steps = [self.shell.run("sync"), self._unmount(), self._mount()]
+        found = Found(
+            record=self.record(),
+            names=frozenset(self.shell.run(f"ls {_MOUNT}").stdout.split()),
+            wrong=tuple(
+                self.shell.run(f"cd {_MOUNT}; sha256sum -c {_RECORD} | grep -v ': OK$'").stdout.splitlines()
+            ),
+            log=self.shell.run(f"cat {_MOUNT}/log").stdout,
+        )
+        steps.append(self._unmount())
+        said = self.shell.run("dmesg | grep -E 'EXT4-fs error|JBD2: .*rror|I/O error'").stdout
+        trouble = [step.stderr.strip() for step in steps if step.exit_code != 0]
+        return [judge_loop(made, ended), judge_files(found, [*trouble, *said.splitlines()])]
+
+    def _ended(self) -> str:
+        return self.shell.run(f"cat {_FOLDER}/ended 2> /dev/null").stdout.strip()
+
+    def _mount(self) -> CommandResult:
+        return self.shell.run(f"mount -t ext4 /dev/vda {_MOUNT}")
+
+    def _unmount(self) -> CommandResult:
+        return self.shell.run(f"umount {_MOUNT}")
+
+
+def parse_record(text: str) -> dict[str, str]:
+    """SHA256 by file name from lines of `sha256sum`."""
+    return {name: digest for digest, name in (line.split() for line in text.splitlines())}
+
+
+def judge_loop(made: int, ended: str) -> CheckResult:
+    """Check that the loop went on and ended well.
+
+    Args:
+        made: passes that it made while we waited.
+        ended: its exit code, "" where it still runs.
+    """
+    problems = []
+    if ended != "0":
+        why = _ENDS.get(int(ended), f"exit code {ended}") if ended else "it does not end"
+        problems.append(
+            Problem(
+                Code.DISK_LOOP_FAILED,
+                f"The loop that writes to the disk failed: {why}.",
+                {"exit_code": ended},
+            )
+        )
+    elif made < _MORE_PASSES:
+        problems.append(
+            Problem(Code.DISK_LOOP_SLOW, f"The loop that writes to the disk made only {made} passes.")
+        )
+    return judged("disk-loop", _GOES_ON, problems, {"passes": made})
+
+
+def judge_files(found: Found, trouble: Sequence[str]) -> CheckResult:
+    """Check what is on a disk against what memory remembers.
+
+    Args:
+        found: after the file system was unmounted and mounted again.
+        trouble: what mounting, unmounting or the guest's kernel complained about.
+    """
+    expected = {*found.record, "log", "marks", "lost+found"}
+    log = "".join(f"pass {number}\n" for number in range(len(found.record)))
+    problems = [
+        Problem(
+            Code.DISK_FILES_COMPLAINT,
+            f"The guest complains about its file system: {line.strip() or 'no message'}",
+        )
+        for line in trouble
+    ]
+    problems += [
+        Problem(Code.DISK_FILES_WRONG, f"A file is not as memory remembers it: {line}.")
+        for line in found.wrong
+    ]
+    problems += [
+        Problem(Code.DISK_FILES_GONE, f"'{name}' is gone from the disk.")
+        for name in sorted(expected - found.names)
+    ]
+    problems += [
+        Problem(Code.DISK_FILES_UNKNOWN, f"'{name}' is on the disk, and memory knows nothing of it.")
+        for name in sorted(found.names - expected)
+    ]
+    if found.log != log:
+        problems.append(
+            Problem(Code.DISK_FILES_LOG, "The log that was held open does not have one line for each pass.")
+        )
+    return judged("disk-files", _FILES, problems, {"files": len(found.record)})

@@ -1,0 +1,43 @@
+"""A snapshot of a guest that was restored from a snapshot, several generations deep."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from harness.status import Status
+from tests_functional.lib.cycle import snapshot_cycle, writing_guest
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.restored_source import restored_source
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Flow, Snapshot
+from tests_functional.lib.summary import Cycle, summary
+
+_DEPTH = 5
+_RESTORE_SECONDS = 90.0
+
+
+def generations(run: Run) -> Outcome:
+    """Snapshot a guest, restore it, snapshot that, and so on: each is the guest at its own T0."""
+    begun = time.monotonic()
+    # The next generation begins with the file of the last.
+    keeping = replace(run, keep=True)
+    with writing_guest(run) as source:
+        cycles = [snapshot_cycle(keeping, source, Flow.LIVE, "generation-0")]
+        source.guest.machine.quit()
+    while len(cycles) <= _DEPTH and cycles[-1].verdict.status is Status.PASS:
+        cycles.append(_next(keeping, cycles[-1].snapshot, len(cycles)))
+        run.discard(cycles[-2].snapshot.path.parent)
+    if cycles[-1].verdict.status is Status.PASS:
+        run.discard(run.folder)
+    return summary(run, cycles, time.monotonic() - begun)
+
+
+def _next(run: Run, snapshot: Snapshot, number: int) -> Cycle:
+    folder = run.folder / f"source-{number}"
+    run.say(f"Generation {number}: restoring generation {number - 1}, to snapshot it in turn.")
+    deadline = run.deadline.at_most(_RESTORE_SECONDS)
+    with restored_source(run.stack, snapshot, folder, deadline) as source:
+        cycle = snapshot_cycle(run, source, Flow.LIVE, f"generation-{number}")
+        source.guest.machine.quit()
+    return cycle

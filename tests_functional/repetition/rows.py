@@ -1,0 +1,38 @@
+"""Rows of the profiles: snapshots in a row, of one another, and with a disk."""
+
+from __future__ import annotations
+
+from tests_functional.lib.entry import PREMERGE, SMALL, Entry
+
+_REPETITION = "repetition/test_repetition.py:Repetition"
+_SEEDS = "snapshot/test_flows.py:SnapshotFlows.test_seeds"
+
+ROWS = (
+    Entry(
+        "repetition.at-once",
+        f"{_REPETITION}.test_at_once",
+        "tools take the next snapshot as soon as QEMU says 'completed'",
+        SMALL,
+        profiles=PREMERGE,
+    ),
+    Entry(
+        "repetition.twenty",
+        _SEEDS,
+        "what one snapshot leaves behind adds up over twenty in one process",
+        {**SMALL, "repeat": 20},
+        seconds=900,
+    ),
+    Entry(
+        "repetition.generations",
+        f"{_REPETITION}.test_generations",
+        "what a restore brings back must be able to be snapshotted, five generations deep",
+        SMALL,
+    ),
+    Entry(
+        "repetition.with-disk",
+        f"{_REPETITION}.test_with_disk",
+        "a snapshot of memory alone is of no use to a guest whose disk has gone on",
+        {"ram_mib": 256, "coverage": 0.5},
+        profiles=PREMERGE,
+    ),
+)

@@ -1,0 +1,91 @@
+"""Snapshots in a row: each is asked for as soon as QEMU says that the one before has completed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from harness.deadline import Deadline
+from harness.errors import SnapproofError
+from harness.qemu import migration
+from harness.qemu.qmp import CommandRefused
+from tests_functional.lib.checks import Problem, judged, problems_of
+from tests_functional.lib.cycle import Source, writing_guest
+from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.source_checks import judge_source
+from validators.judge import check_file
+from validators.verdict import CheckResult
+
+_IN_A_ROW = 20
+_SAVE_SECONDS = 60.0
+_NEXT = "As soon as a save is said to have completed, the next one may begin."
+_FILE = "The last of the files is right by every offline check."
+
+
+def two_at_once(run: Run) -> Outcome:
+    """Ask for a save in the very moment in which QEMU reports the one before as completed, 20 times."""
+    begun = time.monotonic()
+    with writing_guest(run) as source:
+        migration.require_capability(source.guest.machine, migration.BACKGROUND_SNAPSHOT)
+        checks = [_saves_in_a_row(run, source)]
+        if source.guest.machine.alive():
+            checks.append(_one_more(run, source))
+            # What is owed to the guest's user holds even after a refusal.
+            checks += [
+                replace(check, name=f"succession/{check.name}")
+                for check in judge_source(source.guest, source.before)
+            ]
+            source.guest.machine.quit()
+    holds = f"{_IN_A_ROW} background snapshots followed one another without a pause."
+    return outcome_of(run, checks, time.monotonic() - begun, holds)
+
+
+def _saves_in_a_row(run: Run, source: Source) -> CheckResult:
+    machine = source.guest.machine
+    problems: list[Problem] = []
+    done = 0
+    run.say(f"Taking {_IN_A_ROW} snapshots, each as soon as the one before has completed.")
+    while done < _IN_A_ROW and not problems:
+        try:
+            migration.start_save(machine, migration.exec_sink(Path("/dev/null")))
+            migration.wait_reported_completed(machine, run.deadline.at_most(_SAVE_SECONDS))
+            done += 1
+        except CommandRefused as refusal:
+            status = machine.query_migrate().get("status")
+            sentence = (
+                f"QEMU refused save {done + 1}: {refusal.reason}; it says that a migration is in '{status}'."
+            )
+            problems.append(Problem.of_error(refusal, sentence))
+        except SnapproofError as error:
+            problems.append(
+                Problem.of_error(error, f"Save {done + 1} ended QEMU or itself: {error.sentence}")
+            )
+    return judged("succession/next-save", _NEXT, problems, {"saves": done})
+
+
+def _one_more(run: Run, source: Source) -> CheckResult:
+    """Whatever happened before, a snapshot must be possible, and right."""
+    machine, path = source.guest.machine, run.folder / "vmstate"
+    deadline = run.deadline.at_most(_SAVE_SECONDS)
+    problems: list[Problem] = []
+    try:
+        _let_end(source, deadline)
+        migration.start_save(machine, migration.exec_sink(path))
+        migration.wait_completed(machine, deadline)
+        problems += problems_of(check_file(path).violations)
+    except SnapproofError as error:
+        problems.append(Problem.of_error(error, f"No further save is possible: {error.sentence}"))
+    if not problems:
+        run.discard(run.folder)
+    return judged("succession/file", _FILE, problems)
+
+
+def _let_end(source: Source, deadline: Deadline) -> None:
+    """End what a refused save may have left behind, as a user would."""
+    machine = source.guest.machine
+    if machine.query_migrate().get("status") != "completed":
+        machine.qmp.execute("migrate_cancel")
+    migration.wait_cleaned_up(machine, deadline)

@@ -1,0 +1,280 @@
+"""A snapshot together with the guest's disk: both as of T0, restored together, agree; else it is seen."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from guest_images.cache import Cache, default_cache_folder
+from guest_images.disks.file_systems import ext4_errors, make_ext4
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from harness.qemu.block import copy_disk, raw_disk, snapshot_disk, throw_away_disk
+from harness.qemu.configuration import MIB
+from harness.qemu.machine import Machine
+from harness.status import Status
+from tests_functional.lib.checks import Problem, judged
+from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
+from tests_functional.lib.guest import Guest
+from tests_functional.lib.host_watch import open_files
+from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.restored_checks import judge_restored
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Acts, Flow, Snapshot, take
+from tests_functional.lib.source_checks import Baseline, judge_source
+from tests_functional.repetition.disk_loop import DiskLoop
+from validators.verdict import CheckResult
+
+_FILE_SYSTEM = "Once it is unmounted, e2fsck finds no error in the file system."
+_BASE = "The disk as of T0 is not written to any more."
+_SAME_T0 = "Memory and disk are of the same T0: of what the source wrote before it nothing is missing."
+_WRONG = "A disk that is newer than the memory is seen."
+
+_DISK_MIB = 64
+_SAVE_SECONDS = 120.0
+_RESTORE_SECONDS = 90.0
+_COPY_SECONDS = 60.0
+_PASSES_BEFORE = 20
+# More than a restored guest makes while it is looked at.
+_PASSES_AFTER = 80
+
+
+@dataclass(frozen=True)
+class _Disks:
+    """The images of one test."""
+
+    folder: Path
+
+    @property
+    def base(self) -> Path:
+        """What the guest boots with, and the disk as of T0."""
+        return self.folder / "base.raw"
+
+    @property
+    def overlay(self) -> Path:
+        """What the source writes to after T0."""
+        return self.folder / "overlay.qcow2"
+
+    def opened_by(self, machine: Machine) -> list[tuple[int, str]]:
+        """What of them a QEMU has open, by descriptor and name."""
+        ours = (str(self.base), str(self.overlay))
+        return [(number, name) for number, name in open_files(machine.process.pid) if name in ours]
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A snapshot and what the source's disk was like.
+
+    Attributes:
+        snapshot: the memory.
+        base_digest: SHA256 of the disk at T0.
+        before: files that were on the disk shortly before T0.
+        record: every file that the source has written by the end, by name.
+    """
+
+    snapshot: Snapshot
+    base_digest: str
+    before: int
+    record: Mapping[str, str]
+
+
+def with_disk(run: Run) -> Outcome:
+    """Snapshot memory and disk of a writing guest; restore both, then the memory with a later disk."""
+    begun = time.monotonic()
+    disks = _Disks(run.folder / "disks")
+    disks.folder.mkdir()
+    make_ext4(disks.base, _DISK_MIB * MIB, _cache(), run.say)
+    # The second restore needs the file of the first.
+    keeping = replace(run, keep=True)
+    with writing_guest(_with_arguments(keeping, raw_disk(disks.base))) as source:
+        taken, checks = _take(keeping, source, disks)
+        source.guest.machine.quit()
+    found = _judge_file_system(disks.folder / "source.raw", run)
+    checks.append(replace(found, name=f"source-{found.name}"))
+    checks += _restored(keeping, source, taken, disks)
+    checks.append(_wrong_disk(keeping, source, taken, disks))
+    if all(check.status is not Status.FAIL for check in checks) and not run.keep:
+        run.discard(run.folder)
+        shutil.rmtree(disks.folder)
+    figures = {"files_before_t0": taken.before, "files_written_by_source": len(taken.record)}
+    holds = "Memory and disk of one T0 go on together; a disk of another time is seen."
+    return outcome_of(run, checks, time.monotonic() - begun, holds, figures)
+
+
+def _take(run: Run, source: Source, disks: _Disks) -> tuple[_Taken, list[CheckResult]]:
+    """Snapshot disk and memory while the guest stands still, let it go on, and judge it."""
+    guest, loop = source.guest, DiskLoop(source.guest.shell)
+    loop.start()
+    _require_passes(loop, _PASSES_BEFORE)
+    before, digests, files = loop.passes(), [], []
+
+    def freeze() -> None:
+        snapshot_disk(guest.machine, disks.overlay)
+        digests.append(_digest(disks.base))
+        files.extend(disks.opened_by(guest.machine))
+
+    folder = run.folder / "with-disk"
+    folder.mkdir()
+    run.say(f"Saving memory and disk with {before} files on it.")
+    limit = run.deadline.at_most(_SAVE_SECONDS)
+    snapshot = take(Flow.SEEDS, guest, source.counters, folder, limit, Acts(at_t0=freeze))
+    _require_passes(loop, _PASSES_AFTER)
+    checks = judge_source(guest, _with_files(source.before, files))
+    checks += [replace(check, name=f"source-{check.name}") for check in loop.judge()]
+    copy_disk(guest.machine, disks.folder / "source.raw", Deadline(_COPY_SECONDS))
+    return _Taken(snapshot, digests[0], before, loop.record()), checks
+
+
+def _with_files(before: Baseline, files: Sequence[tuple[int, str]]) -> Baseline:
+    """What the source was like before, but for its disk's files, which we have changed ourselves."""
+    names = {name for _, name in files}
+    kept = [file for file in before.host.descriptors if file[1] not in names]
+    return replace(before, host=replace(before.host, descriptors=(*kept, *files)))
+
+
+def _require_passes(loop: DiskLoop, count: int) -> None:
+    made = loop.wait_passes(count)
+    if made < count:
+        raise SetupBroken(
+            f"The loop that writes to the guest's disk made {made} passes instead of {count}, so this run "
+            "proves nothing."
+        )
+
+
+def _restored(run: Run, source: Source, taken: _Taken, disks: _Disks) -> list[CheckResult]:
+    """Restore memory with the disk of T0 and judge both."""
+    look = _Look(disks.folder / "restored.raw")
+    place = _with_arguments(run, throw_away_disk(disks.base, "raw"))
+    cycle = judge_cycle(place, source, taken.snapshot, "with-disk", (), look)
+    problems = []
+    if _digest(disks.base) != taken.base_digest:
+        problems.append(Problem(Code.DISK_BASE_CHANGED, "The disk of T0 has changed since."))
+    return [
+        *cycle.verdict.checks,
+        *look.further_checks(run, taken),
+        judged("disk-base", _BASE, problems),
+    ]
+
+
+def _wrong_disk(run: Run, source: Source, taken: _Taken, disks: _Disks) -> CheckResult:
+    """Restore memory with the source's disk of the end, and see whether the same checks notice."""
+    run.say("Restoring the memory with a disk that is newer, which must be seen.")
+    look = _Look(disks.folder / "wrong.raw")
+    place = _with_arguments(run, throw_away_disk(disks.overlay, "qcow2"))
+    judge_restored(
+        place.stack,
+        taken.snapshot,
+        source.status,
+        None,
+        run.folder / "wrong-disk",
+        run.deadline.at_most(_RESTORE_SECONDS),
+        look,
+    )
+    return judge_wrong_disk([*look.checks, *look.further_checks(run, taken)])
+
+
+class _Look:
+    """What is looked at in a restored guest, and in a copy of its disk afterwards.
+
+    Attributes:
+        checks: of the disk, as seen from inside the guest; none where it did not get so far.
+    """
+
+    def __init__(self, copy: Path) -> None:
+        self.checks: list[CheckResult] = []
+        self._copy = copy
+        self._record: Mapping[str, str] = {}
+
+    def __call__(self, guest: Guest) -> list[CheckResult]:
+        """Have its loop go on and end, judge the files, and copy the disk."""
+        loop = DiskLoop(guest.shell)
+        loop.drop_caches()
+        self.checks = loop.judge()
+        self._record = loop.record()
+        copy_disk(guest.machine, self._copy, Deadline(_COPY_SECONDS))
+        return self.checks
+
+    def further_checks(self, run: Run, taken: _Taken) -> list[CheckResult]:
+        """Checks of the copy and of the files' digests; none where the guest did not get so far."""
+        if not self._record:
+            return []
+        return [
+            _judge_file_system(self._copy, run),
+            judge_same_t0(taken.record, self._record, taken.before),
+        ]
+
+
+def judge_wrong_disk(found: Sequence[CheckResult]) -> CheckResult:
+    """Check that a disk that is newer than the memory was seen.
+
+    Args:
+        found: the checks of the disk, and of nothing else.
+    """
+    red = [check for check in found if check.status is Status.FAIL]
+    problems = []
+    if not red:
+        problems.append(
+            Problem(
+                Code.WRONG_DISK_UNSEEN,
+                "Memory was restored with a newer disk, and no check of the disk saw it.",
+            )
+        )
+    facts = {check.name: check.violations[0].sentence for check in red}
+    return judged("wrong-disk", _WRONG, problems, facts)
+
+
+def judge_same_t0(source: Mapping[str, str], restored: Mapping[str, str], before: int) -> CheckResult:
+    """Check the restored guest's files against the source's.
+
+    Args:
+        source: every file that the source wrote, SHA256 by name.
+        restored: the same of the restored guest, when its loop had ended.
+        before: how many there were before T0.
+
+    Raises:
+        SetupBroken: the source wrote no more than the restored guest did, so no file could be too new.
+    """
+    if len(source) <= len(restored):
+        raise SetupBroken(
+            f"The source wrote {len(source)} files and the restored guest {len(restored)}, so none of the "
+            "source's could be seen to be too new."
+        )
+    old = [f"file-{number}" for number in range(before)]
+    problems = [
+        Problem(
+            Code.DISK_SAME_T0_OTHER_FILE,
+            f"'{name}' was written before T0, and the restored guest has another or none.",
+        )
+        for name in old
+        if source.get(name) != restored.get(name)
+    ]
+    facts = {"files_before_t0": before, "files_restored": len(restored), "files_source": len(source)}
+    return judged("disk-same-t0", _SAME_T0, problems, facts)
+
+
+def _judge_file_system(image: Path, run: Run) -> CheckResult:
+    """Check an unmounted file system with e2fsck."""
+    problems = [
+        Problem(Code.DISK_FILE_SYSTEM_ERROR, f"e2fsck: {line}")
+        for line in ext4_errors(image, _cache(), run.say)
+    ]
+    return judged("disk-file-system", _FILE_SYSTEM, problems)
+
+
+def _with_arguments(run: Run, arguments: tuple[str, ...]) -> Run:
+    return replace(run, stack=replace(run.stack, extra=(*run.stack.extra, *arguments)))
+
+
+def _cache() -> Cache:
+    return Cache(default_cache_folder())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

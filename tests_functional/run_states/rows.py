@@ -1,0 +1,19 @@
+"""Rows of the profiles: guests that do not run when they are saved."""
+
+from __future__ import annotations
+
+from tests_functional.lib.entry import PREMERGE, SMALL, Entry
+from tests_functional.run_states.run_states import RUN_STATES
+
+_RUN_STATE = "run_states/test_run_states.py:RunStates.test_state"
+
+ROWS = tuple(
+    Entry(
+        f"run-states.{name}",
+        _RUN_STATE,
+        state.reason,
+        {**SMALL, "state": name},
+        profiles=PREMERGE if name == "paused" else (),
+    )
+    for name, state in RUN_STATES.items()
+)

@@ -1,0 +1,140 @@
+"""Guests that do not run when they are snapshotted: state and memory stay as they are, before and after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from guest_images.agent.counters import AgentCounters
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import NotApplicable
+from harness.qemu import migration
+from harness.qemu.machine import Machine
+from harness.qemu.ram import dump_golden
+from tests_functional.lib.checks import Problem, judged
+from tests_functional.lib.cycle import judge_cycle, writing_guest
+from tests_functional.lib.guest import Guest
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Flow, Snapshot
+from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.summary import summary
+from validators.verdict import CheckResult
+
+_AFTER = "A guest that did not run before the snapshot does not run after it."
+_SAVE_SECONDS = 60.0
+_ENTER_SECONDS = 30.0
+# Commands to come back to us before the guest sleeps.
+_FALL_ASLEEP = "(sleep 1; echo mem > /sys/power/state) > /dev/null 2>&1 &"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run state in which a guest stands still.
+
+    Attributes:
+        name: as `query-status` gives it.
+        reason: why it is tested.
+        enter: brings a running guest into it.
+        leave: the QMP command that makes the guest go on.
+    """
+
+    name: str
+    reason: str
+    enter: Callable[[Guest, Deadline], None]
+    leave: str
+
+
+def _pause(guest: Guest, _deadline: Deadline) -> None:
+    guest.machine.qmp.execute("stop")
+
+
+def _suspend(guest: Guest, deadline: Deadline) -> None:
+    """Have the guest suspend itself to RAM (ACPI S3).
+
+    Raises:
+        NotApplicable: its kernel cannot.
+    """
+    states = guest.shell.check("cat /sys/power/state").split()
+    if "mem" not in states:
+        raise NotApplicable(
+            f"The guest's kernel cannot suspend to RAM, only: {' '.join(states) or 'nothing'}."
+        )
+    guest.shell.check(_FALL_ASLEEP)
+    guest.machine.wait_status(lambda status: status == "suspended", deadline, "suspended")
+
+
+RUN_STATES: Mapping[str, RunState] = {
+    "paused": RunState(
+        "paused", "management stops a guest and expects it to stay so until it says otherwise", _pause, "cont"
+    ),
+    "suspended": RunState(
+        "suspended",
+        "a laptop's guest sleeps, and only its own wake-up may end that",
+        _suspend,
+        "system_wakeup",
+    ),
+}
+
+
+def run_state(name: str) -> Callable[[Run], Outcome]:
+    """A scenario for one of RUN_STATES."""
+    return lambda run: _in(run, RUN_STATES[name])
+
+
+def _in(run: Run, state: RunState) -> Outcome:
+    begun = time.monotonic()
+    with writing_guest(run) as source:
+        machine = source.guest.machine
+        migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
+        run.say(f"Bringing the guest into the state '{state.name}'.")
+        state.enter(source.guest, run.deadline.at_most(_ENTER_SECONDS))
+        run.say(f"{state.name}: saving.")
+        snapshot = _save(run, source.guest, source.counters, state)
+        checks = [_judge_after(machine, source.counters, snapshot, state)]
+        migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
+        if machine.qmp.execute("query-status")["status"] == state.name:
+            machine.qmp.execute(state.leave)
+        checks += judge_source(source.guest, source.before)
+        machine.quit()
+        cycle = judge_cycle(run, source, snapshot, f"run-states/{state.name}", checks)
+    return summary(run, [cycle], time.monotonic() - begun)
+
+
+def _save(run: Run, guest: Guest, counters: AgentCounters, state: RunState) -> Snapshot:
+    machine, folder = guest.machine, run.folder / state.name
+    folder.mkdir()
+    golden, before = dump_golden(machine, folder / "golden"), counters.steps()
+    path = folder / "vmstate"
+    migration.start_save(machine, migration.exec_sink(path))
+    figures = migration.wait_completed(machine, run.deadline.at_most(_SAVE_SECONDS))
+    return Snapshot(
+        flow=Flow.STOPPED,
+        path=path,
+        golden=golden,
+        stun_ms=0.0,
+        figures=figures,
+        size_bytes=path.stat().st_size,
+        largest_stall_us=0,
+        largest_gap_us=0,
+        state=state.name,
+        steps_before=before,
+        steps_completed=counters.steps(),
+    )
+
+
+def _judge_after(
+    machine: Machine, counters: AgentCounters, snapshot: Snapshot, state: RunState
+) -> CheckResult:
+    """Check that the save has left the guest's state alone."""
+    status = machine.qmp.execute("query-status")["status"]
+    problems = []
+    if status != state.name:
+        sentence = f"The guest is '{status}' after the snapshot, it was '{state.name}' before."
+        problems.append(Problem(Code.RUN_STATE_CHANGED, sentence, {"state": status}))
+    elif counters.steps() != snapshot.steps_before:
+        sentence = f"The guest is '{status}' and yet its writers went on during the save."
+        problems.append(Problem(Code.RUN_STATE_WROTE, sentence))
+    return judged("after", _AFTER, problems)

@@ -1,0 +1,200 @@
+"""What else writes to guest RAM while it is saved: devices, the guest's kernel, the balloon."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken, SnapproofError
+from harness.guest.ssh import GuestShell
+from harness.qemu.configuration import MIB, qemu_quoted
+from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
+from tests_functional.lib.guest import Guest, Stack
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Acts, Flow, take
+from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.summary import Cycle, summary
+
+# Passes of a loop during one save, which takes a second or two.
+_LEAST_PASSES = 3
+_PASSES_SECONDS = 60.0
+_SAVE_SECONDS = 120.0
+_LOGIN_SECONDS = 30.0
+_DISK_MIB = 16
+_COUNT = "/tmp/snapproof-passes"
+_SENT = bytes(64 << 10)
+_BALLOON_MIB = 16
+
+
+@dataclass
+class _Passes:
+    """How far a loop on the host has got, and why it ended."""
+
+    done: int = 0
+    ended: str = ""
+    stop: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """Something that writes to guest RAM by another way than the agent's.
+
+    Attributes:
+        reason: why it is tested.
+        arguments: further arguments for QEMU; `{folder}` is the test's folder.
+        guest_loop: shell commands that the guest repeats, a few tens of milliseconds each time.
+        host_pass: what the host repeats, where the guest does nothing of its own.
+        disk: whether it takes a disk image of random content.
+    """
+
+    reason: str
+    arguments: tuple[str, ...] = ()
+    guest_loop: str = ""
+    host_pass: Callable[[Guest, GuestShell, int], None] | None = None
+    disk: bool = False
+
+    def stack(self, stack: Stack, folder: Path) -> Stack:
+        """The stack with what it needs."""
+        if self.disk:
+            (folder / "disk.raw").write_bytes(os.urandom(_DISK_MIB * MIB))
+        return replace(
+            stack, extra=tuple(text.replace("{folder}", qemu_quoted(folder)) for text in self.arguments)
+        )
+
+
+def _send(_guest: Guest, shell: GuestShell, _number: int) -> None:
+    shell.run("cat > /dev/null", stdin=_SENT)
+
+
+def _breathe(guest: Guest, _shell: GuestShell, number: int) -> None:
+    full = guest.machine.config.ram_mib
+    guest.machine.qmp.execute("balloon", {"value": (full - (number % 2) * _BALLOON_MIB) * MIB})
+    time.sleep(0.05)
+
+
+DISTURBANCES: Mapping[str, Disturbance] = {
+    "disk-reads": Disturbance(
+        "a disk's data is put into guest RAM by QEMU's main loop, not by a vCPU",
+        (
+            "-blockdev", "driver=file,filename={folder}/disk.raw,node-name=disk0,read-only=on",
+            "-device", "virtio-blk-pci,drive=disk0",
+        ),
+        "dd if=/dev/vda of=/dev/null bs=64k count=16; echo 1 > /proc/sys/vm/drop_caches",
+        disk=True,
+    ),
+    "network-receive": Disturbance("packets arrive whenever they like", host_pass=_send),
+    "random-numbers": Disturbance(
+        "virtio-rng fills buffers of the guest", guest_loop="dd if=/dev/hwrng of=/dev/null bs=512 count=8"
+    ),
+    "kernel-writes": Disturbance(
+        "the guest's kernel allocates, fills and frees pages, page tables included",
+        guest_loop="dd if=/dev/urandom of=/tmp/fill bs=64k count=32; rm /tmp/fill",
+    ),
+    "balloon": Disturbance(
+        "a balloon gives pages back to the host, which must wait while they are being saved",
+        ("-device", "virtio-balloon-pci,id=balloon0"),
+        host_pass=_breathe,
+    ),
+    "free-page-reporting": Disturbance(
+        "the guest reports free pages, and the host drops them",
+        ("-device", "virtio-balloon-pci,id=balloon0,free-page-reporting=on"),
+        "dd if=/dev/zero of=/tmp/fill bs=64k count=64; rm /tmp/fill",
+    ),
+}  # fmt: skip
+
+
+def disturbed(name: str) -> Callable[[Run], Outcome]:
+    """A scenario for one of DISTURBANCES: stopped at T0 with a golden image, and live."""
+    return lambda run: _disturbed(run, DISTURBANCES[name])
+
+
+def _disturbed(run: Run, disturbance: Disturbance) -> Outcome:
+    begun = time.monotonic()
+    run = replace(run, stack=disturbance.stack(run.stack, run.folder))
+    cycles: list[Cycle] = []
+    with writing_guest(run) as source, _at_work(run, source, disturbance) as passes:
+        for number, flow in enumerate((Flow.SEEDS, Flow.LIVE), 1):
+            label = f"{number:02d}-{flow.name.lower()}"
+            cycles.append(_cycle(run, source, flow, label, passes, disturbance.host_pass is not None))
+    return summary(run, cycles, time.monotonic() - begun)
+
+
+def _cycle(run: Run, source: Source, flow: Flow, label: str, passes: Callable[[], int], host: bool) -> Cycle:
+    run.require_room()
+    folder = run.folder / label
+    folder.mkdir()
+    run.say(f"{label}: saving ({flow.value}).")
+    limit = run.deadline.at_most(_SAVE_SECONDS)
+    before = passes()
+    # What the host does may be late on a busy host, so the sink is held back for it. Not for what the guest
+    # does: its kernel would wait for one page after the other, and its writers, on one vCPU, for the kernel.
+    acts = Acts(saving=lambda: await_passes(passes, limit.at_most(_PASSES_SECONDS))) if host else Acts()
+    snapshot = take(flow, source.guest, source.counters, folder, limit, acts)
+    _require(passes() - before)
+    return judge_cycle(run, source, snapshot, label, judge_source(source.guest, source.before))
+
+
+def await_passes(passes: Callable[[], int], limit: Deadline) -> None:
+    """Wait until a disturbance has made some passes from now on.
+
+    Args:
+        passes: says how many it has made.
+        limit: for all of them; that it was too short shows in the count after the save.
+    """
+    before = passes()
+    while passes() - before < _LEAST_PASSES and not limit.expired:
+        limit.nap(0.02)
+
+
+def _require(passes: int) -> None:
+    """Raise SetupBroken where the disturbance hardly went on while RAM was saved."""
+    if passes < _LEAST_PASSES:
+        raise SetupBroken(
+            f"The disturbance made {passes} passes during the save, fewer than {_LEAST_PASSES}, so this run "
+            "proves nothing; the test's log says whether it had ended by itself."
+        )
+
+
+@contextmanager
+def _at_work(run: Run, source: Source, disturbance: Disturbance) -> Iterator[Callable[[], int]]:
+    """The disturbance while it goes on; gives a function that says how many passes it has made."""
+    guest = source.guest
+    if disturbance.host_pass is None:
+        # A byte for each pass: a number that is written anew could be read while it is empty.
+        loop = f"(while :; do {disturbance.guest_loop}; printf . >> {_COUNT}; done) > /dev/null 2>&1 &"
+        guest.shell.check(f": > {_COUNT}; {loop}")
+        yield lambda: int(guest.shell.check(f"wc -c < {_COUNT}"))
+        return
+    passes = _Passes()
+    with GuestShell(guest.machine.ssh_port, run.stack.identity()) as shell:
+        shell.connect(Deadline(_LOGIN_SECONDS), guest.machine.alive)
+        thread = threading.Thread(
+            target=_repeat, args=(disturbance.host_pass, guest, shell, passes), daemon=True
+        )
+        thread.start()
+        try:
+            yield lambda: passes.done
+        finally:
+            passes.stop.set()
+            thread.join(_LOGIN_SECONDS)
+            if passes.ended:
+                run.say(f"The disturbance ended by itself: {passes.ended}")
+
+
+def _repeat(
+    once: Callable[[Guest, GuestShell, int], None], guest: Guest, shell: GuestShell, passes: _Passes
+) -> None:
+    """Repeat one pass until told to stop; one that fails ends the loop, which the count of passes shows."""
+    try:
+        while not passes.stop.is_set():
+            once(guest, shell, passes.done)
+            passes.done += 1
+    except SnapproofError as error:
+        passes.ended = error.sentence

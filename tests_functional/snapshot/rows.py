@@ -1,0 +1,117 @@
+"""Rows of the profiles: snapshots of running guests by flow, pattern, vCPUs, guest and other writers."""
+
+from __future__ import annotations
+
+from guest_images.agent.pages import PATTERNS
+from tests_functional.lib.entry import PREMERGE, SMOKE, Entry
+from tests_functional.snapshot.disturbances import DISTURBANCES
+
+_FLOWS = "snapshot/test_flows.py:SnapshotFlows"
+_DISTURBANCE = "snapshot/test_disturbances.py:Disturbances.test_disturbance"
+
+_GUESTS = {
+    "linux-5.10": ("debian-11", "drivers of the time when the feature was merged"),
+    "linux-6.1": ("debian-12", "the guest kernel that the other tests' figures come from"),
+    "linux-6.12": ("debian-13", "the stable release's kernel lays out and moves its memory differently"),
+    "linux-newest": ("debian-13-backports", "what a new kernel does to its memory shows here first"),
+    "full-debian": ("debian-13-full", "a guest as users have it: systemd, daemons, a disk, a page cache"),
+}
+
+_TCG_THREADS = {
+    "single": "one thread for both vCPUs: a write that waits for its page holds up the other vCPU",
+    "multi": "a thread for each vCPU: both can wait for pages at once",
+}
+
+_MAIN_JOB = Entry(
+    "snapshot.main-job",
+    f"{_FLOWS}.test_main_job",
+    "the promise as a whole: live snapshot, golden snapshot, and stop-and-save as the control",
+    alone=True,
+    profiles=(*SMOKE, *PREMERGE),
+)
+
+ROWS = (
+    _MAIN_JOB,
+    Entry(
+        "snapshot.live-2-vcpus",
+        f"{_FLOWS}.test_live",
+        "two writers fault at once, in order, so that the save and both vCPUs meet on one page",
+        {"vcpus": 2, "pattern": "sequential"},
+        profiles=PREMERGE,
+    ),
+    Entry(
+        "snapshot.live-hot-set",
+        f"{_FLOWS}.test_live",
+        "the same few pages are written over and over around T0",
+        {"pattern": "hot"},
+        profiles=PREMERGE,
+    ),
+    Entry(
+        "snapshot.live-zero",
+        f"{_FLOWS}.test_live",
+        "pages turn from content to zero and back while zero pages take their own path in QEMU",
+        {"pattern": "zero"},
+        profiles=PREMERGE,
+    ),
+    Entry(
+        "snapshot.seeds-sparse",
+        f"{_FLOWS}.test_seeds",
+        "pages that are never touched must be zero in the file",
+        {"pattern": "sparse"},
+        profiles=PREMERGE,
+    ),
+    Entry(
+        "snapshot.seeds-file",
+        f"{_FLOWS}.test_seeds_file",
+        "QEMU opens and writes the file itself instead of feeding a command",
+        profiles=PREMERGE,
+    ),
+    *(
+        Entry(
+            f"snapshot.live-{pattern}-{vcpus}-vcpus",
+            f"{_FLOWS}.test_live",
+            "every order of writes meets every number of writers",
+            {"pattern": pattern, "vcpus": vcpus},
+        )
+        for pattern in PATTERNS
+        for vcpus in (1, 2, 4)
+        if (pattern, vcpus) not in (("sequential", 2), ("random", 1), ("hot", 1), ("zero", 1))
+    ),
+    *(
+        Entry(
+            f"snapshot.live-and-{name}",
+            _DISTURBANCE,
+            disturbance.reason,
+            {"ram_mib": 256, "coverage": 0.5, "disturbance": name},
+            profiles=PREMERGE if name == "network-receive" else (),
+        )
+        for name, disturbance in DISTURBANCES.items()
+    ),
+    Entry(
+        "snapshot.stop-and-save",
+        f"{_FLOWS}.test_stop_and_save",
+        "the control on its own: the oracles must agree on an ordinary save as well",
+        needs=(),
+    ),
+    Entry(
+        "snapshot.timers",
+        f"{_FLOWS}.test_timers",
+        "a guest that is stopped once more after T0, unseen by QEMU's own figures, is late with all it does",
+        {"ram_mib": 1024},
+        seconds=900,
+        alone=True,
+    ),
+    *(
+        Entry(
+            f"snapshot.tcg-{threads}-thread",
+            f"{_FLOWS}.test_tcg_threads",
+            reason,
+            {"vcpus": 2, "threads": threads},
+        )
+        for threads, reason in _TCG_THREADS.items()
+    ),
+    *(
+        Entry(f"guests.{name}", f"{_FLOWS}.test_main_job", reason, {"guest": guest}, alone=True)
+        for name, (guest, reason) in _GUESTS.items()
+    ),
+)

@@ -1,0 +1,61 @@
+"""A snapshot taken by one QEMU, restored by newer ones with the same machine type."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from harness.errors import NotApplicable
+from harness.qemu import migration
+from tests_functional.lib.cycle import writing_guest
+from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.restored_checks import judge_restored
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Flow, Snapshot, take
+from validators.judge import check_file
+from validators.vmstate.stream.reader import read_index
+from validators.vmstate.stream.source import open_source
+
+_SAVE_SECONDS = 120.0
+_RESTORE_SECONDS = 90.0
+
+
+def restored_by_newer(newer: Mapping[str, Path]) -> Callable[[Run], Outcome]:
+    """A scenario that restores one snapshot with each of these QEMUs, by the name they have in the run."""
+    return lambda run: _restored(run, newer)
+
+
+def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
+    if not newer:
+        raise NotApplicable("This run has no newer QEMU than this one; name several with --qemu.")
+    begun = time.monotonic()
+    with writing_guest(run) as source:
+        known = migration.capabilities(source.guest.machine)
+        flow = Flow.LIVE if migration.BACKGROUND_SNAPSHOT in known else Flow.STOP_AND_SAVE
+        run.say(f"Saving ({flow.value}).")
+        deadline = run.deadline.at_most(_SAVE_SECONDS)
+        snapshot = take(flow, source.guest, source.counters, run.folder, deadline)
+        status = source.status
+        source.guest.machine.quit()
+    found = check_file(snapshot.path)
+    checks = list(found.checks)
+    machine = _machine_type(snapshot)
+    for label, executable in newer.items():
+        run.say(f"Restoring it with '{label}' as a {machine}.")
+        stack = replace(run.stack, executable=executable, machine=machine)
+        limit = run.deadline.at_most(_RESTORE_SECONDS)
+        restored = judge_restored(stack, snapshot, status, found.t0, run.folder / label, limit)
+        checks += [replace(check, name=f"newer/{label}/{check.name}") for check in restored]
+    if all(not check.violations for check in checks):
+        run.discard(run.folder)
+    holds = f"A snapshot of a {machine} is restored right by {', '.join(newer)}."
+    return outcome_of(run, checks, time.monotonic() - begun, holds, {"restores": len(newer)})
+
+
+def _machine_type(snapshot: Snapshot) -> str:
+    """The versioned machine type that the file's configuration section names."""
+    with open_source(snapshot.path) as file:
+        return read_index(file).configuration.machine

@@ -1,0 +1,274 @@
+"""QEMU's wrapper, the agent's compilation and the catalogue, with stand-ins for what is downloaded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from guest_images import catalogue
+from guest_images.agent import build as agent_build
+from guest_images.agent.build import Compiler, compile_agent, find_compiler, plan_agent
+from guest_images.cache import Cache, publish_file, to_json
+from guest_images.guests import image
+from guest_images.guests.image import GuestImage, build_guest, built_guests
+from guest_images.packages.unpacked import InputRecord, manifest_digest
+from guest_images.qemu.builds import provision_qemu, provisioned_qemus, wrapper_script
+from harness.errors import MachineryMissing, SetupBroken, UsageError
+from harness.qemu.architectures import AARCH64, ARCHITECTURES, X86_64, Architecture, find_architecture
+from tests_unit.support.elf_files import kernel_module, shared_object
+
+LIBRARIES = f"usr/lib/{X86_64.triplet}"
+
+
+def quiet(line: str) -> None:
+    """Take log lines and drop them."""
+
+
+def silent(line: str) -> None:
+    """Fail at the first log line: nothing should have to be done."""
+    raise AssertionError(line)
+
+
+def plant_tree(cache: Cache, suite: str, name: str, packages: tuple[str, ...], record: InputRecord) -> Path:
+    """Put a package tree into the cache as if it had been downloaded; return its root."""
+    pointer = {"packages": packages, "manifest": [vars(record)]}
+    publish_file(cache.path("resolved", f"{suite}-{name}.json"), to_json(pointer))
+    root = cache.path("trees", f"{suite}-{name}-{manifest_digest([record])[:12]}", "root")
+    root.mkdir(parents=True)
+    return root
+
+
+def plant_qemu(root: Path, program: str = X86_64.qemu) -> None:
+    """Put a stand-in for QEMU into a tree: its loader is a script that prints how it was called."""
+    (root / LIBRARIES).mkdir(parents=True)
+    (root / "usr/bin").mkdir()
+    (root / "usr/share/qemu").mkdir(parents=True)
+    (root / "usr/bin" / program).write_text("")
+    loader = root / LIBRARIES / "ld-linux-x86-64.so.2"
+    loader.write_text('#!/bin/sh\necho "$$ $QEMU_MODULE_DIR"\nfor word; do echo "$word"; done\n')
+    loader.chmod(0o755)
+
+
+def test_wrapper_runs_qemu_with_its_own_files(tmp_path: Path) -> None:
+    """The script uses the packages' loader, libraries, modules and firmware, and keeps arguments and pid."""
+    root = tmp_path / "moved here" / "root"
+    plant_qemu(root)
+    script = root.parent / "qemu-system-x86_64"
+    publish_file(script, wrapper_script(root).encode(), 0o755)
+    link = tmp_path / "link"
+    link.symlink_to(script)
+    process = subprocess.Popen([link, "-name", "two words"], cwd="/", stdout=subprocess.PIPE, text=True)
+    words = process.communicate(timeout=20)[0].splitlines()
+    assert words == [
+        f"{process.pid} {root}/{LIBRARIES}/qemu",
+        "--inhibit-cache",
+        "--library-path",
+        f"{root}/{LIBRARIES}",
+        f"{root}/usr/bin/qemu-system-x86_64",
+        "-L",
+        f"{root}/usr/share/qemu",
+        "-name",
+        "two words",
+    ]
+
+
+def test_wrapper_needs_a_qemu(tmp_path: Path) -> None:
+    """Packages without the QEMU program are an error when they are provisioned, not when QEMU is run."""
+    with pytest.raises(SetupBroken, match="do not include the QEMU program 'qemu-system-x86_64'"):
+        wrapper_script(tmp_path)
+
+
+def test_cached_qemu_needs_no_network(tmp_path: Path) -> None:
+    """A QEMU in the cache is used without asking the mirror, and is listed."""
+    cache = Cache(tmp_path)
+    spec = catalogue.qemu_spec("debian-13")
+    record = InputRecord("qemu-system-x86", "1:10.0", "ab")
+    plant_qemu(plant_tree(cache, "debian-13", "qemu", spec.emulates.qemu_packages, record))
+    qemu = provision_qemu("debian-13", cache, silent)
+    assert (qemu.name, qemu.version, qemu.manifest) == ("debian-13", "1:10.0", (record,))
+    assert os.access(qemu.executable, os.X_OK)
+    listed = {spec.name: found for spec, found in provisioned_qemus(cache).items()}
+    assert listed["debian-13"] == qemu
+    assert listed["debian-12"] is None
+
+
+def test_qemu_for_another_architecture_is_another_package_set(tmp_path: Path) -> None:
+    """One name stands for the programs of all architectures, each unpacked by itself."""
+    cache = Cache(tmp_path)
+    record = InputRecord("qemu-system-arm", "1:10.0", "cd")
+    root = plant_tree(cache, "debian-13", "qemu-system-aarch64", AARCH64.qemu_packages, record)
+    plant_qemu(root, "qemu-system-aarch64")
+    qemu = provision_qemu("debian-13", cache, silent, emulates=AARCH64)
+    assert (qemu.executable.name, qemu.manifest) == ("qemu-system-aarch64", (record,))
+    # It runs on this machine, so its libraries are this machine's.
+    assert LIBRARIES in qemu.executable.read_text()
+    assert provision_qemu("arm", cache, silent).executable == qemu.executable
+
+
+def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
+    """The error for a misspelt name lists the valid ones."""
+    with pytest.raises(UsageError, match="'debian-13-backports'"):
+        provision_qemu("debian-31", Cache(tmp_path), quiet)
+    with pytest.raises(UsageError, match="'default'"):
+        build_guest("debian", Cache(tmp_path), quiet)
+
+
+def test_catalogue_is_consistent() -> None:
+    """Names are unique, every entry has a reason, and every suite that is named exists."""
+    for entries in (catalogue.SUITES, catalogue.QEMUS, catalogue.GUESTS):
+        names = [entry.name for entry in entries]
+        assert len(set(names)) == len(names)
+        assert all(entry.reason for entry in entries)
+    for entry in (*catalogue.QEMUS, *catalogue.GUESTS):
+        assert catalogue.suite(entry.suite).codename
+        assert entry.architecture is catalogue.suite(entry.suite).architecture
+    for guest in catalogue.GUESTS:
+        # A guest and its busybox are built for the same processor.
+        assert catalogue.userland_suite(guest.architecture).architecture is guest.architecture
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda entry: entry.name)
+def test_architectures_are_told_apart(architecture: Architecture) -> None:
+    """Each is found by its name, and no two share a name of their Linux or of Debian."""
+    assert find_architecture(architecture.name) is architecture
+    for other in ARCHITECTURES:
+        if other is not architecture:
+            assert architecture.debian != other.debian
+            assert architecture.triplet != other.triplet
+            assert architecture.kernel_package != other.kernel_package
+
+
+def test_unknown_architecture_lists_the_known_ones() -> None:
+    """The error for a misspelt name lists the valid ones."""
+    with pytest.raises(UsageError, match="no architecture 'x86-64' here, only 'x86_64', 'i386', 'aarch64'"):
+        find_architecture("x86-64")
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A C program that stands in for the agent."""
+    folder = tmp_path / "sources"
+    for name in ("core", "linux"):
+        (folder / name).mkdir(parents=True)
+    (folder / "linux/main.c").write_text('#include "core/code.h"\nint main(void) { return CODE; }\n')
+    (folder / "core/code.h").write_text("#define CODE 7\n")
+    return folder
+
+
+def needs_compiler() -> None:
+    """Skip where this machine has no C compiler."""
+    try:
+        find_compiler()
+    except MachineryMissing as error:
+        pytest.skip(error.sentence)
+
+
+def test_agent_is_compiled_once(tmp_path: Path, sources: Path) -> None:
+    """Equal sources are compiled once; a change, in a header too, compiles again."""
+    needs_compiler()
+    cache = Cache(tmp_path / "cache")
+    first = compile_agent(plan_agent(cache, sources), cache, quiet)
+    assert subprocess.run([first], check=False).returncode == 7
+    assert compile_agent(plan_agent(cache, sources), cache, silent) == first
+    (sources / "core/code.h").write_text("#define CODE 8\n")
+    assert (
+        subprocess.run([compile_agent(plan_agent(cache, sources), cache, quiet)], check=False).returncode == 8
+    )
+
+
+def test_compile_error_is_one_sentence(tmp_path: Path, sources: Path) -> None:
+    """The sentence has the compiler's first error and the evidence its output; nothing is published."""
+    needs_compiler()
+    (sources / "linux/main.c").write_text("int main(void) { return nonsense; }\n")
+    cache = Cache(tmp_path / "cache")
+    with pytest.raises(SetupBroken, match="nonsense") as caught:
+        compile_agent(plan_agent(cache, sources), cache, quiet)
+    assert "\n" not in caught.value.sentence
+    assert "nonsense" in caught.value.evidence.log_tail
+    assert not cache.path("agent").exists()
+
+
+def test_no_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without cc and ziglang the sentence names both as remedies."""
+    monkeypatch.setattr("shutil.which", {}.get)
+    monkeypatch.setattr("importlib.util.find_spec", {}.get)
+    with pytest.raises(MachineryMissing, match=r"'gcc'.*extra 'cc'"):
+        find_compiler()
+
+
+def test_no_sources_says_so(tmp_path: Path) -> None:
+    """An installation without the agent's sources is reported as such."""
+    with pytest.raises(SetupBroken, match="sources are not in"):
+        plan_agent(Cache(tmp_path), tmp_path / "absent")
+
+
+@pytest.fixture
+def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
+    """A cache with packages that make a guest, and a compiled agent."""
+    cache = Cache(tmp_path / "cache")
+    spec = catalogue.guest_spec("default")
+    packages = (spec.architecture.kernel_package,)
+    kernel = plant_tree(cache, spec.suite, "kernel", packages, InputRecord("linux", "6", "k"))
+    drivers = kernel / "lib/modules/6-test/kernel"
+    drivers.mkdir(parents=True)
+    (kernel / "boot").mkdir()
+    (kernel / "boot/vmlinuz-6-test").write_bytes(b"bzImage")
+    for name in ("pci", "net", "blk", "rng", "balloon", "console"):
+        (drivers / f"virtio_{name}.ko").write_bytes(kernel_module(depends=""))
+    userland = plant_tree(
+        cache,
+        catalogue.userland_suite().name,
+        "userland",
+        catalogue.USERLAND_PACKAGES,
+        InputRecord("busybox", "1", "u"),
+    )
+    (userland / "bin").mkdir()
+    (userland / "bin/busybox").write_bytes(b"busybox")
+    (userland / "bin/dropbear").write_bytes(shared_object())
+    monkeypatch.setattr(agent_build, "find_compiler", lambda: Compiler(("false",), "compiler 1"))
+    publish_file(plan_agent(cache).executable, b"agent", 0o755)
+    return cache
+
+
+def test_guest_is_built_once_and_repeats(filled: Cache) -> None:
+    """The second build returns the first one; a new build from equal inputs is byte-identical."""
+    assert built_guests(filled, silent)[catalogue.guest_spec("default")] is None
+    first = build_guest("default", filled, quiet)
+    assert build_guest("default", filled, silent) == first
+    assert built_guests(filled, silent)[catalogue.guest_spec("default")] == first
+    assert first.initrd is not None
+    content = first.initrd.read_bytes()
+    for path in first.initrd.parent.iterdir():
+        path.unlink()
+    first.initrd.parent.rmdir()
+    assert build_guest("default", filled, quiet) == first
+    assert first.initrd.read_bytes() == content
+
+
+def test_guest_describes_itself(filled: Cache) -> None:
+    """A guest names its files, login, digest and every input, and writes them beside the image."""
+    guest = build_guest("default", filled, quiet)
+    assert isinstance(guest, GuestImage)
+    assert guest.kernel is not None and guest.initrd is not None
+    assert guest.kernel.read_bytes() == b"bzImage"
+    assert guest.cmdline.startswith("console=ttyS0 loglevel=5 panic=-1 ")
+    assert guest.architecture is X86_64
+    assert guest.ssh_host_key_line.startswith("ssh-ed25519 ")
+    assert len(guest.digest) == 64
+    names = [record.name for record in guest.manifest]
+    assert names == ["linux", "busybox", "agent source", "agent compiler", "guest keys", "image builder"]
+    assert (guest.initrd.parent / "manifest.json").is_file()
+
+
+def test_changed_input_gives_another_image(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With new keys, or other code that shapes the image, another image is built."""
+    first = build_guest("default", filled, quiet)
+    first.ssh_private_key.unlink()
+    second = build_guest("default", filled, quiet)
+    assert second.digest != first.digest
+    assert second.initrd != first.initrd
+    monkeypatch.setattr(image, "_builder_record", lambda: InputRecord("image builder", "x", "y"))
+    assert build_guest("default", filled, quiet).initrd not in (first.initrd, second.initrd)

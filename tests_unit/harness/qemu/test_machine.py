@@ -1,0 +1,106 @@
+"""QMP and Machine: every wait ends, QEMU's death is told from its silence, nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import SetupBroken, SubjectFailed
+from harness.hosts.local import LocalHost
+from harness.process import session_members
+from harness.qemu.configuration import MachineConfig, qemu_argv
+from harness.qemu.machine import Machine
+from harness.qemu.migration import find_stun
+from harness.qemu.qmp import CommandRefused
+from tests_unit.support import fake_qemu
+
+_FAKE = Path(fake_qemu.__file__)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A machine on the stand-in QEMU, not yet started."""
+    config = MachineConfig(_FAKE, tmp_path / "kernel", tmp_path / "initrd", "console=ttyS0")
+    return Machine(config, LocalHost(), tmp_path / "machine")
+
+
+def test_every_message_is_logged(machine: Machine) -> None:
+    """qmp.jsonl holds both directions, one JSON object per line, with host time."""
+    with machine:
+        assert machine.ssh_port == 46675
+        assert machine.version() == "1.2.3"
+        pid = machine.process.pid
+    lines = [json.loads(line) for line in (machine.folder / "qmp.jsonl").read_text().splitlines()]
+    assert {line["dir"] for line in lines} == {"in", "out"}
+    assert any(line["msg"].get("execute") == "query-version" for line in lines)
+    assert session_members(pid) == []
+
+
+def test_refusal_carries_qemus_own_text(machine: Machine) -> None:
+    """A refused command is told from a broken QEMU, with QEMU's reason."""
+    with machine, pytest.raises(CommandRefused, match="it cannot be") as caught:
+        machine.qmp.execute("refuse")
+    assert caught.value.reason == "it cannot be"
+    assert (caught.value.code, caught.value.fields) == (Code.QMP_REFUSED, {"command": "refuse"})
+
+
+def test_silence_is_a_failure_of_qemu(machine: Machine) -> None:
+    """A command that is not answered ends the wait at its deadline and blames QEMU."""
+    with machine, pytest.raises(SubjectFailed, match="did not answer 'hang' within") as caught:
+        machine.qmp.execute("hang", deadline=Deadline(0.3))
+    assert caught.value.code is Code.QMP_NO_ANSWER
+    assert caught.value.fields["command"] == "hang"
+
+
+def test_death_is_seen_while_a_command_waits(machine: Machine) -> None:
+    """A QEMU that dies ends the wait long before its deadline, with its exit code."""
+    limit = Deadline(20)
+    with (
+        machine,
+        pytest.raises(SubjectFailed, match=r"QEMU ended before it answered 'die'.*exit code 7") as caught,
+    ):
+        machine.qmp.execute("die", deadline=Deadline(60))
+    assert caught.value.code is Code.QEMU_ENDED
+    assert limit.remaining() > 10
+
+
+def test_death_at_start_shows_qemus_last_words(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A QEMU that does not start gives its own message, and nothing of it is left."""
+    monkeypatch.setenv("FAKE_QEMU", "die-at-once")
+    with pytest.raises(SubjectFailed, match="no such machine"):
+        machine.__enter__()
+    assert session_members(machine.process.pid) == []
+
+
+def test_events_wait_for_their_mark_and_time_out(machine: Machine) -> None:
+    """An event is found after its mark only; a missing one is a failure in time."""
+    with machine:
+        mark = machine.qmp.mark()
+        machine.qmp.execute("stop")
+        found = machine.qmp.wait_event(lambda event: event.name == "STOP", mark, Deadline(5), "STOP")
+        assert found.seconds == 5.25
+        with pytest.raises(SubjectFailed, match="did not send STOP") as caught:
+            machine.qmp.wait_event(lambda _event: True, machine.qmp.mark(), Deadline(0.2), "STOP")
+        assert caught.value.code is Code.QMP_NO_EVENT
+        assert find_stun(machine, mark) is None
+
+
+def test_a_machine_that_was_not_started_says_so(machine: Machine) -> None:
+    """Use outside the `with` is our mistake, not QEMU's."""
+    with pytest.raises(SetupBroken):
+        machine.qmp.execute("quit")
+
+
+def test_incoming_differs_only_in_incoming(tmp_path: Path) -> None:
+    """Source and restored guest get the same machine, or the stream would not fit."""
+    config = MachineConfig(
+        _FAKE, tmp_path / "k", tmp_path / "i", "quiet", extra=("-device", "virtio-rng-pci")
+    )
+    source = qemu_argv(config, tmp_path, 7, incoming=False)
+    target = qemu_argv(config, tmp_path, 7, incoming=True)
+    position = target.index("-incoming")
+    assert target[:position] + target[position + 2 :] == source

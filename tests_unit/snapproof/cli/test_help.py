@@ -1,0 +1,51 @@
+"""Contract: every command's --help has a description, examples that work, and a text for each option."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from snapproof.cli.command import make_parser
+from tests_unit.support.shell_commands import our_calls, parse_call
+
+
+def _leaves(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """All parsers of commands that do something themselves."""
+    actions = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    if not actions:
+        yield parser
+    for action in actions:
+        for inner in dict.fromkeys(action.choices.values()):
+            yield from _leaves(inner)
+
+
+_COMMANDS = pytest.mark.parametrize("parser", list(_leaves(make_parser())), ids=lambda parser: parser.prog)
+
+
+@_COMMANDS
+def test_options_are_explained(parser: argparse.ArgumentParser) -> None:
+    """Each option and argument says what it is for."""
+    assert [action.dest for action in parser._actions if not action.help] == []
+
+
+@_COMMANDS
+def test_examples_parse(parser: argparse.ArgumentParser) -> None:
+    """There is a description and an example, and each example is one that the parser takes."""
+    assert parser.description
+    told = parser.format_help()
+    assert "Example" in told
+    for line in re.findall(r"^  (snapproof .*)$", told, re.MULTILINE):
+        (call,) = our_calls(line)
+        parse_call(call)
+
+
+def test_overview_parses() -> None:
+    """So do the examples of `snapproof --help`."""
+    examples = re.findall(r"^  (snapproof .*)$", make_parser().format_help(), re.MULTILINE)
+    assert len(examples) > 2
+    for line in examples:
+        for call in our_calls(line):
+            parse_call(call)

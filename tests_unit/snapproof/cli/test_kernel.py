@@ -1,0 +1,180 @@
+"""`snapproof kernel`: KTAP as it comes, one JSON document, and a runner that breaks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapproof.cli import kernel
+from snapproof.cli.command import main
+from tests_functional.kernel import prepare
+from tests_functional.kernel.ktap import KtapWriter
+from tests_functional.kernel.prepare import KSM, Preparation, write_swap_header
+
+
+def _test(suite: str, memory: str, test: str) -> dict[str, Any]:
+    return {"suite": suite, "memory": memory, "test": test, "recipe": "R01", "contract": "It must."}
+
+
+def _result(identity: dict[str, Any], status: str, reason: str = "", *notes: str) -> dict[str, Any]:
+    return {
+        "event": "result",
+        **identity,
+        "status": status,
+        "reason": reason,
+        "checks": 1,
+        "seconds": 0.1,
+        "notes": list(notes),
+    }
+
+
+_ONE, _TWO, _THREE, _FOUR = (
+    _test("api", "any", "one"),
+    _test("api", "anon", "two"),
+    _test("swap", "anon", "three"),
+    _test("swap", "anon", "four"),
+)
+_EVENTS: list[dict[str, Any]] = [
+    {"event": "host", "kernel": "6.18", "features": ["SIGBUS", "MOVE"]},
+    {"event": "plan", "tests": [_ONE, _TWO, _THREE, _FOUR]},
+    _result(_ONE, "PASS"),
+    _result(_TWO, "FAIL", "Page #3 is\nwrong.", "at oracle.py:1"),
+    _result(_THREE, "SKIP", "The host has no swap space."),
+    _result(_FOUR, "SKIP", "The host has no swap space."),
+    {"event": "end", "tests": 4},
+]
+_KTAP = """\
+KTAP version 1
+# kernel: 6.18
+# features: SIGBUS MOVE
+1..2
+  KTAP version 1
+  1..2
+    KTAP version 1
+    1..1
+    ok 1 one
+  ok 1 any
+    KTAP version 1
+    1..1
+    # at oracle.py:1
+    # It must.
+    # Page _3 is wrong.
+    not ok 1 two
+  not ok 2 anon
+not ok 1 api
+  KTAP version 1
+  1..1
+    KTAP version 1
+    1..2
+    ok 1 three # SKIP The host has no swap space.
+    ok 2 four # SKIP The host has no swap space.
+  ok 1 anon # SKIP all of its tests were skipped
+ok 2 swap # SKIP all of its tests were skipped
+# 1 FAIL, 1 PASS, 2 SKIP
+"""
+
+
+def test_ktap_is_nested_and_planned() -> None:
+    """Suite, memory, test; each level with its own plan and numbers, a group as bad as the worst in it."""
+    text: list[str] = []
+    writer = KtapWriter(text.append)
+    for event in _EVENTS:
+        writer.event(event)
+    text.append(writer.summary())
+    assert "".join(text) == _KTAP
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        ("TIMEOUT", "not ok 1 one # TIMEOUT x"),
+        ("ERROR", "not ok 1 one # ERROR x"),
+        ("XFAIL", "ok 1 one # XFAIL x"),
+    ],
+)
+def test_ktap_directives(status: str, line: str) -> None:
+    """Those that KTAP knows."""
+    text: list[str] = []
+    writer = KtapWriter(text.append)
+    for event in (_EVENTS[0], {"event": "plan", "tests": [_ONE]}, _result(_ONE, status, "x")):
+        writer.event(event)
+    assert f"    {line}\n" in text
+
+
+def _fake_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[dict[str, Any]]) -> None:
+    package = tmp_path / "fake_runner.py"
+    package.write_text("".join(f"print({json.dumps(event)!r})\n" for event in events))
+    monkeypatch.setattr(kernel, "_RUNNER", "fake_runner")
+    monkeypatch.setattr(kernel, "_ROOT", tmp_path)
+    monkeypatch.setattr(kernel, "tracker_library", lambda *_: None)
+
+
+def test_command_renders_and_keeps_what_the_runner_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """KTAP on standard output, one document in the file, 1 for a failure."""
+    _fake_runner(tmp_path, monkeypatch, _EVENTS)
+    assert main(["kernel", "--json", str(tmp_path / "out.json")]) == 1
+    assert capsys.readouterr().out == _KTAP
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert (found["schema"], found["host"]["kernel"], len(found["results"])) == (1, "6.18", 4)
+
+
+def test_runner_that_ends_early_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However green the results before it were: 2, and a sentence."""
+    _fake_runner(tmp_path, monkeypatch, _EVENTS[:3])
+    assert main(["kernel"]) == 2
+    assert "before it was done" in capsys.readouterr().err
+
+
+def test_list_and_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    """A list says name, recipe and contract; nothing to list is 3."""
+    assert main(["kernel", "--list", "--filter", "R13"]) == 0
+    assert "preserved.anon.changed-permissions-keep-protection-read  R13  " in capsys.readouterr().out
+    assert main(["kernel", "--list", "--filter", "none"]) == 3
+    assert main(["kernel", "--repeat", "0"]) == 2
+
+
+def test_real_runner_on_this_host(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two tests, twice, through a real process."""
+    code = main(["kernel", "--filter", "api.any.a-wrong-handshake*", "--filter", "R17", "--repeat", "2"])
+    out = capsys.readouterr().out
+    assert code in {0, 4}, out
+    assert "numa-hints-keep-protection # SKIP" in out
+
+
+def test_settings_are_lent_and_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only those that are needed, never down, and put back as they were; what cannot be set is told."""
+    pages, modes, absent = tmp_path / "pages", tmp_path / "modes", tmp_path / "absent" / "x"
+    pages.write_text("0\n")
+    modes.write_text("always [never] madvise\n")
+    settings = {"hugetlb": (pages, "32"), "mthp": (modes, "madvise"), KSM: (absent, "1")}
+    monkeypatch.setattr(prepare, "_SETTINGS", settings)
+    told: list[str] = []
+    with Preparation({"hugetlb", "mthp", KSM}, told.append):
+        assert (pages.read_text(), modes.read_text()) == ("32", "madvise")
+        with Preparation({"hugetlb"}, told.append):
+            pass
+        assert pages.read_text() == "32"
+    assert (pages.read_text(), modes.read_text()) == ("0", "never")
+    assert len(told) == 1
+    assert "absent" in told[0]
+    with Preparation((), told.append):
+        assert pages.read_text() == "0"
+
+
+def test_swap_header_is_what_the_kernel_reads(tmp_path: Path) -> None:
+    """Version 1, the last page's number, and the signature at the end of the first page."""
+    device = tmp_path / "device"
+    device.write_bytes(bytes(1 << 20))
+    write_swap_header(str(device), 1 << 20)
+    data = device.read_bytes()
+    assert data[1024:1036] == b"\x01\0\0\0\xff\0\0\0\0\0\0\0"
+    assert data[4086:4096] == b"SWAPSPACE2"
+    assert sys.byteorder == "little"

@@ -1,0 +1,297 @@
+"""Contract: check, info and diff say what is in a file, and exit as they promise."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from harness.codes import Code
+from snapproof.cli.command import main
+from snapproof.cli.progress_bar import ProgressBar, bar_text
+from tests_unit.support.command_values import command_outcome, right_vmstate
+from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, write_golden
+from validators import judge
+from validators.judge import check_file
+from validators.vmstate.stream.index import Anomaly, SnapshotIndex
+from validators.vmstate.stream.reader import read_index
+from validators.vmstate.stream.source import Source
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """A right vmstate file."""
+    return right_vmstate(tmp_path)
+
+
+def _with_wrong_pages(good: Path, pages: range) -> Path:
+    """A golden image that differs from the file in these pages of pc.ram."""
+    writer = Writer(Guest())
+    writer.guest.ram[pages.start : pages.stop, 9] ^= np.uint64(1)
+    return write_golden(good.parent / "golden", writer)
+
+
+# check
+
+
+def test_many_bad_pages_are_grouped_and_drawn(good: Path, capsys: Capture) -> None:
+    """Pages that differ from the golden image come as ranges, and as a map of RAM."""
+    golden = _with_wrong_pages(good, range(100, 160))
+    code, out, _ = command_outcome(capsys, "check", good, "--golden", golden)
+    assert code == 1
+    assert "60 bad pages in 1 range:" in out
+    assert f"pc.ram 0x{100 * PAGE:x} to 0x{160 * PAGE:x}: 60 pages" in out
+    assert "Bad pages in RAM:" in out
+    assert "60 bad" in out
+
+
+def test_check_draws_an_svg_of_all_blocks(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """--map names every RAMBlock, and marks the bad pages."""
+    target = tmp_path / "map.svg"
+    code, _, _ = command_outcome(
+        capsys, "check", good, "--golden", _with_wrong_pages(good, range(7, 8)), "--map", target
+    )
+    assert code == 1
+    root = ElementTree.fromstring(target.read_text())
+    text = "".join(root.itertext())
+    assert "pc.ram: 1024 KiB, 1 bad pages" in text
+    assert "pc.rom" in text
+
+
+def test_map_replaces_no_device(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A map is not written over what is no regular file."""
+    code, _, err = command_outcome(capsys, "check", good, "--map", tmp_path)
+    assert code == 2
+    assert "is not a regular file" in err
+
+
+def test_check_extracts_a_golden_image(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """What --extract writes serves as --golden for the same file."""
+    code, out, _ = command_outcome(capsys, "check", good, "--extract", tmp_path / "out")
+    assert code == 0
+    assert "extracted pc.ram: 1,048,576 bytes" in out
+    assert command_outcome(capsys, "check", good, "--golden", tmp_path / "out")[0] == 0
+
+
+def test_a_damaged_file_is_judged_though_it_cannot_be_extracted(
+    good: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """The verdict is printed, the extraction refused in one sentence, and the exit code is 1."""
+    good.write_bytes(good.read_bytes()[:5000])
+    code, out, err = command_outcome(capsys, "check", good, "--extract", tmp_path / "out")
+    assert code == 1
+    assert "FAIL truncated" in out
+    assert "cannot be extracted" in err
+
+
+def test_an_interrupted_extraction_leaves_nothing(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Half a golden image is never left behind."""
+
+    def interrupted(*_rest: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("validators.vmstate.extract.decode_devices", interrupted)
+    code, _, _ = command_outcome(capsys, "check", good, "--extract", tmp_path / "out")
+    assert code == 130
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stream_at_an_offset(good: Path, capsys: Capture) -> None:
+    """--offset is decimal or hexadecimal, and never negative."""
+    good.write_bytes(bytes(4096) + good.read_bytes())
+    assert command_outcome(capsys, "check", good, "--offset", "0x1000")[0] == 0
+    assert command_outcome(capsys, "info", good, "--offset", "4096")[0] == 0
+    assert command_outcome(capsys, "check", good)[0] == 2
+    with pytest.raises(SystemExit) as usage:
+        main(["check", str(good), "--offset", "-1"])
+    assert usage.value.code == 2
+
+
+def test_check_reads_a_fifo(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Of a pipe the structure is judged; nothing that would need the file twice is promised."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(good.read_bytes()))
+    writer.start()
+    code, out, _ = command_outcome(capsys, "check", pipe)
+    writer.join()
+    assert code == 0
+    assert "PASS page-missing" in out
+    assert "write-order" not in out
+    for option in ("--golden", "--extract"):
+        assert command_outcome(capsys, "check", pipe, option, tmp_path)[0] == 2
+    assert command_outcome(capsys, "check", pipe, "--offset", "1")[0] == 2
+
+
+@pytest.mark.parametrize(("mapped", "code"), [(False, 0), (True, 2)])
+@pytest.mark.parametrize("command", ["check", "info"])
+def test_standard_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, mapped: bool, code: int, command: str
+) -> None:
+    """A plain stream is read from standard input; a mapped-ram file is refused, never passed."""
+    data = Writer(Guest(), mapped=mapped).stream()
+    fake = SimpleNamespace(buffer=io.BytesIO(data), isatty=lambda: False)
+    monkeypatch.setattr(sys, "stdin", fake)
+    found, _, err = command_outcome(capsys, command, "-")
+    assert found == code
+    assert ("cannot be read from a pipe" in err) == mapped
+
+
+@pytest.mark.parametrize("command", ["check", "info"])
+def test_standard_input_may_be_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, command: str
+) -> None:
+    """'-' on a terminal would wait for a person to type a snapshot."""
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    code, _, err = command_outcome(capsys, command, "-")
+    assert code == 2
+    assert "terminal" in err
+
+
+def test_what_was_not_read_to_its_end_never_passes(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage that no named rule covers is a violation of its own."""
+
+    def ended(source: Source, offset: int = 0) -> SnapshotIndex:
+        return replace(
+            read_index(source, offset), damage=Anomaly(Code.SNAPSHOT_WRONG, "The reading stopped.", 7)
+        )
+
+    monkeypatch.setattr(judge, "read_index", ended)
+    verdict = check_file(good)
+    (found,) = verdict.violations
+    assert (found.check, found.code) == ("readable", Code.SNAPSHOT_WRONG)
+    assert found.sentence == "The reading stopped."
+    assert verdict.status.value == "FAIL"
+
+
+# progress
+
+
+def test_progress_covers_every_stage(good: Path, tmp_path: Path) -> None:
+    """Every stage begins at 0, ends at its total, and never goes back."""
+    calls: list[tuple[str, int, int]] = []
+    golden = write_golden(tmp_path / "golden", Writer(Guest()))
+    check_file(good, golden=golden, progress=lambda *call: calls.append(call))
+    assert list(dict.fromkeys(stage for stage, _, _ in calls)) == ["structure", "write-order", "golden"]
+    for name in ("structure", "write-order", "golden"):
+        done = [call[1] for call in calls if call[0] == name]
+        assert done == sorted(done)
+        assert done[0] == 0
+        assert done[-1] == next(call[2] for call in calls if call[0] == name)
+
+
+def test_bar_has_rate_and_remaining_time() -> None:
+    """Half of 2 GiB in 4 s: 256 MiB/s, and 4 s to go."""
+    text = bar_text("structure", 1 << 30, 2 << 30, 4.0)
+    assert "50 %" in text
+    assert "256 MiB/s" in text
+    assert "0:04 left" in text
+    assert "100 %" in bar_text("golden", 0, 0, 1.0)
+
+
+def test_bar_is_for_terminals_only() -> None:
+    """Nothing is written to a log, and a terminal's line is cleared at the end."""
+    log, terminal = io.StringIO(), io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    for stream in (log, terminal):
+        with ProgressBar(stream) as bar:
+            bar.update("structure", 5, 10)
+    assert log.getvalue() == ""
+    assert "50 %" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\r\033[K")
+
+
+# info
+
+
+def test_info_names_blocks_and_devices(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Page counts by kind add up, and every device has its version."""
+    target = tmp_path / "info.json"
+    code, out, _ = command_outcome(capsys, "info", good, "--json", target)
+    assert code == 0
+    content = json.loads(target.read_text())
+    block = content["blocks"][0]
+    assert block["name"] == "pc.ram"
+    assert block["data pages"] + block["zero pages"] == 256
+    assert block["missing pages"] == 0
+    assert [device["name"] for device in content["devices"]] == ["dev0", "dev1", "dev2"]
+    assert "machine: pc-i440fx-10.0" in out
+    assert "dev1" in out
+
+
+def test_info_of_a_damaged_file(good: Path, capsys: Capture) -> None:
+    """What can be read is printed, with the place where the reading stopped; exit code 1."""
+    good.write_bytes(good.read_bytes()[:-30000])
+    code, out, _ = command_outcome(capsys, "info", good)
+    assert code == 1
+    assert "pc.ram" in out
+    assert "the reading stopped at offset" in out
+
+
+# diff
+
+
+def test_diff_of_equal_guests_in_two_layouts(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A plain stream and a mapped-ram file of one guest are the same: exit code 0."""
+    other = tmp_path / "mapped"
+    other.write_bytes(Writer(Guest(), mapped=True).stream())
+    assert command_outcome(capsys, "diff", good, other)[:2] == (0, "same\n")
+
+
+def test_diff_is_bounded_and_complete_in_json(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Exit code 1; the terminal gets 40 ranges, the JSON all of them."""
+    guest = Guest()
+    guest.ram[20:190:2, 3] += np.uint64(1)
+    other, target = tmp_path / "other", tmp_path / "diff.json"
+    other.write_bytes(Writer(guest).stream())
+    code, out, _ = command_outcome(capsys, "diff", good, other, "--json", target)
+    assert code == 1
+    assert "RAMBlock pc.ram: 85 pages of other content, in 85 ranges" in out
+    assert "... and 45 more ranges; --json has them" in out
+    assert out.endswith("different\n")
+    assert len(json.loads(target.read_text())["ranges"]) == 85
+
+
+def test_diff_names_fields_and_blocks(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A changed device field has both values; a block of another length is in one file only."""
+    other = tmp_path / "other"
+    other.write_bytes(good.read_bytes().replace(b"\0\0\0\x04\0\0\0\x05", b"\0\0\0\x04\0\0\0\x09"))
+    assert "dev1 (0).reg[1]: 5 -> 9" in command_outcome(capsys, "diff", good, other)[1]
+    other.write_bytes(Writer(Guest(), rom=b"\xaa" * PAGE).stream())
+    assert f"only in {other}: RAMBlock pc.rom" in command_outcome(capsys, "diff", good, other)[1]
+
+
+def test_diff_trouble(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A file that cannot be compared is trouble, not a difference: exit code 2."""
+    broken = tmp_path / "broken"
+    broken.write_bytes(good.read_bytes()[:5000])
+    for other in (broken, tmp_path / "none"):
+        code, out, err = command_outcome(capsys, "diff", good, other)
+        assert (code, out) == (2, "")
+        assert err.startswith("snapproof: ")
+
+
+# selftest
+
+
+@pytest.mark.parametrize("words", [["check"], ["info"], ["diff"], ["selftest"], ["bench", "validator"]])
+def test_every_command_explains_itself(words: list[str], capsys: Capture) -> None:
+    """--help has an example or the exit codes, and ends well."""
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert "xample" in out or "Exit codes" in out

@@ -1,0 +1,228 @@
+"""Contract: a profile's entries are the tests that run, each exactly once, and a vanished test is no pass."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+import tests_functional
+from harness.errors import SetupBroken, UsageError
+from harness.status import Status
+from snapproof.runs import avocado_job, interruption
+from snapproof.runs.avocado_job import run_plan
+from snapproof.runs.profiles import PROFILES, select
+from snapproof.runs.side_by_side import Plan
+from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.lib.entry import Entry
+from tests_functional.lib.stack_file import save_stack
+from tests_unit.support.scenario_values import stack
+
+_PREMERGE = {
+    "snapshot.main-job",
+    "snapshot.live-2-vcpus",
+    "snapshot.live-hot-set",
+    "snapshot.live-zero",
+    "snapshot.seeds-sparse",
+    "snapshot.seeds-file",
+    "snapshot.live-and-network-receive",
+    "memory.memfd-shared",
+    "memory.numa-refused-last",
+    "memory.plugged-anonymous",
+    "memory.virtio-mem",
+    "offline.extract-plain",
+    "offline.extract-mapped-ram",
+    "repetition.at-once",
+    "repetition.with-disk",
+    "failures.cancel",
+    "refusals.no-userfaultfd-seccomp-eperm",
+    "run-states.paused",
+    "planted.drop-protection",
+    "planted.lose-events",
+    "findings.f2",
+}
+_HOME = Path(tests_functional.__file__).parent
+_ENTRIES = sorted({(entry.name, entry.test) for entries in PROFILES.values() for entry in entries})
+
+# As `snapproof run` starts them: one kills itself, one reports what it was given.
+_THROWAWAY = '''
+"""Throwaway tests."""
+import os, signal, time
+from pathlib import Path
+from avocado import Test
+from harness.status import Status
+from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.lib.outcome import Outcome
+
+class Vanishing(Test):
+    """Gone without a word, its snapshot left behind."""
+    def test_vanish(self):
+        """Kill itself."""
+        folder = Path(self.params.get("folder"))
+        folder.mkdir(parents=True)
+        (folder / "vmstate").write_text("heavy")
+        (folder / "test.log").write_text("said so far")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Stopping(Test):
+    """Whoever runs the command asks it to stop."""
+    def test_stop(self):
+        """Ask, and wait to be ended."""
+        os.kill(int(self.params.get("parent_pid")), signal.SIGTERM)
+        time.sleep(60)
+
+class Reporting(SnapshotTest):
+    """Lives on."""
+    def test_report(self):
+        """Say what it was given."""
+        self.judge(lambda run: Outcome(run.name, Status.PASS, f"{run.pattern} {run.seed} {run.stack.vcpus}"))
+    def test_report_more(self):
+        """Its name begins like that of another test."""
+'''
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_names_are_unique(profile: str) -> None:
+    """Results, `--filter` and folders go by name; every entry says why it is there."""
+    entries = PROFILES[profile]
+    assert len({entry.name for entry in entries}) == len(entries) > 0
+    assert all(entry.reason and entry.seconds > 0 for entry in entries)
+
+
+def test_premerge_has_one_of_each_kind() -> None:
+    """A condition in a row that no longer holds would make the profile shorter in silence."""
+    assert {entry.name for entry in PROFILES["premerge"]} == _PREMERGE
+
+
+def test_rows_name_profiles_that_there_are() -> None:
+    """A row whose profile is misspelt would be run by none but the nightly one."""
+    assert {name for entry in PROFILES["nightly"] for name in entry.profiles} <= set(PROFILES)
+
+
+@pytest.mark.parametrize(("name", "test"), _ENTRIES, ids=[name for name, _ in _ENTRIES])
+def test_every_reference_is_a_method(name: str, test: str) -> None:
+    """An entry names a method that exists, on a class that is bound to its command's life."""
+    file, _, method = test.partition(":")
+    module = importlib.import_module(f"tests_functional.{file.removesuffix('.py').replace('/', '.')}")
+    class_name, _, method_name = method.partition(".")
+    found = getattr(module, class_name)
+    assert issubclass(found, SnapshotTest), name
+    assert inspect.isfunction(getattr(found, method_name)), name
+
+
+def test_parameters_are_read_by_somebody() -> None:
+    """A parameter that no test reads would change nothing and look as if it did."""
+    base = inspect.getsource(SnapshotTest)
+    for entries in PROFILES.values():
+        for entry in entries:
+            own = Path(tests_functional.__file__).parent / entry.test.partition(":")[0]
+            for parameter in entry.parameters:
+                read = f'_parameter("{parameter}"' in base or f'option("{parameter}")' in own.read_text()
+                assert read, entry.name
+
+
+@pytest.mark.parametrize(("name", "test"), _ENTRIES, ids=[name for name, _ in _ENTRIES])
+def test_avocado_finds_exactly_one(name: str, test: str) -> None:
+    """The expected-count guard: Avocado drops what it cannot import, and patterns find too much."""
+    (runnable,) = avocado_job._resolve(Entry(name, test, "reason"), {"name": name})
+    assert getattr(runnable, "uri", None) == f"{_HOME}/{test}"
+
+
+def test_name_that_begins_another(tmp_path: Path) -> None:
+    """`test_report` is one test although there is a `test_report_more`."""
+    file = tmp_path / "test_throwaway.py"
+    file.write_text(_THROWAWAY)
+    entry = Entry("a", f"{file}:Reporting.test_report", "reason")
+    (runnable,) = avocado_job._resolve(entry, {"name": "a"})
+    assert str(getattr(runnable, "uri", "")).endswith(":Reporting.test_report")
+
+
+@pytest.mark.parametrize(
+    "test", ["snapshot/test_flows.py:SnapshotFlows.test_no_such", "snapshot/test_none.py:None.test_none"]
+)
+def test_unknown_reference(test: str) -> None:
+    """A test that is not there is a broken set-up, not a shorter run."""
+    with pytest.raises(SetupBroken, match="found 0 tests"):
+        avocado_job._resolve(Entry("a", test, "reason"), {"name": "a"})
+
+
+def test_base_class_that_cannot_be_imported(tmp_path: Path) -> None:
+    """What Avocado would drop in silence."""
+    file = tmp_path / "test_lost.py"
+    file.write_text("from no_such_module import Base\nclass Lost(Base):\n    def test_lost(self): pass\n")
+    with pytest.raises(SetupBroken, match=r"found 0 tests for '.*test_lost'"):
+        avocado_job._resolve(Entry("a", f"{file}:Lost.test_lost", "reason"), {"name": "a"})
+
+
+def test_vanished_test_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test killed by SIGKILL ends as ERROR in time, without its snapshot, and takes no other along."""
+    # The time-out is all that ends it, and counts from before its interpreter has started.
+    monkeypatch.setattr(avocado_job, "_TASK_GRACE_SECONDS", 10)
+    file = tmp_path / "test_throwaway.py"
+    file.write_text(_THROWAWAY)
+    folder = tmp_path / "results"
+    folder.mkdir()
+    save_stack(stack(tmp_path), {"host_kernel": "6.18"}, folder)
+    entries = [
+        Entry("t.vanish", f"{file}:Vanishing.test_vanish", "reason", seconds=1),
+        # On a busy machine its interpreter alone takes longer than the other's whole time-out.
+        Entry("t.report", f"{file}:Reporting.test_report", "reason", {"vcpus": 2}, seconds=60),
+    ]
+    plan = Plan(together=tuple(entries[:1]), alone=tuple(entries[1:]), workers=1)
+    outcomes = list(run_plan(plan, {"seed": 9, "repeat": 1, "keep": 0}, folder).values())
+    assert [(found.name, found.status, found.sentence) for found in outcomes] == [
+        ("t.vanish", Status.ERROR, "The test did not report within 1 s; see its logs."),
+        ("t.report", Status.PASS, "random 9 2"),
+    ]
+    assert [found.folder for found in outcomes] == ["tests/t.vanish", "tests/t.report"]
+    assert [path.name for path in (folder / "tests/t.vanish").iterdir()] == ["test.log"]
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    assert [(event["type"], event["test"]) for event in events] == [
+        ("test-started", "t.report"),
+        ("test-ended", "t.report"),
+    ]
+    assert (events[1]["status"], events[1]["sentence"]) == ("PASS", "random 9 2")
+
+
+def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:
+    """After SIGTERM the suite that runs is ended and the next one is not begun; each test of it says so."""
+    file = tmp_path / "test_throwaway.py"
+    file.write_text(_THROWAWAY)
+    folder = tmp_path / "results"
+    folder.mkdir()
+    save_stack(stack(tmp_path), {"host_kernel": "6.18"}, folder)
+    stop = Entry("t.stop", f"{file}:Stopping.test_stop", "reason", seconds=60)
+    report = Entry("t.report", f"{file}:Reporting.test_report", "reason", seconds=60)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    interruption.listen()
+    try:
+        found = run_plan(Plan((stop,), (report,), 1), {"seed": 9, "repeat": 1, "keep": 0}, folder)
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+        interruption._ASKED.clear()
+    sentence = "The run was interrupted before this test had reported."
+    assert {o.name: (o.status, o.sentence) for o in found.values()} == dict.fromkeys(
+        ("t.stop", "t.report"), (Status.ERROR, sentence)
+    )
+    assert not (folder / "tests/t.report").exists()
+
+
+def test_select_by_pattern() -> None:
+    """A shell pattern chooses by name, in the profile's order."""
+    assert [entry.name for entry in select("premerge", "snapshot.seeds-*")] == [
+        entry.name for entry in PROFILES["premerge"] if entry.name.startswith("snapshot.seeds-")
+    ]
+    assert select("smoke", None) == PROFILES["smoke"]
+
+
+def test_select_errors() -> None:
+    """An unknown profile names those there are; a filter that fits nothing is never an empty run."""
+    with pytest.raises(UsageError, match=r"no profile 'nihgtly'; choose one of .*premerge.*smoke"):
+        select("nihgtly", None)
+    with pytest.raises(UsageError, match="fits the filter 'nothing'"):
+        select("smoke", "nothing")

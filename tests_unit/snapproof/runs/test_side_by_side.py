@@ -1,0 +1,72 @@
+"""Contract: tests run side by side as memory and processors allow, and those that measure times run alone."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+import pytest
+
+from harness.hosts.local import HostFacts
+from snapproof.runs.profiles import PROFILES
+from snapproof.runs.side_by_side import parse_jobs, plan
+from tests_functional.lib.entry import Entry
+
+_HOST = HostFacts(kernel="6.18", architecture="x86_64", cpus=4, memory_mib=16_000, tainted=0)
+
+
+def _entries(*ram_mib: int, alone: bool = False) -> list[Entry]:
+    return [
+        Entry(f"t.{number}-{alone}", "a.py:A.test", "reason", {"ram_mib": mib}, alone=alone)
+        for number, mib in enumerate(ram_mib)
+    ]
+
+
+def test_as_many_as_processors() -> None:
+    """Small tests are limited by processors, or by what the user says, or by how many there are."""
+    small = _entries(*[256] * 8)
+    assert plan(small, _HOST, None).workers == 4
+    assert plan(small, _HOST, 3).workers == 3
+    assert plan(small[:2], _HOST, None).workers == 2
+
+
+def test_as_many_as_fit() -> None:
+    """However chance brings large tests together, the host's memory holds them; one runs in any case."""
+    assert plan(_entries(*[256] * 8, 6000), _HOST, None).workers == 3
+    assert plan(_entries(6000, 6000), _HOST, 2).workers == 1
+    assert plan(_entries(256, 256), replace(_HOST, memory_mib=100), None).workers == 1
+
+
+def test_alone() -> None:
+    """A test that measures times runs beside nobody, and no test is lost."""
+    entries = [*_entries(256, 256), *_entries(256, alone=True)]
+    found = plan(entries, _HOST, None)
+    assert [entry.alone for entry in found.together] == [False, False]
+    assert [entry.alone for entry in found.alone] == [True]
+
+
+def test_longest_first() -> None:
+    """Tests that may take long begin first, the others in the profile's order; none is lost."""
+    entries = [
+        replace(entry, seconds=s)
+        for entry, s in zip(_entries(1, 2, 3, 4), (300, 900, 300, 1800), strict=True)
+    ]
+    assert [entry.name for entry in plan(entries, _HOST, None).together] == [
+        "t.3-False", "t.1-False", "t.0-False", "t.2-False",
+    ]  # fmt: skip
+
+
+def test_whoever_compares_stuns_runs_alone() -> None:
+    """The main job fails a stun ratio that another test could spoil."""
+    main_jobs = [e for entries in PROFILES.values() for e in entries if e.test.endswith("test_main_job")]
+    assert len(main_jobs) >= len(PROFILES)
+    assert all(entry.alone for entry in main_jobs)
+
+
+def test_jobs_argument() -> None:
+    """A number or `auto`; anything else is refused in words."""
+    assert parse_jobs("auto") is None
+    assert parse_jobs("12") == 12
+    for text in ("0", "-1", "two", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="number of at least 1"):
+            parse_jobs(text)

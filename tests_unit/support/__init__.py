@@ -1,0 +1,1 @@
+"""Values and fakes that several unit tests share."""

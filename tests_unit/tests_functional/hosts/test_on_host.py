@@ -1,0 +1,146 @@
+"""The script that runs on hosts, against a QEMU that is a few lines of Python."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests_functional.hosts import on_host
+
+# Speaks QMP on the socket that is its first argument, and behaves as the words after it say.
+_FAKE = """
+import json, socket, sys, time
+monitor = socket.socket(fileno=int(sys.argv[1]))
+manner = sys.argv[2:]
+steps, status, told = 0, "inmigrate", 0
+print("uffd_detect_open_mode 2", flush=True)
+if "dies" in manner:
+    sys.exit("out of memory")
+file = monitor.makefile("rwb")
+def say(message):
+    file.write(json.dumps(message).encode() + b"\\n")
+    file.flush()
+say({"QMP": {}})
+for line in file:
+    order = json.loads(line)
+    command, arguments = order["execute"], order.get("arguments", {})
+    answer = {}
+    if command == "query-version":
+        answer = {"qemu": {"major": 10, "minor": 0, "micro": 13}}
+    elif command == "query-status":
+        answer = {"status": status}
+    elif command == "migrate-incoming":
+        status = "paused"
+    elif command == "cont":
+        status = "running"
+        say({"event": "RESUME", "timestamp": {"seconds": 2, "microseconds": 0}})
+    elif command == "stop":
+        status = "paused"
+        say({"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 0}})
+    elif command == "human-monitor-command":
+        number = int(arguments["command-line"].split("/")[1].split("gx")[0])
+        steps += 0 if "stuck" in manner else 50
+        answer = f"{0x40:#x}:" + f" {steps:#018x}" * number + "\\r\\n"
+    elif command == "query-migrate-capabilities":
+        name = "xbzrle" if "old" in manner else "background-snapshot"
+        answer = [{"capability": name, "state": False}]
+    elif command == "migrate-set-capabilities" and "refuses" in manner:
+        say({"error": {"desc": "Background-snapshot is not supported by host kernel"}})
+        continue
+    elif command == "migrate":
+        sink = socket.socket(socket.AF_UNIX)
+        sink.connect(arguments["uri"].partition(":")[2])
+        sink.sendall(bytes(100_000))
+        sink.close()
+    elif command == "query-migrate":
+        answer = {"status": "completed"}
+        if "fails" in manner:
+            answer = {"status": "failed", "error-desc": "no room"}
+    say({"return": answer})
+    if command == "quit":
+        break
+"""
+
+
+_BUCKETS = 3
+
+
+def _events(folder: Path, *manner: str, flows: tuple[str, ...] = ("background",)) -> list[dict[str, Any]]:
+    return _told(folder, [sys.executable, "-c", _FAKE, "@QMP", *manner], flows)
+
+
+def _told(folder: Path, argv: list[str], flows: tuple[str, ...]) -> list[dict[str, Any]]:
+    (folder / "disk").write_bytes(bytes(1 << 20))
+    order = {
+        "argv": argv,
+        "environment": {},
+        "kinds": {},
+        "move": False,
+        "seed": "seed",
+        "stalls": [256],
+        "buckets": _BUCKETS,
+        "counters": [0x40],
+        "saves": [{"flow": flow, "sink": "disk"} for flow in flows],
+        "seconds": 3.0,
+    }
+    done = subprocess.run(
+        [sys.executable, on_host.__file__],
+        input=json.dumps(order).encode(),
+        cwd=folder,
+        capture_output=True,
+        check=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_saves_are_reported(tmp_path: Path) -> None:
+    """With bytes as they came out, events, steps before and after, and trace points."""
+    started, loaded, background, stopped, done = _events(tmp_path, flows=("background", "stopped"))
+    assert (started["event"], loaded["event"], done["event"]) == ("started", "loaded", "done")
+    for saved in (background, stopped):
+        assert (saved["event"], saved["bytes"]) == ("saved", 100_000)
+        assert saved["steps_completed"][0] > saved["steps_before"][0]
+        assert saved["trace"] == ["uffd_detect_open_mode 2"]
+        assert len(saved["stalls"]) == _BUCKETS
+        assert min(saved["stalls"]) > 0
+    assert [event["event"] for event in stopped["events"]][:2] == ["STOP", "RESUME"]
+    assert done["exit_code"] == 0
+
+
+def test_refusal_is_an_answer(tmp_path: Path) -> None:
+    """QEMU's own words, after which the guest went on; other flows follow."""
+    refused = _events(tmp_path, "refuses", flows=("background", "stopped"))[2]
+    assert refused["text"] == "Background-snapshot is not supported by host kernel"
+    assert refused["state"] == "running"
+
+
+def test_missing_capability_is_an_answer(tmp_path: Path) -> None:
+    """Of a QEMU from before it."""
+    assert [event["event"] for event in _events(tmp_path, "old")][2] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("manner", "words"),
+    [
+        ("dies", "its last words: out of memory"),
+        ("stuck", "20 more steps of each writer after it was loaded did not happen within 3 s"),
+        ("fails", "The save failed: no room"),
+    ],
+)
+def test_failures_of_qemu_are_its_own(manner: str, words: str, tmp_path: Path) -> None:
+    """As one sentence, with its log."""
+    last = _events(tmp_path, manner)[-1]
+    assert (last["event"], last["blames_qemu"]) == ("failed", True)
+    assert words in last["sentence"]
+
+
+def test_missing_qemu_is_ours(tmp_path: Path) -> None:
+    """Nothing is said about a QEMU that is not there."""
+    last = _told(tmp_path, ["no-such-qemu"], ())[-1]
+    assert (last["event"], last["blames_qemu"]) == ("failed", False)
+    assert "'no-such-qemu' cannot be started there: No such file" in last["sentence"]

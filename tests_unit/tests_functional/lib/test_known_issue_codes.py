@@ -1,0 +1,367 @@
+"""Contract: each known issue is recognised in all that it causes, and in nothing that only looks like it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from guest_images.catalogue import HOSTS
+from harness.codes import Code, Fields
+from harness.errors import Evidence, NotApplicable, SnapproofError
+from harness.guest.ssh import GuestUnreachable
+from harness.hosts.local import LocalHost
+from harness.linux import uffd_waiters as held_up
+from harness.qemu import machine, migration
+from harness.qemu.configuration import MachineConfig
+from harness.qemu.machine import Machine
+from harness.qemu.messages import MESSAGES
+from harness.qemu.qmp import CommandRefused
+from tests_functional.failures.cases import Case
+from tests_functional.failures.ending import Ending, judge_ending, resumed_problems
+from tests_functional.lib import restored_checks, source_checks
+from tests_functional.lib.checks import Problem, judged
+from tests_functional.lib.host_watch import HostState, Started
+from tests_functional.lib.known_issues import known_on_host, load_known_issues
+from tests_functional.lib.source_checks import Baseline, judge_source
+from tests_functional.lib.symptoms import Symptom
+from tests_functional.refusals.denied import judge_reason
+from tests_functional.run_states import run_states
+from tests_unit.support.scenario_values import snapshot, stand_in_guest
+from validators.verdict import CheckResult, Violation
+
+Blame = Callable[..., SnapproofError]
+Found = Problem | CheckResult | SnapproofError
+
+_NO_ANSWER = GuestUnreachable("The guest did not answer over SSH within 10 s (last error: None).")
+_UNFINISHED = GuestUnreachable("The guest did not finish 'x': timed out.", code=Code.GUEST_COMMAND_UNFINISHED)
+_YANK = "duplicate yank instance: migration"
+_VIRTIO = "error while loading state: Failed to load element of type virtio for virtio"
+_INCOMPATIBLE = "Background-snapshot is not compatible with guest memory configuration"
+_HOST = HostState(0, (), ((0, "/dev/null"), (1, "/dev/null"), (2, "pipe:[7]")), ())
+
+
+def _silent(command: str, **more: Any) -> Callable[[Blame], Found]:
+    """QEMU does not answer a command, as QmpSession blames it."""
+    return lambda blame: blame(
+        f"QEMU did not answer '{command}' within 5 s", Code.QMP_NO_ANSWER, {"command": command}, **more
+    )
+
+
+def _ended(*last: str) -> Callable[[Blame], Found]:
+    return lambda blame: blame("QEMU ended before it answered 'migrate'", Code.QEMU_ENDED, last=last)
+
+
+def _restore(words: str) -> Callable[[Blame], Found]:
+    """A restore that fails with words of QEMU's."""
+
+    def fail(blame: Blame) -> SnapproofError:
+        stub = SimpleNamespace(failure=blame, query_migrate=lambda: {"status": "failed", "error-desc": words})
+        stub.qmp = SimpleNamespace(execute=lambda *_: None)
+        stub.wait_status = lambda wanted, *_: wanted("inmigrate")
+        with pytest.raises(SnapproofError) as caught:
+            migration.restore(cast(Machine, stub), "exec:cat x", cast(Any, None))
+        return caught.value
+
+    return fail
+
+
+def _capability(words: str) -> Callable[[Blame], Found]:
+    """A capability that QEMU refuses on this host."""
+
+    def refuse(_blame: Blame) -> SnapproofError:
+        def execute(command: str, _arguments: object = None) -> object:
+            if command == "query-migrate-capabilities":
+                return [{"capability": "background-snapshot", "state": False}]
+            raise CommandRefused(command, words)
+
+        stub = SimpleNamespace(qmp=SimpleNamespace(execute=execute))
+        with pytest.raises(NotApplicable) as caught:
+            migration.require_capability(cast(Machine, stub), "background-snapshot")
+        return caught.value
+
+    return refuse
+
+
+def _host(**changes: Any) -> Callable[[Blame], Found]:
+    """What judge_source finds of the host where something is another than before."""
+    return lambda _blame: _source(stand_in_guest(_UNFINISHED), HostState(**{**vars(_HOST), **changes}))[-1]
+
+
+def _source(guest: Any, now: HostState = _HOST) -> Sequence[CheckResult]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source_checks, "look", lambda _machine: now)
+        patch.setattr(source_checks, "write_protected_pages", lambda _machine: 3)
+        return judge_source(guest, Baseline(1, _HOST))
+
+
+def _silent_source(error: SnapproofError, *held: str) -> Callable[[Blame], Found]:
+    def judge(_blame: Blame) -> CheckResult:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(source_checks, "waiting_threads", lambda _pid: list(held))
+            return _source(stand_in_guest(error))[0]
+
+    return judge
+
+
+def _after(name: str, state: str, *, wrote: bool = False) -> Callable[[Blame], Found]:
+    """What is said of a guest that stood still before the save."""
+    qmp = SimpleNamespace(execute=lambda _command: {"status": state})
+    window = SimpleNamespace(steps=lambda: (700, 901 if wrote else 900))
+    return lambda _blame: run_states._judge_after(
+        cast(Machine, SimpleNamespace(qmp=qmp)), cast(Any, window), snapshot(), run_states.RUN_STATES[name]
+    )
+
+
+def _restored(state: str, at_t0: str) -> Callable[[Blame], Found]:
+    return lambda _blame: restored_checks._run_state(state, snapshot(state=at_t0))
+
+
+def _end(ending: Ending, *expected: str) -> Callable[[Blame], Found]:
+    return lambda _blame: judge_ending(Case("x", "reason", "", frozenset(expected or {"failed"})), ending)
+
+
+def _resumed(status: str, written: int, *held: str) -> Callable[[Blame], Found]:
+    return lambda _blame: resumed_problems(status, written, held)[0]
+
+
+def _error(error: SnapproofError) -> Callable[[Blame], Found]:
+    return lambda _blame: error
+
+
+def _code(code: Code, fields: Fields | None = None) -> Callable[[Blame], Found]:
+    return lambda _blame: Problem(code, "It is so.", fields or {})
+
+
+_FAILED = "failures/reports-failure"
+_STALLED = "failures/cancel-stalled"
+_CALL = "failures/call-create-1-eperm"
+_FILES = "failures/descriptors-exec-0-free"
+_MERGED = "memory/merged-while-saving"
+
+# What is found, in which check, and the issues that explain it.
+_SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
+    ("run-states/paused/after", _after("paused", "running"), "F1"),
+    ("run-states/paused/after", _after("paused", "shutdown"), ""),
+    ("run-states/paused/after", _after("paused", "paused", wrote=True), ""),
+    ("run-states/suspended/after", _after("suspended", "running"), "F13"),
+    ("run-states/suspended/after", _after("suspended", "paused"), ""),
+    ("run-states/suspended/restored-state", _restored("running", "suspended"), "F13"),
+    ("run-states/suspended/restored-state", _restored("paused", "suspended"), ""),
+    ("run-states/suspended/restored-state", _restored("running", "paused"), ""),
+    ("run-states/paused/restored-state", _restored("running", "suspended"), ""),
+    ("run-states/suspended/restore", _error(_NO_ANSWER), "F13"),
+    ("run-states/suspended/restore", _error(_UNFINISHED), ""),
+    ("run-states/paused/restore", _error(_NO_ANSWER), ""),
+    ("refusals/mapped-ram/file", _code(Code.MAPPED_RAM_EMPTY_BITMAP), "F2"),
+    ("refusals/mapped-ram/file", _code(Code.MAPPED_RAM_OVERLAP), ""),
+    ("refusals/mapped-ram/file", _code(Code.RAM_NOT_EMPTY_ALL_ZERO), ""),
+    ("refusals/mapped-ram/exec", _code(Code.MAPPED_RAM_EMPTY_BITMAP), ""),
+    ("succession/next-save", _error(CommandRefused("migrate", _YANK)), "F3"),
+    ("succession/next-save", _error(CommandRefused("migrate", "There's a migration process")), ""),
+    ("succession/next-save", _ended("qemu: starting", _YANK), "F3"),
+    ("succession/next-save", _ended(_YANK, "qemu: terminating on signal 15"), ""),
+    ("succession/host", _host(descriptors=(*_HOST.descriptors, (9, "pipe:[8]"))), "F3"),
+    ("succession/host", _host(descriptors=(*_HOST.descriptors, (9, "/tmp/x"))), ""),
+    ("succession/host", _host(processes=(Started(71, "cat", reads_from_qemu=True),)), "F3"),
+    ("succession/host", _host(processes=(Started(71, "sh", reads_from_qemu=True),)), "F3"),
+    ("succession/host", _host(processes=(Started(71, "cat"),)), ""),
+    ("succession/host", _host(processes=(Started(71, "dd", reads_from_qemu=True),)), ""),
+    ("failures/x/host", _host(processes=(Started(71, "cat", reads_from_qemu=True),)), ""),
+    ("newer/debian-13/restore", _restore(_VIRTIO), "F4"),
+    ("newer/debian-13/restore", _restore("VQ 0 vring.num 1024 exceeds allocated max 8"), "F4"),
+    ("newer/debian-13/restore", _ended(_VIRTIO), "F4"),
+    ("newer/debian-13/restore", _restore("Failed to load element of type bool for x"), ""),
+    ("01-live/restore", _restore(_VIRTIO), ""),
+    ("failures/x/host", _host(descriptors=_HOST.descriptors[1:]), "F5"),
+    ("denied/eperm/late/host", _host(descriptors=_HOST.descriptors[1:]), "F5"),
+    ("failures/x/host", _host(descriptors=(_HOST.descriptors[0], _HOST.descriptors[2])), ""),
+    ("01-live/host", _host(descriptors=_HOST.descriptors[1:]), ""),
+    (f"{_STALLED}/end", _silent("query-migrate"), "F6 F9"),
+    (f"{_STALLED}/end", _silent("query-migrate", held=["CPU 0/TCG"]), "F6 F9"),
+    (f"{_STALLED}/end", _silent("query-status"), "F6 F9"),
+    (f"{_STALLED}/end", _silent("migrate_cancel"), "F6 F9"),
+    (f"{_STALLED}/end", _silent("cont"), "F9"),
+    (f"{_STALLED}/alive", _error(_NO_ANSWER), "F6 F9"),
+    (f"{_STALLED}/alive", _error(_UNFINISHED), ""),
+    (f"{_STALLED}/end", _end(Ending("cancelling"), "cancelled"), "F6"),
+    (f"{_STALLED}/end", _end(Ending("active"), "cancelled"), ""),
+    (f"{_STALLED}/resumes", _resumed("running", 3, "CPU 0/TCG"), "F6 F9"),
+    (f"{_STALLED}/resumes", _resumed("running", 3), "F9"),
+    (f"{_STALLED}/resumes", _resumed("paused", 3), ""),
+    (f"{_STALLED}/source-guest", _silent_source(_NO_ANSWER), "F6 F9"),
+    ("failures/closes-but-stays/end", _silent("query-migrate"), "F7 F9"),
+    ("failures/closes-but-stays/end", _silent("query-status"), "F7 F9"),
+    ("failures/closes-but-stays/end", _silent("migrate_cancel"), "F9"),
+    (f"{_FAILED}/end", _end(Ending("completed")), "F8"),
+    (f"{_FAILED}/end", _end(Ending("completed"), "cancelled"), ""),
+    (f"{_FAILED}/end", _end(Ending("active")), ""),
+    ("failures/full-device/end", _end(Ending("completed")), ""),
+    ("failures/x/end", _silent("query-block"), "F9"),
+    ("failures/x/end", lambda blame: blame("QEMU did not greet over QMP", Code.QMP_NO_GREETING), ""),
+    ("failures/x/source-guest", _silent_source(_UNFINISHED), ""),
+    ("failures/x/source-guest", _silent_source(_UNFINISHED, "CPU 0/TCG"), "F9"),
+    ("failures/x/source-unprotected", lambda _blame: _source(stand_in_guest(_UNFINISHED))[1], "F9"),
+    ("failures/x/next", _capability(_INCOMPATIBLE), "F9"),
+    ("failures/x/next", _capability("Background-snapshot is not supported by host kernel"), ""),
+    (
+        "failures/x/host",
+        _host(descriptors=(*_HOST.descriptors, (9, "anon_inode:[userfaultfd]"))),
+        "F9",
+    ),
+    ("failures/x/host", _host(descriptors=(*_HOST.descriptors, (9, "pipe:[8]"))), ""),
+    (
+        "failures/x/alive",
+        lambda blame: blame("The save is still 'active'", Code.SAVE_UNFINISHED, held=["CPU 0"]),
+        "",
+    ),
+    ("memory/x/source-unprotected", lambda _blame: _source(stand_in_guest(_UNFINISHED))[1], ""),
+    (f"{_FILES}/end", _end(Ending("failed")), "F10"),
+    (f"{_FILES}/end", _end(Ending("completed")), ""),
+    (f"{_FILES}/resumes", _resumed("paused", 0), "F10"),
+    (f"{_FILES}/resumes", _resumed("prelaunch", 0), ""),
+    (f"{_FILES}/alive", _error(_NO_ANSWER), "F9 F10"),
+    (f"{_FILES}/source-guest", _silent_source(_NO_ANSWER), "F9 F10"),
+    ("failures/full-device/end", _end(Ending("failed")), ""),
+    ("denied/eperm/late/resumes", _resumed("paused", 0), "F10"),
+    ("failures/call-register-1-enomem/end", _ended("uffd_close_fd: Assertion `uffd_fd >= 0' failed."), "F11"),
+    ("failures/call-register-1-enomem/end", _ended("Segmentation fault"), ""),
+    ("failures/call-protect-1-enomem/resumes", _code(Code.QEMU_ENDED_BY_ITSELF), "F11"),
+    ("failures/call-unprotect-1-enomem/resumes", _code(Code.QEMU_ENDED_BY_ITSELF), ""),
+    ("memory/plugged-unprotectable/save", _ended("uffd_close_fd: Assertion `uffd_fd >= 0' failed."), "F11"),
+    ("memory/plugged-unprotectable/save", _ended("Segmentation fault"), ""),
+    ("refusals/block/alive", _silent("query-migrate"), "F12"),
+    ("refusals/block/alive", _silent("query-status"), ""),
+    ("refusals/xbzrle/alive", _silent("query-migrate"), ""),
+    (
+        "denied/eperm/reason",
+        lambda _blame: judge_reason("Background-snapshot is not supported by host kernel", errno.EPERM),
+        "F14",
+    ),
+    ("denied/eperm/reason", lambda _blame: judge_reason("It is not supported.", errno.EPERM), ""),
+    (
+        "denied/enosys/reason",
+        _code(Code.REFUSAL_BLAMES_KERNEL),
+        "",
+    ),
+    (f"{_MERGED}/write-order", _code(Code.WRITE_ORDER_NEWER), "F15"),
+    (f"{_MERGED}/write-order", _code(Code.WRITE_ORDER_OLDER), ""),
+    (f"{_MERGED}/write-order", _code(Code.WRITE_ORDER_TORN, {"age": "newer"}), ""),
+    (f"{_MERGED}/golden", _code(Code.GOLDEN_DIFFERS), "F15"),
+    (f"{_MERGED}/golden", _code(Code.GOLDEN_PAGE_MISSING), ""),
+    ("memory/hugetlb/write-order", _code(Code.WRITE_ORDER_NEWER), ""),
+    (f"{_CALL}/end", _end(Ending("failed")), "F10 F16"),
+    ("failures/call-unprotect-1-enoent/end", _end(Ending("failed")), "F16"),
+    ("failures/call-unprotect-1-enoent/resumes", _resumed("paused", 0), ""),
+    ("timers/file", _code(Code.TIMERS_STOOD_STILL), "F18"),
+    ("timers/file", _code(Code.TIMERS_SAVE_FAILED), ""),
+    ("timers/exec", _code(Code.TIMERS_STOOD_STILL), ""),
+]
+
+
+@pytest.fixture(name="blame")
+def _blame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blame:
+    """Machine.failure of a QEMU that runs or has ended, with the given last lines and threads in a fault."""
+    config = MachineConfig(tmp_path / "qemu", tmp_path / "kernel", tmp_path / "initrd", "quiet")
+    stub = Machine(config, LocalHost(), tmp_path)
+
+    def blame(
+        sentence: str,
+        code: Code = Code.QEMU_FAILED,
+        fields: Fields | None = None,
+        *,
+        last: Sequence[str] = (),
+        held: Sequence[str] = (),
+    ) -> SnapproofError:
+        stub._process = cast(
+            Any,
+            SimpleNamespace(
+                pid=1,
+                exit_code=lambda: -6 if last else None,
+                evidence=lambda *_paths: Evidence(log_tail="\n".join(last)),
+            ),
+        )
+        monkeypatch.setattr(machine, "waiting_threads", lambda _pid: list(held))
+        return stub.failure(sentence, code, fields)
+
+    return blame
+
+
+def _checked(check: str, found: Found) -> CheckResult:
+    """A failed check that found just this."""
+    if isinstance(found, CheckResult):
+        problems = [Problem.of_violation(violation) for violation in found.violations]
+    else:
+        problems = [found if isinstance(found, Problem) else Problem.of_error(found)]
+    assert problems
+    return judged(check, "It holds.", problems)
+
+
+@pytest.mark.parametrize(("check", "make", "issues"), _SEEN)
+def test_issue_explains_what_it_causes_and_no_near_miss(
+    blame: Blame, check: str, make: Callable[[Blame], Found], issues: str
+) -> None:
+    """Whatever QEMU it is found on: versions are another test's matter."""
+    found = _checked(check, make(blame))
+    assert {issue.id for issue in load_known_issues() if issue.explains(found, {})} == set(issues.split())
+
+
+def test_every_issue_is_recognised_and_has_a_near_miss() -> None:
+    """No issue is left out above, and each has something in one of its checks that it must not explain."""
+    for issue in load_known_issues():
+        if not issue.hosts:
+            assert any(issue.id in issues.split() for _, _, issues in _SEEN), issue.id
+            assert any(issue.concerns(c) and issue.id not in issues.split() for c, _, issues in _SEEN), (
+                issue.id
+            )
+
+
+@pytest.mark.parametrize(
+    ("host", "check", "code", "known"),
+    [
+        ("debian-11", "hosts/balanced/write-order", Code.WRITE_ORDER_NEWER, True),
+        ("debian-12", "hosts/balanced/write-order", Code.WRITE_ORDER_NEWER, False),
+        ("bzImage", "hosts/balanced/write-order", Code.WRITE_ORDER_NEWER, False),
+        ("debian-11", "hosts/background/write-order", Code.WRITE_ORDER_NEWER, False),
+        ("debian-11", "hosts/balanced/write-order", Code.WRITE_ORDER_OLDER, False),
+        ("debian-11", "hosts/balanced/write-order", Code.WRITE_ORDER_TORN, False),
+    ],
+)
+def test_issue_of_a_host_is_of_one_host_one_check_and_one_kind(
+    host: str, check: str, code: Code, known: bool
+) -> None:
+    """Anything else stays a failure; a newer kernel, or one of the user's own, gets no pardon."""
+    violation = Violation("write-order", code, "It is so.", fields={"age": "newer"})
+    assert bool(known_on_host(host, check, violation)) == known
+    (issue,) = (issue for issue in load_known_issues() if issue.id == "F17")
+    found = judged(check, "It holds.", [Problem.of_violation(violation)])
+    assert issue.explains(found, {"host": host}) == known
+    assert not issue.explains(found, {})
+    assert set(issue.hosts) <= {spec.name for spec in HOSTS}
+
+
+def test_baseline_names_what_there_is() -> None:
+    """Fields and QEMU's messages of the baseline are those that the code makes."""
+    known = {"command", "qemu_said", "waiting_threads", "error", "state", "before", "status", "expected"}
+    known |= {"errno", "age", "number", "name", "program", "reads"}
+    for issue in load_known_issues():
+        for symptom in issue.codes:
+            assert set(symptom.fields) <= known
+            assert set(symptom.fields.get("qemu_said", ())) <= set(MESSAGES)
+
+
+@pytest.mark.parametrize("entry", ["golden.differ", {"code": "golden.differ"}, {}])
+def test_symptom_that_fits_nothing_or_everything_is_refused(entry: Any) -> None:
+    """A mistyped code would explain nothing, and an empty table would explain all."""
+    with pytest.raises(ValueError, match=r"golden\.differ|fit everything"):
+        Symptom.parse(entry)
+
+
+def test_waiting_threads_are_named_alike() -> None:
+    """Sentence and field have the same names."""
+    assert held_up.waiting_fields(["CPU 0", "CPU 1"]) == {"waiting_threads": "CPU 0, CPU 1"}
+    assert "'CPU 0', 'CPU 1' wait in a page fault" in held_up.describe_waiting(["CPU 0", "CPU 1"])

@@ -1,0 +1,99 @@
+"""Contract: what happens before or after a save is no standstill of it; one that lasts is counted whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from guest_images.agent.counters import AgentCounters, LongGap
+from harness.errors import DeadlineExpired
+from tests_functional.lib import standstill
+from tests_unit.support.scenario_values import SOURCE, StandInAgent, stand_in_guest
+
+
+class StandInCounters:
+    """Gives steps and standstills in turn, the last for ever; its guest's clock runs from 1000 s on."""
+
+    def __init__(
+        self,
+        steps: Sequence[tuple[int, ...]],
+        standstills: Sequence[tuple[float, float]],
+        gaps: Sequence[LongGap] | None,
+    ) -> None:
+        self._steps, self._standstills, self._gaps = list(steps), list(standstills), gaps
+        self._begun = time.monotonic()
+
+    def long_gaps(self) -> list[LongGap] | None:
+        """All that the agent has kept, None where there were too many."""
+        return None if self._gaps is None else list(self._gaps)
+
+    def guest_clock(self) -> float:
+        """Guest seconds."""
+        return 1000 + time.monotonic() - self._begun
+
+    def steps(self) -> tuple[int, ...]:
+        """The next step counts."""
+        return self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
+
+    def longest_write(self) -> float:
+        """The longest write that belongs to the next longest gap, in seconds."""
+        return self._standstills[0][0]
+
+    def longest_gap(self) -> float:
+        """The next longest gap, in seconds."""
+        return (self._standstills.pop(0) if len(self._standstills) > 1 else self._standstills[0])[1]
+
+
+def _counters(
+    steps: Sequence[tuple[int, ...]],
+    standstills: Sequence[tuple[float, float]],
+    gaps: Sequence[LongGap] | None = (),
+) -> AgentCounters:
+    return cast(AgentCounters, StandInCounters(steps, standstills, gaps))
+
+
+def test_begins_in_a_calm_moment() -> None:
+    """Statistics are cleared again where clearing them has itself held up a writer."""
+    guest = stand_in_guest(SOURCE)
+    standstill.begin(guest, _counters([(0,)], [(0.0, 2.2), (0.0, 0.3), (0.0, 0.01)]))
+    assert cast(StandInAgent, guest.agent).resets == 3
+
+
+def test_no_calm_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a host too busy to measure anything the test breaks, instead of blaming or acquitting QEMU."""
+    monkeypatch.setattr(standstill, "_BEGIN_SECONDS", 0.1)
+    with pytest.raises(DeadlineExpired):
+        standstill.begin(stand_in_guest(SOURCE), _counters([(0,)], [(0.0, 0.5)]))
+
+
+def test_lasting_standstill_counts() -> None:
+    """Every writer is waited for: only its next steps say how long it stood still."""
+    counters = _counters([(5, 7), (5, 9), (6, 9), (7, 9)], [(1.5, 1.75)], [LongGap(1000, 1.75)])
+    assert standstill.end(counters, time.time() - 2) == standstill.Standstill(1_500_000, 1_750_000)
+
+
+def test_standstill_before_t0_is_none_of_the_save() -> None:
+    """Of a gap that reaches over T0 only what came after counts, of one before it nothing."""
+    counters = _counters([(5,), (9,)], [(0.7, 0.7)], [LongGap(999.2, 0.7), LongGap(999.8, 0.5)])
+    found = standstill.end(counters, time.time() - 0.4)
+    assert found.gap_us == pytest.approx(200_000, abs=20_000)
+
+
+def test_short_standstill_counts_whole() -> None:
+    """The agent keeps no time of short gaps, and they matter to no check."""
+    assert standstill.end(_counters([(5,), (9,)], [(0.0, 0.04)], None), time.time()).gap_us == 40_000
+
+
+def test_too_many_standstills_to_tell() -> None:
+    """Where the agent could not keep them all, none is taken for one before T0."""
+    assert standstill.end(_counters([(5,), (9,)], [(0.0, 0.7)], None), time.time()).gap_us == 700_000
+
+
+def test_writer_that_never_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for for ever; that the guest hangs is found out next."""
+    monkeypatch.setattr(standstill, "_GO_ON_SECONDS", 0.05)
+    counters = _counters([(5, 7)], [(0.0, 0.25)], [LongGap(1000, 0.25)])
+    assert standstill.end(counters, time.time() - 1) == standstill.Standstill(0, 250_000)

@@ -1,0 +1,111 @@
+"""Contract: a planted fault passes only where the run went red by the right name."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from guest_images.cache import Cache
+from harness.codes import Code
+from harness.errors import SubjectFailed, UsageError
+from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status
+from snapproof.runs.selftest_live import LiveRow, summarise
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.symptoms import Symptom
+from tests_functional.planted.planted import LIVE_FAULTS, LiveFault, judge_planted
+from tests_unit.support.scenario_values import make_run
+from validators.faults.live.wrapper import fault_names, faulty_qemu
+from validators.verdict import CheckResult, Violation
+
+_FAULT = LiveFault("it breaks", "*write-order", (Symptom(Code.WRITE_ORDER_NEWER),))
+
+
+def _outcome(
+    status: Status, check: str = "01-live/write-order", code: Code = Code.WRITE_ORDER_NEWER
+) -> Outcome:
+    violation = Violation(check, code, "It is newer.")
+    checks = [CheckResult(check, "It holds.", status, (violation,), 1)]
+    return Outcome("planted.x", status, violation.sentence, checks=checks)
+
+
+@pytest.fixture(name="run")
+def _run(tmp_path: Path) -> Run:
+    return make_run(tmp_path)
+
+
+def test_caught_by_its_name(run: Run) -> None:
+    """The right check failed with the right code."""
+    found = judge_planted(run, "x", _FAULT, _outcome(Status.FAIL), acts=3)
+    assert found.status is Status.PASS
+    assert "It is newer." in found.sentence
+    assert found.figures == {"acts": 3}
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        _outcome(Status.PASS),
+        _outcome(Status.ERROR),
+        _outcome(Status.FAIL, check="01-live/host"),
+        _outcome(Status.FAIL, code=Code.WRITE_ORDER_OLDER),
+    ],
+)
+def test_unseen_or_misnamed_is_a_failure(run: Run, outcome: Outcome) -> None:
+    """A green run, a broken one, another check, and another cause."""
+    found = judge_planted(run, "x", _FAULT, outcome, acts=3)
+    assert found.status is Status.FAIL
+    assert "went unseen" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("code", "fields", "status"),
+    [
+        (Code.SAVE_GUEST_SILENT, {"error": "guest.command-unfinished"}, Status.PASS),
+        (Code.QMP_NO_ANSWER, {"command": "query-migrate", "waiting_threads": "CPU 0"}, Status.PASS),
+        (Code.QMP_NO_ANSWER, {"command": "query-migrate"}, Status.FAIL),
+        (Code.QEMU_ENDED, {}, Status.FAIL),
+    ],
+)
+def test_guest_that_is_lost_before_any_check(
+    run: Run, code: Code, fields: dict[str, str], status: Status
+) -> None:
+    """Pages that stay protected are named by a guest that hangs, not by any end of QEMU."""
+    lost = SubjectFailed("It is gone.", code=code, fields=fields)
+    outcome = Outcome(run.name, Status.FAIL, lost.sentence)
+    fault = LIVE_FAULTS["keep_protected"]
+    assert judge_planted(run, "keep_protected", fault, outcome, 3, lost).status is status
+    assert judge_planted(run, "drop_protection", LIVE_FAULTS["drop_protection"], outcome, 3, lost).status is (
+        Status.FAIL
+    )
+
+
+def test_each_fault_has_a_library_and_an_expectation() -> None:
+    """Neither may be forgotten."""
+    assert set(fault_names()) == set(LIVE_FAULTS)
+
+
+@pytest.mark.parametrize("name", fault_names())
+def test_library_loads_and_has_not_acted(name: str, tmp_path: Path) -> None:
+    """It compiles, a program runs with it, and without userfaultfd it does nothing."""
+    qemu = faulty_qemu(name, Path("/bin/true"), Cache(tmp_path / "cache"), tmp_path, lambda _: None)
+    subprocess.run([qemu.executable], check=True, timeout=60, capture_output=True)
+    assert qemu.acts == 0
+
+
+def test_unknown_fault(tmp_path: Path) -> None:
+    """The sentence names those that there are."""
+    with pytest.raises(UsageError, match="drop_protection"):
+        faulty_qemu("x", Path("/bin/true"), Cache(tmp_path / "cache"), tmp_path, lambda _: None)
+
+
+def test_live_selftest_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    """Missed is 1; a fault that could not be planted, or none at all, is an error and no pass."""
+    caught, missed, broken = (LiveRow("x", status, 1.0, "So.") for status in ("PASS", "FAIL", "ERROR"))
+    assert summarise([caught]) == EXIT_PASS
+    assert summarise([caught, broken, missed]) == EXIT_FAIL
+    assert summarise([caught, broken]) == EXIT_ERROR
+    assert summarise([]) == EXIT_ERROR
+    assert "nothing is known about it" in capsys.readouterr().out

@@ -1,0 +1,142 @@
+"""Contract: a disk that is not of the memory's T0 is seen in each of the ways in which it can show."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness.codes import Code
+from harness.errors import NotApplicable, SetupBroken
+from harness.guest.ssh import CommandResult
+from tests_functional.lib.cycle import Source
+from tests_functional.repetition import with_disk
+from tests_functional.repetition.disk_loop import DiskLoop, Found, judge_files, judge_loop, parse_record
+from tests_functional.repetition.with_disk import _Disks, _Taken, judge_same_t0, judge_wrong_disk
+from tests_unit.support.scenario_values import SOURCE, check, codes, make_run, sentences, snapshot
+
+_FOUND = Found(
+    record={"file-0": "aa", "file-1": "bb"},
+    names=frozenset({"file-0", "file-1", "log", "marks", "lost+found"}),
+    wrong=(),
+    log="pass 0\npass 1\n",
+)
+_SOURCE = {f"file-{number}": f"d{number}" for number in range(9)}
+
+
+def test_record() -> None:
+    """As sha256sum writes it."""
+    assert parse_record("aa  file-0\nbb  file-1\n") == _FOUND.record
+
+
+def test_right_disk() -> None:
+    """All as remembered, nothing more, nobody complains."""
+    assert sentences(judge_files(_FOUND, [])) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "trouble", "sentence"),
+    [
+        ({"wrong": ("file-1: FAILED",)}, [], "A file is not as memory remembers it: file-1: FAILED."),
+        ({"names": _FOUND.names - {"file-0"}}, [], "'file-0' is gone from the disk."),
+        (
+            {"names": _FOUND.names | {"file-7"}},
+            [],
+            "'file-7' is on the disk, and memory knows nothing of it.",
+        ),
+        ({"log": "pass 0\n"}, [], "The log that was held open does not have one line for each pass."),
+        ({}, ["umount: busy"], "The guest complains about its file system: umount: busy"),
+        ({}, [""], "The guest complains about its file system: no message"),
+    ],
+)
+def test_wrong_disk(change: dict[str, Any], trouble: list[str], sentence: str) -> None:
+    """Changed, missing and unknown files, a torn log, and what the guest itself says."""
+    assert sentences(judge_files(replace(_FOUND, **change), trouble)) == [sentence]
+
+
+def test_loop_that_goes_on() -> None:
+    """Passes made, ended when told."""
+    assert sentences(judge_loop(5, "0")) == []
+
+
+@pytest.mark.parametrize(
+    ("made", "ended", "words"),
+    [
+        (5, "7", "a mark on the disk is of another time than its memory"),
+        (5, "6", "could not write to the log that it had open"),
+        (5, "137", "exit code 137"),
+        (5, "", "it does not end"),
+        (4, "0", "made only 4 passes"),
+    ],
+)
+def test_loop_that_does_not(made: int, ended: str, words: str) -> None:
+    """Each way in which it can end says which."""
+    (found,) = sentences(judge_loop(made, ended))
+    assert words in found
+
+
+def test_same_t0() -> None:
+    """Files from before T0 are the source's own; those after it may differ."""
+    restored = {**{name: _SOURCE[name] for name in ("file-0", "file-1")}, "file-2": "other"}
+    assert sentences(judge_same_t0(_SOURCE, restored, before=2)) == []
+    (found,) = sentences(judge_same_t0(_SOURCE, restored, before=3))
+    assert found.startswith("'file-2' was written before T0")
+    (found,) = sentences(judge_same_t0(_SOURCE, {"file-0": "d0"}, before=2))
+    assert found.startswith("'file-1' was written before T0")
+
+
+def test_source_that_wrote_too_little() -> None:
+    """Where nothing could be too new, that nothing is proves nothing."""
+    with pytest.raises(SetupBroken, match="none of the source's could be seen to be too new"):
+        judge_same_t0(_SOURCE, _SOURCE, before=2)
+
+
+def test_newer_disk_must_be_seen_by_its_own_checks() -> None:
+    """One of them is enough; where all pass, or none was made, it went unseen."""
+    seen = judge_wrong_disk([check("disk-files"), check("disk-loop", "It failed.")])
+    assert codes(seen) == []
+    assert seen.facts == {"disk-loop": "It failed."}
+    for found in ([check("disk-loop"), check("disk-files")], []):
+        unseen = judge_wrong_disk(found)
+        assert codes(unseen) == [Code.WRONG_DISK_UNSEEN]
+        assert "no check of the disk saw it" in sentences(unseen)[0]
+
+
+def test_guest_that_fails_otherwise_says_nothing_about_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restore that fails before the disk is looked at has not seen that it is newer."""
+    monkeypatch.setattr(with_disk, "judge_restored", lambda *_: [check("restore", "It died.")])
+    taken = _Taken(snapshot(), "", 0, {})
+    source = cast(Source, SimpleNamespace(status=SOURCE))
+    found = with_disk._wrong_disk(make_run(tmp_path), source, taken, _Disks(tmp_path))
+    assert codes(found) == [Code.WRONG_DISK_UNSEEN]
+
+
+class _Shell:
+    def __init__(self, file_systems: str, mounts: bool) -> None:
+        self._file_systems = file_systems
+        self._mounts = mounts
+
+    def check(self, command: str) -> str:
+        return self._file_systems if command.startswith("cat") else ""
+
+    def run(self, _command: str, stdin: bytes = b"") -> CommandResult:
+        assert not stdin
+        return CommandResult(0 if self._mounts else 1, "", "mount: no such device\n")
+
+
+@pytest.mark.parametrize(
+    ("shell", "words"),
+    [
+        (_Shell("nodev\ttmpfs\n\text3\n", mounts=True), "no ext4 built in"),
+        (_Shell("nodev\ttmpfs\n\text4\n", mounts=False), "cannot mount its disk: mount: no such device"),
+    ],
+)
+def test_guest_that_cannot(shell: _Shell, words: str) -> None:
+    """A kernel without the file system or the driver is a reason to skip."""
+    with pytest.raises(NotApplicable, match=words):
+        DiskLoop(cast(Any, shell)).start()

@@ -1,0 +1,76 @@
+"""Contract: a save that changes whether the guest runs is seen, and so is a guest that runs all the same."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from harness.deadline import Deadline
+from harness.errors import NotApplicable
+from tests_functional.lib.save import Flow
+from tests_functional.run_states import run_states
+from tests_functional.run_states.run_states import RUN_STATES
+from tests_unit.support.scenario_values import sentences, snapshot
+
+
+class _Machine:
+    def __init__(self, status: str) -> None:
+        self.qmp = self
+        self._status = status
+
+    def execute(self, command: str) -> dict[str, str]:
+        assert command == "query-status"
+        return {"status": self._status}
+
+
+class _Counters:
+    def __init__(self, *steps: int) -> None:
+        self._steps = steps
+
+    def steps(self) -> tuple[int, ...]:
+        return self._steps
+
+
+def _after(status: str, *steps: int) -> list[str]:
+    saved = snapshot(Flow.STOPPED, steps_before=(700, 900))
+    machine, counters = cast(Any, _Machine(status)), cast(Any, _Counters(*steps))
+    return sentences(run_states._judge_after(machine, counters, saved, RUN_STATES["paused"]))
+
+
+def test_guest_that_stays_stopped() -> None:
+    """Same state, not a step further: right."""
+    assert _after("paused", 700, 900) == []
+
+
+def test_guest_that_runs_after_the_save() -> None:
+    """The sentence is the one by which known issues recognise it."""
+    assert _after("running", 700, 950) == [
+        "The guest is 'running' after the snapshot, it was 'paused' before."
+    ]
+
+
+def test_guest_that_ran_during_the_save() -> None:
+    """Stopped again, but its writers went on meanwhile."""
+    assert _after("paused", 701, 900) == [
+        "The guest is 'paused' and yet its writers went on during the save."
+    ]
+
+
+def test_stopped_flow_promises_no_overlap() -> None:
+    """A guest that stands still writes nothing, so no page written during the save is asked for."""
+    assert not Flow.STOPPED.background
+    assert Flow.STOPPED.golden
+    assert Flow.STOPPED.capability == "background-snapshot"
+
+
+def test_kernel_that_cannot_suspend_is_a_skip() -> None:
+    """A guest without suspend to RAM says nothing about QEMU."""
+
+    class _Shell:
+        def check(self, _command: str) -> str:
+            return "freeze\n"
+
+    guest = cast(Any, type("Guest", (), {"shell": _Shell()})())
+    with pytest.raises(NotApplicable, match="cannot suspend to RAM, only: freeze"):
+        run_states._suspend(guest, Deadline(1))

@@ -1,0 +1,59 @@
+"""Contract: a run without its disturbance is no run, and says so as a broken set-up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from tests_functional.lib.guest import Stack
+from tests_functional.snapshot import disturbances
+from tests_functional.snapshot.disturbances import DISTURBANCES
+
+
+def test_too_few_passes_prove_nothing() -> None:
+    """Neither green nor QEMU's fault."""
+    disturbances._require(3)
+    with pytest.raises(SetupBroken, match="made 2 passes during the save"):
+        disturbances._require(2)
+
+
+def test_save_waits_for_passes() -> None:
+    """The sink is held back until the disturbance has made some, and not for ever."""
+    counts = iter([7, 7, 8, 9, 10, 11])
+    disturbances.await_passes(lambda: next(counts), Deadline(20))
+    assert next(counts) == 11
+    disturbances.await_passes(lambda: 7, Deadline(0.1))
+
+
+def test_each_disturbance_has_one_who_makes_it() -> None:
+    """Either the guest or the host repeats something."""
+    for name, disturbance in DISTURBANCES.items():
+        assert bool(disturbance.guest_loop) != bool(disturbance.host_pass), name
+        assert disturbance.reason
+
+
+def test_disk_of_random_content(tmp_path: Path) -> None:
+    """The disk lies in the test's folder, whose commas are doubled for QEMU."""
+    folder = tmp_path / "a,b"
+    folder.mkdir()
+    stack = DISTURBANCES["disk-reads"].stack(Stack(Path("qemu"), cast(Any, None), "tcg"), folder)
+    assert f"filename={tmp_path}/a,,b/disk.raw," in stack.extra[1]
+    content = (folder / "disk.raw").read_bytes()
+    assert len(content) == 16 << 20
+    assert content[:4096] != content[4096:8192]
+
+
+def test_pass_that_fails_ends_the_loop() -> None:
+    """What ended it is kept for the log."""
+    passes = disturbances._Passes()
+
+    def once(_guest: Any, _shell: Any, number: int) -> None:
+        if number == 4:
+            raise SetupBroken("The connection is gone.")
+
+    disturbances._repeat(once, cast(Any, None), cast(Any, None), passes)
+    assert (passes.done, passes.ended) == (4, "The connection is gone.")

@@ -1,0 +1,301 @@
+"""Oracle 1: every page of every RAMBlock in the stream equals the golden image bit for bit.
+
+A golden image is a folder with golden.json and one raw, possibly sparse file per RAMBlock, or a single raw
+file of the largest RAMBlock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.codes import Code
+from harness.errors import UsageError
+from validators.verdict import VIOLATION_LIMIT, CheckResult, Tally, Violation, hexdump
+from validators.vmstate.pages import BATCH_BYTES as _BATCH_BYTES
+from validators.vmstate.pages import Batch, Numbers, PageReader, Rows
+from validators.vmstate.stream.index import Block
+from validators.vmstate.stream.source import FileSource, open_source
+from validators.vmstate.virtio_mem import Unplugged
+
+_EXPLANATION = "Every page of every RAMBlock equals the golden image bit for bit."
+_PIECE_PAGES = 1 << 20
+_ZERO_SPAN = 256 << 10
+
+
+@dataclass(frozen=True)
+class GoldenFiles:
+    """The opened files of a golden image.
+
+    Attributes:
+        files: by RAMBlock idstr; the key "" stands for the largest RAMBlock.
+        lengths: bytes of each.
+        left_out: RAMBlocks that the image names as not copied.
+    """
+
+    files: dict[str, FileSource]
+    lengths: dict[str, int]
+    left_out: frozenset[str] = frozenset()
+
+    def find(self, block: Block, is_largest: bool) -> FileSource | None:
+        """Return the file of a RAMBlock, None if the image has none."""
+        return self.files.get(block.idstr) or (self.files.get("") if is_largest else None)
+
+
+@contextmanager
+def open_golden(path: Path) -> Iterator[GoldenFiles]:
+    """Open a golden image.
+
+    Raises:
+        UsageError: there is no golden image at that path, or it is malformed.
+    """
+    with ExitStack() as stack:
+        if not path.is_dir():
+            source = stack.enter_context(open_source(path))
+            yield GoldenFiles({"": source}, {"": source.size})
+            return
+        files, lengths = {}, {}
+        content = _read_list(path)
+        for idstr, length, file in content.files:
+            source = stack.enter_context(open_source(file))
+            if source.size != length:
+                raise UsageError(f"'{file}' has {source.size} bytes, but {length} by golden.json.")
+            files[idstr], lengths[idstr] = source, length
+        yield GoldenFiles(files, lengths, content.left_out)
+
+
+@dataclass(frozen=True)
+class _List:
+    files: tuple[tuple[str, int, Path], ...]
+    left_out: frozenset[str]
+
+
+def _read_list(path: Path) -> _List:
+    try:
+        content: Any = json.loads((path / "golden.json").read_text())
+        if content["version"] != 1:
+            raise UsageError(f"The golden image {path} has the unknown version {content['version']}.")
+        files = tuple(
+            (str(entry["idstr"]), int(entry["bytes"]), path / Path(str(entry["file"])).name)
+            for entry in content["blocks"]
+        )
+        return _List(files, frozenset(str(entry["idstr"]) for entry in content.get("left_out", ())))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"The golden image {path} has no usable golden.json: {error}.") from error
+
+
+def check_golden(
+    reader: PageReader, golden: GoldenFiles, unplugged: Unplugged = MappingProxyType({})
+) -> CheckResult:
+    """Compare all RAMBlocks of the stream with the golden image; neither may have one that the other lacks.
+
+    A page that is not plugged in is not in the stream, and must be zero in the image.
+    """
+    tally = Tally("golden", _EXPLANATION)
+    blocks = reader.index.blocks
+    if not blocks:
+        return tally.skip("The stream has no RAMBlocks that could be compared.")
+    largest = max(blocks, key=lambda block: block.used_length)
+    compared, left_out = 0, []
+    for number, block in enumerate(blocks):
+        file = golden.find(block, block is largest)
+        if file is None:
+            if block.idstr in golden.left_out and block is not largest:
+                left_out.append(block.idstr)
+            elif "" not in golden.files:
+                tally.report(
+                    Code.GOLDEN_BLOCK_NOT_IN_IMAGE,
+                    f"RAMBlock '{block.idstr}' is not in the golden image.",
+                    block.idstr,
+                    file_offset=block.list_offset,
+                )
+            continue
+        if file.size != block.used_length:
+            tally.report(
+                Code.GOLDEN_BLOCK_LENGTH,
+                f"RAMBlock '{block.idstr}' has {block.used_length} bytes in the stream, "
+                f"{file.size} in the golden image.",
+                block.idstr,
+                file_offset=block.list_offset,
+            )
+            continue
+        compared += _BlockComparison(reader, block, file, tally).run(unplugged.get(number))
+    for idstr in golden.files:
+        if idstr and idstr not in {block.idstr for block in blocks}:
+            sentence = f"RAMBlock '{idstr}' is not in the stream."
+            tally.report(Code.GOLDEN_BLOCK_NOT_IN_STREAM, sentence, idstr)
+    tally.facts["pages compared"] = compared
+    if left_out:
+        tally.facts["RAMBlocks left out of the golden image"] = ", ".join(left_out)
+    return tally.result()
+
+
+@dataclass(frozen=True)
+class _Wrong:
+    """What was found in one batch.
+
+    Attributes:
+        compared: number of pages.
+        pages: int64[k] numbers of the wrong ones.
+        contents: of the first wrong ones, the content in the stream and in the golden image.
+    """
+
+    compared: int
+    pages: Numbers
+    contents: list[tuple[bytes, bytes]]
+
+
+class _BlockComparison:
+    """Compares one RAMBlock with its golden file."""
+
+    def __init__(self, reader: PageReader, block: Block, file: FileSource, tally: Tally) -> None:
+        self._reader = reader
+        self._block = block
+        self._file = file
+        self._tally = tally
+        self._memory = memoryview(bytearray(_BATCH_BYTES))
+        self._space: Rows = np.frombuffer(self._memory, np.uint8)
+        self._given = 0
+
+    def run(self, unplugged: npt.NDArray[np.bool_] | None) -> int:
+        """Compare; return the number of pages that the stream has or that are not plugged in."""
+        compared = 0
+        for wrong in self._reader.each(self._block, self._batch):
+            compared += wrong.compared
+            self._report_all(wrong)
+        for first in range(0, self._block.pages, _PIECE_PAGES):
+            piece = self._block.page_source[first : first + _PIECE_PAGES]
+            zero, missing = piece < 0, piece == 0
+            if unplugged is not None:
+                absent = unplugged[first : first + _PIECE_PAGES]
+                zero, missing = zero | (missing & absent), missing & ~absent
+            compared += self._zero_pages(np.flatnonzero(zero) + first)
+            self._report_missing(np.flatnonzero(missing) + first)
+        return compared
+
+    def _golden_rows(self, pages: Numbers) -> Rows:
+        """Return the golden pages with these numbers: uint8[k, page size], valid until the next call."""
+        size = self._block.page_size
+        first, count = int(pages[0]), len(pages)
+        if int(pages[-1]) - first + 1 == count and (pages[1:] > pages[:-1]).all():
+            view = self._file.view(first * size, count * size)
+            if len(view) < count * size:
+                raise UsageError("The golden image became shorter while it was being read.")
+            return np.frombuffer(view, np.uint8).reshape(count, size)
+        return self._scattered_rows(pages)
+
+    def _scattered_rows(self, pages: Numbers) -> Rows:
+        """Read golden pages that do not follow one another, in the order of their records in the stream.
+
+        They are not mapped: Linux 6.18 would map the whole folio around each, hundreds of MiB in all.
+        """
+        size = self._block.page_size
+        firsts = np.concatenate(([0], np.flatnonzero(np.diff(pages) != 1) + 1))
+        starts = (firsts * size).tolist()
+        ends = [*starts[1:], len(pages) * size]
+        pieces = zip(starts, ends, (pages[firsts] * size).tolist(), strict=True)
+        if self._file.fill(self._memory, pieces) < len(pages) * size:
+            raise UsageError("The golden image became shorter while it was being read.")
+        return self._space[: len(pages) * size].reshape(-1, size)
+
+    def _batch(self, batch: Batch) -> _Wrong:
+        return self._compare(batch.pages, batch.rows)
+
+    def _compare(self, pages: Numbers, rows: Rows | None) -> _Wrong:
+        """Compare pages with the golden image; without rows they are zero pages."""
+        wrong = self._differing(pages, rows)
+        first, last = int(pages.min()), int(pages.max())
+        self._file.forget(first * self._block.page_size, (last + 1 - first) * self._block.page_size)
+        return wrong
+
+    def _differing(self, pages: Numbers, rows: Rows | None) -> _Wrong:
+        golden = self._golden_rows(pages)
+        differs = golden.view("<u8") if rows is None else rows.view("<u8") != golden.view("<u8")
+        if not differs.any():
+            return _Wrong(len(pages), pages[:0], [])
+        wrong = np.flatnonzero(differs.any(axis=1))
+        blank = bytes(self._block.page_size)
+        some = wrong[: VIOLATION_LIMIT - self._given].tolist()
+        self._given += len(some)
+        contents = [
+            (blank if rows is None else rows[number].tobytes(), golden[number].tobytes()) for number in some
+        ]
+        return _Wrong(len(pages), pages[wrong], contents)
+
+    def _zero_pages(self, pages: Numbers) -> int:
+        size = self._block.page_size
+        step = max(1, _ZERO_SPAN // size)
+        ends = np.flatnonzero(np.diff(pages) != 1) + 1
+        edges = [0, *ends.tolist(), len(pages)] if len(pages) else []
+        data = -1
+        for first, last in itertools.pairwise(edges):
+            at, end = int(pages[first]), int(pages[last - 1]) + 1
+            while at < end:
+                # Holes of a sparse golden image are zeros; they need not be read.
+                if data < at * size:
+                    data = self._file.next_data(at * size)
+                at = max(at, data // size)
+                part = np.arange(at, min(at + step, end))
+                if len(part):
+                    self._report_all(self._compare(part, None))
+                at += step
+        return len(pages)
+
+    def _report_all(self, wrong: _Wrong) -> None:
+        pages = wrong.pages
+        for page, (found, golden) in zip(pages.tolist(), wrong.contents, strict=False):
+            self._report(page, found, golden)
+        self._tally.count(self._block.idstr, pages[len(wrong.contents) :] * self._block.page_size)
+
+    def _report_missing(self, pages: Numbers) -> None:
+        named = min(len(pages), self._tally.room)
+        for page in pages[:named].tolist():
+            offset = page * self._block.page_size
+            sentence = f"Page 0x{offset:x} of RAMBlock '{self._block.idstr}' is not in the stream."
+            self._tally.add(
+                Violation(
+                    "golden",
+                    Code.GOLDEN_PAGE_MISSING,
+                    sentence,
+                    self._block.idstr,
+                    offset,
+                    expected="the page",
+                )
+            )
+        self._tally.count(self._block.idstr, pages[named:] * self._block.page_size)
+
+    def _report(self, page: int, found: bytes, golden: bytes) -> None:
+        block, offset = self._block, page * self._block.page_size
+        place = abs(int(block.page_source[page])) or None
+        if self._tally.full:
+            self._tally.count(block.idstr, [offset])
+            return
+        differing = np.flatnonzero(np.frombuffer(found, np.uint8) != np.frombuffer(golden, np.uint8))
+        first = int(differing[0])
+        self._tally.add(
+            Violation(
+                "golden",
+                Code.GOLDEN_DIFFERS,
+                f"Page 0x{offset:x} of RAMBlock '{block.idstr}' differs from the golden image "
+                f"in {len(differing)} bytes, first at +0x{first:x}.",
+                block.idstr,
+                offset,
+                file_offset=place,
+                expected=_in_words(golden, first),
+                found=_in_words(found, first),
+                hexdump=hexdump(golden, first, "expected") + "\n" + hexdump(found, first, "found   "),
+            )
+        )
+
+
+def _in_words(page: bytes, at: int) -> str:
+    return "a page of zeros" if not any(page) else f"0x{page[at]:02x} at +0x{at:x}"

@@ -1,0 +1,1 @@
+"""Oracle 4: the rules that every vmstate stream keeps."""

@@ -1,0 +1,266 @@
+"""Oracle 4, structure: the rules that every vmstate stream has to keep, each a named check.
+
+The reader has noted broken rules (anomalies) and what ended the reading (damage). Here every rule gets its
+result. Rules that need the whole stream (missing pages, order, vmdesc) are judged here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.codes import Code
+from validators.verdict import CheckResult, Tally, Violation
+from validators.vmstate.devices import judge_devices
+from validators.vmstate.stream.format import END, FULL, START
+from validators.vmstate.stream.index import Anomaly, Block, SnapshotIndex
+from validators.vmstate.virtio_mem import Unplugged, is_early_state
+
+Pages = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+_PIECE = 1 << 20
+# Main RAM from this size on cannot be all zero in a guest that has booted a kernel.
+_LEAST_USED_BYTES = 1 << 20
+
+
+def check_structure(index: SnapshotIndex, unplugged: Unplugged = MappingProxyType({})) -> list[CheckResult]:
+    """Judge the structure of a stream: one result for every rule, in a fixed order.
+
+    Args:
+        index: the stream's index.
+        unplugged: pages that the guest does not have, and that must not be in the stream.
+    """
+    rules = [judge(index) for judge in _RULES]
+    return [*rules, _pages_missing(index, unplugged), _pages_unplugged(index, unplugged)]
+
+
+def _noted(index: SnapshotIndex, tally: Tally) -> Tally:
+    """Add the anomalies and the damage that belong to the tally's check."""
+    for anomaly in index.anomalies:
+        if anomaly.check == tally.name:
+            tally.add(_violation(anomaly))
+    tally.total = max(tally.total, index.anomaly_counts.get(tally.name, 0))
+    if index.damage and index.damage.check == tally.name:
+        tally.add(_violation(index.damage))
+    return tally
+
+
+def _violation(anomaly: Anomaly) -> Violation:
+    return Violation(
+        anomaly.check,
+        anomaly.code,
+        anomaly.sentence,
+        anomaly.block,
+        anomaly.page_offset,
+        file_offset=anomaly.offset,
+    )
+
+
+def _simple(name: str, explanation: str) -> Callable[[SnapshotIndex], CheckResult]:
+    """Return a rule that the reader has judged."""
+
+    def judge(index: SnapshotIndex) -> CheckResult:
+        return _noted(index, Tally(name, explanation)).result()
+
+    return judge
+
+
+def _pages_twice(index: SnapshotIndex) -> CheckResult:
+    tally = Tally(
+        "page-twice",
+        "No page is sent twice: never in a background snapshot, never within a section otherwise.",
+    )
+    found = index.duplicates
+    wrong = found.same_section if index.flow == "precopy" else np.ones(len(found.page), np.bool_)
+    for number in np.flatnonzero(wrong):
+        if tally.full:
+            break
+        block = index.blocks[int(found.block[number])]
+        offset = int(found.page[number]) * block.page_size
+        earlier, later = abs(int(found.earlier[number])), abs(int(found.later[number]))
+        tally.report(
+            Code.PAGE_TWICE_SENT_AGAIN,
+            f"Page 0x{offset:x} of RAMBlock '{block.idstr}' is in the stream twice, "
+            f"at file offsets {earlier} and {later}.",
+            block.idstr,
+            offset,
+            later,
+        )
+    tally.total = max(tally.total, int(wrong.sum()))
+    tally.facts["pages sent again"] = index.anomaly_counts.get("duplicate", 0)
+    return tally.result()
+
+
+def _pages_missing(index: SnapshotIndex, unplugged: Unplugged) -> CheckResult:
+    tally = Tally("page-missing", "Every page of every RAMBlock that is plugged in is in the stream.")
+    if not index.blocks:
+        return tally.skip("The list of RAMBlocks was not reached.")
+    if index.damage is not None:
+        return tally.skip(f"The reading stopped at offset {index.damage.offset}.")
+    for number, block in enumerate(index.blocks):
+        if _left_out(index, block):
+            tally.facts[f"left out as shared: {block.idstr}"] = block.used_length
+            continue
+        absent = unplugged.get(number)
+        if absent is not None:
+            tally.facts[f"not plugged in: {block.idstr}"] = int(absent.sum()) * block.page_size
+        code, what = Code.PAGE_MISSING_NOT_IN_STREAM, "is not in the stream"
+        _count_pages(block, tally, code, what, lambda source: source == 0, absent, False)
+    return tally.result()
+
+
+def _pages_unplugged(index: SnapshotIndex, unplugged: Unplugged) -> CheckResult:
+    tally = Tally("page-unplugged", "No page that is not plugged in is in the stream.")
+    # A mapped-ram file has a place for every page, plugged in or not.
+    if index.damage is None and not index.mapped:
+        for number, absent in unplugged.items():
+            code, what = Code.PAGE_UNPLUGGED_IN_STREAM, "is not plugged in, and in the stream"
+            _count_pages(index.blocks[number], tally, code, what, lambda source: source != 0, absent, True)
+    return tally.result()
+
+
+def _count_pages(
+    block: Block,
+    tally: Tally,
+    code: Code,
+    what: str,
+    wrong: Callable[[Pages], Flags],
+    unplugged: Flags | None,
+    counts: bool,
+) -> None:
+    """Note the pages of a RAMBlock for which `wrong` holds.
+
+    Args:
+        block: the RAMBlock.
+        tally: takes them.
+        code: of each violation.
+        what: completes the sentence "Page 0x1000 of RAMBlock 'pc.ram' ...".
+        wrong: takes a part of page_source, and gives bool[k].
+        unplugged: bool[pages], None if all pages are plugged in.
+        counts: whether it is the unplugged pages that count, or the others.
+    """
+    for first in range(0, block.pages, _PIECE):
+        found = wrong(block.page_source[first : first + _PIECE])
+        if unplugged is not None:
+            found &= unplugged[first : first + _PIECE] == counts
+        pages = np.flatnonzero(found) + first
+        named = min(len(pages), tally.room)
+        for page in pages[:named].tolist():
+            offset = page * block.page_size
+            sentence = f"Page 0x{offset:x} of RAMBlock '{block.idstr}' {what}."
+            tally.report(code, sentence, block.idstr, offset)
+        tally.count(block.idstr, pages[named:] * block.page_size)
+
+
+def _order(index: SnapshotIndex) -> CheckResult:
+    tally = Tally("section-order", "RAM is started before the devices, and no RAM follows device state.")
+    ram = [section for section in index.sections if section.is_ram]
+    if not ram:
+        if index.damage is None:
+            tally.report(Code.SECTION_ORDER_NO_RAM, "The stream has no RAM section.", file_offset=index.end)
+        return tally.result() if index.damage is None else tally.skip("No RAM section was reached.")
+    # QEMU 8.1 and later write which memory of a virtio-mem device is plugged in before the first page, 11.1
+    # even before the list of RAMBlocks. No other device state may be there.
+    seen_device = None
+    started = paged = ended = False
+    for section in index.sections:
+        if is_early_state(section) and not paged:
+            continue
+        if section.kind == FULL and not section.is_ram:
+            seen_device = section if started else None
+        if not section.is_ram:
+            continue
+        place = f"at offset {section.offset}"
+        if seen_device is not None:
+            tally.report(
+                Code.SECTION_ORDER_AFTER_DEVICE,
+                f"A RAM section {place} follows device '{seen_device.idstr}'.",
+                file_offset=section.offset,
+            )
+        if started and section.kind == START:
+            tally.report(
+                Code.SECTION_ORDER_STARTED_AGAIN,
+                f"RAM is started a second time {place}.",
+                file_offset=section.offset,
+            )
+        if ended:
+            tally.report(
+                Code.SECTION_ORDER_AFTER_END,
+                f"RAM continues {place}, behind its END section.",
+                file_offset=section.offset,
+            )
+        started, ended = True, ended or section.kind == END
+        paged = paged or section.kind != START
+    return tally.result()
+
+
+def _truncated(index: SnapshotIndex) -> CheckResult:
+    tally = _noted(index, Tally("truncated", "The file does not end before the end marker of the stream."))
+    tally.facts["bytes"] = (index.file_size or index.end) - index.start
+    return tally.result()
+
+
+def _end(index: SnapshotIndex) -> CheckResult:
+    tally = Tally("trailing-bytes", "Nothing follows the end of the stream.")
+    if index.damage is not None or index.end_marker is None:
+        return tally.skip("The end of the stream was not reached.")
+    left = 0 if index.file_size is None else index.file_size - index.end
+    if left and index.start:
+        # QEMU's "file:...,offset=" writes into a larger file and does not truncate it.
+        return tally.skip(f"The stream lies inside a larger file; {left} bytes follow it.")
+    if left:
+        tally.report(
+            Code.TRAILING_BYTES_FOUND,
+            f"{left} bytes follow the end of the stream at offset {index.end}.",
+            file_offset=index.end,
+        )
+    return tally.result()
+
+
+def _ram_used(index: SnapshotIndex) -> CheckResult:
+    tally = Tally("ram-not-empty", "RAM is not all zero, as it cannot be in a guest that was running.")
+    if index.damage is not None or not index.blocks:
+        return tally.skip("RAM was not read to its end.")
+    main = max(index.blocks, key=lambda block: block.used_length)
+    used = sum(
+        int((main.page_source[first : first + _PIECE] > 0).sum()) for first in range(0, main.pages, _PIECE)
+    )
+    tally.facts["pages with data in the largest block"] = used
+    if used == 0 and main.used_length >= _LEAST_USED_BYTES and not _left_out(index, main):
+        tally.report(
+            Code.RAM_NOT_EMPTY_ALL_ZERO,
+            f"All of RAMBlock '{main.idstr}' is zero pages.",
+            main.idstr,
+            0,
+            main.list_offset,
+        )
+    return tally.result()
+
+
+def _left_out(index: SnapshotIndex, block: Block) -> bool:
+    return "x-ignore-shared" in index.configuration.capabilities and not block.page_source.any()
+
+
+_RULES: tuple[Callable[[SnapshotIndex], CheckResult], ...] = (
+    _simple("header", "The stream has version 3."),
+    _simple("configuration", "The configuration section holds only what QEMU writes."),
+    _simple("block-list", "There is one list of RAMBlocks, each named once, adding up to the announced RAM."),
+    _simple("block-size", "Every RAMBlock is a whole number of pages and fits in the announced RAM."),
+    _simple("unknown-block", "Every page record names a RAMBlock of the list."),
+    _simple("page-outside-block", "Every page record lies inside its RAMBlock."),
+    _simple("page-flags", "Every RAM record has flags that mean something in a file."),
+    _simple("zero-fill", "A zero-page record carries the fill byte 0."),
+    _simple("mapped-ram", "Bitmaps and pages of a mapped-ram file lie where they can."),
+    _pages_twice,
+    _simple("sections", "Sections have known types and numbers that fit together."),
+    _order,
+    _simple("footer", "Every section ends with its own footer."),
+    _truncated,
+    _end,
+    judge_devices,
+    _ram_used,
+)

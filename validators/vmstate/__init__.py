@@ -1,0 +1,1 @@
+"""vmstate files: the stream reader, pages, devices, differences and extraction."""

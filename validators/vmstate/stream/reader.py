@@ -1,0 +1,276 @@
+"""Reads a vmstate stream from its first byte to its last into a SnapshotIndex.
+
+QEMU 6.0 to 11.0 migration/savevm.c: qemu_savevm_state_header(), save_section_header(),
+save_section_footer(), qemu_savevm_state_complete_precopy_non_iterable().
+"""
+
+from __future__ import annotations
+
+from harness.codes import Code
+from harness.errors import UsageError
+from validators.vmstate.stream import format as fmt
+from validators.vmstate.stream.collector import Collector
+from validators.vmstate.stream.configuration import read_configuration
+from validators.vmstate.stream.cursor import Cursor, readable
+from validators.vmstate.stream.format import StreamError
+from validators.vmstate.stream.index import Anomaly, Configuration, Section, SnapshotIndex, Vmdesc
+from validators.vmstate.stream.ramlist import BlockList
+from validators.vmstate.stream.records import RamScanner
+from validators.vmstate.stream.sections import SectionEnds
+from validators.vmstate.stream.source import Source
+from validators.vmstate.stream.vmdesc import described_length, described_page_size, find_vmdesc, parse_vmdesc
+
+
+def read_index(source: Source, start: int = 0) -> SnapshotIndex:
+    """Read the vmstate stream that begins at file offset `start`.
+
+    Damage does not raise an error. The index has what was found, the rules that were broken (`anomalies`)
+    and what ended the reading (`damage`).
+
+    Args:
+        source: the file or pipe.
+        start: file offset of the stream.
+
+    Raises:
+        UsageError: there is no vmstate stream at that offset.
+    """
+    _require_magic(source, start)
+    reader = _Reader(source, start)
+    damage = None
+    try:
+        reader.run()
+    except StreamError as error:
+        damage = Anomaly(error.code, error.sentence, error.offset)
+    return reader.index(damage)
+
+
+def _require_magic(source: Source, start: int) -> None:
+    head = source.read(start, 4) if start >= 0 else b""
+    if head != fmt.MAGIC.to_bytes(4, "big"):
+        raise UsageError(
+            f"There is no vmstate stream at offset {start}: a stream begins with 'QEVM', "
+            f"these bytes are '{readable(head)}'."
+        )
+
+
+class _Reader:
+    """Reads one stream."""
+
+    def __init__(self, source: Source, start: int) -> None:
+        self._source = source
+        self._start = start
+        self._cursor = Cursor(source, start)
+        self._collector = Collector()
+        self._configuration = Configuration()
+        self._tail = find_vmdesc(source)
+        self._vmdesc: Vmdesc | None = None
+        self._page_size = described_page_size(self._tail) if self._tail else None
+        self._sections: list[Section] = []
+        self._started: dict[int, Section] = {}
+        self._commands: list[str] = []
+        self._end_marker: int | None = None
+        self._footers: bool | None = None
+        self._ends = SectionEnds(source, embedded=start > 0)
+        self._list: BlockList | None = None
+        self._scanner: RamScanner | None = None
+        self._lengths = self._described_lengths()
+
+    def _described_lengths(self) -> dict[tuple[str, int], int]:
+        lengths = {}
+        for device in self._tail.content["devices"] if self._tail else []:
+            length = described_length(device)
+            if length is not None:
+                name = readable(device["name"].encode(errors="replace"))
+                lengths[(name, device["instance_id"])] = length
+        return lengths
+
+    def run(self) -> None:
+        """Read the whole stream.
+
+        Raises:
+            StreamError: it cannot be read on.
+        """
+        self._cursor.take(4, "the header")
+        version = self._cursor.unsigned(4, "the header")
+        if version != fmt.VERSION:
+            raise StreamError(
+                Code.HEADER_VERSION,
+                f"The stream has version {version}; QEMU writes {fmt.VERSION}.",
+                self._start + 4,
+            )
+        while self._element():
+            if len(self._sections) + len(self._commands) > fmt.MAX_SECTIONS:
+                raise StreamError(
+                    Code.SECTIONS_TOO_MANY,
+                    f"The stream has more than {fmt.MAX_SECTIONS} sections.",
+                    self._cursor.position,
+                )
+        self._read_vmdesc()
+
+    def _element(self) -> bool:
+        """Read one top-level element; False after the end marker."""
+        cursor = self._cursor
+        offset = cursor.position
+        kind = cursor.unsigned(1, "the sections (there is no end marker)")
+        if kind == fmt.EOF:
+            self._end_marker = offset
+            return False
+        if kind == fmt.CONFIGURATION and not self._sections:
+            self._configuration = read_configuration(cursor)
+        elif kind == fmt.COMMAND:
+            self._command(offset)
+        elif kind in (fmt.START, fmt.FULL):
+            self._section(self._section_head(kind, offset))
+        elif kind in (fmt.PART, fmt.END):
+            self._section(self._section_again(kind, offset))
+        else:
+            raise StreamError(
+                Code.SECTIONS_UNKNOWN_TYPE, f"A section has the unknown type 0x{kind:02x}.", offset
+            )
+        return True
+
+    def _command(self, offset: int) -> None:
+        number = self._cursor.unsigned(2, "a command")
+        length = self._cursor.unsigned(2, "a command")
+        self._cursor.take(length, "a command")
+        if number not in fmt.COMMAND_NAMES:
+            raise StreamError(
+                Code.SECTIONS_UNKNOWN_COMMAND, f"A command has the unknown number {number}.", offset
+            )
+        self._commands.append(fmt.COMMAND_NAMES[number])
+
+    def _section_head(self, kind: int, offset: int) -> Section:
+        number = self._cursor.unsigned(4, "a section header")
+        idstr = self._cursor.name("a section's name")
+        instance = self._cursor.unsigned(4, "a section header")
+        version = self._cursor.unsigned(4, "a section header")
+        section = Section(kind, number, idstr, instance, version, offset, self._cursor.position, 0)
+        if number in self._started:
+            self._collector.anomaly(
+                Code.SECTIONS_NUMBER_TWICE, f"Section number {number} is used twice.", offset
+            )
+        if len(self._started) >= fmt.MAX_DEVICES:
+            raise StreamError(
+                Code.SECTIONS_TOO_MANY_DEVICES, f"The stream has more than {fmt.MAX_DEVICES} devices.", offset
+            )
+        self._started[number] = section
+        return section
+
+    def _section_again(self, kind: int, offset: int) -> Section:
+        number = self._cursor.unsigned(4, "a section header")
+        first = self._started.get(number)
+        if first is None or first.kind != fmt.START:
+            raise StreamError(
+                Code.SECTIONS_UNKNOWN_NUMBER,
+                f"A {fmt.SECTION_NAMES[kind]} section has the unknown number {number}.",
+                offset,
+            )
+        return Section(
+            kind, number, first.idstr, first.instance, first.version, offset, self._cursor.position, 0
+        )
+
+    def _section(self, section: Section) -> None:
+        if section.is_ram and section.kind != fmt.FULL:
+            end = self._ram(section)
+        else:
+            described = self._lengths.get((section.idstr, section.instance))
+            end = self._ends.find(section, described, self._footers)
+        self._sections.append(
+            Section(section.kind, section.section_id, section.idstr, section.instance, section.version,
+                    section.offset, section.data_offset, end)
+        )  # fmt: skip
+        self._cursor.position = end
+        self._footer(section)
+        if self._source.seekable is False:
+            self._source.release(self._cursor.position)
+
+    def _ram(self, section: Section) -> int:
+        if section.version != fmt.RAM_VERSION:
+            raise StreamError(
+                Code.SECTIONS_RAM_VERSION, f"RAM has the unknown version {section.version}.", section.offset
+            )
+        page_size = self._decide_page_size()
+        if self._scanner is None:
+            self._scanner = RamScanner(self._source, self._collector, page_size)
+        position, total = self._scanner.scan(section.data_offset)
+        while total is not None:
+            self._list = BlockList(
+                self._source, self._collector, self._configuration, page_size,
+                "POSTCOPY_ADVISE" in self._commands,
+            )  # fmt: skip
+            position = self._list.read(position, total)
+            position, total = self._scanner.scan(position)
+        return position
+
+    def _decide_page_size(self) -> int:
+        bits = self._configuration.page_bits
+        if self._page_size is None:
+            self._page_size = fmt.DEFAULT_PAGE_SIZE if bits is None else 1 << bits
+        elif bits is not None and 1 << bits != self._page_size:
+            self._collector.anomaly(
+                Code.VMDESC_PAGE_SIZE,
+                f"A target page has {1 << bits} bytes by the configuration, {self._page_size} by vmdesc.",
+                self._start,
+            )
+            self._page_size = 1 << bits
+        return self._page_size
+
+    def _footer(self, section: Section) -> None:
+        cursor = self._cursor
+        offset = cursor.position
+        raw = cursor.peek(5)
+        if self._footers is None:
+            # Machine types up to pc-2.3 have no footers. A stream has them in all sections or in none.
+            self._footers = raw[:1] == bytes([fmt.FOOTER])
+        if not self._footers:
+            return
+        cursor.take(5, "a section footer")
+        if raw != bytes([fmt.FOOTER]) + section.section_id.to_bytes(4, "big"):
+            self._collector.anomaly(
+                Code.FOOTER_WRONG,
+                f"Section '{section.idstr}' (number {section.section_id}) ends with the bytes {raw.hex()} "
+                f"instead of its footer 7e{section.section_id:08x}.",
+                offset,
+                section.idstr,
+            )
+
+    def _read_vmdesc(self) -> None:
+        cursor = self._cursor
+        if self._list is not None:
+            self._list.fill_mapped()
+        offset = cursor.position
+        if cursor.peek(1) != bytes([fmt.VMDESC]):
+            return
+        cursor.take(1, "vmdesc")
+        length = cursor.unsigned(4, "vmdesc")
+        if length > fmt.MAX_VMDESC_BYTES:
+            raise StreamError(
+                Code.VMDESC_LENGTH,
+                f"The vmdesc has {length} bytes by its header, which is more than QEMU writes.",
+                offset,
+            )
+        text = cursor.take(length, "vmdesc")
+        known = self._tail is not None and (self._tail.offset, self._tail.length) == (offset, length)
+        self._vmdesc = self._tail if known else parse_vmdesc(text, offset)
+
+    def index(self, damage: Anomaly | None) -> SnapshotIndex:
+        """Return what has been read so far."""
+        return SnapshotIndex(
+            start=self._start,
+            end=self._cursor.position,
+            file_size=self._source.size,
+            page_size=self._page_size or fmt.DEFAULT_PAGE_SIZE,
+            configuration=self._configuration,
+            blocks=tuple(self._collector.blocks),
+            sections=tuple(self._sections),
+            commands=tuple(self._commands),
+            duplicates=self._collector.duplicates(),
+            mapped=dict(self._list.mapped) if self._list else {},
+            end_marker=self._end_marker,
+            vmdesc=self._vmdesc,
+            anomalies=tuple(self._collector.anomalies),
+            anomaly_counts=dict(self._collector.counts),
+            damage=damage,
+            footers=bool(self._footers),
+            records=dict(self._collector.records),
+        )

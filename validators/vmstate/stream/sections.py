@@ -1,0 +1,122 @@
+"""Finds the end of a device section, whose length the stream does not have.
+
+The vmdesc has the length, and a footer at that place confirms it. Without a vmdesc (a pipe, a cut file) or
+if the two disagree, the section ends where its own footer is followed by bytes that can begin the next
+element.
+
+Device state can contain bytes that look like a footer with the end marker behind it. Such a place is taken
+only if no better one is found: a QEMU that writes footers writes a vmdesc behind the end marker, unless told
+not to.
+"""
+
+from __future__ import annotations
+
+import re
+
+from harness.codes import Code
+from validators.vmstate.stream import format as fmt
+from validators.vmstate.stream.format import StreamError
+from validators.vmstate.stream.index import Section
+from validators.vmstate.stream.source import Source
+
+_FIRST_WINDOW = 1 << 13
+_LOOK_BEHIND = 5 + 1 + 4 + 1 + 255
+_MAX_CANDIDATES = 100_000
+_VMDESC_BEGINS = re.compile(rb"\x00\x06[\x00-\xff]{4}\{")
+
+
+class SectionEnds:
+    """Finds where the sections of one stream end.
+
+    One search may read much of the file. The bytes that all searches together read are bounded.
+    """
+
+    def __init__(self, source: Source, embedded: bool) -> None:
+        """Search in one stream.
+
+        Args:
+            source: the file or pipe.
+            embedded: whether the stream begins behind the file's first byte.
+        """
+        self._source = source
+        self._embedded = embedded
+        self._left = fmt.MAX_SEARCHED_BYTES
+
+    def find(self, section: Section, described: int | None, footers: bool | None) -> int:
+        """Return the file offset behind the content of a section that is not RAM.
+
+        Args:
+            section: the section, its header read.
+            described: its length in bytes by the vmdesc, None if unknown.
+            footers: whether this stream has footers, None while unknown.
+
+        Raises:
+            StreamError: the end cannot be found.
+        """
+        footer = bytes([fmt.FOOTER]) + section.section_id.to_bytes(4, "big")
+        start = section.data_offset
+        if described is not None:
+            raw = self._source.read(start + described, _LOOK_BEHIND)
+            if footers is False or raw.startswith(footer):
+                return start + described
+        found = None if footers is False else self._search(start, footer)
+        if found is not None:
+            return found
+        if described is not None and _follows(self._source.read(start + described + 5, _LOOK_BEHIND)):
+            return start + described
+        raise StreamError(
+            Code.TRUNCATED_SECTION if self._is_cut(start) else Code.FOOTER_NOT_FOUND,
+            f"The end of section '{section.idstr}' (number {section.section_id}) cannot be found: "
+            f"its footer is not there.",
+            section.offset,
+        )
+
+    def _is_cut(self, start: int) -> bool:
+        """Whether the file was cut: no end marker with a vmdesc behind it follows `start`."""
+        return _VMDESC_BEGINS.search(self._source.read(start, fmt.MAX_DEVICE_BYTES)) is None
+
+    def _search(self, start: int, footer: bytes) -> int | None:
+        length = _FIRST_WINDOW
+        fallback = None  # the first footer that no certain beginning of an element follows
+        while True:
+            data = self._source.read(start, length)
+            self._left -= len(data)
+            at = data.find(footer)
+            for _ in range(_MAX_CANDIDATES):
+                if at < 0:
+                    break
+                if at + _LOOK_BEHIND > len(data) and len(data) == length:
+                    break  # what follows may lie in the next window
+                if _certainly_follows(data[at + len(footer) : at + _LOOK_BEHIND]):
+                    return start + at
+                fallback = at if fallback is None else fallback
+                at = data.find(footer, at + 1)
+            if len(data) < length or length >= fmt.MAX_DEVICE_BYTES or self._left <= 0:
+                return None if fallback is None else self._doubtful(start, fallback, len(footer))
+            length = min(length * 8, fmt.MAX_DEVICE_BYTES)
+
+    def _doubtful(self, start: int, at: int, length: int) -> int | None:
+        """Return the place of a footer that nothing certain follows, None if the file seems cut."""
+        ends = self._source.read(start + at + length, 1) == bytes([fmt.EOF])
+        return None if ends and not self._embedded and self._is_cut(start) else start + at
+
+
+def _certainly_follows(raw: bytes) -> bool:
+    """Whether these bytes begin a top-level element and not by chance; b"" is the end of the file."""
+    if raw[:1] != bytes([fmt.EOF]):
+        return _follows(raw)
+    return len(raw) == 1 or raw[1] == fmt.VMDESC
+
+
+def _follows(raw: bytes) -> bool:
+    """Whether these bytes can begin a top-level element."""
+    kind = raw[0] if raw else fmt.EOF
+    if kind == fmt.EOF:
+        # The stream may end here, its vmdesc may follow, or it may lie inside a larger file.
+        return True
+    if kind in (fmt.START, fmt.FULL):
+        if len(raw) < 6:
+            return True
+        name = raw[6 : 6 + raw[5]]
+        return raw[5] > 0 and all(32 <= byte < 127 for byte in name)
+    return kind in (fmt.PART, fmt.END, fmt.COMMAND)

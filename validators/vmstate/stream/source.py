@@ -1,0 +1,247 @@
+"""Sources of bytes: a regular file, or a pipe that can only be read forwards."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from harness.codes import Code
+from harness.errors import UsageError
+from validators.vmstate.stream.format import StreamError
+
+_RELEASE_STEP = 16 << 20
+_LARGEST_FOLIO = 2 << 20
+# Linux 5.14 include/uapi/asm-generic/mman-common.h; Python's mmap has no name for it.
+_MADV_POPULATE_READ = 22
+
+
+class Source(Protocol):
+    """Bytes addressed by absolute file offset.
+
+    Attributes:
+        seekable: whether any offset may be read at any time.
+        size: bytes in the file, None while unknown (a pipe).
+    """
+
+    @property
+    def seekable(self) -> bool:
+        """Whether any offset may be read at any time."""
+
+    @property
+    def size(self) -> int | None:
+        """Return the bytes in the file, None if they are not known."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`, fewer only at the end."""
+
+    def window(self, offset: int, length: int) -> memoryview:
+        """Return up to `length` bytes, from a file without a copy; valid until the next call of release()."""
+
+    def release(self, offset: int) -> None:
+        """Free memory: bytes before `offset` are not needed for now."""
+
+
+class FileSource:
+    """A regular file, read or mapped.
+
+    An access to a mapped page that the disk cannot deliver, or behind the end of a file that shrank, ends the
+    process by SIGBUS. So the mapping is only used where the kernel has said that the bytes are there.
+    """
+
+    seekable = True
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self.path = path
+        self.size: int = os.fstat(descriptor).st_size
+        self.descriptor = descriptor
+        self._map = mmap.mmap(descriptor, self.size, prot=mmap.PROT_READ)
+        self._view = memoryview(self._map)
+        self._released = 0
+        self._first, self._last, self._mapped_bytes = self.size, 0, 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes from `offset`, fewer only at the end.
+
+        Raises:
+            StreamError: the disk cannot be read.
+        """
+        length = min(length, self.size - offset)
+        if length <= 0:
+            return b""
+        piece = self._pread(offset, length)
+        if len(piece) == length:
+            return piece
+        pieces = [piece]
+        while piece and length > len(piece):
+            offset, length = offset + len(piece), length - len(piece)
+            piece = self._pread(offset, length)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        try:
+            return os.pread(self.descriptor, length, offset)
+        except OSError as error:
+            raise self._unreadable(error, offset) from error
+
+    def _unreadable(self, error: OSError, offset: int) -> StreamError:
+        sentence = f"The file {self.path} cannot be read at offset {offset}: {error.strerror}."
+        return StreamError(Code.TRUNCATED_UNREADABLE, sentence, offset)
+
+    def window(self, offset: int, length: int) -> memoryview:
+        """Return a view of the mapping.
+
+        Raises:
+            StreamError: the file is shorter than when it was opened.
+        """
+        if os.fstat(self.descriptor).st_size < self.size:
+            raise StreamError(
+                Code.TRUNCATED_SHRANK, f"The file {self.path} shrank while it was being read.", offset
+            )
+        return self._view[offset : offset + length]
+
+    def release(self, offset: int) -> None:
+        """Drop mapped pages before `offset` from this process (they stay in the page cache)."""
+        if offset < self._released:
+            self._released = 0
+        end = offset // _RELEASE_STEP * _RELEASE_STEP
+        if end > self._released:
+            self._map.madvise(mmap.MADV_DONTNEED, self._released, end - self._released)
+            self._released = end
+
+    def next_data(self, offset: int) -> int:
+        """Return the file offset of the next byte that is not in a hole, the file's size if there is none."""
+        try:
+            return os.lseek(self.descriptor, offset, os.SEEK_DATA)
+        except OSError:
+            # ENXIO: only a hole is left. On a file system without holes all is data.
+            return self.size
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """Return what read() does, without a copy if the kernel can map the bytes; valid until forget()."""
+        length = max(0, min(length, self.size - offset))
+        if self._populate(offset, length):
+            return self._view[offset : offset + length]
+        return memoryview(self.read(offset, length))
+
+    def _populate(self, offset: int, length: int) -> bool:
+        """Map bytes of the file; return whether they can be accessed now.
+
+        False before Linux 5.14, which has no such call, and if the disk fails; then read() reports the error.
+        """
+        start = offset - offset % mmap.PAGESIZE
+        try:
+            self._map.madvise(_MADV_POPULATE_READ, start, offset + length - start)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def fill(self, buffer: memoryview, pieces: Iterable[tuple[int, int, int]]) -> int:
+        """Fill a buffer with pieces of the file, with one system call for each.
+
+        Args:
+            buffer: what to fill.
+            pieces: for each the start and end in the buffer and the offset in the file, in bytes.
+
+        Returns:
+            The number of bytes read; fewer than asked for only at the end of the file.
+
+        Raises:
+            StreamError: the disk cannot be read.
+        """
+        done, descriptor, read = 0, self.descriptor, os.preadv
+        offset = 0
+        try:
+            for start, end, offset in pieces:
+                done += read(descriptor, (buffer[start:end],), offset)
+        except OSError as error:
+            raise self._unreadable(error, offset) from error
+        return done
+
+    def forget(self, offset: int, length: int) -> None:
+        """Note that mapped pages are no longer needed; they are unmapped from time to time."""
+        self._first = min(self._first, offset)
+        self._last = max(self._last, offset + length)
+        self._mapped_bytes += length
+        if self._mapped_bytes >= _RELEASE_STEP:
+            # Linux 6.18 maps a whole folio (up to a huge page) for an access to any part of it.
+            start = max(0, self._first - _LARGEST_FOLIO) // mmap.PAGESIZE * mmap.PAGESIZE
+            end = min(self.size, self._last + _LARGEST_FOLIO)
+            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+            self._first, self._last, self._mapped_bytes = self.size, 0, 0
+
+    def passed(self, length: int) -> None:
+        """Note that `length` more bytes have been looked at; a subclass may report them."""
+
+
+class PipeSource:
+    """A pipe or socket: offsets may only grow, and no more than the last bytes read is kept."""
+
+    seekable = False
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._buffer = bytearray()
+        self._start = 0
+        self._ended = False
+
+    @property
+    def size(self) -> int | None:
+        """Return the bytes in the stream once its end has been seen, else None."""
+        return self._start + len(self._buffer) if self._ended else None
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return a copy of the bytes.
+
+        Raises:
+            StreamError: the bytes at `offset` have been dropped already.
+        """
+        if offset < self._start:
+            raise StreamError(Code.PIPE_BACKWARDS, f"Offset {offset} of a pipe is needed again.", offset)
+        self._fill(offset + length)
+        start = offset - self._start
+        return bytes(memoryview(self._buffer)[start : start + length])
+
+    def window(self, offset: int, length: int) -> memoryview:
+        """Return the bytes as read() does."""
+        return memoryview(self.read(offset, length))
+
+    def _fill(self, end: int) -> None:
+        while not self._ended and self._start + len(self._buffer) < end:
+            piece = self._stream.read(min(1 << 20, end - self._start - len(self._buffer)))
+            if not piece:
+                self._ended = True
+            self._buffer += piece
+
+    def release(self, offset: int) -> None:
+        """Drop the bytes before `offset`."""
+        drop = min(max(0, offset - self._start), len(self._buffer))
+        del self._buffer[:drop]
+        self._start += drop
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[FileSource]:
+    """Open a regular file for reading.
+
+    Raises:
+        UsageError: the file cannot be opened, is not a regular file, or is empty.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise UsageError(f"The file '{path}' cannot be opened: {error.strerror}.") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"'{path}' is not a regular file; only regular files can be opened here.")
+        if status.st_size == 0:
+            raise UsageError(f"The file '{path}' is empty, so it is not a vmstate file.")
+        yield FileSource(descriptor, path)
+    finally:
+        os.close(descriptor)
