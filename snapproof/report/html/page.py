@@ -16,7 +16,7 @@ from snapproof.report.html.checked import BLOCK, clean, duration, items, link, m
 from snapproof.report.html.environment import column_of, common_to, legs_of, rows_of, stacks_table
 from snapproof.report.html.pictures import CHARTS, Pictures
 from snapproof.report.html.tests import Reading, brief_view, complete, size_words, status_of
-from snapproof.report.html.views import Column, Group, IssueView, Link, Matrix, RunPage, TestView
+from snapproof.report.html.views import Column, FileLink, GroupView, IssueView, Matrix, RunPage, TestView
 from tests_functional.lib.known_issues import KnownIssue, load_known_issues
 
 TEST_LIMIT = 2000
@@ -83,7 +83,7 @@ def run_page(result: Mapping[str, Any], folder: Path, pictures: Pictures, base: 
         total=len(tests),
         more_tests=len(tests) - len(shown),
         links=[
-            Link(name, link(folder, folder / name, base), size_words((folder / name).stat().st_size))
+            FileLink(name, link(folder, folder / name, base), size_words((folder / name).stat().st_size))
             for name in _FILES
             if (folder / name).is_file()
         ],
@@ -148,18 +148,18 @@ def _seed(command: Sequence[str]) -> dict[str, str]:
     return {}
 
 
-def _groups(tests: Iterable[TestView]) -> dict[tuple[int, str], Group]:
+def _groups(tests: Iterable[TestView]) -> dict[tuple[int, str], GroupView]:
     """Sort tests by column and group. Anchors are numbers, because the name of a group may be any text."""
     found: dict[tuple[int, str], list[TestView]] = {}
     for test in tests:
         found.setdefault((test.column, test.group), []).append(test)
     return {
-        place: Group(place[1], f"list-{number}", _counts(mine), mine)
+        place: GroupView(place[1], f"list-{number}", _counts(mine), mine)
         for number, (place, mine) in enumerate(found.items())
     }
 
 
-def _matrix(groups: Mapping[tuple[int, str], Group], columns: Sequence[Column]) -> Matrix | None:
+def _matrix(groups: Mapping[tuple[int, str], GroupView], columns: Sequence[Column]) -> Matrix | None:
     """Return the matrix of host stacks and test groups, None if it would have one cell."""
     if len(groups) < 2:
         return None
@@ -169,8 +169,8 @@ def _matrix(groups: Mapping[tuple[int, str], Group], columns: Sequence[Column]) 
 
 
 def _lists(
-    groups: Mapping[tuple[int, str], Group], columns: Sequence[Column]
-) -> list[tuple[str, list[Group]]]:
+    groups: Mapping[tuple[int, str], GroupView], columns: Sequence[Column]
+) -> list[tuple[str, list[GroupView]]]:
     """Return the full list: for each host stack a title and its groups; a single stack has no title."""
     titles = [
         f"{one.label} QEMU {one.qemu or 'unknown'} on Linux {one.host_kernel or 'unknown'}" for one in columns

@@ -17,7 +17,7 @@ from snapproof.report.html.checked import BLOCK, clean, duration, inside, items,
 from snapproof.report.html.figures import SNAPSHOT_FIGURES, figure_name, figure_text, snapshot_table
 from snapproof.report.html.pictures import Pictures
 from snapproof.report.html.qmp_log import QmpLog, read_qmp_log
-from snapproof.report.html.views import BAD, CheckView, Link, TestView, ViolationView
+from snapproof.report.html.views import BAD, CheckView, FileLink, TestView, ViolationView
 
 _GOOD_CHECKS = ("PASS", "DONE")
 _STATUSES = tuple(status.value for status in Status)
@@ -199,7 +199,7 @@ def _environment(
     return shown, [row for row in rows if row[1]]
 
 
-def _files(root: Path, folder: Path, base: str) -> list[Link]:
+def _files(root: Path, folder: Path, base: str) -> list[FileLink]:
     """Return links to the files of a test's folder and of the folders in it, logs first."""
     found: list[Path] = []
     try:
@@ -212,7 +212,7 @@ def _files(root: Path, folder: Path, base: str) -> list[Link]:
                 found += [one for one in sorted(path.iterdir()) if one.is_file() and not one.is_symlink()]
         found.sort(key=lambda path: (path.parent != folder, path.suffix not in (".log", ".sh", ".jsonl")))
         return [
-            Link(
+            FileLink(
                 clean(path.relative_to(folder).as_posix(), 120),
                 link(root, path, base),
                 size_words(path.stat().st_size),

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 
 @dataclass(frozen=True)
-class Link:
+class FileLink:
     """A file beside the page: its name, its relative URL, its size in words."""
 
     text: str
@@ -113,7 +113,7 @@ class TestView:
     figures: Sequence[tuple[str, str]] = ()
     environment: Sequence[tuple[str, str]] = ()
     evidence: Sequence[tuple[str, str]] = ()
-    links: Sequence[Link] = ()
+    links: Sequence[FileLink] = ()
     command: str = ""
     pictures: Sequence[Markup] = ()
 
@@ -136,7 +136,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupView:
     """A group of tests on one host stack, to which a cell of the matrix leads."""
 
     name: str
@@ -156,7 +156,7 @@ class Matrix:
     """
 
     columns: Sequence[Column]
-    rows: Sequence[tuple[str, Sequence[Group | None]]]
+    rows: Sequence[tuple[str, Sequence[GroupView | None]]]
     kernels: bool
 
 
@@ -235,8 +235,8 @@ class RunPage:
     findings: str
     skips: Sequence[tuple[str, Sequence[TestView]]]
     bench: BenchView | None
-    lists: Sequence[tuple[str, Sequence[Group]]]
+    lists: Sequence[tuple[str, Sequence[GroupView]]]
     total: int
     more_tests: int
-    links: Sequence[Link]
+    links: Sequence[FileLink]
     notes: Sequence[str] = field(default=())
