@@ -14,7 +14,7 @@ from typing import Self
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, Evidence, MachineryMissing, SetupBroken
 
-_LOG_TAIL_BYTES = 4096
+_LOG_TAIL_BYTES = 4 << 10
 _END_SECONDS = 10.0
 
 

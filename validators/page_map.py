@@ -8,6 +8,8 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 import numpy.typing as npt
 
+from harness.qemu.architectures import TARGET_PAGE_BYTES
+
 _SHADES = "·░▒▓█"
 _CELL, _ROW_CELLS, _LINE = 8, 128, 18
 
@@ -16,7 +18,7 @@ def _shares(length: int, offsets: Sequence[int], cells: int) -> npt.NDArray[np.f
     """Return the share of bad pages in each of `cells` equal parts of a RAMBlock of `length` bytes."""
     edges = np.linspace(0, max(length, 1), cells + 1)
     counts, _ = np.histogram(np.asarray(sorted(set(offsets)), np.float64), edges)
-    return np.minimum(1.0, counts * 4096 / (max(length, 1) / cells))
+    return np.minimum(1.0, counts * TARGET_PAGE_BYTES / (max(length, 1) / cells))
 
 
 def terminal_map(lengths: Mapping[str, int], bad: Mapping[str, Sequence[int]], width: int = 64) -> str:
@@ -51,7 +53,7 @@ def svg_map(lengths: Mapping[str, int], bad: Mapping[str, Sequence[int]]) -> str
     parts: list[str] = []
     top = _LINE
     for idstr, length in lengths.items():
-        cells = int(min(16 * _ROW_CELLS, max(1, length // 4096)))
+        cells = int(min(16 * _ROW_CELLS, max(1, length // TARGET_PAGE_BYTES)))
         shares = _shares(length, bad.get(idstr, ()), cells)
         label = f"{idstr}: {length >> 10} KiB, {len(set(bad.get(idstr, ())))} bad pages"
         parts.append(f'<text x="4" y="{top}" font-size="12" font-family="monospace">{escape(label)}</text>')

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.codes import Code, Fields
+from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.status import Status, worst
 
 VIOLATION_LIMIT = 1000
@@ -101,7 +102,7 @@ class CheckResult:
     known_issue: str = ""
     t0: T0 | None = None
 
-    def to_json(self, page_size: int = 4096) -> dict[str, Any]:
+    def to_json(self, page_size: int = TARGET_PAGE_BYTES) -> dict[str, Any]:
         """Return its JSON form as plain values.
 
         Args:
@@ -155,8 +156,8 @@ class Verdict:
 
     @property
     def page_size(self) -> int:
-        """Return the bytes of a target page, 4096 if no file was read."""
-        return int(self.facts.get("page size", 4096))
+        """Return the bytes of a target page; if no file was read, those of a usual one."""
+        return int(self.facts.get("page size", TARGET_PAGE_BYTES))
 
     def to_json(self) -> str:
         """Return the verdict as JSON text, version 1 of its format."""
@@ -250,7 +251,9 @@ class PageRange:
     pages: int
 
 
-def group_ranges(bad_pages: Mapping[str, Sequence[int]], page_size: int = 4096) -> list[PageRange]:
+def group_ranges(
+    bad_pages: Mapping[str, Sequence[int]], page_size: int = TARGET_PAGE_BYTES
+) -> list[PageRange]:
     """Group bad pages (byte offsets by RAMBlock) into ranges of neighbours, in ascending order."""
     ranges = []
     for block, offsets in bad_pages.items():

@@ -13,6 +13,7 @@ from pathlib import Path
 from guest_images.cache import Cache, Log, publish_file
 from guest_images.packages.unpacked import InputRecord
 from harness.errors import Evidence, MachineryMissing, SetupBroken
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 
 SOURCES = Path(__file__).parent
 
@@ -28,7 +29,7 @@ COMPILE_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C compiler for static x86-64 Linux programs.
+    """A C compiler for static Linux programs.
 
     Attributes:
         command: the beginning of its command line.
@@ -44,7 +45,7 @@ class AgentBuild:
     """The agent, compiled or to be compiled.
 
     Attributes:
-        executable: static, for x86-64 Linux; exists once `compile_agent` has returned.
+        executable: static, for the guest's processor; exists once `compile_agent` has returned.
         records: its sources and compiler, for a manifest.
         compiler: the compiler to use.
         folder: the folder that includes are relative to.
@@ -58,31 +59,37 @@ class AgentBuild:
     sources: tuple[Path, ...]
 
 
-def find_compiler() -> Compiler:
-    """Return the machine's own `cc` if it is one for x86-64, else the one in the Python package ziglang.
+def find_compiler(architecture: Architecture = DEFAULT_ARCHITECTURE) -> Compiler:
+    """Return the machine's own `cc` if it has the right target, else the one in the Python package ziglang.
+
+    Args:
+        architecture: the processor that it is to compile for.
 
     Raises:
         MachineryMissing: there is neither.
     """
     cc = shutil.which("cc")
-    if cc and _first_line([cc, "-dumpmachine"]).startswith("x86_64"):
+    if cc and _first_line([cc, "-dumpmachine"]).startswith(f"{architecture.name}-"):
         return Compiler((cc,), _first_line([cc, "--version"]))
     if importlib.util.find_spec("ziglang"):
         zig = (sys.executable, "-m", "ziglang")
         version = f"zig {_first_line([*zig, 'version'])}"
-        return Compiler((*zig, "cc", "-target", "x86_64-linux-musl"), version)
+        return Compiler((*zig, "cc", "-target", architecture.compiler_target), version)
     raise MachineryMissing(
         "There is no C compiler for the guest's agent; install the package 'gcc', or snapproof with its "
         "extra 'cc'."
     )
 
 
-def plan_agent(cache: Cache, sources: Path = SOURCES) -> AgentBuild:
+def plan_agent(
+    cache: Cache, sources: Path = SOURCES, architecture: Architecture = DEFAULT_ARCHITECTURE
+) -> AgentBuild:
     """Plan a build of the agent: its sources, compiler and executable. Nothing is compiled.
 
     Args:
         cache: where executables are kept.
         sources: the folder with the agent's folders `core` and `linux`.
+        architecture: the guest's processor.
 
     Raises:
         MachineryMissing: no compiler. SetupBroken: no sources.
@@ -91,9 +98,10 @@ def plan_agent(cache: Cache, sources: Path = SOURCES) -> AgentBuild:
     code = tuple(path for path in files if path.suffix == ".c")
     if not code:
         raise SetupBroken(f"The agent's sources are not in '{sources}'.")
-    compiler = find_compiler()
+    compiler = find_compiler(architecture)
     source = _digest(*(part for path in files for part in (_name(path, sources), path.read_bytes())))
-    digest = _digest(source.encode(), compiler.version.encode(), " ".join(FLAGS).encode())
+    words = (source, architecture.name, compiler.version, *FLAGS)
+    digest = _digest(*(word.encode() for word in words))
     records = (
         InputRecord("agent source", source[:12], source),
         InputRecord("agent compiler", compiler.version, digest),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,7 +127,8 @@ def build_guest(
     trees = [
         provide_tree(wanted, cache, log, mirror=mirror, refresh=refresh) for wanted in _package_sets(spec)
     ]
-    inputs = _Inputs(spec, tuple(trees), guest_keys(cache, log), plan_agent(cache))
+    agent = plan_agent(cache, architecture=spec.architecture)
+    inputs = _Inputs(spec, tuple(trees), guest_keys(cache, log), agent)
     found = find_boot_files(inputs.folder(cache)) or _build(inputs, cache, log)
     return _image(inputs, found)
 
@@ -134,19 +136,25 @@ def build_guest(
 def built_guests(cache: Cache, log: Log) -> dict[GuestSpec, GuestImage | None]:
     """Return every guest of the catalogue, with None where it would have to be built; build nothing."""
     guests: dict[GuestSpec, GuestImage | None] = dict.fromkeys(GUESTS)
-    try:
-        keys, agent = guest_keys(cache, log), plan_agent(cache)
-    except MachineryMissing:
-        # Without a compiler nothing can have been built from the agent's present sources.
-        return guests
+    keys, agents = guest_keys(cache, log), _plan_agents(cache)
     for spec in GUESTS:
         wanted = _package_sets(spec)
         trees = [tree for packages in wanted if (tree := find_tree(packages, cache))]
-        if len(trees) == len(wanted):
-            inputs = _Inputs(spec, tuple(trees), keys, agent)
+        # Without a compiler nothing can have been built from the agent's present sources.
+        if spec.architecture in agents and len(trees) == len(wanted):
+            inputs = _Inputs(spec, tuple(trees), keys, agents[spec.architecture])
             found = find_boot_files(inputs.folder(cache))
             guests[spec] = _image(inputs, found) if found else None
     return guests
+
+
+def _plan_agents(cache: Cache) -> dict[Architecture, AgentBuild]:
+    """Return the plan of the agent for each architecture that there is a compiler for."""
+    plans = {}
+    for architecture in {spec.architecture for spec in GUESTS}:
+        with contextlib.suppress(MachineryMissing):
+            plans[architecture] = plan_agent(cache, architecture=architecture)
+    return plans
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,59 @@ from dataclasses import dataclass
 
 from harness.errors import UsageError
 
+TARGET_PAGE_BYTES = 4096
+"""Size of QEMU's target page on every architecture here: the unit of guest RAM in a vmstate stream.
+
+It does not depend on the pages of the guest's kernel: an arm64 guest with pages of 16K or 64K has it too. The
+pages of a host are what `os.sysconf("SC_PAGESIZE")` says.
+"""
+
+_FOUR_GIB = 1 << 32
+
+
+@dataclass(frozen=True)
+class MachineType:
+    """A machine type of QEMU, and the guest-physical addresses of its RAM.
+
+    Attributes:
+        name: its name for `-machine`.
+        rule: the name of its memory map in a verdict's facts.
+        mark: a part of the versioned name that a vmstate stream has for it.
+        ram_block: the RAMBlock of its main memory, where no memory backend is given.
+        ram_start: guest-physical address of its first byte of RAM.
+        most_below: RAM in bytes that lies below 4 GiB in any case, None where RAM has no hole.
+        split_below: RAM in bytes below 4 GiB where there is more than `most_below`; the rest is above 4 GiB.
+    """
+
+    name: str
+    rule: str
+    mark: str
+    ram_block: str
+    ram_start: int = 0
+    most_below: int | None = None
+    split_below: int = 0
+
+    def is_named(self, name: str) -> bool:
+        """Return whether a vmstate stream with that machine name is of this machine type."""
+        return name == self.name or self.mark in name
+
+    def ram_windows(self, ram_bytes: int) -> list[tuple[int, int]]:
+        """Return where so much RAM lies: first address and size of each window, in bytes."""
+        if self.most_below is None:
+            return [(self.ram_start, ram_bytes)]
+        low = self.most_below if ram_bytes < self.most_below else self.split_below
+        return [(self.ram_start, low), (_FOUR_GIB, ram_bytes)]
+
+
+# QEMU 10.0 hw/i386/pc_piix.c pc_init1().
+PC = MachineType("pc", "i440fx", "i440fx", "pc.ram", most_below=0xE0000000, split_below=0xC0000000)
+# QEMU 10.0 hw/i386/pc_q35.c pc_q35_init().
+Q35 = MachineType("q35", "q35", "q35", "pc.ram", most_below=0xB0000000, split_below=0x80000000)
+# QEMU 10.0 hw/arm/virt.c base_memmap.
+VIRT = MachineType("virt", "virt", "virt-", "mach-virt.ram", ram_start=1 << 30)
+
+MACHINE_TYPES = (PC, Q35, VIRT)
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -20,13 +73,14 @@ class Architecture:
         qemu: the QEMU program that emulates it.
         qemu_packages: Debian packages of that program. Firmware is among them although the program depends
             on it, since a missing network boot ROM shows only when a device is added.
-        machine: QEMU's machine type where none is asked for; it has PCI.
+        machines: its machine types with PCI; the first one is used where none is asked for.
         machine_arguments: further arguments for QEMU that a Linux of today needs on that machine.
         console: Linux's device of the machine's serial port.
         kernel_package: Debian's metapackage of the newest kernel for virtual machines.
         kernel_file: beginning of the name of the kernel image in Debian's packages.
         linux_folder: its folder below `arch/` in Linux's source.
         linux_image: what `make` builds for `-kernel`, in the folder `boot` of `linux_folder`.
+        linux_signature: offset and bytes in the file by which such an image is known.
         triplet: the folder below `lib` and `usr/lib` that holds its libraries.
         loader: file name of its dynamic loader.
         loader_folder: where programs expect the loader, without a slash at the beginning.
@@ -37,11 +91,12 @@ class Architecture:
     debian: str
     qemu: str
     qemu_packages: tuple[str, ...]
-    machine: str
+    machines: tuple[MachineType, ...]
     console: str
     kernel_package: str
     linux_folder: str
     linux_image: str
+    linux_signature: tuple[int, bytes]
     triplet: str
     loader: str
     loader_folder: str
@@ -49,17 +104,26 @@ class Architecture:
     kernel_file: str = "vmlinuz"
     machine_arguments: tuple[str, ...] = ()
 
+    @property
+    def machine(self) -> str:
+        """The machine type, for `-machine`, where none is asked for."""
+        return self.machines[0].name
+
+
+# Linux Documentation/arch/x86/boot.rst: the field "header" of a bzImage.
+_BZIMAGE_SIGNATURE = (0x202, b"HdrS")
 
 X86_64 = Architecture(
     name="x86_64",
     debian="amd64",
     qemu="qemu-system-x86_64",
     qemu_packages=("qemu-system-x86", "seabios", "ipxe-qemu"),
-    machine="pc",
+    machines=(PC, Q35),
     console="ttyS0",
     kernel_package="linux-image-cloud-amd64",
     linux_folder="x86",
     linux_image="bzImage",
+    linux_signature=_BZIMAGE_SIGNATURE,
     triplet="x86_64-linux-gnu",
     loader="ld-linux-x86-64.so.2",
     loader_folder="lib64",
@@ -67,16 +131,17 @@ X86_64 = Architecture(
 )
 
 I386 = Architecture(
-    name="i386",
+    name="i686",
     debian="i386",
     # It runs 32-bit kernels as well, and is the build that every host of ours has.
     qemu="qemu-system-x86_64",
     qemu_packages=("qemu-system-x86", "seabios", "ipxe-qemu"),
-    machine="pc",
+    machines=(PC, Q35),
     console="ttyS0",
     kernel_package="linux-image-686",
     linux_folder="x86",
     linux_image="bzImage",
+    linux_signature=_BZIMAGE_SIGNATURE,
     triplet="i386-linux-gnu",
     loader="ld-linux.so.2",
     loader_folder="lib",
@@ -88,13 +153,15 @@ AARCH64 = Architecture(
     debian="arm64",
     qemu="qemu-system-aarch64",
     qemu_packages=("qemu-system-arm", "ipxe-qemu"),
-    machine="virt",
+    machines=(VIRT,),
     # The default CPU of this machine type is a 32-bit one (QEMU hw/arm/virt.c).
     machine_arguments=("-cpu", "max"),
     console="ttyAMA0",
     kernel_package="linux-image-cloud-arm64",
     linux_folder="arm64",
     linux_image="Image",
+    # Linux Documentation/arch/arm64/booting.rst: the field "magic".
+    linux_signature=(56, b"ARM\x64"),
     triplet="aarch64-linux-gnu",
     loader="ld-linux-aarch64.so.1",
     loader_folder="lib",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.disk import Disk
 
 MIB = 1 << 20
@@ -37,7 +38,7 @@ class MachineConfig:
     ram_mib: int = 512
     vcpus: int = 1
     accel: str = "tcg"
-    machine: str = "pc"
+    machine: str = DEFAULT_ARCHITECTURE.machine
     extra: tuple[str, ...] = ()
     disk: Disk | None = None
 

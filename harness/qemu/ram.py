@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import MachineryMissing, SetupBroken
+from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
 from harness.userfaultfd import libc
 
 _CHUNK_BYTES = 4 << 20
-# Page size of the vmstate stream, to which a golden image is compared; the host's own may be larger.
-_TARGET_PAGE_BYTES = 4096
 # Linux Documentation/admin-guide/mm/pagemap.rst: bit 57, "pte is uffd-wp write-protected" (5.14+).
 _UFFD_WP_BIT = np.uint64(1 << 57)
 # The same document: bit 63 is set for a page in RAM, bit 62 for one in swap space.
@@ -156,7 +155,7 @@ def dump_golden(machine: Machine, folder: Path) -> GoldenImage:
         index.append({"idstr": block.idstr, "bytes": block.used_bytes, "file": name})
     (folder / "golden.json").write_text(
         json.dumps(
-            {"version": 1, "page_size": _TARGET_PAGE_BYTES, "blocks": index, "left_out": left_out}, indent=1
+            {"version": 1, "page_size": TARGET_PAGE_BYTES, "blocks": index, "left_out": left_out}, indent=1
         )
         + "\n"
     )

@@ -157,7 +157,7 @@ def scan(
     any_of: int = 0,
     inverted: int = 0,
     returned: int = PAGE_IS_WRITTEN,
-    most_regions: int = 4096,
+    most_regions: int = 4 << 10,
     most_pages: int = 0,
 ) -> Scan:
     """Find pages of this process by category, and optionally protect them in the same step (6.7).

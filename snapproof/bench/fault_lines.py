@@ -8,7 +8,7 @@ from typing import Any
 ENTER, LEAVE = "uffd_in", "uffd_out"
 """Names of the events in the trace: at the entry of handle_userfault(), and at its return."""
 
-_MAX_THREADS = 4096
+_MAX_THREADS = 4 << 10
 
 # Linux kernel/trace/trace_output.c, trace_print_context(). A thread chooses its own name, of at most 15
 # bytes. The bound keeps a name from passing for the rest of a line.

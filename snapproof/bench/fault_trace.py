@@ -34,7 +34,7 @@ from snapproof.bench.tracefs import (
 )
 
 _FIND_SECONDS = 0.1
-_CHUNK, _MAX_LINE = 1 << 20, 4096
+_CHUNK, _MAX_LINE = 1 << 20, 4 << 10
 
 
 def tell(event: str, **facts: Any) -> None:

@@ -18,7 +18,7 @@ TRACED = "handle_userfault"
 POLL_SECONDS = 0.02
 _PREFIX = "snapproof-"
 _TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
-_BUFFER_KIB = 4096
+_BUFFER_KIB = 4 << 10
 # Threads that can be in the function at once: each takes one record of the return probe.
 _RETURN_RECORDS = 256
 _GONE_TRIES = 100

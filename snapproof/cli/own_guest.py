@@ -14,9 +14,10 @@ from guest_images.guests.image import GuestImage
 from guest_images.packages.unpacked import InputRecord
 from harness.errors import UsageError
 from harness.guest.ssh import host_key, require_private_key
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.disk import probe_disk
 
-DEFAULT_CMDLINE = "console=ttyS0 panic=-1 no_timer_check root=/dev/vda"
+DEFAULT_CMDLINE = f"console={DEFAULT_ARCHITECTURE.console} panic=-1 no_timer_check root=/dev/vda"
 OWN_MIB = 256
 # Our full Debian answers after 16 s under TCG, and needs 150 MiB; a guest of somebody else may be larger.
 _BOOT_SECONDS = 300.0
@@ -24,9 +25,8 @@ _BOOT_SECONDS = 300.0
 _PATHS = ("disk", "kernel", "initrd", "ssh_key")
 _TEXTS = ("cmdline", "ssh_user", "ssh_host_key", "guest_needs")
 
-# Linux Documentation/arch/x86/boot.rst: "HdrS" at 0x202 of a bzImage. QEMU takes an ELF vmlinux as well.
-_BZIMAGE = (0x202, b"HdrS")
-_ELF = (0, b"\x7fELF")
+# QEMU takes an ELF vmlinux as well as the usual image.
+_ELF_SIGNATURE = (0, b"\x7fELF")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,8 +131,13 @@ def _require_kernel(path: Path) -> None:
     _require_file(path, "kernel")
     with path.open("rb") as file:
         head = file.read(0x210)
-    if not any(head[at : at + len(sign)] == sign for at, sign in (_BZIMAGE, _ELF)):
-        raise UsageError(f"'{path}' is not a Linux kernel for x86: neither a bzImage nor an ELF file.")
+    architecture = DEFAULT_ARCHITECTURE
+    signatures = (architecture.linux_signature, _ELF_SIGNATURE)
+    if not any(head[at : at + len(signature)] == signature for at, signature in signatures):
+        raise UsageError(
+            f"'{path}' is not a Linux kernel for {architecture.name}: it is neither a "
+            f"{architecture.linux_image} nor an ELF file."
+        )
 
 
 def _record(name: str, path: Path) -> InputRecord:

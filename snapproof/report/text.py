@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 _TAIL_LINES = 15
-_TAIL_BYTES = 4096
+_TAIL_BYTES = 4 << 10
 
 
 def one_line(text: str, most: int | None = None) -> str:

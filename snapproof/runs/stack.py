@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from guest_images.cache import Cache, default_cache_folder, publish_file
-from guest_images.catalogue import QEMUS
+from guest_images.catalogue import QEMUS, guest_spec
 from guest_images.guests.image import GuestImage, build_guest
 from guest_images.guests.init_script import READY_LINE
 from guest_images.qemu.builds import provision_qemu
@@ -21,8 +21,9 @@ from harness.deadline import Deadline
 from harness.guest.ssh import GuestShell
 from harness.hosts.local import LocalHost
 from harness.qemu.accelerator import KVM_BOOT_SECONDS, Accelerator, probe_accelerator
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 from harness.qemu.machine import Machine
-from harness.qemu.probe import DEFAULT_EXECUTABLE, QemuFacts, probe_qemu
+from harness.qemu.probe import QemuFacts, probe_qemu
 from snapproof.cli.own_guest import own_image
 from tests_functional.lib.guest import Stack
 
@@ -35,21 +36,32 @@ def cache_of(arguments: argparse.Namespace) -> Cache:
     return Cache(arguments.cache or default_cache_folder())
 
 
-def find_qemu(name: str | None, cache: Cache, mirror: str | None, log: Callable[[str], None]) -> QemuFacts:
-    """The QEMU that `--qemu` means: a name in the catalogue, a path, a program on PATH.
+def find_qemu(
+    name: str | None,
+    cache: Cache,
+    mirror: str | None,
+    log: Callable[[str], None],
+    emulates: Architecture = DEFAULT_ARCHITECTURE,
+) -> QemuFacts:
+    """Return the QEMU that `--qemu` means: a name in the catalogue, a path, a program on PATH.
 
-    Without a name it is the one on PATH, else the catalogue's default, which is fetched.
+    Args:
+        name: the option's value. Without one it is the QEMU on PATH, else the catalogue's default.
+        cache: where QEMUs of the catalogue are kept.
+        mirror: a Debian mirror to use instead of the machine's own apt sources.
+        log: told what takes time.
+        emulates: the processor of the guest.
 
     Raises:
         NoSubject: the executable does not exist or is not a QEMU.
         MachineryMissing, SetupBroken: it could not be fetched.
     """
-    if name is None and shutil.which(DEFAULT_EXECUTABLE) is None:
+    if name is None and shutil.which(emulates.qemu) is None:
         name = DEFAULT_QEMU
     if name in {spec.name for spec in QEMUS}:
         log(f"QEMU '{name}' from its package.")
-        return probe_qemu(provision_qemu(name, cache, log, mirror=mirror).executable)
-    return probe_qemu(name or DEFAULT_EXECUTABLE)
+        return probe_qemu(provision_qemu(name, cache, log, emulates=emulates, mirror=mirror).executable)
+    return probe_qemu(name or emulates.qemu)
 
 
 def prepare_stack(
@@ -66,7 +78,9 @@ def prepare_stack(
         The stack, and what every result says about it.
     """
     cache = cache_of(arguments)
-    qemu = find_qemu(arguments.qemu, cache, arguments.mirror, log)
+    # A user's own guest has the architecture of the default one.
+    architecture = guest_spec(arguments.guest).architecture
+    qemu = find_qemu(arguments.qemu, cache, arguments.mirror, log, architecture)
     image = own_image(arguments, cache, log)
     image = image or build_guest(arguments.guest, cache, log, mirror=arguments.mirror)
     accelerator = _accelerator(arguments.accel, qemu, image, cache, folder, log)
@@ -84,7 +98,13 @@ def prepare_stack(
         "guest_image": image.name,
         "guest_image_digest": image.digest,
     }
-    stack = Stack(qemu.executable, image, accelerator.name, capabilities=qemu.capabilities)
+    stack = Stack(
+        qemu.executable,
+        image,
+        accelerator.name,
+        machine=image.architecture.machine,
+        capabilities=qemu.capabilities,
+    )
     return stack.fitted(), environment
 
 
@@ -102,7 +122,7 @@ def _accelerator(
     if known.exists():
         return Accelerator(**json.loads(known.read_text(encoding="utf-8")))
     log("Finding out which accelerator works.")
-    stack = Stack(qemu.executable, image, "kvm").fitted()
+    stack = Stack(qemu.executable, image, "kvm", machine=image.architecture.machine).fitted()
     ready, seconds = _console_ready, KVM_BOOT_SECONDS
     if image.agent is not None:
         # Nothing is known of its console; systemd takes longer than our own init.

@@ -17,6 +17,7 @@ from harness.errors import SetupBroken, SnapproofError
 from harness.guest.ssh import GuestShell, GuestUnreachable, SshIdentity
 from harness.hosts.local import LocalHost
 from harness.process import log_tail
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.configuration import MIB, MachineConfig
 from harness.qemu.disk import Disk
 from harness.qemu.kept_disk import keep_disk
@@ -65,7 +66,7 @@ class Stack:
     ram_mib: int = DEFAULT_RAM_MIB
     vcpus: int = 1
     coverage: float = COVERAGE
-    machine: str = "pc"
+    machine: str = DEFAULT_ARCHITECTURE.machine
     extra: tuple[str, ...] = ()
     host_key_file: Path | None = None
     capabilities: tuple[str, ...] = ()
@@ -95,7 +96,7 @@ class Stack:
             vcpus=self.vcpus,
             accel=self.accel,
             machine=self.machine,
-            extra=self.extra,
+            extra=(*self.image.architecture.machine_arguments, *self.extra),
             disk=disk or self.image.disk,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from guest_images.agent.client import AgentStatus
 from harness.codes import Code
+from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.status import Status
 from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.save import Snapshot
@@ -36,7 +37,7 @@ def judge_oracles(offline: Verdict, snapshot: Snapshot, source: AgentStatus) -> 
         )
     if snapshot.golden:
         golden = offline.check("golden")
-        expected = snapshot.golden.total_bytes // 4096
+        expected = snapshot.golden.total_bytes // TARGET_PAGE_BYTES
         compared = golden.facts.get("pages compared", 0) if golden else 0
         if compared != expected:
             problems.append(

@@ -12,6 +12,7 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.linux.huge_pages import huge_pages_disabled
 from harness.qemu import migration
+from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
 from harness.qemu.ram import RamBlock, main_block, populated_bytes, populated_pages, read_pages
 from tests_functional.lib.checks import judged
@@ -31,7 +32,7 @@ _COVERAGE = 0.5
 _SAVE_SECONDS = 60.0
 _FILL_SECONDS = 30.0
 _LEAST_PAGES = 100
-_PAGE_WORDS = 512
+_PAGE_WORDS = TARGET_PAGE_BYTES // 8
 # New files again and again, 80 MiB in all: each takes pages that were free.
 _FILLING = (
     "(n=0; while [ $n -lt 320 ]; do dd if=/dev/urandom of=/tmp/fill-$n bs=64k count=4; n=$((n+1)); done) "
@@ -98,7 +99,7 @@ def _start_filling(guest: Guest, block: RamBlock, deadline: Deadline) -> None:
     before = populated_bytes(guest.machine, block)
     guest.shell.check(_FILLING)
     deadline.wait_for(
-        lambda: populated_bytes(guest.machine, block) > before + _LEAST_PAGES * 4096,
+        lambda: populated_bytes(guest.machine, block) > before + _LEAST_PAGES * TARGET_PAGE_BYTES,
         "The guest's first writes to pages that were never touched",
     )
 

@@ -1,8 +1,6 @@
 """Translates guest-physical addresses to RAMBlocks: by the machine type's rule, checked against agent pages.
 
-Sources: QEMU 10.0 hw/i386/pc_piix.c pc_init1() (below 4 GiB at most 0xe0000000, 0xc0000000 if RAM is
-that large), hw/i386/pc_q35.c pc_q35_init() (0xb0000000, then 0x80000000), hw/arm/virt.c (RAM from
-1 GiB). Memory backends follow one another in NUMA node order.
+The rules are in harness/qemu/architectures.py. Memory backends follow one another in NUMA node order.
 """
 
 from __future__ import annotations
@@ -11,9 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.qemu.architectures import MACHINE_TYPES, MachineType
 from validators.vmstate.stream.index import SnapshotIndex
 
-_FOUR_GIB = 1 << 32
 _NOT_RAM = ("vga", "rom", "bios", "flash", "acpi", "etc/", ".pci", "vram", "fw_cfg")
 
 
@@ -72,26 +70,30 @@ class MemoryMap:
 
 def machine_map(index: SnapshotIndex) -> MemoryMap | None:
     """Return the map that the machine type implies, None if none is known for it."""
-    machine = index.configuration.machine
+    machine_type = _machine_type(index)
+    if machine_type is None:
+        return None
     ram = _ram_blocks(index)
     size = sum(index.blocks[number].used_length for number in ram)
-    if "i440fx" in machine or machine == "pc":
-        low = 0xE0000000 if size < 0xE0000000 else 0xC0000000
-        return MemoryMap("i440fx", _spread(index, ram, [(0, low), (_FOUR_GIB, size)]))
-    if "q35" in machine:
-        low = 0xB0000000 if size < 0xB0000000 else 0x80000000
-        return MemoryMap("q35", _spread(index, ram, [(0, low), (_FOUR_GIB, size)]))
-    if machine.startswith("virt"):
-        return MemoryMap("virt", _spread(index, ram, [(1 << 30, size)]))
-    return None
+    return MemoryMap(machine_type.rule, _spread(index, ram, machine_type.ram_windows(size)))
+
+
+def _machine_type(index: SnapshotIndex) -> MachineType | None:
+    """Return the machine type of a stream, None if it is not a known one.
+
+    Machines of two architectures can have one name; the RAMBlock of their main memory tells them apart.
+    """
+    found = [entry for entry in MACHINE_TYPES if entry.is_named(index.configuration.machine)]
+    names = {block.idstr for block in index.blocks}
+    return next((entry for entry in found if entry.ram_block in names), found[0] if found else None)
 
 
 def _ram_blocks(index: SnapshotIndex) -> list[int]:
     """Return the positions of the RAMBlocks that hold main memory, in stream order."""
     names = [block.idstr for block in index.blocks]
-    for only in ("pc.ram", "mach-virt.ram"):
-        if only in names:
-            return [names.index(only)]
+    for machine_type in MACHINE_TYPES:
+        if machine_type.ram_block in names:
+            return [names.index(machine_type.ram_block)]
     return [
         number
         for number, name in enumerate(names)

@@ -9,13 +9,13 @@ import numpy.typing as npt
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
+from harness.qemu.architectures import TARGET_PAGE_BYTES
 from snapproof.report.charts.palette import BAD, TRACK
 from snapproof.report.charts.svg import WIDTH, as_svg, new_figure
 
 _COLUMNS, _ROWS = 64, 12
 _CELL = 5.5
 _SIDE, _TEXT = 6, 20
-_PAGE_BYTES = 4096
 _BLOCK_LIMIT = 8
 # Opacity of a cell by the share of it that is bad. A single bad page must be visible.
 _LEVELS = ((0.0, 0.45), (0.25, 0.7), (0.75, 1.0))
@@ -66,10 +66,10 @@ def _bytes(pairs: Sequence[tuple[int, int]]) -> int:
 
 
 def _label(block: str, pairs: Sequence[tuple[int, int]], lengths: Mapping[str, int]) -> str:
-    pages = _bytes(pairs) // _PAGE_BYTES
+    pages = _bytes(pairs) // TARGET_PAGE_BYTES
     name = block if len(block) <= 28 else f"{block[:27]}…"
     length = lengths.get(block, 0)
-    of = f" of {length // _PAGE_BYTES:,}" if length else ""
+    of = f" of {length // TARGET_PAGE_BYTES:,}" if length else ""
     return f"{name}: {pages:,}{of} pages bad, first at 0x{min(start for start, _ in pairs):x}"
 
 
@@ -77,7 +77,7 @@ def _shares(pairs: Sequence[tuple[int, int]], length: int) -> Cells:
     """Return the bad share of each cell: rows of 64 cells, NaN after the end of the block."""
     ends = np.asarray(pairs, np.float64)
     length = max(length, int(ends[:, 1].max()))
-    count = int(min(_COLUMNS * _ROWS, max(1, length // _PAGE_BYTES)))
+    count = int(min(_COLUMNS * _ROWS, max(1, length // TARGET_PAGE_BYTES)))
     edges = np.linspace(0, length, count + 1)
     # Bad bytes below each edge of a cell, by interpolation between the ends of the ranges.
     order = np.argsort(ends[:, 0], kind="stable")

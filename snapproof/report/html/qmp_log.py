@@ -22,6 +22,8 @@ _POINT_LIMIT = 400
 _TELLING = re.compile(
     r'"(?:STOP|RESUME)"|"execute": "migrate"|"transferred"|"status": "(?:completed|failed|cancelled)"|PSize'
 )
+# Of a URI; a longer one is no path of ours.
+_MOST_LETTERS = 4 << 10
 _FOLDER = re.compile(r"/([0-9A-Za-z][0-9A-Za-z_.+-]{0,60})/vmstate")
 _ENDS = ("completed", "failed", "cancelled")
 
@@ -105,7 +107,7 @@ class _Reader:
         self.finish()
         arguments = message.get("arguments")
         uri = arguments.get("uri") if isinstance(arguments, dict) else None
-        found = _FOLDER.search(uri[:4096]) if isinstance(uri, str) else None
+        found = _FOLDER.search(uri[:_MOST_LETTERS]) if isinstance(uri, str) else None
         self._label = found[1] if found else ""
         self._begun, self._stops, self._resumes = time, still, []
 

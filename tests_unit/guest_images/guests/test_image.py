@@ -143,7 +143,7 @@ def test_architectures_are_told_apart(architecture: Architecture) -> None:
 
 def test_unknown_architecture_lists_the_known_ones() -> None:
     """The error for a misspelt name lists the valid ones."""
-    with pytest.raises(UsageError, match="no architecture 'x86-64' here, only 'x86_64', 'i386', 'aarch64'"):
+    with pytest.raises(UsageError, match="no architecture 'x86-64' here, only 'x86_64', 'i686', 'aarch64'"):
         find_architecture("x86-64")
 
 
@@ -191,6 +191,17 @@ def test_compile_error_is_one_sentence(tmp_path: Path, sources: Path) -> None:
     assert not cache.path("agent").exists()
 
 
+def test_compiler_is_one_for_the_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `cc` with another target is not used; the one of ziglang gets the guest's target."""
+    cc = tmp_path / "cc"
+    cc.write_text("#!/bin/sh\necho x86_64-linux-gnu\n")
+    cc.chmod(0o755)
+    monkeypatch.setattr("shutil.which", {"cc": str(cc)}.get)
+    monkeypatch.setattr("importlib.util.find_spec", {"ziglang": "found"}.get)
+    assert find_compiler(X86_64).command == (str(cc),)
+    assert find_compiler(AARCH64).command[-2:] == ("-target", "aarch64-linux-musl")
+
+
 def test_no_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without cc and ziglang the sentence names both as remedies."""
     monkeypatch.setattr("shutil.which", {}.get)
@@ -228,7 +239,7 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
     (userland / "bin").mkdir()
     (userland / "bin/busybox").write_bytes(b"busybox")
     (userland / "bin/dropbear").write_bytes(shared_object())
-    monkeypatch.setattr(agent_build, "find_compiler", lambda: Compiler(("false",), "compiler 1"))
+    monkeypatch.setattr(agent_build, "find_compiler", lambda _: Compiler(("false",), "compiler 1"))
     publish_file(plan_agent(cache).executable, b"agent", 0o755)
     return cache
 

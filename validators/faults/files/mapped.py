@@ -55,7 +55,7 @@ def _region_header(subject: Subject, at: int, change: int, size: int = 8) -> Dam
     start = region.header_offset
     value = int.from_bytes(subject.bytes_at(start + at, start + at + size), "big") + change
     place = DamagePlace(
-        "mapped-ram header", start, region.pages_offset + block.used_length + 4096, block.idstr
+        "mapped-ram header", start, region.pages_offset + block.used_length + block.page_size, block.idstr
     )
     return Damage((Edit(start + at, size, value.to_bytes(size, "big")),), place)
 
@@ -67,17 +67,17 @@ def _mapped_version(subject: Subject) -> Damage | None:
 
 @MAPPED.fault("A mapped-ram header gives another page size.")
 def _mapped_page_size(subject: Subject) -> Damage | None:
-    return _region_header(subject, 4, 4096)
+    return _region_header(subject, 4, subject.index.page_size)
 
 
 @MAPPED.fault("A mapped-ram header gives another place for the bitmap.")
 def _mapped_bitmap_moved(subject: Subject) -> Damage | None:
-    return _region_header(subject, 12, 4096)
+    return _region_header(subject, 12, subject.index.page_size)
 
 
 @MAPPED.fault("A mapped-ram header places the pages one page further.")
 def _mapped_pages_moved(subject: Subject) -> Damage | None:
-    return _region_header(subject, 20, 4096)
+    return _region_header(subject, 20, subject.index.page_size)
 
 
 @MAPPED.fault("A mapped-ram header places the pages far behind the end of the file.")

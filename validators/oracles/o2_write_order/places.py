@@ -22,7 +22,7 @@ from validators.verdict import Tally, Violation
 from validators.vmstate.memory_map import MemoryMap, Sighting, best_map
 from validators.vmstate.pages import PageReader
 
-_MAX_SIGHTINGS = 4096
+_MAX_SIGHTINGS = 4 << 10
 _MAX_COPIES = 16
 
 Numbers = npt.NDArray[np.int64]

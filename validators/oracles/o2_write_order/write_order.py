@@ -32,7 +32,7 @@ _EXPLANATION = "Per agent thread, all pages are those of exactly one moment of i
 _OVERRULE_SHARE = 0.7
 
 # More than any guest has vCPUs.
-_MOST_THREADS = 4096
+_MOST_THREADS = 4 << 10
 _BLANK = bytes(PAGE_BYTES)
 
 Numbers = npt.NDArray[np.int64]

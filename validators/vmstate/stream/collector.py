@@ -13,7 +13,7 @@ from validators.vmstate.stream.index import MISSING, Anomaly, Block, Duplicates
 
 ANOMALY_LIMIT = 1000
 DUPLICATE_LIMIT = 1 << 20
-_SINGLES = 4096
+_SINGLES = 4 << 10
 
 Pages = npt.NDArray[np.int64]
 
