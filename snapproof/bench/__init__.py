@@ -1,1 +1,1 @@
-"""What saving a guest costs: plans, samples, comparisons and their statistics."""
+"""Benchmarks: the cost of saving a guest, the waits of its writes, the validators, and the A/B gate."""

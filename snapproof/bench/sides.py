@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from harness.errors import SetupBroken
+from tests_functional.lib.measure.cases import Writer
 
 if TYPE_CHECKING:
     # Help texts list the metrics, and need no compiler.
     from validators.faults.slow.wrapper import Slowdown
+
+AB_RAM_MIB, AB_WRITER = 256, Writer.ALL
+"""RAM and writer of the guest on this host, by default."""
 
 
 @dataclass(frozen=True)

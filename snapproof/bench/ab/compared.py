@@ -15,11 +15,10 @@ from harness.errors import NoSubject, NotApplicable, SetupBroken, UsageError
 from harness.hosts.host import Host
 from harness.hosts.spec import LOCAL, HostSpecText, parse_host
 from harness.qemu.migration import BACKGROUND_SNAPSHOT
-from snapproof.bench.arguments import AB_RAM_MIB, AB_WRITER
 from snapproof.bench.environment import require_room
 from snapproof.bench.host_side import HostSave, HostSide
 from snapproof.bench.qemu_side import WAY, two_sides
-from snapproof.bench.sides import TwoSides
+from snapproof.bench.sides import AB_RAM_MIB, AB_WRITER, TwoSides
 from snapproof.runs.events import Progress
 from snapproof.runs.host_plan import DEFAULT_QEMU, HOST_ACCELERATORS, Sources, prepared
 from snapproof.runs.stack import cache_of, prepare_stack
