@@ -31,8 +31,8 @@ def test_page_has_every_code() -> None:
 
 def test_every_code_is_used() -> None:
     """A code that nothing gives would be documented in vain."""
-    root = Path(__file__).parent.parent
-    packages = ("harness", "validators", "tests_functional")
+    root = Path(__file__).parents[2]
+    packages = ("harness", "guest_images", "validators", "tests_functional")
     files = [path for name in packages for path in (root / name).rglob("*.py") if path.name != "codes.py"]
     used = {name for path in files for name in re.findall(r"\bCode\.([A-Z0-9_]+)", path.read_text("utf-8"))}
     assert set(Code.__members__) <= used
