@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.codes import Code
 from harness.deadline import Deadline
-from harness.errors import NotApplicable
+from harness.errors import NotApplicable, SnapproofError
 from harness.qemu.machine import Machine
 from harness.qemu.messages import said
 from harness.qemu.qmp import CommandRefused
@@ -85,6 +87,36 @@ def require_capability(machine: Machine, name: str) -> None:
         ) from refusal
 
 
+def try_set_capability(machine: Machine, name: str, on: bool) -> str:
+    """Switch a migration capability on or off; return QEMU's words where it refuses, else ""."""
+    try:
+        set_capability(machine, name, on)
+    except CommandRefused as refusal:
+        return _words(refusal)
+    return ""
+
+
+@contextmanager
+def capability_on(machine: Machine, name: str) -> Iterator[None]:
+    """Have a migration capability on within a `with` block, and switch it off after it.
+
+    An error raised within the block is passed on, whatever QEMU answers to switching it off.
+
+    Raises:
+        NotApplicable: this QEMU has no such capability, or refuses it on this host.
+    """
+    require_capability(machine, name)
+    try:
+        yield
+    except BaseException:
+        if machine.alive():
+            with contextlib.suppress(SnapproofError):
+                set_capability(machine, name, False)
+        raise
+    if machine.alive():
+        set_capability(machine, name, False)
+
+
 def lift_bandwidth_limit(machine: Machine) -> None:
     """Raise max-bandwidth so that only the sink limits the speed of a save.
 
@@ -137,6 +169,43 @@ def start_save(machine: Machine, uri: str) -> None:
             scheme = uri.partition(":")[0]
             raise NotApplicable(f"This QEMU has no migration transport '{scheme}:'.") from refusal
         raise
+
+
+def try_start_save(machine: Machine, uri: str) -> str:
+    """Start a save; return QEMU's words where it refuses, else "".
+
+    Raises:
+        NotApplicable: this QEMU does not know the transport.
+    """
+    try:
+        start_save(machine, uri)
+    except CommandRefused as refusal:
+        return _words(refusal)
+    return ""
+
+
+def begin_save(machine: Machine, uri: str, deadline: Deadline) -> None:
+    """Start a save and wait until QEMU sends RAM, so that T0 is past.
+
+    Raises:
+        NotApplicable: this QEMU does not know the transport.
+        CommandRefused: QEMU refuses the save for another reason.
+        SubjectFailed: the save failed, or sent no page in time.
+    """
+    start_save(machine, uri)
+    wait_ram_moving(machine, deadline)
+
+
+def complete_save(machine: Machine, uri: str, deadline: Deadline) -> SaveFigures:
+    """Save, and wait until QEMU is ready for another save.
+
+    Raises:
+        NotApplicable: this QEMU does not know the transport.
+        CommandRefused: QEMU refuses the save for another reason.
+        SubjectFailed: the save failed, was cancelled, or did not end in time.
+    """
+    start_save(machine, uri)
+    return wait_completed(machine, deadline)
 
 
 def wait_ram_moving(machine: Machine, deadline: Deadline) -> None:
@@ -221,6 +290,10 @@ def wait_cleaned_up(machine: Machine, deadline: Deadline) -> None:
                 "QEMU has ended the migration but does not clean up after it", Code.SAVE_NOT_CLEANED_UP
             )
         machine.pause(deadline, 0.002)
+
+
+def _words(refusal: CommandRefused) -> str:
+    return refusal.reason or "QEMU gives no reason"
 
 
 def _check_not_failed(machine: Machine, answer: dict[str, Any]) -> None:

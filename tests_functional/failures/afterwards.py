@@ -17,6 +17,7 @@ from tests_functional.failures.means import Place
 from tests_functional.lib.checks import Problem, judged, problems_of
 from tests_functional.lib.cycle import Source
 from tests_functional.lib.guest import Guest, logged_in
+from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.offline_checks import judge_oracles
 from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.run import Run
@@ -26,7 +27,6 @@ from validators.faults.calls.control import CallControl
 from validators.judge import check_file
 from validators.verdict import T0, CheckResult
 
-_SAVE_SECONDS = 60.0
 _SINK = f"The sink's processes are gone within {LIMIT_SECONDS:.0f} s of the end."
 _NEXT = "The next snapshot succeeds and is right by every offline check."
 
@@ -61,7 +61,7 @@ def _next_snapshot(group: Group, guest: Guest, source: Source, case: Case, place
     run, folder = group.run, place.folder / "next"
     folder.mkdir()
     try:
-        snapshot = take(Flow.LIVE, guest, source.counters, folder, run.deadline.at_most(_SAVE_SECONDS))
+        snapshot = take(Flow.LIVE, guest, source.counters, folder, run.deadline.at_most(SMALL_SAVE_SECONDS))
     except NotApplicable as error:
         # It was possible before the failure, so it is the failure that took it away.
         problem = Problem.of_error(error, f"It is not possible any more: {error.sentence}")
@@ -100,6 +100,6 @@ def _sink_gone(source: Source, case: Case) -> CheckResult:
 def judge_last(run: Run, snapshot: Snapshot, t0: T0 | None, status: AgentStatus) -> list[CheckResult]:
     """Restore the last snapshot that was taken after a failure, and judge the guest in it."""
     run.say("Restoring the last snapshot that followed a failure.")
-    deadline = run.deadline.at_most(_SAVE_SECONDS)
+    deadline = run.deadline.at_most(SMALL_SAVE_SECONDS)
     found = judge_restored(run.stack, snapshot, status, t0, run.folder / "restored", deadline)
     return [replace(check, name=f"failures/last/{check.name}") for check in found]

@@ -17,13 +17,13 @@ from tests_functional.failures.ending import LIMIT_SECONDS
 from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import Source, snapshot_cycle, writing_guest
 from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
 from validators.judge import check_file
 from validators.verdict import CheckResult
 
-_SAVE_SECONDS = 60.0
 _STILL_SECONDS = 1.0
 _LEFT = f"Within {LIMIT_SECONDS:.0f} s no process of the killed QEMU is left and its file grows no more."
 _FILE = "The file of a killed save is not taken for a whole one."
@@ -49,8 +49,7 @@ def killed(run: Run) -> Outcome:
 def _kill(run: Run, source: Source, path: Path) -> list[CheckResult]:
     machine = source.guest.machine
     migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
-    migration.start_save(machine, migration.exec_sink(path))
-    migration.wait_ram_moving(machine, run.deadline.at_most(_SAVE_SECONDS))
+    migration.begin_save(machine, migration.exec_sink(path), run.deadline.at_most(SMALL_SAVE_SECONDS))
     run.say("Killing QEMU while it saves.")
     pid = machine.process.pid
     os.kill(pid, signal.SIGKILL)

@@ -15,7 +15,6 @@ from harness.deadline import Deadline
 from harness.errors import MachineryMissing, NotApplicable, SetupBroken, SnapproofError
 from harness.qemu import migration
 from harness.qemu.machine import Machine
-from harness.qemu.qmp import CommandRefused
 from harness.status import Status
 from tests_functional.failures.afterwards import Group, judge_afterwards, judge_last
 from tests_functional.failures.cases import Act, Case, When, call_cases
@@ -30,6 +29,7 @@ from tests_functional.failures.means import Place, descriptor_limit, end_sinks, 
 from tests_functional.lib.checks import Problem, judged, problems_of, skipped
 from tests_functional.lib.cycle import Source, writing_guest
 from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.restored_source import restored_source
 from tests_functional.lib.run import Run
@@ -38,7 +38,6 @@ from validators.faults.calls.control import Call, CallControl, call_control, con
 from validators.judge import check_file
 from validators.verdict import CheckResult
 
-_SAVE_SECONDS = 60.0
 # Long enough for a running save to get on, and for a guest to come upon a protected page.
 _STALL_SECONDS = 3.0
 _RELEASED = f"Once the sink is killed, QEMU is well again within {LIMIT_SECONDS:.0f} s."
@@ -88,7 +87,7 @@ def _counts(run: Run, control: CallControl) -> dict[Call, int]:
     folder.mkdir()
     with writing_guest(replace(run, folder=folder)) as source:
         control.reset()
-        take(Flow.LIVE, source.guest, source.counters, folder, run.deadline.at_most(_SAVE_SECONDS))
+        take(Flow.LIVE, source.guest, source.counters, folder, run.deadline.at_most(SMALL_SAVE_SECONDS))
         counts = control.counts()
         source.guest.machine.quit()
     if not control.loaded or not (counts[Call.PROTECT] and counts[Call.UNPROTECT]):
@@ -132,7 +131,7 @@ def _guest(run: Run, seed: Snapshot | None) -> Iterator[Source]:
             yield source
         return
     run.say("Going on with a new guest, restored from before the first failure.")
-    with restored_source(run.stack, seed, run.folder, run.deadline.at_most(_SAVE_SECONDS)) as source:
+    with restored_source(run.stack, seed, run.folder, run.deadline.at_most(SMALL_SAVE_SECONDS)) as source:
         yield source
 
 
@@ -140,7 +139,7 @@ def _seed(run: Run, source: Source) -> Snapshot:
     """An undisturbed save: without one that works, failures say nothing."""
     folder = run.folder / "seed"
     folder.mkdir()
-    return take(Flow.LIVE, source.guest, source.counters, folder, run.deadline.at_most(_SAVE_SECONDS))
+    return take(Flow.LIVE, source.guest, source.counters, folder, run.deadline.at_most(SMALL_SAVE_SECONDS))
 
 
 def _survived(group: Group, source: Source, case: Case, place: Place) -> bool:
@@ -181,7 +180,7 @@ def _broken_save(source: Source, case: Case, place: Place, control: CallControl 
             stack.enter_context(control.armed(case.call))
         refusal = _start(machine, uri)
         silent = None if refusal else _act(source, case, place)
-        seconds = _SAVE_SECONDS if "completed" in case.expected else LIMIT_SECONDS
+        seconds = SMALL_SAVE_SECONDS if "completed" in case.expected else LIMIT_SECONDS
         ending = Ending("unknown", silent=silent) if silent else wait_ending(machine, seconds, refusal)
     if control and not control.acted:
         reason = "QEMU made fewer of these calls this time."
@@ -206,14 +205,9 @@ def _start(machine: Machine, uri: str) -> str:
     Raises:
         NotApplicable: this QEMU has no such capability or transport.
     """
-    if migration.BACKGROUND_SNAPSHOT not in migration.capabilities(machine):
-        raise NotApplicable("This QEMU has no background snapshots.")
-    try:
-        migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, True)
-        migration.start_save(machine, uri)
-    except CommandRefused as refusal:
-        return refusal.reason or "QEMU gives no reason"
-    return ""
+    migration.require_known(machine, migration.BACKGROUND_SNAPSHOT)
+    refusal = migration.try_set_capability(machine, migration.BACKGROUND_SNAPSHOT, True)
+    return refusal or migration.try_start_save(machine, uri)
 
 
 def _act(source: Source, case: Case, place: Place) -> SnapproofError | None:
@@ -232,7 +226,7 @@ def _act(source: Source, case: Case, place: Place) -> SnapproofError | None:
 
 def _wait_until(source: Source, when: When, place: Place) -> None:
     machine = source.guest.machine
-    limit = Deadline(_STALL_SECONDS if when is When.STALLED else _SAVE_SECONDS)
+    limit = Deadline(_STALL_SECONDS if when is When.STALLED else SMALL_SAVE_SECONDS)
     if when is When.STALLED:
         _knock(machine)
     sent_wanted = {When.MIDDLE: place.middle, When.NEAR_END: place.near_end}.get(when)

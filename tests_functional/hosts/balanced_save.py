@@ -12,11 +12,11 @@ from harness.status import Status
 from tests_functional.hosts.plan import BALANCED, Examination, Plan
 from tests_functional.hosts.snapshots import Places, Report, save_on_host, snapshot_of
 from tests_functional.lib.known_issues import known_on_host
+from tests_functional.lib.limits import HOST_SAVES_SECONDS
 from tests_functional.lib.outcome import Outcome
 from validators.judge import check_file
 from validators.verdict import CheckResult
 
-_SAVES_SECONDS = 400.0
 _SETTING_SECONDS = 30.0
 # Scans for memory on the wrong node begin at once and follow quickly (the settings are in debugfs from Linux
 # 5.13 on). Prints how many pages balancing has moved so far.
@@ -48,7 +48,9 @@ def save_balanced(
         return None
     log(f"{plan.name}: the same while memory moves between NUMA nodes.")
     there = replace(places, sinks={"background": places.sinks[BALANCED]})
-    saved = save_on_host(host, plan.seed, there, ("background",), Deadline(_SAVES_SECONDS), log, move=True)
+    saved = save_on_host(
+        host, plan.seed, there, ("background",), Deadline(HOST_SAVES_SECONDS), log, move=True
+    )
     after = _balancing(host, False)
     return saved, (after or 0) - before
 

@@ -32,11 +32,11 @@ from tests_functional.hosts.snapshots import (
     save_on_host,
     snapshot_of,
 )
+from tests_functional.lib.limits import HOST_SAVES_SECONDS
 from tests_functional.lib.outcome import Outcome, from_error
 from validators.verdict import CheckResult, Verdict, Violation
 
 _TESTS_SECONDS = 900.0
-_SAVES_SECONDS = 400.0
 # What the runner says, in our words; a time-out says nothing about the kernel.
 _STATUS = {"TIMEOUT": Status.ERROR}
 
@@ -165,11 +165,11 @@ def _test_check(event: Event) -> CheckResult:
 def _saves(plan: Plan, found: Examination, host: Host, places: Places, log: Callable[[str], None]) -> Report:
     assert plan.seed is not None, "there are places for a saved guest only"
     kinds = kind_commands(places.qemu, host.folder)
-    report = save_on_host(host, plan.seed, places, FLOWS, Deadline(_SAVES_SECONDS), log, kinds=kinds)
+    report = save_on_host(host, plan.seed, places, FLOWS, Deadline(HOST_SAVES_SECONDS), log, kinds=kinds)
     found.qemu = report.version
     for flow in FLOWS:
         if flow not in plan.sinks and report.find("saved", flow):
-            host.get(str(places.sinks[flow]), plan.sink(flow), Deadline(_SAVES_SECONDS))
+            host.get(str(places.sinks[flow]), plan.sink(flow), Deadline(HOST_SAVES_SECONDS))
     return report
 
 

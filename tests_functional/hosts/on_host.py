@@ -123,6 +123,8 @@ class SavedGuest:
             raise HostFailure(f"QEMU shows {len(words)} words of guest memory where {number} were asked for.")
         return words
 
+    # This program is carried to hosts that have nothing of this project, so it cannot use the verbs of
+    # harness/qemu/migration.py and has the few steps of a save itself.
     def _migrate(self, uri: str) -> dict[str, Any]:
         # As fast as the sink takes it; a QEMU of 32 bits takes no more.
         self.qemu.execute("migrate-set-parameters", **{"max-bandwidth": (1 << 32) - 1})

@@ -12,13 +12,13 @@ from harness.status import Status
 from tests_functional.hosts.plan import FAULT, PLANTED, Examination, Plan
 from tests_functional.hosts.planted_library import PlantedLibrary
 from tests_functional.hosts.snapshots import Places, Report, save_on_host, snapshot_of
+from tests_functional.lib.limits import HOST_SAVES_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.planted.planted import LIVE_FAULTS
 from validators.faults.preload.acts import ActsPage
 from validators.judge import check_file
 
 _ACTS = "fault.acts"
-_SAVES_SECONDS = 400.0
 
 
 def save_planted(
@@ -36,13 +36,13 @@ def save_planted(
         plan.seed,
         replace(places, sinks=sinks),
         ("background",),
-        Deadline(_SAVES_SECONDS),
+        Deadline(HOST_SAVES_SECONDS),
         log,
         environment=fault.carry(host),
     )
     fault.bring_acts(host)
     if PLANTED not in plan.sinks:
-        host.get(str(sinks["background"]), plan.sink(PLANTED), Deadline(_SAVES_SECONDS))
+        host.get(str(sinks["background"]), plan.sink(PLANTED), Deadline(HOST_SAVES_SECONDS))
     return planted
 
 

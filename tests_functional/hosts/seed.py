@@ -17,6 +17,7 @@ from guest_images.guests.image import GuestImage
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from tests_functional.lib.guest import Stack, booted, start_writers
+from tests_functional.lib.limits import BOOT_SECONDS, FILL_SECONDS, SAVE_SECONDS
 from tests_functional.lib.save import Flow, take
 from validators.judge import check_file
 
@@ -26,7 +27,6 @@ COVERAGE = 0.4
 save; kernel and initramfs need half of it."""
 
 _PATTERN, _SEED = "random", 7
-_BOOT_SECONDS, _FILL_SECONDS, _SAVE_SECONDS = 120.0, 90.0, 90.0
 # A disk is made of sectors; the stream's own length is kept beside it.
 _SECTOR = 512
 _STEPS_BYTE = ThreadWord.STEPS * WORD_BYTES
@@ -93,10 +93,10 @@ def provide_seed(
 
 
 def _make(stack: Stack, mkfs: Path, staged: Path, folder: Path) -> None:
-    with booted(stack, folder / "seed", Deadline(_BOOT_SECONDS)) as guest:
+    with booted(stack, folder / "seed", Deadline(BOOT_SECONDS)) as guest:
         plan = stack.writer_plan(_PATTERN, _SEED)
-        status, counters = start_writers(guest, plan, Deadline(_FILL_SECONDS))
-        snapshot = take(Flow.STOP_AND_SAVE, guest, counters, staged, Deadline(_SAVE_SECONDS))
+        status, counters = start_writers(guest, plan, Deadline(FILL_SECONDS))
+        snapshot = take(Flow.STOP_AND_SAVE, guest, counters, staged, Deadline(SAVE_SECONDS))
         # Below the hole at 3 GiB guest-physical addresses are offsets in pc.ram.
         addresses = [page.offset + _STEPS_BYTE for page in counters.pages.threads]
         guest.machine.quit()

@@ -19,6 +19,7 @@ from harness.qemu.migration import SaveFigures
 from tests_functional.hosts import on_host, on_host_qemu
 from tests_functional.hosts.seed import Seed
 from tests_functional.lib.checks import Problem, judged, skipped
+from tests_functional.lib.limits import RESTORE_SECONDS
 from tests_functional.lib.offline_checks import judge_oracles
 from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.save import Flow, Snapshot
@@ -33,7 +34,6 @@ REFUSAL = "Background-snapshot is not supported by host kernel"
 _SCRIPT = script_of(on_host, on_host_qemu)
 _REFUSES = "QEMU refuses a background snapshot where the kernel has no UFFD-WP, says so, and nowhere else."
 _STEP_SECONDS = 120.0
-_RESTORE_SECONDS = 90.0
 _STALLS_FROM_STEPS = (ThreadWord.FINE_HISTOGRAM - ThreadWord.STEPS) * WORD_BYTES
 _FLOWS = {"background": Flow.LIVE, "stopped": Flow.STOP_AND_SAVE}
 
@@ -235,7 +235,7 @@ def judge_snapshot(seed: Seed, snapshot: Snapshot, folder: Path) -> list[CheckRe
     checks = [*offline.checks, judge_oracles(offline, snapshot, seed.source)]
     if snapshot.flow.background and t0:
         checks.append(judge_overlap(snapshot, t0.steps))
-    limit = Deadline(_RESTORE_SECONDS)
+    limit = Deadline(RESTORE_SECONDS)
     return [*checks, *judge_restored(seed.stack, snapshot, seed.source, t0, folder, limit)]
 
 

@@ -10,6 +10,7 @@ from guest_images.agent.client import AgentStatus
 from guest_images.agent.counters import AgentCounters
 from harness.status import Status
 from tests_functional.lib.guest import Guest, booted, start_writers
+from tests_functional.lib.limits import FILL_SECONDS, RESTORE_SECONDS, SAVE_SECONDS
 from tests_functional.lib.offline_checks import judge_oracles
 from tests_functional.lib.restored_checks import judge_restored, no_more
 from tests_functional.lib.run import Run
@@ -24,10 +25,6 @@ from tests_functional.lib.source_checks import (
 from tests_functional.lib.summary import Cycle
 from validators.judge import check_file
 from validators.verdict import CheckResult, Verdict
-
-_FILL_SECONDS = 90.0
-_SAVE_SECONDS = 120.0
-_RESTORE_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def writing_guest(run: Run, prepare: Callable[[Guest], None] | None = None) -> I
         plan = run.stack.writer_plan(run.pattern, run.seed)
         share = f"{plan.bytes >> 20} of {run.stack.ram_mib} MiB"
         run.say(f"Starting {plan.threads} writer(s), '{plan.pattern}' over {share}.")
-        status, counters = start_writers(guest, plan, run.deadline.at_most(_FILL_SECONDS))
+        status, counters = start_writers(guest, plan, run.deadline.at_most(FILL_SECONDS))
         yield Source(guest, counters, status, baseline(guest))
 
 
@@ -80,7 +77,7 @@ def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str, incoming: t
     folder = run.folder / label
     folder.mkdir(parents=True)
     run.say(f"{label}: saving ({flow.value}).")
-    limit = run.deadline.at_most(_SAVE_SECONDS)
+    limit = run.deadline.at_most(SAVE_SECONDS)
     snapshot = take(flow, source.guest, source.counters, folder, limit)
     snapshot = replace(snapshot, incoming=(*snapshot.incoming, *incoming))
     checks = judge_source(source.guest, source.before)
@@ -121,7 +118,7 @@ def judge_cycle(
         source.status,
         t0,
         folder / "restored",
-        run.deadline.at_most(_RESTORE_SECONDS),
+        run.deadline.at_most(RESTORE_SECONDS),
         further,
     )
     cycle = Cycle(label, snapshot, Verdict((*offline.checks, *found), offline.facts))

@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 
 from tests_functional.lib.cycle import snapshot_cycle, writing_guest
+from tests_functional.lib.limits import SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, sample_stun
 from tests_functional.lib.summary import Cycle, summary
-
-_SAVE_SECONDS = 120.0
 
 
 def one_flow(flow: Flow) -> Callable[[Run], Outcome]:
@@ -35,7 +34,7 @@ def save_by_flows(run: Run, flows: Sequence[Flow], stun_samples: int = 0) -> Out
             cycles.append(snapshot_cycle(run, source, flow, label))
         if stun_samples:
             run.say(f"Measuring {stun_samples} more stuns of live saves.")
-        limit = run.deadline.at_most(_SAVE_SECONDS)
+        limit = run.deadline.at_most(SAVE_SECONDS)
         stuns = [sample_stun(source.guest, limit) for _ in range(stun_samples)]
         source.guest.machine.quit()
     return summary(run, cycles, time.monotonic() - begun, stuns)

@@ -12,11 +12,11 @@ from guest_images.guests.initramfs import AGENT_PATH
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.guest.ssh import GuestShell
+from tests_functional.lib.limits import COPY_SECONDS
 
 _NAME = "snapproof-agent"
 # Memory first: what is there is in the snapshot, whatever becomes of the disk.
 _FOLDERS = ("/run", "/dev/shm", "/tmp", "/var/tmp", "$HOME")
-_COPY_SECONDS = 60.0
 _SETTLE_SECONDS = 60.0
 
 _INSTALL = f"""
@@ -88,7 +88,7 @@ def prepare(image: GuestImage, shell: GuestShell, deadline: Deadline) -> None:
     if image.agent is None:
         return
     _require_root(image, shell)
-    _install(image.agent, shell, deadline.at_most(_COPY_SECONDS))
+    _install(image.agent, shell, deadline.at_most(COPY_SECONDS))
     command = as_root(image, "sh -s")
     quiet = shell.run(command, deadline.at_most(_SETTLE_SECONDS), _QUIET.encode())
     if quiet.exit_code:

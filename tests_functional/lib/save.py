@@ -131,13 +131,10 @@ def take(
         SubjectFailed: QEMU failed the save, died, or hung.
         SetupBroken: the guest has written to a disk that should have been at rest.
     """
-    if flow.capability:
-        migration.require_capability(guest.machine, flow.capability)
-    try:
+    if not flow.capability:
         return save(flow, guest, counters, folder, deadline, acts)
-    finally:
-        if flow.capability and guest.machine.alive():
-            migration.set_capability(guest.machine, flow.capability, False)
+    with migration.capability_on(guest.machine, flow.capability):
+        return save(flow, guest, counters, folder, deadline, acts)
 
 
 def save(
@@ -241,15 +238,10 @@ def sample_stun(guest: Guest, deadline: Deadline) -> float:
         SubjectFailed: QEMU failed the save, died, or hung.
     """
     machine = guest.machine
-    migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
-    try:
+    with migration.capability_on(machine, migration.BACKGROUND_SNAPSHOT):
         mark = machine.qmp.mark()
-        migration.start_save(machine, migration.exec_sink(Path("/dev/null")))
-        migration.wait_completed(machine, deadline)
+        migration.complete_save(machine, migration.exec_sink(Path("/dev/null")), deadline)
         return _stun(machine, mark).seconds * 1000
-    finally:
-        if machine.alive():
-            migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
 
 
 def _stun(machine: Machine, mark: int) -> Stun:
@@ -280,8 +272,7 @@ def _uri(flow: Flow, path: Path) -> str:
 
 def _migrate_and_continue(machine: Machine, uri: str, deadline: Deadline) -> bool:
     """The seeds' flow from the stopped guest to the running one; says whether QEMU started it by itself."""
-    migration.start_save(machine, uri)
-    migration.wait_ram_moving(machine, deadline)
+    migration.begin_save(machine, uri, deadline)
     # QEMU 6.0 to 8.1 resume the guest whatever it was before; later ones leave it stopped.
     started_by_itself = bool(machine.qmp.execute("query-status")["status"] == "running")
     if not started_by_itself:

@@ -17,6 +17,7 @@ from harness.qemu.configuration import MIB
 from harness.qemu.ram import main_block
 from tests_functional.lib.checks import judged
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
+from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, save
@@ -24,7 +25,6 @@ from tests_functional.lib.source_checks import judge_source
 from tests_functional.lib.summary import Cycle, summary
 from tests_functional.memory.same_file import fill_file, write_file
 
-_SAVE_SECONDS = 60.0
 _MERGE_SECONDS = 60.0
 _AT_T0 = "At T0 the host had QEMU's RAM in the pages that this test is about."
 _LEAST_HUGE_MIB = 32
@@ -181,7 +181,7 @@ def _cycle(run: Run, source: Source, flow: Flow, label: str, name: str, kind: Ho
         source.guest,
         source.counters,
         run.folder / label,
-        run.deadline.at_most(_SAVE_SECONDS),
+        run.deadline.at_most(SMALL_SAVE_SECONDS),
         Acts(saving=(lambda: look_on(source)) if look_on else None),
     )
     checks = [*judge_source(source.guest, source.before), judged(f"memory/{name}/met", _AT_T0, [], facts)]

@@ -8,12 +8,12 @@ from dataclasses import replace
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.linux.ksm import merge_equal_pages, require_ksm
-from harness.qemu import migration
 from tests_functional.lib.checks import judged
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
+from tests_functional.lib.limits import SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
-from tests_functional.lib.save import Acts, Flow, save
+from tests_functional.lib.save import Acts, Flow, take
 from tests_functional.lib.source_checks import judge_source
 from tests_functional.lib.summary import summary
 from tests_functional.memory.host_pages import merged_mib, part_merged
@@ -21,7 +21,6 @@ from tests_functional.memory.same_file import fill_file
 
 _LABEL = "memory/merged-while-saving"
 _MET = "During the save the host merged pages that the guest then wrote to."
-_SAVE_SECONDS = 120.0
 _MERGE_SECONDS = 40.0
 _FILE_MIB = 16
 # Fewer pages than a check names one by one, so that it can be told whether all of them are the known issue.
@@ -39,12 +38,10 @@ def merged_while_saving(run: Run) -> Outcome:
     merged: list[float] = []
     with writing_guest(run) as source:
         source.guest.shell.check(fill_file(_FILE_MIB))
-        migration.require_capability(source.guest.machine, migration.BACKGROUND_SNAPSHOT)
         run.say("Saving; meanwhile the host merges pages, and the guest writes to them.")
         acts = Acts(saving=lambda: merged.append(_merge_and_write(source)))
-        limit = run.deadline.at_most(_SAVE_SECONDS)
-        snapshot = save(Flow.SEEDS, source.guest, source.counters, folder, limit, acts)
-        migration.set_capability(source.guest.machine, migration.BACKGROUND_SNAPSHOT, False)
+        limit = run.deadline.at_most(SAVE_SECONDS)
+        snapshot = take(Flow.SEEDS, source.guest, source.counters, folder, limit, acts)
         met = judged(f"{_LABEL}/met", _MET, [], {"MiB merged": int(merged[0])})
         checks = [*judge_source(source.guest, source.before), met]
         source.guest.machine.quit()

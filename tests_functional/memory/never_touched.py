@@ -18,6 +18,7 @@ from harness.qemu.ram import RamBlock, main_block, populated_bytes, populated_pa
 from tests_functional.lib.checks import judged
 from tests_functional.lib.cycle import judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest
+from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, save
@@ -29,7 +30,6 @@ Flags = npt.NDArray[np.bool_]
 # The writers take what the boot has touched and freed, and leave enough that nobody has touched.
 _RAM_MIB = 512
 _COVERAGE = 0.5
-_SAVE_SECONDS = 60.0
 _FILL_SECONDS = 30.0
 _LEAST_PAGES = 100
 _PAGE_WORDS = TARGET_PAGE_BYTES // 8
@@ -67,22 +67,21 @@ def never_touched(run: Run) -> Outcome:
     with huge_pages_disabled(), writing_guest(run) as source:
         machine, folder = source.guest.machine, run.folder / "01-seeds"
         folder.mkdir()
-        migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
-        block = main_block(machine)
-        _start_filling(source.guest, block, run.deadline.at_most(_FILL_SECONDS))
-        untouched = _Untouched(block, ~populated_pages(machine, block))
-        run.say(
-            f"01-seeds: saving; {int(untouched.pages.sum())} pages of '{block.idstr}' were never touched."
-        )
-        snapshot = save(
-            Flow.SEEDS,
-            source.guest,
-            source.counters,
-            folder,
-            run.deadline.at_most(_SAVE_SECONDS),
-            Acts(saving=lambda: _look_on(machine, untouched)),
-        )
-        migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
+        with migration.capability_on(machine, migration.BACKGROUND_SNAPSHOT):
+            block = main_block(machine)
+            _start_filling(source.guest, block, run.deadline.at_most(_FILL_SECONDS))
+            untouched = _Untouched(block, ~populated_pages(machine, block))
+            run.say(
+                f"01-seeds: saving; {int(untouched.pages.sum())} pages of '{block.idstr}' were never touched."
+            )
+            snapshot = save(
+                Flow.SEEDS,
+                source.guest,
+                source.counters,
+                folder,
+                run.deadline.at_most(SMALL_SAVE_SECONDS),
+                Acts(saving=lambda: _look_on(machine, untouched)),
+            )
         met = judged("memory/never-touched/met", _MET, [], {"pages": untouched.met})
         checks = [*judge_source(source.guest, source.before), met]
         cycle = judge_cycle(run, source, snapshot, "01-seeds", checks)

@@ -18,6 +18,7 @@ from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest, Stack
 from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, save
@@ -29,7 +30,6 @@ from validators.verdict import CheckResult
 # The least that Linux on x86_64 takes in (Documentation/admin-guide/mm/memory-hotplug.rst).
 _DIMM_MIB = 128
 _SLOTS = ("-m", "slots=2,maxmem=1G")
-_SAVE_SECONDS = 60.0
 _ONLINE_SECONDS = 20.0
 _SLACK_MIB = 2
 _AUTO_ONLINE = "/sys/devices/system/memory/auto_online_blocks"
@@ -152,7 +152,7 @@ def _cycle(
     folder = run.folder / label
     folder.mkdir()
     run.say(f"{label}: saving ({flow.value}).")
-    limit = run.deadline.at_most(_SAVE_SECONDS)
+    limit = run.deadline.at_most(SMALL_SAVE_SECONDS)
     snapshot = save(flow, source.guest, source.counters, folder, limit, Acts(saving=meanwhile))
     checks = [*judge_source(source.guest, source.before), *found]
     return judge_cycle(run, source, snapshot, label, checks)

@@ -10,6 +10,7 @@ from guest_images.agent.client import AgentStatus
 from harness.errors import NotApplicable, SubjectFailed
 from harness.status import Status
 from tests_functional.lib.cycle import writing_guest
+from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot, take
@@ -20,8 +21,6 @@ from validators.verdict import CheckResult
 # A small guest, since every fault costs a look at the whole file; kernel and initramfs need half of it.
 RAM_MIB = 128
 COVERAGE = 0.4
-_SAVE_SECONDS = 60.0
-_RESTORE_SECONDS = 60.0
 _FORMS = {"plain": Flow.SEEDS, "mapped-ram": Flow.MAPPED_RAM}
 
 
@@ -57,7 +56,7 @@ def capture_forms(run: Run) -> tuple[list[Form], dict[str, str]]:
             folder.mkdir()
             run.say(f"Saving it, {name} ({flow.value}).")
             try:
-                limit = run.deadline.at_most(_SAVE_SECONDS)
+                limit = run.deadline.at_most(SMALL_SAVE_SECONDS)
                 forms.append(
                     Form(name, take(flow, source.guest, source.counters, folder, limit), source.status)
                 )
@@ -112,7 +111,7 @@ def _restored(run: Run, form: Form, path: Path, label: str) -> list[CheckResult]
         form.source,
         check_file(path).t0,
         run.folder / f"{form.name}-{label}-restored",
-        run.deadline.at_most(_RESTORE_SECONDS),
+        run.deadline.at_most(SMALL_SAVE_SECONDS),
     )
 
 

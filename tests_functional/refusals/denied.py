@@ -28,6 +28,7 @@ from tests_functional.failures.ending import (
 from tests_functional.lib.checks import Problem, judged, skipped
 from tests_functional.lib.cycle import Source, snapshot_cycle, writing_guest
 from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
@@ -42,7 +43,6 @@ _TRACED = "QEMU's trace says with which errno the kernel refused."
 _LIFTED = "Once there is userfaultfd again, the same QEMU can snapshot."
 _BY_DEVICE = "QEMU takes its userfaultfd from /dev/userfaultfd."
 _NO_REASON = "QEMU gives no reason"
-_SAVE_SECONDS = 60.0
 # QEMU has it since it knows the device (8.0 util/trace-events).
 _DEVICE_TRACE = "uffd_detect_open_mode"
 
@@ -93,12 +93,9 @@ def _refused(run: Run, source: Source, hindrance: Hindrance) -> list[CheckResult
     """Ask for a background snapshot, look whether all else is as before, and save the ordinary way."""
     machine, log = source.guest.machine, _Log(source.guest.machine)
     before = settings(machine)
-    try:
-        migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, True)
-    except CommandRefused as refusal:
-        words = refusal.reason or _NO_REASON
-    else:
-        ending = _save(machine, run.folder / "vmstate", _SAVE_SECONDS)
+    words = migration.try_set_capability(machine, migration.BACKGROUND_SNAPSHOT, True)
+    if not words:
+        ending = _save(machine, run.folder / "vmstate", SMALL_SAVE_SECONDS)
         words = "" if ending.status == "completed" else ending.error or _NO_REASON
         migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
     run.say(f"QEMU's words: {words or 'none, it completes the save'}.")
@@ -142,11 +139,7 @@ def _refused_late(place: Hindered, source: Source, hindrance: Hindrance) -> list
 
 def _save(machine: Machine, path: Path, seconds: float) -> Ending:
     """Save with what is set, and say how that ended."""
-    refusal = ""
-    try:
-        migration.start_save(machine, migration.exec_sink(path))
-    except CommandRefused as refused:
-        refusal = refused.reason or _NO_REASON
+    refusal = migration.try_start_save(machine, migration.exec_sink(path))
     ending = wait_ending(machine, seconds, refusal)
     migration.wait_cleaned_up(machine, Deadline(LIMIT_SECONDS))
     return ending

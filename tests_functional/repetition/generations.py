@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from harness.status import Status
 from tests_functional.lib.cycle import snapshot_cycle, writing_guest
+from tests_functional.lib.limits import RESTORE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.restored_source import restored_source
 from tests_functional.lib.run import Run
@@ -14,7 +15,6 @@ from tests_functional.lib.save import Flow, Snapshot
 from tests_functional.lib.summary import Cycle, summary
 
 _DEPTH = 5
-_RESTORE_SECONDS = 90.0
 
 
 def generations(run: Run) -> Outcome:
@@ -36,7 +36,7 @@ def generations(run: Run) -> Outcome:
 def _next(run: Run, snapshot: Snapshot, number: int) -> Cycle:
     folder = run.folder / f"source-{number}"
     run.say(f"Generation {number}: restoring generation {number - 1}, to snapshot it in turn.")
-    deadline = run.deadline.at_most(_RESTORE_SECONDS)
+    deadline = run.deadline.at_most(RESTORE_SECONDS)
     with restored_source(run.stack, snapshot, folder, deadline) as source:
         cycle = snapshot_cycle(run, source, Flow.LIVE, f"generation-{number}")
         source.guest.machine.quit()

@@ -13,6 +13,7 @@ from harness.qemu.qmp import CommandRefused
 from tests_functional.lib.checks import Problem, judged, problems_of
 from tests_functional.lib.cycle import Source, writing_guest
 from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.source_checks import judge_source
@@ -20,7 +21,6 @@ from validators.judge import check_file
 from validators.verdict import CheckResult
 
 _IN_A_ROW = 20
-_SAVE_SECONDS = 60.0
 _NEXT = "As soon as a save is said to have completed, the next one may begin."
 _FILE = "The last of the files is right by every offline check."
 
@@ -51,7 +51,7 @@ def _saves_in_a_row(run: Run, source: Source) -> CheckResult:
     while done < _IN_A_ROW and not problems:
         try:
             migration.start_save(machine, migration.exec_sink(Path("/dev/null")))
-            migration.wait_reported_completed(machine, run.deadline.at_most(_SAVE_SECONDS))
+            migration.wait_reported_completed(machine, run.deadline.at_most(SMALL_SAVE_SECONDS))
             done += 1
         except CommandRefused as refusal:
             status = machine.query_migrate().get("status")
@@ -69,12 +69,11 @@ def _saves_in_a_row(run: Run, source: Source) -> CheckResult:
 def _one_more(run: Run, source: Source) -> CheckResult:
     """Whatever happened before, a snapshot must be possible, and right."""
     machine, path = source.guest.machine, run.folder / "vmstate"
-    deadline = run.deadline.at_most(_SAVE_SECONDS)
+    deadline = run.deadline.at_most(SMALL_SAVE_SECONDS)
     problems: list[Problem] = []
     try:
         _let_end(source, deadline)
-        migration.start_save(machine, migration.exec_sink(path))
-        migration.wait_completed(machine, deadline)
+        migration.complete_save(machine, migration.exec_sink(path), deadline)
         problems += problems_of(check_file(path).violations)
     except SnapproofError as error:
         problems.append(Problem.of_error(error, f"No further save is possible: {error.sentence}"))

@@ -23,6 +23,7 @@ from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.host_watch import open_files
 from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.limits import COPY_SECONDS, RESTORE_SECONDS, SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.run import Run
@@ -37,9 +38,6 @@ _SAME_T0 = "Memory and disk are of the same T0: of what the source wrote before 
 _WRONG = "A disk that is newer than the memory is seen."
 
 _DISK_MIB = 64
-_SAVE_SECONDS = 120.0
-_RESTORE_SECONDS = 90.0
-_COPY_SECONDS = 60.0
 _PASSES_BEFORE = 20
 # More than a restored guest makes while it is looked at.
 _PASSES_AFTER = 80
@@ -122,12 +120,12 @@ def _take(run: Run, source: Source, disks: _Disks) -> tuple[_Taken, list[CheckRe
     folder = run.folder / "with-disk"
     folder.mkdir()
     run.say(f"Saving memory and disk with {before} files on it.")
-    limit = run.deadline.at_most(_SAVE_SECONDS)
+    limit = run.deadline.at_most(SAVE_SECONDS)
     snapshot = take(Flow.SEEDS, guest, source.counters, folder, limit, Acts(at_t0=freeze))
     _require_passes(loop, _PASSES_AFTER)
     checks = judge_source(guest, _with_files(source.before, files))
     checks += [replace(check, name=f"source-{check.name}") for check in loop.judge()]
-    copy_disk(guest.machine, disks.folder / "source.raw", Deadline(_COPY_SECONDS))
+    copy_disk(guest.machine, disks.folder / "source.raw", Deadline(COPY_SECONDS))
     return _Taken(snapshot, digests[0], before, loop.record()), checks
 
 
@@ -173,7 +171,7 @@ def _wrong_disk(run: Run, source: Source, taken: _Taken, disks: _Disks) -> Check
         source.status,
         None,
         run.folder / "wrong-disk",
-        run.deadline.at_most(_RESTORE_SECONDS),
+        run.deadline.at_most(RESTORE_SECONDS),
         look,
     )
     return judge_wrong_disk([*look.checks, *look.further_checks(run, taken)])
@@ -197,7 +195,7 @@ class _Look:
         loop.drop_caches()
         self.checks = loop.judge()
         self._record = loop.record()
-        copy_disk(guest.machine, self._copy, Deadline(_COPY_SECONDS))
+        copy_disk(guest.machine, self._copy, Deadline(COPY_SECONDS))
         return self.checks
 
     def further_checks(self, run: Run, taken: _Taken) -> list[CheckResult]:

@@ -16,6 +16,7 @@ from harness.qemu.ram import dump_golden
 from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest
+from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot
@@ -24,7 +25,6 @@ from tests_functional.lib.summary import summary
 from validators.verdict import CheckResult
 
 _AFTER = "A guest that did not run before the snapshot does not run after it."
-_SAVE_SECONDS = 60.0
 _ENTER_SECONDS = 30.0
 # Commands to come back to us before the guest sleeps.
 _FALL_ASLEEP = "(sleep 1; echo mem > /sys/power/state) > /dev/null 2>&1 &"
@@ -88,13 +88,12 @@ def _in(run: Run, state: RunState) -> Outcome:
     begun = time.monotonic()
     with writing_guest(run) as source:
         machine = source.guest.machine
-        migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
-        run.say(f"Bringing the guest into the state '{state.name}'.")
-        state.enter(source.guest, run.deadline.at_most(_ENTER_SECONDS))
-        run.say(f"{state.name}: saving.")
-        snapshot = _save(run, source.guest, source.counters, state)
-        checks = [_judge_after(machine, source.counters, snapshot, state)]
-        migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
+        with migration.capability_on(machine, migration.BACKGROUND_SNAPSHOT):
+            run.say(f"Bringing the guest into the state '{state.name}'.")
+            state.enter(source.guest, run.deadline.at_most(_ENTER_SECONDS))
+            run.say(f"{state.name}: saving.")
+            snapshot = _save(run, source.guest, source.counters, state)
+            checks = [_judge_after(machine, source.counters, snapshot, state)]
         if machine.qmp.execute("query-status")["status"] == state.name:
             machine.qmp.execute(state.leave)
         checks += judge_source(source.guest, source.before)
@@ -108,8 +107,8 @@ def _save(run: Run, guest: Guest, counters: AgentCounters, state: RunState) -> S
     folder.mkdir()
     golden, before = dump_golden(machine, folder / "golden"), counters.steps()
     path = folder / "vmstate"
-    migration.start_save(machine, migration.exec_sink(path))
-    figures = migration.wait_completed(machine, run.deadline.at_most(_SAVE_SECONDS))
+    limit = run.deadline.at_most(SMALL_SAVE_SECONDS)
+    figures = migration.complete_save(machine, migration.exec_sink(path), limit)
     return Snapshot(
         flow=Flow.STOPPED,
         path=path,

@@ -16,6 +16,7 @@ from harness.guest.ssh import GuestShell
 from harness.qemu.configuration import MIB, qemu_quoted
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest, Stack
+from tests_functional.lib.limits import SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, take
@@ -25,7 +26,6 @@ from tests_functional.lib.summary import Cycle, summary
 # Passes of a loop during one save, which takes a second or two.
 _LEAST_PASSES = 3
 _PASSES_SECONDS = 60.0
-_SAVE_SECONDS = 120.0
 _LOGIN_SECONDS = 30.0
 _DISK_MIB = 16
 _COUNT = "/tmp/snapproof-passes"
@@ -131,7 +131,7 @@ def _cycle(run: Run, source: Source, flow: Flow, label: str, passes: Callable[[]
     folder = run.folder / label
     folder.mkdir()
     run.say(f"{label}: saving ({flow.value}).")
-    limit = run.deadline.at_most(_SAVE_SECONDS)
+    limit = run.deadline.at_most(SAVE_SECONDS)
     before = passes()
     # What the host does may be late on a busy host, so the sink is held back for it. Not for what the guest
     # does: its kernel would wait for one page after the other, and its writers, on one vCPU, for the kernel.

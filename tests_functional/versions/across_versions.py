@@ -11,6 +11,7 @@ from harness.errors import NotApplicable
 from harness.qemu import migration
 from tests_functional.lib.cycle import writing_guest
 from tests_functional.lib.judgement import outcome_of
+from tests_functional.lib.limits import RESTORE_SECONDS, SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.run import Run
@@ -18,9 +19,6 @@ from tests_functional.lib.save import Flow, Snapshot, take
 from validators.judge import check_file
 from validators.vmstate.stream.reader import read_index
 from validators.vmstate.stream.source import open_source
-
-_SAVE_SECONDS = 120.0
-_RESTORE_SECONDS = 90.0
 
 
 def restored_by_newer(newer: Mapping[str, Path]) -> Callable[[Run], Outcome]:
@@ -36,7 +34,7 @@ def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
         known = migration.capabilities(source.guest.machine)
         flow = Flow.LIVE if migration.BACKGROUND_SNAPSHOT in known else Flow.STOP_AND_SAVE
         run.say(f"Saving ({flow.value}).")
-        deadline = run.deadline.at_most(_SAVE_SECONDS)
+        deadline = run.deadline.at_most(SAVE_SECONDS)
         snapshot = take(flow, source.guest, source.counters, run.folder, deadline)
         status = source.status
         source.guest.machine.quit()
@@ -46,7 +44,7 @@ def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
     for label, executable in newer.items():
         run.say(f"Restoring it with '{label}' as a {machine}.")
         stack = replace(run.stack, executable=executable, machine=machine)
-        limit = run.deadline.at_most(_RESTORE_SECONDS)
+        limit = run.deadline.at_most(RESTORE_SECONDS)
         restored = judge_restored(stack, snapshot, status, found.t0, run.folder / label, limit)
         checks += [replace(check, name=f"newer/{label}/{check.name}") for check in restored]
     if all(not check.violations for check in checks):
