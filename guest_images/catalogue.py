@@ -134,11 +134,11 @@ _USERLAND_CODENAME = "trixie"
 USERLAND_PACKAGES = ("busybox-static", "dropbear-bin")
 
 GUESTS = (
-    # Measured in November 2026 under `-accel tcg -m 512` with QEMU 10.0 and the command line of image.py, on
-    # two half-busy cores, medians of four boots: Linux 6.1 answers SSH after 5.6 s, 6.12 after 8.1 s; a
-    # program can lock 442 MiB with 6.1 and 436 MiB with 6.12 (MemTotal 470 and 465 MiB; 5.10: 452, 7.3: 423
-    # lockable). The writer needs 85 % of 512 MiB, 436 MiB, and some room beside it. `own_mib` is what
-    # cannot be locked, and 4 to 16 MiB.
+    # Measured in November 2026 under `-accel tcg -m 512` with QEMU 10.0 and the kernel command line of
+    # guests/image.py, on two half-busy cores, medians of four boots: Linux 6.1 answers SSH after 5.6 s, 6.12
+    # after 8.1 s; a program can lock 442 MiB with 6.1 and 436 MiB with 6.12 (MemTotal 470 and 465 MiB; 5.10:
+    # 452, 7.3: 423 lockable). The agent needs 85 % of 512 MiB, 436 MiB, and some room beside it. `own_mib` is
+    # the memory that cannot be locked, and 4 to 16 MiB more.
     GuestSpec("default", "debian-12", "Linux 6.1: boots fastest and leaves the writer the most memory"),
     GuestSpec("debian-11", "debian-11", "Linux 5.10: virtio drivers of the time when the feature was merged"),
     GuestSpec("debian-12", "debian-12", "Linux 6.1"),

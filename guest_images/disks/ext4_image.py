@@ -40,7 +40,7 @@ def mkfs_packages() -> PackageSet:
 
 
 def mkfs_root(cache: Cache, log: Log, mirror: str | None = None) -> Path:
-    """Return the root of the unpacked `mkfs_packages`; raise the errors of `packages.provide_tree`."""
+    """Return the root of the unpacked `mkfs_packages`; raise the errors of `unpacked.provide_tree`."""
     return provide_tree(mkfs_packages(), cache, log, mirror=mirror).root
 
 

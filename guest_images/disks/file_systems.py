@@ -82,7 +82,7 @@ def packaged_tool(name: str, cache: Cache, log: Log) -> list[str]:
     """Return the beginning of a command line that runs a program of Debian's package e2fsprogs.
 
     Raises:
-        MachineryMissing, SetupBroken: as `packages.provide_tree`.
+        MachineryMissing, SetupBroken: as `unpacked.provide_tree`.
     """
     root = provide_tree(PackageSet("e2fsprogs", userland_suite(), ("e2fsprogs",)), cache, log).root
     return find_loader(root).command(root, find_program(root, name))

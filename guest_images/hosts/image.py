@@ -115,7 +115,7 @@ def build_host(
 
     Raises:
         UsageError: the catalogue has no such host.
-        MachineryMissing, SetupBroken: as `packages.provide_tree`.
+        MachineryMissing, SetupBroken: as `unpacked.provide_tree`.
     """
     spec = host_spec(name)
     trees = _provide_trees(spec, cache, log, mirror, refresh=refresh)
@@ -143,7 +143,7 @@ def build_host_with_kernel(kernel: Kernel, cache: Cache, log: Log, *, mirror: st
     Raises:
         NoSubject: the kernel image does not exist.
         UsageError: the folder with its modules does not exist.
-        MachineryMissing, SetupBroken: as `packages.provide_tree`.
+        MachineryMissing, SetupBroken: as `unpacked.provide_tree`.
     """
     require_kernel(kernel.image)
     if kernel.modules_folder is not None and not kernel.modules_folder.is_dir():

@@ -104,7 +104,7 @@ def build_kernel(
 
     Raises:
         UsageError: the catalogue has no such kernel.
-        MachineryMissing: a program that compiling needs is not installed; others as `packages.provide_tree`.
+        MachineryMissing: a program that compiling needs is not installed; others as `unpacked.provide_tree`.
         SetupBroken: the source cannot be configured as wanted or does not compile.
     """
     spec = kernel_spec(name)

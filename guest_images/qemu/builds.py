@@ -55,7 +55,7 @@ def provision_qemu(
 
     Raises:
         UsageError: the catalogue has no such QEMU.
-        MachineryMissing, SetupBroken: as `packages.provide_tree`.
+        MachineryMissing, SetupBroken: as `unpacked.provide_tree`.
     """
     spec = host_qemu_spec(name)
     target = emulates or spec.emulates

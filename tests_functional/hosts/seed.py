@@ -68,7 +68,7 @@ def provide_seed(
         executable: the QEMU.
         version: of its package, which with the image's digest names the seed.
         image: the guest.
-        mkfs: root of the unpacked packages of guest_images.disks.ext4_image.
+        mkfs: root of the unpacked `ext4_image.mkfs_packages`.
         cache: where seeds are kept.
         folder: receives logs and the new snapshot.
         log: told what takes time.

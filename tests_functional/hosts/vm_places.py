@@ -34,7 +34,7 @@ def vm_disks(seed: Seed, qemu_disk: Path, folder: Path, flows: Sequence[str]) ->
 
 
 def vm_places(flows: Sequence[str]) -> Places:
-    """Where a VM host with those disks has them (guest_images.hosts.init)."""
+    """Where a VM host with those disks has them (guest_images/hosts/init.py)."""
     mounted, devices = PurePosixPath("/disks"), PurePosixPath("/dev")
     return Places(
         qemu=mounted / "qemu" / DEFAULT_ARCHITECTURE.qemu,

@@ -59,7 +59,7 @@ static int print_reply(int server, uint64_t seconds)
 {
 	uint64_t end = clock_ns(CLOCK_MONOTONIC) + seconds * 1000000000;
 	char start[sizeof(ERROR_REPLY)] = "";
-	char bytes[4096], last = '\0';
+	char bytes[4 << 10], last = '\0';
 	bool first = true;
 
 	for (;;) {

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from guest_images.cache import Cache
 from validators.faults.preload import preload_library, preloading_wrapper
+from validators.faults.preload.acts import SHARED_PAGE_BYTES
 
 _SOURCE = Path(__file__).with_name("fail_call.c")
 _VARIABLE = "SNAPPROOF_CALL_FAULTS"
-_BYTES = 4096
 _WORD = struct.Struct("=Q")
 # Words of `struct control` in fail_call.c.
 _LOADED, _KIND, _NUMBER, _ERROR, _ACTED, _CALLS = range(6)
@@ -154,8 +154,8 @@ class CallControl:
 def call_control(path: Path) -> Iterator[CallControl]:
     """Make the page as a file and map it."""
     with path.open("w+b") as file:
-        file.truncate(_BYTES)
-        with contextlib.closing(mmap.mmap(file.fileno(), _BYTES)) as page:
+        file.truncate(SHARED_PAGE_BYTES)
+        with contextlib.closing(mmap.mmap(file.fileno(), SHARED_PAGE_BYTES)) as page:
             yield CallControl(page)
 
 

@@ -23,7 +23,7 @@
 #define USERFAULTFD_IOC_NEW 0xaa00ul
 #define MODE_WP 1ull
 
-#define MAX_FD 4096
+#define MAX_FD (4 << 10)
 
 enum kind {
     NONE,

@@ -9,7 +9,9 @@ from pathlib import Path
 VARIABLE = "SNAPPROOF_PLANTED_FAULT"
 """Environment variable that names the file to the library (fault.h)."""
 
-_PAGE_BYTES = 4096
+SHARED_PAGE_BYTES = 4096
+"""Size of the page, whatever the pages of host and guest are (shared_page.h)."""
+
 _WORD = struct.Struct("<Q")
 
 
@@ -26,7 +28,7 @@ class ActsPage:
     @classmethod
     def blank(cls, path: Path) -> ActsPage:
         """Write its file anew, with all counters 0."""
-        path.write_bytes(bytes(_PAGE_BYTES))
+        path.write_bytes(bytes(SHARED_PAGE_BYTES))
         return cls(path)
 
     @property
