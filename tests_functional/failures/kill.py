@@ -16,9 +16,9 @@ from harness.qemu import migration
 from tests_functional.failures.ending import LIMIT_SECONDS
 from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import Source, snapshot_cycle, writing_guest
-from tests_functional.lib.judgement import outcome_of
 from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
 from validators.judge import check_file

@@ -28,9 +28,9 @@ from tests_functional.failures.ending import (
 from tests_functional.failures.means import Place, descriptor_limit, end_sinks, sink
 from tests_functional.lib.checks import Problem, judged, problems_of, skipped
 from tests_functional.lib.cycle import Source, writing_guest
-from tests_functional.lib.judgement import outcome_of
 from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.restored_source import restored_source
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot, take

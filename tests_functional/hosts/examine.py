@@ -34,7 +34,8 @@ from tests_functional.hosts.snapshots import (
 )
 from tests_functional.lib.limits import HOST_SAVES_SECONDS
 from tests_functional.lib.outcome import Outcome, from_error
-from validators.verdict import CheckResult, Verdict, Violation
+from tests_functional.lib.outcomes import build_outcome
+from validators.verdict import CheckResult, Violation
 
 _TESTS_SECONDS = 900.0
 # What the runner says, in our words; a time-out says nothing about the kernel.
@@ -216,18 +217,4 @@ def _kinds_sentence(checks: Sequence[CheckResult]) -> str:
 def _outcome(
     plan: Plan, found: Examination, name: str, checks: Sequence[CheckResult], holds: str, seconds: float
 ) -> Outcome:
-    verdict = Verdict(tuple(checks))
-    status = verdict.status
-    sentence = holds
-    if verdict.violations:
-        sentence = f"{verdict.violations[0].check}: {verdict.violations[0].sentence}"
-    elif status is not Status.PASS:
-        sentence = next((check.reason for check in checks if check.reason), "Not every check could be made.")
-    return Outcome(
-        f"hosts.{plan.name}.{name}",
-        status,
-        sentence,
-        seconds,
-        checks=verdict.checks,
-        environment=found.environment(),
-    )
+    return build_outcome(f"hosts.{plan.name}.{name}", checks, seconds, holds, found.environment())

@@ -12,6 +12,7 @@ from harness.status import Status
 from tests_functional.lib.guest import Guest, booted, start_writers
 from tests_functional.lib.limits import FILL_SECONDS, RESTORE_SECONDS, SAVE_SECONDS
 from tests_functional.lib.offline_checks import judge_oracles
+from tests_functional.lib.outcomes import Cycle
 from tests_functional.lib.restored_checks import judge_restored, no_more
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot, take
@@ -22,7 +23,6 @@ from tests_functional.lib.source_checks import (
     judge_source,
     judge_stall,
 )
-from tests_functional.lib.summary import Cycle
 from validators.judge import check_file
 from validators.verdict import CheckResult, Verdict
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from tests_functional.lib.cycle import snapshot_cycle, writing_guest
 from tests_functional.lib.limits import SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, sample_stun
-from tests_functional.lib.summary import Cycle, summary
 
 
 def one_flow(flow: Flow) -> Callable[[Run], Outcome]:
@@ -37,4 +37,4 @@ def save_by_flows(run: Run, flows: Sequence[Flow], stun_samples: int = 0) -> Out
         limit = run.deadline.at_most(SAVE_SECONDS)
         stuns = [sample_stun(source.guest, limit) for _ in range(stun_samples)]
         source.guest.machine.quit()
-    return summary(run, cycles, time.monotonic() - begun, stuns)
+    return outcome_of_cycles(run, cycles, time.monotonic() - begun, stuns)

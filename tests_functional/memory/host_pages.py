@@ -19,10 +19,10 @@ from tests_functional.lib.checks import judged
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, save
 from tests_functional.lib.source_checks import judge_source
-from tests_functional.lib.summary import Cycle, summary
 from tests_functional.memory.same_file import fill_file, write_file
 
 _MERGE_SECONDS = 60.0
@@ -165,7 +165,7 @@ def _on(run: Run, name: str, kind: HostPages) -> Outcome:
         with kind.around(), writing_guest(replace(run, folder=folder)) as source:
             cycles.append(_cycle(run, source, flow, label, name, kind))
             source.guest.machine.quit()
-    return summary(run, cycles, time.monotonic() - begun)
+    return outcome_of_cycles(run, cycles, time.monotonic() - begun)
 
 
 def _cycle(run: Run, source: Source, flow: Flow, label: str, name: str, kind: HostPages) -> Cycle:

@@ -12,9 +12,9 @@ from harness.errors import NotApplicable
 from tests_functional.lib.cycle import snapshot_cycle, writing_guest
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
-from tests_functional.lib.summary import Cycle, summary
 from tests_functional.memory.refusal import judge_refusal, refusal_when_set
 
 
@@ -103,7 +103,7 @@ def _on(run: Run, kind: MemoryKind) -> Outcome:
         for number, flow in enumerate((Flow.SEEDS, Flow.LIVE), 1):
             cycles.append(snapshot_cycle(run, source, flow, f"{number:02d}-{flow.name.lower()}"))
         source.guest.machine.quit()
-    return summary(run, cycles, time.monotonic() - begun)
+    return outcome_of_cycles(run, cycles, time.monotonic() - begun)
 
 
 def _require_huge_pages(stack: Stack) -> None:

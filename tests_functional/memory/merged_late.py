@@ -12,10 +12,10 @@ from tests_functional.lib.checks import judged
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.limits import SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, take
 from tests_functional.lib.source_checks import judge_source
-from tests_functional.lib.summary import summary
 from tests_functional.memory.host_pages import merged_mib, part_merged
 from tests_functional.memory.same_file import fill_file
 
@@ -46,7 +46,7 @@ def merged_while_saving(run: Run) -> Outcome:
         checks = [*judge_source(source.guest, source.before), met]
         source.guest.machine.quit()
         cycle = judge_cycle(run, source, snapshot, _LABEL, checks)
-    return summary(run, [cycle], time.monotonic() - begun)
+    return outcome_of_cycles(run, [cycle], time.monotonic() - begun)
 
 
 def _merge_and_write(source: Source) -> float:

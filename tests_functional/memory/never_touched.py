@@ -20,10 +20,10 @@ from tests_functional.lib.cycle import judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, save
 from tests_functional.lib.source_checks import judge_source
-from tests_functional.lib.summary import summary
 
 Flags = npt.NDArray[np.bool_]
 
@@ -86,7 +86,7 @@ def never_touched(run: Run) -> Outcome:
         checks = [*judge_source(source.guest, source.before), met]
         cycle = judge_cycle(run, source, snapshot, "01-seeds", checks)
         machine.quit()
-    return summary(run, [cycle], time.monotonic() - begun)
+    return outcome_of_cycles(run, [cycle], time.monotonic() - begun)
 
 
 def _start_filling(guest: Guest, block: RamBlock, deadline: Deadline) -> None:

@@ -17,13 +17,12 @@ from harness.qemu.qmp import CommandRefused
 from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest, Stack
-from tests_functional.lib.judgement import outcome_of
 from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import Cycle, outcome_of, outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, save
 from tests_functional.lib.source_checks import judge_source
-from tests_functional.lib.summary import Cycle, summary
 from tests_functional.memory.refusal import judge_given_up
 from validators.verdict import CheckResult
 
@@ -116,7 +115,7 @@ def _before_saving(run: Run, name: str, kind: PluggedKind) -> Outcome:
                 holds = "QEMU gives up the save of such RAM with a reason, and the guest goes on."
                 return outcome_of(run, checks, time.monotonic() - begun, holds)
         source.guest.machine.quit()
-    return summary(run, cycles, time.monotonic() - begun)
+    return outcome_of_cycles(run, cycles, time.monotonic() - begun)
 
 
 def _while_saving(run: Run, name: str, kind: PluggedKind) -> Outcome:
@@ -136,7 +135,7 @@ def _while_saving(run: Run, name: str, kind: PluggedKind) -> Outcome:
         # What was refused for the save's sake is taken after it.
         _plug_in_and_wait(source.guest, kind)
         source.guest.machine.quit()
-    return summary(run, cycles, time.monotonic() - begun)
+    return outcome_of_cycles(run, cycles, time.monotonic() - begun)
 
 
 def _cycle(

@@ -10,8 +10,8 @@ from harness.qemu.qmp import CommandRefused
 from tests_functional.failures.ending import LIMIT_SECONDS
 from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import Source
-from tests_functional.lib.judgement import outcome_of
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
 from tests_functional.lib.source_checks import judge_source
 from validators.verdict import CheckResult

@@ -19,9 +19,9 @@ from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import Source, snapshot_cycle, writing_guest
 from tests_functional.lib.guest import Guest, Stack
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
-from tests_functional.lib.summary import Cycle, summary
 from tests_functional.memory.plugged import memory_mib, prepare_guest, require_in_use, wait_memory
 from validators.verdict import CheckResult, Verdict
 
@@ -96,7 +96,7 @@ def _resized(run: Run, name: str, kind: VirtioMemKind) -> Outcome:
             label = f"{len(cycles) + 1:02d}-{flow.name.lower()}-{mib}-mib"
             cycles.append(_cycle(run, source, flow, label, name))
         source.guest.machine.quit()
-    return summary(run, cycles, time.monotonic() - begun)
+    return outcome_of_cycles(run, cycles, time.monotonic() - begun)
 
 
 def _prepare(guest: Guest) -> None:

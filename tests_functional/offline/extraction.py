@@ -17,6 +17,7 @@ from harness.status import Status
 from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import writing_guest
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot, restore_uri, take
 from validators.verdict import CheckResult
@@ -48,16 +49,7 @@ def _compare(run: Run, flow: Flow) -> Outcome:
     check = compare_images(extracted, restored)
     if check.status is Status.PASS:
         run.discard(folder)
-    sentence = check.violations[0].sentence if check.violations else _EXPLANATION
-    return Outcome(
-        name=run.name,
-        status=check.status,
-        sentence=sentence,
-        seconds=time.monotonic() - begun,
-        checks=[check],
-        figures=check.facts,
-        environment=run.environment(),
-    )
+    return outcome_of(run, [check], time.monotonic() - begun, _EXPLANATION, check.facts)
 
 
 def _dump_restored(run: Run, snapshot: Snapshot, folder: Path) -> None:

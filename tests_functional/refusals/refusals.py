@@ -16,8 +16,8 @@ from harness.qemu.qmp import CommandRefused
 from harness.status import Status
 from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import Source, snapshot_cycle, writing_guest
-from tests_functional.lib.judgement import outcome_of
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
 from tests_functional.lib.source_checks import judge_source

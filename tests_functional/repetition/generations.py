@@ -9,10 +9,10 @@ from harness.status import Status
 from tests_functional.lib.cycle import snapshot_cycle, writing_guest
 from tests_functional.lib.limits import RESTORE_SECONDS
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.restored_source import restored_source
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot
-from tests_functional.lib.summary import Cycle, summary
 
 _DEPTH = 5
 
@@ -30,7 +30,7 @@ def generations(run: Run) -> Outcome:
         run.discard(cycles[-2].snapshot.path.parent)
     if cycles[-1].verdict.status is Status.PASS:
         run.discard(run.folder)
-    return summary(run, cycles, time.monotonic() - begun)
+    return outcome_of_cycles(run, cycles, time.monotonic() - begun)
 
 
 def _next(run: Run, snapshot: Snapshot, number: int) -> Cycle:

@@ -22,9 +22,9 @@ from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.host_watch import open_files
-from tests_functional.lib.judgement import outcome_of
 from tests_functional.lib.limits import COPY_SECONDS, RESTORE_SECONDS, SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, Snapshot, take

@@ -18,10 +18,10 @@ from tests_functional.lib.cycle import judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot
 from tests_functional.lib.source_checks import judge_source
-from tests_functional.lib.summary import summary
 from validators.verdict import CheckResult
 
 _AFTER = "A guest that did not run before the snapshot does not run after it."
@@ -99,7 +99,7 @@ def _in(run: Run, state: RunState) -> Outcome:
         checks += judge_source(source.guest, source.before)
         machine.quit()
         cycle = judge_cycle(run, source, snapshot, f"run-states/{state.name}", checks)
-    return summary(run, [cycle], time.monotonic() - begun)
+    return outcome_of_cycles(run, [cycle], time.monotonic() - begun)
 
 
 def _save(run: Run, guest: Guest, counters: AgentCounters, state: RunState) -> Snapshot:

@@ -18,10 +18,10 @@ from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest, Stack
 from tests_functional.lib.limits import SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, take
 from tests_functional.lib.source_checks import judge_source
-from tests_functional.lib.summary import Cycle, summary
 
 # Passes of a loop during one save, which takes a second or two.
 _LEAST_PASSES = 3
@@ -123,7 +123,7 @@ def _disturbed(run: Run, disturbance: Disturbance) -> Outcome:
         for number, flow in enumerate((Flow.SEEDS, Flow.LIVE), 1):
             label = f"{number:02d}-{flow.name.lower()}"
             cycles.append(_cycle(run, source, flow, label, passes, disturbance.host_pass is not None))
-    return summary(run, cycles, time.monotonic() - begun)
+    return outcome_of_cycles(run, cycles, time.monotonic() - begun)
 
 
 def _cycle(run: Run, source: Source, flow: Flow, label: str, passes: Callable[[], int], host: bool) -> Cycle:

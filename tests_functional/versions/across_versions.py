@@ -10,9 +10,9 @@ from pathlib import Path
 from harness.errors import NotApplicable
 from harness.qemu import migration
 from tests_functional.lib.cycle import writing_guest
-from tests_functional.lib.judgement import outcome_of
 from tests_functional.lib.limits import RESTORE_SECONDS, SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot, take

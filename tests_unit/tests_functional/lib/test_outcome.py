@@ -23,9 +23,9 @@ from harness.status import Status
 from snapproof.report.result import OutcomeRecord
 from tests_functional.lib.checks import skipped
 from tests_functional.lib.outcome import OUTCOME_FILE, Outcome, from_error, write_atomically
+from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.save import Flow
 from tests_functional.lib.stack_file import load_stack, save_stack
-from tests_functional.lib.summary import Cycle, summary
 from tests_unit.support.scenario_values import check, make_run, offline, snapshot, stack, write_order
 from validators.verdict import CheckResult, Violation
 
@@ -134,7 +134,7 @@ def test_summary_of_right_snapshots(tmp_path: Path) -> None:
         _cycle("02-seeds", Flow.SEEDS, 400.0, golden, check("restored-memory", facts={"pages": 1000})),
         _cycle("03-stop", Flow.STOP_AND_SAVE, 300.0),
     ]
-    made = summary(make_run(tmp_path), cycles, 12.0)
+    made = outcome_of_cycles(make_run(tmp_path), cycles, 12.0)
     assert made.status is Status.PASS
     assert made.sentence == ("All 3 snapshots are exactly the guest at T0, and the guest went on unharmed.")
     assert made.figures["01-live/pages_in_stream"] == 64
@@ -151,7 +151,7 @@ def test_summary_of_right_snapshots(tmp_path: Path) -> None:
 def test_summary_of_one_snapshot(tmp_path: Path) -> None:
     """A test without a control compares no stuns, and one that skipped a check still says PASS."""
     cycle = _cycle("01-live", Flow.LIVE, 3.0, skipped("source-unprotected", "It demands.", "No pagemap."))
-    made = summary(make_run(tmp_path), [cycle], 12.0)
+    made = outcome_of_cycles(make_run(tmp_path), [cycle], 12.0)
     assert made.status is Status.PASS
     assert made.sentence.startswith("The snapshot is exactly the guest at T0")
     assert "stun_ratio" not in made.figures
@@ -163,7 +163,7 @@ def test_summary_names_label_check_and_first_violation(tmp_path: Path) -> None:
         _cycle("01-live", Flow.LIVE, 3.0),
         _cycle("02-live", Flow.LIVE, 3.0, check("golden", "Page 7 differs.", "Page 8 differs.")),
     ]
-    made = summary(make_run(tmp_path), cycles, 12.0)
+    made = outcome_of_cycles(make_run(tmp_path), cycles, 12.0)
     assert made.status is Status.FAIL
     assert made.sentence == "02-live: golden: Page 7 differs. (1 more violations)"
 
@@ -175,14 +175,16 @@ def test_summary_names_label_check_and_first_violation(tmp_path: Path) -> None:
 def test_stun_ratio(tmp_path: Path, lives: tuple[float, ...], control: float, status: Status) -> None:
     """Below 20 it fails; of several live snapshots the shortest counts."""
     cycles = [_cycle(f"{number:02d}-live", Flow.LIVE, stun) for number, stun in enumerate(lives)]
-    made = summary(make_run(tmp_path), [*cycles, _cycle("09-stop", Flow.STOP_AND_SAVE, control)], 12.0)
+    made = outcome_of_cycles(
+        make_run(tmp_path), [*cycles, _cycle("09-stop", Flow.STOP_AND_SAVE, control)], 12.0
+    )
     assert made.status is status
 
 
 def test_stun_ratio_names_both_figures(tmp_path: Path) -> None:
     """A person sees both stuns and the guest's size, not just a ratio."""
     cycles = [_cycle("01-live", Flow.LIVE, 30.0), _cycle("02-stop", Flow.STOP_AND_SAVE, 300.0)]
-    made = summary(make_run(tmp_path), cycles, 12.0)
+    made = outcome_of_cycles(make_run(tmp_path), cycles, 12.0)
     assert made.status is Status.FAIL
     assert made.sentence == (
         "all: stun-ratio: At 512 MiB the background snapshot stuns the guest for 30.0 ms "

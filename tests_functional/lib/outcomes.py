@@ -1,9 +1,10 @@
-"""From judged snapshots to a test's outcome: figures, the stun comparison, one sentence."""
+"""Builds a test's outcome from its checks: status, one sentence, figures, environment."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from harness.codes import Code
 from harness.status import Status, worst
@@ -34,10 +35,44 @@ class Cycle:
     verdict: Verdict
 
 
-def summary(
+def build_outcome(
+    name: str,
+    checks: Sequence[CheckResult],
+    seconds: float,
+    holds: str,
+    environment: Mapping[str, Any],
+    figures: Mapping[str, float | int | str] | None = None,
+) -> Outcome:
+    """Build the outcome of these checks; without any it is an ERROR.
+
+    Args:
+        name: the test's.
+        checks: each with a name that is unique within the test and the same in every run.
+        seconds: wall time of the test.
+        holds: the sentence that is true where all checks pass.
+        environment: what the test ran on.
+        figures: measured numbers, the unit in each name.
+    """
+    status = _worst(checks)
+    sentence = holds if status is Status.PASS else _first_problem(status, checks)
+    return Outcome(name, status, sentence, seconds, checks, dict(figures or {}), environment)
+
+
+def outcome_of(
+    run: Run,
+    checks: Sequence[CheckResult],
+    seconds: float,
+    holds: str,
+    figures: Mapping[str, float | int | str] | None = None,
+) -> Outcome:
+    """Build the outcome of a run's checks as `build_outcome` does, with the run's name and environment."""
+    return build_outcome(run.name, checks, seconds, holds, run.environment(), figures)
+
+
+def outcome_of_cycles(
     run: Run, cycles: Sequence[Cycle], seconds: float, stun_samples_ms: Sequence[float] = ()
 ) -> Outcome:
-    """The outcome of a test that judged one or more snapshots of a guest.
+    """Build the outcome of a test that judged one or more snapshots of a guest.
 
     Args:
         run: the test's run.
@@ -52,19 +87,31 @@ def summary(
         for check in cycle.verdict.checks
     ]
     checks += comparison
-    status = worst(check.status for check in checks) or Status.ERROR
     figures = {f"{cycle.label}/{name}": value for cycle in cycles for name, value in _figures(cycle).items()}
     for check in comparison:
         figures.update(check.facts)
+    status = _worst(checks)
     return Outcome(
-        name=run.name,
-        status=status,
-        sentence=_sentence(status, cycles, comparison),
-        seconds=seconds,
-        checks=checks,
-        figures=figures,
-        environment=run.environment(),
+        run.name, status, _sentence(status, cycles, comparison), seconds, checks, figures, run.environment()
     )
+
+
+def _worst(checks: Sequence[CheckResult]) -> Status:
+    return worst(check.status for check in checks) or Status.ERROR
+
+
+def _first_problem(status: Status, checks: Sequence[CheckResult]) -> str:
+    """Return the first violation of a check with this status, or the first reason of a skipped check."""
+    for check in checks:
+        if check.status is status and check.violations:
+            total = sum(other.total for other in checks)
+            return f"{check.name}: {check.violations[0].sentence}{_more(total)}"
+    reasons = [f"{check.name}: {check.reason}" for check in checks if check.reason]
+    return reasons[0] if reasons else "No check could be made."
+
+
+def _more(total: int) -> str:
+    return f" ({total - 1} more violations)" if total > 1 else ""
 
 
 def _figures(cycle: Cycle) -> Figures:
@@ -128,5 +175,4 @@ def _sentence(status: Status, cycles: Sequence[Cycle], comparison: Sequence[Chec
     label, first = violations[0]
     total = sum(check.total for cycle in cycles for check in cycle.verdict.checks)
     total += sum(check.total for check in comparison)
-    more = f" ({total - 1} more violations)" if total > 1 else ""
-    return f"{label}: {first.check}: {first.sentence}{more}"
+    return f"{label}: {first.check}: {first.sentence}{_more(total)}"
