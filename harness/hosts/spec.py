@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UsageError
-from harness.hosts.ssh import SshAddress
 
 LOCAL = "local"
 
@@ -18,6 +17,35 @@ _FORMS = (
 _SSH = re.compile(
     r"(?:(?P<user>[^@/\s:]+)@)?(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<name>[^@:/\[\]\s]+))(?::(?P<port>\d+))?/?"
 )
+
+
+@dataclass(frozen=True)
+class SshAddress:
+    """The address of a lab machine, and how to log in.
+
+    Attributes:
+        address: name or IP address.
+        port: port of its SSH server.
+        user: login name, empty for the current user's.
+        private_key: key file, None for the keys that `ssh` would use: those of an ssh-agent and the usual
+            files.
+        host_key: the machine's public host key, empty to look it up in `known_hosts`.
+        known_hosts: files with known host keys.
+    """
+
+    address: str
+    port: int = 22
+    user: str = ""
+    private_key: Path | None = None
+    host_key: str = ""
+    known_hosts: tuple[Path, ...] = (Path("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
+
+    @property
+    def name(self) -> str:
+        """The address in the form that `--host` accepts."""
+        user = f"{self.user}@" if self.user else ""
+        port = f":{self.port}" if self.port != 22 else ""
+        return f"ssh://{user}{self.address}{port}"
 
 
 @dataclass(frozen=True)

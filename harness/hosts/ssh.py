@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import getpass
-from dataclasses import dataclass
-from pathlib import Path
 
 import paramiko
 
@@ -13,37 +11,9 @@ from harness.errors import MachineryMissing, UsageError
 from harness.guest.ssh import host_key, require_private_key
 from harness.hosts.host import Host
 from harness.hosts.link import SshLink
+from harness.hosts.spec import SshAddress
 
 _KEEPALIVE_SECONDS = 5
-
-
-@dataclass(frozen=True)
-class SshAddress:
-    """The address of a lab machine, and how to log in.
-
-    Attributes:
-        address: name or IP address.
-        port: port of its SSH server.
-        user: login name, empty for the current user's.
-        private_key: key file, None for the keys that `ssh` would use: those of an ssh-agent and the usual
-            files.
-        host_key: the machine's public host key, empty to look it up in `known_hosts`.
-        known_hosts: files with known host keys.
-    """
-
-    address: str
-    port: int = 22
-    user: str = ""
-    private_key: Path | None = None
-    host_key: str = ""
-    known_hosts: tuple[Path, ...] = (Path("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
-
-    @property
-    def name(self) -> str:
-        """The address in the form that `--host` accepts."""
-        user = f"{self.user}@" if self.user else ""
-        port = f":{self.port}" if self.port != 22 else ""
-        return f"ssh://{user}{self.address}{port}"
 
 
 def ssh_host(address: SshAddress, deadline: Deadline, python: str = "python3") -> Host:

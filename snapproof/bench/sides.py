@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from validators.faults.slow.wrapper import Slowdown
 
 AB_RAM_MIB, AB_WRITER = 256, Writer.ALL
-"""RAM and writer of the guest on this host, by default."""
+"""RAM and writer of the guest that `bench ab` saves on this host, by default."""
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from harness.errors import SetupBroken, SnapshotWrong, UsageError
 from harness.status import EXIT_FAIL, Status, exit_code
-from snapproof.cli.help_text import help_text
 from snapproof.cli.progress_bar import WORTH_BYTES, ProgressBar
 from snapproof.cli.verdict_text import check_lines, range_lines
 from snapproof.runs.json_file import write_json_file
@@ -20,53 +18,6 @@ from validators.verdict import Verdict
 from validators.vmstate.extract import extract
 
 _STDIN = Path("-")
-
-
-def add_parser(commands: Any) -> None:
-    """Add the command's arguments."""
-    parser = commands.add_parser(
-        "check",
-        help="judge a vmstate file offline",
-        **help_text(
-            "Checks the structure of a vmstate file, the agent's pages in it, and the golden image.",
-            "check vmstate",
-            "check vmstate --golden golden/ --map bad-pages.svg --json verdict.json",
-            "check - < vmstate                # from a pipe: the structure alone",
-            exit_codes="0 the file passes, 1 it does not, 2 it could not be judged",
-            more="docs/check.md says what each check demands.",
-        ),
-    )
-    parser.add_argument(
-        "file",
-        type=Path,
-        metavar="FILE",
-        help="what 'migrate' wrote; of a pipe, or '-' for standard input, only the structure is checked",
-    )
-    parser.add_argument(
-        "--golden", type=Path, metavar="RAM", help="folder with golden.json, or a raw file of the main RAM"
-    )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole verdict there")
-    parser.add_argument(
-        "--extract",
-        type=Path,
-        metavar="DIR",
-        help="write the RAM of each RAMBlock and the device state as JSON there; DIR can serve as --golden",
-    )
-    parser.add_argument(
-        "--map", type=Path, metavar="OUT.svg", help="draw where in RAM the bad pages lie, as SVG"
-    )
-    parser.add_argument(
-        "--offset", type=offset_bytes, default=0, metavar="N", help="the stream begins at this byte of FILE"
-    )
-    parser.set_defaults(run=check)
-
-
-def offset_bytes(text: str) -> int:
-    """A byte offset, decimal or with 0x; the argument parser's type of `--offset`."""
-    number = int(text, 0)
-    if number < 0:
-        raise argparse.ArgumentTypeError("an offset cannot be negative")
-    return number
 
 
 def check(arguments: argparse.Namespace) -> int:

@@ -5,39 +5,36 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-import traceback
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 
 from harness.errors import SnapproofError
 from harness.status import EXIT_ERROR
 from snapproof.cli import bisect
-from snapproof.cli.help_text import EXIT_CODES, help_text
+from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
 from snapproof.runs.interruption import EXIT_INTERRUPTED, listen
 from snapproof.runs.json_file import require_json_file
 
-_COMMANDS = (
-    "doctor",
-    "images",
-    "run",
-    "hosts",
-    "report",
-    "check",
-    "info",
-    "diff",
-    "selftest",
-    "kernel",
-    "bench",
-)
+_COMMANDS = {
+    "doctor": "what this host can do, and why not",
+    "images": "list or build guests, QEMUs and host kernels",
+    "run": "run a profile's tests on real guests",
+    "hosts": "host kernels with and without UFFD-WP: feature tests and snapshots on each",
+    "report": "write results in other formats, merge them, compare them",
+    "check": "judge a vmstate file offline",
+    "info": "what is in a vmstate file",
+    "diff": "what differs between two vmstate files",
+    "selftest": "plant every fault of the catalogue and show that each is caught",
+    "kernel": "test the kernel's userfaultfd write protection by itself",
+    "bench": "measure",
+}
+"""Each command's name and its line of `snapproof --help`; its arguments are in snapproof.cli.arguments."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     given = sys.argv[1:] if argv is None else argv
-    # Half a second of imports that a single command has no use for.
-    named = [given[0]] if given and given[0] in _COMMANDS else _COMMANDS
     try:
-        arguments = make_parser(named).parse_args(given)
+        arguments = make_parser(given[:1]).parse_args(given)
     except SystemExit as ended:
         if ended.code and bisect.asked_for(given):
             return bisect.STOP
@@ -75,6 +72,8 @@ def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
         return EXIT_ERROR
     except Exception:
         # Likewise, though it is our own defect, of which the traceback is the report.
+        import traceback
+
         traceback.print_exc()
         print("snapproof: That is snapproof's own fault; please report it.", file=sys.stderr)
         return bisect.STOP if bisecting else EXIT_ERROR
@@ -87,8 +86,13 @@ def _explain(error: SnapproofError) -> None:
         print(f"    {line}", file=sys.stderr)
 
 
-def make_parser(names: Sequence[str] = _COMMANDS) -> argparse.ArgumentParser:
-    """The parser of the whole command line, or of some commands where only they are wanted."""
+def make_parser(wanted: Collection[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
+    """Return the parser of the command line.
+
+    Args:
+        wanted: the commands whose arguments it knows. It knows only the names of the others, because the
+            modules of their arguments take time to import.
+    """
     parser = argparse.ArgumentParser(
         prog="snapproof",
         **help_text(
@@ -102,14 +106,12 @@ def make_parser(names: Sequence[str] = _COMMANDS) -> argparse.ArgumentParser:
         ),
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for name in names:
-        importlib.import_module(f"snapproof.cli.{name}").add_parser(commands)
+    for name, summary in _COMMANDS.items():
+        if name in wanted:
+            importlib.import_module(f"snapproof.cli.arguments.{name}").add_parser(commands, summary)
+        else:
+            commands.add_parser(name, help=summary)
     return parser
-
-
-def add_cache_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--cache`, which several commands share."""
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
 
 
 if __name__ == "__main__":

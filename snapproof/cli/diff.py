@@ -5,35 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from harness.status import EXIT_FAIL, EXIT_PASS
-from snapproof.cli.help_text import help_text
 from snapproof.cli.verdict_text import counted, range_text
 from snapproof.runs.json_file import write_json_file
 from validators.vmstate.diff import Difference, diff_files
 
 _SHOWN = 40
 _VALUE_WIDTH = 60
-
-
-def add_parser(commands: Any) -> None:
-    """Add the command's arguments."""
-    parser = commands.add_parser(
-        "diff",
-        help="what differs between two vmstate files",
-        **help_text(
-            "Compares two vmstate files page by page and device field by device field. The layouts may "
-            "differ: a plain stream equals a mapped-ram file of the same guest.",
-            "diff vmstate-a vmstate-b --json differences.json",
-            exit_codes="0 they are the same, 1 they differ, 2 trouble, as with diff(1)",
-        ),
-    )
-    parser.add_argument("first", type=Path, metavar="A", help="a vmstate file")
-    parser.add_argument("second", type=Path, metavar="B", help="another one")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all differences there")
-    parser.set_defaults(run=diff)
 
 
 def diff(arguments: argparse.Namespace) -> int:

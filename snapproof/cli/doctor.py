@@ -8,8 +8,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 from guest_images.agent.build import find_compiler
 from guest_images.qemu.builds import provisioned_qemus
@@ -18,7 +16,6 @@ from harness.hosts.local import LocalHost
 from harness.qemu.probe import DEFAULT_EXECUTABLE, probe_qemu
 from harness.status import EXIT_ERROR, EXIT_PASS
 from harness.userfaultfd import probe_userfaultfd
-from snapproof.cli.help_text import help_text
 from snapproof.runs.stack import cache_of
 from tests_functional.lib.host_watch import kernel_splats
 from tests_functional.lib.run import free_mib
@@ -28,24 +25,6 @@ _SMOKE_MIB = 2200
 
 Finding = tuple[bool | None, str]
 """Fine, not fine, or merely worth knowing (None); and one sentence."""
-
-
-def add_parser(commands: Any) -> None:
-    """Add the command's arguments."""
-    parser = commands.add_parser(
-        "doctor",
-        help="what this host can do, and why not",
-        **help_text(
-            "Looks at this host: userfaultfd, KVM, memory, tools, compiler, QEMUs, cache and the kernel's "
-            "log. One line for each: ok, BAD where guests cannot be tested because of it, or a note.",
-            "doctor",
-            "doctor --qemu ./build/qemu-system-x86_64",
-            exit_codes="0 guests can be tested here, 2 they cannot",
-        ),
-    )
-    parser.add_argument("--qemu", metavar="PATH", help="look at this QEMU too")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
-    parser.set_defaults(run=doctor)
 
 
 def doctor(arguments: argparse.Namespace) -> int:

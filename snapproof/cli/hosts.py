@@ -8,16 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from guest_images.catalogue import HOSTS
 from guest_images.hosts.kernel_config import KERNELS
 from harness.errors import SnapproofError, UsageError
 from harness.hosts.spec import HostSpecText, parse_host
 from harness.status import Status
-from snapproof.cli.help_text import help_text
 from snapproof.report.result import OutcomeRecord, RunResult
-from snapproof.runs.host_plan import HOST_HELP, Sources, add_host_arguments, prepared
+from snapproof.runs.host_plan import Sources, prepared
 from snapproof.runs.results import make_results_folder, now, write_results
 from snapproof.runs.stack import cache_of
 from tests_functional.hosts.examine import examine
@@ -27,38 +25,6 @@ from tests_functional.lib.outcome import from_error
 _HEADINGS = ("host", "kernel", "features", "tests pass/fail/skip", "snapshot", "QEMU", "time")
 _KEPT = 60
 _STEPS = (*FLOWS, PLANTED, BALANCED)
-
-
-def add_parser(commands: Any) -> None:
-    """Add the command's arguments."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "hosts",
-        help="host kernels with and without UFFD-WP: feature tests and snapshots on each",
-        **help_text(
-            "Boots VMs with other host kernels, or takes lab machines; on each it probes the kernel, runs "
-            "its feature tests, and has a saved guest snapshotted; snapshots are judged and restored "
-            "here.",
-            "hosts --list",
-            "hosts --host vm:debian-11 --no-tests             # Linux 5.10, snapshots only",
-            "hosts --host vm:arch/x86/boot/bzImage            # your own kernel",
-            "hosts --host ssh://qa@lab1 --host-qemu /usr/bin/qemu-system-x86_64",
-            exit_codes="0 pass, 1 a kernel, QEMU or snapshot is wrong, 2 error or missing machinery",
-            more="docs/hosts.md says what a host needs and what is asked of it.",
-        ),
-    )
-    parser.add_argument("--host", action="append", metavar="SPEC", help=f"{HOST_HELP}; can be given again")
-    add_host_arguments(parser)
-    parser.add_argument("--list", action="store_true", help="say which hosts there are, and what for")
-    parser.add_argument("--qemu", metavar="NAME", help="QEMU of the catalogue to run on the hosts")
-    parser.add_argument("--host-qemu", metavar="PATH",
-                        help="QEMU that is on a lab machine, or on this one")  # fmt: skip
-    parser.add_argument("--no-tests", action="store_true", help="leave the feature tests out")
-    parser.add_argument("--trackers", action="store_true", help="run the tests of write trackers too")
-    parser.add_argument("--no-snapshots", action="store_true", help="leave the snapshots out")
-    parser.add_argument("--filter", action="append", default=[], metavar="PATTERN",
-                        help="only these feature tests")  # fmt: skip
-    parser.add_argument("--results", type=Path, metavar="DIR", help="folder for the results")
-    parser.set_defaults(run=hosts)
 
 
 def hosts(arguments: argparse.Namespace) -> int:

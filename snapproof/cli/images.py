@@ -5,58 +5,13 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from pathlib import Path
-from typing import Any
 
 from guest_images.catalogue import guest_spec
 from guest_images.guests.image import GuestImage, build_guest, built_guests
 from guest_images.hosts.image import build_host, built_hosts
 from guest_images.hosts.kernel_build import build_kernel, built_kernels
 from guest_images.qemu.builds import provision_qemu, provisioned_qemus
-from snapproof.cli.help_text import help_text
 from snapproof.runs.stack import cache_of
-
-
-def add_parser(commands: Any) -> None:
-    """Add the command's arguments."""
-    parser = commands.add_parser(
-        "images",
-        help="list or build guests, QEMUs and host kernels",
-        **help_text(
-            "The catalogue of guests to boot, QEMUs to boot them with, and host kernels to run QEMU on. "
-            "All of it comes from Debian packages, without root, into the cache; 'run' and 'hosts' fetch "
-            "what they need by themselves. Kernels of 'kernel:NAME' are compiled from Debian's source.",
-            "images list",
-            "images build qemu:debian-13",
-        ),
-    )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser(
-        "list",
-        help="what the catalogue has and what is built",
-        **help_text(
-            "Prints each guest, QEMU, host and kernel with its state and the reason why it is there.",
-            "images list",
-        ),
-    )
-    listing.set_defaults(run=list_images)
-    build = actions.add_parser(
-        "build",
-        help="fetch or build one",
-        **help_text(
-            "Fetches the packages of one guest, QEMU, host or kernel, builds it where it is not in the "
-            "cache, and prints where it is.",
-            "images build default",
-            "images build qemu:debian-13 --refresh    # the newest packages",
-            "images build host:debian-11              # a VM with Linux 5.10",
-            "images build kernel:no-uffd-wp           # compiled, in minutes",
-        ),
-    )
-    build.add_argument("name", metavar="NAME", help="a guest, qemu:NAME, host:NAME or kernel:NAME")
-    build.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
-    build.add_argument("--refresh", action="store_true", help="look for newer packages")
-    build.set_defaults(run=build_image)
 
 
 def list_images(arguments: argparse.Namespace) -> int:

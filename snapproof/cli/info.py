@@ -13,8 +13,6 @@ import numpy as np
 
 from harness.errors import UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
-from snapproof.cli.check import offset_bytes
-from snapproof.cli.help_text import help_text
 from snapproof.runs.json_file import write_json_file
 from validators.judge import describe
 from validators.vmstate.stream.format import SECTION_NAMES
@@ -24,28 +22,6 @@ from validators.vmstate.stream.source import PipeSource, open_source
 
 _PIECE = 1 << 20
 _FORMAT_VERSION = 1
-
-
-def add_parser(commands: Any) -> None:
-    """Add the command's arguments."""
-    parser = commands.add_parser(
-        "info",
-        help="what is in a vmstate file",
-        **help_text(
-            "Prints header, machine, configuration, capabilities, RAMBlocks and device sections.",
-            "info vmstate --json info.json",
-            "info image --offset 0x100000     # as after 'migrate file:image,offset=0x100000'",
-            exit_codes="0 read to its end, 1 damaged (what could be read is printed), 2 error",
-        ),
-    )
-    parser.add_argument(
-        "file", type=Path, metavar="FILE", help="what 'migrate' wrote, or '-' for standard input"
-    )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all of it there")
-    parser.add_argument(
-        "--offset", type=offset_bytes, default=0, metavar="N", help="the stream begins at this byte of FILE"
-    )
-    parser.set_defaults(run=info)
 
 
 def info(arguments: argparse.Namespace) -> int:

@@ -19,12 +19,8 @@ from harness.errors import SetupBroken, UsageError
 from harness.hosts.host import Host
 from harness.hosts.spec import LOCAL, parse_host
 from harness.status import EXIT_NOTHING_RAN
-from snapproof.cli.bisect import add_bisect_argument
-from snapproof.cli.help_text import help_text
 from snapproof.runs.host_plan import (
-    HOST_HELP,
     Sources,
-    add_host_arguments,
     lent_to_vm,
     opened_host,
     tracker_library,
@@ -39,55 +35,6 @@ _RUNNER = "tests_functional.kernel"
 _ROOT = Path(registry.__file__).parents[2]
 _SCHEMA = 1
 _HOST_SECONDS = 3600.0
-
-
-def add_parser(commands: Any) -> None:
-    """Add the command's arguments."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "kernel",
-        help="test the kernel's userfaultfd write protection by itself",
-        **help_text(
-            "Tests userfaultfd write protection on this host, or on --host, without QEMU, and writes KTAP.",
-            "kernel",
-            "kernel --list --filter 'movement.*'",
-            "kernel --filter R13 --repeat 20 --json kernel.json",
-            "kernel --host vm:arch/x86/boot/bzImage    # your own kernel, booted as a VM",
-            "kernel --bisect --host vm:arch/x86/boot/bzImage    # for 'git bisect run'",
-            exit_codes="0 pass, 1 the kernel is wrong, 2 a test broke, 3 nothing ran, 4 all skipped",
-            more="docs/kernel.md says what is tested.",
-        ),
-    )
-    parser.add_argument(
-        "--filter",
-        action="append",
-        default=[],
-        metavar="PATTERN",
-        help="only tests whose name fits ('preserved.*'), or of a recipe ('R13'); can be given again",
-    )
-    parser.add_argument("--list", action="store_true", help="say what would run, and what for")
-    parser.add_argument(
-        "--repeat", type=int, default=1, metavar="N", help="run each test N times, the worst counts"
-    )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write host, results and figures there")
-    _add_lending(parser)
-    add_bisect_argument(parser)
-    parser.add_argument("--host", default=LOCAL, metavar="SPEC", help=f"where: {HOST_HELP}")
-    add_host_arguments(parser)
-    parser.set_defaults(run=kernel)
-
-
-def _add_lending(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--prepare",
-        action="store_true",
-        help="as root, lend the run huge pages and a swap device in memory; both are taken back afterwards",
-    )
-    parser.add_argument(
-        "--ksm",
-        action="store_true",
-        help="as --prepare, and let KSM run meanwhile: it merges memory of other programs too, guests "
-        "included, and takes their write protection away",
-    )
 
 
 def kernel(arguments: argparse.Namespace) -> int:

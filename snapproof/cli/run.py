@@ -11,13 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from harness.errors import NoSubject
 from harness.hosts.local import LocalHost
 from harness.status import EXIT_FAIL, Status
-from snapproof.cli import run_arguments
-from snapproof.cli.own_guest import own_command
 from snapproof.cli.verdict_text import outcome_lines
 from snapproof.report.formats import named_format
 from snapproof.report.result import OutcomeRecord, RunResult, Selection
@@ -26,6 +23,7 @@ from snapproof.runs.event_stream import EventStream
 from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
 from snapproof.runs.interruption import asked_to_stop
 from snapproof.runs.matrix import Leg, prepare_legs, table, work_digest
+from snapproof.runs.own_guest import own_command
 from snapproof.runs.profiles import select
 from snapproof.runs.results import make_results_folder, now, remove_empty, write_reproducer, write_results
 from snapproof.runs.side_by_side import Plan, plan
@@ -34,11 +32,6 @@ from tests_functional.lib.entry import Entry
 from tests_functional.lib.stack_file import save_stack
 
 _GOOD = (Status.PASS, Status.DONE, Status.XFAIL, Status.XPASS)
-
-
-def add_parser(commands: Any) -> None:
-    """Add the command's arguments."""
-    run_arguments.add_parser(commands, run)
 
 
 def run(arguments: argparse.Namespace) -> int:

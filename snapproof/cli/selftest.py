@@ -14,8 +14,6 @@ from typing import Any
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
-from snapproof.cli.help_text import help_text
-from snapproof.cli.stack_arguments import add_stack_arguments
 from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
 from snapproof.runs.json_file import write_json_file
 from snapproof.runs.selftest_live import selftest_live
@@ -51,34 +49,6 @@ class FormResult:
 
     form: str
     rows: tuple[Row, ...]
-
-
-def add_parser(commands: Any) -> None:
-    """Add the command's arguments."""
-    parser = commands.add_parser(
-        "selftest",
-        help="plant every fault of the catalogue and show that each is caught",
-        **help_text(
-            "Captures a fresh snapshot of a small guest, as a plain stream and as a mapped-ram file, "
-            "plants every fault in copies of it and judges each. What no check of a file can see is "
-            "restored. With FILE the faults are planted in copies of that file instead, and nothing is "
-            "restored. With --live a real QEMU is made to break its promise while it saves, once for each "
-            "live fault.",
-            "selftest",
-            "selftest vmstate --golden golden/",
-            "selftest --live --qemu debian-13",
-            exit_codes="0 nothing missed, 1 a fault was missed, 2 error",
-        ),
-    )
-    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="an undamaged vmstate file")
-    parser.add_argument("--golden", type=Path, metavar="RAM", help="golden image of FILE")
-    parser.add_argument(
-        "--live", action="store_true", help="break the live path of QEMU instead, by preloaded libraries"
-    )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write every row there")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="makes the faults (default: 1)")
-    add_stack_arguments(parser, own_guest=False)
-    parser.set_defaults(run=selftest)
 
 
 def selftest(arguments: argparse.Namespace) -> int:

@@ -22,12 +22,11 @@ from harness.deadline import Deadline
 from harness.errors import MachineryMissing
 from harness.hosts.host import Host
 from harness.hosts.link import LocalLink
-from harness.hosts.spec import LOCAL, HostSpecText, VmSpec
-from harness.hosts.ssh import SshAddress, ssh_host
+from harness.hosts.spec import LOCAL, HostSpecText, SshAddress, VmSpec
+from harness.hosts.ssh import ssh_host
 from harness.hosts.vm import VmDisk, disk_arguments, vm_host
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.probe import DEFAULT_EXECUTABLE
-from snapproof.cli.command import add_cache_argument
 from tests_functional.hosts.plan import BALANCED, FAULT, FLOWS, PLANTED, Plan
 from tests_functional.hosts.seed import Seed, provide_seed
 from tests_functional.hosts.snapshots import Places
@@ -38,9 +37,6 @@ from validators.faults.live.wrapper import fault_library
 from validators.faults.preload import preload_library
 
 DEFAULT_QEMU = "debian-13"
-HOST_ACCELERATORS = ("tcg", "kvm")
-"""What VMs can run under, the default first."""
-
 _BOOT_SECONDS = 180.0
 _LOGIN_SECONDS = 30.0
 _CARRY_SECONDS = 300.0
@@ -51,24 +47,6 @@ _SINKS = (*FLOWS, PLANTED, BALANCED)
 _SLOW = 4
 # The write trackers compare ways of taking a snapshot, at the cost of as much time as all feature tests.
 _FEATURE_SUITES = tuple(f"{suite}.*" for suite in registry.SUITES if suite != "trackers")
-
-
-HOST_HELP = "'local', 'ssh://[user@]address[:port]', 'vm:NAME' or 'vm:/path/to/bzImage[,modules=FOLDER]'"
-"""What `--host` takes, for the help."""
-
-
-def add_host_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that go with `--host`."""
-    parser.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key for a lab machine")
-    parser.add_argument("--ssh-host-key", default="", metavar="LINE", help="public host key of a lab machine")
-    parser.add_argument(
-        "--host-accel",
-        choices=HOST_ACCELERATORS,
-        default=HOST_ACCELERATORS[0],
-        help="accelerator of x86 VMs (default: %(default)s)",
-    )
-    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
-    add_cache_argument(parser)
 
 
 @dataclass(frozen=True)

@@ -159,15 +159,6 @@ def _labels(names: Sequence[str]) -> list[str]:
     return labels
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """Shard I of N from ``I/N``; raises ValueError for anything else."""
-    first, _, second = text.partition("/")
-    number, count = int(first), int(second)
-    if not 1 <= number <= count:
-        raise ValueError
-    return number, count
-
-
 def _sharded(work: list[tuple[str, Entry]], shard: tuple[int, int] | None) -> list[tuple[str, Entry]]:
     if shard is None:
         return work

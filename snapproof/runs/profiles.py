@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 
 from harness.errors import UsageError
+from snapproof.runs.defaults import PROFILE_NAMES
 from tests_functional.failures.rows import ROWS as FAILURES
 from tests_functional.findings.rows import ROWS as FINDINGS
 from tests_functional.lib.entry import Entry
@@ -33,14 +34,10 @@ _NIGHTLY = (
 
 
 def _rows_of(profile: str) -> tuple[Entry, ...]:
-    return tuple(entry for entry in _NIGHTLY if profile in entry.profiles)
+    return tuple(entry for entry in _NIGHTLY if profile == "nightly" or profile in entry.profiles)
 
 
-PROFILES: Mapping[str, tuple[Entry, ...]] = {
-    "smoke": _rows_of("smoke"),
-    "premerge": _rows_of("premerge"),
-    "nightly": _NIGHTLY,
-}
+PROFILES: Mapping[str, tuple[Entry, ...]] = {name: _rows_of(name) for name in PROFILE_NAMES}
 
 
 def select(profile: str, pattern: str | None) -> tuple[Entry, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,12 +51,3 @@ def _fitting(entries: Sequence[Entry], most: int, memory_mib: int) -> int:
     while workers < min(most, len(needs)) and sum(needs[: workers + 1]) <= memory_mib:
         workers += 1
     return workers
-
-
-def parse_jobs(text: str) -> int | None:
-    """A number of at least 1 from `--jobs`, or None for ``auto``; ArgumentTypeError for anything else."""
-    if text == "auto":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("it takes a number of at least 1, or 'auto'")
-    return int(text)

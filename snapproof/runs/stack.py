@@ -24,7 +24,7 @@ from harness.qemu.accelerator import KVM_BOOT_SECONDS, Accelerator, probe_accele
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 from harness.qemu.machine import Machine
 from harness.qemu.probe import QemuFacts, probe_qemu
-from snapproof.cli.own_guest import own_image
+from snapproof.runs.own_guest import own_image
 from tests_functional.lib.guest import Stack
 
 DEFAULT_QEMU = "debian-13"
@@ -70,7 +70,7 @@ def prepare_stack(
     """Get all that a run needs, fetching and building what is not there.
 
     Args:
-        arguments: `qemu`, `guest` or those of snapproof.cli.own_guest, `accel`, `mirror` and `cache` count.
+        arguments: `qemu`, `guest` or those of snapproof.runs.own_guest, `accel`, `mirror` and `cache` count.
         folder: the results folder, for the accelerator probe's logs.
         log: told what takes time.
 

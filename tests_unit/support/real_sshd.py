@@ -19,7 +19,7 @@ from guest_images.guests.ssh_keys import public_line
 from guest_images.packages.loader import find_loader
 from guest_images.packages.unpacked import PackageSet, find_tree, provide_tree
 from harness.deadline import Deadline
-from harness.hosts.ssh import SshAddress
+from harness.hosts.spec import SshAddress
 from harness.process import ChildProcess, log_tail
 
 # Before 9.8 the server is one program, which can be run from where its package was unpacked.

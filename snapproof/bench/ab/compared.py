@@ -19,8 +19,9 @@ from snapproof.bench.environment import require_room
 from snapproof.bench.host_side import HostSave, HostSide
 from snapproof.bench.qemu_side import WAY, two_sides
 from snapproof.bench.sides import AB_RAM_MIB, AB_WRITER, TwoSides
+from snapproof.runs.defaults import HOST_ACCELERATORS
 from snapproof.runs.events import Progress
-from snapproof.runs.host_plan import DEFAULT_QEMU, HOST_ACCELERATORS, Sources, prepared
+from snapproof.runs.host_plan import DEFAULT_QEMU, Sources, prepared
 from snapproof.runs.stack import cache_of, prepare_stack
 from tests_functional.hosts.plan import Plan
 from tests_functional.hosts.seed import COVERAGE, RAM_MIB

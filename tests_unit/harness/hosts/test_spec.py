@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.hosts.spec import HostSpecText, VmSpec, parse_host
-from harness.hosts.ssh import SshAddress
+from harness.hosts.spec import HostSpecText, SshAddress, VmSpec, parse_host
 from snapproof.cli.command import main
 
 

@@ -19,7 +19,8 @@ from guest_images.cache import Cache, default_cache_folder
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, MachineryMissing, SetupBroken, UsageError
 from harness.hosts.host import PREFIX
-from harness.hosts.ssh import SshAddress, ssh_host
+from harness.hosts.spec import SshAddress
+from harness.hosts.ssh import ssh_host
 from harness.status import EXIT_ALL_SKIPPED, EXIT_PASS
 from snapproof.cli.command import main
 from tests_unit.support.real_sshd import RealSshd, real_sshd
@@ -30,7 +31,8 @@ _PROGRAM, _DOOMED_PROGRAM, _CUT_OFF = (f"360{number}.{os.getpid()}" for number i
 _DOOMED = """
 from pathlib import Path
 from harness.deadline import Deadline
-from harness.hosts.ssh import SshAddress, ssh_host
+from harness.hosts.spec import SshAddress
+from harness.hosts.ssh import ssh_host
 address = SshAddress("127.0.0.1", {address.port}, "{address.user}", Path("{key}"), "{address.host_key}")
 with ssh_host(address, Deadline(20)) as host:
     host.put({{"file": b"x"}}, Deadline(20))

@@ -24,7 +24,7 @@ from snapproof.bench.ab.gate import GatePlan, GateResult, run_gate
 from snapproof.bench.ab.pairs import balanced_orders
 from snapproof.bench.ab.statistics import RatioVerdict
 from snapproof.bench.sides import TwoSides, comparable
-from snapproof.cli.bench import percent
+from snapproof.cli.arguments.bench import percent
 from snapproof.cli.command import main
 from tests_unit.support.scenario_values import stack
 from validators.faults.slow.wrapper import Slowdown, plant_slowdown, slow_qemu

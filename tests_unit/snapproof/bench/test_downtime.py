@@ -23,7 +23,7 @@ from snapproof.bench.downtime import plan_lines, table_lines
 from snapproof.bench.downtime_plan import BenchCase, SamplePlan, make_plan
 from snapproof.bench.downtime_summary import stun_growth, summarise
 from snapproof.bench.environment import disk_of, require_room
-from snapproof.cli.bench import add_parser
+from snapproof.cli.arguments.bench import add_parser
 from snapproof.cli.command import main
 from tests_functional.lib.measure import saves, throttle
 from tests_functional.lib.measure.cases import UNLIMITED, Way, Writer, throttled, why_not
@@ -104,7 +104,7 @@ def test_the_usual_plan_is_sane() -> None:
 
 def _arguments(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
+    add_parser(parser.add_subparsers(), "measure")
     return parser.parse_args(words)
 
 

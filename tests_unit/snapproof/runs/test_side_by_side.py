@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from harness.hosts.local import HostFacts
+from snapproof.cli.arguments.run import parse_jobs
 from snapproof.runs.profiles import PROFILES
-from snapproof.runs.side_by_side import parse_jobs, plan
+from snapproof.runs.side_by_side import plan
 from tests_functional.lib.entry import Entry
 
 _HOST = HostFacts(kernel="6.18", architecture="x86_64", cpus=4, memory_mib=16_000, tainted=0)

@@ -22,8 +22,9 @@ from harness.errors import SetupBroken, SnapproofError, UsageError
 from harness.guest.ssh import CommandResult, GuestShell, GuestUnreachable, SshIdentity, host_key
 from harness.qemu.disk import Disk
 from harness.qemu.machine import Machine
-from snapproof.cli import own_guest
 from snapproof.cli.command import main
+from snapproof.runs import own_guest
+from snapproof.runs.defaults import OWN_CMDLINE
 from snapproof.runs.matrix import _for_guest
 from tests_functional.lib import guest as guest_module
 from tests_functional.lib.entry import Entry
@@ -111,7 +112,7 @@ def test_image_says_all_that_a_result_needs(
     given = _arguments(disk=files["disk"], kernel=files["kernel"], ssh_key=files["key"], ssh_user="admin")
     image = own_guest.own_image(given, Cache(tmp_path), lambda _text: None)
     assert image is not None
-    assert (image.name, image.ssh_user, image.cmdline) == ("disk", "admin", own_guest.DEFAULT_CMDLINE)
+    assert (image.name, image.ssh_user, image.cmdline) == ("disk", "admin", OWN_CMDLINE)
     assert image.disk == Disk(files["disk"], "raw", 4096)
     assert [record.name for record in image.manifest] == ["disk", "kernel"]
     assert image.manifest[0].sha256 == hashlib.sha256(files["disk"].read_bytes()).hexdigest()

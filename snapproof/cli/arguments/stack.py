@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from snapproof.cli.own_guest import add_arguments as add_guest_arguments
+from snapproof.cli.arguments.own_guest import add_guest_arguments
 
 _SEED_LIMIT = 1 << 64
 
@@ -36,7 +36,12 @@ def add_stack_arguments(
         "--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if a guest boots under it"
     )
     parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
+    add_cache_argument(parser)
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
     if own_guest:
         add_guest_arguments(parser)
+
+
+def add_cache_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--cache`, which several commands share."""
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")

@@ -1,4 +1,4 @@
-"""A user's own guest instead of the catalogue's: its arguments, and what they must be to be of use."""
+"""Makes a guest image of the user's own files, and says what is wrong with them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from harness.errors import UsageError
 from harness.guest.ssh import host_key, require_private_key
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.disk import probe_disk
+from snapproof.runs.defaults import OWN_CMDLINE, OWN_MIB
 
-DEFAULT_CMDLINE = f"console={DEFAULT_ARCHITECTURE.console} panic=-1 no_timer_check root=/dev/vda"
-OWN_MIB = 256
-# Our full Debian answers after 16 s under TCG, and needs 150 MiB; a guest of somebody else may be larger.
+# A full Debian answers after 16 s under TCG; another guest may be larger.
 _BOOT_SECONDS = 300.0
 
 _PATHS = ("disk", "kernel", "initrd", "ssh_key")
@@ -27,28 +26,6 @@ _TEXTS = ("cmdline", "ssh_user", "ssh_host_key", "guest_needs")
 
 # QEMU takes an ELF vmlinux as well as the usual image.
 _ELF_SIGNATURE = (0, b"\x7fELF")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `snapproof run` that bring one's own guest."""
-    group = parser.add_argument_group("your own guest", "see docs/own-guest.md")
-    group.add_argument("--disk", type=Path, metavar="FILE", help="its disk, raw or qcow2; never written to")
-    group.add_argument(
-        "--kernel",
-        "--guest-kernel",
-        dest="kernel",
-        type=Path,
-        metavar="FILE",
-        help="kernel, unless the disk boots itself",
-    )
-    group.add_argument("--initrd", type=Path, metavar="FILE", help="initramfs for --kernel")
-    group.add_argument("--cmdline", metavar="TEXT", help=f"for --kernel (default: '{DEFAULT_CMDLINE}')")
-    group.add_argument("--ssh-user", metavar="NAME", help="root, or who may use 'sudo -n' (default: root)")
-    group.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key that opens it")
-    group.add_argument("--ssh-host-key", metavar="LINE", help="its host key (default: the first one seen)")
-    group.add_argument(
-        "--guest-needs", type=int, metavar="MIB", help=f"its RAM beside the writers (default: {OWN_MIB})"
-    )
 
 
 def own_image(arguments: argparse.Namespace, cache: Cache, log: Callable[[str], None]) -> GuestImage | None:
@@ -74,7 +51,7 @@ def own_image(arguments: argparse.Namespace, cache: Cache, log: Callable[[str], 
         host_key(pinned)
     log("Taking the digest of your guest's files.")
     manifest = tuple(_record(name, given[name]) for name in ("disk", "kernel", "initrd") if given[name])
-    cmdline = (given["cmdline"] or DEFAULT_CMDLINE) if kernel else ""
+    cmdline = (given["cmdline"] or OWN_CMDLINE) if kernel else ""
     return GuestImage(
         name=(disk_file or kernel).name,
         kernel=_absolute(kernel),

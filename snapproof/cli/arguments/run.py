@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
+from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.stack import add_stack_arguments, seed_number
 from snapproof.cli.bisect import add_bisect_argument
-from snapproof.cli.help_text import EXIT_CODES, help_text
-from snapproof.cli.stack_arguments import add_stack_arguments, seed_number
 from snapproof.report.formats import FORMATS
-from snapproof.runs.matrix import parse_shard
-from snapproof.runs.profiles import PROFILES
-from snapproof.runs.side_by_side import parse_jobs
+from snapproof.runs.defaults import PROFILE_NAMES
 
 
-def add_parser(commands: Any, run: Callable[[argparse.Namespace], int]) -> None:
-    """Add the command's arguments, and what runs it."""
+def add_parser(commands: Any, summary: str) -> None:
+    """Add the command's arguments."""
     parser = commands.add_parser(
         "run",
-        help="run a profile's tests on real guests",
+        help=summary,
         **help_text(
             "Boots guests, snapshots them while they write, restores and judges. Leaves a results folder; "
             "its last lines say where.",
@@ -38,11 +36,13 @@ def add_parser(commands: Any, run: Callable[[argparse.Namespace], int]) -> None:
     _add_tests(parser)
     _add_results(parser)
     _add_stack(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=later("snapproof.cli.run:run"))
 
 
 def _add_tests(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", default="smoke", metavar="NAME", help=f"one of {', '.join(PROFILES)}")
+    parser.add_argument(
+        "--profile", default="smoke", metavar="NAME", help=f"one of {', '.join(PROFILE_NAMES)}"
+    )
     parser.add_argument("--list", action="store_true", help="list the tests and stop")
     parser.add_argument(
         "--seed", type=seed_number, metavar="N", help="of the random write order (default: random)"
@@ -82,6 +82,24 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     )
     add_bisect_argument(parser)
     parser.add_argument("--keep", action="store_true", help="keep snapshots and golden images")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Shard I of N from ``I/N``; raises ValueError for anything else."""
+    first, _, second = text.partition("/")
+    number, count = int(first), int(second)
+    if not 1 <= number <= count:
+        raise ValueError
+    return number, count
+
+
+def parse_jobs(text: str) -> int | None:
+    """A number of at least 1 from `--jobs`, or None for ``auto``; ArgumentTypeError for anything else."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("it takes a number of at least 1, or 'auto'")
+    return int(text)
 
 
 def _positive(text: str) -> int:

@@ -1,4 +1,4 @@
-"""`snapproof bench`: the arguments of each benchmark. Its code is imported only when it runs."""
+"""The arguments of `snapproof bench`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 from snapproof.bench.downtime_plan import RAM_MIB
 from snapproof.bench.sides import AB_RAM_MIB, AB_WRITER, METRICS
+from snapproof.cli.arguments.help_text import help_text
+from snapproof.cli.arguments.host import HOST_HELP, add_host_arguments
+from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.stack import add_stack_arguments, seed_number
 from snapproof.cli.bisect import add_bisect_argument
-from snapproof.cli.help_text import help_text
-from snapproof.cli.stack_arguments import add_stack_arguments, seed_number
-from snapproof.runs.host_plan import HOST_ACCELERATORS, HOST_HELP, add_host_arguments
+from snapproof.runs.defaults import HOST_ACCELERATORS
 from snapproof.runs.results import AB_FILE, BENCH_FILE
 from tests_functional.lib.measure.cases import Way, Writer
 
@@ -19,38 +21,14 @@ _AB_PAIRS, _AB_MAX_PAIRS = 10, 40
 _OWN_GUEST = ("disk", "kernel", "initrd", "cmdline", "ssh_user", "guest_needs")
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Any, summary: str) -> None:
     """Add the command and a parser for each benchmark."""
-    parser = commands.add_parser("bench", help="measure", **help_text("Runs one benchmark."))
+    parser = commands.add_parser("bench", help=summary, **help_text("Runs one benchmark."))
     benchmarks = parser.add_subparsers(required=True, metavar="NAME")
     _add_downtime(benchmarks)
     _add_faults(benchmarks)
     _add_validator(benchmarks)
     _add_ab(benchmarks)
-
-
-def _run_downtime(arguments: argparse.Namespace) -> int:
-    from snapproof.bench.downtime import bench
-
-    return bench(arguments)
-
-
-def _run_faults(arguments: argparse.Namespace) -> int:
-    from snapproof.bench.faults import bench
-
-    return bench(arguments)
-
-
-def _run_validator(arguments: argparse.Namespace) -> int:
-    from snapproof.bench.validator import bench
-
-    return bench(arguments)
-
-
-def _run_ab(arguments: argparse.Namespace) -> int:
-    from snapproof.bench.ab.command import bench
-
-    return bench(arguments)
 
 
 def _add_downtime(benchmarks: Any) -> None:
@@ -101,7 +79,7 @@ def _add_downtime(benchmarks: Any) -> None:
         help="fail if the stun by background-exec grows by more from the smallest to the largest guest",
     )
     add_stack_arguments(parser)
-    parser.set_defaults(run=_run_downtime)
+    parser.set_defaults(run=later("snapproof.bench.downtime:bench"))
 
 
 def _add_faults(benchmarks: Any) -> None:
@@ -144,7 +122,7 @@ def _add_faults(benchmarks: Any) -> None:
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the histograms there")
     add_host_arguments(parser)
     parser.set_defaults(
-        run=_run_faults,
+        run=later("snapproof.bench.faults:bench"),
         no_tests=True,
         no_snapshots=False,
         filter=[],
@@ -176,7 +154,7 @@ def _add_validator(benchmarks: Any) -> None:
     )
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="timed runs of each (default: 5)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every figure there")
-    parser.set_defaults(run=_run_validator)
+    parser.set_defaults(run=later("snapproof.bench.validator:bench"))
 
 
 def _add_ab(benchmarks: Any) -> None:
@@ -209,7 +187,7 @@ def _add_ab(benchmarks: Any) -> None:
     parser.add_argument("--json", type=Path, metavar="OUT", help="write figures and verdict there")
     parser.add_argument("--results", type=Path, metavar="DIR", help=f"new folder for {AB_FILE} and logs")
     add_stack_arguments(parser, qemu=False)
-    parser.set_defaults(run=_run_ab)
+    parser.set_defaults(run=later("snapproof.bench.ab.command:bench"))
 
 
 def _add_ab_sides(parser: argparse.ArgumentParser) -> None:

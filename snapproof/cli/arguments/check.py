@@ -1,0 +1,57 @@
+"""The arguments of `snapproof check`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from snapproof.cli.arguments.help_text import help_text
+from snapproof.cli.arguments.later import later
+
+
+def add_parser(commands: Any, summary: str) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "check",
+        help=summary,
+        **help_text(
+            "Checks the structure of a vmstate file, the agent's pages in it, and the golden image.",
+            "check vmstate",
+            "check vmstate --golden golden/ --map bad-pages.svg --json verdict.json",
+            "check - < vmstate                # from a pipe: the structure alone",
+            exit_codes="0 the file passes, 1 it does not, 2 it could not be judged",
+            more="docs/check.md says what each check demands.",
+        ),
+    )
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="what 'migrate' wrote; of a pipe, or '-' for standard input, only the structure is checked",
+    )
+    parser.add_argument(
+        "--golden", type=Path, metavar="RAM", help="folder with golden.json, or a raw file of the main RAM"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole verdict there")
+    parser.add_argument(
+        "--extract",
+        type=Path,
+        metavar="DIR",
+        help="write the RAM of each RAMBlock and the device state as JSON there; DIR can serve as --golden",
+    )
+    parser.add_argument(
+        "--map", type=Path, metavar="OUT.svg", help="draw where in RAM the bad pages lie, as SVG"
+    )
+    parser.add_argument(
+        "--offset", type=offset_bytes, default=0, metavar="N", help="the stream begins at this byte of FILE"
+    )
+    parser.set_defaults(run=later("snapproof.cli.check:check"))
+
+
+def offset_bytes(text: str) -> int:
+    """A byte offset, decimal or with 0x; the argument parser's type of `--offset`."""
+    number = int(text, 0)
+    if number < 0:
+        raise argparse.ArgumentTypeError("an offset cannot be negative")
+    return number

@@ -1,0 +1,27 @@
+"""The arguments of `snapproof diff`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from snapproof.cli.arguments.help_text import help_text
+from snapproof.cli.arguments.later import later
+
+
+def add_parser(commands: Any, summary: str) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "diff",
+        help=summary,
+        **help_text(
+            "Compares two vmstate files page by page and device field by device field. The layouts may "
+            "differ: a plain stream equals a mapped-ram file of the same guest.",
+            "diff vmstate-a vmstate-b --json differences.json",
+            exit_codes="0 they are the same, 1 they differ, 2 trouble, as with diff(1)",
+        ),
+    )
+    parser.add_argument("first", type=Path, metavar="A", help="a vmstate file")
+    parser.add_argument("second", type=Path, metavar="B", help="another one")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all differences there")
+    parser.set_defaults(run=later("snapproof.cli.diff:diff"))

@@ -1,0 +1,27 @@
+"""The arguments of `snapproof doctor`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from snapproof.cli.arguments.help_text import help_text
+from snapproof.cli.arguments.later import later
+
+
+def add_parser(commands: Any, summary: str) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "doctor",
+        help=summary,
+        **help_text(
+            "Looks at this host: userfaultfd, KVM, memory, tools, compiler, QEMUs, cache and the kernel's "
+            "log. One line for each: ok, BAD where guests cannot be tested because of it, or a note.",
+            "doctor",
+            "doctor --qemu ./build/qemu-system-x86_64",
+            exit_codes="0 guests can be tested here, 2 they cannot",
+        ),
+    )
+    parser.add_argument("--qemu", metavar="PATH", help="look at this QEMU too")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
+    parser.set_defaults(run=later("snapproof.cli.doctor:doctor"))

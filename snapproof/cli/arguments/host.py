@@ -1,0 +1,26 @@
+"""The arguments by which commands are told which host to use, and how to reach it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from snapproof.cli.arguments.stack import add_cache_argument
+from snapproof.runs.defaults import HOST_ACCELERATORS
+
+HOST_HELP = "'local', 'ssh://[user@]address[:port]', 'vm:NAME' or 'vm:/path/to/bzImage[,modules=FOLDER]'"
+"""What `--host` takes, for the help."""
+
+
+def add_host_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that go with `--host`."""
+    parser.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key for a lab machine")
+    parser.add_argument("--ssh-host-key", default="", metavar="LINE", help="public host key of a lab machine")
+    parser.add_argument(
+        "--host-accel",
+        choices=HOST_ACCELERATORS,
+        default=HOST_ACCELERATORS[0],
+        help="accelerator of x86 VMs (default: %(default)s)",
+    )
+    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
+    add_cache_argument(parser)

@@ -1,0 +1,43 @@
+"""The arguments of `snapproof hosts`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from snapproof.cli.arguments.help_text import help_text
+from snapproof.cli.arguments.host import HOST_HELP, add_host_arguments
+from snapproof.cli.arguments.later import later
+
+
+def add_parser(commands: Any, summary: str) -> None:
+    """Add the command's arguments."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "hosts",
+        help=summary,
+        **help_text(
+            "Boots VMs with other host kernels, or takes lab machines; on each it probes the kernel, runs "
+            "its feature tests, and has a saved guest snapshotted; snapshots are judged and restored "
+            "here.",
+            "hosts --list",
+            "hosts --host vm:debian-11 --no-tests             # Linux 5.10, snapshots only",
+            "hosts --host vm:arch/x86/boot/bzImage            # your own kernel",
+            "hosts --host ssh://qa@lab1 --host-qemu /usr/bin/qemu-system-x86_64",
+            exit_codes="0 pass, 1 a kernel, QEMU or snapshot is wrong, 2 error or missing machinery",
+            more="docs/hosts.md says what a host needs and what is asked of it.",
+        ),
+    )
+    parser.add_argument("--host", action="append", metavar="SPEC", help=f"{HOST_HELP}; can be given again")
+    add_host_arguments(parser)
+    parser.add_argument("--list", action="store_true", help="say which hosts there are, and what for")
+    parser.add_argument("--qemu", metavar="NAME", help="QEMU of the catalogue to run on the hosts")
+    parser.add_argument("--host-qemu", metavar="PATH",
+                        help="QEMU that is on a lab machine, or on this one")  # fmt: skip
+    parser.add_argument("--no-tests", action="store_true", help="leave the feature tests out")
+    parser.add_argument("--trackers", action="store_true", help="run the tests of write trackers too")
+    parser.add_argument("--no-snapshots", action="store_true", help="leave the snapshots out")
+    parser.add_argument("--filter", action="append", default=[], metavar="PATTERN",
+                        help="only these feature tests")  # fmt: skip
+    parser.add_argument("--results", type=Path, metavar="DIR", help="folder for the results")
+    parser.set_defaults(run=later("snapproof.cli.hosts:hosts"))

@@ -1,0 +1,51 @@
+"""The arguments of `snapproof images`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from snapproof.cli.arguments.help_text import help_text
+from snapproof.cli.arguments.later import later
+
+
+def add_parser(commands: Any, summary: str) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "images",
+        help=summary,
+        **help_text(
+            "The catalogue of guests to boot, QEMUs to boot them with, and host kernels to run QEMU on. "
+            "All of it comes from Debian packages, without root, into the cache; 'run' and 'hosts' fetch "
+            "what they need by themselves. Kernels of 'kernel:NAME' are compiled from Debian's source.",
+            "images list",
+            "images build qemu:debian-13",
+        ),
+    )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser(
+        "list",
+        help="what the catalogue has and what is built",
+        **help_text(
+            "Prints each guest, QEMU, host and kernel with its state and the reason why it is there.",
+            "images list",
+        ),
+    )
+    listing.set_defaults(run=later("snapproof.cli.images:list_images"))
+    build = actions.add_parser(
+        "build",
+        help="fetch or build one",
+        **help_text(
+            "Fetches the packages of one guest, QEMU, host or kernel, builds it where it is not in the "
+            "cache, and prints where it is.",
+            "images build default",
+            "images build qemu:debian-13 --refresh    # the newest packages",
+            "images build host:debian-11              # a VM with Linux 5.10",
+            "images build kernel:no-uffd-wp           # compiled, in minutes",
+        ),
+    )
+    build.add_argument("name", metavar="NAME", help="a guest, qemu:NAME, host:NAME or kernel:NAME")
+    build.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
+    build.add_argument("--refresh", action="store_true", help="look for newer packages")
+    build.set_defaults(run=later("snapproof.cli.images:build_image"))

@@ -1,0 +1,32 @@
+"""The arguments of `snapproof info`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from snapproof.cli.arguments.check import offset_bytes
+from snapproof.cli.arguments.help_text import help_text
+from snapproof.cli.arguments.later import later
+
+
+def add_parser(commands: Any, summary: str) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "info",
+        help=summary,
+        **help_text(
+            "Prints header, machine, configuration, capabilities, RAMBlocks and device sections.",
+            "info vmstate --json info.json",
+            "info image --offset 0x100000     # as after 'migrate file:image,offset=0x100000'",
+            exit_codes="0 read to its end, 1 damaged (what could be read is printed), 2 error",
+        ),
+    )
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="what 'migrate' wrote, or '-' for standard input"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all of it there")
+    parser.add_argument(
+        "--offset", type=offset_bytes, default=0, metavar="N", help="the stream begins at this byte of FILE"
+    )
+    parser.set_defaults(run=later("snapproof.cli.info:info"))

@@ -1,0 +1,62 @@
+"""The arguments of `snapproof kernel`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from harness.hosts.spec import LOCAL
+from snapproof.cli.arguments.help_text import help_text
+from snapproof.cli.arguments.host import HOST_HELP, add_host_arguments
+from snapproof.cli.arguments.later import later
+from snapproof.cli.bisect import add_bisect_argument
+
+
+def add_parser(commands: Any, summary: str) -> None:
+    """Add the command's arguments."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "kernel",
+        help=summary,
+        **help_text(
+            "Tests userfaultfd write protection on this host, or on --host, without QEMU, and writes KTAP.",
+            "kernel",
+            "kernel --list --filter 'movement.*'",
+            "kernel --filter R13 --repeat 20 --json kernel.json",
+            "kernel --host vm:arch/x86/boot/bzImage    # your own kernel, booted as a VM",
+            "kernel --bisect --host vm:arch/x86/boot/bzImage    # for 'git bisect run'",
+            exit_codes="0 pass, 1 the kernel is wrong, 2 a test broke, 3 nothing ran, 4 all skipped",
+            more="docs/kernel.md says what is tested.",
+        ),
+    )
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="only tests whose name fits ('preserved.*'), or of a recipe ('R13'); can be given again",
+    )
+    parser.add_argument("--list", action="store_true", help="say what would run, and what for")
+    parser.add_argument(
+        "--repeat", type=int, default=1, metavar="N", help="run each test N times, the worst counts"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write host, results and figures there")
+    _add_lending(parser)
+    add_bisect_argument(parser)
+    parser.add_argument("--host", default=LOCAL, metavar="SPEC", help=f"where: {HOST_HELP}")
+    add_host_arguments(parser)
+    parser.set_defaults(run=later("snapproof.cli.kernel:kernel"))
+
+
+def _add_lending(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="as root, lend the run huge pages and a swap device in memory; both are taken back afterwards",
+    )
+    parser.add_argument(
+        "--ksm",
+        action="store_true",
+        help="as --prepare, and let KSM run meanwhile: it merges memory of other programs too, guests "
+        "included, and takes their write protection away",
+    )

@@ -1,0 +1,30 @@
+"""The arguments by which `snapproof run` and others take a guest of the user's own."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from snapproof.runs.defaults import OWN_CMDLINE, OWN_MIB
+
+
+def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that describe the guest; snapproof.runs.own_guest reads them."""
+    group = parser.add_argument_group("your own guest", "see docs/own-guest.md")
+    group.add_argument("--disk", type=Path, metavar="FILE", help="its disk, raw or qcow2; never written to")
+    group.add_argument(
+        "--kernel",
+        "--guest-kernel",
+        dest="kernel",
+        type=Path,
+        metavar="FILE",
+        help="kernel, unless the disk boots itself",
+    )
+    group.add_argument("--initrd", type=Path, metavar="FILE", help="initramfs for --kernel")
+    group.add_argument("--cmdline", metavar="TEXT", help=f"for --kernel (default: '{OWN_CMDLINE}')")
+    group.add_argument("--ssh-user", metavar="NAME", help="root, or who may use 'sudo -n' (default: root)")
+    group.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key that opens it")
+    group.add_argument("--ssh-host-key", metavar="LINE", help="its host key (default: the first one seen)")
+    group.add_argument(
+        "--guest-needs", type=int, metavar="MIB", help=f"its RAM beside the writers (default: {OWN_MIB})"
+    )

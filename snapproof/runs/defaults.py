@@ -1,0 +1,17 @@
+"""Values that help texts name as well; this module imports nothing that takes time."""
+
+from __future__ import annotations
+
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE
+
+PROFILE_NAMES = ("smoke", "premerge", "nightly")
+"""What `--profile` takes; snapproof.runs.profiles has the tests of each."""
+
+HOST_ACCELERATORS = ("tcg", "kvm")
+"""What VMs can run under, the default first."""
+
+OWN_CMDLINE = f"console={DEFAULT_ARCHITECTURE.console} panic=-1 no_timer_check root=/dev/vda"
+"""Kernel command line of a user's own guest."""
+
+OWN_MIB = 256
+"""RAM of a user's own guest beside the writers: a full Debian needs 150 MiB, another guest may need more."""

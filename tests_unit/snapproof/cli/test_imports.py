@@ -1,0 +1,55 @@
+"""Contract: a command imports what it uses, and its --help imports no heavy package at all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests_unit.support.command_values import right_vmstate
+from tests_unit.support.shell_commands import our_calls
+
+# Packages that take long to import; of what each command needs while it runs, only numpy and xxhash are here.
+_HEAVY = {
+    "avocado", "cryptography", "jinja2", "matplotlib", "numpy", "paramiko", "pkg_resources", "qemu", "xxhash"
+}  # fmt: skip
+_PROGRAM = f"""
+import json, sys
+from snapproof.cli.command import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+packages = {{name.partition(".")[0] for name in sys.modules}}
+print("\\n" + json.dumps(sorted(packages & {_HEAVY!r})))
+"""
+_COMMANDS = (
+    "", "doctor", "images", "images build", "run", "hosts", "report", "report render", "report compare",
+    "check", "info", "diff", "selftest", "kernel", "bench", "bench downtime", "bench faults", "bench ab",
+)  # fmt: skip
+
+
+def _imported(words: list[str]) -> list[str]:
+    """Heavy packages that a command has imported when it ends."""
+    run = subprocess.run([sys.executable, "-c", _PROGRAM, *words], capture_output=True, text=True, check=True)
+    found: list[str] = json.loads(run.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_help_imports_nothing_heavy(command: str) -> None:
+    """A help text, whichever, appears without the packages that running the command takes."""
+    (words,) = our_calls(f"snapproof {command} --help")
+    assert _imported(words) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "needed"), [("check", ["numpy"]), ("info", ["numpy"]), ("diff", ["numpy", "xxhash"])]
+)
+def test_commands_that_read_files(tmp_path: Path, command: str, needed: list[str]) -> None:
+    """Reading files takes no package that boots guests, logs in or draws."""
+    vmstate = str(right_vmstate(tmp_path))
+    assert _imported([command, vmstate, *([vmstate] if command == "diff" else [])]) == needed
