@@ -13,7 +13,7 @@ from harness.process import session_members
 from harness.qemu import migration
 from tests_functional.failures.cases import Case
 from tests_functional.failures.ending import LIMIT_SECONDS
-from tests_functional.failures.means import Place
+from tests_functional.failures.sinks import SinkPlace
 from tests_functional.lib.checks import Problem, judged, problems_of
 from tests_functional.lib.cycle import Source
 from tests_functional.lib.guest import Guest, logged_in
@@ -41,7 +41,7 @@ class Group:
     last: tuple[Snapshot, T0 | None, AgentStatus] | None = None
 
 
-def judge_afterwards(group: Group, source: Source, case: Case, place: Place) -> list[CheckResult]:
+def judge_afterwards(group: Group, source: Source, case: Case, place: SinkPlace) -> list[CheckResult]:
     """Judge guest, QEMU and host after a case, and take the next snapshot."""
     machine, run = source.guest.machine, group.run
     migration.wait_cleaned_up(machine, Deadline(LIMIT_SECONDS))
@@ -56,7 +56,7 @@ def judge_afterwards(group: Group, source: Source, case: Case, place: Place) -> 
     return checks
 
 
-def _next_snapshot(group: Group, guest: Guest, source: Source, case: Case, place: Place) -> CheckResult:
+def _next_snapshot(group: Group, guest: Guest, source: Source, case: Case, place: SinkPlace) -> CheckResult:
     """Take the snapshot after a failure and judge its file; a good one is kept as the group's last."""
     run, folder = group.run, place.folder / "next"
     folder.mkdir()

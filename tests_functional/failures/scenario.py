@@ -25,15 +25,15 @@ from tests_functional.failures.ending import (
     judge_resumed,
     wait_ending,
 )
-from tests_functional.failures.means import Place, descriptor_limit, end_sinks, sink
+from tests_functional.failures.sinks import SinkPlace, descriptor_limit, end_sinks, sink
 from tests_functional.lib.checks import Problem, judged, problems_of, skipped
 from tests_functional.lib.cycle import Source, writing_guest
 from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.outcomes import outcome_of
-from tests_functional.lib.restored_source import restored_source
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot, take
+from tests_functional.lib.warm_source import warm_source
 from validators.faults.calls.control import Call, CallControl, call_control, controlled_qemu
 from validators.judge import check_file
 from validators.verdict import CheckResult
@@ -99,21 +99,21 @@ def _counts(run: Run, control: CallControl) -> dict[Call, int]:
 def _all(run: Run, cases: Sequence[Case], control: CallControl | None = None) -> Outcome:
     begun = time.monotonic()
     group, left, guests = Group(run, [], control), list(cases), 0
-    seed: Snapshot | None = None
+    warm: Snapshot | None = None
     while left:
         guests += 1
         folder = run.folder / f"guest-{guests}"
         folder.mkdir()
-        with _guest(replace(run, folder=folder), seed) as source:
-            seed = seed or _seed(run, source)
+        with _guest(replace(run, folder=folder), warm) as source:
+            warm = warm or _save_warm(run, source)
             well = True
             while left and well:
                 case = left.pop(0)
                 run.say(f"{case.name}: {case.reason}.")
-                place = Place(folder / case.name, seed.size_bytes)
+                place = SinkPlace(folder / case.name, warm.size_bytes)
                 place.folder.mkdir()
                 well = _survived(group, source, case, place)
-    run.discard(run.folder / "seed")
+    run.discard(run.folder / "warm")
     if group.last is not None:
         group.checks += judge_last(run, *group.last)
     if all(check.status is Status.PASS for check in group.checks):
@@ -124,25 +124,25 @@ def _all(run: Run, cases: Sequence[Case], control: CallControl | None = None) ->
 
 
 @contextmanager
-def _guest(run: Run, seed: Snapshot | None) -> Iterator[Source]:
+def _guest(run: Run, warm: Snapshot | None) -> Iterator[Source]:
     """The first guest is booted; those that replace it go on from where it was when its memory was full."""
-    if seed is None:
+    if warm is None:
         with writing_guest(run) as source:
             yield source
         return
     run.say("Going on with a new guest, restored from before the first failure.")
-    with restored_source(run.stack, seed, run.folder, run.deadline.at_most(SMALL_SAVE_SECONDS)) as source:
+    with warm_source(run.stack, warm, run.folder, run.deadline.at_most(SMALL_SAVE_SECONDS)) as source:
         yield source
 
 
-def _seed(run: Run, source: Source) -> Snapshot:
+def _save_warm(run: Run, source: Source) -> Snapshot:
     """An undisturbed save: without one that works, failures say nothing."""
-    folder = run.folder / "seed"
+    folder = run.folder / "warm"
     folder.mkdir()
     return take(Flow.LIVE, source.guest, source.counters, folder, run.deadline.at_most(SMALL_SAVE_SECONDS))
 
 
-def _survived(group: Group, source: Source, case: Case, place: Place) -> bool:
+def _survived(group: Group, source: Source, case: Case, place: SinkPlace) -> bool:
     """Run one case; says whether its guest can be used for the next."""
     machine = source.guest.machine
     found: list[CheckResult] = []
@@ -170,7 +170,7 @@ def _survived(group: Group, source: Source, case: Case, place: Place) -> bool:
     return machine.alive() and all(check in broken.of_save for check in bad)
 
 
-def _broken_save(source: Source, case: Case, place: Place, control: CallControl | None) -> _Broken:
+def _broken_save(source: Source, case: Case, place: SinkPlace, control: CallControl | None) -> _Broken:
     """Start a save, break it, and judge how it ends; the sink is gone afterwards."""
     machine = source.guest.machine
     with contextlib.ExitStack() as stack:
@@ -210,7 +210,7 @@ def _start(machine: Machine, uri: str) -> str:
     return refusal or migration.try_start_save(machine, uri)
 
 
-def _act(source: Source, case: Case, place: Place) -> SnapproofError | None:
+def _act(source: Source, case: Case, place: SinkPlace) -> SnapproofError | None:
     """Do what the case does to a running save; return the error where QEMU does not answer."""
     machine = source.guest.machine
     try:
@@ -224,11 +224,11 @@ def _act(source: Source, case: Case, place: Place) -> SnapproofError | None:
     return None
 
 
-def _wait_until(source: Source, when: When, place: Place) -> None:
+def _wait_until(source: Source, when: When, place: SinkPlace) -> None:
     machine = source.guest.machine
     limit = Deadline(_STALL_SECONDS if when is When.STALLED else SMALL_SAVE_SECONDS)
     if when is When.STALLED:
-        _knock(machine)
+        _poke_nic(machine)
     sent_wanted = {When.MIDDLE: place.middle, When.NEAR_END: place.near_end}.get(when)
     while when is not When.AT_ONCE and not limit.expired:
         answer = machine.qmp.execute("query-migrate", deadline=Deadline(LIMIT_SECONDS))
@@ -238,7 +238,7 @@ def _wait_until(source: Source, when: When, place: Place) -> None:
         machine.pause(limit)
 
 
-def _knock(machine: Machine) -> None:
+def _poke_nic(machine: Machine) -> None:
     """Have the guest's network card write to guest RAM, as it may at any time, by a connection to its SSH."""
     with (
         contextlib.suppress(OSError),

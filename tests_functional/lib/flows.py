@@ -30,7 +30,7 @@ def save_by_flows(run: Run, flows: Sequence[Flow], stun_samples: int = 0) -> Out
     cycles: list[Cycle] = []
     with writing_guest(run) as source:
         for number, flow in enumerate(flows, 1):
-            label = f"{number:02d}-{flow.name.lower().replace('_', '-')}"
+            label = f"{number:02d}-{flow.label}"
             cycles.append(snapshot_cycle(run, source, flow, label))
         if stun_samples:
             run.say(f"Measuring {stun_samples} more stuns of live saves.")

@@ -20,6 +20,8 @@ from harness.qemu.ram import GoldenImage, dump_golden
 from tests_functional.lib import standstill
 from tests_functional.lib.guest import Guest
 
+_LABELS = {"STOP_MIGRATE_CONT": "seeds", "STOP_MIGRATE_CONT_FILE": "seeds-file"}
+
 
 class Flow(enum.Enum):
     """How a snapshot is taken."""
@@ -27,11 +29,20 @@ class Flow(enum.Enum):
     LIVE = "background, running guest, exec:cat"
     LIVE_FILE = "background, running guest, file:"
     STOPPED = "background, guest that does not run, exec:cat"
-    SEEDS = "background, stop + migrate + cont, exec:cat"
-    SEEDS_FILE = "background, stop + migrate + cont, file:"
+    STOP_MIGRATE_CONT = "background, stop + migrate + cont, exec:cat"
+    STOP_MIGRATE_CONT_FILE = "background, stop + migrate + cont, file:"
     STOP_AND_SAVE = "stop-and-save, no capability"
     # Stopped, because background-snapshot loses all RAM in a mapped-ram file (docs/findings.md, F2).
     MAPPED_RAM = "stop-and-save, mapped-ram, file:"
+
+    @property
+    def label(self) -> str:
+        """The flow's name in the labels of results, e.g. ``seeds`` in ``02-seeds``.
+
+        Two flows keep the names that results had before the flows were renamed, so that runs of any age can
+        be compared.
+        """
+        return _LABELS.get(self.name) or self.name.lower().replace("_", "-")
 
     @property
     def capability(self) -> str | None:
@@ -266,12 +277,12 @@ def _require_answer(guest: Guest) -> None:
 
 def _uri(flow: Flow, path: Path) -> str:
     """Where the flow saves to."""
-    by_qemu = flow in (Flow.LIVE_FILE, Flow.SEEDS_FILE, Flow.MAPPED_RAM)
+    by_qemu = flow in (Flow.LIVE_FILE, Flow.STOP_MIGRATE_CONT_FILE, Flow.MAPPED_RAM)
     return migration.file_uri(path) if by_qemu else migration.exec_sink(path)
 
 
 def _migrate_and_continue(machine: Machine, uri: str, deadline: Deadline) -> bool:
-    """The seeds' flow from the stopped guest to the running one; says whether QEMU started it by itself."""
+    """Save a stopped guest and continue it; return whether QEMU had already resumed it by itself."""
     migration.begin_save(machine, uri, deadline)
     # QEMU 6.0 to 8.1 resume the guest whatever it was before; later ones leave it stopped.
     started_by_itself = bool(machine.qmp.execute("query-status")["status"] == "running")

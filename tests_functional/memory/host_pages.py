@@ -158,8 +158,8 @@ def _on(run: Run, name: str, kind: HostPages) -> Outcome:
     # KSM looks only at memory that QEMU offers it, which is its default.
     run = replace(run, stack=replace(run.stack, machine=f"{run.stack.machine},mem-merge=on"))
     cycles: list[Cycle] = []
-    for flow in (Flow.SEEDS, Flow.LIVE):
-        label = f"{len(cycles) + 1:02d}-{flow.name.lower()}"
+    for flow in (Flow.STOP_MIGRATE_CONT, Flow.LIVE):
+        label = f"{len(cycles) + 1:02d}-{flow.label}"
         folder = run.folder / label
         folder.mkdir()
         with kind.around(), writing_guest(replace(run, folder=folder)) as source:

@@ -100,8 +100,8 @@ def _on(run: Run, kind: MemoryKind) -> Outcome:
         refusal = refusal_when_set(source)
         if refusal is not None:
             return judge_refusal(run, source, refusal, time.monotonic() - begun)
-        for number, flow in enumerate((Flow.SEEDS, Flow.LIVE), 1):
-            cycles.append(snapshot_cycle(run, source, flow, f"{number:02d}-{flow.name.lower()}"))
+        for number, flow in enumerate((Flow.STOP_MIGRATE_CONT, Flow.LIVE), 1):
+            cycles.append(snapshot_cycle(run, source, flow, f"{number:02d}-{flow.label}"))
         source.guest.machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun)
 

@@ -41,7 +41,7 @@ def merged_while_saving(run: Run) -> Outcome:
         run.say("Saving; meanwhile the host merges pages, and the guest writes to them.")
         acts = Acts(saving=lambda: merged.append(_merge_and_write(source)))
         limit = run.deadline.at_most(SAVE_SECONDS)
-        snapshot = take(Flow.SEEDS, source.guest, source.counters, folder, limit, acts)
+        snapshot = take(Flow.STOP_MIGRATE_CONT, source.guest, source.counters, folder, limit, acts)
         met = judged(f"{_LABEL}/met", _MET, [], {"MiB merged": int(merged[0])})
         checks = [*judge_source(source.guest, source.before), met]
         source.guest.machine.quit()

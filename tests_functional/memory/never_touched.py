@@ -75,7 +75,7 @@ def never_touched(run: Run) -> Outcome:
                 f"01-seeds: saving; {int(untouched.pages.sum())} pages of '{block.idstr}' were never touched."
             )
             snapshot = save(
-                Flow.SEEDS,
+                Flow.STOP_MIGRATE_CONT,
                 source.guest,
                 source.counters,
                 folder,

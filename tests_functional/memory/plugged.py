@@ -106,8 +106,8 @@ def _before_saving(run: Run, name: str, kind: PluggedKind) -> Outcome:
 
     with writing_guest(replace(run, stack=kind.booted(run.stack)), prepare) as source:
         require_in_use(run, source)
-        for flow in (Flow.SEEDS, Flow.LIVE):
-            label = f"{len(cycles) + 1:02d}-{flow.name.lower()}"
+        for flow in (Flow.STOP_MIGRATE_CONT, Flow.LIVE):
+            label = f"{len(cycles) + 1:02d}-{flow.label}"
             try:
                 cycles.append(_cycle(restored, source, flow, label, None, []))
             except SubjectFailed as failure:
@@ -124,13 +124,13 @@ def _while_saving(run: Run, name: str, kind: PluggedKind) -> Outcome:
     cycles: list[Cycle] = []
     with writing_guest(run, prepare_guest) as source:
         migration.require_capability(source.guest.machine, migration.BACKGROUND_SNAPSHOT)
-        for flow in (Flow.SEEDS, Flow.LIVE):
+        for flow in (Flow.STOP_MIGRATE_CONT, Flow.LIVE):
             found: list[CheckResult] = []
 
             def plug(found: list[CheckResult] = found) -> None:
                 found.append(_plug_meanwhile(source.guest.machine, name, kind))
 
-            label = f"{len(cycles) + 1:02d}-{flow.name.lower()}"
+            label = f"{len(cycles) + 1:02d}-{flow.label}"
             cycles.append(_cycle(run, source, flow, label, plug, found))
         # What was refused for the save's sake is taken after it.
         _plug_in_and_wait(source.guest, kind)

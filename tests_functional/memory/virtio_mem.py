@@ -38,7 +38,7 @@ _BEFORE = (96, 192, 64, 160)
 # With what is plugged in each snapshot is taken. The first is live: a golden image reads all of RAM, which
 # by itself takes host memory for it. What is plugged after the writers have started is free memory of the
 # guest, and is what its kernel gives back first.
-_SNAPSHOTS = ((160, Flow.LIVE), (256, Flow.SEEDS), (192, Flow.SEEDS))
+_SNAPSHOTS = ((160, Flow.LIVE), (256, Flow.STOP_MIGRATE_CONT), (192, Flow.STOP_MIGRATE_CONT))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _resized(run: Run, name: str, kind: VirtioMemKind) -> Outcome:
         for mib, flow in _SNAPSHOTS:
             if mib != _plugged(source.guest.machine) // MIB:
                 _resize(source.guest, mib)
-            label = f"{len(cycles) + 1:02d}-{flow.name.lower()}-{mib}-mib"
+            label = f"{len(cycles) + 1:02d}-{flow.label}-{mib}-mib"
             cycles.append(_cycle(run, source, flow, label, name))
         source.guest.machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun)

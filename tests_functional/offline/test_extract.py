@@ -10,7 +10,7 @@ class Extraction(SnapshotTest):
 
     def test_plain(self) -> None:
         """Of a background snapshot."""
-        self.judge(extracted_equals_restored(Flow.SEEDS))
+        self.judge(extracted_equals_restored(Flow.STOP_MIGRATE_CONT))
 
     def test_mapped_ram(self) -> None:
         """Of a file in the mapped-ram layout."""

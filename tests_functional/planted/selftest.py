@@ -21,7 +21,7 @@ from validators.verdict import CheckResult
 # A small guest, since every fault costs a look at the whole file; kernel and initramfs need half of it.
 RAM_MIB = 128
 COVERAGE = 0.4
-_FORMS = {"plain": Flow.SEEDS, "mapped-ram": Flow.MAPPED_RAM}
+_FORMS = {"plain": Flow.STOP_MIGRATE_CONT, "mapped-ram": Flow.MAPPED_RAM}
 
 
 @dataclass(frozen=True)

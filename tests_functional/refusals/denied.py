@@ -33,8 +33,13 @@ from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
 from tests_functional.lib.source_checks import baseline, judge_source
-from tests_functional.refusals.hindrances import HINDRANCES, Hindered, Hindrance, hindered
 from tests_functional.refusals.options import settings
+from tests_functional.refusals.uffd_restrictions import (
+    UFFD_RESTRICTIONS,
+    RestrictedRun,
+    UffdRestriction,
+    restricted,
+)
 from validators.verdict import CheckResult
 
 _REFUSED = "Without userfaultfd the capability or the save is refused, in words that say what is missing."
@@ -48,28 +53,28 @@ _DEVICE_TRACE = "uffd_detect_open_mode"
 
 
 def denied(name: str) -> Callable[[Run], Outcome]:
-    """A scenario for one of HINDRANCES."""
-    return lambda run: _denied(run, name, HINDRANCES[name])
+    """A scenario for one of UFFD_RESTRICTIONS."""
+    return lambda run: _denied(run, name, UFFD_RESTRICTIONS[name])
 
 
-def _denied(run: Run, name: str, hindrance: Hindrance) -> Outcome:
+def _denied(run: Run, name: str, restriction: UffdRestriction) -> Outcome:
     begun = time.monotonic()
-    with hindered(run, hindrance) as place, writing_guest(place.run) as source:
+    with restricted(run, restriction) as place, writing_guest(place.run) as source:
         migration.require_known(source.guest.machine, migration.BACKGROUND_SNAPSHOT)
         checks = list(place.checks)
-        if hindrance.device and _knows_device(source.guest.machine):
+        if restriction.device and _knows_device(source.guest.machine):
             checks += _by_device(place.run, source)
         else:
             with place.in_force():
-                checks += _refused(place.run, source, hindrance)
+                checks += _refused(place.run, source, restriction)
             if place.control:
-                checks += _lifted(place, source, hindrance)
+                checks += _lifted(place, source, restriction)
         source.guest.machine.quit()
     checks = [replace(check, name=f"denied/{name}/{check.name}") for check in checks]
     if all(check.status is not Status.FAIL for check in checks):
         run.discard(run.folder)
     holds = f"Without userfaultfd ({name}), QEMU says so and loses nothing else."
-    if hindrance.device:
+    if restriction.device:
         holds = "A QEMU that knows /dev/userfaultfd uses it; any other refuses, and loses nothing."
     return outcome_of(run, checks, time.monotonic() - begun, holds)
 
@@ -89,7 +94,7 @@ def _by_device(run: Run, source: Source) -> list[CheckResult]:
     return [*checks, judge_open_mode(log.new_text())]
 
 
-def _refused(run: Run, source: Source, hindrance: Hindrance) -> list[CheckResult]:
+def _refused(run: Run, source: Source, restriction: UffdRestriction) -> list[CheckResult]:
     """Ask for a background snapshot, look whether all else is as before, and save the ordinary way."""
     machine, log = source.guest.machine, _Log(source.guest.machine)
     before = settings(machine)
@@ -101,34 +106,34 @@ def _refused(run: Run, source: Source, hindrance: Hindrance) -> list[CheckResult
     run.say(f"QEMU's words: {words or 'none, it completes the save'}.")
     return [
         judge_refusal(words, settings(machine) != before),
-        judge_reason(words, hindrance.error),
-        judge_trace(log.new_text(), hindrance.error),
+        judge_reason(words, restriction.error),
+        judge_trace(log.new_text(), restriction.error),
         *judge_source(source.guest, source.before),
         *_cycle(run, source, Flow.STOP_AND_SAVE, "plain"),
     ]
 
 
-def _lifted(place: Hindered, source: Source, hindrance: Hindrance) -> list[CheckResult]:
+def _lifted(place: RestrictedRun, source: Source, restriction: UffdRestriction) -> list[CheckResult]:
     """What happens where userfaultfd goes away between capability and save, and when it is back."""
     try:
         migration.require_capability(source.guest.machine, migration.BACKGROUND_SNAPSHOT)
     except NotApplicable as error:
         return [skipped("lifted", _LIFTED, error.sentence)]
-    checks = _refused_late(place, source, hindrance)
+    checks = _refused_late(place, source, restriction)
     # What the failed save has left behind has been said once.
     afterwards = replace(source, before=baseline(source.guest))
     return checks + _cycle(place.run, afterwards, Flow.LIVE, "lifted")
 
 
-def _refused_late(place: Hindered, source: Source, hindrance: Hindrance) -> list[CheckResult]:
+def _refused_late(place: RestrictedRun, source: Source, restriction: UffdRestriction) -> list[CheckResult]:
     """Save when all is no longer well, though it was when the capability was set."""
     machine, log = source.guest.machine, _Log(source.guest.machine)
     place.run.say("The capability is set; saving without userfaultfd.")
-    case = Case("late", hindrance.reason, "", frozenset({"refused", "failed"}))
+    case = Case("late", restriction.reason, "", frozenset({"refused", "failed"}))
     with place.in_force():
         ending = _save(machine, place.run.folder / "vmstate", LIMIT_SECONDS)
     checks = [judge_ending(case, ending), judge_resumed(case, machine, source.counters)]
-    checks.append(judge_trace(log.new_text(), hindrance.late))
+    checks.append(judge_trace(log.new_text(), restriction.late))
     if machine.qmp.execute("query-status")["status"] == "paused":
         # What is wrong with that has been said; a user would make it go on.
         machine.qmp.execute("cont")

@@ -219,7 +219,7 @@ def _judge_accepted(run: Run, source: Source, option: Option) -> list[CheckResul
 
 def _problems(run: Run, source: Source, option: Option, flow: Flow) -> tuple[list[Problem], dict[str, str]]:
     incoming = (option.capability,) if option.capability else ()
-    label = f"{option.slug}-{flow.name.lower().replace('_', '-')}"
+    label = f"{option.slug}-{flow.label}"
     cycle = snapshot_cycle(run, source, flow, label, incoming)
     failed = [check for check in cycle.verdict.checks if check.status is Status.FAIL]
     # The checks go from cause to consequence: a file without RAM fails to restore as well.

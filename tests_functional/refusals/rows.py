@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests_functional.lib.entry import PREMERGE, SMALL, Entry
-from tests_functional.refusals.hindrances import HINDRANCES
+from tests_functional.refusals.uffd_restrictions import UFFD_RESTRICTIONS
 
 _REFUSALS = "refusals/test_refusals.py:Refusals"
 
@@ -26,10 +26,10 @@ ROWS = (
         Entry(
             f"refusals.no-userfaultfd-{kind}",
             f"{_REFUSALS}.test_denied",
-            hindrance.reason,
+            restriction.reason,
             {**SMALL, "kind": kind},
             profiles=PREMERGE if kind == "seccomp-eperm" else (),
         )
-        for kind, hindrance in HINDRANCES.items()
+        for kind, restriction in UFFD_RESTRICTIONS.items()
     ),
 )

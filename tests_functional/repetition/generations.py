@@ -10,9 +10,9 @@ from tests_functional.lib.cycle import snapshot_cycle, writing_guest
 from tests_functional.lib.limits import RESTORE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
-from tests_functional.lib.restored_source import restored_source
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot
+from tests_functional.lib.warm_source import warm_source
 
 _DEPTH = 5
 
@@ -37,7 +37,7 @@ def _next(run: Run, snapshot: Snapshot, number: int) -> Cycle:
     folder = run.folder / f"source-{number}"
     run.say(f"Generation {number}: restoring generation {number - 1}, to snapshot it in turn.")
     deadline = run.deadline.at_most(RESTORE_SECONDS)
-    with restored_source(run.stack, snapshot, folder, deadline) as source:
+    with warm_source(run.stack, snapshot, folder, deadline) as source:
         cycle = snapshot_cycle(run, source, Flow.LIVE, f"generation-{number}")
         source.guest.machine.quit()
     return cycle

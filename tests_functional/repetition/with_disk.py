@@ -121,7 +121,7 @@ def _take(run: Run, source: Source, disks: _Disks) -> tuple[_Taken, list[CheckRe
     folder.mkdir()
     run.say(f"Saving memory and disk with {before} files on it.")
     limit = run.deadline.at_most(SAVE_SECONDS)
-    snapshot = take(Flow.SEEDS, guest, source.counters, folder, limit, Acts(at_t0=freeze))
+    snapshot = take(Flow.STOP_MIGRATE_CONT, guest, source.counters, folder, limit, Acts(at_t0=freeze))
     _require_passes(loop, _PASSES_AFTER)
     checks = judge_source(guest, _with_files(source.before, files))
     checks += [replace(check, name=f"source-{check.name}") for check in loop.judge()]

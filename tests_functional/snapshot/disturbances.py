@@ -73,7 +73,7 @@ def _send(_guest: Guest, shell: GuestShell, _number: int) -> None:
     shell.run("cat > /dev/null", stdin=_SENT)
 
 
-def _breathe(guest: Guest, _shell: GuestShell, number: int) -> None:
+def _resize_balloon(guest: Guest, _shell: GuestShell, number: int) -> None:
     full = guest.machine.config.ram_mib
     guest.machine.qmp.execute("balloon", {"value": (full - (number % 2) * _BALLOON_MIB) * MIB})
     time.sleep(0.05)
@@ -100,7 +100,7 @@ DISTURBANCES: Mapping[str, Disturbance] = {
     "balloon": Disturbance(
         "a balloon gives pages back to the host, which must wait while they are being saved",
         ("-device", "virtio-balloon-pci,id=balloon0"),
-        host_pass=_breathe,
+        host_pass=_resize_balloon,
     ),
     "free-page-reporting": Disturbance(
         "the guest reports free pages, and the host drops them",
@@ -120,8 +120,8 @@ def _disturbed(run: Run, disturbance: Disturbance) -> Outcome:
     run = replace(run, stack=disturbance.stack(run.stack, run.folder))
     cycles: list[Cycle] = []
     with writing_guest(run) as source, _at_work(run, source, disturbance) as passes:
-        for number, flow in enumerate((Flow.SEEDS, Flow.LIVE), 1):
-            label = f"{number:02d}-{flow.name.lower()}"
+        for number, flow in enumerate((Flow.STOP_MIGRATE_CONT, Flow.LIVE), 1):
+            label = f"{number:02d}-{flow.label}"
             cycles.append(_cycle(run, source, flow, label, passes, disturbance.host_pass is not None))
     return outcome_of_cycles(run, cycles, time.monotonic() - begun)
 

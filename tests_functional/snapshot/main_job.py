@@ -14,4 +14,6 @@ _STUN_SAMPLES = 3
 
 def main_job(run: Run) -> Outcome:
     """Live, golden and stop-and-save snapshots of one guest, with their stuns compared."""
-    return save_by_flows(run, [*[Flow.LIVE] * run.repeat, Flow.SEEDS, Flow.STOP_AND_SAVE], _STUN_SAMPLES)
+    return save_by_flows(
+        run, [*[Flow.LIVE] * run.repeat, Flow.STOP_MIGRATE_CONT, Flow.STOP_AND_SAVE], _STUN_SAMPLES
+    )

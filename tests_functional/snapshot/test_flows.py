@@ -21,11 +21,11 @@ class SnapshotFlows(SnapshotTest):
 
     def test_seeds(self) -> None:
         """Stop, migrate, go on: every page in the file equals RAM as it was while stopped."""
-        self.judge(one_flow(Flow.SEEDS))
+        self.judge(one_flow(Flow.STOP_MIGRATE_CONT))
 
     def test_seeds_file(self) -> None:
         """The same holds where QEMU writes the file by itself."""
-        self.judge(one_flow(Flow.SEEDS_FILE))
+        self.judge(one_flow(Flow.STOP_MIGRATE_CONT_FILE))
 
     def test_tcg_threads(self) -> None:
         """The same holds whether TCG runs all vCPUs in one thread or each in its own."""

@@ -29,15 +29,15 @@ from tests_functional.failures.ending import (
     written_least,
 )
 from tests_functional.failures.kill import left_problems
-from tests_functional.failures.means import (
-    Place,
+from tests_functional.failures.scenario import _Broken
+from tests_functional.failures.sinks import (
+    SinkPlace,
     descriptor_limit,
     end_sinks,
     limit_for,
     open_numbers,
     sink,
 )
-from tests_functional.failures.scenario import _Broken
 from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.known_issues import load_known_issues
 from tests_unit.support.scenario_values import SOURCE, make_run, sentences, stand_in_guest
@@ -162,7 +162,7 @@ def test_sinks_are_ended_but_not_qemu(sleeper: int) -> None:
 @pytest.mark.parametrize("uri", ["unix:{socket}", "tcp:127.0.0.1:{port}"])
 def test_peer_takes_some_and_goes(uri: str, tmp_path: Path) -> None:
     """A socket sink reads a MiB and resets the connection, which ends the sender."""
-    with sink(uri, Place(tmp_path, 1 << 24)) as address:
+    with sink(uri, SinkPlace(tmp_path, 1 << 24)) as address:
         scheme, _, where = address.partition(":")
         family = socket.AF_UNIX if scheme == "unix" else socket.AF_INET
         with socket.socket(family) as sender:
@@ -179,7 +179,7 @@ def test_snapshot_that_a_failure_made_impossible(tmp_path: Path, monkeypatch: py
         raise NotApplicable("QEMU refuses background-snapshot on this host.")
 
     monkeypatch.setattr(afterwards, "take", refused)
-    group, place = Group(make_run(tmp_path), []), Place(tmp_path, 1 << 20)
+    group, place = Group(make_run(tmp_path), []), SinkPlace(tmp_path, 1 << 20)
     found = afterwards._next_snapshot(
         group, stand_in_guest(SOURCE), cast(Any, SimpleNamespace(counters=None)), SINKS[0], place
     )
@@ -236,7 +236,7 @@ def test_guest_goes_on_only_where_no_more_than_its_save_went_wrong(
     guest = SimpleNamespace(machine=SimpleNamespace(alive=lambda: True))
     group = Group(make_run(tmp_path), [])
     found = scenario._survived(
-        group, cast(Any, SimpleNamespace(guest=guest)), _CASE, Place(tmp_path / "x", 1 << 20)
+        group, cast(Any, SimpleNamespace(guest=guest)), _CASE, SinkPlace(tmp_path / "x", 1 << 20)
     )
     assert (found, bool(asked)) == (well, looked)
     assert group.checks == [*broken.checks, *asked]

@@ -56,7 +56,10 @@ def test_complete_oracles_pass() -> None:
     """All agent pages verified, and all golden pages compared where there is a golden image."""
     golden = check("golden", facts={"pages compared": GOLDEN_PAGES})
     assert sentences(judge_oracles(offline(write_order()), snapshot(), SOURCE)) == []
-    assert sentences(judge_oracles(offline(write_order(), golden), snapshot(Flow.SEEDS), SOURCE)) == []
+    assert (
+        sentences(judge_oracles(offline(write_order(), golden), snapshot(Flow.STOP_MIGRATE_CONT), SOURCE))
+        == []
+    )
 
 
 def test_skipped_write_order_is_a_violation() -> None:
@@ -80,7 +83,7 @@ def test_golden_not_fully_compared_is_a_violation() -> None:
     """A golden oracle that compared less than all, or did not run, is no agreement."""
     partly = check("golden", facts={"pages compared": GOLDEN_PAGES - 1})
     for verdict, count in ((offline(write_order(), partly), 63), (offline(write_order()), 0)):
-        assert sentences(judge_oracles(verdict, snapshot(Flow.SEEDS), SOURCE)) == [
+        assert sentences(judge_oracles(verdict, snapshot(Flow.STOP_MIGRATE_CONT), SOURCE)) == [
             f"The golden image has 64 pages, {count} were compared."
         ]
 

@@ -131,7 +131,9 @@ def test_summary_of_right_snapshots(tmp_path: Path) -> None:
     golden = check("golden", facts={"pages compared": 64})
     cycles = [
         _cycle("01-live", Flow.LIVE, 3.0, check("overlap", facts={"pages_written_during_save": 185})),
-        _cycle("02-seeds", Flow.SEEDS, 400.0, golden, check("restored-memory", facts={"pages": 1000})),
+        _cycle(
+            "02-seeds", Flow.STOP_MIGRATE_CONT, 400.0, golden, check("restored-memory", facts={"pages": 1000})
+        ),
         _cycle("03-stop", Flow.STOP_AND_SAVE, 300.0),
     ]
     made = outcome_of_cycles(make_run(tmp_path), cycles, 12.0)

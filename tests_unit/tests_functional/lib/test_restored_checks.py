@@ -105,7 +105,7 @@ def test_restored_writers_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "A writer made only 0 steps" in sentence
 
 
-@pytest.mark.parametrize(("flow", "right"), [(Flow.LIVE, "running"), (Flow.SEEDS, "paused")])
+@pytest.mark.parametrize(("flow", "right"), [(Flow.LIVE, "running"), (Flow.STOP_MIGRATE_CONT, "paused")])
 def test_restored_state(flow: Flow, right: str) -> None:
     """A restored guest runs exactly if it ran at T0."""
     assert sentences(restored_checks._run_state(right, snapshot(flow))) == []

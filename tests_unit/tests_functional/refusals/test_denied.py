@@ -10,9 +10,9 @@ import pytest
 
 from harness.errors import NotApplicable, SetupBroken
 from harness.userfaultfd import UserfaultfdSupport
-from tests_functional.refusals import hindrances
+from tests_functional.refusals import uffd_restrictions
 from tests_functional.refusals.denied import judge_open_mode, judge_reason, judge_refusal, judge_trace
-from tests_functional.refusals.hindrances import HINDRANCES, Hindered, judge_probe
+from tests_functional.refusals.uffd_restrictions import UFFD_RESTRICTIONS, RestrictedRun, judge_probe
 from tests_unit.support.scenario_values import make_run, sentences
 from validators.faults.calls.control import Call, CallFault, Denial, call_control
 
@@ -76,20 +76,20 @@ def test_use_of_the_device_is_seen() -> None:
     assert sentences(judge_open_mode(_TRACE_100)) != []
 
 
-def test_each_hindrance_is_of_one_sort() -> None:
+def test_each_restriction_is_of_one_sort() -> None:
     """Interposed, or by what QEMU runs behind; whoever is refused there must be told why."""
-    for name, hindrance in HINDRANCES.items():
-        assert hindrance.reason, name
-        assert bool(hindrance.denial) != (hindrance.prefix is not tuple), name
-        assert bool(hindrance.named) == (not hindrance.denial and not hindrance.device), name
-        assert bool(hindrance.late) == bool(hindrance.denial), name
+    for name, restriction in UFFD_RESTRICTIONS.items():
+        assert restriction.reason, name
+        assert bool(restriction.denial) != (restriction.prefix is not tuple), name
+        assert bool(restriction.named) == (not restriction.denial and not restriction.device), name
+        assert bool(restriction.late) == bool(restriction.denial), name
 
 
 def _probe(monkeypatch: pytest.MonkeyPatch, call: UserfaultfdSupport, device: UserfaultfdSupport) -> None:
     def support(_prefix: Any, *, by_device: bool = True) -> UserfaultfdSupport:
         return device if by_device else call
 
-    monkeypatch.setattr(hindrances, "support_under", support)
+    monkeypatch.setattr(uffd_restrictions, "support_under", support)
 
 
 _OPEN = UserfaultfdSupport("/dev/userfaultfd", "", ())
@@ -99,8 +99,8 @@ _SHUT = UserfaultfdSupport("", "A seccomp filter or security module forbids user
 def test_reason_that_our_probe_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     """The right words pass, words for something else do not."""
     _probe(monkeypatch, _SHUT, _SHUT)
-    (right,) = judge_probe((), HINDRANCES["seccomp-eperm"])
-    (wrong,) = judge_probe((), HINDRANCES["unprivileged"])
+    (right,) = judge_probe((), UFFD_RESTRICTIONS["seccomp-eperm"])
+    (wrong,) = judge_probe((), UFFD_RESTRICTIONS["unprivileged"])
     assert sentences(right) == []
     assert "do not name what forbids userfaultfd: 'A seccomp filter" in sentences(wrong)[0]
 
@@ -124,13 +124,13 @@ def test_host_that_is_not_like_that(
     """Where the host lets a program through after all, QEMU's acceptance would be no defect."""
     _probe(monkeypatch, call, device)
     with pytest.raises(NotApplicable, match=words):
-        judge_probe((), HINDRANCES[name])
+        judge_probe((), UFFD_RESTRICTIONS[name])
 
 
-def test_hindrance_that_qemu_never_came_upon(tmp_path: Path) -> None:
+def test_restriction_that_qemu_never_met(tmp_path: Path) -> None:
     """A library that is not loaded denies nothing, so the run says nothing about QEMU."""
     with call_control(tmp_path / "calls") as control:
-        place = Hindered(make_run(tmp_path), (), control, Denial({Call.CREATE: errno.ENOSYS}))
+        place = RestrictedRun(make_run(tmp_path), (), control, Denial({Call.CREATE: errno.ENOSYS}))
         with pytest.raises(SetupBroken, match="do not come by our library"), place.in_force():
             pass
         with control.armed(CallFault(Call.CREATE, 1, errno.EPERM)):

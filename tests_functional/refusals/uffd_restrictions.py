@@ -30,7 +30,7 @@ _WRITE_PROTECT = 1
 
 
 @dataclass(frozen=True)
-class Hindrance:
+class UffdRestriction:
     """A way in which a host keeps a QEMU from write-protecting RAM by userfaultfd.
 
     Attributes:
@@ -52,39 +52,39 @@ class Hindrance:
     device: bool = False
 
 
-def _interposed(reason: str, error: int, opening: int) -> Hindrance:
+def _interposed(reason: str, error: int, opening: int) -> UffdRestriction:
     calls = {Call.CREATE: error, Call.CREATE_BY_DEVICE: error, Call.OPEN_DEVICE: opening}
-    return Hindrance(reason, error, error, Denial(calls))
+    return UffdRestriction(reason, error, error, Denial(calls))
 
 
-HINDRANCES: Mapping[str, Hindrance] = {
+UFFD_RESTRICTIONS: Mapping[str, UffdRestriction] = {
     "enosys": _interposed("a kernel that was built without userfaultfd", errno.ENOSYS, errno.ENOENT),
     "eperm": _interposed("a security module or an old sysctl forbids it", errno.EPERM, errno.EACCES),
-    "no-write-protect": Hindrance(
+    "no-write-protect": UffdRestriction(
         "userfaultfd without write protection, as before Linux 5.7 or on arm64 before 6.10",
         error=0,
         late=errno.EINVAL,
         denial=Denial(hidden=_WRITE_PROTECT),
     ),
-    "seccomp-eperm": Hindrance(
+    "seccomp-eperm": UffdRestriction(
         "container engines and systemd filter it so",
         errno.EPERM,
         prefix=lambda: filtered(errno.EPERM),
         named=r"seccomp filter or security module .*EPERM",
     ),
-    "seccomp-enosys": Hindrance(
+    "seccomp-enosys": UffdRestriction(
         "newer filters answer as if the kernel had no such call",
         errno.ENOSYS,
         prefix=lambda: filtered(errno.ENOSYS),
         named=r"seccomp filter .*ENOSYS",
     ),
-    "unprivileged": Hindrance(
+    "unprivileged": UffdRestriction(
         "an ordinary user's QEMU on a kernel with its default settings (since Linux 5.11)",
         errno.EPERM,
         prefix=lambda: unprivileged(opens_device=False),
         named=r"vm\.unprivileged_userfaultfd is 0.*/dev/userfaultfd",
     ),
-    "device-only": Hindrance(
+    "device-only": UffdRestriction(
         "an ordinary user's QEMU that was given the device, as management software does since QEMU 8.0",
         errno.EPERM,
         prefix=lambda: unprivileged(opens_device=True),
@@ -94,13 +94,13 @@ HINDRANCES: Mapping[str, Hindrance] = {
 
 
 @dataclass(frozen=True)
-class Hindered:
-    """A run whose QEMU is hindered.
+class RestrictedRun:
+    """A run whose QEMU gets no userfaultfd, or can be denied it.
 
     Attributes:
         run: with that QEMU.
-        checks: what was found out about the hindrance itself.
-        control: of an interposed library, None where the hindrance cannot be lifted.
+        checks: what was found out about the restriction itself.
+        control: of an interposed library, None where the restriction cannot be lifted.
         denial: what that library is to deny.
     """
 
@@ -111,7 +111,7 @@ class Hindered:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """The hindrance for the length of the `with`, in which QEMU must come upon it; then it is lifted.
+        """The restriction for the length of the `with`, in which QEMU must come upon it; then it is lifted.
 
         Raises:
             SetupBroken: QEMU never came upon it.
@@ -128,30 +128,30 @@ class Hindered:
 
 
 @contextmanager
-def hindered(run: Run, hindrance: Hindrance) -> Iterator[Hindered]:
-    """The run with a QEMU that can be or is hindered.
+def restricted(run: Run, restriction: UffdRestriction) -> Iterator[RestrictedRun]:
+    """Yield the run with a QEMU under the restriction, or with one that can be put under it.
 
     Raises:
         NotApplicable: this host cannot be made to be like that.
     """
     executable = run.stack.executable
-    if hindrance.denial:
+    if restriction.denial:
         with call_control(run.folder / "calls") as control:
             qemu = controlled_qemu(executable, run.folder / "calls", Cache(default_cache_folder()))
-            yield Hindered(_with_qemu(run, qemu), (), control, hindrance.denial)
+            yield RestrictedRun(_with_qemu(run, qemu), (), control, restriction.denial)
         return
-    prefix = hindrance.prefix()
-    checks = judge_probe(prefix, hindrance)
+    prefix = restriction.prefix()
+    checks = judge_probe(prefix, restriction)
     qemu = confining_wrapper(prefix, executable, run.folder)
     with open_to_nobody(run.folder):
-        yield Hindered(_with_qemu(run, qemu), checks)
+        yield RestrictedRun(_with_qemu(run, qemu), checks)
 
 
 def _with_qemu(run: Run, qemu: Path) -> Run:
     return replace(run, stack=replace(run.stack, executable=qemu))
 
 
-def judge_probe(prefix: Sequence[str], hindrance: Hindrance) -> tuple[CheckResult, ...]:
+def judge_probe(prefix: Sequence[str], restriction: UffdRestriction) -> tuple[CheckResult, ...]:
     """Check what our own probe says behind a prefix.
 
     Raises:
@@ -161,14 +161,14 @@ def judge_probe(prefix: Sequence[str], hindrance: Hindrance) -> tuple[CheckResul
     if support.opened_by:
         raise NotApplicable("Even so a program gets a userfaultfd here, by the system call.")
     by_device = support_under(prefix).opened_by != ""
-    if by_device != hindrance.device:
+    if by_device != restriction.device:
         gets = "gets one" if by_device else "gets none"
         raise NotApplicable(f"By /dev/userfaultfd a program {gets} here. {support.reason}")
-    if hindrance.device:
+    if restriction.device:
         return ()
     facts = {"reason": support.reason}
     problems = []
-    if not re.search(hindrance.named, support.reason):
+    if not re.search(restriction.named, support.reason):
         problems.append(
             Problem(
                 Code.REFUSAL_PROBE_UNCLEAR,

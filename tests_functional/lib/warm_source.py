@@ -18,7 +18,7 @@ from tests_functional.lib.source_checks import baseline
 
 
 @contextmanager
-def restored_source(stack: Stack, snapshot: Snapshot, folder: Path, deadline: Deadline) -> Iterator[Source]:
+def warm_source(stack: Stack, snapshot: Snapshot, folder: Path, deadline: Deadline) -> Iterator[Source]:
     """A guest restored from a snapshot, running, as the source of further snapshots.
 
     Raises:

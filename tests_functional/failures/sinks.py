@@ -1,4 +1,4 @@
-"""The means of breaking a save: sinks that reset, a limit on file descriptors, killed sink processes."""
+"""Sinks that break a save: peers that reset, killed sink processes; and a limit on file descriptors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NEAR_END_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
-class Place:
+class SinkPlace:
     """Where the cases of one guest write, and how long a whole stream is.
 
     Attributes:
@@ -50,7 +50,7 @@ class Place:
 
 
 @contextmanager
-def sink(template: str, place: Place) -> Iterator[str]:
+def sink(template: str, place: SinkPlace) -> Iterator[str]:
     """The migration URI for a case's template; a socket's peer listens for the length of the `with`."""
     if "{socket}" not in template and "{port}" not in template:
         yield _filled(template, place)
@@ -117,7 +117,7 @@ def end_sinks(qemu: int) -> int:
     return len(members)
 
 
-def _filled(template: str, place: Place, path: str = "", port: int = 0) -> str:
+def _filled(template: str, place: SinkPlace, path: str = "", port: int = 0) -> str:
     return template.format(
         file=shlex.quote(str(place.file)),
         raw_file=place.file,
