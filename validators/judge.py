@@ -14,7 +14,8 @@ from harness.status import Status
 from validators.oracles.o1_golden.golden import check_golden, open_golden
 from validators.oracles.o2_write_order.write_order import check_write_order
 from validators.oracles.o4_structure.structure import check_structure
-from validators.verdict import CheckResult, Facts, Tally, Verdict, Violation
+from validators.verdict import CheckResult, Tally, Verdict, Violation
+from validators.vmstate.facts import describe
 from validators.vmstate.memory_map import machine_map
 from validators.vmstate.pages import PageReader
 from validators.vmstate.progress import Progress, WatchedSource
@@ -120,21 +121,3 @@ def _guarded(run: Callable[[], CheckResult], name: str, index: SnapshotIndex) ->
         tally = Tally(name, "The file stays as it is while it is read.")
         tally.report(error.code, error.sentence, file_offset=error.offset)
         return tally.result()
-
-
-def describe(index: SnapshotIndex) -> Facts:
-    """Return facts about a file for a person: machine, layout, sizes."""
-    return {
-        "machine": index.configuration.machine,
-        "layout": index.layout,
-        "flow": index.flow,
-        "page size": index.page_size,
-        "RAMBlocks": len(index.blocks),
-        "RAM bytes": sum(block.used_length for block in index.blocks),
-        "data pages": index.records.get("page", 0),
-        "zero pages": index.records.get("zero", 0),
-        "devices": len(index.devices),
-        "capabilities": ", ".join(index.configuration.capabilities),
-        "stream offset": index.start,
-        "stream bytes": index.end - index.start,
-    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from xml.sax.saxutils import escape, quoteattr
+from html import escape
 
 import numpy as np
 import numpy.typing as npt
@@ -55,8 +55,8 @@ def svg_map(lengths: Mapping[str, int], bad: Mapping[str, Sequence[int]]) -> str
     for idstr, length in lengths.items():
         cells = int(min(16 * _ROW_CELLS, max(1, length // TARGET_PAGE_BYTES)))
         shares = _shares(length, bad.get(idstr, ()), cells)
-        label = f"{idstr}: {length >> 10} KiB, {len(set(bad.get(idstr, ())))} bad pages"
-        parts.append(f'<text x="4" y="{top}" font-size="12" font-family="monospace">{escape(label)}</text>')
+        label = escape(f"{idstr}: {length >> 10} KiB, {len(set(bad.get(idstr, ())))} bad pages", quote=False)
+        parts.append(f'<text x="4" y="{top}" font-size="12" font-family="monospace">{label}</text>')
         top += 6
         rows = (cells + _ROW_CELLS - 1) // _ROW_CELLS
         full = min(cells, _ROW_CELLS) * _CELL
@@ -73,6 +73,6 @@ def _bad_cell(idstr: str, length: int, cells: int, cell: int, share: float, top:
     x, y = 4 + cell % _ROW_CELLS * _CELL, top + cell // _ROW_CELLS * _CELL
     red = 255 - int(120 * share)
     start = length * cell // cells
-    title = f"<title>{escape(idstr)} 0x{start:x}</title>"
-    colour = quoteattr(f"rgb({red},0,0)")
-    return f'<rect x="{x}" y="{y}" width="{_CELL}" height="{_CELL}" fill={colour}>{title}</rect>'
+    title = f"<title>{escape(idstr, quote=False)} 0x{start:x}</title>"
+    colour = f"rgb({red},0,0)"
+    return f'<rect x="{x}" y="{y}" width="{_CELL}" height="{_CELL}" fill="{colour}">{title}</rect>'

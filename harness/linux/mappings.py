@@ -1,4 +1,4 @@
-"""Read from /proc/PID/smaps how much of a RAMBlock is in huge pages, or in pages merged by KSM."""
+"""Read from /proc/PID/smaps how much of a range is in huge pages, or in pages merged by KSM."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 
 from harness.errors import SetupBroken
-from harness.qemu.machine import Machine
-from harness.qemu.ram import RamBlock
 
 HUGE_PAGES = "AnonHugePages"
 """Field of smaps: memory in transparent huge pages (Linux Documentation/filesystems/proc.rst)."""
@@ -18,17 +16,23 @@ MERGED_PAGES = "KSM"
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ")
 
 
-def mapped_bytes(machine: Machine, block: RamBlock, field: str) -> int:
-    """Return the bytes that a field of smaps counts, summed over the mappings of a RAMBlock.
+def mapped_bytes(pid: int, start: int, end: int, field: str) -> int:
+    """Return the bytes that a field of smaps counts, summed over the mappings that overlap [start, end).
+
+    Args:
+        pid: QEMU's process.
+        start: address in it.
+        end: address behind the range.
+        field: such as `HUGE_PAGES`.
 
     Raises:
         SetupBroken: QEMU's mappings cannot be read.
     """
     try:
-        text = Path(f"/proc/{machine.process.pid}/smaps").read_text(encoding="utf-8", errors="replace")
+        text = Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise SetupBroken(f"QEMU's /proc/PID/smaps cannot be read: {error.strerror}.") from error
-    return sum_field(text, field, block.host_address, block.host_address + block.used_bytes)
+    return sum_field(text, field, start, end)
 
 
 def sum_field(text: str, field: str, start: int, end: int) -> int:

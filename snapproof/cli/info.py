@@ -14,7 +14,7 @@ import numpy as np
 from harness.errors import UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
 from snapproof.runs.json_file import write_json_file
-from validators.judge import describe
+from validators.vmstate.facts import describe
 from validators.vmstate.stream.format import SECTION_NAMES
 from validators.vmstate.stream.index import Block, SnapshotIndex
 from validators.vmstate.stream.reader import read_index

@@ -14,7 +14,8 @@ from harness.linux.ksm import merge_equal_pages, require_ksm
 from harness.linux.mappings import HUGE_PAGES, MERGED_PAGES, mapped_bytes
 from harness.qemu import migration
 from harness.qemu.configuration import MIB
-from harness.qemu.ram import main_block
+from harness.qemu.machine import Machine
+from harness.qemu.ram import RamBlock, main_block
 from tests_functional.lib.checks import judged
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.limits import SMALL_SAVE_SECONDS
@@ -65,9 +66,15 @@ def _require_huge_switch() -> None:
         raise NotApplicable("This host's kernel knows no transparent huge pages.")
 
 
+def _mapped(machine: Machine, block: RamBlock, field: str) -> int:
+    """Return the bytes of a RAMBlock that a field of smaps counts."""
+    end = block.host_address + block.used_bytes
+    return mapped_bytes(machine.process.pid, block.host_address, end, field)
+
+
 def _in_huge_pages(source: Source) -> dict[str, int]:
     machine = source.guest.machine
-    found = mapped_bytes(machine, main_block(machine), HUGE_PAGES) // MIB
+    found = _mapped(machine, main_block(machine), HUGE_PAGES) // MIB
     if found < _LEAST_HUGE_MIB:
         raise NotApplicable(f"This host gave {found} MiB of huge pages, too few to prove anything.")
     return {"MiB in huge pages": found}
@@ -75,7 +82,7 @@ def _in_huge_pages(source: Source) -> dict[str, int]:
 
 def _in_small_pages(source: Source) -> dict[str, int]:
     machine = source.guest.machine
-    found = mapped_bytes(machine, main_block(machine), HUGE_PAGES)
+    found = _mapped(machine, main_block(machine), HUGE_PAGES)
     if found:
         raise SetupBroken(f"QEMU's RAM has {found} bytes in huge pages that were switched off.")
     return {"MiB in huge pages": found}
@@ -94,7 +101,7 @@ def _merged(source: Source) -> dict[str, int]:
 def merged_mib(source: Source) -> float:
     """MiB of QEMU's RAM that the host has merged with equal pages."""
     machine = source.guest.machine
-    return mapped_bytes(machine, main_block(machine), MERGED_PAGES) / MIB
+    return _mapped(machine, main_block(machine), MERGED_PAGES) / MIB
 
 
 def part_merged(source: Source, file_mib: int) -> None:
@@ -105,11 +112,11 @@ def part_merged(source: Source, file_mib: int) -> None:
     """
     machine = source.guest.machine
     block = main_block(machine)
-    at_first = mapped_bytes(machine, block, MERGED_PAGES)
+    at_first = _mapped(machine, block, MERGED_PAGES)
     source.guest.shell.check(write_file(file_mib))
     written = 0.0
     while written < _LEAST_PARTED_MIB:
-        now = mapped_bytes(machine, block, MERGED_PAGES)
+        now = _mapped(machine, block, MERGED_PAGES)
         # In this order: what was counted was written before the end.
         if machine.query_migrate().get("status") != "active":
             raise SetupBroken(

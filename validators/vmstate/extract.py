@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from harness.errors import SetupBroken, SnapshotWrong
-from validators.judge import describe
 from validators.vmstate.devices import decode_devices
+from validators.vmstate.facts import describe
 from validators.vmstate.pages import Numbers, PageReader
 from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Block
