@@ -25,7 +25,7 @@ from snapproof.runs.host_plan import Sources, opened_host, prepared
 from snapproof.runs.json_file import write_json_file
 from snapproof.runs.results import make_results_folder, now
 from snapproof.runs.stack import cache_of, prepare_stack
-from tests_functional.hosts.plan import Plan
+from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.snapshots import save_on_host
 from tests_functional.lib.measure.cases import UNLIMITED, Way, Writer
 from tests_functional.lib.measure.figures import STALL_QUANTILES
@@ -134,8 +134,8 @@ def _save_on_host(arguments: argparse.Namespace, wanted: HostSpecText, log: Log)
         plan.remove_sinks()
 
 
-def _watch_save(plan: Plan, host: Host, log: Log) -> FaultReport:
-    if plan.seed is None:
+def _watch_save(plan: HostPlan, host: Host, log: Log) -> FaultReport:
+    if plan.warm is None:
         raise SetupBroken("There is no saved guest for this host.")
     places, seen = plan.places(host), _Seen()
     # An argument of that QEMU, and of no other (harness/qemu/configuration.py, qemu_argv()).
@@ -149,7 +149,7 @@ def _watch_save(plan: Plan, host: Host, log: Log) -> FaultReport:
 
     thread = threading.Thread(target=watch, name="watcher", daemon=True)
     thread.start()
-    save_on_host(host, plan.seed, places, ["background"], Deadline(_HOST_SECONDS), log)
+    save_on_host(host, plan.warm, places, ["background"], Deadline(_HOST_SECONDS), log)
     thread.join(_HOST_SECONDS)
     if seen.error:
         raise seen.error

@@ -14,10 +14,10 @@ from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken, SubjectFailed, UsageError
 from harness.hosts.host import Host
 from snapproof.bench.sides import comparable
-from tests_functional.hosts.plan import Plan
+from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.planted_library import PlantedLibrary
-from tests_functional.hosts.seed import Seed
-from tests_functional.hosts.snapshots import Places, Report, save_on_host, snapshot_of, stun_ms
+from tests_functional.hosts.snapshots import HostPaths, Report, save_on_host, snapshot_of, stun_ms
+from tests_functional.hosts.warm_guest import PortableWarmGuest
 from tests_functional.lib.measure.figures import buckets_us, quantile
 from validators.faults.slow.wrapper import Slowdown
 from validators.judge import check_file
@@ -25,7 +25,7 @@ from validators.judge import check_file
 _FLOW = "background"
 _SAVE_SECONDS, _CARRY_SECONDS = 400.0, 120.0
 
-Opened = Callable[[], tuple[Plan, AbstractContextManager[Host]]]
+Opened = Callable[[], tuple[HostPlan, AbstractContextManager[Host]]]
 """Returns the plan for a host and the host, not entered yet; a VM is a new one each time."""
 
 
@@ -84,11 +84,11 @@ class HostSide:
             SetupBroken: the host or the save failed, or the file is wrong, so that its cost means nothing.
         """
         plan, opened = self.opened()
-        assert plan.seed is not None, "asked for with a seed"
+        assert plan.warm is not None, "asked for with a warm guest"
         try:
             with opened as host:
                 facts, places = host.facts(), plan.places(host)
-                report = self._report(host, plan.seed, places)
+                report = self._report(host, plan.warm, places)
                 sink = plan.sink(_FLOW)
                 if judge and _FLOW not in plan.sinks and report.find("saved", _FLOW):
                     host.get(str(places.sinks[_FLOW]), sink, Deadline(_CARRY_SECONDS))
@@ -97,11 +97,11 @@ class HostSide:
             plan.remove_sinks()
         return HostSave(facts.kernel, facts.architecture, report.version, figures)
 
-    def _report(self, host: Host, seed: Seed, places: Places) -> Report:
+    def _report(self, host: Host, warm: PortableWarmGuest, places: HostPaths) -> Report:
         planted, limit = self._planted(), Deadline(_SAVE_SECONDS)
         environment = planted.carry(host) if planted else {}
         try:
-            report = save_on_host(host, seed, places, (_FLOW,), limit, self.log, environment=environment)
+            report = save_on_host(host, warm, places, (_FLOW,), limit, self.log, environment=environment)
         except SubjectFailed as error:
             raise SetupBroken(
                 f"A save failed, so nothing can be compared: {error.sentence}", error.evidence

@@ -18,8 +18,8 @@ from snapproof.report.result import OutcomeRecord, RunResult
 from snapproof.runs.host_plan import Sources, prepared
 from snapproof.runs.results import make_results_folder, now, write_results
 from snapproof.runs.stack import cache_of
+from tests_functional.hosts.examination import BALANCED, FLOWS, PLANTED, Examination
 from tests_functional.hosts.examine import examine
-from tests_functional.hosts.plan import BALANCED, FLOWS, PLANTED, Examination
 from tests_functional.lib.outcome import from_error
 
 _HEADINGS = ("host", "kernel", "features", "tests pass/fail/skip", "snapshot", "QEMU", "time")

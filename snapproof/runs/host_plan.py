@@ -27,10 +27,10 @@ from harness.hosts.ssh import ssh_host
 from harness.hosts.vm import VmDisk, disk_arguments, vm_host
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.probe import DEFAULT_EXECUTABLE
-from tests_functional.hosts.plan import BALANCED, FAULT, FLOWS, PLANTED, Plan
-from tests_functional.hosts.seed import Seed, provide_seed
-from tests_functional.hosts.snapshots import Places
+from tests_functional.hosts.examination import BALANCED, FAULT, FLOWS, PLANTED, HostPlan
+from tests_functional.hosts.snapshots import HostPaths
 from tests_functional.hosts.vm_places import sink_file, vm_disks, vm_places
+from tests_functional.hosts.warm_guest import PortableWarmGuest, provide_warm_guest
 from tests_functional.kernel import registry
 from tests_functional.kernel.trackers import mprotect
 from validators.faults.live.wrapper import fault_library
@@ -66,7 +66,7 @@ class Sources:
     log: Callable[[str], None]
 
 
-def prepared(wanted: HostSpecText, sources: Sources) -> tuple[Plan, AbstractContextManager[Host]]:
+def prepared(wanted: HostSpecText, sources: Sources) -> tuple[HostPlan, AbstractContextManager[Host]]:
     """The plan for a host, and the host, not entered yet.
 
     Raises:
@@ -81,17 +81,17 @@ def prepared(wanted: HostSpecText, sources: Sources) -> tuple[Plan, AbstractCont
     local = address is None
     qemu = provision_qemu(sources.arguments.qemu or DEFAULT_QEMU, sources.cache, sources.log)
     given = sources.arguments.host_qemu or (str(qemu.executable) if local else DEFAULT_EXECUTABLE)
-    seed = _seed(qemu, sources, folder)
+    warm = _warm_guest(qemu, sources, folder)
 
-    def places(host: Host) -> Places:
-        assert seed is not None, "asked for with a seed only"
-        return _carried(host, seed, given)
+    def places(host: Host) -> HostPaths:
+        assert warm is not None, "asked for with a warm guest only"
+        return _carried(host, warm, given)
 
     # A library of this machine need not run on another.
-    plan = Plan(
+    plan = HostPlan(
         name=name,
         expected=None,
-        seed=seed,
+        warm=warm,
         places=places,
         sinks={},
         tests=_tests(sources),
@@ -112,7 +112,7 @@ def opened_host(wanted: HostSpecText, sources: Sources) -> AbstractContextManage
     return _booted(image, {}, sources, _folder(sources, image.name))
 
 
-def _vm(wanted: VmSpec, sources: Sources) -> tuple[Plan, AbstractContextManager[Host]]:
+def _vm(wanted: VmSpec, sources: Sources) -> tuple[HostPlan, AbstractContextManager[Host]]:
     image, spec = _image(wanted, sources)
     folder = _folder(sources, image.name)
     usual = image.architecture is DEFAULT_ARCHITECTURE
@@ -120,15 +120,15 @@ def _vm(wanted: VmSpec, sources: Sources) -> tuple[Plan, AbstractContextManager[
     mirror = sources.arguments.mirror
     inner = provision_qemu(chosen or spec.qemu, sources.cache, sources.log, mirror=mirror)
     outer = provision_qemu(chosen or spec.source_qemu, sources.cache, sources.log, mirror=mirror)
-    seed = _seed(outer, sources, folder)
+    warm = _warm_guest(outer, sources, folder)
     disks: dict[str, VmDisk] = {}
-    if seed is not None:
+    if warm is not None:
         mkfs = mkfs_root(sources.cache, sources.log, mirror)
-        disks = vm_disks(seed, build_qemu_disk(inner, mkfs, sources.cache, sources.log), folder, _SINKS)
-    plan = Plan(
+        disks = vm_disks(warm, build_qemu_disk(inner, mkfs, sources.cache, sources.log), folder, _SINKS)
+    plan = HostPlan(
         name=image.name,
         expected=spec.features if wanted.name else None,
-        seed=seed,
+        warm=warm,
         places=lambda _: vm_places(_SINKS),
         sinks={flow: sink_file(folder, flow) for flow in _SINKS},
         tests=_tests(sources, *lent_to_vm()),
@@ -189,13 +189,13 @@ def _folder(sources: Sources, name: str) -> Path:
     return folder
 
 
-def _seed(qemu: ProvisionedQemu, sources: Sources, folder: Path) -> Seed | None:
+def _warm_guest(qemu: ProvisionedQemu, sources: Sources, folder: Path) -> PortableWarmGuest | None:
     if sources.arguments.no_snapshots:
         return None
     mirror = sources.arguments.mirror
     image = build_guest(_GUEST, sources.cache, sources.log, mirror=mirror)
     mkfs = mkfs_root(sources.cache, sources.log, mirror)
-    return provide_seed(qemu.executable, qemu.version, image, mkfs, sources.cache, folder, sources.log)
+    return provide_warm_guest(qemu.executable, qemu.version, image, mkfs, sources.cache, folder, sources.log)
 
 
 def lent_to_vm() -> list[str]:
@@ -230,13 +230,13 @@ def _fault(sources: Sources) -> Path | None:
         return None
 
 
-def _carried(host: Host, seed: Seed, qemu: str) -> Places:
+def _carried(host: Host, warm: PortableWarmGuest, qemu: str) -> HostPaths:
     """Carry a saved guest to a host and say where it is there."""
-    files = {"vmstate": seed.vmstate, "vmlinuz": seed.stack.image.kernel, "initrd": seed.stack.image.initrd}
+    files = {"vmstate": warm.vmstate, "vmlinuz": warm.stack.image.kernel, "initrd": warm.stack.image.initrd}
     there = {name: path for name, path in files.items() if path is not None}
     host.put(dict(there), Deadline(_CARRY_SECONDS))
     folder = host.folder
-    return Places(
+    return HostPaths(
         qemu=PurePosixPath(qemu),
         vmstate=folder / "vmstate",
         kernel=folder / "vmlinuz",

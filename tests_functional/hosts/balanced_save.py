@@ -9,8 +9,8 @@ from dataclasses import replace
 from harness.deadline import Deadline
 from harness.hosts.host import Host
 from harness.status import Status
-from tests_functional.hosts.plan import BALANCED, Examination, Plan
-from tests_functional.hosts.snapshots import Places, Report, save_on_host, snapshot_of
+from tests_functional.hosts.examination import BALANCED, Examination, HostPlan
+from tests_functional.hosts.snapshots import HostPaths, Report, save_on_host, snapshot_of
 from tests_functional.lib.known_issues import known_on_host
 from tests_functional.lib.limits import HOST_SAVES_SECONDS
 from tests_functional.lib.outcome import Outcome
@@ -35,13 +35,13 @@ grep numa_pages_migrated /proc/vmstat
 
 
 def save_balanced(
-    plan: Plan, host: Host, report: Report, places: Places, log: Callable[[str], None]
+    plan: HostPlan, host: Host, report: Report, places: HostPaths, log: Callable[[str], None]
 ) -> tuple[Report, int] | None:
     """A background snapshot under NUMA balancing, and the pages that it moved meanwhile.
 
     None where there is no background snapshot without it, the host is not ours, or has no two nodes.
     """
-    if plan.seed is None or not plan.own or not report.find("saved", "background"):
+    if plan.warm is None or not plan.own or not report.find("saved", "background"):
         return None
     before = _balancing(host, True)
     if before is None:
@@ -49,7 +49,7 @@ def save_balanced(
     log(f"{plan.name}: the same while memory moves between NUMA nodes.")
     there = replace(places, sinks={"background": places.sinks[BALANCED]})
     saved = save_on_host(
-        host, plan.seed, there, ("background",), Deadline(HOST_SAVES_SECONDS), log, move=True
+        host, plan.warm, there, ("background",), Deadline(HOST_SAVES_SECONDS), log, move=True
     )
     after = _balancing(host, False)
     return saved, (after or 0) - before
@@ -62,7 +62,7 @@ def _balancing(host: Host, on: bool) -> int | None:
     return int(found[1]) if found and not done.exit_code else None
 
 
-def judge_balanced(plan: Plan, found: Examination, report: Report, moved: int) -> Outcome:
+def judge_balanced(plan: HostPlan, found: Examination, report: Report, moved: int) -> Outcome:
     """The snapshot must be the guest at T0 by its write order; nothing was at stake where no page moved."""
     snapshot = snapshot_of(report, "background", plan.sink(BALANCED))
     assert snapshot is not None, "QEMU accepted the capability a minute ago"

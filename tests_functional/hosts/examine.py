@@ -14,6 +14,7 @@ from harness.errors import SnapproofError
 from harness.hosts.host import Host
 from harness.status import Status, worst
 from tests_functional.hosts.balanced_save import judge_balanced, save_balanced
+from tests_functional.hosts.examination import BALANCED, FLOWS, PLANTED, Examination, HostPlan
 from tests_functional.hosts.feature_tests import (
     Event,
     carry_tests,
@@ -21,17 +22,16 @@ from tests_functional.hosts.feature_tests import (
     run_feature_tests,
 )
 from tests_functional.hosts.memory_kinds import judge_kinds, kind_commands
-from tests_functional.hosts.plan import BALANCED, FLOWS, PLANTED, Examination, Plan
 from tests_functional.hosts.planted_save import judge_planted_save, save_planted
-from tests_functional.hosts.seed import Seed
 from tests_functional.hosts.snapshots import (
-    Places,
+    HostPaths,
     Report,
     judge_refusal,
     judge_snapshot,
     save_on_host,
     snapshot_of,
 )
+from tests_functional.hosts.warm_guest import PortableWarmGuest
 from tests_functional.lib.limits import HOST_SAVES_SECONDS
 from tests_functional.lib.outcome import Outcome, from_error
 from tests_functional.lib.outcomes import build_outcome
@@ -42,7 +42,7 @@ _TESTS_SECONDS = 900.0
 _STATUS = {"TIMEOUT": Status.ERROR}
 
 
-def examine(plan: Plan, opened: AbstractContextManager[Host], log: Callable[[str], None]) -> Examination:
+def examine(plan: HostPlan, opened: AbstractContextManager[Host], log: Callable[[str], None]) -> Examination:
     """Do all that is planned for a host; what goes wrong becomes an outcome, so that other hosts follow.
 
     Args:
@@ -65,15 +65,15 @@ def examine(plan: Plan, opened: AbstractContextManager[Host], log: Callable[[str
             if plan.tests is not None:
                 _feature_tests(plan, found, host, log)
             step = "snapshot"
-            places = plan.places(host) if plan.seed is not None else None
+            places = plan.places(host) if plan.warm is not None else None
             report = _saves(plan, found, host, places, log) if places else None
             step = PLANTED
             planted = save_planted(plan, host, report, places, log) if places and report else None
             step = BALANCED
             balanced = save_balanced(plan, host, report, places, log) if places and report else None
         step = "judgement"
-        if plan.seed is not None and report is not None:
-            found.outcomes += _judged(plan, found, plan.seed, report, log)
+        if plan.warm is not None and report is not None:
+            found.outcomes += _judged(plan, found, plan.warm, report, log)
         if planted is not None:
             found.outcomes.append(judge_planted_save(plan, found, planted))
         if balanced is not None:
@@ -85,7 +85,7 @@ def examine(plan: Plan, opened: AbstractContextManager[Host], log: Callable[[str
     return found
 
 
-def _features(plan: Plan, found: Examination) -> Outcome:
+def _features(plan: HostPlan, found: Examination) -> Outcome:
     features = found.features
     assert features is not None, "probed before"
     if plan.expected is not None:
@@ -110,7 +110,7 @@ def _features(plan: Plan, found: Examination) -> Outcome:
     )
 
 
-def _feature_tests(plan: Plan, found: Examination, host: Host, log: Callable[[str], None]) -> None:
+def _feature_tests(plan: HostPlan, found: Examination, host: Host, log: Callable[[str], None]) -> None:
     log(f"{plan.name}: running the feature tests.")
     begun = time.monotonic()
     helper = plan.helper is not None
@@ -163,10 +163,12 @@ def _test_check(event: Event) -> CheckResult:
     )
 
 
-def _saves(plan: Plan, found: Examination, host: Host, places: Places, log: Callable[[str], None]) -> Report:
-    assert plan.seed is not None, "there are places for a saved guest only"
+def _saves(
+    plan: HostPlan, found: Examination, host: Host, places: HostPaths, log: Callable[[str], None]
+) -> Report:
+    assert plan.warm is not None, "there are places for a saved guest only"
     kinds = kind_commands(places.qemu, host.folder)
-    report = save_on_host(host, plan.seed, places, FLOWS, Deadline(HOST_SAVES_SECONDS), log, kinds=kinds)
+    report = save_on_host(host, plan.warm, places, FLOWS, Deadline(HOST_SAVES_SECONDS), log, kinds=kinds)
     found.qemu = report.version
     for flow in FLOWS:
         if flow not in plan.sinks and report.find("saved", flow):
@@ -175,7 +177,7 @@ def _saves(plan: Plan, found: Examination, host: Host, places: Places, log: Call
 
 
 def _judged(
-    plan: Plan, found: Examination, seed: Seed, report: Report, log: Callable[[str], None]
+    plan: HostPlan, found: Examination, warm: PortableWarmGuest, report: Report, log: Callable[[str], None]
 ) -> list[Outcome]:
     features = found.features
     assert features is not None, "probed before"
@@ -195,7 +197,7 @@ def _judged(
             continue
         begun = time.monotonic()
         log(f"{plan.name}: judging the snapshot '{flow}' and restoring it here.")
-        checks = judge_snapshot(seed, snapshot, plan.folder / f"restored-{flow}")
+        checks = judge_snapshot(warm, snapshot, plan.folder / f"restored-{flow}")
         holds = f"The snapshot is exactly the guest at T0; stun {snapshot.stun_ms:.0f} ms, " \
             f"{snapshot.figures.total_ms} ms in all."  # fmt: skip
         outcome = _outcome(plan, found, flow, checks, holds, time.monotonic() - begun)
@@ -215,6 +217,6 @@ def _kinds_sentence(checks: Sequence[CheckResult]) -> str:
 
 
 def _outcome(
-    plan: Plan, found: Examination, name: str, checks: Sequence[CheckResult], holds: str, seconds: float
+    plan: HostPlan, found: Examination, name: str, checks: Sequence[CheckResult], holds: str, seconds: float
 ) -> Outcome:
     return build_outcome(f"hosts.{plan.name}.{name}", checks, seconds, holds, found.environment())

@@ -4,7 +4,7 @@ Standard input holds the order, one JSON object:
 
     argv        QEMU's command line; "@QMP" in it stands for the number of our QMP socket
     environment variables for QEMU alone
-    seed        where the saved guest is
+    vmstate     where the saved guest is
     kinds       command lines of QEMUs without a guest, by the kind of their memory
     counters    guest-physical addresses of the writers' step counters
     stalls      those of their histograms, each of "buckets" words
@@ -49,9 +49,9 @@ class SavedGuest:
         self._stalls = stalls
         self._buckets = buckets
 
-    def load(self, seed: str) -> None:
+    def load(self, vmstate: str) -> None:
         """Load it and let it run. On a disk zeros follow the stream, which QEMU does not read."""
-        self.qemu.execute("migrate-incoming", uri=f"exec:cat {shlex.quote(seed)}")
+        self.qemu.execute("migrate-incoming", uri=f"exec:cat {shlex.quote(vmstate)}")
         self.qemu.wait(lambda: self.qemu.status() != "inmigrate", "The load of the saved guest")
         if self.qemu.status() == "paused":
             self.qemu.execute("cont")
@@ -187,7 +187,7 @@ def main() -> int:
         version = qemu.execute("query-version")
         tell("started", version=version)
         guest = SavedGuest(qemu, order["counters"], order["stalls"], order["buckets"])
-        guest.load(order["seed"])
+        guest.load(order["vmstate"])
         tell("loaded", steps=guest.steps())
         if order["move"]:
             threading.Thread(target=move_threads, args=(qemu.process.pid,), daemon=True).start()

@@ -9,9 +9,9 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.hosts.host import Host
 from harness.status import Status
-from tests_functional.hosts.plan import FAULT, PLANTED, Examination, Plan
+from tests_functional.hosts.examination import FAULT, PLANTED, Examination, HostPlan
 from tests_functional.hosts.planted_library import PlantedLibrary
-from tests_functional.hosts.snapshots import Places, Report, save_on_host, snapshot_of
+from tests_functional.hosts.snapshots import HostPaths, Report, save_on_host, snapshot_of
 from tests_functional.lib.limits import HOST_SAVES_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.planted.planted import LIVE_FAULTS
@@ -22,10 +22,10 @@ _ACTS = "fault.acts"
 
 
 def save_planted(
-    plan: Plan, host: Host, report: Report, places: Places, log: Callable[[str], None]
+    plan: HostPlan, host: Host, report: Report, places: HostPaths, log: Callable[[str], None]
 ) -> Report | None:
     """A background snapshot with the fault, where there is one without it."""
-    if plan.fault is None or plan.seed is None or not report.find("saved", "background"):
+    if plan.fault is None or plan.warm is None or not report.find("saved", "background"):
         return None
     log(f"{plan.name}: the same with the planted fault '{FAULT}'.")
     page = ActsPage.blank(plan.folder / _ACTS)
@@ -33,7 +33,7 @@ def save_planted(
     sinks = {"background": places.sinks[PLANTED]}
     planted = save_on_host(
         host,
-        plan.seed,
+        plan.warm,
         replace(places, sinks=sinks),
         ("background",),
         Deadline(HOST_SAVES_SECONDS),
@@ -46,7 +46,7 @@ def save_planted(
     return planted
 
 
-def judge_planted_save(plan: Plan, found: Examination, report: Report) -> Outcome:
+def judge_planted_save(plan: HostPlan, found: Examination, report: Report) -> Outcome:
     """The fault must have acted, and the write order must name pages that are newer than T0."""
     acts = ActsPage(plan.folder / _ACTS).acts
     if not acts:

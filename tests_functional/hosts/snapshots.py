@@ -17,7 +17,7 @@ from harness.hosts.link import script_of
 from harness.qemu.configuration import qemu_argv
 from harness.qemu.migration import SaveFigures
 from tests_functional.hosts import on_host, on_host_qemu
-from tests_functional.hosts.seed import Seed
+from tests_functional.hosts.warm_guest import PortableWarmGuest
 from tests_functional.lib.checks import Problem, judged, skipped
 from tests_functional.lib.limits import RESTORE_SECONDS
 from tests_functional.lib.offline_checks import judge_oracles
@@ -39,7 +39,7 @@ _FLOWS = {"background": Flow.LIVE, "stopped": Flow.STOP_AND_SAVE}
 
 
 @dataclass(frozen=True)
-class Places:
+class HostPaths:
     """Where things are on a host.
 
     Attributes:
@@ -77,8 +77,8 @@ class Report:
 
 def save_on_host(
     host: Host,
-    seed: Seed,
-    places: Places,
+    warm: PortableWarmGuest,
+    places: HostPaths,
     flows: Sequence[str],
     deadline: Deadline,
     log: Callable[[str], None],
@@ -91,7 +91,7 @@ def save_on_host(
 
     Args:
         host: where.
-        seed: what to start.
+        warm: what to start.
         places: where everything is there.
         flows: "background" and "stopped", in any order.
         deadline: for all of it.
@@ -105,7 +105,7 @@ def save_on_host(
         SetupBroken: the host's own part did not work.
     """
     order = {
-        **_order(host, seed, places, flows),
+        **_order(host, warm, places, flows),
         "environment": dict(environment or {}),
         "kinds": dict(kinds or {}),
         "move": move,
@@ -137,19 +137,19 @@ def save_on_host(
     return Report(tuple(lines))
 
 
-def _order(host: Host, seed: Seed, places: Places, flows: Sequence[str]) -> dict[str, Any]:
+def _order(host: Host, warm: PortableWarmGuest, places: HostPaths, flows: Sequence[str]) -> dict[str, Any]:
     """What on_host.py is told of the guest and its saves."""
     config = replace(
-        seed.stack.machine_config(),
+        warm.stack.machine_config(),
         executable=Path(places.qemu),
         kernel=Path(places.kernel),
         initrd=Path(places.initrd),
     )
     return {
         "argv": qemu_argv(config, Path(host.folder), "@QMP", incoming=True),
-        "seed": str(places.vmstate),
-        "counters": seed.counters,
-        "stalls": [address + _STALLS_FROM_STEPS for address in seed.counters],
+        "vmstate": str(places.vmstate),
+        "counters": warm.counters,
+        "stalls": [address + _STALLS_FROM_STEPS for address in warm.counters],
         "buckets": FINE_BUCKETS,
         "saves": [{"flow": flow, "sink": str(places.sinks[flow])} for flow in flows],
         "seconds": _STEP_SECONDS,
@@ -228,15 +228,15 @@ def snapshot_of(report: Report, flow: str, path: Path) -> Snapshot | None:
     )
 
 
-def judge_snapshot(seed: Seed, snapshot: Snapshot, folder: Path) -> list[CheckResult]:
+def judge_snapshot(warm: PortableWarmGuest, snapshot: Snapshot, folder: Path) -> list[CheckResult]:
     """Judge a snapshot that came from a host by its file, and by restoring it here."""
     offline = check_file(snapshot.path)
     t0 = offline.t0
-    checks = [*offline.checks, judge_oracles(offline, snapshot, seed.source)]
+    checks = [*offline.checks, judge_oracles(offline, snapshot, warm.source)]
     if snapshot.flow.background and t0:
         checks.append(judge_overlap(snapshot, t0.steps))
     limit = Deadline(RESTORE_SECONDS)
-    return [*checks, *judge_restored(seed.stack, snapshot, seed.source, t0, folder, limit)]
+    return [*checks, *judge_restored(warm.stack, snapshot, warm.source, t0, folder, limit)]
 
 
 def stun_ms(events: Sequence[Mapping[str, Any]]) -> float | None:

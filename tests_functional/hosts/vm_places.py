@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from harness.hosts.vm import VmDisk
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.configuration import MIB
-from tests_functional.hosts.seed import Seed
-from tests_functional.hosts.snapshots import Places
+from tests_functional.hosts.snapshots import HostPaths
+from tests_functional.hosts.warm_guest import PortableWarmGuest
 
 # Device state and headers beside all of RAM.
 _ROOM = 1.05
@@ -21,10 +21,12 @@ def sink_file(folder: Path, flow: str) -> Path:
     return folder / f"vmstate-{flow}"
 
 
-def vm_disks(seed: Seed, qemu_disk: Path, folder: Path, flows: Sequence[str]) -> dict[str, VmDisk]:
+def vm_disks(
+    warm: PortableWarmGuest, qemu_disk: Path, folder: Path, flows: Sequence[str]
+) -> dict[str, VmDisk]:
     """Disks by name, those for snapshots made empty in `folder`."""
-    size = (int(seed.stack.ram_mib * _ROOM) + _ROOM_MIB) * MIB
-    disks = {"qemu": VmDisk(qemu_disk), "boot": VmDisk(seed.boot_disk), "seed": VmDisk(seed.vmstate)}
+    size = (int(warm.stack.ram_mib * _ROOM) + _ROOM_MIB) * MIB
+    disks = {"qemu": VmDisk(qemu_disk), "boot": VmDisk(warm.boot_disk), "vmstate": VmDisk(warm.vmstate)}
     for flow in flows:
         path = sink_file(folder, flow)
         with path.open("wb") as file:
@@ -33,12 +35,12 @@ def vm_disks(seed: Seed, qemu_disk: Path, folder: Path, flows: Sequence[str]) ->
     return disks
 
 
-def vm_places(flows: Sequence[str]) -> Places:
+def vm_places(flows: Sequence[str]) -> HostPaths:
     """Where a VM host with those disks has them (guest_images/hosts/init.py)."""
     mounted, devices = PurePosixPath("/disks"), PurePosixPath("/dev")
-    return Places(
+    return HostPaths(
         qemu=mounted / "qemu" / DEFAULT_ARCHITECTURE.qemu,
-        vmstate=devices / "disk-seed",
+        vmstate=devices / "disk-vmstate",
         kernel=mounted / "boot/vmlinuz",
         initrd=mounted / "boot/initrd.cpio",
         sinks={flow: devices / f"disk-{flow}" for flow in flows},

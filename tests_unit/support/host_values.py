@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests_functional.hosts.plan import Plan
+from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.snapshots import REFUSAL, Report
 
 STARTED = {"event": "started", "version": {"qemu": {"major": 10, "minor": 0, "micro": 13}}}
@@ -34,7 +34,7 @@ def saved(**changes: Any) -> Mapping[str, Any]:
     }
 
 
-def host_plan(folder: Path, **changes: Any) -> Plan:
+def host_plan(folder: Path, **changes: Any) -> HostPlan:
     """Nothing to be done on a host, but for the changes."""
     given: dict[str, Any] = {
         "name": "made",
@@ -42,6 +42,6 @@ def host_plan(folder: Path, **changes: Any) -> Plan:
         "sinks": {},
         "own": False,
         "folder": folder,
-        **dict.fromkeys(("expected", "seed", "tests", "helper", "fault")),
+        **dict.fromkeys(("expected", "warm", "tests", "helper", "fault")),
     }
-    return Plan(**{**given, **changes})
+    return HostPlan(**{**given, **changes})

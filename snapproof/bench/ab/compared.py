@@ -23,8 +23,8 @@ from snapproof.runs.defaults import HOST_ACCELERATORS
 from snapproof.runs.events import Progress
 from snapproof.runs.host_plan import DEFAULT_QEMU, Sources, prepared
 from snapproof.runs.stack import cache_of, prepare_stack
-from tests_functional.hosts.plan import Plan
-from tests_functional.hosts.seed import COVERAGE, RAM_MIB
+from tests_functional.hosts.examination import HostPlan
+from tests_functional.hosts.warm_guest import COVERAGE, RAM_MIB
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.measure.cases import Writer
 from tests_functional.lib.measure.warm_guest import sized
@@ -209,7 +209,7 @@ def _require_vm(host: HostSpecText) -> None:
 
 
 def _host_side(host: HostSpecText, sources: Sources) -> HostSide:
-    def opened() -> tuple[Plan, AbstractContextManager[Host]]:
+    def opened() -> tuple[HostPlan, AbstractContextManager[Host]]:
         return prepared(host, sources)
 
     return HostSide(host.text, opened, sources.log)

@@ -19,9 +19,9 @@ from snapproof.bench import host_side
 from snapproof.bench.host_side import HostSide, figures_of
 from snapproof.bench.sides import METRICS
 from snapproof.cli.command import main
-from tests_functional.hosts.plan import Plan
-from tests_functional.hosts.seed import Seed
+from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.snapshots import Report
+from tests_functional.hosts.warm_guest import PortableWarmGuest
 from tests_unit.support.host_values import STARTED, host_plan, refused, saved
 from tests_unit.support.scenario_values import SOURCE, stack
 from validators.faults.preload.acts import VARIABLE, ActsPage
@@ -37,12 +37,12 @@ Saver = Callable[..., Report]
 def _side(folder: Path, save: Saver, monkeypatch: pytest.MonkeyPatch) -> HostSide:
     """Return this host as a side, with a function in place of a QEMU."""
     monkeypatch.setattr(host_side, "save_on_host", save)
-    seed = Seed(stack(folder), folder / "vmstate", 1000, folder / "boot", (64,), SOURCE)
+    warm = PortableWarmGuest(stack(folder), folder / "vmstate", 1000, folder / "boot", (64,), SOURCE)
     sink = folder / "vmstate-background"
     sink.write_bytes(b"no stream")
 
-    def opened() -> tuple[Plan, AbstractContextManager[Host]]:
-        return host_plan(folder, seed=seed, sinks={"background": sink}), Host(LOCAL, LocalLink())
+    def opened() -> tuple[HostPlan, AbstractContextManager[Host]]:
+        return host_plan(folder, warm=warm, sinks={"background": sink}), Host(LOCAL, LocalLink())
 
     return HostSide(LOCAL, opened, lambda _: None)
 

@@ -16,10 +16,9 @@ from harness.qemu.configuration import MIB
 from harness.status import EXIT_ERROR, Status
 from snapproof.cli.command import main
 from snapproof.cli.hosts import table
+from tests_functional.hosts.examination import Examination
 from tests_functional.hosts.examine import examine
 from tests_functional.hosts.feature_tests import HostFeatures
-from tests_functional.hosts.plan import Examination
-from tests_functional.hosts.seed import Seed
 from tests_functional.hosts.snapshots import (
     REFUSAL,
     Report,
@@ -27,6 +26,7 @@ from tests_functional.hosts.snapshots import (
     snapshot_of,
 )
 from tests_functional.hosts.vm_places import sink_file, vm_disks, vm_places
+from tests_functional.hosts.warm_guest import PortableWarmGuest
 from tests_functional.lib.outcome import Outcome
 from tests_unit.support.host_values import STARTED, host_plan, refused, saved
 from tests_unit.support.scenario_values import SOURCE, stack
@@ -74,16 +74,16 @@ def test_snapshot_is_cut_to_its_length(tmp_path: Path) -> None:
 
 def test_disks_and_places_agree(tmp_path: Path) -> None:
     """Everything that a script looks for on a VM is a disk of it, and there is room for the snapshots."""
-    seed = Seed(stack(tmp_path), tmp_path / "vmstate", 1000, tmp_path / "boot", (64,), SOURCE)
+    warm = PortableWarmGuest(stack(tmp_path), tmp_path / "vmstate", 1000, tmp_path / "boot", (64,), SOURCE)
     flows = ("background", "stopped")
-    disks = vm_disks(seed, tmp_path / "qemu", tmp_path, flows)
+    disks = vm_disks(warm, tmp_path / "qemu", tmp_path, flows)
     places = vm_places(flows)
     wanted = [places.qemu, places.kernel, places.initrd, places.vmstate, *places.sinks.values()]
     used = {path.parts[2].removeprefix("disk-") for path in wanted}
     assert used == set(disks)
     assert [name for name, disk in disks.items() if disk.writable] == list(flows)
     for flow in flows:
-        assert sink_file(tmp_path, flow).stat().st_size > seed.stack.ram_mib * MIB
+        assert sink_file(tmp_path, flow).stat().st_size > warm.stack.ram_mib * MIB
 
 
 def test_deviation_names_bits() -> None:

@@ -81,7 +81,7 @@ def _told(folder: Path, argv: list[str], flows: tuple[str, ...]) -> list[dict[st
         "environment": {},
         "kinds": {},
         "move": False,
-        "seed": "seed",
+        "vmstate": "vmstate",
         "stalls": [256],
         "buckets": _BUCKETS,
         "counters": [0x40],

@@ -1,4 +1,4 @@
-"""Warm seeds: a writing guest, booted and saved once here, to be started on hosts in seconds."""
+"""A warm guest for hosts: booted, filled and saved once here, to be started there in seconds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _STEPS_BYTE = ThreadWord.STEPS * WORD_BYTES
 
 
 @dataclass(frozen=True)
-class Seed:
+class PortableWarmGuest:
     """A saved guest that can be started elsewhere.
 
     Attributes:
@@ -53,7 +53,7 @@ class Seed:
     source: AgentStatus
 
 
-def provide_seed(
+def provide_warm_guest(
     executable: Path,
     version: str,
     image: GuestImage,
@@ -61,15 +61,15 @@ def provide_seed(
     cache: Cache,
     folder: Path,
     log: Callable[[str], None],
-) -> Seed:
-    """Return the seed that a QEMU of this machine makes of a guest, made where the cache does not have it.
+) -> PortableWarmGuest:
+    """Return a warm guest made by a QEMU of this machine; make it where the cache does not have it.
 
     Args:
         executable: the QEMU.
-        version: of its package, which with the image's digest names the seed.
+        version: of its package, which with the image's digest names the warm guest.
         image: the guest.
         mkfs: root of the unpacked `ext4_image.mkfs_packages`.
-        cache: where seeds are kept.
+        cache: where warm guests are kept.
         folder: receives logs and the new snapshot.
         log: told what takes time.
 
@@ -125,12 +125,12 @@ def _boot_files(image: GuestImage, file: Any) -> int:
     return archive.image_bytes
 
 
-def _read(stack: Stack, folder: Path) -> Seed:
+def _read(stack: Stack, folder: Path) -> PortableWarmGuest:
     found = json.loads((folder / "seed.json").read_text(encoding="utf-8"))
     source = found["source"]
     for name in ("steps", "histogram"):
         source[name] = tuple(source[name])
-    return Seed(
+    return PortableWarmGuest(
         stack=replace(stack, machine=found["machine"]),
         vmstate=folder / "vmstate",
         size_bytes=int(found["size_bytes"]),

@@ -11,8 +11,8 @@ from harness.hosts.host import Host
 from harness.hosts.local import HostFacts
 from harness.status import Status, worst
 from tests_functional.hosts.feature_tests import HostFeatures
-from tests_functional.hosts.seed import Seed
-from tests_functional.hosts.snapshots import Places
+from tests_functional.hosts.snapshots import HostPaths
+from tests_functional.hosts.warm_guest import PortableWarmGuest
 from tests_functional.lib.outcome import Outcome
 
 FLOWS = ("background", "stopped")
@@ -27,13 +27,13 @@ FAULT = "report_success"
 
 
 @dataclass(frozen=True)
-class Plan:
+class HostPlan:
     """What to do on a host.
 
     Attributes:
         name: of the host, in results.
         expected: mask of features that it should offer, None where nobody knows.
-        seed: the guest to save there, None for no snapshots.
+        warm: the guest to save there, None for no snapshots.
         places: where the host has what that takes, once it is there.
         sinks: files on this machine in which snapshots come out; those of a VM, which are its disks. Empty
             where they have to be brought.
@@ -46,8 +46,8 @@ class Plan:
 
     name: str
     expected: int | None
-    seed: Seed | None
-    places: Callable[[Host], Places]
+    warm: PortableWarmGuest | None
+    places: Callable[[Host], HostPaths]
     sinks: Mapping[str, Path]
     tests: Sequence[str] | None
     helper: Path | None
