@@ -1,1 +1,1 @@
-"""Snapshots that go wrong: what breaks and when, and what QEMU owes its user then."""
+"""Tests of saves that fail: guest, host and next snapshot must be right afterwards."""

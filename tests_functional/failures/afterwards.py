@@ -1,4 +1,4 @@
-"""What QEMU owes its user once a save has failed: guest, host and the next snapshot are right."""
+"""Judges guest, host and the next snapshot after a save that failed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NEXT = "The next snapshot succeeds and is right by every offline check."
 
 @dataclass
 class Group:
-    """What is gathered over the cases of a group: the checks, and the last good snapshot."""
+    """Results of a group of cases: the checks, and the last good snapshot."""
 
     run: Run
     checks: list[CheckResult]
@@ -75,7 +75,7 @@ def _next_snapshot(group: Group, guest: Guest, source: Source, case: Case, place
 
 
 def _kept(snapshot: Snapshot, folder: Path) -> Snapshot:
-    """The same snapshot, its file moved to where the next good one replaces it."""
+    """Return the snapshot with its file moved to where the next good one replaces it."""
     path = folder / "last" / "vmstate"
     path.parent.mkdir(exist_ok=True)
     return replace(snapshot, path=snapshot.path.replace(path))

@@ -1,4 +1,4 @@
-"""The matrix of failures as data: what breaks, when, and how QEMU must say that the save ended."""
+"""The failures as data: what breaks, when, and how the save must end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a save ended, and what QEMU owes its user about that."""
+"""Finds out how a save ended, and judges that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests_functional.lib.checks import Problem, judged
 from validators.verdict import CheckResult
 
 LIMIT_SECONDS = 10.0
-"""How long after a failure everything may take to be well again, in seconds."""
+"""Time limit after a failure until QEMU, guest and host are well again, in seconds."""
 
 _END = f"The save ends within {LIMIT_SECONDS:.0f} s of what broke it, in the right state, with a reason."
 _RESUMES = f"The guest runs, and its writers write, within {LIMIT_SECONDS:.0f} s of the end."
@@ -48,7 +48,7 @@ class Ending:
 
 
 def wait_ending(machine: Machine, seconds: float, refusal: str = "") -> Ending:
-    """Wait until a save has ended, and say how; it may also not have ended, or QEMU not answer.
+    """Wait until a save has ended, or the time is over, or QEMU does not answer; return which.
 
     Args:
         machine: QEMU.
@@ -131,7 +131,7 @@ def judge_resumed(case: Case, machine: Machine, counters: AgentCounters) -> Chec
 
 
 def written_least(before: Sequence[int], after: Sequence[int]) -> int:
-    """Pages written between two looks at the step counters by the writer that wrote least."""
+    """Return the pages that the slowest writer wrote between two readings of the step counters."""
     return min(now - then for then, now in zip(before, after, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""QEMU is killed in the middle of a save: nothing of it stays, and the next QEMU is fine."""
+"""Kills QEMU in the middle of a save: nothing of it may stay, and the next QEMU must work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FILE = "The file of a killed save is not taken for a whole one."
 
 
 def killed(run: Run) -> Outcome:
-    """Kill a QEMU that is saving, look at what is left, then take a snapshot with a new one."""
+    """Kill a QEMU that is saving, check what it leaves behind, then take a snapshot with a new one."""
     begun = time.monotonic()
     folders = [run.folder / name for name in ("killed", "next")]
     for folder in folders:
@@ -68,7 +68,7 @@ def _kill(run: Run, source: Source, path: Path) -> list[CheckResult]:
 
 
 def _left_behind(pid: int, path: Path) -> tuple[list[int], int]:
-    """Processes of a killed QEMU that do not end, and by how many bytes its file still grows."""
+    """Return the processes of a killed QEMU that do not end, and by how many bytes its file still grows."""
     try:
         Deadline(LIMIT_SECONDS).wait_for(lambda: not session_members(pid), "The end of the sink")
     except DeadlineExpired:
@@ -79,7 +79,7 @@ def _left_behind(pid: int, path: Path) -> tuple[list[int], int]:
 
 
 def left_problems(processes: list[int], grown: int) -> list[Problem]:
-    """What is wrong with what a killed QEMU has left behind.
+    """Return the problems with what a killed QEMU has left behind.
 
     Args:
         processes: ids of those that still run.

@@ -47,7 +47,7 @@ _FILE = "The file of a save that is said to have completed is right by every off
 
 @dataclass
 class _Broken:
-    """What was found about a save that was broken.
+    """Results of a save that was broken.
 
     Attributes:
         checks: in the order in which they were made.
@@ -61,7 +61,7 @@ class _Broken:
 
 
 def failures(cases: Sequence[Case]) -> Callable[[Run], Outcome]:
-    """A scenario that goes through a group of cases."""
+    """Return a scenario that goes through a group of cases."""
     return lambda run: _all(run, cases)
 
 
@@ -78,7 +78,7 @@ def call_failures(run: Run) -> Outcome:
 
 
 def _counts(run: Run, control: CallControl) -> dict[Call, int]:
-    """How many calls of each kind an undisturbed save makes.
+    """Count the calls of each kind that an undisturbed save makes.
 
     Raises:
         SetupBroken: QEMU runs without our library, or makes no call through it.
@@ -125,7 +125,7 @@ def _all(run: Run, cases: Sequence[Case], control: CallControl | None = None) ->
 
 @contextmanager
 def _guest(run: Run, warm: Snapshot | None) -> Iterator[Source]:
-    """The first guest is booted; those that replace it go on from where it was when its memory was full."""
+    """Boot the first guest; restore those that replace it from the warm guest."""
     if warm is None:
         with writing_guest(run) as source:
             yield source
@@ -136,14 +136,14 @@ def _guest(run: Run, warm: Snapshot | None) -> Iterator[Source]:
 
 
 def _save_warm(run: Run, source: Source) -> Snapshot:
-    """An undisturbed save: without one that works, failures say nothing."""
+    """Make the warm guest by an undisturbed save; without one that works, failures prove nothing."""
     folder = run.folder / "warm"
     folder.mkdir()
     return take(Flow.LIVE, source.guest, source.counters, folder, run.deadline.at_most(SMALL_SAVE_SECONDS))
 
 
 def _survived(group: Group, source: Source, case: Case, place: SinkPlace) -> bool:
-    """Run one case; says whether its guest can be used for the next."""
+    """Run one case; return whether its guest can be used for the next."""
     machine = source.guest.machine
     found: list[CheckResult] = []
     broken = _Broken()
@@ -200,7 +200,7 @@ def _broken_save(source: Source, case: Case, place: SinkPlace, control: CallCont
 
 
 def _start(machine: Machine, uri: str) -> str:
-    """Ask for the save; gives QEMU's words where it refuses, else "".
+    """Start the save; return QEMU's words where it refuses, else "".
 
     Raises:
         NotApplicable: this QEMU has no such capability or transport.

@@ -35,12 +35,12 @@ class SinkPlace:
 
     @property
     def file(self) -> Path:
-        """The file a case's sink writes."""
+        """Return the file that a case's sink writes."""
         return self.folder / "vmstate"
 
     @property
     def middle(self) -> int:
-        """The middle of the stream, in bytes."""
+        """Return the middle of the stream, in bytes."""
         return self.stream_bytes // 2
 
     @property
@@ -51,7 +51,7 @@ class SinkPlace:
 
 @contextmanager
 def sink(template: str, place: SinkPlace) -> Iterator[str]:
-    """The migration URI for a case's template; a socket's peer listens for the length of the `with`."""
+    """Yield the migration URI for a case's template; a socket's peer listens during the `with` block."""
     if "{socket}" not in template and "{port}" not in template:
         yield _filled(template, place)
         return
@@ -95,7 +95,7 @@ def descriptor_limit(pid: int, free: int | None) -> Iterator[None]:
 
 
 def open_numbers(pid: int) -> set[int]:
-    """The numbers of a process's open file descriptors."""
+    """Return the numbers of a process's open file descriptors."""
     return {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
 
 
@@ -109,7 +109,7 @@ def limit_for(taken: set[int], free: int) -> int:
 
 
 def end_sinks(qemu: int) -> int:
-    """Kill what a QEMU has started, and say how many processes that were."""
+    """Kill the processes that a QEMU has started; return how many they were."""
     members = [member for member in session_members(qemu) if member != qemu]
     for member in members:
         with contextlib.suppress(ProcessLookupError):

@@ -48,6 +48,6 @@ class Entry:
 
     @property
     def memory_mib(self) -> int:
-        """What it takes of the host's memory at most, in MiB."""
+        """Return the most memory of the host that it takes, in MiB."""
         ram = int(self.parameters.get("ram_mib", DEFAULT_RAM_MIB))
         return _GUESTS * (ram + _BESIDE_RAM_MIB)

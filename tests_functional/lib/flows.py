@@ -1,4 +1,4 @@
-"""Snapshots of one guest by one flow after the other, each restored and judged."""
+"""Takes snapshots of one guest by several flows in turn, each restored and judged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests_functional.lib.save import Flow, sample_stun
 
 
 def one_flow(flow: Flow) -> Callable[[Run], Outcome]:
-    """A scenario that takes snapshots by one flow only."""
+    """Return a scenario that takes snapshots by one flow only."""
     return lambda run: save_by_flows(run, [flow] * run.repeat)
 
 

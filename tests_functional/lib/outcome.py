@@ -1,4 +1,4 @@
-"""What one test leaves behind: status, sentence, checks, measured figures, environment."""
+"""The outcome of one test: status, sentence, checks, figures, environment."""
 
 from __future__ import annotations
 

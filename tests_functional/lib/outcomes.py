@@ -115,7 +115,7 @@ def _more(total: int) -> str:
 
 
 def _figures(cycle: Cycle) -> Figures:
-    """What the verdict names for one snapshot, with the unit in each name."""
+    """Return the figures of one snapshot, with the unit in each name."""
     snapshot, facts = cycle.snapshot, cycle.verdict.facts
     figures: Figures = {
         "stun_ms": round(snapshot.stun_ms, 3),

@@ -1,4 +1,4 @@
-"""Makes a guest that is not of our making ready: the agent is copied in, memory and disk are kept still."""
+"""Prepares a user's own guest: copies the agent in, keeps memory and disk still."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def agent_command(image: GuestImage, shell: GuestShell) -> str:
 
 
 def as_root(image: GuestImage, command: str) -> str:
-    """A command as root, whoever logs in."""
+    """Return a command that runs as root, whichever user logs in."""
     return command if image.ssh_user == "root" else f"sudo -n {command}"
 
 

@@ -1,4 +1,4 @@
-"""One test's run: what it runs on, where its files go, whom it tells, and by when it must end."""
+"""One run of a test: its stack, folder, log and deadline."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Run:
     deadline: Deadline
 
     def environment(self) -> dict[str, Any]:
-        """What this test's result carries, so that it can be understood and done again."""
+        """Return the environment of this test's result, enough to repeat it."""
         return {
             **self.host_environment,
             "accelerator": self.stack.accel,
@@ -74,7 +74,7 @@ class Run:
         return f"{identity.pinned()} (the first seen, pinned from then on)" if identity.pinned() else ""
 
     def say(self, text: str) -> None:
-        """Tell that something began or was found: to the test's log and to whoever watches."""
+        """Write a line of progress to the test's log and to the command."""
         self._tell("step", text=text)
         self._log(text)
 
@@ -131,7 +131,7 @@ class Run:
 
 
 def free_mib(folder: Path) -> int:
-    """MiB that an ordinary user can still write on the disk of a folder."""
+    """Return the MiB that an ordinary user can still write on the disk of a folder."""
     return shutil.disk_usage(folder).free // MIB
 
 

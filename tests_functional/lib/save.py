@@ -1,4 +1,4 @@
-"""The ways of saving a guest, each returning a frozen Snapshot."""
+"""Saves a guest by one of the flows."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def save(
 def _begin_save(
     flow: Flow, machine: Machine, folder: Path, deadline: Deadline, acts: Acts
 ) -> tuple[GoldenImage | None, bool]:
-    """Start a save, the guest running where the flow has it so; says whether QEMU resumed it by itself."""
+    """Start a save by a flow; return the golden image, and whether QEMU resumed a stopped guest by itself."""
     path = folder / "vmstate"
     uri = migration.slow_sink(path, folder / _SLOW) if acts.saving else _uri(flow, path)
     if flow in (Flow.LIVE, Flow.LIVE_FILE):
@@ -228,7 +228,7 @@ def _begin_save(
 
 
 def restore_uri(machine: Machine, snapshot: Snapshot) -> str:
-    """Where `machine` is to load a snapshot from; sets the capabilities that the file needs.
+    """Set the capabilities that a snapshot needs; return the URI to load it from.
 
     Raises:
         NotApplicable: this QEMU cannot read such a file.
@@ -242,7 +242,7 @@ def restore_uri(machine: Machine, snapshot: Snapshot) -> str:
 
 
 def sample_stun(guest: Guest, deadline: Deadline) -> float:
-    """Stun of one more live save, in ms; what it saves is thrown away.
+    """Take a live save into /dev/null; return its stun in ms.
 
     Raises:
         NotApplicable: this QEMU or host has no background-snapshot.
@@ -263,7 +263,7 @@ def _stun(machine: Machine, mark: int) -> Stun:
 
 
 def _require_answer(guest: Guest) -> None:
-    """Have the agent answer after a save that QEMU calls completed; a guest that hangs now was hung by it."""
+    """Check that the agent answers after a completed save; a guest that hangs now was hung by the save."""
     try:
         guest.agent.status()
     except GuestUnreachable as error:
@@ -276,7 +276,7 @@ def _require_answer(guest: Guest) -> None:
 
 
 def _uri(flow: Flow, path: Path) -> str:
-    """Where the flow saves to."""
+    """Return the migration URI of a flow."""
     by_qemu = flow in (Flow.LIVE_FILE, Flow.STOP_MIGRATE_CONT_FILE, Flow.MAPPED_RAM)
     return migration.file_uri(path) if by_qemu else migration.exec_sink(path)
 

@@ -1,4 +1,4 @@
-"""How long the guest's writers stood still during a save, and only during it."""
+"""Measures how long the guest's writers stood still during a save."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def await_calm(guest: Guest, longest_gap: Callable[[], float]) -> None:
 
 
 def end(counters: AgentCounters, resumed: float) -> Standstill:
-    """How long the writers stood still after a save had resumed the guest.
+    """Return how long the writers stood still after a save had resumed the guest.
 
     Read from guest RAM as soon as the save has completed. A standstill that lasts counts only when it ends,
     so each writer is waited for; one that does not go on within ten seconds is left to whoever asks the guest

@@ -1,4 +1,4 @@
-"""How a known thing is recognised in a violation: by its code and fields, never by its sentence."""
+"""Matches violations by their code and fields, never by their sentence."""
 
 from __future__ import annotations
 

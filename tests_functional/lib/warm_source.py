@@ -1,4 +1,4 @@
-"""A guest that goes on from a snapshot as the source of further ones: there in a second instead of booted."""
+"""Restores a warm guest as the source of further snapshots, in a second instead of a boot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests_functional.lib.source_checks import baseline
 
 @contextmanager
 def warm_source(stack: Stack, snapshot: Snapshot, folder: Path, deadline: Deadline) -> Iterator[Source]:
-    """A guest restored from a snapshot, running, as the source of further snapshots.
+    """Restore a guest from a snapshot and yield it, running, as the source of further snapshots.
 
     Raises:
         SubjectFailed: QEMU does not take the file.

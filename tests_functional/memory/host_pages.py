@@ -1,4 +1,4 @@
-"""What the host's kernel makes of QEMU's RAM behind its back: huge pages, and equal pages merged."""
+"""QEMU's RAM in huge pages of the host, or merged by KSM."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FILE_MIB = 32
 
 @dataclass(frozen=True)
 class HostPages:
-    """What the host's kernel makes of QEMU's RAM.
+    """A state into which the host's kernel brings QEMU's RAM.
 
     Attributes:
         reason: why it is tested.
@@ -99,7 +99,7 @@ def _merged(source: Source) -> dict[str, int]:
 
 
 def merged_mib(source: Source) -> float:
-    """MiB of QEMU's RAM that the host has merged with equal pages."""
+    """Return how many MiB of QEMU's RAM KSM has merged."""
     machine = source.guest.machine
     return _mapped(machine, main_block(machine), MERGED_PAGES) / MIB
 

@@ -50,7 +50,7 @@ def merged_while_saving(run: Run) -> Outcome:
 
 
 def _merge_and_write(source: Source) -> float:
-    """MiB that the host has merged when the guest begins to write to them.
+    """Have the host merge pages and the guest write to them; return the MiB merged before the writes.
 
     Raises:
         SetupBroken: it did not merge enough, or the save ended before enough of that was written.

@@ -1,4 +1,4 @@
-"""Pages of guest RAM that nobody touched before T0, and that the guest writes while RAM is saved."""
+"""Pages of guest RAM that were never touched before T0 and that the guest writes during the save."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _look_on(machine: Machine, untouched: _Untouched) -> None:
 
 
 def _written(machine: Machine, untouched: _Untouched) -> int:
-    """How many of the pages are no longer zero."""
+    """Return how many of the pages are no longer zero."""
     pieces = read_pages(machine, untouched.block, untouched.pages)
     return sum(
         int(np.frombuffer(data, "<u8").reshape(-1, _PAGE_WORDS).any(axis=1).sum())

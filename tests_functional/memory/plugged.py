@@ -51,12 +51,12 @@ class PluggedKind:
     meanwhile: bool = False
 
     def booted(self, stack: Stack) -> Stack:
-        """The stack that the guest is booted on: with an empty slot."""
+        """Return the stack that the guest is booted on: with an empty slot."""
         plugged = 0 if self.meanwhile else _DIMM_MIB
         return replace(stack, extra=_SLOTS, plugged_mib=plugged)
 
     def restored(self, stack: Stack) -> Stack:
-        """The stack that its snapshots are restored on: with the DIMM where the guest had it at T0."""
+        """Return the stack that its snapshots are restored on: with the DIMM where the guest had it at T0."""
         stack = self.booted(stack)
         if self.meanwhile:
             return stack
@@ -168,7 +168,7 @@ def prepare_guest(guest: Guest) -> None:
 
 
 def memory_mib(guest: Guest) -> int:
-    """MiB that the guest's kernel has (MemTotal), which leaves out what it took for itself at boot."""
+    """Return the guest kernel's MemTotal in MiB, which leaves out its own memory at boot."""
     return int(guest.shell.check("sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo")) // 1024
 
 

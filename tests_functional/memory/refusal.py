@@ -1,4 +1,4 @@
-"""When QEMU does not snapshot a kind of memory: it must say so clearly, and leave the guest as it was."""
+"""Judges the refusal of a kind of memory: it must be clear, and leave the guest as it was."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CLEAR = ("background-snapshot", "userfaultfd", "write-tracking", "write trackin
 
 
 def refusal_when_set(source: Source) -> str | None:
-    """QEMU's words where it does not take the capability, None where it does; it is off afterwards.
+    """Set the capability and switch it off; return QEMU's words where it refuses, else None.
 
     Raises:
         NotApplicable: this QEMU has no such capability.
@@ -40,14 +40,14 @@ def refusal_when_set(source: Source) -> str | None:
 
 
 def judge_refusal(run: Run, source: Source, words: str, seconds: float) -> Outcome:
-    """The outcome of a test whose guest has a kind of RAM that QEMU refuses with these words."""
+    """Return the outcome of a test whose guest has a kind of RAM that QEMU refuses with these words."""
     checks = [_judge_words("memory/refusal", _REFUSAL, words), *judge_source(source.guest, source.before)]
     source.guest.machine.quit()
     return outcome_of(run, checks, seconds, f"QEMU refuses such RAM clearly: {words}")
 
 
 def judge_given_up(source: Source, failure: SubjectFailed, name: str) -> list[CheckResult]:
-    """Judge a save that QEMU gave up at its start, or did not survive; any other failure is passed on.
+    """Judge a save that QEMU gave up at its start, or did not survive; raise any other failure.
 
     Args:
         source: the guest, running before the save.

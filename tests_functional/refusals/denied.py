@@ -1,4 +1,4 @@
-"""Hosts without userfaultfd, or without leave to use it: a clear refusal, and nothing else is lost."""
+"""Tests that QEMU refuses clearly, and loses nothing else, on a host that lacks or forbids userfaultfd."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _DEVICE_TRACE = "uffd_detect_open_mode"
 
 
 def denied(name: str) -> Callable[[Run], Outcome]:
-    """A scenario for one of UFFD_RESTRICTIONS."""
+    """Return the scenario for one of UFFD_RESTRICTIONS."""
     return lambda run: _denied(run, name, UFFD_RESTRICTIONS[name])
 
 
@@ -80,7 +80,7 @@ def _denied(run: Run, name: str, restriction: UffdRestriction) -> Outcome:
 
 
 def _knows_device(machine: Machine) -> bool:
-    """Whether this QEMU tries /dev/userfaultfd: it has a trace point for that then."""
+    """Return whether this QEMU tries /dev/userfaultfd; one that does has a trace point for it."""
     try:
         return bool(machine.qmp.execute("trace-event-get-state", {"name": _DEVICE_TRACE}))
     except CommandRefused:
@@ -95,7 +95,7 @@ def _by_device(run: Run, source: Source) -> list[CheckResult]:
 
 
 def _refused(run: Run, source: Source, restriction: UffdRestriction) -> list[CheckResult]:
-    """Ask for a background snapshot, look whether all else is as before, and save the ordinary way."""
+    """Ask for a background snapshot, check that all else is as before, and take a stop-and-save snapshot."""
     machine, log = source.guest.machine, _Log(source.guest.machine)
     before = settings(machine)
     words = migration.try_set_capability(machine, migration.BACKGROUND_SNAPSHOT, True)
@@ -114,7 +114,7 @@ def _refused(run: Run, source: Source, restriction: UffdRestriction) -> list[Che
 
 
 def _lifted(place: RestrictedRun, source: Source, restriction: UffdRestriction) -> list[CheckResult]:
-    """What happens where userfaultfd goes away between capability and save, and when it is back."""
+    """Judge a save that loses userfaultfd after the capability was set, and a snapshot once it is back."""
     try:
         migration.require_capability(source.guest.machine, migration.BACKGROUND_SNAPSHOT)
     except NotApplicable as error:
@@ -126,7 +126,7 @@ def _lifted(place: RestrictedRun, source: Source, restriction: UffdRestriction) 
 
 
 def _refused_late(place: RestrictedRun, source: Source, restriction: UffdRestriction) -> list[CheckResult]:
-    """Save when all is no longer well, though it was when the capability was set."""
+    """Save while userfaultfd is denied, though it was allowed when the capability was set."""
     machine, log = source.guest.machine, _Log(source.guest.machine)
     place.run.say("The capability is set; saving without userfaultfd.")
     case = Case("late", restriction.reason, "", frozenset({"refused", "failed"}))
@@ -143,7 +143,7 @@ def _refused_late(place: RestrictedRun, source: Source, restriction: UffdRestric
 
 
 def _save(machine: Machine, path: Path, seconds: float) -> Ending:
-    """Save with what is set, and say how that ended."""
+    """Save with the capabilities as they are; return how the save ended."""
     refusal = migration.try_start_save(machine, migration.exec_sink(path))
     ending = wait_ending(machine, seconds, refusal)
     migration.wait_cleaned_up(machine, Deadline(LIMIT_SECONDS))
@@ -157,14 +157,14 @@ def _cycle(run: Run, source: Source, flow: Flow, label: str) -> list[CheckResult
 
 
 class _Log:
-    """What is added to a QEMU's log from now on."""
+    """The text added to a QEMU's log from now on."""
 
     def __init__(self, machine: Machine) -> None:
         self._path = machine.process.log
         self._begin = self._path.stat().st_size
 
     def new_text(self) -> str:
-        """All of it so far."""
+        """Return the text added so far."""
         return self._path.read_bytes()[self._begin :].decode(errors="replace")
 
 

@@ -41,7 +41,7 @@ class Option:
             machine.qmp.execute("migrate-set-parameters", self.parameters)
 
     def named_by(self, words: str) -> bool:
-        """Whether QEMU's words say what they are about: background snapshots, this option or its value.
+        """Return whether QEMU's words name background snapshots, this option or its value.
 
         Of a value the first word is enough: ``cpr-transfer`` is one of several kinds of ``cpr``.
         """
@@ -67,12 +67,12 @@ class Settings:
 
 
 def settings(machine: Machine) -> Settings:
-    """What is set now."""
+    """Return the current settings."""
     return Settings(migration.capabilities(machine), dict(machine.qmp.execute("query-migrate-parameters")))
 
 
 def put_back(machine: Machine, wanted: Settings) -> bool:
-    """Set everything back as far as QEMU lets us; says whether all is as it was."""
+    """Set everything back as far as QEMU allows; return whether all settings are as before."""
     now = settings(machine)
     for name, on in now.capabilities.items():
         if on != wanted.capabilities[name]:

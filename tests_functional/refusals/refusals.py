@@ -54,7 +54,7 @@ class Order(enum.Enum):
 
 @dataclass
 class _Group:
-    """What is gathered over the options."""
+    """Results gathered over the options."""
 
     run: Run
     checks: list[CheckResult]
@@ -62,7 +62,7 @@ class _Group:
 
 
 def refusals(kind: Kind) -> Callable[[Run], Outcome]:
-    """A scenario that goes through all options of a kind."""
+    """Return a scenario that goes through all options of a kind."""
     return lambda run: _all(run, kind)
 
 
@@ -99,7 +99,7 @@ def _options(machine: Machine, kind: Kind) -> list[Option]:
 
 
 def _well_after(group: _Group, source: Source, option: Option) -> bool:
-    """Judge one option; says whether its guest and QEMU can be used for the next."""
+    """Judge one option; return whether its guest and QEMU can be used for the next."""
     machine = source.guest.machine
     before = settings(machine)
     found: list[CheckResult] = []
@@ -194,7 +194,7 @@ def judge_setting(option: Option, words: dict[Order, str]) -> CheckResult:
 
 
 def _judge_accepted(run: Run, source: Source, option: Option) -> list[CheckResult]:
-    """Take a snapshot with the option by a command and by a file; one that QEMU refuses must say why."""
+    """Take a snapshot with the option by a command and by a file; a refusal must say why."""
     machine = source.guest.machine
     results = []
     for flow, transport in ((Flow.LIVE, "exec"), (Flow.LIVE_FILE, "file")):
@@ -231,7 +231,7 @@ def _problems(run: Run, source: Source, option: Option, flow: Flow) -> tuple[lis
 
 
 def _reason_of_failed_save(machine: Machine, failure: SubjectFailed) -> str:
-    """QEMU's words for a save that it gave up with the guest running; any other failure is passed on."""
+    """Return QEMU's words for a save that it gave up with the guest running; raise any other failure."""
     if not machine.alive():
         raise failure
     answer = machine.query_migrate()

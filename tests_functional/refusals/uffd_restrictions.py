@@ -111,7 +111,7 @@ class RestrictedRun:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """The restriction for the length of the `with`, in which QEMU must come upon it; then it is lifted.
+        """Put the restriction in force for a `with` block, in which QEMU must meet it; lift it afterwards.
 
         Raises:
             SetupBroken: QEMU never came upon it.
@@ -152,7 +152,7 @@ def _with_qemu(run: Run, qemu: Path) -> Run:
 
 
 def judge_probe(prefix: Sequence[str], restriction: UffdRestriction) -> tuple[CheckResult, ...]:
-    """Check what our own probe says behind a prefix.
+    """Check the answer of our own probe under a command prefix.
 
     Raises:
         NotApplicable: this host cannot be made to be like that.
