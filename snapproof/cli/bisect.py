@@ -11,7 +11,7 @@ from snapproof.runs.interruption import EXIT_INTERRUPTED, asked_to_stop
 
 GOOD, BAD, SKIP = 0, 1, 125
 STOP = 255
-"""What ends the bisection, as all from 128 on does: no other commit could change a wrong command line."""
+"""Ends the bisection, as each exit code from 128 on does: the command line is wrong at every commit."""
 
 _OPTION = "--bisect"
 _WORDS = {GOOD: "good", BAD: "bad", SKIP: "cannot be tested"}
@@ -27,17 +27,17 @@ def add_bisect_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def asked_for(given: Sequence[str]) -> bool:
-    """Whether a command line that argparse refuses has `--bisect`: git would take its exit code 2 for bad."""
+    """Return whether a command line that argparse refuses has `--bisect`; git would take code 2 for bad."""
     return any(
         len(name) > len("--b") and _OPTION.startswith(name) for name in (word.split("=")[0] for word in given)
     )
 
 
 def require_verdict(arguments: argparse.Namespace) -> None:
-    """Check that the command says something about a commit.
+    """Check that the command tests a commit.
 
     Raises:
-        UsageError: it only lists what there is, or judges itself.
+        UsageError: the command only lists tests, or checks the A/B gate itself.
     """
     for option in ("list", "self_check"):
         if getattr(arguments, option, None):
@@ -47,20 +47,20 @@ def require_verdict(arguments: argparse.Namespace) -> None:
 
 
 def code_for_git(code: int) -> int:
-    """What a command's ordinary exit code, or STOP, means to git: only a pass is good, only a failure bad."""
+    """Return git's exit code for a command's exit code: only a pass is good, and only a failure is bad."""
     if asked_to_stop():
         return EXIT_INTERRUPTED
     return {EXIT_PASS: GOOD, EXIT_FAIL: BAD, STOP: STOP}.get(code, SKIP)
 
 
 def concerns_all_commits(error: SnapproofError) -> bool:
-    """Whether an error that ended a command would come at every commit, since the command line is wrong.
+    """Return whether an error would occur at every commit because the command line is wrong.
 
-    A QEMU or a kernel that is not there was not built: that commit alone cannot be tested.
+    A missing QEMU or kernel was not built: only that commit cannot be tested.
     """
     return isinstance(error, UsageError) and not isinstance(error, NoSubject)
 
 
 def line_for(code: int) -> str:
-    """The line that says what git is told."""
+    """Return the line that tells the user what the exit code means to git."""
     return f"bisect: {_WORDS.get(code, 'stop here')} (exit code {code})"

@@ -1,4 +1,4 @@
-"""The `snapproof` command: its arguments, and errors as one sentence with the right exit code."""
+"""The `snapproof` command: parses arguments, runs, and turns errors into a sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
-    """Run a command; its exit code, or what ends a bisection."""
+    """Run a command and return its exit code, or `bisect.STOP` where a bisection must end."""
     try:
         if bisecting:
             bisect.require_verdict(arguments)
@@ -63,7 +63,7 @@ def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
         print("snapproof: Interrupted; everything it started has been ended.", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; nothing more can be said.
+        # The reader of our output has ended, so nothing more can be printed.
         sys.stderr.close()
         return EXIT_ERROR
     except OSError as error:
@@ -71,7 +71,7 @@ def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
         print(f"snapproof: The operating system refused: {error}.", file=sys.stderr)
         return EXIT_ERROR
     except Exception:
-        # Likewise, though it is our own defect, of which the traceback is the report.
+        # A defect of snapproof: the traceback is the report, and the exit code must not be 1 either.
         import traceback
 
         traceback.print_exc()

@@ -27,7 +27,7 @@ _FIGURES = {
 
 
 def outcome_lines(outcome: OutcomeRecord) -> Iterator[str]:
-    """A test's verdict: one line, then its figures per snapshot, then what is wrong."""
+    """Yield a test's verdict: one line, then its figures for each snapshot, then its failed checks."""
     yield f"{outcome.status.value:5} {outcome.name} ({outcome.seconds:.1f} s): {outcome.sentence}"
     yield from _figure_lines(outcome.figures)
     for check in outcome.checks:
@@ -36,7 +36,7 @@ def outcome_lines(outcome: OutcomeRecord) -> Iterator[str]:
 
 
 def check_lines(check: Mapping[str, Any]) -> Iterator[str]:
-    """One check: its name and explanation, and its first violations with their hexdumps."""
+    """Yield one check: its name and explanation, and its first violations with their hexdumps."""
     reason = check.get("reason") or check["explanation"]
     yield f"      {check['status']} {check['name']}: {reason}"
     violations = check.get("violations", [])
@@ -53,7 +53,7 @@ def check_lines(check: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _place(violation: Mapping[str, Any]) -> str:
-    """What a violation says of its place and of what should be there, beyond its sentence."""
+    """Return the place of a violation and the expected and found values, "" where it has none."""
     names = (("gpa", "guest-physical"), ("file_offset", "file offset"))
     where = ", ".join(f"{word} 0x{violation[name]:x}" for name, word in names if name in violation)
     said = [f"{name} {violation[name]}" for name in ("expected", "found") if violation.get(name)]
@@ -61,17 +61,17 @@ def _place(violation: Mapping[str, Any]) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun, such as "1 page" and "2,000 pages"."""
+    """Return a number with its noun, such as "1 page" and "2,000 pages"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def range_text(block: str, start: int, end: int, pages: int) -> str:
-    """A range of pages of a RAMBlock; offsets in bytes."""
+    """Return the text for a range of pages of a RAMBlock; offsets in bytes."""
     return f"{block} 0x{start:x} to 0x{end:x}: {counted(pages, 'page')}"
 
 
 def range_lines(check: Mapping[str, Any]) -> Iterator[str]:
-    """The bad pages of one check as ranges of neighbours, where there are more than its sentences say."""
+    """Yield the bad pages of one check as ranges, if there are more than violations are printed."""
     ranges = check.get("ranges", [])
     pages = sum(found["pages"] for found in ranges)
     if pages <= _SHOWN_VIOLATIONS:

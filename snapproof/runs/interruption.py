@@ -1,4 +1,4 @@
-"""Whether somebody has asked the command to stop: Avocado takes Ctrl-C for the end of one suite only."""
+"""Remembers that a signal asked the command to stop, because on Ctrl-C Avocado ends only one suite."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _ASKED = threading.Event()
 
 
 def listen() -> None:
-    """Have SIGINT and SIGTERM interrupt the command, and be remembered."""
+    """Make SIGINT and SIGTERM interrupt the command, and remember that one has come."""
     _ASKED.clear()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
 
 
 def asked_to_stop() -> bool:
-    """Whether a signal has come since `listen`, even where the exception it raised was swallowed."""
+    """Return whether a signal has come since `listen`, even if the exception that it raised was swallowed."""
     return _ASKED.is_set()
 
 

@@ -15,10 +15,10 @@ def write_json_file(path: Path, text: str) -> None:
 
 
 def require_json_file(path: Path) -> None:
-    """Find out before anything slow whether what a user named with `--json` can be written.
+    """Check, before anything slow, that the file that a user named with `--json` can be written.
 
     Raises:
-        UsageError: it cannot.
+        UsageError: the file cannot be written.
     """
     try:
         _require_file(path, "--json")

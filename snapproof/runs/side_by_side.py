@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from harness.hosts.local import HostFacts
 from tests_functional.lib.entry import Entry
 
-# What page cache, the command and everything else on the host may need meanwhile.
+# For the page cache, the command and everything else on the host.
 _SPARE_MIB = 1024
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Who runs beside whom.
+    """Which tests run side by side, and which alone.
 
     Attributes:
         together: tests of which `workers` run at a time, the longest first.
@@ -45,7 +45,7 @@ def plan(entries: Sequence[Entry], facts: HostFacts, jobs: int | None) -> Plan:
 
 
 def _fitting(entries: Sequence[Entry], most: int, memory_mib: int) -> int:
-    """How many can run at a time if chance brings the largest ones together; at least 1."""
+    """Return how many tests can run at a time if the largest ones coincide; at least 1."""
     needs = sorted((entry.memory_mib for entry in entries), reverse=True)
     workers = 1
     while workers < min(most, len(needs)) and sum(needs[: workers + 1]) <= memory_mib:

@@ -12,7 +12,7 @@ import pytest
 from tests_unit.support.command_values import right_vmstate
 from tests_unit.support.shell_commands import our_calls
 
-# Packages that take long to import; of what each command needs while it runs, only numpy and xxhash are here.
+# Packages that take long to import.
 _HEAVY = {
     "avocado", "cryptography", "jinja2", "matplotlib", "numpy", "paramiko", "pkg_resources", "qemu", "xxhash"
 }  # fmt: skip
@@ -41,7 +41,7 @@ def _imported(words: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("command", _COMMANDS)
 def test_help_imports_nothing_heavy(command: str) -> None:
-    """A help text, whichever, appears without the packages that running the command takes."""
+    """Printing a help text imports none of the packages that running the command may need."""
     (words,) = our_calls(f"snapproof {command} --help")
     assert _imported(words) == []
 
