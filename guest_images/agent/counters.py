@@ -30,7 +30,7 @@ from guest_images.agent.format import (
 )
 from harness.codes import Code
 from harness.errors import SetupBroken
-from harness.qemu.machine import Machine
+from harness.qemu.machine import Machine, known_pid
 from harness.qemu.ram import RamBlock, ramblocks, read_populated
 
 Words = npt.NDArray[np.uint64]
@@ -104,7 +104,7 @@ class AgentCounters:
             SetupBroken: QEMU has no such RAMBlock, or does not print its address.
         """
         self.pages = pages
-        self._path = Path(f"/proc/{machine.process.pid}/mem")
+        self._path = Path(f"/proc/{known_pid(machine)}/mem")
         host_addresses = {block.idstr: block.host_address for block in blocks or ramblocks(machine)}
         if not all(host_addresses.get(page.block) for page in (pages.control, *pages.threads)):
             raise SetupBroken("QEMU does not say where the guest's main RAM lies.")

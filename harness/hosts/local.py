@@ -1,14 +1,11 @@
-"""This machine as a host: starts programs and reads kernel, processors, memory and taint."""
+"""What a result records about its host, and how it is read on this machine."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from harness.process import ChildProcess
 
 
 @dataclass(frozen=True)
@@ -30,31 +27,16 @@ class HostFacts:
     tainted: int | None
 
 
-class LocalHost:
-    """This machine."""
-
-    name = "local"
-
-    def facts(self) -> HostFacts:
-        """Read kernel, processors, memory and taint."""
-        uname = platform.uname()
-        return HostFacts(
-            kernel=f"{uname.release} {uname.version}",
-            architecture=uname.machine,
-            cpus=len(os.sched_getaffinity(0)),
-            memory_mib=_available_memory_mib(),
-            tainted=_taint(),
-        )
-
-    def start(
-        self,
-        argv: Sequence[str],
-        log: Path,
-        pass_fds: Sequence[int] = (),
-        environment: Mapping[str, str] | None = None,
-    ) -> ChildProcess:
-        """Start a program whose output is appended to `log`; raises the errors of `ChildProcess`."""
-        return ChildProcess(argv, log, pass_fds, environment)
+def local_facts() -> HostFacts:
+    """Read kernel, processors, memory and taint of this machine."""
+    uname = platform.uname()
+    return HostFacts(
+        kernel=f"{uname.release} {uname.version}",
+        architecture=uname.machine,
+        cpus=len(os.sched_getaffinity(0)),
+        memory_mib=_available_memory_mib(),
+        tainted=_taint(),
+    )
 
 
 def _available_memory_mib() -> int:

@@ -12,9 +12,8 @@ from harness.errors import SetupBroken
 from harness.guest.ssh import GuestShell, GuestUnreachable, SshIdentity
 from harness.hosts.host import Host
 from harness.hosts.link import SshLink
-from harness.hosts.local import LocalHost
 from harness.qemu.configuration import MachineConfig, qemu_quoted
-from harness.qemu.machine import Machine
+from harness.qemu.spawned_machine import SpawnedMachine
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,13 @@ def vm_host(
     Raises:
         SetupBroken: the VM does not answer over SSH in time, or its QEMU ended.
     """
-    with Machine(config, LocalHost(), folder) as machine, GuestShell(machine.ssh_port, identity) as shell:
+    with SpawnedMachine(config, folder) as machine, GuestShell(machine.ssh_port, identity) as shell:
         try:
             shell.connect(deadline, machine.alive)
         except GuestUnreachable as error:
             # Not a failure of the subject: the QEMU of this VM is part of our set-up, the subject runs
             # inside.
-            evidence = machine.process.evidence(folder / "console.log")
+            evidence = machine.evidence(folder / "console.log")
             last = evidence.log_tail.strip().splitlines()[-1:]
             said = f" The last output of its QEMU: {last[0]}" if last else ""
             raise SetupBroken(

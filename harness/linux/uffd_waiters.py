@@ -15,12 +15,17 @@ _APART_SECONDS = 0.05
 _IN_A_FAULT = "-1 "
 
 
-def waiting_threads(pid: int) -> list[str]:
+def waiting_threads(pid: int | None) -> list[str]:
     """Return the names of the threads of a process that wait in a page fault and stay there.
 
     Such a fault is one that userfaultfd has reported and that is not resolved. Faults in kernel mode, inside
     a system call, cannot be seen this way. The result is also empty if /proc/PID may not be read.
+
+    Args:
+        pid: the process; None, for one that is not known, gives no names.
     """
+    if pid is None:
+        return []
     before = _faults(pid)
     if before:
         time.sleep(_APART_SECONDS)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
-from harness.hosts.local import LocalHost
 from harness.qemu.configuration import MachineConfig
-from harness.qemu.machine import Machine
+from harness.qemu.spawned_machine import SpawnedMachine
 
 KVM_BOOT_SECONDS = 12.0
 """A stock kernel boots under working KVM in 1 to 3 s; where KVM is broken it spins for ever."""
@@ -31,7 +30,7 @@ class Accelerator:
 
 
 def probe_accelerator(
-    config: MachineConfig, ready: Callable[[Machine, Deadline], None], seconds: float, folder: Path
+    config: MachineConfig, ready: Callable[[SpawnedMachine, Deadline], None], seconds: float, folder: Path
 ) -> Accelerator:
     """Boot the guest under KVM, and return KVM if that works in time, otherwise TCG.
 
@@ -44,7 +43,7 @@ def probe_accelerator(
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return Accelerator("tcg", "/dev/kvm cannot be opened for reading and writing.")
     try:
-        with Machine(replace(config, accel="kvm"), LocalHost(), folder) as machine:
+        with SpawnedMachine(replace(config, accel="kvm"), folder) as machine:
             ready(machine, Deadline(seconds))
     except SnapproofError as error:
         return Accelerator("tcg", f"The guest does not boot under KVM here: {error.sentence}")

@@ -43,6 +43,9 @@ class MachineConfig:
     disk: Disk | None = None
 
 
+QEMU_LOG = "qemu.log"
+"""File name of QEMU's own output."""
+
 OVERLAY_FILE = "disk.qcow2"
 """File name of the overlay that takes the guest's writes to its disk; deleted when the machine ends."""
 

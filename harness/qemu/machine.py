@@ -1,114 +1,58 @@
-"""Start and end one QEMU process, with a QMP session, a console log and a forwarded SSH port."""
+"""The protocol of a running QEMU: what scenarios and oracles may use of it, whoever has started it."""
 
 from __future__ import annotations
 
-import re
-import shlex
-import socket
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol
 
 from harness.codes import Code, Fields
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, Evidence, SetupBroken, SubjectFailed
-from harness.hosts.local import LocalHost
-from harness.linux.uffd_waiters import describe_waiting, waiting_fields, waiting_threads
-from harness.process import ChildProcess
-from harness.qemu.configuration import OVERLAY_FILE, MachineConfig, qemu_argv
-from harness.qemu.disk import KeptDisk, make_overlay
-from harness.qemu.messages import said
+from harness.errors import Evidence, MachineryMissing, SubjectFailed
+from harness.qemu.configuration import MachineConfig
+from harness.qemu.disk import KeptDisk
 from harness.qemu.qmp import QmpSession
 
-_QMP_SECONDS = 30.0
-_QUIT_SECONDS = 10.0
-# HMP `info usernet` (QEMU net/slirp.c, all versions): the forwarding rule with the port it got.
-_FORWARD_LINE = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s")
 
+class Machine(Protocol):
+    """A QEMU with its QMP session and its guest's SSH port; `SpawnedMachine` is one that we start and end.
 
-class Machine:
-    """A QEMU that runs during the `with`; leaving it ends QEMU and checks that no process of it is left.
-
-    The folder receives `qemu.log`, `console.log`, `qmp.jsonl` and `command.txt`.
+    Attributes:
+        config: what runs.
+        folder: receives the logs.
+        ssh_port: the TCP port on 127.0.0.1 that QEMU forwards to the guest's SSH server.
+        kept_disk: the disk to restore this guest's snapshots with, None if there is none; see `keep_disk()`.
     """
 
-    def __init__(self, config: MachineConfig, host: LocalHost, folder: Path, incoming: bool = False) -> None:
-        """Describe a machine; entering the `with` starts it.
-
-        Args:
-            config: what to run.
-            host: where to run it.
-            folder: its own folder for logs, created if missing.
-            incoming: start it with `-incoming defer`, to wait for `migrate-incoming`.
-        """
-        self.config = config
-        self.host = host
-        self.folder = folder
-        self.incoming = incoming
-        self.ssh_port = 0
-        self.kept_disk: KeptDisk | None = None
-        """The disk to restore this guest's snapshots with; see `kept_disk`."""
-        if incoming and config.disk is not None:
-            self.kept_disk = KeptDisk(config.disk, 0)
-        self._process: ChildProcess | None = None
-        self._qmp: QmpSession | None = None
-
-    @property
-    def process(self) -> ChildProcess:
-        """The QEMU process; exists only during the `with`."""
-        if self._process is None:
-            raise SetupBroken("The machine has not been started.")
-        return self._process
+    config: MachineConfig
+    folder: Path
+    ssh_port: int
+    kept_disk: KeptDisk | None
 
     @property
     def qmp(self) -> QmpSession:
-        """Its QMP session; exists only during the `with`."""
-        if self._qmp is None:
-            raise SetupBroken("The machine has no QMP session.")
-        return self._qmp
+        """Its QMP session."""
 
-    def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._launch()
-        except BaseException:
-            self.end()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.end()
+    @property
+    def pid(self) -> int | None:
+        """Process id of QEMU, None where it cannot be known; see `known_pid()`."""
 
     def alive(self) -> bool:
-        """Return whether the QEMU process runs."""
-        return self.process.exit_code() is None
+        """Return whether QEMU runs."""
+
+    def evidence(self, *paths: Path) -> Evidence:
+        """Return what is known of QEMU's process (command line, exit code, log) and `paths`, for an error."""
 
     def failure(
         self, sentence: str, code: Code = Code.QEMU_FAILED, fields: Fields | None = None
     ) -> SubjectFailed:
-        """Return an error that blames this QEMU, with its command line, exit code and logs.
+        """Return an error that blames this QEMU, with its evidence.
 
         Args:
             sentence: what QEMU did wrong, without the full stop.
             code: what happened.
-            fields: values that tell cases with the same code apart. Two are added: a known message in the
-                last
-                line of QEMU's log, and threads that wait in a page fault.
+            fields: values that tell cases with the same code apart.
         """
-        exit_code = self.process.exit_code()
-        ended = "" if exit_code is None else f" (exit code {exit_code})"
-        paths = (self.folder / "console.log", self.folder / "qmp.jsonl")
-        evidence: Evidence = self.process.evidence(*paths)
-        last = evidence.log_tail.strip().splitlines()[-1:]
-        words = f"; its last words: {last[0]}" if last else ""
-        held = waiting_threads(self.process.pid) if exit_code is None else []
-        found = {**said("".join(last)), **waiting_fields(held), **(fields or {})}
-        return SubjectFailed(
-            f"{sentence}{ended}{describe_waiting(held)}{words}.", evidence, code=code, fields=found
-        )
 
     def wait_status(self, wanted: Callable[[str], bool], deadline: Deadline, what: str) -> str:
         """Poll `query-status` until `wanted` accepts its status, and return the status.
@@ -116,96 +60,36 @@ class Machine:
         Raises:
             SubjectFailed: QEMU ended, or the status did not come in time.
         """
-        while True:
-            status = str(self.qmp.execute("query-status")["status"])
-            if wanted(status):
-                return status
-            if deadline.expired:
-                raise self.failure(
-                    f"The guest is '{status}' and did not become {what} in time",
-                    Code.GUEST_WRONG_STATE,
-                    {"state": status},
-                )
-            self.pause(deadline)
 
     def pause(self, deadline: Deadline, seconds: float = 0.01) -> int | None:
         """Sleep between two checks of a condition, less if QEMU ends; return its exit code in that case."""
-        try:
-            return self.process.wait(deadline.at_most(seconds))
-        except DeadlineExpired:
-            return None
-
-    def wait_console(self, text: str, deadline: Deadline) -> None:
-        """Wait until the console log contains `text`.
-
-        Raises:
-            SubjectFailed: QEMU ended before that.
-            DeadlineExpired: the text did not appear in time.
-        """
-        console = self.folder / "console.log"
-
-        def seen() -> bool:
-            if not self.alive():
-                raise self.failure("QEMU ended while the guest booted", Code.QEMU_ENDED)
-            return console.exists() and text in console.read_text(errors="replace")
-
-        deadline.wait_for(seen, f"'{text}' on the guest's console", interval=0.1)
 
     def hmp(self, command: str) -> str:
         """Run a command of the human monitor (HMP) and return its output."""
-        text = str(self.qmp.execute("human-monitor-command", {"command-line": command}))
-        return text.replace("\r\n", "\n")
 
     def query_migrate(self) -> dict[str, Any]:
         """Return the answer to `query-migrate`."""
-        return dict(self.qmp.execute("query-migrate"))
-
-    def quit(self) -> None:
-        """Ask QEMU to quit, and wait until it has ended.
-
-        Raises:
-            SubjectFailed: it did not end in time.
-        """
-        self.qmp.execute("quit")
-        if self.pause(Deadline(_QUIT_SECONDS), _QUIT_SECONDS) is None:
-            raise self.failure(f"QEMU did not quit within {_QUIT_SECONDS:.0f} s")
-
-    def end(self) -> None:
-        """End QEMU and all processes that it started; do nothing if it does not run."""
-        try:
-            if self._process is not None:
-                self._process.end()
-        finally:
-            if self._qmp is not None:
-                self._qmp.close()
-            self._qmp = None
-            (self.folder / OVERLAY_FILE).unlink(missing_ok=True)
-
-    def _launch(self) -> None:
-        if self.config.disk is not None:
-            make_overlay(self.config.disk, self.folder / OVERLAY_FILE)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            argv = qemu_argv(self.config, self.folder, theirs.fileno(), self.incoming)
-            (self.folder / "command.txt").write_text(shlex.join(argv) + "\n")
-            try:
-                self._process = self.host.start(argv, self.folder / "qemu.log", pass_fds=(theirs.fileno(),))
-            except BaseException:
-                ours.close()
-                raise
-        self._qmp = QmpSession(self.folder / "qmp.jsonl", self.failure, self.alive)
-        self._qmp.connect(ours, Deadline(_QMP_SECONDS))
-        self.ssh_port = self._forwarded_port()
-
-    def _forwarded_port(self) -> int:
-        match = _FORWARD_LINE.search(self.hmp("info usernet"))
-        if match is None:
-            raise self.failure("QEMU forwards no port to the guest's SSH")
-        return int(match[1])
 
     def version(self) -> str:
         """Return QEMU's version as `query-version` has it, e.g. ``10.0.2 (Debian 1:10.0.2+ds-2)``."""
-        answer = self.qmp.execute("query-version")
-        numbers = answer["qemu"]
-        package = f" ({answer['package'].strip()})" if answer["package"].strip() else ""
-        return f"{numbers['major']}.{numbers['minor']}.{numbers['micro']}{package}"
+
+    def quit(self) -> None:
+        """Ask a QEMU that we have started to quit, and wait until it has ended.
+
+        Raises:
+            SubjectFailed: it did not end in time.
+            SetupBroken: we have not started it, so it is not ours to end.
+        """
+
+
+def known_pid(machine: Machine) -> int:
+    """Return the process id of QEMU, for what is read from /proc/PID.
+
+    Raises:
+        MachineryMissing: it cannot be known.
+    """
+    if machine.pid is None:
+        raise MachineryMissing(
+            "The process id of this QEMU is not known, so its memory and open files cannot be read."
+        )
+    return machine.pid

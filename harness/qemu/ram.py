@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from harness.errors import MachineryMissing, SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from harness.qemu.machine import Machine
+from harness.qemu.machine import Machine, known_pid
 from harness.userfaultfd import libc
 
 _CHUNK_BYTES = 4 << 20
@@ -210,7 +210,7 @@ def _read_pieces(
 ) -> Iterator[tuple[int, bytes]]:
     """Yield offset and bytes, in chunks, of ranges of a block given as (start, end) offsets."""
     try:
-        with Path(f"/proc/{machine.process.pid}/mem").open("rb", buffering=0) as memory:
+        with Path(f"/proc/{known_pid(machine)}/mem").open("rb", buffering=0) as memory:
             for start, end in pieces:
                 for offset in range(start, end, _CHUNK_BYTES):
                     memory.seek(block.host_address + offset)
@@ -267,7 +267,7 @@ def _pagemap(machine: Machine, block: RamBlock) -> npt.NDArray[np.uint64]:
     """Return QEMU's pagemap entries for a block, one per page of the host: uint64[host pages]."""
     page_bytes = libc.PAGE_BYTES
     try:
-        with Path(f"/proc/{machine.process.pid}/pagemap").open("rb", buffering=0) as pagemap:
+        with Path(f"/proc/{known_pid(machine)}/pagemap").open("rb", buffering=0) as pagemap:
             pagemap.seek(block.host_address // page_bytes * 8)
             return np.frombuffer(pagemap.read(-(-block.used_bytes // page_bytes) * 8), dtype="<u8")
     except OSError as error:
@@ -282,5 +282,5 @@ def write_protected_pages(machine: Machine) -> int | None:
     blocks = [block for block in ramblocks(machine) if block.host_address]
     try:
         return sum(int(np.count_nonzero(_pagemap(machine, block) & _UFFD_WP_BIT)) for block in blocks)
-    except SetupBroken:
+    except (SetupBroken, MachineryMissing):
         return None

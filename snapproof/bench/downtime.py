@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken, UsageError
-from harness.hosts.local import LocalHost
+from harness.hosts.local import local_facts
 from harness.status import EXIT_FAIL, EXIT_NOTHING_RAN, exit_code
 from snapproof.bench.downtime_plan import RAM_MIB, PlannedSample, SamplePlan, make_plan
 from snapproof.bench.downtime_summary import CaseSummary, StunGrowth, stun_growth, summarise
@@ -66,7 +66,7 @@ class _Found:
 def bench(arguments: argparse.Namespace) -> int:
     """Run the benchmark and return the exit code that `snapproof bench downtime --help` explains."""
     seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 31)
-    plan = planned(arguments, seed, LocalHost().facts().memory_mib)
+    plan = planned(arguments, seed, local_facts().memory_mib)
     if arguments.max_growth is not None:
         _require_growth(arguments.max_growth, plan)
     for line in plan_lines(plan, whole=arguments.plan):

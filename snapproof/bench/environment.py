@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import SetupBroken
-from harness.hosts.local import LocalHost
+from harness.hosts.local import local_facts
 from tests_functional.lib.run import free_mib
 
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -23,7 +23,7 @@ def measured_environment(folder: Path) -> dict[str, Any]:
     """
     return {
         "host_load": [round(load, 2) for load in os.getloadavg()],
-        "host_memory_mib": LocalHost().facts().memory_mib,
+        "host_memory_mib": local_facts().memory_mib,
         "results_disk": disk_of(folder, Path("/proc/self/mountinfo").read_text(encoding="utf-8")),
         "results_disk_free_mib": free_mib(folder),
         "transparent_hugepage": _read(_HUGE_PAGES),

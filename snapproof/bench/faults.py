@@ -18,6 +18,7 @@ from harness.errors import NotApplicable, SetupBroken, SnapproofError, UsageErro
 from harness.hosts.host import Host
 from harness.hosts.spec import HostSpecText, parse_host
 from harness.qemu.configuration import qemu_quoted
+from harness.qemu.machine import known_pid
 from harness.status import EXIT_ALL_SKIPPED, EXIT_NOTHING_RAN, EXIT_PASS
 from snapproof.bench.fault_report import FaultReport, ThreadFaults, watch_on_host, watched
 from snapproof.bench.table import table_rows
@@ -114,7 +115,7 @@ def _save_here(arguments: argparse.Namespace, log: Log) -> FaultReport:
         started(warm, folder / "saved", way, limit) as running,
     ):
         prepare(running.machine, way)
-        with watched(running.machine.process.pid, _SAVE_SECONDS) as watcher:
+        with watched(known_pid(running.machine), _SAVE_SECONDS) as watcher:
             log("Saving it.")
             try:
                 save(way, running.machine, path, UNLIMITED, Deadline(_SAVE_SECONDS))

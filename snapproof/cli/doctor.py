@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from guest_images.agent.build import find_compiler
 from guest_images.qemu.builds import provisioned_qemus
 from harness.errors import SnapproofError
-from harness.hosts.local import LocalHost
+from harness.hosts.local import local_facts
 from harness.qemu.probe import DEFAULT_EXECUTABLE, probe_qemu
 from harness.status import EXIT_ERROR, EXIT_PASS
 from harness.userfaultfd import probe_userfaultfd
@@ -37,7 +37,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 
 
 def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
-    facts = LocalHost().facts()
+    facts = local_facts()
     yield True, f"Python {platform.python_version()} at {sys.executable}."
     yield None, f"Linux {facts.kernel} on {facts.architecture}, {facts.cpus} CPUs."
     yield (

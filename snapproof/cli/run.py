@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from harness.errors import NoSubject
-from harness.hosts.local import LocalHost
+from harness.hosts.local import local_facts
 from harness.status import EXIT_FAIL, Status
 from snapproof.cli.verdict_text import outcome_lines
 from snapproof.report.formats import named_format
@@ -134,7 +134,7 @@ def _run_leg(
         why = "The run was interrupted before this test had begun."
         found |= {entry.name: _not_run(leg, entry, Status.ERROR, why) for entry in chosen}
     elif chosen:
-        found |= _run_side_by_side(leg, plan(chosen, LocalHost().facts(), jobs), common, progress, stream)
+        found |= _run_side_by_side(leg, plan(chosen, local_facts(), jobs), common, progress, stream)
     outcomes = [found[entry.name] for entry in leg.entries]
     for entry, outcome in zip(leg.entries, outcomes, strict=True):
         place = leg.folder / outcome.folder

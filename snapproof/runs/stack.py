@@ -19,11 +19,12 @@ from guest_images.guests.init_script import READY_LINE
 from guest_images.qemu.builds import provision_qemu
 from harness.deadline import Deadline
 from harness.guest.ssh import GuestShell
-from harness.hosts.local import LocalHost
+from harness.hosts.local import local_facts
+from harness.hosts.spec import LOCAL
 from harness.qemu.accelerator import KVM_BOOT_SECONDS, Accelerator, probe_accelerator
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
-from harness.qemu.machine import Machine
 from harness.qemu.probe import QemuFacts, probe_qemu
+from harness.qemu.spawned_machine import SpawnedMachine
 from snapproof.runs.own_guest import own_image
 from tests_functional.lib.guest import Stack
 
@@ -85,9 +86,9 @@ def prepare_stack(
     image = image or build_guest(arguments.guest, cache, log, mirror=arguments.mirror)
     accelerator = _accelerator(arguments.accel, qemu, image, cache, folder, log)
     log(f"QEMU {qemu.version}, guest '{image.name}', accelerator {accelerator.name}.")
-    facts = LocalHost().facts()
+    facts = local_facts()
     environment = {
-        "host": LocalHost.name,
+        "host": LOCAL,
         "host_kernel": facts.kernel,
         "host_architecture": facts.architecture,
         "host_cpus": facts.cpus,
@@ -132,11 +133,11 @@ def _accelerator(
     return found
 
 
-def _console_ready(machine: Machine, deadline: Deadline) -> None:
+def _console_ready(machine: SpawnedMachine, deadline: Deadline) -> None:
     machine.wait_console(READY_LINE, deadline)
 
 
-def _ssh_ready(stack: Stack, machine: Machine, deadline: Deadline) -> None:
+def _ssh_ready(stack: Stack, machine: SpawnedMachine, deadline: Deadline) -> None:
     with GuestShell(machine.ssh_port, stack.identity()) as shell:
         shell.connect(deadline, machine.alive)
 

@@ -11,6 +11,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, NotApplicable
 from harness.process import session_members
 from harness.qemu import migration
+from harness.qemu.machine import known_pid
 from tests_functional.failures.cases import Case
 from tests_functional.failures.ending import LIMIT_SECONDS
 from tests_functional.failures.sinks import SinkPlace
@@ -82,7 +83,7 @@ def _kept(snapshot: Snapshot, folder: Path) -> Snapshot:
 
 
 def _sink_gone(source: Source, case: Case) -> CheckResult:
-    pid = source.guest.machine.process.pid
+    pid = known_pid(source.guest.machine)
     known = {pid, *(process.pid for process in source.before.host.processes)}
     problems = []
     try:

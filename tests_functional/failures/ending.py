@@ -119,7 +119,7 @@ def judge_resumed(case: Case, machine: Machine, counters: AgentCounters) -> Chec
             if (status == "running" and written_least(before, after) >= _MORE_STEPS) or limit.expired:
                 break
             machine.pause(limit)
-        waiting = waiting_threads(machine.process.pid) if limit.expired else ()
+        waiting = waiting_threads(machine.pid) if limit.expired else ()
         problems = resumed_problems(status, written_least(before, after), waiting)
     except SnapproofError as error:
         if isinstance(error, QemuMemoryGone) or not machine.alive():

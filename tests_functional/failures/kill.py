@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from harness.codes import Code
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired
+from harness.errors import DeadlineExpired, NotApplicable
 from harness.process import session_members
 from harness.qemu import migration
+from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.failures.ending import LIMIT_SECONDS
 from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import Source, snapshot_cycle, writing_guest
@@ -48,11 +47,13 @@ def killed(run: Run) -> Outcome:
 
 def _kill(run: Run, source: Source, path: Path) -> list[CheckResult]:
     machine = source.guest.machine
+    if not isinstance(machine, SpawnedMachine):
+        raise NotApplicable("Only a QEMU that the test has started may be killed.")
     migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
     migration.begin_save(machine, migration.exec_sink(path), run.deadline.at_most(SMALL_SAVE_SECONDS))
     run.say("Killing QEMU while it saves.")
-    pid = machine.process.pid
-    os.kill(pid, signal.SIGKILL)
+    pid = machine.pid
+    machine.kill()
     left, grown = _left_behind(pid, path)
     # A save that was over before the kill would make all of this an empty exercise.
     whole = not check_file(path).violations

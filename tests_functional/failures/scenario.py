@@ -14,7 +14,7 @@ from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing, NotApplicable, SetupBroken, SnapproofError
 from harness.qemu import migration
-from harness.qemu.machine import Machine
+from harness.qemu.machine import Machine, known_pid
 from harness.status import Status
 from tests_functional.failures.afterwards import Group, judge_afterwards, judge_last
 from tests_functional.failures.cases import Act, Case, When, call_cases
@@ -175,7 +175,7 @@ def _broken_save(source: Source, case: Case, place: SinkPlace, control: CallCont
     machine = source.guest.machine
     with contextlib.ExitStack() as stack:
         uri = stack.enter_context(sink(case.uri, place))
-        stack.enter_context(descriptor_limit(machine.process.pid, case.free_descriptors))
+        stack.enter_context(descriptor_limit(known_pid(machine), case.free_descriptors))
         if control and case.call:
             stack.enter_context(control.armed(case.call))
         refusal = _start(machine, uri)
@@ -218,7 +218,7 @@ def _act(source: Source, case: Case, place: SinkPlace) -> SnapproofError | None:
         if case.act is Act.CANCEL:
             machine.qmp.execute("migrate_cancel", deadline=Deadline(LIMIT_SECONDS))
         elif case.act is Act.END_SINK:
-            end_sinks(machine.process.pid)
+            end_sinks(known_pid(machine))
     except SnapproofError as error:
         return error
     return None
@@ -250,7 +250,7 @@ def _poke_nic(machine: Machine) -> None:
 
 def _released(machine: Machine, case: Case) -> CheckResult:
     """Kill a sink that QEMU could not get rid of, as an operator would have to."""
-    count = end_sinks(machine.process.pid)
+    count = end_sinks(known_pid(machine))
     problems: list[Problem] = []
     ending = wait_ending(machine, LIMIT_SECONDS)
     if ending.silent:

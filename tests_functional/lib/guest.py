@@ -15,13 +15,13 @@ from guest_images.guests.image import GuestImage
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SnapproofError
 from harness.guest.ssh import GuestShell, GuestUnreachable, SshIdentity
-from harness.hosts.local import LocalHost
 from harness.process import log_tail
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.configuration import MIB, MachineConfig
 from harness.qemu.disk import Disk
 from harness.qemu.kept_disk import keep_disk
 from harness.qemu.machine import Machine
+from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.lib.own_guest import agent_command, prepare
 
 # DESIGN section 4: the agent covers at least 85 % of guest RAM.
@@ -128,7 +128,7 @@ def booted(stack: Stack, folder: Path, deadline: Deadline) -> Iterator[Guest]:
     Raises:
         SetupBroken: the guest does not answer, or is not fit to be tested.
     """
-    machine = Machine(stack.machine_config(), LocalHost(), folder)
+    machine = SpawnedMachine(stack.machine_config(), folder)
     with machine, _first_login(stack, machine, deadline) as shell:
         prepare(stack.image, shell, deadline)
         keep_disk(machine)

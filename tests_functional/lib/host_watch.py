@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.hosts.local import LocalHost
+from harness.hosts.local import local_facts
 from harness.process import session_members
-from harness.qemu.machine import Machine
+from harness.qemu.machine import Machine, known_pid
 
 # What the kernel prints at the head of a splat (lib/bug.c, kernel/panic.c, kernel/watchdog.c,
 # kernel/hung_task.c).
@@ -63,9 +63,9 @@ class HostState:
 
 def look(machine: Machine) -> HostState:
     """Record the host's state, QEMU's open files and the processes it has started."""
-    pid = machine.process.pid
+    pid = known_pid(machine)
     files = open_files(pid)
-    return HostState(LocalHost().facts().tainted, kernel_splats(), files, _children(pid, files))
+    return HostState(local_facts().tainted, kernel_splats(), files, _children(pid, files))
 
 
 def _children(pid: int, files: tuple[tuple[int, str], ...]) -> tuple[Started, ...]:

@@ -10,9 +10,8 @@ from guest_images.agent.client import AgentStatus, VerifyReport
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing, SnapproofError
-from harness.hosts.local import LocalHost
 from harness.qemu import migration
-from harness.qemu.machine import Machine
+from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.guest import Guest, Stack, logged_in
 from tests_functional.lib.save import Snapshot, restore_uri
@@ -64,7 +63,7 @@ def judge_restored(
     """
     config, state = stack.machine_config(snapshot.disk), ""
     try:
-        with Machine(config, LocalHost(), folder, incoming=True) as machine:
+        with SpawnedMachine(config, folder, incoming=True) as machine:
             begun = time.monotonic()
             state = migration.restore(machine, restore_uri(machine, snapshot), deadline)
             loaded = time.monotonic()

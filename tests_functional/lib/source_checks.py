@@ -60,7 +60,7 @@ def judge_source(guest: Guest, before: Baseline) -> list[CheckResult]:
     try:
         status = _settled(guest)
     except SnapproofError as error:
-        held = waiting_threads(guest.machine.process.pid)
+        held = waiting_threads(guest.machine.pid)
         why = f"{error.sentence.rstrip('.: ')}{describe_waiting(held)}"
         silent = Problem(
             Code.SOURCE_SILENT,

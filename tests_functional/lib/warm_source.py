@@ -8,9 +8,8 @@ from pathlib import Path
 
 from guest_images.agent.counters import AgentCounters
 from harness.deadline import Deadline
-from harness.hosts.local import LocalHost
 from harness.qemu import migration
-from harness.qemu.machine import Machine
+from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.lib.cycle import Source
 from tests_functional.lib.guest import Guest, Stack, logged_in
 from tests_functional.lib.save import Snapshot, restore_uri
@@ -24,7 +23,7 @@ def warm_source(stack: Stack, snapshot: Snapshot, folder: Path, deadline: Deadli
     Raises:
         SubjectFailed: QEMU does not take the file.
     """
-    machine = Machine(stack.machine_config(snapshot.disk), LocalHost(), folder, incoming=True)
+    machine = SpawnedMachine(stack.machine_config(snapshot.disk), folder, incoming=True)
     with machine:
         if migration.restore(machine, restore_uri(machine, snapshot), deadline) == "paused":
             machine.qmp.execute("cont")

@@ -14,7 +14,7 @@ from harness.linux.ksm import merge_equal_pages, require_ksm
 from harness.linux.mappings import HUGE_PAGES, MERGED_PAGES, mapped_bytes
 from harness.qemu import migration
 from harness.qemu.configuration import MIB
-from harness.qemu.machine import Machine
+from harness.qemu.machine import Machine, known_pid
 from harness.qemu.ram import RamBlock, main_block
 from tests_functional.lib.checks import judged
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
@@ -69,7 +69,7 @@ def _require_huge_switch() -> None:
 def _mapped(machine: Machine, block: RamBlock, field: str) -> int:
     """Return the bytes of a RAMBlock that a field of smaps counts."""
     end = block.host_address + block.used_bytes
-    return mapped_bytes(machine.process.pid, block.host_address, end, field)
+    return mapped_bytes(known_pid(machine), block.host_address, end, field)
 
 
 def _in_huge_pages(source: Source) -> dict[str, int]:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from harness.codes import Code
 from harness.errors import SetupBroken
-from harness.hosts.local import LocalHost
 from harness.qemu import migration
-from harness.qemu.machine import Machine
 from harness.qemu.ram import dump_golden
+from harness.qemu.spawned_machine import SpawnedMachine
 from harness.status import Status
 from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import writing_guest
@@ -55,7 +54,7 @@ def _compare(run: Run, flow: Flow) -> Outcome:
 def _dump_restored(run: Run, snapshot: Snapshot, folder: Path) -> None:
     deadline = run.deadline.at_most(_SECONDS)
     config = run.stack.machine_config(snapshot.disk)
-    machine = Machine(config, LocalHost(), run.folder / "restored", incoming=True)
+    machine = SpawnedMachine(config, run.folder / "restored", incoming=True)
     with machine:
         state = migration.restore(machine, restore_uri(machine, snapshot), deadline)
         if state != "paused":

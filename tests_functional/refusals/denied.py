@@ -13,6 +13,7 @@ from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import NotApplicable
 from harness.qemu import migration
+from harness.qemu.configuration import QEMU_LOG
 from harness.qemu.machine import Machine
 from harness.qemu.messages import NOT_SUPPORTED_BY_HOST
 from harness.qemu.qmp import CommandRefused
@@ -160,7 +161,7 @@ class _Log:
     """The text added to a QEMU's log from now on."""
 
     def __init__(self, machine: Machine) -> None:
-        self._path = machine.process.log
+        self._path = machine.folder / QEMU_LOG
         self._begin = self._path.stat().st_size
 
     def new_text(self) -> str:

@@ -16,7 +16,7 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.block import copy_disk, raw_disk, snapshot_disk, throw_away_disk
 from harness.qemu.configuration import MIB
-from harness.qemu.machine import Machine
+from harness.qemu.machine import Machine, known_pid
 from harness.status import Status
 from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
@@ -62,7 +62,7 @@ class _Disks:
     def opened_by(self, machine: Machine) -> list[tuple[int, str]]:
         """What of them a QEMU has open, by descriptor and name."""
         ours = (str(self.base), str(self.overlay))
-        return [(number, name) for number, name in open_files(machine.process.pid) if name in ours]
+        return [(number, name) for number, name in open_files(known_pid(machine)) if name in ours]
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ class StandInAgent:
 
 def stand_in_guest(*answers: AgentStatus | SnapproofError) -> Guest:
     """A guest whose agent answers so, and whose QEMU is this process."""
-    machine = SimpleNamespace(process=SimpleNamespace(pid=os.getpid()))
+    machine = SimpleNamespace(pid=os.getpid())
     return cast(Guest, SimpleNamespace(agent=StandInAgent(*answers), machine=machine))
 
 

@@ -14,7 +14,7 @@ from guest_images.agent.counters import AgentCounters
 from harness.deadline import Deadline
 from harness.errors import SnapproofError, UsageError
 from harness.qemu import migration
-from harness.qemu.machine import Machine
+from harness.qemu.machine import Machine, known_pid
 from harness.qemu.qmp import CommandRefused
 from harness.status import Status
 from tests_functional.lib.measure.cases import AROUND_SECONDS, UNLIMITED, Sink, Way
@@ -228,10 +228,10 @@ def _measured_save(
     machine, counters = running.machine, running.counters
     with WriteRecorder(counters.steps) as recorder:
         time.sleep(around_seconds)
-        before, mark = memory_use(machine.process.pid), machine.qmp.mark()
+        before, mark = memory_use(known_pid(machine)), machine.qmp.mark()
         stalls, asked = counters.histogram(), time.monotonic()
         saved = save(way, machine, path, sink, limit)
-        after = memory_use(machine.process.pid)
+        after = memory_use(known_pid(machine))
         machine.wait_status(lambda status: status == "running", Deadline(_GO_ON_SECONDS), "running again")
         _goes_on(machine, counters)
         stalls = counters.histogram() - stalls

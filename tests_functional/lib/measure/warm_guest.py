@@ -22,11 +22,11 @@ from guest_images.agent.client import AgentStatus, WriterPlan
 from guest_images.agent.counters import AgentCounters, CounterPages
 from guest_images.agent.format import PAGE_BYTES
 from harness.deadline import Deadline
-from harness.hosts.local import LocalHost
 from harness.qemu import migration
 from harness.qemu.configuration import MIB, qemu_quoted
 from harness.qemu.disk import make_empty_disk
 from harness.qemu.machine import Machine
+from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.lib import standstill
 from tests_functional.lib.guest import COVERAGE, Guest, Stack, booted, logged_in, start_writers
 from tests_functional.lib.measure.cases import Way, Writer
@@ -186,7 +186,7 @@ def started(warm: WarmGuest, folder: Path, way: Way, deadline: Deadline) -> Iter
         stack = replace(stack, extra=(*stack.extra, "-drive", drive))
     config = stack.machine_config(warm.snapshot.disk)
     try:
-        with Machine(config, LocalHost(), folder, incoming=True) as machine:
+        with SpawnedMachine(config, folder, incoming=True) as machine:
             limit = deadline.at_most(_seconds(stack, _SAVE_MIB_PER_SECOND))
             if migration.restore(machine, restore_uri(machine, warm.snapshot), limit) == "paused":
                 machine.qmp.execute("cont")

@@ -34,12 +34,12 @@ def writing(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> tuple[HostAgent, A
     host = serve(bytes=200 * PAGE_BYTES, threads=2, rate=2000)
     host.ctl("start")
     host.run_until(50)
-    monkeypatch.setattr(module, "ramblocks", lambda machine: _memory(machine.process.pid))
+    monkeypatch.setattr(module, "ramblocks", lambda machine: _memory(machine.pid))
     return host, AgentCounters.find(_machine(host.pid), host.ctl("status")["nonce"])
 
 
 def _machine(pid: int) -> Machine:
-    return cast(Machine, SimpleNamespace(process=SimpleNamespace(pid=pid)))
+    return cast(Machine, SimpleNamespace(pid=pid))
 
 
 def _memory(pid: int) -> list[RamBlock]:

@@ -96,7 +96,7 @@ def test_host_that_cannot_merge_is_a_skip(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_pages_that_are_not_in_place_are_neither_read_nor_put_there() -> None:
     """Reading /proc/PID/mem at an untouched page puts one in place, so only those asked for are read."""
-    machine = cast(Machine, SimpleNamespace(process=SimpleNamespace(pid=os.getpid())))
+    machine = cast(Machine, SimpleNamespace(pid=os.getpid()))
     with mmap.mmap(-1, 64 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
         for page in (5, 6, 60):
             area[page * 4096] = page

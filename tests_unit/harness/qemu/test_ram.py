@@ -84,7 +84,7 @@ def test_pagemap_of_a_host_with_large_pages(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(libc, "PAGE_BYTES", page)
     monkeypatch.setattr(ram, "Path", lambda path: tmp_path / str(path).lstrip("/"))
     monkeypatch.setattr(ram, "ramblocks", lambda _machine: (block,))
-    machine = cast(Machine, SimpleNamespace(process=SimpleNamespace(pid=7)))
+    machine = cast(Machine, SimpleNamespace(pid=7))
     assert populated_pages(machine, block).tolist() == [True, False, True, False]
     assert populated_bytes(machine, block) == 2 * page
     pieces = [(at - block.host_address, data) for at, data in read_populated(machine, block)]

@@ -14,13 +14,13 @@ from guest_images.catalogue import HOSTS
 from harness.codes import Code, Fields
 from harness.errors import Evidence, NotApplicable, SnapproofError
 from harness.guest.ssh import GuestUnreachable
-from harness.hosts.local import LocalHost
 from harness.linux import uffd_waiters as held_up
-from harness.qemu import machine, migration
+from harness.qemu import migration, spawned_machine
 from harness.qemu.configuration import MachineConfig
 from harness.qemu.machine import Machine
 from harness.qemu.messages import MESSAGES
 from harness.qemu.qmp import CommandRefused
+from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.failures.cases import Case
 from tests_functional.failures.ending import Ending, judge_ending, resumed_problems
 from tests_functional.lib import restored_checks, source_checks
@@ -267,7 +267,7 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
 def _blame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blame:
     """Machine.failure of a QEMU that runs or has ended, with the given last lines and threads in a fault."""
     config = MachineConfig(tmp_path / "qemu", tmp_path / "kernel", tmp_path / "initrd", "quiet")
-    stub = Machine(config, LocalHost(), tmp_path)
+    stub = SpawnedMachine(config, tmp_path)
 
     def blame(
         sentence: str,
@@ -285,7 +285,7 @@ def _blame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blame:
                 evidence=lambda *_paths: Evidence(log_tail="\n".join(last)),
             ),
         )
-        monkeypatch.setattr(machine, "waiting_threads", lambda _pid: list(held))
+        monkeypatch.setattr(spawned_machine, "waiting_threads", lambda _pid: list(held))
         return stub.failure(sentence, code, fields)
 
     return blame

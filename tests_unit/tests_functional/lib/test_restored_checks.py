@@ -128,9 +128,9 @@ def _failing_machine(error: SnapproofError) -> type:
 def test_failed_restore_is_a_violation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A QEMU that does not take the file makes the snapshot wrong; missing machinery does not."""
     arguments = (stack(tmp_path), snapshot(), SOURCE, AT_T0, tmp_path, Deadline(5))
-    monkeypatch.setattr(restored_checks, "Machine", _failing_machine(SubjectFailed("QEMU ended.")))
+    monkeypatch.setattr(restored_checks, "SpawnedMachine", _failing_machine(SubjectFailed("QEMU ended.")))
     (result,) = restored_checks.judge_restored(*arguments)
     assert (result.name, sentences(result)) == ("restore", ["The restored guest failed: QEMU ended."])
-    monkeypatch.setattr(restored_checks, "Machine", _failing_machine(MachineryMissing("No setpriv.")))
+    monkeypatch.setattr(restored_checks, "SpawnedMachine", _failing_machine(MachineryMissing("No setpriv.")))
     with pytest.raises(MachineryMissing):
         restored_checks.judge_restored(*arguments)

@@ -46,7 +46,7 @@ def _machine(alive: bool = True, **answers: Any) -> Machine:
         alive=lambda: alive,
         query_migrate=lambda: qmp.execute("query-migrate"),
         pause=lambda _deadline, _seconds=0.01: None,
-        process=SimpleNamespace(pid=0),
+        pid=0,
     )
     return cast(Machine, machine)
 

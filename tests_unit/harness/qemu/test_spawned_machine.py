@@ -1,4 +1,4 @@
-"""QMP and Machine: every wait ends, QEMU's death is told from its silence, nothing stays behind."""
+"""QMP and SpawnedMachine: every wait ends, QEMU's death is told from its silence, nothing stays behind."""
 
 from __future__ import annotations
 
@@ -10,37 +10,36 @@ import pytest
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SubjectFailed
-from harness.hosts.local import LocalHost
 from harness.process import session_members
 from harness.qemu.configuration import MachineConfig, qemu_argv
-from harness.qemu.machine import Machine
 from harness.qemu.migration import find_stun
 from harness.qemu.qmp import CommandRefused
+from harness.qemu.spawned_machine import SpawnedMachine
 from tests_unit.support import fake_qemu
 
 _FAKE = Path(fake_qemu.__file__)
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
+def machine(tmp_path: Path) -> SpawnedMachine:
     """A machine on the stand-in QEMU, not yet started."""
     config = MachineConfig(_FAKE, tmp_path / "kernel", tmp_path / "initrd", "console=ttyS0")
-    return Machine(config, LocalHost(), tmp_path / "machine")
+    return SpawnedMachine(config, tmp_path / "machine")
 
 
-def test_every_message_is_logged(machine: Machine) -> None:
+def test_every_message_is_logged(machine: SpawnedMachine) -> None:
     """qmp.jsonl holds both directions, one JSON object per line, with host time."""
     with machine:
         assert machine.ssh_port == 46675
         assert machine.version() == "1.2.3"
-        pid = machine.process.pid
+        pid = machine.pid
     lines = [json.loads(line) for line in (machine.folder / "qmp.jsonl").read_text().splitlines()]
     assert {line["dir"] for line in lines} == {"in", "out"}
     assert any(line["msg"].get("execute") == "query-version" for line in lines)
     assert session_members(pid) == []
 
 
-def test_refusal_carries_qemus_own_text(machine: Machine) -> None:
+def test_refusal_carries_qemus_own_text(machine: SpawnedMachine) -> None:
     """A refused command is told from a broken QEMU, with QEMU's reason."""
     with machine, pytest.raises(CommandRefused, match="it cannot be") as caught:
         machine.qmp.execute("refuse")
@@ -48,7 +47,7 @@ def test_refusal_carries_qemus_own_text(machine: Machine) -> None:
     assert (caught.value.code, caught.value.fields) == (Code.QMP_REFUSED, {"command": "refuse"})
 
 
-def test_silence_is_a_failure_of_qemu(machine: Machine) -> None:
+def test_silence_is_a_failure_of_qemu(machine: SpawnedMachine) -> None:
     """A command that is not answered ends the wait at its deadline and blames QEMU."""
     with machine, pytest.raises(SubjectFailed, match="did not answer 'hang' within") as caught:
         machine.qmp.execute("hang", deadline=Deadline(0.3))
@@ -56,7 +55,7 @@ def test_silence_is_a_failure_of_qemu(machine: Machine) -> None:
     assert caught.value.fields["command"] == "hang"
 
 
-def test_death_is_seen_while_a_command_waits(machine: Machine) -> None:
+def test_death_is_seen_while_a_command_waits(machine: SpawnedMachine) -> None:
     """A QEMU that dies ends the wait long before its deadline, with its exit code."""
     limit = Deadline(20)
     with (
@@ -68,15 +67,17 @@ def test_death_is_seen_while_a_command_waits(machine: Machine) -> None:
     assert limit.remaining() > 10
 
 
-def test_death_at_start_shows_qemus_last_words(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_death_at_start_shows_qemus_last_words(
+    machine: SpawnedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A QEMU that does not start gives its own message, and nothing of it is left."""
     monkeypatch.setenv("FAKE_QEMU", "die-at-once")
     with pytest.raises(SubjectFailed, match="no such machine"):
         machine.__enter__()
-    assert session_members(machine.process.pid) == []
+    assert session_members(machine.pid) == []
 
 
-def test_events_wait_for_their_mark_and_time_out(machine: Machine) -> None:
+def test_events_wait_for_their_mark_and_time_out(machine: SpawnedMachine) -> None:
     """An event is found after its mark only; a missing one is a failure in time."""
     with machine:
         mark = machine.qmp.mark()
@@ -89,7 +90,7 @@ def test_events_wait_for_their_mark_and_time_out(machine: Machine) -> None:
         assert find_stun(machine, mark) is None
 
 
-def test_a_machine_that_was_not_started_says_so(machine: Machine) -> None:
+def test_a_machine_that_was_not_started_says_so(machine: SpawnedMachine) -> None:
     """Use outside the `with` is our mistake, not QEMU's."""
     with pytest.raises(SetupBroken):
         machine.qmp.execute("quit")

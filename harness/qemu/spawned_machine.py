@@ -1,0 +1,223 @@
+"""Start and end one QEMU process, with a QMP session, a console log and a forwarded SSH port."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from harness.codes import Code, Fields
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, Evidence, SetupBroken, SubjectFailed
+from harness.linux.uffd_waiters import describe_waiting, waiting_fields, waiting_threads
+from harness.process import ChildProcess
+from harness.qemu.configuration import OVERLAY_FILE, QEMU_LOG, MachineConfig, qemu_argv
+from harness.qemu.disk import KeptDisk, make_overlay
+from harness.qemu.messages import said
+from harness.qemu.qmp import QmpSession
+
+_QMP_SECONDS = 30.0
+_QUIT_SECONDS = 10.0
+# HMP `info usernet` (QEMU net/slirp.c, all versions): the forwarding rule with the port it got.
+_FORWARD_LINE = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s")
+
+
+class SpawnedMachine:
+    """A QEMU that runs during the `with`; leaving it ends QEMU and checks that no process of it is left.
+
+    The folder receives `qemu.log`, `console.log`, `qmp.jsonl` and `command.txt`.
+    """
+
+    def __init__(self, config: MachineConfig, folder: Path, incoming: bool = False) -> None:
+        """Describe a machine; entering the `with` starts it.
+
+        Args:
+            config: what to run.
+            folder: its own folder for logs, created if missing.
+            incoming: start it with `-incoming defer`, to wait for `migrate-incoming`.
+        """
+        self.config = config
+        self.folder = folder
+        self.incoming = incoming
+        self.ssh_port = 0
+        self.kept_disk: KeptDisk | None = None
+        """The disk to restore this guest's snapshots with; see `keep_disk()`."""
+        if incoming and config.disk is not None:
+            self.kept_disk = KeptDisk(config.disk, 0)
+        self._process: ChildProcess | None = None
+        self._qmp: QmpSession | None = None
+
+    @property
+    def _child(self) -> ChildProcess:
+        """The QEMU process; exists once the `with` has been entered."""
+        if self._process is None:
+            raise SetupBroken("The machine has not been started.")
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        """Process id of what was started, which is also the id of its session."""
+        return self._child.pid
+
+    @property
+    def qmp(self) -> QmpSession:
+        """Its QMP session; exists only during the `with`."""
+        if self._qmp is None:
+            raise SetupBroken("The machine has no QMP session.")
+        return self._qmp
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._launch()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def alive(self) -> bool:
+        """Return whether the QEMU process runs."""
+        return self._child.exit_code() is None
+
+    def evidence(self, *paths: Path) -> Evidence:
+        """Return the process's command line, exit code and log tail, for an error."""
+        return self._child.evidence(*paths)
+
+    def failure(
+        self, sentence: str, code: Code = Code.QEMU_FAILED, fields: Fields | None = None
+    ) -> SubjectFailed:
+        """Return an error that blames this QEMU, with its command line, exit code and logs.
+
+        Args:
+            sentence: what QEMU did wrong, without the full stop.
+            code: what happened.
+            fields: values that tell cases with the same code apart. Two are added: a known message in the
+                last
+                line of QEMU's log, and threads that wait in a page fault.
+        """
+        exit_code = self._child.exit_code()
+        ended = "" if exit_code is None else f" (exit code {exit_code})"
+        paths = (self.folder / "console.log", self.folder / "qmp.jsonl")
+        evidence = self.evidence(*paths)
+        last = evidence.log_tail.strip().splitlines()[-1:]
+        words = f"; its last words: {last[0]}" if last else ""
+        held = waiting_threads(self._child.pid) if exit_code is None else []
+        found = {**said("".join(last)), **waiting_fields(held), **(fields or {})}
+        return SubjectFailed(
+            f"{sentence}{ended}{describe_waiting(held)}{words}.", evidence, code=code, fields=found
+        )
+
+    def wait_status(self, wanted: Callable[[str], bool], deadline: Deadline, what: str) -> str:
+        """Poll `query-status` until `wanted` accepts its status, and return the status.
+
+        Raises:
+            SubjectFailed: QEMU ended, or the status did not come in time.
+        """
+        while True:
+            status = str(self.qmp.execute("query-status")["status"])
+            if wanted(status):
+                return status
+            if deadline.expired:
+                raise self.failure(
+                    f"The guest is '{status}' and did not become {what} in time",
+                    Code.GUEST_WRONG_STATE,
+                    {"state": status},
+                )
+            self.pause(deadline)
+
+    def pause(self, deadline: Deadline, seconds: float = 0.01) -> int | None:
+        """Sleep between two checks of a condition, less if QEMU ends; return its exit code in that case."""
+        try:
+            return self._child.wait(deadline.at_most(seconds))
+        except DeadlineExpired:
+            return None
+
+    def wait_console(self, text: str, deadline: Deadline) -> None:
+        """Wait until the console log contains `text`.
+
+        Raises:
+            SubjectFailed: QEMU ended before that.
+            DeadlineExpired: the text did not appear in time.
+        """
+        console = self.folder / "console.log"
+
+        def seen() -> bool:
+            if not self.alive():
+                raise self.failure("QEMU ended while the guest booted", Code.QEMU_ENDED)
+            return console.exists() and text in console.read_text(errors="replace")
+
+        deadline.wait_for(seen, f"'{text}' on the guest's console", interval=0.1)
+
+    def hmp(self, command: str) -> str:
+        """Run a command of the human monitor (HMP) and return its output."""
+        text = str(self.qmp.execute("human-monitor-command", {"command-line": command}))
+        return text.replace("\r\n", "\n")
+
+    def query_migrate(self) -> dict[str, Any]:
+        """Return the answer to `query-migrate`."""
+        return dict(self.qmp.execute("query-migrate"))
+
+    def quit(self) -> None:
+        """Ask QEMU to quit, and wait until it has ended.
+
+        Raises:
+            SubjectFailed: it did not end in time.
+        """
+        self.qmp.execute("quit")
+        if self.pause(Deadline(_QUIT_SECONDS), _QUIT_SECONDS) is None:
+            raise self.failure(f"QEMU did not quit within {_QUIT_SECONDS:.0f} s")
+
+    def kill(self) -> None:
+        """Kill the started process with SIGKILL, and nothing else of its session."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """End QEMU and all processes that it started; do nothing if it does not run."""
+        try:
+            if self._process is not None:
+                self._process.end()
+        finally:
+            if self._qmp is not None:
+                self._qmp.close()
+            self._qmp = None
+            (self.folder / OVERLAY_FILE).unlink(missing_ok=True)
+
+    def _launch(self) -> None:
+        if self.config.disk is not None:
+            make_overlay(self.config.disk, self.folder / OVERLAY_FILE)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            argv = qemu_argv(self.config, self.folder, theirs.fileno(), self.incoming)
+            (self.folder / "command.txt").write_text(shlex.join(argv) + "\n")
+            try:
+                self._process = ChildProcess(argv, self.folder / QEMU_LOG, pass_fds=(theirs.fileno(),))
+            except BaseException:
+                ours.close()
+                raise
+        self._qmp = QmpSession(self.folder / "qmp.jsonl", self.failure, self.alive)
+        self._qmp.connect(ours, Deadline(_QMP_SECONDS))
+        self.ssh_port = self._forwarded_port()
+
+    def _forwarded_port(self) -> int:
+        match = _FORWARD_LINE.search(self.hmp("info usernet"))
+        if match is None:
+            raise self.failure("QEMU forwards no port to the guest's SSH")
+        return int(match[1])
+
+    def version(self) -> str:
+        """Return QEMU's version as `query-version` has it, e.g. ``10.0.2 (Debian 1:10.0.2+ds-2)``."""
+        answer = self.qmp.execute("query-version")
+        numbers = answer["qemu"]
+        package = f" ({answer['package'].strip()})" if answer["package"].strip() else ""
+        return f"{numbers['major']}.{numbers['minor']}.{numbers['micro']}{package}"
