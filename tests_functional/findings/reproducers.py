@@ -72,7 +72,7 @@ def _command(issue: KnownIssue, qemu: Path, newer: Mapping[str, Path]) -> list[s
 
 
 def _run_script(run: Run, command: Sequence[str], number: int) -> int:
-    """Exit code of one run of the script; whatever it started is gone afterwards."""
+    """Run the script once and return its exit code; end all processes that it started."""
     log = run.folder / f"reproducer-{number}.log"
     with ChildProcess(command, log) as process:
         code = process.wait(run.deadline.at_most(_SECONDS))

@@ -29,7 +29,7 @@ _CHUNK_BYTES = 4 << 20
 
 
 def extracted_equals_restored(flow: Flow) -> Callable[[Run], Outcome]:
-    """A scenario for one flow in which the guest is stopped at T0, so that a restore stays paused."""
+    """Return the scenario for a flow in which the guest is stopped at T0, so that a restore stays paused."""
     return lambda run: _compare(run, flow)
 
 
@@ -95,7 +95,7 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def _first_difference(first: Path, second: Path) -> int | None:
-    """Offset in bytes of the first byte in which two files differ, None where they are equal."""
+    """Return the offset in bytes of the first byte in which two files differ, None where they are equal."""
     with first.open("rb") as ours, second.open("rb") as theirs:
         at = 0
         while True:

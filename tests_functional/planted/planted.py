@@ -1,4 +1,4 @@
-"""Live planted faults: QEMUs that break the promise, and the run that must catch each."""
+"""Live planted faults: QEMUs that save wrongly, and the run that must catch each."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LiveFault:
     scenario: Callable[[Run], Outcome] = _LIVE
 
     def causes(self, found: Coded) -> bool:
-        """Whether something wrong names this fault as its cause."""
+        """Return whether a violation names this fault as its cause."""
         return any(symptom.fits(found) for symptom in self.cause)
 
 
@@ -84,7 +84,7 @@ LIVE_FAULTS: Mapping[str, LiveFault] = {
 
 
 def planted(name: str) -> Callable[[Run], Outcome]:
-    """A scenario that plants a fault; it passes where the fault turns the run red by its right name."""
+    """Return a scenario that plants a fault and passes where the run turns red and names the fault."""
     return lambda run: _planted(run, name, LIVE_FAULTS[name])
 
 
@@ -102,7 +102,7 @@ def _planted(run: Run, name: str, fault: LiveFault) -> Outcome:
 
 
 def _acts(name: str, qemu: FaultyQemu) -> int:
-    """How often the fault acted.
+    """Return how often the fault acted.
 
     Raises:
         SetupBroken: it never did, so the run was not one under it.

@@ -1,4 +1,4 @@
-"""The self-test's snapshots: captured fresh, and restored with a fault in them that no file shows."""
+"""Takes the self-test's snapshots, and restores them with a fault that no offline check can see."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def require_restorable(run: Run, form: Form) -> None:
 
 
 def judge_by_restoring(run: Run, form: Form, row: Row) -> Row:
-    """Plant a fault that no offline check can see, restore, and say what became of it.
+    """Plant a fault that no offline check can see, restore, and return whether it was caught.
 
     Args:
         run: the self-test's run.

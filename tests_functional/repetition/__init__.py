@@ -1,1 +1,1 @@
-"""Snapshots in a row and of one another: nothing may add up."""
+"""Tests of snapshots in a row, and of guests restored from a snapshot."""

@@ -1,4 +1,4 @@
-"""A loop in the guest that writes files to its disk and remembers them in memory; what must hold of both."""
+"""Runs a loop in the guest that writes files to its disk and keeps their digests in memory; checks both."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _ENDS = {
 
 @dataclass(frozen=True)
 class Found:
-    """What is on a disk, and what memory remembers of it.
+    """The files on a disk, and their digests in memory.
 
     Attributes:
         record: SHA256 of each file by name, as memory remembers it.
@@ -102,15 +102,15 @@ class DiskLoop:
         self.shell.check(f"(sh {_FOLDER}/loop; echo $? > {_FOLDER}/ended) > /dev/null 2>&1 &")
 
     def passes(self) -> int:
-        """Files written and remembered so far."""
+        """Return the number of files written and remembered so far."""
         return int(self.shell.check(f"wc -l < {_RECORD}"))
 
     def record(self) -> dict[str, str]:
-        """SHA256 of each file by name, as memory remembers it."""
+        """Return the SHA256 of each file by name, as memory remembers it."""
         return parse_record(self.shell.check(f"cat {_RECORD}"))
 
     def wait_passes(self, count: int) -> int:
-        """Wait for more passes, not for a loop that stands still or has ended; says how many were made."""
+        """Wait for more passes, unless the loop stands still or has ended; return how many were made."""
         limit, begin, seen = Deadline(_PATIENCE_SECONDS), self.passes(), 0
         while (made := self.passes() - begin) < count and not limit.expired and not self._ended():
             if made > seen:
@@ -154,7 +154,7 @@ class DiskLoop:
 
 
 def parse_record(text: str) -> dict[str, str]:
-    """SHA256 by file name from lines of `sha256sum`."""
+    """Return the SHA256 by file name from lines of `sha256sum`."""
     return {name: digest for digest, name in (line.split() for line in text.splitlines())}
 
 

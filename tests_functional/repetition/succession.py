@@ -26,7 +26,7 @@ _FILE = "The last of the files is right by every offline check."
 
 
 def two_at_once(run: Run) -> Outcome:
-    """Ask for a save in the very moment in which QEMU reports the one before as completed, 20 times."""
+    """Ask 20 times for a save as soon as QEMU reports the one before as completed."""
     begun = time.monotonic()
     with writing_guest(run) as source:
         migration.require_capability(source.guest.machine, migration.BACKGROUND_SNAPSHOT)
@@ -67,7 +67,7 @@ def _saves_in_a_row(run: Run, source: Source) -> CheckResult:
 
 
 def _one_more(run: Run, source: Source) -> CheckResult:
-    """Whatever happened before, a snapshot must be possible, and right."""
+    """Check that one more snapshot is possible and right, whatever happened before."""
     machine, path = source.guest.machine, run.folder / "vmstate"
     deadline = run.deadline.at_most(SMALL_SAVE_SECONDS)
     problems: list[Problem] = []

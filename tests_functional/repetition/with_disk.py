@@ -1,4 +1,4 @@
-"""A snapshot together with the guest's disk: both as of T0, restored together, agree; else it is seen."""
+"""Snapshots memory and disk: both as of T0 must agree when restored, and a later disk must be noticed."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ class _Disks:
 
     @property
     def base(self) -> Path:
-        """What the guest boots with, and the disk as of T0."""
+        """Return the image that the guest boots with, which is the disk as of T0."""
         return self.folder / "base.raw"
 
     @property
     def overlay(self) -> Path:
-        """What the source writes to after T0."""
+        """Return the image that the source writes to after T0."""
         return self.folder / "overlay.qcow2"
 
     def opened_by(self, machine: Machine) -> list[tuple[int, str]]:
-        """What of them a QEMU has open, by descriptor and name."""
+        """Return which of them a QEMU has open, by descriptor and name."""
         ours = (str(self.base), str(self.overlay))
         return [(number, name) for number, name in open_files(known_pid(machine)) if name in ours]
 
@@ -161,7 +161,7 @@ def _restored(run: Run, source: Source, taken: _Taken, disks: _Disks) -> list[Ch
 
 
 def _wrong_disk(run: Run, source: Source, taken: _Taken, disks: _Disks) -> CheckResult:
-    """Restore memory with the source's disk of the end, and see whether the same checks notice."""
+    """Restore memory with the source's final disk, and check that the same checks notice."""
     run.say("Restoring the memory with a disk that is newer, which must be seen.")
     look = _Look(disks.folder / "wrong.raw")
     place = _with_arguments(run, throw_away_disk(disks.overlay, "qcow2"))

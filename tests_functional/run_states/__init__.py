@@ -1,1 +1,1 @@
-"""Guests that stand still when they are snapshotted."""
+"""Tests of guests that do not run when they are saved."""

@@ -80,7 +80,7 @@ RUN_STATES: Mapping[str, RunState] = {
 
 
 def run_state(name: str) -> Callable[[Run], Outcome]:
-    """A scenario for one of RUN_STATES."""
+    """Return the scenario for one of RUN_STATES."""
     return lambda run: _in(run, RUN_STATES[name])
 
 

@@ -1,4 +1,4 @@
-"""What else writes to guest RAM while it is saved: devices, the guest's kernel, the balloon."""
+"""Other writers to guest RAM during a save: devices, the guest's kernel, the balloon."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Disturbance:
     disk: bool = False
 
     def stack(self, stack: Stack, folder: Path) -> Stack:
-        """The stack with what it needs."""
+        """Return the stack with the devices that it needs."""
         if self.disk:
             (folder / "disk.raw").write_bytes(os.urandom(_DISK_MIB * MIB))
         return replace(
@@ -164,7 +164,7 @@ def _require(passes: int) -> None:
 
 @contextmanager
 def _at_work(run: Run, source: Source, disturbance: Disturbance) -> Iterator[Callable[[], int]]:
-    """The disturbance while it goes on; gives a function that says how many passes it has made."""
+    """Keep the disturbance going for a `with` block; yield a function that returns its number of passes."""
     guest = source.guest
     if disturbance.host_pass is None:
         # A byte for each pass: a number that is written anew could be read while it is empty.

@@ -1,4 +1,4 @@
-"""TCG runs vCPUs in one thread or in one each; a save meets them differently."""
+"""Live snapshots under TCG, with all vCPUs in one thread or each in its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests_functional.lib.save import Flow
 
 
 def tcg_threads(threads: str) -> Callable[[Run], Outcome]:
-    """A scenario that takes live snapshots under TCG with `single` or `multi` threads of vCPUs."""
+    """Return a scenario that takes live snapshots under TCG with `single` or `multi` threads of vCPUs."""
     return lambda run: _under_tcg(run, threads)
 
 

@@ -1,4 +1,4 @@
-"""Timers go on: a background snapshot stops the guest at T0, and not a second time."""
+"""Checks by the guest's heartbeat that a background snapshot stops the guest at T0 only."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ _WARM_SECONDS, _START_SECONDS = 200.0, 90.0
 
 @dataclass
 class _Found:
-    """What a way's saves have shown: largest gaps between heartbeats in ms, or why there are none."""
+    """Results of a way's saves: largest gaps between heartbeats in ms, or why there are none."""
 
     gaps_ms: list[float] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     unknown: str = ""
 
     def check(self, name: str) -> CheckResult:
-        """The way's verdict."""
+        """Return the way's check result."""
         if self.unknown:
             return skipped(name, _DEMAND, self.unknown)
         problems, figures = list(self.problems), {}
@@ -103,7 +103,7 @@ def _save(run: Run, warm: WarmGuest, way: Way, number: int, found: _Found) -> No
 
 
 def _gap_without_a_save(run: Run, warm: WarmGuest) -> float:
-    """The control: the same guest for about as long as a save takes, left alone."""
+    """Measure the largest gap in the same guest without a save, for about as long as a save takes."""
     folder, limit = run.folder / "calm", Deadline(_START_SECONDS)
     with started(warm, folder, Way.BACKGROUND_EXEC, limit) as running:
         limit.nap(_CALM_SECONDS)

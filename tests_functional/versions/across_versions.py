@@ -22,7 +22,7 @@ from validators.vmstate.stream.source import open_source
 
 
 def restored_by_newer(newer: Mapping[str, Path]) -> Callable[[Run], Outcome]:
-    """A scenario that restores one snapshot with each of these QEMUs, by the name they have in the run."""
+    """Return a scenario that restores one snapshot with each of these QEMUs, named as in the run."""
     return lambda run: _restored(run, newer)
 
 
@@ -54,6 +54,6 @@ def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
 
 
 def _machine_type(snapshot: Snapshot) -> str:
-    """The versioned machine type that the file's configuration section names."""
+    """Return the versioned machine type that the file's configuration section names."""
     with open_source(snapshot.path) as file:
         return read_index(file).configuration.machine
