@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import math
@@ -23,6 +22,7 @@ from harness.status import EXIT_FAIL, EXIT_NOTHING_RAN, exit_code
 from snapproof.bench.downtime_plan import RAM_MIB, PlannedSample, SamplePlan, make_plan
 from snapproof.bench.downtime_summary import CaseSummary, StunGrowth, stun_growth, summarise
 from snapproof.bench.environment import measured_environment, require_room
+from snapproof.bench.options import DowntimeOptions
 from snapproof.bench.table import table_rows
 from snapproof.runs.events import Progress
 from snapproof.runs.json_file import write_json_file
@@ -63,27 +63,25 @@ class _Found:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def bench(arguments: argparse.Namespace) -> int:
+def bench(options: DowntimeOptions) -> int:
     """Run the benchmark and return the exit code that `snapproof bench downtime --help` explains."""
-    seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 31)
-    plan = planned(arguments, seed, local_facts().memory_mib)
-    if arguments.max_growth is not None:
-        _require_growth(arguments.max_growth, plan)
-    for line in plan_lines(plan, whole=arguments.plan):
+    seed = options.seed if options.seed is not None else random.randrange(1 << 31)
+    plan = planned(options, seed, local_facts().memory_mib)
+    if options.max_growth is not None:
+        _require_growth(options.max_growth, plan)
+    for line in plan_lines(plan, whole=options.plan):
         print(line, flush=True)
-    if arguments.plan:
+    if options.plan:
         return 0
     if not plan.cases:
         return EXIT_NOTHING_RAN
     started, begun = now(), time.monotonic()
-    folder = make_results_folder(
-        arguments.results or Path("results") / f"bench-{datetime.now():%Y%m%d-%H%M%S}"
-    )
+    folder = make_results_folder(options.results or Path("results") / f"bench-{datetime.now():%Y%m%d-%H%M%S}")
     require_room(folder, plan.disk_mib)
     progress = Progress()
     found = _Found(measured_environment(folder), left_out=dict(plan.left_out))
     try:
-        stack, environment = prepare_stack(arguments, folder, progress.step)
+        stack, environment = prepare_stack(options.stack, folder, progress.step)
         found.environment = {**environment, **found.environment, "seed": seed, "vcpus": stack.vcpus}
         _take(plan, stack, folder, found, progress)
     finally:
@@ -94,11 +92,11 @@ def bench(arguments: argparse.Namespace) -> int:
         if found.samples:
             # The samples that were taken count, whatever ended the run.
             content = _content(found, started, time.monotonic() - begun, plan)
-            for path in filter(None, (folder / BENCH_FILE, arguments.json)):
+            for path in filter(None, (folder / BENCH_FILE, options.json)):
                 write_json_file(path, json.dumps(content, indent=1))
         else:
             remove_empty(folder)
-    return _closing(found, plan, folder, arguments.max_growth)
+    return _closing(found, plan, folder, options.max_growth)
 
 
 def _require_growth(limit: float, plan: SamplePlan) -> None:
@@ -121,29 +119,29 @@ def _require_growth(limit: float, plan: SamplePlan) -> None:
         )
 
 
-def planned(arguments: argparse.Namespace, seed: int, memory_mib: int) -> SamplePlan:
-    """Plan the samples that the arguments ask for.
+def planned(options: DowntimeOptions, seed: int, memory_mib: int) -> SamplePlan:
+    """Plan the samples that the options ask for.
 
     Raises:
-        UsageError: an argument is out of range, or names a way, writer or sink that does not exist.
+        UsageError: an option is out of range, or names a way, writer or sink that does not exist.
     """
-    if arguments.repeats < 1:
-        raise UsageError(f"--repeats {arguments.repeats} is too few; give 1 or more.")
-    if not 0.1 <= arguments.throttle <= 1e6:
-        raise UsageError(f"--throttle {arguments.throttle:g} is not from 0.1 to 1000000 MiB per second.")
-    quick = arguments.quick
-    sinks = {one.name: one for one in (UNLIMITED, throttled(arguments.throttle))}
+    if options.repeats < 1:
+        raise UsageError(f"--repeats {options.repeats} is too few; give 1 or more.")
+    if not 0.1 <= options.throttle <= 1e6:
+        raise UsageError(f"--throttle {options.throttle:g} is not from 0.1 to 1000000 MiB per second.")
+    quick = options.quick
+    sinks = {one.name: one for one in (UNLIMITED, throttled(options.throttle))}
     return make_plan(
-        _sizes(arguments.ram) if arguments.ram is not None else _QUICK_RAM if quick else RAM_MIB,
-        _chosen("--ways", arguments.ways, {one.value: one for one in Way}, _QUICK_WAYS if quick else None),
+        _sizes(options.ram) if options.ram is not None else _QUICK_RAM if quick else RAM_MIB,
+        _chosen("--ways", options.ways, {one.value: one for one in Way}, _QUICK_WAYS if quick else None),
         _chosen(
             "--writers",
-            arguments.writers,
+            options.writers,
             {one.value: one for one in Writer},
             (Writer.ALL,) if quick else None,
         ),
-        _chosen("--sinks", arguments.sinks, sinks, (UNLIMITED,) if quick else None),
-        repeats=arguments.repeats,
+        _chosen("--sinks", options.sinks, sinks, (UNLIMITED,) if quick else None),
+        repeats=options.repeats,
         seed=seed,
         memory_mib=memory_mib,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -21,11 +20,12 @@ from harness.qemu.configuration import qemu_quoted
 from harness.qemu.machine import known_pid
 from harness.status import EXIT_ALL_SKIPPED, EXIT_NOTHING_RAN, EXIT_PASS
 from snapproof.bench.fault_report import FaultReport, ThreadFaults, watch_on_host, watched
+from snapproof.bench.options import FaultsOptions
 from snapproof.bench.table import table_rows
 from snapproof.runs.host_plan import Sources, opened_host, prepared
 from snapproof.runs.json_file import write_json_file
 from snapproof.runs.results import make_results_folder, now
-from snapproof.runs.stack import cache_of, prepare_stack
+from snapproof.runs.stack import cache_at, prepare_stack
 from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.snapshots import save_on_host
 from tests_functional.lib.measure.cases import UNLIMITED, Way, Writer
@@ -46,16 +46,16 @@ _ASYNC = (
 Log = Callable[[str], None]
 
 
-def bench(arguments: argparse.Namespace) -> int:
+def bench(options: FaultsOptions) -> int:
     """Run the benchmark and return the exit code that `snapproof bench faults --help` explains."""
-    if not 0 < arguments.seconds <= 86400:
+    if not 0 < options.seconds <= 86400:
         raise UsageError("--seconds takes a number above 0 and up to 86400.")
-    if arguments.pid is not None and arguments.pid < 1:
+    if options.pid is not None and options.pid < 1:
         raise UsageError("--pid takes the number of a process.")
-    if arguments.pid is not None and not arguments.host and not Path(f"/proc/{arguments.pid}/task").exists():
-        raise UsageError(f"There is no process {arguments.pid} for --pid.")
-    host = parse_host(arguments.host) if arguments.host else None
-    if arguments.pid is not None and host is not None and host.vm is not None:
+    if options.pid is not None and not options.host and not Path(f"/proc/{options.pid}/task").exists():
+        raise UsageError(f"There is no process {options.pid} for --pid.")
+    host = parse_host(options.host) if options.host else None
+    if options.pid is not None and host is not None and host.vm is not None:
         raise UsageError(
             "--pid names a QEMU that is running, and the VM that --host names is booted only now; leave "
             "--pid out."
@@ -63,15 +63,15 @@ def bench(arguments: argparse.Namespace) -> int:
     started_at, begun = now(), time.monotonic()
     log = _logger(begun)
     try:
-        if arguments.pid is not None:
-            report = _watch_process(arguments, host, log)
+        if options.pid is not None:
+            report = _watch_process(options, options.pid, host, log)
         else:
-            report = _save_on_host(arguments, host, log) if host else _save_here(arguments, log)
+            report = _save_on_host(options, host, log) if host else _save_here(options, log)
     except NotApplicable as refusal:
         print(f"SKIP: {refusal.sentence}")
         return EXIT_ALL_SKIPPED
     print("\n".join(table_lines(report)))
-    if arguments.json:
+    if options.json:
         content = {
             "schema": 1,
             "bench": "faults",
@@ -79,39 +79,39 @@ def bench(arguments: argparse.Namespace) -> int:
             "command": [str(Path(sys.argv[0]).absolute()), *sys.argv[1:]],
             **report.to_json(),
         }
-        write_json_file(arguments.json, json.dumps(content, indent=1))
+        write_json_file(options.json, json.dumps(content, indent=1))
     return EXIT_PASS if report.threads else EXIT_NOTHING_RAN
 
 
-def _watch_process(arguments: argparse.Namespace, wanted: HostSpecText | None, log: Log) -> FaultReport:
+def _watch_process(options: FaultsOptions, pid: int, wanted: HostSpecText | None, log: Log) -> FaultReport:
     if wanted is not None:
-        sources = Sources(arguments, cache_of(arguments), Path(), log)
+        sources = Sources(options.hosts, cache_at(options.hosts.cache), Path(), log)
         with opened_host(wanted, sources) as host:
-            log(f"Watching process {arguments.pid} on {wanted.short} for {arguments.seconds:g} s.")
-            return watch_on_host(host, arguments.seconds, pid=arguments.pid)
-    with watched(arguments.pid, arguments.seconds) as watcher:
-        log(f"Watching process {arguments.pid} for {arguments.seconds:g} s.")
-        return watcher.report(arguments.seconds)
+            log(f"Watching process {pid} on {wanted.short} for {options.seconds:g} s.")
+            return watch_on_host(host, options.seconds, pid=pid)
+    with watched(pid, options.seconds) as watcher:
+        log(f"Watching process {pid} for {options.seconds:g} s.")
+        return watcher.report(options.seconds)
 
 
-def _save_here(arguments: argparse.Namespace, log: Log) -> FaultReport:
+def _save_here(options: FaultsOptions, log: Log) -> FaultReport:
     """Watch a QEMU of this host while it takes a background snapshot."""
     # Find out before anything slow whether this host can be traced at all.
     with watched(os.getpid(), 1.0):
         log("This host can be traced.")
-    folder = _folder(arguments)
-    stack, _ = prepare_stack(arguments, folder, log)
-    if arguments.ram < 2 * stack.image.own_mib:
+    folder = _folder(options)
+    stack, _ = prepare_stack(options.stack, folder, log)
+    if options.ram < 2 * stack.image.own_mib:
         raise UsageError(
-            f"A guest of {arguments.ram} MiB is too small: it needs {stack.image.own_mib} MiB itself."
+            f"A guest of {options.ram} MiB is too small: it needs {stack.image.own_mib} MiB itself."
         )
-    log(f"Making a guest of {arguments.ram} MiB ready.")
+    log(f"Making a guest of {options.ram} MiB ready.")
     limit = Deadline(_GUEST_SECONDS)
-    writer = Writer(arguments.writer)
+    writer = Writer(options.writer)
     seed = random.randrange(1 << 31)
     way, path = Way.BACKGROUND_EXEC, folder / "vmstate"
     with (
-        warm_guest(sized(stack, arguments.ram), writer, folder / "guest", limit, seed) as warm,
+        warm_guest(sized(stack, options.ram), writer, folder / "guest", limit, seed) as warm,
         started(warm, folder / "saved", way, limit) as running,
     ):
         prepare(running.machine, way)
@@ -124,9 +124,11 @@ def _save_here(arguments: argparse.Namespace, log: Log) -> FaultReport:
             return watcher.report()
 
 
-def _save_on_host(arguments: argparse.Namespace, wanted: HostSpecText, log: Log) -> FaultReport:
+def _save_on_host(options: FaultsOptions, wanted: HostSpecText, log: Log) -> FaultReport:
     """Watch a QEMU on another host while it restores and saves the guest that was copied there."""
-    plan, opened = prepared(wanted, Sources(arguments, cache_of(arguments), _folder(arguments), log))
+    plan, opened = prepared(
+        wanted, Sources(options.hosts, cache_at(options.hosts.cache), _folder(options), log)
+    )
     try:
         with opened as host:
             log(f"{plan.name}: Linux {host.facts().kernel}.")
@@ -200,9 +202,9 @@ def _row(thread: ThreadFaults) -> Sequence[str]:
     return name, str(thread.tid), f"{thread.count:,}", *figures, f"{thread.max_us:,}"
 
 
-def _folder(arguments: argparse.Namespace) -> Path:
+def _folder(options: FaultsOptions) -> Path:
     return make_results_folder(
-        arguments.results or Path("results") / f"bench-faults-{datetime.now():%Y%m%d-%H%M%S}"
+        options.results or Path("results") / f"bench-faults-{datetime.now():%Y%m%d-%H%M%S}"
     )
 
 

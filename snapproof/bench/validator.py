@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -18,6 +17,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, SetupBroken, UsageError
 from harness.process import ChildProcess
 from harness.status import EXIT_PASS
+from snapproof.bench.options import ValidatorOptions
 from snapproof.runs.events import Progress
 from snapproof.runs.json_file import write_json_file
 from validators.vmstate.stream.reader import read_index
@@ -82,33 +82,33 @@ class Timing:
     peak_mib: float
 
 
-def bench(arguments: argparse.Namespace) -> int:
+def bench(options: ValidatorOptions) -> int:
     """Run the benchmark and return the exit code that `snapproof bench validator --help` explains."""
-    if arguments.repeat < 1:
-        raise UsageError(f"--repeat {arguments.repeat} is too few; give 1 or more.")
-    file: Path = arguments.file.absolute()
+    if options.repeat < 1:
+        raise UsageError(f"--repeat {options.repeat} is too few; give 1 or more.")
+    file: Path = options.file.absolute()
     with open_source(file) as source:
         read_index(source)
         size = source.size
-    contenders = _contenders(file, arguments.golden, arguments.versus)
-    inputs = _inputs(file, arguments.golden)
+    contenders = _contenders(file, options.golden, options.versus)
+    inputs = _inputs(file, options.golden)
     progress = Progress()
     try:
         with tempfile.TemporaryDirectory(prefix="snapproof-bench-") as name:
-            costs = _interleaved(contenders, arguments.repeat, Path(name), inputs, progress)
+            costs = _interleaved(contenders, options.repeat, Path(name), inputs, progress)
     except OSError as error:
         raise SetupBroken(f"The benchmark could not go on: {error}.") from error
     finally:
         progress.done()
     timings = _timings(contenders, costs)
-    if arguments.json:
+    if options.json:
         content = {
-            "version": 1, "file": str(file), "bytes": size, "repeat": arguments.repeat,
+            "version": 1, "file": str(file), "bytes": size, "repeat": options.repeat,
             "figures": [{**asdict(entry), "command": list(contender.command)}
                         for entry, contender in zip(timings, contenders, strict=True)],
         }  # fmt: skip
-        write_json_file(arguments.json, json.dumps(content, indent=1))
-    _print(file, size, arguments.repeat, timings)
+        write_json_file(options.json, json.dumps(content, indent=1))
+    _print(file, size, options.repeat, timings)
     return EXIT_PASS
 
 

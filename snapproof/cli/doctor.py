@@ -16,7 +16,7 @@ from harness.hosts.local import local_facts
 from harness.qemu.probe import DEFAULT_EXECUTABLE, probe_qemu
 from harness.status import EXIT_ERROR, EXIT_PASS
 from harness.userfaultfd import probe_userfaultfd
-from snapproof.runs.stack import cache_of
+from snapproof.runs.stack import cache_at
 from tests_functional.lib.host_watch import kernel_splats
 from tests_functional.lib.run import free_mib
 
@@ -48,7 +48,7 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
     yield _kvm()
     yield from _tools()
     yield from _qemus(arguments)
-    folder = cache_of(arguments).folder
+    folder = cache_at(arguments.cache).folder
     home = next(place for place in (folder, *folder.parents) if place.exists())
     writable = os.access(home, os.W_OK)
     yield (
@@ -107,6 +107,6 @@ def _qemus(arguments: argparse.Namespace) -> Iterator[Finding]:
                 (False if given else None),
                 error.sentence if given else f"No {name} on PATH; 'run' fetches one.",
             )
-    for spec, provisioned in provisioned_qemus(cache_of(arguments)).items():
+    for spec, provisioned in provisioned_qemus(cache_at(arguments.cache)).items():
         if provisioned:
             yield None, f"QEMU {provisioned.version} as '{spec.name}', fetched."

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from guest_images.hosts.kernel_config import KERNELS
 from harness.errors import SnapproofError, UsageError
 from harness.hosts.spec import HostSpecText, parse_host
 from harness.status import Status
+from snapproof.cli.options import host_options
 from snapproof.report.result import OutcomeRecord, RunResult
 from snapproof.runs.host_plan import Sources, prepared
 from snapproof.runs.results import make_results_folder, now, write_results
-from snapproof.runs.stack import cache_of
+from snapproof.runs.stack import cache_at
 from tests_functional.hosts.examination import BALANCED, FLOWS, PLANTED, Examination
 from tests_functional.hosts.examine import examine
 from tests_functional.lib.outcome import from_error
@@ -40,7 +42,14 @@ def hosts(arguments: argparse.Namespace) -> int:
     folder = make_results_folder(arguments.results or _default_folder())
     started, begun = now(), time.monotonic()
     log = _logger(begun)
-    sources = Sources(arguments, cache_of(arguments), folder, log)
+    options = replace(
+        host_options(arguments),
+        tests=not arguments.no_tests,
+        trackers=arguments.trackers,
+        filter=tuple(arguments.filter),
+        snapshots=not arguments.no_snapshots,
+    )
+    sources = Sources(options, cache_at(options.cache), folder, log)
     found = []
     for host in wanted:
         found.append(_examined(host, sources))

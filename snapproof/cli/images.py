@@ -11,12 +11,12 @@ from guest_images.guests.image import GuestImage, build_guest, built_guests
 from guest_images.hosts.image import build_host, built_hosts
 from guest_images.hosts.kernel_build import build_kernel, built_kernels
 from guest_images.qemu.builds import provision_qemu, provisioned_qemus
-from snapproof.runs.stack import cache_of
+from snapproof.runs.stack import cache_at
 
 
 def list_images(arguments: argparse.Namespace) -> int:
     """Print the catalogue with what is in the cache."""
-    cache = cache_of(arguments)
+    cache = cache_at(arguments.cache)
     print("Guests:")
     for guest, image in built_guests(cache, _log).items():
         state = f"built, {image.digest[:12]}" if image else "not built"
@@ -36,7 +36,7 @@ def list_images(arguments: argparse.Namespace) -> int:
 
 def build_image(arguments: argparse.Namespace) -> int:
     """Build one guest, host or kernel or fetch one QEMU, and print where it is."""
-    cache = cache_of(arguments)
+    cache = cache_at(arguments.cache)
     kind, _, name = arguments.name.rpartition(":")
     options = {"mirror": arguments.mirror, "refresh": arguments.refresh}
     if kind == "qemu":

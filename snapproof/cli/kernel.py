@@ -13,12 +13,12 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
-from guest_images.cache import Cache, default_cache_folder
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, UsageError
 from harness.hosts.host import Host
 from harness.hosts.spec import LOCAL, parse_host
 from harness.status import EXIT_NOTHING_RAN
+from snapproof.cli.options import host_options
 from snapproof.runs.host_plan import (
     Sources,
     lent_to_vm,
@@ -26,6 +26,7 @@ from snapproof.runs.host_plan import (
     tracker_library,
 )
 from snapproof.runs.json_file import write_json_file
+from snapproof.runs.stack import cache_at
 from tests_functional.hosts.feature_tests import carry_tests, run_feature_tests
 from tests_functional.kernel import registry
 from tests_functional.kernel.ktap import KtapWriter
@@ -80,7 +81,7 @@ def _events(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         SetupBroken: it ended before it was done, or the host did.
     """
     wanted = parse_host(arguments.host)
-    cache = Cache(arguments.cache or default_cache_folder())
+    cache = cache_at(arguments.cache)
     words = ["--repeat", str(arguments.repeat)]
     for pattern in arguments.filter:
         words += ["--filter", pattern]
@@ -90,7 +91,7 @@ def _events(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield from _here([*words, "--helper", str(helper or "")])
         return
     with TemporaryDirectory(prefix="snapproof-kernel-") as folder:
-        sources = Sources(arguments, cache, Path(folder), _log)
+        sources = Sources(host_options(arguments), cache, Path(folder), _log)
         with opened_host(wanted, sources) as host:
             carry_tests(host)
             more = lent_to_vm() if wanted.vm else []

@@ -15,6 +15,7 @@ from pathlib import Path
 from harness.errors import NoSubject
 from harness.hosts.local import local_facts
 from harness.status import EXIT_FAIL, Status
+from snapproof.cli.options import run_options
 from snapproof.cli.verdict_text import outcome_lines
 from snapproof.report.formats import named_format
 from snapproof.report.result import OutcomeRecord, RunResult, Selection
@@ -23,7 +24,7 @@ from snapproof.runs.event_stream import EventStream
 from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
 from snapproof.runs.interruption import asked_to_stop
 from snapproof.runs.matrix import Leg, prepare_legs, table, work_digest
-from snapproof.runs.own_guest import own_command
+from snapproof.runs.options import RunOptions
 from snapproof.runs.profiles import select
 from snapproof.runs.results import make_results_folder, now, remove_empty, write_reproducer, write_results
 from snapproof.runs.side_by_side import Plan, plan
@@ -36,48 +37,48 @@ _GOOD = (Status.PASS, Status.DONE, Status.XFAIL, Status.XPASS)
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; see `snapproof run --help`."""
-    entries = select(arguments.profile, arguments.filter)
-    if arguments.list:
+    options = run_options(arguments)
+    entries = select(options.profile, options.filter)
+    if options.only_list:
         for entry in entries:
             print(f"{entry.name:28} {entry.reason}")
         return 0
     progress = Progress()
-    with EventStream(arguments.events, progress.line) as stream, stream.printing:
-        return _run(arguments, _stretched(entries, arguments.repeat), progress, stream)
+    with EventStream(options.events, progress.line) as stream, stream.printing:
+        return _run(options, _stretched(entries, options.repeat), progress, stream)
 
 
-def _run(
-    arguments: argparse.Namespace, entries: Sequence[Entry], progress: Progress, stream: EventStream
-) -> int:
-    seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 31)
+def _run(options: RunOptions, entries: Sequence[Entry], progress: Progress, stream: EventStream) -> int:
+    if options.seed is None:
+        options = replace(options, seed=random.randrange(1 << 31))
     started, begun = now(), time.monotonic()
-    folder = make_results_folder(arguments.results or _default_folder())
+    folder = make_results_folder(options.results or _default_folder())
     try:
-        legs = prepare_legs(arguments, entries, folder, _both(progress.step, stream.step))
+        legs = prepare_legs(options, entries, folder, _both(progress.step, stream.step))
     except BaseException:
         remove_empty(folder)
         raise
-    command = _command(arguments, None, seed)
+    command = _command(options)
     stream.started([leg.called(entry) for leg in legs for entry in leg.entries], command, folder)
-    outcomes = _run_legs(arguments, legs, seed, progress, stream)
+    outcomes = _run_legs(options, legs, progress, stream)
     # A shard of a run of several QEMUs may hold tests of one only; its tests are called as in the others.
     single = next((leg.environment for leg in legs if not leg.label), None)
     environment = single or {leg.label: leg.environment for leg in legs}
     selection = Selection(
-        arguments.profile,
-        arguments.filter or "",
-        arguments.repeat,
-        arguments.shard,
-        work_digest(len(arguments.qemu or [None]), entries),
+        options.profile,
+        options.filter or "",
+        options.repeat,
+        options.shard,
+        work_digest(len(options.legs()), entries),
     )
     result = RunResult(outcomes, started, time.monotonic() - begun, command, environment, selection)
     try:
-        write_results(folder, result, [named_format(name) for name in dict.fromkeys(arguments.format)])
+        write_results(folder, result, [named_format(name) for name in dict.fromkeys(options.formats)])
     finally:
         # A format that cannot be written, or a full disk, does not take away what a night's run has found.
         _print(result, folder, legs)
     stream.over(result)
-    if arguments.bisect and result.exit_code == EXIT_FAIL:
+    if options.bisect and result.exit_code == EXIT_FAIL:
         why = why_untestable(outcomes, [leg.stack for leg in legs], folder, progress.step)
         if why:
             raise NoSubject(why)
@@ -85,20 +86,21 @@ def _run(
 
 
 def _run_legs(
-    arguments: argparse.Namespace, legs: Sequence[Leg], seed: int, progress: Progress, stream: EventStream
+    options: RunOptions, legs: Sequence[Leg], progress: Progress, stream: EventStream
 ) -> list[OutcomeRecord]:
+    assert options.seed is not None, "chosen before the first leg"
     common: dict[str, str | int | float] = {
-        "seed": seed,
-        "repeat": arguments.repeat,
-        "keep": int(arguments.keep),
+        "seed": options.seed,
+        "repeat": options.repeat,
+        "keep": int(options.keep),
     }
     outcomes: list[OutcomeRecord] = []
     for leg in legs:
         outcomes += _run_leg(
             leg,
             {**common, "newer": leg.newer(legs)},
-            _command(arguments, leg, seed),
-            arguments.jobs,
+            _command(options.for_leg(leg.qemu)),
+            options.jobs,
             progress,
             stream,
         )
@@ -175,25 +177,10 @@ def _default_folder() -> Path:
     return Path("results") / datetime.now().strftime("%Y%m%d-%H%M%S")
 
 
-def _command(arguments: argparse.Namespace, leg: Leg | None, seed: int) -> list[str]:
-    """The command line that does the same again, on one leg or on all."""
-    # By its own path: whoever reads the results may not have it on PATH.
-    command = [str(Path(sys.argv[0]).absolute()), "run", "--profile", arguments.profile, "--seed", str(seed)]
-    for qemu in [leg.qemu] if leg else arguments.qemu or []:
-        if qemu is not None:
-            command += ["--qemu", str(Path(qemu).absolute()) if Path(qemu).exists() else qemu]
-    for name in ("accel", "guest", "cache", "mirror"):
-        value = getattr(arguments, name)
-        if value is not None:
-            command += [f"--{name}", str(value.absolute() if name == "cache" else value)]
-    command += own_command(arguments)
-    if arguments.repeat != 1:
-        command += ["--repeat", str(arguments.repeat)]
-    if leg is None and arguments.filter:
-        command += ["--filter", arguments.filter]
-    if leg is None and arguments.shard:
-        command += ["--shard", "/".join(map(str, arguments.shard))]
-    return command
+def _command(options: RunOptions) -> list[str]:
+    """The command line that does the same again."""
+    # By its own path: a reader of the results may not have it on PATH.
+    return [str(Path(sys.argv[0]).absolute()), *options.as_command()]
 
 
 def _print(result: RunResult, folder: Path, legs: Sequence[Leg]) -> None:

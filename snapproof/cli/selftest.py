@@ -14,6 +14,7 @@ from typing import Any
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
+from snapproof.cli.options import stack_options
 from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
 from snapproof.runs.json_file import write_json_file
 from snapproof.runs.selftest_live import selftest_live
@@ -64,7 +65,13 @@ def selftest(arguments: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="snapproof-selftest-") as name:
             folder = Path(name)
             if arguments.live:
-                return selftest_live(arguments, folder, progress)
+                return selftest_live(
+                    stack_options(arguments, own_guest=False),
+                    arguments.seed,
+                    folder,
+                    progress,
+                    arguments.json,
+                )
             if arguments.file:
                 results = [_one_file(arguments, folder, progress)]
             else:
@@ -88,7 +95,7 @@ def _fresh(
     arguments: argparse.Namespace, folder: Path, progress: Progress
 ) -> tuple[list[FormResult], dict[str, str], dict[str, Any]]:
     """Capture, plant and restore; also the forms that cannot be had, and what it ran on."""
-    stack, environment = prepare_stack(arguments, folder, progress.step)
+    stack, environment = prepare_stack(stack_options(arguments, own_guest=False), folder, progress.step)
     run = Run(
         name="selftest",
         stack=replace(stack, ram_mib=RAM_MIB, coverage=COVERAGE).fitted(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from harness.hosts.ssh import ssh_host
 from harness.hosts.vm import VmDisk, disk_arguments, vm_host
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.probe import DEFAULT_EXECUTABLE
+from snapproof.runs.options import HostOptions
 from tests_functional.hosts.examination import BALANCED, FAULT, FLOWS, PLANTED, HostPlan
 from tests_functional.hosts.snapshots import HostPaths
 from tests_functional.hosts.vm_places import sink_file, vm_disks, vm_places
@@ -37,6 +37,7 @@ from validators.faults.live.wrapper import fault_library
 from validators.faults.preload import preload_library
 
 DEFAULT_QEMU = "debian-13"
+
 _BOOT_SECONDS = 180.0
 _LOGIN_SECONDS = 30.0
 _CARRY_SECONDS = 300.0
@@ -54,13 +55,13 @@ class Sources:
     """What plans are made from.
 
     Attributes:
-        arguments: of the command; those of snapproof.cli.hosts count.
+        options: how to reach the hosts, and what to do there.
         cache: where everything is kept.
         folder: of the results; each host has one of its own in it.
         log: told what takes time.
     """
 
-    arguments: argparse.Namespace
+    options: HostOptions
     cache: Cache
     folder: Path
     log: Callable[[str], None]
@@ -75,12 +76,12 @@ def prepared(wanted: HostSpecText, sources: Sources) -> tuple[HostPlan, Abstract
     """
     if wanted.vm is not None:
         return _vm(wanted.vm, sources)
-    address = _address(wanted.ssh, sources.arguments) if wanted.ssh else None
+    address = _address(wanted.ssh, sources.options) if wanted.ssh else None
     name = address.name if address else LOCAL
     folder = _folder(sources, name)
     local = address is None
-    qemu = provision_qemu(sources.arguments.qemu or DEFAULT_QEMU, sources.cache, sources.log)
-    given = sources.arguments.host_qemu or (str(qemu.executable) if local else DEFAULT_EXECUTABLE)
+    qemu = provision_qemu(sources.options.qemu or DEFAULT_QEMU, sources.cache, sources.log)
+    given = sources.options.host_qemu or (str(qemu.executable) if local else DEFAULT_EXECUTABLE)
     warm = _warm_guest(qemu, sources, folder)
 
     def places(host: Host) -> HostPaths:
@@ -106,7 +107,7 @@ def prepared(wanted: HostSpecText, sources: Sources) -> tuple[HostPlan, Abstract
 def opened_host(wanted: HostSpecText, sources: Sources) -> AbstractContextManager[Host]:
     """A host that nothing but programs is carried to; errors as `prepared`."""
     if wanted.vm is None:
-        address = _address(wanted.ssh, sources.arguments) if wanted.ssh else None
+        address = _address(wanted.ssh, sources.options) if wanted.ssh else None
         return Host(LOCAL, LocalLink()) if address is None else _logged_in(address)
     image, _ = _image(wanted.vm, sources)
     return _booted(image, {}, sources, _folder(sources, image.name))
@@ -116,8 +117,8 @@ def _vm(wanted: VmSpec, sources: Sources) -> tuple[HostPlan, AbstractContextMana
     image, spec = _image(wanted, sources)
     folder = _folder(sources, image.name)
     usual = image.architecture is DEFAULT_ARCHITECTURE
-    chosen = sources.arguments.qemu if usual else None
-    mirror = sources.arguments.mirror
+    chosen = sources.options.qemu if usual else None
+    mirror = sources.options.mirror
     inner = provision_qemu(chosen or spec.qemu, sources.cache, sources.log, mirror=mirror)
     outer = provision_qemu(chosen or spec.source_qemu, sources.cache, sources.log, mirror=mirror)
     warm = _warm_guest(outer, sources, folder)
@@ -141,7 +142,7 @@ def _vm(wanted: VmSpec, sources: Sources) -> tuple[HostPlan, AbstractContextMana
 
 
 def _image(wanted: VmSpec, sources: Sources) -> tuple[HostImage, HostSpec]:
-    mirror = sources.arguments.mirror
+    mirror = sources.options.mirror
     if wanted.kernel is not None:
         given = Kernel(wanted.kernel, wanted.modules)
         image = build_host_with_kernel(given, sources.cache, sources.log, mirror=mirror)
@@ -158,14 +159,14 @@ def _image(wanted: VmSpec, sources: Sources) -> tuple[HostImage, HostSpec]:
 
 @contextmanager
 def _booted(image: HostImage, disks: dict[str, VmDisk], sources: Sources, folder: Path) -> Iterator[Host]:
-    arguments = sources.arguments
+    options = sources.options
     config = host_config(
         image,
         sources.cache,
         sources.log,
-        accel=arguments.host_accel,
+        accel=options.accel,
         arguments=disk_arguments(disks),
-        mirror=arguments.mirror,
+        mirror=options.mirror,
     )
     sources.log(f"{image.name}: booting it.")
     with vm_host(image.name, config, image.identity, folder / "host", Deadline(_BOOT_SECONDS)) as host:
@@ -178,8 +179,8 @@ def _logged_in(address: SshAddress) -> Iterator[Host]:
         yield host
 
 
-def _address(address: SshAddress, arguments: argparse.Namespace) -> SshAddress:
-    return replace(address, private_key=arguments.ssh_key, host_key=arguments.ssh_host_key)
+def _address(address: SshAddress, options: HostOptions) -> SshAddress:
+    return replace(address, private_key=options.ssh_key, host_key=options.ssh_host_key)
 
 
 def _folder(sources: Sources, name: str) -> Path:
@@ -190,9 +191,9 @@ def _folder(sources: Sources, name: str) -> Path:
 
 
 def _warm_guest(qemu: ProvisionedQemu, sources: Sources, folder: Path) -> PortableWarmGuest | None:
-    if sources.arguments.no_snapshots:
+    if not sources.options.snapshots:
         return None
-    mirror = sources.arguments.mirror
+    mirror = sources.options.mirror
     image = build_guest(_GUEST, sources.cache, sources.log, mirror=mirror)
     mkfs = mkfs_root(sources.cache, sources.log, mirror)
     return provide_warm_guest(qemu.executable, qemu.version, image, mkfs, sources.cache, folder, sources.log)
@@ -204,10 +205,10 @@ def lent_to_vm() -> list[str]:
 
 
 def _tests(sources: Sources, *lent: str) -> list[str] | None:
-    arguments = sources.arguments
-    if arguments.no_tests:
+    options = sources.options
+    if not options.tests:
         return None
-    patterns = arguments.filter or (() if arguments.trackers else _FEATURE_SUITES)
+    patterns = options.filter or (() if options.trackers else _FEATURE_SUITES)
     return [*lent, *(word for pattern in patterns for word in ("--filter", pattern))]
 
 

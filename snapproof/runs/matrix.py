@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -17,7 +16,8 @@ from guest_images.guests.image import GuestImage, build_guest
 from harness.errors import UsageError
 from harness.status import Status
 from snapproof.report.result import OutcomeRecord
-from snapproof.runs.stack import cache_of, prepare_stack
+from snapproof.runs.options import RunOptions, StackOptions
+from snapproof.runs.stack import cache_at, prepare_stack
 from tests_functional.lib.entry import Entry
 from tests_functional.lib.guest import COVERAGE, DEFAULT_RAM_MIB, Stack, fitting_ram
 
@@ -77,12 +77,12 @@ class Leg:
 
 
 def prepare_legs(
-    arguments: argparse.Namespace, entries: Sequence[Entry], folder: Path, log: Callable[[str], None]
+    options: RunOptions, entries: Sequence[Entry], folder: Path, log: Callable[[str], None]
 ) -> list[Leg]:
     """Get all that the run needs, for all QEMUs before the first test.
 
     Args:
-        arguments: of `snapproof run`.
+        options: of `snapproof run`.
         entries: the tests of each leg.
         folder: the results folder.
         log: told what takes time.
@@ -90,9 +90,9 @@ def prepare_legs(
     Returns:
         The legs that have a test in this shard.
     """
-    names: list[str | None] = arguments.qemu or [None]
+    names = options.legs()
     labels = _leg_labels(names)
-    work = _sharded([(label, entry) for label in labels for entry in entries], arguments.shard)
+    work = _sharded([(label, entry) for label in labels for entry in entries], options.shard)
     legs = []
     for name, label in zip(names, labels, strict=True):
         mine = tuple(entry for owner, entry in work if owner == label)
@@ -100,9 +100,8 @@ def prepare_legs(
             continue
         place = folder / label if label else folder
         place.mkdir(exist_ok=True)
-        one = argparse.Namespace(**{**vars(arguments), "qemu": name})
-        stack, environment = prepare_stack(one, place, log)
-        guests = _named_guests(mine, arguments, log)
+        stack, environment = prepare_stack(replace(options.stack, qemu=name), place, log)
+        guests = _named_guests(mine, options.stack, log)
         images = {"": stack.image, **{image.name: image for image in guests}}
         mine = tuple(_for_guest(entry, images) for entry in mine)
         legs.append(Leg(label, name, place, stack, environment, mine, guests))
@@ -110,12 +109,12 @@ def prepare_legs(
 
 
 def _named_guests(
-    entries: Sequence[Entry], arguments: argparse.Namespace, log: Callable[[str], None]
+    entries: Sequence[Entry], options: StackOptions, log: Callable[[str], None]
 ) -> tuple[GuestImage, ...]:
     """The guests that entries ask for by name, built before the first test."""
     names = sorted({str(entry.parameters["guest"]) for entry in entries if "guest" in entry.parameters})
-    cache = cache_of(arguments)
-    return tuple(build_guest(name, cache, log, mirror=arguments.mirror) for name in names)
+    cache = cache_at(options.cache)
+    return tuple(build_guest(name, cache, log, mirror=options.mirror) for name in names)
 
 
 def _for_guest(entry: Entry, images: Mapping[str, GuestImage]) -> Entry:

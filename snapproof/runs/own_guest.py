@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from guest_images.agent.build import compile_agent, plan_agent
 from guest_images.cache import Cache
@@ -17,81 +15,71 @@ from harness.guest.ssh import host_key, require_private_key
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.disk import probe_disk
 from snapproof.runs.defaults import OWN_CMDLINE, OWN_MIB
+from snapproof.runs.options import OwnGuestOptions
 
 # A full Debian answers after 16 s under TCG; another guest may be larger.
 _BOOT_SECONDS = 300.0
-
-_PATHS = ("disk", "kernel", "initrd", "ssh_key")
-_TEXTS = ("cmdline", "ssh_user", "ssh_host_key", "guest_needs")
 
 # QEMU takes an ELF vmlinux as well as the usual image.
 _ELF_SIGNATURE = (0, b"\x7fELF")
 
 
-def own_image(arguments: argparse.Namespace, cache: Cache, log: Callable[[str], None]) -> GuestImage | None:
-    """The guest that the arguments describe, None where they name none.
+def own_image(options: OwnGuestOptions, cache: Cache, log: Callable[[str], None]) -> GuestImage | None:
+    """The guest that the options describe, None where they name none.
 
     Raises:
-        UsageError: a file is missing or is not what it should be, or an argument lacks its companion.
+        UsageError: a file is missing or is not what it should be, or an option lacks its companion.
         MachineryMissing, SetupBroken: the agent cannot be compiled.
     """
-    given: dict[str, Any] = {name: getattr(arguments, name, None) for name in (*_PATHS, *_TEXTS)}
-    if all(value is None for value in given.values()):
+    if not options.given():
         return None
-    disk_file, kernel, initrd, key = (given[name] for name in _PATHS)
-    _require_companions(given)
-    disk = probe_disk(disk_file) if disk_file else None
+    main, key = _require_companions(options)
+    kernel, initrd = options.kernel, options.initrd
+    disk = probe_disk(options.disk) if options.disk else None
     if kernel:
         _require_kernel(kernel)
     if initrd:
         _require_file(initrd, "initramfs")
     require_private_key(key)
-    pinned = given["ssh_host_key"] or ""
+    pinned = options.ssh_host_key or ""
     if pinned:
         host_key(pinned)
     log("Taking the digest of your guest's files.")
-    manifest = tuple(_record(name, given[name]) for name in ("disk", "kernel", "initrd") if given[name])
-    cmdline = (given["cmdline"] or OWN_CMDLINE) if kernel else ""
+    files = {"disk": options.disk, "kernel": kernel, "initrd": initrd}
+    manifest = tuple(_record(name, path) for name, path in files.items() if path)
+    cmdline = (options.cmdline or OWN_CMDLINE) if kernel else ""
     return GuestImage(
-        name=(disk_file or kernel).name,
+        name=main.name,
         kernel=_absolute(kernel),
         initrd=_absolute(initrd),
         cmdline=cmdline,
-        ssh_user=given["ssh_user"] or "root",
+        ssh_user=options.ssh_user or "root",
         ssh_private_key=key.absolute(),
         ssh_host_key_line=" ".join(pinned.split()[:2]),
         digest=_digest(manifest, cmdline),
         manifest=manifest,
         disk=disk,
         agent=compile_agent(plan_agent(cache), cache, log),
-        own_mib=given["guest_needs"] or OWN_MIB,
+        own_mib=options.guest_needs or OWN_MIB,
         boot_seconds=_BOOT_SECONDS,
     )
 
 
-def own_command(arguments: argparse.Namespace) -> list[str]:
-    """The arguments that describe the same guest again."""
-    command: list[str] = []
-    for name in (*_PATHS, *_TEXTS):
-        value = getattr(arguments, name, None)
-        if value is not None:
-            option = f"--{name.replace('_', '-')}"
-            command += [option, str(value.absolute() if isinstance(value, Path) else value)]
-    return command
-
-
-def _require_companions(given: dict[str, Any]) -> None:
-    if not given["disk"] and not (given["kernel"] and given["initrd"]):
+def _require_companions(options: OwnGuestOptions) -> tuple[Path, Path]:
+    """Check that options come with those they need; return the file that names the guest, and the key."""
+    main = options.disk or options.kernel
+    if main is None or not (options.disk or options.initrd):
         raise UsageError(
             "Your own guest needs --disk, or --kernel and --initrd together; the other options only say how "
             "to boot it and log in."
         )
-    if not given["ssh_key"]:
+    if not options.ssh_key:
         raise UsageError("Your own guest needs --ssh-key, the private key file that opens it over SSH.")
-    if not given["kernel"] and (given["initrd"] or given["cmdline"]):
+    if not options.kernel and (options.initrd or options.cmdline):
         raise UsageError("The options --initrd and --cmdline are for a kernel, and there is no --kernel.")
-    if given["guest_needs"] is not None and given["guest_needs"] < 1:
-        raise UsageError(f"--guest-needs is a number of MiB above 0, not {given['guest_needs']}.")
+    if options.guest_needs is not None and options.guest_needs < 1:
+        raise UsageError(f"--guest-needs is a number of MiB above 0, not {options.guest_needs}.")
+    return main, options.ssh_key
 
 
 def _require_file(path: Path, what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from harness.errors import SnapproofError
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status
 from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
 from snapproof.runs.json_file import write_json_file
+from snapproof.runs.options import StackOptions
 from snapproof.runs.stack import prepare_stack
 from tests_functional.lib.run import Run
 from tests_functional.planted.planted import LIVE_FAULTS, planted
@@ -39,15 +39,19 @@ class LiveRow:
     sentence: str
 
 
-def selftest_live(arguments: argparse.Namespace, folder: Path, progress: Progress) -> int:
+def selftest_live(
+    options: StackOptions, seed: int, folder: Path, progress: Progress, json_file: Path | None
+) -> int:
     """Plant each live fault in turn, print a table, and return the command's exit code.
 
     Args:
-        arguments: of `snapproof selftest`.
+        options: QEMU, guest and accelerator.
+        seed: of the writers.
         folder: for the guests' files; nothing in it is kept.
         progress: told what goes on.
+        json_file: receives every row, unless it is None.
     """
-    stack, environment = prepare_stack(arguments, folder, progress.step)
+    stack, environment = prepare_stack(options, folder, progress.step)
     rows: list[LiveRow] = []
     for name in LIVE_FAULTS:
         place = folder / name
@@ -59,7 +63,7 @@ def selftest_live(arguments: argparse.Namespace, folder: Path, progress: Progres
             folder=place,
             events=folder / EVENTS_FILE,
             pattern="random",
-            seed=arguments.seed,
+            seed=seed,
             repeat=1,
             keep=False,
             deadline=Deadline(_SECONDS),
@@ -68,9 +72,9 @@ def selftest_live(arguments: argparse.Namespace, folder: Path, progress: Progres
             rows.append(_plant(run))
         progress.done()
         _show(rows)
-    if arguments.json:
+    if json_file:
         content = {"version": 1, "environment": environment, "rows": [asdict(row) for row in rows]}
-        write_json_file(arguments.json, json.dumps(content, indent=1))
+        write_json_file(json_file, json.dumps(content, indent=1))
     return summarise(rows)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from harness.qemu.accelerator import KVM_BOOT_SECONDS, Accelerator, probe_accele
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 from harness.qemu.probe import QemuFacts, probe_qemu
 from harness.qemu.spawned_machine import SpawnedMachine
+from snapproof.runs.options import DEFAULT_ACCEL, StackOptions
 from snapproof.runs.own_guest import own_image
 from tests_functional.lib.guest import Stack
 
@@ -32,9 +32,9 @@ DEFAULT_QEMU = "debian-13"
 _KVM_SYSTEMD_SECONDS = 40.0
 
 
-def cache_of(arguments: argparse.Namespace) -> Cache:
-    """The cache folder that the arguments or the environment name."""
-    return Cache(arguments.cache or default_cache_folder())
+def cache_at(folder: Path | None) -> Cache:
+    """The cache in a folder; without one, where the environment says."""
+    return Cache(folder or default_cache_folder())
 
 
 def find_qemu(
@@ -66,25 +66,25 @@ def find_qemu(
 
 
 def prepare_stack(
-    arguments: argparse.Namespace, folder: Path, log: Callable[[str], None]
+    options: StackOptions, folder: Path, log: Callable[[str], None]
 ) -> tuple[Stack, dict[str, Any]]:
     """Get all that a run needs, fetching and building what is not there.
 
     Args:
-        arguments: `qemu`, `guest` or those of snapproof.runs.own_guest, `accel`, `mirror` and `cache` count.
+        options: QEMU, guest, accelerator, mirror and cache.
         folder: the results folder, for the accelerator probe's logs.
         log: told what takes time.
 
     Returns:
         The stack, and what every result says about it.
     """
-    cache = cache_of(arguments)
+    cache = cache_at(options.cache)
     # A user's own guest has the architecture of the default one.
-    architecture = guest_spec(arguments.guest).architecture
-    qemu = find_qemu(arguments.qemu, cache, arguments.mirror, log, architecture)
-    image = own_image(arguments, cache, log)
-    image = image or build_guest(arguments.guest, cache, log, mirror=arguments.mirror)
-    accelerator = _accelerator(arguments.accel, qemu, image, cache, folder, log)
+    architecture = guest_spec(options.guest).architecture
+    qemu = find_qemu(options.qemu, cache, options.mirror, log, architecture)
+    image = own_image(options.own, cache, log)
+    image = image or build_guest(options.guest, cache, log, mirror=options.mirror)
+    accelerator = _accelerator(options.accel, qemu, image, cache, folder, log)
     log(f"QEMU {qemu.version}, guest '{image.name}', accelerator {accelerator.name}.")
     facts = local_facts()
     environment = {
@@ -117,7 +117,7 @@ def _accelerator(
     folder: Path,
     log: Callable[[str], None],
 ) -> Accelerator:
-    if wanted != "auto":
+    if wanted != DEFAULT_ACCEL:
         return Accelerator(wanted, "chosen with --accel")
     known = cache.path("accelerator", f"{_probe_key(qemu, image)}.json")
     if known.exists():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +19,38 @@ from snapproof.bench.ab.gate import GatePlan, GateResult, ratio_text, side_text
 from snapproof.bench.ab.pairs import PairedComparison
 from snapproof.bench.ab.self_check import self_check
 from snapproof.bench.environment import measured_environment
+from snapproof.bench.options import AbOptions
 from snapproof.bench.sides import METRICS
 from snapproof.runs.events import Progress
 from snapproof.runs.json_file import write_json_file
 from snapproof.runs.results import AB_FILE, make_results_folder, now
-from snapproof.runs.stack import cache_of
+from snapproof.runs.stack import cache_at
 
 _SCHEMA = 1
 _PLANTED = 0.2
 
 
-def bench(arguments: argparse.Namespace) -> int:
+def bench(options: AbOptions) -> int:
     """Run the benchmark and return the exit code that `snapproof bench ab --help` explains."""
-    plan = GatePlan(1 + arguments.max_regression, arguments.pairs, arguments.max_pairs)
-    checks = arguments.self_check
-    if checks is not None and (checks < 1 or arguments.b is not None):
+    plan = GatePlan(1 + options.max_regression, options.pairs, options.max_pairs)
+    checks = options.self_check
+    if checks is not None and (checks < 1 or options.b is not None):
         raise UsageError("--self-check compares A with itself: give it a number above 0, and leave --b out.")
-    if checks is not None and arguments.plant_slowdown is None:
-        arguments.plant_slowdown = _PLANTED
-    if arguments.plant_slowdown is not None and not METRICS[arguments.metric].can_be_planted:
+    if checks is not None and options.plant_slowdown is None:
+        options = replace(options, plant_slowdown=_PLANTED)
+    if options.plant_slowdown is not None and not METRICS[options.metric].can_be_planted:
         can = ", ".join(name for name, metric in METRICS.items() if metric.can_be_planted)
-        raise UsageError(f"No slowdown can be planted for --metric {arguments.metric}; choose one of {can}.")
-    if is_host(arguments.a) or is_host(arguments.b):
-        require_hosts(arguments)
-    elif arguments.qemu or arguments.host_qemu or arguments.host_accel:
+        raise UsageError(f"No slowdown can be planted for --metric {options.metric}; choose one of {can}.")
+    if is_host(options.a) or is_host(options.b):
+        require_hosts(options)
+    elif options.qemu or options.host_qemu or options.host_accel:
         raise UsageError(
             "--qemu, --host-qemu and --host-accel are for hosts; name two QEMUs with --a and --b alone."
         )
     progress = Progress()
     try:
-        with _folder(arguments.results) as folder:
-            return _run(arguments, plan, folder, progress)
+        with _folder(options.results) as folder:
+            return _run(options, plan, folder, progress)
     except NotApplicable as error:
         print(f"snapproof: Nothing was measured: {error.sentence}", file=sys.stderr)
         return EXIT_NOTHING_RAN
@@ -66,32 +67,32 @@ def _folder(given: Path | None) -> Iterator[Path]:
         yield Path(name)
 
 
-def _run(arguments: argparse.Namespace, plan: GatePlan, folder: Path, progress: Progress) -> int:
+def _run(options: AbOptions, plan: GatePlan, folder: Path, progress: Progress) -> int:
     started, begun = now(), time.monotonic()
-    document = {**_settings(arguments), "started": started, "host": measured_environment(folder)}
-    with _compared(arguments, folder, progress) as compared:
+    document = {**_settings(options), "started": started, "host": measured_environment(folder)}
+    with _compared(options, folder, progress) as compared:
         comparison = PairedComparison(
             compared.sides,
-            arguments.metric,
+            options.metric,
             plan,
-            arguments.seed,
+            options.seed,
             folder / "saves",
-            cache_of(arguments),
+            cache_at(options.stack.cache),
             progress,
         )
         document |= {**compared.settings, "a": compared.a, "b": compared.b}
         progress.done()
-        print("\n".join(_heading(arguments, compared)), flush=True)
+        print("\n".join(_heading(options, compared)), flush=True)
         try:
-            if arguments.self_check:
-                found, code = self_check(comparison, arguments.self_check, arguments.plant_slowdown)
+            if options.self_check:
+                found, code = self_check(comparison, options.self_check, options.plant_slowdown or _PLANTED)
             else:
-                found, code = _once(comparison, arguments.plant_slowdown)
+                found, code = _once(comparison, options.plant_slowdown)
         except BaseException as error:
             # The pairs that were measured count, whatever ended the run.
-            _write(arguments, {**document, **_unfinished(comparison, error)}, begun)
+            _write(options, {**document, **_unfinished(comparison, error)}, begun)
             raise
-    _write(arguments, {**document, **found}, begun)
+    _write(options, {**document, **found}, begun)
     return code
 
 
@@ -99,23 +100,21 @@ def _unfinished(comparison: PairedComparison, error: BaseException) -> dict[str,
     return {"ended_by": str(error) or type(error).__name__, "pairs_taken": comparison.taken}
 
 
-def _compared(
-    arguments: argparse.Namespace, folder: Path, progress: Progress
-) -> AbstractContextManager[Compared]:
-    if is_host(arguments.a):
-        return nullcontext(compared_hosts(arguments, folder, progress))
-    return compared_qemus(arguments, folder, progress)
+def _compared(options: AbOptions, folder: Path, progress: Progress) -> AbstractContextManager[Compared]:
+    if is_host(options.a):
+        return nullcontext(compared_hosts(options, folder, progress))
+    return compared_qemus(options, folder, progress)
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+def _settings(options: AbOptions) -> dict[str, Any]:
     """Return the part of ab.json that says what was asked for."""
     return {
         "schema": _SCHEMA,
-        "kind": "ab-self-check" if arguments.self_check else "ab",
-        "metric": arguments.metric,
-        "unit": METRICS[arguments.metric].unit,
-        "seed": arguments.seed,
-        "planted": arguments.plant_slowdown,
+        "kind": "ab-self-check" if options.self_check else "ab",
+        "metric": options.metric,
+        "unit": METRICS[options.metric].unit,
+        "seed": options.seed,
+        "planted": options.plant_slowdown,
     }
 
 
@@ -132,12 +131,12 @@ def _once(comparison: PairedComparison, planted: float | None) -> tuple[dict[str
     return found, result.exit_code
 
 
-def _heading(arguments: argparse.Namespace, compared: Compared) -> Iterator[str]:
-    metric = METRICS[arguments.metric]
-    planted = f", slowed by {100 * arguments.plant_slowdown:g} %" if arguments.plant_slowdown else ""
+def _heading(options: AbOptions, compared: Compared) -> Iterator[str]:
+    metric = METRICS[options.metric]
+    planted = f", slowed by {100 * options.plant_slowdown:g} %" if options.plant_slowdown else ""
     yield f"A       {compared.a_text}"
     yield f"B       {compared.b_text}{planted}"
-    yield f"metric  {arguments.metric}: {metric.what}, in {metric.unit}"
+    yield f"metric  {options.metric}: {metric.what}, in {metric.unit}"
     yield f"guest   {compared.guest_text}"
 
 
@@ -151,9 +150,9 @@ def _lines(result: GateResult, metric: str) -> Iterator[str]:
     yield f"{result.verdict.value.upper()}: {result.sentence()}"
 
 
-def _write(arguments: argparse.Namespace, document: dict[str, Any], begun: float) -> None:
+def _write(options: AbOptions, document: dict[str, Any], begun: float) -> None:
     text = json.dumps({**document, "seconds": round(time.monotonic() - begun, 1)}, indent=1)
-    if arguments.results:
-        write_json_file(arguments.results / AB_FILE, text)
-    if arguments.json:
-        write_json_file(arguments.json, text)
+    if options.results:
+        write_json_file(options.results / AB_FILE, text)
+    if options.json:
+        write_json_file(options.json, text)

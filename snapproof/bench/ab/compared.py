@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -17,12 +16,14 @@ from harness.hosts.spec import LOCAL, HostSpecText, parse_host
 from harness.qemu.migration import BACKGROUND_SNAPSHOT
 from snapproof.bench.environment import require_room
 from snapproof.bench.host_side import HostSave, HostSide
+from snapproof.bench.options import AbOptions
 from snapproof.bench.qemu_side import WAY, two_sides
 from snapproof.bench.sides import AB_RAM_MIB, AB_WRITER, TwoSides
 from snapproof.runs.defaults import HOST_ACCELERATORS
 from snapproof.runs.events import Progress
 from snapproof.runs.host_plan import DEFAULT_QEMU, Sources, prepared
-from snapproof.runs.stack import cache_of, prepare_stack
+from snapproof.runs.options import DEFAULT_ACCEL, DEFAULT_GUEST, HostOptions
+from snapproof.runs.stack import cache_at, prepare_stack
 from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.warm_guest import COVERAGE, RAM_MIB
 from tests_functional.lib.guest import Stack
@@ -33,9 +34,6 @@ _LEAST_FOR_WRITERS_MIB = 16
 # The saved guests of both sides, the file of a save, and some room.
 _FILES = 4
 _HOST_SCHEMES = ("vm:", "ssh:")
-# Options that are about the guest on this host, with their defaults.
-_OF_THIS_HOST = {"ram": None, "writer": None, "accel": "auto", "guest": "default"}
-_OWN_GUEST = ("disk", "kernel", "initrd", "cmdline", "guest_needs")
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def fixed_baseline() -> Iterator[None]:
 
 
 @contextmanager
-def compared_qemus(arguments: argparse.Namespace, folder: Path, progress: Progress) -> Iterator[Compared]:
+def compared_qemus(options: AbOptions, folder: Path, progress: Progress) -> Iterator[Compared]:
     """Boot and save the guests of two QEMUs of this host.
 
     Raises:
@@ -85,20 +83,20 @@ def compared_qemus(arguments: argparse.Namespace, folder: Path, progress: Progre
         NotApplicable: a QEMU has no background snapshots.
         SetupBroken, SubjectFailed: see two_sides.
     """
-    ram_mib = AB_RAM_MIB if arguments.ram is None else arguments.ram
-    writer = Writer(arguments.writer or AB_WRITER)
+    ram_mib = AB_RAM_MIB if options.ram is None else options.ram
+    writer = Writer(options.writer or AB_WRITER)
     with fixed_baseline():
-        stack_a, a = _stack(arguments, arguments.a, ram_mib, folder, progress)
+        stack_a, a = _stack(options, options.a, ram_mib, folder, progress)
     stack_b, b = stack_a, a
-    if arguments.b is not None:
-        stack_b, b = _stack(arguments, arguments.b, ram_mib, folder, progress)
+    if options.b is not None:
+        stack_b, b = _stack(options, options.b, ram_mib, folder, progress)
     if stack_a.accel != stack_b.accel:
         # Not UsageError: a commit whose KVM is broken says nothing about the others.
         raise SetupBroken(
             f"A runs under {stack_a.accel} and B under {stack_b.accel}; choose one for both with --accel."
         )
     require_room(folder, _FILES * ram_mib)
-    with two_sides(stack_a, stack_b, writer, folder / "guests", progress.step, arguments.seed) as sides:
+    with two_sides(stack_a, stack_b, writer, folder / "guests", progress.step, options.seed) as sides:
         own = "" if sides.common else "; each side has booted its own, since neither restores the other's"
         yield Compared(
             sides,
@@ -117,10 +115,9 @@ def _qemu_text(environment: dict[str, Any]) -> str:
 
 
 def _stack(
-    arguments: argparse.Namespace, name: str | None, ram_mib: int, folder: Path, progress: Progress
+    options: AbOptions, name: str | None, ram_mib: int, folder: Path, progress: Progress
 ) -> tuple[Stack, dict[str, Any]]:
-    one = argparse.Namespace(**{**vars(arguments), "qemu": name})
-    stack, environment = prepare_stack(one, folder, progress.step)
+    stack, environment = prepare_stack(replace(options.stack, qemu=name), folder, progress.step)
     if stack.capabilities and BACKGROUND_SNAPSHOT not in stack.capabilities:
         raise NotApplicable(f"QEMU {environment['qemu']} has no capability '{BACKGROUND_SNAPSHOT}'.")
     least = stack.image.own_mib + _LEAST_FOR_WRITERS_MIB
@@ -134,26 +131,33 @@ def is_host(text: str | None) -> bool:
     return text is not None and (text == LOCAL or text.startswith(_HOST_SCHEMES))
 
 
-def require_hosts(arguments: argparse.Namespace) -> None:
+def require_hosts(options: AbOptions) -> None:
     """Check that A and B are hosts, and that no option was given that is about the guest on this host.
 
     Raises:
         UsageError: one of them is a QEMU, or there is such an option.
     """
-    if not is_host(arguments.a) or not (arguments.b is None or is_host(arguments.b)):
+    if not is_host(options.a) or not (options.b is None or is_host(options.b)):
         raise UsageError(
             f"A host cannot be compared with a QEMU; name two hosts, this one as '{LOCAL}', or two QEMUs."
         )
-    given = [name for name, usual in _OF_THIS_HOST.items() if getattr(arguments, name) != usual]
-    given += [name for name in _OWN_GUEST if getattr(arguments, name) is not None]
+    values = {
+        "ram": (options.ram, None),
+        "writer": (options.writer, None),
+        "accel": (options.stack.accel, DEFAULT_ACCEL),
+        "guest": (options.stack.guest, DEFAULT_GUEST),
+    }
+    given = [name for name, (value, usual) in values.items() if value != usual]
+    # The SSH options open a lab machine, too.
+    given += [name for name in options.stack.own.given() if not name.startswith("ssh-")]
     if given:
         raise UsageError(
-            f"--{given[0].replace('_', '-')} is about the guest on this host. Hosts save a guest of "
+            f"--{given[0]} is about the guest on this host. Hosts save a guest of "
             f"{RAM_MIB} MiB that was made for them; leave the option out."
         )
 
 
-def compared_hosts(arguments: argparse.Namespace, folder: Path, progress: Progress) -> Compared:
+def compared_hosts(options: AbOptions, folder: Path, progress: Progress) -> Compared:
     """Have two hosts save the guest once, and judge both files.
 
     Raises:
@@ -161,25 +165,26 @@ def compared_hosts(arguments: argparse.Namespace, folder: Path, progress: Progre
         NotApplicable: a host has no background snapshots.
         MachineryMissing, SetupBroken: see HostSide.save.
     """
-    wanted = argparse.Namespace(
-        **{
-            **vars(arguments),
-            "qemu": arguments.qemu or DEFAULT_QEMU,
-            "host_accel": arguments.host_accel or HOST_ACCELERATORS[0],
-        },
-        no_snapshots=False,
-        no_tests=True,
-        filter=[],
-        trackers=False,
+    own = options.stack.own
+    wanted = HostOptions(
+        qemu=options.qemu or DEFAULT_QEMU,
+        host_qemu=options.host_qemu,
+        accel=options.host_accel or HOST_ACCELERATORS[0],
+        ssh_key=own.ssh_key,
+        ssh_host_key=own.ssh_host_key or "",
+        mirror=options.stack.mirror,
+        cache=options.stack.cache,
+        tests=False,
     )
-    sources = Sources(wanted, cache_of(arguments), folder, progress.step)
-    host_a = parse_host(arguments.a)
-    host_b = host_a if arguments.b is None else parse_host(arguments.b)
+    sources = Sources(wanted, cache_at(wanted.cache), folder, progress.step)
+    assert options.a is not None, "require_hosts() has seen a host"
+    host_a = parse_host(options.a)
+    host_b = host_a if options.b is None else parse_host(options.b)
     with fixed_baseline():
         _require_vm(host_a)
     _require_vm(host_b)
     a = _host_side(host_a, sources)
-    b = a if arguments.b is None else _host_side(host_b, sources)
+    b = a if options.b is None else _host_side(host_b, sources)
     first = a.save(judge=True)
     second = first if b is a else b.save(judge=True)
     return Compared(

@@ -18,7 +18,6 @@ from snapproof.runs.results import AB_FILE, BENCH_FILE
 from tests_functional.lib.measure.cases import Way, Writer
 
 _AB_PAIRS, _AB_MAX_PAIRS = 10, 40
-_OWN_GUEST = ("disk", "kernel", "initrd", "cmdline", "ssh_user", "guest_needs")
 
 
 def add_parser(commands: Any, summary: str) -> None:
@@ -79,7 +78,7 @@ def _add_downtime(benchmarks: Any) -> None:
         help="fail if the stun by background-exec grows by more from the smallest to the largest guest",
     )
     add_stack_arguments(parser)
-    parser.set_defaults(run=later("snapproof.bench.downtime:bench"))
+    parser.set_defaults(run=later("snapproof.cli.bench:downtime"))
 
 
 def _add_faults(benchmarks: Any) -> None:
@@ -121,14 +120,7 @@ def _add_faults(benchmarks: Any) -> None:
     parser.add_argument("--results", type=Path, metavar="DIR", help="new folder for logs")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the histograms there")
     add_host_arguments(parser)
-    parser.set_defaults(
-        run=later("snapproof.bench.faults:bench"),
-        no_tests=True,
-        no_snapshots=False,
-        filter=[],
-        trackers=False,
-        **dict.fromkeys(_OWN_GUEST),
-    )
+    parser.set_defaults(run=later("snapproof.cli.bench:faults"))
 
 
 def _add_validator(benchmarks: Any) -> None:
@@ -154,7 +146,7 @@ def _add_validator(benchmarks: Any) -> None:
     )
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="timed runs of each (default: 5)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every figure there")
-    parser.set_defaults(run=later("snapproof.bench.validator:bench"))
+    parser.set_defaults(run=later("snapproof.cli.bench:validator"))
 
 
 def _add_ab(benchmarks: Any) -> None:
@@ -187,7 +179,7 @@ def _add_ab(benchmarks: Any) -> None:
     parser.add_argument("--json", type=Path, metavar="OUT", help="write figures and verdict there")
     parser.add_argument("--results", type=Path, metavar="DIR", help=f"new folder for {AB_FILE} and logs")
     add_stack_arguments(parser, qemu=False)
-    parser.set_defaults(run=later("snapproof.bench.ab.command:bench"))
+    parser.set_defaults(run=later("snapproof.cli.bench:ab"))
 
 
 def _add_ab_sides(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -23,8 +22,9 @@ from snapproof.bench.downtime import plan_lines, table_lines
 from snapproof.bench.downtime_plan import BenchCase, SamplePlan, make_plan
 from snapproof.bench.downtime_summary import stun_growth, summarise
 from snapproof.bench.environment import disk_of, require_room
-from snapproof.cli.arguments.bench import add_parser
-from snapproof.cli.command import main
+from snapproof.bench.options import DowntimeOptions
+from snapproof.cli.bench import downtime_options
+from snapproof.cli.command import main, make_parser
 from tests_functional.lib.measure import saves, throttle
 from tests_functional.lib.measure.cases import UNLIMITED, Way, Writer, throttled, why_not
 from tests_functional.lib.measure.measure import Sample
@@ -97,15 +97,13 @@ def test_the_usual_plan_is_sane() -> None:
     """The default plan takes about 50 minutes and --quick about 6, on a machine that holds all sizes."""
     parser_arguments = ["bench", "downtime", "--plan"]
     for more, limit in (([], 55), (["--quick"], 7)):
-        plan = downtime.planned(_arguments([*parser_arguments, *more]), 1, 20_000)
+        plan = downtime.planned(_options([*parser_arguments, *more]), 1, 20_000)
         assert plan.seconds / 60 < limit
         assert plan.repeats == 5
 
 
-def _arguments(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers(), "measure")
-    return parser.parse_args(words)
+def _options(words: list[str]) -> DowntimeOptions:
+    return downtime_options(make_parser(["bench"]).parse_args(words))
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -26,6 +26,7 @@ from snapproof.cli.command import main
 from snapproof.runs import own_guest
 from snapproof.runs.defaults import OWN_CMDLINE
 from snapproof.runs.matrix import _for_guest
+from snapproof.runs.options import OwnGuestOptions, RunOptions, StackOptions
 from tests_functional.lib import guest as guest_module
 from tests_functional.lib.entry import Entry
 from tests_functional.lib.own_guest import agent_command, prepare
@@ -99,17 +100,15 @@ def test_bad_arguments_are_one_sentence(
     assert not results.exists()
 
 
-def _arguments(**given: object) -> argparse.Namespace:
-    return argparse.Namespace(**given)
-
-
 def test_image_says_all_that_a_result_needs(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Digest and manifest change with the content of any file; the command line repeats the arguments."""
     monkeypatch.setattr(own_guest, "plan_agent", lambda _cache: None)
     monkeypatch.setattr(own_guest, "compile_agent", lambda *_: tmp_path / "agent")
-    given = _arguments(disk=files["disk"], kernel=files["kernel"], ssh_key=files["key"], ssh_user="admin")
+    given = OwnGuestOptions(
+        disk=files["disk"], kernel=files["kernel"], ssh_key=files["key"], ssh_user="admin"
+    )
     image = own_guest.own_image(given, Cache(tmp_path), lambda _text: None)
     assert image is not None
     assert (image.name, image.ssh_user, image.cmdline) == ("disk", "admin", OWN_CMDLINE)
@@ -121,8 +120,9 @@ def test_image_says_all_that_a_result_needs(
     other = own_guest.own_image(given, Cache(tmp_path), lambda _text: None)
     assert other is not None
     assert other.digest != image.digest
-    assert own_guest.own_command(given)[:2] == ["--disk", str(files["disk"])]
-    assert own_guest.own_image(_arguments(), Cache(tmp_path), lambda _text: None) is None
+    again = RunOptions(stack=StackOptions(own=given)).as_command()
+    assert again[again.index("--disk") :][:2] == ["--disk", str(files["disk"])]
+    assert own_guest.own_image(OwnGuestOptions(), Cache(tmp_path), lambda _text: None) is None
 
 
 class _Shell:
@@ -222,7 +222,7 @@ def test_no_memory_for_the_writers(shell: _Shell, sentence: str) -> None:
 def test_silent_guest_says_what_it_must_have(tmp_path: Path) -> None:
     """A guest of one's own that does not answer: what it takes, where its console is, QEMU's last words."""
     (tmp_path / "qemu.log").write_text("qemu: it hurts\n")
-    machine = cast(Machine, argparse.Namespace(folder=tmp_path, alive=lambda: False))
+    machine = cast(Machine, SimpleNamespace(folder=tmp_path, alive=lambda: False))
     own = replace(stack(tmp_path), image=_image(tmp_path))
     silent: Callable[..., SnapproofError] = guest_module._silent_guest
     error = silent(own, machine, GuestUnreachable("The guest did not answer."))

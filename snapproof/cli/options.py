@@ -1,0 +1,62 @@
+"""Makes the frozen options that the code below the command gets from the parser's namespace."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+
+from snapproof.runs.options import HostOptions, OwnGuestOptions, RunOptions, StackOptions
+
+
+def stack_options(
+    arguments: argparse.Namespace, *, qemu: bool = True, own_guest: bool = True
+) -> StackOptions:
+    """The options that `add_stack_arguments` added, as a value.
+
+    Args:
+        arguments: of the command line.
+        qemu: whether the command takes a single QEMU.
+        own_guest: whether it takes a guest of the user's own.
+    """
+    own = {one.name: getattr(arguments, one.name) for one in fields(OwnGuestOptions)} if own_guest else {}
+    return StackOptions(
+        qemu=arguments.qemu if qemu else None,
+        accel=arguments.accel,
+        guest=arguments.guest,
+        own=OwnGuestOptions(**own),
+        cache=arguments.cache,
+        mirror=arguments.mirror,
+    )
+
+
+def host_options(arguments: argparse.Namespace) -> HostOptions:
+    """The options that `add_host_arguments` added, as a value, with the QEMU of commands that take one."""
+    return HostOptions(
+        qemu=getattr(arguments, "qemu", None),
+        host_qemu=getattr(arguments, "host_qemu", None),
+        accel=arguments.host_accel,
+        ssh_key=arguments.ssh_key,
+        ssh_host_key=arguments.ssh_host_key,
+        mirror=arguments.mirror,
+        cache=arguments.cache,
+    )
+
+
+def run_options(arguments: argparse.Namespace) -> RunOptions:
+    """The options of `snapproof run` as a value."""
+    return RunOptions(
+        profile=arguments.profile,
+        filter=arguments.filter,
+        seed=arguments.seed,
+        repeat=arguments.repeat,
+        shard=arguments.shard,
+        jobs=arguments.jobs,
+        qemus=tuple(arguments.qemu or ()),
+        stack=stack_options(arguments, qemu=False),
+        keep=arguments.keep,
+        results=arguments.results,
+        formats=tuple(arguments.format),
+        events=arguments.events,
+        bisect=arguments.bisect,
+        only_list=arguments.list,
+    )

@@ -1,0 +1,169 @@
+"""What the command line asks for, as frozen values: made in snapproof.cli, read by everything below it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+from snapproof.runs.defaults import HOST_ACCELERATORS
+
+DEFAULT_ACCEL = "auto"
+DEFAULT_GUEST = "default"
+
+
+@dataclass(frozen=True)
+class OwnGuestOptions:
+    """The options that describe a guest of the user's own, named as they are; None where not given.
+
+    Attributes:
+        disk: its disk.
+        kernel: its kernel, unless the disk boots itself.
+        initrd: its initramfs.
+        ssh_key: private key file that opens it.
+        cmdline: the kernel's command line.
+        ssh_user: root, or a user who may use sudo.
+        ssh_host_key: line with its host key.
+        guest_needs: its RAM beside the writers, in MiB.
+    """
+
+    disk: Path | None = None
+    kernel: Path | None = None
+    initrd: Path | None = None
+    ssh_key: Path | None = None
+    cmdline: str | None = None
+    ssh_user: str | None = None
+    ssh_host_key: str | None = None
+    guest_needs: int | None = None
+
+    def given(self) -> dict[str, Path | str | int]:
+        """The options that were given, by their names without the dashes."""
+        values = {one.name.replace("_", "-"): getattr(self, one.name) for one in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """The options that say which QEMU, guest and accelerator to use.
+
+    Attributes:
+        qemu: an executable, or a name from the catalogue; None for the default.
+        accel: `auto`, `kvm` or `tcg`.
+        guest: a guest of the catalogue.
+        own: a guest of the user's own, which takes the place of `guest` if any of its options is given.
+        cache: the cache folder, None for the default.
+        mirror: URL of a Debian mirror, None for the machine's own.
+    """
+
+    qemu: str | None = None
+    accel: str = DEFAULT_ACCEL
+    guest: str = DEFAULT_GUEST
+    own: OwnGuestOptions = OwnGuestOptions()
+    cache: Path | None = None
+    mirror: str | None = None
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """The options that say how to reach a host, and what to do on it.
+
+    Attributes:
+        qemu: QEMU of the catalogue for the host, None for the default.
+        host_qemu: path of a QEMU that is on the host already.
+        accel: accelerator of x86 VMs, one of HOST_ACCELERATORS.
+        ssh_key: private key file for a lab machine.
+        ssh_host_key: public host key of a lab machine.
+        mirror: URL of a Debian mirror, None for the machine's own.
+        cache: the cache folder, None for the default.
+        tests: whether to run the feature tests.
+        trackers: whether to run the tests of write trackers too.
+        filter: shell patterns of the only feature tests to run; empty for all.
+        snapshots: whether to have a saved guest snapshotted.
+    """
+
+    qemu: str | None = None
+    host_qemu: str | None = None
+    accel: str = HOST_ACCELERATORS[0]
+    ssh_key: Path | None = None
+    ssh_host_key: str = ""
+    mirror: str | None = None
+    cache: Path | None = None
+    tests: bool = True
+    trackers: bool = False
+    filter: tuple[str, ...] = ()
+    snapshots: bool = True
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of `snapproof run`.
+
+    Attributes:
+        profile: name of the profile.
+        filter: shell pattern of the only tests to run, None for all.
+        seed: of the random write order, None for a random one.
+        repeat: snapshot-restore cycles per test.
+        shard: which part of how many to run, None for all.
+        jobs: tests side by side at most, None for as many as fit.
+        qemus: what `--qemu` named, in this order; empty for the default QEMU.
+        stack: what all legs share; its `qemu` is None.
+        keep: whether to keep snapshots and golden images.
+        results: new folder for the results, None for the default.
+        formats: names of further forms to write the results in.
+        events: where events go, as given with `--events`.
+        bisect: whether the exit code is for `git bisect run`.
+        only_list: whether only to list the tests.
+    """
+
+    profile: str = "smoke"
+    filter: str | None = None
+    seed: int | None = None
+    repeat: int = 1
+    shard: tuple[int, int] | None = None
+    jobs: int | None = None
+    qemus: tuple[str, ...] = ()
+    stack: StackOptions = field(default_factory=StackOptions)
+    keep: bool = False
+    results: Path | None = None
+    formats: tuple[str, ...] = ()
+    events: str | None = None
+    bisect: bool = False
+    only_list: bool = False
+
+    def legs(self) -> tuple[str | None, ...]:
+        """The QEMU of each leg, None for the default one."""
+        return self.qemus or (None,)
+
+    def for_leg(self, qemu: str | None) -> RunOptions:
+        """The options of a run of one leg with all tests of the profile."""
+        return replace(self, qemus=() if qemu is None else (qemu,), filter=None, shard=None)
+
+    def as_command(self) -> list[str]:
+        """The words behind `snapproof` that make the same run again.
+
+        They leave out where and in which form the results go, and how many tests run at a time.
+        """
+        return ["run", *(word for option, value in self._told() for word in (f"--{option}", str(value)))]
+
+    def _told(self) -> Iterator[tuple[str, Path | str | int]]:
+        """Options and values, with paths that hold in any folder."""
+        yield "profile", self.profile
+        if self.seed is not None:
+            yield "seed", self.seed
+        for qemu in self.qemus:
+            yield "qemu", Path(qemu).absolute() if Path(qemu).exists() else qemu
+        stack = self.stack
+        yield "accel", stack.accel
+        yield "guest", stack.guest
+        if stack.cache is not None:
+            yield "cache", stack.cache.absolute()
+        if stack.mirror is not None:
+            yield "mirror", stack.mirror
+        for name, value in stack.own.given().items():
+            yield name, value.absolute() if isinstance(value, Path) else value
+        if self.repeat != 1:
+            yield "repeat", self.repeat
+        if self.filter:
+            yield "filter", self.filter
+        if self.shard:
+            yield "shard", "/".join(map(str, self.shard))

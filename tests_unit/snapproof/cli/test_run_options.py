@@ -1,0 +1,105 @@
+"""Contract: the command line in results and reproduce.sh makes the same run again."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from snapproof.cli.command import make_parser
+from snapproof.cli.options import run_options
+from snapproof.runs.options import OwnGuestOptions, RunOptions, StackOptions
+
+# They say where results go, in which form, and how fast: none of it changes a test's outcome.
+_ABOUT_RESULTS = {"--results", "--format", "--events", "--keep", "--jobs", "--bisect", "--list", "--help"}
+_VALUES = {
+    "--profile": "nightly",
+    "--filter": "memory.*",
+    "--seed": "7",
+    "--repeat": "3",
+    "--shard": "2/3",
+    "--qemu": "debian-12",
+    "--accel": "tcg",
+    "--guest": "debian-13",
+    "--cache": "/a cache",
+    "--mirror": "http://mirror.example/debian",
+    "--disk": "/disk.qcow2",
+    "--kernel": "/vmlinuz",
+    "--initrd": "/initrd",
+    "--cmdline": "quiet root=/dev/vda",
+    "--ssh-user": "admin",
+    "--ssh-key": "/key",
+    "--ssh-host-key": "ssh-ed25519 AAAA",
+    "--guest-needs": "200",
+}
+
+
+def _parsed(words: list[str]) -> RunOptions:
+    return run_options(make_parser(["run"]).parse_args(words))
+
+
+def _options_of_run() -> dict[str, argparse.Action]:
+    commands = next(a for a in make_parser(["run"])._actions if isinstance(a, argparse._SubParsersAction))
+    return {
+        next(name for name in action.option_strings if name.startswith("--")): action
+        for action in commands.choices["run"]._actions
+    }
+
+
+@pytest.mark.parametrize("option", sorted(set(_options_of_run()) - _ABOUT_RESULTS))
+def test_option_is_in_the_command(option: str) -> None:
+    """An option that changes a run is in its command, and means the same there."""
+    options = _parsed(["run", option, _VALUES[option]])
+    assert options != _parsed(["run"])
+    assert _parsed(options.as_command()) == options
+
+
+def test_all_options_together_are_in_the_command() -> None:
+    """So are all of them, with more than one QEMU."""
+    words = [word for option, value in _VALUES.items() for word in (option, value)]
+    options = _parsed(["run", *words, "--qemu", "/usr/bin/qemu-system-x86_64"])
+    assert options.qemus == ("debian-12", "/usr/bin/qemu-system-x86_64")
+    assert _parsed(options.as_command()) == options
+
+
+def test_every_option_has_a_field() -> None:
+    """Each field is set by some option, and no value of the parser's is lost on the way."""
+    everything = {**_VALUES, "--results": "/r", "--format": "lava", "--events": "-", "--jobs": "2"}
+    words = [word for option, value in everything.items() for word in (option, value)]
+    options = _parsed(["run", *words, "--keep", "--bisect", "--list"])
+    assert set(everything) | {"--keep", "--bisect", "--list", "--help"} == set(_options_of_run())
+    usual = RunOptions()
+    unset = [one.name for one in fields(RunOptions) if getattr(options, one.name) == getattr(usual, one.name)]
+    assert not unset
+    stack, own = options.stack, options.stack.own
+    assert [one.name for one in fields(StackOptions) if getattr(stack, one.name) is None] == ["qemu"]
+    assert len(own.given()) == len(fields(OwnGuestOptions))
+
+
+def test_defaults_of_parser_and_value_are_the_same() -> None:
+    """A value that is made without the command line is the run without options."""
+    assert _parsed(["run"]) == RunOptions()
+
+
+def test_command_of_one_leg() -> None:
+    """A leg is repeated with its own QEMU and all tests, which the reproducer's filter narrows."""
+    options = _parsed(["run", "--qemu", "a", "--qemu", "b", "--shard", "1/2", "--filter", "x", "--seed", "3"])
+    assert options.for_leg("b").as_command() == (
+        ["run", "--profile", "smoke", "--seed", "3", "--qemu", "b", "--accel", "auto", "--guest", "default"]
+    )
+    assert options.for_leg(None).as_command() == (
+        ["run", "--profile", "smoke", "--seed", "3", "--accel", "auto", "--guest", "default"]
+    )
+
+
+def test_paths_hold_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths become absolute; a QEMU that is no file is a name and stays one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qemu").touch()
+    own = OwnGuestOptions(disk=Path("disk"))
+    options = replace(RunOptions(), qemus=("qemu", "debian-13"), stack=StackOptions(own=own, cache=Path("c")))
+    words = options.as_command()
+    assert [str(tmp_path / name) in words for name in ("qemu", "disk", "c")] == [True, True, True]
+    assert "debian-13" in words

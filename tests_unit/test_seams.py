@@ -1,0 +1,47 @@
+"""Contract: only the command's own modules, and programs that run by themselves, read a command line."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[1]
+_CODE = ("harness", "guest_images", "validators", "tests_functional", "snapproof")
+_COMMAND = Path("snapproof/cli")
+# Programs of their own, which are started as processes.
+_PROGRAMS = {Path("tests_functional/kernel/__main__.py")}
+
+
+def _imports_argparse(path: Path) -> bool:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        if "argparse" in names:
+            return True
+    return False
+
+
+def _readers() -> set[Path]:
+    files = [path for room in _CODE for path in (_ROOT / room).rglob("*.py")]
+    assert len(files) > 200
+    return {path.relative_to(_ROOT) for path in files if _imports_argparse(path)}
+
+
+def test_nobody_below_the_command_sees_its_arguments() -> None:
+    """Code below snapproof/cli gets frozen options, never an `argparse.Namespace`."""
+    below = {path for path in _readers() if not path.is_relative_to(_COMMAND)}
+    assert below - _PROGRAMS == set()
+
+
+def test_nobody_below_the_command_imports_it() -> None:
+    """Nor does it import the command's modules, which parse and print."""
+    below = [path for room in _CODE for path in (_ROOT / room).rglob("*.py")]
+    guilty = [
+        path
+        for path in below
+        if not path.relative_to(_ROOT).is_relative_to(_COMMAND)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("snapproof.cli")
+    ]
+    assert guilty == []
