@@ -17,8 +17,8 @@ from harness.qemu.probe import DEFAULT_EXECUTABLE, probe_qemu
 from harness.status import EXIT_ERROR, EXIT_PASS
 from harness.userfaultfd import probe_userfaultfd
 from snapproof.runs.stack import cache_at
-from tests_functional.lib.host_watch import kernel_splats
 from tests_functional.lib.run import free_mib
+from validators.oracles.o6_host.host_state import kernel_splats
 
 _TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg", "setpriv": "util-linux"}
 _SMOKE_MIB = 2200

@@ -15,7 +15,6 @@ from harness.qemu.machine import known_pid
 from tests_functional.failures.cases import Case
 from tests_functional.failures.ending import LIMIT_SECONDS
 from tests_functional.failures.sinks import SinkPlace
-from tests_functional.lib.checks import Problem, judged, problems_of
 from tests_functional.lib.cycle import Source
 from tests_functional.lib.guest import Guest, logged_in
 from tests_functional.lib.limits import SMALL_SAVE_SECONDS
@@ -24,6 +23,7 @@ from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot, take
 from tests_functional.lib.source_checks import judge_source
+from validators.checks import Problem, judged, problems_of
 from validators.faults.calls.control import CallControl
 from validators.judge import check_file
 from validators.verdict import T0, CheckResult

@@ -14,7 +14,7 @@ from harness.errors import SnapproofError
 from harness.linux.uffd_waiters import describe_waiting, waiting_fields, waiting_threads
 from harness.qemu.machine import Machine
 from tests_functional.failures.cases import Case
-from tests_functional.lib.checks import Problem, judged
+from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 
 LIMIT_SECONDS = 10.0

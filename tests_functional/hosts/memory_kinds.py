@@ -9,7 +9,7 @@ from harness.codes import Code
 from harness.qemu.messages import INCOMPATIBLE_MEMORY
 from tests_functional.hosts.feature_tests import HostFeatures
 from tests_functional.hosts.snapshots import REFUSAL, Report
-from tests_functional.lib.checks import Problem, judged, skipped
+from validators.checks import Problem, judged, skipped
 from validators.verdict import CheckResult
 
 _TAKES = "QEMU takes guest memory of this kind exactly where the kernel can protect it."

@@ -6,8 +6,8 @@ from guest_images.agent.client import AgentStatus
 from harness.codes import Code
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.status import Status
-from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.save import Snapshot
+from validators.checks import Problem, judged
 from validators.verdict import CheckResult, Verdict
 
 _ORACLES = "Every oracle that applies looked at all of its pages."

@@ -8,10 +8,10 @@ from typing import Any
 
 from harness.codes import Code
 from harness.status import Status, worst
-from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot
+from validators.checks import Problem, judged
 from validators.verdict import CheckResult, Verdict
 
 _STUN = "A background snapshot stuns the guest at least 20 times shorter than stop-and-save does."

@@ -11,7 +11,7 @@ from guest_images.agent.format import LONG_GAP_NS
 from harness.deadline import Deadline
 from tests_functional.lib.guest import Guest
 
-# Below what a save is judged by (source_checks.judge_stall).
+# Below what a save is judged by (o5_source_guest/during_save.py).
 _CALM_SECONDS = 0.2
 _BEGIN_SECONDS = 60.0
 # An exchange over SSH ends in the guest a little after it ends for us.

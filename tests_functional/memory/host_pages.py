@@ -16,7 +16,6 @@ from harness.qemu import migration
 from harness.qemu.configuration import MIB
 from harness.qemu.machine import Machine, known_pid
 from harness.qemu.ram import RamBlock, main_block
-from tests_functional.lib.checks import judged
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
@@ -25,6 +24,7 @@ from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, save
 from tests_functional.lib.source_checks import judge_source
 from tests_functional.memory.same_file import fill_file, write_file
+from validators.checks import judged
 
 _MERGE_SECONDS = 60.0
 _AT_T0 = "At T0 the host had QEMU's RAM in the pages that this test is about."

@@ -15,7 +15,6 @@ from harness.qemu.configuration import MIB
 from harness.qemu.machine import Machine
 from harness.qemu.probe import has_device
 from harness.qemu.ram import RamBlock, populated_bytes, ramblocks
-from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import Source, snapshot_cycle, writing_guest
 from tests_functional.lib.guest import Guest, Stack
 from tests_functional.lib.outcome import Outcome
@@ -23,6 +22,7 @@ from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
 from tests_functional.memory.plugged import memory_mib, prepare_guest, require_in_use, wait_memory
+from validators.checks import Problem, judged
 from validators.verdict import CheckResult, Verdict
 
 _REGION_MIB = 256

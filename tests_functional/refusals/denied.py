@@ -26,7 +26,6 @@ from tests_functional.failures.ending import (
     judge_resumed,
     wait_ending,
 )
-from tests_functional.lib.checks import Problem, judged, skipped
 from tests_functional.lib.cycle import Source, snapshot_cycle, writing_guest
 from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
@@ -41,6 +40,7 @@ from tests_functional.refusals.uffd_restrictions import (
     UffdRestriction,
     restricted,
 )
+from validators.checks import Problem, judged, skipped
 from validators.verdict import CheckResult
 
 _REFUSED = "Without userfaultfd the capability or the save is refused, in words that say what is missing."

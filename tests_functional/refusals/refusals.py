@@ -14,7 +14,6 @@ from harness.qemu.machine import Machine
 from harness.qemu.qapi_schema import read_schema
 from harness.qemu.qmp import CommandRefused
 from harness.status import Status
-from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import Source, snapshot_cycle, writing_guest
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.outcomes import outcome_of
@@ -29,6 +28,7 @@ from tests_functional.refusals.options import (
     put_back,
     settings,
 )
+from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 
 _SETTING = "An option is refused or accepted in whatever order it meets background-snapshot."

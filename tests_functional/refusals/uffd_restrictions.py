@@ -19,8 +19,8 @@ from harness.linux.confined import (
     support_under,
     unprivileged,
 )
-from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.run import Run
+from validators.checks import Problem, judged
 from validators.faults.calls.control import Call, CallControl, Denial, call_control, controlled_qemu
 from validators.verdict import CheckResult
 

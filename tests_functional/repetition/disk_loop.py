@@ -9,7 +9,7 @@ from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import NotApplicable
 from harness.guest.ssh import CommandResult, GuestShell
-from tests_functional.lib.checks import Problem, judged
+from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 
 _GOES_ON = "The loop goes on with the files that it had open, and ends when it is told to."

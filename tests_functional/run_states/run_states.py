@@ -13,7 +13,6 @@ from harness.errors import NotApplicable
 from harness.qemu import migration
 from harness.qemu.machine import Machine
 from harness.qemu.ram import dump_golden
-from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.cycle import judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.limits import SMALL_SAVE_SECONDS
@@ -22,6 +21,7 @@ from tests_functional.lib.outcomes import outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot
 from tests_functional.lib.source_checks import judge_source
+from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 
 _AFTER = "A guest that did not run before the snapshot does not run after it."

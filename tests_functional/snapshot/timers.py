@@ -11,13 +11,13 @@ from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
 from harness.status import Status
-from tests_functional.lib.checks import Problem, judged, skipped
 from tests_functional.lib.measure.cases import Way, Writer
 from tests_functional.lib.measure.measure import measure
 from tests_functional.lib.measure.warm_guest import WarmGuest, remove, sized, started, warm_guest
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
+from validators.checks import Problem, judged, skipped
 from validators.verdict import CheckResult
 
 _WAYS = {Way.BACKGROUND_EXEC: "timers/exec", Way.BACKGROUND_FILE: "timers/file"}

@@ -21,6 +21,7 @@ from snapproof.report.result import OutcomeRecord
 from tests_functional.lib.guest import Guest, Stack
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot
+from validators.oracles.o6_host.host_state import HostState, Started
 from validators.verdict import T0, CheckResult, Facts, Verdict, Violation
 
 T0_NS = 40_000_000_000
@@ -28,6 +29,17 @@ T0_NS = 40_000_000_000
 
 AT_T0 = T0((710, 905), T0_NS)
 """T0 of `snapshot()`, as the write-order oracle finds it."""
+
+HOST = HostState(
+    tainted=0,
+    splats=("#5 WARNING: old",),
+    descriptors=((0, "/dev/null"), (3, "/dev/kvm"), (4, "pipe:[7]")),
+    processes=(Started(70, "helper"),),
+)
+"""A host's state before a snapshot."""
+
+SINK = Started(71, "cat", reads_from_qemu=True)
+"""A process that a snapshot may leave behind."""
 
 PAGES = 1000
 """Data pages of the agent in these values; it has two threads with half of them each."""

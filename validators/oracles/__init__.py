@@ -1,1 +1,1 @@
-"""The oracles, one folder each, numbered as in docs/oracles.md."""
+"""The six oracles, one folder each, numbered as in docs/oracles.md."""

@@ -38,9 +38,9 @@ from tests_functional.failures.sinks import (
     open_numbers,
     sink,
 )
-from tests_functional.lib.checks import Problem, judged
 from tests_functional.lib.known_issues import load_known_issues
 from tests_unit.support.scenario_values import SOURCE, make_run, sentences, stand_in_guest
+from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 
 _CASE = Case("broken", "reason", "exec:exit 0")

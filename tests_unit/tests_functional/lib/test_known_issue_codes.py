@@ -23,15 +23,17 @@ from harness.qemu.qmp import CommandRefused
 from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.failures.cases import Case
 from tests_functional.failures.ending import Ending, judge_ending, resumed_problems
-from tests_functional.lib import restored_checks, source_checks
-from tests_functional.lib.checks import Problem, judged
-from tests_functional.lib.host_watch import HostState, Started
+from tests_functional.lib import source_checks
 from tests_functional.lib.known_issues import known_on_host, load_known_issues
 from tests_functional.lib.source_checks import Baseline, judge_source
 from tests_functional.lib.symptoms import Symptom
 from tests_functional.refusals.denied import judge_reason
 from tests_functional.run_states import run_states
 from tests_unit.support.scenario_values import snapshot, stand_in_guest
+from validators.checks import Problem, judged
+from validators.oracles.o3_restored_guest.restored_guest import check_run_state
+from validators.oracles.o5_source_guest import source_guest
+from validators.oracles.o6_host.host_state import HostState, Started
 from validators.verdict import CheckResult, Violation
 
 Blame = Callable[..., SnapproofError]
@@ -94,15 +96,15 @@ def _host(**changes: Any) -> Callable[[Blame], Found]:
 
 def _source(guest: Any, now: HostState = _HOST) -> Sequence[CheckResult]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source_checks, "look", lambda _machine: now)
-        patch.setattr(source_checks, "write_protected_pages", lambda _machine: 3)
+        patch.setattr(source_checks, "capture_host_state", lambda _machine: now)
+        patch.setattr(source_guest, "write_protected_pages", lambda _machine: 3)
         return judge_source(guest, Baseline(1, _HOST))
 
 
 def _silent_source(error: SnapproofError, *held: str) -> Callable[[Blame], Found]:
     def judge(_blame: Blame) -> CheckResult:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(source_checks, "waiting_threads", lambda _pid: list(held))
+            patch.setattr(source_guest, "waiting_threads", lambda _pid: list(held))
             return _source(stand_in_guest(error))[0]
 
     return judge
@@ -118,7 +120,7 @@ def _after(name: str, state: str, *, wrote: bool = False) -> Callable[[Blame], F
 
 
 def _restored(state: str, at_t0: str) -> Callable[[Blame], Found]:
-    return lambda _blame: restored_checks._run_state(state, snapshot(state=at_t0))
+    return lambda _blame: check_run_state(state, at_t0)
 
 
 def _end(ending: Ending, *expected: str) -> Callable[[Blame], Found]:

@@ -21,12 +21,12 @@ from harness.errors import (
 )
 from harness.status import Status
 from snapproof.report.result import OutcomeRecord
-from tests_functional.lib.checks import skipped
 from tests_functional.lib.outcome import OUTCOME_FILE, Outcome, from_error, write_atomically
 from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.save import Flow
 from tests_functional.lib.stack_file import load_stack, save_stack
 from tests_unit.support.scenario_values import check, make_run, offline, snapshot, stack, write_order
+from validators.checks import skipped
 from validators.verdict import CheckResult, Violation
 
 

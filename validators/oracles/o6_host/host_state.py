@@ -1,4 +1,4 @@
-"""Oracles 5 and 6 on the source's side: what a snapshot must not leave behind on host and in QEMU."""
+"""Capture the host's state around a snapshot: kernel log, taint, QEMU's files and processes."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Started:
 
     @property
     def words(self) -> str:
-        """What to call it in a sentence."""
+        """Its name in a sentence."""
         return f"{self.program}, which reads from QEMU" if self.reads_from_qemu else self.program
 
 
 @dataclass(frozen=True)
 class HostState:
-    """What a snapshot must leave as it was.
+    """The part of the host's state that a snapshot must leave as it was.
 
     Attributes:
         tainted: the kernel's taint mask, None where unreadable.
@@ -61,7 +61,7 @@ class HostState:
     processes: tuple[Started, ...]
 
 
-def look(machine: Machine) -> HostState:
+def capture_host_state(machine: Machine) -> HostState:
     """Record the host's state, QEMU's open files and the processes it has started."""
     pid = known_pid(machine)
     files = open_files(pid)
@@ -69,7 +69,7 @@ def look(machine: Machine) -> HostState:
 
 
 def _children(pid: int, files: tuple[tuple[int, str], ...]) -> tuple[Started, ...]:
-    """Return what runs in QEMU's session beside it."""
+    """Return the other processes in QEMU's session."""
     pipes = {target for _, target in files if target.startswith("pipe:")}
     children = []
     for member in session_members(pid):
@@ -85,7 +85,7 @@ def _children(pid: int, files: tuple[tuple[int, str], ...]) -> tuple[Started, ..
 
 
 def open_files(pid: int) -> tuple[tuple[int, str], ...]:
-    """What a process has open, by number and name, e.g. ``(9, "anon_inode:[userfaultfd]")``.
+    """Return the files that a process has open, by number and name, e.g. ``(9, "anon_inode:[userfaultfd]")``.
 
     Sockets and what it may keep are left out.
     """
@@ -101,7 +101,7 @@ def open_files(pid: int) -> tuple[tuple[int, str], ...]:
 
 
 def kernel_splats() -> tuple[str, ...] | None:
-    """Warnings and worse in the kernel's log, oldest first, or None where we may not read it."""
+    """Return warnings and worse in the kernel's log, oldest first, or None where we may not read it."""
     try:
         descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     except OSError:

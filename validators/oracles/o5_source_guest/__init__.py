@@ -1,0 +1,1 @@
+"""Oracle 5: the source guest is unharmed by its snapshot."""
