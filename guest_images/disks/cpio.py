@@ -13,7 +13,7 @@ _BLOCK_BYTES = 512
 
 
 @dataclass(frozen=True)
-class Entry:
+class ProfileRow:
     """A file, folder, link or device node of an archive; root owns it, and its time is 0.
 
     Attributes:
@@ -29,27 +29,27 @@ class Entry:
     device: tuple[int, int] = (0, 0)
 
 
-def folder(path: str, mode: int = 0o755) -> Entry:
+def folder(path: str, mode: int = 0o755) -> ProfileRow:
     """Return the entry of a folder."""
-    return Entry(path, stat.S_IFDIR | mode)
+    return ProfileRow(path, stat.S_IFDIR | mode)
 
 
-def file(path: str, data: bytes, mode: int = 0o644) -> Entry:
+def file(path: str, data: bytes, mode: int = 0o644) -> ProfileRow:
     """Return the entry of a regular file."""
-    return Entry(path, stat.S_IFREG | mode, data)
+    return ProfileRow(path, stat.S_IFREG | mode, data)
 
 
-def link(path: str, target: str) -> Entry:
+def link(path: str, target: str) -> ProfileRow:
     """Return the entry of a symbolic link."""
-    return Entry(path, stat.S_IFLNK | 0o777, target.encode())
+    return ProfileRow(path, stat.S_IFLNK | 0o777, target.encode())
 
 
-def character_device(path: str, major: int, minor: int, mode: int = 0o600) -> Entry:
+def character_device(path: str, major: int, minor: int, mode: int = 0o600) -> ProfileRow:
     """Return the entry of a character device node, which needs no root to be put into an archive."""
-    return Entry(path, stat.S_IFCHR | mode, device=(major, minor))
+    return ProfileRow(path, stat.S_IFCHR | mode, device=(major, minor))
 
 
-def archive(entries: Iterable[Entry]) -> bytes:
+def archive(entries: Iterable[ProfileRow]) -> bytes:
     """Return an archive of entries, padded as GNU cpio pads it.
 
     Entries are sorted by path and numbered in that order, so the bytes do not depend on the order of
@@ -62,11 +62,11 @@ def archive(entries: Iterable[Entry]) -> bytes:
     _check(ordered)
     body = b"".join(
         record for number, entry in enumerate(ordered, 1) for record in _records(entry, number)
-    ) + b"".join(_records(Entry("TRAILER!!!", 0), 0))
+    ) + b"".join(_records(ProfileRow("TRAILER!!!", 0), 0))
     return body + bytes(-len(body) % _BLOCK_BYTES)
 
 
-def _check(ordered: list[Entry]) -> None:
+def _check(ordered: list[ProfileRow]) -> None:
     folders = {""}
     seen: set[str] = set()
     for entry in ordered:
@@ -79,7 +79,7 @@ def _check(ordered: list[Entry]) -> None:
             folders.add(entry.path)
 
 
-def _records(entry: Entry, inode: int) -> Iterator[bytes]:
+def _records(entry: ProfileRow, inode: int) -> Iterator[bytes]:
     name = entry.path.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
     owner = group = mtime = device_major = device_minor = checksum = 0

@@ -29,7 +29,7 @@ from snapproof.runs.profiles import select
 from snapproof.runs.results import make_results_folder, now, remove_empty, write_reproducer, write_results
 from snapproof.runs.side_by_side import Plan, plan
 from snapproof.runs.trial_boot import why_untestable
-from tests_functional.lib.entry import Entry
+from tests_functional.lib.profile_row import ProfileRow
 from tests_functional.lib.stack_file import save_stack
 
 _GOOD = (Status.PASS, Status.DONE, Status.XFAIL, Status.XPASS)
@@ -38,28 +38,28 @@ _GOOD = (Status.PASS, Status.DONE, Status.XFAIL, Status.XPASS)
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; see `snapproof run --help`."""
     options = run_options(arguments)
-    entries = select(options.profile, options.filter)
+    rows = select(options.profile, options.filter)
     if options.only_list:
-        for entry in entries:
-            print(f"{entry.name:28} {entry.reason}")
+        for row in rows:
+            print(f"{row.name:28} {row.reason}")
         return 0
     progress = Progress()
     with EventStream(options.events, progress.line) as stream, stream.printing:
-        return _run(options, _stretched(entries, options.repeat), progress, stream)
+        return _run(options, _stretched(rows, options.repeat), progress, stream)
 
 
-def _run(options: RunOptions, entries: Sequence[Entry], progress: Progress, stream: EventStream) -> int:
+def _run(options: RunOptions, rows: Sequence[ProfileRow], progress: Progress, stream: EventStream) -> int:
     if options.seed is None:
         options = replace(options, seed=random.randrange(1 << 31))
     started, begun = now(), time.monotonic()
     folder = make_results_folder(options.results or _default_folder())
     try:
-        legs = prepare_legs(options, entries, folder, _both(progress.step, stream.step))
+        legs = prepare_legs(options, rows, folder, _both(progress.step, stream.step))
     except BaseException:
         remove_empty(folder)
         raise
     command = _command(options)
-    stream.started([leg.called(entry) for leg in legs for entry in leg.entries], command, folder)
+    stream.started([leg.called(row) for leg in legs for row in leg.rows], command, folder)
     outcomes = _run_legs(options, legs, progress, stream)
     # A shard of a run of several QEMUs may hold tests of one only; its tests are called as in the others.
     single = next((leg.environment for leg in legs if not leg.label), None)
@@ -69,7 +69,7 @@ def _run(options: RunOptions, entries: Sequence[Entry], progress: Progress, stre
         options.filter or "",
         options.repeat,
         options.shard,
-        work_digest(len(options.legs()), entries),
+        work_digest(len(options.legs()), rows),
     )
     result = RunResult(outcomes, started, time.monotonic() - begun, command, environment, selection)
     try:
@@ -126,22 +126,22 @@ def _run_leg(
 ) -> list[OutcomeRecord]:
     """Run a leg's tests; their outcomes as the whole run calls them."""
     save_stack(leg.stack, leg.environment, leg.folder, leg.guests)
-    chosen = [entry for entry in leg.entries if not leg.without(entry)]
+    chosen = [row for row in leg.rows if not leg.without(row)]
     found = {
-        entry.name: _not_run(leg, entry, Status.SKIP, f"This QEMU has no capability '{missing}'.")
-        for entry in leg.entries
-        if (missing := leg.without(entry))
+        row.name: _not_run(leg, row, Status.SKIP, f"This QEMU has no capability '{missing}'.")
+        for row in leg.rows
+        if (missing := leg.without(row))
     }
     if asked_to_stop():
         why = "The run was interrupted before this test had begun."
-        found |= {entry.name: _not_run(leg, entry, Status.ERROR, why) for entry in chosen}
+        found |= {row.name: _not_run(leg, row, Status.ERROR, why) for row in chosen}
     elif chosen:
         found |= _run_side_by_side(leg, plan(chosen, local_facts(), jobs), common, progress, stream)
-    outcomes = [found[entry.name] for entry in leg.entries]
-    for entry, outcome in zip(leg.entries, outcomes, strict=True):
+    outcomes = [found[row.name] for row in leg.rows]
+    for row, outcome in zip(leg.rows, outcomes, strict=True):
         place = leg.folder / outcome.folder
         place.mkdir(parents=True, exist_ok=True)
-        write_reproducer(place, [*command, "--filter", entry.name], outcome.sentence)
+        write_reproducer(place, [*command, "--filter", row.name], outcome.sentence)
     return [leg.named(outcome) for outcome in outcomes]
 
 
@@ -161,16 +161,14 @@ def _run_side_by_side(
         return run_plan(tests, common, leg.folder)
 
 
-def _not_run(leg: Leg, entry: Entry, status: Status, why: str) -> OutcomeRecord:
+def _not_run(leg: Leg, row: ProfileRow, status: Status, why: str) -> OutcomeRecord:
     """The outcome of a test that was never started."""
-    return OutcomeRecord(entry.name, status, why, environment=leg.environment, folder=f"tests/{entry.name}")
+    return OutcomeRecord(row.name, status, why, environment=leg.environment, folder=f"tests/{row.name}")
 
 
-def _stretched(entries: Sequence[Entry], repeat: int) -> tuple[Entry, ...]:
-    """The entries with time for so many cycles each."""
-    return tuple(
-        replace(entry, seconds=entry.seconds + (repeat - 1) * entry.cycle_seconds) for entry in entries
-    )
+def _stretched(rows: Sequence[ProfileRow], repeat: int) -> tuple[ProfileRow, ...]:
+    """The rows with time for so many cycles each."""
+    return tuple(replace(row, seconds=row.seconds + (repeat - 1) * row.cycle_seconds) for row in rows)
 
 
 def _default_folder() -> Path:

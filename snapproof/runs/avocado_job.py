@@ -1,4 +1,4 @@
-"""Runs entries of a profile as one Avocado job and collects one outcome for each, whatever happens."""
+"""Runs rows of a profile as one Avocado job and collects one outcome for each, whatever happens."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from snapproof.report.result import OutcomeRecord
 from snapproof.runs.events import EVENTS_FILE
 from snapproof.runs.interruption import asked_to_stop
 from snapproof.runs.side_by_side import Plan
-from tests_functional.lib.entry import Entry
 from tests_functional.lib.outcome import OUTCOME_FILE
+from tests_functional.lib.profile_row import ProfileRow
 from tests_functional.lib.run import remove_heavy
 
 # Avocado's own clock starts before the test's; a killed test never reports, so both must end it.
@@ -38,15 +38,15 @@ def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) 
         folder: the results folder; tests get `folder/tests/NAME`.
 
     Returns:
-        One outcome per entry, by its name. A test that was killed or never ran is an ERROR.
+        One outcome per row, by its name. A test that was killed or never ran is an ERROR.
 
     Raises:
         SetupBroken: Avocado does not find one of the tests.
     """
-    entries = (*plan.together, *plan.alone)
+    rows = (*plan.together, *plan.alone)
     config = {
         "run.results_dir": str(folder / "avocado"),
-        "job.run.timeout": sum(entry.seconds for entry in entries) + _JOB_GRACE_SECONDS,
+        "job.run.timeout": sum(row.seconds for row in rows) + _JOB_GRACE_SECONDS,
         # Not one of Avocado's streams: it stays silent without taking our own output away, as "none" does.
         "core.show": ["snapproof"],
         "sysinfo.collect.enabled": False,
@@ -66,36 +66,36 @@ def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) 
                 # Avocado lists failures on stderr whatever `core.show` says; we print them ourselves.
                 logging.getLogger("avocado.app").handlers[:] = [logging.NullHandler()]
                 job.run()
-    return {entry.name: _collect(entry, folder) for entry in entries}
+    return {row.name: _collect(row, folder) for row in rows}
 
 
 def _suite(
     name: str,
-    entries: Sequence[Entry],
+    rows: Sequence[ProfileRow],
     common: Mapping[str, str | int | float],
     folder: Path,
     config: Mapping[str, object],
 ) -> TestSuite:
     runnables = []
-    for entry in entries:
+    for row in rows:
         parameters = {
             **common,
-            **entry.parameters,
-            "name": entry.name,
-            "seconds": entry.seconds,
-            "folder": str(folder / "tests" / entry.name),
+            **row.parameters,
+            "name": row.name,
+            "seconds": row.seconds,
+            "folder": str(folder / "tests" / row.name),
             "results": str(folder),
             "events": str(folder / EVENTS_FILE),
             "parent_pid": os.getpid(),
         }
-        runnables += _resolve(entry, parameters)
-    longest = max(entry.seconds for entry in entries)
+        runnables += _resolve(row, parameters)
+    longest = max(row.seconds for row in rows)
     config = {**config, "task.timeout.running": longest + _TASK_GRACE_SECONDS}
     return TestSuite(name, config=config, tests=runnables, job_config=config)
 
 
-def _resolve(entry: Entry, parameters: Mapping[str, str | int | float]) -> list[object]:
-    """The one runnable of an entry.
+def _resolve(row: ProfileRow, parameters: Mapping[str, str | int | float]) -> list[object]:
+    """The one runnable of a row.
 
     Avocado silently drops a test whose base class it cannot import, so the count is checked.
     """
@@ -106,29 +106,29 @@ def _resolve(entry: Entry, parameters: Mapping[str, str | int | float]) -> list[
         sys.path.append(str(home.parent))
     config = {
         # What follows the colon is a regular expression, and test_x would find test_x_y too.
-        "resolver.references": [f"{home / entry.test}$"],
+        "resolver.references": [f"{home / row.test}$"],
         "run.dict_variants": [dict(parameters)],
         "run.dict_variants.variant_id_keys": ["name"],
         "run.ignore_missing_references": True,
     }
-    found = TestSuite.from_config(config, name=entry.name).tests or []
+    found = TestSuite.from_config(config, name=row.name).tests or []
     if len(found) != 1:
-        raise SetupBroken(f"Avocado found {len(found)} tests for '{entry.test}' instead of one.")
+        raise SetupBroken(f"Avocado found {len(found)} tests for '{row.test}' instead of one.")
     return list(found)
 
 
-def _collect(entry: Entry, folder: Path) -> OutcomeRecord:
-    place = Path("tests") / entry.name
+def _collect(row: ProfileRow, folder: Path) -> OutcomeRecord:
+    place = Path("tests") / row.name
     try:
         data = json.loads((folder / place / OUTCOME_FILE).read_text(encoding="utf-8"))
         return OutcomeRecord.from_json(data).placed(str(place))
     except FileNotFoundError:
         remove_heavy(folder / place)
         return OutcomeRecord(
-            entry.name,
+            row.name,
             Status.ERROR,
             "The run was interrupted before this test had reported."
             if asked_to_stop()
-            else f"The test did not report within {entry.seconds} s; see its logs.",
+            else f"The test did not report within {row.seconds} s; see its logs.",
             folder=str(place),
         )

@@ -18,8 +18,8 @@ from harness.status import Status
 from snapproof.report.result import OutcomeRecord
 from snapproof.runs.options import RunOptions, StackOptions
 from snapproof.runs.stack import cache_at, prepare_stack
-from tests_functional.lib.entry import Entry
 from tests_functional.lib.guest import COVERAGE, DEFAULT_RAM_MIB, Stack, fitting_ram
+from tests_functional.lib.profile_row import ProfileRow
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9.+-]+")
 _NUMBERS = re.compile(r"\d+")
@@ -35,7 +35,7 @@ class Leg:
         folder: where its tests' files go, the results folder itself where it is the only one.
         stack: what its tests use.
         environment: what every result of it says.
-        entries: the tests of it, in this shard.
+        rows: the tests of it, in this shard.
         guests: further guests, which some of the tests name.
     """
 
@@ -44,23 +44,23 @@ class Leg:
     folder: Path
     stack: Stack
     environment: dict[str, Any]
-    entries: tuple[Entry, ...]
+    rows: tuple[ProfileRow, ...]
     guests: tuple[GuestImage, ...] = ()
 
-    def without(self, entry: Entry) -> str:
+    def without(self, row: ProfileRow) -> str:
         """The first migration capability that a test needs and this QEMU lacks, "" where it lacks none."""
         known = self.stack.capabilities
         # A QEMU that did not say what it knows is asked by each test for itself.
-        return next((name for name in entry.needs if known and name not in known), "")
+        return next((name for name in row.needs if known and name not in known), "")
 
     @property
     def version(self) -> tuple[int, ...]:
         """QEMU's version as numbers that can be compared."""
         return tuple(int(number) for number in _NUMBERS.findall(self.environment["qemu"])[:3])
 
-    def called(self, entry: Entry) -> str:
+    def called(self, row: ProfileRow) -> str:
         """What the whole run calls a test of this leg."""
-        return f"{self.label}/{entry.name}" if self.label else entry.name
+        return f"{self.label}/{row.name}" if self.label else row.name
 
     def named(self, outcome: OutcomeRecord) -> OutcomeRecord:
         """An outcome of this leg as the whole run calls it."""
@@ -77,13 +77,13 @@ class Leg:
 
 
 def prepare_legs(
-    options: RunOptions, entries: Sequence[Entry], folder: Path, log: Callable[[str], None]
+    options: RunOptions, rows: Sequence[ProfileRow], folder: Path, log: Callable[[str], None]
 ) -> list[Leg]:
     """Get all that the run needs, for all QEMUs before the first test.
 
     Args:
         options: of `snapproof run`.
-        entries: the tests of each leg.
+        rows: the tests of each leg.
         folder: the results folder.
         log: told what takes time.
 
@@ -92,10 +92,10 @@ def prepare_legs(
     """
     names = options.legs()
     labels = _leg_labels(names)
-    work = _sharded([(label, entry) for label in labels for entry in entries], options.shard)
+    work = _sharded([(label, row) for label in labels for row in rows], options.shard)
     legs = []
     for name, label in zip(names, labels, strict=True):
-        mine = tuple(entry for owner, entry in work if owner == label)
+        mine = tuple(row for owner, row in work if owner == label)
         if not mine:
             continue
         place = folder / label if label else folder
@@ -103,43 +103,43 @@ def prepare_legs(
         stack, environment = prepare_stack(replace(options.stack, qemu=name), place, log)
         guests = _named_guests(mine, options.stack, log)
         images = {"": stack.image, **{image.name: image for image in guests}}
-        mine = tuple(_for_guest(entry, images) for entry in mine)
+        mine = tuple(_for_guest(row, images) for row in mine)
         legs.append(Leg(label, name, place, stack, environment, mine, guests))
     return legs
 
 
 def _named_guests(
-    entries: Sequence[Entry], options: StackOptions, log: Callable[[str], None]
+    rows: Sequence[ProfileRow], options: StackOptions, log: Callable[[str], None]
 ) -> tuple[GuestImage, ...]:
-    """The guests that entries ask for by name, built before the first test."""
-    names = sorted({str(entry.parameters["guest"]) for entry in entries if "guest" in entry.parameters})
+    """The guests that rows ask for by name, built before the first test."""
+    names = sorted({str(row.parameters["guest"]) for row in rows if "guest" in row.parameters})
     cache = cache_at(options.cache)
     return tuple(build_guest(name, cache, log, mirror=options.mirror) for name in names)
 
 
-def _for_guest(entry: Entry, images: Mapping[str, GuestImage]) -> Entry:
-    """The entry with the RAM that its guest needs, and as much more time as that may take to boot."""
-    image = images[str(entry.parameters.get("guest", ""))]
+def _for_guest(row: ProfileRow, images: Mapping[str, GuestImage]) -> ProfileRow:
+    """The row with the RAM that its guest needs, and as much more time as that may take to boot."""
+    image = images[str(row.parameters.get("guest", ""))]
     ram_mib = fitting_ram(
-        int(entry.parameters.get("ram_mib", DEFAULT_RAM_MIB)),
-        float(entry.parameters.get("coverage", COVERAGE)),
+        int(row.parameters.get("ram_mib", DEFAULT_RAM_MIB)),
+        float(row.parameters.get("coverage", COVERAGE)),
         image.own_mib,
     )
     return replace(
-        entry,
-        parameters={**entry.parameters, "ram_mib": ram_mib},
-        seconds=int(entry.seconds * max(1.0, image.boot_seconds / BOOT_SECONDS)),
+        row,
+        parameters={**row.parameters, "ram_mib": ram_mib},
+        seconds=int(row.seconds * max(1.0, image.boot_seconds / BOOT_SECONDS)),
     )
 
 
-def work_digest(legs: int, entries: Sequence[Entry]) -> str:
+def work_digest(legs: int, rows: Sequence[ProfileRow]) -> str:
     """A digest of all tests of a run, in their order: shards of one run have the same.
 
     Args:
         legs: how many QEMUs.
-        entries: the tests of each.
+        rows: the tests of each.
     """
-    text = "\n".join([str(legs), *(entry.name for entry in entries)])
+    text = "\n".join([str(legs), *(row.name for row in rows)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -158,7 +158,9 @@ def _labels(names: Sequence[str]) -> list[str]:
     return labels
 
 
-def _sharded(work: list[tuple[str, Entry]], shard: tuple[int, int] | None) -> list[tuple[str, Entry]]:
+def _sharded(
+    work: list[tuple[str, ProfileRow]], shard: tuple[int, int] | None
+) -> list[tuple[str, ProfileRow]]:
     if shard is None:
         return work
     number, count = shard

@@ -9,7 +9,7 @@ from harness.errors import UsageError
 from snapproof.runs.defaults import PROFILE_NAMES
 from tests_functional.failures.rows import ROWS as FAILURES
 from tests_functional.findings.rows import ROWS as FINDINGS
-from tests_functional.lib.entry import Entry
+from tests_functional.lib.profile_row import ProfileRow
 from tests_functional.memory.rows import ROWS as MEMORY
 from tests_functional.offline.rows import ROWS as OFFLINE
 from tests_functional.planted.rows import ROWS as PLANTED
@@ -33,15 +33,15 @@ _NIGHTLY = (
 )
 
 
-def _rows_of(profile: str) -> tuple[Entry, ...]:
-    return tuple(entry for entry in _NIGHTLY if profile == "nightly" or profile in entry.profiles)
+def _rows_of(profile: str) -> tuple[ProfileRow, ...]:
+    return tuple(row for row in _NIGHTLY if profile == "nightly" or profile in row.profiles)
 
 
-PROFILES: Mapping[str, tuple[Entry, ...]] = {name: _rows_of(name) for name in PROFILE_NAMES}
+PROFILES: Mapping[str, tuple[ProfileRow, ...]] = {name: _rows_of(name) for name in PROFILE_NAMES}
 
 
-def select(profile: str, pattern: str | None) -> tuple[Entry, ...]:
-    """Return the entries of a profile whose name matches a shell pattern.
+def select(profile: str, pattern: str | None) -> tuple[ProfileRow, ...]:
+    """Return the rows of a profile whose name matches a shell pattern.
 
     Raises:
         UsageError: there is no such profile, or nothing matches.

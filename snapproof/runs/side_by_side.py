@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.hosts.local import HostFacts
-from tests_functional.lib.entry import Entry
+from tests_functional.lib.profile_row import ProfileRow
 
 # For the page cache, the command and everything else on the host.
 _SPARE_MIB = 1024
@@ -22,31 +22,31 @@ class Plan:
         workers: at least 1.
     """
 
-    together: tuple[Entry, ...]
-    alone: tuple[Entry, ...]
+    together: tuple[ProfileRow, ...]
+    alone: tuple[ProfileRow, ...]
     workers: int
 
 
-def plan(entries: Sequence[Entry], facts: HostFacts, jobs: int | None) -> Plan:
+def plan(rows: Sequence[ProfileRow], facts: HostFacts, jobs: int | None) -> Plan:
     """Divide tests into those that run side by side and those that run alone.
 
     Args:
-        entries: what to run.
+        rows: what to run.
         facts: of the host, its memory as it is now.
         jobs: how many at a time at most, None for as many as fit.
     """
     # One that takes a quarter of an hour, begun last, would keep all other processors idle meanwhile.
-    longest_first = sorted(entries, key=lambda entry: -entry.seconds)
-    together = tuple(entry for entry in longest_first if not entry.alone)
-    alone = tuple(entry for entry in entries if entry.alone)
+    longest_first = sorted(rows, key=lambda row: -row.seconds)
+    together = tuple(row for row in longest_first if not row.alone)
+    alone = tuple(row for row in rows if row.alone)
     # Under TCG a guest's vCPU is always busy, but a test also waits, for a sink or a limit: one for each
     # processor keeps the processors busy.
     return Plan(together, alone, _fitting(together, jobs or facts.cpus, facts.memory_mib - _SPARE_MIB))
 
 
-def _fitting(entries: Sequence[Entry], most: int, memory_mib: int) -> int:
+def _fitting(rows: Sequence[ProfileRow], most: int, memory_mib: int) -> int:
     """Return how many tests can run at a time if the largest ones coincide; at least 1."""
-    needs = sorted((entry.memory_mib for entry in entries), reverse=True)
+    needs = sorted((row.memory_mib for row in rows), reverse=True)
     workers = 1
     while workers < min(most, len(needs)) and sum(needs[: workers + 1]) <= memory_mib:
         workers += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.entry import PREMERGE, SMALL, Entry
+from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
 
 _FAILURES = "failures/test_failures.py:Failures"
 
@@ -16,7 +16,7 @@ _REASONS = {
 
 # Every guest that does not survive a case is booted again.
 ROWS = tuple(
-    Entry(
+    ProfileRow(
         f"failures.{kind}",
         f"{_FAILURES}.test_{kind}",
         reason,

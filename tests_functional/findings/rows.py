@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.entry import PREMERGE, SMALL, Entry
 from tests_functional.lib.known_issues import load_known_issues
+from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
 
 _FINDING = "findings/test_findings.py:Findings.test_reproducer"
 
 ROWS = tuple(
-    Entry(
+    ProfileRow(
         f"findings.{issue.id.lower()}",
         _FINDING,
         issue.title,

@@ -59,7 +59,7 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
         self._tell_avocado(outcome)
 
     def option(self, name: str) -> str:
-        """A parameter of the test's entry in the profile, as text."""
+        """Return a parameter of the test's row in the profile, as text."""
         return str(self._parameter(name))
 
     def newer_qemus(self) -> dict[str, Path]:

@@ -15,7 +15,7 @@ SAVE_SECONDS = 120.0
 """One save of a guest with the default RAM, with a golden dump or a slow sink."""
 
 SMALL_SAVE_SECONDS = 60.0
-"""One save of a small guest (`SMALL` in `lib/entry.py`), and one restore of it."""
+"""One save of a small guest (`SMALL` in `lib/profile_row.py`), and one restore of it."""
 
 RESTORE_SECONDS = 90.0
 """One restore of a guest with the default RAM, until its agent answers."""

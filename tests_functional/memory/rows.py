@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from tests_functional.lib.entry import PREMERGE, SMALL, Entry
+from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
 from tests_functional.memory.host_pages import HOST_PAGES
 from tests_functional.memory.kinds import MEMORY_KINDS
 from tests_functional.memory.plugged import PLUGGED_KINDS
@@ -27,10 +27,10 @@ class _Kind(Protocol):
         """Why it is tested."""
 
 
-def _of(test: str, kinds: Mapping[str, _Kind], **parameters: float) -> tuple[Entry, ...]:
+def _of(test: str, kinds: Mapping[str, _Kind], **parameters: float) -> tuple[ProfileRow, ...]:
     """The tests of some kinds of guest RAM, by the method that tests such."""
     return tuple(
-        Entry(
+        ProfileRow(
             f"memory.{name}",
             f"{_TESTS}.{test}",
             kind.reason,
@@ -48,26 +48,26 @@ ROWS = (
     *_of("test_plugged", PLUGGED_KINDS),
     *_of("test_virtio_mem", VIRTIO_MEM_KINDS),
     *_of("test_host_pages", HOST_PAGES, coverage=0.5),
-    Entry(
+    ProfileRow(
         "memory.never-touched",
         f"{_TESTS}.test_never_touched",
         "a page that is in no page table cannot be protected, and may be written (QEMU 6.0-rc lost them)",
     ),
-    Entry(
+    ProfileRow(
         "memory.merged-while-saving",
         f"{_TESTS}.test_merged_while_saving",
         "merging makes a new entry in the page table, which must be protected like the old one",
         {**SMALL, "coverage": 0.5},
         alone=True,
     ),
-    Entry(
+    ProfileRow(
         "memory.above-4-gib",
         _SEEDS,
         "RAM on both sides of the hole below 4 GiB is one RAMBlock in two places",
         {"ram_mib": 4608, "coverage": 0.8},
         seconds=900,
     ),
-    Entry(
+    ProfileRow(
         "memory.odd-size",
         _SEEDS,
         "RAM that is no multiple of 2 MiB, or of the 64 pages of a bitmap's word",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.entry import PREMERGE, Entry
+from tests_functional.lib.profile_row import PREMERGE, ProfileRow
 from tests_functional.planted.planted import LIVE_FAULTS
 
 _PLANTED = "planted/test_planted_faults.py:PlantedFaults.test_fault"
 _IN_PREMERGE = ("drop_protection", "lose_events")
 
 ROWS = tuple(
-    Entry(
+    ProfileRow(
         f"planted.{fault.replace('_', '-')}",
         _PLANTED,
         planted.reason,

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.entry import PREMERGE, SMALL, Entry
+from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
 from tests_functional.refusals.uffd_restrictions import UFFD_RESTRICTIONS
 
 _REFUSALS = "refusals/test_refusals.py:Refusals"
 
 ROWS = (
-    Entry(
+    ProfileRow(
         "refusals.capabilities",
         f"{_REFUSALS}.test_capabilities",
         "what QEMU accepts together it must do right; users find out too late otherwise",
         SMALL,
         seconds=900,
     ),
-    Entry(
+    ProfileRow(
         "refusals.parameters",
         f"{_REFUSALS}.test_parameters",
         "parameters are checked for few combinations, and some change how pages are saved",
@@ -23,7 +23,7 @@ ROWS = (
         seconds=1800,
     ),
     *(
-        Entry(
+        ProfileRow(
             f"refusals.no-userfaultfd-{kind}",
             f"{_REFUSALS}.test_denied",
             restriction.reason,

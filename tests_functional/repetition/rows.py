@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.entry import PREMERGE, SMALL, Entry
+from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
 
 _REPETITION = "repetition/test_repetition.py:Repetition"
 _SEEDS = "snapshot/test_flows.py:SnapshotFlows.test_seeds"
 
 ROWS = (
-    Entry(
+    ProfileRow(
         "repetition.at-once",
         f"{_REPETITION}.test_at_once",
         "tools take the next snapshot as soon as QEMU says 'completed'",
         SMALL,
         profiles=PREMERGE,
     ),
-    Entry(
+    ProfileRow(
         "repetition.twenty",
         _SEEDS,
         "what one snapshot leaves behind adds up over twenty in one process",
         {**SMALL, "repeat": 20},
         seconds=900,
     ),
-    Entry(
+    ProfileRow(
         "repetition.generations",
         f"{_REPETITION}.test_generations",
         "what a restore brings back must be able to be snapshotted, five generations deep",
         SMALL,
     ),
-    Entry(
+    ProfileRow(
         "repetition.with-disk",
         f"{_REPETITION}.test_with_disk",
         "a snapshot of memory alone is of no use to a guest whose disk has gone on",

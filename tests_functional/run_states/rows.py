@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.entry import PREMERGE, SMALL, Entry
+from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
 from tests_functional.run_states.run_states import RUN_STATES
 
 _RUN_STATE = "run_states/test_run_states.py:RunStates.test_state"
 
 ROWS = tuple(
-    Entry(
+    ProfileRow(
         f"run-states.{name}",
         _RUN_STATE,
         state.reason,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from guest_images.agent.pages import PATTERNS
-from tests_functional.lib.entry import PREMERGE, SMOKE, Entry
+from tests_functional.lib.profile_row import PREMERGE, SMOKE, ProfileRow
 from tests_functional.snapshot.disturbances import DISTURBANCES
 
 _FLOWS = "snapshot/test_flows.py:SnapshotFlows"
@@ -22,7 +22,7 @@ _TCG_THREADS = {
     "multi": "a thread for each vCPU: both can wait for pages at once",
 }
 
-_MAIN_JOB = Entry(
+_MAIN_JOB = ProfileRow(
     "snapshot.main-job",
     f"{_FLOWS}.test_main_job",
     "the promise as a whole: live snapshot, golden snapshot, and stop-and-save as the control",
@@ -32,42 +32,42 @@ _MAIN_JOB = Entry(
 
 ROWS = (
     _MAIN_JOB,
-    Entry(
+    ProfileRow(
         "snapshot.live-2-vcpus",
         f"{_FLOWS}.test_live",
         "two writers fault at once, in order, so that the save and both vCPUs meet on one page",
         {"vcpus": 2, "pattern": "sequential"},
         profiles=PREMERGE,
     ),
-    Entry(
+    ProfileRow(
         "snapshot.live-hot-set",
         f"{_FLOWS}.test_live",
         "the same few pages are written over and over around T0",
         {"pattern": "hot"},
         profiles=PREMERGE,
     ),
-    Entry(
+    ProfileRow(
         "snapshot.live-zero",
         f"{_FLOWS}.test_live",
         "pages turn from content to zero and back while zero pages take their own path in QEMU",
         {"pattern": "zero"},
         profiles=PREMERGE,
     ),
-    Entry(
+    ProfileRow(
         "snapshot.seeds-sparse",
         f"{_FLOWS}.test_seeds",
         "pages that are never touched must be zero in the file",
         {"pattern": "sparse"},
         profiles=PREMERGE,
     ),
-    Entry(
+    ProfileRow(
         "snapshot.seeds-file",
         f"{_FLOWS}.test_seeds_file",
         "QEMU opens and writes the file itself instead of feeding a command",
         profiles=PREMERGE,
     ),
     *(
-        Entry(
+        ProfileRow(
             f"snapshot.live-{pattern}-{vcpus}-vcpus",
             f"{_FLOWS}.test_live",
             "every order of writes meets every number of writers",
@@ -78,7 +78,7 @@ ROWS = (
         if (pattern, vcpus) not in (("sequential", 2), ("random", 1), ("hot", 1), ("zero", 1))
     ),
     *(
-        Entry(
+        ProfileRow(
             f"snapshot.live-and-{name}",
             _DISTURBANCE,
             disturbance.reason,
@@ -87,13 +87,13 @@ ROWS = (
         )
         for name, disturbance in DISTURBANCES.items()
     ),
-    Entry(
+    ProfileRow(
         "snapshot.stop-and-save",
         f"{_FLOWS}.test_stop_and_save",
         "the control on its own: the oracles must agree on an ordinary save as well",
         needs=(),
     ),
-    Entry(
+    ProfileRow(
         "snapshot.timers",
         f"{_FLOWS}.test_timers",
         "a guest that is stopped once more after T0, unseen by QEMU's own figures, is late with all it does",
@@ -102,7 +102,7 @@ ROWS = (
         alone=True,
     ),
     *(
-        Entry(
+        ProfileRow(
             f"snapshot.tcg-{threads}-thread",
             f"{_FLOWS}.test_tcg_threads",
             reason,
@@ -111,7 +111,7 @@ ROWS = (
         for threads, reason in _TCG_THREADS.items()
     ),
     *(
-        Entry(f"guests.{name}", f"{_FLOWS}.test_main_job", reason, {"guest": guest}, alone=True)
+        ProfileRow(f"guests.{name}", f"{_FLOWS}.test_main_job", reason, {"guest": guest}, alone=True)
         for name, (guest, reason) in _GUESTS.items()
     ),
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.entry import SMALL, Entry
+from tests_functional.lib.profile_row import SMALL, ProfileRow
 
 _VERSIONS = "versions/test_versions.py:Versions"
 
 ROWS = (
-    Entry(
+    ProfileRow(
         "versions.restored-by-newer",
         f"{_VERSIONS}.test_restored_by_newer",
         "snapshots outlive the QEMU that took them",

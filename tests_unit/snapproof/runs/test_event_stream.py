@@ -19,7 +19,7 @@ from snapproof.cli.command import main
 from snapproof.report.formats import FORMATS
 from snapproof.runs.event_stream import EventStream
 from snapproof.runs.matrix import Leg
-from tests_functional.lib.entry import Entry
+from tests_functional.lib.profile_row import ProfileRow
 from tests_unit.support.report_results import ENVIRONMENT, NASTY, result
 from tests_unit.support.scenario_values import make_run, outcome, stack
 
@@ -58,14 +58,14 @@ def _stubbed(
     """Let the profile be two throwaway tests, or a third that is lost, and its legs need no QEMU."""
     file = tmp_path / "test_throwaway.py"
     file.write_text(_TESTS)
-    entries = (
-        Entry("t.report", f"{file}:Reporting.test_report", "reason", seconds=60),
-        Entry("t.lacks", f"{file}:Reporting.test_report", "reason", needs=("no-such-capability",)),
-        Entry("t.silent", f"{file}:Silent.test_silent", "reason", seconds=60),
+    rows = (
+        ProfileRow("t.report", f"{file}:Reporting.test_report", "reason", seconds=60),
+        ProfileRow("t.lacks", f"{file}:Reporting.test_report", "reason", needs=("no-such-capability",)),
+        ProfileRow("t.silent", f"{file}:Silent.test_silent", "reason", seconds=60),
     )
     known = replace(stack(tmp_path), capabilities=("background-snapshot",))
 
-    def legs(_arguments: object, given: Sequence[Entry], folder: Path, log: Any) -> list[Leg]:
+    def legs(_arguments: object, given: Sequence[ProfileRow], folder: Path, log: Any) -> list[Leg]:
         log("Preparing.")
         made = []
         for label in labels:
@@ -73,7 +73,7 @@ def _stubbed(
             made.append(Leg(label, None, folder / label, known, ENVIRONMENT, tuple(given)))
         return made
 
-    monkeypatch.setattr(run_module, "select", lambda *_: entries if lost else entries[:2])
+    monkeypatch.setattr(run_module, "select", lambda *_: rows if lost else rows[:2])
     monkeypatch.setattr(run_module, "prepare_legs", legs)
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from snapproof.runs.matrix import Leg
-from tests_functional.lib.entry import Entry
+from tests_functional.lib.profile_row import ProfileRow
 from tests_unit.support.scenario_values import stack
 
-_NEEDS = Entry("t.snapshot", "a.py:A.test", "reason")
-_NEEDS_TWO = Entry("t.mapped", "a.py:A.test", "reason", needs=("background-snapshot", "mapped-ram"))
-_NEEDS_NONE = Entry("t.plain", "a.py:A.test", "reason", needs=())
+_NEEDS = ProfileRow("t.snapshot", "a.py:A.test", "reason")
+_NEEDS_TWO = ProfileRow("t.mapped", "a.py:A.test", "reason", needs=("background-snapshot", "mapped-ram"))
+_NEEDS_NONE = ProfileRow("t.plain", "a.py:A.test", "reason", needs=())
 
 
 def _leg(folder: Path, version: str, *capabilities: str) -> Leg:
@@ -33,7 +33,7 @@ def _leg(folder: Path, version: str, *capabilities: str) -> Leg:
 def test_without(tmp_path: Path, capabilities: tuple[str, ...], missing: list[str]) -> None:
     """The first thing that is missing; a QEMU that did not say what it knows is given every test."""
     leg = _leg(tmp_path, "10.0.13", *capabilities)
-    assert [leg.without(entry) for entry in leg.entries] == missing
+    assert [leg.without(row) for row in leg.rows] == missing
 
 
 def test_newest_last(tmp_path: Path) -> None:

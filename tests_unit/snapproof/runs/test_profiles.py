@@ -1,4 +1,4 @@
-"""Contract: a profile's entries are the tests that run, each exactly once, and a vanished test is no pass."""
+"""Contract: a profile's rows are the tests that run, each exactly once, and a vanished test is no pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from snapproof.runs.avocado_job import run_plan
 from snapproof.runs.profiles import PROFILES, select
 from snapproof.runs.side_by_side import Plan
 from tests_functional.lib.avocado_test import SnapshotTest
-from tests_functional.lib.entry import Entry
+from tests_functional.lib.profile_row import ProfileRow
 from tests_functional.lib.stack_file import save_stack
 from tests_unit.support.scenario_values import stack
 
@@ -46,7 +46,7 @@ _PREMERGE = {
     "findings.f2",
 }
 _HOME = Path(tests_functional.__file__).parent
-_ENTRIES = sorted({(entry.name, entry.test) for entries in PROFILES.values() for entry in entries})
+_ROWS = sorted({(row.name, row.test) for rows in PROFILES.values() for row in rows})
 
 # As `snapproof run` starts them: one kills itself, one reports what it was given.
 _THROWAWAY = '''
@@ -87,25 +87,25 @@ class Reporting(SnapshotTest):
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_names_are_unique(profile: str) -> None:
-    """Results, `--filter` and folders go by name; every entry says why it is there."""
-    entries = PROFILES[profile]
-    assert len({entry.name for entry in entries}) == len(entries) > 0
-    assert all(entry.reason and entry.seconds > 0 for entry in entries)
+    """Results, `--filter` and folders go by name; every row says why it is there."""
+    rows = PROFILES[profile]
+    assert len({row.name for row in rows}) == len(rows) > 0
+    assert all(row.reason and row.seconds > 0 for row in rows)
 
 
 def test_premerge_has_one_of_each_kind() -> None:
     """A condition in a row that no longer holds would make the profile shorter in silence."""
-    assert {entry.name for entry in PROFILES["premerge"]} == _PREMERGE
+    assert {row.name for row in PROFILES["premerge"]} == _PREMERGE
 
 
 def test_rows_name_profiles_that_there_are() -> None:
     """A row whose profile is misspelt would be run by none but the nightly one."""
-    assert {name for entry in PROFILES["nightly"] for name in entry.profiles} <= set(PROFILES)
+    assert {name for row in PROFILES["nightly"] for name in row.profiles} <= set(PROFILES)
 
 
-@pytest.mark.parametrize(("name", "test"), _ENTRIES, ids=[name for name, _ in _ENTRIES])
+@pytest.mark.parametrize(("name", "test"), _ROWS, ids=[name for name, _ in _ROWS])
 def test_every_reference_is_a_method(name: str, test: str) -> None:
-    """An entry names a method that exists, on a class that is bound to its command's life."""
+    """A row names a method that exists, on a class that is bound to its command's life."""
     file, _, method = test.partition(":")
     module = importlib.import_module(f"tests_functional.{file.removesuffix('.py').replace('/', '.')}")
     class_name, _, method_name = method.partition(".")
@@ -117,18 +117,18 @@ def test_every_reference_is_a_method(name: str, test: str) -> None:
 def test_parameters_are_read_by_somebody() -> None:
     """A parameter that no test reads would change nothing and look as if it did."""
     base = inspect.getsource(SnapshotTest)
-    for entries in PROFILES.values():
-        for entry in entries:
-            own = Path(tests_functional.__file__).parent / entry.test.partition(":")[0]
-            for parameter in entry.parameters:
+    for rows in PROFILES.values():
+        for row in rows:
+            own = Path(tests_functional.__file__).parent / row.test.partition(":")[0]
+            for parameter in row.parameters:
                 read = f'_parameter("{parameter}"' in base or f'option("{parameter}")' in own.read_text()
-                assert read, entry.name
+                assert read, row.name
 
 
-@pytest.mark.parametrize(("name", "test"), _ENTRIES, ids=[name for name, _ in _ENTRIES])
+@pytest.mark.parametrize(("name", "test"), _ROWS, ids=[name for name, _ in _ROWS])
 def test_avocado_finds_exactly_one(name: str, test: str) -> None:
     """The expected-count guard: Avocado drops what it cannot import, and patterns find too much."""
-    (runnable,) = avocado_job._resolve(Entry(name, test, "reason"), {"name": name})
+    (runnable,) = avocado_job._resolve(ProfileRow(name, test, "reason"), {"name": name})
     assert getattr(runnable, "uri", None) == f"{_HOME}/{test}"
 
 
@@ -136,8 +136,8 @@ def test_name_that_begins_another(tmp_path: Path) -> None:
     """`test_report` is one test although there is a `test_report_more`."""
     file = tmp_path / "test_throwaway.py"
     file.write_text(_THROWAWAY)
-    entry = Entry("a", f"{file}:Reporting.test_report", "reason")
-    (runnable,) = avocado_job._resolve(entry, {"name": "a"})
+    row = ProfileRow("a", f"{file}:Reporting.test_report", "reason")
+    (runnable,) = avocado_job._resolve(row, {"name": "a"})
     assert str(getattr(runnable, "uri", "")).endswith(":Reporting.test_report")
 
 
@@ -147,7 +147,7 @@ def test_name_that_begins_another(tmp_path: Path) -> None:
 def test_unknown_reference(test: str) -> None:
     """A test that is not there is a broken set-up, not a shorter run."""
     with pytest.raises(SetupBroken, match="found 0 tests"):
-        avocado_job._resolve(Entry("a", test, "reason"), {"name": "a"})
+        avocado_job._resolve(ProfileRow("a", test, "reason"), {"name": "a"})
 
 
 def test_base_class_that_cannot_be_imported(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_base_class_that_cannot_be_imported(tmp_path: Path) -> None:
     file = tmp_path / "test_lost.py"
     file.write_text("from no_such_module import Base\nclass Lost(Base):\n    def test_lost(self): pass\n")
     with pytest.raises(SetupBroken, match=r"found 0 tests for '.*test_lost'"):
-        avocado_job._resolve(Entry("a", f"{file}:Lost.test_lost", "reason"), {"name": "a"})
+        avocado_job._resolve(ProfileRow("a", f"{file}:Lost.test_lost", "reason"), {"name": "a"})
 
 
 def test_vanished_test_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,12 +167,12 @@ def test_vanished_test_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = tmp_path / "results"
     folder.mkdir()
     save_stack(stack(tmp_path), {"host_kernel": "6.18"}, folder)
-    entries = [
-        Entry("t.vanish", f"{file}:Vanishing.test_vanish", "reason", seconds=1),
+    rows = [
+        ProfileRow("t.vanish", f"{file}:Vanishing.test_vanish", "reason", seconds=1),
         # On a busy machine its interpreter alone takes longer than the other's whole time-out.
-        Entry("t.report", f"{file}:Reporting.test_report", "reason", {"vcpus": 2}, seconds=60),
+        ProfileRow("t.report", f"{file}:Reporting.test_report", "reason", {"vcpus": 2}, seconds=60),
     ]
-    plan = Plan(together=tuple(entries[:1]), alone=tuple(entries[1:]), workers=1)
+    plan = Plan(together=tuple(rows[:1]), alone=tuple(rows[1:]), workers=1)
     outcomes = list(run_plan(plan, {"seed": 9, "repeat": 1, "keep": 0}, folder).values())
     assert [(found.name, found.status, found.sentence) for found in outcomes] == [
         ("t.vanish", Status.ERROR, "The test did not report within 1 s; see its logs."),
@@ -195,8 +195,8 @@ def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
     save_stack(stack(tmp_path), {"host_kernel": "6.18"}, folder)
-    stop = Entry("t.stop", f"{file}:Stopping.test_stop", "reason", seconds=60)
-    report = Entry("t.report", f"{file}:Reporting.test_report", "reason", seconds=60)
+    stop = ProfileRow("t.stop", f"{file}:Stopping.test_stop", "reason", seconds=60)
+    report = ProfileRow("t.report", f"{file}:Reporting.test_report", "reason", seconds=60)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     interruption.listen()
     try:
@@ -214,8 +214,8 @@ def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:
 
 def test_select_by_pattern() -> None:
     """A shell pattern chooses by name, in the profile's order."""
-    assert [entry.name for entry in select("premerge", "snapshot.seeds-*")] == [
-        entry.name for entry in PROFILES["premerge"] if entry.name.startswith("snapshot.seeds-")
+    assert [row.name for row in select("premerge", "snapshot.seeds-*")] == [
+        row.name for row in PROFILES["premerge"] if row.name.startswith("snapshot.seeds-")
     ]
     assert select("smoke", None) == PROFILES["smoke"]
 

@@ -11,14 +11,14 @@ from harness.hosts.local import HostFacts
 from snapproof.cli.arguments.run import parse_jobs
 from snapproof.runs.profiles import PROFILES
 from snapproof.runs.side_by_side import plan
-from tests_functional.lib.entry import Entry
+from tests_functional.lib.profile_row import ProfileRow
 
 _HOST = HostFacts(kernel="6.18", architecture="x86_64", cpus=4, memory_mib=16_000, tainted=0)
 
 
-def _entries(*ram_mib: int, alone: bool = False) -> list[Entry]:
+def _entries(*ram_mib: int, alone: bool = False) -> list[ProfileRow]:
     return [
-        Entry(f"t.{number}-{alone}", "a.py:A.test", "reason", {"ram_mib": mib}, alone=alone)
+        ProfileRow(f"t.{number}-{alone}", "a.py:A.test", "reason", {"ram_mib": mib}, alone=alone)
         for number, mib in enumerate(ram_mib)
     ]
 
@@ -40,28 +40,27 @@ def test_as_many_as_fit() -> None:
 
 def test_alone() -> None:
     """A test that measures times runs beside nobody, and no test is lost."""
-    entries = [*_entries(256, 256), *_entries(256, alone=True)]
-    found = plan(entries, _HOST, None)
-    assert [entry.alone for entry in found.together] == [False, False]
-    assert [entry.alone for entry in found.alone] == [True]
+    rows = [*_entries(256, 256), *_entries(256, alone=True)]
+    found = plan(rows, _HOST, None)
+    assert [row.alone for row in found.together] == [False, False]
+    assert [row.alone for row in found.alone] == [True]
 
 
 def test_longest_first() -> None:
     """Tests that may take long begin first, the others in the profile's order; none is lost."""
-    entries = [
-        replace(entry, seconds=s)
-        for entry, s in zip(_entries(1, 2, 3, 4), (300, 900, 300, 1800), strict=True)
+    rows = [
+        replace(row, seconds=s) for row, s in zip(_entries(1, 2, 3, 4), (300, 900, 300, 1800), strict=True)
     ]
-    assert [entry.name for entry in plan(entries, _HOST, None).together] == [
+    assert [row.name for row in plan(rows, _HOST, None).together] == [
         "t.3-False", "t.1-False", "t.0-False", "t.2-False",
     ]  # fmt: skip
 
 
 def test_whoever_compares_stuns_runs_alone() -> None:
     """The main job fails a stun ratio that another test could spoil."""
-    main_jobs = [e for entries in PROFILES.values() for e in entries if e.test.endswith("test_main_job")]
+    main_jobs = [e for rows in PROFILES.values() for e in rows if e.test.endswith("test_main_job")]
     assert len(main_jobs) >= len(PROFILES)
-    assert all(entry.alone for entry in main_jobs)
+    assert all(row.alone for row in main_jobs)
 
 
 def test_jobs_argument() -> None:

@@ -28,8 +28,8 @@ from snapproof.runs.defaults import OWN_CMDLINE
 from snapproof.runs.matrix import _for_guest
 from snapproof.runs.options import OwnGuestOptions, RunOptions, StackOptions
 from tests_functional.lib import guest as guest_module
-from tests_functional.lib.entry import Entry
 from tests_functional.lib.own_guest import agent_command, prepare
+from tests_functional.lib.profile_row import ProfileRow
 from tests_functional.lib.stack_file import load_stack, save_stack
 from tests_unit.support import fake_qemu
 from tests_unit.support.scenario_values import stack
@@ -243,7 +243,7 @@ def test_ram_grows_with_what_the_guest_needs(tmp_path: Path) -> None:
 
 
 def test_stack_file_keeps_guests_with_disks(tmp_path: Path) -> None:
-    """What the command prepared is what a test loads, by name where its entry names a guest."""
+    """What the command prepared is what a test loads, by name where its row names a guest."""
     plain = stack(tmp_path)
     disk = Disk(tmp_path / "disk", "qcow2", 4096)
     other = replace(_image(tmp_path), name="full", kernel=None, initrd=None, disk=disk)
@@ -270,9 +270,10 @@ def test_entries_get_what_their_guest_needs(tmp_path: Path) -> None:
     """RAM and time of a test follow from the guest that it names, else from the run's."""
     small = stack(tmp_path).image
     images = {"": small, "full": replace(small, name="full", own_mib=150, boot_seconds=180.0)}
-    plain, named = Entry("a", "t", "why"), Entry("b", "t", "why", {"guest": "full", "coverage": 0.7})
-    fitted = [_for_guest(entry, images) for entry in (plain, named)]
-    assert [(entry.parameters["ram_mib"], entry.seconds) for entry in fitted] == [(512, 300), (512, 600)]
+    plain = ProfileRow("a", "t", "why")
+    named = ProfileRow("b", "t", "why", {"guest": "full", "coverage": 0.7})
+    fitted = [_for_guest(row, images) for row in (plain, named)]
+    assert [(row.parameters["ram_mib"], row.seconds) for row in fitted] == [(512, 300), (512, 600)]
     assert _for_guest(replace(named, parameters={"guest": "full"}), images).parameters["ram_mib"] == 1024
     assert _for_guest(replace(plain, parameters={"ram_mib": 257, "coverage": 0.7}), images) == replace(
         plain, parameters={"ram_mib": 257, "coverage": 0.7}

@@ -1,4 +1,4 @@
-"""What a profile is made of: one test with its parameters and the reason why it is there."""
+"""A row of a profile: one test with its parameters and the reason why it is there."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SMALL: Mapping[str, str | int | float] = {"ram_mib": 256, "coverage": 0.7}
 """Parameters of a guest for tests that need many snapshots or guests rather than a large one."""
 
 SMOKE, PREMERGE = ("smoke",), ("premerge",)
-"""Values of `Entry.profiles`. Premerge has one row of each kind: the most fragile, or the quickest to run."""
+"""Values of `ProfileRow.profiles`. Premerge has one row of each kind: the most fragile, or the quickest."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class ProfileRow:
     """One test with its parameters.
 
     Attributes:
