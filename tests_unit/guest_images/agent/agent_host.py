@@ -92,15 +92,16 @@ class HostAgent:
         )
 
     def alive(self) -> bool:
-        """Whether any thread of it still runs; a zombie that nobody reaps does not.
+        """Return whether any of its threads still runs; a zombie does not.
 
-        The first thread can be a zombie while the others still end and hold the socket open.
+        The first thread can be a zombie while others still end and hold the socket open. A thread that ends
+        between the listing and the read says nothing about the others.
         """
         try:
             tasks = list(Path(f"/proc/{self.pid}/task").iterdir())
-            return any(process_state(task / "stat") != "Z" for task in tasks)
-        except (FileNotFoundError, ProcessLookupError):
+        except FileNotFoundError:
             return False
+        return any(thread_runs(task) for task in tasks)
 
     def close(self) -> None:
         """End the agent if it still runs, and prove that it is gone."""
@@ -122,6 +123,14 @@ def serve_command(program: Path, **options: object) -> list[str]:
 def process_state(stat: Path) -> str:
     """The state letter in a /proc stat file."""
     return stat.read_text().rpartition(")")[2].split()[0]
+
+
+def thread_runs(task: Path) -> bool:
+    """Return whether the thread of a folder in /proc/PID/task still runs."""
+    try:
+        return process_state(task / "stat") != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 class Stopped:
