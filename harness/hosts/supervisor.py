@@ -150,12 +150,25 @@ def _end_descendants() -> list[int]:
         for child in left:
             with contextlib.suppress(OSError):
                 os.kill(child, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        if not left or time.monotonic() > end:
+        if not _reap():
+            return []
+        if time.monotonic() > end:
             return left
         time.sleep(0.01)
+
+
+def _reap() -> bool:
+    """Collect the children that have ended; return whether any child is left.
+
+    The kernel's answer is exact. The list from /proc is not: it misses a process whose parent ends between
+    the reads of the two, which then becomes our child. A subreaper without children has no descendants.
+    """
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _children() -> list[int]:

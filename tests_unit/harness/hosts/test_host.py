@@ -27,6 +27,19 @@ _CARRIED = ((supervisor,), (on_host, on_host_qemu), (fault_trace, tracefs, fault
 
 # A program of another run of these tests is none of ours.
 _DAEMON, _PROGRAM = f"3604.{os.getpid()}", f"3605.{os.getpid()}"
+# Is a supervisor with one child, which the first list of its children lacks.
+_MISSED = """\
+import subprocess
+from harness.hosts import supervisor
+child, real, lists = subprocess.Popen(["sleep", "1000"]), supervisor._children, [[]]
+supervisor._children = lambda: lists.pop() if lists else real()
+left = supervisor._end_descendants()
+try:
+    supervisor.os.kill(child.pid, 9)
+    print(left, "alive")
+except ProcessLookupError:
+    print(left, "gone")
+"""
 
 
 def _here() -> Host:
@@ -79,6 +92,14 @@ def test_daemons_end_with_their_command() -> None:
         script = f"(setsid sleep {_DAEMON} >/dev/null 2>&1 </dev/null &) ; true"
         assert host.run(["sh", "-c", script], Deadline(20)).exit_code == 0
         assert not _alive(_DAEMON)
+
+
+def test_process_that_the_list_misses_is_killed_too() -> None:
+    """A process is not in the list when its parent ends while /proc is read; the supervisor looks again."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MISSED], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[] gone\n"
 
 
 def test_time_limit() -> None:
