@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import Counter
@@ -123,7 +124,7 @@ def _feature_tests(plan: HostPlan, found: Examination, host: Host, log: Callable
         Outcome(
             f"hosts.{plan.name}.kernel",
             status,
-            _tests_sentence(status, found.tests, results),
+            _tests_sentence(status, found.tests, results) if results else _none_ran(plan),
             time.monotonic() - begun,
             checks=[_test_check(event) for event in results],
             figures={name.lower(): count for name, count in found.tests.items()},
@@ -146,6 +147,15 @@ def _tests_sentence(status: Status, counts: Counter[str], results: Iterable[Even
     if worst_one is None or status in (Status.PASS, Status.SKIP):
         return f"The kernel's feature tests: {said}."
     return f"{_slug(worst_one)}: {worst_one['reason']} ({said})"
+
+
+def _none_ran(plan: HostPlan) -> str:
+    words = plan.tests or ()
+    patterns = [word for option, word in itertools.pairwise(words) if option == "--filter"]
+    return (
+        f"No feature test matches the filter {', '.join(map(repr, patterns))}, so none ran on this host; "
+        "choose a name or shell pattern for '--filter' from the list of 'snapproof kernel --list'."
+    )
 
 
 def _test_check(event: Event) -> CheckResult:

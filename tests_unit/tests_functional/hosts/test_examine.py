@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -16,6 +17,7 @@ from harness.qemu.configuration import MIB
 from harness.status import EXIT_ERROR, Status
 from snapproof.cli.command import main
 from snapproof.cli.hosts import table
+from tests_functional.hosts import examine as examine_module
 from tests_functional.hosts.examination import Examination
 from tests_functional.hosts.examine import examine
 from tests_functional.hosts.feature_tests import HostFeatures
@@ -104,6 +106,31 @@ def test_host_that_does_not_come_up_is_an_error_of_its_own(tmp_path: Path) -> No
     (outcome,) = found.outcomes
     assert (outcome.name, outcome.status) == ("hosts.made.boot", Status.ERROR)
     assert "It does not boot." in table([found])
+
+
+def test_filter_that_matches_no_feature_test_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the filter, and the command that lists what it can match."""
+
+    class Reached:
+        def facts(self) -> HostFacts:
+            return HostFacts("6.1.0-56 #1 SMP", "x86_64", 2, 1900, 0)
+
+    @contextmanager
+    def reached() -> Iterator[Host]:
+        yield cast("Host", Reached())
+
+    monkeypatch.setattr(examine_module, "carry_tests", lambda *_: None)
+    monkeypatch.setattr(examine_module, "probe_features", lambda _: _WP)
+    monkeypatch.setattr(examine_module, "run_feature_tests", lambda *_, **__: ({"event": "end", "tests": 0},))
+    plan = host_plan(tmp_path, tests=["--slow", "2", "--filter", "api.*.typo", "--filter", "R99"])
+    outcome = examine(plan, reached(), print).outcomes[-1]
+    assert (outcome.name, outcome.status) == ("hosts.made.kernel", Status.ERROR)
+    assert outcome.sentence == (
+        "No feature test matches the filter 'api.*.typo', 'R99', so none ran on this host; choose a name or "
+        "shell pattern for '--filter' from the list of 'snapproof kernel --list'."
+    )
 
 
 def test_table_has_a_row_per_host_and_says_what_deviates() -> None:
