@@ -34,6 +34,18 @@ def test_nobody_below_the_command_sees_its_arguments() -> None:
     assert below - _PROGRAMS == set()
 
 
+def test_one_place_chooses_the_way_into_a_guest() -> None:
+    """A way in other than SSH is a module and a choice in `open_shell`; VM hosts are reached over SSH."""
+    openers = {
+        path.relative_to(_ROOT)
+        for room in _CODE
+        for path in (_ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "SshShell"
+    }
+    assert openers == {Path("tests_functional/lib/guest.py"), Path("harness/hosts/vm.py")}
+
+
 def test_nobody_below_the_command_imports_it() -> None:
     """Nor does it import the command's modules, which parse and print."""
     below = [path for room in _CODE for path in (_ROOT / room).rglob("*.py")]

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
-from harness.guest.ssh import GuestShell
+from harness.guest.shell import GuestShell
 
 _VERIFY_SECONDS = 120.0
 

@@ -14,7 +14,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from harness.codes import Code
 from harness.deadline import Deadline
-from harness.errors import SetupBroken, SnapproofError, UsageError
+from harness.errors import SetupBroken, UsageError
+from harness.guest.shell import CommandResult, GuestUnreachable
 
 _CONNECT_SECONDS = 5.0
 _OUTPUT_LIMIT = 4 << 20
@@ -25,12 +26,6 @@ _REFUSED_SECONDS = 15.0
 # paramiko logs a traceback for each failed try until the guest listens; the last error goes into our own
 # error.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
-
-
-class GuestUnreachable(SnapproofError):
-    """The guest did not answer over SSH in time."""
-
-    code = Code.GUEST_NO_ANSWER
 
 
 @dataclass(frozen=True)
@@ -54,15 +49,6 @@ class SshIdentity:
         if self.host_key or self.first_seen is None or not self.first_seen.exists():
             return self.host_key
         return self.first_seen.read_text(encoding="ascii").strip()
-
-
-@dataclass(frozen=True)
-class CommandResult:
-    """The result of a command in the guest: its exit code and decoded output."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
 
 
 def host_key(line: str) -> paramiko.PKey:
@@ -111,7 +97,7 @@ class _PinFirst(paramiko.MissingHostKeyPolicy):
             self._file.write_text(f"{key.get_name()} {key.get_base64()}\n", encoding="ascii")
 
 
-class GuestShell:
+class SshShell:
     """An SSH connection to a guest. It does not survive a restore: open a new one afterwards."""
 
     def __init__(self, port: int, identity: SshIdentity) -> None:

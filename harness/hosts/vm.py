@@ -9,7 +9,8 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
-from harness.guest.ssh import GuestShell, GuestUnreachable, SshIdentity
+from harness.guest.shell import GuestUnreachable
+from harness.guest.ssh import SshIdentity, SshShell
 from harness.hosts.host import Host
 from harness.hosts.link import SshLink
 from harness.qemu.configuration import MachineConfig, qemu_quoted
@@ -59,7 +60,7 @@ def vm_host(
     Raises:
         SetupBroken: the VM does not answer over SSH in time, or its QEMU ended.
     """
-    with SpawnedMachine(config, folder) as machine, GuestShell(machine.ssh_port, identity) as shell:
+    with SpawnedMachine(config, folder) as machine, SshShell(machine.ssh_port, identity) as shell:
         try:
             shell.connect(deadline, machine.alive)
         except GuestUnreachable as error:

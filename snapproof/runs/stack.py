@@ -17,7 +17,6 @@ from guest_images.guests.image import GuestImage, build_guest
 from guest_images.guests.init_script import READY_LINE
 from guest_images.qemu.builds import provision_qemu
 from harness.deadline import Deadline
-from harness.guest.ssh import GuestShell
 from harness.hosts.local import local_facts
 from harness.hosts.spec import LOCAL
 from harness.qemu.accelerator import KVM_BOOT_SECONDS, Accelerator, probe_accelerator
@@ -26,7 +25,7 @@ from harness.qemu.probe import QemuFacts, probe_qemu
 from harness.qemu.spawned_machine import SpawnedMachine
 from snapproof.runs.options import DEFAULT_ACCEL, StackOptions
 from snapproof.runs.own_guest import own_image
-from tests_functional.lib.guest import Stack
+from tests_functional.lib.guest import Stack, open_shell
 
 DEFAULT_QEMU = "debian-13"
 _KVM_SYSTEMD_SECONDS = 40.0
@@ -138,8 +137,8 @@ def _console_ready(machine: SpawnedMachine, deadline: Deadline) -> None:
 
 
 def _ssh_ready(stack: Stack, machine: SpawnedMachine, deadline: Deadline) -> None:
-    with GuestShell(machine.ssh_port, stack.identity()) as shell:
-        shell.connect(deadline, machine.alive)
+    with open_shell(machine, stack, deadline):
+        pass
 
 
 def _probe_key(qemu: QemuFacts, image: GuestImage) -> str:

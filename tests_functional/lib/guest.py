@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from guest_images.agent.pages import PATTERNS, Schedule
 from guest_images.guests.image import GuestImage
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SnapproofError
-from harness.guest.ssh import GuestShell, GuestUnreachable, SshIdentity
+from harness.guest.shell import GuestShell, GuestUnreachable
+from harness.guest.ssh import SshIdentity, SshShell
 from harness.process import log_tail
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.configuration import MIB, MachineConfig
@@ -136,10 +137,23 @@ def booted(stack: Stack, folder: Path, deadline: Deadline) -> Iterator[Guest]:
 
 
 @contextmanager
+def open_shell(machine: Machine, stack: Stack, deadline: Deadline) -> Iterator[GuestShell]:
+    """Open a shell in the guest of a running machine; the one place that knows which way in is used.
+
+    Raises:
+        GuestUnreachable: the guest does not answer in time, or its QEMU has ended.
+        SetupBroken: the guest is not the expected one, or refuses us.
+    """
+    with SshShell(machine.ssh_port, stack.identity()) as shell:
+        shell.connect(deadline, machine.alive)
+        yield shell
+
+
+@contextmanager
 def _first_login(stack: Stack, machine: Machine, deadline: Deadline) -> Iterator[GuestShell]:
-    with GuestShell(machine.ssh_port, stack.identity()) as shell:
+    with ExitStack() as opened:
         try:
-            shell.connect(deadline, machine.alive)
+            shell = opened.enter_context(open_shell(machine, stack, deadline))
         except GuestUnreachable as error:
             raise _silent_guest(stack, machine, error) from error
         yield shell
@@ -159,9 +173,8 @@ def _silent_guest(stack: Stack, machine: Machine, error: GuestUnreachable) -> Sn
 
 @contextmanager
 def logged_in(machine: Machine, stack: Stack, deadline: Deadline) -> Iterator[Guest]:
-    """A fresh SSH connection to the guest of a running machine."""
-    with GuestShell(machine.ssh_port, stack.identity()) as shell:
-        shell.connect(deadline, machine.alive)
+    """Log in anew to the guest of a running machine."""
+    with open_shell(machine, stack, deadline) as shell:
         yield Guest(machine, shell, AgentClient(shell, agent_command(stack.image, shell)))
 
 

@@ -11,7 +11,7 @@ from guest_images.guests.init_script import PAGES_STAY
 from guest_images.guests.initramfs import AGENT_PATH
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
-from harness.guest.ssh import GuestShell
+from harness.guest.shell import GuestShell
 from tests_functional.lib.limits import COPY_SECONDS
 
 _NAME = "snapproof-agent"

@@ -10,7 +10,7 @@ from pathlib import Path
 from guest_images.agent.counters import AgentCounters
 from harness.codes import Code
 from harness.deadline import Deadline
-from harness.guest.ssh import GuestUnreachable
+from harness.guest.shell import GuestUnreachable
 from harness.qemu import migration
 from harness.qemu.disk import Disk
 from harness.qemu.kept_disk import disk_of_snapshot

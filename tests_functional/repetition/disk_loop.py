@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import NotApplicable
-from harness.guest.ssh import CommandResult, GuestShell
+from harness.guest.shell import CommandResult, GuestShell
 from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 

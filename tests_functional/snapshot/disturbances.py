@@ -12,10 +12,10 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SnapproofError
-from harness.guest.ssh import GuestShell
+from harness.guest.shell import GuestShell
 from harness.qemu.configuration import MIB, qemu_quoted
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
-from tests_functional.lib.guest import Guest, Stack
+from tests_functional.lib.guest import Guest, Stack, open_shell
 from tests_functional.lib.limits import SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
@@ -173,8 +173,7 @@ def _at_work(run: Run, source: Source, disturbance: Disturbance) -> Iterator[Cal
         yield lambda: int(guest.shell.check(f"wc -c < {_COUNT}"))
         return
     passes = _Passes()
-    with GuestShell(guest.machine.ssh_port, run.stack.identity()) as shell:
-        shell.connect(Deadline(_LOGIN_SECONDS), guest.machine.alive)
+    with open_shell(guest.machine, run.stack, Deadline(_LOGIN_SECONDS)) as shell:
         thread = threading.Thread(
             target=_repeat, args=(disturbance.host_pass, guest, shell, passes), daemon=True
         )

@@ -13,7 +13,7 @@ import pytest
 from guest_images.catalogue import HOSTS
 from harness.codes import Code, Fields
 from harness.errors import Evidence, NotApplicable, SnapproofError
-from harness.guest.ssh import GuestUnreachable
+from harness.guest.shell import GuestUnreachable
 from harness.linux import uffd_waiters as held_up
 from harness.qemu import migration, spawned_machine
 from harness.qemu.configuration import MachineConfig

@@ -19,7 +19,8 @@ from guest_images.guests.image import GuestImage
 from guest_images.guests.ssh_keys import public_line
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SnapproofError, UsageError
-from harness.guest.ssh import CommandResult, GuestShell, GuestUnreachable, SshIdentity, host_key
+from harness.guest.shell import CommandResult, GuestShell, GuestUnreachable
+from harness.guest.ssh import SshIdentity, host_key
 from harness.qemu.disk import Disk
 from harness.qemu.machine import Machine
 from snapproof.cli.command import main

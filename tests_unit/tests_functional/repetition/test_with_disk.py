@@ -11,7 +11,7 @@ import pytest
 
 from harness.codes import Code
 from harness.errors import NotApplicable, SetupBroken
-from harness.guest.ssh import CommandResult
+from harness.guest.shell import CommandResult
 from tests_functional.lib.cycle import Source
 from tests_functional.repetition import with_disk
 from tests_functional.repetition.disk_loop import DiskLoop, Found, judge_files, judge_loop, parse_record
