@@ -1,4 +1,4 @@
-"""Contract: only the command's own modules, and programs that run by themselves, read a command line."""
+"""Contract: only the command itself reads the command line and chooses what holds without an option."""
 
 from __future__ import annotations
 
@@ -57,3 +57,10 @@ def test_nobody_below_the_command_imports_it() -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("snapproof.cli")
     ]
     assert guilty == []
+
+
+def test_only_the_command_chooses_the_default_cache() -> None:
+    """All other code uses the cache that it is given, so that `--cache` holds for all that a command does."""
+    files = [path for room in _CODE for path in (_ROOT / room).rglob("*.py")]
+    naming = {path.relative_to(_ROOT) for path in files if "default_cache_folder" in path.read_text()}
+    assert naming == {Path("guest_images/cache.py"), Path("snapproof/runs/stack.py")}

@@ -28,6 +28,7 @@ from snapproof.runs.options import RunOptions
 from snapproof.runs.profiles import select
 from snapproof.runs.results import make_results_folder, now, remove_empty, write_reproducer, write_results
 from snapproof.runs.side_by_side import Plan, plan
+from snapproof.runs.stack import cache_at
 from snapproof.runs.trial_boot import why_untestable
 from tests_functional.lib.profile_row import ProfileRow
 from tests_functional.lib.stack_file import save_stack
@@ -93,6 +94,7 @@ def _run_legs(
         "seed": options.seed,
         "repeat": options.repeat,
         "keep": int(options.keep),
+        "cache": str(cache_at(options.stack.cache).folder),
     }
     outcomes: list[OutcomeRecord] = []
     for leg in legs:

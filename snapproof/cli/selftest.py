@@ -18,7 +18,7 @@ from snapproof.cli.options import stack_options
 from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
 from snapproof.runs.json_file import write_json_file
 from snapproof.runs.selftest_live import selftest_live
-from snapproof.runs.stack import prepare_stack
+from snapproof.runs.stack import cache_at, prepare_stack
 from tests_functional.lib.run import Run
 from tests_functional.planted.selftest import (
     COVERAGE,
@@ -95,13 +95,15 @@ def _fresh(
     arguments: argparse.Namespace, folder: Path, progress: Progress
 ) -> tuple[list[FormResult], dict[str, str], dict[str, Any]]:
     """Capture, plant and restore; also the forms that cannot be had, and what it ran on."""
-    stack, environment = prepare_stack(stack_options(arguments, own_guest=False), folder, progress.step)
+    options = stack_options(arguments, own_guest=False)
+    stack, environment = prepare_stack(options, folder, progress.step)
     run = Run(
         name="selftest",
         stack=replace(stack, ram_mib=RAM_MIB, coverage=COVERAGE).fitted(),
         host_environment=environment,
         folder=folder,
         events=folder / EVENTS_FILE,
+        cache=cache_at(options.cache),
         pattern="random",
         seed=arguments.seed,
         repeat=1,

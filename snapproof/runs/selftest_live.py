@@ -14,7 +14,7 @@ from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status
 from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
 from snapproof.runs.json_file import write_json_file
 from snapproof.runs.options import StackOptions
-from snapproof.runs.stack import prepare_stack
+from snapproof.runs.stack import cache_at, prepare_stack
 from tests_functional.lib.run import Run
 from tests_functional.planted.planted import LIVE_FAULTS, planted
 
@@ -62,6 +62,7 @@ def selftest_live(
             host_environment=environment,
             folder=place,
             events=folder / EVENTS_FILE,
+            cache=cache_at(options.cache),
             pattern="random",
             seed=seed,
             repeat=1,

@@ -32,8 +32,8 @@ _KVM_SYSTEMD_SECONDS = 40.0
 
 
 def cache_at(folder: Path | None) -> Cache:
-    """The cache in a folder; without one, where the environment says."""
-    return Cache(folder or default_cache_folder())
+    """Return the cache in a folder; without one, where the environment says."""
+    return Cache(folder.absolute() if folder else default_cache_folder())
 
 
 def find_qemu(

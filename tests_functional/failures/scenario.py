@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from guest_images.cache import Cache, default_cache_folder
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing, NotApplicable, SetupBroken, SnapproofError
@@ -68,7 +67,7 @@ def failures(cases: Sequence[Case]) -> Callable[[Run], Outcome]:
 def call_failures(run: Run) -> Outcome:
     """Let each userfaultfd call of a save fail in turn, after counting them in a save that works."""
     with call_control(run.folder / "calls") as control:
-        wrapper = controlled_qemu(run.stack.executable, run.folder / "calls", Cache(default_cache_folder()))
+        wrapper = controlled_qemu(run.stack.executable, run.folder / "calls", run.cache)
         controlled = replace(run, stack=replace(run.stack, executable=wrapper))
         counts = _counts(controlled, control)
         run.say(

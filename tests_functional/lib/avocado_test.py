@@ -16,6 +16,7 @@ from typing import Any
 
 from avocado import Test
 
+from guest_images.cache import Cache
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SnapproofError
 from harness.status import Status
@@ -104,6 +105,7 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
             host_environment=environment,
             folder=folder,
             events=Path(self._parameter("events")),
+            cache=Cache(Path(self._parameter("cache"))),
             pattern=self._parameter("pattern", "random"),
             seed=int(self._parameter("seed")),
             repeat=int(self._parameter("repeat")),

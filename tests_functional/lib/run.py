@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guest_images.cache import Cache
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.configuration import MIB
@@ -33,6 +34,7 @@ class Run:
         host_environment: what every result of the run says about host, QEMU and guest image.
         folder: the test's own folder in the results.
         events: the JSON Lines file that progress goes to.
+        cache: what the test compiles or fetches for itself is kept there.
         pattern: of the writers.
         seed: of the writers.
         repeat: snapshot-restore cycles in a row, in the same source guest.
@@ -45,6 +47,7 @@ class Run:
     host_environment: Mapping[str, Any]
     folder: Path
     events: Path
+    cache: Cache
     pattern: str
     seed: int
     repeat: int

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from guest_images.cache import Cache, default_cache_folder
 from harness.codes import Code
 from harness.errors import SetupBroken, SubjectFailed
 from harness.status import Status
@@ -89,7 +88,7 @@ def planted(name: str) -> Callable[[Run], Outcome]:
 
 
 def _planted(run: Run, name: str, fault: LiveFault) -> Outcome:
-    qemu = faulty_qemu(name, run.stack.executable, Cache(default_cache_folder()), run.folder, run.say)
+    qemu = faulty_qemu(name, run.stack.executable, run.cache, run.folder, run.say)
     faulty = replace(run, stack=replace(run.stack, executable=qemu.executable))
     run.say(f"Planted '{name}': {fault.reason}.")
     lost: SubjectFailed | None = None

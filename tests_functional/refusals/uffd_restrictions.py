@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from guest_images.cache import Cache, default_cache_folder
 from harness.codes import Code
 from harness.errors import NotApplicable, SetupBroken
 from harness.linux.confined import (
@@ -137,7 +136,7 @@ def restricted(run: Run, restriction: UffdRestriction) -> Iterator[RestrictedRun
     executable = run.stack.executable
     if restriction.denial:
         with call_control(run.folder / "calls") as control:
-            qemu = controlled_qemu(executable, run.folder / "calls", Cache(default_cache_folder()))
+            qemu = controlled_qemu(executable, run.folder / "calls", run.cache)
             yield RestrictedRun(_with_qemu(run, qemu), (), control, restriction.denial)
         return
     prefix = restriction.prefix()

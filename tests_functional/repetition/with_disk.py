@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from guest_images.cache import Cache, default_cache_folder
 from guest_images.disks.file_systems import ext4_errors, make_ext4
 from harness.codes import Code
 from harness.deadline import Deadline
@@ -87,7 +86,7 @@ def with_disk(run: Run) -> Outcome:
     begun = time.monotonic()
     disks = _Disks(run.folder / "disks")
     disks.folder.mkdir()
-    make_ext4(disks.base, _DISK_MIB * MIB, _cache(), run.say)
+    make_ext4(disks.base, _DISK_MIB * MIB, run.cache, run.say)
     # The second restore needs the file of the first.
     keeping = replace(run, keep=True)
     with writing_guest(_with_arguments(keeping, raw_disk(disks.base))) as source:
@@ -260,17 +259,13 @@ def _judge_file_system(image: Path, run: Run) -> CheckResult:
     """Check an unmounted file system with e2fsck."""
     problems = [
         Problem(Code.DISK_FILE_SYSTEM_ERROR, f"e2fsck: {line}")
-        for line in ext4_errors(image, _cache(), run.say)
+        for line in ext4_errors(image, run.cache, run.say)
     ]
     return judged("disk-file-system", _FILE_SYSTEM, problems)
 
 
 def _with_arguments(run: Run, arguments: tuple[str, ...]) -> Run:
     return replace(run, stack=replace(run.stack, extra=(*run.stack.extra, *arguments)))
-
-
-def _cache() -> Cache:
-    return Cache(default_cache_folder())
 
 
 def _digest(path: Path) -> str:

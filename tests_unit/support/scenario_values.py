@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from guest_images.agent.client import AgentStatus
+from guest_images.cache import Cache
 from guest_images.guests.image import GuestImage
 from guest_images.packages.unpacked import InputRecord
 from harness.codes import Code
@@ -133,6 +134,7 @@ def make_run(folder: Path, **changes: Any) -> Run:
         host_environment={"host_kernel": "6.18"},
         folder=folder,
         events=folder / "events.jsonl",
+        cache=Cache(folder / "cache"),
         pattern="random",
         seed=5,
         repeat=1,

@@ -1,16 +1,23 @@
-"""Contract: the command line in results and reproduce.sh makes the same run again."""
+"""Contract: the command line in results and reproduce.sh makes the same run again; tests get the cache."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from snapproof.cli import run as run_module
 from snapproof.cli.command import make_parser
 from snapproof.cli.options import run_options
+from snapproof.report.result import OutcomeRecord
+from snapproof.runs.matrix import Leg
 from snapproof.runs.options import OwnGuestOptions, RunOptions, StackOptions
+from tests_unit.support.scenario_values import stack
 
 # They say where results go, in which form, and how fast: none of it changes a test's outcome.
 _ABOUT_RESULTS = {"--results", "--format", "--events", "--keep", "--jobs", "--bisect", "--list", "--help"}
@@ -103,3 +110,21 @@ def test_paths_hold_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     words = options.as_command()
     assert [str(tmp_path / name) in words for name in ("qemu", "disk", "c")] == [True, True, True]
     assert "debian-13" in words
+
+
+@pytest.mark.parametrize("given", ["cache", None])
+def test_tests_get_the_cache(given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an absolute path, since a test has its own working folder; the default where none is given."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SNAPPROOF_CACHE", str(tmp_path / "default"))
+    told: list[object] = []
+
+    def run_leg(_leg: Leg, common: Mapping[str, object], *_: object) -> list[OutcomeRecord]:
+        told.append(common["cache"])
+        return []
+
+    monkeypatch.setattr(run_module, "_run_leg", run_leg)
+    leg = Leg("", None, tmp_path, stack(tmp_path), {"qemu": "10.0"}, ())
+    options = replace(RunOptions(), seed=1, stack=StackOptions(cache=Path(given) if given else None))
+    run_module._run_legs(options, [leg], cast(Any, None), cast(Any, SimpleNamespace(settle=lambda _: None)))
+    assert told == [str(tmp_path / (given or "default"))]

@@ -45,6 +45,7 @@ _PREMERGE = {
     "planted.lose-events",
     "findings.f2",
 }
+_COMMON: dict[str, str | int | float] = {"seed": 9, "repeat": 1, "keep": 0, "cache": "/c"}
 _HOME = Path(tests_functional.__file__).parent
 _ROWS = sorted({(row.name, row.test) for rows in PROFILES.values() for row in rows})
 
@@ -79,7 +80,10 @@ class Reporting(SnapshotTest):
     """Lives on."""
     def test_report(self):
         """Say what it was given."""
-        self.judge(lambda run: Outcome(run.name, Status.PASS, f"{run.pattern} {run.seed} {run.stack.vcpus}"))
+        def scenario(run):
+            said = f"{run.pattern} {run.seed} {run.stack.vcpus} {run.cache.folder}"
+            return Outcome(run.name, Status.PASS, said)
+        self.judge(scenario)
     def test_report_more(self):
         """Its name begins like that of another test."""
 '''
@@ -173,10 +177,10 @@ def test_vanished_test_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ProfileRow("t.report", f"{file}:Reporting.test_report", "reason", {"vcpus": 2}, seconds=60),
     ]
     plan = Plan(together=tuple(rows[:1]), alone=tuple(rows[1:]), workers=1)
-    outcomes = list(run_plan(plan, {"seed": 9, "repeat": 1, "keep": 0}, folder).values())
+    outcomes = list(run_plan(plan, _COMMON, folder).values())
     assert [(found.name, found.status, found.sentence) for found in outcomes] == [
         ("t.vanish", Status.ERROR, "The test did not report within 1 s; see its logs."),
-        ("t.report", Status.PASS, "random 9 2"),
+        ("t.report", Status.PASS, "random 9 2 /c"),
     ]
     assert [found.folder for found in outcomes] == ["tests/t.vanish", "tests/t.report"]
     assert [path.name for path in (folder / "tests/t.vanish").iterdir()] == ["test.log"]
@@ -185,7 +189,7 @@ def test_vanished_test_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("test-started", "t.report"),
         ("test-ended", "t.report"),
     ]
-    assert (events[1]["status"], events[1]["sentence"]) == ("PASS", "random 9 2")
+    assert (events[1]["status"], events[1]["sentence"]) == ("PASS", "random 9 2 /c")
 
 
 def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:
@@ -200,7 +204,7 @@ def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     interruption.listen()
     try:
-        found = run_plan(Plan((stop,), (report,), 1), {"seed": 9, "repeat": 1, "keep": 0}, folder)
+        found = run_plan(Plan((stop,), (report,), 1), _COMMON, folder)
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
             signal.signal(number, handler)
