@@ -13,7 +13,7 @@ _BLOCK_BYTES = 512
 
 
 @dataclass(frozen=True)
-class ProfileRow:
+class ArchiveEntry:
     """A file, folder, link or device node of an archive; root owns it, and its time is 0.
 
     Attributes:
@@ -29,27 +29,27 @@ class ProfileRow:
     device: tuple[int, int] = (0, 0)
 
 
-def folder(path: str, mode: int = 0o755) -> ProfileRow:
+def folder(path: str, mode: int = 0o755) -> ArchiveEntry:
     """Return the entry of a folder."""
-    return ProfileRow(path, stat.S_IFDIR | mode)
+    return ArchiveEntry(path, stat.S_IFDIR | mode)
 
 
-def file(path: str, data: bytes, mode: int = 0o644) -> ProfileRow:
+def file(path: str, data: bytes, mode: int = 0o644) -> ArchiveEntry:
     """Return the entry of a regular file."""
-    return ProfileRow(path, stat.S_IFREG | mode, data)
+    return ArchiveEntry(path, stat.S_IFREG | mode, data)
 
 
-def link(path: str, target: str) -> ProfileRow:
+def link(path: str, target: str) -> ArchiveEntry:
     """Return the entry of a symbolic link."""
-    return ProfileRow(path, stat.S_IFLNK | 0o777, target.encode())
+    return ArchiveEntry(path, stat.S_IFLNK | 0o777, target.encode())
 
 
-def character_device(path: str, major: int, minor: int, mode: int = 0o600) -> ProfileRow:
+def character_device(path: str, major: int, minor: int, mode: int = 0o600) -> ArchiveEntry:
     """Return the entry of a character device node, which needs no root to be put into an archive."""
-    return ProfileRow(path, stat.S_IFCHR | mode, device=(major, minor))
+    return ArchiveEntry(path, stat.S_IFCHR | mode, device=(major, minor))
 
 
-def archive(entries: Iterable[ProfileRow]) -> bytes:
+def archive(entries: Iterable[ArchiveEntry]) -> bytes:
     """Return an archive of entries, padded as GNU cpio pads it.
 
     Entries are sorted by path and numbered in that order, so the bytes do not depend on the order of
@@ -62,11 +62,11 @@ def archive(entries: Iterable[ProfileRow]) -> bytes:
     _check(ordered)
     body = b"".join(
         record for number, entry in enumerate(ordered, 1) for record in _records(entry, number)
-    ) + b"".join(_records(ProfileRow("TRAILER!!!", 0), 0))
+    ) + b"".join(_records(ArchiveEntry("TRAILER!!!", 0), 0))
     return body + bytes(-len(body) % _BLOCK_BYTES)
 
 
-def _check(ordered: list[ProfileRow]) -> None:
+def _check(ordered: list[ArchiveEntry]) -> None:
     folders = {""}
     seen: set[str] = set()
     for entry in ordered:
@@ -79,7 +79,7 @@ def _check(ordered: list[ProfileRow]) -> None:
             folders.add(entry.path)
 
 
-def _records(entry: ProfileRow, inode: int) -> Iterator[bytes]:
+def _records(entry: ArchiveEntry, inode: int) -> Iterator[bytes]:
     name = entry.path.encode() + b"\0"
     links = 2 if stat.S_ISDIR(entry.mode) else 1
     owner = group = mtime = device_major = device_minor = checksum = 0

@@ -102,7 +102,7 @@ def _library_folder(architecture: Architecture) -> str:
     return f"lib/{architecture.triplet}"
 
 
-def _dropbear_entries(userland: Path, architecture: Architecture) -> Iterator[cpio.ProfileRow]:
+def _dropbear_entries(userland: Path, architecture: Architecture) -> Iterator[cpio.ArchiveEntry]:
     dropbear = userland / find_program(userland, "dropbear")
     yield cpio.file("usr/sbin/dropbear", dropbear.read_bytes(), 0o755)
     libraries = _library_folder(architecture)
@@ -112,7 +112,7 @@ def _dropbear_entries(userland: Path, architecture: Architecture) -> Iterator[cp
         yield cpio.file(f"{folder}/{name}", path.read_bytes(), 0o755)
 
 
-def _module_entries(modules: Iterable[Module]) -> Iterator[cpio.ProfileRow]:
+def _module_entries(modules: Iterable[Module]) -> Iterator[cpio.ArchiveEntry]:
     """Yield the modules as files, and the file `order` with their names."""
     names = []
     for module in modules:

@@ -33,7 +33,7 @@ DEFAULT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class KnownIssue:
+class KernelIssue:
     """A kernel defect that a test is known to detect; such a failure is XFAIL.
 
     Attributes:
@@ -86,7 +86,7 @@ class FeatureTest:
     recipe: str
     bugs: tuple[str, ...]
     seconds: float
-    known_issues: tuple[KnownIssue, ...]
+    known_issues: tuple[KernelIssue, ...]
 
     @property
     def memory_name(self) -> str:
@@ -123,7 +123,7 @@ def feature_test(
     needs: Iterable[str] = (),
     bugs: Iterable[str] = (),
     seconds: float = DEFAULT_SECONDS,
-    known_issues: Iterable[KnownIssue] = (),
+    known_issues: Iterable[KernelIssue] = (),
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as one test for each of these memory types and variants.
 

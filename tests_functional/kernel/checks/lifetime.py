@@ -13,7 +13,7 @@ from harness.userfaultfd import Feature, Mode, Region, Userfaultfd, UserfaultfdE
 
 from ..memory import ANON, ANON_THP, HUGETLB, HUGETLB_PRIVATE, PROTECTABLE, SHMEM
 from ..oracle import LATE, CallThread, check_pagemap, next_fault, page_of, release, write_passes, write_waits
-from ..registry import KnownIssue, feature_test
+from ..registry import KernelIssue, feature_test
 from ..trial import Trial
 from .preserved import wait_child
 
@@ -27,7 +27,9 @@ _STALE_BIT = "stale-protection"
     memory=PROTECTABLE,
     bugs=("c88033efe9a3",),
     known_issues=[
-        KnownIssue("closing leaves protection bits behind (CVE-2024-36881, c88033efe9a3)", _STALE_BIT, (6, 9))
+        KernelIssue(
+            "closing leaves protection bits behind (CVE-2024-36881, c88033efe9a3)", _STALE_BIT, (6, 9)
+        )
     ],
 )
 def closing_releases_all(trial: Trial) -> None:

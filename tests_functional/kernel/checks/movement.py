@@ -20,7 +20,7 @@ from ..oracle import (
     write_passes,
     write_waits,
 )
-from ..registry import KnownIssue, feature_test
+from ..registry import KernelIssue, feature_test
 from ..trial import Trial
 
 _PAGES = HUGE_BYTES // PAGE_BYTES
@@ -131,7 +131,7 @@ def _x86() -> bool:
     variants=("write", "unmerge"),
     seconds=90,
     known_issues=[
-        KnownIssue("KSM drops protection of the pages it merges (mm/ksm.c, replace_page())", PAGEMAP_DIFFERS)
+        KernelIssue("KSM drops protection of the pages it merges (mm/ksm.c, replace_page())", PAGEMAP_DIFFERS)
     ],
 )
 def merged_pages_stay_protected(trial: Trial, variant: str) -> None:

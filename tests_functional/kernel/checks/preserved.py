@@ -34,7 +34,7 @@ from ..oracle import (
     write_passes,
     write_waits,
 )
-from ..registry import KnownIssue, feature_test
+from ..registry import KernelIssue, feature_test
 from ..trial import Trial
 
 _MAPPED = tuple(kind for kind in PROTECTABLE if not kind.zero)
@@ -69,7 +69,7 @@ def wait_child(trial: Trial, pid: int, what: str) -> int:
     memory=_MAPPED,
     bugs=("8f34f1eac382", "5a2f8d22ace4", "49d6d7fb6313"),
     known_issues=[
-        KnownIssue(
+        KernelIssue(
             "fork copies the protection bit of private huge pages (5a2f8d22ace4)",
             _CHILD_HANGS,
             (6, 4),

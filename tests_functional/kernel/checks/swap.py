@@ -10,7 +10,7 @@ from harness.userfaultfd import Region, libc, read_pagemap
 from ..memory import ANON, ANON_MTHP, ANON_THP, MEMFD, SHMEM
 from ..needs import OWN_SWAP
 from ..oracle import UNREPORTED, all_wait, check_pagemap, release, write_passes, write_waits
-from ..registry import KnownIssue, feature_test
+from ..registry import KernelIssue, feature_test
 from ..trial import Trial
 
 _KINDS = (ANON, ANON_THP, ANON_MTHP, SHMEM, MEMFD)
@@ -71,7 +71,7 @@ def a_page_read_back_is_still_protected(trial: Trial) -> None:
     needs=(*_NEEDS, "own-swap"),
     bugs=("14a762dd1977",),
     seconds=40,
-    known_issues=[KnownIssue("swapoff drops protection (14a762dd1977)", UNREPORTED, (5, 19), ("anon",))],
+    known_issues=[KernelIssue("swapoff drops protection (14a762dd1977)", UNREPORTED, (5, 19), ("anon",))],
 )
 def switching_swap_off_keeps_protection(trial: Trial) -> None:
     """Protected pages that swapoff brings back to RAM are still protected (14a762dd1977)."""

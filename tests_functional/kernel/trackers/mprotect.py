@@ -8,7 +8,7 @@ import time
 
 from harness.userfaultfd import Region, libc
 
-from .tracker import Session, Snapshot, Tracker, TrackerFailed
+from .tracker import MemoryCopy, Session, Tracker, TrackerFailed
 
 _IDLE_SECONDS = 0.002
 _SAVED = 2
@@ -53,9 +53,9 @@ class Mprotect(Tracker):
             return f"There is no library '{self._helper}', which --helper names."
         return ""
 
-    def snapshot(self, session: Session) -> Snapshot:
+    def snapshot(self, session: Session) -> MemoryCopy:
         """Take a snapshot whose T0 is its start."""
-        region, result = session.region, Snapshot.of_size(session.region.length)
+        region, result = session.region, MemoryCopy.of_size(session.region.length)
         library = ctypes.CDLL(self._helper)
         library.tracker_start.restype = library.tracker_stop.restype = ctypes.c_long
         library.tracker_save.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
@@ -102,7 +102,7 @@ class Mprotect(Tracker):
         library: ctypes.CDLL,
         shared: _Shared,
         states: ctypes.Array[ctypes.c_char],
-        result: Snapshot,
+        result: MemoryCopy,
     ) -> None:
         while not session.may_sweep() and not shared.error:
             time.sleep(_IDLE_SECONDS)

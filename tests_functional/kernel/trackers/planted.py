@@ -8,7 +8,7 @@ from typing import Callable
 from harness.userfaultfd import PAGE_BYTES, Region, Userfaultfd, libc
 
 from .mprotect import Mprotect
-from .tracker import Snapshot, Tracker
+from .tracker import MemoryCopy, Tracker
 from .uffd_wp import UffdWp
 
 _HUNDRED = 100
@@ -24,7 +24,9 @@ class _UffdOnePageLess(UffdWp):
 class _UffdReleasesFirst(UffdWp):
     """Releases each page before it copies it."""
 
-    def _save(self, uffd: Userfaultfd, region: Region, page: int, result: Snapshot, saved: bytearray) -> None:
+    def _save(
+        self, uffd: Userfaultfd, region: Region, page: int, result: MemoryCopy, saved: bytearray
+    ) -> None:
         saved[page] = 1
         self._release(uffd, region, page)
         time.sleep(0.0005)
@@ -37,7 +39,7 @@ class _UffdSkipsHundredth(UffdWp):
     _count = 0
 
     def _answer(
-        self, uffd: Userfaultfd, region: Region, page: int, result: Snapshot, saved: bytearray
+        self, uffd: Userfaultfd, region: Region, page: int, result: MemoryCopy, saved: bytearray
     ) -> None:
         self._count += 1
         if self._count % _HUNDRED == 0:
@@ -53,7 +55,7 @@ class _UffdDropsHundredth(UffdWp):
     _count = 0
 
     def _answer(
-        self, uffd: Userfaultfd, region: Region, page: int, result: Snapshot, saved: bytearray
+        self, uffd: Userfaultfd, region: Region, page: int, result: MemoryCopy, saved: bytearray
     ) -> None:
         self._count += 1
         if self._count % _HUNDRED:

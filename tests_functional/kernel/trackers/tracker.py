@@ -55,7 +55,7 @@ class Stats:
 
 
 @dataclass
-class Snapshot:
+class MemoryCopy:
     """The memory of one instant.
 
     Attributes:
@@ -67,7 +67,7 @@ class Snapshot:
     stats: Stats = field(default_factory=Stats)
 
     @classmethod
-    def of_size(cls, length: int) -> Snapshot:
+    def of_size(cls, length: int) -> MemoryCopy:
         """Create an empty snapshot with room for `length` bytes."""
         return cls(bytearray(length))
 
@@ -91,7 +91,7 @@ class Tracker(abc.ABC):
         """Return why it cannot work on this host, empty if it can."""
 
     @abc.abstractmethod
-    def snapshot(self, session: Session) -> Snapshot:
+    def snapshot(self, session: Session) -> MemoryCopy:
         """Take one snapshot.
 
         Raises:
@@ -110,9 +110,9 @@ class StopTheWriters(Tracker):
         """Return an empty string: it needs nothing."""
         return ""
 
-    def snapshot(self, session: Session) -> Snapshot:
+    def snapshot(self, session: Session) -> MemoryCopy:
         """Copy the memory while the writers are stopped."""
-        result = Snapshot.of_size(session.region.length)
+        result = MemoryCopy.of_size(session.region.length)
         began = time.perf_counter_ns()
         session.writers.pause()
         session.at_t0()

@@ -17,7 +17,7 @@ from harness.userfaultfd import (
     scan_supported,
 )
 
-from .tracker import Session, Snapshot, Tracker
+from .tracker import MemoryCopy, Session, Tracker
 
 _IDLE_SECONDS = 0.005
 
@@ -38,9 +38,9 @@ class UffdWp(Tracker):
             return ""
         return support.reason or "This kernel has no PAGEFAULT_FLAG_WP."
 
-    def snapshot(self, session: Session) -> Snapshot:
+    def snapshot(self, session: Session) -> MemoryCopy:
         """Take a snapshot whose T0 is its start."""
-        region, result = session.region, Snapshot.of_size(session.region.length)
+        region, result = session.region, MemoryCopy.of_size(session.region.length)
         saved = bytearray(region.pages)
         began = time.perf_counter_ns()
         with Userfaultfd(Feature.PAGEFAULT_FLAG_WP) as uffd:
@@ -73,7 +73,7 @@ class UffdWp(Tracker):
         uffd.write_protect(region.address, region.length)
 
     def _answer(
-        self, uffd: Userfaultfd, region: Region, page: int, result: Snapshot, saved: bytearray
+        self, uffd: Userfaultfd, region: Region, page: int, result: MemoryCopy, saved: bytearray
     ) -> None:
         # Two threads can fault on one page; the second event comes after the page was released.
         if saved[page]:
@@ -81,12 +81,14 @@ class UffdWp(Tracker):
         else:
             self._save(uffd, region, page, result, saved)
 
-    def _save(self, uffd: Userfaultfd, region: Region, page: int, result: Snapshot, saved: bytearray) -> None:
+    def _save(
+        self, uffd: Userfaultfd, region: Region, page: int, result: MemoryCopy, saved: bytearray
+    ) -> None:
         self._copy(region, page, result)
         saved[page] = 1
         self._release(uffd, region, page)
 
-    def _copy(self, region: Region, page: int, result: Snapshot) -> None:
+    def _copy(self, region: Region, page: int, result: MemoryCopy) -> None:
         offset = page * region.page_bytes
         result.data[offset : offset + region.page_bytes] = region.load(offset, region.page_bytes)
 
@@ -118,9 +120,9 @@ class AsyncWp(Tracker):
             return "This kernel has no WP_ASYNC."
         return "" if scan_supported() else "This kernel has no PAGEMAP_SCAN."
 
-    def snapshot(self, session: Session) -> Snapshot:
+    def snapshot(self, session: Session) -> MemoryCopy:
         """Take a snapshot whose T0 is its end."""
-        region, result = session.region, Snapshot.of_size(session.region.length)
+        region, result = session.region, MemoryCopy.of_size(session.region.length)
         began = time.perf_counter_ns()
         with Userfaultfd(Feature.WP_ASYNC | Feature.PAGEFAULT_FLAG_WP) as uffd:
             uffd.register(region.address, region.length)
@@ -140,7 +142,7 @@ class AsyncWp(Tracker):
         result.stats.total_ns = time.perf_counter_ns() - began
         return result
 
-    def _copy_written(self, region: Region, result: Snapshot) -> int:
+    def _copy_written(self, region: Region, result: MemoryCopy) -> int:
         """Copy the pages written since the last call and return their number.
 
         The scan protects each page again as it finds it, before it is copied, so the next round finds any

@@ -18,7 +18,7 @@ from tests_functional.kernel.isolate import Result, run_isolated
 from tests_functional.kernel.kernel_log import _SPLAT
 from tests_functional.kernel.memory import ANON, EVERY, HUGETLB
 from tests_functional.kernel.oracle import check_pagemap, pagemap_has_bit, release
-from tests_functional.kernel.registry import FeatureTest, KnownIssue
+from tests_functional.kernel.registry import FeatureTest, KernelIssue
 from tests_functional.kernel.run import _merged, exit_code
 from tests_functional.kernel.trial import CheckFailed, Skip, Trial
 
@@ -152,7 +152,7 @@ def test_outcome_says_whose_fault(function: Callable[[Trial], None], status: str
 
 def test_known_issue_is_expected_for_its_own_failure_only() -> None:
     """The code of the failed assertion must be that of the issue; any other failure is a FAIL."""
-    known, other = KnownIssue("Known", "wrong-number"), KnownIssue("Known", "other-code")
+    known, other = KernelIssue("Known", "wrong-number"), KernelIssue("Known", "other-code")
     assert run_isolated(_test(_fails, known_issues=(other, known))).status == "XFAIL"
     assert run_isolated(_test(_fails, known_issues=(other,))).status == "FAIL"
     assert run_isolated(_test(_asserts, known_issues=(known,))).status == "PASS"
@@ -171,8 +171,8 @@ def test_known_issue_is_expected_for_its_own_failure_only() -> None:
 )
 def test_known_issue_ends_with_its_fix(memory: str, release: str, explained: bool) -> None:
     """On a kernel with the fix, and on other memory, the same failure counts."""
-    assert KnownIssue("x", "lost", (5, 19), ("anon",)).explains("lost", memory, release) == explained
-    assert KnownIssue("x", "lost").explains("lost", memory, release)
+    assert KernelIssue("x", "lost", (5, 19), ("anon",)).explains("lost", memory, release) == explained
+    assert KernelIssue("x", "lost").explains("lost", memory, release)
 
 
 def test_known_issues_have_a_code() -> None:
