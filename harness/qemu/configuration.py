@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.disk import Disk
@@ -14,32 +15,49 @@ MIB = 1 << 20
 GUEST_ADDRESS = "10.0.2.15"
 
 
+DEFAULT_RAM_MIB = 512
+"""RAM of a guest unless stated otherwise, in MiB."""
+
+
 @dataclass(frozen=True)
-class MachineConfig:
-    """The configuration of one QEMU; source and restored guest share it, so that the stream can be loaded.
+class QemuSettings:
+    """The settings of a QEMU that do not depend on what it boots.
 
     Attributes:
         executable: QEMU, or a program that behaves like it.
-        kernel: Linux image for `-kernel`, None if the disk boots by firmware and its own boot loader.
-        initrd: initramfs for `-initrd`, None if the kernel needs none.
-        cmdline: kernel command line, used with a kernel.
+        accel: `kvm` or `tcg`.
         ram_mib: guest RAM in MiB.
         vcpus: number of virtual CPUs.
-        accel: `kvm` or `tcg`.
         machine: machine type, as for `-machine`.
         extra: further arguments, appended as they are.
-        disk: the guest's disk at the start; the machine writes only to an overlay of its own.
     """
 
     executable: Path
+    accel: str = field(kw_only=True)
+    ram_mib: int = field(default=DEFAULT_RAM_MIB, kw_only=True)
+    vcpus: int = field(default=1, kw_only=True)
+    machine: str = field(default=DEFAULT_ARCHITECTURE.machine, kw_only=True)
+    extra: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def settings(self) -> dict[str, Any]:
+        """Return these settings by name, without the fields of a subclass."""
+        return {one.name: getattr(self, one.name) for one in fields(QemuSettings)}
+
+
+@dataclass(frozen=True)
+class MachineConfig(QemuSettings):
+    """The configuration of one QEMU; source and restored guest share it, so that the stream can be loaded.
+
+    Attributes:
+        kernel: Linux image for `-kernel`, None if the disk boots by firmware and its own boot loader.
+        initrd: initramfs for `-initrd`, None if the kernel needs none.
+        cmdline: kernel command line, used with a kernel.
+        disk: the guest's disk at the start; the machine writes only to an overlay of its own.
+    """
+
     kernel: Path | None
     initrd: Path | None
     cmdline: str
-    ram_mib: int = 512
-    vcpus: int = 1
-    accel: str = "tcg"
-    machine: str = DEFAULT_ARCHITECTURE.machine
-    extra: tuple[str, ...] = ()
     disk: Disk | None = None
 
 

@@ -14,11 +14,13 @@ from typing import Any
 from guest_images.catalogue import BOOT_SECONDS
 from guest_images.guests.image import GuestImage, build_guest
 from harness.errors import UsageError
+from harness.qemu.configuration import DEFAULT_RAM_MIB
 from harness.status import Status
 from snapproof.report.result import OutcomeRecord
 from snapproof.runs.options import RunOptions, StackOptions
 from snapproof.runs.stack import cache_at, prepare_stack
-from tests_functional.lib.guest import COVERAGE, DEFAULT_RAM_MIB, Stack, fitting_ram
+from tests_functional.lib.guest import Stack
+from tests_functional.lib.guest_size import COVERAGE, fitting_ram
 from tests_functional.lib.profile_row import ProfileRow
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9.+-]+")

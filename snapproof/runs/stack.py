@@ -101,7 +101,7 @@ def prepare_stack(
     stack = Stack(
         qemu.executable,
         image,
-        accelerator.name,
+        accel=accelerator.name,
         machine=image.architecture.machine,
         capabilities=qemu.capabilities,
     )
@@ -122,7 +122,7 @@ def _accelerator(
     if known.exists():
         return Accelerator(**json.loads(known.read_text(encoding="utf-8")))
     log("Finding out which accelerator works.")
-    stack = Stack(qemu.executable, image, "kvm", machine=image.architecture.machine).fitted()
+    stack = Stack(qemu.executable, image, accel="kvm", machine=image.architecture.machine).fitted()
     ready, seconds = _console_ready, KVM_BOOT_SECONDS
     if image.agent is not None:
         # Nothing is known of its console; systemd takes longer than our own init.

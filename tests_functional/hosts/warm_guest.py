@@ -77,7 +77,7 @@ def provide_warm_guest(
         SetupBroken: the guest does not boot or write, or its snapshot is not right.
         SubjectFailed: QEMU failed.
     """
-    stack = Stack(executable, image, "tcg", ram_mib=RAM_MIB, coverage=COVERAGE)
+    stack = Stack(executable, image, accel="tcg", ram_mib=RAM_MIB, coverage=COVERAGE)
     code = sha256(Path(__file__).read_bytes()).hexdigest()
     name = sha256(f"{version} {image.digest} {RAM_MIB} {COVERAGE} {code}".encode()).hexdigest()[:16]
     final = cache.path("seeds", name)

@@ -17,58 +17,30 @@ from harness.errors import SetupBroken, SnapproofError
 from harness.guest.shell import GuestShell, GuestUnreachable
 from harness.guest.ssh import SshIdentity, SshShell
 from harness.process import log_tail
-from harness.qemu.architectures import DEFAULT_ARCHITECTURE
-from harness.qemu.configuration import MIB, MachineConfig
+from harness.qemu.configuration import MIB, MachineConfig, QemuSettings
 from harness.qemu.disk import Disk
 from harness.qemu.kept_disk import keep_disk
 from harness.qemu.machine import Machine
 from harness.qemu.spawned_machine import SpawnedMachine
+from tests_functional.lib.guest_size import COVERAGE, fitting_ram
 from tests_functional.lib.own_guest import agent_command, prepare
-
-# DESIGN section 4: the agent covers at least 85 % of guest RAM.
-COVERAGE = 0.85
-DEFAULT_RAM_MIB = 512
-"""RAM of a guest where a test does not say otherwise, in MiB."""
-_RAM_STEP_MIB = 128
-
-
-def fitting_ram(ram_mib: int, coverage: float, own_mib: int) -> int:
-    """RAM in MiB, at least `ram_mib`, of which the writers' share leaves the guest its own need.
-
-    It grows in steps that keep it odd, or divisible into equal parts, where it was so.
-    """
-    while ram_mib * (1 - coverage) < own_mib:
-        ram_mib += _RAM_STEP_MIB
-    return ram_mib
 
 
 @dataclass(frozen=True)
-class Stack:
-    """What a scenario runs on.
+class Stack(QemuSettings):
+    """The QEMU under test and the guest that a scenario boots; the agent has a writer thread for each vCPU.
 
     Attributes:
-        executable: the QEMU under test.
-        image: the guest it boots.
-        accel: `kvm` or `tcg`, as probed.
-        ram_mib: guest RAM in MiB.
-        vcpus: virtual CPUs; the agent has one writer thread for each.
+        image: the guest.
         coverage: share of guest RAM that the writers fill; less only where RAM is so small that kernel
             and initramfs need more of it.
-        machine: machine type, as for `-machine`.
-        extra: further arguments for QEMU.
         host_key_file: keeps the first host key seen of a guest whose key is not known.
         capabilities: migration capabilities that QEMU knows; empty where it was not asked.
         plugged_mib: RAM in MiB that is plugged in beside `ram_mib` before the writers start.
     """
 
-    executable: Path
     image: GuestImage
-    accel: str
-    ram_mib: int = DEFAULT_RAM_MIB
-    vcpus: int = 1
     coverage: float = COVERAGE
-    machine: str = DEFAULT_ARCHITECTURE.machine
-    extra: tuple[str, ...] = ()
     host_key_file: Path | None = None
     capabilities: tuple[str, ...] = ()
     plugged_mib: int = 0
@@ -88,17 +60,13 @@ class Stack:
         Args:
             disk: what a restored guest finds as its disk; the image's own by default.
         """
+        image = self.image
         return MachineConfig(
-            executable=self.executable,
-            kernel=self.image.kernel,
-            initrd=self.image.initrd,
-            cmdline=self.image.cmdline,
-            ram_mib=self.ram_mib,
-            vcpus=self.vcpus,
-            accel=self.accel,
-            machine=self.machine,
-            extra=(*self.image.architecture.machine_arguments, *self.extra),
-            disk=disk or self.image.disk,
+            **{**self.settings(), "extra": (*image.architecture.machine_arguments, *self.extra)},
+            kernel=image.kernel,
+            initrd=image.initrd,
+            cmdline=image.cmdline,
+            disk=disk or image.disk,
         )
 
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from harness.qemu.configuration import DEFAULT_RAM_MIB
 from harness.qemu.migration import BACKGROUND_SNAPSHOT
-from tests_functional.lib.guest import DEFAULT_RAM_MIB
 
 # A test has two guests at once at most, the source and the restored one; beside its guest's RAM a QEMU
 # needs about 150 MiB under TCG, and the test itself as much to judge a file.

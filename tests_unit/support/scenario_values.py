@@ -123,7 +123,7 @@ def stack(folder: Path) -> Stack:
         digest="d1",
         manifest=(InputRecord("linux", "6.12", "ab"),),
     )
-    return Stack(folder / "qemu", image, "tcg")
+    return Stack(folder / "qemu", image, accel="tcg")
 
 
 def make_run(folder: Path, **changes: Any) -> Run:

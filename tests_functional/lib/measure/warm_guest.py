@@ -28,7 +28,8 @@ from harness.qemu.disk import make_empty_disk
 from harness.qemu.machine import Machine
 from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.lib import standstill
-from tests_functional.lib.guest import COVERAGE, Guest, Stack, booted, logged_in, start_writers
+from tests_functional.lib.guest import Guest, Stack, booted, logged_in, start_writers
+from tests_functional.lib.guest_size import fitting_coverage
 from tests_functional.lib.measure.cases import Way, Writer
 from tests_functional.lib.measure.saves import DISK_NODE
 from tests_functional.lib.save import Flow, Snapshot, restore_uri, take
@@ -86,8 +87,7 @@ class Running:
 
 def sized(stack: Stack, ram_mib: int) -> Stack:
     """Return the stack with this much RAM, and with the coverage that a guest of this size allows."""
-    own = stack.image.own_mib
-    return replace(stack, ram_mib=ram_mib, coverage=min(COVERAGE, (ram_mib - own) / ram_mib))
+    return replace(stack, ram_mib=ram_mib, coverage=fitting_coverage(ram_mib, stack.image.own_mib))
 
 
 @contextmanager

@@ -86,7 +86,8 @@ def test_overlay_of_a_path_that_is_too_long(tmp_path: Path) -> None:
 def test_command_line_has_what_is_given(tmp_path: Path) -> None:
     """No kernel, no initrd: the disk boots by itself, from the overlay and not from the user's file."""
     user_file = Disk(tmp_path / "user.raw", "raw", 512)
-    argv = qemu_argv(MachineConfig(Path("qemu"), None, None, "", disk=user_file), tmp_path, 3, incoming=False)
+    config = MachineConfig(Path("qemu"), None, None, "", user_file, accel="tcg")
+    argv = qemu_argv(config, tmp_path, 3, incoming=False)
     assert not {"-kernel", "-initrd", "-append"} & set(argv)
     assert any(OVERLAY_FILE in word for word in argv)
     assert not any("user.raw" in word for word in argv)

@@ -23,7 +23,7 @@ _FAKE = Path(fake_qemu.__file__)
 @pytest.fixture
 def machine(tmp_path: Path) -> SpawnedMachine:
     """A machine on the stand-in QEMU, not yet started."""
-    config = MachineConfig(_FAKE, tmp_path / "kernel", tmp_path / "initrd", "console=ttyS0")
+    config = MachineConfig(_FAKE, tmp_path / "kernel", tmp_path / "initrd", "console=ttyS0", accel="tcg")
     return SpawnedMachine(config, tmp_path / "machine")
 
 
@@ -99,7 +99,7 @@ def test_a_machine_that_was_not_started_says_so(machine: SpawnedMachine) -> None
 def test_incoming_differs_only_in_incoming(tmp_path: Path) -> None:
     """Source and restored guest get the same machine, or the stream would not fit."""
     config = MachineConfig(
-        _FAKE, tmp_path / "k", tmp_path / "i", "quiet", extra=("-device", "virtio-rng-pci")
+        _FAKE, tmp_path / "k", tmp_path / "i", "quiet", accel="tcg", extra=("-device", "virtio-rng-pci")
     )
     source = qemu_argv(config, tmp_path, 7, incoming=False)
     target = qemu_argv(config, tmp_path, 7, incoming=True)

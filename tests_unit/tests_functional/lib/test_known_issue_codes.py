@@ -268,7 +268,7 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
 @pytest.fixture(name="blame")
 def _blame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blame:
     """Machine.failure of a QEMU that runs or has ended, with the given last lines and threads in a fault."""
-    config = MachineConfig(tmp_path / "qemu", tmp_path / "kernel", tmp_path / "initrd", "quiet")
+    config = MachineConfig(tmp_path / "qemu", tmp_path / "kernel", tmp_path / "initrd", "quiet", accel="tcg")
     stub = SpawnedMachine(config, tmp_path)
 
     def blame(

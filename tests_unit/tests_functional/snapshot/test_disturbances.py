@@ -40,7 +40,7 @@ def test_disk_of_random_content(tmp_path: Path) -> None:
     """The disk lies in the test's folder, whose commas are doubled for QEMU."""
     folder = tmp_path / "a,b"
     folder.mkdir()
-    stack = DISTURBANCES["disk-reads"].stack(Stack(Path("qemu"), cast(Any, None), "tcg"), folder)
+    stack = DISTURBANCES["disk-reads"].stack(Stack(Path("qemu"), cast(Any, None), accel="tcg"), folder)
     assert f"filename={tmp_path}/a,,b/disk.raw," in stack.extra[1]
     content = (folder / "disk.raw").read_bytes()
     assert len(content) == 16 << 20

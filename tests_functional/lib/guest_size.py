@@ -1,0 +1,23 @@
+"""Sizes of a guest: how much RAM it has, and which share of it the writers fill."""
+
+from __future__ import annotations
+
+COVERAGE = 0.85
+"""Share of guest RAM that the writers fill, unless a test says otherwise."""
+
+_STEP_MIB = 128
+
+
+def fitting_ram(ram_mib: int, coverage: float, own_mib: int) -> int:
+    """Return RAM in MiB, at least `ram_mib`, of which the writers' share leaves the guest its own need.
+
+    It grows in steps that keep it odd, or divisible into equal parts, where it was so.
+    """
+    while ram_mib * (1 - coverage) < own_mib:
+        ram_mib += _STEP_MIB
+    return ram_mib
+
+
+def fitting_coverage(ram_mib: int, own_mib: int) -> float:
+    """Return the share of RAM, at most COVERAGE, that the writers can fill beside the guest's own need."""
+    return min(COVERAGE, (ram_mib - own_mib) / ram_mib)

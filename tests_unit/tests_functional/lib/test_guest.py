@@ -1,0 +1,41 @@
+"""Contract: source and restored guest get the settings of the stack, its image and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from harness.qemu.configuration import QemuSettings
+from harness.qemu.disk import Disk
+from tests_functional.lib.guest_size import COVERAGE, fitting_coverage, fitting_ram
+from tests_unit.support.scenario_values import stack
+
+
+def test_configuration_has_every_setting_of_the_stack(tmp_path: Path) -> None:
+    """With the arguments that the guest's architecture needs before the test's own."""
+    changed = replace(
+        stack(tmp_path), accel="kvm", ram_mib=640, vcpus=3, machine="pc", extra=("-device", "virtio-rng-pci")
+    )
+    config = changed.machine_config()
+    needed = changed.image.architecture.machine_arguments
+    assert config.settings() == {**changed.settings(), "extra": (*needed, *changed.extra)}
+    assert set(config.settings()) == set(QemuSettings.__dataclass_fields__)
+    assert (config.kernel, config.initrd, config.cmdline, config.disk) == (
+        (changed.image.kernel, changed.image.initrd, changed.image.cmdline, None)
+    )
+
+
+def test_restored_guest_can_have_another_disk(tmp_path: Path) -> None:
+    """The disk as of T0 takes the place of the image's own."""
+    own, kept = (Disk(tmp_path / name, "raw", 512) for name in ("own", "kept"))
+    given = stack(tmp_path)
+    given = replace(given, image=replace(given.image, disk=own))
+    assert (given.machine_config().disk, given.machine_config(kept).disk) == (own, kept)
+
+
+def test_ram_and_coverage_leave_the_guest_its_own_need() -> None:
+    """RAM grows in steps until the share of the writers fits; or the share shrinks."""
+    assert fitting_ram(512, COVERAGE, 76) == 512
+    assert fitting_ram(513, COVERAGE, 100) == 769
+    assert fitting_coverage(512, 64) == COVERAGE
+    assert fitting_coverage(256, 64) == 0.75
