@@ -24,9 +24,9 @@ from snapproof.bench.downtime_summary import CaseSummary, StunGrowth, stun_growt
 from snapproof.bench.environment import measured_environment, require_room
 from snapproof.bench.options import DowntimeOptions
 from snapproof.bench.table import table_rows
+from snapproof.report.output_file import write_json_file
 from snapproof.runs.events import Progress
-from snapproof.runs.json_file import write_json_file
-from snapproof.runs.results import BENCH_FILE, make_results_folder, now, remove_empty
+from snapproof.runs.results_folder import BENCH_FILE, make_results_folder, now, remove_empty
 from snapproof.runs.stack import prepare_stack
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.measure.cases import UNLIMITED, Way, Writer, throttled

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 
-from snapproof.bench.fault_lines import ENTER, LEAVE
+from snapproof.bench.page_fault_lines import ENTER, LEAVE
 
 TRACED = "handle_userfault"
 POLL_SECONDS = 0.02

@@ -18,14 +18,14 @@ from harness.errors import DeadlineExpired, SetupBroken, UsageError
 from harness.process import ChildProcess
 from harness.status import EXIT_PASS
 from snapproof.bench.options import ValidatorOptions
+from snapproof.report.output_file import write_json_file
 from snapproof.runs.events import Progress
-from snapproof.runs.json_file import write_json_file
 from validators.vmstate.stream.reader import read_index
 from validators.vmstate.stream.source import open_source
 
 _PLAIN = "plain read (cat)"
 _START = "start of Python alone"
-_MEASURED = Path(__file__).with_name("measured.py")
+_RESOURCE_USAGE = Path(__file__).with_name("resource_usage.py")
 _JOBS = "snapproof.bench.validator_jobs"
 _ROOT = Path(__file__).parents[2]
 _READ_BYTES = 1 << 20
@@ -180,7 +180,7 @@ def _run(contender: Contender, folder: Path) -> Cost:
     work.mkdir()
     command = [word.replace(_FOLDER, str(work / "out")) for word in contender.command]
     log.unlink(missing_ok=True)
-    argv = [sys.executable, "-I", "-S", str(_MEASURED), str(report), str(work), *command]
+    argv = [sys.executable, "-I", "-S", str(_RESOURCE_USAGE), str(report), str(work), *command]
     # So that our modules are found even if the package is not installed.
     with ChildProcess(argv, log, environment={"PYTHONPATH": str(_ROOT)}) as process:
         try:

@@ -37,7 +37,7 @@ def downtime_options(arguments: argparse.Namespace) -> DowntimeOptions:
 
 def faults(arguments: argparse.Namespace) -> int:
     """Run `snapproof bench faults`."""
-    from snapproof.bench.faults import bench
+    from snapproof.bench.page_faults import bench
 
     return bench(
         FaultsOptions(

@@ -10,7 +10,7 @@ from harness.errors import SetupBroken, SnapshotWrong, UsageError
 from harness.status import EXIT_FAIL, Status, exit_code
 from snapproof.cli.progress_bar import WORTH_BYTES, ProgressBar
 from snapproof.cli.verdict_text import check_lines, range_lines
-from snapproof.runs.json_file import write_json_file
+from snapproof.report.output_file import write_json_file
 from tests_functional.lib.outcome import write_atomically
 from validators.judge import check_file
 from validators.page_map import svg_map, terminal_map

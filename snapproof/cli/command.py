@@ -11,8 +11,8 @@ from harness.errors import SnapproofError
 from harness.status import EXIT_ERROR
 from snapproof.cli import bisect
 from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
+from snapproof.report.output_file import require_json_file
 from snapproof.runs.interruption import EXIT_INTERRUPTED, listen
-from snapproof.runs.json_file import require_json_file
 
 _COMMANDS = {
     "doctor": "what this host can do, and why not",

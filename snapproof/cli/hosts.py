@@ -16,9 +16,9 @@ from harness.errors import SnapproofError, UsageError
 from harness.hosts.spec import HostSpecText, parse_host
 from harness.status import Status
 from snapproof.cli.options import host_options
-from snapproof.report.result import OutcomeRecord, RunResult
+from snapproof.report.run_result import OutcomeRecord, RunResult
 from snapproof.runs.host_plan import Sources, prepared
-from snapproof.runs.results import make_results_folder, now, write_results
+from snapproof.runs.results_folder import make_results_folder, now, write_results
 from snapproof.runs.stack import cache_at
 from tests_functional.hosts.examination import BALANCED, FLOWS, PLANTED, Examination
 from tests_functional.hosts.examine import examine

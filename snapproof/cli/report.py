@@ -15,10 +15,10 @@ from snapproof.report.context import Context
 from snapproof.report.formats import deliver, named_format
 from snapproof.report.merge import Part, merged
 from snapproof.report.merged_folder import copy_files, require_apart
+from snapproof.report.output_file import write_json_file, write_named_file
 from snapproof.report.reader import RunUnfinished, load_results
 from snapproof.report.text import one_line
-from snapproof.runs.json_file import write_json_file, write_named_file
-from snapproof.runs.results import make_results_folder, write_results
+from snapproof.runs.results_folder import make_results_folder, write_results
 from tests_functional.lib.result_files import HEAVY_FILES
 
 # A "|" would end the cell of a Markdown table.

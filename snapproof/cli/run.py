@@ -18,7 +18,7 @@ from harness.status import EXIT_FAIL, Status
 from snapproof.cli.options import run_options
 from snapproof.cli.verdict_text import outcome_lines
 from snapproof.report.formats import named_format
-from snapproof.report.result import OutcomeRecord, RunResult, Selection
+from snapproof.report.run_result import OutcomeRecord, RunResult, Selection
 from snapproof.runs.avocado_job import run_plan
 from snapproof.runs.event_stream import EventStream
 from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
@@ -26,7 +26,13 @@ from snapproof.runs.interruption import asked_to_stop
 from snapproof.runs.matrix import Leg, prepare_legs, table, work_digest
 from snapproof.runs.options import RunOptions
 from snapproof.runs.profiles import select
-from snapproof.runs.results import make_results_folder, now, remove_empty, write_reproducer, write_results
+from snapproof.runs.results_folder import (
+    make_results_folder,
+    now,
+    remove_empty,
+    write_reproducer,
+    write_results,
+)
 from snapproof.runs.side_by_side import Plan, plan
 from snapproof.runs.stack import cache_at
 from snapproof.runs.trial_boot import why_untestable

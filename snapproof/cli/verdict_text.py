@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.status import Status
-from snapproof.report.result import OutcomeRecord
+from snapproof.report.run_result import OutcomeRecord
 
 _SHOWN_VIOLATIONS = 5
 _SHOWN_RANGES = 10

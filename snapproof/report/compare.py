@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status
-from snapproof.report.result import OutcomeRecord, RunResult
+from snapproof.report.run_result import OutcomeRecord, RunResult
 from snapproof.report.text import one_line
 
 COMPARE_SCHEMA = 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from harness.errors import UsageError
-from snapproof.report.result import OutcomeRecord
+from snapproof.report.run_result import OutcomeRecord
 
 LOG_FILES = ("test.log", "console.log", "qemu.log", "qmp.jsonl", "reproduce.sh")
 """The files of a test's folder that a report names, in this order."""

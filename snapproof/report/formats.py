@@ -18,7 +18,7 @@ from typing import cast
 
 from harness.errors import MachineryMissing, SetupBroken, UsageError
 from snapproof.report.context import Context
-from snapproof.report.result import RunResult
+from snapproof.report.run_result import RunResult
 
 _Render = Callable[[RunResult, Context], str]
 _HELP_WIDTH = 79

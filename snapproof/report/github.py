@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.status import EXIT_ALL_SKIPPED, Status
 from snapproof.report.context import Context
-from snapproof.report.result import OutcomeRecord, RunResult
+from snapproof.report.run_result import OutcomeRecord, RunResult
 from snapproof.report.text import one_line
 
 _MOST_BYTES = 900_000

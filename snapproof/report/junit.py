@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.status import Status
 from snapproof.report.context import Context
-from snapproof.report.result import OutcomeRecord, RunResult, parts_of
+from snapproof.report.run_result import OutcomeRecord, RunResult, parts_of
 from snapproof.report.text import log_tail
 
 # XML 1.0 section 2.2: control characters that no document may hold, even escaped. A carriage return is

@@ -19,7 +19,7 @@ from typing import Any
 from harness.errors import UsageError
 from harness.status import Status
 from snapproof.report.context import Context
-from snapproof.report.result import OutcomeRecord, RunResult, label_of, parts_of
+from snapproof.report.run_result import OutcomeRecord, RunResult, label_of, parts_of
 from snapproof.report.text import log_tail, one_line, printable
 from tests_functional.lib.known_issues import load_known_issues
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.status import Status
 from snapproof.report.context import Context
-from snapproof.report.result import RunResult
+from snapproof.report.run_result import RunResult
 from snapproof.report.text import one_line
 
 _DIRECTIVES = {

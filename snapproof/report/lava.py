@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from harness.status import Status
 from snapproof.report.context import Context
-from snapproof.report.result import OutcomeRecord, RunResult
+from snapproof.report.run_result import OutcomeRecord, RunResult
 
 # LAVA has no word for a test that broke, and send-to-lava.sh does not take "unknown". The job must not be
 # green, so it is "fail". A known issue is neither a new failure nor a pass, so it is "skip".

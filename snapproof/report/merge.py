@@ -20,7 +20,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.status import Status
-from snapproof.report.result import OutcomeRecord, RunResult, Selection
+from snapproof.report.run_result import OutcomeRecord, RunResult, Selection
 from tests_functional.lib.result_files import STACK_FILE
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9.+-]+")

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.status import Status
-from snapproof.report.result import RESULTS_FILE, SCHEMA_VERSION, RunResult
+from snapproof.report.run_result import RESULTS_FILE, SCHEMA_VERSION, RunResult
 from tests_functional.lib.result_files import STACK_FILE
 
 # A nightly run of four QEMUs has 6 MiB.

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.status import Status
 from snapproof.report.context import Context
-from snapproof.report.result import OutcomeRecord, RunResult
+from snapproof.report.run_result import OutcomeRecord, RunResult
 from snapproof.report.text import one_line
 
 # An expected failure passes, as it does in tmt's own tests with `result: xfail`.

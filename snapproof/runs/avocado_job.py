@@ -16,7 +16,7 @@ from avocado.core.suite import TestSuite
 import tests_functional
 from harness.errors import SetupBroken
 from harness.status import Status
-from snapproof.report.result import OutcomeRecord
+from snapproof.report.run_result import OutcomeRecord
 from snapproof.runs.events import EVENTS_FILE
 from snapproof.runs.interruption import asked_to_stop
 from snapproof.runs.side_by_side import Plan

@@ -26,7 +26,7 @@ from typing import Any, Self, TextIO
 
 from harness.errors import SnapproofError, UsageError
 from harness.status import EXIT_ERROR, Status
-from snapproof.report.result import OutcomeRecord, RunResult
+from snapproof.report.run_result import OutcomeRecord, RunResult
 
 EVENTS_SCHEMA = 1
 STANDARD_OUTPUT = "-"

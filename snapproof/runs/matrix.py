@@ -16,7 +16,7 @@ from guest_images.guests.image import GuestImage, build_guest
 from harness.errors import UsageError
 from harness.qemu.configuration import DEFAULT_RAM_MIB
 from harness.status import Status
-from snapproof.report.result import OutcomeRecord
+from snapproof.report.run_result import OutcomeRecord
 from snapproof.runs.options import RunOptions, StackOptions
 from snapproof.runs.stack import cache_at, prepare_stack
 from tests_functional.lib.guest import Stack

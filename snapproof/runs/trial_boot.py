@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.status import Status
-from snapproof.report.result import OutcomeRecord
+from snapproof.report.run_result import OutcomeRecord
 from tests_functional.lib.guest import Stack, booted
 
 

@@ -19,9 +19,9 @@ from guest_images.catalogue import QEMUS, suite
 from guest_images.packages.loader import find_loader
 from guest_images.packages.unpacked import PackageSet, find_tree, provide_tree
 from harness.status import Status
-from snapproof.report.result import RunResult
+from snapproof.report.run_result import RunResult
 from snapproof.runs.profiles import PROFILES
-from snapproof.runs.results import write_results
+from snapproof.runs.results_folder import write_results
 from tests_unit.ci.ci_templates import (
     GITHUB,
     GITLAB,

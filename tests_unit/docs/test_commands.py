@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from harness.status import Status
-from snapproof.report.result import RunResult, Selection
-from snapproof.runs.results import write_results
+from snapproof.report.run_result import RunResult, Selection
+from snapproof.runs.results_folder import write_results
 from tests_unit.docs import docs_pages
 from tests_unit.docs.docs_pages import ROOT, Command, pages
 from tests_unit.support.scenario_values import outcome

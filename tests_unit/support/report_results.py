@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.status import Status
 from snapproof.report.context import Context
-from snapproof.report.result import OutcomeRecord, RunResult, Selection
+from snapproof.report.run_result import OutcomeRecord, RunResult, Selection
 from tests_unit.support.scenario_values import outcome
 
 ENVIRONMENT = {

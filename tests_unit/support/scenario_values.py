@@ -18,7 +18,7 @@ from harness.errors import SnapproofError
 from harness.qemu.migration import SaveFigures
 from harness.qemu.ram import GoldenImage, RamBlock
 from harness.status import Status
-from snapproof.report.result import OutcomeRecord
+from snapproof.report.run_result import OutcomeRecord
 from tests_functional.lib.guest import Guest, Stack
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot

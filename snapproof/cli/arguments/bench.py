@@ -14,7 +14,7 @@ from snapproof.cli.arguments.later import later
 from snapproof.cli.arguments.stack import add_stack_arguments, seed_number
 from snapproof.cli.bisect import add_bisect_argument
 from snapproof.runs.defaults import HOST_ACCELERATORS
-from snapproof.runs.results import AB_FILE, BENCH_FILE
+from snapproof.runs.results_folder import AB_FILE, BENCH_FILE
 from tests_functional.lib.measure.cases import Way, Writer
 
 _AB_PAIRS, _AB_MAX_PAIRS = 10, 40

@@ -14,7 +14,7 @@ from snapproof.report.html.checked import HERE, clean, tail
 from snapproof.report.html.page import run_page
 from snapproof.report.html.pictures import Pictures
 from snapproof.report.html.template import rendered
-from snapproof.report.result import RunResult
+from snapproof.report.run_result import RunResult
 
 REPORT_FILE = "report.html"
 

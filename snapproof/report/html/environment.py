@@ -8,7 +8,7 @@ from typing import Any
 from snapproof.report.html.checked import clean, mapping
 from snapproof.report.html.figures import figure_name, figure_text
 from snapproof.report.html.views import Column, Table
-from snapproof.report.result import label_of
+from snapproof.report.run_result import label_of
 
 _NAMES = {
     "qemu": "QEMU",

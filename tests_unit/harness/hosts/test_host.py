@@ -18,11 +18,11 @@ from harness.errors import DeadlineExpired, SetupBroken
 from harness.hosts import supervisor
 from harness.hosts.host import Host
 from harness.hosts.link import LocalLink, Stream, script_of
-from snapproof.bench import fault_lines, fault_trace, tracefs
+from snapproof.bench import page_fault_lines, page_fault_trace, tracefs
 from tests_functional.hosts import on_host, on_host_qemu
 
 # What is carried together.
-_CARRIED = ((supervisor,), (on_host, on_host_qemu), (fault_trace, tracefs, fault_lines))
+_CARRIED = ((supervisor,), (on_host, on_host_qemu), (page_fault_trace, tracefs, page_fault_lines))
 
 
 # A program of another run of these tests is none of ours.

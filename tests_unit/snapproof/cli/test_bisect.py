@@ -16,7 +16,7 @@ import pytest
 from harness.status import Status, exit_code
 from snapproof.cli import bisect
 from snapproof.cli.command import main
-from snapproof.report.result import OutcomeRecord
+from snapproof.report.run_result import OutcomeRecord
 from snapproof.runs import interruption
 from snapproof.runs.trial_boot import why_untestable
 from tests_unit.support.scenario_values import stack

@@ -14,7 +14,7 @@ import pytest
 from snapproof.cli import run as run_module
 from snapproof.cli.command import make_parser
 from snapproof.cli.options import run_options
-from snapproof.report.result import OutcomeRecord
+from snapproof.report.run_result import OutcomeRecord
 from snapproof.runs.matrix import Leg
 from snapproof.runs.options import OwnGuestOptions, RunOptions, StackOptions
 from tests_unit.support.scenario_values import stack

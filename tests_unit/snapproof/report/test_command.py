@@ -16,8 +16,8 @@ from harness.status import Status
 from snapproof.cli.command import main
 from snapproof.report.formats import FORMATS
 from snapproof.report.reader import load_results
-from snapproof.report.result import OutcomeRecord, RunResult, Selection
-from snapproof.runs.results import write_results
+from snapproof.report.run_result import OutcomeRecord, RunResult, Selection
+from snapproof.runs.results_folder import write_results
 from tests_unit.support.ktap_reader import read_ktap
 from tests_unit.support.report_results import everything, hostile, placed, result
 from tests_unit.support.scenario_values import outcome

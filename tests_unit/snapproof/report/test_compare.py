@@ -10,7 +10,7 @@ import pytest
 from harness.errors import UsageError
 from harness.status import Status
 from snapproof.report.compare import KINDS, Comparison, Thresholds, compare, comparison_lines
-from snapproof.report.result import OutcomeRecord
+from snapproof.report.run_result import OutcomeRecord
 from tests_unit.support.report_results import ENVIRONMENT, NASTY, hostile, result
 from tests_unit.support.scenario_values import outcome
 

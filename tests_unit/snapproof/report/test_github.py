@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from harness.status import Status
 from snapproof.report.context import Context
 from snapproof.report.github import github_annotations, github_summary
-from snapproof.report.result import OutcomeRecord
+from snapproof.report.run_result import OutcomeRecord
 from snapproof.report.text import one_line
 from tests_unit.support.report_results import NASTY, everything, hostile, one_of_each, placed, result
 from tests_unit.support.scenario_values import outcome

@@ -12,7 +12,7 @@ from junitparser import Error, Failure, JUnitXml, Properties, Skipped, TestCase,
 from harness.status import Status
 from snapproof.report.context import Context
 from snapproof.report.junit import junit_xml
-from snapproof.report.result import OutcomeRecord, RunResult
+from snapproof.report.run_result import OutcomeRecord, RunResult
 from tests_unit.support.report_results import NASTY, check, everything, hostile, one_of_each, placed, result
 from tests_unit.support.scenario_values import outcome
 

@@ -14,7 +14,7 @@ from harness.errors import UsageError
 from harness.status import Status
 from snapproof.report.context import Context
 from snapproof.report.kcidb import kcidb_json
-from snapproof.report.result import RunResult
+from snapproof.report.run_result import RunResult
 from tests_functional.lib.known_issues import load_known_issues
 from tests_unit.support.report_results import check, everything, hostile, placed, result
 from tests_unit.support.scenario_values import outcome

@@ -9,7 +9,7 @@ import pytest
 from harness.status import Status
 from snapproof.report.context import Context
 from snapproof.report.ktap import ktap_text
-from snapproof.report.result import OutcomeRecord
+from snapproof.report.run_result import OutcomeRecord
 from tests_unit.support.ktap_reader import Result, read_ktap
 from tests_unit.support.report_results import NASTY, check, everything, hostile, one_of_each, result
 from tests_unit.support.scenario_values import outcome

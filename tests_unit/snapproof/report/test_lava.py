@@ -10,7 +10,7 @@ import pytest
 from harness.status import Status
 from snapproof.report.context import Context
 from snapproof.report.lava import lava_lines
-from snapproof.report.result import RunResult
+from snapproof.report.run_result import RunResult
 from tests_unit.support.report_results import everything, hostile, one_of_each, result
 from tests_unit.support.scenario_values import outcome
 

@@ -11,7 +11,7 @@ import pytest
 from harness.errors import UsageError
 from harness.status import Status
 from snapproof.report.merge import Merged, Part, merged
-from snapproof.report.result import OutcomeRecord, RunResult, Selection
+from snapproof.report.run_result import OutcomeRecord, RunResult, Selection
 from tests_unit.support.report_results import ENVIRONMENT, result
 from tests_unit.support.scenario_values import outcome
 

@@ -19,8 +19,8 @@ from harness.errors import UsageError
 from harness.status import Status
 from snapproof.report import reader
 from snapproof.report.reader import load_results
-from snapproof.report.result import RunResult, Selection
-from snapproof.runs.results import write_results
+from snapproof.report.run_result import RunResult, Selection
+from snapproof.runs.results_folder import write_results
 from tests_unit.support.report_results import everything, hostile, placed, result
 from tests_unit.support.scenario_values import outcome
 from tests_unit.support.synthetic_stream import Guest, Writer, write_golden

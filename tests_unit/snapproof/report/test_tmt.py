@@ -14,7 +14,7 @@ import tmt.utils
 from harness.errors import UsageError
 from harness.status import Status
 from snapproof.report.context import Context
-from snapproof.report.result import RunResult
+from snapproof.report.run_result import RunResult
 from snapproof.report.tmt_results import tmt_results
 from tests_unit.support.report_results import everything, hostile, one_of_each, placed, result
 from tests_unit.support.scenario_values import outcome

@@ -19,12 +19,12 @@ from harness.hosts.spec import HostSpecText, parse_host
 from harness.qemu.configuration import qemu_quoted
 from harness.qemu.machine import known_pid
 from harness.status import EXIT_ALL_SKIPPED, EXIT_NOTHING_RAN, EXIT_PASS
-from snapproof.bench.fault_report import FaultReport, ThreadFaults, watch_on_host, watched
 from snapproof.bench.options import FaultsOptions
+from snapproof.bench.page_fault_watch import FaultReport, ThreadFaults, watch_on_host, watched
 from snapproof.bench.table import table_rows
+from snapproof.report.output_file import write_json_file
 from snapproof.runs.host_plan import Sources, opened_host, prepared
-from snapproof.runs.json_file import write_json_file
-from snapproof.runs.results import make_results_folder, now
+from snapproof.runs.results_folder import make_results_folder, now
 from snapproof.runs.stack import cache_at, prepare_stack
 from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.snapshots import save_on_host

@@ -16,10 +16,10 @@ from guest_images.agent.format import FINE_BUCKETS, fine_bucket_ns
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
 from harness.hosts.link import script_of
-from snapproof.bench import fault_lines, fault_trace, tracefs
-from snapproof.bench.fault_lines import Faults, bucket_of
-from snapproof.bench.fault_report import order, report_of
-from snapproof.bench.faults import table_lines
+from snapproof.bench import page_fault_lines, page_fault_trace, tracefs
+from snapproof.bench.page_fault_lines import Faults, bucket_of
+from snapproof.bench.page_fault_watch import order, report_of
+from snapproof.bench.page_faults import table_lines
 from snapproof.cli.command import main
 
 Capture = pytest.CaptureFixture[str]
@@ -186,7 +186,7 @@ def test_host_that_cannot_be_traced_is_no_failure() -> None:
 def test_script_runs_by_itself_and_explains() -> None:
     """The script runs from its text, without our modules; here its process does not exist."""
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", script_of(fault_trace, tracefs, fault_lines)],
+        [sys.executable, "-I", "-S", "-c", script_of(page_fault_trace, tracefs, page_fault_lines)],
         input=order(1 << 30, 5.0),
         capture_output=True,
         check=True,
@@ -249,7 +249,7 @@ sweep(find_tracefs())
 
 def _as_script(body: str) -> list[str]:
     """Run a text with the functions of `tracefs`, and return what it prints."""
-    script = script_of(tracefs, fault_lines) + body
+    script = script_of(tracefs, page_fault_lines) + body
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     return done.stdout.split()
 

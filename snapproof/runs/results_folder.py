@@ -15,7 +15,7 @@ from typing import Any
 from harness.errors import SetupBroken, UsageError
 from snapproof.report.context import Context
 from snapproof.report.formats import FORMATS, Format, deliver, delivered_anyway
-from snapproof.report.result import RESULTS_FILE, RunResult
+from snapproof.report.run_result import RESULTS_FILE, RunResult
 from tests_functional.lib.outcome import write_atomically
 
 BENCH_FILE, AB_FILE = "bench.json", "ab.json"

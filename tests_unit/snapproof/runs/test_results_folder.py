@@ -12,8 +12,8 @@ import pytest
 
 from harness.errors import SetupBroken, UsageError
 from harness.status import Status
-from snapproof.report.result import RunResult
-from snapproof.runs.results import make_results_folder, write_reproducer, write_results
+from snapproof.report.run_result import RunResult
+from snapproof.runs.results_folder import make_results_folder, write_reproducer, write_results
 from tests_unit.support.scenario_values import outcome
 
 

@@ -16,11 +16,11 @@ from harness.deadline import Deadline
 from harness.errors import Evidence, MachineryMissing, NotApplicable, SetupBroken
 from harness.hosts.host import Host
 from harness.hosts.link import script_of
-from snapproof.bench import fault_lines, fault_trace, tracefs
+from snapproof.bench import page_fault_lines, page_fault_trace, tracefs
 from tests_functional.lib.measure.figures import STALL_QUANTILES, Bucket, quantile
 
 # Read now, so that later changes of the files do not matter.
-_SCRIPT = script_of(fault_trace, tracefs, fault_lines)
+_SCRIPT = script_of(page_fault_trace, tracefs, page_fault_lines)
 _ATTACH_SECONDS, _END_SECONDS = 60.0, 60.0
 _LONGEST_US = 1 << 37
 
@@ -136,7 +136,7 @@ def _thread(tid: str, one: Mapping[str, Any]) -> ThreadFaults:
 
 
 def order(pid: int, seconds: float, marker: str = "") -> bytes:
-    """Return the order for the watcher; see fault_trace."""
+    """Return the order for the watcher; see page_fault_trace."""
     return json.dumps({"pid": pid, "seconds": seconds, "marker": marker}).encode()
 
 

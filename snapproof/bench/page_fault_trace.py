@@ -22,7 +22,7 @@ import sys
 import time
 from typing import Any
 
-from snapproof.bench.fault_lines import Faults
+from snapproof.bench.page_fault_lines import Faults
 from snapproof.bench.tracefs import (
     POLL_SECONDS,
     Tracer,
