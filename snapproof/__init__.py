@@ -1,1 +1,1 @@
-"""The snapproof command, profiles, reports, and the entry scripts."""
+"""The `snapproof` command: its subcommands, runs of tests, benchmarks and reports."""

@@ -1,1 +1,1 @@
-"""Benchmarks: the cost of saving a guest, the waits of its writes, the validators, and the A/B gate."""
+"""Benchmarks: cost of a save, waits of the guest's writes, speed of the validators, and the A/B gate."""

@@ -1,4 +1,4 @@
-"""Records what figures depend on besides QEMU and guest: the disk, the memory and the load of the host."""
+"""Records the state of the host for a benchmark's results: its disk, its memory and its load."""
 
 from __future__ import annotations
 

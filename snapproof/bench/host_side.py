@@ -1,4 +1,4 @@
-"""A host as a side of the A/B gate. A VM is booted anew for each save."""
+"""A side of the A/B gate that is a host. A VM is booted anew for each save."""
 
 from __future__ import annotations
 

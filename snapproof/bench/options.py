@@ -1,4 +1,4 @@
-"""The options of the benchmarks, as frozen values: made in snapproof.cli, read by everything below it."""
+"""The options of the benchmarks as frozen values, which snapproof.cli makes from the command line."""
 
 from __future__ import annotations
 

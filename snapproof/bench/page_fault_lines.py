@@ -1,4 +1,4 @@
-"""Turns lines of a trace into faults: part of the watcher on a host (Python 3.9, standard library)."""
+"""Turns lines of a kernel trace into page faults: part of the watcher (Python 3.9, standard library)."""
 
 from __future__ import annotations
 

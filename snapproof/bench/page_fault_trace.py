@@ -1,4 +1,4 @@
-"""Times the userfaultfd faults of one process by tracefs: a program that runs on a host as root.
+"""The watcher: a program that times the userfaultfd page faults of one process, on a host as root.
 
 It needs Python 3.9 and the standard library. Standard input holds the order, one JSON object:
 

@@ -1,4 +1,4 @@
-"""Watches the write faults of a QEMU on its host: starts the watcher there and reads its report."""
+"""Watches the page faults of a QEMU: starts page_fault_trace.py on its host and reads its report."""
 
 from __future__ import annotations
 

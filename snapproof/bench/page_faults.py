@@ -1,4 +1,4 @@
-"""Runs `snapproof bench faults`: how long writes to protected pages wait, as the host's kernel sees it."""
+"""Runs `snapproof bench faults`: times the page faults of writes to protected pages, in the host's kernel."""
 
 from __future__ import annotations
 
@@ -195,7 +195,6 @@ def table_lines(report: FaultReport) -> list[str]:
 
 def _row(thread: ThreadFaults) -> Sequence[str]:
     # QEMU chooses the names of its threads; they may hold control sequences of a terminal.
-
     name = thread.name if thread.name.isprintable() else ascii(thread.name)
     found = thread.quantiles()
     figures = [f"{found[share]:,.0f}" for share in STALL_QUANTILES]

@@ -1,4 +1,4 @@
-"""A QEMU of this host as a side of the A/B gate. Both sides restore the same guest where that is possible."""
+"""A side of the A/B gate that is a QEMU of this host. Both sides restore the same guest if they can."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs one command and writes its time and peak memory: a program of its own, started by `snapproof bench`.
+"""Measures time and peak memory of one command: a program of its own, for `snapproof bench validator`.
 
 The peak memory that Linux reports for a process starts with that of the process that it was forked from
 (fs/exec.c, exec_mmap()), so the process that forks must be small. This file imports none of our modules; its

@@ -1,4 +1,4 @@
-"""The interface of what the A/B gate compares: two sides, each of which gives a figure for each save."""
+"""The interface of the two sides that the A/B gate compares: each gives a figure for each save."""
 
 from __future__ import annotations
 

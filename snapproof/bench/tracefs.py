@@ -1,4 +1,4 @@
-"""Makes and removes a tracing instance: part of the watcher on a host (Python 3.9, standard library).
+"""Makes and removes an instance of tracefs: part of the page fault watcher (Python 3.9, standard library).
 
 Other users of tracing are not disturbed. A second process, which ignores signals, removes the instance and
 its probes when the first one ends, however it ends. If both were killed, the next run removes them.

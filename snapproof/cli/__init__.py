@@ -1,1 +1,1 @@
-"""The `snapproof` command, one module for each subcommand."""
+"""The subcommands of `snapproof`, one module for each, and the main function."""

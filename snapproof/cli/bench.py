@@ -1,4 +1,4 @@
-"""`snapproof bench`: measures what snapshots cost, and how fast the validators are."""
+"""Runs `snapproof bench`: makes the options of a benchmark and starts it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def downtime(arguments: argparse.Namespace) -> int:
 
 
 def downtime_options(arguments: argparse.Namespace) -> DowntimeOptions:
-    """The options of `snapproof bench downtime` as a value."""
+    """Return the options of `snapproof bench downtime`."""
     return DowntimeOptions(
         stack=stack_options(arguments),
         ram=arguments.ram,

@@ -1,4 +1,4 @@
-"""`--bisect`: the end of a command as an exit code of `git bisect run` (git-bisect(1), "Bisect run")."""
+"""Turns a command's exit code into one for `git bisect run` (git-bisect(1), "Bisect run"), for `--bisect`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def require_verdict(arguments: argparse.Namespace) -> None:
     for option in ("list", "self_check"):
         if getattr(arguments, option, None):
             raise UsageError(
-                f"--{option.replace('_', '-')} says nothing about a commit, so it does not go with {_OPTION}."
+                f"--{option.replace('_', '-')} does not test a commit, so it cannot be used with {_OPTION}; "
+                "leave one of them out."
             )
 
 

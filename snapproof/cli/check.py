@@ -1,4 +1,4 @@
-"""`snapproof check`: judge a vmstate file offline."""
+"""Runs `snapproof check`: judges a vmstate file offline and prints the verdict."""
 
 from __future__ import annotations
 
@@ -51,13 +51,17 @@ def _judge(path: Path, arguments: argparse.Namespace) -> Verdict:
 def _require_readable(path: Path, arguments: argparse.Namespace) -> None:
     if path == _STDIN:
         if sys.stdin is None or sys.stdin.isatty():
-            raise UsageError("'-' reads standard input, but that is a terminal or closed.")
+            raise UsageError(
+                "'-' reads standard input, but that is a terminal or closed; pipe a vmstate stream into it."
+            )
     elif not path.exists():
-        raise UsageError(f"The file '{path}' does not exist.")
+        raise UsageError(f"The file '{path}' does not exist; name a vmstate file.")
     elif path.is_dir():
-        raise UsageError(f"The file '{path}' is not a regular file.")
+        raise UsageError(f"'{path}' is a folder; name a vmstate file.")
     if arguments.extract and not path.is_file():
-        raise UsageError("Only a regular file can be extracted, since a pipe can be read only once.")
+        raise UsageError(
+            "--extract needs a regular file, because a pipe can be read only once; save the stream to a file."
+        )
 
 
 def _write_map(path: Path, verdict: Verdict) -> None:
@@ -70,7 +74,7 @@ def _write_map(path: Path, verdict: Verdict) -> None:
 
 
 def _bad_pages(verdict: Verdict) -> dict[str, list[int]]:
-    """Offsets of all pages that any check found wrong, by RAMBlock."""
+    """Return the offsets of all pages that any check found wrong, by RAMBlock."""
     bad: dict[str, set[int]] = {}
     for result in verdict.checks:
         for block, offsets in result.bad_pages.items():
@@ -79,7 +83,7 @@ def _bad_pages(verdict: Verdict) -> dict[str, list[int]]:
 
 
 def _extract(path: Path, arguments: argparse.Namespace) -> bool:
-    """Extract, and say what; False where the file is too damaged for that."""
+    """Extract RAM and device state; return False if the file is too damaged for that."""
     try:
         content = extract(path, arguments.extract, offset=arguments.offset)
     except SnapshotWrong as error:

@@ -1,4 +1,4 @@
-"""The `snapproof` command: parses arguments, runs, and turns errors into a sentence and an exit code."""
+"""Runs the `snapproof` command: parses arguments, and turns errors into a sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from snapproof.report.output_file import require_json_file
 from snapproof.runs.interruption import EXIT_INTERRUPTED, listen
 
 _COMMANDS = {
-    "doctor": "what this host can do, and why not",
+    "doctor": "say whether guests can be tested on this host, and why not",
     "images": "list or build guests, QEMUs and host kernels",
     "run": "run a profile's tests on real guests",
-    "hosts": "host kernels with and without UFFD-WP: feature tests and snapshots on each",
+    "hosts": "run feature tests and snapshots on other host kernels, with and without UFFD-WP",
     "report": "write results in other formats, merge them, compare them",
     "check": "judge a vmstate file offline",
-    "info": "what is in a vmstate file",
-    "diff": "what differs between two vmstate files",
+    "info": "print what is in a vmstate file",
+    "diff": "list the differences between two vmstate files",
     "selftest": "plant every fault of the catalogue and show that each is caught",
     "kernel": "test the kernel's userfaultfd write protection by itself",
-    "bench": "measure",
+    "bench": "measure the cost of snapshots, and the speed of the validators",
 }
 """Each command's name and its line of `snapproof --help`; its arguments are in snapproof.cli.arguments."""
 
@@ -100,9 +100,9 @@ def make_parser(wanted: Collection[str] = tuple(_COMMANDS)) -> argparse.Argument
             "doctor                            # can this host do it?",
             "run                               # the main job on the default guest",
             "run --profile premerge --qemu ./build/qemu-system-x86_64",
-            "check vmstate                     # judge a file, wherever it came from",
+            "check vmstate                     # judge a file that any QEMU wrote",
             exit_codes=EXIT_CODES,
-            more="Each command has its own --help. README.md and docs/ have the rest.",
+            more="Each command has its own --help. README.md and docs/ say more.",
         ),
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")

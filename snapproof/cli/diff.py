@@ -1,4 +1,4 @@
-"""`snapproof diff`: what differs between two vmstate files."""
+"""Runs `snapproof diff`: lists the differences between two vmstate files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VALUE_WIDTH = 60
 
 
 def diff(arguments: argparse.Namespace) -> int:
-    """Run the command; see `snapproof diff --help`."""
+    """Compare the files, print the differences, and return the exit code that `--help` explains."""
     found = diff_files(arguments.first, arguments.second)
     if arguments.json:
         write_json_file(arguments.json, _json(found))
@@ -64,6 +64,6 @@ def _more(count: int, what: str) -> None:
 
 
 def _short(value: Any) -> str:
-    """A field's value on one line, long ones cut."""
+    """Return a field's value as text of one line; cut a long one."""
     text = "nothing" if value is None else json.dumps(value) if isinstance(value, list | dict) else str(value)
     return text if len(text) <= _VALUE_WIDTH else f"{text[: _VALUE_WIDTH - 3]}..."

@@ -1,4 +1,4 @@
-"""`snapproof doctor`: what this host, its kernel, QEMUs and accelerator can do, and why not."""
+"""Runs `snapproof doctor`: examines this host, its kernel and QEMUs, and says what cannot be tested here."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg", "setpriv": "util-linux"}
 _SMOKE_MIB = 2200
 
 Finding = tuple[bool | None, str]
-"""Fine, not fine, or merely worth knowing (None); and one sentence."""
+"""True for ok, False for BAD, None for a note; and one sentence."""
 
 
 def doctor(arguments: argparse.Namespace) -> int:
-    """Print one line per finding; the exit code is 2 where the smoke profile cannot run."""
+    """Print one line for each finding; return 2 if the smoke profile cannot run here, else 0."""
     healthy = True
     for fine, sentence in _findings(arguments):
         healthy = healthy and fine is not False
@@ -63,7 +63,7 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _seen(readable: bool) -> str:
-    return "seen" if readable else "not seen; that takes root"
+    return "seen" if readable else "not seen; run as root to see them"
 
 
 def _userfaultfd() -> Finding:
@@ -73,7 +73,10 @@ def _userfaultfd() -> Finding:
             True,
             f"userfaultfd write protection works ({support.opened_by}): {' '.join(support.features)}.",
         )
-    why = support.reason or "The kernel offers no PAGEFAULT_FLAG_WP."
+    why = (
+        support.reason
+        or "The kernel has no UFFD_FEATURE_PAGEFAULT_FLAG_WP (Linux 5.7 on x86_64, 6.10 on arm64)."
+    )
     return False, f"Background snapshots will be refused on this host. {why}"
 
 

@@ -1,4 +1,4 @@
-"""`snapproof hosts`: feature tests and snapshots on one host kernel after the other, and a table of them."""
+"""Runs `snapproof hosts`: feature tests and snapshots on each host in turn, and a table of the results."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STEPS = (*FLOWS, PLANTED, BALANCED)
 
 
 def hosts(arguments: argparse.Namespace) -> int:
-    """Examine one host after the other and print the table."""
+    """Examine each host in turn, print the table, and return the exit code of all results."""
     if arguments.list:
         for spec in HOSTS:
             print(f"vm:{spec.name:22} {spec.reason}")
@@ -75,7 +75,11 @@ def hosts(arguments: argparse.Namespace) -> int:
 
 
 def _require_different(wanted: Sequence[HostSpecText]) -> None:
-    """Raise UsageError where two hosts would write over each other's results."""
+    """Check that no two hosts have the same name in the results.
+
+    Raises:
+        UsageError: two hosts have.
+    """
     names = [host.short for host in wanted]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -83,7 +87,7 @@ def _require_different(wanted: Sequence[HostSpecText]) -> None:
 
 
 def _examined(host: HostSpecText, sources: Sources) -> Examination:
-    """What is found on a host; one that cannot be had is an outcome too, so that others follow."""
+    """Examine a host. If it cannot be opened, return an examination with that error as its outcome."""
     begun = time.monotonic()
     try:
         plan, opened = prepared(host, sources)
@@ -98,7 +102,7 @@ def _examined(host: HostSpecText, sources: Sources) -> Examination:
 
 
 def table(found: list[Examination]) -> str:
-    """One row per host, in plain text."""
+    """Return the table of hosts as plain text, a row for each, and notes below it."""
     rows = [_HEADINGS, *(_row(one) for one in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]

@@ -1,4 +1,4 @@
-"""`snapproof images`: what can be booted and what can boot it; fetch and build it."""
+"""Runs `snapproof images`: lists, fetches and builds the guests, QEMUs and kernels of the catalogue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from snapproof.runs.stack import cache_at
 
 
 def list_images(arguments: argparse.Namespace) -> int:
-    """Print the catalogue with what is in the cache."""
+    """Print the catalogue, and which of its images are in the cache."""
     cache = cache_at(arguments.cache)
     print("Guests:")
     for guest, image in built_guests(cache, _log).items():
@@ -60,7 +60,7 @@ def build_image(arguments: argparse.Namespace) -> int:
 
 
 def _as_own(image: GuestImage) -> list[str]:
-    """The command that runs a guest with a disk by the options for a user's own."""
+    """Return the command that runs a guest with a disk by the options for a user's own guest."""
     options = {
         "disk": image.disk.path if image.disk else "",
         "kernel": image.kernel,

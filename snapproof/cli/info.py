@@ -1,4 +1,4 @@
-"""`snapproof info`: what is in a vmstate file, without judging it."""
+"""Runs `snapproof info`: prints what is in a vmstate file, without judging it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FORMAT_VERSION = 1
 
 
 def info(arguments: argparse.Namespace) -> int:
-    """Run the command; see `snapproof info --help`."""
+    """Read the file, print its content, and return the exit code that `--help` explains."""
     content = _content(_read(arguments.file, arguments.offset))
     if arguments.json:
         write_json_file(arguments.json, json.dumps(content, indent=1))
@@ -41,12 +41,12 @@ def _read(path: Path, offset: int) -> SnapshotIndex:
         raise UsageError("'-' reads a stream from the start of standard input, which must not be a terminal.")
     index = read_index(PipeSource(sys.stdin.buffer))
     if index.damage is not None and index.damage.check == "pipe":
-        raise UsageError(f"{index.damage.sentence} Give the file itself.")
+        raise UsageError(f"{index.damage.sentence} Name the file itself instead of '-'.")
     return index
 
 
 def _content(index: SnapshotIndex) -> dict[str, Any]:
-    """All that the command prints, as JSON values."""
+    """Return everything that the command prints, as JSON values."""
     configuration = index.configuration
     kinds = [SECTION_NAMES[section.kind] for section in index.sections if section.is_ram]
     return {
@@ -74,9 +74,7 @@ def _content(index: SnapshotIndex) -> dict[str, Any]:
             for section in index.devices
         ],
         "vmdesc bytes": index.vmdesc.length if index.vmdesc else None,
-        "damage": {"offset": index.damage.offset, "sentence": index.damage.sentence}
-        if index.damage
-        else None,
+        "damage": _damage(index),
     }
 
 
@@ -131,5 +129,5 @@ def _print(path: Path, content: dict[str, Any]) -> None:
             f"{device['offset']:16,}"
         )
     if content["damage"]:
-        print(f"Damaged: the reading stopped at offset {content['damage']['offset']:,}.")
+        print(f"Damaged: reading stopped at offset {content['damage']['offset']:,}.")
         print(f"  {content['damage']['sentence']}")

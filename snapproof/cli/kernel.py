@@ -1,4 +1,4 @@
-"""`snapproof kernel`: the kernel's userfaultfd write protection by itself, tested on this host."""
+"""Runs `snapproof kernel`: tests the kernel's userfaultfd write protection without QEMU, on any host."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ _HOST_SECONDS = 3600.0
 
 
 def kernel(arguments: argparse.Namespace) -> int:
-    """Run the tests in a process of their own, render what it tells, and return the exit code."""
+    """Run the tests in a process of their own, print its events as KTAP, and return the exit code."""
     if arguments.repeat < 1:
-        raise UsageError(f"--repeat {arguments.repeat} makes no sense; give 1 or more.")
+        raise UsageError(f"--repeat {arguments.repeat} is too few; give 1 or more.")
     tests = registry.chosen(registry.all_tests(), arguments.filter)
     if arguments.list:
         for test in tests:
             print(f"{test.slug}  {test.recipe}  {test.contract}")
         return 0 if tests else EXIT_NOTHING_RAN
     if arguments.bisect and not tests:
-        raise UsageError(f"No test fits the filter {', '.join(arguments.filter)}; see --list.")
+        raise UsageError(f"No test matches the filter {', '.join(arguments.filter)}; --list shows all tests.")
     writer = KtapWriter(sys.stdout.write)
     seen = []
     for event in _events(arguments):
@@ -62,7 +62,7 @@ def kernel(arguments: argparse.Namespace) -> int:
 
 
 def document(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The events of one run as one document: ``schema``, ``host``, ``results``."""
+    """Return the events of one run as one document: ``schema``, ``host``, ``results``."""
     return {
         "schema": _SCHEMA,
         "host": next(event for event in events if event["event"] == "host"),
@@ -75,10 +75,10 @@ def _log(text: str) -> None:
 
 
 def _events(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """What the runner tells, to its end.
+    """Yield the events of the runner of the tests until it ends.
 
     Raises:
-        SetupBroken: it ended before it was done, or the host did.
+        SetupBroken: the runner or the host ended before the tests were done.
     """
     wanted = parse_host(arguments.host)
     cache = cache_at(arguments.cache)
@@ -100,7 +100,7 @@ def _events(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _there(host: Host, words: list[str]) -> Iterator[dict[str, Any]]:
-    """Hand on events while the runner runs on another host, in a thread of its own."""
+    """Yield the events of a runner on another host, while a thread waits for it to end."""
     told: Queue[dict[str, Any] | BaseException | None] = Queue()
 
     def work() -> None:
@@ -127,8 +127,11 @@ def _here(words: list[str]) -> Iterator[dict[str, Any]]:
                 last = json.loads(line)
                 yield last
         except BaseException:
-            # It takes back what it has lent, so it gets the chance to.
+            # SIGTERM lets it undo what --prepare has set up.
             runner.terminate()
             raise
     if last.get("event") != "end":
-        raise SetupBroken(f"The tests' runner ended with exit code {runner.returncode} before it was done.")
+        raise SetupBroken(
+            f"The runner of the tests ended with exit code {runner.returncode} before the tests were "
+            "done; its messages are above."
+        )

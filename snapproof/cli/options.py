@@ -1,4 +1,4 @@
-"""Makes the frozen options that the code below the command gets from the parser's namespace."""
+"""Makes the frozen options of snapproof.runs from the parsed command line."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from snapproof.runs.options import HostOptions, OwnGuestOptions, RunOptions, Sta
 def stack_options(
     arguments: argparse.Namespace, *, qemu: bool = True, own_guest: bool = True
 ) -> StackOptions:
-    """The options that `add_stack_arguments` added, as a value.
+    """Return the values of the arguments that `add_stack_arguments` added.
 
     Args:
-        arguments: of the command line.
+        arguments: the parsed command line.
         qemu: whether the command takes a single QEMU.
         own_guest: whether it takes a guest of the user's own.
     """
@@ -30,7 +30,7 @@ def stack_options(
 
 
 def host_options(arguments: argparse.Namespace) -> HostOptions:
-    """The options that `add_host_arguments` added, as a value, with the QEMU of commands that take one."""
+    """Return the values of the arguments that `add_host_arguments` added, and of `--qemu` if there is one."""
     return HostOptions(
         qemu=getattr(arguments, "qemu", None),
         host_qemu=getattr(arguments, "host_qemu", None),
@@ -43,7 +43,7 @@ def host_options(arguments: argparse.Namespace) -> HostOptions:
 
 
 def run_options(arguments: argparse.Namespace) -> RunOptions:
-    """The options of `snapproof run` as a value."""
+    """Return the options of `snapproof run`."""
     return RunOptions(
         profile=arguments.profile,
         filter=arguments.filter,

@@ -1,4 +1,4 @@
-"""A progress bar with rate and remaining time, for files that take long enough to wonder."""
+"""Draws a progress bar with rate and remaining time on a terminal, while a large file is judged."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _EVERY_SECONDS = 0.1
 
 
 class ProgressBar:
-    """Draws one line again and again; leaves nothing behind. Silent where the stream is no terminal.
+    """Draws the bar over itself, and removes it at the end; draws nothing if the stream is no terminal.
 
-    Used as a context manager around what calls `update`.
+    Use it as a context manager around the code that calls `update`.
     """
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,7 +38,7 @@ class ProgressBar:
             self._stream.flush()
 
     def update(self, stage: str, done: int, total: int) -> None:
-        """Show a stage: bytes done and bytes in all. Cheap enough to be called for every megabyte."""
+        """Show how many bytes of a stage are done; cheap enough to be called for every megabyte."""
         now = self._clock()
         if stage != self._stage:
             self._stage, self._begun, self._drawn = stage, now, 0.0
@@ -50,12 +50,12 @@ class ProgressBar:
 
 
 def bar_text(stage: str, done: int, total: int, seconds: float) -> str:
-    """One line: name, bar, share, rate and remaining time.
+    """Return one line: name of the stage, bar, share, rate and remaining time.
 
     Args:
-        stage: name of what is being done.
-        done: bytes.
-        total: bytes, 0 where there is nothing to do.
+        stage: name of the stage.
+        done: bytes that are done.
+        total: all bytes, 0 if there is nothing to do.
         seconds: since the stage began.
     """
     share = done / total if total > 0 else 1.0

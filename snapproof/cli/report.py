@@ -1,4 +1,4 @@
-"""`snapproof report`: writes results in other formats, merges them, and compares them."""
+"""Runs `snapproof report`: writes results in other formats, merges them, and compares them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _URL = re.compile(r"https?://[^\s<>\"|]+")
 
 
 def render(arguments: argparse.Namespace) -> int:
-    """Write results in a format and return 0, whatever the results are."""
+    """Write results in a format and return 0, even if tests failed."""
     wanted = named_format(arguments.format)
     if arguments.url and not _URL.fullmatch(arguments.url):
         raise UsageError(f"'{arguments.url}' is not a URL for --url; it must begin with http:// or https://.")
@@ -69,8 +69,8 @@ def _parts(folders: Sequence[Path]) -> tuple[list[Part], dict[Path, str]]:
     """Read the results of all folders.
 
     Returns:
-        The results, and for each folder whose run ended before it had any the sentence that says so.
-
+        The results; and for each folder without results, because its run was ended early, the sentence
+        that says so.
 
     Raises:
         UsageError: no folder has results, or one is not a results folder.

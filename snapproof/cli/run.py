@@ -1,4 +1,4 @@
-"""`snapproof run`: set up a stack, run a profile's tests on it, judge, and leave a results folder."""
+"""Runs `snapproof run`: sets up stacks, runs a profile's tests on them, and fills a results folder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _GOOD = (Status.PASS, Status.DONE, Status.XFAIL, Status.XPASS)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the command; see `snapproof run --help`."""
+    """Run the tests, or list them, and return the exit code that `--help` explains."""
     options = run_options(arguments)
     rows = select(options.profile, options.filter)
     if options.only_list:
@@ -68,7 +68,7 @@ def _run(options: RunOptions, rows: Sequence[ProfileRow], progress: Progress, st
     command = _command(options)
     stream.started([leg.called(row) for leg in legs for row in leg.rows], command, folder)
     outcomes = _run_legs(options, legs, progress, stream)
-    # A shard of a run of several QEMUs may hold tests of one only; its tests are called as in the others.
+    # A shard of a run of several QEMUs may hold tests of one only; their names have its label all the same.
     single = next((leg.environment for leg in legs if not leg.label), None)
     environment = single or {leg.label: leg.environment for leg in legs}
     selection = Selection(
@@ -82,7 +82,7 @@ def _run(options: RunOptions, rows: Sequence[ProfileRow], progress: Progress, st
     try:
         write_results(folder, result, [named_format(name) for name in dict.fromkeys(options.formats)])
     finally:
-        # A format that cannot be written, or a full disk, does not take away what a night's run has found.
+        # Print the results even if a format cannot be written or the disk is full.
         _print(result, folder, legs)
     stream.over(result)
     if options.bisect and result.exit_code == EXIT_FAIL:
@@ -132,7 +132,7 @@ def _run_leg(
     progress: Progress,
     stream: EventStream,
 ) -> list[OutcomeRecord]:
-    """Run a leg's tests; their outcomes as the whole run calls them."""
+    """Run a leg's tests, write their reproducers, and return the outcomes with the leg's label."""
     save_stack(leg.stack, leg.environment, leg.folder, leg.guests)
     chosen = [row for row in leg.rows if not leg.without(row)]
     found = {
@@ -170,12 +170,12 @@ def _run_side_by_side(
 
 
 def _not_run(leg: Leg, row: ProfileRow, status: Status, why: str) -> OutcomeRecord:
-    """The outcome of a test that was never started."""
+    """Return the outcome of a test that was never started."""
     return OutcomeRecord(row.name, status, why, environment=leg.environment, folder=f"tests/{row.name}")
 
 
 def _stretched(rows: Sequence[ProfileRow], repeat: int) -> tuple[ProfileRow, ...]:
-    """The rows with time for so many cycles each."""
+    """Return the rows with enough time for `repeat` cycles each."""
     return tuple(replace(row, seconds=row.seconds + (repeat - 1) * row.cycle_seconds) for row in rows)
 
 
@@ -184,8 +184,8 @@ def _default_folder() -> Path:
 
 
 def _command(options: RunOptions) -> list[str]:
-    """The command line that does the same again."""
-    # By its own path: a reader of the results may not have it on PATH.
+    """Return the command line that makes the same run again."""
+    # The full path, because a reader of the results may not have snapproof on PATH.
     return [str(Path(sys.argv[0]).absolute()), *options.as_command()]
 
 
@@ -205,7 +205,7 @@ def _print(result: RunResult, folder: Path, legs: Sequence[Leg]) -> None:
 
 
 def _closing_line(result: RunResult) -> str:
-    """The plain line that CI systems look for; what is neither passed nor skipped counts as failed."""
+    """Return the line with counts for CI systems; all tests but passed and skipped ones count as failed."""
     good = sum(o.status in _GOOD for o in result.outcomes)
     skips = sum(o.status is Status.SKIP for o in result.outcomes)
     return f"{good} passed, {len(result.outcomes) - good - skips} failed, {skips} skipped"

@@ -1,4 +1,4 @@
-"""`snapproof selftest`: plant every fault of the catalogue and show that each is caught."""
+"""Runs `snapproof selftest`: plants every fault of the catalogue and shows that each is caught."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from validators.faults.files import CATALOGUE, Row, run_selftest
 _SECONDS = 1800.0
 _NEEDS_RESTORE = "needs restore"
 _CAUGHT = ("caught", "caught by restore")
-# Word in the table, and why such a row is not a miss.
+# The outcomes that are neither caught nor missed, and why.
 _OPEN = {
     _NEEDS_RESTORE: "can only be seen by restoring, which needs a self-test without FILE",
     "needs golden image": "can only be seen with a golden image",
@@ -41,7 +41,7 @@ _OPEN = {
 
 @dataclass(frozen=True)
 class FormResult:
-    """What became of the catalogue in one form of a snapshot.
+    """The outcomes of all faults in one form of a snapshot.
 
     Attributes:
         form: "plain", "mapped-ram", or the name of the user's file.
@@ -53,11 +53,13 @@ class FormResult:
 
 
 def selftest(arguments: argparse.Namespace) -> int:
-    """Run the command; see `snapproof selftest --help`."""
+    """Plant all faults, print the outcomes, and return the exit code that `--help` explains."""
     if arguments.golden and not arguments.file:
-        raise UsageError("--golden is the golden image of FILE; name that too.")
+        raise UsageError("--golden is the golden image of FILE, and no FILE is given; name it too.")
     if arguments.live and arguments.file:
-        raise UsageError("--live breaks a running QEMU, so it takes no FILE.")
+        raise UsageError(
+            "--live plants faults in a running QEMU, so it takes no FILE; leave one of them out."
+        )
     progress = Progress()
     environment: dict[str, Any] = {}
     missing: dict[str, str] = {}
@@ -94,7 +96,11 @@ def _one_file(arguments: argparse.Namespace, folder: Path, progress: Progress) -
 def _fresh(
     arguments: argparse.Namespace, folder: Path, progress: Progress
 ) -> tuple[list[FormResult], dict[str, str], dict[str, Any]]:
-    """Capture, plant and restore; also the forms that cannot be had, and what it ran on."""
+    """Capture each form of a snapshot and plant all faults in it.
+
+    Returns:
+        The outcomes; the forms that could not be captured, with the reason; the environment.
+    """
     options = stack_options(arguments, own_guest=False)
     stack, environment = prepare_stack(options, folder, progress.step)
     run = Run(
@@ -132,12 +138,12 @@ def _fresh(
 
 
 def _offline_only(show: Callable[[Row], None]) -> Callable[[Row], None]:
-    """Leave out what restoring has yet to judge."""
+    """Return a function that shows a row unless restoring has yet to judge it."""
     return lambda row: None if row.outcome == _NEEDS_RESTORE else show(row)
 
 
 def _row_printer(progress: Progress) -> Callable[[Row], None]:
-    """Prints rows of the table as they come; its head comes with the first."""
+    """Return a function that prints a row of the table, and the table's head before the first row."""
     headed = False
 
     def show(row: Row) -> None:
@@ -157,14 +163,14 @@ def _row_printer(progress: Progress) -> Callable[[Row], None]:
 
 
 def _counts(rows: Sequence[Row]) -> dict[str, int]:
-    """Rows by outcome, and how many caught ones name the place."""
+    """Return how many rows have each outcome, and how many of the caught ones name the place."""
     counts = dict(Counter(row.outcome for row in rows))
     counts["placed"] = sum(row.placed for row in rows)
     return counts
 
 
 def _summarise(results: Sequence[FormResult], missing: dict[str, str]) -> int:
-    """Print the figures and what was missed; the command's exit code."""
+    """Print the figures and the missed faults, and return the command's exit code."""
     for result in results:
         counts = _counts(result.rows)
         planted = len(result.rows) - counts.get("not applicable", 0)

@@ -1,4 +1,4 @@
-"""Verdicts as a person reads them on a terminal or in a log."""
+"""Makes the lines of text in which `snapproof run` and `snapproof check` print verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The context of a report: where the results are, where the report goes, and how it names their files."""
+"""The context of a report: its folders and URLs, and the names that it has for the files of the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_ORIGIN = "snapproof"
 
 @dataclass(frozen=True)
 class Context:
-    """What a report needs besides the results.
+    """The values that a report needs besides the results.
 
     Attributes:
         folder: the results folder.

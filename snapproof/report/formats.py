@@ -1,4 +1,4 @@
-"""The table of formats that results can be written in, and how a report reaches its reader.
+"""The table of formats for results; hands a finished report to the CI system that reads it.
 
 A new format touches three files: a module with a function from `RunResult` and `Context` to text, a row of
 `FORMATS`, and a test in which a reader of the format reads it.

@@ -1,4 +1,4 @@
-"""Files that a user names for a command to write: `--json OUT`, `--output FILE`."""
+"""Writes the files that a user names with `--json OUT` or `--output FILE`, for all commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def require_json_file(path: Path) -> None:
     try:
         _require_file(path, "--json")
         if not path.parent.is_dir():
-            raise UsageError(f"There is no folder '{path.parent}' for the file that --json names.")
+            raise UsageError(f"There is no folder '{path.parent}' for the file of --json; make it first.")
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise UsageError(f"Nothing can be written to '{path.parent}'; give --json a name elsewhere.")
     except OSError as error:
@@ -41,13 +41,12 @@ def write_named_file(path: Path, text: str, option: str, what: str) -> None:
     Args:
         path: the file.
         text: its content.
-        option: with which it was named.
-        what: the text is, for messages.
+        option: the option that names the file.
+        what: kind of the text, for messages.
 
     Raises:
-        UsageError: there is something that is no regular file, such as /dev/null, which a rename would
-            replace.
-        SetupBroken: it cannot be written.
+        UsageError: the path is no regular file, such as /dev/null, which a rename would replace.
+        SetupBroken: the file cannot be written.
     """
     try:
         _require_file(path, option)

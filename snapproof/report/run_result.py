@@ -1,4 +1,4 @@
-"""The results of a run: the content of results.json."""
+"""The results of a run as values, and their form in results.json."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A run: its stack, its tests as Avocado jobs, its shards, and its results folder."""
+"""Sets up a run, runs its tests as Avocado jobs, and writes its results folder."""

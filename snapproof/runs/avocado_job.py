@@ -1,4 +1,4 @@
-"""Runs rows of a profile as one Avocado job and collects one outcome for each, whatever happens."""
+"""Runs rows of a profile as Avocado jobs, and collects one outcome for each, even of a killed test."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) 
     """Run tests in processes of their own.
 
     Args:
-        plan: what to run, and who beside whom.
+        plan: the tests, and which of them run side by side.
         common: parameters that all tests get.
         folder: the results folder; tests get `folder/tests/NAME`.
 
@@ -47,7 +47,7 @@ def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) 
     config = {
         "run.results_dir": str(folder / "avocado"),
         "job.run.timeout": sum(row.seconds for row in rows) + _JOB_GRACE_SECONDS,
-        # Not one of Avocado's streams: it stays silent without taking our own output away, as "none" does.
+        # A name that is none of Avocado's streams silences Avocado; "none" would silence our own output too.
         "core.show": ["snapproof"],
         "sysinfo.collect.enabled": False,
         "job.run.result.html.enabled": False,
@@ -60,10 +60,10 @@ def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) 
     for suite in suites:
         # One job each: a job that is interrupted ends the suite it is in and goes on with the next.
         if not asked_to_stop():
-            # Avocado sets both to what they were when it was imported (core/output.py, StdOutput), and what
-            # is for people would get among the events of `--events -`.
+            # Avocado resets both to their values at its import (core/output.py, StdOutput), which would mix
+            # text for people into the events of `--events -`.
             with redirect_stdout(sys.stdout), redirect_stderr(sys.stderr), Job(config, [suite]) as job:
-                # Avocado lists failures on stderr whatever `core.show` says; we print them ourselves.
+                # Avocado lists failures on stderr in spite of `core.show`; we print them ourselves.
                 logging.getLogger("avocado.app").handlers[:] = [logging.NullHandler()]
                 job.run()
     return {row.name: _collect(row, folder) for row in rows}
@@ -95,7 +95,7 @@ def _suite(
 
 
 def _resolve(row: ProfileRow, parameters: Mapping[str, str | int | float]) -> list[object]:
-    """The one runnable of a row.
+    """Return the one runnable of a row, in a list.
 
     Avocado silently drops a test whose base class it cannot import, so the count is checked.
     """
@@ -105,7 +105,7 @@ def _resolve(row: ProfileRow, parameters: Mapping[str, str | int | float]) -> li
         # does not put its packages on.
         sys.path.append(str(home.parent))
     config = {
-        # What follows the colon is a regular expression, and test_x would find test_x_y too.
+        # Avocado takes the part after the colon as a regular expression; test_x would find test_x_y too.
         "resolver.references": [f"{home / row.test}$"],
         "run.dict_variants": [dict(parameters)],
         "run.dict_variants.variant_id_keys": ["name"],
@@ -113,7 +113,10 @@ def _resolve(row: ProfileRow, parameters: Mapping[str, str | int | float]) -> li
     }
     found = TestSuite.from_config(config, name=row.name).tests or []
     if len(found) != 1:
-        raise SetupBroken(f"Avocado found {len(found)} tests for '{row.test}' instead of one.")
+        raise SetupBroken(
+            f"Avocado found {len(found)} tests for '{row.test}' instead of one. Either the row "
+            f"'{row.name}' has a wrong name there, or Avocado cannot import the test's base class."
+        )
     return list(found)
 
 

@@ -1,14 +1,14 @@
-"""Values that help texts name as well; this module imports nothing that takes time."""
+"""Defaults of a run's options that help texts show; the module imports nothing that takes time."""
 
 from __future__ import annotations
 
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 
 PROFILE_NAMES = ("smoke", "premerge", "nightly")
-"""What `--profile` takes; snapproof.runs.profiles has the tests of each."""
+"""The values of `--profile`; snapproof.runs.profiles has the tests of each."""
 
 HOST_ACCELERATORS = ("tcg", "kvm")
-"""What VMs can run under, the default first."""
+"""The accelerators of VMs, the default first."""
 
 OWN_CMDLINE = f"console={DEFAULT_ARCHITECTURE.console} panic=-1 no_timer_check root=/dev/vda"
 """Kernel command line of a user's own guest."""

@@ -1,14 +1,14 @@
-"""`snapproof run --events`: what happens in a run, as it happens, one JSON object per line.
+"""Writes the events of a run for `snapproof run --events`: one JSON object per line, as they happen.
 
-Each object has ``schema``, ``type`` and ``time`` (seconds since 1970, UTC). The types and what they carry:
+Each object has ``schema``, ``type`` and ``time`` (seconds since 1970, UTC). The types and their fields:
 
 * ``run-started``: ``tests`` (their names), ``command``, ``results`` (the folder).
 * ``test-started``: ``test``.
 * ``step``: ``text``, and ``test``, which is null while the run is being set up.
-* ``test-ended``: ``test``, ``status``, ``sentence``, ``seconds``. Each test ends exactly once; one that does
-  not apply, was killed or was never begun ends without having started.
-* ``run-ended``, always the last: ``status``, ``exit_code``, ``counts``, and ``sentence``, which is "" where
-  the run has not broken.
+* ``test-ended``: ``test``, ``status``, ``sentence``, ``seconds``. Each test ends exactly once; a test
+  that was skipped, killed or never begun may end without a start.
+* ``run-ended``, always the last: ``status``, ``exit_code``, ``counts``, and ``sentence``, which is the error
+  that ended the run, "" if there was none.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ STANDARD_OUTPUT = "-"
 
 
 class EventStream:
-    """The stream of one run, for the length of a `with`; without a target, all of it does nothing."""
+    """The event stream of one run, open for the length of a `with`; without a target it writes nothing."""
 
     def __init__(self, target: str | None, log: Callable[[str], None]) -> None:
-        """Make it.
+        """Open the target.
 
         Args:
             target: a file, a named pipe, "-" for standard output, None for nothing.
-            log: told when nobody reads any more.
+            log: called with a sentence if the reader of the stream ends.
 
         Raises:
             UsageError: the file cannot be opened.
@@ -50,7 +50,7 @@ class EventStream:
         self._tests: tuple[str, ...] = ()
         self._ended: dict[str, str] = {}
         self._over = False
-        # Standard output is for programs then, and what is printed for people goes to the other one.
+        # With events on standard output, text for people goes to standard error.
         self.printing: AbstractContextManager[object] = nullcontext()
         self._stream = self._opened(target)
 
@@ -72,7 +72,7 @@ class EventStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._over:
-            sentence = error.sentence if isinstance(error, SnapproofError) else "The run was broken off."
+            sentence = error.sentence if isinstance(error, SnapproofError) else "The run ended too early."
             self.settle([OutcomeRecord(name, Status.ERROR, sentence) for name in self._tests])
             counts = Counter(self._ended.values())
             self._end("ERROR", EXIT_ERROR, counts, sentence)
@@ -80,20 +80,20 @@ class EventStream:
             self._stream.close()
 
     def started(self, tests: Sequence[str], command: Sequence[str], folder: Path) -> None:
-        """All is set up."""
+        """Write that the run has been set up and its tests begin."""
         self._tests = tuple(tests)
         self._tell("run-started", tests=list(tests), command=list(command), results=str(folder))
 
     def step(self, text: str) -> None:
-        """Something of the set-up began."""
+        """Write that a step of the set-up began."""
         self._tell("step", test=None, text=text)
 
     def test(self, event: Mapping[str, Any], label: str) -> None:
-        """Hand on an event that a test has told.
+        """Write an event that a test has appended to its events file.
 
         Args:
-            event: as `Run` writes it.
-            label: of its leg, "" where the run has one only.
+            event: the event as `Run` writes it.
+            label: label of the test's leg, "" if the run has only one leg.
         """
         name = f"{label}/{event['test']}" if label else event["test"]
         if event["type"] == "test-ended":
@@ -102,7 +102,7 @@ class EventStream:
         self._tell(event["type"], at=event["time"], **{**content, "test": name})
 
     def settle(self, outcomes: Sequence[OutcomeRecord]) -> None:
-        """Tell the end of those tests that could not tell it themselves."""
+        """Write a `test-ended` for each test that has not written one itself."""
         for outcome in outcomes:
             if outcome.name not in self._ended:
                 self._ended[outcome.name] = outcome.status.value
@@ -115,7 +115,7 @@ class EventStream:
                 )
 
     def over(self, result: RunResult) -> None:
-        """The run has ended."""
+        """Write that the run has ended."""
         status = result.status.value if result.status else "NONE"
         self._end(status, result.exit_code, result.counts(), "")
 
@@ -124,7 +124,7 @@ class EventStream:
         self._tell("run-ended", status=status, exit_code=exit_code, counts=dict(counts), sentence=sentence)
 
     def _tell(self, kind: str, at: float | None = None, **content: Any) -> None:
-        """Write one line; the thread that follows the tests tells too."""
+        """Write one line; this is called by the main thread and by the one that follows the tests."""
         head = {"schema": EVENTS_SCHEMA, "type": kind, "time": round(time.time(), 3) if at is None else at}
         with self._lock:
             if self._stream is None:
@@ -134,6 +134,6 @@ class EventStream:
                 self._stream.write(json.dumps({**head, **content}) + "\n")
                 self._stream.flush()
             except OSError as error:
-                # A dashboard that has gone away is no reason to end a night's run.
+                # The run must go on if the reader of its events ends.
                 self._stream = None
-                self._log(f"Nobody reads the events any more ({error.strerror}); the run goes on without.")
+                self._log(f"The events cannot be written ({error.strerror}); the run goes on without them.")

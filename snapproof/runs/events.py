@@ -1,4 +1,4 @@
-"""Progress: tests append events to one JSON Lines file, the command shows and hands them on as they come."""
+"""Shows the progress of a run: follows the JSON Lines file to which its tests append events."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Progress:
         self._start = time.monotonic()
 
     def step(self, text: str) -> None:
-        """Something began or happened; on a terminal it replaces the step before."""
+        """Show a step; on a terminal it replaces the step before."""
         elapsed = time.monotonic() - self._start
         if self._live:
             self._stream.write(f"\r\033[K[{elapsed:5.0f} s] {text[:_WIDTH]}")
@@ -35,7 +35,7 @@ class Progress:
         self._stream.flush()
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that later steps do not replace."""
         if self._live:
             self._stream.write("\r\033[K")
         self._stream.write(text + "\n")
@@ -54,12 +54,12 @@ class EventTail:
     def __init__(
         self, path: Path, progress: Progress, tell: Callable[[Mapping[str, Any]], None] | None = None
     ) -> None:
-        """Make it.
+        """Prepare to follow the file; entering the context starts it.
 
         Args:
             path: the file, which may not be there yet.
             progress: where the events are shown.
-            tell: also gets each event, in the order of the file.
+            tell: also called with each event, in the order of the file.
         """
         self._path = path
         self._progress = progress
@@ -87,7 +87,7 @@ class EventTail:
                 pending += stream.read()
                 *lines, pending = pending.split("\n")
                 for line in lines:
-                    # A full disk cuts lines short; showing the others must go on.
+                    # A full disk cuts lines short; the others are still shown.
                     with contextlib.suppress(ValueError):
                         self._show(json.loads(line))
                 if ending:

@@ -1,4 +1,4 @@
-"""From `--host` to a host that can be entered, with all that is to be there."""
+"""Prepares the host that `--host` names: builds its VM or its SSH connection, and the files to copy to it."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ _CARRY_SECONDS = 300.0
 _GUEST = "default"
 _COMPILED = "kernel-"
 _SINKS = (*FLOWS, PLANTED, BALANCED)
-# Under TCG a test takes up to twenty times as long, and the machine may have other things to do.
+# Under TCG a test takes up to twenty times as long, and longer on a busy machine.
 _SLOW = 4
-# The write trackers compare ways of taking a snapshot, at the cost of as much time as all feature tests.
+# The write trackers compare ways of taking a snapshot; they take as much time as all feature tests.
 _FEATURE_SUITES = tuple(f"{suite}.*" for suite in registry.SUITES if suite != "trackers")
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What plans are made from.
+    """The inputs from which the plan of each host is made.
 
     Attributes:
         options: how to reach the hosts, and what to do there.
-        cache: where everything is kept.
-        folder: of the results; each host has one of its own in it.
+        cache: the cache of QEMUs, guests and VMs.
+        folder: the results folder; each host gets a folder of its own in it.
         log: told what takes time.
     """
 
@@ -68,11 +68,11 @@ class Sources:
 
 
 def prepared(wanted: HostSpecText, sources: Sources) -> tuple[HostPlan, AbstractContextManager[Host]]:
-    """The plan for a host, and the host, not entered yet.
+    """Return the plan for a host, and the context manager that opens the host.
 
     Raises:
         UsageError: there is no such host.
-        MachineryMissing, SetupBroken: what it takes could not be fetched or built.
+        MachineryMissing, SetupBroken: something that the host needs could not be fetched or built.
     """
     if wanted.vm is not None:
         return _vm(wanted.vm, sources)
@@ -88,7 +88,7 @@ def prepared(wanted: HostSpecText, sources: Sources) -> tuple[HostPlan, Abstract
         assert warm is not None, "asked for with a warm guest only"
         return _carried(host, warm, given)
 
-    # A library of this machine need not run on another.
+    # A library that was built here may not run on another machine.
     plan = HostPlan(
         name=name,
         expected=None,
@@ -105,7 +105,7 @@ def prepared(wanted: HostSpecText, sources: Sources) -> tuple[HostPlan, Abstract
 
 
 def opened_host(wanted: HostSpecText, sources: Sources) -> AbstractContextManager[Host]:
-    """A host that nothing but programs is carried to; errors as `prepared`."""
+    """Open a host without copying a guest to it. Raises the errors of `prepared`."""
     if wanted.vm is None:
         address = _address(wanted.ssh, sources.options) if wanted.ssh else None
         return Host(LOCAL, LocalLink()) if address is None else _logged_in(address)
@@ -150,7 +150,7 @@ def _image(wanted: VmSpec, sources: Sources) -> tuple[HostImage, HostSpec]:
     if wanted.name.startswith(_COMPILED):
         built = build_kernel(wanted.name.removeprefix(_COMPILED), sources.cache, sources.log, mirror=mirror)
         image = build_host_with_kernel(Kernel(built.image, None), sources.cache, sources.log, mirror=mirror)
-        # Only what it offers is its own.
+        # It differs from the user's own kernel in its name and features only.
         spec = replace(host_spec(OWN_KERNEL_HOST), name=wanted.name, features=built.spec.features)
         return replace(image, name=wanted.name), spec
     spec = host_spec(wanted.name)
@@ -200,7 +200,7 @@ def _warm_guest(qemu: ProvisionedQemu, sources: Sources, folder: Path) -> Portab
 
 
 def lent_to_vm() -> list[str]:
-    """Arguments of the feature tests on a VM, which is ours alone: whatever they need can be switched on."""
+    """Return arguments of the feature tests for a VM, where they may use huge pages, swap and KSM."""
     return ["--prepare", "--ksm", "--slow", str(_SLOW)]
 
 
@@ -213,7 +213,7 @@ def _tests(sources: Sources, *lent: str) -> list[str] | None:
 
 
 def tracker_library(cache: Cache, log: Callable[[str], None]) -> Path | None:
-    """The mprotect tracker's library, None where it cannot be built; its tests skip then."""
+    """Return the mprotect tracker's library, None if it cannot be built; its tests are skipped then."""
     try:
         source = Path(mprotect.__file__).with_name("segv.c")
         return Path(preload_library(source, cache, log))
@@ -223,7 +223,7 @@ def tracker_library(cache: Cache, log: Callable[[str], None]) -> Path | None:
 
 
 def _fault(sources: Sources) -> Path | None:
-    """The planted fault's library, None where it cannot be built."""
+    """Return the planted fault's library, None if it cannot be built."""
     try:
         return fault_library(FAULT, sources.cache, sources.log)
     except MachineryMissing as error:
@@ -232,7 +232,7 @@ def _fault(sources: Sources) -> Path | None:
 
 
 def _carried(host: Host, warm: PortableWarmGuest, qemu: str) -> HostPaths:
-    """Carry a saved guest to a host and say where it is there."""
+    """Copy a warm guest to a host and return its paths there."""
     files = {"vmstate": warm.vmstate, "vmlinuz": warm.stack.image.kernel, "initrd": warm.stack.image.initrd}
     there = {name: path for name, path in files.items() if path is not None}
     host.put(dict(there), Deadline(_CARRY_SECONDS))

@@ -1,4 +1,4 @@
-"""The legs of a run, one for each `--qemu`, what shards of it are, and the table of a whole matrix."""
+"""Makes the legs of a run, one for each `--qemu`, their part of a shard, and the table of results."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _NUMBERS = re.compile(r"\d+")
 
 @dataclass(frozen=True)
 class Leg:
-    """One QEMU of a run.
+    """The tests of a run on one QEMU.
 
     Attributes:
-        label: names it in results, "" where it is the only one.
+        label: name of the leg in results, "" if the run has no other.
         qemu: as given with `--qemu`, None for the default.
-        folder: where its tests' files go, the results folder itself where it is the only one.
-        stack: what its tests use.
-        environment: what every result of it says.
-        rows: the tests of it, in this shard.
-        guests: further guests, which some of the tests name.
+        folder: folder for its tests' files, the results folder itself if the run has no other leg.
+        stack: QEMU, guest and accelerator of its tests.
+        environment: the environment that all its results have.
+        rows: its tests in this shard.
+        guests: further guests, which some tests name.
     """
 
     label: str
@@ -50,9 +50,9 @@ class Leg:
     guests: tuple[GuestImage, ...] = ()
 
     def without(self, row: ProfileRow) -> str:
-        """The first migration capability that a test needs and this QEMU lacks, "" where it lacks none."""
+        """Return the first migration capability that a test needs and this QEMU lacks, "" for none."""
         known = self.stack.capabilities
-        # A QEMU that did not say what it knows is asked by each test for itself.
+        # If QEMU did not list its capabilities, each test asks it.
         return next((name for name in row.needs if known and name not in known), "")
 
     @property
@@ -61,18 +61,18 @@ class Leg:
         return tuple(int(number) for number in _NUMBERS.findall(self.environment["qemu"])[:3])
 
     def called(self, row: ProfileRow) -> str:
-        """What the whole run calls a test of this leg."""
+        """Return the name of a test in the whole run: with the leg's label."""
         return f"{self.label}/{row.name}" if self.label else row.name
 
     def named(self, outcome: OutcomeRecord) -> OutcomeRecord:
-        """An outcome of this leg as the whole run calls it."""
+        """Return an outcome with the leg's label in its name and folder."""
         if not self.label:
             return outcome
         name = f"{self.label}/{outcome.name}"
         return replace(outcome, name=name, folder=f"{self.label}/{outcome.folder}")
 
     def newer(self, legs: Sequence[Leg]) -> str:
-        """The legs with a newer QEMU, as a test's parameter: JSON, label to executable, the newest last."""
+        """Return the legs with a newer QEMU as a test parameter: JSON, label to executable, newest last."""
         by_age = sorted(legs, key=lambda leg: leg.version)
         newer = {leg.label: str(leg.stack.executable) for leg in by_age if leg.version > self.version}
         return json.dumps(newer)
@@ -81,10 +81,10 @@ class Leg:
 def prepare_legs(
     options: RunOptions, rows: Sequence[ProfileRow], folder: Path, log: Callable[[str], None]
 ) -> list[Leg]:
-    """Get all that the run needs, for all QEMUs before the first test.
+    """Fetch and build everything that the run needs, for all QEMUs, before the first test.
 
     Args:
-        options: of `snapproof run`.
+        options: the options of `snapproof run`.
         rows: the tests of each leg.
         folder: the results folder.
         log: told what takes time.
@@ -113,14 +113,14 @@ def prepare_legs(
 def _named_guests(
     rows: Sequence[ProfileRow], options: StackOptions, log: Callable[[str], None]
 ) -> tuple[GuestImage, ...]:
-    """The guests that rows ask for by name, built before the first test."""
+    """Build and return the guests that rows name."""
     names = sorted({str(row.parameters["guest"]) for row in rows if "guest" in row.parameters})
     cache = cache_at(options.cache)
     return tuple(build_guest(name, cache, log, mirror=options.mirror) for name in names)
 
 
 def _for_guest(row: ProfileRow, images: Mapping[str, GuestImage]) -> ProfileRow:
-    """The row with the RAM that its guest needs, and as much more time as that may take to boot."""
+    """Return the row with the RAM that its guest needs, and with more time if the guest boots slowly."""
     image = images[str(row.parameters.get("guest", ""))]
     ram_mib = fitting_ram(
         int(row.parameters.get("ram_mib", DEFAULT_RAM_MIB)),
@@ -135,11 +135,11 @@ def _for_guest(row: ProfileRow, images: Mapping[str, GuestImage]) -> ProfileRow:
 
 
 def work_digest(legs: int, rows: Sequence[ProfileRow]) -> str:
-    """A digest of all tests of a run, in their order: shards of one run have the same.
+    """Return a digest of all tests of a run, in their order; all shards of one run have the same.
 
     Args:
-        legs: how many QEMUs.
-        rows: the tests of each.
+        legs: number of QEMUs.
+        rows: the tests of each QEMU.
     """
     text = "\n".join([str(legs), *(row.name for row in rows)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -150,7 +150,7 @@ def _leg_labels(names: Sequence[str | None]) -> list[str]:
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """A unique folder name for each QEMU, in which it can be recognised."""
+    """Return a unique folder name for each QEMU, made from its name or path."""
     labels: list[str] = []
     for name in names:
         words = _NOT_IN_A_NAME.sub("-", "-".join(Path(name).parts[-2:]) if "/" in name else name).strip("-.")
@@ -168,15 +168,18 @@ def _sharded(
     number, count = shard
     mine = work[number - 1 :: count]
     if not mine:
-        raise UsageError(f"There are only {len(work)} tests, so shard {number} of {count} has none.")
+        raise UsageError(
+            f"There are only {len(work)} tests, so shard {number} of {count} has none; "
+            f"make at most {len(work)} shards."
+        )
     return mine
 
 
 def table(outcomes: Sequence[OutcomeRecord], legs: Sequence[Leg]) -> list[str]:
-    """Lines of a table: test group by QEMU, with how many tests ended how.
+    """Return the lines of a table: the number of tests with each status, by test group and QEMU.
 
     Args:
-        outcomes: of the whole run.
+        outcomes: the outcomes of the whole run.
         legs: at least two.
     """
     cells: dict[tuple[str, str], Counter[Status]] = {}

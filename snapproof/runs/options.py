@@ -1,4 +1,4 @@
-"""What the command line asks for, as frozen values: made in snapproof.cli, read by everything below it."""
+"""The options of a run as frozen values, which snapproof.cli makes from the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_GUEST = "default"
 
 @dataclass(frozen=True)
 class OwnGuestOptions:
-    """The options that describe a guest of the user's own, named as they are; None where not given.
+    """The options that describe a guest of the user's own, under their own names; None if not given.
 
     Attributes:
         disk: its disk.
@@ -37,7 +37,7 @@ class OwnGuestOptions:
     guest_needs: int | None = None
 
     def given(self) -> dict[str, Path | str | int]:
-        """The options that were given, by their names without the dashes."""
+        """Return the options that were given, by their names without the leading dashes."""
         values = {one.name.replace("_", "-"): getattr(self, one.name) for one in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -78,7 +78,7 @@ class HostOptions:
         tests: whether to run the feature tests.
         trackers: whether to run the tests of write trackers too.
         filter: shell patterns of the only feature tests to run; empty for all.
-        snapshots: whether to have a saved guest snapshotted.
+        snapshots: whether to take snapshots of a warm guest.
     """
 
     qemu: str | None = None
@@ -131,22 +131,22 @@ class RunOptions:
     only_list: bool = False
 
     def legs(self) -> tuple[str | None, ...]:
-        """The QEMU of each leg, None for the default one."""
+        """Return the QEMU of each leg, None for the default one."""
         return self.qemus or (None,)
 
     def for_leg(self, qemu: str | None) -> RunOptions:
-        """The options of a run of one leg with all tests of the profile."""
+        """Return the options of a run of one leg with all tests of the profile."""
         return replace(self, qemus=() if qemu is None else (qemu,), filter=None, shard=None)
 
     def as_command(self) -> list[str]:
-        """The words behind `snapproof` that make the same run again.
+        """Return the arguments of `snapproof` that make the same run again.
 
-        They leave out where and in which form the results go, and how many tests run at a time.
+        The options that do not affect the results (such as `--results`, `--format`, `--jobs`) are left out.
         """
         return ["run", *(word for option, value in self._told() for word in (f"--{option}", str(value)))]
 
     def _told(self) -> Iterator[tuple[str, Path | str | int]]:
-        """Options and values, with paths that hold in any folder."""
+        """Yield options and values; paths are absolute."""
         yield "profile", self.profile
         if self.seed is not None:
             yield "seed", self.seed

@@ -1,4 +1,4 @@
-"""Makes a guest image of the user's own files, and says what is wrong with them."""
+"""Makes a guest image of the user's own disk or kernel for a run, and checks these files."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _ELF_SIGNATURE = (0, b"\x7fELF")
 
 
 def own_image(options: OwnGuestOptions, cache: Cache, log: Callable[[str], None]) -> GuestImage | None:
-    """The guest that the options describe, None where they name none.
+    """Return the guest that the options describe, None if no option is given.
 
     Raises:
-        UsageError: a file is missing or is not what it should be, or an option lacks its companion.
+        UsageError: a file is missing or of the wrong kind, or an option needs another one.
         MachineryMissing, SetupBroken: the agent cannot be compiled.
     """
     if not options.given():
@@ -66,7 +66,7 @@ def own_image(options: OwnGuestOptions, cache: Cache, log: Callable[[str], None]
 
 
 def _require_companions(options: OwnGuestOptions) -> tuple[Path, Path]:
-    """Check that options come with those they need; return the file that names the guest, and the key."""
+    """Check that no option is missing; return the file that gives the guest its name, and the SSH key."""
     main = options.disk or options.kernel
     if main is None or not (options.disk or options.initrd):
         raise UsageError(
@@ -76,7 +76,7 @@ def _require_companions(options: OwnGuestOptions) -> tuple[Path, Path]:
     if not options.ssh_key:
         raise UsageError("Your own guest needs --ssh-key, the private key file that opens it over SSH.")
     if not options.kernel and (options.initrd or options.cmdline):
-        raise UsageError("The options --initrd and --cmdline are for a kernel, and there is no --kernel.")
+        raise UsageError("--initrd and --cmdline need --kernel; add it, or leave them out.")
     if options.guest_needs is not None and options.guest_needs < 1:
         raise UsageError(f"--guest-needs is a number of MiB above 0, not {options.guest_needs}.")
     return main, options.ssh_key
@@ -89,7 +89,7 @@ def _require_file(path: Path, what: str) -> None:
     except OSError as error:
         raise UsageError(f"The {what} '{path}' cannot be read: {error.strerror}.") from error
     if empty:
-        raise UsageError(f"The {what} '{path}' is empty.")
+        raise UsageError(f"The {what} '{path}' is empty; name another file.")
 
 
 def _require_kernel(path: Path) -> None:

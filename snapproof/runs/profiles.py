@@ -1,4 +1,4 @@
-"""Which tests a profile runs: the rows of every subject's folder in tests_functional/."""
+"""Collects the tests of each profile from the rows in the folders of tests_functional/."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def select(profile: str, pattern: str | None) -> tuple[ProfileRow, ...]:
         raise UsageError(f"There is no profile '{profile}'; choose one of {', '.join(sorted(PROFILES))}.")
     chosen = tuple(e for e in PROFILES[profile] if pattern is None or fnmatch(e.name, pattern))
     if not chosen:
-        raise UsageError(f"No test of profile '{profile}' fits the filter '{pattern}'; see --list.")
+        raise UsageError(f"No test of profile '{profile}' matches the filter '{pattern}'; see --list.")
     return chosen

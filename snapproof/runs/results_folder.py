@@ -1,4 +1,4 @@
-"""The results folder: results.json with its schema version, JUnit, KTAP and what else is wanted beside it."""
+"""Makes the results folder of a run, and writes results.json, the reports and the reproducers into it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from snapproof.report.run_result import RESULTS_FILE, RunResult
 from tests_functional.lib.outcome import write_atomically
 
 BENCH_FILE, AB_FILE = "bench.json", "ab.json"
-"""What `bench downtime` and `bench ab` leave in their results folder."""
+"""The files that `bench downtime` and `bench ab` write to their results folder."""
 
-# An interrupted run leaves no results.json, but outcomes that would pass for those of the next run.
+# An interrupted run leaves no results.json, but outcomes, which the next run would take for its own.
 _HELD = (RESULTS_FILE, "tests", BENCH_FILE, AB_FILE)
 
 
 def now() -> str:
-    """The time as results carry it: UTC, ISO 8601, whole seconds."""
+    """Return the time as results have it: UTC, ISO 8601, whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -34,7 +34,7 @@ def make_results_folder(path: Path) -> Path:
     """Make the folder for a run's results.
 
     Raises:
-        UsageError: it cannot be made or written, or it already holds a run.
+        UsageError: the folder cannot be made or written, or already holds a run.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -61,20 +61,20 @@ def write_results(folder: Path, result: RunResult, more: Sequence[Format] = ()) 
 
     Args:
         folder: the results folder.
-        result: what the run found.
-        more: formats beside those that every results folder has; what a CI system takes from elsewhere (the
-            command's output, a file that a variable names) is put there too.
+        result: the results of the run.
+        more: formats beside those that every results folder has. A report that a CI system reads from the
+            command's output, or from a file that a variable names, is written there too.
 
     Raises:
         SetupBroken: the disk is full or the folder is gone.
-        MachineryMissing: this installation lacks one of the formats; all else is written then.
+        MachineryMissing: this installation lacks one of the formats; all others are written.
     """
     context, content = Context(folder, folder), result.to_json()
     always = [entry for entry in FORMATS.values() if entry.always]
     try:
         for entry in always:
             write_atomically(folder / entry.file, entry.render(result, context))
-        # After the others that always are there: whoever finds it finds those.
+        # After the formats that every folder has, so that a folder with results.json has them all.
         write_atomically(folder / RESULTS_FILE, json.dumps(content, indent=1) + "\n")
         write_report(folder, content)
         for entry in more:
@@ -95,7 +95,7 @@ def write_report(folder: Path, content: Mapping[str, Any]) -> None:
     Raises:
         OSError: the disk is full or the folder is gone.
     """
-    # Half a second, which only the end of a run has a use for.
+    # This import takes half a second, and only the end of a run needs it.
     from snapproof.report.html import REPORT_FILE, report_html, sorry_html
 
     try:
@@ -123,4 +123,4 @@ def write_reproducer(folder: Path, command: Sequence[str], sentence: str) -> Non
         script.write_text(text, encoding="utf-8", errors="surrogateescape")
         script.chmod(0o755)
     except OSError as error:
-        raise SetupBroken(f"'{script}' could not be written: {error.strerror}.") from error
+        raise SetupBroken(f"The reproducer '{script}' could not be written: {error.strerror}.") from error

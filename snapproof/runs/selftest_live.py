@@ -1,4 +1,4 @@
-"""`snapproof selftest --live`: break the live path of a real QEMU, and show that each fault is caught."""
+"""Runs `snapproof selftest --live`: plants each live fault in a running QEMU and shows that it is caught."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _WORDS = {Status.PASS: "caught", Status.FAIL: "missed"}
 
 @dataclass(frozen=True)
 class LiveRow:
-    """What became of one fault.
+    """The outcome of one planted fault.
 
     Attributes:
-        fault: its name.
-        status: PASS where it was caught by its right name, FAIL where not; else it could not be planted.
-        seconds: what that took.
-        sentence: how it was seen, or why not.
+        fault: name of the fault.
+        status: PASS if the right check caught it, FAIL if not; any other status if it could not be planted.
+        seconds: time that the test of it took.
+        sentence: how it was caught, or why not.
     """
 
     fault: str
@@ -46,9 +46,9 @@ def selftest_live(
 
     Args:
         options: QEMU, guest and accelerator.
-        seed: of the writers.
+        seed: seed of the writers.
         folder: for the guests' files; nothing in it is kept.
-        progress: told what goes on.
+        progress: shows each step.
         json_file: receives every row, unless it is None.
     """
     stack, environment = prepare_stack(options, folder, progress.step)
@@ -99,7 +99,7 @@ def _show(rows: Sequence[LiveRow]) -> None:
 
 
 def summarise(rows: Sequence[LiveRow]) -> int:
-    """Print the verdict; PASS only where each fault was planted and caught."""
+    """Print the verdict and return the exit code: a pass only if each fault was planted and caught."""
     missed = [row.fault for row in rows if row.status == Status.FAIL.value]
     unplanted = [row.fault for row in rows if row.status not in (Status.PASS.value, Status.FAIL.value)]
     for fault in missed:

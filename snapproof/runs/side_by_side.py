@@ -1,4 +1,4 @@
-"""How many tests run side by side: as many as processors and memory of the host allow."""
+"""Plans which tests of a run go side by side: as many as processors and memory of the host allow."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def plan(rows: Sequence[ProfileRow], facts: HostFacts, jobs: int | None) -> Plan
     """Divide tests into those that run side by side and those that run alone.
 
     Args:
-        rows: what to run.
-        facts: of the host, its memory as it is now.
-        jobs: how many at a time at most, None for as many as fit.
+        rows: the tests.
+        facts: facts about the host, with the memory that is available now.
+        jobs: most tests at a time, None for as many as fit.
     """
-    # One that takes a quarter of an hour, begun last, would keep all other processors idle meanwhile.
+    # A long test that starts last would leave all other processors idle.
     longest_first = sorted(rows, key=lambda row: -row.seconds)
     together = tuple(row for row in longest_first if not row.alone)
     alone = tuple(row for row in rows if row.alone)

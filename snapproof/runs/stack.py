@@ -1,4 +1,4 @@
-"""From the command line to a stack: which QEMU, which guest, which accelerator."""
+"""Prepares the stack that the command line asks for: QEMU, guest and accelerator."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _KVM_SYSTEMD_SECONDS = 40.0
 
 
 def cache_at(folder: Path | None) -> Cache:
-    """Return the cache in a folder; without one, where the environment says."""
+    """Return the cache in a folder; without a folder, the one that $SNAPPROOF_CACHE names."""
     return Cache(folder.absolute() if folder else default_cache_folder())
 
 
@@ -54,7 +54,7 @@ def find_qemu(
 
     Raises:
         NoSubject: the executable does not exist or is not a QEMU.
-        MachineryMissing, SetupBroken: it could not be fetched.
+        MachineryMissing, SetupBroken: the package could not be fetched.
     """
     if name is None and shutil.which(emulates.qemu) is None:
         name = DEFAULT_QEMU
@@ -67,7 +67,7 @@ def find_qemu(
 def prepare_stack(
     options: StackOptions, folder: Path, log: Callable[[str], None]
 ) -> tuple[Stack, dict[str, Any]]:
-    """Get all that a run needs, fetching and building what is not there.
+    """Fetch or build the QEMU and the guest of a run, and find the accelerator.
 
     Args:
         options: QEMU, guest, accelerator, mirror and cache.
@@ -75,7 +75,7 @@ def prepare_stack(
         log: told what takes time.
 
     Returns:
-        The stack, and what every result says about it.
+        The stack, and the environment that every result has.
     """
     cache = cache_at(options.cache)
     # A user's own guest has the architecture of the default one.
@@ -121,11 +121,11 @@ def _accelerator(
     known = cache.path("accelerator", f"{_probe_key(qemu, image)}.json")
     if known.exists():
         return Accelerator(**json.loads(known.read_text(encoding="utf-8")))
-    log("Finding out which accelerator works.")
+    log("Probing which accelerator works.")
     stack = Stack(qemu.executable, image, accel="kvm", machine=image.architecture.machine).fitted()
     ready, seconds = _console_ready, KVM_BOOT_SECONDS
     if image.agent is not None:
-        # Nothing is known of its console; systemd takes longer than our own init.
+        # The console of a user's own guest is unknown, and systemd takes longer than our own init.
         ready, seconds = partial(_ssh_ready, stack), _KVM_SYSTEMD_SECONDS
     found = probe_accelerator(stack.machine_config(), ready, seconds, folder / "kvm-probe")
     publish_file(known, json.dumps(asdict(found)).encode())
@@ -142,6 +142,6 @@ def _ssh_ready(stack: Stack, machine: SpawnedMachine, deadline: Deadline) -> Non
 
 
 def _probe_key(qemu: QemuFacts, image: GuestImage) -> str:
-    """What the probe's answer depends on: this boot of the host, the QEMU and the guest."""
+    """Return a key for the probe's result: a digest of this boot of the host, the QEMU and the guest."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return sha256(f"{boot} {qemu.executable} {qemu.version} {image.digest}".encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Whether a failed run speaks of snapshots at all: a QEMU that brings up no guest cannot be tested."""
+"""For --bisect, tells a QEMU that cannot boot a guest from one whose snapshots are wrong."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from tests_functional.lib.guest import Stack, booted
 def why_untestable(
     outcomes: Sequence[OutcomeRecord], stacks: Sequence[Stack], folder: Path, log: Callable[[str], None]
 ) -> str:
-    """Why a failed run says nothing about snapshots, by booting a guest where no check of one has failed.
+    """Boot a guest with each QEMU of a failed run, and return why the run says nothing about snapshots.
 
     Args:
-        outcomes: of the run; where a check of one has failed, its guest was up.
-        stacks: of the run's QEMUs.
-        folder: of the results.
+        outcomes: the run's outcomes; if a check of one has failed, its guest had booted.
+        stacks: the stacks of the run's QEMUs.
+        folder: the results folder.
         log: told what takes time.
 
     Returns:
-        The sentence, "" where there is no such reason.
+        The reason as a sentence, "" if there is none.
     """
     failed = [outcome for outcome in outcomes if outcome.status is Status.FAIL]
     if any(check["status"] == Status.FAIL.value for outcome in failed for check in outcome.checks):
         return ""
-    log("No check has failed; finding out whether a guest comes up at all.")
+    log("No check has failed; booting a guest to see whether this QEMU can be tested.")
     for number, stack in enumerate(stacks):
         try:
             with booted(stack, folder / f"trial-boot-{number}", Deadline(stack.image.boot_seconds)):
                 pass
         except SnapproofError as error:
-            return f"'{stack.executable}' brings no guest up, so it cannot be tested: {error.sentence}"
+            return f"'{stack.executable}' does not boot a guest, so it cannot be tested: {error.sentence}"
     return ""

@@ -1,1 +1,1 @@
-"""`snapproof bench ab`, a CI gate: whether the snapshots of one QEMU or host cost more than another's."""
+"""The A/B gate, `snapproof bench ab`: tests whether B's snapshots cost more than A's, for CI systems."""

@@ -28,7 +28,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class GatePlan:
-    """What a gate is to decide, and after how many pairs it looks.
+    """The limit that a gate decides about, and the numbers of pairs after which it looks.
 
     Attributes:
         limit: the ratio B/A up to which B is good enough.
@@ -119,11 +119,11 @@ class GateResult:
         more = more_pairs(self.found, self.plan.limit)
         if more is None:
             return (
-                f"Whether B is worse by more than {allowed} cannot be said: the ratio is so near to that "
+                f"It cannot be said whether B is worse by more than {allowed}: the ratio is so near to that "
                 f"limit, or the figures vary so much, that not even {MOST_PAIRS} pairs are likely to decide."
             )
         return (
-            f"Whether B is worse by more than {allowed} cannot be said yet; {more} more pairs "
+            f"It cannot be said yet whether B is worse by more than {allowed}; {more} more pairs "
             f"(--max-pairs {self.found.pairs + more}) may decide."
         )
 

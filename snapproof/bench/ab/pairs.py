@@ -109,7 +109,7 @@ class PairedComparison:
         folder.mkdir(parents=True, exist_ok=True)
         per_mille, at_t0_us = round(1000 * share), 0
         if self.metric != "total":
-            self.progress.step("Measuring how long the guest stands still, to plant a share of that.")
+            self.progress.step("Measuring how long the guest is stopped, to plant a share of that.")
             usual_ms = median(self._figure(base, "pilot") for _ in range(_PILOT_SAVES))
             per_mille, at_t0_us = 0, round(1000 * share * usual_ms)
         slowdown = plant_slowdown(

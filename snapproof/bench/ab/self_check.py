@@ -12,7 +12,7 @@ from snapproof.bench.ab.statistics import RatioVerdict
 
 
 def self_check(comparison: PairedComparison, number: int, planted: float) -> tuple[dict[str, Any], int]:
-    """Run gates of A against itself and against itself slowed, by turns, and count the verdicts.
+    """Run gates of A against itself, alternately without and with a slowdown, and count the verdicts.
 
     Args:
         comparison: the comparison of A with itself.

@@ -1,1 +1,1 @@
-"""The arguments of each command; for its --help nothing is imported that only running it takes."""
+"""Command-line arguments, one module for each subcommand; they import nothing that --help does not need."""

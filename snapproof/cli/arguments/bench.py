@@ -1,4 +1,4 @@
-"""The arguments of `snapproof bench`."""
+"""Defines the command-line arguments of `snapproof bench`."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def _add_downtime(benchmarks: Any) -> None:
         help="what saving a guest costs it, by RAM size and way of saving",
         **help_text(
             "Saves guests of several sizes in several ways while they write, and measures how long they "
-            "stand still and how much slower they are meanwhile: all sizes by all ways with one writer and "
-            "sink, all writers and sinks at the size nearest to 512 MiB.",
+            "are stopped and how much slower they are during the save: all sizes by all ways with one writer "
+            "and sink, and all writers and sinks at the size nearest to 512 MiB.",
             "bench downtime --quick",
             "bench downtime --plan",
             "bench downtime --ram 512 --ways background-exec,savevm --writers all,idle",
@@ -69,8 +69,10 @@ def _add_downtime(benchmarks: Any) -> None:
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="new folder (default: results/bench-TIME)"
     )
-    parser.add_argument("--seed", type=seed_number, metavar="N", help="of the orders of samples and writes")
-    parser.add_argument("--json", type=Path, metavar="OUT", help=f"a copy of the results' {BENCH_FILE}")
+    parser.add_argument(
+        "--seed", type=seed_number, metavar="N", help="seed of the orders of samples and of writes"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help=f"write a copy of {BENCH_FILE} there")
     parser.add_argument(
         "--max-growth",
         type=float,
@@ -103,19 +105,21 @@ def _add_faults(benchmarks: Any) -> None:
         "--host", metavar="SPEC", help=f"where that QEMU runs, or where to save a guest: {HOST_HELP}"
     )
     parser.add_argument(
-        "--ram", type=int, default=512, metavar="MIB", help="of the guest here (default: 512)"
+        "--ram", type=int, default=512, metavar="MIB", help="RAM of the guest here (default: 512)"
     )
     parser.add_argument(
         "--writer",
         choices=[one.value for one in Writer],
         default="all",
-        help="of the guest here (default: all)",
+        help="writer in the guest here (default: all)",
     )
     parser.add_argument(
         "--qemu", metavar="PATH|NAME", help="QEMU for the guest; on a host one of the catalogue"
     )
     parser.add_argument("--host-qemu", metavar="PATH", help="QEMU that is on a lab machine")
-    parser.add_argument("--accel", choices=("auto", "kvm", "tcg"), default="auto", help="of the guest here")
+    parser.add_argument(
+        "--accel", choices=("auto", "kvm", "tcg"), default="auto", help="accelerator of the guest here"
+    )
     parser.add_argument("--guest", default="default", metavar="NAME", help="guest here, from the catalogue")
     parser.add_argument("--results", type=Path, metavar="DIR", help="new folder for logs")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the histograms there")
@@ -154,9 +158,9 @@ def _add_ab(benchmarks: Any) -> None:
         "ab",
         help="whether the snapshots of QEMU or host B cost more than those of A, with an exit code",
         **help_text(
-            "Saves a small guest with two QEMUs or on two hosts by turns, each time in a new process (on a "
-            "host that is a VM: after a new boot). Gives the ratio of B to A with an interval that holds "
-            "the true ratio in 95 of 100 cases, and goes on until the interval decides.",
+            "Saves a small guest with two QEMUs or on two hosts alternately, each time in a new process "
+            "(on a host that is a VM: after a new boot). Gives the ratio of B to A with an interval that "
+            "holds the true ratio in 95 of 100 cases, and goes on until the interval decides.",
             "bench ab --a debian-13 --b build/qemu-system-x86_64 --max-regression 10%",
             "bench ab --a build/qemu-system-x86_64 --plant-slowdown 20%",
             "bench ab --a build/qemu-system-x86_64 --self-check 20",
@@ -173,7 +177,7 @@ def _add_ab(benchmarks: Any) -> None:
         type=seed_number,
         default=1,
         metavar="N",
-        help="of the order of runs and of writes (default: 1)",
+        help="seed of the orders of runs and of writes (default: 1)",
     )
     add_bisect_argument(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write figures and verdict there")
@@ -203,13 +207,15 @@ def _add_ab_sides(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_ab_gate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--metric", choices=tuple(METRICS), default="total", help="(default: total)")
+    parser.add_argument(
+        "--metric", choices=tuple(METRICS), default="total", help="figure to compare (default: total)"
+    )
     parser.add_argument(
         "--max-regression",
         type=percent,
         default=percent("10%"),
         metavar="N%",
-        help="by how much B may be worse (default: 10%%)",
+        help="how much worse B may be (default: 10%%)",
     )
     parser.add_argument(
         "--pairs",
@@ -219,7 +225,11 @@ def _add_ab_gate(parser: argparse.ArgumentParser) -> None:
         help="saves of each side before the first look at the interval (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-pairs", type=int, default=_AB_MAX_PAIRS, metavar="N", help="at most (default: %(default)s)"
+        "--max-pairs",
+        type=int,
+        default=_AB_MAX_PAIRS,
+        metavar="N",
+        help="saves of each side at most (default: %(default)s)",
     )
     parser.add_argument(
         "--plant-slowdown",
@@ -239,10 +249,10 @@ def _add_ab_guest(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--writer",
         choices=[writer.value for writer in Writer],
-        help=f"what writes in the guest on this host meanwhile (default: {AB_WRITER.value})",
+        help=f"writer in the guest on this host (default: {AB_WRITER.value})",
     )
     parser.add_argument(
-        "--ram", type=int, metavar="MIB", help=f"of the guest on this host (default: {AB_RAM_MIB})"
+        "--ram", type=int, metavar="MIB", help=f"RAM of the guest on this host (default: {AB_RAM_MIB})"
     )
 
 

@@ -1,4 +1,4 @@
-"""The arguments of `snapproof check`."""
+"""Defines the command-line arguments of `snapproof check`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_parser(commands: Any, summary: str) -> None:
         "file",
         type=Path,
         metavar="FILE",
-        help="what 'migrate' wrote; of a pipe, or '-' for standard input, only the structure is checked",
+        help="file that 'migrate' wrote; of a pipe, or '-' for standard input, only the structure is checked",
     )
     parser.add_argument(
         "--golden", type=Path, metavar="RAM", help="folder with golden.json, or a raw file of the main RAM"
@@ -50,7 +50,7 @@ def add_parser(commands: Any, summary: str) -> None:
 
 
 def offset_bytes(text: str) -> int:
-    """A byte offset, decimal or with 0x; the argument parser's type of `--offset`."""
+    """Return the byte offset that `--offset` names, decimal or with 0x."""
     number = int(text, 0)
     if number < 0:
         raise argparse.ArgumentTypeError("an offset cannot be negative")

@@ -1,4 +1,4 @@
-"""The arguments of `snapproof diff`."""
+"""Defines the command-line arguments of `snapproof diff`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_parser(commands: Any, summary: str) -> None:
             "Compares two vmstate files page by page and device field by device field. The layouts may "
             "differ: a plain stream equals a mapped-ram file of the same guest.",
             "diff vmstate-a vmstate-b --json differences.json",
-            exit_codes="0 they are the same, 1 they differ, 2 trouble, as with diff(1)",
+            exit_codes="0 they are the same, 1 they differ, 2 error, as with diff(1)",
         ),
     )
     parser.add_argument("first", type=Path, metavar="A", help="a vmstate file")

@@ -1,4 +1,4 @@
-"""The arguments of `snapproof doctor`."""
+"""Defines the command-line arguments of `snapproof doctor`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def add_parser(commands: Any, summary: str) -> None:
         "doctor",
         help=summary,
         **help_text(
-            "Looks at this host: userfaultfd, KVM, memory, tools, compiler, QEMUs, cache and the kernel's "
-            "log. One line for each: ok, BAD where guests cannot be tested because of it, or a note.",
+            "Examines this host: userfaultfd, KVM, memory, tools, compiler, QEMUs, cache and the kernel's "
+            "log. Prints one line for each: 'ok', 'BAD' if guests cannot be tested because of it, or 'note'.",
             "doctor",
             "doctor --qemu ./build/qemu-system-x86_64",
             exit_codes="0 guests can be tested here, 2 they cannot",
         ),
     )
-    parser.add_argument("--qemu", metavar="PATH", help="look at this QEMU too")
+    parser.add_argument("--qemu", metavar="PATH", help="examine this QEMU too")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
     parser.set_defaults(run=later("snapproof.cli.doctor:doctor"))

@@ -1,4 +1,4 @@
-"""Help texts of commands: a description, examples that can be copied, and what the exit codes mean."""
+"""Makes the help texts of commands: a description, examples to copy, and the meaning of the exit codes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 _WIDTH = 79
 EXIT_CODES = "0 pass, 1 fail, 2 error or missing machinery, 3 nothing ran, 4 all skipped"
-"""What the exit codes of most commands mean."""
+"""The meaning of the exit codes of most commands."""
 
 
 def help_text(description: str, *examples: str, exit_codes: str = "", more: str = "") -> dict[str, Any]:
-    """Keyword arguments for an argument parser, so that examples keep their lines.
+    """Return keyword arguments for an argument parser that keeps the lines of the examples.
 
     Args:
         description: what the command does.
-        examples: command lines without their `snapproof`; what stands behind `#` explains one.
-        exit_codes: what they mean.
-        more: where to read on.
+        examples: command lines without `snapproof`, each with an explanation after `#` if it needs one.
+        exit_codes: their meaning.
+        more: a sentence that names further documentation.
     """
     lines = [f"  snapproof {example}" for example in examples]
     parts = ["\n".join(["Examples:", *lines])] if examples else []

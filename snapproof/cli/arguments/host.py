@@ -1,4 +1,4 @@
-"""The arguments by which commands are told which host to use, and how to reach it."""
+"""Defines the command-line arguments that say how to reach a host; several commands share them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from snapproof.cli.arguments.stack import add_cache_argument
 from snapproof.runs.defaults import HOST_ACCELERATORS
 
 HOST_HELP = "'local', 'ssh://[user@]address[:port]', 'vm:NAME' or 'vm:/path/to/bzImage[,modules=FOLDER]'"
-"""What `--host` takes, for the help."""
+"""The values of `--host`, for help texts."""
 
 
 def add_host_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The arguments of `snapproof hosts`."""
+"""Defines the command-line arguments of `snapproof hosts`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ def add_parser(commands: Any, summary: str) -> None:
         "hosts",
         help=summary,
         **help_text(
-            "Boots VMs with other host kernels, or takes lab machines; on each it probes the kernel, runs "
-            "its feature tests, and has a saved guest snapshotted; snapshots are judged and restored "
-            "here.",
+            "Boots VMs with other host kernels, or logs in to lab machines. On each it probes the kernel, "
+            "runs the feature tests, and takes a snapshot of a saved guest. Snapshots are judged and "
+            "restored on this host.",
             "hosts --list",
             "hosts --host vm:debian-11 --no-tests             # Linux 5.10, snapshots only",
             "hosts --host vm:arch/x86/boot/bzImage            # your own kernel",
             "hosts --host ssh://qa@lab1 --host-qemu /usr/bin/qemu-system-x86_64",
             exit_codes="0 pass, 1 a kernel, QEMU or snapshot is wrong, 2 error or missing machinery",
-            more="docs/hosts.md says what a host needs and what is asked of it.",
+            more="docs/hosts.md says what a host needs and what is done on it.",
         ),
     )
     parser.add_argument("--host", action="append", metavar="SPEC", help=f"{HOST_HELP}; can be given again")
     add_host_arguments(parser)
-    parser.add_argument("--list", action="store_true", help="say which hosts there are, and what for")
+    parser.add_argument(
+        "--list", action="store_true", help="list the hosts of the catalogue and their purpose"
+    )
     parser.add_argument("--qemu", metavar="NAME", help="QEMU of the catalogue to run on the hosts")
     parser.add_argument("--host-qemu", metavar="PATH",
                         help="QEMU that is on a lab machine, or on this one")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The arguments of `snapproof images`."""
+"""Defines the command-line arguments of `snapproof images`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def add_parser(commands: Any, summary: str) -> None:
         "images",
         help=summary,
         **help_text(
-            "The catalogue of guests to boot, QEMUs to boot them with, and host kernels to run QEMU on. "
-            "All of it comes from Debian packages, without root, into the cache; 'run' and 'hosts' fetch "
-            "what they need by themselves. Kernels of 'kernel:NAME' are compiled from Debian's source.",
+            "Lists and builds the guests, QEMUs and host kernels of the catalogue. They are made from Debian "
+            "packages, without root, and kept in the cache; 'run' and 'hosts' fetch the ones that they need. "
+            "The kernels 'kernel:NAME' are compiled from Debian's source.",
             "images list",
             "images build qemu:debian-13",
         ),
@@ -26,19 +26,19 @@ def add_parser(commands: Any, summary: str) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     listing = actions.add_parser(
         "list",
-        help="what the catalogue has and what is built",
+        help="list the catalogue, and say what is built",
         **help_text(
-            "Prints each guest, QEMU, host and kernel with its state and the reason why it is there.",
+            "Prints each guest, QEMU, host and kernel of the catalogue with its state and its purpose.",
             "images list",
         ),
     )
     listing.set_defaults(run=later("snapproof.cli.images:list_images"))
     build = actions.add_parser(
         "build",
-        help="fetch or build one",
+        help="fetch or build one image",
         **help_text(
-            "Fetches the packages of one guest, QEMU, host or kernel, builds it where it is not in the "
-            "cache, and prints where it is.",
+            "Fetches the packages of one guest, QEMU, host or kernel, builds it if it is not in "
+            "the cache, and prints where it is.",
             "images build default",
             "images build qemu:debian-13 --refresh    # the newest packages",
             "images build host:debian-11              # a VM with Linux 5.10",

@@ -1,4 +1,4 @@
-"""The arguments of `snapproof info`."""
+"""Defines the command-line arguments of `snapproof info`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def add_parser(commands: Any, summary: str) -> None:
             "Prints header, machine, configuration, capabilities, RAMBlocks and device sections.",
             "info vmstate --json info.json",
             "info image --offset 0x100000     # as after 'migrate file:image,offset=0x100000'",
-            exit_codes="0 read to its end, 1 damaged (what could be read is printed), 2 error",
+            exit_codes="0 read to its end, 1 damaged (the readable part is printed), 2 error",
         ),
     )
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="what 'migrate' wrote, or '-' for standard input"
+        "file", type=Path, metavar="FILE", help="file that 'migrate' wrote, or '-' for standard input"
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all of it there")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The arguments of `snapproof kernel`."""
+"""Defines the command-line arguments of `snapproof kernel`."""
 
 from __future__ import annotations
 
@@ -34,29 +34,31 @@ def add_parser(commands: Any, summary: str) -> None:
         action="append",
         default=[],
         metavar="PATTERN",
-        help="only tests whose name fits ('preserved.*'), or of a recipe ('R13'); can be given again",
+        help="only tests whose name matches ('preserved.*'), or of a recipe ('R13'); can be given again",
     )
-    parser.add_argument("--list", action="store_true", help="say what would run, and what for")
     parser.add_argument(
-        "--repeat", type=int, default=1, metavar="N", help="run each test N times, the worst counts"
+        "--list", action="store_true", help="list the tests that would run, and what each requires"
+    )
+    parser.add_argument(
+        "--repeat", type=int, default=1, metavar="N", help="run each test N times; its worst result counts"
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write host, results and figures there")
-    _add_lending(parser)
+    _add_preparation(parser)
     add_bisect_argument(parser)
-    parser.add_argument("--host", default=LOCAL, metavar="SPEC", help=f"where: {HOST_HELP}")
+    parser.add_argument("--host", default=LOCAL, metavar="SPEC", help=f"host to test: {HOST_HELP}")
     add_host_arguments(parser)
     parser.set_defaults(run=later("snapproof.cli.kernel:kernel"))
 
 
-def _add_lending(parser: argparse.ArgumentParser) -> None:
+def _add_preparation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prepare",
         action="store_true",
-        help="as root, lend the run huge pages and a swap device in memory; both are taken back afterwards",
+        help="as root, reserve huge pages and add a swap device in memory during the run",
     )
     parser.add_argument(
         "--ksm",
         action="store_true",
-        help="as --prepare, and let KSM run meanwhile: it merges memory of other programs too, guests "
-        "included, and takes their write protection away",
+        help="as --prepare, and let KSM run meanwhile: it also merges memory of other programs, including "
+        "guests, and removes its write protection",
     )

@@ -1,4 +1,4 @@
-"""Imports the function that runs a command when it is called."""
+"""Delays the import of the function that runs a command until the command runs."""
 
 from __future__ import annotations
 

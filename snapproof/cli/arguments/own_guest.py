@@ -1,4 +1,4 @@
-"""The arguments by which `snapproof run` and others take a guest of the user's own."""
+"""Defines the command-line arguments that describe a guest of the user's own; several commands share them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
         help="kernel, unless the disk boots itself",
     )
     group.add_argument("--initrd", type=Path, metavar="FILE", help="initramfs for --kernel")
-    group.add_argument("--cmdline", metavar="TEXT", help=f"for --kernel (default: '{OWN_CMDLINE}')")
-    group.add_argument("--ssh-user", metavar="NAME", help="root, or who may use 'sudo -n' (default: root)")
-    group.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key that opens it")
+    group.add_argument(
+        "--cmdline", metavar="TEXT", help=f"command line of --kernel (default: '{OWN_CMDLINE}')"
+    )
+    group.add_argument(
+        "--ssh-user", metavar="NAME", help="root, or a user who may use 'sudo -n' (default: root)"
+    )
+    group.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key for --ssh-user")
     group.add_argument("--ssh-host-key", metavar="LINE", help="its host key (default: the first one seen)")
     group.add_argument(
         "--guest-needs", type=int, metavar="MIB", help=f"its RAM beside the writers (default: {OWN_MIB})"

@@ -1,4 +1,4 @@
-"""The arguments of `snapproof report`."""
+"""Defines the command-line arguments of `snapproof report`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def add_parser(commands: Any, summary: str) -> None:
         "report",
         help=summary,
         **help_text(
-            "Works on results folders of earlier runs; boots nothing.",
+            "Renders, merges and compares the results folders of earlier runs; boots nothing.",
             more="docs/results.md says what is in a results folder.",
         ),
     )

@@ -1,4 +1,4 @@
-"""The arguments of `snapproof run`."""
+"""Defines the command-line arguments of `snapproof run`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def add_parser(commands: Any, summary: str) -> None:
         "run",
         help=summary,
         **help_text(
-            "Boots guests, snapshots them while they write, restores and judges. Leaves a results folder; "
-            "its last lines say where.",
+            "Boots guests, takes snapshots of them while they write, and judges and restores these. Makes a "
+            "results folder, which the last lines of the output name.",
             "run                                       # the main job; a QEMU is found or fetched",
             "run --profile premerge --qemu ./build/qemu-system-x86_64",
             "run --profile nightly --qemu debian-12 --qemu debian-13    # a matrix",
@@ -45,15 +45,21 @@ def _add_tests(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list the tests and stop")
     parser.add_argument(
-        "--seed", type=seed_number, metavar="N", help="of the random write order (default: random)"
+        "--seed", type=seed_number, metavar="N", help="seed of the random write order (default: random)"
     )
     parser.add_argument(
         "--repeat", type=_positive, default=1, metavar="N", help="snapshot-restore cycles per test"
     )
-    parser.add_argument("--filter", metavar="PATTERN", help="only tests whose name fits this shell pattern")
+    parser.add_argument(
+        "--filter", metavar="PATTERN", help="only tests whose name matches this shell pattern"
+    )
     parser.add_argument("--shard", type=parse_shard, metavar="I/N", help="only the I-th of N parts")
     parser.add_argument(
-        "--jobs", type=parse_jobs, default=None, metavar="N", help="tests side by side (default: what fits)"
+        "--jobs",
+        type=parse_jobs,
+        default=None,
+        metavar="N",
+        help="tests side by side (default: as many as fit)",
     )
 
 
@@ -75,17 +81,19 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         default=[],
         choices=FORMATS,
         metavar="NAME",
-        help=f"write the results in this form too: {', '.join(FORMATS)}; can be given again",
+        help=f"write the results in this format too: {', '.join(FORMATS)}; can be given again",
     )
     parser.add_argument(
-        "--events", metavar="FILE", help="JSON Lines of what happens, as it happens; '-' for standard output"
+        "--events",
+        metavar="FILE",
+        help="write progress as JSON Lines there, as it happens; '-' for standard output",
     )
     add_bisect_argument(parser)
     parser.add_argument("--keep", action="store_true", help="keep snapshots and golden images")
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Shard I of N from ``I/N``; raises ValueError for anything else."""
+    """Return I and N of a shard ``I/N``; raise ValueError for any other text."""
     first, _, second = text.partition("/")
     number, count = int(first), int(second)
     if not 1 <= number <= count:
@@ -94,11 +102,11 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def parse_jobs(text: str) -> int | None:
-    """A number of at least 1 from `--jobs`, or None for ``auto``; ArgumentTypeError for anything else."""
+    """Return the number of `--jobs`, None for ``auto``; raise ArgumentTypeError for any other text."""
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError("it takes a number of at least 1, or 'auto'")
+        raise argparse.ArgumentTypeError("must be a number of at least 1, or 'auto'")
     return int(text)
 
 

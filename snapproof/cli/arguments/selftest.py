@@ -1,4 +1,4 @@
-"""The arguments of `snapproof selftest`."""
+"""Defines the command-line arguments of `snapproof selftest`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ def add_parser(commands: Any, summary: str) -> None:
         help=summary,
         **help_text(
             "Captures a fresh snapshot of a small guest, as a plain stream and as a mapped-ram file, "
-            "plants every fault in copies of it and judges each. What no check of a file can see is "
-            "restored. With FILE the faults are planted in copies of that file instead, and nothing is "
-            "restored. With --live a real QEMU is made to break its promise while it saves, once for each "
-            "live fault.",
+            "plants every fault in copies of it and judges each. A copy whose fault no check of a file can "
+            "see is restored. With FILE the faults are planted in copies of that file instead, and nothing "
+            "is restored. With --live each live fault is planted in a QEMU that saves a guest.",
             "selftest",
             "selftest vmstate --golden golden/",
             "selftest --live --qemu debian-13",
@@ -30,9 +29,11 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="an undamaged vmstate file")
     parser.add_argument("--golden", type=Path, metavar="RAM", help="golden image of FILE")
     parser.add_argument(
-        "--live", action="store_true", help="break the live path of QEMU instead, by preloaded libraries"
+        "--live", action="store_true", help="plant faults in a running QEMU instead, by preloaded libraries"
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every row there")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="makes the faults (default: 1)")
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="seed of the faults' places (default: 1)"
+    )
     add_stack_arguments(parser, own_guest=False)
     parser.set_defaults(run=later("snapproof.cli.selftest:selftest"))

@@ -1,4 +1,4 @@
-"""The arguments by which commands are told what to run: QEMU, accelerator, guest, cache."""
+"""Defines the command-line arguments that choose QEMU, accelerator and guest; several commands share them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SEED_LIMIT = 1 << 64
 
 
 def seed_number(text: str) -> int:
-    """A seed that the guest's agent takes, too; raises ValueError for anything else."""
+    """Return a seed of 64 bits, as the guest's agent takes; raise ValueError for any other text."""
     number = int(text)
     if not 0 <= number < _SEED_LIMIT:
         raise ValueError
@@ -21,10 +21,10 @@ def seed_number(text: str) -> int:
 def add_stack_arguments(
     parser: argparse.ArgumentParser, *, qemu: bool = True, own_guest: bool = True
 ) -> None:
-    """Add those that snapproof.runs.stack.prepare_stack reads.
+    """Add the arguments that snapproof.cli.options.stack_options reads.
 
     Args:
-        parser: of the command.
+        parser: the command's parser.
         qemu: whether it takes a single QEMU, as `--qemu`.
         own_guest: whether it takes a guest of the user's own.
     """

@@ -1,4 +1,4 @@
-"""The colours of charts: matplotlib draws with stand-ins, which are replaced by CSS variables."""
+"""Defines the colours of charts: matplotlib draws with stand-ins, which CSS variables replace."""
 
 from __future__ import annotations
 

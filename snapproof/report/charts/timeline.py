@@ -102,7 +102,7 @@ def _bars(axes: Axes, times: SaveTimes, stall_us: float | None) -> None:
 
 
 def _words(times: SaveTimes, stall_us: float | None) -> str:
-    said = [f"The guest stood still for {time_text(sum(end - start for start, end in times.stuns) * 1e6)}"]
+    said = [f"The guest was stopped for {time_text(sum(end - start for start, end in times.stuns) * 1e6)}"]
     if times.ended is not None:
         said.append(f"the save was {times.result} after {time_text((times.ended - times.begun) * 1e6)}")
     if stall_us is not None:

@@ -1,4 +1,4 @@
-"""The times of one save, as its timeline shows them."""
+"""The times of one save, from which its timeline is drawn."""
 
 from __future__ import annotations
 

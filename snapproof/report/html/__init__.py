@@ -1,4 +1,4 @@
-"""report.html: a run or a bench as one self-contained page, for a screen of any width and for paper."""
+"""Makes report.html: a run or a bench as one self-contained page, for a screen of any width and for paper."""
 
 from __future__ import annotations
 

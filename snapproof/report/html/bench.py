@@ -1,4 +1,4 @@
-"""Makes the part of a page that shows a bench.json: charts, and a table of medians."""
+"""Makes the part of report.html that shows a bench.json: charts, and a table of medians."""
 
 from __future__ import annotations
 

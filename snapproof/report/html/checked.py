@@ -1,4 +1,4 @@
-"""Makes values of a results file safe to show: of the right type, bounded, printable."""
+"""Makes values of a results file safe for report.html: of the right type, bounded, printable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the environment of a run: the values that all host stacks share, and those that differ."""
+"""Makes the environment part of report.html: the values that all host stacks share, and the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes texts of measured figures, and a table of the figures of a test's snapshots."""
+"""Makes the texts of measured figures for report.html, and a table of those of a test's snapshots."""
 
 from __future__ import annotations
 

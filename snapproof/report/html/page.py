@@ -1,4 +1,4 @@
-"""Makes the view of a whole run: verdict, matrix, failures, known issues, skips, and all tests."""
+"""Makes the view of a run for report.html: verdict, matrix, failures, known issues, skips, all tests."""
 
 from __future__ import annotations
 

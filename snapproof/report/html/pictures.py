@@ -1,4 +1,4 @@
-"""Draws the charts of one page: a limited number, with unique ids, and a reason if there are none."""
+"""Draws the charts of report.html: a limited number, with unique ids, and a reason if there are none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fills the templates of a page: everything is escaped, and a policy forbids the page to fetch anything."""
+"""Fills the templates of report.html: escapes everything, and forbids the page to fetch anything."""
 
 from __future__ import annotations
 

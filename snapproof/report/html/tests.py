@@ -1,4 +1,4 @@
-"""Makes the view of a test from results.json and its folder."""
+"""Makes the view of a test for report.html, from results.json and the test's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values that the templates show: ready to be printed, all of them checked and bounded."""
+"""The values that the templates of report.html show: ready to print, all checked and bounded."""
 
 from __future__ import annotations
 

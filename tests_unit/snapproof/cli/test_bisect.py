@@ -209,5 +209,5 @@ def test_qemu_that_brings_no_guest_up_is_untestable(tmp_path: Path) -> None:
     dead.write_text("#!/bin/sh\necho no such machine >&2\nexit 1\n")
     dead.chmod(0o755)
     why = why_untestable([_failed()], [replace(stack(tmp_path), executable=dead)], tmp_path, print)
-    assert "brings no guest up" in why
+    assert "does not boot a guest" in why
     assert "no such machine" in why

@@ -122,7 +122,7 @@ def test_files_that_are_no_vmstate(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "empty").touch()
     (tmp_path / "text").write_text("hello, world\n" * 100)
     assert "does not exist" in _refused(capsys, "check", tmp_path / "none")
-    assert "is not a regular file" in _refused(capsys, "check", tmp_path)
+    assert "is a folder; name a vmstate file" in _refused(capsys, "check", tmp_path)
     assert "is empty" in _refused(capsys, "check", tmp_path / "empty")
     assert "no vmstate stream" in _refused(capsys, "check", tmp_path / "text")
     assert "File name too long" in _refused(capsys, "check", tmp_path / ("x" * 300))
@@ -155,7 +155,7 @@ def test_unknown_profile_and_filter(tmp_path: Path, capsys: pytest.CaptureFixtur
     """Both are refused before anything is made."""
     folder = tmp_path / "results"
     assert "no profile 'dawn'" in _refused(capsys, "run", "--profile", "dawn", "--results", folder)
-    assert "fits the filter 'x'" in _refused(capsys, "run", "--filter", "x", "--results", folder)
+    assert "matches the filter 'x'" in _refused(capsys, "run", "--filter", "x", "--results", folder)
     assert not folder.exists()
 
 

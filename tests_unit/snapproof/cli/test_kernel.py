@@ -130,7 +130,7 @@ def test_runner_that_ends_early_is_an_error(
     """However green the results before it were: 2, and a sentence."""
     _fake_runner(tmp_path, monkeypatch, _EVENTS[:3])
     assert main(["kernel"]) == 2
-    assert "before it was done" in capsys.readouterr().err
+    assert "before the tests were done" in capsys.readouterr().err
 
 
 def test_list_and_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:

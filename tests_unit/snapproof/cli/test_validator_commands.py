@@ -233,12 +233,12 @@ def test_info_names_blocks_and_devices(good: Path, tmp_path: Path, capsys: Captu
 
 
 def test_info_of_a_damaged_file(good: Path, capsys: Capture) -> None:
-    """What can be read is printed, with the place where the reading stopped; exit code 1."""
+    """The readable part is printed, with the offset at which reading stopped; exit code 1."""
     good.write_bytes(good.read_bytes()[:-30000])
     code, out, _ = command_outcome(capsys, "info", good)
     assert code == 1
     assert "pc.ram" in out
-    assert "the reading stopped at offset" in out
+    assert "reading stopped at offset" in out
 
 
 # diff

@@ -174,7 +174,7 @@ def test_timeline_says_what_it_shows() -> None:
     svg = timeline_chart(_SAVE, 5987, "k")
     for text in ("2.2 ms", "1.4 s, completed", "5.99 ms"):
         assert text in _words(svg)
-    assert "The guest stood still for 2.2 ms, the save was completed after 1.4 s" in svg
+    assert "The guest was stopped for 2.2 ms, the save was completed after 1.4 s" in svg
 
 
 def test_guest_that_is_not_resumed_stands_still_until_the_end() -> None:

@@ -188,7 +188,7 @@ def test_events_come_at_once(tmp_path: Path) -> None:
             assert turn.acquire(timeout=30)
             assert json.loads(lines[-1])["text"] == f"Step {number}."
     reader.join(30)
-    assert json.loads(lines[-1])["sentence"] == "The run was broken off."
+    assert json.loads(lines[-1])["sentence"] == "The run ended too early."
 
 
 def test_each_test_ends_whatever_ends_the_run(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_reader_that_goes_away(tmp_path: Path) -> None:
         for _ in range(1000):
             stream.step("x" * 1000)
         stream.over(result(outcome("a", Status.PASS)))
-    assert said == ["Nobody reads the events any more (Broken pipe); the run goes on without."]
+    assert said == ["The events cannot be written (Broken pipe); the run goes on without them."]
 
 
 def test_target_that_cannot_be_written(tmp_path: Path) -> None:

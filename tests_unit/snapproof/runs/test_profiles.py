@@ -228,5 +228,5 @@ def test_select_errors() -> None:
     """An unknown profile names those there are; a filter that fits nothing is never an empty run."""
     with pytest.raises(UsageError, match=r"no profile 'nihgtly'; choose one of .*premerge.*smoke"):
         select("nihgtly", None)
-    with pytest.raises(UsageError, match="fits the filter 'nothing'"):
+    with pytest.raises(UsageError, match="matches the filter 'nothing'"):
         select("smoke", "nothing")

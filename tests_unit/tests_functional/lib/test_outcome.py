@@ -21,7 +21,6 @@ from harness.errors import (
 )
 from harness.status import Status
 from snapproof.report.run_result import OutcomeRecord
-from tests_functional.lib.checks import skipped
 from tests_functional.lib.outcome import OUTCOME_FILE, Outcome, from_error, write_atomically
 from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.save import Flow
