@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,10 +22,16 @@ from snapproof.bench.downtime_plan import RAM_MIB, PlannedSample, SamplePlan, ma
 from snapproof.bench.downtime_summary import CaseSummary, StunGrowth, stun_growth, summarise
 from snapproof.bench.environment import measured_environment, require_room
 from snapproof.bench.options import DowntimeOptions
-from snapproof.bench.table import table_rows
 from snapproof.report.output_file import write_json_file
+from snapproof.report.text_table import table_rows
 from snapproof.runs.events import Progress
-from snapproof.runs.results_folder import BENCH_FILE, make_results_folder, now, remove_empty
+from snapproof.runs.results_folder import (
+    BENCH_FILE,
+    default_results_folder,
+    make_results_folder,
+    now,
+    remove_empty,
+)
 from snapproof.runs.stack import prepare_stack
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.measure.cases import UNLIMITED, Way, Writer, throttled
@@ -76,7 +81,7 @@ def bench(options: DowntimeOptions) -> int:
     if not plan.cases:
         return EXIT_NOTHING_RAN
     started, begun = now(), time.monotonic()
-    folder = make_results_folder(options.results or Path("results") / f"bench-{datetime.now():%Y%m%d-%H%M%S}")
+    folder = make_results_folder(options.results or default_results_folder("bench-"))
     require_room(folder, plan.disk_mib)
     progress = Progress()
     found = _Found(measured_environment(folder), left_out=dict(plan.left_out))

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 
 from harness.deadline import Deadline
@@ -21,10 +20,11 @@ from harness.qemu.machine import known_pid
 from harness.status import EXIT_ALL_SKIPPED, EXIT_NOTHING_RAN, EXIT_PASS
 from snapproof.bench.options import FaultsOptions
 from snapproof.bench.page_fault_watch import FaultReport, ThreadFaults, watch_on_host, watched
-from snapproof.bench.table import table_rows
 from snapproof.report.output_file import write_json_file
+from snapproof.report.text_table import table_rows
+from snapproof.runs.events import timed_log
 from snapproof.runs.host_plan import Sources, opened_host, prepared
-from snapproof.runs.results_folder import make_results_folder, now
+from snapproof.runs.results_folder import default_results_folder, make_results_folder, now
 from snapproof.runs.stack import cache_at, prepare_stack
 from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.snapshots import save_on_host
@@ -61,7 +61,7 @@ def bench(options: FaultsOptions) -> int:
             "--pid out."
         )
     started_at, begun = now(), time.monotonic()
-    log = _logger(begun)
+    log = timed_log(begun)
     try:
         if options.pid is not None:
             report = _watch_process(options, options.pid, host, log)
@@ -202,13 +202,4 @@ def _row(thread: ThreadFaults) -> Sequence[str]:
 
 
 def _folder(options: FaultsOptions) -> Path:
-    return make_results_folder(
-        options.results or Path("results") / f"bench-faults-{datetime.now():%Y%m%d-%H%M%S}"
-    )
-
-
-def _logger(begun: float) -> Log:
-    def log(text: str) -> None:
-        print(f"[{time.monotonic() - begun:6.1f} s] {text}", file=sys.stderr, flush=True)
-
-    return log
+    return make_results_folder(options.results or default_results_folder("bench-faults-"))

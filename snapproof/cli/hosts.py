@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
-from pathlib import Path
 
 from guest_images.catalogue import HOSTS
 from guest_images.hosts.kernel_config import KERNELS
@@ -16,9 +14,12 @@ from harness.errors import SnapproofError, UsageError
 from harness.hosts.spec import HostSpecText, parse_host
 from harness.status import Status
 from snapproof.cli.options import host_options
+from snapproof.cli.verdict_text import result_line
 from snapproof.report.run_result import OutcomeRecord, RunResult
+from snapproof.report.text_table import table_rows
+from snapproof.runs.events import timed_log
 from snapproof.runs.host_plan import Sources, prepared
-from snapproof.runs.results_folder import make_results_folder, now, write_results
+from snapproof.runs.results_folder import default_results_folder, make_results_folder, now, write_results
 from snapproof.runs.stack import cache_at
 from tests_functional.hosts.examination import BALANCED, FLOWS, PLANTED, Examination
 from tests_functional.hosts.examine import examine
@@ -39,9 +40,9 @@ def hosts(arguments: argparse.Namespace) -> int:
         return 0
     wanted = [parse_host(text) for text in arguments.host or [f"vm:{spec.name}" for spec in HOSTS]]
     _require_different(wanted)
-    folder = make_results_folder(arguments.results or _default_folder())
+    folder = make_results_folder(arguments.results or default_results_folder("hosts-"))
     started, begun = now(), time.monotonic()
-    log = _logger(begun)
+    log = timed_log(begun)
     options = replace(
         host_options(arguments),
         tests=not arguments.no_tests,
@@ -69,8 +70,7 @@ def hosts(arguments: argparse.Namespace) -> int:
     write_results(folder, result)
     print(table(found))
     print(f"Results: {folder}")
-    counts = ", ".join(f"{number} {name}" for name, number in result.counts().items())
-    print(f"{result.status.value if result.status else 'NONE'}: {counts} in {result.seconds:.0f} s")
+    print(f"{result_line(result)} in {result.seconds:.0f} s")
     return result.exit_code
 
 
@@ -103,9 +103,7 @@ def _examined(host: HostSpecText, sources: Sources) -> Examination:
 
 def table(found: list[Examination]) -> str:
     """Return the table of hosts as plain text, a row for each, and notes below it."""
-    rows = [_HEADINGS, *(_row(one) for one in found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines = table_rows([_HEADINGS, *(_row(one) for one in found)])
     notes = [f"{one.name}: {text}" for one in found for text in (one.deviation, one.refusal) if text]
     return "\n".join(line.rstrip() for line in [*lines, *notes])
 
@@ -133,14 +131,3 @@ def _snapshot(one: Examination) -> str:
         said.append("refused" if by_step["refusal"].status is Status.PASS else "refused, wrongly")
     said += [f"{step} {by_step[step].status.value}" for step in _STEPS if step in by_step]
     return ", ".join(said) or "-"
-
-
-def _default_folder() -> Path:
-    return Path("results") / f"hosts-{datetime.now():%Y%m%d-%H%M%S}"
-
-
-def _logger(begun: float) -> Callable[[str], None]:
-    def log(text: str) -> None:
-        print(f"[{time.monotonic() - begun:6.1f} s] {text}", file=sys.stderr, flush=True)
-
-    return log

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UsageError
+from snapproof.cli.verdict_text import result_line
 from snapproof.report.compare import Thresholds, compare, comparison_lines
 from snapproof.report.context import Context
 from snapproof.report.formats import deliver, named_format
@@ -59,9 +60,8 @@ def merge(arguments: argparse.Namespace) -> int:
     result = found.result
     for note in found.notes:
         print(one_line(note), file=sys.stderr)
-    counts = ", ".join(f"{count} {name}" for name, count in result.counts().items())
     print(f"Results: {folder}")
-    print(f"{result.status.value if result.status else 'NOTHING RAN'}: {counts} from {len(parts)} folders")
+    print(f"{result_line(result)} from {len(parts)} folders")
     return result.exit_code
 
 

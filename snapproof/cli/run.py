@@ -9,14 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 from harness.errors import NoSubject
 from harness.hosts.local import local_facts
 from harness.status import EXIT_FAIL, Status
 from snapproof.cli.options import run_options
-from snapproof.cli.verdict_text import outcome_lines
+from snapproof.cli.verdict_text import outcome_lines, result_line
 from snapproof.report.formats import named_format
 from snapproof.report.run_result import OutcomeRecord, RunResult, Selection
 from snapproof.runs.avocado_job import run_plan
@@ -27,6 +26,7 @@ from snapproof.runs.matrix import Leg, prepare_legs, table, work_digest
 from snapproof.runs.options import RunOptions
 from snapproof.runs.profiles import select
 from snapproof.runs.results_folder import (
+    default_results_folder,
     make_results_folder,
     now,
     remove_empty,
@@ -59,7 +59,7 @@ def _run(options: RunOptions, rows: Sequence[ProfileRow], progress: Progress, st
     if options.seed is None:
         options = replace(options, seed=random.randrange(1 << 31))
     started, begun = now(), time.monotonic()
-    folder = make_results_folder(options.results or _default_folder())
+    folder = make_results_folder(options.results or default_results_folder())
     try:
         legs = prepare_legs(options, rows, folder, _both(progress.step, stream.step))
     except BaseException:
@@ -179,10 +179,6 @@ def _stretched(rows: Sequence[ProfileRow], repeat: int) -> tuple[ProfileRow, ...
     return tuple(replace(row, seconds=row.seconds + (repeat - 1) * row.cycle_seconds) for row in rows)
 
 
-def _default_folder() -> Path:
-    return Path("results") / datetime.now().strftime("%Y%m%d-%H%M%S")
-
-
 def _command(options: RunOptions) -> list[str]:
     """Return the command line that makes the same run again."""
     # The full path, because a reader of the results may not have snapproof on PATH.
@@ -192,14 +188,13 @@ def _command(options: RunOptions) -> list[str]:
 def _print(result: RunResult, folder: Path, legs: Sequence[Leg]) -> None:
     for outcome in result.outcomes:
         print("\n".join(outcome_lines(outcome)))
-    counts = ", ".join(f"{count} {name}" for name, count in result.counts().items())
     if len(legs) > 1:
         print("\n".join(["", *table(result.outcomes, legs), ""]))
     print(f"Results: {folder}")
     bad = [outcome for outcome in result.outcomes if outcome.status not in (*_GOOD, Status.SKIP)]
     if bad:
         print(f"Again:   {shlex.quote(str(_reproducer(folder, bad[0])))}")
-    print(f"{result.status.value if result.status else 'NOTHING RAN'}: {counts} in {result.seconds:.0f} s")
+    print(f"{result_line(result)} in {result.seconds:.0f} s")
     print(_closing_line(result))
     sys.stdout.flush()
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.status import Status
-from snapproof.report.run_result import OutcomeRecord
+from snapproof.report.run_result import OutcomeRecord, RunResult
 
 _SHOWN_VIOLATIONS = 5
 _SHOWN_RANGES = 10
@@ -33,6 +33,12 @@ def outcome_lines(outcome: OutcomeRecord) -> Iterator[str]:
     for check in outcome.checks:
         if check["status"] not in (Status.PASS.value, Status.DONE.value):
             yield from check_lines(check)
+
+
+def result_line(result: RunResult) -> str:
+    """Return the status of a whole run and the number of tests with each status."""
+    counts = ", ".join(f"{count} {name}" for name, count in result.counts().items())
+    return f"{result.status.value if result.status else 'NOTHING RAN'}: {counts}"
 
 
 def check_lines(check: Mapping[str, Any]) -> Iterator[str]:

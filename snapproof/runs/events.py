@@ -48,6 +48,15 @@ class Progress:
             self._stream.flush()
 
 
+def timed_log(begun: float) -> Callable[[str], None]:
+    """Return a function that prints a line on standard error with the seconds since `begun` (monotonic)."""
+
+    def log(text: str) -> None:
+        print(f"[{time.monotonic() - begun:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+    return log
+
+
 class EventTail:
     """Shows the events that tests append to a file, for the length of a `with`."""
 

@@ -27,6 +27,7 @@ from harness.hosts.vm import VmDisk, disk_arguments, vm_host
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.probe import DEFAULT_EXECUTABLE
 from snapproof.runs.options import HostOptions
+from snapproof.runs.stack import DEFAULT_QEMU
 from tests_functional.hosts.examination import BALANCED, FAULT, FLOWS, PLANTED, HostPlan
 from tests_functional.hosts.snapshots import HostPaths
 from tests_functional.hosts.vm_places import sink_file, vm_disks, vm_places
@@ -35,8 +36,6 @@ from tests_functional.kernel import registry
 from tests_functional.kernel.trackers import mprotect
 from validators.faults.live.wrapper import fault_library
 from validators.faults.preload import preload_library
-
-DEFAULT_QEMU = "debian-13"
 
 _BOOT_SECONDS = 180.0
 _LOGIN_SECONDS = 30.0

@@ -17,6 +17,7 @@ from harness.errors import UsageError
 from harness.qemu.configuration import DEFAULT_RAM_MIB
 from harness.status import Status
 from snapproof.report.run_result import OutcomeRecord
+from snapproof.report.text_table import table_rows
 from snapproof.runs.options import RunOptions, StackOptions
 from snapproof.runs.stack import cache_at, prepare_stack
 from tests_functional.lib.guest import Stack
@@ -190,10 +191,7 @@ def table(outcomes: Sequence[OutcomeRecord], legs: Sequence[Leg]) -> list[str]:
     labels = [leg.label for leg in legs]
     rows = [["", *(f"{leg.label} ({leg.environment['qemu'].split()[0]})" for leg in legs)]]
     rows += [[group, *(_cell(cells.get((group, label), Counter())) for label in labels)] for group in groups]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    return table_rows(rows)
 
 
 def _cell(counts: Counter[Status]) -> str:

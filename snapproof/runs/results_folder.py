@@ -30,6 +30,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def default_results_folder(prefix: str = "") -> Path:
+    """Return `results/PREFIX` with the time at its end, for a command without `--results`."""
+    return Path("results") / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
+
+
 def make_results_folder(path: Path) -> Path:
     """Make the folder for a run's results.
 

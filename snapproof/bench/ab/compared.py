@@ -21,9 +21,9 @@ from snapproof.bench.qemu_side import WAY, two_sides
 from snapproof.bench.sides import AB_RAM_MIB, AB_WRITER, TwoSides
 from snapproof.runs.defaults import HOST_ACCELERATORS
 from snapproof.runs.events import Progress
-from snapproof.runs.host_plan import DEFAULT_QEMU, Sources, prepared
+from snapproof.runs.host_plan import Sources, prepared
 from snapproof.runs.options import DEFAULT_ACCEL, DEFAULT_GUEST, HostOptions
-from snapproof.runs.stack import cache_at, prepare_stack
+from snapproof.runs.stack import DEFAULT_QEMU, cache_at, prepare_stack
 from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.warm_guest import COVERAGE, RAM_MIB
 from tests_functional.lib.guest import Stack

@@ -11,7 +11,8 @@ from snapproof.bench.sides import AB_RAM_MIB, AB_WRITER, METRICS
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.host import HOST_HELP, add_host_arguments
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.stack import add_stack_arguments, seed_number
+from snapproof.cli.arguments.shared import add_json_argument
+from snapproof.cli.arguments.stack import ACCELERATORS, add_stack_arguments, seed_number
 from snapproof.cli.bisect import add_bisect_argument
 from snapproof.runs.defaults import HOST_ACCELERATORS
 from snapproof.runs.results_folder import AB_FILE, BENCH_FILE
@@ -72,7 +73,7 @@ def _add_downtime(benchmarks: Any) -> None:
     parser.add_argument(
         "--seed", type=seed_number, metavar="N", help="seed of the orders of samples and of writes"
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help=f"write a copy of {BENCH_FILE} there")
+    add_json_argument(parser, f"write a copy of {BENCH_FILE} there")
     parser.add_argument(
         "--max-growth",
         type=float,
@@ -118,11 +119,11 @@ def _add_faults(benchmarks: Any) -> None:
     )
     parser.add_argument("--host-qemu", metavar="PATH", help="QEMU that is on a lab machine")
     parser.add_argument(
-        "--accel", choices=("auto", "kvm", "tcg"), default="auto", help="accelerator of the guest here"
+        "--accel", choices=ACCELERATORS, default=ACCELERATORS[0], help="accelerator of the guest here"
     )
     parser.add_argument("--guest", default="default", metavar="NAME", help="guest here, from the catalogue")
     parser.add_argument("--results", type=Path, metavar="DIR", help="new folder for logs")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the histograms there")
+    add_json_argument(parser, "write the histograms there")
     add_host_arguments(parser)
     parser.set_defaults(run=later("snapproof.cli.bench:faults"))
 
@@ -149,7 +150,7 @@ def _add_validator(benchmarks: Any) -> None:
         help="another reader, with {file} for the file; may be given several times",
     )
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="timed runs of each (default: 5)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write every figure there")
+    add_json_argument(parser, "write every figure there")
     parser.set_defaults(run=later("snapproof.cli.bench:validator"))
 
 
@@ -180,7 +181,7 @@ def _add_ab(benchmarks: Any) -> None:
         help="seed of the orders of runs and of writes (default: 1)",
     )
     add_bisect_argument(parser)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write figures and verdict there")
+    add_json_argument(parser, "write figures and verdict there")
     parser.add_argument("--results", type=Path, metavar="DIR", help=f"new folder for {AB_FILE} and logs")
     add_stack_arguments(parser, qemu=False)
     parser.set_defaults(run=later("snapproof.cli.bench:ab"))

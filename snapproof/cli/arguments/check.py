@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.shared import add_json_argument, add_offset_argument
 
 
 def add_parser(commands: Any, summary: str) -> None:
@@ -33,7 +33,7 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument(
         "--golden", type=Path, metavar="RAM", help="folder with golden.json, or a raw file of the main RAM"
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the whole verdict there")
+    add_json_argument(parser, "write the whole verdict there")
     parser.add_argument(
         "--extract",
         type=Path,
@@ -43,15 +43,5 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument(
         "--map", type=Path, metavar="OUT.svg", help="draw where in RAM the bad pages lie, as SVG"
     )
-    parser.add_argument(
-        "--offset", type=offset_bytes, default=0, metavar="N", help="the stream begins at this byte of FILE"
-    )
+    add_offset_argument(parser)
     parser.set_defaults(run=later("snapproof.cli.check:check"))
-
-
-def offset_bytes(text: str) -> int:
-    """Return the byte offset that `--offset` names, decimal or with 0x."""
-    number = int(text, 0)
-    if number < 0:
-        raise argparse.ArgumentTypeError("an offset cannot be negative")
-    return number

@@ -7,6 +7,7 @@ from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.shared import add_json_argument
 
 
 def add_parser(commands: Any, summary: str) -> None:
@@ -23,5 +24,5 @@ def add_parser(commands: Any, summary: str) -> None:
     )
     parser.add_argument("first", type=Path, metavar="A", help="a vmstate file")
     parser.add_argument("second", type=Path, metavar="B", help="another one")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all differences there")
+    add_json_argument(parser, "write all differences there")
     parser.set_defaults(run=later("snapproof.cli.diff:diff"))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.shared import add_cache_argument
 
 
 def add_parser(commands: Any, summary: str) -> None:
@@ -23,5 +23,5 @@ def add_parser(commands: Any, summary: str) -> None:
         ),
     )
     parser.add_argument("--qemu", metavar="PATH", help="examine this QEMU too")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
+    add_cache_argument(parser)
     parser.set_defaults(run=later("snapproof.cli.doctor:doctor"))

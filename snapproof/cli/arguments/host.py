@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from snapproof.cli.arguments.stack import add_cache_argument
+from snapproof.cli.arguments.shared import add_cache_argument, add_mirror_argument
 from snapproof.runs.defaults import HOST_ACCELERATORS
 
 HOST_HELP = "'local', 'ssh://[user@]address[:port]', 'vm:NAME' or 'vm:/path/to/bzImage[,modules=FOLDER]'"
@@ -22,5 +22,5 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
         default=HOST_ACCELERATORS[0],
         help="accelerator of x86 VMs (default: %(default)s)",
     )
-    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
+    add_mirror_argument(parser)
     add_cache_argument(parser)

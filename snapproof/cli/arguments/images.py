@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.shared import add_cache_argument, add_mirror_argument
 
 
 def add_parser(commands: Any, summary: str) -> None:
@@ -22,7 +22,7 @@ def add_parser(commands: Any, summary: str) -> None:
             "images build qemu:debian-13",
         ),
     )
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
+    add_cache_argument(parser)
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     listing = actions.add_parser(
         "list",
@@ -46,6 +46,6 @@ def add_parser(commands: Any, summary: str) -> None:
         ),
     )
     build.add_argument("name", metavar="NAME", help="a guest, qemu:NAME, host:NAME or kernel:NAME")
-    build.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
+    add_mirror_argument(build)
     build.add_argument("--refresh", action="store_true", help="look for newer packages")
     build.set_defaults(run=later("snapproof.cli.images:build_image"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from snapproof.cli.arguments.check import offset_bytes
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.shared import add_json_argument, add_offset_argument
 
 
 def add_parser(commands: Any, summary: str) -> None:
@@ -25,8 +25,6 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument(
         "file", type=Path, metavar="FILE", help="file that 'migrate' wrote, or '-' for standard input"
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write all of it there")
-    parser.add_argument(
-        "--offset", type=offset_bytes, default=0, metavar="N", help="the stream begins at this byte of FILE"
-    )
+    add_json_argument(parser, "write all of it there")
+    add_offset_argument(parser)
     parser.set_defaults(run=later("snapproof.cli.info:info"))

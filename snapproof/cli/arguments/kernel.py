@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from harness.hosts.spec import LOCAL
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.host import HOST_HELP, add_host_arguments
 from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.shared import add_json_argument
 from snapproof.cli.bisect import add_bisect_argument
 
 
@@ -42,7 +42,7 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument(
         "--repeat", type=int, default=1, metavar="N", help="run each test N times; its worst result counts"
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write host, results and figures there")
+    add_json_argument(parser, "write host, results and figures there")
     _add_preparation(parser)
     add_bisect_argument(parser)
     parser.add_argument("--host", default=LOCAL, metavar="SPEC", help=f"host to test: {HOST_HELP}")

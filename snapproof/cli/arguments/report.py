@@ -9,6 +9,7 @@ from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.shared import add_json_argument
 from snapproof.report.compare import Thresholds
 from snapproof.report.context import DEFAULT_ORIGIN
 from snapproof.report.formats import formats_help
@@ -85,7 +86,7 @@ def _add_compare(actions: Any) -> None:
     )
     parser.add_argument("old", type=Path, metavar="OLD", help="results folder to compare with")
     parser.add_argument("new", type=Path, metavar="NEW", help="results folder to be judged")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the comparison there too")
+    add_json_argument(parser, "write the comparison there too")
     parser.add_argument(
         "--factor",
         type=_number_from(1),

@@ -7,6 +7,7 @@ from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.shared import add_json_argument
 from snapproof.cli.arguments.stack import add_stack_arguments
 
 
@@ -31,7 +32,7 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument(
         "--live", action="store_true", help="plant faults in a running QEMU instead, by preloaded libraries"
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write every row there")
+    add_json_argument(parser, "write every row there")
     parser.add_argument(
         "--seed", type=int, default=1, metavar="N", help="seed of the faults' places (default: 1)"
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from snapproof.cli.arguments.own_guest import add_guest_arguments
+from snapproof.cli.arguments.shared import add_cache_argument, add_mirror_argument
+
+ACCELERATORS = ("auto", "kvm", "tcg")
+"""The values of `--accel`, the default first."""
 
 _SEED_LIMIT = 1 << 64
 
@@ -33,15 +36,10 @@ def add_stack_arguments(
             "--qemu", metavar="PATH|NAME", help="an executable, or a name from 'snapproof images list'"
         )
     parser.add_argument(
-        "--accel", choices=("auto", "kvm", "tcg"), default="auto", help="auto: KVM if a guest boots under it"
+        "--accel", choices=ACCELERATORS, default=ACCELERATORS[0], help="auto: KVM if a guest boots under it"
     )
     parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
     add_cache_argument(parser)
-    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
+    add_mirror_argument(parser)
     if own_guest:
         add_guest_arguments(parser)
-
-
-def add_cache_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--cache`, which several commands share."""
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")

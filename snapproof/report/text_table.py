@@ -1,4 +1,4 @@
-"""Tables of text for a terminal."""
+"""Aligns the columns of a table of text, for the terminal."""
 
 from __future__ import annotations
 

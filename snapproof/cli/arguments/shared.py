@@ -1,0 +1,36 @@
+"""Defines the command-line arguments that several subcommands take."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_cache_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--cache`."""
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
+
+
+def add_mirror_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--mirror`."""
+    parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
+
+
+def add_json_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add `--json`, with `text` as its help; snapproof.cli.command checks its value for all commands."""
+    parser.add_argument("--json", type=Path, metavar="OUT", help=text)
+
+
+def add_offset_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--offset`."""
+    parser.add_argument(
+        "--offset", type=_offset_bytes, default=0, metavar="N", help="the stream begins at this byte of FILE"
+    )
+
+
+def _offset_bytes(text: str) -> int:
+    """Return the byte offset that `--offset` names, decimal or with 0x."""
+    number = int(text, 0)
+    if number < 0:
+        raise argparse.ArgumentTypeError("an offset cannot be negative")
+    return number
