@@ -53,7 +53,7 @@ class HostSide:
     Attributes:
         name: as the user named it.
         opened: returns the host.
-        log: told of each step on the host.
+        log: called with a sentence about each step on the host.
         slowdown: the slowdown planted in its QEMU, None for none.
     """
 

@@ -71,7 +71,7 @@ def two_sides(
         b: stack of side B, likewise.
         writer: what writes in the guest.
         folder: a folder of its own for the files, which are removed on leaving.
-        log: told of each step that takes time.
+        log: called with a sentence before each slow step.
         seed: seed of the write order.
 
     Raises:

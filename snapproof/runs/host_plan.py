@@ -57,7 +57,7 @@ class Sources:
         options: how to reach the hosts, and what to do there.
         cache: the cache of QEMUs, guests and VMs.
         folder: the results folder; each host gets a folder of its own in it.
-        log: told what takes time.
+        log: called with a sentence before each slow step.
     """
 
     options: HostOptions

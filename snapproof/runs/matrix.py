@@ -88,7 +88,7 @@ def prepare_legs(
         options: the options of `snapproof run`.
         rows: the tests of each leg.
         folder: the results folder.
-        log: told what takes time.
+        log: called with a sentence before each slow step.
 
     Returns:
         The legs that have a test in this shard.

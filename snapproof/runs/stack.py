@@ -49,7 +49,7 @@ def find_qemu(
         name: the option's value. Without one it is the QEMU on PATH, else the catalogue's default.
         cache: where QEMUs of the catalogue are kept.
         mirror: a Debian mirror to use instead of the machine's own apt sources.
-        log: told what takes time.
+        log: called with a sentence before each slow step.
         emulates: the processor of the guest.
 
     Raises:
@@ -72,7 +72,7 @@ def prepare_stack(
     Args:
         options: QEMU, guest, accelerator, mirror and cache.
         folder: the results folder, for the accelerator probe's logs.
-        log: told what takes time.
+        log: called with a sentence before each slow step.
 
     Returns:
         The stack, and the environment that every result has.

@@ -21,7 +21,7 @@ def why_untestable(
         outcomes: the run's outcomes; if a check of one has failed, its guest had booted.
         stacks: the stacks of the run's QEMUs.
         folder: the results folder.
-        log: told what takes time.
+        log: called with a sentence before each slow step.
 
     Returns:
         The reason as a sentence, "" if there is none.

@@ -1,4 +1,4 @@
-"""Makes ready what `bench ab` compares: two QEMUs of this host, or two hosts."""
+"""Prepares the two sides that `bench ab` compares: two QEMUs of this host, or two hosts."""
 
 from __future__ import annotations
 

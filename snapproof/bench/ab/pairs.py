@@ -61,7 +61,7 @@ class PairedComparison:
         seed: seed of the order within pairs.
         folder: for the files of the saves.
         cache: where a planted library is kept.
-        progress: told of each step.
+        progress: shows each step.
         taken: the pairs of all gates so far, each with the number of its gate, A's figure and B's.
     """
 
