@@ -16,6 +16,7 @@ from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, UsageError
 from harness.guest.shell import CommandResult, GuestUnreachable
+from harness.linux.listeners import Endpoint
 
 _CONNECT_SECONDS = 5.0
 _OUTPUT_LIMIT = 4 << 20
@@ -100,8 +101,14 @@ class _PinFirst(paramiko.MissingHostKeyPolicy):
 class SshShell:
     """An SSH connection to a guest. It does not survive a restore: open a new one afterwards."""
 
-    def __init__(self, port: int, identity: SshIdentity) -> None:
-        self._port = port
+    def __init__(self, endpoint: Endpoint, identity: SshIdentity) -> None:
+        """Describe a connection; `connect()` makes it.
+
+        Args:
+            endpoint: where connections to the guest's SSH server are taken, see `Machine.ssh`.
+            identity: how to log in.
+        """
+        self._endpoint = endpoint
         self._identity = identity
         self._client: paramiko.SSHClient | None = None
 
@@ -229,7 +236,7 @@ class SshShell:
         pinned = self._identity.pinned()
         if pinned:
             client.set_missing_host_key_policy(paramiko.RejectPolicy())
-            name = f"[127.0.0.1]:{self._port}"
+            name = f"[{self._endpoint.address}]:{self._endpoint.port}"
             key = host_key(pinned)
             client.get_host_keys().add(name, key.get_name(), key)
         else:
@@ -237,8 +244,8 @@ class SshShell:
         seconds = max(0.1, min(_CONNECT_SECONDS, deadline.remaining()))
         try:
             client.connect(
-                "127.0.0.1",
-                port=self._port,
+                self._endpoint.address,
+                port=self._endpoint.port,
                 username=self._identity.user,
                 pkey=paramiko.PKey.from_path(self._identity.private_key),
                 look_for_keys=False,

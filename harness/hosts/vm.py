@@ -60,7 +60,7 @@ def vm_host(
     Raises:
         SetupBroken: the VM does not answer over SSH in time, or its QEMU ended.
     """
-    with SpawnedMachine(config, folder) as machine, SshShell(machine.ssh_port, identity) as shell:
+    with SpawnedMachine(config, folder) as machine, SshShell(machine.ssh, identity) as shell:
         try:
             shell.connect(deadline, machine.alive)
         except GuestUnreachable as error:

@@ -68,13 +68,16 @@ OVERLAY_FILE = "disk.qcow2"
 """File name of the overlay that takes the guest's writes to its disk; deleted when the machine ends."""
 
 
-def qemu_argv(config: MachineConfig, folder: Path, qmp_fd: int | str, incoming: bool) -> list[str]:
+def qemu_argv(
+    config: MachineConfig, folder: Path, qmp_fd: int | str, ssh_address: str, incoming: bool
+) -> list[str]:
     """Return the command line of one QEMU.
 
     Args:
         config: what to run.
         folder: receives `console.log`, and has the disk's overlay.
         qmp_fd: number of our QMP socket in the child.
+        ssh_address: loopback address to forward to the guest's SSH server.
         incoming: start it with `-incoming defer`, to wait for `migrate-incoming`.
     """
     # fmt: off
@@ -97,8 +100,8 @@ def qemu_argv(config: MachineConfig, folder: Path, qmp_fd: int | str, incoming: 
         "-chardev", f"file,id=console,path={qemu_quoted(folder / 'console.log')},append=on",
         "-serial", "chardev:console",
 
-        # Port 0: the kernel picks a free port, so two machines cannot compete for one.
-        "-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-{GUEST_ADDRESS}:22",
+        # Port 0: the kernel picks a free port (docs/decisions/016-ssh-at-a-loopback-address.md).
+        "-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:{ssh_address}:0-{GUEST_ADDRESS}:22",
         "-device", "virtio-net-pci,netdev=net0,romfile=",
         "-device", "virtio-rng-pci",
         *_disk(config, folder),

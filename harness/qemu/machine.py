@@ -9,24 +9,25 @@ from typing import Any, Protocol
 from harness.codes import Code, Fields
 from harness.deadline import Deadline
 from harness.errors import Evidence, MachineryMissing, SubjectFailed
+from harness.linux.listeners import Endpoint
 from harness.qemu.configuration import MachineConfig
 from harness.qemu.disk import KeptDisk
 from harness.qemu.qmp import QmpSession
 
 
 class Machine(Protocol):
-    """A QEMU with its QMP session and its guest's SSH port; `SpawnedMachine` is one that we start and end.
+    """A QEMU with its QMP session and a way to its guest's SSH; `SpawnedMachine` is one that we start.
 
     Attributes:
         config: what runs.
         folder: receives the logs.
-        ssh_port: the TCP port on 127.0.0.1 that QEMU forwards to the guest's SSH server.
+        ssh: where QEMU listens on this machine, to forward connections to the guest's SSH server.
         kept_disk: the disk to restore this guest's snapshots with, None if there is none; see `keep_disk()`.
     """
 
     config: MachineConfig
     folder: Path
-    ssh_port: int
+    ssh: Endpoint
     kept_disk: KeptDisk | None
 
     @property

@@ -1,13 +1,12 @@
-"""Start and end one QEMU process, with a QMP session, a console log and a forwarded SSH port."""
+"""Start and end one QEMU process, with a QMP session, a console log and a way to the guest's SSH."""
 
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +14,7 @@ from typing import Any, Self
 from harness.codes import Code, Fields
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, Evidence, SetupBroken, SubjectFailed
+from harness.linux.listeners import Endpoint, free_loopback_address, listeners_at
 from harness.linux.uffd_waiters import describe_waiting, waiting_fields, waiting_threads
 from harness.process import ChildProcess
 from harness.qemu.configuration import OVERLAY_FILE, QEMU_LOG, MachineConfig, qemu_argv
@@ -24,8 +24,8 @@ from harness.qemu.qmp import QmpSession
 
 _QMP_SECONDS = 30.0
 _QUIT_SECONDS = 10.0
-# HMP `info usernet` (QEMU net/slirp.c, all versions): the forwarding rule with the port it got.
-_FORWARD_LINE = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s")
+# Reading the kernel's table can miss a socket while others come and go.
+_LISTEN_SECONDS = 2.0
 
 
 class SpawnedMachine:
@@ -45,7 +45,7 @@ class SpawnedMachine:
         self.config = config
         self.folder = folder
         self.incoming = incoming
-        self.ssh_port = 0
+        self.ssh = Endpoint("", 0)
         self.kept_disk: KeptDisk | None = None
         """The disk to restore this guest's snapshots with; see `keep_disk()`."""
         if incoming and config.disk is not None:
@@ -196,9 +196,10 @@ class SpawnedMachine:
     def _launch(self) -> None:
         if self.config.disk is not None:
             make_overlay(self.config.disk, self.folder / OVERLAY_FILE)
+        address = free_loopback_address()
         ours, theirs = socket.socketpair()
         with theirs:
-            argv = qemu_argv(self.config, self.folder, theirs.fileno(), self.incoming)
+            argv = qemu_argv(self.config, self.folder, theirs.fileno(), address, self.incoming)
             (self.folder / "command.txt").write_text(shlex.join(argv) + "\n")
             try:
                 self._process = ChildProcess(argv, self.folder / QEMU_LOG, pass_fds=(theirs.fileno(),))
@@ -207,13 +208,30 @@ class SpawnedMachine:
                 raise
         self._qmp = QmpSession(self.folder / "qmp.jsonl", self.failure, self.alive)
         self._qmp.connect(ours, Deadline(_QMP_SECONDS))
-        self.ssh_port = self._forwarded_port()
+        self.ssh = self._forwarded(address)
 
-    def _forwarded_port(self) -> int:
-        match = _FORWARD_LINE.search(self.hmp("info usernet"))
-        if match is None:
-            raise self.failure("QEMU forwards no port to the guest's SSH")
-        return int(match[1])
+    def _forwarded(self, address: str) -> Endpoint:
+        """Return the only listening socket at an address that was given to this QEMU alone."""
+        limit = Deadline(_LISTEN_SECONDS)
+        while len(found := listeners_at(address)) != 1:
+            if limit.expired:
+                raise self._not_forwarded(address, found)
+            self.pause(limit, 0.05)
+        return found[0]
+
+    def _not_forwarded(self, address: str, found: Sequence[Endpoint]) -> SetupBroken:
+        if found:
+            ports = ", ".join(str(endpoint.port) for endpoint in found)
+            sentence = (
+                f"Several sockets listen at {address} (ports {ports}), which was given to this QEMU alone, "
+                "so its port for the guest's SSH is not known; run the test again."
+            )
+        else:
+            sentence = (
+                f"QEMU answers, but nothing listens at {address}, where it was told to forward the guest's "
+                f"SSH; does '{self.config.executable}' run QEMU in a network namespace of its own?"
+            )
+        return SetupBroken(sentence, self.evidence(self.folder / "command.txt"))
 
     def version(self) -> str:
         """Return QEMU's version as `query-version` has it, e.g. ``10.0.2 (Debian 1:10.0.2+ds-2)``."""

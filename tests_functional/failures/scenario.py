@@ -241,7 +241,7 @@ def _poke_nic(machine: Machine) -> None:
     """Have the guest's network card write to guest RAM, as it may at any time, by a connection to its SSH."""
     with (
         contextlib.suppress(OSError),
-        socket.create_connection(("127.0.0.1", machine.ssh_port), 1.0) as knock,
+        socket.create_connection(machine.ssh, 1.0) as knock,
     ):
         knock.settimeout(1.0)
         knock.recv(1)

@@ -146,7 +146,7 @@ def _order(host: Host, warm: PortableWarmGuest, places: HostPaths, flows: Sequen
         initrd=Path(places.initrd),
     )
     return {
-        "argv": qemu_argv(config, Path(host.folder), "@QMP", incoming=True),
+        "argv": qemu_argv(config, Path(host.folder), "@QMP", "127.0.0.1", incoming=True),
         "vmstate": str(places.vmstate),
         "counters": warm.counters,
         "stalls": [address + _STALLS_FROM_STEPS for address in warm.counters],

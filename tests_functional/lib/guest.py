@@ -112,7 +112,7 @@ def open_shell(machine: Machine, stack: Stack, deadline: Deadline) -> Iterator[G
         GuestUnreachable: the guest does not answer in time, or its QEMU has ended.
         SetupBroken: the guest is not the expected one, or refuses us.
     """
-    with SshShell(machine.ssh_port, stack.identity()) as shell:
+    with SshShell(machine.ssh, stack.identity()) as shell:
         shell.connect(deadline, machine.alive)
         yield shell
 

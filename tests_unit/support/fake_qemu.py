@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 
 VERSION = {"qemu": {"major": 1, "minor": 2, "micro": 3}, "package": ""}
 GREETING = {"QMP": {"version": VERSION, "capabilities": []}}
-USERNET = "  TCP[HOST_FORWARD]   3       127.0.0.1 46675       10.0.2.15    22     0     0\r\n"
 
 
 def requests(connection: socket.socket) -> Iterator[dict[str, object]]:
@@ -33,6 +32,12 @@ def requests(connection: socket.socket) -> Iterator[dict[str, object]]:
             yield request
 
 
+def listener() -> socket.socket:
+    """Listen where QEMU would for the guest's SSH, on a free port."""
+    match = re.search(r"hostfwd=tcp:([0-9.]+):0-", " ".join(sys.argv))
+    return socket.create_server((match[1] if match else "", 0))
+
+
 def main() -> int:
     """Serve QMP until told to quit."""
     behaviour = os.environ.get("FAKE_QEMU", "")
@@ -43,6 +48,7 @@ def main() -> int:
     if match is None:
         return 2
     connection = socket.socket(fileno=int(match[1]))
+    _forwarding = [listener() for _ in range({"forward-nothing": 0, "forward-twice": 2}.get(behaviour, 1))]
     request: dict[str, object] = {}
 
     def send(message: Mapping[str, object]) -> None:
@@ -54,9 +60,7 @@ def main() -> int:
     for request in requests(connection):
         command = request["execute"]
         answer: object = {}
-        if command == "human-monitor-command":
-            answer = USERNET
-        elif command == "query-status":
+        if command == "query-status":
             answer = {"status": "running"}
         elif command == "query-version":
             answer = VERSION

@@ -87,7 +87,7 @@ def test_command_line_has_what_is_given(tmp_path: Path) -> None:
     """No kernel, no initrd: the disk boots by itself, from the overlay and not from the user's file."""
     user_file = Disk(tmp_path / "user.raw", "raw", 512)
     config = MachineConfig(Path("qemu"), None, None, "", user_file, accel="tcg")
-    argv = qemu_argv(config, tmp_path, 3, incoming=False)
+    argv = qemu_argv(config, tmp_path, 3, "127.0.0.1", incoming=False)
     assert not {"-kernel", "-initrd", "-append"} & set(argv)
     assert any(OVERLAY_FILE in word for word in argv)
     assert not any("user.raw" in word for word in argv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SubjectFailed
 from harness.process import session_members
+from harness.qemu import spawned_machine
 from harness.qemu.configuration import MachineConfig, qemu_argv
 from harness.qemu.migration import find_stun
 from harness.qemu.qmp import CommandRefused
@@ -30,13 +32,38 @@ def machine(tmp_path: Path) -> SpawnedMachine:
 def test_every_message_is_logged(machine: SpawnedMachine) -> None:
     """qmp.jsonl holds both directions, one JSON object per line, with host time."""
     with machine:
-        assert machine.ssh_port == 46675
         assert machine.version() == "1.2.3"
         pid = machine.pid
     lines = [json.loads(line) for line in (machine.folder / "qmp.jsonl").read_text().splitlines()]
     assert {line["dir"] for line in lines} == {"in", "out"}
     assert any(line["msg"].get("execute") == "query-version" for line in lines)
     assert session_members(pid) == []
+
+
+def test_the_way_to_the_guests_ssh_is_found(machine: SpawnedMachine) -> None:
+    """It is where QEMU itself listens; a second machine has another address, and neither is 127.0.0.1."""
+    with machine, SpawnedMachine(machine.config, machine.folder / "second") as second:
+        socket.create_connection(machine.ssh, 5).close()
+        socket.create_connection(second.ssh, 5).close()
+        assert len({machine.ssh.address, second.ssh.address, "127.0.0.1"}) == 3
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "sentence"),
+    [
+        ("forward-nothing", r"nothing listens at 127\.\d+\.\d+\.\d+, where .* network namespace of its own"),
+        ("forward-twice", r"Several sockets listen at 127\.\d+\.\d+\.\d+ \(ports \d+, \d+\)"),
+    ],
+)
+def test_a_way_that_cannot_be_found_is_no_fault_of_qemu(
+    machine: SpawnedMachine, monkeypatch: pytest.MonkeyPatch, behaviour: str, sentence: str
+) -> None:
+    """E.g. a wrapper runs QEMU in another network namespace."""
+    monkeypatch.setenv("FAKE_QEMU", behaviour)
+    monkeypatch.setattr(spawned_machine, "_LISTEN_SECONDS", 0.1)
+    with pytest.raises(SetupBroken, match=sentence):
+        machine.__enter__()
+    assert session_members(machine.pid) == []
 
 
 def test_refusal_carries_qemus_own_text(machine: SpawnedMachine) -> None:
@@ -101,7 +128,7 @@ def test_incoming_differs_only_in_incoming(tmp_path: Path) -> None:
     config = MachineConfig(
         _FAKE, tmp_path / "k", tmp_path / "i", "quiet", accel="tcg", extra=("-device", "virtio-rng-pci")
     )
-    source = qemu_argv(config, tmp_path, 7, incoming=False)
-    target = qemu_argv(config, tmp_path, 7, incoming=True)
+    source = qemu_argv(config, tmp_path, 7, "127.1.2.3", incoming=False)
+    target = qemu_argv(config, tmp_path, 7, "127.1.2.3", incoming=True)
     position = target.index("-incoming")
     assert target[:position] + target[position + 2 :] == source
