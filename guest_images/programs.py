@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import Evidence, SetupBroken
+
+_LINE_SECONDS = 60.0
 
 
 def run_program(
@@ -30,25 +34,38 @@ def run_program(
         cwd: the folder that it runs in; by default the one of this process.
 
     Raises:
-        SetupBroken: the program did not end in time.
+        SetupBroken: the program could not be started, or did not end in time; it and its children are killed.
     """
     try:
-        return subprocess.run(
+        # A process group of its own: a compiler's driver, killed alone, leaves the compiler proper running.
+        with subprocess.Popen(
             command,
             cwd=cwd,
             env={**(os.environ if environment is None else environment), "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=seconds,
-            check=False,
-        )
+            process_group=0,
+        ) as process:
+            try:
+                output, errors = process.communicate(timeout=seconds)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+    except OSError as error:
+        raise SetupBroken(f"{name} could not be started: {error.strerror}.", Evidence(command)) from error
     except subprocess.TimeoutExpired as error:
         raise SetupBroken(f"{name} did not {task} within {seconds:.0f} s.", Evidence(command)) from error
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def first_output_line(command: Sequence[str]) -> str:
-    """Return the first line that a program prints, empty where it prints none."""
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    """Return the first line that a program prints, empty where it prints none.
+
+    Raises:
+        SetupBroken: as `run_program`.
+    """
+    done = run_program(f"'{shlex.join(command)}'", "end", command, _LINE_SECONDS)
     return (done.stdout.splitlines() or [""])[0]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from guest_images.cache import Cache, Log, publish_file
 from guest_images.packages.unpacked import InputRecord
+from guest_images.programs import first_output_line, run_program
 from harness.errors import Evidence, MachineryMissing, SetupBroken
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 
@@ -66,14 +66,14 @@ def find_compiler(architecture: Architecture = DEFAULT_ARCHITECTURE) -> Compiler
         architecture: the processor that it is to compile for.
 
     Raises:
-        MachineryMissing: there is neither.
+        MachineryMissing: there is neither. SetupBroken: it does not say what it is.
     """
     cc = shutil.which("cc")
-    if cc and _first_line([cc, "-dumpmachine"]).startswith(f"{architecture.name}-"):
-        return Compiler((cc,), _first_line([cc, "--version"]))
+    if cc and first_output_line([cc, "-dumpmachine"]).startswith(f"{architecture.name}-"):
+        return Compiler((cc,), first_output_line([cc, "--version"]))
     if importlib.util.find_spec("ziglang"):
         zig = (sys.executable, "-m", "ziglang")
-        version = f"zig {_first_line([*zig, 'version'])}"
+        version = f"zig {first_output_line([*zig, 'version'])}"
         return Compiler((*zig, "cc", "-target", architecture.compiler_target), version)
     raise MachineryMissing(
         "There is no C compiler for the guest's agent; install the package 'gcc', or snapproof with its "
@@ -92,7 +92,7 @@ def plan_agent(
         architecture: the guest's processor.
 
     Raises:
-        MachineryMissing: no compiler. SetupBroken: no sources.
+        MachineryMissing: no compiler. SetupBroken: no sources, or a compiler that does not answer.
     """
     files = [path for folder in _FOLDERS for path in sorted((sources / folder).glob("*.[ch]"))]
     code = tuple(path for path in files if path.suffix == ".c")
@@ -114,7 +114,7 @@ def compile_agent(build: AgentBuild, cache: Cache, log: Log) -> Path:
     """Return the agent's executable; compile it only if sources, compiler or flags have changed.
 
     Raises:
-        SetupBroken: the sources do not compile.
+        SetupBroken: the sources do not compile, or the compiler does not end.
     """
     if not build.executable.exists():
         with cache.lock("agent", log), cache.staging("agent") as staging:
@@ -129,14 +129,7 @@ def _compile(build: AgentBuild, folder: Path) -> Path:
     output = folder / "snapproof-agent"
     command = [*build.compiler.command, *FLAGS, "-I", str(build.folder), "-o", str(output)]
     command += map(str, build.sources)
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=COMPILE_SECONDS
-        )
-    except subprocess.TimeoutExpired as error:
-        raise SetupBroken(
-            f"The compiler did not finish the agent within {COMPILE_SECONDS:.0f} s.", Evidence(command)
-        ) from error
+    done = run_program("The compiler", "finish the agent", command, COMPILE_SECONDS)
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
         first = next((line for line in done.stderr.splitlines() if "error:" in line), "no message")
@@ -153,8 +146,3 @@ def _name(path: Path, folder: Path) -> bytes:
 def _digest(*parts: bytes) -> str:
     # Each part is hashed by itself first, so that moving a byte between parts changes the result.
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
-
-
-def _first_line(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    return (done.stdout.splitlines() or [""])[0]

@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -34,7 +33,7 @@ from guest_images.packages.unpacked import (
     manifest_digest,
     provide_tree,
 )
-from guest_images.programs import first_output_line
+from guest_images.programs import first_output_line, run_program
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, Evidence, MachineryMissing, SetupBroken
 from harness.hosts.host import Host
@@ -47,6 +46,8 @@ SUITE, SOURCE = "debian-13", "linux-source-6.12"
 
 BUILD_SECONDS = 3600.0
 """Limit for one kernel, from unpacking the source to the image."""
+
+_PREPROCESS_SECONDS = 60.0
 
 # The package of each program that compiling a kernel needs (Linux Documentation/process/changes.rst).
 _TOOLS = {
@@ -134,7 +135,7 @@ def missing_tools() -> list[str]:
     missing = {package for program, package in _TOOLS.items() if shutil.which(program) is None}
     if "gcc" not in missing:
         preprocess = ["gcc", "-E", "-xc", "-include", _HEADER, "-o", "/dev/null", "/dev/null"]
-        if subprocess.run(preprocess, capture_output=True, check=False).returncode:
+        if run_program("gcc", f"include {_HEADER}", preprocess, _PREPROCESS_SECONDS).returncode:
             missing.add(_HEADER_PACKAGE)
     return sorted(missing)
 

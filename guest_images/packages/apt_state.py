@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,8 @@ APT_SECONDS = 1800.0
 
 INDEX_MAX_AGE_SECONDS = 3600.0
 """Age up to which a package index is used again, so that a QEMU and a guest of one suite fetch it once."""
+
+_CONFIG_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def find_machine_mirrors(mirror: str | None = None) -> Mirrors:
     """
     # `/f` and `/d` make apt-config resolve Dir, so that paths which the machine has changed are found.
     shell = ["apt-config", "shell", "LIST", "Dir::Etc::sourcelist/f", "PARTS", "Dir::Etc::sourceparts/d"]
-    output = subprocess.run(shell, capture_output=True, text=True, check=False).stdout
+    output = run_program("apt-config", "print its paths", shell, _CONFIG_SECONDS).stdout
     found = dict(re.findall(r"^(LIST|PARTS)='(.*)'$", output, re.MULTILINE))
     source_list = Path(found.get("LIST", "/etc/apt/sources.list"))
     source_parts = Path(found.get("PARTS", "/etc/apt/sources.list.d"))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from guest_images.agent.build import find_compiler
+from guest_images.agent.build import COMPILE_SECONDS, find_compiler
 from guest_images.cache import Cache, publish_file
+from guest_images.programs import run_program
 from harness.errors import Evidence, SetupBroken
 
 _HEADERS = Path(__file__).parent
 _FLAGS = ("-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-nostdlib", "-fno-stack-protector")
-_COMPILE_SECONDS = 300.0
 
 
 def preloading_wrapper(
@@ -60,9 +59,7 @@ def preload_library(source: Path, cache: Cache, log: Callable[[str], None]) -> P
     with cache.lock("faults", log), cache.staging("faults") as staging:
         output = staging / library.name
         command = [*compiler.command, *_FLAGS, f"-I{_HEADERS}", "-o", str(output), str(source)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_COMPILE_SECONDS, check=False
-        )
+        done = run_program("The compiler", f"finish the library '{source.stem}'", command, COMPILE_SECONDS)
         if done.returncode != 0:
             raise SetupBroken(
                 f"The library '{source.stem}' does not compile.",
