@@ -121,6 +121,9 @@ QEMUS = (
 )
 """QEMU builds that `--qemu` takes."""
 
+DEFAULT_QEMU = "debian-13"
+"""The one of them that is taken where none is named."""
+
 HOST_QEMUS = (
     QemuSpec("debian-12-arm64", "debian-12-arm64", "7.2 for arm64 hosts: takes the amd64 build's files"),
     QemuSpec("debian-13-arm64", "debian-13-arm64", "10.0 for arm64 hosts: takes the amd64 build's files"),

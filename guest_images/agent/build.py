@@ -9,9 +9,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest_images.cache import Cache, Log, publish_file
+from guest_images.cache import Cache, publish_file
 from guest_images.packages.unpacked import InputRecord
 from guest_images.programs import first_output_line, run_program
+from guest_images.provisioning import Provisioning
 from harness.errors import Evidence, MachineryMissing, SetupBroken
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 
@@ -110,16 +111,16 @@ def plan_agent(
     return AgentBuild(executable, records, compiler, sources, code)
 
 
-def compile_agent(build: AgentBuild, cache: Cache, log: Log) -> Path:
+def compile_agent(build: AgentBuild, provisioning: Provisioning) -> Path:
     """Return the agent's executable; compile it only if sources, compiler or flags have changed.
 
     Raises:
         SetupBroken: the sources do not compile, or the compiler does not end.
     """
     if not build.executable.exists():
-        with cache.lock("agent", log), cache.staging("agent") as staging:
+        with provisioning.locked_staging("agent") as staging:
             if not build.executable.exists():
-                log("Compiling the agent.")
+                provisioning.log("Compiling the agent.")
                 compiled = _compile(build, staging)
                 publish_file(build.executable, compiled.read_bytes(), 0o755)
     return build.executable

@@ -8,11 +8,11 @@ import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from guest_images.cache import Cache, Log
 from guest_images.catalogue import userland_suite
 from guest_images.packages.loader import find_loader
 from guest_images.packages.unpacked import PackageSet, provide_tree
 from guest_images.programs import run_program
+from guest_images.provisioning import Provisioning
 from harness.errors import Evidence, SetupBroken
 
 # From 1.47.1 on mke2fs can fill a file system from a tar archive; it loads libarchive for that.
@@ -39,9 +39,9 @@ def mkfs_packages() -> PackageSet:
     return PackageSet("mkfs", userland_suite(), _MKFS_PACKAGES)
 
 
-def mkfs_root(cache: Cache, log: Log, mirror: str | None = None) -> Path:
+def mkfs_root(provisioning: Provisioning) -> Path:
     """Return the root of the unpacked `mkfs_packages`; raise the errors of `unpacked.provide_tree`."""
-    return provide_tree(mkfs_packages(), cache, log, mirror=mirror).root
+    return provide_tree(mkfs_packages(), provisioning).root
 
 
 class TreeArchive:

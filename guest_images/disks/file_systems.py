@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 from subprocess import CompletedProcess
 
-from guest_images.cache import Cache, Log
 from guest_images.catalogue import userland_suite
 from guest_images.packages.loader import find_loader
 from guest_images.packages.unpacked import PackageSet, find_program, provide_tree
 from guest_images.programs import run_program
+from guest_images.provisioning import Provisioning
 from harness.errors import Evidence, SetupBroken
 
 # All features are named, and no configuration file is read: every mke2fs makes the same file system, which
@@ -24,14 +24,13 @@ _PROGRESS_LINES = ("Pass ", "Fix? no", "e2fsck ")
 _MOST_LETTERS = 200
 
 
-def make_ext4(image: Path, size_bytes: int, cache: Cache, log: Log) -> None:
+def make_ext4(image: Path, size_bytes: int, provisioning: Provisioning) -> None:
     """Make an image file with an empty ext4 file system that has a journal.
 
     Args:
         image: the file to make.
         size_bytes: its size.
-        cache: where a packaged mke2fs is kept.
-        log: told what takes time.
+        provisioning: the mirror, the cache, and the log of slow steps.
 
     Raises:
         MachineryMissing, SetupBroken: mke2fs is neither here nor to be fetched, or fails.
@@ -41,24 +40,23 @@ def make_ext4(image: Path, size_bytes: int, cache: Cache, log: Log) -> None:
     # Without these the guest's kernel writes the inode tables later, at a time that it chooses.
     extended = "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
     options = ["-q", "-F", "-t", "ext4", "-I", "256", "-O", _FEATURES, "-E", extended]
-    command = [*_find_tool("mke2fs", cache, log), *options, str(image)]
+    command = [*_find_tool("mke2fs", provisioning), *options, str(image)]
     done = _run_tool("mke2fs", f"make a file system in '{image}'", command)
     if done.returncode != 0:
         raise _tool_failure(command, done)
 
 
-def ext4_errors(image: Path, cache: Cache, log: Log) -> tuple[str, ...]:
+def ext4_errors(image: Path, provisioning: Provisioning) -> tuple[str, ...]:
     """Return the errors that `e2fsck -fn` finds in an unmounted file system, a line each.
 
     Args:
         image: the image file; it is not written to.
-        cache: where a packaged e2fsck is kept.
-        log: told what takes time.
+        provisioning: the mirror, the cache, and the log of slow steps.
 
     Raises:
         MachineryMissing, SetupBroken: e2fsck is neither here nor to be fetched, or cannot read the image.
     """
-    command = [*_find_tool("e2fsck", cache, log), "-fn", str(image)]
+    command = [*_find_tool("e2fsck", provisioning), "-fn", str(image)]
     done = _run_tool("e2fsck", f"check the file system in '{image}'", command)
     if done.returncode == _CLEAN:
         return ()
@@ -70,21 +68,21 @@ def ext4_errors(image: Path, cache: Cache, log: Log) -> tuple[str, ...]:
     return tuple(line[:_MOST_LETTERS] for line in lines if line and not line.startswith(_PROGRESS_LINES))
 
 
-def _find_tool(name: str, cache: Cache, log: Log) -> list[str]:
+def _find_tool(name: str, provisioning: Provisioning) -> list[str]:
     """Return how to call a program of this machine's e2fsprogs, else of Debian's package."""
     # An ordinary user's PATH may lack these folders.
     search = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     found = shutil.which(name, path=search)
-    return [found] if found else packaged_tool(name, cache, log)
+    return [found] if found else packaged_tool(name, provisioning)
 
 
-def packaged_tool(name: str, cache: Cache, log: Log) -> list[str]:
+def packaged_tool(name: str, provisioning: Provisioning) -> list[str]:
     """Return the beginning of a command line that runs a program of Debian's package e2fsprogs.
 
     Raises:
         MachineryMissing, SetupBroken: as `unpacked.provide_tree`.
     """
-    root = provide_tree(PackageSet("e2fsprogs", userland_suite(), ("e2fsprogs",)), cache, log).root
+    root = provide_tree(PackageSet("e2fsprogs", userland_suite(), ("e2fsprogs",)), provisioning).root
     return find_loader(root).command(root, find_program(root, name))
 
 

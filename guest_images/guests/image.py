@@ -15,7 +15,7 @@ from guest_images.boot_files import (
     keys_record,
     publish_boot_files,
 )
-from guest_images.cache import Cache, Log
+from guest_images.cache import Cache
 from guest_images.catalogue import (
     BOOT_SECONDS,
     GUESTS,
@@ -41,6 +41,7 @@ from guest_images.packages.unpacked import (
     manifest_digest,
     provide_tree,
 )
+from guest_images.provisioning import Provisioning
 from harness.errors import MachineryMissing
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 from harness.qemu.disk import Disk, probe_disk
@@ -106,16 +107,12 @@ class GuestImage:
     architecture: Architecture = DEFAULT_ARCHITECTURE
 
 
-def build_guest(
-    name: str, cache: Cache, log: Log, *, mirror: str | None = None, refresh: bool = False
-) -> GuestImage:
+def build_guest(name: str, provisioning: Provisioning, *, refresh: bool = False) -> GuestImage:
     """Return a guest of the catalogue; build it where the cache lacks it.
 
     Args:
         name: a name in `catalogue.GUESTS`.
-        cache: where packages, keys and images are kept.
-        log: told what takes time.
-        mirror: a Debian mirror to use instead of the machine's own apt sources.
+        provisioning: the mirror, the cache, and the log of slow steps.
         refresh: look for newer packages.
 
     Raises:
@@ -124,26 +121,24 @@ def build_guest(
         SetupBroken: packages or sources that do not make a guest.
     """
     spec = guest_spec(name)
-    trees = [
-        provide_tree(wanted, cache, log, mirror=mirror, refresh=refresh) for wanted in _package_sets(spec)
-    ]
-    agent = plan_agent(cache, architecture=spec.architecture)
-    inputs = _Inputs(spec, tuple(trees), guest_keys(cache, log), agent)
-    found = find_boot_files(inputs.folder(cache)) or _build(inputs, cache, log)
+    trees = [provide_tree(wanted, provisioning, refresh=refresh) for wanted in _package_sets(spec)]
+    agent = plan_agent(provisioning.cache, architecture=spec.architecture)
+    inputs = _Inputs(spec, tuple(trees), guest_keys(provisioning), agent)
+    found = find_boot_files(inputs.folder(provisioning.cache)) or _build(inputs, provisioning)
     return _image(inputs, found)
 
 
-def built_guests(cache: Cache, log: Log) -> dict[GuestSpec, GuestImage | None]:
+def built_guests(provisioning: Provisioning) -> dict[GuestSpec, GuestImage | None]:
     """Return every guest of the catalogue, with None where it would have to be built; build nothing."""
     guests: dict[GuestSpec, GuestImage | None] = dict.fromkeys(GUESTS)
-    keys, agents = guest_keys(cache, log), _plan_agents(cache)
+    keys, agents = guest_keys(provisioning), _plan_agents(provisioning.cache)
     for spec in GUESTS:
         wanted = _package_sets(spec)
-        trees = [tree for packages in wanted if (tree := find_tree(packages, cache))]
+        trees = [tree for packages in wanted if (tree := find_tree(packages, provisioning.cache))]
         # Without a compiler nothing can have been built from the agent's present sources.
         if spec.architecture in agents and len(trees) == len(wanted):
             inputs = _Inputs(spec, tuple(trees), keys, agents[spec.architecture])
-            found = find_boot_files(inputs.folder(cache))
+            found = find_boot_files(inputs.folder(provisioning.cache))
             guests[spec] = _image(inputs, found) if found else None
     return guests
 
@@ -188,13 +183,13 @@ def _package_sets(spec: GuestSpec) -> tuple[PackageSet, ...]:
     return *sets, PackageSet("full", suite(spec.suite), full_guest.PACKAGES), mkfs_packages()
 
 
-def _build(inputs: _Inputs, cache: Cache, log: Log) -> BootFiles:
-    with cache.lock("images", log), cache.staging("images") as staging:
-        log(f"Building the guest '{inputs.spec.name}'.")
+def _build(inputs: _Inputs, provisioning: Provisioning) -> BootFiles:
+    with provisioning.locked_staging("images") as staging:
+        provisioning.log(f"Building the guest '{inputs.spec.name}'.")
         staged = staging / "image"
         staged.mkdir()
         kernel = find_kernel(inputs.trees[0].root, inputs.spec.architecture)
-        agent = compile_agent(inputs.agent, cache, log).read_bytes()
+        agent = compile_agent(inputs.agent, provisioning).read_bytes()
         if inputs.spec.full:
             initrd = _build_disk(kernel, inputs, staged)
         else:
@@ -202,7 +197,9 @@ def _build(inputs: _Inputs, cache: Cache, log: Log) -> BootFiles:
             initrd = guest_initramfs(
                 userland, inputs.spec.architecture, load_order(kernel), inputs.keys, agent
             )
-        return publish_boot_files(staged, inputs.folder(cache), kernel, initrd, inputs.manifest())
+        return publish_boot_files(
+            staged, inputs.folder(provisioning.cache), kernel, initrd, inputs.manifest()
+        )
 
 
 def _build_disk(kernel: Kernel, inputs: _Inputs, folder: Path) -> bytes:

@@ -11,7 +11,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from guest_images.cache import Cache, Log, publish_file
+from guest_images.cache import publish_file
+from guest_images.provisioning import Provisioning
 from harness.errors import SetupBroken
 
 _TYPE = b"ssh-ed25519"
@@ -36,7 +37,7 @@ class GuestKeys:
     host_openssh: bytes
 
 
-def guest_keys(cache: Cache, log: Log) -> GuestKeys:
+def guest_keys(provisioning: Provisioning) -> GuestKeys:
     """Return the keys of a cache, made at random at the first call.
 
     They are kept, so that equal inputs give byte-identical images.
@@ -44,9 +45,9 @@ def guest_keys(cache: Cache, log: Log) -> GuestKeys:
     Raises:
         SetupBroken: a key file is damaged, or the cache cannot be written.
     """
-    paths = [cache.path("keys", name) for name in ("user_ed25519", "host_ed25519")]
+    paths = [provisioning.cache.path("keys", name) for name in ("user_ed25519", "host_ed25519")]
     if not all(path.exists() for path in paths):
-        with cache.lock("keys", log):
+        with provisioning.lock("keys"):
             for path in paths:
                 if not path.exists():
                     publish_file(path, _new_private_key(), 0o600)

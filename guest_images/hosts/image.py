@@ -16,7 +16,7 @@ from guest_images.boot_files import (
     keys_record,
     publish_boot_files,
 )
-from guest_images.cache import Cache, Log
+from guest_images.cache import Cache
 from guest_images.catalogue import HOSTS, HostSpec, host_spec, suite
 from guest_images.disks import cpio, ext4_image
 from guest_images.disks.ext4_image import TreeArchive, fill_image, mkfs_packages
@@ -36,6 +36,7 @@ from guest_images.packages.unpacked import (
     manifest_digest,
     provide_tree,
 )
+from guest_images.provisioning import Provisioning
 from harness.errors import NoSubject, UsageError
 from harness.guest.ssh import SshIdentity
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
@@ -101,16 +102,12 @@ class HostImage:
     manifest: tuple[InputRecord, ...]
 
 
-def build_host(
-    name: str, cache: Cache, log: Log, *, mirror: str | None = None, refresh: bool = False
-) -> HostImage:
+def build_host(name: str, provisioning: Provisioning, *, refresh: bool = False) -> HostImage:
     """Return a host of the catalogue; build it where the cache lacks it.
 
     Args:
         name: a name in `catalogue.HOSTS`.
-        cache: where packages, keys and images are kept.
-        log: told what takes time.
-        mirror: a Debian mirror to use instead of the machine's own apt sources.
+        provisioning: the mirror, the cache, and the log of slow steps.
         refresh: look for newer packages.
 
     Raises:
@@ -118,9 +115,11 @@ def build_host(
         MachineryMissing, SetupBroken: as `unpacked.provide_tree`.
     """
     spec = host_spec(name)
-    trees = _provide_trees(spec, cache, log, mirror, refresh=refresh)
+    trees = _provide_trees(spec, provisioning, refresh=refresh)
     kernel = find_kernel(trees[0].root, spec.architecture)
-    return _provide_host(_Inputs(name, spec.architecture, kernel, trees, guest_keys(cache, log)), cache, log)
+    return _provide_host(
+        _Inputs(name, spec.architecture, kernel, trees, guest_keys(provisioning)), provisioning
+    )
 
 
 def require_kernel(image: Path) -> None:
@@ -131,14 +130,12 @@ def require_kernel(image: Path) -> None:
         )
 
 
-def build_host_with_kernel(kernel: Kernel, cache: Cache, log: Log, *, mirror: str | None = None) -> HostImage:
+def build_host_with_kernel(kernel: Kernel, provisioning: Provisioning) -> HostImage:
     """Return a host that boots a user's own kernel, with the Debian of the host `debian-13`.
 
     Args:
         kernel: the kernel, for the processor of that host.
-        cache: where packages, keys and images are kept.
-        log: told what takes time.
-        mirror: a Debian mirror to use instead of the machine's own apt sources.
+        provisioning: the mirror, the cache, and the log of slow steps.
 
     Raises:
         NoSubject: the kernel image does not exist.
@@ -149,9 +146,9 @@ def build_host_with_kernel(kernel: Kernel, cache: Cache, log: Log, *, mirror: st
     if kernel.modules_folder is not None and not kernel.modules_folder.is_dir():
         raise UsageError(f"There is no folder '{kernel.modules_folder}' with kernel modules.")
     spec = host_spec(OWN_KERNEL_HOST)
-    trees = _provide_trees(spec, cache, log, mirror)
-    inputs = _Inputs(kernel.image.name, spec.architecture, kernel, trees, guest_keys(cache, log))
-    return _provide_host(inputs, cache, log)
+    trees = _provide_trees(spec, provisioning)
+    inputs = _Inputs(kernel.image.name, spec.architecture, kernel, trees, guest_keys(provisioning))
+    return _provide_host(inputs, provisioning)
 
 
 def built_hosts(cache: Cache) -> dict[HostSpec, bool]:
@@ -182,17 +179,15 @@ def _package_sets(spec: HostSpec) -> tuple[PackageSet, ...]:
     return kernel_packages(suite(spec.suite)), packages, mkfs_packages()
 
 
-def _provide_trees(
-    spec: HostSpec, cache: Cache, log: Log, mirror: str | None, *, refresh: bool = False
-) -> tuple[Tree, ...]:
+def _provide_trees(spec: HostSpec, provisioning: Provisioning, *, refresh: bool = False) -> tuple[Tree, ...]:
     wanted = _package_sets(spec)
-    return tuple(provide_tree(packages, cache, log, mirror=mirror, refresh=refresh) for packages in wanted)
+    return tuple(provide_tree(packages, provisioning, refresh=refresh) for packages in wanted)
 
 
-def _provide_host(inputs: _Inputs, cache: Cache, log: Log) -> HostImage:
+def _provide_host(inputs: _Inputs, provisioning: Provisioning) -> HostImage:
     manifest = inputs.manifest()
-    final = cache.path("hosts", f"{inputs.name}-{manifest_digest(manifest)[:12]}")
-    files = find_boot_files(final) or _build(inputs, manifest, final, cache, log)
+    final = provisioning.cache.path("hosts", f"{inputs.name}-{manifest_digest(manifest)[:12]}")
+    files = find_boot_files(final) or _build(inputs, manifest, final, provisioning)
     cmdline = f"console={inputs.architecture.console} {_KERNEL_WORDS}"
     return HostImage(
         name=inputs.name,
@@ -209,11 +204,11 @@ def _provide_host(inputs: _Inputs, cache: Cache, log: Log) -> HostImage:
 
 
 def _build(
-    inputs: _Inputs, manifest: tuple[InputRecord, ...], final: Path, cache: Cache, log: Log
+    inputs: _Inputs, manifest: tuple[InputRecord, ...], final: Path, provisioning: Provisioning
 ) -> BootFiles:
     _, packages, mkfs = (tree.root for tree in inputs.trees)
-    with cache.lock("hosts", log), cache.staging("hosts") as staging:
-        log(f"Building the host '{inputs.name}'.")
+    with provisioning.locked_staging("hosts") as staging:
+        provisioning.log(f"Building the host '{inputs.name}'.")
         staged = staging / "host"
         staged.mkdir()
         fill_image(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from guest_images.cache import Cache, Log, publish_file, publish_folder, read_json, to_json
+from guest_images.cache import Cache, publish_file, publish_folder, read_json, to_json
 from guest_images.catalogue import suite
 from guest_images.hosts import kernel_config
 from guest_images.hosts.kernel_config import (
@@ -34,6 +34,7 @@ from guest_images.packages.unpacked import (
     provide_tree,
 )
 from guest_images.programs import first_output_line, run_program
+from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, Evidence, MachineryMissing, SetupBroken
 from harness.hosts.host import Host
@@ -89,18 +90,14 @@ class BuiltKernel:
     release: str
 
 
-def build_kernel(
-    name: str, cache: Cache, log: Log, *, mirror: str | None = None, refresh: bool = False
-) -> BuiltKernel:
+def build_kernel(name: str, provisioning: Provisioning, *, refresh: bool = False) -> BuiltKernel:
     """Return a kernel of the catalogue; compile it where the cache lacks it.
 
     The cache knows it by source, configuration and compiler.
 
     Args:
         name: a name in `kernel_config.KERNELS`.
-        cache: where source and kernels are kept.
-        log: told what takes time.
-        mirror: a Debian mirror to use instead of the machine's own apt sources.
+        provisioning: the mirror, the cache, and the log of slow steps.
         refresh: look for a newer source.
 
     Raises:
@@ -111,12 +108,12 @@ def build_kernel(
     spec = kernel_spec(name)
     toolchain = _toolchain()
     wanted = _package_set()
-    source = provide_tree(wanted, cache, log, mirror=mirror, refresh=refresh)
+    source = provide_tree(wanted, provisioning, refresh=refresh)
     manifest = _manifest(spec, source, toolchain)
-    final = _final_folder(spec, manifest, cache)
+    final = _final_folder(spec, manifest, provisioning.cache)
     if not final.is_dir():
         require_tools(missing_tools())
-        _build(spec, source, manifest, final, cache, log)
+        _build(spec, source, manifest, final, provisioning)
     return _built(spec, final)
 
 
@@ -191,21 +188,23 @@ def _image_name(spec: KernelSpec) -> str:
 
 
 def _build(
-    spec: KernelSpec, source: Tree, manifest: tuple[InputRecord, ...], final: Path, cache: Cache, log: Log
+    spec: KernelSpec, source: Tree, manifest: tuple[InputRecord, ...], final: Path, provisioning: Provisioning
 ) -> None:
-    with cache.lock("kernels", log), cache.staging("kernels") as staging:
+    with provisioning.locked_staging("kernels") as staging:
         if final.is_dir():
             return
-        log(f"Compiling the kernel '{spec.name}' ({source.manifest[0].version}); this takes minutes.")
+        provisioning.log(
+            f"Compiling the kernel '{spec.name}' ({source.manifest[0].version}); this takes minutes."
+        )
         for symbol in spec.not_selected:
-            log(f"Removing the line of its {KCONFIG} that selects {symbol}.")
+            provisioning.log(f"Removing the line of its {KCONFIG} that selects {symbol}.")
         begun = time.monotonic()
         made = staging / "made"
         made.mkdir()
         build_log = made / _LOG
         build_log.touch()
         # The log's place after a failure, which leaves nothing else behind.
-        kept = cache.path("kernels", f"{spec.name}.log")
+        kept = provisioning.cache.path("kernels", f"{spec.name}.log")
         try:
             release = compile_kernel(spec, source, staging / "linux", made, kept)
         finally:
@@ -213,7 +212,7 @@ def _build(
         description = {"release": release, "inputs": [asdict(record) for record in manifest]}
         (made / "manifest.json").write_bytes(to_json(description))
         publish_folder(made, final)
-        log(f"Compiled in {time.monotonic() - begun:.0f} s.")
+        provisioning.log(f"Compiled in {time.monotonic() - begun:.0f} s.")
 
 
 def compile_kernel(spec: KernelSpec, source: Tree, linux: Path, made: Path, kept: Path) -> str:
@@ -239,21 +238,20 @@ def compile_kernel(spec: KernelSpec, source: Tree, linux: Path, made: Path, kept
     return (linux / "include/config/kernel.release").read_text().strip()
 
 
-def unpack_kernel(name: str, linux: Path, cache: Cache, log: Log) -> None:
+def unpack_kernel(name: str, linux: Path, provisioning: Provisioning) -> None:
     """Unpack and configure the source of a kernel of the catalogue, for the caller to change and compile.
 
     Args:
         name: a name in `kernel_config.KERNELS`.
         linux: a folder to make for the source; the log beside it has `.log` added to its name.
-        cache: where the source package is kept.
-        log: told what takes time.
+        provisioning: the mirror, the cache, and the log of slow steps.
 
     Raises:
         UsageError, MachineryMissing, SetupBroken: as `build_kernel`.
     """
     spec = kernel_spec(name)
     require_tools(missing_tools())
-    source = provide_tree(_package_set(), cache, log)
+    source = provide_tree(_package_set(), provisioning)
     said = linux.with_name(f"{linux.name}.log")
     with Host(LOCAL, LocalLink()) as host, said.open("wb", buffering=0) as file:
         _configure(spec, source, linux, _Steps(spec, host, file, Deadline(BUILD_SECONDS), said))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from guest_images.cache import Cache, Log
 from guest_images.hosts.image import HostImage
+from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import provision_qemu
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.configuration import MachineConfig
@@ -32,23 +32,15 @@ _NUMA = (
 
 
 def host_config(
-    image: HostImage,
-    cache: Cache,
-    log: Log,
-    *,
-    accel: str = "tcg",
-    arguments: tuple[str, ...] = (),
-    mirror: str | None = None,
+    image: HostImage, provisioning: Provisioning, *, accel: str = "tcg", arguments: tuple[str, ...] = ()
 ) -> MachineConfig:
     """Return the configuration of the QEMU that runs a host.
 
     Args:
         image: the host.
-        cache: where the QEMU is kept.
-        log: told what takes time.
+        provisioning: the mirror, the cache, and the log of slow steps.
         accel: `tcg` or `kvm`. A host of a foreign architecture runs under TCG in any case.
         arguments: further arguments for QEMU, e.g. for disks.
-        mirror: a Debian mirror to use instead of the machine's own apt sources.
 
     Raises:
         MachineryMissing, SetupBroken: the QEMU could not be fetched.
@@ -56,7 +48,7 @@ def host_config(
     architecture = image.architecture
     # 32-bit x86 has the same QEMU program, which can run it under KVM too.
     native = architecture.qemu == DEFAULT_ARCHITECTURE.qemu
-    qemu = provision_qemu(RUNS_HOSTS, cache, log, emulates=architecture, mirror=mirror)
+    qemu = provision_qemu(RUNS_HOSTS, provisioning, emulates=architecture)
     return MachineConfig(
         executable=Path(qemu.executable),
         kernel=image.kernel,

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote
 
-from guest_images.cache import Cache, Log, disk_errors_as_sentence, publish_file
+from guest_images.cache import disk_errors_as_sentence, publish_file
 from guest_images.catalogue import Suite
 from guest_images.packages.apt_sources import Mirrors, find_mirrors, read_machine_sources
 from guest_images.programs import run_program
+from guest_images.provisioning import Provisioning
 from harness.errors import Evidence, MachineryMissing, SetupBroken
 
 APT_SECONDS = 1800.0
@@ -49,12 +50,10 @@ class VersionGone(MachineryMissing):
 class AptState:
     """apt-get with its state in `<cache>/apt/<suite>`; the caller holds the lock `apt-<suite>`."""
 
-    def __init__(
-        self, cache: Cache, suite: Suite, log: Log, mirror: str | None = None, *, security: bool = True
-    ) -> None:
+    def __init__(self, suite: Suite, provisioning: Provisioning, *, security: bool = True) -> None:
         self._suite = suite
-        self._log = log
-        self._folder = cache.path("apt", suite.name)
+        self._log = provisioning.log
+        self._folder = provisioning.cache.path("apt", suite.name)
         self._stamp = self._folder / "updated"
         for tool in ("apt-get", "apt-config", "dpkg-deb"):
             if shutil.which(tool) is None:
@@ -62,7 +61,7 @@ class AptState:
                     f"This machine lacks the program '{tool}', which fetches QEMU builds and guest kernels; "
                     "install the packages 'apt' and 'dpkg'."
                 )
-        mirrors = find_machine_mirrors(mirror)
+        mirrors = find_machine_mirrors(provisioning.mirror)
         self._write_configuration(mirrors if security else replace(mirrors, security=None))
 
     def _write_configuration(self, mirrors: Mirrors) -> None:

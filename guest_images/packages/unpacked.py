@@ -11,6 +11,7 @@ from guest_images.cache import Cache, Log, publish_file, publish_folder, read_js
 from guest_images.catalogue import Suite
 from guest_images.packages.apt_state import AptState, Package, VersionGone
 from guest_images.programs import run_program
+from guest_images.provisioning import Provisioning
 from harness.errors import Evidence, MachineryMissing, SetupBroken
 
 _UNPACK_SECONDS = 600.0
@@ -104,9 +105,7 @@ def find_tree(wanted: PackageSet, cache: Cache) -> Tree | None:
     return tree if tree.folder.is_dir() else None
 
 
-def provide_tree(
-    wanted: PackageSet, cache: Cache, log: Log, *, mirror: str | None = None, refresh: bool = False
-) -> Tree:
+def provide_tree(wanted: PackageSet, provisioning: Provisioning, *, refresh: bool = False) -> Tree:
     """Return a package set unpacked; fetch it where the cache lacks it.
 
     Versions are resolved once, to the newest in the suite, and kept: runs are alike, and a second run needs
@@ -114,9 +113,7 @@ def provide_tree(
 
     Args:
         wanted: the package set.
-        cache: where it is kept.
-        log: told what takes time.
-        mirror: a Debian mirror to use instead of the machine's own apt sources.
+        provisioning: the mirror, the cache, and the log of slow steps.
         refresh: resolve the versions again.
 
     Raises:
@@ -125,39 +122,41 @@ def provide_tree(
         SetupBroken: a signature is bad, the disk is full, or a package does not unpack.
     """
     # Without the lock: a run must not wait for another one that fetches something else of the suite.
-    if not refresh and (found := find_tree(wanted, cache)):
+    if not refresh and (found := find_tree(wanted, provisioning.cache)):
         return found
-    with cache.lock(f"apt-{wanted.suite.name}", log):
-        if not refresh and (found := find_tree(wanted, cache)):
+    with provisioning.lock(f"apt-{wanted.suite.name}"):
+        if not refresh and (found := find_tree(wanted, provisioning.cache)):
             return found
-        apt = AptState(cache, wanted.suite, log, mirror)
+        apt = AptState(wanted.suite, provisioning)
         try:
-            return _resolve_and_fetch(apt, wanted, cache, log, update=refresh)
+            return _resolve_and_fetch(apt, wanted, provisioning, update=refresh)
         except VersionGone:
             # A young index can still name a version that the mirror has just replaced.
             pass
         try:
-            return _resolve_and_fetch(apt, wanted, cache, log, update=True)
+            return _resolve_and_fetch(apt, wanted, provisioning, update=True)
         except VersionGone:
             # The security archive of a retired suite goes on naming files that are gone, as
             # bullseye-security did in November 2026 with Linux 5.10.262. The main archive keeps its own.
-            log(
+            provisioning.log(
                 f"The mirror no longer has the newest {wanted.name} of {wanted.suite.name}; taking the one "
                 "of the main archive."
             )
-        apt = AptState(cache, wanted.suite, log, mirror, security=False)
-        return _resolve_and_fetch(apt, wanted, cache, log, update=False)
+        apt = AptState(wanted.suite, provisioning, security=False)
+        return _resolve_and_fetch(apt, wanted, provisioning, update=False)
 
 
-def _resolve_and_fetch(apt: AptState, wanted: PackageSet, cache: Cache, log: Log, *, update: bool) -> Tree:
+def _resolve_and_fetch(
+    apt: AptState, wanted: PackageSet, provisioning: Provisioning, *, update: bool
+) -> Tree:
     apt.update(force=update)
     packages = _resolve(apt, wanted)
     manifest = tuple(InputRecord(p.name, p.version, p.sha256) for p in packages)
-    tree = _tree(wanted, cache, manifest)
+    tree = _tree(wanted, provisioning.cache, manifest)
     if not tree.folder.is_dir():
-        _fetch(apt, wanted, packages, tree, cache, log)
+        _fetch(apt, wanted, packages, tree, provisioning)
     pointer = {"packages": wanted.packages, "manifest": [asdict(record) for record in manifest]}
-    publish_file(_pointer(wanted, cache), to_json(pointer))
+    publish_file(_pointer(wanted, provisioning.cache), to_json(pointer))
     return tree
 
 
@@ -183,16 +182,16 @@ def _resolve(apt: AptState, wanted: PackageSet) -> tuple[Package, ...]:
 
 
 def _fetch(
-    apt: AptState, wanted: PackageSet, packages: Sequence[Package], tree: Tree, cache: Cache, log: Log
+    apt: AptState, wanted: PackageSet, packages: Sequence[Package], tree: Tree, provisioning: Provisioning
 ) -> None:
-    with cache.staging(f"apt-{wanted.suite.name}") as staging:
+    with provisioning.cache.staging(f"apt-{wanted.suite.name}") as staging:
         debs, staged = staging / "debs", staging / "tree"
         for folder in (debs, staged / "root"):
             folder.mkdir(parents=True)
         megabytes = sum(package.size for package in packages) / 1e6
-        log(f"Downloading {len(packages)} packages, {megabytes:.0f} MB, for '{wanted.name}'.")
+        provisioning.log(f"Downloading {len(packages)} packages, {megabytes:.0f} MB, for '{wanted.name}'.")
         apt.download(packages, debs)
-        unpack(packages, debs, staged / "root", log)
+        unpack(packages, debs, staged / "root", provisioning.log)
         (staged / "manifest.json").write_bytes(to_json([asdict(record) for record in tree.manifest]))
         publish_folder(staged, tree.folder)
 

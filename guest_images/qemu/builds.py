@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest_images.cache import Cache, Log, publish_file
+from guest_images.cache import Cache, publish_file
 from guest_images.catalogue import QEMUS, QemuSpec, host_qemu_spec, suite
 from guest_images.packages.loader import find_loader
 from guest_images.packages.unpacked import InputRecord, PackageSet, Tree, find_tree, provide_tree
+from guest_images.provisioning import Provisioning
 from harness.errors import SetupBroken
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 
@@ -35,22 +36,14 @@ class ProvisionedQemu:
 
 
 def provision_qemu(
-    name: str,
-    cache: Cache,
-    log: Log,
-    *,
-    emulates: Architecture | None = None,
-    mirror: str | None = None,
-    refresh: bool = False,
+    name: str, provisioning: Provisioning, *, emulates: Architecture | None = None, refresh: bool = False
 ) -> ProvisionedQemu:
     """Return a QEMU of the catalogue; fetch and unpack it where the cache lacks it.
 
     Args:
         name: a name in `catalogue.QEMUS` or `HOST_QEMUS`.
-        cache: where it is kept.
-        log: told what takes time.
+        provisioning: the mirror, the cache, and the log of slow steps.
         emulates: the processor of its guests, by default the one that the catalogue gives.
-        mirror: a Debian mirror to use instead of the machine's own apt sources.
         refresh: look for a newer version.
 
     Raises:
@@ -59,7 +52,7 @@ def provision_qemu(
     """
     spec = host_qemu_spec(name)
     target = emulates or spec.emulates
-    tree = provide_tree(_package_set(spec, target), cache, log, mirror=mirror, refresh=refresh)
+    tree = provide_tree(_package_set(spec, target), provisioning, refresh=refresh)
     return _provision(spec, target, tree)
 
 

@@ -25,7 +25,7 @@ from snapproof.report.text_table import table_rows
 from snapproof.runs.events import timed_log
 from snapproof.runs.host_plan import Sources, opened_host, prepared
 from snapproof.runs.results_folder import default_results_folder, make_results_folder, now
-from snapproof.runs.stack import cache_at, prepare_stack
+from snapproof.runs.stack import prepare_stack
 from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.snapshots import save_on_host
 from tests_functional.lib.measure.cases import UNLIMITED, Way, Writer
@@ -85,7 +85,7 @@ def bench(options: FaultsOptions) -> int:
 
 def _watch_process(options: FaultsOptions, pid: int, wanted: HostSpecText | None, log: Log) -> FaultReport:
     if wanted is not None:
-        sources = Sources(options.hosts, cache_at(options.hosts.cache), Path(), log)
+        sources = Sources(options.hosts, Path(), log)
         with opened_host(wanted, sources) as host:
             log(f"Watching process {pid} on {wanted.short} for {options.seconds:g} s.")
             return watch_on_host(host, options.seconds, pid=pid)
@@ -126,9 +126,7 @@ def _save_here(options: FaultsOptions, log: Log) -> FaultReport:
 
 def _save_on_host(options: FaultsOptions, wanted: HostSpecText, log: Log) -> FaultReport:
     """Watch a QEMU on another host while it restores and saves the guest that was copied there."""
-    plan, opened = prepared(
-        wanted, Sources(options.hosts, cache_at(options.hosts.cache), _folder(options), log)
-    )
+    plan, opened = prepared(wanted, Sources(options.hosts, _folder(options), log))
     try:
         with opened as host:
             log(f"{plan.name}: Linux {host.facts().kernel}.")

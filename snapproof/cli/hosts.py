@@ -20,7 +20,6 @@ from snapproof.report.text_table import table_rows
 from snapproof.runs.events import timed_log
 from snapproof.runs.host_plan import Sources, prepared
 from snapproof.runs.results_folder import default_results_folder, make_results_folder, now, write_results
-from snapproof.runs.stack import cache_at
 from tests_functional.hosts.examination import BALANCED, FLOWS, PLANTED, Examination
 from tests_functional.hosts.examine import examine
 from tests_functional.lib.outcome import from_error
@@ -50,7 +49,7 @@ def hosts(arguments: argparse.Namespace) -> int:
         filter=tuple(arguments.filter),
         snapshots=not arguments.no_snapshots,
     )
-    sources = Sources(options, cache_at(options.cache), folder, log)
+    sources = Sources(options, folder, log)
     found = []
     for host in wanted:
         found.append(_examined(host, sources))

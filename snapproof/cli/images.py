@@ -10,6 +10,7 @@ from guest_images.catalogue import guest_spec
 from guest_images.guests.image import GuestImage, build_guest, built_guests
 from guest_images.hosts.image import build_host, built_hosts
 from guest_images.hosts.kernel_build import build_kernel, built_kernels
+from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import provision_qemu, provisioned_qemus
 from snapproof.runs.stack import cache_at
 
@@ -18,7 +19,7 @@ def list_images(arguments: argparse.Namespace) -> int:
     """Print the catalogue, and which of its images are in the cache."""
     cache = cache_at(arguments.cache)
     print("Guests:")
-    for guest, image in built_guests(cache, _log).items():
+    for guest, image in built_guests(Provisioning(cache, _log)).items():
         state = f"built, {image.digest[:12]}" if image else "not built"
         print(f"  {guest.name:22} {state:24} {guest.reason}")
     print("QEMUs:")
@@ -36,23 +37,23 @@ def list_images(arguments: argparse.Namespace) -> int:
 
 def build_image(arguments: argparse.Namespace) -> int:
     """Build one guest, host or kernel or fetch one QEMU, and print where it is."""
-    cache = cache_at(arguments.cache)
+    provisioning = Provisioning(cache_at(arguments.cache), _log, arguments.mirror)
     kind, _, name = arguments.name.rpartition(":")
-    options = {"mirror": arguments.mirror, "refresh": arguments.refresh}
+    refresh = arguments.refresh
     if kind == "qemu":
-        qemu = provision_qemu(name, cache, _log, **options)
+        qemu = provision_qemu(name, provisioning, refresh=refresh)
         print(f"{qemu.executable} ({qemu.version})")
         return 0
     if kind == "host":
-        host = build_host(name, cache, _log, **options)
+        host = build_host(name, provisioning, refresh=refresh)
         print(f"{host.kernel} (Linux {host.release})\n{host.initrd}\n{host.disk.path}\ndigest {host.digest}")
         return 0
     if kind == "kernel":
-        kernel = build_kernel(name, cache, _log, **options)
+        kernel = build_kernel(name, provisioning, refresh=refresh)
         print(f"{kernel.image} (Linux {kernel.release})")
         return 0
     guest_spec(arguments.name)
-    image = build_guest(arguments.name, cache, _log, **options)
+    image = build_guest(arguments.name, provisioning, refresh=refresh)
     print(f"{image.kernel}\n{image.initrd}\ndigest {image.digest}")
     if image.disk:
         print(f"{image.disk.path}\nAs if it were yours: {shlex.join(_as_own(image))}")

@@ -26,7 +26,7 @@ from snapproof.runs.host_plan import (
     opened_host,
     tracker_library,
 )
-from snapproof.runs.stack import cache_at
+from snapproof.runs.stack import provisioning_for
 from tests_functional.hosts.feature_tests import carry_tests, run_feature_tests
 from tests_functional.kernel import registry
 from tests_functional.kernel.ktap import KtapWriter
@@ -81,17 +81,17 @@ def _events(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         SetupBroken: the runner or the host ended before the tests were done.
     """
     wanted = parse_host(arguments.host)
-    cache = cache_at(arguments.cache)
+    options = host_options(arguments)
     words = ["--repeat", str(arguments.repeat)]
     for pattern in arguments.filter:
         words += ["--filter", pattern]
     words += [f"--{name}" for name in ("prepare", "ksm") if getattr(arguments, name)]
     if wanted.text == LOCAL:
-        helper = tracker_library(cache, _log)
+        helper = tracker_library(provisioning_for(options, _log))
         yield from _here([*words, "--helper", str(helper or "")])
         return
     with TemporaryDirectory(prefix="snapproof-kernel-") as folder:
-        sources = Sources(host_options(arguments), cache, Path(folder), _log)
+        sources = Sources(options, Path(folder), _log)
         with opened_host(wanted, sources) as host:
             carry_tests(host)
             more = lent_to_vm() if wanted.vm else []

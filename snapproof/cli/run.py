@@ -101,6 +101,7 @@ def _run_legs(
         "repeat": options.repeat,
         "keep": int(options.keep),
         "cache": str(cache_at(options.stack.cache).folder),
+        "mirror": options.stack.mirror or "",
     }
     outcomes: list[OutcomeRecord] = []
     for leg in legs:

@@ -110,6 +110,7 @@ def _fresh(
         folder=folder,
         events=folder / EVENTS_FILE,
         cache=cache_at(options.cache),
+        mirror=options.mirror,
         pattern="random",
         seed=arguments.seed,
         repeat=1,

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from guest_images.cache import Cache
-from guest_images.catalogue import HostSpec, host_spec
+from guest_images.cache import Log
+from guest_images.catalogue import DEFAULT_QEMU, HostSpec, host_spec
 from guest_images.disks.ext4_image import mkfs_root
 from guest_images.guests.image import build_guest
 from guest_images.guests.kernel_modules import Kernel
 from guest_images.hosts.image import OWN_KERNEL_HOST, HostImage, build_host, build_host_with_kernel
 from guest_images.hosts.kernel_build import build_kernel
 from guest_images.hosts.machine import host_config
+from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import ProvisionedQemu, provision_qemu
 from guest_images.qemu.disk import build_qemu_disk
 from harness.deadline import Deadline
@@ -27,7 +28,7 @@ from harness.hosts.vm import VmDisk, disk_arguments, vm_host
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.probe import DEFAULT_EXECUTABLE
 from snapproof.runs.options import HostOptions
-from snapproof.runs.stack import DEFAULT_QEMU
+from snapproof.runs.stack import provisioning_for
 from tests_functional.hosts.examination import BALANCED, FAULT, FLOWS, PLANTED, HostPlan
 from tests_functional.hosts.snapshots import HostPaths
 from tests_functional.hosts.vm_places import sink_file, vm_disks, vm_places
@@ -55,15 +56,18 @@ class Sources:
 
     Attributes:
         options: how to reach the hosts, and what to do there.
-        cache: the cache of QEMUs, guests and VMs.
         folder: the results folder; each host gets a folder of its own in it.
         log: called with a sentence before each slow step.
     """
 
     options: HostOptions
-    cache: Cache
     folder: Path
-    log: Callable[[str], None]
+    log: Log
+
+    @property
+    def provisioning(self) -> Provisioning:
+        """Return how all that the plans need is provided."""
+        return provisioning_for(self.options, self.log)
 
 
 def prepared(wanted: HostSpecText, sources: Sources) -> tuple[HostPlan, AbstractContextManager[Host]]:
@@ -79,7 +83,7 @@ def prepared(wanted: HostSpecText, sources: Sources) -> tuple[HostPlan, Abstract
     name = address.name if address else LOCAL
     folder = _folder(sources, name)
     local = address is None
-    qemu = provision_qemu(sources.options.qemu or DEFAULT_QEMU, sources.cache, sources.log)
+    qemu = provision_qemu(sources.options.qemu or DEFAULT_QEMU, sources.provisioning)
     given = sources.options.host_qemu or (str(qemu.executable) if local else DEFAULT_EXECUTABLE)
     warm = _warm_guest(qemu, sources, folder)
 
@@ -95,7 +99,7 @@ def prepared(wanted: HostSpecText, sources: Sources) -> tuple[HostPlan, Abstract
         places=places,
         sinks={},
         tests=_tests(sources),
-        helper=tracker_library(sources.cache, sources.log) if local else None,
+        helper=tracker_library(sources.provisioning) if local else None,
         fault=_fault(sources) if local else None,
         own=False,
         folder=folder,
@@ -117,14 +121,13 @@ def _vm(wanted: VmSpec, sources: Sources) -> tuple[HostPlan, AbstractContextMana
     folder = _folder(sources, image.name)
     usual = image.architecture is DEFAULT_ARCHITECTURE
     chosen = sources.options.qemu if usual else None
-    mirror = sources.options.mirror
-    inner = provision_qemu(chosen or spec.qemu, sources.cache, sources.log, mirror=mirror)
-    outer = provision_qemu(chosen or spec.source_qemu, sources.cache, sources.log, mirror=mirror)
+    inner = provision_qemu(chosen or spec.qemu, sources.provisioning)
+    outer = provision_qemu(chosen or spec.source_qemu, sources.provisioning)
     warm = _warm_guest(outer, sources, folder)
     disks: dict[str, VmDisk] = {}
     if warm is not None:
-        mkfs = mkfs_root(sources.cache, sources.log, mirror)
-        disks = vm_disks(warm, build_qemu_disk(inner, mkfs, sources.cache, sources.log), folder, _SINKS)
+        mkfs = mkfs_root(sources.provisioning)
+        disks = vm_disks(warm, build_qemu_disk(inner, mkfs, sources.provisioning), folder, _SINKS)
     plan = HostPlan(
         name=image.name,
         expected=spec.features if wanted.name else None,
@@ -132,7 +135,7 @@ def _vm(wanted: VmSpec, sources: Sources) -> tuple[HostPlan, AbstractContextMana
         places=lambda _: vm_places(_SINKS),
         sinks={flow: sink_file(folder, flow) for flow in _SINKS},
         tests=_tests(sources, *lent_to_vm()),
-        helper=tracker_library(sources.cache, sources.log) if usual else None,
+        helper=tracker_library(sources.provisioning) if usual else None,
         fault=_fault(sources) if usual else None,
         own=True,
         folder=folder,
@@ -141,32 +144,24 @@ def _vm(wanted: VmSpec, sources: Sources) -> tuple[HostPlan, AbstractContextMana
 
 
 def _image(wanted: VmSpec, sources: Sources) -> tuple[HostImage, HostSpec]:
-    mirror = sources.options.mirror
     if wanted.kernel is not None:
         given = Kernel(wanted.kernel, wanted.modules)
-        image = build_host_with_kernel(given, sources.cache, sources.log, mirror=mirror)
+        image = build_host_with_kernel(given, sources.provisioning)
         return image, host_spec(OWN_KERNEL_HOST)
     if wanted.name.startswith(_COMPILED):
-        built = build_kernel(wanted.name.removeprefix(_COMPILED), sources.cache, sources.log, mirror=mirror)
-        image = build_host_with_kernel(Kernel(built.image, None), sources.cache, sources.log, mirror=mirror)
+        built = build_kernel(wanted.name.removeprefix(_COMPILED), sources.provisioning)
+        image = build_host_with_kernel(Kernel(built.image, None), sources.provisioning)
         # It differs from the user's own kernel in its name and features only.
         spec = replace(host_spec(OWN_KERNEL_HOST), name=wanted.name, features=built.spec.features)
         return replace(image, name=wanted.name), spec
     spec = host_spec(wanted.name)
-    return build_host(wanted.name, sources.cache, sources.log, mirror=mirror), spec
+    return build_host(wanted.name, sources.provisioning), spec
 
 
 @contextmanager
 def _booted(image: HostImage, disks: dict[str, VmDisk], sources: Sources, folder: Path) -> Iterator[Host]:
     options = sources.options
-    config = host_config(
-        image,
-        sources.cache,
-        sources.log,
-        accel=options.accel,
-        arguments=disk_arguments(disks),
-        mirror=options.mirror,
-    )
+    config = host_config(image, sources.provisioning, accel=options.accel, arguments=disk_arguments(disks))
     sources.log(f"{image.name}: booting it.")
     with vm_host(image.name, config, image.identity, folder / "host", Deadline(_BOOT_SECONDS)) as host:
         yield host
@@ -192,10 +187,9 @@ def _folder(sources: Sources, name: str) -> Path:
 def _warm_guest(qemu: ProvisionedQemu, sources: Sources, folder: Path) -> PortableWarmGuest | None:
     if not sources.options.snapshots:
         return None
-    mirror = sources.options.mirror
-    image = build_guest(_GUEST, sources.cache, sources.log, mirror=mirror)
-    mkfs = mkfs_root(sources.cache, sources.log, mirror)
-    return provide_warm_guest(qemu.executable, qemu.version, image, mkfs, sources.cache, folder, sources.log)
+    image = build_guest(_GUEST, sources.provisioning)
+    mkfs = mkfs_root(sources.provisioning)
+    return provide_warm_guest(qemu.executable, qemu.version, image, mkfs, folder, sources.provisioning)
 
 
 def lent_to_vm() -> list[str]:
@@ -211,20 +205,20 @@ def _tests(sources: Sources, *lent: str) -> list[str] | None:
     return [*lent, *(word for pattern in patterns for word in ("--filter", pattern))]
 
 
-def tracker_library(cache: Cache, log: Callable[[str], None]) -> Path | None:
+def tracker_library(provisioning: Provisioning) -> Path | None:
     """Return the mprotect tracker's library, None if it cannot be built; its tests are skipped then."""
     try:
         source = Path(mprotect.__file__).with_name("segv.c")
-        return Path(preload_library(source, cache, log))
+        return Path(preload_library(source, provisioning))
     except MachineryMissing as error:
-        log(f"The mprotect tracker is skipped. {error.sentence}")
+        provisioning.log(f"The mprotect tracker is skipped. {error.sentence}")
         return None
 
 
 def _fault(sources: Sources) -> Path | None:
     """Return the planted fault's library, None if it cannot be built."""
     try:
-        return fault_library(FAULT, sources.cache, sources.log)
+        return fault_library(FAULT, sources.provisioning)
     except MachineryMissing as error:
         sources.log(f"No fault is planted. {error.sentence}")
         return None

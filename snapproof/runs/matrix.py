@@ -19,7 +19,7 @@ from harness.status import Status
 from snapproof.report.run_result import OutcomeRecord
 from snapproof.report.text_table import table_rows
 from snapproof.runs.options import RunOptions, StackOptions
-from snapproof.runs.stack import cache_at, prepare_stack
+from snapproof.runs.stack import prepare_stack, provisioning_for
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.guest_size import COVERAGE, fitting_ram
 from tests_functional.lib.profile_row import ProfileRow
@@ -116,8 +116,8 @@ def _named_guests(
 ) -> tuple[GuestImage, ...]:
     """Build and return the guests that rows name."""
     names = sorted({str(row.parameters["guest"]) for row in rows if "guest" in row.parameters})
-    cache = cache_at(options.cache)
-    return tuple(build_guest(name, cache, log, mirror=options.mirror) for name in names)
+    provisioning = provisioning_for(options, log)
+    return tuple(build_guest(name, provisioning) for name in names)
 
 
 def _for_guest(row: ProfileRow, images: Mapping[str, GuestImage]) -> ProfileRow:

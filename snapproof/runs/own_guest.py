@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 from guest_images.agent.build import compile_agent, plan_agent
-from guest_images.cache import Cache
 from guest_images.guests.image import GuestImage
 from guest_images.packages.unpacked import InputRecord
+from guest_images.provisioning import Provisioning
 from harness.errors import UsageError
 from harness.guest.ssh import host_key, require_private_key
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
@@ -24,7 +23,7 @@ _BOOT_SECONDS = 300.0
 _ELF_SIGNATURE = (0, b"\x7fELF")
 
 
-def own_image(options: OwnGuestOptions, cache: Cache, log: Callable[[str], None]) -> GuestImage | None:
+def own_image(options: OwnGuestOptions, provisioning: Provisioning) -> GuestImage | None:
     """Return the guest that the options describe, None if no option is given.
 
     Raises:
@@ -44,7 +43,7 @@ def own_image(options: OwnGuestOptions, cache: Cache, log: Callable[[str], None]
     pinned = options.ssh_host_key or ""
     if pinned:
         host_key(pinned)
-    log("Taking the digest of your guest's files.")
+    provisioning.log("Taking the digest of your guest's files.")
     files = {"disk": options.disk, "kernel": kernel, "initrd": initrd}
     manifest = tuple(_record(name, path) for name, path in files.items() if path)
     cmdline = (options.cmdline or OWN_CMDLINE) if kernel else ""
@@ -59,7 +58,7 @@ def own_image(options: OwnGuestOptions, cache: Cache, log: Callable[[str], None]
         digest=_digest(manifest, cmdline),
         manifest=manifest,
         disk=disk,
-        agent=compile_agent(plan_agent(cache), cache, log),
+        agent=compile_agent(plan_agent(provisioning.cache), provisioning),
         own_mib=options.guest_needs or OWN_MIB,
         boot_seconds=_BOOT_SECONDS,
     )

@@ -63,6 +63,7 @@ def selftest_live(
             folder=place,
             events=folder / EVENTS_FILE,
             cache=cache_at(options.cache),
+            mirror=options.mirror,
             pattern="random",
             seed=seed,
             repeat=1,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from guest_images.cache import Cache, default_cache_folder, publish_file
-from guest_images.catalogue import QEMUS, guest_spec
+from guest_images.cache import Cache, Log, default_cache_folder, publish_file
+from guest_images.catalogue import DEFAULT_QEMU, QEMUS, guest_spec
 from guest_images.guests.image import GuestImage, build_guest
 from guest_images.guests.init_script import READY_LINE
+from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import provision_qemu
 from harness.deadline import Deadline
 from harness.hosts.local import local_facts
@@ -23,11 +23,10 @@ from harness.qemu.accelerator import KVM_BOOT_SECONDS, Accelerator, probe_accele
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 from harness.qemu.probe import QemuFacts, probe_qemu
 from harness.qemu.spawned_machine import SpawnedMachine
-from snapproof.runs.options import DEFAULT_ACCEL, StackOptions
+from snapproof.runs.options import DEFAULT_ACCEL, HostOptions, StackOptions
 from snapproof.runs.own_guest import own_image
 from tests_functional.lib.guest import Stack, open_shell
 
-DEFAULT_QEMU = "debian-13"
 _KVM_SYSTEMD_SECONDS = 40.0
 
 
@@ -36,20 +35,19 @@ def cache_at(folder: Path | None) -> Cache:
     return Cache(folder.absolute() if folder else default_cache_folder())
 
 
+def provisioning_for(options: StackOptions | HostOptions, log: Log) -> Provisioning:
+    """Return the cache and the mirror that a command's options name, with its log."""
+    return Provisioning(cache_at(options.cache), log, options.mirror)
+
+
 def find_qemu(
-    name: str | None,
-    cache: Cache,
-    mirror: str | None,
-    log: Callable[[str], None],
-    emulates: Architecture = DEFAULT_ARCHITECTURE,
+    name: str | None, provisioning: Provisioning, emulates: Architecture = DEFAULT_ARCHITECTURE
 ) -> QemuFacts:
     """Return the QEMU that `--qemu` means: a name in the catalogue, a path, a program on PATH.
 
     Args:
         name: the option's value. Without one it is the QEMU on PATH, else the catalogue's default.
-        cache: where QEMUs of the catalogue are kept.
-        mirror: a Debian mirror to use instead of the machine's own apt sources.
-        log: called with a sentence before each slow step.
+        provisioning: the mirror, the cache, and the log of slow steps.
         emulates: the processor of the guest.
 
     Raises:
@@ -59,14 +57,12 @@ def find_qemu(
     if name is None and shutil.which(emulates.qemu) is None:
         name = DEFAULT_QEMU
     if name in {spec.name for spec in QEMUS}:
-        log(f"QEMU '{name}' from its package.")
-        return probe_qemu(provision_qemu(name, cache, log, emulates=emulates, mirror=mirror).executable)
+        provisioning.log(f"QEMU '{name}' from its package.")
+        return probe_qemu(provision_qemu(name, provisioning, emulates=emulates).executable)
     return probe_qemu(name or emulates.qemu)
 
 
-def prepare_stack(
-    options: StackOptions, folder: Path, log: Callable[[str], None]
-) -> tuple[Stack, dict[str, Any]]:
+def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack, dict[str, Any]]:
     """Fetch or build the QEMU and the guest of a run, and find the accelerator.
 
     Args:
@@ -77,13 +73,13 @@ def prepare_stack(
     Returns:
         The stack, and the environment that every result has.
     """
-    cache = cache_at(options.cache)
+    provisioning = provisioning_for(options, log)
     # A user's own guest has the architecture of the default one.
     architecture = guest_spec(options.guest).architecture
-    qemu = find_qemu(options.qemu, cache, options.mirror, log, architecture)
-    image = own_image(options.own, cache, log)
-    image = image or build_guest(options.guest, cache, log, mirror=options.mirror)
-    accelerator = _accelerator(options.accel, qemu, image, cache, folder, log)
+    qemu = find_qemu(options.qemu, provisioning, architecture)
+    image = own_image(options.own, provisioning)
+    image = image or build_guest(options.guest, provisioning)
+    accelerator = _accelerator(options.accel, qemu, image, folder, provisioning)
     log(f"QEMU {qemu.version}, guest '{image.name}', accelerator {accelerator.name}.")
     facts = local_facts()
     environment = {
@@ -109,19 +105,14 @@ def prepare_stack(
 
 
 def _accelerator(
-    wanted: str,
-    qemu: QemuFacts,
-    image: GuestImage,
-    cache: Cache,
-    folder: Path,
-    log: Callable[[str], None],
+    wanted: str, qemu: QemuFacts, image: GuestImage, folder: Path, provisioning: Provisioning
 ) -> Accelerator:
     if wanted != DEFAULT_ACCEL:
         return Accelerator(wanted, "chosen with --accel")
-    known = cache.path("accelerator", f"{_probe_key(qemu, image)}.json")
+    known = provisioning.cache.path("accelerator", f"{_probe_key(qemu, image)}.json")
     if known.exists():
         return Accelerator(**json.loads(known.read_text(encoding="utf-8")))
-    log("Probing which accelerator works.")
+    provisioning.log("Probing which accelerator works.")
     stack = Stack(qemu.executable, image, accel="kvm", machine=image.architecture.machine).fitted()
     ready, seconds = _console_ready, KVM_BOOT_SECONDS
     if image.agent is not None:

@@ -67,7 +67,7 @@ def failures(cases: Sequence[Case]) -> Callable[[Run], Outcome]:
 def call_failures(run: Run) -> Outcome:
     """Let each userfaultfd call of a save fail in turn, after counting them in a save that works."""
     with call_control(run.folder / "calls") as control:
-        wrapper = controlled_qemu(run.stack.executable, run.folder / "calls", run.cache)
+        wrapper = controlled_qemu(run.stack.executable, run.folder / "calls", run.provisioning)
         controlled = replace(run, stack=replace(run.stack, executable=wrapper))
         counts = _counts(controlled, control)
         run.say(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 
 from guest_images.agent.client import AgentStatus
 from guest_images.agent.format import WORD_BYTES, ThreadWord
-from guest_images.cache import Cache, publish_folder, read_json, to_json
+from guest_images.cache import publish_folder, read_json, to_json
 from guest_images.disks.ext4_image import TreeArchive, fill_image
 from guest_images.guests.image import GuestImage
+from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from tests_functional.lib.guest import Stack, booted, start_writers
@@ -54,13 +54,7 @@ class PortableWarmGuest:
 
 
 def provide_warm_guest(
-    executable: Path,
-    version: str,
-    image: GuestImage,
-    mkfs: Path,
-    cache: Cache,
-    folder: Path,
-    log: Callable[[str], None],
+    executable: Path, version: str, image: GuestImage, mkfs: Path, folder: Path, provisioning: Provisioning
 ) -> PortableWarmGuest:
     """Return a warm guest made by a QEMU of this machine; make it where the cache does not have it.
 
@@ -69,9 +63,8 @@ def provide_warm_guest(
         version: of its package, which with the image's digest names the warm guest.
         image: the guest.
         mkfs: root of the unpacked `ext4_image.mkfs_packages`.
-        cache: where warm guests are kept.
+        provisioning: the mirror, the cache, and the log of slow steps.
         folder: receives logs and the new snapshot.
-        log: told what takes time.
 
     Raises:
         SetupBroken: the guest does not boot or write, or its snapshot is not right.
@@ -80,11 +73,11 @@ def provide_warm_guest(
     stack = Stack(executable, image, accel="tcg", ram_mib=RAM_MIB, coverage=COVERAGE)
     code = sha256(Path(__file__).read_bytes()).hexdigest()
     name = sha256(f"{version} {image.digest} {RAM_MIB} {COVERAGE} {code}".encode()).hexdigest()[:16]
-    final = cache.path("seeds", name)
-    with cache.lock("seeds", log):
+    final = provisioning.cache.path("seeds", name)
+    with provisioning.lock("seeds"):
         if read_json(final / "seed.json") is None:
-            log(f"Making a saved guest with QEMU {version}, to be started on hosts.")
-            with cache.staging("seeds") as staging:
+            provisioning.log(f"Making a saved guest with QEMU {version}, to be started on hosts.")
+            with provisioning.cache.staging("seeds") as staging:
                 staged = staging / "seed"
                 staged.mkdir()
                 _make(stack, mkfs, staged, folder)

@@ -106,6 +106,7 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
             folder=folder,
             events=Path(self._parameter("events")),
             cache=Cache(Path(self._parameter("cache"))),
+            mirror=self._parameter("mirror") or None,
             pattern=self._parameter("pattern", "random"),
             seed=int(self._parameter("seed")),
             repeat=int(self._parameter("repeat")),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from guest_images.cache import Cache
+from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.configuration import MIB
@@ -35,6 +36,7 @@ class Run:
         folder: the test's own folder in the results.
         events: the JSON Lines file that progress goes to.
         cache: what the test compiles or fetches for itself is kept there.
+        mirror: a Debian mirror for it, None for the machine's own apt sources.
         pattern: of the writers.
         seed: of the writers.
         repeat: snapshot-restore cycles in a row, in the same source guest.
@@ -48,11 +50,17 @@ class Run:
     folder: Path
     events: Path
     cache: Cache
+    mirror: str | None
     pattern: str
     seed: int
     repeat: int
     keep: bool
     deadline: Deadline
+
+    @property
+    def provisioning(self) -> Provisioning:
+        """Return how the test gets what it compiles or fetches for itself."""
+        return Provisioning(self.cache, self.say, self.mirror)
 
     def environment(self) -> dict[str, Any]:
         """Return the environment of this test's result, enough to repeat it."""

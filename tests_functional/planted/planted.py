@@ -88,7 +88,7 @@ def planted(name: str) -> Callable[[Run], Outcome]:
 
 
 def _planted(run: Run, name: str, fault: LiveFault) -> Outcome:
-    qemu = faulty_qemu(name, run.stack.executable, run.cache, run.folder, run.say)
+    qemu = faulty_qemu(name, run.stack.executable, run.folder, run.provisioning)
     faulty = replace(run, stack=replace(run.stack, executable=qemu.executable))
     run.say(f"Planted '{name}': {fault.reason}.")
     lost: SubjectFailed | None = None

@@ -136,7 +136,7 @@ def restricted(run: Run, restriction: UffdRestriction) -> Iterator[RestrictedRun
     executable = run.stack.executable
     if restriction.denial:
         with call_control(run.folder / "calls") as control:
-            qemu = controlled_qemu(executable, run.folder / "calls", run.cache)
+            qemu = controlled_qemu(executable, run.folder / "calls", run.provisioning)
             yield RestrictedRun(_with_qemu(run, qemu), (), control, restriction.denial)
         return
     prefix = restriction.prefix()

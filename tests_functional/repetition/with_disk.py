@@ -86,7 +86,7 @@ def with_disk(run: Run) -> Outcome:
     begun = time.monotonic()
     disks = _Disks(run.folder / "disks")
     disks.folder.mkdir()
-    make_ext4(disks.base, _DISK_MIB * MIB, run.cache, run.say)
+    make_ext4(disks.base, _DISK_MIB * MIB, run.provisioning)
     # The second restore needs the file of the first.
     keeping = replace(run, keep=True)
     with writing_guest(_with_arguments(keeping, raw_disk(disks.base))) as source:
@@ -259,7 +259,7 @@ def _judge_file_system(image: Path, run: Run) -> CheckResult:
     """Check an unmounted file system with e2fsck."""
     problems = [
         Problem(Code.DISK_FILE_SYSTEM_ERROR, f"e2fsck: {line}")
-        for line in ext4_errors(image, run.cache, run.say)
+        for line in ext4_errors(image, run.provisioning)
     ]
     return judged("disk-file-system", _FILE_SYSTEM, problems)
 

@@ -18,6 +18,7 @@ from guest_images.cache import Cache, default_cache_folder
 from guest_images.catalogue import QEMUS, suite
 from guest_images.packages.loader import find_loader
 from guest_images.packages.unpacked import PackageSet, find_tree, provide_tree
+from guest_images.provisioning import Provisioning
 from harness.status import Status
 from snapproof.report.run_result import RunResult
 from snapproof.runs.profiles import PROFILES
@@ -138,7 +139,7 @@ def test_jenkinsfile_that_is_no_groovy() -> None:
 def lava_schemas() -> Path:
     """The folder with LAVA's own Python package, from Debian's."""
     cache = Cache(default_cache_folder())
-    tree = find_tree(_LAVA, cache) or provide_tree(_LAVA, cache, print)
+    tree = find_tree(_LAVA, cache) or provide_tree(_LAVA, Provisioning(cache, print))
     return tree.root / "usr/lib/python3/dist-packages"
 
 
@@ -237,7 +238,7 @@ def test_tmt_lint(tmt_tree: Path) -> None:
 def _lend_rsync(folder: Path) -> None:
     """Make a program of Debian's rsync there: tmt needs it even on this machine, which may have none."""
     cache = Cache(default_cache_folder())
-    root = (find_tree(_RSYNC, cache) or provide_tree(_RSYNC, cache, print)).root
+    root = (find_tree(_RSYNC, cache) or provide_tree(_RSYNC, Provisioning(cache, print))).root
     program = folder / "rsync"
     command = shlex.join(find_loader(root).command(root, "usr/bin/rsync"))
     program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')

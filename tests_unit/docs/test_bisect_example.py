@@ -13,6 +13,7 @@ import pytest
 
 from guest_images.cache import Cache, default_cache_folder
 from guest_images.hosts.kernel_build import missing_tools
+from guest_images.provisioning import Provisioning
 from harness.errors import SnapproofError
 from snapproof.runs.stack import find_qemu
 
@@ -93,7 +94,7 @@ def _bisect(folder: Path, step: str, bad: str) -> None:
 @pytest.mark.timeout(1800)
 def test_bisection_names_the_commit(tmp_path: Path) -> None:
     """With a real QEMU and real guests git names the seventh commit, past one that does not build."""
-    qemu = find_qemu(None, Cache(default_cache_folder()), None, print)
+    qemu = find_qemu(None, Provisioning(Cache(default_cache_folder()), print))
     _make("make-history.py", str(qemu.executable), tmp_path / "history")
     _bisect(tmp_path / "history", "step.sh", "v7")
 

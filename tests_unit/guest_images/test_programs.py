@@ -14,6 +14,7 @@ from guest_images.agent.build import compile_agent, find_compiler, plan_agent
 from guest_images.cache import Cache
 from guest_images.hosts import kernel_build
 from guest_images.programs import first_output_line, run_program
+from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from tests_unit.support.hanging_compiler import hanging_cc
@@ -69,7 +70,7 @@ def test_a_compiler_that_hangs_over_the_agent(tmp_path: Path, monkeypatch: pytes
     cache = Cache(tmp_path / "cache")
     build = plan_agent(cache)
     with pytest.raises(SetupBroken, match="The compiler did not finish the agent within"):
-        compile_agent(build, cache, lambda _line: None)
+        compile_agent(build, Provisioning(cache, lambda _line: None))
     assert not build.executable.exists()
 
 

@@ -18,6 +18,7 @@ from guest_images.catalogue import suite
 from guest_images.guests.ssh_keys import public_line
 from guest_images.packages.loader import find_loader
 from guest_images.packages.unpacked import PackageSet, find_tree, provide_tree
+from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
 from harness.hosts.spec import SshAddress
 from harness.process import ChildProcess, log_tail
@@ -49,7 +50,7 @@ def real_sshd(folder: Path, cache: Cache) -> Iterator[RealSshd]:
     Raises:
         MachineryMissing, SetupBroken: its package cannot be had.
     """
-    tree = find_tree(_SSHD, cache) or provide_tree(_SSHD, cache, print)
+    tree = find_tree(_SSHD, cache) or provide_tree(_SSHD, Provisioning(cache, print))
     host, user = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
     for name, key in (("host", host), ("user", user)):
         (folder / name).write_bytes(_private(key))

@@ -135,6 +135,7 @@ def make_run(folder: Path, **changes: Any) -> Run:
         folder=folder,
         events=folder / "events.jsonl",
         cache=Cache(folder / "cache"),
+        mirror=None,
         pattern="random",
         seed=5,
         repeat=1,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from guest_images.cache import Cache
+from guest_images.provisioning import Provisioning
 from tests_functional.failures import scenario as failures
 from tests_functional.lib.run import Run
 from tests_functional.planted import planted
@@ -26,8 +27,8 @@ class _Reached(Exception):
 
 
 def _raise_cache(*arguments: Any, **named: Any) -> None:
-    (cache,) = [one for one in (*arguments, *named.values()) if isinstance(one, Cache)]
-    raise _Reached(cache)
+    (given,) = [one for one in (*arguments, *named.values()) if isinstance(one, Provisioning)]
+    raise _Reached(given.cache)
 
 
 def _restricted(run: Run) -> None:

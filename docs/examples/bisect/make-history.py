@@ -19,6 +19,7 @@ from pathlib import Path
 from history import begin, commit, run
 
 from guest_images.cache import Cache, default_cache_folder
+from guest_images.provisioning import Provisioning
 from harness.qemu.probe import probe_qemu
 from validators.faults.live.wrapper import fault_library
 
@@ -49,7 +50,7 @@ def build_script(number: int, qemu: Path, library: Path) -> str:
 def make_history(words: Sequence[str]) -> Path:
     """Make the repository from the arguments QEMU and FOLDER, which must not exist; return the folder."""
     qemu, folder = probe_qemu(words[0]).executable, Path(words[1])
-    library = fault_library("drop_protection", Cache(default_cache_folder()), print)
+    library = fault_library("drop_protection", Provisioning(Cache(default_cache_folder()), print))
     folder.mkdir(parents=True)
     begin(folder)
     (folder / ".gitignore").write_text("/qemu\n/results/\n")

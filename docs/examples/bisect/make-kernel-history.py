@@ -19,6 +19,7 @@ from history import begin, commit, run
 
 from guest_images.cache import Cache, default_cache_folder
 from guest_images.hosts.kernel_build import unpack_kernel
+from guest_images.provisioning import Provisioning
 from harness.errors import SnapproofError
 
 _PROTECT, _UFFD = "mm/mprotect.c", "mm/userfaultfd.c"
@@ -63,7 +64,7 @@ def make_history(words: Sequence[str]) -> Path:
     """Make the tree in a folder that does not exist yet; return the folder."""
     folder = Path(words[0])
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unpack_kernel("uffd", folder, Cache(default_cache_folder()), print)
+    unpack_kernel("uffd", folder, Provisioning(Cache(default_cache_folder()), print))
     imported = {name: (folder / name).read_text() for name in (_PROTECT, _UFFD)}
     begin(folder)
     for number, subject in enumerate(_SUBJECTS, 1):

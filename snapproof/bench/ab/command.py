@@ -24,7 +24,7 @@ from snapproof.bench.sides import METRICS
 from snapproof.report.output_file import write_json_file
 from snapproof.runs.events import Progress
 from snapproof.runs.results_folder import AB_FILE, make_results_folder, now
-from snapproof.runs.stack import cache_at
+from snapproof.runs.stack import provisioning_for
 
 _SCHEMA = 1
 _PLANTED = 0.2
@@ -77,7 +77,7 @@ def _run(options: AbOptions, plan: GatePlan, folder: Path, progress: Progress) -
             plan,
             options.seed,
             folder / "saves",
-            cache_at(options.stack.cache),
+            provisioning_for(options.stack, progress.step),
             progress,
         )
         document |= {**compared.settings, "a": compared.a, "b": compared.b}

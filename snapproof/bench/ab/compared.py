@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from guest_images.catalogue import host_spec
+from guest_images.catalogue import DEFAULT_QEMU, host_spec
 from guest_images.hosts.image import require_kernel
 from harness.errors import NoSubject, NotApplicable, SetupBroken, UsageError
 from harness.hosts.host import Host
@@ -23,7 +23,7 @@ from snapproof.runs.defaults import HOST_ACCELERATORS
 from snapproof.runs.events import Progress
 from snapproof.runs.host_plan import Sources, prepared
 from snapproof.runs.options import DEFAULT_ACCEL, DEFAULT_GUEST, HostOptions
-from snapproof.runs.stack import DEFAULT_QEMU, cache_at, prepare_stack
+from snapproof.runs.stack import prepare_stack
 from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.warm_guest import COVERAGE, RAM_MIB
 from tests_functional.lib.guest import Stack
@@ -176,7 +176,7 @@ def compared_hosts(options: AbOptions, folder: Path, progress: Progress) -> Comp
         cache=options.stack.cache,
         tests=False,
     )
-    sources = Sources(wanted, cache_at(wanted.cache), folder, progress.step)
+    sources = Sources(wanted, folder, progress.step)
     assert options.a is not None, "require_hosts() has seen a host"
     host_a = parse_host(options.a)
     host_b = host_a if options.b is None else parse_host(options.b)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from guest_images.cache import Cache
+from guest_images.provisioning import Provisioning
 from harness.errors import SetupBroken
 from snapproof.bench.ab.gate import GatePlan, GateResult, run_gate
 from snapproof.bench.sides import Side, TwoSides
@@ -60,7 +60,7 @@ class PairedComparison:
         plan: plan of each gate.
         seed: seed of the order within pairs.
         folder: for the files of the saves.
-        cache: where a planted library is kept.
+        provisioning: of a planted library.
         progress: shows each step.
         taken: the pairs of all gates so far, each with the number of its gate, A's figure and B's.
     """
@@ -70,7 +70,7 @@ class PairedComparison:
     plan: GatePlan
     seed: int
     folder: Path
-    cache: Cache
+    provisioning: Provisioning
     progress: Progress
     taken: list[tuple[int, float, float]] = field(default_factory=list)
 
@@ -112,9 +112,7 @@ class PairedComparison:
             self.progress.step("Measuring how long the guest is stopped, to plant a share of that.")
             usual_ms = median(self._figure(base, "pilot") for _ in range(_PILOT_SAVES))
             per_mille, at_t0_us = 0, round(1000 * share * usual_ms)
-        slowdown = plant_slowdown(
-            self.cache, folder, self.progress.step, per_mille=per_mille, at_t0_us=at_t0_us
-        )
+        slowdown = plant_slowdown(folder, self.provisioning, per_mille=per_mille, at_t0_us=at_t0_us)
         return SlowedSide(base.slowed(slowdown, folder), slowdown)
 
     def _figure(self, side: Side, name: str) -> float:

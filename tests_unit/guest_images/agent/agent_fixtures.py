@@ -10,6 +10,7 @@ import pytest
 
 from guest_images.agent.build import compile_agent, plan_agent
 from guest_images.cache import Cache
+from guest_images.provisioning import Provisioning
 from tests_unit.guest_images.agent.agent_host import HostAgent
 
 
@@ -19,7 +20,7 @@ def agent_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if platform.machine() != "x86_64":
         pytest.skip(f"the agent is built for x86_64 guests and this host is {platform.machine()}")
     cache = Cache(tmp_path_factory.mktemp("cache"))
-    return compile_agent(plan_agent(cache), cache, print)
+    return compile_agent(plan_agent(cache), Provisioning(cache, print))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from guest_images.cache import Cache
 from guest_images.disks import file_systems
 from guest_images.disks.file_systems import ext4_errors, make_ext4
 from guest_images.packages.loader import Loader, find_loader
+from guest_images.provisioning import Provisioning
 from harness.errors import SetupBroken
 
 _BYTES = 16 << 20
@@ -24,7 +25,7 @@ _HAS_TOOLS = pytest.mark.skipif(
 
 def _made(folder: Path) -> tuple[Path, Cache]:
     image, cache = folder / "disk.raw", Cache(folder / "cache")
-    make_ext4(image, _BYTES, cache, print)
+    make_ext4(image, _BYTES, Provisioning(cache, print))
     return image, cache
 
 
@@ -33,7 +34,7 @@ def test_clean(tmp_path: Path) -> None:
     """A new file system has the wanted size and no errors."""
     image, cache = _made(tmp_path)
     assert image.stat().st_size == _BYTES
-    assert ext4_errors(image, cache, print) == ()
+    assert ext4_errors(image, Provisioning(cache, print)) == ()
 
 
 @_HAS_TOOLS
@@ -44,7 +45,7 @@ def test_damaged(tmp_path: Path) -> None:
     for offset in range(20 * 1024, 200 * 1024):
         content[offset] ^= 0x5A
     image.write_bytes(content)
-    found = ext4_errors(image, cache, print)
+    found = ext4_errors(image, Provisioning(cache, print))
     assert found
     assert all(0 < len(line) <= 200 for line in found)
     assert not any(line.startswith(("Pass ", "Fix? ")) for line in found)
@@ -56,21 +57,21 @@ def test_lost(tmp_path: Path) -> None:
     """An image that no longer begins with a file system is a finding, not a failure of e2fsck."""
     image, cache = _made(tmp_path)
     image.write_bytes(bytes(_BYTES))
-    assert any("magic number" in line for line in ext4_errors(image, cache, print))
+    assert any("magic number" in line for line in ext4_errors(image, Provisioning(cache, print)))
 
 
 @_HAS_TOOLS
 def test_missing_image(tmp_path: Path) -> None:
     """An image that cannot be opened is a broken set-up, not a finding about a guest."""
     with pytest.raises(SetupBroken, match=r"none\.raw' could not be made or checked"):
-        ext4_errors(tmp_path / "none.raw", Cache(tmp_path), print)
+        ext4_errors(tmp_path / "none.raw", Provisioning(Cache(tmp_path), print))
 
 
 def test_tool_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the machine lacks e2fsprogs, the packaged program is run."""
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     monkeypatch.setattr(file_systems, "packaged_tool", lambda name, *_: ["/bin/echo", "packaged", name])
-    assert ext4_errors(tmp_path / "disk.raw", Cache(tmp_path), print) == ()
+    assert ext4_errors(tmp_path / "disk.raw", Provisioning(Cache(tmp_path), print)) == ()
 
 
 def test_loader(tmp_path: Path) -> None:

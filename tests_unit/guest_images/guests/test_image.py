@@ -15,6 +15,7 @@ from guest_images.cache import Cache, publish_file, to_json
 from guest_images.guests import image
 from guest_images.guests.image import GuestImage, build_guest, built_guests
 from guest_images.packages.unpacked import InputRecord, manifest_digest
+from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import provision_qemu, provisioned_qemus, wrapper_script
 from harness.errors import MachineryMissing, SetupBroken, UsageError
 from harness.qemu.architectures import AARCH64, ARCHITECTURES, X86_64, Architecture, find_architecture
@@ -87,7 +88,7 @@ def test_cached_qemu_needs_no_network(tmp_path: Path) -> None:
     spec = catalogue.qemu_spec("debian-13")
     record = InputRecord("qemu-system-x86", "1:10.0", "ab")
     plant_qemu(plant_tree(cache, "debian-13", "qemu", spec.emulates.qemu_packages, record))
-    qemu = provision_qemu("debian-13", cache, silent)
+    qemu = provision_qemu("debian-13", Provisioning(cache, silent))
     assert (qemu.name, qemu.version, qemu.manifest) == ("debian-13", "1:10.0", (record,))
     assert os.access(qemu.executable, os.X_OK)
     listed = {spec.name: found for spec, found in provisioned_qemus(cache).items()}
@@ -101,19 +102,19 @@ def test_qemu_for_another_architecture_is_another_package_set(tmp_path: Path) ->
     record = InputRecord("qemu-system-arm", "1:10.0", "cd")
     root = plant_tree(cache, "debian-13", "qemu-system-aarch64", AARCH64.qemu_packages, record)
     plant_qemu(root, "qemu-system-aarch64")
-    qemu = provision_qemu("debian-13", cache, silent, emulates=AARCH64)
+    qemu = provision_qemu("debian-13", Provisioning(cache, silent), emulates=AARCH64)
     assert (qemu.executable.name, qemu.manifest) == ("qemu-system-aarch64", (record,))
     # It runs on this machine, so its libraries are this machine's.
     assert LIBRARIES in qemu.executable.read_text()
-    assert provision_qemu("arm", cache, silent).executable == qemu.executable
+    assert provision_qemu("arm", Provisioning(cache, silent)).executable == qemu.executable
 
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
     """The error for a misspelt name lists the valid ones."""
     with pytest.raises(UsageError, match="'debian-13-backports'"):
-        provision_qemu("debian-31", Cache(tmp_path), quiet)
+        provision_qemu("debian-31", Provisioning(Cache(tmp_path), quiet))
     with pytest.raises(UsageError, match="'default'"):
-        build_guest("debian", Cache(tmp_path), quiet)
+        build_guest("debian", Provisioning(Cache(tmp_path), quiet))
 
 
 def test_catalogue_is_consistent() -> None:
@@ -170,12 +171,15 @@ def test_agent_is_compiled_once(tmp_path: Path, sources: Path) -> None:
     """Equal sources are compiled once; a change, in a header too, compiles again."""
     needs_compiler()
     cache = Cache(tmp_path / "cache")
-    first = compile_agent(plan_agent(cache, sources), cache, quiet)
+    first = compile_agent(plan_agent(cache, sources), Provisioning(cache, quiet))
     assert subprocess.run([first], check=False).returncode == 7
-    assert compile_agent(plan_agent(cache, sources), cache, silent) == first
+    assert compile_agent(plan_agent(cache, sources), Provisioning(cache, silent)) == first
     (sources / "core/code.h").write_text("#define CODE 8\n")
     assert (
-        subprocess.run([compile_agent(plan_agent(cache, sources), cache, quiet)], check=False).returncode == 8
+        subprocess.run(
+            [compile_agent(plan_agent(cache, sources), Provisioning(cache, quiet))], check=False
+        ).returncode
+        == 8
     )
 
 
@@ -185,7 +189,7 @@ def test_compile_error_is_one_sentence(tmp_path: Path, sources: Path) -> None:
     (sources / "linux/main.c").write_text("int main(void) { return nonsense; }\n")
     cache = Cache(tmp_path / "cache")
     with pytest.raises(SetupBroken, match="nonsense") as caught:
-        compile_agent(plan_agent(cache, sources), cache, quiet)
+        compile_agent(plan_agent(cache, sources), Provisioning(cache, quiet))
     assert "\n" not in caught.value.sentence
     assert "nonsense" in caught.value.evidence.log_tail
     assert not cache.path("agent").exists()
@@ -246,22 +250,22 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
 
 def test_guest_is_built_once_and_repeats(filled: Cache) -> None:
     """The second build returns the first one; a new build from equal inputs is byte-identical."""
-    assert built_guests(filled, silent)[catalogue.guest_spec("default")] is None
-    first = build_guest("default", filled, quiet)
-    assert build_guest("default", filled, silent) == first
-    assert built_guests(filled, silent)[catalogue.guest_spec("default")] == first
+    assert built_guests(Provisioning(filled, silent))[catalogue.guest_spec("default")] is None
+    first = build_guest("default", Provisioning(filled, quiet))
+    assert build_guest("default", Provisioning(filled, silent)) == first
+    assert built_guests(Provisioning(filled, silent))[catalogue.guest_spec("default")] == first
     assert first.initrd is not None
     content = first.initrd.read_bytes()
     for path in first.initrd.parent.iterdir():
         path.unlink()
     first.initrd.parent.rmdir()
-    assert build_guest("default", filled, quiet) == first
+    assert build_guest("default", Provisioning(filled, quiet)) == first
     assert first.initrd.read_bytes() == content
 
 
 def test_guest_describes_itself(filled: Cache) -> None:
     """A guest names its files, login, digest and every input, and writes them beside the image."""
-    guest = build_guest("default", filled, quiet)
+    guest = build_guest("default", Provisioning(filled, quiet))
     assert isinstance(guest, GuestImage)
     assert guest.kernel is not None and guest.initrd is not None
     assert guest.kernel.read_bytes() == b"bzImage"
@@ -276,10 +280,10 @@ def test_guest_describes_itself(filled: Cache) -> None:
 
 def test_changed_input_gives_another_image(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """With new keys, or other code that shapes the image, another image is built."""
-    first = build_guest("default", filled, quiet)
+    first = build_guest("default", Provisioning(filled, quiet))
     first.ssh_private_key.unlink()
-    second = build_guest("default", filled, quiet)
+    second = build_guest("default", Provisioning(filled, quiet))
     assert second.digest != first.digest
     assert second.initrd != first.initrd
     monkeypatch.setattr(image, "_builder_record", lambda: InputRecord("image builder", "x", "y"))
-    assert build_guest("default", filled, quiet).initrd not in (first.initrd, second.initrd)
+    assert build_guest("default", Provisioning(filled, quiet)).initrd not in (first.initrd, second.initrd)

@@ -17,6 +17,7 @@ from guest_images.guests.initramfs import AGENT_PATH, guest_initramfs
 from guest_images.guests.kernel_modules import Kernel, Module, find_kernel, load_order
 from guest_images.guests.ssh_keys import guest_keys
 from guest_images.packages.elf import find_libraries, module_info, needed_libraries
+from guest_images.provisioning import Provisioning
 from harness.errors import SetupBroken
 from harness.qemu.architectures import AARCH64, X86_64
 from tests_unit.support.elf_files import kernel_module, shared_object
@@ -139,8 +140,8 @@ def test_library_closure_is_complete(tmp_path: Path) -> None:
 def test_keys_are_made_once_and_fit_paramiko(tmp_path: Path) -> None:
     """The user's key is private and loads; asking again gives the same keys."""
     cache = Cache(tmp_path)
-    keys = guest_keys(cache, quiet)
-    assert keys == guest_keys(cache, quiet)
+    keys = guest_keys(Provisioning(cache, quiet))
+    assert keys == guest_keys(Provisioning(cache, quiet))
     assert keys.user_private.stat().st_mode & 0o777 == 0o600
     loaded = paramiko.Ed25519Key.from_private_key_file(str(keys.user_private))
     assert keys.user_line == f"ssh-ed25519 {loaded.get_base64()}"
@@ -149,7 +150,7 @@ def test_keys_are_made_once_and_fit_paramiko(tmp_path: Path) -> None:
 
 def test_host_key_is_in_dropbear_format(tmp_path: Path) -> None:
     """The key is its type, then a string of 32 private and 32 public bytes; the latter are pinned."""
-    keys = guest_keys(Cache(tmp_path), quiet)
+    keys = guest_keys(Provisioning(Cache(tmp_path), quiet))
     length, kind, size = struct.unpack_from(">I11sI", keys.host_dropbear)
     assert (length, kind, size, len(keys.host_dropbear)) == (11, b"ssh-ed25519", 64, 83)
     assert base64.b64decode(keys.host_line.split()[1]).endswith(keys.host_dropbear[-32:])
@@ -157,10 +158,10 @@ def test_host_key_is_in_dropbear_format(tmp_path: Path) -> None:
 
 def test_damaged_key_says_so(tmp_path: Path) -> None:
     """The error for a damaged key file says what to do."""
-    keys = guest_keys(Cache(tmp_path), quiet)
+    keys = guest_keys(Provisioning(Cache(tmp_path), quiet))
     keys.user_private.write_text("not a key")
     with pytest.raises(SetupBroken, match="delete it"):
-        guest_keys(Cache(tmp_path), quiet)
+        guest_keys(Provisioning(Cache(tmp_path), quiet))
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ def userland(tmp_path: Path) -> Path:
 
 def test_initramfs_repeats_and_has_everything(tmp_path: Path, userland: Path) -> None:
     """Two builds are byte-identical; keys, agent, modules and loader are where the guest looks for them."""
-    keys = guest_keys(Cache(tmp_path / "cache"), quiet)
+    keys = guest_keys(Provisioning(Cache(tmp_path / "cache"), quiet))
     modules = [Module("failover", b"one"), Module("virtio_net", b"two")]
     image = guest_initramfs(userland, X86_64, modules, keys, b"agent")
     assert image == guest_initramfs(userland, X86_64, modules, keys, b"agent")
@@ -207,7 +208,9 @@ def test_initramfs_has_the_libraries_of_its_architecture(tmp_path: Path) -> None
     (root / "usr/bin/dropbear").write_bytes(shared_object("libc.so.6", "ld-linux-aarch64.so.1"))
     for name in ("libc.so.6", "ld-linux-aarch64.so.1"):
         (libraries / name).write_bytes(shared_object())
-    image = guest_initramfs(root, AARCH64, [], guest_keys(Cache(tmp_path / "cache"), quiet), b"agent")
+    image = guest_initramfs(
+        root, AARCH64, [], guest_keys(Provisioning(Cache(tmp_path / "cache"), quiet)), b"agent"
+    )
     for path in ("lib/ld-linux-aarch64.so.1", "lib/aarch64-linux-gnu/libc.so.6"):
         assert path.encode() + b"\0" in image
     assert b"lib64" not in image
@@ -218,7 +221,7 @@ def test_initramfs_without_dropbear_says_so(tmp_path: Path, userland: Path) -> N
     """The error for a userland without dropbear names it."""
     (userland / "usr/sbin/dropbear").unlink()
     with pytest.raises(SetupBroken, match="'dropbear'"):
-        guest_initramfs(userland, X86_64, [], guest_keys(Cache(tmp_path / "cache"), quiet), b"")
+        guest_initramfs(userland, X86_64, [], guest_keys(Provisioning(Cache(tmp_path / "cache"), quiet)), b"")
 
 
 def test_init_script_parses() -> None:

@@ -21,6 +21,7 @@ from guest_images.hosts.image import _write_root, build_host_with_kernel
 from guest_images.packages.apt_sources import Mirrors
 from guest_images.packages.apt_state import configuration, sources_list
 from guest_images.packages.elf import needed_libraries
+from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import wrapper_script
 from harness.errors import SetupBroken, UsageError
 from harness.hosts.vm import VmDisk, disk_arguments
@@ -143,10 +144,10 @@ def test_own_kernel_must_exist(tmp_path: Path) -> None:
     """The error names the missing kernel image, or the missing folder of modules."""
     cache = Cache(tmp_path)
     with pytest.raises(UsageError, match="There is no kernel image"):
-        build_host_with_kernel(Kernel(tmp_path / "bzImage", None), cache, print)
+        build_host_with_kernel(Kernel(tmp_path / "bzImage", None), Provisioning(cache, print))
     (tmp_path / "bzImage").touch()
     with pytest.raises(UsageError, match="There is no folder"):
-        build_host_with_kernel(Kernel(tmp_path / "bzImage", tmp_path / "modules"), cache, print)
+        build_host_with_kernel(Kernel(tmp_path / "bzImage", tmp_path / "modules"), Provisioning(cache, print))
 
 
 def test_disks_are_known_by_serial_number(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from guest_images.hosts.kernel_config import (
     remove_selects,
 )
 from guest_images.packages.unpacked import InputRecord, Tree, manifest_digest
+from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing, SetupBroken, UsageError
 from harness.process import session_members
@@ -182,14 +183,14 @@ def test_kernel_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """A kernel is compiled once and found again, but not for another compiler; no temporary file is left."""
     cache, said = _cache(tmp_path, monkeypatch), list[str]()
     assert not any(built_kernels(cache).values())
-    built = build_kernel("no-uffd-wp", cache, said.append)
+    built = build_kernel("no-uffd-wp", Provisioning(cache, said.append))
     assert built.image.read_text() == "image\n"
     assert built.release == "6.12.0-tiny"
     assert "selects HAVE_ARCH_USERFAULTFD_WP." in said[1]
     assert "bzImage" in cache.path("kernels/no-uffd-wp.log").read_text()
     assert not list(cache.path("tmp").iterdir())
     said.clear()
-    assert build_kernel("no-uffd-wp", cache, said.append) == built
+    assert build_kernel("no-uffd-wp", Provisioning(cache, said.append)) == built
     assert not said
     assert {spec.name for spec, found in built_kernels(cache).items() if found} == {"no-uffd-wp"}
     monkeypatch.setattr(kernel_build, "_toolchain", lambda: "another compiler")
@@ -200,7 +201,7 @@ def test_kernel_that_failed_leaves_only_its_log(tmp_path: Path, monkeypatch: pyt
     """After a failed build the cache has its log and no kernel."""
     cache = _cache(tmp_path, monkeypatch, image="echo cc1 is ill; false")
     with pytest.raises(SetupBroken, match=r"'make \.\.\. bzImage'"):
-        build_kernel("uffd", cache, lambda _: None)
+        build_kernel("uffd", Provisioning(cache, lambda _: None))
     assert [path.name for path in cache.path("kernels").iterdir()] == ["uffd.log"]
     assert "cc1 is ill" in cache.path("kernels/uffd.log").read_text()
     assert not list(cache.path("tmp").iterdir())

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from guest_images.cache import Cache
+from guest_images.provisioning import Provisioning
 from harness.errors import SetupBroken, UsageError
 from snapproof.bench.ab import self_check as self_check_module
 from snapproof.bench.ab.compared import Compared
@@ -307,7 +308,9 @@ while time.monotonic() < begun + 0.3:
 
 def _slept(folder: Path, magic: str, percent_more: int, program: str = _WRITER) -> Slowdown:
     """Run a program that writes for a moment, with the library preloaded."""
-    slow = plant_slowdown(Cache(folder / "cache"), folder, lambda _: None, per_mille=10 * percent_more)
+    slow = plant_slowdown(
+        folder, Provisioning(Cache(folder / "cache"), lambda _: None), per_mille=10 * percent_more
+    )
     wrapper = slow_qemu(Path(sys.executable), slow, folder)
     subprocess.run([wrapper, "-c", program.format(magic=magic)], check=True)
     return slow

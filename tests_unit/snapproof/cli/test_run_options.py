@@ -120,11 +120,13 @@ def test_tests_get_the_cache(given: str | None, tmp_path: Path, monkeypatch: pyt
     told: list[object] = []
 
     def run_leg(_leg: Leg, common: Mapping[str, object], *_: object) -> list[OutcomeRecord]:
-        told.append(common["cache"])
+        told.append((common["cache"], common["mirror"]))
         return []
 
     monkeypatch.setattr(run_module, "_run_leg", run_leg)
     leg = Leg("", None, tmp_path, stack(tmp_path), {"qemu": "10.0"}, ())
-    options = replace(RunOptions(), seed=1, stack=StackOptions(cache=Path(given) if given else None))
+    options = replace(
+        RunOptions(), seed=1, stack=StackOptions(cache=Path(given) if given else None, mirror="m")
+    )
     run_module._run_legs(options, [leg], cast(Any, None), cast(Any, SimpleNamespace(settle=lambda _: None)))
-    assert told == [str(tmp_path / (given or "default"))]
+    assert told == [(str(tmp_path / (given or "default")), "m")]

@@ -45,7 +45,13 @@ _PREMERGE = {
     "planted.lose-events",
     "findings.f2",
 }
-_COMMON: dict[str, str | int | float] = {"seed": 9, "repeat": 1, "keep": 0, "cache": "/c"}
+_COMMON: dict[str, str | int | float] = {
+    "seed": 9,
+    "repeat": 1,
+    "keep": 0,
+    "cache": "/c",
+    "mirror": "http://m",
+}
 _HOME = Path(tests_functional.__file__).parent
 _ROWS = sorted({(row.name, row.test) for rows in PROFILES.values() for row in rows})
 
@@ -81,7 +87,8 @@ class Reporting(SnapshotTest):
     def test_report(self):
         """Say what it was given."""
         def scenario(run):
-            said = f"{run.pattern} {run.seed} {run.stack.vcpus} {run.cache.folder}"
+            given = run.provisioning
+            said = f"{run.pattern} {run.seed} {run.stack.vcpus} {given.cache.folder} {given.mirror}"
             return Outcome(run.name, Status.PASS, said)
         self.judge(scenario)
     def test_report_more(self):
@@ -180,7 +187,7 @@ def test_vanished_test_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     outcomes = list(run_plan(plan, _COMMON, folder).values())
     assert [(found.name, found.status, found.sentence) for found in outcomes] == [
         ("t.vanish", Status.ERROR, "The test did not report within 1 s; see its logs."),
-        ("t.report", Status.PASS, "random 9 2 /c"),
+        ("t.report", Status.PASS, "random 9 2 /c http://m"),
     ]
     assert [found.folder for found in outcomes] == ["tests/t.vanish", "tests/t.report"]
     assert [path.name for path in (folder / "tests/t.vanish").iterdir()] == ["test.log"]
@@ -189,7 +196,7 @@ def test_vanished_test_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("test-started", "t.report"),
         ("test-ended", "t.report"),
     ]
-    assert (events[1]["status"], events[1]["sentence"]) == ("PASS", "random 9 2 /c")
+    assert (events[1]["status"], events[1]["sentence"]) == ("PASS", "random 9 2 /c http://m")
 
 
 def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from guest_images.cache import Cache, default_cache_folder
+from guest_images.provisioning import Provisioning
 from harness.errors import MachineryMissing
 from harness.userfaultfd import Region
 from tests_functional.kernel.trackers import mprotect, stores
@@ -49,7 +50,7 @@ os._exit(0)
 def helper() -> str:
     """The library built from segv.c."""
     try:
-        return str(preload_library(_SOURCE, Cache(default_cache_folder()), lambda _: None))
+        return str(preload_library(_SOURCE, Provisioning(Cache(default_cache_folder()), lambda _: None)))
     except MachineryMissing as error:
         pytest.skip(error.sentence)
 

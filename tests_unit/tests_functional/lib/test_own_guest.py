@@ -17,6 +17,7 @@ from guest_images.agent.client import AgentClient, WriterPlan
 from guest_images.cache import Cache
 from guest_images.guests.image import GuestImage
 from guest_images.guests.ssh_keys import public_line
+from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SnapproofError, UsageError
 from harness.guest.shell import CommandResult, GuestShell, GuestUnreachable
@@ -110,7 +111,7 @@ def test_image_says_all_that_a_result_needs(
     given = OwnGuestOptions(
         disk=files["disk"], kernel=files["kernel"], ssh_key=files["key"], ssh_user="admin"
     )
-    image = own_guest.own_image(given, Cache(tmp_path), lambda _text: None)
+    image = own_guest.own_image(given, Provisioning(Cache(tmp_path), lambda _text: None))
     assert image is not None
     assert (image.name, image.ssh_user, image.cmdline) == ("disk", "admin", OWN_CMDLINE)
     assert image.disk == Disk(files["disk"], "raw", 4096)
@@ -118,12 +119,12 @@ def test_image_says_all_that_a_result_needs(
     assert image.manifest[0].sha256 == hashlib.sha256(files["disk"].read_bytes()).hexdigest()
     with files["kernel"].open("ab") as kernel:
         kernel.write(b"x")
-    other = own_guest.own_image(given, Cache(tmp_path), lambda _text: None)
+    other = own_guest.own_image(given, Provisioning(Cache(tmp_path), lambda _text: None))
     assert other is not None
     assert other.digest != image.digest
     again = RunOptions(stack=StackOptions(own=given)).as_command()
     assert again[again.index("--disk") :][:2] == ["--disk", str(files["disk"])]
-    assert own_guest.own_image(OwnGuestOptions(), Cache(tmp_path), lambda _text: None) is None
+    assert own_guest.own_image(OwnGuestOptions(), Provisioning(Cache(tmp_path), lambda _text: None)) is None
 
 
 class _Shell:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from guest_images.cache import Cache
+from guest_images.provisioning import Provisioning
 from harness.codes import Code
 from harness.errors import SubjectFailed, UsageError
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status
@@ -90,7 +91,9 @@ def test_each_fault_has_a_library_and_an_expectation() -> None:
 @pytest.mark.parametrize("name", fault_names())
 def test_library_loads_and_has_not_acted(name: str, tmp_path: Path) -> None:
     """It compiles, a program runs with it, and without userfaultfd it does nothing."""
-    qemu = faulty_qemu(name, Path("/bin/true"), Cache(tmp_path / "cache"), tmp_path, lambda _: None)
+    qemu = faulty_qemu(
+        name, Path("/bin/true"), tmp_path, Provisioning(Cache(tmp_path / "cache"), lambda _: None)
+    )
     subprocess.run([qemu.executable], check=True, timeout=60, capture_output=True)
     assert qemu.acts == 0
 
@@ -98,7 +101,7 @@ def test_library_loads_and_has_not_acted(name: str, tmp_path: Path) -> None:
 def test_unknown_fault(tmp_path: Path) -> None:
     """The sentence names those that there are."""
     with pytest.raises(UsageError, match="drop_protection"):
-        faulty_qemu("x", Path("/bin/true"), Cache(tmp_path / "cache"), tmp_path, lambda _: None)
+        faulty_qemu("x", Path("/bin/true"), tmp_path, Provisioning(Cache(tmp_path / "cache"), lambda _: None))
 
 
 def test_live_selftest_verdict(capsys: pytest.CaptureFixture[str]) -> None:

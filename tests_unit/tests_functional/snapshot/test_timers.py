@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from guest_images.cache import Cache, default_cache_folder
+from guest_images.provisioning import Provisioning
 from harness.codes import Code
 from harness.errors import NotApplicable, SetupBroken
 from harness.status import Status
@@ -147,7 +148,7 @@ exec {qemu} "$@"
 @pytest.mark.timeout(600)
 def test_real_qemu_that_stands_still_is_seen(tmp_path: Path) -> None:
     """Saves by a command, which no known issue explains: red, and with the time for which it stood still."""
-    qemu = find_qemu(None, Cache(default_cache_folder()), None, lambda _: None)
+    qemu = find_qemu(None, Provisioning(Cache(default_cache_folder()), lambda _: None))
     held_up = tmp_path / "held-up"
     held_up.write_text(_HELD_UP.format(python=sys.executable, qemu=qemu.executable))
     held_up.chmod(0o755)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from guest_images.cache import Cache
+from guest_images.provisioning import Provisioning
 from tests_functional.failures.cases import call_cases
 from validators.faults.calls.control import (
     ERRORS,
@@ -61,7 +62,9 @@ def _control(tmp_path: Path) -> Iterator[CallControl]:
 
 def _errors(folder: Path, cache: Path, program: str = _PROGRAM) -> list[int]:
     """What the program's calls end with under the library."""
-    wrapper = controlled_qemu(Path(sys.executable), folder / "calls", Cache(cache))
+    wrapper = controlled_qemu(
+        Path(sys.executable), folder / "calls", Provisioning(Cache(cache), lambda _: None)
+    )
     done = subprocess.run([wrapper, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     return [int(line) for line in done.stdout.split()]
 

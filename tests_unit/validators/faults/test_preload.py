@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from guest_images.cache import Cache
+from guest_images.provisioning import Provisioning
 from harness.errors import SetupBroken
 from tests_unit.support.hanging_compiler import hanging_cc
 from validators.faults import preload
@@ -20,7 +21,7 @@ def test_a_compiler_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     source = tmp_path / "lose_events.c"
     source.write_text("int a;\n")
     with pytest.raises(SetupBroken, match="The compiler did not finish the library 'lose_events' within"):
-        preload_library(source, Cache(tmp_path / "cache"), lambda _line: None)
+        preload_library(source, Provisioning(Cache(tmp_path / "cache"), lambda _line: None))
 
 
 def test_a_source_that_does_not_compile(tmp_path: Path) -> None:
@@ -28,5 +29,5 @@ def test_a_source_that_does_not_compile(tmp_path: Path) -> None:
     source = tmp_path / "broken.c"
     source.write_text("int a = ;\n")
     with pytest.raises(SetupBroken, match="The library 'broken' does not compile") as caught:
-        preload_library(source, Cache(tmp_path / "cache"), lambda _line: None)
+        preload_library(source, Provisioning(Cache(tmp_path / "cache"), lambda _line: None))
     assert "error:" in caught.value.evidence.log_tail

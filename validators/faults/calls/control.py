@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from guest_images.cache import Cache
+from guest_images.provisioning import Provisioning
 from validators.faults.preload import preload_library, preloading_wrapper
 from validators.faults.preload.acts import SHARED_PAGE_BYTES
 
@@ -159,11 +159,11 @@ def call_control(path: Path) -> Iterator[CallControl]:
             yield CallControl(page)
 
 
-def controlled_qemu(qemu: Path, page: Path, cache: Cache) -> Path:
+def controlled_qemu(qemu: Path, page: Path, provisioning: Provisioning) -> Path:
     """Write a wrapper script beside the page that runs `qemu` under its control.
 
     Raises:
         MachineryMissing, SetupBroken: the library cannot be compiled.
     """
-    library = preload_library(_SOURCE, cache, lambda _: None)
+    library = preload_library(_SOURCE, provisioning)
     return preloading_wrapper(library, qemu, page.parent, {_VARIABLE: str(page)})

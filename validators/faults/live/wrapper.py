@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest_images.cache import Cache
+from guest_images.provisioning import Provisioning
 from harness.errors import UsageError
 from validators.faults.preload import preload_library, preloading_wrapper
 from validators.faults.preload.acts import ActsPage
@@ -37,24 +36,23 @@ def fault_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _SOURCES.glob("*.c")))
 
 
-def fault_library(fault: str, cache: Cache, log: Callable[[str], None]) -> Path:
+def fault_library(fault: str, provisioning: Provisioning) -> Path:
     """Compile the library that plants a fault of `fault_names()` into the QEMU that it is preloaded into.
 
     Raises:
         MachineryMissing, SetupBroken: it cannot be compiled.
     """
-    return preload_library(_SOURCES / f"{fault}.c", cache, log)
+    return preload_library(_SOURCES / f"{fault}.c", provisioning)
 
 
-def faulty_qemu(fault: str, qemu: Path, cache: Cache, folder: Path, log: Callable[[str], None]) -> FaultyQemu:
+def faulty_qemu(fault: str, qemu: Path, folder: Path, provisioning: Provisioning) -> FaultyQemu:
     """Make a wrapper script that runs `qemu` with a fault planted.
 
     Args:
         fault: one of `fault_names()`.
         qemu: the executable.
-        cache: where the library is kept.
+        provisioning: the mirror, the cache, and the log of slow steps.
         folder: where the wrapper and its page go.
-        log: told what takes time.
 
     Raises:
         UsageError: there is no such fault.
@@ -63,5 +61,5 @@ def faulty_qemu(fault: str, qemu: Path, cache: Cache, folder: Path, log: Callabl
     if fault not in fault_names():
         raise UsageError(f"There is no planted fault '{fault}'; there are {', '.join(fault_names())}.")
     page = ActsPage.blank(folder / f"{fault}.acts")
-    library = fault_library(fault, cache, log)
+    library = fault_library(fault, provisioning)
     return FaultyQemu(preloading_wrapper(library, qemu, folder, page.environment()), page)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from guest_images.agent.build import COMPILE_SECONDS, find_compiler
-from guest_images.cache import Cache, publish_file
+from guest_images.cache import publish_file
 from guest_images.programs import run_program
+from guest_images.provisioning import Provisioning
 from harness.errors import Evidence, SetupBroken
 
 _HEADERS = Path(__file__).parent
@@ -36,13 +37,12 @@ def preloading_wrapper(
     return wrapper
 
 
-def preload_library(source: Path, cache: Cache, log: Callable[[str], None]) -> Path:
+def preload_library(source: Path, provisioning: Provisioning) -> Path:
     """Compile a C file into the cache; it can include headers of this folder and its own.
 
     Args:
         source: the C file; it must use no C library, so that one build loads into any QEMU.
-        cache: where the library is kept.
-        log: told what takes time.
+        provisioning: the mirror, the cache, and the log of slow steps.
 
     Raises:
         MachineryMissing, SetupBroken: it cannot be compiled.
@@ -52,11 +52,11 @@ def preload_library(source: Path, cache: Cache, log: Callable[[str], None]) -> P
     texts = [path.read_bytes() for path in (source, *headers)]
     texts.append(" ".join((*compiler.command, compiler.version, *_FLAGS)).encode())
     digest = hashlib.sha256(b"\0".join(texts)).hexdigest()[:12]
-    library = cache.path("faults", f"{source.stem}-{digest}", f"{source.stem}.so")
+    library = provisioning.cache.path("faults", f"{source.stem}-{digest}", f"{source.stem}.so")
     if library.exists():
         return library
-    log(f"Compiling the library '{source.stem}'.")
-    with cache.lock("faults", log), cache.staging("faults") as staging:
+    provisioning.log(f"Compiling the library '{source.stem}'.")
+    with provisioning.locked_staging("faults") as staging:
         output = staging / library.name
         command = [*compiler.command, *_FLAGS, f"-I{_HEADERS}", "-o", str(output), str(source)]
         done = run_program("The compiler", f"finish the library '{source.stem}'", command, COMPILE_SECONDS)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from guest_images.cache import Cache
+from guest_images.provisioning import Provisioning
 from validators.faults.preload import preload_library, preloading_wrapper
 from validators.faults.preload.acts import ActsPage
 
@@ -50,14 +49,13 @@ class Slowdown:
 
 
 def plant_slowdown(
-    cache: Cache, folder: Path, log: Callable[[str], None], *, per_mille: int = 0, at_t0_us: int = 0
+    folder: Path, provisioning: Provisioning, *, per_mille: int = 0, at_t0_us: int = 0
 ) -> Slowdown:
     """Compile the library and make its page.
 
     Args:
-        cache: where the library is kept.
+        provisioning: the mirror, the cache, and the log of slow steps.
         folder: where the page goes.
-        log: told what takes time.
         per_mille: see Slowdown.
         at_t0_us: see Slowdown.
 
@@ -65,7 +63,7 @@ def plant_slowdown(
         MachineryMissing, SetupBroken: the library cannot be compiled.
     """
     page = ActsPage.blank(folder / f"slow-save-{per_mille}-{at_t0_us}.acts")
-    return Slowdown(preload_library(_SOURCE, cache, log), page, per_mille, at_t0_us)
+    return Slowdown(preload_library(_SOURCE, provisioning), page, per_mille, at_t0_us)
 
 
 def slow_qemu(qemu: Path, slowdown: Slowdown, folder: Path) -> Path:

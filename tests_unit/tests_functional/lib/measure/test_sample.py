@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from guest_images.cache import Cache, default_cache_folder
+from guest_images.provisioning import Provisioning
 from snapproof.cli.command import main
 from snapproof.runs.stack import find_qemu
 from tests_functional.lib.measure.cases import Way
@@ -74,8 +75,8 @@ def _silent(_text: str) -> None:
 def test_wrong_snapshot_is_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A QEMU that protects nothing writes a wrong file, so its figures do not count."""
     cache = Cache(default_cache_folder())
-    qemu = find_qemu(None, cache, None, _silent)
-    faulty = faulty_qemu("report_success", qemu.executable, cache, tmp_path, _silent)
+    qemu = find_qemu(None, Provisioning(cache, _silent))
+    faulty = faulty_qemu("report_success", qemu.executable, tmp_path, Provisioning(cache, _silent))
     words = ["--ram", "256", "--ways", "background-exec", "--writers", "all", "--sinks", "unlimited"]
     words += ["--repeats", "1", "--qemu", str(faulty.executable), "--results", str(tmp_path / "results")]
     assert main(["bench", "downtime", *words]) == 1
