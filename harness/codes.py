@@ -56,7 +56,7 @@ class Code(enum.StrEnum):
     QMP_NO_ANSWER = "qmp.no-answer", "QEMU did not answer a QMP command in time."
     QMP_NO_EVENT = "qmp.no-event", "QEMU did not send a QMP event in time."
     QMP_REFUSED = "qmp.refused", "QEMU answered a QMP command with an error."
-    GUEST_NO_ANSWER = "guest.no-answer", "The guest did not answer over SSH in time."
+    GUEST_NO_ANSWER = "guest.no-answer", "The guest did not answer in time."
     GUEST_COMMAND_UNFINISHED = "guest.command-unfinished", "A command in the guest did not end in time."
     GUEST_WRONG_STATE = "guest.wrong-state", "The guest did not get into the awaited run state in time."
     GUEST_NOT_RESUMED = "guest.not-resumed", "The guest does not run after a save that failed or was refused."

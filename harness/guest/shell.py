@@ -7,7 +7,7 @@ from typing import Protocol
 
 from harness.codes import Code
 from harness.deadline import Deadline
-from harness.errors import SnapproofError
+from harness.errors import SetupBroken, SnapproofError
 
 
 class GuestUnreachable(SnapproofError):
@@ -28,7 +28,8 @@ class CommandResult:
 class GuestShell(Protocol):
     """A shell in a guest; `SshShell` is one over SSH.
 
-    It does not survive a restore: open a new one in the restored guest.
+    It does not survive a restore: open a new one in the restored guest. An implementation inherits from this
+    class, for `check`.
     """
 
     def run(self, command: str, deadline: Deadline | None = None, stdin: bytes = b"") -> CommandResult:
@@ -50,3 +51,9 @@ class GuestShell(Protocol):
             SetupBroken: it exited non-zero.
             GuestUnreachable: as for `run`.
         """
+        result = self.run(command, deadline)
+        if result.exit_code != 0:
+            raise SetupBroken(
+                f"'{command}' failed in the guest with exit code {result.exit_code}: {result.stderr.strip()}"
+            )
+        return result.stdout

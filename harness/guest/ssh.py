@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, UsageError
-from harness.guest.shell import CommandResult, GuestUnreachable
+from harness.guest.shell import CommandResult, GuestShell, GuestUnreachable
 from harness.linux.listeners import Endpoint
 
 _CONNECT_SECONDS = 5.0
@@ -98,7 +98,7 @@ class _PinFirst(paramiko.MissingHostKeyPolicy):
             self._file.write_text(f"{key.get_name()} {key.get_base64()}\n", encoding="ascii")
 
 
-class SshShell:
+class SshShell(GuestShell):
     """An SSH connection to a guest. It does not survive a restore: open a new one afterwards."""
 
     def __init__(self, endpoint: Endpoint, identity: SshIdentity) -> None:
@@ -191,20 +191,6 @@ class SshShell:
             )
         code = channel_out.channel.recv_exit_status()
         return CommandResult(code, output.decode(errors="replace"), errors.decode(errors="replace"))
-
-    def check(self, command: str, deadline: Deadline | None = None) -> str:
-        """Run a command that must succeed and return its standard output.
-
-        Raises:
-            SetupBroken: it exited non-zero.
-            GuestUnreachable: as for `run`.
-        """
-        result = self.run(command, deadline)
-        if result.exit_code != 0:
-            raise SetupBroken(
-                f"'{command}' failed in the guest with exit code {result.exit_code}: {result.stderr.strip()}"
-            )
-        return result.stdout
 
     def transport(self) -> paramiko.Transport:
         """Return the SSH transport of the connection, to open further channels.

@@ -1,6 +1,7 @@
 """Processor architectures of guests and hosts: all that QEMU, Debian and Linux call by another name on each.
 
-A new architecture is an entry here and in `guest_images/catalogue.py`; no other file names one.
+A new architecture is added here and in `guest_images/catalogue.py`, and docs/own-guest.md says what a user
+must know of its guests. No other file names one.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ It does not depend on the pages of the guest's kernel: an arm64 guest with pages
 pages of a host are what `os.sysconf("SC_PAGESIZE")` says.
 """
 
-_FOUR_GIB = 1 << 32
-
 
 @dataclass(frozen=True)
 class MachineType:
@@ -29,8 +28,9 @@ class MachineType:
         mark: a part of the versioned name that a vmstate stream has for it.
         ram_block: the RAMBlock of its main memory, where no memory backend is given.
         ram_start: guest-physical address of its first byte of RAM.
-        most_below: RAM in bytes that lies below 4 GiB in any case, None where RAM has no hole.
-        split_below: RAM in bytes below 4 GiB where there is more than `most_below`; the rest is above 4 GiB.
+        most_below: RAM in bytes that lies below the hole in any case, None where RAM has no hole.
+        split_below: RAM in bytes below the hole where there is more than `most_below`.
+        split_start: guest-physical address of the rest.
     """
 
     name: str
@@ -40,6 +40,7 @@ class MachineType:
     ram_start: int = 0
     most_below: int | None = None
     split_below: int = 0
+    split_start: int = 1 << 32
 
     def is_named(self, name: str) -> bool:
         """Return whether a vmstate stream with that machine name is of this machine type."""
@@ -50,7 +51,7 @@ class MachineType:
         if self.most_below is None:
             return [(self.ram_start, ram_bytes)]
         low = self.most_below if ram_bytes < self.most_below else self.split_below
-        return [(self.ram_start, low), (_FOUR_GIB, ram_bytes)]
+        return [(self.ram_start, low), (self.split_start, ram_bytes)]
 
 
 # QEMU 10.0 hw/i386/pc_piix.c pc_init1().

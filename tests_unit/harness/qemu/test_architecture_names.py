@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.qemu.architectures import ARCHITECTURES, MACHINE_TYPES
+
 ROOT = Path(__file__).parents[3]
 PACKAGES = ("harness", "guest_images", "validators", "tests_functional", "snapproof")
 
@@ -31,14 +33,18 @@ ALLOWED = {
 }
 """Files whose format, or whose interface of the kernel, is defined so, each with its reason."""
 
+# Those that are described, and those that the next ones will be.
+_NAMES = {name for entry in ARCHITECTURES for name in (entry.name, entry.debian, entry.linux_folder)}
+_NAMES |= {"x86-64", "riscv64", "ppc64", "ppc64el", "ppc64le", "s390x", "loongarch64", "loong64"}
 _ARCHITECTURE = re.compile(
-    r"x86[_-]64|(?<![a-z0-9])x86(?![a-z0-9_])|amd64|(?<![a-z0-9])i[3-6]86|aarch64|arm64|riscv64|ppc64|s390x"
-    r"|bzImage|qemu-system-[a-z0-9]"
+    "|".join(rf"(?<![a-z0-9]){re.escape(name)}(?![a-z0-9_])" for name in sorted(_NAMES))
+    + r"|x86_64|aarch64|(?<![a-z0-9])i[3-6]86|bzImage|qemu-system-[a-z0-9]"
 )
+_RAM_BLOCKS = {re.escape(machine.ram_block) for machine in MACHINE_TYPES}
 _CONSOLE_OR_MACHINE = re.compile(
-    r"tty(S|AMA)\d|\bhvc\d|sclpconsole|i440fx|(?<![a-z0-9])q35(?![a-z0-9])|pc\.ram|mach-virt"
+    rf"tty(S|AMA)\d|\bhvc\d|sclpconsole|i440fx|(?<![a-z0-9])q35(?![a-z0-9])|mach-virt|{'|'.join(_RAM_BLOCKS)}"
 )
-_MACHINE_TYPES = ("pc", "virt", "microvm", "pseries", "s390-ccw-virtio")
+_MACHINE_TYPES = {machine.name for machine in MACHINE_TYPES} | {"microvm", "pseries", "s390-ccw-virtio"}
 _PAGE = 4096
 _C_PAGE = re.compile(r"(?<![\w])4096(?![0-9])")
 _C_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
@@ -126,6 +132,8 @@ def test_exceptions_are_needed(name: str) -> None:
         "page_bytes = 4096",
         "pages = size // 4096",
         'signature = b"arm64"',
+        'target = "loongarch64-linux-musl"',
+        'package = "linux-image-loong64"',
     ],
 )
 def test_a_fact_elsewhere_is_seen(source: str) -> None:
