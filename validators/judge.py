@@ -11,7 +11,6 @@ from pathlib import Path
 
 from harness.errors import UsageError
 from harness.status import Status
-from validators.oracles.o1_golden.golden import check_golden, open_golden
 from validators.oracles.o2_write_order.write_order import check_write_order
 from validators.oracles.o4_structure.structure import check_structure
 from validators.verdict import CheckResult, Tally, Verdict, Violation
@@ -59,6 +58,9 @@ def check_file(
         source.begin("write-order", offset, data_bytes)
         checks.append(_guarded(lambda: check_write_order(reader), "write-order", index))
         if golden is not None:
+            # Most files are checked without one, and start sooner.
+            from validators.oracles.o1_golden.golden import check_golden, open_golden
+
             image = stack.enter_context(open_golden(golden))
             source.begin("golden", offset, data_bytes)
             checks.append(_guarded(lambda: check_golden(reader, image, unplugged), "golden", index))

@@ -1,4 +1,8 @@
-"""Runs `snapproof check`: judges a vmstate file offline and prints the verdict."""
+"""Runs `snapproof check`: judges a vmstate file offline and prints the verdict.
+
+Modules for drawings and for --extract are imported only where they are needed: most files are right, and
+starting takes longer than checking 100 MiB.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,7 @@ from snapproof.cli.verdict_text import check_lines, range_lines
 from snapproof.report.output_file import write_json_file
 from tests_functional.lib.outcome import write_atomically
 from validators.judge import check_file
-from validators.page_map import svg_map, terminal_map
 from validators.verdict import Verdict
-from validators.vmstate.extract import extract
 
 _STDIN = Path("-")
 
@@ -65,6 +67,8 @@ def _require_readable(path: Path, arguments: argparse.Namespace) -> None:
 
 
 def _write_map(path: Path, verdict: Verdict) -> None:
+    from validators.page_map import svg_map
+
     try:
         if path.exists() and not path.is_file():
             raise UsageError(f"'{path}' is not a regular file; give --map the name of one.")
@@ -84,6 +88,8 @@ def _bad_pages(verdict: Verdict) -> dict[str, list[int]]:
 
 def _extract(path: Path, arguments: argparse.Namespace) -> bool:
     """Extract RAM and device state; return False if the file is too damaged for that."""
+    from validators.vmstate.extract import extract
+
     try:
         content = extract(path, arguments.extract, offset=arguments.offset)
     except SnapshotWrong as error:
@@ -102,7 +108,10 @@ def _print(path: Path, verdict: Verdict) -> None:
             print(f"      PASS {entry['name']}: {entry['explanation']}")
         else:
             print("\n".join([*check_lines(entry), *range_lines(entry)]))
-    drawing = terminal_map(verdict.lengths, _bad_pages(verdict))
-    if drawing:
-        print(f"Bad pages in RAM:\n{drawing}")
+    if bad := _bad_pages(verdict):
+        from validators.page_map import terminal_map
+
+        drawing = terminal_map(verdict.lengths, bad)
+        if drawing:
+            print(f"Bad pages in RAM:\n{drawing}")
     print(f"{verdict.status.value}: {path}")

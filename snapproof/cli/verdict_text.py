@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.status import Status
-from snapproof.report.run_result import OutcomeRecord, RunResult
+
+if TYPE_CHECKING:
+    # `check` prints verdicts too, and starts without what results are read with.
+    from snapproof.report.run_result import OutcomeRecord, RunResult
 
 _SHOWN_VIOLATIONS = 5
 _SHOWN_RANGES = 10

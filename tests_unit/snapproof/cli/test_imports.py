@@ -53,3 +53,17 @@ def test_commands_that_read_files(tmp_path: Path, command: str, needed: list[str
     """Reading files takes no package that boots guests, logs in or draws."""
     vmstate = str(right_vmstate(tmp_path))
     assert _imported([command, vmstate, *([vmstate] if command == "diff" else [])]) == needed
+
+
+def test_check_imports_only_what_a_right_file_needs(tmp_path: Path) -> None:
+    """Not what compares with a golden image, draws, extracts or reads results: each takes time to import."""
+    unneeded = ("validators.oracles.o1_golden.golden", "validators.page_map", "validators.vmstate.extract")
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "snapproof.cli.command", "check", right_vmstate(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+    assert "validators.judge" in imported
+    assert not imported & {*unneeded, "snapproof.report.run_result"}
