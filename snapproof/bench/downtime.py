@@ -36,7 +36,7 @@ from snapproof.runs.stack import prepare_stack
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.measure.cases import UNLIMITED, Way, Writer, throttled
 from tests_functional.lib.measure.figures import Spread
-from tests_functional.lib.measure.measure import Sample, measure
+from tests_functional.lib.measure.sample import Sample, measure
 from tests_functional.lib.measure.warm_guest import WarmGuest, sized, warm_guest
 
 _QUICK_RAM = (256, 512, 1024)

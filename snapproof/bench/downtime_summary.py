@@ -8,7 +8,7 @@ from typing import Any
 
 from tests_functional.lib.measure.cases import Way
 from tests_functional.lib.measure.figures import Spread, spread
-from tests_functional.lib.measure.measure import Sample
+from tests_functional.lib.measure.sample import Sample
 
 _FIGURES: Mapping[str, Callable[[Sample], float | None]] = {
     "stun_ms": lambda one: one.stun_ms,

@@ -12,7 +12,7 @@ from harness.errors import SetupBroken, SubjectFailed
 from snapproof.bench.sides import TwoSides, comparable
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.measure.cases import Way, Writer
-from tests_functional.lib.measure.measure import Sample, measure
+from tests_functional.lib.measure.sample import Sample, measure
 from tests_functional.lib.measure.warm_guest import WarmGuest, remove, started, warm_guest
 from validators.faults.slow.wrapper import Slowdown, slow_qemu
 from validators.vmstate.stream.reader import read_index

@@ -16,7 +16,7 @@ from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
 from snapproof.runs.options import StackOptions
 from snapproof.runs.stack import cache_at, prepare_stack
 from tests_functional.lib.run import Run
-from tests_functional.planted.planted import LIVE_FAULTS, planted
+from tests_functional.planted.live_faults import LIVE_FAULTS, planted
 
 _SECONDS = 300.0
 _WORDS = {Status.PASS: "caught", Status.FAIL: "missed"}

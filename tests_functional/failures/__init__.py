@@ -1,1 +1,1 @@
-"""Tests of saves that fail: guest, host and next snapshot must be right afterwards."""
+"""Tests saves that fail: the guest goes on, the host is clean and the next snapshot is right."""

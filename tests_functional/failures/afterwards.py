@@ -1,4 +1,4 @@
-"""Judges guest, host and the next snapshot after a save that failed."""
+"""Judges the guest, the host and the next snapshot after a failed save."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from validators.faults.calls.control import CallControl
 from validators.judge import check_file
 from validators.verdict import T0, CheckResult
 
-_SINK = f"The sink's processes are gone within {LIMIT_SECONDS:.0f} s of the end."
+_SINK = f"The sink's processes are gone within {LIMIT_SECONDS:.0f} s of the end of the save."
 _NEXT = "The next snapshot succeeds and is right by every offline check."
 
 
 @dataclass
 class Group:
-    """Results of a group of cases: the checks, and the last good snapshot."""
+    """Results of a group of cases: their checks and the last right snapshot."""
 
     run: Run
     checks: list[CheckResult]
@@ -64,8 +64,8 @@ def _next_snapshot(group: Group, guest: Guest, source: Source, case: Case, place
     try:
         snapshot = take(Flow.LIVE, guest, source.counters, folder, run.deadline.at_most(SMALL_SAVE_SECONDS))
     except NotApplicable as error:
-        # It was possible before the failure, so it is the failure that took it away.
-        problem = Problem.of_error(error, f"It is not possible any more: {error.sentence}")
+        # A snapshot was possible before the failure, so the failure is to blame.
+        problem = Problem.of_error(error, f"No snapshot is possible after the failure: {error.sentence}")
         return judged(f"failures/{case.name}/next", _NEXT, [problem])
     offline = check_file(snapshot.path)
     problems = problems_of(offline.violations)

@@ -1,4 +1,4 @@
-"""The failures as data: what breaks, when, and how the save must end."""
+"""Lists the failing saves as data: the sink or call that breaks, when, and how the save must end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from validators.faults.calls.control import ERRORS, Call, CallFault
 
 
 class Act(enum.Enum):
-    """What is done to a save from outside."""
+    """The act that breaks a save from outside."""
 
     NOTHING = "nothing"
     CANCEL = "migrate_cancel"
@@ -19,7 +19,7 @@ class Act(enum.Enum):
 
 
 class When(enum.Enum):
-    """When it is done."""
+    """The moment of that act."""
 
     AT_ONCE = "as soon as 'migrate' has answered"
     MIDDLE = "half of the stream has been sent"
@@ -29,21 +29,21 @@ class When(enum.Enum):
 
 @dataclass(frozen=True)
 class Case:
-    """One way in which a snapshot goes wrong.
+    """One way to break a save.
 
     Attributes:
         name: stable slug; checks are called ``failures/<name>/<what>``.
-        reason: why it is in the matrix.
+        reason: why it is tested.
         uri: migration URI as a template. Its fields: `file`, a path for a shell, `raw_file` for QEMU;
             `middle` and `near_end`, offsets in the stream in bytes; `blocks`, `middle` in units of 512
             bytes; `socket`, a path, and `port`, where a
             peer takes 1 MiB and then resets the connection.
         expected: how the save may end, as `query-migrate` names it; ``refused`` where `migrate` may be.
-        act: what is done to it.
-        when: when that is done.
-        free_descriptors: how many file descriptors QEMU may still open meanwhile, None for no limit.
-        right: whether the file of a save that has completed must be right.
-        call: a userfaultfd call of QEMU's that fails, None for none.
+        act: the act that breaks the save.
+        when: the moment of that act.
+        free_descriptors: how many file descriptors QEMU may still open during the save, None for no limit.
+        right: whether the file of a completed save must be right.
+        call: the userfaultfd call of QEMU that fails, None for none.
     """
 
     name: str
@@ -63,7 +63,7 @@ _SLOW = (
     "exec:while [ $(dd bs=2M count=1 iflag=fullblock 2>/dev/null | tee -a {file} | wc -c) -gt 0 ]; "
     "do sleep 0.05; done"
 )
-# What is left at the end takes three seconds, however fast the rest was: who cancels then is in time.
+# The last MiB take three seconds, however fast the rest was, so a cancel near the end comes before the end.
 _SLOW_END = (
     "exec:head -c {near_end} > {file}; "
     "while [ $(dd bs=64k count=1 iflag=fullblock 2>/dev/null | tee -a {file} | wc -c) -gt 0 ]; "
@@ -143,10 +143,10 @@ DESCRIPTORS = tuple(
 
 
 def call_cases(counts: Mapping[Call, int]) -> Sequence[Case]:
-    """Each userfaultfd call with each of its errors: the first, the second, one in the middle and the last.
+    """Return a case for each userfaultfd call and error: the first, second, middle and last call fail.
 
     Args:
-        counts: how many of each an undisturbed save makes.
+        counts: how many calls of each kind an undisturbed save makes.
     """
     return [
         Case(

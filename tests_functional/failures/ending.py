@@ -1,4 +1,4 @@
-"""Finds out how a save ended, and judges that."""
+"""Waits for the end of a broken save and judges it: its status, its error and whether the guest resumes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 
 LIMIT_SECONDS = 10.0
-"""Time limit after a failure until QEMU, guest and host are well again, in seconds."""
+"""Seconds after a failure by which QEMU, guest and host must work normally again."""
 
-_END = f"The save ends within {LIMIT_SECONDS:.0f} s of what broke it, in the right state, with a reason."
+_END = f"A broken save ends within {LIMIT_SECONDS:.0f} s, in the right state, and QEMU gives a reason."
 _RESUMES = f"The guest runs, and its writers write, within {LIMIT_SECONDS:.0f} s of the end."
 _ENDED = ("completed", "failed", "cancelled")
 _ANSWER_SECONDS = 5.0
@@ -32,12 +32,12 @@ class Ending:
     """How a save ended.
 
     Attributes:
-        status: as `query-migrate` names it; ``refused`` where `migrate` was, and what was last seen where it
-            did not end in time.
-        error: QEMU's own words about why, "" where it gives none.
-        seconds: from what broke it to here.
-        left_in: the status that `query-migrate` keeps giving after a refusal, "" after none.
-        silent: why QMP gave no answer, None where it did.
+        status: as `query-migrate` names it. ``refused`` if QEMU refused `migrate`; the last status seen if
+            the save did not end in time.
+        error: QEMU's error message, "" where it gives none.
+        seconds: time from the act that broke the save to its end.
+        left_in: the status that `query-migrate` still gives after a refusal, "" if there was no refusal.
+        silent: the error if QMP gave no answer, otherwise None.
     """
 
     status: str
@@ -48,12 +48,12 @@ class Ending:
 
 
 def wait_ending(machine: Machine, seconds: float, refusal: str = "") -> Ending:
-    """Wait until a save has ended, or the time is over, or QEMU does not answer; return which.
+    """Wait until a save has ended, the time is over or QEMU does not answer; return which of them it was.
 
     Args:
         machine: QEMU.
         seconds: how long to wait.
-        refusal: QEMU's words where it refused `migrate`.
+        refusal: QEMU's error message if it refused `migrate`.
     """
     begun = time.monotonic()
     limit = Deadline(seconds)
@@ -108,7 +108,7 @@ def judge_ending(case: Case, ending: Ending) -> CheckResult:
 
 
 def judge_resumed(case: Case, machine: Machine, counters: AgentCounters) -> CheckResult:
-    """Check that QMP calls the guest running and that its writers do write."""
+    """Check that QMP reports the guest as running and that its writers write."""
     limit, begun = Deadline(LIMIT_SECONDS), time.monotonic()
     problems: list[Problem] = []
     try:
@@ -125,7 +125,7 @@ def judge_resumed(case: Case, machine: Machine, counters: AgentCounters) -> Chec
         if isinstance(error, QemuMemoryGone) or not machine.alive():
             problems.append(Problem(Code.QEMU_ENDED_BY_ITSELF, "QEMU has ended by itself."))
         else:
-            problems.append(Problem.of_error(error, f"QEMU or its monitor is not well: {error}"))
+            problems.append(Problem.of_error(error, f"QEMU or its monitor failed: {error}"))
     facts = {"seconds": round(time.monotonic() - begun, 3)}
     return judged(f"failures/{case.name}/resumes", _RESUMES, problems, facts)
 

@@ -1,4 +1,4 @@
-"""Kills QEMU in the middle of a save: nothing of it may stay, and the next QEMU must work."""
+"""Kills QEMU in the middle of a save: nothing of it may be left, and the next QEMU must work."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from validators.verdict import CheckResult
 
 _STILL_SECONDS = 1.0
 _LEFT = f"Within {LIMIT_SECONDS:.0f} s no process of the killed QEMU is left and its file grows no more."
-_FILE = "The file of a killed save is not taken for a whole one."
+_FILE = "The offline checks find that the file of a killed save is incomplete."
 
 
 def killed(run: Run) -> Outcome:
-    """Kill a QEMU that is saving, check what it leaves behind, then take a snapshot with a new one."""
+    """Kill a QEMU that is saving, check that nothing of it is left, then take a snapshot with a new QEMU."""
     begun = time.monotonic()
     folders = [run.folder / name for name in ("killed", "next")]
     for folder in folders:
@@ -55,7 +55,7 @@ def _kill(run: Run, source: Source, path: Path) -> list[CheckResult]:
     pid = machine.pid
     machine.kill()
     left, grown = _left_behind(pid, path)
-    # A save that was over before the kill would make all of this an empty exercise.
+    # If the save was over before the kill, the test proves nothing.
     whole = not check_file(path).violations
     problems = []
     if whole:
@@ -80,11 +80,11 @@ def _left_behind(pid: int, path: Path) -> tuple[list[int], int]:
 
 
 def left_problems(processes: list[int], grown: int) -> list[Problem]:
-    """Return the problems with what a killed QEMU has left behind.
+    """Return a problem for the processes and for the growing file that a killed QEMU has left behind.
 
     Args:
-        processes: ids of those that still run.
-        grown: bytes by which its file has grown since.
+        processes: ids of its processes that still run.
+        grown: bytes by which its file has grown after the kill.
     """
     problems = []
     if processes:

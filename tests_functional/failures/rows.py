@@ -1,4 +1,4 @@
-"""Rows of the profiles: failures."""
+"""Lists which failure tests each profile runs: broken sinks, cancel, descriptors, calls, killed QEMU."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
 _FAILURES = "failures/test_failures.py:Failures"
 
 _REASONS = {
-    "sinks": "a sink that closes, fills, stalls or fails is the commonest end of a snapshot",
-    "cancel": "cancelling is the first thing a user does when a snapshot takes too long",
-    "descriptors": "each step of a save opens files, and each may find none left",
-    "calls": "each call to the kernel can fail, and each is another path through QEMU's clean-up",
-    "kill": "whoever restarts QEMU must not take half a file for a snapshot",
+    "sinks": "most failed snapshots are due to a sink that closes, fills, stalls or fails",
+    "cancel": "users cancel a snapshot that takes too long",
+    "descriptors": "each step of a save opens files, and each can run out of descriptors",
+    "calls": "each system call can fail, and each failure takes another path through QEMU's clean-up",
+    "kill": "after a restart of QEMU, half a file must not be taken for a snapshot",
 }
 
-# Every guest that does not survive a case is booted again.
+# A guest that does not survive a case is replaced, which takes time.
 ROWS = tuple(
     ProfileRow(
         f"failures.{kind}",

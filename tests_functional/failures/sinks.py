@@ -1,4 +1,4 @@
-"""Sinks that break a save: peers that reset, killed sink processes; and a limit on file descriptors."""
+"""Provides sinks that break a save (sockets that reset, killed processes) and a descriptor limit for QEMU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NEAR_END_BYTES = 4 << 20
 
 @dataclass(frozen=True)
 class SinkPlace:
-    """Where the cases of one guest write, and how long a whole stream is.
+    """The folder for the sinks of one guest, and the length of a whole stream.
 
     Attributes:
         folder: for the files of one case.
@@ -45,7 +45,7 @@ class SinkPlace:
 
     @property
     def near_end(self) -> int:
-        """A point in RAM near the end of the stream, in bytes; more than a pipe holds is left."""
+        """Return an offset near the end of the stream, in bytes; the rest is more than a pipe holds."""
         return max(0, self.stream_bytes - _NEAR_END_BYTES)
 
 
@@ -60,7 +60,7 @@ def sink(template: str, place: SinkPlace) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
         if over_unix:
-            # The address of a UNIX socket holds 108 bytes, less than many a results folder's path has.
+            # The address of a UNIX socket has at most 108 bytes; the path of a results folder may be longer.
             address = f"/tmp/snapproof-{os.getpid()}.sock"
             Path(address).unlink(missing_ok=True)
             stack.callback(Path(address).unlink, missing_ok=True)
@@ -89,7 +89,7 @@ def descriptor_limit(pid: int, free: int | None) -> Iterator[None]:
     try:
         yield
     finally:
-        # A QEMU that has died has no limits left to give back.
+        # A QEMU that has died has no limit to restore.
         with contextlib.suppress(ProcessLookupError):
             resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
@@ -100,7 +100,7 @@ def open_numbers(pid: int) -> set[int]:
 
 
 def limit_for(taken: set[int], free: int) -> int:
-    """The RLIMIT_NOFILE below which exactly `free` numbers are not taken, since the lowest is given first."""
+    """Return the RLIMIT_NOFILE that leaves exactly `free` numbers; the kernel gives the lowest one first."""
     limit = 0
     while free or limit in taken:
         free -= limit not in taken
@@ -109,7 +109,7 @@ def limit_for(taken: set[int], free: int) -> int:
 
 
 def end_sinks(qemu: int) -> int:
-    """Kill the processes that a QEMU has started; return how many they were."""
+    """Kill the processes that a QEMU has started; return their number."""
     members = [member for member in session_members(qemu) if member != qemu]
     for member in members:
         with contextlib.suppress(ProcessLookupError):
@@ -138,5 +138,5 @@ def _take_and_reset(listener: socket.socket) -> None:
         taken = 0
         while taken < _PEER_TAKES_BYTES and (data := connection.recv(1 << 16)):
             taken += len(data)
-        # Lingering for no time at all makes the close a reset (socket(7), SO_LINGER).
+        # With a linger time of 0 the close resets the connection (socket(7), SO_LINGER).
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,1 +1,1 @@
-"""Tests of the known issues' own reproducers."""
+"""Tests that the reproducer of each known issue shows what docs/findings.md says."""

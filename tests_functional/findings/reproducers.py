@@ -1,4 +1,4 @@
-"""Runs the known issues' reproducers: each must show its defect where it was seen, and nowhere else."""
+"""Runs the reproducers of known issues: each must show its defect on the listed versions and no others."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from tests_functional.lib.run import Run
 from validators.checks import Problem, judged, skipped
 from validators.verdict import CheckResult
 
-# Reproducers stay in docs/, where a reader of the findings looks for what to attach to a report.
+# The reproducers are in docs/, beside the findings that users attach to a bug report.
 _HOME = Path(__file__).parents[2]
 _SECONDS = 150.0
 _TWICE = 2
-# What a reproducer's exit code says; its usage line has the same.
+# The exit codes of a reproducer, as in its usage line.
 _ABSENT, _SHOWS, _NOT_APPLICABLE = range(3)
 _EXPLANATION = (
-    "The issue's own script shows the defect where it was seen, and nowhere that is said to be free."
+    "The reproducer shows the defect on versions listed as seen, and not on those listed as absent."
 )
 
 
 def reproduced(issue_id: str, newer: Mapping[str, Path]) -> Callable[[Run], Outcome]:
-    """A scenario that runs the reproducer of one known issue twice.
+    """Return a scenario that runs the reproducer of one known issue twice.
 
     Args:
         issue_id: as in the baseline of known issues.
-        newer: the run's newer QEMUs by label, the newest last, for issues that take a second one.
+        newer: the run's newer QEMUs by label, the newest last, for issues that need two QEMUs.
     """
     issue = next(issue for issue in load_known_issues() if issue.id == issue_id)
     return lambda run: _reproduced(run, issue, newer)
@@ -54,17 +54,21 @@ def _reproduced(run: Run, issue: KnownIssue, newer: Mapping[str, Path]) -> Outco
 
 
 def _command(issue: KnownIssue, qemu: Path, newer: Mapping[str, Path]) -> list[str]:
-    """The issue's command with this run's QEMUs in it.
+    """Return the issue's command with the paths of this run's QEMUs.
 
     Raises:
-        NotApplicable: it takes a newer QEMU as well, and the run has none.
-        SetupBroken: its script is not there.
+        NotApplicable: the command needs a newer QEMU as well, and the run has none.
+        SetupBroken: the script is missing.
     """
     script, *parameters = issue.reproduce.split()
     if not (_HOME / script).is_file():
-        raise SetupBroken(f"'{script}', the reproducer of {issue.id}, is not there; run from a checkout.")
+        raise SetupBroken(
+            f"The reproducer of {issue.id}, '{script}', is missing; run snapproof from a source checkout."
+        )
     if "NEW-QEMU" in parameters and not newer:
-        raise NotApplicable(f"{issue.id} takes a newer QEMU too, and this run has none; add one by --qemu.")
+        raise NotApplicable(
+            f"{issue.id} needs a newer QEMU as well, and this run has none; add one with --qemu."
+        )
     newest = list(newer.values())[-1] if newer else qemu
     values = {"QEMU": qemu, "OLD-QEMU": qemu, "NEW-QEMU": newest}
     interpreter = sys.executable if script.endswith(".py") else "/bin/sh"
@@ -82,13 +86,13 @@ def _run_script(run: Run, command: Sequence[str], number: int) -> int:
 
 
 def judge_reproducer(issue: KnownIssue, version: str, codes: Sequence[int], said: str) -> CheckResult:
-    """Compare what the script said with what the baseline says of this version.
+    """Compare a reproducer's exit codes with the versions that the baseline lists.
 
     Args:
-        issue: of the baseline.
-        version: of QEMU or the host's kernel, whichever the issue is of.
-        codes: the script's exit codes.
-        said: its last line.
+        issue: the known issue.
+        version: version of QEMU or of the host's kernel, depending on the issue's subject.
+        codes: the reproducer's exit codes, one for each run.
+        said: the last line of its output.
     """
     name, shown = f"findings/{issue.id}", list(codes).count(_SHOWS)
     facts: dict[str, int | float | str] = {"runs": len(codes), "shown": shown}
@@ -98,7 +102,7 @@ def judge_reproducer(issue: KnownIssue, version: str, codes: Sequence[int], said
             return skipped(name, _EXPLANATION, f"{issue.id} does not apply here: {said}")
         return judged(name, _EXPLANATION, [], facts)
     if shown and free:
-        sentence = f"{issue.id} shows on {version}, which the baseline says is free of it: {said}"
+        sentence = f"{issue.id} shows on {version}, which the baseline lists as free of it: {said}"
         return judged(name, _EXPLANATION, [Problem(Code.REPRODUCER_SHOWS_WHERE_ABSENT, sentence)], facts)
     reason = f"known issue {issue.id}: {issue.title}"
     if shown == len(codes) or (shown and issue.by_chance):
@@ -106,7 +110,9 @@ def judge_reproducer(issue: KnownIssue, version: str, codes: Sequence[int], said
         failed = judged(name, _EXPLANATION, [problem], facts)
         return replace(failed, status=Status.XFAIL, reason=reason, known_issue=issue.id)
     if shown:
-        sentence = f"{issue.id} shows in {shown} of {len(codes)} runs, and is not said to depend on timing."
+        sentence = (
+            f"{issue.id} shows in {shown} of {len(codes)} runs, but the baseline does not say 'by_chance'."
+        )
         return judged(name, _EXPLANATION, [Problem(Code.REPRODUCER_SHOWS_AT_TIMES, sentence)], facts)
     passed = judged(name, _EXPLANATION, [], facts)
     if seen and not issue.by_chance:

@@ -1,4 +1,4 @@
-"""Rows of the profiles: the reproducer of each known issue."""
+"""Lists which reproducers of known issues each profile runs."""
 
 from __future__ import annotations
 

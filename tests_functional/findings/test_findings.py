@@ -1,12 +1,12 @@
-"""What docs/findings.md claims must show where it is said to, and nowhere else."""
+"""Avocado test that the reproducer of a known issue shows its defect where docs/findings.md says so."""
 
 from tests_functional.findings.reproducers import reproduced
 from tests_functional.lib.avocado_test import SnapshotTest
 
 
 class Findings(SnapshotTest):
-    """A finding is worth as much as the command that shows it."""
+    """Reproducers agree with the baseline of known issues."""
 
     def test_reproducer(self) -> None:
-        """The issue's script, with nothing but this QEMU and a shell, says twice what the baseline says."""
+        """The reproducer of the issue in the parameter `issue` shows twice what the baseline says."""
         self.judge(reproduced(self.option("issue"), self.newer_qemus()))

@@ -1,1 +1,1 @@
-"""Snapshots taken on other hosts, and judged here."""
+"""Tests other hosts: their kernel's features, and snapshots that are saved there and judged here."""

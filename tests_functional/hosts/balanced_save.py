@@ -1,4 +1,4 @@
-"""A background snapshot while the host's kernel moves huge pages of guest memory between NUMA nodes."""
+"""Takes a background snapshot on a host while its kernel moves huge pages of the guest between NUMA nodes."""
 
 from __future__ import annotations
 
@@ -37,16 +37,17 @@ grep numa_pages_migrated /proc/vmstat
 def save_balanced(
     plan: HostPlan, host: Host, report: Report, places: HostPaths, log: Callable[[str], None]
 ) -> tuple[Report, int] | None:
-    """A background snapshot under NUMA balancing, and the pages that it moved meanwhile.
+    """Take a background snapshot under NUMA balancing; return it and the number of pages moved meanwhile.
 
-    None where there is no background snapshot without it, the host is not ours, or has no two nodes.
+    Returns None if the host took no background snapshot without balancing, is not ours alone, or has only
+    one node.
     """
     if plan.warm is None or not plan.own or not report.find("saved", "background"):
         return None
     before = _balancing(host, True)
     if before is None:
         return None
-    log(f"{plan.name}: the same while memory moves between NUMA nodes.")
+    log(f"{plan.name}: saving in the background while memory moves between NUMA nodes.")
     there = replace(places, sinks={"background": places.sinks[BALANCED]})
     saved = save_on_host(
         host, plan.warm, there, ("background",), Deadline(HOST_SAVES_SECONDS), log, move=True
@@ -56,14 +57,14 @@ def save_balanced(
 
 
 def _balancing(host: Host, on: bool) -> int | None:
-    """Switch balancing; returns the pages moved so far, None where there is nothing to move between."""
+    """Switch balancing on or off; return the pages moved so far, None on a host with one node."""
     done = host.run(["sh", "-c", _SETTINGS, "sh", "1" if on else "0"], Deadline(_SETTING_SECONDS))
     found = re.search(rb"numa_pages_migrated (\d+)", done.stdout)
     return int(found[1]) if found and not done.exit_code else None
 
 
 def judge_balanced(plan: HostPlan, found: Examination, report: Report, moved: int) -> Outcome:
-    """The snapshot must be the guest at T0 by its write order; nothing was at stake where no page moved."""
+    """Judge the snapshot by its write order; skip the test if the kernel moved no page during the save."""
     snapshot = snapshot_of(report, "background", plan.sink(BALANCED))
     assert snapshot is not None, "QEMU accepted the capability a minute ago"
     order = check_file(snapshot.path).check("write-order")

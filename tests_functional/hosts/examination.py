@@ -1,4 +1,4 @@
-"""What is to be done on a host, and what was found there."""
+"""Holds the plan for a host (what to run there) and the examination (what was found)."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from tests_functional.lib.outcome import Outcome
 
 FLOWS = ("background", "stopped")
 PLANTED = "planted"
-"""Stands beside the flows for the background snapshot by a QEMU with a fault planted."""
+"""Name, beside the flows, of the background snapshot by a QEMU with a planted fault."""
 
 BALANCED = "balanced"
-"""Stands for the background snapshot while the kernel moves guest memory between NUMA nodes."""
+"""Name, beside the flows, of the background snapshot while memory moves between NUMA nodes."""
 
 FAULT = "report_success"
-"""Of validators.faults.live: nothing is protected though QEMU is told so."""
+"""The planted fault (validators.faults.live): QEMU is told that RAM is protected, and it is not."""
 
 
 @dataclass(frozen=True)
 class HostPlan:
-    """What to do on a host.
+    """The tests to run on one host.
 
     Attributes:
-        name: of the host, in results.
-        expected: mask of features that it should offer, None where nobody knows.
+        name: the host's name in results.
+        expected: the mask of features that the host should offer, None if unknown.
         warm: the guest to save there, None for no snapshots.
-        places: where the host has what that takes, once it is there.
-        sinks: files on this machine in which snapshots come out; those of a VM, which are its disks. Empty
-            where they have to be brought.
+        places: returns the paths of QEMU, guest and sinks on the host.
+        sinks: for a VM host, the files on this machine that are its disks and receive the snapshots. Empty
+            if the snapshots have to be copied from the host.
         tests: arguments for the feature tests, None to leave them out.
-        helper: library for the feature tests.
-        fault: library of the planted FAULT, None where none can be had.
+        helper: library for the feature tests, None for none.
+        fault: library of the planted FAULT, None if it cannot be built.
         own: whether the host is ours alone, so that its settings may be changed.
-        folder: for logs.
+        folder: folder on this machine for logs and snapshots.
     """
 
     name: str
@@ -56,18 +56,18 @@ class HostPlan:
     folder: Path
 
     def sink(self, flow: str) -> Path:
-        """The file on this machine that a flow's snapshot is in."""
+        """Return the file on this machine that receives a flow's snapshot."""
         return self.sinks.get(flow) or self.folder / f"vmstate-{flow}"
 
     def remove_sinks(self) -> None:
-        """Remove the snapshots, and a VM's disks for them; not while the VM runs."""
+        """Remove the snapshots and a VM's disks for them; the VM must have ended."""
         for path in {*self.sinks.values(), *map(self.sink, (*FLOWS, PLANTED, BALANCED))}:
             path.unlink(missing_ok=True)
 
 
 @dataclass
 class Examination:
-    """What was found on a host, as far as it came."""
+    """The findings on one host, up to the step that failed."""
 
     name: str
     facts: HostFacts | None = None
@@ -82,11 +82,11 @@ class Examination:
 
     @property
     def status(self) -> Status:
-        """The worst of all outcomes."""
+        """The worst status of all outcomes."""
         return worst(outcome.status for outcome in self.outcomes) or Status.ERROR
 
     def environment(self) -> dict[str, str]:
-        """What each result says about the host."""
+        """Return the environment of each result of this host."""
         facts = self.facts
         return {
             "host": self.name,

@@ -1,4 +1,4 @@
-"""Everything that is asked of one host: its features, the feature tests, and snapshots taken on it."""
+"""Examines one host: probes its features, runs the feature tests, and judges snapshots taken there."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ from tests_functional.lib.outcomes import build_outcome
 from validators.verdict import CheckResult, Violation
 
 _TESTS_SECONDS = 900.0
-# What the runner says, in our words; a time-out says nothing about the kernel.
+# Our status for a status of the runner; a time-out says nothing about the kernel.
 _STATUS = {"TIMEOUT": Status.ERROR}
 
 
 def examine(plan: HostPlan, opened: AbstractContextManager[Host], log: Callable[[str], None]) -> Examination:
-    """Do all that is planned for a host; what goes wrong becomes an outcome, so that other hosts follow.
+    """Run the plan for a host; turn an error into an outcome, so that the other hosts are examined too.
 
     Args:
-        plan: what to do.
+        plan: the tests to run.
         opened: the host, entered here and left before snapshots are judged.
-        log: told what begins.
+        log: called with a line as each step begins.
     """
     found = Examination(plan.name, folder=plan.folder.name)
     begun = time.monotonic()
@@ -100,7 +100,7 @@ def _features(plan: HostPlan, found: Examination) -> Outcome:
         sentence += f" Write protection is refused by {features.ask or 'nobody'}, memory for it by "
         sentence += f"{features.register or 'nobody'}."
     if found.deviation:
-        # Distributions backport, so a table can be wrong about a kernel without either being at fault.
+        # A distribution may have backported a feature, so a deviation is not an error.
         sentence += f" Not as expected of it: {found.deviation}."
     return Outcome(
         f"hosts.{plan.name}.features",

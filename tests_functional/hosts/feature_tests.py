@@ -1,4 +1,4 @@
-"""Carries the kernel's feature tests to a host, runs them there, and brings back what they tell."""
+"""Copies the kernel's feature tests to a host, runs them there, and returns their results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.hosts.host import Host
 Event = dict[str, Any]
 
 _ROOT = Path(__file__).parents[2]
-# What the tests need, and nothing else of ours: each runs by Python 3.9 alone.
+# The files that the tests need. They run with Python 3.9 and nothing else.
 _CARRIED = (
     "harness/__init__.py",
     "harness/userfaultfd/*.py",
@@ -54,15 +54,17 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class HostFeatures:
-    """What a host's kernel says about userfaultfd.
+    """The userfaultfd features of a host's kernel.
 
     Attributes:
-        opened_by: `system call`, `/dev/userfaultfd`, or empty where neither works.
-        reason: why not, empty where one works.
-        mask: of the features that it offers.
-        names: of those features.
-        ask: errno by name with which it refuses write protection at the handshake, empty where it does not.
-        register: the same for memory registered for write protection without having asked.
+        opened_by: `system call` or `/dev/userfaultfd`, empty if neither works.
+        reason: why neither works, empty if one does.
+        mask: bit mask of the features that the kernel offers.
+        names: names of these features.
+        ask: name of the errno with which the kernel refuses write protection at the handshake, empty if it
+            accepts.
+        register: name of the errno with which it refuses to register memory for write protection that was
+            not asked for at the handshake, empty if it accepts.
     """
 
     opened_by: str
@@ -78,7 +80,7 @@ class HostFeatures:
         return "PAGEFAULT_FLAG_WP" in self.names
 
     def deviation(self, expected: int) -> str:
-        """How the mask differs from the one that is expected, empty where it does not."""
+        """Return how the mask differs from the expected one, empty if they are equal."""
         if self.mask == expected:
             return ""
         bits = [f"{'+' if self.mask >> bit & 1 else '-'}bit {bit}" for bit in range(64)
@@ -87,10 +89,10 @@ class HostFeatures:
 
 
 def carry_tests(host: Host, helper: Path | None = None) -> None:
-    """Put the feature tests into the host's folder.
+    """Copy the feature tests to the host's folder.
 
     Args:
-        host: where to.
+        host: the host.
         helper: the library of tests_functional/kernel/trackers/segv.c for its architecture, None for none.
 
     Raises:
@@ -105,10 +107,10 @@ def carry_tests(host: Host, helper: Path | None = None) -> None:
 
 
 def probe_features(host: Host) -> HostFeatures:
-    """Ask the kernel of a host that the tests have been carried to.
+    """Probe the features of a host to which the tests have been copied.
 
     Raises:
-        SetupBroken: the probe did not work there.
+        SetupBroken: the probe failed on the host.
     """
     answer = json.loads(host.check([host.python, "-c", _PROBE], Deadline(60)).stdout)
     return HostFeatures(**{**answer, "names": tuple(answer["names"])})
@@ -122,20 +124,20 @@ def run_feature_tests(
     helper: bool = False,
     told: Callable[[Event], None] = lambda _: None,
 ) -> tuple[Event, ...]:
-    """Run the tests on a host that they have been carried to.
+    """Run the tests on a host to which they have been copied.
 
     Args:
-        host: where they run.
-        deadline: for all of them.
-        arguments: for their runner, say `--filter` and `--prepare`.
-        helper: whether the library was carried too.
-        told: gets each event as it comes.
+        host: the host.
+        deadline: for all tests together.
+        arguments: options of the runner, e.g. `--filter` and `--prepare`.
+        helper: whether the library was copied too.
+        told: called with each event as it arrives.
 
     Returns:
         All events, the last of which is "end".
 
     Raises:
-        SetupBroken: the runner ended before it was done. Others as `Host.run`.
+        SetupBroken: the runner ended before its last event; also as for `Host.run`.
     """
     argv = [host.python, "-m", "tests_functional.kernel", "--json-lines", *arguments]
     if helper:
@@ -155,8 +157,8 @@ def run_feature_tests(
     if not events or events[-1].get("event") != "end":
         tail = done.stderr.decode(errors="replace")[-2000:]
         raise SetupBroken(
-            f"The tests' runner on the host '{host.name}' ended before it was done (exit code "
-            f"{done.exit_code}).",
+            f"The runner of the feature tests on the host '{host.name}' ended before its last result (exit "
+            f"code {done.exit_code}); its standard error says why.",
             Evidence(argv, done.exit_code, tail),
         )
     return tuple(events)

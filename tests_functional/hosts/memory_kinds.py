@@ -1,4 +1,4 @@
-"""Which kinds of guest memory QEMU takes on a host: anonymous from 5.7, shmem and huge pages from 5.19."""
+"""Checks which kinds of guest memory QEMU accepts on a host: shmem and huge pages need Linux 5.19."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests_functional.hosts.snapshots import REFUSAL, Report
 from validators.checks import Problem, judged, skipped
 from validators.verdict import CheckResult
 
-_TAKES = "QEMU takes guest memory of this kind exactly where the kernel can protect it."
+_TAKES = "QEMU accepts guest memory of this kind exactly where the kernel can protect it."
 _MIB = 64
-# By kind: QEMU's object, and the feature by which the kernel can protect it; no kernel can protect a file's.
+# For each kind QEMU's object and the kernel feature that protects it; no kernel can protect a file on a disk.
 _KINDS = {
     "anonymous": ("memory-backend-ram", "PAGEFAULT_FLAG_WP"),
     "memfd": ("memory-backend-memfd,share=on", "WP_HUGETLBFS_SHMEM"),
@@ -24,11 +24,11 @@ _KINDS = {
 
 
 def kind_commands(qemu: PurePosixPath, folder: PurePosixPath) -> dict[str, Sequence[str]]:
-    """Command lines of QEMUs without a guest, by the kind of their memory.
+    """Return command lines of QEMUs without a guest, by the kind of their memory.
 
     Args:
         qemu: the executable on the host.
-        folder: ours on the host, with room for a file of that size.
+        folder: our folder on the host, with room for a file of the guest's size.
     """
     fixed = ("-nodefaults", "-no-user-config", "-display", "none", "-S", "-trace", "uffd_*", "-m", f"{_MIB}M")
     monitor = ("-chardev", "socket,id=qmp,fd=@QMP", "-mon", "chardev=qmp,mode=control")
@@ -42,7 +42,7 @@ def kind_commands(qemu: PurePosixPath, folder: PurePosixPath) -> dict[str, Seque
 
 
 def judge_kinds(report: Report, features: HostFeatures) -> list[CheckResult]:
-    """One check per kind that QEMU was asked about."""
+    """Return a check for each kind of memory that QEMU was asked about."""
     told = [event for event in report.events if event["event"] == "kind"]
     known = report.find("unknown", "background") is None
     return [_judge(event, features) if known else _unknown(event, report) for event in told]

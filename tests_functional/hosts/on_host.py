@@ -1,19 +1,19 @@
-"""Runs on a host (Python 3.9, standard library): starts a saved guest there, saves it, and reports as JSON.
+"""Program that runs on a host (Python 3.9, standard library): starts a saved guest, saves it, reports JSON.
 
 Standard input holds the order, one JSON object:
 
     argv        QEMU's command line; "@QMP" in it stands for the number of our QMP socket
     environment variables for QEMU alone
-    vmstate     where the saved guest is
+    vmstate     path of the saved guest
     kinds       command lines of QEMUs without a guest, by the kind of their memory
     counters    guest-physical addresses of the writers' step counters
-    stalls      those of their histograms, each of "buckets" words
-    move        whether to move QEMU's threads from one processor to the other all the time
-    saves       what to do in turn: {"flow": "background" | "stopped", "sink": path}
+    stalls      guest-physical addresses of the writers' histograms, each of "buckets" words
+    move        whether to move QEMU's threads from one processor to another all the time
+    saves       the saves, in order: {"flow": "background" | "stopped", "sink": path}
     seconds     limit for each step
 
 Each line of standard output is a JSON object with "event" and "seconds" since the start; the last one is
-"done", or "failed" with a sentence. That QEMU refuses a background snapshot is an answer, not a failure.
+"done", or "failed" with a sentence. A QEMU that refuses a background snapshot has not failed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SavedGuest:
         self._buckets = buckets
 
     def load(self, vmstate: str) -> None:
-        """Load it and let it run. On a disk zeros follow the stream, which QEMU does not read."""
+        """Load the guest and let it run. On a disk, QEMU does not read the zeros after the stream."""
         self.qemu.execute("migrate-incoming", uri=f"exec:cat {shlex.quote(vmstate)}")
         self.qemu.wait(lambda: self.qemu.status() != "inmigrate", "The load of the saved guest")
         if self.qemu.status() == "paused":
@@ -58,16 +58,16 @@ class SavedGuest:
         self.goes_on("after it was loaded")
 
     def steps(self) -> list[int]:
-        """How far each writer is."""
+        """Return the step counter of each writer."""
         return [self._words(address, 1)[0] for address in self._counters]
 
     def stalls(self) -> list[int]:
-        """How many writes of all writers took how long so far, by the agent's buckets."""
+        """Return the histogram of write times of all writers so far, in the agent's buckets."""
         each = [self._words(address, self._buckets) for address in self._stalls]
         return [sum(counts) for counts in zip(*each)]
 
     def goes_on(self, when: str) -> None:
-        """Wait until each writer has made more steps."""
+        """Wait until each writer has completed more steps."""
         before = self.steps()
         self.qemu.wait(
             lambda: min(now - then for now, then in zip(self.steps(), before)) >= _MORE_STEPS,
@@ -75,7 +75,7 @@ class SavedGuest:
         )
 
     def save(self, flow: str, path: str) -> None:
-        """Save the guest by one flow, and see it go on."""
+        """Save the guest by one flow, and check that it goes on."""
         qemu = self.qemu
         if flow == "background":
             known = qemu.execute("query-migrate-capabilities")
@@ -123,10 +123,9 @@ class SavedGuest:
             raise HostFailure(f"QEMU shows {len(words)} words of guest memory where {number} were asked for.")
         return words
 
-    # This program is carried to hosts that have nothing of this project, so it cannot use the verbs of
-    # harness/qemu/migration.py and has the few steps of a save itself.
+    # This program runs on hosts without the rest of the project, so it cannot use harness/qemu/migration.py.
     def _migrate(self, uri: str) -> dict[str, Any]:
-        # As fast as the sink takes it; a QEMU of 32 bits takes no more.
+        # No limit but the sink's; a 32-bit QEMU accepts no larger value.
         self.qemu.execute("migrate-set-parameters", **{"max-bandwidth": (1 << 32) - 1})
         self.qemu.execute("migrate", uri=uri)
         ended = {"completed", "failed", "cancelled"}
@@ -160,7 +159,7 @@ def move_threads(process: int) -> None:
 
 
 def ask_kind(name: str, argv: list[str], seconds: float) -> None:
-    """Tell whether QEMU would snapshot a guest with such memory."""
+    """Report whether QEMU accepts the capability for a guest with such memory."""
     try:
         qemu = Qemu(argv, {}, seconds)
     except HostFailure as failure:
@@ -176,7 +175,7 @@ def ask_kind(name: str, argv: list[str], seconds: float) -> None:
 
 
 def main() -> int:
-    """Do as ordered; 0 whenever the report says what became of it."""
+    """Carry out the order; return 0 if the report says how it ended."""
     order = json.loads(sys.stdin.read())
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     qemu = None

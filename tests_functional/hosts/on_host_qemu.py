@@ -1,4 +1,4 @@
-"""Part of on_host.py (Python 3.9, standard library): QEMU, its monitor, and what takes its stream."""
+"""Part of the program on_host.py (Python 3.9, standard library): QEMU, its monitor and the sink."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BEGUN = time.monotonic()
 
 
 class HostFailure(Exception):
-    """What went wrong, as a sentence; `blames_qemu` tells whose fault it is."""
+    """A failure as a sentence; `blames_qemu` says whether it is QEMU's fault."""
 
     def __init__(self, sentence: str, blames_qemu: bool = True) -> None:
         super().__init__(sentence)
@@ -26,16 +26,16 @@ class HostFailure(Exception):
 
 
 class Refused(Exception):
-    """QEMU's own words about a command that it refuses."""
+    """QEMU's error message for a command that it refuses."""
 
 
 def tell(event: str, **facts: Any) -> None:
-    """Report one thing that happened."""
+    """Write one event to standard output."""
     print(json.dumps({"event": event, "seconds": round(time.monotonic() - _BEGUN, 3), **facts}), flush=True)
 
 
 class Qemu:
-    """A QEMU of ours and its monitor."""
+    """A QEMU that this program has started, and its monitor."""
 
     def __init__(self, argv: list[str], environment: dict[str, str], seconds: float) -> None:
         ours, theirs = socket.socketpair()
@@ -63,7 +63,7 @@ class Qemu:
         self.execute("qmp_capabilities")
 
     def execute(self, command: str, **arguments: Any) -> Any:
-        """Run a QMP command; events that come meanwhile are kept."""
+        """Run a QMP command and return its result; keep the events that arrive meanwhile."""
         order = {"execute": command, **({"arguments": arguments} if arguments else {})}
         self._file.write(json.dumps(order).encode() + b"\n")
         self._file.flush()
@@ -75,12 +75,12 @@ class Qemu:
                 raise Refused(answer["error"]["desc"])
 
     def log(self) -> list[str]:
-        """What QEMU has written so far, its trace points too."""
+        """Return the lines that QEMU has written so far, those of trace points included."""
         with open("qemu.log", errors="replace") as file:
             return file.read().splitlines()
 
     def trace(self) -> list[str]:
-        """What its trace points of userfaultfd have said."""
+        """Return the lines of QEMU's userfaultfd trace points."""
         return [line for line in self.log() if re.match(r"(\d+@[\d.]+:)?uffd_", line)]
 
     def capability(self, on: bool) -> None:
@@ -88,7 +88,7 @@ class Qemu:
         self.execute("migrate-set-capabilities", capabilities=[{"capability": CAPABILITY, "state": on}])
 
     def status(self) -> str:
-        """The guest's run state."""
+        """Return the guest's run state."""
         return str(self.execute("query-status")["status"])
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
@@ -100,7 +100,7 @@ class Qemu:
             time.sleep(0.02)
 
     def end(self) -> int:
-        """Have it quit; its exit code."""
+        """Have QEMU quit, and return its exit code."""
         try:
             self.execute("quit")
             return self.process.wait(self.seconds)
@@ -126,7 +126,7 @@ class Qemu:
 
 
 class Sink:
-    """Takes a stream from a socket into a file or a disk, and counts its bytes."""
+    """Stores a stream from a socket in a file or on a disk, and counts its bytes."""
 
     def __init__(self, path: str) -> None:
         self.bytes = 0
@@ -141,11 +141,11 @@ class Sink:
 
     @property
     def uri(self) -> str:
-        """Where QEMU is to migrate to."""
+        """Return the migration URI for QEMU."""
         return f"unix:{os.path.relpath(self.address)}"
 
     def close(self, seconds: float) -> None:
-        """Wait until all is written."""
+        """Wait until the whole stream is stored."""
         self._thread.join(seconds)
         self._listener.close()
         os.unlink(self.address)

@@ -1,4 +1,4 @@
-"""A library that is preloaded into the QEMU on a host, and the page that it counts in."""
+"""Copies a fault library to a host, to be preloaded into QEMU, and returns how often it acted."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _CARRY_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class PlantedLibrary:
-    """What is carried to a host, and brought back from it.
+    """A fault library and its page of counters.
 
     Attributes:
-        library: to be preloaded.
-        page: what it counts in, on this machine: it goes on with what is in there.
-        variables: the environment that tells the library what to do, given where the page is for it.
+        library: the library to preload.
+        page: the file on this machine with the page of counters; the library continues these counts.
+        variables: returns the environment for the library, given the path of the page on the host.
     """
 
     library: Path
@@ -29,11 +29,11 @@ class PlantedLibrary:
     variables: Callable[[str], dict[str, str]]
 
     def carry(self, host: Host) -> dict[str, str]:
-        """Bring it to a host; returns the environment to start QEMU with there."""
+        """Copy library and page to a host; return the environment to start QEMU with."""
         host.put({_LIBRARY: self.library, _ACTS: self.page.path}, Deadline(_CARRY_SECONDS))
         there = host.folder
         return {"LD_PRELOAD": str(there / _LIBRARY), **self.variables(str(there / _ACTS))}
 
     def bring_acts(self, host: Host) -> None:
-        """Bring back what it has counted."""
+        """Copy the page of counters back from the host."""
         host.get(_ACTS, self.page.path, Deadline(_CARRY_SECONDS))

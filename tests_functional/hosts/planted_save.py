@@ -1,4 +1,4 @@
-"""A fault planted into the QEMU on a host: the oracles must see it there as they do here."""
+"""Takes a background snapshot on a host with a fault planted in QEMU; the oracles must detect the fault."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests_functional.hosts.planted_library import PlantedLibrary
 from tests_functional.hosts.snapshots import HostPaths, Report, save_on_host, snapshot_of
 from tests_functional.lib.limits import HOST_SAVES_SECONDS
 from tests_functional.lib.outcome import Outcome
-from tests_functional.planted.planted import LIVE_FAULTS
+from tests_functional.planted.live_faults import LIVE_FAULTS
 from validators.faults.preload.acts import ActsPage
 from validators.judge import check_file
 
@@ -24,10 +24,10 @@ _ACTS = "fault.acts"
 def save_planted(
     plan: HostPlan, host: Host, report: Report, places: HostPaths, log: Callable[[str], None]
 ) -> Report | None:
-    """A background snapshot with the fault, where there is one without it."""
+    """Take a background snapshot with the fault, if the host took one without it."""
     if plan.fault is None or plan.warm is None or not report.find("saved", "background"):
         return None
-    log(f"{plan.name}: the same with the planted fault '{FAULT}'.")
+    log(f"{plan.name}: saving in the background with the planted fault '{FAULT}'.")
     page = ActsPage.blank(plan.folder / _ACTS)
     fault = PlantedLibrary(plan.fault, page, page.environment)
     sinks = {"background": places.sinks[PLANTED]}
@@ -47,7 +47,7 @@ def save_planted(
 
 
 def judge_planted_save(plan: HostPlan, found: Examination, report: Report) -> Outcome:
-    """The fault must have acted, and the write order must name pages that are newer than T0."""
+    """Check that the fault acted and that the write order names pages newer than T0."""
     acts = ActsPage(plan.folder / _ACTS).acts
     if not acts:
         raise SetupBroken(f"The planted fault '{FAULT}' never acted on the host '{plan.name}'.")

@@ -1,4 +1,4 @@
-"""Has a host start a saved guest and save it there; what comes out is judged and restored on this machine."""
+"""Starts a saved guest on a host and saves it there; judges and restores the snapshot on this machine."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ _FLOWS = {"background": Flow.LIVE, "stopped": Flow.STOP_AND_SAVE}
 
 @dataclass(frozen=True)
 class HostPaths:
-    """Where things are on a host.
+    """Paths on a host.
 
     Attributes:
-        qemu: the QEMU there.
+        qemu: the QEMU executable.
         vmstate: the saved guest.
-        kernel: of the guest.
-        initrd: of the guest.
-        sinks: where each flow is to save to.
+        kernel: the guest's kernel.
+        initrd: the guest's initramfs.
+        sinks: the file or disk that each flow saves to.
     """
 
     qemu: PurePosixPath
@@ -59,17 +59,17 @@ class HostPaths:
 
 @dataclass(frozen=True)
 class Report:
-    """What a host told, event by event, the last of which is "done"."""
+    """The events that a host reported; the last one is "done"."""
 
     events: tuple[Mapping[str, Any], ...]
 
     def find(self, event: str, flow: str) -> Mapping[str, Any] | None:
-        """The first event of that name and flow."""
+        """Return the first event of that name and flow, None if there is none."""
         return next((e for e in self.events if e["event"] == event and e.get("flow") == flow), None)
 
     @property
     def version(self) -> str:
-        """Of the host's QEMU."""
+        """Version of the host's QEMU."""
         started = next(event for event in self.events if event["event"] == "started")
         numbers = started["version"]["qemu"]
         return f"{numbers['major']}.{numbers['minor']}.{numbers['micro']}"
@@ -90,19 +90,19 @@ def save_on_host(
     """Start the saved guest on a host and save it by each flow in turn.
 
     Args:
-        host: where.
-        warm: what to start.
-        places: where everything is there.
+        host: the host.
+        warm: the guest to start.
+        places: the paths on the host.
         flows: "background" and "stopped", in any order.
-        deadline: for all of it.
-        log: told what happens.
+        deadline: for all saves together.
+        log: called with a line for each event.
         environment: variables for QEMU.
-        kinds: command lines of QEMUs to be asked beforehand (see memory_kinds).
-        move: whether to move QEMU's threads from one processor to the other all the time.
+        kinds: command lines of QEMUs to ask first about kinds of memory (see memory_kinds).
+        move: whether to move QEMU's threads from one processor to another all the time.
 
     Raises:
         SubjectFailed: QEMU failed, hung, or the guest did not go on.
-        SetupBroken: the host's own part did not work.
+        SetupBroken: the program on the host failed.
     """
     order = {
         **_order(host, warm, places, flows),
@@ -132,13 +132,14 @@ def save_on_host(
     if last.get("event") != "done" or done.exit_code:
         tail = done.stderr.decode(errors="replace")[-2000:]
         raise SetupBroken(
-            f"Our script on the host '{host.name}' ended early.", Evidence(argv[:2], log_tail=tail)
+            f"The program on_host.py ended early on the host '{host.name}'; its standard error says why.",
+            Evidence(argv[:2], log_tail=tail),
         )
     return Report(tuple(lines))
 
 
 def _order(host: Host, warm: PortableWarmGuest, places: HostPaths, flows: Sequence[str]) -> dict[str, Any]:
-    """What on_host.py is told of the guest and its saves."""
+    """Return the order for on_host.py."""
     config = replace(
         warm.stack.machine_config(),
         executable=Path(places.qemu),
@@ -157,11 +158,11 @@ def _order(host: Host, warm: PortableWarmGuest, places: HostPaths, flows: Sequen
 
 
 def judge_refusal(report: Report, write_protect: bool) -> CheckResult:
-    """Check that QEMU refuses exactly where it must.
+    """Check that QEMU refuses a background snapshot exactly where the kernel has no UFFD-WP.
 
     Args:
-        report: of a host that was asked for a background snapshot.
-        write_protect: whether the probe found UFFD-WP there.
+        report: the report of a host that was asked for a background snapshot.
+        write_protect: whether the probe found UFFD-WP on the host.
     """
     if report.find("unknown", "background"):
         return skipped("refusal", _REFUSES, f"QEMU {report.version} has no background-snapshot.")
@@ -182,7 +183,7 @@ def judge_refusal(report: Report, write_protect: bool) -> CheckResult:
         )
     if refused is not None and not write_protect and refused["text"].rstrip(".") != REFUSAL:
         problems.append(
-            Problem(Code.REFUSAL_OTHER_REASON, f"QEMU's reason is not the kernel: {refused['text']}")
+            Problem(Code.REFUSAL_OTHER_REASON, f"QEMU does not name the kernel as reason: {refused['text']}")
         )
     if refused is not None and refused["state"] != "running":
         problems.append(
@@ -197,7 +198,7 @@ def judge_refusal(report: Report, write_protect: bool) -> CheckResult:
 
 
 def snapshot_of(report: Report, flow: str, path: Path) -> Snapshot | None:
-    """The snapshot that a host saved by a flow into `path`, cut to its length; None where it was refused."""
+    """Return the snapshot that a host saved to `path`, cut to the stream's length; None after a refusal."""
     saved = report.find("saved", flow)
     if saved is None:
         return None
@@ -229,7 +230,7 @@ def snapshot_of(report: Report, flow: str, path: Path) -> Snapshot | None:
 
 
 def judge_snapshot(warm: PortableWarmGuest, snapshot: Snapshot, folder: Path) -> list[CheckResult]:
-    """Judge a snapshot that came from a host by its file, and by restoring it here."""
+    """Judge the file of a snapshot from a host, and restore it on this machine."""
     offline = check_file(snapshot.path)
     t0 = offline.t0
     checks = [*offline.checks, judge_oracles(offline, snapshot, warm.source)]
@@ -240,7 +241,7 @@ def judge_snapshot(warm: PortableWarmGuest, snapshot: Snapshot, folder: Path) ->
 
 
 def stun_ms(events: Sequence[Mapping[str, Any]]) -> float | None:
-    """From STOP to RESUME by the events' own times; None where one of them is missing."""
+    """Return the time from STOP to RESUME by the events' timestamps, None if one of them is missing."""
     stopped = 0.0
     for event in events:
         stamp = event["timestamp"]

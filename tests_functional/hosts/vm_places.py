@@ -1,4 +1,4 @@
-"""Disks for a VM host that is to start a saved guest, and where it finds them."""
+"""Makes the disks of a VM host that starts a saved guest, and names their paths in the VM."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from harness.qemu.configuration import MIB
 from tests_functional.hosts.snapshots import HostPaths
 from tests_functional.hosts.warm_guest import PortableWarmGuest
 
-# Device state and headers beside all of RAM.
+# Room for device state and headers beside all of RAM.
 _ROOM = 1.05
 _ROOM_MIB = 16
 
 
 def sink_file(folder: Path, flow: str) -> Path:
-    """The file on this machine that a flow's snapshot comes out in."""
+    """Return the file on this machine that receives a flow's snapshot."""
     return folder / f"vmstate-{flow}"
 
 
 def vm_disks(
     warm: PortableWarmGuest, qemu_disk: Path, folder: Path, flows: Sequence[str]
 ) -> dict[str, VmDisk]:
-    """Disks by name, those for snapshots made empty in `folder`."""
+    """Return the disks by name; make the empty ones for snapshots in `folder`."""
     size = (int(warm.stack.ram_mib * _ROOM) + _ROOM_MIB) * MIB
     disks = {"qemu": VmDisk(qemu_disk), "boot": VmDisk(warm.boot_disk), "vmstate": VmDisk(warm.vmstate)}
     for flow in flows:
@@ -36,7 +36,7 @@ def vm_disks(
 
 
 def vm_places(flows: Sequence[str]) -> HostPaths:
-    """Where a VM host with those disks has them (guest_images/hosts/init.py)."""
+    """Return the paths of these disks in the VM host (guest_images/hosts/init.py)."""
     mounted, devices = PurePosixPath("/disks"), PurePosixPath("/dev")
     return HostPaths(
         qemu=mounted / "qemu" / DEFAULT_ARCHITECTURE.qemu,

@@ -1,4 +1,4 @@
-"""A warm guest for hosts: booted, filled and saved once here, to be started there in seconds."""
+"""Makes the warm guest for hosts: booted, filled and saved once here, it starts on a host in seconds."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from validators.judge import check_file
 
 RAM_MIB = 128
 COVERAGE = 0.4
-"""Of a small guest, since in a VM that is emulated itself each MiB takes a tenth of a second to load and to
-save; kernel and initramfs need half of it."""
+"""Coverage of this small guest: kernel and initramfs need half of its RAM. It is small because each MiB
+takes a tenth of a second to load and to save in an emulated VM."""
 
 _PATTERN, _SEED = "random", 7
-# A disk is made of sectors; the stream's own length is kept beside it.
+# A disk consists of whole sectors; the length of the stream is stored in the description.
 _SECTOR = 512
 _STEPS_BYTE = ThreadWord.STEPS * WORD_BYTES
 
 
 @dataclass(frozen=True)
 class PortableWarmGuest:
-    """A saved guest that can be started elsewhere.
+    """A saved guest that can be started on a host.
 
     Attributes:
-        stack: what made it, with the machine type by its full name.
-        vmstate: the stream, filled up to whole sectors: it can be a disk.
-        size_bytes: of the stream.
+        stack: the stack that it was made on, with the versioned machine type.
+        vmstate: the stream, padded to whole sectors, so that it can be a disk.
+        size_bytes: length of the stream.
         boot_disk: an ext4 image with the guest's kernel and initramfs, `vmlinuz` and `initrd.cpio`.
         counters: guest-physical addresses of the writers' step counters.
         source: the agent's status when it was saved.
@@ -56,18 +56,18 @@ class PortableWarmGuest:
 def provide_warm_guest(
     executable: Path, version: str, image: GuestImage, mkfs: Path, folder: Path, provisioning: Provisioning
 ) -> PortableWarmGuest:
-    """Return a warm guest made by a QEMU of this machine; make it where the cache does not have it.
+    """Return a warm guest made by a QEMU of this machine; make it if the cache lacks it.
 
     Args:
         executable: the QEMU.
-        version: of its package, which with the image's digest names the warm guest.
+        version: version of its package; with the image's digest it names the warm guest.
         image: the guest.
         mkfs: root of the unpacked `ext4_image.mkfs_packages`.
         provisioning: the mirror, the cache, and the log of slow steps.
         folder: receives logs and the new snapshot.
 
     Raises:
-        SetupBroken: the guest does not boot or write, or its snapshot is not right.
+        SetupBroken: the guest does not boot or write, or its snapshot is wrong.
         SubjectFailed: QEMU failed.
     """
     stack = Stack(executable, image, accel="tcg", ram_mib=RAM_MIB, coverage=COVERAGE)
@@ -76,7 +76,7 @@ def provide_warm_guest(
     final = provisioning.cache.path("seeds", name)
     with provisioning.lock("seeds"):
         if read_json(final / "seed.json") is None:
-            provisioning.log(f"Making a saved guest with QEMU {version}, to be started on hosts.")
+            provisioning.log(f"Making the warm guest for hosts with QEMU {version}.")
             with provisioning.cache.staging("seeds") as staging:
                 staged = staging / "seed"
                 staged.mkdir()
@@ -90,12 +90,12 @@ def _make(stack: Stack, mkfs: Path, staged: Path, folder: Path) -> None:
         plan = stack.writer_plan(_PATTERN, _SEED)
         status, counters = start_writers(guest, plan, Deadline(FILL_SECONDS))
         snapshot = take(Flow.STOP_AND_SAVE, guest, counters, staged, Deadline(SAVE_SECONDS))
-        # Below the hole at 3 GiB guest-physical addresses are offsets in pc.ram.
+        # Below the hole at 3 GiB, guest-physical addresses equal offsets in pc.ram.
         addresses = [page.offset + _STEPS_BYTE for page in counters.pages.threads]
         guest.machine.quit()
     verdict = check_file(snapshot.path)
     if verdict.violations:
-        raise SetupBroken(f"The saved guest for hosts is not right: {verdict.violations[0].sentence}")
+        raise SetupBroken(f"The warm guest for hosts was saved wrongly: {verdict.violations[0].sentence}")
     with snapshot.path.open("r+b") as file:
         file.truncate(-(-snapshot.size_bytes // _SECTOR) * _SECTOR)
     image = stack.image

@@ -1,1 +1,1 @@
-"""Guest RAM of every kind, in every state: what QEMU accepts is proven right, a refusal is checked."""
+"""Tests snapshots of every kind of guest RAM: backends, huge and merged pages, plugged memory."""

@@ -1,4 +1,4 @@
-"""QEMU's RAM in huge pages of the host, or merged by KSM."""
+"""Takes snapshots of guest RAM that the host keeps in huge pages, in small pages only, or merged by KSM."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests_functional.memory.same_file import fill_file, write_file
 from validators.checks import judged
 
 _MERGE_SECONDS = 60.0
-_AT_T0 = "At T0 the host had QEMU's RAM in the pages that this test is about."
+_AT_T0 = "At T0 QEMU's RAM was in the kind of host pages that this test is about."
 _LEAST_HUGE_MIB = 32
 _LEAST_PARTED_MIB = 0.25
 _FILE_MIB = 32
@@ -35,14 +35,14 @@ _FILE_MIB = 32
 
 @dataclass(frozen=True)
 class HostPages:
-    """A state into which the host's kernel brings QEMU's RAM.
+    """A kind of host pages that QEMU's RAM is in.
 
     Attributes:
         reason: why it is tested.
-        require: raises NotApplicable where this host does not do so.
-        around: what QEMU is started within.
-        reached: brings RAM into that state, and gives a figure that proves it.
-        meanwhile: what has to be seen during the save.
+        require: raises NotApplicable if this host has no such pages.
+        around: context in which QEMU is started.
+        reached: brings RAM into such pages, and returns a figure that proves it.
+        meanwhile: called during the save; waits for what the test has to see.
     """
 
     reason: str
@@ -54,16 +54,17 @@ class HostPages:
 
 def _require_huge() -> None:
     setting = huge_pages_setting()
-    # QEMU asks for them (madvise) wherever it takes memory for RAM, since 1.0.
+    # QEMU asks for huge pages with madvise() for all RAM, since 1.0.
     if setting not in ("always", "madvise"):
         raise NotApplicable(
-            f"This host gives no transparent huge pages: its setting is '{setting or 'not there'}'."
+            f"This host gives no transparent huge pages: '{setting or 'nothing'}' is set in "
+            "/sys/kernel/mm/transparent_hugepage/enabled; 'madvise' or 'always' is needed."
         )
 
 
 def _require_huge_switch() -> None:
     if not huge_pages_setting():
-        raise NotApplicable("This host's kernel knows no transparent huge pages.")
+        raise NotApplicable("This host's kernel is built without transparent huge pages.")
 
 
 def _mapped(machine: Machine, block: RamBlock, field: str) -> int:
@@ -105,7 +106,7 @@ def merged_mib(source: Source) -> float:
 
 
 def part_merged(source: Source, file_mib: int) -> None:
-    """Have the guest write to the file, and wait until enough merged pages are no longer merged for that.
+    """Have the guest write to the file, and wait until the writes have unmerged enough pages.
 
     Raises:
         SetupBroken: the save ended before.
@@ -117,32 +118,32 @@ def part_merged(source: Source, file_mib: int) -> None:
     written = 0.0
     while written < _LEAST_PARTED_MIB:
         now = _mapped(machine, block, MERGED_PAGES)
-        # In this order: what was counted was written before the end.
+        # The status is read after the count, so the counted pages were written before the end of the save.
         if machine.query_migrate().get("status") != "active":
             raise SetupBroken(
                 f"The save ended when {written:.1f} MiB of merged pages had been written, fewer than "
                 f"{_LEAST_PARTED_MIB}, so this run proves nothing."
             )
         written = (at_first - now) / MIB
-        # Counting them holds up QEMU, which shares its page tables with us meanwhile.
+        # Reading smaps locks QEMU's address space, so QEMU gets time in between.
         machine.pause(Deadline(1), 0.2)
 
 
 HOST_PAGES: Mapping[str, HostPages] = {
     "huge-pages-on": HostPages(
-        "write protection splits a huge page, and all of its small ones must come out protected",
+        "write protection splits a huge page, and each of its small pages must be protected",
         _require_huge,
         nullcontext,
         _in_huge_pages,
     ),
     "huge-pages-off": HostPages(
-        "the same RAM in small pages only, which no other test is sure to have",
+        "the same RAM in small pages only, which other tests may have or not",
         _require_huge_switch,
         huge_pages_disabled,
         _in_small_pages,
     ),
     "merged-pages": HostPages(
-        "a page that the host has merged with others is copied on a write, and protected twice over",
+        "a page merged by KSM is write-protected by KSM as well, and a write copies it",
         require_ksm,
         nullcontext,
         _merged,
@@ -152,9 +153,9 @@ HOST_PAGES: Mapping[str, HostPages] = {
 
 
 def host_pages(name: str) -> Callable[[Run], Outcome]:
-    """A scenario for one of HOST_PAGES: stopped at T0 with a golden image, and live, each in a new guest.
+    """Return a scenario for one of HOST_PAGES: stopped at T0 with a golden image, and live.
 
-    The first save would leave nothing for the second: it splits huge pages.
+    Each snapshot is of a new guest, because the first save splits the huge pages of its guest.
     """
     return lambda run: _on(run, name, HOST_PAGES[name])
 
@@ -162,7 +163,7 @@ def host_pages(name: str) -> Callable[[Run], Outcome]:
 def _on(run: Run, name: str, kind: HostPages) -> Outcome:
     kind.require()
     begun = time.monotonic()
-    # KSM looks only at memory that QEMU offers it, which is its default.
+    # KSM merges only memory that QEMU has marked as mergeable; that is QEMU's default.
     run = replace(run, stack=replace(run.stack, machine=f"{run.stack.machine},mem-merge=on"))
     cycles: list[Cycle] = []
     for flow in (Flow.STOP_MIGRATE_CONT, Flow.LIVE):

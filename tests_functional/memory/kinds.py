@@ -1,4 +1,4 @@
-"""Guest RAM of every kind: a snapshot that QEMU accepts is proven right, a refusal is checked."""
+"""Takes snapshots of guest RAM with every memory backend: a right snapshot or a clear refusal is required."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests_functional.memory.refusal import judge_refusal, refusal_when_set
 
 @dataclass(frozen=True)
 class MemoryKind:
-    """How guest RAM is backed.
+    """A kind of guest RAM, by its memory backends.
 
     Attributes:
         reason: why it is tested.
-        backends: for each NUMA node `-object` arguments without id and size; empty for QEMU's own RAM.
-        huge_pages: whether it takes the host's reserved huge pages of 2 MiB.
+        backends: the `-object` argument of each NUMA node, without id and size; empty for QEMU's default RAM.
+        huge_pages: whether it needs reserved huge pages of 2 MiB on the host.
     """
 
     reason: str
@@ -33,7 +33,7 @@ class MemoryKind:
     huge_pages: bool = False
 
     def stack(self, stack: Stack) -> Stack:
-        """The stack with such RAM, in as many equal parts as there are backends."""
+        """Return the stack with such RAM, divided equally among the backends."""
         if not self.backends:
             return stack
         size = stack.ram_mib // len(self.backends)
@@ -54,11 +54,11 @@ _FREE_HUGE_PAGES = re.compile(r"^HugePages_Free:\s+(\d+)$", re.MULTILINE)
 _HUGE_PAGE_MIB = 2
 
 MEMORY_KINDS: Mapping[str, MemoryKind] = {
-    "anonymous": MemoryKind("QEMU's own RAM, the only kind the feature was written for"),
+    "anonymous": MemoryKind("QEMU's default RAM, the only kind that the feature was written for"),
     "anonymous-shared": MemoryKind("shared anonymous RAM is shmem", ("memory-backend-ram,share=on",)),
-    "preallocated": MemoryKind("no page is ever untouched", ("memory-backend-ram,prealloc=on",)),
+    "preallocated": MemoryKind("every page is populated from the start", ("memory-backend-ram,prealloc=on",)),
     "memfd-shared": MemoryKind(
-        "what vhost-user needs; WP on shmem from Linux 5.19", ("memory-backend-memfd,share=on",)
+        "vhost-user needs it; UFFD-WP on shmem from Linux 5.19", ("memory-backend-memfd,share=on",)
     ),
     "memfd-private": MemoryKind("private pages over a shmem file", ("memory-backend-memfd,share=off",)),
     "file-shared": MemoryKind(
@@ -86,7 +86,7 @@ MEMORY_KINDS: Mapping[str, MemoryKind] = {
 
 
 def memory_kind(name: str) -> Callable[[Run], Outcome]:
-    """A scenario for one of MEMORY_KINDS."""
+    """Return a scenario for one of MEMORY_KINDS."""
     return lambda run: _on(run, MEMORY_KINDS[name])
 
 
@@ -107,7 +107,7 @@ def _on(run: Run, kind: MemoryKind) -> Outcome:
 
 
 def _require_huge_pages(stack: Stack) -> None:
-    """Raise NotApplicable where the host has not reserved enough for the source and the restored guest."""
+    """Raise NotApplicable if the host has too few free huge pages for the source and the restored guest."""
     found = _FREE_HUGE_PAGES.search(Path("/proc/meminfo").read_text(encoding="ascii"))
     free, needed = int(found[1]) if found else 0, 2 * stack.ram_mib // _HUGE_PAGE_MIB
     if free < needed:

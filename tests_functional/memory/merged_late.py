@@ -1,4 +1,4 @@
-"""Pages that the host merges after they were protected: the guest's next write must still be waited for."""
+"""Takes a snapshot while KSM merges protected pages: the guest's next write to them must still wait."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _LABEL = "memory/merged-while-saving"
 _MET = "During the save the host merged pages that the guest then wrote to."
 _MERGE_SECONDS = 40.0
 _FILE_MIB = 16
-# Fewer pages than a check names one by one, so that it can be told whether all of them are the known issue.
+# So few pages that the check lists each one, so that all of them can be compared with the known issue.
 _WRITTEN_MIB = 3
 
 
 def merged_while_saving(run: Run) -> Outcome:
-    """Have the host merge equal pages of the guest once T0 is past, and the guest then write to them."""
+    """Have the host merge equal pages of the guest after T0, and the guest then write to them."""
     require_ksm()
     begun = time.monotonic()
-    # KSM looks only at memory that QEMU offers it.
+    # KSM merges only memory that QEMU has marked as mergeable.
     run = replace(run, stack=replace(run.stack, machine=f"{run.stack.machine},mem-merge=on"))
     folder = run.folder / "snapshot"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""Pages of guest RAM that were never touched before T0 and that the guest writes during the save."""
+"""Takes a snapshot while the guest writes to pages of its RAM that were never touched before T0."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from validators.checks import judged
 
 Flags = npt.NDArray[np.bool_]
 
-# The writers take what the boot has touched and freed, and leave enough that nobody has touched.
+# The writers take the pages that the boot has touched and freed, and leave enough untouched pages.
 _RAM_MIB = 512
 _COVERAGE = 0.5
 _FILL_SECONDS = 30.0
@@ -43,12 +43,12 @@ _MET = "Pages that were never touched before T0 were written while RAM was saved
 
 @dataclass
 class _Untouched:
-    """The pages of main RAM that were never touched before the save, and how many of them it met.
+    """The pages of main RAM that were never touched before the save.
 
     Attributes:
         block: main RAM.
         pages: bool[pages], True where the page was in no page table of QEMU.
-        met: how many of them were written while RAM was being saved.
+        met: how many of these pages were written while RAM was being saved.
     """
 
     block: RamBlock
@@ -57,13 +57,13 @@ class _Untouched:
 
 
 def never_touched(run: Run) -> Outcome:
-    """A snapshot with a golden image, during which the guest's kernel takes free pages and fills them.
+    """Take a snapshot with a golden image while the guest's kernel fills free pages.
 
-    Only a golden image sees such pages: no writer of the agent owns them.
+    Only a golden image covers these pages, because no writer of the agent owns them.
     """
     begun = time.monotonic()
     run = replace(run, stack=replace(run.stack, ram_mib=_RAM_MIB, coverage=_COVERAGE))
-    # A huge page is touched as a whole, and most free pages of the guest would be.
+    # With huge pages most free pages of the guest would count as touched.
     with huge_pages_disabled(), writing_guest(run) as source:
         machine, folder = source.guest.machine, run.folder / "01-seeds"
         folder.mkdir()
@@ -90,10 +90,10 @@ def never_touched(run: Run) -> Outcome:
 
 
 def _start_filling(guest: Guest, block: RamBlock, deadline: Deadline) -> None:
-    """Let the guest fill free pages, and wait until it has come to those that were never touched.
+    """Have the guest fill free pages, and wait until it writes to pages that were never touched.
 
     Raises:
-        DeadlineExpired: it does not come to them.
+        DeadlineExpired: it does not write to any of them.
     """
     before = populated_bytes(guest.machine, block)
     guest.shell.check(_FILLING)
@@ -104,15 +104,15 @@ def _start_filling(guest: Guest, block: RamBlock, deadline: Deadline) -> None:
 
 
 def _look_on(machine: Machine, untouched: _Untouched) -> None:
-    """Count what the guest writes from now on, until that is enough.
+    """Wait until the guest has written to enough of the pages.
 
     Raises:
-        SetupBroken: the save ended before.
+        SetupBroken: the save ended before that.
     """
     written_at_first = _written(machine, untouched)
     while untouched.met < _LEAST_PAGES:
         written = _written(machine, untouched)
-        # In this order: what was counted was written before the end.
+        # The status is read after the count, so the counted pages were written before the end of the save.
         if machine.query_migrate().get("status") != "active":
             raise SetupBroken(
                 f"The save ended when {untouched.met} pages that were never touched had been written, fewer "

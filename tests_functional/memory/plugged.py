@@ -1,4 +1,4 @@
-"""Memory that is plugged into a running guest after the capability was set, or while RAM is saved."""
+"""Takes snapshots of a guest that gets a DIMM after the capability was set, or while RAM is saved."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from tests_functional.memory.refusal import judge_given_up
 from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 
-# The least that Linux on x86_64 takes in (Documentation/admin-guide/mm/memory-hotplug.rst).
+# The smallest block that Linux on x86_64 can add (Documentation/admin-guide/mm/memory-hotplug.rst).
 _DIMM_MIB = 128
 _SLOTS = ("-m", "slots=2,maxmem=1G")
 _ONLINE_SECONDS = 20.0
 _SLACK_MIB = 2
 _AUTO_ONLINE = "/sys/devices/system/memory/auto_online_blocks"
-_MEANWHILE = "Memory that is plugged in during a save is refused, with words that say so."
+_MEANWHILE = "QEMU refuses memory that is plugged in during a save, and its message names the save."
 
 
 @dataclass(frozen=True)
 class PluggedKind:
-    """A DIMM that a running guest gets.
+    """A DIMM that is plugged into a running guest.
 
     Attributes:
         reason: why it is tested.
         backend: QOM type and properties of its memory, without id and size.
-        meanwhile: it comes while RAM is being saved; else once the capability is set, before the writers
-            start.
+        meanwhile: True if it is plugged in while RAM is being saved; otherwise it is plugged in after the
+            capability was set and before the writers start.
     """
 
     reason: str
@@ -51,12 +51,12 @@ class PluggedKind:
     meanwhile: bool = False
 
     def booted(self, stack: Stack) -> Stack:
-        """Return the stack that the guest is booted on: with an empty slot."""
+        """Return the stack with an empty slot, on which the guest is booted."""
         plugged = 0 if self.meanwhile else _DIMM_MIB
         return replace(stack, extra=_SLOTS, plugged_mib=plugged)
 
     def restored(self, stack: Stack) -> Stack:
-        """Return the stack that its snapshots are restored on: with the DIMM where the guest had it at T0."""
+        """Return the stack with the DIMM that the guest had at T0, on which its snapshots are restored."""
         stack = self.booted(stack)
         if self.meanwhile:
             return stack
@@ -81,7 +81,7 @@ PLUGGED_KINDS: Mapping[str, PluggedKind] = {
         "the same with RAM that can be protected from Linux 5.19", ("memory-backend-memfd", {"share": True})
     ),
     "plugged-unprotectable": PluggedKind(
-        "RAM that the capability would have been refused for comes after it was set",
+        "with this RAM the capability would be refused, and the RAM comes after it was set",
         ("memory-backend-file", {"mem-path": "/var/tmp", "share": True}),
     ),
     "plugged-while-saving": PluggedKind("a new RAMBlock has no pages at T0", _ANONYMOUS, meanwhile=True),
@@ -89,7 +89,7 @@ PLUGGED_KINDS: Mapping[str, PluggedKind] = {
 
 
 def plugged_kind(name: str) -> Callable[[Run], Outcome]:
-    """A scenario for one of PLUGGED_KINDS: stopped at T0 with a golden image, and live."""
+    """Return a scenario for one of PLUGGED_KINDS: stopped at T0 with a golden image, and live."""
     kind = PLUGGED_KINDS[name]
     return lambda run: _while_saving(run, name, kind) if kind.meanwhile else _before_saving(run, name, kind)
 
@@ -112,7 +112,7 @@ def _before_saving(run: Run, name: str, kind: PluggedKind) -> Outcome:
                 cycles.append(_cycle(restored, source, flow, label, None, []))
             except SubjectFailed as failure:
                 checks = judge_given_up(source, failure, name)
-                holds = "QEMU gives up the save of such RAM with a reason, and the guest goes on."
+                holds = "QEMU fails the save of such RAM with a reason, and the guest goes on."
                 return outcome_of(run, checks, time.monotonic() - begun, holds)
         source.guest.machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun)
@@ -132,7 +132,7 @@ def _while_saving(run: Run, name: str, kind: PluggedKind) -> Outcome:
 
             label = f"{len(cycles) + 1:02d}-{flow.label}"
             cycles.append(_cycle(run, source, flow, label, plug, found))
-        # What was refused for the save's sake is taken after it.
+        # The DIMM that was refused during the save is accepted after it.
         _plug_in_and_wait(source.guest, kind)
         source.guest.machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun)
@@ -146,7 +146,7 @@ def _cycle(
     meanwhile: Callable[[], None] | None,
     found: list[CheckResult],
 ) -> Cycle:
-    """One snapshot with the capability as it was set before; `found` has checks of `meanwhile`."""
+    """Take one snapshot with the capability as it was set before; `found` has checks of `meanwhile`."""
     run.require_room()
     folder = run.folder / label
     folder.mkdir()
@@ -158,13 +158,13 @@ def _cycle(
 
 
 def prepare_guest(guest: Guest) -> None:
-    """Have the guest's kernel use whatever memory is plugged in, at once.
+    """Set the guest's kernel to use plugged memory at once.
 
     Raises:
-        NotApplicable: its kernel cannot plug memory in.
+        NotApplicable: the kernel has no memory hot-plug.
     """
     if guest.shell.run(f"echo online > {_AUTO_ONLINE}").exit_code:
-        raise NotApplicable(f"The guest's kernel cannot plug memory in: it has no {_AUTO_ONLINE}.")
+        raise NotApplicable(f"The guest's kernel has no memory hot-plug: {_AUTO_ONLINE} is missing.")
 
 
 def memory_mib(guest: Guest) -> int:
@@ -173,10 +173,10 @@ def memory_mib(guest: Guest) -> int:
 
 
 def wait_memory(guest: Guest, mib: int) -> None:
-    """Wait until the guest's kernel has so many MiB, as `memory_mib` counts them.
+    """Wait until the guest's kernel has `mib` MiB, as `memory_mib` counts them.
 
     Raises:
-        SetupBroken: it does not get there.
+        SetupBroken: the kernel does not have them in time.
     """
     try:
         Deadline(_ONLINE_SECONDS).wait_for(
@@ -189,7 +189,7 @@ def wait_memory(guest: Guest, mib: int) -> None:
 
 
 def require_in_use(run: Run, source: Source) -> None:
-    """Raise SetupBroken where the writers' pages would fit into the RAM that the guest was booted with."""
+    """Raise SetupBroken if the writers' pages fit into the RAM that the guest was booted with."""
     written = source.status.data_pages * PAGE_BYTES // MIB
     if written <= run.stack.ram_mib:
         raise SetupBroken(
@@ -212,10 +212,10 @@ def _plug_in_and_wait(guest: Guest, kind: PluggedKind) -> None:
 
 
 def _plug_meanwhile(machine: Machine, name: str, kind: PluggedKind) -> CheckResult:
-    """Try to plug memory in while RAM is saved, and judge what QEMU says.
+    """Try to plug memory in while RAM is saved, and judge QEMU's answer.
 
     Raises:
-        SetupBroken: the save had ended by then.
+        SetupBroken: the save had already ended.
     """
     problems, words = [], ""
     try:
@@ -223,7 +223,7 @@ def _plug_meanwhile(machine: Machine, name: str, kind: PluggedKind) -> CheckResu
         problems.append(
             Problem(
                 Code.PLUG_ACCEPTED,
-                "QEMU takes new memory while it saves RAM, which the file may hold or not.",
+                "QEMU accepts new memory while it saves RAM, and the file may lack that memory.",
             )
         )
     except CommandRefused as refusal:
@@ -232,10 +232,13 @@ def _plug_meanwhile(machine: Machine, name: str, kind: PluggedKind) -> CheckResu
         if "migrat" not in words:
             problems.append(
                 Problem(
-                    Code.PLUG_UNCLEAR, f"QEMU refuses with the words '{words}', which do not name the save."
+                    Code.PLUG_UNCLEAR,
+                    f"QEMU's message '{words}' does not name the save.",
                 )
             )
     status = machine.query_migrate().get("status")
     if status != "active":
-        raise SetupBroken(f"The save was '{status}' before the memory came, so this run proves nothing.")
+        raise SetupBroken(
+            f"The save was '{status}' before the memory was plugged in, so this run proves nothing."
+        )
     return judged(f"memory/{name}/refusal", _MEANWHILE, problems, {"words": words})

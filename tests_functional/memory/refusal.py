@@ -1,4 +1,4 @@
-"""Judges the refusal of a kind of memory: it must be clear, and leave the guest as it was."""
+"""Judges how QEMU refuses a kind of guest RAM: its message must be clear and the guest unharmed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 
 _REFUSAL = "A refusal says why, and leaves the guest as it was."
-_SAVE = "A save that cannot be is given up with a reason, and QEMU survives that."
-_RESUMED = "A guest that ran before a save that is given up runs after it."
+_SAVE = "QEMU fails a save that is not possible with a reason, and survives it."
+_RESUMED = "A guest that ran before a failed save runs after it."
 # QEMU 10.0 migration/options.c migrate_caps_check() and migration/ram.c ram_write_tracking_compatible().
 _CLEAR = ("background-snapshot", "userfaultfd", "write-tracking", "write tracking", "memory", "RAM")
 
 
 def refusal_when_set(source: Source) -> str | None:
-    """Set the capability and switch it off; return QEMU's words where it refuses, else None.
+    """Set the capability and switch it off; return QEMU's error message if it refuses, otherwise None.
 
     Raises:
         NotApplicable: this QEMU has no such capability.
@@ -40,19 +40,19 @@ def refusal_when_set(source: Source) -> str | None:
 
 
 def judge_refusal(run: Run, source: Source, words: str, seconds: float) -> Outcome:
-    """Return the outcome of a test whose guest has a kind of RAM that QEMU refuses with these words."""
+    """Return the outcome of a test in which QEMU refuses the guest's kind of RAM with this message."""
     checks = [_judge_words("memory/refusal", _REFUSAL, words), *judge_source(source.guest, source.before)]
     source.guest.machine.quit()
     return outcome_of(run, checks, seconds, f"QEMU refuses such RAM clearly: {words}")
 
 
 def judge_given_up(source: Source, failure: SubjectFailed, name: str) -> list[CheckResult]:
-    """Judge a save that QEMU gave up at its start, or did not survive; raise any other failure.
+    """Judge a save that QEMU failed at its start, or did not survive; raise any other failure.
 
     Args:
         source: the guest, running before the save.
-        failure: what the save ended with.
-        name: of the kind of memory; names the checks.
+        failure: the error that ended the save.
+        name: the kind of memory; part of the names of the checks.
     """
     try:
         if source.guest.machine.alive():
@@ -82,14 +82,14 @@ def _judge_words(check: str, explanation: str, words: str) -> CheckResult:
         problems.append(
             Problem(
                 Code.REFUSAL_UNCLEAR,
-                f"QEMU refuses with the words '{words}', which do not tell the user why.",
+                f"QEMU refuses with the message '{words}', which does not tell the user why.",
             )
         )
     return judged(check, explanation, problems, {"words": words})
 
 
 def _judge_resumed(source: Source, name: str) -> CheckResult:
-    """Whether the guest goes on by itself; one that does not is made to, for the checks that follow."""
+    """Check that the guest goes on by itself; if it does not, resume it for the checks that follow."""
     machine, limit = source.guest.machine, Deadline(LIMIT_SECONDS)
     status = ""
     while status != "running" and not limit.expired:

@@ -1,4 +1,4 @@
-"""Rows of the profiles: guest RAM of every kind."""
+"""Lists which memory tests each profile runs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _TESTS = "memory/test_memory.py:Memory"
 _SEEDS = "snapshot/test_flows.py:SnapshotFlows.test_seeds"
 
 
-# One of each way in which RAM can be made or come.
+# One test for each way in which RAM is made or plugged in.
 _IN_PREMERGE = ("memfd-shared", "numa-refused-last", "plugged-anonymous", "virtio-mem")
 
 
 class _Kind(Protocol):
-    """A kind of guest RAM, whatever is special about it."""
+    """Any kind of guest RAM that has a reason."""
 
     @property
     def reason(self) -> str:
@@ -28,14 +28,14 @@ class _Kind(Protocol):
 
 
 def _of(test: str, kinds: Mapping[str, _Kind], **parameters: float) -> tuple[ProfileRow, ...]:
-    """The tests of some kinds of guest RAM, by the method that tests such."""
+    """Return a row for each of some kinds of guest RAM, all tested by one method."""
     return tuple(
         ProfileRow(
             f"memory.{name}",
             f"{_TESTS}.{test}",
             kind.reason,
             {**SMALL, **parameters, "kind": name},
-            # The host's merging of pages is switched on for one test at a time.
+            # KSM is switched on for the whole host, so such a test runs alone.
             alone=name == "merged-pages",
             profiles=PREMERGE if name in _IN_PREMERGE else (),
         )
@@ -70,7 +70,7 @@ ROWS = (
     ProfileRow(
         "memory.odd-size",
         _SEEDS,
-        "RAM that is no multiple of 2 MiB, or of the 64 pages of a bitmap's word",
+        "the size of RAM is no multiple of 2 MiB, nor of the 64 pages in a word of a bitmap",
         {"ram_mib": 257, "coverage": 0.7},
     ),
 )

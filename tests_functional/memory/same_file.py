@@ -1,4 +1,4 @@
-"""A file in the guest's memory that is full of equal pages, and what then makes them unequal again."""
+"""Shell commands for a file of equal pages in the guest's memory, which KSM merges, and for writes to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _PIECE_BYTES = 64 << 10
 
 
 def fill_file(mib: int) -> str:
-    """A command that makes a file of so many MiB of equal pages in tmpfs.
+    """Return a command that makes a file of equal pages in tmpfs.
 
     It is put together from ever larger parts: `yes` alone would take a minute under TCG for 32 MiB.
     """
@@ -18,7 +18,7 @@ def fill_file(mib: int) -> str:
 
 
 def write_file(mib: int) -> str:
-    """A command that gives one piece after another content of its own, and comes back at once.
+    """Return a command that starts to give each piece of the file other content, in the background.
 
     One program for all of it: to start one for each piece takes a guest whose pages are protected seconds.
     """

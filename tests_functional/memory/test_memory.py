@@ -1,4 +1,4 @@
-"""Whatever guest RAM is made of, an accepted snapshot is right and a refused one says why."""
+"""Avocado tests of every kind of guest RAM: an accepted snapshot is right, and a refusal says why."""
 
 from tests_functional.lib.avocado_test import SnapshotTest
 from tests_functional.memory.host_pages import host_pages
@@ -10,28 +10,28 @@ from tests_functional.memory.virtio_mem import virtio_mem_kind
 
 
 class Memory(SnapshotTest):
-    """What QEMU does not refuse for a kind of memory, it must do right."""
+    """QEMU saves a kind of memory right, or refuses it clearly."""
 
     def test_kind(self) -> None:
-        """Snapshots of a guest with one kind of RAM, stopped at T0 and live."""
+        """A guest with one kind of RAM is saved right, stopped at T0 and live."""
         self.judge(memory_kind(self.option("kind")))
 
     def test_plugged(self) -> None:
-        """Snapshots of a guest that got memory after the capability was set, or gets it during the save."""
+        """A guest is saved right that gets memory after the capability was set, or during the save."""
         self.judge(plugged_kind(self.option("kind")))
 
     def test_virtio_mem(self) -> None:
-        """Snapshots of a guest with a virtio-mem device that is plugged in by parts."""
+        """A guest is saved right whose virtio-mem device is plugged in by parts."""
         self.judge(virtio_mem_kind(self.option("kind")))
 
     def test_never_touched(self) -> None:
-        """A snapshot during which the guest writes pages for the first time."""
+        """A guest is saved right that writes to pages for the first time during the save."""
         self.judge(never_touched)
 
     def test_host_pages(self) -> None:
-        """Snapshots of a guest whose RAM the host has in huge pages, in small ones, or merged."""
+        """A guest is saved right whose RAM the host has in huge pages, in small ones, or merged."""
         self.judge(host_pages(self.option("kind")))
 
     def test_merged_while_saving(self) -> None:
-        """A snapshot during which the host merges pages that are protected, and the guest writes to them."""
+        """A guest is saved right that writes to protected pages which the host has merged during the save."""
         self.judge(merged_while_saving)

@@ -1,4 +1,4 @@
-"""A virtio-mem device of which only a part is plugged in, plugged and unplugged between snapshots."""
+"""Takes snapshots of a guest with a virtio-mem device, and plugs parts of it in and out in between."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class VirtioMemKind:
     backend: str
 
     def stack(self, stack: Stack) -> Stack:
-        """The stack with the device; how much of it is plugged in travels in the snapshot."""
+        """Return the stack with the device; the snapshot itself says how much of it is plugged in."""
         # fmt: off
         arguments = (
             "-m", "maxmem=1G",
@@ -67,18 +67,18 @@ class VirtioMemKind:
 
 VIRTIO_MEM_KINDS: Mapping[str, VirtioMemKind] = {
     "virtio-mem": VirtioMemKind(
-        "memory that is not plugged in is no part of the snapshot, and must not be touched for it",
+        "memory that is not plugged in is not part of the snapshot, and the save must not touch it",
         "memory-backend-ram",
     ),
     "virtio-mem-memfd": VirtioMemKind(
-        "on shmem, reading what is not plugged in takes memory of the host (QEMU before 6.2 did)",
+        "on shmem, reading memory that is not plugged in allocates it on the host (QEMU before 6.2 did)",
         "memory-backend-memfd,share=on",
     ),
 }
 
 
 def virtio_mem_kind(name: str) -> Callable[[Run], Outcome]:
-    """A scenario for one of VIRTIO_MEM_KINDS."""
+    """Return a scenario for one of VIRTIO_MEM_KINDS."""
     return lambda run: _resized(run, name, VIRTIO_MEM_KINDS[name])
 
 
@@ -109,7 +109,7 @@ def _prepare(guest: Guest) -> None:
 
 
 def _resize(guest: Guest, mib: int) -> None:
-    """Plug memory in or out until the device has so many MiB.
+    """Plug memory in or out until the device has `mib` MiB.
 
     Raises:
         SetupBroken: the guest does not follow.
@@ -134,12 +134,12 @@ def _device(machine: Machine) -> dict[str, Any]:
 
 
 def _plugged(machine: Machine) -> int:
-    """Bytes that the device has plugged in."""
+    """Return the number of bytes that are plugged in."""
     return int(_device(machine)["size"])
 
 
 def _block(machine: Machine) -> RamBlock:
-    """The device's RAMBlock.
+    """Return the device's RAMBlock.
 
     Raises:
         SetupBroken: its place in QEMU's memory is not known.
@@ -151,7 +151,7 @@ def _block(machine: Machine) -> RamBlock:
 
 
 def _cycle(run: Run, source: Source, flow: Flow, label: str, name: str) -> Cycle:
-    """One snapshot, judged also by what of the device it holds and what it costs the host."""
+    """Take one snapshot; judge also which memory of the device it holds and how much it takes of the host."""
     machine = source.guest.machine
     block, plugged = _block(machine), _plugged(machine)
     before = populated_bytes(machine, block)

@@ -1,1 +1,1 @@
-"""The validators against QEMU itself: what they read out of a file is what QEMU makes of it."""
+"""Tests the stream reader against QEMU's own loader: both must find the same RAM in a file."""

@@ -1,4 +1,4 @@
-"""Rows of the profiles: the stream reader against QEMU's own loader."""
+"""Lists which tests of the stream reader each profile runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROWS = (
     ProfileRow(
         "offline.extract-plain",
         f"{_OFFLINE}.test_plain",
-        "a reader that misplaced pages would judge the wrong ones; QEMU's own loader is the measure",
+        "a reader that misplaces pages judges the wrong ones; QEMU's own loader is the reference",
         profiles=PREMERGE,
     ),
     ProfileRow(

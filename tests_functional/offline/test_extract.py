@@ -1,4 +1,4 @@
-"""RAM as the stream reader extracts it is RAM as QEMU itself restores it."""
+"""Avocado tests that the stream reader extracts the same RAM as QEMU restores."""
 
 from tests_functional.lib.avocado_test import SnapshotTest
 from tests_functional.lib.save import Flow
@@ -6,12 +6,12 @@ from tests_functional.offline.extraction import extracted_equals_restored
 
 
 class Extraction(SnapshotTest):
-    """Every byte of every RAMBlock that is extracted equals what a QEMU holds that restored the file."""
+    """Every byte of every extracted RAMBlock equals the RAM of a QEMU that restored the file."""
 
     def test_plain(self) -> None:
-        """Of a background snapshot."""
+        """The RAM of a background snapshot is extracted as QEMU restores it."""
         self.judge(extracted_equals_restored(Flow.STOP_MIGRATE_CONT))
 
     def test_mapped_ram(self) -> None:
-        """Of a file in the mapped-ram layout."""
+        """The RAM of a file in the mapped-ram layout is extracted as QEMU restores it."""
         self.judge(extracted_equals_restored(Flow.MAPPED_RAM))

@@ -1,1 +1,1 @@
-"""Planted faults: runs that must turn red, with the right page named."""
+"""Tests the oracles: a fault planted in QEMU or in a file must be caught, and its cause named."""

@@ -1,9 +1,9 @@
-"""Rows of the profiles: live planted faults. A green run of any other test relies on these."""
+"""Lists which planted faults each profile runs; a green run of any other test relies on them."""
 
 from __future__ import annotations
 
 from tests_functional.lib.profile_row import PREMERGE, ProfileRow
-from tests_functional.planted.planted import LIVE_FAULTS
+from tests_functional.planted.live_faults import LIVE_FAULTS
 
 _PLANTED = "planted/test_planted_faults.py:PlantedFaults.test_fault"
 _IN_PREMERGE = ("drop_protection", "lose_events")

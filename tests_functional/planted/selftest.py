@@ -1,4 +1,4 @@
-"""Takes the self-test's snapshots, and restores them with a fault that no offline check can see."""
+"""Takes the snapshots of `snapproof selftest`, and restores those whose fault no offline check detects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from validators.faults.files import CATALOGUE, Row, apply_fault
 from validators.judge import check_file
 from validators.verdict import CheckResult
 
-# A small guest, since every fault costs a look at the whole file; kernel and initramfs need half of it.
+# A small guest, because each fault makes the checks read the whole file; the guest needs half for itself.
 RAM_MIB = 128
 COVERAGE = 0.4
 _FORMS = {"plain": Flow.STOP_MIGRATE_CONT, "mapped-ram": Flow.MAPPED_RAM}
@@ -30,8 +30,8 @@ class Form:
 
     Attributes:
         name: "plain" or "mapped-ram".
-        snapshot: with its golden image.
-        source: the agent's status in the guest it was taken of.
+        snapshot: the snapshot, with its golden image.
+        source: the agent's status in the source guest.
     """
 
     name: str
@@ -43,7 +43,7 @@ def capture_forms(run: Run) -> tuple[list[Form], dict[str, str]]:
     """Snapshot one fresh guest in every form that this QEMU and host can write.
 
     Returns:
-        The forms, and for each form that cannot be had the probed reason.
+        The forms, and the probed reason for each form that this QEMU or host cannot write.
 
     Raises:
         SubjectFailed: QEMU failed a save, died, or hung.
@@ -67,10 +67,10 @@ def capture_forms(run: Run) -> tuple[list[Form], dict[str, str]]:
 
 
 def require_restorable(run: Run, form: Form) -> None:
-    """Restore the undamaged snapshot: a fault counts as caught only where this passes.
+    """Restore the undamaged snapshot; a fault counts as caught only if this passes.
 
     Raises:
-        SubjectFailed: it does not restore to the guest at T0.
+        SubjectFailed: the restored guest is not the guest at T0.
     """
     run.say(f"Restoring the undamaged snapshot, {form.name}.")
     failed = _failed(_restored(run, form, form.snapshot.path, "undamaged"))
@@ -80,12 +80,12 @@ def require_restorable(run: Run, form: Form) -> None:
 
 
 def judge_by_restoring(run: Run, form: Form, row: Row) -> Row:
-    """Plant a fault that no offline check can see, restore, and return whether it was caught.
+    """Plant a fault that no offline check detects, restore the file, and return whether it was caught.
 
     Args:
         run: the self-test's run.
         form: the snapshot that `row` is about.
-        row: with the outcome "needs restore".
+        row: the fault's row, with the outcome "needs restore".
 
     Returns:
         The row with "caught by restore" and the checks that failed, or "missed".

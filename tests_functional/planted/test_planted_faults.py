@@ -1,12 +1,12 @@
-"""Each live planted fault must be caught, and its cause named."""
+"""Avocado test that each fault planted in QEMU is caught, and its cause named."""
 
 from tests_functional.lib.avocado_test import SnapshotTest
-from tests_functional.planted.planted import planted
+from tests_functional.planted.live_faults import planted
 
 
 class PlantedFaults(SnapshotTest):
-    """A QEMU that breaks the promise must turn a run red."""
+    """A run with a QEMU that saves wrongly must fail."""
 
     def test_fault(self) -> None:
-        """The fault named by the parameter `fault` is seen, and called what it is."""
+        """The fault in the parameter `fault` is caught and named."""
         self.judge(planted(self.option("fault")))

@@ -1,1 +1,1 @@
-"""What else may be asked of QEMU together with a background snapshot: refused clearly, or right."""
+"""Tests what QEMU must refuse: options that do not fit a background snapshot, a host without userfaultfd."""

@@ -1,4 +1,4 @@
-"""Tests that QEMU refuses clearly, and loses nothing else, on a host that lacks or forbids userfaultfd."""
+"""Checks that QEMU refuses clearly, and harms nothing, on a host that lacks or forbids userfaultfd."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ from tests_functional.refusals.uffd_restrictions import (
 from validators.checks import Problem, judged, skipped
 from validators.verdict import CheckResult
 
-_REFUSED = "Without userfaultfd the capability or the save is refused, in words that say what is missing."
-_REASON = "The words tell a kernel that lacks something from one that only forbids it."
-_TRACED = "QEMU's trace says with which errno the kernel refused."
-_LIFTED = "Once there is userfaultfd again, the same QEMU can snapshot."
-_BY_DEVICE = "QEMU takes its userfaultfd from /dev/userfaultfd."
+_REFUSED = "Without userfaultfd QEMU refuses the capability or the save, and it says what is missing."
+_REASON = "QEMU's message tells a kernel that lacks userfaultfd from one that forbids it."
+_TRACED = "QEMU's trace gives the errno with which the kernel refused."
+_LIFTED = "When userfaultfd is allowed again, the same QEMU can take a snapshot."
+_BY_DEVICE = "QEMU opens its userfaultfd by /dev/userfaultfd."
 _NO_REASON = "QEMU gives no reason"
-# QEMU has it since it knows the device (8.0 util/trace-events).
+# QEMU has this trace point since it knows the device (8.0 util/trace-events).
 _DEVICE_TRACE = "uffd_detect_open_mode"
 
 
@@ -74,9 +74,9 @@ def _denied(run: Run, name: str, restriction: UffdRestriction) -> Outcome:
     checks = [replace(check, name=f"denied/{name}/{check.name}") for check in checks]
     if all(check.status is not Status.FAIL for check in checks):
         run.discard(run.folder)
-    holds = f"Without userfaultfd ({name}), QEMU says so and loses nothing else."
+    holds = f"Without userfaultfd ({name}), QEMU refuses with a clear message, and the guest goes on."
     if restriction.device:
-        holds = "A QEMU that knows /dev/userfaultfd uses it; any other refuses, and loses nothing."
+        holds = "A QEMU that knows /dev/userfaultfd uses it; any other refuses, and the guest goes on."
     return outcome_of(run, checks, time.monotonic() - begun, holds)
 
 
@@ -96,7 +96,7 @@ def _by_device(run: Run, source: Source) -> list[CheckResult]:
 
 
 def _refused(run: Run, source: Source, restriction: UffdRestriction) -> list[CheckResult]:
-    """Ask for a background snapshot, check that all else is as before, and take a stop-and-save snapshot."""
+    """Ask for a background snapshot, judge the refusal and the guest, and take a stop-and-save snapshot."""
     machine, log = source.guest.machine, _Log(source.guest.machine)
     before = settings(machine)
     words = migration.try_set_capability(machine, migration.BACKGROUND_SNAPSHOT, True)
@@ -104,7 +104,7 @@ def _refused(run: Run, source: Source, restriction: UffdRestriction) -> list[Che
         ending = _save(machine, run.folder / "vmstate", SMALL_SAVE_SECONDS)
         words = "" if ending.status == "completed" else ending.error or _NO_REASON
         migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
-    run.say(f"QEMU's words: {words or 'none, it completes the save'}.")
+    run.say(f"QEMU's message: {words or 'none, it completes the save'}.")
     return [
         judge_refusal(words, settings(machine) != before),
         judge_reason(words, restriction.error),
@@ -121,13 +121,13 @@ def _lifted(place: RestrictedRun, source: Source, restriction: UffdRestriction) 
     except NotApplicable as error:
         return [skipped("lifted", _LIFTED, error.sentence)]
     checks = _refused_late(place, source, restriction)
-    # What the failed save has left behind has been said once.
+    # The checks above have reported the leftovers of the failed save, so the next ones start from here.
     afterwards = replace(source, before=baseline(source.guest))
     return checks + _cycle(place.run, afterwards, Flow.LIVE, "lifted")
 
 
 def _refused_late(place: RestrictedRun, source: Source, restriction: UffdRestriction) -> list[CheckResult]:
-    """Save while userfaultfd is denied, though it was allowed when the capability was set."""
+    """Judge a save while userfaultfd is denied that was allowed when the capability was set."""
     machine, log = source.guest.machine, _Log(source.guest.machine)
     place.run.say("The capability is set; saving without userfaultfd.")
     case = Case("late", restriction.reason, "", frozenset({"refused", "failed"}))
@@ -136,7 +136,7 @@ def _refused_late(place: RestrictedRun, source: Source, restriction: UffdRestric
     checks = [judge_ending(case, ending), judge_resumed(case, machine, source.counters)]
     checks.append(judge_trace(log.new_text(), restriction.late))
     if machine.qmp.execute("query-status")["status"] == "paused":
-        # What is wrong with that has been said; a user would make it go on.
+        # judge_resumed has reported that the guest is paused; a user would resume it.
         machine.qmp.execute("cont")
     migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
     checks += judge_source(source.guest, source.before)
@@ -158,7 +158,7 @@ def _cycle(run: Run, source: Source, flow: Flow, label: str) -> list[CheckResult
 
 
 class _Log:
-    """The text added to a QEMU's log from now on."""
+    """Reads the text that is added to a QEMU's log from now on."""
 
     def __init__(self, machine: Machine) -> None:
         self._path = machine.folder / QEMU_LOG
@@ -173,15 +173,15 @@ def judge_refusal(words: str, changed: bool) -> CheckResult:
     """Check how QEMU refused the capability.
 
     Args:
-        words: QEMU's, when the capability was set or else when the save failed; "" where it completed.
-        changed: whether a setting is another than before.
+        words: QEMU's message when the capability was set, or else when the save failed; "" if it completed.
+        changed: whether the refusal has changed a setting.
     """
     problems = []
     if not words:
         problems.append(
             Problem(
                 Code.REFUSAL_ABSENT,
-                "QEMU takes 'background-snapshot' and completes the save, though no page is protected.",
+                "QEMU accepts 'background-snapshot' and completes the save, though no page is protected.",
             )
         )
     elif not re.search(r"background.snapshot", words, re.IGNORECASE) or not re.search(
@@ -190,7 +190,7 @@ def judge_refusal(words: str, changed: bool) -> CheckResult:
         problems.append(
             Problem(
                 Code.REFUSAL_UNCLEAR,
-                f"QEMU's words name neither the capability nor what is missing: '{words}'.",
+                f"QEMU's message names neither the capability nor what is missing: '{words}'.",
             )
         )
     if changed:
@@ -199,10 +199,10 @@ def judge_refusal(words: str, changed: bool) -> CheckResult:
 
 
 def judge_reason(words: str, error: int) -> CheckResult:
-    """Check that QEMU does not blame the kernel for what a permission would change.
+    """Check that QEMU does not call userfaultfd unsupported if only a permission is missing.
 
     Args:
-        words: QEMU's.
+        words: QEMU's message.
         error: errno of the kernel's refusal.
     """
     problems = []
@@ -219,7 +219,7 @@ def judge_reason(words: str, error: int) -> CheckResult:
 
 
 def judge_open_mode(text: str) -> CheckResult:
-    """Check by a piece of QEMU's log that it did take its userfaultfd from the device."""
+    """Check by a piece of QEMU's log that QEMU opened its userfaultfd by the device."""
     # 1 is UFFD_USE_DEV_PATH (QEMU 8.0 util/userfaultfd.c)
     problems = []
     if f"{_DEVICE_TRACE} 1" not in text:

@@ -1,4 +1,4 @@
-"""The migration options of a QEMU: each capability and parameter of its schema, with values to try."""
+"""Lists the migration options of a QEMU: each capability and parameter of its schema, with values to try."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Option:
     Attributes:
         slug: its name in results, e.g. ``mapped-ram`` or ``parameter-mode-cpr-reboot``.
         capability: the capability that it switches on, "" for a parameter.
-        parameters: what it sets.
+        parameters: the parameters that it sets, with their values.
     """
 
     slug: str
@@ -30,10 +30,10 @@ class Option:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def set(self, machine: Machine) -> None:
-        """Set it.
+        """Set the option.
 
         Raises:
-            CommandRefused: QEMU does not take it.
+            CommandRefused: QEMU refuses it.
         """
         if self.capability:
             migration.set_capability(machine, self.capability, True)
@@ -41,9 +41,9 @@ class Option:
             machine.qmp.execute("migrate-set-parameters", self.parameters)
 
     def named_by(self, words: str) -> bool:
-        """Return whether QEMU's words name background snapshots, this option or its value.
+        """Return whether QEMU's message names background snapshots, this option or its value.
 
-        Of a value the first word is enough: ``cpr-transfer`` is one of several kinds of ``cpr``.
+        The first word of a value is enough: ``cpr-transfer`` is one of several kinds of ``cpr``.
         """
         said = _plain(words)
         values = [
@@ -72,7 +72,7 @@ def settings(machine: Machine) -> Settings:
 
 
 def put_back(machine: Machine, wanted: Settings) -> bool:
-    """Set everything back as far as QEMU allows; return whether all settings are as before."""
+    """Set everything back as far as QEMU accepts it; return whether all settings are as before."""
     now = settings(machine)
     for name, on in now.capabilities.items():
         if on != wanted.capabilities[name]:
@@ -82,22 +82,22 @@ def put_back(machine: Machine, wanted: Settings) -> bool:
         if name in wanted.parameters and value != wanted.parameters[name]:
             with contextlib.suppress(CommandRefused):
                 machine.qmp.execute("migrate-set-parameters", {name: wanted.parameters[name]})
-    # What could not be set back shows here.
+    # A setting that QEMU did not accept differs here.
     return settings(machine) == wanted
 
 
 def capability_options(schema: QapiSchema) -> tuple[Option, ...]:
-    """Each capability that QEMU knows, other than background-snapshot itself."""
+    """Return each capability that QEMU knows, except background-snapshot."""
     members = schema.element_members("migrate-set-capabilities", "capabilities")
     names = next(member.values for member in members if member.name == "capability")
     return tuple(Option(name, capability=name) for name in names if name != migration.BACKGROUND_SNAPSHOT)
 
 
 def parameter_options(schema: QapiSchema, now: Mapping[str, Any]) -> tuple[Option, ...]:
-    """Each parameter that QEMU knows, with every value that is not set now, or one where there are too many.
+    """Return each parameter that QEMU knows, with each value that is not set now, or one of many values.
 
     Args:
-        schema: of the QEMU.
+        schema: the QEMU's schema.
         now: its parameters, as in `query-migrate-parameters`.
     """
     return tuple(
@@ -111,16 +111,16 @@ def parameter_options(schema: QapiSchema, now: Mapping[str, Any]) -> tuple[Optio
 
 
 def _values(member: Member, now: Any) -> tuple[Any, ...]:
-    """Values to try, each other than what is set."""
+    """Return the values to try, all different from the one that is set."""
     if member.meta == "enum":
         return tuple(value for value in member.values if value != now)
     if member.meta == "array":
-        # What its elements are differs too much to make any up.
+        # The elements of lists differ too much to construct one.
         return ([],)
     if member.json_type == "boolean":
         return (not now,)
     if member.json_type == "int":
-        # In range for every parameter there is: percentages, levels, counts, sizes in powers of two.
+        # In range for every known parameter: percentages, levels, counts, sizes in powers of two.
         return (now // 2 if 50 < now <= 100 else now * 2 or 1,)
     return (_TEXT,)
 

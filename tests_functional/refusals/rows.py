@@ -1,4 +1,4 @@
-"""Rows of the profiles: refusals, and options that QEMU accepts beside a background snapshot."""
+"""Lists which refusal tests each profile runs: migration options, and hosts without userfaultfd."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROWS = (
     ProfileRow(
         "refusals.capabilities",
         f"{_REFUSALS}.test_capabilities",
-        "what QEMU accepts together it must do right; users find out too late otherwise",
+        "a save with an accepted combination must be right, or users notice only when they restore",
         SMALL,
         seconds=900,
     ),

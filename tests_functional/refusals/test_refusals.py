@@ -1,21 +1,21 @@
-"""Whatever QEMU lets a user combine with a background snapshot must give a right one."""
+"""Avocado tests of refusals: QEMU refuses clearly and the guest is unharmed, or the snapshot is right."""
 
 from tests_functional.lib.avocado_test import SnapshotTest
 from tests_functional.refusals.denied import denied
-from tests_functional.refusals.refusals import Kind, refusals
+from tests_functional.refusals.each_option import Kind, refusals
 
 
 class Refusals(SnapshotTest):
-    """Refused with a clear error and the guest unharmed, or accepted and proven right."""
+    """QEMU refuses clearly and the guest is unharmed, or the snapshot is right."""
 
     def test_capabilities(self) -> None:
-        """Every migration capability of this QEMU's schema, in every order of setting the two."""
+        """Each migration capability of this QEMU gives a right snapshot or a clear refusal, in any order."""
         self.judge(refusals(Kind.CAPABILITIES))
 
     def test_parameters(self) -> None:
-        """Every migration parameter of this QEMU's schema, with values other than the default."""
+        """Each migration parameter with values other than the default gives the same."""
         self.judge(refusals(Kind.PARAMETERS))
 
     def test_denied(self) -> None:
-        """Without userfaultfd, the refusal is clear, and nothing but the background snapshot is lost."""
+        """Without userfaultfd QEMU refuses clearly, the guest goes on, and stop-and-save still works."""
         self.judge(denied(self.option("kind")))

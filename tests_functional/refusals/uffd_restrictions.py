@@ -1,4 +1,4 @@
-"""The ways in which a host keeps userfaultfd from a QEMU, as data, and a QEMU under each of them."""
+"""Lists the ways in which a host denies userfaultfd to QEMU, and starts a QEMU under each of them."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from validators.checks import Problem, judged
 from validators.faults.calls.control import Call, CallControl, Denial, call_control, controlled_qemu
 from validators.verdict import CheckResult
 
-_NAMED = "Our own probe names the reason for the same process."
+_NAMED = "Our own probe, run under the same restriction, names the reason."
 # linux/userfaultfd.h, UFFD_FEATURE_PAGEFAULT_FLAG_WP
 _WRITE_PROTECT = 1
 
 
 @dataclass(frozen=True)
 class UffdRestriction:
-    """A way in which a host keeps a QEMU from write-protecting RAM by userfaultfd.
+    """A way in which a host denies userfaultfd to QEMU.
 
     Attributes:
         reason: why it is tested.
-        error: errno of the kernel's refusal when the capability is set, 0 where there is none to see.
-        late: errno of its refusal when a save starts whose capability was set before, 0 as above.
-        denial: what an interposed library denies; it can be lifted while QEMU runs.
-        prefix: makes a command prefix that QEMU runs behind; cannot be lifted.
-        named: regular expression for what our own probe says behind that prefix.
-        device: whether /dev/userfaultfd is open all the same, to a QEMU that knows it.
+        error: errno of the kernel's refusal when the capability is set, 0 if QEMU does not see one.
+        late: errno of its refusal when a save starts whose capability was set before, 0 if there is none.
+        denial: the calls that an interposed library denies; this can be lifted while QEMU runs.
+        prefix: makes a command prefix that QEMU runs behind; this cannot be lifted.
+        named: regular expression for the reason that our own probe gives behind that prefix.
+        device: whether a QEMU that knows /dev/userfaultfd can open it all the same.
     """
 
     reason: str
@@ -97,10 +97,10 @@ class RestrictedRun:
     """A run whose QEMU gets no userfaultfd, or can be denied it.
 
     Attributes:
-        run: with that QEMU.
-        checks: what was found out about the restriction itself.
-        control: of an interposed library, None where the restriction cannot be lifted.
-        denial: what that library is to deny.
+        run: the run with that QEMU.
+        checks: checks of the restriction itself.
+        control: control of the interposed library, None if the restriction cannot be lifted.
+        denial: the calls that the library denies.
     """
 
     run: Run
@@ -113,7 +113,7 @@ class RestrictedRun:
         """Put the restriction in force for a `with` block, in which QEMU must meet it; lift it afterwards.
 
         Raises:
-            SetupBroken: QEMU never came upon it.
+            SetupBroken: QEMU made no call that was denied.
         """
         if self.control is None:
             yield
@@ -122,7 +122,7 @@ class RestrictedRun:
             yield
             if not (self.control.loaded and self.control.acted):
                 raise SetupBroken(
-                    "QEMU's userfaultfd calls do not come by our library, so none can be denied."
+                    "QEMU's userfaultfd calls do not go through the preloaded library, so none can be denied."
                 )
 
 
@@ -131,7 +131,7 @@ def restricted(run: Run, restriction: UffdRestriction) -> Iterator[RestrictedRun
     """Yield the run with a QEMU under the restriction, or with one that can be put under it.
 
     Raises:
-        NotApplicable: this host cannot be made to be like that.
+        NotApplicable: this host cannot impose the restriction.
     """
     executable = run.stack.executable
     if restriction.denial:
@@ -151,14 +151,14 @@ def _with_qemu(run: Run, qemu: Path) -> Run:
 
 
 def judge_probe(prefix: Sequence[str], restriction: UffdRestriction) -> tuple[CheckResult, ...]:
-    """Check the answer of our own probe under a command prefix.
+    """Check the reason that our own probe gives under a command prefix.
 
     Raises:
-        NotApplicable: this host cannot be made to be like that.
+        NotApplicable: this host cannot impose the restriction.
     """
     support = support_under(prefix, by_device=False)
     if support.opened_by:
-        raise NotApplicable("Even so a program gets a userfaultfd here, by the system call.")
+        raise NotApplicable("On this host a program gets a userfaultfd by the system call all the same.")
     by_device = support_under(prefix).opened_by != ""
     if by_device != restriction.device:
         gets = "gets one" if by_device else "gets none"
@@ -171,7 +171,7 @@ def judge_probe(prefix: Sequence[str], restriction: UffdRestriction) -> tuple[Ch
         problems.append(
             Problem(
                 Code.REFUSAL_PROBE_UNCLEAR,
-                f"The probe's words do not name what forbids userfaultfd: '{support.reason}'.",
+                f"The probe does not name what forbids userfaultfd: '{support.reason}'.",
             )
         )
     return (judged("probe", _NAMED, problems, facts),)

@@ -1,1 +1,1 @@
-"""Tests of snapshots in a row, and of guests restored from a snapshot."""
+"""Tests repeated snapshots: in a row, of restored guests, and together with the guest's disk."""

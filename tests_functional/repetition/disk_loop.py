@@ -1,4 +1,4 @@
-"""Runs a loop in the guest that writes files to its disk and keeps their digests in memory; checks both."""
+"""Runs a loop in the guest that writes files to disk and keeps their digests in memory, and compares both."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 
 _GOES_ON = "The loop goes on with the files that it had open, and ends when it is told to."
-_FILES = "Read back from the disk, each file is as memory remembers it, and there is no other."
+_FILES = "The files on the disk are exactly those in the record in memory, with the same digests."
 
 _FOLDER = "/tmp/disk-loop"
 _MOUNT = f"{_FOLDER}/mnt"
 _RECORD = f"{_FOLDER}/record"
 _PATIENCE_SECONDS = 30.0
 _MORE_PASSES = 5
-# Each file is new, and its digest is noted in memory; the log is one file held open all the while. A sync
-# now and then, so that there is always something on the disk, in its journal, and in memory alone.
-# The marks go past the page cache, and each is looked at before it is set anew. A kernel that has its file
-# system's metadata in memory overwrites with them what it finds on a disk that is newer: without the marks,
-# digests and e2fsck found nothing wrong with such a disk. They take turns, since T0 may fall between the
-# look at one and its setting.
+# Each pass writes a new file and notes its digest in memory. The log is one file that stays open. A sync in
+# some passes leaves data on the disk, in the journal, and in memory alone.
+# The marks are written with O_DIRECT, and each is read before it is written again. They detect a
+# disk that is newer than the memory: the kernel overwrites such a disk with the file system's metadata from
+# memory, and then neither digests nor e2fsck find an error. There are several marks, as T0 may lie between
+# the read and the write of one.
 _MARKS = 8
 _LOOP = f"""\
 cd {_MOUNT} || exit 1
@@ -54,11 +54,11 @@ done
 _ENDS = {
     1: "its folder was gone",
     2: "its log could not be opened",
-    3: "a file that it was to make was already there",
+    3: "a file that it creates was already there",
     4: "it could not write a file",
     5: "it could not read a file back",
     6: "it could not write to the log that it had open",
-    7: "a mark on the disk is of another time than its memory",
+    7: "a mark on the disk is not the one that its memory expects",
     8: "it could not set a mark on the disk",
 }
 
@@ -68,9 +68,9 @@ class Found:
     """The files on a disk, and their digests in memory.
 
     Attributes:
-        record: SHA256 of each file by name, as memory remembers it.
-        names: of what is there.
-        wrong: what `sha256sum -c` says about files that are not as remembered.
+        record: SHA256 of each file by name, from the record in memory.
+        names: names of the files on the disk.
+        wrong: lines of `sha256sum -c` about files that differ from the record.
         log: content of the file that the loop held open.
     """
 
@@ -82,12 +82,12 @@ class Found:
 
 @dataclass(frozen=True)
 class DiskLoop:
-    """The loop in a guest, seen over an SSH connection to it: of the source, or of a restored guest."""
+    """Controls the loop in a source or restored guest over SSH."""
 
     shell: GuestShell
 
     def start(self) -> None:
-        """Mount the disk and begin.
+        """Mount the disk and start the loop.
 
         Raises:
             NotApplicable: the guest's kernel has no ext4 or no driver for the disk.
@@ -102,15 +102,15 @@ class DiskLoop:
         self.shell.check(f"(sh {_FOLDER}/loop; echo $? > {_FOLDER}/ended) > /dev/null 2>&1 &")
 
     def passes(self) -> int:
-        """Return the number of files written and remembered so far."""
+        """Return the number of files that the loop has written and recorded so far."""
         return int(self.shell.check(f"wc -l < {_RECORD}"))
 
     def record(self) -> dict[str, str]:
-        """Return the SHA256 of each file by name, as memory remembers it."""
+        """Return the SHA256 of each file by name, from the record in memory."""
         return parse_record(self.shell.check(f"cat {_RECORD}"))
 
     def wait_passes(self, count: int) -> int:
-        """Wait for more passes, unless the loop stands still or has ended; return how many were made."""
+        """Wait for more passes until the loop stands still or ends; return how many it made."""
         limit, begin, seen = Deadline(_PATIENCE_SECONDS), self.passes(), 0
         while (made := self.passes() - begin) < count and not limit.expired and not self._ended():
             if made > seen:
@@ -119,11 +119,11 @@ class DiskLoop:
         return made
 
     def drop_caches(self) -> None:
-        """Have the guest read from its disk what it has not changed."""
+        """Drop the guest's caches, so that it reads its files from the disk."""
         self.shell.check("sync; echo 3 > /proc/sys/vm/drop_caches")
 
     def judge(self) -> list[CheckResult]:
-        """End the loop and look at the disk with a cold cache; it is unmounted afterwards."""
+        """End the loop, judge the files on the disk with a cold cache, and unmount it."""
         made = self.wait_passes(_MORE_PASSES)
         self.shell.check(f": > {_FOLDER}/stop")
         limit = Deadline(_PATIENCE_SECONDS)
@@ -183,23 +183,23 @@ def judge_loop(made: int, ended: str) -> CheckResult:
 
 
 def judge_files(found: Found, trouble: Sequence[str]) -> CheckResult:
-    """Check what is on a disk against what memory remembers.
+    """Check the files on a disk against the record in memory.
 
     Args:
-        found: after the file system was unmounted and mounted again.
-        trouble: what mounting, unmounting or the guest's kernel complained about.
+        found: the files, read after the file system was unmounted and mounted again.
+        trouble: error messages of mount, umount and the guest's kernel.
     """
     expected = {*found.record, "log", "marks", "lost+found"}
     log = "".join(f"pass {number}\n" for number in range(len(found.record)))
     problems = [
         Problem(
             Code.DISK_FILES_COMPLAINT,
-            f"The guest complains about its file system: {line.strip() or 'no message'}",
+            f"The guest reports an error of its file system: {line.strip() or 'no message'}",
         )
         for line in trouble
     ]
     problems += [
-        Problem(Code.DISK_FILES_WRONG, f"A file is not as memory remembers it: {line}.")
+        Problem(Code.DISK_FILES_WRONG, f"A file differs from the record in memory: {line}.")
         for line in found.wrong
     ]
     problems += [
@@ -207,7 +207,7 @@ def judge_files(found: Found, trouble: Sequence[str]) -> CheckResult:
         for name in sorted(expected - found.names)
     ]
     problems += [
-        Problem(Code.DISK_FILES_UNKNOWN, f"'{name}' is on the disk, and memory knows nothing of it.")
+        Problem(Code.DISK_FILES_UNKNOWN, f"'{name}' is on the disk, but not in the record in memory.")
         for name in sorted(found.names - expected)
     ]
     if found.log != log:

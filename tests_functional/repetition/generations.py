@@ -1,4 +1,4 @@
-"""A snapshot of a guest that was restored from a snapshot, several generations deep."""
+"""Takes snapshots of a guest that was restored from a snapshot, five generations deep."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _DEPTH = 5
 
 
 def generations(run: Run) -> Outcome:
-    """Snapshot a guest, restore it, snapshot that, and so on: each is the guest at its own T0."""
+    """Snapshot a guest, restore it, snapshot the restored guest, and so on; judge each snapshot."""
     begun = time.monotonic()
-    # The next generation begins with the file of the last.
+    # The next generation restores this file.
     keeping = replace(run, keep=True)
     with writing_guest(run) as source:
         cycles = [snapshot_cycle(keeping, source, Flow.LIVE, "generation-0")]
@@ -35,7 +35,7 @@ def generations(run: Run) -> Outcome:
 
 def _next(run: Run, snapshot: Snapshot, number: int) -> Cycle:
     folder = run.folder / f"source-{number}"
-    run.say(f"Generation {number}: restoring generation {number - 1}, to snapshot it in turn.")
+    run.say(f"Generation {number}: restoring generation {number - 1} as the source guest.")
     deadline = run.deadline.at_most(RESTORE_SECONDS)
     with warm_source(run.stack, snapshot, folder, deadline) as source:
         cycle = snapshot_cycle(run, source, Flow.LIVE, f"generation-{number}")

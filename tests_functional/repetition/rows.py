@@ -1,4 +1,4 @@
-"""Rows of the profiles: snapshots in a row, of one another, and with a disk."""
+"""Lists which tests of repeated snapshots each profile runs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ROWS = (
     ProfileRow(
         "repetition.twenty",
         _SEEDS,
-        "what one snapshot leaves behind adds up over twenty in one process",
+        "leftovers of one snapshot add up over twenty snapshots in one process",
         {**SMALL, "repeat": 20},
         seconds=900,
     ),
     ProfileRow(
         "repetition.generations",
         f"{_REPETITION}.test_generations",
-        "what a restore brings back must be able to be snapshotted, five generations deep",
+        "a restored guest must be as good a source as a booted one, five generations deep",
         SMALL,
     ),
     ProfileRow(

@@ -1,4 +1,4 @@
-"""Snapshots in a row: each is asked for as soon as QEMU says that the one before has completed."""
+"""Takes snapshots in a row: each starts as soon as QEMU reports the one before as completed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from validators.judge import check_file
 from validators.verdict import CheckResult
 
 _IN_A_ROW = 20
-_NEXT = "As soon as a save is said to have completed, the next one may begin."
+_NEXT = "The next save may start as soon as QEMU reports the one before as completed."
 _FILE = "The last of the files is right by every offline check."
 
 
-def two_at_once(run: Run) -> Outcome:
+def back_to_back(run: Run) -> Outcome:
     """Ask 20 times for a save as soon as QEMU reports the one before as completed."""
     begun = time.monotonic()
     with writing_guest(run) as source:
@@ -33,7 +33,7 @@ def two_at_once(run: Run) -> Outcome:
         checks = [_saves_in_a_row(run, source)]
         if source.guest.machine.alive():
             checks.append(_one_more(run, source))
-            # What is owed to the guest's user holds even after a refusal.
+            # The source guest must be unharmed even after a refusal.
             checks += [
                 replace(check, name=f"succession/{check.name}")
                 for check in judge_source(source.guest, source.before)
@@ -55,19 +55,17 @@ def _saves_in_a_row(run: Run, source: Source) -> CheckResult:
             done += 1
         except CommandRefused as refusal:
             status = machine.query_migrate().get("status")
-            sentence = (
-                f"QEMU refused save {done + 1}: {refusal.reason}; it says that a migration is in '{status}'."
-            )
+            sentence = f"QEMU refused save {done + 1}: {refusal.reason}; its migration status is '{status}'."
             problems.append(Problem.of_error(refusal, sentence))
         except SnapproofError as error:
             problems.append(
-                Problem.of_error(error, f"Save {done + 1} ended QEMU or itself: {error.sentence}")
+                Problem.of_error(error, f"Save {done + 1} failed, or QEMU ended: {error.sentence}")
             )
     return judged("succession/next-save", _NEXT, problems, {"saves": done})
 
 
 def _one_more(run: Run, source: Source) -> CheckResult:
-    """Check that one more snapshot is possible and right, whatever happened before."""
+    """Check that one more snapshot is possible and right, even after a refusal."""
     machine, path = source.guest.machine, run.folder / "vmstate"
     deadline = run.deadline.at_most(SMALL_SAVE_SECONDS)
     problems: list[Problem] = []
@@ -83,7 +81,7 @@ def _one_more(run: Run, source: Source) -> CheckResult:
 
 
 def _let_end(source: Source, deadline: Deadline) -> None:
-    """End what a refused save may have left behind, as a user would."""
+    """Cancel a migration that a refused save may have left behind, as a user would."""
     machine = source.guest.machine
     if machine.query_migrate().get("status") != "completed":
         machine.qmp.execute("migrate_cancel")

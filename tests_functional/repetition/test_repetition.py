@@ -1,22 +1,22 @@
-"""What holds for one snapshot must hold for the next one, however soon and of whatever guest."""
+"""Avocado tests of repeated snapshots: in a row, of restored guests, and together with a disk."""
 
 from tests_functional.lib.avocado_test import SnapshotTest
 from tests_functional.repetition.generations import generations
-from tests_functional.repetition.succession import two_at_once
+from tests_functional.repetition.succession import back_to_back
 from tests_functional.repetition.with_disk import with_disk
 
 
 class Repetition(SnapshotTest):
-    """Snapshot after snapshot, each is right and leaves no trace."""
+    """Each of several snapshots is right and leaves nothing behind."""
 
     def test_at_once(self) -> None:
-        """A save may begin as soon as QEMU says that the one before has completed."""
-        self.judge(two_at_once)
+        """A save may start as soon as QEMU reports the one before as completed."""
+        self.judge(back_to_back)
 
     def test_generations(self) -> None:
-        """A restored guest can be snapshotted as well as the first one, five generations deep."""
+        """A restored guest can be snapshotted like a booted one, five generations deep."""
         self.judge(generations)
 
     def test_with_disk(self) -> None:
-        """Memory and disk snapshotted at the same T0 belong together, and no others do."""
+        """Memory and disk of the same T0 go on together, and a newer disk is detected."""
         self.judge(with_disk)

@@ -1,4 +1,4 @@
-"""Snapshots memory and disk: both as of T0 must agree when restored, and a later disk must be noticed."""
+"""Snapshots memory and disk at the same T0 and restores both; a newer disk must be detected."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from validators.checks import Problem, judged
 from validators.oracles.o6_host.host_state import open_files
 from validators.verdict import CheckResult
 
-_FILE_SYSTEM = "Once it is unmounted, e2fsck finds no error in the file system."
-_BASE = "The disk as of T0 is not written to any more."
-_SAME_T0 = "Memory and disk are of the same T0: of what the source wrote before it nothing is missing."
-_WRONG = "A disk that is newer than the memory is seen."
+_FILE_SYSTEM = "e2fsck finds no error in the unmounted file system."
+_BASE = "Nothing writes to the disk as of T0 any more."
+_SAME_T0 = "Memory and disk are of the same T0: no file that the source wrote before T0 is missing."
+_WRONG = "A disk that is newer than the memory is detected."
 
 _DISK_MIB = 64
 _PASSES_BEFORE = 20
-# More than a restored guest makes while it is looked at.
+# More than a restored guest makes while it is judged.
 _PASSES_AFTER = 80
 
 
@@ -59,20 +59,20 @@ class _Disks:
         return self.folder / "overlay.qcow2"
 
     def opened_by(self, machine: Machine) -> list[tuple[int, str]]:
-        """Return which of them a QEMU has open, by descriptor and name."""
+        """Return the images that a QEMU has open, by descriptor and name."""
         ours = (str(self.base), str(self.overlay))
         return [(number, name) for number, name in open_files(known_pid(machine)) if name in ours]
 
 
 @dataclass(frozen=True)
 class _Taken:
-    """A snapshot and what the source's disk was like.
+    """A snapshot and the state of the source's disk.
 
     Attributes:
-        snapshot: the memory.
+        snapshot: the snapshot of memory.
         base_digest: SHA256 of the disk at T0.
-        before: files that were on the disk shortly before T0.
-        record: every file that the source has written by the end, by name.
+        before: number of files on the disk shortly before T0.
+        record: SHA256 of every file that the source has written by the end, by name.
     """
 
     snapshot: Snapshot
@@ -100,12 +100,12 @@ def with_disk(run: Run) -> Outcome:
         run.discard(run.folder)
         shutil.rmtree(disks.folder)
     figures = {"files_before_t0": taken.before, "files_written_by_source": len(taken.record)}
-    holds = "Memory and disk of one T0 go on together; a disk of another time is seen."
+    holds = "Memory and disk of one T0 go on together; a newer disk is detected."
     return outcome_of(run, checks, time.monotonic() - begun, holds, figures)
 
 
 def _take(run: Run, source: Source, disks: _Disks) -> tuple[_Taken, list[CheckResult]]:
-    """Snapshot disk and memory while the guest stands still, let it go on, and judge it."""
+    """Snapshot disk and memory while the guest is stopped, let it go on, and judge it."""
     guest, loop = source.guest, DiskLoop(source.guest.shell)
     loop.start()
     _require_passes(loop, _PASSES_BEFORE)
@@ -129,7 +129,7 @@ def _take(run: Run, source: Source, disks: _Disks) -> tuple[_Taken, list[CheckRe
 
 
 def _with_files(before: Baseline, files: Sequence[tuple[int, str]]) -> Baseline:
-    """What the source was like before, but for its disk's files, which we have changed ourselves."""
+    """Return the source's state before the save, with the disk images that it has open since."""
     names = {name for _, name in files}
     kept = [file for file in before.host.descriptors if file[1] not in names]
     return replace(before, host=replace(before.host, descriptors=(*kept, *files)))
@@ -151,7 +151,7 @@ def _restored(run: Run, source: Source, taken: _Taken, disks: _Disks) -> list[Ch
     cycle = judge_cycle(place, source, taken.snapshot, "with-disk", (), look)
     problems = []
     if _digest(disks.base) != taken.base_digest:
-        problems.append(Problem(Code.DISK_BASE_CHANGED, "The disk of T0 has changed since."))
+        problems.append(Problem(Code.DISK_BASE_CHANGED, "The disk as of T0 was written to after T0."))
     return [
         *cycle.verdict.checks,
         *look.further_checks(run, taken),
@@ -160,8 +160,8 @@ def _restored(run: Run, source: Source, taken: _Taken, disks: _Disks) -> list[Ch
 
 
 def _wrong_disk(run: Run, source: Source, taken: _Taken, disks: _Disks) -> CheckResult:
-    """Restore memory with the source's final disk, and check that the same checks notice."""
-    run.say("Restoring the memory with a disk that is newer, which must be seen.")
+    """Restore memory with the source's final disk, and check that the same checks detect it."""
+    run.say("Restoring the memory with a newer disk, which must be detected.")
     look = _Look(disks.folder / "wrong.raw")
     place = _with_arguments(run, throw_away_disk(disks.overlay, "qcow2"))
     judge_restored(
@@ -177,10 +177,10 @@ def _wrong_disk(run: Run, source: Source, taken: _Taken, disks: _Disks) -> Check
 
 
 class _Look:
-    """What is looked at in a restored guest, and in a copy of its disk afterwards.
+    """Judges the disk of a restored guest, from inside the guest and then by a copy of it.
 
     Attributes:
-        checks: of the disk, as seen from inside the guest; none where it did not get so far.
+        checks: checks of the disk from inside the guest; empty if the guest did not get so far.
     """
 
     def __init__(self, copy: Path) -> None:
@@ -189,7 +189,7 @@ class _Look:
         self._record: Mapping[str, str] = {}
 
     def __call__(self, guest: Guest) -> list[CheckResult]:
-        """Have its loop go on and end, judge the files, and copy the disk."""
+        """Let the guest's loop go on, end it, judge the files, and copy the disk."""
         loop = DiskLoop(guest.shell)
         loop.drop_caches()
         self.checks = loop.judge()
@@ -198,7 +198,7 @@ class _Look:
         return self.checks
 
     def further_checks(self, run: Run, taken: _Taken) -> list[CheckResult]:
-        """Checks of the copy and of the files' digests; none where the guest did not get so far."""
+        """Return checks of the copy and of the files' digests; none if the guest did not get so far."""
         if not self._record:
             return []
         return [
@@ -208,10 +208,10 @@ class _Look:
 
 
 def judge_wrong_disk(found: Sequence[CheckResult]) -> CheckResult:
-    """Check that a disk that is newer than the memory was seen.
+    """Check that a disk that is newer than the memory was detected.
 
     Args:
-        found: the checks of the disk, and of nothing else.
+        found: the checks of the disk alone.
     """
     red = [check for check in found if check.status is Status.FAIL]
     problems = []
@@ -219,7 +219,7 @@ def judge_wrong_disk(found: Sequence[CheckResult]) -> CheckResult:
         problems.append(
             Problem(
                 Code.WRONG_DISK_UNSEEN,
-                "Memory was restored with a newer disk, and no check of the disk saw it.",
+                "Memory was restored with a newer disk, and no check of the disk detected it.",
             )
         )
     facts = {check.name: check.violations[0].sentence for check in red}
@@ -230,23 +230,23 @@ def judge_same_t0(source: Mapping[str, str], restored: Mapping[str, str], before
     """Check the restored guest's files against the source's.
 
     Args:
-        source: every file that the source wrote, SHA256 by name.
-        restored: the same of the restored guest, when its loop had ended.
-        before: how many there were before T0.
+        source: SHA256 of every file that the source wrote, by name.
+        restored: SHA256 of every file of the restored guest after its loop had ended, by name.
+        before: number of files before T0.
 
     Raises:
         SetupBroken: the source wrote no more than the restored guest did, so no file could be too new.
     """
     if len(source) <= len(restored):
         raise SetupBroken(
-            f"The source wrote {len(source)} files and the restored guest {len(restored)}, so none of the "
-            "source's could be seen to be too new."
+            f"The source wrote {len(source)} files and the restored guest {len(restored)}, so this run could "
+            "not detect a file that is too new."
         )
     old = [f"file-{number}" for number in range(before)]
     problems = [
         Problem(
             Code.DISK_SAME_T0_OTHER_FILE,
-            f"'{name}' was written before T0, and the restored guest has another or none.",
+            f"'{name}' was written before T0, and the restored guest lacks it or has other content.",
         )
         for name in old
         if source.get(name) != restored.get(name)

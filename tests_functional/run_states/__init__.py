@@ -1,1 +1,1 @@
-"""Tests of guests that do not run when they are saved."""
+"""Tests snapshots of guests that are paused or suspended."""

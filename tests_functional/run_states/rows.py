@@ -1,9 +1,9 @@
-"""Rows of the profiles: guests that do not run when they are saved."""
+"""Lists which tests of paused and suspended guests each profile runs."""
 
 from __future__ import annotations
 
 from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
-from tests_functional.run_states.run_states import RUN_STATES
+from tests_functional.run_states.stopped_guests import RUN_STATES
 
 _RUN_STATE = "run_states/test_run_states.py:RunStates.test_state"
 

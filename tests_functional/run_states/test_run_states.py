@@ -1,11 +1,11 @@
-"""A snapshot changes nothing of whether the guest runs."""
+"""Avocado test that a snapshot of a paused or suspended guest does not change its run state."""
 
 from tests_functional.lib.avocado_test import SnapshotTest
-from tests_functional.run_states.run_states import run_state
+from tests_functional.run_states.stopped_guests import run_state
 
 
 class RunStates(SnapshotTest):
-    """Guests that stand still are saved as they are and left as they were."""
+    """A snapshot of a stopped guest is right and leaves the guest stopped."""
 
     def test_state(self) -> None:
         """The guest's run state is the same before, after, and when restored."""

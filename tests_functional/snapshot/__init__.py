@@ -1,1 +1,1 @@
-"""Snapshots of a healthy guest on a healthy host: the flows that must simply work."""
+"""Tests snapshots of a running guest on a healthy host: by every flow, with other writers, with timers."""

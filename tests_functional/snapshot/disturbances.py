@@ -1,4 +1,4 @@
-"""Other writers to guest RAM during a save: devices, the guest's kernel, the balloon."""
+"""Takes snapshots while devices, the guest's kernel or the balloon write to guest RAM."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BALLOON_MIB = 16
 
 @dataclass
 class _Passes:
-    """How far a loop on the host has got, and why it ended."""
+    """The progress of a loop on the host."""
 
     done: int = 0
     ended: str = ""
@@ -44,14 +44,14 @@ class _Passes:
 
 @dataclass(frozen=True)
 class Disturbance:
-    """Something that writes to guest RAM by another way than the agent's.
+    """A writer to guest RAM other than the agent.
 
     Attributes:
         reason: why it is tested.
         arguments: further arguments for QEMU; `{folder}` is the test's folder.
-        guest_loop: shell commands that the guest repeats, a few tens of milliseconds each time.
-        host_pass: what the host repeats, where the guest does nothing of its own.
-        disk: whether it takes a disk image of random content.
+        guest_loop: shell commands that the guest repeats; one pass takes some tens of milliseconds.
+        host_pass: the function that the host repeats, if the guest runs no loop.
+        disk: whether it needs a disk image of random content.
     """
 
     reason: str
@@ -81,7 +81,7 @@ def _resize_balloon(guest: Guest, _shell: GuestShell, number: int) -> None:
 
 DISTURBANCES: Mapping[str, Disturbance] = {
     "disk-reads": Disturbance(
-        "a disk's data is put into guest RAM by QEMU's main loop, not by a vCPU",
+        "QEMU's main loop, and no vCPU, writes a disk's data to guest RAM",
         (
             "-blockdev", "driver=file,filename={folder}/disk.raw,node-name=disk0,read-only=on",
             "-device", "virtio-blk-pci,drive=disk0",
@@ -89,7 +89,7 @@ DISTURBANCES: Mapping[str, Disturbance] = {
         "dd if=/dev/vda of=/dev/null bs=64k count=16; echo 1 > /proc/sys/vm/drop_caches",
         disk=True,
     ),
-    "network-receive": Disturbance("packets arrive whenever they like", host_pass=_send),
+    "network-receive": Disturbance("the NIC writes packets to guest RAM at any time", host_pass=_send),
     "random-numbers": Disturbance(
         "virtio-rng fills buffers of the guest", guest_loop="dd if=/dev/hwrng of=/dev/null bs=512 count=8"
     ),
@@ -98,7 +98,7 @@ DISTURBANCES: Mapping[str, Disturbance] = {
         guest_loop="dd if=/dev/urandom of=/tmp/fill bs=64k count=32; rm /tmp/fill",
     ),
     "balloon": Disturbance(
-        "a balloon gives pages back to the host, which must wait while they are being saved",
+        "a balloon returns pages to the host, which must wait while they are being saved",
         ("-device", "virtio-balloon-pci,id=balloon0"),
         host_pass=_resize_balloon,
     ),
@@ -111,7 +111,7 @@ DISTURBANCES: Mapping[str, Disturbance] = {
 
 
 def disturbed(name: str) -> Callable[[Run], Outcome]:
-    """A scenario for one of DISTURBANCES: stopped at T0 with a golden image, and live."""
+    """Return a scenario for one of DISTURBANCES: stopped at T0 with a golden image, and live."""
     return lambda run: _disturbed(run, DISTURBANCES[name])
 
 
@@ -133,8 +133,9 @@ def _cycle(run: Run, source: Source, flow: Flow, label: str, passes: Callable[[]
     run.say(f"{label}: saving ({flow.value}).")
     limit = run.deadline.at_most(SAVE_SECONDS)
     before = passes()
-    # What the host does may be late on a busy host, so the sink is held back for it. Not for what the guest
-    # does: its kernel would wait for one page after the other, and its writers, on one vCPU, for the kernel.
+    # A pass of the host may be late on a busy host, so the sink is slow until enough passes were made. For a
+    # loop in the guest the sink is not slow: the guest's kernel would wait for one page after the other,
+    # and its writers, on one vCPU, for the kernel.
     acts = Acts(saving=lambda: await_passes(passes, limit.at_most(_PASSES_SECONDS))) if host else Acts()
     snapshot = take(flow, source.guest, source.counters, folder, limit, acts)
     _require(passes() - before)
@@ -145,8 +146,8 @@ def await_passes(passes: Callable[[], int], limit: Deadline) -> None:
     """Wait until a disturbance has made some passes from now on.
 
     Args:
-        passes: says how many it has made.
-        limit: for all of them; that it was too short shows in the count after the save.
+        passes: returns the number of passes so far.
+        limit: for all of them; the count after the save shows if it was too short.
     """
     before = passes()
     while passes() - before < _LEAST_PASSES and not limit.expired:
@@ -154,11 +155,11 @@ def await_passes(passes: Callable[[], int], limit: Deadline) -> None:
 
 
 def _require(passes: int) -> None:
-    """Raise SetupBroken where the disturbance hardly went on while RAM was saved."""
+    """Raise SetupBroken if the disturbance made too few passes while RAM was saved."""
     if passes < _LEAST_PASSES:
         raise SetupBroken(
             f"The disturbance made {passes} passes during the save, fewer than {_LEAST_PASSES}, so this run "
-            "proves nothing; the test's log says whether it had ended by itself."
+            "proves nothing; see in the test's log whether the disturbance ended by itself."
         )
 
 
@@ -167,7 +168,7 @@ def _at_work(run: Run, source: Source, disturbance: Disturbance) -> Iterator[Cal
     """Keep the disturbance going for a `with` block; yield a function that returns its number of passes."""
     guest = source.guest
     if disturbance.host_pass is None:
-        # A byte for each pass: a number that is written anew could be read while it is empty.
+        # The loop appends a byte for each pass: a number that is rewritten could be read while it is empty.
         loop = f"(while :; do {disturbance.guest_loop}; printf . >> {_COUNT}; done) > /dev/null 2>&1 &"
         guest.shell.check(f": > {_COUNT}; {loop}")
         yield lambda: int(guest.shell.check(f"wc -c < {_COUNT}"))
@@ -190,7 +191,7 @@ def _at_work(run: Run, source: Source, disturbance: Disturbance) -> Iterator[Cal
 def _repeat(
     once: Callable[[Guest, GuestShell, int], None], guest: Guest, shell: GuestShell, passes: _Passes
 ) -> None:
-    """Repeat one pass until told to stop; one that fails ends the loop, which the count of passes shows."""
+    """Repeat a pass until told to stop; an error ends the loop, which shows in the count of passes."""
     try:
         while not passes.stop.is_set():
             once(guest, shell, passes.done)

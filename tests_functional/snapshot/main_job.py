@@ -1,4 +1,4 @@
-"""The main job: live, golden and stop-and-save snapshots of one guest, their stuns compared."""
+"""Runs the main job: live, golden and stop-and-save snapshots of one guest, with their stuns compared."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
 
-# A stun is a few milliseconds of wall time, and a busy host can only lengthen it: of several, the
-# shortest is QEMU's own share. One sample alone was seen at ten times that on an overloaded host.
+# A stun takes a few milliseconds of wall time. A busy host only lengthens it, so the shortest of several is
+# closest to QEMU's own share. On an overloaded host one sample was seen at ten times the shortest.
 _STUN_SAMPLES = 3
 
 
 def main_job(run: Run) -> Outcome:
-    """Live, golden and stop-and-save snapshots of one guest, with their stuns compared."""
+    """Take live, golden and stop-and-save snapshots of one guest, judge them and compare their stuns."""
     return save_by_flows(
         run, [*[Flow.LIVE] * run.repeat, Flow.STOP_MIGRATE_CONT, Flow.STOP_AND_SAVE], _STUN_SAMPLES
     )

@@ -1,4 +1,4 @@
-"""Rows of the profiles: snapshots of running guests by flow, pattern, vCPUs, guest and other writers."""
+"""Lists which snapshot tests each profile runs, by flow, pattern, vCPUs, guest and other writers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _GUESTS = {
     "linux-5.10": ("debian-11", "drivers of the time when the feature was merged"),
     "linux-6.1": ("debian-12", "the guest kernel that the other tests' figures come from"),
     "linux-6.12": ("debian-13", "the stable release's kernel lays out and moves its memory differently"),
-    "linux-newest": ("debian-13-backports", "what a new kernel does to its memory shows here first"),
-    "full-debian": ("debian-13-full", "a guest as users have it: systemd, daemons, a disk, a page cache"),
+    "linux-newest": ("debian-13-backports", "changes of memory management in new kernels show here first"),
+    "full-debian": ("debian-13-full", "a usual guest: systemd, daemons, a disk, a page cache"),
 }
 
 _TCG_THREADS = {
@@ -25,7 +25,7 @@ _TCG_THREADS = {
 _MAIN_JOB = ProfileRow(
     "snapshot.main-job",
     f"{_FLOWS}.test_main_job",
-    "the promise as a whole: live snapshot, golden snapshot, and stop-and-save as the control",
+    "the main use: a live snapshot, a golden snapshot, and stop-and-save as the control",
     alone=True,
     profiles=(*SMOKE, *PREMERGE),
 )
@@ -70,7 +70,7 @@ ROWS = (
         ProfileRow(
             f"snapshot.live-{pattern}-{vcpus}-vcpus",
             f"{_FLOWS}.test_live",
-            "every order of writes meets every number of writers",
+            "every pattern is combined with every number of writers",
             {"pattern": pattern, "vcpus": vcpus},
         )
         for pattern in PATTERNS
@@ -90,13 +90,13 @@ ROWS = (
     ProfileRow(
         "snapshot.stop-and-save",
         f"{_FLOWS}.test_stop_and_save",
-        "the control on its own: the oracles must agree on an ordinary save as well",
+        "the control alone: the oracles must agree on an ordinary save as well",
         needs=(),
     ),
     ProfileRow(
         "snapshot.timers",
         f"{_FLOWS}.test_timers",
-        "a guest that is stopped once more after T0, unseen by QEMU's own figures, is late with all it does",
+        "QEMU's own figures do not show a second stop after T0, the guest's heartbeat does",
         {"ram_mib": 1024},
         seconds=900,
         alone=True,

@@ -1,4 +1,4 @@
-"""Live snapshots under TCG, with all vCPUs in one thread or each in its own."""
+"""Takes live snapshots under TCG, with all vCPUs in one thread or each in its own."""
 
 from __future__ import annotations
 

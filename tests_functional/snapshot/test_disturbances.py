@@ -1,4 +1,4 @@
-"""Whoever writes to guest RAM meanwhile, the snapshot is the guest at T0."""
+"""Avocado test that a snapshot is the guest at T0 while a device or the guest's kernel writes to RAM."""
 
 from tests_functional.lib.avocado_test import SnapshotTest
 from tests_functional.snapshot.disturbances import disturbed
@@ -8,5 +8,5 @@ class Disturbances(SnapshotTest):
     """Devices, kernel and balloon write while RAM is saved."""
 
     def test_disturbance(self) -> None:
-        """Snapshots stopped at T0 and live, with one disturbance going on all the time."""
+        """Snapshots stopped at T0 and live are right while a disturbance writes to guest RAM."""
         self.judge(disturbed(self.option("disturbance")))

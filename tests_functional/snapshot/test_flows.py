@@ -1,4 +1,4 @@
-"""The ways of taking a snapshot that QEMU's users rely on; each must give the guest at T0."""
+"""Avocado tests of the flows: each snapshot must be exactly the guest at T0."""
 
 from tests_functional.lib.avocado_test import SnapshotTest
 from tests_functional.lib.flows import one_flow

@@ -12,7 +12,7 @@ from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
 from harness.status import Status
 from tests_functional.lib.measure.cases import Way, Writer
-from tests_functional.lib.measure.measure import measure
+from tests_functional.lib.measure.sample import measure
 from tests_functional.lib.measure.warm_guest import WarmGuest, remove, sized, started, warm_guest
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.outcomes import outcome_of
@@ -21,9 +21,9 @@ from validators.checks import Problem, judged, skipped
 from validators.verdict import CheckResult
 
 _WAYS = {Way.BACKGROUND_EXEC: "timers/exec", Way.BACKGROUND_FILE: "timers/file"}
-_DEMAND = "The guest's timers go on during the save: it stands still at T0 for milliseconds, and never again."
+_DEMAND = "The guest's timers go on during the save: the guest stops for milliseconds at T0, and not again."
 
-# Of so many alike the median counts: a host that is busy now and then spoils one, a stop is in each of them.
+# The median of these samples counts: a busy host spoils single ones, a second stop shows in each of them.
 _SAMPLES = 5
 # A heartbeat is due every 10 ms. Measured (docs/bench.md): 14 to 38 ms without a second stop, under TCG with
 # one vCPU that also waits for pages; 0.1 s and more where QEMU's main loop waits for a disk (finding F18).
@@ -34,7 +34,7 @@ _WARM_SECONDS, _START_SECONDS = 200.0, 90.0
 
 @dataclass
 class _Found:
-    """Results of a way's saves: largest gaps between heartbeats in ms, or why there are none."""
+    """Results of a way's saves: the largest gaps between heartbeats in ms, or why there are none."""
 
     gaps_ms: list[float] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -60,17 +60,17 @@ class _Found:
 
 
 def timers_go_on(run: Run) -> Outcome:
-    """Start a guest afresh for each save, by a command and by a file of QEMU's own in turn.
+    """Measure the guest's heartbeat during saves to a command and to a file, each of a newly started guest.
 
     Raises:
-        SetupBroken: the guest's timers stand still as long while nothing is saved, or a save went wrong for a
-            reason that is not QEMU's.
+        SetupBroken: the guest's timers stand still as long without a save, or a save failed for a reason that
+            is not QEMU's fault.
     """
     begun = time.monotonic()
     run.require_room()
     found, calm = {way: _Found() for way in _WAYS}, list[float]()
     stack = sized(run.stack, run.stack.ram_mib)
-    run.say(f"Booting the guest ({stack.ram_mib} MiB, {stack.vcpus} vCPU, {stack.accel}), to start from.")
+    run.say(f"Booting the warm guest ({stack.ram_mib} MiB, {stack.vcpus} vCPU, {stack.accel}).")
     limit = run.deadline.at_most(_WARM_SECONDS)
     with warm_guest(stack, Writer.ALL, run.folder / "warm", limit, run.seed) as warm:
         run.say(f"Saving it {_SAMPLES} times in each of {len(_WAYS)} ways, and {_SAMPLES} times not at all.")
@@ -117,5 +117,5 @@ def _require_calm(gaps_ms: Sequence[float]) -> None:
     if gap > _MOST_MS:
         raise SetupBroken(
             f"The guest's timers stand still for {gap:.0f} ms while nothing is saved: this host is too busy "
-            "to say whether a save stops a guest. Run this test with less beside it."
+            "to tell whether a save stops the guest; end other programs and run this test again."
         )

@@ -1,1 +1,1 @@
-"""Snapshots that cross from one QEMU to another."""
+"""Tests snapshots that one QEMU takes and newer QEMUs restore."""

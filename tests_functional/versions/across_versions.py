@@ -1,4 +1,4 @@
-"""A snapshot taken by one QEMU, restored by newer ones with the same machine type."""
+"""Takes a snapshot with one QEMU and restores it with newer QEMUs, with the same machine type."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from validators.vmstate.stream.source import open_source
 
 
 def restored_by_newer(newer: Mapping[str, Path]) -> Callable[[Run], Outcome]:
-    """Return a scenario that restores one snapshot with each of these QEMUs, named as in the run."""
+    """Return a scenario that restores one snapshot with each of these QEMUs, by their label in the run."""
     return lambda run: _restored(run, newer)
 
 

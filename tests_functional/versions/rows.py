@@ -1,4 +1,4 @@
-"""Rows of the profiles: snapshots that one QEMU takes and newer ones restore."""
+"""Lists which tests of snapshots across QEMU versions each profile runs."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ import pytest
 
 from guest_images.cache import Cache
 from guest_images.provisioning import Provisioning
-from tests_functional.failures import scenario as failures
+from tests_functional.failures import broken_saves as failures
 from tests_functional.lib.run import Run
-from tests_functional.planted import planted
+from tests_functional.planted import live_faults
 from tests_functional.refusals import uffd_restrictions
 from tests_functional.repetition import with_disk
 from tests_unit.support.scenario_values import make_run
@@ -43,7 +43,7 @@ def _restricted(run: Run) -> None:
         (with_disk, "make_ext4", with_disk.with_disk),
         (uffd_restrictions, "controlled_qemu", _restricted),
         (failures, "controlled_qemu", failures.call_failures),
-        (planted, "faulty_qemu", planted.planted("drop_protection")),
+        (live_faults, "faulty_qemu", live_faults.planted("drop_protection")),
     ],
     ids=["with-disk", "restricted", "call-failures", "planted"],
 )

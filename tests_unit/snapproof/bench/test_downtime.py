@@ -27,8 +27,8 @@ from snapproof.cli.bench import downtime_options
 from snapproof.cli.command import main, make_parser
 from tests_functional.lib.measure import saves, throttle
 from tests_functional.lib.measure.cases import UNLIMITED, Way, Writer, throttled, why_not
-from tests_functional.lib.measure.measure import Sample
 from tests_functional.lib.measure.memory_use import MemoryUse
+from tests_functional.lib.measure.sample import Sample
 from tests_functional.lib.measure.write_rate import WriteRate
 
 Capture = pytest.CaptureFixture[str]

@@ -18,8 +18,9 @@ from harness.codes import Code
 from harness.errors import NotApplicable, SubjectFailed
 from harness.qemu.machine import Machine
 from harness.status import Status
-from tests_functional.failures import afterwards, scenario
+from tests_functional.failures import afterwards, broken_saves
 from tests_functional.failures.afterwards import Group
+from tests_functional.failures.broken_saves import _Broken
 from tests_functional.failures.cases import CANCEL, DESCRIPTORS, SINKS, Case
 from tests_functional.failures.ending import (
     Ending,
@@ -29,7 +30,6 @@ from tests_functional.failures.ending import (
     written_least,
 )
 from tests_functional.failures.kill import left_problems
-from tests_functional.failures.scenario import _Broken
 from tests_functional.failures.sinks import (
     SinkPlace,
     descriptor_limit,
@@ -184,7 +184,9 @@ def test_snapshot_that_a_failure_made_impossible(tmp_path: Path, monkeypatch: py
         group, stand_in_guest(SOURCE), cast(Any, SimpleNamespace(counters=None)), SINKS[0], place
     )
     assert found.name == f"failures/{SINKS[0].name}/next"
-    assert sentences(found) == ["It is not possible any more: QEMU refuses background-snapshot on this host."]
+    assert sentences(found) == [
+        "No snapshot is possible after the failure: QEMU refuses background-snapshot on this host."
+    ]
     assert group.last is None
 
 
@@ -231,11 +233,11 @@ def test_guest_goes_on_only_where_no_more_than_its_save_went_wrong(
         asked.extend(after)
         return after
 
-    monkeypatch.setattr(scenario, "_broken_save", lambda *_: broken)
-    monkeypatch.setattr(scenario, "judge_afterwards", judge_afterwards)
+    monkeypatch.setattr(broken_saves, "_broken_save", lambda *_: broken)
+    monkeypatch.setattr(broken_saves, "judge_afterwards", judge_afterwards)
     guest = SimpleNamespace(machine=SimpleNamespace(alive=lambda: True))
     group = Group(make_run(tmp_path), [])
-    found = scenario._survived(
+    found = broken_saves._survived(
         group, cast(Any, SimpleNamespace(guest=guest)), _CASE, SinkPlace(tmp_path / "x", 1 << 20)
     )
     assert (found, bool(asked)) == (well, looked)

@@ -81,7 +81,7 @@ def test_script_gets_the_qemus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_second_qemu_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reproducer that takes two QEMUs is skipped where the run has one, with the reason."""
     _with_script(tmp_path, monkeypatch, "exit 1", "OLD-QEMU NEW-QEMU")
-    with pytest.raises(NotApplicable, match="takes a newer QEMU"):
+    with pytest.raises(NotApplicable, match="needs a newer QEMU"):
         reproduced("F1", {})(make_run(tmp_path))
 
 

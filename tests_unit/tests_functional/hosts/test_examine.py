@@ -44,7 +44,7 @@ _NO_WP = HostFeatures("system call", "", 0x1FE, ("SIGBUS",), "EINVAL", "EINVAL")
         (Report((STARTED, saved())), True, ""),
         (refused(), True, "has UFFD-WP, and QEMU refuses"),
         (Report((STARTED, saved())), False, "no UFFD-WP, and QEMU accepts"),
-        (refused("Out of memory"), False, "QEMU's reason is not the kernel: Out of memory"),
+        (refused("Out of memory"), False, "QEMU does not name the kernel as reason: Out of memory"),
         (refused(state="paused"), False, "After the refusal the guest is 'paused'"),
     ],
 )

@@ -28,7 +28,8 @@ from tests_functional.lib.known_issues import known_on_host, load_known_issues
 from tests_functional.lib.source_checks import Baseline, judge_source
 from tests_functional.lib.symptoms import Symptom
 from tests_functional.refusals.denied import judge_reason
-from tests_functional.run_states import run_states
+from tests_functional.run_states import stopped_guests
+from tests_functional.run_states.stopped_guests import RUN_STATES
 from tests_unit.support.scenario_values import snapshot, stand_in_guest
 from validators.checks import Problem, judged
 from validators.oracles.o3_restored_guest.restored_guest import check_run_state
@@ -114,8 +115,11 @@ def _after(name: str, state: str, *, wrote: bool = False) -> Callable[[Blame], F
     """What is said of a guest that stood still before the save."""
     qmp = SimpleNamespace(execute=lambda _command: {"status": state})
     window = SimpleNamespace(steps=lambda: (700, 901 if wrote else 900))
-    return lambda _blame: run_states._judge_after(
-        cast(Machine, SimpleNamespace(qmp=qmp)), cast(Any, window), snapshot(), run_states.RUN_STATES[name]
+    return lambda _blame: stopped_guests._judge_after(
+        cast(Machine, SimpleNamespace(qmp=qmp)),
+        cast(Any, window),
+        snapshot(),
+        RUN_STATES[name],
     )
 
 

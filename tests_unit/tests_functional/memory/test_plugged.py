@@ -81,8 +81,8 @@ def test_writers_must_reach_into_plugged_memory(tmp_path: Path) -> None:
     ("words", "problem"),
     [
         ("device_add not allowed while migrating", ""),
-        ("Bus is busy", "do not name the save"),
-        (None, "takes new memory while it saves RAM"),
+        ("Bus is busy", "does not name the save"),
+        (None, "accepts new memory while it saves RAM"),
     ],
 )
 def test_memory_that_comes_during_a_save_is_refused_by_name(words: str | None, problem: str) -> None:
@@ -96,7 +96,7 @@ def test_memory_that_comes_during_a_save_is_refused_by_name(words: str | None, p
 def test_memory_that_comes_after_the_save_proves_nothing() -> None:
     """A save that was quicker than QMP is a broken set-up."""
     machine = _machine(query_migrate={"status": "completed"})
-    with pytest.raises(SetupBroken, match="was 'completed' before the memory came"):
+    with pytest.raises(SetupBroken, match="was 'completed' before the memory was plugged in"):
         plugged._plug_meanwhile(machine, "x", PLUGGED_KINDS["plugged-while-saving"])
 
 
@@ -204,5 +204,5 @@ def test_pages_of_the_other_size_are_no_proof(monkeypatch: pytest.MonkeyPatch) -
 def test_host_that_gives_no_huge_pages_is_a_skip(monkeypatch: pytest.MonkeyPatch) -> None:
     """With its setting as the reason."""
     monkeypatch.setattr(host_pages, "huge_pages_setting", lambda: "never")
-    with pytest.raises(NotApplicable, match="its setting is 'never'"):
+    with pytest.raises(NotApplicable, match="'never' is set in"):
         host_pages._require_huge()

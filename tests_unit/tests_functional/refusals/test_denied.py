@@ -31,9 +31,9 @@ def test_clear_refusal() -> None:
     ("words", "changed", "sentence"),
     [
         ("", False, "completes the save, though no page is protected"),
-        ("Operation not permitted", False, "name neither the capability nor what is missing"),
-        ("background-snapshot: Invalid argument", False, "name neither the capability nor what is missing"),
-        ("The host kernel does not support this", False, "name neither the capability nor what is missing"),
+        ("Operation not permitted", False, "names neither the capability nor what is missing"),
+        ("background-snapshot: Invalid argument", False, "names neither the capability nor what is missing"),
+        ("The host kernel does not support this", False, "names neither the capability nor what is missing"),
         (_KERNEL, True, "has changed a setting"),
     ],
 )
@@ -102,7 +102,7 @@ def test_reason_that_our_probe_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     (right,) = judge_probe((), UFFD_RESTRICTIONS["seccomp-eperm"])
     (wrong,) = judge_probe((), UFFD_RESTRICTIONS["unprivileged"])
     assert sentences(right) == []
-    assert "do not name what forbids userfaultfd: 'A seccomp filter" in sentences(wrong)[0]
+    assert "does not name what forbids userfaultfd: 'A seccomp filter" in sentences(wrong)[0]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_restriction_that_qemu_never_met(tmp_path: Path) -> None:
     """A library that is not loaded denies nothing, so the run says nothing about QEMU."""
     with call_control(tmp_path / "calls") as control:
         place = RestrictedRun(make_run(tmp_path), (), control, Denial({Call.CREATE: errno.ENOSYS}))
-        with pytest.raises(SetupBroken, match="do not come by our library"), place.in_force():
+        with pytest.raises(SetupBroken, match="do not go through the preloaded library"), place.in_force():
             pass
         with control.armed(CallFault(Call.CREATE, 1, errno.EPERM)):
             assert not control.acted

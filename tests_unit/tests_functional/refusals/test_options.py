@@ -11,7 +11,8 @@ from harness.qemu.machine import Machine
 from harness.qemu.qapi_schema import Member, QapiSchema
 from harness.qemu.qmp import CommandRefused
 from harness.status import Status
-from tests_functional.refusals import refusals
+from tests_functional.refusals import each_option
+from tests_functional.refusals.each_option import Order
 from tests_functional.refusals.options import (
     Option,
     capability_options,
@@ -19,7 +20,6 @@ from tests_functional.refusals.options import (
     put_back,
     settings,
 )
-from tests_functional.refusals.refusals import Order
 
 # In the form of `query-qmp-schema` (QEMU 10.0): an enum as objects, and the older plain list of names.
 _ANSWER: list[dict[str, Any]] = [
@@ -154,8 +154,8 @@ def test_put_back(machine: Machine) -> None:
 
 
 def _judged(machine: Machine, option: Option = _XBZRLE) -> tuple[Status, str]:
-    words = refusals.words_when_set(machine, option, settings(machine))
-    result = refusals.judge_setting(option, words)
+    words = each_option.words_when_set(machine, option, settings(machine))
+    result = each_option.judge_setting(option, words)
     return result.status, " ".join(violation.sentence for violation in result.violations)
 
 
@@ -168,7 +168,7 @@ def test_clear_refusal_in_every_order(machine: Machine) -> None:
 
 def test_acceptance_in_every_order(machine: Machine) -> None:
     """No words at all: accepted, and everything is put back before the next."""
-    words = refusals.words_when_set(machine, _XBZRLE, settings(machine))
+    words = each_option.words_when_set(machine, _XBZRLE, settings(machine))
     assert words == dict.fromkeys(Order, "")
     assert not any(settings(machine).capabilities.values())
 
@@ -178,20 +178,20 @@ def test_unclear_refusal(machine: Machine) -> None:
     cast(Any, machine).qmp.words = "Operation not permitted"
     status, sentence = _judged(machine)
     assert status is Status.FAIL
-    assert "name neither it nor background-snapshot: Operation not permitted" in sentence
+    assert "names neither it nor background-snapshot: Operation not permitted" in sentence
 
 
 def test_refusal_in_one_order_only() -> None:
     """Accepted after, refused before: the check sees it."""
     words = dict.fromkeys(Order, "") | {Order.OPTION_FIRST: "xbzrle is on"}
-    result = refusals.judge_setting(_XBZRLE, words)
+    result = each_option.judge_setting(_XBZRLE, words)
     assert "refuses it before background-snapshot: xbzrle is on" in result.violations[0].sentence
 
 
 def test_refusal_for_its_own_reasons() -> None:
     """What this QEMU refuses in any migration says nothing about background snapshots."""
     words = dict.fromkeys(Order, "Needs KVM")
-    assert refusals.judge_setting(_XBZRLE, words).status is Status.PASS
+    assert each_option.judge_setting(_XBZRLE, words).status is Status.PASS
 
 
 def test_refusal_that_changes_a_setting(machine: Machine) -> None:

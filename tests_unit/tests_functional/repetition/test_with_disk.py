@@ -40,16 +40,16 @@ def test_right_disk() -> None:
 @pytest.mark.parametrize(
     ("change", "trouble", "sentence"),
     [
-        ({"wrong": ("file-1: FAILED",)}, [], "A file is not as memory remembers it: file-1: FAILED."),
+        ({"wrong": ("file-1: FAILED",)}, [], "A file differs from the record in memory: file-1: FAILED."),
         ({"names": _FOUND.names - {"file-0"}}, [], "'file-0' is gone from the disk."),
         (
             {"names": _FOUND.names | {"file-7"}},
             [],
-            "'file-7' is on the disk, and memory knows nothing of it.",
+            "'file-7' is on the disk, but not in the record in memory.",
         ),
         ({"log": "pass 0\n"}, [], "The log that was held open does not have one line for each pass."),
-        ({}, ["umount: busy"], "The guest complains about its file system: umount: busy"),
-        ({}, [""], "The guest complains about its file system: no message"),
+        ({}, ["umount: busy"], "The guest reports an error of its file system: umount: busy"),
+        ({}, [""], "The guest reports an error of its file system: no message"),
     ],
 )
 def test_wrong_disk(change: dict[str, Any], trouble: list[str], sentence: str) -> None:
@@ -65,7 +65,7 @@ def test_loop_that_goes_on() -> None:
 @pytest.mark.parametrize(
     ("made", "ended", "words"),
     [
-        (5, "7", "a mark on the disk is of another time than its memory"),
+        (5, "7", "a mark on the disk is not the one that its memory expects"),
         (5, "6", "could not write to the log that it had open"),
         (5, "137", "exit code 137"),
         (5, "", "it does not end"),
@@ -90,7 +90,7 @@ def test_same_t0() -> None:
 
 def test_source_that_wrote_too_little() -> None:
     """Where nothing could be too new, that nothing is proves nothing."""
-    with pytest.raises(SetupBroken, match="none of the source's could be seen to be too new"):
+    with pytest.raises(SetupBroken, match="could not detect a file that is too new"):
         judge_same_t0(_SOURCE, _SOURCE, before=2)
 
 
@@ -102,7 +102,7 @@ def test_newer_disk_must_be_seen_by_its_own_checks() -> None:
     for found in ([check("disk-loop"), check("disk-files")], []):
         unseen = judge_wrong_disk(found)
         assert codes(unseen) == [Code.WRONG_DISK_UNSEEN]
-        assert "no check of the disk saw it" in sentences(unseen)[0]
+        assert "no check of the disk detected it" in sentences(unseen)[0]
 
 
 def test_guest_that_fails_otherwise_says_nothing_about_the_disk(

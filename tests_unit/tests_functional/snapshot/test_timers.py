@@ -21,7 +21,7 @@ from snapproof.cli.command import main
 from snapproof.runs.stack import find_qemu
 from tests_functional.lib.known_issues import load_known_issues
 from tests_functional.lib.measure.cases import Way
-from tests_functional.lib.measure.measure import Sample
+from tests_functional.lib.measure.sample import Sample
 from tests_functional.lib.outcome import Outcome
 from tests_functional.snapshot import timers
 from tests_unit.support.scenario_values import make_run

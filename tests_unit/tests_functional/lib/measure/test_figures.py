@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from guest_images.agent.format import FINE_BUCKETS, fine_bucket_ns
 from tests_functional.lib.measure.figures import Spread, buckets_us, quantile, spread
-from tests_functional.lib.measure.measure import stall_quantiles
 from tests_functional.lib.measure.memory_use import kib
+from tests_functional.lib.measure.sample import stall_quantiles
 from tests_functional.lib.measure.write_rate import WriteRecorder, write_rate
 
 

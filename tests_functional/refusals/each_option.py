@@ -1,4 +1,4 @@
-"""Every option of this QEMU with a background snapshot: refused clearly, or accepted and proven right."""
+"""Combines each migration option of this QEMU with a background snapshot: a right one or a clear refusal."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from tests_functional.refusals.options import (
 from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 
-_SETTING = "An option is refused or accepted in whatever order it meets background-snapshot."
-_REFUSAL = "A refusal names what does not go together, and changes nothing."
-_ACCEPTED = "What is accepted gives a snapshot that is right by every oracle, or fails saying why."
+_SETTING = "QEMU refuses or accepts an option regardless of the order of setting it and background-snapshot."
+_REFUSAL = "A refusal names the option or background-snapshot, and changes no setting."
+_ACCEPTED = "A save with an accepted option is right by every oracle, or fails with a reason."
 
 
 class Kind(enum.Enum):
-    """Which of QEMU's options to go through."""
+    """The kinds of migration options."""
 
     CAPABILITIES = "capabilities"
     PARAMETERS = "parameters"
 
 
 class Order(enum.Enum):
-    """The ways in which a user may come to have both, or only the option."""
+    """The order in which a user sets an option and background-snapshot."""
 
     ALONE = "without background-snapshot"
     OPTION_FIRST = "before background-snapshot"
@@ -54,7 +54,7 @@ class Order(enum.Enum):
 
 @dataclass
 class _Group:
-    """Results gathered over the options."""
+    """Results for all options of a kind."""
 
     run: Run
     checks: list[CheckResult]
@@ -62,7 +62,7 @@ class _Group:
 
 
 def refusals(kind: Kind) -> Callable[[Run], Outcome]:
-    """Return a scenario that goes through all options of a kind."""
+    """Return a scenario that judges each option of a kind in turn."""
     return lambda run: _all(run, kind)
 
 
@@ -121,12 +121,12 @@ def _well_after(group: _Group, source: Source, option: Option) -> bool:
     bad = [check for check in found if check.status is Status.FAIL]
     for check in bad:
         group.run.say(f"{check.name}: {check.violations[0].sentence}")
-    # Unclear words harm no guest; what a wrong snapshot has left behind is no fault of the next option.
+    # An unclear message harms no guest. After a wrong snapshot the next option gets a new guest.
     return as_before and machine.alive() and all(check is setting for check in bad)
 
 
 def words_when_set(machine: Machine, option: Option, before: Settings) -> dict[Order, str]:
-    """QEMU's words for each order in which the two are set, "" where it takes them.
+    """Return QEMU's error message for each order of setting the two, "" where QEMU accepts them.
 
     Raises:
         SubjectFailed: a refusal changed a setting.
@@ -165,9 +165,9 @@ def _set_both(machine: Machine, option: Option, order: Order) -> str:
 
 
 def judge_setting(option: Option, words: dict[Order, str]) -> CheckResult:
-    """Check that the verdict is the same in every order, and clear."""
+    """Check that QEMU's answer is the same in every order, and clear."""
     if words[Order.ALONE]:
-        # It takes more than this guest has, whatever the kind of migration.
+        # The option needs something that this guest lacks, for any kind of migration.
         return judged(f"refusals/{option.slug}", _REFUSAL, [], {"refused alone": words[Order.ALONE]})
     words = {order: text for order, text in words.items() if order is not Order.ALONE}
     refused = {order: text for order, text in words.items() if text}
@@ -178,13 +178,13 @@ def judge_setting(option: Option, words: dict[Order, str]) -> CheckResult:
         problems.append(
             Problem(
                 Code.SETTING_ORDER,
-                f"QEMU takes '{option.slug}' {taken.value}, but refuses it {order.value}: {text}",
+                f"QEMU accepts '{option.slug}' {taken.value}, but refuses it {order.value}: {text}",
             )
         )
     problems += [
         Problem(
             Code.REFUSAL_UNCLEAR,
-            f"QEMU refuses '{option.slug}' with words that name neither it nor background-snapshot: {text}",
+            f"QEMU refuses '{option.slug}' and names neither it nor background-snapshot: {text}",
         )
         for text in dict.fromkeys(refused.values())
         if not option.named_by(text)
@@ -194,7 +194,7 @@ def judge_setting(option: Option, words: dict[Order, str]) -> CheckResult:
 
 
 def _judge_accepted(run: Run, source: Source, option: Option) -> list[CheckResult]:
-    """Take a snapshot with the option by a command and by a file; a refusal must say why."""
+    """Take a snapshot with the option by a command and by a file; judge it, or the refusal."""
     machine = source.guest.machine
     results = []
     for flow, transport in ((Flow.LIVE, "exec"), (Flow.LIVE_FILE, "file")):
@@ -206,7 +206,7 @@ def _judge_accepted(run: Run, source: Source, option: Option) -> list[CheckResul
         except NotApplicable:
             if flow is Flow.LIVE:
                 raise
-            # This QEMU cannot write to a file by itself.
+            # This QEMU has no file: URI.
             continue
         except CommandRefused as refusal:
             problems, facts = _unclear(option, refusal.reason), {"words": refusal.reason}
@@ -231,7 +231,7 @@ def _problems(run: Run, source: Source, option: Option, flow: Flow) -> tuple[lis
 
 
 def _reason_of_failed_save(machine: Machine, failure: SubjectFailed) -> str:
-    """Return QEMU's words for a save that it gave up with the guest running; raise any other failure."""
+    """Return QEMU's message for a save that failed with the guest running; raise any other failure."""
     if not machine.alive():
         raise failure
     answer = machine.query_migrate()
@@ -242,8 +242,8 @@ def _reason_of_failed_save(machine: Machine, failure: SubjectFailed) -> str:
 
 
 def _unclear(option: Option, words: str) -> list[Problem]:
-    """Return what is wrong with the words of a refusal or of a failed save."""
+    """Return a problem if the message of a refusal or of a failed save does not say why."""
     if option.named_by(words) or "transport" in words:
         return []
-    sentence = f"QEMU does not save with '{option.slug}', and its words do not say why: '{words}'."
+    sentence = f"QEMU does not save with '{option.slug}', and its message does not say why: '{words}'."
     return [Problem(Code.REFUSAL_UNCLEAR, sentence)]

@@ -1,4 +1,4 @@
-"""Breaks one snapshot after another in one guest; a guest that does not survive a case is replaced."""
+"""Breaks one save after another in one guest, and replaces a guest that does not survive a case."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from validators.faults.calls.control import Call, CallControl, call_control, con
 from validators.judge import check_file
 from validators.verdict import CheckResult
 
-# Long enough for a running save to get on, and for a guest to come upon a protected page.
+# Long enough for a running save to make progress, and for the guest to write to a protected page.
 _STALL_SECONDS = 3.0
-_RELEASED = f"Once the sink is killed, QEMU is well again within {LIMIT_SECONDS:.0f} s."
-_ALIVE = "QEMU answers, and its guest over SSH."
-_FILE = "The file of a save that is said to have completed is right by every offline check."
+_RELEASED = f"QEMU works normally again within {LIMIT_SECONDS:.0f} s after the sink was killed."
+_ALIVE = "QEMU answers over QMP, and the guest over SSH."
+_FILE = "If QEMU reports the save as completed, its file is right by every offline check."
 
 
 @dataclass
 class _Broken:
-    """Results of a save that was broken.
+    """Results of a broken save.
 
     Attributes:
         checks: in the order in which they were made.
-        of_save: those of them that are about the save alone: a guest that passes all others can go on.
-        hangs: QEMU is not well even once its sink is gone.
+        of_save: the checks that are about the save alone. A guest that passes all others can be used again.
+        hangs: whether QEMU does not work normally even after its sink is gone.
     """
 
     checks: list[CheckResult] = field(default_factory=list)
@@ -60,7 +60,7 @@ class _Broken:
 
 
 def failures(cases: Sequence[Case]) -> Callable[[Run], Outcome]:
-    """Return a scenario that goes through a group of cases."""
+    """Return a scenario that runs a group of cases one after the other."""
     return lambda run: _all(run, cases)
 
 
@@ -90,7 +90,10 @@ def _counts(run: Run, control: CallControl) -> dict[Call, int]:
         counts = control.counts()
         source.guest.machine.quit()
     if not control.loaded or not (counts[Call.PROTECT] and counts[Call.UNPROTECT]):
-        raise SetupBroken("QEMU's userfaultfd calls do not come by our library, so none can be failed.")
+        raise SetupBroken(
+            "QEMU's userfaultfd calls do not go through the preloaded fault library, so none can be made to "
+            "fail; a QEMU that is linked statically ignores LD_PRELOAD."
+        )
     run.discard(folder)
     return counts
 
@@ -117,25 +120,25 @@ def _all(run: Run, cases: Sequence[Case], control: CallControl | None = None) ->
         group.checks += judge_last(run, *group.last)
     if all(check.status is Status.PASS for check in group.checks):
         run.discard(run.folder)
-    holds = f"{len(cases)} failures cost no more than the snapshot they hit."
+    holds = f"After each of {len(cases)} failed saves the guest went on and the next snapshot was right."
     figures = {"guests": guests}
     return outcome_of(run, group.checks, time.monotonic() - begun, holds, figures)
 
 
 @contextmanager
 def _guest(run: Run, warm: Snapshot | None) -> Iterator[Source]:
-    """Boot the first guest; restore those that replace it from the warm guest."""
+    """Boot the first guest, or restore its replacement from the warm guest; yield it writing."""
     if warm is None:
         with writing_guest(run) as source:
             yield source
         return
-    run.say("Going on with a new guest, restored from before the first failure.")
+    run.say("Replacing the guest: restoring the one that was saved before the first failure.")
     with warm_source(run.stack, warm, run.folder, run.deadline.at_most(SMALL_SAVE_SECONDS)) as source:
         yield source
 
 
 def _save_warm(run: Run, source: Source) -> Snapshot:
-    """Make the warm guest by an undisturbed save; without one that works, failures prove nothing."""
+    """Save the warm guest undisturbed. If that fails, the failures that follow would prove nothing."""
     folder = run.folder / "warm"
     folder.mkdir()
     return take(Flow.LIVE, source.guest, source.counters, folder, run.deadline.at_most(SMALL_SAVE_SECONDS))
@@ -149,7 +152,7 @@ def _survived(group: Group, source: Source, case: Case, place: SinkPlace) -> boo
     try:
         broken = _broken_save(source, case, place, group.control)
         found += broken.checks
-        # A monitor that is silent even with the sink gone would cost three more time limits to say so again.
+        # If the monitor is silent even without the sink, further checks would only wait for their limits.
         if not broken.hangs:
             found += judge_afterwards(group, source, case, place)
     except NotApplicable as error:
@@ -165,12 +168,12 @@ def _survived(group: Group, source: Source, case: Case, place: SinkPlace) -> boo
         group.run.say(f"{check.name}: {check.violations[0].sentence}")
     if not bad:
         group.run.discard(place.folder)
-    # A guest that went on well after its case is as good as new, however the save itself ended.
+    # A guest that passes the checks after its case can be used again, however the save itself ended.
     return machine.alive() and all(check in broken.of_save for check in bad)
 
 
 def _broken_save(source: Source, case: Case, place: SinkPlace, control: CallControl | None) -> _Broken:
-    """Start a save, break it, and judge how it ends; the sink is gone afterwards."""
+    """Start a save, break it and judge how it ends; remove its sink."""
     machine = source.guest.machine
     with contextlib.ExitStack() as stack:
         uri = stack.enter_context(sink(case.uri, place))
@@ -199,7 +202,7 @@ def _broken_save(source: Source, case: Case, place: SinkPlace, control: CallCont
 
 
 def _start(machine: Machine, uri: str) -> str:
-    """Start the save; return QEMU's words where it refuses, else "".
+    """Start the save; return QEMU's error message if it refuses, otherwise an empty string.
 
     Raises:
         NotApplicable: this QEMU has no such capability or transport.
@@ -210,7 +213,7 @@ def _start(machine: Machine, uri: str) -> str:
 
 
 def _act(source: Source, case: Case, place: SinkPlace) -> SnapproofError | None:
-    """Do what the case does to a running save; return the error where QEMU does not answer."""
+    """Do the case's act to a running save; return the error if QEMU does not answer."""
     machine = source.guest.machine
     try:
         _wait_until(source, case.when, place)
@@ -238,7 +241,7 @@ def _wait_until(source: Source, when: When, place: SinkPlace) -> None:
 
 
 def _poke_nic(machine: Machine) -> None:
-    """Have the guest's network card write to guest RAM, as it may at any time, by a connection to its SSH."""
+    """Connect to the guest's SSH port, so that its network card writes to guest RAM."""
     with (
         contextlib.suppress(OSError),
         socket.create_connection(machine.ssh, 1.0) as knock,
@@ -248,7 +251,7 @@ def _poke_nic(machine: Machine) -> None:
 
 
 def _released(machine: Machine, case: Case) -> CheckResult:
-    """Kill a sink that QEMU could not get rid of, as an operator would have to."""
+    """Kill a sink that QEMU has not ended, as an operator would have to; judge how the save ends then."""
     count = end_sinks(known_pid(machine))
     problems: list[Problem] = []
     ending = wait_ending(machine, LIMIT_SECONDS)

@@ -9,8 +9,8 @@ import pytest
 from harness.deadline import Deadline
 from harness.errors import NotApplicable
 from tests_functional.lib.save import Flow
-from tests_functional.run_states import run_states
-from tests_functional.run_states.run_states import RUN_STATES
+from tests_functional.run_states import stopped_guests
+from tests_functional.run_states.stopped_guests import RUN_STATES
 from tests_unit.support.scenario_values import sentences, snapshot
 
 
@@ -35,7 +35,7 @@ class _Counters:
 def _after(status: str, *steps: int) -> list[str]:
     saved = snapshot(Flow.STOPPED, steps_before=(700, 900))
     machine, counters = cast(Any, _Machine(status)), cast(Any, _Counters(*steps))
-    return sentences(run_states._judge_after(machine, counters, saved, RUN_STATES["paused"]))
+    return sentences(stopped_guests._judge_after(machine, counters, saved, RUN_STATES["paused"]))
 
 
 def test_guest_that_stays_stopped() -> None:
@@ -44,17 +44,15 @@ def test_guest_that_stays_stopped() -> None:
 
 
 def test_guest_that_runs_after_the_save() -> None:
-    """The sentence is the one by which known issues recognise it."""
+    """The violation names the run states before and after the save."""
     assert _after("running", 700, 950) == [
-        "The guest is 'running' after the snapshot, it was 'paused' before."
+        "The guest is 'running' after the snapshot, and was 'paused' before."
     ]
 
 
 def test_guest_that_ran_during_the_save() -> None:
     """Stopped again, but its writers went on meanwhile."""
-    assert _after("paused", 701, 900) == [
-        "The guest is 'paused' and yet its writers went on during the save."
-    ]
+    assert _after("paused", 701, 900) == ["The guest is 'paused', and yet its writers wrote during the save."]
 
 
 def test_stopped_flow_promises_no_overlap() -> None:
@@ -73,4 +71,4 @@ def test_kernel_that_cannot_suspend_is_a_skip() -> None:
 
     guest = cast(Any, type("Guest", (), {"shell": _Shell()})())
     with pytest.raises(NotApplicable, match="cannot suspend to RAM, only: freeze"):
-        run_states._suspend(guest, Deadline(1))
+        stopped_guests._suspend(guest, Deadline(1))

@@ -1,4 +1,4 @@
-"""Guests that do not run when they are snapshotted: state and memory stay as they are, before and after."""
+"""Takes snapshots of paused and suspended guests; their run state and memory must stay the same."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from validators.verdict import CheckResult
 
 _AFTER = "A guest that did not run before the snapshot does not run after it."
 _ENTER_SECONDS = 30.0
-# Commands to come back to us before the guest sleeps.
+# The command returns to us before the guest sleeps.
 _FALL_ASLEEP = "(sleep 1; echo mem > /sys/power/state) > /dev/null 2>&1 &"
 
 
 @dataclass(frozen=True)
 class RunState:
-    """A run state in which a guest stands still.
+    """A run state in which the guest's vCPUs are stopped.
 
     Attributes:
         name: as `query-status` gives it.
         reason: why it is tested.
-        enter: brings a running guest into it.
+        enter: brings a running guest into the state.
         leave: the QMP command that makes the guest go on.
     """
 
@@ -55,7 +55,7 @@ def _suspend(guest: Guest, deadline: Deadline) -> None:
     """Have the guest suspend itself to RAM (ACPI S3).
 
     Raises:
-        NotApplicable: its kernel cannot.
+        NotApplicable: the guest's kernel cannot suspend to RAM.
     """
     states = guest.shell.check("cat /sys/power/state").split()
     if "mem" not in states:
@@ -68,11 +68,11 @@ def _suspend(guest: Guest, deadline: Deadline) -> None:
 
 RUN_STATES: Mapping[str, RunState] = {
     "paused": RunState(
-        "paused", "management stops a guest and expects it to stay so until it says otherwise", _pause, "cont"
+        "paused", "management software stops a guest and expects it to stay stopped", _pause, "cont"
     ),
     "suspended": RunState(
         "suspended",
-        "a laptop's guest sleeps, and only its own wake-up may end that",
+        "a guest that sleeps must stay asleep until it is woken up",
         _suspend,
         "system_wakeup",
     ),
@@ -127,13 +127,13 @@ def _save(run: Run, guest: Guest, counters: AgentCounters, state: RunState) -> S
 def _judge_after(
     machine: Machine, counters: AgentCounters, snapshot: Snapshot, state: RunState
 ) -> CheckResult:
-    """Check that the save has left the guest's state alone."""
+    """Check that the save has changed neither the guest's run state nor its memory."""
     status = machine.qmp.execute("query-status")["status"]
     problems = []
     if status != state.name:
-        sentence = f"The guest is '{status}' after the snapshot, it was '{state.name}' before."
+        sentence = f"The guest is '{status}' after the snapshot, and was '{state.name}' before."
         problems.append(Problem(Code.RUN_STATE_CHANGED, sentence, {"state": status}))
     elif counters.steps() != snapshot.steps_before:
-        sentence = f"The guest is '{status}' and yet its writers went on during the save."
+        sentence = f"The guest is '{status}', and yet its writers wrote during the save."
         problems.append(Problem(Code.RUN_STATE_WROTE, sentence))
     return judged("after", _AFTER, problems)

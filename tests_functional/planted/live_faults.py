@@ -1,4 +1,4 @@
-"""Live planted faults: QEMUs that save wrongly, and the run that must catch each."""
+"""Plants faults in a running QEMU, so that it saves wrongly; each must be caught and named."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _LIVE = one_flow(Flow.LIVE)
 
 @dataclass(frozen=True)
 class LiveFault:
-    """A planted fault, and how a run has to see it.
+    """A planted fault and how a run must detect it.
 
     Attributes:
-        reason: what goes wrong, in one line.
-        check: shell pattern for the check that must fail, "" where the guest is lost before any.
-        cause: what must name the cause; any of them.
-        scenario: the run that it is planted into.
+        reason: the effect of the fault, in one line.
+        check: shell pattern for the name of the check that must fail, "" if the guest is lost before it.
+        cause: symptoms that name the cause; one of them is enough.
+        scenario: the scenario that runs with the fault.
     """
 
     reason: str
@@ -47,21 +47,23 @@ _HANGS = (
     Symptom(Code.SOURCE_SILENT),
     Symptom(Code.SAVE_GUEST_SILENT),
     Symptom(Code.SOURCE_WRITE_PROTECTED),
-    # Of whatever does not happen any more: threads of QEMU wait for pages.
+    # Any wait that times out because threads of QEMU wait for pages.
     Symptom(fields={"waiting_threads": ()}),
 )
 
 LIVE_FAULTS: Mapping[str, LiveFault] = {
     "drop_protection": LiveFault(
-        "an eighth of RAM is not protected, so pages from after T0 reach the file", "*write-order", _NEWER
+        "an eighth of RAM is not protected, so pages newer than T0 reach the file", "*write-order", _NEWER
     ),
     "report_success": LiveFault(
-        "nothing is protected though QEMU is told so, and pages from after T0 reach the file",
+        "QEMU is told that RAM is protected and it is not, so pages newer than T0 reach the file",
         "*write-order",
         _NEWER,
     ),
     "release_early": LiveFault(
-        "pages are released before they are saved, and reach the file as of later", "*write-order", _NEWER
+        "pages are released before they are saved, so pages newer than T0 reach the file",
+        "*write-order",
+        _NEWER,
     ),
     "skip_release": LiveFault(
         "saved pages stay protected to the end of the save, and writers wait for that",
@@ -70,11 +72,13 @@ LIVE_FAULTS: Mapping[str, LiveFault] = {
     ),
     "keep_protected": LiveFault("saved pages stay protected for good, and the guest hangs", "", _HANGS),
     "lose_events": LiveFault(
-        "faults are not told to QEMU, and writers wait until the save comes by", "*write-stall", _STOOD_STILL
+        "fault events are lost, so writers wait until the save reaches their pages",
+        "*write-stall",
+        _STOOD_STILL,
     ),
-    "delay_events": LiveFault("a fault is told to QEMU five seconds late", "*write-stall", _STOOD_STILL),
+    "delay_events": LiveFault("QEMU gets a fault event five seconds late", "*write-stall", _STOOD_STILL),
     "forget_untouched": LiveFault(
-        "pages that were never touched are not protected, and reach the file as of later",
+        "pages that were never touched are not protected, so they reach the file newer than T0",
         "*golden",
         (Symptom(Code.GOLDEN_DIFFERS),),
         never_touched,
@@ -83,7 +87,7 @@ LIVE_FAULTS: Mapping[str, LiveFault] = {
 
 
 def planted(name: str) -> Callable[[Run], Outcome]:
-    """Return a scenario that plants a fault and passes where the run turns red and names the fault."""
+    """Return a scenario that plants a fault and passes if the run fails and names the fault."""
     return lambda run: _planted(run, name, LIVE_FAULTS[name])
 
 
@@ -104,7 +108,7 @@ def _acts(name: str, qemu: FaultyQemu) -> int:
     """Return how often the fault acted.
 
     Raises:
-        SetupBroken: it never did, so the run was not one under it.
+        SetupBroken: the fault never acted, so the run proves nothing.
     """
     acts = qemu.acts
     if acts == 0:
@@ -117,15 +121,15 @@ def _acts(name: str, qemu: FaultyQemu) -> int:
 def judge_planted(
     run: Run, name: str, fault: LiveFault, outcome: Outcome, acts: int, lost: SubjectFailed | None = None
 ) -> Outcome:
-    """Turn the outcome of a run under a fault into that of the test that plants it.
+    """Turn the outcome of a run with a fault into the outcome of the test that plants it.
 
     Args:
         run: the test's run.
-        name: of the fault.
-        fault: what must have been seen.
-        outcome: of the run.
+        name: name of the fault.
+        fault: the fault, with the symptoms that the run must show.
+        outcome: the outcome of the run with the fault.
         acts: how often the fault acted.
-        lost: the error that ended the run, None where it came to its checks.
+        lost: the error that ended the run, None if the run got to its checks.
     """
     seen: list[Coded] = [
         violation
@@ -142,7 +146,7 @@ def judge_planted(
         sentence = f"The planted fault '{name}' was caught: {named[0].sentence}"
         return replace(outcome, status=Status.PASS, sentence=sentence, checks=(), figures=figures)
     sentence = (
-        f"The planted fault '{name}' went unseen ({fault.reason}): it acted {acts} times, and the run ended "
-        f"as {outcome.status.value} without naming it ({outcome.sentence})"
+        f"The planted fault '{name}' was not detected ({fault.reason}): it acted {acts} times, and the run "
+        f"ended as {outcome.status.value} without naming it ({outcome.sentence})"
     )
     return replace(outcome, status=Status.FAIL, sentence=sentence, figures=figures)

@@ -16,7 +16,7 @@ from snapproof.runs.selftest_live import LiveRow, summarise
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.symptoms import Symptom
-from tests_functional.planted.planted import LIVE_FAULTS, LiveFault, judge_planted
+from tests_functional.planted.live_faults import LIVE_FAULTS, LiveFault, judge_planted
 from tests_unit.support.scenario_values import make_run
 from validators.faults.live.wrapper import fault_names, faulty_qemu
 from validators.verdict import CheckResult, Violation
@@ -58,7 +58,7 @@ def test_unseen_or_misnamed_is_a_failure(run: Run, outcome: Outcome) -> None:
     """A green run, a broken one, another check, and another cause."""
     found = judge_planted(run, "x", _FAULT, outcome, acts=3)
     assert found.status is Status.FAIL
-    assert "went unseen" in found.sentence
+    assert "was not detected" in found.sentence
 
 
 @pytest.mark.parametrize(
