@@ -222,6 +222,64 @@ def parse_print_uris(output: str) -> tuple[Package, ...]:
     return tuple(sorted(packages, key=lambda package: package.name))
 
 
+@dataclass(frozen=True)
+class _Cause:
+    """A reason for which apt fails.
+
+    Attributes:
+        patterns: regular expressions, of which one matches apt's output.
+        error: the class that says whose fault it is.
+        sentence: the error's sentence, with places for `task`, `suite` and `codename`.
+    """
+
+    patterns: tuple[str, ...]
+    error: type[MachineryMissing | SetupBroken]
+    sentence: str
+
+
+# The first that matches counts.
+_CAUSES = (
+    _Cause(
+        ("No space left on device", "enough free space"),
+        SetupBroken,
+        "The disk is full: apt could not {task} for {suite}; free some space and run again.",
+    ),
+    _Cause(
+        ("NO_PUBKEY", "is not signed", "signatures were invalid", "signature verification"),
+        SetupBroken,
+        "The mirror's signature of {suite} is not valid; update the package 'debian-archive-keyring', or "
+        "name another mirror with --mirror.",
+    ),
+    _Cause(
+        ("does not have a Release file", r"InRelease\s+404", r"Release\s+404"),
+        MachineryMissing,
+        "The mirror does not have {suite} ('{codename}'); name another with --mirror.",
+    ),
+    _Cause(
+        (r"404\s+Not Found",),
+        VersionGone,
+        "The mirror no longer has a package that its index of {suite} names; run again later, or name "
+        "another mirror with --mirror.",
+    ),
+    _Cause(
+        ("File has unexpected size", "Hash Sum mismatch"),
+        VersionGone,
+        "The mirror is just replacing its index of {suite}; run again in a few minutes.",
+    ),
+    _Cause(
+        ("Unable to locate package", "has no installation candidate", "unmet dependencies"),
+        MachineryMissing,
+        "apt could not {task}: the mirror's {suite} lacks a package; name another with --mirror.",
+    ),
+    _Cause(
+        ("Could not resolve", "Could not connect", "Unable to connect", "Temporary failure", "timed out"),
+        MachineryMissing,
+        "The mirror cannot be reached, so apt could not {task} for {suite}; check the network, or name "
+        "another mirror with --mirror.",
+    ),
+)
+
+
 def apt_error(
     suite: Suite, task: str, command: Sequence[str], exit_code: int, output: str
 ) -> MachineryMissing | SetupBroken:
@@ -237,44 +295,8 @@ def apt_error(
     tail = "\n".join(output.splitlines()[-20:])
     evidence = Evidence(command, exit_code, tail)
 
-    def said(*patterns: str) -> bool:
-        return any(re.search(pattern, output) for pattern in patterns)
-
-    if said("No space left on device", "enough free space"):
-        return SetupBroken(
-            f"The disk is full: apt could not {task} for {suite.name}; free some space and run again.",
-            evidence,
-        )
-    if said("NO_PUBKEY", "is not signed", "signatures were invalid", "signature verification"):
-        return SetupBroken(
-            f"The mirror's signature of {suite.name} is not valid; update the package "
-            "'debian-archive-keyring', or name another mirror with --mirror.",
-            evidence,
-        )
-    if said("does not have a Release file", r"InRelease\s+404", r"Release\s+404"):
-        return MachineryMissing(
-            f"The mirror does not have {suite.name} ('{suite.codename}'); name another with --mirror.",
-            evidence,
-        )
-    if said(r"404\s+Not Found"):
-        return VersionGone(
-            f"The mirror no longer has a package that its index of {suite.name} names; run again "
-            "later, or name another mirror with --mirror.",
-            evidence,
-        )
-    if said("File has unexpected size", "Hash Sum mismatch"):
-        return VersionGone(
-            f"The mirror is just replacing its index of {suite.name}; run again in a few minutes.", evidence
-        )
-    if said("Unable to locate package", "has no installation candidate", "unmet dependencies"):
-        return MachineryMissing(
-            f"apt could not {task}: the mirror's {suite.name} lacks a package; name another with --mirror.",
-            evidence,
-        )
-    if said("Could not resolve", "Could not connect", "Unable to connect", "Temporary failure", "timed out"):
-        return MachineryMissing(
-            f"The mirror cannot be reached, so apt could not {task} for {suite.name}; check the network, or "
-            "name another mirror with --mirror.",
-            evidence,
-        )
+    for cause in _CAUSES:
+        if any(re.search(pattern, output) for pattern in cause.patterns):
+            sentence = cause.sentence.format(task=task, suite=suite.name, codename=suite.codename)
+            return cause.error(sentence, evidence)
     return SetupBroken(f"apt could not {task} for {suite.name} (exit code {exit_code}).", evidence)
