@@ -116,6 +116,7 @@ def load_order(kernel: Kernel, wanted: Iterable[str] = GUEST_MODULES) -> tuple[M
     ordered: dict[str, Module] = {}
 
     def visit(name: str) -> None:
+        """Add a module behind those that it depends on."""
         if name in ordered:
             return
         if name not in files:

@@ -323,6 +323,7 @@ def restore(machine: Machine, uri: str, deadline: Deadline) -> str:
         ) from refusal
 
     def loaded(status: str) -> bool:
+        """Return whether the load has ended; raise SubjectFailed if it failed."""
         answer: dict[str, Any] = {}
         # Some QEMU versions refuse query-migrate on the incoming side.
         with contextlib.suppress(CommandRefused):

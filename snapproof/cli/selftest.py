@@ -148,6 +148,7 @@ def _row_printer(progress: Progress) -> Callable[[Row], None]:
     headed = False
 
     def show(row: Row) -> None:
+        """Print a row, unless its fault does not apply to this file."""
         nonlocal headed
         progress.done()
         if not headed:

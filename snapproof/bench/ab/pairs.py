@@ -85,6 +85,7 @@ class PairedComparison:
         orders = balanced_orders(random.Random(f"{self.seed} {number}"))
 
         def measure(pair: int) -> tuple[float, float]:
+            """Measure both sides, in the order that is next, and return the figures of A and B."""
             if not number:
                 self.progress.step(f"Pair {pair}.")
             if next(orders):
