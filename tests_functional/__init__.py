@@ -1,1 +1,1 @@
-"""Scenarios on real guests, and the Avocado tests that run them."""
+"""Functional tests: scenarios on real guests, their Avocado tests, and the kernel's feature tests."""

@@ -1,1 +1,1 @@
-"""Boot, write, snapshot, restore, judge: plain Python that knows neither Avocado nor pytest."""
+"""Shared parts of the scenarios: boot, write, snapshot, restore and judge, without Avocado or pytest."""

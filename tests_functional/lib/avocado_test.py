@@ -1,4 +1,4 @@
-"""The Avocado layer: reads a test's parameters, runs a scenario, leaves its outcome behind."""
+"""The base class of all Avocado tests: reads a test's parameters, runs a scenario and stores its outcome."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
         return str(self._parameter(name))
 
     def newer_qemus(self) -> dict[str, Path]:
-        """The run's QEMUs that are newer than this test's, by their name in the run."""
+        """Return the run's QEMUs that are newer than this test's, by their label in the run."""
         found = json.loads(str(self._parameter("newer", "{}")))
         return {label: Path(executable) for label, executable in found.items()}
 
     def _without_full_disk(self, run: Run, outcome: Outcome) -> Outcome:
-        """The same outcome, unless the disk is full: then nothing that went wrong is QEMU's fault."""
+        """Return the outcome, or an ERROR if the test failed on a full disk, which is not QEMU's fault."""
         if outcome.status not in (Status.FAIL, Status.ERROR) or not run.disk_full():
             return outcome
         remove_heavy(run.folder)
@@ -137,7 +137,7 @@ def _die_with(command_pid: int) -> None:
     def watch() -> None:
         select.select([command], [], [])
         if runner not in (1, command_pid):
-            # Avocado's runner waits for ever for a test that was killed; it goes first, and takes us along.
+            # Avocado's runner waits for ever for a test that was killed, so the runner is killed first.
             os.kill(runner, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 

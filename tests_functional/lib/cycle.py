@@ -1,4 +1,4 @@
-"""A cycle: a writing guest is saved, restored and judged by every oracle that applies."""
+"""Runs a cycle: saves a writing guest, restores it, and judges it by every oracle that applies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from validators.verdict import CheckResult, Verdict
 
 @dataclass(frozen=True)
 class Source:
-    """A guest whose writers have covered their memory once, and what it was like then."""
+    """A guest whose writers have written each page once, and its state at that time."""
 
     guest: Guest
     counters: AgentCounters
@@ -45,7 +45,7 @@ def writing_guest(run: Run, prepare: Callable[[Guest], None] | None = None) -> I
         run: the test's run.
         prepare: called with the booted guest before its writers start.
     """
-    # Before anything slow: a disk that is too small is known now.
+    # Checked first, so that a disk that is too small is reported before the slow boot.
     run.require_room()
     run.say(f"Booting the guest ({run.stack.ram_mib} MiB, {run.stack.vcpus} vCPU, {run.stack.accel}).")
     with booted(run.stack, run.folder, run.deadline.at_most(run.stack.image.boot_seconds)) as guest:
@@ -92,15 +92,15 @@ def judge_cycle(
     checks: Sequence[CheckResult],
     further: Callable[[Guest], list[CheckResult]] = no_more,
 ) -> Cycle:
-    """Judge a snapshot by file and restored guest.
+    """Judge a snapshot by its file and by the restored guest.
 
     Args:
         run: the test's run.
-        source: the guest that it was taken of.
-        snapshot: in a folder of its own.
-        label: names it in results.
-        checks: of the source, already made.
-        further: checks of the restored guest beyond its memory.
+        source: the source guest.
+        snapshot: the snapshot, in a folder of its own.
+        label: the cycle's name in results.
+        checks: checks of the source that have been made.
+        further: makes checks of the restored guest beyond its memory.
     """
     flow, folder = snapshot.flow, snapshot.path.parent
     run.say(f"{label}: judging the file ({snapshot.size_bytes >> 20} MiB).")

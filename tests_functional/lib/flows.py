@@ -1,4 +1,4 @@
-"""Takes snapshots of one guest by several flows in turn, each restored and judged."""
+"""Takes snapshots of one guest by several flows in turn; restores and judges each."""
 
 from __future__ import annotations
 

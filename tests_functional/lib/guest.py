@@ -1,4 +1,4 @@
-"""A booted guest with its agent: the machine, one SSH connection, and the writers."""
+"""Boots a guest, logs in by SSH and starts the agent's writers."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ class Stack(QemuSettings):
 
     @property
     def total_mib(self) -> int:
-        """All of the guest's RAM in MiB."""
+        """The guest's RAM in MiB, plugged memory included."""
         return self.ram_mib + self.plugged_mib
 
     def fitted(self) -> Stack:
-        """The same with as much RAM as the image needs."""
+        """Return the stack with as much RAM as the image needs."""
         return replace(self, ram_mib=fitting_ram(self.ram_mib, self.coverage, self.image.own_mib))
 
     def machine_config(self, disk: Disk | None = None) -> MachineConfig:
-        """The one configuration that source and restored guest share.
+        """Return the configuration that source and restored guest share.
 
         Args:
             disk: what a restored guest finds as its disk; the image's own by default.
@@ -70,13 +70,13 @@ class Stack(QemuSettings):
         )
 
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:
-        """Writers over the covered share of guest RAM, rounded up to whole pages per thread."""
+        """Return the writers for the covered share of guest RAM, rounded up to whole pages per thread."""
         page = PAGE_BYTES * self.vcpus
         wanted = int(self.total_mib * MIB * self.coverage)
         return WriterPlan((wanted + page - 1) // page * page, self.vcpus, pattern, seed)
 
     def identity(self) -> SshIdentity:
-        """How to log in to the guest."""
+        """Return the identity to log in to the guest with."""
         image = self.image
         return SshIdentity(image.ssh_user, image.ssh_private_key, image.ssh_host_key_line, self.host_key_file)
 
@@ -128,7 +128,7 @@ def _first_login(stack: Stack, machine: Machine, deadline: Deadline) -> Iterator
 
 
 def _silent_guest(stack: Stack, machine: Machine, error: GuestUnreachable) -> SnapproofError:
-    """The error for a guest that does not answer; of a guest of one's own it says what to look at."""
+    """Return the error for a guest that does not answer; for a user's own guest it says what to check."""
     if stack.image.agent is None:
         return error
     said = log_tail(machine.folder / "qemu.log").strip().splitlines()[-1:]
@@ -149,7 +149,7 @@ def logged_in(machine: Machine, stack: Stack, deadline: Deadline) -> Iterator[Gu
 def start_writers(guest: Guest, plan: WriterPlan, deadline: Deadline) -> tuple[AgentStatus, AgentCounters]:
     """Start the agent, let it write, and wait until each page has been written once.
 
-    Only then does a page from before or after T0 look different from one at T0.
+    Only then a page that is older or newer than T0 differs from the page at T0.
 
     Raises:
         DeadlineExpired: the writers did not get through all pages in time.

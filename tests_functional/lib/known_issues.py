@@ -1,4 +1,4 @@
-"""The baseline of known issues: a failed check that one of them explains becomes XFAIL, others stay FAIL."""
+"""Reads the baseline of known issues, and turns a failed check that one of them explains into XFAIL."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ class KnownIssue:
     Attributes:
         id: as in docs/findings.md.
         title: what happens, in one line.
-        checks: shell patterns for the names of the checks that see it.
-        codes: what recognises it in a violation; any of them.
-        seen: prefixes of the versions that it was seen on, of QEMU's or, where `subject` is so, of Linux's.
-        absent: prefixes of those that it was looked for on and not seen.
-        sporadic: whether it depends on timing, so that a check that passes says nothing.
+        checks: shell patterns for the names of the checks that detect it.
+        codes: symptoms of a violation that it causes; one of them is enough.
+        seen: prefixes of the versions on which it was seen, of QEMU or, depending on `subject`, of Linux.
+        absent: prefixes of the versions on which it was tested and not seen.
+        sporadic: whether it depends on timing, so that a check that passes proves nothing.
         reproduce: one command that needs only a QEMU and a shell.
         upstream: link to a report, "" where there is none.
         by_chance: whether even its reproducer depends on timing.
-        may: shell patterns for the names of further checks, which see it or not, by chance.
-        subject: whose defect it is, ``qemu`` or ``linux``: that of the host.
-        hosts: names of the catalogue's hosts on which alone it is known, empty for any host. So a newer
-            kernel, or one of the user's own, gets no pardon.
+        may: shell patterns for the names of further checks, which detect it only by chance.
+        subject: the defective program: ``qemu``, or ``linux`` for the host's kernel.
+        hosts: names of the catalogue's hosts to which it applies, empty for any host.
     """
 
     id: str
@@ -53,11 +52,11 @@ class KnownIssue:
     hosts: tuple[str, ...] = ()
 
     def version(self, environment: Mapping[str, Any]) -> str:
-        """Version of its subject in a result's environment, "" where that does not say."""
+        """Return the version of its subject in a result's environment, "" if it is not there."""
         return str(environment.get("host_kernel" if self.subject == "linux" else "qemu", ""))
 
     def explains(self, check: CheckResult, environment: Mapping[str, Any]) -> bool:
-        """Whether all that a failed check found is this; never on a version known to be free of it."""
+        """Return whether it causes all violations of a failed check; False on a version listed as absent."""
         return (
             not self.listed_absent(self.version(environment))
             and (not self.hosts or environment.get("host") in self.hosts)
@@ -68,24 +67,24 @@ class KnownIssue:
         )
 
     def recognises(self, violation: Violation) -> bool:
-        """Whether a violation is one of those that this issue causes."""
+        """Return whether this issue causes the violation."""
         return any(symptom.fits(violation) for symptom in self.codes)
 
     def expected(self, check: str, environment: Mapping[str, Any]) -> bool:
-        """Whether the check of that name should have failed there."""
+        """Return whether the check of that name should have failed in this environment."""
         named = any(fnmatchcase(check, pattern) for pattern in self.checks)
         return self.listed_seen(self.version(environment)) and not self.sporadic and named
 
     def listed_seen(self, version: str) -> bool:
-        """Whether it was seen on that version of its subject."""
+        """Return whether it was seen on that version of its subject."""
         return any(version.startswith(prefix) for prefix in self.seen)
 
     def listed_absent(self, version: str) -> bool:
-        """Whether it was looked for on that version of its subject and not seen."""
+        """Return whether it was tested on that version of its subject and not seen."""
         return any(version.startswith(prefix) for prefix in self.absent)
 
     def concerns(self, check: str) -> bool:
-        """Whether it can show in the check of that name."""
+        """Return whether the check of that name can detect it."""
         return any(fnmatchcase(check, pattern) for pattern in (*self.checks, *self.may))
 
 
@@ -109,9 +108,9 @@ def known_on_host(host: str, check: str, violation: Violation) -> KnownIssue | N
     """Return the issue that is known on a host of the catalogue and causes this violation, None for none.
 
     Args:
-        host: its name in the catalogue.
+        host: the host's name in the catalogue.
         check: name of the check, e.g. ``hosts/balanced/write-order``.
-        violation: the first that the check found.
+        violation: the first violation of the check.
     """
     for issue in load_known_issues():
         if host in issue.hosts and issue.concerns(check) and issue.recognises(violation):
@@ -120,7 +119,7 @@ def known_on_host(host: str, check: str, violation: Violation) -> KnownIssue | N
 
 
 def with_known_issues(outcome: Outcome, issues: Sequence[KnownIssue]) -> Outcome:
-    """The outcome with XFAIL for what the baseline explains, and XPASS for what it says would fail.
+    """Return the outcome with XFAIL for checks that the baseline explains, and XPASS for those it expected.
 
     Only checks count: a test that ended otherwise (ERROR, MISS, a crash outside of any check) stays as it is.
     """

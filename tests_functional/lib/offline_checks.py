@@ -1,4 +1,4 @@
-"""What a scenario knows about its own snapshot and the file must confirm: a skipped oracle is not green."""
+"""Checks that the offline oracles judged all pages of a snapshot, so that a skipped oracle is not green."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ORACLES = "Every oracle that applies looked at all of its pages."
 
 
 def judge_oracles(offline: Verdict, snapshot: Snapshot, source: AgentStatus) -> CheckResult:
-    """Check that the offline oracles judged what this snapshot must hold.
+    """Check that the offline oracles judged all pages that this snapshot must hold.
 
-    A file in which the agent's traces are lost would else be skipped by the write-order oracle.
+    Without this check, the write-order oracle would skip a file that has lost the agent's pages.
     """
     problems = []
     order = offline.check("write-order")

@@ -1,4 +1,4 @@
-"""The outcome of one test: status, sentence, checks, figures, environment."""
+"""Defines the outcome of one test (status, sentence, checks, figures, environment) and writes it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Outcome:
         status: see Status.
         sentence: one full sentence for a person.
         seconds: wall time.
-        checks: what was demanded, and what was found.
+        checks: the checks with their violations.
         figures: measured numbers by name, the unit in the name.
         environment: host kernel, QEMU version, accelerator, image digest, seed, parameters.
     """
@@ -42,7 +42,7 @@ class Outcome:
     environment: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return its form in results.json, but for the folder, which the test does not know."""
+        """Return its form in results.json, without the folder, which the test does not know."""
         return {
             "name": self.name,
             "status": self.status.value,
@@ -55,12 +55,12 @@ class Outcome:
         }
 
     def save(self, folder: Path) -> None:
-        """Write it into a test's folder, whole or not at all."""
+        """Write it into a test's folder, completely or not at all."""
         write_atomically(folder / OUTCOME_FILE, json.dumps(self.to_json(), indent=1) + "\n")
 
 
 def from_error(name: str, error: SnapproofError, seconds: float, environment: Mapping[str, Any]) -> Outcome:
-    """The outcome of a test that ended with one of our errors, evidence included."""
+    """Return the outcome of a test that ended with one of our errors, with its evidence."""
     evidence = error.evidence
     shown = {
         "command": list(evidence.command),
@@ -74,7 +74,7 @@ def from_error(name: str, error: SnapproofError, seconds: float, environment: Ma
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader finds the whole of it or nothing.
+    """Write a text file so that a reader never finds a part of it.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; nothing is left behind then.

@@ -14,7 +14,7 @@ from tests_functional.lib.save import Flow, Snapshot
 from validators.checks import Problem, judged
 from validators.verdict import CheckResult, Verdict
 
-_STUN = "A background snapshot stuns the guest at least 20 times shorter than stop-and-save does."
+_STUN = "The stun of a background snapshot is at most a twentieth of that of stop-and-save."
 _STUN_RATIO = 20.0
 
 Figures = dict[str, float | int | str]
@@ -26,8 +26,8 @@ class Cycle:
 
     Attributes:
         label: names it within its test, e.g. ``01-live``.
-        snapshot: what was taken and its cost.
-        verdict: every check on file, source, host and restored guest.
+        snapshot: the snapshot and its cost.
+        verdict: every check of file, source, host and restored guest.
     """
 
     label: str
@@ -142,7 +142,7 @@ def _fact(cycle: Cycle, check: str, fact: str) -> float | int | str:
 
 
 def _stun_comparison(run: Run, cycles: Sequence[Cycle], samples: Sequence[float]) -> list[CheckResult]:
-    """Compare live stuns with the control's, where a test has both: the shortest of each."""
+    """Compare the shortest live stun with the shortest one of the control, if a test has both."""
     live = [cycle.snapshot.stun_ms for cycle in cycles if cycle.snapshot.flow is Flow.LIVE]
     control = [cycle.snapshot.stun_ms for cycle in cycles if cycle.snapshot.flow is Flow.STOP_AND_SAVE]
     if not live or not control:

@@ -1,4 +1,4 @@
-"""Prepares a user's own guest: copies the agent in, keeps memory and disk still."""
+"""Prepares a user's own guest: copies the agent in, keeps its pages in place and its disk read-only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.guest.shell import GuestShell
 from tests_functional.lib.limits import COPY_SECONDS
 
 _NAME = "snapproof-agent"
-# Memory first: what is there is in the snapshot, whatever becomes of the disk.
+# Folders in memory first: their files are in the snapshot and do not depend on the disk.
 _FOLDERS = ("/run", "/dev/shm", "/tmp", "/var/tmp", "$HOME")
 _SETTLE_SECONDS = 60.0
 
@@ -57,10 +57,10 @@ sync
 
 
 def agent_command(image: GuestImage, shell: GuestShell) -> str:
-    """How to call the agent in a guest in which it is.
+    """Return the command that calls the agent in a guest.
 
     Raises:
-        SetupBroken: it is nowhere.
+        SetupBroken: the agent is not in the guest.
     """
     if image.agent is None:
         return f"/{AGENT_PATH}"
@@ -71,7 +71,7 @@ def agent_command(image: GuestImage, shell: GuestShell) -> str:
 
 
 def as_root(image: GuestImage, command: str) -> str:
-    """Return a command that runs as root, whichever user logs in."""
+    """Return a command that runs as root, also if another user logs in."""
     return command if image.ssh_user == "root" else f"sudo -n {command}"
 
 
@@ -83,7 +83,7 @@ def prepare(image: GuestImage, shell: GuestShell, deadline: Deadline) -> None:
     (docs/decisions/005-disk-of-a-guest.md).
 
     Raises:
-        SetupBroken: the guest does not let us, with the reason.
+        SetupBroken: a step failed in the guest, with its reason.
     """
     if image.agent is None:
         return
@@ -126,7 +126,7 @@ def _install(agent: Path, shell: GuestShell, deadline: Deadline) -> None:
 
 
 def _compare(shell: GuestShell, path: str, content: bytes) -> None:
-    """Compare checksums where the guest can make one."""
+    """Compare the agent's checksum, if the guest has sha256sum."""
     found = shell.run(f"sha256sum {shlex.quote(path)}")
     if found.exit_code == 0 and found.stdout.split()[0] != sha256(content).hexdigest():
         raise SetupBroken("The agent arrived in the guest with another checksum than it was sent with.")

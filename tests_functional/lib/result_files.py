@@ -1,4 +1,4 @@
-"""Names of files in a results folder, apart from the code that writes them: reports only need the names."""
+"""Names the files in a results folder, apart from the code that writes them, as reports need them too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of a test: its stack, folder, log and deadline."""
+"""Holds one run of a test (its stack, folder, log and deadline) and reports its progress."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests_functional.lib.guest import Stack
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.result_files import HEAVY_FILES
 
-# A snapshot and its golden image, and some room for logs.
+# Room for a snapshot, its golden image and logs.
 _ROOM_FACTOR = 2.2
 _FULL_MIB = 16
 
@@ -78,7 +78,7 @@ class Run:
         }
 
     def _host_key(self) -> str:
-        """Which host key the guest had to have, and who said so."""
+        """Return the host key that the guest had to have, and where it came from."""
         identity = self.stack.identity()
         if identity.host_key:
             return f"{identity.host_key} (given)"
@@ -90,11 +90,11 @@ class Run:
         self._log(text)
 
     def begun(self) -> None:
-        """Tell whoever watches that this test has begun."""
+        """Report to the event file that this test has begun."""
         self._tell("test-started")
 
     def ended(self, outcome: Outcome) -> None:
-        """Tell how it ended: to the test's log and to whoever watches."""
+        """Report the outcome to the test's log and to the event file."""
         self._tell(
             "test-ended",
             status=outcome.status.value,
@@ -132,7 +132,7 @@ class Run:
             )
 
     def disk_full(self) -> bool:
-        """Whether the results' disk is so full that a failed save may be no fault of QEMU's."""
+        """Return whether the results' disk is so full that a failed save may not be QEMU's fault."""
         return free_mib(self.folder) < _FULL_MIB
 
     def discard(self, folder: Path) -> None:

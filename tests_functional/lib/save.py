@@ -1,4 +1,4 @@
-"""Saves a guest by one of the flows."""
+"""Saves a guest by one of the flows, and returns the snapshot with its stun and other costs."""
 
 from __future__ import annotations
 
@@ -37,10 +37,9 @@ class Flow(enum.Enum):
 
     @property
     def label(self) -> str:
-        """The flow's name in the labels of results, e.g. ``seeds`` in ``02-seeds``.
+        """Return the flow's name in the labels of results, e.g. ``seeds`` in ``02-seeds``.
 
-        Two flows keep the names that results had before the flows were renamed, so that runs of any age can
-        be compared.
+        Two flows keep their old names in results, so that old and new runs can be compared.
         """
         return _LABELS.get(self.name) or self.name.lower().replace("_", "-")
 
@@ -80,13 +79,13 @@ class Snapshot:
         figures: QEMU's own downtime, total time and page counts.
         size_bytes: of the file.
         largest_stall_us: longest page write the guest saw since just before the save.
-        largest_gap_us: longest time that one of its writers stood still after T0, whatever for.
+        largest_gap_us: longest time that one of its writers stood still after T0, for any reason.
         state: the guest's run state at T0, which a restore must bring back.
         steps_before: writer steps per thread just before the save was asked for.
         steps_completed: writer steps per thread at the instant it had completed.
         started_by_itself: QEMU resumed a guest that was stopped before the save.
-        incoming: capabilities that whoever restores it must have on.
-        disk: the guest's disk at T0, where it has one.
+        incoming: capabilities that must be on to restore it.
+        disk: the guest's disk at T0, if it has one.
     """
 
     flow: Flow
@@ -111,8 +110,8 @@ class Acts:
 
     Attributes:
         at_t0: called while the guest stands still at T0, in flows that stop it; None for nothing.
-        saving: called once T0 is past and RAM is being saved; until it returns a slow sink takes 4 MiB/s,
-            whatever the flow says. None for nothing.
+        saving: called after T0 while RAM is being saved. Until it returns, a slow sink takes 4 MiB/s in place
+            of the flow's own sink. None for nothing.
     """
 
     at_t0: Callable[[], None] | None = None
@@ -120,7 +119,7 @@ class Acts:
 
 
 _NO_ACTS = Acts()
-# While it is there, the sink of a save with acts is slow.
+# The sink of a save with acts is slow while this file exists.
 _SLOW = "slow"
 
 

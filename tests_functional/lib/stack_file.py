@@ -1,4 +1,4 @@
-"""The stack of a run as a file: how the command tells its tests what to run on, and a record of it."""
+"""Writes and reads stack.json, by which the command hands the stack to its tests and records it."""
 
 from __future__ import annotations
 

@@ -14,21 +14,21 @@ from tests_functional.lib.guest import Guest
 # Below what a save is judged by (o5_source_guest/during_save.py).
 _CALM_SECONDS = 0.2
 _BEGIN_SECONDS = 60.0
-# An exchange over SSH ends in the guest a little after it ends for us.
+# A command over SSH ends in the guest a little later than here.
 _AFTERMATH_SECONDS = 0.05
 _GO_ON_SECONDS = 10.0
-# The agent keeps the times of longer gaps.
+# The agent records the times of gaps that are longer than this.
 _LONG_SECONDS = LONG_GAP_NS / 1e9
 
 
 @dataclass(frozen=True)
 class Standstill:
-    """The longest of all writers.
+    """The longest standstill of any writer.
 
     Attributes:
         stall_us: a single page write, in microseconds.
-        gap_us: from the end of one page write to that of the next, whatever for, in microseconds; only
-            what of it lies after T0.
+        gap_us: the part after T0 of the time from the end of one page write to that of the next, in
+            microseconds.
     """
 
     stall_us: int
@@ -45,10 +45,10 @@ def begin(guest: Guest, counters: AgentCounters) -> None:
 
 
 def await_calm(guest: Guest, longest_gap: Callable[[], float]) -> None:
-    """Clear the writers' statistics; again, as long as doing so holds a writer up.
+    """Clear the writers' statistics, and repeat it as long as the command itself delays a writer.
 
-    The command to do so goes over SSH, whose programs take the writers' processor. On a busy host that was
-    seen to last for seconds; it must not count as a stall of the save.
+    The command runs over SSH, whose programs take the writers' processor. On a busy host this was seen to
+    last for seconds; it must not count as a stall of the save.
 
     Args:
         guest: its writers must be running.
@@ -70,12 +70,12 @@ def await_calm(guest: Guest, longest_gap: Callable[[], float]) -> None:
 def end(counters: AgentCounters, resumed: float) -> Standstill:
     """Return how long the writers stood still after a save had resumed the guest.
 
-    Read from guest RAM as soon as the save has completed. A standstill that lasts counts only when it ends,
-    so each writer is waited for; one that does not go on within ten seconds is left to whoever asks the guest
-    for an answer.
+    The statistics are read from guest RAM as soon as the save has completed. The agent counts a standstill
+    only when it ends, so this waits for each writer, up to ten seconds. A writer that does not go on is found
+    by the checks that ask the guest for an answer.
 
-    What came before counts as little as what the save is not to blame for: on a busy host a guest was seen to
-    get no processor for 0.9 s between `begin` and T0.
+    Gaps before T0 are excluded, because a busy host can cause them: a guest was seen to get no processor for
+    0.9 s between `begin` and T0.
 
     Args:
         counters: the writers'.
@@ -90,19 +90,19 @@ def end(counters: AgentCounters, resumed: float) -> Standstill:
 
 
 def _after(counters: AgentCounters, resumed: float, longest: float) -> float:
-    """What lies after `resumed` of the longest gap there, in seconds; `longest` is that since `begin`."""
+    """Return the part after `resumed` of the longest gap, in seconds; `longest` is the one since `begin`."""
     if longest < _LONG_SECONDS:
         return longest
     gaps = counters.long_gaps()
     if gaps is None:
-        # More than the agent keeps: whichever was the longest may have been after it.
+        # There were more gaps than the agent records, so the longest may have been after `resumed`.
         return longest
     clock = _clock_at(counters, resumed)
     return max([_LONG_SECONDS, *(min(gap.seconds, gap.end - clock) for gap in gaps)])
 
 
 def _clock_at(counters: AgentCounters, moment: float) -> float:
-    """The guest's clock at a moment since which it has run; what it tells is fresh when it changes."""
+    """Return the guest's clock at a moment since which the guest has run; wait for a new value of it."""
     told, limit = counters.guest_clock(), Deadline(_GO_ON_SECONDS)
     while counters.guest_clock() == told and not limit.expired:
         limit.nap(0.0005)

@@ -1,4 +1,4 @@
-"""Matches violations by their code and fields, never by their sentence."""
+"""Matches violations by their code and fields, and never by their sentence."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ class Coded(Protocol):
 
     @property
     def code(self) -> Code:
-        """What is wrong, for programs."""
+        """The code that names the kind of problem, for programs."""
 
     @property
     def sentence(self) -> str:
-        """What is wrong, for a person."""
+        """The problem in one sentence, for a person."""
 
     @property
     def fields(self) -> Fields:
-        """Values that tell apart what the code stands for."""
+        """Values that tell apart the cases of one code."""
 
 
 @dataclass(frozen=True)
 class Symptom:
-    """What a violation has to have.
+    """The code and fields that a violation must have to match.
 
     Attributes:
         code: the code, None for any.
-        fields: for each field the values that it may have; none where it only has to be there.
+        fields: for each field the values that it may have; empty if any value will do.
     """
 
     code: Code | None = None
@@ -52,7 +52,7 @@ class Symptom:
         return cls(Code.of(entry["code"]) if "code" in entry else None, fields)
 
     def fits(self, found: Coded) -> bool:
-        """Whether something has this code and these fields."""
+        """Return whether a violation, problem or error has this code and these fields."""
         return self.code in (None, found.code) and all(
             name in found.fields and (not values or found.fields[name] in values)
             for name, values in self.fields.items()

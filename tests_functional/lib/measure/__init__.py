@@ -1,1 +1,1 @@
-"""Measures the cost of saving a guest: ways of saving, writers meanwhile, one sample at a time."""
+"""Measures the cost of saving a guest, one sample at a time, for each way of saving and each writer."""

@@ -1,4 +1,4 @@
-"""What a benchmark varies: the way of saving, what writes meanwhile, and where the bytes go."""
+"""Defines the parameters of a benchmark: the way of saving, the writer in the guest, and the sink."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 
 GIVE_UP_FACTOR = 3
-"""A pre-copy that has sent this many times the guest's RAM will not catch up with its writes any more."""
+"""A pre-copy that has sent this many times the guest's RAM will not converge any more."""
 
 AROUND_SECONDS = 1.0
 """How long the write rate is recorded before and after a save."""
@@ -28,12 +28,12 @@ class Way(enum.Enum):
 
     @property
     def makes_stream(self) -> bool:
-        """Whether it leaves a vmstate file, which can be judged."""
+        """Whether it writes a vmstate file, which can be judged."""
         return self is not Way.SAVEVM
 
 
 class Writer(enum.Enum):
-    """What the guest writes meanwhile. Each leaves the same share of RAM filled, so each saves as much."""
+    """The writer in the guest during the save. Each fills the same share of RAM, so each save is as large."""
 
     IDLE = "idle"
     TENTH = "10%"
@@ -43,11 +43,11 @@ class Writer(enum.Enum):
 
 @dataclass(frozen=True)
 class Sink:
-    """What takes the bytes of a save.
+    """The sink of a save.
 
     Attributes:
         name: `unlimited` or `throttled`.
-        mib_per_second: the steady rate at which it takes them; 0 for no limit.
+        mib_per_second: the steady rate at which it takes the stream; 0 for no limit.
     """
 
     name: str
@@ -58,7 +58,7 @@ UNLIMITED = Sink("unlimited")
 
 
 def throttled(mib_per_second: float) -> Sink:
-    """Return a sink that takes so many MiB each second."""
+    """Return a sink that takes `mib_per_second` MiB each second."""
     return Sink("throttled", mib_per_second)
 
 

@@ -1,4 +1,4 @@
-"""Statistics of measurements: quantiles of a histogram, median and spread of a few values."""
+"""Computes statistics of measurements: quantiles of a histogram, median and spread of a few values."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Spread:
     iqr: float
 
     def to_json(self) -> dict[str, float]:
-        """Its form in bench.json."""
+        """Return its form in bench.json."""
         return {name: round(value, 3) for name, value in vars(self).items()}
 
 

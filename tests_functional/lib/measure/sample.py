@@ -1,4 +1,4 @@
-"""Takes one sample: restores a guest, saves it in one way, and measures it from guest and host meanwhile."""
+"""Takes one sample: restores a guest, saves it in one way, and measures the cost in guest and host."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Sample:
     Attributes:
         ram_mib: RAM of the guest.
         way: how it was saved.
-        writer: what wrote meanwhile.
-        sink: what took the bytes.
+        writer: the writer in the guest.
+        sink: the sink of the save.
         repeat: number of the sample among those of its case, from 1.
         stun_ms: STOP to RESUME by QEMU's event times.
         downtime_ms: QEMU's own downtime, None where it gives none.
@@ -59,8 +59,8 @@ class Sample:
         given_up: whether the guest had to be stopped because a pre-copy did not catch up with its writes.
         memory_before: memory of QEMU just before the save.
         memory_after: memory of QEMU just after it.
-        judged: "" where the file was not judged, else the finding.
-        error: what went wrong, "" where nothing did.
+        judged: the result of judging the file, "" if it was not judged.
+        error: the reason why the sample failed, "" if it did not.
         status: DONE, or the status that says whose fault the error is.
     """
 
@@ -129,7 +129,7 @@ class Sample:
         return self.write_rate.mean(*spans[when])
 
     def to_json(self) -> dict[str, Any]:
-        """Its form in bench.json."""
+        """Return its form in bench.json."""
         plain = {name: _rounded(value) for name, value in vars(self).items() if not name.startswith("memory")}
         before, after = self.memory_before, self.memory_after
         return {
@@ -167,7 +167,7 @@ def measure(
         warm: the saved guest, which is restored here and ended before this returns.
         way: how to save it.
         folder: a folder of its own with room for the file. Its logs are kept only after an error.
-        sink: what takes the bytes.
+        sink: the sink of the save.
         repeat: number of the sample.
         around_seconds: how long to record the write rate before and after the save.
         judge: whether to judge the file by all oracles that need no golden image: a second per 512 MiB.

@@ -59,13 +59,13 @@ def prepare(machine: Machine, way: Way) -> None:
 
 
 def save(way: Way, machine: Machine, path: Path, sink: Sink, deadline: Deadline) -> Saved:
-    """Save a running guest; it runs again when this returns.
+    """Save a running guest, and return when it runs again.
 
     Args:
         way: how to save; `prepare` has been called for it.
         machine: the guest's machine.
         path: the vmstate file. With `savevm` everything goes into the disk DISK_NODE instead.
-        sink: what takes the bytes.
+        sink: the sink of the save.
         deadline: for the whole save.
 
     Raises:
@@ -105,7 +105,7 @@ def _stop_endless(machine: Machine, path: Path, mark: int, deadline: Deadline) -
     """
     most = GIVE_UP_FACTOR * machine.config.ram_mib * MIB
     while not (deadline.expired or any(map(_save_over, machine.qmp.events_since(mark)))):
-        # The size of the file tells it without disturbing QEMU.
+        # The file's size shows how much was sent, without disturbing QEMU.
         if path.exists() and path.stat().st_size > most:
             machine.qmp.execute("stop")
             return True

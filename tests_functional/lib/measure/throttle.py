@@ -1,7 +1,7 @@
-"""Copies standard input to standard output at a steady rate: a program of its own, without our imports.
+"""Program that copies standard input to standard output at a steady rate; it imports nothing of this project.
 
 The rate must be steady, because a guest's write to a protected page waits until the sink has taken all that
-was written before it. A sink that sleeps now and then would add its own delays.
+was sent before it. A sink that sleeps now and then would add its own delays.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A guest with running writers, booted and filled once and kept as a file; each sample restores it anew.
+"""Makes the warm guest of a benchmark: a guest with running writers, saved once and restored for each sample.
 
 Samples taken one after the other in one process would depend on their order. The first background snapshot
 splits the huge pages that guest RAM is in, and they stay split; the next one then has up to 512 times as many
@@ -51,11 +51,11 @@ class WarmGuest:
     """A saved guest that can be started with its writers running.
 
     Attributes:
-        stack: what it runs on.
-        writer: what writes in it.
-        snapshot: the file.
+        stack: the stack that it runs on.
+        writer: the writer in it.
+        snapshot: the saved guest.
         status: status of its agent when it was saved.
-        pages: where its counters are.
+        pages: the pages with its counters.
     """
 
     stack: Stack

@@ -40,7 +40,7 @@ class WriteRate:
         return sum(found) / len(found) if found else None
 
     def to_json(self) -> dict[str, Any]:
-        """Its form in bench.json."""
+        """Return its form in bench.json."""
         return {"interval_ms": self.interval_ms, "t_ms": list(self.t_ms), "pages": list(self.pages)}
 
 
@@ -105,7 +105,7 @@ class WriteRecorder:
             now = time.monotonic()
             self.times.append(now)
             self.pages.append(pages)
-            # The next reading that is not past, so that a late one does not shift the others.
+            # The next reading that is still to come, so that a late reading does not shift the others.
 
             number = max(number + 1, int((now - begun) / INTERVAL_SECONDS) + 1)
             if self._stop.wait(max(0.0, begun + number * INTERVAL_SECONDS - time.monotonic())):
