@@ -149,16 +149,7 @@ class Scan:
 
 
 def scan(
-    address: int,
-    length: int,
-    *,
-    flags: int = 0,
-    mask: int = PAGE_IS_WRITTEN,
-    any_of: int = 0,
-    inverted: int = 0,
-    returned: int = PAGE_IS_WRITTEN,
-    most_regions: int = 4 << 10,
-    most_pages: int = 0,
+    address: int, length: int, *, flags: int = 0, mask: int = PAGE_IS_WRITTEN, most_regions: int = 4 << 10
 ) -> Scan:
     """Find pages of this process by category, and optionally protect them in the same step (6.7).
 
@@ -168,11 +159,7 @@ def scan(
         flags: PM_SCAN_WP_MATCHING protects each page as it is found, atomically, so that no write in between
             is lost; PM_SCAN_CHECK_WPASYNC makes the call fail for memory that cannot be protected so.
         mask: categories that a page must all be in.
-        any_of: categories of which a page must be in at least one; 0 for no such condition.
-        inverted: categories that are inverted before `mask` and `any_of` are applied.
-        returned: categories to report for each region.
         most_regions: stop after so many regions.
-        most_pages: stop after so many pages, 0 for no limit.
 
     Raises:
         UserfaultfdError: ENOTTY, the kernel has no PAGEMAP_SCAN; EPERM, CHECK_WPASYNC or WP_MATCHING on
@@ -180,18 +167,14 @@ def scan(
     """
     vector = (PageRegion * most_regions)()
     argument = ScanArgument(
-        ctypes.sizeof(ScanArgument),
-        flags,
-        address,
-        address + length,
-        0,
-        ctypes.addressof(vector),
-        most_regions,
-        most_pages,
-        inverted,
-        mask,
-        any_of,
-        returned,
+        size=ctypes.sizeof(ScanArgument),
+        flags=flags,
+        start=address,
+        end=address + length,
+        vec=ctypes.addressof(vector),
+        vec_len=most_regions,
+        category_mask=mask,
+        return_mask=PAGE_IS_WRITTEN,
     )
     descriptor = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -16,7 +16,7 @@ from harness.hosts.host import Host
 from snapproof.bench.sides import comparable
 from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.planted_library import PlantedLibrary
-from tests_functional.hosts.snapshots import HostPaths, Report, save_on_host, snapshot_of, stun_ms
+from tests_functional.hosts.snapshots import HostPaths, HostSaves, Report, save_on_host, snapshot_of, stun_ms
 from tests_functional.hosts.warm_guest import PortableWarmGuest
 from tests_functional.lib.measure.figures import buckets_us, quantile
 from validators.faults.slow.wrapper import Slowdown
@@ -99,9 +99,9 @@ class HostSide:
 
     def _report(self, host: Host, warm: PortableWarmGuest, places: HostPaths) -> Report:
         planted, limit = self._planted(), Deadline(_SAVE_SECONDS)
-        environment = planted.carry(host) if planted else {}
+        saves = HostSaves((_FLOW,), environment=planted.carry(host) if planted else {})
         try:
-            report = save_on_host(host, warm, places, (_FLOW,), limit, self.log, environment=environment)
+            report = save_on_host(host, warm, places, saves, limit, self.log)
         except SubjectFailed as error:
             raise SetupBroken(
                 f"A save failed, so nothing can be compared: {error.sentence}", error.evidence

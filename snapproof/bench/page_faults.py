@@ -27,7 +27,7 @@ from snapproof.runs.host_plan import Sources, opened_host, prepared
 from snapproof.runs.results_folder import default_results_folder, make_results_folder, now
 from snapproof.runs.stack import prepare_stack
 from tests_functional.hosts.examination import HostPlan
-from tests_functional.hosts.snapshots import save_on_host
+from tests_functional.hosts.snapshots import HostSaves, save_on_host
 from tests_functional.lib.measure.cases import UNLIMITED, Way, Writer
 from tests_functional.lib.measure.figures import STALL_QUANTILES
 from tests_functional.lib.measure.saves import prepare, save
@@ -150,7 +150,7 @@ def _watch_save(plan: HostPlan, host: Host, log: Log) -> FaultReport:
 
     thread = threading.Thread(target=watch, name="watcher", daemon=True)
     thread.start()
-    save_on_host(host, plan.warm, places, ["background"], Deadline(_HOST_SECONDS), log)
+    save_on_host(host, plan.warm, places, HostSaves(("background",)), Deadline(_HOST_SECONDS), log)
     thread.join(_HOST_SECONDS)
     if seen.error:
         raise seen.error

@@ -10,7 +10,7 @@ from harness.deadline import Deadline
 from harness.hosts.host import Host
 from harness.status import Status
 from tests_functional.hosts.examination import BALANCED, Examination, HostPlan
-from tests_functional.hosts.snapshots import HostPaths, Report, save_on_host, snapshot_of
+from tests_functional.hosts.snapshots import HostPaths, HostSaves, Report, save_on_host, snapshot_of
 from tests_functional.lib.known_issues import known_on_host
 from tests_functional.lib.limits import HOST_SAVES_SECONDS
 from tests_functional.lib.outcome import Outcome
@@ -49,9 +49,8 @@ def save_balanced(
         return None
     log(f"{plan.name}: saving in the background while memory moves between NUMA nodes.")
     there = replace(places, sinks={"background": places.sinks[BALANCED]})
-    saved = save_on_host(
-        host, plan.warm, there, ("background",), Deadline(HOST_SAVES_SECONDS), log, move=True
-    )
+    saves = HostSaves(("background",), move=True)
+    saved = save_on_host(host, plan.warm, there, saves, Deadline(HOST_SAVES_SECONDS), log)
     after = _balancing(host, False)
     return saved, (after or 0) - before
 

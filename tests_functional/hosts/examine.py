@@ -26,6 +26,7 @@ from tests_functional.hosts.memory_kinds import judge_kinds, kind_commands
 from tests_functional.hosts.planted_save import judge_planted_save, save_planted
 from tests_functional.hosts.snapshots import (
     HostPaths,
+    HostSaves,
     Report,
     judge_refusal,
     judge_snapshot,
@@ -177,8 +178,8 @@ def _saves(
     plan: HostPlan, found: Examination, host: Host, places: HostPaths, log: Callable[[str], None]
 ) -> Report:
     assert plan.warm is not None, "there are places for a saved guest only"
-    kinds = kind_commands(places.qemu, host.folder)
-    report = save_on_host(host, plan.warm, places, FLOWS, Deadline(HOST_SAVES_SECONDS), log, kinds=kinds)
+    saves = HostSaves(FLOWS, kinds=kind_commands(places.qemu, host.folder))
+    report = save_on_host(host, plan.warm, places, saves, Deadline(HOST_SAVES_SECONDS), log)
     found.qemu = report.version
     for flow in FLOWS:
         if flow not in plan.sinks and report.find("saved", flow):

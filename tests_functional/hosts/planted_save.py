@@ -11,7 +11,7 @@ from harness.hosts.host import Host
 from harness.status import Status
 from tests_functional.hosts.examination import FAULT, PLANTED, Examination, HostPlan
 from tests_functional.hosts.planted_library import PlantedLibrary
-from tests_functional.hosts.snapshots import HostPaths, Report, save_on_host, snapshot_of
+from tests_functional.hosts.snapshots import HostPaths, HostSaves, Report, save_on_host, snapshot_of
 from tests_functional.lib.limits import HOST_SAVES_SECONDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.planted.live_faults import LIVE_FAULTS
@@ -35,10 +35,9 @@ def save_planted(
         host,
         plan.warm,
         replace(places, sinks=sinks),
-        ("background",),
+        HostSaves(("background",), environment=fault.carry(host)),
         Deadline(HOST_SAVES_SECONDS),
         log,
-        environment=fault.carry(host),
     )
     fault.bring_acts(host)
     if PLANTED not in plan.sinks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -75,17 +75,30 @@ class Report:
         return f"{numbers['major']}.{numbers['minor']}.{numbers['micro']}"
 
 
+@dataclass(frozen=True)
+class HostSaves:
+    """What one QEMU on a host does with the saved guest.
+
+    Attributes:
+        flows: how to save it, one after the other: "background" and "stopped", in any order.
+        environment: variables for QEMU.
+        kinds: command lines of QEMUs to ask first about kinds of memory (see memory_kinds).
+        move: whether to move QEMU's threads from one processor to another all the time.
+    """
+
+    flows: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    move: bool = False
+
+
 def save_on_host(
     host: Host,
     warm: PortableWarmGuest,
     places: HostPaths,
-    flows: Sequence[str],
+    saves: HostSaves,
     deadline: Deadline,
     log: Callable[[str], None],
-    *,
-    environment: Mapping[str, str] | None = None,
-    kinds: Mapping[str, Sequence[str]] | None = None,
-    move: bool = False,
 ) -> Report:
     """Start the saved guest on a host and save it by each flow in turn.
 
@@ -93,22 +106,19 @@ def save_on_host(
         host: the host.
         warm: the guest to start.
         places: the paths on the host.
-        flows: "background" and "stopped", in any order.
+        saves: how to save it, and under which conditions.
         deadline: for all saves together.
         log: called with a line for each event.
-        environment: variables for QEMU.
-        kinds: command lines of QEMUs to ask first about kinds of memory (see memory_kinds).
-        move: whether to move QEMU's threads from one processor to another all the time.
 
     Raises:
         SubjectFailed: QEMU failed, hung, or the guest did not go on.
         SetupBroken: the program on the host failed.
     """
     order = {
-        **_order(host, warm, places, flows),
-        "environment": dict(environment or {}),
-        "kinds": dict(kinds or {}),
-        "move": move,
+        **_order(host, warm, places, saves.flows),
+        "environment": dict(saves.environment),
+        "kinds": dict(saves.kinds),
+        "move": saves.move,
     }
     lines: list[Mapping[str, Any]] = []
     buffer = bytearray()

@@ -20,7 +20,7 @@ from snapproof.bench.host_side import HostSide, figures_of
 from snapproof.bench.sides import METRICS
 from snapproof.cli.command import main
 from tests_functional.hosts.examination import HostPlan
-from tests_functional.hosts.snapshots import Report
+from tests_functional.hosts.snapshots import HostSaves, Report
 from tests_functional.hosts.warm_guest import PortableWarmGuest
 from tests_unit.support.host_values import STARTED, host_plan, refused, saved
 from tests_unit.support.scenario_values import SOURCE, stack
@@ -119,7 +119,8 @@ def test_slowdown_goes_there_and_its_count_comes_back(
     slowdown = Slowdown(tmp_path / "slow.so", ActsPage.blank(tmp_path / "acts"), 200, 0)
     slowdown.library.write_bytes(b"library")
 
-    def counts(host: Host, *_: Any, environment: dict[str, str], **__: Any) -> Report:
+    def counts(host: Host, _warm: Any, _places: Any, saves: HostSaves, *_: Any) -> Report:
+        environment = saves.environment
         assert environment["SNAPPROOF_SLOW_SAVE_PER_MILLE"] == "200"
         assert Path(environment["LD_PRELOAD"]).read_bytes() == b"library"
         page = ActsPage(Path(environment[VARIABLE]))
