@@ -42,6 +42,7 @@ class Code(enum.StrEnum):
 
     # Errors: our own set-up, QEMU, its monitor, and the guest.
     SETUP_BROKEN = "setup.broken", "The test's own set-up failed."
+    SETUP_LIMIT = "setup.limit", "A limit of the machine was reached: memory, disk, descriptors, CPU time."
     SETUP_MISSING = "setup.missing", "A program, package or permission is not there."
     SETUP_USAGE = "setup.usage", "The user's input cannot be used as given."
     FEATURE_ABSENT = "feature.absent", "The QEMU or the host has no such feature."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -65,8 +66,10 @@ class Qemu:
     def execute(self, command: str, **arguments: Any) -> Any:
         """Run a QMP command; events that come meanwhile are kept."""
         order = {"execute": command, **({"arguments": arguments} if arguments else {})}
-        self._file.write(json.dumps(order).encode() + b"\n")
-        self._file.flush()
+        # A QEMU that has ended gives no answer either, and _read() says how it ended.
+        with contextlib.suppress(ConnectionError):
+            self._file.write(json.dumps(order).encode() + b"\n")
+            self._file.flush()
         while True:
             answer = self._read()
             if "return" in answer:
@@ -111,7 +114,11 @@ class Qemu:
         while True:
             try:
                 line = self._file.readline()
+            except ConnectionError:
+                # QEMU ended with a command of ours unread.
+                line = b""
             except OSError:
+                # The time-out has a class of its own before Python 3.10.
                 raise HostFailure(
                     f"QEMU does not answer on its monitor within {self.seconds:.0f} s."
                 ) from None

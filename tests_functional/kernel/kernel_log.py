@@ -56,9 +56,13 @@ class KernelLog:
                 record = os.read(self._descriptor, _RECORD_BYTES)
             except BlockingIOError:
                 break
-            except OSError:
-                # EPIPE: records were overwritten before they were read; the next read continues after them.
+            except BrokenPipeError:
+                # Records were overwritten before they were read; the next read continues after them.
                 continue
+            except OSError:
+                # Any other error would come again, for ever.
+                self.readable = False
+                break
             lines.append(record.decode(errors="replace").partition(";")[2].split("\n")[0])
         return lines
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import re
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -111,6 +112,11 @@ def _is_refused(trial: Trial) -> None:
         uffd.write_protect(PAGE_BYTES, PAGE_BYTES)
 
 
+def _has_no_descriptor_left(_: Trial) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+    Userfaultfd(0, user_mode_only=True)
+
+
 def _skips(trial: Trial) -> None:
     trial.skip("There is none.")
 
@@ -135,6 +141,7 @@ def _sleeps(_: Trial) -> None:
         (_fails, "FAIL", "The number: 1, expected 2."),
         (_breaks, "ERROR", "is broken: KeyError"),
         (_is_refused, "FAIL", "UFFDIO_WRITEPROTECT of 0x1000"),
+        (_has_no_descriptor_left, "ERROR", "A limit of this machine was reached"),
         (_skips, "SKIP", "There is none."),
         (_dies(signal.SIGBUS), "FAIL", "SIGBUS"),
         (_dies(signal.SIGKILL), "ERROR", "SIGKILL"),
