@@ -18,6 +18,8 @@ _ROOT = Path(__file__).parents[2]
 # What the tests need, and nothing else of ours: each runs by Python 3.9 alone.
 _CARRIED = (
     "harness/__init__.py",
+    "harness/linux/__init__.py",
+    "harness/linux/kernel_log.py",
     "harness/userfaultfd/*.py",
     "tests_functional/__init__.py",
     "tests_functional/kernel/**/*.py",
