@@ -133,10 +133,18 @@ class Code(enum.StrEnum):
     CONFIGURATION_SUBSECTIONS = "configuration.subsections", "There are too many configuration subsections."
     CONFIGURATION_PAGE_BITS = "configuration.page-bits", "The target page size is impossible."
     CONFIGURATION_CAPABILITIES = "configuration.capabilities", "The number of capabilities is impossible."
+    CONFIGURATION_CAPABILITY = "configuration.capability", "A capability has a name that QEMU does not know."
+    CONFIGURATION_ABSENT = "configuration.absent", "The stream has footers and no configuration."
+    CONFIGURATION_PLACE = "configuration.place", "A configuration is not the first element of the stream."
+    CONFIGURATION_SUBSECTION_VERSION = (
+        "configuration.subsection-version",
+        "A configuration subsection has an unknown version.",
+    )
     BLOCK_LIST_SECOND = "block-list.second", "The stream has a second list of RAMBlocks."
     BLOCK_LIST_SUM = "block-list.sum", "The RAMBlocks are more than the announced RAM."
     BLOCK_LIST_TOO_MANY = "block-list.too-many", "There are too many RAMBlocks."
     BLOCK_LIST_TWICE = "block-list.twice", "A RAMBlock is in the list twice."
+    BLOCK_LIST_NO_NAME = "block-list.no-name", "A RAMBlock has no name."
     BLOCK_SIZE_TOO_LONG = "block-size.too-long", "A RAMBlock does not fit in the announced RAM."
     BLOCK_SIZE_NOT_WHOLE = "block-size.not-whole", "A RAMBlock is no whole number of pages."
     UNKNOWN_BLOCK_NAMED = "unknown-block.named", "A page record names a RAMBlock that is not in the list."
@@ -163,9 +171,12 @@ class Code(enum.StrEnum):
     SECTIONS_TOO_MANY_DEVICES = "sections.too-many-devices", "There are too many devices."
     SECTIONS_UNKNOWN_TYPE = "sections.unknown-type", "A section type is unknown."
     SECTIONS_UNKNOWN_COMMAND = "sections.unknown-command", "A command is unknown."
+    SECTIONS_COMMAND_LENGTH = "sections.command-length", "A command has another length than QEMU takes."
+    SECTIONS_COMMAND_PLACE = "sections.command-place", "A command is in a file that only a socket can carry."
     SECTIONS_UNKNOWN_NUMBER = "sections.unknown-number", "A section has a number that was not started."
     SECTIONS_NUMBER_TWICE = "sections.number-twice", "A section number is used twice."
     SECTIONS_RAM_VERSION = "sections.ram-version", "The RAM section has an unknown version."
+    SECTIONS_RAM_INSTANCE = "sections.ram-instance", "The RAM section has another instance than 0."
     SECTION_ORDER_NO_RAM = "section-order.no-ram", "The stream has no RAM section."
     SECTION_ORDER_AFTER_DEVICE = "section-order.after-device", "A RAM section follows device state."
     SECTION_ORDER_STARTED_AGAIN = "section-order.started-again", "RAM is started twice."
@@ -192,6 +203,11 @@ class Code(enum.StrEnum):
     VMDESC_DEVICE_COUNT = "vmdesc.device-count", "The number of devices is not the one described."
     VMDESC_DEVICE_SIZE = "vmdesc.device-size", "A device has another size than its description."
     VMDESC_DEVICE_VERSION = "vmdesc.device-version", "A device has another version than its description."
+    VMDESC_SUBSECTION = "vmdesc.subsection", "A subsection is not where it is described."
+    VMDESC_SUBSECTION_VERSION = (
+        "vmdesc.subsection-version",
+        "A subsection has another version than its description.",
+    )
     RAM_NOT_EMPTY_ALL_ZERO = "ram-not-empty.all-zero", "All of main RAM is zero pages."
     PIPE_BACKWARDS = "pipe.backwards", "The reader needs an offset of a pipe again."
     PIPE_MAPPED_RAM = "pipe.mapped-ram", "A mapped-ram file comes from a pipe."

@@ -59,7 +59,7 @@ def _content(index: SnapshotIndex) -> dict[str, Any]:
             "uuid": str(UUID(bytes=configuration.uuid)) if configuration.uuid else None,
             "subsections": list(configuration.subsections),
         },
-        "commands": list(index.commands),
+        "commands": [command.name for command in index.commands],
         "RAM sections": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
         "section footers": index.footers,
         "blocks": [_block(block) for block in index.blocks],

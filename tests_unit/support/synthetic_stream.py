@@ -187,6 +187,10 @@ class Writer:
 
     def stream(self) -> bytes:
         """The whole stream."""
+        return self.stream_with([])
+
+    def stream_with(self, more: Sequence[tuple[bytes, dict[str, Any]]]) -> bytes:
+        """The whole stream with more devices, each a section and its vmdesc entry."""
         out = bytearray(struct.pack(">II", 0x5145564D, 3))
         machine = self.guest.machine.encode()
         out += bytes([7]) + struct.pack(">I", len(machine)) + machine
@@ -195,8 +199,10 @@ class Writer:
             out += bytes([5]) + _name(name) + struct.pack(">II", 1, 1) + _name("mapped-ram")
         self._ram(out)
         entries = []
-        for number, values in enumerate(self.registers):
-            section, entry = device(10 + number, f"dev{number}", values)
+        devices = [
+            device(10 + number, f"dev{number}", values) for number, values in enumerate(self.registers)
+        ]
+        for section, entry in [*devices, *more]:
             out += section
             entries.append(entry)
         text = json.dumps({"page_size": PAGE, "devices": entries}).encode()

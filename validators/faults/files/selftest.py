@@ -13,6 +13,7 @@ from validators.faults.files.catalogue import Fault
 from validators.faults.files.content import CONTENT
 from validators.faults.files.cuts import CUTS
 from validators.faults.files.layout import LAYOUT
+from validators.faults.files.loader import LOADER
 from validators.faults.files.mapped import MAPPED
 from validators.faults.files.record import RECORDS
 from validators.faults.files.subject import DamagePlace, Subject, open_subject
@@ -25,6 +26,7 @@ CATALOGUE: tuple[Fault, ...] = (
     *RECORDS.faults,
     *CUTS.faults,
     *LAYOUT.faults,
+    *LOADER.faults,
     *MAPPED.faults,
 )
 

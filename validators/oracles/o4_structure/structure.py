@@ -15,6 +15,7 @@ import numpy.typing as npt
 from harness.codes import Code
 from validators.verdict import CheckResult, Tally, Violation
 from validators.vmstate.devices import judge_devices
+from validators.vmstate.stream import format as fmt
 from validators.vmstate.stream.format import END, FULL, START
 from validators.vmstate.stream.index import Anomaly, Block, SnapshotIndex
 from validators.vmstate.virtio_mem import Unplugged, is_early_state
@@ -67,6 +68,51 @@ def _simple(name: str, explanation: str) -> Callable[[SnapshotIndex], CheckResul
         return _noted(index, Tally(name, explanation)).result()
 
     return judge
+
+
+def _configuration(index: SnapshotIndex) -> CheckResult:
+    tally = Tally(
+        "configuration", "One configuration is right behind the header, with only what QEMU writes."
+    )
+    if not index.configuration.present and index.footers:
+        # Machine types up to pc-2.3 have neither a configuration nor footers (QEMU hw_compat_2_3).
+        tally.report(
+            Code.CONFIGURATION_ABSENT,
+            "The stream has no configuration, without which QEMU does not load it.",
+            file_offset=index.start,
+        )
+    return _noted(index, tally).result()
+
+
+def _sections(index: SnapshotIndex) -> CheckResult:
+    tally = Tally("sections", "Sections have known types and numbers that fit together, commands fit a file.")
+    _noted(index, tally)
+    opened = False
+    advised = 0
+    for command in index.commands:
+        opened |= command.number == fmt.COMMAND_OPEN_RETURN_PATH
+        advised += command.number == fmt.COMMAND_POSTCOPY_ADVISE
+        lengths = fmt.COMMAND_LENGTHS.get(command.number)
+        misplaced = (
+            lengths is None
+            or (command.number == fmt.COMMAND_PING and not opened)
+            or (command.number == fmt.COMMAND_POSTCOPY_ADVISE and advised > 1)
+            or (command.number in fmt.NOT_IN_BACKGROUND and index.flow == "background")
+        )
+        if misplaced:
+            tally.report(
+                Code.SECTIONS_COMMAND_PLACE,
+                f"The command {command.name} is at offset {command.offset}, and cannot be there in a file.",
+                file_offset=command.offset,
+            )
+        elif lengths is not None and command.length not in lengths:
+            tally.report(
+                Code.SECTIONS_COMMAND_LENGTH,
+                f"The command {command.name} at offset {command.offset} has {command.length} bytes; "
+                f"QEMU takes {' or '.join(map(str, lengths))}.",
+                file_offset=command.offset,
+            )
+    return tally.result()
 
 
 def _pages_twice(index: SnapshotIndex) -> CheckResult:
@@ -247,7 +293,7 @@ def _left_out(index: SnapshotIndex, block: Block) -> bool:
 
 _RULES: tuple[Callable[[SnapshotIndex], CheckResult], ...] = (
     _simple("header", "The stream has version 3."),
-    _simple("configuration", "The configuration section holds only what QEMU writes."),
+    _configuration,
     _simple("block-list", "There is one list of RAMBlocks, each named once, adding up to the announced RAM."),
     _simple("block-size", "Every RAMBlock is a whole number of pages and fits in the announced RAM."),
     _simple("unknown-block", "Every page record names a RAMBlock of the list."),
@@ -256,7 +302,7 @@ _RULES: tuple[Callable[[SnapshotIndex], CheckResult], ...] = (
     _simple("zero-fill", "A zero-page record carries the fill byte 0."),
     _simple("mapped-ram", "Bitmaps and pages of a mapped-ram file lie where they can."),
     _pages_twice,
-    _simple("sections", "Sections have known types and numbers that fit together."),
+    _sections,
     _order,
     _simple("footer", "Every section ends with its own footer."),
     _truncated,

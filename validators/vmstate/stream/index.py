@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.codes import Code
+from validators.vmstate.stream.format import COMMAND_NAMES
 
 MISSING = 0
 """Value in Block.page_source of a page that is not in the stream.
@@ -105,6 +106,26 @@ class Section:
         return self.idstr == "ram"
 
 
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command of the stream.
+
+    Attributes:
+        number: its number in QEMU.
+        length: bytes of its content.
+        offset: file offset of its type byte.
+    """
+
+    number: int
+    length: int
+    offset: int
+
+    @property
+    def name(self) -> str:
+        """Return its name in QEMU."""
+        return COMMAND_NAMES[self.number]
+
+
 @dataclass(frozen=True)
 class Duplicates:
     """Records of pages that had a record before, in file order; arrays of equal length.
@@ -139,6 +160,7 @@ class Configuration:
     """The configuration section.
 
     Attributes:
+        present: whether the stream has such a section.
         machine: machine type name, "" if the stream has no such section.
         capabilities: migration capabilities that QEMU writes into the stream, which are not all.
         page_bits: log2 of the target page size, None if the stream does not say.
@@ -146,6 +168,7 @@ class Configuration:
         subsections: names of all subsections.
     """
 
+    present: bool = False
     machine: str = ""
     capabilities: tuple[str, ...] = ()
     page_bits: int | None = None
@@ -182,7 +205,7 @@ class SnapshotIndex:
         configuration: the configuration section.
         blocks: RAMBlocks in stream order.
         sections: all sections in stream order.
-        commands: names of the commands in the stream.
+        commands: all commands in stream order.
         duplicates: records of pages that had a record before.
         mapped: place of each block of a mapped-ram file, by position in `blocks`; empty otherwise.
         end_marker: file offset of the EOF byte, None if there is none.
@@ -201,7 +224,7 @@ class SnapshotIndex:
     configuration: Configuration
     blocks: tuple[Block, ...]
     sections: tuple[Section, ...]
-    commands: tuple[str, ...]
+    commands: tuple[Command, ...]
     duplicates: Duplicates
     mapped: Mapping[int, MappedRegion]
     end_marker: int | None
