@@ -25,7 +25,7 @@ from snapproof.bench.environment import measured_environment, require_room
 from snapproof.bench.options import DowntimeOptions
 from snapproof.bench.table import table_rows
 from snapproof.runs.events import Progress
-from snapproof.runs.json_file import write_json_file
+from snapproof.runs.outputs import write_json_file
 from snapproof.runs.results import BENCH_FILE, make_results_folder, now, remove_empty
 from snapproof.runs.stack import prepare_stack
 from tests_functional.lib.guest import Stack

@@ -23,7 +23,7 @@ from snapproof.bench.fault_report import FaultReport, ThreadFaults, watch_on_hos
 from snapproof.bench.options import FaultsOptions
 from snapproof.bench.table import table_rows
 from snapproof.runs.host_plan import Sources, opened_host, prepared
-from snapproof.runs.json_file import write_json_file
+from snapproof.runs.outputs import write_json_file
 from snapproof.runs.results import make_results_folder, now
 from snapproof.runs.stack import cache_at, prepare_stack
 from tests_functional.hosts.examination import HostPlan

@@ -12,7 +12,7 @@ from harness.status import EXIT_ERROR
 from snapproof.cli import bisect
 from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
 from snapproof.runs.interruption import EXIT_INTERRUPTED, listen
-from snapproof.runs.json_file import require_json_file
+from snapproof.runs.outputs import require_outputs
 
 _COMMANDS = {
     "doctor": "what this host can do, and why not",
@@ -53,8 +53,7 @@ def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
     try:
         if bisecting:
             bisect.require_verdict(arguments)
-        if getattr(arguments, "json", None):
-            require_json_file(arguments.json)
+        require_outputs(arguments)
         return int(arguments.run(arguments))
     except SnapproofError as error:
         _explain(error)

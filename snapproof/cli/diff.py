@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.status import EXIT_FAIL, EXIT_PASS
 from snapproof.cli.verdict_text import counted, range_text
-from snapproof.runs.json_file import write_json_file
+from snapproof.runs.outputs import write_json_file
 from validators.vmstate.diff import Difference, diff_files
 
 _SHOWN = 40

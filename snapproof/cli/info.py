@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.errors import UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
-from snapproof.runs.json_file import write_json_file
+from snapproof.runs.outputs import write_json_file
 from validators.vmstate.facts import describe
 from validators.vmstate.stream.format import SECTION_NAMES
 from validators.vmstate.stream.index import Block, SnapshotIndex

@@ -25,7 +25,7 @@ from snapproof.runs.host_plan import (
     opened_host,
     tracker_library,
 )
-from snapproof.runs.json_file import write_json_file
+from snapproof.runs.outputs import write_json_file
 from snapproof.runs.stack import cache_at
 from tests_functional.hosts.feature_tests import carry_tests, run_feature_tests
 from tests_functional.kernel import registry

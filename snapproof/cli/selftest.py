@@ -16,7 +16,7 @@ from harness.errors import SetupBroken, UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
 from snapproof.cli.options import stack_options
 from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
-from snapproof.runs.json_file import write_json_file
+from snapproof.runs.outputs import write_json_file
 from snapproof.runs.selftest_live import selftest_live
 from snapproof.runs.stack import prepare_stack
 from tests_functional.lib.run import Run

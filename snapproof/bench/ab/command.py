@@ -22,7 +22,7 @@ from snapproof.bench.environment import measured_environment
 from snapproof.bench.options import AbOptions
 from snapproof.bench.sides import METRICS
 from snapproof.runs.events import Progress
-from snapproof.runs.json_file import write_json_file
+from snapproof.runs.outputs import write_json_file
 from snapproof.runs.results import AB_FILE, make_results_folder, now
 from snapproof.runs.stack import cache_at
 

@@ -69,11 +69,11 @@ def test_check_draws_an_svg_of_all_blocks(good: Path, tmp_path: Path, capsys: Ca
     assert "pc.rom" in text
 
 
-def test_map_replaces_no_device(good: Path, tmp_path: Path, capsys: Capture) -> None:
-    """A map is not written over what is no regular file."""
+def test_map_replaces_no_folder(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A map is not written over a folder."""
     code, _, err = command_outcome(capsys, "check", good, "--map", tmp_path)
     assert code == 2
-    assert "is not a regular file" in err
+    assert "is a folder" in err
 
 
 def test_check_extracts_a_golden_image(good: Path, tmp_path: Path, capsys: Capture) -> None:
