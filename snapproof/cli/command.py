@@ -69,6 +69,9 @@ def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
         # A traceback would end in exit code 1, which says that the snapshot is wrong.
         print(f"snapproof: The operating system refused: {error}.", file=sys.stderr)
         return EXIT_ERROR
+    except MemoryError:
+        print("snapproof: This process may not have more memory; give it more.", file=sys.stderr)
+        return EXIT_ERROR
     except Exception:
         # A defect of snapproof: the traceback is the report, and the exit code must not be 1 either.
         import traceback

@@ -13,6 +13,8 @@ from guest_images.agent.build import find_compiler
 from guest_images.qemu.builds import provisioned_qemus
 from harness.errors import SnapproofError
 from harness.hosts.local import local_facts
+from harness.limits import short_limits
+from harness.linux.cgroup import memory_limits
 from harness.linux.kernel_log import ours, read_splats
 from harness.qemu.probe import DEFAULT_EXECUTABLE, probe_qemu
 from harness.status import EXIT_ERROR, EXIT_PASS
@@ -22,6 +24,8 @@ from tests_functional.lib.run import free_mib
 
 _TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg", "setpriv": "util-linux"}
 _SMOKE_MIB = 2200
+# A snapshot of the default guest.
+_SMOKE_FILE_MIB = 540
 
 Finding = tuple[bool | None, str]
 """Fine, not fine, or merely worth knowing (None); and one sentence."""
@@ -44,6 +48,7 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
         facts.memory_mib > _SMOKE_MIB,
         f"{facts.memory_mib} MiB of memory available; smoke needs {_SMOKE_MIB}.",
     )
+    yield from _limits()
     yield _userfaultfd()
     yield _kvm()
     yield from _tools()
@@ -60,6 +65,19 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
         None,
         f"The kernel's log {'can' if readable else 'cannot'} be read, so splats are {_seen(readable)}.",
     )
+
+
+def _limits() -> Iterator[Finding]:
+    """What limits this process beside the host itself: getrlimit(2), and control groups."""
+    for sentence in short_limits(_SMOKE_FILE_MIB, _SMOKE_MIB):
+        yield False, f"A limit is too low for smoke: {sentence}"
+    for limit in memory_limits():
+        enough = limit.free_bytes > _SMOKE_MIB << 20
+        yield (
+            None if enough else False,
+            f"The control group's limit '{limit.path}' is {limit.limit_bytes >> 20} MiB, of which "
+            f"{limit.free_bytes >> 20} MiB are left; smoke needs {_SMOKE_MIB}.",
+        )
 
 
 def _seen(readable: bool) -> str:

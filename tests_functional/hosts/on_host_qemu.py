@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -125,7 +126,10 @@ class Qemu:
             if not line:
                 code = self.process.wait(10)
                 words = (self.log() or ["nothing"])[-1]
-                raise HostFailure(f"QEMU ended (exit code {code}); its last words: {words}.")
+                # Linux sends these for limits of the host, which are no fault of QEMU's.
+                limits = (-signal.SIGKILL, -signal.SIGXFSZ, -signal.SIGXCPU)
+                sentence = f"QEMU ended (exit code {code}); its last words: {words}."
+                raise HostFailure(sentence, code not in limits)
             message: dict[str, Any] = json.loads(line)
             if "event" not in message:
                 return message
