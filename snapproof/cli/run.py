@@ -19,7 +19,7 @@ from snapproof.cli.options import run_options
 from snapproof.cli.verdict_text import outcome_lines
 from snapproof.report.formats import named_format
 from snapproof.report.result import OutcomeRecord, RunResult, Selection
-from snapproof.runs.avocado_job import run_plan
+from snapproof.runs.avocado_places import own_settings
 from snapproof.runs.event_stream import EventStream
 from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
 from snapproof.runs.interruption import asked_to_stop
@@ -157,7 +157,10 @@ def _run_side_by_side(
         progress.step(f"{leg.label}: {number} tests on QEMU {leg.environment['qemu']}.")
     if tests.workers > 1:
         progress.step(f"{tests.workers} tests run side by side.")
-    with EventTail(leg.folder / EVENTS_FILE, progress, lambda event: stream.test(event, leg.label)):
+    tail = EventTail(leg.folder / EVENTS_FILE, progress, lambda event: stream.test(event, leg.label))
+    with own_settings(leg.folder / "avocado"), tail:
+        from snapproof.runs.avocado_job import run_plan
+
         return run_plan(tests, common, leg.folder)
 
 

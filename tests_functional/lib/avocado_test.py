@@ -35,7 +35,12 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
     """Base of all functional tests; a test body is one call of `self.judge(scenario)`."""
 
     def setUp(self) -> None:
-        """Bind this process to the command that started it."""
+        """Bind this process to the command that started it, and give it the user's environment again."""
+        given = os.environ.pop("SNAPPROOF_VIRTUAL_ENV", None)
+        if given:
+            os.environ["VIRTUAL_ENV"] = given
+        elif given is not None:
+            os.environ.pop("VIRTUAL_ENV", None)
         _die_with(int(self._parameter("parent_pid", os.getppid())))
 
     def judge(self, scenario: Callable[[Run], Outcome]) -> None:
