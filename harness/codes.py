@@ -181,6 +181,10 @@ class Code(enum.StrEnum):
     SECTION_ORDER_AFTER_DEVICE = "section-order.after-device", "A RAM section follows device state."
     SECTION_ORDER_STARTED_AGAIN = "section-order.started-again", "RAM is started twice."
     SECTION_ORDER_AFTER_END = "section-order.after-end", "RAM goes on behind its END section."
+    SAVED_AFTER_T0_ITERABLE = (
+        "saved-after-t0.iterable",
+        "A background snapshot has iterable state besides RAM, saved after T0.",
+    )
     FOOTER_NOT_FOUND = "footer.not-found", "The end of a section cannot be found."
     FOOTER_WRONG = "footer.wrong", "A section ends with other bytes than its own footer."
     TRUNCATED_ELEMENT = "truncated.element", "The file ends in the middle of an element."

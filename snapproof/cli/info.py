@@ -73,6 +73,7 @@ def _content(index: SnapshotIndex) -> dict[str, Any]:
             }
             for section in index.devices
         ],
+        "iterables": _iterables(index),
         "vmdesc bytes": index.vmdesc.length if index.vmdesc else None,
         "damage": {"offset": index.damage.offset, "sentence": index.damage.sentence}
         if index.damage
@@ -80,9 +81,25 @@ def _content(index: SnapshotIndex) -> dict[str, Any]:
     }
 
 
-def _damage(index: SnapshotIndex) -> dict[str, Any] | None:
-    damage = index.damage
-    return {"offset": damage.offset, "sentence": damage.sentence} if damage else None
+def _iterables(index: SnapshotIndex) -> list[dict[str, Any]]:
+    """State other than RAM that is saved in parts: one entry for each section number."""
+    entries: dict[int, dict[str, Any]] = {}
+    for section in index.iterables:
+        entry = entries.setdefault(
+            section.section_id,
+            {
+                "name": section.idstr,
+                "instance": section.instance,
+                "version": section.version,
+                "sections": {},
+                "bytes": 0,
+                "offset": section.offset,
+            },
+        )
+        kind = SECTION_NAMES[section.kind]
+        entry["sections"][kind] = entry["sections"].get(kind, 0) + 1
+        entry["bytes"] += section.data_end - section.data_offset
+    return list(entries.values())
 
 
 def _block(block: Block) -> dict[str, Any]:
@@ -129,6 +146,12 @@ def _print(path: Path, content: dict[str, Any]) -> None:
         print(
             f"{device['name']:{width}} {device['instance']:10} {device['version']:7} {device['bytes']:10,} "
             f"{device['offset']:16,}"
+        )
+    for entry in content["iterables"]:
+        counts = ", ".join(f"{count} {kind}" for kind, count in entry["sections"].items())
+        print(
+            f"iterable {entry['name']} ({entry['instance']}): version {entry['version']}, {counts}, "
+            f"{entry['bytes']:,} bytes, at offset {entry['offset']:,}"
         )
     if content["damage"]:
         print(f"Damaged: the reading stopped at offset {content['damage']['offset']:,}.")

@@ -21,6 +21,7 @@ from snapproof.cli.progress_bar import ProgressBar, bar_text
 from tests_unit.support.command_values import command_outcome, right_vmstate
 from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, write_golden
 from validators import judge
+from validators.faults.files import CATALOGUE, apply_fault
 from validators.judge import check_file
 from validators.vmstate.stream.index import Anomaly, SnapshotIndex
 from validators.vmstate.stream.reader import read_index
@@ -230,6 +231,16 @@ def test_info_names_blocks_and_devices(good: Path, tmp_path: Path, capsys: Captu
     assert [device["name"] for device in content["devices"]] == ["dev0", "dev1", "dev2"]
     assert "machine: pc-i440fx-10.0" in out
     assert "dev1" in out
+
+
+def test_info_names_iterable_state(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """State that is saved in parts is listed with its sections and bytes, though `info` does not judge it."""
+    saved = tmp_path / "saved-after-t0"
+    fault = next(fault for fault in CATALOGUE if fault.name == "iterable-state")
+    assert apply_fault(good, fault, saved)
+    code, out, _ = command_outcome(capsys, "info", saved)
+    assert code == 0
+    assert "iterable spapr/htab (0): version 1, 1 START, 1 PART, 80 bytes" in out
 
 
 def test_info_of_a_damaged_file(good: Path, capsys: Capture) -> None:

@@ -1,4 +1,4 @@
-"""Faults that QEMU's loader refuses: configuration, commands, instances, names and subsections."""
+"""Faults around the pages that QEMU's loader refuses, or that no background snapshot has."""
 
 from __future__ import annotations
 
@@ -103,6 +103,19 @@ def _ram_instance(subject: Subject) -> Damage | None:
         return None
     edit = Edit(ram.data_offset - 8, 4, (5).to_bytes(4, "big"))
     return Damage((edit,), subject.section_place(ram))
+
+
+@LOADER.fault("State besides RAM was saved in parts while the guest ran.")
+def _iterable_state(subject: Subject) -> Damage | None:
+    index = subject.index
+    if index.flow != "background" or not index.devices or not index.footers:
+        return None
+    at, number = index.devices[0].offset, (0x5150).to_bytes(4, "big")
+    name, footer = b"spapr/htab", bytes([fmt.FOOTER]) + number
+    data = bytes([fmt.START]) + number + bytes([len(name)]) + name + bytes(4) + (1).to_bytes(4, "big")
+    data += (20).to_bytes(4, "big") + footer
+    data += bytes([fmt.PART]) + number + bytes(4) + subject.random.bytes(64) + bytes(8) + footer
+    return Damage((Edit(at, 0, data),), DamagePlace("iterable state", at, at + len(data)))
 
 
 @LOADER.fault("A RAMBlock in the list has no name.")

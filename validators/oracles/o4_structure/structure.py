@@ -26,6 +26,10 @@ Flags = npt.NDArray[np.bool_]
 _PIECE = 1 << 20
 # Main RAM from this size on cannot be all zero in a guest that has booted a kernel.
 _LEAST_USED_BYTES = 1 << 20
+# The most that an iterable section without content has (QEMU 10.0): VFIO starts with two flags of 64 bits,
+# spapr/htab has a part of three 32-bit words for a page table without an entry, dirty-bitmap has one byte.
+_MOST_START_BYTES = 16
+_MOST_PART_BYTES = 12
 
 
 def check_structure(index: SnapshotIndex, unplugged: Unplugged = MappingProxyType({})) -> list[CheckResult]:
@@ -244,6 +248,28 @@ def _order(index: SnapshotIndex) -> CheckResult:
     return tally.result()
 
 
+def _saved_after_t0(index: SnapshotIndex) -> CheckResult:
+    tally = Tally("saved-after-t0", "A background snapshot has no state besides RAM that was saved after T0.")
+    if index.flow != "background":
+        return tally.skip("This is an ordinary save, of one moment.")
+    if index.damage is not None:
+        return tally.skip(f"The reading stopped at offset {index.damage.offset}.")
+    ended = {section.section_id for section in index.iterables if section.kind == END}
+    reported: set[int] = set()
+    for section in index.iterables:
+        most = _MOST_START_BYTES if section.kind == START else _MOST_PART_BYTES
+        if section.section_id in ended | reported or section.data_end - section.data_offset <= most:
+            continue
+        reported.add(section.section_id)
+        tally.report(
+            Code.SAVED_AFTER_T0_ITERABLE,
+            f"State of '{section.idstr}' ({section.instance}) at offset {section.offset} was saved while the "
+            "guest ran, and has no END: it is not the state at T0.",
+            file_offset=section.offset,
+        )
+    return tally.result()
+
+
 def _truncated(index: SnapshotIndex) -> CheckResult:
     tally = _noted(index, Tally("truncated", "The file does not end before the end marker of the stream."))
     tally.facts["bytes"] = (index.file_size or index.end) - index.start
@@ -304,6 +330,7 @@ _RULES: tuple[Callable[[SnapshotIndex], CheckResult], ...] = (
     _pages_twice,
     _sections,
     _order,
+    _saved_after_t0,
     _simple("footer", "Every section ends with its own footer."),
     _truncated,
     _end,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.codes import Code
-from validators.vmstate.stream.format import COMMAND_NAMES
+from validators.vmstate.stream.format import COMMAND_NAMES, END, FULL
 
 MISSING = 0
 """Value in Block.page_source of a page that is not in the stream.
@@ -238,7 +238,12 @@ class SnapshotIndex:
     @property
     def devices(self) -> tuple[Section, ...]:
         """Return the device sections (FULL) in stream order."""
-        return tuple(section for section in self.sections if section.kind == 4)
+        return tuple(section for section in self.sections if section.kind == FULL)
+
+    @property
+    def iterables(self) -> tuple[Section, ...]:
+        """Return the sections of state other than RAM that is saved in parts (START, PART, END)."""
+        return tuple(section for section in self.sections if section.kind != FULL and not section.is_ram)
 
     @property
     def layout(self) -> str:
@@ -252,5 +257,5 @@ class SnapshotIndex:
         Only a background snapshot has none: QEMU 6.0 to 11.0, migration/migration.c
         bg_migration_completion(), writes only the buffered device state after the last RAM PART section.
         """
-        ends = any(section.is_ram and section.kind == 3 for section in self.sections)
+        ends = any(section.is_ram and section.kind == END for section in self.sections)
         return "precopy" if ends else "background"
