@@ -102,6 +102,22 @@ class Code(enum.StrEnum):
     WRITE_ORDER_NO_CONTROL_PAGE = "write-order.no-control-page", "There are agent pages and no control page."
     WRITE_ORDER_BAD_CONTROL_PAGE = "write-order.bad-control-page", "The control page holds impossible values."
     WRITE_ORDER_BAD_DIRECTORY_PAGE = "write-order.bad-directory-page", "A directory page is corrupt."
+    WRITE_ORDER_NO_DIRECTORY_PAGE = (
+        "write-order.no-directory-page",
+        "A directory page of the agent is not in RAM.",
+    )
+    WRITE_ORDER_LOST_THREAD = (
+        "write-order.lost-thread",
+        "The control page counts other threads or data pages than the thread pages.",
+    )
+    WRITE_ORDER_OTHER_MOMENT = (
+        "write-order.other-moment",
+        "By their clocks a thread page and the control page are of different moments.",
+    )
+    WRITE_ORDER_AGENT_ERRORS = (
+        "write-order.agent-errors",
+        "The agent had found wrong pages in the source guest before T0.",
+    )
     WRITE_ORDER_NO_THREAD_PAGE = "write-order.no-thread-page", "A thread page of the agent is not in RAM."
     WRITE_ORDER_BAD_THREAD_PAGE = "write-order.bad-thread-page", "An agent thread has no usable thread page."
     WRITE_ORDER_WRONG_COUNTER = (

@@ -119,6 +119,7 @@ class Guest:
                 ThreadWord.PAGES: count,
                 ThreadWord.STEPS: steps,
                 ThreadWord.STATE: WriterState.WRITING,
+                ThreadWord.MONOTONIC_NS: 122_999_000_000,
             },
         )
         for first in range(0, count, DIRECTORY_ENTRIES):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.errors import SnapproofError, UsageError
 from harness.status import Status
+from validators.faults.files.agent_meta import AGENT_META
 from validators.faults.files.catalogue import Fault
 from validators.faults.files.content import CONTENT
 from validators.faults.files.cuts import CUTS
@@ -23,6 +24,7 @@ from validators.verdict import Violation
 
 CATALOGUE: tuple[Fault, ...] = (
     *CONTENT.faults,
+    *AGENT_META.faults,
     *RECORDS.faults,
     *CUTS.faults,
     *LAYOUT.faults,
