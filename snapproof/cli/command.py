@@ -7,11 +7,11 @@ import importlib
 import sys
 from collections.abc import Collection, Sequence
 
-from harness.errors import SnapproofError
-from harness.status import EXIT_ERROR
+from harness.errors import SnapproofError, UsageError
+from harness.status import EXIT_ERROR, EXIT_FAIL
 from snapproof.cli import bisect
 from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
-from snapproof.runs.interruption import EXIT_INTERRUPTED, listen
+from snapproof.runs.interruption import EXIT_INTERRUPTED, asked_to_stop, say_interrupted
 from snapproof.runs.outputs import require_outputs
 
 _COMMANDS = {
@@ -39,9 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if ended.code and bisect.asked_for(given):
             return bisect.STOP
         raise
-    listen()
     bisecting = getattr(arguments, "bisect", False)
     code = _run(arguments, bisecting)
+    if asked_to_stop() and code not in (EXIT_FAIL, EXIT_INTERRUPTED):
+        # What the signal raised was swallowed, or led to another error. What had failed before stays a FAIL.
+        code = say_interrupted()
     if bisecting:
         code = bisect.code_for_git(code)
         print(bisect.line_for(code), file=sys.stderr)
@@ -51,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
     """Run a command and return its exit code, or `bisect.STOP` where a bisection must end."""
     try:
+        _require_docstrings()
         if bisecting:
             bisect.require_verdict(arguments)
         require_outputs(arguments)
@@ -59,8 +62,7 @@ def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
         _explain(error)
         return bisect.STOP if bisecting and bisect.concerns_all_commits(error) else EXIT_ERROR
     except KeyboardInterrupt:
-        print("snapproof: Interrupted; everything it started has been ended.", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return say_interrupted()
     except BrokenPipeError:
         # The reader of our output has ended, so nothing more can be printed.
         sys.stderr.close()
@@ -79,6 +81,19 @@ def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
         traceback.print_exc()
         print("snapproof: That is snapproof's own fault; please report it.", file=sys.stderr)
         return bisect.STOP if bisecting else EXIT_ERROR
+
+
+def _require_docstrings() -> None:
+    """Check that Python has not removed them; Avocado formats its own while it is imported.
+
+    Raises:
+        UsageError: it has.
+    """
+    if sys.flags.optimize > 1:
+        raise UsageError(
+            "Python runs without docstrings (PYTHONOPTIMIZE=2 or -OO), and Avocado cannot be imported so; "
+            "unset PYTHONOPTIMIZE, or set it to 1."
+        )
 
 
 def _explain(error: SnapproofError) -> None:

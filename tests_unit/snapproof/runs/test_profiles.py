@@ -251,7 +251,7 @@ def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
             signal.signal(number, handler)
-        interruption._ASKED.clear()
+        interruption._asked = False
     sentence = "The run was interrupted before this test had reported."
     assert {o.name: (o.status, o.sentence) for o in found.values()} == dict.fromkeys(
         ("t.stop", "t.report"), (Status.ERROR, sentence)
