@@ -7,7 +7,7 @@ vmdesc in one go, so each subsection is where the vmdesc has it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ _DEPTH = 32
 _MAX_STEPS = 1 << 18
 _MAX_BYTES = 64 << 20
 _HEAD_BYTES = 2
+_VERSION_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _compare(
                 offset,
             )
             continue
-        version = int.from_bytes(raw[behind : behind + 4], "big")
+        version = int.from_bytes(raw[behind : behind + _VERSION_BYTES], "big")
         if place.version not in (None, version):
             collector.anomaly(
                 Code.VMDESC_SUBSECTION_VERSION,
@@ -119,6 +120,15 @@ class SubsectionFinder:
         """Return the described subsections of a device, none if its description contradicts itself."""
         self._found = []
         return self._found if self._struct(device, 0, _DEPTH) is not None else []
+
+    def versions(
+        self, source: Source, section: Section, device: Mapping[str, Any] | None
+    ) -> Iterator[tuple[str, int]]:
+        """Yield name and version of each described subsection, as they are in the stream."""
+        for place in self.find(device) if device is not None else ():
+            start = section.data_offset + place.offset + _HEAD_BYTES
+            raw = source.read(start, len(place.name) + _VERSION_BYTES)
+            yield readable(raw[:-_VERSION_BYTES]), int.from_bytes(raw[-_VERSION_BYTES:], "big")
 
     def _struct(self, description: Mapping[str, Any], at: int, depth: int) -> int | None:
         """Return the offset behind a struct that begins at `at`; None if that cannot be said."""
@@ -161,4 +171,4 @@ class SubsectionFinder:
         name = entry["vmsd_name"].encode(errors="replace")
         version = entry.get("version")
         self._found.append(DescribedSubsection(at, name, version if isinstance(version, int) else None))
-        return self._struct(entry, at + _HEAD_BYTES + len(name) + 4, depth - 1)
+        return self._struct(entry, at + _HEAD_BYTES + len(name) + _VERSION_BYTES, depth - 1)
