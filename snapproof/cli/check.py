@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.errors import SnapshotWrong, UsageError
 from harness.status import EXIT_FAIL, Status, exit_code
 from snapproof.cli.progress_bar import WORTH_BYTES, ProgressBar
+from snapproof.cli.streams import shown
 from snapproof.cli.verdict_text import check_lines, range_lines
 from snapproof.runs.outputs import write_json_file, write_named_file
 from validators.judge import check_file
@@ -87,10 +88,11 @@ def _extract(path: Path, arguments: argparse.Namespace) -> bool:
     try:
         content = extract(path, arguments.extract, offset=arguments.offset)
     except SnapshotWrong as error:
-        print(f"snapproof: {error.sentence}", file=sys.stderr)
+        print(f"snapproof: {shown(error.sentence)}", file=sys.stderr)
         return False
     for entry in content["blocks"]:
-        print(f"extracted {entry['idstr']}: {entry['bytes']:,} bytes in {arguments.extract / entry['file']}")
+        place = shown(arguments.extract / entry["file"])
+        print(f"extracted {shown(entry['idstr'])}: {entry['bytes']:,} bytes in {place}")
     return True
 
 
@@ -105,4 +107,4 @@ def _print(path: Path, verdict: Verdict) -> None:
     drawing = terminal_map(verdict.lengths, _bad_pages(verdict))
     if drawing:
         print(f"Bad pages in RAM:\n{drawing}")
-    print(f"{verdict.status.value}: {path}")
+    print(f"{verdict.status.value}: {shown(path)}")

@@ -11,6 +11,7 @@ from harness.errors import SnapproofError, UsageError
 from harness.status import EXIT_ERROR, EXIT_FAIL
 from snapproof.cli import bisect
 from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
+from snapproof.cli.streams import shown, standard_streams
 from snapproof.runs.interruption import EXIT_INTERRUPTED, asked_to_stop, say_interrupted
 from snapproof.runs.outputs import require_outputs
 
@@ -32,6 +33,11 @@ _COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    with standard_streams():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     given = sys.argv[1:] if argv is None else argv
     try:
         arguments = make_parser(given[:1]).parse_args(given)
@@ -57,15 +63,16 @@ def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
         if bisecting:
             bisect.require_verdict(arguments)
         require_outputs(arguments)
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
     except SnapproofError as error:
         _explain(error)
         return bisect.STOP if bisecting and bisect.concerns_all_commits(error) else EXIT_ERROR
     except KeyboardInterrupt:
         return say_interrupted()
     except BrokenPipeError:
-        # The reader of our output has ended, so nothing more can be printed.
-        sys.stderr.close()
+        # The reader of our output has ended, as `head` does.
         return EXIT_ERROR
     except OSError as error:
         # A traceback would end in exit code 1, which says that the snapshot is wrong.
@@ -97,7 +104,7 @@ def _require_docstrings() -> None:
 
 
 def _explain(error: SnapproofError) -> None:
-    print(f"snapproof: {error.sentence}", file=sys.stderr)
+    print(f"snapproof: {shown(error.sentence)}", file=sys.stderr)
     tail = error.evidence.log_tail.strip().splitlines()[-5:]
     for line in tail:
         print(f"    {line}", file=sys.stderr)

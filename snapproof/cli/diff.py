@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
+from snapproof.cli.streams import shown
 from snapproof.cli.verdict_text import counted, range_text
 from snapproof.runs.outputs import write_json_file
 from validators.vmstate.diff import Difference, diff_files
@@ -48,12 +49,12 @@ def _json(found: Difference) -> str:
 def _print(arguments: argparse.Namespace, found: Difference) -> None:
     for path, names in ((arguments.first, found.only_first), (arguments.second, found.only_second)):
         for name in names:
-            print(f"only in {path}: RAMBlock {name}, or it has another length there")
+            print(f"only in {shown(path)}: RAMBlock {shown(name)}, or it has another length there")
     ranges = found.ranges
     for block, offsets in found.pages.items():
         pages = counted(len(offsets), "page")
         stretches = counted(sum(entry.block == block for entry in ranges), "range")
-        print(f"RAMBlock {block}: {pages} of other content, in {stretches}")
+        print(f"RAMBlock {shown(block)}: {pages} of other content, in {stretches}")
     for entry in ranges[:_SHOWN]:
         print(f"  {range_text(entry.block, entry.start, entry.end, entry.pages)}")
     _more(len(ranges), "ranges")

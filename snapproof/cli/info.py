@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.errors import UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
+from snapproof.cli.streams import shown as escaped
 from snapproof.runs.outputs import write_json_file
 from validators.vmstate.facts import describe
 from validators.vmstate.stream.format import SECTION_NAMES
@@ -121,7 +122,7 @@ def _block(block: Block) -> dict[str, Any]:
 
 
 def _print(path: Path, content: dict[str, Any]) -> None:
-    print(f"{path}: vmstate stream, version 3")
+    print(f"{escaped(path)}: vmstate stream, version 3")
     for name, value in {**content["file"], **content["configuration"]}.items():
         shown = ", ".join(value) if isinstance(value, list) else value
         if shown not in (None, ""):

@@ -1,4 +1,4 @@
-"""Gives SIGINT and SIGTERM one clear end at any time, and remembers that one has come.
+"""Gives SIGINT, SIGTERM and SIGHUP one clear end at any time, and remembers that one has come.
 
 On Ctrl-C Avocado ends only one suite, and an exception that a signal raises may be swallowed: in a
 finalizer, or by a library's bare ``except``.
@@ -11,10 +11,11 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 
 EXIT_INTERRUPTED = 130
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A second signal so soon must not break off the end that the first one began.
 _CLEANING_SECONDS = 5.0
 _asked = False
@@ -32,8 +33,7 @@ def end_at_once() -> None:
             os.write(2, b"snapproof: Interrupted; nothing had been started.\n")
         os._exit(EXIT_INTERRUPTED)
 
-    for number in _SIGNALS:
-        signal.signal(number, end)
+    _handle(end)
 
 
 def ignore() -> None:
@@ -43,11 +43,17 @@ def ignore() -> None:
 
 
 def listen() -> None:
-    """Make SIGINT and SIGTERM interrupt the command by KeyboardInterrupt, so that it cleans up."""
+    """Make the signals interrupt the command by KeyboardInterrupt, so that it cleans up."""
     global _asked
     _asked = False
+    _handle(_interrupt)
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
     for number in _SIGNALS:
-        signal.signal(number, _interrupt)
+        # `nohup` ignores SIGHUP, and that is to stay so.
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def asked_to_stop() -> bool:

@@ -22,10 +22,11 @@ from tests_unit.support.synthetic_stream import Guest, Writer, write_golden
 
 @pytest.fixture(autouse=True)
 def _restore_sigterm() -> Iterator[None]:
-    """The command takes SIGTERM for itself."""
-    handler = signal.getsignal(signal.SIGTERM)
+    """The command takes SIGTERM and SIGHUP for itself."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -183,11 +184,11 @@ def test_full_disk_in_a_run(
     assert "No space left on device" in _refused(capsys, "run", "--results", tmp_path / "results")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interruption(
     good: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
 ) -> None:
-    """Ctrl-C and SIGTERM in mid-run: exit code 130 and one line."""
+    """Ctrl-C, SIGTERM and SIGHUP in mid-run: exit code 130 and one line."""
     monkeypatch.setattr(check, "check_file", lambda *_rest, **_more: signal.raise_signal(number))
     assert main(["check", str(good)]) == 130
     captured = capsys.readouterr()
