@@ -16,6 +16,7 @@ from harness.hosts.local import local_facts
 from harness.limits import short_limits
 from harness.linux.cgroup import memory_limits
 from harness.linux.kernel_log import ours, read_splats
+from harness.linux.loopback import loopback_refusal
 from harness.qemu.probe import DEFAULT_EXECUTABLE, probe_qemu
 from harness.status import EXIT_ERROR, EXIT_PASS
 from harness.userfaultfd import probe_userfaultfd
@@ -49,6 +50,7 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
         f"{facts.memory_mib} MiB of memory available; smoke needs {_SMOKE_MIB}.",
     )
     yield from _limits()
+    yield _loopback()
     yield _userfaultfd()
     yield _kvm()
     yield from _tools()
@@ -82,6 +84,16 @@ def _limits() -> Iterator[Finding]:
 
 def _seen(readable: bool) -> str:
     return "seen" if readable else "not seen; that takes root"
+
+
+def _loopback() -> Finding:
+    why = loopback_refusal()
+    if why:
+        return (
+            False,
+            f"No connection can be made over 127.0.0.1: {why}. Set the loopback up ('ip link set lo up').",
+        )
+    return True, "Guests can be reached over 127.0.0.1."
 
 
 def _userfaultfd() -> Finding:

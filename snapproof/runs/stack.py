@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -20,6 +20,7 @@ from harness.deadline import Deadline
 from harness.guest.ssh import GuestShell
 from harness.hosts.local import local_facts
 from harness.hosts.spec import LOCAL
+from harness.linux.loopback import require_loopback
 from harness.qemu.accelerator import KVM_BOOT_SECONDS, Accelerator, probe_accelerator
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 from harness.qemu.probe import QemuFacts, probe_qemu
@@ -78,12 +79,16 @@ def prepare_stack(
     Returns:
         The stack, and what every result says about it.
     """
+    require_loopback()
     cache = cache_at(options.cache)
     # A user's own guest has the architecture of the default one.
     architecture = guest_spec(options.guest).architecture
     qemu = find_qemu(options.qemu, cache, options.mirror, log, architecture)
     image = own_image(options.own, cache, log)
     image = image or build_guest(options.guest, cache, log, mirror=options.mirror)
+    if options.own.guest_needs:
+        # Also for a guest of the catalogue, to which a wrapper of QEMU adds devices, say.
+        image = replace(image, own_mib=options.own.guest_needs)
     accelerator = _accelerator(options.accel, qemu, image, cache, folder, log)
     log(f"QEMU {qemu.version}, guest '{image.name}', accelerator {accelerator.name}.")
     facts = local_facts()
