@@ -195,6 +195,14 @@ def _print(result: RunResult, folder: Path, legs: Sequence[Leg]) -> None:
     if bad:
         print(f"Again:   {shlex.quote(str(_reproducer(folder, bad[0])))}")
     print(f"{result.status.value if result.status else 'NOTHING RAN'}: {counts} in {result.seconds:.0f} s")
+    totals = result.totals()
+    if totals["snapshots_proven"]:
+        print(
+            f"Proven:  {totals['snapshots_proven']:,} snapshots, "
+            f"{totals['pages_compared_with_golden']:,} pages compared with golden images, "
+            f"{totals['agent_pages_verified_offline']:,} agent pages verified, "
+            f"{totals['pages_written_during_saves']:,} pages written while RAM was saved"
+        )
     print(_closing_line(result))
     sys.stdout.flush()
 
