@@ -1,6 +1,6 @@
 # Sourced by ci/smoke and ci/test: a virtual environment in the checkout with what they need.
 #
-# Sets $venv. Installs again only when pyproject.toml or the wanted extras have changed.
+# Sets $venv. Installs again only when pyproject.toml, the wanted extras or the checkout's folder have changed.
 
 fail() {
     echo "$(basename "$0"): $*" >&2
@@ -28,6 +28,11 @@ has_static_cc() {
     return $result
 }
 
+# The activation script names the folder that an environment was made in, and pip's scripts run Python there.
+belongs_here() {
+    grep -qF -e "\"$venv\"" -e "'$venv'" -e "=$venv" "$venv/bin/activate" 2>/dev/null && "$venv/bin/python" -c ''
+}
+
 # bootstrap [EXTRA]: makes the environment with the project and, where cc is missing, a C compiler.
 bootstrap() {
     venv=$root/.venv
@@ -35,11 +40,16 @@ bootstrap() {
     if ! has_static_cc; then
         extras=${extras:+$extras,}cc
     fi
-    stamp="$(cksum <"$root/pyproject.toml") $extras"
+    # A copied environment runs the programs, and imports the code, of the checkout that it was made in.
+    stamp="$(cksum <"$root/pyproject.toml") $extras in $root"
     if [ -x "$venv/bin/snapproof" ] && [ "$(cat "$venv/.stamp" 2>/dev/null)" = "$stamp" ]; then
         return
     fi
     python=$(find_python) || exit 2
+    if [ -d "$venv" ] && ! belongs_here; then
+        echo "$(date +%T) The environment in .venv was made for another folder; it is made anew." >&2
+        rm -rf "$venv"
+    fi
     if [ ! -x "$venv/bin/python" ]; then
         echo "$(date +%T) Making a virtual environment in .venv." >&2
         "$python" -m venv "$venv" ||

@@ -42,6 +42,7 @@ class Code(enum.StrEnum):
 
     # Errors: our own set-up, QEMU, its monitor, and the guest.
     SETUP_BROKEN = "setup.broken", "The test's own set-up failed."
+    SETUP_LIMIT = "setup.limit", "A limit of the machine was reached: memory, disk, descriptors, CPU time."
     SETUP_MISSING = "setup.missing", "A program, package or permission is not there."
     SETUP_USAGE = "setup.usage", "The user's input cannot be used as given."
     FEATURE_ABSENT = "feature.absent", "The QEMU or the host has no such feature."
@@ -101,6 +102,22 @@ class Code(enum.StrEnum):
     WRITE_ORDER_NO_CONTROL_PAGE = "write-order.no-control-page", "There are agent pages and no control page."
     WRITE_ORDER_BAD_CONTROL_PAGE = "write-order.bad-control-page", "The control page holds impossible values."
     WRITE_ORDER_BAD_DIRECTORY_PAGE = "write-order.bad-directory-page", "A directory page is corrupt."
+    WRITE_ORDER_NO_DIRECTORY_PAGE = (
+        "write-order.no-directory-page",
+        "A directory page of the agent is not in RAM.",
+    )
+    WRITE_ORDER_LOST_THREAD = (
+        "write-order.lost-thread",
+        "The control page counts other threads or data pages than the thread pages.",
+    )
+    WRITE_ORDER_OTHER_MOMENT = (
+        "write-order.other-moment",
+        "By their clocks a thread page and the control page are of different moments.",
+    )
+    WRITE_ORDER_AGENT_ERRORS = (
+        "write-order.agent-errors",
+        "The agent had found wrong pages in the source guest before T0.",
+    )
     WRITE_ORDER_NO_THREAD_PAGE = "write-order.no-thread-page", "A thread page of the agent is not in RAM."
     WRITE_ORDER_BAD_THREAD_PAGE = "write-order.bad-thread-page", "An agent thread has no usable thread page."
     WRITE_ORDER_WRONG_COUNTER = (
@@ -132,10 +149,18 @@ class Code(enum.StrEnum):
     CONFIGURATION_SUBSECTIONS = "configuration.subsections", "There are too many configuration subsections."
     CONFIGURATION_PAGE_BITS = "configuration.page-bits", "The target page size is impossible."
     CONFIGURATION_CAPABILITIES = "configuration.capabilities", "The number of capabilities is impossible."
+    CONFIGURATION_CAPABILITY = "configuration.capability", "A capability has a name that QEMU does not know."
+    CONFIGURATION_ABSENT = "configuration.absent", "The stream has footers and no configuration."
+    CONFIGURATION_PLACE = "configuration.place", "A configuration is not the first element of the stream."
+    CONFIGURATION_SUBSECTION_VERSION = (
+        "configuration.subsection-version",
+        "A configuration subsection has an unknown version.",
+    )
     BLOCK_LIST_SECOND = "block-list.second", "The stream has a second list of RAMBlocks."
     BLOCK_LIST_SUM = "block-list.sum", "The RAMBlocks are more than the announced RAM."
     BLOCK_LIST_TOO_MANY = "block-list.too-many", "There are too many RAMBlocks."
     BLOCK_LIST_TWICE = "block-list.twice", "A RAMBlock is in the list twice."
+    BLOCK_LIST_NO_NAME = "block-list.no-name", "A RAMBlock has no name."
     BLOCK_SIZE_TOO_LONG = "block-size.too-long", "A RAMBlock does not fit in the announced RAM."
     BLOCK_SIZE_NOT_WHOLE = "block-size.not-whole", "A RAMBlock is no whole number of pages."
     UNKNOWN_BLOCK_NAMED = "unknown-block.named", "A page record names a RAMBlock that is not in the list."
@@ -162,13 +187,20 @@ class Code(enum.StrEnum):
     SECTIONS_TOO_MANY_DEVICES = "sections.too-many-devices", "There are too many devices."
     SECTIONS_UNKNOWN_TYPE = "sections.unknown-type", "A section type is unknown."
     SECTIONS_UNKNOWN_COMMAND = "sections.unknown-command", "A command is unknown."
+    SECTIONS_COMMAND_LENGTH = "sections.command-length", "A command has another length than QEMU takes."
+    SECTIONS_COMMAND_PLACE = "sections.command-place", "A command is in a file that only a socket can carry."
     SECTIONS_UNKNOWN_NUMBER = "sections.unknown-number", "A section has a number that was not started."
     SECTIONS_NUMBER_TWICE = "sections.number-twice", "A section number is used twice."
     SECTIONS_RAM_VERSION = "sections.ram-version", "The RAM section has an unknown version."
+    SECTIONS_RAM_INSTANCE = "sections.ram-instance", "The RAM section has another instance than 0."
     SECTION_ORDER_NO_RAM = "section-order.no-ram", "The stream has no RAM section."
     SECTION_ORDER_AFTER_DEVICE = "section-order.after-device", "A RAM section follows device state."
     SECTION_ORDER_STARTED_AGAIN = "section-order.started-again", "RAM is started twice."
     SECTION_ORDER_AFTER_END = "section-order.after-end", "RAM goes on behind its END section."
+    SAVED_AFTER_T0_ITERABLE = (
+        "saved-after-t0.iterable",
+        "A background snapshot has iterable state besides RAM, saved after T0.",
+    )
     FOOTER_NOT_FOUND = "footer.not-found", "The end of a section cannot be found."
     FOOTER_WRONG = "footer.wrong", "A section ends with other bytes than its own footer."
     TRUNCATED_ELEMENT = "truncated.element", "The file ends in the middle of an element."
@@ -191,6 +223,11 @@ class Code(enum.StrEnum):
     VMDESC_DEVICE_COUNT = "vmdesc.device-count", "The number of devices is not the one described."
     VMDESC_DEVICE_SIZE = "vmdesc.device-size", "A device has another size than its description."
     VMDESC_DEVICE_VERSION = "vmdesc.device-version", "A device has another version than its description."
+    VMDESC_SUBSECTION = "vmdesc.subsection", "A subsection is not where it is described."
+    VMDESC_SUBSECTION_VERSION = (
+        "vmdesc.subsection-version",
+        "A subsection has another version than its description.",
+    )
     RAM_NOT_EMPTY_ALL_ZERO = "ram-not-empty.all-zero", "All of main RAM is zero pages."
     PIPE_BACKWARDS = "pipe.backwards", "The reader needs an offset of a pipe again."
     PIPE_MAPPED_RAM = "pipe.mapped-ram", "A mapped-ram file comes from a pipe."

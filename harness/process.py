@@ -37,7 +37,8 @@ def session_members(session: int) -> list[int]:
         try:
             # The command name is in parentheses and may contain any character, even ')'.
             fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            # It has ended, or is hidden from us. Any other error (no free descriptor) would hide all of them.
             continue
         state, session_field = fields[0], int(fields[3])
         if session_field == session and state not in "ZX":

@@ -103,8 +103,8 @@ class AgentClient:
         if started.exit_code:
             why = started.stderr.strip() or f"exit code {started.exit_code}."
             raise SetupBroken(
-                f"The writers cannot start in the guest: {why} (A guest of your own gets more RAM beside the "
-                "writers by --guest-needs.)"
+                f"The writers cannot start in the guest: {why} (--guest-needs gives the guest more "
+                "RAM beside the writers, for devices that a wrapper of QEMU adds, say.)"
             )
         if not self._command("status")["locked"]:
             raise SetupBroken(

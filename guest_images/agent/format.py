@@ -84,6 +84,8 @@ class ThreadWord(IntEnum):
     """Longest time between the ends of two page writes."""
     LONG_GAPS = 11
     """Gaps of LONG_GAP_NS and more."""
+    MONOTONIC_NS = 12
+    """CLOCK_MONOTONIC when the writer last renewed the control page's clocks."""
     LONG_GAP_TIMES = 16
     """Of each of the last LONG_GAPS_KEPT long gaps: its end by CLOCK_MONOTONIC and its length, in ns."""
     HISTOGRAM = 64

@@ -16,6 +16,7 @@ from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, UsageError
 from harness.guest.shell import CommandResult, GuestShell, GuestUnreachable
+from harness.limits import is_limit, limit_error
 from harness.linux.listeners import Endpoint
 
 _CONNECT_SECONDS = 5.0
@@ -86,6 +87,12 @@ def require_private_key(path: Path) -> None:
         raise UsageError(f"'{path}' is not a private SSH key: {error}.") from error
 
 
+def _require_no_limit(error: Exception) -> None:
+    """Raise SetupBroken if it was a limit of this process that ended a step of SSH, and not the guest."""
+    if isinstance(error, OSError) and is_limit(error):
+        raise limit_error(error, "talking to the guest over SSH") from error
+
+
 class _PinFirst(paramiko.MissingHostKeyPolicy):
     """A policy that accepts the first host key and writes it to a file, so that later logins demand it."""
 
@@ -94,8 +101,15 @@ class _PinFirst(paramiko.MissingHostKeyPolicy):
 
     def missing_host_key(self, _client: paramiko.SSHClient, _hostname: str, key: paramiko.PKey) -> None:
         """Write the key to the file; paramiko calls this for a host without a known key."""
-        if self._file is not None:
+        if self._file is None:
+            return
+        try:
             self._file.write_text(f"{key.get_name()} {key.get_base64()}\n", encoding="ascii")
+        except OSError as error:
+            # Otherwise the login would fail by an OSError, as with a guest that does not answer.
+            raise SetupBroken(
+                f"The guest's host key cannot be written to '{self._file}': {error.strerror}."
+            ) from error
 
 
 class SshShell(GuestShell):
@@ -123,8 +137,10 @@ class SshShell(GuestShell):
 
         Raises:
             GuestUnreachable: no login succeeded in time, or QEMU ended.
-            SetupBroken: the guest has a different host key, or keeps refusing our key.
+            SetupBroken: the guest has a different host key, or keeps refusing our key; or a limit of this
+                machine is reached.
         """
+        key = self._key()
         last: Exception | None = None
         refused: Deadline | None = None
         while not deadline.expired:
@@ -133,7 +149,7 @@ class SshShell(GuestShell):
                     "The guest's QEMU ended before it answered over SSH.", code=Code.QEMU_ENDED
                 )
             try:
-                self._client = self._login(deadline)
+                self._client = self._login(key, deadline)
             except paramiko.BadHostKeyException as error:
                 raise SetupBroken(
                     f"The guest's SSH host key is not the expected one; does another machine answer? {error}."
@@ -148,6 +164,7 @@ class SshShell(GuestShell):
                 last = error
                 deadline.nap(0.5)
             except (OSError, EOFError, paramiko.SSHException) as error:
+                _require_no_limit(error)
                 last = error
                 # A refused connection fails at once; pause, to not use up a processor.
                 deadline.nap(0.1)
@@ -167,6 +184,7 @@ class SshShell(GuestShell):
 
         Raises:
             GuestUnreachable: the connection broke, or the command did not end in time.
+            SetupBroken: there is no connection, or a limit of this machine is reached.
         """
         deadline = deadline or Deadline(30)
         if self._client is None:
@@ -181,6 +199,7 @@ class SshShell(GuestShell):
             errors = channel_err.read(_OUTPUT_LIMIT)
             status_ready = channel_out.channel.status_event.wait(deadline.remaining())
         except (OSError, EOFError, paramiko.SSHException) as error:
+            _require_no_limit(error)
             raise GuestUnreachable(
                 f"The guest did not finish '{command}': {error or 'timed out'}.",
                 code=Code.GUEST_COMMAND_UNFINISHED,
@@ -217,14 +236,23 @@ class SshShell(GuestShell):
     ) -> None:
         self.close()
 
-    def _login(self, deadline: Deadline) -> paramiko.SSHClient:
+    def _key(self) -> paramiko.PKey:
+        """Return our private key, read before any try: its OSError would look like a guest's silence."""
+        try:
+            return paramiko.PKey.from_path(self._identity.private_key)
+        except OSError as error:
+            raise SetupBroken(
+                f"The SSH key '{self._identity.private_key}' cannot be read: {error.strerror}."
+            ) from error
+
+    def _login(self, key: paramiko.PKey, deadline: Deadline) -> paramiko.SSHClient:
         client = paramiko.SSHClient()
         pinned = self._identity.pinned()
         if pinned:
             client.set_missing_host_key_policy(paramiko.RejectPolicy())
             name = f"[{self._endpoint.address}]:{self._endpoint.port}"
-            key = host_key(pinned)
-            client.get_host_keys().add(name, key.get_name(), key)
+            known = host_key(pinned)
+            client.get_host_keys().add(name, known.get_name(), known)
         else:
             client.set_missing_host_key_policy(_PinFirst(self._identity.first_seen))
         seconds = max(0.1, min(_CONNECT_SECONDS, deadline.remaining()))
@@ -233,7 +261,7 @@ class SshShell(GuestShell):
                 self._endpoint.address,
                 port=self._endpoint.port,
                 username=self._identity.user,
-                pkey=paramiko.PKey.from_path(self._identity.private_key),
+                pkey=key,
                 look_for_keys=False,
                 allow_agent=False,
                 timeout=seconds,

@@ -7,6 +7,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.linux.cgroup import memory_limits
+
 
 @dataclass(frozen=True)
 class HostFacts:
@@ -40,10 +42,10 @@ def local_facts() -> HostFacts:
 
 
 def _available_memory_mib() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) // 1024
-    return 0
+    """Return what the host has left, or what the limits of our control groups leave, whichever is less."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    host = [int(line.split()[1]) // 1024 for line in lines if line.startswith("MemAvailable:")]
+    return min(host + [limit.free_bytes >> 20 for limit in memory_limits()], default=0)
 
 
 def _taint() -> int | None:

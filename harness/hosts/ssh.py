@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import os
+import socket
 
 import paramiko
 
@@ -14,6 +16,9 @@ from harness.hosts.link import SshLink
 from harness.hosts.spec import SshAddress
 
 _KEEPALIVE_SECONDS = 5
+_AGENT_SECONDS = 5.0
+# draft-miller-ssh-agent: the length of the message, and SSH_AGENTC_REQUEST_IDENTITIES.
+_REQUEST_IDENTITIES = b"\0\0\0\1\x0b"
 
 
 def ssh_host(address: SshAddress, deadline: Deadline, python: str = "python3") -> Host:
@@ -44,6 +49,12 @@ def _login(address: SshAddress, deadline: Deadline) -> paramiko.SSHClient:
         require_private_key(address.private_key)
         key = paramiko.PKey.from_path(address.private_key)
     where = f"The host '{address.name}'"
+    agent = key is None
+    if agent and not _agent_answers(min(seconds, _AGENT_SECONDS)):
+        raise MachineryMissing(
+            f"The ssh-agent at '{os.environ['SSH_AUTH_SOCK']}' does not answer within {_AGENT_SECONDS} s, so "
+            f"there is no login to '{address.name}'; give the key with --ssh-key, or unset SSH_AUTH_SOCK."
+        )
     try:
         client.connect(
             address.address,
@@ -51,7 +62,7 @@ def _login(address: SshAddress, deadline: Deadline) -> paramiko.SSHClient:
             username=address.user or getpass.getuser(),
             pkey=key,
             look_for_keys=key is None,
-            allow_agent=key is None,
+            allow_agent=agent,
             timeout=seconds,
             banner_timeout=seconds,
             auth_timeout=seconds,
@@ -79,6 +90,28 @@ def _login(address: SshAddress, deadline: Deadline) -> paramiko.SSHClient:
             f"{where} cannot be reached: {error or 'it closed the connection'}."
         ) from error
     return client
+
+
+def _agent_answers(seconds: float) -> bool:
+    """Ask the user's ssh-agent for its keys; True also without one.
+
+    paramiko waits without a limit for an agent that takes a connection and does not answer.
+    """
+    path = os.environ.get("SSH_AUTH_SOCK")
+    if not path:
+        return True
+    try:
+        with socket.socket(socket.AF_UNIX) as agent:
+            agent.settimeout(seconds)
+            agent.connect(path)
+            agent.sendall(_REQUEST_IDENTITIES)
+            return bool(agent.recv(1))
+    except (TimeoutError, BlockingIOError):
+        # Silent, or so many wait already that it takes no more.
+        return False
+    except OSError:
+        # There is no agent, and paramiko does without.
+        return True
 
 
 def _load_host_keys(client: paramiko.SSHClient, address: SshAddress) -> None:

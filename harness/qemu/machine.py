@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from harness.codes import Code, Fields
 from harness.deadline import Deadline
-from harness.errors import Evidence, MachineryMissing, SubjectFailed
+from harness.errors import Evidence, MachineryMissing, SetupBroken, SubjectFailed
 from harness.linux.listeners import Endpoint
 from harness.qemu.configuration import MachineConfig
 from harness.qemu.disk import KeptDisk
@@ -46,8 +46,8 @@ class Machine(Protocol):
 
     def failure(
         self, sentence: str, code: Code = Code.QEMU_FAILED, fields: Fields | None = None
-    ) -> SubjectFailed:
-        """Return an error that blames this QEMU, with its evidence.
+    ) -> SubjectFailed | SetupBroken:
+        """Return an error that blames this QEMU, or the limit of the machine that ended it, with evidence.
 
         Args:
             sentence: what QEMU did wrong, without the full stop.

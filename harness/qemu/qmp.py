@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -19,6 +19,7 @@ from qemu.qmp import ExecuteError, Message, QMPClient, QMPError
 from harness.codes import Code, Fields
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
+from harness.limits import is_limit, limit_error
 from harness.qemu.messages import said
 
 # When QEMU ends, the kernel closes its socket before the exit code can be read; at most so long before.
@@ -92,6 +93,7 @@ class QmpSession:
             alive: returns whether the QEMU process still runs.
         """
         self._log = log.open("a", encoding="utf-8")
+        self._log_error: OSError | None = None
         self._failure = failure
         self._alive = alive
         self._events: list[Event] = []
@@ -110,7 +112,7 @@ class QmpSession:
         try:
             self._call(lambda: self._client.connect(sock), deadline)
         except (QMPError, OSError, EOFError) as error:
-            raise self._gone("before it greeted over QMP") from error
+            raise self._lost(error, "before it greeted over QMP") from error
 
     def execute(
         self, command: str, arguments: Mapping[str, Any] | None = None, deadline: Deadline | None = None
@@ -130,7 +132,7 @@ class QmpSession:
         except ExecuteError as error:
             raise CommandRefused(command, error.error.error.desc) from error
         except (QMPError, OSError, EOFError) as error:
-            raise self._gone(f"before it answered '{command}'") from error
+            raise self._lost(error, f"before it answered '{command}'") from error
 
     def mark(self) -> int:
         """Return the current position in the event history, for `wait_event` or `events_since`."""
@@ -155,6 +157,7 @@ class QmpSession:
             SubjectFailed: QEMU died, or the event did not come in time.
         """
         while True:
+            self._require_log()
             with self._changed:
                 for event in self._events[mark:]:
                     if match(event):
@@ -178,7 +181,9 @@ class QmpSession:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
-        self._log.close()
+        # What could not be written has been said by _require_log().
+        with contextlib.suppress(OSError):
+            self._log.close()
 
     def _call(self, start: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline, command: str = "") -> T:
         """Wait for QEMU's answer to a command, or for its greeting."""
@@ -186,22 +191,37 @@ class QmpSession:
         future: Future[T] = asyncio.run_coroutine_threadsafe(start(), self._loop)
         grace: Deadline | None = None
         while True:
-            try:
-                return future.result(min(_POLL_SECONDS, max(0.001, deadline.remaining())))
-            except TimeoutError:
-                if future.done():
-                    raise
+            # Not result(timeout): its TimeoutError is an OSError, as a lost connection is, and the answer may
+            # arrive before the next line is reached.
+            wait([future], min(_POLL_SECONDS, max(0.001, deadline.remaining())))
+            self._require_log()
+            if future.done():
+                return future.result()
             if not self._alive():
                 grace = grace or Deadline(_EXIT_GRACE_SECONDS)
-                if grace.expired:
-                    future.cancel()
+                if grace.expired and future.cancel():
                     raise self._gone(f"instead of going on to {what}")
-            elif deadline.expired:
-                future.cancel()
+            elif deadline.expired and future.cancel():
+                # cancel() returns False for an answer that has arrived after all; the next pass returns it.
                 sentence = f"QEMU did not {what} within {deadline.seconds:.0f} s"
                 if not command:
                     raise self._failure(sentence, Code.QMP_NO_GREETING)
                 raise self._failure(sentence, Code.QMP_NO_ANSWER, {"command": command})
+
+    def _require_log(self) -> None:
+        """Check that every message so far is in the log.
+
+        Raises:
+            SetupBroken: the disk is full, or a limit of ours is reached.
+        """
+        if self._log_error is not None:
+            raise limit_error(self._log_error, f"writing the log '{self._log.name}'")
+
+    def _lost(self, error: Exception, when: str) -> SnapproofError:
+        """Return the error for a connection that ended: a limit of ours, or else QEMU's doing."""
+        if isinstance(error, OSError) and is_limit(error):
+            return limit_error(error, "talking to QEMU over QMP")
+        return self._gone(when)
 
     def _gone(self, when: str) -> SnapproofError:
         with contextlib.suppress(SnapproofError):
@@ -213,8 +233,12 @@ class QmpSession:
     def _on_message(self, direction: str, message: Message) -> None:
         # Called on the loop thread, in the order in which messages arrive.
         entry = {"time": round(time.time(), 6), "dir": direction, "msg": dict(message)}
-        self._log.write(json.dumps(entry) + "\n")
-        self._log.flush()
+        try:
+            self._log.write(json.dumps(entry) + "\n")
+            self._log.flush()
+        except OSError as error:
+            # Raised by the next wait: raised here, it would close the connection, for which QEMU is blamed.
+            self._log_error = self._log_error or error
         if direction == "in" and "event" in message:
             body: Any = message
             stamp = body["timestamp"]

@@ -14,6 +14,7 @@ from typing import Any, Self
 from harness.codes import Code, Fields
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, Evidence, SetupBroken, SubjectFailed
+from harness.limits import ended_by_limit, limit_behind, limit_in
 from harness.linux.listeners import Endpoint, free_loopback_address, listeners_at
 from harness.linux.uffd_waiters import describe_waiting, waiting_fields, waiting_threads
 from harness.process import ChildProcess
@@ -52,6 +53,7 @@ class SpawnedMachine:
             self.kept_disk = KeptDisk(config.disk, 0)
         self._process: ChildProcess | None = None
         self._qmp: QmpSession | None = None
+        self._killed = False
 
     @property
     def _child(self) -> ChildProcess:
@@ -96,8 +98,8 @@ class SpawnedMachine:
 
     def failure(
         self, sentence: str, code: Code = Code.QEMU_FAILED, fields: Fields | None = None
-    ) -> SubjectFailed:
-        """Return an error that blames this QEMU, with its command line, exit code and logs.
+    ) -> SubjectFailed | SetupBroken:
+        """Return an error that blames this QEMU, or the limit of the machine that ended it, with evidence.
 
         Args:
             sentence: what QEMU did wrong, without the full stop.
@@ -110,6 +112,8 @@ class SpawnedMachine:
         ended = "" if exit_code is None else f" (exit code {exit_code})"
         paths = (self.folder / "console.log", self.folder / "qmp.jsonl")
         evidence = self.evidence(*paths)
+        if not self._killed and (limit := limit_behind(exit_code)):
+            return ended_by_limit(f"{sentence}{ended}", limit, evidence)
         last = evidence.log_tail.strip().splitlines()[-1:]
         words = f"; its last words: {last[0]}" if last else ""
         held = waiting_threads(self._child.pid) if exit_code is None else []
@@ -180,6 +184,7 @@ class SpawnedMachine:
 
     def kill(self) -> None:
         """Kill the started process with SIGKILL, and nothing else of its session."""
+        self._killed = True
         os.kill(self.pid, signal.SIGKILL)
 
     def end(self) -> None:
@@ -207,7 +212,13 @@ class SpawnedMachine:
                 ours.close()
                 raise
         self._qmp = QmpSession(self.folder / "qmp.jsonl", self.failure, self.alive)
-        self._qmp.connect(ours, Deadline(_QMP_SECONDS))
+        try:
+            self._qmp.connect(ours, Deadline(_QMP_SECONDS))
+        except SubjectFailed as error:
+            # Later such words may be QEMU's own answer to a call that a test has made fail.
+            if error.code is Code.QEMU_ENDED and (words := limit_in(error.evidence.log_tail)):
+                raise ended_by_limit(error.sentence.rstrip("."), f"'{words}'", error.evidence) from error
+            raise
         self.ssh = self._forwarded(address)
 
     def _forwarded(self, address: str) -> Endpoint:

@@ -22,9 +22,9 @@ from snapproof.bench.downtime_plan import RAM_MIB, PlannedSample, SamplePlan, ma
 from snapproof.bench.downtime_summary import CaseSummary, StunGrowth, stun_growth, summarise
 from snapproof.bench.environment import measured_environment, require_room
 from snapproof.bench.options import DowntimeOptions
-from snapproof.report.output_file import write_json_file
 from snapproof.report.text_table import table_rows
 from snapproof.runs.events import Progress
+from snapproof.runs.outputs import write_json_file
 from snapproof.runs.results_folder import (
     BENCH_FILE,
     default_results_folder,

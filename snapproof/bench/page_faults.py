@@ -20,10 +20,10 @@ from harness.qemu.machine import known_pid
 from harness.status import EXIT_ALL_SKIPPED, EXIT_NOTHING_RAN, EXIT_PASS
 from snapproof.bench.options import FaultsOptions
 from snapproof.bench.page_fault_watch import FaultReport, ThreadFaults, watch_on_host, watched
-from snapproof.report.output_file import write_json_file
 from snapproof.report.text_table import table_rows
 from snapproof.runs.events import timed_log
 from snapproof.runs.host_plan import Sources, opened_host, prepared
+from snapproof.runs.outputs import write_json_file
 from snapproof.runs.results_folder import default_results_folder, make_results_folder, now
 from snapproof.runs.stack import prepare_stack
 from tests_functional.hosts.examination import HostPlan

@@ -18,8 +18,8 @@ from harness.errors import DeadlineExpired, SetupBroken, UsageError
 from harness.process import ChildProcess
 from harness.status import EXIT_PASS
 from snapproof.bench.options import ValidatorOptions
-from snapproof.report.output_file import write_json_file
 from snapproof.runs.events import Progress
+from snapproof.runs.outputs import write_json_file
 from validators.vmstate.stream.reader import read_index
 from validators.vmstate.stream.source import open_source
 

@@ -10,12 +10,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.errors import SetupBroken, SnapshotWrong, UsageError
+from harness.errors import SnapshotWrong, UsageError
 from harness.status import EXIT_FAIL, Status, exit_code
 from snapproof.cli.progress_bar import WORTH_BYTES, ProgressBar
+from snapproof.cli.streams import shown
 from snapproof.cli.verdict_text import check_lines, range_lines
-from snapproof.report.output_file import write_json_file
-from tests_functional.lib.outcome import write_atomically
+from snapproof.runs.outputs import write_json_file, write_named_file
 from validators.judge import check_file
 from validators.verdict import Verdict
 
@@ -29,7 +29,9 @@ def check(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json_file(arguments.json, verdict.to_json())
     if arguments.map:
-        _write_map(arguments.map, verdict)
+        from validators.page_map import svg_map
+
+        write_named_file(arguments.map, svg_map(verdict.lengths, _bad_pages(verdict)), "map")
     _print(path, verdict)
     extracted = not arguments.extract or _extract(path, arguments)
     return exit_code([verdict.status]) if extracted else EXIT_FAIL
@@ -60,21 +62,26 @@ def _require_readable(path: Path, arguments: argparse.Namespace) -> None:
         raise UsageError(f"The file '{path}' does not exist; name a vmstate file.")
     elif path.is_dir():
         raise UsageError(f"'{path}' is a folder; name a vmstate file.")
-    if arguments.extract and not path.is_file():
+    if arguments.extract:
+        _require_extraction(arguments)
+
+
+def _require_extraction(arguments: argparse.Namespace) -> None:
+    """Check that --extract can be done, and loses neither a file nor another output.
+
+    Raises:
+        UsageError: it cannot, or does.
+    """
+    from validators.vmstate.extract import is_extracted_name, require_room_for_extraction
+
+    if not arguments.file.is_file():
         raise UsageError(
             "--extract needs a regular file, because a pipe can be read only once; save the stream to a file."
         )
-
-
-def _write_map(path: Path, verdict: Verdict) -> None:
-    from validators.page_map import svg_map
-
-    try:
-        if path.exists() and not path.is_file():
-            raise UsageError(f"'{path}' is not a regular file; give --map the name of one.")
-        write_atomically(path, svg_map(verdict.lengths, _bad_pages(verdict)))
-    except OSError as error:
-        raise SetupBroken(f"The map could not be written to '{path}': {error.strerror}.") from error
+    require_room_for_extraction(arguments.extract)
+    for path in filter(None, (arguments.json, arguments.map)):
+        if path.parent.resolve() == arguments.extract.resolve() and is_extracted_name(path.name):
+            raise UsageError(f"--extract would write '{path}', too; name another file for --json or --map.")
 
 
 def _bad_pages(verdict: Verdict) -> dict[str, list[int]]:
@@ -93,10 +100,11 @@ def _extract(path: Path, arguments: argparse.Namespace) -> bool:
     try:
         content = extract(path, arguments.extract, offset=arguments.offset)
     except SnapshotWrong as error:
-        print(f"snapproof: {error.sentence}", file=sys.stderr)
+        print(f"snapproof: {shown(error.sentence)}", file=sys.stderr)
         return False
     for entry in content["blocks"]:
-        print(f"extracted {entry['idstr']}: {entry['bytes']:,} bytes in {arguments.extract / entry['file']}")
+        place = shown(arguments.extract / entry["file"])
+        print(f"extracted {shown(entry['idstr'])}: {entry['bytes']:,} bytes in {place}")
     return True
 
 
@@ -114,4 +122,4 @@ def _print(path: Path, verdict: Verdict) -> None:
         drawing = terminal_map(verdict.lengths, bad)
         if drawing:
             print(f"Bad pages in RAM:\n{drawing}")
-    print(f"{verdict.status.value}: {path}")
+    print(f"{verdict.status.value}: {shown(path)}")

@@ -7,12 +7,13 @@ import importlib
 import sys
 from collections.abc import Collection, Sequence
 
-from harness.errors import SnapproofError
-from harness.status import EXIT_ERROR
+from harness.errors import SnapproofError, UsageError
+from harness.status import EXIT_ERROR, EXIT_FAIL
 from snapproof.cli import bisect
 from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
-from snapproof.report.output_file import require_json_file
-from snapproof.runs.interruption import EXIT_INTERRUPTED, listen
+from snapproof.cli.streams import shown, standard_streams
+from snapproof.runs.interruption import EXIT_INTERRUPTED, asked_to_stop, say_interrupted
+from snapproof.runs.outputs import require_outputs
 
 _COMMANDS = {
     "doctor": "say whether guests can be tested on this host, and why not",
@@ -32,6 +33,11 @@ _COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    with standard_streams():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     given = sys.argv[1:] if argv is None else argv
     try:
         arguments = make_parser(given[:1]).parse_args(given)
@@ -39,9 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if ended.code and bisect.asked_for(given):
             return bisect.STOP
         raise
-    listen()
     bisecting = getattr(arguments, "bisect", False)
     code = _run(arguments, bisecting)
+    if asked_to_stop() and code not in (EXIT_FAIL, EXIT_INTERRUPTED):
+        # What the signal raised was swallowed, or led to another error. What had failed before stays a FAIL.
+        code = say_interrupted()
     if bisecting:
         code = bisect.code_for_git(code)
         print(bisect.line_for(code), file=sys.stderr)
@@ -51,24 +59,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
     """Run a command and return its exit code, or `bisect.STOP` where a bisection must end."""
     try:
+        _require_docstrings()
         if bisecting:
             bisect.require_verdict(arguments)
-        if getattr(arguments, "json", None):
-            require_json_file(arguments.json)
-        return int(arguments.run(arguments))
+        require_outputs(vars(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
     except SnapproofError as error:
         _explain(error)
         return bisect.STOP if bisecting and bisect.concerns_all_commits(error) else EXIT_ERROR
     except KeyboardInterrupt:
-        print("snapproof: Interrupted; everything it started has been ended.", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return say_interrupted()
     except BrokenPipeError:
-        # The reader of our output has ended, so nothing more can be printed.
-        sys.stderr.close()
+        # The reader of our output has ended, as `head` does.
         return EXIT_ERROR
     except OSError as error:
         # A traceback would end in exit code 1, which says that the snapshot is wrong.
         print(f"snapproof: The operating system refused: {error}.", file=sys.stderr)
+        return EXIT_ERROR
+    except MemoryError:
+        print("snapproof: This process may not have more memory; give it more.", file=sys.stderr)
         return EXIT_ERROR
     except Exception:
         # A defect of snapproof: the traceback is the report, and the exit code must not be 1 either.
@@ -79,8 +90,21 @@ def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
         return bisect.STOP if bisecting else EXIT_ERROR
 
 
+def _require_docstrings() -> None:
+    """Check that Python has not removed them; Avocado formats its own while it is imported.
+
+    Raises:
+        UsageError: it has.
+    """
+    if sys.flags.optimize > 1:
+        raise UsageError(
+            "Python runs without docstrings (PYTHONOPTIMIZE=2 or -OO), and Avocado cannot be imported so; "
+            "unset PYTHONOPTIMIZE, or set it to 1."
+        )
+
+
 def _explain(error: SnapproofError) -> None:
-    print(f"snapproof: {error.sentence}", file=sys.stderr)
+    print(f"snapproof: {shown(error.sentence)}", file=sys.stderr)
     tail = error.evidence.log_tail.strip().splitlines()[-5:]
     for line in tail:
         print(f"    {line}", file=sys.stderr)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from dataclasses import asdict
 from typing import Any
 
+from harness.errors import UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
+from snapproof.cli.streams import shown
 from snapproof.cli.verdict_text import counted, range_text
-from snapproof.report.output_file import write_json_file
+from snapproof.runs.outputs import write_json_file
 from validators.vmstate.diff import Difference, diff_files
+from validators.vmstate.stream_diff import FieldChange
 
 _SHOWN = 40
 _VALUE_WIDTH = 60
+_CONTEXT = 12
 
 
 def diff(arguments: argparse.Namespace) -> int:
     """Compare the files, print the differences, and return the exit code that `--help` explains."""
-    found = diff_files(arguments.first, arguments.second)
+    if [str(arguments.first), str(arguments.second)] == ["-", "-"]:
+        raise UsageError("Standard input is one file; give '-' for A or B, not for both.")
+    found = diff_files(arguments.first, arguments.second, offsets=arguments.offset)
     if arguments.json:
         write_json_file(arguments.json, _json(found))
     _print(arguments, found)
@@ -33,6 +40,7 @@ def _json(found: Difference) -> str:
         "ranges": [asdict(entry) for entry in found.ranges],
         "blocks_only_in_first": list(found.only_first),
         "blocks_only_in_second": list(found.only_second),
+        "stream": [asdict(change) for change in found.stream],
         "fields": [asdict(change) for change in found.fields],
     }
     return json.dumps(content, indent=1)
@@ -41,19 +49,24 @@ def _json(found: Difference) -> str:
 def _print(arguments: argparse.Namespace, found: Difference) -> None:
     for path, names in ((arguments.first, found.only_first), (arguments.second, found.only_second)):
         for name in names:
-            print(f"only in {path}: RAMBlock {name}, or it has another length there")
+            print(f"only in {shown(path)}: RAMBlock {shown(name)}, or it has another length there")
     ranges = found.ranges
     for block, offsets in found.pages.items():
         pages = counted(len(offsets), "page")
         stretches = counted(sum(entry.block == block for entry in ranges), "range")
-        print(f"RAMBlock {block}: {pages} of other content, in {stretches}")
+        print(f"RAMBlock {shown(block)}: {pages} of other content, in {stretches}")
     for entry in ranges[:_SHOWN]:
         print(f"  {range_text(entry.block, entry.start, entry.end, entry.pages)}")
     _more(len(ranges), "ranges")
+    if found.stream:
+        print(f"stream: {counted(len(found.stream), 'difference')}")
+    for change in found.stream[:_SHOWN]:
+        print(f"  {change_text(change)}")
+    _more(len(found.stream), "differences")
     if found.fields:
         print(f"devices: {counted(len(found.fields), 'field')} of other value")
     for change in found.fields[:_SHOWN]:
-        print(f"  {change.path}: {_short(change.before)} -> {_short(change.after)}")
+        print(f"  {change_text(change)}")
     _more(len(found.fields), "fields")
     print("same" if found.same else "different")
 
@@ -63,7 +76,26 @@ def _more(count: int, what: str) -> None:
         print(f"  ... and {count - _SHOWN:,} more {what}; --json has them")
 
 
-def _short(value: Any) -> str:
-    """Return a field's value as text of one line; cut a long one."""
-    text = "nothing" if value is None else json.dumps(value) if isinstance(value, list | dict) else str(value)
-    return text if len(text) <= _VALUE_WIDTH else f"{text[: _VALUE_WIDTH - 3]}..."
+def change_text(change: FieldChange) -> str:
+    """Both values on one line; of long ones the part from shortly before the first difference on."""
+    before, after = _text(change.before), _text(change.after)
+    start = 0
+    if max(len(before), len(after)) > _VALUE_WIDTH:
+        alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))
+        start = max(0, sum(1 for _ in alike) - _CONTEXT)
+    return f"{change.path}: {_cut(before, start)} -> {_cut(after, start)}"
+
+
+def _text(value: Any) -> str:
+    """A value in full; numbers above 9 in hexadecimal too, as addresses and registers are read."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 9:
+        return f"{value:#x} ({value})"
+    return json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+def _cut(text: str, start: int) -> str:
+    """Return at most _VALUE_WIDTH characters of a text from `start` on, with dots where it is cut."""
+    shown = text[start : start + _VALUE_WIDTH]
+    return f"{'...' if start else ''}{shown}{'...' if len(text) > start + _VALUE_WIDTH else ''}"

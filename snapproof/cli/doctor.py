@@ -13,15 +13,20 @@ from guest_images.agent.build import find_compiler
 from guest_images.qemu.builds import provisioned_qemus
 from harness.errors import SnapproofError
 from harness.hosts.local import local_facts
+from harness.limits import short_limits
+from harness.linux.cgroup import memory_limits
+from harness.linux.kernel_log import ours, read_splats
+from harness.linux.loopback import loopback_refusal
 from harness.qemu.probe import DEFAULT_EXECUTABLE, probe_qemu
 from harness.status import EXIT_ERROR, EXIT_PASS
 from harness.userfaultfd import probe_userfaultfd
 from snapproof.runs.stack import cache_at
 from tests_functional.lib.run import free_mib
-from validators.oracles.o6_host.host_state import kernel_splats
 
 _TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg", "setpriv": "util-linux"}
 _SMOKE_MIB = 2200
+# A snapshot of the default guest.
+_SMOKE_FILE_MIB = 540
 
 Finding = tuple[bool | None, str]
 """True for ok, False for BAD, None for a note; and one sentence."""
@@ -44,6 +49,8 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
         facts.memory_mib > _SMOKE_MIB,
         f"{facts.memory_mib} MiB of memory available; smoke needs {_SMOKE_MIB}.",
     )
+    yield from _limits()
+    yield _loopback()
     yield _userfaultfd()
     yield _kvm()
     yield from _tools()
@@ -55,15 +62,38 @@ def _findings(arguments: argparse.Namespace) -> Iterator[Finding]:
         writable,
         f"The cache is '{folder}', {free_mib(home)} MiB free{'' if writable else ', not writable'}.",
     )
-    readable = kernel_splats() is not None
+    readable = os.access("/dev/kmsg", os.R_OK) and read_splats(ours([], [])) is not None
     yield (
         None,
         f"The kernel's log {'can' if readable else 'cannot'} be read, so splats are {_seen(readable)}.",
     )
 
 
+def _limits() -> Iterator[Finding]:
+    """What limits this process beside the host itself: getrlimit(2), and control groups."""
+    for sentence in short_limits(_SMOKE_FILE_MIB, _SMOKE_MIB):
+        yield False, f"A limit is too low for smoke: {sentence}"
+    for limit in memory_limits():
+        enough = limit.free_bytes > _SMOKE_MIB << 20
+        yield (
+            None if enough else False,
+            f"The control group's limit '{limit.path}' is {limit.limit_bytes >> 20} MiB, of which "
+            f"{limit.free_bytes >> 20} MiB are left; smoke needs {_SMOKE_MIB}.",
+        )
+
+
 def _seen(readable: bool) -> str:
     return "seen" if readable else "not seen; run as root to see them"
+
+
+def _loopback() -> Finding:
+    why = loopback_refusal()
+    if why:
+        return (
+            False,
+            f"No connection can be made over 127.0.0.1: {why}. Set the loopback up ('ip link set lo up').",
+        )
+    return True, "Guests can be reached over 127.0.0.1."
 
 
 def _userfaultfd() -> Finding:

@@ -13,7 +13,8 @@ import numpy as np
 
 from harness.errors import UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
-from snapproof.report.output_file import write_json_file
+from snapproof.cli.streams import shown as escaped
+from snapproof.runs.outputs import write_json_file
 from validators.vmstate.facts import describe
 from validators.vmstate.stream.format import SECTION_NAMES
 from validators.vmstate.stream.index import Block, SnapshotIndex
@@ -59,7 +60,7 @@ def _content(index: SnapshotIndex) -> dict[str, Any]:
             "uuid": str(UUID(bytes=configuration.uuid)) if configuration.uuid else None,
             "subsections": list(configuration.subsections),
         },
-        "commands": list(index.commands),
+        "commands": [command.name for command in index.commands],
         "RAM sections": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
         "section footers": index.footers,
         "blocks": [_block(block) for block in index.blocks],
@@ -73,9 +74,31 @@ def _content(index: SnapshotIndex) -> dict[str, Any]:
             }
             for section in index.devices
         ],
+        "iterables": _iterables(index),
         "vmdesc bytes": index.vmdesc.length if index.vmdesc else None,
         "damage": _damage(index),
     }
+
+
+def _iterables(index: SnapshotIndex) -> list[dict[str, Any]]:
+    """State other than RAM that is saved in parts: one entry for each section number."""
+    entries: dict[int, dict[str, Any]] = {}
+    for section in index.iterables:
+        entry = entries.setdefault(
+            section.section_id,
+            {
+                "name": section.idstr,
+                "instance": section.instance,
+                "version": section.version,
+                "sections": {},
+                "bytes": 0,
+                "offset": section.offset,
+            },
+        )
+        kind = SECTION_NAMES[section.kind]
+        entry["sections"][kind] = entry["sections"].get(kind, 0) + 1
+        entry["bytes"] += section.data_end - section.data_offset
+    return list(entries.values())
 
 
 def _damage(index: SnapshotIndex) -> dict[str, Any] | None:
@@ -102,7 +125,7 @@ def _block(block: Block) -> dict[str, Any]:
 
 
 def _print(path: Path, content: dict[str, Any]) -> None:
-    print(f"{path}: vmstate stream, version 3")
+    print(f"{escaped(path)}: vmstate stream, version 3")
     for name, value in {**content["file"], **content["configuration"]}.items():
         shown = ", ".join(value) if isinstance(value, list) else value
         if shown not in (None, ""):
@@ -127,6 +150,12 @@ def _print(path: Path, content: dict[str, Any]) -> None:
         print(
             f"{device['name']:{width}} {device['instance']:10} {device['version']:7} {device['bytes']:10,} "
             f"{device['offset']:16,}"
+        )
+    for entry in content["iterables"]:
+        counts = ", ".join(f"{count} {kind}" for kind, count in entry["sections"].items())
+        print(
+            f"iterable {entry['name']} ({entry['instance']}): version {entry['version']}, {counts}, "
+            f"{entry['bytes']:,} bytes, at offset {entry['offset']:,}"
         )
     if content["damage"]:
         print(f"Damaged: reading stopped at offset {content['damage']['offset']:,}.")

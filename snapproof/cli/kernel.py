@@ -19,13 +19,13 @@ from harness.hosts.host import Host
 from harness.hosts.spec import LOCAL, parse_host
 from harness.status import EXIT_NOTHING_RAN
 from snapproof.cli.options import host_options
-from snapproof.report.output_file import write_json_file
 from snapproof.runs.host_plan import (
     Sources,
     lent_to_vm,
     opened_host,
     tracker_library,
 )
+from snapproof.runs.outputs import write_json_file
 from snapproof.runs.stack import provisioning_for
 from tests_functional.hosts.feature_tests import carry_tests, run_feature_tests
 from tests_functional.kernel import registry

@@ -16,9 +16,9 @@ from snapproof.report.context import Context
 from snapproof.report.formats import deliver, named_format
 from snapproof.report.merge import Part, merged
 from snapproof.report.merged_folder import copy_files, require_apart
-from snapproof.report.output_file import write_json_file, write_named_file
 from snapproof.report.reader import RunUnfinished, load_results
 from snapproof.report.text import one_line
+from snapproof.runs.outputs import write_json_file, write_named_file
 from snapproof.runs.results_folder import make_results_folder, write_results
 from tests_functional.lib.result_files import HEAVY_FILES
 
@@ -41,7 +41,7 @@ def render(arguments: argparse.Namespace) -> int:
     )
     text = wanted.render(load_results(arguments.results), context)
     if output:
-        write_named_file(output, text, "--output", "report")
+        write_named_file(output, text, "report")
     else:
         deliver(wanted, text)
     return 0

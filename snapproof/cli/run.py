@@ -18,7 +18,7 @@ from snapproof.cli.options import run_options
 from snapproof.cli.verdict_text import outcome_lines, result_line
 from snapproof.report.formats import named_format
 from snapproof.report.run_result import OutcomeRecord, RunResult, Selection
-from snapproof.runs.avocado_job import run_plan
+from snapproof.runs.avocado_places import own_settings
 from snapproof.runs.event_stream import EventStream
 from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
 from snapproof.runs.interruption import asked_to_stop
@@ -166,7 +166,10 @@ def _run_side_by_side(
         progress.step(f"{leg.label}: {number} tests on QEMU {leg.environment['qemu']}.")
     if tests.workers > 1:
         progress.step(f"{tests.workers} tests run side by side.")
-    with EventTail(leg.folder / EVENTS_FILE, progress, lambda event: stream.test(event, leg.label)):
+    tail = EventTail(leg.folder / EVENTS_FILE, progress, lambda event: stream.test(event, leg.label))
+    with own_settings(leg.folder / "avocado"), tail:
+        from snapproof.runs.avocado_job import run_plan
+
         return run_plan(tests, common, leg.folder)
 
 
@@ -196,6 +199,14 @@ def _print(result: RunResult, folder: Path, legs: Sequence[Leg]) -> None:
     if bad:
         print(f"Again:   {shlex.quote(str(_reproducer(folder, bad[0])))}")
     print(f"{result_line(result)} in {result.seconds:.0f} s")
+    totals = result.totals()
+    if totals["snapshots_proven"]:
+        print(
+            f"Proven:  {totals['snapshots_proven']:,} snapshots, "
+            f"{totals['pages_compared_with_golden']:,} pages compared with golden images, "
+            f"{totals['agent_pages_verified_offline']:,} agent pages verified, "
+            f"{totals['pages_written_during_saves']:,} pages written while RAM was saved"
+        )
     print(_closing_line(result))
     sys.stdout.flush()
 

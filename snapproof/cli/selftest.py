@@ -15,8 +15,8 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken, UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
 from snapproof.cli.options import stack_options
-from snapproof.report.output_file import write_json_file
 from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
+from snapproof.runs.outputs import write_json_file
 from snapproof.runs.selftest_live import selftest_live
 from snapproof.runs.stack import cache_at, prepare_stack
 from tests_functional.lib.run import Run

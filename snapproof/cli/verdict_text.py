@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.status import Status
+from snapproof.cli.streams import shown
 
 if TYPE_CHECKING:
     # `check` prints verdicts too, and starts without what results are read with.
@@ -31,7 +32,7 @@ _FIGURES = {
 
 def outcome_lines(outcome: OutcomeRecord) -> Iterator[str]:
     """Yield a test's verdict: one line, then its figures for each snapshot, then its failed checks."""
-    yield f"{outcome.status.value:5} {outcome.name} ({outcome.seconds:.1f} s): {outcome.sentence}"
+    yield f"{outcome.status.value:5} {outcome.name} ({outcome.seconds:.1f} s): {shown(outcome.sentence)}"
     yield from _figure_lines(outcome.figures)
     for check in outcome.checks:
         if check["status"] not in (Status.PASS.value, Status.DONE.value):
@@ -47,10 +48,10 @@ def result_line(result: RunResult) -> str:
 def check_lines(check: Mapping[str, Any]) -> Iterator[str]:
     """Yield one check: its name and explanation, and its first violations with their hexdumps."""
     reason = check.get("reason") or check["explanation"]
-    yield f"      {check['status']} {check['name']}: {reason}"
+    yield f"      {check['status']} {check['name']}: {shown(reason)}"
     violations = check.get("violations", [])
     for violation in violations[:_SHOWN_VIOLATIONS]:
-        yield f"        {violation['sentence']}"
+        yield f"        {shown(violation['sentence'])}"
         place = _place(violation)
         if place:
             yield f"          {place}"
@@ -76,7 +77,7 @@ def counted(number: int, noun: str) -> str:
 
 def range_text(block: str, start: int, end: int, pages: int) -> str:
     """Return the text for a range of pages of a RAMBlock; offsets in bytes."""
-    return f"{block} 0x{start:x} to 0x{end:x}: {counted(pages, 'page')}"
+    return f"{shown(block)} 0x{start:x} to 0x{end:x}: {counted(pages, 'page')}"
 
 
 def range_lines(check: Mapping[str, Any]) -> Iterator[str]:

@@ -105,6 +105,8 @@ def _check_result(data: Mapping[str, Any]) -> None:
         "environment": _object,
         "tests": _list_of(_object),
     })  # fmt: skip
+    if "totals" in data:
+        _fields("it", data, {"totals": _totals})
     if "selection" in data:
         _fields("it", data, {"selection": _object})
         _fields("'selection'", data["selection"], {
@@ -212,6 +214,13 @@ def _list_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 def _counts(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() <= _STATUSES and all(map(_positive, value.values()))
+
+
+def _totals(value: Any) -> bool:
+    # A schema takes 1.0 for an integer.
+    return isinstance(value, dict) and all(
+        _number(total) and total >= 0 and total == int(total) for total in value.values()
+    )
 
 
 def _figures(value: Any) -> bool:

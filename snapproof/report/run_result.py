@@ -66,6 +66,17 @@ class Selection:
         )
 
 
+# Figures of one snapshot (tests_functional/lib/outcomes.py), and what their sum over a run is called.
+_OF_EACH_SNAPSHOT = "pages_in_stream"
+_SUMMED = {
+    "pages_in_stream": "pages_in_streams",
+    "pages_compared_with_golden": "pages_compared_with_golden",
+    "agent_pages_verified_offline": "agent_pages_verified_offline",
+    "agent_pages_verified_in_restored_guest": "agent_pages_verified_in_restored_guests",
+    "pages_written_during_save": "pages_written_during_saves",
+}
+
+
 @dataclass(frozen=True)
 class OutcomeRecord:
     """The outcome of one test as a results file has it; scenarios make a typed one (`Outcome`).
@@ -166,6 +177,23 @@ class RunResult:
         found = Counter(outcome.status for outcome in self.outcomes)
         return {status.value: found[status] for status in Status if found[status]}
 
+    def totals(self) -> dict[str, int]:
+        """Return what the run has proven in all: sums over the snapshots of tests that passed.
+
+        A soak of many small runs is judged by these; a snapshot counts once it was restored and judged.
+        """
+        found = dict.fromkeys(("snapshots_proven", *_SUMMED.values()), 0)
+        for outcome in self.outcomes:
+            if outcome.status is not Status.PASS:
+                continue
+            for name, value in outcome.figures.items():
+                label, _, figure = name.rpartition("/")
+                if label and figure == _OF_EACH_SNAPSHOT:
+                    found["snapshots_proven"] += 1
+                if label and figure in _SUMMED and isinstance(value, int):
+                    found[_SUMMED[figure]] += value
+        return found
+
     def environments(self) -> dict[str, Mapping[str, Any]]:
         """Return the environments by the label of their tests; "" is the label of one that all share."""
         values = self.environment.values()
@@ -181,6 +209,7 @@ class RunResult:
             "status": self.status.value if self.status else "NONE",
             "exit_code": self.exit_code,
             "counts": self.counts(),
+            "totals": self.totals(),
             "started": self.started,
             "seconds": round(self.seconds, 3),
             "command": list(self.command),

@@ -1,4 +1,7 @@
-"""Runs rows of a profile as Avocado jobs, and collects one outcome for each, even of a killed test."""
+"""Runs rows of a profile as Avocado jobs, and collects one outcome for each, even of a killed test.
+
+Import it within `avocado_places.own_settings`, since Avocado reads its settings when it is imported.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -17,6 +21,7 @@ import tests_functional
 from harness.errors import SetupBroken
 from harness.status import Status
 from snapproof.report.run_result import OutcomeRecord
+from snapproof.runs.avocado_places import status_socket
 from snapproof.runs.events import EVENTS_FILE
 from snapproof.runs.interruption import asked_to_stop
 from snapproof.runs.side_by_side import Plan
@@ -41,10 +46,21 @@ def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) 
         One outcome per row, by its name. A test that was killed or never ran is an ERROR.
 
     Raises:
-        SetupBroken: Avocado does not find one of the tests.
+        SetupBroken: Avocado does not find one of the tests, or no socket can be made.
     """
+    with status_socket() as path:
+        return _run_jobs(plan, common, folder, path)
+
+
+def _run_jobs(
+    plan: Plan, common: Mapping[str, str | int | float], folder: Path, status: Path
+) -> dict[str, OutcomeRecord]:
     rows = (*plan.together, *plan.alone)
     config = {
+        "run.spawner": "process",
+        "run.status_server_auto": False,
+        "run.status_server_listen": str(status),
+        "run.status_server_uri": str(status),
         "run.results_dir": str(folder / "avocado"),
         "job.run.timeout": sum(row.seconds for row in rows) + _JOB_GRACE_SECONDS,
         # A name that is none of Avocado's streams silences Avocado; "none" would silence our own output too.
@@ -57,6 +73,7 @@ def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) 
         for name, part, workers in (("together", plan.together, plan.workers), ("alone", plan.alone, 1))
         if part
     ]
+    begun = time.monotonic()
     for suite in suites:
         # One job each: a job that is interrupted ends the suite it is in and goes on with the next.
         if not asked_to_stop():
@@ -66,7 +83,8 @@ def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) 
                 # Avocado lists failures on stderr in spite of `core.show`; we print them ourselves.
                 logging.getLogger("avocado.app").handlers[:] = [logging.NullHandler()]
                 job.run()
-    return {row.name: _collect(row, folder) for row in rows}
+    seconds = time.monotonic() - begun
+    return {row.name: _collect(row, folder, seconds) for row in rows}
 
 
 def _suite(
@@ -120,7 +138,8 @@ def _resolve(row: ProfileRow, parameters: Mapping[str, str | int | float]) -> li
     return list(found)
 
 
-def _collect(row: ProfileRow, folder: Path) -> OutcomeRecord:
+def _collect(row: ProfileRow, folder: Path, seconds: float) -> OutcomeRecord:
+    """Return the outcome that a test has left; `seconds` is how long all of them together took."""
     place = Path("tests") / row.name
     try:
         data = json.loads((folder / place / OUTCOME_FILE).read_text(encoding="utf-8"))
@@ -132,6 +151,7 @@ def _collect(row: ProfileRow, folder: Path) -> OutcomeRecord:
             Status.ERROR,
             "The run was interrupted before this test had reported."
             if asked_to_stop()
-            else f"The test did not report within {row.seconds} s; see its logs.",
+            else f"The test did not report; it had {row.seconds} s, and the run of the tests ended after "
+            f"{seconds:.0f} s. See '{folder / 'avocado'}' and the test's own logs.",
             folder=str(place),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 
-PROFILE_NAMES = ("smoke", "premerge", "nightly")
+PROFILE_NAMES = ("smoke", "premerge", "nightly", "soak")
 """The values of `--profile`; snapproof.runs.profiles has the tests of each."""
 
 HOST_ACCELERATORS = ("tcg", "kvm")

@@ -27,6 +27,7 @@ from typing import Any, Self, TextIO
 from harness.errors import SnapproofError, UsageError
 from harness.status import EXIT_ERROR, Status
 from snapproof.report.run_result import OutcomeRecord, RunResult
+from snapproof.runs.outputs import open_in_place
 
 EVENTS_SCHEMA = 1
 STANDARD_OUTPUT = "-"
@@ -61,7 +62,7 @@ class EventStream:
             self.printing = redirect_stdout(sys.stderr)
             return sys.stdout
         try:
-            return Path(target).open("w", encoding="utf-8")
+            return open_in_place(Path(target))
         except OSError as error:
             raise UsageError(f"The events cannot be written to '{target}': {error.strerror}.") from error
 

@@ -1,27 +1,76 @@
-"""Remembers that a signal asked the command to stop, because on Ctrl-C Avocado ends only one suite."""
+"""Gives SIGINT, SIGTERM and SIGHUP one clear end at any time, and remembers that one has come.
+
+On Ctrl-C Avocado ends only one suite, and an exception that a signal raises may be swallowed: in a
+finalizer, or by a library's bare ``except``.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-import threading
+import sys
+import time
+from collections.abc import Callable
 from types import FrameType
 
 EXIT_INTERRUPTED = 130
-_ASKED = threading.Event()
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# A second signal so soon must not break off the end that the first one began.
+_CLEANING_SECONDS = 5.0
+_asked = False
+_last = 0.0
+
+
+def end_at_once() -> None:
+    """Make a signal end the process without an exception, which an import may swallow.
+
+    For the time before the command has started anything.
+    """
+
+    def end(_signum: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, b"snapproof: Interrupted; nothing had been started.\n")
+        os._exit(EXIT_INTERRUPTED)
+
+    _handle(end)
+
+
+def ignore() -> None:
+    """Ignore signals from now on: all is done, and the process is about to end."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def listen() -> None:
-    """Make SIGINT and SIGTERM interrupt the command, and remember that one has come."""
-    _ASKED.clear()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    """Make the signals interrupt the command by KeyboardInterrupt, so that it cleans up."""
+    global _asked
+    _asked = False
+    _handle(_interrupt)
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in _SIGNALS:
+        # `nohup` ignores SIGHUP, and that is to stay so.
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def asked_to_stop() -> bool:
     """Return whether a signal has come since `listen`, even if the exception that it raised was swallowed."""
-    return _ASKED.is_set()
+    return _asked
+
+
+def say_interrupted() -> int:
+    """Print that the command was interrupted, and return its exit code."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print("snapproof: Interrupted; everything it started has been ended.", file=sys.stderr, flush=True)
+    return EXIT_INTERRUPTED
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
-    _ASKED.set()
-    raise KeyboardInterrupt
+    global _asked, _last
+    again = _asked and time.monotonic() - _last < _CLEANING_SECONDS
+    _asked, _last = True, time.monotonic()
+    if not again:
+        raise KeyboardInterrupt

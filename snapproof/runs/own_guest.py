@@ -30,7 +30,9 @@ def own_image(options: OwnGuestOptions, provisioning: Provisioning) -> GuestImag
         UsageError: a file is missing or of the wrong kind, or an option needs another one.
         MachineryMissing, SetupBroken: the agent cannot be compiled.
     """
-    if not options.given():
+    if options.guest_needs is not None and options.guest_needs < 1:
+        raise UsageError(f"--guest-needs is a number of MiB above 0, not {options.guest_needs}.")
+    if not set(options.given()) - {"guest-needs"}:
         return None
     main, key = _require_companions(options)
     kernel, initrd = options.kernel, options.initrd
@@ -76,8 +78,6 @@ def _require_companions(options: OwnGuestOptions) -> tuple[Path, Path]:
         raise UsageError("Your own guest needs --ssh-key, the private key file that opens it over SSH.")
     if not options.kernel and (options.initrd or options.cmdline):
         raise UsageError("--initrd and --cmdline need --kernel; add it, or leave them out.")
-    if options.guest_needs is not None and options.guest_needs < 1:
-        raise UsageError(f"--guest-needs is a number of MiB above 0, not {options.guest_needs}.")
     return main, options.ssh_key
 
 

@@ -15,6 +15,7 @@ from tests_functional.offline.rows import ROWS as OFFLINE
 from tests_functional.planted.rows import ROWS as PLANTED
 from tests_functional.refusals.rows import ROWS as REFUSALS
 from tests_functional.repetition.rows import ROWS as REPETITION
+from tests_functional.repetition.rows import SOAK_ROWS
 from tests_functional.run_states.rows import ROWS as RUN_STATES
 from tests_functional.snapshot.rows import ROWS as SNAPSHOT
 from tests_functional.versions.rows import ROWS as VERSIONS
@@ -34,6 +35,8 @@ _NIGHTLY = (
 
 
 def _rows_of(profile: str) -> tuple[ProfileRow, ...]:
+    if profile == "soak":
+        return SOAK_ROWS
     return tuple(row for row in _NIGHTLY if profile == "nightly" or profile in row.profiles)
 
 

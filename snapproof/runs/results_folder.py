@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import secrets
 import shlex
 import sys
 import traceback
@@ -16,13 +18,17 @@ from harness.errors import SetupBroken, UsageError
 from snapproof.report.context import Context
 from snapproof.report.formats import FORMATS, Format, deliver, delivered_anyway
 from snapproof.report.run_result import RESULTS_FILE, RunResult
+from snapproof.runs.events import EVENTS_FILE
 from tests_functional.lib.outcome import write_atomically
+from tests_functional.lib.result_files import STACK_FILE
 
 BENCH_FILE, AB_FILE = "bench.json", "ab.json"
 """The files that `bench downtime` and `bench ab` write to their results folder."""
 
 # An interrupted run leaves no results.json, but outcomes, which the next run would take for its own.
 _HELD = (RESULTS_FILE, "tests", BENCH_FILE, AB_FILE)
+# What else a command writes there; a file of the user's by that name is not overwritten.
+_WRITTEN = ("avocado", STACK_FILE, EVENTS_FILE, *(entry.file for entry in FORMATS.values()))
 
 
 def now() -> str:
@@ -43,13 +49,18 @@ def make_results_folder(path: Path) -> Path:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
+        probe = path / f".{secrets.token_hex(8)}.writable"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise UsageError(f"The results folder '{path}' cannot be written: {error.strerror}.") from error
     if any((path / name).exists() for name in _HELD):
         raise UsageError(f"'{path}' already holds the results of a run; name another folder with --results.")
+    found = next((name for name in _WRITTEN if os.path.lexists(path / name)), None)
+    if found is not None:
+        raise UsageError(
+            f"'{path}' holds '{found}', which would be overwritten; name another folder with --results."
+        )
     return path.absolute()
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status
-from snapproof.report.output_file import write_json_file
 from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
 from snapproof.runs.options import StackOptions
+from snapproof.runs.outputs import write_json_file
 from snapproof.runs.stack import cache_at, prepare_stack
 from tests_functional.lib.run import Run
 from tests_functional.planted.live_faults import LIVE_FAULTS, planted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +19,7 @@ from guest_images.qemu.builds import provision_qemu
 from harness.deadline import Deadline
 from harness.hosts.local import local_facts
 from harness.hosts.spec import LOCAL
+from harness.linux.loopback import require_loopback
 from harness.qemu.accelerator import KVM_BOOT_SECONDS, Accelerator, probe_accelerator
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 from harness.qemu.probe import QemuFacts, probe_qemu
@@ -73,12 +74,16 @@ def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack,
     Returns:
         The stack, and the environment that every result has.
     """
+    require_loopback()
     provisioning = provisioning_for(options, log)
     # A user's own guest has the architecture of the default one.
     architecture = guest_spec(options.guest).architecture
     qemu = find_qemu(options.qemu, provisioning, architecture)
     image = own_image(options.own, provisioning)
     image = image or build_guest(options.guest, provisioning)
+    if options.own.guest_needs:
+        # Also for a guest of the catalogue, to which a wrapper of QEMU adds devices, say.
+        image = replace(image, own_mib=options.own.guest_needs)
     accelerator = _accelerator(options.accel, qemu, image, folder, provisioning)
     log(f"QEMU {qemu.version}, guest '{image.name}', accelerator {accelerator.name}.")
     facts = local_facts()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -65,8 +67,10 @@ class Qemu:
     def execute(self, command: str, **arguments: Any) -> Any:
         """Run a QMP command and return its result; keep the events that arrive meanwhile."""
         order = {"execute": command, **({"arguments": arguments} if arguments else {})}
-        self._file.write(json.dumps(order).encode() + b"\n")
-        self._file.flush()
+        # A QEMU that has ended gives no answer either, and _read() says how it ended.
+        with contextlib.suppress(ConnectionError):
+            self._file.write(json.dumps(order).encode() + b"\n")
+            self._file.flush()
         while True:
             answer = self._read()
             if "return" in answer:
@@ -111,14 +115,21 @@ class Qemu:
         while True:
             try:
                 line = self._file.readline()
+            except ConnectionError:
+                # QEMU ended with a command of ours unread.
+                line = b""
             except OSError:
+                # The time-out has a class of its own before Python 3.10.
                 raise HostFailure(
                     f"QEMU does not answer on its monitor within {self.seconds:.0f} s."
                 ) from None
             if not line:
                 code = self.process.wait(10)
                 words = (self.log() or ["nothing"])[-1]
-                raise HostFailure(f"QEMU ended (exit code {code}); its last words: {words}.")
+                # Linux sends these for limits of the host, which are no fault of QEMU's.
+                limits = (-signal.SIGKILL, -signal.SIGXFSZ, -signal.SIGXCPU)
+                sentence = f"QEMU ended (exit code {code}); its last words: {words}."
+                raise HostFailure(sentence, code not in limits)
             message: dict[str, Any] = json.loads(line)
             if "event" not in message:
                 return message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -26,6 +27,7 @@ from .trial import CheckFailed, Skip, Trial
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 _DEATH_SECONDS = 5.0
+_LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @dataclass
@@ -107,6 +109,9 @@ def _outcome(test: FeatureTest, helper: str) -> Result:
     except CheckFailed as failure:
         return _failed(test, failure, trial.checks, trial.notes + _frames(failure))
     except UserfaultfdError as error:
+        if error.errno in _LIMITS:
+            reason = f"A limit of this machine was reached: {error}."
+            return Result("ERROR", reason, trial.checks, notes=trial.notes + _frames(error))
         # The features were probed and the call is as documented, so the error is the kernel's fault.
         reason = f"A call that the kernel should support failed: {error}."
         return Result("FAIL", reason, trial.checks, notes=trial.notes + _frames(error))

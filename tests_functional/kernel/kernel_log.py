@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
-import re
+from dataclasses import dataclass, field
 from pathlib import Path
 
-# First line of a splat (lib/bug.c, kernel/panic.c, kernel/watchdog.c, kernel/hung_task.c, mm/kasan,
-# lib/ubsan.c, kernel/rcu).
-_SPLAT = re.compile(
-    r"WARNING: |BUG: |kernel BUG at|Oops|UBSAN: |KASAN: |soft lockup|rcu: INFO: |general protection fault|"
-    r"blocked for more than \d+ seconds|Bad rss-counter|Bad page state"
-)
-_RECORD_BYTES = 8192
+from harness.linux.kernel_log import Splat, ours, read_splats, taint_by_splat
+
 _MOST_LINES = 20
+
+
+@dataclass
+class Complaints:
+    """What the kernel has said during a test.
+
+    Attributes:
+        own: sentences about the test's own processes.
+        others: sentences about whatever else runs on this host, and what cannot be told.
+    """
+
+    own: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
 
 class KernelLog:
@@ -24,43 +32,37 @@ class KernelLog:
     """
 
     def __init__(self) -> None:
-        try:
-            self._descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            os.lseek(self._descriptor, 0, os.SEEK_END)
-        except OSError:
-            self._descriptor = -1
-        self.readable = self._descriptor >= 0
+        # A test's threads have ended by the time the log is read; they had the name of this process.
+        name = Path("/proc/self/comm").read_text(errors="replace").strip()
+        self._ours = ours([os.getpid()], [name])
         self._taint = taint()
+        self._last = -1
+        self.readable = self._new() is not None
 
-    def close(self) -> None:
-        """Close the log."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+    def complaints(self) -> Complaints:
+        """Return what the kernel has said since the last call.
 
-    def complaints(self) -> list[str]:
-        """Return the first lines of splats, and a sentence on a changed taint mask, since the last call.
-
-        Every user can read the taint mask, but often only root can read the log.
+        Every user can read the taint mask, but often only root can read the log. The mask does not say who
+        has set it, so a change counts only beside a splat of ours.
         """
-        found = [line for line in self._lines() if _SPLAT.search(line)][:_MOST_LINES]
+        found = Complaints()
+        for splat in (self._new() or [])[:_MOST_LINES]:
+            (found.own if self._ours.did(splat) else found.others).append(splat.words)
         now = taint()
         if now != self._taint:
-            found.append(f"The kernel's taint changed from {self._taint} to {now}.")
+            told = found.own if found.own and taint_by_splat(self._taint, now) else found.others
+            told.append(f"The kernel's taint changed from {self._taint} to {now}.")
             self._taint = now
         return found
 
-    def _lines(self) -> list[str]:
-        lines = []
-        while self.readable:
-            try:
-                record = os.read(self._descriptor, _RECORD_BYTES)
-            except BlockingIOError:
-                break
-            except OSError:
-                # EPIPE: records were overwritten before they were read; the next read continues after them.
-                continue
-            lines.append(record.decode(errors="replace").partition(";")[2].split("\n")[0])
-        return lines
+    def _new(self) -> list[Splat] | None:
+        """Return the splats since the last call, None where the log cannot be read."""
+        splats = read_splats(self._ours)
+        if splats is None:
+            return None
+        new = [splat for splat in splats if splat.number > self._last]
+        self._last = max([self._last, *(splat.number for splat in new)])
+        return new
 
 
 def taint() -> int | None:

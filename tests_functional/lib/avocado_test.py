@@ -19,7 +19,9 @@ from avocado import Test
 from guest_images.cache import Cache
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SnapproofError
+from harness.linux.cgroup import oom_kills
 from harness.status import Status
+from tests_functional.lib.host_limits import require_limits, without_limits
 from tests_functional.lib.known_issues import load_known_issues, with_known_issues
 from tests_functional.lib.outcome import Outcome, from_error
 from tests_functional.lib.run import Run, remove_heavy
@@ -34,24 +36,32 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
     """Base of all functional tests; a test body is one call of `self.judge(scenario)`."""
 
     def setUp(self) -> None:
-        """Bind this process to the command that started it."""
+        """Bind this process to the command that started it, and give it the user's environment again."""
+        given = os.environ.pop("SNAPPROOF_VIRTUAL_ENV", None)
+        if given:
+            os.environ["VIRTUAL_ENV"] = given
+        elif given is not None:
+            os.environ.pop("VIRTUAL_ENV", None)
         _die_with(int(self._parameter("parent_pid", os.getppid())))
 
     def judge(self, scenario: Callable[[Run], Outcome]) -> None:
         """Run a scenario and report its outcome to Avocado and to our own results."""
         run = self._make_run()
         started = time.monotonic()
+        killed = oom_kills()
         try:
             run.begun()
+            require_limits(run.stack.total_mib)
             outcome = scenario(run)
         except SnapproofError as error:
             outcome = from_error(run.name, error, time.monotonic() - started, run.environment())
         except KeyboardInterrupt:
             remove_heavy(run.folder)
             raise
-        except OSError as error:
-            broken = SetupBroken(f"The test could not go on: {error}.")
+        except (OSError, MemoryError) as error:
+            broken = SetupBroken(f"The test could not go on: {error or 'out of memory'}.")
             outcome = from_error(run.name, broken, time.monotonic() - started, run.environment())
+        outcome = without_limits(outcome, oom_kills() - killed)
         outcome = with_known_issues(self._without_full_disk(run, outcome), load_known_issues())
         if outcome.status is Status.PASS:
             run.discard(run.folder)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import secrets
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,13 +77,17 @@ def from_error(name: str, error: SnapproofError, seconds: float, environment: Ma
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader never finds a part of it.
+    """Write a text file so that a reader finds the whole of it or nothing; a file there keeps its mode.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; nothing is left behind then.
     """
-    draft = path.with_name(f".{path.name}.part")
+    # A new file of its own: a link that lies in the folder by the draft's name would lead elsewhere.
+    draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    draft.touch(exist_ok=False)
     try:
+        with contextlib.suppress(FileNotFoundError):
+            draft.chmod(stat.S_IMODE(path.stat().st_mode))
         draft.write_text(text, encoding="utf-8", errors="backslashreplace")
         draft.replace(path)
     except BaseException:

@@ -7,6 +7,8 @@ from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
 _REPETITION = "repetition/test_repetition.py:Repetition"
 _SEEDS = "snapshot/test_flows.py:SnapshotFlows.test_seeds"
 
+_LIVE = "snapshot/test_flows.py:SnapshotFlows.test_live"
+
 ROWS = (
     ProfileRow(
         "repetition.at-once",
@@ -36,3 +38,31 @@ ROWS = (
         profiles=PREMERGE,
     ),
 )
+
+SOAK_ROWS = (
+    ProfileRow(
+        "soak.live",
+        _LIVE,
+        "a fault that shows in one save of a thousand shows in a night of saves alone",
+        SMALL,
+    ),
+    ProfileRow(
+        "soak.live-2-vcpus",
+        _LIVE,
+        "two writers meet the save on the same page more often than one",
+        {**SMALL, "vcpus": 2, "pattern": "sequential"},
+    ),
+    ProfileRow(
+        "soak.golden",
+        _SEEDS,
+        "every page of RAM is compared, also those that no writer owns",
+        SMALL,
+    ),
+    ProfileRow(
+        "soak.golden-2-vcpus",
+        _SEEDS,
+        "the same with writers on two vCPUs",
+        {**SMALL, "vcpus": 2},
+    ),
+)
+"""Rows of the profile `soak` alone: as many cycles each as `--repeat` says, side by side."""

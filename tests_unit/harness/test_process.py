@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import signal
 import subprocess
@@ -96,3 +97,16 @@ def test_output_goes_to_the_log_and_stdin_is_empty(tmp_path: Path) -> None:
     assert child.wait(Deadline(10)) == 0
     assert (tmp_path / "log").read_text() == "end\n"
     assert not Path(f"/proc/{child.pid}").exists()
+
+
+def test_a_process_that_has_no_free_descriptor_does_not_call_a_session_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only a process that is gone is left out; an error that all reads give would leave out every one."""
+
+    def read_text(_path: Path, *_: object, **__: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    with pytest.raises(OSError, match="Too many"):
+        session_members(1)

@@ -44,6 +44,9 @@ def main() -> int:
     if behaviour == "die-at-once":
         print("fake-qemu: no such machine", file=sys.stderr)
         return 1
+    if behaviour == "no-memory":
+        print("fake-qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory", file=sys.stderr)
+        return 1
     match = re.search(r"fd=(\d+)", " ".join(sys.argv))
     if match is None:
         return 2

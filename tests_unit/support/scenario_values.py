@@ -15,6 +15,7 @@ from guest_images.packages.unpacked import InputRecord
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
+from harness.linux.kernel_log import Ours, Splat
 from harness.qemu.migration import SaveFigures
 from harness.qemu.ram import GoldenImage, RamBlock
 from harness.status import Status
@@ -33,9 +34,10 @@ AT_T0 = T0((710, 905), T0_NS)
 
 HOST = HostState(
     tainted=0,
-    splats=("#5 WARNING: old",),
+    splats=(Splat(5, "WARNING: old", 61, "qemu-system-x86"),),
     descriptors=((0, "/dev/null"), (3, "/dev/kvm"), (4, "pipe:[7]")),
     processes=(Started(70, "helper"),),
+    ours=Ours(frozenset((60, 61, 70)), frozenset(("qemu-system-x86",))),
 )
 """A host's state before a snapshot."""
 

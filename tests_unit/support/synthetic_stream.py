@@ -119,6 +119,7 @@ class Guest:
                 ThreadWord.PAGES: count,
                 ThreadWord.STEPS: steps,
                 ThreadWord.STATE: WriterState.WRITING,
+                ThreadWord.MONOTONIC_NS: 122_999_000_000,
             },
         )
         for first in range(0, count, DIRECTORY_ENTRIES):
@@ -187,6 +188,10 @@ class Writer:
 
     def stream(self) -> bytes:
         """The whole stream."""
+        return self.stream_with([])
+
+    def stream_with(self, more: Sequence[tuple[bytes, dict[str, Any]]]) -> bytes:
+        """The whole stream with more devices, each a section and its vmdesc entry."""
         out = bytearray(struct.pack(">II", 0x5145564D, 3))
         machine = self.guest.machine.encode()
         out += bytes([7]) + struct.pack(">I", len(machine)) + machine
@@ -195,8 +200,10 @@ class Writer:
             out += bytes([5]) + _name(name) + struct.pack(">II", 1, 1) + _name("mapped-ram")
         self._ram(out)
         entries = []
-        for number, values in enumerate(self.registers):
-            section, entry = device(10 + number, f"dev{number}", values)
+        devices = [
+            device(10 + number, f"dev{number}", values) for number, values in enumerate(self.registers)
+        ]
+        for section, entry in [*devices, *more]:
             out += section
             entries.append(entry)
         text = json.dumps({"page_size": PAGE, "devices": entries}).encode()

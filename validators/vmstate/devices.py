@@ -15,7 +15,7 @@ from validators.vmstate.stream.cursor import readable
 from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Section, SnapshotIndex
 from validators.vmstate.stream.source import Source
-from validators.vmstate.stream.vmdesc import described_length, field_length
+from validators.vmstate.stream.vmdesc import described_length, device_key, field_length
 
 Value = Any  # a JSON value: dict, list, int, bool or str
 
@@ -111,11 +111,6 @@ def _compare_device(section: Section, device: Mapping[str, Any], tally: Tally) -
             f"but version {version} is described.",
             file_offset=section.offset,
         )
-
-
-def device_key(device: Mapping[str, Any]) -> tuple[str, int]:
-    """Return the name (safe to print) and instance of a described device."""
-    return readable(device["name"].encode(errors="replace")), device["instance_id"]
 
 
 def decode_devices(source: Source, index: SnapshotIndex) -> dict[str, Value]:
@@ -220,7 +215,8 @@ class _Decoder:
         self._take(4)
         if head[0] != fmt.SUBSECTION or name != entry["vmsd_name"].encode(errors="replace"):
             raise self._error(
-                f"Subsection '{readable(entry['vmsd_name'].encode())}' is not where it is described."
+                f"Subsection '{readable(entry['vmsd_name'].encode(errors='replace'))}' is not where it is "
+                "described."
             )
         result[readable(name)] = self.struct(entry, depth - 1)
 

@@ -18,25 +18,11 @@ from validators.vmstate.digests import digest_pages
 from validators.vmstate.pages import PageReader
 from validators.vmstate.stream.index import Block
 from validators.vmstate.stream.reader import read_index
-from validators.vmstate.stream.source import open_source
+from validators.vmstate.stream.source import open_source, open_standard_input
+from validators.vmstate.stream_diff import FieldChange, Stream, stream_changes
 
 _MAX_FIELDS = 10_000
 _DEPTH = 64
-
-
-@dataclass(frozen=True)
-class FieldChange:
-    """A device field that differs.
-
-    Attributes:
-        path: device and field, such as "timer (0).cpu_clock_offset".
-        before: its value in the first file, None if it is not there.
-        after: its value in the second file, None if it is not there.
-    """
-
-    path: str
-    before: Any
-    after: Any
 
 
 @dataclass(frozen=True)
@@ -47,6 +33,7 @@ class Difference:
         pages: byte offsets of differing pages by RAMBlock.
         only_first: RAMBlocks that only the first file has, or has in another length.
         only_second: RAMBlocks that only the second file has, or has in another length.
+        stream: configuration, commands, sections and subsections.
         fields: device fields, at most 10,000.
         total_pages: number of differing pages.
         page_size: bytes of a target page of the first file.
@@ -55,6 +42,7 @@ class Difference:
     pages: dict[str, list[int]]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
+    stream: tuple[FieldChange, ...]
     fields: tuple[FieldChange, ...]
     total_pages: int
     page_size: int
@@ -62,7 +50,7 @@ class Difference:
     @property
     def same(self) -> bool:
         """Whether nothing differs."""
-        return not (self.total_pages or self.only_first or self.only_second or self.fields)
+        return not (self.total_pages or self.only_first or self.only_second or self.stream or self.fields)
 
     @property
     def ranges(self) -> list[PageRange]:
@@ -70,38 +58,44 @@ class Difference:
         return group_ranges(self.pages, self.page_size)
 
 
-def diff_files(first: Path, second: Path) -> Difference:
-    """Compare two vmstate files page by page (by digest) and device field by device field.
+def diff_files(first: Path, second: Path, *, offsets: tuple[int, int] = (0, 0)) -> Difference:
+    """Compare two vmstate files page by page (by digest), their sections, and device fields.
+
+    Args:
+        first: a file, or "-" for standard input.
+        second: another one.
+        offsets: byte offset of the stream in each.
 
     Raises:
         UsageError: one of them is not a vmstate file.
         SnapshotWrong: one of them is damaged before the end of RAM.
     """
     with ExitStack() as stack:
-        readers = [_open(stack, path) for path in (first, second)]
+        readers = [_open(stack, path, offset) for path, offset in zip((first, second), offsets, strict=True)]
         blocks = [{(block.idstr, block.used_length): block for block in r.index.blocks} for r in readers]
         pages: dict[str, list[int]] = {}
         for key in (key for key in blocks[0] if key in blocks[1]):
-            offsets = _differing(readers[0], blocks[0][key], readers[1], blocks[1][key])
-            if len(offsets):
-                pages[key[0]] = offsets.tolist()
+            differing = _differing(readers[0], blocks[0][key], readers[1], blocks[1][key])
+            if len(differing):
+                pages[key[0]] = differing.tolist()
         states = [decode_devices(reader.source, reader.index) for reader in readers]
         return Difference(
             pages,
             tuple(key[0] for key in blocks[0] if key not in blocks[1]),
             tuple(key[0] for key in blocks[1] if key not in blocks[0]),
+            tuple(stream_changes(*(Stream(reader.source, reader.index) for reader in readers))),
             tuple(
                 change
                 for _, change in zip(range(_MAX_FIELDS), _changes("", states[0], states[1]), strict=False)
             ),
-            sum(len(offsets) for offsets in pages.values()),
+            sum(map(len, pages.values())),
             readers[0].index.page_size,
         )
 
 
-def _open(stack: ExitStack, path: Path) -> PageReader:
-    source = stack.enter_context(open_source(path))
-    index = read_index(source)
+def _open(stack: ExitStack, path: Path, offset: int) -> PageReader:
+    source = stack.enter_context(open_standard_input() if str(path) == "-" else open_source(path))
+    index = read_index(source, offset)
     if index.damage is not None:
         raise SnapshotWrong(f"The file '{path}' cannot be compared: {index.damage.sentence}")
     return PageReader(source, index)

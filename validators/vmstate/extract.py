@@ -6,13 +6,15 @@ import contextlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterator
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.errors import SetupBroken, SnapshotWrong
+from harness.errors import SetupBroken, SnapshotWrong, UsageError
 from validators.vmstate.devices import decode_devices
 from validators.vmstate.facts import describe
 from validators.vmstate.pages import Numbers, PageReader
@@ -23,11 +25,12 @@ from validators.vmstate.stream.source import open_source
 
 INDEX_FILE = "golden.json"
 DEVICES_FILE = "devices.json"
+_BLOCK_FILE = re.compile(r"block-\d+\.ram")
 _IOV_LIMIT = 256
 
 
 def extract(path: Path, folder: Path, *, offset: int = 0) -> dict[str, Any]:
-    """Write RAM and device state of a vmstate file into a new folder.
+    """Write RAM and device state of a vmstate file into a folder, over no file that is there.
 
     The folder can serve as a golden image: golden.json lists block-000.ram and so on with idstr, length and
     number of missing pages of each. Zero and missing pages are holes. devices.json has the decoded device
@@ -38,10 +41,11 @@ def extract(path: Path, folder: Path, *, offset: int = 0) -> dict[str, Any]:
         The content of golden.json.
 
     Raises:
-        UsageError: there is no vmstate stream at that offset.
+        UsageError: there is no vmstate stream at that offset, or the folder holds such files already.
         SnapshotWrong: the stream is damaged before the end of RAM.
         SetupBroken: the folder cannot be written.
     """
+    require_room_for_extraction(folder)
     with open_source(path) as source:
         index = read_index(source, offset)
         if index.damage is not None:
@@ -51,18 +55,18 @@ def extract(path: Path, folder: Path, *, offset: int = 0) -> dict[str, Any]:
             with _whole_or_nothing(folder) as made:
                 entries = []
                 for number, block in enumerate(index.blocks):
-                    made.append(folder / f"block-{number:03}.ram")
-                    entries.append(_extract_block(reader, block, made[-1]))
-                made += [folder / DEVICES_FILE, folder / INDEX_FILE]
-                devices = decode_devices(source, index)
-                (folder / DEVICES_FILE).write_text(json.dumps(devices, indent=1))
+                    with made.new(f"block-{number:03}.ram") as target:
+                        entries.append(_extract_block(reader, block, target))
+                with made.new(DEVICES_FILE) as target:
+                    target.write(json.dumps(decode_devices(source, index), indent=1).encode())
                 content = {
                     "version": 1,
                     "page_size": index.page_size,
                     "blocks": entries,
                     "facts": describe(index),
                 }
-                (folder / INDEX_FILE).write_text(json.dumps(content, indent=1))
+                with made.new(INDEX_FILE) as target:
+                    target.write(json.dumps(content, indent=1).encode())
         except OSError as error:
             raise SetupBroken(f"The folder '{folder}' cannot be written: {error.strerror}.") from error
         except StreamError as error:
@@ -70,34 +74,71 @@ def extract(path: Path, folder: Path, *, offset: int = 0) -> dict[str, Any]:
     return content
 
 
+def is_extracted_name(name: str) -> bool:
+    """Tell whether `extract` may write a file of that name."""
+    return name in (INDEX_FILE, DEVICES_FILE) or _BLOCK_FILE.fullmatch(name) is not None
+
+
+def require_room_for_extraction(folder: Path) -> None:
+    """Check that a folder can receive an extraction without the loss of a file, such as a golden image.
+
+    Raises:
+        UsageError: it is a file, cannot be read, or has files of the names that `extract` writes.
+    """
+    try:
+        names = sorted(path.name for path in folder.iterdir()) if os.path.lexists(folder) else []
+    except OSError as error:
+        raise UsageError(f"--extract cannot use '{folder}': {error.strerror}.") from error
+    found = next(filter(is_extracted_name, names), None)
+    if found is not None:
+        raise UsageError(f"'{folder}' already holds '{found}'; name a new folder with --extract.")
+
+
+class _NewFiles:
+    """Files that are made in a folder, none of which was there before."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: list[Path] = []
+
+    def new(self, name: str) -> BufferedWriter:
+        """Make a file; raises FileExistsError where there is one, or a link."""
+        path = self._folder / name
+        stream = path.open("xb")
+        self._made.append(path)
+        return stream
+
+    def remove(self) -> None:
+        """Remove the files again."""
+        for path in self._made:
+            path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
-def _whole_or_nothing(folder: Path) -> Iterator[list[Path]]:
-    """Make a folder, and yield a list of files; after an exception those files are removed again."""
+def _whole_or_nothing(folder: Path) -> Iterator[_NewFiles]:
+    """Make a folder, and yield what makes files in it; after an exception those files are removed again."""
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    made: list[Path] = []
+    made = _NewFiles(folder)
     try:
         yield made
     except BaseException:
-        for path in made:
-            path.unlink(missing_ok=True)
+        made.remove()
         if new:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
 
 
-def _extract_block(reader: PageReader, block: Block, target: Path) -> dict[str, Any]:
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        os.ftruncate(descriptor, block.used_length)
-        for batch in reader.batches(block):
-            for first, last in _runs(batch.pages):
-                _write(descriptor, batch.rows[first:last], int(batch.pages[first]) * block.page_size)
-    finally:
-        os.close(descriptor)
+def _extract_block(reader: PageReader, block: Block, target: BufferedWriter) -> dict[str, Any]:
+    descriptor = target.fileno()
+    os.ftruncate(descriptor, block.used_length)
+    for batch in reader.batches(block):
+        for first, last in _runs(batch.pages):
+            _write(descriptor, batch.rows[first:last], int(batch.pages[first]) * block.page_size)
     missing = int((block.page_source == 0).sum())
-    return {"idstr": block.idstr, "bytes": block.used_length, "file": target.name, "missing_pages": missing}
+    name = Path(target.name).name
+    return {"idstr": block.idstr, "bytes": block.used_length, "file": name, "missing_pages": missing}
 
 
 def _runs(pages: Numbers) -> list[tuple[int, int]]:

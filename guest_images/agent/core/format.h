@@ -53,7 +53,7 @@ enum data_word {
 
 /*
  * Thread page: what one writer has done. It changes all the time and has no checksum.
- * LONGEST_GAP_NS, LONG_GAPS, LONG_GAP_TIMES and FINE_HISTOGRAM are extensions of version 1.
+ * LONGEST_GAP_NS, LONG_GAPS, MONOTONIC_NS, LONG_GAP_TIMES and FINE_HISTOGRAM are extensions of version 1.
  */
 enum thread_word {
 	THREAD_NUMBER = 2,           /* from 0 */
@@ -66,6 +66,7 @@ enum thread_word {
 	THREAD_WRITES_TIMED = 9,     /* page writes counted in the histograms */
 	THREAD_LONGEST_GAP_NS = 10,  /* longest time between the ends of two page writes */
 	THREAD_LONG_GAPS = 11,       /* gaps of LONG_GAP_NS and more */
+	THREAD_MONOTONIC_NS = 12,    /* CLOCK_MONOTONIC when it last renewed the control page's */
 	THREAD_LONG_GAP_TIMES = 16,  /* of the last ones: end by CLOCK_MONOTONIC and length, in ns */
 	THREAD_HISTOGRAM = 64,       /* bucket b: writes that took [2^b, 2^(b+1)) microseconds */
 	THREAD_FINE_HISTOGRAM = 128, /* the same writes by finer buckets, see statistics.c */

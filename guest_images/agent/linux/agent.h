@@ -85,8 +85,8 @@ void thread_pin(unsigned number);
 
 /* heartbeat.c: starts the thread that renews the control page's clocks every 10 ms. */
 bool heartbeat_launch(struct agent *agent);
-/* Renews the control page's clocks now. */
-void heartbeat_renew_clocks(struct agent *agent);
+/* Renews the control page's clocks, and returns a time by CLOCK_MONOTONIC that they have reached. */
+uint64_t heartbeat_renew_clocks(struct agent *agent);
 
 /* server.c: tells whether an agent serves there already; listens; serves until `quit`. */
 bool server_answers(const char *path);

@@ -6,12 +6,23 @@
 
 #define INTERVAL_NS 10000000
 
-void heartbeat_renew_clocks(struct agent *agent)
+uint64_t heartbeat_renew_clocks(struct agent *agent)
 {
 	volatile uint64_t *control = agent->control;
+	uint64_t now = clock_ns(CLOCK_MONOTONIC);
+	uint64_t seen = control[CONTROL_MONOTONIC_NS];
 
-	control[CONTROL_MONOTONIC_NS] = clock_ns(CLOCK_MONOTONIC);
-	control[CONTROL_REALTIME_NS] = clock_ns(CLOCK_REALTIME);
+	/*
+	 * A thread that was held up since it read the time does not set the clock back. There is no lock,
+	 * since a holder that waits for a CPU would keep all others from renewing it.
+	 */
+	while (now > seen)
+		if (__atomic_compare_exchange_n(&control[CONTROL_MONOTONIC_NS], &seen, now, false,
+						__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+			control[CONTROL_REALTIME_NS] = clock_ns(CLOCK_REALTIME);
+			break;
+		}
+	return now;
 }
 
 static void *heartbeat_main(void *argument)

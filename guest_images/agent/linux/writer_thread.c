@@ -21,6 +21,12 @@ static void log_error(struct agent *agent, const struct mismatch *mismatch)
 	pthread_mutex_unlock(&agent->lock);
 }
 
+/* Its own time last: at T0 no thread page may have a later time than the control page. */
+static void renew_clocks(struct writer_thread *thread)
+{
+	thread->writer.page[THREAD_MONOTONIC_NS] = heartbeat_renew_clocks(thread->agent);
+}
+
 static void step(struct writer_thread *thread)
 {
 	struct agent *agent = thread->agent;
@@ -38,8 +44,8 @@ static void step(struct writer_thread *thread)
 	if (long_gap_ns)
 		statistics_add_long_gap(&thread->statistics, clock_ns(CLOCK_MONOTONIC),
 					long_gap_ns);
-	if (thread->writer.steps % RENEW_CLOCKS_STEPS == 0)
-		heartbeat_renew_clocks(agent);
+	if (agent->options.rate != 0 || thread->writer.steps % RENEW_CLOCKS_STEPS == 0)
+		renew_clocks(thread);
 }
 
 /* Waits until the next step is due, or until there is a request. */
@@ -73,6 +79,7 @@ void *writer_thread_main(void *argument)
 			wait_for_rate(thread);
 		if (atomic_load_explicit(&thread->request, memory_order_relaxed)) {
 			thread_handle_request(thread);
+			renew_clocks(thread);
 			continue;
 		}
 		step(thread);

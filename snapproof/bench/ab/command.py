@@ -21,8 +21,8 @@ from snapproof.bench.ab.self_check import self_check
 from snapproof.bench.environment import measured_environment
 from snapproof.bench.options import AbOptions
 from snapproof.bench.sides import METRICS
-from snapproof.report.output_file import write_json_file
 from snapproof.runs.events import Progress
+from snapproof.runs.outputs import write_json_file
 from snapproof.runs.results_folder import AB_FILE, make_results_folder, now
 from snapproof.runs.stack import provisioning_for
 

@@ -7,6 +7,8 @@ import importlib
 from collections.abc import Callable
 from typing import cast
 
+from snapproof.runs.interruption import listen
+
 
 def later(function: str) -> Callable[[argparse.Namespace], int]:
     """Return a function that imports another one, calls it and returns its exit code.
@@ -17,6 +19,9 @@ def later(function: str) -> Callable[[argparse.Namespace], int]:
     module, _, name = function.partition(":")
 
     def run(arguments: argparse.Namespace) -> int:
-        return cast(int, getattr(importlib.import_module(module), name)(arguments))
+        command = getattr(importlib.import_module(module), name)
+        # Only now, since an import may swallow the exception that a signal raises from here on.
+        listen()
+        return cast(int, command(arguments))
 
     return run

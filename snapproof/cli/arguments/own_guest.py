@@ -30,5 +30,8 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key for --ssh-user")
     group.add_argument("--ssh-host-key", metavar="LINE", help="its host key (default: the first one seen)")
     group.add_argument(
-        "--guest-needs", type=int, metavar="MIB", help=f"its RAM beside the writers (default: {OWN_MIB})"
+        "--guest-needs",
+        type=int,
+        metavar="MIB",
+        help=f"its RAM beside the writers, also of --guest (default of your own: {OWN_MIB})",
     )

@@ -69,7 +69,7 @@ def _add_merge(actions: Any) -> None:
     )
     parser.add_argument("results", type=Path, nargs="+", metavar="DIR", help="a results folder")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new results folder")
-    parser.set_defaults(run=later("snapproof.cli.report:merge"))
+    parser.set_defaults(run=later("snapproof.cli.report:merge"), merging=True)
 
 
 def _add_compare(actions: Any) -> None:

@@ -24,11 +24,11 @@ def add_json_argument(parser: argparse.ArgumentParser, text: str) -> None:
 def add_offset_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--offset`."""
     parser.add_argument(
-        "--offset", type=_offset_bytes, default=0, metavar="N", help="the stream begins at this byte of FILE"
+        "--offset", type=offset_bytes, default=0, metavar="N", help="the stream begins at this byte of FILE"
     )
 
 
-def _offset_bytes(text: str) -> int:
+def offset_bytes(text: str) -> int:
     """Return the byte offset that `--offset` names, decimal or with 0x."""
     number = int(text, 0)
     if number < 0:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from harness.codes import Code, Fields
+from harness.deadline import Deadline
 from harness.errors import SubjectFailed
 from harness.qemu import migration
 from harness.qemu.machine import Machine
-from harness.qemu.qmp import CommandRefused
+from harness.qemu.qmp import CommandRefused, Event
 
 _BYTES = (5 << 20) + 5
 
@@ -111,3 +114,119 @@ def test_refusal_is_returned_in_the_words_of_qemu() -> None:
     assert migration.try_start_save(_machine(refusing), "exec:cat") == words
     assert migration.try_set_capability(_machine(_StubQemu()), name, True) == ""
     assert migration.try_start_save(_machine(_StubQemu()), "exec:cat") == ""
+
+
+class _Scripted:
+    """A QEMU that gives the scripted answers to `query-migrate` in turn, the last for ever."""
+
+    def __init__(self, *answers: dict[str, Any], yank: Sequence[object] = ()) -> None:
+        self.qmp = self
+        self.answers, self.asked, self.yank = list(answers), 0, list(yank)
+        self.events: list[Event] = []
+
+    def query_migrate(self) -> dict[str, Any]:
+        self.asked += 1
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    def execute(self, command: str, *_: object, **__: object) -> object:
+        assert command == "query-yank"
+        if not self.yank:
+            raise CommandRefused(command, "The command query-yank has not been found")
+        return self.yank.pop(0)
+
+    def failure(self, sentence: str, code: Code, fields: Fields | None = None) -> SubjectFailed:
+        return SubjectFailed(f"{sentence}.", code=code, fields=fields or {})
+
+    def pause(self, deadline: Deadline, seconds: float = 0.01) -> None:
+        deadline.nap(seconds)
+
+    def events_since(self, mark: int) -> list[Event]:
+        return self.events[mark:]
+
+
+def _scripted(*answers: dict[str, Any], **more: Any) -> Any:
+    return _Scripted(*answers, **more)
+
+
+def _active(normal: int, duplicate: int) -> dict[str, Any]:
+    return {"status": "active", "ram": {"normal": normal, "duplicate": duplicate}}
+
+
+_COMPLETED = {"status": "completed", "downtime": 4, "total-time": 90, "ram": {"normal": 60, "duplicate": 5}}
+
+
+@pytest.mark.parametrize(("normal", "duplicate"), [(1, 0), (0, 1)])
+def test_ram_moves_with_the_first_page(normal: int, duplicate: int) -> None:
+    """T0 is past when one page was sent, with content or as a zero page, and not before."""
+    machine = _scripted({"status": "setup"}, _active(0, 0), _active(normal, duplicate))
+    migration.wait_ram_moving(machine, Deadline(5))
+    assert machine.asked == 3
+
+
+def test_ram_of_a_completed_save_has_moved() -> None:
+    """A save that has completed already has nothing to be waited for."""
+    migration.wait_ram_moving(_scripted({"status": "completed"}), Deadline(0))
+
+
+def test_figures_are_those_of_qemu() -> None:
+    """Each figure is the one that QEMU reports under its name, once the save has completed."""
+    machine = _scripted(_active(3, 0), _COMPLETED)
+    assert migration.wait_completed(machine, Deadline(5)) == migration.SaveFigures(4, 90, 60, 5)
+
+
+@pytest.mark.parametrize("wait", [migration.wait_ram_moving, migration.wait_completed])
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_save_that_failed_is_not_waited_for(wait: Callable[[Any, Deadline], object], status: str) -> None:
+    """A save that ended otherwise is a failure of QEMU, in its words."""
+    machine = _scripted({"status": status, "error-desc": "No space left"})
+    with pytest.raises(SubjectFailed, match=f"ended as '{status}': No space left") as caught:
+        wait(machine, Deadline(5))
+    assert caught.value.code is Code.SAVE_FAILED
+    assert caught.value.fields["status"] == status
+
+
+@pytest.mark.parametrize("wait", [migration.wait_ram_moving, migration.wait_completed])
+def test_save_that_does_not_end(wait: Callable[[Any, Deadline], object]) -> None:
+    """A save that makes no progress ends the wait with the deadline."""
+    with pytest.raises(SubjectFailed, match="still 'active'") as caught:
+        wait(_scripted(_active(0, 0)), Deadline(0.02))
+    assert (caught.value.code, caught.value.fields) == (Code.SAVE_UNFINISHED, {"status": "active"})
+
+
+def test_clean_up_is_waited_for() -> None:
+    """QEMU is ready for another save when no yank instance is of a migration; other instances may stay."""
+    other, of_migration = {"type": "chardev"}, {"type": "migration"}
+    machine = _scripted(_COMPLETED, yank=[[other, of_migration], [of_migration], [other]])
+    migration.wait_completed(machine, Deadline(5))
+    assert machine.yank == []
+    with pytest.raises(SubjectFailed) as caught:
+        migration.wait_cleaned_up(_scripted(yank=[[of_migration]] * 100), Deadline(0.02))
+    assert caught.value.code is Code.SAVE_NOT_CLEANED_UP
+
+
+def _event(name: str, seconds: float) -> Event:
+    return Event(name, {}, seconds)
+
+
+@pytest.mark.parametrize(
+    ("events", "stun"),
+    [
+        ([], None),
+        ([("STOP", 2)], None),
+        ([("RESUME", 2)], None),
+        ([("RESUME", 1), ("STOP", 2)], None),
+        ([("STOP", 2), ("RESUME", 5)], (2, 5)),
+        ([("RESUME", 1), ("STOP", 2), ("MIGRATION", 3), ("RESUME", 5), ("RESUME", 9)], (2, 5)),
+        ([("STOP", 2), ("STOP", 4), ("RESUME", 5)], (2, 5)),
+        ([("STOP", 2), ("RESUME", 5), ("STOP", 7), ("RESUME", 8)], (2, 5)),
+    ],
+)
+def test_stun_is_from_the_first_stop_to_the_next_resume(
+    events: list[tuple[str, float]], stun: tuple[float, float] | None
+) -> None:
+    """Events before the first STOP, of another kind, and after its RESUME do not count."""
+    machine = _scripted()
+    machine.events = [_event("STOP", 0), *(_event(*event) for event in events)]
+    found = migration.find_stun(machine, 1)
+    assert (found and (found.stopped, found.resumed)) == stun
+    assert found is None or found.seconds == 3

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import io
+import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -9,6 +13,7 @@ from typing import cast
 import numpy as np
 import pytest
 
+from harness.errors import MachineryMissing, SetupBroken, SnapproofError
 from harness.qemu import ram
 from harness.qemu.machine import Machine
 from harness.qemu.ram import (
@@ -90,3 +95,129 @@ def test_pagemap_of_a_host_with_large_pages(tmp_path: Path, monkeypatch: pytest.
     pieces = [(at - block.host_address, data) for at, data in read_populated(machine, block)]
     assert pieces == [(0, bytes(page)), (2 * page, bytes([2]) * page)]
     assert ram.write_protected_pages(machine) == 1
+
+
+@pytest.fixture
+def of_this_process() -> tuple[Machine, RamBlock, bytearray]:
+    """A machine that is this process, and a RAMBlock in it with its content, longer than one chunk."""
+    space = bytearray(os.urandom((9 << 20) + 5))
+    space[1 << 20 : 8 << 20] = bytes(7 << 20)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(space))
+    machine = SimpleNamespace(pid=os.getpid(), hmp=lambda _command: "")
+    return cast(Machine, machine), RamBlock("pc.ram", len(space), address), space
+
+
+def test_block_is_read_whole(of_this_process: tuple[Machine, RamBlock, bytearray]) -> None:
+    """Every byte, and none beyond the block."""
+    machine, block, space = of_this_process
+    assert b"".join(ram.read_block(machine, block)) == space
+
+
+def test_golden_image_is_a_copy(
+    of_this_process: tuple[Machine, RamBlock, bytearray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each readable block has a file of its bytes, sparse where there are zeros; others are named."""
+    machine, block, space = of_this_process
+    small = RamBlock("pc.rom", 4096, block.host_address)
+    hidden = RamBlock("tables", 8192, 0)
+    monkeypatch.setattr(ram, "ramblocks", lambda _machine: (small, hidden, block))
+    image = ram.dump_golden(machine, tmp_path / "golden")
+    assert (image.folder, image.blocks, image.total_bytes) == (
+        tmp_path / "golden", (small, block), len(space) + 4096,
+    )  # fmt: skip
+    assert json.loads((tmp_path / "golden" / "golden.json").read_text()) == {
+        "version": 1,
+        "page_size": 4096,
+        "blocks": [
+            {"idstr": "pc.rom", "bytes": 4096, "file": "block-000.ram"},
+            {"idstr": "pc.ram", "bytes": len(space), "file": "block-001.ram"},
+        ],
+        "left_out": [{"idstr": "tables", "bytes": 8192}],
+    }
+    assert (tmp_path / "golden" / "block-000.ram").read_bytes() == space[:4096]
+    assert (tmp_path / "golden" / "block-001.ram").read_bytes() == space
+    assert (tmp_path / "golden" / "block-001.ram").stat().st_blocks * 512 < len(space) - (3 << 20)
+
+
+def test_image_of_zeros_has_its_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that ends in zeros has a file of its own length."""
+    monkeypatch.setattr(ram, "read_block", lambda *_: iter([b"ab", bytes(6)]))
+    block = RamBlock("pc.ram", 8, 1)
+    monkeypatch.setattr(ram, "ramblocks", lambda _machine: (block,))
+    ram.dump_golden(cast(Machine, None), tmp_path)
+    assert (tmp_path / "block-000.ram").read_bytes() == b"ab" + bytes(6)
+
+
+def test_no_golden_image_without_main_ram(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image of small blocks only would compare next to nothing."""
+    blocks = (RamBlock("pc.rom", 4096, 0x1000), RamBlock("pc.ram", 8192, 0))
+    monkeypatch.setattr(ram, "ramblocks", lambda _machine: blocks)
+    with pytest.raises(SetupBroken, match="main RAM"):
+        ram.dump_golden(cast(Machine, None), tmp_path)
+
+
+class _StubMemory(io.BytesIO):
+    """Stands in for /proc/PID/mem, and gives what it is told to."""
+
+    def __init__(self, given: bytes | OSError) -> None:
+        super().__init__()
+        self._given = given
+
+    def read(self, wanted: int | None = -1, /) -> bytes:
+        if isinstance(self._given, OSError):
+            raise self._given
+        return self._given[:wanted]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "sentence"),
+    [
+        (bytes(4095), SetupBroken, "gave 4095 of 4096 bytes of QEMU's RAMBlock 'pc.ram' at offset 0x0"),
+        (b"", SetupBroken, "gave 0 of 4096 bytes"),
+        (OSError(5, "Input/output error"), SetupBroken, "'pc.ram' cannot be read .*: Input/output error"),
+        (PermissionError(1, "Operation not permitted"), MachineryMissing, "ptrace"),
+    ],
+)
+def test_memory_that_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch, given: bytes | OSError, error: type[SnapproofError], sentence: str
+) -> None:
+    """A part of QEMU's memory is no image of it, and an image is never made of less than all."""
+    stub = SimpleNamespace(open=lambda *_, **__: _StubMemory(given))
+    monkeypatch.setattr(ram, "Path", lambda _path: stub)
+    machine = cast(Machine, SimpleNamespace(pid=7))
+    with pytest.raises(error, match=sentence):
+        list(ram.read_block(machine, RamBlock("pc.ram", 4096, 0x400000)))
+
+
+def _answering(**answers: str) -> Machine:
+    def hmp(command: str) -> str:
+        return answers[command.replace(" ", "_").replace("-", "_")]
+
+    return cast(Machine, SimpleNamespace(hmp=hmp))
+
+
+def test_blocks_of_qemu_10_are_taken_as_printed() -> None:
+    """Where each line has an address nothing else is asked; the largest block is the main one."""
+    machine = _answering(info_ramblock=_QEMU_10)
+    assert ram.ramblocks(machine) == parse_ramblocks(_QEMU_10)
+    assert ram.main_block(machine).idstr == "pc.ram"
+
+
+def test_blocks_of_qemu_7_are_found_by_the_memory_tree() -> None:
+    """The address is that of the first place in the guest that QEMU can translate, less the offset there."""
+    machine = _answering(
+        info_ramblock=_QEMU_7,
+        info_mtree__f="  0000000000100000-000000001fffffff (prio 0, ram): pc.ram @0000000000100000\n"
+        "  00000000fd000000-00000000fdffffff (prio 1, ram): vga.vram\n",
+        gpa2hva_0x100000="Host virtual address for 0x100000 (pc.ram) is 0x7f0000100000\n",
+        gpa2hva_0xfd000000="Host virtual address for 0xfd000000 (vga.vram) is 0x7f1000000000\n",
+    )
+    assert [block.host_address for block in ram.ramblocks(machine)] == [0x7F0000000000, 0x7F1000000000]
+    unknown = _answering(info_ramblock=_QEMU_7, info_mtree__f="")
+    assert ram.ramblocks(unknown) == parse_ramblocks(_QEMU_7)
+
+
+def test_no_block_at_all_is_an_error() -> None:
+    """An `info ramblock` of an unknown form would leave nothing to compare."""
+    with pytest.raises(SetupBroken, match="info ramblock"):
+        ram.ramblocks(_answering(info_ramblock="unknown command\r\n"))

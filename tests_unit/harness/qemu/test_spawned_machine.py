@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 from pathlib import Path
 
@@ -92,6 +94,29 @@ def test_death_is_seen_while_a_command_waits(machine: SpawnedMachine) -> None:
         machine.qmp.execute("die", deadline=Deadline(60))
     assert caught.value.code is Code.QEMU_ENDED
     assert limit.remaining() > 10
+
+
+def test_a_qemu_that_the_kernel_kills_is_a_limit_of_the_machine(machine: SpawnedMachine) -> None:
+    """SIGKILL that we did not send is no fault of QEMU's, and SIGKILL that we sent is no limit."""
+    with machine:
+        os.kill(machine.pid, signal.SIGKILL)
+        with pytest.raises(SetupBroken, match=r"exit code -9.*SIGKILL") as caught:
+            machine.qmp.execute("query-status")
+        assert caught.value.code is Code.SETUP_LIMIT
+    with machine:
+        machine.kill()
+        with pytest.raises(SubjectFailed, match="exit code -9"):
+            machine.qmp.execute("query-status")
+
+
+def test_a_qemu_without_memory_at_its_start_is_a_limit(
+    machine: SpawnedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU says so itself when it cannot map the guest's RAM."""
+    monkeypatch.setenv("FAKE_QEMU", "no-memory")
+    with pytest.raises(SetupBroken, match="Cannot allocate memory") as caught:
+        machine.__enter__()
+    assert caught.value.code is Code.SETUP_LIMIT
 
 
 def test_death_at_start_shows_qemus_last_words(

@@ -22,8 +22,9 @@ _ROOT = Path(__file__).parents[3]
 # What is carried to old hosts: folder, and the modules of ours that it may import besides itself.
 CARRIED: dict[str, tuple[str, ...]] = {
     "harness/userfaultfd": (),
+    "harness/linux/kernel_log": (),
     "validators/trackers": ("harness/userfaultfd",),
-    "tests_functional/kernel": ("harness/userfaultfd", "validators/trackers"),
+    "tests_functional/kernel": ("harness/userfaultfd", "harness/linux/kernel_log", "validators/trackers"),
 }
 
 # Modules that the standard library got after 3.9.
@@ -166,7 +167,8 @@ def test_feature_bits_are_in_order() -> None:
 
 
 def _sources() -> list[Path]:
-    return [path for folder in CARRIED for path in sorted((_ROOT / folder).rglob("*.py"))]
+    paths = [path for folder in CARRIED for path in sorted((_ROOT / folder).rglob("*.py"))]
+    return paths + [path for path in (_ROOT / f"{name}.py" for name in CARRIED) if path.exists()]
 
 
 @pytest.mark.parametrize("path", _sources(), ids=str)

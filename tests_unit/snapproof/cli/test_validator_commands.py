@@ -17,14 +17,17 @@ import pytest
 
 from harness.codes import Code
 from snapproof.cli.command import main
+from snapproof.cli.diff import change_text
 from snapproof.cli.progress_bar import ProgressBar, bar_text
 from tests_unit.support.command_values import command_outcome, right_vmstate
 from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, write_golden
 from validators import judge
+from validators.faults.files import CATALOGUE, apply_fault
 from validators.judge import check_file
 from validators.vmstate.stream.index import Anomaly, SnapshotIndex
 from validators.vmstate.stream.reader import read_index
 from validators.vmstate.stream.source import Source
+from validators.vmstate.stream_diff import FieldChange
 
 Capture = pytest.CaptureFixture[str]
 
@@ -69,11 +72,11 @@ def test_check_draws_an_svg_of_all_blocks(good: Path, tmp_path: Path, capsys: Ca
     assert "pc.rom" in text
 
 
-def test_map_replaces_no_device(good: Path, tmp_path: Path, capsys: Capture) -> None:
-    """A map is not written over what is no regular file."""
+def test_map_replaces_no_folder(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A map is not written over a folder."""
     code, _, err = command_outcome(capsys, "check", good, "--map", tmp_path)
     assert code == 2
-    assert "is not a regular file" in err
+    assert "is a folder" in err
 
 
 def test_check_extracts_a_golden_image(good: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -232,6 +235,16 @@ def test_info_names_blocks_and_devices(good: Path, tmp_path: Path, capsys: Captu
     assert "dev1" in out
 
 
+def test_info_names_iterable_state(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """State that is saved in parts is listed with its sections and bytes, though `info` does not judge it."""
+    saved = tmp_path / "saved-after-t0"
+    fault = next(fault for fault in CATALOGUE if fault.name == "iterable-state")
+    assert apply_fault(good, fault, saved)
+    code, out, _ = command_outcome(capsys, "info", saved)
+    assert code == 0
+    assert "iterable spapr/htab (0): version 1, 1 START, 1 PART, 80 bytes" in out
+
+
 def test_info_of_a_damaged_file(good: Path, capsys: Capture) -> None:
     """The readable part is printed, with the offset at which reading stopped; exit code 1."""
     good.write_bytes(good.read_bytes()[:-30000])
@@ -272,6 +285,67 @@ def test_diff_names_fields_and_blocks(good: Path, tmp_path: Path, capsys: Captur
     assert "dev1 (0).reg[1]: 5 -> 9" in command_outcome(capsys, "diff", good, other)[1]
     other.write_bytes(Writer(Guest(), rom=b"\xaa" * PAGE).stream())
     assert f"only in {other}: RAMBlock pc.rom" in command_outcome(capsys, "diff", good, other)[1]
+
+
+_STREAM_CHANGES: tuple[tuple[bytes, bytes, str], ...] = (
+    (b"pc-i440fx-10.0", b"pc-i440fx-10.1", "machine: pc-i440fx-10.0 -> pc-i440fx-10.1"),
+    (b"\x07\0\0\0\x0epc-i440fx-10.0", b"", "configuration: present -> nothing"),
+    (b"\4\0\0\0\x0a", b"\x08\0\x0b\0\0\4\0\0\0\x0a", 'commands: [] -> ["SWITCHOVER_START (0 bytes)"]'),
+    (b"dev1\0\0\0\0\0\0\0\1", b"dev1\0\0\0\0\0\0\0\2", "section dev1 (0): version 1 -> version 2"),
+    (
+        b"dev1/extra\0\0\0\1",
+        b"dev1/extra\0\0\0\2",
+        "subsection 0 of dev1 (0): dev1/extra, version 1 -> dev1/extra, version 2",
+    ),
+)
+
+
+@pytest.mark.parametrize(("old", "new", "words"), _STREAM_CHANGES)
+def test_diff_sees_what_the_stream_is_made_of(
+    good: Path, tmp_path: Path, capsys: Capture, old: bytes, new: bytes, words: str
+) -> None:
+    """Files whose pages and fields are equal are not the same if QEMU would load them otherwise."""
+    other, data = tmp_path / "other", good.read_bytes()
+    assert data.count(old) == 1
+    other.write_bytes(data.replace(old, new))
+    code, out, _ = command_outcome(capsys, "diff", good, other)
+    assert (code, out) == (1, f"stream: 1 difference\n  {words}\ndifferent\n")
+
+
+def test_diff_sees_other_capabilities(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Capabilities but for mapped-ram, which is the layout, make another stream."""
+    capability = b"\5\x1aconfiguration/capabilities\0\0\0\1\0\0\0\1\6events"
+    other, data = tmp_path / "other", good.read_bytes()
+    other.write_bytes(data.replace(b"\1\0\0\0\2\3ram", capability + b"\1\0\0\0\2\3ram"))
+    code, out, _ = command_outcome(capsys, "diff", good, other)
+    assert code == 1
+    assert 'capabilities: [] -> ["events"]' in out
+
+
+def test_diff_shows_where_long_values_differ(tmp_path: Path, capsys: Capture) -> None:
+    """Values that begin alike are shown from the first difference on; numbers are in hexadecimal too."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    registers = list(range(1000, 1100))
+    first.write_bytes(Writer(Guest(), registers=(registers, [4, 5], [6])).stream())
+    registers[70] = 77
+    second.write_bytes(Writer(Guest(), registers=(registers, [4, 5], [6])).stream())
+    out = command_outcome(capsys, "diff", first, second)[1]
+    assert "dev0 (0).reg[70]: 0x42e (1070) -> 0x4d (77)" in out
+    change = FieldChange("x", "a" * 100 + "b", "a" * 100 + "c")
+    assert change_text(change) == f"x: ...{'a' * 12}b -> ...{'a' * 12}c"
+
+
+def test_diff_of_streams_at_offsets_and_from_standard_input(
+    good: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file has its own offset, and either may be standard input."""
+    other = tmp_path / "other"
+    other.write_bytes(bytes(300) + good.read_bytes())
+    assert command_outcome(capsys, "diff", other, good, "--offset", "300:0")[:2] == (0, "same\n")
+    assert command_outcome(capsys, "diff", other, other, "--offset", "0x12c")[:2] == (0, "same\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(good.read_bytes())))
+    assert command_outcome(capsys, "diff", "-", good)[:2] == (0, "same\n")
+    assert command_outcome(capsys, "diff", "-", "-")[0] == 2
 
 
 def test_diff_trouble(good: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
+import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -185,8 +189,14 @@ def test_vanished_test_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
     plan = Plan(together=tuple(rows[:1]), alone=tuple(rows[1:]), workers=1)
     outcomes = list(run_plan(plan, _COMMON, folder).values())
-    assert [(found.name, found.status, found.sentence) for found in outcomes] == [
-        ("t.vanish", Status.ERROR, "The test did not report within 1 s; see its logs."),
+    # It names the time that has passed, whatever the test had.
+    sentence, seconds = re.subn(r"after \d+ s", "after N s", outcomes[0].sentence)
+    assert seconds == 1
+    assert [(found.name, found.status) for found in outcomes[:1]] == [("t.vanish", Status.ERROR)]
+    assert sentence.startswith(
+        "The test did not report; it had 1 s, and the run of the tests ended after N s."
+    )
+    assert [(found.name, found.status, found.sentence) for found in outcomes[1:]] == [
         ("t.report", Status.PASS, "random 9 2 /c http://m"),
     ]
     assert [found.folder for found in outcomes] == ["tests/t.vanish", "tests/t.report"]
@@ -197,6 +207,43 @@ def test_vanished_test_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("test-ended", "t.report"),
     ]
     assert (events[1]["status"], events[1]["sentence"]) == ("PASS", "random 9 2 /c http://m")
+
+
+_FOREIGN = """
+import json, sys
+from pathlib import Path
+from snapproof.runs.avocado_places import own_settings
+from snapproof.runs.side_by_side import Plan
+from tests_functional.lib.profile_row import ProfileRow
+folder = Path(sys.argv[1])
+row = ProfileRow("t.report", sys.argv[2], "reason", {"vcpus": 2}, seconds=60)
+with own_settings(folder / "avocado"):
+    from snapproof.runs.avocado_job import run_plan
+    found = run_plan(Plan((row,), (), 1), {"seed": 9, "repeat": 1, "keep": 0}, folder)
+print(json.dumps([found["t.report"].status.value, found["t.report"].sentence]))
+"""
+
+
+@pytest.mark.parametrize("trouble", ["settings of the user", "settings of the venv", "long TMPDIR", "colon"])
+def test_environment_steers_no_run(tmp_path: Path, trouble: str) -> None:
+    """A run reports whatever spawner avocado.conf names, and however long the path of TMPDIR is."""
+    file, folder, home = tmp_path / "test_throwaway.py", tmp_path / "results", tmp_path / "home"
+    file.write_text(_THROWAWAY)
+    folder.mkdir()
+    save_stack(stack(tmp_path), {"host_kernel": "6.18"}, folder)
+    place = home / ".config" / "avocado"
+    place.mkdir(parents=True)
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    if trouble.startswith("settings"):
+        (place / "avocado.conf").write_text("[run]\nspawner = podman\nmax_parallel_tasks = 0\nshuffle = x\n")
+        environment["HOME" if trouble == "settings of the user" else "VIRTUAL_ENV"] = str(home)
+    else:
+        long = tmp_path / (80 * "t" if trouble == "long TMPDIR" else "a:1")
+        long.mkdir()
+        environment["TMPDIR"] = str(long)
+    words = [sys.executable, "-c", _FOREIGN, str(folder), f"{file}:Reporting.test_report"]
+    run = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=100, check=True)
+    assert json.loads(run.stdout.splitlines()[-1]) == ["PASS", "random 9 2"]
 
 
 def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:
@@ -215,7 +262,7 @@ def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
             signal.signal(number, handler)
-        interruption._ASKED.clear()
+        interruption._asked = False
     sentence = "The run was interrupted before this test had reported."
     assert {o.name: (o.status, o.sentence) for o in found.values()} == dict.fromkeys(
         ("t.stop", "t.report"), (Status.ERROR, sentence)

@@ -26,6 +26,9 @@ def say(message):
     file.write(json.dumps(message).encode() + b"\\n")
     file.flush()
 say({"QMP": {}})
+if "dies-unread" in manner:
+    time.sleep(0.3)
+    sys.exit("out of luck")
 for line in file:
     order = json.loads(line)
     command, arguments = order["execute"], order.get("arguments", {})
@@ -128,6 +131,7 @@ def test_missing_capability_is_an_answer(tmp_path: Path) -> None:
     ("manner", "words"),
     [
         ("dies", "its last words: out of memory"),
+        ("dies-unread", "QEMU ended (exit code 1); its last words: out of luck"),
         ("stuck", "20 more steps of each writer after it was loaded did not happen within 3 s"),
         ("fails", "The save failed: no room"),
     ],

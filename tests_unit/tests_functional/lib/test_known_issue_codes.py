@@ -15,6 +15,7 @@ from harness.codes import Code, Fields
 from harness.errors import Evidence, NotApplicable, SnapproofError
 from harness.guest.shell import GuestUnreachable
 from harness.linux import uffd_waiters as held_up
+from harness.linux.kernel_log import Ours
 from harness.qemu import migration, spawned_machine
 from harness.qemu.configuration import MachineConfig
 from harness.qemu.machine import Machine
@@ -45,7 +46,9 @@ _UNFINISHED = GuestUnreachable("The guest did not finish 'x': timed out.", code=
 _YANK = "duplicate yank instance: migration"
 _VIRTIO = "error while loading state: Failed to load element of type virtio for virtio"
 _INCOMPATIBLE = "Background-snapshot is not compatible with guest memory configuration"
-_HOST = HostState(0, (), ((0, "/dev/null"), (1, "/dev/null"), (2, "pipe:[7]")), ())
+_HOST = HostState(
+    0, (), ((0, "/dev/null"), (1, "/dev/null"), (2, "pipe:[7]")), (), Ours(frozenset(), frozenset())
+)
 
 
 def _silent(command: str, **more: Any) -> Callable[[Blame], Found]:

@@ -22,7 +22,7 @@ from harness.errors import (
 from harness.status import Status
 from snapproof.report.run_result import OutcomeRecord
 from tests_functional.lib.outcome import OUTCOME_FILE, Outcome, from_error, write_atomically
-from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
+from tests_functional.lib.outcomes import Cycle, build_outcome, outcome_of_cycles
 from tests_functional.lib.save import Flow
 from tests_functional.lib.stack_file import load_stack, save_stack
 from tests_unit.support.scenario_values import check, make_run, offline, snapshot, stack, write_order
@@ -192,3 +192,24 @@ def test_stun_ratio_names_both_figures(tmp_path: Path) -> None:
         "all: stun-ratio: At 512 MiB the background snapshot stuns the guest for 30.0 ms "
         "and stop-and-save for 300.0 ms, a ratio of 10.0."
     )
+
+
+def test_outcome_of_no_check_is_an_error() -> None:
+    """A test that has checked nothing has not passed."""
+    made = build_outcome("a.b", [], 1.0, "It holds.", {})
+    assert (made.status, made.sentence) == (Status.ERROR, "No check could be made.")
+
+
+def test_outcome_of_checks() -> None:
+    """The worst check decides; the first violation of such a check is told, and how many there are in all."""
+    passed, none = check("a"), skipped("b", "It demands.", "No pagemap.")
+    assert build_outcome("t", [passed, none], 1.0, "It holds.", {}).sentence == "It holds."
+    left_out = build_outcome("t", [none], 1.0, "It holds.", {})
+    assert (left_out.status, left_out.sentence) == (Status.SKIP, "b: No pagemap.")
+    wrong = [check("c", "One."), check("d", "Two.", "Three.")]
+    made = build_outcome("t", [passed, none, *wrong], 1.5, "It holds.", {"seed": 5}, {"stun_ms": 2.5})
+    assert (made.status, made.sentence) == (Status.FAIL, "c: One. (2 more violations)")
+    assert build_outcome("t", wrong[:1], 1.0, "It holds.", {}).sentence == "c: One."
+    assert (made.name, made.seconds, made.figures, made.environment) == (
+        "t", 1.5, {"stun_ms": 2.5}, {"seed": 5},
+    )  # fmt: skip

@@ -280,3 +280,8 @@ def test_entries_get_what_their_guest_needs(tmp_path: Path) -> None:
     assert _for_guest(replace(plain, parameters={"ram_mib": 257, "coverage": 0.7}), images) == replace(
         plain, parameters={"ram_mib": 257, "coverage": 0.7}
     )
+
+
+def test_need_alone_is_for_the_catalogue(tmp_path: Path) -> None:
+    """--guest-needs without a guest of the user's own names none; it is for the one of --guest."""
+    assert own_guest.own_image(OwnGuestOptions(guest_needs=200), Provisioning(Cache(tmp_path), print)) is None

@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from guest_images.agent.counters import AgentCounters, LongGap
+from guest_images.agent.format import LONG_GAP_NS
 from harness.errors import DeadlineExpired
 from tests_functional.lib import standstill
 from tests_unit.support.scenario_values import SOURCE, StandInAgent, stand_in_guest
@@ -97,3 +98,17 @@ def test_writer_that_never_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(standstill, "_GO_ON_SECONDS", 0.05)
     counters = _counters([(5, 7)], [(0.0, 0.25)], [LongGap(1000, 0.25)])
     assert standstill.end(counters, time.time() - 1) == standstill.Standstill(0, 250_000)
+
+
+def test_each_writer_is_waited_for_two_steps() -> None:
+    """A step is counted before the gap that it ends, so the first step does not show the gap yet."""
+    stand_in = StandInCounters([(5, 7), (6, 9), (7, 8), (7, 9)], [(0.0, 0.01)], ())
+    standstill.end(cast(AgentCounters, stand_in), time.time())
+    assert stand_in.steps() == (7, 9)
+    assert len(stand_in._steps) == 1
+
+
+def test_gap_that_ended_before_t0_leaves_the_bound() -> None:
+    """All that is known of the gaps after T0 is that each was shorter than the agent keeps."""
+    counters = _counters([(5,), (9,)], [(0.0, 0.7)], [LongGap(999.0, 0.7)])
+    assert standstill.end(counters, time.time()).gap_us == LONG_GAP_NS // 1000

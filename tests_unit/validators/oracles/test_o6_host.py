@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.linux.kernel_log import Splat
 from tests_unit.support.scenario_values import HOST, SINK, sentences
-from validators.oracles.o6_host import host_state
 from validators.oracles.o6_host.host import check_host
-from validators.oracles.o6_host.host_state import kernel_splats, open_files
+from validators.oracles.o6_host.host_state import open_files
+
+assert HOST.splats is not None
+SPLATS = HOST.splats
+_QEMU = "qemu-system-x86"
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"tainted": 512}, "The host kernel's taint changed from 0 to 512."),
         (
-            {"splats": ("#5 WARNING: old", "#9 WARNING: old")},
-            "The host kernel logged: #9 WARNING: old",
+            {"splats": (*SPLATS, Splat(9, "WARNING: old", 61, "qemu-system-x86"))},
+            "The host kernel logged: #9 WARNING: old (qemu-system-x86 61)",
+        ),
+        (
+            {"splats": (*SPLATS, Splat(9, "WARNING: in a thread that has ended", 77, "qemu-system-x86"))},
+            "The host kernel logged: #9 WARNING: in a thread that has ended (qemu-system-x86 77)",
         ),
         (
             {"descriptors": (*HOST.descriptors, (5, "anon_inode:[userfaultfd]"))},
@@ -78,54 +83,54 @@ def test_open_files_of_a_process(tmp_path: Path) -> None:
     assert set(open_files(os.getpid())) == before
 
 
-# As /dev/kmsg gives it: one record per read, EPIPE where one was overwritten, then EAGAIN.
-_KMSG: tuple[bytes | int, ...] = (
-    b"6,100,5000,-;eth0: link up\n",
-    b"4,101,5001,-;WARNING: CPU: 1 PID: 9 at mm/memory.c:77 wp_page\n SUBSYSTEM=BUG: not this line\n",
-    errno.EPIPE,
-    b"3,140,5002,-;INFO: task qemu-system-x86:411 blocked for more than 120 seconds.\n",
-    b"1,141,5003,-;BUG: unable to handle page fault for address: ffff\n",
-    b"0,142,5004,-;watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [cat:7]\n",
-    b"6,143,5005,-;debug: harmless\n",
+def test_taint_beside_a_splat_of_ours() -> None:
+    """A taint that a splat of ours explains is reported beside it."""
+    splat = Splat(9, "BUG: unable to handle page fault", 60, "qemu-system-x86")
+    host = replace(HOST, tainted=128, splats=(*SPLATS, splat))
+    assert sentences(check_host(HOST, host))[1:] == ["The host kernel's taint changed from 0 to 128."]
+
+
+@pytest.mark.parametrize(
+    ("changes", "facts"),
+    [
+        (
+            {"splats": (*SPLATS, Splat(9, "traps: python3[90] general protection fault", 90, "python3"))},
+            {"kernel messages about others": ("#9 traps: python3[90] general protection fault (python3 90)")},
+        ),
+        (
+            {"splats": (*SPLATS, Splat(9, "traps: qemu-system-x86[90] general protection fault", 90, _QEMU))},
+            {
+                "kernel messages about others": (
+                    "#9 traps: qemu-system-x86[90] general protection fault (qemu-system-x86 90)"
+                )
+            },
+        ),
+        (
+            {"splats": (*SPLATS, Splat(9, "BUG: x", 90, _QEMU, elsewhere=True))},
+            {"kernel messages about others": "#9 BUG: x (qemu-system-x86 90)"},
+        ),
+        (
+            {"tainted": 512, "splats": (*SPLATS, Splat(9, "WARNING: y"))},
+            {
+                "kernel messages about others": "#9 WARNING: y",
+                "taint changed, not told by whom": "from 0 to 512",
+            },
+        ),
+        # A module that somebody loads sets no bit that a splat sets.
+        (
+            {"tainted": 4096, "splats": None},
+            {"taint changed, not told by whom": "from 0 to 4096"},
+        ),
+        (
+            {"splats": (*SPLATS, *(Splat(number, "BUG: x", 90, "cc1") for number in range(10, 20)))},
+            {
+                "kernel messages about others": "; ".join(f"#{n} BUG: x (cc1 90)" for n in range(10, 15))
+                + " and 5 more"
+            },
+        ),
+    ],
 )
-
-
-def _kmsg(monkeypatch: pytest.MonkeyPatch, records: tuple[bytes | int, ...], at_open: int = 0) -> list[int]:
-    """Let host_state read these records; returns the descriptors that it has closed."""
-    closed: list[int] = []
-    left = [*records, errno.EAGAIN]
-
-    def read(_descriptor: int, _size: int) -> bytes:
-        record = left.pop(0)
-        if isinstance(record, int):
-            raise OSError(record, os.strerror(record))
-        return record
-
-    def open_(_path: str, _flags: int) -> int:
-        if at_open:
-            raise OSError(at_open, os.strerror(at_open))
-        return 99
-
-    fake = SimpleNamespace(
-        open=open_, read=read, close=closed.append, O_RDONLY=os.O_RDONLY, O_NONBLOCK=os.O_NONBLOCK
-    )
-    monkeypatch.setattr(host_state, "os", fake)
-    return closed
-
-
-def test_splats_in_the_kernels_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each kind is found, with the number that tells it from an equal one; a lost record is no end."""
-    closed = _kmsg(monkeypatch, _KMSG)
-    splats = kernel_splats()
-    assert splats is not None
-    assert [splat.split(" ")[0] for splat in splats] == ["#101", "#140", "#141", "#142"]
-    assert "not this line" not in "".join(splats)
-    assert closed == [99]
-
-
-def test_kernel_log_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a closed log nor one that breaks off counts as one without splats."""
-    _kmsg(monkeypatch, (), at_open=errno.EPERM)
-    assert kernel_splats() is None
-    assert _kmsg(monkeypatch, (*_KMSG, errno.EINVAL)) == []
-    assert kernel_splats() is None
+def test_what_cannot_be_told_to_be_ours_is_a_note(changes: dict[str, Any], facts: dict[str, str]) -> None:
+    """Other jobs on the host leave the check green, and what the kernel says of them is in its facts."""
+    result = check_host(HOST, replace(HOST, **changes))
+    assert (sentences(result), result.facts) == ([], facts)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from guest_images.agent import pages as ap
+from guest_images.agent.format import ControlWord, ThreadWord, WriterState
 from harness.codes import Code
 from harness.errors import UsageError
 from harness.status import Status
@@ -180,6 +181,93 @@ def test_corrupt_directory_is_one_violation(tmp_path: Path) -> None:
     assert result.total == 1
     assert result.violations[0].offset == 10 * PAGE
     assert result.violations[0].code is Code.WRITE_ORDER_BAD_DIRECTORY_PAGE
+
+
+@pytest.mark.parametrize("content", ["zero", "other"])
+def test_lost_directories_are_named(tmp_path: Path, content: str) -> None:
+    """With all directory pages gone two swapped pages would pass, so their loss alone is a failure."""
+    guest = Guest()
+    for place in (10, 11):
+        guest.ram[place] = 0 if content == "zero" else guest.ram[200]
+    first, second = guest.places[0, 3], guest.places[0, 9]
+    guest.ram[[first, second]] = guest.ram[[second, first]]
+    result = _judge(tmp_path, Writer(guest))
+    assert [found.code for found in result.violations] == [Code.WRITE_ORDER_NO_DIRECTORY_PAGE] * 2
+    assert "The directory page of pages 0 to 59 of agent thread 0 is not in RAM." in (
+        result.violations[0].sentence
+    )
+
+
+def test_directory_page_in_anothers_place(tmp_path: Path) -> None:
+    """A directory page that is another thread's is a lost one."""
+    guest = Guest()
+    guest.ram[10] = guest.ram[11]
+    (found,) = _judge(tmp_path, Writer(guest)).violations
+    assert (found.code, found.thread) == (Code.WRITE_ORDER_NO_DIRECTORY_PAGE, 0)
+
+
+def test_old_copy_of_a_directory_page_is_no_fault(tmp_path: Path) -> None:
+    """The kernel may move a page and leave the old one behind in memory that is free."""
+    guest = Guest()
+    guest.ram[195] = guest.ram[10]
+    assert _judge(tmp_path, Writer(guest)).status is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("page", "word", "value", "code"),
+    [
+        (3, ControlWord.DATA_PAGES, 99, Code.WRITE_ORDER_LOST_THREAD),
+        (3, ControlWord.DATA_PAGES, 101, Code.WRITE_ORDER_LOST_THREAD),
+        (3, ControlWord.STATE, 3, Code.WRITE_ORDER_BAD_CONTROL_PAGE),
+        (3, 14, 1, Code.WRITE_ORDER_BAD_CONTROL_PAGE),
+        (3, 511, 1 << 63, Code.WRITE_ORDER_BAD_CONTROL_PAGE),
+        (5, ThreadWord.ERRORS, 1, Code.WRITE_ORDER_AGENT_ERRORS),
+        (5, ThreadWord.STATE, 3, Code.WRITE_ORDER_BAD_THREAD_PAGE),
+        (5, 13, 1, Code.WRITE_ORDER_BAD_THREAD_PAGE),
+        (5, 48, 1, Code.WRITE_ORDER_BAD_THREAD_PAGE),
+        (5, 511, 1, Code.WRITE_ORDER_BAD_THREAD_PAGE),
+        (5, ThreadWord.WRITES_TIMED, 1, Code.WRITE_ORDER_BAD_THREAD_PAGE),
+        (5, ThreadWord.HISTOGRAM + 31, 2, Code.WRITE_ORDER_BAD_THREAD_PAGE),
+        (5, ThreadWord.FINE_HISTOGRAM + 279, 2, Code.WRITE_ORDER_BAD_THREAD_PAGE),
+        (5, ThreadWord.MONOTONIC_NS, 123_000_000_001, Code.WRITE_ORDER_OTHER_MOMENT),
+        (5, ThreadWord.MONOTONIC_NS, 121_999_999_999, Code.WRITE_ORDER_OTHER_MOMENT),
+    ],
+)
+def test_word_that_cannot_be(tmp_path: Path, page: int, word: int, value: int, code: Code) -> None:
+    """Pages that describe the agent have no checksum, so each of their words is checked by its meaning."""
+    guest = Guest()
+    guest.ram[page, word] = value
+    violations = _judge(tmp_path, Writer(guest)).violations
+    assert {found.code for found in violations} == {code}
+    assert violations[0].offset == page * PAGE
+
+
+def test_thread_that_the_control_page_does_not_count(tmp_path: Path) -> None:
+    """A thread that is no longer counted would be judged by nothing."""
+    guest = Guest()
+    guest.ram[3, ControlWord.THREADS] = 1
+    codes = [found.code for found in _judge(tmp_path, Writer(guest)).violations]
+    assert codes == [Code.WRITE_ORDER_BAD_DIRECTORY_PAGE, Code.WRITE_ORDER_LOST_THREAD]
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        (5, {ThreadWord.MONOTONIC_NS: 123_000_000_000}),
+        (5, {ThreadWord.MONOTONIC_NS: 122_000_000_000}),
+        (5, {ThreadWord.MONOTONIC_NS: 100_000_000_000, ThreadWord.LONGEST_GAP_NS: 11_000_000_000}),
+        (5, {ThreadWord.MONOTONIC_NS: 100_000_000_000, ThreadWord.STATE: WriterState.PARKED}),
+        (5, {ThreadWord.MONOTONIC_NS: 0}),
+        (5, {ThreadWord.HISTOGRAM: 1, ThreadWord.FINE_HISTOGRAM: 1}),
+        (5, {ThreadWord.HISTOGRAM: 5, ThreadWord.FINE_HISTOGRAM + 9: 4, ThreadWord.WRITES_TIMED: 4}),
+    ],
+)
+def test_words_that_can_be(tmp_path: Path, page: int, words: dict[int, int]) -> None:
+    """T0 may fall between two stores, a writer may be parked or slow, and old agents have no clock there."""
+    guest = Guest()
+    for word, value in words.items():
+        guest.ram[page, word] = value
+    assert _judge(tmp_path, Writer(guest)).status is Status.PASS
 
 
 @pytest.mark.parametrize("machine", ["pc-q35-10.0", "virt-10.0", "microvm"])

@@ -141,7 +141,7 @@ def _device_bit_flip(subject: Subject) -> Damage | None:
 
 
 def _vital_bit(subject: Subject) -> tuple[Section, int, int]:
-    """Return section, file offset and mask of a bit that the guest needs, a random one without a vCPU."""
+    """Return section, file offset and mask of a bit that the guest needs, of any field without a vCPU."""
     devices = subject.index.vmdesc.content.get("devices", []) if subject.index.vmdesc else []
     for section in subject.index.devices:
         described: dict[str, Any] = next(
@@ -153,7 +153,7 @@ def _vital_bit(subject: Subject) -> tuple[Section, int, int]:
                 # Fields are big-endian 64-bit numbers.
                 return section, section.data_offset + place + 7 - bit // 8, 1 << bit % 8
     section = subject.device()
-    return section, (section.data_offset + section.data_end) // 2, 4
+    return section, section.data_offset, 4
 
 
 def _field_offset(device: dict[str, Any], name: str) -> int | None:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from harness.errors import SnapproofError, UsageError
 from harness.status import Status
+from validators.faults.files.agent_meta import AGENT_META
 from validators.faults.files.catalogue import Fault
 from validators.faults.files.content import CONTENT
 from validators.faults.files.cuts import CUTS
 from validators.faults.files.layout import LAYOUT
+from validators.faults.files.loader import LOADER
 from validators.faults.files.mapped import MAPPED
 from validators.faults.files.record import RECORDS
 from validators.faults.files.subject import DamagePlace, Subject, open_subject
@@ -22,9 +24,11 @@ from validators.verdict import Violation
 
 CATALOGUE: tuple[Fault, ...] = (
     *CONTENT.faults,
+    *AGENT_META.faults,
     *RECORDS.faults,
     *CUTS.faults,
     *LAYOUT.faults,
+    *LOADER.faults,
     *MAPPED.faults,
 )
 

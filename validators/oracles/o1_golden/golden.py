@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from harness.errors import UsageError
 from validators.verdict import VIOLATION_LIMIT, CheckResult, Tally, Violation, hexdump
 from validators.vmstate.pages import BATCH_BYTES as _BATCH_BYTES
 from validators.vmstate.pages import Batch, Numbers, PageReader, Rows
+from validators.vmstate.stream.cursor import readable
+from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Block
 from validators.vmstate.stream.source import FileSource, open_source
 from validators.vmstate.virtio_mem import Unplugged
@@ -66,7 +69,11 @@ def open_golden(path: Path) -> Iterator[GoldenFiles]:
         files, lengths = {}, {}
         content = _read_list(path)
         for idstr, length, file in content.files:
-            source = stack.enter_context(open_source(file))
+            try:
+                source = stack.enter_context(open_source(file))
+            except ValueError as error:
+                # A NUL byte or half of a surrogate pair, which JSON can have and a file name cannot.
+                raise UsageError(f"The golden image {path} names a file that cannot be: {error}.") from error
             if source.size != length:
                 raise UsageError(f"'{file}' has {source.size} bytes, but {length} by golden.json.")
             files[idstr], lengths[idstr] = source, length
@@ -85,12 +92,32 @@ def _read_list(path: Path) -> _List:
         if content["version"] != 1:
             raise UsageError(f"The golden image {path} has the unknown version {content['version']}.")
         files = tuple(
-            (str(entry["idstr"]), int(entry["bytes"]), path / Path(str(entry["file"])).name)
+            (_idstr(entry), _bytes(entry), path / Path(str(entry["file"])).name)
             for entry in content["blocks"]
         )
-        return _List(files, frozenset(str(entry["idstr"]) for entry in content.get("left_out", ())))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        left_out = frozenset(_idstr(entry) for entry in content.get("left_out", ()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"The golden image {path} has no usable golden.json: {error}.") from error
+    twice = [idstr for idstr, count in Counter(idstr for idstr, _, _ in files).items() if count > 1]
+    if twice:
+        raise UsageError(f"The golden image {path} lists RAMBlock '{twice[0]}' twice.")
+    return _List(files, left_out)
+
+
+def _idstr(entry: Any) -> str:
+    """Return the name of a RAMBlock as the reader of a stream gives it, safe to print."""
+    idstr = entry["idstr"]
+    if not isinstance(idstr, str) or not idstr:
+        raise ValueError("a RAMBlock has no name")
+    return readable(idstr.encode(errors="replace"))
+
+
+def _bytes(entry: Any) -> int:
+    """Return the length of a RAMBlock; JSON may have true, 1.5 or Infinity in its place."""
+    length = entry["bytes"]
+    if type(length) is not int or length <= 0:
+        raise ValueError(f"a RAMBlock cannot have {length!r} bytes")
+    return length
 
 
 def check_golden(
@@ -183,7 +210,17 @@ class _BlockComparison:
         return compared
 
     def _golden_rows(self, pages: Numbers) -> Rows:
-        """Return the golden pages with these numbers: uint8[k, page size], valid until the next call."""
+        """Return the golden pages with these numbers: uint8[k, page size], valid until the next call.
+
+        Raises:
+            UsageError: the golden image cannot be read; that says nothing about the snapshot.
+        """
+        try:
+            return self._read_rows(pages)
+        except StreamError as error:
+            raise UsageError(f"The golden image cannot be used: {error.sentence}") from error
+
+    def _read_rows(self, pages: Numbers) -> Rows:
         size = self._block.page_size
         first, count = int(pages[0]), len(pages)
         if int(pages[-1]) - first + 1 == count and (pages[1:] > pages[:-1]).all():

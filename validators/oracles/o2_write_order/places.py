@@ -17,8 +17,9 @@ from guest_images.agent.format import (
     ThreadWord,
 )
 from harness.codes import Code
+from validators.oracles.o2_write_order.meta_pages import page_violation
 from validators.oracles.o2_write_order.scan import AgentScan, DataPages, SpecialPage
-from validators.verdict import Tally, Violation
+from validators.verdict import Tally
 from validators.vmstate.memory_map import MemoryMap, Sighting, best_map
 from validators.vmstate.pages import PageReader
 
@@ -193,17 +194,9 @@ def _frames_of(directories: list[SpecialPage], size: int) -> Numbers:
 
 def _report_directory(reader: PageReader, page: SpecialPage, tally: Tally) -> None:
     block = reader.index.blocks[page.block]
-    tally.add(
-        Violation(
-            tally.name,
-            Code.WRITE_ORDER_BAD_DIRECTORY_PAGE,
-            f"The directory page at 0x{page.page * block.page_size:x} of '{block.idstr}' is corrupt.",
-            block.idstr,
-            page.page * block.page_size,
-            file_offset=abs(int(block.page_source[page.page])),
-            thread=page[DirectoryWord.THREAD],
-        )
-    )
+    sentence = f"The directory page at 0x{page.page * block.page_size:x} of '{block.idstr}' is corrupt."
+    code, thread = Code.WRITE_ORDER_BAD_DIRECTORY_PAGE, page[DirectoryWord.THREAD]
+    tally.add(page_violation(reader, page, code, sentence, thread=thread))
 
 
 def _sightings(reader: PageReader, data: DataPages, frames: dict[int, Numbers]) -> list[Sighting]:

@@ -18,6 +18,7 @@ from guest_images.agent.format import (
 )
 from harness.codes import Code
 from validators.oracles.o2_write_order.diagnosis import Diagnosis, diagnose
+from validators.oracles.o2_write_order.meta_pages import MetaPages, judge_meta_pages, page_violation
 from validators.oracles.o2_write_order.places import AgentPlaces, find_places
 from validators.oracles.o2_write_order.scan import AgentScan, DataPages, SpecialPage, scan_agent
 from validators.verdict import T0, CheckResult, Tally, Violation
@@ -49,6 +50,8 @@ def check_write_order(reader: PageReader) -> CheckResult:
     if not _judge_control(reader, control, tally):
         return tally.result()
     places = find_places(reader, scan, control, tally)
+    meta = MetaPages(control, places.thread_pages, places.memory)
+    judge_meta_pages(reader, scan, meta, tally)
     verified, steps = 0, []
     left = sum(block.pages for block in reader.index.blocks)
     for thread in range(control[ControlWord.THREADS]):
@@ -103,14 +106,8 @@ def _judge_control(reader: PageReader, control: SpecialPage, tally: Tally) -> bo
     if control[ControlWord.DATA_PAGES] > pages:
         problems.append(f"{control[ControlWord.DATA_PAGES]} data pages")
     if problems:
-        block = reader.index.blocks[control.block]
-        tally.add(
-            Violation(
-                NAME, Code.WRITE_ORDER_BAD_CONTROL_PAGE,
-                f"The agent's control page cannot be: it has {', '.join(problems)}.", block.idstr,
-                control.page * block.page_size, file_offset=abs(int(block.page_source[control.page])),
-            )
-        )  # fmt: skip
+        sentence = f"The agent's control page cannot be: it has {', '.join(problems)}."
+        tally.add(page_violation(reader, control, Code.WRITE_ORDER_BAD_CONTROL_PAGE, sentence))
     return not problems
 
 
@@ -304,19 +301,5 @@ class _ThreadJudge:
         if page is None:
             self._tally.add(Violation(NAME, code, sentence, thread=self._thread))
             return
-        info = self._reader.index.blocks[page.block]
-        offset = page.page * info.page_size
-        self._tally.add(
-            Violation(
-                NAME,
-                code,
-                sentence,
-                info.idstr,
-                offset,
-                self._places.memory.address(page.block, offset),
-                abs(int(info.page_source[page.page])),
-                expected,
-                found,
-                self._thread,
-            )
-        )
+        memory, thread = self._places.memory, self._thread
+        self._tally.add(page_violation(self._reader, page, code, sentence, memory, thread, expected, found))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from harness.codes import Code
 from validators.verdict import CheckResult, Tally, Violation
 from validators.vmstate.devices import judge_devices
+from validators.vmstate.stream import format as fmt
 from validators.vmstate.stream.format import END, FULL, START
 from validators.vmstate.stream.index import Anomaly, Block, SnapshotIndex
 from validators.vmstate.virtio_mem import Unplugged, is_early_state
@@ -25,6 +26,10 @@ Flags = npt.NDArray[np.bool_]
 _PIECE = 1 << 20
 # Main RAM from this size on cannot be all zero in a guest that has booted a kernel.
 _LEAST_USED_BYTES = 1 << 20
+# The most that an iterable section without content has (QEMU 10.0): VFIO starts with two flags of 64 bits,
+# spapr/htab has a part of three 32-bit words for a page table without an entry, dirty-bitmap has one byte.
+_MOST_START_BYTES = 16
+_MOST_PART_BYTES = 12
 
 
 def check_structure(index: SnapshotIndex, unplugged: Unplugged = MappingProxyType({})) -> list[CheckResult]:
@@ -67,6 +72,51 @@ def _simple(name: str, explanation: str) -> Callable[[SnapshotIndex], CheckResul
         return _noted(index, Tally(name, explanation)).result()
 
     return judge
+
+
+def _configuration(index: SnapshotIndex) -> CheckResult:
+    tally = Tally(
+        "configuration", "One configuration is right behind the header, with only what QEMU writes."
+    )
+    if not index.configuration.present and index.footers:
+        # Machine types up to pc-2.3 have neither a configuration nor footers (QEMU hw_compat_2_3).
+        tally.report(
+            Code.CONFIGURATION_ABSENT,
+            "The stream has no configuration, without which QEMU does not load it.",
+            file_offset=index.start,
+        )
+    return _noted(index, tally).result()
+
+
+def _sections(index: SnapshotIndex) -> CheckResult:
+    tally = Tally("sections", "Sections have known types and numbers that fit together, commands fit a file.")
+    _noted(index, tally)
+    opened = False
+    advised = 0
+    for command in index.commands:
+        opened |= command.number == fmt.COMMAND_OPEN_RETURN_PATH
+        advised += command.number == fmt.COMMAND_POSTCOPY_ADVISE
+        lengths = fmt.COMMAND_LENGTHS.get(command.number)
+        misplaced = (
+            lengths is None
+            or (command.number == fmt.COMMAND_PING and not opened)
+            or (command.number == fmt.COMMAND_POSTCOPY_ADVISE and advised > 1)
+            or (command.number in fmt.NOT_IN_BACKGROUND and index.flow == "background")
+        )
+        if misplaced:
+            tally.report(
+                Code.SECTIONS_COMMAND_PLACE,
+                f"The command {command.name} is at offset {command.offset}, and cannot be there in a file.",
+                file_offset=command.offset,
+            )
+        elif lengths is not None and command.length not in lengths:
+            tally.report(
+                Code.SECTIONS_COMMAND_LENGTH,
+                f"The command {command.name} at offset {command.offset} has {command.length} bytes; "
+                f"QEMU takes {' or '.join(map(str, lengths))}.",
+                file_offset=command.offset,
+            )
+    return tally.result()
 
 
 def _pages_twice(index: SnapshotIndex) -> CheckResult:
@@ -198,6 +248,28 @@ def _order(index: SnapshotIndex) -> CheckResult:
     return tally.result()
 
 
+def _saved_after_t0(index: SnapshotIndex) -> CheckResult:
+    tally = Tally("saved-after-t0", "A background snapshot has no state besides RAM that was saved after T0.")
+    if index.flow != "background":
+        return tally.skip("This is an ordinary save, of one moment.")
+    if index.damage is not None:
+        return tally.skip(f"The reading stopped at offset {index.damage.offset}.")
+    ended = {section.section_id for section in index.iterables if section.kind == END}
+    reported: set[int] = set()
+    for section in index.iterables:
+        most = _MOST_START_BYTES if section.kind == START else _MOST_PART_BYTES
+        if section.section_id in ended | reported or section.data_end - section.data_offset <= most:
+            continue
+        reported.add(section.section_id)
+        tally.report(
+            Code.SAVED_AFTER_T0_ITERABLE,
+            f"State of '{section.idstr}' ({section.instance}) at offset {section.offset} was saved while the "
+            "guest ran, and has no END: it is not the state at T0.",
+            file_offset=section.offset,
+        )
+    return tally.result()
+
+
 def _truncated(index: SnapshotIndex) -> CheckResult:
     tally = _noted(index, Tally("truncated", "The file does not end before the end marker of the stream."))
     tally.facts["bytes"] = (index.file_size or index.end) - index.start
@@ -247,7 +319,7 @@ def _left_out(index: SnapshotIndex, block: Block) -> bool:
 
 _RULES: tuple[Callable[[SnapshotIndex], CheckResult], ...] = (
     _simple("header", "The stream has version 3."),
-    _simple("configuration", "The configuration section holds only what QEMU writes."),
+    _configuration,
     _simple("block-list", "There is one list of RAMBlocks, each named once, adding up to the announced RAM."),
     _simple("block-size", "Every RAMBlock is a whole number of pages and fits in the announced RAM."),
     _simple("unknown-block", "Every page record names a RAMBlock of the list."),
@@ -256,8 +328,9 @@ _RULES: tuple[Callable[[SnapshotIndex], CheckResult], ...] = (
     _simple("zero-fill", "A zero-page record carries the fill byte 0."),
     _simple("mapped-ram", "Bitmaps and pages of a mapped-ram file lie where they can."),
     _pages_twice,
-    _simple("sections", "Sections have known types and numbers that fit together."),
+    _sections,
     _order,
+    _saved_after_t0,
     _simple("footer", "Every section ends with its own footer."),
     _truncated,
     _end,

@@ -6,11 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness.codes import Code
+from harness.linux.kernel_log import taint_by_splat
 from validators.checks import Problem, judged
 from validators.oracles.o6_host.host_state import HostState
 from validators.verdict import CheckResult
 
-_HOST = "No new kernel warning or taint, no file or process of QEMU left over, no file of its own closed."
+_HOST = "No kernel warning about QEMU or us, no file or process of QEMU left over, no file of its own closed."
+
+_NOTED = 5
 
 # virtio devices give theirs up when the guest stops and get new ones when it goes on (QEMU 10.0
 # hw/virtio/virtio-bus.c), so their numbers mean nothing.
@@ -24,19 +27,7 @@ def check_host(then: HostState, now: HostState) -> CheckResult:
         then: the host's state before the first snapshot.
         now: its state after the last one.
     """
-    problems = []
-    if now.tainted != then.tainted:
-        problems.append(
-            Problem(
-                Code.HOST_TAINTED, f"The host kernel's taint changed from {then.tainted} to {now.tainted}."
-            )
-        )
-    if now.splats is not None and then.splats is not None:
-        problems += [
-            Problem(Code.HOST_SPLAT, f"The host kernel logged: {line}")
-            for line in now.splats
-            if line not in then.splats
-        ]
+    problems, facts = _kernel(then, now)
     problems += _left_open(then.descriptors, now.descriptors)
     problems += _closed(then.descriptors, now.descriptors)
     known = {process.pid for process in then.processes}
@@ -49,7 +40,31 @@ def check_host(then: HostState, now: HostState) -> CheckResult:
         for process in now.processes
         if process.pid not in known
     ]
-    return judged("host", _HOST, problems)
+    return judged("host", _HOST, problems, facts)
+
+
+def _kernel(then: HostState, now: HostState) -> tuple[list[Problem], dict[str, str]]:
+    """What the kernel says about our processes, and as facts what it says about others.
+
+    A taint is ours only if a splat of ours explains it: the mask does not say who has set it.
+    """
+    mine = then.ours | now.ours
+    old = {splat.number for splat in then.splats or ()}
+    new = [splat for splat in now.splats or () if splat.number not in old] if then.splats is not None else []
+    own = [splat for splat in new if mine.did(splat)]
+    others = [splat.words for splat in new if not mine.did(splat)]
+    problems = [Problem(Code.HOST_SPLAT, f"The host kernel logged: {splat.words}") for splat in own]
+    facts = {}
+    if others:
+        more = f" and {len(others) - _NOTED} more" if len(others) > _NOTED else ""
+        facts["kernel messages about others"] = "; ".join(others[:_NOTED]) + more
+    if now.tainted != then.tainted:
+        change = f"from {then.tainted} to {now.tainted}"
+        if own and taint_by_splat(then.tainted, now.tainted):
+            problems.append(Problem(Code.HOST_TAINTED, f"The host kernel's taint changed {change}."))
+        else:
+            facts["taint changed, not told by whom"] = change
+    return problems, facts
 
 
 def _left_open(then: Sequence[tuple[int, str]], now: Sequence[tuple[int, str]]) -> list[Problem]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.hosts.local import local_facts
+from harness.linux.kernel_log import Ours, Splat, ours, read_splats
 from harness.process import session_members
 from harness.qemu.machine import Machine, known_pid
 
-# What the kernel prints at the head of a splat (lib/bug.c, kernel/panic.c, kernel/watchdog.c,
-# kernel/hung_task.c).
-_SPLAT = re.compile(
-    r"(WARNING: |BUG: |kernel BUG at|Oops: |soft lockup|blocked for more than \d+ seconds|"
-    r"general protection fault)"
-)
-_KMSG_LIMIT = 8 << 20
+# QEMU's programs are named so, as are its threads unless they have names of their own.
+_QEMU = "qemu"
 # QEMU opens the device once and keeps it for its lifetime (util/userfaultfd.c, since 8.0); it is the
 # door to userfaultfds, not one of them.
 _KEPT_OPEN = "/dev/userfaultfd"
@@ -49,23 +46,36 @@ class HostState:
 
     Attributes:
         tainted: the kernel's taint mask, None where unreadable.
-        splats: warning lines in the kernel's log with their sequence numbers, None where unreadable.
+        splats: warnings in the kernel's log, whosever they are, None where unreadable.
         descriptors: what QEMU has open, by number and name, other than sockets: those of its user
             network come and go with our own SSH connections.
         processes: what else runs in QEMU's session.
+        ours: the threads whose splats count: QEMU's, those of what it started, and our own process's.
     """
 
     tainted: int | None
-    splats: tuple[str, ...] | None
+    splats: tuple[Splat, ...] | None
     descriptors: tuple[tuple[int, str], ...]
     processes: tuple[Started, ...]
+    ours: Ours
 
 
 def capture_host_state(machine: Machine) -> HostState:
     """Record the host's state, QEMU's open files and the processes it has started."""
     pid = known_pid(machine)
     files = open_files(pid)
-    return HostState(local_facts().tainted, kernel_splats(), files, _children(pid, files))
+    members = session_members(pid)
+    mine = ours([os.getpid(), *members], _names_of_qemu(members))
+    return HostState(local_facts().tainted, read_splats(mine), files, _children(pid, files), mine)
+
+
+def _names_of_qemu(members: Iterable[int]) -> set[str]:
+    """Return the names of a session's processes, without the wrapper around a QEMU and what it started."""
+    names = set()
+    for member in members:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            names.add(Path(f"/proc/{member}/comm").read_text(errors="replace").strip())
+    return {name for name in names if name.startswith(_QEMU)}
 
 
 def _children(pid: int, files: tuple[tuple[int, str], ...]) -> tuple[Started, ...]:
@@ -76,7 +86,7 @@ def _children(pid: int, files: tuple[tuple[int, str], ...]) -> tuple[Started, ..
         try:
             name = Path(f"/proc/{member}/comm").read_text(errors="replace").strip()
             reads = str(Path(f"/proc/{member}/fd/0").readlink()) in pipes
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             # It has ended meanwhile.
             continue
         if member != pid:
@@ -98,33 +108,3 @@ def open_files(pid: int) -> tuple[tuple[int, str], ...]:
         if not target.startswith("socket:") and target != _KEPT_OPEN:
             names.append((int(link.name), target))
     return tuple(sorted(names))
-
-
-def kernel_splats() -> tuple[str, ...] | None:
-    """Return warnings and worse in the kernel's log, oldest first, or None where we may not read it."""
-    try:
-        descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        return None
-    lines: list[str] = []
-    taken = 0
-    try:
-        while taken < _KMSG_LIMIT:
-            try:
-                record = os.read(descriptor, 8192)
-            except BlockingIOError:
-                break
-            except BrokenPipeError:
-                # The record was overwritten while we read; the next read goes on behind it.
-                continue
-            taken += len(record)
-            # "priority,sequence,microseconds,flags;text": the sequence tells equal texts apart.
-            header, _, body = record.decode(errors="replace").partition(";")
-            text = body.partition("\n")[0]
-            if _SPLAT.search(text):
-                lines.append(f"#{header.split(',')[1]} {text}")
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return tuple(lines)

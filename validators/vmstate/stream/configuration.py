@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from harness.codes import Code
 from validators.vmstate.stream import format as fmt
+from validators.vmstate.stream.collector import Collector
 from validators.vmstate.stream.cursor import Cursor, readable
 from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Configuration
@@ -14,18 +15,18 @@ from validators.vmstate.stream.index import Configuration
 _MAX_SUBSECTIONS = 16
 
 
-def read_configuration(cursor: Cursor) -> Configuration:
-    """Read the section behind its type byte.
+def read_configuration(cursor: Cursor, collector: Collector) -> Configuration:
+    """Read the section behind its type byte; note in the collector what QEMU would refuse.
 
     Raises:
         StreamError: it is cut off, or has content that no QEMU writes.
     """
     offset = cursor.position
     length = cursor.unsigned(4, "the machine name")
-    if length > fmt.MAX_MACHINE_NAME:
+    if not 0 < length <= fmt.MAX_MACHINE_NAME:
         raise StreamError(
             Code.CONFIGURATION_MACHINE,
-            f"The machine name has {length} bytes by its header, more than any has.",
+            f"The machine name has {length} bytes by its header, which no machine's has.",
             offset,
         )
     machine = readable(cursor.take(length, "the machine name"))
@@ -37,12 +38,19 @@ def read_configuration(cursor: Cursor) -> Configuration:
         offset = cursor.position
         cursor.take(1, "a configuration subsection")
         name = cursor.name("a configuration subsection's name")
-        cursor.unsigned(4, "a configuration subsection")
+        version = cursor.unsigned(4, "a configuration subsection")
+        if version != fmt.CONFIGURATION_SUBSECTION_VERSION:
+            collector.anomaly(
+                Code.CONFIGURATION_SUBSECTION_VERSION,
+                f"The subsection '{name}' has version {version}; QEMU takes "
+                f"{fmt.CONFIGURATION_SUBSECTION_VERSION}.",
+                offset,
+            )
         names.append(name)
         if name == "configuration/target-page-bits":
             bits = _page_bits(cursor)
         elif name == "configuration/capabilities":
-            capabilities = _capabilities(cursor)
+            capabilities = _capabilities(cursor, collector)
         elif name == "configuration/uuid":
             uuid = cursor.take(16, "the UUID")
         else:
@@ -57,7 +65,7 @@ def read_configuration(cursor: Cursor) -> Configuration:
                 f"The configuration has more than {_MAX_SUBSECTIONS} subsections.",
                 offset,
             )
-    return Configuration(machine, capabilities, bits, uuid, tuple(names))
+    return Configuration(True, machine, capabilities, bits, uuid, tuple(names))
 
 
 def _page_bits(cursor: Cursor) -> int:
@@ -72,7 +80,7 @@ def _page_bits(cursor: Cursor) -> int:
     return bits
 
 
-def _capabilities(cursor: Cursor) -> tuple[str, ...]:
+def _capabilities(cursor: Cursor, collector: Collector) -> tuple[str, ...]:
     offset = cursor.position
     count = cursor.unsigned(4, "the capabilities")
     if count > fmt.MAX_CAPABILITIES:
@@ -81,4 +89,14 @@ def _capabilities(cursor: Cursor) -> tuple[str, ...]:
             f"The configuration announces {count} capabilities, more than QEMU has.",
             offset,
         )
-    return tuple(cursor.name("a capability") for _ in range(count))
+    names = []
+    for _ in range(count):
+        place = cursor.position
+        names.append(cursor.name("a capability"))
+        if names[-1] not in fmt.CAPABILITIES:
+            collector.anomaly(
+                Code.CONFIGURATION_CAPABILITY,
+                f"The configuration has the capability '{names[-1]}', which QEMU does not know.",
+                place,
+            )
+    return tuple(names)

@@ -6,6 +6,8 @@ types, commands), migration/ram.c (RAM flags, mapped-ram header), and scripts/an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from harness.codes import Code
 
 MAGIC = 0x5145564D  # "QEVM"
@@ -35,7 +37,7 @@ REFUSED_FLAGS = {
     FLAG_COMPRESS_PAGE: "a zlib-compressed page",
 }
 
-COMMAND_POSTCOPY_ADVISE = 3
+COMMAND_OPEN_RETURN_PATH, COMMAND_PING, COMMAND_POSTCOPY_ADVISE = 1, 2, 3
 COMMAND_NAMES = {
     1: "OPEN_RETURN_PATH",
     2: "PING",
@@ -49,6 +51,30 @@ COMMAND_NAMES = {
     10: "RECV_BITMAP",
     11: "SWITCHOVER_START",
 }
+
+# Bytes that QEMU's loader takes for each command that a file may have (mig_cmd_args, and
+# loadvm_postcopy_handle_advise()). All others belong to a migration whose destination answers.
+COMMAND_LENGTHS: Mapping[int, tuple[int, ...]] = {
+    COMMAND_OPEN_RETURN_PATH: (0,),
+    COMMAND_PING: (4,),
+    COMMAND_POSTCOPY_ADVISE: (0, 16),
+    11: (0,),
+}
+# QEMU refuses background-snapshot together with the capabilities that write these.
+NOT_IN_BACKGROUND = (COMMAND_OPEN_RETURN_PATH, COMMAND_PING, COMMAND_POSTCOPY_ADVISE)
+
+# All migration capabilities of QEMU 4.0 to 11.1. A file names only some of them, and QEMU refuses a name that
+# it does not know (migration/savevm.c, get_capability()).
+CAPABILITIES = frozenset(
+    (
+        *("xbzrle", "rdma-pin-all", "auto-converge", "zero-blocks", "compress", "events", "postcopy-ram"),
+        *("x-colo", "release-ram", "block", "return-path", "pause-before-switchover", "multifd"),
+        *("x-multifd", "dirty-bitmaps", "postcopy-blocktime", "late-block-activate", "x-ignore-shared"),
+        *("validate-uuid", "background-snapshot", "zero-copy-send", "postcopy-preempt", "switchover-ack"),
+        *("dirty-limit", "mapped-ram"),
+    )
+)
+CONFIGURATION_SUBSECTION_VERSION = 1
 
 RAM_VERSION = 4
 MAPPED_RAM_VERSION = 1

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.codes import Code
+from validators.vmstate.stream.format import COMMAND_NAMES, END, FULL
 
 MISSING = 0
 """Value in Block.page_source of a page that is not in the stream.
@@ -105,6 +106,26 @@ class Section:
         return self.idstr == "ram"
 
 
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command of the stream.
+
+    Attributes:
+        number: its number in QEMU.
+        length: bytes of its content.
+        offset: file offset of its type byte.
+    """
+
+    number: int
+    length: int
+    offset: int
+
+    @property
+    def name(self) -> str:
+        """Return its name in QEMU."""
+        return COMMAND_NAMES[self.number]
+
+
 @dataclass(frozen=True)
 class Duplicates:
     """Records of pages that had a record before, in file order; arrays of equal length.
@@ -139,6 +160,7 @@ class Configuration:
     """The configuration section.
 
     Attributes:
+        present: whether the stream has such a section.
         machine: machine type name, "" if the stream has no such section.
         capabilities: migration capabilities that QEMU writes into the stream, which are not all.
         page_bits: log2 of the target page size, None if the stream does not say.
@@ -146,6 +168,7 @@ class Configuration:
         subsections: names of all subsections.
     """
 
+    present: bool = False
     machine: str = ""
     capabilities: tuple[str, ...] = ()
     page_bits: int | None = None
@@ -182,7 +205,7 @@ class SnapshotIndex:
         configuration: the configuration section.
         blocks: RAMBlocks in stream order.
         sections: all sections in stream order.
-        commands: names of the commands in the stream.
+        commands: all commands in stream order.
         duplicates: records of pages that had a record before.
         mapped: place of each block of a mapped-ram file, by position in `blocks`; empty otherwise.
         end_marker: file offset of the EOF byte, None if there is none.
@@ -201,7 +224,7 @@ class SnapshotIndex:
     configuration: Configuration
     blocks: tuple[Block, ...]
     sections: tuple[Section, ...]
-    commands: tuple[str, ...]
+    commands: tuple[Command, ...]
     duplicates: Duplicates
     mapped: Mapping[int, MappedRegion]
     end_marker: int | None
@@ -215,7 +238,12 @@ class SnapshotIndex:
     @property
     def devices(self) -> tuple[Section, ...]:
         """Return the device sections (FULL) in stream order."""
-        return tuple(section for section in self.sections if section.kind == 4)
+        return tuple(section for section in self.sections if section.kind == FULL)
+
+    @property
+    def iterables(self) -> tuple[Section, ...]:
+        """Return the sections of state other than RAM that is saved in parts (START, PART, END)."""
+        return tuple(section for section in self.sections if section.kind != FULL and not section.is_ram)
 
     @property
     def layout(self) -> str:
@@ -229,5 +257,5 @@ class SnapshotIndex:
         Only a background snapshot has none: QEMU 6.0 to 11.0, migration/migration.c
         bg_migration_completion(), writes only the buffered device state after the last RAM PART section.
         """
-        ends = any(section.is_ram and section.kind == 3 for section in self.sections)
+        ends = any(section.is_ram and section.kind == END for section in self.sections)
         return "precopy" if ends else "background"

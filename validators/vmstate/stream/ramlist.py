@@ -81,6 +81,8 @@ class BlockList:
                 Code.BLOCK_LIST_TOO_MANY, f"The stream has more than {fmt.MAX_BLOCKS} RAMBlocks.", start
             )
         idstr = cursor.name("a RAMBlock's name")
+        if not idstr:
+            raise StreamError(Code.BLOCK_LIST_NO_NAME, "A RAMBlock in the list has no name.", start)
         length = cursor.unsigned(8, "a RAMBlock's length")
         self._judge_length(idstr, length, left, start)
         if self._postcopy:

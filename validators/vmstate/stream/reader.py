@@ -6,6 +6,8 @@ save_section_footer(), qemu_savevm_state_complete_precopy_non_iterable().
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness.codes import Code
 from harness.errors import UsageError
 from validators.vmstate.stream import format as fmt
@@ -13,12 +15,21 @@ from validators.vmstate.stream.collector import Collector
 from validators.vmstate.stream.configuration import read_configuration
 from validators.vmstate.stream.cursor import Cursor, readable
 from validators.vmstate.stream.format import StreamError
-from validators.vmstate.stream.index import Anomaly, Configuration, Section, SnapshotIndex, Vmdesc
+from validators.vmstate.stream.index import Anomaly, Command, Configuration, Section, SnapshotIndex, Vmdesc
 from validators.vmstate.stream.ramlist import BlockList
 from validators.vmstate.stream.records import RamScanner
 from validators.vmstate.stream.sections import SectionEnds
 from validators.vmstate.stream.source import Source
-from validators.vmstate.stream.vmdesc import described_length, described_page_size, find_vmdesc, parse_vmdesc
+from validators.vmstate.stream.subsections import DeviceBytes
+from validators.vmstate.stream.vmdesc import (
+    described_length,
+    described_page_size,
+    device_key,
+    find_vmdesc,
+    parse_vmdesc,
+)
+
+_HEADER_BYTES = 8
 
 
 def read_index(source: Source, start: int = 0) -> SnapshotIndex:
@@ -67,10 +78,11 @@ class _Reader:
         self._page_size = described_page_size(self._tail) if self._tail else None
         self._sections: list[Section] = []
         self._started: dict[int, Section] = {}
-        self._commands: list[str] = []
+        self._commands: list[Command] = []
         self._end_marker: int | None = None
         self._footers: bool | None = None
         self._ends = SectionEnds(source, embedded=start > 0)
+        self._devices = DeviceBytes(source)
         self._list: BlockList | None = None
         self._scanner: RamScanner | None = None
         self._lengths = self._described_lengths()
@@ -80,8 +92,7 @@ class _Reader:
         for device in self._tail.content["devices"] if self._tail else []:
             length = described_length(device)
             if length is not None:
-                name = readable(device["name"].encode(errors="replace"))
-                lengths[(name, device["instance_id"])] = length
+                lengths[device_key(device)] = length
         return lengths
 
     def run(self) -> None:
@@ -115,8 +126,8 @@ class _Reader:
         if kind == fmt.EOF:
             self._end_marker = offset
             return False
-        if kind == fmt.CONFIGURATION and not self._sections:
-            self._configuration = read_configuration(cursor)
+        if kind == fmt.CONFIGURATION:
+            self._read_configuration(offset)
         elif kind == fmt.COMMAND:
             self._command(offset)
         elif kind in (fmt.START, fmt.FULL):
@@ -129,6 +140,18 @@ class _Reader:
             )
         return True
 
+    def _read_configuration(self, offset: int) -> None:
+        """Read a configuration; only one behind the header counts, as QEMU reads no other."""
+        found = read_configuration(self._cursor, self._collector)
+        if offset == self._start + _HEADER_BYTES:
+            self._configuration = found
+        else:
+            self._collector.anomaly(
+                Code.CONFIGURATION_PLACE,
+                f"A configuration is at offset {offset}; QEMU takes only one, right behind the header.",
+                offset,
+            )
+
     def _command(self, offset: int) -> None:
         number = self._cursor.unsigned(2, "a command")
         length = self._cursor.unsigned(2, "a command")
@@ -137,7 +160,7 @@ class _Reader:
             raise StreamError(
                 Code.SECTIONS_UNKNOWN_COMMAND, f"A command has the unknown number {number}.", offset
             )
-        self._commands.append(fmt.COMMAND_NAMES[number])
+        self._commands.append(Command(number, length, offset))
 
     def _section_head(self, kind: int, offset: int) -> Section:
         number = self._cursor.unsigned(4, "a section header")
@@ -175,10 +198,8 @@ class _Reader:
         else:
             described = self._lengths.get((section.idstr, section.instance))
             end = self._ends.find(section, described, self._footers)
-        self._sections.append(
-            Section(section.kind, section.section_id, section.idstr, section.instance, section.version,
-                    section.offset, section.data_offset, end)
-        )  # fmt: skip
+        self._sections.append(replace(section, data_end=end))
+        self._devices.hold(self._sections[-1])
         self._cursor.position = end
         self._footer(section)
         if self._source.seekable is False:
@@ -189,6 +210,12 @@ class _Reader:
             raise StreamError(
                 Code.SECTIONS_RAM_VERSION, f"RAM has the unknown version {section.version}.", section.offset
             )
+        if section.instance != 0 and section.kind == fmt.START:
+            self._collector.anomaly(
+                Code.SECTIONS_RAM_INSTANCE,
+                f"RAM has the instance {section.instance}; QEMU has only instance 0.",
+                section.offset,
+            )
         page_size = self._decide_page_size()
         if self._scanner is None:
             self._scanner = RamScanner(self._source, self._collector, page_size)
@@ -196,7 +223,7 @@ class _Reader:
         while total is not None:
             self._list = BlockList(
                 self._source, self._collector, self._configuration, page_size,
-                "POSTCOPY_ADVISE" in self._commands,
+                any(command.number == fmt.COMMAND_POSTCOPY_ADVISE for command in self._commands),
             )  # fmt: skip
             position = self._list.read(position, total)
             position, total = self._scanner.scan(position)
@@ -251,7 +278,8 @@ class _Reader:
             )
         text = cursor.take(length, "vmdesc")
         known = self._tail is not None and (self._tail.offset, self._tail.length) == (offset, length)
-        self._vmdesc = self._tail if known else parse_vmdesc(text, offset)
+        self._vmdesc = found = self._tail if known and self._tail else parse_vmdesc(text, offset)
+        self._devices.judge(self._sections, found, self._collector)
 
     def index(self, damage: Anomaly | None) -> SnapshotIndex:
         """Return what has been read so far."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import stat
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from harness.codes import Code
-from harness.errors import UsageError
+from harness.errors import SetupBroken, UsageError
 from validators.vmstate.stream.format import StreamError
 
 _RELEASE_STEP = 16 << 20
@@ -223,6 +226,28 @@ class PipeSource:
         drop = min(max(0, offset - self._start), len(self._buffer))
         del self._buffer[:drop]
         self._start += drop
+
+
+@contextmanager
+def open_standard_input() -> Iterator[FileSource]:
+    """Open standard input as a file; what comes from a pipe is copied to a temporary file first.
+
+    Raises:
+        UsageError: it is closed, a terminal or empty.
+        SetupBroken: the temporary file cannot be written.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("'-' reads standard input, but that is a terminal or closed.")
+    stream = sys.stdin.buffer
+    try:
+        with tempfile.TemporaryFile() as copy:
+            shutil.copyfileobj(stream, copy, _RELEASE_STEP)
+            copy.flush()
+            if not copy.tell():
+                raise UsageError("Standard input is empty, so it is not a vmstate file.")
+            yield FileSource(copy.fileno(), Path("-"))
+    except OSError as error:
+        raise SetupBroken(f"Standard input could not be copied to a file: {error.strerror}.") from error
 
 
 @contextmanager

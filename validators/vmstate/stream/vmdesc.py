@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from validators.vmstate.stream import format as fmt
+from validators.vmstate.stream.cursor import readable
 from validators.vmstate.stream.index import Vmdesc
 from validators.vmstate.stream.source import Source
 
@@ -79,6 +80,11 @@ def _is_description(content: object) -> bool:
         and isinstance(device.get("instance_id"), int)
         for device in content["devices"]
     )
+
+
+def device_key(device: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the name (safe to print) and instance of a described device."""
+    return readable(device["name"].encode(errors="replace")), device["instance_id"]
 
 
 def described_page_size(vmdesc: Vmdesc) -> int | None:

@@ -1,0 +1,92 @@
+"""Memory limits of control groups, of both versions, of parents, and seen from a container."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.linux.cgroup import memory_limits, oom_kills
+
+MIB = 1 << 20
+
+
+def _files(folder: Path, **content: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in content.items():
+        (folder / name.replace("__", ".")).write_text(text + "\n")
+
+
+def _proc(tmp_path: Path, cgroup: str, *mounts: str) -> Path:
+    proc = tmp_path / "proc"
+    _files(proc, cgroup=cgroup, mountinfo="\n".join(mounts))
+    return proc
+
+
+@pytest.fixture
+def version_2(tmp_path: Path) -> Path:
+    """A group below a limited parent; returns its /proc/self."""
+    root = tmp_path / "cg"
+    _files(root)
+    _files(root / "job", memory__max=str(900 * MIB), memory__high="max", memory__current=str(500 * MIB))
+    _files(
+        root / "job" / "us",
+        memory__max="max",
+        memory__high=str(800 * MIB),
+        memory__current=str(300 * MIB),
+        memory__stat=f"anon 1\ninactive_file {50 * MIB}\nactive_file {50 * MIB}",
+        memory__events="low 0\noom 2\noom_kill 3",
+    )
+    return _proc(
+        tmp_path,
+        "0::/job/us",
+        f"30 1 0:2 / {root} rw,relatime - cgroup2 cgroup2 rw",
+        "31 1 0:3 / /proc rw - proc proc rw",
+    )
+
+
+def test_version_2(version_2: Path) -> None:
+    """Both limits of the group and those of its parents count; the page cache does not."""
+    found = [
+        (limit.path.name, limit.limit_bytes // MIB, limit.free_bytes // MIB)
+        for limit in memory_limits(version_2)
+    ]
+    assert found == [("memory.high", 800, 600), ("memory.max", 900, 400)]
+    assert oom_kills(version_2) == 3
+
+
+def test_version_1(tmp_path: Path) -> None:
+    """The files have other names, and the largest number means no limit."""
+    root = tmp_path / "cg"
+    _files(root, memory__limit_in_bytes="9223372036854771712", memory__usage_in_bytes="5")
+    _files(
+        root / "job",
+        memory__limit_in_bytes=str(900 * MIB),
+        memory__usage_in_bytes=str(500 * MIB),
+        memory__stat=f"cache 7\ntotal_inactive_file {100 * MIB}\ntotal_active_file 0",
+        memory__oom_control="oom_kill_disable 0\nunder_oom 0\noom_kill 1",
+    )
+    proc = _proc(
+        tmp_path,
+        "4:memory:/job\n1:name=systemd:/x\n0::/",
+        f"30 1 0:2 / {root} rw - cgroup cgroup rw,memory",
+        f"31 1 0:3 / {tmp_path / 'empty'} rw - cgroup2 cgroup2 rw",
+    )
+    assert [(limit.limit_bytes // MIB, limit.free_bytes // MIB) for limit in memory_limits(proc)] == [
+        (900, 500)
+    ]
+    assert oom_kills(proc) == 1
+
+
+def test_a_container_sees_a_part_of_the_hierarchy(tmp_path: Path) -> None:
+    """The mount begins at the container's group, which the path in /proc still names."""
+    root = tmp_path / "cg"
+    _files(root, memory__max=str(700 * MIB), memory__current="0")
+    proc = _proc(tmp_path, "0::/docker/abc", f"30 1 0:2 /docker/abc {root} ro - cgroup2 cgroup2 rw")
+    assert [limit.limit_bytes // MIB for limit in memory_limits(proc)] == [700]
+
+
+def test_without_control_groups(tmp_path: Path) -> None:
+    """Nothing limits, and nothing has been killed."""
+    assert memory_limits(tmp_path / "none") == []
+    assert oom_kills(tmp_path / "none") == 0

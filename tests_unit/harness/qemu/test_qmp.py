@@ -1,0 +1,154 @@
+"""QMP: an answer at the very end of a wait is an answer, and our own limits are not QEMU's fault."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import errno
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import SetupBroken, SubjectFailed
+from harness.qemu.configuration import MachineConfig
+from harness.qemu.qmp import QmpSession
+from harness.qemu.spawned_machine import SpawnedMachine
+from tests_unit.support import fake_qemu
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> SpawnedMachine:
+    """A machine on the stand-in QEMU, not yet started."""
+    config = MachineConfig(
+        Path(fake_qemu.__file__), tmp_path / "kernel", tmp_path / "initrd", "console=ttyS0", accel="tcg"
+    )
+    return SpawnedMachine(config, tmp_path / "machine")
+
+
+class _LateAnswer(concurrent.futures.Future[Any]):
+    """A future that is completed while a wait for it gives up: after its last look, before its return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def arrive(self) -> None:
+        """Complete the future, unless it is."""
+        if not self.done():
+            self.set_result({"status": "active"})
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "_condition":
+            return _GivesUp(self, super().__getattribute__(name))
+        return super().__getattribute__(name)
+
+
+class _GivesUp:
+    """The future's condition: a wait on it lets the answer arrive once the time is over."""
+
+    def __init__(self, future: _LateAnswer, real: threading.Condition) -> None:
+        self._future, self._real = future, real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def __enter__(self) -> Any:
+        return self._real.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._real.__exit__(*error)
+        if error[0] is not None and issubclass(error[0], TimeoutError):
+            self._future.arrive()
+
+
+def test_an_answer_at_the_time_out_is_an_answer(
+    machine: SpawnedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A poll that times out while the answer arrives does not take its own TimeoutError for a lost QEMU."""
+    late = _LateAnswer()
+
+    def submit(coroutine: Any, _loop: Any) -> _LateAnswer:
+        coroutine.close()
+        # For the way that does not raise: the answer comes during a later poll.
+        threading.Timer(0.5, late.arrive).start()
+        return late
+
+    with machine, monkeypatch.context() as patched:
+        patched.setattr("harness.qemu.qmp.asyncio.run_coroutine_threadsafe", submit)
+        assert machine.qmp.execute("query-migrate", deadline=Deadline(20)) == {"status": "active"}
+
+
+def test_answers_race_with_polls(machine: SpawnedMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With polls as short as an answer takes, the two meet; no answer is lost and no QEMU is blamed."""
+    monkeypatch.setattr("harness.qemu.qmp._POLL_SECONDS", 0.0)
+    with machine:
+        for _ in range(200):
+            assert machine.qmp.execute("query-status") == {"status": "running"}
+
+
+def test_an_answer_at_the_deadline_is_an_answer(
+    machine: SpawnedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that comes between the last look and the end of the time is not thrown away."""
+    late: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def submit(coroutine: Any, _loop: Any) -> concurrent.futures.Future[Any]:
+        coroutine.close()
+        return late
+
+    def alive() -> bool:
+        if not late.done():
+            late.set_result({})
+        return True
+
+    with machine, monkeypatch.context() as patched:
+        patched.setattr("harness.qemu.qmp.asyncio.run_coroutine_threadsafe", submit)
+        patched.setattr(machine.qmp, "_alive", alive)
+        assert machine.qmp.execute("query-migrate", deadline=Deadline(0)) == {}
+
+
+class _FullDisk:
+    """A log on a full disk."""
+
+    name = "qmp.jsonl"
+
+    def write(self, _text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def close(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_that_cannot_be_written_is_our_fault(machine: SpawnedMachine) -> None:
+    """A full disk ends each wait as a limit of the machine, not as QEMU's end."""
+    with machine:
+        machine.qmp._log = _FullDisk()  # type: ignore[assignment]
+        with pytest.raises(SetupBroken, match="No space left on device") as caught:
+            machine.qmp.execute("query-status")
+        assert caught.value.code is Code.SETUP_LIMIT
+        with pytest.raises(SetupBroken, match=r"qmp\.jsonl"):
+            machine.qmp.wait_event(lambda _event: True, machine.qmp.mark(), Deadline(0.2), "STOP")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), SetupBroken),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), SubjectFailed),
+    ],
+)
+def test_a_lost_connection(
+    machine: SpawnedMachine, monkeypatch: pytest.MonkeyPatch, error: OSError, expected: type[Exception]
+) -> None:
+    """A limit of this process is told from a connection that QEMU closed."""
+
+    def fail(_session: QmpSession, *_: Any) -> None:
+        raise error
+
+    with machine:
+        monkeypatch.setattr("harness.qemu.qmp._EXIT_GRACE_SECONDS", 0.1)
+        monkeypatch.setattr(QmpSession, "_call", fail)
+        with pytest.raises(expected):
+            machine.qmp.execute("query-status")

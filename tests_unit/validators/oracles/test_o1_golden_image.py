@@ -1,0 +1,108 @@
+"""Contract: a golden image that cannot be used is the user's to mend, and says nothing about the snapshot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.codes import Code
+from harness.errors import UsageError
+from tests_unit.support.synthetic_stream import Guest, Writer, write_golden
+from validators.judge import check_file
+from validators.vmstate.diff import diff_files
+from validators.vmstate.extract import extract
+from validators.vmstate.stream.format import StreamError
+from validators.vmstate.stream.source import FileSource
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """A right vmstate file, and its golden image."""
+    writer = Writer(Guest(agent=False))
+    file = tmp_path / "file"
+    file.write_bytes(writer.stream())
+    return file, write_golden(tmp_path / "golden", writer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bytes": float("inf")},
+        {"bytes": float("nan")},
+        {"bytes": True},
+        {"bytes": -4096},
+        {"bytes": "8192"},
+        {"file": "block-\ud800.ram"},
+        {"file": "block-\0.ram"},
+        {"file": ".."},
+        {"idstr": ""},
+        {"idstr": None},
+        {"idstr": "pc.ram"},
+    ],
+)
+def test_an_impossible_entry_is_refused(pair: tuple[Path, Path], change: dict[str, Any]) -> None:
+    """Whatever JSON can hold, the image is refused in a sentence that can be printed."""
+    file, golden = pair
+    content = json.loads((golden / "golden.json").read_text())
+    content["blocks"][1].update(change)
+    (golden / "golden.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError) as refused:
+        check_file(file, golden=golden)
+    refused.value.sentence.encode()
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"version": 1, "blocks": [3]}', '{"version": Infinity}'])
+def test_a_list_of_another_form_is_refused(pair: tuple[Path, Path], text: str) -> None:
+    """JSON of another form is no golden image."""
+    file, golden = pair
+    (golden / "golden.json").write_text(text)
+    with pytest.raises(UsageError):
+        check_file(file, golden=golden)
+
+
+def test_a_name_is_compared_as_the_stream_has_it(pair: tuple[Path, Path]) -> None:
+    """Half of a surrogate pair in a name is another name, and can be printed."""
+    file, golden = pair
+    content = json.loads((golden / "golden.json").read_text())
+    content["blocks"][1]["idstr"] = "pc.\ud800"
+    (golden / "golden.json").write_text(json.dumps(content))
+    violations = check_file(file, golden=golden).violations
+    assert {found.code for found in violations} == {
+        Code.GOLDEN_BLOCK_NOT_IN_IMAGE,
+        Code.GOLDEN_BLOCK_NOT_IN_STREAM,
+    }
+    assert all(found.sentence.isascii() for found in violations)
+
+
+def test_an_unreadable_image_is_not_the_snapshots_fault(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails under the golden image is an error, no violation."""
+    file, golden = pair
+    read = FileSource.view
+
+    def view(self: FileSource, offset: int, length: int) -> memoryview:
+        if self.path.suffix == ".ram":
+            raise StreamError(Code.TRUNCATED_UNREADABLE, "It cannot be read.", offset)
+        return read(self, offset, length)
+
+    monkeypatch.setattr(FileSource, "view", view)
+    with pytest.raises(UsageError, match="It cannot be read"):
+        check_file(file, golden=golden)
+
+
+def test_half_a_surrogate_pair_in_the_vmdesc_ends_nothing(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Names in the JSON of an untrusted file may hold one; extraction and comparison go on."""
+    file, _ = pair
+    odd = tmp_path / "odd"
+    data = file.read_bytes()
+    start = data.rindex(b"\0\6") + 2
+    text = data[start + 4 :].replace(b'"dev1/extra"', rb'"\ud800ev1/extra"')
+    text = text.replace(b'"deep"', rb'"\udfff"')
+    odd.write_bytes(data[:start] + len(text).to_bytes(4, "big") + text)
+    assert Code.VMDESC_SUBSECTION in [found.code for found in check_file(odd).violations]
+    extract(odd, tmp_path / "extracted")
+    assert not diff_files(file, odd).same
