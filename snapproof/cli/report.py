@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UsageError
+from snapproof.cli.streams import verbatim_output
 from snapproof.cli.verdict_text import result_line
 from snapproof.report.compare import Thresholds, compare, comparison_lines
 from snapproof.report.context import Context
@@ -43,7 +44,8 @@ def render(arguments: argparse.Namespace) -> int:
     if output:
         write_named_file(output, text, "report")
     else:
-        deliver(wanted, text)
+        with verbatim_output():
+            deliver(wanted, text)
     return 0
 
 

@@ -30,6 +30,7 @@ class _SafeStream:
         self._stream = stream
         self._loses = loses
         self.failed = False
+        self.verbatim = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -37,10 +38,7 @@ class _SafeStream:
     def write(self, text: str) -> int:
         """Write the text; only our own progress line may clear a line of a terminal."""
         head = _CLEAR_LINE if text.startswith(_CLEAR_LINE) and self._stream.isatty() else ""
-        safe = "".join(
-            letter if letter.isprintable() or letter in "\n\t" else _escape(letter)
-            for letter in text[len(head) :]
-        )
+        safe = text[len(head) :] if self.verbatim else _without_controls(text[len(head) :])
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         self._tried(
             lambda: self._stream.write(head + safe.encode(encoding, "backslashreplace").decode(encoding))
@@ -64,6 +62,24 @@ class _SafeStream:
             _abandon(self._stream)
             if not self._loses:
                 raise
+
+
+def _without_controls(text: str) -> str:
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else _escape(letter) for letter in text)
+
+
+@contextmanager
+def verbatim_output() -> Iterator[None]:
+    """Let a block print to a file or pipe what a program reads, such as a report; a terminal stays safe."""
+    out: Any = sys.stdout
+    if not isinstance(out, _SafeStream) or out.isatty():
+        yield
+        return
+    out.verbatim = True
+    try:
+        yield
+    finally:
+        out.verbatim = False
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def test_url_that_is_none(url: str, tmp_path: Path, capsys: Capture) -> None:
 def test_output_that_cannot_be_written(tmp_path: Path, capsys: Capture) -> None:
     """A target that is a folder, and a folder that does not exist, are refused."""
     placed(tmp_path, result())
-    for target, said in ((tmp_path, "is not a regular file"), (tmp_path / "a" / "b", "could not be written")):
+    for target, said in ((tmp_path, "is a folder"), (tmp_path / "a" / "b", "There is no folder")):
         code, _, err = _report(capsys, "render", tmp_path, "--format", "junit", "--output", target)
         assert code == 2
         assert said in err

@@ -219,7 +219,7 @@ folder = Path(sys.argv[1])
 row = ProfileRow("t.report", sys.argv[2], "reason", {"vcpus": 2}, seconds=60)
 with own_settings(folder / "avocado"):
     from snapproof.runs.avocado_job import run_plan
-    found = run_plan(Plan((row,), (), 1), {"seed": 9, "repeat": 1, "keep": 0}, folder)
+    found = run_plan(Plan((row,), (), 1), json.loads(sys.argv[3]), folder)
 print(json.dumps([found["t.report"].status.value, found["t.report"].sentence]))
 """
 
@@ -242,8 +242,9 @@ def test_environment_steers_no_run(tmp_path: Path, trouble: str) -> None:
         long.mkdir()
         environment["TMPDIR"] = str(long)
     words = [sys.executable, "-c", _FOREIGN, str(folder), f"{file}:Reporting.test_report"]
+    words.append(json.dumps(_COMMON))
     run = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=100, check=True)
-    assert json.loads(run.stdout.splitlines()[-1]) == ["PASS", "random 9 2"]
+    assert json.loads(run.stdout.splitlines()[-1]) == ["PASS", "random 9 2 /c http://m"]
 
 
 def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:
