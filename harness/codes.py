@@ -157,11 +157,12 @@ class Code(enum.StrEnum):
         "A configuration subsection has an unknown version.",
     )
     BLOCK_LIST_SECOND = "block-list.second", "The stream has a second list of RAMBlocks."
-    BLOCK_LIST_SUM = "block-list.sum", "The RAMBlocks are more than the announced RAM."
+    BLOCK_LIST_SUM = "block-list.sum", "The RAMBlocks do not add up to the announced RAM."
     BLOCK_LIST_TOO_MANY = "block-list.too-many", "There are too many RAMBlocks."
     BLOCK_LIST_TWICE = "block-list.twice", "A RAMBlock is in the list twice."
     BLOCK_LIST_NO_NAME = "block-list.no-name", "A RAMBlock has no name."
-    BLOCK_SIZE_TOO_LONG = "block-size.too-long", "A RAMBlock does not fit in the announced RAM."
+    BLOCK_SIZE_EMPTY = "block-size.empty", "A RAMBlock has no bytes."
+    BLOCK_SIZE_TOO_LARGE = "block-size.too-large", "The RAMBlocks have more bytes than this program reads."
     BLOCK_SIZE_NOT_WHOLE = "block-size.not-whole", "A RAMBlock is no whole number of pages."
     UNKNOWN_BLOCK_NAMED = "unknown-block.named", "A page record names a RAMBlock that is not in the list."
     PAGE_OUTSIDE_BLOCK_RECORD = "page-outside-block.record", "A page record lies outside of its RAMBlock."
@@ -177,6 +178,8 @@ class Code(enum.StrEnum):
     MAPPED_RAM_VERSION = "mapped-ram.version", "A mapped-ram header has an unknown version."
     MAPPED_RAM_PAGE_SIZE = "mapped-ram.page-size", "A mapped-ram header and the stream differ in page size."
     MAPPED_RAM_OVERLAP = "mapped-ram.overlap", "Bitmap or pages of a RAMBlock lie on top of other things."
+    MAPPED_RAM_BITMAP_PLACE = "mapped-ram.bitmap-place", "A bitmap is not right behind its header."
+    MAPPED_RAM_LIST_LOST = "mapped-ram.list-lost", "Behind the pages of a RAMBlock the list does not go on."
     MAPPED_RAM_BEYOND_END = "mapped-ram.beyond-end", "The pages of a RAMBlock lie behind the file's end."
     MAPPED_RAM_UNALIGNED = "mapped-ram.unaligned", "The pages of a RAMBlock start at an unaligned offset."
     MAPPED_RAM_EMPTY_BITMAP = "mapped-ram.empty-bitmap", "A bitmap is empty, but its pages are in the file."

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from harness.codes import Code
 from harness.errors import UsageError
 from harness.status import Status
 from validators.oracles.o2_write_order.write_order import check_write_order
@@ -18,7 +19,7 @@ from validators.vmstate.facts import describe
 from validators.vmstate.memory_map import machine_map
 from validators.vmstate.pages import PageReader
 from validators.vmstate.progress import Progress, WatchedSource
-from validators.vmstate.stream.format import StreamError
+from validators.vmstate.stream.format import LEAST_RECORD_BYTES, MAX_PAGES, StreamError
 from validators.vmstate.stream.index import SnapshotIndex
 from validators.vmstate.stream.reader import read_index
 from validators.vmstate.stream.source import PipeSource, open_source
@@ -37,7 +38,8 @@ def check_file(
         progress: called with the name of a stage, bytes done and bytes in all, every 16 MiB.
 
     Raises:
-        UsageError: there is no vmstate stream there, or the golden image cannot be used.
+        UsageError: there is no vmstate stream there, it is larger than we read, it changed meanwhile, or the
+            golden image cannot be used.
     """
     if str(path) == "-" or (path.exists() and not stat.S_ISREG(path.stat().st_mode) and not path.is_dir()):
         if golden is not None or offset:
@@ -52,6 +54,10 @@ def check_file(
         source.begin("structure", offset, max(0, source.size - offset))
         index = read_index(source, offset)
         unplugged = unplugged_pages(source, index)
+        large = index.damage is not None and index.damage.code is Code.BLOCK_SIZE_TOO_LARGE
+        if large and index.damage and source.size > MAX_PAGES * LEAST_RECORD_BYTES:
+            # A file of this size may be right; in a smaller one the length is damaged.
+            raise UsageError(index.damage.sentence)
         checks = check_structure(index, unplugged)
         reader = PageReader(source, index)
         data_bytes = index.records.get("page", 0) * index.page_size

@@ -20,7 +20,7 @@ def add_parser(commands: Any, summary: str) -> None:
             "The layouts may differ: a plain stream equals a mapped-ram file of the same guest.",
             "diff vmstate-a vmstate-b --json differences.json",
             "diff image vmstate --offset 0x100000:0     # the stream in image begins at this byte",
-            "zcat vmstate.gz | snapproof diff - vmstate",
+            "diff - vmstate < other",
             exit_codes="0 they are the same, 1 they differ, 2 error, as with diff(1)",
         ),
     )

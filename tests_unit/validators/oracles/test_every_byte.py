@@ -120,15 +120,17 @@ def test_write_order_judges_every_page(tmp_path: Path, thread: int, last: bool, 
     assert found.offset == place * PAGE
 
 
-def test_write_order_compares_the_generation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [-1, 1])
+def test_write_order_compares_the_generation(tmp_path: Path, change: int) -> None:
     """A page whose step is right, and whose checksum is too, is wrong if it is of another generation."""
     guest = Guest()
     generation, step = guest.schedule(0).state(150)
-    one = [np.array([value], np.uint64) for value in (30, int(generation[30]) - 1, int(step[30]))]
+    one = [np.array([value], np.uint64) for value in (30, int(generation[30]) + change, int(step[30]))]
     guest.ram[guest.places[0, 30]] = guest.schedule(0).content(NONCE, *one)[0]
     (found,) = _judge(tmp_path, Writer(guest)).violations
     assert (found.code, found.index) == (Code.WRITE_ORDER_WRONG_GENERATION, 30)
-    assert found.sentence.endswith(f"is of generation {int(generation[30]) - 1} although its step is right.")
+    wrong = int(generation[30]) + change
+    assert found.sentence.endswith(f"is of generation {wrong} although its step is right.")
 
 
 @pytest.mark.parametrize("word", [0, 6, 511])

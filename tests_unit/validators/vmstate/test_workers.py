@@ -11,6 +11,7 @@ import pytest
 import xxhash
 
 from harness.codes import Code
+from harness.errors import UsageError
 from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, write_golden
 from validators import verdict
 from validators.judge import check_file
@@ -186,10 +187,10 @@ def test_places_of_bad_pages_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_file_that_shrinks_meanwhile_is_a_violation(tmp_path: Path) -> None:
-    """Pages that are gone when they are to be read end the reading with a sentence."""
+    """Pages that are gone when they are to be read end the reading, and no verdict on the file holds."""
     path = tmp_path / "file"
     path.write_bytes(Writer(Guest()).stream())
-    with open_source(path) as source:
+    with pytest.raises(UsageError, match="changed while it was read"), open_source(path) as source:
         reader = PageReader(source, read_index(source))
         os.truncate(path, 100_000)
         with pytest.raises(StreamError, match="shorter"):

@@ -132,7 +132,7 @@ def _whole(
     if header.thread != schedule.thread or header.index != index:
         words = f"page {header.index} of thread {header.thread}, which belongs elsewhere"
         return Code.WRITE_ORDER_MISPLACED, words
-    if header.step > expected[1] or (header.generation > expected[0]):
+    if header.step > expected[1]:
         return Code.WRITE_ORDER_NEWER, f"newer than T0 by {header.step - expected[1]} steps of its thread"
     if header.step < expected[1]:
         return Code.WRITE_ORDER_OLDER, f"older than T0 by {expected[1] - header.step} steps of its thread"

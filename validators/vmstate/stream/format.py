@@ -83,7 +83,7 @@ MAPPED_RAM_HEADER_BYTES = 28
 # Bounds on what a header may claim, far above anything that QEMU writes. They keep a hostile file from making
 # the reader allocate memory or loop without end.
 MAX_BLOCKS = 4096
-MAX_PAGES = 1 << 28
+MAX_PAGES = 1 << 31
 # So many pages (64 GiB of RAM, 128 MiB of index) are accepted whatever the size of the file.
 FREE_PAGES = 1 << 24
 LEAST_RECORD_BYTES = 9
@@ -107,10 +107,12 @@ class StreamError(Exception):
         code: which structural rule is broken, and how; its subject is the name of the check.
         sentence: one full sentence for a person.
         offset: byte offset in the file.
+        block: RAMBlock that it is about, "" if none.
     """
 
-    def __init__(self, code: Code, sentence: str, offset: int) -> None:
+    def __init__(self, code: Code, sentence: str, offset: int, block: str = "") -> None:
         super().__init__(sentence)
         self.code = code
         self.sentence = sentence
         self.offset = offset
+        self.block = block

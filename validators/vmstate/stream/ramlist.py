@@ -21,6 +21,8 @@ from validators.vmstate.stream.source import Source
 
 _MAX_HUGE_PAGE = 1 << 34
 _BITMAP_PIECE = 1 << 17
+# Words that can follow the list.
+_ENDS = (fmt.FLAG_EOS, fmt.FLAG_MULTIFD_FLUSH)
 _EMPTY_LOOK = 256 << 20  # bytes looked at in all blocks together
 _EMPTY_PIECE = 4 << 20
 
@@ -63,18 +65,36 @@ class BlockList:
             raise StreamError(Code.BLOCK_LIST_SECOND, "The stream has a second list of RAMBlocks.", position)
         cursor = Cursor(self._source, position)
         cursor.unsigned(8, "the RAM size")
-        left = total
-        while left > 0:
-            left -= self._read_block(cursor, left)
-        if left:
-            raise StreamError(
+        bytes_read = 0
+        # If the sum is wrong, the list is read to its end: the pages show which RAMBlock is wrong.
+        # A record begins with a zero byte, an entry with the length of its name.
+        while bytes_read < total or cursor.peek(1) not in (b"\0", b""):
+            if int.from_bytes(cursor.peek(8), "big") in _ENDS:
+                break
+            bytes_read += self._read_block(cursor)
+        if bytes_read != total:
+            self._collector.anomaly(
                 Code.BLOCK_LIST_SUM,
-                f"The RAMBlocks have {-left} bytes more than the announced RAM.",
+                f"The RAMBlocks of the list have 0x{bytes_read:x} bytes, but 0x{total:x} are announced.",
                 position,
             )
         return cursor.position
 
-    def _read_block(self, cursor: Cursor, left: int) -> int:
+    def _require_entry(self, cursor: Cursor) -> None:
+        """Judge whether an entry of the list follows; in a mapped-ram file the last RAMBlock says where."""
+        start, before = cursor.position, self._collector.blocks[-1:]
+        name = cursor.peek(256)[1 : 1 + cursor.peek(1)[0]] if cursor.peek(1) else b""
+        if self._mapped_ram and before and not (name and all(32 <= byte < 127 for byte in name)):
+            raise StreamError(
+                Code.MAPPED_RAM_LIST_LOST,
+                f"The list of RAMBlocks does not go on at offset {start}, where by its length and its "
+                f"mapped-ram header the pages of RAMBlock '{before[0].idstr}' end.",
+                before[0].list_offset,
+                before[0].idstr,
+            )
+
+    def _read_block(self, cursor: Cursor) -> int:
+        self._require_entry(cursor)
         start = cursor.position
         if len(self._collector.blocks) >= fmt.MAX_BLOCKS:
             raise StreamError(
@@ -84,7 +104,7 @@ class BlockList:
         if not idstr:
             raise StreamError(Code.BLOCK_LIST_NO_NAME, "A RAMBlock in the list has no name.", start)
         length = cursor.unsigned(8, "a RAMBlock's length")
-        self._judge_length(idstr, length, left, start)
+        self._judge_length(idstr, length, start)
         if self._postcopy:
             self._skip_page_size(cursor)
         gpa = cursor.unsigned(8, "a RAMBlock's address") if self._ignore_shared else None
@@ -106,14 +126,17 @@ class BlockList:
             return np.zeros(pages, np.int64)
         return np.broadcast_to(np.zeros(1, np.int64), pages)
 
-    def _judge_length(self, idstr: str, length: int, left: int, start: int) -> None:
+    def _judge_length(self, idstr: str, length: int, start: int) -> None:
         self._pages += length // self._page_size
-        if length == 0 or length > left or self._pages > fmt.MAX_PAGES:
+        if length == 0:
+            raise StreamError(Code.BLOCK_SIZE_EMPTY, f"RAMBlock '{idstr}' has no bytes.", start, idstr)
+        if self._pages > fmt.MAX_PAGES:
             raise StreamError(
-                Code.BLOCK_SIZE_TOO_LONG,
-                f"RAMBlock '{idstr}' has 0x{length:x} bytes by the list, "
-                f"but only 0x{left:x} bytes of the announced RAM are left.",
+                Code.BLOCK_SIZE_TOO_LARGE,
+                f"With RAMBlock '{idstr}', which has 0x{length:x} bytes, the guest has more than "
+                f"{fmt.MAX_PAGES * self._page_size >> 40} TiB of RAM, which is more than snapproof reads.",
                 start,
+                idstr,
             )
         if length % self._page_size:
             self._collector.anomaly(
@@ -163,18 +186,29 @@ class BlockList:
             raise StreamError(
                 Code.PIPE_MAPPED_RAM, "A mapped-ram file cannot be read from a pipe.", region.header_offset
             )
+        if region.bitmap_offset != behind:
+            # mapped_ram_setup_ramblock() of QEMU 9.0 to 11.1 puts it there. Another is another RAMBlock's.
+            self._collector.anomaly(
+                Code.MAPPED_RAM_BITMAP_PLACE,
+                f"By the mapped-ram header the bitmap of RAMBlock '{block.idstr}' begins at "
+                f"0x{region.bitmap_offset:x} and not behind the header, at 0x{behind:x}.",
+                region.header_offset,
+                block.idstr,
+            )
         if region.bitmap_offset < behind or region.pages_offset < region.bitmap_offset + region.bitmap_bytes:
             raise StreamError(
                 Code.MAPPED_RAM_OVERLAP,
                 f"By the mapped-ram header the bitmap and the pages of RAMBlock '{block.idstr}' begin at "
                 f"0x{region.bitmap_offset:x} and 0x{region.pages_offset:x}, where other content is.",
                 region.header_offset,
+                block.idstr,
             )
         if region.bitmap_offset + region.bitmap_bytes > size:
             raise StreamError(
                 Code.TRUNCATED_BITMAP,
                 f"The file ends before the bitmap of RAMBlock '{block.idstr}'.",
                 region.header_offset,
+                block.idstr,
             )
         if region.pages_offset > size:
             raise StreamError(
@@ -182,12 +216,14 @@ class BlockList:
                 f"By the mapped-ram header the pages of RAMBlock '{block.idstr}' begin at "
                 f"0x{region.pages_offset:x}, but the file has only 0x{size:x} bytes.",
                 region.header_offset,
+                block.idstr,
             )
         if region.pages_offset + block.used_length > size:
             raise StreamError(
                 Code.TRUNCATED_PAGES,
                 f"The file ends at offset {size}, in the pages of RAMBlock '{block.idstr}'.",
                 size,
+                block.idstr,
             )
         if region.pages_offset % self._page_size:
             self._collector.anomaly(

@@ -51,7 +51,7 @@ def read_index(source: Source, start: int = 0) -> SnapshotIndex:
     try:
         reader.run()
     except StreamError as error:
-        damage = Anomaly(error.code, error.sentence, error.offset)
+        damage = Anomaly(error.code, error.sentence, error.offset, error.block)
     return reader.index(damage)
 
 

@@ -60,7 +60,8 @@ class FileSource:
 
     def __init__(self, descriptor: int, path: Path) -> None:
         self.path = path
-        self.size: int = os.fstat(descriptor).st_size
+        self._opened = os.fstat(descriptor)
+        self.size: int = self._opened.st_size
         self.descriptor = descriptor
         self._map = mmap.mmap(descriptor, self.size, prot=mmap.PROT_READ)
         self._view = memoryview(self._map)
@@ -178,6 +179,26 @@ class FileSource:
             self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
             self._first, self._last, self._mapped_bytes = self.size, 0, 0
 
+    def require_unchanged(self) -> None:
+        """Judge whether the file is what it was when it was opened.
+
+        Raises:
+            UsageError: it was written to, cut, or replaced by another one; no verdict on it would hold.
+        """
+        now = os.fstat(self.descriptor)
+        changed = (now.st_size, now.st_mtime_ns) != (self._opened.st_size, self._opened.st_mtime_ns)
+        if changed:
+            raise UsageError(
+                f"The file '{self.path}' changed while it was read: it had {self._opened.st_size} bytes, and "
+                f"has {now.st_size}. Check it again when nothing writes to it."
+            )
+        try:
+            there = self.path.stat()
+        except (OSError, ValueError):
+            return  # Removed or renamed; what was read is what it was.
+        if (there.st_dev, there.st_ino) != (now.st_dev, now.st_ino):
+            raise UsageError(f"The file '{self.path}' was replaced by another one while it was read.")
+
     def passed(self, length: int) -> None:
         """Note that `length` more bytes have been looked at; a subclass may report them."""
 
@@ -255,7 +276,7 @@ def open_source(path: Path) -> Iterator[FileSource]:
     """Open a regular file for reading.
 
     Raises:
-        UsageError: the file cannot be opened, is not a regular file, or is empty.
+        UsageError: the file cannot be opened, is not a regular file, is empty, or changed until the end.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -267,6 +288,8 @@ def open_source(path: Path) -> Iterator[FileSource]:
             raise UsageError(f"'{path}' is not a regular file; only regular files can be opened here.")
         if status.st_size == 0:
             raise UsageError(f"The file '{path}' is empty, so it is not a vmstate file.")
-        yield FileSource(descriptor, path)
+        source = FileSource(descriptor, path)
+        yield source
+        source.require_unchanged()
     finally:
         os.close(descriptor)
