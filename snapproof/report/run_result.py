@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from harness.status import Status, exit_code, worst
+from tests_functional.lib.result_files import RESULTS_FILE as RESULTS_FILE
 
 SCHEMA_VERSION = 1
-RESULTS_FILE = "results.json"
 
 
 def label_of(name: str, labels: Iterable[str]) -> str:

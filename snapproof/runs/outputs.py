@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TextIO
 
 from harness.errors import SetupBroken, UsageError
-from snapproof.report.run_result import RESULTS_FILE
 from tests_functional.lib.outcome import write_atomically
+from tests_functional.lib.result_files import RESULTS_FILE, STACK_FILE
 
 _FILES = ("json", "map", "output", "events")
 # Nothing is replaced in the folder `extract`, and the cache is ours. `results` stays: `report` reads
@@ -23,7 +23,7 @@ _NO_INPUTS = (*_FILES, "extract", "cache")
 _STANDARD = "-"
 _MOST_LINKS = 40
 # Nothing of a results folder's top folder is read but these; the other files there are made from them.
-_READ_RESULTS = (RESULTS_FILE, "bench.json", "ab.json", "stack.json")
+_READ_RESULTS = (RESULTS_FILE, "bench.json", "ab.json", STACK_FILE)
 
 FileId = tuple[int, int]
 """Device and inode of a file, the same by all of its names."""

@@ -9,3 +9,6 @@ STACK_FILE = "stack.json"
 
 HEAVY_FILES = ("golden", "golden-*", "vmstate", KEPT_FILE)
 """Snapshots, golden images (folders) and disks in a test's folder, as shell patterns."""
+
+RESULTS_FILE = "results.json"
+"""The results of a run, in its results folder."""
