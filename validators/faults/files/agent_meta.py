@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from guest_images.agent.format import (
     PAGE_BYTES,
     WORD_BYTES,
@@ -35,37 +37,74 @@ def _thread_page(subject: Subject) -> SpecialPage | None:
     return pages[subject.pick(len(pages))] if pages else None
 
 
-def _directories(subject: Subject, thread: SpecialPage) -> list[SpecialPage]:
+def _blank(subject: Subject, pages: Sequence[SpecialPage], known_at: SpecialPage) -> Damage:
+    """Make pages zero; `known_at` is the page whose violation names the loss."""
+    starts = sorted(_at(subject, page) for page in pages)
+    edits = tuple(Edit(start, PAGE_BYTES, bytes(PAGE_BYTES)) for start in starts)
+    return Damage(edits, subject.page_place(known_at.block, known_at.page))
+
+
+def _directories(subject: Subject, thread: SpecialPage | None = None) -> list[SpecialPage]:
+    """Return the live agent's directory pages that list pages, of one thread or of all."""
     return [
         page
         for page in subject.scan.directories
         if page[PageWord.NONCE] == subject.nonce
-        and page[DirectoryWord.THREAD] == thread[ThreadWord.NUMBER]
         and page[DirectoryWord.COUNT]
+        and (thread is None or page[DirectoryWord.THREAD] == thread[ThreadWord.NUMBER])
     ]
+
+
+def _move_counter(subject: Subject, change: int) -> Damage | None:
+    page = _thread_page(subject)
+    if page is None or page[ThreadWord.STEPS] + change < 0:
+        return None
+    return _set_word(subject, page, ThreadWord.STEPS, page[ThreadWord.STEPS] + change)
+
+
+@AGENT_META.fault("The thread page is from after T0: its counter is ahead of all pages.")
+def _counter_ahead(subject: Subject) -> Damage | None:
+    count = subject.thread_pages[0][ThreadWord.PAGES] if subject.thread_pages else 0
+    return _move_counter(subject, 3 * count + subject.pick(1000))
+
+
+@AGENT_META.fault("The thread page is from before T0: its counter is behind all pages.")
+def _counter_behind(subject: Subject) -> Damage | None:
+    lowest = min((page[ThreadWord.STEPS] for page in subject.thread_pages), default=0)
+    return _move_counter(subject, -(lowest // 2 + 1)) if lowest > 10 else None
+
+
+@AGENT_META.fault("The agent's control page is zero.")
+def _control_lost(subject: Subject) -> Damage | None:
+    page = subject.control
+    return _blank(subject, [page], page) if page else None
+
+
+@AGENT_META.fault("One bit of a directory page is flipped.")
+def _directory_corrupt(subject: Subject) -> Damage | None:
+    mine = _directories(subject)
+    if not mine:
+        return None
+    page = mine[subject.pick(len(mine))]
+    start = _at(subject, page) + DirectoryWord.FRAMES * WORD_BYTES
+    at = start + subject.pick(page[DirectoryWord.COUNT] * WORD_BYTES)
+    flipped = bytes([subject.bytes_at(at, at + 1)[0] ^ 1 << subject.pick(8)])
+    return Damage((Edit(at, 1, flipped),), subject.page_place(page.block, page.page))
 
 
 @AGENT_META.fault("All directory pages of a thread are zero.")
 def _directories_lost(subject: Subject) -> Damage | None:
     thread = _thread_page(subject)
     lost = _directories(subject, thread) if thread else []
-    edits = sorted((Edit(_at(subject, page), PAGE_BYTES, bytes(PAGE_BYTES)) for page in lost), key=_offset)
     # Nothing in the file says where they were; the thread's own page is where the loss is known.
-    return Damage(tuple(edits), subject.page_place(thread.block, thread.page)) if thread and edits else None
-
-
-def _offset(edit: Edit) -> int:
-    return edit.offset
+    return _blank(subject, lost, thread) if thread and lost else None
 
 
 @AGENT_META.fault("A directory page is replaced by a page of zeros.")
 def _directory_zero(subject: Subject) -> Damage | None:
     thread = _thread_page(subject)
     mine = _directories(subject, thread) if thread else []
-    if thread is None or not mine:
-        return None
-    edit = Edit(_at(subject, mine[subject.pick(len(mine))]), PAGE_BYTES, bytes(PAGE_BYTES))
-    return Damage((edit,), subject.page_place(thread.block, thread.page))
+    return _blank(subject, [mine[subject.pick(len(mine))]], thread) if thread and mine else None
 
 
 @AGENT_META.fault("The control page counts one data page less than the threads have.")

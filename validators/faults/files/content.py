@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from guest_images.agent import pages as ap
-from guest_images.agent.format import PAGE_BYTES, WORD_BYTES, DataWord, DirectoryWord, PageWord, ThreadWord
+from guest_images.agent.format import PAGE_BYTES, WORD_BYTES, DataWord
 from validators.faults.files.catalogue import Catalogue
 from validators.faults.files.subject import Damage, Edit, Subject, Words
 
@@ -156,50 +156,3 @@ def _page_shifted(subject: Subject) -> Damage | None:
     start = _source(subject, row)
     data = subject.bytes_at(start, start + PAGE_BYTES)
     return _replace(subject, row, data[WORD_BYTES:] + data[:WORD_BYTES])
-
-
-def _counter(subject: Subject, change: int) -> Damage | None:
-    if not subject.thread_pages:
-        return None
-    page = subject.thread_pages[subject.pick(len(subject.thread_pages))]
-    steps = page[ThreadWord.STEPS] + change
-    if steps < 0:
-        return None
-    source = int(subject.index.blocks[page.block].page_source[page.page])
-    data, at = steps.to_bytes(WORD_BYTES, "little"), source + ThreadWord.STEPS * WORD_BYTES
-    return Damage((Edit(at, len(data), data),), subject.page_place(page.block, page.page))
-
-
-@CONTENT.fault("The thread page is from after T0: its counter is ahead of all pages.")
-def _counter_ahead(subject: Subject) -> Damage | None:
-    count = subject.thread_pages[0][ThreadWord.PAGES] if subject.thread_pages else 0
-    return _counter(subject, 3 * count + subject.pick(1000))
-
-
-@CONTENT.fault("The thread page is from before T0: its counter is behind all pages.")
-def _counter_behind(subject: Subject) -> Damage | None:
-    lowest = min((page[ThreadWord.STEPS] for page in subject.thread_pages), default=0)
-    return _counter(subject, -(lowest // 2 + 1)) if lowest > 10 else None
-
-
-@CONTENT.fault("The agent's control page is zero.")
-def _control_lost(subject: Subject) -> Damage | None:
-    page = subject.control
-    if page is None:
-        return None
-    source = int(subject.index.blocks[page.block].page_source[page.page])
-    edit = Edit(source, PAGE_BYTES, bytes(PAGE_BYTES))
-    return Damage((edit,), subject.page_place(page.block, page.page))
-
-
-@CONTENT.fault("One bit of a directory page is flipped.")
-def _directory_corrupt(subject: Subject) -> Damage | None:
-    found = [page for page in subject.scan.directories if page[PageWord.NONCE] == subject.nonce]
-    mine = [page for page in found if page[DirectoryWord.COUNT]]
-    if not mine:
-        return None
-    page = mine[subject.pick(len(mine))]
-    start = int(subject.index.blocks[page.block].page_source[page.page]) + DirectoryWord.FRAMES * WORD_BYTES
-    at = start + subject.pick(page[DirectoryWord.COUNT] * WORD_BYTES)
-    flipped = bytes([subject.bytes_at(at, at + 1)[0] ^ 1 << subject.pick(8)])
-    return Damage((Edit(at, 1, flipped),), subject.page_place(page.block, page.page))
