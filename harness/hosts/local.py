@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.linux.cgroup import memory_limits
+from harness.linux.kernel_log import taint
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,12 @@ def local_facts() -> HostFacts:
         architecture=uname.machine,
         cpus=len(os.sched_getaffinity(0)),
         memory_mib=_available_memory_mib(),
-        tainted=_taint(),
+        tainted=taint(),
     )
 
 
 def _available_memory_mib() -> int:
-    """Return what the host has left, or what the limits of our control groups leave, whichever is less."""
+    """Return what the host has left, or what our control groups leave, if that is less."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     host = [int(line.split()[1]) // 1024 for line in lines if line.startswith("MemAvailable:")]
     return min(host + [limit.free_bytes >> 20 for limit in memory_limits()], default=0)
-
-
-def _taint() -> int | None:
-    try:
-        return int(Path("/proc/sys/kernel/tainted").read_text())
-    except (OSError, ValueError):
-        return None

@@ -141,6 +141,14 @@ def splats_in(records: Iterable[tuple[int, str]]) -> Iterator[Splat]:
     yield from found
 
 
+def taint() -> int | None:
+    """Return the kernel's taint mask, None where it cannot be read."""
+    try:
+        return int(Path("/proc/sys/kernel/tainted").read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def taint_by_splat(before: int | None, now: int | None) -> int:
     """Return the bits of the kernel's taint mask that are new and that a splat sets."""
     return (now or 0) & ~(before or 0) & _TAINTING

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.linux.kernel_log import Splat, ours, read_splats, taint_by_splat
+from harness.linux.kernel_log import Splat, ours, read_splats, taint, taint_by_splat
 
 _MOST_LINES = 20
 
@@ -17,7 +17,7 @@ class Complaints:
 
     Attributes:
         own: sentences about the test's own processes.
-        others: sentences about whatever else runs on this host, and what cannot be told.
+        others: sentences about other processes of this host, and about changes that cannot be told.
     """
 
     own: list[str] = field(default_factory=list)
@@ -63,11 +63,3 @@ class KernelLog:
         new = [splat for splat in splats if splat.number > self._last]
         self._last = max([self._last, *(splat.number for splat in new)])
         return new
-
-
-def taint() -> int | None:
-    """Return the kernel's taint mask, None where it cannot be read."""
-    try:
-        return int(Path("/proc/sys/kernel/tainted").read_text())
-    except (OSError, ValueError):
-        return None

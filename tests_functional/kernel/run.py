@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from harness.linux.kernel_log import taint
 from harness.userfaultfd import feature_names, probe_userfaultfd
 
 from . import needs
 from .isolate import Result, run_isolated
-from .kernel_log import KernelLog, taint
+from .kernel_log import KernelLog
 from .registry import FeatureTest
 
 Event = dict[str, Any]

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.hosts.local import local_facts
-from harness.linux.kernel_log import Ours, Splat, ours, read_splats
+from harness.linux.kernel_log import Ours, Splat, ours, read_splats, taint
 from harness.process import session_members
 from harness.qemu.machine import Machine, known_pid
 
@@ -66,7 +65,7 @@ def capture_host_state(machine: Machine) -> HostState:
     files = open_files(pid)
     members = session_members(pid)
     mine = ours([os.getpid(), *members], _names_of_qemu(members))
-    return HostState(local_facts().tainted, read_splats(mine), files, _children(pid, files), mine)
+    return HostState(taint(), read_splats(mine), files, _children(pid, members, files), mine)
 
 
 def _names_of_qemu(members: Iterable[int]) -> set[str]:
@@ -78,11 +77,11 @@ def _names_of_qemu(members: Iterable[int]) -> set[str]:
     return {name for name in names if name.startswith(_QEMU)}
 
 
-def _children(pid: int, files: tuple[tuple[int, str], ...]) -> tuple[Started, ...]:
-    """Return the other processes in QEMU's session."""
+def _children(pid: int, members: Iterable[int], files: tuple[tuple[int, str], ...]) -> tuple[Started, ...]:
+    """Return the processes of QEMU's session beside QEMU itself."""
     pipes = {target for _, target in files if target.startswith("pipe:")}
     children = []
-    for member in session_members(pid):
+    for member in members:
         try:
             name = Path(f"/proc/{member}/comm").read_text(errors="replace").strip()
             reads = str(Path(f"/proc/{member}/fd/0").readlink()) in pipes
