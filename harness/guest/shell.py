@@ -1,4 +1,4 @@
-"""The protocol of a shell in a guest: a way to run commands there, by whichever way in."""
+"""The protocol of a shell in a guest: it runs commands there, over SSH or another way in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The protocol of a running QEMU: what scenarios and oracles may use of it, whoever has started it."""
+"""The protocol of a running QEMU: what scenarios and oracles may use of it, whether we started it or not."""
 
 from __future__ import annotations
 

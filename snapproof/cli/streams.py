@@ -1,4 +1,4 @@
-"""Standard streams of the command: safe for a terminal, and sound whatever was done to the descriptors."""
+"""Standard streams of the command: safe for a terminal, and usable with closed or full descriptors."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _MAPPED_MIB = 512
 _GUESTS = 2
 # A page record is 8 bytes longer than its page; with device state and a description a file is not 5 % longer.
 _FILE_FACTOR = 1.05
-# What a check of the snapshot's content says is wrong whatever else has gone wrong on the machine.
+# Checks of the snapshot's content: no limit of the machine makes it wrong.
 _CONTENT = ("golden", "write-order", "zero-fill", "page-twice", "page-missing")
 
 

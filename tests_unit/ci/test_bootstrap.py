@@ -1,4 +1,4 @@
-"""Contract: ci/bootstrap.sh uses the environment of its own checkout, whatever was copied or exported."""
+"""Contract: ci/bootstrap.sh uses the environment of its own checkout, also in a copied one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract: no output of a command replaces an input or a device, by whatever name it is given."""
+"""Contract: no output of a command replaces an input or a device, under any of its names."""
 
 from __future__ import annotations
 
