@@ -16,7 +16,7 @@ import pytest
 
 from snapproof.cli import check
 from snapproof.cli.command import main
-from snapproof.runs import matrix
+from snapproof.runs import interruption, matrix
 from tests_unit.support.synthetic_stream import Guest, Writer, write_golden
 
 
@@ -184,6 +184,15 @@ def test_full_disk_in_a_run(
     assert "No space left on device" in _refused(capsys, "run", "--results", tmp_path / "results")
 
 
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """Let SIGHUP end a process, as it does unless `nohup` has started the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interruption(
     good: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
@@ -194,6 +203,14 @@ def test_interruption(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "snapproof: Interrupted; everything it started has been ended.\n"
+
+
+@pytest.mark.usefixtures("hangup")
+def test_nohup_is_respected() -> None:
+    """A command that `nohup` has started goes on when its terminal is closed."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    interruption.listen()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_reader_that_goes_away(good: Path) -> None:
