@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import secrets
+import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +83,7 @@ def write_atomically(path: Path, text: str) -> None:
         OSError: the disk is full or the folder cannot be written; nothing is left behind then.
     """
     # A new file of its own: a link that lies in the folder by the draft's name would lead elsewhere.
-    draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    draft = path.with_name(f".{path.name[:100]}.{os.urandom(4).hex()}.part")
     draft.touch(exist_ok=False)
     try:
         with contextlib.suppress(FileNotFoundError):

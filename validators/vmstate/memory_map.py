@@ -5,14 +5,17 @@ The rules are in harness/qemu/architectures.py. Memory backends follow one anoth
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from harness.qemu.architectures import MACHINE_TYPES, MachineType
 from validators.vmstate.stream.index import SnapshotIndex
 
 _NOT_RAM = ("vga", "rom", "bios", "flash", "acpi", "etc/", ".pci", "vram", "fw_cfg")
+_MOST_REGIONS = 64
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,20 @@ class Region:
     offset: int
 
 
-@dataclass(frozen=True)
-class Sighting:
-    """An agent page that is at (block, offset) and whose directory page names `gpa`; bytes."""
+Numbers = npt.NDArray[np.int64]
 
-    gpa: int
-    block: int
-    offset: int
+
+@dataclass(frozen=True)
+class Sightings:
+    """Agent pages, each at (block, offset), whose directory page names `gpa`; bytes, all int64[k]."""
+
+    gpa: Numbers
+    block: Numbers
+    offset: Numbers
+
+    def __len__(self) -> int:
+        """Return the number of pages."""
+        return len(self.gpa)
 
 
 class MemoryMap:
@@ -59,6 +69,16 @@ class MemoryMap:
             if region.gpa <= gpa < region.gpa + region.length:
                 return region.block, region.offset + gpa - region.gpa
         return None
+
+    def places(self, gpa: Numbers) -> tuple[Numbers, Numbers]:
+        """Return `place` of many addresses: RAMBlock positions and offsets, -1 for what is not RAM."""
+        blocks, offsets = np.full(len(gpa), -1), np.full(len(gpa), -1)
+        # Backwards, so that the first of two regions with the same address holds.
+        for region in reversed(self.regions):
+            mine = (gpa >= region.gpa) & (gpa < region.gpa + region.length)
+            blocks[mine] = region.block
+            offsets[mine] = gpa[mine] - region.gpa + region.offset
+        return blocks, offsets
 
     def address(self, block: int, offset: int) -> int | None:
         """Return the guest-physical address of a place, None if it is unknown."""
@@ -118,7 +138,7 @@ def _spread(index: SnapshotIndex, blocks: list[int], windows: list[tuple[int, in
     return regions
 
 
-def best_map(index: SnapshotIndex, sightings: Sequence[Sighting]) -> tuple[MemoryMap, int]:
+def best_map(index: SnapshotIndex, sightings: Sightings) -> tuple[MemoryMap, int]:
     """Choose the machine type's rule if the agent's pages agree with it, else a map learned from them.
 
     RAMBlocks that the rule does not place, such as memory plugged in later, are placed by the pages.
@@ -148,20 +168,21 @@ def _completed(rule: MemoryMap, learned: MemoryMap) -> MemoryMap:
     return MemoryMap(rule.rule, (*rule.regions, *more))
 
 
-def _disagreeing(memory: MemoryMap, sightings: Sequence[Sighting]) -> int:
-    return sum(memory.place(seen.gpa) != (seen.block, seen.offset) for seen in sightings)
+def _disagreeing(memory: MemoryMap, sightings: Sightings) -> int:
+    blocks, offsets = memory.places(sightings.gpa)
+    return int(np.count_nonzero((blocks != sightings.block) | (offsets != sightings.offset)))
 
 
-def _learned(index: SnapshotIndex, sightings: Sequence[Sighting]) -> MemoryMap:
+def _learned(index: SnapshotIndex, sightings: Sightings) -> MemoryMap:
     """Return the ranges in which at least 2 % of the pages agree on the distance from offset to address."""
-    distances = Counter((seen.block, seen.gpa - seen.offset) for seen in sightings)
+    kinds = np.stack([sightings.block, sightings.gpa - sightings.offset], axis=1)
+    found, kind, votes = np.unique(kinds, axis=0, return_inverse=True, return_counts=True)
     regions = []
-    for (block, distance), votes in distances.most_common(64):
-        if votes * 50 < len(sightings):
+    for number in np.argsort(-votes, kind="stable")[:_MOST_REGIONS]:
+        if votes[number] * 50 < len(sightings):
             break
-        mine = [
-            seen.offset for seen in sightings if (seen.block, seen.gpa - seen.offset) == (block, distance)
-        ]
-        start, end = min(mine), max(mine) + index.page_size
+        block, distance = (int(value) for value in found[number])
+        mine = sightings.offset[kind.reshape(-1) == number]
+        start, end = int(mine.min()), int(mine.max()) + index.page_size
         regions.append(Region(start + distance, end - start, block, start))
     return MemoryMap("self-identification", regions)

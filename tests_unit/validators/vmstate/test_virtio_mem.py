@@ -15,7 +15,7 @@ from harness.status import Status
 from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, write_golden
 from validators.judge import check_file
 from validators.verdict import Verdict
-from validators.vmstate.memory_map import Sighting, best_map
+from validators.vmstate.memory_map import Sightings, best_map
 from validators.vmstate.stream.index import SnapshotIndex
 from validators.vmstate.stream.reader import read_index
 from validators.vmstate.stream.source import open_source
@@ -158,10 +158,11 @@ def test_memory_beside_the_machines_own_is_placed_by_its_pages(tmp_path: Path) -
     """The machine's rule knows main RAM alone; what is plugged in lies where the agent's pages say."""
     index = _index(tmp_path, _Writer(Guest()))
     start = 1 << 32
-    main = [Sighting(page * PAGE, 0, page * PAGE) for page in range(100)]
-    plugged = [Sighting(start + page * PAGE, 2, page * PAGE) for page in range(40)]
-    swapped = Sighting(start + 50 * PAGE, 2, 30 * PAGE)
-    memory, disagreeing = best_map(index, [*main, *plugged, swapped])
+    main, plugged = np.arange(100) * PAGE, np.arange(40) * PAGE
+    swapped = 30 * PAGE
+    gpa = np.concatenate([main, start + plugged, [start + 50 * PAGE]])
+    block = np.repeat([0, 2], [100, 41])
+    memory, disagreeing = best_map(index, Sightings(gpa, block, np.concatenate([main, plugged, [swapped]])))
     assert memory.rule == "i440fx"
     assert memory.place(start + 7 * PAGE) == (2, 7 * PAGE)
     assert memory.place(7 * PAGE) == (0, 7 * PAGE)

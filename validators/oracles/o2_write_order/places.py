@@ -20,10 +20,12 @@ from harness.codes import Code
 from validators.oracles.o2_write_order.meta_pages import page_violation
 from validators.oracles.o2_write_order.scan import AgentScan, DataPages, SpecialPage
 from validators.verdict import Tally
-from validators.vmstate.memory_map import MemoryMap, Sighting, best_map
+from validators.vmstate.memory_map import MemoryMap, Sightings, best_map
 from validators.vmstate.pages import PageReader
 
 _MAX_SIGHTINGS = 4 << 10
+# Above the frame number of any real address; as an address of pages of 64 KiB it still fits in an int64.
+_MOST_FRAMES = np.uint64(1 << 46)
 _MAX_COPIES = 16
 
 Numbers = npt.NDArray[np.int64]
@@ -187,7 +189,7 @@ def _frames_of(directories: list[SpecialPage], size: int) -> Numbers:
     start = DirectoryWord.FRAMES
     for page in directories:
         first, count = page[DirectoryWord.FIRST_INDEX], page[DirectoryWord.COUNT]
-        frames = np.minimum(page.words[start : start + count], np.uint64(1 << 50))
+        frames = np.minimum(page.words[start : start + count], _MOST_FRAMES)
         numbers[first : first + count] = frames.astype(np.int64)
     return numbers
 
@@ -199,16 +201,15 @@ def _report_directory(reader: PageReader, page: SpecialPage, tally: Tally) -> No
     tally.add(page_violation(reader, page, code, sentence, thread=thread))
 
 
-def _sightings(reader: PageReader, data: DataPages, frames: dict[int, Numbers]) -> list[Sighting]:
+def _sightings(reader: PageReader, data: DataPages, frames: dict[int, Numbers]) -> Sightings:
     """Return a sample of the intact pages, each with the address that its directory page gives."""
-    size = reader.index.page_size
     intact = np.flatnonzero(data.intact)
-    step = max(1, len(intact) // _MAX_SIGHTINGS)
-    result = []
-    for number in intact[::step]:
-        numbers = frames.get(int(data.header[number, DataWord.THREAD]))
-        index = int(data.header[number, DataWord.INDEX])
-        if numbers is not None and index < len(numbers) and numbers[index] > 0:
-            place = int(data.page[number]) * size
-            result.append(Sighting(int(numbers[index]) * size, int(data.block[number]), place))
-    return result
+    sample = intact[:: max(1, len(intact) // _MAX_SIGHTINGS)]
+    header, frame = data.header[sample], np.zeros(len(sample), np.int64)
+    for thread, numbers in frames.items():
+        index = header[:, DataWord.INDEX]
+        listed = (header[:, DataWord.THREAD] == np.uint64(thread)) & (index < np.uint64(len(numbers)))
+        frame[listed] = numbers[index[listed].astype(np.int64)]
+    known, size = frame > 0, reader.index.page_size
+    mine = sample[known]
+    return Sightings(frame[known] * size, data.block[mine], data.page[mine] * size)
