@@ -47,7 +47,7 @@ def test_one_place_chooses_the_way_into_a_guest() -> None:
 
 
 def test_nobody_below_the_command_imports_it() -> None:
-    """Nor does it import the command's modules, which parse and print."""
+    """Modules below the command do not import those of the command, which parse and print."""
     below = [path for room in _CODE for path in (_ROOT / room).rglob("*.py")]
     guilty = [
         path

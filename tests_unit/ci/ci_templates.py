@@ -130,7 +130,7 @@ _WORKS = ("steps", "stages", "parallel", "matrix")
 
 
 def misplaced(jenkinsfile: str) -> Iterator[str]:
-    """What is wrong with the sections of a declarative pipeline whose Groovy is right.
+    """Return what is wrong with the sections of a declarative pipeline whose Groovy is right.
 
     Args:
         jenkinsfile: with one word and no other statement before each `{`.

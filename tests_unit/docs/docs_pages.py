@@ -33,12 +33,12 @@ def pages() -> list[Path]:
 
 
 def name(page: Path) -> str:
-    """How tests call a page."""
+    """Return the name that tests use for a page."""
     return str(page.relative_to(ROOT))
 
 
 def commands(page: Path) -> Iterator[Command]:
-    """What stands behind `$ ` in a page's blocks."""
+    """Return the commands after `$ ` in a page's blocks."""
     for _, block in _FENCE.findall(page.read_text()):
         for line in block.replace("\\\n", " ").splitlines():
             if line.startswith("$ "):
@@ -46,7 +46,7 @@ def commands(page: Path) -> Iterator[Command]:
 
 
 def inline_calls(page: Path) -> Iterator[str]:
-    """What stands in a page's text as `snapproof ...`, in one pair of backticks."""
+    """Return the calls `snapproof ...` in a page's text, each in one pair of backticks."""
     prose = _FENCE.sub("", page.read_text())
     for text in re.findall(r"`([^`]+)`", prose):
         # A path such as snapproof/cli/run.py is no call.
@@ -60,7 +60,7 @@ def links(page: Path) -> Iterator[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What `#...` may name in a page, formed from its headings as GitHub and GitLab do."""
+    """Return the anchors of a page, formed from its headings as GitHub and GitLab do."""
     found = set()
     for title in re.findall(r"^#+ (.*)$", _FENCE.sub("", page.read_text()), re.MULTILINE):
         found.add(_NOT_IN_AN_ANCHOR.sub("", title.lower()).replace(" ", "-"))

@@ -93,7 +93,7 @@ def _bisect(folder: Path, step: str, bad: str) -> None:
 @pytest.mark.vm
 @pytest.mark.timeout(1800)
 def test_bisection_names_the_commit(tmp_path: Path) -> None:
-    """With a real QEMU and real guests git names the seventh commit, past one that does not build."""
+    """Git names the seventh commit with a real QEMU and real guests, past one that does not build."""
     qemu = find_qemu(None, Provisioning(Cache(default_cache_folder()), print))
     _make("make-history.py", str(qemu.executable), tmp_path / "history")
     _bisect(tmp_path / "history", "step.sh", "v7")

@@ -44,7 +44,7 @@ def _table() -> list[dict[str, Any]]:
 
 
 def _entry(command: Command) -> dict[str, Any]:
-    """What docs_commands.toml says of a command."""
+    """Return the entry of docs_commands.toml for a command."""
     text = command.text.replace(".venv/bin/snapproof", "snapproof")
     fitting = [entry for entry in _table() if text.startswith(entry["starts"])]
     assert fitting, f"{command.page} shows '{command.text}', which docs_commands.toml has nothing about"

@@ -27,7 +27,7 @@ def _runs(pid: int) -> bool:
 
 
 def test_a_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
-    """As a compiler's driver has: the child would go on, and hold the output open."""
+    """A time-out ends the program's children too; one would go on and hold the output open."""
     child = tmp_path / "child"
     command = ["sh", "-c", f"sleep 300 & echo $! > {child}; wait"]
     before = time.monotonic()
@@ -45,7 +45,7 @@ def test_a_program_that_cannot_be_started_says_so(tmp_path: Path) -> None:
 
 
 def test_output_and_exit_code_are_kept() -> None:
-    """Of a program that ends, by itself or by a signal."""
+    """The result has the program's output and its exit code, or its signal as a negative number."""
     done = run_program("sh", "end", ["sh", "-c", "echo out; echo err >&2; exit 3"], 60)
     assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
     assert run_program("sh", "end", ["sh", "-c", "kill -9 $$"], 60).returncode == -signal.SIGKILL
@@ -64,7 +64,7 @@ def test_a_compiler_that_hangs_when_asked_what_it_is(tmp_path: Path, monkeypatch
 
 
 def test_a_compiler_that_hangs_over_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing gets into the cache."""
+    """A compiler that hangs puts nothing into the cache."""
     hanging_cc(tmp_path, monkeypatch)
     monkeypatch.setattr(agent_build, "COMPILE_SECONDS", 0.5)
     cache = Cache(tmp_path / "cache")

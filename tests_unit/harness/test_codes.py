@@ -39,7 +39,7 @@ def test_every_code_is_used() -> None:
 
 
 def test_error_has_the_code_of_its_class_or_its_own() -> None:
-    """So that a wait for QEMU, a crash and a broken set-up can be told apart without reading."""
+    """An error has the code of its class, or one of its own with fields."""
     assert SetupBroken("It is so.").code is Code.SETUP_BROKEN
     assert SubjectFailed("It is so.").code is Code.QEMU_FAILED
     failed = SubjectFailed("It is so.", Evidence(), code=Code.QMP_NO_ANSWER, fields={"command": "stop"})

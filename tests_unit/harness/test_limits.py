@@ -28,7 +28,7 @@ from harness.limits import is_limit, limit_behind, limit_in, short_limits
     ],
 )
 def test_a_process_that_a_limit_ended(code: int | None, word: str) -> None:
-    """Only signals that the kernel sends for a limit count; a crash stays the program's own."""
+    """Only signals that the kernel sends for a limit count; a crash is the program's own."""
     assert word in limit_behind(code)
     assert bool(limit_behind(code)) == bool(word)
 
@@ -45,7 +45,7 @@ def test_an_error_with_a_limit_behind_it() -> None:
 
 
 def test_last_words() -> None:
-    """Only the last line counts."""
+    """A limit is found in the last line only."""
     assert limit_in("a\nqemu: cannot set up guest memory 'pc.ram': Cannot allocate memory\n")
     assert not limit_in("Cannot allocate memory\nqemu: no such machine")
     assert not limit_in("")

@@ -102,7 +102,7 @@ def test_output_goes_to_the_log_and_stdin_is_empty(tmp_path: Path) -> None:
 def test_a_process_that_has_no_free_descriptor_does_not_call_a_session_empty(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Only a process that is gone is left out; an error that all reads give would leave out every one."""
+    """Only processes that are gone are left out; a read error of another kind is raised."""
 
     def read_text(_path: Path, *_: object, **__: object) -> str:
         raise OSError(errno.EMFILE, "Too many open files")

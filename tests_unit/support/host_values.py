@@ -1,4 +1,4 @@
-"""What hosts tell and what is planned for them, for unit tests."""
+"""Values for unit tests: what hosts report, and plans for hosts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STARTED = {"event": "started", "version": {"qemu": {"major": 10, "minor": 0, "mi
 
 
 def refused(text: str = REFUSAL, state: str = "running") -> Report:
-    """Of a host on which QEMU refuses a background snapshot."""
+    """Return the report of a host on which QEMU refuses a background snapshot."""
     event = {"event": "refused", "flow": "background", "text": text, "trace": [], "state": state}
     return Report((STARTED, event))
 
@@ -35,7 +35,7 @@ def saved(**changes: Any) -> Mapping[str, Any]:
 
 
 def host_plan(folder: Path, **changes: Any) -> HostPlan:
-    """Nothing to be done on a host, but for the changes."""
+    """Return a plan that does nothing on a host, except for the changes."""
     given: dict[str, Any] = {
         "name": "made",
         "places": lambda _: None,

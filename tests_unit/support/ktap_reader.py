@@ -15,7 +15,7 @@ _RESULT = re.compile(
 
 @dataclass
 class Result:
-    """One result line, with the nested document before it."""
+    """A result line, with the nested document before it."""
 
     name: str
     ok: bool

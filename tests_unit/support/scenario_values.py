@@ -96,7 +96,7 @@ def check(
 
 
 def write_order(**facts: int | float | str) -> CheckResult:
-    """What the write-order oracle says about `snapshot()`."""
+    """Return the result of the write-order oracle on `snapshot()`."""
     found: Facts = {
         "pages verified": PAGES,
         "threads": 2,
@@ -108,7 +108,7 @@ def write_order(**facts: int | float | str) -> CheckResult:
 
 
 def offline(*checks: CheckResult) -> Verdict:
-    """What `check_file` gives for a small file."""
+    """Return the result of `check_file` for a small file."""
     return Verdict(checks, {"data pages": 60, "zero pages": 4})
 
 

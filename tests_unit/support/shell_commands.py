@@ -69,7 +69,7 @@ def our_calls(script: str, values: Mapping[str, str] | None = None) -> Iterator[
 
 
 def parse_call(arguments: list[str]) -> Namespace:
-    """What our parser makes of the arguments; nothing is run.
+    """Parse the arguments as the command does; run nothing.
 
     Raises:
         WrongCall: there is no such command or option, or a value of another kind is wanted.

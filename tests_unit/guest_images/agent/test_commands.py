@@ -122,7 +122,7 @@ def test_reset_clears_the_statistics_while_writing(serve: Serve) -> None:
 
 
 def test_a_rate_bounds_the_steps(serve: Serve) -> None:
-    """With --rate a writer does about that many steps per second, and `pause` does not wait for one."""
+    """A writer does about as many steps per second as --rate says, and `pause` does not wait for one."""
     agent = serve(bytes=SIZE, threads=1, rate=200)
     start = agent.ctl("start")
     agent.run_until(100)
@@ -229,7 +229,7 @@ def test_bad_options_end_with_a_sentence(
 
 
 def test_what_cannot_be_had_ends_with_a_sentence(agent_program: Path, tmp_path: Path) -> None:
-    """Too much memory and an impossible socket are refused before anything is harmed."""
+    """The agent refuses too much memory and an impossible socket before it changes anything."""
     for options, sentence in (
         ({"bytes": 1 << 44}, "The agent cannot take 17179869184 KiB:"),
         ({"bytes": SIZE, "socket": tmp_path / "none" / "s"}, "The agent cannot listen at"),

@@ -46,7 +46,7 @@ def link(core: Path) -> subprocess.CompletedProcess[str]:
 
 
 def foreign_includes(core: Path) -> set[str]:
-    """What the files of a copy of core/ include beyond themselves and the headers that every compiler has."""
+    """Return the includes of a copy of core/ that are neither its own files nor headers of every compiler."""
     found = set()
     for path in core.glob("*.[ch]"):
         text = path.read_text()
@@ -62,7 +62,7 @@ def test_core_links_without_a_library(core: Path) -> None:
 
 
 def test_core_includes_freestanding_headers_only() -> None:
-    """Nothing of Linux, of a C library or of another folder is included."""
+    """The core includes nothing of Linux, of a C library or of another folder."""
     assert foreign_includes(CORE) == set()
 
 

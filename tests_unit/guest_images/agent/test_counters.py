@@ -108,7 +108,7 @@ def test_agent_that_is_not_there(writing: tuple[HostAgent, AgentCounters]) -> No
 
 
 def test_counters_agree_with_the_agent(writing: tuple[HostAgent, AgentCounters]) -> None:
-    """What is read from outside is what the agent itself says, and is found again by its place alone."""
+    """The counters read from outside are the agent's, and their addresses alone find them again."""
     host, counters = writing
     host.ctl("pause")
     threads = host.ctl("status")["threads"]

@@ -1,4 +1,4 @@
-"""What the agent writes is exactly the documented format: the C side against the model in Python."""
+"""Contract: the agent writes exactly the documented format; the model in Python checks the C side."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def chained(last_words: Words) -> int:
 
 @pytest.mark.parametrize("pattern", Pattern, ids=PATTERNS)
 def test_content_equals_the_model_at_every_pause(serve: Serve, pattern: int) -> None:
-    """Whenever all writers are parked, each page is what its thread's step count implies."""
+    """While all writers are parked, each page has the content that its thread's step count implies."""
     agent = serve(bytes=PAGES * PAGE_BYTES, threads=2, pattern=PATTERNS[pattern], seed=SEED, rate=3000)
     agent.ctl("start")
     middle_of_pass = False

@@ -68,7 +68,7 @@ def test_missing_image(tmp_path: Path) -> None:
 
 
 def test_tool_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the machine lacks e2fsprogs, the packaged program is run."""
+    """The packaged program runs if the machine lacks e2fsprogs."""
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     monkeypatch.setattr(file_systems, "packaged_tool", lambda name, *_: ["/bin/echo", "packaged", name])
     assert ext4_errors(tmp_path / "disk.raw", Provisioning(Cache(tmp_path), print)) == ()

@@ -97,7 +97,7 @@ def test_cached_qemu_needs_no_network(tmp_path: Path) -> None:
 
 
 def test_qemu_for_another_architecture_is_another_package_set(tmp_path: Path) -> None:
-    """One name stands for the programs of all architectures, each unpacked by itself."""
+    """One name stands for the QEMU programs of all architectures; each set is unpacked by itself."""
     cache = Cache(tmp_path)
     record = InputRecord("qemu-system-arm", "1:10.0", "cd")
     root = plant_tree(cache, "debian-13", "qemu-system-aarch64", AARCH64.qemu_packages, record)
@@ -207,7 +207,7 @@ def test_compiler_is_one_for_the_guest(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_no_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without cc and ziglang the sentence names both as remedies."""
+    """The error names cc and ziglang as remedies if both are missing."""
     monkeypatch.setattr("shutil.which", {}.get)
     monkeypatch.setattr("importlib.util.find_spec", {}.get)
     with pytest.raises(MachineryMissing, match=r"'gcc'.*extra 'cc'"):
@@ -279,7 +279,7 @@ def test_guest_describes_itself(filled: Cache) -> None:
 
 
 def test_changed_input_gives_another_image(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With new keys, or other code that shapes the image, another image is built."""
+    """New keys, and other code that shapes the image, give another image."""
     first = build_guest("default", Provisioning(filled, quiet))
     first.ssh_private_key.unlink()
     second = build_guest("default", Provisioning(filled, quiet))

@@ -94,7 +94,7 @@ def test_missing_driver_says_so(kernel: Kernel) -> None:
 
 
 def test_without_a_list_unknown_drivers_count_as_built_in(kernel: Kernel) -> None:
-    """Without modules.builtin, as in packages of Linux 7, a missing module counts as built in."""
+    """A missing module counts as built in if there is no modules.builtin, as in packages of Linux 7."""
     (modules_of(kernel) / "modules.builtin").unlink()
     assert [module.name for module in load_order(kernel, ("virtio_pci", "failover"))] == ["failover"]
 

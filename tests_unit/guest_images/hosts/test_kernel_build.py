@@ -127,7 +127,7 @@ def test_line_that_selects_a_symbol_is_taken_out() -> None:
 
 
 def test_missing_tools_are_told_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One sentence names all missing packages, also that of a header which the compiler does not find."""
+    """One sentence names the packages to install for all missing tools, and for a missing header."""
     for program in ("bc", "gzip", "ld", "make", "tar", "xz"):
         (tmp_path / program).symlink_to("/bin/true")
     monkeypatch.setenv("PATH", str(tmp_path))

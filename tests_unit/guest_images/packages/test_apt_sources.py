@@ -112,7 +112,7 @@ def test_keyring_named_by_the_source_comes_first(keyring: Path, tmp_path: Path) 
 
 
 def test_override_is_used_alone(keyring: Path) -> None:
-    """With --mirror the machine's sources are not used and need not exist."""
+    """--mirror replaces the machine's sources, which need not exist."""
     assert find_mirrors([], "http://local.example/debian/", [keyring]) == Mirrors(
         "http://local.example/debian", None, keyring
     )
@@ -126,14 +126,14 @@ def test_override_must_be_a_uri(mirror: str, keyring: Path) -> None:
 
 
 def test_no_debian_source_says_so(keyring: Path) -> None:
-    """On a machine of another distribution the error names --mirror."""
+    """The error names --mirror on a machine of another distribution."""
     ubuntu = SourceEntry(("http://mirror.example/ubuntu",), ("noble",), ("main",))
     with pytest.raises(MachineryMissing, match="--mirror"):
         find_mirrors([ubuntu], keyrings=[keyring])
 
 
 def test_no_keyring_says_so(tmp_path: Path) -> None:
-    """Without a keyring nothing is fetched, since packages could not be checked."""
+    """Nothing is fetched without a keyring, since packages could not be verified."""
     debian = SourceEntry(("http://mirror.example/debian",), ("bookworm",), ("main",))
     with pytest.raises(MachineryMissing, match="debian-archive-keyring"):
         find_mirrors([debian], keyrings=[tmp_path / "none.gpg"])

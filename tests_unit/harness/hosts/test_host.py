@@ -57,7 +57,7 @@ def _alive(word: str) -> bool:
 
 
 def test_folder_is_private_and_goes() -> None:
-    """Whoever fails inside the `with`."""
+    """The folder on the host has mode 0700, and is removed also after an error inside the `with`."""
     with pytest.raises(ValueError, match="of the test"), _here() as host:
         folder = Path(host.folder)
         host.put({"deep/er/file": b"x"}, Deadline(20))
@@ -87,7 +87,7 @@ def test_input_that_nobody_reads_is_no_error() -> None:
 
 
 def test_daemons_end_with_their_command() -> None:
-    """Even one that has left the session and whose parent is gone."""
+    """A daemon ends with its command even if it left the session and its parent has ended."""
     with _here() as host:
         script = f"(setsid sleep {_DAEMON} >/dev/null 2>&1 </dev/null &) ; true"
         assert host.run(["sh", "-c", script], Deadline(20)).exit_code == 0
@@ -111,7 +111,7 @@ def test_time_limit() -> None:
 
 
 def test_failures_are_sentences(tmp_path: Path) -> None:
-    """No such program, no such file, no room for what is carried."""
+    """A missing program, a missing file and a copy that fails each give one sentence that names the host."""
     with _here() as host:
         assert host.run(["no-such-program"], Deadline(20)).exit_code == 127
         with pytest.raises(SetupBroken, match="'false' failed on the host 'here' with exit code 1"):
@@ -136,7 +136,7 @@ class _Dying(LocalLink):
 
 
 def test_lost_keeper_is_said() -> None:
-    """That the folder is gone cannot be proved then, so it is not claimed."""
+    """If the keeper of the folder is killed, the error says that the folder may be left on the host."""
     link = _Dying()
     with pytest.raises(SetupBroken, match="may be left on the host"), Host("here", link) as host:
         folder = Path(host.folder)

@@ -1,4 +1,4 @@
-"""What `--host` takes, and one sentence for whatever else."""
+"""Contract: `--host` takes the documented forms, and one sentence rejects any other value."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_ports_are_forwarded(server: RealSshd) -> None:
 
 
 def test_time_limit_ends_all_of_a_program(server: RealSshd) -> None:
-    """What it started in a session of its own, too."""
+    """The time limit also ends what the program started in a session of its own."""
     with ssh_host(server.address, Deadline(20)) as host:
         with pytest.raises(DeadlineExpired, match="did not end on the host"):
             host.run(["sh", "-c", f"setsid sleep {_PROGRAM} & sleep {_PROGRAM}"], Deadline(1))
@@ -158,7 +158,7 @@ def test_strangers_are_refused(server: RealSshd, tmp_path: Path) -> None:
 
 
 def test_known_hosts_are_read(server: RealSshd, tmp_path: Path) -> None:
-    """As ssh writes them."""
+    """A known_hosts file as ssh writes it is read."""
     known = tmp_path / "known_hosts"
     known.write_text(f"[127.0.0.1]:{server.address.port} {server.address.host_key}\n")
     with ssh_host(replace(server.address, host_key="", known_hosts=(known,)), Deadline(20)) as host:

@@ -87,6 +87,6 @@ def test_a_container_sees_a_part_of_the_hierarchy(tmp_path: Path) -> None:
 
 
 def test_without_control_groups(tmp_path: Path) -> None:
-    """Nothing limits, and nothing has been killed."""
+    """Without control groups there is no limit, and no process counts as killed."""
     assert memory_limits(tmp_path / "none") == []
     assert oom_kills(tmp_path / "none") == 0

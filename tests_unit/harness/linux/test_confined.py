@@ -27,7 +27,7 @@ _NONE = UserfaultfdSupport("", "This user may not.", ())
     [(errno.EPERM, "seccomp filter or security module"), (errno.ENOSYS, "seccomp filter hides it")],
 )
 def test_filter_denies_both_ways(error: int, words: str) -> None:
-    """Neither the system call nor the device gives one, and our own probe knows why."""
+    """The filter denies a userfaultfd by system call and by device, and our probe gives the reason."""
     for by_device in (True, False):
         support = support_under(filtered(error), by_device=by_device)
         assert support.opened_by == ""

@@ -64,7 +64,7 @@ def test_splats_in_the_kernels_log(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kernel_log_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a closed log nor one that breaks off counts as one without splats."""
+    """A log that is closed to us or breaks off does not count as one without splats."""
     _kmsg(monkeypatch, (), at_open=errno.EPERM)
     assert read_splats(_NOBODY) is None
     assert _kmsg(monkeypatch, (*_KMSG, errno.EINVAL)) == []
@@ -131,7 +131,7 @@ def test_kernel_log_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None
     ],
 )
 def test_the_task_of_a_splat(lines: list[str], tasks: list[tuple[int | None, str]]) -> None:
-    """As kernels from 5.7 to 7.0 print it."""
+    """The reader finds the task in each form that kernels from 5.7 to 7.0 print."""
     found = splats_in(enumerate(lines))
     assert [(splat.pid, splat.program) for splat in found] == tasks
 
@@ -190,5 +190,5 @@ def test_in_a_container_ids_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     [(0, 512, 512), (512, 512, 0), (0, 4096, 0), (512, 4096 | 640, 128), (None, 32, 32)],
 )
 def test_taint_that_a_splat_sets(before: int | None, now: int | None, bits: int) -> None:
-    """Of the new bits only those of bad page, died, warned and soft lockup."""
+    """Only new taint bits of bad page, died, warned and soft lockup count."""
     assert taint_by_splat(before, now) == bits

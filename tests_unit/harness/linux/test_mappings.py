@@ -70,7 +70,7 @@ def _ksm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_settings_are_put_back(ksm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the waiting for so many scans ends."""
+    """KSM's settings are restored if the scans complete, and if they do not complete in time."""
     before = {path.name: path.read_text() for path in ksm.iterdir()}
     scans = iter((7, 7, 9, 10))
 
@@ -88,7 +88,7 @@ def test_settings_are_put_back(ksm: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_host_that_cannot_merge_is_a_skip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what is missing as the reason."""
+    """A kernel without KSM gives a skip that says so."""
     monkeypatch.setattr(same_pages, "_KSM", tmp_path / "none")
     with pytest.raises(NotApplicable, match="does not merge equal pages"):
         require_ksm()

@@ -99,7 +99,7 @@ def _facts(path: Path) -> list[tuple[int, str]]:
 
 
 def test_facts_of_an_architecture_are_in_their_place() -> None:
-    """No file but the listed ones names an architecture, a console, a machine type or a page size."""
+    """Only the listed files name an architecture, a console, a machine type or a page size."""
     found = [
         f"{path.relative_to(ROOT)}:{line}: {text}"
         for path in _files()

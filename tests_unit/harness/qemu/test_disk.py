@@ -47,14 +47,14 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes, words: str) -> 
 
 
 def test_missing_image_and_folder(tmp_path: Path) -> None:
-    """Neither is a traceback."""
+    """A missing image and a folder each give a usage error."""
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(UsageError, match="cannot be read"):
             probe_disk(path)
 
 
 def test_empty_disk_is_based_on_nothing(tmp_path: Path) -> None:
-    """No backing file, and no header extension but the end of them."""
+    """The header has no backing file and no extension but the end marker."""
     disk = make_empty_disk(tmp_path / "empty", 1 << 20)
     assert disk == probe_disk(tmp_path / "empty") == Disk((tmp_path / "empty").absolute(), "qcow2", 1 << 20)
     head = (tmp_path / "empty").read_bytes()[:256]
@@ -84,7 +84,7 @@ def test_overlay_of_a_path_that_is_too_long(tmp_path: Path) -> None:
 
 
 def test_command_line_has_what_is_given(tmp_path: Path) -> None:
-    """No kernel, no initrd: the disk boots by itself, from the overlay and not from the user's file."""
+    """The disk boots by itself, without kernel and initrd, from the overlay and not from the user's file."""
     user_file = Disk(tmp_path / "user.raw", "raw", 512)
     config = MachineConfig(Path("qemu"), None, None, "", user_file, accel="tcg")
     argv = qemu_argv(config, tmp_path, 3, "127.0.0.1", incoming=False)
@@ -112,7 +112,7 @@ class _Machine:
 
 
 def test_disk_is_copied_while_the_guest_stands_still(tmp_path: Path) -> None:
-    """And goes with every snapshot for as long as the guest does not write; then it is said."""
+    """Every snapshot has the copy of the disk until the guest writes again; then it is an error."""
     (tmp_path / OVERLAY_FILE).write_bytes(b"written")
     stand_in = _Machine(tmp_path, Disk(tmp_path / "user.raw", "raw", 512))
     machine = cast(Machine, stand_in)
@@ -127,7 +127,7 @@ def test_disk_is_copied_while_the_guest_stands_still(tmp_path: Path) -> None:
 
 
 def test_guest_without_a_disk(tmp_path: Path) -> None:
-    """Nothing is stopped, and its snapshots come without a disk."""
+    """A guest without a disk is not stopped, and its snapshots have no disk."""
     stand_in = _Machine(tmp_path, None)
     keep_disk(cast(Machine, stand_in))
     assert stand_in.said == []

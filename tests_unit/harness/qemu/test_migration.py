@@ -34,7 +34,7 @@ def test_slow_sink_takes_all_in_its_time(tmp_path: Path) -> None:
 
 
 def test_slow_sink_makes_haste_once_the_sign_is_gone(tmp_path: Path) -> None:
-    """What is left goes through as fast as it comes, and still whole."""
+    """The sink reads the rest at full speed once its file is gone, and loses nothing."""
     path, sign, content = tmp_path / "a file", tmp_path / "a sign", os.urandom(64 << 20)
     sign.touch()
     command = migration.slow_sink(path, sign).removeprefix("exec:")

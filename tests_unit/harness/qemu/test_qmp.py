@@ -81,7 +81,7 @@ def test_an_answer_at_the_time_out_is_an_answer(
 
 
 def test_answers_race_with_polls(machine: SpawnedMachine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With polls as short as an answer takes, the two meet; no answer is lost and no QEMU is blamed."""
+    """No answer is lost and no QEMU is blamed if polls are as short as an answer takes."""
     monkeypatch.setattr("harness.qemu.qmp._POLL_SECONDS", 0.0)
     with machine:
         for _ in range(200):

@@ -197,7 +197,7 @@ def _answering(**answers: str) -> Machine:
 
 
 def test_blocks_of_qemu_10_are_taken_as_printed() -> None:
-    """Where each line has an address nothing else is asked; the largest block is the main one."""
+    """Nothing else is asked if each line has an address; the largest block is the main one."""
     machine = _answering(info_ramblock=_QEMU_10)
     assert ram.ramblocks(machine) == parse_ramblocks(_QEMU_10)
     assert ram.main_block(machine).idstr == "pc.ram"

@@ -87,7 +87,7 @@ _OFFSETS = {
 
 @functools.lru_cache
 def _header() -> dict[str, int]:
-    """What a C program prints that is compiled with the compiler's headers: macros, sizes and offsets."""
+    """Return macros, sizes and offsets that a C program prints, compiled with the compiler's headers."""
     lines = [
         f'#ifdef {name}\nputs_number("{name}", (unsigned long long)({name}));\n#endif' for name in _NUMBERS
     ]

@@ -113,7 +113,7 @@ def test_handshake_happens_once_and_with_what_the_kernel_knows() -> None:
 
 
 def test_missing_feature_is_named() -> None:
-    """What the kernel does not offer is known before the handshake would fail."""
+    """The error names the features that the kernel does not offer."""
     _open(0).close()
     with pytest.raises(FeatureMissing, match="BIT_62") as caught:
         Userfaultfd(1 << 62)
@@ -272,7 +272,7 @@ def test_changes_of_mappings_are_told() -> None:
 
 
 def test_fork_brings_a_descriptor_for_the_child() -> None:
-    """With EVENT_FORK the child's memory is ours to resolve, through a descriptor of its own.
+    """The event of EVENT_FORK brings a descriptor that resolves the child's faults.
 
     The monitor is another process: fork(2) waits until its event has been read, and os.fork() holds the GIL.
     """

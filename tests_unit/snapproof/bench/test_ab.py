@@ -120,7 +120,7 @@ def test_figure_without_a_ratio(value: float) -> None:
 
 
 def test_one_outlier_does_not_decide() -> None:
-    """One save that took ten times as long does not change the verdict."""
+    """A single save that took ten times as long does not change the verdict."""
     even = _pairs(1.0, 0.02)
     result = run_gate(GatePlan(1.1, 10, 40), lambda pair: (400.0, 4000.0) if pair == 3 else even(pair))
     assert result.verdict is RatioVerdict.SAME
@@ -134,7 +134,7 @@ def test_plans_that_cannot_work(first: int, last: int) -> None:
 
 
 def test_orders_are_balanced() -> None:
-    """Of two pairs in a row one begins with A and one with B, in random order."""
+    """Two successive pairs begin one with A and one with B, in random order."""
     orders = list(islice(balanced_orders(random.Random(3)), 40))
     assert all(one != other for one, other in zip(orders[::2], orders[1::2], strict=True))
     assert len(set(orders[::2])) == 2
@@ -226,7 +226,7 @@ def test_guest_too_small_for_writers(
 @pytest.mark.vm
 @pytest.mark.timeout(1800)
 def test_planted_slowdown_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With a real QEMU that sleeps as long as it works, the gate says WORSE and writes its figures."""
+    """The gate says WORSE and writes its figures for a real QEMU that sleeps as long as it works."""
     words = ["--plant-slowdown", "100%", "--pairs", "8", "--max-pairs", "8", "--ram", "128"]
     assert main(["bench", "ab", *words, "--results", str(tmp_path / "results")]) == 1
     out = capsys.readouterr().out.splitlines()
@@ -276,7 +276,7 @@ class _Slowed:
 def test_self_check(
     ratios: list[tuple[float, float]], code: int, last: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One false alarm or one missed slowdown makes the self-check fail."""
+    """A single false alarm or missed slowdown makes the self-check fail."""
     found, exit_code = self_check_module.self_check(_Compared(*ratios), len(ratios), 0.2)  # type: ignore[arg-type]
     assert exit_code == code
     assert last in capsys.readouterr().out.splitlines()[-1]

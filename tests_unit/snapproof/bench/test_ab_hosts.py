@@ -137,7 +137,7 @@ def test_slowdown_goes_there_and_its_count_comes_back(
 @pytest.mark.vm
 @pytest.mark.timeout(900)
 def test_this_host_against_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With real saves, whose files differ by a few pages, the gate for the size says SAME."""
+    """The gate for the size says SAME for real saves, whose files differ by a few pages."""
     words = ["--a", LOCAL, "--b", LOCAL, "--metric", "size", "--pairs", "8", "--max-pairs", "8"]
     assert main(["bench", "ab", *words, "--results", str(tmp_path / "results")]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("SAME: ")

@@ -166,7 +166,7 @@ def test_summary_counts_only_what_was_measured() -> None:
 
 
 def test_wrong_snapshot_voids_its_case() -> None:
-    """One file of a case is judged; if it is wrong, the others' figures do not count."""
+    """If the judged file of a case is wrong, the figures of its other files do not count."""
     wrong = {"judged": "Page 7 is newer than T0.", "status": Status.FAIL, "error": "It is wrong."}
     cases = summarise(
         [

@@ -105,7 +105,7 @@ def test_name_cannot_pretend_to_be_another_thread() -> None:
 @settings(deadline=None)
 @given(st.lists(st.text(max_size=80), max_size=20))
 def test_any_text_is_taken(lines: list[str]) -> None:
-    """No line raises an error."""
+    """The parser raises no error for any line."""
     faults = Faults()
     for line in lines:
         faults.line(line)

@@ -109,7 +109,7 @@ def test_false_alarms_are_rare(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "power"), [("quiet host", 1.0), ("busy host", 0.85)])
 def test_slowdown_of_a_fifth_is_found(name: str, power: float) -> None:
-    """On a quiet host a slowdown is always found, within a dozen pairs; equal sides are SAME as often."""
+    """A slowdown of 20 % is WORSE, on a quiet host always, within 12 pairs; equal sides are SAME as often."""
     found, pairs = simulated(NOISES[name], 1.2, 300, _PLAN)
     assert found[RatioVerdict.WORSE] >= 300 * power
     assert found[RatioVerdict.SAME] == found[RatioVerdict.BETTER] == 0

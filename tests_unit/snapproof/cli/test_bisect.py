@@ -82,7 +82,7 @@ def test_wrong_words_stop_the_bisection(words: list[str], capsys: pytest.Capture
 def test_wrong_values_stop_the_bisection(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So does a value that is wrong for every commit; one sentence says which."""
+    """A value that is wrong for every commit stops the bisection with one sentence that names it."""
     monkeypatch.chdir(tmp_path)
     assert main([*words, "--bisect"]) >= 128
     said = capsys.readouterr().err.splitlines()
@@ -164,7 +164,7 @@ def test_interruption_stops_the_bisection(tmp_path: Path) -> None:
 
 
 def test_git_takes_the_codes(tmp_path: Path) -> None:
-    """Of six commits two cannot be tested, one breaks what follows, and git finds that one."""
+    """Git finds the commit that breaks all later ones, although two of six commits cannot be tested."""
     script = (
         "import sys; from snapproof.cli import bisect; from snapproof.runs import interruption; "
         "interruption.listen(); "
@@ -198,7 +198,7 @@ def _failed(**more: object) -> OutcomeRecord:
 
 
 def test_a_failed_check_is_believed(tmp_path: Path) -> None:
-    """Where an oracle has spoken a guest was up, and none is booted to find out."""
+    """If an oracle has found a violation, no guest is booted to see whether QEMU can boot one."""
     outcome = _failed(checks=({"name": "write-order", "status": "FAIL"},))
     assert why_untestable([outcome], [], tmp_path, print) == ""
 

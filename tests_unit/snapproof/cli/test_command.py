@@ -72,7 +72,7 @@ def test_truncated_file(good: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_golden_mismatch_names_the_page(
     good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One word that differs from the golden image: exit code 1 and the page's place."""
+    """A word that differs from the golden image gives exit code 1 and the page's place."""
     guest = Guest()
     golden = write_golden(tmp_path / "golden", Writer(guest))
     assert main(["check", str(good), "--golden", str(golden)]) == 0

@@ -99,7 +99,7 @@ def test_a_signal_that_was_swallowed_ends_the_command(
     ],
 )
 def test_python_that_optimizes(level: str, words: list[str], code: int, tmp_path: Path) -> None:
-    """Without assertions all works; without docstrings a sentence says what is needed."""
+    """All works without assertions; without docstrings a sentence says what is needed."""
     done = subprocess.run(
         [sys.executable, "-c", "import sys; from snapproof.cli.entry import main; sys.exit(main())", *words],
         cwd=tmp_path,

@@ -43,7 +43,7 @@ def test_examples_parse(parser: argparse.ArgumentParser) -> None:
 
 
 def test_overview_parses() -> None:
-    """So do the examples of `snapproof --help`."""
+    """The parser accepts the examples of `snapproof --help`."""
     examples = re.findall(r"^  (snapproof .*)$", make_parser().format_help(), re.MULTILINE)
     assert len(examples) > 2
     for line in examples:

@@ -56,7 +56,7 @@ def test_commands_that_read_files(tmp_path: Path, command: str, needed: list[str
 
 
 def test_check_imports_only_what_a_right_file_needs(tmp_path: Path) -> None:
-    """Not what compares with a golden image, draws, extracts or reads results: each takes time to import."""
+    """Check of a right file imports no module that compares, draws, extracts or reads results."""
     unneeded = ("validators.oracles.o1_golden.golden", "validators.page_map", "validators.vmstate.extract")
     run = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "snapproof.cli.command", "check", right_vmstate(tmp_path)],

@@ -127,7 +127,7 @@ def test_command_renders_and_keeps_what_the_runner_tells(
 def test_runner_that_ends_early_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """However green the results before it were: 2, and a sentence."""
+    """A runner that ends before its last test gives exit code 2 and a sentence, also after passes."""
     _fake_runner(tmp_path, monkeypatch, _EVENTS[:3])
     assert main(["kernel"]) == 2
     assert "before the tests were done" in capsys.readouterr().err
@@ -150,7 +150,7 @@ def test_real_runner_on_this_host(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_settings_are_lent_and_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only those that are needed, never down, and put back as they were; what cannot be set is told."""
+    """Only needed settings change, never downwards, and are restored; one that cannot be set is reported."""
     pages, modes, absent = tmp_path / "pages", tmp_path / "modes", tmp_path / "absent" / "x"
     pages.write_text("0\n")
     modes.write_text("always [never] madvise\n")

@@ -64,7 +64,7 @@ def test_option_is_in_the_command(option: str) -> None:
 
 
 def test_all_options_together_are_in_the_command() -> None:
-    """So are all of them, with more than one QEMU."""
+    """The command has all options if all are given, and each QEMU."""
     words = [word for option, value in _VALUES.items() for word in (option, value)]
     options = _parsed(["run", *words, "--qemu", "/usr/bin/qemu-system-x86_64"])
     assert options.qemus == ("debian-12", "/usr/bin/qemu-system-x86_64")
@@ -114,7 +114,7 @@ def test_paths_hold_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("given", ["cache", None])
 def test_tests_get_the_cache(given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an absolute path, since a test has its own working folder; the default where none is given."""
+    """Tests get an absolute path, since each has its own working folder, or the default if none is given."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SNAPPROOF_CACHE", str(tmp_path / "default"))
     told: list[object] = []

@@ -80,7 +80,7 @@ def test_map_replaces_no_folder(good: Path, tmp_path: Path, capsys: Capture) -> 
 
 
 def test_check_extracts_a_golden_image(good: Path, tmp_path: Path, capsys: Capture) -> None:
-    """What --extract writes serves as --golden for the same file."""
+    """The output of --extract serves as --golden for the same file."""
     code, out, _ = command_outcome(capsys, "check", good, "--extract", tmp_path / "out")
     assert code == 0
     assert "extracted pc.ram: 1,048,576 bytes" in out
@@ -124,7 +124,7 @@ def test_a_stream_at_an_offset(good: Path, capsys: Capture) -> None:
 
 
 def test_check_reads_a_fifo(good: Path, tmp_path: Path, capsys: Capture) -> None:
-    """Of a pipe the structure is judged; nothing that would need the file twice is promised."""
+    """Check judges the structure of a pipe, and leaves out what needs the file twice."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=lambda: pipe.write_bytes(good.read_bytes()))
@@ -206,7 +206,7 @@ def test_bar_has_rate_and_remaining_time() -> None:
 
 
 def test_bar_is_for_terminals_only() -> None:
-    """Nothing is written to a log, and a terminal's line is cleared at the end."""
+    """A log gets no progress bar, and a terminal's line is cleared at the end."""
     log, terminal = io.StringIO(), io.StringIO()
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     for stream in (log, terminal):

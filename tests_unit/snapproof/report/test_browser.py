@@ -169,7 +169,7 @@ def test_search_finds_by_sentence(desk: _Screen, folder: Path) -> None:
 
 
 def test_print_opens_everything(desk: _Screen, folder: Path) -> None:
-    """On paper every test's sentence is there, and the ground is white even if the screen is dark."""
+    """A printed page has every test's sentence on white, even if the screen is dark."""
     desk.open(folder / "report.html", dark=True)
     desk.page.emulate_media(media="print")
     ground = desk.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--ground')")

@@ -96,7 +96,7 @@ def test_names_are_neither_formulas_nor_elements() -> None:
 
 
 def test_map_shows_a_single_page_and_where() -> None:
-    """One bad page of 131,072 is visible in the right cell, the first or the last."""
+    """A single bad page of 131,072 is visible in the right cell, the first or the last."""
     for page, place in ((0, "first"), (131_071, "last")):
         svg = page_map_chart({"pc.ram": [(page * 4096, page * 4096 + 4096)]}, {"pc.ram": 512 << 20}, "k", "t")
         paths = [e for e in ET.fromstring(svg).iter(f"{_SVG}path") if "--chart-bad" in e.get("style", "")]

@@ -176,7 +176,7 @@ def test_no_difference() -> None:
 
 
 def test_hostile_text_makes_no_line() -> None:
-    """Neither a line break nor an escape sequence of a test reaches the terminal."""
+    """No line break and no escape sequence of a test reaches the terminal."""
     old = result(
         *[outcome(one.name, Status.PASS, NASTY) for one in hostile().outcomes],
         environment=hostile().environment,

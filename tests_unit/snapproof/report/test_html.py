@@ -300,7 +300,7 @@ def test_page_is_bounded(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_the_page_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without matplotlib the page has all but the charts, and says how to get them."""
+    """A page made without matplotlib has all but the charts, and says how to get them."""
     monkeypatch.setitem(sys.modules, "snapproof.report.charts.svg", None)
     values.fill_folder(tmp_path, "tests/snapshot.live")
     page = _page(values.run(values.failing()), tmp_path)

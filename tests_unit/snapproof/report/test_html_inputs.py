@@ -22,7 +22,7 @@ def test_qmp_log_of_a_save(tmp_path: Path) -> None:
 
 
 def test_guest_stopped_before_its_save_is_stopped_for_it(tmp_path: Path) -> None:
-    """With stop-and-save, STOP comes before `migrate` and RESUME after the end; the next save has its own."""
+    """STOP before `migrate` and RESUME after its end belong to a stop-and-save; the next save has its own."""
     lines = values.qmp_lines().splitlines()
     log = tmp_path / "qmp.jsonl"
     early = lines[1].replace('"seconds": 1000, "microseconds": 5000', '"seconds": 999, "microseconds": 0')
@@ -56,7 +56,7 @@ def test_damaged_qmp_log_gives_what_it_has(tmp_path: Path) -> None:
 
 
 def test_long_save_is_thinned_out(tmp_path: Path) -> None:
-    """Of the thousands of answers during a long save, some hundreds of points are kept."""
+    """The chart keeps some hundreds of the thousands of answers during a long save."""
     lines = values.qmp_lines().splitlines()
     log = tmp_path / "qmp.jsonl"
     log.write_text("\n".join([*lines[:3], *([lines[3]] * 5000), lines[4]]))
@@ -95,7 +95,7 @@ def test_numbers_and_times() -> None:
 
 
 def test_names_that_lead_out_of_the_folder(tmp_path: Path) -> None:
-    """Only files below the folder are opened."""
+    """The report opens only files below the folder."""
     (tmp_path / "a b").mkdir()
     found = inside(tmp_path, "a b")
     assert found is not None and link(tmp_path, found, "./") == "./a%20b"

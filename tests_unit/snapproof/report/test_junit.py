@@ -55,7 +55,7 @@ def test_skip_reasons_are_kept() -> None:
 
 @pytest.mark.parametrize("made", [result(*one_of_each()), everything(), hostile()])
 def test_names_are_unique(made: RunResult) -> None:
-    """No two cases share classname and name, or GitLab would drop one."""
+    """Each case has its own pair of classname and name, or GitLab would drop one."""
     cases = list(_suite(junit_xml(made, Context(Path("results")))))
     assert len({(case.classname, case.name) for case in cases}) == len(cases) == len(Status)
 

@@ -89,7 +89,7 @@ def test_ids_stay_the_same(tmp_path: Path) -> None:
 
 
 def test_build_of_the_ci_system(tmp_path: Path) -> None:
-    """With --build-id the tests belong to that build, which is not described again."""
+    """Tests belong to the build of --build-id, which is not described again."""
     stack = {"qemu": "10.0", "host_kernel": "6.1", "host_architecture": "x86_64"}
     made = result(*(replace(one, environment=stack) for one in everything().outcomes))
     context = replace(placed(tmp_path, made), origin="lab_1", build_id="lab_1:4711")

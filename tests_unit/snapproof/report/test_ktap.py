@@ -68,7 +68,7 @@ def test_cannot_be_forged(status: Status) -> None:
 
 
 def test_hostile_results_are_counted_right() -> None:
-    """One result per test and check, each with its own verdict."""
+    """Each test and each check is one result with its own verdict."""
     found = read_ktap(ktap_text(hostile(), Context(Path("results"))))
     assert [(one.ok, len(one.below)) for one in found] == [
         (one.status not in (Status.FAIL, Status.ERROR, Status.MISS), 8) for one in hostile().outcomes

@@ -56,7 +56,7 @@ def test_figures_have_units() -> None:
 
 @pytest.mark.parametrize("made", [everything(), hostile()])
 def test_names_are_blank_free_and_unique(made: RunResult) -> None:
-    """No result is lost, no line is split in the wrong place, and no two results have one name."""
+    """Results are not lost, lines are not split in the wrong place, and each result has its own name."""
     lines = _read(made)
     figures = sum(not isinstance(value, str) for one in made.outcomes for value in one.figures.values())
     assert [words[0] for words in lines].count("case") == len(made.outcomes)

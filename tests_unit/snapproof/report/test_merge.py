@@ -145,7 +145,7 @@ def test_same_test_on_one_host_may_not_differ() -> None:
 
 
 def test_two_parts_of_one_profile_by_filter() -> None:
-    """Whole runs on one host are joined; a test that ended alike in both is there once."""
+    """Merge joins whole runs on one host; a test that ended alike in both is there once."""
     found = _merge(
         a=result(outcome("a.x", Status.PASS), outcome("t", Status.PASS), selection=Selection("p", "a*")),
         b=result(outcome("b.x", Status.PASS), outcome("t", Status.PASS), selection=Selection("p", "b*")),

@@ -133,7 +133,7 @@ def _file(tmp_path: Path, text: str | bytes) -> Path:
 
 
 def test_missing(tmp_path: Path) -> None:
-    """No folder, an empty one, one of an unfinished run, and a folder in place of the file are told apart."""
+    """A missing folder, an empty one, an unfinished run and a folder in place of the file differ in words."""
     assert _refused(tmp_path / "no").startswith("There is no results folder")
     assert "name the results folder of a run" in _refused(tmp_path)
     (tmp_path / "tests").mkdir()

@@ -80,7 +80,7 @@ def _stubbed(
 def test_stream_of_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On standard output are events only, what is for people is on the other; each test ends exactly once."""
+    """Standard output has events only, standard error the text for people; each test ends exactly once."""
     _stubbed(tmp_path, monkeypatch, lost=True)
     folder = tmp_path / "run"
     assert main(["run", "--results", str(folder), "--events", "-", "--format", "lava"]) == 2
@@ -224,14 +224,14 @@ def test_target_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_no_target() -> None:
-    """Without --events nothing is opened, written or redirected."""
+    """Nothing is opened, written or redirected without --events."""
     with EventStream(None, print) as stream, stream.printing:
         stream.step("x")
         stream.settle([outcome("a", Status.PASS)])
 
 
 def test_hostile_text_is_one_line(tmp_path: Path) -> None:
-    """Whatever a test says stays within its event, and comes out as it was."""
+    """A test's text stays within its event, and is read back unchanged."""
     run = make_run(tmp_path)
     run.begun()
     run.say("Step.")

@@ -30,7 +30,7 @@ def _shown(log: io.StringIO) -> list[str]:
 
 
 def test_each_event_is_shown_once(tmp_path: Path) -> None:
-    """Also those written just before the end, when no poll comes any more."""
+    """Each event is shown once, also those written just before the end, after the last poll."""
     log, path = io.StringIO(), tmp_path / "events.jsonl"
     with EventTail(path, Progress(log)):
         _append(path, _event("first"))
@@ -52,7 +52,7 @@ def test_partial_line_waits_for_its_rest(tmp_path: Path) -> None:
 
 
 def test_line_cut_short_does_not_end_the_show(tmp_path: Path) -> None:
-    """What a full disk leaves of a line is passed over."""
+    """A line that a full disk cut short is skipped."""
     log, path = io.StringIO(), tmp_path / "events.jsonl"
     with EventTail(path, Progress(log)):
         _append(path, _event("lost")[:25] + _event("lost too") + _event("next"))
@@ -68,7 +68,7 @@ def test_nothing_happened(tmp_path: Path) -> None:
 
 
 def test_log_gets_timestamped_lines() -> None:
-    """No control characters where nobody looks at a terminal."""
+    """A log that is no terminal gets lines with a time, and no control characters."""
     log = io.StringIO()
     progress = Progress(log)
     progress.step("Booting.")

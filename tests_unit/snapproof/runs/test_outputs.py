@@ -133,7 +133,7 @@ def test_outputs_replace_no_output(good: Path, tmp_path: Path, capsys: Capture) 
 
 
 def test_results_are_inputs_of_a_report(tmp_path: Path, capsys: Capture) -> None:
-    """What a report is made from stays; a report beside it may be replaced."""
+    """A report does not overwrite the files that it is made from; a report beside them may be replaced."""
     write_results(
         tmp_path, RunResult([outcome("t", Status.PASS)], "2026-01-02T03:04:05+00:00", 1.0, ["x"], {})
     )

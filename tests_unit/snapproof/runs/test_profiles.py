@@ -166,7 +166,7 @@ def test_unknown_reference(test: str) -> None:
 
 
 def test_base_class_that_cannot_be_imported(tmp_path: Path) -> None:
-    """What Avocado would drop in silence."""
+    """A test whose base class cannot be imported is an error; Avocado would drop it in silence."""
     file = tmp_path / "test_lost.py"
     file.write_text("from no_such_module import Base\nclass Lost(Base):\n    def test_lost(self): pass\n")
     with pytest.raises(SetupBroken, match=r"found 0 tests for '.*test_lost'"):

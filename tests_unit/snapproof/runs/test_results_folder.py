@@ -75,7 +75,7 @@ def test_read_only_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("leftover", ["results.json", "tests"])
 def test_folder_of_another_run_is_refused(tmp_path: Path, leftover: str) -> None:
-    """Neither a finished nor an interrupted run is mixed with a new one."""
+    """A new run is not mixed with a finished or an interrupted one."""
     (tmp_path / leftover).mkdir()
     with pytest.raises(UsageError, match="already holds the results of a run"):
         make_results_folder(tmp_path)
@@ -106,7 +106,7 @@ def test_results_agree(tmp_path: Path) -> None:
     ],
 )
 def test_exit_code_is_that_of_the_worst(statuses: tuple[Status, ...], code: int) -> None:
-    """Nothing ran and all skipped are never green; a failure outweighs an error."""
+    """The exit code is not 0 if nothing ran or all was skipped; a failure outweighs an error."""
     result = _run(*statuses)
     assert result.exit_code == code
     assert sum(result.counts().values()) == len(statuses)
@@ -177,7 +177,7 @@ def test_reproducer_runs_exactly_its_command(tmp_path: Path) -> None:
 
 
 def test_reproducer_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No traceback there either."""
+    """A full disk gives one sentence about reproduce.sh."""
     _fill_disk(monkeypatch, "reproduce.sh")
     with pytest.raises(SetupBroken, match=r"reproduce\.sh' could not be written: No space left on device"):
         write_reproducer(tmp_path, ["true"], "It failed.")

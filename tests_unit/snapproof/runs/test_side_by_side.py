@@ -32,7 +32,7 @@ def test_as_many_as_processors() -> None:
 
 
 def test_as_many_as_fit() -> None:
-    """However chance brings large tests together, the host's memory holds them; one runs in any case."""
+    """Tests that run side by side fit into the host's memory in any order; one runs in any case."""
     assert plan(_entries(*[256] * 8, 6000), _HOST, None).workers == 3
     assert plan(_entries(6000, 6000), _HOST, 2).workers == 1
     assert plan(_entries(256, 256), replace(_HOST, memory_mib=100), None).workers == 1

@@ -226,7 +226,7 @@ def test_guest_goes_on_only_where_no_more_than_its_save_went_wrong(
     well: bool,
     looked: bool,
 ) -> None:
-    """However the save itself ended; a QEMU that hangs even without its sink is not asked again."""
+    """The group goes on if only its save went wrong; a QEMU that hangs even then is not asked again."""
     asked: list[CheckResult] = []
 
     def judge_afterwards(*_rest: object) -> list[CheckResult]:

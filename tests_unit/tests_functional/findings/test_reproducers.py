@@ -102,7 +102,7 @@ def test_script_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_every_issue_has_its_script() -> None:
-    """What the baseline names is there, and says in its head what its exit codes mean."""
+    """Each script that the baseline names exists, and its head says what its exit codes mean."""
     for issue in load_known_issues():
         script = reproducers._HOME / issue.reproduce.split()[0]
         assert f"# {issue.id}:" in script.read_text(), issue.id
@@ -110,7 +110,7 @@ def test_every_issue_has_its_script() -> None:
 
 
 def _broken_qemus(tmp_path: Path) -> list[Path]:
-    """One that ends at once, and one that starts and never says a word."""
+    """Return a QEMU that ends at once, and one that starts and prints nothing."""
     silent = tmp_path / "silent"
     silent.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\nexec sleep 20\n')
     silent.chmod(0o755)

@@ -102,7 +102,7 @@ def _told(folder: Path, argv: list[str], flows: tuple[str, ...]) -> list[dict[st
 
 
 def test_saves_are_reported(tmp_path: Path) -> None:
-    """With bytes as they came out, events, steps before and after, and trace points."""
+    """A save is reported with its bytes, its events, the steps before and after, and the trace points."""
     started, loaded, background, stopped, done = _events(tmp_path, flows=("background", "stopped"))
     assert (started["event"], loaded["event"], done["event"]) == ("started", "loaded", "done")
     for saved in (background, stopped):
@@ -123,7 +123,7 @@ def test_refusal_is_an_answer(tmp_path: Path) -> None:
 
 
 def test_missing_capability_is_an_answer(tmp_path: Path) -> None:
-    """Of a QEMU from before it."""
+    """A QEMU without the capability gives the event `unknown`."""
     assert [event["event"] for event in _events(tmp_path, "old")][2] == "unknown"
 
 
@@ -137,14 +137,14 @@ def test_missing_capability_is_an_answer(tmp_path: Path) -> None:
     ],
 )
 def test_failures_of_qemu_are_its_own(manner: str, words: str, tmp_path: Path) -> None:
-    """As one sentence, with its log."""
+    """A failure of QEMU is reported as its own, in one sentence with its last words."""
     last = _events(tmp_path, manner)[-1]
     assert (last["event"], last["blames_qemu"]) == ("failed", True)
     assert words in last["sentence"]
 
 
 def test_missing_qemu_is_ours(tmp_path: Path) -> None:
-    """Nothing is said about a QEMU that is not there."""
+    """QEMU is not blamed if its program is missing."""
     last = _told(tmp_path, ["no-such-qemu"], ())[-1]
     assert (last["event"], last["blames_qemu"]) == ("failed", False)
     assert "'no-such-qemu' cannot be started there: No such file" in last["sentence"]

@@ -83,7 +83,7 @@ def test_memory_types_say_why() -> None:
 
 
 def test_filter_takes_names_and_recipes() -> None:
-    """As the shell would, or a recipe exactly."""
+    """A pattern matches names as in the shell, and a recipe exactly."""
     assert {test.suite for test in registry.chosen(_TESTS, ["swap.*"])} == {"swap"}
     assert {test.recipe for test in registry.chosen(_TESTS, ["R13"])} == {"R13"}
     assert registry.chosen(_TESTS, []) == _TESTS
@@ -177,7 +177,7 @@ def test_known_issue_is_expected_for_its_own_failure_only() -> None:
     ],
 )
 def test_known_issue_ends_with_its_fix(memory: str, release: str, explained: bool) -> None:
-    """On a kernel with the fix, and on other memory, the same failure counts."""
+    """The same failure is FAIL on a kernel with the fix, and on other memory."""
     assert KernelIssue("x", "lost", (5, 19), ("anon",)).explains("lost", memory, release) == explained
     assert KernelIssue("x", "lost").explains("lost", memory, release)
 
@@ -232,7 +232,7 @@ def test_repeated_runs_that_differ_are_told() -> None:
     ],
 )
 def test_exit_codes(statuses: list[str], code: int) -> None:
-    """As those of the other commands."""
+    """The exit codes are those of the other commands."""
     assert exit_code(statuses) == code
 
 
@@ -270,7 +270,7 @@ def test_golden_pages_differ_and_have_room_for_a_mutex() -> None:
 
 
 def test_memory_that_cannot_be_had_is_a_skip() -> None:
-    """Whatever mmap says is told."""
+    """Memory that cannot be mapped is a skip with the error of mmap."""
     with Trial(HUGETLB, 0) as trial, pytest.raises(Skip, match="type hugetlb cannot be mapped"):
         trial.region(1 << 20)
 

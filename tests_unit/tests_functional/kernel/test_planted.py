@@ -64,7 +64,7 @@ _WRITE_PROTECT = Userfaultfd.write_protect
 def test_fault_in_the_library_turns_tests_red(
     fault: Callable[..., None], slug: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One page less, none at all, none released or one more: the tests that must see it do."""
+    """The tests that must see a planted fault fail: one page less, none at all, none released, one more."""
     _require_wp()
     monkeypatch.setattr(Userfaultfd, "write_protect", fault)
     monkeypatch.setattr(Trial, "patience", 2.0)

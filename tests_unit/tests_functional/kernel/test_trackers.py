@@ -96,7 +96,7 @@ def test_write_by_force_goes_past_mprotect(helper: str) -> None:
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_planted_fault_is_seen(name: str, helper: str) -> None:
-    """One page less, released before copied, a hundredth fault skipped or dropped: red for that reason."""
+    """A planted fault (a page less, released too early, skipped or dropped) fails for that reason."""
     # Release before copy shows where pages are swept, the others where all is saved by faults.
     steps = _PAGES // 4 if "releases-first" in name else _PAGES
     problems = _problems(name, helper, steps=steps)
@@ -135,7 +135,7 @@ def test_one_page_newer_or_older_or_torn_is_a_violation() -> None:
 
 
 def test_stop_needs_nothing_and_mprotect_its_library() -> None:
-    """What a tracker lacks is a sentence."""
+    """A sentence says what a tracker lacks."""
     assert StopTheWriters().missing() == ""
     assert "library" in mprotect.Mprotect("").missing()
 

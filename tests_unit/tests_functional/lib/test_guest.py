@@ -12,7 +12,7 @@ from tests_unit.support.scenario_values import stack
 
 
 def test_configuration_has_every_setting_of_the_stack(tmp_path: Path) -> None:
-    """With the arguments that the guest's architecture needs before the test's own."""
+    """The arguments of the guest's architecture come before those of the test."""
     changed = replace(
         stack(tmp_path), accel="kvm", ram_mib=640, vcpus=3, machine="pc", extra=("-device", "virtio-rng-pci")
     )

@@ -32,7 +32,7 @@ _WRONG = judged("golden", "x", [Problem(Code.GOLDEN_DIFFERS, "A page differs.")]
     ],
 )
 def test_what_a_limit_explains(checks: tuple[object, ...], killed: int, status: Status) -> None:
-    """What ended or failed under a limit says nothing about QEMU; a wrong page does."""
+    """A limit explains a process that ended or a call that failed under it, and no wrong page."""
     outcome = Outcome("x", Status.FAIL, "It failed.", checks=checks)  # type: ignore[arg-type]
     assert without_limits(outcome, killed).status is status
 

@@ -94,7 +94,7 @@ def _capability(words: str) -> Callable[[Blame], Found]:
 
 
 def _host(**changes: Any) -> Callable[[Blame], Found]:
-    """What judge_source finds of the host where something is another than before."""
+    """Return a function that gives the findings of judge_source on a host with these changes."""
     return lambda _blame: _source(stand_in_guest(_UNFINISHED), HostState(**{**vars(_HOST), **changes}))[-1]
 
 
@@ -115,7 +115,7 @@ def _silent_source(error: SnapproofError, *held: str) -> Callable[[Blame], Found
 
 
 def _after(name: str, state: str, *, wrote: bool = False) -> Callable[[Blame], Found]:
-    """What is said of a guest that stood still before the save."""
+    """Return a function that gives the findings on a guest that was stopped before the save."""
     qmp = SimpleNamespace(execute=lambda _command: {"status": state})
     window = SimpleNamespace(steps=lambda: (700, 901 if wrote else 900))
     return lambda _blame: stopped_guests._judge_after(
@@ -314,13 +314,13 @@ def _checked(check: str, found: Found) -> CheckResult:
 def test_issue_explains_what_it_causes_and_no_near_miss(
     blame: Blame, check: str, make: Callable[[Blame], Found], issues: str
 ) -> None:
-    """Whatever QEMU it is found on: versions are another test's matter."""
+    """An issue explains its own violations only, on any QEMU: another test checks versions."""
     found = _checked(check, make(blame))
     assert {issue.id for issue in load_known_issues() if issue.explains(found, {})} == set(issues.split())
 
 
 def test_every_issue_is_recognised_and_has_a_near_miss() -> None:
-    """No issue is left out above, and each has something in one of its checks that it must not explain."""
+    """Each issue is in the tables above, and one of its checks has a violation that it must not explain."""
     for issue in load_known_issues():
         if not issue.hosts:
             assert any(issue.id in issues.split() for _, _, issues in _SEEN), issue.id

@@ -75,13 +75,13 @@ def test_what_is_not_wholly_explained_stays_fail(check: CheckResult) -> None:
 
 
 def test_known_issue_where_it_was_not_seen_is_a_regression() -> None:
-    """On a QEMU that is known to be free of it, what looks like it stays FAIL."""
+    """A failure that looks like a known issue stays FAIL on a QEMU that is known to be free of it."""
     assert _judge(_outcome(_check("repetition/a", _LOST), qemu="7.2.22")).status is Status.FAIL
     assert _judge(_outcome(_check("repetition/a", _LOST), qemu="9.0.0")).status is Status.XFAIL
 
 
 def test_issue_that_does_not_show_is_xpass() -> None:
-    """Where it was seen always, passing is news; elsewhere and where it is sporadic it is not."""
+    """A pass is XPASS if the issue showed always on this QEMU; it is PASS elsewhere and if it is sporadic."""
     assert _judge(_outcome(_check("repetition/a"))).status is Status.XPASS
     assert _judge(_outcome(_check("repetition/a"), qemu="7.2.22")).status is Status.PASS
     assert _judge(_outcome(_check("repetition/a")), replace(_ISSUE, sporadic=True)).status is Status.PASS

@@ -35,7 +35,7 @@ def _cycle(label: str, flow: Flow, stun_ms: float, *checks: CheckResult) -> Cycl
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    """What a test saved is what the command reads, checks and figures included."""
+    """The command reads an outcome as the test saved it, with checks and figures."""
     wrong = check("golden", "It differs.", code=Code.GOLDEN_DIFFERS)
     violation = Violation("host", Code.HOST_FILE_CLOSED, "Gone.", fields={"number": 0, "name": "/dev/null"})
     made = Outcome(
@@ -104,7 +104,7 @@ def test_interruption_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.Monkey
     ],
 )
 def test_error_becomes_an_outcome(tmp_path: Path, kind: type[SnapproofError], status: Status) -> None:
-    """Whose fault it is decides the status, and the evidence gets into the file."""
+    """The error's class decides the status, and the file has its evidence."""
     error = kind("It is so.", Evidence(("qemu", "-x"), -9, "last words", (tmp_path / "qemu.log",)))
     made = from_error("a.b", error, 2.0, {"seed": 5})
     assert (made.status, made.sentence) == (status, "It is so.")

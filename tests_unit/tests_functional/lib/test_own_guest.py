@@ -177,7 +177,7 @@ _REFUSED = CommandResult(1, "", "sudo: a password is required\n")
     ],
 )
 def test_unfit_guests_are_one_sentence(user: str, shell: _Shell, sentence: str, tmp_path: Path) -> None:
-    """Whatever the guest does not let us do is said as such."""
+    """One sentence names what the guest does not let us do."""
     with pytest.raises(SetupBroken, match=sentence) as caught:
         prepare(_image(tmp_path, user), cast(GuestShell, shell), Deadline(5))
     assert caught.value.sentence.endswith(".")
@@ -216,7 +216,7 @@ def test_fit_guests_pass(tmp_path: Path) -> None:
     ],
 )
 def test_no_memory_for_the_writers(shell: _Shell, sentence: str) -> None:
-    """Too little of it, or none that may be locked."""
+    """A guest with too little memory, or whose memory may not be locked, is an error."""
     with pytest.raises(SetupBroken, match=sentence):
         AgentClient(cast(GuestShell, shell), "agent").serve(WriterPlan(4096), 1 << 20, Deadline(5))
 
@@ -245,7 +245,7 @@ def test_ram_grows_with_what_the_guest_needs(tmp_path: Path) -> None:
 
 
 def test_stack_file_keeps_guests_with_disks(tmp_path: Path) -> None:
-    """What the command prepared is what a test loads, by name where its row names a guest."""
+    """A test loads the guests that the command prepared; a row that names a guest gets that one."""
     plain = stack(tmp_path)
     disk = Disk(tmp_path / "disk", "qcow2", 4096)
     other = replace(_image(tmp_path), name="full", kernel=None, initrd=None, disk=disk)

@@ -56,7 +56,7 @@ def test_only_heavy_files_go(tmp_path: Path) -> None:
 
 
 def test_keep_keeps(tmp_path: Path) -> None:
-    """With --keep nothing is deleted."""
+    """Nothing is deleted with --keep."""
     folder = _cycle_folder(tmp_path / "01-live")
     make_run(tmp_path, keep=True).discard(folder)
     assert (folder / "vmstate").exists()
@@ -65,7 +65,7 @@ def test_keep_keeps(tmp_path: Path) -> None:
 
 
 def test_say_reaches_log_and_events(tmp_path: Path) -> None:
-    """One whole line per saying in both, also for text with line breaks in the events."""
+    """Each message is one whole line in log and events; in events also if it has line breaks."""
     run = make_run(tmp_path)
     run.say("Booting.")
     run.say("two\nlines")

@@ -94,7 +94,7 @@ class _Qemu:
 
 @pytest.fixture
 def log() -> list[str]:
-    """What happened, in order."""
+    """Return the list of what happened, in order."""
     return []
 
 
@@ -161,7 +161,7 @@ def test_guest_that_qemu_resumed_is_not_continued(qemu: _Qemu, log: list[str]) -
 
 
 def test_acts_of_a_test(qemu: _Qemu, log: list[str]) -> None:
-    """What a test does at T0 is done while the guest is stopped, the rest while the sink is slow."""
+    """The act at T0 is done while the guest is stopped, the other one while the sink is slow."""
 
     def saving() -> None:
         log.append(f"saving {'slowly' if (qemu.folder / 'slow').exists() else 'fast'}")
@@ -187,7 +187,7 @@ def test_slow_sink_ends_with_the_act(qemu: _Qemu) -> None:
 
 
 def test_save_without_events_is_wrong(qemu: _Qemu, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without STOP and RESUME nobody knows when T0 was."""
+    """A save without STOP and RESUME is an error, since its T0 is not known."""
     monkeypatch.setattr(qemu, "events_since", lambda _mark: [])
     with pytest.raises(SubjectFailed) as caught:
         _take(Flow.LIVE, qemu)
@@ -203,7 +203,7 @@ def test_guest_that_is_silent_after_the_save(qemu: _Qemu) -> None:
 
 
 def test_what_a_flow_is() -> None:
-    """Which flows save a running guest, have a golden image, a capability, a label."""
+    """Each flow says whether the guest runs, and which golden image, capability and label it has."""
     assert [flow for flow in Flow if flow.background] == _BACKGROUND
     assert [flow for flow in Flow if not flow.golden] == [Flow.LIVE, Flow.LIVE_FILE, Flow.STOP_AND_SAVE]
     capabilities = {Flow.STOP_AND_SAVE: None, Flow.MAPPED_RAM: "mapped-ram"}

@@ -64,7 +64,7 @@ def test_begins_in_a_calm_moment() -> None:
 
 
 def test_no_calm_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a host too busy to measure anything the test breaks, instead of blaming or acquitting QEMU."""
+    """A host that is too busy to measure breaks the test: QEMU is neither blamed nor cleared."""
     monkeypatch.setattr(standstill, "_BEGIN_SECONDS", 0.1)
     with pytest.raises(DeadlineExpired):
         standstill.begin(stand_in_guest(SOURCE), _counters([(0,)], [(0.0, 0.5)]))
@@ -77,7 +77,7 @@ def test_lasting_standstill_counts() -> None:
 
 
 def test_standstill_before_t0_is_none_of_the_save() -> None:
-    """Of a gap that reaches over T0 only what came after counts, of one before it nothing."""
+    """Only the part of a gap after T0 counts."""
     counters = _counters([(5,), (9,)], [(0.7, 0.7)], [LongGap(999.2, 0.7), LongGap(999.8, 0.5)])
     found = standstill.end(counters, time.time() - 0.4)
     assert found.gap_us == pytest.approx(200_000, abs=20_000)
@@ -89,7 +89,7 @@ def test_short_standstill_counts_whole() -> None:
 
 
 def test_too_many_standstills_to_tell() -> None:
-    """Where the agent could not keep them all, none is taken for one before T0."""
+    """No gap counts as one before T0 if the agent could not keep them all."""
     assert standstill.end(_counters([(5,), (9,)], [(0.0, 0.7)], None), time.time()).gap_us == 700_000
 
 

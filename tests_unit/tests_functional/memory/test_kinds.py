@@ -35,5 +35,5 @@ def test_too_few_huge_pages_are_a_skip(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_own_ram_needs_no_arguments(tmp_path: Path) -> None:
-    """Without a backend nothing changes."""
+    """A kind without a backend adds no arguments."""
     assert MemoryKind("plain").stack(stack(tmp_path)) == stack(tmp_path)

@@ -86,7 +86,7 @@ def test_writers_must_reach_into_plugged_memory(tmp_path: Path) -> None:
     ],
 )
 def test_memory_that_comes_during_a_save_is_refused_by_name(words: str | None, problem: str) -> None:
-    """Neither taken, nor refused for reasons that nobody understands."""
+    """QEMU must refuse memory that is plugged during a save, with words that name the save."""
     answer = CommandRefused("device_add", words) if words else None
     machine = _machine(device_add=answer, query_migrate={"status": "active"})
     found = plugged._plug_meanwhile(machine, "x", PLUGGED_KINDS["plugged-while-saving"])
@@ -157,7 +157,7 @@ def test_file_must_leave_out_what_the_device_has_not_plugged_in() -> None:
 
 
 def test_save_must_not_touch_what_is_not_plugged_in() -> None:
-    """One page more than is plugged in is one too many."""
+    """A save that touches one page more than is plugged in fails."""
     assert virtio_mem._judge_untouched("x", 5 << 20, 160 << 20, 160 << 20).status is Status.PASS
     found = virtio_mem._judge_untouched("x", 5 << 20, (160 << 20) + 4096, 160 << 20)
     assert "in place for the device" in sentences(found)[0]
@@ -169,7 +169,7 @@ def _counts(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, *values: int
 
 
 def test_untouched_pages_must_be_written_during_the_save(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was written before the first look, or after the end, does not count."""
+    """Pages written before the first look, or after the end, do not count."""
     untouched = never_touched._Untouched(_BLOCK, cast(Any, None))
     _counts(monkeypatch, never_touched, "_written", 500, 520, 700)
     never_touched._look_on(_machine(query_migrate={"status": "active"}), untouched)
@@ -202,7 +202,7 @@ def test_pages_of_the_other_size_are_no_proof(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_host_that_gives_no_huge_pages_is_a_skip(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its setting as the reason."""
+    """The skip names the host's setting."""
     monkeypatch.setattr(host_pages, "huge_pages_setting", lambda: "never")
     with pytest.raises(NotApplicable, match="'never' is set in"):
         host_pages._require_huge()

@@ -27,7 +27,7 @@ def test_equal_images_pass(tmp_path: Path) -> None:
 
 
 def test_one_byte_is_named_with_its_offset(tmp_path: Path) -> None:
-    """Also behind the first chunk, and where one file merely ends earlier."""
+    """A differing byte is named also beyond the first chunk, and if one file merely ends earlier."""
     good = bytes(5 << 20)
     bad = bytearray(good)
     bad[(4 << 20) + 7] = 1

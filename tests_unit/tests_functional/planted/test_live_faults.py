@@ -84,7 +84,7 @@ def test_guest_that_is_lost_before_any_check(
 
 
 def test_each_fault_has_a_library_and_an_expectation() -> None:
-    """Neither may be forgotten."""
+    """Each fault has a library, and each library an expectation."""
     assert set(fault_names()) == set(LIVE_FAULTS)
 
 

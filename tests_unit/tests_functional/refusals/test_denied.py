@@ -44,7 +44,7 @@ def test_wrong_refusal(words: str, changed: bool, sentence: str) -> None:
 
 
 def test_permission_is_not_a_kernel_that_lacks_it() -> None:
-    """Where a permission would do, the words may not send the user to another kernel."""
+    """If a permission is all that is missing, QEMU's words must not call userfaultfd unsupported."""
     assert sentences(judge_reason(_KERNEL, errno.ENOSYS)) == []
     assert sentences(judge_reason(_KERNEL, 0)) == []
     assert sentences(judge_reason("Background-snapshot: userfaultfd is not permitted", errno.EPERM)) == []
@@ -53,7 +53,7 @@ def test_permission_is_not_a_kernel_that_lacks_it() -> None:
 
 
 def test_errno_is_in_the_trace() -> None:
-    """With QEMU's prefix of process and time, and without."""
+    """The errno is found with and without QEMU's prefix of process and time."""
     assert sentences(judge_trace(_TRACE_72, errno.ENOSYS)) == []
     assert sentences(judge_trace(_TRACE_100, errno.EPERM)) == []
 
@@ -66,7 +66,7 @@ def test_errno_is_not_in_the_trace(text: str) -> None:
 
 
 def test_hidden_feature_has_no_errno() -> None:
-    """Where the kernel refuses nothing there is none to look for."""
+    """The trace needs no errno if the kernel refuses nothing."""
     assert sentences(judge_trace("", 0)) == []
 
 
@@ -121,7 +121,7 @@ def test_host_that_is_not_like_that(
     words: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Where the host lets a program through after all, QEMU's acceptance would be no defect."""
+    """The test is skipped if the host lets a program through, since QEMU's acceptance would be right."""
     _probe(monkeypatch, call, device)
     with pytest.raises(NotApplicable, match=words):
         judge_probe((), UFFD_RESTRICTIONS[name])

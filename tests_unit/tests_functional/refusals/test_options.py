@@ -167,7 +167,7 @@ def test_clear_refusal_in_every_order(machine: Machine) -> None:
 
 
 def test_acceptance_in_every_order(machine: Machine) -> None:
-    """No words at all: accepted, and everything is put back before the next."""
+    """An accepted option gives no words in any order, and is switched off before the next one."""
     words = each_option.words_when_set(machine, _XBZRLE, settings(machine))
     assert words == dict.fromkeys(Order, "")
     assert not any(settings(machine).capabilities.values())
@@ -189,7 +189,7 @@ def test_refusal_in_one_order_only() -> None:
 
 
 def test_refusal_for_its_own_reasons() -> None:
-    """What this QEMU refuses in any migration says nothing about background snapshots."""
+    """A refusal that this QEMU gives in any migration says nothing about background snapshots."""
     words = dict.fromkeys(Order, "Needs KVM")
     assert each_option.judge_setting(_XBZRLE, words).status is Status.PASS
 

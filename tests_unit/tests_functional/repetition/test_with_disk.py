@@ -28,7 +28,7 @@ _SOURCE = {f"file-{number}": f"d{number}" for number in range(9)}
 
 
 def test_record() -> None:
-    """As sha256sum writes it."""
+    """The record is parsed as sha256sum prints it."""
     assert parse_record("aa  file-0\nbb  file-1\n") == _FOUND.record
 
 
@@ -89,13 +89,13 @@ def test_same_t0() -> None:
 
 
 def test_source_that_wrote_too_little() -> None:
-    """Where nothing could be too new, that nothing is proves nothing."""
+    """The test breaks if the source wrote so little that no file could be too new."""
     with pytest.raises(SetupBroken, match="could not detect a file that is too new"):
         judge_same_t0(_SOURCE, _SOURCE, before=2)
 
 
 def test_newer_disk_must_be_seen_by_its_own_checks() -> None:
-    """One of them is enough; where all pass, or none was made, it went unseen."""
+    """A newer disk is seen if one of its checks fails, and unseen if all pass or none was made."""
     seen = judge_wrong_disk([check("disk-files"), check("disk-loop", "It failed.")])
     assert codes(seen) == []
     assert seen.facts == {"disk-loop": "It failed."}

@@ -15,7 +15,7 @@ from tests_functional.snapshot.disturbances import DISTURBANCES
 
 
 def test_too_few_passes_prove_nothing() -> None:
-    """Neither green nor QEMU's fault."""
+    """Too few passes break the test: they neither pass nor blame QEMU."""
     disturbances._require(3)
     with pytest.raises(SetupBroken, match="made 2 passes during the save"):
         disturbances._require(2)
@@ -48,7 +48,7 @@ def test_disk_of_random_content(tmp_path: Path) -> None:
 
 
 def test_pass_that_fails_ends_the_loop() -> None:
-    """What ended it is kept for the log."""
+    """A pass that fails ends the loop, and the log gets its error."""
     passes = disturbances._Passes()
 
     def once(_guest: Any, _shell: Any, number: int) -> None:

@@ -86,7 +86,7 @@ def test_one_busy_moment_is_no_second_stop(outcome: Callable[..., Outcome]) -> N
 
 
 def test_busy_host_is_blamed(outcome: Callable[..., Outcome]) -> None:
-    """Where timers are late without a save, nothing is said about QEMU."""
+    """The test breaks if timers are late without a save: that says nothing about QEMU."""
     with pytest.raises(SetupBroken, match="stand still for 150 ms while nothing is saved"):
         outcome(_by_file(dict.fromkeys(range(1, 6), 300.0)), calm_ms=150.0)
 
@@ -120,7 +120,7 @@ def test_save_that_fails_is_red(outcome: Callable[..., Outcome]) -> None:
 
 
 def test_save_that_says_nothing_is_no_verdict(outcome: Callable[..., Outcome]) -> None:
-    """Neither green nor red."""
+    """A save that could not be measured breaks the test: it neither passes nor fails."""
     with pytest.raises(SetupBroken, match="could not be measured: No room"):
         outcome(lambda way, _number: _sample(way, None, error="No room.", status=Status.ERROR))
 

@@ -61,7 +61,7 @@ def _control(tmp_path: Path) -> Iterator[CallControl]:
 
 
 def _errors(folder: Path, cache: Path, program: str = _PROGRAM) -> list[int]:
-    """What the program's calls end with under the library."""
+    """Return the errors with which the program's calls end under the library."""
     wrapper = controlled_qemu(
         Path(sys.executable), folder / "calls", Provisioning(Cache(cache), lambda _: None)
     )

@@ -30,7 +30,7 @@ def test_catalogue_is_large_and_unambiguous() -> None:
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("seed", [1, 1000])
 def test_every_fault_is_caught_and_placed(tmp_path: Path, mapped: bool, seed: int) -> None:
-    """With a golden image nothing is missed but what no offline check can see in principle."""
+    """The golden image misses only faults that no offline check can see in principle."""
     writer = Writer(Guest(pattern=1, ram_pages=320), mapped=mapped)
     path = tmp_path / "file"
     path.write_bytes(writer.stream())
@@ -47,7 +47,7 @@ def test_every_fault_is_caught_and_placed(tmp_path: Path, mapped: bool, seed: in
 
 
 def test_most_faults_need_no_golden_image(tmp_path: Path) -> None:
-    """Without a golden image only damage to pages without redundancy stays unseen."""
+    """The checks without a golden image miss only damage to pages without redundancy."""
     path = tmp_path / "file"
     path.write_bytes(Writer(Guest()).stream())
     rows = run_selftest(path)
@@ -57,7 +57,7 @@ def test_most_faults_need_no_golden_image(tmp_path: Path) -> None:
 
 
 def test_selftest_wants_an_undamaged_file(tmp_path: Path) -> None:
-    """On a file that fails already, a self-test would show nothing."""
+    """A self-test refuses a file that fails already, since it would show nothing."""
     path = tmp_path / "file"
     path.write_bytes(Writer(Guest()).stream() + b"more")
     with pytest.raises(UsageError):
@@ -66,7 +66,7 @@ def test_selftest_wants_an_undamaged_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_violation_of_the_structure_has_a_code_of_its_check(tmp_path: Path, mapped: bool) -> None:
-    """What comes before the dot is the check's name, so that both can be gone by."""
+    """The part of the code before the dot is the check's name."""
     path, damaged = tmp_path / "file", tmp_path / "damaged"
     path.write_bytes(Writer(Guest(), mapped=mapped).stream())
     seen: dict[str, set[Code]] = {}
@@ -97,7 +97,7 @@ def test_a_seed_repeats_a_fault(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mapped", [False, True])
 def test_extraction_is_a_golden_image(tmp_path: Path, mapped: bool) -> None:
-    """What is extracted equals the RAM written, and serves as a golden image for the file."""
+    """The extracted image equals the RAM written, and serves as a golden image for the file."""
     writer = Writer(Guest(), mapped=mapped)
     path = tmp_path / "file"
     path.write_bytes(writer.stream())

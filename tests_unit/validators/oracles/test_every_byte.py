@@ -43,7 +43,7 @@ def test_golden_compares_every_byte(tmp_path: Path, mapped: bool, page: int, byt
 
 
 def test_golden_names_both_contents(tmp_path: Path) -> None:
-    """What the image has is expected, what the stream has is found, and zeros are called so."""
+    """The violation has the image's content as expected, the stream's as found, and names zeros."""
     writer = Writer(Guest(agent=False))
     golden = write_golden(tmp_path / "golden", writer)
     file = golden / "block-000.ram"
@@ -136,7 +136,7 @@ def test_write_order_compares_the_generation(tmp_path: Path, change: int) -> Non
 @pytest.mark.parametrize("word", [0, 6, 511])
 @pytest.mark.parametrize("pattern", [ap.Pattern.ZERO, ap.Pattern.SPARSE])
 def test_write_order_demands_zeros(tmp_path: Path, pattern: ap.Pattern, word: int) -> None:
-    """Where zeros are due no other content passes: pages never written, and those written with zeros."""
+    """Only zeros pass in pages never written, and in those written with zeros."""
     guest = Guest(pattern=pattern, steps=(30, 20) if pattern is ap.Pattern.SPARSE else (150, 77))
     generation, _ = guest.schedule(0).state(guest.steps[0])
     writing, _ = guest.schedule(0).locate(np.array([guest.steps[0]], np.uint64))

@@ -44,7 +44,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     ],
 )
 def test_an_impossible_entry_is_refused(pair: tuple[Path, Path], change: dict[str, Any]) -> None:
-    """Whatever JSON can hold, the image is refused in a sentence that can be printed."""
+    """An image with any other JSON is refused in a sentence that can be printed."""
     file, golden = pair
     content = json.loads((golden / "golden.json").read_text())
     content["blocks"][1].update(change)

@@ -47,7 +47,7 @@ def test_latency_buckets(monkeypatch: pytest.MonkeyPatch, bucket: int, slow: boo
 
 
 def test_source_with_wrong_pages_or_parked_writers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What its own agent says against it."""
+    """Wrong pages and parked writers that the source's agent reports are violations."""
     results = _judged(monkeypatch, stand_in_guest(replace(SOURCE, errors=3, state="paused")))
     assert sentences(results["source-guest"]) == [
         "The source guest's writers found 3 wrong pages.",
@@ -80,7 +80,7 @@ def test_stuck_writers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pages_left_write_protected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One page left protected is a violation; a pagemap that cannot be read is a skip with its reason."""
+    """A page left protected is a violation; a pagemap that cannot be read is a skip with its reason."""
     left = _judged(monkeypatch, stand_in_guest(SOURCE), protected=1)["source-unprotected"]
     assert sentences(left) == ["1 pages of guest RAM are still write-protected after the snapshot."]
     unread = _judged(monkeypatch, stand_in_guest(SOURCE), protected=None)["source-unprotected"]

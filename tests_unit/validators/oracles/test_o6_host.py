@@ -64,7 +64,7 @@ def test_descriptor_closed_and_given_again() -> None:
 
 
 def test_host_that_cannot_be_read() -> None:
-    """Where the kernel's log is closed to us nothing is made up."""
+    """A kernel log that we may not read gives no violation."""
     host = replace(HOST, splats=None)
     assert sentences(check_host(HOST, host)) == []
 

@@ -79,7 +79,7 @@ def test_page_from_another_time_is_named(tmp_path: Path, step: int, generation: 
 @pytest.mark.parametrize("pattern", [ap.Pattern.RANDOM, ap.Pattern.HOT])
 @pytest.mark.parametrize("passes", [0.25, 0.5, 1, 1.3, 1.5, 2, 4])
 def test_unprotected_save_is_newer_not_older(tmp_path: Path, pattern: int, passes: float) -> None:
-    """However fast the writer is: pages from after T0 do not outvote a counter from T0."""
+    """Pages from after T0 do not outvote a counter from T0, at any speed of the writer."""
     guest = Guest(pattern=pattern, counts=(160,), steps=(400,), torn=(0,))
     for (thread, index), place in guest.places.items():
         saved_at = 400 + int(passes * 160 * (place - 20) / 170)
@@ -93,7 +93,7 @@ def test_unprotected_save_is_newer_not_older(tmp_path: Path, pattern: int, passe
 
 
 def test_step_after_next_is_not_excused(tmp_path: Path) -> None:
-    """Only the very next step may have begun at T0, not the one after it."""
+    """A step after the next one is a violation: only the next may have begun at T0."""
     guest = Guest()
     index, generation = guest.schedule(0).locate(np.array([151], np.uint64))
     guest.ram[guest.places[0, int(index[0])]] = _page(guest, 0, int(index[0]), 151, int(generation[0]))
@@ -105,7 +105,7 @@ def test_step_after_next_is_not_excused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", [0, 1, 4, 5, 6, 300, 510, 511])
 @pytest.mark.parametrize("bit", [0, 63])
 def test_any_flipped_bit_is_found(tmp_path: Path, word: int, bit: int) -> None:
-    """No bit of an agent page is outside the check."""
+    """Every bit of an agent page is checked."""
     guest = Guest()
     place = guest.places[1, 20]
     guest.ram[place, word] ^= np.uint64(1 << bit)
@@ -143,7 +143,7 @@ def test_torn_page_must_be_the_next_one(tmp_path: Path, step: int, generation: i
 
 @pytest.mark.parametrize("change", [5, 50, 400])
 def test_thread_counter_that_disagrees_is_its_own_violation(tmp_path: Path, change: int) -> None:
-    """When most pages agree on another step count, the thread page is what is wrong."""
+    """The thread page is wrong if most pages agree on another step count."""
     guest = Guest(counts=(60, 40), steps=(150, 77))
     guest.ram[4, 4] += np.uint64(change)
     result = _judge(tmp_path, Writer(guest))
@@ -185,7 +185,7 @@ def test_corrupt_directory_is_one_violation(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["zero", "other"])
 def test_lost_directories_are_named(tmp_path: Path, content: str) -> None:
-    """With all directory pages gone two swapped pages would pass, so their loss alone is a failure."""
+    """The loss of all directory pages is a failure, since two swapped pages would then pass."""
     guest = Guest()
     for place in (10, 11):
         guest.ram[place] = 0 if content == "zero" else guest.ram[200]

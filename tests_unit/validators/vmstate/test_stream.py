@@ -63,7 +63,7 @@ _LIKE_A_FOOTER = ([1, 0x7E, 10, 0], [0x7E, 11, 0x6AB], [0x7E, 12, 0, 3])
 def test_file_cut_anywhere_in_its_devices_is_truncated(
     tmp_path: Path, registers: tuple[list[int], ...]
 ) -> None:
-    """Wherever device state ends early, the whole sections before are all found and "truncated" is said."""
+    """A file cut anywhere in its devices is "truncated", and all whole sections before the cut are found."""
     writer = Writer(Guest(counts=(8, 6), steps=(20, 9), ram_pages=240), registers=registers)
     whole = writer.stream()
     sound = _index(tmp_path / "whole", whole)
@@ -103,7 +103,7 @@ def test_stream_at_an_offset(tmp_path: Path) -> None:
 
 
 def test_pipe_gives_the_same_structure(tmp_path: Path) -> None:
-    """What needs no seeking is judged from a pipe exactly as from a file."""
+    """A pipe gives the same structure as a file for all that needs no seeking."""
     from_file = _index(tmp_path / "file", _SMALL)
     from_pipe = read_index(PipeSource(io.BytesIO(_SMALL)))
     assert from_pipe.damage is None
@@ -180,7 +180,7 @@ def test_hostile_vmdesc_is_refused(tmp_path: Path) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_mutated_streams_never_raise(tmp_path: Path, data: st.DataObject) -> None:
-    """Whatever bytes are changed, the verdict is a verdict or a UsageError, nothing else."""
+    """Any change of bytes gives a verdict or a UsageError, and no other error."""
     base = data.draw(st.sampled_from([_SMALL, _MAPPED[:200_000]]))
     mutated = bytearray(base)
     interesting = st.one_of(

@@ -128,7 +128,7 @@ def test_state_that_contradicts_itself_excuses_nothing(tmp_path: Path) -> None:
 
 
 def test_early_state_behind_pages_is_out_of_order(tmp_path: Path) -> None:
-    """Only before the first page can the loader know what is plugged in."""
+    """Early state must come before the first page, so that the loader knows what is plugged in."""
     writer = _Writer(Guest())
     content, state = writer.stream(), writer._state()
     moved = content.replace(state, b"")

@@ -42,7 +42,7 @@ def _checks(found: Verdict) -> list[CheckResult]:
 
 @pytest.mark.usefixtures("many_processes")
 def test_results_come_in_order() -> None:
-    """Whoever did the work, the results are in the order of the items, and work was shared."""
+    """Results are in the order of the items, and all processes share the work."""
     results = list(workers.spread(range(50), lambda item: (item, os.getpid()), 1))
     assert [item for item, _ in results] == list(range(50))
     assert len({pid for _, pid in results}) == 3
@@ -50,7 +50,7 @@ def test_results_come_in_order() -> None:
 
 @pytest.mark.usefixtures("many_processes")
 def test_copy_that_dies_costs_only_time() -> None:
-    """What a copy owes is done by the original."""
+    """The original does the work of a copy that died."""
     original = os.getpid()
 
     def work(item: int) -> int:
@@ -78,7 +78,7 @@ def test_failure_in_a_copy_is_raised_here() -> None:
 
 @pytest.mark.usefixtures("many_processes")
 def test_leaving_early_ends_the_copies() -> None:
-    """Nobody has to take all results."""
+    """A caller that stops early ends the copies."""
     results = workers.spread([4096] * 100_000, bytes, 1)
     assert next(results) == bytes(4096)
     assert isinstance(results, Generator)
@@ -122,7 +122,7 @@ def test_digests_are_those_of_the_pages(tmp_path: Path) -> None:
 def test_bad_pages_beyond_the_limit_are_counted_and_placed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the first bad pages get a sentence, but all are counted and on the map."""
+    """All bad pages are counted and on the map; the first ones get a sentence."""
     monkeypatch.setattr(verdict, "VIOLATION_LIMIT", 3)
     guest = Guest()
     writer = Writer(guest)

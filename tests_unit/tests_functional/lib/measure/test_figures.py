@@ -73,7 +73,7 @@ def test_quantile_of_nothing_is_none() -> None:
 
 
 def test_no_quantile_is_above_the_longest() -> None:
-    """No quantile is above the exact maximum."""
+    """All quantiles are at most the exact maximum."""
     assert stall_quantiles([(1000.0, 2000.0, 1)], 1100.0) == {
         "p50": 1100.0,
         "p99": 1100.0,

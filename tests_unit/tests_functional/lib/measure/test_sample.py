@@ -54,7 +54,7 @@ def test_every_way_is_measured_on_a_real_guest(tmp_path: Path) -> None:
 @pytest.mark.vm
 @pytest.mark.timeout(600)
 def test_pre_copy_that_never_ends_is_given_up(tmp_path: Path) -> None:
-    """With a sink slower than the writers the guest is stopped; the file is right and bounded."""
+    """The guest is stopped if the sink is slower than its writers; the file is right and bounded."""
     folder = tmp_path / "results"
     words = ["--ram", "256", "--ways", "precopy-file", "--writers", "all", "--sinks", "throttled"]
     words += ["--throttle", "40", "--repeats", "1", "--results", str(folder)]
