@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
+from harness.linux.kvm import find_kvm
 from harness.qemu.configuration import MachineConfig
 from harness.qemu.spawned_machine import SpawnedMachine
 
@@ -40,11 +40,13 @@ def probe_accelerator(
         seconds: time limit for the boot.
         folder: receives the probe's logs.
     """
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return Accelerator("tcg", "/dev/kvm cannot be opened for reading and writing.")
+    kvm = find_kvm()
+    if not kvm.usable:
+        return Accelerator("tcg", kvm.sentence)
     try:
         with SpawnedMachine(replace(config, accel="kvm"), folder) as machine:
             ready(machine, Deadline(seconds))
     except SnapproofError as error:
-        return Accelerator("tcg", f"The guest does not boot under KVM here: {error.sentence}")
+        why = f"The guest does not boot under KVM here: {error.sentence} {kvm.sentence}"
+        return Accelerator("tcg", why)
     return Accelerator("kvm", "The guest boots under KVM.")

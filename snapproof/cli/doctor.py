@@ -16,6 +16,7 @@ from harness.hosts.local import local_facts
 from harness.limits import short_limits
 from harness.linux.cgroup import memory_limits
 from harness.linux.kernel_log import ours, read_splats
+from harness.linux.kvm import find_kvm
 from harness.linux.loopback import loopback_refusal
 from harness.qemu.probe import DEFAULT_EXECUTABLE, probe_qemu
 from harness.status import EXIT_ERROR, EXIT_PASS
@@ -111,9 +112,9 @@ def _userfaultfd() -> Finding:
 
 
 def _kvm() -> Finding:
-    if os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return None, "/dev/kvm can be opened; 'run' boots a guest under it to see whether it works."
-    return None, "/dev/kvm cannot be opened, so guests run under TCG."
+    kvm = find_kvm()
+    more = " 'run' boots the guest under it to see whether it works." if kvm.usable else ""
+    return None, kvm.sentence + more
 
 
 def _tools() -> Iterator[Finding]:

@@ -1,0 +1,97 @@
+"""Tells what kind of KVM this host has, which decides what guests can run under it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+DEVICE = Path("/dev/kvm")
+_MODULES = Path("/sys/module")
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+class KvmKind(StrEnum):
+    """What stands behind /dev/kvm.
+
+    Attributes:
+        NONE: there is no /dev/kvm.
+        REFUSED: this process may not open it.
+        PVM: the module kvm_pvm, which uses no virtualization of the processor (LKML, "KVM: x86/PVM:
+            Introduce a new hypervisor", February 2024).
+        NESTED: the processor's virtualization, handed on by a hypervisor that this host runs under.
+        FULL: the processor's virtualization.
+        UNKNOWN: none of the modules known here.
+    """
+
+    NONE = "none"
+    REFUSED = "refused"
+    PVM = "PVM"
+    NESTED = "nested"
+    FULL = "full"
+    UNKNOWN = "unknown"
+
+
+_SENTENCES = {
+    KvmKind.NONE: "There is no /dev/kvm, so guests run under TCG; load kvm_intel or kvm_amd if the processor "
+    "has virtualization.",
+    KvmKind.REFUSED: "/dev/kvm cannot be opened for reading and writing, so guests run under TCG; join its "
+    "group to change that.",
+    KvmKind.PVM: "KVM here is PVM (module kvm_pvm): guests run without the processor's virtualization, and "
+    "a Linux guest boots only if its kernel is built for PVM.",
+    KvmKind.NESTED: "KVM here is nested: this host is a virtual machine itself, so times under KVM depend on "
+    "the hypervisor below.",
+    KvmKind.FULL: "KVM uses the processor's own virtualization.",
+    KvmKind.UNKNOWN: "/dev/kvm can be opened; which kind of KVM it is cannot be told.",
+}
+
+
+@dataclass(frozen=True)
+class Kvm:
+    """The KVM of this host.
+
+    Attributes:
+        kind: what stands behind /dev/kvm.
+    """
+
+    kind: KvmKind
+
+    @property
+    def usable(self) -> bool:
+        """Return whether this process can open it."""
+        return self.kind not in (KvmKind.NONE, KvmKind.REFUSED)
+
+    @property
+    def sentence(self) -> str:
+        """Return one sentence about it for a person."""
+        return _SENTENCES[self.kind]
+
+
+def find_kvm(device: Path = DEVICE, modules: Path = _MODULES, cpuinfo: Path = _CPUINFO) -> Kvm:
+    """Return the KVM of this host.
+
+    Whether a guest boots under it is known only after a try.
+
+    Args:
+        device: KVM's device.
+        modules: the folder with one folder for each module of the kernel, also for a built-in one.
+        cpuinfo: the processor's flags, as in proc_cpuinfo(5).
+    """
+    if not device.exists():
+        return Kvm(KvmKind.NONE)
+    if not os.access(device, os.R_OK | os.W_OK):
+        return Kvm(KvmKind.REFUSED)
+    if any((modules / name).exists() for name in ("kvm_intel", "kvm_amd")):
+        return Kvm(KvmKind.NESTED if "hypervisor" in _flags(cpuinfo) else KvmKind.FULL)
+    return Kvm(KvmKind.PVM if (modules / "kvm_pvm").exists() else KvmKind.UNKNOWN)
+
+
+def _flags(cpuinfo: Path) -> frozenset[str]:
+    """Return the flags of the first processor, none if they cannot be read."""
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    found = (line.partition(":")[2].split() for line in lines if line.startswith("flags"))
+    return frozenset(next(found, ()))
