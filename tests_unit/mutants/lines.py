@@ -1,0 +1,139 @@
+"""Measure which tests run which lines, so that a mutant is tried with those alone, the fastest first."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import coverage
+
+from tests_unit.mutants.areas import NOT_TRIED, TESTS
+from tests_unit.mutants.copied import code_digest
+from tests_unit.mutants.operators import Mutant
+from tests_unit.mutants.trial import Answer, Request
+from tests_unit.mutants.workers import worker
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Which tests run which lines.
+
+    Attributes:
+        seconds: what each test takes, without tracing.
+        tests: for each module and line the tests that run it; not those that only import it.
+        broken: the tests that fail without a mutant; no mutant is tried with them.
+    """
+
+    seconds: dict[str, float]
+    tests: dict[str, dict[int, list[str]]]
+    broken: list[str]
+
+    def of(self, mutant: Mutant, users: dict[str, list[str]]) -> dict[str, dict[str, float]]:
+        """Return the tests to try a mutant with: for each file its tests and their seconds, fastest first.
+
+        Args:
+            mutant: which mutant.
+            users: for each module those that import it.
+        """
+        first, last = mutant.lines
+        here = self.tests.get(mutant.path, {})
+        if mutant.at_import:
+            # Values that are made at import are used by any code of the module, and by others.
+            paths = [mutant.path, *users.get(mutant.path, [])]
+            found = {test for path in paths for tests in self.tests.get(path, {}).values() for test in tests}
+        else:
+            found = {test for line in range(first, last + 1) for test in here.get(line, [])}
+        return _by_file({test: self.seconds[test] for test in found if test in self.seconds})
+
+
+def _by_file(seconds: dict[str, float]) -> dict[str, dict[str, float]]:
+    files: dict[str, dict[str, float]] = {}
+    for test, taken in sorted(seconds.items(), key=lambda item: (item[1], item[0])):
+        files.setdefault(test.partition("::")[0], {})[test] = taken
+    return dict(sorted(files.items(), key=lambda item: (sum(item[1].values()), item[0])))
+
+
+def importers(root: Path, paths: list[str]) -> dict[str, list[str]]:
+    """Return for each module those of `paths` that import it."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        for node in ast.walk(ast.parse((root / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                base = node.module.replace(".", "/")
+                for name in (f"{base}.py", *(f"{base}/{alias.name}.py" for alias in node.names)):
+                    if (root / name).is_file():
+                        found.setdefault(name, []).append(path)
+    return found
+
+
+def test_files(root: Path) -> list[str]:
+    """Return the test files that mutants are tried with."""
+    found = {path.relative_to(root).as_posix() for one in TESTS for path in (root / one).rglob("test_*.py")}
+    return sorted(found | {one for one in TESTS if one.endswith(".py")})
+
+
+def measured(root: Path, cache: Path) -> Lines:
+    """Return which tests run which lines of this tree, from `cache` where they are known.
+
+    The tests run twice: traced, and then as they will with a mutant, which gives their times.
+    """
+    kept = cache / f"lines-{code_digest(root)}.json"
+    if kept.is_file():
+        content = json.loads(kept.read_text(encoding="utf-8"))
+        tests = {
+            path: {int(line): [content["names"][one] for one in numbers] for line, numbers in lines.items()}
+            for path, lines in content["tests"].items()
+        }
+        return Lines(content["seconds"], tests, content["broken"])
+    with worker(root) as one:
+        data_file = one.tree / ".coverage"
+        everything: dict[str, dict[str, float]] = {file: {} for file in test_files(root)}
+        traced = one.run(Request("", "", everything, stop=False, trace=str(data_file)))
+        plain = one.run(Request("", "", _usable(traced), stop=False))
+        tests = _read(data_file, one.tree)
+    broken = sorted({*traced.failed, *plain.failed})
+    seconds = {test: taken for test, taken in plain.seconds.items() if test not in broken}
+    _write(kept, seconds, tests, broken)
+    return Lines(seconds, tests, broken)
+
+
+def _usable(traced: Answer) -> dict[str, dict[str, float]]:
+    """Return the tests that pass under the tracer and are not left out."""
+    return _by_file(
+        {
+            test: taken
+            for test, taken in traced.seconds.items()
+            if test not in traced.failed and not test.partition("::")[2].startswith(NOT_TRIED)
+        }
+    )
+
+
+def _read(data_file: Path, tree: Path) -> dict[str, dict[int, list[str]]]:
+    data = coverage.CoverageData(str(data_file))
+    data.read()
+    return {
+        Path(file).relative_to(tree).as_posix(): {
+            line: [test for test in contexts if test]
+            for line, contexts in data.contexts_by_lineno(file).items()
+        }
+        for file in data.measured_files()
+    }
+
+
+def _write(
+    kept: Path, seconds: dict[str, float], tests: dict[str, dict[int, list[str]]], broken: list[str]
+) -> None:
+    names = sorted({test for lines in tests.values() for found in lines.values() for test in found})
+    places = {name: place for place, name in enumerate(names)}
+    numbered = {
+        path: {line: [places[test] for test in found] for line, found in lines.items()}
+        for path, lines in tests.items()
+    }
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    draft = kept.with_suffix(f".{os.getpid()}")
+    content = {"names": names, "tests": numbered, "seconds": seconds, "broken": broken}
+    draft.write_text(json.dumps(content), encoding="utf-8")
+    draft.replace(kept)
