@@ -14,8 +14,6 @@ from tests_unit.support.synthetic_stream import Guest, Writer, write_golden
 from validators.judge import check_file
 from validators.vmstate.diff import diff_files
 from validators.vmstate.extract import extract
-from validators.vmstate.stream.format import StreamError
-from validators.vmstate.stream.source import FileSource
 
 
 @pytest.fixture
@@ -75,23 +73,6 @@ def test_a_name_is_compared_as_the_stream_has_it(pair: tuple[Path, Path]) -> Non
         Code.GOLDEN_BLOCK_NOT_IN_STREAM,
     }
     assert all(found.sentence.isascii() for found in violations)
-
-
-def test_an_unreadable_image_is_not_the_snapshots_fault(
-    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A disk that fails under the golden image is an error, no violation."""
-    file, golden = pair
-    read = FileSource.view
-
-    def view(self: FileSource, offset: int, length: int) -> memoryview:
-        if self.path.suffix == ".ram":
-            raise StreamError(Code.TRUNCATED_UNREADABLE, "It cannot be read.", offset)
-        return read(self, offset, length)
-
-    monkeypatch.setattr(FileSource, "view", view)
-    with pytest.raises(UsageError, match="It cannot be read"):
-        check_file(file, golden=golden)
 
 
 def test_half_a_surrogate_pair_in_the_vmdesc_ends_nothing(pair: tuple[Path, Path], tmp_path: Path) -> None:

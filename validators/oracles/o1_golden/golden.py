@@ -25,7 +25,6 @@ from validators.verdict import VIOLATION_LIMIT, CheckResult, Tally, Violation, h
 from validators.vmstate.pages import BATCH_BYTES as _BATCH_BYTES
 from validators.vmstate.pages import Batch, Numbers, PageReader, Rows
 from validators.vmstate.stream.cursor import readable
-from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Block
 from validators.vmstate.stream.source import FileSource, open_source
 from validators.vmstate.virtio_mem import Unplugged
@@ -213,14 +212,9 @@ class _BlockComparison:
         """Return the golden pages with these numbers: uint8[k, page size], valid until the next call.
 
         Raises:
-            UsageError: the golden image cannot be read; that says nothing about the snapshot.
+            UsageError: the golden image became shorter.
+            SetupBroken: it cannot be read; that says nothing about the snapshot.
         """
-        try:
-            return self._read_rows(pages)
-        except StreamError as error:
-            raise UsageError(f"The golden image cannot be used: {error.sentence}") from error
-
-    def _read_rows(self, pages: Numbers) -> Rows:
         size = self._block.page_size
         first, count = int(pages[0]), len(pages)
         if int(pages[-1]) - first + 1 == count and (pages[1:] > pages[:-1]).all():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from harness.codes import Code
-from harness.errors import SetupBroken, UsageError
+from harness.errors import SetupBroken, SnapproofError, UsageError
 from validators.vmstate.stream.format import StreamError
 
 _RELEASE_STEP = 16 << 20
@@ -72,7 +73,7 @@ class FileSource:
         """Return up to `length` bytes from `offset`, fewer only at the end.
 
         Raises:
-            StreamError: the disk cannot be read.
+            SetupBroken: the disk cannot be read.
         """
         length = min(length, self.size - offset)
         if length <= 0:
@@ -93,21 +94,25 @@ class FileSource:
         except OSError as error:
             raise self._unreadable(error, offset) from error
 
-    def _unreadable(self, error: OSError, offset: int) -> StreamError:
-        sentence = f"The file {self.path} cannot be read at offset {offset}: {error.strerror}."
-        return StreamError(Code.TRUNCATED_UNREADABLE, sentence, offset)
+    def _unreadable(self, error: OSError, offset: int) -> SetupBroken:
+        return SetupBroken(
+            f"The file '{self.path}' cannot be read at offset {offset}: {error.strerror}. Its disk or file "
+            "system fails, which says nothing about the snapshot; check a copy of the file on another disk.",
+            code=Code.SETUP_UNREADABLE,
+        )
 
     def window(self, offset: int, length: int) -> memoryview:
         """Return a view of the mapping.
 
         Raises:
             StreamError: the file is shorter than when it was opened.
+            SetupBroken: the disk cannot be read.
         """
         if os.fstat(self.descriptor).st_size < self.size:
             raise StreamError(
                 Code.TRUNCATED_SHRANK, f"The file {self.path} shrank while it was being read.", offset
             )
-        return self._view[offset : offset + length]
+        return self.view(offset, length)
 
     def release(self, offset: int) -> None:
         """Drop mapped pages before `offset` from this process (they stay in the page cache)."""
@@ -119,12 +124,18 @@ class FileSource:
             self._released = end
 
     def next_data(self, offset: int) -> int:
-        """Return the file offset of the next byte that is not in a hole, the file's size if there is none."""
+        """Return the file offset of the next byte that is not in a hole, the file's size if there is none.
+
+        Raises:
+            SetupBroken: the disk cannot be read.
+        """
         try:
             return os.lseek(self.descriptor, offset, os.SEEK_DATA)
-        except OSError:
-            # ENXIO: only a hole is left. On a file system without holes all is data.
-            return self.size
+        except OSError as error:
+            if error.errno == errno.EIO:
+                raise self._unreadable(error, offset) from error
+            # ENXIO: only a hole is left. A file system that knows no holes says EINVAL; then all is data.
+            return self.size if error.errno == errno.ENXIO else offset
 
     def view(self, offset: int, length: int) -> memoryview:
         """Return what read() does, without a copy if the kernel can map the bytes; valid until forget()."""
@@ -156,7 +167,7 @@ class FileSource:
             The number of bytes read; fewer than asked for only at the end of the file.
 
         Raises:
-            StreamError: the disk cannot be read.
+            SetupBroken: the disk cannot be read.
         """
         done, descriptor, read = 0, self.descriptor, os.preadv
         offset = 0
@@ -271,12 +282,22 @@ def open_standard_input() -> Iterator[FileSource]:
         raise SetupBroken(f"Standard input could not be copied to a file: {error.strerror}.") from error
 
 
+def _mapped(descriptor: int, path: Path) -> FileSource:
+    try:
+        return FileSource(descriptor, path)
+    except OSError as error:
+        raise SetupBroken(
+            f"The file '{path}' cannot be mapped on its file system: {error.strerror}; copy it to another."
+        ) from error
+
+
 @contextmanager
 def open_source(path: Path) -> Iterator[FileSource]:
     """Open a regular file for reading.
 
     Raises:
         UsageError: the file cannot be opened, is not a regular file, is empty, or changed until the end.
+        SetupBroken: its file system cannot map it.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -288,8 +309,13 @@ def open_source(path: Path) -> Iterator[FileSource]:
             raise UsageError(f"'{path}' is not a regular file; only regular files can be opened here.")
         if status.st_size == 0:
             raise UsageError(f"The file '{path}' is empty, so it is not a vmstate file.")
-        source = FileSource(descriptor, path)
-        yield source
+        source = _mapped(descriptor, path)
+        try:
+            yield source
+        except SnapproofError:
+            # A file that changed meanwhile is no evidence.
+            source.require_unchanged()
+            raise
         source.require_unchanged()
     finally:
         os.close(descriptor)
