@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +12,7 @@ from guest_images.cache import publish_folder, read_json, to_json
 from guest_images.guests.kernel_modules import Kernel
 from guest_images.guests.ssh_keys import GuestKeys
 from guest_images.packages.unpacked import InputRecord
+from guest_images.provisioning import Provisioning
 
 DISK_FILE = "disk.raw"
 """Name of the disk image in the folder."""
@@ -54,28 +55,47 @@ class BootFiles:
 
 
 def find_boot_files(folder: Path) -> BootFiles | None:
-    """Return the files that `publish_boot_files` put into a folder, None where there is no such folder."""
+    """Return the files that `provide_boot_files` put into a folder, None where there is no such folder."""
     description = read_json(folder / _MANIFEST_FILE)
     if description is None:
         return None
     return BootFiles(folder, str(description["kernel_release"]), str(description["content"]))
 
 
-def publish_boot_files(
-    staged: Path, final: Path, kernel: Kernel, initrd: bytes, manifest: Iterable[InputRecord]
+def provide_boot_files(
+    final: Path,
+    manifest: Iterable[InputRecord],
+    provisioning: Provisioning,
+    what: str,
+    make: Callable[[Path], tuple[Kernel, bytes]],
 ) -> BootFiles:
-    """Add kernel, initramfs and manifest to a folder and move it to its place in the cache.
+    """Return the boot files in a folder of the cache; build them where there is no such folder.
 
     Args:
-        staged: the folder; DISK_FILE is in it where the VM has a disk.
-        final: its place.
-        kernel: its image is copied.
-        initrd: the initramfs.
+        final: the folder, below a folder of the cache that has a lock of its own.
         manifest: every input of the files.
+        provisioning: the cache and the log.
+        what: names the VM in the log.
+        make: puts DISK_FILE into a folder where the VM has a disk; returns the kernel and the initramfs.
 
     Raises:
-        SetupBroken: the disk is full, or the cache cannot be written.
+        SetupBroken: the disk is full, or the cache cannot be written; and the errors of `make`.
     """
+    found = find_boot_files(final)
+    if found:
+        return found
+    with provisioning.locked_staging(final.parent.name) as staging:
+        provisioning.log(f"Building {what}.")
+        staged = staging / "image"
+        staged.mkdir()
+        kernel, initrd = make(staged)
+        return _publish(staged, final, kernel, initrd, manifest)
+
+
+def _publish(
+    staged: Path, final: Path, kernel: Kernel, initrd: bytes, manifest: Iterable[InputRecord]
+) -> BootFiles:
+    """Add kernel, initramfs and manifest to a folder and move it to its place in the cache."""
     (staged / _KERNEL_FILE).write_bytes(kernel.image.read_bytes())
     (staged / _INITRD_FILE).write_bytes(initrd)
     description = {

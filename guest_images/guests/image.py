@@ -13,7 +13,7 @@ from guest_images.boot_files import (
     code_record,
     find_boot_files,
     keys_record,
-    publish_boot_files,
+    provide_boot_files,
 )
 from guest_images.cache import Cache
 from guest_images.catalogue import (
@@ -124,8 +124,7 @@ def build_guest(name: str, provisioning: Provisioning, *, refresh: bool = False)
     trees = [provide_tree(wanted, provisioning, refresh=refresh) for wanted in _package_sets(spec)]
     agent = plan_agent(provisioning.cache, architecture=spec.architecture)
     inputs = _Inputs(spec, tuple(trees), guest_keys(provisioning), agent)
-    found = find_boot_files(inputs.folder(provisioning.cache)) or _build(inputs, provisioning)
-    return _image(inputs, found)
+    return _image(inputs, _built(inputs, provisioning))
 
 
 def built_guests(provisioning: Provisioning) -> dict[GuestSpec, GuestImage | None]:
@@ -183,23 +182,20 @@ def _package_sets(spec: GuestSpec) -> tuple[PackageSet, ...]:
     return *sets, PackageSet("full", suite(spec.suite), full_guest.PACKAGES), mkfs_packages()
 
 
-def _build(inputs: _Inputs, provisioning: Provisioning) -> BootFiles:
-    with provisioning.locked_staging("images") as staging:
-        provisioning.log(f"Building the guest '{inputs.spec.name}'.")
-        staged = staging / "image"
-        staged.mkdir()
+def _built(inputs: _Inputs, provisioning: Provisioning) -> BootFiles:
+    """Return the guest's boot files, which are built where the cache lacks them."""
+
+    def make(folder: Path) -> tuple[Kernel, bytes]:
         kernel = find_kernel(inputs.trees[0].root, inputs.spec.architecture)
         agent = compile_agent(inputs.agent, provisioning).read_bytes()
         if inputs.spec.full:
-            initrd = _build_disk(kernel, inputs, staged)
-        else:
-            userland = inputs.trees[1].root
-            initrd = guest_initramfs(
-                userland, inputs.spec.architecture, load_order(kernel), inputs.keys, agent
-            )
-        return publish_boot_files(
-            staged, inputs.folder(provisioning.cache), kernel, initrd, inputs.manifest()
-        )
+            return kernel, _build_disk(kernel, inputs, folder)
+        userland, modules = inputs.trees[1].root, load_order(kernel)
+        return kernel, guest_initramfs(userland, inputs.spec.architecture, modules, inputs.keys, agent)
+
+    final = inputs.folder(provisioning.cache)
+    what = f"the guest '{inputs.spec.name}'"
+    return provide_boot_files(final, inputs.manifest(), provisioning, what, make)
 
 
 def _build_disk(kernel: Kernel, inputs: _Inputs, folder: Path) -> bytes:

@@ -10,11 +10,9 @@ from pathlib import Path
 
 from guest_images.boot_files import (
     DISK_FILE,
-    BootFiles,
     code_record,
-    find_boot_files,
     keys_record,
-    publish_boot_files,
+    provide_boot_files,
 )
 from guest_images.cache import Cache
 from guest_images.catalogue import HOSTS, HostSpec, host_spec, suite
@@ -38,7 +36,7 @@ from guest_images.packages.unpacked import (
 )
 from guest_images.provisioning import Provisioning
 from harness.errors import NoSubject, UsageError
-from harness.guest.ssh import SshIdentity
+from harness.guest.identity import SshIdentity
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 from harness.qemu.disk import Disk, probe_disk
 
@@ -187,7 +185,9 @@ def _provide_trees(spec: HostSpec, provisioning: Provisioning, *, refresh: bool 
 def _provide_host(inputs: _Inputs, provisioning: Provisioning) -> HostImage:
     manifest = inputs.manifest()
     final = provisioning.cache.path("hosts", f"{inputs.name}-{manifest_digest(manifest)[:12]}")
-    files = find_boot_files(final) or _build(inputs, manifest, final, provisioning)
+    files = provide_boot_files(
+        final, manifest, provisioning, f"the host '{inputs.name}'", lambda folder: _make(inputs, folder)
+    )
     cmdline = f"console={inputs.architecture.console} {_KERNEL_WORDS}"
     return HostImage(
         name=inputs.name,
@@ -203,24 +203,19 @@ def _provide_host(inputs: _Inputs, provisioning: Provisioning) -> HostImage:
     )
 
 
-def _build(
-    inputs: _Inputs, manifest: tuple[InputRecord, ...], final: Path, provisioning: Provisioning
-) -> BootFiles:
+def _make(inputs: _Inputs, folder: Path) -> tuple[Kernel, bytes]:
+    """Make the host's disk in a folder; return its kernel and initramfs."""
     _, packages, mkfs = (tree.root for tree in inputs.trees)
-    with provisioning.locked_staging("hosts") as staging:
-        provisioning.log(f"Building the host '{inputs.name}'.")
-        staged = staging / "host"
-        staged.mkdir()
-        fill_image(
-            mkfs,
-            staged / DISK_FILE,
-            lambda file: _write_root(packages, inputs.architecture, inputs.keys, file),
-            label="host",
-            journal=False,
-            free_mib=_FREE_MIB,
-        )
-        initrd = disk_initramfs(packages, _modules(inputs.kernel), "snapproof-host", "/sbin/init")
-        return publish_boot_files(staged, final, inputs.kernel, initrd, manifest)
+    fill_image(
+        mkfs,
+        folder / DISK_FILE,
+        lambda file: _write_root(packages, inputs.architecture, inputs.keys, file),
+        label="host",
+        journal=False,
+        free_mib=_FREE_MIB,
+    )
+    initrd = disk_initramfs(packages, _modules(inputs.kernel), "snapproof-host", "/sbin/init")
+    return inputs.kernel, initrd
 
 
 def _modules(kernel: Kernel) -> Iterable[kernel_modules.Module]:

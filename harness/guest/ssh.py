@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,6 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, UsageError
+from harness.guest.identity import SshIdentity
 from harness.guest.shell import CommandResult, GuestShell, GuestUnreachable
 from harness.limits import is_limit, limit_error
 from harness.linux.listeners import Endpoint
@@ -28,29 +28,6 @@ _REFUSED_SECONDS = 15.0
 # paramiko logs a traceback for each failed try until the guest listens; the last error goes into our own
 # error.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
-
-
-@dataclass(frozen=True)
-class SshIdentity:
-    """How to log in to a guest.
-
-    Attributes:
-        user: login name.
-        private_key: file with our private key.
-        host_key: the guest's public host key, as ``ssh-ed25519 BASE64``; "" if it is not known.
-        first_seen: file to keep the host key of the first login in, if `host_key` is not known.
-    """
-
-    user: str
-    private_key: Path
-    host_key: str
-    first_seen: Path | None = None
-
-    def pinned(self) -> str:
-        """Return the host key that the guest must have, "" if any key is accepted, at the first login."""
-        if self.host_key or self.first_seen is None or not self.first_seen.exists():
-            return self.host_key
-        return self.first_seen.read_text(encoding="ascii").strip()
 
 
 def host_key(line: str) -> paramiko.PKey:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
+from harness.guest.identity import SshIdentity
 from harness.guest.shell import GuestUnreachable
-from harness.guest.ssh import SshIdentity, SshShell
+from harness.guest.ssh import SshShell
 from harness.hosts.host import Host
 from harness.hosts.link import SshLink
 from harness.qemu.configuration import MachineConfig, qemu_quoted

@@ -17,7 +17,7 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken, UsageError
 from harness.hosts.host import Host
 from harness.hosts.spec import LOCAL, parse_host
-from harness.status import EXIT_NOTHING_RAN
+from snapproof.cli.list_feature_tests import chosen_tests
 from snapproof.cli.options import host_options
 from snapproof.runs.host_plan import (
     Sources,
@@ -40,13 +40,7 @@ _HOST_SECONDS = 3600.0
 
 def kernel(arguments: argparse.Namespace) -> int:
     """Run the tests in a process of their own, print its events as KTAP, and return the exit code."""
-    if arguments.repeat < 1:
-        raise UsageError(f"--repeat {arguments.repeat} is too few; give 1 or more.")
-    tests = registry.chosen(registry.all_tests(), arguments.filter)
-    if arguments.list:
-        for test in tests:
-            print(f"{test.slug}  {test.recipe}  {test.contract}")
-        return 0 if tests else EXIT_NOTHING_RAN
+    tests = chosen_tests(arguments)
     if arguments.bisect and not tests:
         raise UsageError(f"No test matches the filter {', '.join(arguments.filter)}; --list shows all tests.")
     writer = KtapWriter(sys.stdout.write)

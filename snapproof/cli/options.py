@@ -58,5 +58,4 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
         formats=tuple(arguments.format),
         events=arguments.events,
         bisect=arguments.bisect,
-        only_list=arguments.list,
     )

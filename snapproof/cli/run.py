@@ -43,13 +43,9 @@ _GOOD = (Status.PASS, Status.DONE, Status.XFAIL, Status.XPASS)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the tests, or list them, and return the exit code that `--help` explains."""
+    """Run the tests, and return the exit code that `--help` explains."""
     options = run_options(arguments)
     rows = select(options.profile, options.filter)
-    if options.only_list:
-        for row in rows:
-            print(f"{row.name:28} {row.reason}")
-        return 0
     progress = Progress()
     with EventStream(options.events, progress.line) as stream, stream.printing:
         return _run(options, _stretched(rows, options.repeat), progress, stream)

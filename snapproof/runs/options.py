@@ -112,7 +112,6 @@ class RunOptions:
         formats: names of further forms to write the results in.
         events: where events go, as given with `--events`.
         bisect: whether the exit code is for `git bisect run`.
-        only_list: whether only to list the tests.
     """
 
     profile: str = "smoke"
@@ -128,7 +127,6 @@ class RunOptions:
     formats: tuple[str, ...] = ()
     events: str | None = None
     bisect: bool = False
-    only_list: bool = False
 
     def legs(self) -> tuple[str | None, ...]:
         """Return the QEMU of each leg, None for the default one."""

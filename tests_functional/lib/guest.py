@@ -14,8 +14,8 @@ from guest_images.agent.pages import PATTERNS, Schedule
 from guest_images.guests.image import GuestImage
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SnapproofError
+from harness.guest.identity import SshIdentity
 from harness.guest.shell import GuestShell, GuestUnreachable
-from harness.guest.ssh import SshIdentity, SshShell
 from harness.process import log_tail
 from harness.qemu.configuration import MIB, MachineConfig, QemuSettings
 from harness.qemu.disk import Disk
@@ -112,6 +112,9 @@ def open_shell(machine: Machine, stack: Stack, deadline: Deadline) -> Iterator[G
         GuestUnreachable: the guest does not answer in time, or its QEMU has ended.
         SetupBroken: the guest is not the expected one, or refuses us.
     """
+    # It imports paramiko, which takes 0.3 s: not for a list of the tests.
+    from harness.guest.ssh import SshShell
+
     with SshShell(machine.ssh, stack.identity()) as shell:
         shell.connect(deadline, machine.alive)
         yield shell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -44,18 +44,14 @@ def load_stack(folder: Path, guest: str = "") -> tuple[Stack, dict[str, Any]]:
         guest: one of the further guests, to take the place of the run's.
     """
     data = json.loads((folder / STACK_FILE).read_text(encoding="utf-8"))
-    stack = Stack(
-        executable=Path(data["executable"]),
-        image=_image(data["guests"][guest] if guest else data["image"]),
-        accel=data["accel"],
-        ram_mib=data["ram_mib"],
-        vcpus=data["vcpus"],
-        coverage=data["coverage"],
-        machine=data["machine"],
-        extra=tuple(data["extra"]),
-        capabilities=tuple(data["capabilities"]),
-    )
-    return stack, data["environment"]
+    made = {
+        "executable": Path(data["executable"]),
+        "image": _image(data["guests"][guest] if guest else data["image"]),
+        "extra": tuple(data["extra"]),
+        "host_key_file": Path(data["host_key_file"]) if data["host_key_file"] else None,
+        "capabilities": tuple(data["capabilities"]),
+    }
+    return Stack(**{one.name: data[one.name] for one in fields(Stack)} | made), data["environment"]
 
 
 def _image(data: dict[str, Any]) -> GuestImage:

@@ -47,7 +47,9 @@ def add_parser(commands: Any, summary: str) -> None:
     add_bisect_argument(parser)
     parser.add_argument("--host", default=LOCAL, metavar="SPEC", help=f"host to test: {HOST_HELP}")
     add_host_arguments(parser)
-    parser.set_defaults(run=later("snapproof.cli.kernel:kernel"))
+    parser.set_defaults(
+        run=later("snapproof.cli.kernel:kernel", "snapproof.cli.list_feature_tests:list_feature_tests")
+    )
 
 
 def _add_preparation(parser: argparse.ArgumentParser) -> None:

@@ -10,15 +10,16 @@ from typing import cast
 from snapproof.runs.interruption import listen
 
 
-def later(function: str) -> Callable[[argparse.Namespace], int]:
+def later(function: str, listing: str = "") -> Callable[[argparse.Namespace], int]:
     """Return a function that imports another one, calls it and returns its exit code.
 
     Args:
         function: `module:function`, as in an entry point.
+        listing: the function to import instead if the command has `--list`, empty for the same one.
     """
-    module, _, name = function.partition(":")
 
     def run(arguments: argparse.Namespace) -> int:
+        module, _, name = (listing if listing and arguments.list else function).partition(":")
         command = getattr(importlib.import_module(module), name)
         # Only now, since an import may swallow the exception that a signal raises from here on.
         listen()

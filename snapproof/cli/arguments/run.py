@@ -36,7 +36,7 @@ def add_parser(commands: Any, summary: str) -> None:
     _add_tests(parser)
     _add_results(parser)
     _add_stack(parser)
-    parser.set_defaults(run=later("snapproof.cli.run:run"))
+    parser.set_defaults(run=later("snapproof.cli.run:run", "snapproof.cli.list_profile:list_profile"))
 
 
 def _add_tests(parser: argparse.ArgumentParser) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
+from harness.guest.identity import SshIdentity
 from harness.guest.shell import GuestUnreachable
-from harness.guest.ssh import SshIdentity, SshShell
+from harness.guest.ssh import SshShell
 from harness.linux.listeners import Endpoint
 
 

@@ -55,6 +55,12 @@ def test_commands_that_read_files(tmp_path: Path, command: str, needed: list[str
     assert _imported([command, vmstate, *([vmstate] if command == "diff" else [])]) == needed
 
 
+@pytest.mark.parametrize(("command", "needed"), [("kernel", []), ("run", ["cryptography", "numpy", "qemu"])])
+def test_lists_of_tests(command: str, needed: list[str]) -> None:
+    """A list of tests takes no package that logs in to a guest."""
+    assert _imported([command, "--list"]) == needed
+
+
 def test_check_imports_only_what_a_right_file_needs(tmp_path: Path) -> None:
     """Check of a right file imports no module that compares, draws, extracts or reads results."""
     unneeded = ("validators.oracles.o1_golden.golden", "validators.page_map", "validators.vmstate.extract")

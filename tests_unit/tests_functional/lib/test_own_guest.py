@@ -20,8 +20,9 @@ from guest_images.guests.ssh_keys import public_line
 from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SnapproofError, UsageError
+from harness.guest.identity import SshIdentity
 from harness.guest.shell import CommandResult, GuestShell, GuestUnreachable
-from harness.guest.ssh import SshIdentity, host_key
+from harness.guest.ssh import host_key
 from harness.qemu.disk import Disk
 from harness.qemu.machine import Machine
 from snapproof.cli.command import main
@@ -246,7 +247,7 @@ def test_ram_grows_with_what_the_guest_needs(tmp_path: Path) -> None:
 
 def test_stack_file_keeps_guests_with_disks(tmp_path: Path) -> None:
     """A test loads the guests that the command prepared; a row that names a guest gets that one."""
-    plain = stack(tmp_path)
+    plain = replace(stack(tmp_path), host_key_file=tmp_path / "key", plugged_mib=64, extra=("-x",))
     disk = Disk(tmp_path / "disk", "qcow2", 4096)
     other = replace(_image(tmp_path), name="full", kernel=None, initrd=None, disk=disk)
     save_stack(plain, {}, tmp_path, [other])
