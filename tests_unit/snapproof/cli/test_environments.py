@@ -1,7 +1,7 @@
 """Contract: a bad environment is no verdict: no command ends with 1 or a traceback for it, and none hangs.
 
-A table of commands and one of environments; each pair is one process. `.venv/bin/pytest
-tests_unit/snapproof/cli/test_environments.py` is the whole sweep.
+A table of commands and one of environments; each pair is one process, and those of an environment run side by
+side. `.venv/bin/pytest tests_unit/snapproof/cli/test_environments.py` is the whole sweep.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,31 +108,61 @@ _COMMANDS = (
 )
 
 
+@pytest.fixture(scope="module")
+def vmstate(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the path of a right file, which the commands only read."""
+    return str(right_vmstate(tmp_path_factory.mktemp("file")))
+
+
 @pytest.mark.parametrize("environment", _ENVIRONMENTS, ids=lambda one: one.name)
-@pytest.mark.parametrize("command", _COMMANDS)
-def test_environment(tmp_path: Path, command: str, environment: Environment) -> None:
-    """The command ends in time with the code that the table has, and without a traceback."""
-    vmstate = str(right_vmstate(tmp_path))
+def test_environment(tmp_path: Path, vmstate: str, environment: Environment) -> None:
+    """Each command ends in time with the code that the table has, and without a traceback."""
+    variables = _variables(environment, tmp_path)
+    with ExitStack() as started:
+        running = []
+        for command in _COMMANDS:
+            one = _started(command.replace("FILE", vmstate), variables, environment)
+            started.callback(_end, one)
+            running.append((command, one))
+        wrong = [_wrong_end(command, one, environment.codes) for command, one in running]
+    assert not any(wrong), "\n".join(wrong)
+
+
+def _variables(environment: Environment, folder: Path) -> dict[str, str]:
+    """Return the variables of the environment; a folder that one of them names is made."""
     variables = dict(os.environ)
     for name, value in environment.variables.items():
         variables.pop(name, None)
         if value is not None:
-            variables[name] = value.replace("{}", str(tmp_path))
+            variables[name] = value.replace("{}", str(folder))
             if "{}" in value:
                 Path(variables[name]).mkdir()
-    words = [sys.executable, "-m", "snapproof.cli.command"]
-    ended = subprocess.run(
-        [*words, *command.replace("FILE", vmstate).split()],
+    return variables
+
+
+def _started(words: str, variables: Mapping[str, str], environment: Environment) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "snapproof.cli.command", *words.split()],
         env=variables,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         preexec_fn=environment.before,
-        timeout=_SECONDS,
     )
-    said = (ended.stdout + ended.stderr).decode(errors="replace")
-    assert "Traceback" not in said, said
-    assert "Exception ignored" not in said, said
-    assert ended.returncode in environment.codes, said
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a command that hangs."""
+    process.kill()
+    process.communicate()
+
+
+def _wrong_end(command: str, process: subprocess.Popen[bytes], codes: tuple[int, ...]) -> str:
+    """Wait for a command's end and return what is wrong with it, empty if nothing is."""
+    said = b"".join(process.communicate(timeout=_SECONDS)).decode(errors="replace")
+    if process.returncode in codes and "Traceback" not in said and "Exception ignored" not in said:
+        return ""
+    return f"'{command}' ended with {process.returncode}, expected one of {codes}: {said}"
 
 
 @pytest.mark.parametrize(
