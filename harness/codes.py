@@ -249,11 +249,11 @@ class Code(enum.StrEnum):
     SOURCE_WRITERS_STATE = "source.writers-state", "The source guest's writers do not run after the snapshot."
     SOURCE_WRITE_PROTECTED = "source.write-protected", "Pages of guest RAM are still write-protected."
     SOURCE_SLOWER = "source.slower", "Writes take much longer after the snapshot than before it."
-    WRITE_STALL_TOO_LONG = "write-stall.too-long", "A writer stood still for a large part of the save."
+    WRITE_STALL_TOO_LONG = "write-stall.too-long", "A writer stalled for a large part of the save."
     RUN_STATE_CHANGED = "run-state.changed", "A guest's run state is another one after the save."
-    RUN_STATE_WROTE = "run-state.wrote", "The writers of a guest that should stand still went on."
+    RUN_STATE_WROTE = "run-state.wrote", "The writers of a guest that should be stopped went on."
     STUN_RATIO_TOO_SMALL = "stun-ratio.too-small", "A background snapshot stuns for too long."
-    TIMERS_STOOD_STILL = "timers.stood-still", "The guest's timers stood still during the save."
+    TIMERS_STOOD_STILL = "timers.stood-still", "The guest's timers stopped during the save."
     TIMERS_SAVE_FAILED = "timers.save-failed", "A save of a guest whose timers are watched failed."
 
     # Oracle 6, the host.

@@ -44,17 +44,8 @@ def _login(address: SshAddress, deadline: Deadline) -> paramiko.SSHClient:
     client.set_missing_host_key_policy(paramiko.RejectPolicy())
     _load_host_keys(client, address)
     seconds = max(1.0, deadline.remaining())
-    key = None
-    if address.private_key is not None:
-        require_private_key(address.private_key)
-        key = paramiko.PKey.from_path(address.private_key)
+    key = _key(address, seconds)
     where = f"The host '{address.name}'"
-    agent = key is None
-    if agent and not _agent_answers(min(seconds, _AGENT_SECONDS)):
-        raise MachineryMissing(
-            f"The ssh-agent at '{os.environ['SSH_AUTH_SOCK']}' does not answer within {_AGENT_SECONDS} s, so "
-            f"there is no login to '{address.name}'; give the key with --ssh-key, or unset SSH_AUTH_SOCK."
-        )
     try:
         client.connect(
             address.address,
@@ -62,7 +53,7 @@ def _login(address: SshAddress, deadline: Deadline) -> paramiko.SSHClient:
             username=address.user or getpass.getuser(),
             pkey=key,
             look_for_keys=key is None,
-            allow_agent=agent,
+            allow_agent=key is None,
             timeout=seconds,
             banner_timeout=seconds,
             auth_timeout=seconds,
@@ -90,6 +81,24 @@ def _login(address: SshAddress, deadline: Deadline) -> paramiko.SSHClient:
             f"{where} cannot be reached: {error or 'it closed the connection'}."
         ) from error
     return client
+
+
+def _key(address: SshAddress, seconds: float) -> paramiko.PKey | None:
+    """Return the private key to log in with, None if the user's ssh-agent and keys are to be tried.
+
+    Raises:
+        UsageError: the file is not a private key, or needs a pass phrase.
+        MachineryMissing: the ssh-agent does not answer.
+    """
+    if address.private_key is not None:
+        require_private_key(address.private_key)
+        return paramiko.PKey.from_path(address.private_key)
+    if not _agent_answers(min(seconds, _AGENT_SECONDS)):
+        raise MachineryMissing(
+            f"The ssh-agent at '{os.environ['SSH_AUTH_SOCK']}' does not answer within {_AGENT_SECONDS} s, so "
+            f"there is no login to '{address.name}'; give the key with --ssh-key, or unset SSH_AUTH_SOCK."
+        )
+    return None
 
 
 def _agent_answers(seconds: float) -> bool:

@@ -16,8 +16,8 @@ from harness.hosts.host import Host
 from snapproof.bench.sides import comparable
 from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.planted_library import PlantedLibrary
+from tests_functional.hosts.portable_warm_guest import PortableWarmGuest
 from tests_functional.hosts.snapshots import HostPaths, HostSaves, Report, save_on_host, snapshot_of, stun_ms
-from tests_functional.hosts.warm_guest import PortableWarmGuest
 from tests_functional.lib.measure.figures import buckets_us, quantile
 from validators.faults.slow.wrapper import Slowdown
 from validators.judge import check_file

@@ -30,9 +30,9 @@ from harness.qemu.probe import DEFAULT_EXECUTABLE
 from snapproof.runs.options import HostOptions
 from snapproof.runs.stack import provisioning_for
 from tests_functional.hosts.examination import BALANCED, FAULT, FLOWS, PLANTED, HostPlan
+from tests_functional.hosts.portable_warm_guest import PortableWarmGuest, provide_warm_guest
 from tests_functional.hosts.snapshots import HostPaths
 from tests_functional.hosts.vm_places import sink_file, vm_disks, vm_places
-from tests_functional.hosts.warm_guest import PortableWarmGuest, provide_warm_guest
 from tests_functional.kernel import registry
 from tests_functional.kernel.trackers import mprotect
 from validators.faults.live.wrapper import fault_library

@@ -11,8 +11,8 @@ from harness.hosts.host import Host
 from harness.hosts.local import HostFacts
 from harness.status import Status, worst
 from tests_functional.hosts.feature_tests import HostFeatures
+from tests_functional.hosts.portable_warm_guest import PortableWarmGuest
 from tests_functional.hosts.snapshots import HostPaths
-from tests_functional.hosts.warm_guest import PortableWarmGuest
 from tests_functional.lib.outcome import Outcome
 
 FLOWS = ("background", "stopped")

@@ -24,6 +24,7 @@ from tests_functional.hosts.feature_tests import (
 )
 from tests_functional.hosts.memory_kinds import judge_kinds, kind_commands
 from tests_functional.hosts.planted_save import judge_planted_save, save_planted
+from tests_functional.hosts.portable_warm_guest import PortableWarmGuest
 from tests_functional.hosts.snapshots import (
     HostPaths,
     HostSaves,
@@ -33,7 +34,6 @@ from tests_functional.hosts.snapshots import (
     save_on_host,
     snapshot_of,
 )
-from tests_functional.hosts.warm_guest import PortableWarmGuest
 from tests_functional.lib.limits import HOST_SAVES_SECONDS
 from tests_functional.lib.outcome import Outcome, from_error
 from tests_functional.lib.outcomes import build_outcome

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NoReturn
 
 from guest_images.agent.format import FINE_BUCKETS, WORD_BYTES, ThreadWord
 from harness.codes import Code
@@ -17,7 +17,7 @@ from harness.hosts.link import script_of
 from harness.qemu.configuration import qemu_argv
 from harness.qemu.migration import SaveFigures
 from tests_functional.hosts import on_host, on_host_qemu
-from tests_functional.hosts.warm_guest import PortableWarmGuest
+from tests_functional.hosts.portable_warm_guest import PortableWarmGuest
 from tests_functional.lib.limits import RESTORE_SECONDS
 from tests_functional.lib.offline_checks import judge_oracles
 from tests_functional.lib.restored_checks import judge_restored
@@ -136,9 +136,7 @@ def save_on_host(
     done = host.run(argv, deadline, stdin=json.dumps(order).encode(), on_output=told)
     last = lines[-1] if lines else {}
     if last.get("event") == "failed":
-        evidence = Evidence(order["argv"], log_tail="\n".join(last["log"]))
-        kind = SubjectFailed if last["blames_qemu"] else SetupBroken
-        raise kind(f"On the host '{host.name}': {last['sentence']}", evidence)
+        _raise_failure(host, last, order["argv"])
     if last.get("event") != "done" or done.exit_code:
         tail = done.stderr.decode(errors="replace")[-2000:]
         raise SetupBroken(
@@ -146,6 +144,13 @@ def save_on_host(
             Evidence(argv[:2], log_tail=tail),
         )
     return Report(tuple(lines))
+
+
+def _raise_failure(host: Host, event: Mapping[str, Any], argv: list[str]) -> NoReturn:
+    """Raise the error that on_host.py has reported, with QEMU's log."""
+    kind = SubjectFailed if event["blames_qemu"] else SetupBroken
+    evidence = Evidence(argv, log_tail="\n".join(event["log"]))
+    raise kind(f"On the host '{host.name}': {event['sentence']}", evidence)
 
 
 def _order(host: Host, warm: PortableWarmGuest, places: HostPaths, flows: Sequence[str]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from harness.hosts.vm import VmDisk
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.configuration import MIB
+from tests_functional.hosts.portable_warm_guest import PortableWarmGuest
 from tests_functional.hosts.snapshots import HostPaths
-from tests_functional.hosts.warm_guest import PortableWarmGuest
 
 # Room for device state and headers beside all of RAM.
 _ROOM = 1.05

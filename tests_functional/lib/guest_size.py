@@ -5,6 +5,13 @@ from __future__ import annotations
 COVERAGE = 0.85
 """Share of guest RAM that the writers fill, unless a test says otherwise."""
 
+QEMU_MIB = 150
+"""RAM of the host in MiB that a QEMU takes beside its guest's: about 150 MiB under TCG with 512 MiB of RAM
+(QEMU 10.0.13, resident set), most of them libraries and the buffer for generated code."""
+
+GUESTS_AT_ONCE = 2
+"""Guests that a test has at once at most: the source and the restored one."""
+
 _STEP_MIB = 128
 
 

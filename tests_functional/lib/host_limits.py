@@ -9,14 +9,12 @@ from harness.errors import SetupBroken
 from harness.limits import short_limits
 from harness.linux.cgroup import memory_limits
 from harness.status import Status
+from tests_functional.lib.guest_size import GUESTS_AT_ONCE, QEMU_MIB
 from tests_functional.lib.outcome import Outcome
 
 _MIB = 1 << 20
-# Beside its guest's RAM a QEMU needs about 150 MiB under TCG, and maps more than it uses: libraries, stacks,
-# a buffer for generated code.
-_QEMU_MIB = 150
+# A QEMU maps more than the QEMU_MIB that it uses: libraries, stacks, the buffer for generated code.
 _MAPPED_MIB = 512
-_GUESTS = 2
 # A page record is 8 bytes longer than its page; with device state and a description a file is not 5 % longer.
 _FILE_FACTOR = 1.05
 # Checks of the snapshot's content: no limit of the machine makes it wrong.
@@ -33,7 +31,7 @@ def require_limits(total_mib: int) -> None:
         SetupBroken: one of them does not.
     """
     short = short_limits(int(total_mib * _FILE_FACTOR), total_mib + _MAPPED_MIB)
-    needed = _GUESTS * (total_mib + _QEMU_MIB)
+    needed = GUESTS_AT_ONCE * (total_mib + QEMU_MIB)
     short += [
         f"The control group's limit '{limit.path}' is {limit.limit_bytes // _MIB} MiB and the two guests of "
         f"this test need {needed} MiB; raise it."

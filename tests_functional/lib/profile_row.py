@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 
 from harness.qemu.configuration import DEFAULT_RAM_MIB
 from harness.qemu.migration import BACKGROUND_SNAPSHOT
+from tests_functional.lib.guest_size import GUESTS_AT_ONCE, QEMU_MIB
 
-# A test has two guests at once at most, the source and the restored one; beside its guest's RAM a QEMU
-# needs about 150 MiB under TCG, and the test itself as much to judge a file.
-_GUESTS = 2
-_BESIDE_RAM_MIB = 250
+# The test's own process, which judges the file.
+_TEST_MIB = 200
 
 SMALL: Mapping[str, str | int | float] = {"ram_mib": 256, "coverage": 0.7}
 """Parameters of a guest for tests that need many snapshots or guests rather than a large one."""
@@ -50,4 +49,4 @@ class ProfileRow:
     def memory_mib(self) -> int:
         """Return the most memory of the host that it takes, in MiB."""
         ram = int(self.parameters.get("ram_mib", DEFAULT_RAM_MIB))
-        return _GUESTS * (ram + _BESIDE_RAM_MIB)
+        return GUESTS_AT_ONCE * (ram + QEMU_MIB) + _TEST_MIB

@@ -17,7 +17,7 @@ from harness.qemu.kept_disk import disk_of_snapshot
 from harness.qemu.machine import Machine
 from harness.qemu.migration import SaveFigures, Stun
 from harness.qemu.ram import GoldenImage, dump_golden
-from tests_functional.lib import standstill
+from tests_functional.lib import stalls
 from tests_functional.lib.guest import Guest
 
 _LABELS = {"STOP_MIGRATE_CONT": "seeds", "STOP_MIGRATE_CONT_FILE": "seeds-file"}
@@ -79,7 +79,7 @@ class Snapshot:
         figures: QEMU's own downtime, total time and page counts.
         size_bytes: of the file.
         largest_stall_us: longest page write the guest saw since just before the save.
-        largest_gap_us: longest time that one of its writers stood still after T0, for any reason.
+        largest_gap_us: longest time that one of its writers stalled after T0, for any reason.
         state: the guest's run state at T0, which a restore must bring back.
         steps_before: writer steps per thread just before the save was asked for.
         steps_completed: writer steps per thread at the instant it had completed.
@@ -109,7 +109,7 @@ class Acts:
     """What a test does during a save.
 
     Attributes:
-        at_t0: called while the guest stands still at T0, in flows that stop it; None for nothing.
+        at_t0: called while the guest is stopped at T0, in flows that stop it; None for nothing.
         saving: called after T0 while RAM is being saved. Until it returns, a slow sink takes 4 MiB/s in place
             of the flow's own sink. None for nothing.
     """
@@ -150,42 +150,26 @@ def take(
 def save(
     flow: Flow, guest: Guest, counters: AgentCounters, folder: Path, deadline: Deadline, acts: Acts = _NO_ACTS
 ) -> Snapshot:
-    """Save as `take` does, with the capabilities as they are.
-
-    Args:
-        flow: how.
-        guest: its writers must be running.
-        counters: its writers'.
-        folder: receives `vmstate` and, where the flow has one, `golden/`.
-        deadline: for the whole save.
-        acts: what is done meanwhile.
+    """Save as `take` does, but leave the capabilities as they are; the arguments and errors are the same.
 
     Raises:
-        NotApplicable: this QEMU has no such transport.
         CommandRefused: QEMU does not start the save.
-        SubjectFailed: QEMU failed the save, died, or hung.
-        SetupBroken: the guest has written to a disk that should have been at rest.
     """
     machine, path = guest.machine, folder / "vmstate"
-    standstill.begin(guest, counters)
+    stalls.begin(guest, counters)
     before, mark = counters.steps(), machine.qmp.mark()
-    slow = folder / _SLOW
     if acts.saving:
-        slow.touch()
+        (folder / _SLOW).touch()
     golden, started_by_itself = _begin_save(flow, machine, folder, deadline, acts)
     if acts.saving:
-        try:
-            migration.wait_ram_moving(machine, deadline)
-            acts.saving()
-        finally:
-            slow.unlink()
+        _act_while_saving(machine, acts.saving, folder / _SLOW, deadline)
     figures = migration.wait_completed(machine, deadline)
     completed = counters.steps()
     if not flow.background:
         machine.qmp.execute("cont")
     machine.wait_status(lambda status: status == "running", deadline.at_most(10), "running again")
     stun = _stun(machine, mark)
-    stood_still = standstill.end(counters, stun.resumed)
+    stalled = stalls.end(counters, stun.resumed)
     _require_answer(guest)
     return Snapshot(
         flow=flow,
@@ -194,8 +178,8 @@ def save(
         stun_ms=stun.seconds * 1000,
         figures=figures,
         size_bytes=path.stat().st_size,
-        largest_stall_us=stood_still.stall_us,
-        largest_gap_us=stood_still.gap_us,
+        largest_stall_us=stalled.stall_us,
+        largest_gap_us=stalled.gap_us,
         state=flow.state_at_t0,
         steps_before=before,
         steps_completed=completed,
@@ -203,6 +187,15 @@ def save(
         incoming=(migration.MAPPED_RAM,) if flow is Flow.MAPPED_RAM else (),
         disk=disk_of_snapshot(machine),
     )
+
+
+def _act_while_saving(machine: Machine, act: Callable[[], None], slow: Path, deadline: Deadline) -> None:
+    """Do what a test does while RAM is saved; then the sink, slow until now, saves the rest."""
+    try:
+        migration.wait_ram_moving(machine, deadline)
+        act()
+    finally:
+        slow.unlink()
 
 
 def _begin_save(

@@ -42,7 +42,7 @@ class LiveFault:
 
 
 _NEWER = (Symptom(Code.WRITE_ORDER_NEWER), Symptom(Code.WRITE_ORDER_TORN, {"age": ("newer",)}))
-_STOOD_STILL = (Symptom(Code.WRITE_STALL_TOO_LONG),)
+_STALLED = (Symptom(Code.WRITE_STALL_TOO_LONG),)
 _HANGS = (
     Symptom(Code.SOURCE_SILENT),
     Symptom(Code.SAVE_GUEST_SILENT),
@@ -68,15 +68,15 @@ LIVE_FAULTS: Mapping[str, LiveFault] = {
     "skip_release": LiveFault(
         "saved pages stay protected to the end of the save, and writers wait for that",
         "*write-stall",
-        _STOOD_STILL,
+        _STALLED,
     ),
     "keep_protected": LiveFault("saved pages stay protected for good, and the guest hangs", "", _HANGS),
     "lose_events": LiveFault(
         "fault events are lost, so writers wait until the save reaches their pages",
         "*write-stall",
-        _STOOD_STILL,
+        _STALLED,
     ),
-    "delay_events": LiveFault("QEMU gets a fault event five seconds late", "*write-stall", _STOOD_STILL),
+    "delay_events": LiveFault("QEMU gets a fault event five seconds late", "*write-stall", _STALLED),
     "forget_untouched": LiveFault(
         "pages that were never touched are not protected, so they reach the file newer than T0",
         "*golden",

@@ -110,7 +110,7 @@ class DiskLoop:
         return parse_record(self.shell.check(f"cat {_RECORD}"))
 
     def wait_passes(self, count: int) -> int:
-        """Wait for more passes until the loop stands still or ends; return how many it made."""
+        """Wait for more passes until the loop makes no more or ends; return how many it made."""
         limit, begin, seen = Deadline(_PATIENCE_SECONDS), self.passes(), 0
         while (made := self.passes() - begin) < count and not limit.expired and not self._ended():
             if made > seen:

@@ -53,7 +53,7 @@ class _Found:
                 problems.append(
                     Problem(
                         Code.TIMERS_STOOD_STILL,
-                        f"The guest's timers stood still for {gap:.0f} ms of a save ({of}).",
+                        f"The guest's timers stopped for {gap:.0f} ms of a save ({of}).",
                     )
                 )
         return judged(name, _DEMAND, problems, figures)
@@ -63,7 +63,7 @@ def timers_go_on(run: Run) -> Outcome:
     """Measure the guest's heartbeat during saves to a command and to a file, each of a newly started guest.
 
     Raises:
-        SetupBroken: the guest's timers stand still as long without a save, or a save failed for a reason that
+        SetupBroken: the guest's timers stop as long without a save, or a save failed for a reason that
             is not QEMU's fault.
     """
     begun = time.monotonic()
@@ -116,6 +116,6 @@ def _require_calm(gaps_ms: Sequence[float]) -> None:
     gap = statistics.median(gaps_ms)
     if gap > _MOST_MS:
         raise SetupBroken(
-            f"The guest's timers stand still for {gap:.0f} ms while nothing is saved: this host is too busy "
+            f"The guest's timers stop for {gap:.0f} ms while nothing is saved: this host is too busy "
             "to tell whether a save stops the guest; end other programs and run this test again."
         )

@@ -30,7 +30,7 @@ static struct instant instant_now(void)
 	return best;
 }
 
-/* Returns ns per tick times 2^32; 0 if the counter stood still, ran backwards or is too slow. */
+/* Returns ns per tick times 2^32; 0 if the counter stopped, ran backwards or is too slow. */
 static uint64_t scale_between(const struct instant *from, const struct instant *to)
 {
 	uint64_t ns = to->ns - from->ns;

@@ -25,7 +25,7 @@ from snapproof.runs.host_plan import Sources, prepared
 from snapproof.runs.options import DEFAULT_ACCEL, DEFAULT_GUEST, HostOptions
 from snapproof.runs.stack import prepare_stack
 from tests_functional.hosts.examination import HostPlan
-from tests_functional.hosts.warm_guest import COVERAGE, RAM_MIB
+from tests_functional.hosts.portable_warm_guest import COVERAGE, RAM_MIB
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.measure.cases import Writer
 from tests_functional.lib.measure.warm_guest import sized

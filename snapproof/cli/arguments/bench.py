@@ -47,23 +47,7 @@ def _add_downtime(benchmarks: Any) -> None:
             more="docs/bench.md explains the figures.",
         ),
     )
-    parser.add_argument(
-        "--ram",
-        metavar="MIB,...",
-        help=f"guest sizes (default: those of {','.join(map(str, RAM_MIB))} that fit)",
-    )
-    parser.add_argument("--ways", metavar="WAY,...", help=f"of {', '.join(way.value for way in Way)}")
-    # One writer is called "10%", and argparse formats help texts.
-    writers = ", ".join(one.value for one in Writer).replace("%", "%%")
-    parser.add_argument("--writers", metavar="WRITER,...", help=f"of {writers}")
-    parser.add_argument("--sinks", metavar="SINK,...", help="of unlimited, throttled")
-    parser.add_argument(
-        "--throttle",
-        type=float,
-        default=100.0,
-        metavar="MIB",
-        help="MiB/s of the throttled sink (default: 100)",
-    )
+    _add_cases(parser)
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="samples of each (default: 5)")
     parser.add_argument("--quick", action="store_true", help="three sizes, two ways, one writer and sink")
     parser.add_argument("--plan", action="store_true", help="print what would be measured, and stop")
@@ -82,6 +66,27 @@ def _add_downtime(benchmarks: Any) -> None:
     )
     add_stack_arguments(parser)
     parser.set_defaults(run=later("snapproof.cli.bench:downtime"))
+
+
+def _add_cases(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that choose what is measured."""
+    parser.add_argument(
+        "--ram",
+        metavar="MIB,...",
+        help=f"guest sizes (default: those of {','.join(map(str, RAM_MIB))} that fit)",
+    )
+    parser.add_argument("--ways", metavar="WAY,...", help=f"of {', '.join(way.value for way in Way)}")
+    # One writer is called "10%", and argparse formats help texts.
+    writers = ", ".join(one.value for one in Writer).replace("%", "%%")
+    parser.add_argument("--writers", metavar="WRITER,...", help=f"of {writers}")
+    parser.add_argument("--sinks", metavar="SINK,...", help="of unlimited, throttled")
+    parser.add_argument(
+        "--throttle",
+        type=float,
+        default=100.0,
+        metavar="MIB",
+        help="MiB/s of the throttled sink (default: 100)",
+    )
 
 
 def _add_faults(benchmarks: Any) -> None:

@@ -82,15 +82,20 @@ def run_page(result: Mapping[str, Any], folder: Path, pictures: Pictures, base: 
         lists=_lists(groups, columns),
         total=len(tests),
         more_tests=len(tests) - len(shown),
-        links=[
-            FileLink(name, link(folder, folder / name, base), size_words((folder / name).stat().st_size))
-            for name in _FILES
-            if (folder / name).is_file()
-        ],
+        links=_links(folder, base),
         notes=[f"Not every snapshot has a timeline here: a page has {CHARTS} charts of tests at most."]
         if pictures.used_up
         else [],
     )
+
+
+def _links(folder: Path, base: str) -> list[FileLink]:
+    """Return links to the files of a results folder that are there."""
+    return [
+        FileLink(name, link(folder, folder / name, base), size_words((folder / name).stat().st_size))
+        for name in _FILES
+        if (folder / name).is_file()
+    ]
 
 
 def _brief(

@@ -27,7 +27,7 @@ from harness.qemu.configuration import MIB, qemu_quoted
 from harness.qemu.disk import make_empty_disk
 from harness.qemu.machine import Machine
 from harness.qemu.spawned_machine import SpawnedMachine
-from tests_functional.lib import standstill
+from tests_functional.lib import stalls
 from tests_functional.lib.guest import Guest, Stack, booted, logged_in, start_writers
 from tests_functional.lib.guest_size import fitting_coverage
 from tests_functional.lib.measure.cases import Way, Writer
@@ -192,7 +192,7 @@ def started(warm: WarmGuest, folder: Path, way: Way, deadline: Deadline) -> Iter
                 machine.qmp.execute("cont")
             counters = AgentCounters(machine, warm.pages)
             with logged_in(machine, stack, deadline) as guest:
-                standstill.await_calm(
+                stalls.await_calm(
                     guest, lambda: max(counters.longest_gap(), counters.longest_heartbeat_gap())
                 )
                 yield Running(guest, counters, disk.path if disk else None)

@@ -20,7 +20,7 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.machine import Machine
 from harness.qemu.ram import RamBlock
-from tests_functional.lib import standstill
+from tests_functional.lib import stalls
 from tests_unit.guest_images.agent.agent_host import HostAgent
 
 pytest_plugins = ["tests_unit.guest_images.agent.agent_fixtures"]
@@ -79,10 +79,10 @@ def test_long_gaps_carry_their_time(writing: tuple[HostAgent, AgentCounters]) ->
     host.ctl("reset-stats")
     _stopped(host, 0.4)
     _wait_for_steps(counters)
-    assert standstill.end(counters, time.time()).gap_us < 300_000
+    assert stalls.end(counters, time.time()).gap_us < 300_000
     resumed = time.time()
     _stopped(host, 0.4)
-    assert 300_000 < standstill.end(counters, resumed).gap_us < 2_000_000
+    assert 300_000 < stalls.end(counters, resumed).gap_us < 2_000_000
 
 
 def test_more_long_gaps_than_the_agent_keeps(writing: tuple[HostAgent, AgentCounters]) -> None:

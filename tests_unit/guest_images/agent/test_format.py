@@ -173,20 +173,23 @@ def test_control_and_thread_pages(serve: Serve) -> None:
             ThreadWord.WRITES_TIMED: steps,
         }
         assert {word: int(page[word]) for word in wanted} == wanted
-        coarse = page[ThreadWord.HISTOGRAM : ThreadWord.HISTOGRAM + HISTOGRAM_BUCKETS]
-        assert int(coarse.sum()) == steps
-        assert list(coarse) == status["threads"][number]["hist"]
-        # The fine histogram holds the same writes, and its highest bucket the longest one.
-        fine = page[ThreadWord.FINE_HISTOGRAM : ThreadWord.FINE_HISTOGRAM + FINE_BUCKETS]
-        assert int(fine.sum()) == steps
-        first, end = fine_bucket_ns(int(np.flatnonzero(fine)[-1]))
-        longest = int(page[ThreadWord.LONGEST_WRITE_NS])
-        assert first <= longest < end
-        # The longest stall lies in the highest bucket that is not empty.
-        highest = int(np.flatnonzero(coarse)[-1])
-        assert highest == max(0, (longest // 1000).bit_length() - 1)
-        # A gap holds a whole write, so the longest one is no shorter than the longest write.
-        assert int(page[ThreadWord.LONGEST_GAP_NS]) >= longest or steps < 2
+        _require_histograms(page, steps, status["threads"][number]["hist"])
+
+
+def _require_histograms(page: Words, steps: int, reported: list[int]) -> None:
+    """Assert that the histograms of a thread page hold each write once, and the longest at their ends."""
+    coarse = page[ThreadWord.HISTOGRAM : ThreadWord.HISTOGRAM + HISTOGRAM_BUCKETS]
+    assert int(coarse.sum()) == steps
+    assert list(coarse) == reported
+    fine = page[ThreadWord.FINE_HISTOGRAM : ThreadWord.FINE_HISTOGRAM + FINE_BUCKETS]
+    assert int(fine.sum()) == steps
+    first, end = fine_bucket_ns(int(np.flatnonzero(fine)[-1]))
+    longest = int(page[ThreadWord.LONGEST_WRITE_NS])
+    assert first <= longest < end
+    highest = int(np.flatnonzero(coarse)[-1])
+    assert highest == max(0, (longest // 1000).bit_length() - 1)
+    # A gap holds a whole write, so the longest one is no shorter than the longest write.
+    assert int(page[ThreadWord.LONGEST_GAP_NS]) >= longest or steps < 2
 
 
 def test_directory_pages_list_every_data_page(serve: Serve) -> None:

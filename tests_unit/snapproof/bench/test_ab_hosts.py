@@ -20,8 +20,8 @@ from snapproof.bench.host_side import HostSide, figures_of
 from snapproof.bench.sides import METRICS
 from snapproof.cli.command import main
 from tests_functional.hosts.examination import HostPlan
+from tests_functional.hosts.portable_warm_guest import PortableWarmGuest
 from tests_functional.hosts.snapshots import HostSaves, Report
-from tests_functional.hosts.warm_guest import PortableWarmGuest
 from tests_unit.support.host_values import STARTED, host_plan, refused, saved
 from tests_unit.support.scenario_values import SOURCE, stack
 from validators.faults.preload.acts import VARIABLE, ActsPage

@@ -119,7 +119,7 @@ def test_guest_that_does_not_go_on_is_named() -> None:
 
 @pytest.mark.parametrize(("held", "known"), [([], False), (["CPU 0/TCG"], True)])
 def test_guest_that_does_nothing_is_f6_only_where_a_thread_waits(held: list[str], known: bool) -> None:
-    """Writers that stand still for another reason than a page that is not released are a new defect."""
+    """Writers that stall for another reason than a page that is not released are a new defect."""
     (issue,) = (issue for issue in load_known_issues() if issue.id == "F6")
     check = judged("failures/cancel-stalled/resumes", "It goes on.", resumed_problems("running", 0, held))
     assert issue.explains(check, {"qemu": "10.0.13"}) == known

@@ -21,6 +21,7 @@ from tests_functional.hosts import examine as examine_module
 from tests_functional.hosts.examination import Examination
 from tests_functional.hosts.examine import examine
 from tests_functional.hosts.feature_tests import HostFeatures
+from tests_functional.hosts.portable_warm_guest import PortableWarmGuest
 from tests_functional.hosts.snapshots import (
     REFUSAL,
     Report,
@@ -28,7 +29,6 @@ from tests_functional.hosts.snapshots import (
     snapshot_of,
 )
 from tests_functional.hosts.vm_places import sink_file, vm_disks, vm_places
-from tests_functional.hosts.warm_guest import PortableWarmGuest
 from tests_functional.lib.outcome import Outcome
 from tests_unit.support.host_values import STARTED, host_plan, refused, saved
 from tests_unit.support.scenario_values import SOURCE, stack

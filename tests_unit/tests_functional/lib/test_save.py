@@ -16,10 +16,10 @@ from harness.guest.shell import GuestUnreachable
 from harness.qemu import migration
 from harness.qemu.qmp import Event
 from harness.qemu.ram import GoldenImage
-from tests_functional.lib import save, standstill
+from tests_functional.lib import save, stalls
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.save import Acts, Flow, Snapshot
-from tests_functional.lib.standstill import Standstill
+from tests_functional.lib.stalls import Stalls
 from tests_unit.support.scenario_values import SOURCE, StandInAgent
 
 _COMPLETED = {"status": "completed", "downtime": 4, "total-time": 90, "ram": {"normal": 60, "duplicate": 5}}
@@ -107,13 +107,13 @@ def qemu(tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch) -> _Qe
         log.append(f"dump {folder.name} {'running' if made.running else 'paused'}")
         return GoldenImage(folder, ())
 
-    def end(_counters: object, resumed: float) -> Standstill:
-        return Standstill(int(resumed), 8)
+    def end(_counters: object, resumed: float) -> Stalls:
+        return Stalls(int(resumed), 8)
 
     monkeypatch.setattr(save, "dump_golden", dump)
     monkeypatch.setattr(save, "disk_of_snapshot", lambda _machine: None)
-    monkeypatch.setattr(standstill, "begin", lambda *_: log.append("reset"))
-    monkeypatch.setattr(standstill, "end", end)
+    monkeypatch.setattr(stalls, "begin", lambda *_: log.append("reset"))
+    monkeypatch.setattr(stalls, "end", end)
     return made
 
 
@@ -136,7 +136,7 @@ _STEPS = {
 
 @pytest.mark.parametrize("flow", _STEPS, ids=lambda flow: flow.name)
 def test_steps_of_a_flow(flow: Flow, qemu: _Qemu, log: list[str]) -> None:
-    """RAM is dumped when the guest stands still and before it is saved; a capability is on meanwhile only."""
+    """RAM is dumped when the guest is stopped and before it is saved; a capability is on meanwhile only."""
     name = {Flow.STOP_AND_SAVE: None, Flow.MAPPED_RAM: "mapped-ram"}.get(flow, "background-snapshot")
     made = _take(flow, qemu)
     wanted = ["reset", *_STEPS[flow], "is running"]

@@ -136,7 +136,7 @@ def test_save_that_was_not_given_up_is_passed_on() -> None:
 def test_save_that_is_given_up(
     monkeypatch: pytest.MonkeyPatch, words: str, state: str, failed: list[str]
 ) -> None:
-    """It says why, and the guest runs on; one that stands still is made to go on."""
+    """It says why, and the guest runs on; one that is stopped is made to go on."""
     monkeypatch.setattr(refusal, "judge_source", lambda *_rest: [])
     monkeypatch.setattr(refusal, "LIMIT_SECONDS", 0.05)
     ending = {"status": "failed", "error-desc": words}

@@ -56,7 +56,7 @@ def test_guest_that_ran_during_the_save() -> None:
 
 
 def test_stopped_flow_promises_no_overlap() -> None:
-    """A guest that stands still writes nothing, so no page written during the save is asked for."""
+    """A stopped guest writes nothing, so no page written during the save is asked for."""
     assert not Flow.STOPPED.background
     assert Flow.STOPPED.golden
     assert Flow.STOPPED.capability == "background-snapshot"

@@ -75,7 +75,7 @@ def test_second_stop_is_seen(outcome: Callable[..., Outcome]) -> None:
     assert by_command.status is Status.PASS
     (violation,) = by_file.violations
     assert violation.code is Code.TIMERS_STOOD_STILL
-    assert violation.sentence == "The guest's timers stood still for 300 ms of a save (median of 5)."
+    assert violation.sentence == "The guest's timers stopped for 300 ms of a save (median of 5)."
     (issue,) = (issue for issue in load_known_issues() if issue.id == "F18")
     assert issue.explains(by_file, {"qemu": "10.0.13"})
 
@@ -87,7 +87,7 @@ def test_one_busy_moment_is_no_second_stop(outcome: Callable[..., Outcome]) -> N
 
 def test_busy_host_is_blamed(outcome: Callable[..., Outcome]) -> None:
     """The test breaks if timers are late without a save: that says nothing about QEMU."""
-    with pytest.raises(SetupBroken, match="stand still for 150 ms while nothing is saved"):
+    with pytest.raises(SetupBroken, match="stop for 150 ms while nothing is saved"):
         outcome(_by_file(dict.fromkeys(range(1, 6), 300.0)), calm_ms=150.0)
 
 
@@ -141,13 +141,13 @@ os.kill(pid, signal.SIGCONT)
 ' $$ >/dev/null 2>&1 &
 exec {qemu} "$@"
 """
-"""A QEMU that stands still once in its first background snapshot; the watcher ends with it by an error."""
+"""A QEMU that stops once in its first background snapshot; the watcher ends with it by an error."""
 
 
 @pytest.mark.vm
 @pytest.mark.timeout(600)
 def test_real_qemu_that_stands_still_is_seen(tmp_path: Path) -> None:
-    """Saves by a command, which no known issue explains: red, and with the time for which it stood still."""
+    """A stop during a save by a command, which no known issue explains, fails with its milliseconds."""
     qemu = find_qemu(None, Provisioning(Cache(default_cache_folder()), lambda _: None))
     held_up = tmp_path / "held-up"
     held_up.write_text(_HELD_UP.format(python=sys.executable, qemu=qemu.executable))
@@ -157,4 +157,4 @@ def test_real_qemu_that_stands_still_is_seen(tmp_path: Path) -> None:
     (test,) = json.loads((tmp_path / "results" / "results.json").read_text())["tests"]
     (by_command,) = (check for check in test["checks"] if check["name"] == "timers/exec")
     (violation,) = by_command["violations"]
-    assert violation["sentence"].startswith("The guest's timers stood still for 3")
+    assert violation["sentence"].startswith("The guest's timers stopped for 3")

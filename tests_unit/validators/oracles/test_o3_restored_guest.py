@@ -52,7 +52,7 @@ def test_restored_clock() -> None:
 
 
 def test_restored_clock_of_a_guest_that_slept() -> None:
-    """Its wall clock may have gone on while its uptime stood still, never back."""
+    """Its wall clock may have gone on while its uptime stopped, never back."""
     assert _clock(0.4, moved=60, slept=True) == []
     assert "wall clock moved by 60.000 s" in _clock(0.4, moved=60)[0]
     assert "wall clock moved by -60.000 s" in _clock(0.4, moved=-60, slept=True)[0]

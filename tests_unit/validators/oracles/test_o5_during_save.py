@@ -1,4 +1,4 @@
-"""Contract: the writers wrote while RAM was saved, and none stood still for half of the save."""
+"""Contract: the writers wrote while RAM was saved, and none stalled for half of the save."""
 
 from __future__ import annotations
 
@@ -44,6 +44,6 @@ def test_writers_that_stand_still() -> None:
     """Half of a save of 2 s is too long; a short save does not make the host's scheduling a fault."""
     assert check_write_stall(900_000, 2000).status is Status.PASS
     assert sentences(check_write_stall(1_100_000, 2000)) == [
-        "A writer of the guest stood still for 1.100 s during a save of 2.000 s."
+        "A writer of the guest stalled for 1.100 s during a save of 2.000 s."
     ]
     assert check_write_stall(200_000, 100).status is Status.PASS

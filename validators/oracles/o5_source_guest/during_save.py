@@ -9,10 +9,10 @@ from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 
 _OVERLAP = "The writers wrote while RAM was saved; without that the run would prove nothing."
-_STALL = "No writer stood still for half of the save: a page that is written to is saved next."
+_STALL = "No writer stalled for half of the save: a page that is written to is saved next."
 
 # A page that is asked for is saved next, so a write waits for some pages, not for a share of RAM; a sink
-# that stands still for half of the save would look the same. Below the floor it is the host's scheduling.
+# that stalls for half of the save would look the same. Below the floor it is the host's scheduling.
 _STALL_SHARE = 0.5
 _STALL_FLOOR_SECONDS = 0.25
 
@@ -61,14 +61,14 @@ def check_write_stall(gap_us: int, save_ms: int) -> CheckResult:
         gap_us: the longest time from T0 on in which a writer made no step, in microseconds.
         save_ms: QEMU's total time of the save, in milliseconds.
     """
-    # Not only the time of its writes: with one vCPU, the guest's kernel stands still for it as well.
+    # Not only the time of its writes: with one vCPU, the guest's kernel waits for it as well.
     gap, save = gap_us / 1e6, save_ms / 1e3
     problems = []
     if gap > max(_STALL_SHARE * save, _STALL_FLOOR_SECONDS):
         problems.append(
             Problem(
                 Code.WRITE_STALL_TOO_LONG,
-                f"A writer of the guest stood still for {gap:.3f} s during a save of {save:.3f} s.",
+                f"A writer of the guest stalled for {gap:.3f} s during a save of {save:.3f} s.",
             )
         )
     return judged("write-stall", _STALL, problems, {"largest_gap_us": gap_us})

@@ -90,7 +90,7 @@ def test_spread_of_a_few() -> None:
 
 
 def test_write_rate_has_t0_as_a_boundary_and_does_not_drift() -> None:
-    """Late or missing readings do not shift intervals; a standstill shows in the right ones."""
+    """Late or missing readings do not shift intervals; a stall shows in the right ones."""
     t0 = 100.25
     times = [99.0, 99.13, 99.2, 99.5, 100.25, 100.45, 100.5, 101.0]
     # A thousand a second, none from 100.25 to 100.45.

@@ -1,4 +1,4 @@
-"""Contract: what happens before or after a save is no standstill of it; one that lasts is counted whole."""
+"""Contract: what happens before or after a save is no stall of it; one that lasts is counted whole."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import pytest
 from guest_images.agent.counters import AgentCounters, LongGap
 from guest_images.agent.format import LONG_GAP_NS
 from harness.errors import DeadlineExpired
-from tests_functional.lib import standstill
+from tests_functional.lib import stalls
 from tests_unit.support.scenario_values import SOURCE, StandInAgent, stand_in_guest
 
 
 class StandInCounters:
-    """Gives steps and standstills in turn, the last for ever; its guest's clock runs from 1000 s on."""
+    """Gives steps and stalls in turn, the last for ever; its guest's clock runs from 1000 s on."""
 
     def __init__(
         self,
         steps: Sequence[tuple[int, ...]],
-        standstills: Sequence[tuple[float, float]],
+        stalled: Sequence[tuple[float, float]],
         gaps: Sequence[LongGap] | None,
     ) -> None:
-        self._steps, self._standstills, self._gaps = list(steps), list(standstills), gaps
+        self._steps, self._stalls, self._gaps = list(steps), list(stalled), gaps
         self._begun = time.monotonic()
 
     def long_gaps(self) -> list[LongGap] | None:
@@ -41,69 +41,69 @@ class StandInCounters:
 
     def longest_write(self) -> float:
         """The longest write that belongs to the next longest gap, in seconds."""
-        return self._standstills[0][0]
+        return self._stalls[0][0]
 
     def longest_gap(self) -> float:
         """The next longest gap, in seconds."""
-        return (self._standstills.pop(0) if len(self._standstills) > 1 else self._standstills[0])[1]
+        return (self._stalls.pop(0) if len(self._stalls) > 1 else self._stalls[0])[1]
 
 
 def _counters(
     steps: Sequence[tuple[int, ...]],
-    standstills: Sequence[tuple[float, float]],
+    stalled: Sequence[tuple[float, float]],
     gaps: Sequence[LongGap] | None = (),
 ) -> AgentCounters:
-    return cast(AgentCounters, StandInCounters(steps, standstills, gaps))
+    return cast(AgentCounters, StandInCounters(steps, stalled, gaps))
 
 
 def test_begins_in_a_calm_moment() -> None:
     """Statistics are cleared again where clearing them has itself held up a writer."""
     guest = stand_in_guest(SOURCE)
-    standstill.begin(guest, _counters([(0,)], [(0.0, 2.2), (0.0, 0.3), (0.0, 0.01)]))
+    stalls.begin(guest, _counters([(0,)], [(0.0, 2.2), (0.0, 0.3), (0.0, 0.01)]))
     assert cast(StandInAgent, guest.agent).resets == 3
 
 
 def test_no_calm_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that is too busy to measure breaks the test: QEMU is neither blamed nor cleared."""
-    monkeypatch.setattr(standstill, "_BEGIN_SECONDS", 0.1)
+    monkeypatch.setattr(stalls, "_BEGIN_SECONDS", 0.1)
     with pytest.raises(DeadlineExpired):
-        standstill.begin(stand_in_guest(SOURCE), _counters([(0,)], [(0.0, 0.5)]))
+        stalls.begin(stand_in_guest(SOURCE), _counters([(0,)], [(0.0, 0.5)]))
 
 
 def test_lasting_standstill_counts() -> None:
-    """Every writer is waited for: only its next steps say how long it stood still."""
+    """Every writer is waited for: only its next steps say how long it stalled."""
     counters = _counters([(5, 7), (5, 9), (6, 9), (7, 9)], [(1.5, 1.75)], [LongGap(1000, 1.75)])
-    assert standstill.end(counters, time.time() - 2) == standstill.Standstill(1_500_000, 1_750_000)
+    assert stalls.end(counters, time.time() - 2) == stalls.Stalls(1_500_000, 1_750_000)
 
 
 def test_standstill_before_t0_is_none_of_the_save() -> None:
     """Only the part of a gap after T0 counts."""
     counters = _counters([(5,), (9,)], [(0.7, 0.7)], [LongGap(999.2, 0.7), LongGap(999.8, 0.5)])
-    found = standstill.end(counters, time.time() - 0.4)
+    found = stalls.end(counters, time.time() - 0.4)
     assert found.gap_us == pytest.approx(200_000, abs=20_000)
 
 
 def test_short_standstill_counts_whole() -> None:
     """The agent keeps no time of short gaps, and they matter to no check."""
-    assert standstill.end(_counters([(5,), (9,)], [(0.0, 0.04)], None), time.time()).gap_us == 40_000
+    assert stalls.end(_counters([(5,), (9,)], [(0.0, 0.04)], None), time.time()).gap_us == 40_000
 
 
-def test_too_many_standstills_to_tell() -> None:
+def test_too_many_stalls_to_tell() -> None:
     """No gap counts as one before T0 if the agent could not keep them all."""
-    assert standstill.end(_counters([(5,), (9,)], [(0.0, 0.7)], None), time.time()).gap_us == 700_000
+    assert stalls.end(_counters([(5,), (9,)], [(0.0, 0.7)], None), time.time()).gap_us == 700_000
 
 
 def test_writer_that_never_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not waited for for ever; that the guest hangs is found out next."""
-    monkeypatch.setattr(standstill, "_GO_ON_SECONDS", 0.05)
+    monkeypatch.setattr(stalls, "_GO_ON_SECONDS", 0.05)
     counters = _counters([(5, 7)], [(0.0, 0.25)], [LongGap(1000, 0.25)])
-    assert standstill.end(counters, time.time() - 1) == standstill.Standstill(0, 250_000)
+    assert stalls.end(counters, time.time() - 1) == stalls.Stalls(0, 250_000)
 
 
 def test_each_writer_is_waited_for_two_steps() -> None:
     """A step is counted before the gap that it ends, so the first step does not show the gap yet."""
     stand_in = StandInCounters([(5, 7), (6, 9), (7, 8), (7, 9)], [(0.0, 0.01)], ())
-    standstill.end(cast(AgentCounters, stand_in), time.time())
+    stalls.end(cast(AgentCounters, stand_in), time.time())
     assert stand_in.steps() == (7, 9)
     assert len(stand_in._steps) == 1
 
@@ -111,4 +111,4 @@ def test_each_writer_is_waited_for_two_steps() -> None:
 def test_gap_that_ended_before_t0_leaves_the_bound() -> None:
     """All that is known of the gaps after T0 is that each was shorter than the agent keeps."""
     counters = _counters([(5,), (9,)], [(0.0, 0.7)], [LongGap(999.0, 0.7)])
-    assert standstill.end(counters, time.time()).gap_us == LONG_GAP_NS // 1000
+    assert stalls.end(counters, time.time()).gap_us == LONG_GAP_NS // 1000

@@ -1,4 +1,4 @@
-"""Measures how long the guest's writers stood still during a save."""
+"""Measures how long the guest's writers stalled during a save."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _LONG_SECONDS = LONG_GAP_NS / 1e9
 
 
 @dataclass(frozen=True)
-class Standstill:
-    """The longest standstill of any writer.
+class Stalls:
+    """The longest stalls of any writer.
 
     Attributes:
         stall_us: a single page write, in microseconds.
@@ -67,10 +67,10 @@ def await_calm(guest: Guest, longest_gap: Callable[[], float]) -> None:
         limit.check("A moment in which the guest's writers write without a pause")
 
 
-def end(counters: AgentCounters, resumed: float) -> Standstill:
-    """Return how long the writers stood still after a save had resumed the guest.
+def end(counters: AgentCounters, resumed: float) -> Stalls:
+    """Return how long the writers stalled after a save had resumed the guest.
 
-    The statistics are read from guest RAM as soon as the save has completed. The agent counts a standstill
+    The statistics are read from guest RAM as soon as the save has completed. The agent counts a stall
     only when it ends, so this waits for each writer, up to ten seconds. A writer that does not go on is found
     by the checks that ask the guest for an answer.
 
@@ -86,7 +86,7 @@ def end(counters: AgentCounters, resumed: float) -> Standstill:
     while not limit.expired and any(now < one + 2 for now, one in zip(counters.steps(), then, strict=True)):
         limit.nap(0.001)
     stall, gap = counters.longest_write(), counters.longest_gap()
-    return Standstill(int(stall * 1e6), int(_after(counters, resumed, gap) * 1e6))
+    return Stalls(int(stall * 1e6), int(_after(counters, resumed, gap) * 1e6))
 
 
 def _after(counters: AgentCounters, resumed: float, longest: float) -> float:
