@@ -207,6 +207,7 @@ class Code(enum.StrEnum):
     )
     FOOTER_NOT_FOUND = "footer.not-found", "The end of a section cannot be found."
     FOOTER_WRONG = "footer.wrong", "A section ends with other bytes than its own footer."
+    FOOTER_ABSENT = "footer.absent", "The stream has a configuration and no footers."
     TRUNCATED_ELEMENT = "truncated.element", "The file ends in the middle of an element."
     TRUNCATED_RECORD = "truncated.record", "The file ends in the middle of a page record."
     TRUNCATED_SECTION = "truncated.section", "The file ends before the footer of a section."

@@ -123,6 +123,26 @@ def test_old_machine_types_have_neither_configuration_nor_footers(tmp_path: Path
     assert check_file(path).status is Status.PASS
 
 
+def test_footers_are_missing_only_where_the_configuration_is(tmp_path: Path) -> None:
+    """A machine type with a configuration has footers, and QEMU refuses its file without them."""
+    stream = Writer(Guest(agent=False)).stream()
+    for number in (2, 10, 11, 12):
+        stream = stream.replace(b"\x7e\0\0\0" + bytes([number]), b"")
+    path = tmp_path / "file"
+    path.write_bytes(stream)
+    assert [found.code for found in check_file(path).violations] == [Code.FOOTER_ABSENT]
+
+
+def test_device_state_before_the_start_of_ram_is_out_of_order(tmp_path: Path) -> None:
+    """Devices read guest RAM when they are loaded, and RAM that is loaded later is not there yet."""
+    stream = Writer(Guest(agent=False)).stream()
+    start, first = stream.index(_RAM), stream.index(_FIRST_DEVICE)
+    end = stream.index(b"\4\0\0\0\x0b\4dev1")
+    path = tmp_path / "file"
+    path.write_bytes(stream[:start] + stream[first:end] + stream[start:first] + stream[end:])
+    assert {found.code for found in check_file(path).violations} == {Code.SECTION_ORDER_AFTER_DEVICE}
+
+
 def _iterable(start: int, *parts: int) -> bytes:
     """An iterable section with so many bytes of content in its START and in each PART."""
     footer = b"\x7e\0\0\0\x0e"

@@ -221,7 +221,7 @@ def _order(index: SnapshotIndex) -> CheckResult:
         if is_early_state(section) and not paged:
             continue
         if section.kind == FULL and not section.is_ram:
-            seen_device = section if started else None
+            seen_device = section
         if not section.is_ram:
             continue
         place = f"at offset {section.offset}"
@@ -266,6 +266,18 @@ def _saved_after_t0(index: SnapshotIndex) -> CheckResult:
             f"State of '{section.idstr}' ({section.instance}) at offset {section.offset} was saved while the "
             "guest ran, and has no END: it is not the state at T0.",
             file_offset=section.offset,
+        )
+    return tally.result()
+
+
+def _footers(index: SnapshotIndex) -> CheckResult:
+    tally = _noted(index, Tally("footer", "Every section ends with its own footer."))
+    if index.damage is None and index.sections and index.configuration.present and not index.footers:
+        # The converse of `_configuration`: a machine type has both or neither.
+        tally.report(
+            Code.FOOTER_ABSENT,
+            "The stream has a configuration and no footers, without which QEMU does not load it.",
+            file_offset=index.sections[0].data_end,
         )
     return tally.result()
 
@@ -331,7 +343,7 @@ _RULES: tuple[Callable[[SnapshotIndex], CheckResult], ...] = (
     _sections,
     _order,
     _saved_after_t0,
-    _simple("footer", "Every section ends with its own footer."),
+    _footers,
     _truncated,
     _end,
     judge_devices,
