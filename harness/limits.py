@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import resource
 import signal
@@ -35,6 +36,28 @@ def limit_error(error: OSError | MemoryError, doing: str) -> SetupBroken:
         "'snapproof doctor' lists the limits.",
         code=Code.SETUP_LIMIT,
     )
+
+
+# The import of numpy 2.4.6 takes 83 MiB of address space with one thread of OpenBLAS, and 123 MiB with two.
+_IMPORT_BYTES = 128 * _MIB
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+
+
+def require_import_memory() -> None:
+    """Check that this process may have the memory that the import of numpy takes.
+
+    OpenBLAS, which numpy loads, ends the process with exit code 1 where it gets none, and by SIGINT where it
+    cannot start its threads; nothing here uses these.
+
+    Raises:
+        SetupBroken: it may not.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        # Reserved and given back, never touched.
+        mmap.mmap(-1, _IMPORT_BYTES, flags=_PRIVATE).close()
+    except OSError as error:
+        raise limit_error(error, "starting") from error
 
 
 _BY_SIGNAL = {

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable
 from typing import cast
 
+from harness.limits import require_import_memory
 from snapproof.runs.interruption import listen
 
 
@@ -19,6 +20,7 @@ def later(function: str, listing: str = "") -> Callable[[argparse.Namespace], in
     """
 
     def run(arguments: argparse.Namespace) -> int:
+        require_import_memory()
         module, _, name = (listing if listing and arguments.list else function).partition(":")
         command = getattr(importlib.import_module(module), name)
         # Only now, since an import may swallow the exception that a signal raises from here on.

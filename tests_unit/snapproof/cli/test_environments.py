@@ -94,6 +94,9 @@ _ENVIRONMENTS = (
     Environment("files of 0 bytes", before=_limit(resource.RLIMIT_FSIZE, 0)),
     Environment("12 descriptors", (0, 2), before=_limit(resource.RLIMIT_NOFILE, 12)),
     Environment("address space", (0, 2), before=_limit(resource.RLIMIT_AS, 400 * _MIB)),
+    Environment("little address space", (0, 2), before=_limit(resource.RLIMIT_AS, 95 * _MIB)),
+    Environment("no room for threads", (0, 2), before=_limit(resource.RLIMIT_AS, 127 * _MIB)),
+    Environment("little data", (0, 2), before=_limit(resource.RLIMIT_DATA, 55 * _MIB)),
     Environment("no core", before=_limit(resource.RLIMIT_CORE, 0)),
     Environment("no locked memory", before=_limit(resource.RLIMIT_MEMLOCK, 0)),
 )
