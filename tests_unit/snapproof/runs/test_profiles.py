@@ -224,23 +224,27 @@ print(json.dumps([found["t.report"].status.value, found["t.report"].sentence]))
 """
 
 
-@pytest.mark.parametrize("trouble", ["settings of the user", "settings of the venv", "long TMPDIR", "colon"])
-def test_environment_steers_no_run(tmp_path: Path, trouble: str) -> None:
-    """A run reports whatever spawner avocado.conf names, and however long the path of TMPDIR is."""
+@pytest.mark.parametrize(
+    ("settings", "temporary"),
+    [("HOME", "t" * 80), ("VIRTUAL_ENV", "a:1")],
+    ids=["user's settings, long TMPDIR", "venv's settings, TMPDIR with a colon"],
+)
+def test_environment_steers_no_run(tmp_path: Path, settings: str, temporary: str) -> None:
+    """A run reports whatever spawner avocado.conf names, and whatever the path of TMPDIR is.
+
+    Settings and TMPDIR are read by different parts, and each alone ends the run; so one run has one of each.
+    """
     file, folder, home = tmp_path / "test_throwaway.py", tmp_path / "results", tmp_path / "home"
     file.write_text(_THROWAWAY)
     folder.mkdir()
     save_stack(stack(tmp_path), {"host_kernel": "6.18"}, folder)
     place = home / ".config" / "avocado"
     place.mkdir(parents=True)
+    settings_file = "[run]\nspawner = podman\n[plugins]\ndisable = ['spawner.process']\n"
+    (place / "avocado.conf").write_text(settings_file)
+    (tmp_path / temporary).mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    if trouble.startswith("settings"):
-        (place / "avocado.conf").write_text("[run]\nspawner = podman\nmax_parallel_tasks = 0\nshuffle = x\n")
-        environment["HOME" if trouble == "settings of the user" else "VIRTUAL_ENV"] = str(home)
-    else:
-        long = tmp_path / (80 * "t" if trouble == "long TMPDIR" else "a:1")
-        long.mkdir()
-        environment["TMPDIR"] = str(long)
+    environment |= {"TMPDIR": str(tmp_path / temporary), settings: str(home)}
     words = [sys.executable, "-c", _FOREIGN, str(folder), f"{file}:Reporting.test_report"]
     words.append(json.dumps(_COMMON))
     run = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=100, check=True)
