@@ -232,6 +232,7 @@ class Code(enum.StrEnum):
         "vmdesc.subsection-version",
         "A subsection has another version than its description.",
     )
+    RUN_STATE_UNKNOWN = "run-state.unknown", "The guest has a run state that QEMU does not know."
     RAM_NOT_EMPTY_ALL_ZERO = "ram-not-empty.all-zero", "All of main RAM is zero pages."
     PIPE_BACKWARDS = "pipe.backwards", "The reader needs an offset of a pipe again."
     PIPE_MAPPED_RAM = "pipe.mapped-ram", "A mapped-ram file comes from a pipe."

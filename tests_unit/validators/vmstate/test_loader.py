@@ -143,6 +143,33 @@ def test_device_state_before_the_start_of_ram_is_out_of_order(tmp_path: Path) ->
     assert {found.code for found in check_file(path).violations} == {Code.SECTION_ORDER_AFTER_DEVICE}
 
 
+def _run_state(text: bytes) -> bytes:
+    """A stream with a guest in the run state `text`, in the form that QEMU 9.0 and later write."""
+    body = struct.pack(">I", len(text) + 1) + text.ljust(32, b"\0") + b"\1\0" + bytes(66)
+    section = b"\4\0\0\0\x0d\x0bglobalstate" + struct.pack(">II", 0, 1) + body + b"\x7e\0\0\0\x0d"
+    field = {"name": "all", "type": "buffer", "size": len(body)}
+    device = {"name": "globalstate", "instance_id": 0, "version": 1, "fields": [field]}
+    return Writer(Guest(agent=False)).stream_with([(section, device)])
+
+
+@pytest.mark.parametrize("text", [b"running", b"paused", b"suspended", b"guest-panicked"])
+def test_run_states_of_qemu_pass(tmp_path: Path, text: bytes) -> None:
+    """A guest may be saved in each of them."""
+    path = tmp_path / "file"
+    path.write_bytes(_run_state(text))
+    assert check_file(path).status is Status.PASS
+
+
+@pytest.mark.parametrize("text", [b"xunning", b"", b"Running", b"running\xff", b"r" * 32])
+def test_run_states_that_qemu_refuses_fail(tmp_path: Path, text: bytes) -> None:
+    """An altered name ends the load of the file, which also a reader of a pipe sees."""
+    path = tmp_path / "file"
+    path.write_bytes(_run_state(text))
+    assert [found.code for found in check_file(path).violations] == [Code.RUN_STATE_UNKNOWN]
+    piped = check_structure(read_index(PipeSource(io.BytesIO(path.read_bytes()))))
+    assert [found.code for check in piped for found in check.violations] == [Code.RUN_STATE_UNKNOWN]
+
+
 def _iterable(start: int, *parts: int) -> bytes:
     """An iterable section with so many bytes of content in its START and in each PART."""
     footer = b"\x7e\0\0\0\x0e"

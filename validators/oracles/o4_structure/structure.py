@@ -347,5 +347,6 @@ _RULES: tuple[Callable[[SnapshotIndex], CheckResult], ...] = (
     _truncated,
     _end,
     judge_devices,
+    _simple("run-state", "The guest is in a run state that QEMU knows."),
     _ram_used,
 )

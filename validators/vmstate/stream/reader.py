@@ -18,6 +18,7 @@ from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Anomaly, Command, Configuration, Section, SnapshotIndex, Vmdesc
 from validators.vmstate.stream.ramlist import BlockList
 from validators.vmstate.stream.records import RamScanner
+from validators.vmstate.stream.run_state import judge_run_state
 from validators.vmstate.stream.sections import SectionEnds
 from validators.vmstate.stream.source import Source
 from validators.vmstate.stream.subsections import DeviceBytes
@@ -200,6 +201,7 @@ class _Reader:
             end = self._ends.find(section, described, self._footers)
         self._sections.append(replace(section, data_end=end))
         self._devices.hold(self._sections[-1])
+        judge_run_state(self._source, self._sections[-1], self._collector)
         self._cursor.position = end
         self._footer(section)
         if self._source.seekable is False:
