@@ -39,7 +39,8 @@ def require_outputs(arguments: Mapping[str, object]) -> None:
         arguments: the command's arguments by name, as the argument parser has them.
 
     Raises:
-        UsageError: an output is an input or another output, or it cannot be written.
+        UsageError: an output, or the file behind standard output, is an input or another output; or an output
+            cannot be written.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
     outputs = {f"--{name}": Path(str(given[name])) for name in _FILES if _names_file(given.get(name))}
@@ -50,6 +51,7 @@ def require_outputs(arguments: Mapping[str, object]) -> None:
         _require_file(path, option)
         _require_no_input(path, option, given)
     _require_apart(outputs)
+    _require_printed_apart(outputs, given)
 
 
 def write_json_file(path: Path, text: str) -> None:
@@ -178,17 +180,42 @@ def _require_apart(outputs: dict[str, Path]) -> None:
             raise UsageError(f"{names[_real(path)]} and {option} name the same file, '{path}'; name two.")
 
 
-def _inputs(given: dict[str, object]) -> Iterator[tuple[str, FileId]]:
-    """Yield name, device and inode of each file that the arguments name for reading."""
+def _require_printed_apart(outputs: dict[str, Path], given: dict[str, object]) -> None:
+    """Check the file behind standard output, if it is one: nothing is printed into an input, or replaces it.
+
+    Files in folders do not count here: a run may be logged into the folder that it fills.
+    """
+    try:
+        found = os.fstat(1)
+    except OSError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        return
+    printed = (found.st_dev, found.st_ino)
+    for name, identity in _inputs(given, folders=False):
+        if identity == printed:
+            raise UsageError(
+                f"Standard output goes to '{name}', which is an input and would be changed; redirect it "
+                "elsewhere."
+            )
+    for option, path in outputs.items():
+        if _is_replaceable(path) and printed in [identity for _, identity in _identified(path)]:
+            raise UsageError(
+                f"Standard output goes to '{path}', which {option} would replace; redirect it elsewhere."
+            )
+
+
+def _inputs(given: dict[str, object], *, folders: bool = True) -> Iterator[tuple[str, FileId]]:
+    """Yield name, device and inode of each file for reading that the arguments name or have in folders."""
     for argument, value in given.items():
         if argument in _NO_INPUTS:
             continue
         for one in value if isinstance(value, list | tuple) else [value]:
             if isinstance(one, Path | str):
-                yield from _files(str(one))
+                yield from _files(str(one), folders)
 
 
-def _files(text: str) -> Iterator[tuple[str, FileId]]:
+def _files(text: str, folders: bool) -> Iterator[tuple[str, FileId]]:
     """Yield the files that an argument stands for: a file, those of a folder, a kernel such as vm:PATH."""
     if text == _STANDARD:
         found = os.fstat(0)
@@ -196,7 +223,7 @@ def _files(text: str) -> Iterator[tuple[str, FileId]]:
         return
     for name in dict.fromkeys((text, text.partition(":")[2])):
         if name and Path(name).is_dir():
-            yield from _files_in(Path(name))
+            yield from _files_in(Path(name)) if folders else ()
         elif name:
             yield from _identified(Path(name))
 

@@ -90,6 +90,31 @@ def test_input_behind_standard_input(good: Path) -> None:
     assert good.read_bytes() == before
 
 
+@pytest.mark.parametrize("words", ["check F", "info F", "diff B F", "check -"])
+def test_nothing_is_printed_into_an_input(good: Path, tmp_path: Path, words: str) -> None:
+    """Standard output appended to an input is refused, as by cat(1); to another file it is not."""
+    before = good.read_bytes()
+    other = tmp_path / "other"
+    other.write_bytes(before)
+    places = {"F": str(good), "B": str(other)}
+    named = [places.get(word, word) for word in words.split()]
+    with good.open("rb") as stream, good.open("ab") as out:
+        ended = _snapproof(*named, stdin=stream, stdout=out)
+    assert ended.returncode == 2
+    assert "is an input" in ended.stderr
+    assert good.read_bytes() == before
+
+
+def test_a_file_that_is_printed_to_is_not_replaced(good: Path, tmp_path: Path) -> None:
+    """What stands in it would be lost, and so would what is printed after it."""
+    log = tmp_path / "log"
+    log.write_text("earlier\n")
+    with log.open("a") as out:
+        ended = _snapproof("check", str(good), "--json", str(log), stdout=out)
+    assert (ended.returncode, log.read_text()) == (2, "earlier\n")
+    assert "--json" in ended.stderr
+
+
 @pytest.mark.parametrize("name", ["golden.json", "block-000.ram"])
 def test_files_of_a_golden_image_are_inputs(good: Path, tmp_path: Path, capsys: Capture, name: str) -> None:
     """Each file in its folder counts, and stays as it was."""
