@@ -1,4 +1,4 @@
-"""Find what the kernel complains of during a test: splats in its log, and a change of its taint mask."""
+"""Collect the kernel's complaints during a test: splats in its log, and a change of its taint mask."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _MOST_LINES = 20
 
 @dataclass
 class Complaints:
-    """What the kernel has said during a test.
+    """The kernel's complaints during a test.
 
     Attributes:
         own: sentences about the test's own processes.
-        others: sentences about other processes of this host, and about changes that cannot be told.
+        others: sentences about other processes of this host, and about changes whose cause is not known.
     """
 
     own: list[str] = field(default_factory=list)
@@ -40,18 +40,18 @@ class KernelLog:
         self.readable = self._new() is not None
 
     def complaints(self) -> Complaints:
-        """Return what the kernel has said since the last call.
+        """Return the complaints since the last call.
 
-        Every user can read the taint mask, but often only root can read the log. The mask does not say who
-        has set it, so a change counts only beside a splat of ours.
+        Every user can read the taint mask, but often only root can read the log. The mask does not say which
+        process set it, so a change counts only beside a splat of ours.
         """
         found = Complaints()
         for splat in (self._new() or [])[:_MOST_LINES]:
             (found.own if self._ours.did(splat) else found.others).append(splat.words)
         now = taint()
         if now != self._taint:
-            told = found.own if found.own and taint_by_splat(self._taint, now) else found.others
-            told.append(f"The kernel's taint changed from {self._taint} to {now}.")
+            target = found.own if found.own and taint_by_splat(self._taint, now) else found.others
+            target.append(f"The kernel's taint changed from {self._taint} to {now}.")
             self._taint = now
         return found
 

@@ -27,7 +27,7 @@ from harness.userfaultfd import (
 from .trial import CheckFailed, Trial
 
 LATE = b"written after the snapshot began"
-"""What tests write to protected pages."""
+"""The bytes that tests write to protected pages."""
 
 
 UNREPORTED = "unreported-write"

@@ -67,7 +67,7 @@ class FeatureTest:
         name: must never change: results are compared over time by ``suite.memory.name``.
         memory: the memory type that it runs on, None if the test chooses its memory itself.
         function: called with a `Trial`, and the variant if there is one.
-        variant: which of several similar actions to test, empty if there is only one.
+        variant: the one of several similar actions to test, empty if there is only one.
         features: userfaultfd features that it needs, including those of its memory type.
         needs: names from `needs.NEEDS`.
         recipe: number of the test idea that it implements, e.g. ``R13``; docs/kernel.md lists them.

@@ -23,7 +23,7 @@ _WORST = ("FAIL", "TIMEOUT", "ERROR", "XFAIL", "PASS", "SKIP")
 
 
 def host_facts() -> Event:
-    """Return the ``host`` event: what a reader of the results must know about this host."""
+    """Return the ``host`` event: the facts about this host that the results depend on."""
     support = probe_userfaultfd()
     setting = Path("/proc/sys/vm/unprivileged_userfaultfd")
     return {

@@ -116,7 +116,7 @@ def a_huge_page_is_split_by_its_first_write(trial: Trial) -> None:
 
 @feature_test("R12", memory=(ANON_THP,))
 def one_page_of_a_huge_page_can_be_protected(trial: Trial) -> None:
-    """If 4 KiB of a huge page are protected, writes to these wait, and writes to the rest pass."""
+    """If 4 KiB of a huge page are protected, writes to them wait, and writes to the rest pass."""
     region, uffd = trial.region(), trial.uffd()
     uffd.register(region.address, region.length)
     uffd.write_protect(region.at(7), PAGE_BYTES)

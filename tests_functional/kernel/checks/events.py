@@ -1,4 +1,4 @@
-"""Feature tests of userfaultfd events: what they contain, and what waits until they are read."""
+"""Feature tests of userfaultfd events: their content, and the calls that wait until they are read."""
 
 from __future__ import annotations
 

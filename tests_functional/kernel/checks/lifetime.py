@@ -1,4 +1,4 @@
-"""Feature tests of close, unregister, the death of monitor or writer, and of many writers that wait."""
+"""Feature tests of close, unregister, the end of monitor or writer, and many writers that wait."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def a_killed_process_ends_its_monitors_calls(trial: Trial) -> None:
 
 @feature_test("R31", memory=(ANON, SHMEM), features=_WP)
 def a_writer_that_waits_can_be_killed(trial: Trial) -> None:
-    """SIGKILL ends a process that waits for a page which nobody releases."""
+    """SIGKILL ends a process that waits for a page that no monitor releases."""
     pid, uffd, address, control = _process_with_memory(trial)
     uffd.write_protect(address, 4 * libc.PAGE_BYTES)
     control.send(b"x")

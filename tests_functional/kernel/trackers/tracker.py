@@ -24,8 +24,8 @@ class Session:
         region: the memory.
         writers: the threads that write to it; the tracker pauses them where its method needs that.
         at_t0: the tracker calls it at T0, the instant that its snapshot describes, with the writers paused.
-        may_sweep: returns whether the tracker may sweep, that is save pages that nobody has written. As long
-            as it returns False the tracker only answers faults, which shows whether that works by itself.
+        may_sweep: returns whether the tracker may sweep, that is save pages that no thread has written. While
+            it returns False the tracker only answers faults, which shows whether that works by itself.
             Raises WritersStuck when the writers stop although faults should be answered.
     """
 

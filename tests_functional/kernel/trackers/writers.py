@@ -65,7 +65,7 @@ class Writers:
                 raise WritersStuck(f"A writer did not stop within {patience:.0f} s.")
 
     def resume(self) -> None:
-        """Let all threads go on."""
+        """Let all threads continue."""
         with self._gate:
             self._closed_gate = False
             self._gate.notify_all()
