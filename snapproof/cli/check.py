@@ -1,4 +1,4 @@
-"""Runs `snapproof check`: judges a vmstate file offline and prints the verdict.
+"""Runs `snapproof check`: judges a vmstate file offline, prints the verdict, extracts what is in the file.
 
 Modules for drawings and for --extract are imported only where they are needed: most files are right, and
 starting takes longer than checking 100 MiB.

@@ -1,4 +1,4 @@
-"""Makes the frozen options of snapproof.runs from the parsed command line."""
+"""Makes frozen options from the parsed command line; snapproof.runs defines what they are."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Selection:
         )
 
 
-# Figures of one snapshot (tests_functional/lib/outcomes.py), and what their sum over a run is called.
+# Figures of one snapshot (tests_functional/lib/build_outcome.py), and what their sum over a run is called.
 _OF_EACH_SNAPSHOT = "pages_in_stream"
 _SUMMED = {
     "pages_in_stream": "pages_in_streams",

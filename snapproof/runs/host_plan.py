@@ -36,7 +36,7 @@ from tests_functional.hosts.vm_places import sink_file, vm_disks, vm_places
 from tests_functional.kernel import registry
 from tests_functional.kernel.trackers import mprotect
 from validators.faults.live.wrapper import fault_library
-from validators.faults.preload import preload_library
+from validators.faults.preload.library import preload_library
 
 _BOOT_SECONDS = 180.0
 _LOGIN_SECONDS = 30.0

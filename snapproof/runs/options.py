@@ -1,4 +1,4 @@
-"""The options of a run as frozen values, which snapproof.cli makes from the command line."""
+"""Defines the options of a run as frozen values, so that nothing below the command line parses arguments."""
 
 from __future__ import annotations
 

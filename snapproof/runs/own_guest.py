@@ -1,4 +1,4 @@
-"""Makes a guest image of the user's own disk or kernel for a run, and checks these files."""
+"""Checks the files of a user's own guest, and makes the guest image of a run from them."""
 
 from __future__ import annotations
 

@@ -17,12 +17,12 @@ from tests_functional.failures.ending import LIMIT_SECONDS
 from tests_functional.failures.sinks import SinkPlace
 from tests_functional.lib.cycle import Source
 from tests_functional.lib.guest import Guest, logged_in
-from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.offline_checks import judge_oracles
 from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot, take
 from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
 from validators.checks import Problem, judged, problems_of
 from validators.faults.calls.control import CallControl
 from validators.judge import check_file

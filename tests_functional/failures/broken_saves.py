@@ -25,12 +25,12 @@ from tests_functional.failures.ending import (
     wait_ending,
 )
 from tests_functional.failures.sinks import SinkPlace, descriptor_limit, end_sinks, sink
+from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import Source, writing_guest
-from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot, take
+from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.warm_source import warm_source
 from validators.checks import Problem, judged, problems_of, skipped
 from validators.faults.calls.control import Call, CallControl, call_control, controlled_qemu

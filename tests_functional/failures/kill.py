@@ -13,12 +13,12 @@ from harness.process import session_members
 from harness.qemu import migration
 from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.failures.ending import LIMIT_SECONDS
+from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import Source, snapshot_cycle, writing_guest
-from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
+from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
 from validators.checks import Problem, judged
 from validators.judge import check_file
 from validators.verdict import CheckResult

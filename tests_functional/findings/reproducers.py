@@ -12,9 +12,9 @@ from harness.codes import Code
 from harness.errors import NotApplicable, SetupBroken
 from harness.process import ChildProcess, log_tail
 from harness.status import Status
+from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.known_issues import KnownIssue, load_known_issues
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
 from validators.checks import Problem, judged, skipped
 from validators.verdict import CheckResult

@@ -12,8 +12,8 @@ from harness.status import Status
 from tests_functional.hosts.examination import BALANCED, Examination, HostPlan
 from tests_functional.hosts.snapshots import HostPaths, HostSaves, Report, save_on_host, snapshot_of
 from tests_functional.lib.known_issues import known_on_host
-from tests_functional.lib.limits import HOST_SAVES_SECONDS
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.time_limits import HOST_SAVES_SECONDS
 from validators.judge import check_file
 from validators.verdict import CheckResult
 

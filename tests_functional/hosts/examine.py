@@ -34,9 +34,9 @@ from tests_functional.hosts.snapshots import (
     save_on_host,
     snapshot_of,
 )
-from tests_functional.lib.limits import HOST_SAVES_SECONDS
+from tests_functional.lib.build_outcome import build_outcome
 from tests_functional.lib.outcome import Outcome, from_error
-from tests_functional.lib.outcomes import build_outcome
+from tests_functional.lib.time_limits import HOST_SAVES_SECONDS
 from validators.verdict import CheckResult, Violation
 
 _TESTS_SECONDS = 900.0

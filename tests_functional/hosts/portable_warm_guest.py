@@ -17,8 +17,8 @@ from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from tests_functional.lib.guest import Stack, booted, start_writers
-from tests_functional.lib.limits import BOOT_SECONDS, FILL_SECONDS, SAVE_SECONDS
 from tests_functional.lib.save import Flow, take
+from tests_functional.lib.time_limits import BOOT_SECONDS, FILL_SECONDS, SAVE_SECONDS
 from validators.judge import check_file
 
 RAM_MIB = 128

@@ -18,11 +18,11 @@ from harness.qemu.configuration import qemu_argv
 from harness.qemu.migration import SaveFigures
 from tests_functional.hosts import on_host, on_host_qemu
 from tests_functional.hosts.portable_warm_guest import PortableWarmGuest
-from tests_functional.lib.limits import RESTORE_SECONDS
 from tests_functional.lib.offline_checks import judge_oracles
 from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.save import Flow, Snapshot
 from tests_functional.lib.source_checks import judge_overlap
+from tests_functional.lib.time_limits import RESTORE_SECONDS
 from validators.checks import Problem, judged, skipped
 from validators.judge import check_file
 from validators.verdict import CheckResult

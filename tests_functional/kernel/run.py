@@ -13,8 +13,8 @@ from harness.userfaultfd import feature_names, probe_userfaultfd
 
 from . import needs
 from .isolate import Result, run_isolated
-from .kernel_log import KernelLog
 from .registry import FeatureTest
+from .splats import KernelLog
 
 Event = dict[str, Any]
 

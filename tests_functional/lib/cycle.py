@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from guest_images.agent.client import AgentStatus
 from guest_images.agent.counters import AgentCounters
 from harness.status import Status
+from tests_functional.lib.build_outcome import Cycle
 from tests_functional.lib.guest import Guest, booted, start_writers
-from tests_functional.lib.limits import FILL_SECONDS, RESTORE_SECONDS, SAVE_SECONDS
 from tests_functional.lib.offline_checks import judge_oracles
-from tests_functional.lib.outcomes import Cycle
 from tests_functional.lib.restored_checks import judge_restored, no_more
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot, take
@@ -23,6 +22,7 @@ from tests_functional.lib.source_checks import (
     judge_source,
     judge_stall,
 )
+from tests_functional.lib.time_limits import FILL_SECONDS, RESTORE_SECONDS, SAVE_SECONDS
 from validators.judge import check_file
 from validators.verdict import CheckResult, Verdict
 

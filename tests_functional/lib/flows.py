@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
 from tests_functional.lib.cycle import snapshot_cycle, writing_guest
-from tests_functional.lib.limits import SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, sample_stun
+from tests_functional.lib.time_limits import SAVE_SECONDS
 
 
 def one_flow(flow: Flow) -> Callable[[Run], Outcome]:

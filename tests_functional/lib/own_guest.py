@@ -1,4 +1,4 @@
-"""Prepares a user's own guest: copies the agent in, keeps its pages in place and its disk read-only."""
+"""Changes a user's booted guest for tests: agent copied in, its pages kept in place, disk read-only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from guest_images.guests.initramfs import AGENT_PATH
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.guest.shell import GuestShell
-from tests_functional.lib.limits import COPY_SECONDS
+from tests_functional.lib.time_limits import COPY_SECONDS
 
 _NAME = "snapproof-agent"
 # Folders in memory first: their files are in the snapshot and do not depend on the disk.

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import NotApplicable
+from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
 from tests_functional.lib.cycle import snapshot_cycle, writing_guest
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
 from tests_functional.memory.refusal import judge_refusal, refusal_when_set

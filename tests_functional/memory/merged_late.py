@@ -8,13 +8,13 @@ from dataclasses import replace
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.linux.ksm import merge_equal_pages, require_ksm
+from tests_functional.lib.build_outcome import outcome_of_cycles
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
-from tests_functional.lib.limits import SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, take
 from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.time_limits import SAVE_SECONDS
 from tests_functional.memory.host_pages import merged_mib, part_merged
 from tests_functional.memory.same_file import fill_file
 from validators.checks import judged

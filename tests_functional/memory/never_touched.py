@@ -15,14 +15,14 @@ from harness.qemu import migration
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
 from harness.qemu.ram import RamBlock, main_block, populated_bytes, populated_pages, read_pages
+from tests_functional.lib.build_outcome import outcome_of_cycles
 from tests_functional.lib.cycle import judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest
-from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, save
 from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
 from validators.checks import judged
 
 Flags = npt.NDArray[np.bool_]

@@ -14,14 +14,14 @@ from harness.qemu import migration
 from harness.qemu.configuration import MIB
 from harness.qemu.machine import Machine
 from harness.qemu.qmp import CommandRefused
+from tests_functional.lib.build_outcome import Cycle, outcome_of, outcome_of_cycles
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest, Stack
-from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import Cycle, outcome_of, outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, save
 from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
 from tests_functional.memory.refusal import judge_given_up
 from validators.checks import Problem, judged
 from validators.verdict import CheckResult

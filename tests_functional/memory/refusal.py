@@ -8,9 +8,9 @@ from harness.errors import SubjectFailed
 from harness.qemu import migration
 from harness.qemu.qmp import CommandRefused
 from tests_functional.failures.ending import LIMIT_SECONDS
+from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import Source
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
 from tests_functional.lib.source_checks import judge_source
 from validators.checks import Problem, judged

@@ -15,10 +15,10 @@ from harness.qemu.configuration import MIB
 from harness.qemu.machine import Machine
 from harness.qemu.probe import has_device
 from harness.qemu.ram import RamBlock, populated_bytes, ramblocks
+from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
 from tests_functional.lib.cycle import Source, snapshot_cycle, writing_guest
 from tests_functional.lib.guest import Guest, Stack
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
 from tests_functional.memory.plugged import memory_mib, prepare_guest, require_in_use, wait_memory

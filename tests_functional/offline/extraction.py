@@ -13,9 +13,9 @@ from harness.qemu import migration
 from harness.qemu.ram import dump_golden
 from harness.qemu.spawned_machine import SpawnedMachine
 from harness.status import Status
+from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import writing_guest
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot, restore_uri, take
 from validators.checks import Problem, judged

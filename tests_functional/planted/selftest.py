@@ -10,10 +10,10 @@ from guest_images.agent.client import AgentStatus
 from harness.errors import NotApplicable, SubjectFailed
 from harness.status import Status
 from tests_functional.lib.cycle import writing_guest
-from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot, take
+from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
 from validators.faults.files import CATALOGUE, Row, apply_fault
 from validators.judge import check_file
 from validators.verdict import CheckResult

@@ -26,14 +26,14 @@ from tests_functional.failures.ending import (
     judge_resumed,
     wait_ending,
 )
+from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import Source, snapshot_cycle, writing_guest
-from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
 from tests_functional.lib.source_checks import baseline, judge_source
-from tests_functional.refusals.options import settings
+from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
+from tests_functional.refusals.migration_options import settings
 from tests_functional.refusals.uffd_restrictions import (
     UFFD_RESTRICTIONS,
     RestrictedRun,

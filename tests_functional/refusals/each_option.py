@@ -14,13 +14,13 @@ from harness.qemu.machine import Machine
 from harness.qemu.qapi_schema import read_schema
 from harness.qemu.qmp import CommandRefused
 from harness.status import Status
+from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import Source, snapshot_cycle, writing_guest
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
 from tests_functional.lib.source_checks import judge_source
-from tests_functional.refusals.options import (
+from tests_functional.refusals.migration_options import (
     Option,
     Settings,
     capability_options,

@@ -6,12 +6,12 @@ import time
 from dataclasses import replace
 
 from harness.status import Status
+from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
 from tests_functional.lib.cycle import snapshot_cycle, writing_guest
-from tests_functional.lib.limits import RESTORE_SECONDS
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot
+from tests_functional.lib.time_limits import RESTORE_SECONDS
 from tests_functional.lib.warm_source import warm_source
 
 _DEPTH = 5

@@ -10,12 +10,12 @@ from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.qemu import migration
 from harness.qemu.qmp import CommandRefused
+from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import Source, writing_guest
-from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
 from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
 from validators.checks import Problem, judged, problems_of
 from validators.judge import check_file
 from validators.verdict import CheckResult

@@ -17,15 +17,15 @@ from harness.qemu.block import copy_disk, raw_disk, snapshot_disk, throw_away_di
 from harness.qemu.configuration import MIB
 from harness.qemu.machine import Machine, known_pid
 from harness.status import Status
+from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest
-from tests_functional.lib.limits import COPY_SECONDS, RESTORE_SECONDS, SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, Snapshot, take
 from tests_functional.lib.source_checks import Baseline, judge_source
+from tests_functional.lib.time_limits import COPY_SECONDS, RESTORE_SECONDS, SAVE_SECONDS
 from tests_functional.repetition.disk_loop import DiskLoop
 from validators.checks import Problem, judged
 from validators.oracles.o6_host.host_state import open_files

@@ -13,14 +13,14 @@ from harness.errors import NotApplicable
 from harness.qemu import migration
 from harness.qemu.machine import Machine
 from harness.qemu.ram import dump_golden
+from tests_functional.lib.build_outcome import outcome_of_cycles
 from tests_functional.lib.cycle import judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest
-from tests_functional.lib.limits import SMALL_SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot
 from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
 from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 

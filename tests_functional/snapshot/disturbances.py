@@ -14,14 +14,14 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken, SnapproofError
 from harness.guest.shell import GuestShell
 from harness.qemu.configuration import MIB, qemu_quoted
+from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest, Stack, open_shell
-from tests_functional.lib.limits import SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import Cycle, outcome_of_cycles
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, take
 from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.time_limits import SAVE_SECONDS
 
 # Passes of a loop during one save, which takes a second or two.
 _LEAST_PASSES = 3

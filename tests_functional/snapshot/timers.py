@@ -11,11 +11,11 @@ from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
 from harness.status import Status
+from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.measure.cases import Way, Writer
 from tests_functional.lib.measure.sample import measure
 from tests_functional.lib.measure.warm_guest import WarmGuest, remove, sized, started, warm_guest
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.run import Run
 from validators.checks import Problem, judged, skipped
 from validators.verdict import CheckResult

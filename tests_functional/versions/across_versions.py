@@ -9,13 +9,13 @@ from pathlib import Path
 
 from harness.errors import NotApplicable
 from harness.qemu import migration
+from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import writing_guest
-from tests_functional.lib.limits import RESTORE_SECONDS, SAVE_SECONDS
 from tests_functional.lib.outcome import Outcome
-from tests_functional.lib.outcomes import outcome_of
 from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot, take
+from tests_functional.lib.time_limits import RESTORE_SECONDS, SAVE_SECONDS
 from validators.judge import check_file
 from validators.vmstate.stream.reader import read_index
 from validators.vmstate.stream.source import open_source

@@ -16,11 +16,11 @@ import pytest
 from harness.userfaultfd import PAGE_BYTES, Feature, Userfaultfd, libc, probe_userfaultfd
 from tests_functional.kernel import isolate, needs, registry
 from tests_functional.kernel.isolate import Result, run_isolated
-from tests_functional.kernel.kernel_log import Complaints
 from tests_functional.kernel.memory import ANON, EVERY, HUGETLB
 from tests_functional.kernel.oracle import check_pagemap, pagemap_has_bit, release
 from tests_functional.kernel.registry import FeatureTest, KernelIssue
 from tests_functional.kernel.run import _merged, exit_code
+from tests_functional.kernel.splats import Complaints
 from tests_functional.kernel.trial import CheckFailed, Skip, Trial
 
 _TESTS = registry.all_tests()

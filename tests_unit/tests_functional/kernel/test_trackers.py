@@ -18,7 +18,7 @@ from tests_functional.kernel.trackers.order import WriteOrder
 from tests_functional.kernel.trackers.planted import PLANTED
 from tests_functional.kernel.trackers.tracker import StopTheWriters
 from tests_functional.kernel.trackers.uffd_wp import AsyncWp, UffdWp
-from validators.faults.preload import preload_library
+from validators.faults.preload.library import preload_library
 
 _PAGES = 512
 _SOURCE = Path(mprotect.__file__).parent / "segv.c"

@@ -21,8 +21,8 @@ from harness.errors import (
 )
 from harness.status import Status
 from snapproof.report.run_result import OutcomeRecord
+from tests_functional.lib.build_outcome import Cycle, build_outcome, outcome_of_cycles
 from tests_functional.lib.outcome import OUTCOME_FILE, Outcome, from_error, write_atomically
-from tests_functional.lib.outcomes import Cycle, build_outcome, outcome_of_cycles
 from tests_functional.lib.save import Flow
 from tests_functional.lib.stack_file import load_stack, save_stack
 from tests_unit.support.scenario_values import check, make_run, offline, snapshot, stack, write_order

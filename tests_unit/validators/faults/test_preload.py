@@ -10,8 +10,8 @@ from guest_images.cache import Cache
 from guest_images.provisioning import Provisioning
 from harness.errors import SetupBroken
 from tests_unit.support.hanging_compiler import hanging_cc
-from validators.faults import preload
-from validators.faults.preload import preload_library
+from validators.faults.preload import library as preload
+from validators.faults.preload.library import preload_library
 
 
 def test_a_compiler_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from guest_images.cache import Cache
 from guest_images.provisioning import Provisioning
 from harness.errors import SetupBroken, SnapshotWrong, UsageError
 from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, write_golden
-from validators.faults.preload import preload_library
+from validators.faults.preload.library import preload_library
 from validators.vmstate.stream.source import FileSource, open_source
 
 _LIBRARY = Path(__file__).parents[2] / "support/failing_disk.c"

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from guest_images.provisioning import Provisioning
-from validators.faults.preload import preload_library, preloading_wrapper
 from validators.faults.preload.acts import SHARED_PAGE_BYTES
+from validators.faults.preload.library import preload_library, preloading_wrapper
 
 _SOURCE = Path(__file__).with_name("fail_call.c")
 _VARIABLE = "SNAPPROOF_CALL_FAULTS"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from guest_images.provisioning import Provisioning
 from harness.errors import UsageError
-from validators.faults.preload import preload_library, preloading_wrapper
 from validators.faults.preload.acts import ActsPage
+from validators.faults.preload.library import preload_library, preloading_wrapper
 
 _SOURCES = Path(__file__).parent
 

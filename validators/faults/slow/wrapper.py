@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guest_images.provisioning import Provisioning
-from validators.faults.preload import preload_library, preloading_wrapper
 from validators.faults.preload.acts import ActsPage
+from validators.faults.preload.library import preload_library, preloading_wrapper
 
 _SOURCE = Path(__file__).with_name("slow_save.c")
 

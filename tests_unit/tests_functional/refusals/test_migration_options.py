@@ -13,7 +13,7 @@ from harness.qemu.qmp import CommandRefused
 from harness.status import Status
 from tests_functional.refusals import each_option
 from tests_functional.refusals.each_option import Order
-from tests_functional.refusals.options import (
+from tests_functional.refusals.migration_options import (
     Option,
     capability_options,
     parameter_options,
