@@ -87,3 +87,18 @@ def test_half_a_surrogate_pair_in_the_vmdesc_ends_nothing(pair: tuple[Path, Path
     assert Code.VMDESC_SUBSECTION in [found.code for found in check_file(odd).violations]
     extract(odd, tmp_path / "extracted")
     assert not diff_files(file, odd).same
+
+
+def test_a_vmstate_file_is_no_golden_image(pair: tuple[Path, Path]) -> None:
+    """It is refused with the way to make one of it, where its bytes as RAM would make the snapshot wrong."""
+    file, _ = pair
+    with pytest.raises(UsageError, match="--extract"):
+        check_file(file, golden=file)
+
+
+def test_a_raw_image_in_parts_of_pages_is_no_golden_image(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """A cut copy says nothing about the snapshot."""
+    raw = tmp_path / "raw"
+    raw.write_bytes(bytes(10_000))
+    with pytest.raises(UsageError, match="whole number of pages"):
+        check_file(pair[0], golden=raw)

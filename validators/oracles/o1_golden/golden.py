@@ -25,12 +25,14 @@ from validators.verdict import VIOLATION_LIMIT, CheckResult, Tally, Violation, h
 from validators.vmstate.pages import BATCH_BYTES as _BATCH_BYTES
 from validators.vmstate.pages import Batch, Numbers, PageReader, Rows
 from validators.vmstate.stream.cursor import readable
+from validators.vmstate.stream.format import MAGIC, MIN_PAGE_BITS
 from validators.vmstate.stream.index import Block
 from validators.vmstate.stream.source import FileSource, open_source
 from validators.vmstate.virtio_mem import Unplugged
 
 _EXPLANATION = "Every page of every RAMBlock equals the golden image bit for bit."
 _PIECE_PAGES = 1 << 20
+_LEAST_PAGE_BYTES = 1 << MIN_PAGE_BITS
 _ZERO_SPAN = 256 << 10
 
 
@@ -63,6 +65,7 @@ def open_golden(path: Path) -> Iterator[GoldenFiles]:
     with ExitStack() as stack:
         if not path.is_dir():
             source = stack.enter_context(open_source(path))
+            _require_raw(source)
             yield GoldenFiles({"": source}, {"": source.size})
             return
         files, lengths = {}, {}
@@ -77,6 +80,24 @@ def open_golden(path: Path) -> Iterator[GoldenFiles]:
                 raise UsageError(f"'{file}' has {source.size} bytes, but {length} by golden.json.")
             files[idstr], lengths[idstr] = source, length
         yield GoldenFiles(files, lengths, content.left_out)
+
+
+def _require_raw(source: FileSource) -> None:
+    """Check that a file can be the RAM of a guest, since all its bytes would be held against the snapshot.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if source.read(0, 4) == MAGIC.to_bytes(4, "big"):
+        raise UsageError(
+            f"'{source.path}' is a vmstate file and no golden image; 'snapproof check {source.path} "
+            "--extract DIR' makes a DIR that is one."
+        )
+    if source.size % _LEAST_PAGE_BYTES:
+        raise UsageError(
+            f"'{source.path}' has {source.size} bytes, which is not a whole number of pages, so it is no raw "
+            "image of RAM; copy it again."
+        )
 
 
 @dataclass(frozen=True)
