@@ -34,9 +34,10 @@ _EQUIVALENT = Path(__file__).parent / "equivalent.toml"
 
 @dataclass(frozen=True)
 class _Job:
-    """A mutant, the tests to try it with, and the key of its result."""
+    """A mutant, the module with it, the tests to try it with, and the key of its result."""
 
     mutant: Mutant
+    source: str
     tests: dict[str, dict[str, float]]
     key: str
 
@@ -111,8 +112,7 @@ def _try(jobs: list[_Job], arguments: argparse.Namespace) -> dict[str, Result]:
 
     def one(worker: Worker, job: _Job) -> None:
         begun = time.monotonic()
-        source = job.mutant.applied((_ROOT / job.mutant.path).read_text(encoding="utf-8"))
-        answer = worker.run(Request(job.mutant.path, source, job.tests))
+        answer = worker.run(Request(job.mutant.path, job.source, job.tests))
         if answer.outcome == "not-imported":
             raise RuntimeError(f"The tests of {job.mutant.address} do not import its module from the copy.")
         result = Result(
@@ -161,7 +161,8 @@ def main() -> int:
         elif not tests:
             results[mutant.address] = Result("", mutant.address, "no-test", "", 0.0)
         else:
-            jobs.append(_Job(mutant, tests, _key(mutant, tests, support)))
+            source = mutant.applied((_ROOT / mutant.path).read_text(encoding="utf-8"))
+            jobs.append(_Job(mutant, source, tests, _key(mutant, tests, support)))
     results.update(_try(jobs, arguments))
     return _report(chosen, results)
 

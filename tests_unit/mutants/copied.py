@@ -30,10 +30,14 @@ def digest(root: Path, names: list[str]) -> str:
 
 
 def code_digest(root: Path) -> str:
-    """Return a digest of all that a test of the code can depend on: no pages, and not this tool."""
-    return digest(
-        root, [name for name in tree_files(root) if not name.endswith(".md") and _OWN_FOLDER not in name]
-    )
+    """Return a digest of all that tests can depend on but themselves: no pages, and not this tool."""
+    return digest(root, [name for name in tree_files(root) if not _is_apart(name)])
+
+
+def _is_apart(name: str) -> bool:
+    path = Path(name)
+    is_test = name.startswith("tests_unit/") and path.name.startswith("test_")
+    return is_test or path.suffix == ".md" or name.startswith(_OWN_FOLDER)
 
 
 def copy_tree(root: Path, to: Path) -> None:

@@ -7,11 +7,12 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import coverage
 
 from tests_unit.mutants.areas import NOT_TRIED, TESTS
-from tests_unit.mutants.copied import code_digest
+from tests_unit.mutants.copied import code_digest, digest
 from tests_unit.mutants.operators import Mutant
 from tests_unit.mutants.trial import Answer, Request
 from tests_unit.mutants.workers import worker
@@ -76,28 +77,57 @@ def test_files(root: Path) -> list[str]:
 
 
 def measured(root: Path, cache: Path) -> Lines:
-    """Return which tests run which lines of this tree, from `cache` where they are known.
+    """Return which tests run which lines of this tree; what `cache` has of unchanged code and tests is taken.
 
     The tests run twice: traced, and then as they will with a mutant, which gives their times.
     """
     kept = cache / f"lines-{code_digest(root)}.json"
-    if kept.is_file():
-        content = json.loads(kept.read_text(encoding="utf-8"))
-        tests = {
-            path: {int(line): [content["names"][one] for one in numbers] for line, numbers in lines.items()}
-            for path, lines in content["tests"].items()
-        }
-        return Lines(content["seconds"], tests, content["broken"])
+    known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
+    digests = {file: digest(root, [file]) for file in test_files(root)}
+    new = [file for file, own in digests.items() if known.get(file, {}).get("digest") != own]
+    if new:
+        found = _measure(root, new)
+        known = {file: known[file] for file in digests if file not in new}
+        known.update({file: {"digest": digests[file], **found[file]} for file in new})
+        cache.mkdir(parents=True, exist_ok=True)
+        draft = kept.with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(known), encoding="utf-8")
+        draft.replace(kept)
+    tests: dict[str, dict[int, list[str]]] = {}
+    for one in known.values():
+        for path, lines in one["tests"].items():
+            for line, names in lines.items():
+                tests.setdefault(path, {}).setdefault(int(line), []).extend(names)
+    seconds = {test: taken for one in known.values() for test, taken in one["seconds"].items()}
+    return Lines(seconds, tests, [test for one in known.values() for test in one["broken"]])
+
+
+def _measure(root: Path, files: list[str]) -> dict[str, dict[str, Any]]:
+    """Return for each test file the seconds of its tests, the lines that they run, and those that fail."""
     with worker(root) as one:
         data_file = one.tree / ".coverage"
-        everything: dict[str, dict[str, float]] = {file: {} for file in test_files(root)}
-        traced = one.run(Request("", "", everything, stop=False, trace=str(data_file)))
+        wanted: dict[str, dict[str, float]] = {file: {} for file in files}
+        traced = one.run(Request("", "", wanted, stop=False, trace=str(data_file)))
         plain = one.run(Request("", "", _usable(traced), stop=False))
         tests = _read(data_file, one.tree)
     broken = sorted({*traced.failed, *plain.failed})
-    seconds = {test: taken for test, taken in plain.seconds.items() if test not in broken}
-    _write(kept, seconds, tests, broken)
-    return Lines(seconds, tests, broken)
+    found: dict[str, dict[str, Any]] = {
+        file: {
+            "seconds": {},
+            "tests": {},
+            "broken": [test for test in broken if test.partition("::")[0] == file],
+        }
+        for file in files
+    }
+    for test, taken in plain.seconds.items():
+        if test not in broken:
+            found[test.partition("::")[0]]["seconds"][test] = taken
+    for path, lines in tests.items():
+        for line, names in lines.items():
+            for name in names:
+                of_file = found[name.partition("::")[0]]["tests"].setdefault(path, {})
+                of_file.setdefault(line, []).append(name)
+    return found
 
 
 def _usable(traced: Answer) -> dict[str, dict[str, float]]:
@@ -121,19 +151,3 @@ def _read(data_file: Path, tree: Path) -> dict[str, dict[int, list[str]]]:
         }
         for file in data.measured_files()
     }
-
-
-def _write(
-    kept: Path, seconds: dict[str, float], tests: dict[str, dict[int, list[str]]], broken: list[str]
-) -> None:
-    names = sorted({test for lines in tests.values() for found in lines.values() for test in found})
-    places = {name: place for place, name in enumerate(names)}
-    numbered = {
-        path: {line: [places[test] for test in found] for line, found in lines.items()}
-        for path, lines in tests.items()
-    }
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    draft = kept.with_suffix(f".{os.getpid()}")
-    content = {"names": names, "tests": numbered, "seconds": seconds, "broken": broken}
-    draft.write_text(json.dumps(content), encoding="utf-8")
-    draft.replace(kept)

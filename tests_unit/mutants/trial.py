@@ -28,7 +28,8 @@ import pytest
 
 _OURS = ("harness", "guest_images", "validators", "tests_functional", "snapproof")
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
-_MEMORY_BYTES = 6 << 30
+_ADDRESS_SPACE_BYTES = 16 << 30  # An index of a guest of 2 TiB takes 4 GiB of it, and no memory.
+_RESIDENT_BYTES = 3 << 30
 _CPU_SECONDS = 1800  # For a process that leaves its session; the parent looks at the time of each test.
 _NOT_IMPORTED = 3  # Exit code of the child.
 
@@ -57,7 +58,7 @@ class Answer:
     """What came of it.
 
     Attributes:
-        outcome: "survived", "killed", "timed-out", or "not-imported" if the tests never loaded the module.
+        outcome: "survived", "killed", "timed-out" (or out of memory), or "not-imported" (by no test).
         test: the test that failed or took too long.
         seconds: what each finished test took.
         failed: all tests that failed.
@@ -116,7 +117,7 @@ def _in_child(request: Request, pipe: int, scratch: Path) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, resource.RLIM_INFINITY))
     hypothesis.settings.register_profile("mutants", derandomize=True, database=None, deadline=None)
     hypothesis.settings.load_profile("mutants")
@@ -203,7 +204,9 @@ def _watched(request: Request, child: int, reader: int) -> Answer:
                         )
             elif handle in ready:
                 break
-            elif _overdue(usual.get(test, 3.0), time.monotonic() - begun, _cpu_seconds(child) - cpu):
+            elif _resident_bytes(child) > _RESIDENT_BYTES or _overdue(
+                usual.get(test, 3.0), time.monotonic() - begun, _cpu_seconds(child) - cpu
+            ):
                 answer.outcome, answer.test = "timed-out", test
                 return answer
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -224,6 +227,13 @@ def _cpu_seconds(pid: int) -> float:
     except OSError:
         return 0.0
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def _end_descendants() -> None:

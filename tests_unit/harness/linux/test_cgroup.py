@@ -90,3 +90,11 @@ def test_without_control_groups(tmp_path: Path) -> None:
     """Without control groups there is no limit, and no process counts as killed."""
     assert memory_limits(tmp_path / "none") == []
     assert oom_kills(tmp_path / "none") == 0
+
+
+def test_a_group_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
+    """Only the first two colons of a line separate its fields."""
+    root = tmp_path / "cg"
+    _files(root / "a:b:c", memory__max=str(700 * MIB), memory__current="0")
+    proc = _proc(tmp_path, "0::/a:b:c", f"30 1 0:2 / {root} rw - cgroup2 cgroup2 rw")
+    assert [limit.limit_bytes // MIB for limit in memory_limits(proc)] == [700]

@@ -192,3 +192,24 @@ def test_in_a_container_ids_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 def test_taint_that_a_splat_sets(before: int | None, now: int | None, bits: int) -> None:
     """Only new taint bits of bad page, died, warned and soft lockup count."""
     assert taint_by_splat(before, now) == bits
+
+
+def test_only_the_beginning_of_an_endless_log_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log to which lines are added as fast as it is read ends at the limit."""
+    records = [record for record in _KMSG[:2] if isinstance(record, bytes)]
+    _kmsg(monkeypatch, (*records, *_KMSG[3:]))
+    monkeypatch.setattr(kernel_log, "_LIMIT_BYTES", sum(map(len, records)))
+    assert [splat.number for splat in read_splats(_NOBODY) or ()] == [101]
+
+
+@pytest.mark.parametrize(("between", "pid"), [(198, 4), (199, None)])
+def test_the_task_belongs_to_a_splat_within_200_lines(between: int, pid: int | None) -> None:
+    """The longest trace has some 200 lines."""
+    lines = ["UBSAN: shift in x.c", *["eth0: link up"] * between, "CPU: 0 PID: 4 Comm: a Not tainted"]
+    assert [splat.pid for splat in splats_in(enumerate(lines))] == [pid]
+
+
+@pytest.mark.parametrize("bit", range(20))
+def test_bits_of_taint_are_those_of_the_kernels_documentation(bit: int) -> None:
+    """admin-guide/tainted-kernels.rst: 5 is a bad page, 7 died, 9 warned, 14 a soft lockup."""
+    assert bool(taint_by_splat(0, 1 << bit)) == (bit in (5, 7, 9, 14))

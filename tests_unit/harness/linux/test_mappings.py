@@ -38,6 +38,8 @@ def test_only_the_mappings_of_a_block_count() -> None:
     assert sum_field(_SMAPS, HUGE_PAGES, start, end) == 129024 << 10
     assert sum_field(_SMAPS, MERGED_PAGES, start, end + 1) == 16 << 10
     assert sum_field(_SMAPS, HUGE_PAGES, 0, start) == 0
+    # The first mapping ends where the second begins.
+    assert sum_field(_SMAPS, HUGE_PAGES, end, end + 1) == 2048 << 10
 
 
 def test_huge_pages_are_switched_off_for_a_while() -> None:

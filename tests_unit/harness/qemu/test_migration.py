@@ -163,6 +163,14 @@ def test_ram_moves_with_the_first_page(normal: int, duplicate: int) -> None:
     assert machine.asked == 3
 
 
+@pytest.mark.parametrize("ram", [{"normal": 1}, {"duplicate": 1}])
+def test_counter_that_is_not_given_is_zero(ram: dict[str, int]) -> None:
+    """One page is one page, whether or not QEMU names the other kind."""
+    machine = _scripted({"status": "active"}, {"status": "active", "ram": ram}, _active(9, 9))
+    migration.wait_ram_moving(machine, Deadline(5))
+    assert machine.asked == 2
+
+
 def test_ram_of_a_completed_save_has_moved() -> None:
     """A save that has completed already has nothing to be waited for."""
     migration.wait_ram_moving(_scripted({"status": "completed"}), Deadline(0))
@@ -230,3 +238,29 @@ def test_stun_is_from_the_first_stop_to_the_next_resume(
     found = migration.find_stun(machine, 1)
     assert (found and (found.stopped, found.resumed)) == stun
     assert found is None or found.seconds == 3
+
+
+class _Recording(_StubQemu):
+    """Records what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, dict[str, Any] | None, object]] = []
+
+    def execute(self, command: str, arguments: dict[str, Any] | None = None, **more: object) -> object:
+        self.told.append((command, arguments, more.get("deadline")))
+        return []
+
+
+def test_only_the_sink_limits_the_speed_of_a_save() -> None:
+    """No sink takes a TiB in a second; 0 would mean "no limit" to some QEMUs and be refused by others."""
+    stub = _Recording()
+    migration.lift_bandwidth_limit(_machine(stub))
+    assert stub.told == [("migrate-set-parameters", {"max-bandwidth": 1 << 40}, None)]
+
+
+def test_clean_up_is_asked_for_within_the_deadline() -> None:
+    """A main loop that hangs does not answer, so the question ends with the caller's time."""
+    stub, deadline = _Recording(), Deadline(5)
+    migration.wait_cleaned_up(_machine(stub), deadline)
+    assert stub.told == [("query-yank", None, deadline)]

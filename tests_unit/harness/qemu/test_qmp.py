@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import errno
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,22 @@ def test_a_lost_connection(
         monkeypatch.setattr(QmpSession, "_call", fail)
         with pytest.raises(expected):
             machine.qmp.execute("query-status")
+
+
+def test_leaving_ends_the_loop_and_closing_again_does_nothing(machine: SpawnedMachine) -> None:
+    """No thread is left behind, and a second close is no error."""
+    with machine:
+        session = machine.qmp
+        assert session._thread.is_alive()
+    assert not session._thread.is_alive()
+    session.close()
+
+
+def test_waiting_for_an_event_takes_no_cpu_time(machine: SpawnedMachine) -> None:
+    """A wait sleeps until something arrives: the CPUs are the guest's."""
+    with machine:
+        before = time.thread_time()
+        with pytest.raises(SubjectFailed) as caught:
+            machine.qmp.wait_event(lambda _event: False, machine.qmp.mark(), Deadline(0.5), "STOP")
+        assert time.thread_time() - before < 0.1
+    assert caught.value.code is Code.QMP_NO_EVENT

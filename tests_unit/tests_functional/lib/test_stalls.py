@@ -59,7 +59,7 @@ def _counters(
 def test_begins_in_a_calm_moment() -> None:
     """Statistics are cleared again where clearing them has itself held up a writer."""
     guest = stand_in_guest(SOURCE)
-    stalls.begin(guest, _counters([(0,)], [(0.0, 2.2), (0.0, 0.3), (0.0, 0.01)]))
+    stalls.begin(guest, _counters([(0,)], [(0.0, 2.2), (0.0, 0.2), (0.0, 0.01)]))
     assert cast(StandInAgent, guest.agent).resets == 3
 
 
@@ -112,3 +112,28 @@ def test_gap_that_ended_before_t0_leaves_the_bound() -> None:
     """All that is known of the gaps after T0 is that each was shorter than the agent keeps."""
     counters = _counters([(5,), (9,)], [(0.0, 0.7)], [LongGap(999.0, 0.7)])
     assert stalls.end(counters, time.time()).gap_us == LONG_GAP_NS // 1000
+
+
+class StaleClock(StandInCounters):
+    """Tells an old time at first, as a guest does that has only just been resumed."""
+
+    def __init__(self, told: int) -> None:
+        super().__init__([(5,), (9,)], [(0.7, 0.7)], [LongGap(999.2, 0.7), LongGap(999.8, 0.5)])
+        self._told = told
+
+    def guest_clock(self) -> float:
+        """900 s for a number of times."""
+        self._told -= 1
+        return 900.0 if self._told >= 0 else super().guest_clock()
+
+
+def test_guest_clock_is_read_when_it_is_fresh() -> None:
+    """The heartbeat stores the time, so its last value may be from before T0."""
+    found = stalls.end(cast(AgentCounters, StaleClock(3)), time.time() - 0.4)
+    assert found.gap_us == pytest.approx(200_000, abs=20_000)
+
+
+def test_clock_that_stands_still_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole gap counts then."""
+    monkeypatch.setattr(stalls, "_GO_ON_SECONDS", 0.05)
+    assert stalls.end(cast(AgentCounters, StaleClock(10**9)), time.time() - 0.4).gap_us == 700_000

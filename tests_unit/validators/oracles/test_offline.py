@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from guest_images.agent import pages as ap
-from guest_images.agent.format import ControlWord, ThreadWord, WriterState
+from guest_images.agent.format import ControlWord, PageWord, ThreadWord, WriterState
 from harness.codes import Code
 from harness.errors import UsageError
 from harness.status import Status
@@ -376,3 +376,25 @@ def test_golden_that_cannot_be_used_is_a_usage_error(tmp_path: Path) -> None:
     (folder / "golden.json").write_text(json.dumps({"version": 1, "blocks": [entry]}))
     with pytest.raises(UsageError, match="golden/passwd"):
         check_file(path, golden=folder)
+
+
+def test_copy_of_a_lost_page_is_said_to_be_where_it_is(tmp_path: Path) -> None:
+    """The sentence names RAMBlock and offset of one copy, though there are others elsewhere."""
+    guest = Guest()
+    place = guest.places[0, 3]
+    content = guest.ram[place].copy()
+    guest.ram[place], guest.ram[195] = 0, content
+    (found,) = _judge(tmp_path, Writer(guest, rom=content.tobytes() * 2)).violations
+    assert f"A copy of that page is at 0x{195 * PAGE:x} of RAMBlock 'pc.ram'." in found.sentence
+
+
+def test_sentence_names_the_thread_page_that_the_control_page_does_not_count(tmp_path: Path) -> None:
+    """Only pages of this agent count; one of an earlier agent may lie in free memory."""
+    guest = Guest()
+    guest.ram[195] = guest.ram[5]
+    guest.ram[195, PageWord.NONCE] = 5
+    guest.ram[195, ThreadWord.NUMBER] = 7
+    assert _judge(tmp_path, Writer(guest)).status is Status.PASS
+    guest.ram[3, ControlWord.THREADS] = 1
+    sentence = _judge(tmp_path, Writer(guest)).violations[-1].sentence
+    assert "there are 1 threads, and the thread page of thread 1 is in RAM" in sentence

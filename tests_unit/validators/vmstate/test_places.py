@@ -67,6 +67,16 @@ def test_too_large_a_guest_is_not_judged(tmp_path: Path, monkeypatch: pytest.Mon
         check_file(path)
 
 
+def test_length_that_the_file_cannot_hold_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file that claims more RAM than we read has a wrong length in its list."""
+    pages = len(_PLAIN) // fmt.LEAST_RECORD_BYTES + 1
+    monkeypatch.setattr(fmt, "MAX_PAGES", pages)
+    monkeypatch.setattr(judge, "MAX_PAGES", pages)
+    path = tmp_path / "file"
+    path.write_bytes(_length_altered(_PLAIN, b"pc.ram", pages * PAGE))
+    assert Code.BLOCK_SIZE_TOO_LARGE in {found.code for found in check_file(path).violations}
+
+
 def test_a_sound_sparse_file_of_two_tib_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit on RAM is above 2 TiB: the list of such a mapped-ram file is read to its end."""
     path = tmp_path / "file"
