@@ -72,11 +72,11 @@ LIVE_FAULTS: Mapping[str, LiveFault] = {
     ),
     "keep_protected": LiveFault("saved pages stay protected for good, and the guest hangs", "", _HANGS),
     "lose_events": LiveFault(
-        "fault events are lost, so writers wait until the save reaches their pages",
+        "fault events are lost, so a writer waits until the save reaches its page",
         "*write-stall",
         _STALLED,
     ),
-    "delay_events": LiveFault("QEMU gets a fault event five seconds late", "*write-stall", _STALLED),
+    "delay_events": LiveFault("QEMU gets a fault event late", "*write-stall", _STALLED),
     "forget_untouched": LiveFault(
         "pages that were never touched are not protected, so they reach the file newer than T0",
         "*golden",

@@ -7,6 +7,7 @@
 
 #include <stdarg.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "raw_syscall.h"
 #include "shared_page.h"
@@ -19,6 +20,7 @@
 #define LARGE_BYTES (64ull << 20)
 #define PAGE_BYTES 4096ull
 #define PAGE_MASK (~(PAGE_BYTES - 1))
+#define NS_PER_S 1000000000ll
 
 struct range {
     uint64_t start;
@@ -56,6 +58,29 @@ static inline int protects(unsigned long request, const struct range *asked)
 static inline int releases_page(unsigned long request, const struct range *asked)
 {
     return request == UFFDIO_WRITEPROTECT && !(asked->mode & MODE_WP) && asked->length < LARGE_BYTES;
+}
+
+static inline int64_t now_ns(void)
+{
+    struct timespec now;
+
+    raw_syscall(SYS_clock_gettime, CLOCK_MONOTONIC, (long)&now, 0, 0, 0, 0);
+    return now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+static inline void sleep_ns(int64_t ns)
+{
+    struct timespec span = { ns / NS_PER_S, ns % NS_PER_S };
+
+    raw_syscall(SYS_nanosleep, (long)&span, 0, 0, 0, 0, 0);
+}
+
+/* How long a writer must wait to wait for most of a save, however slow the host is: much longer than the save has
+ * taken so far. The six seconds are for what comes before RAM is protected and for the rest of the save: three were
+ * seen from the last pages to the end, on a host whose disk was busy. */
+static inline int64_t most_of_save_ns(int64_t since_protected)
+{
+    return since_protected / 2 * 3 + 6 * NS_PER_S;
 }
 
 /* Position of an address in the largest RAMBlock, in 64ths of its length; 0 outside of it. */

@@ -7,14 +7,12 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/uio.h>
-#include <time.h>
 
 #include "fault.h"
 
 /* Sleeps disturb the other threads, few long ones less than many short ones. At most this much of a save's share
  * is never slept. */
 #define LEAST_NS 2000000ll
-#define NS_PER_S 1000000000ll
 
 /* Words of the shared page after the acts counter: ns of all saves without the sleeps, and ns of the sleeps. */
 enum { WORKED_WORD = 1, SLEPT_WORD = 2 };
@@ -22,22 +20,6 @@ enum { WORKED_WORD = 1, SLEPT_WORD = 2 };
 static long share_per_mille, at_t0_us;
 static int stream = -1;
 static int64_t began_ns, slept_ns, counted_ns;
-
-static int64_t now_ns(void)
-{
-    struct timespec now;
-
-    raw_syscall(SYS_clock_gettime, CLOCK_MONOTONIC, (long)&now, 0, 0, 0, 0);
-    return now.tv_sec * NS_PER_S + now.tv_nsec;
-}
-
-static void sleep_ns(int64_t ns)
-{
-    struct timespec span = { ns / NS_PER_S, ns % NS_PER_S };
-
-    raw_syscall(SYS_nanosleep, (long)&span, 0, 0, 0, 0, 0);
-    acted();
-}
 
 static void count(int64_t worked, int64_t slept)
 {
@@ -62,6 +44,7 @@ static void slow_down(void)
     if (owed < LEAST_NS)
         return;
     sleep_ns(owed);
+    acted();
     slept = now_ns() - before;
     slept_ns += slept;
     count(worked - counted_ns, slept);
@@ -76,8 +59,10 @@ static int is_begin(const char *bytes, size_t length)
 
 static long fault(int fd, unsigned long request, struct range *asked)
 {
-    if (at_t0_us && protects(request, asked) && asked->length >= LARGE_BYTES)
+    if (at_t0_us && protects(request, asked) && asked->length >= LARGE_BYTES) {
         sleep_ns(at_t0_us * 1000ll);
+        acted();
+    }
     return pass(fd, request, asked);
 }
 
