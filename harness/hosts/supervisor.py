@@ -39,7 +39,8 @@ def main() -> int:
     """Read the order, then keep a folder or run a command in one.
 
     Returns:
-        The command's exit code (128 + signal), 0 for a folder that is gone again, or BROKEN.
+        The command's exit code (128 + signal), 0 for a folder that is gone again with all commands in it, or
+        BROKEN.
     """
     order = json.loads(sys.stdin.buffer.readline())
     # Orphaned descendants of the command become our children, even if they have left its session.
@@ -59,10 +60,12 @@ def _keep_folder(prefix: str) -> int:
             pass
         # The supervisor of each command holds the lock until all processes of the command have ended.
         end = time.monotonic() + _END_SECONDS
-        while not _locked(lock, fcntl.LOCK_EX) and time.monotonic() < end:
+        ended = _locked(lock, fcntl.LOCK_EX)
+        while not ended and time.monotonic() < end:
             time.sleep(0.02)
+            ended = _locked(lock, fcntl.LOCK_EX)
         shutil.rmtree(folder, ignore_errors=True)
-    return BROKEN if os.path.exists(folder) else 0
+    return 0 if ended and not os.path.exists(folder) else BROKEN
 
 
 def _run_command(order: dict[str, Any]) -> int:

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.errors import NotApplicable
+from harness.codes import Code
+from harness.errors import MachineryMissing, NotApplicable, SetupBroken
 from harness.process import IF_PARENT_LIVES
 from harness.userfaultfd import UserfaultfdSupport, probe_userfaultfd
 
@@ -69,9 +70,20 @@ def support_under(prefix: Sequence[str], *, by_device: bool = True) -> Userfault
 
     Raises:
         NotApplicable: this host cannot run a program behind that prefix.
+        MachineryMissing: the prefix names a program that is not there.
+        SetupBroken: the probe did not end in time.
     """
     command = [*prefix, sys.executable, "-c", _PROBE.format(by_device=by_device)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
+    except FileNotFoundError as error:
+        raise MachineryMissing(f"This host has no program '{command[0]}'; install it.") from error
+    except subprocess.TimeoutExpired as error:
+        raise SetupBroken(
+            f"The probe of userfaultfd behind '{shlex.join(prefix)}' did not end within "
+            f"{_PROBE_SECONDS:.0f} s. Is the host too busy?",
+            code=Code.WAIT_EXPIRED,
+        ) from error
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise NotApplicable(f"This host cannot run a program behind '{shlex.join(prefix)}': {said}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import json
 import os
 import subprocess
@@ -179,6 +180,24 @@ def test_script_of_modules_needs_none_of_ours(tmp_path: Path) -> None:
         check=True,
     )
     assert "cannot be started there" in json.loads(done.stdout)["sentence"]
+
+
+def test_folder_is_not_gone_while_a_command_is_left(tmp_path: Path) -> None:
+    """A keeper that cannot see the end of a command in its folder does not confirm it."""
+    root = str(Path(supervisor.__file__).parents[2])
+    program = f"import sys; sys.path.insert(0, {root!r}); from harness.hosts import supervisor\n"
+    program += "supervisor._END_SECONDS = 0.3\nsys.exit(supervisor.main())"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as keeper:
+        assert keeper.stdin and keeper.stdout
+        keeper.stdin.write(json.dumps({"prefix": str(tmp_path / "kept-")}) + "\n")
+        keeper.stdin.flush()
+        folder = Path(json.loads(keeper.stdout.readline())["folder"])
+        with (folder / supervisor._LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            keeper.stdin.close()
+            assert keeper.wait(30) == supervisor.BROKEN
 
 
 def test_supervisor_without_an_order_fails(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import NotApplicable
+from harness.codes import Code
+from harness.errors import MachineryMissing, NotApplicable, SetupBroken
 from harness.linux import confined
 from harness.linux.confined import confining_wrapper, filtered, open_to_nobody, support_under, unprivileged
 from harness.linux.seccomp import userfaultfd_filter
@@ -64,6 +65,20 @@ def test_program_that_cannot_be_confined() -> None:
         NotApplicable, match="cannot run a program behind 'sh -c 'echo No such user >&2; exit 1''"
     ):
         support_under(("sh", "-c", "echo No such user >&2; exit 1"))
+
+
+def test_probe_that_hangs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that is too busy for the probe is no reason to skip, and no traceback."""
+    monkeypatch.setattr(confined, "_PROBE_SECONDS", 0.2)
+    with pytest.raises(SetupBroken, match="behind 'sh -c 'exec sleep 100' sleep' did not end within") as hung:
+        support_under(("sh", "-c", "exec sleep 100", "sleep"))
+    assert hung.value.code is Code.WAIT_EXPIRED
+
+
+def test_prefix_that_is_not_installed() -> None:
+    """A machine without setpriv lacks machinery."""
+    with pytest.raises(MachineryMissing, match="no program 'no-such-setpriv'"):
+        support_under(("no-such-setpriv", "--"))
 
 
 @_ROOT
