@@ -7,7 +7,7 @@ from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import add_json_argument, add_offset_argument
+from snapproof.cli.arguments.shared import add_json_argument, add_offset_argument, output_path, vmstate_path
 
 
 def add_parser(commands: Any, summary: str) -> None:
@@ -26,7 +26,7 @@ def add_parser(commands: Any, summary: str) -> None:
     )
     parser.add_argument(
         "file",
-        type=Path,
+        type=vmstate_path,
         metavar="FILE",
         help="file that 'migrate' wrote; of a pipe, or '-' for standard input, only the structure is checked",
     )
@@ -41,7 +41,7 @@ def add_parser(commands: Any, summary: str) -> None:
         help="write the RAM of each RAMBlock and the device state as JSON there; DIR can serve as --golden",
     )
     parser.add_argument(
-        "--map", type=Path, metavar="OUT.svg", help="draw where in RAM the bad pages lie, as SVG"
+        "--map", type=output_path, metavar="OUT.svg", help="draw where in RAM the bad pages lie, as SVG"
     )
     add_offset_argument(parser)
     parser.set_defaults(run=later("snapproof.cli.check:check"))

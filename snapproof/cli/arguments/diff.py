@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import add_json_argument, offset_bytes
+from snapproof.cli.arguments.shared import add_json_argument, offset_bytes, vmstate_path
 
 
 def add_parser(commands: Any, summary: str) -> None:
@@ -24,8 +23,8 @@ def add_parser(commands: Any, summary: str) -> None:
             exit_codes="0 they are the same, 1 they differ, 2 error, as with diff(1)",
         ),
     )
-    parser.add_argument("first", type=Path, metavar="A", help="a vmstate file, or '-' for standard input")
-    parser.add_argument("second", type=Path, metavar="B", help="another one")
+    parser.add_argument("first", type=vmstate_path, metavar="A", help="a vmstate file, or '-' for a pipe")
+    parser.add_argument("second", type=vmstate_path, metavar="B", help="another one")
     parser.add_argument(
         "--offset",
         type=offset_pair,

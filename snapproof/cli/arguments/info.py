@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import add_json_argument, add_offset_argument
+from snapproof.cli.arguments.shared import add_json_argument, add_offset_argument, vmstate_path
 
 
 def add_parser(commands: Any, summary: str) -> None:
@@ -23,7 +22,7 @@ def add_parser(commands: Any, summary: str) -> None:
         ),
     )
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="file that 'migrate' wrote, or '-' for standard input"
+        "file", type=vmstate_path, metavar="FILE", help="file that 'migrate' wrote, or '-' for standard input"
     )
     add_json_argument(parser, "write all of it there")
     add_offset_argument(parser)

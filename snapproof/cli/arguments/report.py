@@ -9,7 +9,7 @@ from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import add_json_argument
+from snapproof.cli.arguments.shared import add_json_argument, output_path
 from snapproof.report.compare import Thresholds
 from snapproof.report.context import DEFAULT_ORIGIN
 from snapproof.report.formats import formats_help
@@ -42,7 +42,7 @@ def _add_render(actions: Any) -> None:
     parser.add_argument("results", type=Path, metavar="RESULTS", help="a results folder")
     parser.add_argument("--format", required=True, metavar="NAME", help="one of the formats above")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: standard output, or $GITHUB_STEP_SUMMARY"
+        "--output", type=output_path, metavar="FILE", help="default: standard output, or $GITHUB_STEP_SUMMARY"
     )
     parser.add_argument(
         "--url", default="", help="where others can read the results folder; links to logs lead there"

@@ -16,9 +16,22 @@ def add_mirror_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
 
 
+def vmstate_path(text: str) -> Path:
+    """Return the path of a file to read; `-` is standard input, and `./-` a file of that name."""
+    path = Path(text)
+    return path if text == "-" or path != Path("-") else path.absolute()
+
+
+def output_path(text: str) -> Path:
+    """Return the path of a file to write; a slash at the end names a folder, which cannot be one."""
+    if text.endswith("/"):
+        raise argparse.ArgumentTypeError(f"'{text}' names a folder; name a file")
+    return Path(text)
+
+
 def add_json_argument(parser: argparse.ArgumentParser, text: str) -> None:
     """Add `--json`, with `text` as its help; snapproof.cli.command checks its value for all commands."""
-    parser.add_argument("--json", type=Path, metavar="OUT", help=text)
+    parser.add_argument("--json", type=output_path, metavar="OUT", help=text)
 
 
 def add_offset_argument(parser: argparse.ArgumentParser) -> None:

@@ -48,6 +48,27 @@ def _with_wrong_pages(good: Path, pages: range) -> Path:
 # check
 
 
+def test_a_file_called_dash_can_be_named(
+    good: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """`-` alone is standard input; with a folder before it, it is a file like any other."""
+    good.rename(good.with_name("-"))
+    monkeypatch.chdir(good.parent)
+    assert command_outcome(capsys, "check", "./-")[0] == 0
+    assert command_outcome(capsys, "info", ".//-")[0] == 0
+    assert command_outcome(capsys, "diff", "./-", good.with_name("-"))[0] == 0
+
+
+@pytest.mark.parametrize("option", ["--json", "--map"])
+def test_a_folder_is_no_output(good: Path, tmp_path: Path, option: str, capsys: Capture) -> None:
+    """A name that ends with a slash is that of a folder, so no file is written by that name without it."""
+    with pytest.raises(SystemExit) as ended:
+        main(["check", str(good), option, f"{tmp_path}/new/"])
+    assert ended.value.code == 2
+    assert "names a folder" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_many_bad_pages_are_grouped_and_drawn(good: Path, capsys: Capture) -> None:
     """Pages that differ from the golden image come as ranges, and as a map of RAM."""
     golden = _with_wrong_pages(good, range(100, 160))
