@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -136,6 +137,8 @@ def _try(jobs: list[_Job], arguments: argparse.Namespace) -> dict[str, Result]:
 def main() -> int:
     """Return 0 if every area reaches its goal, 1 if one does not, 2 for a wrong option or list."""
     arguments = _parser().parse_args()
+    # So that a run that is ended from outside removes its copies of the tree.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     areas = [area for area in AREAS if area.name in arguments.areas or not arguments.areas]
     everything = {area: _mutants(area) for area in AREAS}
     try:
@@ -147,7 +150,7 @@ def main() -> int:
     if arguments.list:
         print(*(mutant.address for some in chosen.values() for mutant in some), sep="\n")
         return 0
-    lines = None if arguments.tests else measured(_ROOT, _CACHE)
+    lines = None if arguments.tests else measured(_ROOT, _CACHE, arguments.jobs)
     if lines is not None and lines.broken:
         print("Fail without a mutant, so they are not used:", *lines.broken, sep="\n  ", file=sys.stderr)
     users = importers(_ROOT, [path for area in AREAS for path in area.paths(_ROOT)])

@@ -49,6 +49,7 @@ AREAS = (
         "scenarios",
         (
             "tests_functional/lib/measure/[cfmstw]*.py",
+            "tests_functional/lib/build_outcome.py",
             "tests_functional/lib/host_limits.py",
             "tests_functional/lib/known_issues.py",
             "tests_functional/lib/o*.py",
@@ -72,11 +73,20 @@ TESTS = (
     "tests_unit/harness/qemu",
     "tests_unit/harness/test_limits.py",
     "tests_unit/harness/test_status.py",
-    "tests_unit/tests_functional",
-    "tests_unit/snapproof/bench",
+    "tests_unit/tests_functional/failures",
+    "tests_unit/tests_functional/lib",
+    "tests_unit/tests_functional/memory",
+    "tests_unit/tests_functional/offline",
+    "tests_unit/tests_functional/planted",
+    "tests_unit/tests_functional/refusals",
+    "tests_unit/tests_functional/repetition",
+    "tests_unit/tests_functional/run_states",
+    "tests_unit/tests_functional/snapshot",
+    "tests_unit/snapproof/bench/test_downtime.py",
+    "tests_unit/snapproof/bench/test_statistics.py",
     "tests_unit/snapproof/cli/test_validator_commands.py",
 )
-"""The tests that mutants are tried with. The others start commands, browsers and SSH servers."""
+"""The tests that mutants are tried with. Others start commands, browsers, SSH servers and kernel tests."""
 
 NOT_TRIED = (
     # They measure time and memory, so that a busy host or a tracer fails them.

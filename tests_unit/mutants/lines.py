@@ -14,8 +14,8 @@ import coverage
 from tests_unit.mutants.areas import NOT_TRIED, TESTS
 from tests_unit.mutants.copied import code_digest, digest
 from tests_unit.mutants.operators import Mutant
-from tests_unit.mutants.trial import Answer, Request
-from tests_unit.mutants.workers import worker
+from tests_unit.mutants.trial import Request
+from tests_unit.mutants.workers import Worker, in_parallel
 
 
 @dataclass(frozen=True)
@@ -76,69 +76,50 @@ def test_files(root: Path) -> list[str]:
     return sorted(found | {one for one in TESTS if one.endswith(".py")})
 
 
-def measured(root: Path, cache: Path) -> Lines:
+def measured(root: Path, cache: Path, jobs: int) -> Lines:
     """Return which tests run which lines of this tree; what `cache` has of unchanged code and tests is taken.
 
-    The tests run twice: traced, and then as they will with a mutant, which gives their times.
+    Each test file is traced as it will run with a mutant: in a fork of its own, in a copy of the tree.
     """
-    kept = cache / f"lines-{code_digest(root)}.json"
-    known: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
-    digests = {file: digest(root, [file]) for file in test_files(root)}
-    new = [file for file, own in digests.items() if known.get(file, {}).get("digest") != own]
+    folder = cache / f"lines-{code_digest(root)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {
+        file: folder / f"{file.replace('/', '.')}-{digest(root, [file])}.json" for file in test_files(root)
+    }
+
+    def trace(one: Worker, file: str) -> None:
+        draft = kept[file].with_suffix(f".{os.getpid()}")
+        draft.write_text(json.dumps(_traced(one, file)), encoding="utf-8")
+        draft.replace(kept[file])
+
+    new = [file for file, path in kept.items() if not path.is_file()]
     if new:
-        found = _measure(root, new)
-        known = {file: known[file] for file in digests if file not in new}
-        known.update({file: {"digest": digests[file], **found[file]} for file in new})
-        cache.mkdir(parents=True, exist_ok=True)
-        draft = kept.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(known), encoding="utf-8")
-        draft.replace(kept)
+        in_parallel(root, min(jobs, len(new)), new, trace)
+    known = [json.loads(path.read_text(encoding="utf-8")) for path in kept.values()]
     tests: dict[str, dict[int, list[str]]] = {}
-    for one in known.values():
+    for one in known:
         for path, lines in one["tests"].items():
             for line, names in lines.items():
                 tests.setdefault(path, {}).setdefault(int(line), []).extend(names)
-    seconds = {test: taken for one in known.values() for test, taken in one["seconds"].items()}
-    return Lines(seconds, tests, [test for one in known.values() for test in one["broken"]])
+    seconds = {test: taken for one in known for test, taken in one["seconds"].items()}
+    return Lines(seconds, tests, [test for one in known for test in one["broken"]])
 
 
-def _measure(root: Path, files: list[str]) -> dict[str, dict[str, Any]]:
-    """Return for each test file the seconds of its tests, the lines that they run, and those that fail."""
-    with worker(root) as one:
-        data_file = one.tree / ".coverage"
-        wanted: dict[str, dict[str, float]] = {file: {} for file in files}
-        traced = one.run(Request("", "", wanted, stop=False, trace=str(data_file)))
-        plain = one.run(Request("", "", _usable(traced), stop=False))
-        tests = _read(data_file, one.tree)
-    broken = sorted({*traced.failed, *plain.failed})
-    found: dict[str, dict[str, Any]] = {
-        file: {
-            "seconds": {},
-            "tests": {},
-            "broken": [test for test in broken if test.partition("::")[0] == file],
-        }
-        for file in files
+def _traced(one: Worker, file: str) -> dict[str, Any]:
+    """Return the seconds of the tests of a file, the lines that they run, and those that fail."""
+    data_file = one.tree / ".coverage"
+    data_file.unlink(missing_ok=True)
+    answer = one.run(Request("", "", {file: {}}, stop=False, trace=str(data_file)))
+    left_out = [
+        test
+        for test in answer.seconds
+        if test.partition("::")[2].startswith(NOT_TRIED) or test in answer.failed
+    ]
+    return {
+        "seconds": {test: taken for test, taken in answer.seconds.items() if test not in left_out},
+        "tests": _read(data_file, one.tree),
+        "broken": [test for test in answer.failed if not test.partition("::")[2].startswith(NOT_TRIED)],
     }
-    for test, taken in plain.seconds.items():
-        if test not in broken:
-            found[test.partition("::")[0]]["seconds"][test] = taken
-    for path, lines in tests.items():
-        for line, names in lines.items():
-            for name in names:
-                of_file = found[name.partition("::")[0]]["tests"].setdefault(path, {})
-                of_file.setdefault(line, []).append(name)
-    return found
-
-
-def _usable(traced: Answer) -> dict[str, dict[str, float]]:
-    """Return the tests that pass under the tracer and are not left out."""
-    return _by_file(
-        {
-            test: taken
-            for test, taken in traced.seconds.items()
-            if test not in traced.failed and not test.partition("::")[2].startswith(NOT_TRIED)
-        }
-    )
 
 
 def _read(data_file: Path, tree: Path) -> dict[str, dict[int, list[str]]]:

@@ -27,7 +27,7 @@ import hypothesis
 import pytest
 
 _OURS = ("harness", "guest_images", "validators", "tests_functional", "snapproof")
-_PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 _ADDRESS_SPACE_BYTES = 16 << 30  # An index of a guest of 2 TiB takes 4 GiB of it, and no memory.
 _RESIDENT_BYTES = 3 << 30
 _CPU_SECONDS = 1800  # For a process that leaves its session; the parent looks at the time of each test.
@@ -112,6 +112,7 @@ class _Watch:
 
 def _in_child(request: Request, pipe: int, scratch: Path) -> int:
     """Run the tests of a request. Return the process's exit code: 0 passed, 1 failed, _NOT_IMPORTED."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.setsid()
     log = os.open(scratch / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -249,7 +250,9 @@ def _end_descendants() -> None:
 def main() -> None:
     """Serve requests until standard input ends."""
     scratch = Path(sys.argv[1])
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     for name in sys.argv[2:]:
         with suppress(ImportError):
             importlib.import_module(name)

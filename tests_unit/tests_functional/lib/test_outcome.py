@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +81,20 @@ def test_full_disk_leaves_old_file_and_no_draft(tmp_path: Path, monkeypatch: pyt
         write_atomically(path, "new text")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_file_that_is_replaced_keeps_its_mode(tmp_path: Path) -> None:
+    """A results file that others may read or may not read stays so."""
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+    path.chmod(0o604)
+    write_atomically(path, "new")
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("new", 0o604)
+
+
+def test_seconds_are_rounded_to_milliseconds() -> None:
+    """More digits would be noise."""
+    assert Outcome("a", Status.PASS, "Right.", seconds=1.23456).to_json()["seconds"] == 1.235
 
 
 def test_interruption_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,7 @@ def test_too_many_small_records_are_refused(
     assert damage is not None
     assert damage.code is Code.PAGE_FLAGS_SMALL_RECORDS
     assert "More than 100 records" in damage.sentence
+    assert path.read_bytes()[damage.offset : damage.offset + 8] == record[:8]
 
 
 def test_block_that_cannot_be_in_the_file_gets_no_memory(tmp_path: Path) -> None:
