@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from guest_images.agent import pages as ap
-from guest_images.agent.format import ControlWord, PageWord, ThreadWord, WriterState
+from guest_images.agent.format import AgentState, ControlWord, PageWord, ThreadWord, WriterState
 from harness.codes import Code
 from harness.errors import UsageError
 from harness.status import Status
@@ -222,7 +222,9 @@ def test_old_copy_of_a_directory_page_is_no_fault(tmp_path: Path) -> None:
         (3, 14, 1, Code.WRITE_ORDER_BAD_CONTROL_PAGE),
         (3, 511, 1 << 63, Code.WRITE_ORDER_BAD_CONTROL_PAGE),
         (5, ThreadWord.ERRORS, 1, Code.WRITE_ORDER_AGENT_ERRORS),
+        (5, ThreadWord.FIRST_ERROR, 7, Code.WRITE_ORDER_BAD_THREAD_PAGE),
         (5, ThreadWord.STATE, 3, Code.WRITE_ORDER_BAD_THREAD_PAGE),
+        (5, ThreadWord.STATE, WriterState.NOT_STARTED, Code.WRITE_ORDER_BAD_THREAD_PAGE),
         (5, 13, 1, Code.WRITE_ORDER_BAD_THREAD_PAGE),
         (5, 48, 1, Code.WRITE_ORDER_BAD_THREAD_PAGE),
         (5, 511, 1, Code.WRITE_ORDER_BAD_THREAD_PAGE),
@@ -240,6 +242,19 @@ def test_word_that_cannot_be(tmp_path: Path, page: int, word: int, value: int, c
     violations = _judge(tmp_path, Writer(guest)).violations
     assert {found.code for found in violations} == {code}
     assert violations[0].offset == page * PAGE
+
+
+@pytest.mark.parametrize("state", [AgentState.IDLE, AgentState.PAUSED])
+def test_writer_that_writes_while_the_agent_does_not_run(tmp_path: Path, state: AgentState) -> None:
+    """The agent runs before its writers do, and is paused after them, so other states are of two moments."""
+    guest = Guest()
+    guest.ram[3, ControlWord.STATE] = state
+    violations = _judge(tmp_path, Writer(guest)).violations
+    assert [(found.code, found.thread) for found in violations] == [
+        (Code.WRITE_ORDER_OTHER_MOMENT, 0),
+        (Code.WRITE_ORDER_OTHER_MOMENT, 1),
+    ]
+    assert f"the agent was {state.name.lower()}" in violations[0].sentence
 
 
 def test_thread_that_the_control_page_does_not_count(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ _ORDER = "order of the sections"
 
 def _paths(folder: Path, first: list[str], second: list[str]) -> list[str]:
     """Return what differs between streams that have these devices in these orders."""
-    files = []
+    files: list[Path] = []
     for names in (first, second):
         sections = [device(20 + number, name, [1]) for number, name in enumerate(names)]
         files.append(folder / f"file-{len(files)}")

@@ -127,6 +127,11 @@ def _impossible_thread(page: SpecialPage) -> list[str]:
     problems = _unused(page, _USED_BY_THREAD)
     if page[ThreadWord.STATE] > max(WriterState):
         problems.append(f"has the unknown state {page[ThreadWord.STATE]}")
+    if page[ThreadWord.STATE] == WriterState.NOT_STARTED and page[ThreadWord.STEPS]:
+        problems.append(f"says that it has not started, and counts {page[ThreadWord.STEPS]} steps")
+    if page[ThreadWord.FIRST_ERROR] and not page[ThreadWord.ERRORS]:
+        # core/writer.c names the page before it counts it, so T0 may lie in between.
+        problems.append(f"names page {page[ThreadWord.FIRST_ERROR]} as wrong, and counts no wrong page")
     timed = page[ThreadWord.WRITES_TIMED]
     for name, start, buckets in (
         ("histogram", ThreadWord.HISTOGRAM, HISTOGRAM_BUCKETS),
@@ -143,8 +148,15 @@ def _other_moment(control: SpecialPage, page: SpecialPage) -> str:
     """Return what tells by the clocks that a thread page and the control page are of different moments.
 
     A writer renews the control page's clock before its own, so its own can never be ahead. Agents that were
-    built before thread pages had a clock leave it zero.
+    built before thread pages had a clock leave it zero. The agent is running before a writer writes, and
+    paused only after all are parked (linux/threads.c).
     """
+    writing, state = page[ThreadWord.STATE] == WriterState.WRITING, control[ControlWord.STATE]
+    if writing and state in (AgentState.IDLE, AgentState.PAUSED):
+        return (
+            f"was writing while by the control page the agent was {AgentState(state).name.lower()}: one of "
+            "the two pages is not of T0"
+        )
     own, common = page[ThreadWord.MONOTONIC_NS], control[ControlWord.MONOTONIC_NS]
     if not own:
         return ""
@@ -152,11 +164,8 @@ def _other_moment(control: SpecialPage, page: SpecialPage) -> str:
         return (
             f"wrote {(own - common) / 1e6:.3f} ms after the time in the control page, which is not of T0 too"
         )
-    running = (
-        control[ControlWord.STATE] == AgentState.RUNNING and page[ThreadWord.STATE] == WriterState.WRITING
-    )
     allowed = _LATE_NS + 2 * page[ThreadWord.LONGEST_GAP_NS]
-    if running and common - own > allowed:
+    if writing and common - own > allowed:
         return (
             f"wrote last {(common - own) / 1e9:.3f} s before the time in the control page, although it was "
             "writing: one of the two pages is not of T0"
