@@ -33,6 +33,10 @@ _TRACE_RECORDS = 200
 _RECORD_BYTES = 8192
 _LIMIT_BYTES = 32 << 20
 
+ABOUT_OTHERS, TAINT_CHANGED = "kernel messages about others", "taint changed, not told by whom"
+NOTES = (ABOUT_OTHERS, TAINT_CHANGED)
+"""Names of the facts of a check that are no fault of its subject; a report prints them as notes."""
+
 _TAINTING = 1 << 5 | 1 << 7 | 1 << 9 | 1 << 14
 """Taint bits that a splat sets: bad page, died, warned, soft lockup (admin-guide/tainted-kernels.rst)."""
 

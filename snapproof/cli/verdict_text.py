@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from harness.linux.kernel_log import NOTES
 from harness.status import Status
 from snapproof.cli.streams import shown
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 _SHOWN_VIOLATIONS = 5
 _SHOWN_RANGES = 10
+_NOTE_LENGTH = 300
 
 # Figure name to (label, unit); the order is the order of printing.
 _FIGURES = {
@@ -37,6 +39,19 @@ def outcome_lines(outcome: OutcomeRecord) -> Iterator[str]:
     for check in outcome.checks:
         if check["status"] not in (Status.PASS.value, Status.DONE.value):
             yield from check_lines(check)
+    yield from _note_lines(outcome)
+
+
+def _note_lines(outcome: OutcomeRecord) -> Iterator[str]:
+    """Yield what a check saw that is no fault of the subject, such as a crash of another job's program."""
+    seen = {
+        (name, shown(str(check["facts"][name])))
+        for check in outcome.checks
+        for name in NOTES
+        if name in check.get("facts", {})
+    }
+    for name, text in sorted(seen):
+        yield f"      note: {name}: {text if len(text) <= _NOTE_LENGTH else text[: _NOTE_LENGTH - 3] + '...'}"
 
 
 def result_line(result: RunResult) -> str:

@@ -47,6 +47,7 @@ def require_outputs(arguments: Mapping[str, object]) -> None:
     if arguments.get("merging"):
         # Its output is a folder, which `make_results_folder` looks at.
         del outputs["--output"]
+    outputs |= _appended_by_format(given)
     for option, path in outputs.items():
         _require_file(path, option)
         _require_no_input(path, option, given)
@@ -94,6 +95,19 @@ def open_in_place(path: Path) -> TextIO:
         return path.open("w", encoding="utf-8", errors="backslashreplace")
     sys.stdout.flush()
     return os.fdopen(os.dup(own), "w", encoding="utf-8", errors="backslashreplace")
+
+
+def _appended_by_format(given: dict[str, object]) -> dict[str, Path]:
+    """Return the CI system's files that a report in a wanted format is appended to, by their variable."""
+    wanted = given.get("format")
+    if not wanted or given.get("output"):
+        return {}
+    # `check` and other commands without `--format` start sooner without it.
+    from snapproof.report.formats import FORMATS
+
+    names = wanted if isinstance(wanted, list | tuple) else [wanted]
+    variables = {FORMATS[name].variable for name in map(str, names) if name in FORMATS} - {""}
+    return {f"${name}": Path(os.environ[name]) for name in sorted(variables) if os.environ.get(name)}
 
 
 def _names_file(value: object) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import pickle
 import signal
@@ -24,7 +25,8 @@ _PIPE_BYTES = 1 << 20
 def spread(items: Sequence[Item], work: Callable[[Item], Result], worth: int) -> Iterator[Result]:
     """Call `work` on every item, and yield the results in the order of the items.
 
-    If a copy dies or fails, this process does the rest of its items, and raises what `work` raises there.
+    If a copy cannot be made, dies or fails, this process does the rest of its items, and raises what `work`
+    raises there.
 
     Args:
         items: what to work on.
@@ -61,11 +63,19 @@ def _receive(pipe: BinaryIO) -> tuple[Any, ...]:
 @contextlib.contextmanager
 def _copy(items: Sequence[Item], work: Callable[[Item], object]) -> Iterator[BinaryIO]:
     """Fork a copy of this process to work on items, and yield the pipe that its pickled results come from."""
-    reading, writing = os.pipe()
+    try:
+        reading, writing = os.pipe()
+    except OSError:
+        yield io.BytesIO()
+        return
     with contextlib.suppress(OSError):
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        # A limit of processes or memory. The pipe ends at once, as that of a copy that died.
+        pid = None
     if pid == 0:
         # Signals stay blocked, since handlers are for the original process. If it ends, the pipe breaks.
         os.close(reading)
@@ -76,8 +86,9 @@ def _copy(items: Sequence[Item], work: Callable[[Item], object]) -> Iterator[Bin
         with os.fdopen(reading, "rb", buffering=_PIPE_BYTES) as pipe:
             yield pipe
     finally:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
+        if pid is not None:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
 def _serve(writing: int, items: Sequence[Item], work: Callable[[Item], object]) -> None:

@@ -22,7 +22,8 @@ def help_text(description: str, *examples: str, exit_codes: str = "", more: str 
     """
     lines = [f"  snapproof {example}" for example in examples]
     parts = ["\n".join(["Examples:", *lines])] if examples else []
-    parts += [textwrap.fill(f"Exit codes: {exit_codes}.", _WIDTH)] if exit_codes else []
+    codes = f"Exit codes: {exit_codes}, 130 interrupted."
+    parts += [textwrap.fill(codes, _WIDTH)] if exit_codes else []
     parts += [textwrap.fill(more, _WIDTH)] if more else []
     return {
         "description": textwrap.fill(description, _WIDTH),

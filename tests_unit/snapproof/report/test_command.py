@@ -94,7 +94,23 @@ def test_summary_goes_where_github_wants_it(
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
     code, _, err = _report(capsys, *words)
     assert code == 2
-    assert "$GITHUB_STEP_SUMMARY names" in err
+    assert "give $GITHUB_STEP_SUMMARY the name of a file" in err
+
+
+def test_a_summary_never_goes_into_an_input(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file that the CI system names is an output like any other, by whatever name."""
+    placed(tmp_path / "run", result(outcome("a", Status.PASS)))
+    results = tmp_path / "run" / "results.json"
+    before = results.read_bytes()
+    (tmp_path / "step").symlink_to(results)
+    for named in (results, tmp_path / "step"):
+        monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(named))
+        code, _, err = _report(capsys, "render", tmp_path / "run", "--format", "github-summary")
+        assert (code, results.read_bytes()) == (2, before)
+        assert "$GITHUB_STEP_SUMMARY names" in err
+        assert "which is an input" in err
 
 
 @pytest.mark.parametrize("url", ["/srv/ci", "ftp://x/", "https://x/<b>", "https://a b/", 'https://x/"'])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -59,6 +61,21 @@ def test_copy_that_dies_costs_only_time() -> None:
         return item * 2
 
     assert list(workers.spread(range(50), work, 1)) == [item * 2 for item in range(50)]
+
+
+@pytest.mark.usefixtures("many_processes")
+@pytest.mark.parametrize("call", ["fork", "pipe"])
+def test_copies_that_cannot_be_made_cost_only_time(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """At a limit of processes or descriptors this process does all of the work, and takes signals again."""
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+
+    def refused() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, call, refused)
+    assert list(workers.spread(range(50), lambda item: item * 2, 1)) == [item * 2 for item in range(50)]
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
 
 
 @pytest.mark.usefixtures("many_processes")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness.codes import Code
-from harness.linux.kernel_log import taint_by_splat
+from harness.linux.kernel_log import ABOUT_OTHERS, TAINT_CHANGED, taint_by_splat
 from validators.checks import Problem, judged
 from validators.oracles.o6_host.host_state import HostState
 from validators.verdict import CheckResult
@@ -57,13 +57,13 @@ def _kernel(then: HostState, now: HostState) -> tuple[list[Problem], dict[str, s
     facts = {}
     if others:
         more = f" and {len(others) - _NOTED} more" if len(others) > _NOTED else ""
-        facts["kernel messages about others"] = "; ".join(others[:_NOTED]) + more
+        facts[ABOUT_OTHERS] = "; ".join(others[:_NOTED]) + more
     if now.tainted != then.tainted:
         change = f"from {then.tainted} to {now.tainted}"
         if own and taint_by_splat(then.tainted, now.tainted):
             problems.append(Problem(Code.HOST_TAINTED, f"The host kernel's taint changed {change}."))
         else:
-            facts["taint changed, not told by whom"] = change
+            facts[TAINT_CHANGED] = change
     return problems, facts
 
 
