@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests_unit.mutants.operators import Mutant, mutants_of
 from tests_unit.mutants.report import Result, equivalents, interval, read_results, stanza, table
 
 _ROOT = Path(__file__).parents[2]
+_EQUIVALENT = Path(__file__).parent / "equivalent.toml"
 _MODULE = '''"""Planted."""
 
 LIMIT = 10
@@ -118,6 +120,24 @@ def test_listed_mutant_is_found_when_lines_move_and_an_error_when_its_code_chang
     listed.write_text(entry)
     with pytest.raises(ValueError, match="has no reason"):
         equivalents(listed, moved)
+
+
+def test_entry_of_a_line_is_of_its_numbers_but_for_nought(tmp_path: Path) -> None:
+    """Another size of a step is as good, but no step at all is not."""
+    listed = tmp_path / "equivalent.toml"
+    listed.write_text(
+        '[[equivalent]]\nfile = "planted.py"\nfunction = ""\ntext = "STEP = 1 << 4"\nreason = "a step"\n'
+    )
+    found = equivalents(listed, mutants_of("planted.py", "STEP = 1 << 4"))
+    assert len(found) == 3
+    assert {address.split(":")[3] for address in found} == {"constant"}
+
+
+def test_every_listed_mutant_is_one_of_the_code_as_it_is() -> None:
+    """After a change of such a line its reason has to be looked at again."""
+    files = {entry["file"] for entry in tomllib.loads(_EQUIVALENT.read_text())["equivalent"]}
+    mutants = [one for file in files for one in mutants_of(file, (_ROOT / file).read_text())]
+    assert equivalents(_EQUIVALENT, mutants)
 
 
 def test_broken_off_run_goes_on(tmp_path: Path) -> None:
