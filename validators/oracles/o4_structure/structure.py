@@ -249,6 +249,13 @@ def _order(index: SnapshotIndex) -> CheckResult:
 
 
 def _saved_after_t0(index: SnapshotIndex) -> CheckResult:
+    """Check that no iterable state but RAM has content in a background snapshot.
+
+    At T0 QEMU keeps only the state that is not iterable. Its thread then calls the save_live_iterate of all
+    handlers while the vCPUs run, RAM first, and writes no END (migration/migration.c
+    bg_migration_thread() and bg_migration_completion(), 6.0 to 10.0). Only RAM is protected: what hw/ppc/spapr.c htab_save_iterate()
+    writes is the hash page table of after T0, in one pass without the entries that changed during it.
+    """
     tally = Tally("saved-after-t0", "A background snapshot has no state besides RAM that was saved after T0.")
     if index.flow != "background":
         return tally.skip("This is an ordinary save, of one moment.")
@@ -264,7 +271,8 @@ def _saved_after_t0(index: SnapshotIndex) -> CheckResult:
         tally.report(
             Code.SAVED_AFTER_T0_ITERABLE,
             f"State of '{section.idstr}' ({section.instance}) at offset {section.offset} was saved while the "
-            "guest ran, and has no END: it is not the state at T0.",
+            "guest ran, and has no END: it is not the state at T0. QEMU keeps only RAM as it was; save this "
+            "guest without background-snapshot.",
             file_offset=section.offset,
         )
     return tally.result()
