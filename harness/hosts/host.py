@@ -18,6 +18,7 @@ from harness.hosts import supervisor
 from harness.hosts.link import Link, Stream, source_of
 from harness.hosts.local import HostFacts
 from harness.hosts.streams import archive, collect, feed, first_line
+from harness.linux.run_queue import ProcessorTime
 
 PREFIX = "snapproof-"
 """Prefix of the name of our folder on a host."""
@@ -88,6 +89,11 @@ class Host:
 
     Every program runs under a supervisor (harness/hosts/supervisor.py): when the connection or this process
     ends, the program and all its descendants are killed, and the folder is removed.
+
+    Attributes:
+        name: its name in results.
+        python: the Python on it.
+        processor_time: what the host itself got of this machine's processors; zeros unless it is a VM here.
     """
 
     def __init__(self, name: str, link: Link, python: str = "python3") -> None:
@@ -100,6 +106,7 @@ class Host:
         """
         self.name = name
         self.python = python
+        self.processor_time: Callable[[], ProcessorTime] = lambda: ProcessorTime(0, 0)
         self._link = link
         self._keeper: Stream | None = None
         self._folder = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from harness.deadline import Deadline
@@ -14,6 +15,7 @@ from harness.guest.shell import GuestUnreachable
 from harness.guest.ssh import SshShell
 from harness.hosts.host import Host
 from harness.hosts.link import SshLink
+from harness.linux.run_queue import processor_time
 from harness.qemu.configuration import MachineConfig, qemu_quoted
 from harness.qemu.spawned_machine import SpawnedMachine
 
@@ -74,4 +76,5 @@ def vm_host(
                 f"The VM host '{name}' did not boot: {error.sentence}{said}", evidence
             ) from error
         with Host(name, SshLink(shell.transport())) as host:
+            host.processor_time = partial(processor_time, machine.pid)
             yield host

@@ -194,9 +194,15 @@ def main() -> int:
             guest.save(save["flow"], save["sink"])
         tell("done", exit_code=qemu.end())
     except Refused as refusal:
-        tell("failed", sentence=f"QEMU refused: {refusal}", blames_qemu=True, log=_tail(qemu))
+        tell("failed", sentence=f"QEMU refused: {refusal}", blames_qemu=True, expired=False, log=_tail(qemu))
     except HostFailure as failure:
-        tell("failed", sentence=str(failure), blames_qemu=failure.blames_qemu, log=_tail(qemu))
+        tell(
+            "failed",
+            sentence=str(failure),
+            blames_qemu=failure.blames_qemu,
+            expired=failure.expired,
+            log=_tail(qemu),
+        )
     finally:
         if qemu is not None:
             qemu.process.kill()

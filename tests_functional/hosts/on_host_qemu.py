@@ -20,11 +20,17 @@ _BEGUN = time.monotonic()
 
 
 class HostFailure(Exception):
-    """A failure as a sentence; `blames_qemu` says whether it is QEMU's fault."""
+    """A failure as a sentence.
 
-    def __init__(self, sentence: str, blames_qemu: bool = True) -> None:
+    Attributes:
+        blames_qemu: whether it is QEMU's fault.
+        expired: whether time ran out, which a busy machine can cause as well.
+    """
+
+    def __init__(self, sentence: str, blames_qemu: bool = True, expired: bool = False) -> None:
         super().__init__(sentence)
         self.blames_qemu = blames_qemu
+        self.expired = expired
 
 
 class Refused(Exception):
@@ -100,7 +106,7 @@ class Qemu:
         end = time.monotonic() + self.seconds
         while not condition():
             if time.monotonic() > end:
-                raise HostFailure(f"{what} did not happen within {self.seconds:.0f} s.")
+                raise HostFailure(f"{what} did not happen within {self.seconds:.0f} s.", expired=True)
             time.sleep(0.02)
 
     def end(self) -> int:
@@ -121,7 +127,7 @@ class Qemu:
             except OSError:
                 # The time-out has a class of its own before Python 3.10.
                 raise HostFailure(
-                    f"QEMU does not answer on its monitor within {self.seconds:.0f} s."
+                    f"QEMU does not answer on its monitor within {self.seconds:.0f} s.", expired=True
                 ) from None
             if not line:
                 code = self.process.wait(10)

@@ -6,14 +6,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
 from guest_images.agent.format import FINE_BUCKETS, WORD_BYTES, ThreadWord
 from harness.codes import Code
 from harness.deadline import Deadline
-from harness.errors import Evidence, SetupBroken, SubjectFailed
+from harness.errors import Evidence, SetupBroken, SnapproofError, SubjectFailed
 from harness.hosts.host import Host
 from harness.hosts.link import script_of
+from harness.linux.run_queue import ProcessorTime
 from harness.qemu.configuration import qemu_argv
 from harness.qemu.migration import SaveFigures
 from tests_functional.hosts import on_host, on_host_qemu
@@ -34,6 +35,9 @@ REFUSAL = "Background-snapshot is not supported by host kernel"
 _SCRIPT = script_of(on_host, on_host_qemu)
 _REFUSES = "QEMU refuses a background snapshot where the kernel has no UFFD-WP, says so, and nowhere else."
 _STEP_SECONDS = 120.0
+# Five to ten times as long as a step takes are allowed; with less than half of the processor that is used up
+# by other programs more than by the guest.
+_LEAST_GRANTED = 0.5
 _STALLS_FROM_STEPS = (ThreadWord.FINE_HISTOGRAM - ThreadWord.STEPS) * WORD_BYTES
 _FLOWS = {"background": Flow.LIVE, "stopped": Flow.STOP_AND_SAVE}
 
@@ -133,10 +137,11 @@ def save_on_host(
                 log(f"{host.name}: {lines[-1]['event']} after {lines[-1]['seconds']} s.")
 
     argv = [host.python, "-c", _SCRIPT]
+    before = host.processor_time()
     done = host.run(argv, deadline, stdin=json.dumps(order).encode(), on_output=told)
     last = lines[-1] if lines else {}
     if last.get("event") == "failed":
-        _raise_failure(host, last, order["argv"])
+        raise failure(host.name, last, order["argv"], host.processor_time().since(before))
     if last.get("event") != "done" or done.exit_code:
         tail = done.stderr.decode(errors="replace")[-2000:]
         raise SetupBroken(
@@ -146,11 +151,26 @@ def save_on_host(
     return Report(tuple(lines))
 
 
-def _raise_failure(host: Host, event: Mapping[str, Any], argv: list[str]) -> NoReturn:
-    """Raise the error that on_host.py has reported, with QEMU's log."""
-    kind = SubjectFailed if event["blames_qemu"] else SetupBroken
+def failure(name: str, event: Mapping[str, Any], argv: Sequence[str], got: ProcessorTime) -> SnapproofError:
+    """Return the error for a failure that on_host.py has reported, with QEMU's log.
+
+    Args:
+        name: the host's.
+        event: the report.
+        argv: the command line of QEMU there.
+        got: what the host got of this machine's processors meanwhile. A time limit that a starved VM does not
+            keep is no evidence against the QEMU in it.
+    """
     evidence = Evidence(argv, log_tail="\n".join(event["log"]))
-    raise kind(f"On the host '{host.name}': {event['sentence']}", evidence)
+    sentence = f"On the host '{name}': {event['sentence']}"
+    if event["expired"] and got.granted < _LEAST_GRANTED:
+        return SetupBroken(
+            f"{sentence} This machine is too busy to blame QEMU: the host is a VM that got "
+            f"{got.granted:.0%} of the processor time that it wanted. Run it with less beside it.",
+            evidence,
+            code=Code.SETUP_LIMIT,
+        )
+    return (SubjectFailed if event["blames_qemu"] else SetupBroken)(sentence, evidence)
 
 
 def _order(host: Host, warm: PortableWarmGuest, places: HostPaths, flows: Sequence[str]) -> dict[str, Any]:

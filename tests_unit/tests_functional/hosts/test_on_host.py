@@ -141,6 +141,7 @@ def test_failures_of_qemu_are_its_own(manner: str, words: str, tmp_path: Path) -
     last = _events(tmp_path, manner)[-1]
     assert (last["event"], last["blames_qemu"]) == ("failed", True)
     assert words in last["sentence"]
+    assert last["expired"] == (manner == "stuck")
 
 
 def test_missing_qemu_is_ours(tmp_path: Path) -> None:

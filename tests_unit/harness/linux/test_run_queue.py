@@ -1,0 +1,51 @@
+"""Contract: a process that had to wait for the processor is told from one that did not want it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.linux.run_queue import ProcessorTime, processor_time
+
+
+def test_times_of_all_threads_are_added(tmp_path: Path) -> None:
+    """A thread that has ended while the others are read is left out."""
+    for thread, text in (("7", "100 300 5\n"), ("8", "20 80 1\n")):
+        (tmp_path / "7" / "task" / thread).mkdir(parents=True)
+        (tmp_path / "7" / "task" / thread / "schedstat").write_text(text)
+    (tmp_path / "7" / "task" / "9").mkdir()
+    assert processor_time(7, tmp_path) == ProcessorTime(120, 380)
+
+
+def test_a_kernel_that_does_not_count_gives_zeros(tmp_path: Path) -> None:
+    """CONFIG_SCHED_INFO may be off; then nothing can be said, and nobody is called starved."""
+    assert processor_time(7, tmp_path) == ProcessorTime(0, 0)
+    assert ProcessorTime(0, 0).granted == 1
+
+
+def test_share_is_that_of_the_time_between_two_readings() -> None:
+    """What was before does not count, and a thread that has ended takes its times with it."""
+    before, after = ProcessorTime(1000, 0), ProcessorTime(1100, 300)
+    assert after.since(before) == ProcessorTime(100, 300)
+    assert after.since(before).granted == 0.25
+    assert before.since(after) == ProcessorTime(0, 0)
+
+
+def test_two_programs_on_one_processor_wait_for_each_other() -> None:
+    """Two busy programs that share a processor get about half of what they want; one that sleeps gets all."""
+    cpu = min(os.sched_getaffinity(0))
+    command = ["taskset", "-c", str(cpu), "sh", "-c", "while :; do :; done"]
+    with subprocess.Popen(command) as one, subprocess.Popen(command) as two:
+        try:
+            time.sleep(1)
+            shares = [processor_time(process.pid).granted for process in (one, two)]
+        finally:
+            one.kill()
+            two.kill()
+    if processor_time(os.getpid()) == ProcessorTime(0, 0):
+        pytest.skip("the kernel does not count it")
+    assert max(shares) < 0.75
