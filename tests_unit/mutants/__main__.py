@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests_unit.mutants.areas import AREAS, Area
+from tests_unit.mutants.areas import AREAS, NOT_TRIED, Area
 from tests_unit.mutants.copied import digest, tree_files
 from tests_unit.mutants.lines import Lines, importers, measured
 from tests_unit.mutants.operators import Mutant, mutants_of
@@ -113,7 +113,7 @@ def _try(jobs: list[_Job], arguments: argparse.Namespace) -> dict[str, Result]:
 
     def one(worker: Worker, job: _Job) -> None:
         begun = time.monotonic()
-        answer = worker.run(Request(job.mutant.path, job.source, job.tests))
+        answer = worker.run(Request(job.mutant.path, job.source, job.tests, without=NOT_TRIED))
         if answer.outcome == "not-imported":
             raise RuntimeError(f"The tests of {job.mutant.address} do not import its module from the copy.")
         result = Result(

@@ -109,16 +109,11 @@ def _traced(one: Worker, file: str) -> dict[str, Any]:
     """Return the seconds of the tests of a file, the lines that they run, and those that fail."""
     data_file = one.tree / ".coverage"
     data_file.unlink(missing_ok=True)
-    answer = one.run(Request("", "", {file: {}}, stop=False, trace=str(data_file)))
-    left_out = [
-        test
-        for test in answer.seconds
-        if test.partition("::")[2].startswith(NOT_TRIED) or test in answer.failed
-    ]
+    answer = one.run(Request("", "", {file: {}}, stop=False, trace=str(data_file), without=NOT_TRIED))
     return {
-        "seconds": {test: taken for test, taken in answer.seconds.items() if test not in left_out},
+        "seconds": {test: taken for test, taken in answer.seconds.items() if test not in answer.failed},
         "tests": _read(data_file, one.tree),
-        "broken": [test for test in answer.failed if not test.partition("::")[2].startswith(NOT_TRIED)],
+        "broken": answer.failed,
     }
 
 

@@ -44,6 +44,7 @@ class Request:
         tests: for each test file in order the ids of its tests, in order, and the seconds that each takes.
         stop: whether to stop at the first failure.
         trace: a file for the lines that each test runs; "" for none.
+        without: tests to leave out, by the beginning of their names.
     """
 
     path: str
@@ -51,6 +52,7 @@ class Request:
     tests: dict[str, dict[str, float]]
     stop: bool = True
     trace: str = ""
+    without: tuple[str, ...] = ()
 
 
 @dataclass
@@ -73,8 +75,11 @@ class Answer:
 class _Watch:
     """Pytest plugin: runs the given tests alone, in their order, and reports on each by a pipe."""
 
-    def __init__(self, wanted: dict[str, float], pipe: int, tracer: coverage.Coverage | None) -> None:
+    def __init__(
+        self, wanted: dict[str, float], without: tuple[str, ...], pipe: int, tracer: coverage.Coverage | None
+    ) -> None:
         self._wanted = {test: place for place, test in enumerate(wanted)}
+        self._without = tuple(without)
         self._pipe = pipe
         self._tracer = tracer
 
@@ -83,6 +88,7 @@ class _Watch:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items[:] = [item for item in items if not item.name.startswith(self._without)]
         if self._wanted:
             items[:] = sorted(
                 (item for item in items if item.nodeid in self._wanted),
@@ -139,7 +145,9 @@ def _in_child(request: Request, pipe: int, scratch: Path) -> int:
         ]
         if request.stop:
             arguments.append("-x")
-        code = max(code, min(1, int(pytest.main(arguments, plugins=[_Watch(wanted, pipe, tracer)]))))
+        code = max(
+            code, min(1, int(pytest.main(arguments, plugins=[_Watch(wanted, request.without, pipe, tracer)])))
+        )
         if code and request.stop:
             return code
     if tracer is not None:
