@@ -413,3 +413,12 @@ def test_sentence_names_the_thread_page_that_the_control_page_does_not_count(tmp
     guest.ram[3, ControlWord.THREADS] = 1
     sentence = _judge(tmp_path, Writer(guest)).violations[-1].sentence
     assert "there are 1 threads, and the thread page of thread 1 is in RAM" in sentence
+
+
+def test_pages_of_a_thread_that_cannot_be_judged_do_not_count(tmp_path: Path) -> None:
+    """The number of pages verified is that of the pages that were compared with their thread's steps."""
+    guest = Guest()
+    guest.ram[4, ThreadWord.PAGES] = 0
+    result = _judge(tmp_path, Writer(guest))
+    assert Code.WRITE_ORDER_BAD_THREAD_PAGE in {found.code for found in result.violations}
+    assert result.facts["pages verified"] == 40
