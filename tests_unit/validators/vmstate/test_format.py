@@ -50,7 +50,7 @@ def test_number_is_that_of_qemu(name: str, value: int) -> None:
 
 
 def test_commands_are_those_of_qemu() -> None:
-    """enum qemu_vm_cmd of QEMU 11.0, and the lengths of mig_cmd_args."""
+    """They are in enum qemu_vm_cmd of QEMU 11.0, and their lengths in mig_cmd_args."""
     assert {number: name for number, name in fmt.COMMAND_NAMES.items() if number in fmt.COMMAND_LENGTHS} == {
         1: "OPEN_RETURN_PATH",
         2: "PING",
