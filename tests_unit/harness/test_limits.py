@@ -64,5 +64,7 @@ def test_limits_that_are_too_low(monkeypatch: pytest.MonkeyPatch, which: int, va
     none = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     monkeypatch.setattr(resource, "getrlimit", lambda _asked: none)
     assert short_limits(537, 1024) == []
-    monkeypatch.setattr(resource, "getrlimit", lambda asked: (value, value) if asked == which else none)
+    # The soft limit counts, whatever it could be raised to.
+    limited = (value, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda asked: limited if asked == which else none)
     assert [word in sentence for sentence in short_limits(537, 1024)] == [True]

@@ -98,3 +98,21 @@ def test_a_group_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
     _files(root / "a:b:c", memory__max=str(700 * MIB), memory__current="0")
     proc = _proc(tmp_path, "0::/a:b:c", f"30 1 0:2 / {root} rw - cgroup2 cgroup2 rw")
     assert [limit.limit_bytes // MIB for limit in memory_limits(proc)] == [700]
+
+
+def test_a_container_sees_a_part_of_a_hierarchy_of_version_1(tmp_path: Path) -> None:
+    """As with version 2."""
+    root = tmp_path / "cg"
+    _files(root, memory__limit_in_bytes=str(700 * MIB), memory__usage_in_bytes="0")
+    proc = _proc(
+        tmp_path, "4:memory:/docker/abc", f"30 1 0:2 /docker/abc {root} ro - cgroup cgroup rw,memory"
+    )
+    assert [limit.limit_bytes // MIB for limit in memory_limits(proc)] == [700]
+
+
+def test_a_path_that_is_not_below_the_mounts_root_is_taken_as_it_is(tmp_path: Path) -> None:
+    """In a control-group namespace our path begins at the namespace's root."""
+    root = tmp_path / "cg"
+    _files(root / "job", memory__max=str(700 * MIB), memory__current="0")
+    proc = _proc(tmp_path, "0::/job", f"30 1 0:2 /docker/abc {root} ro - cgroup2 cgroup2 rw")
+    assert [limit.limit_bytes // MIB for limit in memory_limits(proc)] == [700]

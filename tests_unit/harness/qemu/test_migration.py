@@ -264,3 +264,17 @@ def test_clean_up_is_asked_for_within_the_deadline() -> None:
     stub, deadline = _Recording(), Deadline(5)
     migration.wait_cleaned_up(_machine(stub), deadline)
     assert stub.told == [("query-yank", None, deadline)]
+
+
+class _Saving(_Scripted):
+    """Takes `migrate` too."""
+
+    def execute(self, command: str, *_: object, **__: object) -> object:
+        return {} if command == "migrate" else super().execute(command)
+
+
+def test_begun_save_is_past_t0() -> None:
+    """It returns when the first page was sent, so that what the guest writes from then on is newer."""
+    machine: Any = _Saving(_active(0, 0), _active(0, 0), _active(1, 0), _active(9, 9))
+    migration.begin_save(machine, "exec:cat", Deadline(5))
+    assert machine.asked == 3

@@ -12,6 +12,8 @@ from guest_images.provisioning import Provisioning
 from snapproof.cli.command import main
 from snapproof.runs.stack import find_qemu
 from tests_functional.lib.measure.cases import Way
+from tests_functional.lib.measure.memory_use import MemoryUse
+from tests_functional.lib.measure.sample import Sample
 from validators.faults.live.wrapper import faulty_qemu
 
 
@@ -83,3 +85,14 @@ def test_wrong_snapshot_is_no_measurement(tmp_path: Path, capsys: pytest.Capture
     (sample,) = json.loads((tmp_path / "results" / "bench.json").read_text())["samples"]
     assert "newer than T0" in sample["error"]
     assert "Nothing was measured" in capsys.readouterr().out
+
+
+def test_growth_is_known_only_with_memory_before_and_after() -> None:
+    """A sample that lacks one of them, because its save failed, has no growth."""
+    before, after = MemoryUse(100, 10, 4), MemoryUse(150, 30, 4)
+    named = (256, "background-exec", "all", "unlimited", 1)
+    whole = Sample(*named, memory_before=before, memory_after=after)
+    assert whole.rss_growth_kib == after.resident - before.resident
+    assert whole.page_tables_growth_kib == after.page_tables - before.page_tables
+    for part in (Sample(*named, memory_before=before), Sample(*named, memory_after=after), Sample(*named)):
+        assert (part.rss_growth_kib, part.page_tables_growth_kib) == (None, None)
