@@ -23,6 +23,7 @@ from validators.vmstate.stream.source import open_source
 _NAME = "0000:00:04.0"
 _UNIT = 1 << 20
 _UNITS = 4
+_HUGE_UNIT = 4 << 20
 _PLUGGED = (True, False, True, False)
 
 
@@ -91,6 +92,38 @@ def test_what_is_not_plugged_in_may_be_left_out(tmp_path: Path, early: bool) -> 
     missing, golden = verdict.check("page-missing"), verdict.check("golden")
     assert missing is not None and missing.facts[f"not plugged in: {_NAME}/mem1"] == 2 * _UNIT
     assert golden is not None and golden.facts["pages compared"] == 256 + 2 + _UNITS * _UNIT // PAGE
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_huge_device_of_which_little_is_plugged_in(tmp_path: Path, early: bool) -> None:
+    """A plain stream may be far too short for all pages of a device of 256 GiB."""
+    units = (256 << 30) // _HUGE_UNIT
+    content = _Writer(Guest(), early=early).stream()
+    name = f"{_NAME}/mem1".encode()
+    listed = bytes([len(name)]) + name + struct.pack(">Q", _UNITS * _UNIT)
+    added = units * _HUGE_UNIT - _UNITS * _UNIT
+    ram_at = content.index(b"\6pc.ram") - 8
+    (total,) = struct.unpack_from(">Q", content, ram_at)
+    content = content[:ram_at] + struct.pack(">Q", total + added) + content[ram_at + 8 :]
+    content = content.replace(listed, listed[:-8] + struct.pack(">Q", units * _HUGE_UNIT))
+    # One unit of the state is as large as all four were, and the first one is plugged in.
+    old = struct.pack(">QQQI", 1 << 32, _UNITS * _UNIT, _UNIT, 0)
+    new = struct.pack(">QQQI", 1 << 32, units * _HUGE_UNIT, _HUGE_UNIT, 0)
+    state = content.index(old)
+    tail = len(old) + (16 if early else 32)
+    bits = struct.pack(">Q", 1) + bytes((units - 1) // 64 * 8)
+    plugged = struct.pack(">Q", _HUGE_UNIT)
+    sizes = plugged if early else struct.pack(">Q", units * _HUGE_UNIT) + plugged * 2
+    content = content[:state] + new + sizes + bits + content[state + tail :]
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    verdict = check_file(path)
+    assert _failed(verdict) == {"page-missing"}
+    missing = verdict.check("page-missing")
+    # Of the unit that is plugged in, two of four MiB are in the stream.
+    assert missing is not None
+    assert missing.total == (_HUGE_UNIT // 2) // PAGE
+    assert missing.facts[f"not plugged in: {_NAME}/mem1"] == (units - 1) * _HUGE_UNIT
 
 
 def test_what_is_plugged_in_must_be_there(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ mapped_ram_read_header(). QEMU 11.0 leaves shared RAMBlocks out of a mapped-ram 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -49,6 +50,7 @@ class BlockList:
         self._mapped_ram = "mapped-ram" in configuration.capabilities
         self._postcopy = postcopy
         self._pages = 0
+        self._of_devices = 0
         self._empty_look = _EMPTY_LOOK
         self.mapped: dict[int, MappedRegion] = {}
 
@@ -109,7 +111,7 @@ class BlockList:
             self._skip_page_size(cursor)
         gpa = cursor.unsigned(8, "a RAMBlock's address") if self._ignore_shared else None
         pages = length // self._page_size
-        block = Block(idstr, length, self._page_size, self._room(pages), start, gpa)
+        block = Block(idstr, length, self._page_size, self._room(idstr, pages), start, gpa)
         if self._collector.find_block(idstr) is not None:
             self._collector.anomaly(
                 Code.BLOCK_LIST_TWICE, f"RAMBlock '{idstr}' is in the block list twice.", start, idstr
@@ -119,10 +121,18 @@ class BlockList:
             self._read_region(cursor, block)
         return length
 
-    def _room(self, pages: int) -> npt.NDArray[np.int64]:
-        """Return an empty page_source; a read-only one if the file is too short for so many records."""
-        size = self._source.size
-        if self._pages <= fmt.FREE_PAGES or size is None or self._pages <= size // fmt.LEAST_RECORD_BYTES:
+    def _room(self, idstr: str, pages: int) -> npt.NDArray[np.int64]:
+        """Return an empty page_source; a read-only one if the file is too short for so many records.
+
+        Of a device's RAMBlock most pages may rightly have none: memory that virtio-mem has not plugged in.
+        The device's state may come later in the stream. Pages without a record take no memory.
+        """
+        if "/" in idstr:
+            self._of_devices += pages
+            with contextlib.suppress(MemoryError):
+                return np.zeros(pages, np.int64)
+        size, needed = self._source.size, self._pages - self._of_devices
+        if needed <= fmt.FREE_PAGES or size is None or needed <= size // fmt.LEAST_RECORD_BYTES:
             return np.zeros(pages, np.int64)
         return np.broadcast_to(np.zeros(1, np.int64), pages)
 
