@@ -56,7 +56,7 @@ def test_last_words() -> None:
     [
         (resource.RLIMIT_FSIZE, 20 << 20, "'ulimit -f' limits the size of a file to 20 MiB and 537 MiB"),
         (resource.RLIMIT_AS, 900 << 20, "'ulimit -v'"),
-        (resource.RLIMIT_NOFILE, 64, "'ulimit -n' limits open files to 64"),
+        (resource.RLIMIT_NOFILE, 255, "'ulimit -n' limits open files to 255 and 256 are needed"),
     ],
 )
 def test_limits_that_are_too_low(monkeypatch: pytest.MonkeyPatch, which: int, value: int, word: str) -> None:
@@ -68,3 +68,15 @@ def test_limits_that_are_too_low(monkeypatch: pytest.MonkeyPatch, which: int, va
     limited = (value, resource.RLIM_INFINITY)
     monkeypatch.setattr(resource, "getrlimit", lambda asked: limited if asked == which else none)
     assert [word in sentence for sentence in short_limits(537, 1024)] == [True]
+
+
+def test_limits_that_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that is exactly what is needed is no trouble."""
+    enough = {
+        resource.RLIMIT_FSIZE: 537 << 20,
+        resource.RLIMIT_AS: 1 << 30,
+        resource.RLIMIT_DATA: 1 << 30,
+        resource.RLIMIT_NOFILE: 256,
+    }
+    monkeypatch.setattr(resource, "getrlimit", lambda asked: (enough[asked], resource.RLIM_INFINITY))
+    assert short_limits(537, 1024) == []

@@ -103,9 +103,9 @@ def test_a_group_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
 def test_a_container_sees_a_part_of_a_hierarchy_of_version_1(tmp_path: Path) -> None:
     """As with version 2."""
     root = tmp_path / "cg"
-    _files(root, memory__limit_in_bytes=str(700 * MIB), memory__usage_in_bytes="0")
+    _files(root / "us", memory__limit_in_bytes=str(700 * MIB), memory__usage_in_bytes="0")
     proc = _proc(
-        tmp_path, "4:memory:/docker/abc", f"30 1 0:2 /docker/abc {root} ro - cgroup cgroup rw,memory"
+        tmp_path, "4:memory:/docker/abc/us", f"30 1 0:2 /docker/abc {root} ro - cgroup cgroup rw,memory"
     )
     assert [limit.limit_bytes // MIB for limit in memory_limits(proc)] == [700]
 
