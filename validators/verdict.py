@@ -210,6 +210,11 @@ class Tally:
         self.bad_pages.setdefault(block, array("Q")).frombytes(some.tobytes())
 
     @property
+    def keeps_places(self) -> bool:
+        """Return whether the place of a further bad page would be kept, and it is not only counted."""
+        return self._marked < BAD_PAGE_LIMIT or not self.full
+
+    @property
     def room(self) -> int:
         """Return how many more violations would be kept."""
         return max(0, VIOLATION_LIMIT - len(self.violations))

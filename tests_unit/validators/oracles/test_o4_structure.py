@@ -1,12 +1,16 @@
-"""Contract: pages that are sent twice are all counted, and the first of them named with both places."""
+"""Contract: pages that are sent twice or never are all counted, and the first of them named."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from harness.codes import Code
 from tests_unit.support.synthetic_stream import PAGE, Guest, Writer
+from validators import verdict
 from validators.judge import check_file
+from validators.oracles.o4_structure import structure
 from validators.verdict import VIOLATION_LIMIT
 
 
@@ -38,3 +42,20 @@ def test_page_sent_twice_is_named_with_both_places(tmp_path: Path) -> None:
         f"Page 0x{page * PAGE:x} of RAMBlock 'pc.ram' is in the stream twice, "
         f"at file offsets {earlier} and {later}."
     )
+
+
+@pytest.mark.parametrize("places", [0, 50, VIOLATION_LIMIT, 1 << 21])
+def test_missing_pages_are_counted_beyond_the_limit_of_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: int
+) -> None:
+    """Of a file without any page of its RAM every page is counted, however few places are kept."""
+    monkeypatch.setattr(verdict, "BAD_PAGE_LIMIT", places)
+    monkeypatch.setattr(structure, "_PIECE", 64)
+    pages = VIOLATION_LIMIT + 100
+    path = tmp_path / "file"
+    path.write_bytes(Writer(Guest(agent=False, ram_pages=pages), order=[]).stream())
+    result = check_file(path).check("page-missing")
+    assert result is not None
+    assert result.total == pages
+    assert [found.offset for found in result.violations] == [page * PAGE for page in range(VIOLATION_LIMIT)]
+    assert sum(map(len, result.bad_pages.values())) == min(places, pages)

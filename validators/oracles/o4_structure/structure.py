@@ -197,6 +197,9 @@ def _count_pages(
         found = wrong(block.page_source[first : first + _PIECE])
         if unplugged is not None:
             found &= unplugged[first : first + _PIECE] == counts
+        if not tally.keeps_places:
+            tally.total += int(np.count_nonzero(found))
+            continue
         pages = np.flatnonzero(found) + first
         named = min(len(pages), tally.room)
         for page in pages[:named].tolist():
