@@ -252,7 +252,6 @@ class BlockList:
             for first, bits in self._bitmap_pieces(region, block):
                 at = region.pages_offset + (first + np.arange(len(bits), dtype=np.int64)) * block.page_size
                 block.page_source[first : first + len(bits)] = np.where(bits, at, ZERO_BY_BITMAP)
-                self._judge_end(block, first, bits, at)
                 self._collector.records["page"] += int(bits.sum())
                 self._collector.records["zero"] += int((~bits).sum())
             if not (block.page_source > 0).any():
@@ -293,19 +292,3 @@ class BlockList:
                     block.idstr,
                 )
             yield start * 8, bits[:wanted]
-
-    def _judge_end(
-        self, block: Block, first: int, bits: npt.NDArray[np.bool_], at: npt.NDArray[np.int64]
-    ) -> None:
-        behind = np.flatnonzero(bits & (at + block.page_size > (self._source.size or 0)))
-        if len(behind):
-            block.page_source[first + behind] = 0
-            page = first + int(behind[0])
-            self._collector.anomaly(
-                Code.TRUNCATED_PAGES,
-                f"The file ends before page 0x{page * block.page_size:x} of RAMBlock '{block.idstr}' "
-                f"and {len(behind) - 1} more that its bitmap says are there.",
-                int(at[behind[0]]),
-                block.idstr,
-                page * block.page_size,
-            )
