@@ -9,7 +9,7 @@ from typing import TypeVar
 from harness.errors import UsageError
 from harness.qemu.architectures import AARCH64, DEFAULT_ARCHITECTURE, I386, Architecture
 
-_Spec = TypeVar("_Spec", "Suite", "QemuSpec", "GuestSpec", "HostSpec")
+_Spec = TypeVar("_Spec", "Suite", "QemuSpec", "GuestSpec | BareSpec", "HostSpec")
 
 OWN_MIB = 76
 """MiB of RAM that our initramfs guests need beside the writers: 15 % of 512, 30 % of 256."""
@@ -81,6 +81,21 @@ class GuestSpec(_FromSuite):
     own_mib: int = OWN_MIB
     boot_seconds: float = BOOT_SECONDS
     full: bool = False
+
+
+@dataclass(frozen=True)
+class BareSpec:
+    """A guest that is the agent alone, without an operating system.
+
+    Attributes:
+        name: its name in the catalogue and on the command line.
+        reason: why it is in the catalogue.
+        architecture: the processor that it runs on.
+    """
+
+    name: str
+    reason: str
+    architecture: Architecture = DEFAULT_ARCHITECTURE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +177,14 @@ GUESTS = (
         full=True,
     ),
 )
+
+BARE_GUESTS = (BareSpec("bare", "the agent alone: boots in milliseconds, also where KVM emulates"),)
+
+BARE_OWN_MIB = 6
+"""MiB of RAM that they need beside the writers: program, pages that describe the agent, firmware's tables."""
+
+BARE_BOOT_SECONDS = 20.0
+"""Limit for the boot of a bare guest, which takes 0.01 s once QEMU answers."""
 
 # Feature masks: Linux include/uapi/linux/userfaultfd.h has the bits in the order in which they came; what an
 # architecture offers is in fs/userfaultfd.c userfaultfd_api() of each release. WP is in x86_64 from 5.7 and
@@ -263,9 +286,9 @@ def host_spec(name: str) -> HostSpec:
     return _named("host", name, HOSTS)
 
 
-def guest_spec(name: str) -> GuestSpec:
+def guest_spec(name: str) -> GuestSpec | BareSpec:
     """Return the guest of that name; raise UsageError where there is none."""
-    return _named("guest", name, GUESTS)
+    return _named("guest", name, (*GUESTS, *BARE_GUESTS))
 
 
 def _named(kind: str, name: str, specs: Sequence[_Spec]) -> _Spec:

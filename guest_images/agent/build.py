@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,11 +61,12 @@ class AgentBuild:
     sources: tuple[Path, ...]
 
 
-def find_compiler(architecture: Architecture = DEFAULT_ARCHITECTURE) -> Compiler:
+def find_compiler(architecture: Architecture = DEFAULT_ARCHITECTURE, target: str = "") -> Compiler:
     """Return the machine's own `cc` if it has the right target, else the one in the Python package ziglang.
 
     Args:
         architecture: the processor that it is to compile for.
+        target: the target of the latter, by default the one for static programs of Linux.
 
     Raises:
         MachineryMissing: there is neither. SetupBroken: it does not say what it is.
@@ -75,10 +77,10 @@ def find_compiler(architecture: Architecture = DEFAULT_ARCHITECTURE) -> Compiler
     if importlib.util.find_spec("ziglang"):
         zig = (sys.executable, "-m", "ziglang")
         version = f"zig {first_output_line([*zig, 'version'])}"
-        return Compiler((*zig, "cc", "-target", architecture.compiler_target), version)
+        return Compiler((*zig, "cc", "-target", target or architecture.compiler_target), version)
     raise MachineryMissing(
-        "There is no C compiler for the guest's agent; install the package 'gcc', or snapproof with its "
-        "extra 'cc'."
+        f"There is no C compiler for an agent on {architecture.name}; install snapproof with its extra 'cc', "
+        "or on a machine with such a processor the package 'gcc'."
     )
 
 
@@ -100,9 +102,8 @@ def plan_agent(
     if not code:
         raise SetupBroken(f"The agent's sources are not in '{sources}'.")
     compiler = find_compiler(architecture)
-    source = _digest(*(part for path in files for part in (_name(path, sources), path.read_bytes())))
-    words = (source, architecture.name, compiler.version, *FLAGS)
-    digest = _digest(*(word.encode() for word in words))
+    source = source_digest(files, sources)
+    digest = digest_of(source, architecture.name, compiler.version, *FLAGS)
     records = (
         InputRecord("agent source", source[:12], source),
         InputRecord("agent compiler", compiler.version, digest),
@@ -138,6 +139,16 @@ def _compile(build: AgentBuild, folder: Path) -> Path:
             f"The agent does not compile: {first.strip()}.", Evidence(command, done.returncode, tail)
         )
     return output
+
+
+def source_digest(files: Sequence[Path], folder: Path) -> str:
+    """Return a SHA256 in hex over the names, relative to a folder, and the content of files."""
+    return _digest(*(part for path in files for part in (_name(path, folder), path.read_bytes())))
+
+
+def digest_of(*words: str) -> str:
+    """Return a SHA256 in hex over words."""
+    return _digest(*(word.encode() for word in words))
 
 
 def _name(path: Path, folder: Path) -> bytes:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from guest_images.agent.counters import AgentCounters
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.guest.shell import GuestShell
+from harness.qemu.machine import Machine
 
 _VERIFY_SECONDS = 120.0
 
@@ -79,6 +81,56 @@ class VerifyReport:
     mismatch_count: int
     mismatches: tuple[Mapping[str, Any], ...]
     checksums: tuple[str, ...]
+
+
+class Agent(Protocol):
+    """The agent in one guest, whatever the way in; scenarios and oracles know it by this alone.
+
+    `AgentClient` goes through a shell in the guest, `BareAgent` through guest RAM.
+    """
+
+    def serve(self, plan: WriterPlan, guest_ram_bytes: int, deadline: Deadline) -> None:
+        """Start the agent and have it lay out its region; it does not write yet.
+
+        Raises:
+            SetupBroken: the guest has not so much memory, or does not let the agent lock it.
+        """
+
+    def start(self) -> None:
+        """Let the writers run."""
+
+    def pause(self) -> None:
+        """Park the writers, each between two page writes."""
+
+    def resume(self) -> None:
+        """Let parked writers go on."""
+
+    def reset_stats(self) -> None:
+        """Clear the stall histogram and its maximum."""
+
+    def quit(self) -> None:
+        """End the agent."""
+
+    def corrupt(self, thread: int, index: int) -> None:
+        """Flip one bit of one page: a planted fault."""
+
+    def status(self) -> AgentStatus:
+        """Return counters, clocks and the stall histogram as they are now.
+
+        Raises:
+            GuestUnreachable: the guest does not answer.
+        """
+
+    def verify(self) -> VerifyReport:
+        """Check all pages against the step counts; the writers must be parked."""
+
+    def counters(self, machine: Machine) -> AgentCounters:
+        """Return the agent's counters in the memory of its QEMU.
+
+        Raises:
+            SetupBroken: they are not in guest RAM.
+            MachineryMissing: the host does not let us read QEMU's memory.
+        """
 
 
 class AgentClient:
@@ -163,6 +215,10 @@ class AgentClient:
             mismatches=tuple(answer["mismatches"]),
             checksums=tuple(str(thread["checksum"]) for thread in answer["threads"]),
         )
+
+    def counters(self, machine: Machine) -> AgentCounters:
+        """Search guest RAM for the agent's counters."""
+        return AgentCounters.find(machine, self.status().nonce)
 
     def _command(self, command: str, seconds: float = 40.0) -> dict[str, Any]:
         text = self._shell.check(f"{self._agent} ctl {command}", Deadline(seconds))

@@ -30,6 +30,7 @@ from guest_images.agent.format import (
 )
 from harness.codes import Code
 from harness.errors import SetupBroken
+from harness.qemu.guest_memory import QemuMemoryGone
 from harness.qemu.machine import Machine, known_pid
 from harness.qemu.ram import RamBlock, ramblocks, read_populated
 
@@ -73,12 +74,6 @@ class LongGap:
 
     end: float
     seconds: float
-
-
-class QemuMemoryGone(SetupBroken):
-    """QEMU has no memory any more: it is about to end, or has ended."""
-
-    code = Code.QEMU_MEMORY_UNREADABLE
 
 
 class AgentCounters:

@@ -25,10 +25,18 @@ HISTOGRAM_BUCKETS = 32
 FINE_BUCKET_BITS = 3
 FINE_BUCKETS = 280
 
+MISMATCH_WORDS = 8
+"""Words of one wrong page in a report page."""
+
+REPORT_DETAILS = 60
+"""Most wrong pages that a report page describes."""
+
 DATA_MAGIC = int.from_bytes(b"SNAPPAGE", "little")
 DIRECTORY_MAGIC = int.from_bytes(b"SNAPDIRY", "little")
 CONTROL_MAGIC = int.from_bytes(b"SNAPCTRL", "little")
 THREAD_MAGIC = int.from_bytes(b"SNAPTHRD", "little")
+REPORT_MAGIC = int.from_bytes(b"SNAPRPRT", "little")
+MAILBOX_MAGIC = int.from_bytes(b"SNAPMAIL", "little")
 
 BODY_STRIDE = 0x9E3779B97F4A7C15
 """What each word of a data page's body adds to the page's key."""
@@ -103,7 +111,10 @@ class WriterState(IntEnum):
 
 
 class ControlWord(IntEnum):
-    """Words of the control page, of which an agent has one."""
+    """Words of the control page, of which an agent has one.
+
+    Those from MAILBOX on are the mailbox of an agent without an operating system, and zero in others.
+    """
 
     VERSION = 2
     """FORMAT_VERSION."""
@@ -129,6 +140,122 @@ class ControlWord(IntEnum):
     """In bytes, as told by the host."""
     LONGEST_GAP_NS = 13
     """Longest time between two heartbeats."""
+    MAILBOX = 16
+    """MAILBOX_MAGIC: the agent takes commands."""
+    REQUEST = 17
+    """Raised by the host: COMMAND and ARGUMENTS are complete."""
+    ANSWER = 18
+    """The last REQUEST that has been carried out."""
+    COMMAND = 19
+    """A BareCommand."""
+    RESULT = 20
+    """A BareResult, of the last command."""
+    TICKS = 21
+    """The processor's counter when the last command was answered."""
+    BOOT_TICKS = 22
+    """The same when the agent was booted."""
+    META = 23
+    """Address of the first thread page, before its report page."""
+    ARGUMENTS = 32
+    """Arguments of COMMAND: one word for each ServeArgument."""
+
+
+class BareCommand(IntEnum):
+    """Values of ControlWord.COMMAND."""
+
+    SERVE = 1
+    """Lay out and fill the pages; its arguments are in the order of ServeArgument."""
+    RUN = 2
+    """Let the writers write."""
+    PAUSE = 3
+    """Park the writers, each between two page writes."""
+    VERIFY = 4
+    """Check all pages, and fill the report pages."""
+    RESET = 5
+    """Start the statistics again from zero."""
+    CORRUPT = 6
+    """Flip one bit; the arguments are thread, index, and 1 for the hole behind the page."""
+    QUIT = 7
+    """End the agent."""
+    TIME = 8
+    """Nothing but answer, so that the host can measure the counter."""
+
+
+class BareResult(IntEnum):
+    """Values of ControlWord.RESULT."""
+
+    DONE = 0
+    NO_COMMAND = 1
+    """There is no such command."""
+    WRONG_STATE = 2
+    """Not before SERVE, not while the writers run, or the like."""
+    WRONG_ARGUMENT = 3
+    """A number is out of its range."""
+    NO_MEMORY = 4
+    """Guest RAM is too small for the plan."""
+
+
+class ServeArgument(IntEnum):
+    """Arguments of BareCommand.SERVE, from ControlWord.ARGUMENTS on."""
+
+    NONCE = 0
+    """For all pages."""
+    PATTERN = 1
+    """A guest_images.agent.pages.Pattern."""
+    SEED = 2
+    """Of the random pattern's order."""
+    THREADS = 3
+    """Writers, one per vCPU."""
+    BYTES = 4
+    """Of the written region, holes included."""
+    GUEST_RAM = 5
+    """In bytes."""
+    RATE = 6
+    """Pages per second and thread, 0 = unlimited."""
+    NS_PER_TICK = 7
+    """Times 2^32: how long a tick of the processor's counter is."""
+    REALTIME_NS = 8
+    """CLOCK_REALTIME when the counter was BOOT_TICKS."""
+
+
+class ReportWord(IntEnum):
+    """Words of a report page: what a bare agent's last check of a thread's pages found."""
+
+    THREAD = 2
+    """Number of the thread."""
+    PAGES = 3
+    """Data pages checked."""
+    HOLES = 4
+    """Holes checked."""
+    COUNT = 5
+    """Wrong pages."""
+    KEPT = 6
+    """Wrong pages described, at most REPORT_DETAILS."""
+    DATA_CHECKSUM = 7
+    """Chained over the last words of all data pages, by index."""
+    MISMATCHES = 16
+    """KEPT times MISMATCH_WORDS words, each in the order of MismatchWord."""
+
+
+class MismatchWord(IntEnum):
+    """Words of one wrong page in a report page."""
+
+    HOLE = 0
+    """1: a page to stay untouched."""
+    INDEX = 1
+    """Index of the data page, or of the one before the hole."""
+    FRAME = 2
+    """Guest page frame number."""
+    EXPECTED_GENERATION = 3
+    """0: never written, all zero."""
+    FOUND_GENERATION = 4
+    """Word DataWord.GENERATION of the page, whatever it is."""
+    EXPECTED_STEP = 5
+    """Step of the write that was to be there."""
+    FOUND_STEP = 6
+    """Word DataWord.STEP of the page, likewise."""
+    WORD = 7
+    """The first word that differs."""
 
 
 class AgentState(IntEnum):

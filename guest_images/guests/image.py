@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from guest_images.agent.bare_build import BareBuild, compile_bare, plan_bare
 from guest_images.agent.build import AgentBuild, compile_agent, plan_agent
 from guest_images.boot_files import (
     DISK_FILE,
@@ -17,10 +18,14 @@ from guest_images.boot_files import (
 )
 from guest_images.cache import Cache
 from guest_images.catalogue import (
+    BARE_BOOT_SECONDS,
+    BARE_GUESTS,
+    BARE_OWN_MIB,
     BOOT_SECONDS,
     GUESTS,
     OWN_MIB,
     USERLAND_PACKAGES,
+    BareSpec,
     GuestSpec,
     guest_spec,
     suite,
@@ -80,7 +85,7 @@ class GuestImage:
         initrd: initramfs, None where the kernel needs none.
         cmdline: kernel command line.
         ssh_user: the user to log in as.
-        ssh_private_key: OpenSSH private key file that opens the guest.
+        ssh_private_key: OpenSSH private key file that opens the guest, None for a bare one.
         ssh_host_key_line: the guest's host key, type and base64, to pin.
         digest: SHA256 in hex over kernel, initramfs, disk and command line.
         manifest: every input by name, version and SHA256.
@@ -89,6 +94,8 @@ class GuestImage:
         own_mib: MiB of RAM that the guest needs beside the writers.
         boot_seconds: limit for its boot under TCG, from the start to an SSH login.
         architecture: its processor.
+        bare: whether it is the agent alone, without an operating system.
+        firmware: image for QEMU's `-bios`, None for QEMU's own.
     """
 
     name: str
@@ -96,7 +103,7 @@ class GuestImage:
     initrd: Path | None
     cmdline: str
     ssh_user: str
-    ssh_private_key: Path
+    ssh_private_key: Path | None
     ssh_host_key_line: str
     digest: str
     manifest: tuple[InputRecord, ...]
@@ -105,6 +112,8 @@ class GuestImage:
     own_mib: int = OWN_MIB
     boot_seconds: float = BOOT_SECONDS
     architecture: Architecture = DEFAULT_ARCHITECTURE
+    bare: bool = False
+    firmware: Path | None = None
 
 
 def build_guest(name: str, provisioning: Provisioning, *, refresh: bool = False) -> GuestImage:
@@ -121,15 +130,18 @@ def build_guest(name: str, provisioning: Provisioning, *, refresh: bool = False)
         SetupBroken: packages or sources that do not make a guest.
     """
     spec = guest_spec(name)
+    if isinstance(spec, BareSpec):
+        build = plan_bare(provisioning.cache, spec.architecture)
+        return _bare_image(spec, compile_bare(build, provisioning))
     trees = [provide_tree(wanted, provisioning, refresh=refresh) for wanted in _package_sets(spec)]
     agent = plan_agent(provisioning.cache, architecture=spec.architecture)
     inputs = _Inputs(spec, tuple(trees), guest_keys(provisioning), agent)
     return _image(inputs, _built(inputs, provisioning))
 
 
-def built_guests(provisioning: Provisioning) -> dict[GuestSpec, GuestImage | None]:
+def built_guests(provisioning: Provisioning) -> dict[GuestSpec | BareSpec, GuestImage | None]:
     """Return every guest of the catalogue, with None where it would have to be built; build nothing."""
-    guests: dict[GuestSpec, GuestImage | None] = dict.fromkeys(GUESTS)
+    guests: dict[GuestSpec | BareSpec, GuestImage | None] = dict.fromkeys((*GUESTS, *BARE_GUESTS))
     keys, agents = guest_keys(provisioning), _plan_agents(provisioning.cache)
     for spec in GUESTS:
         wanted = _package_sets(spec)
@@ -139,7 +151,30 @@ def built_guests(provisioning: Provisioning) -> dict[GuestSpec, GuestImage | Non
             inputs = _Inputs(spec, tuple(trees), keys, agents[spec.architecture])
             found = find_boot_files(inputs.folder(provisioning.cache))
             guests[spec] = _image(inputs, found) if found else None
+    for bare in BARE_GUESTS:
+        with contextlib.suppress(MachineryMissing):
+            build = plan_bare(provisioning.cache, bare.architecture)
+            guests[bare] = _bare_image(bare, build) if build.folder.exists() else None
     return guests
+
+
+def _bare_image(spec: BareSpec, build: BareBuild) -> GuestImage:
+    return GuestImage(
+        name=spec.name,
+        kernel=build.program,
+        initrd=None,
+        cmdline="",
+        ssh_user="",
+        ssh_private_key=None,
+        ssh_host_key_line="",
+        digest=build.digest(),
+        manifest=build.records,
+        own_mib=BARE_OWN_MIB,
+        boot_seconds=BARE_BOOT_SECONDS,
+        architecture=spec.architecture,
+        bare=True,
+        firmware=build.firmware,
+    )
 
 
 def _plan_agents(cache: Cache) -> dict[Architecture, AgentBuild]:

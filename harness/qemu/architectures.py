@@ -65,6 +65,23 @@ MACHINE_TYPES = (PC, Q35, VIRT)
 
 
 @dataclass(frozen=True)
+class BareTarget:
+    """How the agent without an operating system is built for an architecture, and booted.
+
+    Attributes:
+        compiler_target: the target of zig's compiler.
+        flags: arguments for the compiler beside those of all architectures.
+        control_page: guest-physical address of its control page, where its linker script loads it.
+        firmware: whether it has a firmware of its own, for `-bios`.
+    """
+
+    compiler_target: str
+    flags: tuple[str, ...]
+    control_page: int
+    firmware: bool = False
+
+
+@dataclass(frozen=True)
 class Architecture:
     """One processor architecture.
 
@@ -86,6 +103,7 @@ class Architecture:
         loader: file name of its dynamic loader.
         loader_folder: where programs expect the loader, without a slash at the beginning.
         compiler_target: the target of a C compiler that links programs for its Linux statically.
+        bare: how the agent is built that needs no Linux, None where there is none.
     """
 
     name: str
@@ -104,6 +122,7 @@ class Architecture:
     compiler_target: str
     kernel_file: str = "vmlinuz"
     machine_arguments: tuple[str, ...] = ()
+    bare: BareTarget | None = None
 
     @property
     def machine(self) -> str:
@@ -129,6 +148,12 @@ X86_64 = Architecture(
     loader="ld-linux-x86-64.so.2",
     loader_folder="lib64",
     compiler_target="x86_64-linux-musl",
+    bare=BareTarget(
+        "x86_64-freestanding-none",
+        ("-mno-sse", "-mno-mmx", "-mno-80387", "-mno-red-zone"),
+        control_page=0x100000,
+        firmware=True,
+    ),
 )
 
 I386 = Architecture(

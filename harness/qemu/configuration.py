@@ -53,12 +53,16 @@ class MachineConfig(QemuSettings):
         initrd: initramfs for `-initrd`, None if the kernel needs none.
         cmdline: kernel command line, used with a kernel.
         disk: the guest's disk at the start; the machine writes only to an overlay of its own.
+        firmware: image for `-bios`, None for QEMU's own.
+        virtio: whether it has a network with a way to the guest's SSH, and a source of random numbers.
     """
 
     kernel: Path | None
     initrd: Path | None
     cmdline: str
     disk: Disk | None = None
+    firmware: Path | None = None
+    virtio: bool = True
 
 
 QEMU_LOG = "qemu.log"
@@ -100,10 +104,7 @@ def qemu_argv(
         "-chardev", f"file,id=console,path={qemu_quoted(folder / 'console.log')},append=on",
         "-serial", "chardev:console",
 
-        # Port 0: the kernel picks a free port (docs/decisions/016-ssh-at-a-loopback-address.md).
-        "-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:{ssh_address}:0-{GUEST_ADDRESS}:22",
-        "-device", "virtio-net-pci,netdev=net0,romfile=",
-        "-device", "virtio-rng-pci",
+        *(_virtio(ssh_address) if config.virtio else ()),
         *_disk(config, folder),
 
         # QMP does not report why userfaultfd failed; these trace points show the errno.
@@ -116,10 +117,20 @@ def qemu_argv(
 
 
 def _boot(config: MachineConfig) -> list[str]:
+    firmware = ["-bios", str(config.firmware)] if config.firmware else []
     if config.kernel is None:
-        return []
+        return firmware
     initrd = ["-initrd", str(config.initrd)] if config.initrd else []
-    return ["-kernel", str(config.kernel), *initrd, "-append", config.cmdline]
+    return [*firmware, "-kernel", str(config.kernel), *initrd, "-append", config.cmdline]
+
+
+def _virtio(ssh_address: str) -> list[str]:
+    return [
+        # Port 0: the kernel picks a free port (docs/decisions/016-ssh-at-a-loopback-address.md).
+        *("-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:{ssh_address}:0-{GUEST_ADDRESS}:22"),
+        *("-device", "virtio-net-pci,netdev=net0,romfile="),
+        *("-device", "virtio-rng-pci"),
+    ]
 
 
 def _disk(config: MachineConfig, folder: Path) -> list[str]:

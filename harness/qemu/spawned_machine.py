@@ -219,7 +219,8 @@ class SpawnedMachine:
             if error.code is Code.QEMU_ENDED and (words := limit_in(error.evidence.log_tail)):
                 raise ended_by_limit(error.sentence.rstrip("."), f"'{words}'", error.evidence) from error
             raise
-        self.ssh = self._forwarded(address)
+        if self.config.virtio:
+            self.ssh = self._forwarded(address)
 
     def _forwarded(self, address: str) -> Endpoint:
         """Return the only listening socket at an address that was given to this QEMU alone."""

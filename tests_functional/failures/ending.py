@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from guest_images.agent.counters import AgentCounters, QemuMemoryGone
+from guest_images.agent.counters import AgentCounters
+from harness.qemu.guest_memory import QemuMemoryGone
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SnapproofError

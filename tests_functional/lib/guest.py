@@ -7,14 +7,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from guest_images.agent.client import AgentClient, AgentStatus, WriterPlan
+from guest_images.agent.bare_agent import BareAgent
+from guest_images.agent.client import Agent, AgentClient, AgentStatus, WriterPlan
 from guest_images.agent.counters import AgentCounters
 from guest_images.agent.format import PAGE_BYTES
 from guest_images.agent.pages import PATTERNS, Schedule
 from guest_images.guests.image import GuestImage
 from harness.deadline import Deadline
-from harness.errors import SetupBroken, SnapproofError
+from harness.errors import NotApplicable, SetupBroken, SnapproofError
 from harness.guest.identity import SshIdentity
+from harness.guest.no_shell import NoShell
 from harness.guest.shell import GuestShell, GuestUnreachable
 from harness.process import log_tail
 from harness.qemu.configuration import MIB, MachineConfig, QemuSettings
@@ -67,6 +69,8 @@ class Stack(QemuSettings):
             initrd=image.initrd,
             cmdline=image.cmdline,
             disk=disk or image.disk,
+            firmware=image.firmware,
+            virtio=not image.bare,
         )
 
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:
@@ -76,8 +80,14 @@ class Stack(QemuSettings):
         return WriterPlan((wanted + page - 1) // page * page, self.vcpus, pattern, seed)
 
     def identity(self) -> SshIdentity:
-        """Return the identity to log in to the guest with."""
+        """Return the identity to log in to the guest with.
+
+        Raises:
+            NotApplicable: a bare guest has nothing to log in to.
+        """
         image = self.image
+        if image.ssh_private_key is None:
+            raise NotApplicable("This test logs in to its guest, and a bare guest has no SSH server.")
         return SshIdentity(image.ssh_user, image.ssh_private_key, image.ssh_host_key_line, self.host_key_file)
 
 
@@ -87,17 +97,21 @@ class Guest:
 
     machine: Machine
     shell: GuestShell
-    agent: AgentClient
+    agent: Agent
 
 
 @contextmanager
 def booted(stack: Stack, folder: Path, deadline: Deadline) -> Iterator[Guest]:
-    """Boot a guest, log in and make it ready; everything is ended on leaving.
+    """Boot a guest and make it ready, logged in where it has an SSH server; everything is ended on leaving.
 
     Raises:
         SetupBroken: the guest does not answer, or is not fit to be tested.
     """
     machine = SpawnedMachine(stack.machine_config(), folder)
+    if stack.image.bare:
+        with machine:
+            yield _bare_guest(machine, stack, deadline)
+        return
     with machine, _first_login(stack, machine, deadline) as shell:
         prepare(stack.image, shell, deadline)
         keep_disk(machine)
@@ -144,9 +158,25 @@ def _silent_guest(stack: Stack, machine: Machine, error: GuestUnreachable) -> Sn
 
 @contextmanager
 def logged_in(machine: Machine, stack: Stack, deadline: Deadline) -> Iterator[Guest]:
-    """Log in anew to the guest of a running machine."""
+    """Find the way in to the guest of a running machine anew."""
+    if stack.image.bare:
+        yield _bare_guest(machine, stack, deadline)
+        return
     with open_shell(machine, stack, deadline) as shell:
         yield Guest(machine, shell, AgentClient(shell, agent_command(stack.image, shell)))
+
+
+def _bare_guest(machine: Machine, stack: Stack, deadline: Deadline) -> Guest:
+    """Return a bare guest once its agent takes commands.
+
+    Raises:
+        GuestUnreachable: it does not in time.
+    """
+    target = stack.image.architecture.bare
+    assert target is not None, "there is no bare image without"
+    agent = BareAgent(machine, target.control_page)
+    agent.wait_booted(deadline)
+    return Guest(machine, NoShell(), agent)
 
 
 def start_writers(guest: Guest, plan: WriterPlan, deadline: Deadline) -> tuple[AgentStatus, AgentCounters]:
@@ -161,7 +191,7 @@ def start_writers(guest: Guest, plan: WriterPlan, deadline: Deadline) -> tuple[A
     guest.agent.serve(plan, ram_bytes, deadline)
     guest.agent.start()
     status = guest.agent.status()
-    counters = AgentCounters.find(guest.machine, status.nonce)
+    counters = guest.agent.counters(guest.machine)
     pages_each = status.data_pages // plan.threads
     pass_steps = Schedule(PATTERNS.index(plan.pattern), pages_each, plan.seed, 0).first_pass_steps
     deadline.wait_for(lambda: min(counters.steps()) >= pass_steps, "The writers' first pass over all pages")

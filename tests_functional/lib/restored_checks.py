@@ -17,7 +17,7 @@ from validators.checks import Problem, judged
 from validators.oracles.o3_restored_guest.restored_guest import check_restored_guest, check_run_state
 from validators.verdict import T0, CheckResult
 
-_RESTORE = "A new QEMU takes the file, runs the guest, and the guest answers over SSH."
+_RESTORE = "A new QEMU takes the file, runs the guest, and the guest answers."
 
 # How a guest in that run state is made to go on.
 _ONWARDS = {"paused": "cont", "suspended": "system_wakeup"}

@@ -79,6 +79,8 @@ class Run:
 
     def _host_key(self) -> str:
         """Return the host key that the guest had to have, and where it came from."""
+        if self.stack.image.bare:
+            return ""
         identity = self.stack.identity()
         if identity.host_key:
             return f"{identity.host_key} (given)"

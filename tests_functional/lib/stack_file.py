@@ -57,7 +57,7 @@ def load_stack(folder: Path, guest: str = "") -> tuple[Stack, dict[str, Any]]:
 def _image(data: dict[str, Any]) -> GuestImage:
     paths = {
         name: Path(data[name]) if data[name] else None
-        for name in ("kernel", "initrd", "ssh_private_key", "agent")
+        for name in ("kernel", "initrd", "ssh_private_key", "agent", "firmware")
     }
     disk = data["disk"]
     return GuestImage(

@@ -23,6 +23,8 @@ enum format_size {
 	HISTOGRAM_BUCKETS = 32,
 	FINE_BUCKET_BITS = 3,    /* each power of two of ns has 2^3 fine buckets */
 	FINE_BUCKETS = 280,
+	MISMATCH_WORDS = 8,      /* of one wrong page in a report */
+	REPORT_DETAILS = 60,     /* wrong pages that a report describes */
 };
 
 /* Eight ASCII bytes as they lie in memory, read as one little-endian word. */
@@ -33,6 +35,8 @@ enum format_size {
 #define MAGIC_DIRECTORY MAGIC('S', 'N', 'A', 'P', 'D', 'I', 'R', 'Y')
 #define MAGIC_CONTROL MAGIC('S', 'N', 'A', 'P', 'C', 'T', 'R', 'L')
 #define MAGIC_THREAD MAGIC('S', 'N', 'A', 'P', 'T', 'H', 'R', 'D')
+#define MAGIC_REPORT MAGIC('S', 'N', 'A', 'P', 'R', 'P', 'R', 'T')
+#define MAGIC_MAILBOX MAGIC('S', 'N', 'A', 'P', 'M', 'A', 'I', 'L')
 
 /* Words of every kind of page. */
 enum page_word {
@@ -79,7 +83,10 @@ enum writer_state {
 	WRITER_PARKED = 2,
 };
 
-/* Control page: one per agent. LONGEST_GAP_NS is an extension of version 1. */
+/*
+ * Control page: one per agent. LONGEST_GAP_NS is an extension of version 1, and so are the words from 16 on:
+ * the mailbox of an agent without an operating system (docs/bare-guests.md), zero in others.
+ */
 enum control_word {
 	CONTROL_VERSION = 2,         /* FORMAT_VERSION */
 	CONTROL_PATTERN = 3,         /* enum pattern */
@@ -93,6 +100,72 @@ enum control_word {
 	CONTROL_STATE = 11,          /* enum agent_state */
 	CONTROL_GUEST_RAM = 12,      /* bytes, as told by the host */
 	CONTROL_LONGEST_GAP_NS = 13, /* longest time between two heartbeats */
+	CONTROL_MAILBOX = 16,        /* MAGIC_MAILBOX: the agent takes commands */
+	CONTROL_REQUEST = 17,        /* raised by the host: COMMAND and ARGUMENTS are complete */
+	CONTROL_ANSWER = 18,         /* the last REQUEST that has been carried out */
+	CONTROL_COMMAND = 19,        /* enum bare_command */
+	CONTROL_RESULT = 20,         /* enum bare_result, of the last command */
+	CONTROL_TICKS = 21,          /* the processor's counter when the last command was answered */
+	CONTROL_BOOT_TICKS = 22,     /* the same when the agent was booted */
+	CONTROL_META = 23,           /* address of the first thread page, before its report page */
+	CONTROL_ARGUMENTS = 32,      /* of COMMAND: up to 9 words, see enum serve_argument */
+};
+
+/* Values of CONTROL_COMMAND. */
+enum bare_command {
+	BARE_SERVE = 1,   /* lay out and fill the pages; arguments: enum serve_argument */
+	BARE_RUN = 2,     /* let the writers write */
+	BARE_PAUSE = 3,   /* park them, each between two page writes */
+	BARE_VERIFY = 4,  /* check all pages, and fill the report pages */
+	BARE_RESET = 5,   /* start the statistics again from zero */
+	BARE_CORRUPT = 6, /* flip one bit; arguments: thread, index, and 1 for the hole behind the page */
+	BARE_QUIT = 7,    /* end the agent */
+	BARE_TIME = 8,    /* nothing but answer, so that the host can measure the counter */
+};
+
+/* Values of CONTROL_RESULT. */
+enum bare_result {
+	BARE_DONE = 0,
+	BARE_NO_COMMAND = 1,     /* there is no such command */
+	BARE_WRONG_STATE = 2,    /* not before `serve`, not while the writers run, or the like */
+	BARE_WRONG_ARGUMENT = 3, /* a number is out of its range */
+	BARE_NO_MEMORY = 4,      /* guest RAM is too small for the plan */
+};
+
+/* Arguments of BARE_SERVE, from CONTROL_ARGUMENTS on. */
+enum serve_argument {
+	SERVE_NONCE = 0,       /* for all pages */
+	SERVE_PATTERN = 1,     /* enum pattern */
+	SERVE_SEED = 2,        /* of the order of pattern "random" */
+	SERVE_THREADS = 3,     /* writers, one per vCPU */
+	SERVE_BYTES = 4,       /* of the written region, holes included */
+	SERVE_GUEST_RAM = 5,   /* bytes */
+	SERVE_RATE = 6,        /* pages per second and thread, 0 = unlimited */
+	SERVE_NS_PER_TICK = 7, /* times 2^32: how long a tick of the processor's counter is */
+	SERVE_REALTIME_NS = 8, /* CLOCK_REALTIME when the counter was BOOT_TICKS */
+};
+
+/* Report page: what a bare agent's last check of a thread's pages found. */
+enum report_word {
+	REPORT_THREAD = 2,        /* number of the thread */
+	REPORT_PAGES = 3,         /* data pages checked */
+	REPORT_HOLES = 4,         /* holes checked */
+	REPORT_COUNT = 5,         /* wrong pages */
+	REPORT_KEPT = 6,          /* wrong pages described, at most REPORT_DETAILS */
+	REPORT_DATA_CHECKSUM = 7, /* chained over the last words of all data pages, by index */
+	REPORT_MISMATCHES = 16,   /* KEPT times MISMATCH_WORDS words */
+};
+
+/* Words of one wrong page in a report. */
+enum mismatch_word {
+	MISMATCH_HOLE = 0,                /* 1: a page to stay untouched */
+	MISMATCH_INDEX = 1,               /* of the data page, or of the one before the hole */
+	MISMATCH_FRAME = 2,               /* guest page frame number */
+	MISMATCH_EXPECTED_GENERATION = 3, /* 0: never written, all zero */
+	MISMATCH_FOUND_GENERATION = 4,    /* word DATA_GENERATION of the page, whatever it is */
+	MISMATCH_EXPECTED_STEP = 5,       /* of the write that was to be there */
+	MISMATCH_FOUND_STEP = 6,          /* word DATA_STEP of the page, likewise */
+	MISMATCH_WORD = 7,                /* the first word that differs */
 };
 
 /* Values of CONTROL_STATE. */

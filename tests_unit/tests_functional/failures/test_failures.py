@@ -13,7 +13,8 @@ from typing import Any, cast
 
 import pytest
 
-from guest_images.agent.counters import AgentCounters, QemuMemoryGone
+from guest_images.agent.counters import AgentCounters
+from harness.qemu.guest_memory import QemuMemoryGone
 from harness.codes import Code
 from harness.errors import NotApplicable, SubjectFailed
 from harness.qemu.machine import Machine

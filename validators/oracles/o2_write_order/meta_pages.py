@@ -12,10 +12,12 @@ from guest_images.agent.format import (
     FINE_BUCKETS,
     HISTOGRAM_BUCKETS,
     LONG_GAPS_KEPT,
+    MAILBOX_MAGIC,
     AgentState,
     ControlWord,
     DirectoryWord,
     PageWord,
+    ServeArgument,
     ThreadWord,
     WriterState,
 )
@@ -25,7 +27,15 @@ from validators.verdict import Tally, Violation
 from validators.vmstate.memory_map import MemoryMap
 from validators.vmstate.pages import PageReader
 
-_USED_BY_CONTROL = frozenset((*PageWord, *ControlWord))
+_MAILBOX = frozenset(
+    (
+        *(word for word in ControlWord if word >= ControlWord.MAILBOX),
+        *range(ControlWord.ARGUMENTS, ControlWord.ARGUMENTS + len(ServeArgument)),
+    )
+)
+"""Words that only an agent without an operating system uses."""
+
+_USED_BY_CONTROL = frozenset((*PageWord, *ControlWord)) - _MAILBOX
 _USED_BY_THREAD = frozenset(
     (
         *PageWord,
@@ -117,7 +127,8 @@ def _unused(page: SpecialPage, used: frozenset[int]) -> list[str]:
 
 
 def _impossible_control(page: SpecialPage) -> list[str]:
-    problems = _unused(page, _USED_BY_CONTROL)
+    bare = page[ControlWord.MAILBOX] == MAILBOX_MAGIC
+    problems = _unused(page, _USED_BY_CONTROL | _MAILBOX if bare else _USED_BY_CONTROL)
     if page[ControlWord.STATE] > max(AgentState):
         problems.append(f"has the unknown state {page[ControlWord.STATE]}")
     return problems

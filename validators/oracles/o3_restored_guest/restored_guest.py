@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from guest_images.agent.client import AgentClient, AgentStatus, VerifyReport
+from guest_images.agent.client import Agent, AgentStatus, VerifyReport
 from harness.codes import Code
 from harness.deadline import Deadline
 from validators.checks import Problem, judged
@@ -37,7 +37,7 @@ def check_run_state(state: str, at_t0: str) -> CheckResult:
 
 
 def check_restored_guest(
-    agent: AgentClient, source: AgentStatus, t0: T0 | None, begun: float, slept: bool, deadline: Deadline
+    agent: Agent, source: AgentStatus, t0: T0 | None, begun: float, slept: bool, deadline: Deadline
 ) -> list[CheckResult]:
     """Check a restored guest from inside.
 
@@ -157,7 +157,7 @@ def _memory(report: VerifyReport, source: AgentStatus, found_by_writers: int) ->
     return judged("restored-memory", _MEMORY, problems, facts)
 
 
-def _goes_on(agent: AgentClient, deadline: Deadline) -> CheckResult:
+def _goes_on(agent: Agent, deadline: Deadline) -> CheckResult:
     before = agent.status()
     limit = deadline.at_most(_GOES_ON_SECONDS)
     while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from guest_images.agent.client import AgentClient, AgentStatus
+from guest_images.agent.client import Agent, AgentStatus
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
@@ -12,7 +12,7 @@ from harness.qemu.ram import write_protected_pages
 from validators.checks import Problem, judged, skipped
 from validators.verdict import CheckResult
 
-_SOURCE = "After the snapshot the source guest runs, answers over SSH, and its agent finds no error."
+_SOURCE = "After the snapshot the source guest runs, answers, and its agent finds no error."
 _UNPROTECTED = "Nothing of guest RAM is left write-protected."
 _LATENCY = "Writes are as fast after the snapshot as before it."
 
@@ -23,7 +23,7 @@ _SETTLE_SECONDS = 30.0
 _LATENCY_BUCKETS = 3
 
 
-def median_write_bucket(agent: AgentClient) -> int:
+def median_write_bucket(agent: Agent) -> int:
     """Measure how long the guest's writes take from now on.
 
     Returns:
@@ -35,7 +35,7 @@ def median_write_bucket(agent: AgentClient) -> int:
     return _median_bucket(_settled(agent))
 
 
-def check_source_guest(machine: Machine, agent: AgentClient, median_before: int) -> list[CheckResult]:
+def check_source_guest(machine: Machine, agent: Agent, median_before: int) -> list[CheckResult]:
     """Check the source guest after a snapshot.
 
     An unresponsive guest is a failed check: QMP said that it runs.
@@ -80,7 +80,7 @@ def _silent(machine: Machine, error: SnapproofError) -> CheckResult:
     return judged("source-guest", _SOURCE, [problem])
 
 
-def _settled(agent: AgentClient) -> AgentStatus:
+def _settled(agent: Agent) -> AgentStatus:
     """Return the agent's status after it has timed enough writes since now."""
     agent.reset_stats()
     deadline = Deadline(_SETTLE_SECONDS)

@@ -1,0 +1,143 @@
+/* The mailbox: words of the control page in which the host asks for commands and finds the answers. */
+#include "agent.h"
+#include "core/meta_pages.h"
+#include "processor.h"
+
+/* The bit that `corrupt` flips, as in the Linux agent: one in the middle of the body. */
+#define CORRUPT_WORD 300
+#define CORRUPT_BIT 17
+
+void mailbox_open(void)
+{
+	volatile uint64_t *control = agent.control;
+
+	control[CONTROL_BOOT_TICKS] = agent.boot_ticks;
+	processor_barrier();
+	control[CONTROL_MAILBOX] = MAGIC_MAILBOX;
+}
+
+/* Parks all writers. The calling vCPU's own is between two steps. */
+static enum bare_result park(struct cpu *cpu)
+{
+	if (agent.control[CONTROL_STATE] == AGENT_IDLE)
+		return BARE_WRONG_STATE;
+	SHARED(agent.run) = false;
+	cpu->writer.page[THREAD_STATE] = WRITER_PARKED;
+	for (unsigned i = 1; i < agent.threads; i++)
+		while (agent.cpus[i].writer.page[THREAD_STATE] == WRITER_WRITING)
+			processor_relax();
+	agent.control[CONTROL_STATE] = AGENT_PAUSED;
+	return BARE_DONE;
+}
+
+static enum bare_result run(void)
+{
+	if (agent.threads == 0)
+		return BARE_WRONG_STATE;
+	agent.control[CONTROL_STATE] = AGENT_RUNNING;
+	SHARED(agent.run) = true;
+	return BARE_DONE;
+}
+
+/* Has all vCPUs do a job, and waits for them. */
+static enum bare_result give_job(struct cpu *cpu, enum job job)
+{
+	if (agent.threads == 0 || (job == JOB_CHECK && agent.run))
+		return BARE_WRONG_STATE;
+	agent.job = job;
+	processor_barrier();
+	SHARED(agent.job_number) = agent.job_number + 1;
+	cpu_do_job(cpu);
+	for (unsigned i = 1; i < agent.threads; i++)
+		while (SHARED(agent.cpus[i].jobs_done) != agent.job_number)
+			processor_relax();
+	return BARE_DONE;
+}
+
+static enum bare_result clear_statistics(struct cpu *cpu)
+{
+	agent.control[CONTROL_LONGEST_GAP_NS] = 0;
+	return give_job(cpu, JOB_CLEAR);
+}
+
+static enum bare_result corrupt(const volatile uint64_t *arguments)
+{
+	uint64_t thread = arguments[0], index = arguments[1];
+	const struct writer *writer;
+	uint64_t *page;
+
+	if (agent.threads == 0 || agent.run)
+		return BARE_WRONG_STATE;
+	if (thread >= agent.threads || index >= agent.cpus[thread].writer.schedule.pages ||
+	    (arguments[2] && pattern_stride(agent.pattern) == 1))
+		return BARE_WRONG_ARGUMENT;
+	writer = &agent.cpus[thread].writer;
+	page = arguments[2] ? writer_hole(writer, index) : writer_data(writer, index);
+	page[CORRUPT_WORD] ^= UINT64_C(1) << CORRUPT_BIT;
+	return BARE_DONE;
+}
+
+static enum bare_result serve(const volatile uint64_t *arguments)
+{
+	enum bare_result result;
+
+	if (agent.threads != 0)
+		return BARE_WRONG_STATE;
+	result = memory_build(arguments);
+	if (result == BARE_DONE)
+		processor_start_others((unsigned)agent.threads);
+	return result;
+}
+
+/* Ends the agent; the vCPUs wait for another to be served. */
+static enum bare_result quit(struct cpu *cpu)
+{
+	if (agent.threads == 0)
+		return BARE_WRONG_STATE;
+	if (agent.run)
+		park(cpu);
+	control_page_wipe(agent.control);
+	agent.control[CONTROL_STATE] = AGENT_IDLE;
+	agent.threads = 0;
+	return BARE_DONE;
+}
+
+static enum bare_result carry_out(struct cpu *cpu)
+{
+	volatile uint64_t *control = agent.control;
+
+	switch (control[CONTROL_COMMAND]) {
+	case BARE_SERVE:
+		return serve(control + CONTROL_ARGUMENTS);
+	case BARE_RUN:
+		return run();
+	case BARE_PAUSE:
+		return park(cpu);
+	case BARE_VERIFY:
+		return give_job(cpu, JOB_CHECK);
+	case BARE_RESET:
+		return clear_statistics(cpu);
+	case BARE_CORRUPT:
+		return corrupt(control + CONTROL_ARGUMENTS);
+	case BARE_QUIT:
+		return quit(cpu);
+	case BARE_TIME:
+		return BARE_DONE;
+	default:
+		return BARE_NO_COMMAND;
+	}
+}
+
+void mailbox_poll(struct cpu *cpu)
+{
+	volatile uint64_t *control = agent.control;
+	uint64_t asked = control[CONTROL_REQUEST];
+
+	if (asked == control[CONTROL_ANSWER])
+		return;
+	processor_barrier();
+	control[CONTROL_RESULT] = carry_out(cpu);
+	control[CONTROL_TICKS] = processor_ticks();
+	processor_barrier();
+	control[CONTROL_ANSWER] = asked;
+}

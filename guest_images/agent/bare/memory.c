@@ -1,0 +1,169 @@
+/* The bare agent's memory: where its pages lie, beginning behind the program. */
+#include "agent.h"
+#include "core/meta_pages.h"
+#include "processor.h"
+
+/* Left to firmware at the end of RAM: SeaBIOS has its tables there, QEMU's microvm the PVH start info. */
+#define RESERVED_AT_END (1024 * 1024)
+#define NS_PER_S 1000000000
+/* RAM begins at a multiple of this: at 0 on x86, at 1 or 2 GiB elsewhere. */
+#define RAM_ALIGNMENT (1024 * 1024 * 1024)
+/* How often the clocks are renewed, which is also the heartbeat. */
+#define RENEW_NS 5000000
+
+static uint64_t *next_page;
+
+/* Takes pages that follow one another. They may hold what firmware has left there. */
+static uint64_t *take_pages(uint64_t count)
+{
+	uint64_t *pages = next_page;
+
+	next_page += count * PAGE_WORDS;
+	return pages;
+}
+
+static void clear(volatile uint64_t *page)
+{
+	for (unsigned word = 0; word < PAGE_WORDS; word++)
+		page[word] = 0;
+}
+
+static volatile uint64_t *take_cleared_page(void)
+{
+	volatile uint64_t *page = take_pages(1);
+
+	clear(page);
+	return page;
+}
+
+static void build_writer(unsigned number, uint64_t pages)
+{
+	struct cpu *cpu = &agent.cpus[number];
+	struct writer *writer = &cpu->writer;
+
+	*writer = (struct writer){
+		.nonce = agent.nonce,
+		.number = number,
+		.schedule = schedule_of(agent.pattern, agent.seed, number, pages),
+		.page = take_cleared_page(),
+	};
+	cpu->number = number;
+	cpu->jobs_done = agent.job_number;
+	cpu->statistics = (struct statistics){.page = writer->page};
+	cpu->report = take_cleared_page();
+	thread_page_fill(writer->page, agent.nonce, number, pages);
+}
+
+/* Guest-physical addresses are the addresses that the program uses. */
+static void fill_directory(struct writer *writer)
+{
+	uint64_t pages = writer->schedule.pages;
+
+	writer->directory = take_pages(directory_pages(pages));
+	for (uint64_t first = 0; first < pages; first += DIRECTORY_ENTRIES) {
+		uint64_t *page = writer_directory(writer, first);
+		unsigned count = directory_count(pages, first);
+
+		clear(page);
+		for (unsigned i = 0; i < count; i++)
+			page[DIRECTORY_FRAMES + i] =
+				(uintptr_t)writer_data(writer, first + i) / PAGE_BYTES;
+		directory_page_complete(page, writer->nonce, writer->number, first, count);
+	}
+}
+
+/* Holes are not touched, nor read: the host is to find memory there that never was used. */
+static void take_data(struct writer *writer)
+{
+	uint64_t pages = writer->schedule.pages;
+
+	writer->data = (char *)take_pages(pages * pattern_stride(agent.pattern));
+}
+
+static void clear_data(const struct writer *writer)
+{
+	for (uint64_t index = 0; index < writer->schedule.pages; index++) {
+		uint64_t *page = writer_data(writer, index);
+
+		/* Written first, for one page fault of the host in place of two. */
+		*(volatile uint64_t *)page = 0;
+		if (page_first_nonzero(page) != PAGE_WORDS)
+			clear(page);
+	}
+}
+
+static uint64_t pages_of(uint64_t number)
+{
+	return agent.data_pages / agent.threads + (number < agent.data_pages % agent.threads);
+}
+
+/* Tells whether program, pages that describe the agent, and data pages fit into guest RAM. */
+static bool fits(uint64_t guest_ram)
+{
+	uint64_t ram_start = (uintptr_t)agent.control & ~(uintptr_t)(RAM_ALIGNMENT - 1);
+	uint64_t meta = agent.threads * 3 + agent.data_pages / DIRECTORY_ENTRIES + 1;
+	uint64_t pages = meta + agent.data_pages * pattern_stride(agent.pattern);
+	uint64_t begin = (uintptr_t)next_page - ram_start;
+
+	return begin + pages * PAGE_BYTES + RESERVED_AT_END <= guest_ram;
+}
+
+static void take_plan(const volatile uint64_t *arguments)
+{
+	uint64_t rate = arguments[SERVE_RATE];
+
+	agent.nonce = arguments[SERVE_NONCE];
+	agent.pattern = (enum pattern)arguments[SERVE_PATTERN];
+	agent.seed = arguments[SERVE_SEED];
+	agent.threads = arguments[SERVE_THREADS];
+	agent.realtime_ns = arguments[SERVE_REALTIME_NS];
+	agent.scale = tick_scale_of(arguments[SERVE_NS_PER_TICK]);
+	agent.renew_ticks = agent.scale.long_gap / (LONG_GAP_NS / RENEW_NS);
+	agent.step_ticks = rate ? agent.scale.long_gap * (NS_PER_S / LONG_GAP_NS) / rate : 0;
+	agent.data_pages =
+		arguments[SERVE_BYTES] / PAGE_BYTES / pattern_stride(agent.pattern);
+}
+
+static bool plan_is_possible(const volatile uint64_t *arguments)
+{
+	uint64_t threads = arguments[SERVE_THREADS];
+
+	return pattern_name((unsigned)arguments[SERVE_PATTERN]) && threads >= 1 &&
+	       threads <= MAX_CPUS && arguments[SERVE_NS_PER_TICK] != 0 &&
+	       arguments[SERVE_BYTES] / PAGE_BYTES >= 2 * MAX_STRIDE * threads;
+}
+
+enum bare_result memory_build(const volatile uint64_t *arguments)
+{
+	if (!plan_is_possible(arguments))
+		return BARE_WRONG_ARGUMENT;
+	take_plan(arguments);
+	next_page = (uint64_t *)(((uintptr_t)image_end + PAGE_BYTES - 1) & ~(uintptr_t)(PAGE_BYTES - 1));
+	if (!fits(arguments[SERVE_GUEST_RAM])) {
+		agent.threads = 0;
+		return BARE_NO_MEMORY;
+	}
+	for (unsigned i = 0; i < agent.threads; i++)
+		build_writer(i, pages_of(i));
+	/* The data pages follow those that describe the agent, and these those that lists them. */
+	uint64_t *directories = next_page;
+	for (unsigned i = 0; i < agent.threads; i++)
+		take_pages(directory_pages(pages_of(i)));
+	for (unsigned i = 0; i < agent.threads; i++)
+		take_data(&agent.cpus[i].writer);
+	next_page = directories;
+	for (unsigned i = 0; i < agent.threads; i++) {
+		fill_directory(&agent.cpus[i].writer);
+		clear_data(&agent.cpus[i].writer);
+	}
+	control_page_fill(agent.control, &(struct agent_description){
+						 .nonce = agent.nonce,
+						 .pattern = agent.pattern,
+						 .seed = agent.seed,
+						 .threads = agent.threads,
+						 .data_pages = agent.data_pages,
+						 .guest_ram = arguments[SERVE_GUEST_RAM],
+					 });
+	agent.control[CONTROL_META] = (uintptr_t)agent.cpus[0].writer.page;
+	return BARE_DONE;
+}

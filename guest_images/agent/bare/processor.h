@@ -1,0 +1,37 @@
+/* What the bare agent asks of a processor; each architecture's folder has an implementation. */
+#ifndef AGENT_BARE_PROCESSOR_H
+#define AGENT_BARE_PROCESSOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Reads a counter that counts evenly, on which the times of single writes are measured. */
+uint64_t processor_ticks(void);
+
+/*
+ * Starts a clock of the machine that stands still while the guest does, and goes on in a restored guest where it
+ * was at T0. Returns false where there is none: then the counter has to do.
+ */
+bool processor_clock_start(void);
+uint64_t processor_clock_ns(void);
+
+/* Tells the processor, and its emulator, that this vCPU waits for another or for the host. */
+void processor_relax(void);
+
+/* Makes all stores before it visible before any store after it. */
+void processor_barrier(void);
+
+/*
+ * Starts the vCPUs 1 to `count` - 1, each of which calls other_cpu_main with its number on a stack of its
+ * own. Returns once all of them run; the host's time limit ends a wait for one that there is not.
+ */
+void processor_start_others(unsigned count);
+
+/* The lowest and first free address beside the program; symbols of the linker script. */
+extern char image_end[];
+
+/* main.c: where the architecture's entry code goes to. */
+_Noreturn void first_cpu_main(void);
+_Noreturn void other_cpu_main(unsigned number);
+
+#endif

@@ -1,0 +1,280 @@
+"""Drives an agent without an operating system through the mailbox in its control page (docs/bare-guests.md)."""
+
+from __future__ import annotations
+
+import random
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from guest_images.agent.client import AgentStatus, VerifyReport, WriterPlan
+from guest_images.agent.counters import AgentCounters, CounterPage, CounterPages
+from guest_images.agent.format import (
+    CONTROL_MAGIC,
+    HISTOGRAM_BUCKETS,
+    MAILBOX_MAGIC,
+    MISMATCH_WORDS,
+    PAGE_BYTES,
+    PAGE_WORDS,
+    REPORT_MAGIC,
+    WORD_BYTES,
+    AgentState,
+    BareCommand,
+    BareResult,
+    ControlWord,
+    MismatchWord,
+    PageWord,
+    ReportWord,
+    ServeArgument,
+    ThreadWord,
+)
+from guest_images.agent.pages import PATTERNS
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from harness.guest.shell import GuestUnreachable
+from harness.qemu.guest_memory import GuestMemory
+from harness.qemu.machine import Machine
+from harness.qemu.ram import ramblocks
+
+# As long as a command over SSH gets, and a check of all memory.
+_COMMAND_SECONDS = 40.0
+_VERIFY_SECONDS = 120.0
+_POLL_SECONDS = 0.0005
+# The counter is measured over this time, each end of it by the fastest of some exchanges.
+_MEASURED_SECONDS = 0.03
+_EXCHANGES = 8
+
+# The thread page of a writer is followed by its report page, and that by the next writer's.
+_PAGES_EACH = 2
+
+_REFUSALS = {
+    BareResult.NO_COMMAND: "it does not know that command",
+    BareResult.WRONG_STATE: "it is in the wrong state for it",
+    BareResult.WRONG_ARGUMENT: "a number is out of its range",
+    BareResult.NO_MEMORY: "guest RAM is too small for that plan",
+}
+
+
+@dataclass(frozen=True)
+class _Instant:
+    """One moment on both clocks.
+
+    Attributes:
+        host_ns: CLOCK_MONOTONIC of the host.
+        ticks: the counter of the guest's processor.
+    """
+
+    host_ns: int
+    ticks: int
+
+
+class BareAgent:
+    """The agent of a guest that has nothing else; an `Agent`.
+
+    Everything is read and written in guest RAM, so it costs microseconds and takes no processor time of the
+    guest; only a command has to be picked up by the guest's first vCPU, between two of its steps.
+    """
+
+    def __init__(self, machine: Machine, control_page: int) -> None:
+        """Drive the agent in the guest of a machine.
+
+        Args:
+            machine: QEMU.
+            control_page: guest-physical address of the agent's control page.
+
+        Raises:
+            MachineryMissing: QEMU's process id is not known.
+        """
+        self._machine = machine
+        self._memory = GuestMemory(machine)
+        self._control_page = control_page
+
+    def wait_booted(self, deadline: Deadline) -> None:
+        """Wait until the guest's agent takes commands.
+
+        Raises:
+            GuestUnreachable: it does not in time, or QEMU has ended.
+        """
+        while self._control(ControlWord.MAILBOX) != MAILBOX_MAGIC:
+            if not self._machine.alive():
+                raise GuestUnreachable("QEMU ended before the bare guest had booted.")
+            if deadline.expired:
+                raise GuestUnreachable(f"The bare guest did not boot within {deadline.seconds:.0f} s.")
+            deadline.nap(_POLL_SECONDS)
+
+    def serve(self, plan: WriterPlan, guest_ram_bytes: int, deadline: Deadline) -> None:
+        """Have the agent lay out its region; it does not write yet."""
+        first = self._instant(deadline)
+        time.sleep(_MEASURED_SECONDS)
+        second = self._instant(deadline)
+        ns_per_tick = ((second.host_ns - first.host_ns) << 32) // (second.ticks - first.ticks)
+        since_boot_ns = (second.ticks - self._control(ControlWord.BOOT_TICKS)) * ns_per_tick >> 32
+        arguments = {
+            ServeArgument.NONCE: random.getrandbits(64),
+            ServeArgument.PATTERN: PATTERNS.index(plan.pattern),
+            ServeArgument.SEED: plan.seed,
+            ServeArgument.THREADS: plan.threads,
+            ServeArgument.BYTES: plan.bytes,
+            ServeArgument.GUEST_RAM: guest_ram_bytes,
+            ServeArgument.RATE: plan.rate,
+            ServeArgument.NS_PER_TICK: ns_per_tick,
+            ServeArgument.REALTIME_NS: time.time_ns() - since_boot_ns,
+        }
+        self._command(BareCommand.SERVE, [arguments[name] for name in ServeArgument], deadline)
+
+    def start(self) -> None:
+        """Let the writers run."""
+        self._command(BareCommand.RUN)
+
+    def pause(self) -> None:
+        """Park the writers, each between two page writes."""
+        self._command(BareCommand.PAUSE)
+
+    def resume(self) -> None:
+        """Let parked writers go on."""
+        self._command(BareCommand.RUN)
+
+    def reset_stats(self) -> None:
+        """Clear the stall histogram and its maximum."""
+        self._command(BareCommand.RESET)
+
+    def quit(self) -> None:
+        """End the agent; another can be served."""
+        self._command(BareCommand.QUIT)
+
+    def corrupt(self, thread: int, index: int) -> None:
+        """Flip one bit of one page: a planted fault."""
+        self._command(BareCommand.CORRUPT, [thread, index, 0])
+
+    def status(self) -> AgentStatus:
+        """Return counters, clocks and the stall histogram as they are now; the guest answers for it."""
+        self._command(BareCommand.TIME)
+        control = self._page(self._control_page)
+        if control[PageWord.MAGIC] != CONTROL_MAGIC:
+            raise SetupBroken("The bare agent has not been given a plan, so it has no status.")
+        threads = [self._page(address) for address in self._thread_pages(control)]
+        histograms = [page[ThreadWord.HISTOGRAM :][:HISTOGRAM_BUCKETS] for page in threads]
+        return AgentStatus(
+            boot_id=f"bare-{control[ControlWord.BOOT_TICKS]:016x}",
+            monotonic_ns=control[ControlWord.MONOTONIC_NS],
+            realtime_ns=control[ControlWord.REALTIME_NS],
+            steps=tuple(page[ThreadWord.STEPS] for page in threads),
+            errors=sum(page[ThreadWord.ERRORS] for page in threads),
+            data_pages=control[ControlWord.DATA_PAGES],
+            max_stall_us=max(page[ThreadWord.LONGEST_WRITE_NS] for page in threads) // 1000,
+            max_gap_us=max(page[ThreadWord.LONGEST_GAP_NS] for page in threads) // 1000,
+            histogram=tuple(sum(bucket) for bucket in zip(*histograms, strict=True)),
+            nonce=control[PageWord.NONCE],
+            state=AgentState(control[ControlWord.STATE]).name.lower(),
+        )
+
+    def verify(self) -> VerifyReport:
+        """Check all pages against the step counts; the writers must be parked."""
+        self._command(BareCommand.VERIFY, deadline=Deadline(_VERIFY_SECONDS))
+        control = self._page(self._control_page)
+        reports = [self._page(address + PAGE_BYTES) for address in self._thread_pages(control)]
+        if any(page[PageWord.MAGIC] != REPORT_MAGIC for page in reports):
+            raise SetupBroken("The bare agent has checked its memory, and yet left no report of it.")
+        return VerifyReport(
+            pages_checked=sum(page[ReportWord.PAGES] for page in reports),
+            mismatch_count=sum(page[ReportWord.COUNT] for page in reports),
+            mismatches=tuple(found for page in reports for found in _mismatches(page)),
+            checksums=tuple(str(page[ReportWord.DATA_CHECKSUM]) for page in reports),
+        )
+
+    def counters(self, machine: Machine) -> AgentCounters:
+        """Return the agent's counters, which need no search: the control page says where they are."""
+        blocks = ramblocks(machine)
+        memory = GuestMemory(machine)
+
+        def place(address: int) -> CounterPage:
+            host = memory.host_address(address)
+            for block in blocks:
+                if 0 <= host - block.host_address < block.used_bytes:
+                    return CounterPage(block.idstr, host - block.host_address)
+            raise SetupBroken(f"QEMU does not say in which RAMBlock guest RAM at {address:#x} lies.")
+
+        control = self._page(self._control_page)
+        threads = tuple(place(address) for address in self._thread_pages(control))
+        return AgentCounters(machine, CounterPages(place(self._control_page), threads), blocks)
+
+    def _instant(self, deadline: Deadline) -> _Instant:
+        """Return one moment on both clocks: the fastest of some exchanges, in the middle of it."""
+        found = []
+        for _ in range(_EXCHANGES):
+            before = time.monotonic_ns()
+            self._command(BareCommand.TIME, deadline=deadline, poll=0.0)
+            after = time.monotonic_ns()
+            ticks = self._control(ControlWord.TICKS)
+            found.append((after - before, _Instant((before + after) // 2, ticks)))
+        return min(found, key=lambda one: one[0])[1]
+
+    def _command(
+        self,
+        command: BareCommand,
+        arguments: list[int] | None = None,
+        deadline: Deadline | None = None,
+        poll: float = _POLL_SECONDS,
+    ) -> None:
+        """Ask for a command and wait until it is carried out.
+
+        Raises:
+            GuestUnreachable: it was not in time. SetupBroken: the agent refused it.
+        """
+        limit = deadline or Deadline(_COMMAND_SECONDS)
+        number = self._control(ControlWord.ANSWER) + 1
+        self._put(ControlWord.ARGUMENTS, arguments or [])
+        self._put(ControlWord.COMMAND, [command])
+        self._put(ControlWord.REQUEST, [number])
+        while self._control(ControlWord.ANSWER) != number:
+            if not self._machine.alive():
+                raise GuestUnreachable(f"QEMU ended before the bare guest had answered '{command.name}'.")
+            if limit.expired:
+                raise GuestUnreachable(
+                    f"The bare guest did not answer '{command.name}' within {limit.seconds:.0f} s."
+                )
+            limit.nap(poll)
+        result = BareResult(self._control(ControlWord.RESULT))
+        if result is not BareResult.DONE:
+            raise SetupBroken(f"The bare agent refused '{command.name}': {_REFUSALS[result]}.")
+
+    def _thread_pages(self, control: tuple[int, ...]) -> list[int]:
+        """Return the address of each writer's thread page."""
+        first, count = control[ControlWord.META], control[ControlWord.THREADS]
+        return [first + number * _PAGES_EACH * PAGE_BYTES for number in range(count)]
+
+    def _control(self, word: ControlWord) -> int:
+        data = self._memory.read(self._control_page + word * WORD_BYTES, WORD_BYTES)
+        return int.from_bytes(data, "little")
+
+    def _put(self, word: ControlWord, values: list[int]) -> None:
+        if values:
+            data = struct.pack(f"<{len(values)}Q", *values)
+            self._memory.write(self._control_page + word * WORD_BYTES, data)
+
+    def _page(self, address: int) -> tuple[int, ...]:
+        return struct.unpack(f"<{PAGE_WORDS}Q", self._memory.read(address, PAGE_BYTES))
+
+
+def _mismatches(page: tuple[int, ...]) -> list[Mapping[str, Any]]:
+    """Return the wrong pages of a report page as the Linux agent describes them."""
+    found: list[Mapping[str, Any]] = []
+    for number in range(page[ReportWord.KEPT]):
+        start = ReportWord.MISMATCHES + number * MISMATCH_WORDS
+        words = {word: page[start + word] for word in MismatchWord}
+        found.append(
+            {
+                "kind": "hole" if words[MismatchWord.HOLE] else "data",
+                "thread": page[ReportWord.THREAD],
+                "index": words[MismatchWord.INDEX],
+                "pfn": words[MismatchWord.FRAME],
+                "expected_generation": words[MismatchWord.EXPECTED_GENERATION],
+                "found_generation": words[MismatchWord.FOUND_GENERATION],
+                "expected_step": words[MismatchWord.EXPECTED_STEP],
+                "found_step": words[MismatchWord.FOUND_STEP],
+                "word": words[MismatchWord.WORD],
+            }
+        )
+    return found

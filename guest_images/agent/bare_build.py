@@ -1,0 +1,162 @@
+"""Compiles the agent without an operating system: an ELF for `-kernel`, and its firmware where it has one."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from guest_images.agent.build import (
+    COMPILE_SECONDS,
+    SOURCES,
+    Compiler,
+    digest_of,
+    find_compiler,
+    source_digest,
+)
+from guest_images.cache import Cache, publish_folder
+from guest_images.packages.unpacked import InputRecord
+from guest_images.programs import run_program
+from guest_images.provisioning import Provisioning
+from harness.errors import Evidence, SetupBroken, UsageError
+from harness.qemu.architectures import Architecture, BareTarget
+
+# No C library and no support by the host: what the compiler would add to a program by itself is left out.
+_FLAGS = (
+    *("-O2", "-Wall", "-Wextra", "-Werror", "-falign-functions=32", "-static"),
+    *("-ffreestanding", "-nostdlib", "-fno-pic", "-fno-pie", "-fno-stack-protector"),
+    *("-fno-asynchronous-unwind-tables", "-fno-builtin"),
+    *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,max-page-size=4096"),
+)
+# zig turns checks of undefined behaviour on, which call functions that there are not.
+_ZIG_FLAGS = ("-fno-sanitize=all",)
+
+_PROGRAM_FILE, _FIRMWARE_FILE = "agent.elf", "firmware.bin"
+_ENTRIES = {_PROGRAM_FILE: "agent_entry", _FIRMWARE_FILE: "firmware_begin"}
+
+# System V ABI, chapter 5: a program header of 64 bits; e_phoff and e_phentsize are at 0x20 and 0x36.
+_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+_PT_LOAD = 1
+
+
+@dataclass(frozen=True)
+class BareBuild:
+    """The bare agent of one architecture, compiled or to be compiled.
+
+    Attributes:
+        folder: the folder of the cache with its files; exists once `compile_bare` has returned.
+        target: its architecture's part in it.
+        records: its sources and compiler, for a manifest.
+        compiler: the compiler to use.
+        sources: the folder that includes are relative to.
+        own: the architecture's folder of sources.
+    """
+
+    folder: Path
+    target: BareTarget
+    records: tuple[InputRecord, ...]
+    compiler: Compiler
+    sources: Path
+    own: Path
+
+    @property
+    def program(self) -> Path:
+        """The ELF for `-kernel`."""
+        return self.folder / _PROGRAM_FILE
+
+    @property
+    def firmware(self) -> Path | None:
+        """The image for `-bios`."""
+        return self.folder / _FIRMWARE_FILE if self.target.firmware else None
+
+    def digest(self) -> str:
+        """Return the SHA256 in hex over its files, once they exist."""
+        files = [path for path in (self.program, self.firmware) if path]
+        return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def plan_bare(cache: Cache, architecture: Architecture, sources: Path = SOURCES) -> BareBuild:
+    """Plan a build of the bare agent. Nothing is compiled.
+
+    Args:
+        cache: where builds are kept.
+        architecture: the guest's processor.
+        sources: the folder with the agent's folders `core` and `bare`.
+
+    Raises:
+        UsageError: there is no bare agent for that processor.
+        MachineryMissing: no compiler. SetupBroken: no sources, or a compiler that does not answer.
+    """
+    target = architecture.bare
+    if target is None:
+        raise UsageError(f"There is no agent without an operating system for {architecture.name} yet.")
+    own = sources / "bare" / architecture.name
+    folders = (sources / "core", sources / "bare", own)
+    files = [path for folder in folders for path in sorted(folder.glob("*.*")) if path.is_file()]
+    if not any(own.glob("*.S")):
+        raise SetupBroken(f"The bare agent's sources are not in '{own}'.")
+    compiler = find_compiler(architecture, target.compiler_target)
+    source = source_digest(files, sources)
+    digest = digest_of(source, architecture.name, compiler.version, *_FLAGS, *_ZIG_FLAGS, *target.flags)
+    records = (
+        InputRecord("bare agent source", source[:12], source),
+        InputRecord("bare agent compiler", compiler.version, digest),
+    )
+    return BareBuild(cache.path("agent", f"bare-{digest[:12]}"), target, records, compiler, sources, own)
+
+
+def compile_bare(build: BareBuild, provisioning: Provisioning) -> BareBuild:
+    """Compile the agent if sources, compiler or flags have changed.
+
+    Raises:
+        SetupBroken: the sources do not compile, or the compiler does not end.
+    """
+    if not build.folder.exists():
+        with provisioning.locked_staging("agent") as staging:
+            if not build.folder.exists():
+                provisioning.log("Compiling the bare agent.")
+                staged = staging / "bare"
+                staged.mkdir()
+                _link(build, staged / _PROGRAM_FILE, build.own / "link.ld", _program_sources(build))
+                if build.target.firmware:
+                    image = staging / "firmware.elf"
+                    _link(build, image, build.own / "firmware.ld", [build.own / "firmware.S"])
+                    (staged / _FIRMWARE_FILE).write_bytes(loaded_bytes(image.read_bytes()))
+                publish_folder(staged, build.folder)
+    return build
+
+
+def _program_sources(build: BareBuild) -> list[Path]:
+    folders = (build.sources / "core", build.sources / "bare", build.own)
+    files = [path for folder in folders for path in sorted(folder.glob("*.[cS]"))]
+    return [path for path in files if path.name != "firmware.S"]
+
+
+def _link(build: BareBuild, output: Path, script: Path, sources: list[Path]) -> None:
+    zig = _ZIG_FLAGS if build.compiler.version.startswith("zig") else ()
+    entry = _ENTRIES[_FIRMWARE_FILE if script.stem == "firmware" else _PROGRAM_FILE]
+    command = [*build.compiler.command, *_FLAGS, *zig, *build.target.flags, "-I", str(build.sources)]
+    command += ["-T", str(script), f"-Wl,-e,{entry}", "-o", str(output), *map(str, sources)]
+    done = run_program("The compiler", "finish the bare agent", command, COMPILE_SECONDS)
+    if done.returncode != 0:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
+        first = next((line for line in done.stderr.splitlines() if "error" in line), "no message")
+        raise SetupBroken(
+            f"The bare agent does not compile: {first.strip()}.", Evidence(command, done.returncode, tail)
+        )
+
+
+def loaded_bytes(image: bytes) -> bytes:
+    """Return what the first segment of a 64-bit little-endian ELF file loads, without zeros behind it.
+
+    Raises:
+        SetupBroken: it has none.
+    """
+    (table,) = struct.unpack_from("<Q", image, 0x20)
+    entry_bytes, count = struct.unpack_from("<HH", image, 0x36)
+    for number in range(count):
+        kind, _, offset, _, _, size, _, _ = _PROGRAM_HEADER.unpack_from(image, table + number * entry_bytes)
+        if kind == _PT_LOAD:
+            return image[offset : offset + size]
+    raise SetupBroken("The firmware that was linked has nothing to load.")
