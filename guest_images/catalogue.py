@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from harness.errors import UsageError
 from harness.qemu.architectures import AARCH64, DEFAULT_ARCHITECTURE, I386, Architecture
 
-_Spec = TypeVar("_Spec", "Suite", "QemuSpec", "GuestSpec | BareSpec", "HostSpec")
+_Spec = TypeVar("_Spec", bound="_Named")
 
 OWN_MIB = 76
 """MiB of RAM that our initramfs guests need beside the writers: 15 % of 512, 30 % of 256."""
@@ -288,7 +288,16 @@ def host_spec(name: str) -> HostSpec:
 
 def guest_spec(name: str) -> GuestSpec | BareSpec:
     """Return the guest of that name; raise UsageError where there is none."""
-    return _named("guest", name, (*GUESTS, *BARE_GUESTS))
+    guests: tuple[GuestSpec | BareSpec, ...] = (*GUESTS, *BARE_GUESTS)
+    return _named("guest", name, guests)
+
+
+class _Named(Protocol):
+    """Anything in the catalogue."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the catalogue."""
 
 
 def _named(kind: str, name: str, specs: Sequence[_Spec]) -> _Spec:

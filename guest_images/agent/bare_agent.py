@@ -1,4 +1,4 @@
-"""Drives an agent without an operating system through the mailbox in its control page (docs/bare-guests.md)."""
+"""Drives the agent of a bare guest through the mailbox in its control page; see docs/bare-guests.md."""
 
 from __future__ import annotations
 

@@ -115,6 +115,11 @@ class GuestImage:
     bare: bool = False
     firmware: Path | None = None
 
+    @property
+    def kind(self) -> str:
+        """What it is to the rows of a profile: `bare` or `linux`."""
+        return "bare" if self.bare else "linux"
+
 
 def build_guest(name: str, provisioning: Provisioning, *, refresh: bool = False) -> GuestImage:
     """Return a guest of the catalogue; build it where the cache lacks it.

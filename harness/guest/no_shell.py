@@ -10,6 +10,11 @@ from harness.guest.shell import CommandResult, GuestShell
 class NoShell(GuestShell):
     """Stands where a guest without an operating system would have a shell."""
 
-    def run(self, command: str, deadline: Deadline | None = None, stdin: bytes = b"") -> CommandResult:
+    def run(
+        self,
+        command: str,  # noqa: ARG002  # the names belong to GuestShell
+        deadline: Deadline | None = None,  # noqa: ARG002
+        stdin: bytes = b"",  # noqa: ARG002
+    ) -> CommandResult:
         """Raise NotApplicable, whatever the command."""
         raise NotApplicable("This test runs commands in its guest, and a bare guest has no operating system.")

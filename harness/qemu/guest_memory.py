@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,7 +14,7 @@ from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine, known_pid
 
 # QEMU monitor/hmp-cmds-target.c hmp_gpa2hva().
-_FOUND = re.compile(r"Host virtual address for 0x[0-9a-f]+ \(.+\) is 0x([0-9a-f]+)")
+_FOUND = re.compile(r"Host virtual address for 0x[0-9a-f]+ \((.+)\) is 0x([0-9a-f]+)")
 
 
 class QemuMemoryGone(SetupBroken):
@@ -25,7 +24,7 @@ class QemuMemoryGone(SetupBroken):
 
 
 class GuestMemory:
-    """The guest-physical memory of one QEMU, page by page. Neither a read nor a write stops the guest.
+    """The guest-physical memory of one QEMU. Neither a read nor a write stops the guest.
 
     A write to a page that a background snapshot protects waits until the page is saved, as the guest's do.
     """
@@ -38,7 +37,7 @@ class GuestMemory:
         """
         self._machine = machine
         self._path = Path(f"/proc/{known_pid(machine)}/mem")
-        self._pages: dict[int, int] = {}
+        self._pages: dict[int, tuple[str, int]] = {}
 
     def read(self, address: int, size: int) -> bytes:
         """Return `size` bytes at a guest-physical address.
@@ -47,13 +46,12 @@ class GuestMemory:
             SetupBroken: there is no RAM. QemuMemoryGone: QEMU ends.
             MachineryMissing: this host does not let us read QEMU's memory.
         """
+        host = self.host_address(address, size)
         try:
             with self._path.open("rb", buffering=0) as memory:
-                pieces = self._pieces(address, size)
-                parts = [os.pread(memory.fileno(), length, host) for host, length in pieces]
+                data = os.pread(memory.fileno(), size, host)
         except OSError as error:
             _raise(error)
-        data = b"".join(parts)
         if len(data) != size:
             raise QemuMemoryGone("The guest's memory cannot be read: QEMU's memory is gone.")
         return data
@@ -65,36 +63,38 @@ class GuestMemory:
             SetupBroken: there is no RAM. QemuMemoryGone: QEMU ends.
             MachineryMissing: this host does not let us write to QEMU's memory.
         """
+        host = self.host_address(address, len(data))
         try:
             with self._path.open("r+b", buffering=0) as memory:
-                for host, length in self._pieces(address, len(data)):
-                    if os.pwrite(memory.fileno(), data[:length], host) != length:
-                        raise QemuMemoryGone("The guest's memory cannot be written: QEMU's memory is gone.")
-                    data = data[length:]
+                written = os.pwrite(memory.fileno(), data, host)
         except OSError as error:
             _raise(error)
+        if written != len(data):
+            raise QemuMemoryGone("The guest's memory cannot be written: QEMU's memory is gone.")
 
-    def host_address(self, address: int) -> int:
-        """Return where a byte of guest RAM lies in QEMU's own address space.
+    def host_address(self, address: int, size: int = 1) -> int:
+        """Return where a range of guest RAM lies in QEMU's own address space.
 
         Raises:
-            SetupBroken: there is no RAM at that guest-physical address.
+            SetupBroken: there is no RAM at that guest-physical address, or not in one piece.
         """
+        last = address + size - 1
+        (region, host), (last_region, last_host) = self._located(address), self._located(last)
+        if region != last_region or last_host - host != last - address:
+            raise SetupBroken(f"Guest RAM from {address:#x} to {last:#x} does not lie in one piece in QEMU.")
+        return host
+
+    def _located(self, address: int) -> tuple[str, int]:
+        """Return the memory region of a byte, and its address in QEMU."""
         page, offset = address // TARGET_PAGE_BYTES, address % TARGET_PAGE_BYTES
         if page not in self._pages:
             answer = self._machine.hmp(f"gpa2hva {page * TARGET_PAGE_BYTES:#x}")
             found = _FOUND.search(answer)
             if not found:
                 raise SetupBroken(f"The guest has no RAM at {address:#x}; QEMU says: {answer.strip()}.")
-            self._pages[page] = int(found[1], 16)
-        return self._pages[page] + offset
-
-    def _pieces(self, address: int, size: int) -> Iterator[tuple[int, int]]:
-        """Yield host address and length of the parts of a range that lie in one page each."""
-        while size > 0:
-            length = min(size, TARGET_PAGE_BYTES - address % TARGET_PAGE_BYTES)
-            yield self.host_address(address), length
-            address, size = address + length, size - length
+            self._pages[page] = found[1], int(found[2], 16)
+        region, host = self._pages[page]
+        return region, host + offset
 
 
 def _raise(error: OSError) -> NoReturn:

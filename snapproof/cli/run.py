@@ -131,12 +131,8 @@ def _run_leg(
 ) -> list[OutcomeRecord]:
     """Run a leg's tests, write their reproducers, and return the outcomes with the leg's label."""
     save_stack(leg.stack, leg.environment, leg.folder, leg.guests)
-    chosen = [row for row in leg.rows if not leg.without(row)]
-    found = {
-        row.name: _not_run(leg, row, Status.SKIP, f"This QEMU has no capability '{missing}'.")
-        for row in leg.rows
-        if (missing := leg.without(row))
-    }
+    chosen = [row for row in leg.rows if not leg.why_not(row)]
+    found = {row.name: _not_run(leg, row, Status.SKIP, why) for row in leg.rows if (why := leg.why_not(row))}
     if asked_to_stop():
         why = "The run was interrupted before this test had begun."
         found |= {row.name: _not_run(leg, row, Status.ERROR, why) for row in chosen}

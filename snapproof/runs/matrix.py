@@ -7,19 +7,21 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from guest_images.catalogue import BOOT_SECONDS
 from guest_images.guests.image import GuestImage, build_guest
 from harness.errors import UsageError
+from harness.qemu.accelerator import Accelerator
 from harness.qemu.configuration import DEFAULT_RAM_MIB
+from harness.qemu.probe import QemuFacts
 from harness.status import Status
 from snapproof.report.run_result import OutcomeRecord
 from snapproof.report.text_table import table_rows
 from snapproof.runs.options import RunOptions, StackOptions
-from snapproof.runs.stack import prepare_stack, provisioning_for
+from snapproof.runs.stack import accelerator_for, prepare_stack, provisioning_for
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.guest_size import COVERAGE, fitting_ram
 from tests_functional.lib.profile_row import ProfileRow
@@ -40,6 +42,7 @@ class Leg:
         environment: the environment that all its results have.
         rows: its tests in this shard.
         guests: further guests, which some tests name.
+        accelerators: for guests by name, "" for the run's own, the accelerator that they run with.
     """
 
     label: str
@@ -49,12 +52,23 @@ class Leg:
     environment: dict[str, Any]
     rows: tuple[ProfileRow, ...]
     guests: tuple[GuestImage, ...] = ()
+    accelerators: Mapping[str, Accelerator] = field(default_factory=dict)
 
-    def without(self, row: ProfileRow) -> str:
-        """Return the first migration capability that a test needs and this QEMU lacks, "" for none."""
+    def why_not(self, row: ProfileRow) -> str:
+        """Return why a test cannot run with this QEMU, guest and accelerator as a sentence, "" if it can."""
         known = self.stack.capabilities
         # If QEMU did not list its capabilities, each test asks it.
-        return next((name for name in row.needs if known and name not in known), "")
+        missing = next((name for name in row.needs if known and name not in known), "")
+        if missing:
+            return f"This QEMU has no capability '{missing}'."
+        name = str(row.parameters.get("guest", ""))
+        images = {"": self.stack.image, **{image.name: image for image in self.guests}}
+        if images[name].kind not in row.kinds:
+            return f"This test needs an operating system in its guest, and '{images[name].name}' has none."
+        found = self.accelerators.get(name)
+        if row.parameters.get("accel") == "kvm" and found and found.name != "kvm":
+            return f"This test needs KVM, and its guest runs under {found.name}: {found.reason}"
+        return ""
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -105,9 +119,10 @@ def prepare_legs(
         place.mkdir(exist_ok=True)
         stack, environment = prepare_stack(replace(options.stack, qemu=name), place, log)
         guests = _named_guests(mine, options.stack, log)
+        accelerators = _accelerators(options.stack, stack, environment, (*guests, stack.image), place, log)
         images = {"": stack.image, **{image.name: image for image in guests}}
         mine = tuple(_for_guest(row, images) for row in mine)
-        legs.append(Leg(label, name, place, stack, environment, mine, guests))
+        legs.append(Leg(label, name, place, stack, environment, mine, guests, accelerators))
     return legs
 
 
@@ -118,6 +133,26 @@ def _named_guests(
     names = sorted({str(row.parameters["guest"]) for row in rows if "guest" in row.parameters})
     provisioning = provisioning_for(options, log)
     return tuple(build_guest(name, provisioning) for name in names)
+
+
+def _accelerators(
+    options: StackOptions,
+    stack: Stack,
+    environment: Mapping[str, Any],
+    guests: Sequence[GuestImage],
+    folder: Path,
+    log: Callable[[str], None],
+) -> dict[str, Accelerator]:
+    """Find the accelerator of each bare guest, which may run under a KVM that no Linux boots under."""
+    provisioning = provisioning_for(options, log)
+    qemu = QemuFacts(stack.executable, environment["qemu"], (), stack.capabilities)
+    return {
+        "" if image is stack.image else image.name: accelerator_for(
+            options.accel, qemu, image, folder / f"kvm-{image.name}", provisioning
+        )
+        for image in guests
+        if image.bare
+    }
 
 
 def _for_guest(row: ProfileRow, images: Mapping[str, GuestImage]) -> ProfileRow:

@@ -26,9 +26,11 @@ from harness.qemu.probe import QemuFacts, probe_qemu
 from harness.qemu.spawned_machine import SpawnedMachine
 from snapproof.runs.options import DEFAULT_ACCEL, HostOptions, StackOptions
 from snapproof.runs.own_guest import own_image
-from tests_functional.lib.guest import Stack, open_shell
+from tests_functional.lib.guest import Stack, way_in
 
 _KVM_SYSTEMD_SECONDS = 40.0
+# It takes a hundredth of a second.
+_KVM_BARE_SECONDS = 5.0
 
 
 def cache_at(folder: Path | None) -> Cache:
@@ -84,7 +86,7 @@ def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack,
     if options.own.guest_needs:
         # Also for a guest of the catalogue, to which a wrapper of QEMU adds devices, say.
         image = replace(image, own_mib=options.own.guest_needs)
-    accelerator = _accelerator(options.accel, qemu, image, folder, provisioning)
+    accelerator = accelerator_for(options.accel, qemu, image, folder, provisioning)
     log(f"QEMU {qemu.version}, guest '{image.name}', accelerator {accelerator.name}.")
     facts = local_facts()
     environment = {
@@ -109,9 +111,18 @@ def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack,
     return stack.fitted(), environment
 
 
-def _accelerator(
+def accelerator_for(
     wanted: str, qemu: QemuFacts, image: GuestImage, folder: Path, provisioning: Provisioning
 ) -> Accelerator:
+    """Return the accelerator to run a guest with: as chosen, or KVM where the guest boots under it.
+
+    Args:
+        wanted: the value of `--accel`.
+        qemu: the QEMU.
+        image: the guest.
+        folder: receives the logs of a boot under KVM.
+        provisioning: the cache, which keeps the result for this boot of the host.
+    """
     if wanted != DEFAULT_ACCEL:
         return Accelerator(wanted, "chosen with --accel")
     known = provisioning.cache.path("accelerator", f"{_probe_key(qemu, image)}.json")
@@ -120,9 +131,11 @@ def _accelerator(
     provisioning.log("Probing which accelerator works.")
     stack = Stack(qemu.executable, image, accel="kvm", machine=image.architecture.machine).fitted()
     ready, seconds = _console_ready, KVM_BOOT_SECONDS
-    if image.agent is not None:
+    if image.bare:
+        ready, seconds = partial(_way_in, stack), _KVM_BARE_SECONDS
+    elif image.agent is not None:
         # The console of a user's own guest is unknown, and systemd takes longer than our own init.
-        ready, seconds = partial(_ssh_ready, stack), _KVM_SYSTEMD_SECONDS
+        ready, seconds = partial(_way_in, stack), _KVM_SYSTEMD_SECONDS
     found = probe_accelerator(stack.machine_config(), ready, seconds, folder / "kvm-probe")
     publish_file(known, json.dumps(asdict(found)).encode())
     return found
@@ -132,8 +145,8 @@ def _console_ready(machine: SpawnedMachine, deadline: Deadline) -> None:
     machine.wait_console(READY_LINE, deadline)
 
 
-def _ssh_ready(stack: Stack, machine: SpawnedMachine, deadline: Deadline) -> None:
-    with open_shell(machine, stack, deadline):
+def _way_in(stack: Stack, machine: SpawnedMachine, deadline: Deadline) -> None:
+    with way_in(machine, stack, deadline):
         pass
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from guest_images.agent.counters import AgentCounters
-from harness.qemu.guest_memory import QemuMemoryGone
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.linux.uffd_waiters import describe_waiting, waiting_fields, waiting_threads
+from harness.qemu.guest_memory import QemuMemoryGone
 from harness.qemu.machine import Machine
 from tests_functional.failures.cases import Case
 from validators.checks import Problem, judged

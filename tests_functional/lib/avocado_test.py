@@ -106,6 +106,7 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
             ram_mib=int(self._parameter("ram_mib", stack.ram_mib)),
             vcpus=int(self._parameter("vcpus", stack.vcpus)),
             coverage=float(self._parameter("coverage", stack.coverage)),
+            accel=str(self._parameter("accel", stack.accel)),
             host_key_file=folder / "ssh_host_key",
         )
         folder.mkdir(parents=True, exist_ok=True)

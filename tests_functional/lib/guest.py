@@ -157,8 +157,22 @@ def _silent_guest(stack: Stack, machine: Machine, error: GuestUnreachable) -> Sn
 
 
 @contextmanager
+def way_in(machine: Machine, stack: Stack, deadline: Deadline) -> Iterator[GuestShell]:
+    """Open the way in to the guest of a running machine: a shell, or a wait for a bare guest's agent.
+
+    Raises:
+        GuestUnreachable: the guest does not answer in time, or its QEMU has ended.
+    """
+    if stack.image.bare:
+        yield _bare_guest(machine, stack, deadline).shell
+        return
+    with open_shell(machine, stack, deadline) as shell:
+        yield shell
+
+
+@contextmanager
 def logged_in(machine: Machine, stack: Stack, deadline: Deadline) -> Iterator[Guest]:
-    """Find the way in to the guest of a running machine anew."""
+    """Find the way in to the guest of a running machine anew, and its agent, which runs already."""
     if stack.image.bare:
         yield _bare_guest(machine, stack, deadline)
         return

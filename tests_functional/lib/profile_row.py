@@ -19,6 +19,10 @@ SMOKE, PREMERGE = ("smoke",), ("premerge",)
 """Values of `ProfileRow.profiles`. Premerge has one row of each kind: the most fragile, or the quickest."""
 
 
+LINUX, ANY_GUEST = ("linux",), ("linux", "bare")
+"""Values of `ProfileRow.kinds`. A test that runs commands in its guest needs an operating system there."""
+
+
 @dataclass(frozen=True)
 class ProfileRow:
     """One test with its parameters.
@@ -27,12 +31,14 @@ class ProfileRow:
         name: unique and stable; what results, `--filter` and `reproduce.sh` call it.
         test: Avocado reference below tests_functional/, as ``folder/file.py:Class.method``.
         reason: why it is in the profile.
-        parameters: what differs from the base class's defaults, by name.
+        parameters: what differs from the base class's defaults, by name; `guest` is a guest of the catalogue
+            in place of the run's, `accel` the accelerator that it must have.
         seconds: time-out of the test; a healthy run takes a fifth of it.
         cycle_seconds: what each further cycle of `--repeat` adds to it.
         needs: migration capabilities without which it is skipped before anything is booted.
         alone: whether nothing may run beside it, since it measures times that others would spoil.
         profiles: that run it beside `nightly`, which runs every row.
+        kinds: the kinds of guest that it runs with, see `GuestImage.kind`.
     """
 
     name: str
@@ -44,6 +50,7 @@ class ProfileRow:
     needs: tuple[str, ...] = (BACKGROUND_SNAPSHOT,)
     alone: bool = False
     profiles: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = LINUX
 
     @property
     def memory_mib(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from guest_images.agent.pages import PATTERNS
-from tests_functional.lib.profile_row import PREMERGE, SMOKE, ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, SMOKE, ProfileRow
 from tests_functional.snapshot.disturbances import DISTURBANCES
 
 _FLOWS = "snapshot/test_flows.py:SnapshotFlows"
@@ -17,6 +17,11 @@ _GUESTS = {
     "full-debian": ("debian-13-full", "a usual guest: systemd, daemons, a disk, a page cache"),
 }
 
+_BARE_ACCELERATORS = {
+    "live": ("tcg", "a whole proof in two seconds: the agent alone, without an operating system"),
+    "live-kvm": ("kvm", "what all users run: vCPUs that fault in the kernel and not in TCG"),
+}
+
 _TCG_THREADS = {
     "single": "one thread for both vCPUs: a write that waits for its page holds up the other vCPU",
     "multi": "a thread for each vCPU: both can wait for pages at once",
@@ -28,6 +33,7 @@ _MAIN_JOB = ProfileRow(
     "the main use: a live snapshot, a golden snapshot, and stop-and-save as the control",
     alone=True,
     profiles=(*SMOKE, *PREMERGE),
+    kinds=ANY_GUEST,
 )
 
 ROWS = (
@@ -38,6 +44,7 @@ ROWS = (
         "two writers fault at once, in order, so that the save and both vCPUs meet on one page",
         {"vcpus": 2, "pattern": "sequential"},
         profiles=PREMERGE,
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "snapshot.live-hot-set",
@@ -45,6 +52,7 @@ ROWS = (
         "the same few pages are written over and over around T0",
         {"pattern": "hot"},
         profiles=PREMERGE,
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "snapshot.live-zero",
@@ -52,6 +60,7 @@ ROWS = (
         "pages turn from content to zero and back while zero pages take their own path in QEMU",
         {"pattern": "zero"},
         profiles=PREMERGE,
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "snapshot.seeds-sparse",
@@ -59,12 +68,14 @@ ROWS = (
         "pages that are never touched must be zero in the file",
         {"pattern": "sparse"},
         profiles=PREMERGE,
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "snapshot.seeds-file",
         f"{_FLOWS}.test_seeds_file",
         "QEMU opens and writes the file itself instead of feeding a command",
         profiles=PREMERGE,
+        kinds=ANY_GUEST,
     ),
     *(
         ProfileRow(
@@ -72,6 +83,7 @@ ROWS = (
             f"{_FLOWS}.test_live",
             "every pattern is combined with every number of writers",
             {"pattern": pattern, "vcpus": vcpus},
+            kinds=ANY_GUEST,
         )
         for pattern in PATTERNS
         for vcpus in (1, 2, 4)
@@ -92,6 +104,7 @@ ROWS = (
         f"{_FLOWS}.test_stop_and_save",
         "the control alone: the oracles must agree on an ordinary save as well",
         needs=(),
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "snapshot.timers",
@@ -107,8 +120,22 @@ ROWS = (
             f"{_FLOWS}.test_tcg_threads",
             reason,
             {"vcpus": 2, "threads": threads},
+            kinds=ANY_GUEST,
         )
         for threads, reason in _TCG_THREADS.items()
+    ),
+    *(
+        ProfileRow(
+            f"bare.{name}",
+            f"{_FLOWS}.test_live",
+            reason,
+            {"guest": "bare", "ram_mib": 128, "accel": accel},
+            seconds=120,
+            cycle_seconds=20,
+            profiles=PREMERGE,
+            kinds=ANY_GUEST,
+        )
+        for name, (accel, reason) in _BARE_ACCELERATORS.items()
     ),
     *(
         ProfileRow(f"guests.{name}", f"{_FLOWS}.test_main_job", reason, {"guest": guest}, alone=True)

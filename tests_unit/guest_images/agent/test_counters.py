@@ -14,10 +14,11 @@ from typing import cast
 import pytest
 
 from guest_images.agent import counters as module
-from guest_images.agent.counters import AgentCounters, CounterPage, QemuMemoryGone
+from guest_images.agent.counters import AgentCounters, CounterPage
 from guest_images.agent.format import LONG_GAPS_KEPT, PAGE_BYTES
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
+from harness.qemu.guest_memory import QemuMemoryGone
 from harness.qemu.machine import Machine
 from harness.qemu.ram import RamBlock
 from tests_functional.lib import stalls

@@ -26,6 +26,11 @@ CLASSES: dict[str, tuple[type[IntEnum], str]] = {
     "agent_state": (af.AgentState, "AGENT_"),
     "pattern": (Pattern, "PATTERN_"),
     "directory_word": (af.DirectoryWord, "DIRECTORY_"),
+    "bare_command": (af.BareCommand, "BARE_"),
+    "bare_result": (af.BareResult, "BARE_"),
+    "serve_argument": (af.ServeArgument, "SERVE_"),
+    "report_word": (af.ReportWord, "REPORT_"),
+    "mismatch_word": (af.MismatchWord, "MISMATCH_"),
 }
 """The class in Python for each enum in C, and what the names of its constants begin with there."""
 
@@ -91,6 +96,8 @@ def test_magics_and_stride_are_the_same_in_python() -> None:
         "DIRECTORY": af.DIRECTORY_MAGIC,
         "CONTROL": af.CONTROL_MAGIC,
         "THREAD": af.THREAD_MAGIC,
+        "REPORT": af.REPORT_MAGIC,
+        "MAILBOX": af.MAILBOX_MAGIC,
     }
     stride = re.search(r"#define BODY_STRIDE UINT64_C\((\w+)\)", HEADER)
     assert stride is not None and int(stride[1], 16) == af.BODY_STRIDE

@@ -225,6 +225,7 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
     """A cache with packages that make a guest, and a compiled agent."""
     cache = Cache(tmp_path / "cache")
     spec = catalogue.guest_spec("default")
+    assert isinstance(spec, catalogue.GuestSpec)
     packages = (spec.architecture.kernel_package,)
     kernel = plant_tree(cache, spec.suite, "kernel", packages, InputRecord("linux", "6", "k"))
     drivers = kernel / "lib/modules/6-test/kernel"
@@ -281,6 +282,7 @@ def test_guest_describes_itself(filled: Cache) -> None:
 def test_changed_input_gives_another_image(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """New keys, and other code that shapes the image, give another image."""
     first = build_guest("default", Provisioning(filled, quiet))
+    assert first.ssh_private_key is not None
     first.ssh_private_key.unlink()
     second = build_guest("default", Provisioning(filled, quiet))
     assert second.digest != first.digest

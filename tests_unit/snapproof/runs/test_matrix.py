@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.qemu.accelerator import Accelerator
 from snapproof.runs.matrix import Leg
-from tests_functional.lib.profile_row import ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, ProfileRow
 from tests_unit.support.scenario_values import stack
 
 _NEEDS = ProfileRow("t.snapshot", "a.py:A.test", "reason")
@@ -30,10 +31,39 @@ def _leg(folder: Path, version: str, *capabilities: str) -> Leg:
         ((), ["", "", ""]),
     ],
 )
-def test_without(tmp_path: Path, capabilities: tuple[str, ...], missing: list[str]) -> None:
-    """The first thing that is missing; a QEMU that did not say what it knows is given every test."""
+def test_tests_without_their_capability(
+    tmp_path: Path, capabilities: tuple[str, ...], missing: list[str]
+) -> None:
+    """The first thing that is missing is named; a QEMU that did not say what it knows is given every test."""
     leg = _leg(tmp_path, "10.0.13", *capabilities)
-    assert [leg.without(row) for row in leg.rows] == missing
+    reasons = [leg.why_not(row) for row in leg.rows]
+    assert reasons == [f"This QEMU has no capability '{name}'." if name else "" for name in missing]
+
+
+def test_tests_that_need_an_operating_system(tmp_path: Path) -> None:
+    """With a bare guest only tests that say so run, and a row may name a guest of its own."""
+    leg = _leg(tmp_path, "10.0.13")
+    linux = leg.stack.image
+    bare = replace(linux, name="bare", bare=True)
+    any_guest = replace(_NEEDS_NONE, kinds=ANY_GUEST)
+    on_bare = replace(leg, stack=replace(leg.stack, image=bare), guests=(linux,))
+    assert "needs an operating system" in on_bare.why_not(_NEEDS_NONE)
+    assert not on_bare.why_not(any_guest)
+    assert not on_bare.why_not(replace(_NEEDS_NONE, parameters={"guest": linux.name}))
+    assert "needs an operating system" in replace(leg, guests=(bare,)).why_not(
+        replace(_NEEDS_NONE, parameters={"guest": "bare"})
+    )
+
+
+def test_tests_that_need_kvm(tmp_path: Path) -> None:
+    """A test of KVM is skipped with the probe's reason where its guest does not run under it."""
+    bare = replace(stack(tmp_path).image, name="bare", bare=True)
+    row = replace(_NEEDS_NONE, parameters={"guest": "bare", "accel": "kvm"}, kinds=ANY_GUEST)
+    leg = replace(_leg(tmp_path, "10.0.13"), guests=(bare,))
+    broken = replace(leg, accelerators={"bare": Accelerator("tcg", "It does not boot.")})
+    assert broken.why_not(row) == "This test needs KVM, and its guest runs under tcg: It does not boot."
+    assert not broken.why_not(replace(row, parameters={"guest": "bare", "accel": "tcg"}))
+    assert not replace(leg, accelerators={"bare": Accelerator("kvm", "It boots.")}).why_not(row)
 
 
 def test_newest_last(tmp_path: Path) -> None:

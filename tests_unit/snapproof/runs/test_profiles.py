@@ -27,6 +27,8 @@ from tests_functional.lib.stack_file import save_stack
 from tests_unit.support.scenario_values import stack
 
 _PREMERGE = {
+    "bare.live",
+    "bare.live-kvm",
     "snapshot.main-job",
     "snapshot.live-2-vcpus",
     "snapshot.live-hot-set",

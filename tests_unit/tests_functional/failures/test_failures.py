@@ -14,9 +14,9 @@ from typing import Any, cast
 import pytest
 
 from guest_images.agent.counters import AgentCounters
-from harness.qemu.guest_memory import QemuMemoryGone
 from harness.codes import Code
 from harness.errors import NotApplicable, SubjectFailed
+from harness.qemu.guest_memory import QemuMemoryGone
 from harness.qemu.machine import Machine
 from harness.status import Status
 from tests_functional.failures import afterwards, broken_saves

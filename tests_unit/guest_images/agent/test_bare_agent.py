@@ -1,0 +1,213 @@
+"""The bare agent writes exactly the documented format, finds what is wrong, and refuses what it cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from guest_images.agent.bare_agent import BareAgent
+from guest_images.agent.client import WriterPlan
+from guest_images.agent.counters import AgentCounters
+from guest_images.agent.format import PAGE_BYTES, PAGE_WORDS, DataWord, DirectoryWord, PageWord
+from guest_images.agent.pages import PATTERNS, Pattern, Schedule, Words, checksum
+from guest_images.cache import Cache, default_cache_folder
+from guest_images.guests.image import GuestImage, build_guest
+from guest_images.provisioning import Provisioning
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from harness.guest.shell import GuestUnreachable
+from harness.qemu.configuration import MIB
+from harness.qemu.guest_memory import GuestMemory
+from harness.qemu.ram import ramblocks
+from harness.qemu.spawned_machine import SpawnedMachine
+from snapproof.runs.stack import find_qemu
+from tests_functional.lib.guest import Stack
+
+pytestmark = pytest.mark.vm
+
+SEED = 0xFEDCBA9876543210
+RAM_MIB = 32
+PAGES = 1201
+"""Split over two writers this gives an odd and an even number of pages, and more than one directory page."""
+
+Booted = tuple[SpawnedMachine, BareAgent]
+
+
+@pytest.fixture(name="image", scope="module")
+def _image(tmp_path_factory: pytest.TempPathFactory) -> GuestImage:
+    cache = Cache(tmp_path_factory.mktemp("cache"))
+    return build_guest("bare", Provisioning(cache, lambda _: None))
+
+
+@pytest.fixture(name="boot")
+def _boot(image: GuestImage, tmp_path: Path) -> Iterator[Callable[..., Booted]]:
+    qemu = find_qemu(None, Provisioning(Cache(default_cache_folder()), lambda _: None))
+    with ExitStack() as machines:
+
+        def boot(vcpus: int = 2, machine: str = "pc") -> Booted:
+            stack = Stack(qemu.executable, image, accel="tcg", ram_mib=RAM_MIB, vcpus=vcpus, machine=machine)
+            running = machines.enter_context(SpawnedMachine(stack.machine_config(), tmp_path / machine))
+            assert image.architecture.bare is not None
+            agent = BareAgent(running, image.architecture.bare.control_page)
+            agent.wait_booted(Deadline(20))
+            return running, agent
+
+        yield boot
+
+
+def serve(agent: BareAgent, pattern: str = "random", pages: int = PAGES, threads: int = 2) -> None:
+    """Have the agent lay out so many data pages."""
+    stride = 2 if pattern == "sparse" else 1
+    plan = WriterPlan(pages * PAGE_BYTES * stride, threads, pattern, SEED)
+    agent.serve(plan, RAM_MIB * MIB, Deadline(20))
+
+
+def run_until(agent: BareAgent, counters: AgentCounters, steps: int) -> None:
+    """Let the writers run until each has made so many steps, then park them."""
+    agent.resume()
+    Deadline(20).wait_for(lambda: min(counters.steps()) >= steps, f"{steps} steps", interval=0.001)
+    agent.pause()
+
+
+def dumped(machine: SpawnedMachine, thread: int, pages: int) -> Words:
+    """All data pages of a thread as its directory pages place them: uint64[pages, 512]."""
+    memory = GuestMemory(machine)
+    ram = np.frombuffer(memory.read(0x100000, RAM_MIB * MIB - 0x100000), "<u8").reshape(-1, PAGE_WORDS)
+    frames = np.zeros(pages, np.int64)
+    for page in ram[ram[:, PageWord.MAGIC] == np.uint64(int.from_bytes(b"SNAPDIRY", "little"))]:
+        if page[DirectoryWord.THREAD] == thread:
+            assert checksum(page[None, :])[0] == page[DirectoryWord.CHECKSUM]
+            first, count = int(page[DirectoryWord.FIRST_INDEX]), int(page[DirectoryWord.COUNT])
+            frames[first : first + count] = page[DirectoryWord.FRAMES :][:count]
+    assert frames.min() > 0x100 and len(set(frames.tolist())) == pages
+    return ram[frames - 0x100]
+
+
+@pytest.mark.parametrize("pattern", Pattern, ids=PATTERNS)
+def test_content_equals_the_model_at_every_pause(boot: Callable[..., Booted], pattern: int) -> None:
+    """Whenever all writers are parked, each page is what its thread's step count implies."""
+    machine, agent = boot()
+    serve(agent, PATTERNS[pattern])
+    counters = agent.counters(machine)
+    for target in (0, 40, 700, 6500):
+        run_until(agent, counters, target)
+        report, status = agent.verify(), agent.status()
+        assert (report.pages_checked, report.mismatch_count, status.errors) == (PAGES, 0, 0)
+        for thread, steps in enumerate(status.steps):
+            schedule = Schedule(pattern, (PAGES + 1 - thread) // 2, SEED, thread)
+            generation, step = schedule.state(steps)
+            index = np.arange(schedule.pages, dtype=np.uint64)
+            wanted = schedule.content(status.nonce, index, generation, step)
+            np.testing.assert_array_equal(dumped(machine, thread, schedule.pages), wanted)
+
+
+def test_status_tells_what_the_pages_say(boot: Callable[..., Booted]) -> None:
+    """Counters, states, clocks and identity come from the pages; two readings of a writer's clock advance."""
+    machine, agent = boot()
+    serve(agent)
+    idle = agent.status()
+    assert (idle.state, idle.steps, idle.data_pages) == ("idle", (0, 0), PAGES)
+    counters = agent.counters(machine)
+    run_until(agent, counters, 5000)
+    agent.reset_stats()
+    paused = agent.status()
+    assert paused.state == "paused" and paused.boot_id == idle.boot_id and paused.nonce == idle.nonce
+    assert sum(paused.histogram) == 0
+    agent.resume()
+    running = agent.status()
+    assert running.state == "running"
+    assert running.monotonic_ns >= paused.monotonic_ns > 0
+    assert [page.block for page in counters.pages.threads] == ["pc.ram", "pc.ram"]
+    assert counters.pages == AgentCounters.find(machine, running.nonce).pages
+
+
+def test_wrong_pages_are_found(boot: Callable[..., Booted]) -> None:
+    """A flipped bit is found by the check of all pages, and by the writer that overwrites the page."""
+    machine, agent = boot()
+    serve(agent, "sequential")
+    counters = agent.counters(machine)
+    run_until(agent, counters, 700)
+    agent.corrupt(1, 17)
+    report = agent.verify()
+    assert report.mismatch_count == 1
+    found = report.mismatches[0]
+    assert (found["kind"], found["thread"], found["index"], found["word"]) == ("data", 1, 17, 300)
+    assert found["found_generation"] == found["expected_generation"] == 2
+    run_until(agent, counters, 1300)
+    assert agent.status().errors == 1 and agent.verify().mismatch_count == 0
+
+
+def test_content_of_an_older_write_is_found(boot: Callable[..., Booted]) -> None:
+    """A page that is whole, but not of the last write, is wrong; generations tell by how much."""
+    machine, agent = boot(vcpus=1)
+    serve(agent, "sequential", threads=1)
+    counters = agent.counters(machine)
+    run_until(agent, counters, PAGES + 5)
+    memory, block = GuestMemory(machine), {b.idstr: b for b in ramblocks(machine)}["pc.ram"]
+    assert block.host_address
+    first = int(dumped(machine, 0, PAGES)[2, DataWord.STEP])
+    assert first >= PAGES
+    status = agent.status()
+    schedule = Schedule(Pattern.SEQUENTIAL, PAGES, SEED, 0)
+    old = schedule.content(status.nonce, *(np.array([n], np.uint64) for n in (2, 1, 2)))
+    ram = np.frombuffer(memory.read(0x100000, RAM_MIB * MIB - 0x100000), "<u8").reshape(-1, PAGE_WORDS)
+    data = (ram[:, PageWord.MAGIC] == old[0, PageWord.MAGIC]) & (ram[:, DataWord.INDEX] == 2)
+    memory.write(0x100000 + int(np.flatnonzero(data)[0]) * PAGE_BYTES, old.astype("<u8").tobytes())
+    found = agent.verify().mismatches[0]
+    assert (found["index"], found["expected_generation"], found["found_generation"]) == (2, 2, 1)
+
+
+def test_refused_commands(boot: Callable[..., Booted]) -> None:
+    """What cannot be done is refused with a reason, and the agent goes on."""
+    _, agent = boot(vcpus=1)
+    with pytest.raises(SetupBroken, match="wrong state"):
+        agent.start()
+    with pytest.raises(SetupBroken, match="no status"):
+        agent.status()
+    with pytest.raises(SetupBroken, match="too small for that plan"):
+        serve(agent, pages=RAM_MIB * MIB // PAGE_BYTES, threads=1)
+    serve(agent, threads=1)
+    with pytest.raises(SetupBroken, match="wrong state"):
+        serve(agent, threads=1)
+    with pytest.raises(SetupBroken, match="out of its range"):
+        agent.corrupt(0, PAGES)
+    agent.start()
+    with pytest.raises(SetupBroken, match="wrong state"):
+        agent.verify()
+
+
+def test_another_agent_after_the_first(boot: Callable[..., Booted]) -> None:
+    """An agent that was ended leaves no control page, and the next one has pages of its own."""
+    machine, agent = boot()
+    serve(agent)
+    run_until(agent, agent.counters(machine), 700)
+    first = agent.status().nonce
+    agent.quit()
+    with pytest.raises(SetupBroken, match="were not found"):
+        AgentCounters.find(machine, first)
+    serve(agent, "hot")
+    counters = agent.counters(machine)
+    run_until(agent, counters, 700)
+    status = agent.status()
+    assert status.nonce != first and status.errors == 0 and agent.verify().mismatch_count == 0
+
+
+@pytest.mark.parametrize("machine", ["q35", "microvm"])
+def test_machine_types(boot: Callable[..., Booted], machine: str) -> None:
+    """It boots, writes with two vCPUs and checks on each machine type; microvm has no HPET."""
+    running, agent = boot(machine=machine)
+    serve(agent)
+    run_until(agent, agent.counters(running), 2000)
+    assert agent.verify().mismatch_count == 0 and agent.status().monotonic_ns > 0
+
+
+def test_guest_that_stands_still_does_not_answer(boot: Callable[..., Booted]) -> None:
+    """A command to a stopped guest ends with the time limit, and says whose it was."""
+    machine, agent = boot(vcpus=1)
+    machine.qmp.execute("stop")
+    with pytest.raises(GuestUnreachable, match="did not answer 'TIME' within 1 s"):
+        agent.serve(WriterPlan(PAGES * PAGE_BYTES), RAM_MIB * MIB, Deadline(1))
