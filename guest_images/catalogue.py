@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from harness.errors import UsageError
-from harness.qemu.architectures import AARCH64, DEFAULT_ARCHITECTURE, I386, Architecture
+from harness.qemu.architectures import AARCH64, DEFAULT_ARCHITECTURE, I386, RISCV64, Architecture
 
 _Spec = TypeVar("_Spec", bound="_Named")
 
@@ -178,7 +178,11 @@ GUESTS = (
     ),
 )
 
-BARE_GUESTS = (BareSpec("bare", "the agent alone: boots in milliseconds, also where KVM emulates"),)
+BARE_GUESTS = (
+    BareSpec("bare", "the agent alone: boots in milliseconds, also where KVM emulates"),
+    BareSpec("bare-aarch64", "the agent alone on machine virt: QEMU's other code for CPUs and RAM", AARCH64),
+    BareSpec("bare-riscv64", "the agent alone on machine virt, in machine mode", RISCV64),
+)
 
 BARE_OWN_MIB = 6
 """MiB of RAM that they need beside the writers: program, pages that describe the agent, firmware's tables."""

@@ -116,6 +116,12 @@ class GuestImage:
     firmware: Path | None = None
 
     @property
+    def machine_arguments(self) -> tuple[str, ...]:
+        """Further arguments for QEMU that it needs on its architecture."""
+        bare = self.architecture.bare.machine_arguments if self.bare and self.architecture.bare else ()
+        return (*self.architecture.machine_arguments, *bare)
+
+    @property
     def kind(self) -> str:
         """What it is to the rows of a profile: `bare` or `linux`."""
         return "bare" if self.bare else "linux"

@@ -61,7 +61,10 @@ Q35 = MachineType("q35", "q35", "q35", "pc.ram", most_below=0xB0000000, split_be
 # QEMU 10.0 hw/arm/virt.c base_memmap.
 VIRT = MachineType("virt", "virt", "virt-", "mach-virt.ram", ram_start=1 << 30)
 
-MACHINE_TYPES = (PC, Q35, VIRT)
+# QEMU 10.0 hw/riscv/virt.c virt_memmap.
+RISCV_VIRT = MachineType("virt", "virt", "riscv-virt", "riscv_virt_board.ram", ram_start=2 << 30)
+
+MACHINE_TYPES = (PC, Q35, VIRT, RISCV_VIRT)
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,14 @@ class BareTarget:
         flags: arguments for the compiler beside those of all architectures.
         control_page: guest-physical address of its control page, where its linker script loads it.
         firmware: whether it has a firmware of its own, for `-bios`.
+        machine_arguments: further arguments for QEMU that it needs, beside the architecture's.
     """
 
     compiler_target: str
     flags: tuple[str, ...]
     control_page: int
     firmware: bool = False
+    machine_arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -192,9 +197,39 @@ AARCH64 = Architecture(
     loader="ld-linux-aarch64.so.1",
     loader_folder="lib",
     compiler_target="aarch64-linux-musl",
+    bare=BareTarget(
+        "aarch64-freestanding-none",
+        ("-mgeneral-regs-only", "-mstrict-align"),
+        control_page=0x40200000,
+    ),
 )
 
-ARCHITECTURES = (X86_64, I386, AARCH64)
+RISCV64 = Architecture(
+    name="riscv64",
+    debian="riscv64",
+    qemu="qemu-system-riscv64",
+    qemu_packages=("qemu-system-riscv", "ipxe-qemu"),
+    machines=(RISCV_VIRT,),
+    console="ttyS0",
+    kernel_package="linux-image-riscv64",
+    kernel_file="vmlinux",
+    linux_folder="riscv",
+    linux_image="Image",
+    # Linux Documentation/arch/riscv/boot-image-header.rst: the field "magic2".
+    linux_signature=(56, b"RSC\x05"),
+    triplet="riscv64-linux-gnu",
+    loader="ld-linux-riscv64-lp64d.so.1",
+    loader_folder="lib",
+    compiler_target="riscv64-linux-musl",
+    bare=BareTarget(
+        "riscv64-freestanding-none",
+        ("-mcmodel=medany", "-mno-relax"),
+        control_page=0x80001000,
+        machine_arguments=("-bios", "none"),
+    ),
+)
+
+ARCHITECTURES = (X86_64, I386, AARCH64, RISCV64)
 
 DEFAULT_ARCHITECTURE = X86_64
 """The architecture of guests and QEMU programs where nobody names one."""

@@ -64,7 +64,7 @@ class Stack(QemuSettings):
         """
         image = self.image
         return MachineConfig(
-            **{**self.settings(), "extra": (*image.architecture.machine_arguments, *self.extra)},
+            **{**self.settings(), "extra": (*image.machine_arguments, *self.extra)},
             kernel=image.kernel,
             initrd=image.initrd,
             cmdline=image.cmdline,
