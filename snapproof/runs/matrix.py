@@ -63,8 +63,14 @@ class Leg:
             return f"This QEMU has no capability '{missing}'."
         name = str(row.parameters.get("guest", ""))
         images = {"": self.stack.image, **{image.name: image for image in self.guests}}
-        if images[name].kind not in row.kinds:
-            return f"This test needs an operating system in its guest, and '{images[name].name}' has none."
+        image = images[name]
+        if image.architecture != self.stack.image.architecture:
+            emulated = self.stack.image.architecture.name
+            return (
+                f"This test's guest '{image.name}' is for {image.architecture.name}, the QEMU for {emulated}."
+            )
+        if image.kind not in row.kinds:
+            return f"This test needs an operating system in its guest, and '{image.name}' has none."
         found = self.accelerators.get(name)
         if row.parameters.get("accel") == "kvm" and found and found.name != "kvm":
             return f"This test needs KVM, and its guest runs under {found.name}: {found.reason}"
@@ -151,7 +157,7 @@ def _accelerators(
             options.accel, qemu, image, folder / f"kvm-{image.name}", provisioning
         )
         for image in guests
-        if image.bare
+        if image.bare and image.architecture == stack.image.architecture
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.qemu.accelerator import Accelerator
+from harness.qemu.architectures import AARCH64
 from snapproof.runs.matrix import Leg
 from tests_functional.lib.profile_row import ANY_GUEST, ProfileRow
 from tests_unit.support.scenario_values import stack
@@ -53,6 +54,14 @@ def test_tests_that_need_an_operating_system(tmp_path: Path) -> None:
     assert "needs an operating system" in replace(leg, guests=(bare,)).why_not(
         replace(_NEEDS_NONE, parameters={"guest": "bare"})
     )
+
+
+def test_tests_whose_guest_is_of_another_architecture(tmp_path: Path) -> None:
+    """A guest that a row names is not booted by a QEMU that emulates another processor."""
+    leg = _leg(tmp_path, "10.0.13")
+    other = replace(leg.stack.image, name="bare", bare=True, architecture=AARCH64)
+    row = replace(_NEEDS_NONE, parameters={"guest": "bare"}, kinds=ANY_GUEST)
+    assert "is for aarch64, the QEMU for x86_64" in replace(leg, guests=(other,)).why_not(row)
 
 
 def test_tests_that_need_kvm(tmp_path: Path) -> None:
