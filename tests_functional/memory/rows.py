@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, LINUX, PREMERGE, SMALL, ProfileRow
 from tests_functional.memory.host_pages import HOST_PAGES
 from tests_functional.memory.kinds import MEMORY_KINDS
 from tests_functional.memory.plugged import PLUGGED_KINDS
@@ -27,7 +27,9 @@ class _Kind(Protocol):
         """Why it is tested."""
 
 
-def _of(test: str, kinds: Mapping[str, _Kind], **parameters: float) -> tuple[ProfileRow, ...]:
+def _of(
+    test: str, kinds: Mapping[str, _Kind], guests: tuple[str, ...] = LINUX, **parameters: float
+) -> tuple[ProfileRow, ...]:
     """Return a row for each of some kinds of guest RAM, all tested by one method."""
     return tuple(
         ProfileRow(
@@ -38,13 +40,14 @@ def _of(test: str, kinds: Mapping[str, _Kind], **parameters: float) -> tuple[Pro
             # KSM is switched on for the whole host, so such a test runs alone.
             alone=name == "merged-pages",
             profiles=PREMERGE if name in _IN_PREMERGE else (),
+            kinds=guests,
         )
         for name, kind in kinds.items()
     )
 
 
 ROWS = (
-    *_of("test_kind", MEMORY_KINDS),
+    *_of("test_kind", MEMORY_KINDS, ANY_GUEST),
     *_of("test_plugged", PLUGGED_KINDS),
     *_of("test_virtio_mem", VIRTIO_MEM_KINDS),
     *_of("test_host_pages", HOST_PAGES, coverage=0.5),
@@ -72,5 +75,6 @@ ROWS = (
         _SEEDS,
         "the size of RAM is no multiple of 2 MiB, nor of the 64 pages in a word of a bitmap",
         {"ram_mib": 257, "coverage": 0.7},
+        kinds=ANY_GUEST,
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, SMALL, ProfileRow
 from tests_functional.refusals.uffd_restrictions import UFFD_RESTRICTIONS
 
 _REFUSALS = "refusals/test_refusals.py:Refusals"
@@ -14,6 +14,7 @@ ROWS = (
         "a save with an accepted combination must be right, or users notice only when they restore",
         SMALL,
         seconds=900,
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "refusals.parameters",
@@ -21,6 +22,7 @@ ROWS = (
         "parameters are checked for few combinations, and some change how pages are saved",
         SMALL,
         seconds=1800,
+        kinds=ANY_GUEST,
     ),
     *(
         ProfileRow(
@@ -29,6 +31,7 @@ ROWS = (
             restriction.reason,
             {**SMALL, "kind": kind},
             profiles=PREMERGE if kind == "seccomp-eperm" else (),
+            kinds=ANY_GUEST,
         )
         for kind, restriction in UFFD_RESTRICTIONS.items()
     ),

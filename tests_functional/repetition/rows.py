@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, SMALL, ProfileRow
 
 _REPETITION = "repetition/test_repetition.py:Repetition"
 _SEEDS = "snapshot/test_flows.py:SnapshotFlows.test_seeds"
@@ -16,6 +16,7 @@ ROWS = (
         "tools take the next snapshot as soon as QEMU says 'completed'",
         SMALL,
         profiles=PREMERGE,
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "repetition.twenty",
@@ -23,12 +24,14 @@ ROWS = (
         "leftovers of one snapshot add up over twenty snapshots in one process",
         {**SMALL, "repeat": 20},
         seconds=900,
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "repetition.generations",
         f"{_REPETITION}.test_generations",
         "a restored guest must be as good a source as a booted one, five generations deep",
         SMALL,
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "repetition.with-disk",
@@ -45,24 +48,28 @@ SOAK_ROWS = (
         _LIVE,
         "a fault that shows in one save of a thousand shows in a night of saves alone",
         SMALL,
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "soak.live-2-vcpus",
         _LIVE,
         "two writers meet the save on the same page more often than one",
         {**SMALL, "vcpus": 2, "pattern": "sequential"},
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "soak.golden",
         _SEEDS,
         "every page of RAM is compared, also those that no writer owns",
         SMALL,
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "soak.golden-2-vcpus",
         _SEEDS,
         "the same with writers on two vCPUs",
         {**SMALL, "vcpus": 2},
+        kinds=ANY_GUEST,
     ),
 )
 """Rows of the profile `soak` alone: as many cycles each as `--repeat` says, side by side."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, LINUX, PREMERGE, SMALL, ProfileRow
 from tests_functional.run_states.stopped_guests import RUN_STATES
 
 _RUN_STATE = "run_states/test_run_states.py:RunStates.test_state"
@@ -14,6 +14,8 @@ ROWS = tuple(
         state.reason,
         {**SMALL, "state": name},
         profiles=PREMERGE if name == "paused" else (),
+        # A guest suspends itself through its kernel.
+        kinds=ANY_GUEST if name == "paused" else LINUX,
     )
     for name, state in RUN_STATES.items()
 )
