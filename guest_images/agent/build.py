@@ -79,8 +79,8 @@ def find_compiler(architecture: Architecture = DEFAULT_ARCHITECTURE, target: str
         version = f"zig {first_output_line([*zig, 'version'])}"
         return Compiler((*zig, "cc", "-target", target or architecture.compiler_target), version)
     raise MachineryMissing(
-        f"There is no C compiler for an agent on {architecture.name}; install snapproof with its extra 'cc', "
-        "or on a machine with such a processor the package 'gcc'."
+        "There is no C compiler for the guest's agent; install the package 'gcc' where this machine has the "
+        f"guest's processor ({architecture.name}), or snapproof with its extra 'cc'."
     )
 
 
