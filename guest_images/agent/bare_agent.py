@@ -34,7 +34,7 @@ from guest_images.agent.pages import PATTERNS
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.guest.shell import GuestUnreachable
-from harness.qemu.guest_memory import GuestMemory
+from harness.qemu.guest_memory import GuestMemory, PageProtected
 from harness.qemu.machine import Machine
 from harness.qemu.ram import ramblocks
 
@@ -225,9 +225,9 @@ class BareAgent:
         """
         limit = deadline or Deadline(_COMMAND_SECONDS)
         number = self._control(ControlWord.ANSWER) + 1
-        self._put(ControlWord.ARGUMENTS, arguments or [])
-        self._put(ControlWord.COMMAND, [command])
-        self._put(ControlWord.REQUEST, [number])
+        self._put(ControlWord.ARGUMENTS, arguments or [], limit)
+        self._put(ControlWord.COMMAND, [command], limit)
+        self._put(ControlWord.REQUEST, [number], limit)
         while self._control(ControlWord.ANSWER) != number:
             if not self._machine.alive():
                 raise GuestUnreachable(f"QEMU ended before the bare guest had answered '{command.name}'.")
@@ -249,10 +249,24 @@ class BareAgent:
         data = self._memory.read(self._control_page + word * WORD_BYTES, WORD_BYTES)
         return int.from_bytes(data, "little")
 
-    def _put(self, word: ControlWord, values: list[int]) -> None:
-        if values:
-            data = struct.pack(f"<{len(values)}Q", *values)
-            self._memory.write(self._control_page + word * WORD_BYTES, data)
+    def _put(self, word: ControlWord, values: list[int], limit: Deadline) -> None:
+        """Store words in the mailbox, once a background snapshot has saved its page.
+
+        Raises:
+            GuestUnreachable: the page stays protected.
+        """
+        data = struct.pack(f"<{len(values)}Q", *values)
+        while data:
+            try:
+                self._memory.write(self._control_page + word * WORD_BYTES, data)
+                break
+            except PageProtected as error:
+                if limit.expired:
+                    raise GuestUnreachable(
+                        f"The bare guest got no command within {limit.seconds:.0f} s: userfaultfd protects its "
+                        "mailbox, so the guest cannot write there either."
+                    ) from error
+                limit.nap(_POLL_SECONDS)
 
     def _page(self, address: int) -> tuple[int, ...]:
         return struct.unpack(f"<{PAGE_WORDS}Q", self._memory.read(address, PAGE_BYTES))

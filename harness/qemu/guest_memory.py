@@ -23,11 +23,14 @@ class QemuMemoryGone(SetupBroken):
     code = Code.QEMU_MEMORY_UNREADABLE
 
 
-class GuestMemory:
-    """The guest-physical memory of one QEMU. Neither a read nor a write stops the guest.
+class PageProtected(SetupBroken):
+    """A page cannot be written to from outside as long as userfaultfd protects it."""
 
-    A write to a page that a background snapshot protects waits until the page is saved, as the guest's do.
-    """
+    code = Code.QEMU_MEMORY_UNREADABLE
+
+
+class GuestMemory:
+    """The guest-physical memory of one QEMU. Neither a read nor a write stops the guest."""
 
     def __init__(self, machine: Machine) -> None:
         """Find the memory of a running QEMU.
@@ -60,8 +63,8 @@ class GuestMemory:
         """Store bytes at a guest-physical address.
 
         Raises:
-            SetupBroken: there is no RAM. QemuMemoryGone: QEMU ends.
-            MachineryMissing: this host does not let us write to QEMU's memory.
+            PageProtected: a background snapshot protects a page. SetupBroken: there is no RAM.
+            QemuMemoryGone: QEMU ends. MachineryMissing: this host does not let us write to QEMU's memory.
         """
         host = self.host_address(address, len(data))
         try:
@@ -106,6 +109,9 @@ def _raise(error: OSError) -> NoReturn:
     # Linux fs/proc/base.c: a process that is ending has no memory any more before it has ended.
     if error.errno in (errno.ESRCH, errno.ENOENT):
         raise QemuMemoryGone("The guest's memory cannot be used: QEMU's memory is gone.") from error
+    if error.errno == errno.EIO:
+        # Linux mm/memory.c __access_remote_vm() does not wait for a fault that userfaultfd is to handle.
+        raise PageProtected("The guest's memory cannot be written: userfaultfd protects the page.") from error
     raise SetupBroken(
         f"The guest's memory cannot be used: {error.strerror}.", code=Code.QEMU_MEMORY_UNREADABLE
     ) from error

@@ -1,4 +1,4 @@
-/* The bare agent's memory: where its pages lie, beginning behind the program. */
+/* The bare agent's memory: what describes it lies behind the program, its data pages at the end of RAM. */
 #include "agent.h"
 #include "core/meta_pages.h"
 #include "processor.h"
@@ -59,7 +59,6 @@ static void fill_directory(struct writer *writer)
 {
 	uint64_t pages = writer->schedule.pages;
 
-	writer->directory = take_pages(directory_pages(pages));
 	for (uint64_t first = 0; first < pages; first += DIRECTORY_ENTRIES) {
 		uint64_t *page = writer_directory(writer, first);
 		unsigned count = directory_count(pages, first);
@@ -97,15 +96,30 @@ static uint64_t pages_of(uint64_t number)
 	return agent.data_pages / agent.threads + (number < agent.data_pages % agent.threads);
 }
 
-/* Tells whether program, pages that describe the agent, and data pages fit into guest RAM. */
-static bool fits(uint64_t guest_ram)
+/* Takes the pages that describe the agent, from behind the program on. */
+static void take_meta_pages(void)
+{
+	uintptr_t first = ((uintptr_t)image_end + PAGE_BYTES - 1) & ~(uintptr_t)(PAGE_BYTES - 1);
+
+	next_page = (uint64_t *)first;
+	for (unsigned i = 0; i < agent.threads; i++)
+		build_writer(i, pages_of(i));
+	for (unsigned i = 0; i < agent.threads; i++)
+		agent.cpus[i].writer.directory = take_pages(directory_pages(pages_of(i)));
+}
+
+/* Returns where the data pages begin that end at the end of RAM; 0 if they do not fit in. */
+static uintptr_t data_start(uint64_t guest_ram)
 {
 	uint64_t ram_start = (uintptr_t)agent.control & ~(uintptr_t)(RAM_ALIGNMENT - 1);
+	uint64_t most = processor_ram_limit();
+	uint64_t end = ram_start + (guest_ram < most ? guest_ram : most) - RESERVED_AT_END;
+	uint64_t bytes = agent.data_pages * pattern_stride(agent.pattern) * PAGE_BYTES;
 	uint64_t meta = agent.threads * 3 + agent.data_pages / DIRECTORY_ENTRIES + 1;
-	uint64_t pages = meta + agent.data_pages * pattern_stride(agent.pattern);
-	uint64_t begin = (uintptr_t)next_page - ram_start;
 
-	return begin + pages * PAGE_BYTES + RESERVED_AT_END <= guest_ram;
+	if ((uintptr_t)image_end + (meta + 1) * PAGE_BYTES + bytes > end)
+		return 0;
+	return (uintptr_t)(end - bytes);
 }
 
 static void take_plan(const volatile uint64_t *arguments)
@@ -135,24 +149,20 @@ static bool plan_is_possible(const volatile uint64_t *arguments)
 
 enum bare_result memory_build(const volatile uint64_t *arguments)
 {
+	uintptr_t data;
+
 	if (!plan_is_possible(arguments))
 		return BARE_WRONG_ARGUMENT;
 	take_plan(arguments);
-	next_page = (uint64_t *)(((uintptr_t)image_end + PAGE_BYTES - 1) & ~(uintptr_t)(PAGE_BYTES - 1));
-	if (!fits(arguments[SERVE_GUEST_RAM])) {
+	data = data_start(arguments[SERVE_GUEST_RAM]);
+	if (data == 0) {
 		agent.threads = 0;
 		return BARE_NO_MEMORY;
 	}
-	for (unsigned i = 0; i < agent.threads; i++)
-		build_writer(i, pages_of(i));
-	/* The data pages follow those that describe the agent, and these those that lists them. */
-	uint64_t *directories = next_page;
-	for (unsigned i = 0; i < agent.threads; i++)
-		take_pages(directory_pages(pages_of(i)));
-	for (unsigned i = 0; i < agent.threads; i++)
-		take_data(&agent.cpus[i].writer);
-	next_page = directories;
+	take_meta_pages();
+	next_page = (uint64_t *)data;
 	for (unsigned i = 0; i < agent.threads; i++) {
+		take_data(&agent.cpus[i].writer);
 		fill_directory(&agent.cpus[i].writer);
 		clear_data(&agent.cpus[i].writer);
 	}

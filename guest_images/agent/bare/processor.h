@@ -27,6 +27,9 @@ void processor_barrier(void);
  */
 void processor_start_others(unsigned count);
 
+/* Returns how many bytes of RAM follow one another at most, and can be used, from its first address on. */
+uint64_t processor_ram_limit(void);
+
 /* The lowest and first free address beside the program; symbols of the linker script. */
 extern char image_end[];
 

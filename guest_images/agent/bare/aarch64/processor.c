@@ -69,3 +69,9 @@ void processor_start_others(unsigned count)
 	if (cpus_running < count)
 		cpus_running = count;
 }
+
+/* What entry.S maps, without the devices. */
+uint64_t processor_ram_limit(void)
+{
+	return UINT64_C(511) << 30;
+}

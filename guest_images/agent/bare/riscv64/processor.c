@@ -40,3 +40,9 @@ void processor_start_others(unsigned count)
 		cpus_wanted = count;
 	processor_barrier();
 }
+
+/* There is no map, and no hole. */
+uint64_t processor_ram_limit(void)
+{
+	return UINT64_C(1) << 40;
+}

@@ -110,3 +110,9 @@ void processor_start_others(unsigned count)
 			processor_relax();
 	}
 }
+
+/* QEMU hw/i386/pc_q35.c: the largest part of RAM below the hole that there is in any case. */
+uint64_t processor_ram_limit(void)
+{
+	return UINT64_C(0x80000000);
+}
