@@ -263,8 +263,8 @@ class BareAgent:
             except PageProtected as error:
                 if limit.expired:
                     raise GuestUnreachable(
-                        f"The bare guest got no command within {limit.seconds:.0f} s: userfaultfd protects its "
-                        "mailbox, so the guest cannot write there either."
+                        f"The bare guest got no command within {limit.seconds:.0f} s: userfaultfd protects "
+                        "its mailbox, so the guest cannot write there either."
                     ) from error
                 limit.nap(_POLL_SECONDS)
 

@@ -1,4 +1,4 @@
-/* The bare agent's memory: what describes it lies behind the program, its data pages at the end of RAM. */
+/* The bare agent's memory: its pages lie at the end of RAM. */
 #include "agent.h"
 #include "core/meta_pages.h"
 #include "processor.h"
@@ -8,6 +8,8 @@
 #define NS_PER_S 1000000000
 /* RAM begins at a multiple of this: at 0 on x86, at 1 or 2 GiB elsewhere. */
 #define RAM_ALIGNMENT (1024 * 1024 * 1024)
+/* The thread page and the report page of a writer. */
+#define PAGES_PER_CPU 2
 /* How often the clocks are renewed, which is also the heartbeat. */
 #define RENEW_NS 5000000
 
@@ -96,30 +98,41 @@ static uint64_t pages_of(uint64_t number)
 	return agent.data_pages / agent.threads + (number < agent.data_pages % agent.threads);
 }
 
-/* Takes the pages that describe the agent, from behind the program on. */
-static void take_meta_pages(void)
+/* Returns the number of all pages but the control page. */
+static uint64_t all_pages(void)
 {
-	uintptr_t first = ((uintptr_t)image_end + PAGE_BYTES - 1) & ~(uintptr_t)(PAGE_BYTES - 1);
+	uint64_t pages = agent.data_pages * pattern_stride(agent.pattern);
 
-	next_page = (uint64_t *)first;
 	for (unsigned i = 0; i < agent.threads; i++)
-		build_writer(i, pages_of(i));
-	for (unsigned i = 0; i < agent.threads; i++)
-		agent.cpus[i].writer.directory = take_pages(directory_pages(pages_of(i)));
+		pages += PAGES_PER_CPU + directory_pages(pages_of(i));
+	return pages;
 }
 
-/* Returns where the data pages begin that end at the end of RAM; 0 if they do not fit in. */
-static uintptr_t data_start(uint64_t guest_ram)
+/*
+ * Returns where the pages begin that end at the end of RAM; 0 if they do not fit in. Those that describe the
+ * agent come first: what a save gets wrong by time shows in the data pages, against the counters before them.
+ */
+static uintptr_t block_start(uint64_t guest_ram)
 {
 	uint64_t ram_start = (uintptr_t)agent.control & ~(uintptr_t)(RAM_ALIGNMENT - 1);
 	uint64_t most = processor_ram_limit();
 	uint64_t end = ram_start + (guest_ram < most ? guest_ram : most) - RESERVED_AT_END;
-	uint64_t bytes = agent.data_pages * pattern_stride(agent.pattern) * PAGE_BYTES;
-	uint64_t meta = agent.threads * 3 + agent.data_pages / DIRECTORY_ENTRIES + 1;
+	uint64_t bytes = all_pages() * PAGE_BYTES;
 
-	if ((uintptr_t)image_end + (meta + 1) * PAGE_BYTES + bytes > end)
-		return 0;
-	return (uintptr_t)(end - bytes);
+	return (uintptr_t)image_end + bytes > end ? 0 : (uintptr_t)(end - bytes);
+}
+
+static void take_all_pages(void)
+{
+	for (unsigned i = 0; i < agent.threads; i++)
+		build_writer(i, pages_of(i));
+	for (unsigned i = 0; i < agent.threads; i++)
+		agent.cpus[i].writer.directory = take_pages(directory_pages(pages_of(i)));
+	for (unsigned i = 0; i < agent.threads; i++) {
+		take_data(&agent.cpus[i].writer);
+		fill_directory(&agent.cpus[i].writer);
+		clear_data(&agent.cpus[i].writer);
+	}
 }
 
 static void take_plan(const volatile uint64_t *arguments)
@@ -149,23 +162,15 @@ static bool plan_is_possible(const volatile uint64_t *arguments)
 
 enum bare_result memory_build(const volatile uint64_t *arguments)
 {
-	uintptr_t data;
-
 	if (!plan_is_possible(arguments))
 		return BARE_WRONG_ARGUMENT;
 	take_plan(arguments);
-	data = data_start(arguments[SERVE_GUEST_RAM]);
-	if (data == 0) {
+	next_page = (uint64_t *)block_start(arguments[SERVE_GUEST_RAM]);
+	if (!next_page) {
 		agent.threads = 0;
 		return BARE_NO_MEMORY;
 	}
-	take_meta_pages();
-	next_page = (uint64_t *)data;
-	for (unsigned i = 0; i < agent.threads; i++) {
-		take_data(&agent.cpus[i].writer);
-		fill_directory(&agent.cpus[i].writer);
-		clear_data(&agent.cpus[i].writer);
-	}
+	take_all_pages();
 	control_page_fill(agent.control, &(struct agent_description){
 						 .nonce = agent.nonce,
 						 .pattern = agent.pattern,

@@ -80,10 +80,12 @@ def _qemu_for(architecture: Architecture) -> Path:
     return found[0]
 
 
-def serve(agent: BareAgent, pattern: str = "random", pages: int = PAGES, threads: int = 2) -> None:
+def serve(
+    agent: BareAgent, pattern: str = "random", pages: int = PAGES, threads: int = 2, rate: int = 0
+) -> None:
     """Have the agent lay out so many data pages."""
     stride = 2 if pattern == "sparse" else 1
-    plan = WriterPlan(pages * PAGE_BYTES * stride, threads, pattern, SEED)
+    plan = WriterPlan(pages * PAGE_BYTES * stride, threads, pattern, SEED, rate)
     agent.serve(plan, RAM_MIB * MIB, Deadline(20))
 
 
@@ -157,15 +159,15 @@ def test_wrong_pages_are_found(boot: Callable[..., Booted]) -> None:
     assert report.mismatch_count == 1
     found = report.mismatches[0]
     assert (found["kind"], found["thread"], found["index"], found["word"]) == ("data", 1, 17, 300)
-    assert found["found_generation"] == found["expected_generation"] == 2
-    run_until(agent, counters, 1300)
+    assert found["found_generation"] == found["expected_generation"] >= 2
+    run_until(agent, counters, min(counters.steps()) + PAGES)
     assert agent.status().errors == 1 and agent.verify().mismatch_count == 0
 
 
 def test_content_of_an_older_write_is_found(boot: Callable[..., Booted]) -> None:
     """A page that is whole, but not of the last write, is wrong; generations tell by how much."""
     machine, agent = boot(vcpus=1)
-    serve(agent, "sequential", threads=1)
+    serve(agent, "sequential", threads=1, rate=1000)
     counters = agent.counters(machine)
     run_until(agent, counters, PAGES + 5)
     memory, block = GuestMemory(machine), {b.idstr: b for b in ramblocks(machine)}["pc.ram"]
