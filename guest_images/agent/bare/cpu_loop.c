@@ -161,6 +161,10 @@ _Noreturn void cpu_loop(struct cpu *cpu)
 		}
 		if (cpu->writer.page[THREAD_STATE] != WRITER_WRITING) {
 			cpu->writer.page[THREAD_STATE] = WRITER_WRITING;
+			/* Whoever parks the writers either sees that this one writes, or is seen here. */
+			processor_fence();
+			if (!SHARED(agent.run))
+				continue;
 			renew_clocks(cpu);
 		}
 		if (step_is_due(cpu))

@@ -22,6 +22,7 @@ static enum bare_result park(struct cpu *cpu)
 	if (agent.control[CONTROL_STATE] == AGENT_IDLE)
 		return BARE_WRONG_STATE;
 	SHARED(agent.run) = false;
+	processor_fence();
 	cpu->writer.page[THREAD_STATE] = WRITER_PARKED;
 	for (unsigned i = 1; i < agent.threads; i++)
 		while (agent.cpus[i].writer.page[THREAD_STATE] == WRITER_WRITING)

@@ -21,6 +21,9 @@ void processor_relax(void);
 /* Makes all stores before it visible before any store after it. */
 void processor_barrier(void);
 
+/* Makes all stores before it visible before any load after it reads, which costs more than a barrier. */
+void processor_fence(void);
+
 /*
  * Starts the vCPUs 1 to `count` - 1, each of which calls other_cpu_main with its number on a stack of its
  * own. Returns once all of them run; the host's time limit ends a wait for one that there is not.

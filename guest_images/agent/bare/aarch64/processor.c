@@ -49,6 +49,11 @@ void processor_barrier(void)
 	__asm__ volatile("dmb ish" ::: "memory");
 }
 
+void processor_fence(void)
+{
+	__asm__ volatile("dmb ish" ::: "memory");
+}
+
 static void turn_on(unsigned number)
 {
 	register uint64_t function __asm__("x0") = PSCI_CPU_ON;

@@ -34,6 +34,11 @@ void processor_barrier(void)
 	__asm__ volatile("fence rw, rw" ::: "memory");
 }
 
+void processor_fence(void)
+{
+	__asm__ volatile("fence rw, rw" ::: "memory");
+}
+
 void processor_start_others(unsigned count)
 {
 	if (cpus_wanted < count)

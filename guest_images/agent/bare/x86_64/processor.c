@@ -79,6 +79,11 @@ void processor_barrier(void)
 	__asm__ volatile("" ::: "memory");
 }
 
+void processor_fence(void)
+{
+	__asm__ volatile("mfence" ::: "memory");
+}
+
 static void send(uint32_t command)
 {
 	volatile uint32_t *low = (volatile uint32_t *)(LOCAL_APIC + COMMAND_LOW);
