@@ -38,7 +38,6 @@ class AgentPlaces:
         memory: the address map.
         thread_pages: thread page of each thread.
         directory_counts: number of pages of each thread, as its directory pages say.
-        reported: indexes without a place that have been reported already.
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class AgentPlaces:
         self.memory = memory
         self.thread_pages = thread_pages
         self.directory_counts = {thread: len(numbers) for thread, numbers in frames.items()}
-        self.reported: set[int] = set()
         self._reader = reader
         self._data = data
         self._frames = frames

@@ -242,8 +242,7 @@ class _ThreadJudge:
         for number, block in enumerate(self._reader.index.blocks):
             pages = found.page[bad[found.block[bad] == number]]
             self._tally.count(block.idstr, pages * block.page_size)
-        lost = set(bad[found.block[bad] < 0].tolist())
-        self._tally.total += len(lost - self._places.reported)
+        self._tally.total += int(np.count_nonzero(found.block[bad] < 0))
 
     def _raw(self, found: DataPages, index: int) -> bytes | None:
         """Return the content of the page at the place of an index that has one."""
@@ -252,8 +251,7 @@ class _ThreadJudge:
     def _judge_page(self, found: DataPages, index: int, expected: tuple[int, int], steps: int) -> None:
         block, page = int(found.block[index]), int(found.page[index])
         if block < 0:
-            if index not in self._places.reported:
-                self._add_unknown(index, expected[0])
+            self._add_unknown(index, expected[0])
             return
         raw = self._raw(found, index)
         diagnosis = diagnose(self._schedule, self._nonce, index, expected, steps, raw)
