@@ -96,6 +96,13 @@ _HOSTILE = {
     "footers with nothing plausible behind": _SMALL + _device(3, "d") + (_footer(3) + b"\xff") * _MIB,
     "a device without an end": _SMALL + _device(3, "d") + b"\xff" * (70 * _MIB),
     "many beginnings of a vmdesc": _SMALL + b"\0\6\0\0\0\5{" * (2 * _MIB),
+    "an array of many subsections": _SMALL
+    + _device(3, "d")
+    + _footer(3)
+    + _end(
+        b'{"devices":[{"name":"d","instance_id":0,"fields":[{"name":"f","size":7,"array_len":67108864,'
+        b'"struct":{"fields":[],"subsections":[{"vmsd_name":"a","fields":[]}]}}]}]}'
+    ),
     "vmdesc of many strings": _SMALL + _end(b'{"devices":[],"x":[' + b'"ab",' * 900_000 + b"0]}"),
     "vmdesc of many keys": _SMALL
     + _end(b'{"devices":[],"x":{' + b",".join(b'"k%d":1' % number for number in range(450_000)) + b"}}"),

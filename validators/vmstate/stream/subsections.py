@@ -147,26 +147,29 @@ class SubsectionFinder:
             at = behind
         return at
 
-    def _field(self, entry: Mapping[str, Any], at: int, depth: int) -> bool:
-        """Walk through a field that is a struct; False if more steps are needed than allowed."""
+    def _step(self) -> bool:
+        """Count a step; False if more are needed than allowed."""
         self._steps -= 1
+        return self._steps >= 0
+
+    def _field(self, entry: Mapping[str, Any], at: int, depth: int) -> bool:
+        """Walk through a field that may be a struct; False if more steps are needed than allowed."""
         struct = entry.get("struct")
-        if not isinstance(struct, dict):
-            return self._steps > 0
-        for number in range(entry.get("array_len", 1)):
-            if self._steps <= 0:
-                return False
-            start = at + number * entry["size"]
-            kept = len(self._found)
-            if self._struct(struct, start, depth - 1) != start + entry["size"]:
-                # Where its subsections are cannot be said; what follows the field can.
-                del self._found[kept:]
-            elif len(self._found) == kept:
-                break  # no subsections in it, so none in the other elements of the array
-        return self._steps > 0
+        if isinstance(struct, dict):
+            for number in range(entry.get("array_len", 1)):
+                if not self._step():
+                    return False
+                start = at + number * entry["size"]
+                kept = len(self._found)
+                if self._struct(struct, start, depth - 1) != start + entry["size"]:
+                    # Where its subsections are cannot be said; what follows the field can.
+                    del self._found[kept:]
+                elif len(self._found) == kept:
+                    break  # no subsections in it, so none in the other elements of the array
+        return self._step()
 
     def _subsection(self, entry: Any, at: int, depth: int) -> int | None:
-        if not isinstance(entry, dict) or not isinstance(entry.get("vmsd_name"), str):
+        if not self._step() or not isinstance(entry, dict) or not isinstance(entry.get("vmsd_name"), str):
             return None
         name = entry["vmsd_name"].encode(errors="replace")
         version = entry.get("version")
