@@ -249,6 +249,19 @@ def test_page_of_zeros_may_be_saved_as_data(tmp_path: Path, writer: type[Writer]
     assert (found.thread, found.index, found.offset) == (0, 40, place * PAGE)
 
 
+def test_page_of_zeros_must_be_in_the_stream(tmp_path: Path) -> None:
+    """A page that was never written and that the stream lacks is missing, not zero."""
+    guest = Guest(counts=(60, 40), steps=(30, 77))
+    place = guest.places[0, 40]
+    path = tmp_path / "file"
+    path.write_bytes(Writer(guest, order=[page for page in range(256) if page != place]).stream())
+    result = check_file(path).check("write-order")
+    assert result is not None
+    (found,) = result.violations
+    assert (found.code, found.expected, found.offset) == (Code.WRITE_ORDER_MISSING, "zeros", place * PAGE)
+    assert found.file_offset is None
+
+
 @pytest.mark.parametrize(
     ("step", "generation", "code"),
     [(149, 2, Code.WRITE_ORDER_WRONG_GENERATION), (89, 3, Code.WRITE_ORDER_OLDER)],
