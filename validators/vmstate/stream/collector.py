@@ -123,7 +123,6 @@ class Collector:
 
     def _note_outside(self, block: Block, pages: Pages, sources: Pages) -> None:
         left = max(0, ANOMALY_LIMIT - self.counts["page-outside-block"])
-        self.counts["page-outside-block"] += max(0, len(pages) - left)
         for page, source in zip(pages[:left].tolist(), sources[:left].tolist(), strict=True):
             offset = page * block.page_size
             self.anomaly(
@@ -134,6 +133,8 @@ class Collector:
                 block.idstr,
                 offset,
             )
+        # Counted last: anomaly() keeps none when the limit is passed.
+        self.counts["page-outside-block"] += max(0, len(pages) - left)
 
     def _store_in_turn(self, number: int, pages: Pages, sources: Pages, section_start: int) -> None:
         """Enter records of which several are of one page: the last one counts."""
