@@ -121,7 +121,9 @@ def test_pages_without_a_directory_are_where_they_say(find: Find, pages: tuple[i
 def test_frame_outside_of_ram(find: Find, index: int, frame: int) -> None:
     """An unknown frame or one that is not RAM is no place; the page is found by what it says of itself."""
     guest = _changed(_DIRECTORY[0], _FRAMES + index, frame)
-    _is_right(guest, find(guest).places)
+    found = find(guest)
+    _is_right(guest, found.places)
+    assert found.tally.facts == {"pages away from their directory place": 1 if frame else 0}
 
 
 @pytest.mark.parametrize("index", [0, 30, 59])
@@ -244,6 +246,17 @@ def test_most_entries_of_a_directory_page(find: Find, count: int, bad: bool) -> 
     guest = Guest(ram_pages=1024)
     tally = find(_changed(_DIRECTORY[0], DirectoryWord.COUNT, count, guest)).tally
     assert bool(tally.violations) == bad
+
+
+def test_each_directory_page_that_cannot_be_is_named(find: Find) -> None:
+    """One does not hide the next, nor is a right one behind it left out."""
+    guest = Guest()
+    guest.ram[_DIRECTORY[0], 5] = 1
+    guest.ram[12], guest.ram[13] = guest.ram[_DIRECTORY[0]], guest.ram[_DIRECTORY[1]]
+    guest.ram[_DIRECTORY[1], 5] = 1
+    found = find(guest)
+    assert [violation.offset for violation in found.tally.violations] == [10 * PAGE, 11 * PAGE, 12 * PAGE]
+    assert found.places.directory_counts == {1: 40}
 
 
 def test_pages_of_all_threads_are_not_more_than_the_file_has(find: Find) -> None:

@@ -69,7 +69,7 @@ def diagnose(
 
 def _content(schedule: ap.Schedule, nonce: int, index: int, generation: int, step: int) -> Words:
     def one(value: int) -> Words:
-        return np.array([value & ((1 << 64) - 1)], np.uint64)
+        return np.array([value], np.uint64)
 
     page: Words = schedule.content(nonce, one(index), one(generation), one(step))[0]
     return page

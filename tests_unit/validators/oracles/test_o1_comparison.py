@@ -1,0 +1,272 @@
+"""Contract: every page is compared with the golden image exactly once, and each that differs is counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.codes import Code
+from harness.errors import UsageError
+from harness.status import Status
+from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, write_golden
+from validators import verdict
+from validators.judge import check_file
+from validators.oracles.o1_golden import golden as golden_module
+from validators.oracles.o1_golden.golden import check_golden, open_golden
+from validators.verdict import CheckResult
+from validators.vmstate.pages import PageReader
+from validators.vmstate.progress import WatchedSource
+from validators.vmstate.stream.reader import read_index
+from validators.vmstate.stream.source import open_source
+
+
+def _file(tmp_path: Path, **changes: Any) -> tuple[Path, Path, Writer]:
+    """A file without an agent, and its golden image: 30 of 256 pages have data, from page 200 on."""
+    writer = Writer(Guest(agent=False), **changes)
+    file = tmp_path / "file"
+    file.write_bytes(writer.stream())
+    return file, write_golden(tmp_path / "golden", writer), writer
+
+
+def _golden(file: Path, golden: Path) -> CheckResult:
+    result = check_file(file, golden=golden).check("golden")
+    assert result is not None
+    return result
+
+
+def _flip(golden: Path, pages: list[int], at: int = 0x123) -> None:
+    raw = golden / "block-000.ram"
+    data = bytearray(raw.read_bytes())
+    for page in pages:
+        data[page * PAGE + at] ^= 0x10
+    raw.write_bytes(data)
+
+
+_SHUFFLED = [int(page) for page in np.random.default_rng(5).permutation(256)]
+
+
+@pytest.mark.parametrize(
+    "order", [None, _SHUFFLED, list(range(255, -1, -1)), [*range(200, 230), *range(200), *range(230, 256)]]
+)
+@pytest.mark.parametrize("pages", [[0], [199], [200], [229], [230], [255], [0, 1, 2, 205, 206, 220, 254]])
+def test_wrong_page_is_found_in_any_order(tmp_path: Path, order: list[int] | None, pages: list[int]) -> None:
+    """Whether its neighbours in the file are its neighbours in RAM or not; with data or zero."""
+    file, golden, _ = _file(tmp_path, order=order)
+    assert _golden(file, golden).status is Status.PASS
+    _flip(golden, pages)
+    found = _golden(file, golden)
+    assert sorted(one.offset for one in found.violations if one.offset is not None) == [
+        page * PAGE for page in pages
+    ]
+    assert {one.code for one in found.violations} == {Code.GOLDEN_DIFFERS}
+    assert (found.total, found.facts["pages compared"]) == (len(pages), 258)
+
+
+@pytest.mark.parametrize("span", [PAGE, 3 * PAGE, 256 << 10])
+@pytest.mark.parametrize("piece", [7, 100, 256, 1 << 20])
+def test_zero_pages_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, span: int, piece: int) -> None:
+    """However many are compared at a time, each is once."""
+    monkeypatch.setattr(golden_module, "_ZERO_SPAN", span)
+    monkeypatch.setattr(golden_module, "_PIECE_PAGES", piece)
+    file, golden, _ = _file(tmp_path)
+    pages = [0, 1, 6, 7, 8, 62, 63, 64, 99, 100, 198, 199, 230, 255]
+    _flip(golden, pages)
+    found = _golden(file, golden)
+    assert [one.offset for one in found.violations] == [page * PAGE for page in pages]
+    assert found.facts["pages compared"] == 258
+
+
+@pytest.mark.parametrize("pages", [[], [0], [63], [64], [100, 150], [199, 230], [255]])
+def test_sparse_golden_image(tmp_path: Path, pages: list[int]) -> None:
+    """Holes are zeros and are not read; what lies between two holes is."""
+    file, golden, writer = _file(tmp_path)
+    raw = golden / "block-000.ram"
+    raw.unlink()
+    with raw.open("wb") as sparse:
+        sparse.truncate(256 * PAGE)
+        sparse.seek(200 * PAGE)
+        sparse.write(writer.guest.ram[200:230].tobytes())
+        for page in pages:
+            sparse.seek(page * PAGE + 5)
+            sparse.write(b"\x07")
+    found = _golden(file, golden)
+    assert [one.offset for one in found.violations] == [page * PAGE for page in pages]
+    assert found.facts["pages compared"] == 258
+    for one in found.violations:
+        assert (one.found, one.expected) == ("a page of zeros", "0x07 at +0x5")
+        assert one.sentence.endswith("differs from the golden image in 1 bytes, first at +0x5.")
+
+
+@pytest.mark.parametrize("page", [0, 210])
+@pytest.mark.parametrize("at", [0, 1, 4095])
+def test_first_and_last_byte_of_a_page(tmp_path: Path, page: int, at: int) -> None:
+    """The violation says which byte is wrong, what it is in both, and where in the file the page is."""
+    file, golden, writer = _file(tmp_path)
+    _flip(golden, [page], at)
+    (one,) = _golden(file, golden).violations
+    right = writer.guest.ram[page].tobytes()[at]
+    assert one.sentence == (
+        f"Page 0x{page * PAGE:x} of RAMBlock 'pc.ram' differs from the golden image in 1 bytes, "
+        f"first at +0x{at:x}."
+    )
+    assert one.expected == f"0x{right ^ 0x10:02x} at +0x{at:x}"
+    assert one.found == (f"0x{right:02x} at +0x{at:x}" if page else "a page of zeros")
+    assert one.file_offset is not None
+    content = file.read_bytes()
+    if page:
+        assert content[one.file_offset :][:PAGE] == writer.guest.ram[page].tobytes()
+    first = at // 16 * 16
+    assert f"expected +0x{first:03x}: " in one.hexdump
+    assert f"found    +0x{first:03x}: " in one.hexdump
+
+
+@pytest.mark.parametrize("limit", [1, 2, 29, 30, 31, 40, 41, 1000])
+@pytest.mark.parametrize("missing", [False, True])
+def test_wrong_pages_beyond_the_limit_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, missing: bool
+) -> None:
+    """Pages with data, zero pages and missing ones: all are in the number and on the map, each once."""
+    monkeypatch.setattr(verdict, "VIOLATION_LIMIT", limit)
+    monkeypatch.setattr(golden_module, "VIOLATION_LIMIT", limit)
+    file, golden, _ = _file(tmp_path, order=list(range(250)) if missing else None)
+    pages = [*range(5), *range(60, 65), *range(200, 230)]
+    _flip(golden, pages)
+    bad = pages + (list(range(250, 256)) if missing else [])
+    found = _golden(file, golden)
+    assert (found.total, len(found.violations)) == (len(bad), min(limit, len(bad)))
+    assert sorted(found.bad_pages["pc.ram"]) == [page * PAGE for page in bad]
+
+
+def test_missing_page_is_no_comparison(tmp_path: Path) -> None:
+    """It is named with its place in RAM, and not counted as compared."""
+    file, golden, _ = _file(tmp_path, order=[page for page in range(256) if page not in (0, 210)])
+    found = _golden(file, golden)
+    assert [(one.code, one.offset, one.expected) for one in found.violations] == [
+        (Code.GOLDEN_PAGE_MISSING, 0, "the page"),
+        (Code.GOLDEN_PAGE_MISSING, 210 * PAGE, "the page"),
+    ]
+    assert found.facts["pages compared"] == 256
+
+
+@pytest.mark.parametrize("piece", [1, 100, 128, 256])
+@pytest.mark.parametrize(
+    ("dirty", "code"), [(None, None), (130, Code.GOLDEN_DIFFERS), (255, Code.GOLDEN_DIFFERS)]
+)
+def test_unplugged_pages_are_zero_in_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, dirty: int | None, code: Code | None
+) -> None:
+    """A page that is not plugged in is no missing one; one that is plugged in is."""
+    monkeypatch.setattr(golden_module, "_PIECE_PAGES", piece)
+    left_out = [130, 131, 255]
+    file, golden, _ = _file(tmp_path, order=[page for page in range(256) if page not in [*left_out, 9]])
+    if dirty is not None:
+        _flip(golden, [dirty])
+    absent = np.zeros(256, np.bool_)
+    absent[left_out] = True
+    with open_source(file) as opened, open_golden(golden) as image:
+        source = WatchedSource(opened.descriptor, file, lambda *_: None)
+        found = check_golden(PageReader(source, read_index(source)), image, {0: absent})
+    codes = {one.offset: one.code for one in found.violations}
+    assert codes.pop(9 * PAGE) is Code.GOLDEN_PAGE_MISSING
+    assert codes == ({} if dirty is None else {dirty * PAGE: code})
+    assert found.facts["pages compared"] == 257
+
+
+def test_golden_image_that_becomes_shorter(tmp_path: Path) -> None:
+    """It is the user's to mend, whether pages are read together or one by one."""
+    for name, order in (("in turn", None), ("shuffled", _SHUFFLED)):
+        folder = tmp_path / name
+        folder.mkdir()
+        file, golden, _ = _file(folder, order=order)
+        with open_source(file) as opened:
+            source = WatchedSource(opened.descriptor, file, lambda *_: None)
+            reader = PageReader(source, read_index(source))
+            with pytest.raises(UsageError, match=r"shorter|changed"), open_golden(golden) as image:
+                (golden / "block-000.ram").write_bytes(bytes(210 * PAGE))
+                check_golden(reader, image)
+
+
+@pytest.mark.parametrize("size", [0, PAGE, 255 * PAGE, 257 * PAGE])
+def test_image_of_another_length_is_named_with_both(tmp_path: Path, size: int) -> None:
+    """Nothing of that RAMBlock is compared; the violation has the place of the RAMBlock in the list."""
+    file, golden, _ = _file(tmp_path)
+    content = json.loads((golden / "golden.json").read_text())
+    content["blocks"][0]["bytes"] = size
+    (golden / "golden.json").write_text(json.dumps(content))
+    (golden / "block-000.ram").write_bytes(bytes(size))
+    if not size:
+        with pytest.raises(UsageError):
+            check_file(file, golden=golden)
+        return
+    found = _golden(file, golden)
+    (one,) = found.violations
+    assert (one.code, one.block) == (Code.GOLDEN_BLOCK_LENGTH, "pc.ram")
+    assert (
+        one.sentence == f"RAMBlock 'pc.ram' has {256 * PAGE} bytes in the stream, {size} in the golden image."
+    )
+    assert one.file_offset == file.read_bytes().index(b"\x06pc.ram")
+    assert found.facts["pages compared"] == 2
+
+
+def test_blocks_that_only_one_side_has(tmp_path: Path) -> None:
+    """Each is named; one in the stream with its place."""
+    file, golden, _ = _file(tmp_path)
+    content = json.loads((golden / "golden.json").read_text())
+    content["blocks"][1]["idstr"] = "other"
+    (golden / "golden.json").write_text(json.dumps(content))
+    missing, more = _golden(file, golden).violations
+    assert (missing.code, missing.block) == (Code.GOLDEN_BLOCK_NOT_IN_IMAGE, "pc.rom")
+    assert missing.file_offset == file.read_bytes().index(b"\x06pc.rom")
+    assert (more.code, more.block) == (Code.GOLDEN_BLOCK_NOT_IN_STREAM, "other")
+
+
+def test_single_raw_file_is_the_largest_block_alone(tmp_path: Path) -> None:
+    """Other RAMBlocks are not compared, and are no fault."""
+    file, golden, _ = _file(tmp_path)
+    found = _golden(file, golden / "block-000.ram")
+    assert (found.status, found.facts) == (Status.PASS, {"pages compared": 256})
+    (one,) = _golden(file, golden / "block-001.ram").violations
+    assert (one.code, one.block) == (Code.GOLDEN_BLOCK_LENGTH, "pc.ram")
+
+
+@pytest.mark.parametrize(("version", "words"), [(0, "version 0"), (2, "version 2")])
+def test_list_of_another_version_is_refused(tmp_path: Path, version: int, words: str) -> None:
+    """A later form may mean something else."""
+    file, golden, _ = _file(tmp_path)
+    content = json.loads((golden / "golden.json").read_text())
+    (golden / "golden.json").write_text(json.dumps({**content, "version": version}))
+    with pytest.raises(UsageError, match=f"unknown {words}"):
+        check_file(file, golden=golden)
+
+
+@pytest.mark.parametrize("change", [-1, 1, PAGE])
+def test_file_of_another_length_than_the_list_says_is_refused(tmp_path: Path, change: int) -> None:
+    """A golden image that was cut or grew says nothing about the snapshot."""
+    file, golden, _ = _file(tmp_path)
+    content = json.loads((golden / "golden.json").read_text())
+    content["blocks"][1]["bytes"] += change
+    (golden / "golden.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=f"has {2 * PAGE} bytes, but {2 * PAGE + change} by golden.json"):
+        check_file(file, golden=golden)
+
+
+@pytest.mark.parametrize("size", [1, 1023, 1025, 256 * PAGE + 512])
+def test_raw_file_of_part_of_a_page_is_refused(tmp_path: Path, size: int) -> None:
+    """The smallest target page of QEMU is 1 KiB."""
+    file, _, _ = _file(tmp_path)
+    raw = tmp_path / "raw"
+    raw.write_bytes(bytes(size))
+    with pytest.raises(UsageError, match="not a whole number of pages"):
+        check_file(file, golden=raw)
+
+
+def test_raw_file_of_small_pages_is_compared(tmp_path: Path) -> None:
+    """A multiple of 1 KiB can be the RAM of some guest; here it is of another length."""
+    file, _, _ = _file(tmp_path)
+    raw = tmp_path / "raw"
+    raw.write_bytes(bytes(1024))
+    assert [one.code for one in _golden(file, raw).violations] == [Code.GOLDEN_BLOCK_LENGTH]
