@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -177,7 +178,7 @@ def test_page_size_of_the_configuration_counts(
     tmp_path: Path, bits: int | None, described_size: int | None, size: int, named: bool
 ) -> None:
     """Where there is none, that of the vmdesc, and else 4 KiB; a contradiction is named."""
-    more = {} if described_size is None else {"page_size": described_size}
+    more: dict[str, Any] = {} if described_size is None else {"page_size": described_size}
     elements = [] if bits is None else [_with_page_bits(bits)]
     index = tiny.read(tmp_path, *elements, ram_start(("a", 1 << 16, b"")), end(**more))
     assert _found(index) == ([(Code.VMDESC_PAGE_SIZE, 0)] if named else [])
