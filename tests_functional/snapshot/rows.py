@@ -132,7 +132,7 @@ ROWS = (
             {"guest": "bare", "ram_mib": 128, "accel": accel},
             seconds=120,
             cycle_seconds=20,
-            profiles=PREMERGE,
+            profiles=(*SMOKE, *PREMERGE) if accel == "kvm" else PREMERGE,
             kinds=ANY_GUEST,
         )
         for name, (accel, reason) in _BARE_ACCELERATORS.items()
