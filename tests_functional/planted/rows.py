@@ -8,6 +8,10 @@ from tests_functional.planted.live_faults import LIVE_FAULTS
 _PLANTED = "planted/test_planted_faults.py:PlantedFaults.test_fault"
 _IN_PREMERGE = ("drop_protection", "lose_events")
 
+# In a bare guest nobody writes to memory that was never touched. And its only writer waits for a page whose event is
+# lost, so that QEMU, which goes on behind the last page it was asked for, comes to that page soon.
+_NEED_LINUX = ("forget_untouched", "lose_events")
+
 ROWS = tuple(
     ProfileRow(
         f"planted.{fault.replace('_', '-')}",
@@ -15,8 +19,7 @@ ROWS = tuple(
         planted.reason,
         {"fault": fault},
         profiles=PREMERGE if fault in _IN_PREMERGE else (),
-        # Memory that was never touched is written by the guest's kernel.
-        kinds=LINUX if fault == "forget_untouched" else ANY_GUEST,
+        kinds=LINUX if fault in _NEED_LINUX else ANY_GUEST,
     )
     for fault, planted in LIVE_FAULTS.items()
 )
