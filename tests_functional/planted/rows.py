@@ -8,8 +8,8 @@ from tests_functional.planted.live_faults import LIVE_FAULTS
 _PLANTED = "planted/test_planted_faults.py:PlantedFaults.test_fault"
 _IN_PREMERGE = ("drop_protection", "lose_events")
 
-# In a bare guest nobody writes to memory that was never touched. And its only writer waits for a page whose event is
-# lost, so that QEMU, which goes on behind the last page it was asked for, comes to that page soon.
+# In a bare guest nobody writes to memory that was never touched. And its only writer waits for a page whose
+# event is lost; QEMU goes on behind the last page that it was asked for, and comes to that page soon.
 _NEED_LINUX = ("forget_untouched", "lose_events")
 
 ROWS = tuple(
