@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from guest_images.agent import pages as ap
-from guest_images.agent.format import MAILBOX_MAGIC, AgentState, ControlWord, PageWord, ThreadWord, WriterState
+from guest_images.agent.format import (
+    MAILBOX_MAGIC,
+    AgentState,
+    ControlWord,
+    PageWord,
+    ThreadWord,
+    WriterState,
+)
 from harness.codes import Code
 from harness.errors import UsageError
 from harness.status import Status
