@@ -184,7 +184,7 @@ BARE_GUESTS = (
     BareSpec("bare-riscv64", "the agent alone on machine virt, in machine mode", RISCV64),
 )
 
-BARE_OWN_MIB = 6
+BARE_OWN_MIB = 10
 """MiB of RAM that they need beside the writers: program, pages that describe the agent, firmware's tables."""
 
 BARE_BOOT_SECONDS = 20.0

@@ -23,8 +23,9 @@ from harness.errors import Evidence, SetupBroken, UsageError
 from harness.qemu.architectures import Architecture, BareTarget
 
 # No C library and no support by the host: what the compiler would add to a program by itself is left out.
+# -s: the names of gcc's temporary files are symbols.
 _FLAGS = (
-    *("-O2", "-Wall", "-Wextra", "-Werror", "-falign-functions=32", "-static"),
+    *("-O2", "-Wall", "-Wextra", "-Werror", "-falign-functions=32", "-static", "-s"),
     *("-ffreestanding", "-nostdlib", "-fno-pic", "-fno-pie", "-fno-stack-protector"),
     *("-fno-asynchronous-unwind-tables", "-fno-builtin"),
     *("-Wl,--build-id=none", "-Wl,-z,noexecstack", "-Wl,-z,max-page-size=4096"),

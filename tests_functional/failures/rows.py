@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.profile_row import ANY_GUEST, LINUX, PREMERGE, SMALL, ProfileRow
+from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
 
 _FAILURES = "failures/test_failures.py:Failures"
 
@@ -23,8 +23,6 @@ ROWS = tuple(
         SMALL,
         seconds=1800,
         profiles=PREMERGE if kind == "cancel" else (),
-        # A stalled sink stops QEMU where the guest's network card writes to RAM.
-        kinds=LINUX if kind == "sinks" else ANY_GUEST,
     )
     for kind, reason in _REASONS.items()
 )

@@ -3,8 +3,11 @@
 #include "core/meta_pages.h"
 #include "processor.h"
 
-/* Left to firmware at the end of RAM: SeaBIOS has its tables there, QEMU's microvm the PVH start info. */
-#define RESERVED_AT_END (1024 * 1024)
+/*
+ * Left to firmware at the end of RAM: SeaBIOS has its tables there, and QEMU's hw/riscv/boot.c puts the device
+ * tree, of up to 2 MiB, at a multiple of 2 MiB. Holes of pattern "sparse" must be memory that nobody has used.
+ */
+#define RESERVED_AT_END (4 * 1024 * 1024)
 #define NS_PER_S 1000000000
 /* RAM begins at a multiple of this: at 0 on x86, at 1 or 2 GiB elsewhere. */
 #define RAM_ALIGNMENT (1024 * 1024 * 1024)

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from guest_images.agent import pages as ap
-from guest_images.agent.format import AgentState, ControlWord, PageWord, ThreadWord, WriterState
+from guest_images.agent.format import (
+    MAILBOX_MAGIC,
+    AgentState,
+    ControlWord,
+    PageWord,
+    ThreadWord,
+    WriterState,
+)
 from harness.codes import Code
 from harness.errors import UsageError
 from harness.status import Status
@@ -283,6 +290,19 @@ def test_words_that_can_be(tmp_path: Path, page: int, words: dict[int, int]) -> 
     for word, value in words.items():
         guest.ram[page, word] = value
     assert _judge(tmp_path, Writer(guest)).status is Status.PASS
+
+
+@pytest.mark.parametrize("word", [ControlWord.REQUEST, ControlWord.META, ControlWord.ARGUMENTS + 8])
+def test_mailbox_of_a_bare_agent(tmp_path: Path, word: int) -> None:
+    """Words of the mailbox are there in a bare agent's control page only, and it has no others."""
+    bare, linux, more = Guest(), Guest(), Guest()
+    for guest, mark, used in ((bare, MAILBOX_MAGIC, word), (linux, 0, word), (more, MAILBOX_MAGIC, 41)):
+        guest.ram[guest.control_page, ControlWord.MAILBOX] = mark
+        guest.ram[guest.control_page, used] = 7
+    assert _judge(tmp_path, Writer(bare)).status is Status.PASS
+    for guest in (linux, more):
+        (found,) = _judge(tmp_path, Writer(guest)).violations
+        assert found.code is Code.WRITE_ORDER_BAD_CONTROL_PAGE
 
 
 @pytest.mark.parametrize("machine", ["pc-q35-10.0", "virt-10.0", "microvm"])
