@@ -23,8 +23,8 @@ def vmstate_path(text: str) -> Path:
 
 
 def output_path(text: str) -> Path:
-    """Return the path of a file to write; a slash at the end names a folder, which cannot be one."""
-    if text.endswith("/"):
+    """Return the path of a file to write; a slash at the end would be lost, and a file be made."""
+    if text.endswith("/") and not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"'{text}' names a folder; name a file")
     return Path(text)
 
