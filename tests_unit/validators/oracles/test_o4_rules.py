@@ -87,6 +87,21 @@ def test_anomalies_of_a_rule_are_all_counted() -> None:
     assert _check(replace(index, anomaly_counts={}), "zero-fill").total == 1
 
 
+_BY_THE_READER = (
+    "header", "configuration", "block-list", "block-size", "unknown-block", "page-outside-block",
+    "page-flags", "zero-fill", "mapped-ram", "sections", "footer", "truncated", "run-state",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _BY_THE_READER)
+def test_what_the_reader_noted_fails_its_rule(name: str) -> None:
+    """Whether it stopped the reader or not."""
+    code = next(code for code in Code if code.subject == name)
+    noted = Anomaly(code, "It is broken.", 99)
+    assert _codes(_index(anomalies=(noted,)), name) == [code]
+    assert _codes(_index(damage=noted), name) == [code]
+
+
 @pytest.mark.parametrize("present", [False, True])
 @pytest.mark.parametrize("footers", [False, True])
 def test_configuration_and_footers_go_together(present: bool, footers: bool) -> None:

@@ -87,7 +87,8 @@ _MIB, _GIB = 1 << 20, 1 << 30
 
 def _sized(machine: str, *blocks: tuple[str, int]) -> SnapshotIndex:
     """An index with RAMBlocks of these lengths, of which no page is read."""
-    none = Duplicates(*[np.zeros(0, np.int64)] * 4, np.zeros(0, np.bool_))
+    empty = np.zeros(0, np.int64)
+    none = Duplicates(empty, empty, empty, empty, np.zeros(0, np.bool_))
     found = tuple(
         Block(name, size, PAGE, np.broadcast_to(np.int64(0), size // PAGE)) for name, size in blocks
     )

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 
+from harness.codes import Code
 from validators.vmstate.stream import format as fmt
-from validators.vmstate.stream.sections import _follows
+from validators.vmstate.stream import open_source, sections
+from validators.vmstate.stream.format import StreamError
+from validators.vmstate.stream.index import Section
+from validators.vmstate.stream.sections import SectionEnds, _follows
 
 
 def _named(name: bytes) -> bytes:
@@ -36,3 +41,104 @@ def _named(name: bytes) -> bytes:
 def test_what_can_follow(raw: bytes, follows: bool) -> None:
     """Names of sections are printable ASCII and not empty."""
     assert _follows(raw) == follows
+
+
+_OWN = bytes([fmt.FOOTER]) + struct.pack(">I", 9)
+
+
+def _end(
+    folder: Path, raw: bytes, described: int | None, footers: bool | None, embedded: bool = False
+) -> int:
+    """Where section 9 ends, whose state begins the file."""
+    path = folder / "file"
+    path.write_bytes(raw)
+    with open_source(path) as source:
+        section = Section(fmt.FULL, 9, "d", 0, 1, 0, 0, 0)
+        return SectionEnds(source, embedded).find(section, described, footers)
+
+
+_AGAIN = bytes([fmt.PART, 0, 0, 0, 7])
+
+
+@pytest.mark.parametrize("footers", [None, True])
+@pytest.mark.parametrize(
+    "state",
+    [
+        _OWN + _AGAIN,
+        _OWN + _named(b"dev"),
+        _OWN * 2 + bytes([fmt.COMMAND]),
+        _OWN + bytes([fmt.EOF, fmt.VMDESC]) + b"\0\0\0\2{}",
+    ],
+)
+def test_a_described_end_with_a_footer_counts(tmp_path: Path, state: bytes, footers: bool | None) -> None:
+    """Also if bytes of the state look like the footer with an element behind it."""
+    assert _end(tmp_path, state + _OWN + _AGAIN, len(state), footers) == len(state)
+
+
+def test_a_described_end_counts_without_footers(tmp_path: Path) -> None:
+    """Machine types up to pc-2.3 have none; then nothing else says where the state ends."""
+    assert _end(tmp_path, b"state" + _OWN + _AGAIN, 3, False) == 3
+    with pytest.raises(StreamError):
+        _end(tmp_path, b"state" + _OWN + _AGAIN, None, False)
+
+
+def _longest(last: bytes) -> bytes:
+    return _named(b"n" * 254 + last)
+
+
+@pytest.mark.parametrize(("last", "end"), [(b"n", 5), (b"\x1f", 5 + 5 + 5 + 1 + 255 + 1)])
+def test_the_whole_name_behind_a_footer_is_looked_at(tmp_path: Path, last: bytes, end: int) -> None:
+    """It has up to 255 bytes; if one of them cannot be in a name, the footer is state."""
+    inside = b"state" + _OWN + _longest(last) + b"x"
+    assert len(inside) == 5 + 5 + 5 + 1 + 255 + 1
+    assert _end(tmp_path, inside + _OWN + _AGAIN, None, None) == end
+
+
+@pytest.mark.parametrize("fill", [0, 1, 2, 261, 262, 265, 266, 267, 270])
+@pytest.mark.parametrize("window", [300, 304])
+def test_a_footer_at_the_end_of_a_window_is_judged_by_what_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fill: int, window: int
+) -> None:
+    """What lies in the next window counts, so the end does not depend on where windows end."""
+    monkeypatch.setattr(sections, "_FIRST_WINDOW", window)
+    decoy = b"s" * fill + _OWN + _longest(b"\x1f")
+    assert _end(tmp_path, decoy + _OWN + _AGAIN + b"z" * 3000, None, True) == len(decoy)
+
+
+@pytest.mark.parametrize(
+    ("behind", "embedded", "code"),
+    [
+        # One byte behind the last footer is the end marker of a whole stream.
+        (b"\0", False, None),
+        (b"\0", True, None),
+        (b"\0\0", True, None),
+        (b"\0\0", False, Code.TRUNCATED_SECTION),
+        (b"\0\0" + b"\0\6\0\0\0\2{}", False, None),
+        (b"\x09", False, None),
+        (b"", False, None),
+    ],
+)
+def test_a_doubtful_footer_is_the_end_unless_the_file_was_cut(
+    tmp_path: Path, behind: bytes, embedded: bool, code: Code | None
+) -> None:
+    """An end marker without a vmdesc ends a stream in a larger file, and is state where the file was cut."""
+    raw = b"state" + _OWN + behind
+    if code is None:
+        assert _end(tmp_path, raw, None, True, embedded) == 5
+        return
+    with pytest.raises(StreamError) as caught:
+        _end(tmp_path, raw, None, True, embedded)
+    assert (caught.value.code, caught.value.offset) == (code, 0)
+
+
+def test_the_bytes_of_all_searches_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When they are used up, one window is searched and no more."""
+    monkeypatch.setattr(sections, "_FIRST_WINDOW", 512)
+    raw = b"s" * 600 + _OWN + _AGAIN + b"z" * 4000
+    for bytes_left, found in ((513, True), (512, False)):
+        monkeypatch.setattr(fmt, "MAX_SEARCHED_BYTES", bytes_left)
+        if found:
+            assert _end(tmp_path, raw, None, True) == 600
+        else:
+            with pytest.raises(StreamError):
+                _end(tmp_path, raw, None, True)
