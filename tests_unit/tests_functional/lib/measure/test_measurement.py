@@ -100,6 +100,17 @@ def test_memory_of_this_process() -> None:
         memory_use(2**22 + 1)
 
 
+def test_memory_of_a_process_with_an_odd_name() -> None:
+    """A name is any bytes, and is of no interest."""
+    comm = Path("/proc/self/comm")
+    before = comm.read_bytes()
+    comm.write_bytes(b"qemu\xff\xfe")
+    try:
+        assert memory_use(os.getpid()).resident > 1000
+    finally:
+        comm.write_bytes(before.rstrip())
+
+
 @pytest.mark.parametrize(
     ("line", "value"),
     [("A: 0 kB", 0), ("A:7", 7), ("A:", None), ("A: -1 kB", None), ("B: 3", None), (" A : 3", 3)],
