@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.codes import Code
 from validators.vmstate.stream import SnapshotIndex, open_source, read_index
 
 PAGE = 4096
@@ -87,9 +88,20 @@ def end(devices: Sequence[Mapping[str, Any]] = (), **more: Any) -> bytes:
     return b"\0\6" + struct.pack(">I", len(text)) + text
 
 
+def read_file(folder: Path, raw: bytes, start: int = 0) -> SnapshotIndex:
+    """Index a file of these bytes, whose stream begins at `start`."""
+    path = folder / "tiny"
+    path.write_bytes(raw)
+    with open_source(path) as source:
+        return read_index(source, start)
+
+
 def read(folder: Path, *elements: bytes) -> SnapshotIndex:
     """Index a file of these elements behind the header."""
-    path = folder / "tiny"
-    path.write_bytes(HEADER + b"".join(elements))
-    with open_source(path) as source:
-        return read_index(source)
+    return read_file(folder, HEADER + b"".join(elements))
+
+
+def found_in(index: SnapshotIndex) -> list[tuple[Code, int]]:
+    """Return code and file offset of all anomalies and of the damage."""
+    damage = [index.damage] if index.damage else []
+    return [(found.code, found.offset) for found in (*index.anomalies, *damage)]

@@ -169,7 +169,9 @@ def _state(
 def _pages(raw: bytes, length: int) -> list[bool] | None:
     """Whether each MiB is plugged in."""
     found = _plugged(raw, Block("dev/m", length, PAGE, np.broadcast_to(np.int64(0), length // PAGE)))
-    return None if found is None else [bool(one.all()) for one in found.reshape(-1, _MIB // PAGE)]
+    if found is None:
+        return None
+    return [bool(part.all()) for part in found.reshape(-1, _MIB // PAGE)]
 
 
 @pytest.mark.parametrize("early", [False, True])

@@ -180,3 +180,12 @@ def test_few_ranges_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     memory, wrong = best_map(_index(tmp_path, "made-up-1.0"), _together(*parts))
     assert [region.length // PAGE for region in memory.regions] == [40, 30]
     assert wrong == 20
+
+
+@pytest.mark.parametrize(("block", "offset"), [(0, 6 * PAGE), (1, 5 * PAGE), (1, 6 * PAGE)])
+def test_a_page_in_another_block_or_at_another_offset_disagrees(
+    tmp_path: Path, block: int, offset: int
+) -> None:
+    """Either is a page that the guest would not find at its address."""
+    _, wrong = best_map(_index(tmp_path, _PC), _together(_seen(80, 0), _seen(1, 5 * PAGE, block, offset)))
+    assert wrong == 1

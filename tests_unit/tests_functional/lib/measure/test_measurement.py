@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -109,6 +110,13 @@ def test_memory_of_a_process_with_an_odd_name() -> None:
         assert memory_use(os.getpid()).resident > 1000
     finally:
         comm.write_bytes(before.rstrip())
+
+
+def test_memory_of_a_process_that_has_ended() -> None:
+    """Until it is waited for, the kernel lists it without any memory."""
+    with subprocess.Popen(["true"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert memory_use(ended.pid) == MemoryUse(0, 0, None)
 
 
 @pytest.mark.parametrize(
