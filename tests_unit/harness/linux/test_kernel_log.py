@@ -213,3 +213,19 @@ def test_the_task_belongs_to_a_splat_within_200_lines(between: int, pid: int | N
 def test_bits_of_taint_are_those_of_the_kernels_documentation(bit: int) -> None:
     """admin-guide/tainted-kernels.rst: 5 is a bad page, 7 died, 9 warned, 14 a soft lockup."""
     assert bool(taint_by_splat(0, 1 << bit)) == (bit in (5, 7, 9, 14))
+
+
+def test_what_is_ours_in_either_set_is_ours_in_both_together() -> None:
+    """Processes of two QEMUs, or names of two of them, are added up; nothing of one of them is lost."""
+    one, two = Ours(frozenset({7}), frozenset({"a"})), Ours(frozenset({8}), frozenset({"b"}))
+    assert one | two == Ours(frozenset({7, 8}), frozenset({"a", "b"}))
+
+
+def test_a_crash_is_ours_by_its_process_alone() -> None:
+    """A QEMU of another job has the name of ours, so a crash is told by its process, a BUG by name too."""
+    mine = Ours(frozenset({7}), frozenset({"qemu-system-x86"}))
+    crash = "traps: qemu-system-x86[9] general protection fault"
+    assert not mine.did(Splat(1, crash, 9, "qemu-system-x86"))
+    assert mine.did(Splat(1, crash, 7, "qemu-system-x86"))
+    assert mine.did(Splat(1, "BUG: x", 9, "qemu-system-x86"))
+    assert not mine.did(Splat(1, "BUG: x", 9, "qemu-system-x86", elsewhere=True))

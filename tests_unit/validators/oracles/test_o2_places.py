@@ -176,6 +176,26 @@ def test_page_with_an_index_beyond_its_thread(find: Find, index: int) -> None:
     _is_right(guest, find(guest).places)
 
 
+def test_page_behind_the_last_of_a_directory(find: Find) -> None:
+    """An intact page that its thread's directory pages just do not list has no address by them."""
+    guest = Guest()
+    one = [np.array([value], np.uint64) for value in (60, 1, 3)]
+    guest.ram[195] = ap.data_pages(NONCE, 0, *one)[0]
+    found = find(guest)
+    _is_right(guest, found.places)
+    assert found.tally.facts["pages away from their directory place"] == 0
+
+
+@pytest.mark.parametrize("most", [4, 5, 6])
+def test_pages_that_describe_the_agent_are_bounded(
+    find: Find, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Of the control page, two thread pages and two directory pages as many are kept as the limit allows."""
+    monkeypatch.setattr("validators.oracles.o2_write_order.scan._MAX_SPECIAL", most)
+    scan = find(Guest()).scan
+    assert len(scan.controls) + len(scan.threads) + len(scan.directories) == min(most, 5)
+
+
 def test_pages_of_another_agent_are_none_of_this_one(find: Find) -> None:
     """An earlier agent may have left pages of the same numbers."""
     guest = Guest()

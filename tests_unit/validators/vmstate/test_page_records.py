@@ -138,3 +138,11 @@ def test_records_of_unknown_blocks_are_named_and_passed_over(tmp_path: Path) -> 
     assert found_in(index) == [(Code.UNKNOWN_BLOCK_NAMED, 8 + len(_RAM) + 5)]
     assert [place != 0 for place in index.blocks[0].page_source.tolist()] == [False, False, False, True]
     assert (describe(index)["zero pages"], describe(index)["data pages"]) == (42, 0)
+
+
+def test_pages_of_a_file_are_counted_by_kind(tmp_path: Path) -> None:
+    """A file without any zero page, or without any other, says so."""
+    start, zeros = ram_start(("a", 2 * PAGE, b"")), zero(0, "a") + zero(1)
+    full = data(0, bytes([7]) * PAGE, "a") + data(1, bytes([8]) * PAGE)
+    counts = [describe(tiny.read(tmp_path, start, ram_part(records), end())) for records in (full, zeros)]
+    assert [(one["data pages"], one["zero pages"]) for one in counts] == [(2, 0), (0, 2)]
