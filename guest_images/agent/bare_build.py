@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from guest_images.agent.build import (
-    COMPILE_SECONDS,
     SOURCES,
     Compiler,
     digest_of,
     find_compiler,
+    run_compiler,
     source_digest,
 )
 from guest_images.cache import Cache, publish_folder
 from guest_images.packages.unpacked import InputRecord
-from guest_images.programs import run_program
 from guest_images.provisioning import Provisioning
-from harness.errors import Evidence, SetupBroken, UsageError
+from harness.errors import SetupBroken, UsageError
 from harness.qemu.architectures import Architecture, BareTarget
 
 # No C library and no support by the host: what the compiler would add to a program by itself is left out.
@@ -139,13 +138,7 @@ def _link(build: BareBuild, output: Path, script: Path, sources: list[Path]) -> 
     entry = _ENTRIES[_FIRMWARE_FILE if script.stem == "firmware" else _PROGRAM_FILE]
     command = [*build.compiler.command, *_FLAGS, *zig, *build.target.flags, "-I", str(build.sources)]
     command += ["-T", str(script), f"-Wl,-e,{entry}", "-o", str(output), *map(str, sources)]
-    done = run_program("The compiler", "finish the bare agent", command, COMPILE_SECONDS)
-    if done.returncode != 0:
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
-        first = next((line for line in done.stderr.splitlines() if "error" in line), "no message")
-        raise SetupBroken(
-            f"The bare agent does not compile: {first.strip()}.", Evidence(command, done.returncode, tail)
-        )
+    run_compiler("bare agent", command)
 
 
 def loaded_bytes(image: bytes) -> bytes:

@@ -131,14 +131,23 @@ def _compile(build: AgentBuild, folder: Path) -> Path:
     output = folder / "snapproof-agent"
     command = [*build.compiler.command, *FLAGS, "-I", str(build.folder), "-o", str(output)]
     command += map(str, build.sources)
-    done = run_program("The compiler", "finish the agent", command, COMPILE_SECONDS)
+    run_compiler("agent", command)
+    return output
+
+
+def run_compiler(what: str, command: Sequence[str]) -> None:
+    """Run the compiler; `what` names in messages what it makes.
+
+    Raises:
+        SetupBroken: the sources do not compile, or the compiler does not end.
+    """
+    done = run_program("The compiler", f"finish the {what}", command, COMPILE_SECONDS)
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
         first = next((line for line in done.stderr.splitlines() if "error:" in line), "no message")
         raise SetupBroken(
-            f"The agent does not compile: {first.strip()}.", Evidence(command, done.returncode, tail)
+            f"The {what} does not compile: {first.strip()}.", Evidence(command, done.returncode, tail)
         )
-    return output
 
 
 def source_digest(files: Sequence[Path], folder: Path) -> str:

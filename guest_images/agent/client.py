@@ -84,7 +84,7 @@ class VerifyReport:
 
 
 class Agent(Protocol):
-    """The agent in one guest, whatever the way in; scenarios and oracles know it by this alone.
+    """The agent in one guest; scenarios and oracles know it by this alone.
 
     `AgentClient` goes through a shell in the guest, `BareAgent` through guest RAM.
     """

@@ -123,7 +123,7 @@ class GuestImage:
 
     @property
     def kind(self) -> str:
-        """What it is to the rows of a profile: `bare` or `linux`."""
+        """Its kind, as in `ProfileRow.kinds`: `bare` or `linux`."""
         return "bare" if self.bare else "linux"
 
 

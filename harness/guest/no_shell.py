@@ -16,5 +16,5 @@ class NoShell(GuestShell):
         deadline: Deadline | None = None,  # noqa: ARG002
         stdin: bytes = b"",  # noqa: ARG002
     ) -> CommandResult:
-        """Raise NotApplicable, whatever the command."""
+        """Raise NotApplicable."""
         raise NotApplicable("This test runs commands in its guest, and a bare guest has no operating system.")

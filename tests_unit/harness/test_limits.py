@@ -64,7 +64,7 @@ def test_limits_that_are_too_low(monkeypatch: pytest.MonkeyPatch, which: int, va
     none = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     monkeypatch.setattr(resource, "getrlimit", lambda _asked: none)
     assert short_limits(537, 1024) == []
-    # The soft limit counts, whatever it could be raised to.
+    # The soft limit counts, although it could be raised.
     limited = (value, resource.RLIM_INFINITY)
     monkeypatch.setattr(resource, "getrlimit", lambda asked: limited if asked == which else none)
     assert [word in sentence for sentence in short_limits(537, 1024)] == [True]

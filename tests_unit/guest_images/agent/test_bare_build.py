@@ -59,7 +59,7 @@ def test_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A build that is in the cache is not made again; another source is another build."""
     _compiled(tmp_path)
     build = plan_bare(Cache(tmp_path), DEFAULT_ARCHITECTURE)
-    monkeypatch.setattr(bare_build, "run_program", lambda *_: pytest.fail("compiled again"))
+    monkeypatch.setattr(bare_build, "run_compiler", lambda *_: pytest.fail("compiled again"))
     assert compile_bare(build, _provisioning(tmp_path)) == build
     shutil.copytree(SOURCES, tmp_path / "sources")
     with (tmp_path / "sources/bare/main.c").open("a") as source:
