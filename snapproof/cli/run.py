@@ -46,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the tests, and return the exit code that `--help` explains."""
     options = run_options(arguments)
     rows = select(options.profile, options.filter)
+    if options.prefers_bare:
+        rows = tuple(row.quick() for row in rows)
     progress = Progress()
     with EventStream(options.events, progress.line) as stream, stream.printing:
         return _run(options, _stretched(rows, options.repeat), progress, stream)

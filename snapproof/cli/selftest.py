@@ -19,6 +19,7 @@ from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
 from snapproof.runs.outputs import write_json_file
 from snapproof.runs.selftest_live import selftest_live
 from snapproof.runs.stack import cache_at, prepare_stack
+from tests_functional.lib.profile_row import QUICK_GUEST
 from tests_functional.lib.run import Run
 from tests_functional.planted.selftest import (
     COVERAGE,
@@ -102,6 +103,7 @@ def _fresh(
         The outcomes; the forms that could not be captured, with the reason; the environment.
     """
     options = stack_options(arguments, own_guest=False)
+    options = replace(options, guest=options.guest or QUICK_GUEST)
     stack, environment = prepare_stack(options, folder, progress.step)
     run = Run(
         name="selftest",

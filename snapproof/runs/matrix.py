@@ -127,7 +127,7 @@ def prepare_legs(
         guests = _named_guests(mine, options.stack, log)
         accelerators = _accelerators(options.stack, stack, environment, (*guests, stack.image), place, log)
         images = {"": stack.image, **{image.name: image for image in guests}}
-        mine = tuple(_for_guest(row, images) for row in mine)
+        mine = tuple(_for_guest(row, images, accelerators) for row in mine)
         legs.append(Leg(label, name, place, stack, environment, mine, guests, accelerators))
     return legs
 
@@ -161,9 +161,13 @@ def _accelerators(
     }
 
 
-def _for_guest(row: ProfileRow, images: Mapping[str, GuestImage]) -> ProfileRow:
-    """Return the row with the RAM that its guest needs, and with more time if the guest boots slowly."""
-    image = images[str(row.parameters.get("guest", ""))]
+def _for_guest(
+    row: ProfileRow, images: Mapping[str, GuestImage], accelerators: Mapping[str, Accelerator]
+) -> ProfileRow:
+    """Return the row with RAM, accelerator and time as its guest needs them."""
+    name = str(row.parameters.get("guest", ""))
+    image = images[name]
+    accel = {"accel": accelerators[name].name} if name in accelerators else {}
     ram_mib = fitting_ram(
         int(row.parameters.get("ram_mib", DEFAULT_RAM_MIB)),
         float(row.parameters.get("coverage", COVERAGE)),
@@ -171,7 +175,7 @@ def _for_guest(row: ProfileRow, images: Mapping[str, GuestImage]) -> ProfileRow:
     )
     return replace(
         row,
-        parameters={**row.parameters, "ram_mib": ram_mib},
+        parameters={**accel, **row.parameters, "ram_mib": ram_mib},
         seconds=int(row.seconds * max(1.0, image.boot_seconds / BOOT_SECONDS)),
     )
 

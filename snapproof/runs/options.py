@@ -10,6 +10,7 @@ from snapproof.runs.defaults import HOST_ACCELERATORS
 
 DEFAULT_ACCEL = "auto"
 DEFAULT_GUEST = "default"
+"""The Linux guest that tests run with unless they say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class StackOptions:
     Attributes:
         qemu: an executable, or a name from the catalogue; None for the default.
         accel: `auto`, `kvm` or `tcg`.
-        guest: a guest of the catalogue.
+        guest: a guest of the catalogue, None for the one that suits the tests best.
         own: a guest of the user's own, which takes the place of `guest` if any of its options is given.
         cache: the cache folder, None for the default.
         mirror: URL of a Debian mirror, None for the machine's own.
@@ -57,7 +58,7 @@ class StackOptions:
 
     qemu: str | None = None
     accel: str = DEFAULT_ACCEL
-    guest: str = DEFAULT_GUEST
+    guest: str | None = None
     own: OwnGuestOptions = OwnGuestOptions()
     cache: Path | None = None
     mirror: str | None = None
@@ -128,6 +129,11 @@ class RunOptions:
     events: str | None = None
     bisect: bool = False
 
+    @property
+    def prefers_bare(self) -> bool:
+        """Whether tests that need no operating system get a bare guest, since none was named."""
+        return self.profile == "premerge" and self.stack.guest is None and not self.stack.own.given()
+
     def legs(self) -> tuple[str | None, ...]:
         """Return the QEMU of each leg, None for the default one."""
         return self.qemus or (None,)
@@ -152,7 +158,8 @@ class RunOptions:
             yield "qemu", Path(qemu).absolute() if Path(qemu).exists() else qemu
         stack = self.stack
         yield "accel", stack.accel
-        yield "guest", stack.guest
+        if stack.guest is not None:
+            yield "guest", stack.guest
         if stack.cache is not None:
             yield "cache", stack.cache.absolute()
         if stack.mirror is not None:

@@ -24,7 +24,7 @@ from harness.qemu.accelerator import KVM_BOOT_SECONDS, Accelerator, probe_accele
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 from harness.qemu.probe import QemuFacts, probe_qemu
 from harness.qemu.spawned_machine import SpawnedMachine
-from snapproof.runs.options import DEFAULT_ACCEL, HostOptions, StackOptions
+from snapproof.runs.options import DEFAULT_ACCEL, DEFAULT_GUEST, HostOptions, StackOptions
 from snapproof.runs.own_guest import own_image
 from tests_functional.lib.guest import Stack, way_in
 
@@ -79,10 +79,11 @@ def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack,
     require_loopback()
     provisioning = provisioning_for(options, log)
     # A user's own guest has the architecture of the default one.
-    architecture = guest_spec(options.guest).architecture
+    name = options.guest or DEFAULT_GUEST
+    architecture = guest_spec(name).architecture
     qemu = find_qemu(options.qemu, provisioning, architecture)
     image = own_image(options.own, provisioning)
-    image = image or build_guest(options.guest, provisioning)
+    image = image or build_guest(name, provisioning)
     if options.own.guest_needs:
         # Also for a guest of the catalogue, to which a wrapper of QEMU adds devices, say.
         image = replace(image, own_mib=options.own.guest_needs)

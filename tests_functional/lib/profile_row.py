@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.qemu.configuration import DEFAULT_RAM_MIB
 from harness.qemu.migration import BACKGROUND_SNAPSHOT
@@ -14,6 +14,11 @@ _TEST_MIB = 200
 
 SMALL: Mapping[str, str | int | float] = {"ram_mib": 256, "coverage": 0.7}
 """Parameters of a guest for tests that need many snapshots or guests rather than a large one."""
+
+QUICK_GUEST = "bare"
+"""The guest for tests that need no operating system: it boots at once."""
+
+_QUICK: Mapping[str, str | int | float] = {"guest": QUICK_GUEST, "ram_mib": 128}
 
 SMOKE, PREMERGE = ("smoke",), ("premerge",)
 """Values of `ProfileRow.profiles`. Premerge has one row of each kind: the most fragile, or the quickest."""
@@ -51,6 +56,12 @@ class ProfileRow:
     alone: bool = False
     profiles: tuple[str, ...] = ()
     kinds: tuple[str, ...] = LINUX
+
+    def quick(self) -> ProfileRow:
+        """Return the row with a small bare guest, if it may have one and names no other."""
+        if "bare" not in self.kinds or "guest" in self.parameters:
+            return self
+        return replace(self, parameters={**self.parameters, **_QUICK})
 
     @property
     def memory_mib(self) -> int:

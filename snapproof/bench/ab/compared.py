@@ -22,7 +22,7 @@ from snapproof.bench.sides import AB_RAM_MIB, AB_WRITER, TwoSides
 from snapproof.runs.defaults import HOST_ACCELERATORS
 from snapproof.runs.events import Progress
 from snapproof.runs.host_plan import Sources, prepared
-from snapproof.runs.options import DEFAULT_ACCEL, DEFAULT_GUEST, HostOptions
+from snapproof.runs.options import DEFAULT_ACCEL, HostOptions
 from snapproof.runs.stack import prepare_stack
 from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.portable_warm_guest import COVERAGE, RAM_MIB
@@ -145,7 +145,7 @@ def require_hosts(options: AbOptions) -> None:
         "ram": (options.ram, None),
         "writer": (options.writer, None),
         "accel": (options.stack.accel, DEFAULT_ACCEL),
-        "guest": (options.stack.guest, DEFAULT_GUEST),
+        "guest": (options.stack.guest, None),
     }
     given = [name for name, (value, usual) in values.items() if value != usual]
     # The SSH options open a lab machine, too.

@@ -38,7 +38,7 @@ def add_stack_arguments(
     parser.add_argument(
         "--accel", choices=ACCELERATORS, default=ACCELERATORS[0], help="auto: KVM if a guest boots under it"
     )
-    parser.add_argument("--guest", default="default", metavar="NAME", help="a guest from the catalogue")
+    parser.add_argument("--guest", metavar="NAME", help="a guest from the catalogue, for all tests")
     add_cache_argument(parser)
     add_mirror_argument(parser)
     if own_guest:

@@ -85,6 +85,22 @@ def test_every_option_has_a_field() -> None:
     assert len(own.given()) == len(fields(OwnGuestOptions))
 
 
+@pytest.mark.parametrize(
+    ("words", "bare"),
+    [
+        (["--profile", "premerge"], True),
+        (["--profile", "premerge", "--guest-needs", "200"], False),
+        (["--profile", "premerge", "--guest", "default"], False),
+        (["--profile", "premerge", "--ssh-key", "/key"], False),
+        (["--profile", "nightly"], False),
+        (["--profile", "smoke"], False),
+    ],
+)
+def test_when_tests_get_bare_guests(words: list[str], bare: bool) -> None:
+    """Premerge is the quick profile; a guest that the user asks for is the guest of every test."""
+    assert _parsed(["run", *words]).prefers_bare is bare
+
+
 def test_defaults_of_parser_and_value_are_the_same() -> None:
     """A value that is made without the command line is the run without options."""
     assert _parsed(["run"]) == RunOptions()
@@ -94,10 +110,10 @@ def test_command_of_one_leg() -> None:
     """A leg is repeated with its own QEMU and all tests, which the reproducer's filter narrows."""
     options = _parsed(["run", "--qemu", "a", "--qemu", "b", "--shard", "1/2", "--filter", "x", "--seed", "3"])
     assert options.for_leg("b").as_command() == (
-        ["run", "--profile", "smoke", "--seed", "3", "--qemu", "b", "--accel", "auto", "--guest", "default"]
+        ["run", "--profile", "smoke", "--seed", "3", "--qemu", "b", "--accel", "auto"]
     )
     assert options.for_leg(None).as_command() == (
-        ["run", "--profile", "smoke", "--seed", "3", "--accel", "auto", "--guest", "default"]
+        ["run", "--profile", "smoke", "--seed", "3", "--accel", "auto"]
     )
 
 

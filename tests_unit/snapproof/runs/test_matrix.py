@@ -9,7 +9,7 @@ import pytest
 
 from harness.qemu.accelerator import Accelerator
 from harness.qemu.architectures import AARCH64
-from snapproof.runs.matrix import Leg
+from snapproof.runs.matrix import Leg, _for_guest
 from tests_functional.lib.profile_row import ANY_GUEST, ProfileRow
 from tests_unit.support.scenario_values import stack
 
@@ -73,6 +73,17 @@ def test_tests_that_need_kvm(tmp_path: Path) -> None:
     assert broken.why_not(row) == "This test needs KVM, and its guest runs under tcg: It does not boot."
     assert not broken.why_not(replace(row, parameters={"guest": "bare", "accel": "tcg"}))
     assert not replace(leg, accelerators={"bare": Accelerator("kvm", "It boots.")}).why_not(row)
+
+
+def test_bare_guests_run_under_the_accelerator_that_was_found(tmp_path: Path) -> None:
+    """A KVM under which no Linux boots may run bare guests; a test that names its accelerator keeps it."""
+    images = {"": stack(tmp_path).image, "bare": replace(stack(tmp_path).image, name="bare", bare=True)}
+    found = {"bare": Accelerator("kvm", "It boots.")}
+    linux, bare, tcg = (
+        _for_guest(replace(_NEEDS_NONE, parameters=parameters), images, found).parameters.get("accel")
+        for parameters in ({}, {"guest": "bare"}, {"guest": "bare", "accel": "tcg"})
+    )
+    assert (linux, bare, tcg) == (None, "kvm", "tcg")
 
 
 def test_newest_last(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from snapproof.runs.avocado_job import run_plan
 from snapproof.runs.profiles import PROFILES, select
 from snapproof.runs.side_by_side import Plan
 from tests_functional.lib.avocado_test import SnapshotTest
-from tests_functional.lib.profile_row import ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, LINUX, ProfileRow
 from tests_functional.lib.stack_file import save_stack
 from tests_unit.support.scenario_values import stack
 
@@ -113,6 +114,24 @@ def test_names_are_unique(profile: str) -> None:
 def test_premerge_has_one_of_each_kind() -> None:
     """A condition in a row that no longer holds would make the profile shorter in silence."""
     assert {row.name for row in PROFILES["premerge"]} == _PREMERGE
+
+
+def test_quick_rows_have_a_small_bare_guest() -> None:
+    """A row that may have a bare guest gets a small one, and all else about it stays as it was."""
+    row = ProfileRow("a", "t", "why", {"ram_mib": 256, "coverage": 0.7}, kinds=ANY_GUEST)
+    assert row.quick() == replace(row, parameters={"ram_mib": 128, "coverage": 0.7, "guest": "bare"})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "kinds"),
+    [({"ram_mib": 256}, LINUX), ({"guest": "debian-11"}, ANY_GUEST), ({"guest": "bare"}, ANY_GUEST)],
+)
+def test_rows_that_stay_with_their_guest(
+    parameters: dict[str, str | int | float], kinds: tuple[str, ...]
+) -> None:
+    """A test that runs commands in its guest keeps an operating system, one that names a guest keeps that."""
+    row = ProfileRow("a", "t", "why", parameters, kinds=kinds)
+    assert row.quick() == row
 
 
 def test_rows_name_profiles_that_there_are() -> None:

@@ -275,10 +275,10 @@ def test_entries_get_what_their_guest_needs(tmp_path: Path) -> None:
     images = {"": small, "full": replace(small, name="full", own_mib=150, boot_seconds=180.0)}
     plain = ProfileRow("a", "t", "why")
     named = ProfileRow("b", "t", "why", {"guest": "full", "coverage": 0.7})
-    fitted = [_for_guest(row, images) for row in (plain, named)]
+    fitted = [_for_guest(row, images, {}) for row in (plain, named)]
     assert [(row.parameters["ram_mib"], row.seconds) for row in fitted] == [(512, 300), (512, 600)]
-    assert _for_guest(replace(named, parameters={"guest": "full"}), images).parameters["ram_mib"] == 1024
-    assert _for_guest(replace(plain, parameters={"ram_mib": 257, "coverage": 0.7}), images) == replace(
+    assert _for_guest(replace(named, parameters={"guest": "full"}), images, {}).parameters["ram_mib"] == 1024
+    assert _for_guest(replace(plain, parameters={"ram_mib": 257, "coverage": 0.7}), images, {}) == replace(
         plain, parameters={"ram_mib": 257, "coverage": 0.7}
     )
 
