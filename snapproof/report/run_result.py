@@ -136,6 +136,14 @@ class OutcomeRecord:
             if check["status"] == status.value and check.get("known_issue")
         }
 
+    @property
+    def clean(self) -> bool:
+        """Whether no check went wrong; also in a test that was interrupted after some of its snapshots."""
+        right = (Status.PASS.value, Status.SKIP.value)
+        return self.status is Status.PASS or (
+            self.status is Status.ERROR and all(check["status"] in right for check in self.checks)
+        )
+
     def placed(self, folder: str) -> Self:
         """Return the same with its folder named."""
         return replace(self, folder=folder)
@@ -178,13 +186,13 @@ class RunResult:
         return {status.value: found[status] for status in Status if found[status]}
 
     def totals(self) -> dict[str, int]:
-        """Return what the run has proven in all: sums over the snapshots of tests that passed.
+        """Return what the run has proven in all: sums over the snapshots of tests in which nothing was wrong.
 
-        A soak of many small runs is judged by these; a snapshot counts once it was restored and judged.
+        These are tests that passed, and those that were interrupted until then. A soak of many small runs is judged by these; a snapshot counts once it was restored and judged.
         """
         found = dict.fromkeys(("snapshots_proven", *_SUMMED.values()), 0)
         for outcome in self.outcomes:
-            if outcome.status is not Status.PASS:
+            if not outcome.clean:
                 continue
             for name, value in outcome.figures.items():
                 label, _, figure = name.rpartition("/")

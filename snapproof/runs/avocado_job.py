@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 from avocado.core.job import Job
@@ -25,7 +26,7 @@ from snapproof.runs.avocado_places import status_socket
 from snapproof.runs.events import EVENTS_FILE
 from snapproof.runs.interruption import asked_to_stop
 from snapproof.runs.side_by_side import Plan
-from tests_functional.lib.outcome import OUTCOME_FILE
+from tests_functional.lib.outcome import OUTCOME_FILE, SO_FAR_FILE
 from tests_functional.lib.profile_row import ProfileRow
 from tests_functional.lib.run import remove_heavy
 
@@ -146,12 +147,27 @@ def _collect(row: ProfileRow, folder: Path, seconds: float) -> OutcomeRecord:
         return OutcomeRecord.from_json(data).placed(str(place))
     except FileNotFoundError:
         remove_heavy(folder / place)
-        return OutcomeRecord(
-            row.name,
-            Status.ERROR,
-            "The run was interrupted before this test had reported."
-            if asked_to_stop()
-            else f"The test did not report; it had {row.seconds} s, and the run of the tests ended after "
-            f"{seconds:.0f} s. See '{folder / 'avocado'}' and the test's own logs.",
-            folder=str(place),
-        )
+    sentence = (
+        "The run was interrupted before this test had reported."
+        if asked_to_stop()
+        else f"The test did not report; it had {row.seconds} s, and the run of the tests ended after "
+        f"{seconds:.0f} s. See '{folder / 'avocado'}' and the test's own logs."
+    )
+    return _unreported(OutcomeRecord(row.name, Status.ERROR, sentence, folder=str(place)), folder / place)
+
+
+def _unreported(outcome: OutcomeRecord, place: Path) -> OutcomeRecord:
+    """Return the outcome of a test that did not report, with what it had judged until then.
+
+    A snapshot that was found wrong stays wrong, however its test ended.
+    """
+    try:
+        data = json.loads((place / SO_FAR_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return outcome
+    so_far = OutcomeRecord.from_json(data).placed(outcome.folder)
+    if so_far.status is Status.FAIL:
+        return replace(so_far, sentence=f"{so_far.sentence} ({outcome.sentence})")
+    return replace(
+        so_far, status=outcome.status, sentence=f"{outcome.sentence} Until then: {so_far.sentence}"
+    )

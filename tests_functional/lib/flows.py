@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
 from tests_functional.lib.cycle import snapshot_cycle, writing_guest
+from tests_functional.lib.known_issues import load_known_issues, with_known_issues
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, sample_stun
@@ -32,9 +33,17 @@ def save_by_flows(run: Run, flows: Sequence[Flow], stun_samples: int = 0) -> Out
         for number, flow in enumerate(flows, 1):
             label = f"{number:02d}-{flow.label}"
             cycles.append(snapshot_cycle(run, source, flow, label))
+            _save_so_far(run, outcome_of_cycles(run, cycles, time.monotonic() - begun))
         if stun_samples:
             run.say(f"Measuring {stun_samples} more stuns of live saves.")
         limit = run.deadline.at_most(SAVE_SECONDS)
         stuns = [sample_stun(source.guest, limit) for _ in range(stun_samples)]
         source.guest.machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun, stuns)
+
+
+def _save_so_far(run: Run, outcome: Outcome) -> None:
+    """Write the outcome of the first snapshots, which is read if the test is ended before it can report."""
+    # On a full disk a failed save may not be QEMU's fault, and there is no room for the file.
+    if not run.disk_full():
+        with_known_issues(outcome, load_known_issues()).save_so_far(run.folder)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 OUTCOME_FILE = "outcome.json"
 
+SO_FAR_FILE = "so-far.json"
+"""The outcome of the snapshots that a test has judged so far, in its folder until the test ends."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -59,7 +62,15 @@ class Outcome:
 
     def save(self, folder: Path) -> None:
         """Write it into a test's folder, completely or not at all."""
-        write_atomically(folder / OUTCOME_FILE, json.dumps(self.to_json(), indent=1) + "\n")
+        self._write(folder / OUTCOME_FILE)
+        (folder / SO_FAR_FILE).unlink(missing_ok=True)
+
+    def save_so_far(self, folder: Path) -> None:
+        """Write it for the case that the test is ended before it can report."""
+        self._write(folder / SO_FAR_FILE)
+
+    def _write(self, path: Path) -> None:
+        write_atomically(path, json.dumps(self.to_json(), indent=1) + "\n")
 
 
 def from_error(name: str, error: SnapproofError, seconds: float, environment: Mapping[str, Any]) -> Outcome:

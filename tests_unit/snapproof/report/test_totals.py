@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from harness.status import Status
 from snapproof.report.run_result import OutcomeRecord, RunResult
 
@@ -36,6 +40,17 @@ def test_totals_are_sums_over_passed_tests() -> None:
         "agent_pages_verified_in_restored_guests": 210,
         "pages_written_during_saves": 10,
     }
+
+
+@pytest.mark.parametrize(
+    ("statuses", "proven"), [(["PASS", "SKIP"], 1), (["PASS", "FAIL"], 0), (["XFAIL"], 0)]
+)
+def test_snapshots_of_an_interrupted_test_count(statuses: list[str], proven: int) -> None:
+    """A night that is broken off after 900 right snapshots has proven 900, and none if one was wrong."""
+    checks = [{"name": f"check-{number}", "status": status} for number, status in enumerate(statuses)]
+    outcome = replace(_outcome("a", Status.ERROR, _SNAPSHOT), checks=checks)
+    result = RunResult([outcome], "2026-01-01T00:00:00Z", 1.0, [], {})
+    assert result.totals()["snapshots_proven"] == proven
 
 
 def test_a_run_without_snapshots_has_proven_none() -> None:

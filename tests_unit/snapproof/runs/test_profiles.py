@@ -23,6 +23,7 @@ from snapproof.runs.avocado_job import run_plan
 from snapproof.runs.profiles import PROFILES, select
 from snapproof.runs.side_by_side import Plan
 from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.profile_row import ANY_GUEST, LINUX, ProfileRow
 from tests_functional.lib.stack_file import save_stack
 from tests_unit.support.scenario_values import stack
@@ -86,6 +87,10 @@ class Stopping(Test):
     """Whoever runs the command asks it to stop."""
     def test_stop(self):
         """Ask, and wait to be ended."""
+        folder = Path(self.params.get("folder"))
+        folder.mkdir(parents=True)
+        figures = {"01/pages_in_stream": 5}
+        Outcome("t.stop", Status.PASS, "Two are right.", figures=figures).save_so_far(folder)
         os.kill(int(self.params.get("parent_pid")), signal.SIGTERM)
         time.sleep(60)
 
@@ -290,10 +295,28 @@ def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:
             signal.signal(number, handler)
         interruption._asked = False
     sentence = "The run was interrupted before this test had reported."
-    assert {o.name: (o.status, o.sentence) for o in found.values()} == dict.fromkeys(
-        ("t.stop", "t.report"), (Status.ERROR, sentence)
-    )
+    assert {o.name: (o.status, o.sentence, o.figures) for o in found.values()} == {
+        "t.stop": (Status.ERROR, f"{sentence} Until then: Two are right.", {"01/pages_in_stream": 5}),
+        "t.report": (Status.ERROR, sentence, {}),
+    }
     assert not (folder / "tests/t.report").exists()
+
+
+def test_wrong_snapshot_of_a_test_that_was_ended(tmp_path: Path) -> None:
+    """What was found wrong stays wrong, whatever ended the test after that."""
+    place = tmp_path / "tests/t.stop"
+    place.mkdir(parents=True)
+    Outcome("t.stop", Status.FAIL, "Page 7 is newer.").save_so_far(place)
+    found = avocado_job._collect(ProfileRow("t.stop", "t", "why"), tmp_path, 3.0)
+    assert found.status is Status.FAIL
+    assert found.sentence.startswith("Page 7 is newer. (The test did not report; it had 300 s, ")
+
+
+def test_outcome_replaces_what_was_so_far(tmp_path: Path) -> None:
+    """A test that has reported leaves no second outcome behind."""
+    Outcome("a", Status.PASS, "One is right.").save_so_far(tmp_path)
+    Outcome("a", Status.PASS, "Two are right.").save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["outcome.json"]
 
 
 def test_select_by_pattern() -> None:
