@@ -188,7 +188,8 @@ class RunResult:
     def totals(self) -> dict[str, int]:
         """Return what the run has proven in all: sums over the snapshots of tests in which nothing was wrong.
 
-        These are tests that passed, and those that were interrupted until then. A soak of many small runs is judged by these; a snapshot counts once it was restored and judged.
+        These are tests that passed, and those that were interrupted until then. A soak of many small runs is
+        judged by these; a snapshot counts once it was restored and judged.
         """
         found = dict.fromkeys(("snapshots_proven", *_SUMMED.values()), 0)
         for outcome in self.outcomes:
