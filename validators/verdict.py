@@ -217,7 +217,7 @@ class Tally:
     @property
     def room(self) -> int:
         """Return how many more violations would be kept."""
-        return max(0, VIOLATION_LIMIT - len(self.violations))
+        return VIOLATION_LIMIT - len(self.violations)
 
     @property
     def full(self) -> bool:
@@ -278,7 +278,7 @@ def group_ranges(
 
 def hexdump(data: bytes, start: int, label: str, length: int = 32) -> str:
     """Format `data` around byte `start` in lines of 16 bytes, each with `label` and the byte offset."""
-    first = max(0, start // 16 * 16)
+    first = start // 16 * 16
     lines = [
         f"{label} +0x{at:03x}: {data[at : at + 16].hex(' ')}"
         for at in range(first, min(len(data), first + length), 16)

@@ -168,6 +168,23 @@ def test_bad_pages_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> No
     assert (list(result.bad_pages["a"]), list(result.bad_pages["b"])) == ([PAGE, 2 * PAGE, 3 * PAGE], [PAGE])
 
 
+@pytest.mark.parametrize(
+    ("pages", "violations", "keeps"),
+    [(3, 2, True), (4, 2, False), (5, 2, False), (4, 1, True), (3, 1, True), (0, 0, True)],
+)
+def test_place_of_a_further_page_is_kept(
+    monkeypatch: pytest.MonkeyPatch, pages: int, violations: int, keeps: bool
+) -> None:
+    """On the map or in a violation, until both are full."""
+    monkeypatch.setattr(verdict, "BAD_PAGE_LIMIT", 4)
+    monkeypatch.setattr(verdict, "VIOLATION_LIMIT", 2)
+    tally = Tally("golden", "It demands.")
+    tally.count("a", [number * PAGE for number in range(pages)])
+    for _ in range(violations):
+        tally.add(_violation())
+    assert tally.keeps_places == keeps
+
+
 def test_reported_violation_has_its_place() -> None:
     """RAMBlock, offset and file offset are those that the rule names, and the check is the tally's."""
     tally = Tally("golden", "It demands.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,12 @@ from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, write_golde
 from validators import verdict
 from validators.judge import check_file
 from validators.oracles.o1_golden import golden as golden_module
-from validators.oracles.o1_golden.golden import check_golden, open_golden
-from validators.verdict import CheckResult
+from validators.oracles.o1_golden.golden import _BlockComparison, check_golden, open_golden
+from validators.verdict import CheckResult, Tally
 from validators.vmstate.pages import PageReader
 from validators.vmstate.progress import WatchedSource
 from validators.vmstate.stream.reader import read_index
-from validators.vmstate.stream.source import open_source
+from validators.vmstate.stream.source import FileSource, open_source
 
 
 def _file(tmp_path: Path, **changes: Any) -> tuple[Path, Path, Writer]:
@@ -66,7 +68,7 @@ def test_wrong_page_is_found_in_any_order(tmp_path: Path, order: list[int] | Non
     assert (found.total, found.facts["pages compared"]) == (len(pages), 258)
 
 
-@pytest.mark.parametrize("span", [PAGE, 3 * PAGE, 256 << 10])
+@pytest.mark.parametrize("span", [1, PAGE, 3 * PAGE, 256 << 10])
 @pytest.mark.parametrize("piece", [7, 100, 256, 1 << 20])
 def test_zero_pages_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, span: int, piece: int) -> None:
     """However many are compared at a time, each is once."""
@@ -99,6 +101,28 @@ def test_sparse_golden_image(tmp_path: Path, pages: list[int]) -> None:
     for one in found.violations:
         assert (one.found, one.expected) == ("a page of zeros", "0x07 at +0x5")
         assert one.sentence.endswith("differs from the golden image in 1 bytes, first at +0x5.")
+
+
+def test_holes_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zero pages are compared from the next data of the image on, 64 at a time."""
+    compared: list[tuple[int, int]] = []
+
+    def forget(source: FileSource, offset: int, length: int) -> None:
+        if source.path == image:
+            compared.append((offset // PAGE, length // PAGE))
+
+    monkeypatch.setattr(FileSource, "forget", forget)
+    file, _, writer = _file(tmp_path)
+    descriptor = os.memfd_create("image")
+    image = Path(f"/proc/self/fd/{descriptor}")
+    try:
+        os.truncate(descriptor, 256 * PAGE)
+        os.pwrite(descriptor, writer.guest.ram[200:230].tobytes(), 200 * PAGE)
+        os.pwrite(descriptor, bytes(PAGE), 100 * PAGE)
+        assert _golden(file, image).facts == {"pages compared": 256}
+    finally:
+        os.close(descriptor)
+    assert compared == [(200, 30), (100, 64)]
 
 
 @pytest.mark.parametrize("page", [0, 210])
@@ -141,15 +165,32 @@ def test_wrong_pages_beyond_the_limit_are_counted(
     assert sorted(found.bad_pages["pc.ram"]) == [page * PAGE for page in bad]
 
 
-def test_missing_page_is_no_comparison(tmp_path: Path) -> None:
-    """It is named with its place in RAM, and not counted as compared."""
-    file, golden, _ = _file(tmp_path, order=[page for page in range(256) if page not in (0, 210)])
+@pytest.mark.parametrize(("limit", "kept"), [(10, [10, 0]), (64, [64, 0]), (70, [64, 6]), (200, [64, 64])])
+def test_content_is_kept_of_reported_pages_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, kept: list[int]
+) -> None:
+    """What a batch gives back crosses from one process to another, so a wrong file must not make it large."""
+    monkeypatch.setattr(golden_module, "VIOLATION_LIMIT", limit)
+    file, golden, _ = _file(tmp_path)
+    _flip(golden, list(range(128)))
+    with open_source(file) as opened, open_golden(golden) as image:
+        source = WatchedSource(opened.descriptor, file, lambda *_: None)
+        reader = PageReader(source, read_index(source))
+        comparison = _BlockComparison(reader, reader.index.blocks[0], image.files["pc.ram"], Tally("a", "b"))
+        found = [comparison._compare(np.arange(first, first + 64), None) for first in (0, 64)]
+    assert [len(one.contents) for one in found] == kept
+    assert [len(one.pages) for one in found] == [64, 64]
+
+
+@pytest.mark.parametrize("missing", [(0, 210), tuple(range(201, 230, 2))])
+def test_missing_page_is_no_comparison(tmp_path: Path, missing: tuple[int, ...]) -> None:
+    """It is named with its place in RAM, and not counted as compared; those around it are right."""
+    file, golden, _ = _file(tmp_path, order=[page for page in range(256) if page not in missing])
     found = _golden(file, golden)
     assert [(one.code, one.offset, one.expected) for one in found.violations] == [
-        (Code.GOLDEN_PAGE_MISSING, 0, "the page"),
-        (Code.GOLDEN_PAGE_MISSING, 210 * PAGE, "the page"),
+        (Code.GOLDEN_PAGE_MISSING, page * PAGE, "the page") for page in missing
     ]
-    assert found.facts["pages compared"] == 256
+    assert found.facts["pages compared"] == 258 - len(missing)
 
 
 @pytest.mark.parametrize("piece", [1, 100, 128, 256])
@@ -185,9 +226,27 @@ def test_golden_image_that_becomes_shorter(tmp_path: Path) -> None:
         with open_source(file) as opened:
             source = WatchedSource(opened.descriptor, file, lambda *_: None)
             reader = PageReader(source, read_index(source))
-            with pytest.raises(UsageError, match=r"shorter|changed"), open_golden(golden) as image:
+            with pytest.raises(UsageError, match="changed while"), open_golden(golden) as image:
                 (golden / "block-000.ram").write_bytes(bytes(210 * PAGE))
-                check_golden(reader, image)
+                with pytest.raises(UsageError, match="golden image became shorter"):
+                    check_golden(reader, image)
+
+
+@pytest.mark.parametrize("order", [None, _SHUFFLED])
+def test_what_was_compared_is_no_longer_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[int] | None
+) -> None:
+    """Each part of the image is given back once it has been compared, so that a large one fits in memory."""
+    forgotten: list[tuple[int, int]] = []
+
+    def forget(source: FileSource, offset: int, length: int) -> None:
+        if source.path.name == "block-000.ram":
+            forgotten.append((offset // PAGE, length // PAGE))
+
+    monkeypatch.setattr(FileSource, "forget", forget)
+    file, golden, _ = _file(tmp_path, order=order)
+    _golden(file, golden)
+    assert forgotten == [(200, 30), (0, 64), (64, 64), (128, 64), (192, 8), (230, 26)]
 
 
 @pytest.mark.parametrize("size", [0, PAGE, 255 * PAGE, 257 * PAGE])
@@ -222,6 +281,31 @@ def test_blocks_that_only_one_side_has(tmp_path: Path) -> None:
     assert (missing.code, missing.block) == (Code.GOLDEN_BLOCK_NOT_IN_IMAGE, "pc.rom")
     assert missing.file_offset == file.read_bytes().index(b"\x06pc.rom")
     assert (more.code, more.block) == (Code.GOLDEN_BLOCK_NOT_IN_STREAM, "other")
+
+
+def test_block_that_the_image_lacks_hides_no_other(tmp_path: Path) -> None:
+    """The next RAMBlock is compared nevertheless."""
+    file, golden, _ = _file(tmp_path)
+    content = json.loads((golden / "golden.json").read_text())
+    content["blocks"] = content["blocks"][1:]
+    (golden / "golden.json").write_text(json.dumps(content))
+    (golden / "block-001.ram").write_bytes(bytes(2 * PAGE))
+    assert [(one.code, one.block, one.offset) for one in _golden(file, golden).violations] == [
+        (Code.GOLDEN_BLOCK_NOT_IN_IMAGE, "pc.ram", None),
+        (Code.GOLDEN_DIFFERS, "pc.rom", 0),
+        (Code.GOLDEN_DIFFERS, "pc.rom", PAGE),
+    ]
+
+
+def test_stream_without_blocks_is_not_compared(tmp_path: Path) -> None:
+    """It is skipped with the reason."""
+    file, golden, _ = _file(tmp_path)
+    with open_source(file) as opened, open_golden(golden) as image:
+        source = WatchedSource(opened.descriptor, file, lambda *_: None)
+        found = check_golden(PageReader(source, replace(read_index(source), blocks=())), image)
+    assert (found.status, found.reason) == (
+        Status.SKIP, "The stream has no RAMBlocks that could be compared.",
+    )  # fmt: skip
 
 
 def test_single_raw_file_is_the_largest_block_alone(tmp_path: Path) -> None:

@@ -26,29 +26,31 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "words"),
     [
-        {"bytes": float("inf")},
-        {"bytes": float("nan")},
-        {"bytes": True},
-        {"bytes": -4096},
-        {"bytes": "8192"},
-        {"file": "block-\ud800.ram"},
-        {"file": "block-\0.ram"},
-        {"file": ".."},
-        {"idstr": ""},
-        {"idstr": None},
-        {"idstr": "pc.ram"},
+        ({"bytes": float("inf")}, "a RAMBlock cannot have inf bytes"),
+        ({"bytes": float("nan")}, "a RAMBlock cannot have nan bytes"),
+        ({"bytes": True}, "a RAMBlock cannot have True bytes"),
+        ({"bytes": 0}, "a RAMBlock cannot have 0 bytes"),
+        ({"bytes": -4096}, "a RAMBlock cannot have -4096 bytes"),
+        ({"bytes": "8192"}, "a RAMBlock cannot have '8192' bytes"),
+        ({"file": "block-\ud800.ram"}, "names a file that cannot be"),
+        ({"file": "block-\0.ram"}, "names a file that cannot be"),
+        ({"file": ".."}, "is not a regular file"),
+        ({"idstr": ""}, "a RAMBlock has no name"),
+        ({"idstr": None}, "a RAMBlock has no name"),
+        ({"idstr": "pc.ram"}, "lists RAMBlock 'pc.ram' twice"),
     ],
 )
-def test_an_impossible_entry_is_refused(pair: tuple[Path, Path], change: dict[str, Any]) -> None:
-    """An image with any other JSON is refused in a sentence that can be printed."""
+def test_an_impossible_entry_is_refused(pair: tuple[Path, Path], change: dict[str, Any], words: str) -> None:
+    """An image with any other JSON is refused with what is wrong, in a sentence that can be printed."""
     file, golden = pair
     content = json.loads((golden / "golden.json").read_text())
     content["blocks"][1].update(change)
     (golden / "golden.json").write_text(json.dumps(content))
     with pytest.raises(UsageError) as refused:
         check_file(file, golden=golden)
+    assert words in refused.value.sentence
     refused.value.sentence.encode()
 
 

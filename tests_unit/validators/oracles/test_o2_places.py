@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from types import SimpleNamespace
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import pytest
@@ -25,11 +26,12 @@ from harness.codes import Code
 from tests_unit.support.synthetic_stream import NONCE, PAGE, Guest, Writer
 from validators.oracles.o2_write_order import places as places_module
 from validators.oracles.o2_write_order.places import AgentPlaces, find_places
-from validators.oracles.o2_write_order.scan import AgentScan, scan_agent
+from validators.oracles.o2_write_order.scan import AgentScan, DataPages, scan_agent
 from validators.verdict import Tally
 from validators.vmstate.memory_map import MemoryMap, Region
 from validators.vmstate.pages import PageReader
 from validators.vmstate.progress import WatchedSource
+from validators.vmstate.stream.index import Block
 from validators.vmstate.stream.reader import read_index
 from validators.vmstate.stream.source import open_source
 
@@ -116,7 +118,7 @@ def test_pages_without_a_directory_are_where_they_say(find: Find, pages: tuple[i
     _is_right(guest, find(guest).places)
 
 
-@pytest.mark.parametrize("index", [0, 30, 59])
+@pytest.mark.parametrize("index", [0, 1, 30, 59])
 @pytest.mark.parametrize("frame", [0, 1 << 46, (1 << 46) - 1, (1 << 63) + 5, (1 << 64) - 1, 256, 1 << 20])
 def test_frame_outside_of_ram(find: Find, index: int, frame: int) -> None:
     """An unknown frame or one that is not RAM is no place; the page is found by what it says of itself."""
@@ -218,6 +220,17 @@ def test_zero_pages_of_the_stream(find: Find) -> None:
     assert not data.is_zero_page(replace(found, block=found.block + 1, page=found.page * 0)).any()
 
 
+def test_zero_page_is_told_by_the_sign_of_its_place() -> None:
+    """Of places in the stream a negative one is that of a zero page, and 0 is none."""
+    block = Block("pc.ram", 4 * PAGE, PAGE, np.array([-1, 0, 1, -(1 << 40)], np.int64), 0)
+    reader = cast(PageReader, SimpleNamespace(index=SimpleNamespace(blocks=(block,))))
+    none = np.zeros(0, np.int64)
+    empty = DataPages(none, none, np.zeros((0, 6), np.uint64), none.astype(np.bool_))
+    found = replace(empty, block=np.zeros(4, np.int64), page=np.arange(4))
+    places = AgentPlaces(reader, empty, MemoryMap("made", ()), {}, {})
+    assert places.is_zero_page(found).tolist() == [True, False, False, True]
+
+
 @pytest.mark.parametrize("order", [(10, 12), (12, 10)])
 def test_frames_of_several_directory_pages(find: Find, order: tuple[int, int]) -> None:
     """Each gives the frames of its own indexes, whichever comes first in RAM."""
@@ -291,10 +304,18 @@ def test_pages_of_all_threads_are_not_more_than_the_file_has(find: Find) -> None
 
 def test_copies_of_a_directory_page_do_not_count_twice(find: Find) -> None:
     """The kernel may leave old copies behind in free memory, as many as there is room for."""
-    guest = Guest()
+    guest = Guest(counts=(100, 40))
     for copy in range(231, 250):
         guest.ram[copy] = guest.ram[_DIRECTORY[0]]
     assert find(guest).tally.violations == []
+
+
+def test_directory_page_of_another_agent_hides_none(find: Find) -> None:
+    """That of this agent is read, also behind it."""
+    guest = Guest()
+    guest.ram[_DIRECTORY[0], PageWord.NONCE] += np.uint64(1)
+    found = find(guest)
+    assert (found.places.directory_counts, found.tally.total) == ({1: 40}, 0)
 
 
 @pytest.mark.parametrize("bit", [0, 63])
@@ -322,11 +343,12 @@ def test_live_thread_page_is_the_one_with_more_steps(find: Find, steps: int, liv
 @pytest.mark.parametrize(
     ("word", "value"), [(PageWord.NONCE, 5), (ThreadWord.NUMBER, 2), (ThreadWord.NUMBER, 1 << 63)]
 )
-def test_thread_page_of_no_thread_of_this_agent(find: Find, word: int, value: int) -> None:
-    """It is of an earlier agent, or its number is not below that of the control page."""
+@pytest.mark.parametrize("thread", [0, 1])
+def test_thread_page_of_no_thread_of_this_agent(find: Find, word: int, value: int, thread: int) -> None:
+    """It is of an earlier agent, or its number is not below that of the control page; the other is right."""
     guest = Guest()
-    guest.ram[5, word] = value
-    assert set(find(guest).places.thread_pages) == {0}
+    guest.ram[_THREAD[thread], word] = value
+    assert set(find(guest).places.thread_pages) == {1 - thread}
 
 
 def test_address_map_is_told_by_a_sample(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,6 +430,18 @@ def test_damaged_copy_is_none(find: Find) -> None:
     guest.ram[232] = ap.data_pages(NONCE + 1, 0, *one)[0]
     assert find(guest).places.elsewhere(0, 3, 0, place) == ""
     assert find(guest).places.elsewhere(7, 3, 0, place) == ""
+
+
+def test_page_of_the_same_hash_is_no_copy(find: Find) -> None:
+    """A hostile file can have one; no page of another thread and of the same index is one either."""
+    guest = Guest()
+    hash_of = {thread: int(ap.mix(np.array([thread], np.uint64))[0]) for thread in (0, 9)}
+    one = [np.array([value], np.uint64) for value in (hash_of[0] ^ 3 ^ hash_of[9], 3, 123)]
+    guest.ram[231] = ap.data_pages(NONCE, 9, *one)[0]
+    places = find(guest).places
+    for thread, count in enumerate(guest.counts):
+        for index in range(count):
+            assert places.elsewhere(thread, index, 0, guest.places[thread, index]) == ""
 
 
 def test_no_page_of_the_agent_is_left(find: Find) -> None:

@@ -184,7 +184,7 @@ def test_pages_sent_twice(flow: str, same: tuple[bool, ...], bad: list[int]) -> 
     ends = [_section(END)] if flow == "precopy" else []
     index = _index(
         sections=(_section(START), _section(PART), *ends), duplicates=_twice(*same),
-        blocks=_blocks([1, 2], [3, 4]), anomaly_counts={"duplicate": len(same)},
+        blocks=_blocks([1, 2], [3, 4]), anomaly_counts={"duplicate": len(same)} if same else {},
     )  # fmt: skip
     found = _check(index, "page-twice")
     assert [(one.block, one.offset, one.file_offset) for one in found.violations] == [
@@ -196,6 +196,18 @@ def test_pages_sent_twice(flow: str, same: tuple[bool, ...], bad: list[int]) -> 
         for number in bad
     ]
     assert (found.total, found.facts) == (len(bad), {"pages sent again": len(same)})
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+def test_pages_sent_twice_beyond_the_limit_are_counted(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """In the number and on the map, each in its RAMBlock."""
+    monkeypatch.setattr(verdict, "VIOLATION_LIMIT", limit)
+    index = _index(duplicates=_twice(False, True, True), blocks=_blocks([1, 2, 5], [3, 4], size=2 * PAGE))
+    found = _check(index, "page-twice")
+    assert (found.total, len(found.violations)) == (3, min(3, limit))
+    assert {block: list(offsets) for block, offsets in found.bad_pages.items()} == {
+        "b0": [0, 4 * PAGE], "b1": [2 * PAGE],
+    }  # fmt: skip
 
 
 _PLUGGED = np.array([False, True, False, True])
@@ -267,22 +279,22 @@ def test_unplugged_pages_are_judged_in_a_whole_stream(
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "source", "missing"),
+    ("capabilities", "source", "missing", "left_out"),
     [
-        (("x-ignore-shared",), [0, 0], 0),
-        (("x-ignore-shared",), [0, 5], 1),
-        (("mapped-ram",), [0, 0], 2),
-        ((), [0, 0], 2),
+        (("x-ignore-shared",), [0, 0], 0, 2),
+        (("x-ignore-shared",), [0, 5], 1, 0),
+        (("mapped-ram",), [0, 0], 2, 0),
+        ((), [0, 0], 2, 0),
     ],
 )
-def test_shared_block_may_be_left_out(capabilities: tuple[str, ...], source: list[int], missing: int) -> None:
+def test_shared_block_may_be_left_out(
+    capabilities: tuple[str, ...], source: list[int], missing: int, left_out: int
+) -> None:
     """As a whole, and only by x-ignore-shared; the next RAMBlock is judged nevertheless."""
     configuration = Configuration(True, "pc", capabilities)
-    found = _check(_index(blocks=_blocks(source, [0]), configuration=configuration), "page-missing")
-    left_out = 2 if "x-ignore-shared" in capabilities and not any(source) else 0
-    # Of two RAMBlocks without a page both are left out.
-    expected = missing + (0 if "x-ignore-shared" in capabilities else 1)
-    assert found.total == expected
+    found = _check(_index(blocks=_blocks(source, [7, 0]), configuration=configuration), "page-missing")
+    assert found.total == missing + 1
+    assert (found.violations[-1].block, found.violations[-1].offset) == ("b1", PAGE)
     assert found.facts.get("left out as shared: b0") == (left_out * PAGE or None)
 
 
@@ -312,6 +324,7 @@ _EARLY = _section(FULL, "0000:00:02.0/virtio-mem-device-early", 11)
         ),
         ([_EARLY, _RAM_START, _RAM_PART], []),
         ([_RAM_START, _EARLY, _RAM_PART], []),
+        ([_EARLY, _RAM_START, _DEVICE, _RAM_PART], [(Code.SECTION_ORDER_AFTER_DEVICE, PART)]),
         ([_RAM_START, _RAM_PART, _EARLY, _RAM_PART], [(Code.SECTION_ORDER_AFTER_DEVICE, PART)]),
         ([_DEVICE], [(Code.SECTION_ORDER_NO_RAM, 0)]),
         ([], [(Code.SECTION_ORDER_NO_RAM, 0)]),
@@ -343,6 +356,7 @@ def test_order_of_a_stream_damaged_before_its_ram() -> None:
         ([(PART, 3, 13)], [3]),
         ([(START, 3, 17), (PART, 3, 13)], [3]),
         ([(START, 3, 17), (START, 4, 17)], [3, 4]),
+        ([(START, 3, 16), (START, 4, 17)], [4]),
         ([(START, 3, 0), (PART, 3, 0)], []),
         ([(START, 3, 17), (END, 3, 4)], []),
         ([(START, 3, 17), (START, 4, 17), (END, 4, 4)], [3]),
@@ -406,28 +420,30 @@ def test_bytes_of_the_stream(start: int, end: int, size: int | None, length: int
 @pytest.mark.parametrize(
     ("pages", "data", "capabilities", "empty"),
     [
-        (256, 0, (), True),
-        (255, 0, (), False),
-        (256, 1, (), False),
-        (512, 0, (), True),
-        (512, 0, ("x-ignore-shared",), True),
+        (256, (), (), True),
+        (255, (), (), False),
+        (256, (0,), (), False),
+        (256, (255,), (), False),
+        (512, (0, 99, 100, 511), (), False),
+        (512, (), (), True),
+        (512, (), ("x-ignore-shared",), True),
     ],
 )
 @pytest.mark.parametrize("piece", [100, 256, 1 << 20])
 def test_ram_that_is_all_zero(
     monkeypatch: pytest.MonkeyPatch,
     pages: int,
-    data: int,
+    data: tuple[int, ...],
     capabilities: tuple[str, ...],
     empty: bool,
     piece: int,
 ) -> None:
-    """The largest RAMBlock of a guest that ran has data, from 1 MiB on; its last page will do."""
+    """The largest RAMBlock of a guest that ran has data, from 1 MiB on; any page of it will do."""
     monkeypatch.setattr(structure, "_PIECE", piece)
-    source = [-5] * (pages - data) + [9] * data
+    source = [1 if page in data else -5 for page in range(pages)]
     index = _index(blocks=_blocks([7] * 10, source), configuration=Configuration(True, "pc", capabilities))
     found = _check(index, "ram-not-empty")
-    assert found.facts == {"pages with data in the largest block": data}
+    assert found.facts == {"pages with data in the largest block": len(data)}
     assert [(one.code, one.block, one.offset, one.file_offset) for one in found.violations] == (
         [(Code.RAM_NOT_EMPTY_ALL_ZERO, "b1", 0, 51)] if empty else []
     )

@@ -238,7 +238,7 @@ class _BlockComparison:
         """
         size = self._block.page_size
         first, count = int(pages[0]), len(pages)
-        if int(pages[-1]) - first + 1 == count and (pages[1:] > pages[:-1]).all():
+        if (np.diff(pages) == 1).all():
             view = self._file.view(first * size, count * size)
             if len(view) < count * size:
                 raise UsageError("The golden image became shorter while it was being read.")
@@ -257,7 +257,7 @@ class _BlockComparison:
         pieces = zip(starts, ends, (pages[firsts] * size).tolist(), strict=True)
         if self._file.fill(self._memory, pieces) < len(pages) * size:
             raise UsageError("The golden image became shorter while it was being read.")
-        return self._space[: len(pages) * size].reshape(-1, size)
+        return self._space[: len(pages) * size].reshape(len(pages), size)
 
     def _batch(self, batch: Batch) -> _Wrong:
         return self._compare(batch.pages, batch.rows)

@@ -53,7 +53,8 @@ class AgentPlaces:
         self._base = np.cumsum([0, *(block.pages for block in reader.index.blocks)])
         self._global = self._base[data.block] + data.page
         self._order = np.argsort(self._global, kind="stable")
-        self._sorted = self._global[self._order]
+        # With a last number that no page has, so that each search ends at one.
+        self._sorted = np.append(self._global[self._order], np.iinfo(np.int64).max)
 
     def pages_of(self, thread: int, count: int) -> DataPages:
         """Return what the scan found at the place of each index of a thread, as arrays by index.
@@ -62,14 +63,13 @@ class AgentPlaces:
         directory page names the place.
         """
         block, page = self._where(thread, count)
-        known = block >= 0
         header = np.zeros((count, DataWord.BODY), np.uint64)
         intact = np.zeros(count, np.bool_)
-        wanted = self._base[block[known]] + page[known]
-        at = np.minimum(np.searchsorted(self._sorted, wanted), max(0, len(self._sorted) - 1))
-        hit = self._sorted[at] == wanted if len(self._sorted) else np.zeros(len(wanted), np.bool_)
-        rows = np.flatnonzero(known)[hit]
-        source = self._order[at[hit]] if len(self._sorted) else at[hit]
+        # For an unknown place this is the number behind that of the last page.
+        wanted = self._base[block] + page
+        at = np.searchsorted(self._sorted, wanted)
+        rows = np.flatnonzero(self._sorted[at] == wanted)
+        source = self._order[at[rows]]
         header[rows] = self._data.header[source]
         intact[rows] = self._data.intact[source]
         return DataPages(block, page, header, intact)
@@ -124,9 +124,9 @@ class AgentPlaces:
         first, last = (int(np.searchsorted(keys, key, side)[0]) for side in ("left", "right"))
         same = order[first : min(last, first + _MAX_COPIES)]
         data = self._data
+        # Of pages with one hash those with one index are of one thread.
         where = same[
-            (data.header[same, DataWord.THREAD] == np.uint64(thread))
-            & (data.header[same, DataWord.INDEX] == np.uint64(index))
+            (data.header[same, DataWord.INDEX] == np.uint64(index))
             & ~((data.block[same] == block) & (data.page[same] == page))
         ]
         if not len(where):

@@ -7,6 +7,7 @@ result. Rules that need the whole stream (missing pages, order, vmdesc) are judg
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -65,13 +66,9 @@ def _violation(anomaly: Anomaly) -> Violation:
     )
 
 
-def _simple(name: str, explanation: str) -> Callable[[SnapshotIndex], CheckResult]:
-    """Return a rule that the reader has judged."""
-
-    def judge(index: SnapshotIndex) -> CheckResult:
-        return _noted(index, Tally(name, explanation)).result()
-
-    return judge
+def _by_reader(name: str, explanation: str, index: SnapshotIndex) -> CheckResult:
+    """Give the result of a rule that the reader has judged."""
+    return _noted(index, Tally(name, explanation)).result()
 
 
 def _configuration(index: SnapshotIndex) -> CheckResult:
@@ -126,9 +123,9 @@ def _pages_twice(index: SnapshotIndex) -> CheckResult:
     )
     found = index.duplicates
     wrong = found.same_section if index.flow == "precopy" else np.ones(len(found.page), np.bool_)
-    for number in np.flatnonzero(wrong):
-        if tally.full:
-            break
+    numbers = np.flatnonzero(wrong)
+    named, rest = numbers[: tally.room], numbers[tally.room :]
+    for number in named.tolist():
         block = index.blocks[int(found.block[number])]
         offset = int(found.page[number]) * block.page_size
         earlier, later = abs(int(found.earlier[number])), abs(int(found.later[number]))
@@ -140,7 +137,8 @@ def _pages_twice(index: SnapshotIndex) -> CheckResult:
             offset,
             later,
         )
-    tally.total = max(tally.total, int(wrong.sum()))
+    for number, block in enumerate(index.blocks):
+        tally.count(block.idstr, found.page[rest[found.block[rest] == number]] * block.page_size)
     tally.facts["pages sent again"] = index.anomaly_counts.get("duplicate", 0)
     return tally.result()
 
@@ -342,15 +340,21 @@ def _left_out(index: SnapshotIndex, block: Block) -> bool:
 
 
 _RULES: tuple[Callable[[SnapshotIndex], CheckResult], ...] = (
-    _simple("header", "The stream has version 3."),
+    partial(_by_reader, "header", "The stream has version 3."),
     _configuration,
-    _simple("block-list", "There is one list of RAMBlocks, each named once, adding up to the announced RAM."),
-    _simple("block-size", "Every RAMBlock is a whole number of pages and fits in the announced RAM."),
-    _simple("unknown-block", "Every page record names a RAMBlock of the list."),
-    _simple("page-outside-block", "Every page record lies inside its RAMBlock."),
-    _simple("page-flags", "Every RAM record has flags that mean something in a file."),
-    _simple("zero-fill", "A zero-page record carries the fill byte 0."),
-    _simple("mapped-ram", "Bitmaps and pages of a mapped-ram file lie where they can."),
+    partial(
+        _by_reader,
+        "block-list",
+        "There is one list of RAMBlocks, each named once, adding up to the announced RAM.",
+    ),
+    partial(
+        _by_reader, "block-size", "Every RAMBlock is a whole number of pages and fits in the announced RAM."
+    ),
+    partial(_by_reader, "unknown-block", "Every page record names a RAMBlock of the list."),
+    partial(_by_reader, "page-outside-block", "Every page record lies inside its RAMBlock."),
+    partial(_by_reader, "page-flags", "Every RAM record has flags that mean something in a file."),
+    partial(_by_reader, "zero-fill", "A zero-page record carries the fill byte 0."),
+    partial(_by_reader, "mapped-ram", "Bitmaps and pages of a mapped-ram file lie where they can."),
     _pages_twice,
     _sections,
     _order,
@@ -359,6 +363,6 @@ _RULES: tuple[Callable[[SnapshotIndex], CheckResult], ...] = (
     _truncated,
     _end,
     judge_devices,
-    _simple("run-state", "The guest is in a run state that QEMU knows."),
+    partial(_by_reader, "run-state", "The guest is in a run state that QEMU knows."),
     _ram_used,
 )
