@@ -3,8 +3,7 @@
 import signal
 import sys
 
-# Until the next import has brought the handler: an end by the signal, without a traceback. Python's own start
-# before this line cannot be changed from here; a Ctrl-C in it (a tenth of a second) ends with its traceback.
+# Until the next import has brought the handler: an end by the signal, without a traceback.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from snapproof.runs import interruption  # noqa: E402

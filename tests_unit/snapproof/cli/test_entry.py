@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,8 @@ from snapproof.cli import command
 from snapproof.runs import interruption
 
 _ROOT = Path(__file__).parents[3]
-# What `pip` writes for the entry point in pyproject.toml; it says when the first line of ours has run.
+_LAUNCHER = _ROOT / "snapproof" / "cli" / "snapproof"
+# The end of the launcher; it says when the first line of ours has run.
 _SCRIPT = """\
 import os, sys
 from snapproof.cli.entry import main
@@ -61,6 +64,46 @@ def test_a_signal_is_one_clear_end(words: list[str], number: int, tmp_path: Path
     else:
         # It had ended before the signal came; the fake QEMU is refused.
         assert code == (2 if words[0] == "run" else 0) or (words == ["doctor"] and code == 2)
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Path:
+    """The installed script, with a Python beside it, and a link to it."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    shutil.copy(_LAUNCHER, place)
+    (place / "python").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    (place / "python").chmod(0o755)
+    (tmp_path / "link").symlink_to(place / "snapproof")
+    return tmp_path / "link"
+
+
+def test_a_signal_while_python_starts(launcher: Path, tmp_path: Path) -> None:
+    """The hooks of installed packages run before any line of ours; a signal then ends it like any program."""
+    hooks = tmp_path / "hooks"
+    hooks.mkdir()
+    (hooks / "sitecustomize.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [launcher, "doctor"],
+        env={**os.environ, "PYTHONPATH": f"{hooks}:{_ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_the_launcher_hands_over_arguments_and_exit_code(launcher: Path) -> None:
+    """Through a link, with spaces and stars in the arguments, and with the installed packages."""
+    done = subprocess.run(
+        [launcher, "run", "--list", "--filter", "no such * test"],
+        env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "matches the filter 'no such * test'" in done.stderr
 
 
 def test_a_signal_that_was_swallowed_ends_the_command(
