@@ -76,6 +76,7 @@ def test_a_stream_begins_with_its_magic(tmp_path: Path, start: int) -> None:
         ([configuration(), configuration(), end()], (Code.CONFIGURATION_PLACE, 8 + len(configuration()))),
         ([_RAM, b"\2\0\0\0\2" + EOS + footer(3), end()], (Code.FOOTER_WRONG, 8 + len(_RAM) + 13)),
         ([_RAM, b"\2\0\0\0\2" + EOS + b"\x7f\0\0\0\2", end()], (Code.FOOTER_WRONG, 8 + len(_RAM) + 13)),
+        ([_RAM, b"\2\0\0\0\2" + EOS], (Code.TRUNCATED_ELEMENT, 8 + len(_RAM) + 13)),
         ([_RAM, b"\2\0\0\0\2" + EOS + b"\x7e\0\0\0"], (Code.TRUNCATED_ELEMENT, 8 + len(_RAM) + 13)),
         ([b"\0\6\0\x80\0\1"], (Code.VMDESC_LENGTH, 9)),
         ([b"\0\6\0\x80\0\0"], (Code.TRUNCATED_ELEMENT, 14)),
