@@ -323,6 +323,18 @@ def test_shared_blocks_that_were_left_out_have_no_place(
         assert index.mapped == {0: MappedRegion(0, 0, 0, _SHARED_HEADER_AT)}
 
 
+def test_a_block_behind_one_that_was_left_out_is_read(tmp_path: Path) -> None:
+    """Such as a ROM, which is not shared."""
+    start = tiny.HEADER + _SHARED + tiny.head(1, 2, "ram", version=4)
+    start += struct.pack(">Q", 4 * PAGE | fmt.FLAG_MEM_SIZE)
+    start += tiny.name("a") + struct.pack(">QQ", 3 * PAGE, 0) + _header(0, 0)
+    start += tiny.name("b") + struct.pack(">QQ", PAGE, 0)
+    start += _header(len(start) + 28, PAGE) + b"\1" + bytes(7)
+    index = tiny.read_file(tmp_path, start.ljust(PAGE, b"\0") + b"x" * PAGE + EOS + tiny.footer(2) + end())
+    assert _codes(index) == []
+    assert [block.page_source.tolist() for block in index.blocks] == [[0, 0, 0], [PAGE]]
+
+
 @pytest.mark.parametrize("text", ["b\x1f", "b\x7f", "\xff", "\x1fb", "n" * 254 + "\xff"])
 def test_a_mapped_ram_list_that_does_not_go_on_is_blamed_on_the_block_before(
     tmp_path: Path, text: str

@@ -250,15 +250,15 @@ class BlockList:
             block = self._collector.blocks[number]
             if region.bitmap_bytes == 0:
                 continue
-            data = 0
+            has_data = False
             for first, bits in self._bitmap_pieces(region, block):
-                at = region.pages_offset + (first + np.arange(len(bits), dtype=np.int64)) * block.page_size
+                at = region.pages_offset + (first + np.arange(len(bits))) * block.page_size
                 block.page_source[first : first + len(bits)] = np.where(bits, at, ZERO_BY_BITMAP)
                 count = int(np.count_nonzero(bits))
                 self._collector.records["page"] += count
                 self._collector.records["zero"] += len(bits) - count
-                data += count
-            if not data:
+                has_data = has_data or count > 0
+            if not has_data:
                 self._judge_empty(block, region)
 
     def _judge_empty(self, block: Block, region: MappedRegion) -> None:
