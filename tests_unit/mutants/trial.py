@@ -142,6 +142,8 @@ def _in_child(request: Request, pipe: int, scratch: Path) -> int:
             "-p",
             "no:cacheprovider",
             f"--basetemp={scratch / 'temporary'}",
+            # Names of tests are from here on, also below a folder with a configuration of pytest.
+            f"--rootdir={Path.cwd()}",
         ]
         if request.stop:
             arguments.append("-x")
