@@ -30,9 +30,9 @@ def is_limit(error: BaseException | None) -> bool:
 
 def limit_error(error: OSError | MemoryError, doing: str) -> SetupBroken:
     """Return the error for a limit that our own process has reached; `doing` says in which step."""
-    number = errno.ENOMEM if isinstance(error, MemoryError) else error.errno or 0
+    words = os.strerror(errno.ENOMEM) if isinstance(error, MemoryError) else error.strerror
     return SetupBroken(
-        f"A limit of this machine was reached while {doing}: {os.strerror(number)}. Give the run more of it; "
+        f"A limit of this machine was reached while {doing}: {words}. Give the run more of it; "
         "'snapproof doctor' lists the limits.",
         code=Code.SETUP_LIMIT,
     )

@@ -1,6 +1,6 @@
 #!/bin/sh
 # F1: a guest that was stopped before a background snapshot is running after it.
-# Usage: f1-stopped-guest-resumes.sh QEMU
+# Usage: [ACCEL=kvm] f1-stopped-guest-resumes.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 set -eu
 QEMU=$1
@@ -22,7 +22,7 @@ trap exit HUP INT PIPE TERM
     echo '{"execute": "query-status"}'
     sleep 1
     echo '{"execute": "quit"}'
-} | "$QEMU" -nodefaults -display none -accel tcg -m 64 -qmp stdio > "$OUT" 2>&1
+} | "$QEMU" -nodefaults -display none -accel "${ACCEL:-tcg}" -m 64 -qmp stdio > "$OUT" 2>&1
 if grep -q '"desc"' "$OUT"; then
     grep -o '"desc": "[^"]*"' "$OUT"
     VERDICT=2

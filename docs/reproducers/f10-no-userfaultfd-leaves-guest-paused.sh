@@ -1,6 +1,6 @@
 #!/bin/sh
 # F10: a background snapshot that gets no userfaultfd leaves the guest paused.
-# Usage: f10-no-userfaultfd-leaves-guest-paused.sh QEMU
+# Usage: [ACCEL=kvm] f10-no-userfaultfd-leaves-guest-paused.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # QEMU may open only one more file, the snapshot, so that no descriptor is left for the userfaultfd. A QEMU
 # without "file:" instead gets memory on a disk file after the capability was set; userfaultfd cannot protect it.
@@ -11,7 +11,7 @@ VERDICT=3
 "$QEMU" --version > /dev/null || exit 3
 DIR=$(mktemp -d /var/tmp/f10.XXXXXX) || exit 3
 mkfifo "$DIR/qmp.in" "$DIR/qmp.out"
-"$QEMU" -nodefaults -display none -accel tcg -m 16,slots=1,maxmem=1G -qmp "pipe:$DIR/qmp" < /dev/null > "$DIR/out" 2>&1 &
+"$QEMU" -nodefaults -display none -accel "${ACCEL:-tcg}" -m 16,slots=1,maxmem=1G -qmp "pipe:$DIR/qmp" < /dev/null > "$DIR/out" 2>&1 &
 PID=$!
 exec 3<> "$DIR/qmp.in"
 cat "$DIR/qmp.out" >> "$DIR/out" &

@@ -1,6 +1,6 @@
 #!/bin/sh
 # F11: a background snapshot that cannot protect some RAM ends QEMU, and with it the guest, by an assertion.
-# Usage: f11-failed-protection-aborts.sh QEMU [FOLDER]
+# Usage: [ACCEL=kvm] f11-failed-protection-aborts.sh QEMU [FOLDER]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # Memory on a disk file, which userfaultfd cannot protect, is plugged in after the capability was set.
 # FOLDER (default /var/tmp) must be on a disk file system, not tmpfs. Takes 6 s.
@@ -10,7 +10,7 @@ VERDICT=3
 "$QEMU" --version > /dev/null || exit 3
 DIR=$(mktemp -d "${2:-/var/tmp}/f11.XXXXXX") || exit 3
 mkfifo "$DIR/qmp.in" "$DIR/qmp.out"
-"$QEMU" -nodefaults -display none -accel tcg -m 64,slots=1,maxmem=1G -qmp "pipe:$DIR/qmp" \
+"$QEMU" -nodefaults -display none -accel "${ACCEL:-tcg}" -m 64,slots=1,maxmem=1G -qmp "pipe:$DIR/qmp" \
     < /dev/null > "$DIR/out" 2>&1 &
 PID=$!
 exec 3<> "$DIR/qmp.in"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # F12: a background snapshot with the capability `block` hangs all of QEMU as soon as a device writes to RAM.
-# Usage: f12-block-capability-hangs.sh QEMU
+# Usage: [ACCEL=kvm] f12-block-capability-hangs.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # qtest takes the place of a device: the main loop does its writes, like those of a network card. Takes about 20 s.
 set -eu
@@ -9,7 +9,7 @@ VERDICT=3
 "$QEMU" --version > /dev/null || exit 3
 DIR=$(mktemp -d) || exit 3
 mkfifo "$DIR/in" "$DIR/test.in" "$DIR/test.out"
-"$QEMU" -nodefaults -display none -accel tcg -m 512 -qmp stdio -qtest "pipe:$DIR/test" -qtest-log none \
+"$QEMU" -nodefaults -display none -accel "${ACCEL:-tcg}" -m 512 -qmp stdio -qtest "pipe:$DIR/test" -qtest-log none \
     < "$DIR/in" > "$DIR/out" 2>&1 &
 PID=$!
 exec 3> "$DIR/in"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # F13: a suspended guest (ACPI S3) runs after a background snapshot, and restored from it never wakes up.
-# Usage: f13-suspended-guest-lost.sh QEMU [plain]
+# Usage: [ACCEL=kvm] f13-suspended-guest-lost.sh QEMU [plain]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # qtest takes the place of the guest: it writes to the register that suspends the machine. With "plain", or if
 # QEMU has no background snapshots, an ordinary migration is used instead. Takes about 10 s.
@@ -10,7 +10,7 @@ VERDICT=3
 "$QEMU" --version > /dev/null || exit 3
 DIR=$(mktemp -d) || exit 3
 mkfifo "$DIR/in" "$DIR/test.in" "$DIR/test.out"
-"$QEMU" -nodefaults -display none -accel tcg -m 64 -qmp stdio -qtest "pipe:$DIR/test" -qtest-log none \
+"$QEMU" -nodefaults -display none -accel "${ACCEL:-tcg}" -m 64 -qmp stdio -qtest "pipe:$DIR/test" -qtest-log none \
     < "$DIR/in" > "$DIR/out" 2>&1 &
 PID=$!
 exec 3> "$DIR/in"
@@ -44,7 +44,7 @@ fi
     echo '{"execute": "system_wakeup", "id": "woken"}'
     sleep 1
     echo '{"execute": "quit"}'
-} | "$QEMU" -nodefaults -display none -accel tcg -m 64 -qmp stdio -incoming "exec:cat $DIR/vmstate" \
+} | "$QEMU" -nodefaults -display none -accel "${ACCEL:-tcg}" -m 64 -qmp stdio -incoming "exec:cat $DIR/vmstate" \
     >> "$DIR/out" 2>&1 || true
 grep '"id"' "$DIR/out"
 if grep '"id": "before"' "$DIR/out" | grep -q '"suspended"' && grep -q '"id": "woken"' "$DIR/out"; then

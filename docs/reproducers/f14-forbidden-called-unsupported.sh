@@ -1,6 +1,6 @@
 #!/bin/sh
 # F14: QEMU says that the host kernel does not support background snapshots when it only forbids them.
-# Usage: f14-forbidden-called-unsupported.sh QEMU
+# Usage: [ACCEL=kvm] f14-forbidden-called-unsupported.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # QEMU may open no further file at first; then the limit is as before. Needs prlimit (util-linux) and a user
 # who may create a userfaultfd with the system call. Takes 3 s.
@@ -10,7 +10,7 @@ VERDICT=3
 "$QEMU" --version > /dev/null || exit 3
 DIR=$(mktemp -d) || exit 3
 mkfifo "$DIR/in"
-"$QEMU" -nodefaults -display none -accel tcg -m 16 -qmp stdio < "$DIR/in" > "$DIR/out" 2>&1 &
+"$QEMU" -nodefaults -display none -accel "${ACCEL:-tcg}" -m 16 -qmp stdio < "$DIR/in" > "$DIR/out" 2>&1 &
 PID=$!
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT
 # Without a trap of its own, a signal would end the shell without running the EXIT trap.

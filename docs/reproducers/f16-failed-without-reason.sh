@@ -1,6 +1,6 @@
 #!/bin/sh
 # F16: if the kernel refuses a userfaultfd call, the background snapshot fails without a reason.
-# Usage: f16-failed-without-reason.sh QEMU
+# Usage: [ACCEL=kvm] f16-failed-without-reason.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # QEMU may open only one more file, the snapshot, so that no descriptor is left for the userfaultfd. A QEMU
 # without "file:" instead gets memory on a disk file after the capability was set; userfaultfd cannot protect it.
@@ -12,7 +12,7 @@ VERDICT=3
 DIR=$(mktemp -d /var/tmp/f16.XXXXXX) || exit 3
 # QMP is not on standard input because QEMU may close it; see F5.
 mkfifo "$DIR/qmp.in" "$DIR/qmp.out"
-"$QEMU" -nodefaults -display none -accel tcg -m 16,slots=1,maxmem=1G -qmp "pipe:$DIR/qmp" \
+"$QEMU" -nodefaults -display none -accel "${ACCEL:-tcg}" -m 16,slots=1,maxmem=1G -qmp "pipe:$DIR/qmp" \
     < /dev/null > "$DIR/out" 2>&1 &
 PID=$!
 exec 3<> "$DIR/qmp.in"

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # F18: a background snapshot to a file stops the guest at its end, for as long as the disk takes.
-# Usage: f18-closing-file-stops-guest.py QEMU [FOLDER]
+# Usage: [ACCEL=kvm] f18-closing-file-stops-guest.py QEMU [FOLDER]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Needs 1.5 GB in FOLDER (/var/tmp), on a disk with ext4 or XFS, and 2 GB of memory. Takes up to 20 s.
 
@@ -33,7 +33,7 @@ class Qemu:
         self.process = subprocess.Popen(
             [
                 executable,
-                *("-nodefaults", "-display", "none", "-accel", "tcg", "-m", "1G"),
+                *("-nodefaults", "-display", "none", "-accel", os.environ.get("ACCEL", "tcg"), "-m", "1G"),
                 *("-device", f"loader,file={ram},addr=0x4000000,force-raw=on"),
                 *("-chardev", f"socket,fd={number},id=monitor", "-mon", "chardev=monitor,mode=control"),
             ],

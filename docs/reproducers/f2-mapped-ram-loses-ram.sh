@@ -1,6 +1,6 @@
 #!/bin/sh
 # F2: background-snapshot with mapped-ram completes and loses all of RAM.
-# Usage: f2-mapped-ram-loses-ram.sh QEMU
+# Usage: [ACCEL=kvm] f2-mapped-ram-loses-ram.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 set -eu
 QEMU=$1
@@ -10,7 +10,7 @@ DIR=$(mktemp -d) || exit 3
 trap 'rm -rf "$DIR"; exit $VERDICT' EXIT
 # Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
-MACHINE="-nodefaults -display none -accel tcg -m 64 -qmp stdio -S"
+MACHINE="-nodefaults -display none -accel ${ACCEL:-tcg} -m 64 -qmp stdio -S"
 {
     echo '{"execute": "qmp_capabilities"}'
     echo '{"execute": "cont"}'

@@ -1,6 +1,6 @@
 #!/bin/sh
 # F3: a `migrate` right after a completed background snapshot is refused or aborts QEMU.
-# Usage: f3-migrate-after-completed.sh QEMU
+# Usage: [ACCEL=kvm] f3-migrate-after-completed.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # This depends on timing: one of 1000 commands, a few milliseconds apart, has to arrive between the status
 # "completed" and the end of QEMU's clean-up. Takes at most 10 s.
@@ -26,7 +26,7 @@ trap exit HUP INT PIPE TERM
     echo '{"execute": "query-migrate"}'
     sleep 1
     echo '{"execute": "quit"}'
-} 2> /dev/null | "$QEMU" -nodefaults -display none -accel tcg -m 16 -qmp stdio > "$OUT" 2>&1 || echo "QEMU ended by itself."
+} 2> /dev/null | "$QEMU" -nodefaults -display none -accel "${ACCEL:-tcg}" -m 16 -qmp stdio > "$OUT" 2>&1 || echo "QEMU ended by itself."
 if grep 'Invalid parameter' "$OUT"; then
     VERDICT=2
     exit

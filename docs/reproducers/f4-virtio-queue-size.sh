@@ -1,6 +1,6 @@
 #!/bin/sh
 # F4: QEMU 10.0.13 saves virtio queues with a size of 1024, which QEMU 11.1 refuses to load.
-# Usage: f4-virtio-queue-size.sh OLD-QEMU NEW-QEMU
+# Usage: [ACCEL=kvm] f4-virtio-queue-size.sh OLD-QEMU NEW-QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # It needs no guest and no background snapshot: an idle machine with one virtio device is enough.
 set -eu
@@ -12,7 +12,7 @@ DIR=$(mktemp -d) || exit 3
 trap 'rm -rf "$DIR"; exit $VERDICT' EXIT
 # Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
-MACHINE="-nodefaults -display none -accel tcg -m 32 -machine pc-i440fx-7.2 -device virtio-rng-pci -qmp stdio"
+MACHINE="-nodefaults -display none -accel ${ACCEL:-tcg} -m 32 -machine pc-i440fx-7.2 -device virtio-rng-pci -qmp stdio"
 {
     echo '{"execute": "qmp_capabilities"}'
     sleep 1

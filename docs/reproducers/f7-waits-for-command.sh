@@ -1,6 +1,6 @@
 #!/bin/sh
 # F7: QEMU does nothing else while it waits for the command of an exec: URI to end.
-# Usage: f7-waits-for-command.sh QEMU
+# Usage: [ACCEL=kvm] f7-waits-for-command.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # The command closes its input, so that the save fails, and runs for 8 s more. Takes about 12 s.
 set -eu
@@ -9,7 +9,7 @@ VERDICT=3
 "$QEMU" --version > /dev/null || exit 3
 DIR=$(mktemp -d) || exit 3
 mkfifo "$DIR/in"
-"$QEMU" -nodefaults -display none -accel tcg -S -m 16 -qmp stdio < "$DIR/in" > "$DIR/out" 2>&1 &
+"$QEMU" -nodefaults -display none -accel "${ACCEL:-tcg}" -S -m 16 -qmp stdio < "$DIR/in" > "$DIR/out" 2>&1 &
 PID=$!
 exec 3> "$DIR/in"
 trap 'kill -9 $PID 2> /dev/null || true; rm -r "$DIR"; exit $VERDICT' EXIT

@@ -1,6 +1,6 @@
 #!/bin/sh
 # F9: after a background snapshot whose sink broke, guest RAM stays protected and QEMU hangs for good.
-# Usage: f9-failed-save-hangs-guest.sh QEMU
+# Usage: [ACCEL=kvm] f9-failed-save-hangs-guest.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # A write by qtest takes the place of a write by the guest or a device. Takes about 8 s.
 set -eu
@@ -9,7 +9,7 @@ VERDICT=3
 "$QEMU" --version > /dev/null || exit 3
 DIR=$(mktemp -d) || exit 3
 mkfifo "$DIR/in" "$DIR/test.in" "$DIR/test.out"
-"$QEMU" -nodefaults -display none -accel tcg -m 64 -qmp stdio -qtest "pipe:$DIR/test" -qtest-log none \
+"$QEMU" -nodefaults -display none -accel "${ACCEL:-tcg}" -m 64 -qmp stdio -qtest "pipe:$DIR/test" -qtest-log none \
     < "$DIR/in" > "$DIR/out" 2>&1 &
 PID=$!
 exec 3> "$DIR/in"

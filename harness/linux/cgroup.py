@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,13 +70,12 @@ def _groups(proc: Path) -> Iterator[tuple[Path, _Files]]:
     for mount, root, files, own in _hierarchies(proc):
         # In a container the mount may show only a part of the hierarchy, which begins at `root`.
         inside = own[len(root) :] if root != "/" and own.startswith(root) else own
-        folder = mount / inside.strip("/")
-        while True:
+        group = mount / inside.strip("/")
+        for folder in (group, *group.parents):
             if (folder / files.usage).exists():
                 yield folder, files
-            if folder == mount or mount not in folder.parents:
+            if folder == mount:
                 break
-            folder = folder.parent
 
 
 def _hierarchies(proc: Path) -> Iterator[tuple[Path, str, _Files, str]]:
@@ -112,6 +112,7 @@ def _number(path: Path) -> int | None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+        # The name of a group is any bytes.
+        return os.fsdecode(path.read_bytes()).splitlines()
     except OSError:
         return []

@@ -1,10 +1,12 @@
-"""Find threads of a process that wait in a page fault, e.g. for a page that userfaultfd write-protects."""
+"""Find what in a process waits in a page fault, e.g. for a page that userfaultfd write-protects."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.codes import Fields
@@ -13,55 +15,96 @@ from harness.codes import Fields
 _APART_SECONDS = 0.05
 # Linux fs/proc/base.c proc_pid_syscall(): a thread that sleeps outside of a system call is in a page fault.
 _IN_A_FAULT = "-1 "
+# Linux fs/userfaultfd.c: the function in which a thread waits, as /proc/PID/task/TID/wchan names it. A vCPU
+# of KVM waits there inside the system call KVM_RUN, where `syscall` says nothing about a fault.
+_WAITS_IN = "handle_userfault"
+_SWITCHES = re.compile(r"^(?:non)?voluntary_ctxt_switches:\s*(\d+)$", re.MULTILINE)
+# Linux fs/userfaultfd.c userfaultfd_show_fdinfo(): faults that are not resolved, read by somebody or not.
+_TOTAL = re.compile(r"^total:\s*(\d+)$", re.MULTILINE)
+_USERFAULTFD = "anon_inode:[userfaultfd]"
 
 
-def waiting_threads(pid: int | None) -> list[str]:
-    """Return the names of the threads of a process that wait in a page fault and stay there.
+@dataclass(frozen=True)
+class Waiters:
+    """What waits in page faults of a process.
 
-    Such a fault is one that userfaultfd has reported and that is not resolved. Faults in kernel mode, inside
-    a system call, cannot be seen this way. The result is also empty if /proc/PID may not be read.
+    Attributes:
+        threads: names of its threads that wait in a page fault.
+        faults: page faults that its userfaultfds have reported and that are not resolved. Where the kernel
+            itself waits for a vCPU of KVM (asynchronous page faults), only they show it.
+    """
+
+    threads: tuple[str, ...] = ()
+    faults: int = 0
+
+    @property
+    def fields(self) -> Fields:
+        """The fields `waiting_threads` and `waiting_faults` of an error, each if there are any."""
+        named: dict[str, int | str] = {"waiting_threads": ", ".join(self.threads)} if self.threads else {}
+        return {**named, "waiting_faults": self.faults} if self.faults else named
+
+    @property
+    def clause(self) -> str:
+        """A clause that says what waits, to append to a sentence; empty if nothing does."""
+        quoted = ", ".join(f"'{name}'" for name in self.threads)
+        if quoted:
+            one = len(self.threads) == 1
+            return f"; {quoted} wait{'s' if one else ''} in a page fault, as for a write-protected page"
+        if self.faults:
+            return f"; userfaultfd has {self.faults} page fault{'s' if self.faults > 1 else ''} unresolved"
+        return ""
+
+
+def find_waiters(pid: int | None) -> Waiters:
+    """Return what in a process waits in a page fault and goes on waiting.
+
+    Without root this works for processes of the same user. A thread in user mode is found by its system call,
+    a vCPU of KVM by the function that it waits in; kernels that do not name that function (0 in `wchan`) and
+    asynchronous page faults of KVM leave the number of faults alone. The result is empty where /proc/PID may
+    not be read.
 
     Args:
-        pid: the process; None, for one that is not known, gives no names.
+        pid: the process; None, for one that is not known, finds nothing.
     """
     if pid is None:
-        return []
-    before = _faults(pid)
-    if before:
+        return Waiters()
+    before, faults = _in_faults(pid), _unresolved(pid)
+    if before or faults:
         time.sleep(_APART_SECONDS)
-    after = _faults(pid)
+    after, faults = _in_faults(pid), min(faults, _unresolved(pid))
     names = []
     for task in sorted(before):
         with contextlib.suppress(OSError):
             if after.get(task) == before[task]:
                 names.append(Path(f"/proc/{pid}/task/{task}/comm").read_text(errors="replace").strip())
-    return names
+    return Waiters(tuple(names), faults)
 
 
-def _faults(pid: int) -> dict[int, str]:
-    """Return the content of /proc/PID/task/TID/syscall by thread id, for the threads in a page fault."""
+def _in_faults(pid: int) -> Mapping[int, tuple[str, ...]]:
+    """Return by thread id which wait each thread in a page fault is in.
+
+    That is its system call and how often it has been switched: a vCPU that gets one page after the other has
+    always the same system call.
+    """
     found = {}
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             # The thread may have ended.
             with contextlib.suppress(OSError):
-                if (where := (task / "syscall").read_text()).startswith(_IN_A_FAULT):
-                    found[int(task.name)] = where
+                where = (task / "syscall").read_text()
+                if where.startswith(_IN_A_FAULT) or (task / "wchan").read_text() == _WAITS_IN:
+                    found[int(task.name)] = (where, *_SWITCHES.findall((task / "status").read_text()))
     return found
 
 
-def waiting_fields(names: Sequence[str]) -> Fields:
-    """Return the field `waiting_threads` with the names of threads, or no field if there are none."""
-    return {"waiting_threads": ", ".join(names)} if names else {}
-
-
-def describe_waiting(names: Sequence[str]) -> str:
-    """Return a clause that says which threads wait in a page fault, to append to a sentence.
-
-    Args:
-        names: names of the threads; if there are none the result is "".
-    """
-    if not names:
-        return ""
-    quoted = ", ".join(f"'{name}'" for name in names)
-    return f"; {quoted} wait{'s' if len(names) == 1 else ''} in a page fault, as for a write-protected page"
+def _unresolved(pid: int) -> int:
+    """Return the number of page faults that the userfaultfds of a process have not resolved."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            # The descriptor may have been closed.
+            with contextlib.suppress(OSError):
+                if str(entry.readlink()) == _USERFAULTFD:
+                    told = Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text()
+                    total += sum(map(int, _TOTAL.findall(told)))
+    return total

@@ -15,6 +15,8 @@ MESSAGES = {
     "duplicate-yank": ("duplicate yank instance",),
     # migration/vmstate.c vmstate_load_state(), hw/virtio/virtio.c virtio_load()
     "virtio-queue-size": ("Failed to load element of type virtio for virtio", "exceeds allocated max"),
+    # migration/ram.c ram_save_setup(), since 9.1
+    "setup-write-failed": ("ram_save_setup failed: Input/output error",),
     # util/userfaultfd.c
     "uffd-close-assertion": ("uffd_close_fd: Assertion",),
     "incompatible-memory": ("not compatible with guest memory configuration",),

@@ -16,7 +16,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, Evidence, SetupBroken, SubjectFailed
 from harness.limits import ended_by_limit, limit_behind, limit_in
 from harness.linux.listeners import Endpoint, free_loopback_address, listeners_at
-from harness.linux.uffd_waiters import describe_waiting, waiting_fields, waiting_threads
+from harness.linux.uffd_waiters import Waiters, find_waiters
 from harness.process import ChildProcess
 from harness.qemu.configuration import OVERLAY_FILE, QEMU_LOG, MachineConfig, qemu_argv
 from harness.qemu.disk import KeptDisk, make_overlay
@@ -104,9 +104,8 @@ class SpawnedMachine:
         Args:
             sentence: what QEMU did wrong, without the full stop.
             code: what happened.
-            fields: values that tell cases with the same code apart. Two are added: a known message in the
-                last
-                line of QEMU's log, and threads that wait in a page fault.
+            fields: values that tell cases with the same code apart. Added are a known message in the
+                last line of QEMU's log, and what waits in a page fault.
         """
         exit_code = self._child.exit_code()
         ended = "" if exit_code is None else f" (exit code {exit_code})"
@@ -116,11 +115,9 @@ class SpawnedMachine:
             return ended_by_limit(f"{sentence}{ended}", limit, evidence)
         last = evidence.log_tail.strip().splitlines()[-1:]
         words = f"; its last words: {last[0]}" if last else ""
-        held = waiting_threads(self._child.pid) if exit_code is None else []
-        found = {**said("".join(last)), **waiting_fields(held), **(fields or {})}
-        return SubjectFailed(
-            f"{sentence}{ended}{describe_waiting(held)}{words}.", evidence, code=code, fields=found
-        )
+        held = find_waiters(self._child.pid) if exit_code is None else Waiters()
+        found = {**said("".join(last)), **held.fields, **(fields or {})}
+        return SubjectFailed(f"{sentence}{ended}{held.clause}{words}.", evidence, code=code, fields=found)
 
     def wait_status(self, wanted: Callable[[str], bool], deadline: Deadline, what: str) -> str:
         """Poll `query-status` until `wanted` accepts its status, and return the status.

@@ -63,7 +63,7 @@ def _content(index: SnapshotIndex) -> dict[str, Any]:
         "commands": [command.name for command in index.commands],
         "RAM sections": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
         "section footers": index.footers,
-        "blocks": [_block(block) for block in index.blocks],
+        "blocks": [_block(index, block) for block in index.blocks],
         "devices": [
             {
                 "name": section.idstr,
@@ -106,7 +106,7 @@ def _damage(index: SnapshotIndex) -> dict[str, Any] | None:
     return {"offset": damage.offset, "sentence": damage.sentence} if damage else None
 
 
-def _block(block: Block) -> dict[str, Any]:
+def _block(index: SnapshotIndex, block: Block) -> dict[str, Any]:
     data = zero = 0
     # In pieces, so that a block of terabytes needs no second array of its size.
     for first in range(0, block.pages, _PIECE):
@@ -120,7 +120,7 @@ def _block(block: Block) -> dict[str, Any]:
         "data pages": data,
         "zero pages": zero,
         "missing pages": block.pages - data - zero,
-        "left out as shared": block.shared,
+        "left out as shared": index.left_out(block),
     }
 
 

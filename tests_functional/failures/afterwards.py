@@ -8,13 +8,13 @@ from pathlib import Path
 from guest_images.agent.client import AgentStatus
 from harness.codes import Code
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, NotApplicable
+from harness.errors import DeadlineExpired, NotApplicable, SubjectFailed
 from harness.process import session_members
 from harness.qemu import migration
 from harness.qemu.machine import known_pid
 from tests_functional.failures.cases import Case
 from tests_functional.failures.ending import LIMIT_SECONDS
-from tests_functional.failures.sinks import SinkPlace
+from tests_functional.failures.sinks import SinkPlace, open_numbers
 from tests_functional.lib.cycle import Source
 from tests_functional.lib.guest import Guest, logged_in
 from tests_functional.lib.offline_checks import judge_oracles
@@ -61,11 +61,18 @@ def _next_snapshot(group: Group, guest: Guest, source: Source, case: Case, place
     """Take the snapshot after a failure and judge its file; a good one is kept as the group's last."""
     run, folder = group.run, place.folder / "next"
     folder.mkdir()
+    gone = lost_descriptors(source)
     try:
         snapshot = take(Flow.LIVE, guest, source.counters, folder, run.deadline.at_most(SMALL_SAVE_SECONDS))
     except NotApplicable as error:
         # A snapshot was possible before the failure, so the failure is to blame.
         problem = Problem.of_error(error, f"No snapshot is possible after the failure: {error.sentence}")
+        return judged(f"failures/{case.name}/next", _NEXT, [problem])
+    except SubjectFailed as error:
+        if error.code is not Code.SAVE_FAILED:
+            raise
+        fields = {**error.fields, "lost_descriptors": ", ".join(map(str, gone))} if gone else error.fields
+        problem = Problem(error.code, f"The next snapshot failed: {error.sentence}", fields)
         return judged(f"failures/{case.name}/next", _NEXT, [problem])
     offline = check_file(snapshot.path)
     problems = problems_of(offline.violations)
@@ -73,6 +80,12 @@ def _next_snapshot(group: Group, guest: Guest, source: Source, case: Case, place
     if not problems:
         group.last = (_kept(snapshot, run.folder), offline.t0, source.status)
     return judged(f"failures/{case.name}/next", _NEXT, problems)
+
+
+def lost_descriptors(source: Source) -> list[int]:
+    """Return the numbers of the files that QEMU had open before its first failure and has no longer."""
+    open_now = open_numbers(known_pid(source.guest.machine))
+    return [number for number, _ in source.before.host.descriptors if number not in open_now]
 
 
 def _kept(snapshot: Snapshot, folder: Path) -> Snapshot:

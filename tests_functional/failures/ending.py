@@ -11,7 +11,7 @@ from guest_images.agent.counters import AgentCounters
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
-from harness.linux.uffd_waiters import describe_waiting, waiting_fields, waiting_threads
+from harness.linux.uffd_waiters import Waiters, find_waiters
 from harness.qemu.guest_memory import QemuMemoryGone
 from harness.qemu.machine import Machine
 from tests_functional.failures.cases import Case
@@ -26,6 +26,7 @@ _RESUMES = f"The guest runs, and its writers write, within {LIMIT_SECONDS:.0f} s
 _ENDED = ("completed", "failed", "cancelled")
 _ANSWER_SECONDS = 5.0
 _MORE_STEPS = 50
+_NONE = Waiters()
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def judge_resumed(case: Case, machine: Machine, counters: AgentCounters) -> Chec
             if (status == "running" and written_least(before, after) >= _MORE_STEPS) or limit.expired:
                 break
             machine.pause(limit)
-        waiting = waiting_threads(machine.pid) if limit.expired else ()
+        waiting = find_waiters(machine.pid) if limit.expired else Waiters()
         problems = resumed_problems(status, written_least(before, after), waiting)
     except SnapproofError as error:
         if isinstance(error, QemuMemoryGone) or not machine.alive():
@@ -136,19 +137,19 @@ def written_least(before: Sequence[int], after: Sequence[int]) -> int:
     return min(now - then for then, now in zip(before, after, strict=True))
 
 
-def resumed_problems(status: str, written: int, held: Sequence[str] = ()) -> list[Problem]:
+def resumed_problems(status: str, written: int, held: Waiters = _NONE) -> list[Problem]:
     """Return what is wrong with a guest that should run.
 
     Args:
         status: as `query-status` names it.
         written: pages that its slowest writer has written.
-        held: names of its QEMU's threads that wait in a page fault.
+        held: what of its QEMU waits in a page fault.
     """
     if status != "running":
         sentence = f"The guest is '{status}' {LIMIT_SECONDS:.0f} s after the save had to be over."
         return [Problem(Code.GUEST_NOT_RESUMED, sentence, {"state": status})]
     if written < _MORE_STEPS:
         wrote = f"a writer wrote {written} pages in {LIMIT_SECONDS:.0f} s"
-        sentence = f"QEMU calls the guest running, but {wrote}{describe_waiting(held)}."
-        return [Problem(Code.GUEST_WRITERS_STALLED, sentence, waiting_fields(held))]
+        sentence = f"QEMU calls the guest running, but {wrote}{held.clause}."
+        return [Problem(Code.GUEST_WRITERS_STALLED, sentence, held.fields)]
     return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, SMALL, ProfileRow
 
 _FAILURES = "failures/test_failures.py:Failures"
 
@@ -23,6 +23,7 @@ ROWS = tuple(
         SMALL,
         seconds=1800,
         profiles=PREMERGE if kind == "cancel" else (),
+        kinds=ANY_GUEST,
     )
     for kind, reason in _REASONS.items()
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from guest_images.agent.counters import AgentCounters
@@ -82,11 +82,18 @@ def end(counters: AgentCounters, resumed: float) -> Stalls:
         resumed: time of RESUME, in seconds since the epoch.
     """
     then, limit = counters.steps(), Deadline(_GO_ON_SECONDS)
-    # Two steps: a step is counted before the gap that it ends.
-    while not limit.expired and any(now < one + 2 for now, one in zip(counters.steps(), then, strict=True)):
+    while not (limit.expired or gone_on(counters, then)):
         limit.nap(0.001)
     stall, gap = counters.longest_write(), counters.longest_gap()
     return Stalls(int(stall * 1e6), int(_after(counters, resumed, gap) * 1e6))
+
+
+def gone_on(counters: AgentCounters, then: Sequence[int]) -> bool:
+    """Return whether each writer has counted the stall that it was in when it had made these steps.
+
+    That takes two more steps: a step is counted before the gap that it ends.
+    """
+    return all(now >= one + 2 for now, one in zip(counters.steps(), then, strict=True))
 
 
 def _after(counters: AgentCounters, resumed: float, longest: float) -> float:

@@ -49,6 +49,7 @@ _HANGS = (
     Symptom(Code.SOURCE_WRITE_PROTECTED),
     # Any wait that times out because threads of QEMU wait for pages.
     Symptom(fields={"waiting_threads": ()}),
+    Symptom(fields={"waiting_faults": ()}),
 )
 
 LIVE_FAULTS: Mapping[str, LiveFault] = {

@@ -52,6 +52,18 @@ def _tried(tree: Path, requests: list[dict[str, object]]) -> list[dict[str, obje
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def test_tests_may_give_their_process_any_name(tmp_path: Path) -> None:
+    """The process that watches them reads /proc/PID/stat, where the name is."""
+    (tmp_path / "planted.py").write_text(_MODULE)
+    (tmp_path / "test_odd.py").write_text(
+        "from pathlib import Path\nimport planted\n\n\ndef test_it() -> None:\n"
+        '    Path("/proc/self/comm").write_bytes(b"odd) \\xff")\n'
+    )
+    tests = {"test_odd.py": {"test_odd.py::test_it": 0.01}}
+    (answer,) = _tried(tmp_path, [{"path": "planted.py", "source": _MODULE, "tests": tests}])
+    assert answer["outcome"] == "survived"
+
+
 def test_weak_test_lets_a_mutant_survive_and_a_good_one_kills_it(tmp_path: Path) -> None:
     """The boundary is mutated: 1000 and 1 tell nothing about it, 11 and 10 do. The tree is left as it was."""
     (tmp_path / "planted.py").write_text(_MODULE)

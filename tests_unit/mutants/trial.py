@@ -142,6 +142,8 @@ def _in_child(request: Request, pipe: int, scratch: Path) -> int:
             "-p",
             "no:cacheprovider",
             f"--basetemp={scratch / 'temporary'}",
+            # Names of tests are from here on, also below a folder with a configuration of pytest.
+            f"--rootdir={Path.cwd()}",
         ]
         if request.stop:
             arguments.append("-x")
@@ -232,7 +234,8 @@ def _overdue(usual: float, wall: float, cpu: float) -> bool:
 
 def _cpu_seconds(pid: int) -> float:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        # The name of a process is any bytes.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return 0.0
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")

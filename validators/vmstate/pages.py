@@ -59,8 +59,6 @@ class Batch:
     def rows(self) -> Rows:
         """Return the pages as uint8[k, page size], valid until the next batch."""
         space = np.frombuffer(self.space, np.uint8)
-        if len(self.pages) == 1:
-            return space[: self.size].reshape(1, self.size)
         if self.stride:
             return np.ndarray((len(self.pages), self.size), np.uint8, space, 0, (self.stride, 1))
         # A view with one overlapping row per byte offset; indexing it copies the rows that are wanted.
@@ -144,7 +142,7 @@ class PageReader:
         region = max(_REGION_BYTES, self.source.size // _MAX_REGIONS + 1)
         for start in range(0, self.source.size, region):
             pages, places = _pages_in(block, max(1, start), start + region)
-            if len(places) > 1 and not (places[1:] > places[:-1]).all():
+            if not (places[1:] > places[:-1]).all():
                 order = np.argsort(places, kind="stable")
                 pages, places = pages[order], places[order]
             # The least spacing of pages: k pages that span k - 1 times this are evenly spaced.

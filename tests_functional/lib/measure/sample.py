@@ -24,6 +24,7 @@ from tests_functional.lib.measure.saves import Saved, prepare, save, snapshot_by
 from tests_functional.lib.measure.warm_guest import Running, WarmGuest, remove, started
 from tests_functional.lib.measure.write_rate import WriteRate, WriteRecorder, write_rate
 from tests_functional.lib.save import sample_stun
+from tests_functional.lib.stalls import gone_on
 from validators.judge import check_file
 
 _START_SECONDS = 120.0
@@ -292,10 +293,9 @@ def _times(
 
 
 def _goes_on(machine: Machine, counters: AgentCounters) -> None:
-    """Wait until each writer has made two more steps: a stall is counted when the write that ends it is."""
+    """Wait until each writer has counted the stall that it was in, if any."""
     then, limit = counters.steps(), Deadline(_GO_ON_SECONDS)
-    while any(now < one + 2 for now, one in zip(counters.steps(), then, strict=True)):
+    while not gone_on(counters, then):
         if limit.expired:
             raise machine.failure("The save has completed, but a writer of the guest does not go on")
-
         machine.pause(limit, 0.001)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,15 @@ def version_2(tmp_path: Path) -> Path:
     """A group below a limited parent; returns its /proc/self."""
     root = tmp_path / "cg"
     _files(root)
-    _files(root / "job", memory__max=str(900 * MIB), memory__high="max", memory__current=str(500 * MIB))
+    # Above the mount is another file system.
+    _files(tmp_path, memory__max=str(MIB), memory__current="0")
+    _files(
+        root / "job",
+        memory__max=str(900 * MIB),
+        memory__high="max",
+        memory__current=str(500 * MIB),
+        memory__events="oom_kill 5",
+    )
     _files(
         root / "job" / "us",
         memory__max="max",
@@ -40,13 +49,13 @@ def version_2(tmp_path: Path) -> Path:
     return _proc(
         tmp_path,
         "0::/job/us",
-        f"30 1 0:2 / {root} rw,relatime - cgroup2 cgroup2 rw",
+        f"30 1 0:2 / {root} rw,relatime - cgroup2 none rw",
         "31 1 0:3 / /proc rw - proc proc rw",
     )
 
 
 def test_version_2(version_2: Path) -> None:
-    """Both limits of the group and those of its parents count; the page cache does not."""
+    """Both limits of the group and those of its parents count, and no page cache; kills are our group's."""
     found = [
         (limit.path.name, limit.limit_bytes // MIB, limit.free_bytes // MIB)
         for limit in memory_limits(version_2)
@@ -71,6 +80,7 @@ def test_version_1(tmp_path: Path) -> None:
         "4:memory:/job\n1:name=systemd:/x\n0::/",
         f"30 1 0:2 / {root} rw - cgroup cgroup rw,memory",
         f"31 1 0:3 / {tmp_path / 'empty'} rw - cgroup2 cgroup2 rw",
+        f"32 1 0:4 / {root} rw - cgroup cgroup rw,cpu",
     )
     assert [(limit.limit_bytes // MIB, limit.free_bytes // MIB) for limit in memory_limits(proc)] == [
         (900, 500)
@@ -81,8 +91,8 @@ def test_version_1(tmp_path: Path) -> None:
 def test_a_container_sees_a_part_of_the_hierarchy(tmp_path: Path) -> None:
     """The mount begins at the container's group, which the path in /proc still names."""
     root = tmp_path / "cg"
-    _files(root, memory__max=str(700 * MIB), memory__current="0")
-    proc = _proc(tmp_path, "0::/docker/abc", f"30 1 0:2 /docker/abc {root} ro - cgroup2 cgroup2 rw")
+    _files(root / "us", memory__max=str(700 * MIB), memory__current="0")
+    proc = _proc(tmp_path, "0::/docker/abc/us", f"30 1 0:2 /docker/abc {root} ro - cgroup2 cgroup2 rw")
     assert [limit.limit_bytes // MIB for limit in memory_limits(proc)] == [700]
 
 
@@ -115,4 +125,32 @@ def test_a_path_that_is_not_below_the_mounts_root_is_taken_as_it_is(tmp_path: Pa
     root = tmp_path / "cg"
     _files(root / "job", memory__max=str(700 * MIB), memory__current="0")
     proc = _proc(tmp_path, "0::/job", f"30 1 0:2 /docker/abc {root} ro - cgroup2 cgroup2 rw")
+    assert [limit.limit_bytes // MIB for limit in memory_limits(proc)] == [700]
+
+
+@pytest.mark.parametrize(
+    ("current", "stat", "free"),
+    [
+        (700 * MIB + 1, "", 0),
+        (500, f"inactive_file {MIB}", 700 * MIB),
+        ("", "", 700 * MIB),
+        (500, "anon 7", 700 * MIB - 500),
+        (500, "active_file 200", 700 * MIB - 300),
+    ],
+)
+def test_what_is_left_of_a_limit(tmp_path: Path, current: int | str, stat: str, free: int) -> None:
+    """Never below nothing nor above the limit: use and cache are counted one after the other."""
+    root = tmp_path / "cg"
+    _files(root, memory__max=str(700 * MIB), memory__current=str(current), memory__stat=stat)
+    proc = _proc(tmp_path, "0::/", f"30 1 0:2 / {root} rw - cgroup2 cgroup2 rw")
+    assert [limit.free_bytes for limit in memory_limits(proc)] == [free]
+    assert oom_kills(proc) == 0
+
+
+def test_a_group_may_have_any_name(tmp_path: Path) -> None:
+    """A name is bytes, of whatever encoding."""
+    root, name = tmp_path / "cg", os.fsdecode(b"j\xf6b")
+    _files(root / name, memory__max=str(700 * MIB), memory__current="0")
+    proc = _proc(tmp_path, "", f"30 1 0:2 / {root} rw - cgroup2 cgroup2 rw")
+    (proc / "cgroup").write_bytes(b"0::/j\xf6b\n")
     assert [limit.limit_bytes // MIB for limit in memory_limits(proc)] == [700]

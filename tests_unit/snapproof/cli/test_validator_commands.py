@@ -19,6 +19,7 @@ from harness.codes import Code
 from snapproof.cli.command import main
 from snapproof.cli.diff import change_text
 from snapproof.cli.progress_bar import ProgressBar, bar_text
+from tests_unit.support import tiny_stream as tiny
 from tests_unit.support.command_values import command_outcome, right_vmstate
 from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, write_golden
 from validators import judge
@@ -264,6 +265,27 @@ def test_info_names_iterable_state(good: Path, tmp_path: Path, capsys: Capture) 
     code, out, _ = command_outcome(capsys, "info", saved)
     assert code == 0
     assert "iterable spapr/htab (0): version 1, 1 START, 1 PART, 80 bytes" in out
+
+
+@pytest.mark.parametrize(("capabilities", "left_out"), [(("x-ignore-shared",), True), ((), False)])
+def test_info_says_which_memory_was_left_out(
+    tmp_path: Path, capsys: Capture, capabilities: tuple[str, ...], left_out: bool
+) -> None:
+    """Memory without a page was left out as shared only where the stream has that capability."""
+    gpa = bytes(8) if left_out else b""
+    file = tmp_path / "file"
+    file.write_bytes(
+        tiny.HEADER
+        + tiny.configuration(tiny.capabilities(*capabilities))
+        + tiny.ram_start(("shared", 4 * PAGE, gpa), ("rom", PAGE, gpa))
+        + tiny.ram_part(tiny.zero(0, "rom"))
+        + tiny.end()
+    )
+    code, out, _ = command_outcome(capsys, "info", file)
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    assert lines["shared"].endswith("left out as shared") is left_out
+    assert "left out" not in lines["rom"]
 
 
 def test_info_of_a_damaged_file(good: Path, capsys: Capture) -> None:

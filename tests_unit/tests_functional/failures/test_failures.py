@@ -16,6 +16,7 @@ import pytest
 from guest_images.agent.counters import AgentCounters
 from harness.codes import Code
 from harness.errors import NotApplicable, SubjectFailed
+from harness.linux.uffd_waiters import Waiters
 from harness.qemu.guest_memory import QemuMemoryGone
 from harness.qemu.machine import Machine
 from harness.status import Status
@@ -112,14 +113,16 @@ def test_guest_that_does_not_go_on_is_named() -> None:
     (slow,) = resumed_problems("running", 3)
     assert (slow.code, slow.fields) == (Code.GUEST_WRITERS_STALLED, {})
     assert "a writer wrote 3 pages" in slow.sentence
-    (held,) = resumed_problems("running", 0, ["CPU 0"])
+    (held,) = resumed_problems("running", 0, Waiters(("CPU 0",)))
     assert (held.code, held.fields) == (Code.GUEST_WRITERS_STALLED, {"waiting_threads": "CPU 0"})
     assert "wrote 0 pages in 10 s; 'CPU 0' waits in a page fault" in held.sentence
     assert written_least((5, 5), (500, 8)) == 3
 
 
-@pytest.mark.parametrize(("held", "known"), [([], False), (["CPU 0/TCG"], True)])
-def test_guest_that_does_nothing_is_f6_only_where_a_thread_waits(held: list[str], known: bool) -> None:
+@pytest.mark.parametrize(
+    ("held", "known"), [(Waiters(), False), (Waiters(("CPU 0/TCG",)), True), (Waiters((), 1), True)]
+)
+def test_guest_that_does_nothing_is_f6_only_where_a_thread_waits(held: Waiters, known: bool) -> None:
     """Writers that stall for another reason than a page that is not released are a new defect."""
     (issue,) = (issue for issue in load_known_issues() if issue.id == "F6")
     check = judged("failures/cancel-stalled/resumes", "It goes on.", resumed_problems("running", 0, held))
@@ -180,6 +183,7 @@ def test_snapshot_that_a_failure_made_impossible(tmp_path: Path, monkeypatch: py
         raise NotApplicable("QEMU refuses background-snapshot on this host.")
 
     monkeypatch.setattr(afterwards, "take", refused)
+    monkeypatch.setattr(afterwards, "lost_descriptors", lambda _source: [])
     group, place = Group(make_run(tmp_path), []), SinkPlace(tmp_path, 1 << 20)
     found = afterwards._next_snapshot(
         group, stand_in_guest(SOURCE), cast(Any, SimpleNamespace(counters=None)), SINKS[0], place
@@ -189,6 +193,38 @@ def test_snapshot_that_a_failure_made_impossible(tmp_path: Path, monkeypatch: py
         "No snapshot is possible after the failure: QEMU refuses background-snapshot on this host."
     ]
     assert group.last is None
+
+
+def test_next_snapshot_that_fails_says_what_qemu_had_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that QEMU closed in the failure may be why (finding F5); any other error is no failed save."""
+    fields = {"status": "failed"}
+    errors = [
+        SubjectFailed("The save ended as 'failed'.", code=Code.SAVE_FAILED, fields=fields),
+        SubjectFailed("QEMU ended.", code=Code.QEMU_ENDED),
+    ]
+
+    def failed(*_rest: object) -> None:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(afterwards, "take", failed)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as qemu:
+        host = SimpleNamespace(descriptors=((0, "/dev/null"), (1, "x"), (500, "gone")))
+        source = SimpleNamespace(
+            counters=None,
+            guest=SimpleNamespace(machine=SimpleNamespace(pid=qemu.pid)),
+            before=SimpleNamespace(host=host),
+        )
+        group, place = Group(make_run(tmp_path), []), SinkPlace(tmp_path, 1 << 20)
+        arguments = (group, stand_in_guest(SOURCE), cast(Any, source), SINKS[0])
+        (violation,) = afterwards._next_snapshot(*arguments, place).violations
+        assert violation.code is Code.SAVE_FAILED
+        assert violation.fields == {**fields, "lost_descriptors": "500"}
+        other = tmp_path / "other"
+        other.mkdir()
+        with pytest.raises(SubjectFailed, match="QEMU ended"):
+            afterwards._next_snapshot(*arguments, SinkPlace(other, 1 << 20))
 
 
 def test_qemu_whose_memory_is_gone_has_ended() -> None:

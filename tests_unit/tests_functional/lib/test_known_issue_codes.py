@@ -14,12 +14,12 @@ from guest_images.catalogue import HOSTS
 from harness.codes import Code, Fields
 from harness.errors import Evidence, NotApplicable, SnapproofError
 from harness.guest.shell import GuestUnreachable
-from harness.linux import uffd_waiters as held_up
 from harness.linux.kernel_log import Ours
+from harness.linux.uffd_waiters import Waiters
 from harness.qemu import migration, spawned_machine
 from harness.qemu.configuration import MachineConfig
 from harness.qemu.machine import Machine
-from harness.qemu.messages import MESSAGES
+from harness.qemu.messages import MESSAGES, said
 from harness.qemu.qmp import CommandRefused
 from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.failures.cases import Case
@@ -45,6 +45,7 @@ _NO_ANSWER = GuestUnreachable("The guest did not answer over SSH within 10 s (la
 _UNFINISHED = GuestUnreachable("The guest did not finish 'x': timed out.", code=Code.GUEST_COMMAND_UNFINISHED)
 _YANK = "duplicate yank instance: migration"
 _VIRTIO = "error while loading state: Failed to load element of type virtio for virtio"
+_SETUP = "qemu-system-x86_64: ram_save_setup failed: Input/output error"
 _INCOMPATIBLE = "Background-snapshot is not compatible with guest memory configuration"
 _HOST = HostState(
     0, (), ((0, "/dev/null"), (1, "/dev/null"), (2, "pipe:[7]")), (), Ours(frozenset(), frozenset())
@@ -105,10 +106,10 @@ def _source(guest: Any, now: HostState = _HOST) -> Sequence[CheckResult]:
         return judge_source(guest, Baseline(1, _HOST))
 
 
-def _silent_source(error: SnapproofError, *held: str) -> Callable[[Blame], Found]:
+def _silent_source(error: SnapproofError, *held: str, faults: int = 0) -> Callable[[Blame], Found]:
     def judge(_blame: Blame) -> CheckResult:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(source_guest, "waiting_threads", lambda _pid: list(held))
+            patch.setattr(source_guest, "find_waiters", lambda _pid: Waiters(held, faults))
             return _source(stand_in_guest(error))[0]
 
     return judge
@@ -134,8 +135,14 @@ def _end(ending: Ending, *expected: str) -> Callable[[Blame], Found]:
     return lambda _blame: judge_ending(Case("x", "reason", "", frozenset(expected or {"failed"})), ending)
 
 
-def _resumed(status: str, written: int, *held: str) -> Callable[[Blame], Found]:
-    return lambda _blame: resumed_problems(status, written, held)[0]
+def _resumed(status: str, written: int, *held: str, faults: int = 0) -> Callable[[Blame], Found]:
+    return lambda _blame: resumed_problems(status, written, Waiters(held, faults))[0]
+
+
+def _next(words: str, *lost: str) -> Callable[[Blame], Found]:
+    """Return a function that gives the finding of a failed next save, with the descriptors lost before it."""
+    fields = {"status": "failed", **said(words), **({"lost_descriptors": ", ".join(lost)} if lost else {})}
+    return _code(Code.SAVE_FAILED, fields)
 
 
 def _error(error: SnapproofError) -> Callable[[Blame], Found]:
@@ -190,6 +197,11 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("denied/eperm/late/host", _host(descriptors=_HOST.descriptors[1:]), "F5"),
     ("failures/x/host", _host(descriptors=(_HOST.descriptors[0], _HOST.descriptors[2])), ""),
     ("01-live/host", _host(descriptors=_HOST.descriptors[1:]), ""),
+    ("failures/x/next", _next(_SETUP, "0"), "F5"),
+    ("failures/x/next", _next(_SETUP, "1"), ""),
+    ("failures/x/next", _next(_SETUP), ""),
+    ("failures/x/next", _next("Unable to write to command: Broken pipe", "0"), ""),
+    ("01-live/next", _next(_SETUP, "0"), ""),
     (f"{_STALLED}/end", _silent("query-migrate"), "F6 F9"),
     (f"{_STALLED}/end", _silent("query-migrate", held=["CPU 0/TCG"]), "F6 F9"),
     (f"{_STALLED}/end", _silent("query-status"), "F6 F9"),
@@ -200,6 +212,7 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     (f"{_STALLED}/end", _end(Ending("cancelling"), "cancelled"), "F6"),
     (f"{_STALLED}/end", _end(Ending("active"), "cancelled"), ""),
     (f"{_STALLED}/resumes", _resumed("running", 3, "CPU 0/TCG"), "F6 F9"),
+    (f"{_STALLED}/resumes", _resumed("running", 3, faults=1), "F6 F9"),
     (f"{_STALLED}/resumes", _resumed("running", 3), "F9"),
     (f"{_STALLED}/resumes", _resumed("paused", 3), ""),
     (f"{_STALLED}/source-guest", _silent_source(_NO_ANSWER), "F6 F9"),
@@ -214,6 +227,7 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("failures/x/end", lambda blame: blame("QEMU did not greet over QMP", Code.QMP_NO_GREETING), ""),
     ("failures/x/source-guest", _silent_source(_UNFINISHED), ""),
     ("failures/x/source-guest", _silent_source(_UNFINISHED, "CPU 0/TCG"), "F9"),
+    ("failures/x/source-guest", _silent_source(_UNFINISHED, faults=2), "F9"),
     ("failures/x/source-unprotected", lambda _blame: _source(stand_in_guest(_UNFINISHED))[1], "F9"),
     ("failures/x/next", _capability(_INCOMPATIBLE), "F9"),
     ("failures/x/next", _capability("Background-snapshot is not supported by host kernel"), ""),
@@ -294,7 +308,7 @@ def _blame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Blame:
                 evidence=lambda *_paths: Evidence(log_tail="\n".join(last)),
             ),
         )
-        monkeypatch.setattr(spawned_machine, "waiting_threads", lambda _pid: list(held))
+        monkeypatch.setattr(spawned_machine, "find_waiters", lambda _pid: Waiters(tuple(held)))
         return stub.failure(sentence, code, fields)
 
     return blame
@@ -356,6 +370,7 @@ def test_issue_of_a_host_is_of_one_host_one_check_and_one_kind(
 def test_baseline_names_what_there_is() -> None:
     """Fields and QEMU's messages of the baseline are those that the code makes."""
     known = {"command", "qemu_said", "waiting_threads", "error", "state", "before", "status", "expected"}
+    known |= {"waiting_faults", "lost_descriptors"}
     known |= {"errno", "age", "number", "name", "program", "reads"}
     for issue in load_known_issues():
         for symptom in issue.codes:
@@ -368,9 +383,3 @@ def test_symptom_that_fits_nothing_or_everything_is_refused(entry: Any) -> None:
     """A mistyped code would explain nothing, and an empty table would explain all."""
     with pytest.raises(ValueError, match=r"golden\.differ|fit everything"):
         Symptom.parse(entry)
-
-
-def test_waiting_threads_are_named_alike() -> None:
-    """Sentence and field have the same names."""
-    assert held_up.waiting_fields(["CPU 0", "CPU 1"]) == {"waiting_threads": "CPU 0, CPU 1"}
-    assert "'CPU 0', 'CPU 1' wait in a page fault" in held_up.describe_waiting(["CPU 0", "CPU 1"])

@@ -9,6 +9,7 @@ import pytest
 
 from harness.codes import Code
 from harness.errors import SetupBroken
+from harness.linux.uffd_waiters import Waiters
 from harness.status import Status
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.known_issues import load_known_issues
@@ -65,7 +66,7 @@ def test_source_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (violation.code, violation.fields) == (Code.SOURCE_SILENT, {"error": "setup.broken"})
     (issue,) = [issue for issue in load_known_issues() if issue.id == "F9"]
     assert not issue.recognises(violation)
-    monkeypatch.setattr(source_guest, "waiting_threads", lambda _pid: ["CPU 0/TCG"])
+    monkeypatch.setattr(source_guest, "find_waiters", lambda _pid: Waiters(("CPU 0/TCG",)))
     (violation,) = _judged(monkeypatch, guest)["source-guest"].violations
     assert "'CPU 0/TCG' waits in a page fault" in violation.sentence
     assert issue.recognises(violation)

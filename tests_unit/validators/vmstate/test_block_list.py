@@ -14,6 +14,7 @@ from tests_unit.support import tiny_stream as tiny
 from tests_unit.support.tiny_stream import EOS, PAGE, data, end, ram_part, ram_start, zero
 from validators.vmstate.stream import PipeSource, SnapshotIndex, open_source, ramlist, read_index
 from validators.vmstate.stream import format as fmt
+from validators.vmstate.stream.index import MappedRegion
 
 _LIST_AT = 8 + len(tiny.head(1, 2, "ram")) + 8
 
@@ -149,10 +150,25 @@ def test_addresses_follow_with_ignored_shared_memory(tmp_path: Path) -> None:
     assert tiny.read(tmp_path, ram_start(("a", PAGE, b"")), end()).blocks[0].gpa is None
 
 
+def test_shared_memory_that_was_left_out_takes_no_room_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with x-ignore-shared is small however large the guest is, and any RAMBlock may be shared."""
+    monkeypatch.setattr(fmt, "FREE_PAGES", 0)
+    gpa = bytes(8)
+    start = ram_start(("shared", 1000 * PAGE, gpa), ("rom", PAGE, gpa))
+    with_it = tiny.configuration(tiny.capabilities("x-ignore-shared"))
+    index = tiny.read(tmp_path, with_it, start, ram_part(zero(0, "rom")), end())
+    assert _codes(index) == []
+    assert [bool(block.page_source.any()) for block in index.blocks] == [False, True]
+
+
 _MAPPED = tiny.configuration(tiny.capabilities("mapped-ram"))
 _SHARED = tiny.configuration(tiny.capabilities("mapped-ram", "x-ignore-shared"))
 _HEADER_AT = len(tiny.HEADER + _MAPPED) + len(tiny.head(1, 2, "ram")) + 8 + 2 + 8
 _BITMAP_AT = _HEADER_AT + 28
+# Behind the address, which x-ignore-shared adds to an entry.
+_SHARED_HEADER_AT = _HEADER_AT + len(_SHARED) - len(_MAPPED) + 8
 
 
 def _header(bitmap: int, pages: int, version: int = 1, page_size: int = PAGE) -> bytes:
@@ -246,6 +262,16 @@ def test_no_bit_is_set_behind_the_last_page(tmp_path: Path, bits: int, codes: li
     assert codes is None or _codes(index) == codes
 
 
+@pytest.mark.parametrize(("pages", "byte"), [(7, 0), (8, 1), (55, 6), (56, 7)])
+def test_a_bit_behind_the_last_page_has_the_place_of_the_last_byte_with_pages(
+    tmp_path: Path, pages: int, byte: int
+) -> None:
+    """That is the first byte of the bitmap that can have a bit too many."""
+    size = pages * PAGE
+    index = _mapped(tmp_path, _header(_BITMAP_AT, PAGE), bits=1 | 1 << 60, length=size, pages=b"x" * size)
+    assert [found.offset for found in index.anomalies] == [_BITMAP_AT + byte]
+
+
 _NO_DATA = bytes(3 * PAGE)
 
 
@@ -294,9 +320,22 @@ def test_shared_blocks_that_were_left_out_have_no_place(
     if sound:
         assert index.blocks[0].page_source.tolist() == [0, 0, 0]
         assert index.layout == "mapped-ram"
+        assert index.mapped == {0: MappedRegion(0, 0, 0, _SHARED_HEADER_AT)}
 
 
-@pytest.mark.parametrize("text", ["b\x1f", "b\x7f", "\xff"])
+def test_a_block_behind_one_that_was_left_out_is_read(tmp_path: Path) -> None:
+    """Such as a ROM, which is not shared."""
+    start = tiny.HEADER + _SHARED + tiny.head(1, 2, "ram", version=4)
+    start += struct.pack(">Q", 4 * PAGE | fmt.FLAG_MEM_SIZE)
+    start += tiny.name("a") + struct.pack(">QQ", 3 * PAGE, 0) + _header(0, 0)
+    start += tiny.name("b") + struct.pack(">QQ", PAGE, 0)
+    start += _header(len(start) + 28, PAGE) + b"\1" + bytes(7)
+    index = tiny.read_file(tmp_path, start.ljust(PAGE, b"\0") + b"x" * PAGE + EOS + tiny.footer(2) + end())
+    assert _codes(index) == []
+    assert [block.page_source.tolist() for block in index.blocks] == [[0, 0, 0], [PAGE]]
+
+
+@pytest.mark.parametrize("text", ["b\x1f", "b\x7f", "\xff", "\x1fb", "n" * 254 + "\xff"])
 def test_a_mapped_ram_list_that_does_not_go_on_is_blamed_on_the_block_before(
     tmp_path: Path, text: str
 ) -> None:
@@ -335,16 +374,17 @@ def test_a_bitmap_has_whole_words_of_64_bits(tmp_path: Path, pages: int, words: 
     assert index.blocks[0].page_source.tolist() == [at] + [-1] * (pages - 1)
 
 
-def test_a_bitmap_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each piece stands for the pages behind those of the one before."""
-    monkeypatch.setattr(ramlist, "_BITMAP_PIECE", 8)
+@pytest.mark.parametrize("piece", [8, 16, 24])
+def test_a_bitmap_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """Each piece stands for the pages behind those of the one before; what follows the bitmap is none."""
+    monkeypatch.setattr(ramlist, "_BITMAP_PIECE", piece)
     at, pages, bits = 4 * PAGE, 130, 1 | 1 << 63 | 1 << 64 | 1 << 127 | 1 << 129
     start = tiny.HEADER + _MAPPED + tiny.head(1, 2, "ram", version=4)
     start += struct.pack(">Q", pages * PAGE | fmt.FLAG_MEM_SIZE)
     start += tiny.name("a") + struct.pack(">Q", pages * PAGE) + _header(_BITMAP_AT, at)
     for extra, codes in ((0, []), (1 << 130, [Code.PAGE_OUTSIDE_BLOCK_BITMAP])):
         path = tmp_path / "tiny"
-        whole = (start + (bits | extra).to_bytes(24, "little")).ljust(at, b"\0")
+        whole = (start + (bits | extra).to_bytes(24, "little")).ljust(at, b"\xff")
         path.write_bytes(whole + b"x" * pages * PAGE + EOS + tiny.footer(2) + end())
         with open_source(path) as source:
             index = read_index(source)

@@ -152,9 +152,11 @@ def test_too_many_small_records_are_refused(
     path.write_bytes(_LARGE + _part(_zero(5, "a") + record * 99) + _end())
     assert _read(path).damage is None
     path.write_bytes(_LARGE + _part(_zero(5, "a") + record * 100) + _end())
-    damage = _read(path).damage
+    index = _read(path)
+    damage = index.damage
     assert damage is not None
     assert damage.code is Code.PAGE_FLAGS_SMALL_RECORDS
+    assert index.blocks[0].page_source[5] < 0
     assert "More than 100 records" in damage.sentence
     assert path.read_bytes()[damage.offset : damage.offset + 8] == record[:8]
 

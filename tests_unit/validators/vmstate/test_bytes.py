@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import mmap
+import os
 import struct
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from harness.codes import Code
+from harness.errors import SetupBroken, UsageError
 from tests_unit.support import tiny_stream as tiny
 from tests_unit.support.tiny_stream import PAGE, data, end, ram_part, ram_start, zero
 from validators.vmstate.stream import PipeSource, open_source, read_index, records
@@ -17,6 +23,7 @@ from validators.vmstate.stream import source as sources
 from validators.vmstate.stream.cursor import Cursor, readable
 from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Block
+from validators.vmstate.stream.source import FileSource
 from validators.vmstate.virtio_mem import _plugged
 
 _RAW = bytes(range(256)) * 40
@@ -66,6 +73,153 @@ def test_a_buffer_is_filled_with_pieces_of_a_file(tmp_path: Path) -> None:
         assert source.fill(memoryview(buffer), [(0, 4, 10), (10, 15, 100)]) == 9
         assert bytes(buffer) == _RAW[10:14] + bytes(6) + _RAW[100:105] + bytes(5)
         assert source.fill(memoryview(buffer), [(0, 10, len(_RAW) - 3)]) == 3
+
+
+def test_a_file_that_grows_is_read_to_where_it_ended(tmp_path: Path) -> None:
+    """Its size is that of when it was opened."""
+    path = tmp_path / "file"
+    path.write_bytes(_RAW)
+    with pytest.raises(UsageError, match="changed while it was read"), open_source(path) as source:
+        with path.open("ab") as file:
+            file.write(b"more")
+        assert source.read(0, 1 << 20) == source.read(0, len(_RAW)) == _RAW
+        assert source.read(len(_RAW), 3) == b""
+
+
+def test_a_read_that_ends_early_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel may give fewer bytes than were asked for."""
+    path = tmp_path / "file"
+    path.write_bytes(_RAW)
+    whole = os.pread
+    with open_source(path) as source:
+        monkeypatch.setattr(os, "pread", lambda file, length, at: whole(file, min(length, 7), at))
+        assert source.read(5, 30) == _RAW[5:35]
+        assert source.read(len(_RAW) - 10, 30) == _RAW[-10:]
+
+
+@pytest.mark.parametrize(
+    ("call", "read"),
+    [
+        ("pread", lambda source: source.read(5, 1)),
+        ("preadv", lambda source: source.fill(memoryview(bytearray(3)), [(0, 3, 5)])),
+        ("lseek", lambda source: source.next_data(5)),
+    ],
+)
+def test_bytes_that_the_disk_does_not_give_are_no_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, read: Callable[[FileSource], object]
+) -> None:
+    """The error has a code of its own, and the place."""
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = tmp_path / "file"
+    path.write_bytes(_RAW)
+    with open_source(path) as source:
+        monkeypatch.setattr(os, call, broken)
+        with pytest.raises(SetupBroken, match="cannot be read at offset 5") as caught:
+            read(source)
+    assert caught.value.code is Code.SETUP_UNREADABLE
+
+
+def test_opening_waits_for_no_writer(tmp_path: Path) -> None:
+    """As it would for that of a FIFO, which is refused."""
+    path = tmp_path / "file"
+    path.write_bytes(_RAW)
+    with open_source(path) as source:
+        assert not os.get_blocking(source.descriptor)
+
+
+def _mapped_pages(path: Path) -> int:
+    """Return how many pages of a file this process has mapped."""
+    _, _, behind = Path("/proc/self/smaps").read_text(encoding="utf-8").partition(f"{path}\n")
+    return int(behind.partition("Rss:")[2].split()[0]) * 1024 // mmap.PAGESIZE
+
+
+@pytest.fixture
+def all_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], FileSource]]:
+    """Map all of a file of 64 pages, of which 8 are unmapped at a time."""
+    monkeypatch.setattr(sources, "_RELEASE_STEP", 8 * mmap.PAGESIZE)
+    monkeypatch.setattr(sources, "_LARGEST_FOLIO", 2 * mmap.PAGESIZE)
+    try:
+        mmap.mmap(-1, mmap.PAGESIZE).madvise(22)
+    except OSError:
+        pytest.skip("This kernel has no MADV_POPULATE_READ.")
+    path = tmp_path / "mapped"
+    path.write_bytes(bytes(64 * mmap.PAGESIZE))
+    with open_source(path) as source:
+
+        def mapped() -> FileSource:
+            source.view(0, source.size)
+            assert _mapped_pages(path) == 64
+            return source
+
+        yield mapped
+
+
+def test_a_view_is_no_copy(all_mapped: Callable[[], FileSource]) -> None:
+    """Where the kernel can map the bytes."""
+    for offset in (0, 5, mmap.PAGESIZE + 5):
+        assert isinstance(all_mapped().view(offset, 100).obj, mmap.mmap)
+
+
+def test_pages_before_an_offset_are_unmapped(all_mapped: Callable[[], FileSource]) -> None:
+    """In whole steps, each once, and again after a read further in front."""
+    page = mmap.PAGESIZE
+    for offset, left in (
+        (8 * page - 1, 64),
+        (17 * page, 48),
+        (23 * page, 64),
+        (24 * page, 56),
+        (9 * page, 56),
+    ):
+        source = all_mapped()
+        source.release(offset)
+        assert (offset, _mapped_pages(source.path)) == (offset, left)
+    for _ in range(2):
+        source.release(64 * page)
+        assert _mapped_pages(source.path) == 0
+
+
+def test_pages_that_were_used_are_unmapped_in_steps(all_mapped: Callable[[], FileSource]) -> None:
+    """With what the kernel may have mapped around them, and nothing else."""
+    page = mmap.PAGESIZE
+    for forgotten, left in (
+        ([(20 * page + 5, 4 * page), (24 * page + 5, 4 * page - 1)], 64),
+        ([(0, 1)], 64 - 31),
+        ([(40 * page, 8 * page - 1)], 64),
+        ([(48 * page - 1, 1)], 64 - 12),
+        ([(48 * page, 4 * page), (40 * page, 4 * page)], 64 - 16),
+        ([(2 * page, 8 * page)], 64 - 12),
+        ([(1 * page, 8 * page)], 64 - 11),
+        ([(55 * page, 8 * page)], 64 - 11),
+    ):
+        source = all_mapped()
+        for offset, length in forgotten:
+            source.forget(offset, length)
+        assert (forgotten, _mapped_pages(source.path)) == (forgotten, left)
+
+
+def test_no_more_of_a_pipe_is_read_than_is_asked_for() -> None:
+    """A read that waits for bytes that nobody needs could wait for ever."""
+    stream = io.BytesIO(_RAW)
+    source = PipeSource(stream)
+    for released, offset, length, end_at in ((0, 0, 10, 10), (7, 7, 5, 12), (7, 8, 20, 28), (3, 9, 1, 28)):
+        source.release(released)
+        assert source.read(offset, length) == _RAW[offset : offset + length]
+        assert stream.tell() == end_at
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_standard_input_is_neither_closed_nor_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    """Nothing is read from it."""
+    main, terminal = os.openpty()
+    with os.fdopen(main, "rb", 0), os.fdopen(terminal, "rb", 0) as stream:
+        monkeypatch.setattr(sys, "stdin", None if closed else stream)
+        with pytest.raises(UsageError, match="terminal or closed"), sources.open_standard_input():
+            pass
 
 
 @pytest.mark.parametrize("released", [0, 1, 7, 300])

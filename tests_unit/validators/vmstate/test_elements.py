@@ -76,6 +76,7 @@ def test_a_stream_begins_with_its_magic(tmp_path: Path, start: int) -> None:
         ([configuration(), configuration(), end()], (Code.CONFIGURATION_PLACE, 8 + len(configuration()))),
         ([_RAM, b"\2\0\0\0\2" + EOS + footer(3), end()], (Code.FOOTER_WRONG, 8 + len(_RAM) + 13)),
         ([_RAM, b"\2\0\0\0\2" + EOS + b"\x7f\0\0\0\2", end()], (Code.FOOTER_WRONG, 8 + len(_RAM) + 13)),
+        ([_RAM, b"\2\0\0\0\2" + EOS], (Code.TRUNCATED_ELEMENT, 8 + len(_RAM) + 13)),
         ([_RAM, b"\2\0\0\0\2" + EOS + b"\x7e\0\0\0"], (Code.TRUNCATED_ELEMENT, 8 + len(_RAM) + 13)),
         ([b"\0\6\0\x80\0\1"], (Code.VMDESC_LENGTH, 9)),
         ([b"\0\6\0\x80\0\0"], (Code.TRUNCATED_ELEMENT, 14)),
@@ -358,3 +359,29 @@ def test_streams_of_old_machine_types_have_no_footers(tmp_path: Path) -> None:
     assert [code for code, _ in found_in(tiny.read(tmp_path, ram, head(4, 9, "d"), end()))] == [
         Code.FOOTER_NOT_FOUND
     ]
+
+
+def test_the_description_behind_the_end_marker_counts(tmp_path: Path) -> None:
+    """And not another one at the end of the file, of another stream there."""
+    own, other = end([described("d")]), end([described("other")])
+    index = tiny.read(tmp_path, device(9, "d"), own, other)
+    assert found_in(index) == []
+    assert index.vmdesc is not None and index.end_marker is not None
+    assert index.vmdesc.offset == index.end_marker + 1
+    assert [one["name"] for one in index.vmdesc.content["devices"]] == ["d"]
+
+
+def test_bytes_of_a_pipe_are_dropped_behind_each_section() -> None:
+    """However many devices there are."""
+    most = 0
+
+    class Watched(PipeSource):
+        def read(self, offset: int, length: int) -> bytes:
+            nonlocal most
+            raw = super().read(offset, length)
+            most = max(most, len(self._buffer))
+            return raw
+
+    states = b"".join(device(number, "d", bytes(2000)) for number in range(9, 60))
+    assert found_in(read_index(Watched(io.BytesIO(HEADER + states + end())))) == []
+    assert 0 < most < len(states) // 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -51,18 +50,16 @@ def test_records_are_counted_by_their_kind(tmp_path: Path, mapped: bool) -> None
     assert facts["zero pages"] == sum(int((~row).sum()) for row in rows)
 
 
-class _ShortNames(Writer):
-    """Names the second RAMBlock with one letter."""
-
-    def blocks(self) -> list[tuple[str, Any]]:
-        (_, ram), (_, rom) = super().blocks()
-        return [("pc.ram", ram), ("m", rom)]
-
-
-def test_a_name_may_have_one_letter(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["m", "~", "a b", "n" * 255])
+def test_a_name_may_be_any_that_can_be_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """In a mapped-ram file too, where the name is what shows that the list goes on."""
+    writer = Writer(Guest(agent=False), mapped=True)
+    (_, ram), (_, rom) = writer.blocks()
+    monkeypatch.setattr(writer, "blocks", lambda: [("pc.ram", ram), (name, rom)])
     path = tmp_path / "file"
-    path.write_bytes(_ShortNames(Guest(agent=False), mapped=True).stream())
+    path.write_bytes(writer.stream())
     with open_source(path) as source:
         index = read_index(source)
-    assert (index.damage, [block.idstr for block in index.blocks]) == (None, ["pc.ram", "m"])
+    assert (index.damage, [block.idstr for block in index.blocks]) == (None, ["pc.ram", name])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.codes import Code
+from tests_unit.support import tiny_stream as tiny
 from validators.vmstate.stream import format as fmt
 from validators.vmstate.stream import open_source, sections
 from validators.vmstate.stream.format import StreamError
@@ -142,3 +143,13 @@ def test_the_bytes_of_all_searches_are_bounded(tmp_path: Path, monkeypatch: pyte
         else:
             with pytest.raises(StreamError):
                 _end(tmp_path, raw, None, True)
+
+
+@pytest.mark.parametrize(("start", "code"), [(0, Code.TRUNCATED_SECTION), (1, None)])
+def test_a_stream_behind_other_bytes_may_end_before_the_file(
+    tmp_path: Path, start: int, code: Code | None
+) -> None:
+    """A stream that begins the file ends with it, so what looks like its end marker is device state."""
+    raw = b"x" * start + tiny.HEADER + tiny.device(9, "d", b"state") + b"\0" + b"other content"
+    index = tiny.read_file(tmp_path, raw, start)
+    assert (index.damage.code if index.damage else None) == code

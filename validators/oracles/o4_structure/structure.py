@@ -150,7 +150,7 @@ def _pages_missing(index: SnapshotIndex, unplugged: Unplugged) -> CheckResult:
     if index.damage is not None:
         return tally.skip(f"The reading stopped at offset {index.damage.offset}.")
     for number, block in enumerate(index.blocks):
-        if _left_out(index, block):
+        if index.left_out(block):
             tally.facts[f"left out as shared: {block.idstr}"] = block.used_length
             continue
         absent = unplugged.get(number)
@@ -324,7 +324,7 @@ def _ram_used(index: SnapshotIndex) -> CheckResult:
         int((main.page_source[first : first + _PIECE] > 0).sum()) for first in range(0, main.pages, _PIECE)
     )
     tally.facts["pages with data in the largest block"] = used
-    if used == 0 and main.used_length >= _LEAST_USED_BYTES and not _left_out(index, main):
+    if used == 0 and main.used_length >= _LEAST_USED_BYTES and not index.left_out(main):
         tally.report(
             Code.RAM_NOT_EMPTY_ALL_ZERO,
             f"All of RAMBlock '{main.idstr}' is zero pages.",
@@ -333,10 +333,6 @@ def _ram_used(index: SnapshotIndex) -> CheckResult:
             main.list_offset,
         )
     return tally.result()
-
-
-def _left_out(index: SnapshotIndex, block: Block) -> bool:
-    return "x-ignore-shared" in index.configuration.capabilities and not block.page_source.any()
 
 
 _RULES: tuple[Callable[[SnapshotIndex], CheckResult], ...] = (

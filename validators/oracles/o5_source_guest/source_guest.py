@@ -6,7 +6,7 @@ from guest_images.agent.client import Agent, AgentStatus
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
-from harness.linux.uffd_waiters import describe_waiting, waiting_fields, waiting_threads
+from harness.linux.uffd_waiters import find_waiters
 from harness.qemu.machine import Machine
 from harness.qemu.ram import write_protected_pages
 from validators.checks import Problem, judged, skipped
@@ -70,12 +70,12 @@ def check_source_guest(machine: Machine, agent: Agent, median_before: int) -> li
 
 
 def _silent(machine: Machine, error: SnapproofError) -> CheckResult:
-    held = waiting_threads(machine.pid)
-    why = f"{error.sentence.rstrip('.: ')}{describe_waiting(held)}"
+    held = find_waiters(machine.pid)
+    why = f"{error.sentence.rstrip('.: ')}{held.clause}"
     problem = Problem(
         Code.SOURCE_SILENT,
         f"QEMU says that the source guest runs, but it does not answer: {why}.",
-        {**error.fields, **waiting_fields(held), "error": error.code},
+        {**error.fields, **held.fields, "error": error.code},
     )
     return judged("source-guest", _SOURCE, [problem])
 

@@ -59,7 +59,6 @@ class Block:
             zero page, MISSING for a page that the stream does not have.
         list_offset: file offset of its entry in the block list.
         gpa: guest-physical address, None if the stream does not say (only x-ignore-shared does).
-        shared: RAM that x-ignore-shared left out of the file.
     """
 
     idstr: str
@@ -68,7 +67,6 @@ class Block:
     page_source: npt.NDArray[np.int64] = field(repr=False)
     list_offset: int = 0
     gpa: int | None = None
-    shared: bool = False
 
     @property
     def pages(self) -> int:
@@ -244,6 +242,10 @@ class SnapshotIndex:
     def iterables(self) -> tuple[Section, ...]:
         """Return the sections of state other than RAM that is saved in parts (START, PART, END)."""
         return tuple(section for section in self.sections if section.kind != FULL and not section.is_ram)
+
+    def left_out(self, block: Block) -> bool:
+        """Tell whether x-ignore-shared left a RAMBlock out of the file: then it has no page."""
+        return "x-ignore-shared" in self.configuration.capabilities and not block.page_source.any()
 
     @property
     def layout(self) -> str:

@@ -6,7 +6,6 @@ mapped_ram_read_header(). QEMU 11.0 leaves shared RAMBlocks out of a mapped-ram 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -50,7 +49,7 @@ class BlockList:
         self._mapped_ram = "mapped-ram" in configuration.capabilities
         self._postcopy = postcopy
         self._pages = 0
-        self._of_devices = 0
+        self._needed = 0
         self._empty_look = _EMPTY_LOOK
         self.mapped: dict[int, MappedRegion] = {}
 
@@ -84,15 +83,17 @@ class BlockList:
 
     def _require_entry(self, cursor: Cursor) -> None:
         """Judge whether an entry of the list follows; in a mapped-ram file the last RAMBlock says where."""
-        start, before = cursor.position, self._collector.blocks[-1:]
-        name = cursor.peek(256)[1 : 1 + cursor.peek(1)[0]] if cursor.peek(1) else b""
-        if self._mapped_ram and before and not (name and all(32 <= byte < 127 for byte in name)):
+        if not self._mapped_ram or not self._collector.blocks:
+            return
+        before, held = self._collector.blocks[-1], cursor.peek(256)
+        name = held[1 : 1 + held[0]] if held else b""
+        if not name or not all(32 <= byte < 127 for byte in name):
             raise StreamError(
                 Code.MAPPED_RAM_LIST_LOST,
-                f"The list of RAMBlocks does not go on at offset {start}, where by its length and its "
-                f"mapped-ram header the pages of RAMBlock '{before[0].idstr}' end.",
-                before[0].list_offset,
-                before[0].idstr,
+                f"The list of RAMBlocks does not go on at offset {cursor.position}, where by its length and "
+                f"its mapped-ram header the pages of RAMBlock '{before.idstr}' end.",
+                before.list_offset,
+                before.idstr,
             )
 
     def _read_block(self, cursor: Cursor) -> int:
@@ -124,14 +125,14 @@ class BlockList:
     def _room(self, idstr: str, pages: int) -> npt.NDArray[np.int64]:
         """Return an empty page_source; a read-only one if the file is too short for so many records.
 
-        Of a device's RAMBlock most pages may rightly have none: memory that virtio-mem has not plugged in.
-        The device's state may come later in the stream. Pages without a record take no memory.
+        Of some RAMBlocks most pages may rightly have none: a device's, whose memory virtio-mem may not have
+        plugged in (its state may come later in the stream), and with x-ignore-shared any that is shared.
+        Pages without a record take no memory.
         """
-        if "/" in idstr:
-            self._of_devices += pages
-            with contextlib.suppress(MemoryError):
-                return np.zeros(pages, np.int64)
-        size, needed = self._source.size, self._pages - self._of_devices
+        if "/" in idstr or self._ignore_shared:
+            return np.zeros(pages, np.int64)
+        self._needed += pages
+        size, needed = self._source.size, self._needed
         if needed <= fmt.FREE_PAGES or size is None or needed <= size // fmt.LEAST_RECORD_BYTES:
             return np.zeros(pages, np.int64)
         return np.broadcast_to(np.zeros(1, np.int64), pages)
@@ -247,14 +248,17 @@ class BlockList:
         """Enter the pages of a mapped-ram file from its bitmaps, in which a clear bit is a zero page."""
         for number, region in self.mapped.items():
             block = self._collector.blocks[number]
-            if region.bitmap_bytes == 0 or not block.page_source.flags.writeable:
+            if region.bitmap_bytes == 0:
                 continue
+            has_data = False
             for first, bits in self._bitmap_pieces(region, block):
-                at = region.pages_offset + (first + np.arange(len(bits), dtype=np.int64)) * block.page_size
+                at = region.pages_offset + (first + np.arange(len(bits))) * block.page_size
                 block.page_source[first : first + len(bits)] = np.where(bits, at, ZERO_BY_BITMAP)
-                self._collector.records["page"] += int(bits.sum())
-                self._collector.records["zero"] += int((~bits).sum())
-            if not (block.page_source > 0).any():
+                count = int(np.count_nonzero(bits))
+                self._collector.records["page"] += count
+                self._collector.records["zero"] += len(bits) - count
+                has_data = has_data or count > 0
+            if not has_data:
                 self._judge_empty(block, region)
 
     def _judge_empty(self, block: Block, region: MappedRegion) -> None:

@@ -168,7 +168,8 @@ class _Reader:
         idstr = self._cursor.name("a section's name")
         instance = self._cursor.unsigned(4, "a section header")
         version = self._cursor.unsigned(4, "a section header")
-        section = Section(kind, number, idstr, instance, version, offset, self._cursor.position, 0)
+        at = self._cursor.position
+        section = Section(kind, number, idstr, instance, version, offset, at, at)
         if number in self._started:
             self._collector.anomaly(
                 Code.SECTIONS_NUMBER_TWICE, f"Section number {number} is used twice.", offset
@@ -189,9 +190,8 @@ class _Reader:
                 f"A {fmt.SECTION_NAMES[kind]} section has the unknown number {number}.",
                 offset,
             )
-        return Section(
-            kind, number, first.idstr, first.instance, first.version, offset, self._cursor.position, 0
-        )
+        at = self._cursor.position
+        return Section(kind, number, first.idstr, first.instance, first.version, offset, at, at)
 
     def _section(self, section: Section) -> None:
         if section.is_ram and section.kind != fmt.FULL:
@@ -204,7 +204,7 @@ class _Reader:
         judge_run_state(self._source, self._sections[-1], self._collector)
         self._cursor.position = end
         self._footer(section)
-        if self._source.seekable is False:
+        if not self._source.seekable:
             self._source.release(self._cursor.position)
 
     def _ram(self, section: Section) -> int:
@@ -279,8 +279,12 @@ class _Reader:
                 offset,
             )
         text = cursor.take(length, "vmdesc")
-        known = self._tail is not None and (self._tail.offset, self._tail.length) == (offset, length)
-        self._vmdesc = found = self._tail if known and self._tail else parse_vmdesc(text, offset)
+        tail = self._tail
+        if tail is not None and (tail.offset, tail.length) == (offset, length):
+            found = tail
+        else:
+            found = parse_vmdesc(text, offset)
+        self._vmdesc = found
         self._devices.judge(self._sections, found, self._collector)
 
     def index(self, damage: Anomaly | None) -> SnapshotIndex:

@@ -49,9 +49,9 @@ class RamScanner:
         self._longest = 9 + _LONGEST_NAME + page_size
         self._view = memoryview(b"")
         self._base = self._filled = 0
+        self._section_start: int
         self._block: int | None = None
         self._name: bytes | None = None
-        self._section_start = 0
         self._look = {_PAGE_AGAIN: _FIRST_LOOK, _ZERO_AGAIN: _FIRST_LOOK}
         self._words: list[int] = []
         self._places: list[int] = []
@@ -87,7 +87,7 @@ class RamScanner:
     def _window(self, position: int) -> int:
         """Move the window so that it holds the longest possible record at `position`; return its place."""
         at = position - self._base
-        if not 0 <= at <= self._filled - self._longest:
+        if at > self._filled - self._longest:
             self._view = self._source.window(position, WINDOW_BYTES)
             self._base, self._filled, at = position, len(self._view), 0
         return at
@@ -149,8 +149,9 @@ class RamScanner:
     def _named_record(self, at: int, word: int, flags: int) -> int:
         """Read a record that names its RAMBlock; return the place behind, or `at` if it leaves the window."""
         view, end = self._view, self._filled
-        length = view[at + 8] if end - at > 8 else 0
-        body = at + 9 + length
+        if end - at <= 8:
+            return at
+        body = at + 9 + view[at + 8]
         after = body + (self._page_size if flags == fmt.FLAG_PAGE else 1)
         if after > end:
             return at
@@ -217,11 +218,7 @@ class RamScanner:
             return
         self._set_aside()
         parts, self._parts = self._parts, []
-        if len(parts) == 1:
-            self._take(*parts[0])
-        elif parts:
-            words, places = zip(*parts, strict=True)
-            self._take(np.concatenate(words), np.concatenate(places))
+        self._take(np.concatenate([words for words, _ in parts]), np.concatenate([at for _, at in parts]))
 
     def _take_few(self) -> None:
         """Hand on so few records that arrays would cost more than they save."""

@@ -170,7 +170,6 @@ class FileSource:
             SetupBroken: the disk cannot be read.
         """
         done, descriptor, read = 0, self.descriptor, os.preadv
-        offset = 0
         try:
             for start, end, offset in pieces:
                 done += read(descriptor, (buffer[start:end],), offset)
@@ -300,7 +299,7 @@ def open_source(path: Path) -> Iterator[FileSource]:
         SetupBroken: its file system cannot map it.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise UsageError(f"The file '{path}' cannot be opened: {error.strerror}.") from error
     try:
