@@ -18,8 +18,6 @@ SMALL: Mapping[str, str | int | float] = {"ram_mib": 256, "coverage": 0.7}
 QUICK_GUEST = "bare"
 """The guest for tests that need no operating system: it boots at once."""
 
-_QUICK: Mapping[str, str | int | float] = {"guest": QUICK_GUEST, "ram_mib": 128}
-
 SMOKE, PREMERGE = ("smoke",), ("premerge",)
 """Values of `ProfileRow.profiles`. Premerge has one row of each kind: the most fragile, or the quickest."""
 
@@ -44,6 +42,7 @@ class ProfileRow:
         alone: whether nothing may run beside it, since it measures times that others would spoil.
         profiles: that run it beside `nightly`, which runs every row.
         kinds: the kinds of guest that it runs with, see `GuestImage.kind`.
+        quick_ram_mib: RAM of the bare guest that premerge gives it.
     """
 
     name: str
@@ -56,12 +55,14 @@ class ProfileRow:
     alone: bool = False
     profiles: tuple[str, ...] = ()
     kinds: tuple[str, ...] = LINUX
+    quick_ram_mib: int = 128
 
     def quick(self) -> ProfileRow:
         """Return the row with a small bare guest, if it may have one and names no other."""
         if "bare" not in self.kinds or "guest" in self.parameters:
             return self
-        return replace(self, parameters={**self.parameters, **_QUICK})
+        quick = {"guest": QUICK_GUEST, "ram_mib": self.quick_ram_mib}
+        return replace(self, parameters={**self.parameters, **quick})
 
     @property
     def memory_mib(self) -> int:

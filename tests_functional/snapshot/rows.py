@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from guest_images.agent.pages import PATTERNS
+from harness.qemu.configuration import DEFAULT_RAM_MIB
 from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, SMOKE, ProfileRow
 from tests_functional.snapshot.disturbances import DISTURBANCES
 
@@ -34,6 +35,8 @@ _MAIN_JOB = ProfileRow(
     alone=True,
     profiles=(*SMOKE, *PREMERGE),
     kinds=ANY_GUEST,
+    # The stun of stop-and-save grows with RAM; with less it would not stand out from that of a live save.
+    quick_ram_mib=DEFAULT_RAM_MIB,
 )
 
 ROWS = (
