@@ -61,8 +61,8 @@ class ProfileRow:
         """Return the row with a small bare guest, if it may have one and names no other."""
         if "bare" not in self.kinds or "guest" in self.parameters:
             return self
-        quick = {"guest": QUICK_GUEST, "ram_mib": self.quick_ram_mib}
-        return replace(self, parameters={**self.parameters, **quick})
+        quick = {**self.parameters, "guest": QUICK_GUEST, "ram_mib": self.quick_ram_mib}
+        return replace(self, parameters=quick)
 
     @property
     def memory_mib(self) -> int:
