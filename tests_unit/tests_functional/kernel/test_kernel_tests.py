@@ -68,7 +68,9 @@ def test_every_recipe_has_a_test() -> None:
     assert {f"R{number:02}" for number in range(1, 36)} - recipes == _LEFT_OUT
 
 
-@pytest.mark.parametrize("test", {test.function.__name__: test for test in _TESTS}.values(), ids=str)
+@pytest.mark.parametrize(
+    "test", {test.function.__name__: test for test in _TESTS}.values(), ids=lambda test: str(test.slug)
+)
 def test_each_is_a_contract(test: FeatureTest) -> None:
     """A sentence that says what must hold, and needs that are known."""
     assert test.contract.endswith(".")
