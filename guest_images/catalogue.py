@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from harness.errors import UsageError
-from harness.qemu.architectures import AARCH64, DEFAULT_ARCHITECTURE, I386, RISCV64, Architecture
+from harness.qemu.architectures import (
+    AARCH64,
+    DEFAULT_ARCHITECTURE,
+    I386,
+    PPC64,
+    RISCV64,
+    S390X,
+    Architecture,
+)
 
 _Spec = TypeVar("_Spec", bound="_Named")
 
@@ -182,6 +190,8 @@ BARE_GUESTS = (
     BareSpec("bare", "the agent alone: boots in milliseconds, also where KVM emulates"),
     BareSpec("bare-aarch64", "the agent alone on machine virt: QEMU's other code for CPUs and RAM", AARCH64),
     BareSpec("bare-riscv64", "the agent alone on machine virt, in machine mode", RISCV64),
+    BareSpec("bare-s390x", "the agent alone on a big-endian machine without PCI", S390X),
+    BareSpec("bare-ppc64", "the agent alone on machine pseries, big-endian, below a hypervisor", PPC64),
 )
 
 BARE_OWN_MIB = 10

@@ -31,6 +31,7 @@ class MachineType:
         most_below: RAM in bytes that lies below the hole in any case, None where RAM has no hole.
         split_below: RAM in bytes below the hole where there is more than `most_below`.
         split_start: guest-physical address of the rest.
+        ram_multiple_mib: its RAM must be a multiple of so many MiB.
     """
 
     name: str
@@ -41,6 +42,7 @@ class MachineType:
     most_below: int | None = None
     split_below: int = 0
     split_start: int = 1 << 32
+    ram_multiple_mib: int = 1
 
     def is_named(self, name: str) -> bool:
         """Return whether a vmstate stream with that machine name is of this machine type."""
@@ -64,7 +66,12 @@ VIRT = MachineType("virt", "virt", "virt-", "mach-virt.ram", ram_start=1 << 30)
 # QEMU 10.0 hw/riscv/virt.c virt_memmap.
 RISCV_VIRT = MachineType("virt", "virt", "riscv-virt", "riscv_virt_board.ram", ram_start=2 << 30)
 
-MACHINE_TYPES = (PC, Q35, VIRT, RISCV_VIRT)
+# QEMU 10.0 hw/s390x/s390-virtio-ccw.c s390_memory_init().
+S390_CCW = MachineType("s390-ccw-virtio", "s390-ccw-virtio", "s390-ccw-virtio-", "s390.ram")
+# QEMU 10.0 hw/ppc/spapr.c spapr_machine_init(), and spapr_validate_node_memory() for the multiple.
+PSERIES = MachineType("pseries", "pseries", "pseries-", "ppc_spapr.ram", ram_multiple_mib=256)
+
+MACHINE_TYPES = (PC, Q35, VIRT, RISCV_VIRT, S390_CCW, PSERIES)
 
 
 @dataclass(frozen=True)
@@ -229,7 +236,53 @@ RISCV64 = Architecture(
     ),
 )
 
-ARCHITECTURES = (X86_64, I386, AARCH64, RISCV64)
+S390X = Architecture(
+    name="s390x",
+    debian="s390x",
+    qemu="qemu-system-s390x",
+    qemu_packages=("qemu-system-s390x",),
+    machines=(S390_CCW,),
+    console="ttyS0",
+    kernel_package="linux-image-s390x",
+    linux_folder="s390",
+    linux_image="bzImage",
+    # QEMU 10.0 hw/s390x/ipl.c: LINUX_MAGIC_ADDR.
+    linux_signature=(0x10008, b"S390EP"),
+    triplet="s390x-linux-gnu",
+    loader="ld64.so.1",
+    loader_folder="lib",
+    compiler_target="s390x-linux-musl",
+    bare=BareTarget("s390x-freestanding-none", (), control_page=0x20000),
+)
+
+PPC64 = Architecture(
+    name="ppc64",
+    debian="ppc64",
+    qemu="qemu-system-ppc64",
+    qemu_packages=("qemu-system-ppc", "ipxe-qemu"),
+    machines=(PSERIES,),
+    console="hvc0",
+    kernel_package="linux-image-powerpc64",
+    kernel_file="vmlinux",
+    linux_folder="powerpc",
+    linux_image="vmlinux",
+    # An ELF file; System V ABI, chapter 4: e_machine is EM_PPC64.
+    linux_signature=(18, b"\x00\x15"),
+    triplet="powerpc64-linux-gnu",
+    loader="ld64.so.1",
+    loader_folder="lib64",
+    compiler_target="powerpc64-linux-musl",
+    bare=BareTarget(
+        "powerpc64-freestanding-none",
+        # The first processor that stores a word in the other order by one instruction.
+        ("-mcpu=pwr7",),
+        control_page=0x401000,
+        # Its small firmware, in place of one that takes seconds (QEMU 10.0 hw/ppc/spapr_vof.c).
+        machine_arguments=("-machine", "x-vof=on"),
+    ),
+)
+
+ARCHITECTURES = (X86_64, I386, AARCH64, RISCV64, S390X, PPC64)
 
 DEFAULT_ARCHITECTURE = X86_64
 """The architecture of guests and QEMU programs where nobody names one."""

@@ -127,7 +127,7 @@ def prepare_legs(
         guests = _named_guests(mine, options.stack, log)
         accelerators = _accelerators(options.stack, stack, environment, (*guests, stack.image), place, log)
         images = {"": stack.image, **{image.name: image for image in guests}}
-        mine = tuple(_for_guest(row, images, accelerators) for row in mine)
+        mine = tuple(_for_guest(own_bare(row, images), images, accelerators) for row in mine)
         legs.append(Leg(label, name, place, stack, environment, mine, guests, accelerators))
     return legs
 
@@ -161,6 +161,17 @@ def _accelerators(
     }
 
 
+def own_bare(row: ProfileRow, images: Mapping[str, GuestImage]) -> ProfileRow:
+    """Return the row with the run's own guest in place of the bare one that it names, if both are bare.
+
+    So the rows of the bare guest of x86_64 run with those of all other architectures.
+    """
+    named = images[str(row.parameters.get("guest", ""))]
+    if not (named.bare and images[""].bare):
+        return row
+    return replace(row, parameters={key: row.parameters[key] for key in row.parameters if key != "guest"})
+
+
 def _for_guest(
     row: ProfileRow, images: Mapping[str, GuestImage], accelerators: Mapping[str, Accelerator]
 ) -> ProfileRow:
@@ -172,6 +183,7 @@ def _for_guest(
         int(row.parameters.get("ram_mib", DEFAULT_RAM_MIB)),
         float(row.parameters.get("coverage", COVERAGE)),
         image.own_mib,
+        image.architecture.machines[0].ram_multiple_mib,
     )
     return replace(
         row,

@@ -54,7 +54,9 @@ class Stack(QemuSettings):
 
     def fitted(self) -> Stack:
         """Return the stack with as much RAM as the image needs."""
-        return replace(self, ram_mib=fitting_ram(self.ram_mib, self.coverage, self.image.own_mib))
+        image = self.image
+        multiple = image.architecture.machines[0].ram_multiple_mib
+        return replace(self, ram_mib=fitting_ram(self.ram_mib, self.coverage, image.own_mib, multiple))
 
     def machine_config(self, disk: Disk | None = None) -> MachineConfig:
         """Return the configuration that source and restored guest share.

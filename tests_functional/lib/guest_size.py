@@ -15,14 +15,21 @@ GUESTS_AT_ONCE = 2
 _STEP_MIB = 128
 
 
-def fitting_ram(ram_mib: int, coverage: float, own_mib: int) -> int:
+def fitting_ram(ram_mib: int, coverage: float, own_mib: int, multiple_mib: int = 1) -> int:
     """Return RAM in MiB, at least `ram_mib`, of which the writers' share leaves the guest its own need.
 
-    It grows in steps that keep it odd, or divisible into equal parts, where it was so.
+    It grows in steps that keep it odd, or divisible into equal parts, where it was so and the machine type
+    takes any size.
+
+    Args:
+        ram_mib: the RAM that a test asks for.
+        coverage: the writers' share of it.
+        own_mib: what the guest needs beside them.
+        multiple_mib: the result is a multiple of this.
     """
     while ram_mib * (1 - coverage) < own_mib:
         ram_mib += _STEP_MIB
-    return ram_mib
+    return -(-ram_mib // multiple_mib) * multiple_mib
 
 
 def fitting_coverage(ram_mib: int, own_mib: int) -> float:

@@ -22,14 +22,14 @@ struct cpu {
 	unsigned number;
 	struct writer writer;
 	struct statistics statistics;
-	volatile uint64_t *report; /* its report page */
+	volatile struct word *report; /* its report page */
 	uint64_t jobs_done;        /* number of the last job that it has done */
 	uint64_t renew_at;         /* ticks: when it renews the clocks next */
 	uint64_t due;              /* ticks: with a rate, when the next step may begin; 0 = now */
 };
 
 struct agent {
-	volatile uint64_t *control;
+	volatile struct word *control;
 	uint64_t nonce;
 	enum pattern pattern;
 	uint64_t seed;
@@ -50,7 +50,7 @@ struct agent {
 extern struct agent agent;
 
 /* memory.c: lays out and fills all pages of the plan in the mailbox. */
-enum bare_result memory_build(const volatile uint64_t *arguments);
+enum bare_result memory_build(const volatile struct word *arguments);
 
 /* mailbox.c: carries out a command that the host has asked for, if there is one. CPU 0 only. */
 void mailbox_open(void);

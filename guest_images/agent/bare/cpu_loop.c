@@ -16,16 +16,11 @@ static uint64_t monotonic_ns(void)
 /* Never sets the clock back, though a vCPU may be held up since it has read the time. */
 static uint64_t renew_control_clocks(void)
 {
-	volatile uint64_t *control = agent.control;
+	volatile struct word *control = agent.control;
 	uint64_t now = monotonic_ns();
-	uint64_t seen = control[CONTROL_MONOTONIC_NS];
 
-	while (now > seen)
-		if (__atomic_compare_exchange_n(&control[CONTROL_MONOTONIC_NS], &seen, now, false,
-						__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
-			control[CONTROL_REALTIME_NS] = agent.realtime_ns + now;
-			break;
-		}
+	if (word_raise(&control[CONTROL_MONOTONIC_NS], now))
+		word_put(&control[CONTROL_REALTIME_NS], agent.realtime_ns + now);
 	return now;
 }
 
@@ -33,12 +28,12 @@ static uint64_t renew_control_clocks(void)
 static void beat(uint64_t now_ns)
 {
 	static uint64_t last_ns;
-	volatile uint64_t *control = agent.control;
+	volatile struct word *control = agent.control;
 
-	if (last_ns != 0 && now_ns - last_ns > control[CONTROL_LONGEST_GAP_NS])
-		control[CONTROL_LONGEST_GAP_NS] = now_ns - last_ns;
+	if (last_ns != 0 && now_ns - last_ns > word_get(&control[CONTROL_LONGEST_GAP_NS]))
+		word_put(&control[CONTROL_LONGEST_GAP_NS], now_ns - last_ns);
 	last_ns = now_ns;
-	control[CONTROL_HEARTBEATS]++;
+	word_add(&control[CONTROL_HEARTBEATS], 1);
 }
 
 /* Its own time last: at T0 no thread page may have a later time than the control page. */
@@ -47,7 +42,7 @@ static void renew_clocks(struct cpu *cpu)
 	uint64_t now = renew_control_clocks();
 
 	processor_barrier();
-	cpu->writer.page[THREAD_MONOTONIC_NS] = now;
+	word_put(&cpu->writer.page[THREAD_MONOTONIC_NS], now);
 	cpu->renew_at = processor_ticks() + agent.renew_ticks;
 	if (cpu->number == 0)
 		beat(now);
@@ -88,21 +83,21 @@ static bool step_is_due(struct cpu *cpu)
 	return true;
 }
 
-static void put_mismatch(volatile uint64_t *word, const struct mismatch *mismatch)
+static void put_mismatch(volatile struct word *word, const struct mismatch *mismatch)
 {
-	word[MISMATCH_HOLE] = mismatch->hole;
-	word[MISMATCH_INDEX] = mismatch->index;
-	word[MISMATCH_FRAME] = mismatch->frame;
-	word[MISMATCH_EXPECTED_GENERATION] = mismatch->expected_generation;
-	word[MISMATCH_FOUND_GENERATION] = mismatch->found_generation;
-	word[MISMATCH_EXPECTED_STEP] = mismatch->expected_step;
-	word[MISMATCH_FOUND_STEP] = mismatch->found_step;
-	word[MISMATCH_WORD] = mismatch->word;
+	word_put(&word[MISMATCH_HOLE], mismatch->hole);
+	word_put(&word[MISMATCH_INDEX], mismatch->index);
+	word_put(&word[MISMATCH_FRAME], mismatch->frame);
+	word_put(&word[MISMATCH_EXPECTED_GENERATION], mismatch->expected_generation);
+	word_put(&word[MISMATCH_FOUND_GENERATION], mismatch->found_generation);
+	word_put(&word[MISMATCH_EXPECTED_STEP], mismatch->expected_step);
+	word_put(&word[MISMATCH_FOUND_STEP], mismatch->found_step);
+	word_put(&word[MISMATCH_WORD], mismatch->word);
 }
 
 static void check(struct cpu *cpu)
 {
-	volatile uint64_t *report = cpu->report;
+	volatile struct word *report = cpu->report;
 	struct check_result result = {.holes = 0};
 	unsigned kept;
 
@@ -111,14 +106,14 @@ static void check(struct cpu *cpu)
 	for (unsigned i = 0; i < kept; i++)
 		put_mismatch(report + REPORT_MISMATCHES + i * MISMATCH_WORDS,
 			     &result.log.details[i]);
-	report[PAGE_NONCE] = agent.nonce;
-	report[REPORT_THREAD] = cpu->number;
-	report[REPORT_PAGES] = cpu->writer.schedule.pages;
-	report[REPORT_HOLES] = result.holes;
-	report[REPORT_COUNT] = result.log.count;
-	report[REPORT_KEPT] = kept;
-	report[REPORT_DATA_CHECKSUM] = result.checksum;
-	report[PAGE_MAGIC] = MAGIC_REPORT;
+	word_put(&report[PAGE_NONCE], agent.nonce);
+	word_put(&report[REPORT_THREAD], cpu->number);
+	word_put(&report[REPORT_PAGES], cpu->writer.schedule.pages);
+	word_put(&report[REPORT_HOLES], result.holes);
+	word_put(&report[REPORT_COUNT], result.log.count);
+	word_put(&report[REPORT_KEPT], kept);
+	word_put(&report[REPORT_DATA_CHECKSUM], result.checksum);
+	word_put(&report[PAGE_MAGIC], MAGIC_REPORT);
 }
 
 void cpu_do_job(struct cpu *cpu)
@@ -137,8 +132,8 @@ void cpu_do_job(struct cpu *cpu)
 
 static void wait_parked(struct cpu *cpu)
 {
-	if (cpu->writer.page && cpu->writer.page[THREAD_STATE] == WRITER_WRITING)
-		cpu->writer.page[THREAD_STATE] = WRITER_PARKED;
+	if (cpu->writer.page && word_get(&cpu->writer.page[THREAD_STATE]) == WRITER_WRITING)
+		word_put(&cpu->writer.page[THREAD_STATE], WRITER_PARKED);
 	/* The time spent parked is neither a gap nor work to catch up with. */
 	cpu->statistics.last_end = 0;
 	cpu->due = 0;
@@ -159,8 +154,8 @@ _Noreturn void cpu_loop(struct cpu *cpu)
 			wait_parked(cpu);
 			continue;
 		}
-		if (cpu->writer.page[THREAD_STATE] != WRITER_WRITING) {
-			cpu->writer.page[THREAD_STATE] = WRITER_WRITING;
+		if (word_get(&cpu->writer.page[THREAD_STATE]) != WRITER_WRITING) {
+			word_put(&cpu->writer.page[THREAD_STATE], WRITER_WRITING);
 			/* Whoever parks the writers either sees that this one writes, or is seen here. */
 			processor_fence();
 			if (!SHARED(agent.run))

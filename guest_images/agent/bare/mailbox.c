@@ -9,25 +9,25 @@
 
 void mailbox_open(void)
 {
-	volatile uint64_t *control = agent.control;
+	volatile struct word *control = agent.control;
 
-	control[CONTROL_BOOT_TICKS] = agent.boot_ticks;
+	word_put(&control[CONTROL_BOOT_TICKS], agent.boot_ticks);
 	processor_barrier();
-	control[CONTROL_MAILBOX] = MAGIC_MAILBOX;
+	word_put(&control[CONTROL_MAILBOX], MAGIC_MAILBOX);
 }
 
 /* Parks all writers. The calling vCPU's own is between two steps. */
 static enum bare_result park(struct cpu *cpu)
 {
-	if (agent.control[CONTROL_STATE] == AGENT_IDLE)
+	if (word_get(&agent.control[CONTROL_STATE]) == AGENT_IDLE)
 		return BARE_WRONG_STATE;
 	SHARED(agent.run) = false;
 	processor_fence();
-	cpu->writer.page[THREAD_STATE] = WRITER_PARKED;
+	word_put(&cpu->writer.page[THREAD_STATE], WRITER_PARKED);
 	for (unsigned i = 1; i < agent.threads; i++)
-		while (agent.cpus[i].writer.page[THREAD_STATE] == WRITER_WRITING)
+		while (word_get(&agent.cpus[i].writer.page[THREAD_STATE]) == WRITER_WRITING)
 			processor_relax();
-	agent.control[CONTROL_STATE] = AGENT_PAUSED;
+	word_put(&agent.control[CONTROL_STATE], AGENT_PAUSED);
 	return BARE_DONE;
 }
 
@@ -35,7 +35,7 @@ static enum bare_result run(void)
 {
 	if (agent.threads == 0)
 		return BARE_WRONG_STATE;
-	agent.control[CONTROL_STATE] = AGENT_RUNNING;
+	word_put(&agent.control[CONTROL_STATE], AGENT_RUNNING);
 	SHARED(agent.run) = true;
 	return BARE_DONE;
 }
@@ -57,28 +57,30 @@ static enum bare_result give_job(struct cpu *cpu, enum job job)
 
 static enum bare_result clear_statistics(struct cpu *cpu)
 {
-	agent.control[CONTROL_LONGEST_GAP_NS] = 0;
+	word_put(&agent.control[CONTROL_LONGEST_GAP_NS], 0);
 	return give_job(cpu, JOB_CLEAR);
 }
 
-static enum bare_result corrupt(const volatile uint64_t *arguments)
+static enum bare_result corrupt(const volatile struct word *arguments)
 {
-	uint64_t thread = arguments[0], index = arguments[1];
+	uint64_t thread = word_get(&arguments[0]), index = word_get(&arguments[1]);
+	bool hole = word_get(&arguments[2]);
 	const struct writer *writer;
-	uint64_t *page;
+	struct word *page;
 
 	if (agent.threads == 0 || agent.run)
 		return BARE_WRONG_STATE;
 	if (thread >= agent.threads || index >= agent.cpus[thread].writer.schedule.pages ||
-	    (arguments[2] && pattern_stride(agent.pattern) == 1))
+	    (hole && pattern_stride(agent.pattern) == 1))
 		return BARE_WRONG_ARGUMENT;
 	writer = &agent.cpus[thread].writer;
-	page = arguments[2] ? writer_hole(writer, index) : writer_data(writer, index);
-	page[CORRUPT_WORD] ^= UINT64_C(1) << CORRUPT_BIT;
+	page = hole ? writer_hole(writer, index) : writer_data(writer, index);
+	word_put(&page[CORRUPT_WORD],
+		 word_get(&page[CORRUPT_WORD]) ^ UINT64_C(1) << CORRUPT_BIT);
 	return BARE_DONE;
 }
 
-static enum bare_result serve(const volatile uint64_t *arguments)
+static enum bare_result serve(const volatile struct word *arguments)
 {
 	enum bare_result result;
 
@@ -98,16 +100,16 @@ static enum bare_result quit(struct cpu *cpu)
 	if (agent.run)
 		park(cpu);
 	control_page_wipe(agent.control);
-	agent.control[CONTROL_STATE] = AGENT_IDLE;
+	word_put(&agent.control[CONTROL_STATE], AGENT_IDLE);
 	agent.threads = 0;
 	return BARE_DONE;
 }
 
 static enum bare_result carry_out(struct cpu *cpu)
 {
-	volatile uint64_t *control = agent.control;
+	volatile struct word *control = agent.control;
 
-	switch (control[CONTROL_COMMAND]) {
+	switch (word_get(&control[CONTROL_COMMAND])) {
 	case BARE_SERVE:
 		return serve(control + CONTROL_ARGUMENTS);
 	case BARE_RUN:
@@ -131,14 +133,14 @@ static enum bare_result carry_out(struct cpu *cpu)
 
 void mailbox_poll(struct cpu *cpu)
 {
-	volatile uint64_t *control = agent.control;
-	uint64_t asked = control[CONTROL_REQUEST];
+	volatile struct word *control = agent.control;
+	uint64_t asked = word_get(&control[CONTROL_REQUEST]);
 
-	if (asked == control[CONTROL_ANSWER])
+	if (asked == word_get(&control[CONTROL_ANSWER]))
 		return;
 	processor_barrier();
-	control[CONTROL_RESULT] = carry_out(cpu);
-	control[CONTROL_TICKS] = processor_ticks();
+	word_put(&control[CONTROL_RESULT], carry_out(cpu));
+	word_put(&control[CONTROL_TICKS], processor_ticks());
 	processor_barrier();
-	control[CONTROL_ANSWER] = asked;
+	word_put(&control[CONTROL_ANSWER], asked);
 }

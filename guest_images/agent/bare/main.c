@@ -5,8 +5,8 @@
 struct agent agent;
 
 /* The first page of the program, see the linker scripts: the host finds it without a search. */
-__attribute__((section(".control"), aligned(PAGE_BYTES))) volatile uint64_t
-	control_page[PAGE_WORDS] = {0};
+__attribute__((section(".control"), aligned(PAGE_BYTES))) volatile struct word
+	control_page[PAGE_WORDS] = {{0}};
 
 _Noreturn void first_cpu_main(void)
 {

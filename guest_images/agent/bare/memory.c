@@ -16,26 +16,26 @@
 /* How often the clocks are renewed, which is also the heartbeat. */
 #define RENEW_NS 5000000
 
-static uint64_t *next_page;
+static struct word *next_page;
 
 /* Takes pages that follow one another. They may hold what firmware has left there. */
-static uint64_t *take_pages(uint64_t count)
+static struct word *take_pages(uint64_t count)
 {
-	uint64_t *pages = next_page;
+	struct word *pages = next_page;
 
 	next_page += count * PAGE_WORDS;
 	return pages;
 }
 
-static void clear(volatile uint64_t *page)
+static void clear(volatile struct word *page)
 {
 	for (unsigned word = 0; word < PAGE_WORDS; word++)
-		page[word] = 0;
+		word_put(&page[word], 0);
 }
 
-static volatile uint64_t *take_cleared_page(void)
+static volatile struct word *take_cleared_page(void)
 {
-	volatile uint64_t *page = take_pages(1);
+	volatile struct word *page = take_pages(1);
 
 	clear(page);
 	return page;
@@ -65,13 +65,13 @@ static void fill_directory(struct writer *writer)
 	uint64_t pages = writer->schedule.pages;
 
 	for (uint64_t first = 0; first < pages; first += DIRECTORY_ENTRIES) {
-		uint64_t *page = writer_directory(writer, first);
+		struct word *page = writer_directory(writer, first);
 		unsigned count = directory_count(pages, first);
 
 		clear(page);
 		for (unsigned i = 0; i < count; i++)
-			page[DIRECTORY_FRAMES + i] =
-				(uintptr_t)writer_data(writer, first + i) / PAGE_BYTES;
+			word_put(&page[DIRECTORY_FRAMES + i],
+				 (uintptr_t)writer_data(writer, first + i) / PAGE_BYTES);
 		directory_page_complete(page, writer->nonce, writer->number, first, count);
 	}
 }
@@ -87,10 +87,10 @@ static void take_data(struct writer *writer)
 static void clear_data(const struct writer *writer)
 {
 	for (uint64_t index = 0; index < writer->schedule.pages; index++) {
-		uint64_t *page = writer_data(writer, index);
+		struct word *page = writer_data(writer, index);
 
 		/* Written first, for one page fault of the host in place of two. */
-		*(volatile uint64_t *)page = 0;
+		word_put(page, 0);
 		if (page_first_nonzero(page) != PAGE_WORDS)
 			clear(page);
 	}
@@ -138,37 +138,37 @@ static void take_all_pages(void)
 	}
 }
 
-static void take_plan(const volatile uint64_t *arguments)
+static void take_plan(const volatile struct word *arguments)
 {
-	uint64_t rate = arguments[SERVE_RATE];
+	uint64_t rate = word_get(&arguments[SERVE_RATE]);
 
-	agent.nonce = arguments[SERVE_NONCE];
-	agent.pattern = (enum pattern)arguments[SERVE_PATTERN];
-	agent.seed = arguments[SERVE_SEED];
-	agent.threads = arguments[SERVE_THREADS];
-	agent.realtime_ns = arguments[SERVE_REALTIME_NS];
-	agent.scale = tick_scale_of(arguments[SERVE_NS_PER_TICK]);
+	agent.nonce = word_get(&arguments[SERVE_NONCE]);
+	agent.pattern = (enum pattern)word_get(&arguments[SERVE_PATTERN]);
+	agent.seed = word_get(&arguments[SERVE_SEED]);
+	agent.threads = word_get(&arguments[SERVE_THREADS]);
+	agent.realtime_ns = word_get(&arguments[SERVE_REALTIME_NS]);
+	agent.scale = tick_scale_of(word_get(&arguments[SERVE_NS_PER_TICK]));
 	agent.renew_ticks = agent.scale.long_gap / (LONG_GAP_NS / RENEW_NS);
 	agent.step_ticks = rate ? agent.scale.long_gap * (NS_PER_S / LONG_GAP_NS) / rate : 0;
 	agent.data_pages =
-		arguments[SERVE_BYTES] / PAGE_BYTES / pattern_stride(agent.pattern);
+		word_get(&arguments[SERVE_BYTES]) / PAGE_BYTES / pattern_stride(agent.pattern);
 }
 
-static bool plan_is_possible(const volatile uint64_t *arguments)
+static bool plan_is_possible(const volatile struct word *arguments)
 {
-	uint64_t threads = arguments[SERVE_THREADS];
+	uint64_t threads = word_get(&arguments[SERVE_THREADS]);
 
-	return pattern_name((unsigned)arguments[SERVE_PATTERN]) && threads >= 1 &&
-	       threads <= MAX_CPUS && arguments[SERVE_NS_PER_TICK] != 0 &&
-	       arguments[SERVE_BYTES] / PAGE_BYTES >= 2 * MAX_STRIDE * threads;
+	return pattern_name((unsigned)word_get(&arguments[SERVE_PATTERN])) && threads >= 1 &&
+	       threads <= MAX_CPUS && word_get(&arguments[SERVE_NS_PER_TICK]) != 0 &&
+	       word_get(&arguments[SERVE_BYTES]) / PAGE_BYTES >= 2 * MAX_STRIDE * threads;
 }
 
-enum bare_result memory_build(const volatile uint64_t *arguments)
+enum bare_result memory_build(const volatile struct word *arguments)
 {
 	if (!plan_is_possible(arguments))
 		return BARE_WRONG_ARGUMENT;
 	take_plan(arguments);
-	next_page = (uint64_t *)block_start(arguments[SERVE_GUEST_RAM]);
+	next_page = (struct word *)block_start(word_get(&arguments[SERVE_GUEST_RAM]));
 	if (!next_page) {
 		agent.threads = 0;
 		return BARE_NO_MEMORY;
@@ -180,8 +180,8 @@ enum bare_result memory_build(const volatile uint64_t *arguments)
 						 .seed = agent.seed,
 						 .threads = agent.threads,
 						 .data_pages = agent.data_pages,
-						 .guest_ram = arguments[SERVE_GUEST_RAM],
+						 .guest_ram = word_get(&arguments[SERVE_GUEST_RAM]),
 					 });
-	agent.control[CONTROL_META] = (uintptr_t)agent.cpus[0].writer.page;
+	word_put(&agent.control[CONTROL_META], (uintptr_t)agent.cpus[0].writer.page);
 	return BARE_DONE;
 }

@@ -8,7 +8,7 @@
 bool check_page(const struct writer *writer, const struct page_write *write,
 		struct mismatch *mismatch)
 {
-	const uint64_t *page = writer_data(writer, write->index);
+	const struct word *page = writer_data(writer, write->index);
 	struct page_image image =
 		page_image_of(writer->nonce, writer->number, writer->schedule.pattern, write);
 	unsigned word = page_difference(page, &image);
@@ -20,9 +20,9 @@ bool check_page(const struct writer *writer, const struct page_write *write,
 		.index = write->index,
 		.frame = writer_frame(writer, write->index),
 		.expected_generation = write->generation,
-		.found_generation = page[DATA_GENERATION],
+		.found_generation = word_read(&page[DATA_GENERATION]),
 		.expected_step = write->step,
-		.found_step = page[DATA_STEP],
+		.found_step = word_read(&page[DATA_STEP]),
 		.word = word,
 	};
 	return false;
@@ -42,7 +42,7 @@ static void check_hole(const struct writer *writer, uint64_t index, struct check
 
 void check_writer(const struct writer *writer, struct check_result *result)
 {
-	uint64_t steps = writer->page[THREAD_STEPS];
+	uint64_t steps = word_get(&writer->page[THREAD_STEPS]);
 
 	for (uint64_t index = 0; index < writer->schedule.pages; index++) {
 		struct page_write write = schedule_latest(&writer->schedule, index, steps);
@@ -51,7 +51,8 @@ void check_writer(const struct writer *writer, struct check_result *result)
 		if (!check_page(writer, &write, &mismatch))
 			mismatch_add(&result->log, &mismatch);
 		result->checksum =
-			mix(result->checksum + writer_data(writer, index)[DATA_CHECKSUM]);
+			mix(result->checksum +
+			    word_read(&writer_data(writer, index)[DATA_CHECKSUM]));
 		if (pattern_stride(writer->schedule.pattern) > 1)
 			check_hole(writer, index, result);
 	}

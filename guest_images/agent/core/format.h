@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the format is little-endian");
+#include "word.h"
 
 /* Sizes and limits. */
 enum format_size {

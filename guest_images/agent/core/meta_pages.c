@@ -3,32 +3,32 @@
 
 #include "page.h"
 
-void control_page_fill(volatile uint64_t *page, const struct agent_description *agent)
+void control_page_fill(volatile struct word *page, const struct agent_description *agent)
 {
-	page[PAGE_NONCE] = agent->nonce;
-	page[CONTROL_VERSION] = FORMAT_VERSION;
-	page[CONTROL_PATTERN] = agent->pattern;
-	page[CONTROL_SEED] = agent->seed;
-	page[CONTROL_THREADS] = agent->threads;
-	page[CONTROL_PAGE_SIZE] = PAGE_BYTES;
-	page[CONTROL_DATA_PAGES] = agent->data_pages;
-	page[CONTROL_STATE] = AGENT_IDLE;
-	page[CONTROL_GUEST_RAM] = agent->guest_ram;
-	page[PAGE_MAGIC] = MAGIC_CONTROL;
+	word_put(&page[PAGE_NONCE], agent->nonce);
+	word_put(&page[CONTROL_VERSION], FORMAT_VERSION);
+	word_put(&page[CONTROL_PATTERN], agent->pattern);
+	word_put(&page[CONTROL_SEED], agent->seed);
+	word_put(&page[CONTROL_THREADS], agent->threads);
+	word_put(&page[CONTROL_PAGE_SIZE], PAGE_BYTES);
+	word_put(&page[CONTROL_DATA_PAGES], agent->data_pages);
+	word_put(&page[CONTROL_STATE], AGENT_IDLE);
+	word_put(&page[CONTROL_GUEST_RAM], agent->guest_ram);
+	word_put(&page[PAGE_MAGIC], MAGIC_CONTROL);
 }
 
-void thread_page_fill(volatile uint64_t *page, uint64_t nonce, uint64_t thread, uint64_t pages)
+void thread_page_fill(volatile struct word *page, uint64_t nonce, uint64_t thread, uint64_t pages)
 {
-	page[PAGE_NONCE] = nonce;
-	page[THREAD_NUMBER] = thread;
-	page[THREAD_PAGES] = pages;
-	page[PAGE_MAGIC] = MAGIC_THREAD;
+	word_put(&page[PAGE_NONCE], nonce);
+	word_put(&page[THREAD_NUMBER], thread);
+	word_put(&page[THREAD_PAGES], pages);
+	word_put(&page[PAGE_MAGIC], MAGIC_THREAD);
 }
 
-void control_page_wipe(volatile uint64_t *page)
+void control_page_wipe(volatile struct word *page)
 {
-	page[PAGE_MAGIC] = 0;
-	page[PAGE_NONCE] = 0;
+	word_put(&page[PAGE_MAGIC], 0);
+	word_put(&page[PAGE_NONCE], 0);
 }
 
 size_t directory_pages(uint64_t data_pages)
@@ -43,13 +43,13 @@ unsigned directory_count(uint64_t data_pages, uint64_t first)
 	return left < DIRECTORY_ENTRIES ? (unsigned)left : DIRECTORY_ENTRIES;
 }
 
-void directory_page_complete(uint64_t *page, uint64_t nonce, uint64_t thread, uint64_t first,
+void directory_page_complete(struct word *page, uint64_t nonce, uint64_t thread, uint64_t first,
 			     unsigned count)
 {
-	page[PAGE_MAGIC] = MAGIC_DIRECTORY;
-	page[PAGE_NONCE] = nonce;
-	page[DIRECTORY_THREAD] = thread;
-	page[DIRECTORY_FIRST_INDEX] = first;
-	page[DIRECTORY_COUNT] = count;
-	page[DIRECTORY_CHECKSUM] = page_checksum(page);
+	word_put(&page[PAGE_MAGIC], MAGIC_DIRECTORY);
+	word_put(&page[PAGE_NONCE], nonce);
+	word_put(&page[DIRECTORY_THREAD], thread);
+	word_put(&page[DIRECTORY_FIRST_INDEX], first);
+	word_put(&page[DIRECTORY_COUNT], count);
+	word_put(&page[DIRECTORY_CHECKSUM], page_checksum(page));
 }

@@ -18,11 +18,11 @@ struct agent_description {
 };
 
 /* Fill a page of zeros, the magic last: a reader that finds the magic finds a complete page. */
-void control_page_fill(volatile uint64_t *page, const struct agent_description *agent);
-void thread_page_fill(volatile uint64_t *page, uint64_t nonce, uint64_t thread, uint64_t pages);
+void control_page_fill(volatile struct word *page, const struct agent_description *agent);
+void thread_page_fill(volatile struct word *page, uint64_t nonce, uint64_t thread, uint64_t pages);
 
 /* Makes a control page invalid, so that a later agent's is the only one in RAM. */
-void control_page_wipe(volatile uint64_t *page);
+void control_page_wipe(volatile struct word *page);
 
 /* Returns how many directory pages a thread with so many data pages has. */
 size_t directory_pages(uint64_t data_pages);
@@ -31,7 +31,7 @@ size_t directory_pages(uint64_t data_pages);
 unsigned directory_count(uint64_t data_pages, uint64_t first);
 
 /* Adds head and checksum to a directory page that has its frame numbers already. */
-void directory_page_complete(uint64_t *page, uint64_t nonce, uint64_t thread, uint64_t first,
+void directory_page_complete(struct word *page, uint64_t nonce, uint64_t thread, uint64_t first,
 			     unsigned count);
 
 #endif

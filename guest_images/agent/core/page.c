@@ -27,23 +27,23 @@ struct page_image page_image_of(uint64_t nonce, uint64_t thread, enum pattern pa
 	return image;
 }
 
-static void store_zeros(volatile uint64_t *page)
+static void store_zeros(volatile struct word *page)
 {
 	for (unsigned word = 0; word < PAGE_WORDS; word += GROUP) {
-		volatile uint64_t *at = page + word;
+		volatile struct word *at = page + word;
 
-		at[0] = 0;
-		at[1] = 0;
-		at[2] = 0;
-		at[3] = 0;
-		at[4] = 0;
-		at[5] = 0;
-		at[6] = 0;
-		at[7] = 0;
+		word_put(&at[0], 0);
+		word_put(&at[1], 0);
+		word_put(&at[2], 0);
+		word_put(&at[3], 0);
+		word_put(&at[4], 0);
+		word_put(&at[5], 0);
+		word_put(&at[6], 0);
+		word_put(&at[7], 0);
 	}
 }
 
-void page_store(volatile uint64_t *page, const struct page_image *image)
+void page_store(volatile struct word *page, const struct page_image *image)
 {
 	uint64_t value = image->key + DATA_BODY * BODY_STRIDE;
 
@@ -52,31 +52,31 @@ void page_store(volatile uint64_t *page, const struct page_image *image)
 		return;
 	}
 	for (unsigned word = 0; word < DATA_BODY; word++)
-		page[word] = image->head[word];
-	page[DATA_BODY] = value;
-	for (volatile uint64_t *at = page + DATA_BODY + 1; at < page + DATA_CHECKSUM; at += GROUP) {
-		at[0] = value += BODY_STRIDE;
-		at[1] = value += BODY_STRIDE;
-		at[2] = value += BODY_STRIDE;
-		at[3] = value += BODY_STRIDE;
-		at[4] = value += BODY_STRIDE;
-		at[5] = value += BODY_STRIDE;
-		at[6] = value += BODY_STRIDE;
-		at[7] = value += BODY_STRIDE;
+		word_put(&page[word], image->head[word]);
+	word_put(&page[DATA_BODY], value);
+	for (volatile struct word *at = page + DATA_BODY + 1; at < page + DATA_CHECKSUM; at += GROUP) {
+		word_put(&at[0], value += BODY_STRIDE);
+		word_put(&at[1], value += BODY_STRIDE);
+		word_put(&at[2], value += BODY_STRIDE);
+		word_put(&at[3], value += BODY_STRIDE);
+		word_put(&at[4], value += BODY_STRIDE);
+		word_put(&at[5], value += BODY_STRIDE);
+		word_put(&at[6], value += BODY_STRIDE);
+		word_put(&at[7], value += BODY_STRIDE);
 	}
-	page[DATA_CHECKSUM] = image->checksum;
+	word_put(&page[DATA_CHECKSUM], image->checksum);
 }
 
-unsigned page_first_nonzero(const uint64_t *page)
+unsigned page_first_nonzero(const struct word *page)
 {
 	uint64_t seen = 0;
 	unsigned word = 0;
 
 	for (unsigned at = 0; at < PAGE_WORDS; at++)
-		seen |= page[at];
+		seen |= word_read(&page[at]);
 	if (seen == 0)
 		return PAGE_WORDS;
-	while (page[word] == 0)
+	while (word_read(&page[word]) == 0)
 		word++;
 	return word;
 }
@@ -88,30 +88,30 @@ static uint64_t image_word(const struct page_image *image, unsigned word)
 	return word == DATA_CHECKSUM ? image->checksum : image->key + word * BODY_STRIDE;
 }
 
-unsigned page_difference(const uint64_t *page, const struct page_image *image)
+unsigned page_difference(const struct word *page, const struct page_image *image)
 {
 	uint64_t value = image->key + DATA_BODY * BODY_STRIDE;
-	uint64_t seen = page[DATA_CHECKSUM] ^ image->checksum;
+	uint64_t seen = word_read(&page[DATA_CHECKSUM]) ^ image->checksum;
 	unsigned word = 0;
 
 	if (image->zero)
 		return page_first_nonzero(page);
 	for (unsigned at = 0; at < DATA_BODY; at++)
-		seen |= page[at] ^ image->head[at];
+		seen |= word_read(&page[at]) ^ image->head[at];
 	for (unsigned at = DATA_BODY; at < DATA_CHECKSUM; at++, value += BODY_STRIDE)
-		seen |= page[at] ^ value;
+		seen |= word_read(&page[at]) ^ value;
 	if (seen == 0)
 		return PAGE_WORDS;
-	while (page[word] == image_word(image, word))
+	while (word_read(&page[word]) == image_word(image, word))
 		word++;
 	return word;
 }
 
-uint64_t page_checksum(const uint64_t *page)
+uint64_t page_checksum(const struct word *page)
 {
 	uint64_t sum = 0;
 
 	for (unsigned word = 0; word < PAGE_WORDS - 1; word++)
-		sum += page[word];
+		sum += word_read(&page[word]);
 	return mix(sum);
 }

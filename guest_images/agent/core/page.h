@@ -21,15 +21,15 @@ struct page_image page_image_of(uint64_t nonce, uint64_t thread, enum pattern pa
 				const struct page_write *write);
 
 /* Stores the content word by word in strictly ascending order. */
-void page_store(volatile uint64_t *page, const struct page_image *image);
+void page_store(volatile struct word *page, const struct page_image *image);
 
 /* Returns the number of the first word that differs from the content, PAGE_WORDS if none does. */
-unsigned page_difference(const uint64_t *page, const struct page_image *image);
+unsigned page_difference(const struct word *page, const struct page_image *image);
 
 /* Returns the number of the first word that is not zero, PAGE_WORDS if all are. */
-unsigned page_first_nonzero(const uint64_t *page);
+unsigned page_first_nonzero(const struct word *page);
 
 /* Returns the checksum of a directory page: mix of the sum of words 0 to 510. */
-uint64_t page_checksum(const uint64_t *page);
+uint64_t page_checksum(const struct word *page);
 
 #endif

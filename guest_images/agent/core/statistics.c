@@ -56,7 +56,7 @@ static uint64_t add_gap(struct statistics *statistics, const struct tick_scale *
 {
 	if (ticks > statistics->longest_gap) {
 		statistics->longest_gap = ticks;
-		statistics->page[THREAD_LONGEST_GAP_NS] = ticks_to_ns(scale, ticks);
+		word_put(&statistics->page[THREAD_LONGEST_GAP_NS], ticks_to_ns(scale, ticks));
 	}
 	return ticks >= scale->long_gap ? ticks_to_ns(scale, ticks) : 0;
 }
@@ -64,18 +64,18 @@ static uint64_t add_gap(struct statistics *statistics, const struct tick_scale *
 uint64_t statistics_add_write(struct statistics *statistics, const struct tick_scale *scale,
 			      uint64_t begin, uint64_t end)
 {
-	volatile uint64_t *page = statistics->page;
+	volatile struct word *page = statistics->page;
 	uint64_t ticks = end > begin ? end - begin : 0;
 	uint64_t ns = ticks_to_ns(scale, ticks);
 	uint64_t last_end = statistics->last_end;
 
 	/* Nearly all writes are shorter than 2 us, and need no division. */
-	page[THREAD_HISTOGRAM + (ticks >= scale->two_us ? bucket_of(ns) : 0)]++;
-	page[THREAD_FINE_HISTOGRAM + fine_bucket_of(ns)]++;
-	page[THREAD_WRITES_TIMED]++;
+	word_add(&page[THREAD_HISTOGRAM + (ticks >= scale->two_us ? bucket_of(ns) : 0)], 1);
+	word_add(&page[THREAD_FINE_HISTOGRAM + fine_bucket_of(ns)], 1);
+	word_add(&page[THREAD_WRITES_TIMED], 1);
 	if (ticks > statistics->longest_write) {
 		statistics->longest_write = ticks;
-		page[THREAD_LONGEST_WRITE_NS] = ns;
+		word_put(&page[THREAD_LONGEST_WRITE_NS], ns);
 	}
 	statistics->last_end = end;
 	return last_end != 0 && end > last_end ? add_gap(statistics, scale, end - last_end) : 0;
@@ -83,26 +83,26 @@ uint64_t statistics_add_write(struct statistics *statistics, const struct tick_s
 
 void statistics_add_long_gap(struct statistics *statistics, uint64_t end_ns, uint64_t length_ns)
 {
-	volatile uint64_t *page = statistics->page;
-	uint64_t slot = THREAD_LONG_GAP_TIMES + page[THREAD_LONG_GAPS] % LONG_GAPS_KEPT * 2;
+	volatile struct word *page = statistics->page;
+	uint64_t slot = THREAD_LONG_GAP_TIMES + word_get(&page[THREAD_LONG_GAPS]) % LONG_GAPS_KEPT * 2;
 
-	page[slot] = end_ns;
-	page[slot + 1] = length_ns;
+	word_put(&page[slot], end_ns);
+	word_put(&page[slot + 1], length_ns);
 	/* Last, so that a reader never counts a gap without its times. */
-	page[THREAD_LONG_GAPS]++;
+	word_add(&page[THREAD_LONG_GAPS], 1);
 }
 
 void statistics_clear(struct statistics *statistics)
 {
-	volatile uint64_t *page = statistics->page;
+	volatile struct word *page = statistics->page;
 
-	page[THREAD_LONGEST_WRITE_NS] = 0;
-	page[THREAD_WRITES_TIMED] = 0;
-	page[THREAD_LONGEST_GAP_NS] = 0;
-	page[THREAD_LONG_GAPS] = 0;
+	word_put(&page[THREAD_LONGEST_WRITE_NS], 0);
+	word_put(&page[THREAD_WRITES_TIMED], 0);
+	word_put(&page[THREAD_LONGEST_GAP_NS], 0);
+	word_put(&page[THREAD_LONG_GAPS], 0);
 	for (unsigned bucket = 0; bucket < HISTOGRAM_BUCKETS; bucket++)
-		page[THREAD_HISTOGRAM + bucket] = 0;
+		word_put(&page[THREAD_HISTOGRAM + bucket], 0);
 	for (unsigned bucket = 0; bucket < FINE_BUCKETS; bucket++)
-		page[THREAD_FINE_HISTOGRAM + bucket] = 0;
+		word_put(&page[THREAD_FINE_HISTOGRAM + bucket], 0);
 	*statistics = (struct statistics){.page = page};
 }

@@ -12,7 +12,7 @@ struct tick_scale {
 };
 
 struct statistics {
-	volatile uint64_t *page; /* the writer's thread page */
+	volatile struct word *page; /* the writer's thread page */
 	uint64_t last_end;       /* end of the last write in ticks, 0 = none to measure a gap from */
 	uint64_t longest_write;  /* ticks */
 	uint64_t longest_gap;    /* ticks */

@@ -5,7 +5,7 @@
 
 uint64_t writer_frame(const struct writer *writer, uint64_t index)
 {
-	return writer_directory(writer, index)[DIRECTORY_FRAMES + index % DIRECTORY_ENTRIES];
+	return word_read(&writer_directory(writer, index)[DIRECTORY_FRAMES + index % DIRECTORY_ENTRIES]);
 }
 
 bool writer_prepare(struct writer *writer, struct step *step, struct mismatch *mismatch)
@@ -18,9 +18,9 @@ bool writer_prepare(struct writer *writer, struct step *step, struct mismatch *m
 		page_image_of(writer->nonce, writer->number, writer->schedule.pattern, &write);
 	if (check_page(writer, &before, mismatch))
 		return true;
-	if (writer->page[THREAD_ERRORS] == 0)
-		writer->page[THREAD_FIRST_ERROR] = before.index;
-	writer->page[THREAD_ERRORS]++;
+	if (word_get(&writer->page[THREAD_ERRORS]) == 0)
+		word_put(&writer->page[THREAD_FIRST_ERROR], before.index);
+	word_add(&writer->page[THREAD_ERRORS], 1);
 	return false;
 }
 
@@ -30,5 +30,5 @@ void writer_complete(struct writer *writer)
 	 * Volatile like the page's words, so it follows them in program order; at T0 the vCPU stands
 	 * between two instructions, hence memory holds a prefix of that order.
 	 */
-	writer->page[THREAD_STEPS] = ++writer->steps;
+	word_put(&writer->page[THREAD_STEPS], ++writer->steps);
 }

@@ -16,33 +16,33 @@ struct writer {
 	unsigned number;
 	struct schedule schedule;
 	char *data;              /* the memory of its data pages */
-	volatile uint64_t *page; /* its thread page */
-	uint64_t *directory;     /* the first of its directory pages */
+	volatile struct word *page; /* its thread page */
+	struct word *directory;     /* the first of its directory pages */
 	uint64_t steps;          /* completed, as in the thread page */
 };
 
 /* The write that a writer makes next. */
 struct step {
-	uint64_t *page;          /* the data page to store to */
+	struct word *page;          /* the data page to store to */
 	struct page_image image; /* its new content */
 };
 
 /* Returns data page `index`. */
-static inline uint64_t *writer_data(const struct writer *writer, uint64_t index)
+static inline struct word *writer_data(const struct writer *writer, uint64_t index)
 {
 	size_t stride = pattern_stride(writer->schedule.pattern);
 
-	return (uint64_t *)(writer->data + index * stride * PAGE_BYTES);
+	return (struct word *)(writer->data + index * stride * PAGE_BYTES);
 }
 
 /* Returns the page behind data page `index`, which must stay untouched (pattern "sparse"). */
-static inline uint64_t *writer_hole(const struct writer *writer, uint64_t index)
+static inline struct word *writer_hole(const struct writer *writer, uint64_t index)
 {
 	return writer_data(writer, index) + PAGE_WORDS;
 }
 
 /* Returns the directory page that lists data page `index`. */
-static inline uint64_t *writer_directory(const struct writer *writer, uint64_t index)
+static inline struct word *writer_directory(const struct writer *writer, uint64_t index)
 {
 	return writer->directory + index / DIRECTORY_ENTRIES * PAGE_WORDS;
 }

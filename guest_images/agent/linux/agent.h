@@ -48,8 +48,8 @@ struct agent {
 	uint64_t nonce;
 	uint64_t data_pages;
 	struct cycle_counter counter;
-	volatile uint64_t *control;
-	uint64_t *meta;            /* control page, thread pages, directory pages, in this order */
+	volatile struct word *control;
+	struct word *meta;            /* control page, thread pages, directory pages, in this order */
 	size_t meta_pages;
 	bool locked;               /* whether mlock worked on everything */
 	bool frames_known;         /* whether pagemap gave page frame numbers */

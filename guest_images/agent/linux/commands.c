@@ -20,7 +20,7 @@ struct command {
 
 static uint64_t state_of(const struct command *command)
 {
-	return command->agent->control[CONTROL_STATE];
+	return word_get(&command->agent->control[CONTROL_STATE]);
 }
 
 static void reply_ok(struct command *command)
@@ -30,7 +30,7 @@ static void reply_ok(struct command *command)
 	text_add(command->reply, "{\"ok\":true,\"state\":\"%s\",\"steps\":[", state_name(agent));
 	for (unsigned i = 0; i < agent->options.threads; i++)
 		text_add(command->reply, "%s%" PRIu64, i ? "," : "",
-			 agent->threads[i].writer.page[THREAD_STEPS]);
+			 word_get(&agent->threads[i].writer.page[THREAD_STEPS]));
 	text_add(command->reply, "]");
 	text_number(command->reply, "monotonic_ns", clock_ns(CLOCK_MONOTONIC));
 	text_number(command->reply, "realtime_ns", clock_ns(CLOCK_REALTIME));
@@ -115,7 +115,7 @@ static void run_corrupt(struct command *command)
 	bool hole = command->count == 4 && strcmp(command->words[3], "hole") == 0;
 	struct writer *writer;
 	uint64_t index;
-	uint64_t *page;
+	struct word *page;
 
 	if (state_of(command) == AGENT_RUNNING) {
 		text_error(command->reply, "The writers must be paused for this command.");
@@ -133,11 +133,12 @@ static void run_corrupt(struct command *command)
 		return;
 	}
 	page = hole ? writer_hole(writer, index) : writer_data(writer, index);
-	page[CORRUPT_WORD] ^= UINT64_C(1) << CORRUPT_BIT;
+	word_put(&page[CORRUPT_WORD],
+		 word_get(&page[CORRUPT_WORD]) ^ UINT64_C(1) << CORRUPT_BIT);
 	reply_ok(command);
 }
 
-static void dump_pages(struct command *command, const uint64_t *page, size_t stride,
+static void dump_pages(struct command *command, const struct word *page, size_t stride,
 		       uint64_t count)
 {
 	text_add(command->reply, "{\"ok\":true,\"pages\":[");

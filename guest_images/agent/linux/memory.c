@@ -78,7 +78,7 @@ static char *map_pages(struct agent *agent, size_t pages, bool huge)
 static void touch(char *base, uint64_t pages, size_t stride)
 {
 	for (uint64_t page = 0; page < pages; page++)
-		*(volatile uint64_t *)(base + page * stride * PAGE_BYTES) = 0;
+		word_put((struct word *)(base + page * stride * PAGE_BYTES), 0);
 }
 
 static bool map_writer(struct agent *agent, unsigned number)
@@ -161,7 +161,7 @@ bool memory_build(struct agent *agent)
 	for (unsigned i = 0; i < agent->options.threads; i++)
 		if (!map_writer(agent, i))
 			return false;
-	agent->meta = (uint64_t *)map_pages(agent, agent->meta_pages, false);
+	agent->meta = (struct word *)map_pages(agent, agent->meta_pages, false);
 	if (!agent->meta)
 		return false;
 	touch((char *)agent->meta, agent->meta_pages, 1);

@@ -28,10 +28,13 @@ static void read_frames(int pagemap, const struct writer *writer, uint64_t first
 
 static void fill_page(int pagemap, const struct writer *writer, uint64_t first)
 {
-	uint64_t *page = writer_directory(writer, first);
+	struct word *page = writer_directory(writer, first);
+	uint64_t frames[DIRECTORY_ENTRIES];
 	unsigned count = directory_count(writer->schedule.pages, first);
 
-	read_frames(pagemap, writer, first, count, page + DIRECTORY_FRAMES);
+	read_frames(pagemap, writer, first, count, frames);
+	for (unsigned at = 0; at < count; at++)
+		word_put(&page[DIRECTORY_FRAMES + at], frames[at]);
 	directory_page_complete(page, writer->nonce, writer->number, first, count);
 }
 
@@ -57,11 +60,11 @@ uint64_t pagemap_count_moved(const struct agent *agent)
 		for (uint64_t first = 0; first < writer->schedule.pages;
 		     first += DIRECTORY_ENTRIES) {
 			unsigned count = directory_count(writer->schedule.pages, first);
-			const uint64_t *known = writer_directory(writer, first) + DIRECTORY_FRAMES;
+			const struct word *known = writer_directory(writer, first) + DIRECTORY_FRAMES;
 
 			read_frames(agent->pagemap, writer, first, count, frames);
 			for (unsigned at = 0; at < count; at++)
-				moved += frames[at] != known[at];
+				moved += frames[at] != word_read(&known[at]);
 		}
 	}
 	return moved;

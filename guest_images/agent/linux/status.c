@@ -11,7 +11,7 @@ const char *state_name(const struct agent *agent)
 {
 	static const char *const names[] = {"idle", "running", "paused"};
 
-	return names[agent->control[CONTROL_STATE]];
+	return names[word_get(&agent->control[CONTROL_STATE])];
 }
 
 /* Appends the kernel's boot id, 36 characters; "unknown" where there is none. */
@@ -34,27 +34,27 @@ static void print_histogram(const struct writer *writer, struct text *reply)
 	text_add(reply, ",\"hist\":[");
 	for (unsigned bucket = 0; bucket < HISTOGRAM_BUCKETS; bucket++)
 		text_add(reply, "%s%" PRIu64, bucket ? "," : "",
-			 writer->page[THREAD_HISTOGRAM + bucket]);
+			 word_get(&writer->page[THREAD_HISTOGRAM + bucket]));
 	text_add(reply, "]");
 }
 
 static void print_writer(const struct writer *writer, struct text *reply)
 {
 	static const char *const states[] = {"not started", "writing", "parked"};
-	uint64_t errors = writer->page[THREAD_ERRORS];
-	uint64_t longest = writer->page[THREAD_LONGEST_WRITE_NS];
-	uint64_t gap = writer->page[THREAD_LONGEST_GAP_NS];
+	uint64_t errors = word_get(&writer->page[THREAD_ERRORS]);
+	uint64_t longest = word_get(&writer->page[THREAD_LONGEST_WRITE_NS]);
+	uint64_t gap = word_get(&writer->page[THREAD_LONGEST_GAP_NS]);
 
 	text_add(reply, "%s{\"thread\":%u", writer->number ? "," : "", writer->number);
 	text_number(reply, "pages", writer->schedule.pages);
-	text_number(reply, "steps", writer->page[THREAD_STEPS]);
+	text_number(reply, "steps", word_get(&writer->page[THREAD_STEPS]));
 	text_number(reply, "errors", errors);
 	if (errors)
-		text_number(reply, "first_error", writer->page[THREAD_FIRST_ERROR]);
+		text_number(reply, "first_error", word_get(&writer->page[THREAD_FIRST_ERROR]));
 	else
 		text_add(reply, ",\"first_error\":null");
-	text_add(reply, ",\"state\":\"%s\"", states[writer->page[THREAD_STATE]]);
-	text_number(reply, "timed", writer->page[THREAD_WRITES_TIMED]);
+	text_add(reply, ",\"state\":\"%s\"", states[word_get(&writer->page[THREAD_STATE])]);
+	text_number(reply, "timed", word_get(&writer->page[THREAD_WRITES_TIMED]));
 	text_add(reply, ",\"max_stall_us\":%" PRIu64 ".%03" PRIu64, longest / 1000, longest % 1000);
 	text_add(reply, ",\"max_gap_us\":%" PRIu64 ".%03" PRIu64, gap / 1000, gap % 1000);
 	print_histogram(writer, reply);
@@ -83,7 +83,7 @@ static void print_agent(const struct agent *agent, struct text *reply)
 	text_add(reply, ",\"counter\":\"%s\"", agent->counter.usable ? "cycles" : "clock");
 	text_number(reply, "monotonic_ns", clock_ns(CLOCK_MONOTONIC));
 	text_number(reply, "realtime_ns", clock_ns(CLOCK_REALTIME));
-	text_number(reply, "heartbeats", agent->control[CONTROL_HEARTBEATS]);
+	text_number(reply, "heartbeats", word_get(&agent->control[CONTROL_HEARTBEATS]));
 	print_boot_id(reply);
 }
 

@@ -56,21 +56,21 @@ static void clear_statistics(struct writer_thread *thread)
 void thread_handle_request(struct writer_thread *thread)
 {
 	struct agent *agent = thread->agent;
-	volatile uint64_t *page = thread->writer.page;
+	volatile struct word *page = thread->writer.page;
 
 	pthread_mutex_lock(&agent->lock);
 	if (thread->reset_wanted)
 		clear_statistics(thread);
 	while (!agent->run) {
-		if (page[THREAD_STATE] == WRITER_WRITING)
-			page[THREAD_STATE] = WRITER_PARKED;
+		if (word_get(&page[THREAD_STATE]) == WRITER_WRITING)
+			word_put(&page[THREAD_STATE], WRITER_PARKED);
 		pthread_cond_broadcast(&agent->changed);
 		pthread_cond_wait(&agent->changed, &agent->lock);
 		/* The time spent parked is neither a gap nor work to catch up with. */
 		thread->statistics.last_end = 0;
 		thread->due_ns = 0;
 	}
-	page[THREAD_STATE] = WRITER_WRITING;
+	word_put(&page[THREAD_STATE], WRITER_WRITING);
 	atomic_store(&thread->request, false);
 	pthread_cond_broadcast(&agent->changed);
 	pthread_mutex_unlock(&agent->lock);
@@ -94,7 +94,7 @@ static struct timespec wait_deadline(void)
 static bool any_writing(const struct agent *agent)
 {
 	for (unsigned i = 0; i < agent->options.threads; i++)
-		if (agent->threads[i].writer.page[THREAD_STATE] == WRITER_WRITING)
+		if (word_get(&agent->threads[i].writer.page[THREAD_STATE]) == WRITER_WRITING)
 			return true;
 	return false;
 }
@@ -103,7 +103,7 @@ void threads_run(struct agent *agent)
 {
 	pthread_mutex_lock(&agent->lock);
 	agent->run = true;
-	agent->control[CONTROL_STATE] = AGENT_RUNNING;
+	word_put(&agent->control[CONTROL_STATE], AGENT_RUNNING);
 	pthread_cond_broadcast(&agent->changed);
 	pthread_mutex_unlock(&agent->lock);
 }
@@ -121,7 +121,7 @@ bool threads_park(struct agent *agent)
 		continue;
 	parked = !any_writing(agent);
 	if (parked)
-		agent->control[CONTROL_STATE] = AGENT_PAUSED;
+		word_put(&agent->control[CONTROL_STATE], AGENT_PAUSED);
 	pthread_mutex_unlock(&agent->lock);
 	return parked;
 }
@@ -144,7 +144,7 @@ bool threads_reset_statistics(struct agent *agent)
 	for (unsigned i = 0; i < agent->options.threads; i++) {
 		struct writer_thread *thread = &agent->threads[i];
 
-		if (thread->writer.page[THREAD_STATE] != WRITER_WRITING) {
+		if (word_get(&thread->writer.page[THREAD_STATE]) != WRITER_WRITING) {
 			clear_statistics(thread);
 			continue;
 		}

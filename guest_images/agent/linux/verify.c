@@ -57,7 +57,7 @@ static void print_checks(const struct agent *agent, const struct check_thread *c
 
 		text_add(reply, "%s{\"thread\":%u", i ? "," : "", writer->number);
 		text_number(reply, "pages", writer->schedule.pages);
-		text_number(reply, "steps", writer->page[THREAD_STEPS]);
+		text_number(reply, "steps", word_get(&writer->page[THREAD_STEPS]));
 		text_number(reply, "checksum", checks[i].result.checksum);
 		text_add(reply, "}");
 	}

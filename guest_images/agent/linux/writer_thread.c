@@ -24,7 +24,7 @@ static void log_error(struct agent *agent, const struct mismatch *mismatch)
 /* Its own time last: at T0 no thread page may have a later time than the control page. */
 static void renew_clocks(struct writer_thread *thread)
 {
-	thread->writer.page[THREAD_MONOTONIC_NS] = heartbeat_renew_clocks(thread->agent);
+	word_put(&thread->writer.page[THREAD_MONOTONIC_NS], heartbeat_renew_clocks(thread->agent));
 }
 
 static void step(struct writer_thread *thread)

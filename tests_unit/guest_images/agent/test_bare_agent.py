@@ -20,7 +20,7 @@ from guest_images.catalogue import DEFAULT_QEMU
 from guest_images.guests.image import build_guest
 from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
-from harness.errors import SetupBroken
+from harness.errors import MachineryMissing, SetupBroken
 from harness.guest.shell import GuestUnreachable
 from harness.qemu.architectures import Architecture
 from harness.qemu.configuration import MIB
@@ -50,13 +50,16 @@ def _provisioning(tmp_path_factory: pytest.TempPathFactory) -> Provisioning:
 def _boot(provisioning: Provisioning, tmp_path: Path) -> Iterator[Callable[..., Booted]]:
     with ExitStack() as machines:
 
-        def boot(vcpus: int = 2, machine: str = "", guest: str = "bare") -> Booted:
-            image = build_guest(guest, provisioning)
+        def boot(vcpus: int = 2, machine: str = "", guest: str = "bare", ram_mib: int = RAM_MIB) -> Booted:
+            try:
+                image = build_guest(guest, provisioning)
+            except MachineryMissing as error:
+                pytest.skip(error.sentence)
             stack = Stack(
                 _qemu_for(image.architecture),
                 image,
                 accel="tcg",
-                ram_mib=RAM_MIB,
+                ram_mib=ram_mib,
                 vcpus=vcpus,
                 machine=machine or image.architecture.machine,
             )
@@ -220,12 +223,20 @@ def test_another_agent_after_the_first(boot: Callable[..., Booted]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("guest", "machine"),
-    [("bare", "q35"), ("bare", "microvm"), ("bare-aarch64", "virt"), ("bare-riscv64", "virt")],
+    ("guest", "machine", "ram_mib"),
+    [
+        ("bare", "q35", RAM_MIB),
+        ("bare", "microvm", RAM_MIB),
+        ("bare-aarch64", "virt", RAM_MIB),
+        ("bare-riscv64", "virt", RAM_MIB),
+        ("bare-s390x", "s390-ccw-virtio", RAM_MIB),
+        # QEMU refuses to start it with less.
+        ("bare-ppc64", "pseries", 256),
+    ],
 )
-def test_machines(boot: Callable[..., Booted], guest: str, machine: str) -> None:
+def test_machines(boot: Callable[..., Booted], guest: str, machine: str, ram_mib: int) -> None:
     """On each of them several vCPUs write, all memory is right, a flipped bit is found, and time goes on."""
-    running, agent = boot(vcpus=3, machine=machine, guest=guest)
+    running, agent = boot(3, machine, guest, ram_mib)
     serve(agent, threads=3)
     counters = agent.counters(running)
     run_until(agent, counters, 2000)

@@ -9,7 +9,7 @@ import pytest
 
 from harness.qemu.accelerator import Accelerator
 from harness.qemu.architectures import AARCH64
-from snapproof.runs.matrix import Leg, _for_guest
+from snapproof.runs.matrix import Leg, _for_guest, own_bare
 from tests_functional.lib.profile_row import ANY_GUEST, ProfileRow
 from tests_unit.support.scenario_values import stack
 
@@ -62,6 +62,18 @@ def test_tests_whose_guest_is_of_another_architecture(tmp_path: Path) -> None:
     other = replace(leg.stack.image, name="bare", bare=True, architecture=AARCH64)
     row = replace(_NEEDS_NONE, parameters={"guest": "bare"}, kinds=ANY_GUEST)
     assert "is for aarch64, the QEMU for x86_64" in replace(leg, guests=(other,)).why_not(row)
+
+
+def test_rows_of_a_bare_guest_run_with_each(tmp_path: Path) -> None:
+    """A row that names a bare guest takes the run's own where that is bare, and no other row changes."""
+    linux = stack(tmp_path).image
+    bare = replace(linux, name="bare", bare=True)
+    other = replace(bare, name="bare-aarch64", architecture=AARCH64)
+    row = replace(_NEEDS_NONE, parameters={"guest": "bare", "ram_mib": 128}, kinds=ANY_GUEST)
+    assert own_bare(row, {"": other, "bare": bare}).parameters == {"ram_mib": 128}
+    assert own_bare(row, {"": linux, "bare": bare}) == row
+    of_linux = replace(row, parameters={"guest": "default"})
+    assert own_bare(of_linux, {"": other, "default": linux}) == of_linux
 
 
 def test_tests_that_need_kvm(tmp_path: Path) -> None:

@@ -37,5 +37,7 @@ def test_ram_and_coverage_leave_the_guest_its_own_need() -> None:
     """RAM grows in steps until the share of the writers fits; or the share shrinks."""
     assert fitting_ram(512, COVERAGE, 76) == 512
     assert fitting_ram(513, COVERAGE, 100) == 769
+    assert fitting_ram(513, COVERAGE, 76, 256) == 768
+    assert fitting_ram(512, COVERAGE, 76, 256) == 512
     assert fitting_coverage(512, 64) == COVERAGE
     assert fitting_coverage(256, 64) == 0.75
