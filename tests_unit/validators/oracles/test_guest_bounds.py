@@ -37,7 +37,8 @@ _SECOND = 1_000_000_000
         (0, None),
         (1, None),
         (3 * _SECOND, None),
-        (3 * _SECOND + 1000, Code.RESTORED_CLOCK_AHEAD),
+        (1_234_567_890, None),
+        (3 * _SECOND + 1, Code.RESTORED_CLOCK_AHEAD),
     ],
 )
 def test_clock_of_a_restored_guest(ran_ns: int, code: Code | None) -> None:
@@ -55,9 +56,9 @@ def test_clock_of_a_restored_guest(ran_ns: int, code: Code | None) -> None:
     [
         (0, False, False),
         (2 * _SECOND, False, False),
-        (2 * _SECOND + 1000, True, False),
+        (2 * _SECOND + 1, True, False),
         (-2 * _SECOND, False, False),
-        (-2 * _SECOND - 1000, True, True),
+        (-2 * _SECOND - 1, True, True),
     ],
 )
 def test_wall_clock_of_a_restored_guest(
@@ -129,6 +130,19 @@ def test_restored_guest_is_asked_in_order(monkeypatch: pytest.MonkeyPatch) -> No
     ]  # fmt: skip
     assert {result.status for result in results} == {Status.PASS}
     assert results[3].facts == {"steps": 400}
+
+
+@pytest.mark.parametrize(("begun", "found"), [(100.0, [Code.RESTORED_CLOCK_AHEAD]), (99.0, [])])
+def test_clock_is_compared_with_the_time_since_the_restore_began(
+    monkeypatch: pytest.MonkeyPatch, begun: float, found: list[Code]
+) -> None:
+    """A guest that is 4 s past T0 may be so 2 s after its restore began, and not after 1 s."""
+    monkeypatch.setattr(restored_guest.time, "monotonic", lambda: 101.0)  # type: ignore[attr-defined]
+    status = replace(SOURCE, monotonic_ns=T0_NS + 4 * _SECOND, steps=(900, 1100))
+    status = replace(status, realtime_ns=status.monotonic_ns + SOURCE.realtime_ns - SOURCE.monotonic_ns)
+    agent = _Restored(status, status, SOURCE, status)
+    results = check_restored_guest(cast(Any, agent), SOURCE, AT_T0, begun, False, Deadline(5))
+    assert codes(results[1]) == found
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,32 @@ def test_first_and_last_byte_of_a_page(tmp_path: Path, page: int, at: int) -> No
     assert f"found    +0x{first:03x}: " in one.hexdump
 
 
+def test_first_of_several_wrong_bytes(tmp_path: Path) -> None:
+    """The sentence has their number."""
+    file, golden, _ = _file(tmp_path)
+    for at in (0x10, 0x11, 0xFFF):
+        _flip(golden, [210], at)
+    (one,) = _golden(file, golden).violations
+    assert one.sentence.endswith("differs from the golden image in 3 bytes, first at +0x10.")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4])
+def test_wrong_pages_of_a_second_block_beyond_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """The limit is that of all RAMBlocks together, and each wrong page is counted in its own."""
+    monkeypatch.setattr(verdict, "VIOLATION_LIMIT", limit)
+    monkeypatch.setattr(golden_module, "VIOLATION_LIMIT", limit)
+    file, golden, _ = _file(tmp_path)
+    _flip(golden, [210])
+    (golden / "block-001.ram").write_bytes(bytes(2 * PAGE))
+    found = _golden(file, golden)
+    assert (found.total, len(found.violations)) == (3, min(limit, 3))
+    assert {block: list(offsets) for block, offsets in found.bad_pages.items()} == {
+        "pc.ram": [210 * PAGE], "pc.rom": [0, PAGE],
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("limit", [1, 2, 29, 30, 31, 40, 41, 1000])
 @pytest.mark.parametrize("missing", [False, True])
 def test_wrong_pages_beyond_the_limit_are_counted(

@@ -162,6 +162,17 @@ def test_threads_have_no_more_pages_than_the_file(
     assert found == unusable
 
 
+def test_thread_of_which_nothing_tells_the_pages(tmp_path: Path) -> None:
+    """Neither thread page nor directory page: it is named, and none of its pages is judged."""
+    guest = Guest()
+    guest.ram[[4, 10]] = 0
+    result = _judge(tmp_path, guest)
+    assert [(found.code, found.thread, found.sentence) for found in result.violations] == [
+        (Code.WRITE_ORDER_BAD_THREAD_PAGE, 0, "Agent thread 0 has no usable thread page.")
+    ]
+    assert (result.t0, result.facts["pages verified"]) == (T0((0, 77), 123_000_000_000), 40)
+
+
 @pytest.mark.parametrize(("corrupt", "steps"), [(0, 150), (29, 150), (30, 150), (31, 0), (100, 0)])
 def test_thread_page_that_is_lost(tmp_path: Path, corrupt: int, steps: int) -> None:
     """If seven tenths of the pages agree, T0 is known from them; else this thread's pages are not judged."""
@@ -249,6 +260,25 @@ def test_page_of_zeros_may_be_saved_as_data(tmp_path: Path, writer: type[Writer]
     assert (found.thread, found.index, found.offset) == (0, 40, place * PAGE)
 
 
+def test_pages_of_zeros_saved_as_data_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the limit of violations wrong pages are counted, and these are right."""
+    monkeypatch.setattr(verdict, "VIOLATION_LIMIT", 1)
+    guest = Guest(counts=(60, 40), steps=(30, 77))
+    _corrupt(guest, 3)
+    result = _judge(tmp_path, guest, _ZerosAsData)
+    assert (result.total, sum(map(len, result.bad_pages.values()))) == (3, 3)
+
+
+def test_zero_pages_are_not_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index says that they are zero; most pages of a large guest may be."""
+    read: list[int] = []
+    monkeypatch.setattr(PageReader, "page", lambda _self, _block, number: read.append(number))
+    assert _judge(tmp_path, Guest(counts=(60, 40), steps=(30, 77))).status is Status.PASS
+    assert read == []
+
+
 def test_page_of_zeros_must_be_in_the_stream(tmp_path: Path) -> None:
     """A page that was never written and that the stream lacks is missing, not zero."""
     guest = Guest(counts=(60, 40), steps=(30, 77))
@@ -289,6 +319,18 @@ def test_page_that_nothing_names(tmp_path: Path) -> None:
     (found,) = _judge(tmp_path, guest).violations
     assert (found.code, found.thread, found.index, found.generation) == (Code.WRITE_ORDER_NOT_FOUND, 0, 29, 3)
     assert (found.block, found.offset) == ("", None)
+
+
+def test_page_of_zeros_that_nothing_names(tmp_path: Path) -> None:
+    """It has no place, so no page of zeros elsewhere stands for it, not the first of the last RAMBlock."""
+    guest = Guest(counts=(60, 40), steps=(30, 77))
+    page = guest.ram[_DIRECTORY]
+    page[DirectoryWord.FRAMES + 40] = 0
+    page[DirectoryWord.CHECKSUM] = ap.checksum(page[None, :])[0]
+    path = tmp_path / "file"
+    path.write_bytes(Writer(guest, rom=bytes(2 * PAGE)).stream())
+    (found,) = check_file(path).violations
+    assert (found.code, found.thread, found.index, found.generation) == (Code.WRITE_ORDER_NOT_FOUND, 0, 40, 0)
 
 
 @pytest.mark.parametrize("limit", [1, 5, 39, 40, 41, 1000])

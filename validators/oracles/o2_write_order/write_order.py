@@ -212,8 +212,8 @@ class _ThreadJudge:
         best = int(first[int(fitting.argmax())])
         counter = np.uint64(self._page[ThreadWord.STEPS] if self._page is not None else 0)
         at_counter = int((first <= counter).sum()) - int((last < counter).sum())
-        share = 1 / self._schedule.pages
-        return _Votes(best, float(fitting.max()) * share, at_counter * share)
+        pages = self._schedule.pages
+        return _Votes(best, int(fitting.max()) / pages, at_counter / pages)
 
     def _judge(self, found: DataPages, steps: int) -> None:
         generation, step = self._schedule.state(steps)
