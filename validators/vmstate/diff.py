@@ -105,7 +105,7 @@ def _differing(
     reader: PageReader, block: Block, other: PageReader, other_block: Block
 ) -> npt.NDArray[np.int64]:
     if block.page_size != other_block.page_size:
-        return np.arange(block.pages, dtype=np.int64) * block.page_size
+        return np.arange(block.pages) * block.page_size
     before, after = digest_pages(reader, block), digest_pages(other, other_block)
     return np.flatnonzero(before != after) * block.page_size
 

@@ -163,6 +163,16 @@ def test_a_view_is_no_copy(all_mapped: Callable[[], FileSource]) -> None:
         assert isinstance(all_mapped().view(offset, 100).obj, mmap.mmap)
 
 
+@pytest.mark.usefixtures("all_mapped")
+def test_little_more_is_mapped_than_a_view_has(tmp_path: Path) -> None:
+    """A page, or what the kernel maps with it."""
+    path = tmp_path / "another"
+    path.write_bytes(bytes(4096 * mmap.PAGESIZE))
+    with open_source(path) as source:
+        source.view(2048 * mmap.PAGESIZE + 5, 100)
+        assert 0 < _mapped_pages(path) <= 512
+
+
 def test_pages_before_an_offset_are_unmapped(all_mapped: Callable[[], FileSource]) -> None:
     """In whole steps, each once, and again after a read further in front."""
     page = mmap.PAGESIZE

@@ -114,6 +114,7 @@ def _array(size: int, count: int, *subs: dict[str, Any], fields: int = 0) -> dic
         ({"fields": [_array(6, 3, _sub("a"))], "subsections": [_sub("b")]}, [(18, b"b")]),
         ({"fields": [_array(4, 3, fields=4)], "subsections": [_sub("b")]}, [(12, b"b")]),
         ({"fields": [], "subsections": [_sub("\ud800"), _sub("b")]}, [(0, b"?"), (7, b"b")]),
+        ({"fields": [_array(7, 1, _sub("a")), _array(8, 1, _sub("b"))]}, [(0, b"a")]),
         ({"fields": [_field(-1)], "subsections": [_sub("a")]}, []),
         ({"fields": [], "subsections": [_sub("a"), "b"]}, []),
         ({"fields": [], "subsections": [_sub("a"), {"vmsd_name": "b"}]}, []),
@@ -193,6 +194,10 @@ _STATES = [
     (b"\1" + subsection("d/y", b"\7", version=2), [Code.VMDESC_SUBSECTION]),
     (b"\1" + b"\4" + subsection("d/x", b"\7", version=2)[1:], [Code.VMDESC_SUBSECTION]),
     (b"\1" + b"\5\4" + subsection("d/x", b"\7", version=2)[2:], [Code.VMDESC_SUBSECTION]),
+    # Of one that is not there no version is compared.
+    (b"\1" + subsection("d/y", b"\7", version=3), [Code.VMDESC_SUBSECTION]),
+    # A device of another size is reported for that.
+    (b"\1" + subsection("d/y", b"\7\7", version=2), []),
 ]
 
 
@@ -212,6 +217,14 @@ def test_subsections_in_the_stream_are_compared(
             index = read_index(source)
     assert _codes(index) == codes
     assert [found.offset for found in index.anomalies] == [index.devices[0].data_offset + 1] * len(codes)
+
+
+def test_each_wrong_subsection_is_named(tmp_path: Path) -> None:
+    """Also behind one that is not there."""
+    entry = described("d", subsections=[_sub("a", version=1), _sub("b", version=1)])
+    state = subsection("x", b"") + subsection("b", b"", version=2)
+    index = tiny.read(tmp_path, device(9, "d", state), end([entry]))
+    assert _codes(index) == [Code.VMDESC_SUBSECTION, Code.VMDESC_SUBSECTION_VERSION]
 
 
 @pytest.mark.parametrize("pipe", [False, True])
@@ -278,6 +291,8 @@ _FIRST, _LAST = end([described("a")]), end([described("b")])
         (_FIRST + _LAST[:-1], 1),
         (_FIRST + b"\0\6\0\0\0\3{]}", 1),
         (_FIRST + b'\0\6\0\0\0\2{"', 1),
+        # The file ends before the length does.
+        (_FIRST[:5] + bytes([_FIRST[5] + 1]) + _FIRST[6:], None),
         (_FIRST[1:], None),
         (b"\0\6\0\0\0\2{}", None),
         (b"\0", None),
@@ -290,7 +305,11 @@ def test_the_last_description_of_a_file_counts(tmp_path: Path, raw: bytes, place
     with open_source(path) as source:
         found = find_vmdesc(source)
     assert (found.offset if found else None) == place
-    assert find_vmdesc(PipeSource(io.BytesIO(raw))) is None
+    pipe = PipeSource(io.BytesIO(raw))
+    assert find_vmdesc(pipe) is None
+    pipe.read(0, len(raw) + 1)
+    assert pipe.size == len(raw)
+    assert find_vmdesc(pipe) is None
 
 
 @pytest.mark.parametrize("gap", [0, 1])
@@ -316,6 +335,10 @@ def test_few_bytes_are_parsed_to_find_a_description(tmp_path: Path, monkeypatch:
         monkeypatch.setattr(fmt, "MAX_VMDESC_BYTES", most)
         with open_source(path) as source:
             assert (find_vmdesc(source) is not None) is found
+    path.write_bytes(_FIRST + decoys[: len(_FIRST)])
+    monkeypatch.setattr(fmt, "MAX_VMDESC_BYTES", len(no_description))
+    with open_source(path) as source:
+        assert find_vmdesc(source) is not None
 
 
 def test_the_longer_look_holds_the_longest_description() -> None:

@@ -89,6 +89,7 @@ def test_a_value_is_read_by_its_type(tmp_path: Path, state: str, kind: object, v
         (b"\1\2", [_struct(1, _field(1, name="a"), array_len=2)], {"f": [{"a": 1}, {"a": 2}]}),
         (b"\1", [_field(1, name="\u00e9")], {r"\xc3\xa9": 1}),
         (b"\1", [_field(1, name="a\n")], {"a\\x0a": 1}),
+        (b"\1", [_field(1, name="\ud800")], {"?": 1}),
     ],
 )
 def test_fields_are_named_and_gathered(
@@ -178,6 +179,8 @@ _EXTRA = {"vmsd_name": "d/x", "version": 1, "fields": [_field(1, name="y")]}
         (subsection("d/x", b"\5"), {**_EXTRA, "vmsd_name": 3}, "has no name"),
         (subsection("d/x", b"\5"), "d/x", "has no name"),
         (subsection("d/x", b"\5"), {"vmsd_name": "d/x"}, _NO_FIELDS),
+        (subsection("?", b"\5"), {**_EXTRA, "vmsd_name": "\ud800"}, {"?": {"y": 5}}),
+        (subsection("!", b"\5"), {**_EXTRA, "vmsd_name": "\ud800"}, "Subsection '?' is not where"),
     ],
 )
 def test_subsections_follow_the_fields(tmp_path: Path, state: bytes, entry: Any, result: Any) -> None:
@@ -211,6 +214,15 @@ def test_devices_share_one_limit_of_values(tmp_path: Path, monkeypatch: pytest.M
     assert found["b (0)"] == {"error": "The devices have too many fields.", "raw": "040506"}
     assert found["c (0)"] == {"f": [7, 8]}
     assert found["d (0)"] == {"error": "The devices have too many fields.", "raw": "09"}
+
+
+def test_a_field_that_does_not_fit_uses_up_no_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is for the devices behind it."""
+    monkeypatch.setattr(devices, "_MAX_ELEMENTS", 4)
+    states = {"a": b"\1\2\3", "b": b"\4\5\6"}
+    beyond = described("a", _field(1), _field(1, name="g", array_len=3))
+    found = _decode(tmp_path, states, beyond, described("b", _field(1, array_len=3)))
+    assert found == {"a (0)": {"error": _BEYOND, "raw": "010203"}, "b (0)": {"f": [4, 5, 6]}}
 
 
 _SOUND = (described("a", _field(2)), described("b", _field(1)))
@@ -282,3 +294,12 @@ def test_a_vmdesc_that_was_not_reached_is_not_judged(tmp_path: Path) -> None:
     assert index.damage is not None
     result = judge_devices(index)
     assert (result.status, list(result.violations)) == (Status.SKIP, [])
+
+
+def test_what_the_reader_noted_is_judged_with_its_place(tmp_path: Path) -> None:
+    """Such as a subsection that is not where it is described."""
+    index = tiny.read(
+        tmp_path, device(10, "a", subsection("d/z", b"\5")), end([described("a", subsections=[_EXTRA])])
+    )
+    (found,) = judge_devices(index).violations
+    assert (found.code, found.file_offset) == (Code.VMDESC_SUBSECTION, index.devices[0].data_offset)

@@ -27,6 +27,14 @@ from validators.vmstate.stream import PipeSource, collector, read_index, records
 from validators.vmstate.stream import format as fmt
 
 _RAM = ram_start(("a", PAGE * 4, b""))
+# The last one of each is of page 1.
+_LAST_RECORDS = [
+    data(1, b"x", "a"),
+    zero(1, "a"),
+    data(0, b"y", "a") + data(1, b"x"),
+    zero(0, "a") + zero(1),
+    zero(0, "a") + zero(1, "a"),
+]
 
 
 def test_anomalies_are_kept_up_to_a_limit_and_counted_beyond(
@@ -120,9 +128,15 @@ def test_words_that_are_no_record_end_the_reading(tmp_path: Path, flags: int, co
     assert (index.blocks[0].page_source[1] != 0) == bool(before)
 
 
-@pytest.mark.parametrize(
-    "record", [data(1, b"x", "a"), zero(1, "a"), data(0, b"y", "a") + data(1, b"x"), zero(0, "a") + zero(1)]
-)
+def test_a_record_without_a_block_has_its_place(tmp_path: Path) -> None:
+    """Behind words that only flush, which name none."""
+    flushes = struct.pack(">Q", fmt.FLAG_MULTIFD_FLUSH) * 3
+    start = ram_start(("a", PAGE * 4, b""))
+    index = tiny.read(tmp_path, start, ram_part(flushes + zero(1)))
+    assert found_in(index) == [(Code.PAGE_FLAGS_NO_BLOCK, 8 + len(start) + 5 + len(flushes))]
+
+
+@pytest.mark.parametrize("record", _LAST_RECORDS)
 def test_a_stream_cut_in_a_record_says_where(tmp_path: Path, record: bytes) -> None:
     """The end of the file, and the record that is not whole; whole ones before it are kept."""
     whole = HEADER + _RAM + b"\2\0\0\0\2"
@@ -138,9 +152,10 @@ def test_a_stream_cut_in_a_record_says_where(tmp_path: Path, record: bytes) -> N
 
 def test_records_of_unknown_blocks_are_named_and_passed_over(tmp_path: Path) -> None:
     """Each record that names one; those that go on with it are counted as pages and go nowhere."""
-    records = zero(1, "x") + zero(2) * 40 + zero(3, "a")
+    known = zero(3, "a")
+    records = known + zero(1, "x") + zero(2) * 40
     index = tiny.read(tmp_path, _RAM, ram_part(records), end())
-    assert found_in(index) == [(Code.UNKNOWN_BLOCK_NAMED, 8 + len(_RAM) + 5)]
+    assert found_in(index) == [(Code.UNKNOWN_BLOCK_NAMED, 8 + len(_RAM) + 5 + len(known))]
     assert [place != 0 for place in index.blocks[0].page_source.tolist()] == [False, False, False, True]
     assert (describe(index)["zero pages"], describe(index)["data pages"]) == (42, 0)
 
@@ -153,9 +168,7 @@ def test_pages_of_a_file_are_counted_by_kind(tmp_path: Path) -> None:
     assert [(one["data pages"], one["zero pages"]) for one in counts] == [(2, 0), (0, 2)]
 
 
-@pytest.mark.parametrize(
-    "record", [data(1, b"x", "a"), zero(1, "a"), data(0, b"y", "a") + data(1, b"x"), zero(0, "a") + zero(1)]
-)
+@pytest.mark.parametrize("record", _LAST_RECORDS)
 def test_a_stream_cut_behind_a_record_has_it(tmp_path: Path, record: bytes) -> None:
     """The place is behind the record, where the next one or the end of the section should be."""
     whole = HEADER + _RAM + b"\2\0\0\0\2" + record

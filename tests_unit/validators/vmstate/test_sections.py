@@ -145,6 +145,31 @@ def test_the_bytes_of_all_searches_are_bounded(tmp_path: Path, monkeypatch: pyte
                 _end(tmp_path, raw, None, True)
 
 
+@pytest.mark.parametrize(("length", "found"), [(1500, True), (3000, False)])
+def test_the_search_for_one_end_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, found: bool
+) -> None:
+    """No device has more state, so the largest window is searched once."""
+    monkeypatch.setattr(sections, "_FIRST_WINDOW", 512)
+    monkeypatch.setattr(fmt, "MAX_DEVICE_BYTES", 2048)
+    path = tmp_path / "file"
+    path.write_bytes(b"s" * length + _OWN + _AGAIN + b"z" * 4000)
+    with open_source(path) as source:
+        ends = SectionEnds(source, embedded=False)
+        assert ends._search(0, _OWN) == (length if found else None)
+    assert ends._left == fmt.MAX_SEARCHED_BYTES - 512 - 2048
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 3, 4, 5, 9])
+def test_a_footer_may_begin_inside_of_what_looks_like_it(tmp_path: Path, length: int) -> None:
+    """The number of a section can be such that all of its footer's bytes are alike."""
+    path = tmp_path / "file"
+    path.write_bytes(b"~" * (length + 5) + _AGAIN)
+    with open_source(path) as source:
+        section = Section(fmt.FULL, 0x7E7E7E7E, "d", 0, 1, 0, 0, 0)
+        assert SectionEnds(source, embedded=False).find(section, None, True) == length
+
+
 @pytest.mark.parametrize(("start", "code"), [(0, Code.TRUNCATED_SECTION), (1, None)])
 def test_a_stream_behind_other_bytes_may_end_before_the_file(
     tmp_path: Path, start: int, code: Code | None

@@ -20,7 +20,7 @@ from validators.vmstate.stream.index import Section
 from validators.vmstate.stream.source import Source
 
 _FIRST_WINDOW = 1 << 13
-_LOOK_BEHIND = 5 + 1 + 4 + 1 + 255
+_LOOK_BEHIND = 266  # a footer (5), a type byte, a number (4), a length byte, and the longest name (255)
 _MAX_CANDIDATES = 100_000
 _VMDESC_BEGINS = re.compile(rb"\x00\x06[\x00-\xff]{4}\{")
 

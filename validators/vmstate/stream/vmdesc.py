@@ -38,7 +38,7 @@ def find_vmdesc(source: Source) -> Vmdesc | None:
     left = 2 * fmt.MAX_VMDESC_BYTES
     for tail in _TAILS:
         start = max(0, source.size - tail)
-        data = source.read(start, source.size - start)
+        data = source.read(start, tail)
         for match in reversed(deque(_CANDIDATE.finditer(data), _MAX_CANDIDATES)):
             length = int.from_bytes(match.group(1), "big")
             text = data[match.end() - 1 : match.end() - 1 + length]
