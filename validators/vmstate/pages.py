@@ -196,7 +196,7 @@ def _spans(size: int, closest: int, places: Numbers) -> Iterator[tuple[slice, in
             yield slice(at, until), closest
             at = until
             continue
-        until = at + int(np.searchsorted(places[at:until], first + BATCH_BYTES - size, "right"))
+        until = at + int(np.searchsorted(places[at:], first + BATCH_BYTES - size, "right"))
         steps = np.diff(places[at:until])
         wide = steps > _MAX_GAP
         if wide.any():

@@ -9,6 +9,7 @@ import pytest
 import xxhash
 
 from tests_unit.support import tiny_stream as tiny
+from tests_unit.support.synthetic_stream import Guest, Writer
 from tests_unit.support.tiny_stream import PAGE, data, end, ram_part, ram_start, zero
 from validators.vmstate import pages
 from validators.vmstate.digests import digest_pages, read_digests
@@ -47,6 +48,23 @@ def test_a_span_has_a_bounded_size(spacing: int) -> None:
     assert [len(span) for span, _ in cut] == [most, most, 1500 - 2 * most]
     assert all(span[-1] + PAGE - span[0] <= pages.BATCH_BYTES for span, _ in cut)
     assert {stride for _, stride in cut} == {_NEXT if spacing == _NEXT else 0}
+
+
+def test_a_span_ends_at_its_size_before_a_wide_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gap ends a later span."""
+    monkeypatch.setattr(pages, "BATCH_BYTES", 10 * PAGE)
+    places = [number * (_NEXT + 10) for number in range(25)]
+    places.append(places[-1] + (1 << 20))
+    assert [len(span) for span, _ in _cut(places)] == [9, 9, 7, 1]
+
+
+@pytest.mark.parametrize("before", [[], [0]])
+@pytest.mark.parametrize("steps", [[2, 1], [1, 2], [1, 3], [2, 2], [3], [2], [1, 1, 2], [1, 1, 1, 2, 1]])
+def test_pages_with_a_gap_have_no_stride(before: list[int], steps: list[int]) -> None:
+    """However many pages would fit into it."""
+    first = 1 << 20 if before else 0
+    places = [first + _NEXT * sum(steps[:number]) for number in range(len(steps) + 1)]
+    assert _cut(before + places)[-1] == (places, 0)
 
 
 @pytest.mark.parametrize(("gap", "spans"), [(64 << 10, 1), ((64 << 10) + 1, 2)])
@@ -108,6 +126,35 @@ def test_pages_are_handed_on_in_file_order(
         assert worked == seen
 
 
+@pytest.mark.parametrize("boundary", range(4))
+def test_a_page_at_the_edge_of_a_region_is_handed_on_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boundary: int
+) -> None:
+    """It belongs to the region that begins there."""
+    records = data(0, b"0", "a") + b"".join(data(page, b"x") for page in range(1, 4))
+    path = tmp_path / "file"
+    path.write_bytes(tiny.HEADER + ram_start(("a", 4 * PAGE, b"")) + ram_part(records) + end())
+    monkeypatch.setattr(pages, "_MAX_REGIONS", 1000)
+    with open_source(path) as source:
+        index = read_index(source)
+        monkeypatch.setattr(pages, "_REGION_BYTES", int(index.blocks[0].page_source[boundary]))
+        seen = [batch.pages.tolist() for batch in PageReader(source, index).batches(index.blocks[0])]
+    assert [page for batch in seen for page in batch] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("mapped", "stride"), [(False, PAGE + 8), (True, PAGE)])
+def test_pages_that_follow_one_another_are_not_copied(tmp_path: Path, mapped: bool, stride: int) -> None:
+    """In a plain stream a page has 8 bytes before it."""
+    guest = Guest(agent=False)
+    guest.ram[:] = 1
+    path = tmp_path / "file"
+    path.write_bytes(Writer(guest, mapped=mapped, pages_per_section=1 << 20).stream())
+    with open_source(path) as source:
+        index = read_index(source)
+        batches = list(PageReader(source, index)._spans_of(index.blocks[0]))
+    assert {span.stride for span in batches if len(span.pages) > 100} == {stride}
+
+
 @pytest.fixture
 def tiny_file(tmp_path: Path) -> Path:
     """A file with pages 0 (data), 1 (zero), 2 (zeros as data), 3 (missing)."""
@@ -125,6 +172,16 @@ def test_one_page_is_read(tiny_file: Path) -> None:
         assert reader.page(block, 0) == b"x".ljust(PAGE, b"\0")
         assert reader.page(block, 1) == reader.page(block, 2) == bytes(PAGE)
         assert [reader.page(block, number) for number in (3, 4, -1, 1000)] == [None] * 4
+
+
+def test_there_is_no_page_before_the_first(tmp_path: Path) -> None:
+    """Numbers do not count from the end."""
+    path = tmp_path / "file"
+    path.write_bytes(tiny.HEADER + ram_start(("a", PAGE, b"")) + ram_part(data(0, b"x", "a")) + end())
+    with open_source(path) as source:
+        index = read_index(source)
+        reader, block = PageReader(source, index), index.blocks[0]
+        assert [reader.page(block, number) for number in (-1, 1)] == [None, None]
 
 
 def test_digests_are_those_of_the_content(tiny_file: Path) -> None:
