@@ -33,11 +33,19 @@ def test_shade_of_a_cell_is_its_share_of_bad_pages(pages: list[int], bar: str) -
     assert drawn == f"{'pc.ram':>24}      0 MiB |{bar}| {len(set(pages))} bad"
 
 
+def test_shades_of_parts_of_five_pages() -> None:
+    """Less than a quarter, from a quarter on, from half on, from three quarters on."""
+    bad = [cell * 5 + number for cell in range(5) for number in range(cell + 1)]
+    drawn = terminal_map({"pc.ram": 25 * PAGE}, {"pc.ram": [page * PAGE for page in bad]}, width=5)
+    assert "|░▒▓██|" in drawn
+
+
 def test_one_bad_page_among_many_is_drawn() -> None:
     """The lightest shade is for a share that rounds to nothing; blocks without bad pages have no line."""
     lengths = {"pc.ram": 64 << 20, "pc.rom": 2 * PAGE, "gone": 0}
     drawn = terminal_map(lengths, {"pc.ram": [(64 << 20) - PAGE], "pc.rom": [], "gone": [0], "unknown": [0]})
     assert drawn == f"{'pc.ram':>24}     64 MiB |{'·' * 63}░| 1 bad"
+    assert terminal_map(lengths, {"pc.rom": [], "pc.ram": [(64 << 20) - PAGE]}) == drawn
     assert terminal_map(lengths, {}) == ""
 
 
@@ -81,6 +89,21 @@ def test_large_block_has_a_bounded_number_of_cells() -> None:
     bar = _rectangles(svg_map({"a": length}, {}))[0]
     assert int(bar["height"]) == 16 * int(cells[0]["height"])
     assert svg_map({"a": length}, {"a": [length - PAGE]}).count(f"0x{length - (8 << 20):x}") == 1
+
+
+@pytest.mark.parametrize("pages", [0, 1, 2])
+def test_smallest_blocks(pages: int) -> None:
+    """A RAMBlock of one page is one cell, and so is one without a page, which is never a bad one."""
+    bar, *cells = _rectangles(svg_map({"a": pages * PAGE}, {"a": [page * PAGE for page in range(pages)]}))
+    size = int(bar["height"])
+    assert int(bar["width"]) == max(1, pages) * size
+    assert [int(cell["width"]) for cell in cells] == [size] * pages
+
+
+def test_cell_is_never_redder_than_all_of_it() -> None:
+    """Of cells of one and a half pages every second one has the beginnings of two."""
+    cells = _rectangles(svg_map({"a": 3072 * PAGE}, {"a": [page * PAGE for page in range(3072)]}))[1:]
+    assert (len(cells), min(cell["fill"] for cell in cells)) == (2048, "rgb(135,0,0)")
 
 
 def test_names_are_escaped() -> None:

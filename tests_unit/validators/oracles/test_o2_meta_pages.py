@@ -269,6 +269,13 @@ def test_thread_with_more_pages_than_the_agent(total: int, lost: int) -> None:
     assert len(_lost(60, {}, total)) == lost
 
 
+def test_thread_page_that_cannot_be_hides_no_lost_directory_page() -> None:
+    """That of the next thread is told."""
+    threads = {0: _thread(NUMBER=0, PAGES=61), 1: _thread(NUMBER=1, PAGES=60)}
+    meta = MetaPages(_control(THREADS=2, DATA_PAGES=60), threads, _MAP)
+    assert [thread for thread, _ in meta_pages._lost_directories(_scan(), meta)] == [1]
+
+
 def test_directory_page_of_an_earlier_agent() -> None:
     """It does not stand for one that is lost."""
     old = _special({DirectoryWord.THREAD: 0, DirectoryWord.COUNT: 60}, NONCE + 1)

@@ -198,6 +198,17 @@ def test_pages_that_describe_the_agent_are_bounded(
     assert len(scan.controls) + len(scan.threads) + len(scan.directories) == min(most, 5)
 
 
+def test_block_of_other_pages_has_no_agent_in_it(find: Find) -> None:
+    """It is passed over; an agent's page in the next RAMBlock is found."""
+    guest = Guest()
+    reader = find(guest, rom=bytes(PAGE) + guest.ram[guest.places[0, 3]].tobytes()).reader
+    first, second = reader.index.blocks
+    index = replace(reader.index, blocks=(replace(first, page_size=2 * PAGE), second))
+    scan = scan_agent(PageReader(reader.source, index))
+    assert (scan.data.block.tolist(), scan.data.page.tolist()) == ([1], [1])
+    assert scan.controls == scan.threads == scan.directories == ()
+
+
 def test_pages_of_another_agent_are_none_of_this_one(find: Find) -> None:
     """An earlier agent may have left pages of the same numbers."""
     guest = Guest()
@@ -448,7 +459,8 @@ def test_no_page_of_the_agent_is_left(find: Find) -> None:
     """All data pages are lost: no place is found but those that the directory pages name."""
     guest = Guest()
     guest.ram[list(guest.places.values())] = 0
-    places = find(guest).places
+    places, _, _, scan = find(guest)
+    assert (scan.data.header.shape, len(scan.data.intact)) == ((0, DataWord.BODY), 0)
     found = places.pages_of(0, 60)
     assert found.page.tolist() == [guest.places[0, index] for index in range(60)]
     assert not found.intact.any()

@@ -91,7 +91,12 @@ def test_restored_memory_is_wrong(report: VerifyReport, by_writers: int, words: 
 def test_restored_writers_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every writer must make steps; one that is stuck is not hidden by the other."""
     on = replace(SOURCE, steps=(900, 1100))
-    assert sentences(restored_guest._goes_on(stand_in_guest(SOURCE, SOURCE, on).agent, Deadline(10))) == []
+    naps: list[float] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Deadline, "nap", lambda _self, seconds: naps.append(seconds))
+        agent = stand_in_guest(SOURCE, SOURCE, on).agent
+        assert sentences(restored_guest._goes_on(agent, Deadline(10))) == []
+    assert len(naps) == 1
     monkeypatch.setattr(restored_guest, "_GOES_ON_SECONDS", 0.1)
     half = replace(SOURCE, steps=(901, 99_999))
     stuck = replace(SOURCE, steps=(700, 99_999))

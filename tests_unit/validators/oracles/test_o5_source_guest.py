@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from harness.codes import Code
+from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.linux.uffd_waiters import Waiters
 from harness.status import Status
@@ -30,10 +31,13 @@ def _judged(
 
 def test_latency_waits_for_enough_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Old figures are dropped, and a median of a few writes is not taken."""
+    naps: list[float] = []
+    monkeypatch.setattr(Deadline, "nap", lambda _self, seconds: naps.append(seconds))
     few = replace(SOURCE, histogram=(0, 0, 0, 0, 0, 0, 0, 0, 1999))
     guest = stand_in_guest(few, few, SOURCE)
     assert sentences(_judged(monkeypatch, guest)["source-latency"]) == []
     assert cast(StandInAgent, cast(Any, guest.agent)).resets == 1
+    assert len(naps) == 2
 
 
 @pytest.mark.parametrize(("bucket", "slow"), [(0, False), (4, False), (5, True), (9, True)])

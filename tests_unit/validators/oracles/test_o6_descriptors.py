@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from harness.codes import Code
 from harness.linux.kernel_log import Ours, Splat
+from harness.qemu.machine import Machine
 from tests_unit.support.scenario_values import HOST, codes
+from validators.oracles.o6_host import host_state
 from validators.oracles.o6_host.host import check_host
-from validators.oracles.o6_host.host_state import HostState, Started, open_files
+from validators.oracles.o6_host.host_state import HostState, Started, capture_host_state, open_files
 
 _EVENTFD = "anon_inode:[eventfd]"
 _Files = tuple[tuple[int, str], ...]
@@ -128,3 +134,43 @@ def test_open_files_are_in_order(tmp_path: Any) -> None:
         found = open_files(os.getpid())
         assert list(found) == sorted(found)
         assert {(file.fileno(), file.name) for file in (first, second)} <= set(found)
+
+
+def test_vanished_descriptor_is_left_out() -> None:
+    """Reading the folder opens it for a moment; its number is none of those that stay."""
+    for number, name in open_files(os.getpid()):
+        assert str(Path(f"/proc/self/fd/{number}").readlink()) == name
+
+
+_LEADER = """
+import subprocess, sys
+reads = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+other = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+print(reads.pid, other.pid, flush=True)
+sys.stdin.read()
+reads.kill(), other.kill()
+"""
+
+
+def test_state_of_a_session(tmp_path: Path) -> None:
+    """What QEMU started is listed with what it reads from; only names of QEMU's programs are ours."""
+    # The kernel takes any bytes for a name.
+    program = tmp_path / os.fsdecode(b"qemu-\xff")
+    program.symlink_to(sys.executable)
+    with subprocess.Popen(
+        [program, "-c", _LEADER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as leader:
+        assert leader.stdout is not None
+        reads, other = map(int, leader.stdout.readline().split())
+        state = capture_host_state(cast(Machine, SimpleNamespace(pid=leader.pid)))
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+        children = host_state._children(
+            leader.pid, [ended.pid, reads, ended.pid, leader.pid], state.descriptors
+        )
+        leader.communicate(b"")
+    assert state.processes == tuple(
+        sorted([Started(reads, "cat", reads_from_qemu=True), Started(other, "sleep")])
+    )
+    assert children == (Started(reads, "cat", reads_from_qemu=True),)
+    assert state.ours.programs == {"qemu-\ufffd"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 from guest_images.agent.client import Agent, AgentStatus
 from harness.codes import Code
 from harness.deadline import Deadline
@@ -93,12 +95,8 @@ def _settled(agent: Agent) -> AgentStatus:
 
 
 def _median_bucket(status: AgentStatus) -> int:
-    half, seen = sum(status.histogram) / 2, 0
-    for bucket, count in enumerate(status.histogram):
-        seen += count
-        if seen >= half:
-            return bucket
-    return 0
+    half = sum(status.histogram) / 2
+    return next(bucket for bucket, seen in enumerate(accumulate(status.histogram)) if seen >= half)
 
 
 def _latency(status: AgentStatus, median_before: int) -> CheckResult:
