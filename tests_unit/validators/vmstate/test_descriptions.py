@@ -341,6 +341,11 @@ def test_few_bytes_are_parsed_to_find_a_description(tmp_path: Path, monkeypatch:
         assert find_vmdesc(source) is not None
 
 
-def test_the_longer_look_holds_the_longest_description() -> None:
-    """And something behind it."""
-    assert vmdesc._TAILS[-1] > fmt.MAX_VMDESC_BYTES + len(b"\0\6") + 4
+@pytest.mark.parametrize(("behind", "found"), [((1 << 16) - 6, True), ((1 << 16) - 5, False)])
+def test_the_longer_look_holds_the_longest_description(tmp_path: Path, behind: int, found: bool) -> None:
+    """And 64 KiB with it."""
+    text = b'{"devices":[]}'.ljust(fmt.MAX_VMDESC_BYTES)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(10) + b"\0\6" + struct.pack(">I", len(text)) + text + bytes(behind))
+    with open_source(path) as source:
+        assert (find_vmdesc(source) is not None) is found

@@ -58,6 +58,14 @@ def test_a_span_ends_at_its_size_before_a_wide_gap(monkeypatch: pytest.MonkeyPat
     assert [len(span) for span, _ in _cut(places)] == [9, 9, 7, 1]
 
 
+def test_a_page_alone_is_used_in_place() -> None:
+    """Where pages are so large that each is read alone."""
+    size, closest = 1 << 16, (1 << 16) + 8
+    places = [0, closest, 2 * closest, 3 * closest + 10, 4 * closest + 10]
+    cut = [(places[span], stride) for span, stride in _spans(size, closest, np.array(places, np.int64))]
+    assert cut == [([0], closest), ([closest], closest), ([2 * closest], closest), (places[3:], closest)]
+
+
 @pytest.mark.parametrize("before", [[], [0]])
 @pytest.mark.parametrize("steps", [[2, 1], [1, 2], [1, 3], [2, 2], [3], [2], [1, 1, 2], [1, 1, 1, 2, 1]])
 def test_pages_with_a_gap_have_no_stride(before: list[int], steps: list[int]) -> None:

@@ -243,7 +243,7 @@ class RamScanner:
             self._look[flags] = max(_FIRST_LOOK, 4 * run)
             if run < count or count == fitting:
                 break
-        places = np.arange(self._base + at, self._base + at + run * stride, stride, dtype=np.int64)
+        places = np.arange(self._base + at, self._base + at + run * stride, stride)
         if flags == _PAGE_AGAIN:
             places += 8
         else:
