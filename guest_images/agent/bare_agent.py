@@ -148,6 +148,10 @@ class BareAgent:
         """Flip one bit of one page: a planted fault."""
         self._command(BareCommand.CORRUPT, [thread, index, 0])
 
+    def write_hole(self, thread: int, index: int) -> None:
+        """Write to the page behind a page of pattern `sparse`, which nobody has touched before."""
+        self._command(BareCommand.CORRUPT, [thread, index, 1])
+
     def status(self) -> AgentStatus:
         """Return counters, clocks and the stall histogram as they are now; the guest answers for it."""
         self._command(BareCommand.TIME)

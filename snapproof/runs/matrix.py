@@ -70,7 +70,8 @@ class Leg:
                 f"This test's guest '{image.name}' is for {image.architecture.name}, the QEMU for {emulated}."
             )
         if image.kind not in row.kinds:
-            return f"This test needs an operating system in its guest, and '{image.name}' has none."
+            why = f" ({row.why_linux})" if row.why_linux else ""
+            return f"This test needs an operating system in its guest{why}, and '{image.name}' has none."
         found = self.accelerators.get(name)
         if row.parameters.get("accel") == "kvm" and found and found.name != "kvm":
             return f"This test needs KVM, and its guest runs under {found.name}: {found.reason}"

@@ -78,7 +78,7 @@ def _command(issue: KnownIssue, qemu: Path, newer: Mapping[str, Path]) -> list[s
 def _run_script(run: Run, command: Sequence[str], number: int) -> int:
     """Run the script once and return its exit code; end all processes that it started."""
     log = run.folder / f"reproducer-{number}.log"
-    with ChildProcess(command, log) as process:
+    with ChildProcess(command, log, environment={"ACCEL": run.stack.accel}) as process:
         code = process.wait(run.deadline.at_most(_SECONDS))
     if code not in (_ABSENT, _SHOWS, _NOT_APPLICABLE):
         raise SetupBroken(f"The reproducer '{command[1]}' broke with exit code {code}; see '{log}'.")

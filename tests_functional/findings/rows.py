@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests_functional.lib.known_issues import load_known_issues
-from tests_functional.lib.profile_row import PREMERGE, SMALL, ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, SMALL, ProfileRow
 
 _FINDING = "findings/test_findings.py:Findings.test_reproducer"
 
@@ -15,6 +15,8 @@ ROWS = tuple(
         {**SMALL, "issue": issue.id},
         needs=(),
         profiles=PREMERGE if issue.id == "F2" else (),
+        # A reproducer starts its own QEMUs, without a guest.
+        kinds=ANY_GUEST,
     )
     for issue in load_known_issues()
 )

@@ -43,6 +43,8 @@ class ProfileRow:
         profiles: that run it beside `nightly`, which runs every row.
         kinds: the kinds of guest that it runs with, see `GuestImage.kind`.
         quick_ram_mib: RAM of the bare guest that premerge gives it.
+        why_linux: why it needs an operating system in its guest, or proves more with one and gets no bare
+            guest unless one is asked for.
     """
 
     name: str
@@ -56,10 +58,11 @@ class ProfileRow:
     profiles: tuple[str, ...] = ()
     kinds: tuple[str, ...] = LINUX
     quick_ram_mib: int = 128
+    why_linux: str = ""
 
     def quick(self) -> ProfileRow:
-        """Return the row with a small bare guest, if it may have one and names no other."""
-        if "bare" not in self.kinds or "guest" in self.parameters:
+        """Return the row with a small bare guest, if it proves the same with one and names no other."""
+        if "bare" not in self.kinds or "guest" in self.parameters or self.why_linux:
             return self
         quick = {**self.parameters, "guest": QUICK_GUEST, "ram_mib": self.quick_ram_mib}
         return replace(self, parameters=quick)

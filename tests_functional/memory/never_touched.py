@@ -1,4 +1,8 @@
-"""Takes a snapshot while the guest writes to pages of its RAM that were never touched before T0."""
+"""Takes a snapshot while the guest writes to pages of its RAM that were never touched before T0.
+
+In a guest with Linux its kernel fills files. A bare guest writes to the pages that pattern `sparse` leaves
+out.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from guest_images.agent.bare_agent import BareAgent
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.linux.huge_pages import huge_pages_disabled
@@ -57,19 +62,24 @@ class _Untouched:
 
 
 def never_touched(run: Run) -> Outcome:
-    """Take a snapshot with a golden image while the guest's kernel fills free pages.
+    """Take a snapshot with a golden image while the guest writes to free pages.
 
     Only a golden image covers these pages, because no writer of the agent owns them.
     """
     begun = time.monotonic()
     run = replace(run, stack=replace(run.stack, ram_mib=_RAM_MIB, coverage=_COVERAGE))
+    if run.stack.image.bare:
+        run = replace(run, pattern="sparse")
     # With huge pages most free pages of the guest would count as touched.
     with huge_pages_disabled(), writing_guest(run) as source:
         machine, folder = source.guest.machine, run.folder / "01-seeds"
         folder.mkdir()
         with migration.capability_on(machine, migration.BACKGROUND_SNAPSHOT):
             block = main_block(machine)
-            _start_filling(source.guest, block, run.deadline.at_most(_FILL_SECONDS))
+            agent = source.guest.agent
+            holes = agent if isinstance(agent, BareAgent) else None
+            if not holes:
+                _start_filling(source.guest, block, run.deadline.at_most(_FILL_SECONDS))
             untouched = _Untouched(block, ~populated_pages(machine, block))
             run.say(
                 f"01-seeds: saving; {int(untouched.pages.sum())} pages of '{block.idstr}' were never touched."
@@ -80,7 +90,7 @@ def never_touched(run: Run) -> Outcome:
                 source.counters,
                 folder,
                 run.deadline.at_most(SMALL_SAVE_SECONDS),
-                Acts(saving=lambda: _look_on(machine, untouched)),
+                Acts(saving=lambda: _look_on(machine, untouched, holes)),
             )
         met = judged("memory/never-touched/met", _MET, [], {"pages": untouched.met})
         checks = [*judge_source(source.guest, source.before), met]
@@ -103,13 +113,28 @@ def _start_filling(guest: Guest, block: RamBlock, deadline: Deadline) -> None:
     )
 
 
-def _look_on(machine: Machine, untouched: _Untouched) -> None:
+def _write_holes(agent: BareAgent) -> None:
+    """Have the agent write to some pages; in between the writers write, so that none of them stands still."""
+    for index in range(2 * _LEAST_PAGES):
+        agent.pause()
+        agent.write_hole(0, index)
+        agent.resume()
+
+
+def _look_on(machine: Machine, untouched: _Untouched, holes: BareAgent | None = None) -> None:
     """Wait until the guest has written to enough of the pages.
+
+    Args:
+        machine: QEMU.
+        untouched: the pages.
+        holes: a bare guest's agent, which is asked to write; a kernel writes by itself.
 
     Raises:
         SetupBroken: the save ended before that.
     """
     written_at_first = _written(machine, untouched)
+    if holes:
+        _write_holes(holes)
     while untouched.met < _LEAST_PAGES:
         written = _written(machine, untouched)
         # The status is read after the count, so the counted pages were written before the end of the save.

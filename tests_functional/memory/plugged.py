@@ -51,8 +51,11 @@ class PluggedKind:
     meanwhile: bool = False
 
     def booted(self, stack: Stack) -> Stack:
-        """Return the stack with an empty slot, on which the guest is booted."""
-        plugged = 0 if self.meanwhile else _DIMM_MIB
+        """Return the stack with an empty slot, on which the guest is booted.
+
+        A bare guest has no kernel that gives it plugged memory: that is in the snapshot, and nobody uses it.
+        """
+        plugged = 0 if self.meanwhile or stack.image.bare else _DIMM_MIB
         return replace(stack, extra=_SLOTS, plugged_mib=plugged)
 
     def restored(self, stack: Stack) -> Stack:
@@ -101,11 +104,11 @@ def _before_saving(run: Run, name: str, kind: PluggedKind) -> Outcome:
 
     def prepare(guest: Guest) -> None:
         migration.require_capability(guest.machine, migration.BACKGROUND_SNAPSHOT)
-        prepare_guest(guest)
-        _plug_in_and_wait(guest, kind)
+        _prepare_and_plug_in(run, guest, kind)
 
     with writing_guest(replace(run, stack=kind.booted(run.stack)), prepare) as source:
-        require_in_use(run, source)
+        if not run.stack.image.bare:
+            require_in_use(run, source)
         for flow in (Flow.STOP_MIGRATE_CONT, Flow.LIVE):
             label = f"{len(cycles) + 1:02d}-{flow.label}"
             try:
@@ -122,7 +125,7 @@ def _while_saving(run: Run, name: str, kind: PluggedKind) -> Outcome:
     begun = time.monotonic()
     run = replace(run, stack=kind.booted(run.stack))
     cycles: list[Cycle] = []
-    with writing_guest(run, prepare_guest) as source:
+    with writing_guest(run, None if run.stack.image.bare else prepare_guest) as source:
         migration.require_capability(source.guest.machine, migration.BACKGROUND_SNAPSHOT)
         for flow in (Flow.STOP_MIGRATE_CONT, Flow.LIVE):
             found: list[CheckResult] = []
@@ -133,7 +136,7 @@ def _while_saving(run: Run, name: str, kind: PluggedKind) -> Outcome:
             label = f"{len(cycles) + 1:02d}-{flow.label}"
             cycles.append(_cycle(run, source, flow, label, plug, found))
         # The DIMM that was refused during the save is accepted after it.
-        _plug_in_and_wait(source.guest, kind)
+        _plug_in_and_wait(run, source.guest, kind)
         source.guest.machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun)
 
@@ -205,7 +208,17 @@ def _plug_in(machine: Machine, kind: PluggedKind) -> None:
     machine.qmp.execute("device_add", {"driver": "pc-dimm", "id": "dimm1", "memdev": "mem1"})
 
 
-def _plug_in_and_wait(guest: Guest, kind: PluggedKind) -> None:
+def _prepare_and_plug_in(run: Run, guest: Guest, kind: PluggedKind) -> None:
+    if not run.stack.image.bare:
+        prepare_guest(guest)
+    _plug_in_and_wait(run, guest, kind)
+
+
+def _plug_in_and_wait(run: Run, guest: Guest, kind: PluggedKind) -> None:
+    """Plug memory in, and wait until the guest's kernel has it, if it has a kernel."""
+    if run.stack.image.bare:
+        _plug_in(guest.machine, kind)
+        return
     before = memory_mib(guest)
     _plug_in(guest.machine, kind)
     wait_memory(guest, before + _DIMM_MIB)

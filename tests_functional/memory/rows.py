@@ -19,6 +19,11 @@ _SEEDS = "snapshot/test_flows.py:SnapshotFlows.test_seeds"
 _IN_PREMERGE = ("memfd-shared", "numa-refused-last", "plugged-anonymous", "virtio-mem")
 
 
+_USES_PLUGGED = "the guest's kernel gives plugged memory to the writers"
+_HAS_DRIVER = "a driver in the guest plugs the memory in and out"
+_HAS_EQUAL_PAGES = "a file in the guest has equal pages for the host to merge; the agent's pages all differ"
+
+
 class _Kind(Protocol):
     """Any kind of guest RAM that has a reason."""
 
@@ -27,9 +32,17 @@ class _Kind(Protocol):
         """Why it is tested."""
 
 
-def _of(
-    test: str, kinds: Mapping[str, _Kind], guests: tuple[str, ...] = LINUX, **parameters: float
-) -> tuple[ProfileRow, ...]:
+# Of the others some need an operating system.
+_WHY_LINUX = {
+    "plugged-anonymous": _USES_PLUGGED,
+    "plugged-memfd-shared": _USES_PLUGGED,
+    "virtio-mem": _HAS_DRIVER,
+    "virtio-mem-memfd": _HAS_DRIVER,
+    "merged-pages": _HAS_EQUAL_PAGES,
+}
+
+
+def _of(test: str, kinds: Mapping[str, _Kind], **parameters: float) -> tuple[ProfileRow, ...]:
     """Return a row for each of some kinds of guest RAM, all tested by one method."""
     return tuple(
         ProfileRow(
@@ -40,14 +53,15 @@ def _of(
             # KSM is switched on for the whole host, so such a test runs alone.
             alone=name == "merged-pages",
             profiles=PREMERGE if name in _IN_PREMERGE else (),
-            kinds=guests,
+            kinds=LINUX if name in _WHY_LINUX else ANY_GUEST,
+            why_linux=_WHY_LINUX.get(name, ""),
         )
         for name, kind in kinds.items()
     )
 
 
 ROWS = (
-    *_of("test_kind", MEMORY_KINDS, ANY_GUEST),
+    *_of("test_kind", MEMORY_KINDS),
     *_of("test_plugged", PLUGGED_KINDS),
     *_of("test_virtio_mem", VIRTIO_MEM_KINDS),
     *_of("test_host_pages", HOST_PAGES, coverage=0.5),
@@ -55,6 +69,7 @@ ROWS = (
         "memory.never-touched",
         f"{_TESTS}.test_never_touched",
         "a page that is in no page table cannot be protected, and may be written (QEMU 6.0-rc lost them)",
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "memory.merged-while-saving",
@@ -62,6 +77,7 @@ ROWS = (
         "merging makes a new entry in the page table, which must be protected like the old one",
         {**SMALL, "coverage": 0.5},
         alone=True,
+        why_linux=_HAS_EQUAL_PAGES,
     ),
     ProfileRow(
         "memory.above-4-gib",
@@ -69,6 +85,7 @@ ROWS = (
         "RAM on both sides of the hole below 4 GiB is one RAMBlock in two places",
         {"ram_mib": 4608, "coverage": 0.8},
         seconds=900,
+        why_linux="a bare guest on x86_64 maps the first 2 GiB of RAM alone",
     ),
     ProfileRow(
         "memory.odd-size",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.qemu.migration import MAPPED_RAM
-from tests_functional.lib.profile_row import PREMERGE, ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, ProfileRow
 
 _OFFLINE = "offline/test_extract.py:Extraction"
 
@@ -13,6 +13,7 @@ ROWS = (
         f"{_OFFLINE}.test_plain",
         "a reader that misplaces pages judges the wrong ones; QEMU's own loader is the reference",
         profiles=PREMERGE,
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "offline.extract-mapped-ram",
@@ -20,5 +21,6 @@ ROWS = (
         "the same for the layout with fixed offsets",
         needs=(MAPPED_RAM,),
         profiles=PREMERGE,
+        kinds=ANY_GUEST,
     ),
 )

@@ -8,9 +8,10 @@ from tests_functional.planted.live_faults import LIVE_FAULTS
 _PLANTED = "planted/test_planted_faults.py:PlantedFaults.test_fault"
 _IN_PREMERGE = ("drop_protection", "lose_events")
 
-# In a bare guest nobody writes to memory that was never touched. And its only writer waits for a page whose
-# event is lost, so that QEMU, which goes on behind the last page it was asked for, comes to that page soon.
-_NEED_LINUX = ("forget_untouched", "lose_events")
+_WHY_LINUX = {
+    "lose_events": "the only writer of a bare guest waits for the page whose event is lost; QEMU goes on "
+    "behind the last page that it was asked for, and so comes to that page soon",
+}
 
 ROWS = tuple(
     ProfileRow(
@@ -19,7 +20,8 @@ ROWS = tuple(
         planted.reason,
         {"fault": fault},
         profiles=PREMERGE if fault in _IN_PREMERGE else (),
-        kinds=LINUX if fault in _NEED_LINUX else ANY_GUEST,
+        kinds=LINUX if fault in _WHY_LINUX else ANY_GUEST,
+        why_linux=_WHY_LINUX.get(fault, ""),
     )
     for fault, planted in LIVE_FAULTS.items()
 )

@@ -14,8 +14,8 @@ ROWS = tuple(
         state.reason,
         {**SMALL, "state": name},
         profiles=PREMERGE if name == "paused" else (),
-        # A guest suspends itself through its kernel.
         kinds=ANY_GUEST if name == "paused" else LINUX,
+        why_linux="" if name == "paused" else "a guest suspends itself, and wakes up, through its kernel",
     )
     for name, state in RUN_STATES.items()
 )

@@ -99,6 +99,7 @@ ROWS = (
             disturbance.reason,
             {"ram_mib": 256, "coverage": 0.5, "disturbance": name},
             profiles=PREMERGE if name == "network-receive" else (),
+            why_linux="devices, drivers or programs of the guest write as well",
         )
         for name, disturbance in DISTURBANCES.items()
     ),
@@ -116,6 +117,7 @@ ROWS = (
         {"ram_mib": 1024},
         seconds=900,
         alone=True,
+        why_linux="a thread that a timer wakes up is the heartbeat; a bare guest has no timer",
     ),
     *(
         ProfileRow(
@@ -141,7 +143,14 @@ ROWS = (
         for name, (accel, reason) in _BARE_ACCELERATORS.items()
     ),
     *(
-        ProfileRow(f"guests.{name}", f"{_FLOWS}.test_main_job", reason, {"guest": guest}, alone=True)
+        ProfileRow(
+            f"guests.{name}",
+            f"{_FLOWS}.test_main_job",
+            reason,
+            {"guest": guest},
+            alone=True,
+            why_linux="it is about this guest",
+        )
         for name, (guest, reason) in _GUESTS.items()
     ),
 )

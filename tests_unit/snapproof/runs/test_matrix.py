@@ -49,6 +49,8 @@ def test_tests_that_need_an_operating_system(tmp_path: Path) -> None:
     any_guest = replace(_NEEDS_NONE, kinds=ANY_GUEST)
     on_bare = replace(leg, stack=replace(leg.stack, image=bare), guests=(linux,))
     assert "needs an operating system" in on_bare.why_not(_NEEDS_NONE)
+    because = replace(_NEEDS_NONE, why_linux="a driver writes")
+    assert "an operating system in its guest (a driver writes), and" in on_bare.why_not(because)
     assert not on_bare.why_not(any_guest)
     assert not on_bare.why_not(replace(_NEEDS_NONE, parameters={"guest": linux.name}))
     assert "needs an operating system" in replace(leg, guests=(bare,)).why_not(

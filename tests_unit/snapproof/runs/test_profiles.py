@@ -139,6 +139,18 @@ def test_rows_that_stay_with_their_guest(
     assert row.quick() == row
 
 
+def test_row_that_proves_more_with_linux_keeps_it() -> None:
+    """It runs with a bare guest only where one is asked for."""
+    row = ProfileRow("a", "t", "why", kinds=ANY_GUEST, why_linux="a device writes as well")
+    assert row.quick() == row
+
+
+def test_rows_that_need_linux_say_why() -> None:
+    """A row that is closed to bare guests without a reason has only been forgotten."""
+    rows = [row for profile in PROFILES.values() for row in profile]
+    assert [row.name for row in rows if "bare" not in row.kinds and not row.why_linux] == []
+
+
 def test_rows_name_profiles_that_there_are() -> None:
     """A row whose profile is misspelt would be run by none but the nightly one."""
     assert {name for row in PROFILES["nightly"] for name in row.profiles} <= set(PROFILES)
