@@ -86,6 +86,15 @@ def test_a_file_that_grows_is_read_to_where_it_ended(tmp_path: Path) -> None:
         assert source.read(len(_RAW), 3) == b""
 
 
+def test_a_file_that_shrinks_gives_what_is_left(tmp_path: Path) -> None:
+    """A read ends, although the file had more bytes when it was opened."""
+    path = tmp_path / "file"
+    path.write_bytes(_RAW)
+    with pytest.raises(UsageError, match="changed while it was read"), open_source(path) as source:
+        os.truncate(path, 100)
+        assert source.read(10, len(_RAW)) == _RAW[10:100]
+
+
 def test_a_read_that_ends_early_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel may give fewer bytes than were asked for."""
     path = tmp_path / "file"

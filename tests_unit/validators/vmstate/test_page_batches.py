@@ -66,6 +66,12 @@ def test_a_page_alone_is_used_in_place() -> None:
     assert cut == [([0], closest), ([closest], closest), ([2 * closest], closest), (places[3:], closest)]
 
 
+def test_even_pages_between_wide_gaps_are_one_span() -> None:
+    """Each span has the stride of its own pages."""
+    places = [0, 1 << 20, (1 << 20) + _NEXT, (1 << 20) + 2 * _NEXT, 3 << 20]
+    assert _cut(places) == [(places[:1], _NEXT), (places[1:4], _NEXT), (places[4:], _NEXT)]
+
+
 @pytest.mark.parametrize("before", [[], [0]])
 @pytest.mark.parametrize("steps", [[2, 1], [1, 2], [1, 3], [2, 2], [3], [2], [1, 1, 2], [1, 1, 1, 2, 1]])
 def test_pages_with_a_gap_have_no_stride(before: list[int], steps: list[int]) -> None:
@@ -180,6 +186,18 @@ def test_one_page_is_read(tiny_file: Path) -> None:
         assert reader.page(block, 0) == b"x".ljust(PAGE, b"\0")
         assert reader.page(block, 1) == reader.page(block, 2) == bytes(PAGE)
         assert [reader.page(block, number) for number in (3, 4, -1, 1000)] == [None] * 4
+
+
+def test_a_zero_page_of_a_mapped_ram_file_is_read(tmp_path: Path) -> None:
+    """It has no record, and only a clear bit says so."""
+    guest = Guest(agent=False)
+    guest.ram[0], guest.ram[1] = 0, 1
+    path = tmp_path / "file"
+    path.write_bytes(Writer(guest, mapped=True).stream())
+    with open_source(path) as source:
+        index = read_index(source)
+        reader, block = PageReader(source, index), index.blocks[0]
+        assert [reader.page(block, number) for number in (0, 1)] == [bytes(PAGE), guest.ram[1].tobytes()]
 
 
 def test_there_is_no_page_before_the_first(tmp_path: Path) -> None:
