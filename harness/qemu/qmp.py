@@ -36,7 +36,6 @@ class CommandRefused(SnapproofError):
 
     def __init__(self, command: str, reason: str) -> None:
         super().__init__(f"QEMU refused '{command}': {reason}", fields={"command": command, **said(reason)})
-        self.command = command
         self.reason = reason
 
 

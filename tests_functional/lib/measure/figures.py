@@ -37,7 +37,7 @@ def quantile(histogram: Sequence[Bucket], share: float) -> float | None:
     wanted, seen, upper = share * total, 0, None
     for first, end, count in histogram:
         if count and seen + count >= wanted:
-            return first + (end - first) * max(0.0, wanted - seen) / count
+            return first + (end - first) * (wanted - seen) / count
         seen += count
         upper = end if count else upper
     # Rounding can put a share of 1 above the sum.
@@ -71,6 +71,6 @@ def spread(values: Sequence[float]) -> Spread | None:
         return None
     iqr = 0.0
     if len(values) > 1:
-        first, _, third = quantiles(values, n=4, method="inclusive")
+        first, _, third = quantiles(values, method="inclusive")
         iqr = third - first
     return Spread(median(values), min(values), max(values), iqr)

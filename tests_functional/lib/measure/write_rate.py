@@ -59,7 +59,7 @@ def write_rate(
         interval: length of an interval in seconds.
     """
     milliseconds = round(interval * 1000)
-    if len(times) < 2:
+    if not times:
         return WriteRate(milliseconds)
     first = int(np.ceil((times[0] - t0) / interval))
     last = int(np.floor((times[-1] - t0) / interval))
@@ -106,7 +106,6 @@ class WriteRecorder:
             self.times.append(now)
             self.pages.append(pages)
             # The next reading that is still to come, so that a late reading does not shift the others.
-
             number = max(number + 1, int((now - begun) / INTERVAL_SECONDS) + 1)
-            if self._stop.wait(max(0.0, begun + number * INTERVAL_SECONDS - time.monotonic())):
+            if self._stop.wait(begun + number * INTERVAL_SECONDS - time.monotonic()):
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ _NOBODY = Ours(frozenset(), frozenset())
 
 # As /dev/kmsg gives it: one record per read, EPIPE where one was overwritten, then EAGAIN.
 _KMSG: tuple[bytes | int, ...] = (
-    b"6,100,5000,-;eth0: link up\n",
+    b"6,100,5000,-;eth0: link up of \xff\n",
     b"4,101,5001,-;WARNING: CPU: 1 PID: 9 at mm/memory.c:77 wp_page\n SUBSYSTEM=BUG: not this line\n",
     errno.EPIPE,
     b"3,140,5002,-;INFO: task qemu-system-x86:411 blocked for more than 120 seconds.\n",
@@ -37,7 +38,8 @@ def _kmsg(monkeypatch: pytest.MonkeyPatch, records: tuple[bytes | int, ...], at_
             raise OSError(record, os.strerror(record))
         return record
 
-    def open_(_path: str, _flags: int) -> int:
+    def open_(_path: str, flags: int) -> int:
+        assert flags & os.O_NONBLOCK, "the read at the end of the log would wait for the next record"
         if at_open:
             raise OSError(at_open, os.strerror(at_open))
         return 99
@@ -122,6 +124,14 @@ def test_kernel_log_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None
             ],
             [(9, "")],
         ),
+        # The first name counts; what comes later is another event's.
+        (
+            [
+                "WARNING: mm/memory.c:77 at wp_page+0x1/0x2, CPU#1: qemu-system-x86/411",
+                "CPU: 0 PID: 411 Comm: cc1 Not tainted 6.1",
+            ],
+            [(411, "qemu-system-x86")],
+        ),
         (["python3[5]: segfault at 0 ip 0", "zram: Added device: zram1"], []),
         (["rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:"], [(None, "")]),
         (
@@ -132,7 +142,7 @@ def test_kernel_log_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_the_task_of_a_splat(lines: list[str], tasks: list[tuple[int | None, str]]) -> None:
     """The reader finds the task in each form that kernels from 5.7 to 7.0 print."""
-    found = splats_in(enumerate(lines))
+    found = splats_in(enumerate(lines, 1000))
     assert [(splat.pid, splat.program) for splat in found] == tasks
 
 
@@ -183,6 +193,24 @@ def test_in_a_container_ids_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     mine = ours([os.getpid()], ["qemu-system-x86"])
     assert not mine.did(Splat(1, "BUG: x", os.getpid(), "cc1"))
     assert mine.did(Splat(1, "BUG: x", 5, "qemu-system-x86"))
+    line = f"4,7,5001,-;WARNING: mm/memory.c:77 at wp_page, CPU#1: qemu-system-x86/{os.getppid()}\n"
+    _kmsg(monkeypatch, (line.encode(),))
+    (splat,) = read_splats(mine) or ()
+    assert splat.elsewhere is False
+
+
+def test_ids_of_an_unknown_namespace_say_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container, if /proc does not tell which namespace ours is."""
+    monkeypatch.setattr(kernel_log, "Path", lambda _path: tmp_path / "none")
+    assert kernel_log._pids_are_the_kernels() is False
+    assert ours([os.getpid()], ["x"]) == Ours(frozenset(), frozenset({"x"}))
+
+
+def test_process_that_has_ended_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its threads cannot be listed any more, but its id is known."""
+    monkeypatch.setattr(kernel_log, "_pids_are_the_kernels", lambda: True)
+    gone = 4194304 + 1
+    assert ours([gone], []) == Ours(frozenset({gone}), frozenset())
 
 
 @pytest.mark.parametrize(
@@ -192,6 +220,13 @@ def test_in_a_container_ids_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 def test_taint_that_a_splat_sets(before: int | None, now: int | None, bits: int) -> None:
     """Only new taint bits of bad page, died, warned and soft lockup count."""
     assert taint_by_splat(before, now) == bits
+
+
+def test_taint_is_that_of_this_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Or unknown."""
+    assert kernel_log.taint() == int(Path("/proc/sys/kernel/tainted").read_text())
+    monkeypatch.setattr(kernel_log, "Path", lambda _path: tmp_path / "none")
+    assert kernel_log.taint() is None
 
 
 def test_only_the_beginning_of_an_endless_log_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +260,7 @@ def test_a_crash_is_ours_by_its_process_alone() -> None:
     """A QEMU of another job has the name of ours, so a crash is told by its process, a BUG by name too."""
     mine = Ours(frozenset({7}), frozenset({"qemu-system-x86"}))
     crash = "traps: qemu-system-x86[9] general protection fault"
-    assert not mine.did(Splat(1, crash, 9, "qemu-system-x86"))
+    assert mine.did(Splat(1, crash, 9, "qemu-system-x86")) is False
     assert mine.did(Splat(1, crash, 7, "qemu-system-x86"))
     assert mine.did(Splat(1, "BUG: x", 9, "qemu-system-x86"))
     assert not mine.did(Splat(1, "BUG: x", 9, "qemu-system-x86", elsewhere=True))

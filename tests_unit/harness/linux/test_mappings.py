@@ -18,7 +18,7 @@ from harness.linux import huge_pages
 from harness.linux import ksm as same_pages
 from harness.linux.huge_pages import huge_pages_disabled
 from harness.linux.ksm import merge_equal_pages, require_ksm
-from harness.linux.mappings import HUGE_PAGES, MERGED_PAGES, sum_field
+from harness.linux.mappings import HUGE_PAGES, MERGED_PAGES, mapped_bytes, sum_field
 from harness.qemu.machine import Machine
 from harness.qemu.ram import RamBlock, populated_bytes, populated_pages, read_block, read_populated
 
@@ -40,6 +40,28 @@ def test_only_the_mappings_of_a_block_count() -> None:
     assert sum_field(_SMAPS, HUGE_PAGES, 0, start) == 0
     # The first mapping ends where the second begins.
     assert sum_field(_SMAPS, HUGE_PAGES, end, end + 1) == 2048 << 10
+
+
+def test_field_before_the_first_mapping_is_of_none() -> None:
+    """A field belongs to the mapping above it."""
+    assert sum_field("KSM: 4 kB\n", MERGED_PAGES, 0, 1 << 60) == 0
+
+
+def test_mapping_of_this_process(tmp_path: Path) -> None:
+    """It is counted as the kernel shows it, also where the name of another file is no text."""
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff"))
+    odd.write_bytes(bytes(5 << 12))
+    with odd.open("r+b") as file, mmap.mmap(file.fileno(), 5 << 12) as area:
+        view = ctypes.c_char.from_buffer(area)
+        start = ctypes.addressof(view)
+        assert mapped_bytes(os.getpid(), start, start + 1, "Size") == 5 << 12
+        del view
+
+
+def test_mappings_of_a_process_that_is_gone() -> None:
+    """Nothing is known of them, which is not that there are none."""
+    with pytest.raises(SetupBroken, match="smaps cannot be read"):
+        mapped_bytes(2**22 + 1, 0, 1, HUGE_PAGES)
 
 
 def test_huge_pages_are_switched_off_for_a_while() -> None:

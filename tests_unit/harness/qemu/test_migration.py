@@ -7,13 +7,14 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from harness.codes import Code, Fields
 from harness.deadline import Deadline
-from harness.errors import SubjectFailed
+from harness.errors import NotApplicable, SubjectFailed
 from harness.qemu import migration
 from harness.qemu.machine import Machine
 from harness.qemu.qmp import CommandRefused, Event
@@ -121,7 +122,7 @@ class _Scripted:
 
     def __init__(self, *answers: dict[str, Any], yank: Sequence[object] = ()) -> None:
         self.qmp = self
-        self.answers, self.asked, self.yank = list(answers), 0, list(yank)
+        self.answers, self.asked, self.pauses, self.yank = list(answers), 0, 0, list(yank)
         self.events: list[Event] = []
 
     def query_migrate(self) -> dict[str, Any]:
@@ -138,6 +139,8 @@ class _Scripted:
         return SubjectFailed(f"{sentence}.", code=code, fields=fields or {})
 
     def pause(self, deadline: Deadline, seconds: float = 0.01) -> None:
+        assert 0.001 <= seconds <= 0.01, "neither a busy loop nor an end that is seen late"
+        self.pauses += 1
         deadline.nap(seconds)
 
     def events_since(self, mark: int) -> list[Event]:
@@ -160,7 +163,7 @@ def test_ram_moves_with_the_first_page(normal: int, duplicate: int) -> None:
     """T0 is past when one page was sent, with content or as a zero page, and not before."""
     machine = _scripted({"status": "setup"}, _active(0, 0), _active(normal, duplicate))
     migration.wait_ram_moving(machine, Deadline(5))
-    assert machine.asked == 3
+    assert (machine.asked, machine.pauses) == (3, 2)
 
 
 @pytest.mark.parametrize("ram", [{"normal": 1}, {"duplicate": 1}])
@@ -180,6 +183,7 @@ def test_figures_are_those_of_qemu() -> None:
     """Each figure is the one that QEMU reports under its name, once the save has completed."""
     machine = _scripted(_active(3, 0), _COMPLETED)
     assert migration.wait_completed(machine, Deadline(5)) == migration.SaveFigures(4, 90, 60, 5)
+    assert machine.pauses == 1
 
 
 @pytest.mark.parametrize("wait", [migration.wait_ram_moving, migration.wait_completed])
@@ -206,7 +210,7 @@ def test_clean_up_is_waited_for() -> None:
     other, of_migration = {"type": "chardev"}, {"type": "migration"}
     machine = _scripted(_COMPLETED, yank=[[other, of_migration], [of_migration], [other]])
     migration.wait_completed(machine, Deadline(5))
-    assert machine.yank == []
+    assert (machine.yank, machine.pauses) == ([], 2)
     with pytest.raises(SubjectFailed) as caught:
         migration.wait_cleaned_up(_scripted(yank=[[of_migration]] * 100), Deadline(0.02))
     assert caught.value.code is Code.SAVE_NOT_CLEANED_UP
@@ -278,3 +282,109 @@ def test_begun_save_is_past_t0() -> None:
     machine: Any = _Saving(_active(0, 0), _active(0, 0), _active(1, 0), _active(9, 9))
     migration.begin_save(machine, "exec:cat", Deadline(5))
     assert machine.asked == 3
+
+
+def test_figures_of_a_whole_save() -> None:
+    """A save is begun and waited for in one step."""
+    machine: Any = _Saving(_active(3, 0), _COMPLETED)
+    assert migration.complete_save(machine, "exec:cat", Deadline(5)) == migration.SaveFigures(4, 90, 60, 5)
+
+
+def test_unknown_capability_is_a_skip() -> None:
+    """It is not even asked for: QEMU's refusal would not tell it from one for another reason."""
+    stub = _StubQemu()
+    with pytest.raises(NotApplicable, match="has no capability 'mapped-ram'"):
+        migration.require_capability(_machine(stub), migration.MAPPED_RAM)
+    assert not stub.on
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("background-snapshot", "QEMU refuses background-snapshot on this host: No. The kernel is too old."),
+        ("events", "QEMU refuses events on this host: No."),
+    ],
+)
+def test_refused_capability_is_a_skip_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, name: str, sentence: str
+) -> None:
+    """QEMU does not say what the kernel lacks, so our own probe does, for this capability alone."""
+
+    def execute(command: str, _arguments: object = None) -> list[dict[str, Any]]:
+        if command == "migrate-set-capabilities":
+            raise CommandRefused(command, "No.")
+        return [{"capability": name, "state": False}]
+
+    machine = cast(Machine, SimpleNamespace(qmp=SimpleNamespace(execute=execute)))
+    monkeypatch.setattr(
+        migration, "probe_userfaultfd", lambda: SimpleNamespace(reason="The kernel is too old.")
+    )
+    with pytest.raises(NotApplicable) as caught:
+        migration.require_capability(machine, name)
+    assert caught.value.sentence == sentence
+    assert (caught.value.code, caught.value.fields) == (Code.CAPABILITY_REFUSED, {"capability": name})
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["Parameter 'uri' expects a valid migration protocol", "unknown migration protocol: file:x"],
+)
+def test_unknown_transport_is_a_skip(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    """In the words of old and new QEMUs; any other refusal is not."""
+    stub = _StubQemu()
+
+    def refuse(command: str, *_: object) -> None:
+        raise CommandRefused(command, reason)
+
+    monkeypatch.setattr(stub, "execute", refuse)
+    with pytest.raises(NotApplicable, match="no migration transport 'file:'"):
+        migration.start_save(_machine(stub), "file:/a:b")
+    with pytest.raises(CommandRefused):
+        migration.start_save(_machine(_StubQemu(("migrate",))), "file:/a:b")
+
+
+class _Incoming(_Scripted):
+    """A QEMU that loads a stream: its status is "inmigrate" until it has asked as often as it has answers."""
+
+    def __init__(self, *answers: dict[str, Any], refused: str = "") -> None:
+        super().__init__(*answers)
+        self.refused, self.told = refused, list[object]()
+
+    def execute(self, command: str, *arguments: object, **_: object) -> object:
+        self.told.append((command, *arguments))
+        if self.refused == command:
+            raise CommandRefused(command, "Load of migration failed")
+        return {}
+
+    def query_migrate(self) -> dict[str, Any]:
+        if self.refused == "query-migrate":
+            raise CommandRefused("query-migrate", "Not now")
+        return super().query_migrate()
+
+    def wait_status(self, wanted: Callable[[str], bool], deadline: Deadline, _what: str) -> str:
+        seen = ["inmigrate"] * 3 + ["paused"]
+        return next(status for status in seen if wanted(status) and not deadline.expired)
+
+
+@pytest.mark.parametrize("refused", ["", "query-migrate"])
+def test_restored_guest_is_in_its_state(refused: str) -> None:
+    """The state after the load; some QEMUs do not answer `query-migrate` meanwhile."""
+    machine: Any = _Incoming({"status": "active"}, refused=refused)
+    deadline = Deadline(5)
+    assert migration.restore(machine, "exec:cat x", deadline) == "paused"
+    assert machine.told == [("migrate-incoming", {"uri": "exec:cat x"}, deadline)]
+
+
+@pytest.mark.parametrize(
+    ("machine", "sentence"),
+    [
+        (_Incoming({}, refused="migrate-incoming"), "refused to restore: Load of migration failed"),
+        (_Incoming({"status": "failed", "error-desc": "Bad magic"}), "The restore failed: Bad magic"),
+        (_Incoming({"status": "failed"}), "The restore failed: QEMU gives no reason"),
+    ],
+)
+def test_restore_that_fails(machine: Any, sentence: str) -> None:
+    """At once, or later: QEMU does not take the file, in its own words."""
+    with pytest.raises(SubjectFailed, match=sentence) as caught:
+        migration.restore(machine, "exec:cat", Deadline(5))
+    assert caught.value.code is Code.RESTORE_FAILED

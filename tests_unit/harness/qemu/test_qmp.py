@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import concurrent.futures
 import errno
+import json
+import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.codes import Code
+from harness.codes import Code, Fields
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SubjectFailed
 from harness.qemu.configuration import MachineConfig
@@ -171,7 +174,115 @@ def test_waiting_for_an_event_is_no_busy_loop(
     monkeypatch.setattr(QmpSession, "_require_log", lambda _session: passes.append(None))
     with machine:
         passes.clear()
+        begun = time.monotonic()
         with pytest.raises(SubjectFailed) as caught:
             machine.qmp.wait_event(lambda _event: False, machine.qmp.mark(), Deadline(0.5), "STOP")
         assert len(passes) < 50
+        assert time.monotonic() - begun >= 0.5
     assert caught.value.code is Code.QMP_NO_EVENT
+
+
+def test_an_event_that_a_dead_qemu_did_not_send(machine: SpawnedMachine) -> None:
+    """The wait ends with QEMU, long before its deadline, and says what was awaited."""
+    limit = Deadline(20)
+    with machine:
+        threading.Timer(0.2, machine.kill).start()
+        with pytest.raises(SubjectFailed, match="QEMU ended before it sent STOP") as caught:
+            machine.qmp.wait_event(lambda _event: False, machine.qmp.mark(), Deadline(60), "STOP")
+    assert caught.value.code is Code.QEMU_ENDED
+    assert limit.remaining() > 10
+
+
+def _failure(sentence: str, code: Code = Code.QEMU_FAILED, fields: Fields | None = None) -> SubjectFailed:
+    return SubjectFailed(f"{sentence}.", code=code, fields=fields or {})
+
+
+@pytest.mark.parametrize(
+    ("alive", "sentence", "code"),
+    [
+        (True, "QEMU did not greet over QMP within 1 s", Code.QMP_NO_GREETING),
+        # Another process has inherited its end of the socket.
+        (False, "QEMU ended instead of going on to greet over QMP", Code.QEMU_ENDED),
+    ],
+)
+def test_a_qemu_that_does_not_greet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alive: bool, sentence: str, code: Code
+) -> None:
+    """It hangs, or has ended although its socket is open."""
+    monkeypatch.setattr("harness.qemu.qmp._EXIT_GRACE_SECONDS", 0.1)
+    session = QmpSession(tmp_path / "qmp.jsonl", _failure, lambda: alive)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            with pytest.raises(SubjectFailed, match=sentence) as caught:
+                session.connect(ours, Deadline(0.6))
+        finally:
+            session.close()
+    assert caught.value.code is code
+
+
+def test_a_qemu_that_closes_its_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lives, and cannot be spoken to any more."""
+    monkeypatch.setattr("harness.qemu.qmp._EXIT_GRACE_SECONDS", 0.1)
+    session = QmpSession(tmp_path / "qmp.jsonl", _failure, lambda: True)
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    try:
+        with pytest.raises(SubjectFailed, match="closed its QMP connection before it greeted") as caught:
+            session.connect(ours, Deadline(5))
+    finally:
+        session.close()
+    assert caught.value.code is Code.QMP_CLOSED
+
+
+def test_no_thread_of_a_session_outlives_the_program(tmp_path: Path) -> None:
+    """An error in the program must not leave it hanging."""
+    session = QmpSession(tmp_path / "qmp.jsonl", _failure, lambda: True)
+    assert session._thread.daemon
+    session.close()
+
+
+def test_closing_closes_the_socket(tmp_path: Path) -> None:
+    """QEMU is told, so that it takes another connection."""
+    session = QmpSession(tmp_path / "qmp.jsonl", _failure, lambda: True)
+    ours, theirs = socket.socketpair()
+
+    def serve() -> None:
+        theirs.sendall(json.dumps(fake_qemu.GREETING).encode() + b"\n")
+        assert json.loads(theirs.recv(1 << 16))["execute"] == "qmp_capabilities"
+        theirs.sendall(b'{"return": {}}\n')
+
+    server = threading.Thread(target=serve)
+    server.start()
+    with theirs:
+        theirs.settimeout(5)
+        session.connect(ours, Deadline(5))
+        server.join()
+        session.close()
+        assert theirs.recv(1) == b""
+
+
+def test_a_command_has_half_a_minute(machine: SpawnedMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its caller does not say."""
+    given: list[float] = []
+
+    class Noted(Deadline):
+        def __init__(self, seconds: float) -> None:
+            given.append(seconds)
+            super().__init__(seconds)
+
+    with machine:
+        with monkeypatch.context() as patched:
+            patched.setattr("harness.qemu.qmp.Deadline", Noted)
+            machine.qmp.execute("query-status")
+        assert given == [30]
+
+
+def test_events_before_a_mark_are_not_since_it(machine: SpawnedMachine) -> None:
+    """A mark is a place between two events."""
+    with machine:
+        machine.qmp.execute("stop")
+        mark = machine.qmp.mark()
+        assert machine.qmp.events_since(mark) == []
+        machine.qmp.execute("stop")
+        assert len(machine.qmp.events_since(mark)) == 1

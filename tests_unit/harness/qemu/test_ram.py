@@ -74,14 +74,14 @@ def test_places_in_the_memory_tree() -> None:
 def test_pagemap_of_a_host_with_large_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pagemap has one entry per page of the host, which is 16 or 64 KiB on some arm64 and ppc64 kernels."""
     page = 16 << 10
-    present, protected = 1 << 63, 1 << 57
+    present, swapped, protected = 1 << 63, 1 << 62, 1 << 57
     block = RamBlock("pc.ram", 4 * page, 0x400000)
     folder = tmp_path / "proc" / "7"
     folder.mkdir(parents=True)
     with (folder / "pagemap").open("wb") as pagemap:
         pagemap.seek(block.host_address // page * 8)
         # Behind the block's four entries, those of other memory.
-        entries = [present, 0, present | protected, 0, *[present | protected] * 12]
+        entries = [present, 0, swapped | protected, 0, *[present | protected] * 12]
         pagemap.write(np.array(entries, dtype="<u8").tobytes())
     with (folder / "mem").open("wb") as memory:
         memory.seek(block.host_address)
@@ -121,11 +121,11 @@ def test_golden_image_is_a_copy(
     small = RamBlock("pc.rom", 4096, block.host_address)
     hidden = RamBlock("tables", 8192, 0)
     monkeypatch.setattr(ram, "ramblocks", lambda _machine: (small, hidden, block))
-    image = ram.dump_golden(machine, tmp_path / "golden")
+    image = ram.dump_golden(machine, tmp_path / "new" / "golden")
     assert (image.folder, image.blocks, image.total_bytes) == (
-        tmp_path / "golden", (small, block), len(space) + 4096,
+        tmp_path / "new" / "golden", (small, block), len(space) + 4096,
     )  # fmt: skip
-    assert json.loads((tmp_path / "golden" / "golden.json").read_text()) == {
+    assert json.loads((tmp_path / "new" / "golden" / "golden.json").read_text()) == {
         "version": 1,
         "page_size": 4096,
         "blocks": [
@@ -134,18 +134,22 @@ def test_golden_image_is_a_copy(
         ],
         "left_out": [{"idstr": "tables", "bytes": 8192}],
     }
-    assert (tmp_path / "golden" / "block-000.ram").read_bytes() == space[:4096]
-    assert (tmp_path / "golden" / "block-001.ram").read_bytes() == space
-    assert (tmp_path / "golden" / "block-001.ram").stat().st_blocks * 512 < len(space) - (3 << 20)
+    assert (tmp_path / "new" / "golden" / "block-000.ram").read_bytes() == space[:4096]
+    assert (tmp_path / "new" / "golden" / "block-001.ram").read_bytes() == space
+    assert (tmp_path / "new" / "golden" / "block-001.ram").stat().st_blocks * 512 < len(space) - (3 << 20)
 
 
 def test_image_of_zeros_has_its_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that ends in zeros has a file of its own length."""
-    monkeypatch.setattr(ram, "read_block", lambda *_: iter([b"ab", bytes(6)]))
-    block = RamBlock("pc.ram", 8, 1)
+    """A block that ends in zeros has a file of its own length, in which zeros take no space."""
+    first, zeros, last = b"a" * 65536, bytes(4 << 20), bytes(1 << 20)
+    monkeypatch.setattr(ram, "read_block", lambda *_: iter([first, zeros, zeros, first, last]))
+    content = first + zeros + zeros + first + last
+    block = RamBlock("pc.ram", len(content), 1)
     monkeypatch.setattr(ram, "ramblocks", lambda _machine: (block,))
     ram.dump_golden(cast(Machine, None), tmp_path)
-    assert (tmp_path / "block-000.ram").read_bytes() == b"ab" + bytes(6)
+    image = tmp_path / "block-000.ram"
+    assert image.read_bytes() == content
+    assert image.stat().st_blocks * 512 < len(last)
 
 
 def test_no_golden_image_without_main_ram(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,6 +158,15 @@ def test_no_golden_image_without_main_ram(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(ram, "ramblocks", lambda _machine: blocks)
     with pytest.raises(SetupBroken, match="main RAM"):
         ram.dump_golden(cast(Machine, None), tmp_path)
+
+
+def test_pagemap_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not count as one without pages."""
+    gone = cast(Machine, SimpleNamespace(pid=2**22 + 1))
+    with pytest.raises(SetupBroken, match="pagemap cannot be read"):
+        populated_pages(gone, RamBlock("pc.ram", 4096, 0x400000))
+    monkeypatch.setattr(ram, "ramblocks", lambda _machine: (RamBlock("pc.ram", 4096, 0x400000),))
+    assert ram.write_protected_pages(gone) is None
 
 
 class _StubMemory(io.BytesIO):

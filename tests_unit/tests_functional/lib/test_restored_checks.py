@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing, SnapproofError, SubjectFailed
+from harness.status import Status
 from tests_functional.lib import restored_checks
-from tests_unit.support.scenario_values import AT_T0, SOURCE, sentences, snapshot, stack
+from tests_unit.support.scenario_values import (
+    AT_T0,
+    SOURCE,
+    check,
+    sentences,
+    snapshot,
+    stack,
+    stand_in_guest,
+)
+from validators.verdict import CheckResult
 
 
 def _failing_machine(error: SnapproofError) -> type:
@@ -33,3 +46,60 @@ def test_failed_restore_is_a_violation(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(restored_checks, "SpawnedMachine", _failing_machine(MachineryMissing("No setpriv.")))
     with pytest.raises(MachineryMissing):
         restored_checks.judge_restored(*arguments)
+
+
+class _Restored:
+    """A new QEMU that takes the file; notes what is asked of it."""
+
+    def __init__(self, done: list[str]) -> None:
+        self.qmp, self.done = self, done
+
+    def __enter__(self) -> _Restored:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.done.append("ended")
+
+    def execute(self, command: str) -> None:
+        self.done.append(command)
+
+    def quit(self) -> None:
+        self.done.append("quit")
+
+
+@pytest.mark.parametrize(
+    ("state", "onwards"),
+    [("running", []), ("paused", ["cont"]), ("suspended", ["system_wakeup"])],
+)
+def test_restored_guest_is_made_to_go_on_and_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, onwards: list[str]
+) -> None:
+    """Out of the state of T0, which the file holds; its QEMU ends as it should, and further checks count."""
+    done: list[str] = []
+    clock = iter((100.0, 102.34567))
+
+    @contextmanager
+    def logged_in(*_: object) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(agent=None)
+
+    def inside(*given: object) -> list[CheckResult]:
+        done.append("slept" if given[4] else "awake")
+        assert given[3] == 100.0
+        return [check("memory")]
+
+    monkeypatch.setattr(restored_checks, "SpawnedMachine", lambda *_, **__: _Restored(done))
+    monkeypatch.setattr(restored_checks, "logged_in", logged_in)
+    monkeypatch.setattr(restored_checks, "check_restored_guest", inside)
+    monkeypatch.setattr(restored_checks, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(restored_checks.migration, "restore", lambda *_: state)  # type: ignore[attr-defined]
+    arguments = (stack(tmp_path), snapshot(state=state), SOURCE, AT_T0, tmp_path, Deadline(5))
+    found = restored_checks.judge_restored(*arguments, further=lambda _guest: [check("disk")])
+    assert done == [*onwards, "slept" if state == "suspended" else "awake", "quit", "ended"]
+    assert [result.name for result in found] == ["restore", "restored-state", "memory", "disk"]
+    assert found[0].facts == {"load_seconds": 2.346}
+    assert {result.status for result in found} == {Status.PASS}
+
+
+def test_there_are_no_further_checks_unless_asked_for() -> None:
+    """The default adds none."""
+    assert restored_checks.no_more(stand_in_guest(SOURCE)) == []

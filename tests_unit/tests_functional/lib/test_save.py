@@ -14,6 +14,7 @@ from harness.deadline import Deadline
 from harness.errors import SubjectFailed
 from harness.guest.shell import GuestUnreachable
 from harness.qemu import migration
+from harness.qemu.disk import Disk
 from harness.qemu.qmp import Event
 from harness.qemu.ram import GoldenImage
 from tests_functional.lib import save, stalls
@@ -172,6 +173,20 @@ def test_acts_of_a_test(qemu: _Qemu, log: list[str]) -> None:
         "is running", "background-snapshot off",
     ]  # fmt: skip
     assert not (qemu.folder / "slow").exists()
+
+
+def test_act_is_done_after_t0(qemu: _Qemu, log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a running guest too: what the act changes must not be in the snapshot."""
+    monkeypatch.setattr(migration, "wait_ram_moving", lambda *_: log.append("RAM moves"))
+    _take(Flow.LIVE, qemu, Acts(saving=lambda: log.append("act")))
+    assert log[2:-2] == ["migrate exec", "RAM moves", "act"]
+
+
+def test_disk_of_a_snapshot_is_kept(qemu: _Qemu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is restored with the guest's disk at T0."""
+    disk = Disk(qemu.folder / "disk", "qcow2", 1 << 20)
+    monkeypatch.setattr(save, "disk_of_snapshot", lambda machine: disk if machine is qemu else None)
+    assert _take(Flow.LIVE, qemu).disk == disk
 
 
 def test_slow_sink_ends_with_the_act(qemu: _Qemu) -> None:

@@ -10,8 +10,8 @@ from harness.errors import SetupBroken
 from harness.status import Status
 from tests_functional.lib import source_checks
 from tests_functional.lib.guest import Guest
-from tests_functional.lib.source_checks import Baseline, judge_source
-from tests_unit.support.scenario_values import HOST, SINK, SOURCE, sentences, stand_in_guest
+from tests_functional.lib.source_checks import Baseline, judge_overlap, judge_source, judge_stall
+from tests_unit.support.scenario_values import HOST, SINK, SOURCE, sentences, snapshot, stand_in_guest
 from validators.oracles.o5_source_guest import source_guest
 from validators.oracles.o6_host.host_state import HostState
 from validators.verdict import CheckResult
@@ -45,3 +45,15 @@ def test_host_is_looked_at_beside_a_silent_guest(monkeypatch: pytest.MonkeyPatch
         "source-unprotected": Status.PASS,
         "host": Status.FAIL,
     }
+
+
+@pytest.mark.parametrize(("completed", "status"), [((711, 905), Status.PASS), ((710, 905), Status.FAIL)])
+def test_overlap_of_a_snapshot(completed: tuple[int, ...], status: Status) -> None:
+    """The writers wrote after T0, before the save had completed."""
+    assert judge_overlap(snapshot(steps_completed=completed), (710, 905)).status is status
+
+
+@pytest.mark.parametrize(("gap_us", "status"), [(9000, Status.PASS), (1_900_000, Status.FAIL)])
+def test_stall_of_a_snapshot(gap_us: int, status: Status) -> None:
+    """A save of 2 s in which a writer waited for 1.9 s was no background snapshot."""
+    assert judge_stall(snapshot(largest_gap_us=gap_us)).status is status

@@ -10,6 +10,7 @@ import pytest
 
 from guest_images.agent.counters import AgentCounters, LongGap
 from guest_images.agent.format import LONG_GAP_NS
+from harness.deadline import Deadline
 from harness.errors import DeadlineExpired
 from tests_functional.lib import stalls
 from tests_unit.support.scenario_values import SOURCE, StandInAgent, stand_in_guest
@@ -137,3 +138,39 @@ def test_clock_that_stands_still_is_not_waited_for_for_ever(monkeypatch: pytest.
     """The whole gap counts then."""
     monkeypatch.setattr(stalls, "_GO_ON_SECONDS", 0.05)
     assert stalls.end(cast(AgentCounters, StaleClock(10**9)), time.time() - 0.4).gap_us == 700_000
+
+
+@pytest.mark.parametrize(
+    ("now", "gone"),
+    [((7, 9), True), ((9, 20), True), ((6, 9), False), ((7, 8), False), ((5, 7), False)],
+)
+def test_writer_has_gone_on_after_two_steps(now: tuple[int, ...], gone: bool) -> None:
+    """Each of the writers."""
+    assert stalls.gone_on(_counters([now], [(0.0, 0.0)]), (5, 7)) is gone
+
+
+@pytest.fixture(name="naps")
+def _naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    naps: list[float] = []
+
+    class Noted(Deadline):
+        def nap(self, seconds: float) -> None:
+            naps.append(seconds)
+            super().nap(min(seconds, 0.01))
+
+    monkeypatch.setattr(stalls, "Deadline", Noted)
+    return naps
+
+
+def test_command_over_ssh_has_ended_before_a_calm_moment(naps: list[float]) -> None:
+    """It ends in the guest a little later than here, and would take the processor from the writers."""
+    stalls.begin(stand_in_guest(SOURCE), _counters([(0,)], [(0.0, 0.01)]))
+    assert naps == [0.05]
+
+
+def test_writers_and_clock_are_asked_again_soon(naps: list[float]) -> None:
+    """A stall that begins after the save would count as one of it; and the CPUs are the guest's."""
+    stale = StaleClock(3)
+    stale._steps = [(5,), (6,), (7,)]
+    stalls.end(cast(AgentCounters, stale), time.time())
+    assert naps == [0.001, 0.0005, 0.0005]

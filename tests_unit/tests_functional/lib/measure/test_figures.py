@@ -69,6 +69,17 @@ def test_quantile_of_nothing_is_none() -> None:
     """An empty histogram has no quantile."""
     assert quantile([], 0.5) is None
     assert quantile([(0, 1, 0)], 0.5) is None
+
+
+def test_quantile_of_all_is_the_end_of_the_last_bucket() -> None:
+    """Also if rounding puts the share a little above all values; buckets without values do not count."""
+    histogram = [(0.0, 1.0, 0), (1.0, 2.0, 3), (2.0, 4.0, 0)]
+    assert quantile(histogram, 0.0) == 1.0
+    assert quantile(histogram, 1.0) == quantile(histogram, 1.0 + 1e-9) == 2.0
+
+
+def test_stalls_of_nothing_are_none() -> None:
+    """An empty histogram has no figures."""
     assert stall_quantiles([], 0.0) == {"p50": None, "p99": None, "p99.9": None, "max": None}
 
 
@@ -86,6 +97,8 @@ def test_spread_of_a_few() -> None:
     """Median, extremes and interquartile range are right; one value has a range of 0."""
     assert spread([5.0, 1.0, 2.0, 4.0, 3.0]) == Spread(3.0, 1.0, 5.0, 2.0)
     assert spread([7.0]) == Spread(7.0, 7.0, 7.0, 0.0)
+    assert spread([7.0, 9.0]) == Spread(8.0, 7.0, 9.0, 1.0)
+    assert Spread(1.23456, 0.0, 9.0, 2.0).to_json() == {"median": 1.235, "min": 0.0, "max": 9.0, "iqr": 2.0}
     assert spread([]) is None
 
 
@@ -125,3 +138,16 @@ def test_kib_reads_one_field() -> None:
     assert kib(text, "VmPTE") == 88
     assert kib(text, "RssAnon") is None
     assert kib(text, "AnonHugePages") is None
+
+
+def test_quantiles_by_their_names() -> None:
+    """Of a thousand values that lie evenly in one bucket."""
+    found = stall_quantiles([(0.0, 1000.0, 1000)], 1000.0)
+    assert found == pytest.approx({"p50": 500.0, "p99": 990.0, "p99.9": 999.0, "max": 1000.0})
+
+
+def test_buckets_are_in_microseconds() -> None:
+    """Those that count anything, by the agent's bounds in ns."""
+    counts = np.zeros(FINE_BUCKETS, np.uint64)
+    counts[143] = 2
+    assert buckets_us(counts) == [(983.04, 1048.576, 2)]

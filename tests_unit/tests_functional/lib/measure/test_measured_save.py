@@ -16,6 +16,7 @@ import pytest
 
 from guest_images.agent.format import FINE_BUCKETS
 from harness.deadline import Deadline
+from harness.errors import NotApplicable
 from harness.qemu.qmp import Event
 from harness.status import Status
 from tests_functional.lib.measure import sample
@@ -201,3 +202,23 @@ def test_limits_grow_with_the_guest(
     assert measure(warm, Way.BACKGROUND_EXEC, tmp_path, around_seconds=1.5).status is Status.DONE
     assert limits == pytest.approx([start, save + 1.5])
     assert done == ["synced", "started"], "the host would write back the last sample's file during this one"
+
+
+def test_folder_of_a_way_that_is_not_there_is_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its logs say nothing, and there may be hundreds of samples."""
+    folder = tmp_path / "sample"
+
+    @contextmanager
+    def started(*_: object) -> Iterator[Any]:
+        folder.mkdir()
+        (folder / "qemu.log").touch()
+        raise NotApplicable("No such transport.")
+        yield
+
+    monkeypatch.setattr(sample, "started", started)
+    warm = cast(Any, SimpleNamespace(stack=SimpleNamespace(total_mib=64), writer=Writer.ALL))
+    with pytest.raises(NotApplicable):
+        measure(warm, Way.BACKGROUND_EXEC, folder)
+    assert not folder.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from harness.qemu.machine import Machine
 from harness.qemu.qmp import CommandRefused
 from harness.status import Status
 from tests_functional.lib.measure import sample
+from tests_functional.lib.measure import write_rate as write_rate_module
 from tests_functional.lib.measure.cases import Sink, Way, Writer, throttled
 from tests_functional.lib.measure.memory_use import MemoryUse, kib, memory_use
 from tests_functional.lib.measure.sample import Sample, measure
@@ -67,6 +69,18 @@ def test_intervals_lie_between_the_readings(
     assert write_rate(times, pages, 10.0) == WriteRate(100, t_ms, rate)
 
 
+def test_intervals_of_a_second() -> None:
+    """Times are in milliseconds, whatever the interval is."""
+    assert write_rate([9.0, 12.0], [0, 300], 10.0, 1.0) == WriteRate(1000, (-1000, 0, 1000), (100, 100, 100))
+    assert WriteRate().interval_ms == 100
+
+
+def test_rate_of_which_a_part_is_missing() -> None:
+    """Each interval has a begin and a number."""
+    with pytest.raises(ValueError, match="shorter"):
+        WriteRate(100, (0, 100), (10,)).mean(0, 200)
+
+
 def test_json_of_a_write_rate() -> None:
     """Lists by these names."""
     assert WriteRate(100, (0,), (10,)).to_json() == {"interval_ms": 100, "t_ms": [0], "pages": [10]}
@@ -84,6 +98,55 @@ def test_recorder_ends_with_qemu() -> None:
     with WriteRecorder(steps) as recorder:
         recorder._thread.join(5)
     assert (recorder.pages, len(recorder.times)) == ([3], 1)
+
+
+def test_recorder_has_ended_when_it_is_left() -> None:
+    """Also in the middle of a reading, so that QEMU may be ended next; and no thread outlives the program."""
+    reading = threading.Event()
+
+    def steps() -> tuple[int]:
+        reading.set()
+        time.sleep(0.05)
+        return (1,)
+
+    with WriteRecorder(steps) as recorder:
+        reading.wait(5)
+        assert recorder._thread.daemon
+    assert not recorder._thread.is_alive()
+    assert recorder.pages == [1]
+
+
+@pytest.mark.parametrize(
+    ("takes", "early", "times"),
+    [
+        ([0.0, 0.0, 0.0, 0.0], 0.0, [0.0, 0.1, 0.2, 0.3]),
+        ([0.03, 0.03, 0.03], 0.0, [0.03, 0.13, 0.23]),
+        # Two readings are left out, and the next one is on time.
+        ([0.0, 0.25, 0.0], 0.0, [0.0, 0.35, 0.4]),
+        # One that begins before its time stands for its time.
+        ([0.0, 0.0, 0.0], 0.001, [0.0, 0.099, 0.199]),
+    ],
+)
+def test_readings_are_at_multiples_of_the_interval(
+    monkeypatch: pytest.MonkeyPatch, takes: list[float], early: float, times: list[float]
+) -> None:
+    """However long a reading takes, and a little before its time too."""
+    clock = SimpleNamespace(now=50.0)
+
+    def steps() -> tuple[int]:
+        clock.now += left.pop(0)
+        return (1,)
+
+    def wait(seconds: float) -> bool:
+        clock.now += seconds - early
+        return not left
+
+    left = list(takes)
+    recorder = WriteRecorder(steps)
+    monkeypatch.setattr(recorder, "_stop", SimpleNamespace(wait=wait))
+    monkeypatch.setattr(write_rate_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    recorder._record()
+    assert [at - 50 for at in recorder.times] == pytest.approx(times)
 
 
 def test_recorder_reads_at_once() -> None:

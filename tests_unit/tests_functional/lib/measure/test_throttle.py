@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -124,3 +126,11 @@ def test_real_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert real[0](output, 100_000) == content
     os.close(reading)
     os.close(output)
+
+
+def test_program_takes_its_rate_from_the_command_line() -> None:
+    """It runs as QEMU's shell starts it, without this project's folder."""
+    content = os.urandom(100_000)
+    command = [sys.executable, "-I", "-S", throttle.__file__, "1000"]
+    done = subprocess.run(command, input=content, stdout=subprocess.PIPE, check=True, timeout=30)
+    assert done.stdout == content
