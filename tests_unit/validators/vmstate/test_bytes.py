@@ -86,6 +86,17 @@ def test_a_file_that_grows_is_read_to_where_it_ended(tmp_path: Path) -> None:
         assert source.read(len(_RAW), 3) == b""
 
 
+def test_only_a_file_without_bytes_is_empty(tmp_path: Path) -> None:
+    """One byte can be mapped and read."""
+    path = tmp_path / "file"
+    path.write_bytes(b"")
+    with pytest.raises(UsageError, match="is empty"), open_source(path):
+        pass
+    path.write_bytes(b"x")
+    with open_source(path) as source:
+        assert bytes(source.view(0, 9)) == b"x"
+
+
 def test_a_file_that_shrinks_gives_what_is_left(tmp_path: Path) -> None:
     """A read ends, although the file had more bytes when it was opened."""
     path = tmp_path / "file"

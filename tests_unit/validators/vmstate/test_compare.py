@@ -150,6 +150,7 @@ def _parts(*elements: bytes, devices: tuple[dict[str, Any], ...] = ()) -> bytes:
 _BITS = subsection("configuration/target-page-bits", struct.pack(">I", 12))
 _UUID = subsection("configuration/uuid", bytes(16))
 _SUB = described("d", subsections=[{"vmsd_name": "d/x", "version": 1, "fields": []}])
+_SUB_BEHIND = {**_SUB, "fields": [_field(1)]}
 _PING = b"\x08\0\2\0\4" + bytes(4)
 
 
@@ -201,6 +202,11 @@ _PING = b"\x08\0\2\0\4" + bytes(4)
         (
             _parts(device(9, "d", subsection("d/x", b"")), devices=(_SUB,)),
             _parts(device(9, "d", subsection("d/x", b"", 2)), devices=(_SUB,)),
+            [("subsection 0 of d (0)", "d/x, version 1", "d/x, version 2")],
+        ),
+        (
+            _parts(device(9, "d", b"\7" + subsection("d/x", b"")), devices=(_SUB_BEHIND,)),
+            _parts(device(9, "d", b"\7" + subsection("d/x", b"", 2)), devices=(_SUB_BEHIND,)),
             [("subsection 0 of d (0)", "d/x, version 1", "d/x, version 2")],
         ),
         (

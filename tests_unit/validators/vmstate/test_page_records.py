@@ -246,7 +246,7 @@ def test_pages_outside_of_their_block_are_all_counted(
     assert [found.page_offset for found in index.anomalies] == [4 * PAGE, 9 * PAGE, 8 * PAGE]
 
 
-@pytest.mark.parametrize("limit", [1, 3, 6, 7])
+@pytest.mark.parametrize("limit", [1, 3, 4, 6, 7])
 def test_few_duplicates_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """Whether they come one by one or in runs."""
     monkeypatch.setattr(collector, "DUPLICATE_LIMIT", limit)
