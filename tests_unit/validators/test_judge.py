@@ -16,7 +16,7 @@ import pytest
 from harness.codes import Code
 from harness.errors import UsageError
 from harness.status import Status
-from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, write_golden
+from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, device, write_golden
 from validators import judge
 from validators.judge import check_file
 from validators.verdict import CheckResult, Tally
@@ -78,6 +78,24 @@ def test_standard_input_is_judged_by_structure(monkeypatch: pytest.MonkeyPatch) 
         assert check_file(Path("-")).status is status
 
 
+_MAPPED = Writer(Guest(agent=False), mapped=True).stream()
+_VIRTIO_MEM = Writer(Guest(agent=False)).stream_with([device(50, "0000:00:02.0/virtio-mem", [1])])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(_MAPPED, "The stream was not judged"), (_VIRTIO_MEM, "cannot be judged in a pipe")],
+)
+def test_stream_that_a_pipe_cannot_give_is_refused(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, words: str
+) -> None:
+    """One that needs its bytes again neither passes nor fails: the user has to give the file."""
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    with pytest.raises(UsageError, match=words) as refused:
+        check_file(Path("-"))
+    assert refused.value.sentence.endswith("give the file itself.")
+
+
 @pytest.mark.parametrize("name", ["gone", "folder"])
 def test_path_without_a_file_is_the_users_mistake(tmp_path: Path, name: str) -> None:
     """A folder and a missing file are no pipes."""
@@ -101,6 +119,23 @@ def test_stages_of_a_check(file: Path, tmp_path: Path) -> None:
         ("golden", 0, data_bytes),
         ("golden", data_bytes, data_bytes),
     ]
+
+
+def test_stages_of_a_file_with_little_in_it(file: Path) -> None:
+    """Nothing lies behind the end of a file, and a guest of zeros alone has no data."""
+    told: list[tuple[str, int, int]] = []
+    with pytest.raises(UsageError, match="no vmstate stream at offset"):
+        check_file(file, offset=len(_STREAM) + 1, progress=lambda *what: told.append(what))
+    guest = Guest(agent=False)
+    guest.ram[:] = 0
+    file.write_bytes(Writer(guest, rom=bytes(PAGE)).stream())
+    check_file(file, progress=lambda *what: told.append(what))
+    size = file.stat().st_size
+    assert (
+        told
+        == [("structure", 0, 0), ("structure", 0, size), ("structure", size, size)]
+        + [("write-order", 0, 0)] * 2
+    )
 
 
 def test_stream_inside_a_larger_file(tmp_path: Path) -> None:

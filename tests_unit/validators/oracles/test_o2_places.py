@@ -158,6 +158,14 @@ def test_directory_is_believed_before_the_pages(find: Find) -> None:
     assert found.tally.facts["pages away from their directory place"] == 2
 
 
+def test_each_page_away_from_its_directory_place_is_counted(find: Find) -> None:
+    """Of few pages all are asked, not a sample."""
+    guest = Guest()
+    frames = [guest.places[0, index] for index in range(20, 30)]
+    guest.ram[frames] = guest.ram[np.roll(frames, 1)]
+    assert find(guest).tally.facts["pages away from their directory place"] == 10
+
+
 def test_more_or_fewer_pages_than_the_directory_lists(find: Find) -> None:
     """As many are returned as are asked for; those that nothing names have no place."""
     guest = Guest()

@@ -137,9 +137,13 @@ def test_open_files_are_in_order(tmp_path: Any) -> None:
 
 
 def test_vanished_descriptor_is_left_out() -> None:
-    """Reading the folder opens it for a moment; its number is none of those that stay."""
-    for number, name in open_files(os.getpid()):
-        assert str(Path(f"/proc/self/fd/{number}").readlink()) == name
+    """Reading the folder opens it for a moment; its number is none of those that stay, and hides none."""
+    lower, higher = sorted(os.pipe())
+    os.close(lower)
+    found = dict(open_files(os.getpid()))
+    assert higher in found
+    assert {number: str(Path(f"/proc/self/fd/{number}").readlink()) for number in found} == found
+    os.close(higher)
 
 
 _LEADER = """
