@@ -215,7 +215,7 @@ def test_process_that_has_ended_is_ours(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     ("before", "now", "bits"),
-    [(0, 512, 512), (512, 512, 0), (0, 4096, 0), (512, 4096 | 640, 128), (None, 32, 32)],
+    [(0, 512, 512), (512, 512, 0), (0, 4096, 0), (512, 4096 | 640, 128), (None, 32, 32), (0, None, 0)],
 )
 def test_taint_that_a_splat_sets(before: int | None, now: int | None, bits: int) -> None:
     """Only new taint bits of bad page, died, warned and soft lockup count."""
