@@ -188,6 +188,7 @@ GUESTS = (
 
 BARE_GUESTS = (
     BareSpec("bare", "the agent alone: boots in milliseconds, also where KVM emulates"),
+    BareSpec("bare-i386", "the agent alone in 32-bit mode: other instructions for the same words", I386),
     BareSpec("bare-aarch64", "the agent alone on machine virt: QEMU's other code for CPUs and RAM", AARCH64),
     BareSpec("bare-riscv64", "the agent alone on machine virt, in machine mode", RISCV64),
     BareSpec("bare-s390x", "the agent alone on a big-endian machine without PCI", S390X),

@@ -35,8 +35,32 @@ _ZIG_FLAGS = ("-fno-sanitize=all",)
 _PROGRAM_FILE, _FIRMWARE_FILE = "agent.elf", "firmware.bin"
 _ENTRIES = {_PROGRAM_FILE: "agent_entry", _FIRMWARE_FILE: "firmware_begin"}
 
-# System V ABI, chapter 5: a program header of 64 bits; e_phoff and e_phentsize are at 0x20 and 0x36.
-_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+
+@dataclass(frozen=True)
+class _ElfClass:
+    """Where an ELF file has the table of what it loads.
+
+    Attributes:
+        table: offset and format of e_phoff.
+        entries: offset of e_phentsize and e_phnum.
+        entry: the first fields of an entry up to the size in the file.
+        size: which of these fields is that size; the first is the type.
+        offset: which of them is the offset in the file.
+    """
+
+    table: tuple[int, str]
+    entries: int
+    entry: struct.Struct
+    size: int
+    offset: int
+
+
+# System V ABI, chapters 4 and 5, by EI_CLASS, the byte behind the magic number.
+_ELF_CLASSES = {
+    1: _ElfClass((0x1C, "<I"), 0x2A, struct.Struct("<IIIII"), size=4, offset=1),
+    2: _ElfClass((0x20, "<Q"), 0x36, struct.Struct("<IIQQQQ"), size=5, offset=2),
+}
+_EI_CLASS = 4
 _PT_LOAD = 1
 
 
@@ -51,6 +75,7 @@ class BareBuild:
         compiler: the compiler to use.
         sources: the folder that includes are relative to.
         own: the architecture's folder of sources.
+        shared: the folder that it has in common with others, `own` where there is none.
     """
 
     folder: Path
@@ -59,6 +84,7 @@ class BareBuild:
     compiler: Compiler
     sources: Path
     own: Path
+    shared: Path
 
     @property
     def program(self) -> Path:
@@ -92,18 +118,20 @@ def plan_bare(cache: Cache, architecture: Architecture, sources: Path = SOURCES)
     if target is None:
         raise UsageError(f"There is no agent without an operating system for {architecture.name} yet.")
     own = sources / "bare" / architecture.name
-    folders = (sources / "core", sources / "bare", own)
+    shared = sources / "bare" / target.shared if target.shared else own
+    folders = dict.fromkeys((sources / "core", sources / "bare", shared, own))
     files = [path for folder in folders for path in sorted(folder.glob("*.*")) if path.is_file()]
     if not any(own.glob("*.S")):
         raise SetupBroken(f"The bare agent's sources are not in '{own}'.")
-    compiler = find_compiler(architecture, target.compiler_target)
+    compiler = find_compiler(architecture, target.compiler_target, target.native)
     source = source_digest(files, sources)
     digest = digest_of(source, architecture.name, compiler.version, *_FLAGS, *_ZIG_FLAGS, *target.flags)
     records = (
         InputRecord("bare agent source", source[:12], source),
         InputRecord("bare agent compiler", compiler.version, digest),
     )
-    return BareBuild(cache.path("agent", f"bare-{digest[:12]}"), target, records, compiler, sources, own)
+    folder = cache.path("agent", f"bare-{digest[:12]}")
+    return BareBuild(folder, target, records, compiler, sources, own, shared)
 
 
 def compile_bare(build: BareBuild, provisioning: Provisioning) -> BareBuild:
@@ -121,14 +149,14 @@ def compile_bare(build: BareBuild, provisioning: Provisioning) -> BareBuild:
                 _link(build, staged / _PROGRAM_FILE, build.own / "link.ld", _program_sources(build))
                 if build.target.firmware:
                     image = staging / "firmware.elf"
-                    _link(build, image, build.own / "firmware.ld", [build.own / "firmware.S"])
+                    _link(build, image, build.shared / "firmware.ld", [build.shared / "firmware.S"])
                     (staged / _FIRMWARE_FILE).write_bytes(loaded_bytes(image.read_bytes()))
                 publish_folder(staged, build.folder)
     return build
 
 
 def _program_sources(build: BareBuild) -> list[Path]:
-    folders = (build.sources / "core", build.sources / "bare", build.own)
+    folders = dict.fromkeys((build.sources / "core", build.sources / "bare", build.shared, build.own))
     files = [path for folder in folders for path in sorted(folder.glob("*.[cS]"))]
     return [path for path in files if path.name != "firmware.S"]
 
@@ -142,15 +170,18 @@ def _link(build: BareBuild, output: Path, script: Path, sources: list[Path]) -> 
 
 
 def loaded_bytes(image: bytes) -> bytes:
-    """Return what the first segment of a 64-bit little-endian ELF file loads, without zeros behind it.
+    """Return what the first segment of a little-endian ELF file loads, without zeros behind it.
 
     Raises:
         SetupBroken: it has none.
     """
-    (table,) = struct.unpack_from("<Q", image, 0x20)
-    entry_bytes, count = struct.unpack_from("<HH", image, 0x36)
-    for number in range(count):
-        kind, _, offset, _, _, size, _, _ = _PROGRAM_HEADER.unpack_from(image, table + number * entry_bytes)
-        if kind == _PT_LOAD:
-            return image[offset : offset + size]
+    elf = _ELF_CLASSES.get(image[_EI_CLASS])
+    if elf:
+        offset, form = elf.table
+        (table,) = struct.unpack_from(form, image, offset)
+        entry_bytes, count = struct.unpack_from("<HH", image, elf.entries)
+        for number in range(count):
+            entry = elf.entry.unpack_from(image, table + number * entry_bytes)
+            if entry[0] == _PT_LOAD:
+                return image[entry[elf.offset] :][: entry[elf.size]]
     raise SetupBroken("The firmware that was linked has nothing to load.")

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,19 +61,26 @@ class AgentBuild:
     sources: tuple[Path, ...]
 
 
-def find_compiler(architecture: Architecture = DEFAULT_ARCHITECTURE, target: str = "") -> Compiler:
+def find_compiler(
+    architecture: Architecture = DEFAULT_ARCHITECTURE,
+    target: str = "",
+    native: Iterable[tuple[str, tuple[str, ...]]] = (),
+) -> Compiler:
     """Return the machine's own `cc` if it has the right target, else the one in the Python package ziglang.
 
     Args:
         architecture: the processor that it is to compile for.
         target: the target of the latter, by default the one for static programs of Linux.
+        native: further architectures whose `cc` will do, each with the flags that it needs.
 
     Raises:
         MachineryMissing: there is neither. SetupBroken: it does not say what it is.
     """
     cc = shutil.which("cc")
-    if cc and first_output_line([cc, "-dumpmachine"]).startswith(f"{architecture.name}-"):
-        return Compiler((cc,), first_output_line([cc, "--version"]))
+    machine = first_output_line([cc, "-dumpmachine"]) if cc else ""
+    for name, flags in ((architecture.name, ()), *native):
+        if cc and machine.startswith(f"{name}-"):
+            return Compiler((cc, *flags), first_output_line([cc, "--version"]))
     if importlib.util.find_spec("ziglang"):
         zig = (sys.executable, "-m", "ziglang")
         version = f"zig {first_output_line([*zig, 'version'])}"

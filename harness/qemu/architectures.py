@@ -82,14 +82,18 @@ class BareTarget:
         compiler_target: the target of zig's compiler.
         flags: arguments for the compiler beside those of all architectures.
         control_page: guest-physical address of its control page, where its linker script loads it.
-        firmware: whether it has a firmware of its own, for `-bios`.
+        shared: folder of sources that it has in common with another architecture, "" for none.
+        firmware: whether a firmware for `-bios` is among these.
+        native: for a `cc` of another architecture, by its name, the flags with which it compiles for this.
         machine_arguments: further arguments for QEMU that it needs, beside the architecture's.
     """
 
     compiler_target: str
     flags: tuple[str, ...]
     control_page: int
+    shared: str = ""
     firmware: bool = False
+    native: tuple[tuple[str, tuple[str, ...]], ...] = ()
     machine_arguments: tuple[str, ...] = ()
 
 
@@ -164,6 +168,7 @@ X86_64 = Architecture(
         "x86_64-freestanding-none",
         ("-mno-sse", "-mno-mmx", "-mno-80387", "-mno-red-zone"),
         control_page=0x100000,
+        shared="x86",
         firmware=True,
     ),
 )
@@ -184,6 +189,15 @@ I386 = Architecture(
     loader="ld-linux.so.2",
     loader_folder="lib",
     compiler_target="x86-linux-musl",
+    bare=BareTarget(
+        "x86-freestanding-none",
+        # The first processor with SSE2, by which a word of 64 bits is stored in one piece.
+        ("-march=pentium4",),
+        control_page=0x100000,
+        shared="x86",
+        firmware=True,
+        native=(("x86_64", ("-m32",)),),
+    ),
 )
 
 AARCH64 = Architecture(

@@ -227,6 +227,8 @@ def test_another_agent_after_the_first(boot: Callable[..., Booted]) -> None:
     [
         ("bare", "q35", RAM_MIB),
         ("bare", "microvm", RAM_MIB),
+        ("bare-i386", "pc", RAM_MIB),
+        ("bare-i386", "microvm", RAM_MIB),
         ("bare-aarch64", "virt", RAM_MIB),
         ("bare-riscv64", "virt", RAM_MIB),
         ("bare-s390x", "s390-ccw-virtio", RAM_MIB),

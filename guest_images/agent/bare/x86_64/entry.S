@@ -8,22 +8,15 @@
  * Xen docs/misc/pvh.pandoc describes the state at the entry, xen/include/public/elfnote.h the note.
  */
 #include "bare/limits.h"
-#include "layout.h"
+#include "bare/x86/layout.h"
 
 #define XEN_ELFNOTE_PHYS32_ENTRY 18
 
-#define CODE64 0x08
-#define DATA 0x10
-#define CODE32 0x18
-#define USER_DATA 0x23
-#define USER_CODE64 0x2b
-
-#define CR0_PE 0x00000001
-#define CR0_PG 0x80000000
+/* The latter for compilers that use SSE though told to do without. */
 #define CR4_PAE 0x20
+#define CR4_OSFXSR 0x200
 #define MSR_EFER 0xc0000080
 #define EFER_LME 0x100
-#define FLAGS_USER 0x002
 
 #define PRESENT_WRITABLE_USER 0x007
 #define LARGE_PAGE 0x087
@@ -39,7 +32,7 @@
 	/* At the first address behind the control page, where firmware.S expects it. */
 	.section .entry, "ax"
 	.code32
-	.globl agent_entry
+	.globl agent_entry, enter_user_mode
 agent_entry:
 	cli
 	cld
@@ -62,9 +55,9 @@ agent_entry:
 	xorl %esi, %esi
 
 /* Goes to 64-bit code in user mode; %esi is the number of the vCPU. */
-enter_long_mode:
+enter_user_mode:
 	movl %cr4, %eax
-	orl $CR4_PAE, %eax
+	orl $(CR4_PAE | CR4_OSFXSR), %eax
 	movl %eax, %cr4
 	movl $top, %eax
 	movl %eax, %cr3
@@ -104,61 +97,6 @@ user_mode:
 	call first_cpu_main
 3:	movl %esi, %edi
 	call other_cpu_main
-
-/* The other vCPUs begin here, in real mode; processor.c copies the code to TRAMPOLINE. */
-	.code16
-	.globl trampoline_begin, trampoline_end
-trampoline_begin:
-	cli
-	cld
-	xorw %ax, %ax
-	movw %ax, %ds
-	lgdtl trampoline_gdt - trampoline_begin + TRAMPOLINE
-	movl %cr0, %eax
-	orl $CR0_PE, %eax
-	movl %eax, %cr0
-	ljmpl $CODE32, $other_start
-	.align 4
-trampoline_gdt:
-	.word gdt_end - gdt - 1
-	.long gdt
-trampoline_end:
-
-	.code32
-other_start:
-	movl $DATA, %eax
-	movl %eax, %ds
-	movl %eax, %es
-	movl %eax, %ss
-	movl $1, %esi
-	lock xaddl %esi, cpus_started
-	/* More vCPUs than writers: the rest waits for ever. */
-	cmpl cpus_wanted, %esi
-	jae 4f
-	jmp enter_long_mode
-4:	hlt
-	jmp 4b
-
-	.data
-	.align 8
-gdt:	.quad 0
-	.quad 0x00af9b000000ffff
-	.quad 0x00cf93000000ffff
-	.quad 0x00cf9b000000ffff
-	.quad 0x00cff3000000ffff
-	.quad 0x00affb000000ffff
-gdt_end:
-	.align 4
-gdt_pointer:
-	.word gdt_end - gdt - 1
-	.long gdt
-	.align 4
-	.globl cpus_started, cpus_wanted
-/* The first one counts itself. */
-cpus_started:
-	.long 1
-cpus_wanted:
-	.long 0
 
 	.bss
 	.align 4096

@@ -9,8 +9,9 @@
 #define IMAGE 0xf0000
 #define BEGIN 0xff00
 #define RESET 0xfff0
-#define CODE32 0x08
-#define DATA 0x10
+/* Its own table of segments, since it has no other memory. */
+#define FIRMWARE_CODE 0x08
+#define FIRMWARE_DATA 0x10
 
 	.code16
 	.text
@@ -23,10 +24,10 @@ firmware_begin:
 	movl %cr0, %eax
 	orl $1, %eax
 	movl %eax, %cr0
-	ljmpl $CODE32, $(IMAGE + BEGIN + protected_mode - firmware_begin)
+	ljmpl $FIRMWARE_CODE, $(IMAGE + BEGIN + protected_mode - firmware_begin)
 	.code32
 protected_mode:
-	movl $DATA, %eax
+	movl $FIRMWARE_DATA, %eax
 	movl %eax, %ds
 	movl %eax, %es
 	movl %eax, %ss

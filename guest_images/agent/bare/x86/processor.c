@@ -1,10 +1,10 @@
-/* The x86_64 processor: its time stamp counter, and how its other vCPUs are started. */
+/* The x86 processor: its time stamp counter, and how its other vCPUs are started. */
 #include "bare/processor.h"
 #include "core/statistics.h"
 #include "layout.h"
 
 /* Intel SDM volume 3, 12.4 and 12.6.1: the local APIC's registers and its interrupt command register. */
-#define LOCAL_APIC UINT64_C(0xfee00000)
+#define LOCAL_APIC UINT32_C(0xfee00000)
 #define COMMAND_LOW 0x300
 #define COMMAND_PENDING (1u << 12)
 #define ALL_OTHERS (3u << 18)
@@ -17,7 +17,7 @@
  * KVM that runs guests in user mode (module kvm_pvm) does not virtualise the time stamp counter, which then goes
  * on while the guest stands still. Not all machine types have it.
  */
-#define HPET UINT64_C(0xfed00000)
+#define HPET UINT32_C(0xfed00000)
 #define HPET_PERIOD_FS 0x004
 #define HPET_CONFIGURATION 0x010
 #define HPET_ENABLE 1u
@@ -41,7 +41,7 @@ uint64_t processor_ticks(void)
 
 static volatile uint32_t *hpet(unsigned offset)
 {
-	return (volatile uint32_t *)(HPET + offset);
+	return (volatile uint32_t *)(uintptr_t)(HPET + offset);
 }
 
 bool processor_clock_start(void)
@@ -86,7 +86,7 @@ void processor_fence(void)
 
 static void send(uint32_t command)
 {
-	volatile uint32_t *low = (volatile uint32_t *)(LOCAL_APIC + COMMAND_LOW);
+	volatile uint32_t *low = (volatile uint32_t *)(uintptr_t)(LOCAL_APIC + COMMAND_LOW);
 
 	*low = command;
 	while (*low & COMMAND_PENDING)
