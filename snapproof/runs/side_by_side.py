@@ -17,7 +17,8 @@ class Plan:
     """Which tests run side by side, and which alone.
 
     Attributes:
-        together: tests of which `workers` run at a time, the longest first.
+        together: tests of which `workers` run at a time, the longest first: by their time-outs, then by
+            the memory of their guests.
         alone: tests that run after them, one by one.
         workers: at least 1.
     """
@@ -36,7 +37,7 @@ def plan(rows: Sequence[ProfileRow], facts: HostFacts, jobs: int | None) -> Plan
         jobs: most tests at a time, None for as many as fit.
     """
     # A long test that starts last would leave all other processors idle.
-    longest_first = sorted(rows, key=lambda row: -row.seconds)
+    longest_first = sorted(rows, key=lambda row: (-row.seconds, -row.memory_mib))
     together = tuple(row for row in longest_first if not row.alone)
     alone = tuple(row for row in rows if row.alone)
     # Under TCG a guest's vCPU is always busy, but a test also waits, for a sink or a limit: one for each

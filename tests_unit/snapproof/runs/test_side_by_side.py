@@ -47,12 +47,11 @@ def test_alone() -> None:
 
 
 def test_longest_first() -> None:
-    """Tests that may take long begin first, the others in the profile's order; none is lost."""
-    rows = [
-        replace(row, seconds=s) for row, s in zip(_entries(1, 2, 3, 4), (300, 900, 300, 1800), strict=True)
-    ]
+    """Tests that may take long begin first, then those of large guests, the others in the profile's order."""
+    times = (300, 900, 300, 1800, 300)
+    rows = [replace(row, seconds=s) for row, s in zip(_entries(1, 2, 3, 4, 1), times, strict=True)]
     assert [row.name for row in plan(rows, _HOST, None).together] == [
-        "t.3-False", "t.1-False", "t.0-False", "t.2-False",
+        "t.3-False", "t.1-False", "t.2-False", "t.0-False", "t.4-False",
     ]  # fmt: skip
 
 
