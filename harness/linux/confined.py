@@ -91,6 +91,23 @@ def support_under(prefix: Sequence[str], *, by_device: bool = True) -> Userfault
     return UserfaultfdSupport(answer["opened_by"], answer["reason"], tuple(answer["features"]))
 
 
+def opens(prefix: Sequence[str], device: Path) -> bool:
+    """Return whether a program behind a command prefix can open a device for reading and writing.
+
+    Raises:
+        SetupBroken: the probe did not end in time.
+    """
+    command = [*prefix, sys.executable, "-c", "import os, sys; os.open(sys.argv[1], os.O_RDWR)", str(device)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_PROBE_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise SetupBroken(
+            f"The probe of '{device}' did not end within {_PROBE_SECONDS:.0f} s. Is the host too busy?",
+            code=Code.WAIT_EXPIRED,
+        ) from error
+    return done.returncode == 0
+
+
 def confining_wrapper(prefix: Sequence[str], qemu: Path, folder: Path) -> Path:
     """Write a script that runs `qemu` behind a command prefix, for use as `--qemu`."""
     # A change of the user id clears PR_SET_PDEATHSIG. The parent may die before the prefix sets it again.

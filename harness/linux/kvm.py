@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,6 +10,8 @@ from pathlib import Path
 
 DEVICE = Path("/dev/kvm")
 _MODULES = Path("/sys/module")
+# linux/kvm.h: KVM_CHECK_EXTENSION, _IO(KVMIO, 0x03)
+_CHECK_EXTENSION = 0xAE03
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -85,6 +88,15 @@ def find_kvm(device: Path = DEVICE, modules: Path = _MODULES, cpuinfo: Path = _C
     if any((modules / name).exists() for name in ("kvm_intel", "kvm_amd")):
         return Kvm(KvmKind.NESTED if "hypervisor" in _flags(cpuinfo) else KvmKind.FULL)
     return Kvm(KvmKind.PVM if (modules / "kvm_pvm").exists() else KvmKind.UNKNOWN)
+
+
+def kvm_extension(number: int, device: Path = DEVICE) -> int:
+    """Return what KVM says of an extension: 0 where it has none, or cannot be asked."""
+    try:
+        with device.open("rb", buffering=0) as kvm:
+            return fcntl.ioctl(kvm, _CHECK_EXTENSION, number)
+    except OSError:
+        return 0
 
 
 def _flags(cpuinfo: Path) -> frozenset[str]:

@@ -15,9 +15,11 @@ from harness.linux.confined import (
     confining_wrapper,
     filtered,
     open_to_nobody,
+    opens,
     support_under,
     unprivileged,
 )
+from harness.linux.kvm import DEVICE
 from tests_functional.lib.run import Run
 from validators.checks import Problem, judged
 from validators.faults.calls.control import Call, CallControl, Denial, call_control, controlled_qemu
@@ -140,6 +142,11 @@ def restricted(run: Run, restriction: UffdRestriction) -> Iterator[RestrictedRun
             yield RestrictedRun(_with_qemu(run, qemu), (), control, restriction.denial)
         return
     prefix = restriction.prefix()
+    if run.stack.accel.startswith("kvm") and not opens(prefix, DEVICE):
+        raise NotApplicable(
+            f"Under this restriction QEMU may not open {DEVICE}, whose mode allows it to others only; use "
+            "--accel tcg."
+        )
     checks = judge_probe(prefix, restriction)
     qemu = confining_wrapper(prefix, executable, run.folder)
     with open_to_nobody(run.folder):

@@ -6,6 +6,7 @@ from guest_images.agent.pages import PATTERNS
 from harness.qemu.configuration import DEFAULT_RAM_MIB
 from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, SMOKE, ProfileRow
 from tests_functional.snapshot.disturbances import DISTURBANCES
+from tests_functional.snapshot.kvm_options import KVM_OPTIONS
 
 _FLOWS = "snapshot/test_flows.py:SnapshotFlows"
 _DISTURBANCE = "snapshot/test_disturbances.py:Disturbances.test_disturbance"
@@ -141,6 +142,18 @@ ROWS = (
             kinds=ANY_GUEST,
         )
         for name, (accel, reason) in _BARE_ACCELERATORS.items()
+    ),
+    *(
+        ProfileRow(
+            f"bare.kvm-{name}",
+            f"{_FLOWS}.test_kvm_option",
+            found.reason,
+            {"guest": "bare", "ram_mib": 128, "accel": "kvm", "vcpus": 2, "option": name},
+            seconds=120,
+            cycle_seconds=20,
+            kinds=ANY_GUEST,
+        )
+        for name, found in KVM_OPTIONS.items()
     ),
     *(
         ProfileRow(

@@ -3,6 +3,7 @@
 from tests_functional.lib.avocado_test import SnapshotTest
 from tests_functional.lib.flows import one_flow
 from tests_functional.lib.save import Flow
+from tests_functional.snapshot.kvm_options import kvm_option
 from tests_functional.snapshot.main_job import main_job
 from tests_functional.snapshot.tcg_threads import tcg_threads
 from tests_functional.snapshot.timers import timers_go_on
@@ -30,6 +31,10 @@ class SnapshotFlows(SnapshotTest):
     def test_tcg_threads(self) -> None:
         """The same holds whether TCG runs all vCPUs in one thread or each in its own."""
         self.judge(tcg_threads(self.option("threads")))
+
+    def test_kvm_option(self) -> None:
+        """The same holds with an option of KVM."""
+        self.judge(kvm_option(self.option("option")))
 
     def test_stop_and_save(self) -> None:
         """The control: without the capability the guest is stopped for the whole save."""

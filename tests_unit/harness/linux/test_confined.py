@@ -106,6 +106,17 @@ def test_other_user_reads_all_and_writes_where_it_may(tmp_path: Path) -> None:
 
 
 @_ROOT
+def test_other_user_opens_what_it_may(tmp_path: Path) -> None:
+    """A device that only root may open is not opened behind the prefix."""
+    assert confined.opens((), Path(os.devnull))
+    assert not confined.opens((), tmp_path / "none")
+    if os.geteuid() == 0:
+        kept = tmp_path / "kept"
+        kept.touch(0o600)
+        assert confined.opens((), kept)
+        assert not confined.opens(unprivileged(opens_device=False), kept)
+
+
 def test_other_user_dies_with_us() -> None:
     """The wish to die with the parent outlives the change of user."""
     program = "import ctypes; wish = ctypes.c_int(); ctypes.CDLL(None).prctl(2, ctypes.byref(wish))"

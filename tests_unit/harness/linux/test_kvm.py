@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.linux.kvm import Kvm, KvmKind, find_kvm
+from harness.linux.kvm import DEVICE, Kvm, KvmKind, find_kvm, kvm_extension
 
 _ON_A_HOST = "processor\t: 0\nflags\t\t: fpu vmx sse\n"
 _IN_A_VM = "processor\t: 0\nflags\t\t: fpu vmx hypervisor sse\n\nprocessor\t: 1\nflags\t\t: fpu\n"
@@ -18,6 +18,15 @@ def _kind(folder: Path, cpuinfo: str, *modules: str) -> KvmKind:
     for name in modules:
         (folder / "module" / name).mkdir(parents=True)
     return find_kvm(folder / "kvm", folder / "module", folder / "cpuinfo").kind
+
+
+def test_extension_of_what_is_no_kvm(tmp_path: Path) -> None:
+    """A file that is no KVM, or none at all, has no extension; KVM has irqfd (32), and not this one."""
+    (tmp_path / "kvm").touch()
+    assert [kvm_extension(32, tmp_path / name) for name in ("kvm", "none")] == [0, 0]
+    if find_kvm().usable:
+        assert kvm_extension(32, DEVICE) > 0
+        assert kvm_extension(1 << 20, DEVICE) == 0
 
 
 @pytest.mark.parametrize("module", ["kvm_intel", "kvm_amd"])
