@@ -27,8 +27,13 @@ echo "{\"execute\": \"object-add\", \"arguments\": {\"qom-type\": \"memory-backe
 echo '{"execute": "device_add", "arguments": {"driver": "pc-dimm", "memdev": "m"}}' >&3
 sleep 2
 echo '{"execute": "migrate", "arguments": {"uri": "exec:cat > /dev/null"}}' >&3
-sleep 2
-echo '{"execute": "query-migrate"}' >&3
+# On a busy host the save takes its time to fail.
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    sleep 1
+    kill -0 $PID 2> /dev/null || break
+    grep -q '"status": "failed"\|"status": "completed"\|Invalid parameter' "$DIR/out" && break
+    echo '{"execute": "query-migrate"}' >&3
+done
 echo '{"execute": "query-status", "id": "answered"}' >&3
 sleep 1
 if grep "Parameter 'background-snapshot'\|Invalid parameter" "$DIR/out"; then
@@ -38,6 +43,7 @@ fi
 grep -o '"desc": .*\|"status": "failed".*\|qemu-system.*' "$DIR/out" || true
 if kill -0 $PID 2> /dev/null; then
     grep '"id": "answered"' "$DIR/out"
+    grep -q '"status": "failed"\|"status": "completed"' "$DIR/out"
     VERDICT=0
     exit
 fi

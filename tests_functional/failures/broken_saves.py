@@ -235,7 +235,8 @@ def _wait_until(source: Source, when: When, place: SinkPlace) -> None:
     while when is not When.AT_ONCE and not limit.expired:
         answer = machine.qmp.execute("query-migrate", deadline=Deadline(LIMIT_SECONDS))
         sent = answer.get("ram", {}).get("transferred", 0)
-        if answer.get("status") == "completed" or (sent_wanted is not None and sent >= sent_wanted):
+        ended = answer.get("status") in ("completed", "failed")
+        if ended or (sent_wanted is not None and sent >= sent_wanted):
             return
         machine.pause(limit)
 

@@ -40,7 +40,7 @@ class Case:
             peer takes 1 MiB and then resets the connection.
         expected: how the save may end, as `query-migrate` names it; ``refused`` where `migrate` may be.
         act: the act that breaks the save.
-        when: the moment of that act.
+        when: the moment of that act, or of a failure that comes by itself; the time limit begins then.
         free_descriptors: how many file descriptors QEMU may still open during the save, None for no limit.
         right: whether the file of a completed save must be right.
         call: the userfaultfd call of QEMU that fails, None for none.
@@ -77,12 +77,23 @@ SINKS = (
     Case("closes-at-once", "the command cannot even start its work", "exec:exit 0"),
     Case("closes-in-header", "nothing of RAM got through", "exec:head -c 4 > {file}"),
     Case("closes-at-1-mib", "RAM has only begun", "exec:head -c 1048576 > {file}"),
-    Case("closes-mid-ram", "half of RAM is released, half still protected", "exec:head -c {middle} > {file}"),
-    Case("closes-near-end", "little is left to release", "exec:head -c {near_end} > {file}"),
+    Case(
+        "closes-mid-ram",
+        "half of RAM is released, half still protected",
+        "exec:head -c {middle} > {file}",
+        when=When.MIDDLE,
+    ),
+    Case(
+        "closes-near-end",
+        "little is left to release",
+        "exec:head -c {near_end} > {file}",
+        when=When.NEAR_END,
+    ),
     Case(
         "full-mid-ram",
         "a full disk is the commonest failure of all; a file size limit gives it without root",
         "exec:(ulimit -f {blocks}; trap '' XFSZ; exec cat > {file})",
+        when=When.MIDDLE,
     ),
     Case("full-device", "the first write of the command fails", "exec:cat > /dev/full"),
     Case("full-qemu-file", "QEMU itself cannot write", "file:/dev/full", frozenset({"refused", "failed"})),

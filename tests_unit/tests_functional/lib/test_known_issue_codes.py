@@ -218,6 +218,7 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     (f"{_STALLED}/source-guest", _silent_source(_NO_ANSWER), "F6 F9"),
     ("failures/closes-but-stays/end", _silent("query-migrate"), "F7 F9"),
     ("failures/closes-but-stays/end", _silent("query-status"), "F7 F9"),
+    ("failures/closes-but-stays/alive", _silent("query-yank"), "F7 F9"),
     ("failures/closes-but-stays/end", _silent("migrate_cancel"), "F9"),
     (f"{_FAILED}/end", _end(Ending("completed")), "F8"),
     (f"{_FAILED}/end", _end(Ending("completed"), "cancelled"), ""),
