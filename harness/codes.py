@@ -203,7 +203,7 @@ class Code(enum.StrEnum):
     SECTION_ORDER_AFTER_END = "section-order.after-end", "RAM goes on behind its END section."
     SAVED_AFTER_T0_ITERABLE = (
         "saved-after-t0.iterable",
-        "A background snapshot has iterable state besides RAM, saved after T0.",
+        "A background snapshot has iterable state besides RAM, saved after T0; field `section`.",
     )
     FOOTER_NOT_FOUND = "footer.not-found", "The end of a section cannot be found."
     FOOTER_WRONG = "footer.wrong", "A section ends with other bytes than its own footer."

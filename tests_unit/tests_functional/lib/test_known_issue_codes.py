@@ -284,6 +284,8 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("timers/file", _code(Code.TIMERS_STOOD_STILL), "F18"),
     ("timers/file", _code(Code.TIMERS_SAVE_FAILED), ""),
     ("timers/exec", _code(Code.TIMERS_STOOD_STILL), ""),
+    ("01-live/saved-after-t0", _code(Code.SAVED_AFTER_T0_ITERABLE, {"section": "spapr/htab"}), "F19"),
+    ("01-live/saved-after-t0", _code(Code.SAVED_AFTER_T0_ITERABLE, {"section": "vfio"}), ""),
 ]
 
 
@@ -372,7 +374,7 @@ def test_baseline_names_what_there_is() -> None:
     """Fields and QEMU's messages of the baseline are those that the code makes."""
     known = {"command", "qemu_said", "waiting_threads", "error", "state", "before", "status", "expected"}
     known |= {"waiting_faults", "lost_descriptors"}
-    known |= {"errno", "age", "number", "name", "program", "reads"}
+    known |= {"errno", "age", "number", "name", "program", "reads", "section"}
     for issue in load_known_issues():
         for symptom in issue.codes:
             assert set(symptom.fields) <= known

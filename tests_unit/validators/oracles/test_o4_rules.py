@@ -372,6 +372,7 @@ def test_state_saved_after_t0(sections: list[tuple[int, int, int]], reported: li
     assert [(one.code, one.file_offset) for one in found.violations] == [
         (Code.SAVED_AFTER_T0_ITERABLE, 200 + number) for number in reported
     ]
+    assert all(one.fields == {"section": "spapr/htab"} for one in found.violations)
 
 
 def test_state_saved_after_t0_of_other_streams() -> None:

@@ -270,13 +270,14 @@ def _saved_after_t0(index: SnapshotIndex) -> CheckResult:
         if section.section_id in ended | reported or section.data_end - section.data_offset <= most:
             continue
         reported.add(section.section_id)
-        tally.report(
-            Code.SAVED_AFTER_T0_ITERABLE,
+        sentence = (
             f"State of '{section.idstr}' ({section.instance}) at offset {section.offset} was saved while the "
             "guest ran, and has no END: it is not the state at T0. QEMU keeps only RAM as it was; save this "
-            "guest without background-snapshot.",
-            file_offset=section.offset,
+            "guest without background-snapshot."
         )
+        code, where = Code.SAVED_AFTER_T0_ITERABLE, section.offset
+        fields = {"section": section.idstr}
+        tally.add(Violation(tally.name, code, sentence, file_offset=where, fields=fields))
     return tally.result()
 
 
