@@ -104,6 +104,14 @@ class BareAgent:
                 raise GuestUnreachable(f"The bare guest did not boot within {deadline.seconds:.0f} s.")
             deadline.nap(_POLL_SECONDS)
 
+    def wait_answer(self, deadline: Deadline) -> None:
+        """Wait until the agent answers, as a login waits for a guest that has one.
+
+        Raises:
+            GuestUnreachable: it does not in time.
+        """
+        self._command(BareCommand.TIME, deadline=deadline)
+
     def serve(self, plan: WriterPlan, guest_ram_bytes: int, deadline: Deadline) -> None:
         """Have the agent lay out its region; it does not write yet."""
         first = self._instant(deadline)

@@ -176,7 +176,11 @@ def way_in(machine: Machine, stack: Stack, deadline: Deadline) -> Iterator[Guest
 def logged_in(machine: Machine, stack: Stack, deadline: Deadline) -> Iterator[Guest]:
     """Find the way in to the guest of a running machine anew, and its agent, which runs already."""
     if stack.image.bare:
-        yield _bare_guest(machine, stack, deadline)
+        guest = _bare_guest(machine, stack, deadline)
+        assert isinstance(guest.agent, BareAgent)
+        # Its mailbox can be read in a guest that stands still, too.
+        guest.agent.wait_answer(deadline)
+        yield guest
         return
     with open_shell(machine, stack, deadline) as shell:
         yield Guest(machine, shell, AgentClient(shell, agent_command(stack.image, shell)))
