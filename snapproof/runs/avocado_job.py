@@ -20,7 +20,7 @@ from avocado.core.suite import TestSuite
 
 import tests_functional
 from harness.errors import SetupBroken
-from harness.status import Status
+from harness.status import Status, worst
 from snapproof.report.run_result import OutcomeRecord
 from snapproof.runs.avocado_places import status_socket
 from snapproof.runs.events import EVENTS_FILE
@@ -161,13 +161,28 @@ def _unreported(outcome: OutcomeRecord, place: Path) -> OutcomeRecord:
 
     A snapshot that was found wrong stays wrong, however its test ended.
     """
-    try:
-        data = json.loads((place / SO_FAR_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    so_far = _so_far(place / SO_FAR_FILE)
+    status = worst(one.status for one in so_far)
+    if status is None:
         return outcome
-    so_far = OutcomeRecord.from_json(data).placed(outcome.folder)
-    if so_far.status is Status.FAIL:
-        return replace(so_far, sentence=f"{so_far.sentence} ({outcome.sentence})")
-    return replace(
-        so_far, status=outcome.status, sentence=f"{outcome.sentence} Until then: {so_far.sentence}"
+    found = next(one for one in so_far if one.status is status)
+    outcome = replace(
+        found,
+        sentence=outcome.sentence,
+        checks=[check for one in so_far for check in one.checks],
+        figures={name: value for one in so_far for name, value in one.figures.items()},
+        status=outcome.status,
+        folder=outcome.folder,
     )
+    if status is Status.FAIL:
+        return replace(outcome, status=status, sentence=f"{found.sentence} ({outcome.sentence})")
+    return replace(outcome, sentence=f"{outcome.sentence} Until then: {found.sentence}")
+
+
+def _so_far(path: Path) -> list[OutcomeRecord]:
+    """Return the outcomes of the snapshots that a test had judged; no line that is cut off."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [OutcomeRecord.from_json(json.loads(line)) for line in lines if line.endswith("\n")]

@@ -33,7 +33,7 @@ def save_by_flows(run: Run, flows: Sequence[Flow], stun_samples: int = 0) -> Out
         for number, flow in enumerate(flows, 1):
             label = f"{number:02d}-{flow.label}"
             cycles.append(snapshot_cycle(run, source, flow, label))
-            _save_so_far(run, outcome_of_cycles(run, cycles, time.monotonic() - begun))
+            _save_so_far(run, outcome_of_cycles(run, cycles[-1:], time.monotonic() - begun))
         if stun_samples:
             run.say(f"Measuring {stun_samples} more stuns of live saves.")
         limit = run.deadline.at_most(SAVE_SECONDS)
@@ -43,7 +43,7 @@ def save_by_flows(run: Run, flows: Sequence[Flow], stun_samples: int = 0) -> Out
 
 
 def _save_so_far(run: Run, outcome: Outcome) -> None:
-    """Write the outcome of the first snapshots, which is read if the test is ended before it can report."""
+    """Keep the outcome of one snapshot, which is read if the test is ended before it can report."""
     # On a full disk a failed save may not be QEMU's fault, and there is no room for the file.
     if not run.disk_full():
         with_known_issues(outcome, load_known_issues()).save_so_far(run.folder)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 OUTCOME_FILE = "outcome.json"
 
-SO_FAR_FILE = "so-far.json"
-"""The outcome of the snapshots that a test has judged so far, in its folder until the test ends."""
+SO_FAR_FILE = "so-far.jsonl"
+"""The outcomes of the snapshots that a test has judged so far, a line each, in its folder until it ends."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,13 @@ class Outcome:
 
     def save(self, folder: Path) -> None:
         """Write it into a test's folder, completely or not at all."""
-        self._write(folder / OUTCOME_FILE)
+        write_atomically(folder / OUTCOME_FILE, json.dumps(self.to_json(), indent=1) + "\n")
         (folder / SO_FAR_FILE).unlink(missing_ok=True)
 
     def save_so_far(self, folder: Path) -> None:
-        """Write it for the case that the test is ended before it can report."""
-        self._write(folder / SO_FAR_FILE)
-
-    def _write(self, path: Path) -> None:
-        write_atomically(path, json.dumps(self.to_json(), indent=1) + "\n")
+        """Append it, the outcome of one snapshot, in case the test is ended before it can report."""
+        with (folder / SO_FAR_FILE).open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(json.dumps(self.to_json()) + "\n")
 
 
 def from_error(name: str, error: SnapproofError, seconds: float, environment: Mapping[str, Any]) -> Outcome:

@@ -324,6 +324,22 @@ def test_wrong_snapshot_of_a_test_that_was_ended(tmp_path: Path) -> None:
     assert found.sentence.startswith("Page 7 is newer. (The test did not report; it had 300 s, ")
 
 
+def test_snapshots_of_a_test_that_was_ended_are_put_together(tmp_path: Path) -> None:
+    """Each snapshot leaves a line of its own; the last may be cut off, if the test was killed as it wrote."""
+    place = tmp_path / "tests/t.stop"
+    place.mkdir(parents=True)
+    for number in (1, 2):
+        Outcome("t.stop", Status.PASS, "It is right.", figures={f"{number:02}-live/a": number}).save_so_far(
+            place
+        )
+    with (place / "so-far.jsonl").open("a") as file:
+        file.write('{"name": "t.st')
+    found = avocado_job._collect(ProfileRow("t.stop", "t", "why"), tmp_path, 3.0)
+    assert (found.status, found.folder) == (Status.ERROR, "tests/t.stop")
+    assert found.figures == {"01-live/a": 1, "02-live/a": 2}
+    assert found.sentence.endswith(" Until then: It is right.")
+
+
 def test_outcome_replaces_what_was_so_far(tmp_path: Path) -> None:
     """A test that has reported leaves no second outcome behind."""
     Outcome("a", Status.PASS, "One is right.").save_so_far(tmp_path)
