@@ -148,7 +148,7 @@ def test_what_is_left_of_a_limit(tmp_path: Path, current: int | str, stat: str, 
 
 
 def test_a_group_may_have_any_name(tmp_path: Path) -> None:
-    """A name is bytes, of whatever encoding."""
+    """A name is bytes of any encoding."""
     root, name = tmp_path / "cg", os.fsdecode(b"j\xf6b")
     _files(root / name, memory__max=str(700 * MIB), memory__current="0")
     proc = _proc(tmp_path, "", f"30 1 0:2 / {root} rw - cgroup2 cgroup2 rw")

@@ -315,7 +315,7 @@ def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:
 
 
 def test_wrong_snapshot_of_a_test_that_was_ended(tmp_path: Path) -> None:
-    """What was found wrong stays wrong, whatever ended the test after that."""
+    """What was found wrong stays wrong when the test is ended after that."""
     place = tmp_path / "tests/t.stop"
     place.mkdir(parents=True)
     Outcome("t.stop", Status.FAIL, "Page 7 is newer.").save_so_far(place)

@@ -70,7 +70,7 @@ def test_intervals_lie_between_the_readings(
 
 
 def test_intervals_of_a_second() -> None:
-    """Times are in milliseconds, whatever the interval is."""
+    """Times are in milliseconds for any interval."""
     assert write_rate([9.0, 12.0], [0, 300], 10.0, 1.0) == WriteRate(1000, (-1000, 0, 1000), (100, 100, 100))
     assert WriteRate().interval_ms == 100
 
