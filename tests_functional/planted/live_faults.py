@@ -14,6 +14,7 @@ from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
 from tests_functional.lib.symptoms import Coded, Symptom
+from tests_functional.memory.host_pages import host_pages
 from tests_functional.memory.never_touched import never_touched
 from validators.faults.live.wrapper import FaultyQemu, faulty_qemu
 
@@ -87,9 +88,17 @@ LIVE_FAULTS: Mapping[str, LiveFault] = {
 }
 
 
-def planted(name: str) -> Callable[[Run], Outcome]:
-    """Return a scenario that plants a fault and passes if the run fails and names the fault."""
-    return lambda run: _planted(run, name, LIVE_FAULTS[name])
+def planted(name: str, pages: str = "") -> Callable[[Run], Outcome]:
+    """Return a scenario that plants a fault and passes if the run fails and names the fault.
+
+    Args:
+        name: one of LIVE_FAULTS.
+        pages: one of HOST_PAGES, to plant it in the test of such guest RAM; "" for the fault's own scenario.
+    """
+    fault = LIVE_FAULTS[name]
+    if pages:
+        fault = replace(fault, scenario=host_pages(pages))
+    return lambda run: _planted(run, name, fault)
 
 
 def _planted(run: Run, name: str, fault: LiveFault) -> Outcome:

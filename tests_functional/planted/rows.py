@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.profile_row import ANY_GUEST, LINUX, PREMERGE, ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, LINUX, PREMERGE, SMALL, ProfileRow
 from tests_functional.planted.live_faults import LIVE_FAULTS
 
-_PLANTED = "planted/test_planted_faults.py:PlantedFaults.test_fault"
+_TESTS = "planted/test_planted_faults.py:PlantedFaults"
 _IN_PREMERGE = ("drop_protection", "lose_events")
 
 _WHY_LINUX = {
@@ -13,10 +13,10 @@ _WHY_LINUX = {
     "behind the last page that it was asked for, and so comes to that page soon",
 }
 
-ROWS = tuple(
+_ONE_EACH = tuple(
     ProfileRow(
         f"planted.{fault.replace('_', '-')}",
-        _PLANTED,
+        f"{_TESTS}.test_fault",
         planted.reason,
         {"fault": fault},
         profiles=PREMERGE if fault in _IN_PREMERGE else (),
@@ -24,4 +24,18 @@ ROWS = tuple(
         why_linux=_WHY_LINUX.get(fault, ""),
     )
     for fault, planted in LIVE_FAULTS.items()
+)
+
+ROWS = (
+    *_ONE_EACH,
+    *(
+        ProfileRow(
+            f"planted.drop-protection-{pages}",
+            f"{_TESTS}.test_in_host_pages",
+            "the kernel protects huge pages by other code, and a test of them must see it fail too",
+            {**SMALL, "fault": "drop_protection", "kind": pages},
+            kinds=ANY_GUEST,
+        )
+        for pages in ("huge-pages-on", "huge-pages-off")
+    ),
 )

@@ -10,3 +10,7 @@ class PlantedFaults(SnapshotTest):
     def test_fault(self) -> None:
         """The fault in the parameter `fault` is caught and named."""
         self.judge(planted(self.option("fault")))
+
+    def test_in_host_pages(self) -> None:
+        """The fault is caught in the test of guest RAM that the parameter `kind` names."""
+        self.judge(planted(self.option("fault"), self.option("kind")))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import harness
 from guest_images.cache import Cache
 from guest_images.provisioning import Provisioning
 from harness.codes import Code
 from harness.errors import SubjectFailed, UsageError
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status
+from harness.userfaultfd import probe_userfaultfd
 from snapproof.runs.selftest_live import LiveRow, summarise
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
@@ -22,6 +25,10 @@ from validators.faults.live.wrapper import fault_names, faulty_qemu
 from validators.verdict import CheckResult, Violation
 
 _FAULT = LiveFault("it breaks", "*write-order", (Symptom(Code.WRITE_ORDER_NEWER),))
+
+
+def _provisioning(folder: Path) -> Provisioning:
+    return Provisioning(Cache(folder / "cache"), lambda _: None)
 
 
 def _outcome(
@@ -91,17 +98,46 @@ def test_each_fault_has_a_library_and_an_expectation() -> None:
 @pytest.mark.parametrize("name", fault_names())
 def test_library_loads_and_has_not_acted(name: str, tmp_path: Path) -> None:
     """It compiles, a program runs with it, and without userfaultfd it does nothing."""
-    qemu = faulty_qemu(
-        name, Path("/bin/true"), tmp_path, Provisioning(Cache(tmp_path / "cache"), lambda _: None)
-    )
+    qemu = faulty_qemu(name, Path("/bin/true"), tmp_path, _provisioning(tmp_path))
     subprocess.run([qemu.executable], check=True, timeout=60, capture_output=True)
     assert qemu.acts == 0
+
+
+_COUNT_UNPROTECTED = f"""
+import os, sys
+sys.path.insert(0, {str(Path(harness.__file__).parent.parent)!r})
+from harness.userfaultfd import PAGE_BYTES, Feature, Mode, Region, Userfaultfd, protected_pages
+with Region.anonymous(64 << 20, align=2 << 20) as region, Userfaultfd(Feature.PAGEFAULT_FLAG_WP) as uffd:
+    region.fill(1)
+    uffd.register(region.address, region.length, Mode.WP)
+    uffd.write_protect(region.address, region.length)
+    found = {{page * PAGE_BYTES >> 20 for page in protected_pages(region.address, region.length)}}
+    print(*(mib for mib in range(64) if mib not in found))
+"""
+
+
+def test_dropped_protection_is_all_over_ram(tmp_path: Path) -> None:
+    """Every 16 MiB have 2 MiB without protection, so that a guest that writes to few of its pages meets one.
+
+    An eighth in one piece was outside the half of RAM that a bare guest wrote to, and the run stayed green.
+    """
+    support = probe_userfaultfd()
+    if not support.write_protect:
+        pytest.skip(support.reason)
+    qemu = faulty_qemu("drop_protection", Path(sys.executable), tmp_path, _provisioning(tmp_path))
+    ran = subprocess.run(
+        [qemu.executable, "-c", _COUNT_UNPROTECTED], check=True, timeout=60, capture_output=True, text=True
+    )
+    unprotected = [int(mib) for mib in ran.stdout.split()]
+    assert len(unprotected) == 8
+    assert all(any(mib in unprotected for mib in range(first, first + 16)) for first in range(0, 64, 16))
+    assert qemu.acts == 4
 
 
 def test_unknown_fault(tmp_path: Path) -> None:
     """The sentence names those that there are."""
     with pytest.raises(UsageError, match="drop_protection"):
-        faulty_qemu("x", Path("/bin/true"), tmp_path, Provisioning(Cache(tmp_path / "cache"), lambda _: None))
+        faulty_qemu("x", Path("/bin/true"), tmp_path, _provisioning(tmp_path))
 
 
 def test_live_selftest_verdict(capsys: pytest.CaptureFixture[str]) -> None:
