@@ -24,15 +24,15 @@ from harness.status import Status, worst
 from snapproof.report.run_result import OutcomeRecord
 from snapproof.runs.avocado_places import status_socket
 from snapproof.runs.events import EVENTS_FILE
-from snapproof.runs.interruption import asked_to_stop
+from snapproof.runs.interruption import asked_to_stop, only_noted
 from snapproof.runs.side_by_side import Plan
+from snapproof.runs.spawner import SPAWNER, own_spawner
 from tests_functional.lib.outcome import OUTCOME_FILE, SO_FAR_FILE
 from tests_functional.lib.profile_row import ProfileRow
 from tests_functional.lib.run import remove_heavy
 
 # Avocado's own clock starts before the test's; a killed test never reports, so both must end it.
 _TASK_GRACE_SECONDS = 30
-_JOB_GRACE_SECONDS = 60
 
 
 def run_plan(plan: Plan, common: Mapping[str, str | int | float], folder: Path) -> dict[str, OutcomeRecord]:
@@ -58,12 +58,11 @@ def _run_jobs(
 ) -> dict[str, OutcomeRecord]:
     rows = (*plan.together, *plan.alone)
     config = {
-        "run.spawner": "process",
+        "run.spawner": SPAWNER,
         "run.status_server_auto": False,
         "run.status_server_listen": str(status),
         "run.status_server_uri": str(status),
         "run.results_dir": str(folder / "avocado"),
-        "job.run.timeout": sum(row.seconds for row in rows) + _JOB_GRACE_SECONDS,
         # A name that is none of Avocado's streams silences Avocado; "none" would silence our own output too.
         "core.show": ["snapproof"],
         "sysinfo.collect.enabled": False,
@@ -75,6 +74,7 @@ def _run_jobs(
         if part
     ]
     begun = time.monotonic()
+    killed: dict[str, str] = {}
     for suite in suites:
         # One job each: a job that is interrupted ends the suite it is in and goes on with the next.
         if not asked_to_stop():
@@ -83,9 +83,11 @@ def _run_jobs(
             with redirect_stdout(sys.stdout), redirect_stderr(sys.stderr), Job(config, [suite]) as job:
                 # Avocado lists failures on stderr in spite of `core.show`; we print them ourselves.
                 logging.getLogger("avocado.app").handlers[:] = [logging.NullHandler()]
-                job.run()
+                with own_spawner() as found, only_noted():
+                    job.run()
+                killed |= found
     seconds = time.monotonic() - begun
-    return {row.name: _collect(row, folder, seconds) for row in rows}
+    return {row.name: _collect(row, folder, seconds, killed.get(row.name, "")) for row in rows}
 
 
 def _suite(
@@ -139,20 +141,30 @@ def _resolve(row: ProfileRow, parameters: Mapping[str, str | int | float]) -> li
     return list(found)
 
 
-def _collect(row: ProfileRow, folder: Path, seconds: float) -> OutcomeRecord:
-    """Return the outcome that a test has left; `seconds` is how long all of them together took."""
+def _collect(row: ProfileRow, folder: Path, seconds: float, killed: str = "") -> OutcomeRecord:
+    """Return the outcome that a test has left.
+
+    Args:
+        row: the test.
+        folder: the results folder.
+        seconds: how long all tests together took.
+        killed: what of it was killed by somebody else, "" if nothing was.
+    """
     place = Path("tests") / row.name
     try:
         data = json.loads((folder / place / OUTCOME_FILE).read_text(encoding="utf-8"))
         return OutcomeRecord.from_json(data).placed(str(place))
     except FileNotFoundError:
         remove_heavy(folder / place)
-    sentence = (
-        "The run was interrupted before this test had reported."
-        if asked_to_stop()
-        else f"The test did not report; it had {row.seconds} s, and the run of the tests ended after "
-        f"{seconds:.0f} s. See '{folder / 'avocado'}' and the test's own logs."
-    )
+    if killed:
+        sentence = f"The test did not report: {killed}; the kernel's log says more (see 'dmesg')."
+    elif asked_to_stop():
+        sentence = "The run was interrupted before this test had reported."
+    else:
+        sentence = (
+            f"The test did not report; it had {row.seconds} s, and the run of the tests ended after "
+            f"{seconds:.0f} s. See '{folder / 'avocado'}' and the test's own logs."
+        )
     return _unreported(OutcomeRecord(row.name, Status.ERROR, sentence, folder=str(place)), folder / place)
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 EXIT_INTERRUPTED = 130
@@ -20,6 +20,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CLEANING_SECONDS = 5.0
 _asked = False
 _last = 0.0
+_raises = True
 
 
 def end_at_once() -> None:
@@ -56,6 +57,21 @@ def _handle(handler: Callable[[int, FrameType | None], None]) -> None:
             signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def only_noted() -> Iterator[None]:
+    """Raise nothing for a first signal in this block, which asks `asked_to_stop` often and ends by itself.
+
+    For event loops, in which an exception out of nothing may end a coroutine that others wait for. A further
+    signal after some seconds raises KeyboardInterrupt, so that a block that hangs can be left.
+    """
+    global _raises
+    _raises = False
+    try:
+        yield
+    finally:
+        _raises = True
+
+
 def asked_to_stop() -> bool:
     """Return whether a signal has come since `listen`, even if the exception that it raised was swallowed."""
     return _asked
@@ -70,7 +86,7 @@ def say_interrupted() -> int:
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
     global _asked, _last
-    again = _asked and time.monotonic() - _last < _CLEANING_SECONDS
+    first, before = not _asked, _last
     _asked, _last = True, time.monotonic()
-    if not again:
+    if _raises if first else _last - before >= _CLEANING_SECONDS:
         raise KeyboardInterrupt

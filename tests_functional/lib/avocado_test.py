@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
 import os
 import select
 import signal
@@ -139,6 +140,10 @@ def _die_with(command_pid: int) -> None:
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     runner = os.getppid()
+    started_by = multiprocessing.parent_process()
+    if started_by and started_by.pid != runner:
+        # It had ended before the kernel was asked to tell.
+        os.kill(os.getpid(), signal.SIGKILL)
     try:
         command = os.pidfd_open(command_pid)
     except ProcessLookupError:

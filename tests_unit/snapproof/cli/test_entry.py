@@ -164,3 +164,17 @@ def test_a_second_signal_does_not_break_off_the_end(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(interruption, "_last", -100.0)
     with pytest.raises(KeyboardInterrupt):
         interruption._interrupt(signal.SIGINT, None)
+
+
+def test_a_signal_that_is_only_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In such a block a first signal raises nothing; a later one lets a block that hangs be left."""
+    monkeypatch.setattr(interruption, "_asked", False)
+    with interruption.only_noted():
+        interruption._interrupt(signal.SIGINT, None)
+        assert interruption.asked_to_stop()
+        monkeypatch.setattr(interruption, "_last", -100.0)
+        with pytest.raises(KeyboardInterrupt):
+            interruption._interrupt(signal.SIGINT, None)
+    monkeypatch.setattr(interruption, "_asked", False)
+    with pytest.raises(KeyboardInterrupt):
+        interruption._interrupt(signal.SIGINT, None)
