@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from harness.errors import SnapproofError, UsageError
 from harness.status import EXIT_ERROR, EXIT_FAIL
@@ -110,6 +111,19 @@ def _explain(error: SnapproofError) -> None:
         print(f"    {line}", file=sys.stderr)
 
 
+class _CommandParser(argparse.ArgumentParser):
+    """The parser of one command; what it does not know is its own error, under its own usage."""
+
+    def parse_known_args(  # type: ignore[override]  # Its overloads differ in the type of namespace alone.
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse all arguments; exit with 2 if one is not known."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+
 def make_parser(wanted: Collection[str] = tuple(_COMMANDS)) -> argparse.ArgumentParser:
     """Return the parser of the command line.
 
@@ -129,7 +143,9 @@ def make_parser(wanted: Collection[str] = tuple(_COMMANDS)) -> argparse.Argument
             more="Each command has its own --help. README.md and docs/ say more.",
         ),
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(
+        required=True, metavar="COMMAND", title="commands", parser_class=_CommandParser
+    )
     for name, summary in _COMMANDS.items():
         if name in wanted:
             importlib.import_module(f"snapproof.cli.arguments.{name}").add_parser(commands, summary)

@@ -206,10 +206,13 @@ def _print(result: RunResult, folder: Path, legs: Sequence[Leg]) -> None:
 
 
 def _closing_line(result: RunResult) -> str:
-    """Return the line with counts for CI systems; all tests but passed and skipped ones count as failed."""
+    """Return the line with counts for CI systems, with errors only if there are any, as pytest does it."""
     good = sum(o.status in _GOOD for o in result.outcomes)
+    fails = sum(o.status is Status.FAIL for o in result.outcomes)
     skips = sum(o.status is Status.SKIP for o in result.outcomes)
-    return f"{good} passed, {len(result.outcomes) - good - skips} failed, {skips} skipped"
+    errors = len(result.outcomes) - good - fails - skips
+    counts = f"{good} passed, {fails} failed, {skips} skipped"
+    return f"{counts}, {errors} error{'s' if errors > 1 else ''}" if errors else counts
 
 
 def _reproducer(folder: Path, outcome: OutcomeRecord) -> Path:

@@ -181,7 +181,8 @@ def _summarise(results: Sequence[FormResult], missing: dict[str, str]) -> int:
         caught = sum(counts.get(word, 0) for word in _CAUGHT)
         share = 100 * counts["placed"] / caught if caught else 0.0
         print(
-            f"{result.form}: {planted} faults planted, {counts.get('caught', 0)} caught by checks, "
+            f"{result.form}: {planted} of {len(result.rows)} faults apply to it and were planted, "
+            f"{counts.get('caught', 0)} caught by checks, "
             f"{counts.get('caught by restore', 0)} by restoring, {counts.get('missed', 0)} missed; "
             f"place named rightly for {counts['placed']} of {caught} ({share:.1f} %)."
         )

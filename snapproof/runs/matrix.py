@@ -129,8 +129,17 @@ def prepare_legs(
         accelerators = _accelerators(options.stack, stack, environment, (*guests, stack.image), place, log)
         images = {"": stack.image, **{image.name: image for image in guests}}
         mine = tuple(_for_guest(own_bare(row, images), images, accelerators) for row in mine)
+        _say_guests(mine, log)
         legs.append(Leg(label, name, place, stack, environment, mine, guests, accelerators))
     return legs
+
+
+def _say_guests(rows: Sequence[ProfileRow], log: Callable[[str], None]) -> None:
+    """Log how many tests run with which guest in place of the run's own."""
+    named = ((row.parameters.get("guest"), row.parameters.get("accel")) for row in rows)
+    for (guest, accel), count in Counter(one for one in named if one[0]).items():
+        under = f" under {accel}" if accel else ""
+        log(f"{count} of {len(rows)} tests run with the guest '{guest}' instead{under}.")
 
 
 def _named_guests(

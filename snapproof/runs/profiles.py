@@ -53,5 +53,15 @@ def select(profile: str, pattern: str | None) -> tuple[ProfileRow, ...]:
         raise UsageError(f"There is no profile '{profile}'; choose one of {', '.join(sorted(PROFILES))}.")
     chosen = tuple(e for e in PROFILES[profile] if pattern is None or fnmatch(e.name, pattern))
     if not chosen:
-        raise UsageError(f"No test of profile '{profile}' matches the filter '{pattern}'; see --list.")
+        raise UsageError(f"No test of profile '{profile}' matches the filter '{pattern}'; {_hint(pattern)}.")
     return chosen
+
+
+def _hint(pattern: str | None) -> str:
+    """Return where a pattern that matched nothing does match."""
+    others = [
+        f"'{name}'"
+        for name, rows in PROFILES.items()
+        if any(pattern is None or fnmatch(row.name, pattern) for row in rows)
+    ]
+    return f"it matches tests of {' and '.join(others)}" if others else "see --list"

@@ -49,3 +49,13 @@ def test_overview_parses() -> None:
     for line in examples:
         for call in our_calls(line):
             parse_call(call)
+
+
+def test_unknown_option_is_explained_by_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a command does not know is answered with that command's usage, not with that of all commands."""
+    with pytest.raises(SystemExit) as ended:
+        make_parser(["selftest"]).parse_args(["selftest", "--no-such-option", "X"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("usage: snapproof selftest ")
+    assert said.endswith("snapproof selftest: error: unrecognized arguments: --no-such-option\n")

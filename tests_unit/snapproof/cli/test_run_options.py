@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from snapproof.cli import run as run_module
-from snapproof.cli.command import make_parser
+from snapproof.cli.command import main, make_parser
 from snapproof.cli.options import run_options
 from snapproof.report.run_result import OutcomeRecord
 from snapproof.runs.matrix import Leg
@@ -146,3 +146,13 @@ def test_tests_get_the_cache(given: str | None, tmp_path: Path, monkeypatch: pyt
     )
     run_module._run_legs(options, [leg], cast(Any, None), cast(Any, SimpleNamespace(settle=lambda _: None)))
     assert told == [(str(tmp_path / (given or "default")), "m")]
+
+
+def test_list_for_a_guest(capsys: pytest.CaptureFixture[str]) -> None:
+    """The list says which tests a guest would skip; a guest that does not exist is bad input."""
+    main(["run", "--list", "--profile", "premerge", "--guest", "bare", "--filter", "repetition.*"])
+    assert [
+        line.split()[0] for line in capsys.readouterr().out.splitlines() if "skipped: 'bare'" in line
+    ] == ["repetition.with-disk"]
+    assert main(["run", "--list", "--guest", "no-such-guest"]) == 2
+    assert "There is no guest 'no-such-guest'" in capsys.readouterr().err

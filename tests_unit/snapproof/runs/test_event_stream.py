@@ -86,7 +86,7 @@ def test_stream_of_a_run(
     assert main(["run", "--results", str(folder), "--events", "-", "--format", "lava"]) == 2
     captured = capsys.readouterr()
     events = _events(captured.out)
-    assert "1 passed, 1 failed, 1 skipped" in captured.err
+    assert "1 passed, 0 failed, 1 skipped, 1 error\n" in captured.err
     assert events[0] | {"time": 0} == {
         "schema": 1, "type": "step", "time": 0, "test": None, "text": "Preparing.",
     }  # fmt: skip
@@ -161,7 +161,7 @@ def test_format_that_fails_hides_no_verdict(
     words = ["--results", str(tmp_path / "run"), "--events", str(tmp_path / "events"), "--format", "lava"]
     assert main(["run", *words]) == 2
     captured = capsys.readouterr()
-    assert "1 passed, 0 failed, 1 skipped" in captured.out
+    assert "1 passed, 0 failed, 1 skipped\n" in captured.out
     assert "cannot write 'lava': the module 'snapproof.report.no_such_module' is not there." in captured.err
     assert (tmp_path / "run" / "results.json").is_file()
     assert _events((tmp_path / "events").read_text())[-1]["exit_code"] == 2

@@ -9,7 +9,7 @@ import pytest
 
 from harness.qemu.accelerator import Accelerator
 from harness.qemu.architectures import AARCH64
-from snapproof.runs.matrix import Leg, _for_guest, own_bare
+from snapproof.runs.matrix import Leg, _for_guest, _say_guests, own_bare
 from tests_functional.lib.profile_row import ANY_GUEST, ProfileRow
 from tests_unit.support.scenario_values import stack
 
@@ -98,6 +98,18 @@ def test_bare_guests_run_under_the_accelerator_that_was_found(tmp_path: Path) ->
         for parameters in ({}, {"guest": "bare"}, {"guest": "bare", "accel": "tcg"})
     )
     assert (linux, bare, tcg) == (None, "kvm", "tcg")
+
+
+def test_guests_in_place_of_the_run_s_own_are_told() -> None:
+    """The head of a run says which of its tests have another guest than it names."""
+    told: list[str] = []
+    bare = replace(_NEEDS_NONE, parameters={"guest": "bare", "accel": "kvm"})
+    full = replace(_NEEDS_NONE, parameters={"guest": "debian-13-full"})
+    _say_guests((_NEEDS_NONE, bare, bare, full), told.append)
+    assert told == [
+        "2 of 4 tests run with the guest 'bare' instead under kvm.",
+        "1 of 4 tests run with the guest 'debian-13-full' instead.",
+    ]
 
 
 def test_newest_last(tmp_path: Path) -> None:

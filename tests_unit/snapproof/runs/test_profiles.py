@@ -151,5 +151,7 @@ def test_select_errors() -> None:
     """An unknown profile names those there are; a filter that fits nothing is never an empty run."""
     with pytest.raises(UsageError, match=r"no profile 'nihgtly'; choose one of .*premerge.*smoke"):
         select("nihgtly", None)
-    with pytest.raises(UsageError, match="matches the filter 'nothing'"):
+    with pytest.raises(UsageError, match="matches the filter 'nothing'; see --list"):
         select("smoke", "nothing")
+    with pytest.raises(UsageError, match=r"'bare\.live'; it matches tests of 'premerge' and 'nightly'\."):
+        select("smoke", "bare.live")
