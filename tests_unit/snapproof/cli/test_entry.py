@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,20 @@ def test_the_launcher_hands_over_arguments_and_exit_code(launcher: Path) -> None
     )
     assert done.returncode == 2
     assert "matches the filter 'no such * test'" in done.stderr
+
+
+@pytest.mark.parametrize("variables", [{"PATH": ""}, {"PYTHONHOME": "/nonexistent"}], ids=str)
+def test_the_launcher_finds_its_python(launcher: Path, variables: Mapping[str, str]) -> None:
+    """Where no program is found by its name, and where another Python has its home set."""
+    for script in (launcher, launcher.resolve()):
+        done = subprocess.run(
+            [script, "run", "--list"],
+            env={**os.environ, "PYTHONPATH": str(_ROOT), **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_signal_that_was_swallowed_ends_the_command(
