@@ -37,6 +37,7 @@ _CAUGHT = ("caught", "caught by restore")
 _OPEN = {
     _NEEDS_RESTORE: "can only be seen by restoring, which needs a self-test without FILE",
     "needs golden image": "can only be seen with a golden image",
+    "not covered": "not covered: no oracle looks there (docs/oracles.md, 'What no oracle sees')",
 }
 
 

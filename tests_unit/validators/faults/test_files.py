@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 
 from harness.codes import Code
 from harness.errors import UsageError
-from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, write_golden
+from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, device, write_golden
 from validators.faults.files import CATALOGUE, apply_fault, run_selftest
 from validators.judge import check_file
 from validators.page_map import svg_map, terminal_map
@@ -33,17 +35,61 @@ def test_every_fault_is_caught_and_placed(tmp_path: Path, mapped: bool, seed: in
     """The golden image misses only faults that no offline check can see in principle."""
     writer = Writer(Guest(pattern=1, ram_pages=320), mapped=mapped)
     path = tmp_path / "file"
-    path.write_bytes(writer.stream())
+    path.write_bytes(writer.stream_with([_vcpu("env.regs", "env.pc")]))
     rows = run_selftest(path, write_golden(tmp_path / "golden", writer), seed=seed)
     outcomes = {row.fault: row.outcome for row in rows}
     assert "missed" not in outcomes.values(), [row for row in rows if row.outcome == "missed"]
     assert {name for name, outcome in outcomes.items() if outcome == "needs restore"} == {
-        "device-bit-flip",
+        "vcpu-bit-flip",
         "machine-renamed",
     }
     caught = [row for row in rows if row.outcome == "caught"]
     assert len(caught) >= 45
     assert not [row for row in caught if not row.placed]
+    assert {name for name, outcome in outcomes.items() if outcome == "not covered"} <= {"device-bit-flip"}
+
+
+def _vcpu(*fields: str) -> tuple[bytes, dict[str, Any]]:
+    """Return the section of a vCPU with fields of 64 bits, and its vmdesc entry."""
+    section, entry = device(20, "cpu", [0] * (2 * len(fields)))
+    entry["fields"] = [{"name": name, "type": "uint64", "size": 8} for name in fields]
+    return section, entry
+
+
+@pytest.mark.parametrize(
+    ("fields", "number", "bit"),
+    [
+        (("env.regs", "env.eip", "env.cr[3]"), 2, 31),
+        (("env.regs", "env.psw.mask", "env.psw.addr"), 2, 62),
+        (("env.xregs", "env.pc"), 1, 62),
+        (("env.nip", "env.msr"), 0, 40),
+    ],
+)
+def test_vital_bit_of_each_architecture(
+    tmp_path: Path, fields: tuple[str, ...], number: int, bit: int
+) -> None:
+    """The page table address of x86, the program counter of others; not a field that no guest would miss.
+
+    On s390x the storage keys were chosen, and on a 32-bit x86 a bit of CR3 that its processor ignores.
+    """
+    path, damaged = tmp_path / "file", tmp_path / "damaged"
+    path.write_bytes(Writer(Guest()).stream_with([_vcpu(*fields)]))
+    fault = next(fault for fault in CATALOGUE if fault.name == "vcpu-bit-flip")
+    assert apply_fault(path, fault, damaged)
+    before, after = path.read_bytes(), damaged.read_bytes()
+    start = before.index(b"\x03cpu") + 4 + 8
+    words = [struct.unpack_from(f">{len(fields)}Q", data, start) for data in (before, after)]
+    flipped = [old ^ new for old, new in zip(*words, strict=True)]
+    assert flipped == [1 << bit if place == number else 0 for place in range(len(fields))]
+    assert sum(old != new for old, new in zip(before, after, strict=True)) == 1
+
+
+def test_vital_bit_of_an_unknown_processor(tmp_path: Path) -> None:
+    """The fault does not apply to it; any other field of it would prove nothing."""
+    path = tmp_path / "file"
+    path.write_bytes(Writer(Guest()).stream_with([_vcpu("env.regs")]))
+    fault = next(fault for fault in CATALOGUE if fault.name == "vcpu-bit-flip")
+    assert apply_fault(path, fault, tmp_path / "damaged") is None
 
 
 def test_most_faults_need_no_golden_image(tmp_path: Path) -> None:

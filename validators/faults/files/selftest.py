@@ -44,8 +44,9 @@ class Row:
         placed: whether a violation names the place of the damage.
         place: where the damage was, in words.
         blind: why no offline check can see it, "" if one can.
-        outcome: "caught", "missed", "needs restore" (blind), "needs golden image", "not applicable", or
-            "caught by restore" if a restore showed a blind one.
+        outcome: "caught", "missed", "needs restore" (blind), "needs golden image", "not covered" (no oracle
+            looks there, see docs/oracles.md), "not applicable", or "caught by restore" if a restore showed a
+            blind one.
         seed: with it apply_fault() plants the same fault again.
         detail: sentence of the first violation.
     """
@@ -119,6 +120,8 @@ def _run(subject: Subject, golden: Path | None, fault: Fault, seed: int, bench: 
         outcome = "needs restore"
     elif fault.needs_golden and golden is None:
         outcome = "needs golden image"
+    elif fault.uncovered:
+        outcome = "not covered"
     else:
         outcome = "missed"
     placed = any(names_place(violation, damage.place) for violation in verdict.violations)
