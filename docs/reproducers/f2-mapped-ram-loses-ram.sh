@@ -10,6 +10,13 @@ DIR=$(mktemp -d) || exit 3
 trap 'rm -rf "$DIR"; exit $VERDICT' EXIT
 # Without a trap of its own, a signal would end the shell without running the EXIT trap.
 trap exit HUP INT PIPE TERM
+# Asks until the answers in file $1 say that the migration is over; where QEMU has ended, writing ends this too.
+ask_until_over() {
+    until grep -q -e '"status": "completed"' -e '"status": "failed"' -e '"desc"' "$1"; do
+        echo '{"execute": "query-migrate"}'
+        sleep 0.1
+    done
+}
 MACHINE="-nodefaults -display none -accel ${ACCEL:-tcg} -m 64 -qmp stdio -S"
 {
     echo '{"execute": "qmp_capabilities"}'
@@ -20,9 +27,7 @@ MACHINE="-nodefaults -display none -accel ${ACCEL:-tcg} -m 64 -qmp stdio -S"
     echo '{"execute": "migrate-set-capabilities", "arguments": {"capabilities": [
            {"capability": "background-snapshot", "state": true}, {"capability": "mapped-ram", "state": true}]}}'
     echo '{"execute": "migrate", "arguments": {"uri": "file:'"$DIR"'/vmstate"}}'
-    sleep 2
-    echo '{"execute": "query-migrate"}'
-    sleep 1
+    ask_until_over "$DIR/save"
     echo '{"execute": "quit"}'
 } | "$QEMU" $MACHINE > "$DIR/save" 2>&1
 if grep -q '"desc"' "$DIR/save"; then
@@ -36,9 +41,8 @@ grep -o '"status": "completed"' "$DIR/save"
     echo '{"execute": "migrate-set-capabilities", "arguments": {"capabilities": [
            {"capability": "mapped-ram", "state": true}]}}'
     echo '{"execute": "migrate-incoming", "arguments": {"uri": "file:'"$DIR"'/vmstate"}}'
-    sleep 2
+    ask_until_over "$DIR/restore"
     echo '{"execute": "pmemsave", "arguments": {"val": 0, "size": 1048576, "filename": "'"$DIR"'/after"}}'
-    sleep 1
     echo '{"execute": "quit"}'
 } | "$QEMU" $MACHINE -incoming defer > "$DIR/restore" 2>&1 || true
 if grep 'load of migration failed' "$DIR/restore"; then

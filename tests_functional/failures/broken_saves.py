@@ -100,6 +100,7 @@ def _counts(run: Run, control: CallControl) -> dict[Call, int]:
 
 def _all(run: Run, cases: Sequence[Case], control: CallControl | None = None) -> Outcome:
     begun = time.monotonic()
+    run = replace(run, stack=run.stack.with_nic())
     group, left, guests = Group(run, [], control), list(cases), 0
     warm: Snapshot | None = None
     while left:

@@ -24,7 +24,6 @@ ROWS = tuple(
         seconds=1800,
         profiles=PREMERGE if kind == "cancel" else (),
         kinds=ANY_GUEST,
-        why_linux="a network card writes to protected pages, in QEMU's main loop",
     )
     for kind, reason in _REASONS.items()
 )

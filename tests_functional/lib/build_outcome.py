@@ -143,21 +143,42 @@ def _fact(cycle: Cycle, check: str, fact: str) -> float | int | str:
 
 def _stun_comparison(run: Run, cycles: Sequence[Cycle], samples: Sequence[float]) -> list[CheckResult]:
     """Compare the shortest live stun with the shortest one of the control, if a test has both."""
-    live = [cycle.snapshot.stun_ms for cycle in cycles if cycle.snapshot.flow is Flow.LIVE]
-    control = [cycle.snapshot.stun_ms for cycle in cycles if cycle.snapshot.flow is Flow.STOP_AND_SAVE]
-    if not live or not control:
+    found = _shortest_stuns(cycles, samples)
+    if found is None:
         return []
-    stun = min([*live, *samples])
-    ratio = min(control) / max(stun, 0.001)
     problems = []
-    if ratio < _STUN_RATIO:
+    if found.ratio < _STUN_RATIO:
         sentence = (
-            f"At {run.stack.ram_mib} MiB the background snapshot stuns the guest for {stun:.1f} ms "
-            f"and stop-and-save for {min(control):.1f} ms, a ratio of {ratio:.1f}."
+            f"At {run.stack.ram_mib} MiB the background snapshot stuns the guest for {found.live_ms:.1f} ms "
+            f"and stop-and-save for {found.control_ms:.1f} ms, a ratio of {found.ratio:.1f}."
         )
         problems.append(Problem(Code.STUN_RATIO_TOO_SMALL, sentence))
-    facts = {"shortest_live_stun_ms": round(stun, 3), "stun_ratio": round(ratio, 1)}
+    facts = {"shortest_live_stun_ms": round(found.live_ms, 3), "stun_ratio": round(found.ratio, 1)}
     return [judged("stun-ratio", _STUN, problems, facts)]
+
+
+@dataclass(frozen=True)
+class _Stuns:
+    """The shortest live stun and the shortest one of the control, in ms."""
+
+    live_ms: float
+    control_ms: float
+
+    @property
+    def ratio(self) -> float:
+        return self.control_ms / max(self.live_ms, 0.001)
+
+
+def _shortest_stuns(cycles: Sequence[Cycle], samples: Sequence[float]) -> _Stuns | None:
+    live = [cycle.snapshot.stun_ms for cycle in cycles if cycle.snapshot.flow is Flow.LIVE]
+    control = [cycle.snapshot.stun_ms for cycle in cycles if cycle.snapshot.flow is Flow.STOP_AND_SAVE]
+    return _Stuns(min([*live, *samples]), min(control)) if live and control else None
+
+
+def stun_too_long(cycles: Sequence[Cycle], samples_ms: Sequence[float]) -> bool:
+    """Return whether the comparison of stuns would fail on what was measured so far."""
+    found = _shortest_stuns(cycles, samples_ms)
+    return found is not None and found.ratio < _STUN_RATIO
 
 
 def _sentence(status: Status, cycles: Sequence[Cycle], comparison: Sequence[CheckResult]) -> str:

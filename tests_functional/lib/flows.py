@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
+from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles, stun_too_long
 from tests_functional.lib.cycle import snapshot_cycle, writing_guest
 from tests_functional.lib.known_issues import load_known_issues, with_known_issues
 from tests_functional.lib.outcome import Outcome
@@ -25,7 +25,8 @@ def save_by_flows(run: Run, flows: Sequence[Flow], stun_samples: int = 0) -> Out
     Args:
         run: the test's run.
         flows: in the order to take them.
-        stun_samples: further live saves of which only the stun is measured.
+        stun_samples: how many further live saves may be made, of which only the stun is measured. One that is
+            short enough for the comparison is the last: none that follow can change its verdict.
     """
     begun = time.monotonic()
     cycles: list[Cycle] = []
@@ -34,10 +35,10 @@ def save_by_flows(run: Run, flows: Sequence[Flow], stun_samples: int = 0) -> Out
             label = f"{number:02d}-{flow.label}"
             cycles.append(snapshot_cycle(run, source, flow, label))
             _save_so_far(run, outcome_of_cycles(run, cycles[-1:], time.monotonic() - begun))
-        if stun_samples:
-            run.say(f"Measuring {stun_samples} more stuns of live saves.")
-        limit = run.deadline.at_most(SAVE_SECONDS)
-        stuns = [sample_stun(source.guest, limit) for _ in range(stun_samples)]
+        stuns: list[float] = []
+        while len(stuns) < stun_samples and stun_too_long(cycles, stuns):
+            run.say("Measuring another stun of a live save.")
+            stuns.append(sample_stun(source.guest, run.deadline.at_most(SAVE_SECONDS)))
         source.guest.machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun, stuns)
 

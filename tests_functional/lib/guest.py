@@ -24,6 +24,8 @@ from harness.qemu.disk import Disk
 from harness.qemu.kept_disk import keep_disk
 from harness.qemu.machine import Machine
 from harness.qemu.spawned_machine import SpawnedMachine
+from harness.qemu.virtio_driver import can_drive
+from tests_functional.lib.bare_nic import BareNic
 from tests_functional.lib.guest_size import COVERAGE, fitting_ram
 from tests_functional.lib.own_guest import agent_command, prepare
 
@@ -39,6 +41,7 @@ class Stack(QemuSettings):
         host_key_file: keeps the first host key seen of a guest whose key is not known.
         capabilities: migration capabilities that QEMU knows; empty where it was not asked.
         plugged_mib: RAM in MiB that is plugged in beside `ram_mib` before the writers start.
+        nic: a bare guest has a network card too, which the host drives; see `with_nic`.
     """
 
     image: GuestImage
@@ -46,6 +49,7 @@ class Stack(QemuSettings):
     host_key_file: Path | None = None
     capabilities: tuple[str, ...] = ()
     plugged_mib: int = 0
+    nic: bool = False
 
     @property
     def total_mib(self) -> int:
@@ -72,8 +76,16 @@ class Stack(QemuSettings):
             cmdline=image.cmdline,
             disk=disk or image.disk,
             firmware=image.firmware,
-            virtio=not image.bare,
+            virtio=self.nic or not image.bare,
         )
+
+    def with_nic(self) -> Stack:
+        """Return the stack with a network card for its bare guest, where the host can drive one.
+
+        A guest with an operating system has one in any case.
+        """
+        found = self.image.bare and can_drive(self.image.architecture.name, self.machine)
+        return replace(self, nic=True) if found else self
 
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:
         """Return the writers for the covered share of guest RAM, rounded up to whole pages per thread."""
@@ -112,7 +124,10 @@ def booted(stack: Stack, folder: Path, deadline: Deadline) -> Iterator[Guest]:
     machine = SpawnedMachine(stack.machine_config(), folder)
     if stack.image.bare:
         with machine:
-            yield _bare_guest(machine, stack, deadline)
+            guest = _bare_guest(machine, stack, deadline)
+            if stack.nic:
+                BareNic(machine).start()
+            yield guest
         return
     with machine, _first_login(stack, machine, deadline) as shell:
         prepare(stack.image, shell, deadline)
@@ -180,6 +195,9 @@ def logged_in(machine: Machine, stack: Stack, deadline: Deadline) -> Iterator[Gu
         assert isinstance(guest.agent, BareAgent)
         # Its mailbox can be read in a guest that stands still, too.
         guest.agent.wait_answer(deadline)
+        if stack.nic:
+            # As a login shows for a guest that has an SSH server.
+            BareNic(machine).wait_received(deadline)
         yield guest
         return
     with open_shell(machine, stack, deadline) as shell:

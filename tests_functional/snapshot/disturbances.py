@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.deadline import Deadline
-from harness.errors import SetupBroken, SnapproofError
+from harness.errors import NotApplicable, SetupBroken, SnapproofError
 from harness.guest.shell import GuestShell
 from harness.qemu.configuration import MIB, qemu_quoted
+from tests_functional.lib.bare_nic import BareNic
 from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest, Stack, open_shell
@@ -31,6 +32,7 @@ _DISK_MIB = 16
 _COUNT = "/tmp/snapproof-passes"
 _SENT = bytes(64 << 10)
 _BALLOON_MIB = 16
+_PACKET_SECONDS = 0.02
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Disturbance:
         arguments: further arguments for QEMU; `{folder}` is the test's folder.
         guest_loop: shell commands that the guest repeats; one pass takes some tens of milliseconds.
         host_pass: the function that the host repeats, if the guest runs no loop.
+        packets: whether a bare guest does as well, whose network card is sent packets.
         disk: whether it needs a disk image of random content.
     """
 
@@ -58,6 +61,7 @@ class Disturbance:
     arguments: tuple[str, ...] = ()
     guest_loop: str = ""
     host_pass: Callable[[Guest, GuestShell, int], None] | None = None
+    packets: bool = False
     disk: bool = False
 
     def stack(self, stack: Stack, folder: Path) -> Stack:
@@ -89,7 +93,9 @@ DISTURBANCES: Mapping[str, Disturbance] = {
         "dd if=/dev/vda of=/dev/null bs=64k count=16; echo 1 > /proc/sys/vm/drop_caches",
         disk=True,
     ),
-    "network-receive": Disturbance("the NIC writes packets to guest RAM at any time", host_pass=_send),
+    "network-receive": Disturbance(
+        "the NIC writes packets to guest RAM at any time", host_pass=_send, packets=True
+    ),
     "random-numbers": Disturbance(
         "virtio-rng fills buffers of the guest", guest_loop="dd if=/dev/hwrng of=/dev/null bs=512 count=8"
     ),
@@ -117,7 +123,10 @@ def disturbed(name: str) -> Callable[[Run], Outcome]:
 
 def _disturbed(run: Run, disturbance: Disturbance) -> Outcome:
     begun = time.monotonic()
-    run = replace(run, stack=disturbance.stack(run.stack, run.folder))
+    if run.stack.image.bare and not disturbance.packets:
+        raise NotApplicable("This test needs an operating system in its guest, and a bare guest has none.")
+    stack = disturbance.stack(run.stack, run.folder)
+    run = replace(run, stack=stack.with_nic() if disturbance.packets else stack)
     cycles: list[Cycle] = []
     with writing_guest(run) as source, _at_work(run, source, disturbance) as passes:
         for number, flow in enumerate((Flow.STOP_MIGRATE_CONT, Flow.LIVE), 1):
@@ -167,34 +176,66 @@ def _require(passes: int) -> None:
 def _at_work(run: Run, source: Source, disturbance: Disturbance) -> Iterator[Callable[[], int]]:
     """Keep the disturbance going for a `with` block; yield a function that returns its number of passes."""
     guest = source.guest
+    if run.stack.image.bare:
+        with _packets(run, guest) as received:
+            yield received
+        return
     if disturbance.host_pass is None:
         # The loop appends a byte for each pass: a number that is rewritten could be read while it is empty.
         loop = f"(while :; do {disturbance.guest_loop}; printf . >> {_COUNT}; done) > /dev/null 2>&1 &"
         guest.shell.check(f": > {_COUNT}; {loop}")
         yield lambda: int(guest.shell.check(f"wc -c < {_COUNT}"))
         return
-    passes = _Passes()
-    with open_shell(guest.machine, run.stack, Deadline(_LOGIN_SECONDS)) as shell:
-        thread = threading.Thread(
-            target=_repeat, args=(disturbance.host_pass, guest, shell, passes), daemon=True
+    host_pass = disturbance.host_pass
+    with (
+        open_shell(guest.machine, run.stack, Deadline(_LOGIN_SECONDS)) as shell,
+        _repeated(run, lambda number: host_pass(guest, shell, number)) as passes,
+    ):
+        yield lambda: passes.done
+
+
+@contextmanager
+def _packets(run: Run, guest: Guest) -> Iterator[Callable[[], int]]:
+    """Send packets to a bare guest; a pass is a packet that its network card has written to guest RAM.
+
+    Raises:
+        NotApplicable: the host cannot drive a card of such a machine.
+    """
+    if not run.stack.nic:
+        raise NotApplicable(
+            f"On the machine type '{run.stack.machine}' the network card of a bare guest cannot be driven "
+            "from outside; use pc or q35 on x86, or a guest with an operating system."
         )
-        thread.start()
-        try:
-            yield lambda: passes.done
-        finally:
-            passes.stop.set()
-            thread.join(_LOGIN_SECONDS)
-            if passes.ended:
-                run.say(f"The disturbance ended by itself: {passes.ended}")
+    nic = BareNic(guest.machine)
+
+    def send(_number: int) -> None:
+        nic.poke()
+        time.sleep(_PACKET_SECONDS)
+
+    with _repeated(run, send):
+        yield nic.received
 
 
-def _repeat(
-    once: Callable[[Guest, GuestShell, int], None], guest: Guest, shell: GuestShell, passes: _Passes
-) -> None:
+@contextmanager
+def _repeated(run: Run, once: Callable[[int], None]) -> Iterator[_Passes]:
+    """Repeat a pass, in a thread of its own, for a `with` block; it is given its number."""
+    passes = _Passes()
+    thread = threading.Thread(target=_repeat, args=(once, passes), daemon=True)
+    thread.start()
+    try:
+        yield passes
+    finally:
+        passes.stop.set()
+        thread.join(_LOGIN_SECONDS)
+        if passes.ended:
+            run.say(f"The disturbance ended by itself: {passes.ended}")
+
+
+def _repeat(once: Callable[[int], None], passes: _Passes) -> None:
     """Repeat a pass until told to stop; an error ends the loop, which shows in the count of passes."""
     try:
         while not passes.stop.is_set():
-            once(guest, shell, passes.done)
+            once(passes.done)
             passes.done += 1
     except SnapproofError as error:
         passes.ended = error.sentence

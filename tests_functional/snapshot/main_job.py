@@ -8,7 +8,8 @@ from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
 
 # A stun takes a few milliseconds of wall time. A busy host only lengthens it, so the shortest of several is
-# closest to QEMU's own share. On an overloaded host one sample was seen at ten times the shortest.
+# closest to QEMU's own share. On an overloaded host one sample was seen at ten times the shortest. So further
+# ones are taken where the first is too long.
 _STUN_SAMPLES = 3
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from guest_images.agent.pages import PATTERNS
 from harness.qemu.configuration import DEFAULT_RAM_MIB
-from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, SMOKE, ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, LINUX, PREMERGE, SMOKE, ProfileRow
 from tests_functional.snapshot.disturbances import DISTURBANCES
 from tests_functional.snapshot.kvm_options import KVM_OPTIONS
 
@@ -100,7 +100,10 @@ ROWS = (
             disturbance.reason,
             {"ram_mib": 256, "coverage": 0.5, "disturbance": name},
             profiles=PREMERGE if name == "network-receive" else (),
-            why_linux="devices, drivers or programs of the guest write as well",
+            kinds=ANY_GUEST if disturbance.packets else LINUX,
+            why_linux=""
+            if disturbance.packets
+            else "devices, drivers or programs of the guest write as well",
         )
         for name, disturbance in DISTURBANCES.items()
     ),

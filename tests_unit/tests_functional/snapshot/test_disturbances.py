@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from harness.deadline import Deadline
-from harness.errors import SetupBroken
+from harness.errors import NotApplicable, SetupBroken
 from tests_functional.lib.guest import Stack
 from tests_functional.snapshot import disturbances
 from tests_functional.snapshot.disturbances import DISTURBANCES
+from tests_unit.support.scenario_values import make_run
 
 
 def test_too_few_passes_prove_nothing() -> None:
@@ -51,9 +53,25 @@ def test_pass_that_fails_ends_the_loop() -> None:
     """A pass that fails ends the loop, and the log gets its error."""
     passes = disturbances._Passes()
 
-    def once(_guest: Any, _shell: Any, number: int) -> None:
+    def once(number: int) -> None:
         if number == 4:
             raise SetupBroken("The connection is gone.")
 
-    disturbances._repeat(once, cast(Any, None), cast(Any, None), passes)
+    disturbances._repeat(once, passes)
     assert (passes.done, passes.ended) == (4, "The connection is gone.")
+
+
+def test_bare_guest_gets_packets_or_nothing(tmp_path: Path) -> None:
+    """A disturbance that needs a driver or a program in the guest is not called done without it."""
+    run = make_run(tmp_path)
+    image = replace(run.stack.image, bare=True)
+    bare = replace(run, stack=replace(run.stack, image=image, machine="microvm"))
+    for name, disturbance in DISTURBANCES.items():
+        if not disturbance.packets:
+            with pytest.raises(NotApplicable, match="needs an operating system"):
+                disturbances.disturbed(name)(bare)
+    with (
+        pytest.raises(NotApplicable, match="machine type 'microvm'"),
+        disturbances._packets(bare, cast(Any, None)),
+    ):
+        pass

@@ -1,0 +1,237 @@
+"""Drives a virtio device from outside, in a guest that has no driver for it.
+
+The device's registers are reached through PCI configuration space, for which QEMU's human monitor writes to
+the I/O ports of x86; its queue lies in guest RAM that the guest does not use. See Virtual I/O Device (VIRTIO)
+Version 1.2, 2.7 (split virtqueues), 4.1.4 (registers) and 4.1.4.9 (access through configuration space).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import SetupBroken
+from harness.qemu.guest_memory import GuestMemory
+from harness.qemu.machine import Machine
+
+# They have the ports of PCI configuration space, and QEMU's human monitor writes to I/O ports on x86 alone.
+_MACHINES = ("pc", "q35")
+_ARCHITECTURES = ("x86_64", "i686")
+
+# PCI Local Bus 3.0, 3.2.2.3.2: the ports, and the bit that opens the second one.
+_ADDRESS_PORT, _DATA_PORT, _ENABLE = 0xCF8, 0xCFC, 1 << 31
+# PCI Local Bus 3.0, 6.1 and 6.2: configuration space.
+_COMMAND, _CAPABILITIES = 0x04, 0x34
+_MEMORY_SPACE, _BUS_MASTER = 1 << 1, 1 << 2
+_VENDOR_CAPABILITY = 0x09
+_VIRTIO_VENDOR = 0x1AF4
+# A device with the number n has this PCI device id; older ones also have another one below it.
+_MODERN_ID = 0x1040
+# VIRTIO 1.2, 4.1.4: kinds of capability.
+_COMMON, _NOTIFY, _WINDOW = 1, 2, 5
+# VIRTIO 1.2, 2.1 and 4.1.4.3: status bits, registers, and feature bit 32 (VIRTIO_F_VERSION_1) in its half.
+_ACKNOWLEDGE, _DRIVER, _DRIVER_OK, _FEATURES_OK = 1, 2, 4, 8
+_OFFER_SELECT, _OFFER, _FEATURE_SELECT, _FEATURES, _STATUS = 0, 4, 8, 12, 20
+_QUEUE_SELECT, _QUEUE_SIZE = 22, 24
+_QUEUE_ENABLE, _NOTIFY_OFFSET, _DESCRIPTORS, _AVAILABLE, _USED = 28, 30, 32, 40, 48
+_VERSION_1 = 1
+
+_ANSWER = re.compile(r"=\s*(?:0x)?([0-9a-f]+)\s*$")
+_SIZES = {1: "b", 2: "h", 4: "w"}
+_PAGE = 4096
+
+QUEUE_PAGES = 3
+"""Pages that a queue takes: its descriptors, the ring of the driver and that of the device."""
+
+_NO_INTERRUPT = 1
+DEVICE_WRITES = 2
+"""Flag of a buffer that the device writes to; without it the device reads it."""
+_NEXT = 1
+_INDEX = 1 << 16
+
+
+def can_drive(architecture: str, machine: str) -> bool:
+    """Return whether a virtio device of such a machine can be driven from outside.
+
+    Args:
+        architecture: the guest's, as `Architecture.name`.
+        machine: machine type, as for `-machine`.
+    """
+    return architecture in _ARCHITECTURES and machine.split(",")[0] in _MACHINES
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A piece of guest RAM that is given to a device.
+
+    Attributes:
+        address: guest-physical.
+        size: in bytes.
+        written: whether the device writes to it.
+    """
+
+    address: int
+    size: int
+    written: bool = True
+
+
+class Queue:
+    """A queue in guest RAM, at an address where nobody else has anything.
+
+    Its chains of buffers never change: chain n is given to the device anew as soon as it is available again.
+    """
+
+    def __init__(self, memory: GuestMemory, base: int, size: int) -> None:
+        """Describe a queue.
+
+        Args:
+            memory: the guest's.
+            base: guest-physical address of its first page.
+            size: number of descriptors, a power of two.
+        """
+        self._memory = memory
+        self.size = size
+        self.descriptors, self.available, self.used = (base + page * _PAGE for page in range(QUEUE_PAGES))
+
+    def lay_out(self, chains: list[list[Buffer]]) -> None:
+        """Write the descriptors of some chains of buffers, and rings that hold none of them yet."""
+        table, heads = bytearray(), []
+        for chain in chains:
+            heads.append(len(table) // 16)
+            for number, buffer in enumerate(chain, 1):
+                more = number < len(chain)
+                flags = (_NEXT if more else 0) | (DEVICE_WRITES if buffer.written else 0)
+                following = len(table) // 16 + 1 if more else 0
+                table += struct.pack("<QIHH", buffer.address, buffer.size, flags, following)
+        ring = [heads[number % len(heads)] for number in range(self.size)]
+        self._memory.write(self.descriptors, bytes(table))
+        self._memory.write(self.available, struct.pack(f"<HH{self.size}H", _NO_INTERRUPT, 0, *ring))
+        self._memory.write(self.used, bytes(4 + 8 * self.size))
+
+    def offer(self, count: int) -> None:
+        """Offer chains to the device until it has been offered `count` since the queue was laid out.
+
+        Raises:
+            PageProtected: a background snapshot protects the ring, which has not changed.
+        """
+        self._memory.write(self.available + 2, struct.pack("<H", count % _INDEX))
+
+    def used_count(self) -> int:
+        """Return how many chains the device has used, modulo 65,536."""
+        return int(struct.unpack("<H", self._memory.read(self.used + 2, 2))[0])
+
+
+class VirtioDevice:
+    """A virtio-pci device of a running machine, found by its number in VIRTIO 1.2, section 5."""
+
+    def __init__(self, machine: Machine, number: int) -> None:
+        """Find the device.
+
+        Raises:
+            SetupBroken: the machine has no such device, or no ports to reach it by.
+        """
+        self._machine = machine
+        self._slot = _slot_of(machine, number)
+        self._places = self._capabilities()
+
+    def start(self, queue: Queue, features: int = 0) -> None:
+        """Reset the device, and set it up with its first queue alone.
+
+        Args:
+            queue: laid out already.
+            features: of the device's own feature bits 0 to 31, those to take where it offers them.
+
+        Raises:
+            SetupBroken: the device does not accept that.
+        """
+        self._put(_COMMAND, 2, _MEMORY_SPACE | _BUS_MASTER)
+        self._set(_STATUS, 1, 0)
+        self._set(_STATUS, 1, _ACKNOWLEDGE | _DRIVER)
+        self._set(_OFFER_SELECT, 4, 0)
+        for half, wanted in enumerate((self._get(_OFFER, 4) & features, _VERSION_1)):
+            self._set(_FEATURE_SELECT, 4, half)
+            self._set(_FEATURES, 4, wanted)
+        self._set(_STATUS, 1, _ACKNOWLEDGE | _DRIVER | _FEATURES_OK)
+        self._set(_QUEUE_SELECT, 2, 0)
+        self._set(_QUEUE_SIZE, 2, queue.size)
+        for register, address in (
+            (_DESCRIPTORS, queue.descriptors),
+            (_AVAILABLE, queue.available),
+            (_USED, queue.used),
+        ):
+            self._set(register, 4, address % (1 << 32))
+            self._set(register + 4, 4, address >> 32)
+        self._set(_QUEUE_ENABLE, 2, 1)
+        self._set(_STATUS, 1, _ACKNOWLEDGE | _DRIVER | _FEATURES_OK | _DRIVER_OK)
+        if (status := self._get(_STATUS, 1)) != _ACKNOWLEDGE | _DRIVER | _FEATURES_OK | _DRIVER_OK:
+            raise SetupBroken(f"The virtio device was set up and has the status {status:#x}.")
+
+    def notify(self) -> None:
+        """Tell the device that its first queue has been offered more."""
+        bar, offset, _ = self._places[_NOTIFY]
+        # With one queue the multiplier is of no account: its offset is 0.
+        self._access(bar, offset, 2)
+        self._put(self._window + 16, 2, 0)
+
+    @property
+    def _window(self) -> int:
+        return self._places[_WINDOW][2]
+
+    def _set(self, register: int, size: int, value: int) -> None:
+        bar, offset, _ = self._places[_COMMON]
+        self._access(bar, offset + register, size)
+        self._put(self._window + 16, size, value)
+
+    def _get(self, register: int, size: int) -> int:
+        bar, offset, _ = self._places[_COMMON]
+        self._access(bar, offset + register, size)
+        return self._read(self._window + 16, size)
+
+    def _access(self, bar: int, offset: int, size: int) -> None:
+        self._put(self._window + 4, 1, bar)
+        self._put(self._window + 8, 4, offset)
+        self._put(self._window + 12, 4, size)
+
+    def _capabilities(self) -> dict[int, tuple[int, int, int]]:
+        """Return (BAR, offset in it, place in configuration space) of each kind of capability."""
+        found: dict[int, tuple[int, int, int]] = {}
+        place = self._read(_CAPABILITIES, 1)
+        while place:
+            head = self._read(place, 4)
+            if head & 0xFF == _VENDOR_CAPABILITY:
+                found[head >> 24] = (self._read(place + 4, 1), self._read(place + 8, 4), place)
+            place = head >> 8 & 0xFF
+        if not {_COMMON, _NOTIFY, _WINDOW} <= found.keys():
+            raise SetupBroken("The virtio device has no registers of VIRTIO 1.0.")
+        return found
+
+    def _read(self, place: int, size: int) -> int:
+        self._select(place)
+        answer = self._machine.hmp(f"i /{_SIZES[size]} {_DATA_PORT + place % 4:#x}")
+        found = _ANSWER.search(answer.strip())
+        if not found:
+            raise SetupBroken(f"QEMU does not read an I/O port; it says: {answer.strip()}.")
+        return int(found[1], 16)
+
+    def _put(self, place: int, size: int, value: int) -> None:
+        self._select(place)
+        self._machine.hmp(f"o /{_SIZES[size]} {_DATA_PORT + place % 4:#x} {value:#x}")
+
+    def _select(self, place: int) -> None:
+        self._machine.hmp(f"o /w {_ADDRESS_PORT:#x} {_ENABLE | self._slot << 11 | place & ~3:#x}")
+
+
+def _slot_of(machine: Machine, number: int) -> int:
+    ids = (_MODERN_ID + number, _MODERN_ID - 0x41 + number)
+    for bus in machine.qmp.execute("query-pci"):
+        for device in bus["devices"]:
+            if bus["bus"] == 0 and _is_virtio(device, ids):
+                return int(device["slot"])
+    raise SetupBroken(f"The machine has no virtio device of number {number}.")
+
+
+def _is_virtio(device: dict[str, Any], ids: tuple[int, ...]) -> bool:
+    found = device["id"]
+    return found["vendor"] == _VIRTIO_VENDOR and found["device"] in ids
