@@ -32,6 +32,9 @@ class MachineType:
         split_below: RAM in bytes below the hole where there is more than `most_below`.
         split_start: guest-physical address of the rest.
         ram_multiple_mib: its RAM must be a multiple of so many MiB.
+        versioned: how the names of its versioned types begin, "" where it has none.
+        pci: whether it has PCI, which the devices of Linux guests need.
+        uefi: whether it takes UEFI firmware in two flash devices.
     """
 
     name: str
@@ -43,10 +46,17 @@ class MachineType:
     split_below: int = 0
     split_start: int = 1 << 32
     ram_multiple_mib: int = 1
+    versioned: str = ""
+    pci: bool = True
+    uefi: bool = False
 
     def is_named(self, name: str) -> bool:
         """Return whether a vmstate stream with that machine name is of this machine type."""
         return name == self.name or self.mark in name
+
+    def is_version(self, name: str) -> bool:
+        """Return whether a name is that of a versioned type, such as the one that an older QEMU had."""
+        return bool(self.versioned) and name.startswith(self.versioned)
 
     def ram_windows(self, ram_bytes: int) -> list[tuple[int, int]]:
         """Return where so much RAM lies: first address and size of each window, in bytes."""
@@ -57,21 +67,47 @@ class MachineType:
 
 
 # QEMU 10.0 hw/i386/pc_piix.c pc_init1().
-PC = MachineType("pc", "i440fx", "i440fx", "pc.ram", most_below=0xE0000000, split_below=0xC0000000)
+PC = MachineType(
+    "pc",
+    "i440fx",
+    "i440fx",
+    "pc.ram",
+    most_below=0xE0000000,
+    split_below=0xC0000000,
+    versioned="pc-i440fx-",
+    uefi=True,
+)
 # QEMU 10.0 hw/i386/pc_q35.c pc_q35_init().
-Q35 = MachineType("q35", "q35", "q35", "pc.ram", most_below=0xB0000000, split_below=0x80000000)
+Q35 = MachineType(
+    "q35",
+    "q35",
+    "q35",
+    "pc.ram",
+    most_below=0xB0000000,
+    split_below=0x80000000,
+    versioned="pc-q35-",
+    uefi=True,
+)
+# QEMU 10.0 hw/i386/microvm.c microvm_memory_init().
+MICROVM = MachineType(
+    "microvm", "microvm", "microvm", "microvm.ram", most_below=0xC0000000, split_below=0xC0000000, pci=False
+)
 # QEMU 10.0 hw/arm/virt.c base_memmap.
-VIRT = MachineType("virt", "virt", "virt-", "mach-virt.ram", ram_start=1 << 30)
+VIRT = MachineType("virt", "virt", "virt-", "mach-virt.ram", ram_start=1 << 30, versioned="virt-", uefi=True)
 
 # QEMU 10.0 hw/riscv/virt.c virt_memmap.
 RISCV_VIRT = MachineType("virt", "virt", "riscv-virt", "riscv_virt_board.ram", ram_start=2 << 30)
 
 # QEMU 10.0 hw/s390x/s390-virtio-ccw.c s390_memory_init().
-S390_CCW = MachineType("s390-ccw-virtio", "s390-ccw-virtio", "s390-ccw-virtio-", "s390.ram")
+S390_CCW = MachineType(
+    "s390-ccw-virtio", "s390-ccw-virtio", "s390-ccw-virtio-", "s390.ram", versioned="s390-ccw-virtio-"
+)
 # QEMU 10.0 hw/ppc/spapr.c spapr_machine_init(), and spapr_validate_node_memory() for the multiple.
-PSERIES = MachineType("pseries", "pseries", "pseries-", "ppc_spapr.ram", ram_multiple_mib=256)
+PSERIES = MachineType(
+    "pseries", "pseries", "pseries-", "ppc_spapr.ram", ram_multiple_mib=256, versioned="pseries-"
+)
 
-MACHINE_TYPES = (PC, Q35, VIRT, RISCV_VIRT, S390_CCW, PSERIES)
+MACHINE_TYPES = (PC, Q35, MICROVM, VIRT, RISCV_VIRT, S390_CCW, PSERIES)
 
 
 @dataclass(frozen=True)
@@ -107,7 +143,7 @@ class Architecture:
         qemu: the QEMU program that emulates it.
         qemu_packages: Debian packages of that program. Firmware is among them although the program depends
             on it, since a missing network boot ROM shows only when a device is added.
-        machines: its machine types with PCI; the first one is used where none is asked for.
+        machines: its machine types; the first one is used where none is asked for.
         machine_arguments: further arguments for QEMU that a Linux of today needs on that machine.
         console: Linux's device of the machine's serial port.
         kernel_package: Debian's metapackage of the newest kernel for virtual machines.
@@ -145,6 +181,11 @@ class Architecture:
         """The machine type, for `-machine`, where none is asked for."""
         return self.machines[0].name
 
+    def machine_type(self, name: str) -> MachineType | None:
+        """Return its machine type of that name, versioned or not, None where it has none."""
+        found = (one for one in self.machines if name == one.name or one.is_version(name))
+        return next(found, None)
+
 
 # Linux Documentation/arch/x86/boot.rst: the field "header" of a bzImage.
 _BZIMAGE_SIGNATURE = (0x202, b"HdrS")
@@ -154,7 +195,7 @@ X86_64 = Architecture(
     debian="amd64",
     qemu="qemu-system-x86_64",
     qemu_packages=("qemu-system-x86", "seabios", "ipxe-qemu"),
-    machines=(PC, Q35),
+    machines=(PC, Q35, MICROVM),
     console="ttyS0",
     kernel_package="linux-image-cloud-amd64",
     linux_folder="x86",
@@ -179,7 +220,7 @@ I386 = Architecture(
     # It runs 32-bit kernels as well, and is the build that every host of ours has.
     qemu="qemu-system-x86_64",
     qemu_packages=("qemu-system-x86", "seabios", "ipxe-qemu"),
-    machines=(PC, Q35),
+    machines=(PC, Q35, MICROVM),
     console="ttyS0",
     kernel_package="linux-image-686",
     linux_folder="x86",

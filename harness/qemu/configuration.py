@@ -29,7 +29,9 @@ class QemuSettings:
         ram_mib: guest RAM in MiB.
         vcpus: number of virtual CPUs.
         machine: machine type, as for `-machine`.
+        cpu: CPU model, as for `-cpu`; "" for the one that the machine type or the guest's architecture gives.
         extra: further arguments, appended as they are.
+        user_arguments: arguments of the user's own, appended last.
     """
 
     executable: Path
@@ -37,7 +39,9 @@ class QemuSettings:
     ram_mib: int = field(default=DEFAULT_RAM_MIB, kw_only=True)
     vcpus: int = field(default=1, kw_only=True)
     machine: str = field(default=DEFAULT_ARCHITECTURE.machine, kw_only=True)
+    cpu: str = field(default="", kw_only=True)
     extra: tuple[str, ...] = field(default=(), kw_only=True)
+    user_arguments: tuple[str, ...] = field(default=(), kw_only=True)
 
     def settings(self) -> dict[str, Any]:
         """Return these settings by name, without the fields of a subclass."""
@@ -63,6 +67,17 @@ class MachineConfig(QemuSettings):
     disk: Disk | None = None
     firmware: Path | None = None
     virtio: bool = True
+
+
+def type_of(machine: str) -> str:
+    """Return the machine type in a value of `-machine`, without its properties."""
+    return machine.partition(",")[0]
+
+
+def with_type(machine: str, name: str) -> str:
+    """Return a value of `-machine` with another machine type and the same properties."""
+    _, comma, properties = machine.partition(",")
+    return f"{name}{comma}{properties}"
 
 
 QEMU_LOG = "qemu.log"
@@ -113,7 +128,9 @@ def qemu_argv(
     # fmt: on
     if incoming:
         argv += ["-incoming", "defer"]
-    return argv + list(config.extra)
+    # Of several `-cpu` QEMU takes the last, and `extra` may have the architecture's.
+    cpu = ["-cpu", config.cpu] if config.cpu else []
+    return [*argv, *config.extra, *cpu, *config.user_arguments]
 
 
 def _boot(config: MachineConfig) -> list[str]:

@@ -64,8 +64,30 @@ def probe_qemu(name: str | Path) -> QemuFacts:
 
 def _capabilities(executable: Path) -> tuple[str, ...]:
     """Return what `query-migrate-capabilities` lists for machine `none`, empty if it gives no list."""
-    commands = ("qmp_capabilities", "query-migrate-capabilities", "quit")
-    said = "".join(json.dumps({"execute": command}) + "\n" for command in commands)
+    return _listed(executable, "query-migrate-capabilities", "capability")
+
+
+def machine_types(executable: Path) -> tuple[str, ...]:
+    """Return the names of a QEMU's machine types, aliases included; empty if it does not list them.
+
+    Raises:
+        NoSubject: it cannot be run, or does not answer in time.
+    """
+    return _listed(executable, "query-machines", "name", "alias")
+
+
+def cpu_models(executable: Path) -> tuple[str, ...]:
+    """Return the names of a QEMU's CPU models; empty if it does not list them.
+
+    Raises:
+        NoSubject: it cannot be run, or does not answer in time.
+    """
+    return _listed(executable, "query-cpu-definitions", "name")
+
+
+def _listed(executable: Path, query: str, *keys: str) -> tuple[str, ...]:
+    """Return the values that the entries of a QMP query's answer have under some keys, for machine `none`."""
+    said = "".join(json.dumps({"execute": command}) + "\n" for command in ("qmp_capabilities", query, "quit"))
     answer = _ask(
         executable, "-machine", "none", "-nodefaults", "-display", "none", "-qmp", "stdio", said=said
     )
@@ -73,7 +95,8 @@ def _capabilities(executable: Path) -> tuple[str, ...]:
         try:
             found = json.loads(line).get("return")
             if isinstance(found, list):
-                return tuple(str(entry["capability"]) for entry in found)
+                first = [str(entry[keys[0]]) for entry in found]
+                return (*first, *(str(entry[key]) for key in keys[1:] for entry in found if key in entry))
         except (ValueError, AttributeError, TypeError, KeyError):
             # Not a QMP message: a wrapper around QEMU may print anything.
             continue

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SubjectFailed
+from harness.qemu.configuration import with_type
 from snapproof.bench.sides import TwoSides, comparable
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.measure.cases import Way, Writer
@@ -87,7 +88,7 @@ def two_sides(
             )
             with open_source(warm.snapshot.path) as file:
                 machine = read_index(file).configuration.machine
-            return QemuSide(replace(warm, stack=replace(stack, machine=machine)))
+            return QemuSide(replace(warm, stack=replace(stack, machine=with_type(stack.machine, machine))))
 
         of_a = saved(a, "A")
         if a.executable == b.executable:

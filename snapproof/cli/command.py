@@ -13,6 +13,7 @@ from harness.status import EXIT_ERROR, EXIT_FAIL
 from snapproof.cli import bisect
 from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
 from snapproof.cli.streams import shown, standard_streams
+from snapproof.runs.defaults import QEMU_ARGUMENTS
 from snapproof.runs.interruption import EXIT_INTERRUPTED, asked_to_stop, say_interrupted
 from snapproof.runs.outputs import require_outputs
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    given = sys.argv[1:] if argv is None else argv
+    given = with_dashes(sys.argv[1:] if argv is None else argv)
     try:
         arguments = make_parser(given[:1]).parse_args(given)
     except SystemExit as ended:
@@ -55,6 +56,20 @@ def _main(argv: Sequence[str] | None) -> int:
         code = bisect.code_for_git(code)
         print(bisect.line_for(code), file=sys.stderr)
     return code
+
+
+def with_dashes(given: Sequence[str]) -> list[str]:
+    """Return a command line in which QEMU's arguments are one word with their option.
+
+    argparse takes a word such as ``-nographic`` for an option of its own, even where a value must follow.
+    """
+    words: list[str] = []
+    for word in given:
+        if words and words[-1] == QEMU_ARGUMENTS:
+            words[-1] = f"{QEMU_ARGUMENTS}={word}"
+        else:
+            words.append(word)
+    return words
 
 
 def _run(arguments: argparse.Namespace, bisecting: bool) -> int:

@@ -23,6 +23,10 @@ def stack_options(
         qemu=arguments.qemu if qemu else None,
         accel=arguments.accel,
         guest=arguments.guest,
+        # `bench faults` has none of these: its guest on a host is made for hosts.
+        machine=getattr(arguments, "machine", None),
+        cpu=getattr(arguments, "cpu", None),
+        qemu_args=getattr(arguments, "qemu_args", ""),
         own=OwnGuestOptions(**own),
         cache=arguments.cache,
         mirror=arguments.mirror,

@@ -15,3 +15,6 @@ OWN_CMDLINE = f"console={DEFAULT_ARCHITECTURE.console} panic=-1 no_timer_check r
 
 OWN_MIB = 256
 """RAM of a user's own guest beside the writers: a full Debian needs 150 MiB, another guest may need more."""
+
+QEMU_ARGUMENTS = "--qemu-args"
+"""The option whose value is arguments of another program, which begin with dashes."""

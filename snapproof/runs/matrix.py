@@ -16,7 +16,7 @@ from guest_images.guests.image import GuestImage, build_guest
 from harness.errors import UsageError
 from harness.qemu.accelerator import Accelerator
 from harness.qemu.configuration import DEFAULT_RAM_MIB
-from harness.qemu.probe import QemuFacts
+from harness.qemu.probe import machine_types
 from harness.status import Status
 from snapproof.report.run_result import OutcomeRecord
 from snapproof.report.text_table import table_rows
@@ -24,6 +24,7 @@ from snapproof.runs.options import RunOptions, StackOptions
 from snapproof.runs.stack import accelerator_for, prepare_stack, provisioning_for
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.guest_size import COVERAGE, fitting_ram
+from tests_functional.lib.machines import why_not_on
 from tests_functional.lib.profile_row import ProfileRow
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9.+-]+")
@@ -43,6 +44,7 @@ class Leg:
         rows: its tests in this shard.
         guests: further guests, which some tests name.
         accelerators: for guests by name, "" for the run's own, the accelerator that they run with.
+        machines: the machine types that its QEMU has; empty where none of its tests names one.
     """
 
     label: str
@@ -53,6 +55,7 @@ class Leg:
     rows: tuple[ProfileRow, ...]
     guests: tuple[GuestImage, ...] = ()
     accelerators: Mapping[str, Accelerator] = field(default_factory=dict)
+    machines: tuple[str, ...] = ()
 
     def why_not(self, row: ProfileRow) -> str:
         """Return why a test cannot run with this QEMU, guest and accelerator as a sentence, "" if it can."""
@@ -69,6 +72,11 @@ class Leg:
             return (
                 f"This test's guest '{image.name}' is for {image.architecture.name}, the QEMU for {emulated}."
             )
+        machine = str(row.parameters.get("machine", self.stack.machine))
+        if self.machines and machine not in self.machines and "machine" in row.parameters:
+            return f"This QEMU has no machine type '{machine}'."
+        if why := why_not_on(replace(self.stack, image=image, machine=machine)):
+            return why
         if image.kind not in row.kinds:
             why = f" ({row.why_linux})" if row.why_linux else ""
             return f"This test needs an operating system in its guest{why}, and '{image.name}' has none."
@@ -126,11 +134,13 @@ def prepare_legs(
         place.mkdir(exist_ok=True)
         stack, environment = prepare_stack(replace(options.stack, qemu=name), place, log)
         guests = _named_guests(mine, options.stack, log)
+        named = any("machine" in row.parameters for row in mine)
+        machines = machine_types(stack.executable) if named else ()
         accelerators = _accelerators(options.stack, stack, environment, (*guests, stack.image), place, log)
         images = {"": stack.image, **{image.name: image for image in guests}}
         mine = tuple(_for_guest(own_bare(row, images), images, accelerators) for row in mine)
         _say_guests(mine, log)
-        legs.append(Leg(label, name, place, stack, environment, mine, guests, accelerators))
+        legs.append(Leg(label, name, place, stack, environment, mine, guests, accelerators, machines))
     return legs
 
 
@@ -161,13 +171,15 @@ def _accelerators(
 ) -> dict[str, Accelerator]:
     """Find the accelerator of each bare guest, which may run under a KVM that no Linux boots under."""
     provisioning = provisioning_for(options, log)
-    qemu = QemuFacts(stack.executable, environment["qemu"], (), stack.capabilities)
+    stacks = [
+        replace(stack, image=image) for image in guests if image.architecture == stack.image.architecture
+    ]
     return {
-        "" if image is stack.image else image.name: accelerator_for(
-            options.accel, qemu, image, folder / f"kvm-{image.name}", provisioning
+        "" if one.image is stack.image else one.image.name: accelerator_for(
+            options.accel, one, environment["qemu"], folder / f"kvm-{one.image.name}", provisioning
         )
-        for image in guests
-        if image.bare and image.architecture == stack.image.architecture
+        for one in stacks
+        if one.image.bare and not why_not_on(one)
     }
 
 

@@ -51,6 +51,9 @@ class StackOptions:
         qemu: an executable, or a name from the catalogue; None for the default.
         accel: `auto`, `kvm` or `tcg`.
         guest: a guest of the catalogue, None for the one that suits the tests best.
+        machine: machine type of the guest's QEMU, with its properties, None for the architecture's usual one.
+        cpu: its CPU model, with its properties, None for the usual one.
+        qemu_args: further arguments for it, as a shell would take them; "" for none.
         own: a guest of the user's own, which takes the place of `guest` if any of its options is given.
         cache: the cache folder, None for the default.
         mirror: URL of a Debian mirror, None for the machine's own.
@@ -59,6 +62,9 @@ class StackOptions:
     qemu: str | None = None
     accel: str = DEFAULT_ACCEL
     guest: str | None = None
+    machine: str | None = None
+    cpu: str | None = None
+    qemu_args: str = ""
     own: OwnGuestOptions = OwnGuestOptions()
     cache: Path | None = None
     mirror: str | None = None
@@ -147,7 +153,7 @@ class RunOptions:
 
         The options that do not affect the results (such as `--results`, `--format`, `--jobs`) are left out.
         """
-        return ["run", *(word for option, value in self._told() for word in (f"--{option}", str(value)))]
+        return ["run", *(word for option, value in self._told() for word in _words(option, str(value)))]
 
     def _told(self) -> Iterator[tuple[str, Path | str | int]]:
         """Yield options and values; paths are absolute."""
@@ -160,6 +166,12 @@ class RunOptions:
         yield "accel", stack.accel
         if stack.guest is not None:
             yield "guest", stack.guest
+        if stack.machine is not None:
+            yield "machine", stack.machine
+        if stack.cpu is not None:
+            yield "cpu", stack.cpu
+        if stack.qemu_args:
+            yield "qemu-args", stack.qemu_args
         if stack.cache is not None:
             yield "cache", stack.cache.absolute()
         if stack.mirror is not None:
@@ -172,3 +184,8 @@ class RunOptions:
             yield "filter", self.filter
         if self.shard:
             yield "shard", "/".join(map(str, self.shard))
+
+
+def _words(option: str, value: str) -> tuple[str, ...]:
+    """Return an option as words of a command line; argparse takes a value with a dash only behind a `=`."""
+    return (f"--{option}={value}",) if value.startswith("-") else (f"--{option}", value)

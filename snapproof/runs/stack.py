@@ -12,7 +12,7 @@ from typing import Any
 
 from guest_images.cache import Cache, Log, default_cache_folder, publish_file
 from guest_images.catalogue import DEFAULT_QEMU, QEMUS, guest_spec
-from guest_images.guests.image import GuestImage, build_guest
+from guest_images.guests.image import build_guest
 from guest_images.guests.init_script import READY_LINE
 from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import provision_qemu
@@ -24,9 +24,11 @@ from harness.qemu.accelerator import KVM_BOOT_SECONDS, Accelerator, probe_accele
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 from harness.qemu.probe import QemuFacts, probe_qemu
 from harness.qemu.spawned_machine import SpawnedMachine
+from snapproof.runs.machine import require_start, with_machine
 from snapproof.runs.options import DEFAULT_ACCEL, DEFAULT_GUEST, HostOptions, StackOptions
 from snapproof.runs.own_guest import own_image
 from tests_functional.lib.guest import Stack, way_in
+from tests_functional.lib.machines import machine_environment
 
 _KVM_SYSTEMD_SECONDS = 40.0
 # It takes a hundredth of a second; but the answer is kept, and a busy host must not rule KVM out.
@@ -87,7 +89,17 @@ def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack,
     if options.own.guest_needs:
         # Also for a guest of the catalogue, to which a wrapper of QEMU adds devices, say.
         image = replace(image, own_mib=options.own.guest_needs)
-    accelerator = accelerator_for(options.accel, qemu, image, folder, provisioning)
+    stack = Stack(
+        qemu.executable,
+        image,
+        accel=options.accel,
+        machine=image.architecture.machine,
+        capabilities=qemu.capabilities,
+    )
+    stack = with_machine(stack.fitted(), options)
+    accelerator = accelerator_for(options.accel, stack, qemu.version, folder, provisioning)
+    stack = replace(stack, accel=accelerator.name)
+    require_start(stack, options, folder)
     log(f"QEMU {qemu.version}, guest '{image.name}', accelerator {accelerator.name}.")
     facts = local_facts()
     environment = {
@@ -101,36 +113,31 @@ def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack,
         "accelerator_reason": accelerator.reason,
         "guest_image": image.name,
         "guest_image_digest": image.digest,
+        **machine_environment(stack),
     }
-    stack = Stack(
-        qemu.executable,
-        image,
-        accel=accelerator.name,
-        machine=image.architecture.machine,
-        capabilities=qemu.capabilities,
-    )
-    return stack.fitted(), environment
+    return stack, environment
 
 
 def accelerator_for(
-    wanted: str, qemu: QemuFacts, image: GuestImage, folder: Path, provisioning: Provisioning
+    wanted: str, stack: Stack, version: str, folder: Path, provisioning: Provisioning
 ) -> Accelerator:
     """Return the accelerator to run a guest with: as chosen, or KVM where the guest boots under it.
 
     Args:
         wanted: the value of `--accel`.
-        qemu: the QEMU.
-        image: the guest.
+        stack: QEMU, guest and machine.
+        version: version of the QEMU.
         folder: receives the logs of a boot under KVM.
         provisioning: the cache, which keeps the result for this boot of the host.
     """
     if wanted != DEFAULT_ACCEL:
         return Accelerator(wanted, "chosen with --accel")
-    known = provisioning.cache.path("accelerator", f"{_probe_key(qemu, image)}.json")
+    image = stack.image
+    known = provisioning.cache.path("accelerator", f"{_probe_key(stack, version)}.json")
     if known.exists():
         return Accelerator(**json.loads(known.read_text(encoding="utf-8")))
     provisioning.log("Probing which accelerator works.")
-    stack = Stack(qemu.executable, image, accel="kvm", machine=image.architecture.machine).fitted()
+    stack = replace(stack, accel="kvm")
     ready, seconds = _console_ready, KVM_BOOT_SECONDS
     if image.bare:
         ready, seconds = partial(_way_in, stack), _KVM_BARE_SECONDS
@@ -138,7 +145,9 @@ def accelerator_for(
         # The console of a user's own guest is unknown, and systemd takes longer than our own init.
         ready, seconds = partial(_way_in, stack), _KVM_SYSTEMD_SECONDS
     found = probe_accelerator(stack.machine_config(), ready, seconds, folder / "kvm-probe")
-    publish_file(known, json.dumps(asdict(found)).encode())
+    # Arguments that QEMU does not start with are the user's fault, and may be right the next time.
+    if found.name == "kvm" or not stack.user_arguments:
+        publish_file(known, json.dumps(asdict(found)).encode())
     return found
 
 
@@ -151,7 +160,9 @@ def _way_in(stack: Stack, machine: SpawnedMachine, deadline: Deadline) -> None:
         pass
 
 
-def _probe_key(qemu: QemuFacts, image: GuestImage) -> str:
-    """Return a key for the probe's result: a digest of this boot of the host, the QEMU and the guest."""
+def _probe_key(stack: Stack, version: str) -> str:
+    """Return a key for the probe's result: a digest of this boot of the host, QEMU, guest and machine."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return sha256(f"{boot} {qemu.executable} {qemu.version} {image.digest}".encode()).hexdigest()[:16]
+    machine = machine_environment(stack).values()
+    words = [boot, str(stack.executable), version, stack.image.digest, *machine]
+    return sha256(" ".join(words).encode()).hexdigest()[:16]

@@ -108,6 +108,7 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
             vcpus=int(self._parameter("vcpus", stack.vcpus)),
             coverage=float(self._parameter("coverage", stack.coverage)),
             accel=str(self._parameter("accel", stack.accel)),
+            machine=str(self._parameter("machine", stack.machine)),
             host_key_file=folder / "ssh_host_key",
         )
         folder.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ class ProfileRow:
         test: Avocado reference below tests_functional/, as ``folder/file.py:Class.method``.
         reason: why it is in the profile.
         parameters: what differs from the base class's defaults, by name; `guest` is a guest of the catalogue
-            in place of the run's, `accel` the accelerator that it must have.
+            in place of the run's, `accel` the accelerator that it must have, `machine` the machine type.
         seconds: time-out of the test; a healthy run takes a fifth of it.
         cycle_seconds: what each further cycle of `--repeat` adds to it.
         needs: migration capabilities without which it is skipped before anything is booted.

@@ -17,6 +17,7 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.configuration import MIB
 from tests_functional.lib.guest import Stack
+from tests_functional.lib.machines import machine_environment
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.result_files import HEAVY_FILES
 
@@ -69,6 +70,7 @@ class Run:
             "accelerator": self.stack.accel,
             "guest_image": self.stack.image.name,
             "guest_image_digest": self.stack.image.digest,
+            **machine_environment(self.stack),
             "ssh_host_key": self._host_key(),
             "ram_mib": self.stack.ram_mib,
             "coverage": self.stack.coverage,

@@ -48,6 +48,7 @@ def load_stack(folder: Path, guest: str = "") -> tuple[Stack, dict[str, Any]]:
         "executable": Path(data["executable"]),
         "image": _image(data["guests"][guest] if guest else data["image"]),
         "extra": tuple(data["extra"]),
+        "user_arguments": tuple(data["user_arguments"]),
         "host_key_file": Path(data["host_key_file"]) if data["host_key_file"] else None,
         "capabilities": tuple(data["capabilities"]),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.errors import NotApplicable
 from harness.qemu import migration
+from harness.qemu.configuration import with_type
 from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import writing_guest
 from tests_functional.lib.outcome import Outcome
@@ -43,7 +44,7 @@ def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
     machine = _machine_type(snapshot)
     for label, executable in newer.items():
         run.say(f"Restoring it with '{label}' as a {machine}.")
-        stack = replace(run.stack, executable=executable, machine=machine)
+        stack = replace(run.stack, executable=executable, machine=with_type(run.stack.machine, machine))
         limit = run.deadline.at_most(RESTORE_SECONDS)
         restored = judge_restored(stack, snapshot, status, found.t0, run.folder / label, limit)
         checks += [replace(check, name=f"newer/{label}/{check.name}") for check in restored]

@@ -221,7 +221,7 @@ def test_address_that_the_machine_type_implies(
 
 def test_machine_that_is_not_known_implies_no_address() -> None:
     """A violation of its file has none."""
-    index = read_index(PipeSource(io.BytesIO(Writer(Guest(agent=False, machine="microvm")).stream())))
+    index = read_index(PipeSource(io.BytesIO(Writer(Guest(agent=False, machine="made-up")).stream())))
     tally = Tally("a", "It demands.")
     tally.report(Code.GOLDEN_DIFFERS, "It differs.", "pc.ram", PAGE)
     assert judge._verdict([tally.result()], index).violations[0].gpa is None

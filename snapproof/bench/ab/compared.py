@@ -146,6 +146,9 @@ def require_hosts(options: AbOptions) -> None:
         "writer": (options.writer, None),
         "accel": (options.stack.accel, DEFAULT_ACCEL),
         "guest": (options.stack.guest, None),
+        "machine": (options.stack.machine, None),
+        "cpu": (options.stack.cpu, None),
+        "qemu-args": (options.stack.qemu_args, ""),
     }
     given = [name for name, (value, usual) in values.items() if value != usual]
     # The SSH options open a lab machine, too.

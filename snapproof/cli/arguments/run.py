@@ -26,6 +26,7 @@ def add_parser(commands: Any, summary: str) -> None:
             "run --profile premerge --qemu ./build/qemu-system-x86_64",
             "run --profile nightly --qemu debian-12 --qemu debian-13    # a matrix",
             "run --profile nightly --list --filter 'memory.*'",
+            "run --machine q35 --cpu max --qemu-args '-device virtio-serial-pci'",
             "run --filter snapshot.main-job --repeat 20 --seed 7 --keep",
             "run --bisect --qemu build/qemu-system-x86_64               # for 'git bisect run'",
             "run --profile premerge --shard 2/3 --results shards/2",

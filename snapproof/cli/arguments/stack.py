@@ -6,6 +6,7 @@ import argparse
 
 from snapproof.cli.arguments.own_guest import add_guest_arguments
 from snapproof.cli.arguments.shared import add_cache_argument, add_mirror_argument
+from snapproof.runs.defaults import QEMU_ARGUMENTS
 
 ACCELERATORS = ("auto", "kvm", "tcg")
 """The values of `--accel`, the default first."""
@@ -39,7 +40,19 @@ def add_stack_arguments(
         "--accel", choices=ACCELERATORS, default=ACCELERATORS[0], help="auto: KVM if a guest boots under it"
     )
     parser.add_argument("--guest", metavar="NAME", help="a guest from the catalogue, for all tests")
+    _add_machine_arguments(parser)
     add_cache_argument(parser)
     add_mirror_argument(parser)
     if own_guest:
         add_guest_arguments(parser)
+
+
+def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the machine", "every QEMU that plays the guest; see docs/machines.md")
+    group.add_argument(
+        "--machine", metavar="TYPE", help="machine type, with properties if any, as for QEMU's -machine"
+    )
+    group.add_argument("--cpu", metavar="MODEL", help="CPU model, with properties if any, as for QEMU's -cpu")
+    group.add_argument(
+        QEMU_ARGUMENTS, metavar="TEXT", default="", help="further arguments for QEMU, in one word"
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.qemu.probe import has_device, probe_qemu
+from harness.qemu.probe import cpu_models, has_device, machine_types, probe_qemu
 from harness.userfaultfd import FEATURES, probe_userfaultfd
 
 
@@ -84,3 +84,17 @@ def test_userfaultfd_answer_is_consistent() -> None:
     support = probe_userfaultfd()
     assert bool(support.opened_by) != bool(support.reason)
     assert set(support.features) <= set(FEATURES)
+
+
+_LISTS = """case $* in *qmp*) while read -r line; do case $line in
+*query-machines*) echo '{"return": [{"name": "pc-9", "alias": "pc"}, {"name": "none"}]}';;
+*query-cpu*) echo '{"return": [{"name": "max", "typename": "max-cpu"}]}';;
+*) echo '{"return": {}}';; esac; done;; esac"""
+
+
+def test_machine_types_and_cpu_models(tmp_path: Path) -> None:
+    """A type can be named by its alias too; a QEMU that lists nothing has none that are known."""
+    qemu = _script(tmp_path / "qemu", _LISTS)
+    assert machine_types(qemu) == ("pc-9", "none", "pc")
+    assert cpu_models(qemu) == ("max",)
+    assert machine_types(_script(tmp_path / "silent", "true")) == ()

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from snapproof.cli import run as run_module
-from snapproof.cli.command import main, make_parser
+from snapproof.cli.command import main, make_parser, with_dashes
 from snapproof.cli.options import run_options
 from snapproof.report.run_result import OutcomeRecord
 from snapproof.runs.matrix import Leg
@@ -30,6 +30,9 @@ _VALUES = {
     "--qemu": "debian-12",
     "--accel": "tcg",
     "--guest": "debian-13",
+    "--machine": "q35,hpet=off",
+    "--cpu": "max",
+    "--qemu-args": "-device 'virtio-serial-pci,id=a b'",
     "--cache": "/a cache",
     "--mirror": "http://mirror.example/debian",
     "--disk": "/disk.qcow2",
@@ -115,6 +118,16 @@ def test_command_of_one_leg() -> None:
     assert options.for_leg(None).as_command() == (
         ["run", "--profile", "smoke", "--seed", "3", "--accel", "auto"]
     )
+
+
+def test_arguments_of_qemu_begin_with_a_dash() -> None:
+    """They are a value also where they are one word, on the command line and in the command."""
+    words = with_dashes(["run", "--qemu-args", "-nographic", "--cpu", "max"])
+    assert words == ["run", "--qemu-args=-nographic", "--cpu", "max"]
+    options = _parsed(words)
+    assert options.stack.qemu_args == "-nographic"
+    assert _parsed(options.as_command()) == options
+    assert with_dashes(["run", "--qemu-args"]) == ["run", "--qemu-args"]
 
 
 def test_paths_hold_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

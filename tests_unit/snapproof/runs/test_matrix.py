@@ -118,3 +118,17 @@ def test_newest_last(tmp_path: Path) -> None:
     oldest = legs[1]
     assert oldest.newer(legs).index("10.0.13") < oldest.newer(legs).index("11.1.3")
     assert legs[0].newer(legs) == "{}"
+
+
+def test_tests_that_name_a_machine_type(tmp_path: Path) -> None:
+    """One that this QEMU lacks, or on which the guest cannot boot, is a skip; one without a list is tried."""
+    leg = replace(_leg(tmp_path, "10.0.13"), machines=("pc", "q35", "microvm"))
+    q35, old, small = (
+        replace(_NEEDS_NONE, parameters={"machine": name}) for name in ("q35", "pc-q35-1.0", "microvm")
+    )
+    assert not leg.why_not(q35)
+    assert leg.why_not(old) == "This QEMU has no machine type 'pc-q35-1.0'."
+    assert "has no PCI" in leg.why_not(small)
+    assert not replace(leg, machines=()).why_not(old)
+    # The user's own type is checked before, and may have properties.
+    assert not replace(leg, stack=replace(leg.stack, machine="q35,hpet=off")).why_not(_NEEDS_NONE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from harness.qemu.configuration import QemuSettings
+from harness.qemu.configuration import QemuSettings, qemu_argv, with_type
 from harness.qemu.disk import Disk
 from tests_functional.lib.guest_size import COVERAGE, fitting_coverage, fitting_ram
 from tests_unit.support.scenario_values import stack
@@ -19,10 +19,27 @@ def test_configuration_has_every_setting_of_the_stack(tmp_path: Path) -> None:
     config = changed.machine_config()
     needed = changed.image.architecture.machine_arguments
     assert config.settings() == {**changed.settings(), "extra": (*needed, *changed.extra)}
+    assert "-cpu" not in qemu_argv(config, tmp_path, 3, "127.0.0.1", incoming=False)
     assert set(config.settings()) == set(QemuSettings.__dataclass_fields__)
     assert (config.kernel, config.initrd, config.cmdline, config.disk) == (
         (changed.image.kernel, changed.image.initrd, changed.image.cmdline, None)
     )
+
+
+def test_arguments_of_the_user_come_last(tmp_path: Path) -> None:
+    """Of several CPU models QEMU takes the last, so the user's stands behind the architecture's."""
+    config = replace(
+        stack(tmp_path), extra=("-cpu", "a"), cpu="b", user_arguments=("-vga", "std")
+    ).machine_config()
+    for incoming in (False, True):
+        argv = qemu_argv(config, tmp_path, 3, "127.0.0.1", incoming)
+        assert argv[-6:] == ["-cpu", "a", "-cpu", "b", "-vga", "std"]
+
+
+def test_another_version_of_a_machine_type_keeps_its_properties() -> None:
+    """A snapshot names the type that it was taken on, and not its properties."""
+    assert with_type("q35,hpet=off,smm=on", "pc-q35-9.1") == "pc-q35-9.1,hpet=off,smm=on"
+    assert with_type("q35", "pc-q35-9.1") == "pc-q35-9.1"
 
 
 def test_restored_guest_can_have_another_disk(tmp_path: Path) -> None:

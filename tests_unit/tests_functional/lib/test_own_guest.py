@@ -248,6 +248,7 @@ def test_ram_grows_with_what_the_guest_needs(tmp_path: Path) -> None:
 def test_stack_file_keeps_guests_with_disks(tmp_path: Path) -> None:
     """A test loads the guests that the command prepared; a row that names a guest gets that one."""
     plain = replace(stack(tmp_path), host_key_file=tmp_path / "key", plugged_mib=64, extra=("-x",))
+    plain = replace(plain, cpu="max", user_arguments=("-vga", "std"))
     disk = Disk(tmp_path / "disk", "qcow2", 4096)
     other = replace(_image(tmp_path), name="full", kernel=None, initrd=None, disk=disk)
     save_stack(plain, {}, tmp_path, [other])

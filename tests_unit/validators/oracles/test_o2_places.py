@@ -97,12 +97,12 @@ def _is_right(guest: Guest, places: AgentPlaces, lost: tuple[int, ...] = ()) -> 
 
 
 @pytest.mark.parametrize("steps", [(150, 77), (30, 0)])
-@pytest.mark.parametrize("machine", ["pc-i440fx-10.0", "microvm"])
+@pytest.mark.parametrize("machine", ["pc-i440fx-10.0", "made-up"])
 def test_each_page_is_found_with_its_header(find: Find, steps: tuple[int, int], machine: str) -> None:
     """By index; pages that were never written are no data pages, and have no header."""
     guest = Guest(steps=steps, machine=machine)
     found = find(guest)
-    if machine == "microvm":
+    if machine == "made-up":
         # Without a rule of the machine type only written pages tell the address map.
         guest.counts = tuple(min(count, done) for count, done in zip(guest.counts, steps, strict=True))
     _is_right(guest, found.places)
@@ -253,7 +253,7 @@ def test_zero_page_is_told_by_the_sign_of_its_place() -> None:
 @pytest.mark.parametrize("order", [(10, 12), (12, 10)])
 def test_frames_of_several_directory_pages(find: Find, order: tuple[int, int]) -> None:
     """Each gives the frames of its own indexes, whichever comes first in RAM."""
-    guest = Guest(machine="microvm")
+    guest = Guest(machine="made-up")
     frames = [guest.places[0, index] for index in range(60)]
     guest.ram[10] = 0
     for page, first, end in ((order[0], 0, 25), (order[1], 25, 60)):
@@ -372,7 +372,7 @@ def test_thread_page_of_no_thread_of_this_agent(find: Find, word: int, value: in
 
 def test_address_map_is_told_by_a_sample(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of many pages each n-th is asked; the map is the same."""
-    guest = Guest(machine="microvm")
+    guest = Guest(machine="made-up")
     monkeypatch.setattr(places_module, "_MAX_SIGHTINGS", 30)
     found = find(guest)
     frames = [guest.places[0, index] for index in range(60)]
