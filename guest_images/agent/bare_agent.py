@@ -38,6 +38,9 @@ from harness.qemu.guest_memory import GuestMemory, PageProtected
 from harness.qemu.machine import Machine
 from harness.qemu.ram import ramblocks
 
+# The most RAM that a bare guest on x86 uses, and what it leaves to firmware at its end; see bare/memory.c.
+_MOST_RAM_BYTES = 2 << 30
+_LEFT_AT_END_BYTES = 4 << 20
 # As long as a command over SSH gets, and a check of all memory.
 _COMMAND_SECONDS = 40.0
 _VERIFY_SECONDS = 120.0
@@ -68,6 +71,11 @@ class _Instant:
 
     host_ns: int
     ticks: int
+
+
+def free_ram_at(ram_bytes: int) -> int:
+    """Return where the last 4 MiB of a bare guest's RAM begin; on x86 nobody uses them."""
+    return min(ram_bytes, _MOST_RAM_BYTES) - _LEFT_AT_END_BYTES
 
 
 class BareAgent:
@@ -129,6 +137,7 @@ class BareAgent:
             ServeArgument.RATE: plan.rate,
             ServeArgument.NS_PER_TICK: ns_per_tick,
             ServeArgument.REALTIME_NS: time.time_ns() - since_boot_ns,
+            ServeArgument.DATA: plan.address,
         }
         self._command(BareCommand.SERVE, [arguments[name] for name in ServeArgument], deadline)
 

@@ -26,6 +26,7 @@ class WriterPlan:
         pattern: one of guest_images.agent.pages.PATTERNS.
         seed: of the random order.
         rate: pages per second and thread, 0 for as fast as it can.
+        address: where the pages lie, guest-physical, 0 where the agent likes; for bare guests alone.
     """
 
     bytes: int
@@ -33,6 +34,7 @@ class WriterPlan:
     pattern: str = "random"
     seed: int = 1
     rate: int = 0
+    address: int = 0
 
 
 @dataclass(frozen=True)

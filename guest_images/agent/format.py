@@ -216,6 +216,8 @@ class ServeArgument(IntEnum):
     """Times 2^32: how long a tick of the processor's counter is."""
     REALTIME_NS = 8
     """CLOCK_REALTIME when the counter was BOOT_TICKS."""
+    DATA = 9
+    """Address of the data pages, 0 = behind the others at the end of RAM."""
 
 
 class ReportWord(IntEnum):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 
+from guest_images.agent.bare_agent import free_ram_at
 from harness.deadline import Deadline
 from harness.guest.shell import GuestUnreachable
 from harness.qemu.configuration import MIB
@@ -17,10 +18,6 @@ _NETWORK_CARD = 1
 _BUFFERS = 64
 _PAGE = 4096
 _BUFFER_BYTES = 2048
-# The bare agent leaves the last 4 MiB of RAM to firmware, and its own on x86 has no use for them.
-# See guest_images/agent/bare/memory.c.
-_FROM_END = 2 * MIB
-_MOST_RAM = 2048 * MIB
 _CONNECT_SECONDS = 1.0
 _POLL_SECONDS = 0.02
 
@@ -35,7 +32,7 @@ class BareNic:
             MachineryMissing: QEMU's process id is not known.
         """
         self._machine = machine
-        base = min(machine.config.ram_mib * MIB, _MOST_RAM) - _FROM_END
+        base = free_ram_at(machine.config.ram_mib * MIB)
         self._buffers = base + QUEUE_PAGES * _PAGE
         self._queue = Queue(GuestMemory(machine), base, _BUFFERS)
 

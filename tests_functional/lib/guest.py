@@ -41,6 +41,8 @@ class Stack(QemuSettings):
         host_key_file: keeps the first host key seen of a guest whose key is not known.
         capabilities: migration capabilities that QEMU knows; empty where it was not asked.
         plugged_mib: RAM in MiB that is plugged in beside `ram_mib` before the writers start.
+        plugged_at: guest-physical address where the writers of a bare guest fill `plugged_mib` in place of
+            `ram_mib`; 0 where nobody gives them that memory, or the guest's kernel does.
         nic: a bare guest has a network card too, which the host drives; see `with_nic`.
     """
 
@@ -49,6 +51,7 @@ class Stack(QemuSettings):
     host_key_file: Path | None = None
     capabilities: tuple[str, ...] = ()
     plugged_mib: int = 0
+    plugged_at: int = 0
     nic: bool = False
 
     @property
@@ -90,8 +93,9 @@ class Stack(QemuSettings):
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:
         """Return the writers for the covered share of guest RAM, rounded up to whole pages per thread."""
         page = PAGE_BYTES * self.vcpus
-        wanted = int(self.total_mib * MIB * self.coverage)
-        return WriterPlan((wanted + page - 1) // page * page, self.vcpus, pattern, seed)
+        wanted = int((self.plugged_mib if self.plugged_at else self.total_mib) * MIB * self.coverage)
+        size = (wanted + page - 1) // page * page
+        return WriterPlan(size, self.vcpus, pattern, seed, address=self.plugged_at)
 
     def identity(self) -> SshIdentity:
         """Return the identity to log in to the guest with.

@@ -31,6 +31,9 @@ _DIMM_MIB = 128
 _SLOTS = ("-m", "slots=2,maxmem=1G")
 _ONLINE_SECONDS = 20.0
 _SLACK_MIB = 2
+PLUGGED_AT = 1 << 32
+"""Guest-physical address of the first memory that is plugged into pc or q35, where no RAM lies above 4 GiB
+(QEMU hw/i386/pc.c pc_memory_init(), device_memory)."""
 _AUTO_ONLINE = "/sys/devices/system/memory/auto_online_blocks"
 _MEANWHILE = "QEMU refuses memory that is plugged in during a save, and its message names the save."
 
@@ -53,10 +56,12 @@ class PluggedKind:
     def booted(self, stack: Stack) -> Stack:
         """Return the stack with an empty slot, on which the guest is booted.
 
-        A bare guest has no kernel that gives it plugged memory: that is in the snapshot, and nobody uses it.
+        A bare guest has no kernel that gives it plugged memory: its writers are sent there where the agent
+        can reach it. Otherwise nobody uses that memory, but it is in the snapshot.
         """
-        plugged = 0 if self.meanwhile or stack.image.bare else _DIMM_MIB
-        return replace(stack, extra=_SLOTS, plugged_mib=plugged)
+        used = not self.meanwhile and (not stack.image.bare or reaches_plugged(stack))
+        at = PLUGGED_AT if used and stack.image.bare else 0
+        return replace(stack, extra=_SLOTS, plugged_mib=_DIMM_MIB if used else 0, plugged_at=at)
 
     def restored(self, stack: Stack) -> Stack:
         """Return the stack with the DIMM that the guest had at T0, on which its snapshots are restored."""
@@ -107,8 +112,7 @@ def _before_saving(run: Run, name: str, kind: PluggedKind) -> Outcome:
         _prepare_and_plug_in(run, guest, kind)
 
     with writing_guest(replace(run, stack=kind.booted(run.stack)), prepare) as source:
-        if not run.stack.image.bare:
-            require_in_use(run, source)
+        require_in_use(kind.booted(run.stack), source)
         for flow in (Flow.STOP_MIGRATE_CONT, Flow.LIVE):
             label = f"{len(cycles) + 1:02d}-{flow.label}"
             try:
@@ -191,12 +195,32 @@ def wait_memory(guest: Guest, mib: int) -> None:
         ) from error
 
 
-def require_in_use(run: Run, source: Source) -> None:
-    """Raise SetupBroken if the writers' pages fit into the RAM that the guest was booted with."""
+def reaches_plugged(stack: Stack) -> bool:
+    """Return whether the agent of a bare guest can use memory that is plugged in; see x86_64/entry.S."""
+    return stack.image.architecture.name == "x86_64" and stack.machine.split(",")[0] in ("pc", "q35")
+
+
+def require_in_use(stack: Stack, source: Source) -> None:
+    """Raise SetupBroken if the writers do not use plugged memory, though they should.
+
+    Those of a guest with a kernel do where their pages do not fit into the RAM that it was booted with; those
+    of a bare guest do where the memory lies where they were sent.
+    """
+    if stack.plugged_at:
+        devices = source.guest.machine.qmp.execute("query-memory-devices")
+        begins = [int(device["data"].get("memaddr", device["data"].get("addr", 0))) for device in devices]
+        if PLUGGED_AT not in begins:
+            raise SetupBroken(
+                f"The plugged memory was to begin at {PLUGGED_AT:#x} and begins at "
+                f"{', '.join(map(hex, begins)) or 'no address'}, so this run says nothing about it."
+            )
+        return
+    if stack.image.bare:
+        return
     written = source.status.data_pages * PAGE_BYTES // MIB
-    if written <= run.stack.ram_mib:
+    if written <= stack.ram_mib:
         raise SetupBroken(
-            f"The writers' {written} MiB may all lie in the {run.stack.ram_mib} MiB that the guest has from "
+            f"The writers' {written} MiB may all lie in the {stack.ram_mib} MiB that the guest has from "
             "boot, so this run says nothing about plugged memory."
         )
 

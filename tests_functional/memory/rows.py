@@ -19,8 +19,6 @@ _SEEDS = "snapshot/test_flows.py:SnapshotFlows.test_seeds"
 _IN_PREMERGE = ("memfd-shared", "numa-refused-last", "plugged-anonymous", "virtio-mem")
 
 
-_USES_PLUGGED = "the guest's kernel gives plugged memory to the writers"
-_HAS_DRIVER = "a driver in the guest plugs the memory in and out"
 _HAS_EQUAL_PAGES = "a file in the guest has equal pages for the host to merge; the agent's pages all differ"
 
 
@@ -34,10 +32,6 @@ class _Kind(Protocol):
 
 # Of the others some need an operating system.
 _WHY_LINUX = {
-    "plugged-anonymous": _USES_PLUGGED,
-    "plugged-memfd-shared": _USES_PLUGGED,
-    "virtio-mem": _HAS_DRIVER,
-    "virtio-mem-memfd": _HAS_DRIVER,
     "merged-pages": _HAS_EQUAL_PAGES,
 }
 

@@ -21,7 +21,15 @@ from tests_functional.lib.guest import Guest, Stack
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
-from tests_functional.memory.plugged import memory_mib, prepare_guest, require_in_use, wait_memory
+from tests_functional.memory.bare_virtio_mem import PIECE_MIB, BareVirtioMem
+from tests_functional.memory.plugged import (
+    PLUGGED_AT,
+    memory_mib,
+    prepare_guest,
+    reaches_plugged,
+    require_in_use,
+    wait_memory,
+)
 from validators.checks import Problem, judged
 from validators.verdict import CheckResult, Verdict
 
@@ -39,6 +47,17 @@ _BEFORE = (96, 192, 64, 160)
 # by itself takes host memory for it. What is plugged after the writers have started is free memory of the
 # guest, and is what its kernel gives back first.
 _SNAPSHOTS = ((160, Flow.LIVE), (256, Flow.STOP_MIGRATE_CONT), (192, Flow.STOP_MIGRATE_CONT))
+
+
+# In a bare guest the host says which pieces are plugged in, and leaves those alone that the writers fill.
+_WRITTEN = frozenset(range(6, 12))
+_PIECES = {
+    64: frozenset(range(1, 5)),
+    96: frozenset(range(1, 7)),
+    160: frozenset(range(1, 5)) | _WRITTEN,
+    192: frozenset(range(16)) - frozenset(range(1, 5)),
+    256: frozenset(range(16)),
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +81,13 @@ class VirtioMemKind:
             "-device", f"{_MODEL},id=vm0,memdev=mem1,requested-size=0",
         )
         # fmt: on
-        return replace(stack, extra=arguments, plugged_mib=_BEFORE[-1])
+        if not stack.image.bare:
+            return replace(stack, extra=arguments, plugged_mib=_BEFORE[-1])
+        if not reaches_plugged(stack):
+            raise NotApplicable("The agent of this bare guest cannot use memory that is plugged in.")
+        written_mib = len(_WRITTEN) * PIECE_MIB
+        at = PLUGGED_AT + min(_WRITTEN) * PIECE_MIB * MIB
+        return replace(stack, extra=arguments, plugged_mib=written_mib, plugged_at=at)
 
 
 VIRTIO_MEM_KINDS: Mapping[str, VirtioMemKind] = {
@@ -88,35 +113,87 @@ def _resized(run: Run, name: str, kind: VirtioMemKind) -> Outcome:
         raise NotApplicable(f"This QEMU was built without the device '{_MODEL}'.")
     run = replace(run, stack=kind.stack(run.stack))
     cycles: list[Cycle] = []
-    with writing_guest(run, _prepare) as source:
-        require_in_use(run, source)
+    driver = _BareDriver() if run.stack.image.bare else _LinuxDriver()
+    with writing_guest(run, driver.prepare) as source:
+        require_in_use(run.stack, source)
         for mib, flow in _SNAPSHOTS:
             if mib != _plugged(source.guest.machine) // MIB:
-                _resize(source.guest, mib)
+                driver.resize(source.guest, mib)
             label = f"{len(cycles) + 1:02d}-{flow.label}-{mib}-mib"
             cycles.append(_cycle(run, source, flow, label, name))
         source.guest.machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun)
 
 
-def _prepare(guest: Guest) -> None:
-    migration.require_known(guest.machine, migration.BACKGROUND_SNAPSHOT)
-    prepare_guest(guest)
-    if guest.shell.run(f"test -d {_DRIVER}").exit_code:
-        raise NotApplicable(f"The guest's kernel has no driver for virtio-mem: it has no {_DRIVER}.")
-    for mib in _BEFORE:
-        _resize(guest, mib)
+class _LinuxDriver:
+    """The driver of the guest's kernel, which follows what QEMU requests."""
+
+    def prepare(self, guest: Guest) -> None:
+        """Have the guest use memory that is plugged in, and plug it in and out.
+
+        Raises:
+            NotApplicable: the guest's kernel has no such driver. SetupBroken: the guest does not follow.
+        """
+        migration.require_known(guest.machine, migration.BACKGROUND_SNAPSHOT)
+        prepare_guest(guest)
+        if guest.shell.run(f"test -d {_DRIVER}").exit_code:
+            raise NotApplicable(f"The guest's kernel has no driver for virtio-mem: it has no {_DRIVER}.")
+        for mib in _BEFORE:
+            self.resize(guest, mib)
+
+    def resize(self, guest: Guest, mib: int) -> None:
+        """Plug memory in or out until the device has `mib` MiB, and the guest's kernel uses them.
+
+        Raises:
+            SetupBroken: the guest does not follow.
+        """
+        machine = guest.machine
+        wanted = memory_mib(guest) + mib - _plugged(machine) // MIB
+        _request(machine, mib)
+        _wait_plugged(machine, mib)
+        wait_memory(guest, wanted)
 
 
-def _resize(guest: Guest, mib: int) -> None:
-    """Plug memory in or out until the device has `mib` MiB.
+class _BareDriver:
+    """The host in the place of a driver, since a bare guest has none."""
+
+    def __init__(self) -> None:
+        self._driver: BareVirtioMem | None = None
+
+    def prepare(self, guest: Guest) -> None:
+        """Set the device up, and plug memory in and out.
+
+        Raises:
+            SetupBroken: the device does not accept that.
+        """
+        migration.require_known(guest.machine, migration.BACKGROUND_SNAPSHOT)
+        device = _device(guest.machine)
+        self._driver = BareVirtioMem(guest.machine, int(device["memaddr"]), int(device["block-size"]))
+        for mib in _BEFORE:
+            self.resize(guest, mib)
+
+    def resize(self, guest: Guest, mib: int) -> None:
+        """Plug memory in or out until the device has `mib` MiB.
+
+        Raises:
+            SetupBroken: the device does not accept that.
+        """
+        assert self._driver, "the guest was prepared first"
+        _request(guest.machine, mib)
+        self._driver.plug(_PIECES[mib])
+        _wait_plugged(guest.machine, mib)
+
+
+def _request(machine: Machine, mib: int) -> None:
+    machine.qmp.execute("qom-set", {"path": _DEVICE, "property": "requested-size", "value": mib * MIB})
+
+
+def _wait_plugged(machine: Machine, mib: int) -> None:
+    """Wait until the device has `mib` MiB plugged in.
 
     Raises:
-        SetupBroken: the guest does not follow.
+        SetupBroken: it does not in time.
     """
-    machine = guest.machine
-    wanted = memory_mib(guest) + mib - _plugged(machine) // MIB
-    machine.qmp.execute("qom-set", {"path": _DEVICE, "property": "requested-size", "value": mib * MIB})
     try:
         Deadline(_RESIZE_SECONDS).wait_for(
             lambda: _plugged(machine) == mib * MIB, "The guest's plugging", interval=0.05
@@ -125,7 +202,6 @@ def _resize(guest: Guest, mib: int) -> None:
         raise SetupBroken(
             f"The guest was asked to plug in {mib} MiB of virtio-mem and has {_plugged(machine) // MIB} MiB."
         ) from error
-    wait_memory(guest, wanted)
 
 
 def _device(machine: Machine) -> dict[str, Any]:

@@ -35,6 +35,7 @@ struct agent {
 	uint64_t seed;
 	uint64_t threads;
 	uint64_t data_pages;
+	uint64_t data_at;          /* address of the data pages; 0 = behind the others */
 	uint64_t step_ticks;       /* with a rate: ticks from one step to the next; 0 = no rate */
 	uint64_t renew_ticks;      /* ticks from one renewal of the clocks to the next */
 	uint64_t boot_ticks;

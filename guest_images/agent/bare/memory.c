@@ -101,10 +101,10 @@ static uint64_t pages_of(uint64_t number)
 	return agent.data_pages / agent.threads + (number < agent.data_pages % agent.threads);
 }
 
-/* Returns the number of all pages but the control page. */
+/* Returns the number of all pages at the end of RAM. */
 static uint64_t all_pages(void)
 {
-	uint64_t pages = agent.data_pages * pattern_stride(agent.pattern);
+	uint64_t pages = agent.data_at ? 0 : agent.data_pages * pattern_stride(agent.pattern);
 
 	for (unsigned i = 0; i < agent.threads; i++)
 		pages += PAGES_PER_CPU + directory_pages(pages_of(i));
@@ -131,6 +131,8 @@ static void take_all_pages(void)
 		build_writer(i, pages_of(i));
 	for (unsigned i = 0; i < agent.threads; i++)
 		agent.cpus[i].writer.directory = take_pages(directory_pages(pages_of(i)));
+	if (agent.data_at)
+		next_page = (struct word *)(uintptr_t)agent.data_at;
 	for (unsigned i = 0; i < agent.threads; i++) {
 		take_data(&agent.cpus[i].writer);
 		fill_directory(&agent.cpus[i].writer);
@@ -152,6 +154,7 @@ static void take_plan(const volatile struct word *arguments)
 	agent.step_ticks = rate ? agent.scale.long_gap * (NS_PER_S / LONG_GAP_NS) / rate : 0;
 	agent.data_pages =
 		word_get(&arguments[SERVE_BYTES]) / PAGE_BYTES / pattern_stride(agent.pattern);
+	agent.data_at = word_get(&arguments[SERVE_DATA]);
 }
 
 static bool plan_is_possible(const volatile struct word *arguments)
@@ -159,7 +162,7 @@ static bool plan_is_possible(const volatile struct word *arguments)
 	uint64_t threads = word_get(&arguments[SERVE_THREADS]);
 
 	return pattern_name((unsigned)word_get(&arguments[SERVE_PATTERN])) && threads >= 1 &&
-	       threads <= MAX_CPUS && word_get(&arguments[SERVE_NS_PER_TICK]) != 0 &&
+	       threads <= MAX_CPUS && word_get(&arguments[SERVE_DATA]) % PAGE_BYTES == 0 && word_get(&arguments[SERVE_NS_PER_TICK]) != 0 &&
 	       word_get(&arguments[SERVE_BYTES]) / PAGE_BYTES >= 2 * MAX_STRIDE * threads;
 }
 

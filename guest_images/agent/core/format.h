@@ -143,6 +143,7 @@ enum serve_argument {
 	SERVE_RATE = 6,        /* pages per second and thread, 0 = unlimited */
 	SERVE_NS_PER_TICK = 7, /* times 2^32: how long a tick of the processor's counter is */
 	SERVE_REALTIME_NS = 8, /* CLOCK_REALTIME when the counter was BOOT_TICKS */
+	SERVE_DATA = 9,        /* address of the data pages, 0 = behind the others at the end of RAM */
 };
 
 /* Report page: what a bare agent's last check of a thread's pages found. */

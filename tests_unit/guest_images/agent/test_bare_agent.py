@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ SEED = 0xFEDCBA9876543210
 RAM_MIB = 32
 PAGES = 1201
 """Split over two writers this gives an odd and an even number of pages, and more than one directory page."""
+
+_SENT_TO = 12 * MIB
 
 Booted = tuple[SpawnedMachine, BareAgent]
 
@@ -251,6 +254,20 @@ def test_machines(boot: Callable[..., Booted], guest: str, machine: str, ram_mib
     assert after.errors == 1
     assert 0 < after.monotonic_ns - before.monotonic_ns < 60 * 10**9
     assert 0 <= (after.realtime_ns - after.monotonic_ns) - (before.realtime_ns - before.monotonic_ns) < 10**9
+
+
+def test_data_pages_lie_where_they_are_sent(boot: Callable[..., Booted]) -> None:
+    """At an address that the host names, one after the other; it must be that of a page."""
+    machine, agent = boot()
+    plan = WriterPlan(PAGES * PAGE_BYTES, 2, "random", SEED, address=_SENT_TO)
+    with pytest.raises(SetupBroken, match="a number is out of its range"):
+        agent.serve(replace(plan, address=_SENT_TO + 8), RAM_MIB * MIB, Deadline(20))
+    agent.serve(plan, RAM_MIB * MIB, Deadline(20))
+    run_until(agent, agent.counters(machine), 2000)
+    assert agent.verify().mismatch_count == 0
+    there = np.frombuffer(GuestMemory(machine).read(_SENT_TO, PAGES * PAGE_BYTES), "<u8")
+    pages = [dumped(machine, thread, (PAGES + 1 - thread) // 2) for thread in range(2)]
+    assert np.array_equal(there.reshape(-1, PAGE_WORDS), np.concatenate(pages))
 
 
 def test_guest_that_stands_still_does_not_answer(boot: Callable[..., Booted]) -> None:

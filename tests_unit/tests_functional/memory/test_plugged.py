@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,7 +18,7 @@ from harness.status import Status
 from tests_functional.lib.cycle import Source
 from tests_functional.memory import host_pages, never_touched, plugged, refusal, virtio_mem
 from tests_functional.memory.plugged import PLUGGED_KINDS
-from tests_unit.support.scenario_values import check, make_run, offline, sentences, stack
+from tests_unit.support.scenario_values import check, offline, sentences, stack
 from validators.verdict import Facts
 
 _BLOCK = RamBlock("0000:00:04.0/mem1", 256 << 20, 4096)
@@ -71,10 +72,44 @@ def test_guest_is_booted_without_the_dimm_and_restored_with_it(tmp_path: Path) -
 
 def test_writers_must_reach_into_plugged_memory(tmp_path: Path) -> None:
     """Pages that fit into the memory from boot prove nothing about the rest."""
-    run = make_run(tmp_path)
-    plugged.require_in_use(run, _source(_machine(), data_pages=run.stack.ram_mib * 256 + 256))
+    given = stack(tmp_path)
+    plugged.require_in_use(given, _source(_machine(), data_pages=given.ram_mib * 256 + 256))
     with pytest.raises(SetupBroken, match="may all lie in the"):
-        plugged.require_in_use(run, _source(_machine(), data_pages=run.stack.ram_mib * 256))
+        plugged.require_in_use(given, _source(_machine(), data_pages=given.ram_mib * 256))
+
+
+@pytest.mark.parametrize(
+    ("kind", "machine", "plan"),
+    [
+        ("plugged-anonymous", "pc", (96 << 20, 1 << 32)),
+        ("plugged-anonymous", "microvm", (384 << 20, 0)),
+        ("plugged-while-saving", "pc", (384 << 20, 0)),
+    ],
+)
+def test_writers_of_a_bare_guest_are_sent_there(
+    kind: str, machine: str, plan: tuple[int, int], tmp_path: Path
+) -> None:
+    """Where the agent reaches it, all pages lie in the plugged memory; elsewhere and otherwise none does."""
+    given = stack(tmp_path)
+    bare = replace(given, image=replace(given.image, bare=True), machine=machine, ram_mib=512, coverage=0.75)
+    found = PLUGGED_KINDS[kind].booted(bare).writer_plan("random", 1)
+    assert (found.bytes, found.address) == plan
+
+
+@pytest.mark.parametrize("place", ["addr", "memaddr"])
+def test_plugged_memory_must_lie_where_the_writers_are(place: str, tmp_path: Path) -> None:
+    """A bare guest writes to an address; whether that is plugged memory, QEMU says."""
+    given = stack(tmp_path)
+    bare = replace(given, image=replace(given.image, bare=True))
+    there = replace(bare, plugged_at=1 << 32)
+    right = _machine(query_memory_devices=[{"type": "x", "data": {place: 1 << 32}}])
+    plugged.require_in_use(there, _source(right))
+    wrong = _machine(query_memory_devices=[{"type": "x", "data": {place: 2 << 32}}])
+    with pytest.raises(SetupBroken, match="was to begin at 0x100000000 and begins at 0x200000000"):
+        plugged.require_in_use(there, _source(wrong))
+    with pytest.raises(SetupBroken, match="begins at no address"):
+        plugged.require_in_use(there, _source(_machine(query_memory_devices=[])))
+    plugged.require_in_use(bare, _source(_machine()))
 
 
 @pytest.mark.parametrize(

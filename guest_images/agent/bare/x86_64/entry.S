@@ -21,7 +21,8 @@
 #define PRESENT_WRITABLE_USER 0x007
 #define LARGE_PAGE 0x087
 #define LARGE_PAGE_BYTES 0x200000
-#define GIBS_MAPPED 4
+/* The last of them has the memory that is plugged in, where RAM is so small that it lies there. */
+#define GIBS_MAPPED 5
 
 	.section .note.Xen, "a", @note
 	.align 4
@@ -36,13 +37,16 @@
 agent_entry:
 	cli
 	cld
-	/* An identity map of the first 4 GiB. */
+	/* An identity map of the first GiBs; %edx has the upper half of the address. */
 	movl $directories, %edi
 	movl $LARGE_PAGE, %eax
+	xorl %edx, %edx
 	movl $(GIBS_MAPPED * 512), %ecx
 1:	movl %eax, (%edi)
+	movl %edx, 4(%edi)
 	addl $8, %edi
 	addl $LARGE_PAGE_BYTES, %eax
+	adcl $0, %edx
 	loop 1b
 	movl $(directories + PRESENT_WRITABLE_USER), %eax
 	movl $pointers, %edi
