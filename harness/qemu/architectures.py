@@ -134,6 +134,21 @@ class BareTarget:
 
 
 @dataclass(frozen=True)
+class UefiPackage:
+    """A Debian package of UEFI firmware for guests.
+
+    Attributes:
+        package: its name.
+        code: image of the program in it, without a slash at the beginning.
+        variables: image of empty variables in it.
+    """
+
+    package: str
+    code: str
+    variables: str
+
+
+@dataclass(frozen=True)
 class Architecture:
     """One processor architecture.
 
@@ -156,6 +171,7 @@ class Architecture:
         loader_folder: where programs expect the loader, without a slash at the beginning.
         compiler_target: the target of a C compiler that links programs for its Linux statically.
         bare: how the agent is built that needs no Linux, None where there is none.
+        uefi: Debian's UEFI firmware for its guests, None where there is none.
     """
 
     name: str
@@ -175,6 +191,7 @@ class Architecture:
     kernel_file: str = "vmlinuz"
     machine_arguments: tuple[str, ...] = ()
     bare: BareTarget | None = None
+    uefi: UefiPackage | None = None
 
     @property
     def machine(self) -> str:
@@ -212,6 +229,7 @@ X86_64 = Architecture(
         shared="x86",
         firmware=True,
     ),
+    uefi=UefiPackage("ovmf", "usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"),
 )
 
 I386 = Architecture(
@@ -264,6 +282,7 @@ AARCH64 = Architecture(
         ("-mgeneral-regs-only", "-mstrict-align"),
         control_page=0x40200000,
     ),
+    uefi=UefiPackage("qemu-efi-aarch64", "usr/share/AAVMF/AAVMF_CODE.fd", "usr/share/AAVMF/AAVMF_VARS.fd"),
 )
 
 RISCV64 = Architecture(

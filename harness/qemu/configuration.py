@@ -20,6 +20,21 @@ DEFAULT_RAM_MIB = 512
 
 
 @dataclass(frozen=True)
+class Flash:
+    """UEFI firmware in two flash devices: the program, and the variables that it and the guest write.
+
+    Attributes:
+        name: what results call it.
+        code: image of the program, which all QEMUs read.
+        variables: image of the variables as they are at first; each QEMU writes to a copy of its own.
+    """
+
+    name: str
+    code: Path
+    variables: Path
+
+
+@dataclass(frozen=True)
 class QemuSettings:
     """The settings of a QEMU that do not depend on what it boots.
 
@@ -32,6 +47,7 @@ class QemuSettings:
         cpu: CPU model, as for `-cpu`; "" for the one that the machine type or the guest's architecture gives.
         extra: further arguments, appended as they are.
         user_arguments: arguments of the user's own, appended last.
+        flash: UEFI firmware, None for QEMU's own firmware.
     """
 
     executable: Path
@@ -42,6 +58,7 @@ class QemuSettings:
     cpu: str = field(default="", kw_only=True)
     extra: tuple[str, ...] = field(default=(), kw_only=True)
     user_arguments: tuple[str, ...] = field(default=(), kw_only=True)
+    flash: Flash | None = field(default=None, kw_only=True)
 
     def settings(self) -> dict[str, Any]:
         """Return these settings by name, without the fields of a subclass."""
@@ -87,6 +104,10 @@ OVERLAY_FILE = "disk.qcow2"
 """File name of the overlay that takes the guest's writes to its disk; deleted when the machine ends."""
 
 
+VARIABLES_FILE = "uefi-variables.fd"
+"""File name of the copy of the UEFI variables that one QEMU writes to; deleted when the machine ends."""
+
+
 def qemu_argv(
     config: MachineConfig, folder: Path, qmp_fd: int | str, ssh_address: str, incoming: bool
 ) -> list[str]:
@@ -94,7 +115,7 @@ def qemu_argv(
 
     Args:
         config: what to run.
-        folder: receives `console.log`, and has the disk's overlay.
+        folder: receives `console.log`, and has the disk's overlay and the copy of the UEFI variables.
         qmp_fd: number of our QMP socket in the child.
         ssh_address: loopback address to forward to the guest's SSH server.
         incoming: start it with `-incoming defer`, to wait for `migrate-incoming`.
@@ -113,6 +134,7 @@ def qemu_argv(
         "-smp", str(config.vcpus),
 
         *_boot(config),
+        *_flash(config, folder),
 
         "-chardev", f"socket,id=qmp,fd={qmp_fd}",
         "-mon", "chardev=qmp,mode=control",
@@ -139,6 +161,16 @@ def _boot(config: MachineConfig) -> list[str]:
         return firmware
     initrd = ["-initrd", str(config.initrd)] if config.initrd else []
     return [*firmware, "-kernel", str(config.kernel), *initrd, "-append", config.cmdline]
+
+
+def _flash(config: MachineConfig, folder: Path) -> list[str]:
+    if config.flash is None:
+        return []
+    code, variables = qemu_quoted(config.flash.code), qemu_quoted(folder / VARIABLES_FILE)
+    return [
+        *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"),
+        *("-drive", f"if=pflash,unit=1,format=raw,file={variables}"),
+    ]
 
 
 def _virtio(ssh_address: str) -> list[str]:

@@ -18,7 +18,7 @@ from harness.limits import ended_by_limit, limit_behind, limit_in
 from harness.linux.listeners import Endpoint, free_loopback_address, listeners_at
 from harness.linux.uffd_waiters import Waiters, find_waiters
 from harness.process import ChildProcess
-from harness.qemu.configuration import OVERLAY_FILE, QEMU_LOG, MachineConfig, qemu_argv
+from harness.qemu.configuration import OVERLAY_FILE, QEMU_LOG, VARIABLES_FILE, MachineConfig, qemu_argv
 from harness.qemu.disk import KeptDisk, make_overlay
 from harness.qemu.messages import said
 from harness.qemu.qmp import QmpSession
@@ -193,11 +193,15 @@ class SpawnedMachine:
             if self._qmp is not None:
                 self._qmp.close()
             self._qmp = None
-            (self.folder / OVERLAY_FILE).unlink(missing_ok=True)
+            for name in (OVERLAY_FILE, VARIABLES_FILE):
+                (self.folder / name).unlink(missing_ok=True)
 
     def _launch(self) -> None:
         if self.config.disk is not None:
             make_overlay(self.config.disk, self.folder / OVERLAY_FILE)
+        if self.config.flash is not None:
+            # A restored guest's copy is as at first, too: what the guest has written is in the snapshot.
+            (self.folder / VARIABLES_FILE).write_bytes(self.config.flash.variables.read_bytes())
         address = free_loopback_address()
         ours, theirs = socket.socketpair()
         with theirs:

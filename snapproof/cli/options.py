@@ -26,6 +26,8 @@ def stack_options(
         # `bench faults` has none of these: its guest on a host is made for hosts.
         machine=getattr(arguments, "machine", None),
         cpu=getattr(arguments, "cpu", None),
+        firmware=getattr(arguments, "firmware", None),
+        firmware_vars=getattr(arguments, "firmware_vars", None),
         qemu_args=getattr(arguments, "qemu_args", ""),
         own=OwnGuestOptions(**own),
         cache=arguments.cache,

@@ -132,7 +132,7 @@ def _run_leg(
     stream: EventStream,
 ) -> list[OutcomeRecord]:
     """Run a leg's tests, write their reproducers, and return the outcomes with the leg's label."""
-    save_stack(leg.stack, leg.environment, leg.folder, leg.guests)
+    save_stack(leg.stack, leg.environment, leg.folder, leg.guests, leg.uefi)
     chosen = [row for row in leg.rows if not leg.why_not(row)]
     found = {row.name: _not_run(leg, row, Status.SKIP, why) for row in leg.rows if (why := leg.why_not(row))}
     if asked_to_stop():

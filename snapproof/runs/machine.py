@@ -7,25 +7,30 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from guest_images.provisioning import Provisioning
+from guest_images.uefi import debian_firmware, own_firmware
 from harness.errors import NoSubject, SubjectFailed, UsageError
-from harness.qemu.configuration import type_of
+from harness.qemu.architectures import Architecture
+from harness.qemu.configuration import Flash, type_of
 from harness.qemu.probe import cpu_models, machine_types
 from harness.qemu.spawned_machine import SpawnedMachine
 from harness.qemu.user_arguments import split_user_arguments
 from snapproof.runs.defaults import QEMU_ARGUMENTS
 from snapproof.runs.options import StackOptions
 from tests_functional.lib.guest import Stack
-from tests_functional.lib.machines import why_not_on
+from tests_functional.lib.machines import why_not_on, with_flash
+from tests_functional.lib.profile_row import UEFI
 
 _NAMES = 8
 
 
-def with_machine(stack: Stack, options: StackOptions) -> Stack:
-    """Return the stack with machine type, CPU model and arguments that the options name.
+def with_machine(stack: Stack, options: StackOptions, provisioning: Provisioning) -> Stack:
+    """Return the stack with machine type, CPU model, firmware and arguments that the options name.
 
     Raises:
         NoSubject: its QEMU has no such machine type or CPU model.
-        UsageError: the guest cannot boot on that machine, or the arguments cannot be used.
+        UsageError: the guest cannot boot on that machine, or an option cannot be used.
+        MachineryMissing, SetupBroken: Debian's firmware could not be fetched.
     """
     if options.machine is not None:
         _require_known("machine type", type_of(options.machine), machine_types(stack.executable), stack)
@@ -34,9 +39,29 @@ def with_machine(stack: Stack, options: StackOptions) -> Stack:
         _require_known("CPU model", type_of(options.cpu), cpu_models(stack.executable), stack)
         stack = replace(stack, cpu=options.cpu)
     stack = replace(stack, user_arguments=split_user_arguments(options.qemu_args))
-    if why := why_not_on(stack):
+    flash = _firmware(options, stack.image.architecture, provisioning)
+    if why := why_not_on(replace(stack, flash=flash)):
         raise UsageError(why)
-    return stack
+    return with_flash(stack, flash) if flash else stack
+
+
+def _firmware(options: StackOptions, architecture: Architecture, provisioning: Provisioning) -> Flash | None:
+    """Return the UEFI firmware that the options name, None if they name none.
+
+    Raises:
+        UsageError: an option is missing, or too many are given, or a file cannot be read.
+    """
+    code, variables = options.firmware, options.firmware_vars
+    if code == UEFI and variables is None:
+        return debian_firmware(architecture, provisioning)
+    if code is None and variables is None:
+        return None
+    if code in (None, UEFI) or variables is None:
+        raise UsageError(
+            "--firmware FILE and --firmware-vars FILE belong together: the program of a UEFI firmware, and "
+            f"its variables. Give both files, or '--firmware {UEFI}' alone."
+        )
+    return own_firmware(Path(code), variables)
 
 
 def _require_known(what: str, name: str, known: tuple[str, ...], stack: Stack) -> None:
@@ -85,7 +110,8 @@ def require_start(stack: Stack, options: StackOptions, folder: Path) -> None:
     without: tuple[tuple[str, str | None, Stack], ...] = (
         (QEMU_ARGUMENTS, options.qemu_args, replace(stack, user_arguments=())),
         ("--cpu", options.cpu, replace(stack, user_arguments=(), cpu="")),
-        ("--machine", options.machine, replace(stack, user_arguments=(), cpu="", machine=usual)),
+        ("--firmware", options.firmware, replace(stack, user_arguments=(), cpu="", flash=None)),
+        ("--machine", options.machine, replace(stack, user_arguments=(), cpu="", flash=None, machine=usual)),
     )
     if not any(value for _, value, _ in without):
         return

@@ -13,9 +13,10 @@ from typing import Any
 
 from guest_images.catalogue import BOOT_SECONDS
 from guest_images.guests.image import GuestImage, build_guest
+from guest_images.uefi import debian_firmware
 from harness.errors import UsageError
 from harness.qemu.accelerator import Accelerator
-from harness.qemu.configuration import DEFAULT_RAM_MIB
+from harness.qemu.configuration import DEFAULT_RAM_MIB, Flash
 from harness.qemu.probe import machine_types
 from harness.status import Status
 from snapproof.report.run_result import OutcomeRecord
@@ -24,7 +25,7 @@ from snapproof.runs.options import RunOptions, StackOptions
 from snapproof.runs.stack import accelerator_for, prepare_stack, provisioning_for
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.guest_size import COVERAGE, fitting_ram
-from tests_functional.lib.machines import why_not_on
+from tests_functional.lib.machines import why_not_on, with_uefi_needs
 from tests_functional.lib.profile_row import ProfileRow
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9.+-]+")
@@ -45,6 +46,7 @@ class Leg:
         guests: further guests, which some tests name.
         accelerators: for guests by name, "" for the run's own, the accelerator that they run with.
         machines: the machine types that its QEMU has; empty where none of its tests names one.
+        uefi: Debian's UEFI firmware, None where none of its tests names it.
     """
 
     label: str
@@ -56,6 +58,7 @@ class Leg:
     guests: tuple[GuestImage, ...] = ()
     accelerators: Mapping[str, Accelerator] = field(default_factory=dict)
     machines: tuple[str, ...] = ()
+    uefi: Flash | None = None
 
     def why_not(self, row: ProfileRow) -> str:
         """Return why a test cannot run with this QEMU, guest and accelerator as a sentence, "" if it can."""
@@ -75,7 +78,8 @@ class Leg:
         machine = str(row.parameters.get("machine", self.stack.machine))
         if self.machines and machine not in self.machines and "machine" in row.parameters:
             return f"This QEMU has no machine type '{machine}'."
-        if why := why_not_on(replace(self.stack, image=image, machine=machine)):
+        flash = self.uefi if "firmware" in row.parameters else self.stack.flash
+        if why := why_not_on(replace(self.stack, image=image, machine=machine, flash=flash)):
             return why
         if image.kind not in row.kinds:
             why = f" ({row.why_linux})" if row.why_linux else ""
@@ -136,11 +140,12 @@ def prepare_legs(
         guests = _named_guests(mine, options.stack, log)
         named = any("machine" in row.parameters for row in mine)
         machines = machine_types(stack.executable) if named else ()
+        uefi = _named_firmware(mine, stack, options.stack, log)
         accelerators = _accelerators(options.stack, stack, environment, (*guests, stack.image), place, log)
         images = {"": stack.image, **{image.name: image for image in guests}}
         mine = tuple(_for_guest(own_bare(row, images), images, accelerators) for row in mine)
         _say_guests(mine, log)
-        legs.append(Leg(label, name, place, stack, environment, mine, guests, accelerators, machines))
+        legs.append(Leg(label, name, place, stack, environment, mine, guests, accelerators, machines, uefi))
     return legs
 
 
@@ -158,7 +163,17 @@ def _named_guests(
     """Build and return the guests that rows name."""
     names = sorted({str(row.parameters["guest"]) for row in rows if "guest" in row.parameters})
     provisioning = provisioning_for(options, log)
-    return tuple(build_guest(name, provisioning) for name in names)
+    images = (build_guest(name, provisioning) for name in names)
+    return tuple(with_uefi_needs(image) if options.firmware else image for image in images)
+
+
+def _named_firmware(
+    rows: Sequence[ProfileRow], stack: Stack, options: StackOptions, log: Callable[[str], None]
+) -> Flash | None:
+    """Fetch and return the UEFI firmware that rows name, None where none does or there is none."""
+    if stack.image.architecture.uefi is None or not any("firmware" in row.parameters for row in rows):
+        return None
+    return debian_firmware(stack.image.architecture, provisioning_for(options, log))
 
 
 def _accelerators(
@@ -200,6 +215,8 @@ def _for_guest(
     """Return the row with RAM, accelerator and time as its guest needs them."""
     name = str(row.parameters.get("guest", ""))
     image = images[name]
+    if "firmware" in row.parameters:
+        image = with_uefi_needs(image)
     accel = {"accel": accelerators[name].name} if name in accelerators else {}
     ram_mib = fitting_ram(
         int(row.parameters.get("ram_mib", DEFAULT_RAM_MIB)),

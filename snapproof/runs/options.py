@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from snapproof.runs.defaults import HOST_ACCELERATORS
+from tests_functional.lib.profile_row import UEFI
 
 DEFAULT_ACCEL = "auto"
 DEFAULT_GUEST = "default"
@@ -53,6 +54,8 @@ class StackOptions:
         guest: a guest of the catalogue, None for the one that suits the tests best.
         machine: machine type of the guest's QEMU, with its properties, None for the architecture's usual one.
         cpu: its CPU model, with its properties, None for the usual one.
+        firmware: `uefi` for Debian's UEFI firmware, or a file with such firmware; None for QEMU's own.
+        firmware_vars: the variables of a firmware file, None if none is named.
         qemu_args: further arguments for it, as a shell would take them; "" for none.
         own: a guest of the user's own, which takes the place of `guest` if any of its options is given.
         cache: the cache folder, None for the default.
@@ -64,6 +67,8 @@ class StackOptions:
     guest: str | None = None
     machine: str | None = None
     cpu: str | None = None
+    firmware: str | None = None
+    firmware_vars: Path | None = None
     qemu_args: str = ""
     own: OwnGuestOptions = OwnGuestOptions()
     cache: Path | None = None
@@ -138,7 +143,10 @@ class RunOptions:
     @property
     def prefers_bare(self) -> bool:
         """Whether tests that need no operating system get a bare guest, since none was named."""
-        return self.profile == "premerge" and self.stack.guest is None and not self.stack.own.given()
+        stack = self.stack
+        named = stack.guest is not None or bool(stack.own.given())
+        # A bare guest starts without UEFI.
+        return self.profile == "premerge" and not named and stack.firmware is None
 
     def legs(self) -> tuple[str | None, ...]:
         """Return the QEMU of each leg, None for the default one."""
@@ -170,6 +178,10 @@ class RunOptions:
             yield "machine", stack.machine
         if stack.cpu is not None:
             yield "cpu", stack.cpu
+        if stack.firmware is not None:
+            yield "firmware", stack.firmware if stack.firmware == UEFI else Path(stack.firmware).absolute()
+        if stack.firmware_vars is not None:
+            yield "firmware-vars", stack.firmware_vars.absolute()
         if stack.qemu_args:
             yield "qemu-args", stack.qemu_args
         if stack.cache is not None:

@@ -10,6 +10,7 @@ from snapproof.runs.defaults import PROFILE_NAMES
 from tests_functional.failures.rows import ROWS as FAILURES
 from tests_functional.findings.rows import ROWS as FINDINGS
 from tests_functional.lib.profile_row import ProfileRow
+from tests_functional.machines.rows import ROWS as MACHINES
 from tests_functional.memory.rows import ROWS as MEMORY
 from tests_functional.offline.rows import ROWS as OFFLINE
 from tests_functional.planted.rows import ROWS as PLANTED
@@ -26,6 +27,7 @@ _NIGHTLY = (
     *OFFLINE,
     *REPETITION,
     *VERSIONS,
+    *MACHINES,
     *FAILURES,
     *REFUSALS,
     *RUN_STATES,

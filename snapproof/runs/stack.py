@@ -31,6 +31,8 @@ from tests_functional.lib.guest import Stack, way_in
 from tests_functional.lib.machines import machine_environment
 
 _KVM_SYSTEMD_SECONDS = 40.0
+# What UEFI firmware adds to a boot under a KVM that works.
+_KVM_UEFI_SECONDS = 10.0
 # It takes a hundredth of a second; but the answer is kept, and a busy host must not rule KVM out.
 _KVM_BARE_SECONDS = 15.0
 
@@ -96,7 +98,7 @@ def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack,
         machine=image.architecture.machine,
         capabilities=qemu.capabilities,
     )
-    stack = with_machine(stack.fitted(), options)
+    stack = with_machine(stack.fitted(), options, provisioning)
     accelerator = accelerator_for(options.accel, stack, qemu.version, folder, provisioning)
     stack = replace(stack, accel=accelerator.name)
     require_start(stack, options, folder)
@@ -144,6 +146,8 @@ def accelerator_for(
     elif image.agent is not None:
         # The console of a user's own guest is unknown, and systemd takes longer than our own init.
         ready, seconds = partial(_way_in, stack), _KVM_SYSTEMD_SECONDS
+    if stack.flash:
+        seconds += _KVM_UEFI_SECONDS
     found = probe_accelerator(stack.machine_config(), ready, seconds, folder / "kvm-probe")
     # Arguments that QEMU does not start with are the user's fault, and may be right the next time.
     if found.name == "kvm" or not stack.user_arguments:

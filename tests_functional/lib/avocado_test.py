@@ -25,6 +25,7 @@ from harness.status import Status
 from tests_functional.lib.host_limits import require_limits, without_limits
 from tests_functional.lib.known_issues import load_known_issues, with_known_issues
 from tests_functional.lib.outcome import Outcome, from_error
+from tests_functional.lib.profile_row import UEFI
 from tests_functional.lib.run import Run, remove_heavy
 from tests_functional.lib.stack_file import load_stack
 
@@ -100,7 +101,8 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
 
     def _make_run(self) -> Run:
         guest = self._parameter("guest", "")
-        stack, environment = load_stack(Path(self._parameter("results")), guest)
+        uefi = self._parameter("firmware", "") == UEFI
+        stack, environment = load_stack(Path(self._parameter("results")), guest, uefi)
         folder = Path(self._parameter("folder"))
         stack = replace(
             stack,

@@ -18,6 +18,9 @@ SMALL: Mapping[str, str | int | float] = {"ram_mib": 256, "coverage": 0.7}
 QUICK_GUEST = "bare"
 """The guest for tests that need no operating system: it boots at once."""
 
+UEFI = "uefi"
+"""The value of the parameter `firmware` that means Debian's UEFI firmware."""
+
 SMOKE, PREMERGE = ("smoke",), ("premerge",)
 """Values of `ProfileRow.profiles`. Premerge has one row of each kind: the most fragile, or the quickest."""
 
@@ -35,7 +38,8 @@ class ProfileRow:
         test: Avocado reference below tests_functional/, as ``folder/file.py:Class.method``.
         reason: why it is in the profile.
         parameters: what differs from the base class's defaults, by name; `guest` is a guest of the catalogue
-            in place of the run's, `accel` the accelerator that it must have, `machine` the machine type.
+            in place of the run's, `accel` the accelerator that it must have, `machine` the machine type,
+            `firmware` is UEFI for Debian's UEFI firmware.
         seconds: time-out of the test; a healthy run takes a fifth of it.
         cycle_seconds: what each further cycle of `--repeat` adds to it.
         needs: migration capabilities without which it is skipped before anything is booted.

@@ -11,14 +11,20 @@ from typing import Any
 from guest_images.guests.image import GuestImage
 from guest_images.packages.unpacked import InputRecord
 from harness.qemu.architectures import find_architecture
+from harness.qemu.configuration import Flash
 from harness.qemu.disk import Disk
 from tests_functional.lib.guest import Stack
+from tests_functional.lib.machines import with_flash
 from tests_functional.lib.outcome import write_atomically
 from tests_functional.lib.result_files import STACK_FILE
 
 
 def save_stack(
-    stack: Stack, environment: dict[str, Any], folder: Path, guests: Sequence[GuestImage] = ()
+    stack: Stack,
+    environment: dict[str, Any],
+    folder: Path,
+    guests: Sequence[GuestImage] = (),
+    uefi: Flash | None = None,
 ) -> None:
     """Write a stack, with every input of its guest image by name, version and SHA256.
 
@@ -27,21 +33,28 @@ def save_stack(
         environment: what every result of the run says, e.g. host kernel and QEMU version.
         folder: the results folder.
         guests: further guests, which tests that ask for one by name use instead.
+        uefi: Debian's UEFI firmware, for tests that ask for it.
 
     Raises:
         OSError: the folder cannot be written.
     """
     others = {image.name: asdict(image) for image in guests}
-    data = {"environment": environment, **asdict(stack), "guests": others}
+    data = {
+        "environment": environment,
+        **asdict(stack),
+        "guests": others,
+        "uefi": asdict(uefi) if uefi else None,
+    }
     write_atomically(folder / STACK_FILE, json.dumps(data, indent=1, default=str) + "\n")
 
 
-def load_stack(folder: Path, guest: str = "") -> tuple[Stack, dict[str, Any]]:
+def load_stack(folder: Path, guest: str = "", uefi: bool = False) -> tuple[Stack, dict[str, Any]]:
     """Read back what `save_stack` wrote: the stack and the environment.
 
     Args:
         folder: the results folder.
         guest: one of the further guests, to take the place of the run's.
+        uefi: whether it has Debian's UEFI firmware in place of the run's.
     """
     data = json.loads((folder / STACK_FILE).read_text(encoding="utf-8"))
     made = {
@@ -49,10 +62,17 @@ def load_stack(folder: Path, guest: str = "") -> tuple[Stack, dict[str, Any]]:
         "image": _image(data["guests"][guest] if guest else data["image"]),
         "extra": tuple(data["extra"]),
         "user_arguments": tuple(data["user_arguments"]),
+        "flash": _flash(data["flash"]),
         "host_key_file": Path(data["host_key_file"]) if data["host_key_file"] else None,
         "capabilities": tuple(data["capabilities"]),
     }
-    return Stack(**{one.name: data[one.name] for one in fields(Stack)} | made), data["environment"]
+    stack = Stack(**{one.name: data[one.name] for one in fields(Stack)} | made)
+    flash = _flash(data["uefi"]) if uefi else None
+    return (with_flash(stack, flash) if flash else stack), data["environment"]
+
+
+def _flash(data: dict[str, str] | None) -> Flash | None:
+    return Flash(data["name"], Path(data["code"]), Path(data["variables"])) if data else None
 
 
 def _image(data: dict[str, Any]) -> GuestImage:

@@ -148,6 +148,8 @@ def require_hosts(options: AbOptions) -> None:
         "guest": (options.stack.guest, None),
         "machine": (options.stack.machine, None),
         "cpu": (options.stack.cpu, None),
+        "firmware": (options.stack.firmware, None),
+        "firmware-vars": (options.stack.firmware_vars, None),
         "qemu-args": (options.stack.qemu_args, ""),
     }
     given = [name for name, (value, usual) in values.items() if value != usual]

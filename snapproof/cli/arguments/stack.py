@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from snapproof.cli.arguments.own_guest import add_guest_arguments
 from snapproof.cli.arguments.shared import add_cache_argument, add_mirror_argument
@@ -53,6 +54,12 @@ def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
         "--machine", metavar="TYPE", help="machine type, with properties if any, as for QEMU's -machine"
     )
     group.add_argument("--cpu", metavar="MODEL", help="CPU model, with properties if any, as for QEMU's -cpu")
+    group.add_argument(
+        "--firmware", metavar="uefi|FILE", help="uefi: Debian's UEFI firmware; or the program of another one"
+    )
+    group.add_argument(
+        "--firmware-vars", type=Path, metavar="FILE", help="variables of --firmware FILE; never written to"
+    )
     group.add_argument(
         QEMU_ARGUMENTS, metavar="TEXT", default="", help="further arguments for QEMU, in one word"
     )

@@ -19,6 +19,7 @@ _NAMES = {
     "accelerator": "Accelerator",
     "machine": "Machine type",
     "cpu": "CPU model",
+    "firmware": "Firmware",
     "qemu_args": "QEMU arguments",
     "accelerator_reason": "Why this accelerator",
     "guest_image": "Guest",

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken, SubjectFailed
 from harness.process import session_members
 from harness.qemu import spawned_machine
-from harness.qemu.configuration import MachineConfig, qemu_argv
+from harness.qemu.configuration import VARIABLES_FILE, Flash, MachineConfig, qemu_argv
 from harness.qemu.migration import find_stun
 from harness.qemu.qmp import CommandRefused
 from harness.qemu.spawned_machine import SpawnedMachine
@@ -157,3 +158,23 @@ def test_incoming_differs_only_in_incoming(tmp_path: Path) -> None:
     target = qemu_argv(config, tmp_path, 7, "127.1.2.3", incoming=True)
     position = target.index("-incoming")
     assert target[:position] + target[position + 2 :] == source
+
+
+def test_uefi_variables_are_a_copy_for_each_qemu(machine: SpawnedMachine, tmp_path: Path) -> None:
+    """Both QEMUs read one program, write to variables of their own, and leave neither behind."""
+    flash = Flash("made-up", tmp_path / "code,1", tmp_path / "variables")
+    flash.variables.write_bytes(b"as at first")
+    flash.variables.chmod(0o444)
+    config = replace(machine.config, flash=flash)
+    folders = (tmp_path / "source", tmp_path / "restored")
+    with SpawnedMachine(config, folders[0]), SpawnedMachine(config, folders[1], incoming=True):
+        for folder in folders:
+            (folder / VARIABLES_FILE).write_bytes(b"written")
+            words = (folder / "command.txt").read_text()
+            assert "if=pflash,unit=0,format=raw,readonly=on,file=" in words
+            assert "code,,1" in words
+            assert f"if=pflash,unit=1,format=raw,file={folder / VARIABLES_FILE}" in words
+    assert not [folder for folder in folders if (folder / VARIABLES_FILE).exists()]
+    assert flash.variables.read_bytes() == b"as at first"
+    with machine:
+        assert "pflash" not in (machine.folder / "command.txt").read_text()

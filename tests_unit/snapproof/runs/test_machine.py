@@ -5,18 +5,22 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from guest_images.provisioning import Provisioning
 from harness.errors import NoSubject, SubjectFailed, UsageError
 from harness.qemu.architectures import AARCH64, PPC64
+from harness.qemu.configuration import Flash
 from snapproof.runs import machine as machine_module
 from snapproof.runs.machine import require_start, with_machine
 from snapproof.runs.options import StackOptions
 from tests_functional.lib.guest import Stack
-from tests_functional.lib.machines import machine_environment, why_not_on
+from tests_functional.lib.machines import UEFI_OWN_MIB, machine_environment, why_not_on, with_flash
 from tests_unit.support.scenario_values import stack
 
+_NOTHING = cast(Provisioning, None)
 _FAKE = Path(__file__).parents[2] / "support" / "fake_qemu.py"
 
 
@@ -33,7 +37,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
 def test_the_users_machine(made: Stack) -> None:
     """Type and model may have properties; without options the stack stays as it is."""
     options = StackOptions(machine="pc-q35-6.0,hpet=off", cpu="max,-avx", qemu_args="-device 'a b'")
-    found = with_machine(made, options)
+    found = with_machine(made, options, _NOTHING)
     assert (found.machine, found.cpu) == ("pc-q35-6.0,hpet=off", "max,-avx")
     assert found.user_arguments == ("-device", "a b")
     assert machine_environment(found) == {
@@ -41,7 +45,7 @@ def test_the_users_machine(made: Stack) -> None:
         "cpu": "max,-avx",
         "qemu_args": "-device 'a b'",
     }
-    assert with_machine(made, StackOptions()) == made
+    assert with_machine(made, StackOptions(), _NOTHING) == made
     assert machine_environment(made) == {"machine": "pc"}
 
 
@@ -55,7 +59,7 @@ def test_the_users_machine(made: Stack) -> None:
 def test_names_that_this_qemu_lacks(made: Stack, options: StackOptions, sentence: str) -> None:
     """It says what there is. In a bisection that is a commit which cannot be tested."""
     with pytest.raises(NoSubject) as caught:
-        with_machine(made, options)
+        with_machine(made, options, _NOTHING)
     assert sentence in caught.value.sentence
 
 
@@ -64,7 +68,7 @@ def test_long_lists_are_cut(made: Stack, monkeypatch: pytest.MonkeyPatch) -> Non
     known = tuple(f"pc-{number}" for number in range(30))
     monkeypatch.setattr(machine_module, "machine_types", lambda _path: (*known, "q35"))
     with pytest.raises(NoSubject, match=r"it has q35, .* and 23 more"):
-        with_machine(made, StackOptions(machine="q36"))
+        with_machine(made, StackOptions(machine="q36"), _NOTHING)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,46 @@ def test_long_lists_are_cut(made: Stack, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_machines_that_the_guest_cannot_boot_on(made: Stack, machine: str, sentence: str) -> None:
     """They are refused before they are started."""
     with pytest.raises(UsageError, match=sentence):
-        with_machine(made, StackOptions(machine=machine))
+        with_machine(made, StackOptions(machine=machine), _NOTHING)
+
+
+def test_debians_firmware(made: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes memory and time of its guest, and results name its version."""
+    flash = Flash("ovmf 2025", tmp_path / "code", tmp_path / "variables")
+    monkeypatch.setattr(machine_module, "debian_firmware", lambda *_args: flash)
+    found = with_machine(made, StackOptions(firmware="uefi"), _NOTHING)
+    assert found.flash == flash
+    assert found.image.own_mib == made.image.own_mib + UEFI_OWN_MIB
+    assert found.image.boot_seconds > made.image.boot_seconds
+    assert found.ram_mib > made.ram_mib
+    assert machine_environment(found)["firmware"] == "ovmf 2025"
+    assert with_flash(found, flash) == found
+    bare = replace(made, image=replace(made.image, bare=True))
+    for stack_with, options, sentence in (
+        (bare, StackOptions(firmware="uefi"), "does not start from UEFI"),
+        (made, StackOptions(firmware="uefi", machine="microvm,pcie=on"), "has no flash"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            with_machine(stack_with, options, _NOTHING)
+
+
+def test_firmware_of_the_users_own(made: Stack, tmp_path: Path) -> None:
+    """Program and variables belong together, and results name both files with their content's digest."""
+    code, variables = tmp_path / "CODE.fd", tmp_path / "VARS.fd"
+    for path in (code, variables):
+        path.write_bytes(path.name.encode())
+    found = with_machine(made, StackOptions(firmware=str(code), firmware_vars=variables), _NOTHING).flash
+    assert found is not None
+    assert (found.code, found.variables) == (code, variables)
+    assert found.name == "CODE.fd dea64135e76f, VARS.fd a609c5535289"
+    for options, sentence in (
+        (StackOptions(firmware=str(code)), "belong together"),
+        (StackOptions(firmware_vars=variables), "belong together"),
+        (StackOptions(firmware="uefi", firmware_vars=variables), "belong together"),
+        (StackOptions(firmware=str(tmp_path / "none"), firmware_vars=variables), "cannot be read"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            with_machine(made, options, _NOTHING)
 
 
 def test_machines_that_the_guest_may_boot_on(made: Stack) -> None:

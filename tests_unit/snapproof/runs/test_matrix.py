@@ -9,6 +9,7 @@ import pytest
 
 from harness.qemu.accelerator import Accelerator
 from harness.qemu.architectures import AARCH64
+from harness.qemu.configuration import Flash
 from snapproof.runs.matrix import Leg, _for_guest, _say_guests, own_bare
 from tests_functional.lib.profile_row import ANY_GUEST, ProfileRow
 from tests_unit.support.scenario_values import stack
@@ -130,5 +131,16 @@ def test_tests_that_name_a_machine_type(tmp_path: Path) -> None:
     assert leg.why_not(old) == "This QEMU has no machine type 'pc-q35-1.0'."
     assert "has no PCI" in leg.why_not(small)
     assert not replace(leg, machines=()).why_not(old)
+    # The user's own firmware holds for all tests but those that name one; no bare guest starts from it.
+    flash = Flash("uefi", tmp_path / "code", tmp_path / "variables")
+    bare = replace(leg.stack.image, name="bare", bare=True)
+    with_uefi = replace(leg, guests=(bare,), uefi=flash)
+    row = replace(_NEEDS_NONE, parameters={"guest": "bare"}, kinds=ANY_GUEST)
+    assert not with_uefi.why_not(row)
+    assert "does not start from UEFI" in replace(with_uefi, stack=replace(leg.stack, flash=flash)).why_not(
+        row
+    )
+    both = replace(row, parameters={"guest": "bare", "firmware": "uefi"})
+    assert "does not start from UEFI" in with_uefi.why_not(both)
     # The user's own type is checked before, and may have properties.
     assert not replace(leg, stack=replace(leg.stack, machine="q35,hpet=off")).why_not(_NEEDS_NONE)

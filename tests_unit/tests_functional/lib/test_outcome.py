@@ -20,9 +20,11 @@ from harness.errors import (
     SnapproofError,
     SubjectFailed,
 )
+from harness.qemu.configuration import Flash
 from harness.status import Status
 from snapproof.report.run_result import OutcomeRecord
 from tests_functional.lib.build_outcome import Cycle, build_outcome, outcome_of_cycles
+from tests_functional.lib.machines import with_flash
 from tests_functional.lib.outcome import OUTCOME_FILE, Outcome, from_error, write_atomically
 from tests_functional.lib.save import Flow
 from tests_functional.lib.stack_file import load_stack, save_stack
@@ -139,6 +141,18 @@ def test_stack_file_round_trip(tmp_path: Path) -> None:
     made = stack(tmp_path)
     save_stack(made, {"qemu": "10.0"}, tmp_path)
     assert load_stack(tmp_path) == (made, {"qemu": "10.0"})
+
+
+def test_stack_file_has_the_firmware_of_tests_that_name_it(tmp_path: Path) -> None:
+    """The run's own stays that of all other tests."""
+    uefi, own = (Flash(name, tmp_path / "code", tmp_path / "variables") for name in ("uefi", "own"))
+    made = stack(tmp_path)
+    save_stack(made, {}, tmp_path, uefi=uefi)
+    assert load_stack(tmp_path)[0] == made
+    assert load_stack(tmp_path, uefi=True)[0] == with_flash(made, uefi)
+    save_stack(with_flash(made, own), {}, tmp_path, uefi=uefi)
+    assert load_stack(tmp_path)[0] == with_flash(made, own)
+    assert load_stack(tmp_path, uefi=True)[0] == with_flash(made, uefi)
 
 
 def test_summary_of_right_snapshots(tmp_path: Path) -> None:
