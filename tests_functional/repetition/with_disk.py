@@ -108,7 +108,7 @@ def _take(run: Run, source: Source, disks: _Disks) -> tuple[_Taken, list[CheckRe
     """Snapshot disk and memory while the guest is stopped, let it go on, and judge it."""
     guest, loop = source.guest, DiskLoop(source.guest.shell)
     loop.start()
-    _require_passes(loop, _PASSES_BEFORE)
+    _require_passes(guest, loop, _PASSES_BEFORE)
     before, digests, files = loop.passes(), [], []
 
     def freeze() -> None:
@@ -121,8 +121,9 @@ def _take(run: Run, source: Source, disks: _Disks) -> tuple[_Taken, list[CheckRe
     run.say(f"Saving memory and disk with {before} files on it.")
     limit = run.deadline.at_most(SAVE_SECONDS)
     snapshot = take(Flow.STOP_MIGRATE_CONT, guest, source.counters, folder, limit, Acts(at_t0=freeze))
-    _require_passes(loop, _PASSES_AFTER)
+    _require_passes(guest, loop, _PASSES_AFTER)
     checks = judge_source(guest, _with_files(source.before, files))
+    guest.agent.pause()
     checks += [replace(check, name=f"source-{check.name}") for check in loop.judge()]
     copy_disk(guest.machine, disks.folder / "source.raw", Deadline(COPY_SECONDS))
     return _Taken(snapshot, digests[0], before, loop.record()), checks
@@ -135,8 +136,15 @@ def _with_files(before: Baseline, files: Sequence[tuple[int, str]]) -> Baseline:
     return replace(before, host=replace(before.host, descriptors=(*kept, *files)))
 
 
-def _require_passes(loop: DiskLoop, count: int) -> None:
+def _require_passes(guest: Guest, loop: DiskLoop, count: int) -> None:
+    """Wait for passes; the writers to memory rest meanwhile, which leaves the processor to the loop.
+
+    Raises:
+        SetupBroken: there are too few.
+    """
+    guest.agent.pause()
     made = loop.wait_passes(count)
+    guest.agent.resume()
     if made < count:
         raise SetupBroken(
             f"The loop that writes to the guest's disk made {made} passes instead of {count}, so this run "
@@ -191,6 +199,8 @@ class _Look:
     def __call__(self, guest: Guest) -> list[CheckResult]:
         """Let the guest's loop go on, end it, judge the files, and copy the disk."""
         loop = DiskLoop(guest.shell)
+        # All checks of memory have been made.
+        guest.agent.pause()
         loop.drop_caches()
         self.checks = loop.judge()
         self._record = loop.record()

@@ -13,7 +13,7 @@ from harness.codes import Code
 from harness.errors import NotApplicable, SetupBroken
 from harness.guest.shell import CommandResult
 from tests_functional.lib.cycle import Source
-from tests_functional.repetition import with_disk
+from tests_functional.repetition import disk_loop, with_disk
 from tests_functional.repetition.disk_loop import DiskLoop, Found, judge_files, judge_loop, parse_record
 from tests_functional.repetition.with_disk import _Disks, _Taken, judge_same_t0, judge_wrong_disk
 from tests_unit.support.scenario_values import SOURCE, check, codes, make_run, sentences, snapshot
@@ -140,3 +140,54 @@ def test_guest_that_cannot(shell: _Shell, words: str) -> None:
     """A kernel without the file system or the driver is a reason to skip."""
     with pytest.raises(NotApplicable, match=words):
         DiskLoop(cast(Any, shell)).start()
+
+
+class _Recorded:
+    """Answers with what the loop has recorded at each question, and how it has ended by then."""
+
+    def __init__(self, *answers: str) -> None:
+        self._answers = list(answers)
+        self.asked = 0
+
+    def check(self, _command: str) -> str:
+        """The next answer; the last one stays."""
+        self.asked += 1
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+
+@pytest.mark.parametrize(
+    ("answers", "made", "asked"),
+    [
+        (("7", "9\n", "12\n"), 5, 3),
+        (("7", "9\n", "9\n7\n"), 2, 3),
+        (("7", "15\n0\n"), 8, 2),
+        (("7", "9\n"), 2, None),
+    ],
+)
+def test_passes_are_waited_for(
+    answers: tuple[str, ...], made: int, asked: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until there are enough, the loop has ended, or it makes no more; each question is one command."""
+    monkeypatch.setattr(disk_loop, "_ASK_SECONDS", 0.001)
+    monkeypatch.setattr(disk_loop, "_PATIENCE_SECONDS", 0.2)
+    shell = _Recorded(*answers)
+    assert DiskLoop(cast(Any, shell)).wait_passes(5) == made
+    assert asked is None or shell.asked == asked
+
+
+def test_writers_rest_while_the_loop_is_waited_for() -> None:
+    """And they write again before the save, or a test of memory would be one of a guest that rests."""
+    acts: list[str] = []
+    agent = SimpleNamespace(pause=lambda: acts.append("pause"), resume=lambda: acts.append("resume"))
+
+    def wait_passes(count: int) -> int:
+        acts.append("wait")
+        return count
+
+    loop = SimpleNamespace(wait_passes=wait_passes)
+    with_disk._require_passes(cast(Any, SimpleNamespace(agent=agent)), cast(Any, loop), 3)
+    assert acts == ["pause", "wait", "resume"]
+    with pytest.raises(SetupBroken, match="made 2 passes instead of 3"):
+        with_disk._require_passes(
+            cast(Any, SimpleNamespace(agent=agent)), cast(Any, SimpleNamespace(wait_passes=lambda _: 2)), 3
+        )
