@@ -34,12 +34,12 @@ from guest_images.agent.pages import PATTERNS
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.guest.shell import GuestUnreachable
+from harness.qemu.architectures import MACHINE_TYPES
 from harness.qemu.guest_memory import GuestMemory, PageProtected
 from harness.qemu.machine import Machine
 from harness.qemu.ram import ramblocks
 
-# The most RAM that a bare guest on x86 uses, and what it leaves to firmware at its end; see bare/memory.c.
-_MOST_RAM_BYTES = 2 << 30
+# What a bare guest leaves to firmware at the end of RAM; see bare/memory.c.
 _LEFT_AT_END_BYTES = 4 << 20
 # As long as a command over SSH gets, and a check of all memory.
 _COMMAND_SECONDS = 40.0
@@ -51,6 +51,9 @@ _EXCHANGES = 8
 
 # The thread page of a writer is followed by its report page, and that by the next writer's.
 _PAGES_EACH = 2
+
+# QEMU 10.0 hw/i386/: RAM that no machine type of x86 splits, for those whose rule is not known here.
+_SURE_LOW_RAM = 2 << 30
 
 _REFUSALS = {
     BareResult.NO_COMMAND: "it does not know that command",
@@ -73,9 +76,15 @@ class _Instant:
     ticks: int
 
 
-def free_ram_at(ram_bytes: int) -> int:
-    """Return where the last 4 MiB of a bare guest's RAM begin; on x86 nobody uses them."""
-    return min(ram_bytes, _MOST_RAM_BYTES) - _LEFT_AT_END_BYTES
+def free_ram_at(machine: str, ram_bytes: int) -> int:
+    """Return where the last 4 MiB of a bare x86 guest's RAM begin, which nobody uses.
+
+    The arguments are those of `ram_windows`.
+    """
+    windows = ram_windows(machine, ram_bytes)
+    low, high_start = windows[ServeArgument.LOW_RAM], windows[ServeArgument.HIGH_START]
+    end = high_start + ram_bytes - low if high_start else low
+    return end - _LEFT_AT_END_BYTES
 
 
 class BareAgent:
@@ -138,6 +147,7 @@ class BareAgent:
             ServeArgument.NS_PER_TICK: ns_per_tick,
             ServeArgument.REALTIME_NS: time.time_ns() - since_boot_ns,
             ServeArgument.DATA: plan.address,
+            **ram_windows(self._machine.config.machine, guest_ram_bytes),
         }
         self._command(BareCommand.SERVE, [arguments[name] for name in ServeArgument], deadline)
 
@@ -291,6 +301,21 @@ class BareAgent:
 
     def _page(self, address: int) -> tuple[int, ...]:
         return struct.unpack(f"<{PAGE_WORDS}Q", self._memory.read(address, PAGE_BYTES))
+
+
+def ram_windows(machine: str, ram_bytes: int) -> dict[ServeArgument, int]:
+    """Return where guest RAM lies, as arguments of SERVE.
+
+    Args:
+        machine: the argument of `-machine`.
+        ram_bytes: guest RAM.
+    """
+    name = machine.partition(",")[0]
+    found = [entry for entry in MACHINE_TYPES if entry.is_named(name)]
+    windows = found[0].ram_windows(ram_bytes) if found else [(0, _SURE_LOW_RAM)]
+    low = min(windows[0][1], ram_bytes)
+    high = windows[1][0] if len(windows) > 1 and ram_bytes > low else 0
+    return {ServeArgument.LOW_RAM: low, ServeArgument.HIGH_START: high}
 
 
 def _mismatches(page: tuple[int, ...]) -> list[Mapping[str, Any]]:

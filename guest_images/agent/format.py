@@ -218,6 +218,10 @@ class ServeArgument(IntEnum):
     """CLOCK_REALTIME when the counter was BOOT_TICKS."""
     DATA = 9
     """Address of the data pages, 0 = behind the others at the end of RAM."""
+    LOW_RAM = 10
+    """Bytes of RAM from its first address on, up to a hole or its end."""
+    HIGH_START = 11
+    """Guest-physical address of the rest of RAM, behind a hole; 0 = there is none."""
 
 
 class ReportWord(IntEnum):

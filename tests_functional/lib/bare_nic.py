@@ -32,7 +32,7 @@ class BareNic:
             MachineryMissing: QEMU's process id is not known.
         """
         self._machine = machine
-        base = free_ram_at(machine.config.ram_mib * MIB)
+        base = free_ram_at(machine.config.machine, machine.config.ram_mib * MIB)
         self._buffers = base + QUEUE_PAGES * _PAGE
         self._queue = Queue(GuestMemory(machine), base, _BUFFERS)
 

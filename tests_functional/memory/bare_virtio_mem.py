@@ -43,7 +43,7 @@ class BareVirtioMem:
         self._address = address
         self._blocks = PIECE_MIB * MIB // block_bytes
         self._memory = GuestMemory(machine)
-        base = free_ram_at(machine.config.ram_mib * MIB)
+        base = free_ram_at(machine.config.machine, machine.config.ram_mib * MIB)
         self._request = base + QUEUE_PAGES * _PAGE
         self._answer = self._request + _REQUEST_BYTES
         self._queue = Queue(self._memory, base, _QUEUE_SIZE)

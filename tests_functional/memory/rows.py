@@ -81,7 +81,7 @@ ROWS = (
         "RAM on both sides of the hole below 4 GiB is one RAMBlock in two places",
         {"ram_mib": 4608, "coverage": 0.8},
         seconds=900,
-        why_linux="a bare guest on x86_64 maps the first 2 GiB of RAM alone",
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "memory.odd-size",

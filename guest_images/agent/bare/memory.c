@@ -1,4 +1,4 @@
-/* The bare agent's memory: its pages lie at the end of RAM. */
+/* The bare agent's memory: its pages lie at the end of RAM, on both sides of a hole where they need to. */
 #include "agent.h"
 #include "core/meta_pages.h"
 #include "processor.h"
@@ -59,7 +59,6 @@ static void build_writer(unsigned number, uint64_t pages)
 	thread_page_fill(writer->page, agent.nonce, number, pages);
 }
 
-/* Guest-physical addresses are the addresses that the program uses. */
 static void fill_directory(struct writer *writer)
 {
 	uint64_t pages = writer->schedule.pages;
@@ -71,7 +70,7 @@ static void fill_directory(struct writer *writer)
 		clear(page);
 		for (unsigned i = 0; i < count; i++)
 			word_put(&page[DIRECTORY_FRAMES + i],
-				 (uintptr_t)writer_data(writer, first + i) / PAGE_BYTES);
+				 processor_physical(writer_data(writer, first + i)) / PAGE_BYTES);
 		directory_page_complete(page, writer->nonce, writer->number, first, count);
 	}
 }
@@ -115,14 +114,25 @@ static uint64_t all_pages(void)
  * Returns where the pages begin that end at the end of RAM; 0 if they do not fit in. Those that describe the
  * agent come first: what a save gets wrong by time shows in the data pages, against the counters before them.
  */
-static uintptr_t block_start(uint64_t guest_ram)
+static uintptr_t block_start(const volatile struct word *arguments)
 {
 	uint64_t ram_start = (uintptr_t)agent.control & ~(uintptr_t)(RAM_ALIGNMENT - 1);
-	uint64_t most = processor_ram_limit();
-	uint64_t end = ram_start + (guest_ram < most ? guest_ram : most) - RESERVED_AT_END;
+	uint64_t low = word_get(&arguments[SERVE_LOW_RAM]), most = processor_ram_limit();
+	uint64_t high_start = word_get(&arguments[SERVE_HIGH_START]);
+	uint64_t high = high_start ? word_get(&arguments[SERVE_GUEST_RAM]) - low : 0;
+	uint64_t joined = high ? processor_join_ram(low, high_start, high) : 0;
+	uint64_t base = joined ? joined : ram_start;
+	uint64_t end = base + (joined ? low + high : low < most ? low : most) - RESERVED_AT_END;
 	uint64_t bytes = all_pages() * PAGE_BYTES;
+	uint64_t described = agent.threads * PAGES_PER_CPU * PAGE_BYTES, hole = base + low;
+	uint64_t start = end - bytes;
 
-	return (uintptr_t)image_end + bytes > end ? 0 : (uintptr_t)(end - bytes);
+	if ((uintptr_t)image_end - ram_start + bytes > end - base)
+		return 0;
+	/* The host takes the thread and report pages to follow one another. */
+	if (start < hole && start + described > hole)
+		start = hole - described;
+	return (uintptr_t)start;
 }
 
 static void take_all_pages(void)
@@ -162,7 +172,8 @@ static bool plan_is_possible(const volatile struct word *arguments)
 	uint64_t threads = word_get(&arguments[SERVE_THREADS]);
 
 	return pattern_name((unsigned)word_get(&arguments[SERVE_PATTERN])) && threads >= 1 &&
-	       threads <= MAX_CPUS && word_get(&arguments[SERVE_DATA]) % PAGE_BYTES == 0 && word_get(&arguments[SERVE_NS_PER_TICK]) != 0 &&
+	       threads <= MAX_CPUS && word_get(&arguments[SERVE_DATA]) % PAGE_BYTES == 0 &&
+	       word_get(&arguments[SERVE_NS_PER_TICK]) != 0 &&
 	       word_get(&arguments[SERVE_BYTES]) / PAGE_BYTES >= 2 * MAX_STRIDE * threads;
 }
 
@@ -171,7 +182,7 @@ enum bare_result memory_build(const volatile struct word *arguments)
 	if (!plan_is_possible(arguments))
 		return BARE_WRONG_ARGUMENT;
 	take_plan(arguments);
-	next_page = (struct word *)block_start(word_get(&arguments[SERVE_GUEST_RAM]));
+	next_page = (struct word *)block_start(arguments);
 	if (!next_page) {
 		agent.threads = 0;
 		return BARE_NO_MEMORY;
@@ -185,6 +196,6 @@ enum bare_result memory_build(const volatile struct word *arguments)
 						 .data_pages = agent.data_pages,
 						 .guest_ram = word_get(&arguments[SERVE_GUEST_RAM]),
 					 });
-	word_put(&agent.control[CONTROL_META], (uintptr_t)agent.cpus[0].writer.page);
+	word_put(&agent.control[CONTROL_META], processor_physical(agent.cpus[0].writer.page));
 	return BARE_DONE;
 }

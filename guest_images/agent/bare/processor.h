@@ -30,8 +30,17 @@ void processor_fence(void);
  */
 void processor_start_others(unsigned count);
 
-/* Returns how many bytes of RAM follow one another at most, and can be used, from its first address on. */
+/* Returns how many bytes of RAM can be used at most at their own addresses, from its first address on. */
 uint64_t processor_ram_limit(void);
+
+/*
+ * Maps RAM that lies on both sides of a hole in one piece: `low` bytes from address 0 on, then `high` bytes from
+ * `high_start` on. Returns the address of the first byte of that piece; 0 where the processor cannot, and then only
+ * the RAM below the hole is used. ram_in_one_piece.c is for processors whose machines have no hole.
+ */
+uintptr_t processor_join_ram(uint64_t low, uint64_t high_start, uint64_t high);
+/* Returns the guest-physical address behind an address that the program uses. */
+uint64_t processor_physical(const volatile void *address);
 
 /* The lowest and first free address beside the program; symbols of the linker script. */
 extern char image_end[];

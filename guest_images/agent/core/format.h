@@ -108,7 +108,7 @@ enum control_word {
 	CONTROL_TICKS = 21,          /* the processor's counter when the last command was answered */
 	CONTROL_BOOT_TICKS = 22,     /* the same when the agent was booted */
 	CONTROL_META = 23,           /* address of the first thread page, before its report page */
-	CONTROL_ARGUMENTS = 32,      /* of COMMAND: up to 9 words, see enum serve_argument */
+	CONTROL_ARGUMENTS = 32,      /* of COMMAND: up to 12 words, see enum serve_argument */
 };
 
 /* Values of CONTROL_COMMAND. */
@@ -144,6 +144,8 @@ enum serve_argument {
 	SERVE_NS_PER_TICK = 7, /* times 2^32: how long a tick of the processor's counter is */
 	SERVE_REALTIME_NS = 8, /* CLOCK_REALTIME when the counter was BOOT_TICKS */
 	SERVE_DATA = 9,        /* address of the data pages, 0 = behind the others at the end of RAM */
+	SERVE_LOW_RAM = 10,    /* bytes of RAM from its first address on, up to a hole or its end */
+	SERVE_HIGH_START = 11, /* address of the rest of RAM, behind a hole; 0 = there is none */
 };
 
 /* Report page: what a bare agent's last check of a thread's pages found. */

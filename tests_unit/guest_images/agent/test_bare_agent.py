@@ -11,10 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from guest_images.agent import bare_agent
 from guest_images.agent.bare_agent import BareAgent
 from guest_images.agent.client import WriterPlan
 from guest_images.agent.counters import AgentCounters
-from guest_images.agent.format import PAGE_BYTES, PAGE_WORDS, DataWord, DirectoryWord, PageWord
+from guest_images.agent.format import (
+    PAGE_BYTES,
+    PAGE_WORDS,
+    DataWord,
+    DirectoryWord,
+    PageWord,
+    ServeArgument,
+)
 from guest_images.agent.pages import PATTERNS, Pattern, Schedule, Words, checksum
 from guest_images.cache import Cache, default_cache_folder
 from guest_images.catalogue import DEFAULT_QEMU
@@ -168,6 +176,54 @@ def test_wrong_pages_are_found(boot: Callable[..., Booted]) -> None:
     assert found["found_generation"] == found["expected_generation"] >= 2
     run_until(agent, counters, min(counters.steps()) + PAGES)
     assert agent.status().errors == 1 and agent.verify().mismatch_count == 0
+
+
+def test_pages_on_both_sides_of_the_hole(
+    boot: Callable[..., Booted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages lie on both sides of the hole in front of 4 GiB, and each is checked and named where it is."""
+    low, high = 28 * MIB, 4 << 30
+    windows = {ServeArgument.LOW_RAM: low, ServeArgument.HIGH_START: high}
+    # The machine's rule would need gigabytes of RAM for a hole.
+    monkeypatch.setattr(bare_agent, "ram_windows", lambda *_: windows)
+    machine, agent = boot(machine="pc,max-ram-below-4g=28M")
+    serve(agent, "random", pages=1600)
+    counters = agent.counters(machine)
+    run_until(agent, counters, 2000)
+    assert agent.verify().mismatch_count == 0
+    agent.corrupt(0, 0)
+    agent.corrupt(1, 799)
+    frames = [found["pfn"] for found in agent.verify().mismatches]
+    assert frames[0] * PAGE_BYTES < low
+    assert high <= frames[1] * PAGE_BYTES < high + RAM_MIB * MIB - low
+    memory = GuestMemory(machine)
+    for thread, frame in enumerate(frames):
+        words = np.frombuffer(memory.read(frame * PAGE_BYTES, PAGE_BYTES), "<u8")
+        assert (words[DataWord.THREAD], words[DataWord.INDEX]) == (thread, (0, 799)[thread])
+
+
+@pytest.mark.parametrize(
+    ("machine", "mib", "windows"),
+    [
+        ("pc", 3583, (3583 * MIB, 0)),
+        ("pc,mem-merge=on", 4608, (3072 * MIB, 1 << 32)),
+        ("pc-i440fx-10.0", 3584, (3072 * MIB, 1 << 32)),
+        ("q35", 4608, (2048 * MIB, 1 << 32)),
+        ("microvm", 4608, (3072 * MIB, 1 << 32)),
+        ("isapc", 4608, (2048 * MIB, 0)),
+        ("virt", 8192, (8192 * MIB, 0)),
+    ],
+)
+def test_where_ram_lies(machine: str, mib: int, windows: tuple[int, int]) -> None:
+    """RAM below the hole, and where the rest begins; on a machine type that is not known what is sure."""
+    found = bare_agent.ram_windows(machine, mib * MIB)
+    assert (found[ServeArgument.LOW_RAM], found[ServeArgument.HIGH_START]) == windows
+
+
+def test_ram_that_nobody_uses() -> None:
+    """The last 4 MiB, below the hole or behind it."""
+    assert bare_agent.free_ram_at("pc", 256 * MIB) == 252 * MIB
+    assert bare_agent.free_ram_at("q35", 3072 * MIB) == (4096 + 1024 - 4) * MIB
 
 
 def test_content_of_an_older_write_is_found(boot: Callable[..., Booted]) -> None:

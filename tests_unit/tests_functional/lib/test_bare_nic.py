@@ -28,7 +28,7 @@ def _memory(monkeypatch: pytest.MonkeyPatch) -> FakeMemory:
     """Guest RAM of 1 MiB, with the card's queue in its last 64 KiB."""
     memory = FakeMemory()
     monkeypatch.setattr(bare_nic, "GuestMemory", memory.of)
-    monkeypatch.setattr(bare_nic, "free_ram_at", lambda _ram_bytes: _PLACE)
+    monkeypatch.setattr(bare_nic, "free_ram_at", lambda *_: _PLACE)
     return memory
 
 

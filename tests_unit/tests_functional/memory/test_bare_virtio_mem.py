@@ -29,7 +29,7 @@ class _Device:
         self.fake = FakeVirtio(0x1058, features=2)
         self._answer = answer
         monkeypatch.setattr(bare_virtio_mem, "GuestMemory", self.memory.of)
-        monkeypatch.setattr(bare_virtio_mem, "free_ram_at", lambda _ram_bytes: _PLACE)
+        monkeypatch.setattr(bare_virtio_mem, "free_ram_at", lambda *_: _PLACE)
         monkeypatch.setattr(bare_virtio_mem, "_SECONDS", 0.05)
         self.driver = BareVirtioMem(self.fake.machine, _ADDRESS, 2 * _MIB)
         monkeypatch.setattr(self.driver._device, "notify", self._notified)

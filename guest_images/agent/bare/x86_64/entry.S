@@ -104,6 +104,7 @@ user_mode:
 
 	.bss
 	.align 4096
+	.globl pointers
 top:	.skip 4096
 pointers:
 	.skip 4096
