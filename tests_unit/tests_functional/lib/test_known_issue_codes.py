@@ -286,6 +286,10 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("timers/exec", _code(Code.TIMERS_STOOD_STILL), ""),
     ("01-live/saved-after-t0", _code(Code.SAVED_AFTER_T0_ITERABLE, {"section": "spapr/htab"}), "F19"),
     ("01-live/saved-after-t0", _code(Code.SAVED_AFTER_T0_ITERABLE, {"section": "vfio"}), ""),
+    ("02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "system.flash1"}), "F20"),
+    ("02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "system.flash0"}), ""),
+    ("02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
+    ("01-live/write-order", _code(Code.GOLDEN_DIFFERS, {"block": "system.flash1"}), ""),
 ]
 
 
@@ -374,7 +378,7 @@ def test_baseline_names_what_there_is() -> None:
     """Fields and QEMU's messages of the baseline are those that the code makes."""
     known = {"command", "qemu_said", "waiting_threads", "error", "state", "before", "status", "expected"}
     known |= {"waiting_faults", "lost_descriptors"}
-    known |= {"errno", "age", "number", "name", "program", "reads", "section"}
+    known |= {"errno", "age", "number", "name", "program", "reads", "section", "block"}
     for issue in load_known_issues():
         for symptom in issue.codes:
             assert set(symptom.fields) <= known

@@ -65,6 +65,7 @@ def test_wrong_page_is_found_in_any_order(tmp_path: Path, order: list[int] | Non
         page * PAGE for page in pages
     ]
     assert {one.code for one in found.violations} == {Code.GOLDEN_DIFFERS}
+    assert all(one.fields == {"block": one.block} for one in found.violations)
     assert (found.total, found.facts["pages compared"]) == (len(pages), 258)
 
 

@@ -345,6 +345,7 @@ class _BlockComparison:
                 expected=_in_words(golden, first),
                 found=_in_words(found, first),
                 hexdump=hexdump(golden, first, "expected") + "\n" + hexdump(found, first, "found   "),
+                fields={"block": block.idstr},
             )
         )
 
