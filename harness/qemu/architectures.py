@@ -35,6 +35,7 @@ class MachineType:
         versioned: how the names of its versioned types begin, "" where it has none.
         pci: whether it has PCI, which the devices of Linux guests need.
         uefi: whether it takes UEFI firmware in two flash devices.
+        clock: whether it has a clock that bare guests can use in place of the processor's counter.
     """
 
     name: str
@@ -49,6 +50,7 @@ class MachineType:
     versioned: str = ""
     pci: bool = True
     uefi: bool = False
+    clock: bool = True
 
     def is_named(self, name: str) -> bool:
         """Return whether a vmstate stream with that machine name is of this machine type."""
@@ -90,7 +92,14 @@ Q35 = MachineType(
 )
 # QEMU 10.0 hw/i386/microvm.c microvm_memory_init().
 MICROVM = MachineType(
-    "microvm", "microvm", "microvm", "microvm.ram", most_below=0xC0000000, split_below=0xC0000000, pci=False
+    "microvm",
+    "microvm",
+    "microvm",
+    "microvm.ram",
+    most_below=0xC0000000,
+    split_below=0xC0000000,
+    pci=False,
+    clock=False,
 )
 # QEMU 10.0 hw/arm/virt.c base_memmap.
 VIRT = MachineType("virt", "virt", "virt-", "mach-virt.ram", ram_start=1 << 30, versioned="virt-", uefi=True)

@@ -19,6 +19,7 @@ from guest_images.qemu.builds import provision_qemu
 from harness.deadline import Deadline
 from harness.hosts.local import local_facts
 from harness.hosts.spec import LOCAL
+from harness.linux.kvm import KvmKind, find_kvm
 from harness.linux.loopback import require_loopback
 from harness.qemu.accelerator import KVM_BOOT_SECONDS, Accelerator, probe_accelerator
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
@@ -28,9 +29,13 @@ from snapproof.runs.machine import require_start, with_machine
 from snapproof.runs.options import DEFAULT_ACCEL, DEFAULT_GUEST, HostOptions, StackOptions
 from snapproof.runs.own_guest import own_image
 from tests_functional.lib.guest import Stack, way_in
-from tests_functional.lib.machines import machine_environment
+from tests_functional.lib.machines import machine_environment, relies_on_counter
 
 _KVM_SYSTEMD_SECONDS = 40.0
+_NO_CLOCK_UNDER_PVM = (
+    "KVM here is PVM, which does not restore the processor's counter, and this machine has no other clock for "
+    "a bare guest, so a restored one would find its clock ahead."
+)
 # What UEFI firmware adds to a boot under a KVM that works.
 _KVM_UEFI_SECONDS = 10.0
 # It takes a hundredth of a second; but the answer is kept, and a busy host must not rule KVM out.
@@ -134,6 +139,8 @@ def accelerator_for(
     """
     if wanted != DEFAULT_ACCEL:
         return Accelerator(wanted, "chosen with --accel")
+    if relies_on_counter(stack) and find_kvm().kind is KvmKind.PVM:
+        return Accelerator("tcg", _NO_CLOCK_UNDER_PVM)
     image = stack.image
     known = provisioning.cache.path("accelerator", f"{_probe_key(stack, version)}.json")
     if known.exists():

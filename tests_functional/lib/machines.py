@@ -17,6 +17,8 @@ UEFI_BOOT_SECONDS = 90.0
 
 # Where a machine type has no PCI of itself, this property gives it one (QEMU 10.0 hw/i386/microvm.c).
 _GIVES_PCI = "pcie=on"
+# This one takes the clock that a bare guest uses (guest_images/agent/bare/x86/processor.c).
+_NO_CLOCK = "hpet=off"
 
 
 def why_not_on(stack: Stack) -> str:
@@ -43,6 +45,13 @@ def why_not_on(stack: Stack) -> str:
     if stack.flash and not kind.uefi:
         return f"Machine type '{name}' has no flash for UEFI firmware; leave --firmware out."
     return ""
+
+
+def relies_on_counter(stack: Stack) -> bool:
+    """Return whether the clock of the stack's guest is the processor's counter, for want of another."""
+    kind = stack.image.architecture.machine_type(type_of(stack.machine))
+    no_clock = kind is not None and not kind.clock
+    return stack.image.bare and (no_clock or _NO_CLOCK in stack.machine.split(","))
 
 
 def with_uefi_needs(image: GuestImage) -> GuestImage:

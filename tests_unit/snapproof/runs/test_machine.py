@@ -9,11 +9,15 @@ from typing import cast
 
 import pytest
 
+from guest_images.cache import Cache
 from guest_images.provisioning import Provisioning
 from harness.errors import NoSubject, SubjectFailed, UsageError
+from harness.linux.kvm import Kvm, KvmKind
+from harness.qemu.accelerator import Accelerator
 from harness.qemu.architectures import AARCH64, PPC64
 from harness.qemu.configuration import Flash
 from snapproof.runs import machine as machine_module
+from snapproof.runs import stack as stack_module
 from snapproof.runs.machine import require_start, with_machine
 from snapproof.runs.options import StackOptions
 from tests_functional.lib.guest import Stack
@@ -180,3 +184,29 @@ def test_nothing_is_started_without_options(tmp_path: Path) -> None:
 def test_options_that_are_right(tmp_path: Path) -> None:
     """Both QEMUs start, and end."""
     require_start(replace(stack(tmp_path), executable=_picky(tmp_path)), _ALL, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("machine", "bare", "kind", "accel"),
+    [
+        ("microvm", True, KvmKind.PVM, "tcg"),
+        ("q35,hpet=off", True, KvmKind.PVM, "tcg"),
+        ("q35", True, KvmKind.PVM, "kvm"),
+        ("microvm", True, KvmKind.FULL, "kvm"),
+        ("microvm,pcie=on", False, KvmKind.PVM, "kvm"),
+    ],
+)
+def test_clock_that_pvm_does_not_restore(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, bare: bool, kind: KvmKind, accel: str
+) -> None:
+    """A bare guest whose only clock is the processor's counter runs under TCG there, with the reason."""
+    made = stack(tmp_path)
+    made = replace(made, machine=machine, image=replace(made.image, bare=bare))
+    monkeypatch.setattr(stack_module, "find_kvm", lambda: Kvm(kind))
+    boots = Accelerator("kvm", "The guest boots under KVM.")
+    monkeypatch.setattr(stack_module, "probe_accelerator", lambda *_args: boots)
+    provisioning = Provisioning(Cache(tmp_path / "cache"), lambda _text: None)
+    found = stack_module.accelerator_for("auto", made, "10.0.13", tmp_path, provisioning)
+    assert found.name == accel
+    assert ("PVM" in found.reason) is (accel == "tcg")
+    assert stack_module.accelerator_for("kvm", made, "10.0.13", tmp_path, provisioning).name == "kvm"
