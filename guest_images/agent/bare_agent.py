@@ -35,7 +35,7 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.guest.shell import GuestUnreachable
 from harness.qemu.architectures import MACHINE_TYPES
-from harness.qemu.guest_memory import GuestMemory, PageProtected
+from harness.qemu.guest_memory import GuestMemory, PageProtected, QemuMemoryGone
 from harness.qemu.machine import Machine
 from harness.qemu.ram import ramblocks
 
@@ -114,12 +114,26 @@ class BareAgent:
         Raises:
             GuestUnreachable: it does not in time, or QEMU has ended.
         """
-        while self._control(ControlWord.MAILBOX) != MAILBOX_MAGIC:
-            if not self._machine.alive():
-                raise GuestUnreachable("QEMU ended before the bare guest had booted.")
+        while not self._is_booted():
             if deadline.expired:
                 raise GuestUnreachable(f"The bare guest did not boot within {deadline.seconds:.0f} s.")
             deadline.nap(_POLL_SECONDS)
+
+    def _is_booted(self) -> bool:
+        try:
+            if self._control(ControlWord.MAILBOX) == MAILBOX_MAGIC:
+                return True
+        except QemuMemoryGone as error:
+            raise self._ended("had booted") from error
+        if not self._machine.alive():
+            raise self._ended("had booted")
+        return False
+
+    def _ended(self, what: str) -> GuestUnreachable:
+        """Return the error for a QEMU that ended before the guest had done something."""
+        last = self._machine.evidence().log_tail.strip().splitlines()[-1:]
+        words = f"; its last words: {last[0].strip()}" if last else ""
+        return GuestUnreachable(f"QEMU ended before the bare guest {what}{words}.")
 
     def wait_answer(self, deadline: Deadline) -> None:
         """Wait until the agent answers, as a login waits for a guest that has one.
@@ -254,14 +268,19 @@ class BareAgent:
         Raises:
             GuestUnreachable: it was not in time. SetupBroken: the agent refused it.
         """
-        limit = deadline or Deadline(_COMMAND_SECONDS)
+        try:
+            self._carried_out(command, arguments or [], deadline or Deadline(_COMMAND_SECONDS), poll)
+        except QemuMemoryGone as error:
+            raise self._ended(f"had answered '{command.name}'") from error
+
+    def _carried_out(self, command: BareCommand, arguments: list[int], limit: Deadline, poll: float) -> None:
         number = self._control(ControlWord.ANSWER) + 1
-        self._put(ControlWord.ARGUMENTS, arguments or [], limit)
+        self._put(ControlWord.ARGUMENTS, arguments, limit)
         self._put(ControlWord.COMMAND, [command], limit)
         self._put(ControlWord.REQUEST, [number], limit)
         while self._control(ControlWord.ANSWER) != number:
             if not self._machine.alive():
-                raise GuestUnreachable(f"QEMU ended before the bare guest had answered '{command.name}'.")
+                raise self._ended(f"had answered '{command.name}'")
             if limit.expired:
                 raise GuestUnreachable(
                     f"The bare guest did not answer '{command.name}' within {limit.seconds:.0f} s."

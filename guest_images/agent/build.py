@@ -87,8 +87,17 @@ def find_compiler(
         return Compiler((*zig, "cc", "-target", target or architecture.compiler_target), version)
     raise MachineryMissing(
         "There is no C compiler for the guest's agent; install the package 'gcc' where this machine has the "
-        f"guest's processor ({architecture.name}), or snapproof with its extra 'cc'."
+        f"guest's processor ({architecture.name}), or snapproof's extra 'cc', which has one for all: "
+        f"{_install_extra('cc')}"
     )
+
+
+def _install_extra(extra: str) -> str:
+    """Return the command that adds one of snapproof's extras to the Python that runs."""
+    checkout = Path(__file__).parents[2]
+    of_checkout = (checkout / "pyproject.toml").exists()
+    what = f"--editable '{checkout}[{extra}]'" if of_checkout else f"'snapproof[{extra}]'"
+    return f"'{sys.executable}' -m pip install {what}"
 
 
 def plan_agent(

@@ -41,12 +41,17 @@ _SENTENCES = {
     "has virtualization.",
     KvmKind.REFUSED: "/dev/kvm cannot be opened for reading and writing, so guests run under TCG; join its "
     "group to change that.",
-    KvmKind.PVM: "KVM here is PVM (module kvm_pvm): guests run without the processor's virtualization, and "
-    "a Linux guest boots only if its kernel is built for PVM.",
+    KvmKind.PVM: "KVM here is PVM (module kvm_pvm): guests run without the processor's virtualization.",
     KvmKind.NESTED: "KVM here is nested: this host is a virtual machine itself, so times under KVM depend on "
     "the hypervisor below.",
     KvmKind.FULL: "KVM uses the processor's own virtualization.",
     KvmKind.UNKNOWN: "/dev/kvm can be opened; which kind of KVM it is cannot be told.",
+}
+
+# What boots under a PVM, by whether the guest is a bare one.
+_PVM_BOOTS = {
+    False: "A Linux guest boots under it only if its kernel is built for PVM.",
+    True: "A bare guest runs under it in 64-bit mode alone.",
 }
 
 
@@ -69,6 +74,11 @@ class Kvm:
     def sentence(self) -> str:
         """Return one sentence about it for a person."""
         return _SENTENCES[self.kind]
+
+    def explained(self, bare: bool) -> str:
+        """Return what a person should know of it whose guest, bare or with Linux, does not boot under it."""
+        more = f" {_PVM_BOOTS[bare]}" if self.kind is KvmKind.PVM else ""
+        return self.sentence + more
 
 
 def find_kvm(device: Path = DEVICE, modules: Path = _MODULES, cpuinfo: Path = _CPUINFO) -> Kvm:

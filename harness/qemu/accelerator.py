@@ -30,7 +30,11 @@ class Accelerator:
 
 
 def probe_accelerator(
-    config: MachineConfig, ready: Callable[[SpawnedMachine, Deadline], None], seconds: float, folder: Path
+    config: MachineConfig,
+    ready: Callable[[SpawnedMachine, Deadline], None],
+    seconds: float,
+    folder: Path,
+    bare: bool = False,
 ) -> Accelerator:
     """Boot the guest under KVM, and return KVM if that works in time, otherwise TCG.
 
@@ -39,6 +43,7 @@ def probe_accelerator(
         ready: waits until the guest has booted; raises a SnapproofError if it does not in time.
         seconds: time limit for the boot.
         folder: receives the probe's logs.
+        bare: whether the guest is one without an operating system.
     """
     kvm = find_kvm()
     if not kvm.usable:
@@ -47,6 +52,15 @@ def probe_accelerator(
         with SpawnedMachine(replace(config, accel="kvm"), folder) as machine:
             ready(machine, Deadline(seconds))
     except SnapproofError as error:
-        why = f"The guest does not boot under KVM here: {error.sentence} {kvm.sentence}"
-        return Accelerator("tcg", why)
+        return Accelerator("tcg", kvm_sentence(error.sentence, bare))
     return Accelerator("kvm", "The guest boots under KVM.")
+
+
+def kvm_sentence(error: str, bare: bool) -> str:
+    """Return what to say of a guest that does not boot under KVM.
+
+    Args:
+        error: a sentence: what went wrong.
+        bare: whether the guest is one without an operating system.
+    """
+    return f"The guest does not boot under KVM here: {error} {find_kvm().explained(bare)}"

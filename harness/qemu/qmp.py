@@ -110,7 +110,8 @@ class QmpSession:
         """
         try:
             self._call(lambda: self._client.connect(sock), deadline)
-        except (QMPError, OSError, EOFError) as error:
+        # qemu.qmp 0.0.6 asserts that the session runs: not so if QEMU ends right after its greeting.
+        except (QMPError, OSError, EOFError, AssertionError) as error:
             raise self._lost(error, "before it greeted over QMP") from error
 
     def execute(

@@ -114,7 +114,7 @@ def _userfaultfd() -> Finding:
 def _kvm() -> Finding:
     kvm = find_kvm()
     more = " 'run' boots the guest under it to see whether it works." if kvm.usable else ""
-    return None, kvm.sentence + more
+    return None, kvm.explained(bare=False) + more
 
 
 def _tools() -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from guest_images.guests.init_script import READY_LINE
 from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import provision_qemu
 from harness.deadline import Deadline
+from harness.errors import UsageError
 from harness.hosts.local import local_facts
 from harness.hosts.spec import LOCAL
 from harness.linux.kvm import KvmKind, find_kvm
@@ -104,6 +105,7 @@ def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack,
         capabilities=qemu.capabilities,
     )
     stack = with_machine(stack.fitted(), options, provisioning)
+    _require_accelerator(options.accel, qemu)
     accelerator = accelerator_for(options.accel, stack, qemu.version, folder, provisioning)
     stack = replace(stack, accel=accelerator.name)
     require_start(stack, options, folder)
@@ -123,6 +125,20 @@ def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack,
         **machine_environment(stack),
     }
     return stack, environment
+
+
+def _require_accelerator(wanted: str, qemu: QemuFacts) -> None:
+    """Check that a QEMU has the accelerator that was asked for.
+
+    Raises:
+        UsageError: it has not, e.g. KVM in the emulator of another processor.
+    """
+    if wanted != DEFAULT_ACCEL and wanted not in qemu.accelerators:
+        raise UsageError(
+            f"The QEMU '{qemu.executable}' has no accelerator '{wanted}', only "
+            f"{', '.join(qemu.accelerators)}; leave --accel out, or choose a QEMU and a guest of this "
+            "machine's processor."
+        )
 
 
 def accelerator_for(
@@ -155,7 +171,7 @@ def accelerator_for(
         ready, seconds = partial(_way_in, stack), _KVM_SYSTEMD_SECONDS
     if stack.flash:
         seconds += _KVM_UEFI_SECONDS
-    found = probe_accelerator(stack.machine_config(), ready, seconds, folder / "kvm-probe")
+    found = probe_accelerator(stack.machine_config(), ready, seconds, folder / "kvm-probe", image.bare)
     # Arguments that QEMU does not start with are the user's fault, and may be right the next time.
     if found.name == "kvm" or not stack.user_arguments:
         publish_file(known, json.dumps(asdict(found)).encode())

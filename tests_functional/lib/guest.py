@@ -14,11 +14,13 @@ from guest_images.agent.format import PAGE_BYTES
 from guest_images.agent.pages import PATTERNS, Schedule
 from guest_images.guests.image import GuestImage
 from harness.deadline import Deadline
-from harness.errors import NotApplicable, SetupBroken, SnapproofError
+from harness.errors import MachineryMissing, NotApplicable, SetupBroken, SnapproofError, SubjectFailed
 from harness.guest.identity import SshIdentity
 from harness.guest.no_shell import NoShell
 from harness.guest.shell import GuestShell, GuestUnreachable
+from harness.linux.kvm import find_kvm
 from harness.process import log_tail
+from harness.qemu.accelerator import kvm_sentence
 from harness.qemu.configuration import MIB, MachineConfig, QemuSettings
 from harness.qemu.disk import Disk
 from harness.qemu.kept_disk import keep_disk
@@ -127,16 +129,35 @@ def booted(stack: Stack, folder: Path, deadline: Deadline) -> Iterator[Guest]:
     """
     machine = SpawnedMachine(stack.machine_config(), folder)
     if stack.image.bare:
-        with machine:
-            guest = _bare_guest(machine, stack, deadline)
+        with ExitStack() as opened:
+            with kvm_explained(stack):
+                opened.enter_context(machine)
+                guest = _bare_guest(machine, stack, deadline)
             if stack.nic:
                 BareNic(machine).start()
             yield guest
         return
-    with machine, _first_login(stack, machine, deadline) as shell:
+    with ExitStack() as opened:
+        with kvm_explained(stack):
+            opened.enter_context(machine)
+            shell = opened.enter_context(_first_login(stack, machine, deadline))
         prepare(stack.image, shell, deadline)
         keep_disk(machine)
         yield Guest(machine, shell, AgentClient(shell, agent_command(stack.image, shell)))
+
+
+@contextmanager
+def kvm_explained(stack: Stack) -> Iterator[None]:
+    """Say, of a guest that does not boot under KVM within the `with`, what KVM can do on this host."""
+    try:
+        yield
+    except (GuestUnreachable, SubjectFailed) as error:
+        if stack.accel != "kvm":
+            raise
+        why = kvm_sentence(error.sentence, stack.image.bare)
+        if not find_kvm().usable:
+            raise MachineryMissing(why, error.evidence) from error
+        raise type(error)(why, error.evidence, code=error.code, fields=error.fields) from error
 
 
 @contextmanager

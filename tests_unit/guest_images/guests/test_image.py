@@ -210,7 +210,7 @@ def test_no_compiler_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names cc and ziglang as remedies if both are missing."""
     monkeypatch.setattr("shutil.which", {}.get)
     monkeypatch.setattr("importlib.util.find_spec", {}.get)
-    with pytest.raises(MachineryMissing, match=r"'gcc'.*extra 'cc'"):
+    with pytest.raises(MachineryMissing, match=r"'gcc'.*extra 'cc'.* -m pip install --editable '.*\[cc\]'"):
         find_compiler()
 
 

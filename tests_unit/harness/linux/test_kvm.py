@@ -66,3 +66,11 @@ def test_a_device_that_may_not_be_opened_is_refused(tmp_path: Path, monkeypatch:
 def test_each_kind_has_its_sentence(kind: KvmKind) -> None:
     """`doctor` prints it."""
     assert Kvm(kind).sentence.endswith(".")
+
+
+def test_what_boots_under_a_pvm() -> None:
+    """A bare guest has no kernel that could be built for it; elsewhere the kind of guest does not matter."""
+    pvm, full = Kvm(KvmKind.PVM), Kvm(KvmKind.FULL)
+    assert "Linux guest" in pvm.explained(bare=False)
+    assert "Linux" not in pvm.explained(bare=True) and "bare guest" in pvm.explained(bare=True)
+    assert full.explained(bare=True) == full.explained(bare=False) == full.sentence

@@ -235,6 +235,24 @@ def test_a_qemu_that_closes_its_socket(tmp_path: Path, monkeypatch: pytest.Monke
     assert caught.value.code is Code.QMP_CLOSED
 
 
+def test_a_qemu_that_ends_right_after_its_greeting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library asserts that its session runs; a QEMU that ends then was called snapproof's own fault."""
+    session = QmpSession(tmp_path / "qmp.jsonl", _failure, lambda: False)
+
+    async def connect(_sock: socket.socket) -> None:
+        assert session is None
+
+    monkeypatch.setattr(session._client, "connect", connect)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        try:
+            with pytest.raises(SubjectFailed, match="QEMU ended before it greeted") as caught:
+                session.connect(ours, Deadline(5))
+        finally:
+            session.close()
+    assert caught.value.code is Code.QEMU_ENDED
+
+
 def test_no_thread_of_a_session_outlives_the_program(tmp_path: Path) -> None:
     """An error in the program must not leave it hanging."""
     session = QmpSession(tmp_path / "qmp.jsonl", _failure, lambda: True)

@@ -16,10 +16,12 @@ from harness.linux.kvm import Kvm, KvmKind
 from harness.qemu.accelerator import Accelerator
 from harness.qemu.architectures import AARCH64, PPC64
 from harness.qemu.configuration import Flash
+from harness.qemu.probe import QemuFacts
 from snapproof.runs import machine as machine_module
 from snapproof.runs import stack as stack_module
 from snapproof.runs.machine import require_start, with_machine
 from snapproof.runs.options import StackOptions
+from snapproof.runs.stack import _require_accelerator
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.machines import UEFI_OWN_MIB, machine_environment, why_not_on, with_flash
 from tests_unit.support.scenario_values import stack
@@ -36,6 +38,15 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
     )
     monkeypatch.setattr(machine_module, "cpu_models", lambda _path: ("max",))
     return stack(tmp_path)
+
+
+def test_accelerator_that_the_qemu_has_not() -> None:
+    """The user chose it, so QEMU is not to blame that it does not start."""
+    qemu = QemuFacts(_FAKE, "10.0", ("tcg",))
+    _require_accelerator("tcg", qemu)
+    _require_accelerator("auto", qemu)
+    with pytest.raises(UsageError, match="has no accelerator 'kvm', only tcg; leave --accel out"):
+        _require_accelerator("kvm", qemu)
 
 
 def test_the_users_machine(made: Stack) -> None:

@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from harness.errors import MachineryMissing, SnapproofError, SubjectFailed
+from harness.guest.shell import GuestUnreachable
+from harness.linux.kvm import Kvm, KvmKind
 from harness.qemu.configuration import QemuSettings, qemu_argv, with_type
 from harness.qemu.disk import Disk
+from tests_functional.lib.guest import kvm_explained
 from tests_functional.lib.guest_size import COVERAGE, fitting_coverage, fitting_ram
 from tests_unit.support.scenario_values import stack
 
@@ -58,3 +64,32 @@ def test_ram_and_coverage_leave_the_guest_its_own_need() -> None:
     assert fitting_ram(512, COVERAGE, 76, 256) == 512
     assert fitting_coverage(512, 64) == COVERAGE
     assert fitting_coverage(256, 64) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("accel", "kind", "kept", "text"),
+    [
+        ("kvm", KvmKind.PVM, True, "The guest does not boot under KVM here: It is silent. KVM here is PVM"),
+        ("kvm", KvmKind.NONE, False, "It is silent. There is no /dev/kvm"),
+        ("tcg", KvmKind.PVM, True, "It is silent."),
+    ],
+)
+@pytest.mark.parametrize("error", [GuestUnreachable, SubjectFailed])
+def test_guest_that_does_not_boot_under_the_chosen_kvm(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    accel: str,
+    kind: KvmKind,
+    kept: bool,
+    text: str,
+    error: type[SnapproofError],
+) -> None:
+    """The user is told what KVM can do here; only a missing KVM changes whose fault it is."""
+    for module in ("tests_functional.lib.guest", "harness.qemu.accelerator"):
+        monkeypatch.setattr(f"{module}.find_kvm", lambda: Kvm(kind))
+    made = replace(stack(tmp_path), accel=accel)
+    with pytest.raises(error if kept else MachineryMissing) as caught, kvm_explained(made):
+        raise error("It is silent.")
+    assert text in caught.value.sentence
+    assert caught.value.code is error.code or not kept
+    assert ("PVM" in caught.value.sentence) == (accel == "kvm" and kind is KvmKind.PVM)
