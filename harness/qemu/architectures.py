@@ -36,6 +36,7 @@ class MachineType:
         pci: whether it has PCI, which the devices of Linux guests need.
         uefi: whether it takes UEFI firmware in two flash devices.
         clock: whether it has a clock that bare guests can use in place of the processor's counter.
+        bare_since: the first version of it on which a bare guest is loaded, as a number of QEMU's.
     """
 
     name: str
@@ -51,6 +52,7 @@ class MachineType:
     pci: bool = True
     uefi: bool = False
     clock: bool = True
+    bare_since: tuple[int, ...] = ()
 
     def is_named(self, name: str) -> bool:
         """Return whether a vmstate stream with that machine name is of this machine type."""
@@ -60,6 +62,11 @@ class MachineType:
         """Return whether a name is that of a versioned type, such as the one that an older QEMU had."""
         return bool(self.versioned) and name.startswith(self.versioned)
 
+    def version(self, name: str) -> tuple[int, ...] | None:
+        """Return the version in the name of a versioned type, None where it has none."""
+        numbers = name.removeprefix(self.versioned).split(".") if self.is_version(name) else []
+        return tuple(map(int, numbers)) if numbers and all(map(str.isdecimal, numbers)) else None
+
     def ram_windows(self, ram_bytes: int) -> list[tuple[int, int]]:
         """Return where so much RAM lies: first address and size of each window, in bytes."""
         if self.most_below is None:
@@ -67,6 +74,9 @@ class MachineType:
         low = self.most_below if ram_bytes < self.most_below else self.split_below
         return [(self.ram_start, low), (self.split_start, ram_bytes)]
 
+
+# QEMU 10.0 hw/i386/pc_piix.c pc_i440fx_3_1_machine_options(), the same of q35: pvh_enabled.
+_PVH_SINCE = (4, 0)
 
 # QEMU 10.0 hw/i386/pc_piix.c pc_init1().
 PC = MachineType(
@@ -77,6 +87,7 @@ PC = MachineType(
     most_below=0xE0000000,
     split_below=0xC0000000,
     versioned="pc-i440fx-",
+    bare_since=_PVH_SINCE,
     uefi=True,
 )
 # QEMU 10.0 hw/i386/pc_q35.c pc_q35_init().
@@ -88,6 +99,7 @@ Q35 = MachineType(
     most_below=0xB0000000,
     split_below=0x80000000,
     versioned="pc-q35-",
+    bare_since=_PVH_SINCE,
     uefi=True,
 )
 # QEMU 10.0 hw/i386/microvm.c microvm_memory_init().

@@ -34,8 +34,8 @@ from tests_functional.lib.machines import machine_environment, relies_on_counter
 
 _KVM_SYSTEMD_SECONDS = 40.0
 _NO_CLOCK_UNDER_PVM = (
-    "KVM here is PVM, which does not restore the processor's counter, and this machine has no other clock for "
-    "a bare guest, so a restored one would find its clock ahead."
+    "KVM here is PVM, which does not restore the processor's counter, and this machine has no other clock "
+    "for a bare guest, so a restored one would find its clock ahead."
 )
 # What UEFI firmware adds to a boot under a KVM that works.
 _KVM_UEFI_SECONDS = 10.0
