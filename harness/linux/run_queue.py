@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
+
+SAMPLE_SECONDS = 0.025
+"""Time between two readings of `sampled_threads`."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +43,72 @@ def processor_time(pid: int, proc: Path = _PROC) -> ProcessorTime:
 
     Source: /proc/<pid>/schedstat in Linux Documentation/scheduler/sched-stats.rst; each thread has one.
     """
-    ran = waited = 0
+    times = thread_times(pid, proc).values()
+    return ProcessorTime(sum(one.ran_ns for one in times), sum(one.waited_ns for one in times))
+
+
+def thread_times(pid: int, proc: Path = _PROC) -> dict[int, ProcessorTime]:
+    """Return the times of each thread of a process by its number, empty where the kernel does not count them.
+
+    A wait counts once it is over.
+    """
+    times = {}
     for path in proc.glob(f"{pid}/task/*/schedstat"):
         try:
             words = path.read_text().split()
         except OSError:
             # The thread has ended.
             continue
-        ran, waited = ran + int(words[0]), waited + int(words[1])
-    return ProcessorTime(ran, waited)
+        times[int(path.parent.name)] = ProcessorTime(int(words[0]), int(words[1]))
+    return times
+
+
+def thread_names(pid: int, proc: Path = _PROC) -> dict[int, str]:
+    """Return the names of a process's threads by their numbers."""
+    names = {}
+    for path in proc.glob(f"{pid}/task/*/comm"):
+        try:
+            names[int(path.parent.name)] = path.read_text(errors="replace").strip()
+        except OSError:
+            continue
+    return names
+
+
+@dataclass(frozen=True)
+class ThreadReading:
+    """The times of a process's threads at one moment.
+
+    Attributes:
+        moment: just before they were read, in seconds since the epoch.
+        times: of each thread since its start, by its number.
+    """
+
+    moment: float
+    times: Mapping[int, ProcessorTime]
+
+
+@contextmanager
+def sampled_threads(pid: int | None) -> Iterator[list[ThreadReading]]:
+    """Read the times of a process's threads all through this block, into the list that it yields.
+
+    Args:
+        pid: the process, None for no readings.
+    """
+    readings: list[ThreadReading] = []
+    over = threading.Event()
+
+    def read(process: int) -> None:
+        while not over.wait(SAMPLE_SECONDS):
+            moment = time.time()
+            readings.append(ThreadReading(moment, thread_times(process)))
+
+    if pid is None:
+        yield readings
+        return
+    reader = threading.Thread(target=read, args=(pid,), name="thread-times", daemon=True)
+    reader.start()
+    try:
+        yield readings
+    finally:
+        over.set()
+        reader.join()

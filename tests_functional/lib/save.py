@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from guest_images.agent.counters import AgentCounters
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.guest.shell import GuestUnreachable
+from harness.linux.run_queue import ThreadReading, sampled_threads, thread_names
 from harness.qemu import migration
 from harness.qemu.disk import Disk
 from harness.qemu.kept_disk import disk_of_snapshot
@@ -80,6 +81,7 @@ class Snapshot:
         size_bytes: of the file.
         largest_stall_us: longest page write the guest saw since just before the save.
         largest_gap_us: longest time that one of its writers stalled after T0, for any reason.
+        gap_waited_us: how much of it QEMU's threads waited for a processor of the host.
         state: the guest's run state at T0, which a restore must bring back.
         steps_before: writer steps per thread just before the save was asked for.
         steps_completed: writer steps per thread at the instant it had completed.
@@ -102,6 +104,7 @@ class Snapshot:
     started_by_itself: bool = False
     incoming: tuple[str, ...] = ()
     disk: Disk | None = None
+    gap_waited_us: int = 0
 
 
 @dataclass(frozen=True)
@@ -155,8 +158,21 @@ def save(
     Raises:
         CommandRefused: QEMU does not start the save.
     """
-    machine, path = guest.machine, folder / "vmstate"
     stalls.begin(guest, counters)
+    with sampled_threads(guest.machine.pid) as readings:
+        return _save(flow, guest, counters, folder, deadline, acts, readings)
+
+
+def _save(
+    flow: Flow,
+    guest: Guest,
+    counters: AgentCounters,
+    folder: Path,
+    deadline: Deadline,
+    acts: Acts,
+    readings: Sequence[ThreadReading],
+) -> Snapshot:
+    machine, path = guest.machine, folder / "vmstate"
     before, mark = counters.steps(), machine.qmp.mark()
     if acts.saving:
         (folder / _SLOW).touch()
@@ -165,11 +181,12 @@ def save(
         _act_while_saving(machine, acts.saving, folder / _SLOW, deadline)
     figures = migration.wait_completed(machine, deadline)
     completed = counters.steps()
+    names = thread_names(machine.pid) if machine.pid else {}
     if not flow.background:
         machine.qmp.execute("cont")
     machine.wait_status(lambda status: status == "running", deadline.at_most(10), "running again")
     stun = _stun(machine, mark)
-    stalled = stalls.end(counters, stun.resumed)
+    stalled = stalls.end(counters, stun.resumed, readings, names)
     _require_answer(guest)
     return Snapshot(
         flow=flow,
@@ -186,6 +203,7 @@ def save(
         started_by_itself=started_by_itself,
         incoming=(migration.MAPPED_RAM,) if flow is Flow.MAPPED_RAM else (),
         disk=disk_of_snapshot(machine),
+        gap_waited_us=stalled.waited_us,
     )
 
 

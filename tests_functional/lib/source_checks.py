@@ -47,4 +47,4 @@ def judge_overlap(snapshot: Snapshot, steps_at_t0: Sequence[int]) -> CheckResult
 
 def judge_stall(snapshot: Snapshot) -> CheckResult:
     """Check that no write waited for the whole of a save during which the guest ran."""
-    return check_write_stall(snapshot.largest_gap_us, snapshot.figures.total_ms)
+    return check_write_stall(snapshot.largest_gap_us, snapshot.figures.total_ms, snapshot.gap_waited_us)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from guest_images.agent.counters import AgentCounters
 from guest_images.agent.format import LONG_GAP_NS
 from harness.deadline import Deadline
+from harness.linux.run_queue import ThreadReading
 from tests_functional.lib.guest import Guest
+from tests_functional.lib.starvation import waited_seconds
 
 # Below what a save is judged by (o5_source_guest/during_save.py).
 _CALM_SECONDS = 0.2
@@ -17,6 +20,7 @@ _BEGIN_SECONDS = 60.0
 # A command over SSH ends in the guest a little later than here.
 _AFTERMATH_SECONDS = 0.05
 _GO_ON_SECONDS = 10.0
+_READING_SECONDS = 1.0
 # The agent records the times of gaps that are longer than this.
 _LONG_SECONDS = LONG_GAP_NS / 1e9
 
@@ -29,10 +33,25 @@ class Stalls:
         stall_us: a single page write, in microseconds.
         gap_us: the part after T0 of the time from the end of one page write to that of the next, in
             microseconds.
+        waited_us: how much of the gap the host may have caused, since threads of QEMU waited for a processor.
     """
 
     stall_us: int
     gap_us: int
+    waited_us: int = 0
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """A time without a page write.
+
+    Attributes:
+        seconds: how long it was.
+        end: when it ended, in seconds since the epoch, None where that is not known.
+    """
+
+    seconds: float
+    end: float | None
 
 
 def begin(guest: Guest, counters: AgentCounters) -> None:
@@ -67,7 +86,12 @@ def await_calm(guest: Guest, longest_gap: Callable[[], float]) -> None:
         limit.check("A moment in which the guest's writers write without a pause")
 
 
-def end(counters: AgentCounters, resumed: float) -> Stalls:
+def end(
+    counters: AgentCounters,
+    resumed: float,
+    readings: Sequence[ThreadReading] = (),
+    names: Mapping[int, str] = MappingProxyType({}),
+) -> Stalls:
     """Return how long the writers stalled after a save had resumed the guest.
 
     The statistics are read from guest RAM as soon as the save has completed. The agent counts a stall
@@ -80,12 +104,21 @@ def end(counters: AgentCounters, resumed: float) -> Stalls:
     Args:
         counters: the writers'.
         resumed: time of RESUME, in seconds since the epoch.
+        readings: of the times of QEMU's threads since then, to which one is still added.
+        names: of QEMU's threads.
     """
     then, limit = counters.steps(), Deadline(_GO_ON_SECONDS)
     while not (limit.expired or gone_on(counters, then)):
         limit.nap(0.001)
-    stall, gap = counters.longest_write(), counters.longest_gap()
-    return Stalls(int(stall * 1e6), int(_after(counters, resumed, gap) * 1e6))
+    stall, gap = counters.longest_write(), _after(counters, resumed, counters.longest_gap())
+    over = time.time() if gap.end is None else gap.end
+    start = resumed if gap.end is None else gap.end - gap.seconds
+    # A wait counts once it is over, so a reading from after the gap is needed.
+    limit = Deadline(_READING_SECONDS)
+    while readings and readings[-1].moment < over and not limit.expired:
+        limit.nap(0.001)
+    waited = 0.0 if gap.seconds < _LONG_SECONDS else waited_seconds(readings, names, start, over)
+    return Stalls(int(stall * 1e6), int(gap.seconds * 1e6), int(waited * 1e6))
 
 
 def gone_on(counters: AgentCounters, then: Sequence[int]) -> bool:
@@ -96,16 +129,17 @@ def gone_on(counters: AgentCounters, then: Sequence[int]) -> bool:
     return all(now >= one + 2 for now, one in zip(counters.steps(), then, strict=True))
 
 
-def _after(counters: AgentCounters, resumed: float, longest: float) -> float:
-    """Return the part after `resumed` of the longest gap, in seconds; `longest` is the one since `begin`."""
+def _after(counters: AgentCounters, resumed: float, longest: float) -> _Gap:
+    """Return the part after `resumed` of the longest gap; `longest` is the one since `begin`, in seconds."""
     if longest < _LONG_SECONDS:
-        return longest
+        return _Gap(longest, None)
     gaps = counters.long_gaps()
     if gaps is None:
         # There were more gaps than the agent records, so the longest may have been after `resumed`.
-        return longest
+        return _Gap(longest, None)
     clock = _clock_at(counters, resumed)
-    return max([_LONG_SECONDS, *(min(gap.seconds, gap.end - clock) for gap in gaps)])
+    parts = [_Gap(min(gap.seconds, gap.end - clock), resumed + gap.end - clock) for gap in gaps]
+    return max([_Gap(_LONG_SECONDS, None), *parts], key=lambda part: part.seconds)
 
 
 def _clock_at(counters: AgentCounters, moment: float) -> float:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from harness.linux.run_queue import ProcessorTime, processor_time
+from harness.linux.run_queue import (
+    ProcessorTime,
+    processor_time,
+    sampled_threads,
+    thread_names,
+    thread_times,
+)
 
 
 def test_times_of_all_threads_are_added(tmp_path: Path) -> None:
@@ -49,3 +56,26 @@ def test_two_programs_on_one_processor_wait_for_each_other() -> None:
     if processor_time(os.getpid()) == ProcessorTime(0, 0):
         pytest.skip("the kernel does not count it")
     assert max(shares) < 0.75
+
+
+def test_threads_are_read_all_through_a_block() -> None:
+    """Readings come until the block ends, each with its moment; a thread that waited shows in them."""
+    if not thread_times(os.getpid()):
+        pytest.skip("the kernel does not count it")
+    begun = time.time()
+    with sampled_threads(os.getpid()) as readings:
+        while len(readings) < 3:
+            time.sleep(0.005)
+    count = len(readings)
+    assert threading.get_native_id() in readings[-1].times
+    assert begun <= readings[0].moment < readings[1].moment < readings[2].moment <= time.time()
+    time.sleep(0.1)
+    assert len(readings) == count
+    assert thread_names(os.getpid())[os.getpid()]
+
+
+def test_no_process_to_read() -> None:
+    """A QEMU whose process is not known gives no readings."""
+    with sampled_threads(None) as readings:
+        time.sleep(0.1)
+    assert readings == []

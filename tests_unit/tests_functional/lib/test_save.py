@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,6 +15,7 @@ from harness.codes import Code, Fields
 from harness.deadline import Deadline
 from harness.errors import SubjectFailed
 from harness.guest.shell import GuestUnreachable
+from harness.linux.run_queue import ThreadReading, thread_times
 from harness.qemu import migration
 from harness.qemu.disk import Disk
 from harness.qemu.qmp import Event
@@ -31,6 +34,8 @@ _BACKGROUND = [
 
 class _Qemu:
     """Notes what is asked of QEMU, and behaves as QEMU does around a save."""
+
+    pid = os.getpid()
 
     def __init__(self, folder: Path, log: list[str], resumes_itself: bool = False) -> None:
         self.qmp, self.folder, self.log, self.resumes_itself = self, folder, log, resumes_itself
@@ -108,8 +113,13 @@ def qemu(tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch) -> _Qe
         log.append(f"dump {folder.name} {'running' if made.running else 'paused'}")
         return GoldenImage(folder, ())
 
-    def end(_counters: object, resumed: float) -> Stalls:
-        return Stalls(int(resumed), 8)
+    def end(
+        _counters: object, resumed: float, readings: Sequence[ThreadReading], names: Mapping[int, str]
+    ) -> Stalls:
+        deadline = Deadline(5)
+        while not readings:
+            deadline.nap(0.001)
+        return Stalls(int(resumed), 8, 7 if readings[-1].times.keys() == names.keys() else 0)
 
     monkeypatch.setattr(save, "dump_golden", dump)
     monkeypatch.setattr(save, "disk_of_snapshot", lambda _machine: None)
@@ -147,6 +157,9 @@ def test_steps_of_a_flow(flow: Flow, qemu: _Qemu, log: list[str]) -> None:
     assert made.figures == migration.SaveFigures(4, 90, 60, 5)
     assert made.stun_ms == 1000.0
     assert (made.largest_stall_us, made.largest_gap_us) == (11, 8)
+    if thread_times(qemu.pid):
+        # QEMU's threads were read meanwhile.
+        assert made.gap_waited_us == 7
     assert made.started_by_itself is False
     assert made.incoming == (("mapped-ram",) if flow is Flow.MAPPED_RAM else ())
     assert (made.golden is not None) == any(step.startswith("dump") for step in _STEPS[flow])

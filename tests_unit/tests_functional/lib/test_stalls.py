@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import cast
@@ -12,6 +13,7 @@ from guest_images.agent.counters import AgentCounters, LongGap
 from guest_images.agent.format import LONG_GAP_NS
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired
+from harness.linux.run_queue import ProcessorTime, ThreadReading
 from tests_functional.lib import stalls
 from tests_unit.support.scenario_values import SOURCE, StandInAgent, stand_in_guest
 
@@ -99,6 +101,19 @@ def test_writer_that_never_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stalls, "_GO_ON_SECONDS", 0.05)
     counters = _counters([(5, 7)], [(0.0, 0.25)], [LongGap(1000, 0.25)])
     assert stalls.end(counters, time.time() - 1) == stalls.Stalls(0, 250_000)
+
+
+def test_wait_for_a_processor_in_the_longest_gap() -> None:
+    """The readings around it tell how much of it was the host's; those of after it are waited for."""
+    counters = _counters([(5,), (9,)], [(0.0, 0.7)], [LongGap(999.9, 0.7)])
+    now = time.time()
+    still, ran = ProcessorTime(0, 0), ProcessorTime(0, 600_000_000)
+    readings = [ThreadReading(now - 0.9, {3: still}), ThreadReading(now - 0.2, {3: still})]
+    late = threading.Timer(0.05, lambda: readings.append(ThreadReading(time.time(), {3: ran})))
+    late.start()
+    found = stalls.end(counters, now - 2, readings, {3: "CPU 0/TCG"})
+    late.join()
+    assert (found.gap_us, found.waited_us) == (700_000, 600_000)
 
 
 def test_each_writer_is_waited_for_two_steps() -> None:

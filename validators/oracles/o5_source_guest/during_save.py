@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.codes import Code
-from validators.checks import Problem, judged
+from validators.checks import Problem, judged, skipped
 from validators.verdict import CheckResult
 
 _OVERLAP = "The writers wrote while RAM was saved; without that the run would prove nothing."
@@ -54,17 +54,29 @@ def check_overlap(before: Sequence[int], at_t0: Sequence[int], completed: Sequen
     return judged("overlap", _OVERLAP, problems, {"pages_written_during_save": written})
 
 
-def check_write_stall(gap_us: int, save_ms: int) -> CheckResult:
+def check_write_stall(gap_us: int, save_ms: int, waited_us: int = 0) -> CheckResult:
     """Check that no write waited for the save as a whole instead of for one page.
 
     Args:
         gap_us: the longest time from T0 on in which a writer made no step, in microseconds.
         save_ms: QEMU's total time of the save, in milliseconds.
+        waited_us: how much of the gap the host may have caused by giving QEMU's threads no processor.
+
+    Returns:
+        The check, skipped if without the host the gap might have been short enough.
     """
     # Not only the time of its writes: with one vCPU, the guest's kernel waits for it as well.
-    gap, save = gap_us / 1e6, save_ms / 1e3
+    gap, save, waited = gap_us / 1e6, save_ms / 1e3, waited_us / 1e6
+    most = max(_STALL_SHARE * save, _STALL_FLOOR_SECONDS)
     problems = []
-    if gap > max(_STALL_SHARE * save, _STALL_FLOOR_SECONDS):
+    if gap - waited <= most < gap:
+        return skipped(
+            "write-stall",
+            _STALL,
+            f"The host is too busy to tell: a writer stalled for {gap:.3f} s during a save of {save:.3f} s, "
+            f"and QEMU's threads waited for a processor for {waited:.3f} s of it.",
+        )
+    if gap > most:
         problems.append(
             Problem(
                 Code.WRITE_STALL_TOO_LONG,
