@@ -12,6 +12,7 @@ from harness.qemu.architectures import (
     DEFAULT_ARCHITECTURE,
     I386,
     PPC64,
+    PPC64LE,
     RISCV64,
     S390X,
     Architecture,
@@ -133,6 +134,9 @@ SUITES = (
     ),
     Suite("debian-12-arm64", "bookworm", "Linux 6.1 on arm64, and QEMU built for it", architecture=AARCH64),
     Suite("debian-13-arm64", "trixie", "Linux 6.12 on arm64, and QEMU built for it", architecture=AARCH64),
+    Suite("debian-13-riscv64", "trixie", "Linux 6.12 on riscv64", architecture=RISCV64),
+    Suite("debian-12-s390x", "bookworm", "Linux 6.1 on s390x", architecture=S390X),
+    Suite("debian-12-ppc64el", "bookworm", "Linux 6.1 on ppc64le", architecture=PPC64LE),
     Suite("debian-12-i386", "bookworm", "the last release with kernels for 32-bit x86", architecture=I386),
 )
 
@@ -155,7 +159,8 @@ HOST_QEMUS = (
 )
 """QEMU builds that run on hosts, and one that runs hosts. `--qemu` takes none of them."""
 
-_USERLAND_CODENAME = "trixie"
+# The first of them that there is a suite of.
+_USERLAND_CODENAMES = ("trixie", "bookworm")
 # What every guest has beside its kernel.
 USERLAND_PACKAGES = ("busybox-static", "dropbear-bin")
 
@@ -175,6 +180,13 @@ GUESTS = (
         "newest kernel: where a regression shows first",
         own_mib=96,
     ),
+    # The same on other processors.
+    GuestSpec("debian-13-arm64", "debian-13-arm64", "Linux 6.12 on arm64", own_mib=96, boot_seconds=240.0),
+    GuestSpec(
+        "debian-13-riscv64", "debian-13-riscv64", "Linux 6.12: riscv64", own_mib=112, boot_seconds=240.0
+    ),
+    GuestSpec("debian-12-s390x", "debian-12-s390x", "Linux 6.1, big-endian", own_mib=96, boot_seconds=240.0),
+    GuestSpec("debian-12-ppc64el", "debian-12-ppc64el", "Linux 6.1: ppc64le", own_mib=96, boot_seconds=240.0),
     GuestSpec(
         "debian-13-full",
         "debian-13",
@@ -278,11 +290,17 @@ def userland_suite(architecture: Architecture = DEFAULT_ARCHITECTURE) -> Suite:
     Raises:
         UsageError: the catalogue has no such suite for the architecture.
     """
-    for entry in SUITES:
-        if (entry.codename, entry.backports, entry.architecture) == (_USERLAND_CODENAME, None, architecture):
-            return entry
+    plain = {
+        entry.codename: entry
+        for entry in SUITES
+        if (entry.backports, entry.architecture) == (None, architecture)
+    }
+    found = next((plain[codename] for codename in _USERLAND_CODENAMES if codename in plain), None)
+    if found:
+        return found
     raise UsageError(
-        f"The catalogue has no suite '{_USERLAND_CODENAME}' for {architecture.name}, which its guests need."
+        f"The catalogue has no suite {' or '.join(repr(name) for name in _USERLAND_CODENAMES)} for "
+        f"{architecture.name}, which its guests need."
     )
 
 

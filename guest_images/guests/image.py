@@ -35,7 +35,7 @@ from guest_images.disks import cpio, ext4_image
 from guest_images.disks.ext4_image import mkfs_packages
 from guest_images.guests import full_guest, init_script, initramfs, kernel_modules, root_files
 from guest_images.guests.initramfs import guest_initramfs
-from guest_images.guests.kernel_modules import Kernel, find_kernel, kernel_packages, load_order
+from guest_images.guests.kernel_modules import Kernel, find_kernel, guest_modules, kernel_packages, load_order
 from guest_images.guests.ssh_keys import GuestKeys, guest_keys
 from guest_images.packages import elf
 from guest_images.packages.unpacked import (
@@ -236,8 +236,9 @@ def _built(inputs: _Inputs, provisioning: Provisioning) -> BootFiles:
         agent = compile_agent(inputs.agent, provisioning).read_bytes()
         if inputs.spec.full:
             return kernel, _build_disk(kernel, inputs, folder)
-        userland, modules = inputs.trees[1].root, load_order(kernel)
-        return kernel, guest_initramfs(userland, inputs.spec.architecture, modules, inputs.keys, agent)
+        architecture, userland = inputs.spec.architecture, inputs.trees[1].root
+        modules = load_order(kernel, guest_modules(architecture))
+        return kernel, guest_initramfs(userland, architecture, modules, inputs.keys, agent)
 
     final = inputs.folder(provisioning.cache)
     what = f"the guest '{inputs.spec.name}'"

@@ -97,7 +97,12 @@ def module_files(kernel: Kernel) -> dict[str, Path]:
     return {_module_name(path): path for path in kernel.modules_folder.rglob("*.ko*")}
 
 
-def load_order(kernel: Kernel, wanted: Iterable[str] = GUEST_MODULES) -> tuple[Module, ...]:
+def guest_modules(architecture: Architecture) -> tuple[str, ...]:
+    """Return the drivers of all devices that tests add to guests, as far as an architecture has them."""
+    return tuple(name for name in GUEST_MODULES if name not in architecture.lacks_drivers)
+
+
+def load_order(kernel: Kernel, wanted: Iterable[str]) -> tuple[Module, ...]:
     """Return modules and those that they depend on, each after its dependencies.
 
     Dependencies are read from the modules, since depmod writes `modules.dep` at the installation and no

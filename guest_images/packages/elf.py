@@ -1,4 +1,4 @@
-"""Reads little-endian ELF files: the libraries that a program needs, the dependencies of a module."""
+"""Reads ELF files: the libraries that a program needs, the dependencies of a module."""
 
 from __future__ import annotations
 
@@ -16,25 +16,38 @@ _DT_NULL, _DT_NEEDED = 0, 1
 
 @dataclass(frozen=True)
 class _Layout:
-    """Offsets and record layouts of an ELF class.
+    """Offsets and record layouts of an ELF class, in one byte order.
 
     Attributes:
+        order: of bytes, as struct writes it.
         table: offset and layout of the section table's offset (e_shoff).
         counts: offset of the table's entry size, entry count and name section (e_shentsize and so on).
         section: layout of a section header.
         dynamic: layout of an entry of the dynamic section.
     """
 
+    order: str
     table: tuple[int, str]
     counts: int
     section: struct.Struct
     dynamic: struct.Struct
 
 
-# By the class in e_ident: 1 for 32 bits, 2 for 64 bits.
+def _layouts(order: str) -> tuple[_Layout, _Layout]:
+    """Return the layouts of 32 and 64 bits."""
+    return (
+        _Layout(order, (0x20, f"{order}I"), 0x2E, struct.Struct(f"{order}10I"), struct.Struct(f"{order}iI")),
+        _Layout(
+            order, (0x28, f"{order}Q"), 0x3A, struct.Struct(f"{order}IIQQQQIIQQ"), struct.Struct(f"{order}qQ")
+        ),
+    )
+
+
+# By e_ident[4:6]: the class, 1 for 32 bits, 2 for 64; the byte order, 1 for little-endian, 2 for big-endian.
 _LAYOUTS = {
-    1: _Layout((0x20, "<I"), 0x2E, struct.Struct("<10I"), struct.Struct("<iI")),
-    2: _Layout((0x28, "<Q"), 0x3A, struct.Struct("<IIQQQQIIQQ"), struct.Struct("<qQ")),
+    bytes((number, data)): layout
+    for data, order in ((1, "<"), (2, ">"))
+    for number, layout in enumerate(_layouts(order), 1)
 }
 
 
@@ -42,14 +55,14 @@ class _Sections:
     """The sections of an ELF image, each with name offset, type, offset, size and linked section."""
 
     def __init__(self, image: bytes) -> None:
-        if image[:4] != b"\x7fELF" or image[4:5] not in (b"\1", b"\2") or image[5:6] != b"\1":
-            raise ValueError("not a little-endian ELF file")
+        if image[:4] != b"\x7fELF" or image[4:6] not in _LAYOUTS:
+            raise ValueError("not an ELF file")
         self._image = image
-        self.layout = layout = _LAYOUTS[image[4]]
+        self.layout = layout = _LAYOUTS[image[4:6]]
         try:
             offset, form = layout.table
             (table,) = struct.unpack_from(form, image, offset)
-            entry_bytes, count, names = struct.unpack_from("<HHH", image, layout.counts)
+            entry_bytes, count, names = struct.unpack_from(f"{layout.order}HHH", image, layout.counts)
             rows = [
                 layout.section.unpack_from(image, table + number * entry_bytes) for number in range(count)
             ]
@@ -77,7 +90,7 @@ def needed_libraries(image: bytes) -> tuple[str, ...]:
     """Return the names of the libraries that a program or library needs, as the dynamic loader reads them.
 
     Raises:
-        ValueError: not a little-endian ELF file.
+        ValueError: not an ELF file.
     """
     sections = _Sections(image)
     dynamic = sections.find(kind=_SHT_DYNAMIC)
@@ -97,7 +110,7 @@ def module_info(image: bytes) -> dict[str, str]:
     """Return the `key=value` pairs of a kernel module's `.modinfo` section; of a repeated key the last value.
 
     Raises:
-        ValueError: not a little-endian ELF file, or not a kernel module.
+        ValueError: not an ELF file, or not a kernel module.
     """
     found = _Sections(image).find(name=b".modinfo")
     if found is None:

@@ -183,6 +183,7 @@ class Architecture:
         machine_arguments: further arguments for QEMU that a Linux of today needs on that machine.
         console: Linux's device of the machine's serial port.
         kernel_package: Debian's metapackage of the newest kernel for virtual machines.
+        lacks_drivers: modules that Debian's kernels of today do not have on it.
         kernel_file: beginning of the name of the kernel image in Debian's packages.
         linux_folder: its folder below `arch/` in Linux's source.
         linux_image: what `make` builds for `-kernel`, in the folder `boot` of `linux_folder`.
@@ -210,6 +211,7 @@ class Architecture:
     loader_folder: str
     compiler_target: str
     kernel_file: str = "vmlinuz"
+    lacks_drivers: tuple[str, ...] = ()
     machine_arguments: tuple[str, ...] = ()
     bare: BareTarget | None = None
     uefi: UefiPackage | None = None
@@ -314,6 +316,7 @@ RISCV64 = Architecture(
     machines=(RISCV_VIRT,),
     console="ttyS0",
     kernel_package="linux-image-riscv64",
+    lacks_drivers=("virtio_mem",),
     kernel_file="vmlinux",
     linux_folder="riscv",
     linux_image="Image",
@@ -339,6 +342,7 @@ S390X = Architecture(
     machines=(S390_CCW,),
     console="ttyS0",
     kernel_package="linux-image-s390x",
+    lacks_drivers=("virtio_mem",),
     linux_folder="s390",
     linux_image="bzImage",
     # QEMU 10.0 hw/s390x/ipl.c: LINUX_MAGIC_ADDR.
@@ -377,7 +381,27 @@ PPC64 = Architecture(
     ),
 )
 
-ARCHITECTURES = (X86_64, I386, AARCH64, RISCV64, S390X, PPC64)
+PPC64LE = Architecture(
+    name="ppc64le",
+    debian="ppc64el",
+    qemu="qemu-system-ppc64",
+    qemu_packages=("qemu-system-ppc", "ipxe-qemu"),
+    machines=(PSERIES,),
+    console="hvc0",
+    kernel_package="linux-image-powerpc64le",
+    lacks_drivers=("virtio_mem",),
+    kernel_file="vmlinux",
+    linux_folder="powerpc",
+    linux_image="vmlinux",
+    # Of an ELF file, as above, in the other byte order.
+    linux_signature=(18, b"\x15\x00"),
+    triplet="powerpc64le-linux-gnu",
+    loader="ld64.so.2",
+    loader_folder="lib64",
+    compiler_target="powerpc64le-linux-musl",
+)
+
+ARCHITECTURES = (X86_64, I386, AARCH64, RISCV64, S390X, PPC64, PPC64LE)
 
 DEFAULT_ARCHITECTURE = X86_64
 """The architecture of guests and QEMU programs where nobody names one."""

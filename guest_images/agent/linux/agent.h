@@ -66,6 +66,9 @@ struct agent {
 /* memory.c: maps and touches all memory. False after a sentence on stderr. */
 bool memory_build(struct agent *agent);
 
+/* memory.c: the size of the kernel's pages, in bytes. */
+size_t kernel_page_bytes(void);
+
 /* pagemap.c: fills the directory pages; counts the data pages whose frame has changed since. */
 void pagemap_fill_directory(struct agent *agent);
 uint64_t pagemap_count_moved(const struct agent *agent);

@@ -37,8 +37,13 @@ static int prepare(void)
 {
 	agent.data_pages = agent.options.bytes / PAGE_BYTES;
 	agent.pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	if (sysconf(_SC_PAGESIZE) != PAGE_BYTES) {
-		print_error("The kernel's pages are not of %d bytes.", PAGE_BYTES);
+	if (kernel_page_bytes() % PAGE_BYTES != 0) {
+		print_error("The kernel's pages are not of %d bytes or a multiple.", PAGE_BYTES);
+		return -1;
+	}
+	if (kernel_page_bytes() != PAGE_BYTES && pattern_stride(agent.options.pattern) != 1) {
+		print_error("The kernel's pages are of %zu bytes, and a page that is not touched has %d.",
+			    kernel_page_bytes(), PAGE_BYTES);
 		return -1;
 	}
 	/* Before any memory is taken, which a second agent would not find. */

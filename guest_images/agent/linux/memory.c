@@ -19,6 +19,11 @@
  * (Linux 6.12, 512 MiB guest). */
 #define RESERVE_KIB 1024
 
+size_t kernel_page_bytes(void)
+{
+	return (size_t)sysconf(_SC_PAGESIZE);
+}
+
 /* Reads a number of kB from a file like /proc/meminfo; UINT64_MAX where there is none. */
 static uint64_t kib_from(const char *path, const char *name)
 {

@@ -1,4 +1,7 @@
-/* Guest page frame numbers: which frame each data page lies in, from /proc/self/pagemap. */
+/*
+ * Guest page frame numbers: which frame each data page lies in, from /proc/self/pagemap. A frame of ours has the
+ * size of a data page; where the kernel's pages are larger, each of them is several frames in a row.
+ */
 #define _GNU_SOURCE 1
 #include <unistd.h>
 
@@ -14,15 +17,19 @@ static void read_frames(int pagemap, const struct writer *writer, uint64_t first
 			uint64_t *frames)
 {
 	size_t stride = pattern_stride(writer->schedule.pattern);
-	uint64_t entries[DIRECTORY_ENTRIES * MAX_STRIDE];
-	size_t bytes = count * stride * sizeof(entries[0]);
+	/* One more, since pages that begin within one of the kernel's may end within another. */
+	uint64_t entries[DIRECTORY_ENTRIES * MAX_STRIDE + 1];
+	size_t each = kernel_page_bytes() / PAGE_BYTES;
 	uintptr_t page = (uintptr_t)writer_data(writer, first) / PAGE_BYTES;
-	ssize_t got = pread(pagemap, entries, bytes, (off_t)(page * sizeof(entries[0])));
+	uintptr_t last = page + (count - 1) * stride;
+	size_t bytes = (last / each - page / each + 1) * sizeof(entries[0]);
+	ssize_t got = pread(pagemap, entries, bytes, (off_t)(page / each * sizeof(entries[0])));
 
 	for (unsigned i = 0; i < count; i++) {
-		uint64_t entry = got == (ssize_t)bytes ? entries[i * stride] : 0;
+		uintptr_t at = page + i * stride;
+		uint64_t entry = got == (ssize_t)bytes ? entries[at / each - page / each] : 0;
 
-		frames[i] = entry & PAGEMAP_PRESENT ? entry & PAGEMAP_FRAME : 0;
+		frames[i] = entry & PAGEMAP_PRESENT ? (entry & PAGEMAP_FRAME) * each + at % each : 0;
 	}
 }
 

@@ -14,12 +14,19 @@ import pytest
 from guest_images.cache import Cache
 from guest_images.guests.init_script import INIT
 from guest_images.guests.initramfs import AGENT_PATH, guest_initramfs
-from guest_images.guests.kernel_modules import Kernel, Module, find_kernel, load_order
+from guest_images.guests.kernel_modules import (
+    GUEST_MODULES,
+    Kernel,
+    Module,
+    find_kernel,
+    guest_modules,
+    load_order,
+)
 from guest_images.guests.ssh_keys import guest_keys
 from guest_images.packages.elf import find_libraries, module_info, needed_libraries
 from guest_images.provisioning import Provisioning
 from harness.errors import SetupBroken
-from harness.qemu.architectures import AARCH64, X86_64
+from harness.qemu.architectures import AARCH64, DEFAULT_ARCHITECTURE, RISCV64, X86_64
 from tests_unit.support.elf_files import kernel_module, shared_object
 
 
@@ -228,3 +235,9 @@ def test_init_script_parses() -> None:
     """The guest's /init is valid shell; an error in it would show only as a kernel panic."""
     done = subprocess.run(["sh", "-n"], input=INIT.encode(), capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_drivers_that_an_architecture_lacks() -> None:
+    """A guest gets the drivers of all devices that tests add, but those that its kernels do not have."""
+    assert guest_modules(DEFAULT_ARCHITECTURE) == GUEST_MODULES
+    assert set(GUEST_MODULES) - set(guest_modules(RISCV64)) == {"virtio_mem"}
