@@ -35,8 +35,9 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.guest.shell import GuestUnreachable
 from harness.qemu.architectures import MACHINE_TYPES
-from harness.qemu.guest_memory import GuestMemory, PageProtected, QemuMemoryGone
+from harness.qemu.guest_memory import GuestMemory, PageProtected, PhysicalMemory, QemuMemoryGone
 from harness.qemu.machine import Machine
+from harness.qemu.monitor_memory import physical_memory
 from harness.qemu.ram import ramblocks
 
 # What a bare guest leaves to firmware at the end of RAM; see bare/memory.c.
@@ -94,18 +95,16 @@ class BareAgent:
     guest; only a command has to be picked up by the guest's first vCPU, between two of its steps.
     """
 
-    def __init__(self, machine: Machine, control_page: int) -> None:
+    def __init__(self, machine: Machine, control_page: int, memory: PhysicalMemory | None = None) -> None:
         """Drive the agent in the guest of a machine.
 
         Args:
             machine: QEMU.
             control_page: guest-physical address of the agent's control page.
-
-        Raises:
-            MachineryMissing: QEMU's process id is not known.
+            memory: the way to guest RAM; by default QEMU's own memory, else the monitor.
         """
         self._machine = machine
-        self._memory = GuestMemory(machine)
+        self._memory = memory or physical_memory(machine)
         self._control_page = control_page
 
     def wait_booted(self, deadline: Deadline) -> None:

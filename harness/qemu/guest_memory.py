@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from harness.codes import Code
 from harness.errors import MachineryMissing, SetupBroken
@@ -27,6 +27,16 @@ class PageProtected(SetupBroken):
     """A page cannot be written to from outside as long as userfaultfd protects it."""
 
     code = Code.QEMU_MEMORY_UNREADABLE
+
+
+class PhysicalMemory(Protocol):
+    """A way to guest RAM from outside, by guest-physical address."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return `size` bytes at an address."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store bytes at an address; raises PageProtected where it does not wait for a protected page."""
 
 
 class GuestMemory:

@@ -182,11 +182,11 @@ def test_pages_on_both_sides_of_the_hole(
     boot: Callable[..., Booted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pages lie on both sides of the hole in front of 4 GiB, and each is checked and named where it is."""
-    low, high = 28 * MIB, 4 << 30
+    low, high = 26 * MIB, 4 << 30
     windows = {ServeArgument.LOW_RAM: low, ServeArgument.HIGH_START: high}
     # The machine's rule would need gigabytes of RAM for a hole.
     monkeypatch.setattr(bare_agent, "ram_windows", lambda *_: windows)
-    machine, agent = boot(machine="pc,max-ram-below-4g=28M")
+    machine, agent = boot(machine="pc,max-ram-below-4g=26M")
     serve(agent, "random", pages=1600)
     counters = agent.counters(machine)
     run_until(agent, counters, 2000)
