@@ -177,8 +177,10 @@ def _virtio(ssh_address: str) -> list[str]:
     return [
         # Port 0: the kernel picks a free port (docs/decisions/016-ssh-at-a-loopback-address.md).
         *("-netdev", f"user,id=net0,restrict=on,hostfwd=tcp:{ssh_address}:0-{GUEST_ADDRESS}:22"),
-        *("-device", "virtio-net-pci,netdev=net0,romfile="),
-        *("-device", "virtio-rng-pci"),
+        # Names without a bus: QEMU takes the one of the machine (system/qdev-monitor.c, qdev_alias_table).
+        *("-device", "virtio-net,netdev=net0"),
+        *("-global", "virtio-net-pci.romfile="),
+        *("-device", "virtio-rng"),
     ]
 
 
@@ -188,7 +190,7 @@ def _disk(config: MachineConfig, folder: Path) -> list[str]:
     overlay = qemu_quoted(folder / OVERLAY_FILE)
     return [
         *("-drive", f"file={overlay},format=qcow2,if=none,id=guest-disk,discard=unmap"),
-        *("-device", "virtio-blk-pci,id=guest-disk,drive=guest-disk,bootindex=1"),
+        *("-device", "virtio-blk,id=guest-disk,drive=guest-disk,bootindex=1"),
     ]
 
 
