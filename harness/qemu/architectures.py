@@ -36,6 +36,7 @@ class MachineType:
         pci: whether it has PCI, which the devices of Linux guests need.
         uefi: whether it takes UEFI firmware in two flash devices.
         clock: whether it has a clock that bare guests can use in place of the processor's counter.
+        config_ports: whether the host can drive its devices, through the ports of PCI configuration space.
         bare_since: the first version of it on which a bare guest is loaded, as a number of QEMU's.
     """
 
@@ -52,6 +53,7 @@ class MachineType:
     pci: bool = True
     uefi: bool = False
     clock: bool = True
+    config_ports: bool = False
     bare_since: tuple[int, ...] = ()
 
     def is_named(self, name: str) -> bool:
@@ -88,6 +90,7 @@ PC = MachineType(
     split_below=0xC0000000,
     versioned="pc-i440fx-",
     bare_since=_PVH_SINCE,
+    config_ports=True,
     uefi=True,
 )
 # QEMU 10.0 hw/i386/pc_q35.c pc_q35_init().
@@ -100,6 +103,7 @@ Q35 = MachineType(
     split_below=0x80000000,
     versioned="pc-q35-",
     bare_since=_PVH_SINCE,
+    config_ports=True,
     uefi=True,
 )
 # QEMU 10.0 hw/i386/microvm.c microvm_memory_init().
@@ -143,6 +147,7 @@ class BareTarget:
         firmware: whether a firmware for `-bios` is among these.
         native: for a `cc` of another architecture, by its name, the flags with which it compiles for this.
         machine_arguments: further arguments for QEMU that it needs, beside the architecture's.
+        maps_plugged: whether it maps memory that is plugged in later, on machine types with `config_ports`.
     """
 
     compiler_target: str
@@ -152,6 +157,7 @@ class BareTarget:
     firmware: bool = False
     native: tuple[tuple[str, tuple[str, ...]], ...] = ()
     machine_arguments: tuple[str, ...] = ()
+    maps_plugged: bool = False
 
 
 @dataclass(frozen=True)
@@ -251,6 +257,7 @@ X86_64 = Architecture(
         control_page=0x100000,
         shared="x86",
         firmware=True,
+        maps_plugged=True,
     ),
     uefi=UefiPackage("ovmf", "usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"),
 )

@@ -15,6 +15,7 @@ from harness.qemu.guest_memory import GuestMemory, PhysicalMemory
 from harness.qemu.machine import Machine
 
 _GDB_SECONDS = 20.0
+_ANSWER_BYTES = 1 << 12
 # QEMU gdbstub/internals.h MAX_PACKET_LENGTH is 4096 with 2 digits for a byte, and a head.
 _MOST_BYTES = 1024
 # QEMU monitor/hmp-cmds-target.c memory_dump(): "0000000000100080: 0x53 0x4e ...".
@@ -89,7 +90,7 @@ def _ask(connection: socket.socket, command: str) -> None:
     connection.sendall(b"$%s#%02x" % (body, sum(body) % 256))
     answer = b""
     while not (found := re.search(rb"\$([^#]*)#..", answer)):
-        more = connection.recv(4096)
+        more = connection.recv(_ANSWER_BYTES)
         if not more:
             raise ConnectionResetError("the connection was closed")
         answer += more

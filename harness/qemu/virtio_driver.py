@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import SetupBroken
+from harness.qemu.architectures import TARGET_PAGE_BYTES, Architecture
 from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.machine import Machine
-
-# They have the ports of PCI configuration space, and QEMU's human monitor writes to I/O ports on x86 alone.
-_MACHINES = ("pc", "q35")
-_ARCHITECTURES = ("x86_64", "i686")
 
 # PCI Local Bus 3.0, 3.2.2.3.2: the ports, and the bit that opens the second one.
 _ADDRESS_PORT, _DATA_PORT, _ENABLE = 0xCF8, 0xCFC, 1 << 31
@@ -40,7 +37,7 @@ _VERSION_1 = 1
 
 _ANSWER = re.compile(r"=\s*(?:0x)?([0-9a-f]+)\s*$")
 _SIZES = {1: "b", 2: "h", 4: "w"}
-_PAGE = 4096
+_PAGE = TARGET_PAGE_BYTES
 
 QUEUE_PAGES = 3
 """Pages that a queue takes: its descriptors, the ring of the driver and that of the device."""
@@ -52,14 +49,15 @@ _NEXT = 1
 _INDEX = 1 << 16
 
 
-def can_drive(architecture: str, machine: str) -> bool:
+def can_drive(architecture: Architecture, machine: str) -> bool:
     """Return whether a virtio device of such a machine can be driven from outside.
 
     Args:
-        architecture: the guest's, as `Architecture.name`.
+        architecture: the guest's.
         machine: machine type, as for `-machine`.
     """
-    return architecture in _ARCHITECTURES and machine.split(",")[0] in _MACHINES
+    found = architecture.machine_type(machine.partition(",")[0])
+    return found is not None and found.config_ports
 
 
 @dataclass(frozen=True)

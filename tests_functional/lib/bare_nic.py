@@ -8,6 +8,7 @@ import socket
 from guest_images.agent.bare_agent import free_ram_at
 from harness.deadline import Deadline
 from harness.guest.shell import GuestUnreachable
+from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.configuration import MIB
 from harness.qemu.guest_memory import GuestMemory, PageProtected
 from harness.qemu.machine import Machine
@@ -16,7 +17,7 @@ from harness.qemu.virtio_driver import QUEUE_PAGES, Buffer, Queue, VirtioDevice
 _NETWORK_CARD = 1
 # Each packet has a page of its own, so that each is a write to another protected page.
 _BUFFERS = 64
-_PAGE = 4096
+_PAGE = TARGET_PAGE_BYTES
 _BUFFER_BYTES = 2048
 _CONNECT_SECONDS = 1.0
 _POLL_SECONDS = 0.02

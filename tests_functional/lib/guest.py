@@ -89,7 +89,7 @@ class Stack(QemuSettings):
 
         A guest with an operating system has one in any case.
         """
-        found = self.image.bare and can_drive(self.image.architecture.name, self.machine)
+        found = self.image.bare and can_drive(self.image.architecture, self.machine)
         return replace(self, nic=True) if found else self
 
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:

@@ -7,6 +7,7 @@ import struct
 from guest_images.agent.bare_agent import free_ram_at
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, SetupBroken
+from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.configuration import MIB
 from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.machine import Machine
@@ -18,7 +19,7 @@ _UNPLUGGED_INACCESSIBLE = 1 << 1
 # VIRTIO 1.2, 5.15.6: requests and the answer to one that was carried out.
 _PLUG, _UNPLUG, _ACK = 0, 1, 0
 _REQUEST_BYTES, _ANSWER_BYTES = 24, 10
-_PAGE = 4096
+_PAGE = TARGET_PAGE_BYTES
 _QUEUE_SIZE = 4
 _SECONDS = 10.0
 

@@ -14,6 +14,7 @@ from harness.qemu import migration
 from harness.qemu.configuration import MIB
 from harness.qemu.machine import Machine
 from harness.qemu.qmp import CommandRefused
+from harness.qemu.virtio_driver import can_drive
 from tests_functional.lib.build_outcome import Cycle, outcome_of, outcome_of_cycles
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest, Stack
@@ -197,7 +198,8 @@ def wait_memory(guest: Guest, mib: int) -> None:
 
 def reaches_plugged(stack: Stack) -> bool:
     """Return whether the agent of a bare guest can use memory that is plugged in; see x86_64/entry.S."""
-    return stack.image.architecture.name == "x86_64" and stack.machine.split(",")[0] in ("pc", "q35")
+    bare = stack.image.architecture.bare
+    return bare is not None and bare.maps_plugged and can_drive(stack.image.architecture, stack.machine)
 
 
 def require_in_use(stack: Stack, source: Source) -> None:

@@ -204,7 +204,7 @@ def _packets(run: Run, guest: Guest) -> Iterator[Callable[[], int]]:
     if not run.stack.nic:
         raise NotApplicable(
             f"On the machine type '{run.stack.machine}' the network card of a bare guest cannot be driven "
-            "from outside; use pc or q35 on x86, or a guest with an operating system."
+            "from outside; choose another machine type, or a guest with an operating system."
         )
     nic = BareNic(guest.machine)
 

@@ -20,7 +20,7 @@
 
 extern uint64_t pointers[ENTRIES];
 
-static uint64_t directories[MOST_GIBS][ENTRIES] __attribute__((aligned(4096)));
+static uint64_t directories[MOST_GIBS][ENTRIES] __attribute__((aligned(ENTRIES * 8)));
 static uint64_t low_bytes, above;
 
 uintptr_t processor_join_ram(uint64_t low, uint64_t high_start, uint64_t high)
