@@ -80,7 +80,7 @@ class Code(enum.StrEnum):
     RESTORE_FAILED = "restore.failed", "QEMU does not take a snapshot."
 
     # Oracle 1, golden image.
-    GOLDEN_DIFFERS = "golden.differs", "A page differs from the golden image."
+    GOLDEN_DIFFERS = "golden.differs", "A page differs from the golden image; field `block`."
     GOLDEN_PAGE_MISSING = "golden.page-missing", "A page of the golden image is not in the stream."
     GOLDEN_BLOCK_NOT_IN_IMAGE = "golden.block-not-in-image", "A RAMBlock is not in the golden image."
     GOLDEN_BLOCK_NOT_IN_STREAM = "golden.block-not-in-stream", "A RAMBlock is not in the stream."

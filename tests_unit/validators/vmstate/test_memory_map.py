@@ -152,7 +152,7 @@ def test_memory_lies_where_the_machine_puts_it(
 
 def test_a_machine_of_another_name_has_no_rule() -> None:
     """Its map is learned."""
-    assert machine_map(_sized("microvm", ("pc.ram", _GIB))) is None
+    assert machine_map(_sized("isapc", ("pc.ram", _GIB))) is None
 
 
 @given(_REGIONS, st.integers(0, 3), st.integers(0, 130))
