@@ -74,9 +74,25 @@ def thread_names(pid: int, proc: Path = _PROC) -> dict[int, str]:
     return names
 
 
+def family(pid: int, proc: Path = _PROC) -> list[int]:
+    """Return a process and all that descend from it, as far as the kernel tells.
+
+    Source: `children` of a task, in Linux Documentation/filesystems/proc.rst.
+    """
+    found = [pid]
+    for process in found:
+        for path in proc.glob(f"{process}/task/*/children"):
+            try:
+                found += map(int, path.read_text().split())
+            except OSError:
+                # The thread has ended.
+                continue
+    return found
+
+
 @dataclass(frozen=True)
 class ThreadReading:
-    """The times of a process's threads at one moment.
+    """The times of the threads of a process and its descendants at one moment.
 
     Attributes:
         moment: just before they were read, in seconds since the epoch.
@@ -89,7 +105,9 @@ class ThreadReading:
 
 @contextmanager
 def sampled_threads(pid: int | None) -> Iterator[list[ThreadReading]]:
-    """Read the times of a process's threads all through this block, into the list that it yields.
+    """Read the times of threads all through this block, into the list that it yields.
+
+    They are those of a process and of what it has started, such as the command that it writes to.
 
     Args:
         pid: the process, None for no readings.
@@ -100,7 +118,10 @@ def sampled_threads(pid: int | None) -> Iterator[list[ThreadReading]]:
     def read(process: int) -> None:
         while not over.wait(SAMPLE_SECONDS):
             moment = time.time()
-            readings.append(ThreadReading(moment, thread_times(process)))
+            times: dict[int, ProcessorTime] = {}
+            for one in family(process):
+                times |= thread_times(one)
+            readings.append(ThreadReading(moment, times))
 
     if pid is None:
         yield readings

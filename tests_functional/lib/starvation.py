@@ -12,8 +12,8 @@ _VCPU = "CPU "
 # A vCPU that stands still runs little; one that merely shares its processor runs more.
 _STILL_SHARE = 0.1
 # A page that is asked for is saved next: the saving thread has to get a processor to see it, and once more
-# after it has waited for the sink.
-_TURNS = 2
+# after it has waited for the sink; and so has the sink.
+_TURNS, _THREADS = 2, 2
 
 
 def waited_seconds(
@@ -25,7 +25,7 @@ def waited_seconds(
     vCPU that is blocked, as in a page fault, waits for no processor.
 
     Args:
-        readings: of QEMU's threads, in the order of time.
+        readings: of the threads of QEMU and of what it has started, in the order of time.
         names: of QEMU's threads.
         start: of the standstill, in seconds since the epoch.
         end: its end.
@@ -34,14 +34,15 @@ def waited_seconds(
     if len(inside) < 2:
         return 0.0
     still = _STILL_SHARE * (end - start) + 2 * SAMPLE_SECONDS
-    vcpus, turns = [0.0], [0.0] * _TURNS
-    for thread in inside[-1].times:
+    vcpus, others = [0.0], [0.0]
+    for thread in {thread for reading in inside for thread in reading.times}:
         if names.get(thread, "").startswith(_VCPU):
             added = _added(thread, inside[0], inside[-1])
             vcpus += [added.waited_ns / 1e9] if added.ran_ns / 1e9 <= still else []
         else:
-            turns += [_added(thread, one, other).waited_ns / 1e9 for one, other in pairwise(inside)]
-    return max(vcpus) + sum(sorted(turns)[-_TURNS:])
+            waits = [_added(thread, one, other).waited_ns / 1e9 for one, other in pairwise(inside)]
+            others.append(sum(sorted(waits)[-_TURNS:]))
+    return max(vcpus) + sum(sorted(others)[-_THREADS:])
 
 
 def _around(readings: Sequence[ThreadReading], start: float, end: float) -> Sequence[ThreadReading]:

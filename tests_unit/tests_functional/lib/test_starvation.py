@@ -56,6 +56,20 @@ def test_thread_that_saves() -> None:
     assert _waited(_CALM, *rows) == pytest.approx(0.2 + 0.25)
 
 
+def test_command_that_the_saving_thread_writes_to() -> None:
+    """It is no thread of QEMU's, and has ended when the standstill is over."""
+    calm = _CALM[1]
+    rows = _readings(_CALM, (10.5, [*calm, (0, 0)]), (10.8, [*calm, (5, 280)]), (11.01, calm))
+    assert waited_seconds(rows, _NAMES, 10.0, 11.0) == pytest.approx(0.28)
+
+
+def test_only_two_threads_count() -> None:
+    """A vCPU waits for one thread that saves and for its sink, not for all others at once."""
+    late = [(9, 300), (500, 900), (0, 0), (9, 300), (9, 300)]
+    rows = _readings((9.98, [*_CALM[1], (0, 0)]), (11.01, late))
+    assert waited_seconds(rows, _NAMES, 10.0, 11.0) == pytest.approx(0.6)
+
+
 def test_waits_before_and_after_do_not_count() -> None:
     """Only readings around the standstill are looked at."""
     early = (8.0, [(0, 0), (0, 0), (0, 0), (0, 0)])
