@@ -42,7 +42,8 @@ def waited_seconds(
         else:
             waits = [_added(thread, one, other).waited_ns / 1e9 for one, other in pairwise(inside)]
             others.append(sum(sorted(waits)[-_TURNS:]))
-    return max(vcpus) + sum(sorted(others)[-_THREADS:])
+    # They wait at one time as well as one after the other.
+    return min(end - start, max(vcpus) + sum(sorted(others)[-_THREADS:]))
 
 
 def _around(readings: Sequence[ThreadReading], start: float, end: float) -> Sequence[ThreadReading]:

@@ -70,6 +70,12 @@ def test_only_two_threads_count() -> None:
     assert waited_seconds(rows, _NAMES, 10.0, 11.0) == pytest.approx(0.6)
 
 
+def test_waits_at_one_time_are_no_longer_than_the_standstill() -> None:
+    """All threads may have waited for the same processor."""
+    late = [(0, 0), (505, 1850), (0, 0), (9, 900)]
+    assert _waited(_CALM, (11.01, late)) == pytest.approx(1.0)
+
+
 def test_waits_before_and_after_do_not_count() -> None:
     """Only readings around the standstill are looked at."""
     early = (8.0, [(0, 0), (0, 0), (0, 0), (0, 0)])
