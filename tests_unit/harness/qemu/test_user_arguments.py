@@ -15,7 +15,7 @@ from harness.qemu.user_arguments import split_user_arguments
         ("-nographic", ("-nographic",)),
         ("-device virtio-serial-pci -s", ("-device", "virtio-serial-pci", "-s")),
         ("--fw_cfg 'name=opt/x,string=a b'", ("--fw_cfg", "name=opt/x,string=a b")),
-        # A value is no option, whatever it is called.
+        # A value is no option, even if an option has its name.
         ("-object memory-backend-ram,id=m,size=1M -numa cpu", None),
     ],
 )

@@ -1,4 +1,4 @@
-"""Contract: each test of a run has one outcome, whatever ended it, and no end of a test hangs the run."""
+"""Contract: each test of a run has one outcome, also one that was killed, and none of them hangs the run."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Vanishing(Test):
         time.sleep(60)
 
 class Stopping(Test):
-    """Whoever runs the command asks it to stop."""
+    """The command is asked to stop while it runs."""
     def test_stop(self):
         """Ask, and wait to be ended."""
         folder = Path(self.params.get("folder"))
@@ -133,7 +133,7 @@ def test_killed_tests_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_test_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test is ended at its time-out; the sentence names the time that has passed, whatever the test had."""
+    """A test is ended at its time-out; the sentence names the time that has passed beside the time-out."""
     monkeypatch.setattr(avocado_job, "_TASK_GRACE_SECONDS", 2)
     file, folder = _placed(tmp_path)
     row = ProfileRow("t.sleep", f"{file}:Vanishing.test_sleep", "reason", seconds=1)
@@ -166,7 +166,7 @@ print(json.dumps([found["t.report"].status.value, found["t.report"].sentence]))
     ids=["user's settings, long TMPDIR", "venv's settings, TMPDIR with a colon"],
 )
 def test_environment_steers_no_run(tmp_path: Path, settings: str, temporary: str) -> None:
-    """A run reports whatever spawner avocado.conf names, and whatever the path of TMPDIR is.
+    """A run reports with any spawner in avocado.conf, and with any path of TMPDIR.
 
     Settings and TMPDIR are read by different parts, and each alone ends the run; so one run has one of each.
     """

@@ -138,7 +138,7 @@ def _device_shortened(subject: Subject) -> Damage | None:
     "A bit of the first vCPU's page table address or program counter is flipped.", blind=_RESTORE_ONLY
 )
 def _vcpu_bit_flip(subject: Subject) -> Damage | None:
-    # No guest survives this bit, whatever it was doing at T0.
+    # A guest needs it for its next instruction, so none survives.
     found = _vital_bit(subject)
     if found is None:
         return None
