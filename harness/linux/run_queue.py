@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.linux.processes import family
+
 _PROC = Path("/proc")
 
 SAMPLE_SECONDS = 0.025
@@ -61,33 +63,6 @@ def thread_times(pid: int, proc: Path = _PROC) -> dict[int, ProcessorTime]:
             continue
         times[int(path.parent.name)] = ProcessorTime(int(words[0]), int(words[1]))
     return times
-
-
-def thread_names(pid: int, proc: Path = _PROC) -> dict[int, str]:
-    """Return the names of a process's threads by their numbers."""
-    names = {}
-    for path in proc.glob(f"{pid}/task/*/comm"):
-        try:
-            names[int(path.parent.name)] = path.read_text(errors="replace").strip()
-        except OSError:
-            continue
-    return names
-
-
-def family(pid: int, proc: Path = _PROC) -> list[int]:
-    """Return a process and all that descend from it, as far as the kernel tells.
-
-    Source: `children` of a task, in Linux Documentation/filesystems/proc.rst.
-    """
-    found = [pid]
-    for process in found:
-        for path in proc.glob(f"{process}/task/*/children"):
-            try:
-                found += map(int, path.read_text().split())
-            except OSError:
-                # The thread has ended.
-                continue
-    return found
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.codes import Fields
+from harness.linux.processes import thread_names
 
 # An ordinary page fault takes less than this.
 _APART_SECONDS = 0.05
@@ -72,12 +73,9 @@ def find_waiters(pid: int | None) -> Waiters:
     if before or faults:
         time.sleep(_APART_SECONDS)
     after, faults = _in_faults(pid), min(faults, _unresolved(pid))
-    names = []
-    for task in sorted(before):
-        with contextlib.suppress(OSError):
-            if after.get(task) == before[task]:
-                names.append(Path(f"/proc/{pid}/task/{task}/comm").read_text(errors="replace").strip())
-    return Waiters(tuple(names), faults)
+    names = thread_names(pid)
+    still = (task for task in sorted(before) if after.get(task) == before[task])
+    return Waiters(tuple(names[task] for task in still if task in names), faults)
 
 
 def _in_faults(pid: int) -> Mapping[int, tuple[str, ...]]:

@@ -21,6 +21,7 @@ from avocado.core.utils.eggenv import get_python_path_env_if_egg
 from avocado.plugins import runner_nrunner
 from avocado.plugins.spawners.process import ProcessSpawner, ProcessSpawnerHandle
 
+from harness.linux.processes import children
 from snapproof.runs.interruption import asked_to_stop
 
 SPAWNER = "snapproof"
@@ -144,12 +145,12 @@ class _Test:
 def _has_only_zombies(parent: int) -> bool:
     """Return whether a process has children, all of which have ended.
 
-    Linux Documentation/filesystems/proc.rst: `children` of a task, and the third field of `stat`.
+    Source: the third field of `stat`, in Linux Documentation/filesystems/proc.rst.
     """
     try:
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()
         states = [
-            Path(f"/proc/{child}/stat").read_bytes().rpartition(b")")[2].split()[0] for child in children
+            Path(f"/proc/{child}/stat").read_bytes().rpartition(b")")[2].split()[0]
+            for child in children(parent)
         ]
     except OSError:
         return False

@@ -11,7 +11,8 @@ from guest_images.agent.counters import AgentCounters
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.guest.shell import GuestUnreachable
-from harness.linux.run_queue import ThreadReading, sampled_threads, thread_names
+from harness.linux.processes import thread_names
+from harness.linux.run_queue import ThreadReading, sampled_threads
 from harness.qemu import migration
 from harness.qemu.disk import Disk
 from harness.qemu.kept_disk import disk_of_snapshot
