@@ -35,6 +35,7 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.guest.shell import GuestUnreachable
 from harness.qemu.architectures import MACHINE_TYPES
+from harness.qemu.configuration import type_of
 from harness.qemu.guest_memory import GuestMemory, PageProtected, PhysicalMemory, QemuMemoryGone
 from harness.qemu.machine import Machine
 from harness.qemu.monitor_memory import physical_memory
@@ -328,8 +329,7 @@ def ram_windows(machine: str, ram_bytes: int) -> dict[ServeArgument, int]:
         machine: the argument of `-machine`.
         ram_bytes: guest RAM.
     """
-    name = machine.partition(",")[0]
-    found = [entry for entry in MACHINE_TYPES if entry.is_named(name)]
+    found = [entry for entry in MACHINE_TYPES if entry.is_named(type_of(machine))]
     windows = found[0].ram_windows(ram_bytes) if found else [(0, _SURE_LOW_RAM)]
     low = min(windows[0][1], ram_bytes)
     high = windows[1][0] if len(windows) > 1 and ram_bytes > low else 0

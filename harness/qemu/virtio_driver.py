@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES, Architecture
+from harness.qemu.configuration import type_of
 from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.machine import Machine
 
@@ -39,9 +40,6 @@ _ANSWER = re.compile(r"=\s*(?:0x)?([0-9a-f]+)\s*$")
 _SIZES = {1: "b", 2: "h", 4: "w"}
 _PAGE = TARGET_PAGE_BYTES
 
-QUEUE_PAGES = 3
-"""Pages that a queue takes: its descriptors, the ring of the driver and that of the device."""
-
 _NO_INTERRUPT = 1
 DEVICE_WRITES = 2
 """Flag of a buffer that the device writes to; without it the device reads it."""
@@ -56,7 +54,7 @@ def can_drive(architecture: Architecture, machine: str) -> bool:
         architecture: the guest's.
         machine: machine type, as for `-machine`.
     """
-    found = architecture.machine_type(machine.partition(",")[0])
+    found = architecture.machine_type(type_of(machine))
     return found is not None and found.config_ports
 
 
@@ -79,6 +77,13 @@ class Queue:
     """A queue in guest RAM, at an address where nobody else has anything.
 
     Its chains of buffers never change: chain n is given to the device anew as soon as it is available again.
+
+    Attributes:
+        size: number of descriptors.
+        descriptors: guest-physical address of its first page.
+        available: that of the page with the driver's ring.
+        used: that of the page with the device's ring.
+        end: the address behind its pages.
     """
 
     def __init__(self, memory: GuestMemory, base: int, size: int) -> None:
@@ -91,7 +96,7 @@ class Queue:
         """
         self._memory = memory
         self.size = size
-        self.descriptors, self.available, self.used = (base + page * _PAGE for page in range(QUEUE_PAGES))
+        self.descriptors, self.available, self.used, self.end = (base + page * _PAGE for page in range(4))
 
     def lay_out(self, chains: list[list[Buffer]]) -> None:
         """Write the descriptors of some chains of buffers, and rings that hold none of them yet."""

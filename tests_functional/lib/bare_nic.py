@@ -12,12 +12,11 @@ from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.configuration import MIB
 from harness.qemu.guest_memory import GuestMemory, PageProtected
 from harness.qemu.machine import Machine
-from harness.qemu.virtio_driver import QUEUE_PAGES, Buffer, Queue, VirtioDevice
+from harness.qemu.virtio_driver import Buffer, Queue, VirtioDevice
 
 _NETWORK_CARD = 1
 # Each packet has a page of its own, so that each is a write to another protected page.
 _BUFFERS = 64
-_PAGE = TARGET_PAGE_BYTES
 _BUFFER_BYTES = 2048
 _CONNECT_SECONDS = 1.0
 _POLL_SECONDS = 0.02
@@ -34,7 +33,6 @@ class BareNic:
         """
         self._machine = machine
         base = free_ram_at(machine.config.machine, machine.config.ram_mib * MIB)
-        self._buffers = base + QUEUE_PAGES * _PAGE
         self._queue = Queue(GuestMemory(machine), base, _BUFFERS)
 
     def start(self) -> None:
@@ -44,7 +42,7 @@ class BareNic:
             SetupBroken: the card cannot be set up.
         """
         device = VirtioDevice(self._machine, _NETWORK_CARD)
-        pages = range(self._buffers, self._buffers + _BUFFERS * _PAGE, _PAGE)
+        pages = (self._queue.end + number * TARGET_PAGE_BYTES for number in range(_BUFFERS))
         self._queue.lay_out([[Buffer(address, _BUFFER_BYTES)] for address in pages])
         device.start(self._queue)
         self._queue.offer(_BUFFERS)

@@ -7,11 +7,10 @@ import struct
 from guest_images.agent.bare_agent import free_ram_at
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, SetupBroken
-from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.configuration import MIB
 from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.machine import Machine
-from harness.qemu.virtio_driver import QUEUE_PAGES, Buffer, Queue, VirtioDevice
+from harness.qemu.virtio_driver import Buffer, Queue, VirtioDevice
 
 _NUMBER = 24
 # VIRTIO 1.2, 5.15.3: memory that is not plugged in may be inaccessible, which QEMU can demand of a driver.
@@ -19,7 +18,6 @@ _UNPLUGGED_INACCESSIBLE = 1 << 1
 # VIRTIO 1.2, 5.15.6: requests and the answer to one that was carried out.
 _PLUG, _UNPLUG, _ACK = 0, 1, 0
 _REQUEST_BYTES, _ANSWER_BYTES = 24, 10
-_PAGE = TARGET_PAGE_BYTES
 _QUEUE_SIZE = 4
 _SECONDS = 10.0
 
@@ -45,9 +43,9 @@ class BareVirtioMem:
         self._blocks = PIECE_MIB * MIB // block_bytes
         self._memory = GuestMemory(machine)
         base = free_ram_at(machine.config.machine, machine.config.ram_mib * MIB)
-        self._request = base + QUEUE_PAGES * _PAGE
-        self._answer = self._request + _REQUEST_BYTES
         self._queue = Queue(self._memory, base, _QUEUE_SIZE)
+        self._request = self._queue.end
+        self._answer = self._request + _REQUEST_BYTES
         self._queue.lay_out(
             [[Buffer(self._request, _REQUEST_BYTES, written=False), Buffer(self._answer, _ANSWER_BYTES)]]
         )
