@@ -74,20 +74,23 @@ def _run_jobs(
         if part
     ]
     begun = time.monotonic()
-    killed: dict[str, str] = {}
-    for suite in suites:
-        # One job each: a job that is interrupted ends the suite it is in and goes on with the next.
-        if not asked_to_stop():
-            # Avocado resets both to their values at its import (core/output.py, StdOutput), which would mix
-            # text for people into the events of `--events -`.
-            with redirect_stdout(sys.stdout), redirect_stderr(sys.stderr), Job(config, [suite]) as job:
-                # Avocado lists failures on stderr in spite of `core.show`; we print them ourselves.
-                logging.getLogger("avocado.app").handlers[:] = [logging.NullHandler()]
-                with own_spawner() as found, only_noted():
-                    job.run()
-                killed |= found
+    with own_spawner() as killed:
+        for suite in suites:
+            # One job each: a job that is interrupted ends the suite it is in and goes on with the next.
+            if not asked_to_stop():
+                _run_job(config, suite)
     seconds = time.monotonic() - begun
     return {row.name: _collect(row, folder, seconds, killed.get(row.name, "")) for row in rows}
+
+
+def _run_job(config: Mapping[str, object], suite: TestSuite) -> None:
+    # Avocado resets both to their values at its import (core/output.py, StdOutput), which would mix text for
+    # people into the events of `--events -`.
+    with redirect_stdout(sys.stdout), redirect_stderr(sys.stderr), Job(config, [suite]) as job:
+        # Avocado lists failures on stderr in spite of `core.show`; we print them ourselves.
+        logging.getLogger("avocado.app").handlers[:] = [logging.NullHandler()]
+        with only_noted():
+            job.run()
 
 
 def _suite(

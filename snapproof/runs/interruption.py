@@ -86,7 +86,8 @@ def say_interrupted() -> int:
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
     global _asked, _last
-    first, before = not _asked, _last
-    _asked, _last = True, time.monotonic()
-    if _raises if first else _last - before >= _CLEANING_SECONDS:
+    now = time.monotonic()
+    raises = now - _last >= _CLEANING_SECONDS if _asked else _raises
+    _asked, _last = True, now
+    if raises:
         raise KeyboardInterrupt

@@ -111,14 +111,19 @@ def end(
     while not (limit.expired or gone_on(counters, then)):
         limit.nap(0.001)
     stall, gap = counters.longest_write(), _after(counters, resumed, counters.longest_gap())
-    over = time.time() if gap.end is None else gap.end
-    start = resumed if gap.end is None else gap.end - gap.seconds
+    waited = 0.0 if gap.seconds < _LONG_SECONDS else _waited(gap, resumed, readings, names)
+    return Stalls(int(stall * 1e6), int(gap.seconds * 1e6), int(waited * 1e6))
+
+
+def _waited(gap: _Gap, resumed: float, readings: Sequence[ThreadReading], names: Mapping[int, str]) -> float:
+    """Return how much of a gap the host may have caused, in seconds; the arguments are those of `end`."""
+    end = time.time() if gap.end is None else gap.end
+    start = resumed if gap.end is None else end - gap.seconds
     # A wait counts once it is over, so a reading from after the gap is needed.
     limit = Deadline(_READING_SECONDS)
-    while readings and readings[-1].moment < over and not limit.expired:
+    while readings and readings[-1].moment < end and not limit.expired:
         limit.nap(0.001)
-    waited = 0.0 if gap.seconds < _LONG_SECONDS else waited_seconds(readings, names, start, over)
-    return Stalls(int(stall * 1e6), int(gap.seconds * 1e6), int(waited * 1e6))
+    return waited_seconds(readings, names, start, end)
 
 
 def gone_on(counters: AgentCounters, then: Sequence[int]) -> bool:

@@ -209,11 +209,13 @@ def test_qemu_that_never_starts(tmp_path: Path) -> None:
 def test_nothing_is_started_without_options(tmp_path: Path) -> None:
     """A run without such options costs no time."""
     require_start(replace(stack(tmp_path), executable=_picky(tmp_path, "-serial")), StackOptions(), tmp_path)
+    assert not (tmp_path / "machine-check").exists()
 
 
 def test_options_that_are_right(tmp_path: Path) -> None:
     """Both QEMUs start, and end."""
     require_start(replace(stack(tmp_path), executable=_picky(tmp_path)), _ALL, tmp_path)
+    assert not (tmp_path / "machine-check").exists()
 
 
 @pytest.mark.parametrize(
