@@ -74,7 +74,7 @@ def _run_jobs(
         if part
     ]
     begun = time.monotonic()
-    with own_spawner() as killed:
+    with own_spawner(_modules(rows)) as killed:
         for suite in suites:
             # One job each: a job that is interrupted ends the suite it is in and goes on with the next.
             if not asked_to_stop():
@@ -116,6 +116,12 @@ def _suite(
     longest = max(row.seconds for row in rows)
     config = {**config, "task.timeout.running": longest + _TASK_GRACE_SECONDS}
     return TestSuite(name, config=config, tests=runnables, job_config=config)
+
+
+def _modules(rows: Sequence[ProfileRow]) -> list[str]:
+    """Return the names of the modules that hold the tests of some rows."""
+    paths = {row.test.partition(":")[0].removesuffix(".py") for row in rows}
+    return [f"{tests_functional.__name__}.{path.replace('/', '.')}" for path in sorted(paths)]
 
 
 def _resolve(row: ProfileRow, parameters: Mapping[str, str | int | float]) -> list[object]:

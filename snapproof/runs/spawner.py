@@ -10,23 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from avocado.core.utils import messages
-from avocado.core.utils.eggenv import get_python_path_env_if_egg
 from avocado.plugins import runner_nrunner
 from avocado.plugins.spawners.process import ProcessSpawner, ProcessSpawnerHandle
 
 from harness.linux.processes import children
+from snapproof.runs.forked_runner import RunnerServer, runner_server
 from snapproof.runs.interruption import asked_to_stop
 
 SPAWNER = "snapproof"
 """Its name in Avocado's setting `run.spawner`."""
 
+_RUNNER = "avocado.plugins.runners.avocado_instrumented"
 _POLL_SECONDS = 0.1
 # A test that has ended is a zombie until its runner has passed on what it logged, a hundred lines a second.
 _ZOMBIE_SECONDS = 20.0
@@ -41,8 +42,11 @@ class SessionSpawner(ProcessSpawner):  # type: ignore[misc]  # Avocado has no ty
         killed: how a test's process ended that nobody here asked to end, by the name of its row.
     """
 
-    def __init__(self, config: dict[str, Any], job: Any, killed: dict[str, str]) -> None:
+    def __init__(
+        self, config: dict[str, Any], job: Any, server: RunnerServer, killed: dict[str, str]
+    ) -> None:
         super().__init__(config=config, job=job)
+        self._server = server
         self.killed = killed
 
     async def spawn_task(self, runtime_task: Any) -> bool:
@@ -50,17 +54,9 @@ class SessionSpawner(ProcessSpawner):  # type: ignore[misc]  # Avocado has no ty
         if asked_to_stop():
             return False
         self.create_task_output_dir(runtime_task)
-        runner = runtime_task.task.runnable.runner_command()
-        arguments = [*runner, "task-run", *runtime_task.task.get_command_args()]
         try:
-            process = await asyncio.create_subprocess_exec(
-                *arguments,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-                env=get_python_path_env_if_egg(),
-                start_new_session=True,
-            )
-        except (FileNotFoundError, PermissionError):
+            process = await self._server.start(runtime_task.task.get_command_args())
+        except OSError:
             return False
         runtime_task.spawner_handle = ProcessSpawnerHandle(process)
         return True
@@ -99,8 +95,11 @@ class SessionSpawner(ProcessSpawner):  # type: ignore[misc]  # Avocado has no ty
 
 
 @contextmanager
-def own_spawner() -> Iterator[dict[str, str]]:
+def own_spawner(modules: Sequence[str]) -> Iterator[dict[str, str]]:
     """Let Avocado's jobs in this block use `SessionSpawner`, and yield its `killed`.
+
+    Args:
+        modules: what the tests import, named as for `import`.
 
     Avocado finds spawners by entry points alone, through pkg_resources, which then refuses to load ours: it
     does not find our requirement `qemu.qmp`, for the dot in its name (setuptools 80, `WorkingSet.resolve`).
@@ -109,12 +108,13 @@ def own_spawner() -> Iterator[dict[str, str]]:
 
     def spawners(config: dict[str, Any], job: Any) -> dict[str, SimpleNamespace]:
         """Stand in for Avocado's dispatcher: a plug-in by its name in `run.spawner`."""
-        return {SPAWNER: SimpleNamespace(obj=SessionSpawner(config, job, killed))}
+        return {SPAWNER: SimpleNamespace(obj=SessionSpawner(config, job, server, killed))}
 
     original = runner_nrunner.SpawnerDispatcher
     runner_nrunner.SpawnerDispatcher = spawners
     try:
-        yield killed
+        with runner_server([_RUNNER, *modules]) as server:
+            yield killed
     finally:
         runner_nrunner.SpawnerDispatcher = original
 

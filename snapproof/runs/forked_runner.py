@@ -1,0 +1,124 @@
+"""Asks the runner server for runners, and stands for each as asyncio's processes do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from snapproof.runs.runner_server import PID
+
+# The folder that the command was started in is no place for modules.
+_PROGRAM = (
+    "import sys; sys.path[:] = [place for place in sys.path if place]; "
+    "from snapproof.runs.runner_server import main; main(sys.argv[1:])"
+)
+
+
+class ForkedRunner:
+    """A runner that the server has forked, under the names that Avocado knows of asyncio's `Process`.
+
+    Attributes:
+        pid: its process id.
+        returncode: exit code, or minus the signal that ended it (any counts as SIGKILL); None while it runs.
+    """
+
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        """Watch a runner from within a running event loop.
+
+        Raises:
+            ProcessLookupError: it has ended already.
+        """
+        self.pid = pid
+        self.returncode: int | None = None
+        self._channel = channel
+        self._handle = os.pidfd_open(pid)
+        self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        self._loop.add_reader(self._handle, self._end)
+
+    async def wait(self) -> int:
+        """Wait until it has ended, and return its exit code."""
+        return int(await asyncio.shield(self._ended))
+
+    def terminate(self) -> None:
+        """Send it SIGTERM; raise ProcessLookupError if it has ended."""
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send it SIGKILL; raise ProcessLookupError if it has ended."""
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: signal.Signals) -> None:
+        if self.returncode is not None:
+            raise ProcessLookupError
+        signal.pidfd_send_signal(self._handle, number)
+
+    def _end(self) -> None:
+        self._loop.remove_reader(self._handle)
+        os.close(self._handle)
+        last = b""
+        with self._channel as channel, contextlib.suppress(BlockingIOError):
+            last = channel.recv(PID.size)
+        self.returncode = PID.unpack(last)[0] if last else -signal.SIGKILL
+        self._ended.set_result(self.returncode)
+
+
+@dataclass(frozen=True)
+class RunnerServer:
+    """The process that forks runners.
+
+    Attributes:
+        requests: our end of its socket.
+    """
+
+    requests: socket.socket
+
+    async def start(self, arguments: Sequence[str]) -> ForkedRunner:
+        """Start a runner in a session of its own.
+
+        Args:
+            arguments: of Avocado's runner, behind `task-run`.
+
+        Raises:
+            OSError: the server or the runner has ended.
+        """
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with its:
+            socket.send_fds(self.requests, [json.dumps(arguments).encode()], [its.fileno()])
+        first = await asyncio.get_running_loop().sock_recv(ours, PID.size)
+        if not first:
+            ours.close()
+            raise ConnectionResetError
+        (pid,) = PID.unpack(first)
+        return ForkedRunner(pid, ours)
+
+
+@contextmanager
+def runner_server(modules: Sequence[str]) -> Iterator[RunnerServer]:
+    """Start a server that imports some modules, and end it behind the block; its runners go on."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        with its:
+            server = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(its.fileno()), *modules],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[its.fileno()],
+                start_new_session=True,
+            )
+        try:
+            yield RunnerServer(ours)
+        finally:
+            ours.close()
+            server.wait()

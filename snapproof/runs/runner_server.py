@@ -1,0 +1,77 @@
+"""Forks Avocado's runner of each test from one process that has imported what the tests need.
+
+A runner started as a program imports Avocado, numpy and paramiko anew, for over a second of processor time in
+every test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+
+PID = struct.Struct("=i")
+"""A runner's first message, its process id, and its last one, its exit code."""
+
+# A socket takes 208 KiB at a time by default (net.core.wmem_default).
+_MOST_BYTES = 208 << 10
+
+_RUNNER = "avocado-runner-avocado-instrumented"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Import modules, and fork a runner for each request until there can be no more.
+
+    Args:
+        arguments: number of the socket on which requests come (arguments of the runner as JSON, with the
+            socket that the runner's own messages go to), then names of modules. One that cannot be imported
+            is left to the test that needs it.
+    """
+    descriptor, *modules = arguments
+    # The kernel removes runners that have ended: the command watches them by itself.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(fileno=int(descriptor)) as requests:
+        for module in modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
+        while True:
+            request, descriptors, _, _ = socket.recv_fds(requests, _MOST_BYTES, 1)
+            if not request:
+                return
+            with socket.socket(fileno=descriptors[0]) as channel:
+                if os.fork() == 0:
+                    requests.close()
+                    _run(json.loads(request), channel)
+
+
+def _run(arguments: Sequence[str], channel: socket.socket) -> None:
+    """Be the runner of one task, and end with its exit code."""
+    code = 1
+    try:
+        # A session of its own, so that the test does not get the Ctrl-C of the command's terminal.
+        os.setsid()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        channel.send(PID.pack(os.getpid()))
+        code = _runner(arguments)
+    finally:
+        with contextlib.suppress(OSError):
+            channel.send(PID.pack(code))
+        os._exit(code)
+
+
+def _runner(arguments: Sequence[str]) -> int:
+    """Run Avocado's own runner program in this process, and return its exit code."""
+    from avocado.plugins.runners.avocado_instrumented import RunnerApp
+
+    sys.argv = [_RUNNER, "task-run", *arguments]
+    RunnerApp(print).run()
+    for test in multiprocessing.active_children():
+        test.join()
+    return 0

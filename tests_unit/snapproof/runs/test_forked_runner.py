@@ -1,0 +1,108 @@
+"""Contract: a server forks runners that can be ended, and says how each ended; each has its own session."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from snapproof.runs.forked_runner import ForkedRunner, RunnerServer, runner_server
+
+_SLEEPING = '''
+"""A test that takes long, and says that it has begun."""
+import time
+from pathlib import Path
+from avocado import Test
+
+class Sleeping(Test):
+    """Begins."""
+    def test_sleep(self):
+        """Leave a file, and sleep."""
+        Path(__file__).with_name("begun").write_text("")
+        time.sleep(60)
+'''
+
+
+def _served(act: Callable[[RunnerServer], Awaitable[int]], modules: Sequence[str] = ()) -> int:
+    with runner_server(modules) as server:
+        return asyncio.run(_within(act(server)))
+
+
+async def _within(awaited: Awaitable[int]) -> int:
+    return await asyncio.wait_for(awaited, 120)
+
+
+async def _sleeping(server: RunnerServer, folder: Path) -> ForkedRunner:
+    """Return the runner of a test that has begun to sleep."""
+    (folder / "test_sleeping.py").write_text(_SLEEPING)
+    uri = f"{folder}/test_sleeping.py:Sleeping.test_sleep"
+    runner = await server.start(["-i", "1", "-k", "avocado-instrumented", "-u", uri])
+    while not (folder / "begun").exists():
+        await asyncio.sleep(0.05)
+    return runner
+
+
+async def _refused(server: RunnerServer) -> int:
+    return await (await server.start(["--no-such-option"])).wait()
+
+
+def test_failing_runner() -> None:
+    """A runner that ends by an error has exit code 1, as it would have as a program."""
+    assert _served(_refused) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_ended_runner(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM makes a runner end its test and then itself; SIGKILL ends it, and is told from an exit code."""
+
+    async def end(server: RunnerServer) -> int:
+        runner = await _sleeping(server, tmp_path)
+        assert os.getsid(runner.pid) == runner.pid
+        assert runner.returncode is None
+        (runner.terminate if number is signal.SIGTERM else runner.kill)()
+        # Avocado waits in two places at a time.
+        first, second = await asyncio.gather(runner.wait(), runner.wait())
+        assert first == second == runner.returncode
+        with pytest.raises(ProcessLookupError):
+            runner.kill()
+        return first
+
+    assert _served(end) == (0 if number is signal.SIGTERM else -signal.SIGKILL)
+
+
+def test_server_that_has_ended() -> None:
+    """Without its server no runner can be started, and that is an OSError."""
+
+    async def start(server: RunnerServer) -> int:
+        server.requests.shutdown(socket.SHUT_RDWR)
+        with pytest.raises(OSError):
+            await server.start([])
+        return 0
+
+    assert _served(start) == 0
+
+
+def test_modules_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No module in the folder of the user is imported, and one that cannot be imported ends nothing."""
+    (tmp_path / "json.py").write_text("raise SystemExit(3)")
+    (tmp_path / "users_own.py").write_text("import os; os.kill(os.getpid(), 9)")
+    monkeypatch.chdir(tmp_path)
+    assert _served(_refused, ["users_own", "no.such.module"]) == 1
+
+
+def test_modules_are_imported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runners share what the server has imported."""
+    log = tmp_path / "imported"
+    (tmp_path / "costly.py").write_text(f"open({str(log)!r}, 'a').write('once\\n')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    async def twice(server: RunnerServer) -> int:
+        return await _refused(server) + await _refused(server)
+
+    assert _served(twice, ["costly"]) == 2
+    assert log.read_text() == "once\n"
