@@ -189,7 +189,7 @@ def _broken_save(source: Source, case: Case, place: SinkPlace, control: CallCont
         reason = "QEMU made fewer of these calls this time."
         return _Broken([skipped(f"failures/{case.name}/end", _ALIVE, reason)])
     end = judge_ending(case, ending)
-    broken = _Broken([end, judge_resumed(case, machine, source.counters)], [end])
+    broken = _Broken([end, judge_resumed(case, machine, source.counters, silent)], [end])
     if machine.alive() and any(check.status is Status.FAIL for check in broken.checks):
         released = _released(machine, case)
         broken.checks.append(released)

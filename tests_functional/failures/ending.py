@@ -109,11 +109,22 @@ def judge_ending(case: Case, ending: Ending) -> CheckResult:
     return judged(f"failures/{case.name}/end", _END, problems, facts)
 
 
-def judge_resumed(case: Case, machine: Machine, counters: AgentCounters) -> CheckResult:
-    """Check that QMP reports the guest as running and that its writers write."""
+def judge_resumed(
+    case: Case, machine: Machine, counters: AgentCounters, silent: SnapproofError | None = None
+) -> CheckResult:
+    """Check that QMP reports the guest as running and that its writers write.
+
+    Args:
+        case: how the save was broken.
+        machine: QEMU.
+        counters: of the writers.
+        silent: why QMP has given no answer for the time that the guest has; it is not asked again then.
+    """
     limit, begun = Deadline(LIMIT_SECONDS), time.monotonic()
     problems: list[Problem] = []
     try:
+        if silent:
+            raise silent
         before = counters.steps()
         while True:
             status = machine.qmp.execute("query-status", deadline=Deadline(_ANSWER_SECONDS))["status"]

@@ -240,6 +240,15 @@ def test_qemu_whose_memory_is_gone_has_ended() -> None:
     assert violation.sentence == "QEMU has ended by itself."
 
 
+def test_silent_monitor_is_not_asked_again() -> None:
+    """A guest whose QEMU was silent for as long as it may be has not resumed, and QEMU's silence is named."""
+    machine = cast(Machine, SimpleNamespace(alive=lambda: True))
+    silent = SubjectFailed("QEMU did not answer 'query-migrate' within 10 s.", code=Code.QMP_NO_ANSWER)
+    (violation,) = judge_resumed(_CASE, machine, cast(AgentCounters, None), silent).violations
+    assert violation.code is Code.QMP_NO_ANSWER
+    assert violation.sentence == f"QEMU or its monitor failed: {silent.sentence}"
+
+
 _GOOD = judged("good", "It holds.", [])
 _BAD = judged("other", "It holds.", [Problem(Code.QEMU_FAILED, "No.")])
 _WRONG_END = judged("end", "It holds.", [Problem(Code.SAVE_WRONG_END, "No.")])
