@@ -65,7 +65,11 @@ def provisioned_qemus(cache: Cache) -> dict[QemuSpec, ProvisionedQemu | None]:
 def _package_set(spec: QemuSpec, target: Architecture) -> PackageSet:
     # A set's name is unique in its suite, and a suite can have a QEMU program for each architecture.
     name = "qemu" if target.qemu == DEFAULT_ARCHITECTURE.qemu else target.qemu
-    return PackageSet(name, suite(spec.suite), target.qemu_packages)
+    return PackageSet(name, suite(spec.suite), _packages(spec, target))
+
+
+def _packages(spec: QemuSpec, target: Architecture) -> tuple[str, ...]:
+    return target.qemu_packages_in(suite(spec.suite).codename)
 
 
 def _provision(spec: QemuSpec, target: Architecture, tree: Tree) -> ProvisionedQemu:
@@ -73,7 +77,8 @@ def _provision(spec: QemuSpec, target: Architecture, tree: Tree) -> ProvisionedQ
     script = wrapper_script(tree.root, target.qemu, spec.architecture)
     if not executable.exists() or executable.read_text() != script:
         publish_file(executable, script.encode(), 0o755)
-    return ProvisionedQemu(spec.name, executable, tree.version(target.qemu_packages[0]), tree.manifest)
+    version = tree.version(_packages(spec, target)[0])
+    return ProvisionedQemu(spec.name, executable, version, tree.manifest)
 
 
 def wrapper_script(

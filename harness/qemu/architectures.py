@@ -132,6 +132,9 @@ PSERIES = MachineType(
     "pseries", "pseries", "pseries-", "ppc_spapr.ram", ram_multiple_mib=256, versioned="pseries-"
 )
 
+MOVING_CPUS = ("max", "host")
+"""CPU models that stand for all that a QEMU, or a host, has: another processor in each version of QEMU."""
+
 MACHINE_TYPES = (PC, Q35, MICROVM, VIRT, RISCV_VIRT, S390_CCW, PSERIES)
 
 
@@ -185,8 +188,11 @@ class Architecture:
         qemu: the QEMU program that emulates it.
         qemu_packages: Debian packages of that program. Firmware is among them although the program depends
             on it, since a missing network boot ROM shows only when a device is added.
+        older_qemu_packages: for releases by codename, the packages where these are others.
         machines: its machine types; the first one is used where none is asked for.
         machine_arguments: further arguments for QEMU that a Linux of today needs on that machine.
+        kept_cpu: a CPU model that is the same in all versions of QEMU, where `machine_arguments` name one
+            that is not; "" where the machine type's own is.
         console: Linux's device of the machine's serial port.
         kernel_package: Debian's metapackage of the newest kernel for virtual machines.
         lacks_drivers: modules that Debian's kernels of today do not have on it.
@@ -219,8 +225,14 @@ class Architecture:
     kernel_file: str = "vmlinuz"
     lacks_drivers: tuple[str, ...] = ()
     machine_arguments: tuple[str, ...] = ()
+    kept_cpu: str = ""
+    older_qemu_packages: tuple[tuple[str, tuple[str, ...]], ...] = ()
     bare: BareTarget | None = None
     uefi: UefiPackage | None = None
+
+    def qemu_packages_in(self, codename: str) -> tuple[str, ...]:
+        """Return the Debian packages of its QEMU program in a release."""
+        return dict(self.older_qemu_packages).get(codename, self.qemu_packages)
 
     @property
     def machine(self) -> str:
@@ -232,6 +244,9 @@ class Architecture:
         found = (one for one in self.machines if name == one.name or one.is_version(name))
         return next(found, None)
 
+
+# Before Debian 13 these programs had no package of their own.
+_IN_MISC = tuple((codename, ("qemu-system-misc", "ipxe-qemu")) for codename in ("bullseye", "bookworm"))
 
 # Linux Documentation/arch/x86/boot.rst: the field "header" of a bzImage.
 _BZIMAGE_SIGNATURE = (0x202, b"HdrS")
@@ -297,6 +312,7 @@ AARCH64 = Architecture(
     machines=(VIRT,),
     # The default CPU of this machine type is a 32-bit one (QEMU hw/arm/virt.c).
     machine_arguments=("-cpu", "max"),
+    kept_cpu="neoverse-n1",
     console="ttyAMA0",
     kernel_package="linux-image-cloud-arm64",
     linux_folder="arm64",
@@ -320,6 +336,7 @@ RISCV64 = Architecture(
     debian="riscv64",
     qemu="qemu-system-riscv64",
     qemu_packages=("qemu-system-riscv", "ipxe-qemu"),
+    older_qemu_packages=_IN_MISC,
     machines=(RISCV_VIRT,),
     console="ttyS0",
     kernel_package="linux-image-riscv64",
@@ -346,6 +363,7 @@ S390X = Architecture(
     debian="s390x",
     qemu="qemu-system-s390x",
     qemu_packages=("qemu-system-s390x",),
+    older_qemu_packages=_IN_MISC,
     machines=(S390_CCW,),
     console="ttyS0",
     kernel_package="linux-image-s390x",

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from harness.errors import NotApplicable
 from harness.qemu import migration
-from harness.qemu.configuration import with_type
+from harness.qemu.architectures import MOVING_CPUS
+from harness.qemu.configuration import type_of, with_type
 from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import writing_guest
+from tests_functional.lib.guest import Stack
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.run import Run
@@ -31,6 +33,7 @@ def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
     if not newer:
         raise NotApplicable("This run has no newer QEMU than this one; name several with --qemu.")
     begun = time.monotonic()
+    run = replace(run, stack=kept_stack(run.stack))
     with writing_guest(run) as source:
         known = migration.capabilities(source.guest.machine)
         flow = Flow.LIVE if migration.BACKGROUND_SNAPSHOT in known else Flow.STOP_AND_SAVE
@@ -52,6 +55,27 @@ def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
         run.discard(run.folder)
     holds = f"A snapshot of a {machine} is restored right by {', '.join(newer)}."
     return outcome_of(run, checks, time.monotonic() - begun, holds, {"restores": len(newer)})
+
+
+def kept_stack(stack: Stack) -> Stack:
+    """Return the stack with a machine and a CPU model that newer versions of QEMU have alike.
+
+    Raises:
+        NotApplicable: QEMU does not keep this machine type, or the CPU model that the user names.
+    """
+    architecture, name = stack.image.architecture, type_of(stack.machine)
+    kind = architecture.machine_type(name)
+    if kind is None or not kind.versioned:
+        raise NotApplicable(
+            f"Machine type '{name}' of {architecture.name} has no versions: QEMU may change it with each "
+            "release, and does not promise that a newer one restores its snapshots."
+        )
+    if type_of(stack.cpu) in MOVING_CPUS:
+        raise NotApplicable(
+            f"CPU model '{stack.cpu}' is another processor in each version of QEMU, so a newer one need not "
+            "restore its snapshots; name another with --cpu."
+        )
+    return replace(stack, cpu=stack.cpu or architecture.kept_cpu)
 
 
 def _machine_type(snapshot: Snapshot) -> str:

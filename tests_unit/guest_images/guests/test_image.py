@@ -18,7 +18,14 @@ from guest_images.packages.unpacked import InputRecord, manifest_digest
 from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import provision_qemu, provisioned_qemus, wrapper_script
 from harness.errors import MachineryMissing, SetupBroken, UsageError
-from harness.qemu.architectures import AARCH64, ARCHITECTURES, X86_64, Architecture, find_architecture
+from harness.qemu.architectures import (
+    AARCH64,
+    ARCHITECTURES,
+    RISCV64,
+    X86_64,
+    Architecture,
+    find_architecture,
+)
 from tests_unit.support.elf_files import kernel_module, shared_object
 
 LIBRARIES = f"usr/lib/{X86_64.triplet}"
@@ -107,6 +114,19 @@ def test_qemu_for_another_architecture_is_another_package_set(tmp_path: Path) ->
     # It runs on this machine, so its libraries are this machine's.
     assert LIBRARIES in qemu.executable.read_text()
     assert provision_qemu("arm", Provisioning(cache, silent)).executable == qemu.executable
+
+
+def test_package_of_a_qemu_program_depends_on_the_release(tmp_path: Path) -> None:
+    """Debian 12 has the programs of some architectures in one package, later releases one for each."""
+    cache = Cache(tmp_path)
+    older, newer = (InputRecord(name, "1:7.2", "ef") for name in ("qemu-system-misc", "qemu-system-riscv"))
+    for release, record, packages in (
+        ("debian-12", older, ("qemu-system-misc", "ipxe-qemu")),
+        ("debian-13", newer, RISCV64.qemu_packages),
+    ):
+        plant_qemu(plant_tree(cache, release, RISCV64.qemu, packages, record), RISCV64.qemu)
+        qemu = provision_qemu(release, Provisioning(cache, silent), emulates=RISCV64)
+        assert (qemu.version, qemu.manifest) == ("1:7.2", (record,))
 
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
