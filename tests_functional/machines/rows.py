@@ -18,7 +18,6 @@ ROWS = (
             f"{_FLOWS}.test_main_job",
             "management layers make this machine: other chip set, other devices, other state",
             {"machine": kind.name},
-            alone=True,
             kinds=ANY_GUEST,
         )
         for kind in _FOR_LINUX
@@ -30,7 +29,6 @@ ROWS = (
             "firmware in flash, which is RAM that the guest writes by commands, and no vCPU faults on",
             {"machine": kind.name, "firmware": UEFI},
             seconds=600,
-            alone=True,
             why_linux="a bare guest does not start from UEFI firmware",
         )
         for kind in _FOR_LINUX
@@ -42,7 +40,6 @@ ROWS = (
             f"{_FLOWS}.test_main_job",
             "guests keep the machine type that they were made with; this is of the first release with it",
             {"machine": f"{kind.versioned}{_FIRST_VERSION}"},
-            alone=True,
             kinds=ANY_GUEST,
         )
         for kind in (_USUAL, *_FOR_LINUX)

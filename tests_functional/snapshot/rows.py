@@ -33,7 +33,6 @@ _MAIN_JOB = ProfileRow(
     "snapshot.main-job",
     f"{_FLOWS}.test_main_job",
     "the main use: a live snapshot, a golden snapshot, and stop-and-save as the control",
-    alone=True,
     profiles=(*SMOKE, *PREMERGE),
     kinds=ANY_GUEST,
     # The stun of stop-and-save grows with RAM; with less it would not stand out from that of a live save.
@@ -164,7 +163,6 @@ ROWS = (
             f"{_FLOWS}.test_main_job",
             reason,
             {"guest": guest},
-            alone=True,
             why_linux="it is about this guest",
         )
         for name, (guest, reason) in _GUESTS.items()

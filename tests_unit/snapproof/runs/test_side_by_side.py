@@ -9,7 +9,6 @@ import pytest
 
 from harness.hosts.local import HostFacts
 from snapproof.cli.arguments.run import parse_jobs
-from snapproof.runs.profiles import PROFILES
 from snapproof.runs.side_by_side import plan
 from tests_functional.lib.profile_row import ProfileRow
 
@@ -53,13 +52,6 @@ def test_longest_first() -> None:
     assert [row.name for row in plan(rows, _HOST, None).together] == [
         "t.3-False", "t.1-False", "t.2-False", "t.0-False", "t.4-False",
     ]  # fmt: skip
-
-
-def test_whoever_compares_stuns_runs_alone() -> None:
-    """The main job fails a stun ratio that another test could spoil."""
-    main_jobs = [e for rows in PROFILES.values() for e in rows if e.test.endswith("test_main_job")]
-    assert len(main_jobs) >= len(PROFILES)
-    assert all(row.alone for row in main_jobs)
 
 
 def test_jobs_argument() -> None:
