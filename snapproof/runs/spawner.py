@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from avocado.core.nrunner.runnable import RUNNERS_REGISTRY_STANDALONE_EXECUTABLE
 from avocado.core.utils import messages
 from avocado.plugins import runner_nrunner
 from avocado.plugins.spawners.process import ProcessSpawner, ProcessSpawnerHandle
@@ -28,6 +29,7 @@ SPAWNER = "snapproof"
 """Its name in Avocado's setting `run.spawner`."""
 
 _RUNNER = "avocado.plugins.runners.avocado_instrumented"
+_KIND = "avocado-instrumented"
 _POLL_SECONDS = 0.1
 # A test that has ended is a zombie until its runner has passed on what it logged, a hundred lines a second.
 _ZOMBIE_SECONDS = 20.0
@@ -110,6 +112,8 @@ def own_spawner(modules: Sequence[str]) -> Iterator[dict[str, str]]:
         """Stand in for Avocado's dispatcher: a plug-in by its name in `run.spawner`."""
         return {SPAWNER: SimpleNamespace(obj=SessionSpawner(config, job, server, killed))}
 
+    # Avocado would start the program to ask what it can run; ours is forked, and can run the tests.
+    RUNNERS_REGISTRY_STANDALONE_EXECUTABLE[_KIND] = [f"avocado-runner-{_KIND}"]
     original = runner_nrunner.SpawnerDispatcher
     runner_nrunner.SpawnerDispatcher = spawners
     try:
