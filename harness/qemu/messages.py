@@ -19,6 +19,8 @@ MESSAGES = {
     "setup-write-failed": ("ram_save_setup failed: Input/output error",),
     # util/userfaultfd.c
     "uffd-close-assertion": ("uffd_close_fd: Assertion",),
+    # system/runstate.c runstate_set(), softmmu/runstate.c before 8.2
+    "invalid-run-state": ("invalid runstate transition: ",),
     "incompatible-memory": ("not compatible with guest memory configuration",),
 }
 """The messages by the name that known issues use (field `qemu_said`), each with its texts."""

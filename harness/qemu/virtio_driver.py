@@ -7,7 +7,6 @@ Version 1.2, 2.7 (split virtqueues), 4.1.4 (registers) and 4.1.4.9 (access throu
 
 from __future__ import annotations
 
-import re
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES, Architecture
 from harness.qemu.configuration import type_of
 from harness.qemu.guest_memory import GuestMemory
+from harness.qemu.io_ports import read_port, write_port
 from harness.qemu.machine import Machine
 
 # PCI Local Bus 3.0, 3.2.2.3.2: the ports, and the bit that opens the second one.
@@ -36,8 +36,6 @@ _QUEUE_SELECT, _QUEUE_SIZE = 22, 24
 _QUEUE_ENABLE, _NOTIFY_OFFSET, _DESCRIPTORS, _AVAILABLE, _USED = 28, 30, 32, 40, 48
 _VERSION_1 = 1
 
-_ANSWER = re.compile(r"=\s*(?:0x)?([0-9a-f]+)\s*$")
-_SIZES = {1: "b", 2: "h", 4: "w"}
 _PAGE = TARGET_PAGE_BYTES
 
 _NO_INTERRUPT = 1
@@ -212,18 +210,14 @@ class VirtioDevice:
 
     def _read(self, place: int, size: int) -> int:
         self._select(place)
-        answer = self._machine.hmp(f"i /{_SIZES[size]} {_DATA_PORT + place % 4:#x}")
-        found = _ANSWER.search(answer.strip())
-        if not found:
-            raise SetupBroken(f"QEMU does not read an I/O port; it says: {answer.strip()}.")
-        return int(found[1], 16)
+        return read_port(self._machine, _DATA_PORT + place % 4, size)
 
     def _put(self, place: int, size: int, value: int) -> None:
         self._select(place)
-        self._machine.hmp(f"o /{_SIZES[size]} {_DATA_PORT + place % 4:#x} {value:#x}")
+        write_port(self._machine, _DATA_PORT + place % 4, size, value)
 
     def _select(self, place: int) -> None:
-        self._machine.hmp(f"o /w {_ADDRESS_PORT:#x} {_ENABLE | self._slot << 11 | place & ~3:#x}")
+        write_port(self._machine, _ADDRESS_PORT, 4, _ENABLE | self._slot << 11 | place & ~3)
 
 
 def _slot_of(machine: Machine, number: int) -> int:

@@ -19,8 +19,17 @@ from validators.verdict import T0, CheckResult
 
 _RESTORE = "A new QEMU takes the file, runs the guest, and the guest answers."
 
-# How a guest in that run state is made to go on.
-_ONWARDS = {"paused": "cont", "suspended": "system_wakeup"}
+ONWARDS = {
+    "paused": "cont",
+    "suspended": "system_wakeup",
+    "prelaunch": "cont",
+    "guest-panicked": "cont",
+    "watchdog": "cont",
+    "io-error": "cont",
+}
+"""The QMP command that makes a guest in a run state go on."""
+# QEMU monitor/qmp-cmds.c qmp_cont() refuses to continue a guest in it.
+_OFF = "shutdown"
 
 
 def no_more(_guest: Guest) -> list[CheckResult]:
@@ -57,12 +66,14 @@ def judge_restored(
             begun = time.monotonic()
             state = migration.restore(machine, restore_uri(machine, snapshot), deadline)
             loaded = time.monotonic()
-            if state in _ONWARDS:
-                machine.qmp.execute(_ONWARDS[state])
-            with logged_in(machine, stack, deadline) as guest:
-                slept = snapshot.state == "suspended"
-                checks = check_restored_guest(guest.agent, source, t0, begun, slept, deadline)
-                checks += further(guest)
+            if state in ONWARDS:
+                machine.qmp.execute(ONWARDS[state])
+            checks = []
+            if snapshot.state != _OFF:
+                with logged_in(machine, stack, deadline) as guest:
+                    slept = snapshot.state == "suspended"
+                    checks += check_restored_guest(guest.agent, source, t0, begun, slept, deadline)
+                    checks += further(guest)
             machine.quit()
     except MachineryMissing:
         raise

@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,10 @@ class Run:
     def provisioning(self) -> Provisioning:
         """Return how the test gets what it compiles or fetches for itself."""
         return Provisioning(self.cache, self.say, self.mirror)
+
+    def with_arguments(self, arguments: Sequence[str]) -> Run:
+        """Return the run with further arguments for each QEMU that plays the guest."""
+        return replace(self, stack=replace(self.stack, extra=(*self.stack.extra, *arguments)))
 
     def environment(self) -> dict[str, Any]:
         """Return the environment of this test's result, enough to repeat it."""

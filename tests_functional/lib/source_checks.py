@@ -34,10 +34,13 @@ def baseline(guest: Guest) -> Baseline:
 
 def judge_source(guest: Guest, before: Baseline) -> list[CheckResult]:
     """Check the source guest and the host after a snapshot, by oracles 5 and 6."""
-    return [
-        *check_source_guest(guest.machine, guest.agent, before.median_bucket),
-        check_host(before.host, capture_host_state(guest.machine)),
-    ]
+    found = check_source_guest(guest.machine, guest.agent, before.median_bucket)
+    return [*found, judge_source_host(guest, before)]
+
+
+def judge_source_host(guest: Guest, before: Baseline) -> CheckResult:
+    """Check the host after a snapshot of a guest that cannot go on, by oracle 6."""
+    return check_host(before.host, capture_host_state(guest.machine))
 
 
 def judge_overlap(snapshot: Snapshot, steps_at_t0: Sequence[int]) -> CheckResult:

@@ -1,1 +1,1 @@
-"""Tests snapshots of guests that are paused or suspended."""
+"""Tests snapshots of guests whose vCPUs stand still."""

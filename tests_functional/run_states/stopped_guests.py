@@ -1,82 +1,32 @@
-"""Takes snapshots of paused and suspended guests; their run state and memory must stay the same."""
+"""Takes snapshots of guests whose vCPUs stand still; their run state and memory must stay the same."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from guest_images.agent.counters import AgentCounters
 from harness.codes import Code
-from harness.deadline import Deadline
-from harness.errors import NotApplicable
+from harness.errors import NotApplicable, SubjectFailed
 from harness.qemu import migration
 from harness.qemu.machine import Machine
 from harness.qemu.ram import dump_golden
-from tests_functional.lib.build_outcome import outcome_of_cycles
-from tests_functional.lib.cycle import judge_cycle, writing_guest
+from harness.qemu.virtio_driver import can_drive
+from tests_functional.lib.build_outcome import outcome_of, outcome_of_cycles
+from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.restored_checks import ONWARDS
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot
-from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.source_checks import judge_source, judge_source_host
 from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
+from tests_functional.run_states.states import RUN_STATES, RunState
 from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 
 _AFTER = "A guest that did not run before the snapshot does not run after it."
 _ENTER_SECONDS = 30.0
-# The command returns to us before the guest sleeps.
-_FALL_ASLEEP = "(sleep 1; echo mem > /sys/power/state) > /dev/null 2>&1 &"
-
-
-@dataclass(frozen=True)
-class RunState:
-    """A run state in which the guest's vCPUs are stopped.
-
-    Attributes:
-        name: as `query-status` gives it.
-        reason: why it is tested.
-        enter: brings a running guest into the state.
-        leave: the QMP command that makes the guest go on.
-    """
-
-    name: str
-    reason: str
-    enter: Callable[[Guest, Deadline], None]
-    leave: str
-
-
-def _pause(guest: Guest, _deadline: Deadline) -> None:
-    guest.machine.qmp.execute("stop")
-
-
-def _suspend(guest: Guest, deadline: Deadline) -> None:
-    """Have the guest suspend itself to RAM (ACPI S3).
-
-    Raises:
-        NotApplicable: the guest's kernel cannot suspend to RAM.
-    """
-    states = guest.shell.check("cat /sys/power/state").split()
-    if "mem" not in states:
-        raise NotApplicable(
-            f"The guest's kernel cannot suspend to RAM, only: {' '.join(states) or 'nothing'}."
-        )
-    guest.shell.check(_FALL_ASLEEP)
-    guest.machine.wait_status(lambda status: status == "suspended", deadline, "suspended")
-
-
-RUN_STATES: Mapping[str, RunState] = {
-    "paused": RunState(
-        "paused", "management software stops a guest and expects it to stay stopped", _pause, "cont"
-    ),
-    "suspended": RunState(
-        "suspended",
-        "a guest that sleeps must stay asleep until it is woken up",
-        _suspend,
-        "system_wakeup",
-    ),
-}
 
 
 def run_state(name: str) -> Callable[[Run], Outcome]:
@@ -86,20 +36,38 @@ def run_state(name: str) -> Callable[[Run], Outcome]:
 
 def _in(run: Run, state: RunState) -> Outcome:
     begun = time.monotonic()
-    with writing_guest(run) as source:
+    if state.by_ports and not can_drive(run.stack.image.architecture, run.stack.machine):
+        raise NotApplicable(
+            f"A guest becomes '{state.name}' through I/O ports here, which only 'pc' and 'q35' have."
+        )
+    label = f"run-states/{state.name}"
+    with writing_guest(run.with_arguments(state.arguments)) as source:
         machine = source.guest.machine
         with migration.capability_on(machine, migration.BACKGROUND_SNAPSHOT):
             run.say(f"Bringing the guest into the state '{state.name}'.")
             state.enter(source.guest, run.deadline.at_most(_ENTER_SECONDS))
             run.say(f"{state.name}: saving.")
-            snapshot = _save(run, source.guest, source.counters, state)
+            try:
+                snapshot = _save(run, source.guest, source.counters, state)
+            except SubjectFailed as error:
+                failed = judged(f"{label}/after", _AFTER, [Problem.of_error(error)])
+                return outcome_of(run, [failed], time.monotonic() - begun, _AFTER)
             checks = [_judge_after(machine, source.counters, snapshot, state)]
-        if machine.qmp.execute("query-status")["status"] == state.name:
-            machine.qmp.execute(state.leave)
-        checks += judge_source(source.guest, source.before)
+        checks += _judge_source(source, state)
         machine.quit()
-        cycle = judge_cycle(run, source, snapshot, f"run-states/{state.name}", checks)
+        arguments = state.arguments if state.restored_arguments is None else state.restored_arguments
+        cycle = judge_cycle(run.with_arguments(arguments), source, snapshot, label, checks)
     return outcome_of_cycles(run, [cycle], time.monotonic() - begun)
+
+
+def _judge_source(source: Source, state: RunState) -> list[CheckResult]:
+    """Make the guest go on, where one in its state can, and judge it and the host."""
+    machine = source.guest.machine
+    if state.name not in ONWARDS:
+        return [judge_source_host(source.guest, source.before)]
+    if machine.qmp.execute("query-status")["status"] == state.name:
+        machine.qmp.execute(ONWARDS[state.name])
+    return judge_source(source.guest, source.before)
 
 
 def _save(run: Run, guest: Guest, counters: AgentCounters, state: RunState) -> Snapshot:

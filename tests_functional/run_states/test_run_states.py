@@ -1,6 +1,7 @@
-"""Avocado test that a snapshot of a paused or suspended guest does not change its run state."""
+"""Avocado tests that a snapshot of a guest that stands still does not change its run state."""
 
 from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.run_states.never_started import never_started
 from tests_functional.run_states.stopped_guests import run_state
 
 
@@ -10,3 +11,7 @@ class RunStates(SnapshotTest):
     def test_state(self) -> None:
         """The guest's run state is the same before, after, and when restored."""
         self.judge(run_state(self.option("state")))
+
+    def test_never_started(self) -> None:
+        """A guest that has not been started is not started by a snapshot, and starts when restored."""
+        self.judge(never_started)

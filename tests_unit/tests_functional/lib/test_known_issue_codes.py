@@ -30,7 +30,7 @@ from tests_functional.lib.source_checks import Baseline, judge_source
 from tests_functional.lib.symptoms import Symptom
 from tests_functional.refusals.denied import judge_reason
 from tests_functional.run_states import stopped_guests
-from tests_functional.run_states.stopped_guests import RUN_STATES
+from tests_functional.run_states.states import RUN_STATES
 from tests_unit.support.scenario_values import snapshot, stand_in_guest
 from validators.checks import Problem, judged
 from validators.oracles.o3_restored_guest.restored_guest import check_run_state
@@ -164,6 +164,11 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("run-states/paused/after", _after("paused", "running"), "F1"),
     ("run-states/paused/after", _after("paused", "shutdown"), ""),
     ("run-states/paused/after", _after("paused", "paused", wrote=True), ""),
+    ("run-states/shutdown/after", _after("shutdown", "running"), "F1"),
+    ("run-states/io-error/after", _after("io-error", "running"), ""),
+    ("run-states/io-error/after", _ended("invalid runstate transition: 'io-error' -> 'paused'"), "F21"),
+    ("run-states/io-error/after", _ended("Segmentation fault"), ""),
+    ("run-states/io-error/restore", _ended("invalid runstate transition: 'io-error' -> 'paused'"), ""),
     ("run-states/suspended/after", _after("suspended", "running"), "F13"),
     ("run-states/suspended/after", _after("suspended", "paused"), ""),
     ("run-states/suspended/restored-state", _restored("running", "suspended"), "F13"),

@@ -9,8 +9,8 @@ import pytest
 from harness.deadline import Deadline
 from harness.errors import NotApplicable
 from tests_functional.lib.save import Flow
-from tests_functional.run_states import stopped_guests
-from tests_functional.run_states.stopped_guests import RUN_STATES
+from tests_functional.run_states import states, stopped_guests
+from tests_functional.run_states.states import RUN_STATES
 from tests_unit.support.scenario_values import sentences, snapshot
 
 
@@ -71,4 +71,4 @@ def test_kernel_that_cannot_suspend_is_a_skip() -> None:
 
     guest = cast(Any, type("Guest", (), {"shell": _Shell()})())
     with pytest.raises(NotApplicable, match="cannot suspend to RAM, only: freeze"):
-        stopped_guests._suspend(guest, Deadline(1))
+        states._suspend(guest, Deadline(1))
