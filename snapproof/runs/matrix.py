@@ -218,8 +218,9 @@ def _for_guest(
     if "firmware" in row.parameters:
         image = with_uefi_needs(image)
     accel = {"accel": accelerators[name].name} if name in accelerators else {}
+    asked = row.bare_ram_mib if image.bare else 0
     ram_mib = fitting_ram(
-        int(row.parameters.get("ram_mib", DEFAULT_RAM_MIB)),
+        asked or int(row.parameters.get("ram_mib", DEFAULT_RAM_MIB)),
         float(row.parameters.get("coverage", COVERAGE)),
         image.own_mib,
         image.architecture.machines[0].ram_multiple_mib,

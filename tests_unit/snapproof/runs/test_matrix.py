@@ -79,6 +79,17 @@ def test_rows_of_a_bare_guest_run_with_each(tmp_path: Path) -> None:
     assert own_bare(of_linux, {"": other, "default": linux}) == of_linux
 
 
+def test_row_may_have_less_ram_for_a_bare_guest(tmp_path: Path) -> None:
+    """With an operating system the same test has the RAM of its parameters."""
+    linux = replace(stack(tmp_path).image, own_mib=1)
+    images = {"": linux, "bare": replace(linux, name="bare", bare=True)}
+    row = replace(_NEEDS_NONE, bare_ram_mib=64)
+    assert [
+        _for_guest(replace(row, parameters={"ram_mib": 256, **guest}), images, {}).parameters["ram_mib"]
+        for guest in ({}, {"guest": "bare"})
+    ] == [256, 64]
+
+
 def test_tests_that_need_kvm(tmp_path: Path) -> None:
     """A test of KVM is skipped with the probe's reason where its guest does not run under it."""
     bare = replace(stack(tmp_path).image, name="bare", bare=True)
