@@ -100,6 +100,7 @@ def _compare_device(section: Section, device: Mapping[str, Any], tally: Tally) -
             f"Device '{section.idstr}' ({section.instance}) has {actual} bytes of state, "
             f"but {'a malformed description' if length is None else f'{length} bytes are described'}.",
             file_offset=section.data_offset,
+            fields={"device": section.idstr},
         )
     version = device.get("version", section.version)
     if not isinstance(version, int):
