@@ -55,7 +55,7 @@ def writing_guest(run: Run, prepare: Callable[[Guest], None] | None = None) -> I
         plan = run.stack.writer_plan(run.pattern, run.seed)
         share = f"{plan.bytes >> 20} of {run.stack.ram_mib} MiB"
         run.say(f"Starting {plan.threads} writer(s), '{plan.pattern}' over {share}.")
-        status, counters = start_writers(guest, plan, run.deadline.at_most(FILL_SECONDS))
+        status, counters = start_writers(guest, plan, run.deadline.at_most(FILL_SECONDS * run.stack.slowness))
         yield Source(guest, counters, status, baseline(guest))
 
 
@@ -78,7 +78,7 @@ def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str, incoming: t
     folder = run.folder / label
     folder.mkdir(parents=True)
     run.say(f"{label}: saving ({flow.value}).")
-    limit = run.deadline.at_most(SAVE_SECONDS)
+    limit = run.deadline.at_most(SAVE_SECONDS * run.stack.slowness)
     snapshot = take(flow, source.guest, source.counters, folder, limit)
     snapshot = replace(snapshot, incoming=(*snapshot.incoming, *incoming))
     checks = judge_source(source.guest, source.before)
@@ -139,7 +139,7 @@ def judge_cycle(
         source.status,
         t0,
         folder / "restored",
-        run.deadline.at_most(RESTORE_SECONDS),
+        run.deadline.at_most(RESTORE_SECONDS * run.stack.slowness),
         further,
     )
     cycle = Cycle(label, snapshot, Verdict((*offline.checks, *found), offline.facts))
