@@ -325,6 +325,12 @@ def guest_spec(name: str) -> GuestSpec | BareSpec:
     return _named("guest", name, guests)
 
 
+def guests_of_others() -> tuple[GuestSpec | BareSpec, ...]:
+    """Return the guests of all architectures but the default one."""
+    guests: tuple[GuestSpec | BareSpec, ...] = (*GUESTS, *BARE_GUESTS)
+    return tuple(spec for spec in guests if spec.architecture != DEFAULT_ARCHITECTURE)
+
+
 class _Named(Protocol):
     """Anything in the catalogue."""
 

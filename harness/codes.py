@@ -225,7 +225,10 @@ class Code(enum.StrEnum):
     VMDESC_DEVICE_UNDESCRIBED = "vmdesc.device-undescribed", "A device is there, but not described."
     VMDESC_DEVICE_ORDER = "vmdesc.device-order", "Devices stand in another order than they are described."
     VMDESC_DEVICE_COUNT = "vmdesc.device-count", "The number of devices is not the one described."
-    VMDESC_DEVICE_SIZE = "vmdesc.device-size", "A device has another size than its description."
+    VMDESC_DEVICE_SIZE = (
+        "vmdesc.device-size",
+        "A device has another size than its description; field `device`.",
+    )
     VMDESC_DEVICE_VERSION = "vmdesc.device-version", "A device has another version than its description."
     VMDESC_SUBSECTION = "vmdesc.subsection", "A subsection is not where it is described."
     VMDESC_SUBSECTION_VERSION = (

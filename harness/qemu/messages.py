@@ -15,6 +15,8 @@ MESSAGES = {
     "duplicate-yank": ("duplicate yank instance",),
     # migration/vmstate.c vmstate_load_state(), hw/virtio/virtio.c virtio_load()
     "virtio-queue-size": ("Failed to load element of type virtio for virtio", "exceeds allocated max"),
+    # migration/vmstate.c, migration/savevm.c: an instance's state; the number is that of the first CPU
+    "cpu-state": ("error while loading state for instance 0x0 of device 'cpu'",),
     # migration/ram.c ram_save_setup(), since 9.1
     "setup-write-failed": ("ram_save_setup failed: Input/output error",),
     # util/userfaultfd.c
@@ -24,6 +26,18 @@ MESSAGES = {
     "incompatible-memory": ("not compatible with guest memory configuration",),
 }
 """The messages by the name that known issues use (field `qemu_said`), each with its texts."""
+
+
+_LOAD_FAILED = "load of migration failed"
+
+
+def last_message(log: str) -> str:
+    """Return QEMU's last message in its log.
+
+    Up to 10.0 QEMU says which device it could not load in the line before, and both are one message.
+    """
+    lines = log.strip().splitlines()
+    return "\n".join(lines[-2:] if lines and _LOAD_FAILED in lines[-1] else lines[-1:])
 
 
 def said(words: str) -> Fields:

@@ -20,7 +20,7 @@ from harness.linux.uffd_waiters import Waiters, find_waiters
 from harness.process import ChildProcess
 from harness.qemu.configuration import OVERLAY_FILE, QEMU_LOG, VARIABLES_FILE, MachineConfig, qemu_argv
 from harness.qemu.disk import KeptDisk, make_overlay
-from harness.qemu.messages import said
+from harness.qemu.messages import last_message, said
 from harness.qemu.qmp import QmpSession
 
 _QMP_SECONDS = 30.0
@@ -105,7 +105,7 @@ class SpawnedMachine:
             sentence: what QEMU did wrong, without the full stop.
             code: what happened.
             fields: values that tell cases with the same code apart. Added are a known message in the
-                last line of QEMU's log, and what waits in a page fault.
+                last words of QEMU's log, and what waits in a page fault.
         """
         exit_code = self._child.exit_code()
         ended = "" if exit_code is None else f" (exit code {exit_code})"
@@ -116,7 +116,7 @@ class SpawnedMachine:
         last = evidence.log_tail.strip().splitlines()[-1:]
         words = f"; its last words: {last[0]}" if last else ""
         held = find_waiters(self._child.pid) if exit_code is None else Waiters()
-        found = {**said("".join(last)), **held.fields, **(fields or {})}
+        found = {**said(last_message(evidence.log_tail)), **held.fields, **(fields or {})}
         return SubjectFailed(f"{sentence}{ended}{held.clause}{words}.", evidence, code=code, fields=found)
 
     def wait_status(self, wanted: Callable[[str], bool], deadline: Deadline, what: str) -> str:

@@ -74,7 +74,8 @@ class Buffer:
 class Queue:
     """A queue in guest RAM, at an address where nobody else has anything.
 
-    Its chains of buffers never change: chain n is given to the device anew as soon as it is available again.
+    Its chains of buffers never change. A driver offers them in turn (`offer`), or each time the one that it
+    needs (`offer_chain`).
 
     Attributes:
         size: number of descriptors.
@@ -119,6 +120,23 @@ class Queue:
         """
         self._memory.write(self.available + 2, struct.pack("<H", count % _INDEX))
 
+    def offer_chain(self, first: int) -> None:
+        """Offer one chain to the device, whichever it is.
+
+        Args:
+            first: number of its first descriptor.
+
+        Raises:
+            PageProtected: a background snapshot protects the ring, which has not changed.
+        """
+        offered = self.offered_count()
+        self._memory.write(self.available + 4 + 2 * (offered % self.size), struct.pack("<H", first))
+        self.offer(offered + 1)
+
+    def offered_count(self) -> int:
+        """Return how many chains the device has been offered, modulo 65,536."""
+        return int(struct.unpack("<H", self._memory.read(self.available + 2, 2))[0])
+
     def used_count(self) -> int:
         """Return how many chains the device has used, modulo 65,536."""
         return int(struct.unpack("<H", self._memory.read(self.used + 2, 2))[0])
@@ -135,6 +153,7 @@ class VirtioDevice:
         """
         self._machine = machine
         self._slot = _slot_of(machine, number)
+        self._opened: tuple[int, int, int] | None = None
         self._places = self._capabilities()
 
     def start(self, queue: Queue, features: int = 0) -> None:
@@ -191,6 +210,10 @@ class VirtioDevice:
         return self._read(self._window + 16, size)
 
     def _access(self, bar: int, offset: int, size: int) -> None:
+        """Point the window at a register, unless it already is: nobody else moves it."""
+        if self._opened == (bar, offset, size):
+            return
+        self._opened = bar, offset, size
         self._put(self._window + 4, 1, bar)
         self._put(self._window + 8, 4, offset)
         self._put(self._window + 12, 4, size)

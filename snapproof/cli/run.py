@@ -132,7 +132,14 @@ def _run_leg(
     stream: EventStream,
 ) -> list[OutcomeRecord]:
     """Run a leg's tests, write their reproducers, and return the outcomes with the leg's label."""
-    save_stack(leg.stack, leg.environment, leg.folder, leg.guests, leg.uefi)
+    save_stack(
+        leg.stack,
+        leg.environment,
+        leg.folder,
+        (*leg.guests, *leg.others.images),
+        leg.uefi,
+        leg.others.emulators,
+    )
     chosen = [row for row in leg.rows if not leg.why_not(row)]
     found = {row.name: _not_run(leg, row, Status.SKIP, why) for row in leg.rows if (why := leg.why_not(row))}
     if asked_to_stop():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from guest_images.catalogue import BOOT_SECONDS
+from guest_images.catalogue import BOOT_SECONDS, guest_spec
 from guest_images.guests.image import GuestImage, build_guest
 from guest_images.uefi import debian_firmware
 from harness.errors import UsageError
@@ -22,11 +22,12 @@ from harness.status import Status
 from snapproof.report.run_result import OutcomeRecord
 from snapproof.report.text_table import table_rows
 from snapproof.runs.options import RunOptions, StackOptions
+from snapproof.runs.other_guests import OtherGuests, prepare_others
 from snapproof.runs.stack import accelerator_for, prepare_stack, provisioning_for
 from tests_functional.lib.guest import Stack
 from tests_functional.lib.guest_size import COVERAGE, fitting_ram
-from tests_functional.lib.machines import why_not_on, with_uefi_needs
-from tests_functional.lib.profile_row import ProfileRow
+from tests_functional.lib.machines import why_not_on, with_guest, with_uefi_needs
+from tests_functional.lib.profile_row import QUICK_GUEST, ProfileRow
 
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9.+-]+")
 _NUMBERS = re.compile(r"\d+")
@@ -43,7 +44,8 @@ class Leg:
         stack: QEMU, guest and accelerator of its tests.
         environment: the environment that all its results have.
         rows: its tests in this shard.
-        guests: further guests, which some tests name.
+        guests: further guests of its architecture, which some tests name.
+        others: guests of other architectures, which some tests name.
         accelerators: for guests by name, "" for the run's own, the accelerator that they run with.
         machines: the machine types that its QEMU has; empty where none of its tests names one.
         uefi: Debian's UEFI firmware, None where none of its tests names it.
@@ -56,6 +58,7 @@ class Leg:
     environment: dict[str, Any]
     rows: tuple[ProfileRow, ...]
     guests: tuple[GuestImage, ...] = ()
+    others: OtherGuests = field(default_factory=OtherGuests)
     accelerators: Mapping[str, Accelerator] = field(default_factory=dict)
     machines: tuple[str, ...] = ()
     uefi: Flash | None = None
@@ -68,18 +71,15 @@ class Leg:
         if missing:
             return f"This QEMU has no capability '{missing}'."
         name = str(row.parameters.get("guest", ""))
-        images = {"": self.stack.image, **{image.name: image for image in self.guests}}
-        image = images[name]
-        if image.architecture != self.stack.image.architecture:
-            emulated = self.stack.image.architecture.name
-            return (
-                f"This test's guest '{image.name}' is for {image.architecture.name}, the QEMU for {emulated}."
-            )
-        machine = str(row.parameters.get("machine", self.stack.machine))
+        if why := self.others.missing.get(name):
+            return why
+        image = _images(self.stack, self.guests, self.others)[name]
+        stack = with_guest(self.stack, image, self.others.emulators)
+        machine = str(row.parameters.get("machine", stack.machine))
         if self.machines and machine not in self.machines and "machine" in row.parameters:
             return f"This QEMU has no machine type '{machine}'."
-        flash = self.uefi if "firmware" in row.parameters else self.stack.flash
-        if why := why_not_on(replace(self.stack, image=image, machine=machine, flash=flash)):
+        flash = self.uefi if "firmware" in row.parameters else stack.flash
+        if why := why_not_on(replace(stack, machine=machine, flash=flash)):
             return why
         if image.kind not in row.kinds:
             why = f" ({row.why_linux})" if row.why_linux else ""
@@ -106,10 +106,15 @@ class Leg:
         return replace(outcome, name=name, folder=f"{self.label}/{outcome.folder}")
 
     def newer(self, legs: Sequence[Leg]) -> str:
-        """Return the legs with a newer QEMU as a test parameter: JSON, label to executable, newest last."""
+        """Return the legs with a newer QEMU as a test parameter: JSON, label to executables, newest last."""
         by_age = sorted(legs, key=lambda leg: leg.version)
-        newer = {leg.label: str(leg.stack.executable) for leg in by_age if leg.version > self.version}
-        return json.dumps(newer)
+        return json.dumps({leg.label: leg.executables for leg in by_age if leg.version > self.version})
+
+    @property
+    def executables(self) -> dict[str, str]:
+        """Its QEMUs of all architectures, by the program's name."""
+        own = {self.stack.image.architecture.qemu: self.stack.executable}
+        return {program: str(path) for program, path in {**self.others.emulators, **own}.items()}
 
 
 def prepare_legs(
@@ -137,16 +142,36 @@ def prepare_legs(
         place = folder / label if label else folder
         place.mkdir(exist_ok=True)
         stack, environment = prepare_stack(replace(options.stack, qemu=name), place, log)
-        guests = _named_guests(mine, options.stack, log)
+        mine = tuple(own_bare(row, stack.image) for row in mine)
+        others = prepare_others(_able(mine, stack), stack, replace(options.stack, qemu=name), log)
+        guests = _named_guests(mine, stack, options.stack, log)
         named = any("machine" in row.parameters for row in mine)
         machines = machine_types(stack.executable) if named else ()
         uefi = _named_firmware(mine, stack, options.stack, log)
-        accelerators = _accelerators(options.stack, stack, environment, (*guests, stack.image), place, log)
-        images = {"": stack.image, **{image.name: image for image in guests}}
-        mine = tuple(_for_guest(own_bare(row, images), images, accelerators) for row in mine)
+        images = _images(stack, guests, others)
+        stacks = {
+            called: with_guest(stack, image, others.emulators)
+            for called, image in images.items()
+            if image.architecture.qemu == stack.image.architecture.qemu
+        }
+        accelerators = _accelerators(options.stack, stacks, environment, place, log)
+        mine = tuple(_for_guest(row, images, accelerators) for row in mine)
         _say_guests(mine, log)
-        legs.append(Leg(label, name, place, stack, environment, mine, guests, accelerators, machines, uefi))
+        legs.append(
+            Leg(label, name, place, stack, environment, mine, guests, others, accelerators, machines, uefi)
+        )
     return legs
+
+
+def _able(rows: Sequence[ProfileRow], stack: Stack) -> list[ProfileRow]:
+    """Return the rows whose capabilities the QEMU has, as far as it lists them."""
+    known = stack.capabilities
+    return [row for row in rows if not known or all(name in known for name in row.needs)]
+
+
+def _images(stack: Stack, guests: Sequence[GuestImage], others: OtherGuests) -> dict[str, GuestImage]:
+    """Return all guests of a leg by the name that rows give them, "" for the run's own."""
+    return {"": stack.image, **{image.name: image for image in (*guests, *others.images)}}
 
 
 def _say_guests(rows: Sequence[ProfileRow], log: Callable[[str], None]) -> None:
@@ -158,10 +183,12 @@ def _say_guests(rows: Sequence[ProfileRow], log: Callable[[str], None]) -> None:
 
 
 def _named_guests(
-    rows: Sequence[ProfileRow], options: StackOptions, log: Callable[[str], None]
+    rows: Sequence[ProfileRow], stack: Stack, options: StackOptions, log: Callable[[str], None]
 ) -> tuple[GuestImage, ...]:
-    """Build and return the guests that rows name."""
-    names = sorted({str(row.parameters["guest"]) for row in rows if "guest" in row.parameters})
+    """Build and return the guests of the stack's architecture that rows name."""
+    own = stack.image.architecture
+    named = sorted({str(row.parameters["guest"]) for row in rows if "guest" in row.parameters})
+    names = [name for name in named if guest_spec(name).architecture == own]
     provisioning = provisioning_for(options, log)
     images = (build_guest(name, provisioning) for name in names)
     return tuple(with_uefi_needs(image) if options.firmware else image for image in images)
@@ -178,33 +205,36 @@ def _named_firmware(
 
 def _accelerators(
     options: StackOptions,
-    stack: Stack,
+    stacks: Mapping[str, Stack],
     environment: Mapping[str, Any],
-    guests: Sequence[GuestImage],
     folder: Path,
     log: Callable[[str], None],
 ) -> dict[str, Accelerator]:
-    """Find the accelerator of each bare guest, which may run under a KVM that no Linux boots under."""
+    """Find the accelerator of each bare guest, which may run under a KVM that no Linux boots under.
+
+    Args:
+        options: the user's.
+        stacks: one for each guest that the run's QEMU can boot, by the guest's name, "" for the run's own.
+        environment: the environment of the run's results.
+        folder: for logs.
+        log: called with a sentence before each slow step.
+    """
     provisioning = provisioning_for(options, log)
-    stacks = [
-        replace(stack, image=image) for image in guests if image.architecture == stack.image.architecture
-    ]
     return {
-        "" if one.image is stack.image else one.image.name: accelerator_for(
+        name: accelerator_for(
             options.accel, one, environment["qemu"], folder / f"kvm-{one.image.name}", provisioning
         )
-        for one in stacks
+        for name, one in stacks.items()
         if one.image.bare and not why_not_on(one)
     }
 
 
-def own_bare(row: ProfileRow, images: Mapping[str, GuestImage]) -> ProfileRow:
-    """Return the row with the run's own guest in place of the bare one that it names, if both are bare.
+def own_bare(row: ProfileRow, own: GuestImage) -> ProfileRow:
+    """Return the row with the run's own guest in place of the usual bare one, if the run's own is bare.
 
     So the rows of the bare guest of x86_64 run with those of all other architectures.
     """
-    named = images[str(row.parameters.get("guest", ""))]
-    if not (named.bare and images[""].bare):
+    if not (own.bare and row.parameters.get("guest") == QUICK_GUEST):
         return row
     return replace(row, parameters={key: row.parameters[key] for key in row.parameters if key != "guest"})
 
@@ -212,14 +242,17 @@ def own_bare(row: ProfileRow, images: Mapping[str, GuestImage]) -> ProfileRow:
 def _for_guest(
     row: ProfileRow, images: Mapping[str, GuestImage], accelerators: Mapping[str, Accelerator]
 ) -> ProfileRow:
-    """Return the row with RAM, accelerator and time as its guest needs them."""
+    """Return the row with RAM, accelerator and time as its guest needs them, if there is that guest."""
     name = str(row.parameters.get("guest", ""))
+    if name not in images:
+        return row
     image = images[name]
     if "firmware" in row.parameters:
         image = with_uefi_needs(image)
     accel = {"accel": accelerators[name].name} if name in accelerators else {}
+    asked = row.bare_ram_mib if image.bare else 0
     ram_mib = fitting_ram(
-        int(row.parameters.get("ram_mib", DEFAULT_RAM_MIB)),
+        asked or int(row.parameters.get("ram_mib", DEFAULT_RAM_MIB)),
         float(row.parameters.get("coverage", COVERAGE)),
         image.own_mib,
         image.architecture.machines[0].ram_multiple_mib,

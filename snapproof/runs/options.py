@@ -74,6 +74,12 @@ class StackOptions:
     cache: Path | None = None
     mirror: str | None = None
 
+    @property
+    def names_guest(self) -> bool:
+        """Whether they say which guest, or which machine of one architecture, the run is about."""
+        machine = (self.guest, self.machine, self.cpu, self.firmware)
+        return any(machine) or bool(self.qemu_args or self.own.given())
+
 
 @dataclass(frozen=True)
 class HostOptions:

@@ -17,7 +17,7 @@ from guest_images.guests.init_script import READY_LINE
 from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import provision_qemu
 from harness.deadline import Deadline
-from harness.errors import UsageError
+from harness.errors import MachineryMissing, UsageError
 from harness.hosts.local import local_facts
 from harness.hosts.spec import LOCAL
 from harness.linux.kvm import KvmKind, find_kvm
@@ -67,12 +67,45 @@ def find_qemu(
         NoSubject: the executable does not exist or is not a QEMU.
         MachineryMissing, SetupBroken: the package could not be fetched.
     """
-    if name is None and shutil.which(emulates.qemu) is None:
-        name = DEFAULT_QEMU
-    if name in {spec.name for spec in QEMUS}:
-        provisioning.log(f"QEMU '{name}' from its package.")
-        return probe_qemu(provision_qemu(name, provisioning, emulates=emulates).executable)
+    known = _catalogue_name(name, emulates)
+    if known:
+        provisioning.log(f"QEMU '{known}' from its package.")
+        return probe_qemu(provision_qemu(known, provisioning, emulates=emulates).executable)
     return probe_qemu(name or emulates.qemu)
+
+
+def _catalogue_name(name: str | None, emulates: Architecture) -> str:
+    """Return the QEMU of the catalogue that `--qemu` means for a processor, "" where it is none of these."""
+    if name is None and shutil.which(emulates.qemu) is None:
+        return DEFAULT_QEMU
+    return name if name in {spec.name for spec in QEMUS} else ""
+
+
+def find_emulator(
+    name: str | None, executable: Path, own: Architecture, emulates: Architecture, provisioning: Provisioning
+) -> Path:
+    """Return the QEMU that emulates another processor and is of the same build as the run's.
+
+    Args:
+        name: the value of `--qemu`.
+        executable: the QEMU that it means.
+        own: the processor which that one emulates.
+        emulates: the processor that is wanted.
+        provisioning: the mirror, the cache, and the log of slow steps.
+
+    Raises:
+        MachineryMissing: there is none, or its package could not be fetched.
+        SetupBroken: its package is not as it should be.
+    """
+    if emulates.qemu == own.qemu:
+        return executable
+    known = _catalogue_name(name, own)
+    if known:
+        return provision_qemu(known, provisioning, emulates=emulates).executable
+    beside = executable.with_name(emulates.qemu)
+    if not beside.exists():
+        raise MachineryMissing(f"There is no '{emulates.qemu}' beside '{executable}'; build that target too.")
+    return beside
 
 
 def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from harness.qemu.machine import known_pid
 from tests_functional.failures.cases import Case
 from tests_functional.failures.ending import LIMIT_SECONDS
 from tests_functional.failures.sinks import SinkPlace, open_numbers
-from tests_functional.lib.cycle import Source
+from tests_functional.lib.cycle import Source, resting
 from tests_functional.lib.guest import Guest, logged_in
 from tests_functional.lib.offline_checks import judge_oracles
 from tests_functional.lib.restored_checks import judge_restored
@@ -42,23 +43,52 @@ class Group:
     last: tuple[Snapshot, T0 | None, AgentStatus] | None = None
 
 
-def judge_afterwards(group: Group, source: Source, case: Case, place: SinkPlace) -> list[CheckResult]:
-    """Judge guest, QEMU and host after a case, and take the next snapshot."""
+def judge_afterwards(
+    group: Group, source: Source, case: Case, place: SinkPlace, stands_still: bool = False
+) -> list[CheckResult]:
+    """Judge guest, QEMU and host after a case, and take the next snapshot.
+
+    Args:
+        group: receives the snapshot if it is right.
+        source: the guest.
+        case: what broke the save.
+        place: of the case's files.
+        stands_still: whether the guest is known not to run, so that it can answer nothing; only QEMU and the
+            host are judged then.
+    """
     machine, run = source.guest.machine, group.run
     migration.wait_cleaned_up(machine, Deadline(LIMIT_SECONDS))
     checks = [_sink_gone(source, case)]
+    if stands_still:
+        return checks
     # A new login within the limit: an old connection may outlive a guest that takes no new one.
     with logged_in(machine, run.stack, Deadline(LIMIT_SECONDS)) as guest:
         checks += [
             replace(check, name=f"failures/{case.name}/{check.name}")
             for check in judge_source(guest, source.before)
         ]
-        checks.append(_next_snapshot(group, guest, source, case, place))
+        checks.append(_next_snapshot(group, guest, source, case, place, checks))
     return checks
 
 
-def _next_snapshot(group: Group, guest: Guest, source: Source, case: Case, place: SinkPlace) -> CheckResult:
-    """Take the snapshot after a failure and judge its file; a good one is kept as the group's last."""
+def _next_snapshot(
+    group: Group,
+    guest: Guest,
+    source: Source,
+    case: Case,
+    place: SinkPlace,
+    checks: Sequence[CheckResult] = (),
+) -> CheckResult:
+    """Take the snapshot after a failure and judge its file; a good one is kept as the group's last.
+
+    Args:
+        group: receives the snapshot.
+        guest: logged in to after the failure.
+        source: the same guest as it was before.
+        case: what broke the save.
+        place: of the case's files.
+        checks: made of the guest so far.
+    """
     run, folder = group.run, place.folder / "next"
     folder.mkdir()
     gone = lost_descriptors(source)
@@ -74,9 +104,10 @@ def _next_snapshot(group: Group, guest: Guest, source: Source, case: Case, place
         fields = {**error.fields, "lost_descriptors": ", ".join(map(str, gone))} if gone else error.fields
         problem = Problem(error.code, f"The next snapshot failed: {error.sentence}", fields)
         return judged(f"failures/{case.name}/next", _NEXT, [problem])
-    offline = check_file(snapshot.path)
-    problems = problems_of(offline.violations)
-    problems += problems_of(judge_oracles(offline, snapshot, source.status).violations)
+    with resting(run.stack, guest.machine, checks):
+        offline = check_file(snapshot.path)
+        problems = problems_of(offline.violations)
+        problems += problems_of(judge_oracles(offline, snapshot, source.status).violations)
     if not problems:
         group.last = (_kept(snapshot, run.folder), offline.t0, source.status)
     return judged(f"failures/{case.name}/next", _NEXT, problems)

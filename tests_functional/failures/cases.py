@@ -156,19 +156,25 @@ DESCRIPTORS = tuple(
 def call_cases(counts: Mapping[Call, int]) -> Sequence[Case]:
     """Return a case for each userfaultfd call and error: the first, second, middle and last call fail.
 
+    The number of reads differs from save to save: QEMU makes one for each page that it releases, and some
+    more. The last one that each save makes stands for the last one of all.
+
     Args:
         counts: how many calls of each kind an undisturbed save makes.
     """
+    sure = dict(counts)
+    if Call.READ in counts:
+        sure[Call.READ] = min(counts[Call.READ], counts[Call.UNPROTECT])
     return [
         Case(
             f"call-{call.slug}-{number}-{errno.errorcode[error].lower()}",
-            f"call {number} of {count} to {call.slug} fails with {errno.errorcode[error]}",
+            f"call {number} of {counts[call]} to {call.slug} fails with {errno.errorcode[error]}",
             _CAT,
             frozenset({"refused", "failed", "completed"}),
             right=True,
             call=CallFault(call, number, error),
         )
-        for call, count in counts.items()
+        for call, count in sure.items()
         for number in sorted({1, 2, count // 2, count} & set(range(1, count + 1)))
         for error in ERRORS[call]
     ]

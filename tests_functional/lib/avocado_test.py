@@ -76,9 +76,14 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
         return str(self._parameter(name))
 
     def newer_qemus(self) -> dict[str, Path]:
-        """Return the run's QEMUs that are newer than this test's, by their label in the run."""
+        """Return the run's QEMUs that are newer than this test's, by their label in the run.
+
+        Only those that emulate the processor of the test's guest.
+        """
         found = json.loads(str(self._parameter("newer", "{}")))
-        return {label: Path(executable) for label, executable in found.items()}
+        stack, _ = load_stack(Path(self._parameter("results")), self._parameter("guest", ""))
+        program = stack.image.architecture.qemu
+        return {label: Path(programs[program]) for label, programs in found.items() if program in programs}
 
     def _without_full_disk(self, run: Run, outcome: Outcome) -> Outcome:
         """Return the outcome, or an ERROR if the test failed on a full disk, which is not QEMU's fault."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 from guest_images.agent.client import AgentStatus
 from guest_images.agent.counters import AgentCounters
+from harness.qemu.machine import Machine
 from harness.status import Status
 from tests_functional.lib.build_outcome import Cycle
-from tests_functional.lib.guest import Guest, booted, start_writers
+from tests_functional.lib.guest import Guest, Stack, booted, start_writers
 from tests_functional.lib.offline_checks import judge_oracles
 from tests_functional.lib.restored_checks import judge_restored, no_more
 from tests_functional.lib.run import Run
@@ -54,7 +55,7 @@ def writing_guest(run: Run, prepare: Callable[[Guest], None] | None = None) -> I
         plan = run.stack.writer_plan(run.pattern, run.seed)
         share = f"{plan.bytes >> 20} of {run.stack.ram_mib} MiB"
         run.say(f"Starting {plan.threads} writer(s), '{plan.pattern}' over {share}.")
-        status, counters = start_writers(guest, plan, run.deadline.at_most(FILL_SECONDS))
+        status, counters = start_writers(guest, plan, run.deadline.at_most(FILL_SECONDS * run.stack.slowness))
         yield Source(guest, counters, status, baseline(guest))
 
 
@@ -77,26 +78,31 @@ def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str, incoming: t
     folder = run.folder / label
     folder.mkdir(parents=True)
     run.say(f"{label}: saving ({flow.value}).")
-    limit = run.deadline.at_most(SAVE_SECONDS)
+    limit = run.deadline.at_most(SAVE_SECONDS * run.stack.slowness)
     snapshot = take(flow, source.guest, source.counters, folder, limit)
     snapshot = replace(snapshot, incoming=(*snapshot.incoming, *incoming))
     checks = judge_source(source.guest, source.before)
-    with _resting(run, source, checks):
+    with resting(run.stack, source.guest.machine, checks):
         return judge_cycle(run, source, snapshot, label, checks)
 
 
 @contextmanager
-def _resting(run: Run, source: Source, checks: Sequence[CheckResult]) -> Iterator[None]:
-    """Stop an unharmed bare guest, whose vCPUs never rest and take the processors from its judges.
+def resting(stack: Stack, machine: Machine, checks: Sequence[CheckResult]) -> Iterator[None]:
+    """Stop a bare guest, whose vCPUs never rest and take the processors from its judges.
 
-    A guest with an operating system is left alone: its timers would notice.
+    A guest with an operating system is left alone, since its timers would notice, and so is a harmed guest.
+
+    Args:
+        stack: what the machine runs.
+        machine: a source that runs.
+        checks: those made of it so far, which say whether it is harmed.
     """
-    if not run.stack.image.bare or any(check.status is Status.FAIL for check in checks):
+    if not stack.image.bare or any(check.status is Status.FAIL for check in checks):
         yield
         return
-    source.guest.machine.qmp.execute("stop")
+    machine.qmp.execute("stop")
     yield
-    source.guest.machine.qmp.execute("cont")
+    machine.qmp.execute("cont")
 
 
 def judge_cycle(
@@ -133,7 +139,7 @@ def judge_cycle(
         source.status,
         t0,
         folder / "restored",
-        run.deadline.at_most(RESTORE_SECONDS),
+        run.deadline.at_most(RESTORE_SECONDS * run.stack.slowness),
         further,
     )
     cycle = Cycle(label, snapshot, Verdict((*offline.checks, *found), offline.facts))

@@ -38,7 +38,7 @@ def save_by_flows(run: Run, flows: Sequence[Flow], stun_samples: int = 0) -> Out
         stuns: list[float] = []
         while len(stuns) < stun_samples and stun_too_long(cycles, stuns):
             run.say("Measuring another stun of a live save.")
-            stuns.append(sample_stun(source.guest, run.deadline.at_most(SAVE_SECONDS)))
+            stuns.append(sample_stun(source.guest, run.deadline.at_most(SAVE_SECONDS * run.stack.slowness)))
         source.guest.machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun, stuns)
 

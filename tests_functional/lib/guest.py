@@ -12,6 +12,7 @@ from guest_images.agent.client import Agent, AgentClient, AgentStatus, WriterPla
 from guest_images.agent.counters import AgentCounters
 from guest_images.agent.format import PAGE_BYTES
 from guest_images.agent.pages import PATTERNS, Schedule
+from guest_images.catalogue import BOOT_SECONDS
 from guest_images.guests.image import GuestImage
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing, NotApplicable, SetupBroken, SnapproofError, SubjectFailed
@@ -55,6 +56,11 @@ class Stack(QemuSettings):
     plugged_mib: int = 0
     plugged_at: int = 0
     nic: bool = False
+
+    @property
+    def slowness(self) -> float:
+        """How many times as long as of our usual guests its steps may take, as its boot may."""
+        return max(1.0, self.image.boot_seconds / BOOT_SECONDS)
 
     @property
     def total_mib(self) -> int:

@@ -35,6 +35,7 @@ class KnownIssue:
         may: shell patterns for the names of further checks, which detect it only by chance.
         subject: the defective program: ``qemu``, or ``linux`` for the host's kernel.
         hosts: names of the catalogue's hosts to which it applies, empty for any host.
+        architectures: of guests to which it applies, empty for any; its reproducer runs with their QEMU.
     """
 
     id: str
@@ -50,6 +51,7 @@ class KnownIssue:
     subject: str = "qemu"
     may: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
 
     def version(self, environment: Mapping[str, Any]) -> str:
         """Return the version of its subject in a result's environment, "" if it is not there."""
@@ -60,6 +62,7 @@ class KnownIssue:
         return (
             not self.listed_absent(self.version(environment))
             and (not self.hosts or environment.get("host") in self.hosts)
+            and self._concerns_guest(environment)
             and self.concerns(check.name)
             and len(check.violations) > 0
             and len(check.violations) == check.total
@@ -73,7 +76,11 @@ class KnownIssue:
     def expected(self, check: str, environment: Mapping[str, Any]) -> bool:
         """Return whether the check of that name should have failed in this environment."""
         named = any(fnmatchcase(check, pattern) for pattern in self.checks)
-        return self.listed_seen(self.version(environment)) and not self.sporadic and named
+        seen = self.listed_seen(self.version(environment)) and self._concerns_guest(environment)
+        return seen and not self.sporadic and named
+
+    def _concerns_guest(self, environment: Mapping[str, Any]) -> bool:
+        return not self.architectures or environment.get("guest_architecture") in self.architectures
 
     def listed_seen(self, version: str) -> bool:
         """Return whether it was seen on that version of its subject."""
@@ -99,7 +106,8 @@ def load_known_issues(path: Path = BASELINE) -> tuple[KnownIssue, ...]:
 
 
 def _issue(entry: Mapping[str, Any]) -> KnownIssue:
-    lists = {name: tuple(entry.get(name, ())) for name in ("checks", "may", "seen", "absent", "hosts")}
+    names = ("checks", "may", "seen", "absent", "hosts", "architectures")
+    lists = {name: tuple(entry.get(name, ())) for name in names}
     codes = tuple(Symptom.parse(symptom) for symptom in entry["codes"])
     return KnownIssue(**{**entry, **lists, "codes": codes})
 

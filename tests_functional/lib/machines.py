@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from guest_images.guests.image import GuestImage
 from harness.qemu.configuration import Flash, type_of
@@ -19,6 +21,26 @@ UEFI_BOOT_SECONDS = 90.0
 _GIVES_PCI = "pcie=on"
 # This one takes the clock that a bare guest uses (guest_images/agent/bare/x86/processor.c).
 _NO_CLOCK = "hpet=off"
+
+
+def with_guest(stack: Stack, image: GuestImage, emulators: Mapping[str, Path]) -> Stack:
+    """Return the stack with another guest; one of another architecture gets its QEMU and its usual machine.
+
+    What the user says of machine, CPU model and firmware is for the run's own guest.
+
+    Args:
+        stack: the run's.
+        image: the guest.
+        emulators: QEMUs of other architectures, by the program's name.
+    """
+    architecture, own = image.architecture, stack.image.architecture
+    if architecture == own:
+        return replace(stack, image=image)
+    executable, accel = stack.executable, stack.accel
+    if architecture.qemu != own.qemu:
+        executable, accel = emulators[architecture.qemu], "tcg"
+    usual = replace(stack, machine=architecture.machine, cpu="", user_arguments=(), flash=None)
+    return replace(usual, executable=executable, accel=accel, image=image)
 
 
 def why_not_on(stack: Stack) -> str:

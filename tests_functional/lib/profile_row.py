@@ -47,6 +47,7 @@ class ProfileRow:
         profiles: that run it beside `nightly`, which runs every row.
         kinds: the kinds of guest that it runs with, see `GuestImage.kind`.
         quick_ram_mib: RAM of the bare guest that premerge gives it.
+        bare_ram_mib: RAM of a bare guest in any profile, 0 for as much as another guest has.
         why_linux: why it needs an operating system in its guest, or proves more with one and gets no bare
             guest unless one is asked for.
     """
@@ -62,6 +63,7 @@ class ProfileRow:
     profiles: tuple[str, ...] = ()
     kinds: tuple[str, ...] = LINUX
     quick_ram_mib: int = 128
+    bare_ram_mib: int = 0
     why_linux: str = ""
 
     def quick(self) -> ProfileRow:

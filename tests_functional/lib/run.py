@@ -71,9 +71,11 @@ class Run:
         """Return the environment of this test's result, enough to repeat it."""
         return {
             **self.host_environment,
+            "qemu_executable": str(self.stack.executable),
             "accelerator": self.stack.accel,
             "guest_image": self.stack.image.name,
             "guest_image_digest": self.stack.image.digest,
+            "guest_architecture": self.stack.image.architecture.name,
             **machine_environment(self.stack),
             "ssh_host_key": self._host_key(),
             "ram_mib": self.stack.ram_mib,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from harness.qemu.architectures import find_architecture
 from harness.qemu.configuration import Flash
 from harness.qemu.disk import Disk
 from tests_functional.lib.guest import Stack
-from tests_functional.lib.machines import with_flash
+from tests_functional.lib.machines import with_flash, with_guest
 from tests_functional.lib.outcome import write_atomically
 from tests_functional.lib.result_files import STACK_FILE
 
@@ -25,6 +25,7 @@ def save_stack(
     folder: Path,
     guests: Sequence[GuestImage] = (),
     uefi: Flash | None = None,
+    emulators: Mapping[str, Path] | None = None,
 ) -> None:
     """Write a stack, with every input of its guest image by name, version and SHA256.
 
@@ -34,6 +35,7 @@ def save_stack(
         folder: the results folder.
         guests: further guests, which tests that ask for one by name use instead.
         uefi: Debian's UEFI firmware, for tests that ask for it.
+        emulators: QEMUs of further guests of other architectures, by the program's name.
 
     Raises:
         OSError: the folder cannot be written.
@@ -44,6 +46,7 @@ def save_stack(
         **asdict(stack),
         "guests": others,
         "uefi": asdict(uefi) if uefi else None,
+        "emulators": dict(emulators or {}),
     }
     write_atomically(folder / STACK_FILE, json.dumps(data, indent=1, default=str) + "\n")
 
@@ -59,7 +62,7 @@ def load_stack(folder: Path, guest: str = "", uefi: bool = False) -> tuple[Stack
     data = json.loads((folder / STACK_FILE).read_text(encoding="utf-8"))
     made = {
         "executable": Path(data["executable"]),
-        "image": _image(data["guests"][guest] if guest else data["image"]),
+        "image": _image(data["image"]),
         "extra": tuple(data["extra"]),
         "user_arguments": tuple(data["user_arguments"]),
         "flash": _flash(data["flash"]),
@@ -67,6 +70,9 @@ def load_stack(folder: Path, guest: str = "", uefi: bool = False) -> tuple[Stack
         "capabilities": tuple(data["capabilities"]),
     }
     stack = Stack(**{one.name: data[one.name] for one in fields(Stack)} | made)
+    if guest:
+        emulators = {program: Path(path) for program, path in data["emulators"].items()}
+        stack = with_guest(stack, _image(data["guests"][guest]), emulators)
     flash = _flash(data["uefi"]) if uefi else None
     return (with_flash(stack, flash) if flash else stack), data["environment"]
 

@@ -1,6 +1,7 @@
 """Time limits that several tests share, in seconds; a limit of one test alone stays beside that test.
 
 They allow for an emulated guest (TCG) on a busy host, so that only a guest or a QEMU that hangs reaches them.
+Those of tests with any guest are longer for one that boots slowly (`Stack.slowness`).
 """
 
 from __future__ import annotations

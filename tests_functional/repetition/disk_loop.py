@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from harness.codes import Code
 from harness.deadline import Deadline
@@ -15,12 +16,17 @@ from validators.verdict import CheckResult
 _GOES_ON = "The loop goes on with the files that it had open, and ends when it is told to."
 _FILES = "The files on the disk are exactly those in the record in memory, with the same digests."
 
+MORE_PASSES = 5
+"""Passes that a loop makes while it is judged."""
+
+MARK_IS_WRONG, NO_ANSWER = 7, 9
+"""Exit codes of a loop; the first is also that of the loop in a guest with an operating system."""
+
 _FOLDER = "/tmp/disk-loop"
 _MOUNT = f"{_FOLDER}/mnt"
 _RECORD = f"{_FOLDER}/record"
 _PATIENCE_SECONDS = 30.0
 _ASK_SECONDS = 0.4
-_MORE_PASSES = 5
 # Each pass writes a new file and notes its digest in memory. The log is one file that stays open. A sync in
 # some passes leaves data on the disk, in the journal, and in memory alone.
 # The marks are written with O_DIRECT, and each is read before it is written again. They detect a
@@ -41,7 +47,7 @@ number=0
 while [ ! -e {_FOLDER}/stop ]; do
     if [ $number -ge {_MARKS} ]; then
         found=$(direct if=marks iflag=direct skip=$((number % {_MARKS})))
-        [ $found -eq $((number - {_MARKS})) ] || exit 7
+        [ $found -eq $((number - {_MARKS})) ] || exit {MARK_IS_WRONG}
     fi
     mark $number || exit 8
     [ ! -e file-$number ] || exit 3
@@ -59,8 +65,9 @@ _ENDS = {
     4: "it could not write a file",
     5: "it could not read a file back",
     6: "it could not write to the log that it had open",
-    7: "a mark on the disk is not the one that its memory expects",
+    MARK_IS_WRONG: "a mark on the disk is not the one that its memory expects",
     8: "it could not set a mark on the disk",
+    NO_ANSWER: "the disk does not carry out its requests",
 }
 
 
@@ -86,6 +93,8 @@ class DiskLoop:
     """Controls the loop in a source or restored guest over SSH."""
 
     shell: GuestShell
+    passes_after: ClassVar = 80
+    """Passes of the source after T0: more than a restored guest makes while it is judged."""
 
     def start(self) -> None:
         """Mount the disk and start the loop.
@@ -126,13 +135,19 @@ class DiskLoop:
                 limit.nap(_ASK_SECONDS)
         return made
 
+    def begin_pass(self) -> None:
+        """Do nothing: the loop goes on by itself, and T0 lies in one of its passes."""
+
+    def end_pass(self) -> None:
+        """Do nothing, as in `begin_pass`."""
+
     def drop_caches(self) -> None:
         """Drop the guest's caches, so that it reads its files from the disk."""
         self.shell.check("sync; echo 3 > /proc/sys/vm/drop_caches")
 
     def judge(self) -> list[CheckResult]:
         """End the loop, judge the files on the disk with a cold cache, and unmount it."""
-        made = self.wait_passes(_MORE_PASSES)
+        made = self.wait_passes(MORE_PASSES)
         self.shell.check(f": > {_FOLDER}/stop")
         limit = Deadline(_PATIENCE_SECONDS)
         while not (ended := self._ended()) and not limit.expired:
@@ -183,7 +198,7 @@ def judge_loop(made: int, ended: str) -> CheckResult:
                 {"exit_code": ended},
             )
         )
-    elif made < _MORE_PASSES:
+    elif made < MORE_PASSES:
         problems.append(
             Problem(Code.DISK_LOOP_SLOW, f"The loop that writes to the disk made only {made} passes.")
         )

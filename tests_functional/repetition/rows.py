@@ -39,7 +39,7 @@ ROWS = (
         "a snapshot of memory alone is of no use to a guest whose disk has gone on",
         {"ram_mib": 256, "coverage": 0.5},
         profiles=PREMERGE,
-        why_linux="a file system on a disk is written to",
+        kinds=ANY_GUEST,
     ),
 )
 

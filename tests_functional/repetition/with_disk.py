@@ -12,10 +12,11 @@ from pathlib import Path
 from guest_images.disks.file_systems import ext4_errors, make_ext4
 from harness.codes import Code
 from harness.deadline import Deadline
-from harness.errors import SetupBroken
+from harness.errors import NotApplicable, SetupBroken
 from harness.qemu.block import copy_disk, raw_disk, snapshot_disk, throw_away_disk
 from harness.qemu.configuration import MIB
 from harness.qemu.machine import Machine, known_pid
+from harness.qemu.virtio_driver import can_drive
 from harness.status import Status
 from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
@@ -26,9 +27,11 @@ from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, Snapshot, take
 from tests_functional.lib.source_checks import Baseline, judge_source
 from tests_functional.lib.time_limits import COPY_SECONDS, RESTORE_SECONDS, SAVE_SECONDS
+from tests_functional.repetition.bare_disk_loop import DISK_BYTES as BARE_DISK_BYTES
+from tests_functional.repetition.bare_disk_loop import BareDiskLoop
 from tests_functional.repetition.disk_loop import DiskLoop
 from validators.checks import Problem, judged
-from validators.oracles.o6_host.host_state import open_files
+from validators.oracles.o6_host.host_state import capture_host_state, open_files
 from validators.verdict import CheckResult
 
 _FILE_SYSTEM = "e2fsck finds no error in the unmounted file system."
@@ -36,10 +39,8 @@ _BASE = "Nothing writes to the disk as of T0 any more."
 _SAME_T0 = "Memory and disk are of the same T0: no file that the source wrote before T0 is missing."
 _WRONG = "A disk that is newer than the memory is detected."
 
-_DISK_MIB = 64
+_DISK_BYTES = 64 * MIB
 _PASSES_BEFORE = 20
-# More than a restored guest makes while it is judged.
-_PASSES_AFTER = 80
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,14 @@ def with_disk(run: Run) -> Outcome:
     begun = time.monotonic()
     disks = _Disks(run.folder / "disks")
     disks.folder.mkdir()
-    make_ext4(disks.base, _DISK_MIB * MIB, run.provisioning)
+    _make_disk(disks.base, run)
     # The second restore needs the file of the first.
     keeping = replace(run, keep=True)
-    with writing_guest(_with_arguments(keeping, raw_disk(disks.base))) as source:
+    with writing_guest(keeping.with_arguments(raw_disk(disks.base))) as source:
         taken, checks = _take(keeping, source, disks)
         source.guest.machine.quit()
     found = _judge_file_system(disks.folder / "source.raw", run)
-    checks.append(replace(found, name=f"source-{found.name}"))
+    checks += [replace(check, name=f"source-{check.name}") for check in found]
     checks += _restored(keeping, source, taken, disks)
     checks.append(_wrong_disk(keeping, source, taken, disks))
     if all(check.status is not Status.FAIL for check in checks) and not run.keep:
@@ -106,9 +107,12 @@ def with_disk(run: Run) -> Outcome:
 
 def _take(run: Run, source: Source, disks: _Disks) -> tuple[_Taken, list[CheckResult]]:
     """Snapshot disk and memory while the guest is stopped, let it go on, and judge it."""
-    guest, loop = source.guest, DiskLoop(source.guest.shell)
+    guest, loop = source.guest, _loop(run, source.guest)
     loop.start()
     _require_passes(guest, loop, _PASSES_BEFORE)
+    loop.begin_pass()
+    # QEMU opens more files with the disk's first request.
+    used = replace(source.before, host=capture_host_state(guest.machine))
     before, digests, files = loop.passes(), [], []
 
     def freeze() -> None:
@@ -120,12 +124,13 @@ def _take(run: Run, source: Source, disks: _Disks) -> tuple[_Taken, list[CheckRe
     folder.mkdir()
     run.say(f"Saving memory and disk with {before} files on it.")
     limit = run.deadline.at_most(SAVE_SECONDS)
-    snapshot = take(Flow.STOP_MIGRATE_CONT, guest, source.counters, folder, limit, Acts(at_t0=freeze))
-    _require_passes(guest, loop, _PASSES_AFTER)
-    checks = judge_source(guest, _with_files(source.before, files))
+    acts = Acts(at_t0=freeze, saving=loop.end_pass if run.stack.image.bare else None)
+    snapshot = take(Flow.STOP_MIGRATE_CONT, guest, source.counters, folder, limit, acts)
+    _require_passes(guest, loop, loop.passes_after)
+    checks = judge_source(guest, _with_files(used, files))
     guest.agent.pause()
     checks += [replace(check, name=f"source-{check.name}") for check in loop.judge()]
-    copy_disk(guest.machine, disks.folder / "source.raw", Deadline(COPY_SECONDS))
+    _copy_disk(run, guest, disks.folder / "source.raw")
     return _Taken(snapshot, digests[0], before, loop.record()), checks
 
 
@@ -136,7 +141,7 @@ def _with_files(before: Baseline, files: Sequence[tuple[int, str]]) -> Baseline:
     return replace(before, host=replace(before.host, descriptors=(*kept, *files)))
 
 
-def _require_passes(guest: Guest, loop: DiskLoop, count: int) -> None:
+def _require_passes(guest: Guest, loop: DiskLoop | BareDiskLoop, count: int) -> None:
     """Wait for passes; the writers to memory rest meanwhile, which leaves the processor to the loop.
 
     Raises:
@@ -154,15 +159,15 @@ def _require_passes(guest: Guest, loop: DiskLoop, count: int) -> None:
 
 def _restored(run: Run, source: Source, taken: _Taken, disks: _Disks) -> list[CheckResult]:
     """Restore memory with the disk of T0 and judge both."""
-    look = _Look(disks.folder / "restored.raw")
-    place = _with_arguments(run, throw_away_disk(disks.base, "raw"))
+    look = _Look(run, disks.folder / "restored.raw")
+    place = run.with_arguments(throw_away_disk(disks.base, "raw"))
     cycle = judge_cycle(place, source, taken.snapshot, "with-disk", (), look)
     problems = []
     if _digest(disks.base) != taken.base_digest:
         problems.append(Problem(Code.DISK_BASE_CHANGED, "The disk as of T0 was written to after T0."))
     return [
         *cycle.verdict.checks,
-        *look.further_checks(run, taken),
+        *look.further_checks(taken),
         judged("disk-base", _BASE, problems),
     ]
 
@@ -170,8 +175,8 @@ def _restored(run: Run, source: Source, taken: _Taken, disks: _Disks) -> list[Ch
 def _wrong_disk(run: Run, source: Source, taken: _Taken, disks: _Disks) -> CheckResult:
     """Restore memory with the source's final disk, and check that the same checks detect it."""
     run.say("Restoring the memory with a newer disk, which must be detected.")
-    look = _Look(disks.folder / "wrong.raw")
-    place = _with_arguments(run, throw_away_disk(disks.overlay, "qcow2"))
+    look = _Look(run, disks.folder / "wrong.raw")
+    place = run.with_arguments(throw_away_disk(disks.overlay, "qcow2"))
     judge_restored(
         place.stack,
         taken.snapshot,
@@ -181,7 +186,7 @@ def _wrong_disk(run: Run, source: Source, taken: _Taken, disks: _Disks) -> Check
         run.deadline.at_most(RESTORE_SECONDS),
         look,
     )
-    return judge_wrong_disk([*look.checks, *look.further_checks(run, taken)])
+    return judge_wrong_disk([*look.checks, *look.further_checks(taken)])
 
 
 class _Look:
@@ -191,28 +196,29 @@ class _Look:
         checks: checks of the disk from inside the guest; empty if the guest did not get so far.
     """
 
-    def __init__(self, copy: Path) -> None:
+    def __init__(self, run: Run, copy: Path) -> None:
         self.checks: list[CheckResult] = []
+        self._run = run
         self._copy = copy
         self._record: Mapping[str, str] = {}
 
     def __call__(self, guest: Guest) -> list[CheckResult]:
         """Let the guest's loop go on, end it, judge the files, and copy the disk."""
-        loop = DiskLoop(guest.shell)
+        loop = _loop(self._run, guest)
         # All checks of memory have been made.
         guest.agent.pause()
         loop.drop_caches()
         self.checks = loop.judge()
         self._record = loop.record()
-        copy_disk(guest.machine, self._copy, Deadline(COPY_SECONDS))
+        _copy_disk(self._run, guest, self._copy)
         return self.checks
 
-    def further_checks(self, run: Run, taken: _Taken) -> list[CheckResult]:
+    def further_checks(self, taken: _Taken) -> list[CheckResult]:
         """Return checks of the copy and of the files' digests; none if the guest did not get so far."""
         if not self._record:
             return []
         return [
-            _judge_file_system(self._copy, run),
+            *_judge_file_system(self._copy, self._run),
             judge_same_t0(taken.record, self._record, taken.before),
         ]
 
@@ -265,17 +271,42 @@ def judge_same_t0(source: Mapping[str, str], restored: Mapping[str, str], before
     return judged("disk-same-t0", _SAME_T0, problems, facts)
 
 
-def _judge_file_system(image: Path, run: Run) -> CheckResult:
-    """Check an unmounted file system with e2fsck."""
+def _loop(run: Run, guest: Guest) -> DiskLoop | BareDiskLoop:
+    """Return the loop that writes to a guest's disk: in the guest, or in the host for a bare one."""
+    return BareDiskLoop(guest.machine) if run.stack.image.bare else DiskLoop(guest.shell)
+
+
+def _make_disk(path: Path, run: Run) -> None:
+    """Create the disk of the source, with a file system unless the guest is bare.
+
+    Raises:
+        NotApplicable: nobody can use a disk in such a guest.
+    """
+    image, machine = run.stack.image, run.stack.machine
+    if not image.bare:
+        make_ext4(path, _DISK_BYTES, run.provisioning)
+        return
+    if not can_drive(image.architecture, machine):
+        raise NotApplicable(f"The host cannot drive the disk of a bare guest on machine type '{machine}'.")
+    with path.open("wb") as disk:
+        disk.truncate(BARE_DISK_BYTES)
+
+
+def _copy_disk(run: Run, guest: Guest, path: Path) -> None:
+    """Copy a guest's disk to judge its file system, if it has one."""
+    if not run.stack.image.bare:
+        copy_disk(guest.machine, path, Deadline(COPY_SECONDS))
+
+
+def _judge_file_system(image: Path, run: Run) -> list[CheckResult]:
+    """Check an unmounted file system with e2fsck; the disk of a bare guest has none."""
+    if run.stack.image.bare:
+        return []
     problems = [
         Problem(Code.DISK_FILE_SYSTEM_ERROR, f"e2fsck: {line}")
         for line in ext4_errors(image, run.provisioning)
     ]
-    return judged("disk-file-system", _FILE_SYSTEM, problems)
-
-
-def _with_arguments(run: Run, arguments: tuple[str, ...]) -> Run:
-    return replace(run, stack=replace(run.stack, extra=(*run.stack.extra, *arguments)))
+    return [judged("disk-file-system", _FILE_SYSTEM, problems)]
 
 
 def _digest(path: Path) -> str:

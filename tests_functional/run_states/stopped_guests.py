@@ -38,7 +38,8 @@ def _in(run: Run, state: RunState) -> Outcome:
     begun = time.monotonic()
     if state.by_ports and not can_drive(run.stack.image.architecture, run.stack.machine):
         raise NotApplicable(
-            f"A guest becomes '{state.name}' through I/O ports here, which only 'pc' and 'q35' have."
+            f"A guest becomes '{state.name}' through I/O ports here, which machine type "
+            f"'{run.stack.machine}' does not have."
         )
     label = f"run-states/{state.name}"
     with writing_guest(run.with_arguments(state.arguments)) as source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from guest_images.agent.pages import PATTERNS
+from guest_images.catalogue import guests_of_others
 from harness.qemu.configuration import DEFAULT_RAM_MIB
 from tests_functional.lib.profile_row import ANY_GUEST, LINUX, PREMERGE, SMOKE, ProfileRow
 from tests_functional.snapshot.disturbances import DISTURBANCES
@@ -166,5 +167,16 @@ ROWS = (
             why_linux="it is about this guest",
         )
         for name, (guest, reason) in _GUESTS.items()
+    ),
+    *(
+        ProfileRow(
+            f"guests.{guest.name}",
+            f"{_FLOWS}.test_main_job",
+            guest.reason,
+            {"guest": guest.name},
+            alone=True,
+            kinds=ANY_GUEST,
+        )
+        for guest in guests_of_others()
     ),
 )

@@ -38,7 +38,7 @@ def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
         known = migration.capabilities(source.guest.machine)
         flow = Flow.LIVE if migration.BACKGROUND_SNAPSHOT in known else Flow.STOP_AND_SAVE
         run.say(f"Saving ({flow.value}).")
-        deadline = run.deadline.at_most(SAVE_SECONDS)
+        deadline = run.deadline.at_most(SAVE_SECONDS * run.stack.slowness)
         snapshot = take(flow, source.guest, source.counters, run.folder, deadline)
         status = source.status
         source.guest.machine.quit()
@@ -48,7 +48,7 @@ def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
     for label, executable in newer.items():
         run.say(f"Restoring it with '{label}' as a {machine}.")
         stack = replace(run.stack, executable=executable, machine=with_type(run.stack.machine, machine))
-        limit = run.deadline.at_most(RESTORE_SECONDS)
+        limit = run.deadline.at_most(RESTORE_SECONDS * run.stack.slowness)
         restored = judge_restored(stack, snapshot, status, found.t0, run.folder / label, limit)
         checks += [replace(check, name=f"newer/{label}/{check.name}") for check in restored]
     if all(not check.violations for check in checks):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.codes import Code
-from validators.verdict import CheckResult, Tally
+from validators.verdict import CheckResult, Tally, Violation
 from validators.vmstate.stream import format as fmt
 from validators.vmstate.stream.cursor import readable
 from validators.vmstate.stream.format import StreamError
@@ -95,12 +95,12 @@ def _compare_device(section: Section, device: Mapping[str, Any], tally: Tally) -
     length = described_length(device)
     actual = section.data_end - section.data_offset
     if length != actual:
-        tally.report(
-            Code.VMDESC_DEVICE_SIZE,
+        sentence = (
             f"Device '{section.idstr}' ({section.instance}) has {actual} bytes of state, "
-            f"but {'a malformed description' if length is None else f'{length} bytes are described'}.",
-            file_offset=section.data_offset,
+            f"but {'a malformed description' if length is None else f'{length} bytes are described'}."
         )
+        code, where, fields = Code.VMDESC_DEVICE_SIZE, section.data_offset, {"device": section.idstr}
+        tally.add(Violation(tally.name, code, sentence, file_offset=where, fields=fields))
     version = device.get("version", section.version)
     if not isinstance(version, int):
         version = "unknown"

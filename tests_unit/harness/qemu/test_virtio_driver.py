@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -85,3 +86,35 @@ def test_queue_in_guest_ram() -> None:
     memory.protected.add(queue.available // 4096)
     with pytest.raises(PageProtected):
         queue.offer(2)
+
+
+def test_chain_that_is_needed_next_is_offered() -> None:
+    """The ring takes it at the driver's own index, which wraps; a protected ring has not changed."""
+    memory = FakeMemory()
+    queue = _queue(memory, size=4)
+    queue.lay_out([[Buffer(0x5000, 24), Buffer(0x6000, 16)], [Buffer(0x7000, 2048)]])
+    for first in (2, 0, 2, 2, 0):
+        queue.offer_chain(first)
+    assert queue.offered_count() == 5
+    assert struct.unpack("<6H", memory.read(queue.available, 12)) == (1, 5, 0, 0, 2, 2)
+    memory.protected.add(queue.available // 4096)
+    with pytest.raises(PageProtected):
+        queue.offer_chain(2)
+    assert queue.offered_count() == 5
+
+
+def test_window_is_moved_only_where_it_has_to_be() -> None:
+    """Each move is three writes to ports; a driver notifies its device again and again."""
+    fake = FakeVirtio(0x1042)
+    device = VirtioDevice(fake.machine, 2)
+    commands: list[str] = []
+
+    def noted(command: str, hmp: Callable[[str], str] = fake.machine.hmp) -> str:
+        commands.append(command)
+        return hmp(command)
+
+    fake.machine.hmp = noted  # type: ignore[method-assign]
+    for _ in range(3):
+        device.notify()
+    assert fake.notified == 3
+    assert len(commands) == 2 * (3 + 3)

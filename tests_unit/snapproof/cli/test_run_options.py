@@ -167,9 +167,9 @@ def test_tests_get_the_cache(given: str | None, tmp_path: Path, monkeypatch: pyt
 
 def test_list_for_a_guest(capsys: pytest.CaptureFixture[str]) -> None:
     """The list says which tests a guest would skip; a guest that does not exist is bad input."""
-    main(["run", "--list", "--profile", "premerge", "--guest", "bare", "--filter", "repetition.*"])
+    main(["run", "--list", "--profile", "nightly", "--guest", "bare", "--filter", "machines.*"])
     assert [
         line.split()[0] for line in capsys.readouterr().out.splitlines() if "skipped: 'bare'" in line
-    ] == ["repetition.with-disk"]
+    ] == ["machines.q35-uefi"]
     assert main(["run", "--list", "--guest", "no-such-guest"]) == 2
     assert "There is no guest 'no-such-guest'" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from harness.qemu.accelerator import Accelerator
 from harness.qemu.architectures import AARCH64
 from harness.qemu.configuration import Flash
 from snapproof.runs.matrix import Leg, _for_guest, _say_guests, own_bare
+from snapproof.runs.other_guests import OtherGuests
 from tests_functional.lib.profile_row import ANY_GUEST, ProfileRow
 from tests_unit.support.scenario_values import stack
 
@@ -60,23 +62,51 @@ def test_tests_that_need_an_operating_system(tmp_path: Path) -> None:
 
 
 def test_tests_whose_guest_is_of_another_architecture(tmp_path: Path) -> None:
-    """A guest that a row names is not booted by a QEMU that emulates another processor."""
+    """It runs on its own QEMU and machine, whatever the run's is; what it lacks is said."""
     leg = _leg(tmp_path, "10.0.13")
-    other = replace(leg.stack.image, name="bare", bare=True, architecture=AARCH64)
-    row = replace(_NEEDS_NONE, parameters={"guest": "bare"}, kinds=ANY_GUEST)
-    assert "is for aarch64, the QEMU for x86_64" in replace(leg, guests=(other,)).why_not(row)
+    leg = replace(leg, stack=replace(leg.stack, machine="microvm"), machines=("pc", "microvm"))
+    other = replace(leg.stack.image, name="debian-13-arm64", architecture=AARCH64)
+    row = replace(_NEEDS_NONE, parameters={"guest": "debian-13-arm64"})
+    found = OtherGuests((other,), {"qemu-system-aarch64": tmp_path / "arm"})
+    assert replace(leg, others=found).why_not(row) == ""
+    assert "has no PCI" in leg.why_not(_NEEDS_NONE)
+    missing = OtherGuests(missing={"debian-13-arm64": "There is no compiler."})
+    assert replace(leg, others=missing).why_not(row) == "There is no compiler."
+
+
+def test_newer_qemus_of_all_architectures(tmp_path: Path) -> None:
+    """A test restores with a QEMU that emulates the processor of its guest."""
+    found = OtherGuests(emulators={"qemu-system-aarch64": tmp_path / "arm"})
+    legs = [_leg(tmp_path, "7.2.22"), replace(_leg(tmp_path, "10.0.13"), others=found)]
+    assert json.loads(legs[0].newer(legs)) == {
+        "10.0.13": {
+            "qemu-system-aarch64": str(tmp_path / "arm"),
+            "qemu-system-x86_64": str(tmp_path / "10.0.13"),
+        }
+    }
 
 
 def test_rows_of_a_bare_guest_run_with_each(tmp_path: Path) -> None:
     """A row that names a bare guest takes the run's own where that is bare, and no other row changes."""
     linux = stack(tmp_path).image
-    bare = replace(linux, name="bare", bare=True)
-    other = replace(bare, name="bare-aarch64", architecture=AARCH64)
+    other = replace(linux, name="bare-aarch64", bare=True, architecture=AARCH64)
     row = replace(_NEEDS_NONE, parameters={"guest": "bare", "ram_mib": 128}, kinds=ANY_GUEST)
-    assert own_bare(row, {"": other, "bare": bare}).parameters == {"ram_mib": 128}
-    assert own_bare(row, {"": linux, "bare": bare}) == row
-    of_linux = replace(row, parameters={"guest": "default"})
-    assert own_bare(of_linux, {"": other, "default": linux}) == of_linux
+    assert own_bare(row, other).parameters == {"ram_mib": 128}
+    assert own_bare(row, linux) == row
+    for guest in ("default", "bare-s390x"):
+        named = replace(row, parameters={"guest": guest})
+        assert own_bare(named, other) == named
+
+
+def test_row_may_have_less_ram_for_a_bare_guest(tmp_path: Path) -> None:
+    """With an operating system the same test has the RAM of its parameters."""
+    linux = replace(stack(tmp_path).image, own_mib=1)
+    images = {"": linux, "bare": replace(linux, name="bare", bare=True)}
+    row = replace(_NEEDS_NONE, bare_ram_mib=64)
+    assert [
+        _for_guest(replace(row, parameters={"ram_mib": 256, **guest}), images, {}).parameters["ram_mib"]
+        for guest in ({}, {"guest": "bare"})
+    ] == [256, 64]
 
 
 def test_tests_that_need_kvm(tmp_path: Path) -> None:

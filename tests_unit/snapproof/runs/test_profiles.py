@@ -58,6 +58,12 @@ def test_premerge_has_one_of_each_kind() -> None:
     assert {row.name for row in PROFILES["premerge"]} == _PREMERGE
 
 
+def test_premerge_boots_no_linux() -> None:
+    """Each of its tests gets a bare guest, which is what makes the profile quick."""
+    rows = [row.quick() for row in PROFILES["premerge"]]
+    assert [row.name for row in rows if row.parameters.get("guest") != "bare"] == []
+
+
 def test_quick_rows_have_a_small_bare_guest() -> None:
     """A row that may have a bare guest gets a small one, and all else about it stays as it was."""
     row = ProfileRow("a", "t", "why", {"ram_mib": 256, "coverage": 0.7}, kinds=ANY_GUEST)

@@ -7,6 +7,7 @@ import resource
 import socket
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,8 +16,10 @@ import pytest
 
 from guest_images.agent.counters import AgentCounters
 from harness.codes import Code
-from harness.errors import NotApplicable, SubjectFailed
+from harness.errors import NotApplicable, SnapproofError, SubjectFailed
+from harness.guest.shell import GuestUnreachable
 from harness.linux.uffd_waiters import Waiters
+from harness.qemu import migration
 from harness.qemu.guest_memory import QemuMemoryGone
 from harness.qemu.machine import Machine
 from harness.status import Status
@@ -41,9 +44,9 @@ from tests_functional.failures.sinks import (
     sink,
 )
 from tests_functional.lib.known_issues import load_known_issues
-from tests_unit.support.scenario_values import SOURCE, make_run, sentences, stand_in_guest
+from tests_unit.support.scenario_values import SOURCE, make_run, sentences, stack, stand_in_guest
 from validators.checks import Problem, judged
-from validators.verdict import CheckResult
+from validators.verdict import CheckResult, Verdict
 
 _CASE = Case("broken", "reason", "exec:exit 0")
 
@@ -288,3 +291,56 @@ def test_guest_goes_on_only_where_no_more_than_its_save_went_wrong(
     )
     assert (found, bool(asked)) == (well, looked)
     assert group.checks == [*broken.checks, *asked]
+
+
+def test_guest_that_stands_still_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QMP has said that it is paused, so it cannot answer; the sink is judged all the same."""
+    gone = judged("sink-gone", "It is gone.", [])
+    monkeypatch.setattr(migration, "wait_cleaned_up", lambda *_: None)
+    monkeypatch.setattr(afterwards, "_sink_gone", lambda *_: gone)
+    source = cast(Any, SimpleNamespace(guest=SimpleNamespace(machine=None)))
+    place, group = SinkPlace(tmp_path, 1 << 20), Group(make_run(tmp_path), [])
+    assert afterwards.judge_afterwards(group, source, _CASE, place, stands_still=True) == [gone]
+    with pytest.raises(AttributeError):
+        afterwards.judge_afterwards(group, source, _CASE, place)
+
+
+def test_file_of_a_completed_save_is_judged_even_if_the_guest_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guest and the file are two promises; a bad file alone does not cost the guest."""
+    file = tmp_path / "vmstate"
+    file.write_bytes(b"no stream")
+    broken = [_Broken([_GOOD], file=file) for _ in range(2)]
+    answers: list[list[CheckResult] | SnapproofError] = [[_GOOD], GuestUnreachable("No answer.")]
+
+    def judge_afterwards(*_rest: object) -> list[CheckResult]:
+        answer = answers.pop(0)
+        if isinstance(answer, SnapproofError):
+            raise answer
+        return answer
+
+    def bad_file(path: Path) -> Verdict:
+        return Verdict((_BAD,)) if path == file else Verdict(())
+
+    monkeypatch.setattr(broken_saves, "_broken_save", lambda *_: broken.pop(0))
+    monkeypatch.setattr(broken_saves, "judge_afterwards", judge_afterwards)
+    monkeypatch.setattr(broken_saves, "check_file", bad_file)
+    machine = SimpleNamespace(alive=lambda: True)
+    source = cast(Any, SimpleNamespace(guest=SimpleNamespace(machine=machine)))
+    found = []
+    for well in (True, False):
+        group = Group(make_run(tmp_path), [])
+        assert broken_saves._survived(group, source, _CASE, SinkPlace(tmp_path / "x", 1 << 20)) == well
+        found.append({check.name: check.status for check in group.checks})
+    assert found[0]["failures/broken/file"] is Status.FAIL
+    assert found[1]["failures/broken/file"] is Status.FAIL
+    assert found[1]["failures/broken/alive"] is Status.FAIL
+
+
+def test_card_takes_no_part_where_descriptors_are_counted(tmp_path: Path) -> None:
+    """Its connections time out in the middle of a save, and a descriptor more than allowed hides F10."""
+    given = stack(tmp_path)
+    bare = replace(given, image=replace(given.image, bare=True))
+    assert broken_saves._with_card(bare, CANCEL).nic
+    assert not broken_saves._with_card(bare, DESCRIPTORS).nic

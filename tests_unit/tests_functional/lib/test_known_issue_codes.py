@@ -17,6 +17,7 @@ from harness.guest.shell import GuestUnreachable
 from harness.linux.kernel_log import Ours
 from harness.linux.uffd_waiters import Waiters
 from harness.qemu import migration, spawned_machine
+from harness.qemu.architectures import find_architecture
 from harness.qemu.configuration import MachineConfig
 from harness.qemu.machine import Machine
 from harness.qemu.messages import MESSAGES, said
@@ -25,7 +26,7 @@ from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.failures.cases import Case
 from tests_functional.failures.ending import Ending, judge_ending, resumed_problems
 from tests_functional.lib import source_checks
-from tests_functional.lib.known_issues import known_on_host, load_known_issues
+from tests_functional.lib.known_issues import KnownIssue, known_on_host, load_known_issues
 from tests_functional.lib.source_checks import Baseline, judge_source
 from tests_functional.lib.symptoms import Symptom
 from tests_functional.refusals.denied import judge_reason
@@ -43,6 +44,7 @@ Found = Problem | CheckResult | SnapproofError
 
 _NO_ANSWER = GuestUnreachable("The guest did not answer over SSH within 10 s (last error: None).")
 _UNFINISHED = GuestUnreachable("The guest did not finish 'x': timed out.", code=Code.GUEST_COMMAND_UNFINISHED)
+_CPU = "qemu: error while loading state for instance 0x0 of device 'cpu'"
 _YANK = "duplicate yank instance: migration"
 _VIRTIO = "error while loading state: Failed to load element of type virtio for virtio"
 _SETUP = "qemu-system-x86_64: ram_save_setup failed: Input/output error"
@@ -166,7 +168,7 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("run-states/paused/after", _after("paused", "paused", wrote=True), ""),
     ("run-states/shutdown/after", _after("shutdown", "running"), "F1"),
     ("run-states/io-error/after", _after("io-error", "running"), ""),
-    ("run-states/io-error/after", _ended("invalid runstate transition: 'io-error' -> 'paused'"), "F21"),
+    ("run-states/io-error/after", _ended("invalid runstate transition: 'io-error' -> 'paused'"), "F24"),
     ("run-states/io-error/after", _ended("Segmentation fault"), ""),
     ("run-states/io-error/restore", _ended("invalid runstate transition: 'io-error' -> 'paused'"), ""),
     ("run-states/suspended/after", _after("suspended", "running"), "F13"),
@@ -198,6 +200,12 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("newer/debian-13/restore", _ended(_VIRTIO), "F4"),
     ("newer/debian-13/restore", _restore("Failed to load element of type bool for x"), ""),
     ("01-live/restore", _restore(_VIRTIO), ""),
+    ("newer/debian-13/restore", _ended(_CPU, "qemu: load of migration failed: Invalid argument"), "F21 F22"),
+    ("newer/debian-13/restore", _ended(f"qemu: load of migration failed: x: {_CPU}"), "F21 F22"),
+    ("newer/debian-13/restore", _ended(_CPU, "qemu: terminating on signal 15"), ""),
+    ("01-live/restore", _ended(_CPU, "qemu: load of migration failed: Invalid argument"), ""),
+    ("01-live/vmdesc", _code(Code.VMDESC_DEVICE_SIZE, {"device": "s390_css"}), "F23"),
+    ("01-live/vmdesc", _code(Code.VMDESC_DEVICE_SIZE, {"device": "cpu"}), ""),
     ("failures/x/host", _host(descriptors=_HOST.descriptors[1:]), "F5"),
     ("denied/eperm/late/host", _host(descriptors=_HOST.descriptors[1:]), "F5"),
     ("failures/x/host", _host(descriptors=(_HOST.descriptors[0], _HOST.descriptors[2])), ""),
@@ -342,7 +350,26 @@ def test_issue_explains_what_it_causes_and_no_near_miss(
 ) -> None:
     """An issue explains its own violations only, on any QEMU: another test checks versions."""
     found = _checked(check, make(blame))
-    assert {issue.id for issue in load_known_issues() if issue.explains(found, {})} == set(issues.split())
+    explaining = {issue.id for issue in load_known_issues() if issue.explains(found, _of_its_guest(issue))}
+    assert explaining == set(issues.split())
+
+
+def _of_its_guest(issue: KnownIssue) -> dict[str, str]:
+    """Return the environment of a result with a guest that the issue applies to."""
+    return {"guest_architecture": issue.architectures[0]} if issue.architectures else {}
+
+
+def test_issue_of_an_architecture(blame: Blame) -> None:
+    """It explains nothing of any other guest, is not expected there, and its names are right."""
+    found = _checked("vmdesc", _code(Code.VMDESC_DEVICE_SIZE, {"device": "s390_css"})(blame))
+    (issue,) = (issue for issue in load_known_issues() if issue.id == "F23")
+    for architecture, concerned in (("s390x", True), ("x86_64", False)):
+        environment = {"qemu": "7.2.22", "guest_architecture": architecture}
+        assert issue.explains(found, environment) == concerned
+        assert issue.expected("vmdesc", environment) == concerned
+    for one in load_known_issues():
+        for name in one.architectures:
+            assert find_architecture(name).name == name
 
 
 def test_every_issue_is_recognised_and_has_a_near_miss() -> None:
@@ -383,7 +410,7 @@ def test_baseline_names_what_there_is() -> None:
     """Fields and QEMU's messages of the baseline are those that the code makes."""
     known = {"command", "qemu_said", "waiting_threads", "error", "state", "before", "status", "expected"}
     known |= {"waiting_faults", "lost_descriptors"}
-    known |= {"errno", "age", "number", "name", "program", "reads", "section", "block"}
+    known |= {"errno", "age", "number", "name", "program", "reads", "section", "block", "device"}
     for issue in load_known_issues():
         for symptom in issue.codes:
             assert set(symptom.fields) <= known

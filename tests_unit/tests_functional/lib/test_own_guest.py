@@ -245,6 +245,13 @@ def test_ram_grows_with_what_the_guest_needs(tmp_path: Path) -> None:
     assert replace(large, ram_mib=4608, coverage=0.8).fitted().ram_mib == 4608
 
 
+def test_slow_guest_has_time(tmp_path: Path) -> None:
+    """Its steps may take as much longer as its boot; a quick one has no less than others."""
+    small = stack(tmp_path)
+    slow, quick = (replace(small, image=replace(small.image, boot_seconds=s)) for s in (225.0, 20.0))
+    assert (slow.slowness, small.slowness, quick.slowness) == (2.5, 1.0, 1.0)
+
+
 def test_stack_file_keeps_guests_with_disks(tmp_path: Path) -> None:
     """A test loads the guests that the command prepared; a row that names a guest gets that one."""
     plain = replace(stack(tmp_path), host_key_file=tmp_path / "key", plugged_mib=64, extra=("-x",))

@@ -127,10 +127,18 @@ def test_library_that_is_not_loaded_is_told(control: CallControl) -> None:
 
 def test_cases_are_those_calls_that_are_made() -> None:
     """First, second, middle and last of each call, with each errno; none of what is never called."""
-    cases = call_cases({Call.PROTECT: 9, Call.READ: 1, Call.WAKE: 0})
+    cases = call_cases({Call.PROTECT: 9, Call.READ: 1, Call.UNPROTECT: 1, Call.WAKE: 0})
     numbers = [case.call.number for case in cases if case.call and case.call.call is Call.PROTECT]
     assert sorted(set(numbers)) == [1, 2, 4, 9]
     assert len(numbers) == 4 * len(ERRORS[Call.PROTECT])
-    assert len(cases) == len(numbers) + len(ERRORS[Call.READ])
+    assert len(cases) == len(numbers) + len(ERRORS[Call.READ]) + len(ERRORS[Call.UNPROTECT])
     assert len({case.name for case in cases}) == len(cases)
     assert cases[0].name == "call-protect-1-einval"
+
+
+def test_last_read_is_one_that_each_save_makes() -> None:
+    """A save reads once for each page that it releases; how often beyond that differs from save to save."""
+    cases = call_cases({Call.UNPROTECT: 100, Call.READ: 107})
+    numbers = {case.call.number for case in cases if case.call and case.call.call is Call.READ}
+    assert sorted(numbers) == [1, 2, 50, 100]
+    assert any(case.reason == "call 100 of 107 to read fails with EINTR" for case in cases)

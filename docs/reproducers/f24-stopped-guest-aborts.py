@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F21: a background snapshot of a guest that QEMU itself has stopped, or not started, aborts QEMU.
-# Usage: [ACCEL=kvm] f21-stopped-guest-aborts.py QEMU
+# F24: a background snapshot of a guest that QEMU itself has stopped, or not started, aborts QEMU.
+# Usage: [ACCEL=kvm] f24-stopped-guest-aborts.py QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Takes up to half a minute.
 
