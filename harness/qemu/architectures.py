@@ -161,6 +161,7 @@ class BareTarget:
         native: for a `cc` of another architecture, by its name, the flags with which it compiles for this.
         machine_arguments: further arguments for QEMU that it needs, beside the architecture's.
         maps_plugged: whether it maps memory that is plugged in later, on machine types with `config_ports`.
+        joins_ram: whether it uses RAM on both sides of a hole.
     """
 
     compiler_target: str
@@ -171,6 +172,7 @@ class BareTarget:
     native: tuple[tuple[str, tuple[str, ...]], ...] = ()
     machine_arguments: tuple[str, ...] = ()
     maps_plugged: bool = False
+    joins_ram: bool = False
 
 
 @dataclass(frozen=True)
@@ -283,6 +285,7 @@ X86_64 = Architecture(
         shared="x86",
         firmware=True,
         maps_plugged=True,
+        joins_ram=True,
     ),
     uefi=UefiPackage("ovmf", "usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"),
 )
