@@ -82,11 +82,15 @@ class GuestSpec(_FromSuite):
     """A guest: the suite's newest kernel with our initramfs.
 
     Attributes:
+        kernel: another metapackage of the kernel, "" for the architecture's usual one.
+        words: further words of the kernel command line.
         own_mib: MiB of RAM that it needs beside the writers, measured.
         boot_seconds: limit for its boot.
         full: a Debian of the suite on a disk, with systemd and OpenSSH, instead of our initramfs.
     """
 
+    kernel: str = ""
+    words: str = ""
     own_mib: int = OWN_MIB
     boot_seconds: float = BOOT_SECONDS
     full: bool = False
@@ -183,10 +187,26 @@ GUESTS = (
     # The same on other processors.
     GuestSpec("debian-13-arm64", "debian-13-arm64", "Linux 6.12 on arm64", own_mib=96, boot_seconds=240.0),
     GuestSpec(
+        "debian-13-arm64-16k",
+        "debian-13-arm64",
+        "Linux 6.12 with pages of 16 KiB, four target pages of QEMU: a fault of one is a fault of all",
+        kernel="linux-image-arm64-16k",
+        own_mib=160,
+        boot_seconds=240.0,
+    ),
+    GuestSpec(
         "debian-13-riscv64", "debian-13-riscv64", "Linux 6.12: riscv64", own_mib=112, boot_seconds=240.0
     ),
     GuestSpec("debian-12-s390x", "debian-12-s390x", "Linux 6.1, big-endian", own_mib=96, boot_seconds=240.0),
     GuestSpec("debian-12-ppc64el", "debian-12-ppc64el", "Linux 6.1: ppc64le", own_mib=96, boot_seconds=240.0),
+    GuestSpec(
+        "debian-12-ppc64el-hash",
+        "debian-12-ppc64el",
+        "Linux 6.1 with the hash MMU, whose page table QEMU keeps outside of guest RAM",
+        words="disable_radix",
+        own_mib=96,
+        boot_seconds=240.0,
+    ),
     GuestSpec(
         "debian-13-full",
         "debian-13",

@@ -76,6 +76,12 @@ class SetupBroken(SnapproofError):
     status = Status.ERROR
 
 
+class HostTooBusy(SetupBroken):
+    """The host gave QEMU too little processor time for a limit that passed to be evidence."""
+
+    code = Code.SETUP_LIMIT
+
+
 class MachineryMissing(SnapproofError):
     """A program, package or permission that the run needs is missing."""
 

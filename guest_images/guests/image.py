@@ -222,7 +222,7 @@ def _builder_record() -> InputRecord:
 
 def _package_sets(spec: GuestSpec) -> tuple[PackageSet, ...]:
     userland = PackageSet("userland", userland_suite(spec.architecture), USERLAND_PACKAGES)
-    sets = (kernel_packages(suite(spec.suite)), userland)
+    sets = (kernel_packages(suite(spec.suite), spec.kernel), userland)
     if not spec.full:
         return sets
     return *sets, PackageSet("full", suite(spec.suite), full_guest.PACKAGES), mkfs_packages()
@@ -255,7 +255,8 @@ def _build_disk(kernel: Kernel, inputs: _Inputs, folder: Path) -> bytes:
 def _image(inputs: _Inputs, files: BootFiles) -> GuestImage:
     spec, keys = inputs.spec, inputs.keys
     words = [f"console={spec.architecture.console}", *_KERNEL_WORDS]
-    cmdline = " ".join([*words, full_guest.DISK_CMDLINE] if spec.full else words)
+    words += [word for word in (spec.words, full_guest.DISK_CMDLINE if spec.full else "") if word]
+    cmdline = " ".join(words)
     return GuestImage(
         name=spec.name,
         kernel=files.kernel,

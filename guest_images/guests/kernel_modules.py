@@ -61,9 +61,10 @@ class Kernel:
         return self.modules_folder.name if self.modules_folder else ""
 
 
-def kernel_packages(suite: Suite) -> PackageSet:
-    """Return the packages of the newest kernel in a suite."""
-    return PackageSet("kernel", suite, (suite.architecture.kernel_package,), _KERNEL_PACKAGES)
+def kernel_packages(suite: Suite, other: str = "") -> PackageSet:
+    """Return the packages of the newest kernel in a suite: the usual one, or that of another metapackage."""
+    package = other or suite.architecture.kernel_package
+    return PackageSet(other or "kernel", suite, (package,), _KERNEL_PACKAGES)
 
 
 def find_kernel(root: Path, architecture: Architecture = DEFAULT_ARCHITECTURE) -> Kernel:

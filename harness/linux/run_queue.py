@@ -13,6 +13,13 @@ from harness.linux.processes import family
 
 _PROC = Path("/proc")
 
+LEAST_GRANTED = 0.5
+"""The granted share below which a limit that passed is no evidence.
+
+Five to ten times as long as a step takes are allowed; with less than half of the processor that is used up by
+other programs more than by the guest.
+"""
+
 SAMPLE_SECONDS = 0.025
 """Time between two readings of `sampled_threads`."""
 

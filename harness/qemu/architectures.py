@@ -37,6 +37,7 @@ class MachineType:
         versioned: how the names of its versioned types begin, "" where it has none.
         pci: whether it has PCI, which the devices of Linux guests need.
         uefi: whether it takes UEFI firmware in two flash devices.
+        boots_disks: whether QEMU's own firmware for it starts the boot loader of a disk.
         clock: whether it has a clock that bare guests can use in place of the processor's counter.
         config_ports: whether the host can drive its devices, through the ports of PCI configuration space.
         bare_since: the first version of it on which a bare guest is loaded, as a number of QEMU's.
@@ -55,6 +56,7 @@ class MachineType:
     versioned: str = ""
     pci: bool = True
     uefi: bool = False
+    boots_disks: bool = True
     clock: bool = True
     config_ports: bool = False
     bare_since: tuple[int, ...] = ()
@@ -118,13 +120,25 @@ MICROVM = MachineType(
     most_below=0xC0000000,
     split_below=0xC0000000,
     pci=False,
+    boots_disks=False,
     clock=False,
 )
 # QEMU 10.0 hw/arm/virt.c base_memmap.
-VIRT = MachineType("virt", "virt", "virt-", "mach-virt.ram", ram_start=1 << 30, versioned="virt-", uefi=True)
+VIRT = MachineType(
+    "virt",
+    "virt",
+    "virt-",
+    "mach-virt.ram",
+    ram_start=1 << 30,
+    versioned="virt-",
+    uefi=True,
+    boots_disks=False,
+)
 
 # QEMU 10.0 hw/riscv/virt.c virt_memmap.
-RISCV_VIRT = MachineType("virt", "virt", "riscv-virt", "riscv_virt_board.ram", ram_start=2 << 30)
+RISCV_VIRT = MachineType(
+    "virt", "virt", "riscv-virt", "riscv_virt_board.ram", ram_start=2 << 30, boots_disks=False
+)
 
 # QEMU 10.0 hw/s390x/s390-virtio-ccw.c s390_memory_init().
 S390_CCW = MachineType(
@@ -161,6 +175,7 @@ class BareTarget:
         native: for a `cc` of another architecture, by its name, the flags with which it compiles for this.
         machine_arguments: further arguments for QEMU that it needs, beside the architecture's.
         maps_plugged: whether it maps memory that is plugged in later, on machine types with `config_ports`.
+        joins_ram: whether it uses RAM on both sides of a hole.
     """
 
     compiler_target: str
@@ -171,6 +186,7 @@ class BareTarget:
     native: tuple[tuple[str, tuple[str, ...]], ...] = ()
     machine_arguments: tuple[str, ...] = ()
     maps_plugged: bool = False
+    joins_ram: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,6 +202,9 @@ class UefiPackage:
     package: str
     code: str
     variables: str
+
+
+_ELF_MAGIC, _E_MACHINE = b"\x7fELF", 18
 
 
 @dataclass(frozen=True)
@@ -210,6 +229,7 @@ class Architecture:
         linux_folder: its folder below `arch/` in Linux's source.
         linux_image: what `make` builds for `-kernel`, in the folder `boot` of `linux_folder`.
         linux_signature: offset and bytes in the file by which such an image is known.
+        elf_machine: the field `e_machine` of its ELF files, in its own byte order.
         triplet: the folder below `lib` and `usr/lib` that holds its libraries.
         loader: file name of its dynamic loader.
         loader_folder: where programs expect the loader, without a slash at the beginning.
@@ -228,6 +248,7 @@ class Architecture:
     linux_folder: str
     linux_image: str
     linux_signature: tuple[int, bytes]
+    elf_machine: bytes
     triplet: str
     loader: str
     loader_folder: str
@@ -243,6 +264,14 @@ class Architecture:
     def qemu_packages_in(self, codename: str) -> tuple[str, ...]:
         """Return the Debian packages of its QEMU program in a release."""
         return dict(self.older_qemu_packages).get(codename, self.qemu_packages)
+
+    def is_kernel(self, head: bytes) -> bool:
+        """Return whether a file that begins so is a Linux kernel for it, as far as the file says."""
+        at, signature = self.linux_signature
+        if head.startswith(_ELF_MAGIC):
+            # System V ABI, chapter 4.
+            return head[_E_MACHINE : _E_MACHINE + 2] == self.elf_machine
+        return head[at : at + len(signature)] == signature
 
     @property
     def machine(self) -> str:
@@ -272,6 +301,7 @@ X86_64 = Architecture(
     linux_folder="x86",
     linux_image="bzImage",
     linux_signature=_BZIMAGE_SIGNATURE,
+    elf_machine=b"\x3e\x00",
     triplet="x86_64-linux-gnu",
     loader="ld-linux-x86-64.so.2",
     loader_folder="lib64",
@@ -283,6 +313,7 @@ X86_64 = Architecture(
         shared="x86",
         firmware=True,
         maps_plugged=True,
+        joins_ram=True,
     ),
     uefi=UefiPackage("ovmf", "usr/share/OVMF/OVMF_CODE_4M.fd", "usr/share/OVMF/OVMF_VARS_4M.fd"),
 )
@@ -299,6 +330,7 @@ I386 = Architecture(
     linux_folder="x86",
     linux_image="bzImage",
     linux_signature=_BZIMAGE_SIGNATURE,
+    elf_machine=b"\x03\x00",
     triplet="i386-linux-gnu",
     loader="ld-linux.so.2",
     loader_folder="lib",
@@ -329,6 +361,7 @@ AARCH64 = Architecture(
     linux_image="Image",
     # Linux Documentation/arch/arm64/booting.rst: the field "magic".
     linux_signature=(56, b"ARM\x64"),
+    elf_machine=b"\xb7\x00",
     triplet="aarch64-linux-gnu",
     loader="ld-linux-aarch64.so.1",
     loader_folder="lib",
@@ -356,6 +389,7 @@ RISCV64 = Architecture(
     linux_image="Image",
     # Linux Documentation/arch/riscv/boot-image-header.rst: the field "magic2".
     linux_signature=(56, b"RSC\x05"),
+    elf_machine=b"\xf3\x00",
     triplet="riscv64-linux-gnu",
     loader="ld-linux-riscv64-lp64d.so.1",
     loader_folder="lib",
@@ -382,6 +416,7 @@ S390X = Architecture(
     linux_image="bzImage",
     # QEMU 10.0 hw/s390x/ipl.c: LINUX_MAGIC_ADDR.
     linux_signature=(0x10008, b"S390EP"),
+    elf_machine=b"\x00\x16",
     triplet="s390x-linux-gnu",
     loader="ld64.so.1",
     loader_folder="lib",
@@ -400,8 +435,8 @@ PPC64 = Architecture(
     kernel_file="vmlinux",
     linux_folder="powerpc",
     linux_image="vmlinux",
-    # An ELF file; System V ABI, chapter 4: e_machine is EM_PPC64.
-    linux_signature=(18, b"\x00\x15"),
+    linux_signature=(0, _ELF_MAGIC),
+    elf_machine=b"\x00\x15",
     triplet="powerpc64-linux-gnu",
     loader="ld64.so.1",
     loader_folder="lib64",
@@ -428,8 +463,8 @@ PPC64LE = Architecture(
     kernel_file="vmlinux",
     linux_folder="powerpc",
     linux_image="vmlinux",
-    # Of an ELF file, as above, in the other byte order.
-    linux_signature=(18, b"\x15\x00"),
+    linux_signature=(0, _ELF_MAGIC),
+    elf_machine=b"\x15\x00",
     triplet="powerpc64le-linux-gnu",
     loader="ld64.so.2",
     loader_folder="lib64",
@@ -443,13 +478,18 @@ DEFAULT_ARCHITECTURE = X86_64
 
 
 def find_architecture(name: str) -> Architecture:
-    """Return the architecture of that name.
+    """Return the architecture of that name, which may be Debian's.
 
     Raises:
         UsageError: there is none.
     """
     for entry in ARCHITECTURES:
-        if entry.name == name:
+        if name in (entry.name, entry.debian):
             return entry
     known = ", ".join(f"'{entry.name}'" for entry in ARCHITECTURES)
     raise UsageError(f"There is no architecture '{name}' here, only {known}.")
+
+
+def kernel_architectures(head: bytes) -> list[Architecture]:
+    """Return the architectures that a Linux kernel may be for, by how its file begins."""
+    return [entry for entry in ARCHITECTURES if entry.is_kernel(head)]

@@ -6,6 +6,7 @@ import argparse
 
 from guest_images.catalogue import BareSpec, guest_spec
 from snapproof.cli.options import run_options
+from snapproof.runs.guest_choice import chosen_guest
 from snapproof.runs.profiles import select
 
 
@@ -16,8 +17,8 @@ def list_profile(arguments: argparse.Namespace) -> int:
         UsageError: there is no such profile, test or guest.
     """
     options = run_options(arguments)
-    guest = options.stack.guest
-    bare = guest is not None and isinstance(guest_spec(guest), BareSpec)
+    guest = chosen_guest(options.stack)
+    bare = isinstance(guest_spec(guest), BareSpec)
     for row in select(options.profile, options.filter):
         skipped = f" (skipped: '{guest}' has no operating system)" if bare and "bare" not in row.kinds else ""
         print(f"{row.name:28} {row.reason}{skipped}")

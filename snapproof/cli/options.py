@@ -23,6 +23,7 @@ def stack_options(
         qemu=arguments.qemu if qemu else None,
         accel=arguments.accel,
         guest=arguments.guest,
+        arch=getattr(arguments, "arch", None),
         # `bench faults` has none of these: its guest on a host is made for hosts.
         machine=getattr(arguments, "machine", None),
         cpu=getattr(arguments, "cpu", None),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.qemu.architectures import DEFAULT_ARCHITECTURE
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 
 PROFILE_NAMES = ("smoke", "premerge", "nightly", "soak")
 """The values of `--profile`; snapproof.runs.profiles has the tests of each."""
@@ -10,8 +10,11 @@ PROFILE_NAMES = ("smoke", "premerge", "nightly", "soak")
 HOST_ACCELERATORS = ("tcg", "kvm")
 """The accelerators of VMs, the default first."""
 
-OWN_CMDLINE = f"console={DEFAULT_ARCHITECTURE.console} panic=-1 no_timer_check root=/dev/vda"
-"""Kernel command line of a user's own guest."""
+
+def own_cmdline(architecture: Architecture = DEFAULT_ARCHITECTURE) -> str:
+    """Return the kernel command line of a user's own guest."""
+    return f"console={architecture.console} panic=-1 no_timer_check root=/dev/vda"
+
 
 OWN_MIB = 256
 """RAM of a user's own guest beside the writers: a full Debian needs 150 MiB, another guest may need more."""

@@ -21,6 +21,7 @@ from harness.qemu.probe import machine_types
 from harness.status import Status
 from snapproof.report.run_result import OutcomeRecord
 from snapproof.report.text_table import table_rows
+from snapproof.runs.guest_choice import bare_guest
 from snapproof.runs.options import RunOptions, StackOptions
 from snapproof.runs.other_guests import OtherGuests, prepare_others
 from snapproof.runs.stack import accelerator_for, prepare_stack, provisioning_for
@@ -230,12 +231,15 @@ def _accelerators(
 
 
 def own_bare(row: ProfileRow, own: GuestImage) -> ProfileRow:
-    """Return the row with the run's own guest in place of the usual bare one, if the run's own is bare.
+    """Return the row with the bare guest of the run's architecture in place of the usual one.
 
-    So the rows of the bare guest of x86_64 run with those of all other architectures.
+    That is the run's own guest where it is bare. A row whose architecture has none stays as it is.
     """
-    if not (own.bare and row.parameters.get("guest") == QUICK_GUEST):
+    if row.parameters.get("guest") != QUICK_GUEST:
         return row
+    if not own.bare:
+        name = bare_guest(own.architecture) or QUICK_GUEST
+        return replace(row, parameters={**row.parameters, "guest": name})
     return replace(row, parameters={key: row.parameters[key] for key in row.parameters if key != "guest"})
 
 

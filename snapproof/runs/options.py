@@ -52,6 +52,7 @@ class StackOptions:
         qemu: an executable, or a name from the catalogue; None for the default.
         accel: `auto`, `kvm` or `tcg`.
         guest: a guest of the catalogue, None for the one that suits the tests best.
+        arch: architecture of the guest, None for that of `guest` or of the user's own files.
         machine: machine type of the guest's QEMU, with its properties, None for the architecture's usual one.
         cpu: its CPU model, with its properties, None for the usual one.
         firmware: `uefi` for Debian's UEFI firmware, or a file with such firmware; None for QEMU's own.
@@ -65,6 +66,7 @@ class StackOptions:
     qemu: str | None = None
     accel: str = DEFAULT_ACCEL
     guest: str | None = None
+    arch: str | None = None
     machine: str | None = None
     cpu: str | None = None
     firmware: str | None = None
@@ -77,7 +79,7 @@ class StackOptions:
     @property
     def names_guest(self) -> bool:
         """Whether they say which guest, or which machine of one architecture, the run is about."""
-        machine = (self.guest, self.machine, self.cpu, self.firmware)
+        machine = (self.guest, self.arch, self.machine, self.cpu, self.firmware)
         return any(machine) or bool(self.qemu_args or self.own.given())
 
 
@@ -180,6 +182,8 @@ class RunOptions:
         yield "accel", stack.accel
         if stack.guest is not None:
             yield "guest", stack.guest
+        if stack.arch is not None:
+            yield "arch", stack.arch
         if stack.machine is not None:
             yield "machine", stack.machine
         if stack.cpu is not None:

@@ -11,20 +11,25 @@ from guest_images.packages.unpacked import InputRecord
 from guest_images.provisioning import Provisioning
 from harness.errors import UsageError
 from harness.guest.ssh import host_key, require_private_key
-from harness.qemu.architectures import DEFAULT_ARCHITECTURE
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 from harness.qemu.disk import probe_disk
-from snapproof.runs.defaults import OWN_CMDLINE, OWN_MIB
+from snapproof.runs.defaults import OWN_MIB, own_cmdline
 from snapproof.runs.options import OwnGuestOptions
+from snapproof.runs.own_kernel import kernel_architectures_of, require_file
 
 # A full Debian answers after 16 s under TCG; another guest may be larger.
 _BOOT_SECONDS = 300.0
 
-# QEMU takes an ELF vmlinux as well as the usual image.
-_ELF_SIGNATURE = (0, b"\x7fELF")
 
-
-def own_image(options: OwnGuestOptions, provisioning: Provisioning) -> GuestImage | None:
+def own_image(
+    options: OwnGuestOptions, provisioning: Provisioning, architecture: Architecture = DEFAULT_ARCHITECTURE
+) -> GuestImage | None:
     """Return the guest that the options describe, None if no option is given.
+
+    Args:
+        options: the user's files.
+        provisioning: the cache, and the log of slow steps.
+        architecture: as `own_architecture` returns it.
 
     Raises:
         UsageError: a file is missing or of the wrong kind, or an option needs another one.
@@ -38,9 +43,9 @@ def own_image(options: OwnGuestOptions, provisioning: Provisioning) -> GuestImag
     kernel, initrd = options.kernel, options.initrd
     disk = probe_disk(options.disk) if options.disk else None
     if kernel:
-        _require_kernel(kernel)
+        kernel_architectures_of(kernel)
     if initrd:
-        _require_file(initrd, "initramfs")
+        require_file(initrd, "initramfs")
     require_private_key(key)
     pinned = options.ssh_host_key or ""
     if pinned:
@@ -48,7 +53,7 @@ def own_image(options: OwnGuestOptions, provisioning: Provisioning) -> GuestImag
     provisioning.log("Taking the digest of your guest's files.")
     files = {"disk": options.disk, "kernel": kernel, "initrd": initrd}
     manifest = tuple(_record(name, path) for name, path in files.items() if path)
-    cmdline = (options.cmdline or OWN_CMDLINE) if kernel else ""
+    cmdline = (options.cmdline or own_cmdline(architecture)) if kernel else ""
     return GuestImage(
         name=main.name,
         kernel=_absolute(kernel),
@@ -60,9 +65,10 @@ def own_image(options: OwnGuestOptions, provisioning: Provisioning) -> GuestImag
         digest=_digest(manifest, cmdline),
         manifest=manifest,
         disk=disk,
-        agent=compile_agent(plan_agent(provisioning.cache), provisioning),
+        agent=compile_agent(plan_agent(provisioning.cache, architecture=architecture), provisioning),
         own_mib=options.guest_needs or OWN_MIB,
         boot_seconds=_BOOT_SECONDS,
+        architecture=architecture,
     )
 
 
@@ -79,29 +85,6 @@ def _require_companions(options: OwnGuestOptions) -> tuple[Path, Path]:
     if not options.kernel and (options.initrd or options.cmdline):
         raise UsageError("--initrd and --cmdline need --kernel; add it, or leave them out.")
     return main, options.ssh_key
-
-
-def _require_file(path: Path, what: str) -> None:
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except OSError as error:
-        raise UsageError(f"The {what} '{path}' cannot be read: {error.strerror}.") from error
-    if empty:
-        raise UsageError(f"The {what} '{path}' is empty; name another file.")
-
-
-def _require_kernel(path: Path) -> None:
-    _require_file(path, "kernel")
-    with path.open("rb") as file:
-        head = file.read(0x210)
-    architecture = DEFAULT_ARCHITECTURE
-    signatures = (architecture.linux_signature, _ELF_SIGNATURE)
-    if not any(head[at : at + len(signature)] == signature for at, signature in signatures):
-        raise UsageError(
-            f"'{path}' is not a Linux kernel for {architecture.name}: it is neither a "
-            f"{architecture.linux_image} nor an ELF file."
-        )
 
 
 def _record(name: str, path: Path) -> InputRecord:

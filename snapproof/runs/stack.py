@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from guest_images.cache import Cache, Log, default_cache_folder, publish_file
-from guest_images.catalogue import DEFAULT_QEMU, QEMUS, guest_spec
+from guest_images.catalogue import DEFAULT_QEMU, QEMUS
 from guest_images.guests.image import build_guest
 from guest_images.guests.init_script import READY_LINE
 from guest_images.provisioning import Provisioning
@@ -26,8 +26,9 @@ from harness.qemu.accelerator import KVM_BOOT_SECONDS, Accelerator, probe_accele
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 from harness.qemu.probe import QemuFacts, probe_qemu
 from harness.qemu.spawned_machine import SpawnedMachine
+from snapproof.runs.guest_choice import chosen_guest, guest_architecture
 from snapproof.runs.machine import require_start, with_machine
-from snapproof.runs.options import DEFAULT_ACCEL, DEFAULT_GUEST, HostOptions, StackOptions
+from snapproof.runs.options import DEFAULT_ACCEL, HostOptions, StackOptions
 from snapproof.runs.own_guest import own_image
 from tests_functional.lib.guest import Stack, way_in
 from tests_functional.lib.machines import machine_environment, relies_on_counter
@@ -121,12 +122,10 @@ def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack,
     """
     require_loopback()
     provisioning = provisioning_for(options, log)
-    # A user's own guest has the architecture of the default one.
-    name = options.guest or DEFAULT_GUEST
-    architecture = guest_spec(name).architecture
+    architecture = guest_architecture(options)
     qemu = find_qemu(options.qemu, provisioning, architecture)
-    image = own_image(options.own, provisioning)
-    image = image or build_guest(name, provisioning)
+    image = own_image(options.own, provisioning, architecture)
+    image = image or build_guest(chosen_guest(options), provisioning)
     if options.own.guest_needs:
         # Also for a guest of the catalogue, to which a wrapper of QEMU adds devices, say.
         image = replace(image, own_mib=options.own.guest_needs)

@@ -14,7 +14,7 @@ from harness.deadline import Deadline
 from harness.errors import Evidence, SetupBroken, SnapproofError, SubjectFailed
 from harness.hosts.host import Host
 from harness.hosts.link import script_of
-from harness.linux.run_queue import ProcessorTime
+from harness.linux.run_queue import LEAST_GRANTED, ProcessorTime
 from harness.qemu.configuration import qemu_argv
 from harness.qemu.migration import SaveFigures
 from tests_functional.hosts import on_host, on_host_qemu
@@ -35,9 +35,6 @@ REFUSAL = "Background-snapshot is not supported by host kernel"
 _SCRIPT = script_of(on_host, on_host_qemu)
 _REFUSES = "QEMU refuses a background snapshot where the kernel has no UFFD-WP, says so, and nowhere else."
 _STEP_SECONDS = 120.0
-# Five to ten times as long as a step takes are allowed; with less than half of the processor that is used up
-# by other programs more than by the guest.
-_LEAST_GRANTED = 0.5
 _STALLS_FROM_STEPS = (ThreadWord.FINE_HISTOGRAM - ThreadWord.STEPS) * WORD_BYTES
 _FLOWS = {"background": Flow.LIVE, "stopped": Flow.STOP_AND_SAVE}
 
@@ -163,7 +160,7 @@ def failure(name: str, event: Mapping[str, Any], argv: Sequence[str], got: Proce
     """
     evidence = Evidence(argv, log_tail="\n".join(event["log"]))
     sentence = f"On the host '{name}': {event['sentence']}"
-    if event["expired"] and got.granted < _LEAST_GRANTED:
+    if event["expired"] and got.granted < LEAST_GRANTED:
         return SetupBroken(
             f"{sentence} This machine is too busy to blame QEMU: the host is a VM that got "
             f"{got.granted:.0%} of the processor time that it wanted. Run it with less beside it.",

@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from guest_images.agent.bare_agent import BareAgent
+from guest_images.agent.bare_agent import BareAgent, ram_windows
 from guest_images.agent.client import Agent, AgentClient, AgentStatus, WriterPlan
 from guest_images.agent.counters import AgentCounters
-from guest_images.agent.format import PAGE_BYTES
+from guest_images.agent.format import PAGE_BYTES, ServeArgument
 from guest_images.agent.pages import PATTERNS, Schedule
 from guest_images.catalogue import BOOT_SECONDS
 from guest_images.guests.image import GuestImage
@@ -99,11 +99,39 @@ class Stack(QemuSettings):
         return replace(self, nic=True) if found else self
 
     def writer_plan(self, pattern: str, seed: int) -> WriterPlan:
-        """Return the writers for the covered share of guest RAM, rounded up to whole pages per thread."""
+        """Return the writers for the covered share of guest RAM, rounded up to whole pages per thread.
+
+        Raises:
+            NotApplicable: the agent of a bare guest cannot use as much.
+        """
         page = PAGE_BYTES * self.vcpus
         wanted = int((self.plugged_mib if self.plugged_at else self.total_mib) * MIB * self.coverage)
         size = (wanted + page - 1) // page * page
+        if self.image.bare and not self.plugged_at:
+            self._require_reachable(size)
         return WriterPlan(size, self.vcpus, pattern, seed, address=self.plugged_at)
+
+    def _require_reachable(self, size: int) -> None:
+        """Check that a bare agent finds so much RAM at addresses that it uses.
+
+        Raises:
+            NotApplicable: it does not.
+        """
+        target, whole = self.image.architecture.bare, self.ram_mib * MIB
+        windows = ram_windows(self.machine, whole)
+        joins = target is not None and target.joins_ram
+        usable = whole if joins and windows[ServeArgument.HIGH_START] else windows[ServeArgument.LOW_RAM]
+        if usable == whole or size <= usable - self.image.own_mib * MIB:
+            return
+        why = (
+            "where that machine type has the rest is not known"
+            if joins
+            else "addresses of 32 bits do not reach behind the hole in front of 4 GiB"
+        )
+        raise NotApplicable(
+            f"The agent of guest '{self.image.name}' uses the first {usable // MIB} MiB of RAM on machine "
+            f"type '{self.machine}', and this test writes to {size // MIB} of {self.ram_mib} MiB: {why}."
+        )
 
     def identity(self) -> SshIdentity:
         """Return the identity to log in to the guest with.

@@ -62,6 +62,12 @@ def why_not_on(stack: Stack) -> str:
             f"Machine type '{name}' has no PCI, which the network card and the disk of the guest "
             f"'{image.name}' need; take a bare guest (--guest bare)."
         )
+    if image.kernel is None and not (kind.boots_disks or stack.flash):
+        other = "--firmware uefi, or " if kind.uefi else ""
+        return (
+            f"Machine type '{name}' of {image.architecture.name} has no firmware that boots a disk; add "
+            f"{other}--kernel and --initrd."
+        )
     version = kind.version(name)
     if image.bare and version and version < kind.bare_since:
         first = kind.versioned + ".".join(map(str, kind.bare_since))

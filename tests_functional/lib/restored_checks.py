@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from guest_images.agent.client import AgentStatus
+from harness.codes import Code
 from harness.deadline import Deadline
-from harness.errors import MachineryMissing, SnapproofError
+from harness.errors import HostTooBusy, MachineryMissing, SnapproofError
+from harness.linux.run_queue import LEAST_GRANTED, processor_time
 from harness.qemu import migration
 from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.lib.guest import Guest, Stack, logged_in
@@ -59,6 +62,10 @@ def judge_restored(
 
     Returns:
         Check results. An error is a failed check too, since the same guest image works in the source.
+
+    Raises:
+        MachineryMissing: as it says.
+        HostTooBusy: the guest is late, and its QEMU got little of the processors.
     """
     config, state = stack.machine_config(snapshot.disk), ""
     try:
@@ -70,12 +77,12 @@ def judge_restored(
                 machine.qmp.execute(ONWARDS[state])
             checks = []
             if snapshot.state != _OFF:
-                with logged_in(machine, stack, deadline) as guest:
+                with _late_by_the_host(machine), logged_in(machine, stack, deadline) as guest:
                     slept = snapshot.state == "suspended"
                     checks += check_restored_guest(guest.agent, source, t0, begun, slept, deadline)
                     checks += further(guest)
             machine.quit()
-    except MachineryMissing:
+    except (HostTooBusy, MachineryMissing):
         raise
     except SnapproofError as error:
         problem = Problem.of_error(error, f"The restored guest failed: {error.sentence}")
@@ -83,3 +90,21 @@ def judge_restored(
         return [failed, check_run_state(state, snapshot.state)] if state else [failed]
     seconds = {"load_seconds": round(loaded - begun, 3)}
     return [judged("restore", _RESTORE, [], seconds), check_run_state(state, snapshot.state), *checks]
+
+
+@contextmanager
+def _late_by_the_host(machine: SpawnedMachine) -> Iterator[None]:
+    """Blame the host for a guest that is late within the `with`, if QEMU got too little processor time."""
+    try:
+        yield
+    except SnapproofError as error:
+        if error.code not in (Code.WAIT_EXPIRED, Code.GUEST_NO_ANSWER) or not machine.alive():
+            raise
+        got = processor_time(machine.pid)
+        if got.granted >= LEAST_GRANTED:
+            raise
+        raise HostTooBusy(
+            f"{error.sentence.rstrip('.')}, and the restored guest's QEMU got {got.granted:.0%} of the "
+            "processor time that it wanted, which says nothing about the snapshot; run less beside it.",
+            error.evidence,
+        ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from snapproof.runs.defaults import OWN_CMDLINE, OWN_MIB
+from snapproof.runs.defaults import OWN_MIB, own_cmdline
 
 
 def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--initrd", type=Path, metavar="FILE", help="initramfs for --kernel")
     group.add_argument(
-        "--cmdline", metavar="TEXT", help=f"command line of --kernel (default: '{OWN_CMDLINE}')"
+        "--cmdline", metavar="TEXT", help=f"command line of --kernel (default: '{own_cmdline()}')"
     )
     group.add_argument(
         "--ssh-user", metavar="NAME", help="root, or a user who may use 'sudo -n' (default: root)"

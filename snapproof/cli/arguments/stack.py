@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from harness.qemu.architectures import ARCHITECTURES
 from snapproof.cli.arguments.own_guest import add_guest_arguments
 from snapproof.cli.arguments.shared import add_cache_argument, add_mirror_argument
 from snapproof.runs.defaults import QEMU_ARGUMENTS
@@ -41,6 +42,12 @@ def add_stack_arguments(
         "--accel", choices=ACCELERATORS, default=ACCELERATORS[0], help="auto: KVM if a guest boots under it"
     )
     parser.add_argument("--guest", metavar="NAME", help="a guest from the catalogue, for all tests")
+    parser.add_argument(
+        "--arch",
+        metavar="NAME",
+        help=f"processor of the guest: {', '.join(entry.name for entry in ARCHITECTURES)}; "
+        "its Linux guest, or its bare one with --guest bare",
+    )
     _add_machine_arguments(parser)
     add_cache_argument(parser)
     add_mirror_argument(parser)

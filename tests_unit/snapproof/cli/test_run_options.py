@@ -30,6 +30,7 @@ _VALUES = {
     "--qemu": "debian-12",
     "--accel": "tcg",
     "--guest": "debian-13",
+    "--arch": "aarch64",
     "--machine": "q35,hpet=off",
     "--cpu": "max",
     "--firmware": "/code.fd",

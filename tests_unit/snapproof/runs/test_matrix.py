@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.qemu.accelerator import Accelerator
-from harness.qemu.architectures import AARCH64
+from harness.qemu.architectures import AARCH64, PPC64LE
 from harness.qemu.configuration import Flash
 from snapproof.runs.matrix import Leg, _for_guest, _say_guests, own_bare
 from snapproof.runs.other_guests import OtherGuests
@@ -87,12 +87,15 @@ def test_newer_qemus_of_all_architectures(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_bare_guest_run_with_each(tmp_path: Path) -> None:
-    """A row that names a bare guest takes the run's own where that is bare, and no other row changes."""
+    """A row that names the usual bare guest takes that of the run's architecture; no other row changes."""
     linux = stack(tmp_path).image
     other = replace(linux, name="bare-aarch64", bare=True, architecture=AARCH64)
     row = replace(_NEEDS_NONE, parameters={"guest": "bare", "ram_mib": 128}, kinds=ANY_GUEST)
     assert own_bare(row, other).parameters == {"ram_mib": 128}
     assert own_bare(row, linux) == row
+    arm = replace(linux, architecture=AARCH64)
+    assert own_bare(row, arm).parameters == {"guest": "bare-aarch64", "ram_mib": 128}
+    assert own_bare(row, replace(linux, architecture=PPC64LE)) == row
     for guest in ("default", "bare-s390x"):
         named = replace(row, parameters={"guest": guest})
         assert own_bare(named, other) == named

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import MachineryMissing, SnapproofError, SubjectFailed
+from harness.errors import MachineryMissing, NotApplicable, SnapproofError, SubjectFailed
 from harness.guest.shell import GuestUnreachable
 from harness.linux.kvm import Kvm, KvmKind
+from harness.qemu.architectures import AARCH64, I386, X86_64, Architecture
 from harness.qemu.configuration import QemuSettings, qemu_argv, with_type
 from harness.qemu.disk import Disk
 from tests_functional.lib.guest import kvm_explained
@@ -93,3 +94,30 @@ def test_guest_that_does_not_boot_under_the_chosen_kvm(
     assert text in caught.value.sentence
     assert caught.value.code is error.code or not kept
     assert ("PVM" in caught.value.sentence) == (accel == "kvm" and kind is KvmKind.PVM)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "machine", "ram_mib", "words"),
+    [
+        (I386, "pc", 4608, r"first 3072 MiB .* 'pc', .* 3916 of 4608 MiB: addresses of 32 bits"),
+        (I386, "q35", 4608, r"first 2048 MiB .*: addresses of 32 bits"),
+        (I386, "pc", 3072, ""),
+        (X86_64, "pc", 4608, ""),
+        (X86_64, "isapc", 4608, r"first 2048 MiB .*: where that machine type has the rest is not known"),
+        (X86_64, "isapc", 1024, ""),
+        (AARCH64, "virt", 4608, ""),
+    ],
+)
+def test_ram_that_a_bare_agent_cannot_use(
+    architecture: Architecture, machine: str, ram_mib: int, words: str, tmp_path: Path
+) -> None:
+    """The test is skipped with the reason, before the agent refuses a plan that is too large."""
+    given = stack(tmp_path)
+    image = replace(given.image, bare=True, architecture=architecture, own_mib=10)
+    bare = replace(given, image=image, machine=machine, ram_mib=ram_mib)
+    if words:
+        with pytest.raises(NotApplicable, match=words):
+            bare.writer_plan("random", 1)
+    else:
+        assert bare.writer_plan("random", 1).bytes
+    assert replace(bare, image=given.image).writer_plan("random", 1).bytes

@@ -27,7 +27,7 @@ from harness.qemu.disk import Disk
 from harness.qemu.machine import Machine
 from snapproof.cli.command import main
 from snapproof.runs import own_guest
-from snapproof.runs.defaults import OWN_CMDLINE
+from snapproof.runs.defaults import own_cmdline
 from snapproof.runs.matrix import _for_guest
 from snapproof.runs.options import OwnGuestOptions, RunOptions, StackOptions
 from tests_functional.lib import guest as guest_module
@@ -107,14 +107,14 @@ def test_image_says_all_that_a_result_needs(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Digest and manifest change with the content of any file; the command line repeats the arguments."""
-    monkeypatch.setattr(own_guest, "plan_agent", lambda _cache: None)
+    monkeypatch.setattr(own_guest, "plan_agent", lambda _cache, **_: None)
     monkeypatch.setattr(own_guest, "compile_agent", lambda *_: tmp_path / "agent")
     given = OwnGuestOptions(
         disk=files["disk"], kernel=files["kernel"], ssh_key=files["key"], ssh_user="admin"
     )
     image = own_guest.own_image(given, Provisioning(Cache(tmp_path), lambda _text: None))
     assert image is not None
-    assert (image.name, image.ssh_user, image.cmdline) == ("disk", "admin", OWN_CMDLINE)
+    assert (image.name, image.ssh_user, image.cmdline) == ("disk", "admin", own_cmdline())
     assert image.disk == Disk(files["disk"], "raw", 4096)
     assert [record.name for record in image.manifest] == ["disk", "kernel"]
     assert image.manifest[0].sha256 == hashlib.sha256(files["disk"].read_bytes()).hexdigest()

@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from harness.deadline import Deadline
-from harness.errors import MachineryMissing, SnapproofError, SubjectFailed
+from harness.errors import DeadlineExpired, HostTooBusy, MachineryMissing, SnapproofError, SubjectFailed
+from harness.guest.shell import GuestUnreachable
+from harness.linux.run_queue import ProcessorTime
+from harness.qemu.spawned_machine import SpawnedMachine
 from harness.status import Status
 from tests_functional.lib import restored_checks
 from tests_unit.support.scenario_values import (
@@ -98,6 +102,31 @@ def test_restored_guest_is_made_to_go_on_and_judged(
     assert [result.name for result in found] == ["restore", "restored-state", "memory", "disk"]
     assert found[0].facts == {"load_seconds": 2.346}
     assert {result.status for result in found} == {Status.PASS}
+
+
+@pytest.mark.parametrize(
+    ("error", "ran_ns", "alive", "blamed"),
+    [
+        (GuestUnreachable("It did not answer."), 2, True, True),
+        (DeadlineExpired("It did not happen."), 2, True, True),
+        (DeadlineExpired("It did not happen."), 8, True, False),
+        (GuestUnreachable("It did not answer."), 2, False, False),
+        (SubjectFailed("QEMU ended."), 2, True, False),
+    ],
+)
+def test_host_is_blamed_for_a_late_guest(
+    monkeypatch: pytest.MonkeyPatch, error: SnapproofError, ran_ns: int, alive: bool, blamed: bool
+) -> None:
+    """Only where the guest is late, its QEMU is there, and it got less than half of what it wanted."""
+    monkeypatch.setattr(restored_checks, "processor_time", lambda _pid: ProcessorTime(ran_ns, 10 - ran_ns))
+    machine = cast(SpawnedMachine, SimpleNamespace(pid=1, alive=lambda: alive))
+    with pytest.raises(SnapproofError) as caught, restored_checks._late_by_the_host(machine):
+        raise error
+    assert isinstance(caught.value, HostTooBusy) == blamed
+    assert (caught.value is error) != blamed
+    if blamed:
+        assert "got 20% of the processor time" in caught.value.sentence
+        assert caught.value.status is Status.ERROR
 
 
 def test_there_are_no_further_checks_unless_asked_for() -> None:
