@@ -20,6 +20,8 @@ from harness.limits import is_limit, limit_error
 from harness.linux.listeners import Endpoint
 
 _CONNECT_SECONDS = 5.0
+# A guest that boots slowly answers slowly too: one that booted for 4 minutes needed over 5 s for each login.
+_CONNECT_SHARE = 1 / 8
 _OUTPUT_LIMIT = 4 << 20
 _KEEPALIVE_SECONDS = 5
 # A guest that still boots may accept connections before its users' keys are in place.
@@ -87,6 +89,16 @@ class _PinFirst(paramiko.MissingHostKeyPolicy):
             raise SetupBroken(
                 f"The guest's host key cannot be written to '{self._file}': {error.strerror}."
             ) from error
+
+
+def attempt_seconds(passed: float, left: float) -> float:
+    """Return how long one attempt to log in may take: longer, the longer the guest has been waited for.
+
+    Args:
+        passed: seconds since the first attempt.
+        left: seconds until the last.
+    """
+    return max(0.1, min(max(_CONNECT_SECONDS, _CONNECT_SHARE * passed), left))
 
 
 class SshShell(GuestShell):
@@ -232,7 +244,7 @@ class SshShell(GuestShell):
             client.get_host_keys().add(name, known.get_name(), known)
         else:
             client.set_missing_host_key_policy(_PinFirst(self._identity.first_seen))
-        seconds = max(0.1, min(_CONNECT_SECONDS, deadline.remaining()))
+        seconds = attempt_seconds(deadline.seconds - deadline.remaining(), deadline.remaining())
         try:
             client.connect(
                 self._endpoint.address,

@@ -13,7 +13,7 @@ from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.guest.identity import SshIdentity
 from harness.guest.shell import GuestUnreachable
-from harness.guest.ssh import SshShell
+from harness.guest.ssh import SshShell, attempt_seconds
 from harness.linux.listeners import Endpoint
 
 
@@ -70,3 +70,10 @@ def test_a_host_key_that_cannot_be_kept_is_ours(
     monkeypatch.setattr(paramiko.SSHClient, "connect", connect)
     with pytest.raises(SetupBroken, match="host key cannot be written"):
         SshShell(Endpoint("127.0.0.1", 1), identity).connect(Deadline(0.2))
+
+
+def test_slow_guest_gets_longer_attempts() -> None:
+    """A guest that needs more than the usual time for a login gets it in the end, and the limit holds."""
+    assert [attempt_seconds(passed, 90.0) for passed in (0.0, 39.0, 240.0)] == [5.0, 5.0, 30.0]
+    assert attempt_seconds(240.0, 3.0) == 3.0
+    assert attempt_seconds(240.0, 0.0) == 0.1
