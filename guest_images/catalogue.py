@@ -225,6 +225,7 @@ BARE_GUESTS = (
     BareSpec("bare-riscv64", "the agent alone on machine virt, in machine mode", RISCV64),
     BareSpec("bare-s390x", "the agent alone on a big-endian machine without PCI", S390X),
     BareSpec("bare-ppc64", "the agent alone on machine pseries, big-endian, below a hypervisor", PPC64),
+    BareSpec("bare-ppc64le", "the agent alone on machine pseries, which it turns little-endian", PPC64LE),
 )
 
 BARE_OWN_MIB = 10

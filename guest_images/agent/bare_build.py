@@ -33,6 +33,7 @@ _FLAGS = (
 _ZIG_FLAGS = ("-fno-sanitize=all",)
 
 _PROGRAM_FILE, _FIRMWARE_FILE = "agent.elf", "firmware.bin"
+_SCRIPT = "link.ld"
 _ENTRIES = {_PROGRAM_FILE: "agent_entry", _FIRMWARE_FILE: "firmware_begin"}
 
 
@@ -146,7 +147,9 @@ def compile_bare(build: BareBuild, provisioning: Provisioning) -> BareBuild:
                 provisioning.log("Compiling the bare agent.")
                 staged = staging / "bare"
                 staged.mkdir()
-                _link(build, staged / _PROGRAM_FILE, build.own / "link.ld", _program_sources(build))
+                own = build.own / _SCRIPT
+                script = own if own.exists() else build.shared / _SCRIPT
+                _link(build, staged / _PROGRAM_FILE, script, _program_sources(build))
                 if build.target.firmware:
                     image = staging / "firmware.elf"
                     _link(build, image, build.shared / "firmware.ld", [build.shared / "firmware.S"])

@@ -446,6 +446,7 @@ PPC64 = Architecture(
         # The first processor that stores a word in the other order by one instruction.
         ("-mcpu=pwr7",),
         control_page=0x401000,
+        shared="ppc",
         # Its small firmware, in place of one that takes seconds (QEMU 10.0 hw/ppc/spapr_vof.c).
         machine_arguments=("-machine", "x-vof=on"),
     ),
@@ -469,6 +470,13 @@ PPC64LE = Architecture(
     loader="ld64.so.2",
     loader_folder="lib64",
     compiler_target="powerpc64le-linux-musl",
+    bare=BareTarget(
+        "powerpc64le-freestanding-none",
+        ("-mcpu=pwr8",),
+        control_page=0x401000,
+        shared="ppc",
+        machine_arguments=("-machine", "x-vof=on"),
+    ),
 )
 
 ARCHITECTURES = (X86_64, I386, AARCH64, RISCV64, S390X, PPC64, PPC64LE)

@@ -293,6 +293,7 @@ def test_another_agent_after_the_first(boot: Callable[..., Booted]) -> None:
         ("bare-s390x", "s390-ccw-virtio", RAM_MIB),
         # QEMU refuses to start it with less.
         ("bare-ppc64", "pseries", 256),
+        ("bare-ppc64le", "pseries", 256),
     ],
 )
 def test_machines(boot: Callable[..., Booted], guest: str, machine: str, ram_mib: int) -> None:

@@ -1,4 +1,4 @@
-/* The ppc64 processor below PAPR's hypervisor: its timebase, and how its other vCPUs are started. */
+/* Processors of ppc64 below PAPR's hypervisor: the timebase, and how the other vCPUs are started. */
 #include "bare/processor.h"
 
 /* QEMU include/hw/ppc/spapr.h: the hypercall for RTAS, and the token of "start-cpu". */
@@ -17,6 +17,16 @@ enum start_cpu_word {
 };
 
 static volatile uint32_t cpus_running = 1;
+
+/* The words of a call to RTAS are big-endian. */
+static uint32_t rtas_word(uint32_t value)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return __builtin_bswap32(value);
+#else
+	return value;
+#endif
+}
 
 extern const char other_cpu_entry[];
 
@@ -58,12 +68,12 @@ void processor_fence(void)
 static void start_cpu(unsigned number)
 {
 	volatile uint32_t words[WORDS] = {
-		[TOKEN] = RTAS_START_CPU,
-		[ARGUMENT_COUNT] = 3,
-		[RESULT_COUNT] = 1,
-		[CPU] = number,
-		[START] = (uint32_t)(uintptr_t)other_cpu_entry,
-		[REGISTER_3] = number,
+		[TOKEN] = rtas_word(RTAS_START_CPU),
+		[ARGUMENT_COUNT] = rtas_word(3),
+		[RESULT_COUNT] = rtas_word(1),
+		[CPU] = rtas_word(number),
+		[START] = rtas_word((uint32_t)(uintptr_t)other_cpu_entry),
+		[REGISTER_3] = rtas_word(number),
 	};
 	register uint64_t call __asm__("r3") = H_RTAS;
 	register uint64_t block __asm__("r4") = (uintptr_t)words;
