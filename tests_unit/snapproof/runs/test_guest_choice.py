@@ -20,6 +20,7 @@ from tests_unit.support.scenario_values import stack
 @pytest.mark.parametrize(
     ("arch", "guest", "chosen"),
     [
+        ("ppc64le", "bare", "bare-ppc64le"),
         (None, None, "default"),
         (None, "bare-s390x", "bare-s390x"),
         ("x86_64", None, "default"),
@@ -42,7 +43,6 @@ def test_guest_of_an_architecture(arch: str | None, guest: str | None, chosen: s
     ("arch", "guest", "sentence"),
     [
         ("vax", None, "There is no architecture 'vax'"),
-        ("ppc64le", "bare", "There is no bare guest for ppc64le here, only for aarch64, "),
         ("ppc64", None, "There is no Linux guest for ppc64 here, only for aarch64, ppc64le"),
         ("aarch64", "debian-12", "'debian-12' is for x86_64, and --arch says aarch64"),
         (None, "debian", "There is no guest 'debian'"),
