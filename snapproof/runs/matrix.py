@@ -142,7 +142,8 @@ def prepare_legs(
             continue
         place = folder / label if label else folder
         place.mkdir(exist_ok=True)
-        stack, environment = prepare_stack(replace(options.stack, qemu=name), place, log)
+        chosen = replace(options.stack, qemu=name, guest=_guest_of(mine, options.stack))
+        stack, environment = prepare_stack(chosen, place, log)
         mine = tuple(own_bare(row, stack.image) for row in mine)
         others = prepare_others(_able(mine, stack), stack, replace(options.stack, qemu=name), log)
         guests = _named_guests(mine, stack, options.stack, log)
@@ -162,6 +163,13 @@ def prepare_legs(
             Leg(label, name, place, stack, environment, mine, guests, others, accelerators, machines, uefi)
         )
     return legs
+
+
+def _guest_of(rows: Sequence[ProfileRow], options: StackOptions) -> str | None:
+    """Return the value of `--guest`: the bare guest where all tests have it, so that no other is built."""
+    bare = all(row.parameters.get("guest") == QUICK_GUEST for row in rows)
+    named = options.guest is not None or options.own.given()
+    return QUICK_GUEST if bare and not named else options.guest
 
 
 def _able(rows: Sequence[ProfileRow], stack: Stack) -> list[ProfileRow]:

@@ -11,7 +11,8 @@ import pytest
 from harness.qemu.accelerator import Accelerator
 from harness.qemu.architectures import AARCH64
 from harness.qemu.configuration import Flash
-from snapproof.runs.matrix import Leg, _for_guest, _say_guests, own_bare
+from snapproof.runs.matrix import Leg, _for_guest, _guest_of, _say_guests, own_bare
+from snapproof.runs.options import OwnGuestOptions, StackOptions
 from snapproof.runs.other_guests import OtherGuests
 from tests_functional.lib.profile_row import ANY_GUEST, ProfileRow
 from tests_unit.support.scenario_values import stack
@@ -99,6 +100,16 @@ def test_rows_of_a_bare_guest_run_with_each(tmp_path: Path) -> None:
     for guest in ("default", "bare-s390x"):
         named = replace(row, parameters={"guest": guest})
         assert own_bare(named, other) == named
+
+
+def test_guest_that_no_test_has_is_not_built() -> None:
+    """Where all tests have the bare guest it is the run's, unless the user names another."""
+    bare, other = ProfileRow("a", "b", "c", {"guest": "bare"}), ProfileRow("d", "b", "c")
+    usual = StackOptions()
+    assert _guest_of([bare, bare], usual) == "bare"
+    assert _guest_of([bare, other], usual) is None
+    assert _guest_of([bare], replace(usual, own=OwnGuestOptions(disk=Path("/d")))) is None
+    assert _guest_of([bare], replace(usual, guest="bare-i386")) == "bare-i386"
 
 
 def test_row_may_have_less_ram_for_a_bare_guest(tmp_path: Path) -> None:

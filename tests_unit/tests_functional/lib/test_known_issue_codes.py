@@ -375,7 +375,8 @@ def test_issue_of_an_architecture(blame: Blame) -> None:
 def test_every_issue_is_recognised_and_has_a_near_miss() -> None:
     """Each issue is in the tables above, and one of its checks has a violation that it must not explain."""
     for issue in load_known_issues():
-        if not issue.hosts:
+        # An issue without a check is shown by its reproducer alone.
+        if issue.checks and not issue.hosts:
             assert any(issue.id in issues.split() for _, _, issues in _SEEN), issue.id
             assert any(issue.concerns(c) and issue.id not in issues.split() for c, _, issues in _SEEN), (
                 issue.id
