@@ -21,6 +21,7 @@ from validators.oracles.o6_host.host import check_host
 from validators.oracles.o6_host.host_state import HostState, Started, capture_host_state, open_files
 
 _EVENTFD = "anon_inode:[eventfd]"
+_DISK, _FLASH = "/t/disk.qcow2", "/t/uefi-variables.fd"
 _Files = tuple[tuple[int, str], ...]
 
 
@@ -44,10 +45,15 @@ def _host(**changes: Any) -> HostState:
         (((3, _EVENTFD),), (), []),
         (((3, _EVENTFD),), ((3, _EVENTFD), (4, _EVENTFD)), [Code.HOST_FILE_LEFT_OPEN]),
         (((0, "a"),), (), [Code.HOST_FILE_CLOSED]),
+        (((3, _DISK), (4, _FLASH)), ((3, _FLASH), (4, _EVENTFD), (5, _DISK)), [Code.HOST_FILE_LEFT_OPEN]),
+        (((3, _DISK), (4, _FLASH)), ((3, _FLASH), (5, _DISK)), []),
+        (((3, _DISK), (4, _DISK)), ((5, _DISK),), [Code.HOST_FILE_CLOSED]),
+        (((3, _DISK), (4, _FLASH)), ((3, _FLASH),), [Code.HOST_FILE_CLOSED]),
+        (((3, "/t/disk.qcow2.old"),), ((4, "/t/disk.qcow2.old"),), [Code.HOST_FILE_CLOSED]),
     ],
 )
 def test_files_of_qemu(then: _Files, now: _Files, found: list[Code]) -> None:
-    """One more of a name is left open; a number that is another file, or none, was closed; eventfds move."""
+    """One more of a name is left open; a number of another file, or none, was closed; some may move."""
     assert codes(check_host(_host(descriptors=then), _host(descriptors=now))) == found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from harness.codes import Code
 from harness.linux.kernel_log import ABOUT_OTHERS, TAINT_CHANGED, taint_by_splat
+from harness.qemu.configuration import OVERLAY_FILE, VARIABLES_FILE
 from validators.checks import Problem, judged
 from validators.oracles.o6_host.host_state import HostState
 from validators.verdict import CheckResult
@@ -18,6 +19,9 @@ _NOTED = 5
 # virtio devices give theirs up when the guest stops and get new ones when it goes on (QEMU 10.0
 # hw/virtio/virtio-bus.c), so their numbers mean nothing.
 _EVENTFD = "anon_inode:[eventfd]"
+# QEMU gives its images up at the end of an ordinary save, and opens them again to go on (QEMU 10.0
+# block/file-posix.c, raw_reconfigure_getfd()); two of them were seen to change their numbers.
+_IMAGES = (OVERLAY_FILE, VARIABLES_FILE)
 
 
 def check_host(then: HostState, now: HostState) -> CheckResult:
@@ -81,9 +85,18 @@ def _left_open(then: Sequence[tuple[int, str]], now: Sequence[tuple[int, str]]) 
 
 
 def _closed(then: Sequence[tuple[int, str]], now: Sequence[tuple[int, str]]) -> list[Problem]:
-    """What is wrong where QEMU no longer has a descriptor that it had before, by number and name."""
+    """What is wrong where QEMU no longer has a descriptor that it had before, by number and name.
+
+    Of an image only the name counts.
+    """
     there = dict(now)
-    return [
+    images = Counter(name for _, name in now if _is_image(name))
+    gone = Counter(name for _, name in then if _is_image(name)) - images
+    problems = [
+        Problem(Code.HOST_FILE_CLOSED, f"QEMU has closed the image '{name}'.", {"name": name})
+        for name in gone
+    ]
+    return problems + [
         Problem(
             Code.HOST_FILE_CLOSED,
             f"QEMU has closed its descriptor {number}, which was '{name}'"
@@ -91,5 +104,9 @@ def _closed(then: Sequence[tuple[int, str]], now: Sequence[tuple[int, str]]) -> 
             {"number": number, "name": name},
         )
         for number, name in then
-        if there.get(number) != name and name != _EVENTFD
+        if there.get(number) != name and name != _EVENTFD and not _is_image(name)
     ]
+
+
+def _is_image(name: str) -> bool:
+    return name.rpartition("/")[2] in _IMAGES
