@@ -146,7 +146,8 @@ def _run_leg(
         why = "The run was interrupted before this test had begun."
         found |= {row.name: _not_run(leg, row, Status.ERROR, why) for row in chosen}
     elif chosen:
-        found |= _run_side_by_side(leg, plan(chosen, local_facts(), jobs), common, progress, stream)
+        tests = plan(chosen, local_facts(), jobs, leg.has_bare_guests(chosen))
+        found |= _run_side_by_side(leg, tests, common, progress, stream)
     outcomes = [found[row.name] for row in leg.rows]
     for row, outcome in zip(leg.rows, outcomes, strict=True):
         place = leg.folder / outcome.folder

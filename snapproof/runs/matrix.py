@@ -90,6 +90,11 @@ class Leg:
             return f"This test needs KVM, and its guest runs under {found.name}: {found.reason}"
         return ""
 
+    def has_bare_guests(self, rows: Sequence[ProfileRow]) -> bool:
+        """Return whether each of these tests, which can run, has a bare guest."""
+        images = _images(self.stack, self.guests, self.others)
+        return all(images[str(row.parameters.get("guest", ""))].bare for row in rows)
+
     @property
     def version(self) -> tuple[int, ...]:
         """QEMU's version as numbers that can be compared."""

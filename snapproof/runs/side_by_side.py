@@ -28,21 +28,23 @@ class Plan:
     workers: int
 
 
-def plan(rows: Sequence[ProfileRow], facts: HostFacts, jobs: int | None) -> Plan:
+def plan(rows: Sequence[ProfileRow], facts: HostFacts, jobs: int | None, resting: bool = False) -> Plan:
     """Divide tests into those that run side by side and those that run alone.
 
     Args:
         rows: the tests.
         facts: facts about the host, with the memory that is available now.
         jobs: most tests at a time, None for as many as fit.
+        resting: whether each test's guest rests while its file is judged, as bare guests do.
     """
     # A long test that starts last would leave all other processors idle.
     longest_first = sorted(rows, key=lambda row: (-row.seconds, -row.memory_mib))
     together = tuple(row for row in longest_first if not row.alone)
     alone = tuple(row for row in rows if row.alone)
     # Under TCG a guest's vCPU is always busy, but a test also waits, for a sink or a limit: one for each
-    # processor keeps the processors busy.
-    return Plan(together, alone, _fitting(together, jobs or facts.cpus, facts.memory_mib - _SPARE_MIB))
+    # processor keeps the processors busy, and one more where the guests rest as well.
+    most = jobs or facts.cpus + int(resting)
+    return Plan(together, alone, _fitting(together, most, facts.memory_mib - _SPARE_MIB))
 
 
 def _fitting(rows: Sequence[ProfileRow], most: int, memory_mib: int) -> int:

@@ -102,6 +102,18 @@ def test_rows_of_a_bare_guest_run_with_each(tmp_path: Path) -> None:
         assert own_bare(named, other) == named
 
 
+def test_tests_with_bare_guests_alone(tmp_path: Path) -> None:
+    """One test whose guest has an operating system is enough for a no."""
+    leg = _leg(tmp_path, "10.0.0")
+    image = leg.stack.image
+    leg = replace(leg, guests=(replace(image, name="bare", bare=True),))
+    bare, other = ProfileRow("a", "b", "c", {"guest": "bare"}), ProfileRow("d", "b", "c")
+    assert leg.guests[0].bare
+    assert not image.bare
+    assert leg.has_bare_guests([bare, bare])
+    assert not leg.has_bare_guests([bare, other])
+
+
 def test_guest_that_no_test_has_is_not_built() -> None:
     """Where all tests have the bare guest it is the run's, unless the user names another."""
     bare, other = ProfileRow("a", "b", "c", {"guest": "bare"}), ProfileRow("d", "b", "c")

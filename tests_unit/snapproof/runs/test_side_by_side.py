@@ -30,6 +30,14 @@ def test_as_many_as_processors() -> None:
     assert plan(small[:2], _HOST, None).workers == 2
 
 
+def test_one_more_where_guests_rest() -> None:
+    """A processor is free where a guest rests; what the user says still counts, and memory too."""
+    small = _entries(*[256] * 8)
+    assert plan(small, _HOST, None, resting=True).workers == 5
+    assert plan(small, _HOST, 3, resting=True).workers == 3
+    assert plan(_entries(*[256] * 8, 6000), _HOST, None, resting=True).workers == 3
+
+
 def test_as_many_as_fit() -> None:
     """Tests that run side by side fit into the host's memory in any order; one runs in any case."""
     assert plan(_entries(*[256] * 8, 6000), _HOST, None).workers == 3
