@@ -27,9 +27,8 @@ from snapproof.runs.events import Progress
 from snapproof.runs.outputs import write_json_file
 from snapproof.runs.results_folder import (
     BENCH_FILE,
-    default_results_folder,
-    make_results_folder,
     now,
+    own_results_folder,
     remove_empty,
 )
 from snapproof.runs.stack import prepare_stack
@@ -81,7 +80,7 @@ def bench(options: DowntimeOptions) -> int:
     if not plan.cases:
         return EXIT_NOTHING_RAN
     started, begun = now(), time.monotonic()
-    folder = make_results_folder(options.results or default_results_folder("bench-"))
+    folder = own_results_folder(options.results, "bench-")
     require_room(folder, plan.disk_mib)
     progress = Progress()
     found = _Found(measured_environment(folder), left_out=dict(plan.left_out))

@@ -24,7 +24,7 @@ from snapproof.report.text_table import table_rows
 from snapproof.runs.events import timed_log
 from snapproof.runs.host_plan import Sources, opened_host, prepared
 from snapproof.runs.outputs import write_json_file
-from snapproof.runs.results_folder import default_results_folder, make_results_folder, now
+from snapproof.runs.results_folder import now, own_results_folder
 from snapproof.runs.stack import prepare_stack
 from tests_functional.hosts.examination import HostPlan
 from tests_functional.hosts.snapshots import HostSaves, save_on_host
@@ -200,4 +200,4 @@ def _row(thread: ThreadFaults) -> Sequence[str]:
 
 
 def _folder(options: FaultsOptions) -> Path:
-    return make_results_folder(options.results or default_results_folder("bench-faults-"))
+    return own_results_folder(options.results, "bench-faults-")

@@ -19,7 +19,7 @@ from snapproof.report.run_result import OutcomeRecord, RunResult
 from snapproof.report.text_table import table_rows
 from snapproof.runs.events import timed_log
 from snapproof.runs.host_plan import Sources, prepared
-from snapproof.runs.results_folder import default_results_folder, make_results_folder, now, write_results
+from snapproof.runs.results_folder import now, own_results_folder, write_results
 from tests_functional.hosts.examination import BALANCED, FLOWS, PLANTED, Examination
 from tests_functional.hosts.examine import examine
 from tests_functional.lib.outcome import from_error
@@ -39,7 +39,7 @@ def hosts(arguments: argparse.Namespace) -> int:
         return 0
     wanted = [parse_host(text) for text in arguments.host or [f"vm:{spec.name}" for spec in HOSTS]]
     _require_different(wanted)
-    folder = make_results_folder(arguments.results or default_results_folder("hosts-"))
+    folder = own_results_folder(arguments.results, "hosts-")
     started, begun = now(), time.monotonic()
     log = timed_log(begun)
     options = replace(

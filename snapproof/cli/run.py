@@ -26,9 +26,8 @@ from snapproof.runs.matrix import Leg, prepare_legs, table, work_digest
 from snapproof.runs.options import RunOptions
 from snapproof.runs.profiles import select
 from snapproof.runs.results_folder import (
-    default_results_folder,
-    make_results_folder,
     now,
+    own_results_folder,
     remove_empty,
     write_reproducer,
     write_results,
@@ -57,7 +56,7 @@ def _run(options: RunOptions, rows: Sequence[ProfileRow], progress: Progress, st
     if options.seed is None:
         options = replace(options, seed=random.randrange(1 << 31))
     started, begun = now(), time.monotonic()
-    folder = make_results_folder(options.results or default_results_folder())
+    folder = own_results_folder(options.results)
     try:
         legs = prepare_legs(options, rows, folder, _both(progress.step, stream.step))
     except BaseException:

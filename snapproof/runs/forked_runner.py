@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from snapproof.runs.runner_server import PID
 
@@ -72,15 +71,17 @@ class ForkedRunner:
         self._ended.set_result(self.returncode)
 
 
-@dataclass(frozen=True)
 class RunnerServer:
-    """The process that forks runners.
+    """The process that forks runners, and a new one wherever it has been killed; its runners go on.
 
     Attributes:
-        requests: our end of its socket.
+        process: the server of now.
     """
 
-    requests: socket.socket
+    def __init__(self, modules: Sequence[str]) -> None:
+        """Start a server that imports some modules, named as for `import`."""
+        self._modules = tuple(modules)
+        self._begin()
 
     async def start(self, arguments: Sequence[str]) -> ForkedRunner:
         """Start a runner in a session of its own.
@@ -89,36 +90,62 @@ class RunnerServer:
             arguments: of Avocado's runner, behind `task-run`.
 
         Raises:
-            OSError: the server or the runner has ended.
+            OSError: the server or the runner has ended, and so has another one.
         """
-        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        with its:
-            socket.send_fds(self.requests, [json.dumps(arguments).encode()], [its.fileno()])
-        first = await asyncio.get_running_loop().sock_recv(ours, PID.size)
-        if not first:
-            ours.close()
-            raise ConnectionResetError
-        (pid,) = PID.unpack(first)
-        return ForkedRunner(pid, ours)
+        asked = self._requests
+        try:
+            pid, channel = await _forked(asked, arguments)
+        except OSError:
+            # Another runner may have found that before us.
+            if self._requests is asked:
+                self.end()
+                self._begin()
+            pid, channel = await _forked(self._requests, arguments)
+        return ForkedRunner(pid, channel)
 
-
-@contextmanager
-def runner_server(modules: Sequence[str]) -> Iterator[RunnerServer]:
-    """Start a server that imports some modules, and end it behind the block; its runners go on."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours:
+    def _begin(self) -> None:
+        self._requests, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its:
-            server = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, str(its.fileno()), *modules],
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, str(its.fileno()), *self._modules],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=[its.fileno()],
                 start_new_session=True,
             )
-        try:
-            yield RunnerServer(ours)
-        finally:
-            ours.close()
-            server.wait()
+
+    def end(self) -> None:
+        """End the server once it has forked what it was asked for."""
+        self._requests.close()
+        self.process.wait()
+
+
+async def _forked(requests: socket.socket, arguments: Sequence[str]) -> tuple[int, socket.socket]:
+    """Ask a server for a runner, and return its process id and the channel to it.
+
+    Raises:
+        OSError: the server has ended, or the runner before it said its process id.
+    """
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    try:
+        with its:
+            socket.send_fds(requests, [json.dumps(arguments).encode()], [its.fileno()])
+        first = await asyncio.get_running_loop().sock_recv(ours, PID.size)
+        if not first:
+            raise ConnectionResetError
+        return PID.unpack(first)[0], ours
+    except OSError:
+        ours.close()
+        raise
+
+
+@contextmanager
+def runner_server(modules: Sequence[str]) -> Iterator[RunnerServer]:
+    """Start a server that imports some modules, and end it behind the block; its runners go on."""
+    server = RunnerServer(modules)
+    try:
+        yield server
+    finally:
+        server.end()

@@ -27,6 +27,7 @@ BENCH_FILE, AB_FILE = "bench.json", "ab.json"
 
 # An interrupted run leaves no results.json, but outcomes, which the next run would take for its own.
 _HELD = (RESULTS_FILE, "tests", BENCH_FILE, AB_FILE)
+_MOST_AT_ONCE = 1000
 # What else a command writes there; a file of the user's by that name is not overwritten.
 _WRITTEN = ("avocado", STACK_FILE, EVENTS_FILE, *(entry.file for entry in FORMATS.values()))
 
@@ -36,9 +37,36 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def default_results_folder(prefix: str = "") -> Path:
-    """Return `results/PREFIX` with the time at its end, for a command without `--results`."""
-    return Path("results") / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
+def own_results_folder(given: Path | None, prefix: str = "") -> Path:
+    """Make the folder for a command's results.
+
+    Args:
+        given: `--results`; None for `results/PREFIX` with the time at its end.
+        prefix: what the name begins with then.
+
+    Raises:
+        UsageError: the folder cannot be made or written, or already holds a run.
+    """
+    return make_results_folder(given or _new_folder(f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"))
+
+
+def _new_folder(name: str) -> Path:
+    """Make `results/NAME`, or `results/NAME-2` and so on where other commands of the same second have them.
+
+    Whoever makes a folder has it: looking for a free name first would let two commands take the same one. If
+    none can be made, a path comes back all the same, and `make_results_folder` says why.
+    """
+    path = Path("results", name)
+    for number in range(2, _MOST_AT_ONCE):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            path = path.with_name(f"{name}-{number}")
+        except OSError:
+            break
+        else:
+            break
+    return path
 
 
 def make_results_folder(path: Path) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -75,16 +74,33 @@ def test_ended_runner(tmp_path: Path, number: signal.Signals) -> None:
     assert _served(end) == (0 if number is signal.SIGTERM else -signal.SIGKILL)
 
 
-def test_server_that_has_ended() -> None:
-    """Without its server no runner can be started, and that is an OSError."""
+def test_server_that_was_killed(tmp_path: Path) -> None:
+    """A killed server takes neither its runners along nor those that come: a new one forks these."""
 
     async def start(server: RunnerServer) -> int:
-        server.requests.shutdown(socket.SHUT_RDWR)
+        before = await _sleeping(server, tmp_path)
+        first = server.process
+        first.kill()
+        assert await asyncio.gather(*(_refused(server) for _ in range(3))) == [1, 1, 1]
+        assert server.process is not first
+        assert before.returncode is None
+        before.kill()
+        return await before.wait()
+
+    assert _served(start) == -signal.SIGKILL
+
+
+def test_no_server_that_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each server ends before it has forked a runner, starting one is an OSError."""
+    (tmp_path / "deadly.py").write_text("import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    async def start(server: RunnerServer) -> int:
         with pytest.raises(OSError):
             await server.start([])
         return 0
 
-    assert _served(start) == 0
+    assert _served(start, ["deadly"]) == 0
 
 
 def test_modules_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

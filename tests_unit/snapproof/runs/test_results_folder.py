@@ -13,7 +13,12 @@ import pytest
 from harness.errors import SetupBroken, UsageError
 from harness.status import Status
 from snapproof.report.run_result import RunResult
-from snapproof.runs.results_folder import make_results_folder, write_reproducer, write_results
+from snapproof.runs.results_folder import (
+    make_results_folder,
+    own_results_folder,
+    write_reproducer,
+    write_results,
+)
 from tests_unit.support.scenario_values import outcome
 
 
@@ -41,6 +46,33 @@ def test_folder_is_made_with_its_parents(tmp_path: Path) -> None:
     assert folder.is_absolute()
     assert list(folder.iterdir()) == []
     assert make_results_folder(folder) == folder
+
+
+def test_commands_of_one_second_have_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands without `--results` never share a folder, or one takes the outcomes of the other."""
+    monkeypatch.chdir(tmp_path)
+    folders = [own_results_folder(None, "bench-") for _ in range(20)]
+    assert len(set(folders)) == 20
+    assert all(folder.is_dir() and folder.parent == tmp_path / "results" for folder in folders)
+    assert all(folder.name.startswith("bench-") for folder in folders)
+
+
+def test_folder_that_is_named(tmp_path: Path) -> None:
+    """`--results` is taken as it is, also if it is an empty folder."""
+    assert own_results_folder(tmp_path) == tmp_path
+    assert own_results_folder(tmp_path / "a") == tmp_path / "a"
+
+
+def test_no_place_for_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file, or a link to nowhere, in place of `results` is one sentence."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").touch()
+    with pytest.raises(UsageError, match="cannot be written: Not a directory"):
+        own_results_folder(None)
+    (tmp_path / "results").unlink()
+    (tmp_path / "results").symlink_to("nowhere")
+    with pytest.raises(UsageError, match="cannot be written: File exists"):
+        own_results_folder(None)
 
 
 def test_file_in_the_way(tmp_path: Path) -> None:
