@@ -116,8 +116,9 @@ class RunnerServer:
             )
 
     def end(self) -> None:
-        """End the server once it has forked what it was asked for."""
+        """End the server, also one that is stopped or hangs."""
         self._requests.close()
+        self.process.kill()
         self.process.wait()
 
 
@@ -136,7 +137,8 @@ async def _forked(requests: socket.socket, arguments: Sequence[str]) -> tuple[in
         if not first:
             raise ConnectionResetError
         return PID.unpack(first)[0], ours
-    except OSError:
+    except BaseException:
+        # Whoever waited may have been cancelled; a runner that comes later finds nobody to talk to, and ends.
         ours.close()
         raise
 

@@ -56,18 +56,22 @@ class SessionSpawner(ProcessSpawner):  # type: ignore[misc]  # Avocado has no ty
         if asked_to_stop():
             return False
         self.create_task_output_dir(runtime_task)
+        starting = asyncio.create_task(self._server.start(runtime_task.task.get_command_args()))
+        while not await _is_done(starting):
+            if asked_to_stop():
+                starting.cancel()
+                return False
         try:
-            process = await self._server.start(runtime_task.task.get_command_args())
+            runtime_task.spawner_handle = ProcessSpawnerHandle(starting.result())
         except OSError:
             return False
-        runtime_task.spawner_handle = ProcessSpawnerHandle(process)
         return True
 
     async def wait_task(self, runtime_task: Any) -> None:
         """Wait until the runner of a task has ended; end it if we are to stop, or if its test was killed."""
         process = runtime_task.spawner_handle.process
         test = _Test(process.pid)
-        while not await self._has_ended(runtime_task):
+        while not await _is_done(runtime_task.spawner_handle.wait_task):
             if asked_to_stop():
                 await self.terminate_task(runtime_task)
             elif test.was_killed():
@@ -81,10 +85,6 @@ class SessionSpawner(ProcessSpawner):  # type: ignore[misc]  # Avocado has no ty
     def _note(self, runtime_task: Any, what: str) -> None:
         name = _parameters(runtime_task).get("name", "")
         self.killed.setdefault(name, f"{what} was killed, as the kernel does when memory runs out")
-
-    async def _has_ended(self, runtime_task: Any) -> bool:
-        done, _ = await asyncio.wait({runtime_task.spawner_handle.wait_task}, timeout=_POLL_SECONDS)
-        return bool(done)
 
     async def _report(self, runtime_task: Any) -> None:
         """Send the result that a runner owes; ours is what the test has left in its folder."""
@@ -121,6 +121,12 @@ def own_spawner(modules: Sequence[str]) -> Iterator[dict[str, str]]:
             yield killed
     finally:
         runner_nrunner.SpawnerDispatcher = original
+
+
+async def _is_done(task: asyncio.Task[Any]) -> bool:
+    """Wait for a task, for a moment, and return whether it is done."""
+    done, _ = await asyncio.wait({task}, timeout=_POLL_SECONDS)
+    return bool(done)
 
 
 def _parameters(runtime_task: Any) -> dict[str, str]:

@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,7 @@ _COMMON: dict[str, str | int | float] = {
 # As `snapproof run` starts them: some are killed, one reports what it was given.
 _THROWAWAY = '''
 """Throwaway tests."""
-import os, signal, time
+import os, signal, subprocess, time
 from pathlib import Path
 from avocado import Test
 from harness.status import Status
@@ -69,6 +71,12 @@ class Stopping(Test):
         time.sleep(0.4)
         os.kill(int(self.params.get("parent_pid")), signal.SIGTERM)
         time.sleep(60)
+    def test_hang(self):
+        """Stop the process that forks runners, and ask once the next test waits for it."""
+        server = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1]
+        os.kill(int(server), signal.SIGSTOP)
+        command = f"sleep 3; kill -TERM {self.params.get('parent_pid')}"
+        subprocess.Popen(["sh", "-c", command], start_new_session=True)
 
 class Reporting(SnapshotTest):
     """Lives on."""
@@ -185,19 +193,38 @@ def test_environment_steers_no_run(tmp_path: Path, settings: str, temporary: str
     assert json.loads(run.stdout.splitlines()[-1]) == ["PASS", "random 9 2 /c http://m"]
 
 
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Let signals interrupt what runs in this block, as in a command."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    interruption.listen()
+    try:
+        yield
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+        interruption._asked = False
+
+
+def test_interrupted_while_no_test_can_be_started(tmp_path: Path) -> None:
+    """SIGTERM ends a run also while the process that starts tests does not answer, and that process too."""
+    file, folder = _placed(tmp_path)
+    hang = ProfileRow("t.hang", f"{file}:Stopping.test_hang", "reason", seconds=60)
+    report = ProfileRow("t.report", f"{file}:Reporting.test_report", "reason", seconds=60)
+    with _listening():
+        found = run_plan(Plan((hang, report), (), 1), _COMMON, folder)
+    sentence = "The run was interrupted before this test had reported."
+    said = [(outcome.status, outcome.sentence) for outcome in found.values()]
+    assert said == [(Status.ERROR, sentence)] * 2
+
+
 def test_interrupted_run_begins_no_more(tmp_path: Path) -> None:
     """After SIGTERM, and one more, the suite that runs is ended and the next not begun; each test says so."""
     file, folder = _placed(tmp_path)
     stop = ProfileRow("t.stop", f"{file}:Stopping.test_stop", "reason", seconds=60)
     report = ProfileRow("t.report", f"{file}:Reporting.test_report", "reason", seconds=60)
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    interruption.listen()
-    try:
+    with _listening():
         found = run_plan(Plan((stop,), (report,), 1), _COMMON, folder)
-    finally:
-        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-            signal.signal(number, handler)
-        interruption._asked = False
     sentence = "The run was interrupted before this test had reported."
     assert {o.name: (o.status, o.sentence, o.figures) for o in found.values()} == {
         "t.stop": (Status.ERROR, f"{sentence} Until then: Two are right.", {"01/pages_in_stream": 5}),
