@@ -13,8 +13,8 @@ import pytest
 from snapproof.runs.forked_runner import ForkedRunner, RunnerServer, runner_server
 
 _SLEEPING = '''
-"""A test that takes long, and says that it has begun."""
-import time
+"""A test that takes as long as its runner lives, and says that it has begun."""
+import os, time
 from pathlib import Path
 from avocado import Test
 
@@ -22,8 +22,10 @@ class Sleeping(Test):
     """Begins."""
     def test_sleep(self):
         """Leave a file, and sleep."""
+        runner = os.getppid()
         Path(__file__).with_name("begun").write_text("")
-        time.sleep(60)
+        while os.getppid() == runner:
+            time.sleep(0.05)
 '''
 
 
