@@ -138,7 +138,7 @@ async def _forked(requests: socket.socket, arguments: Sequence[str]) -> tuple[in
             raise ConnectionResetError
         return PID.unpack(first)[0], ours
     except BaseException:
-        # Whoever waited may have been cancelled; a runner that comes later finds nobody to talk to, and ends.
+        # The wait may have been cancelled. A runner that comes later has no peer, and ends.
         ours.close()
         raise
 

@@ -53,8 +53,8 @@ def own_results_folder(given: Path | None, prefix: str = "") -> Path:
 def _new_folder(name: str) -> Path:
     """Make `results/NAME`, or `results/NAME-2` and so on where other commands of the same second have them.
 
-    Whoever makes a folder has it: looking for a free name first would let two commands take the same one. If
-    none can be made, a path comes back all the same, and `make_results_folder` says why.
+    The command that makes a folder has it; two that looked for a free name first could take the same one. If
+    none can be made, a path is returned all the same, and `make_results_folder` says why.
     """
     path = Path("results", name)
     for number in range(2, _MOST_AT_ONCE):

@@ -63,7 +63,7 @@ def test_tests_that_need_an_operating_system(tmp_path: Path) -> None:
 
 
 def test_tests_whose_guest_is_of_another_architecture(tmp_path: Path) -> None:
-    """It runs on its own QEMU and machine, whatever the run's is; what it lacks is said."""
+    """It runs on its own QEMU and machine, not on the run's; what it lacks is said."""
     leg = _leg(tmp_path, "10.0.13")
     leg = replace(leg, stack=replace(leg.stack, machine="microvm"), machines=("pc", "microvm"))
     other = replace(leg.stack.image, name="debian-13-arm64", architecture=AARCH64)
