@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from harness.codes import Code
 from harness.errors import MachineryMissing, SnapproofError, SubjectFailed
 from harness.qemu import migration
 from harness.qemu.ram import dump_golden
@@ -16,6 +15,7 @@ from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.restored_checks import ONWARDS
 from tests_functional.lib.run import Run
 from tests_functional.lib.time_limits import RESTORE_SECONDS, SMALL_SAVE_SECONDS
+from tests_functional.run_states.states import state_problems
 from validators.checks import Problem, judged
 from validators.judge import check_file
 from validators.oracles.o3_restored_guest.restored_guest import check_run_state
@@ -46,7 +46,8 @@ def never_started(run: Run) -> Outcome:
 
 def _save(run: Run) -> tuple[CheckResult, bool]:
     """Save the guest, and start it; return the check of both, and whether the save was completed."""
-    folder, problems, completed = run.folder / _STATE, [], False
+    folder, completed = run.folder / _STATE, False
+    problems: list[Problem] = []
     stack = run.with_arguments(("-S",)).stack
     run.say(f"Saving a guest that has not been started ({stack.ram_mib} MiB).")
     with SpawnedMachine(stack.machine_config(), run.folder) as machine:
@@ -56,10 +57,7 @@ def _save(run: Run) -> tuple[CheckResult, bool]:
                 limit = run.deadline.at_most(SMALL_SAVE_SECONDS)
                 migration.complete_save(machine, migration.exec_sink(folder / "vmstate"), limit)
                 completed = True
-            state = machine.qmp.execute("query-status")["status"]
-            if state != _STATE:
-                sentence = f"The guest is '{state}' after the snapshot, and was '{_STATE}' before."
-                problems.append(Problem(Code.RUN_STATE_CHANGED, sentence, {"state": state}))
+            problems += state_problems(machine.qmp.execute("query-status")["status"], _STATE)
             machine.qmp.execute(ONWARDS[_STATE])
             with way_in(machine, stack, run.deadline.at_most(stack.image.boot_seconds)):
                 pass

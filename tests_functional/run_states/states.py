@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import NotApplicable
 from harness.qemu.io_ports import read_port, write_port
 from harness.qemu.machine import Machine
 from tests_functional.lib.guest import Guest
+from validators.checks import Problem
 
 # The command returns to us before the guest sleeps.
 _FALL_ASLEEP = "(sleep 1; echo mem > /sys/power/state) > /dev/null 2>&1 &"
@@ -120,6 +122,14 @@ def _wait(machine: Machine, state: str, deadline: Deadline) -> None:
     deadline.wait_for(
         lambda: machine.qmp.execute("query-status")["status"] == state, f"The guest's run state '{state}'"
     )
+
+
+def state_problems(now: str, before: str) -> list[Problem]:
+    """Return what is wrong with a guest's run state after a snapshot, if it is not the one from before."""
+    if now == before:
+        return []
+    sentence = f"The guest is '{now}' after the snapshot, and was '{before}' before."
+    return [Problem(Code.RUN_STATE_CHANGED, sentence, {"state": now})]
 
 
 _ALL = (

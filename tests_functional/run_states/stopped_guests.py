@@ -21,7 +21,7 @@ from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, Snapshot
 from tests_functional.lib.source_checks import judge_source, judge_source_host
 from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
-from tests_functional.run_states.states import RUN_STATES, RunState
+from tests_functional.run_states.states import RUN_STATES, RunState, state_problems
 from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 
@@ -98,11 +98,8 @@ def _judge_after(
 ) -> CheckResult:
     """Check that the save has changed neither the guest's run state nor its memory."""
     status = machine.qmp.execute("query-status")["status"]
-    problems = []
-    if status != state.name:
-        sentence = f"The guest is '{status}' after the snapshot, and was '{state.name}' before."
-        problems.append(Problem(Code.RUN_STATE_CHANGED, sentence, {"state": status}))
-    elif counters.steps() != snapshot.steps_before:
+    problems = state_problems(status, state.name)
+    if not problems and counters.steps() != snapshot.steps_before:
         sentence = f"The guest is '{status}', and yet its writers wrote during the save."
         problems.append(Problem(Code.RUN_STATE_WROTE, sentence))
     return judged("after", _AFTER, problems)
