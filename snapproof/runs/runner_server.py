@@ -23,11 +23,15 @@ PID = struct.Struct("=i")
 # A socket takes 208 KiB at a time by default (net.core.wmem_default).
 _MOST_BYTES = 208 << 10
 
-_RUNNER = "avocado-runner-avocado-instrumented"
+RUNNER_KIND = "avocado-instrumented"
+"""Avocado's name for what runs our tests."""
+RUNNER_PROGRAM = f"avocado-runner-{RUNNER_KIND}"
+"""Its program, which a forked runner stands for."""
+_RUNNER_MODULE = "avocado.plugins.runners.avocado_instrumented"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Import modules, and fork a runner for each request until there can be no more.
+    """Import the runner and further modules, and fork a runner for each request until there can be no more.
 
     Args:
         arguments: number of the socket on which requests come (arguments of the runner as JSON, with the
@@ -38,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     # The kernel removes runners that have ended: the command watches them by itself.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(fileno=int(descriptor)) as requests:
-        for module in modules:
+        for module in (_RUNNER_MODULE, *modules):
             with contextlib.suppress(Exception):
                 importlib.import_module(module)
         while True:
@@ -70,7 +74,7 @@ def _runner(arguments: Sequence[str]) -> int:
     """Run Avocado's own runner program in this process, and return its exit code."""
     from avocado.plugins.runners.avocado_instrumented import RunnerApp
 
-    sys.argv = [_RUNNER, "task-run", *arguments]
+    sys.argv = [RUNNER_PROGRAM, "task-run", *arguments]
     RunnerApp(print).run()
     for test in multiprocessing.active_children():
         test.join()

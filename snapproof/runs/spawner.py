@@ -24,12 +24,11 @@ from avocado.plugins.spawners.process import ProcessSpawner, ProcessSpawnerHandl
 from harness.linux.processes import children
 from snapproof.runs.forked_runner import RunnerServer, runner_server
 from snapproof.runs.interruption import asked_to_stop
+from snapproof.runs.runner_server import RUNNER_KIND, RUNNER_PROGRAM
 
 SPAWNER = "snapproof"
 """Its name in Avocado's setting `run.spawner`."""
 
-_RUNNER = "avocado.plugins.runners.avocado_instrumented"
-_KIND = "avocado-instrumented"
 _POLL_SECONDS = 0.1
 # A test that has ended is a zombie until its runner has passed on what it logged, a hundred lines a second.
 _ZOMBIE_SECONDS = 20.0
@@ -113,11 +112,11 @@ def own_spawner(modules: Sequence[str]) -> Iterator[dict[str, str]]:
         return {SPAWNER: SimpleNamespace(obj=SessionSpawner(config, job, server, killed))}
 
     # Avocado would start the program to ask what it can run; ours is forked, and can run the tests.
-    RUNNERS_REGISTRY_STANDALONE_EXECUTABLE[_KIND] = [f"avocado-runner-{_KIND}"]
+    RUNNERS_REGISTRY_STANDALONE_EXECUTABLE[RUNNER_KIND] = [RUNNER_PROGRAM]
     original = runner_nrunner.SpawnerDispatcher
     runner_nrunner.SpawnerDispatcher = spawners
     try:
-        with runner_server([_RUNNER, *modules]) as server:
+        with runner_server(modules) as server:
             yield killed
     finally:
         runner_nrunner.SpawnerDispatcher = original
