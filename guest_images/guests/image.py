@@ -122,6 +122,11 @@ class GuestImage:
         return (*self.architecture.machine_arguments, *bare)
 
     @property
+    def slowness(self) -> float:
+        """How many times as long as our usual guests it may take for anything, as it may for its boot."""
+        return max(1.0, self.boot_seconds / BOOT_SECONDS)
+
+    @property
     def kind(self) -> str:
         """Its kind, as in `ProfileRow.kinds`: `bare` or `linux`."""
         return "bare" if self.bare else "linux"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from guest_images.catalogue import BOOT_SECONDS, guest_spec
+from guest_images.catalogue import guest_spec
 from guest_images.guests.image import GuestImage, build_guest
 from guest_images.uefi import debian_firmware
 from harness.errors import UsageError
@@ -66,10 +66,7 @@ class Leg:
 
     def why_not(self, row: ProfileRow) -> str:
         """Return why a test cannot run with this QEMU, guest and accelerator as a sentence, "" if it can."""
-        known = self.stack.capabilities
-        # If QEMU did not list its capabilities, each test asks it.
-        missing = next((name for name in row.needs if known and name not in known), "")
-        if missing:
+        if missing := _missing_capability(row, self.stack):
             return f"This QEMU has no capability '{missing}'."
         name = str(row.parameters.get("guest", ""))
         if why := self.others.missing.get(name):
@@ -147,10 +144,11 @@ def prepare_legs(
             continue
         place = folder / label if label else folder
         place.mkdir(exist_ok=True)
-        chosen = replace(options.stack, qemu=name, guest=_guest_of(mine, options.stack))
-        stack, environment = prepare_stack(chosen, place, log)
+        asked = replace(options.stack, qemu=name)
+        stack, environment = prepare_stack(replace(asked, guest=_guest_of(mine, asked)), place, log)
         mine = tuple(own_bare(row, stack.image) for row in mine)
-        others = prepare_others(_able(mine, stack), stack, replace(options.stack, qemu=name), log)
+        able = [row for row in mine if not _missing_capability(row, stack)]
+        others = prepare_others(able, stack, asked, log)
         guests = _named_guests(mine, stack, options.stack, log)
         named = any("machine" in row.parameters for row in mine)
         machines = machine_types(stack.executable) if named else ()
@@ -177,10 +175,13 @@ def _guest_of(rows: Sequence[ProfileRow], options: StackOptions) -> str | None:
     return QUICK_GUEST if bare and not named else options.guest
 
 
-def _able(rows: Sequence[ProfileRow], stack: Stack) -> list[ProfileRow]:
-    """Return the rows whose capabilities the QEMU has, as far as it lists them."""
+def _missing_capability(row: ProfileRow, stack: Stack) -> str:
+    """Return a capability that a test needs and the stack's QEMU lacks, "" if there is none.
+
+    If QEMU did not list its capabilities, each test asks it.
+    """
     known = stack.capabilities
-    return [row for row in rows if not known or all(name in known for name in row.needs)]
+    return next((name for name in row.needs if known and name not in known), "")
 
 
 def _images(stack: Stack, guests: Sequence[GuestImage], others: OtherGuests) -> dict[str, GuestImage]:
@@ -277,7 +278,7 @@ def _for_guest(
     return replace(
         row,
         parameters={**accel, **row.parameters, "ram_mib": ram_mib},
-        seconds=int(row.seconds * max(1.0, image.boot_seconds / BOOT_SECONDS)),
+        seconds=int(row.seconds * image.slowness),
     )
 
 

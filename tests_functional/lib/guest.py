@@ -12,7 +12,6 @@ from guest_images.agent.client import Agent, AgentClient, AgentStatus, WriterPla
 from guest_images.agent.counters import AgentCounters
 from guest_images.agent.format import PAGE_BYTES, ServeArgument
 from guest_images.agent.pages import PATTERNS, Schedule
-from guest_images.catalogue import BOOT_SECONDS
 from guest_images.guests.image import GuestImage
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing, NotApplicable, SetupBroken, SnapproofError, SubjectFailed
@@ -59,8 +58,8 @@ class Stack(QemuSettings):
 
     @property
     def slowness(self) -> float:
-        """How many times as long as of our usual guests its steps may take, as its boot may."""
-        return max(1.0, self.image.boot_seconds / BOOT_SECONDS)
+        """How many times as long as usual a test's steps may take with its guest."""
+        return self.image.slowness
 
     @property
     def total_mib(self) -> int:
