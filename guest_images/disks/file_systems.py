@@ -7,9 +7,7 @@ import shutil
 from pathlib import Path
 from subprocess import CompletedProcess
 
-from guest_images.catalogue import userland_suite
-from guest_images.packages.loader import find_loader
-from guest_images.packages.unpacked import PackageSet, find_program, provide_tree
+from guest_images.packages.programs import packaged_program
 from guest_images.programs import run_program
 from guest_images.provisioning import Provisioning
 from harness.errors import Evidence, SetupBroken
@@ -73,17 +71,7 @@ def _find_tool(name: str, provisioning: Provisioning) -> list[str]:
     # An ordinary user's PATH may lack these folders.
     search = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     found = shutil.which(name, path=search)
-    return [found] if found else packaged_tool(name, provisioning)
-
-
-def packaged_tool(name: str, provisioning: Provisioning) -> list[str]:
-    """Return the beginning of a command line that runs a program of Debian's package e2fsprogs.
-
-    Raises:
-        MachineryMissing, SetupBroken: as `unpacked.provide_tree`.
-    """
-    root = provide_tree(PackageSet("e2fsprogs", userland_suite(), ("e2fsprogs",)), provisioning).root
-    return find_loader(root).command(root, find_program(root, name))
+    return [found] if found else packaged_program("e2fsprogs", name, provisioning)
 
 
 def _run_tool(name: str, task: str, command: list[str]) -> CompletedProcess[str]:

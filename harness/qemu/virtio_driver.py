@@ -1,13 +1,14 @@
 """Drives a virtio device from outside, in a guest that has no driver for it.
 
-The device's registers are reached through PCI configuration space, for which QEMU's human monitor writes to
-the I/O ports of x86; its queue lies in guest RAM that the guest does not use. See Virtual I/O Device (VIRTIO)
-Version 1.2, 2.7 (split virtqueues), 4.1.4 (registers) and 4.1.4.9 (access through configuration space).
+The device's registers are reached through PCI configuration space; its queue lies in guest RAM that the guest
+does not use. See Virtual I/O Device (VIRTIO) Version 1.2, 2.7 (split virtqueues), 4.1.4 (registers) and
+4.1.4.9 (access through configuration space).
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,11 @@ from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES, Architecture
 from harness.qemu.configuration import type_of
 from harness.qemu.guest_memory import GuestMemory
-from harness.qemu.io_ports import read_port, write_port
 from harness.qemu.machine import Machine
+from harness.qemu.pci import PciFunction, PciPlace, find_function
 
-# PCI Local Bus 3.0, 3.2.2.3.2: the ports, and the bit that opens the second one.
-_ADDRESS_PORT, _DATA_PORT, _ENABLE = 0xCF8, 0xCFC, 1 << 31
-# PCI Local Bus 3.0, 6.1 and 6.2: configuration space.
-_COMMAND, _CAPABILITIES = 0x04, 0x34
-_MEMORY_SPACE, _BUS_MASTER = 1 << 1, 1 << 2
+# PCI Local Bus 3.0, 6.7: where the list of capabilities begins.
+_CAPABILITIES = 0x34
 _VENDOR_CAPABILITY = 0x09
 _VIRTIO_VENDOR = 0x1AF4
 # A device with the number n has this PCI device id; older ones also have another one below it.
@@ -151,8 +149,7 @@ class VirtioDevice:
         Raises:
             SetupBroken: the machine has no such device, or no ports to reach it by.
         """
-        self._machine = machine
-        self._slot = _slot_of(machine, number)
+        self._space = PciFunction(machine, _place_of(machine, number))
         self._opened: tuple[int, int, int] | None = None
         self._places = self._capabilities()
 
@@ -166,7 +163,7 @@ class VirtioDevice:
         Raises:
             SetupBroken: the device does not accept that.
         """
-        self._put(_COMMAND, 2, _MEMORY_SPACE | _BUS_MASTER)
+        self._space.enable()
         self._set(_STATUS, 1, 0)
         self._set(_STATUS, 1, _ACKNOWLEDGE | _DRIVER)
         self._set(_OFFER_SELECT, 4, 0)
@@ -193,7 +190,7 @@ class VirtioDevice:
         bar, offset, _ = self._places[_NOTIFY]
         # With one queue the multiplier is of no account: its offset is 0.
         self._access(bar, offset, 2)
-        self._put(self._window + 16, 2, 0)
+        self._space.write(self._window + 16, 2, 0)
 
     @property
     def _window(self) -> int:
@@ -202,56 +199,44 @@ class VirtioDevice:
     def _set(self, register: int, size: int, value: int) -> None:
         bar, offset, _ = self._places[_COMMON]
         self._access(bar, offset + register, size)
-        self._put(self._window + 16, size, value)
+        self._space.write(self._window + 16, size, value)
 
     def _get(self, register: int, size: int) -> int:
         bar, offset, _ = self._places[_COMMON]
         self._access(bar, offset + register, size)
-        return self._read(self._window + 16, size)
+        return self._space.read(self._window + 16, size)
 
     def _access(self, bar: int, offset: int, size: int) -> None:
         """Point the window at a register, unless it already is: nobody else moves it."""
         if self._opened == (bar, offset, size):
             return
         self._opened = bar, offset, size
-        self._put(self._window + 4, 1, bar)
-        self._put(self._window + 8, 4, offset)
-        self._put(self._window + 12, 4, size)
+        self._space.write(self._window + 4, 1, bar)
+        self._space.write(self._window + 8, 4, offset)
+        self._space.write(self._window + 12, 4, size)
 
     def _capabilities(self) -> dict[int, tuple[int, int, int]]:
         """Return (BAR, offset in it, place in configuration space) of each kind of capability."""
         found: dict[int, tuple[int, int, int]] = {}
-        place = self._read(_CAPABILITIES, 1)
+        place = self._space.read(_CAPABILITIES, 1)
         while place:
-            head = self._read(place, 4)
+            head = self._space.read(place, 4)
             if head & 0xFF == _VENDOR_CAPABILITY:
-                found[head >> 24] = (self._read(place + 4, 1), self._read(place + 8, 4), place)
+                found[head >> 24] = (self._space.read(place + 4, 1), self._space.read(place + 8, 4), place)
             place = head >> 8 & 0xFF
         if not {_COMMON, _NOTIFY, _WINDOW} <= found.keys():
             raise SetupBroken("The virtio device has no registers of VIRTIO 1.0.")
         return found
 
-    def _read(self, place: int, size: int) -> int:
-        self._select(place)
-        return read_port(self._machine, _DATA_PORT + place % 4, size)
 
-    def _put(self, place: int, size: int, value: int) -> None:
-        self._select(place)
-        write_port(self._machine, _DATA_PORT + place % 4, size, value)
-
-    def _select(self, place: int) -> None:
-        write_port(self._machine, _ADDRESS_PORT, 4, _ENABLE | self._slot << 11 | place & ~3)
-
-
-def _slot_of(machine: Machine, number: int) -> int:
+def _place_of(machine: Machine, number: int) -> PciPlace:
     ids = (_MODERN_ID + number, _MODERN_ID - 0x41 + number)
-    for bus in machine.qmp.execute("query-pci"):
-        for device in bus["devices"]:
-            if bus["bus"] == 0 and _is_virtio(device, ids):
-                return int(device["slot"])
-    raise SetupBroken(f"The machine has no virtio device of number {number}.")
+    found = find_function(machine, lambda device: _is_virtio(device, ids))
+    if found is None:
+        raise SetupBroken(f"The machine has no virtio device of number {number}.")
+    return found
 
 
-def _is_virtio(device: dict[str, Any], ids: tuple[int, ...]) -> bool:
+def _is_virtio(device: Mapping[str, Any], ids: tuple[int, ...]) -> bool:
     found = device["id"]
     return found["vendor"] == _VIRTIO_VENDOR and found["device"] in ids

@@ -9,6 +9,7 @@ from harness.errors import UsageError
 from snapproof.runs.defaults import PROFILE_NAMES
 from tests_functional.failures.rows import ROWS as FAILURES
 from tests_functional.findings.rows import ROWS as FINDINGS
+from tests_functional.foreign_writers.rows import ROWS as FOREIGN_WRITERS
 from tests_functional.lib.profile_row import ProfileRow
 from tests_functional.machines.rows import ROWS as MACHINES
 from tests_functional.memory.rows import ROWS as MEMORY
@@ -31,6 +32,7 @@ _NIGHTLY = (
     *FAILURES,
     *REFUSALS,
     *RUN_STATES,
+    *FOREIGN_WRITERS,
     *PLANTED,
     *FINDINGS,
 )

@@ -65,7 +65,11 @@ class FakeVirtio:
 
     def _buses(self, device_id: int) -> list[dict[str, Any]]:
         def device(slot: int, vendor: int, number: int) -> dict[str, Any]:
-            return {"slot": slot, "id": {"vendor": vendor, "device": number}}
+            return {
+                "slot": slot,
+                "function": 0,
+                "id": {"vendor": vendor, "device": number},
+            }
 
         return [
             {"bus": 1, "devices": [device(9, 0x1AF4, device_id)]},

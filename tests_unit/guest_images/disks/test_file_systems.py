@@ -70,7 +70,7 @@ def test_missing_image(tmp_path: Path) -> None:
 def test_tool_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The packaged program runs if the machine lacks e2fsprogs."""
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    monkeypatch.setattr(file_systems, "packaged_tool", lambda name, *_: ["/bin/echo", "packaged", name])
+    monkeypatch.setattr(file_systems, "packaged_program", lambda *names: ["/bin/echo", *names[:2]])
     assert ext4_errors(tmp_path / "disk.raw", Provisioning(Cache(tmp_path), print)) == ()
 
 

@@ -41,7 +41,7 @@ def test_device_is_set_up(device_id: int) -> None:
     """Its registers hold the queue's places, and it is running; both ids of a network card are known."""
     fake = FakeVirtio(device_id, features=2)
     VirtioDevice(fake.machine, 1).start(_queue(FakeMemory()), features=6)
-    assert fake.config[4] == 0b110
+    assert fake.config[4] == 0b111
     assert fake.taken == {0: 2, 1: 1}
     assert [fake.register(place, 8) for place in (32, 40, 48)] == [_BASE, _BASE + 4096, _BASE + 8192]
     assert (fake.register(22, 2), fake.register(24, 2), fake.register(28, 2)) == (0, 8, 1)

@@ -84,3 +84,8 @@ def check_write_stall(gap_us: int, save_ms: int, waited_us: int = 0) -> CheckRes
             )
         )
     return judged("write-stall", _STALL, problems, {"largest_gap_us": gap_us})
+
+
+def skip_write_stall(reason: str) -> CheckResult:
+    """Return the check of `check_write_stall` as skipped, because something else stalled the writers."""
+    return skipped("write-stall", _STALL, reason)

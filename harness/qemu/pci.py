@@ -1,0 +1,88 @@
+"""Reads and writes PCI configuration space of a running x86 machine from outside, through its I/O ports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.qemu.io_ports import read_port, write_port
+from harness.qemu.machine import Machine
+
+# PCI Local Bus 3.0, 3.2.2.3.2: the ports, and the bit that opens the second one.
+_ADDRESS_PORT, _DATA_PORT, _ENABLE = 0xCF8, 0xCFC, 1 << 31
+# PCI Local Bus 3.0, 6.2.2: the command register.
+_COMMAND, _IO_SPACE, _MEMORY_SPACE, _BUS_MASTER = 0x04, 1 << 0, 1 << 1, 1 << 2
+# The same, 6.2.5.1: base address registers.
+_BASE_ADDRESS = 0x10
+
+
+@dataclass(frozen=True)
+class PciPlace:
+    """Where a function is on the first bus.
+
+    Attributes:
+        slot: number of its device.
+        function: its number in the device.
+    """
+
+    slot: int
+    function: int
+
+
+def find_function(machine: Machine, wanted: Callable[[Mapping[str, Any]], bool]) -> PciPlace | None:
+    """Return the first function of the first bus that is wanted, None where there is none.
+
+    Args:
+        machine: QEMU.
+        wanted: is given what QMP `query-pci` says of a function.
+    """
+    for bus in machine.qmp.execute("query-pci"):
+        for device in bus["devices"]:
+            if bus["bus"] == 0 and wanted(device):
+                return PciPlace(int(device["slot"]), int(device["function"]))
+    return None
+
+
+class PciFunction:
+    """The configuration space of one function."""
+
+    def __init__(self, machine: Machine, place: PciPlace) -> None:
+        """Address a function of a running machine that has the ports."""
+        self._machine = machine
+        self._place = place
+
+    def enable(self) -> None:
+        """Let the function answer to its addresses, and write to guest RAM."""
+        self.write(_COMMAND, 2, _IO_SPACE | _MEMORY_SPACE | _BUS_MASTER)
+
+    def give_ports(self, register: int, first: int) -> None:
+        """Give a base address register its I/O ports, which firmware does on other machines.
+
+        Args:
+            register: its number, from 0 to 5.
+            first: the first port.
+        """
+        self.write(_BASE_ADDRESS + 4 * register, 4, first)
+
+    def read(self, place: int, size: int) -> int:
+        """Return the value of a register.
+
+        Args:
+            place: its offset in bytes.
+            size: in bytes: 1, 2 or 4.
+
+        Raises:
+            SetupBroken: QEMU does not read it.
+        """
+        self._select(place)
+        return read_port(self._machine, _DATA_PORT + place % 4, size)
+
+    def write(self, place: int, size: int, value: int) -> None:
+        """Write a register; arguments as for `read`."""
+        self._select(place)
+        write_port(self._machine, _DATA_PORT + place % 4, size, value)
+
+    def _select(self, place: int) -> None:
+        function = self._place.slot << 3 | self._place.function
+        write_port(self._machine, _ADDRESS_PORT, 4, _ENABLE | function << 8 | place & ~3)

@@ -1,0 +1,97 @@
+"""Has QEMU's fw_cfg device copy marked pages into guest RAM by DMA.
+
+See docs/specs/fw_cfg.rst of QEMU 10.0: selector, directory of files, and DMA interface.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from harness.qemu.architectures import TARGET_PAGE_BYTES
+from harness.qemu.io_ports import write_port
+from harness.qemu.machine import Machine
+from tests_functional.foreign_writers.target import PAGES, Target
+
+FILE = "opt/snapproof/marks"
+"""Name of the file with the marked pages of all passes."""
+
+_DMA_PORT = 0x514
+_DIRECTORY = 0x19
+_READ, _SKIP, _SELECT, _ERROR = 1 << 1, 1 << 2, 1 << 3, 1 << 0
+_ENTRY_BYTES, _MOST_FILES = 64, 64
+_REQUESTS = 16
+_REQUEST_BYTES = PAGES // _REQUESTS * TARGET_PAGE_BYTES
+_CONTROL_BYTES = 16
+_POLL_SECONDS = 0.002
+
+
+class FwCfg:
+    """The driver; its requests are in guest RAM."""
+
+    pages = PAGES
+
+    def __init__(self, machine: Machine, target: Target) -> None:
+        """Find the control pages of a running machine."""
+        self._machine = machine
+        self._memory = target.memory
+        self._requests = target.control
+        self._directory = target.control + TARGET_PAGE_BYTES
+        self._data = target.data
+
+    def start(self) -> None:
+        """Do nothing: the device is always ready."""
+
+    def offer(self, number: int) -> None:
+        """Write the requests of a pass to guest RAM.
+
+        Raises:
+            SetupBroken: the device does not have the file.
+        """
+        select = self._find_file() << 16 | _SELECT
+        skipped = number * PAGES * TARGET_PAGE_BYTES
+        requests = [struct.pack(">IIQ", select | _SKIP, skipped, 0)]
+        requests += [
+            struct.pack(">IIQ", _READ, _REQUEST_BYTES, self._data + request * _REQUEST_BYTES)
+            for request in range(_REQUESTS)
+        ]
+        self._memory.write(self._requests, b"".join(requests))
+
+    def write(self, _number: int, deadline: Deadline) -> None:
+        """Start the requests one after another.
+
+        Raises:
+            SetupBroken: one of them failed. DeadlineExpired: one is not carried out in time.
+        """
+        for request in range(_REQUESTS + 1):
+            self._carry_out(self._requests + request * _CONTROL_BYTES, deadline)
+
+    def _carry_out(self, address: int, deadline: Deadline) -> None:
+        for port, half in ((_DMA_PORT, address >> 32), (_DMA_PORT + 4, address & 0xFFFFFFFF)):
+            # The register has the other byte order than the port.
+            (swapped,) = struct.unpack("<I", struct.pack(">I", half))
+            write_port(self._machine, port, 4, swapped)
+
+        def done() -> bool:
+            (control,) = struct.unpack(">I", self._memory.read(address, 4))
+            if control & _ERROR:
+                raise SetupBroken("fw_cfg reports an error of a DMA request.")
+            return bool(control == 0)
+
+        deadline.wait_for(done, "fw_cfg's answer", interval=_POLL_SECONDS)
+
+    def _find_file(self) -> int:
+        """Return the selector of the file with the marks."""
+        size = 4 + _MOST_FILES * _ENTRY_BYTES
+        self._memory.write(self._directory, bytes(size))
+        head = struct.pack(">IIQ", _DIRECTORY << 16 | _SELECT | _READ, size, self._directory)
+        self._memory.write(self._requests, head)
+        self._carry_out(self._requests, Deadline(10))
+        data = self._memory.read(self._directory, size)
+        (count,) = struct.unpack_from(">I", data)
+        for number in range(min(count, _MOST_FILES)):
+            _, selector, name = struct.unpack_from(">IH2x56s", data, 4 + number * _ENTRY_BYTES)
+            if name.rstrip(b"\0") == FILE.encode():
+                return int(selector)
+        raise SetupBroken(f"The guest's fw_cfg device has no file '{FILE}'.")

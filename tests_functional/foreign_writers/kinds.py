@@ -1,0 +1,145 @@
+"""Lists the foreign writers, each with what QEMU and the host need for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from harness.deadline import Deadline
+from harness.qemu.configuration import qemu_quoted
+from harness.qemu.machine import Machine
+from tests_functional.foreign_writers.disk_reads import DiskReads
+from tests_functional.foreign_writers.fw_cfg import FILE, FwCfg
+from tests_functional.foreign_writers.ide_reads import IdeReads
+from tests_functional.foreign_writers.marks import Marks
+from tests_functional.foreign_writers.packets import Packets
+from tests_functional.foreign_writers.target import Target
+
+
+class Writer(Protocol):
+    """A writer of the target pages of one QEMU; made anew for the restored one, which does not `start` it."""
+
+    @property
+    def pages(self) -> int:
+        """Return how many of the target pages it writes in each pass."""
+
+    def start(self) -> None:
+        """Make the writer ready."""
+
+    def offer(self, number: int) -> None:
+        """Prepare a pass, so that the guest has to write nothing more for it."""
+
+    def write(self, number: int, deadline: Deadline) -> None:
+        """Write each page with the mark of the pass that was offered last, and wait until that is done."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the arguments and the writer of one QEMU are made of.
+
+    Attributes:
+        disk: image with the marked pages of all passes, one after another.
+        socket: UNIX socket of its own, for a process that serves it or to send it packets.
+        marks: those of the test.
+    """
+
+    disk: Path
+    socket: Path
+    marks: Marks
+
+
+@dataclass(frozen=True)
+class WriterKind:
+    """A foreign writer.
+
+    Attributes:
+        reason: why it is tested.
+        arguments: makes the further arguments of a QEMU that has it.
+        writer: makes the writer of a running QEMU.
+        shared_ram: whether another process has to map guest RAM.
+        daemon: whether qemu-storage-daemon serves the disk.
+    """
+
+    reason: str
+    arguments: Callable[[Place], tuple[str, ...]]
+    writer: Callable[[Machine, Target, Place], Writer]
+    shared_ram: bool = False
+    daemon: bool = False
+
+
+_DISK = "foreign-disk"
+
+
+def _disk(place: Place, device: str, options: str = "") -> tuple[str, ...]:
+    """Return the arguments for a disk that QEMU reads itself; nobody writes to it, so QEMUs can share it."""
+    file = f"driver=file,node-name=foreign-file,filename={qemu_quoted(place.disk)},locking=off"
+    return (
+        *("-blockdev", f"{file}{options}"),
+        *("-blockdev", f"driver=raw,node-name={_DISK},file=foreign-file"),
+        *("-device", f"{device},drive={_DISK}"),
+    )
+
+
+def _virtio_blk(reason: str, options: str = "", device: str = "virtio-blk-pci") -> WriterKind:
+    return WriterKind(reason, lambda place: _disk(place, device, options), _disk_reads)
+
+
+def _disk_reads(machine: Machine, target: Target, _place: Place) -> Writer:
+    return DiskReads(machine, target)
+
+
+def _vhost_user_blk(place: Place) -> tuple[str, ...]:
+    return (
+        *("-chardev", f"socket,id=foreign,path={qemu_quoted(place.socket)}"),
+        *("-device", "vhost-user-blk-pci,chardev=foreign,num-queues=1"),
+    )
+
+
+def _packets(place: Place) -> tuple[str, ...]:
+    local, peer = qemu_quoted(place.socket), qemu_quoted(place.socket.with_suffix(".peer"))
+    ends = f"local.type=unix,local.path={local},remote.type=unix,remote.path={peer}"
+    return (
+        *("-netdev", f"dgram,id=foreign,{ends}"),
+        *("-device", "virtio-net-pci,netdev=foreign,romfile="),
+    )
+
+
+WRITER_KINDS: Mapping[str, WriterKind] = {
+    "virtio-blk": _virtio_blk("QEMU's threads read the disk into guest RAM"),
+    "virtio-blk-native": _virtio_blk(
+        "the host's kernel reads the disk into guest RAM, by asynchronous I/O", ",cache.direct=on,aio=native"
+    ),
+    "virtio-blk-io-uring": _virtio_blk("the same by io_uring", ",cache.direct=on,aio=io_uring"),
+    "virtio-blk-iothread": WriterKind(
+        "a thread of its own plays the device, while QEMU's main loop saves",
+        lambda place: (
+            *("-object", "iothread,id=foreign-thread"),
+            *_disk(place, "virtio-blk-pci,iothread=foreign-thread"),
+        ),
+        _disk_reads,
+    ),
+    "vhost-user-blk": WriterKind(
+        "its process has a mapping of guest RAM of its own, and userfaultfd is of QEMU's page tables",
+        _vhost_user_blk,
+        _disk_reads,
+        shared_ram=True,
+        daemon=True,
+    ),
+    "ide": WriterKind(
+        "a PCI bus master reads the disk into guest RAM",
+        lambda place: _disk(place, "ide-hd,bus=ide.0"),
+        lambda machine, target, _: IdeReads(machine, target),
+    ),
+    "fw-cfg": WriterKind(
+        "a device of the board writes to guest RAM without a bus",
+        lambda place: ("-fw_cfg", f"name={FILE},file={qemu_quoted(place.disk)}"),
+        lambda machine, target, _: FwCfg(machine, target),
+    ),
+    "virtio-net": WriterKind(
+        "packets arrive at any time, whatever the guest does",
+        _packets,
+        lambda machine, target, place: Packets(machine, target, place.marks, place.socket),
+    ),
+}

@@ -1,0 +1,92 @@
+"""Plays the driver of a virtio-net card that receives marked packets, and sends it these packets."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from harness.qemu.architectures import TARGET_PAGE_BYTES
+from harness.qemu.machine import Machine
+from harness.qemu.virtio_driver import Buffer, Queue, VirtioDevice
+from tests_functional.foreign_writers.marks import MARK_BYTES, Marks
+from tests_functional.foreign_writers.target import Target
+
+_NUMBER = 1
+PACKETS = 256
+"""Packets in a pass, as many as the card's queue has places."""
+
+_BUFFER_BYTES = 2048
+# VIRTIO 1.2, 5.1.6: the header in front of each packet. An Ethernet header has 14 bytes.
+_HEADER_BYTES = 12
+_BEFORE_MARK = MARK_BYTES - _HEADER_BYTES
+# A broadcast from a locally administered address, of a type for experiments (IEEE 802).
+_ETHERNET = bytes.fromhex("ffffffffffff 525400000001 88b5")
+_LEAST_BYTES = 60
+_POLL_SECONDS = 0.002
+
+
+class Packets:
+    """The driver and the sender; what the driver knows is in guest RAM."""
+
+    pages = PACKETS
+
+    def __init__(self, machine: Machine, target: Target, marks: Marks, peer: Path) -> None:
+        """Find the card of a running machine.
+
+        Args:
+            machine: QEMU.
+            target: the pages that the packets arrive in.
+            marks: those that the packets have.
+            peer: the socket where QEMU takes packets.
+
+        Raises:
+            SetupBroken: the machine has no card.
+        """
+        self._queue = Queue(target.memory, target.control, PACKETS)
+        self._data = target.data
+        self._marks = marks
+        self._peer = peer
+        self._device = VirtioDevice(machine, _NUMBER)
+
+    def start(self) -> None:
+        """Set the card up, as the guest's driver would.
+
+        Raises:
+            SetupBroken: the device does not accept that.
+        """
+        pages = (self._data + number * TARGET_PAGE_BYTES for number in range(PACKETS))
+        self._queue.lay_out([[Buffer(address, _BUFFER_BYTES)] for address in pages])
+        self._device.start(self._queue)
+
+    def offer(self, _number: int) -> None:
+        """Give the card room for the packets of a pass.
+
+        Raises:
+            PageProtected: a background snapshot protects a page of the driver.
+        """
+        self._queue.offer(self._queue.offered_count() + PACKETS)
+        self._device.notify()
+
+    def write(self, number: int, deadline: Deadline) -> None:
+        """Send the packets of a pass, and wait until the card has written them to guest RAM.
+
+        Raises:
+            DeadlineExpired: it has not in time. SetupBroken: QEMU takes no packets.
+        """
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.settimeout(deadline.remaining())
+                for index in range(PACKETS):
+                    sender.sendto(self._packet(number, index), str(self._peer))
+        except OSError as error:
+            raise SetupBroken(f"QEMU takes no packets for the guest: {error}.") from error
+        deadline.wait_for(self._all_used, "The arrival of the packets", interval=_POLL_SECONDS)
+
+    def _all_used(self) -> bool:
+        return self._queue.used_count() == self._queue.offered_count()
+
+    def _packet(self, number: int, index: int) -> bytes:
+        head = _ETHERNET.ljust(_BEFORE_MARK, b"\0")
+        return (head + self._marks.one(number, index)).ljust(_LEAST_BYTES, b"\0")

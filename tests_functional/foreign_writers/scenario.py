@@ -1,0 +1,180 @@
+"""Has a foreign writer write guest RAM while it is saved, and looks for its writes in the file.
+
+The writer marks its pages in one pass before T0 and in another one after it. The file must have the marks of
+the first pass and none of the second. Stop-and-save, during which the guest stands still, is the control.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, NotApplicable, SetupBroken
+from harness.qemu.virtio_driver import can_drive
+from tests_functional.foreign_writers.judge import judge_marks, judge_restored_writer
+from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, WriterKind
+from tests_functional.foreign_writers.marks import Marks
+from tests_functional.foreign_writers.storage_daemon import served_disk
+from tests_functional.foreign_writers.target import PAGES, Target
+from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
+from tests_functional.lib.cycle import Source, judge_cycle, resting, writing_guest
+from tests_functional.lib.guest import Guest
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Acts, Flow, Snapshot, take
+from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
+from tests_functional.memory.kinds import MEMORY_KINDS
+from validators.oracles.o6_host.host_state import capture_host_state
+from validators.verdict import CheckResult
+
+_FLOWS = (Flow.STOP_AND_SAVE, Flow.STOP_MIGRATE_CONT, Flow.LIVE)
+_PASS_SECONDS = 60.0
+_STALLS = "QEMU holds up the vCPUs while a device waits for protected pages, and this test writes many."
+# A UNIX socket's path has at most 107 bytes, and that of a results folder may have more.
+_SOCKET_FOLDER = "/tmp"
+
+
+@dataclass(frozen=True)
+class _Places:
+    """What source and restored guest get; they run side by side."""
+
+    source: Place
+    restored: Place
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """The passes of one snapshot: one before T0, the next one after it."""
+
+    before: int
+
+    @property
+    def after(self) -> int:
+        return self.before + 1
+
+
+def foreign_writer(name: str) -> Callable[[Run], Outcome]:
+    """Return the scenario for one of WRITER_KINDS."""
+    return lambda run: _with(run, WRITER_KINDS[name])
+
+
+def _with(run: Run, kind: WriterKind) -> Outcome:
+    begun = time.monotonic()
+    _require_target(run)
+    if kind.shared_ram:
+        run = replace(run, stack=MEMORY_KINDS["memfd-shared"].stack(run.stack))
+    marks, cycles = Marks(), []
+    with (
+        _places(run, kind, marks) as places,
+        writing_guest(run.with_arguments(kind.arguments(places.source))) as source,
+    ):
+        machine = source.guest.machine
+        target = Target(machine)
+        writer = kind.writer(machine, target, places.source)
+        writer.start()
+        for number, flow in enumerate(_FLOWS):
+            cycle = _Cycle(run, kind, marks, _Passes(2 * number), places)
+            cycles.append(cycle.judge(source, writer, target, flow, f"{number + 1:02d}-{flow.label}"))
+        machine.quit()
+    return outcome_of_cycles(run, cycles, time.monotonic() - begun, compare_stuns=False)
+
+
+@dataclass(frozen=True)
+class _Cycle:
+    run: Run
+    kind: WriterKind
+    marks: Marks
+    passes: _Passes
+    places: _Places
+
+    def judge(self, source: Source, writer: Writer, target: Target, flow: Flow, label: str) -> Cycle:
+        """Write a pass, save the guest while the next one is written, restore it, and judge all of it."""
+        run, passes = self.run, self.passes
+        writer.offer(passes.before)
+        writer.write(passes.before, Deadline(_PASS_SECONDS))
+        writer.offer(passes.after)
+        # A device may open more files with its first request.
+        before = replace(source.before, host=capture_host_state(source.guest.machine))
+        folder = run.folder / label
+        folder.mkdir()
+        run.say(f"{label}: saving ({flow.value}).")
+
+        def write() -> None:
+            writer.write(passes.after, run.deadline.at_most(_PASS_SECONDS))
+            self._require_written(target, writer.pages)
+
+        limit = run.deadline.at_most(SMALL_SAVE_SECONDS)
+        acts = Acts(saving=write) if flow.background else Acts()
+        snapshot = take(flow, source.guest, source.counters, folder, limit, acts)
+        if not flow.background:
+            write()
+        checks = judge_source(source.guest, before)
+        with resting(run.stack, source.guest.machine, checks):
+            checks.append(self._judge_file(snapshot, writer.pages))
+            restoring = run.with_arguments(self.kind.arguments(self.places.restored))
+            return judge_cycle(restoring, source, snapshot, label, checks, self._look, _STALLS)
+
+    def _require_written(self, target: Target, pages: int) -> None:
+        """Check that the pass of after T0 was written while RAM was being saved.
+
+        Raises:
+            SetupBroken: it was not.
+        """
+        found = target.passes(self.marks, pages).count(self.passes.after)
+        if found != pages:
+            raise SetupBroken(
+                f"The foreign writer wrote {found} of {pages} pages after T0, so this run proves nothing."
+            )
+
+    def _judge_file(self, snapshot: Snapshot, pages: int) -> CheckResult:
+        return judge_marks(self.marks.in_file(snapshot.path), self.passes.before, pages)
+
+    def _look(self, guest: Guest) -> list[CheckResult]:
+        """Let the restored guest's writer go on, and judge what it writes."""
+        target, after = Target(guest.machine), self.passes.after
+        writer = self.kind.writer(guest.machine, target, self.places.restored)
+        error = None
+        try:
+            writer.write(after, Deadline(_PASS_SECONDS))
+        except (DeadlineExpired, SetupBroken) as broken:
+            error = broken
+        return [judge_restored_writer(target.passes(self.marks, writer.pages), after, error)]
+
+
+@contextmanager
+def _places(run: Run, kind: WriterKind, marks: Marks) -> Iterator[_Places]:
+    """Make the disk, and serve it if the kind of writer needs that."""
+    disk = run.folder / "marks.raw"
+    _make_disk(disk, marks)
+    with tempfile.TemporaryDirectory(prefix="snapproof-", dir=_SOCKET_FOLDER) as folder:
+        sockets = [Path(folder) / name for name in ("source", "restored")]
+        source, restored = (Place(disk, socket, marks) for socket in sockets)
+        log = run.folder / "storage-daemon.log"
+        with served_disk(disk, sockets, log, run.provisioning) if kind.daemon else nullcontext():
+            yield _Places(source, restored)
+    disk.unlink()
+
+
+def _make_disk(path: Path, marks: Marks) -> None:
+    with path.open("wb") as disk:
+        for number in range(2 * len(_FLOWS)):
+            disk.writelines(marks.page(number, index) for index in range(PAGES))
+
+
+def _require_target(run: Run) -> None:
+    """Check that there are pages that nobody uses, and that the host can drive a device.
+
+    Raises:
+        NotApplicable: there are none, or it cannot.
+    """
+    image, machine = run.stack.image, run.stack.machine
+    if not image.bare or not can_drive(image.architecture, machine):
+        raise NotApplicable(
+            f"The host drives the devices of a bare guest here, which it cannot on machine type '{machine}'."
+        )

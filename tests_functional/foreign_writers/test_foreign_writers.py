@@ -1,0 +1,12 @@
+"""Avocado tests of writers of guest RAM that are no vCPUs."""
+
+from tests_functional.foreign_writers.scenario import foreign_writer
+from tests_functional.lib.avocado_test import SnapshotTest
+
+
+class ForeignWriters(SnapshotTest):
+    """A snapshot has nothing that a foreign writer wrote after T0."""
+
+    def test_writer(self) -> None:
+        """A foreign writer writes while RAM is saved; the file and the restored guest are of T0."""
+        self.judge(foreign_writer(self.option("writer")))
