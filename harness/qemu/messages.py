@@ -13,6 +13,8 @@ INCOMPATIBLE_MEMORY = "Background-snapshot is not compatible with guest memory c
 MESSAGES = {
     # util/yank.c yank_register_instance()
     "duplicate-yank": ("duplicate yank instance",),
+    # The section's name in a message of migration/savevm.c; 11.1 has the next text in it as well
+    "vhost-user-state": ("/vhost-user-",),
     # migration/vmstate.c vmstate_load_state(), hw/virtio/virtio.c virtio_load()
     "virtio-queue-size": ("Failed to load element of type virtio for virtio", "exceeds allocated max"),
     # migration/vmstate.c, migration/savevm.c: an instance's state; the number is that of the first CPU

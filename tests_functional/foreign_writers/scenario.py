@@ -61,10 +61,10 @@ class _Passes:
 
 def foreign_writer(name: str) -> Callable[[Run], Outcome]:
     """Return the scenario for one of WRITER_KINDS."""
-    return lambda run: _with(run, WRITER_KINDS[name])
+    return lambda run: _with(run, name, WRITER_KINDS[name])
 
 
-def _with(run: Run, kind: WriterKind) -> Outcome:
+def _with(run: Run, name: str, kind: WriterKind) -> Outcome:
     begun = time.monotonic()
     _require_target(run)
     if kind.shared_ram:
@@ -80,7 +80,7 @@ def _with(run: Run, kind: WriterKind) -> Outcome:
         writer.start()
         for number, flow in enumerate(_FLOWS):
             cycle = _Cycle(run, kind, marks, _Passes(2 * number), places)
-            cycles.append(cycle.judge(source, writer, target, flow, f"{number + 1:02d}-{flow.label}"))
+            cycles.append(cycle.judge(source, writer, target, flow, f"{name}/{number + 1:02d}-{flow.label}"))
         machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun, compare_stuns=False)
 
@@ -102,7 +102,7 @@ class _Cycle:
         # A device may open more files with its first request.
         before = replace(source.before, host=capture_host_state(source.guest.machine))
         folder = run.folder / label
-        folder.mkdir()
+        folder.mkdir(parents=True)
         run.say(f"{label}: saving ({flow.value}).")
 
         def write() -> None:

@@ -159,6 +159,10 @@ _FAILED = "failures/reports-failure"
 _STALLED = "failures/cancel-stalled"
 _CALL = "failures/call-create-1-eperm"
 _FILES = "failures/descriptors-exec-0-free"
+_VHOST = "vhost-user-blk"
+_VHOST_STATE = (
+    f"qemu: error while loading state for instance 0x0 of device '0000:00:02.0/vhost-user-blk': {_VIRTIO}"
+)
 _MERGED = "memory/merged-while-saving"
 
 # What is found, in which check, and the issues that explain it.
@@ -303,6 +307,16 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "system.flash0"}), ""),
     ("02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
     ("01-live/write-order", _code(Code.GOLDEN_DIFFERS, {"block": "system.flash1"}), ""),
+    (f"{_VHOST}/03-live/foreign-writer", _code(Code.FOREIGN_NEWER), "F26"),
+    (f"{_VHOST}/03-live/foreign-writer", _code(Code.FOREIGN_LOST), ""),
+    (f"{_VHOST}/01-stop-and-save/foreign-writer", _code(Code.FOREIGN_NEWER), ""),
+    ("virtio-blk/03-live/foreign-writer", _code(Code.FOREIGN_NEWER), ""),
+    (f"{_VHOST}/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "mem0"}), "F26"),
+    ("virtio-blk/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "mem0"}), ""),
+    (f"{_VHOST}/03-live/restore", _ended(_VHOST_STATE, "qemu: load of migration failed: x"), "F26"),
+    (f"{_VHOST}/03-live/restore", _ended(f"load of migration failed: x: {_VHOST_STATE}"), "F26"),
+    (f"{_VHOST}/03-live/restore", _ended(_CPU, "qemu: load of migration failed: x"), ""),
+    (f"{_VHOST}/03-live/write-order", _code(Code.WRITE_ORDER_NEWER), ""),
 ]
 
 

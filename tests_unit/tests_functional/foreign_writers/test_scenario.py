@@ -1,0 +1,69 @@
+"""Contract: a test of a foreign writer proves something, or says that it does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness.errors import NotApplicable, SetupBroken
+from tests_functional.foreign_writers import scenario
+from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place
+from tests_functional.foreign_writers.marks import Marks
+from tests_functional.foreign_writers.target import Target
+from tests_unit.support.scenario_values import make_run
+
+_PLACES = cast(Any, None)
+
+
+def _cycle(folder: Path) -> scenario._Cycle:
+    kind = WRITER_KINDS["virtio-blk"]
+    return scenario._Cycle(make_run(folder), kind, Marks(), scenario._Passes(2), _PLACES)
+
+
+@pytest.mark.parametrize(("written", "right"), [([3, 3], True), ([3, 2], False), ([3, None], False)])
+def test_all_must_be_written_during_the_save(tmp_path: Path, written: list[int | None], right: bool) -> None:
+    """A pass that was not written to its end proves nothing."""
+    target = cast(Target, SimpleNamespace(passes=lambda _marks, pages: written[:pages]))
+    if right:
+        _cycle(tmp_path)._require_written(target, 2)
+        return
+    with pytest.raises(SetupBroken, match="wrote 1 of 2 pages after T0, so this run proves nothing"):
+        _cycle(tmp_path)._require_written(target, 2)
+
+
+def test_guest_whose_devices_nobody_can_drive(tmp_path: Path) -> None:
+    """A guest with an operating system, and a machine without the ports, are skipped."""
+    run = make_run(tmp_path)
+    with pytest.raises(NotApplicable, match="bare guest"):
+        scenario._require_target(run)
+    bare = replace(run, stack=replace(run.stack, image=replace(run.stack.image, bare=True)))
+    scenario._require_target(bare)
+    with pytest.raises(NotApplicable, match="'microvm'"):
+        scenario._require_target(replace(bare, stack=replace(bare.stack, machine="microvm")))
+
+
+def test_disk_has_all_passes(tmp_path: Path) -> None:
+    """One behind the other, two for each snapshot."""
+    marks = Marks()
+    scenario._make_disk(tmp_path / "disk", marks)
+    content = (tmp_path / "disk").read_bytes()
+    pages = [content[at : at + 4096] for at in range(0, len(content), 4096)]
+    assert marks.passes(pages) == [number for number in range(6) for _ in range(768)]
+
+
+@pytest.mark.parametrize("name", WRITER_KINDS)
+def test_source_and_restored_guest_have_sockets_of_their_own(tmp_path: Path, name: str) -> None:
+    """They run side by side; the disk is one, since nobody writes to it."""
+    kind = WRITER_KINDS[name]
+    source, restored = (
+        kind.arguments(Place(tmp_path / "disk,1", tmp_path / socket, Marks())) for socket in "ab"
+    )
+    assert kind.reason
+    assert len(source) == len(restored)
+    if any(str(tmp_path / "a") in argument for argument in source):
+        assert source != restored
+    assert not any("disk,1" in argument for argument in source)
