@@ -142,6 +142,10 @@ class Code(enum.StrEnum):
     )
     RESTORED_UNCHECKED_PAGE = "restored.unchecked-page", "Not all of the restored guest's pages were checked."
     RESTORED_WRITERS_STALLED = "restored.writers-stalled", "A writer of the restored guest does not go on."
+    RESTORED_TIMER_LOST = (
+        "restored.timer-lost",
+        "The restored guest's timer expired long ago and raises no interrupt.",
+    )
 
     # Oracle 4, structure. What comes before the dot is the name of the check.
     HEADER_VERSION = "header.version", "The stream has a version that QEMU does not write."

@@ -13,6 +13,7 @@ from harness.deadline import Deadline
 from harness.errors import HostTooBusy, MachineryMissing, SnapproofError
 from harness.linux.run_queue import LEAST_GRANTED, processor_time
 from harness.qemu import migration
+from harness.qemu.decrementer import lost_decrementer
 from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.lib.guest import Guest, Stack, logged_in
 from tests_functional.lib.save import Snapshot, restore_uri
@@ -33,6 +34,8 @@ ONWARDS = {
 """The QMP command that makes a guest in a run state go on."""
 # QEMU monitor/qmp-cmds.c qmp_cont() refuses to continue a guest in it.
 _OFF = "shutdown"
+# Of a guest that does not answer, or no longer.
+_LATE = (Code.WAIT_EXPIRED, Code.GUEST_NO_ANSWER, Code.GUEST_COMMAND_UNFINISHED)
 
 
 def no_more(_guest: Guest) -> list[CheckResult]:
@@ -77,7 +80,7 @@ def judge_restored(
                 machine.qmp.execute(ONWARDS[state])
             checks = []
             if snapshot.state != _OFF:
-                with _late_by_the_host(machine), logged_in(machine, stack, deadline) as guest:
+                with _late_explained(machine), logged_in(machine, stack, deadline) as guest:
                     slept = snapshot.state == "suspended"
                     checks += check_restored_guest(guest.agent, source, t0, begun, slept, deadline)
                     checks += further(guest)
@@ -93,15 +96,24 @@ def judge_restored(
 
 
 @contextmanager
-def _late_by_the_host(machine: SpawnedMachine) -> Iterator[None]:
-    """Blame the host for a guest that is late within the `with`, if QEMU got too little processor time."""
+def _late_explained(machine: SpawnedMachine) -> Iterator[None]:
+    """Explain a guest that is late within the `with`, by its timer or by the host.
+
+    The host is to blame if QEMU got too little processor time, but it loses no interrupt of a timer.
+    """
     try:
         yield
     except SnapproofError as error:
-        if error.code not in (Code.WAIT_EXPIRED, Code.GUEST_NO_ANSWER) or not machine.alive():
+        if error.code not in _LATE or not machine.alive():
             raise
+        if seconds := lost_decrementer(machine):
+            raise machine.failure(
+                f"{error.sentence.rstrip('.')}, and its decrementer expired {seconds:.0f} s ago and raised "
+                "no interrupt, so none of its timers fires",
+                Code.RESTORED_TIMER_LOST,
+            ) from error
         got = processor_time(machine.pid)
-        if got.granted >= LEAST_GRANTED:
+        if error.code is Code.GUEST_COMMAND_UNFINISHED or got.granted >= LEAST_GRANTED:
             raise
         raise HostTooBusy(
             f"{error.sentence.rstrip('.')}, and the restored guest's QEMU got {got.granted:.0%} of the "

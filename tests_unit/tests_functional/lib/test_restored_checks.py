@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 
+from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, HostTooBusy, MachineryMissing, SnapproofError, SubjectFailed
 from harness.guest.shell import GuestUnreachable
@@ -27,6 +28,8 @@ from tests_unit.support.scenario_values import (
     stand_in_guest,
 )
 from validators.verdict import CheckResult
+
+_UNFINISHED = GuestUnreachable("'x' did not end.", code=Code.GUEST_COMMAND_UNFINISHED)
 
 
 def _failing_machine(error: SnapproofError) -> type:
@@ -112,6 +115,7 @@ def test_restored_guest_is_made_to_go_on_and_judged(
         (DeadlineExpired("It did not happen."), 8, True, False),
         (GuestUnreachable("It did not answer."), 2, False, False),
         (SubjectFailed("QEMU ended."), 2, True, False),
+        (_UNFINISHED, 2, True, False),
     ],
 )
 def test_host_is_blamed_for_a_late_guest(
@@ -119,14 +123,47 @@ def test_host_is_blamed_for_a_late_guest(
 ) -> None:
     """Only where the guest is late, its QEMU is there, and it got less than half of what it wanted."""
     monkeypatch.setattr(restored_checks, "processor_time", lambda _pid: ProcessorTime(ran_ns, 10 - ran_ns))
-    machine = cast(SpawnedMachine, SimpleNamespace(pid=1, alive=lambda: alive))
-    with pytest.raises(SnapproofError) as caught, restored_checks._late_by_the_host(machine):
+    machine = cast(SpawnedMachine, SimpleNamespace(pid=1, alive=lambda: alive, hmp=lambda _: ""))
+    with pytest.raises(SnapproofError) as caught, restored_checks._late_explained(machine):
         raise error
     assert isinstance(caught.value, HostTooBusy) == blamed
     assert (caught.value is error) != blamed
     if blamed:
         assert "got 20% of the processor time" in caught.value.sentence
         assert caught.value.status is Status.ERROR
+
+
+@pytest.mark.parametrize(
+    ("error", "alive", "seconds", "blamed"),
+    [
+        (GuestUnreachable("It did not answer."), True, 40.0, True),
+        (DeadlineExpired("It did not happen."), True, 40.0, True),
+        (_UNFINISHED, True, 40.0, True),
+        (GuestUnreachable("It did not answer."), True, 0.0, False),
+        (GuestUnreachable("It did not answer."), False, 40.0, False),
+        (SubjectFailed("QEMU ended."), True, 40.0, False),
+    ],
+)
+def test_lost_timer_is_blamed_for_a_late_guest(
+    monkeypatch: pytest.MonkeyPatch, error: SnapproofError, alive: bool, seconds: float, blamed: bool
+) -> None:
+    """Even on a busy host, which loses no interrupt; only where the guest is late and its QEMU is there."""
+    monkeypatch.setattr(
+        restored_checks, "processor_time", lambda _pid: ProcessorTime(8 if not blamed else 2, 2)
+    )
+    monkeypatch.setattr(restored_checks, "lost_decrementer", lambda _machine: seconds)
+    machine = cast(
+        SpawnedMachine,
+        SimpleNamespace(
+            pid=1, alive=lambda: alive, failure=lambda text, code: SubjectFailed(text, code=code)
+        ),
+    )
+    with pytest.raises(SnapproofError) as caught, restored_checks._late_explained(machine):
+        raise error
+    assert (caught.value.code is Code.RESTORED_TIMER_LOST) == blamed
+    assert (caught.value is error) != blamed
+    if blamed:
+        assert "decrementer expired 40 s ago" in caught.value.sentence
 
 
 def test_there_are_no_further_checks_unless_asked_for() -> None:
