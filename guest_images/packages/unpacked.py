@@ -89,7 +89,7 @@ def find_program(root: Path, name: str) -> str:
     Raises:
         SetupBroken: the packages do not have the program.
     """
-    for folder in ("bin", "usr/bin", "sbin", "usr/sbin"):
+    for folder in ("bin", "usr/bin", "sbin", "usr/sbin", "usr/libexec"):
         if (root / folder / name).is_file():
             return f"{folder}/{name}"
     raise SetupBroken(f"The packages in '{root}' do not include the program '{name}'.")

@@ -143,18 +143,24 @@ class Queue:
 class VirtioDevice:
     """A virtio-pci device of a running machine, found by its number in VIRTIO 1.2, section 5."""
 
-    def __init__(self, machine: Machine, number: int) -> None:
+    def __init__(self, machine: Machine, number: int, queue: int = 0) -> None:
         """Find the device.
+
+        Args:
+            machine: QEMU.
+            number: the device's, in VIRTIO 1.2, section 5.
+            queue: number of the queue that is used.
 
         Raises:
             SetupBroken: the machine has no such device, or no ports to reach it by.
         """
         self._space = PciFunction(machine, _place_of(machine, number))
+        self._queue = queue
         self._opened: tuple[int, int, int] | None = None
         self._places = self._capabilities()
 
     def start(self, queue: Queue, features: int = 0) -> None:
-        """Reset the device, and set it up with its first queue alone.
+        """Reset the device, and set it up with one queue alone.
 
         Args:
             queue: laid out already.
@@ -171,7 +177,7 @@ class VirtioDevice:
             self._set(_FEATURE_SELECT, 4, half)
             self._set(_FEATURES, 4, wanted)
         self._set(_STATUS, 1, _ACKNOWLEDGE | _DRIVER | _FEATURES_OK)
-        self._set(_QUEUE_SELECT, 2, 0)
+        self._set(_QUEUE_SELECT, 2, self._queue)
         self._set(_QUEUE_SIZE, 2, queue.size)
         for register, address in (
             (_DESCRIPTORS, queue.descriptors),
@@ -186,11 +192,14 @@ class VirtioDevice:
             raise SetupBroken(f"The virtio device was set up and has the status {status:#x}.")
 
     def notify(self) -> None:
-        """Tell the device that its first queue has been offered more."""
-        bar, offset, _ = self._places[_NOTIFY]
-        # With one queue the multiplier is of no account: its offset is 0.
+        """Tell the device that the queue has been offered more."""
+        bar, offset, place = self._places[_NOTIFY]
+        if self._queue:
+            # VIRTIO 1.2, 4.1.4.4: the capability ends in a multiplier for the queue's own offset.
+            self._set(_QUEUE_SELECT, 2, self._queue)
+            offset += self._get(_NOTIFY_OFFSET, 2) * self._space.read(place + 16, 4)
         self._access(bar, offset, 2)
-        self._space.write(self._window + 16, 2, 0)
+        self._space.write(self._window + 16, 2, self._queue)
 
     @property
     def _window(self) -> int:

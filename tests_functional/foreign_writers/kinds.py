@@ -10,7 +10,9 @@ from typing import Protocol
 from harness.deadline import Deadline
 from harness.qemu.configuration import qemu_quoted
 from harness.qemu.machine import Machine
+from tests_functional.foreign_writers.daemons import FILE_SYSTEM, STORAGE, Daemon
 from tests_functional.foreign_writers.disk_reads import DiskReads
+from tests_functional.foreign_writers.file_reads import FileReads
 from tests_functional.foreign_writers.fw_cfg import FILE, FwCfg
 from tests_functional.foreign_writers.ide_reads import IdeReads
 from tests_functional.foreign_writers.marks import Marks
@@ -40,8 +42,8 @@ class Place:
     """What the arguments and the writer of one QEMU are made of.
 
     Attributes:
-        disk: image with the marked pages of all passes, one after another.
-        socket: UNIX socket of its own, for a process that serves it or to send it packets.
+        disk: image with the marked pages of all passes, one after another, alone in its folder.
+        socket: UNIX socket of its own, for the process that serves it or to send it packets.
         marks: those of the test.
     """
 
@@ -56,17 +58,17 @@ class WriterKind:
 
     Attributes:
         reason: why it is tested.
+        device: QEMU's name of the device, which a refusal must have.
         arguments: makes the further arguments of a QEMU that has it.
         writer: makes the writer of a running QEMU.
-        shared_ram: whether another process has to map guest RAM.
-        daemon: whether qemu-storage-daemon serves the disk.
+        daemon: the process that serves the device, and maps guest RAM for it; None where QEMU does.
     """
 
     reason: str
+    device: str
     arguments: Callable[[Place], tuple[str, ...]]
     writer: Callable[[Machine, Target, Place], Writer]
-    shared_ram: bool = False
-    daemon: bool = False
+    daemon: Daemon | None = None
 
 
 _DISK = "foreign-disk"
@@ -83,18 +85,15 @@ def _disk(place: Place, device: str, options: str = "") -> tuple[str, ...]:
 
 
 def _virtio_blk(reason: str, options: str = "", device: str = "virtio-blk-pci") -> WriterKind:
-    return WriterKind(reason, lambda place: _disk(place, device, options), _disk_reads)
+    return WriterKind(reason, "virtio-blk", lambda place: _disk(place, device, options), _disk_reads)
 
 
 def _disk_reads(machine: Machine, target: Target, _place: Place) -> Writer:
     return DiskReads(machine, target)
 
 
-def _vhost_user_blk(place: Place) -> tuple[str, ...]:
-    return (
-        *("-chardev", f"socket,id=foreign,path={qemu_quoted(place.socket)}"),
-        *("-device", "vhost-user-blk-pci,chardev=foreign,num-queues=1"),
-    )
+def _vhost_user(*device: str) -> Callable[[Place], tuple[str, ...]]:
+    return lambda place: ("-chardev", f"socket,id=foreign,path={qemu_quoted(place.socket)}", *device)
 
 
 def _packets(place: Place) -> tuple[str, ...]:
@@ -114,6 +113,7 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
     "virtio-blk-io-uring": _virtio_blk("the same by io_uring", ",cache.direct=on,aio=io_uring"),
     "virtio-blk-iothread": WriterKind(
         "a thread of its own plays the device, while QEMU's main loop saves",
+        "virtio-blk",
         lambda place: (
             *("-object", "iothread,id=foreign-thread"),
             *_disk(place, "virtio-blk-pci,iothread=foreign-thread"),
@@ -122,24 +122,34 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
     ),
     "vhost-user-blk": WriterKind(
         "its process has a mapping of guest RAM of its own, and userfaultfd is of QEMU's page tables",
-        _vhost_user_blk,
+        "vhost-user-blk",
+        _vhost_user("-device", "vhost-user-blk-pci,chardev=foreign,num-queues=1"),
         _disk_reads,
-        shared_ram=True,
-        daemon=True,
+        STORAGE,
     ),
     "ide": WriterKind(
         "a PCI bus master reads the disk into guest RAM",
+        "ide-hd",
         lambda place: _disk(place, "ide-hd,bus=ide.0"),
         lambda machine, target, _: IdeReads(machine, target),
     ),
     "fw-cfg": WriterKind(
         "a device of the board writes to guest RAM without a bus",
+        "fw_cfg",
         lambda place: ("-fw_cfg", f"name={FILE},file={qemu_quoted(place.disk)}"),
         lambda machine, target, _: FwCfg(machine, target),
     ),
     "virtio-net": WriterKind(
         "packets arrive at any time, whatever the guest does",
+        "virtio-net",
         _packets,
         lambda machine, target, place: Packets(machine, target, place.marks, place.socket),
+    ),
+    "vhost-user-fs": WriterKind(
+        "the same by virtiofsd, which has state of its own that belongs to T0",
+        "vhost-user-fs",
+        _vhost_user("-device", f"vhost-user-fs-pci,chardev=foreign,tag={FILE}"),
+        lambda machine, target, _: FileReads(machine, target),
+        FILE_SYSTEM,
     ),
 }

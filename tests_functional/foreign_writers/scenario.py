@@ -9,19 +9,21 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, NotApplicable, SetupBroken
+from harness.qemu.configuration import qemu_quoted
+from harness.qemu.qmp import CommandRefused
 from harness.qemu.virtio_driver import can_drive
-from tests_functional.foreign_writers.judge import judge_marks, judge_restored_writer
+from tests_functional.foreign_writers.daemons import served
+from tests_functional.foreign_writers.judge import judge_marks, judge_refusal, judge_restored_writer
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, WriterKind
 from tests_functional.foreign_writers.marks import Marks
-from tests_functional.foreign_writers.storage_daemon import served_disk
 from tests_functional.foreign_writers.target import PAGES, Target
-from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
+from tests_functional.lib.build_outcome import Cycle, outcome_of, outcome_of_cycles
 from tests_functional.lib.cycle import Source, judge_cycle, resting, writing_guest
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.outcome import Outcome
@@ -38,14 +40,6 @@ _PASS_SECONDS = 60.0
 _STALLS = "QEMU holds up the vCPUs while a device waits for protected pages, and this test writes many."
 # A UNIX socket's path has at most 107 bytes, and that of a results folder may have more.
 _SOCKET_FOLDER = "/tmp"
-
-
-@dataclass(frozen=True)
-class _Places:
-    """What source and restored guest get; they run side by side."""
-
-    source: Place
-    restored: Place
 
 
 @dataclass(frozen=True)
@@ -67,22 +61,33 @@ def foreign_writer(name: str) -> Callable[[Run], Outcome]:
 def _with(run: Run, name: str, kind: WriterKind) -> Outcome:
     begun = time.monotonic()
     _require_target(run)
-    if kind.shared_ram:
+    if kind.daemon:
         run = replace(run, stack=MEMORY_KINDS["memfd-shared"].stack(run.stack))
     marks, cycles = Marks(), []
-    with (
-        _places(run, kind, marks) as places,
-        writing_guest(run.with_arguments(kind.arguments(places.source))) as source,
-    ):
-        machine = source.guest.machine
-        target = Target(machine)
-        writer = kind.writer(machine, target, places.source)
-        writer.start()
-        for number, flow in enumerate(_FLOWS):
-            cycle = _Cycle(run, kind, marks, _Passes(2 * number), places)
-            cycles.append(cycle.judge(source, writer, target, flow, f"{name}/{number + 1:02d}-{flow.label}"))
-        machine.quit()
+    with _places(run, marks) as places:
+        here = places[0]
+        with _served(run, kind, here), writing_guest(run.with_arguments(kind.arguments(here))) as source:
+            machine = source.guest.machine
+            target = Target(machine)
+            writer = kind.writer(machine, target, here)
+            writer.start()
+            for number, (flow, restored) in enumerate(zip(_FLOWS, places[1:], strict=True)):
+                cycle = _Cycle(run, kind, marks, _Passes(2 * number), restored)
+                label = f"{name}/{number + 1:02d}-{flow.label}"
+                try:
+                    cycles.append(cycle.judge(source, writer, target, flow, label))
+                except CommandRefused as refusal:
+                    return _refused(run, source, kind, refusal.reason, label, time.monotonic() - begun)
+            machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun, compare_stuns=False)
+
+
+def _refused(run: Run, source: Source, kind: WriterKind, words: str, label: str, seconds: float) -> Outcome:
+    """Judge a refusal of the first save: it must name the device, and leave the guest as it was."""
+    checks = [judge_refusal(words, kind.device), *judge_source(source.guest, source.before)]
+    checks = [replace(check, name=f"{label}/{check.name}") for check in checks]
+    source.guest.machine.quit()
+    return outcome_of(run, checks, seconds, f"QEMU refuses to save such a guest clearly: {words}")
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class _Cycle:
     kind: WriterKind
     marks: Marks
     passes: _Passes
-    places: _Places
+    restored: Place
 
     def judge(self, source: Source, writer: Writer, target: Target, flow: Flow, label: str) -> Cycle:
         """Write a pass, save the guest while the next one is written, restore it, and judge all of it."""
@@ -117,8 +122,9 @@ class _Cycle:
         checks = judge_source(source.guest, before)
         with resting(run.stack, source.guest.machine, checks):
             checks.append(self._judge_file(snapshot, writer.pages))
-            restoring = run.with_arguments(self.kind.arguments(self.places.restored))
-            return judge_cycle(restoring, source, snapshot, label, checks, self._look, _STALLS)
+            restoring = run.with_arguments(self.kind.arguments(self.restored))
+            with _served(run, self.kind, self.restored):
+                return judge_cycle(restoring, source, snapshot, label, checks, self._look, _STALLS)
 
     def _require_written(self, target: Target, pages: int) -> None:
         """Check that the pass of after T0 was written while RAM was being saved.
@@ -138,7 +144,7 @@ class _Cycle:
     def _look(self, guest: Guest) -> list[CheckResult]:
         """Let the restored guest's writer go on, and judge what it writes."""
         target, after = Target(guest.machine), self.passes.after
-        writer = self.kind.writer(guest.machine, target, self.places.restored)
+        writer = self.kind.writer(guest.machine, target, self.restored)
         error = None
         try:
             writer.write(after, Deadline(_PASS_SECONDS))
@@ -148,17 +154,27 @@ class _Cycle:
 
 
 @contextmanager
-def _places(run: Run, kind: WriterKind, marks: Marks) -> Iterator[_Places]:
-    """Make the disk, and serve it if the kind of writer needs that."""
-    disk = run.folder / "marks.raw"
+def _places(run: Run, marks: Marks) -> Iterator[list[Place]]:
+    """Make the disk; yield the source's place, and one for each restored guest."""
+    disk = run.folder / "shared" / "marks"
+    disk.parent.mkdir()
     _make_disk(disk, marks)
     with tempfile.TemporaryDirectory(prefix="snapproof-", dir=_SOCKET_FOLDER) as folder:
-        sockets = [Path(folder) / name for name in ("source", "restored")]
-        source, restored = (Place(disk, socket, marks) for socket in sockets)
-        log = run.folder / "storage-daemon.log"
-        with served_disk(disk, sockets, log, run.provisioning) if kind.daemon else nullcontext():
-            yield _Places(source, restored)
+        yield [Place(disk, Path(folder, f"socket-{number}"), marks) for number in range(1 + len(_FLOWS))]
     disk.unlink()
+
+
+def _served(run: Run, kind: WriterKind, place: Place) -> AbstractContextManager[None]:
+    """Run the kind's daemon within the `with`, if it has one."""
+    if kind.daemon is None:
+        return nullcontext()
+    values = {
+        "disk": qemu_quoted(place.disk),
+        "folder": str(place.disk.parent),
+        "socket": str(place.socket),
+    }
+    log = run.folder / f"{kind.daemon.program}-{place.socket.name}.log"
+    return served(kind.daemon, values, log, run.provisioning)
 
 
 def _make_disk(path: Path, marks: Marks) -> None:

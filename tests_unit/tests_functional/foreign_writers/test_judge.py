@@ -8,7 +8,7 @@ import pytest
 
 from harness.codes import Code
 from harness.errors import DeadlineExpired, SnapproofError
-from tests_functional.foreign_writers.judge import judge_marks, judge_restored_writer
+from tests_functional.foreign_writers.judge import judge_marks, judge_refusal, judge_restored_writer
 from tests_functional.foreign_writers.marks import MarkedPage
 from tests_unit.support.scenario_values import codes, sentences
 
@@ -62,3 +62,10 @@ def test_restored_writer(passes: Sequence[int | None], error: SnapproofError | N
     if words:
         with pytest.raises(AssertionError, match=words):
             raise AssertionError(*sentences(result))
+
+
+@pytest.mark.parametrize(("device", "expected"), [("vhost-user-fs", []), ("ide-hd", [Code.REFUSAL_UNCLEAR])])
+def test_refusal_names_the_device(device: str, expected: Sequence[Code]) -> None:
+    """A user must see what to take out."""
+    words = "State blocked by non-migratable device '0000:00:02.0/vhost-user-fs'"
+    assert codes(judge_refusal(words, device)) == expected

@@ -16,12 +16,12 @@ from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import Target
 from tests_unit.support.scenario_values import make_run
 
-_PLACES = cast(Any, None)
+_PLACE = cast(Any, None)
 
 
 def _cycle(folder: Path) -> scenario._Cycle:
     kind = WRITER_KINDS["virtio-blk"]
-    return scenario._Cycle(make_run(folder), kind, Marks(), scenario._Passes(2), _PLACES)
+    return scenario._Cycle(make_run(folder), kind, Marks(), scenario._Passes(2), _PLACE)
 
 
 @pytest.mark.parametrize(("written", "right"), [([3, 3], True), ([3, 2], False), ([3, None], False)])

@@ -1,0 +1,80 @@
+"""Starts Debian's daemons that serve a device of QEMU by vhost-user, and ends them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from guest_images.packages.programs import packaged_program
+from guest_images.provisioning import Provisioning
+from harness.deadline import Deadline
+from harness.errors import DeadlineExpired, SetupBroken
+from harness.process import ChildProcess
+
+_START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A program of Debian's that serves one QEMU.
+
+    Attributes:
+        package: Debian's name of its package.
+        program: its file name.
+        arguments: of its command line; {socket}, {disk} and {folder} stand for its QEMU's.
+    """
+
+    package: str
+    program: str
+    arguments: tuple[str, ...]
+
+
+STORAGE = Daemon(
+    "qemu-utils",
+    "qemu-storage-daemon",
+    (
+        "--blockdev=driver=file,node-name=file,filename={disk},read-only=on,cache.direct=on",
+        "--blockdev=driver=raw,node-name=disk,file=file,read-only=on",
+        "--export=type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path={socket}",
+    ),
+)
+
+FILE_SYSTEM = Daemon(
+    "virtiofsd",
+    "virtiofsd",
+    # Its sandboxes need more than a process in a container has, and it shares a folder of ours.
+    ("--sandbox=none", "--socket-path={socket}", "--shared-dir={folder}"),
+)
+
+
+@contextmanager
+def served(daemon: Daemon, values: dict[str, str], log: Path, provisioning: Provisioning) -> Iterator[None]:
+    """Run a daemon within the `with`; it may end with the QEMU that it serves.
+
+    Args:
+        daemon: which.
+        values: what stands in its arguments; `socket` is where it listens.
+        log: takes what it prints.
+        provisioning: the mirror, the cache, and the log of slow steps.
+
+    Raises:
+        MachineryMissing, SetupBroken: the daemon is not to be had, or does not start.
+    """
+    program = packaged_program(daemon.package, daemon.program, provisioning)
+    command = [*program, *(argument.format(**values) for argument in daemon.arguments)]
+    with ChildProcess(command, log) as process:
+        _wait_listening(process, Path(values["socket"]), daemon.program)
+        yield
+
+
+def _wait_listening(process: ChildProcess, socket: Path, name: str) -> None:
+    try:
+        Deadline(_START_SECONDS).wait_for(
+            lambda: socket.exists() or process.exit_code() is not None, f"The start of {name}"
+        )
+    except DeadlineExpired as error:
+        raise SetupBroken(error.sentence, process.evidence()) from error
+    if process.exit_code() is not None:
+        raise SetupBroken(f"{name} ended at its start.", process.evidence())
