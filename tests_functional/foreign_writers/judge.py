@@ -31,7 +31,7 @@ def judge_marks(found: Sequence[MarkedPage], before: int, pages: int) -> CheckRe
         named = ", ".join(f"{page.block} at {page.offset:#x}" for page in newer[:_MOST_NAMED])
         problems.append(
             Problem(
-                Code.FOREIGN_NEWER,
+                Code.FOREIGN_WRITER_NEWER,
                 f"{len(newer)} of {pages} pages have what a foreign writer wrote after T0: {named}"
                 f"{', ...' if len(newer) > _MOST_NAMED else ''}.",
             )
@@ -40,7 +40,7 @@ def judge_marks(found: Sequence[MarkedPage], before: int, pages: int) -> CheckRe
     if lost:
         problems.append(
             Problem(
-                Code.FOREIGN_LOST,
+                Code.FOREIGN_WRITER_LOST,
                 f"{lost} of {pages} pages lack what a foreign writer wrote before T0.",
             )
         )
@@ -62,14 +62,14 @@ def judge_restored_writer(
     if error is not None:
         problems.append(
             Problem(
-                Code.FOREIGN_SILENT,
+                Code.FOREIGN_WRITER_SILENT,
                 f"The foreign writer does not go on in the restored guest: {error.sentence}",
             )
         )
     elif (found := passes.count(after)) != len(passes):
         problems.append(
             Problem(
-                Code.FOREIGN_SILENT,
+                Code.FOREIGN_WRITER_SILENT,
                 f"The restored guest's foreign writer wrote {found} of {len(passes)} pages.",
             )
         )

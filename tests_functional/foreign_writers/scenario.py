@@ -36,7 +36,7 @@ from validators.oracles.o6_host.host_state import capture_host_state
 from validators.verdict import CheckResult
 
 _FLOWS = (Flow.STOP_AND_SAVE, Flow.STOP_MIGRATE_CONT, Flow.LIVE)
-_PASS_SECONDS = 60.0
+_PASS_SECONDS, _FIRST_PASS = 60.0, 0
 _STALLS = "QEMU holds up the vCPUs while a device waits for protected pages, and this test writes many."
 # A UNIX socket's path has at most 107 bytes, and that of a results folder may have more.
 _SOCKET_FOLDER = "/tmp"
@@ -66,13 +66,17 @@ def _with(run: Run, name: str, kind: WriterKind) -> Outcome:
     marks, cycles = Marks(), []
     with _places(run, marks) as places:
         here = places[0]
-        with _served(run, kind, here), writing_guest(run.with_arguments(kind.arguments(here))) as source:
-            machine = source.guest.machine
+        with _served(run, kind, here), writing_guest(run.with_arguments(kind.arguments(here))) as booted:
+            machine = booted.guest.machine
             target = Target(machine)
             writer = kind.writer(machine, target, here)
             writer.start()
+            writer.offer(_FIRST_PASS)
+            writer.write(_FIRST_PASS, Deadline(_PASS_SECONDS))
+            # A device opens more files with its first request.
+            source = replace(booted, before=replace(booted.before, host=capture_host_state(machine)))
             for number, (flow, restored) in enumerate(zip(_FLOWS, places[1:], strict=True)):
-                cycle = _Cycle(run, kind, marks, _Passes(2 * number), restored)
+                cycle = _Cycle(run, kind, marks, _Passes(1 + 2 * number), restored)
                 label = f"{name}/{number + 1:02d}-{flow.label}"
                 try:
                     cycles.append(cycle.judge(source, writer, target, flow, label))
@@ -84,6 +88,8 @@ def _with(run: Run, name: str, kind: WriterKind) -> Outcome:
 
 def _refused(run: Run, source: Source, kind: WriterKind, words: str, label: str, seconds: float) -> Outcome:
     """Judge a refusal of the first save: it must name the device, and leave the guest as it was."""
+    # The flow of the first save stops the guest before.
+    source.guest.machine.qmp.execute("cont")
     checks = [judge_refusal(words, kind.device), *judge_source(source.guest, source.before)]
     checks = [replace(check, name=f"{label}/{check.name}") for check in checks]
     source.guest.machine.quit()
@@ -104,8 +110,6 @@ class _Cycle:
         writer.offer(passes.before)
         writer.write(passes.before, Deadline(_PASS_SECONDS))
         writer.offer(passes.after)
-        # A device may open more files with its first request.
-        before = replace(source.before, host=capture_host_state(source.guest.machine))
         folder = run.folder / label
         folder.mkdir(parents=True)
         run.say(f"{label}: saving ({flow.value}).")
@@ -119,7 +123,7 @@ class _Cycle:
         snapshot = take(flow, source.guest, source.counters, folder, limit, acts)
         if not flow.background:
             write()
-        checks = judge_source(source.guest, before)
+        checks = judge_source(source.guest, source.before)
         with resting(run.stack, source.guest.machine, checks):
             checks.append(self._judge_file(snapshot, writer.pages))
             restoring = run.with_arguments(self.kind.arguments(self.restored))
@@ -179,7 +183,7 @@ def _served(run: Run, kind: WriterKind, place: Place) -> AbstractContextManager[
 
 def _make_disk(path: Path, marks: Marks) -> None:
     with path.open("wb") as disk:
-        for number in range(2 * len(_FLOWS)):
+        for number in range(1 + 2 * len(_FLOWS)):
             disk.writelines(marks.page(number, index) for index in range(PAGES))
 
 

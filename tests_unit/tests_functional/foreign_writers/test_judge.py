@@ -23,13 +23,13 @@ _HALF_OLD = MarkedPage("pc.ram", 0x5000, 1, 2)
     ("found", "expected"),
     [
         ([_BEFORE, _BEFORE], []),
-        ([_BEFORE, _AFTER], [Code.FOREIGN_NEWER]),
-        ([_BEFORE, _TORN], [Code.FOREIGN_NEWER]),
-        ([_BEFORE, _OLD], [Code.FOREIGN_LOST]),
-        ([_BEFORE, _HALF_OLD], [Code.FOREIGN_LOST]),
-        ([_BEFORE], [Code.FOREIGN_LOST]),
-        ([], [Code.FOREIGN_LOST]),
-        ([_AFTER], [Code.FOREIGN_NEWER, Code.FOREIGN_LOST]),
+        ([_BEFORE, _AFTER], [Code.FOREIGN_WRITER_NEWER]),
+        ([_BEFORE, _TORN], [Code.FOREIGN_WRITER_NEWER]),
+        ([_BEFORE, _OLD], [Code.FOREIGN_WRITER_LOST]),
+        ([_BEFORE, _HALF_OLD], [Code.FOREIGN_WRITER_LOST]),
+        ([_BEFORE], [Code.FOREIGN_WRITER_LOST]),
+        ([], [Code.FOREIGN_WRITER_LOST]),
+        ([_AFTER], [Code.FOREIGN_WRITER_NEWER, Code.FOREIGN_WRITER_LOST]),
     ],
 )
 def test_marks_of_a_file(found: Sequence[MarkedPage], expected: Sequence[Code]) -> None:
@@ -58,7 +58,7 @@ def test_newer_pages_are_named() -> None:
 def test_restored_writer(passes: Sequence[int | None], error: SnapproofError | None, words: str) -> None:
     """It writes all pages of the pass that it was given before T0."""
     result = judge_restored_writer(passes, 3, error)
-    assert codes(result) == ([Code.FOREIGN_SILENT] if words else [])
+    assert codes(result) == ([Code.FOREIGN_WRITER_SILENT] if words else [])
     if words:
         with pytest.raises(AssertionError, match=words):
             raise AssertionError(*sentences(result))

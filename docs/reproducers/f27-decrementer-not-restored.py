@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F92: QEMU 7.2 neither saves nor starts the decrementer, so that the timer of a restored pseries never fires.
-# Usage: f92-decrementer-not-restored.py QEMU-SYSTEM-PPC64 [FOLDER]
+# F27: QEMU 7.2 neither saves nor starts the decrementer, so that the timer of a restored pseries never fires.
+# Usage: f27-decrementer-not-restored.py QEMU-SYSTEM-PPC64 [FOLDER]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Needs no background snapshot. Takes 8 s, and some MB in FOLDER (/var/tmp).
 
