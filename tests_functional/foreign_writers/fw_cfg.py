@@ -12,7 +12,7 @@ from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.io_ports import write_port
 from harness.qemu.machine import Machine
-from tests_functional.foreign_writers.target import PAGES, Target
+from tests_functional.foreign_writers.target import CONTROL_PAGES, PAGES, Target
 
 FILE = "opt/snapproof/marks"
 """Name of the file with the marked pages of all passes."""
@@ -27,17 +27,69 @@ _CONTROL_BYTES = 16
 _POLL_SECONDS = 0.002
 
 
+class FwCfgDma:
+    """The DMA interface of the device in a running machine."""
+
+    def __init__(self, machine: Machine, target: Target) -> None:
+        """Use the target's control pages, of which a driver may use the second half for its own requests."""
+        self._machine = machine
+        self._memory = target.memory
+        self._request = target.control
+        self._directory = target.control + TARGET_PAGE_BYTES
+
+    def carry_out(self, address: int, deadline: Deadline) -> None:
+        """Start the request at a guest-physical address, and wait until it has been carried out.
+
+        Raises:
+            SetupBroken: it failed. DeadlineExpired: it is not carried out in time.
+        """
+        for port, half in ((_DMA_PORT, address >> 32), (_DMA_PORT + 4, address & 0xFFFFFFFF)):
+            # The register has the other byte order than the port.
+            (swapped,) = struct.unpack("<I", struct.pack(">I", half))
+            write_port(self._machine, port, 4, swapped)
+
+        def done() -> bool:
+            (control,) = struct.unpack(">I", self._memory.read(address, 4))
+            if control & _ERROR:
+                raise SetupBroken("fw_cfg reports an error of a DMA request.")
+            return bool(control == 0)
+
+        deadline.wait_for(done, "fw_cfg's answer", interval=_POLL_SECONDS)
+
+    def find_file(self, wanted: str) -> int:
+        """Return the selector of a file.
+
+        Raises:
+            SetupBroken: the device does not have it.
+        """
+        size = 4 + _MOST_FILES * _ENTRY_BYTES
+        self._memory.write(self._directory, bytes(size))
+        self._memory.write(self._request, read_request(_DIRECTORY, size, self._directory))
+        self.carry_out(self._request, Deadline(10))
+        data = self._memory.read(self._directory, size)
+        (count,) = struct.unpack_from(">I", data)
+        for number in range(min(count, _MOST_FILES)):
+            _, selector, name = struct.unpack_from(">IH2x56s", data, 4 + number * _ENTRY_BYTES)
+            if name.rstrip(b"\0") == wanted.encode():
+                return int(selector)
+        raise SetupBroken(f"The guest's fw_cfg device has no file '{wanted}'.")
+
+
+def read_request(selector: int, size: int, address: int) -> bytes:
+    """Return the request to copy the beginning of a file to guest RAM."""
+    return struct.pack(">IIQ", selector << 16 | _SELECT | _READ, size, address)
+
+
 class FwCfg:
-    """The driver; its requests are in guest RAM."""
+    """The driver of the device as a writer; its requests are in guest RAM."""
 
     pages = PAGES
 
     def __init__(self, machine: Machine, target: Target) -> None:
         """Find the control pages of a running machine."""
-        self._machine = machine
+        self._dma = FwCfgDma(machine, target)
         self._memory = target.memory
-        self._requests = target.control
-        self._directory = target.control + TARGET_PAGE_BYTES
+        self._requests = target.control + CONTROL_PAGES // 2 * TARGET_PAGE_BYTES
         self._data = target.data
 
     def start(self) -> None:
@@ -49,7 +101,7 @@ class FwCfg:
         Raises:
             SetupBroken: the device does not have the file.
         """
-        select = self._find_file() << 16 | _SELECT
+        select = self._dma.find_file(FILE) << 16 | _SELECT
         skipped = number * PAGES * TARGET_PAGE_BYTES
         requests = [struct.pack(">IIQ", select | _SKIP, skipped, 0)]
         requests += [
@@ -65,33 +117,4 @@ class FwCfg:
             SetupBroken: one of them failed. DeadlineExpired: one is not carried out in time.
         """
         for request in range(_REQUESTS + 1):
-            self._carry_out(self._requests + request * _CONTROL_BYTES, deadline)
-
-    def _carry_out(self, address: int, deadline: Deadline) -> None:
-        for port, half in ((_DMA_PORT, address >> 32), (_DMA_PORT + 4, address & 0xFFFFFFFF)):
-            # The register has the other byte order than the port.
-            (swapped,) = struct.unpack("<I", struct.pack(">I", half))
-            write_port(self._machine, port, 4, swapped)
-
-        def done() -> bool:
-            (control,) = struct.unpack(">I", self._memory.read(address, 4))
-            if control & _ERROR:
-                raise SetupBroken("fw_cfg reports an error of a DMA request.")
-            return bool(control == 0)
-
-        deadline.wait_for(done, "fw_cfg's answer", interval=_POLL_SECONDS)
-
-    def _find_file(self) -> int:
-        """Return the selector of the file with the marks."""
-        size = 4 + _MOST_FILES * _ENTRY_BYTES
-        self._memory.write(self._directory, bytes(size))
-        head = struct.pack(">IIQ", _DIRECTORY << 16 | _SELECT | _READ, size, self._directory)
-        self._memory.write(self._requests, head)
-        self._carry_out(self._requests, Deadline(10))
-        data = self._memory.read(self._directory, size)
-        (count,) = struct.unpack_from(">I", data)
-        for number in range(min(count, _MOST_FILES)):
-            _, selector, name = struct.unpack_from(">IH2x56s", data, 4 + number * _ENTRY_BYTES)
-            if name.rstrip(b"\0") == FILE.encode():
-                return int(selector)
-        raise SetupBroken(f"The guest's fw_cfg device has no file '{FILE}'.")
+            self._dma.carry_out(self._requests + request * _CONTROL_BYTES, deadline)

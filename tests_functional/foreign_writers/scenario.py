@@ -60,7 +60,7 @@ def foreign_writer(name: str) -> Callable[[Run], Outcome]:
 
 def _with(run: Run, name: str, kind: WriterKind) -> Outcome:
     begun = time.monotonic()
-    _require_target(run)
+    require_target(run)
     if kind.daemon:
         run = replace(run, stack=MEMORY_KINDS["memfd-shared"].stack(run.stack))
     marks, cycles = Marks(), []
@@ -187,7 +187,7 @@ def _make_disk(path: Path, marks: Marks) -> None:
             disk.writelines(marks.page(number, index) for index in range(PAGES))
 
 
-def _require_target(run: Run) -> None:
+def require_target(run: Run) -> None:
     """Check that there are pages that nobody uses, and that the host can drive a device.
 
     Raises:

@@ -1,5 +1,6 @@
 """Avocado tests of writers of guest RAM that are no vCPUs."""
 
+from tests_functional.foreign_writers.firmware_tables import firmware_tables
 from tests_functional.foreign_writers.scenario import foreign_writer
 from tests_functional.lib.avocado_test import SnapshotTest
 
@@ -10,3 +11,7 @@ class ForeignWriters(SnapshotTest):
     def test_writer(self) -> None:
         """A foreign writer writes while RAM is saved; the file and the restored guest are of T0."""
         self.judge(foreign_writer(self.option("writer")))
+
+    def test_firmware_tables(self) -> None:
+        """QEMU makes its ACPI tables anew while RAM is saved; the file has those of T0."""
+        self.judge(firmware_tables)

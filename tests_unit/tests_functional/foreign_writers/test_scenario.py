@@ -39,11 +39,11 @@ def test_guest_whose_devices_nobody_can_drive(tmp_path: Path) -> None:
     """A guest with an operating system, and a machine without the ports, are skipped."""
     run = make_run(tmp_path)
     with pytest.raises(NotApplicable, match="bare guest"):
-        scenario._require_target(run)
+        scenario.require_target(run)
     bare = replace(run, stack=replace(run.stack, image=replace(run.stack.image, bare=True)))
-    scenario._require_target(bare)
+    scenario.require_target(bare)
     with pytest.raises(NotApplicable, match="'microvm'"):
-        scenario._require_target(replace(bare, stack=replace(bare.stack, machine="microvm")))
+        scenario.require_target(replace(bare, stack=replace(bare.stack, machine="microvm")))
 
 
 def test_disk_has_all_passes(tmp_path: Path) -> None:

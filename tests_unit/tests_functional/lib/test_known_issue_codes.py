@@ -163,6 +163,7 @@ _VHOST = "vhost-user-blk"
 _VHOST_STATE = (
     f"qemu: error while loading state for instance 0x0 of device '0000:00:02.0/vhost-user-blk': {_VIRTIO}"
 )
+_TABLES = "firmware-tables/01-seeds"
 _MERGED = "memory/merged-while-saving"
 
 # What is found, in which check, and the issues that explain it.
@@ -321,6 +322,10 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     (f"{_VHOST}/03-live/restore", _ended(f"load of migration failed: x: {_VHOST_STATE}"), "F26"),
     (f"{_VHOST}/03-live/restore", _ended(_CPU, "qemu: load of migration failed: x"), ""),
     (f"{_VHOST}/03-live/write-order", _code(Code.WRITE_ORDER_NEWER), ""),
+    (f"{_TABLES}/golden", _code(Code.GOLDEN_DIFFERS, {"block": "/rom@etc/acpi/tables"}), "F28"),
+    (f"{_TABLES}/golden", _code(Code.GOLDEN_DIFFERS, {"block": "/rom@etc/table-loader"}), "F28"),
+    (f"{_TABLES}/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
+    ("02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "/rom@etc/acpi/tables"}), ""),
 ]
 
 

@@ -1,0 +1,71 @@
+"""Has QEMU make its ACPI tables anew while RAM is saved; they lie in RAMBlocks that no guest writes.
+
+QEMU makes the tables when it starts, and once more when firmware first reads them after a reset
+(hw/i386/acpi-build.c, acpi_build_update(), 10.0). A device that was plugged in between changes them. The same
+happens where a guest is restarted while it is saved.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from harness.errors import NotApplicable
+from harness.qemu.architectures import TARGET_PAGE_BYTES
+from harness.qemu.machine import Machine
+from harness.qemu.ram import ramblocks
+from tests_functional.foreign_writers.fw_cfg import FwCfgDma, read_request
+from tests_functional.foreign_writers.scenario import require_target
+from tests_functional.foreign_writers.target import CONTROL_PAGES, Target
+from tests_functional.lib.build_outcome import outcome_of_cycles
+from tests_functional.lib.cycle import judge_cycle, resting, writing_guest
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Acts, Flow, take
+from tests_functional.lib.source_checks import judge_source
+from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
+from validators.oracles.o6_host.host_state import capture_host_state
+
+_TABLES = "etc/acpi/tables"
+_PLUGGED = {"driver": "virtio-rng-pci", "id": "plugged", "addr": "9"}
+_LABEL = "firmware-tables/01-seeds"
+_ACT_SECONDS = 60.0
+
+
+def firmware_tables(run: Run) -> Outcome:
+    """Plug a device in, save the guest, and have the tables read meanwhile; the file has those of T0."""
+    begun = time.monotonic()
+    require_target(run)
+    with writing_guest(run) as booted:
+        machine = booted.guest.machine
+        _require_located(machine)
+        machine.qmp.execute("device_add", _PLUGGED)
+        target = Target(machine)
+        dma, request = FwCfgDma(machine, target), target.control + CONTROL_PAGES // 2 * TARGET_PAGE_BYTES
+        target.memory.write(request, read_request(dma.find_file(_TABLES), TARGET_PAGE_BYTES, target.data))
+        source = replace(booted, before=replace(booted.before, host=capture_host_state(machine)))
+        folder = run.folder / _LABEL
+        folder.mkdir(parents=True)
+        run.say(f"{_LABEL}: saving ({Flow.STOP_MIGRATE_CONT.value}).")
+        acts = Acts(saving=lambda: dma.carry_out(request, run.deadline.at_most(_ACT_SECONDS)))
+        limit = run.deadline.at_most(SMALL_SAVE_SECONDS)
+        snapshot = take(Flow.STOP_MIGRATE_CONT, source.guest, source.counters, folder, limit, acts)
+        checks = judge_source(source.guest, source.before)
+        device = ",".join([_PLUGGED["driver"], *(f"{key}={_PLUGGED[key]}" for key in ("id", "addr"))])
+        with resting(run.stack, machine, checks):
+            restoring = run.with_arguments(("-device", device))
+            cycle = judge_cycle(restoring, source, snapshot, _LABEL, checks)
+        machine.quit()
+    return outcome_of_cycles(run, [cycle], time.monotonic() - begun)
+
+
+def _require_located(machine: Machine) -> None:
+    """Check that the tables are in golden images.
+
+    Raises:
+        NotApplicable: QEMU does not say where they are.
+    """
+    if not any(block.idstr == f"/rom@{_TABLES}" and block.host_address for block in ramblocks(machine)):
+        raise NotApplicable(
+            "QEMU before 8.2 does not say where it keeps ACPI tables, so none can be copied."
+        )
