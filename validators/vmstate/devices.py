@@ -33,6 +33,11 @@ def judge_devices(index: SnapshotIndex) -> CheckResult:
             tally.report(anomaly.code, anomaly.sentence, file_offset=anomaly.offset)
     if index.damage is not None:
         return tally.skip("The reading stopped before the vmdesc.")
+    if index.vmdesc is None and not (index.footers or index.configuration.present):
+        return tally.skip(
+            "There is none, and no footers: a machine type of QEMU 2.0 to 2.2 wrote the file, or it was cut, "
+            "which only restoring it can show."
+        )
     if index.vmdesc is None:
         tally.report(Code.VMDESC_ABSENT, "No vmdesc follows the end marker.", file_offset=index.end)
         return tally.result()

@@ -288,6 +288,17 @@ def test_a_stream_without_a_vmdesc_is_told_from_one_with_a_bad_one(
     assert (found.code, found.file_offset) == (code, index.end_marker + 1)
 
 
+def test_an_old_machine_type_need_not_write_a_vmdesc(tmp_path: Path) -> None:
+    """It has no footers and no configuration either; what has one of these must have a vmdesc."""
+    ram = tiny.ram_start(("a", tiny.PAGE, b""))
+    for footers, configured in ((False, False), (True, False), (False, True)):
+        first = tiny.configuration() if configured else b""
+        index = tiny.read(tmp_path, first, ram if footers else ram[:-5], b"\0")
+        result = judge_devices(index)
+        assert (result.status is Status.SKIP) is not (footers or configured)
+        assert [found.code for found in result.violations] == [Code.VMDESC_ABSENT] * (footers or configured)
+
+
 def test_a_vmdesc_that_was_not_reached_is_not_judged(tmp_path: Path) -> None:
     """Devices that were not read cannot be missed."""
     index = tiny.read(tmp_path, device(10, "a"), b"\x09", end([described("a"), described("b")]))

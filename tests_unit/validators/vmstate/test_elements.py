@@ -27,7 +27,7 @@ from tests_unit.support.tiny_stream import (
     read_file,
     subsection,
 )
-from validators.vmstate.stream import PipeSource, read_index
+from validators.vmstate.stream import PipeSource, open_source, read_index
 from validators.vmstate.stream import configuration as configuration_reader
 from validators.vmstate.stream import format as fmt
 
@@ -359,6 +359,53 @@ def test_streams_of_old_machine_types_have_no_footers(tmp_path: Path) -> None:
     assert [code for code, _ in found_in(tiny.read(tmp_path, ram, head(4, 9, "d"), end()))] == [
         Code.FOOTER_NOT_FOUND
     ]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        b"",
+        b"12345",
+        # Bytes that begin as a header and are none: a name that is not printable, a version, a number.
+        b"\4\0\0\0\x0b\2a\x1f" + bytes(8),
+        b"\4\0\0\0\x0b\1a" + bytes(4) + b"\0\1\0\0",
+        b"\4\0\1\0\x0b\1a" + bytes(8),
+        b"\4\0\0\0\x0b\0" + bytes(8),
+        # The next header, with the longest name, goes beyond the first window, or begins behind it.
+        *(b"x" * length for length in (7922, 7923, 7924, 8187, 8192, 70_000)),
+    ],
+)
+@pytest.mark.parametrize("how", ["file", "pipe"])
+def test_streams_without_footers_and_vmdesc_are_read_by_their_headers(
+    tmp_path: Path, how: str, state: bytes
+) -> None:
+    """Machine types pc-i440fx-2.0 to 2.2 write neither."""
+    names = ["d", "n" * 255, "0000:00:01.3/piix4_pm"]
+    devices = [head(4, 9 + at, name) + state for at, name in enumerate(names)]
+    raw = HEADER + _RAM[:-5] + b"".join(devices) + b"\0"
+    index = read_index(PipeSource(io.BytesIO(raw))) if how == "pipe" else read_file(tmp_path, raw)
+    assert found_in(index) == []
+    assert (index.footers, index.end_marker, index.vmdesc) == (False, len(raw) - 1, None)
+    assert [section.idstr for section in index.devices] == names
+    assert {section.data_end - section.data_offset for section in index.devices} == {len(state)}
+
+
+@pytest.mark.parametrize("last", [b"", b"\1"])
+def test_a_cut_stream_without_footers_and_vmdesc(tmp_path: Path, last: bytes) -> None:
+    """The end marker is the last byte, so another one there means that the file was cut."""
+    raw = [_RAM[:-5], head(4, 9, "d") + b"5", head(4, 10, "e") + b"5" + last]
+    index = tiny.read(tmp_path, *raw)
+    assert found_in(index) == [(Code.TRUNCATED_SECTION, index.sections[-1].data_end)]
+    assert [section.idstr for section in index.devices] == ["d"]
+
+
+def test_an_embedded_stream_without_footers_and_vmdesc(tmp_path: Path) -> None:
+    """The last byte of the file need not be its own."""
+    raw = b"before" + HEADER + _RAM[:-5] + head(4, 9, "d") + b"\0"
+    path = tmp_path / "file"
+    path.write_bytes(raw)
+    with open_source(path) as source:
+        assert [code for code, _ in found_in(read_index(source, 6))] == [Code.TRUNCATED_SECTION]
 
 
 def test_the_description_behind_the_end_marker_counts(tmp_path: Path) -> None:

@@ -7,6 +7,10 @@ element.
 Device state can contain bytes that look like a footer with the end marker behind it. Such a place is taken
 only if no better one is found: a QEMU that writes footers writes a vmdesc behind the end marker, unless told
 not to.
+
+Machine types pc-i440fx-2.0 to 2.2, pseries-2.1 and pseries-2.2 have neither footers nor a vmdesc (QEMU 7.2
+hw/i386/pc_piix.c, hw/ppc/spapr.c: `suppress-vmdesc=on`). There a section ends where the header of the next
+one begins, and the last section in front of the end marker.
 """
 
 from __future__ import annotations
@@ -23,6 +27,11 @@ _FIRST_WINDOW = 1 << 13
 _LOOK_BEHIND = 266  # a footer (5), a type byte, a number (4), a length byte, and the longest name (255)
 _MAX_CANDIDATES = 100_000
 _VMDESC_BEGINS = re.compile(rb"\x00\x06[\x00-\xff]{4}\{")
+# A FULL section's header up to the length of its name: its number is below MAX_DEVICES.
+_HEADER_BEGINS = re.compile(rb"\x04\x00\x00[\x00-\xff]{2}(?=[\x01-\xff])")
+_HEADER_BYTES = 269  # type byte, number (4), length byte, the longest name (255), instance (4), version (4)
+# Devices count their versions from 0 or 1.
+_MAX_VERSION = 1 << 16
 
 
 class SectionEnds:
@@ -59,7 +68,7 @@ class SectionEnds:
             raw = self._source.read(start + described, _LOOK_BEHIND)
             if footers is False or raw.startswith(footer):
                 return start + described
-        found = None if footers is False else self._search(start, footer)
+        found = self._next_header(start) if footers is False else self._search(start, footer)
         if found is not None:
             return found
         if described is not None and _follows(self._source.read(start + described + 5, _LOOK_BEHIND)):
@@ -95,10 +104,36 @@ class SectionEnds:
                 return None if fallback is None else self._doubtful(start, fallback, len(footer))
             length = min(length * 8, fmt.MAX_DEVICE_BYTES)
 
+    def _next_header(self, start: int) -> int | None:
+        """Return where the next FULL section begins, or the end marker that is the file's last byte."""
+        length = _FIRST_WINDOW
+        while True:
+            data = self._source.read(start, length)
+            self._left -= len(data)
+            whole = len(data) < length
+            for found in _HEADER_BEGINS.finditer(data):
+                if not whole and found.start() + _HEADER_BYTES > len(data):
+                    break  # the rest of it may lie in the next window
+                if _is_header(data[found.end() : found.start() + _HEADER_BYTES]):
+                    return start + found.start()
+            if whole:
+                ends = data[-1:] == bytes([fmt.EOF]) and not self._embedded
+                return start + len(data) - 1 if ends else None
+            if length >= fmt.MAX_DEVICE_BYTES or self._left <= 0:
+                return None
+            length = min(length * 8, fmt.MAX_DEVICE_BYTES)
+
     def _doubtful(self, start: int, at: int, length: int) -> int | None:
         """Return the place of a footer that nothing certain follows, None if the file seems cut."""
         ends = self._source.read(start + at + length, 1) == bytes([fmt.EOF])
         return None if ends and not self._embedded and self._is_cut(start) else start + at
+
+
+def _is_header(raw: bytes) -> bool:
+    """Whether these bytes are a section's name with its length, its instance and a likely version."""
+    name, rest = raw[1 : 1 + raw[0]], raw[1 + raw[0] :]
+    version = int.from_bytes(rest[4:8], "big")
+    return len(rest) >= 8 and all(32 <= byte < 127 for byte in name) and version < _MAX_VERSION
 
 
 def _certainly_follows(raw: bytes) -> bool:
