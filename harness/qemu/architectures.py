@@ -40,7 +40,7 @@ class MachineType:
         boots_disks: whether QEMU's own firmware for it starts the boot loader of a disk.
         clock: whether it has a clock that bare guests can use in place of the processor's counter.
         config_ports: whether the host can drive its devices, through the ports of PCI configuration space.
-        bare_since: the first version of it on which a bare guest is loaded, as a number of QEMU's.
+        bare_since: the first version of it whose `-kernel` takes a bare guest, as a number of QEMU's.
     """
 
     name: str
@@ -73,6 +73,11 @@ class MachineType:
         """Return the version in the name of a versioned type, None where it has none."""
         numbers = name.removeprefix(self.versioned).split(".") if self.is_version(name) else []
         return tuple(map(int, numbers)) if numbers and all(map(str.isdecimal, numbers)) else None
+
+    def takes_bare(self, name: str) -> bool:
+        """Return whether `-kernel` takes a bare guest on the type of that name, versioned or not."""
+        version = self.version(name)
+        return version is None or version >= self.bare_since
 
     def ram_windows(self, ram_bytes: int) -> list[tuple[int, int]]:
         """Return where so much RAM lies: first address and size of each window, in bytes."""

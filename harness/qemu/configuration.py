@@ -71,6 +71,8 @@ class MachineConfig(QemuSettings):
 
     Attributes:
         kernel: Linux image for `-kernel`, None if the disk boots by firmware and its own boot loader.
+        by_loader: whether `kernel` is an ELF file that the device `loader` puts into RAM in place of
+            `-kernel`. `firmware` has to know its entry.
         initrd: initramfs for `-initrd`, None if the kernel needs none.
         cmdline: kernel command line, used with a kernel.
         disk: the guest's disk at the start; the machine writes only to an overlay of its own.
@@ -84,6 +86,7 @@ class MachineConfig(QemuSettings):
     disk: Disk | None = None
     firmware: Path | None = None
     virtio: bool = True
+    by_loader: bool = False
 
 
 def type_of(machine: str) -> str:
@@ -159,6 +162,8 @@ def _boot(config: MachineConfig) -> list[str]:
     firmware = ["-bios", str(config.firmware)] if config.firmware else []
     if config.kernel is None:
         return firmware
+    if config.by_loader:
+        return [*firmware, "-device", f"loader,file={qemu_quoted(config.kernel)}"]
     initrd = ["-initrd", str(config.initrd)] if config.initrd else []
     return [*firmware, "-kernel", str(config.kernel), *initrd, "-append", config.cmdline]
 

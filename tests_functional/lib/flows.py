@@ -34,7 +34,7 @@ def save_by_flows(run: Run, flows: Sequence[Flow], stun_samples: int = 0) -> Out
         for number, flow in enumerate(flows, 1):
             label = f"{number:02d}-{flow.label}"
             cycles.append(snapshot_cycle(run, source, flow, label))
-            _save_so_far(run, outcome_of_cycles(run, cycles[-1:], time.monotonic() - begun))
+            save_so_far(run, outcome_of_cycles(run, cycles[-1:], time.monotonic() - begun))
         stuns: list[float] = []
         while len(stuns) < stun_samples and stun_too_long(cycles, stuns):
             run.say("Measuring another stun of a live save.")
@@ -43,8 +43,8 @@ def save_by_flows(run: Run, flows: Sequence[Flow], stun_samples: int = 0) -> Out
     return outcome_of_cycles(run, cycles, time.monotonic() - begun, stuns)
 
 
-def _save_so_far(run: Run, outcome: Outcome) -> None:
-    """Keep the outcome of one snapshot, which is read if the test is ended before it can report."""
+def save_so_far(run: Run, outcome: Outcome) -> None:
+    """Keep the outcome of one snapshot of a test, which is read if the test is ended before it can report."""
     # On a full disk a failed save may not be QEMU's fault, and there is no room for the file.
     if not run.disk_full():
         with_known_issues(outcome, load_known_issues()).save_so_far(run.folder)

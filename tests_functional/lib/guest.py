@@ -21,7 +21,7 @@ from harness.guest.shell import GuestShell, GuestUnreachable
 from harness.linux.kvm import find_kvm
 from harness.process import log_tail
 from harness.qemu.accelerator import kvm_sentence
-from harness.qemu.configuration import MIB, MachineConfig, QemuSettings
+from harness.qemu.configuration import MIB, MachineConfig, QemuSettings, type_of
 from harness.qemu.disk import Disk
 from harness.qemu.kept_disk import keep_disk
 from harness.qemu.machine import Machine
@@ -79,6 +79,7 @@ class Stack(QemuSettings):
             disk: what a restored guest finds as its disk; the image's own by default.
         """
         image = self.image
+        kind = image.architecture.machine_type(type_of(self.machine))
         return MachineConfig(
             **{**self.settings(), "extra": (*image.machine_arguments, *self.extra)},
             kernel=image.kernel,
@@ -87,6 +88,7 @@ class Stack(QemuSettings):
             disk=disk or image.disk,
             firmware=image.firmware,
             virtio=self.nic or not image.bare,
+            by_loader=image.bare and kind is not None and not kind.takes_bare(type_of(self.machine)),
         )
 
     def with_nic(self) -> Stack:

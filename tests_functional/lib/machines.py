@@ -68,13 +68,6 @@ def why_not_on(stack: Stack) -> str:
             f"Machine type '{name}' of {image.architecture.name} has no firmware that boots a disk; add "
             f"{other}--kernel and --initrd."
         )
-    version = kind.version(name)
-    if image.bare and version and version < kind.bare_since:
-        first = kind.versioned + ".".join(map(str, kind.bare_since))
-        return (
-            f"Machine type '{name}' does not load a bare guest, as those from '{first}' on do; take a Linux "
-            "guest (--guest default)."
-        )
     if stack.flash and image.bare:
         return f"The bare guest '{image.name}' does not start from UEFI firmware; take a Linux guest."
     if stack.flash and not kind.uefi:

@@ -1,11 +1,13 @@
-"""Lists which machines each profile tests: by the tests of flows, with another machine below the guest."""
+"""Lists which machines each profile tests: one by one with the tests of flows, and all that a QEMU has."""
 
 from __future__ import annotations
 
+from guest_images.catalogue import BareSpec, guests_of_others
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from tests_functional.lib.profile_row import ANY_GUEST, UEFI, ProfileRow
 
 _FLOWS = "snapshot/test_flows.py:SnapshotFlows"
+_EVERY_VERSION = "machines/test_machines.py:Machines.test_every_version"
 _FIRST_VERSION = "6.0"
 
 _USUAL, *_OTHERS = DEFAULT_ARCHITECTURE.machines
@@ -58,5 +60,28 @@ ROWS = (
         )
         for kind in _OTHERS
         if not kind.pci
+    ),
+    ProfileRow(
+        "machines.every-version",
+        _EVERY_VERSION,
+        "guests keep the machine type that they were made with for years; each type has other state",
+        {"guest": "bare", "ram_mib": 128},
+        # QEMU 7.2 has 54 of them; 3 s each, and 10 s beside other tests.
+        seconds=1800,
+        cycle_seconds=0,
+        kinds=ANY_GUEST,
+    ),
+    *(
+        ProfileRow(
+            f"machines.every-version-{guest.name}",
+            _EVERY_VERSION,
+            f"the same on {guest.architecture.name}",
+            {"guest": guest.name, "ram_mib": 128},
+            seconds=1800,
+            cycle_seconds=0,
+            kinds=ANY_GUEST,
+        )
+        for guest in guests_of_others()
+        if isinstance(guest, BareSpec) and guest.architecture.machines[0].versioned
     ),
 )

@@ -33,6 +33,33 @@ def test_configuration_has_every_setting_of_the_stack(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("machine", "loader"),
+    [
+        ("pc-i440fx-3.1", True),
+        ("pc-q35-2.12,hpet=off", True),
+        ("pc-i440fx-4.0", False),
+        ("pc-q35-4.0.1", False),
+        ("pc-q35-10.0", False),
+        ("pc-q35-made-up", False),
+        ("pc", False),
+        ("microvm", False),
+        ("isapc", False),
+    ],
+)
+def test_old_machine_types_get_a_bare_guest_by_the_loader(tmp_path: Path, machine: str, loader: bool) -> None:
+    """Their `-kernel` takes no ELF file; Linux boots on all of them."""
+    linux = replace(stack(tmp_path), machine=machine)
+    bare = replace(
+        linux, image=replace(linux.image, bare=True, firmware=tmp_path / "fw", kernel=tmp_path / "a,b")
+    )
+    words = " ".join(qemu_argv(bare.machine_config(), tmp_path, 3, "127.0.0.1", incoming=False))
+    assert f"-bios {tmp_path / 'fw'} " in words
+    assert ("-kernel" in words) is not loader
+    assert (f"-device loader,file={tmp_path / 'a,,b'}" in words) is loader
+    assert "-kernel" in qemu_argv(linux.machine_config(), tmp_path, 3, "127.0.0.1", incoming=False)
+
+
 def test_arguments_of_the_user_come_last(tmp_path: Path) -> None:
     """Of several CPU models QEMU takes the last, so the user's stands behind the architecture's."""
     config = replace(

@@ -1,0 +1,82 @@
+"""Takes a live snapshot on every versioned machine type that a QEMU has, and judges each."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from harness.errors import NotApplicable, SubjectFailed
+from harness.guest.shell import GuestUnreachable
+from harness.qemu.architectures import Architecture
+from harness.qemu.probe import machine_types
+from tests_functional.lib.build_outcome import outcome_of
+from tests_functional.lib.cycle import snapshot_cycle, writing_guest
+from tests_functional.lib.flows import save_so_far
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+from tests_functional.lib.save import Flow
+from validators.checks import Problem, judged
+from validators.verdict import CheckResult
+
+_SAVED = "A guest boots on the machine type, and is saved while it runs."
+
+
+def every_version(run: Run) -> Outcome:
+    """Boot a guest on each versioned machine type in turn, the newest first, save it and judge the snapshot.
+
+    Raises:
+        NotApplicable: this QEMU has no versioned machine type for the guest's processor.
+        GuestUnreachable: the guest does not boot on the first one, so its silence on others proves nothing.
+    """
+    begun = time.monotonic()
+    architecture = run.stack.image.architecture
+    names = versioned_types(machine_types(run.stack.executable), architecture)
+    if not names:
+        raise NotApplicable(
+            f"The QEMU '{run.stack.executable}' lists no versioned machine type for {architecture.name} that "
+            "is known here."
+        )
+    checks: list[CheckResult] = []
+    for number, name in enumerate(names, 1):
+        run.say(f"Machine type {name} ({number} of {len(names)}).")
+        on_it = _on(run, name, first=number == 1)
+        checks += on_it
+        save_so_far(run, outcome_of(run, on_it, time.monotonic() - begun, _holds([name])))
+    figures = {"machine_types": len(names)}
+    return outcome_of(run, checks, time.monotonic() - begun, _holds(names), figures)
+
+
+def versioned_types(known: tuple[str, ...], architecture: Architecture) -> tuple[str, ...]:
+    """Return the versioned machine types of an architecture among those of a QEMU, the newest first.
+
+    Args:
+        known: the names that QEMU lists, with aliases and types that are deprecated.
+        architecture: the guest's.
+    """
+    kinds = {name: architecture.machine_type(name) for name in known}
+    versions = {name: kind.version(name) for name, kind in kinds.items() if kind}
+    found = {name: version for name, version in versions.items() if version}
+    return tuple(sorted(found, key=lambda name: (found[name], name), reverse=True))
+
+
+def _on(run: Run, name: str, first: bool) -> list[CheckResult]:
+    """Return the checks of one machine type, each with its name in front."""
+    folder = run.folder / name
+    folder.mkdir()
+    run = replace(run, folder=folder, stack=replace(run.stack, machine=name))
+    try:
+        with writing_guest(run) as source:
+            cycle = snapshot_cycle(run, source, Flow.LIVE, Flow.LIVE.label)
+            source.guest.machine.quit()
+    except SubjectFailed as error:
+        return [judged(f"{name}/saved", _SAVED, [Problem.of_error(error)])]
+    except GuestUnreachable as error:
+        if first:
+            raise
+        return [judged(f"{name}/saved", _SAVED, [Problem.of_error(error)])]
+    saved = judged("saved", _SAVED, [])
+    return [replace(check, name=f"{name}/{check.name}") for check in (saved, *cycle.verdict.checks)]
+
+
+def _holds(names: tuple[str, ...] | list[str]) -> str:
+    return f"The snapshot of a running guest is right on each machine type: {', '.join(names)}."
