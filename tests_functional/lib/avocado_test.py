@@ -116,6 +116,7 @@ class SnapshotTest(Test):  # type: ignore[misc]  # avocado has no type informati
             coverage=float(self._parameter("coverage", stack.coverage)),
             accel=str(self._parameter("accel", stack.accel)),
             machine=str(self._parameter("machine", stack.machine)),
+            cpu=str(self._parameter("cpu", stack.cpu)),
             host_key_file=folder / "ssh_host_key",
         )
         folder.mkdir(parents=True, exist_ok=True)

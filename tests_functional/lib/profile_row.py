@@ -39,7 +39,7 @@ class ProfileRow:
         reason: why it is in the profile.
         parameters: what differs from the base class's defaults, by name; `guest` is a guest of the catalogue
             in place of the run's, `accel` the accelerator that it must have, `machine` the machine type,
-            `firmware` is UEFI for Debian's UEFI firmware.
+            `cpu` the CPU model, `firmware` is UEFI for Debian's UEFI firmware.
         seconds: time-out of the test; a healthy run takes a fifth of it.
         cycle_seconds: what each further cycle of `--repeat` adds to it.
         needs: migration capabilities without which it is skipped before anything is booted.

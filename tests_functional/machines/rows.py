@@ -13,6 +13,18 @@ _FIRST_VERSION = "6.0"
 _USUAL, *_OTHERS = DEFAULT_ARCHITECTURE.machines
 _FOR_LINUX = [kind for kind in _OTHERS if kind.pci]
 
+
+def _bare_of_other_qemus() -> tuple[BareSpec, ...]:
+    """Return one bare guest for each further QEMU program that has versioned machine types."""
+    first: dict[str, BareSpec] = {}
+    for guest in guests_of_others():
+        architecture = guest.architecture
+        other = architecture.qemu != DEFAULT_ARCHITECTURE.qemu
+        if isinstance(guest, BareSpec) and other and architecture.machines[0].versioned:
+            first.setdefault(architecture.qemu, guest)
+    return tuple(first.values())
+
+
 ROWS = (
     *(
         ProfileRow(
@@ -81,7 +93,6 @@ ROWS = (
             cycle_seconds=0,
             kinds=ANY_GUEST,
         )
-        for guest in guests_of_others()
-        if isinstance(guest, BareSpec) and guest.architecture.machines[0].versioned
+        for guest in _bare_of_other_qemus()
     ),
 )
