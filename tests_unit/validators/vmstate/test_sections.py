@@ -13,7 +13,7 @@ from validators.vmstate.stream import format as fmt
 from validators.vmstate.stream import open_source, sections
 from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Section
-from validators.vmstate.stream.sections import SectionEnds, _follows
+from validators.vmstate.stream.sections import SectionEnds, _follows, _is_header
 
 
 def _named(name: bytes) -> bytes:
@@ -81,6 +81,90 @@ def test_a_described_end_counts_without_footers(tmp_path: Path) -> None:
     assert _end(tmp_path, b"state" + _OWN + _AGAIN, 3, False) == 3
     with pytest.raises(StreamError):
         _end(tmp_path, b"state" + _OWN + _AGAIN, None, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "behind", "is_one"),
+    [
+        (b" ~", bytes(8), True),
+        (b"n", b"\xff" * 4 + b"\0\0\xff\xff", True),
+        (b"n" * 255, bytes(8) + b"more", True),
+        (b"n", bytes(7), False),
+        (b"n", bytes(4), False),
+        (b"\x1fn", bytes(8), False),
+        (b"n\x7f", bytes(8), False),
+        (b"n", bytes(4) + b"\0\1\0\0", False),
+        (b"n", bytes(4) + b"\1\0\0\0", False),
+    ],
+)
+def test_the_name_and_version_of_a_header(name: bytes, behind: bytes, is_one: bool) -> None:
+    """Names are printable, and a device has a small version; the instance may be anything."""
+    assert _is_header(b"xx" + bytes([len(name)]) + name + behind, 2) == is_one
+
+
+@pytest.mark.parametrize(
+    ("length", "end"),
+    [
+        (0, 0),
+        (1, 1),
+        (299, 299),
+        (300, 300),
+        (301, 301),
+        (2385, 2385),
+        (2386, None),
+        (9999, None),
+    ],
+)
+def test_the_next_header_is_looked_for_in_so_many_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, end: int | None
+) -> None:
+    """Of two windows here; it must be whole in one of them."""
+    monkeypatch.setattr(sections, "_FIRST_WINDOW", 300)
+    monkeypatch.setattr(fmt, "MAX_DEVICE_BYTES", 2400)
+    raw = b"s" * length + bytes([fmt.FULL, 0, 0, 0, 7, 1]) + b"n" + bytes(8) + b"s" * 9999
+    if end is None:
+        with pytest.raises(StreamError):
+            _end(tmp_path, raw, None, False)
+    else:
+        assert _end(tmp_path, raw, None, False) == end
+
+
+@pytest.mark.parametrize(("bound", "found"), [(299, False), (300, False), (301, True), (2700, True)])
+def test_all_searches_for_headers_together_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: int, found: bool
+) -> None:
+    """What the first window had is read again with the second."""
+    monkeypatch.setattr(sections, "_FIRST_WINDOW", 300)
+    monkeypatch.setattr(fmt, "MAX_SEARCHED_BYTES", bound)
+    raw = b"s" * 1000 + bytes([fmt.FULL, 0, 0, 0, 7, 1]) + b"n" + bytes(8) + b"s" * 9999
+    if found:
+        assert _end(tmp_path, raw, None, False) == 1000
+    else:
+        with pytest.raises(StreamError):
+            _end(tmp_path, raw, None, False)
+
+
+@pytest.mark.parametrize(
+    ("raw", "embedded", "end"),
+    [
+        (b"state\0", False, 5),
+        (b"\0", False, 0),
+        (b"s" * 299 + b"\0", False, 299),
+        (b"s" * 300 + b"\0", False, 300),
+        (b"state\1", False, None),
+        (b"state\0", True, None),
+    ],
+)
+def test_the_last_section_without_a_footer_ends_at_the_end_marker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw: bytes, embedded: bool, end: int | None
+) -> None:
+    """It is the last byte of a file that has one stream alone."""
+    monkeypatch.setattr(sections, "_FIRST_WINDOW", 300)
+    if end is None:
+        with pytest.raises(StreamError):
+            _end(tmp_path, raw, None, False, embedded)
+    else:
+        assert _end(tmp_path, raw, None, False, embedded) == end
 
 
 def _longest(last: bytes) -> bytes:

@@ -29,9 +29,6 @@ _MAX_CANDIDATES = 100_000
 _VMDESC_BEGINS = re.compile(rb"\x00\x06[\x00-\xff]{4}\{")
 # A FULL section's header up to the length of its name: its number is below MAX_DEVICES.
 _HEADER_BEGINS = re.compile(rb"\x04\x00\x00[\x00-\xff]{2}(?=[\x01-\xff])")
-_HEADER_BYTES = 269  # type byte, number (4), length byte, the longest name (255), instance (4), version (4)
-# Devices count their versions from 0 or 1.
-_MAX_VERSION = 1 << 16
 
 
 class SectionEnds:
@@ -110,13 +107,10 @@ class SectionEnds:
         while True:
             data = self._source.read(start, length)
             self._left -= len(data)
-            whole = len(data) < length
             for found in _HEADER_BEGINS.finditer(data):
-                if not whole and found.start() + _HEADER_BYTES > len(data):
-                    break  # the rest of it may lie in the next window
-                if _is_header(data[found.end() : found.start() + _HEADER_BYTES]):
+                if _is_header(data, found.end()):
                     return start + found.start()
-            if whole:
+            if len(data) < length:
                 ends = data[-1:] == bytes([fmt.EOF]) and not self._embedded
                 return start + len(data) - 1 if ends else None
             if length >= fmt.MAX_DEVICE_BYTES or self._left <= 0:
@@ -129,11 +123,11 @@ class SectionEnds:
         return None if ends and not self._embedded and self._is_cut(start) else start + at
 
 
-def _is_header(raw: bytes) -> bool:
-    """Whether these bytes are a section's name with its length, its instance and a likely version."""
-    name, rest = raw[1 : 1 + raw[0]], raw[1 + raw[0] :]
-    version = int.from_bytes(rest[4:8], "big")
-    return len(rest) >= 8 and all(32 <= byte < 127 for byte in name) and version < _MAX_VERSION
+def _is_header(data: bytes, at: int) -> bool:
+    """Whether a section's name with its length is there, then an instance and a version, a small number."""
+    behind = at + 1 + data[at]
+    name, version = data[at + 1 : behind], data[behind + 4 : behind + 8]
+    return len(version) == 4 and version[:2] == b"\0\0" and all(32 <= byte < 127 for byte in name)
 
 
 def _certainly_follows(raw: bytes) -> bool:
