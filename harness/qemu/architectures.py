@@ -40,6 +40,7 @@ class MachineType:
         boots_disks: whether QEMU's own firmware for it starts the boot loader of a disk.
         clock: whether it has a clock that bare guests can use in place of the processor's counter.
         config_ports: whether the host can drive its devices, through the ports of PCI configuration space.
+        pages_since: the first version of it with target pages of TARGET_PAGE_BYTES, as a number of QEMU's.
         bare_since: the first version of it whose `-kernel` takes a bare guest, as a number of QEMU's.
     """
 
@@ -59,6 +60,7 @@ class MachineType:
     boots_disks: bool = True
     clock: bool = True
     config_ports: bool = False
+    pages_since: tuple[int, ...] = ()
     bare_since: tuple[int, ...] = ()
 
     def is_named(self, name: str) -> bool:
@@ -73,6 +75,11 @@ class MachineType:
         """Return the version in the name of a versioned type, None where it has none."""
         numbers = name.removeprefix(self.versioned).split(".") if self.is_version(name) else []
         return tuple(map(int, numbers)) if numbers and all(map(str.isdecimal, numbers)) else None
+
+    def has_usual_pages(self, name: str) -> bool:
+        """Return whether target pages have TARGET_PAGE_BYTES on the type of that name, versioned or not."""
+        version = self.version(name)
+        return version is None or version >= self.pages_since
 
     def takes_bare(self, name: str) -> bool:
         """Return whether `-kernel` takes a bare guest on the type of that name, versioned or not."""
@@ -138,6 +145,8 @@ VIRT = MachineType(
     versioned="virt-",
     uefi=True,
     boots_disks=False,
+    # QEMU 7.2 hw/arm/virt.c virt_machine_2_7_options(): minimum_page_bits.
+    pages_since=(2, 8),
 )
 
 # QEMU 10.0 hw/riscv/virt.c virt_memmap.
@@ -453,7 +462,8 @@ PPC64 = Architecture(
         control_page=0x401000,
         shared="ppc",
         # Its small firmware, in place of one that takes seconds (QEMU 10.0 hw/ppc/spapr_vof.c).
-        machine_arguments=("-machine", "x-vof=on"),
+        # Types from 2.8 to 2.11 have transactional memory, which TCG refuses.
+        machine_arguments=("-machine", "x-vof=on,cap-htm=off"),
     ),
 )
 
@@ -480,7 +490,7 @@ PPC64LE = Architecture(
         ("-mcpu=pwr8",),
         control_page=0x401000,
         shared="ppc",
-        machine_arguments=("-machine", "x-vof=on"),
+        machine_arguments=("-machine", "x-vof=on,cap-htm=off"),
     ),
 )
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from guest_images.guests.image import GuestImage
+from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.configuration import Flash, type_of
 from tests_functional.lib.guest import Stack
 
@@ -67,6 +68,11 @@ def why_not_on(stack: Stack) -> str:
         return (
             f"Machine type '{name}' of {image.architecture.name} has no firmware that boots a disk; add "
             f"{other}--kernel and --initrd."
+        )
+    if not kind.has_usual_pages(name):
+        return (
+            f"Machine type '{name}' has target pages of another size than {TARGET_PAGE_BYTES} bytes, the "
+            "size of the agent's pages."
         )
     if stack.flash and image.bare:
         return f"The bare guest '{image.name}' does not start from UEFI firmware; take a Linux guest."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from harness.errors import NotApplicable, SubjectFailed
@@ -12,12 +13,14 @@ from harness.qemu.probe import machine_types
 from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import snapshot_cycle, writing_guest
 from tests_functional.lib.flows import save_so_far
+from tests_functional.lib.machines import why_not_on
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow
-from validators.checks import Problem, judged
+from validators.checks import Problem, judged, skipped
 from validators.verdict import CheckResult
 
+_SAVED_NAME = "/saved"
 _SAVED = "A guest boots on the machine type, and is saved while it runs."
 
 
@@ -39,11 +42,14 @@ def every_version(run: Run) -> Outcome:
     checks: list[CheckResult] = []
     for number, name in enumerate(names, 1):
         run.say(f"Machine type {name} ({number} of {len(names)}).")
-        on_it = _on(run, name, first=number == 1)
+        on_it = _on(replace(run, stack=replace(run.stack, machine=name)), first=number == 1)
         checks += on_it
         save_so_far(run, outcome_of(run, on_it, time.monotonic() - begun, _holds([name])))
-    figures = {"machine_types": len(names)}
-    return outcome_of(run, checks, time.monotonic() - begun, _holds(names), figures)
+    left_out = [check for check in checks if check.reason and check.name.endswith(_SAVED_NAME)]
+    judged_on = [name for name in names if f"{name}{_SAVED_NAME}" not in {check.name for check in left_out}]
+    holds = " ".join([_holds(judged_on), *(check.reason for check in left_out)])
+    figures = {"machine_types": len(judged_on)}
+    return outcome_of(run, checks, time.monotonic() - begun, holds, figures)
 
 
 def versioned_types(known: tuple[str, ...], architecture: Architecture) -> tuple[str, ...]:
@@ -59,24 +65,27 @@ def versioned_types(known: tuple[str, ...], architecture: Architecture) -> tuple
     return tuple(sorted(found, key=lambda name: (found[name], name), reverse=True))
 
 
-def _on(run: Run, name: str, first: bool) -> list[CheckResult]:
-    """Return the checks of one machine type, each with its name in front."""
+def _on(run: Run, first: bool) -> list[CheckResult]:
+    """Return the checks of the run's machine type, each with its name in front."""
+    name = run.stack.machine
+    if why := why_not_on(run.stack):
+        return [skipped(f"{name}{_SAVED_NAME}", _SAVED, why)]
     folder = run.folder / name
     folder.mkdir()
-    run = replace(run, folder=folder, stack=replace(run.stack, machine=name))
+    run = replace(run, folder=folder)
     try:
         with writing_guest(run) as source:
             cycle = snapshot_cycle(run, source, Flow.LIVE, Flow.LIVE.label)
             source.guest.machine.quit()
     except SubjectFailed as error:
-        return [judged(f"{name}/saved", _SAVED, [Problem.of_error(error)])]
+        return [judged(f"{name}{_SAVED_NAME}", _SAVED, [Problem.of_error(error)])]
     except GuestUnreachable as error:
         if first:
             raise
-        return [judged(f"{name}/saved", _SAVED, [Problem.of_error(error)])]
-    saved = judged("saved", _SAVED, [])
+        return [judged(f"{name}{_SAVED_NAME}", _SAVED, [Problem.of_error(error)])]
+    saved = judged(_SAVED_NAME[1:], _SAVED, [])
     return [replace(check, name=f"{name}/{check.name}") for check in (saved, *cycle.verdict.checks)]
 
 
-def _holds(names: tuple[str, ...] | list[str]) -> str:
+def _holds(names: Sequence[str]) -> str:
     return f"The snapshot of a running guest is right on each machine type: {', '.join(names)}."

@@ -145,6 +145,9 @@ def test_machines_that_the_guest_may_boot_on(made: Stack) -> None:
     assert not why_not_on(replace(made, machine="virt-9.0", image=replace(bare, architecture=AARCH64)))
     assert not why_not_on(replace(made, machine="pseries", image=replace(bare, architecture=PPC64)))
     assert why_not_on(replace(made, machine="virt"))
+    for machine, fits in (("virt", True), ("virt-2.8", True), ("virt-2.7", False), ("virt-2.6,gic=2", False)):
+        why = why_not_on(replace(made, machine=machine, image=replace(bare, architecture=AARCH64)))
+        assert why.startswith(f"Machine type '{machine[:8]}' has target pages of another size") is not fits
 
 
 def _picky(folder: Path, *bad: str) -> Path:

@@ -102,6 +102,20 @@ def test_a_type_that_boots_nothing(
     assert "pc-i440fx-2.4/golden" in [one.name for one in found.checks]
 
 
+def test_a_type_on_which_no_guest_can_be_judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is said with its reason, and not counted."""
+    monkeypatch.setattr(
+        scenario, "why_not_on", lambda stack: "It is odd." if stack.machine == "pc-q35-4.0" else ""
+    )
+    found = _outcome_of(monkeypatch, tmp_path)
+    assert found.status is Status.PASS
+    assert [(one.name, one.reason) for one in found.checks if one.status is Status.SKIP] == [
+        ("pc-q35-4.0/saved", "It is odd.")
+    ]
+    assert found.figures == {"machine_types": 5}
+    assert found.sentence.endswith("pc-i440fx-2.12, pc-i440fx-2.4. It is odd.")
+
+
 def test_a_guest_that_boots_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """That blames nobody, and one that QEMU crashes under blames QEMU."""
     with pytest.raises(GuestUnreachable):

@@ -167,6 +167,39 @@ def test_the_last_section_without_a_footer_ends_at_the_end_marker(
         assert _end(tmp_path, raw, None, False, embedded) == end
 
 
+_TABLE_HEAD, _LAST_CHUNK = bytes(4), bytes(8)
+_CHUNK = b"\0\0\1\0\0\2\0\x09" + b"\0" * 32
+_NOTHING_VALID = b"\0\0\1\0\0\0\0\x09"
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "end"),
+    [
+        (fmt.START, b"\0\0\0\x18" + _AGAIN, 4),
+        (fmt.START, b"\xff" * 4 + _AGAIN, 4),
+        (fmt.START, b"\0\0\0", None),
+        (fmt.PART, b"\xff" * 4 + _AGAIN, 4),
+        (fmt.PART, _TABLE_HEAD + _LAST_CHUNK + _AGAIN, 12),
+        (fmt.END, _TABLE_HEAD + _CHUNK + _NOTHING_VALID + _CHUNK + _LAST_CHUNK + _AGAIN, 4 + 40 + 8 + 40 + 8),
+        (fmt.PART, _TABLE_HEAD + _CHUNK + _LAST_CHUNK[1:], None),
+        (fmt.PART, _TABLE_HEAD + _CHUNK[:-1], None),
+    ],
+)
+def test_the_hash_table_of_an_old_pseries_ends_behind_its_last_chunk(
+    tmp_path: Path, kind: int, raw: bytes, end: int | None
+) -> None:
+    """Machine types up to pseries-2.3 have no footer behind it, and no vmdesc has its length."""
+    path = tmp_path / "file"
+    path.write_bytes(raw)
+    section = Section(kind, 9, "spapr/htab", 0, 1, 0, 0, 0)
+    with open_source(path) as source:
+        if end is None:
+            with pytest.raises(StreamError):
+                SectionEnds(source, False).find(section, None, False)
+        else:
+            assert SectionEnds(source, False).find(section, None, False) == end
+
+
 def _longest(last: bytes) -> bytes:
     return _named(b"n" * 254 + last)
 

@@ -31,6 +31,14 @@ _VMDESC_BEGINS = re.compile(rb"\x00\x06[\x00-\xff]{4}\{")
 _HEADER_BEGINS = re.compile(rb"\x04\x00\x00[\x00-\xff]{2}(?=[\x01-\xff])")
 
 
+# QEMU 7.2 hw/ppc/spapr.c htab_save_setup(), htab_save_iterate(), htab_save_chunk(): START has one number of 4
+# bytes, PART and END another one, then chunks of valid entries, each with its place (4) and the numbers of
+# entries that are valid (2) and invalid (2). A chunk of zeros is the last.
+_HASH_TABLE = "spapr/htab"
+_NO_TABLE = b"\xff" * 4
+_CHUNK_BYTES, _ENTRY_BYTES = 8, 16
+
+
 class SectionEnds:
     """Finds where the sections of one stream end.
 
@@ -65,7 +73,10 @@ class SectionEnds:
             raw = self._source.read(start + described, _LOOK_BEHIND)
             if footers is False or raw.startswith(footer):
                 return start + described
-        found = self._next_header(start) if footers is False else self._search(start, footer)
+        if footers is False:
+            found = self._table_end(section) if section.idstr == _HASH_TABLE else self._next_header(start)
+        else:
+            found = self._search(start, footer)
         if found is not None:
             return found
         if described is not None and _follows(self._source.read(start + described + 5, _LOOK_BEHIND)):
@@ -100,6 +111,20 @@ class SectionEnds:
             if len(data) < length or length >= fmt.MAX_DEVICE_BYTES or self._left <= 0:
                 return None if fallback is None else self._doubtful(start, fallback, len(footer))
             length = min(length * 8, fmt.MAX_DEVICE_BYTES)
+
+    def _table_end(self, section: Section) -> int | None:
+        """Return the end of a part of the hash page table of pseries, None if it is cut."""
+        at = section.data_offset
+        head = self._source.read(at, 4)
+        at += 4
+        if section.kind == fmt.START or head == _NO_TABLE:
+            return at if len(head) == 4 else None
+        while len(chunk := self._source.read(at, _CHUNK_BYTES)) == _CHUNK_BYTES:
+            at += _CHUNK_BYTES
+            if chunk == bytes(_CHUNK_BYTES):
+                return at
+            at += int.from_bytes(chunk[4:6], "big") * _ENTRY_BYTES
+        return None
 
     def _next_header(self, start: int) -> int | None:
         """Return where the next FULL section begins, or the end marker that is the file's last byte."""
