@@ -15,6 +15,8 @@ from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 
 _ANSWER_SECONDS = 30.0
 _VERSION = re.compile(r"QEMU emulator version (\d+\.\d+\.\d+)(?: \(([^)\n]*)\))?")
+# QEMU block.c bdrv_fill_options() and qapi/qapi-util.c, 7.2 to 11.1; before 6.0 another one of the latter.
+_NO_DRIVER = ("Unknown driver", "does not accept value", "Invalid parameter")
 DEFAULT_EXECUTABLE = DEFAULT_ARCHITECTURE.qemu
 
 
@@ -110,6 +112,24 @@ def has_device(executable: Path, name: str) -> bool:
         NoSubject: it cannot be run, or does not answer in time.
     """
     return f'name "{name}"' in _ask(executable, "-device", "help")
+
+
+def has_block_driver(executable: Path, driver: str, options: str = "") -> bool:
+    """Return whether a QEMU can open disks by a block driver, which can be in a module of its own.
+
+    Args:
+        executable: QEMU.
+        driver: name of the driver.
+        options: those that it must have, as for `-blockdev`; they may name a file that is not there.
+
+    Raises:
+        NoSubject: it cannot be run, or does not answer in time.
+    """
+    # A disk that cannot be opened ends QEMU by a message; otherwise its monitor ends it.
+    machine = ("-machine", "none", "-nodefaults", "-display", "none", "-monitor", "stdio")
+    disk = f"driver={driver},node-name=asked{',' if options else ''}{options}"
+    said = _ask(executable, *machine, "-blockdev", disk, said="quit\n")
+    return not any(words in said for words in _NO_DRIVER)
 
 
 def _ask(executable: Path, *arguments: str, said: str = "") -> str:

@@ -66,6 +66,4 @@ def _require_located(machine: Machine) -> None:
         NotApplicable: QEMU does not say where they are.
     """
     if not any(block.idstr == f"/rom@{_TABLES}" and block.host_address for block in ramblocks(machine)):
-        raise NotApplicable(
-            "QEMU before 8.2 does not say where it keeps ACPI tables, so none can be copied."
-        )
+        raise NotApplicable("QEMU before 8.2 does not say where it keeps ACPI tables, so none can be copied.")

@@ -62,6 +62,8 @@ class WriterKind:
         arguments: makes the further arguments of a QEMU that has it.
         writer: makes the writer of a running QEMU.
         daemon: the process that serves the device, and maps guest RAM for it; None where QEMU does.
+        block_driver: a block driver that not every QEMU has, and the options without which QEMU does not look
+            for it; None for none.
     """
 
     reason: str
@@ -69,6 +71,7 @@ class WriterKind:
     arguments: Callable[[Place], tuple[str, ...]]
     writer: Callable[[Machine, Target, Place], Writer]
     daemon: Daemon | None = None
+    block_driver: tuple[str, str] | None = None
 
 
 _DISK = "foreign-disk"
@@ -90,6 +93,12 @@ def _virtio_blk(reason: str, options: str = "", device: str = "virtio-blk-pci") 
 
 def _disk_reads(machine: Machine, target: Target, _place: Place) -> Writer:
     return DiskReads(machine, target)
+
+
+def _libblkio(driver: str, place: str) -> tuple[str, ...]:
+    """Return the arguments for a disk that QEMU reads through libblkio."""
+    disk = f"driver={driver},node-name={_DISK},{place},cache.direct=on,read-only=on"
+    return ("-blockdev", disk, "-device", f"virtio-blk-pci,drive={_DISK}")
 
 
 def _vhost_user(*device: str) -> Callable[[Place], tuple[str, ...]]:
@@ -151,5 +160,20 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         _vhost_user("-device", f"vhost-user-fs-pci,chardev=foreign,tag={FILE}"),
         lambda machine, target, _: FileReads(machine, target),
         FILE_SYSTEM,
+    ),
+    "libblkio-io-uring": WriterKind(
+        "libblkio knows guest RAM, as buffers that the kernel may keep in memory for its io_uring",
+        "virtio-blk",
+        lambda place: _libblkio("io_uring", f"filename={qemu_quoted(place.disk)}"),
+        _disk_reads,
+        block_driver=("io_uring", "filename=/"),
+    ),
+    "vhost-user-libblkio": WriterKind(
+        "the guest has an ordinary virtio-blk, and a process behind it writes to guest RAM by itself",
+        "virtio-blk",
+        lambda place: _libblkio("virtio-blk-vhost-user", f"path={qemu_quoted(place.socket)}"),
+        _disk_reads,
+        STORAGE,
+        block_driver=("virtio-blk-vhost-user", "path=/"),
     ),
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, NotApplicable, SetupBroken
 from harness.qemu.configuration import qemu_quoted
+from harness.qemu.probe import has_block_driver
 from harness.qemu.qmp import CommandRefused
 from harness.qemu.virtio_driver import can_drive
 from tests_functional.foreign_writers.daemons import served
@@ -61,6 +62,8 @@ def foreign_writer(name: str) -> Callable[[Run], Outcome]:
 def _with(run: Run, name: str, kind: WriterKind) -> Outcome:
     begun = time.monotonic()
     require_target(run)
+    if kind.block_driver and not has_block_driver(run.stack.executable, *kind.block_driver):
+        raise NotApplicable(f"This QEMU has no block driver '{kind.block_driver[0]}', which is of libblkio.")
     if kind.daemon:
         run = replace(run, stack=MEMORY_KINDS["memfd-shared"].stack(run.stack))
     marks, cycles = Marks(), []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.qemu.probe import cpu_models, has_device, machine_types, probe_qemu
+from harness.qemu.probe import cpu_models, has_block_driver, has_device, machine_types, probe_qemu
 from harness.userfaultfd import FEATURES, probe_userfaultfd
 
 
@@ -42,6 +42,23 @@ def test_device_that_a_qemu_was_built_without(tmp_path: Path) -> None:
     qemu = _script(tmp_path / "qemu", """echo 'name "virtio-mem-pci", bus PCI'""")
     assert has_device(qemu, "virtio-mem-pci")
     assert not has_device(qemu, "virtio-mem")
+
+
+@pytest.mark.parametrize(
+    ("said", "has"),
+    [
+        ("Unknown driver 'x'", False),
+        ("Parameter 'driver' does not accept value 'x'", False),
+        ("Invalid parameter 'x'", False),
+        ("Parameter 'path' is missing", True),
+        ("", True),
+    ],
+)
+def test_block_driver_that_a_qemu_was_built_without(tmp_path: Path, said: str, has: bool) -> None:
+    """It is asked for by name; a driver that lacks further options is there."""
+    wanted = 'case "$*" in *"-blockdev driver=x,node-name=asked,path=/"*)'
+    qemu = _script(tmp_path / "qemu", f"""{wanted} echo "qemu: -blockdev: {said}" >&2;; esac""")
+    assert has_block_driver(qemu, "x", "path=/") is has
 
 
 def test_broken_executable(tmp_path: Path) -> None:
