@@ -16,6 +16,7 @@ from typing import Any
 
 from harness.deadline import Deadline
 from harness.errors import Evidence, SetupBroken
+from harness.qemu.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 
 Log = Callable[[str], None]
 """Receives one line of progress at a time."""
@@ -23,14 +24,20 @@ Log = Callable[[str], None]
 LOCK_SECONDS = 1800.0
 """Limit for waiting for another run that works on the same part of the cache: a fetch over a slow line."""
 
+_FOLDER = "snapproof" + ("" if ARCHITECTURES[0] == DEFAULT_ARCHITECTURE else f"-{DEFAULT_ARCHITECTURE.name}")
+
 
 def default_cache_folder() -> Path:
-    """Return $SNAPPROOF_CACHE, else the folder `snapproof` in the user's XDG cache."""
+    """Return $SNAPPROOF_CACHE, else the folder `snapproof` in the user's XDG cache.
+
+    Machines of another architecture than the first one have their own, since a home folder may be shared by
+    machines of both, and the cache has programs and libraries that run on one of them.
+    """
     chosen = os.environ.get("SNAPPROOF_CACHE")
     if chosen:
         return Path(chosen).expanduser().absolute()
     xdg = os.environ.get("XDG_CACHE_HOME")
-    return (Path(xdg) if xdg else Path.home() / ".cache") / "snapproof"
+    return (Path(xdg) if xdg else Path.home() / ".cache") / _FOLDER
 
 
 @contextlib.contextmanager

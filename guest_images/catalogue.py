@@ -15,6 +15,7 @@ from harness.qemu.architectures import (
     PPC64LE,
     RISCV64,
     S390X,
+    X86_64,
     Architecture,
 )
 
@@ -220,6 +221,7 @@ GUESTS = (
 
 BARE_GUESTS = (
     BareSpec("bare", "the agent alone: boots in milliseconds, also where KVM emulates"),
+    BareSpec("bare-x86_64", "the same as `bare` on hosts of other processors", X86_64),
     BareSpec("bare-i386", "the agent alone in 32-bit mode: other instructions for the same words", I386),
     BareSpec("bare-aarch64", "the agent alone on machine virt: QEMU's other code for CPUs and RAM", AARCH64),
     BareSpec("bare-riscv64", "the agent alone on machine virt, in machine mode", RISCV64),
@@ -311,12 +313,12 @@ def userland_suite(architecture: Architecture = DEFAULT_ARCHITECTURE) -> Suite:
     Raises:
         UsageError: the catalogue has no such suite for the architecture.
     """
-    plain = {
-        entry.codename: entry
-        for entry in SUITES
-        if (entry.backports, entry.architecture) == (None, architecture)
-    }
-    found = next((plain[codename] for codename in _USERLAND_CODENAMES if codename in plain), None)
+    # On a host of such an architecture the releases without its name are of it too, and come first: its QEMU
+    # is of these, so that one package index serves both.
+    plain = [entry for entry in SUITES if (entry.backports, entry.architecture) == (None, architecture)]
+    found = next(
+        (entry for codename in _USERLAND_CODENAMES for entry in plain if entry.codename == codename), None
+    )
     if found:
         return found
     raise UsageError(

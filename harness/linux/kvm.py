@@ -37,8 +37,8 @@ class KvmKind(StrEnum):
 
 
 _SENTENCES = {
-    KvmKind.NONE: "There is no /dev/kvm, so guests run under TCG; load kvm_intel or kvm_amd if the processor "
-    "has virtualization.",
+    KvmKind.NONE: "There is no /dev/kvm, so guests run under TCG; if the processor has virtualization, load "
+    "kvm_intel or kvm_amd on x86, or start the kernel in EL2 on arm64.",
     KvmKind.REFUSED: "/dev/kvm cannot be opened for reading and writing, so guests run under TCG; join its "
     "group to change that.",
     KvmKind.PVM: "KVM here is PVM (module kvm_pvm): guests run without the processor's virtualization.",

@@ -6,6 +6,7 @@ must know of its guests. No other file names one.
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 
 from harness.errors import UsageError
@@ -248,6 +249,7 @@ class Architecture:
         loader: file name of its dynamic loader.
         loader_folder: where programs expect the loader, without a slash at the beginning.
         compiler_target: the target of a C compiler that links programs for its Linux statically.
+        no_library_flags: arguments for a compiler without which it calls functions of its own library.
         bare: how the agent is built that needs no Linux, None where there is none.
         uefi: Debian's UEFI firmware for its guests, None where there is none.
     """
@@ -267,6 +269,7 @@ class Architecture:
     loader: str
     loader_folder: str
     compiler_target: str
+    no_library_flags: tuple[str, ...] = ()
     kernel_file: str = "vmlinuz"
     lacks_drivers: tuple[str, ...] = ()
     machine_arguments: tuple[str, ...] = ()
@@ -360,6 +363,9 @@ I386 = Architecture(
     ),
 )
 
+# gcc calls functions of its library for atomics otherwise, which use LSE instructions where there are any.
+_NO_OUTLINE_ATOMICS = ("-mno-outline-atomics",)
+
 AARCH64 = Architecture(
     name="aarch64",
     debian="arm64",
@@ -380,9 +386,10 @@ AARCH64 = Architecture(
     loader="ld-linux-aarch64.so.1",
     loader_folder="lib",
     compiler_target="aarch64-linux-musl",
+    no_library_flags=_NO_OUTLINE_ATOMICS,
     bare=BareTarget(
         "aarch64-freestanding-none",
-        ("-mgeneral-regs-only", "-mstrict-align"),
+        ("-mgeneral-regs-only", "-mstrict-align", *_NO_OUTLINE_ATOMICS),
         control_page=0x40200000,
     ),
     uefi=UefiPackage("qemu-efi-aarch64", "usr/share/AAVMF/AAVMF_CODE.fd", "usr/share/AAVMF/AAVMF_VARS.fd"),
@@ -496,8 +503,17 @@ PPC64LE = Architecture(
 
 ARCHITECTURES = (X86_64, I386, AARCH64, RISCV64, S390X, PPC64, PPC64LE)
 
-DEFAULT_ARCHITECTURE = X86_64
-"""The architecture of guests and QEMU programs where nobody names one."""
+
+def host_architecture(machine: str) -> Architecture:
+    """Return the architecture of a host that says `machine` for `uname -m`.
+
+    On a host of an architecture that is not described here it is x86_64, whose guests every QEMU can emulate.
+    """
+    return next((entry for entry in ARCHITECTURES if entry.name == machine), X86_64)
+
+
+DEFAULT_ARCHITECTURE = host_architecture(platform.machine())
+"""The architecture of this machine: of what runs on it, and of guests where nobody names another."""
 
 
 def find_architecture(name: str) -> Architecture:

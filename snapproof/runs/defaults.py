@@ -16,6 +16,12 @@ def own_cmdline(architecture: Architecture = DEFAULT_ARCHITECTURE) -> str:
     return f"console={architecture.console} panic=-1 no_timer_check root=/dev/vda"
 
 
+def example_machine(architecture: Architecture = DEFAULT_ARCHITECTURE) -> str:
+    """Return a machine type for examples: the last one that takes UEFI firmware, else the usual one."""
+    with_uefi = [kind.name for kind in architecture.machines if kind.uefi]
+    return with_uefi[-1] if with_uefi else architecture.machine
+
+
 OWN_MIB = 256
 """RAM of a user's own guest beside the writers: a full Debian needs 150 MiB, another guest may need more."""
 

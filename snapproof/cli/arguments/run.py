@@ -6,13 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
 from snapproof.cli.arguments.later import later
 from snapproof.cli.arguments.stack import add_stack_arguments, seed_number
 from snapproof.cli.bisect import add_bisect_argument
 from snapproof.report.formats import FORMATS
-from snapproof.runs.defaults import PROFILE_NAMES
+from snapproof.runs.defaults import PROFILE_NAMES, example_machine
 
 
 def add_parser(commands: Any, summary: str) -> None:
@@ -27,7 +26,7 @@ def add_parser(commands: Any, summary: str) -> None:
             "run --profile premerge --qemu ./build/qemu-system-x86_64",
             "run --profile nightly --qemu debian-12 --qemu debian-13    # a matrix",
             "run --profile nightly --list --filter 'memory.*'",
-            f"run --machine {DEFAULT_ARCHITECTURE.machines[1].name} --firmware uefi --cpu max",
+            f"run --machine {example_machine()} --firmware uefi --cpu max",
             "run --filter snapshot.main-job --repeat 20 --seed 7 --keep",
             "run --bisect --qemu build/qemu-system-x86_64               # for 'git bisect run'",
             "run --profile premerge --shard 2/3 --results shards/2",

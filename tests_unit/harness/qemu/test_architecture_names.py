@@ -28,7 +28,6 @@ ALLOWED = {
     "validators/vmstate/stream/format.py": "limits and the page size of the vmstate format",
     "validators/faults/preload/acts.py": "the page that preloaded libraries share, a format",
     "validators/faults/preload/shared_page.h": "the same format in C",
-    "validators/faults/preload/fault.h": "the page of the vmstate format, for libraries that change streams",
     "validators/faults/preload/raw_syscall.h": "calls the kernel by the processor's own instruction",
 }
 """Files whose format, or whose interface of the kernel, is defined so, each with its reason."""

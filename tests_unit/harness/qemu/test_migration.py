@@ -14,8 +14,9 @@ import pytest
 
 from harness.codes import Code, Fields
 from harness.deadline import Deadline
-from harness.errors import NotApplicable, SubjectFailed
+from harness.errors import HostTooBusy, NotApplicable, SubjectFailed
 from harness.qemu import migration
+from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
 from harness.qemu.qmp import CommandRefused, Event
 
@@ -203,6 +204,27 @@ def test_save_that_does_not_end(wait: Callable[[Any, Deadline], object]) -> None
     with pytest.raises(SubjectFailed, match="still 'active'") as caught:
         wait(_scripted(_active(0, 0)), Deadline(0.02))
     assert (caught.value.code, caught.value.fields) == (Code.SAVE_UNFINISHED, {"status": "active"})
+
+
+def test_save_that_is_slow() -> None:
+    """A save that still sends pages is no fault of QEMU, unless it has sent more than there are."""
+    total = {"total": 100 * TARGET_PAGE_BYTES, "page-size": TARGET_PAGE_BYTES}
+    answers = [{"status": "active", "ram": {"normal": pages, **total}} for pages in range(1, 4)]
+    with pytest.raises(HostTooBusy, match=r"after 0 s, with 3 of 100 pages sent, and goes on"):
+        migration.wait_completed(_scripted(*answers), Deadline(0.2))
+    looping = [{"status": "active", "ram": {"normal": pages, **total}} for pages in range(99, 102)]
+    with pytest.raises(SubjectFailed) as caught:
+        migration.wait_completed(_scripted(*looping), Deadline(0.2))
+    assert caught.value.code is Code.SAVE_UNFINISHED
+
+
+def test_save_that_has_stopped_sending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages that were sent long before the deadline do not excuse a save that hangs."""
+    monkeypatch.setattr(migration, "_PROGRESS_SECONDS", 0.02)
+    ram = {"normal": 5, "duplicate": 1, "total": 100 * TARGET_PAGE_BYTES, "page-size": TARGET_PAGE_BYTES}
+    with pytest.raises(SubjectFailed) as caught:
+        migration.wait_completed(_scripted({"status": "active", "ram": ram}), Deadline(0.1))
+    assert caught.value.code is Code.SAVE_UNFINISHED
 
 
 def test_clean_up_is_waited_for() -> None:

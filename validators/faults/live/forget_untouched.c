@@ -10,7 +10,7 @@ static int is_zero(uint64_t page)
 {
     const uint64_t *words = (const uint64_t *)page;
 
-    for (unsigned at = 0; at < PAGE_BYTES / sizeof(words[0]); at++)
+    for (unsigned at = 0; at < HOST_PAGE_BYTES / sizeof(words[0]); at++)
         if (words[at])
             return 0;
     return 1;
@@ -25,12 +25,12 @@ static void forget(uint64_t start, uint64_t end)
         uint64_t first = page;
 
         while (page < end && is_zero(page))
-            page += PAGE_BYTES;
+            page += HOST_PAGE_BYTES;
         if (page > first) {
             raw_syscall(SYS_madvise, (long)first, (long)(page - first), MADV_DONTNEED, 0, 0, 0);
             acted();
         }
-        page += PAGE_BYTES;
+        page += HOST_PAGE_BYTES;
     }
 }
 

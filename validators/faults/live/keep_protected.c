@@ -11,7 +11,7 @@ static int is_release(unsigned long request, const struct range *asked)
     if (request == UFFDIO_UNREGISTER)
         return 1;
     if (releases_page(request, asked))
-        return asked->start / PAGE_BYTES % 64 == 0;
+        return asked->start / HOST_PAGE_BYTES % 64 == 0;
     return request == UFFDIO_WRITEPROTECT && !protects(request, asked);
 }
 

@@ -40,7 +40,7 @@ static uint64_t bytes_ahead(uint64_t address)
 
 static void slow_down(void)
 {
-    int64_t pages = (int64_t)(ahead / PAGE_BYTES), done = (int64_t)((released - released_before) / PAGE_BYTES);
+    int64_t pages = (int64_t)(ahead / HOST_PAGE_BYTES), done = (int64_t)((released - released_before) / HOST_PAGE_BYTES);
     int64_t owed = most_of_save_ns(lost_ns - protected_ns) / pages * done - (now_ns() - lost_ns);
 
     if (owed >= LEAST_SLEEP_NS)

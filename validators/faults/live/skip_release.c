@@ -6,7 +6,7 @@
 
 static long fault(int fd, unsigned long request, struct range *asked)
 {
-    if (!releases_page(request, asked) || asked->start / PAGE_BYTES % 64)
+    if (!releases_page(request, asked) || asked->start / HOST_PAGE_BYTES % 64)
         return pass(fd, request, asked);
     acted();
     return 0;

@@ -18,8 +18,7 @@
 #define UFFDIO_WRITEPROTECT 0xc018aa06ul
 #define MODE_WP 1ull
 #define LARGE_BYTES (64ull << 20)
-#define PAGE_BYTES 4096ull
-#define PAGE_MASK (~(PAGE_BYTES - 1))
+/* HOST_PAGE_BYTES, the unit of protection, is given on the compiler's command line. */
 #define NS_PER_S 1000000000ll
 
 struct range {
