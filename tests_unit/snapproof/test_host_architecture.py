@@ -86,4 +86,5 @@ def test_cache_of_an_architecture() -> None:
 def test_machines_of_a_profile() -> None:
     """Rows of other machine types are those that the host's architecture has."""
     assert "machines.q35" in _on_host("x86_64")["rows"]
-    assert _on_host("aarch64")["rows"] == ["machines.virt-6.0"]
+    rows = _on_host("aarch64")["rows"]
+    assert "machines.virt-6.0" in rows and "machines.q35" not in rows
