@@ -13,6 +13,7 @@ from dataclasses import replace
 from harness.errors import NotApplicable
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
+from harness.qemu.qmp import CommandRefused
 from harness.qemu.ram import ramblocks
 from tests_functional.foreign_writers.fw_cfg import FwCfgDma, read_request
 from tests_functional.foreign_writers.scenario import require_target
@@ -39,7 +40,7 @@ def firmware_tables(run: Run) -> Outcome:
     with writing_guest(run) as booted:
         machine = booted.guest.machine
         _require_located(machine)
-        machine.qmp.execute("device_add", _PLUGGED)
+        _plug(machine)
         target = Target(machine)
         dma, request = FwCfgDma(machine, target), target.control + CONTROL_PAGES // 2 * TARGET_PAGE_BYTES
         target.memory.write(request, read_request(dma.find_file(_TABLES), TARGET_PAGE_BYTES, target.data))
@@ -57,6 +58,18 @@ def firmware_tables(run: Run) -> Outcome:
             cycle = judge_cycle(restoring, source, snapshot, _LABEL, checks)
         machine.quit()
     return outcome_of_cycles(run, [cycle], time.monotonic() - begun)
+
+
+def _plug(machine: Machine) -> None:
+    """Plug the device in.
+
+    Raises:
+        NotApplicable: the machine takes none while it runs.
+    """
+    try:
+        machine.qmp.execute("device_add", _PLUGGED)
+    except CommandRefused as refusal:
+        raise NotApplicable(f"No device can be plugged in here; QEMU says: {refusal.reason}.") from refusal
 
 
 def _require_located(machine: Machine) -> None:
