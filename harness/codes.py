@@ -319,6 +319,27 @@ class Code(enum.StrEnum):
     DISK_FILE_SYSTEM_ERROR = "disk-file-system.error", "e2fsck found an error."
     WRONG_DISK_UNSEEN = "wrong-disk.unseen", "No check saw a disk that is newer than the memory."
 
+    # Devices, each put into a guest that is saved, restored and saved again; field `device`.
+    DEVICES_NOT_BOOTED = "devices.not-booted", "A guest does not boot with a device."
+    DEVICES_NOT_SAVED = "devices.not-saved", "The save of a guest with a device fails."
+    DEVICES_LOST = "devices.lost", "QEMU ends while it saves a guest with a device."
+    DEVICES_STANDS_STILL = "devices.stands-still", "A guest with a device does not go on."
+    DEVICES_NOT_RESTORED = "devices.not-restored", "QEMU does not load the state that it has saved."
+    DEVICES_NOT_SAVED_AGAIN = "devices.not-saved-again", "A restored guest cannot be saved, or go on."
+    DEVICES_NOT_AT_T0 = (
+        "devices.not-at-t0",
+        "A device that nobody uses has other state in the file than in the source guest; field `field`.",
+    )
+    DEVICES_DIFFERS = (
+        "devices.differs",
+        "A restored guest, saved again, has other device state; field `field`.",
+    )
+    DEVICES_RAM_DIFFERS = (
+        "devices.ram-differs",
+        "A restored guest, saved again, has other memory; field `block`.",
+    )
+    DEVICES_FAULT_UNSEEN = "devices.fault-unseen", "The device sweep did not see a planted fault."
+
     # Extraction, reproducers, feature tests.
     EXTRACTED_RAM_BLOCK_MISSING = "extracted-ram.block-missing", "A RAMBlock is in QEMU and not in the file."
     EXTRACTED_RAM_DIFFERS = "extracted-ram.differs", "Extracted RAM is not what QEMU has after a restore."

@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 
 from harness.errors import UsageError
 from snapproof.runs.defaults import PROFILE_NAMES
+from tests_functional.devices.rows import ROWS as DEVICES
 from tests_functional.failures.rows import ROWS as FAILURES
 from tests_functional.findings.rows import ROWS as FINDINGS
 from tests_functional.foreign_writers.rows import ROWS as FOREIGN_WRITERS
@@ -29,6 +30,7 @@ _NIGHTLY = (
     *REPETITION,
     *VERSIONS,
     *MACHINES,
+    *DEVICES,
     *FAILURES,
     *REFUSALS,
     *RUN_STATES,

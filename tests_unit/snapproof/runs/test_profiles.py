@@ -34,6 +34,7 @@ _PREMERGE = {
     "offline.extract-mapped-ram",
     "repetition.at-once",
     "repetition.with-disk",
+    "devices.few",
     "failures.cancel",
     "refusals.no-userfaultfd-seccomp-eperm",
     "run-states.paused",

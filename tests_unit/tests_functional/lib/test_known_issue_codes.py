@@ -326,6 +326,18 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     (f"{_TABLES}/golden", _code(Code.GOLDEN_DIFFERS, {"block": "/rom@etc/table-loader"}), "F28"),
     (f"{_TABLES}/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
     ("02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "/rom@etc/acpi/tables"}), ""),
+    ("devices/pci-serial-2x", _code(Code.DEVICES_LOST, {"device": "pci-serial-2x"}), "F93"),
+    ("devices/pci-serial-2x", _code(Code.DEVICES_DIFFERS, {"device": "pci-serial-2x", "field": "x"}), ""),
+    ("devices/vmbus-bridge", _code(Code.DEVICES_LOST, {"device": "vmbus-bridge"}), "F94"),
+    ("devices/vmbus-bridge", _code(Code.DEVICES_NOT_RESTORED, {"device": "vmbus-bridge"}), ""),
+    ("devices/sd-card-spi", _code(Code.DEVICES_NOT_RESTORED, {"device": "sd-card-spi"}), "F95"),
+    ("devices/sd-card-spi", _code(Code.DEVICES_LOST, {"device": "sd-card-spi"}), ""),
+    ("devices/isa-vga", _code(Code.DEVICES_NOT_RESTORED, {"device": "isa-vga"}), "F96"),
+    ("devices/isa-vga", _code(Code.DEVICES_RAM_DIFFERS, {"device": "isa-vga", "block": "vga.vram"}), ""),
+    ("devices/isa-cirrus-vga", _code(Code.DEVICES_NOT_RESTORED, {"device": "isa-cirrus-vga"}), "F97"),
+    ("devices/nvme-ns", _code(Code.DEVICES_LOST, {"device": "nvme-ns"}), "F98"),
+    ("devices/nvme-ns", _code(Code.DEVICES_LOST, {"device": "nvme"}), ""),
+    ("devices/isa-cirrus-vga", _code(Code.DEVICES_NOT_BOOTED, {"device": "isa-cirrus-vga"}), ""),
 ]
 
 

@@ -1,0 +1,85 @@
+"""Contract: a planted fault counts as caught only if it acted and the sweep called it by its code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.codes import Code
+from tests_functional.devices.planted import (
+    ACTED,
+    DEVICE_FAULTS,
+    QEMU_PID,
+    Act,
+    DeviceFault,
+    Place,
+    judge_planted,
+    stand_in_command,
+)
+from tests_unit.support.scenario_values import codes
+from validators.checks import Problem, judged
+
+_FAULT = DeviceFault("cut", Act.CUT, Place.LOAD, Code.DEVICES_NOT_RESTORED)
+_ROOT = Path(__file__).parents[3]
+
+
+def _check(code: Code) -> list[Code]:
+    return codes(judge_planted(_FAULT, True, [judged("devices/x", "It holds.", [Problem(code, "So.")])]))
+
+
+def test_fault_is_caught_by_its_code() -> None:
+    """Another code is not enough, and neither is a green sweep."""
+    assert _check(Code.DEVICES_NOT_RESTORED) == []
+    assert _check(Code.DEVICES_DIFFERS) == [Code.DEVICES_FAULT_UNSEEN]
+    assert codes(judge_planted(_FAULT, True, [])) == [Code.DEVICES_FAULT_UNSEEN]
+
+
+def test_fault_that_never_acted_shows_nothing() -> None:
+    """Whatever the sweep found has another reason then."""
+    found = judged("devices/x", "It holds.", [Problem(Code.DEVICES_NOT_RESTORED, "So.")])
+    assert codes(judge_planted(_FAULT, False, [found])) == [Code.SETUP_BROKEN]
+
+
+def test_each_check_of_a_device_has_a_fault() -> None:
+    """All codes of a device's passage, except those of a guest that does not boot or go on."""
+    codes_of_passage = {code for code in Code if code.subject == "devices"}
+    left = {Code.DEVICES_NOT_BOOTED, Code.DEVICES_STANDS_STILL, Code.DEVICES_FAULT_UNSEEN}
+    assert {fault.code for fault in DEVICE_FAULTS} == codes_of_passage - left
+
+
+@pytest.mark.parametrize(
+    ("place", "folder", "acts"),
+    [
+        (Place.LOAD, "guest-2/source", True),
+        (Place.LOAD, "machine-alone/source", False),
+        (Place.SAVE, "guest-2/source", False),
+    ],
+)
+def test_stand_in_acts_in_its_place_alone(tmp_path: Path, place: Place, folder: str, acts: bool) -> None:
+    """Elsewhere it is `cat`: the guest without the device must get to its end."""
+    file = tmp_path / folder / "vmstate"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"12345678")
+    command = [*stand_in_command(DeviceFault("x", Act.CUT, place, Code.DEVICES_LOST)), str(file)]
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT), ACTED: str(tmp_path), QEMU_PID: "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert done.stdout == (b"1234" if acts else b"12345678")
+    assert (tmp_path / "acted").exists() == acts
+
+
+@pytest.mark.parametrize(
+    ("place", "folder", "code"),
+    [(Place.SAVE, "source", 1), (Place.SAVE, "later", 0), (Place.SAVE_AGAIN, "restored", 1)],
+)
+def test_stand_in_knows_the_save_by_its_file(tmp_path: Path, place: Place, folder: str, code: int) -> None:
+    """Only the first save of the source, or that of the restored guest, is refused."""
+    (tmp_path / folder).mkdir()
+    command = stand_in_command(DeviceFault("x", Act.REFUSE, place, Code.DEVICES_LOST))
+    environment = {**os.environ, "PYTHONPATH": str(_ROOT), ACTED: str(tmp_path), QEMU_PID: "0"}
+    with (tmp_path / folder / "vmstate").open("wb") as file:
+        done = subprocess.run(command, env=environment, input=b"abc", stdout=file, check=False)
+    assert done.returncode == code
+    assert (tmp_path / folder / "vmstate").read_bytes() == (b"" if code else b"abc")
