@@ -145,6 +145,13 @@ def test_ordinary_save_that_shows_the_same_is_said(run: Run, monkeypatch: pytest
     assert [fields["control"] for _, fields in _failed(outcome)["devices/d5"]] == ["same"]
 
 
+def test_state_that_is_not_of_t0_has_no_control(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a comparison with an ordinary save already."""
+    found = Problem(Code.DEVICES_NOT_AT_T0, "Other.", {"device": "d5", "field": "x"})
+    _Qemu(monkeypatch, lambda labels, _: [found] if "d5" in labels else [])
+    assert _failed(sweep(ALL)(run))["devices/d5"] == [(found.code, dict(found.fields))]
+
+
 def test_devices_that_are_wrong_only_together_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Halving loses the pair, so the guest with both is the one that is red."""
     together = {"d0", "d3"}

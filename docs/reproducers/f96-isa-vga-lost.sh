@@ -1,8 +1,8 @@
 #!/bin/sh
-# F96: a guest with the device isa-vga cannot be restored: QEMU crashes.
-# Usage: [ACCEL=kvm] f96-isa-vga-crashes.sh QEMU
+# F96: a guest with the device isa-vga or isa-cirrus-vga cannot be restored: QEMU crashes or aborts.
+# Usage: [ACCEL=kvm] f96-isa-vga-lost.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-# The control is a guest with VGA. Both are saved by an ordinary migration.
+# The controls are guests with VGA and cirrus-vga. All are saved by an ordinary migration.
 set -eu
 QEMU=$1
 VERDICT=3
@@ -40,26 +40,31 @@ restore() {
     } 2> /dev/null | guest "$1" -incoming "exec:cat $DIR/file" > "$DIR/out" || true
 }
 
-for DEVICE in VGA isa-vga; do
+SHOWS=0
+for DEVICE in VGA cirrus-vga isa-vga isa-cirrus-vga; do
     if ! "$QEMU" -device help 2> /dev/null | grep -q "\"$DEVICE\""; then
         echo "This QEMU has no device $DEVICE."
         VERDICT=2
         exit
     fi
 done
-restore VGA
-if ! grep -q '"running": true' "$DIR/out"; then
-    cat "$DIR/out"
-    echo "The guest with VGA, the control, was not restored."
-    exit
-fi
-restore isa-vga
-if grep -q '"running": true' "$DIR/out"; then
-    echo "The guest with isa-vga was restored, as it should be."
-    VERDICT=0
-    exit
-fi
-# QEMU says nothing when it crashes; it has greeted before.
-grep -q QMP "$DIR/out" || exit
-echo "QEMU crashed while it restored a guest with isa-vga; with VGA it restores the guest."
-VERDICT=1
+for PAIR in VGA:isa-vga cirrus-vga:isa-cirrus-vga; do
+    CONTROL=${PAIR%:*} DEVICE_OF_ISA=${PAIR#*:}
+    restore "$CONTROL"
+    if ! grep -q '"running": true' "$DIR/out"; then
+        cat "$DIR/out"
+        echo "The guest with $CONTROL, a control, was not restored."
+        exit
+    fi
+    restore "$DEVICE_OF_ISA"
+    if grep -q '"running": true' "$DIR/out"; then
+        echo "The guest with $DEVICE_OF_ISA was restored, as it should be."
+        continue
+    fi
+    # QEMU may say nothing when it crashes; it has greeted before.
+    grep -q QMP "$DIR/out" || exit
+    grep Assertion "$DIR/out" || true
+    echo "QEMU crashed or aborted while it restored a guest with $DEVICE_OF_ISA; with $CONTROL it restores the guest."
+    SHOWS=1
+done
+VERDICT=$SHOWS
