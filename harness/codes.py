@@ -263,6 +263,7 @@ class Code(enum.StrEnum):
     RUN_STATE_WROTE = "run-state.wrote", "The writers of a guest that should be stopped went on."
     FOREIGN_WRITER_NEWER = "foreign-writer.newer", "A page has what a foreign writer wrote after T0."
     FOREIGN_WRITER_LOST = "foreign-writer.lost", "A page lacks what a foreign writer wrote before T0."
+    FOREIGN_WRITER_TWICE = "foreign-writer.twice", "Two pages have the mark of the same page."
     FOREIGN_WRITER_SILENT = "foreign-writer.silent", "The restored guest's foreign writer does not go on."
     STUN_RATIO_TOO_SMALL = "stun-ratio.too-small", "A background snapshot stuns for too long."
     TIMERS_STOOD_STILL = "timers.stood-still", "The guest's timers stopped during the save."

@@ -11,9 +11,11 @@ from guest_images.packages.programs import packaged_program
 from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, SetupBroken
-from harness.process import ChildProcess
+from harness.process import ChildProcess, log_tail
 
 _START_SECONDS = 30.0
+# Linux 6.12 net/unix/af_unix.c, unix_seq_show(): the flags of a socket on which somebody listens.
+_LISTENING = "00010000"
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,16 @@ def served(daemon: Daemon, values: dict[str, str], log: Path, provisioning: Prov
 def _wait_listening(process: ChildProcess, socket: Path, name: str) -> None:
     try:
         Deadline(_START_SECONDS).wait_for(
-            lambda: socket.exists() or process.exit_code() is not None, f"The start of {name}"
+            lambda: _listens(socket) or process.exit_code() is not None, f"The start of {name}"
         )
     except DeadlineExpired as error:
         raise SetupBroken(error.sentence, process.evidence()) from error
     if process.exit_code() is not None:
-        raise SetupBroken(f"{name} ended at its start.", process.evidence())
+        words = (log_tail(process.log).strip().splitlines() or ["none"])[-1]
+        raise SetupBroken(f"{name} ended at its start; its last words: {words}.", process.evidence())
+
+
+def _listens(socket: Path) -> bool:
+    """Return whether a process listens at a UNIX socket; a connection would take the place of QEMU's."""
+    lines = Path("/proc/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()
+    return any(line.split()[3] == _LISTENING and line.endswith(f" {socket}") for line in lines[1:])

@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from harness.errors import NotApplicable
+from harness.errors import NotApplicable, SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
 from harness.qemu.qmp import CommandRefused
-from harness.qemu.ram import ramblocks
+from harness.qemu.ram import ramblocks, read_block
 from tests_functional.foreign_writers.fw_cfg import FwCfgDma, read_request
 from tests_functional.foreign_writers.scenario import require_target
 from tests_functional.foreign_writers.target import CONTROL_PAGES, Target
@@ -48,7 +48,16 @@ def firmware_tables(run: Run) -> Outcome:
         folder = run.folder / _LABEL
         folder.mkdir(parents=True)
         run.say(f"{_LABEL}: saving ({Flow.STOP_MIGRATE_CONT.value}).")
-        acts = Acts(saving=lambda: dma.carry_out(request, run.deadline.at_most(_ACT_SECONDS)))
+
+        def read_tables() -> None:
+            before = _tables(machine)
+            dma.carry_out(request, run.deadline.at_most(_ACT_SECONDS))
+            if _tables(machine) == before:
+                raise SetupBroken(
+                    "QEMU did not make its ACPI tables anew when they were read, so this proves nothing."
+                )
+
+        acts = Acts(saving=read_tables)
         limit = run.deadline.at_most(SMALL_SAVE_SECONDS)
         snapshot = take(Flow.STOP_MIGRATE_CONT, source.guest, source.counters, folder, limit, acts)
         checks = judge_source(source.guest, source.before)
@@ -58,6 +67,12 @@ def firmware_tables(run: Run) -> Outcome:
             cycle = judge_cycle(restoring, source, snapshot, _LABEL, checks)
         machine.quit()
     return outcome_of_cycles(run, [cycle], time.monotonic() - begun)
+
+
+def _tables(machine: Machine) -> bytes:
+    """Return the ACPI tables in QEMU's memory."""
+    (block,) = (block for block in ramblocks(machine) if block.idstr == f"/rom@{_TABLES}")
+    return b"".join(read_block(machine, block))
 
 
 def _plug(machine: Machine) -> None:

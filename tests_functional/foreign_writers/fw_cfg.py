@@ -8,16 +8,17 @@ from __future__ import annotations
 import struct
 
 from harness.deadline import Deadline
-from harness.errors import SetupBroken
+from harness.errors import NotApplicable, SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from harness.qemu.io_ports import write_port
+from harness.qemu.io_ports import read_port, write_port
 from harness.qemu.machine import Machine
 from tests_functional.foreign_writers.target import CONTROL_PAGES, PAGES, Target
 
 FILE = "opt/snapproof/marks"
 """Name of the file with the marked pages of all passes."""
 
-_DMA_PORT = 0x514
+# Read, the register gives "QEMU CFG"; the port has the other byte order.
+_DMA_PORT, _SIGNATURE = 0x514, int.from_bytes(b"QEMU", "little")
 _DIRECTORY = 0x19
 _READ, _SKIP, _SELECT, _ERROR = 1 << 1, 1 << 2, 1 << 3, 1 << 0
 _ENTRY_BYTES, _MOST_FILES = 64, 64
@@ -31,7 +32,13 @@ class FwCfgDma:
     """The DMA interface of the device in a running machine."""
 
     def __init__(self, machine: Machine, target: Target) -> None:
-        """Use the target's control pages, of which a driver may use the second half for its own requests."""
+        """Use the target's control pages, of which a driver may use the second half for its own requests.
+
+        Raises:
+            NotApplicable: the machine's device has no DMA.
+        """
+        if read_port(machine, _DMA_PORT, 4) != _SIGNATURE:
+            raise NotApplicable("The machine's fw_cfg device has no DMA, as those before machine type 2.5.")
         self._machine = machine
         self._memory = target.memory
         self._request = target.control

@@ -36,7 +36,11 @@ def judge_marks(found: Sequence[MarkedPage], before: int, pages: int) -> CheckRe
                 f"{', ...' if len(newer) > _MOST_NAMED else ''}.",
             )
         )
-    lost = pages - len(right) - len(newer)
+    lost = pages - len({page.index for page in (*right, *newer)} & set(range(pages)))
+    surplus = len(found) - len({page.index for page in found})
+    if surplus:
+        sentence = f"{surplus} pages have the mark of a page that is in the file already."
+        problems.append(Problem(Code.FOREIGN_WRITER_TWICE, sentence))
     if lost:
         problems.append(
             Problem(
@@ -44,7 +48,7 @@ def judge_marks(found: Sequence[MarkedPage], before: int, pages: int) -> CheckRe
                 f"{lost} of {pages} pages lack what a foreign writer wrote before T0.",
             )
         )
-    facts = {"pages": pages, "pages newer than T0": len(newer), "pages older than T0": max(lost, 0)}
+    facts = {"pages": pages, "pages newer than T0": len(newer), "pages older than T0": lost}
     return judged("foreign-writer", _FILE, problems, facts)
 
 

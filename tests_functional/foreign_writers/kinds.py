@@ -75,6 +75,8 @@ class WriterKind:
 
 
 _DISK = "foreign-disk"
+# Machine types before 2.7 have virtio devices without the registers of VIRTIO 1.0 unless told otherwise.
+_MODERN = "disable-modern=off"
 
 
 def _disk(place: Place, device: str, options: str = "") -> tuple[str, ...]:
@@ -87,7 +89,7 @@ def _disk(place: Place, device: str, options: str = "") -> tuple[str, ...]:
     )
 
 
-def _virtio_blk(reason: str, options: str = "", device: str = "virtio-blk-pci") -> WriterKind:
+def _virtio_blk(reason: str, options: str = "", device: str = f"virtio-blk-pci,{_MODERN}") -> WriterKind:
     return WriterKind(reason, "virtio-blk", lambda place: _disk(place, device, options), _disk_reads)
 
 
@@ -98,7 +100,7 @@ def _disk_reads(machine: Machine, target: Target, _place: Place) -> Writer:
 def _libblkio(driver: str, place: str) -> tuple[str, ...]:
     """Return the arguments for a disk that QEMU reads through libblkio."""
     disk = f"driver={driver},node-name={_DISK},{place},cache.direct=on,read-only=on"
-    return ("-blockdev", disk, "-device", f"virtio-blk-pci,drive={_DISK}")
+    return ("-blockdev", disk, "-device", f"virtio-blk-pci,{_MODERN},drive={_DISK}")
 
 
 def _vhost_user(*device: str) -> Callable[[Place], tuple[str, ...]]:
@@ -110,7 +112,7 @@ def _packets(place: Place) -> tuple[str, ...]:
     ends = f"local.type=unix,local.path={local},remote.type=unix,remote.path={peer}"
     return (
         *("-netdev", f"dgram,id=foreign,{ends}"),
-        *("-device", "virtio-net-pci,netdev=foreign,romfile="),
+        *("-device", f"virtio-net-pci,{_MODERN},netdev=foreign,romfile="),
     )
 
 
@@ -125,7 +127,7 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         "virtio-blk",
         lambda place: (
             *("-object", "iothread,id=foreign-thread"),
-            *_disk(place, "virtio-blk-pci,iothread=foreign-thread"),
+            *_disk(place, f"virtio-blk-pci,{_MODERN},iothread=foreign-thread"),
         ),
         _disk_reads,
     ),

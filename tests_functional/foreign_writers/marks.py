@@ -38,12 +38,14 @@ class MarkedPage:
         offset: the page's place in it, in bytes.
         oldest: the lowest pass of its marks.
         newest: the highest one; another than `oldest` in a page that was written to while it was saved.
+        index: the number of the page in the pass, by its first mark.
     """
 
     block: str
     offset: int
     oldest: int
     newest: int
+    index: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Marks:
     def passes(self, pages: Sequence[bytes]) -> list[int | None]:
         """Return the highest pass of the marks in each page, None for a page without marks."""
         rows = np.frombuffer(b"".join(pages), "<u8").reshape(len(pages), -1)
-        _, newest = _extremes(rows, self.tag)
+        _, newest, _ = _extremes(rows, self.tag)
         return [None if found == _NONE else int(found) for found in newest]
 
     def in_file(self, path: Path) -> list[MarkedPage]:
@@ -83,21 +85,21 @@ class Marks:
             for block in index.blocks:
                 for batch in reader.each(block, partial(_marked, tag=self.tag)):
                     found += [
-                        MarkedPage(block.idstr, page * block.page_size, oldest, newest)
-                        for page, oldest, newest in batch
+                        MarkedPage(block.idstr, page * block.page_size, oldest, newest, index)
+                        for page, oldest, newest, index in batch
                     ]
         return found
 
 
-def _marked(batch: Batch, tag: bytes) -> list[tuple[int, int, int]]:
-    """Return number, lowest and highest pass of each page of a batch that has marks."""
-    oldest, newest = _extremes(batch.words, tag)
+def _marked(batch: Batch, tag: bytes) -> list[tuple[int, int, int, int]]:
+    """Return number, lowest and highest pass, and index of each page of a batch that has marks."""
+    oldest, newest, index = _extremes(batch.words, tag)
     found = np.flatnonzero(newest != _NONE)
-    return [(int(batch.pages[at]), int(oldest[at]), int(newest[at])) for at in found]
+    return [(int(batch.pages[at]), int(oldest[at]), int(newest[at]), int(index[at])) for at in found]
 
 
-def _extremes(words: npt.NDArray[np.uint64], tag: bytes) -> tuple[Passes, Passes]:
-    """Return the lowest and the highest pass of the marks in each row, _NONE where it has none.
+def _extremes(words: npt.NDArray[np.uint64], tag: bytes) -> tuple[Passes, Passes, Passes]:
+    """Return lowest and highest pass of the marks in each row, and its first index; _NONE where it has none.
 
     Args:
         words: pages as uint64[k, page size / 8].
@@ -109,5 +111,6 @@ def _extremes(words: npt.NDArray[np.uint64], tag: bytes) -> tuple[Passes, Passes
     none = ~here.any(axis=1)
     oldest = np.where(here, passes, np.iinfo(np.int64).max).min(axis=1)
     newest = np.where(here, passes, _NONE).max(axis=1)
-    oldest[none] = _NONE
-    return oldest, newest
+    index = words[:, 3::_WORDS].astype(np.int64)[np.arange(len(words)), here.argmax(axis=1)]
+    oldest[none] = index[none] = _NONE
+    return oldest, newest, index

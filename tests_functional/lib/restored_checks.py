@@ -95,6 +95,14 @@ def judge_restored(
     return [judged("restore", _RESTORE, [], seconds), check_run_state(state, snapshot.state), *checks]
 
 
+def _lost_seconds(machine: SpawnedMachine) -> float:
+    """Return what `lost_decrementer` says, 0.0 where QEMU does not answer."""
+    try:
+        return lost_decrementer(machine)
+    except SnapproofError:
+        return 0.0
+
+
 @contextmanager
 def _late_explained(machine: SpawnedMachine) -> Iterator[None]:
     """Explain a guest that is late within the `with`, by its timer or by the host.
@@ -106,7 +114,7 @@ def _late_explained(machine: SpawnedMachine) -> Iterator[None]:
     except SnapproofError as error:
         if error.code not in _LATE or not machine.alive():
             raise
-        if seconds := lost_decrementer(machine):
+        if seconds := _lost_seconds(machine):
             raise machine.failure(
                 f"{error.sentence.rstrip('.')}, and its decrementer expired {seconds:.0f} s ago and raised "
                 "no interrupt, so none of its timers fires",

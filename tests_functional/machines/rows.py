@@ -78,7 +78,7 @@ ROWS = (
         _EVERY_VERSION,
         "guests keep the machine type that they were made with for years; each type has other state",
         {"guest": "bare", "ram_mib": 128},
-        # QEMU 7.2 has 54 of them; 3 s each, and 10 s beside other tests.
+        # QEMU 7.2 has 55 of them; 3 s each, and 10 s beside other tests.
         seconds=1800,
         cycle_seconds=0,
         kinds=ANY_GUEST,

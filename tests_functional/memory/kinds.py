@@ -43,11 +43,13 @@ class MemoryKind:
             for part in ("-object", f"{backend},id=mem{number},size={size}M")
         ]
         if len(self.backends) == 1:
-            return replace(stack, machine=f"{stack.machine},memory-backend=mem0", extra=tuple(objects))
+            return replace(
+                stack, machine=f"{stack.machine},memory-backend=mem0", extra=(*stack.extra, *objects)
+            )
         nodes = [
             part for number in range(len(self.backends)) for part in ("-numa", f"node,memdev=mem{number}")
         ]
-        return replace(stack, extra=(*objects, *nodes))
+        return replace(stack, extra=(*stack.extra, *objects, *nodes))
 
 
 _FREE_HUGE_PAGES = re.compile(r"^HugePages_Free:\s+(\d+)$", re.MULTILINE)

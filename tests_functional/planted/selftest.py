@@ -106,24 +106,35 @@ def judge_by_restoring(run: Run, form: Form, row: Row) -> Row:
         apply_fault(form.snapshot.path, fault, damaged, row.seed)
         failed = _failed(_restored(run, form, damaged, row.fault))
     except HostTooBusy:
-        return _silent(run, form, row)
+        return _silent(run, form, row, damaged)
     finally:
         damaged.unlink(missing_ok=True)
     if not failed:
         return replace(row, outcome="missed")
-    names = tuple(check.name for check in failed)
-    return replace(row, caught_by=names, detail=failed[0].violations[0].sentence, outcome="caught by restore")
+    return _caught(row, failed)
 
 
-def _silent(run: Run, form: Form, row: Row) -> Row:
+def _silent(run: Run, form: Form, row: Row, damaged: Path) -> Row:
     """Return the row of a fault whose guest is silent on a busy host, if an undamaged one answers after it.
 
-    Such a guest turns for ever, or waits, and QEMU's share of the processors does not tell which.
+    Such a guest turns for ever, or waits, and QEMU's share of the processors does not tell which. So it must
+    be silent a second time, after the undamaged one has answered.
     """
-    run.say("It did not answer, and the host is busy: restoring the undamaged snapshot again.")
+    run.say("It did not answer, and the host is busy: restoring the undamaged snapshot, and this one again.")
     require_restorable(run, form, "undamaged-after-" + row.fault)
-    detail = "The restored guest did not answer; the undamaged one, restored after it, did."
-    return replace(row, caught_by=("restore",), detail=detail, outcome="caught by restore")
+    detail = "The restored guest did not answer, twice; the undamaged one, restored in between, did."
+    try:
+        failed = _failed(_restored(run, form, damaged, f"{row.fault}-again"))
+    except HostTooBusy:
+        return replace(row, caught_by=("restore",), detail=detail, outcome="caught by restore")
+    if not failed:
+        return replace(row, outcome="missed")
+    return _caught(row, failed)
+
+
+def _caught(row: Row, failed: Sequence[CheckResult]) -> Row:
+    names = tuple(check.name for check in failed)
+    return replace(row, caught_by=names, detail=failed[0].violations[0].sentence, outcome="caught by restore")
 
 
 def _restored(run: Run, form: Form, path: Path, label: str) -> list[CheckResult]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -12,17 +13,21 @@ from tests_functional.foreign_writers.judge import judge_marks, judge_refusal, j
 from tests_functional.foreign_writers.marks import MarkedPage
 from tests_unit.support.scenario_values import codes, sentences
 
-_BEFORE = MarkedPage("pc.ram", 0x1000, 2, 2)
-_AFTER = MarkedPage("pc.ram", 0x2000, 3, 3)
-_TORN = MarkedPage("pc.ram", 0x3000, 2, 3)
-_OLD = MarkedPage("pc.ram", 0x4000, 1, 1)
-_HALF_OLD = MarkedPage("pc.ram", 0x5000, 1, 2)
+_BEFORE = MarkedPage("pc.ram", 0x1000, 2, 2, 0)
+_OTHER = MarkedPage("pc.ram", 0x6000, 2, 2, 1)
+_COPY = MarkedPage("mem1", 0x1000, 2, 2, 0)
+_AFTER = MarkedPage("pc.ram", 0x2000, 3, 3, 1)
+_TORN = MarkedPage("pc.ram", 0x3000, 2, 3, 1)
+_OLD = MarkedPage("pc.ram", 0x4000, 1, 1, 1)
+_HALF_OLD = MarkedPage("pc.ram", 0x5000, 1, 2, 1)
 
 
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        ([_BEFORE, _BEFORE], []),
+        ([_BEFORE, _OTHER], []),
+        ([_BEFORE, _COPY], [Code.FOREIGN_WRITER_TWICE, Code.FOREIGN_WRITER_LOST]),
+        ([_BEFORE, _OTHER, _COPY], [Code.FOREIGN_WRITER_TWICE]),
         ([_BEFORE, _AFTER], [Code.FOREIGN_WRITER_NEWER]),
         ([_BEFORE, _TORN], [Code.FOREIGN_WRITER_NEWER]),
         ([_BEFORE, _OLD], [Code.FOREIGN_WRITER_LOST]),
@@ -39,7 +44,7 @@ def test_marks_of_a_file(found: Sequence[MarkedPage], expected: Sequence[Code]) 
 
 def test_newer_pages_are_named() -> None:
     """The sentence has their number and the first of them."""
-    four = [_AFTER] * 4
+    four = [replace(_AFTER, index=index) for index in range(4)]
     (sentence,) = sentences(judge_marks(four, 2, 4))
     assert sentence.startswith("4 of 4 pages have what a foreign writer wrote after T0: pc.ram at 0x2000, ")
     assert sentence.endswith(", ....")

@@ -48,7 +48,7 @@ def test_pages_of_a_file(tmp_path: Path) -> None:
         data(6, bytes(PAGE - MARK_BYTES) + _MARKS.one(5, 1), "other"),
     )
     assert _MARKS.in_file(path) == [
-        MarkedPage("pc.ram", 0, 4, 4),
-        MarkedPage("pc.ram", 3 * PAGE, 4, 5),
-        MarkedPage("other", 6 * PAGE, 5, 5),
+        MarkedPage("pc.ram", 0, 4, 4, 0),
+        MarkedPage("pc.ram", 3 * PAGE, 4, 5, 0),
+        MarkedPage("other", 6 * PAGE, 5, 5, 1),
     ]

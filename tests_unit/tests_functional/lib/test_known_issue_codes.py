@@ -317,6 +317,7 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     (f"{_VHOST}/01-stop-and-save/foreign-writer", _code(Code.FOREIGN_WRITER_NEWER), ""),
     ("virtio-blk/03-live/foreign-writer", _code(Code.FOREIGN_WRITER_NEWER), ""),
     (f"{_VHOST}/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "mem0"}), "F26"),
+    (f"{_VHOST}/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "vga.vram"}), ""),
     ("virtio-blk/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "mem0"}), ""),
     (f"{_VHOST}/03-live/restore", _ended(_VHOST_STATE, "qemu: load of migration failed: x"), "F26"),
     (f"{_VHOST}/03-live/restore", _ended(f"load of migration failed: x: {_VHOST_STATE}"), "F26"),

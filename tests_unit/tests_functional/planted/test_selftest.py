@@ -44,10 +44,14 @@ def test_outcomes_of_a_restore(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_silence_on_a_busy_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It is the fault's if an undamaged guest answers right after it, and nobody's if that is late too."""
+    """It is the fault's if it comes twice and an undamaged guest answers in between; else it is not."""
     busy = HostTooBusy("It did not answer, and got 41%.")
-    row, labels = _judged(monkeypatch, tmp_path, busy, [check("restore")])
+    row, labels = _judged(monkeypatch, tmp_path, busy, [check("restore")], busy)
     assert (row.outcome, row.caught_by) == ("caught by restore", ("restore",))
-    assert labels == ["vcpu-bit-flip", "undamaged-after-vcpu-bit-flip"]
+    assert labels == ["vcpu-bit-flip", "undamaged-after-vcpu-bit-flip", "vcpu-bit-flip-again"]
+    row, _ = _judged(monkeypatch, tmp_path, busy, [check("restore")], [check("restore", "It died.")])
+    assert (row.outcome, row.detail) == ("caught by restore", "It died.")
+    row, _ = _judged(monkeypatch, tmp_path, busy, [check("restore")], [check("restore")])
+    assert row.outcome == "missed"
     with pytest.raises(HostTooBusy):
         _judged(monkeypatch, tmp_path, busy, busy)

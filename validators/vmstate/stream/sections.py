@@ -37,6 +37,8 @@ _HEADER_BEGINS = re.compile(rb"\x04\x00\x00[\x00-\xff]{2}(?=[\x01-\xff])")
 _HASH_TABLE = "spapr/htab"
 _NO_TABLE = b"\xff" * 4
 _CHUNK_BYTES, _ENTRY_BYTES = 8, 16
+# A chunk takes a read of its own, as much time as searching so many bytes.
+_READ_COST = 1 << 10
 
 
 class SectionEnds:
@@ -119,8 +121,9 @@ class SectionEnds:
         at += 4
         if section.kind == fmt.START or head == _NO_TABLE:
             return at if len(head) == 4 else None
-        while len(chunk := self._source.read(at, _CHUNK_BYTES)) == _CHUNK_BYTES:
+        while len(chunk := self._source.read(at, _CHUNK_BYTES)) == _CHUNK_BYTES and self._left > 0:
             at += _CHUNK_BYTES
+            self._left -= _READ_COST
             if chunk == bytes(_CHUNK_BYTES):
                 return at
             at += int.from_bytes(chunk[4:6], "big") * _ENTRY_BYTES
