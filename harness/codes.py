@@ -265,6 +265,16 @@ class Code(enum.StrEnum):
     FOREIGN_WRITER_LOST = "foreign-writer.lost", "A page lacks what a foreign writer wrote before T0."
     FOREIGN_WRITER_TWICE = "foreign-writer.twice", "Two pages have the mark of the same page."
     FOREIGN_WRITER_SILENT = "foreign-writer.silent", "The restored guest's foreign writer does not go on."
+    DURING_SAVE_ACCEPTED = (
+        "during-save.accepted",
+        "QEMU accepts in mid-save what it must refuse; field `command`.",
+    )
+    DURING_SAVE_REFUSED = (
+        "during-save.refused",
+        "QEMU refuses in mid-save what harms no save; field `command`.",
+    )
+    DURING_SAVE_SETTINGS = "during-save.settings", "A save has changed a migration setting; field `setting`."
+    DURING_SAVE_RUNS_ON = "during-save.runs-on", "QEMU was to end in mid-save, and runs on."
     STUN_RATIO_TOO_SMALL = "stun-ratio.too-small", "A background snapshot stuns for too long."
     TIMERS_STOOD_STILL = "timers.stood-still", "The guest's timers stopped during the save."
     TIMERS_SAVE_FAILED = "timers.save-failed", "A save of a guest whose timers are watched failed."

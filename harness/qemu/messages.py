@@ -25,6 +25,8 @@ MESSAGES = {
     "uffd-close-assertion": ("uffd_close_fd: Assertion",),
     # system/runstate.c runstate_set(), softmmu/runstate.c before 8.2
     "invalid-run-state": ("invalid runstate transition: ",),
+    # system/memory.c memory_region_transaction_commit(), softmmu/memory.c before 8.2
+    "lock-assertion": ("memory_region_transaction_commit: Assertion",),
     "incompatible-memory": ("not compatible with guest memory configuration",),
 }
 """The messages by the name that known issues use (field `qemu_said`), each with its texts."""

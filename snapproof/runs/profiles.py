@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from harness.errors import UsageError
 from snapproof.runs.defaults import PROFILE_NAMES
 from tests_functional.devices.rows import ROWS as DEVICES
+from tests_functional.during_save.rows import ROWS as DURING_SAVE
 from tests_functional.failures.rows import ROWS as FAILURES
 from tests_functional.findings.rows import ROWS as FINDINGS
 from tests_functional.foreign_writers.rows import ROWS as FOREIGN_WRITERS
@@ -35,6 +36,7 @@ _NIGHTLY = (
     *REFUSALS,
     *RUN_STATES,
     *FOREIGN_WRITERS,
+    *DURING_SAVE,
     *PLANTED,
     *FINDINGS,
 )

@@ -38,6 +38,7 @@ _PREMERGE = {
     "failures.cancel",
     "refusals.no-userfaultfd-seccomp-eperm",
     "run-states.paused",
+    "during-save.stop-cont",
     "planted.drop-protection",
     "planted.lose-events",
     "findings.f2",

@@ -50,7 +50,7 @@ def check_source_guest(machine: Machine, agent: Agent, median_before: int) -> li
     try:
         status = _settled(agent)
     except SnapproofError as error:
-        return [_silent(machine, error), _unprotected(machine)]
+        return [_silent(machine, error), check_unprotected(machine)]
     problems = []
     if status.errors:
         problems.append(
@@ -66,7 +66,7 @@ def check_source_guest(machine: Machine, agent: Agent, median_before: int) -> li
         )
     return [
         judged("source-guest", _SOURCE, problems),
-        _unprotected(machine),
+        check_unprotected(machine),
         _latency(status, median_before),
     ]
 
@@ -113,7 +113,8 @@ def _latency(status: AgentStatus, median_before: int) -> CheckResult:
     return judged("source-latency", _LATENCY, problems, {"median_us": 1 << median})
 
 
-def _unprotected(machine: Machine) -> CheckResult:
+def check_unprotected(machine: Machine) -> CheckResult:
+    """Check that nothing of guest RAM is write-protected after a snapshot, whatever the guest does."""
     left = write_protected_pages(machine)
     if left is None:
         return skipped("source-unprotected", _UNPROTECTED, "QEMU's pagemap cannot be read on this host.")

@@ -1,0 +1,161 @@
+"""Starts a save through a slow sink, does a thing while RAM is saved, and waits for the end of the save."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from guest_images.agent.counters import AgentCounters
+from harness.deadline import Deadline
+from harness.errors import MachineryMissing, NotApplicable, SetupBroken, SnapproofError, SubjectFailed
+from harness.qemu import migration
+from harness.qemu.machine import Machine
+from harness.qemu.migration import SaveFigures
+from tests_functional.during_save.judge import Ending, judge_quit
+from tests_functional.during_save.thing import Place, Thing
+from tests_functional.lib.save import Flow, Snapshot
+from tests_functional.refusals.migration_options import Settings, settings
+from validators.verdict import CheckResult
+
+_ENDED = ("completed", "failed", "cancelled")
+_QUIT_SECONDS = 20.0
+_NO_SETTINGS = Settings({}, {})
+
+
+@dataclass(frozen=True)
+class MidSave:
+    """A save during which a thing was done.
+
+    Attributes:
+        place: where, with QEMU's answers.
+        path: the file.
+        ending: what became of it.
+        settings: the migration settings before the thing, right after it, and after the save.
+        snapshot: the snapshot, None where there is none.
+    """
+
+    place: Place
+    path: Path
+    ending: Ending
+    settings: tuple[Settings, Settings, Settings] = (_NO_SETTINGS, _NO_SETTINGS, _NO_SETTINGS)
+    snapshot: Snapshot | None = None
+
+
+def mid_save(
+    place: Place,
+    thing: Thing,
+    path: Path,
+    counters: AgentCounters,
+    limit: Deadline,
+    hasten: Callable[[Machine], None] = lambda _machine: None,
+) -> MidSave:
+    """Save, do a thing while RAM is saved, and wait until the save has ended.
+
+    Args:
+        place: the guest, and where the thing is done.
+        thing: it.
+        path: the file.
+        counters: of the guest's writers.
+        limit: for all of it.
+        hasten: called after the thing, before the wait for the end.
+
+    Raises:
+        SetupBroken: RAM was saved too fast for the thing to be done meanwhile.
+        SubjectFailed: the save did not begin.
+    """
+    machine, slow = place.machine, path.with_name(f"{path.name}-slow")
+    slow.touch()
+    before, mark, steps = settings(machine), machine.qmp.mark(), counters.steps()
+    done = before
+    try:
+        migration.begin_save(machine, migration.slow_sink(path, slow), limit)
+        written = _await_write(machine, counters, limit)
+        thing.do(place)
+        if thing.state:
+            done = settings(machine)
+            hasten(machine)
+    except (MachineryMissing, NotApplicable, SetupBroken):
+        raise
+    except SnapproofError as error:
+        return MidSave(place, path, Ending(lost=error))
+    finally:
+        slow.unlink()
+    if not thing.state:
+        return MidSave(place, path, Ending())
+    try:
+        ending = _wait_ending(machine, limit)
+        three = (before, done, settings(machine))
+        snapshot = None
+        if ending.status == "completed":
+            figures = migration.wait_completed(machine, limit)
+            # A reset guest may have overwritten its counters.
+            completed = counters.steps() if thing.same_guest else written
+            snapshot = _snapshot(machine, path, figures, mark, (steps, completed))
+    except (MachineryMissing, SetupBroken):
+        raise
+    except SnapproofError as error:
+        return MidSave(place, path, Ending(lost=error))
+    return MidSave(place, path, ending, three, snapshot)
+
+
+def quit_after(machine: Machine, slowness: float) -> CheckResult:
+    """Tell QEMU to quit, and judge how it ends."""
+    limit = Deadline(_QUIT_SECONDS * slowness)
+    # It may end before it has answered; its exit code says how.
+    with contextlib.suppress(SubjectFailed):
+        machine.qmp.execute("quit", deadline=limit)
+    return judge_quit(machine.pause(limit, limit.remaining()))
+
+
+def _await_write(machine: Machine, counters: AgentCounters, limit: Deadline) -> tuple[int, ...]:
+    """Wait until each writer has written a page after T0; return the writers' steps.
+
+    Raises:
+        SetupBroken: RAM was saved before that, so that nothing can be proven.
+    """
+    before = counters.steps()
+    while machine.query_migrate().get("status") == "active" and not limit.expired:
+        now = counters.steps()
+        if all(later > earlier for earlier, later in zip(before, now, strict=True)):
+            return now
+        machine.pause(limit)
+    raise SetupBroken("The save was over before the guest had written a page, so this run proves nothing.")
+
+
+def _wait_ending(machine: Machine, limit: Deadline) -> Ending:
+    """Wait until a save has ended and QEMU has cleaned up, or until the time is over."""
+    while True:
+        answer = machine.query_migrate()
+        status = str(answer.get("status", "none"))
+        if status in _ENDED or limit.expired:
+            break
+        machine.pause(limit)
+    if status in _ENDED:
+        migration.wait_cleaned_up(machine, limit)
+    state = str(machine.qmp.execute("query-status")["status"])
+    return Ending(status, str(answer.get("error-desc", "")), state)
+
+
+def _snapshot(
+    machine: Machine,
+    path: Path,
+    figures: SaveFigures,
+    mark: int,
+    steps: tuple[tuple[int, ...], tuple[int, ...]],
+) -> Snapshot:
+    stun = migration.find_stun(machine, mark)
+    return Snapshot(
+        flow=Flow.LIVE,
+        path=path,
+        golden=None,
+        stun_ms=stun.seconds * 1000 if stun else 0.0,
+        figures=figures,
+        size_bytes=path.stat().st_size,
+        largest_stall_us=0,
+        largest_gap_us=0,
+        state=Flow.LIVE.state_at_t0,
+        steps_before=steps[0],
+        steps_completed=steps[1],
+    )
