@@ -160,6 +160,8 @@ _STALLED = "failures/cancel-stalled"
 _CALL = "failures/call-create-1-eperm"
 _FILES = "failures/descriptors-exec-0-free"
 _VHOST = "vhost-user-blk"
+_EJECTED = "during-save/eject"
+_LOCK = "system/memory.c:1154: memory_region_transaction_commit: Assertion"
 _VHOST_STATE = (
     f"qemu: error while loading state for instance 0x0 of device '0000:00:02.0/vhost-user-blk': {_VIRTIO}"
 )
@@ -260,6 +262,9 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
         "F9",
     ),
     ("failures/x/host", _host(descriptors=(*_HOST.descriptors, (9, "pipe:[8]"))), ""),
+    ("during-save/cancel-twice/source-guest", _silent_source(_UNFINISHED, faults=2), "F9"),
+    ("during-save/stop-cancel/end", _silent("query-migrate"), "F9"),
+    ("during-save/stop/end", _silent("query-migrate"), ""),
     (
         "failures/x/alive",
         lambda blame: blame("The save is still 'active'", Code.SAVE_UNFINISHED, held=["CPU 0"]),
@@ -341,6 +346,12 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("devices/nvme-ns", _code(Code.DEVICES_LOST, {"device": "nvme-ns"}), "F98"),
     ("devices/nvme-ns", _code(Code.DEVICES_LOST, {"device": "nvme"}), ""),
     ("devices/isa-cirrus-vga", _code(Code.DEVICES_NOT_BOOTED, {"device": "isa-cirrus-vga"}), ""),
+    (f"{_EJECTED}-device-with-memory/end", _ended(f"qemu: {_LOCK} `bql_locked()' failed."), "F80"),
+    (f"{_EJECTED}-device-with-memory/end", _ended("Segmentation fault"), ""),
+    (f"{_EJECTED}-device/end", _ended(f"qemu: {_LOCK} `bql_locked()' failed."), ""),
+    (f"{_EJECTED}-dimm/page-missing", _code(Code.PAGE_MISSING_NOT_IN_STREAM), "F81"),
+    (f"{_EJECTED}-dimm/write-order", _code(Code.WRITE_ORDER_MISSING), ""),
+    (f"{_EJECTED}-dimm/page-missing", _code(Code.PAGE_TWICE_SENT_AGAIN), ""),
 ]
 
 
