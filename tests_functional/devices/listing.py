@@ -19,6 +19,9 @@ _NOT_FOR_USERS = ", no-user"
 # hw/core/qdev.c: the lines of `info qtree` for a bus; the type of a bus may be derived from that of a device.
 _BUS_TYPE = re.compile(r"^ *bus: .*\n +type (?P<type>\S+)$", re.MULTILINE)
 
+ALL = "*"
+"""The pattern of a sweep of all devices."""
+
 PROCESSORS = "CPU"
 """The category of processors, which have no backends."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
-from tests_functional.devices.sweep import ALL
+from tests_functional.devices.listing import ALL
 from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, QUICK_GUEST, ProfileRow
 
 _DEVICES = "devices/test_devices.py:Devices"

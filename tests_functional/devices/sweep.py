@@ -20,7 +20,7 @@ from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.devices.backends import Candidate, candidates, wanted
 from tests_functional.devices.baseline import Baseline, load_baseline
 from tests_functional.devices.creation import create
-from tests_functional.devices.listing import Listing, TypeUnusable, list_devices
+from tests_functional.devices.listing import ALL, Listing, TypeUnusable, list_devices
 from tests_functional.devices.passage import MACHINE_ALONE, End, Passage, put_through
 from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.known_issues import load_known_issues
@@ -40,9 +40,6 @@ _TOGETHER = 8
 _PASSAGE_SECONDS = 120.0
 # Of the devices that the machine has a bus for; the least that was measured is 0.7.
 _LEAST_CREATED = 0.3
-
-ALL = "*"
-"""The pattern of a sweep of all devices."""
 
 DEVICES_FILE = "devices.json"
 """What became of each device, in the test's folder."""

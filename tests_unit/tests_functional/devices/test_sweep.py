@@ -17,9 +17,9 @@ from tests_functional.devices import sweep as module
 from tests_functional.devices.backends import Candidate
 from tests_functional.devices.baseline import Baseline, Explained
 from tests_functional.devices.creation import Creation
-from tests_functional.devices.listing import DeviceType, Listing
+from tests_functional.devices.listing import ALL, DeviceType, Listing
 from tests_functional.devices.passage import End, Passage
-from tests_functional.devices.sweep import ALL, DEVICES_FILE, sweep
+from tests_functional.devices.sweep import DEVICES_FILE, sweep
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_unit.support.scenario_values import make_run
