@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F82: the parameter `mode`, set during a background snapshot, makes QEMU lose RAM or crash.
-# Usage: [ACCEL=kvm] f82-mode-during-save-loses-ram.py QEMU [FOLDER]
+# F38: the parameter `mode`, set during a background snapshot, makes QEMU lose RAM or crash.
+# Usage: [ACCEL=kvm] f38-mode-during-save-loses-ram.py QEMU [FOLDER]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Needs 100 MB in FOLDER (/var/tmp), and takes up to a minute.
 

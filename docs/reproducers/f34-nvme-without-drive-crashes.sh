@@ -1,6 +1,6 @@
 #!/bin/sh
-# F98: a save of a guest with an NVMe controller that has no drive of its own crashes QEMU.
-# Usage: [ACCEL=kvm] f98-nvme-without-drive-crashes.sh QEMU
+# F34: a save of a guest with an NVMe controller that has no drive of its own crashes QEMU.
+# Usage: [ACCEL=kvm] f34-nvme-without-drive-crashes.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # The namespace is a device of its own, nvme-ns. The control is a controller with the property `drive`.
 set -eu

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F81: a DIMM that the guest ejects during a background snapshot is missing from the file.
-# Usage: [ACCEL=kvm] f81-ejected-dimm-missing.py QEMU [FOLDER]
+# F37: a DIMM that the guest ejects during a background snapshot is missing from the file.
+# Usage: [ACCEL=kvm] f37-ejected-dimm-missing.py QEMU [FOLDER]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Needs 8 MB in FOLDER (/var/tmp) and Linux 5.19, and takes up to half a minute.
 

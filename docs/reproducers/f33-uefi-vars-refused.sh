@@ -1,6 +1,6 @@
 #!/bin/sh
-# F97: at times QEMU refuses to restore a guest with the device uefi-vars-x64, from a file that it takes at other times.
-# Usage: [ACCEL=kvm] f97-uefi-vars-refused.sh QEMU
+# F33: at times QEMU refuses to restore a guest with the device uefi-vars-x64, from a file that it takes at other times.
+# Usage: [ACCEL=kvm] f33-uefi-vars-refused.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # One file, saved by an ordinary migration, is restored up to 40 times. It shows in about one of 15 to 60.
 set -eu

@@ -1,6 +1,6 @@
 #!/bin/sh
-# F93: a save of a guest with the device pci-serial-2x crashes QEMU.
-# Usage: [ACCEL=kvm] f93-pci-serial-2x-crashes.sh QEMU
+# F29: a save of a guest with the device pci-serial-2x crashes QEMU.
+# Usage: [ACCEL=kvm] f29-pci-serial-2x-crashes.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # The control is the same save of a guest with pci-serial-4x.
 set -eu

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F80: a guest that ejects a device with memory of its own during a background snapshot aborts QEMU.
-# Usage: [ACCEL=kvm] f80-ejected-device-aborts.py QEMU
+# F36: a guest that ejects a device with memory of its own during a background snapshot aborts QEMU.
+# Usage: [ACCEL=kvm] f36-ejected-device-aborts.py QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Takes up to half a minute.
 

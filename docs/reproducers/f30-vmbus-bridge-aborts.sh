@@ -1,6 +1,6 @@
 #!/bin/sh
-# F94: a save of a guest with the device vmbus-bridge aborts QEMU.
-# Usage: [ACCEL=kvm] f94-vmbus-bridge-aborts.sh QEMU
+# F30: a save of a guest with the device vmbus-bridge aborts QEMU.
+# Usage: [ACCEL=kvm] f30-vmbus-bridge-aborts.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # The control is the same save of a guest with pvpanic.
 set -eu

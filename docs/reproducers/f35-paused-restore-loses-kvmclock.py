@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F99: under KVM, a guest that is restored paused and saved again has lost its clock: kvmclock goes back.
-# Usage: f99-paused-restore-loses-kvmclock.py QEMU
+# F35: under KVM, a guest that is restored paused and saved again has lost its clock: kvmclock goes back.
+# Usage: f35-paused-restore-loses-kvmclock.py QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Takes about a quarter of a minute, and needs KVM.
 
