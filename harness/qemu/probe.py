@@ -16,7 +16,7 @@ from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 _ANSWER_SECONDS = 30.0
 _VERSION = re.compile(r"QEMU emulator version (\d+\.\d+\.\d+)(?: \(([^)\n]*)\))?")
 # QEMU block.c bdrv_fill_options() and qapi/qapi-util.c, 7.2 to 11.1; before 6.0 another one of the latter.
-_NO_DRIVER = ("Unknown driver", "does not accept value", "Invalid parameter")
+_NO_DRIVER = ("Unknown driver", "does not accept value", "Invalid parameter", "not supported in this build")
 DEFAULT_EXECUTABLE = DEFAULT_ARCHITECTURE.qemu
 
 
@@ -114,8 +114,17 @@ def has_device(executable: Path, name: str) -> bool:
     return f'name "{name}"' in _ask(executable, "-device", "help")
 
 
+def has_netdev(executable: Path, name: str) -> bool:
+    """Return whether a QEMU was built with a kind of network, according to `-netdev help`.
+
+    Raises:
+        NoSubject: it cannot be run, or does not answer in time.
+    """
+    return name in _ask(executable, "-netdev", "help").split()
+
+
 def has_block_driver(executable: Path, driver: str, options: str = "") -> bool:
-    """Return whether a QEMU can open disks by a block driver, which can be in a module of its own.
+    """Return whether a QEMU can open disks by a block driver with these options; it can be in a module.
 
     Args:
         executable: QEMU.

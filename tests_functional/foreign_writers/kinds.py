@@ -10,6 +10,7 @@ from typing import Protocol
 from harness.deadline import Deadline
 from harness.qemu.configuration import qemu_quoted
 from harness.qemu.machine import Machine
+from harness.qemu.probe import has_block_driver, has_device, has_netdev
 from tests_functional.foreign_writers.daemons import FILE_SYSTEM, STORAGE, Daemon
 from tests_functional.foreign_writers.disk_reads import DiskReads
 from tests_functional.foreign_writers.file_reads import FileReads
@@ -62,8 +63,10 @@ class WriterKind:
         arguments: makes the further arguments of a QEMU that has it.
         writer: makes the writer of a running QEMU.
         daemon: the process that serves the device, and maps guest RAM for it; None where QEMU does.
-        block_driver: a block driver that not every QEMU has, and the options without which QEMU does not look
-            for it; None for none.
+        qemu_device: the device that a QEMU must have been built with, "" for one of each QEMU.
+        netdev: the kind of network that it must have, "" for none.
+        block_driver: a block driver that not every QEMU has, and its options of which the same is true; None
+            for none.
     """
 
     reason: str
@@ -71,7 +74,24 @@ class WriterKind:
     arguments: Callable[[Place], tuple[str, ...]]
     writer: Callable[[Machine, Target, Place], Writer]
     daemon: Daemon | None = None
+    qemu_device: str = ""
+    netdev: str = ""
     block_driver: tuple[str, str] | None = None
+
+    def lacking(self, executable: Path) -> str:
+        """Return what a QEMU lacks of it, as the end of a sentence; "" for nothing.
+
+        Raises:
+            NoSubject: QEMU cannot be run, or does not answer in time.
+        """
+        if self.qemu_device and not has_device(executable, self.qemu_device):
+            return f"device '{self.qemu_device}'"
+        if self.netdev and not has_netdev(executable, self.netdev):
+            return f"network of the kind '{self.netdev}'"
+        if self.block_driver and not has_block_driver(executable, *self.block_driver):
+            driver, options = self.block_driver
+            return f"block driver '{driver}' with the options '{options}'"
+        return ""
 
 
 _DISK = "foreign-disk"
@@ -90,7 +110,14 @@ def _disk(place: Place, device: str, options: str = "") -> tuple[str, ...]:
 
 
 def _virtio_blk(reason: str, options: str = "", device: str = f"virtio-blk-pci,{_MODERN}") -> WriterKind:
-    return WriterKind(reason, "virtio-blk", lambda place: _disk(place, device, options), _disk_reads)
+    return WriterKind(
+        reason,
+        "virtio-blk",
+        lambda place: _disk(place, device, options),
+        _disk_reads,
+        qemu_device="virtio-blk-pci",
+        block_driver=("file", f"filename=/dev/null{options}"),
+    )
 
 
 def _disk_reads(machine: Machine, target: Target, _place: Place) -> Writer:
@@ -137,12 +164,14 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         _vhost_user("-device", "vhost-user-blk-pci,chardev=foreign,num-queues=1"),
         _disk_reads,
         STORAGE,
+        qemu_device="vhost-user-blk-pci",
     ),
     "ide": WriterKind(
         "a PCI bus master reads the disk into guest RAM",
         "ide-hd",
         lambda place: _disk(place, "ide-hd,bus=ide.0"),
         lambda machine, target, _: IdeReads(machine, target),
+        qemu_device="ide-hd",
     ),
     "fw-cfg": WriterKind(
         "a device of the board writes to guest RAM without a bus",
@@ -155,6 +184,8 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         "virtio-net",
         _packets,
         lambda machine, target, place: Packets(machine, target, place.marks, place.socket),
+        qemu_device="virtio-net-pci",
+        netdev="dgram",
     ),
     "vhost-user-fs": WriterKind(
         "the same by virtiofsd, which has state of its own that belongs to T0",
@@ -162,6 +193,7 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         _vhost_user("-device", f"vhost-user-fs-pci,chardev=foreign,tag={FILE}"),
         lambda machine, target, _: FileReads(machine, target),
         FILE_SYSTEM,
+        qemu_device="vhost-user-fs-pci",
     ),
     "libblkio-io-uring": WriterKind(
         "libblkio knows guest RAM, as buffers that the kernel may keep in memory for its io_uring",

@@ -19,7 +19,6 @@ from harness.errors import NotApplicable, SetupBroken
 from harness.process import log_tail
 from harness.qemu.configuration import MIB, QEMU_LOG, qemu_quoted
 from harness.qemu.machine import Machine
-from harness.qemu.probe import has_block_driver
 from harness.qemu.qmp import CommandRefused
 from harness.qemu.virtio_driver import can_drive
 from tests_functional.foreign_writers.daemons import served
@@ -69,8 +68,8 @@ def foreign_writer(name: str) -> Callable[[Run], Outcome]:
 def _with(run: Run, name: str, kind: WriterKind) -> Outcome:
     begun = time.monotonic()
     require_target(run)
-    if kind.block_driver and not has_block_driver(run.stack.executable, *kind.block_driver):
-        raise NotApplicable(f"This QEMU has no block driver '{kind.block_driver[0]}', which is of libblkio.")
+    if lacking := kind.lacking(run.stack.executable):
+        raise NotApplicable(f"This QEMU has no {lacking}.")
     if kind.daemon:
         run = replace(run, stack=MEMORY_KINDS["memfd-shared"].stack(run.stack))
     marks, cycles = Marks(), []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UsageError
-from harness.qemu.probe import cpu_models, has_block_driver, has_device, machine_types, probe_qemu
+from harness.qemu.probe import cpu_models, has_block_driver, has_device, has_netdev, machine_types, probe_qemu
 from harness.userfaultfd import FEATURES, probe_userfaultfd
 
 
@@ -44,12 +44,20 @@ def test_device_that_a_qemu_was_built_without(tmp_path: Path) -> None:
     assert not has_device(qemu, "virtio-mem")
 
 
+def test_network_that_a_qemu_was_built_without(tmp_path: Path) -> None:
+    """A name that is only a part of one in the list is not in it."""
+    qemu = _script(tmp_path / "qemu", """echo 'Available netdev backend types:\nsocket\nvhost-user'""")
+    assert has_netdev(qemu, "vhost-user")
+    assert not has_netdev(qemu, "vhost")
+
+
 @pytest.mark.parametrize(
     ("said", "has"),
     [
         ("Unknown driver 'x'", False),
         ("Parameter 'driver' does not accept value 'x'", False),
         ("Invalid parameter 'x'", False),
+        ("aio=native was specified, but is not supported in this build.", False),
         ("Parameter 'path' is missing", True),
         ("", True),
     ],

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from harness.errors import NotApplicable, SetupBroken
-from tests_functional.foreign_writers import scenario
+from tests_functional.foreign_writers import kinds, scenario
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place
 from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import Target
@@ -67,3 +67,24 @@ def test_source_and_restored_guest_have_sockets_of_their_own(tmp_path: Path, nam
     if any(str(tmp_path / "a") in argument for argument in source):
         assert source != restored
     assert not any("disk,1" in argument for argument in source)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "words"),
+    [
+        ("vhost-user-fs", "has_device", "device 'vhost-user-fs-pci'"),
+        ("virtio-net", "has_netdev", "network of the kind 'dgram'"),
+        ("virtio-blk-io-uring", "has_block_driver", "aio=io_uring'"),
+    ],
+)
+def test_qemu_that_was_built_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, function: str, words: str
+) -> None:
+    """What a build of QEMU lacks is a reason to skip the test, and not QEMU's fault."""
+    for probe in ("has_device", "has_netdev", "has_block_driver"):
+        monkeypatch.setattr(kinds, probe, lambda *_, has=probe != function: has)
+    assert words in WRITER_KINDS[name].lacking(tmp_path / "qemu")
+    bare = make_run(tmp_path)
+    bare = replace(bare, stack=replace(bare.stack, image=replace(bare.stack.image, bare=True)))
+    with pytest.raises(NotApplicable, match="This QEMU has no "):
+        scenario.foreign_writer(name)(bare)
