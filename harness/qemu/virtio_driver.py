@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES, Architecture
 from harness.qemu.configuration import type_of
@@ -41,6 +42,7 @@ DEVICE_WRITES = 2
 """Flag of a buffer that the device writes to; without it the device reads it."""
 _NEXT = 1
 _INDEX = 1 << 16
+_POLL_SECONDS = 0.0005
 
 
 def can_drive(architecture: Architecture, machine: str) -> bool:
@@ -138,6 +140,19 @@ class Queue:
     def used_count(self) -> int:
         """Return how many chains the device has used, modulo 65,536."""
         return int(struct.unpack("<H", self._memory.read(self.used + 2, 2))[0])
+
+    def wait_used(self, deadline: Deadline, what: str) -> None:
+        """Wait until the device has used all that it was offered.
+
+        Args:
+            deadline: for it.
+            what: names it in the error, as the subject of a sentence.
+
+        Raises:
+            DeadlineExpired: it has not in time.
+        """
+        offered = self.offered_count()
+        deadline.wait_for(lambda: self.used_count() == offered, what, interval=_POLL_SECONDS)
 
 
 class VirtioDevice:

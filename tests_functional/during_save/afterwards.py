@@ -5,15 +5,14 @@ Each follows a snapshot that has completed: a save into the guest's disk, or a l
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing, SetupBroken, SnapproofError
+from harness.linux.socket_folder import socket_folder
 from harness.qemu import migration
 from harness.qemu.machine import Machine
 from harness.qemu.spawned_machine import SpawnedMachine
@@ -37,8 +36,6 @@ _MOVED = "The other QEMU takes the guest, which remembers all of its memory and 
 _SOURCE = "The source is in the run state that this kind of migration leaves it in."
 # Its stream is never seen as a file, so nobody knows T0.
 _NEEDS_T0 = "restored-clock"
-# A UNIX socket's path has at most 107 bytes, and that of a results folder may have more.
-_SOCKET_FOLDER = "/tmp"
 
 
 @dataclass(frozen=True)
@@ -108,13 +105,13 @@ def _without_host(source: Source) -> list[CheckResult]:
 def _migrate(run: Run, source: Source, left_on: bool) -> list[CheckResult]:
     """Migrate the running guest to another QEMU over a socket, and judge it there."""
     machine = source.guest.machine
-    config = replace(run.stack, extra=tuple(run.stack.extra)).machine_config()
+    config = run.stack.machine_config()
     limit = _limit(run)
     with (
-        tempfile.TemporaryDirectory(prefix="snapproof-", dir=_SOCKET_FOLDER) as sockets,
+        socket_folder() as sockets,
         SpawnedMachine(config, run.folder / "other", incoming=True) as other,
     ):
-        uri = f"unix:{Path(sockets) / 'socket'}"
+        uri = f"unix:{sockets / 'socket'}"
         problems, checks = [], []
         begun = time.monotonic()
         try:

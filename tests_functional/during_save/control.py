@@ -14,7 +14,7 @@ from tests_functional.lib.run import Run
 from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
 from validators.verdict import CheckResult
 
-# Where an ordinary migration has completed, the guest is this, whatever it was in mid-migration.
+# Where an ordinary migration has completed, the guest is this, and not what it was in mid-migration.
 _MIGRATED = "postmigrate"
 # Enough for the rest of a small guest, so that the migration does not go on for ever while the guest writes.
 _LAST_PASS = {"downtime-limit": 30_000, "max-bandwidth": 1 << 34}

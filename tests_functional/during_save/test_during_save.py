@@ -6,7 +6,7 @@ from tests_functional.lib.avocado_test import SnapshotTest
 
 
 class DuringSave(SnapshotTest):
-    """A snapshot is that of T0, or is refused, failed or cancelled, whatever is done while RAM is saved."""
+    """While RAM is saved something is done; the snapshot is that of T0, or refused, failed or cancelled."""
 
     def test_thing(self) -> None:
         """A thing is done while RAM is saved; the file is of T0, and the guest and QEMU live on."""

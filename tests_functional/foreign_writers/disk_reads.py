@@ -19,7 +19,6 @@ _REQUEST_PAGES = PAGES // _REQUESTS
 # VIRTIO 1.2, 5.2.6: a request's header, the type of a read, the unit of its place, and its status.
 _HEADER_BYTES, _SECTOR_BYTES, _IN = 16, 512, 0
 _DONE, _UNANSWERED = 0, 0xFF
-_POLL_SECONDS = 0.002
 
 
 class DiskReads:
@@ -69,11 +68,7 @@ class DiskReads:
             DeadlineExpired: it has not in time. SetupBroken: a request failed.
         """
         self._device.notify()
-        deadline.wait_for(
-            lambda: self._queue.used_count() == self._queue.offered_count(),
-            "The disk's answer",
-            interval=_POLL_SECONDS,
-        )
+        self._queue.wait_used(deadline, "The disk's answer")
         answers = self._memory.read(self._statuses, _REQUESTS)
         if set(answers) != {_DONE}:
             raise SetupBroken(f"The guest's disk answers its requests by {answers.hex(' ')}.")

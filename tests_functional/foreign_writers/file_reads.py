@@ -27,7 +27,6 @@ _LOOKUP, _OPEN, _READ, _INIT = 1, 14, 15, 26
 _ROOT, _MAJOR, _MINOR = 1, 7, 31
 # The places of requests and answers in their pages.
 _REQUEST_BYTES = 256
-_POLL_SECONDS = 0.002
 
 
 class FileReads:
@@ -98,11 +97,7 @@ class FileReads:
 
     def _wait(self, deadline: Deadline) -> None:
         self._device.notify()
-        deadline.wait_for(
-            lambda: self._queue.used_count() == self._queue.offered_count(),
-            "The answer of the guest's shared folder",
-            interval=_POLL_SECONDS,
-        )
+        self._queue.wait_used(deadline, "The answer of the guest's shared folder")
 
     def _read(self, number: int) -> list[Buffer]:
         """Return the buffers of a read: its request, the head of its answer, and its pages."""

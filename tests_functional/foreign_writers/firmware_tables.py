@@ -14,7 +14,7 @@ from harness.errors import NotApplicable, SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
 from harness.qemu.qmp import CommandRefused
-from harness.qemu.ram import ramblocks, read_block
+from harness.qemu.ram import RamBlock, ramblocks, read_block
 from tests_functional.foreign_writers.fw_cfg import FwCfgDma, read_request
 from tests_functional.foreign_writers.scenario import require_target
 from tests_functional.foreign_writers.target import CONTROL_PAGES, Target
@@ -39,7 +39,7 @@ def firmware_tables(run: Run) -> Outcome:
     require_target(run)
     with writing_guest(run) as booted:
         machine = booted.guest.machine
-        _require_located(machine)
+        tables = _find_tables(machine)
         _plug(machine)
         target = Target(machine)
         dma, request = FwCfgDma(machine, target), target.control + CONTROL_PAGES // 2 * TARGET_PAGE_BYTES
@@ -50,9 +50,9 @@ def firmware_tables(run: Run) -> Outcome:
         run.say(f"{_LABEL}: saving ({Flow.STOP_MIGRATE_CONT.value}).")
 
         def read_tables() -> None:
-            before = _tables(machine)
+            before = b"".join(read_block(machine, tables))
             dma.carry_out(request, run.deadline.at_most(_ACT_SECONDS))
-            if _tables(machine) == before:
+            if b"".join(read_block(machine, tables)) == before:
                 raise SetupBroken(
                     "QEMU did not make its ACPI tables anew when they were read, so this proves nothing."
                 )
@@ -69,12 +69,6 @@ def firmware_tables(run: Run) -> Outcome:
     return outcome_of_cycles(run, [cycle], time.monotonic() - begun)
 
 
-def _tables(machine: Machine) -> bytes:
-    """Return the ACPI tables in QEMU's memory."""
-    (block,) = (block for block in ramblocks(machine) if block.idstr == f"/rom@{_TABLES}")
-    return b"".join(read_block(machine, block))
-
-
 def _plug(machine: Machine) -> None:
     """Plug the device in.
 
@@ -87,11 +81,13 @@ def _plug(machine: Machine) -> None:
         raise NotApplicable(f"No device can be plugged in here; QEMU says: {refusal.reason}.") from refusal
 
 
-def _require_located(machine: Machine) -> None:
-    """Check that the tables are in golden images.
+def _find_tables(machine: Machine) -> RamBlock:
+    """Return the RAMBlock of the tables, which golden images have.
 
     Raises:
-        NotApplicable: QEMU does not say where they are.
+        NotApplicable: QEMU does not say where it is.
     """
-    if not any(block.idstr == f"/rom@{_TABLES}" and block.host_address for block in ramblocks(machine)):
-        raise NotApplicable("QEMU before 8.2 does not say where it keeps ACPI tables, so none can be copied.")
+    for block in ramblocks(machine):
+        if block.idstr == f"/rom@{_TABLES}" and block.host_address:
+            return block
+    raise NotApplicable("QEMU before 8.2 does not say where it keeps ACPI tables, so none can be copied.")

@@ -98,17 +98,19 @@ class FwCfg:
         self._memory = target.memory
         self._requests = target.control + CONTROL_PAGES // 2 * TARGET_PAGE_BYTES
         self._data = target.data
+        self._file = 0
 
     def start(self) -> None:
-        """Do nothing: the device is always ready."""
-
-    def offer(self, number: int) -> None:
-        """Write the requests of a pass to guest RAM.
+        """Find the file.
 
         Raises:
-            SetupBroken: the device does not have the file.
+            SetupBroken: the device does not have it.
         """
-        select = self._dma.find_file(FILE) << 16 | _SELECT
+        self._file = self._dma.find_file(FILE)
+
+    def offer(self, number: int) -> None:
+        """Write the requests of a pass to guest RAM."""
+        select = self._file << 16 | _SELECT
         skipped = number * PAGES * TARGET_PAGE_BYTES
         requests = [struct.pack(">IIQ", select | _SKIP, skipped, 0)]
         requests += [

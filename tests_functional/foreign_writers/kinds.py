@@ -180,7 +180,7 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         lambda machine, target, _: FwCfg(machine, target),
     ),
     "virtio-net": WriterKind(
-        "packets arrive at any time, whatever the guest does",
+        "packets arrive at any time, also while the guest does nothing",
         "virtio-net",
         _packets,
         lambda machine, target, place: Packets(machine, target, place.marks, place.socket),

@@ -24,7 +24,6 @@ _BEFORE_MARK = MARK_BYTES - _HEADER_BYTES
 # A broadcast from a locally administered address, of a type for experiments (IEEE 802).
 _ETHERNET = bytes.fromhex("ffffffffffff 525400000001 88b5")
 _LEAST_BYTES = 60
-_POLL_SECONDS = 0.002
 
 
 class Packets:
@@ -82,10 +81,7 @@ class Packets:
                     sender.sendto(self._packet(number, index), str(self._peer))
         except OSError as error:
             raise SetupBroken(f"QEMU takes no packets for the guest: {error}.") from error
-        deadline.wait_for(self._all_used, "The arrival of the packets", interval=_POLL_SECONDS)
-
-    def _all_used(self) -> bool:
-        return self._queue.used_count() == self._queue.offered_count()
+        self._queue.wait_used(deadline, "The arrival of the packets")
 
     def _packet(self, number: int, index: int) -> bytes:
         head = _ETHERNET.ljust(_BEFORE_MARK, b"\0")

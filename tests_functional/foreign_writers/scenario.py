@@ -7,7 +7,6 @@ the first pass and none of the second. Stop-and-save, during which the guest sta
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
+from harness.linux.socket_folder import socket_folder
 from harness.process import log_tail
 from harness.qemu.configuration import MIB, QEMU_LOG, qemu_quoted
 from harness.qemu.machine import Machine
@@ -45,8 +45,6 @@ _STALLS = "QEMU holds up the vCPUs while a device waits for protected pages, and
 _FALL_BACK = "falling back to thread pool"
 # The target and what no vCPU's writer has are in the last MiB of RAM, which QEMU saves in ascending order.
 _LEAST_REMAINING = 8 * MIB
-# A UNIX socket's path has at most 107 bytes, and that of a results folder may have more.
-_SOCKET_FOLDER = "/tmp"
 
 
 @dataclass(frozen=True)
@@ -178,8 +176,8 @@ def _places(run: Run, marks: Marks) -> Iterator[list[Place]]:
     disk.parent.mkdir()
     try:
         _make_disk(disk, marks)
-        with tempfile.TemporaryDirectory(prefix="snapproof-", dir=_SOCKET_FOLDER) as folder:
-            yield [Place(disk, Path(folder, f"socket-{number}"), marks) for number in range(1 + len(_FLOWS))]
+        with socket_folder() as folder:
+            yield [Place(disk, folder / f"socket-{number}", marks) for number in range(1 + len(_FLOWS))]
     finally:
         shutil.rmtree(disk.parent)
 

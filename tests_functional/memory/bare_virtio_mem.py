@@ -76,9 +76,7 @@ class BareVirtioMem:
         self._queue.offer(self._asked)
         self._device.notify()
         try:
-            Deadline(_SECONDS).wait_for(
-                lambda: self._queue.used_count() == self._asked, "virtio-mem's answer", interval=0.001
-            )
+            self._queue.wait_used(Deadline(_SECONDS), "virtio-mem's answer")
         except DeadlineExpired as error:
             raise SetupBroken(f"The virtio-mem device does not answer. {error}") from error
         (found,) = struct.unpack("<H", self._memory.read(self._answer, 2))

@@ -32,7 +32,6 @@ _DONE, _UNANSWERED = 0, 0xFF
 # VIRTIO 1.2, 5.2.3: the device has a cache that a request empties.
 _FEATURE_FLUSH = 1 << 9
 _SECONDS = 10.0
-_POLL_SECONDS = 0.0005
 
 
 class DiskSilent(SetupBroken):
@@ -117,11 +116,8 @@ class BareDisk:
         Raises:
             DiskSilent: it has not in time, or a request failed.
         """
-        offered = self._queue.offered_count()
         try:
-            Deadline(_SECONDS).wait_for(
-                lambda: self._queue.used_count() == offered, "The disk's answer", interval=_POLL_SECONDS
-            )
+            self._queue.wait_used(Deadline(_SECONDS), "The disk's answer")
         except DeadlineExpired as error:
             raise DiskSilent(f"The guest's disk does not carry out a request. {error}") from error
         for request in Request:

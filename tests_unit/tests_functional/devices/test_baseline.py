@@ -64,7 +64,7 @@ def test_field_is_explained_by_pattern(file: Path) -> None:
 
 
 def test_other_code_is_not_explained(file: Path) -> None:
-    """Memory that differs is no field, whatever it is called."""
+    """Memory that differs is no field, also where it is called as one."""
     found = load_baseline("10.0.13", "pc", "tcg", file)
     assert found.reason(_problem(Code.DEVICES_RAM_DIFFERS, block="rtc (0).ram")) is None
 

@@ -38,7 +38,7 @@ def test_fault_is_caught_by_its_code() -> None:
 
 
 def test_fault_that_never_acted_shows_nothing() -> None:
-    """Whatever the sweep found has another reason then."""
+    """Then the sweep found something for another reason."""
     found = judged("devices/x", "It holds.", [Problem(Code.DEVICES_NOT_RESTORED, "So.")])
     assert codes(judge_planted(_FAULT, False, [found])) == [Code.SETUP_BROKEN]
 

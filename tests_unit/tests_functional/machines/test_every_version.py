@@ -31,7 +31,7 @@ _NEWEST_FIRST = (
 
 
 def test_versioned_types_of_a_qemu() -> None:
-    """All of them by version, whatever their chip set; no alias, and none of another architecture."""
+    """All of them by version, of each chip set; no alias, and none of another architecture."""
     assert versioned_types(_KNOWN, X86_64) == _NEWEST_FIRST
     names = ("virt", "virt-9.0", "virt-10.0", "s390-ccw-virtio-2.9")
     assert versioned_types(names, S390X) == ("s390-ccw-virtio-2.9",)
