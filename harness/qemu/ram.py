@@ -23,10 +23,11 @@ _UFFD_WP_BIT = np.uint64(1 << 57)
 _POPULATED = np.uint64(3 << 62)
 
 # QEMU softmmu/physmem.c ram_block_format(): name, page size, offset, used, total, and since 8.2 the
-# host address. A name may contain spaces, but never a newline.
+# host address. A name may contain spaces, but never a newline. A memory backend that no device uses has no
+# name, and is in no stream.
 _BLOCK_LINE = re.compile(
-    r"^\s*(?P<idstr>\S.*?)\s+(?P<psize>\d+ [KMG]iB)\s+0x[0-9a-f]+\s+0x(?P<used>[0-9a-f]+)\s+"
-    r"0x[0-9a-f]+(?:\s+(?:0x(?P<hva>[0-9a-f]+)))?",
+    r"^ *(?P<idstr>\S.*?) +(?P<psize>\d+ [KMG]iB) +0x[0-9a-f]+ +0x(?P<used>[0-9a-f]+) +"
+    r"0x[0-9a-f]+(?: +(?:0x(?P<hva>[0-9a-f]+)))?",
     re.MULTILINE,
 )
 

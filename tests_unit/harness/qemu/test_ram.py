@@ -50,6 +50,13 @@ def test_qemu_7_has_no_addresses() -> None:
     assert vram.idstr == "0000:00:02.0/vga.vram"
 
 
+def test_memory_that_no_device_uses() -> None:
+    """Its RAMBlock has no name and is in no stream; the line before it is no name."""
+    header, *others = _QEMU_10.splitlines(keepends=True)
+    unnamed = others[0].replace("pc.ram", "      ")
+    assert parse_ramblocks("".join((header, unnamed, *others))) == parse_ramblocks(_QEMU_10)
+
+
 def test_other_text_has_no_blocks() -> None:
     """An error message is no block."""
     assert parse_ramblocks("unknown command: 'info ramblock'\r\n") == ()
