@@ -42,7 +42,7 @@ def control(run: Run, thing: Thing) -> Control:
         thing.prepare(Place(source.guest, folder, limit))
         run.say("The control: an ordinary migration.")
         place = Place(source.guest, folder, limit)
-        met = mid_save(place, thing, folder / "vmstate", source.counters, limit, _hasten)
+        met = mid_save(place, thing, folder / "vmstate", source.counters, limit, hasten=_hasten)
         lost = not thing.state or met.ending.lost is not None
         quitted = [] if lost else [quit_after(source.guest.machine, run.stack.slowness)]
         run.discard(folder)

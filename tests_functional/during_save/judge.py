@@ -49,6 +49,35 @@ class Ending:
         return f"save {self.status}, guest {self.state}"
 
 
+@dataclass(frozen=True)
+class Found:
+    """The checks of one save during which a thing was done.
+
+    Attributes:
+        live: of the save, its guest, its QEMU and the host.
+        file: of the file and of the guest that is restored from it.
+    """
+
+    live: Sequence[CheckResult]
+    file: Sequence[CheckResult] = ()
+
+    @property
+    def wrong(self) -> bool:
+        """Whether a check has failed."""
+        return any(check.status is Status.FAIL for check in (*self.live, *self.file))
+
+    def no_worse_than(self, control: Sequence[CheckResult]) -> Found:
+        """Return the same with what an ordinary migration does no better as SKIP.
+
+        The file is never excused so: a file that is wrong and whose save is completed is worse than none.
+        """
+        return Found(as_in_control(self.live, control), self.file)
+
+    def named(self, prefix: str) -> list[CheckResult]:
+        """Return all checks, with a prefix before their names."""
+        return [replace(check, name=f"{prefix}/{check.name}") for check in (*self.live, *self.file)]
+
+
 def judge_answers(thing: Thing, answers: Sequence[Answer]) -> CheckResult:
     """Check that QEMU refused what it must refuse, and nothing else."""
     refused = [answer for answer in answers if answer.refusal]

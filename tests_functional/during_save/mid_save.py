@@ -13,9 +13,10 @@ from harness.errors import MachineryMissing, NotApplicable, SetupBroken, Snappro
 from harness.qemu import migration
 from harness.qemu.machine import Machine
 from harness.qemu.migration import SaveFigures
+from harness.qemu.ram import GoldenImage
 from tests_functional.during_save.judge import Ending, judge_quit
 from tests_functional.during_save.thing import Place, Thing
-from tests_functional.lib.save import Flow, Snapshot
+from tests_functional.lib.save import Flow, Snapshot, begin_save
 from tests_functional.refusals.migration_options import Settings, settings
 from validators.verdict import CheckResult
 
@@ -43,12 +44,22 @@ class MidSave:
     snapshot: Snapshot | None = None
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A save that has begun: RAM at T0, whether QEMU resumed the stopped guest, and steps after T0."""
+
+    golden: GoldenImage | None
+    started_by_itself: bool
+    steps: tuple[int, ...]
+
+
 def mid_save(
     place: Place,
     thing: Thing,
     path: Path,
     counters: AgentCounters,
     limit: Deadline,
+    flow: Flow = Flow.LIVE,
     hasten: Callable[[Machine], None] = lambda _machine: None,
 ) -> MidSave:
     """Save, do a thing while RAM is saved, and wait until the save has ended.
@@ -59,41 +70,30 @@ def mid_save(
         path: the file.
         counters: of the guest's writers.
         limit: for all of it.
+        flow: LIVE, or STOP_MIGRATE_CONT for a golden image.
         hasten: called after the thing, before the wait for the end.
 
     Raises:
         SetupBroken: RAM was saved too fast for the thing to be done meanwhile.
         SubjectFailed: the save did not begin.
     """
-    machine, slow = place.machine, path.with_name(f"{path.name}-slow")
-    slow.touch()
+    machine = place.machine
     before, mark, steps = settings(machine), machine.qmp.mark(), counters.steps()
-    done = before
     try:
-        migration.begin_save(machine, migration.slow_sink(path, slow), limit)
-        written = _await_write(machine, counters, limit)
-        thing.do(place)
-        if thing.state:
-            done = settings(machine)
-            hasten(machine)
-    except (MachineryMissing, NotApplicable, SetupBroken):
-        raise
-    except SnapproofError as error:
-        return MidSave(place, path, Ending(lost=error))
-    finally:
-        slow.unlink()
-    if not thing.state:
-        return MidSave(place, path, Ending())
-    try:
+        begun = _thing_done(place, thing, path, counters, limit, flow)
+        if not thing.state:
+            return MidSave(place, path, Ending())
+        done = settings(machine)
+        hasten(machine)
         ending = _wait_ending(machine, limit)
         three = (before, done, settings(machine))
-        snapshot = None
-        if ending.status == "completed":
-            figures = migration.wait_completed(machine, limit)
-            # A reset guest may have overwritten its counters.
-            completed = counters.steps() if thing.same_guest else written
-            snapshot = _snapshot(machine, path, figures, mark, (steps, completed))
-    except (MachineryMissing, SetupBroken):
+        if ending.status != "completed":
+            return MidSave(place, path, ending, three)
+        figures = migration.wait_completed(machine, limit)
+        # A reset guest may have overwritten its counters.
+        completed = counters.steps() if thing.same_guest else begun.steps
+        snapshot = _snapshot(machine, flow, path, begun, figures, mark, (steps, completed))
+    except (MachineryMissing, NotApplicable, SetupBroken):
         raise
     except SnapproofError as error:
         return MidSave(place, path, Ending(lost=error))
@@ -107,6 +107,23 @@ def quit_after(machine: Machine, slowness: float) -> CheckResult:
     with contextlib.suppress(SubjectFailed):
         machine.qmp.execute("quit", deadline=limit)
     return judge_quit(machine.pause(limit, limit.remaining()))
+
+
+def _thing_done(
+    place: Place, thing: Thing, path: Path, counters: AgentCounters, limit: Deadline, flow: Flow
+) -> _Begun:
+    """Begin a save and do the thing; the sink is slow until it is done."""
+    machine, slow = place.machine, path.with_name(f"{path.name}-slow")
+    slow.touch()
+    try:
+        uri = migration.slow_sink(path, slow)
+        golden, started_by_itself = begin_save(flow, machine, path.parent, uri, limit)
+        migration.wait_ram_moving(machine, limit)
+        steps = _await_write(machine, counters, limit)
+        thing.do(place)
+    finally:
+        slow.unlink()
+    return _Begun(golden, started_by_itself, steps)
 
 
 def _await_write(machine: Machine, counters: AgentCounters, limit: Deadline) -> tuple[int, ...]:
@@ -140,22 +157,25 @@ def _wait_ending(machine: Machine, limit: Deadline) -> Ending:
 
 def _snapshot(
     machine: Machine,
+    flow: Flow,
     path: Path,
+    begun: _Begun,
     figures: SaveFigures,
     mark: int,
     steps: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> Snapshot:
     stun = migration.find_stun(machine, mark)
     return Snapshot(
-        flow=Flow.LIVE,
+        flow=flow,
         path=path,
-        golden=None,
+        golden=begun.golden,
         stun_ms=stun.seconds * 1000 if stun else 0.0,
         figures=figures,
         size_bytes=path.stat().st_size,
         largest_stall_us=0,
         largest_gap_us=0,
-        state=Flow.LIVE.state_at_t0,
+        state=flow.state_at_t0,
         steps_before=steps[0],
         steps_completed=steps[1],
+        started_by_itself=begun.started_by_itself,
     )

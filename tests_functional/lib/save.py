@@ -177,7 +177,8 @@ def _save(
     before, mark = counters.steps(), machine.qmp.mark()
     if acts.saving:
         (folder / _SLOW).touch()
-    golden, started_by_itself = _begin_save(flow, machine, folder, deadline, acts)
+    uri = migration.slow_sink(path, folder / _SLOW) if acts.saving else _uri(flow, path)
+    golden, started_by_itself = begin_save(flow, machine, folder, uri, deadline, acts.at_t0)
     if acts.saving:
         _act_while_saving(machine, acts.saving, folder / _SLOW, deadline)
     figures = migration.wait_completed(machine, deadline)
@@ -217,12 +218,27 @@ def _act_while_saving(machine: Machine, act: Callable[[], None], slow: Path, dea
         slow.unlink()
 
 
-def _begin_save(
-    flow: Flow, machine: Machine, folder: Path, deadline: Deadline, acts: Acts
+def begin_save(
+    flow: Flow,
+    machine: Machine,
+    folder: Path,
+    uri: str,
+    deadline: Deadline,
+    at_t0: Callable[[], None] | None = None,
 ) -> tuple[GoldenImage | None, bool]:
-    """Start a save by a flow; return the golden image, and whether QEMU resumed a stopped guest by itself."""
-    path = folder / "vmstate"
-    uri = migration.slow_sink(path, folder / _SLOW) if acts.saving else _uri(flow, path)
+    """Start a save by a flow, whose capability is on.
+
+    Args:
+        flow: how.
+        machine: the QEMU, whose guest runs.
+        folder: receives `golden/`, where the flow has a golden image.
+        uri: where the state is sent.
+        deadline: for the beginning of a save of a stopped guest.
+        at_t0: called while the guest is stopped at T0, in flows that stop it.
+
+    Returns:
+        The golden image if there is one, and whether QEMU resumed a stopped guest by itself.
+    """
     if flow in (Flow.LIVE, Flow.LIVE_FILE):
         migration.start_save(machine, uri)
         return None, False
@@ -230,8 +246,8 @@ def _begin_save(
         migration.lift_bandwidth_limit(machine)
     machine.qmp.execute("stop")
     golden = dump_golden(machine, folder / "golden") if flow.golden else None
-    if acts.at_t0:
-        acts.at_t0()
+    if at_t0:
+        at_t0()
     if flow.background:
         return golden, _migrate_and_continue(machine, uri, deadline)
     migration.start_save(machine, uri)

@@ -12,6 +12,7 @@ from harness.errors import SubjectFailed
 from harness.status import Status
 from tests_functional.during_save.judge import (
     Ending,
+    Found,
     as_in_control,
     judge_answers,
     judge_end,
@@ -140,6 +141,9 @@ def _wrong(name: str, code: Code, sentence: str) -> CheckResult:
     return judged(name, "It is right.", [Problem(code, sentence)])
 
 
+_PAGE = _wrong("page-missing", Code.PAGE_MISSING_NOT_IN_STREAM, "It lacks.")
+
+
 def test_what_the_control_does_too() -> None:
     """A check that fails in an ordinary migration as well is skipped, and says both."""
     wrong, other = (
@@ -162,10 +166,23 @@ def test_what_the_control_does_too() -> None:
 def test_control_that_loses_its_qemu() -> None:
     """Nothing that a background snapshot does is worse than that; what is right stays right."""
     gone = [judge_end(_THING, _DIED), judge_guest(("running",), _DIED)]
-    page, right = _wrong("page-missing", Code.PAGE_MISSING_NOT_IN_STREAM, "It lacks."), judged("end", "x", [])
-    (found, still) = as_in_control([page, right], gone)
-    assert found.reason == "It lacks. An ordinary migration is no better: QEMU ended."
+    abort, right = _wrong("quit", Code.QEMU_ENDED, "It aborts."), judged("end", "x", [])
+    (found, still) = as_in_control([abort, right], gone)
+    assert found.reason == "It aborts. An ordinary migration is no better: QEMU ended."
     assert still == right
+
+
+def test_file_is_never_excused() -> None:
+    """A control that loses its QEMU excuses the end of the save, and no page that is missing."""
+    gone = [judge_end(_THING, _DIED), judge_guest(("running",), _DIED)]
+    found = Found([_wrong("quit", Code.QEMU_ENDED, "It aborts.")], [_PAGE])
+    assert found.wrong
+    checks = found.no_worse_than(gone).named("during-save/x")
+    assert [(check.name, check.status) for check in checks] == [
+        ("during-save/x/quit", Status.SKIP),
+        ("during-save/x/page-missing", Status.FAIL),
+    ]
+    assert not Found([judged("end", "x", [])]).wrong
 
 
 def test_thousands_of_pages_are_one_violation() -> None:

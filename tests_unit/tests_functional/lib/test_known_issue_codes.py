@@ -161,6 +161,7 @@ _CALL = "failures/call-create-1-eperm"
 _FILES = "failures/descriptors-exec-0-free"
 _VHOST = "vhost-user-blk"
 _EJECTED = "during-save/eject"
+_TRANSFER = "during-save/mode-cpr-transfer"
 _LOCK = "system/memory.c:1154: memory_region_transaction_commit: Assertion"
 _VHOST_STATE = (
     f"qemu: error while loading state for instance 0x0 of device '0000:00:02.0/vhost-user-blk': {_VIRTIO}"
@@ -352,6 +353,13 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     (f"{_EJECTED}-dimm/page-missing", _code(Code.PAGE_MISSING_NOT_IN_STREAM), "F37"),
     (f"{_EJECTED}-dimm/write-order", _code(Code.WRITE_ORDER_MISSING), ""),
     (f"{_EJECTED}-dimm/page-missing", _code(Code.PAGE_TWICE_SENT_AGAIN), ""),
+    (f"{_TRANSFER}/page-missing", _code(Code.PAGE_MISSING_NOT_IN_STREAM), "F38"),
+    (f"{_TRANSFER}/write-order", _code(Code.WRITE_ORDER_NO_DIRECTORY_PAGE), "F38"),
+    (f"{_TRANSFER}/write-order", _code(Code.WRITE_ORDER_NEWER), ""),
+    (f"{_TRANSFER}/restore", _ended("warning: a feature is missing"), "F38"),
+    (f"{_TRANSFER}/restored-memory", _code(Code.RESTORED_OVERWRITTEN_PAGE), "F38"),
+    (f"{_TRANSFER}/end", _ended("block pc.ram should not be migrated !"), ""),
+    (f"{_TRANSFER}/golden/page-missing", _code(Code.PAGE_MISSING_NOT_IN_STREAM), ""),
 ]
 
 
