@@ -14,7 +14,7 @@ from harness.errors import SetupBroken
 # Linux include/uapi/linux/un.h: sun_path has 108 bytes, the last of which is 0.
 _MOST_BYTES = 107
 # As long as the longest name that is used.
-_TRIED = "socket-0.peer"
+_TRIED = "socket-0.qtest"
 
 
 @contextmanager

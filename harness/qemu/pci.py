@@ -15,6 +15,7 @@ _ADDRESS_PORT, _DATA_PORT, _ENABLE = 0xCF8, 0xCFC, 1 << 31
 _COMMAND, _IO_SPACE, _MEMORY_SPACE, _BUS_MASTER = 0x04, 1 << 0, 1 << 1, 1 << 2
 # The same, 6.2.5.1: base address registers.
 _BASE_ADDRESS = 0x10
+_TYPE, _OF_64_BITS = 0b111, 0b100
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,19 @@ class PciFunction:
             first: the first port.
         """
         self.write(_BASE_ADDRESS + 4 * register, 4, first)
+
+    def give_memory(self, register: int, first: int) -> None:
+        """Give a base address register its place in memory below 4 GiB.
+
+        Args:
+            register: its number, from 0 to 5; one of 64 bits takes the next one too.
+            first: guest-physical address of the first byte.
+        """
+        place = _BASE_ADDRESS + 4 * register
+        wide = self.read(place, 4) & _TYPE == _OF_64_BITS
+        self.write(place, 4, first)
+        if wide:
+            self.write(place + 4, 4, 0)
 
     def read(self, place: int, size: int) -> int:
         """Return the value of a register.

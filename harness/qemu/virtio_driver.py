@@ -24,8 +24,10 @@ from harness.qemu.pci import PciFunction, PciPlace, find_function
 _CAPABILITIES = 0x34
 _VENDOR_CAPABILITY = 0x09
 _VIRTIO_VENDOR = 0x1AF4
-# A device with the number n has this PCI device id; older ones also have another one below it.
+# A device with the number n has the PCI device id 0x1040 + n; one that older drivers know too has another one
+# (VIRTIO 1.2, 4.1.2.1).
 _MODERN_ID = 0x1040
+_OLDER_IDS = {1: 0x1000, 2: 0x1001, 3: 0x1003, 4: 0x1005, 5: 0x1002, 8: 0x1004, 9: 0x1009}
 # VIRTIO 1.2, 4.1.4: kinds of capability.
 _COMMON, _NOTIFY, _WINDOW = 1, 2, 5
 # VIRTIO 1.2, 2.1 and 4.1.4.3: status bits, registers, and feature bit 32 (VIRTIO_F_VERSION_1) in its half.
@@ -254,7 +256,7 @@ class VirtioDevice:
 
 
 def _place_of(machine: Machine, number: int) -> PciPlace:
-    ids = (_MODERN_ID + number, _MODERN_ID - 0x41 + number)
+    ids = (_MODERN_ID + number, _OLDER_IDS.get(number, _MODERN_ID + number))
     found = find_function(machine, lambda device: _is_virtio(device, ids))
     if found is None:
         raise SetupBroken(f"The machine has no virtio device of number {number}.")

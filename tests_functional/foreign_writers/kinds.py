@@ -11,14 +11,23 @@ from harness.deadline import Deadline
 from harness.qemu.configuration import qemu_quoted
 from harness.qemu.machine import Machine
 from harness.qemu.probe import has_block_driver, has_device, has_netdev
+from tests_functional.foreign_writers.ahci_reads import AhciReads
+from tests_functional.foreign_writers.console_bytes import ConsoleBytes
 from tests_functional.foreign_writers.daemons import FILE_SYSTEM, STORAGE, Daemon
 from tests_functional.foreign_writers.disk_reads import DiskReads
+from tests_functional.foreign_writers.e1000_packets import E1000Packets
 from tests_functional.foreign_writers.file_reads import FileReads
 from tests_functional.foreign_writers.fw_cfg import FILE, FwCfg
 from tests_functional.foreign_writers.ide_reads import IdeReads
+from tests_functional.foreign_writers.lsi_reads import LsiReads
 from tests_functional.foreign_writers.marks import Marks
+from tests_functional.foreign_writers.mmio import REGISTERS, reachable
+from tests_functional.foreign_writers.nvme_reads import NvmeReads
 from tests_functional.foreign_writers.packets import Packets
+from tests_functional.foreign_writers.shared_memory import IVSHMEM_MIB, IvshmemPeer, ram_file
 from tests_functional.foreign_writers.target import Target
+from tests_functional.foreign_writers.usb_reads import UsbReads
+from tests_functional.foreign_writers.virtio_scsi import VirtioScsi
 
 
 class Writer(Protocol):
@@ -62,6 +71,11 @@ class WriterKind:
         device: QEMU's name of the device, which a refusal must have.
         arguments: makes the further arguments of a QEMU that has it.
         writer: makes the writer of a running QEMU.
+        stoppable: whether it stands still while QEMU has stopped the guest; one that does not writes during
+            the control too.
+        shared_ram: whether it needs guest RAM that other processes can map.
+        data_at: guest-physical address of the pages that it writes, 0 for those at the end of RAM.
+        may_refuse: whether QEMU may refuse to save a guest with it, by a message that names the device.
         daemon: the process that serves the device, and maps guest RAM for it; None where QEMU does.
         qemu_device: the device that a QEMU must have been built with, "" for one of each QEMU.
         netdev: the kind of network that it must have, "" for none.
@@ -74,6 +88,10 @@ class WriterKind:
     arguments: Callable[[Place], tuple[str, ...]]
     writer: Callable[[Machine, Target, Place], Writer]
     daemon: Daemon | None = None
+    stoppable: bool = True
+    shared_ram: bool = False
+    data_at: int = 0
+    may_refuse: bool = False
     qemu_device: str = ""
     netdev: str = ""
     block_driver: tuple[str, str] | None = None
@@ -100,7 +118,13 @@ _MODERN = "disable-modern=off"
 
 
 def _disk(place: Place, device: str, options: str = "") -> tuple[str, ...]:
-    """Return the arguments for a disk that QEMU reads itself; nobody writes to it, so QEMUs can share it."""
+    """Return the arguments for a disk that QEMU reads itself; nobody writes to it, so QEMUs can share it.
+
+    Args:
+        place: what they are made of.
+        device: value of `-device` without the disk.
+        options: further ones of the file, beginning with a comma.
+    """
     file = f"driver=file,node-name=foreign-file,filename={qemu_quoted(place.disk)},locking=off"
     return (
         *("-blockdev", f"{file}{options}"),
@@ -134,12 +158,12 @@ def _vhost_user(*device: str) -> Callable[[Place], tuple[str, ...]]:
     return lambda place: ("-chardev", f"socket,id=foreign,path={qemu_quoted(place.socket)}", *device)
 
 
-def _packets(place: Place) -> tuple[str, ...]:
+def _packets(place: Place, device: str) -> tuple[str, ...]:
     local, peer = qemu_quoted(place.socket), qemu_quoted(place.socket.with_suffix(".peer"))
     ends = f"local.type=unix,local.path={local},remote.type=unix,remote.path={peer}"
     return (
         *("-netdev", f"dgram,id=foreign,{ends}"),
-        *("-device", f"virtio-net-pci,{_MODERN},netdev=foreign,romfile="),
+        *("-device", f"{device},netdev=foreign,romfile="),
     )
 
 
@@ -164,6 +188,7 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         _vhost_user("-device", "vhost-user-blk-pci,chardev=foreign,num-queues=1"),
         _disk_reads,
         STORAGE,
+        shared_ram=True,
         qemu_device="vhost-user-blk-pci",
     ),
     "ide": WriterKind(
@@ -182,7 +207,7 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
     "virtio-net": WriterKind(
         "packets arrive at any time, also while the guest does nothing",
         "virtio-net",
-        _packets,
+        lambda place: _packets(place, f"virtio-net-pci,{_MODERN}"),
         lambda machine, target, place: Packets(machine, target, place.marks, place.socket),
         qemu_device="virtio-net-pci",
         netdev="dgram",
@@ -193,6 +218,8 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         _vhost_user("-device", f"vhost-user-fs-pci,chardev=foreign,tag={FILE}"),
         lambda machine, target, _: FileReads(machine, target),
         FILE_SYSTEM,
+        shared_ram=True,
+        may_refuse=True,
         qemu_device="vhost-user-fs-pci",
     ),
     "libblkio-io-uring": WriterKind(
@@ -208,6 +235,95 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         lambda place: _libblkio("virtio-blk-vhost-user", f"path={qemu_quoted(place.socket)}"),
         _disk_reads,
         STORAGE,
+        shared_ram=True,
         block_driver=("virtio-blk-vhost-user", "path=/"),
+    ),
+    "ahci": WriterKind(
+        "the SATA controller of PCs follows lists of commands and of regions in guest RAM",
+        "ahci",
+        lambda place: (
+            *reachable(place.socket),
+            *("-device", "ich9-ahci,id=foreign-ahci"),
+            *_disk(place, "ide-hd,bus=foreign-ahci.0"),
+        ),
+        lambda machine, target, place: AhciReads(machine, target, place.socket),
+        qemu_device="ich9-ahci",
+    ),
+    "nvme": WriterKind(
+        "an NVMe disk reads its commands from guest RAM, and writes there by lists of pages",
+        "nvme",
+        lambda place: (*reachable(place.socket), *_disk(place, "nvme,serial=foreign")),
+        lambda machine, target, place: NvmeReads(machine, target, place.socket),
+        qemu_device="nvme",
+        may_refuse=True,
+    ),
+    "virtio-scsi": WriterKind(
+        "SCSI disks of virtual machines are behind this controller",
+        "virtio-scsi",
+        lambda place: (
+            *("-device", f"virtio-scsi-pci,id=foreign-scsi,{_MODERN}"),
+            *_disk(place, "scsi-hd,bus=foreign-scsi.0"),
+        ),
+        lambda machine, target, _: VirtioScsi(machine, target),
+        qemu_device="virtio-scsi-pci",
+    ),
+    "lsi53c895a": WriterKind(
+        "a SCSI controller runs programs in guest RAM, which write there too",
+        "lsi53c895a",
+        lambda place: (
+            *("-device", "lsi53c895a,id=foreign-scsi"),
+            *_disk(place, "scsi-hd,bus=foreign-scsi.0"),
+        ),
+        lambda machine, target, _: LsiReads(machine, target),
+        qemu_device="lsi53c895a",
+    ),
+    "e1000": WriterKind(
+        "packets arrive by a card that writes descriptors and packets as a bus master",
+        "e1000",
+        lambda place: (*reachable(place.socket), *_packets(place, "e1000")),
+        lambda machine, target, place: E1000Packets(machine, target, place.marks, place.socket),
+        qemu_device="e1000",
+        netdev="dgram",
+    ),
+    "virtio-console": WriterKind(
+        "bytes arrive from a socket at any time",
+        "virtio-console",
+        lambda place: (
+            *("-chardev", f"socket,id=foreign,path={qemu_quoted(place.socket)},server=on,wait=off"),
+            *("-device", f"virtio-serial-pci,{_MODERN}", "-device", "virtconsole,chardev=foreign"),
+        ),
+        lambda machine, target, place: ConsoleBytes(machine, target, place.marks, place.socket),
+        qemu_device="virtio-serial-pci",
+    ),
+    "shared-ram": WriterKind(
+        "a process of the host's writes to guest RAM that it shares, by a mapping or descriptor of its own",
+        "memory-backend-memfd",
+        lambda _: (),
+        lambda machine, target, place: ram_file(machine, target, place.disk),
+        stoppable=False,
+        shared_ram=True,
+    ),
+    "ivshmem": WriterKind(
+        "a peer of the guest's writes to the memory that both share, and nobody tells it of T0",
+        "ivshmem-plain",
+        lambda _: (
+            *("-object", f"memory-backend-memfd,id=foreign-memory,size={IVSHMEM_MIB}M,share=on"),
+            *("-device", "ivshmem-plain,memdev=foreign-memory,master=on,addr=9"),
+        ),
+        lambda machine, _, place: IvshmemPeer(machine, place.disk),
+        stoppable=False,
+        data_at=REGISTERS,
+        qemu_device="ivshmem-plain",
+    ),
+    "usb-storage": WriterKind(
+        "a USB controller follows rings in guest RAM, and keeps what it knows of devices there",
+        "xhci",
+        lambda place: (
+            *reachable(place.socket),
+            *("-device", "qemu-xhci,id=foreign-usb"),
+            *_disk(place, "usb-storage,bus=foreign-usb.0"),
+        ),
+        lambda machine, target, place: UsbReads(machine, target, place.socket),
+        qemu_device="qemu-xhci",
     ),
 }

@@ -74,15 +74,29 @@ class Packets:
         Raises:
             DeadlineExpired: it has not in time. SetupBroken: QEMU takes no packets.
         """
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.settimeout(deadline.remaining())
-                for index in range(PACKETS):
-                    sender.sendto(self._packet(number, index), str(self._peer))
-        except OSError as error:
-            raise SetupBroken(f"QEMU takes no packets for the guest: {error}.") from error
+        send_packets(self._peer, self._marks, number, _BEFORE_MARK, deadline)
         self._queue.wait_used(deadline, "The arrival of the packets")
 
-    def _packet(self, number: int, index: int) -> bytes:
-        head = _ETHERNET.ljust(_BEFORE_MARK, b"\0")
-        return (head + self._marks.one(number, index)).ljust(_LEAST_BYTES, b"\0")
+
+def send_packets(peer: Path, marks: Marks, number: int, before: int, deadline: Deadline) -> None:
+    """Send the packets of a pass.
+
+    Args:
+        peer: the socket where QEMU takes packets.
+        marks: those that the packets have.
+        number: of the pass.
+        before: bytes in front of a mark, so that the card writes it to a multiple of its size.
+        deadline: for all packets.
+
+    Raises:
+        SetupBroken: QEMU takes no packets.
+    """
+    head = _ETHERNET.ljust(before, b"\0")
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.settimeout(deadline.remaining())
+            for index in range(PACKETS):
+                packet = (head + marks.one(number, index)).ljust(_LEAST_BYTES, b"\0")
+                sender.sendto(packet, str(peer))
+    except OSError as error:
+        raise SetupBroken(f"QEMU takes no packets for the guest: {error}.") from error

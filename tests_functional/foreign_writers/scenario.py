@@ -68,14 +68,14 @@ def _with(run: Run, name: str, kind: WriterKind) -> Outcome:
     require_target(run)
     if lacking := kind.lacking(run.stack.executable):
         raise NotApplicable(f"This QEMU has no {lacking}.")
-    if kind.daemon:
+    if kind.shared_ram:
         run = replace(run, stack=MEMORY_KINDS["memfd-shared"].stack(run.stack))
     marks, cycles = Marks(), []
     with _places(run, marks) as places:
         here = places[0]
         with _served(run, kind, here), writing_guest(run.with_arguments(kind.arguments(here))) as booted:
             machine = booted.guest.machine
-            target = Target(machine)
+            target = Target(machine, kind.data_at)
             writer = kind.writer(machine, target, here)
             writer.start()
             writer.offer(_FIRST_PASS)
@@ -89,7 +89,7 @@ def _with(run: Run, name: str, kind: WriterKind) -> Outcome:
                 try:
                     cycles.append(cycle.judge(source, writer, target, flow, label))
                 except CommandRefused as refusal:
-                    if cycles or kind.daemon is None:
+                    if cycles or not kind.may_refuse:
                         raise
                     return _refused(run, source, kind, refusal.reason, label, time.monotonic() - begun)
             machine.quit()
@@ -119,6 +119,7 @@ class _Cycle:
         run, passes = self.run, self.passes
         writer.offer(passes.before)
         writer.write(passes.before, Deadline(_PASS_SECONDS))
+        self._require_written(target, writer.pages, passes.before, "before T0")
         writer.offer(passes.after)
         folder = run.folder / label
         folder.mkdir(parents=True)
@@ -126,14 +127,15 @@ class _Cycle:
 
         def write() -> None:
             writer.write(passes.after, run.deadline.at_most(_PASS_SECONDS))
-            self._require_written(target, writer.pages)
+            self._require_written(target, writer.pages, passes.after, "after T0")
             if flow.background:
                 _require_early(source.guest.machine)
 
         limit = run.deadline.at_most(SMALL_SAVE_SECONDS)
-        acts = Acts(saving=write) if flow.background else Acts()
+        during = flow.background or not self.kind.stoppable
+        acts = Acts(saving=write) if during else Acts()
         snapshot = take(flow, source.guest, source.counters, folder, limit, acts)
-        if not flow.background:
+        if not during:
             write()
         checks = judge_source(source.guest, source.before)
         with resting(run.stack, source.guest.machine, checks):
@@ -142,16 +144,16 @@ class _Cycle:
             with _served(run, self.kind, self.restored):
                 return judge_cycle(restoring, source, snapshot, label, checks, self._look, _STALLS)
 
-    def _require_written(self, target: Target, pages: int) -> None:
-        """Check that the pass of after T0 was written while RAM was being saved.
+    def _require_written(self, target: Target, pages: int, number: int, when: str) -> None:
+        """Check that a pass was written to its end.
 
         Raises:
             SetupBroken: it was not.
         """
-        found = target.passes(self.marks, pages).count(self.passes.after)
+        found = target.passes(self.marks, pages).count(number)
         if found != pages:
             raise SetupBroken(
-                f"The foreign writer wrote {found} of {pages} pages after T0, so this run proves nothing."
+                f"The foreign writer wrote {found} of {pages} pages {when}, so this run proves nothing."
             )
 
     def _judge_file(self, snapshot: Snapshot, pages: int) -> CheckResult:
@@ -159,7 +161,7 @@ class _Cycle:
 
     def _look(self, guest: Guest) -> list[CheckResult]:
         """Let the restored guest's writer go on, and judge what it writes."""
-        target, after = Target(guest.machine), self.passes.after
+        target, after = Target(guest.machine, self.kind.data_at), self.passes.after
         writer = self.kind.writer(guest.machine, target, self.restored)
         error = None
         try:

@@ -19,8 +19,12 @@ CONTROL_PAGES = 16
 class Target:
     """The pages in the RAM of one QEMU."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, data_at: int = 0) -> None:
         """Find the pages of a running bare guest.
+
+        Args:
+            machine: QEMU.
+            data_at: guest-physical address of the first page that is written, 0 for one at the end of RAM.
 
         Raises:
             MachineryMissing: QEMU's process id is not known.
@@ -28,7 +32,7 @@ class Target:
         self.memory = GuestMemory(machine)
         self.control = free_ram_at(machine.config.machine, machine.config.ram_mib * MIB)
         """Guest-physical address of the control pages."""
-        self.data = self.control + CONTROL_PAGES * TARGET_PAGE_BYTES
+        self.data = data_at or self.control + CONTROL_PAGES * TARGET_PAGE_BYTES
         """Guest-physical address of the first page that is written."""
 
     def passes(self, marks: Marks, pages: int) -> list[int | None]:

@@ -29,10 +29,10 @@ def test_all_must_be_written_during_the_save(tmp_path: Path, written: list[int |
     """A pass that was not written to its end proves nothing."""
     target = cast(Target, SimpleNamespace(passes=lambda _marks, pages: written[:pages]))
     if right:
-        _cycle(tmp_path)._require_written(target, 2)
+        _cycle(tmp_path)._require_written(target, 2, 3, "after T0")
         return
     with pytest.raises(SetupBroken, match="wrote 1 of 2 pages after T0, so this run proves nothing"):
-        _cycle(tmp_path)._require_written(target, 2)
+        _cycle(tmp_path)._require_written(target, 2, 3, "after T0")
 
 
 def test_guest_whose_devices_nobody_can_drive(tmp_path: Path) -> None:
