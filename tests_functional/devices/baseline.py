@@ -50,13 +50,13 @@ class Explained:
         )
 
     def fits(self, problem: Problem) -> bool:
-        """Return whether it explains a problem."""
+        """Return whether it explains a problem, which may be of devices that are in one guest ("one+other")."""
         about = str(problem.fields.get("field", problem.fields.get("block", "")))
-        device = str(problem.fields.get("device", ""))
+        devices = str(problem.fields.get("device", "")).split("+")
         return (
             problem.code in self.codes
             and (not about or any(fnmatchcase(about, pattern) for pattern in self.fields))
-            and any(fnmatchcase(device, pattern) for pattern in self.devices)
+            and any(fnmatchcase(device, pattern) for device in devices for pattern in self.devices)
         )
 
 

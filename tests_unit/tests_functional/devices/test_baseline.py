@@ -69,6 +69,14 @@ def test_other_code_is_not_explained(file: Path) -> None:
     assert found.reason(_problem(Code.DEVICES_RAM_DIFFERS, block="rtc (0).ram")) is None
 
 
+def test_devices_that_are_in_one_guest(file: Path) -> None:
+    """A problem is theirs together, and explained if one of them has the reason."""
+    found = load_baseline("10.0.13", "pc", "tcg", file)
+    for together, known in [("e1000+sd-card", True), ("sd-card+e1000", True), ("e1000+pvpanic", False)]:
+        problem = Problem(Code.DEVICES_NOT_RESTORED, "It fails.", {"device": together})
+        assert (found.reason(problem) is not None) is known
+
+
 def test_reason_of_one_device_is_for_no_other(file: Path) -> None:
     """Nor is one for a problem without field or block."""
     found = load_baseline("10.0.13", "pc", "tcg", file)
