@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from types import FrameType
 
-from . import registry
+from . import needs, registry
 from .ktap import KtapWriter
 from .prepare import KSM, Preparation
 from .run import exit_code, run
@@ -25,6 +26,8 @@ def main() -> int:
         return 0 if tests else 3
     signal.signal(signal.SIGTERM, _interrupt)
     Trial.patience *= arguments.slow
+    if arguments.poison:
+        os.environ[needs.POISON] = "1"
     writer = KtapWriter(sys.stdout.write)
     wanted = {need for test in tests for need in test.needs if arguments.ksm or need != KSM}
     with Preparation(
@@ -84,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
         "--ksm",
         action="store_true",
         help="like --prepare, and also start KSM, which merges and unprotects memory of all programs",
+    )
+    parser.add_argument(
+        "--poison",
+        action="store_true",
+        help="as root: let tests take frames of RAM offline, which are lost until the next boot",
     )
     parser.add_argument(
         "--json-lines", action="store_true", help="write events as JSON, one per line, instead of KTAP"

@@ -99,7 +99,11 @@ def _run_in_child(test: FeatureTest, helper: str, sink: int) -> None:
 
 def _outcome(test: FeatureTest, helper: str) -> Result:
     trial = Trial(
-        test.memory or ANON, test.features, user_mode_only=not needs.may_trap_kernel(), helper=helper
+        test.memory or ANON,
+        test.features,
+        content=test.content,
+        user_mode_only=not needs.may_trap_kernel(),
+        helper=helper,
     )
     try:
         # Not in a `with`: leaving it would wait for the threads of a failed test.

@@ -136,6 +136,12 @@ def _own_swap() -> str:
     return "The test runs swapoff, which it does only to the swap device of --prepare."
 
 
+def _poison() -> str:
+    if os.environ.get(POISON):
+        return ""
+    return "The test takes frames of RAM offline until the next boot; use --poison on a machine of your own."
+
+
 def _ksm() -> str:
     run = Path("/sys/kernel/mm/ksm/run")
     if not run.exists():
@@ -200,6 +206,9 @@ def _advice(advice: int, name: str) -> Callable[[], str]:
 OWN_SWAP = "SNAPPROOF_OWN_SWAP"
 """Environment variable with the path of the swap device that --prepare has set up."""
 
+POISON = "SNAPPROOF_POISON"
+"""Environment variable that is set if tests may take frames of RAM offline."""
+
 NEEDS: dict[str, Callable[[], str]] = {
     "kernel-faults": _kernel_faults,
     "root": _root,
@@ -210,6 +219,7 @@ NEEDS: dict[str, Callable[[], str]] = {
     "swap": _swap,
     "own-swap": _own_swap,
     "ksm": _ksm,
+    "poison": _poison,
     "compaction": _compaction,
     "two-cpus": _two_cpus,
     "two-nodes": _two_nodes,

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
 
+from .content import Content
 from .memory import MemoryType
 
 # The order of suites in a report.
@@ -23,6 +24,7 @@ SUITES = (
     "other_processes",
     "async_scan",
     "lifetime",
+    "matrix",
     "trackers",
 )
 
@@ -74,6 +76,7 @@ class FeatureTest:
         bugs: Linux commits that fixed bugs which it would detect.
         seconds: time limit.
         known_issues: kernel defects that it is known to detect.
+        content: what its pages are made of, None for the memory type's usual pages.
     """
 
     suite: str
@@ -87,6 +90,7 @@ class FeatureTest:
     bugs: tuple[str, ...]
     seconds: float
     known_issues: tuple[KernelIssue, ...]
+    content: Content | None = None
 
     @property
     def memory_name(self) -> str:
@@ -155,6 +159,11 @@ def feature_test(
         return function
 
     return register
+
+
+def add(tests: Iterable[FeatureTest]) -> None:
+    """Register tests that are made otherwise than by `feature_test`."""
+    _TESTS.extend(tests)
 
 
 def all_tests() -> list[FeatureTest]:

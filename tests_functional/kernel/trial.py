@@ -7,8 +7,9 @@ import errno
 import struct
 from typing import Any, NoReturn, TypeVar
 
-from harness.userfaultfd import Mode, Region, Userfaultfd
+from harness.userfaultfd import PAGE_BYTES, Mode, Region, Userfaultfd
 
+from .content import Content
 from .memory import MemoryType
 
 _T = TypeVar("_T")
@@ -41,6 +42,7 @@ class Trial:
 
     Attributes:
         memory: the memory type that it runs on; anonymous memory for a test without one.
+        content: what the pages are made of, None for pages of the memory type's own kind.
         features: features that its userfaultfd enables.
         user_mode_only: whether this user may trap only faults in user mode.
         helper: path of the library built from segv.c, empty where there is none.
@@ -52,15 +54,23 @@ class Trial:
     """Seconds to wait for something that should happen at once."""
 
     def __init__(
-        self, memory: MemoryType, features: int, *, user_mode_only: bool = False, helper: str = ""
+        self,
+        memory: MemoryType,
+        features: int,
+        *,
+        content: Content | None = None,
+        user_mode_only: bool = False,
+        helper: str = "",
     ) -> None:
         self.memory = memory
+        self.content = content
         self.features = features
         self.user_mode_only = user_mode_only
         self.helper = helper
         self.checks = 0
         self.notes: list[str] = []
         self._stack = contextlib.ExitStack()
+        self._golden: dict[int, bytes] = {}
 
     def __enter__(self) -> Trial:
         return self
@@ -144,7 +154,10 @@ class Trial:
         return region, uffd
 
     def fill(self, region: Region) -> None:
-        """Write golden content to a region, or only read it if its memory type is the zero page."""
+        """Write golden content to a region, or only read it if its content is the zero page."""
+        if self.content is not None:
+            self.content.fill(self, region)
+            return
         for page in range(region.pages):
             if self.memory.zero:
                 region.load(page * region.page_bytes, 1)
@@ -153,10 +166,15 @@ class Trial:
 
     def golden(self, region: Region, page: int) -> bytes:
         """Return the golden content of a page: what it holds before the test writes to it."""
-        if self.memory.zero:
+        if self.content.blank(page) if self.content else self.memory.zero:
             return bytes(region.page_bytes)
+        if page in self._golden:
+            return self._golden[page]
         content = bytearray(_PATTERN.pack(_MAGIC, page) * (region.page_bytes // _PATTERN.size))
         content[ZERO_OFFSET : ZERO_OFFSET + ZERO_BYTES] = bytes(ZERO_BYTES)
+        if region.page_bytes > PAGE_BYTES:
+            # A huge page takes milliseconds to make.
+            self._golden[page] = bytes(content)
         return bytes(content)
 
     def check_content(self, region: Region, pages: Any = None) -> None:
@@ -168,7 +186,9 @@ class Trial:
             )
 
     def _require_huge_pages(self, region: Region) -> None:
-        if self.memory.verify and not _mapped_kib(region, self.memory.verify):
+        # The huge zero page is not counted in any field of smaps.
+        counted = self.content is None or self.content.counted
+        if self.memory.verify and counted and not _mapped_kib(region, self.memory.verify):
             self.skip(
                 f"The kernel mapped memory of type {self.memory.name} without a huge page "
                 f"({self.memory.verify} is 0 in /proc/self/smaps)."

@@ -111,17 +111,18 @@ def moved_to_another_node_pages_stay_protected(trial: Trial) -> None:
         pages = (ctypes.c_void_p * region.pages)(*[region.at(page) for page in range(region.pages)])
         nodes = (ctypes.c_int * region.pages)(*([node] * region.pages))
         status = (ctypes.c_int * region.pages)()
-        # The numbers of move_pages(2) on x86_64 and in asm-generic/unistd.h.
-        number = 279 if ctypes.sizeof(ctypes.c_long) == 8 and _x86() else 239
-        done = libc.LIBC.syscall(number, 0, ctypes.c_ulong(region.pages), pages, nodes, status, 2)
+        done = libc.LIBC.syscall(
+            move_pages_number(), 0, ctypes.c_ulong(region.pages), pages, nodes, status, 2
+        )
         trial.equal(done, 0, "The result of move_pages")
         trial.note(f"the pages are on nodes {sorted(set(status))}")
     for page in range(region.pages):
         write_waits(trial, region, uffd, page)
 
 
-def _x86() -> bool:
-    return platform.machine() == "x86_64"
+def move_pages_number() -> int:
+    """Return the number of move_pages(2): on x86_64, or of asm-generic/unistd.h."""
+    return 279 if ctypes.sizeof(ctypes.c_long) == 8 and platform.machine() == "x86_64" else 239
 
 
 @feature_test(
@@ -142,7 +143,7 @@ def merged_pages_stay_protected(trial: Trial, variant: str) -> None:
     uffd.register(region.address, region.length)
     uffd.write_protect(region.address, region.length)
     libc.madvise(region.address, region.length, libc.MADV_MERGEABLE)
-    _wait_until_merged(trial, region.pages)
+    wait_until_merged(trial, region.pages)
     check_pagemap(trial, region, range(region.pages))
     if variant == "unmerge":
         with CallThread(trial, libc.madvise, region.address, region.length, libc.MADV_UNMERGEABLE) as thread:
@@ -158,8 +159,8 @@ def merged_pages_stay_protected(trial: Trial, variant: str) -> None:
     trial.equal(region.load(4 * PAGE_BYTES, PAGE_BYTES), _SAME, "The content of page 4")
 
 
-def _wait_until_merged(trial: Trial, pages: int) -> None:
-    """Wait until KSM has merged the pages; before that it scans all mergeable memory three times."""
+def wait_until_merged(trial: Trial, pages: int) -> None:
+    """Wait until KSM has merged so many pages; before that it scans all mergeable memory three times."""
     stat = Path("/proc/self/ksm_merging_pages")
     if not stat.exists():
         trial.skip("The kernel does not report how many pages KSM has merged (ksm_merging_pages, 5.19).")

@@ -1,0 +1,116 @@
+"""What the pages of a region are made of: own pages, the zero page, zeros, pages of a file, shared pages.
+
+The kernel makes a page table entry anew by different code for each of them, so each is a column of the
+matrix of contracts (`matrix`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Callable
+
+from harness.userfaultfd import Region
+
+if TYPE_CHECKING:
+    from .trial import Trial
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the pages of a region are made of.
+
+    Attributes:
+        name: part of the names of tests.
+        why: what the kernel does differently for such pages.
+        fill: populates a region with such pages.
+        blank: returns whether a page, by number, reads as zeros; the others have a pattern.
+        counted: whether a huge page of it is counted in /proc/self/smaps.
+    """
+
+    name: str
+    why: str
+    fill: Callable[[Trial, Region], None]
+    blank: Callable[[int], bool]
+    counted: bool = True
+
+
+def _never(_page: int) -> bool:
+    return False
+
+
+def _always(_page: int) -> bool:
+    return True
+
+
+def _even(page: int) -> bool:
+    return page % 2 == 0
+
+
+def _store_all(trial: Trial, region: Region) -> None:
+    for page in range(region.pages):
+        region.store(page * region.page_bytes, trial.golden(region, page))
+
+
+def _read_all(_trial: Trial, region: Region) -> None:
+    for page in range(region.pages):
+        region.load(page * region.page_bytes, 1)
+
+
+def _share(trial: Trial, region: Region) -> None:
+    _store_all(trial, region)
+    trial.enter(_sharing_child(trial, region))
+
+
+@contextlib.contextmanager
+def _sharing_child(trial: Trial, region: Region) -> Iterator[None]:
+    """Keep a child that maps the same pages, which are therefore not exclusive to this process."""
+    source, sink = os.pipe2(os.O_CLOEXEC)
+    told, ready = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        os.close(sink)
+        # A fork does not copy the entries of a shared mapping; a read makes them.
+        _read_all(trial, region)
+        os.write(ready, b"x")
+        os.read(source, 1)
+        os._exit(0)
+    os.close(source)
+    os.close(ready)
+    os.read(told, 1)
+    os.close(told)
+    try:
+        yield
+    finally:
+        os.close(sink)
+        os.waitpid(pid, 0)
+
+
+def _write_file(trial: Trial, region: Region) -> None:
+    """Write the content to the file, and read it through the mapping, which maps pages of the page cache."""
+    for page in range(region.pages):
+        os.pwrite(region.descriptor, trial.golden(region, page), page * region.page_bytes)
+    _read_all(trial, region)
+
+
+OWN = Content("own", "a page of the process alone", _store_all, _never)
+ZERO = Content("zero", "pages that were only read map the zero page, which has no struct folio's reverse map",
+               _read_all, _always)  # fmt: skip
+HUGE_ZERO = Content(
+    "huge-zero", "a huge page that was only read maps the huge zero page by one entry", _read_all, _always,
+    counted=False,
+)  # fmt: skip
+ZERO_FILLED = Content(
+    "zero-filled",
+    "every second page has only zeros: a split maps the zero page instead (6.12), swap keeps no copy (6.12)",
+    _store_all,
+    _even,
+)
+SHARED = Content("shared", "a child maps the page too, so a write has to copy it", _share, _never)
+FILE = Content(
+    "file", "a page of the page cache, which a write to a private mapping copies", _write_file, _never
+)
+
+CONTENTS = (OWN, ZERO, HUGE_ZERO, ZERO_FILLED, SHARED, FILE)

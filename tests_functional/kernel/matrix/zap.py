@@ -1,0 +1,242 @@
+"""Ways that take page table entries away, wholly or in part: release, zap, free, hole, guard, unmap."""
+
+from __future__ import annotations
+
+import time
+
+from harness.userfaultfd import Feature, UserfaultfdError, libc
+
+from ..content import Content
+from ..memory import FILE_PRIVATE, MemoryType
+from ..oracle import CallThread, release
+from ..registry import KernelIssue
+from .subject import ONE, Expected, Subject
+from .way import (
+    ANONYMOUS,
+    Way,
+    first_of,
+    not_reserved,
+    only_anonymous,
+    only_shared,
+    private_file,
+    with_events,
+)
+
+GUARD_SPINS = "guard-install-spins"
+"""Code of a MADV_GUARD_INSTALL that does not return and keeps a processor busy."""
+
+# In the kernel, for one page. It needs microseconds.
+_SPIN_SECONDS = 0.1
+_PUNCHED_MAPPINGS = "its mapping is private, and MADV_REMOVE is for shared ones"
+
+
+def _release(subject: Subject) -> Expected:
+    release(subject.uffd, subject.region, ONE)
+    return subject.expect(open_={ONE})
+
+
+def _zap(subject: Subject) -> Expected:
+    subject.advise(libc.MADV_DONTNEED, "MADV_DONTNEED", ONE)
+    return _without(subject, {ONE})
+
+
+def _zap_all(subject: Subject) -> Expected:
+    subject.advise(libc.MADV_DONTNEED, "MADV_DONTNEED")
+    return _without(subject, set(subject.pages))
+
+
+def _without(subject: Subject, pages: set[int]) -> Expected:
+    """Return the expectation after the entries of some pages were removed.
+
+    Anonymous memory loses content and protection, which the kernel documents. Other memory keeps its
+    protection as a marker (5.19), and its content if that is not a private copy.
+    """
+    memory = subject.trial.memory
+    if memory.name in ANONYMOUS:
+        return subject.expect(open_=pages, empty=pages)
+    if private_file(memory) or memory.name == "hugetlb-private":
+        content = subject.trial.content
+        kept_content = content is not None and content.name == "file"
+        return subject.expect(either=pages, empty=() if kept_content else pages)
+    return subject.expect()
+
+
+def _free_half(subject: Subject) -> Expected:
+    region, half = subject.region, subject.region.pages // 2
+    libc.madvise(region.at(half), (region.pages - half) * region.page_bytes, libc.MADV_FREE)
+    freed = frozenset(range(half, region.pages))
+    return subject.expect(either=freed, empty=freed)
+
+
+def _punch(subject: Subject) -> Expected:
+    subject.advise(libc.MADV_REMOVE, "MADV_REMOVE", ONE)
+    return subject.expect(either={ONE}, empty={ONE})
+
+
+def _unmap(subject: Subject) -> Expected:
+    region = subject.region
+    last = region.pages - 1
+    libc.munmap(region.at(last), region.page_bytes)
+    region.length -= region.page_bytes
+    return subject.expect()
+
+
+def _guard(subject: Subject) -> Expected:
+    trial, region = subject.trial, subject.region
+    advice, size = libc.MADV_GUARD_INSTALL, region.page_bytes
+    with CallThread(trial, _errno_of, region.at(ONE), size, advice) as thread:
+        begun = time.process_time()
+        # Time in the kernel, not of the clock: a busy host alone does not make the call look endless.
+        while thread.waits(0.01) and time.process_time() - begun < _SPIN_SECONDS:
+            pass
+        trial.check(
+            not thread.waits(0),
+            f"MADV_GUARD_INSTALL of one page has kept a processor busy for {_SPIN_SECONDS} s and goes on.",
+            GUARD_SPINS,
+        )
+        error = thread.finish()
+    if error is not None:
+        trial.skip(
+            f"The kernel does not take MADV_GUARD_INSTALL (6.13, files 6.15) for this memory: {error}."
+        )
+    subject.advise(libc.MADV_GUARD_REMOVE, "MADV_GUARD_REMOVE", ONE)
+    if trial.memory.name in ANONYMOUS:
+        return subject.expect(open_={ONE}, empty={ONE})
+    return subject.expect(either={ONE}, empty={ONE})
+
+
+def _errno_of(address: int, length: int, advice: int) -> OSError | None:
+    try:
+        libc.madvise(address, length, advice)
+    except OSError as error:
+        return error
+    return None
+
+
+def _poison_missing(subject: Subject) -> Expected:
+    subject.advise(libc.MADV_DONTNEED, "MADV_DONTNEED", ONE)
+    try:
+        subject.uffd.poison(subject.region.at(ONE), subject.region.page_bytes)
+        subject.trial.note("the page was poisoned")
+    except UserfaultfdError as error:
+        # EEXIST: the page has a marker of protection, or is in the page cache.
+        subject.trial.note(f"the page was not poisoned: {error}")
+    return subject.expect(away={ONE})
+
+
+def _no_hole(content: Content, memory: MemoryType) -> str:
+    return _PUNCHED_MAPPINGS if private_file(memory) else only_shared(content, memory)
+
+
+def _not_in_place(_content: Content, memory: MemoryType) -> str:
+    if memory is FILE_PRIVATE:
+        return "asynchronous protection is not released by hand"
+    return ""
+
+
+def _each(test: str, content: str, *memories: str) -> dict[tuple[str, str], str]:
+    return {(content, name): test.replace("*", name) for name in memories}
+
+
+_ONCE = "coverage.*.each-page-waits-once-and-only-protected-ones"
+
+WAYS = (
+    Way(
+        "release-one",
+        "split",
+        "A release of one page leaves all others protected, also those of the same huge page.",
+        "change_pte_range(), __split_huge_pmd_locked(), __split_huge_zero_page_pmd()",
+        _release,
+        reason=_not_in_place,
+        named={
+            **_each(
+                _ONCE,
+                "own",
+                *("anon", "anon-mthp", "shmem", "memfd", "memfd-private", "shmem-thp"),
+                *("hugetlb", "hugetlb-private"),
+            ),
+            ("zero", "anon"): "coverage.anon-zero.each-page-waits-once-and-only-protected-ones",
+            ("own", "anon-thp"): "coverage.anon-thp.a-huge-page-is-split-by-its-first-write",
+        },
+        bugs=("42b2af2c9b7e", "c7b6a566b98"),
+        known_issues=(
+            KernelIssue(
+                "a release of one page of the huge zero page releases the others (42b2af2c9b7e)",
+                "pagemap-differs",
+                (6, 3),
+                ("anon-thp",),
+            ),
+            KernelIssue(
+                "a release of one page of the huge zero page releases the others (42b2af2c9b7e)",
+                "unreported-write",
+                (6, 3),
+                ("anon-thp",),
+            ),
+        ),
+    ),
+    Way(
+        "zap-one",
+        "zap",
+        "MADV_DONTNEED of one page leaves the others protected.",
+        "zap_pte_range(), __split_huge_pmd_locked()",
+        _zap,
+        named={
+            ("own", "anon"): "preserved.anon.emptied-pages-lose-protection",
+            **_each("preserved.*.emptied-shared-pages-stay-protected", "own", "shmem", "memfd"),
+        },
+    ),
+    Way(
+        "zap-all",
+        "zap",
+        "MADV_DONTNEED of all pages leaves those of shared memory protected, and anonymous ones not.",
+        "zap_pmd_range(), zap_pte_range(), pte_install_uffd_wp_if_needed()",
+        _zap_all,
+    ),
+    Way(
+        "free-half",
+        "zap",
+        "MADV_FREE of half of the pages leaves the other half protected, and writes to its pages complete.",
+        "madvise_free_pte_range(), try_to_unmap_one()",
+        _free_half,
+        reason=only_anonymous,
+        bugs=("29f40594a281",),
+    ),
+    Way(
+        "punch-one",
+        "zap",
+        "A hole punched into shared memory (MADV_REMOVE) leaves the other pages protected.",
+        "unmap_mapping_range(), hugetlb_unmap_file_folio()",
+        _punch,
+        reason=_no_hole,
+        named=_each("preserved.*.a-punched-hole-is-empty-and-can-be-written", "own", "memfd", "hugetlb"),
+    ),
+    Way(
+        "unmap-one",
+        "zap",
+        "munmap of the last page leaves the others protected.",
+        "vma_adjust_trans_huge(), zap_pte_range()",
+        _unmap,
+    ),
+    Way(
+        "guard-one",
+        "zap",
+        "MADV_GUARD_INSTALL and MADV_GUARD_REMOVE of one page return and leave the other pages protected.",
+        "madvise_guard_install(), guard_install_set_pte()",
+        _guard,
+        reason=not_reserved,
+        known_issues=(
+            KernelIssue(
+                "MADV_GUARD_INSTALL of a protected page that has a marker never returns (F97)", GUARD_SPINS
+            ),
+        ),
+    ),
+    Way(
+        "uffd-poison-one",
+        "poison",
+        "UFFDIO_POISON of one page that was emptied leaves the other pages protected.",
+        "mfill_atomic_pte_poison()",
+        _poison_missing,
+        reason=first_of(with_events),
+        features=int(Feature.POISON),
+    ),
+)

@@ -1,0 +1,151 @@
+"""The matrix of contracts: each cell has a test or a reason, and a cell sees protection that is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from harness.userfaultfd import libc, probe_userfaultfd, scan_supported
+from tests_functional.kernel import registry
+from tests_functional.kernel.content import CONTENTS
+from tests_functional.kernel.isolate import Result, run_isolated
+from tests_functional.kernel.matrix import cells, zap
+from tests_functional.kernel.matrix.cells import MEMORIES, WAYS, Cell
+from tests_functional.kernel.matrix.subject import ONE, RELEASED, Expected, Subject, samples
+from tests_functional.kernel.oracle import release
+from tests_functional.kernel.registry import FeatureTest
+
+_CELLS = tuple(cells.cells())
+
+
+def _cell(way: str, content: str, memory: str) -> Cell:
+    (found,) = [
+        one for one in _CELLS if (one.way.name, one.content.name, one.memory.name) == (way, content, memory)
+    ]
+    return found
+
+
+def test_every_cell_has_a_test_or_a_reason() -> None:
+    """All three dimensions are complete, and no cell is left without an answer."""
+    assert len(_CELLS) == len(WAYS) * len(CONTENTS) * len(MEMORIES)
+    assert all(bool(cell.test) != bool(cell.reason) for cell in _CELLS)
+    assert len(_CELLS) > 2000
+    assert sum(bool(cell.test) for cell in _CELLS) > 600
+
+
+def test_named_tests_exist_and_are_named_once_for_each_cell() -> None:
+    """A cell that another suite tests names a test of the list."""
+    slugs = {test.slug for test in registry.all_tests()}
+    assert {cell.test for cell in _CELLS if cell.test} <= slugs
+    for way in WAYS:
+        for content, memory in way.named:
+            assert _cell(way.name, content, memory).test == way.named[content, memory]
+
+
+def test_generated_tests_are_those_of_the_suite() -> None:
+    """The suite `matrix` has the generated cells, and nothing else."""
+    listed = {test.slug for test in registry.all_tests() if test.suite == cells.SUITE}
+    assert listed == {cell.test for cell in _CELLS if cell.generated}
+
+
+def test_ways_do_something() -> None:
+    """A way without action has tests of other suites in all cells that have one."""
+    for way in WAYS:
+        assert way.contract.endswith(".") and way.code
+        assert not (way.act and way.recipe)
+        if not way.act and not way.recipe:
+            assert not any(cell.generated for cell in _CELLS if cell.way is way)
+
+
+def test_the_two_bugs_of_huge_pages_have_cells() -> None:
+    """Those that were seen by hand: zero-filled pages of a split huge page, and the huge zero page."""
+    for way in ("cold-one", "free-one", "pageout-one"):
+        assert _cell(way, "zero-filled", "anon-thp").generated
+    assert _cell("release-one", "huge-zero", "anon-thp").generated
+
+
+def test_samples_have_both_ends_and_neighbours() -> None:
+    """Pages of both kinds are written, also on kernels whose pagemap shows no protection."""
+    chosen = samples(frozenset(range(512)) - {ONE})
+    assert {0, ONE - 1, ONE + 1, 511} <= set(chosen)
+    assert {page % 2 for page in chosen} == {0, 1}
+
+
+def _nothing(subject: Subject) -> Expected:
+    return subject.expect()
+
+
+def _release_silently(subject: Subject) -> Expected:
+    release(subject.uffd, subject.region, 7)
+    return subject.expect()
+
+
+def _protect_the_released(subject: Subject) -> Expected:
+    subject.uffd.write_protect(subject.region.at(RELEASED), subject.region.page_bytes)
+    return subject.expect()
+
+
+def _lose_content(subject: Subject) -> Expected:
+    subject.region.store(RELEASED * subject.region.page_bytes, b"lost")
+    return subject.expect()
+
+
+def _is_protected_and_expected_open(subject: Subject) -> Expected:
+    return subject.expect(open_={ONE})
+
+
+def _run(memory: str, act: Callable[[Subject], Expected]) -> Result:
+    way = replace(WAYS[0], act=act, recipe=None, before=None, needs=(), features=0)
+    cell = replace(_cell("cold-all", "own", memory), way=way)
+    test: FeatureTest = cells._test(cell)
+    return run_isolated(test)
+
+
+@pytest.mark.parametrize("memory", ["anon", "shmem", "file-private"])
+@pytest.mark.parametrize(
+    ("act", "status", "words"),
+    [
+        (_nothing, "PASS", ""),
+        (_release_silently, "FAIL", "1 of 15 protected pages are not protected after it: 7."),
+        (_protect_the_released, "FAIL", "1 pages that were not protected are protected after it: 5."),
+        (_lose_content, "FAIL", "does not have the content"),
+        (_is_protected_and_expected_open, "FAIL", "1 pages that were not protected are protected after it"),
+    ],
+)
+def test_a_cell_sees_what_a_way_breaks(
+    memory: str, act: Callable[[Subject], Expected], status: str, words: str
+) -> None:
+    """Protection lost, protection gained and content lost are each a FAIL with page and cause."""
+    if not probe_userfaultfd().write_protect:
+        pytest.skip(probe_userfaultfd().reason or "This kernel has no write protection.")
+    if memory == "file-private" and not scan_supported():
+        pytest.skip("This kernel has no PAGEMAP_SCAN.")
+    result = _run(memory, act)
+    assert result.status == status, result
+    assert words in result.reason
+
+
+def test_an_endless_guard_is_told_from_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A MADV_GUARD_INSTALL that keeps a processor busy is the known issue; one that sleeps is not."""
+
+    def busy(*_: Any) -> None:
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            pass
+
+    def slow(_address: int, _length: int, advice: int) -> None:
+        if advice == libc.MADV_GUARD_INSTALL:
+            time.sleep(0.4)
+            raise OSError(22, "not taken")
+
+    if not probe_userfaultfd().write_protect:
+        pytest.skip("This kernel has no write protection.")
+    monkeypatch.setattr(zap.libc, "madvise", busy)
+    found = run_isolated(cells._test(replace(_cell("guard-one", "own", "shmem"))))
+    assert (found.status, "kept a processor busy" in found.reason) == ("XFAIL", True), found
+    monkeypatch.setattr(zap.libc, "madvise", slow)
+    assert run_isolated(cells._test(_cell("guard-one", "own", "shmem"))).status == "SKIP"
