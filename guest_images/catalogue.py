@@ -38,6 +38,7 @@ class Suite:
         reason: why it is in the catalogue.
         backports: codename of a suite that is laid over it; packages of that suite win over its own.
         architecture: the processor that its packages are built for.
+        security: whether the security archive has updates of it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Suite:
     reason: str
     backports: str | None = None
     architecture: Architecture = DEFAULT_ARCHITECTURE
+    security: bool = True
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,25 @@ SUITES = (
     Suite("debian-12-ppc64el", "bookworm", "Linux 6.1 on ppc64le", architecture=PPC64LE),
     Suite("debian-12-i386", "bookworm", "the last release with kernels for 32-bit x86", architecture=I386),
 )
+
+ARCHIVE_SUITES = (
+    Suite("debian-11", "bullseye", "Linux 5.10, and 6.1 of its security updates"),
+    Suite(
+        "debian-12-backports",
+        "bookworm",
+        "Linux 6.1, and the point releases of 6.12 since 6.12.43",
+        backports="bookworm-backports",
+    ),
+    Suite(
+        "debian-13-backports",
+        "trixie",
+        "Linux 6.12, and a release or more of each series since 6.16",
+        backports="trixie-backports",
+    ),
+    Suite("debian-testing", "forky", "the kernel of the next release"),
+    Suite("debian-unstable", "sid", "the newest kernel of the archive", security=False),
+)
+"""Suites whose kernels `--host vm:debian@VERSION` takes; they name old kernels for months."""
 
 QEMUS = (
     QemuSpec("debian-11", "debian-11", "5.2 lacks background-snapshot (it came in 6.0) and must say so"),

@@ -26,7 +26,8 @@ GUEST_MODULES = (
 
 # Since Linux 7 Debian's kernel package is split into linux-binary and linux-modules. The rest of what it
 # depends on is there to make an initramfs.
-_KERNEL_PACKAGES = ("linux-image-", "linux-binary-", "linux-modules-")
+KERNEL_PACKAGES = ("linux-image-", "linux-binary-", "linux-modules-")
+"""Beginnings of the names of the packages of a kernel."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Kernel:
 def kernel_packages(suite: Suite, other: str = "") -> PackageSet:
     """Return the packages of the newest kernel in a suite: the usual one, or that of another metapackage."""
     package = other or suite.architecture.kernel_package
-    return PackageSet(other or "kernel", suite, (package,), _KERNEL_PACKAGES)
+    return PackageSet(other or "kernel", suite, (package,), KERNEL_PACKAGES)
 
 
 def find_kernel(root: Path, architecture: Architecture = DEFAULT_ARCHITECTURE) -> Kernel:

@@ -55,7 +55,7 @@ class AptState:
         self._log = provisioning.log
         self._folder = provisioning.cache.path("apt", suite.name)
         self._stamp = self._folder / "updated"
-        for tool in ("apt-get", "apt-config", "dpkg-deb"):
+        for tool in ("apt-get", "apt-cache", "apt-config", "dpkg-deb"):
             if shutil.which(tool) is None:
                 raise MachineryMissing(
                     f"This machine lacks the program '{tool}', which fetches QEMU builds and guest kernels; "
@@ -116,6 +116,14 @@ class AptState:
         """
         names = [f"{package.name}={package.version}" for package in packages]
         self._run(["apt-get", "download", "-q", *names], "download packages", cwd=folder)
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the names of all packages of the suite that begin so, sorted."""
+        return sorted(self._run(["apt-cache", "pkgnames", prefix], "list packages").split())
+
+    def versions(self, packages: Sequence[str]) -> str:
+        """Return a line ``package | version | source`` for each version of packages; none for no packages."""
+        return self._run(["apt-cache", "madison", *packages], "list versions") if packages else ""
 
     def _run(self, command: list[str], task: str, cwd: Path | None = None) -> str:
         command[1:1] = ["-c", str(self._folder / "apt.conf")]

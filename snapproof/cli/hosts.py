@@ -18,7 +18,7 @@ from snapproof.cli.verdict_text import result_line
 from snapproof.report.run_result import OutcomeRecord, RunResult
 from snapproof.report.text_table import table_rows
 from snapproof.runs.events import timed_log
-from snapproof.runs.host_plan import Sources, prepared
+from snapproof.runs.host_plan import Sources, expanded_hosts, prepared
 from snapproof.runs.results_folder import now, own_results_folder, write_results
 from tests_functional.hosts.examination import BALANCED, FLOWS, PLANTED, Examination
 from tests_functional.hosts.examine import examine
@@ -37,8 +37,7 @@ def hosts(arguments: argparse.Namespace) -> int:
         for kernel in KERNELS:
             print(f"vm:kernel-{kernel.name:15} {kernel.reason}")
         return 0
-    wanted = [parse_host(text) for text in arguments.host or [f"vm:{spec.name}" for spec in HOSTS]]
-    _require_different(wanted)
+    given = [parse_host(text) for text in arguments.host or [f"vm:{spec.name}" for spec in HOSTS]]
     folder = own_results_folder(arguments.results, "hosts-")
     started, begun = now(), time.monotonic()
     log = timed_log(begun)
@@ -50,6 +49,8 @@ def hosts(arguments: argparse.Namespace) -> int:
         snapshots=not arguments.no_snapshots,
     )
     sources = Sources(options, folder, log)
+    wanted = expanded_hosts(given, sources)
+    _require_different(wanted)
     found = []
     for host in wanted:
         found.append(_examined(host, sources))

@@ -79,7 +79,7 @@ def _events(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     words = ["--repeat", str(arguments.repeat)]
     for pattern in arguments.filter:
         words += ["--filter", pattern]
-    words += [f"--{name}" for name in ("prepare", "ksm") if getattr(arguments, name)]
+    words += [f"--{name}" for name in ("prepare", "ksm", "poison") if getattr(arguments, name)]
     if wanted.text == LOCAL:
         helper = tracker_library(provisioning_for(options, _log))
         yield from _here([*words, "--helper", str(helper or "")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -12,6 +12,7 @@ from guest_images.catalogue import DEFAULT_QEMU, HostSpec, host_spec
 from guest_images.disks.ext4_image import mkfs_root
 from guest_images.guests.image import build_guest
 from guest_images.guests.kernel_modules import Kernel
+from guest_images.hosts.archive import ARCHIVE, archived_kernel, matching_kernels
 from guest_images.hosts.image import OWN_KERNEL_HOST, HostImage, build_host, build_host_with_kernel
 from guest_images.hosts.kernel_build import build_kernel
 from guest_images.hosts.machine import host_config
@@ -19,10 +20,10 @@ from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import ProvisionedQemu, provision_qemu
 from guest_images.qemu.disk import build_qemu_disk
 from harness.deadline import Deadline
-from harness.errors import MachineryMissing
+from harness.errors import MachineryMissing, UsageError
 from harness.hosts.host import Host
 from harness.hosts.link import LocalLink
-from harness.hosts.spec import LOCAL, HostSpecText, SshAddress, VmSpec
+from harness.hosts.spec import LOCAL, HostSpecText, SshAddress, VmSpec, parse_host
 from harness.hosts.ssh import ssh_host
 from harness.hosts.vm import VmDisk, disk_arguments, vm_host
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
@@ -130,7 +131,7 @@ def _vm(wanted: VmSpec, sources: Sources) -> tuple[HostPlan, AbstractContextMana
         disks = vm_disks(warm, build_qemu_disk(inner, mkfs, sources.provisioning), folder, _SINKS)
     plan = HostPlan(
         name=image.name,
-        expected=spec.features if wanted.name else None,
+        expected=spec.features if wanted.name and not wanted.name.startswith(ARCHIVE) else None,
         warm=warm,
         places=lambda _: vm_places(_SINKS),
         sinks={flow: sink_file(folder, flow) for flow in _SINKS},
@@ -154,8 +155,38 @@ def _image(wanted: VmSpec, sources: Sources) -> tuple[HostImage, HostSpec]:
         # It differs from the user's own kernel in its name and features only.
         spec = replace(host_spec(OWN_KERNEL_HOST), name=wanted.name, features=built.spec.features)
         return replace(image, name=wanted.name), spec
+    if wanted.name.startswith(ARCHIVE):
+        return _archived(wanted.name, sources)
     spec = host_spec(wanted.name)
     return build_host(wanted.name, sources.provisioning), spec
+
+
+def _archived(name: str, sources: Sources) -> tuple[HostImage, HostSpec]:
+    found = matching_kernels(name.removeprefix(ARCHIVE), sources.provisioning)
+    if len(found) > 1:
+        versions = ", ".join(kernel.version for kernel in found)
+        raise UsageError(f"The host 'vm:{name}' is more than one kernel: {versions}; name one of them.")
+    kernel = archived_kernel(found[0], sources.provisioning)
+    image = build_host_with_kernel(kernel, sources.provisioning)
+    return replace(image, name=found[0].name), host_spec(OWN_KERNEL_HOST)
+
+
+def expanded_hosts(wanted: Sequence[HostSpecText], sources: Sources) -> list[HostSpecText]:
+    """Return hosts with a host for each kernel of the archive that the pattern of a host matches.
+
+    Raises:
+        UsageError: no kernel matches a pattern.
+        MachineryMissing, SetupBroken: a package index could not be fetched.
+    """
+    found: list[HostSpecText] = []
+    for host in wanted:
+        name = host.vm.name if host.vm else ""
+        if not name.startswith(ARCHIVE):
+            found.append(host)
+            continue
+        kernels = matching_kernels(name.removeprefix(ARCHIVE), sources.provisioning)
+        found += [parse_host(f"vm:{kernel.name}") for kernel in kernels]
+    return found
 
 
 @contextmanager
@@ -193,8 +224,8 @@ def _warm_guest(qemu: ProvisionedQemu, sources: Sources, folder: Path) -> Portab
 
 
 def lent_to_vm() -> list[str]:
-    """Return arguments of the feature tests for a VM, where they may use huge pages, swap and KSM."""
-    return ["--prepare", "--ksm", "--slow", str(_SLOW)]
+    """Return arguments of the feature tests for a VM: huge pages, swap, KSM and poison are allowed there."""
+    return ["--prepare", "--ksm", "--poison", "--slow", str(_SLOW)]
 
 
 def _tests(sources: Sources, *lent: str) -> list[str] | None:

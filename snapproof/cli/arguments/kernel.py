@@ -64,3 +64,8 @@ def _add_preparation(parser: argparse.ArgumentParser) -> None:
         help="as --prepare, and let KSM run meanwhile: it also merges memory of other programs, including "
         "guests, and removes its write protection",
     )
+    parser.add_argument(
+        "--poison",
+        action="store_true",
+        help="as root, let tests take frames of RAM offline, which are lost until the next boot",
+    )
