@@ -13,7 +13,7 @@ from harness.userfaultfd import libc, probe_userfaultfd, scan_supported
 from tests_functional.kernel import registry
 from tests_functional.kernel.content import CONTENTS
 from tests_functional.kernel.isolate import Result, run_isolated
-from tests_functional.kernel.matrix import cells, zap
+from tests_functional.kernel.matrix import cells
 from tests_functional.kernel.matrix.cells import MEMORIES, WAYS, Cell
 from tests_functional.kernel.matrix.subject import ONE, RELEASED, Expected, Subject, samples
 from tests_functional.kernel.oracle import release
@@ -144,8 +144,8 @@ def test_an_endless_guard_is_told_from_a_slow_one(monkeypatch: pytest.MonkeyPatc
 
     if not probe_userfaultfd().write_protect:
         pytest.skip("This kernel has no write protection.")
-    monkeypatch.setattr(zap.libc, "madvise", busy)
+    monkeypatch.setattr(libc, "madvise", busy)
     found = run_isolated(cells._test(replace(_cell("guard-one", "own", "shmem"))))
     assert (found.status, "kept a processor busy" in found.reason) == ("XFAIL", True), found
-    monkeypatch.setattr(zap.libc, "madvise", slow)
+    monkeypatch.setattr(libc, "madvise", slow)
     assert run_isolated(cells._test(_cell("guard-one", "own", "shmem"))).status == "SKIP"
