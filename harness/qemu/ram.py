@@ -31,6 +31,9 @@ _BLOCK_LINE = re.compile(
     re.MULTILINE,
 )
 
+# QEMU softmmu/memory.c mtree_print_flatview(): a view, and the name of an address space that it is of.
+_VIEW, _OF_MEMORY = "FlatView #", ' AS "memory", root:'
+
 
 @dataclass(frozen=True)
 class RamBlock:
@@ -112,7 +115,9 @@ def _located(machine: Machine, block: RamBlock) -> RamBlock:
 def parse_places(text: str, idstr: str) -> list[tuple[int, int]]:
     """Return where a block is mapped into the guest, from the text of the human monitor's `info mtree -f`.
 
-    A line there reads ``0000000000100000-000000001fffffff (prio 0, ram): pc.ram @0000000000100000``.
+    A line there reads ``0000000000100000-000000001fffffff (prio 0, ram): pc.ram @0000000000100000``. Only the
+    address space of the guest's memory counts, which `gpa2hva` takes its addresses to be of. The tags of
+    aarch64's Memory Tagging Extension have one of their own.
 
     Returns:
         For each mapped range its guest-physical address and its offset in the block, both in bytes.
@@ -121,7 +126,9 @@ def parse_places(text: str, idstr: str) -> list[tuple[int, int]]:
         rf"^\s*([0-9a-f]{{16}})-[0-9a-f]{{16}} .*?: {re.escape(idstr)}(?: @([0-9a-f]+))?(?!\S)(?! @)",
         re.MULTILINE,
     )
-    return [(int(match[1], 16), int(match[2] or "0", 16)) for match in pattern.finditer(text)]
+    views = [view for view in text.split(_VIEW) if _OF_MEMORY in view] or [text]
+    found = (match for view in views for match in pattern.finditer(view))
+    return [(int(match[1], 16), int(match[2] or "0", 16)) for match in found]
 
 
 def dump_golden(machine: Machine, folder: Path) -> GoldenImage:

@@ -78,6 +78,31 @@ def test_places_in_the_memory_tree() -> None:
     assert parse_places(_MTREE, "pc") == []
 
 
+_MTREE_WITH_TAGS = """FlatView #0
+ AS "cpu-tag-memory-0", root: tag-memory
+ Root memory region: tag-memory
+  0000000002000000-00000000023fffff (prio 0, ram): mach-virt.tag
+
+FlatView #1
+ AS "memory", root: system
+ AS "cpu-memory-0", root: system
+ Root memory region: system
+  0000000000000000-0000000003ffffff (prio 0, romd): virt.flash0
+  0000000040000000-0000000047ffffff (prio 0, ram): mach-virt.ram
+
+FlatView #2
+ AS "I/O", root: io
+ Root memory region: io
+  0000000000000000-000000000000ffff (prio 0, i/o): io
+"""  # as QEMU 7.2 prints it for machine type virt with mte=on
+
+
+def test_other_address_spaces_do_not_count() -> None:
+    """An address in the one of tags means other memory to `gpa2hva`: a golden image would have its bytes."""
+    assert parse_places(_MTREE_WITH_TAGS, "mach-virt.tag") == []
+    assert parse_places(_MTREE_WITH_TAGS, "mach-virt.ram") == [(0x40000000, 0)]
+
+
 def test_pagemap_of_a_host_with_large_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pagemap has one entry per page of the host, which is 16 or 64 KiB on some arm64 and ppc64 kernels."""
     page = 16 << 10
