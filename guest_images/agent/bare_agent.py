@@ -23,6 +23,7 @@ from guest_images.agent.format import (
     AgentState,
     BareCommand,
     BareResult,
+    BesideArgument,
     ControlWord,
     MismatchWord,
     PageWord,
@@ -62,6 +63,7 @@ _REFUSALS = {
     BareResult.WRONG_STATE: "it is in the wrong state for it",
     BareResult.WRONG_ARGUMENT: "a number is out of its range",
     BareResult.NO_MEMORY: "guest RAM is too small for that plan",
+    BareResult.NO_STATE: "its processor or machine has no such state, or refuses it",
 }
 
 
@@ -76,6 +78,10 @@ class _Instant:
 
     host_ns: int
     ticks: int
+
+
+class StateRefused(SetupBroken):
+    """The guest's processor or machine has no state beside RAM, or refuses to store or load it."""
 
 
 def free_ram_at(machine: str, ram_bytes: int) -> int:
@@ -193,6 +199,27 @@ class BareAgent:
         """Write to the page behind a page of pattern `sparse`, which nobody has touched before."""
         self._command(BareCommand.CORRUPT, [thread, index, 1])
 
+    def put_beside_ram(self, place: int, value: int) -> None:
+        """Store state that the machine keeps beside RAM; see bare/processor.h for what that is.
+
+        Args:
+            place: a guest-physical address, or the number of an entry.
+            value: what to store, of which the state may have less than 64 bits.
+
+        Raises:
+            StateRefused: as it says.
+        """
+        self._command(BareCommand.PUT_BESIDE, [place, value])
+
+    def get_beside_ram(self, place: int) -> int:
+        """Return what `put_beside_ram` has stored last at a place.
+
+        Raises:
+            StateRefused: as it says.
+        """
+        self._command(BareCommand.GET_BESIDE, [place, 0])
+        return self._control(ControlWord.ARGUMENTS, BesideArgument.VALUE)
+
     def status(self) -> AgentStatus:
         """Return counters, clocks and the stall histogram as they are now; the guest answers for it."""
         self._command(BareCommand.TIME)
@@ -288,15 +315,16 @@ class BareAgent:
             limit.nap(poll)
         result = BareResult(self._control(ControlWord.RESULT))
         if result is not BareResult.DONE:
-            raise SetupBroken(f"The bare agent refused '{command.name}': {_REFUSALS[result]}.")
+            refused = StateRefused if result is BareResult.NO_STATE else SetupBroken
+            raise refused(f"The bare agent refused '{command.name}': {_REFUSALS[result]}.")
 
     def _thread_pages(self, control: tuple[int, ...]) -> list[int]:
         """Return the address of each writer's thread page."""
         first, count = control[ControlWord.META], control[ControlWord.THREADS]
         return [first + number * _PAGES_EACH * PAGE_BYTES for number in range(count)]
 
-    def _control(self, word: ControlWord) -> int:
-        data = self._memory.read(self._control_page + word * WORD_BYTES, WORD_BYTES)
+    def _control(self, word: ControlWord, behind: int = 0) -> int:
+        data = self._memory.read(self._control_page + (word + behind) * WORD_BYTES, WORD_BYTES)
         return int.from_bytes(data, "little")
 
     def _put(self, word: ControlWord, values: list[int], limit: Deadline) -> None:

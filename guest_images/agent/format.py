@@ -179,6 +179,10 @@ class BareCommand(IntEnum):
     """End the agent."""
     TIME = 8
     """Nothing but answer, so that the host can measure the counter."""
+    PUT_BESIDE = 9
+    """Store state beside RAM; its arguments are in the order of BesideArgument."""
+    GET_BESIDE = 10
+    """Load it; its value takes the place of that argument."""
 
 
 class BareResult(IntEnum):
@@ -193,6 +197,8 @@ class BareResult(IntEnum):
     """A number is out of its range."""
     NO_MEMORY = 4
     """Guest RAM is too small for the plan."""
+    NO_STATE = 5
+    """This processor or machine has no such state."""
 
 
 class ServeArgument(IntEnum):
@@ -222,6 +228,15 @@ class ServeArgument(IntEnum):
     """Bytes of RAM from its first address on, up to a hole or its end."""
     HIGH_START = 11
     """Guest-physical address of the rest of RAM, behind a hole; 0 = there is none."""
+
+
+class BesideArgument(IntEnum):
+    """Arguments of BareCommand.PUT_BESIDE and GET_BESIDE, from ControlWord.ARGUMENTS on."""
+
+    PLACE = 0
+    """An address, or the number of an entry."""
+    VALUE = 1
+    """What to store, or what was found."""
 
 
 class ReportWord(IntEnum):

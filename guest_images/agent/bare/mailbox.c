@@ -105,6 +105,24 @@ static enum bare_result quit(struct cpu *cpu)
 	return BARE_DONE;
 }
 
+static enum bare_result put_beside(const volatile struct word *arguments)
+{
+	uint64_t place = word_get(&arguments[BESIDE_PLACE]);
+
+	return processor_put_beside_ram(place, word_get(&arguments[BESIDE_VALUE])) ? BARE_DONE
+										   : BARE_NO_STATE;
+}
+
+static enum bare_result get_beside(volatile struct word *arguments)
+{
+	uint64_t value;
+
+	if (!processor_get_beside_ram(word_get(&arguments[BESIDE_PLACE]), &value))
+		return BARE_NO_STATE;
+	word_put(&arguments[BESIDE_VALUE], value);
+	return BARE_DONE;
+}
+
 static enum bare_result carry_out(struct cpu *cpu)
 {
 	volatile struct word *control = agent.control;
@@ -126,6 +144,10 @@ static enum bare_result carry_out(struct cpu *cpu)
 		return quit(cpu);
 	case BARE_TIME:
 		return BARE_DONE;
+	case BARE_PUT_BESIDE:
+		return put_beside(control + CONTROL_ARGUMENTS);
+	case BARE_GET_BESIDE:
+		return get_beside(control + CONTROL_ARGUMENTS);
 	default:
 		return BARE_NO_COMMAND;
 	}

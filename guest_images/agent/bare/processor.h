@@ -42,6 +42,14 @@ uintptr_t processor_join_ram(uint64_t low, uint64_t high_start, uint64_t high);
 /* Returns the guest-physical address behind an address that the program uses. */
 uint64_t processor_physical(const volatile void *address);
 
+/*
+ * Stores and loads state that the machine keeps beside RAM: the storage key of the page at an address (s390x), the
+ * allocation tag of the 16 bytes at an address (aarch64), an entry of the hash page table by its number (ppc64). They
+ * return false where there is no such state, or the machine refuses. no_state_beside_ram.c is for all others.
+ */
+bool processor_put_beside_ram(uint64_t place, uint64_t value);
+bool processor_get_beside_ram(uint64_t place, uint64_t *value);
+
 /* The lowest and first free address beside the program; symbols of the linker script. */
 extern char image_end[];
 

@@ -121,6 +121,8 @@ enum bare_command {
 	BARE_CORRUPT = 6, /* flip one bit; arguments: thread, index, and 1 for the hole behind the page */
 	BARE_QUIT = 7,    /* end the agent */
 	BARE_TIME = 8,    /* nothing but answer, so that the host can measure the counter */
+	BARE_PUT_BESIDE = 9, /* store state beside RAM; arguments: enum beside_argument */
+	BARE_GET_BESIDE = 10, /* load it; its value takes the place of that argument */
 };
 
 /* Values of CONTROL_RESULT. */
@@ -130,6 +132,13 @@ enum bare_result {
 	BARE_WRONG_STATE = 2,    /* not before `serve`, not while the writers run, or the like */
 	BARE_WRONG_ARGUMENT = 3, /* a number is out of its range */
 	BARE_NO_MEMORY = 4,      /* guest RAM is too small for the plan */
+	BARE_NO_STATE = 5,       /* this processor or machine has no such state */
+};
+
+/* Arguments of BARE_PUT_BESIDE and BARE_GET_BESIDE, from CONTROL_ARGUMENTS on; see bare/processor.h. */
+enum beside_argument {
+	BESIDE_PLACE = 0, /* an address, or the number of an entry */
+	BESIDE_VALUE = 1, /* what to store, or what was found */
 };
 
 /* Arguments of BARE_SERVE, from CONTROL_ARGUMENTS on. */

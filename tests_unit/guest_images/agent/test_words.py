@@ -29,6 +29,7 @@ CLASSES: dict[str, tuple[type[IntEnum], str]] = {
     "bare_command": (af.BareCommand, "BARE_"),
     "bare_result": (af.BareResult, "BARE_"),
     "serve_argument": (af.ServeArgument, "SERVE_"),
+    "beside_argument": (af.BesideArgument, "BESIDE_"),
     "report_word": (af.ReportWord, "REPORT_"),
     "mismatch_word": (af.MismatchWord, "MISMATCH_"),
 }
