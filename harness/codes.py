@@ -265,6 +265,26 @@ class Code(enum.StrEnum):
     FOREIGN_WRITER_LOST = "foreign-writer.lost", "A page lacks what a foreign writer wrote before T0."
     FOREIGN_WRITER_TWICE = "foreign-writer.twice", "Two pages have the mark of the same page."
     FOREIGN_WRITER_SILENT = "foreign-writer.silent", "The restored guest's foreign writer does not go on."
+    BESIDE_RAM_NEWER = (
+        "beside-ram.newer",
+        "State beside RAM in the restored guest is of after T0; field `state`.",
+    )
+    BESIDE_RAM_LOST = (
+        "beside-ram.lost",
+        "State beside RAM in the restored guest is neither of T0 nor of after it; field `state`.",
+    )
+    BESIDE_RAM_SOURCE = (
+        "beside-ram.source",
+        "The source guest does not find the state beside RAM that it has stored last; field `state`.",
+    )
+    BESIDE_RAM_STUCK = (
+        "beside-ram.stuck",
+        "The restored guest does not find the state beside RAM that it has stored last; field `state`.",
+    )
+    BESIDE_RAM_UNTESTED = (
+        "beside-ram.untested",
+        "A file has an iterable section with state that no test covers; field `section`.",
+    )
     DURING_SAVE_ACCEPTED = (
         "during-save.accepted",
         "QEMU accepts in mid-save what it must refuse; field `command`.",

@@ -191,6 +191,7 @@ class BareTarget:
         machine_arguments: further arguments for QEMU that it needs, beside the architecture's.
         maps_plugged: whether it maps memory that is plugged in later, on machine types with `config_ports`.
         joins_ram: whether it uses RAM on both sides of a hole.
+        beside_ram: which state beside RAM it can store and load, "" for none (docs/beside-ram.md).
     """
 
     compiler_target: str
@@ -202,6 +203,7 @@ class BareTarget:
     machine_arguments: tuple[str, ...] = ()
     maps_plugged: bool = False
     joins_ram: bool = False
+    beside_ram: str = ""
 
 
 @dataclass(frozen=True)
@@ -391,6 +393,7 @@ AARCH64 = Architecture(
         "aarch64-freestanding-none",
         ("-mgeneral-regs-only", "-mstrict-align", *_NO_OUTLINE_ATOMICS),
         control_page=0x40200000,
+        beside_ram="allocation-tags",
     ),
     uefi=UefiPackage("qemu-efi-aarch64", "usr/share/AAVMF/AAVMF_CODE.fd", "usr/share/AAVMF/AAVMF_VARS.fd"),
 )
@@ -442,7 +445,7 @@ S390X = Architecture(
     loader="ld64.so.1",
     loader_folder="lib",
     compiler_target="s390x-linux-musl",
-    bare=BareTarget("s390x-freestanding-none", (), control_page=0x20000),
+    bare=BareTarget("s390x-freestanding-none", (), control_page=0x20000, beside_ram="storage-keys"),
 )
 
 PPC64 = Architecture(
@@ -468,6 +471,7 @@ PPC64 = Architecture(
         ("-mcpu=pwr7",),
         control_page=0x401000,
         shared="ppc",
+        beside_ram="hash-table",
         # Its small firmware, in place of one that takes seconds (QEMU 10.0 hw/ppc/spapr_vof.c).
         # Types from 2.8 to 2.11 have transactional memory, which TCG refuses.
         machine_arguments=("-machine", "x-vof=on,cap-htm=off"),
@@ -497,6 +501,7 @@ PPC64LE = Architecture(
         ("-mcpu=pwr8",),
         control_page=0x401000,
         shared="ppc",
+        beside_ram="hash-table",
         machine_arguments=("-machine", "x-vof=on,cap-htm=off"),
     ),
 )

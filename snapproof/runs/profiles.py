@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 
 from harness.errors import UsageError
 from snapproof.runs.defaults import PROFILE_NAMES
+from tests_functional.beside_ram.rows import ROWS as BESIDE_RAM
 from tests_functional.devices.rows import ROWS as DEVICES
 from tests_functional.during_save.rows import ROWS as DURING_SAVE
 from tests_functional.failures.rows import ROWS as FAILURES
@@ -36,6 +37,7 @@ _NIGHTLY = (
     *REFUSALS,
     *RUN_STATES,
     *FOREIGN_WRITERS,
+    *BESIDE_RAM,
     *DURING_SAVE,
     *PLANTED,
     *FINDINGS,
