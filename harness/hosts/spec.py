@@ -11,7 +11,8 @@ from harness.errors import UsageError
 LOCAL = "local"
 
 _FORMS = (
-    "'local', 'ssh://[user@]address[:port]', 'vm:NAME' (see 'snapproof hosts --list') or "
+    "'local', 'ssh://[user@]address[:port]', 'vm:NAME' (see 'snapproof hosts --list'), "
+    "'vm:debian@VERSION' or "
     "'vm:/path/to/bzImage[,modules=FOLDER]'"
 )
 _SSH = re.compile(

@@ -6,7 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import Queue
 from tempfile import TemporaryDirectory
@@ -14,19 +14,22 @@ from threading import Thread
 from typing import Any
 
 from harness.deadline import Deadline
-from harness.errors import SetupBroken, UsageError
+from harness.errors import SetupBroken, SnapproofError, UsageError
 from harness.hosts.host import Host
-from harness.hosts.spec import LOCAL, parse_host
+from harness.hosts.spec import LOCAL, HostSpecText, parse_host
+from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS
+from snapproof.cli.archive_bisect import bisect_archive
 from snapproof.cli.list_feature_tests import chosen_tests
 from snapproof.cli.options import host_options
+from snapproof.runs.archive_history import changes
 from snapproof.runs.host_plan import (
     Sources,
+    expanded_hosts,
     lent_to_vm,
     opened_host,
     tracker_library,
 )
 from snapproof.runs.outputs import write_json_file
-from snapproof.runs.stack import provisioning_for
 from tests_functional.hosts.feature_tests import carry_tests, run_feature_tests
 from tests_functional.kernel import registry
 from tests_functional.kernel.ktap import KtapWriter
@@ -43,16 +46,69 @@ def kernel(arguments: argparse.Namespace) -> int:
     tests = chosen_tests(arguments)
     if arguments.bisect and not tests:
         raise UsageError(f"No test matches the filter {', '.join(arguments.filter)}; --list shows all tests.")
+    with TemporaryDirectory(prefix="snapproof-kernel-") as folder:
+        sources = Sources(host_options(arguments), Path(folder), _log)
+        if arguments.bisect_archive:
+            return _bisect_archive(arguments, sources)
+        hosts = expanded_hosts([parse_host(arguments.host)], sources)
+        if len(hosts) > 1:
+            return _history(arguments, hosts, sources)
+        seen, code = _shown(_events(arguments, hosts[0], sources, arguments.filter))
+        if arguments.json:
+            write_json_file(arguments.json, json.dumps(document(seen), indent=2) + "\n")
+        return code
+
+
+def _shown(events: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """Print events as KTAP while they come; return them and the exit code."""
     writer = KtapWriter(sys.stdout.write)
     seen = []
-    for event in _events(arguments):
+    for event in events:
         seen.append(event)
         writer.event(event)
         sys.stdout.flush()
     sys.stdout.write(writer.summary())
+    return seen, exit_code(writer.statuses)
+
+
+def _bisect_archive(arguments: argparse.Namespace, sources: Sources) -> int:
+    if arguments.bisect or arguments.filter or arguments.json:
+        raise UsageError(
+            "--bisect-archive names its test, so --bisect, --filter and --json do not go with it."
+        )
+
+    def runs(host: str, test: str) -> Iterator[dict[str, Any]]:
+        return _events(arguments, parse_host(host), sources, [test])
+
+    return bisect_archive(arguments, sources, runs)
+
+
+def _history(arguments: argparse.Namespace, hosts: Sequence[HostSpecText], sources: Sources) -> int:
+    """Run the tests on several kernels of the archive, and print which results are not the same on all."""
+    if arguments.bisect:
+        raise UsageError(f"'{arguments.host}' is {len(hosts)} kernels, and --bisect tests one.")
+    documents: list[dict[str, Any]] = []
+    statuses: dict[str, dict[str, str]] = {}
+    codes = []
+    for host in hosts:
+        try:
+            seen, code = _shown(_events(arguments, host, sources, arguments.filter))
+        except SnapproofError as error:
+            _log(f"{host.text} was not tested: {error.sentence}")
+            codes.append(EXIT_ERROR)
+            continue
+        codes.append(code)
+        documents.append(document(seen))
+        statuses[host.short.rpartition("@")[2]] = {
+            f"{event['suite']}.{event['memory']}.{event['test']}": event["status"]
+            for event in documents[-1]["results"]
+        }
+    print(f"# {len(statuses)} of {len(hosts)} kernels were tested: {', '.join(statuses)}")
+    for line in changes(statuses):
+        print(f"# {line}")
     if arguments.json:
-        write_json_file(arguments.json, json.dumps(document(seen), indent=2) + "\n")
-    return exit_code(writer.statuses)
+        write_json_file(arguments.json, json.dumps({"schema": _SCHEMA, "runs": documents}, indent=2) + "\n")
+    return next((code for code in (EXIT_FAIL, EXIT_ERROR, EXIT_PASS) if code in codes), codes[0])
 
 
 def document(events: list[dict[str, Any]]) -> dict[str, Any]:
@@ -68,29 +124,27 @@ def _log(text: str) -> None:
     print(f"# {text}", file=sys.stderr)
 
 
-def _events(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _events(
+    arguments: argparse.Namespace, wanted: HostSpecText, sources: Sources, patterns: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """Yield the events of the runner of the tests until it ends.
 
     Raises:
         SetupBroken: the runner or the host ended before the tests were done.
     """
-    wanted = parse_host(arguments.host)
-    options = host_options(arguments)
     words = ["--repeat", str(arguments.repeat)]
-    for pattern in arguments.filter:
+    for pattern in patterns:
         words += ["--filter", pattern]
     words += [f"--{name}" for name in ("prepare", "ksm", "poison") if getattr(arguments, name)]
     if wanted.text == LOCAL:
-        helper = tracker_library(provisioning_for(options, _log))
+        helper = tracker_library(sources.provisioning)
         yield from _here([*words, "--helper", str(helper or "")])
         return
-    with TemporaryDirectory(prefix="snapproof-kernel-") as folder:
-        sources = Sources(options, Path(folder), _log)
-        with opened_host(wanted, sources) as host:
-            carry_tests(host)
-            more = lent_to_vm() if wanted.vm else []
-            for event in _there(host, [*words, *more]):
-                yield {"event": "host", "host": host.name, **event} if event["event"] == "host" else event
+    with opened_host(wanted, sources) as host:
+        carry_tests(host)
+        more = lent_to_vm() if wanted.vm else []
+        for event in _there(host, [*words, *more]):
+            yield {"event": "host", "host": host.name, **event} if event["event"] == "host" else event
 
 
 def _there(host: Host, words: list[str]) -> Iterator[dict[str, Any]]:

@@ -39,7 +39,7 @@ from tests_functional.lib.outcome import Outcome, from_error
 from tests_functional.lib.time_limits import HOST_SAVES_SECONDS
 from validators.verdict import CheckResult, Violation
 
-_TESTS_SECONDS = 900.0
+_TESTS_SECONDS = 1800.0
 # Our status for a status of the runner; a time-out says nothing about the kernel.
 _STATUS = {"TIMEOUT": Status.ERROR}
 

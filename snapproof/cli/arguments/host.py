@@ -8,7 +8,10 @@ from pathlib import Path
 from snapproof.cli.arguments.shared import add_cache_argument, add_mirror_argument
 from snapproof.runs.defaults import HOST_ACCELERATORS
 
-HOST_HELP = "'local', 'ssh://[user@]address[:port]', 'vm:NAME' or 'vm:/path/to/bzImage[,modules=FOLDER]'"
+HOST_HELP = (
+    "'local', 'ssh://[user@]address[:port]', 'vm:NAME', 'vm:debian@VERSION' (or a pattern, '6.12.*') or "
+    "'vm:/path/to/bzImage[,modules=FOLDER]'"
+)
 """The values of `--host`, for help texts."""
 
 

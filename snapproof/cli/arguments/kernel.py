@@ -25,6 +25,7 @@ def add_parser(commands: Any, summary: str) -> None:
             "kernel --filter R13 --repeat 20 --json kernel.json",
             "kernel --host vm:arch/x86/boot/bzImage    # your own kernel, booted as a VM",
             "kernel --bisect --host vm:arch/x86/boot/bzImage    # for 'git bisect run'",
+            "kernel --host 'vm:debian@6.12.*' --filter 'matrix.*'    # a history of versions",
             exit_codes="0 pass, 1 the kernel is wrong, 2 a test broke, 3 nothing ran, 4 all skipped",
             more="docs/kernel.md says what is tested.",
         ),
@@ -45,6 +46,12 @@ def add_parser(commands: Any, summary: str) -> None:
     add_json_argument(parser, "write host, results and figures there")
     _add_preparation(parser)
     add_bisect_argument(parser)
+    parser.add_argument(
+        "--bisect-archive",
+        metavar="TEST",
+        help="boot kernels of Debian's archive, all or those of --host, and name the two neighbours between "
+        "which the result of this test changes",
+    )
     parser.add_argument("--host", default=LOCAL, metavar="SPEC", help=f"host to test: {HOST_HELP}")
     add_host_arguments(parser)
     parser.set_defaults(
