@@ -86,13 +86,17 @@ class AhciReads:
         """
         for command in range(_COMMANDS):
             self._registers.put(_ISSUE, 1 << command)
-            deadline.wait_for(
-                lambda bit=1 << command: not self._registers.get(_ISSUE) & bit,  # type: ignore[misc]
-                "The SATA disk's answer",
-                interval=_POLL_SECONDS,
-            )
-            if (status := self._registers.get(_STATUS)) & _FAILED:
-                raise SetupBroken(f"The guest's SATA disk reports an error, with status {status:#x}.")
+            deadline.wait_for(self._has_answered, "The SATA disk's answer", interval=_POLL_SECONDS)
+
+    def _has_answered(self) -> bool:
+        """Return whether no command is left, of which there is one at a time.
+
+        Raises:
+            SetupBroken: it failed; it is left then.
+        """
+        if (status := self._registers.get(_STATUS)) & _FAILED:
+            raise SetupBroken(f"The guest's SATA disk reports an error, with status {status:#x}.")
+        return self._registers.get(_ISSUE) == 0
 
     def _table(self, number: int, command: int) -> bytes:
         sectors = _COMMAND_BYTES // _SECTOR_BYTES

@@ -10,7 +10,7 @@ from pathlib import Path
 from guest_images.packages.programs import packaged_program
 from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
-from harness.errors import DeadlineExpired, SetupBroken
+from harness.errors import DeadlineExpired, SetupBroken, SnapproofError
 from harness.process import ChildProcess, log_tail
 
 _START_SECONDS = 30.0
@@ -51,9 +51,60 @@ FILE_SYSTEM = Daemon(
 )
 
 
+@dataclass(frozen=True)
+class Service:
+    """A daemon that serves a QEMU.
+
+    Attributes:
+        process: its process, None where the QEMU needs none.
+        name: the daemon's.
+    """
+
+    process: ChildProcess | None = None
+    name: str = ""
+
+    def crash(self, qemu_runs: bool) -> SetupBroken | None:
+        """Return the error for a daemon that ended before its time, None for one that did not.
+
+        Args:
+            qemu_runs: whether its QEMU still runs. A daemon may end when its QEMU has, but by no signal.
+        """
+        if self.process is None or (code := self.process.exit_code()) is None:
+            return None
+        if code >= 0 and not qemu_runs:
+            return None
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return SetupBroken(
+            f"{self.name} {how} while QEMU used it, which says nothing about QEMU; its last words: "
+            f"{_last_words(self.process)}.",
+            self.process.evidence(),
+        )
+
+    def require_alive(self) -> None:
+        """Check that the daemon of a QEMU that runs does so too.
+
+        Raises:
+            SetupBroken: it has ended.
+        """
+        if crash := self.crash(qemu_runs=True):
+            raise crash
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Blame a daemon that has ended for an error within the `with`, in which its QEMU runs."""
+        try:
+            yield
+        except SnapproofError as error:
+            if crash := self.crash(qemu_runs=True):
+                raise crash from error
+            raise
+
+
 @contextmanager
-def served(daemon: Daemon, values: dict[str, str], log: Path, provisioning: Provisioning) -> Iterator[None]:
-    """Run a daemon within the `with`; it may end with the QEMU that it serves.
+def served(
+    daemon: Daemon, values: dict[str, str], log: Path, provisioning: Provisioning
+) -> Iterator[Service]:
+    """Run a daemon within the `with`, and yield it; it may end with the QEMU that it serves.
 
     Args:
         daemon: which.
@@ -68,7 +119,7 @@ def served(daemon: Daemon, values: dict[str, str], log: Path, provisioning: Prov
     command = [*program, *(argument.format(**values) for argument in daemon.arguments)]
     with ChildProcess(command, log) as process:
         _wait_listening(process, Path(values["socket"]), daemon.program)
-        yield
+        yield Service(process, daemon.program)
 
 
 def _wait_listening(process: ChildProcess, socket: Path, name: str) -> None:
@@ -79,8 +130,12 @@ def _wait_listening(process: ChildProcess, socket: Path, name: str) -> None:
     except DeadlineExpired as error:
         raise SetupBroken(error.sentence, process.evidence()) from error
     if process.exit_code() is not None:
-        words = (log_tail(process.log).strip().splitlines() or ["none"])[-1]
+        words = _last_words(process)
         raise SetupBroken(f"{name} ended at its start; its last words: {words}.", process.evidence())
+
+
+def _last_words(process: ChildProcess) -> str:
+    return (log_tail(process.log).strip().splitlines() or ["none"])[-1].rstrip(".")
 
 
 def _listens(socket: Path) -> bool:

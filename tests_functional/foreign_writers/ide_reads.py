@@ -18,6 +18,8 @@ from tests_functional.foreign_writers.target import PAGES, Target
 # The legacy ports of the first channel.
 _COUNT, _LBA, _DEVICE, _COMMAND = 0x1F2, 0x1F3, 0x1F6, 0x1F7
 _USE_LBA, _READ_DMA = 0xE0, 0xC8
+# Read, the port of commands has the status of the last one.
+_ERROR = 1
 # Bus master registers of the first channel, from the controller's fifth BAR on.
 _BM_COMMAND, _BM_STATUS, _BM_TABLE = 0, 2, 4
 _START, _TO_MEMORY = 1, 8
@@ -96,6 +98,8 @@ class IdeReads:
             return not status & _ACTIVE and bool(status & _INTERRUPT)
 
         deadline.wait_for(done, "The IDE disk's answer", interval=_POLL_SECONDS)
+        if (status := read_port(self._machine, _COMMAND, 1)) & _ERROR:
+            raise SetupBroken(f"The guest's IDE disk reports an error, with status {status:#x}.")
 
     def _put(self, register: int, size: int, value: int) -> None:
         write_port(self._machine, _BUS_MASTER + register, size, value)

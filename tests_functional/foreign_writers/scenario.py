@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.deadline import Deadline
-from harness.errors import NotApplicable, SetupBroken
+from harness.errors import DeadlineExpired, NotApplicable, SetupBroken, SnapproofError
 from harness.linux.socket_folder import socket_folder
 from harness.process import log_tail
 from harness.qemu.configuration import MIB, QEMU_LOG, qemu_quoted
 from harness.qemu.machine import Machine
 from harness.qemu.qmp import CommandRefused
 from harness.qemu.virtio_driver import can_drive
-from tests_functional.foreign_writers.daemons import served
+from tests_functional.foreign_writers.daemons import Service, served
 from tests_functional.foreign_writers.judge import judge_marks, judge_refusal, judge_restored_writer
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, WriterKind
 from tests_functional.foreign_writers.marks import Marks
@@ -58,12 +58,25 @@ class _Passes:
         return self.before + 1
 
 
-def foreign_writer(name: str) -> Callable[[Run], Outcome]:
-    """Return the scenario for one of WRITER_KINDS."""
-    return lambda run: _with(run, name, WRITER_KINDS[name])
+Damage = Callable[[Path, Marks, int], None]
+"""Is given a vmstate file that was saved, the marks, and the address of the control pages."""
 
 
-def _with(run: Run, name: str, kind: WriterKind) -> Outcome:
+def _no_damage(_path: Path, _marks: Marks, _control: int) -> None:
+    """Leave a file as it is."""
+
+
+def foreign_writer(name: str, damage: Damage = _no_damage) -> Callable[[Run], Outcome]:
+    """Return the scenario for one of WRITER_KINDS.
+
+    Args:
+        name: the writer's.
+        damage: plants a fault in each file before it is judged; by default none.
+    """
+    return lambda run: _with(run, name, WRITER_KINDS[name], damage)
+
+
+def _with(run: Run, name: str, kind: WriterKind, damage: Damage) -> Outcome:
     begun = time.monotonic()
     require_target(run)
     if lacking := kind.lacking(run.stack.executable):
@@ -73,7 +86,11 @@ def _with(run: Run, name: str, kind: WriterKind) -> Outcome:
     marks, cycles = Marks(), []
     with _places(run, marks) as places:
         here = places[0]
-        with _served(run, kind, here), writing_guest(run.with_arguments(kind.arguments(here))) as booted:
+        with (
+            _served(run, kind, here) as service,
+            writing_guest(run.with_arguments(kind.arguments(here))) as booted,
+            service.blamed(),
+        ):
             machine = booted.guest.machine
             target = Target(machine, kind.data_at)
             writer = kind.writer(machine, target, here)
@@ -84,7 +101,7 @@ def _with(run: Run, name: str, kind: WriterKind) -> Outcome:
             # A device opens more files with its first request.
             source = replace(booted, before=replace(booted.before, host=capture_host_state(machine)))
             for number, (flow, restored) in enumerate(zip(_FLOWS, places[1:], strict=True)):
-                cycle = _Cycle(run, kind, marks, _Passes(1 + 2 * number), restored)
+                cycle = _Cycle(run, kind, marks, _Passes(1 + 2 * number), restored, damage)
                 label = f"{name}/{number + 1:02d}-{flow.label}"
                 try:
                     cycles.append(cycle.judge(source, writer, target, flow, label))
@@ -92,6 +109,7 @@ def _with(run: Run, name: str, kind: WriterKind) -> Outcome:
                     if cycles or not kind.may_refuse:
                         raise
                     return _refused(run, source, kind, refusal.reason, label, time.monotonic() - begun)
+                service.require_alive()
             machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun, compare_stuns=False)
 
@@ -113,6 +131,7 @@ class _Cycle:
     marks: Marks
     passes: _Passes
     restored: Place
+    damage: Damage = _no_damage
 
     def judge(self, source: Source, writer: Writer, target: Target, flow: Flow, label: str) -> Cycle:
         """Write a pass, save the guest while the next one is written, restore it, and judge all of it."""
@@ -137,12 +156,25 @@ class _Cycle:
         snapshot = take(flow, source.guest, source.counters, folder, limit, acts)
         if not during:
             write()
+        self.damage(snapshot.path, self.marks, target.control)
         checks = judge_source(source.guest, source.before)
         with resting(run.stack, source.guest.machine, checks):
             checks.append(self._judge_file(snapshot, writer.pages))
             restoring = run.with_arguments(self.kind.arguments(self.restored))
-            with _served(run, self.kind, self.restored):
-                return judge_cycle(restoring, source, snapshot, label, checks, self._look, _STALLS)
+            with _served(run, self.kind, self.restored) as service:
+                crashes: list[SetupBroken | None] = []
+
+                def look(guest: Guest) -> list[CheckResult]:
+                    found = self._look(guest)
+                    crashes.append(service.crash(qemu_runs=guest.machine.alive()))
+                    return found
+
+                cycle = judge_cycle(restoring, source, snapshot, label, checks, look, _STALLS)
+                # Not raised before: the errors of a restored guest are taken for QEMU's.
+                for crash in (*crashes, service.crash(qemu_runs=False)):
+                    if crash:
+                        raise crash
+                return cycle
 
     def _require_written(self, target: Target, pages: int, number: int, when: str) -> None:
         """Check that a pass was written to its end.
@@ -163,10 +195,10 @@ class _Cycle:
         """Let the restored guest's writer go on, and judge what it writes."""
         target, after = Target(guest.machine, self.kind.data_at), self.passes.after
         writer = self.kind.writer(guest.machine, target, self.restored)
-        error = None
+        error: SnapproofError | None = None
         try:
             writer.write(after, self.run.deadline.at_most(_PASS_SECONDS))
-        except SetupBroken as broken:
+        except (DeadlineExpired, SetupBroken) as broken:
             error = broken
         return [judge_restored_writer(target.passes(self.marks, writer.pages), after, error)]
 
@@ -184,10 +216,10 @@ def _places(run: Run, marks: Marks) -> Iterator[list[Place]]:
         shutil.rmtree(disk.parent)
 
 
-def _served(run: Run, kind: WriterKind, place: Place) -> AbstractContextManager[None]:
-    """Run the kind's daemon within the `with`, if it has one."""
+def _served(run: Run, kind: WriterKind, place: Place) -> AbstractContextManager[Service]:
+    """Run the kind's daemon within the `with`, if it has one, and yield it."""
     if kind.daemon is None:
-        return nullcontext()
+        return nullcontext(Service())
     values = {
         "disk": qemu_quoted(place.disk),
         "folder": str(place.disk.parent),

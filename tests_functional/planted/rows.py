@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, SMALL, ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, QUICK_GUEST, SMALL, ProfileRow
+from tests_functional.planted.foreign_faults import FOREIGN_FAULTS
 from tests_functional.planted.live_faults import LIVE_FAULTS
 
 _TESTS = "planted/test_planted_faults.py:PlantedFaults"
@@ -26,6 +27,16 @@ _ONE_EACH = tuple(
 
 ROWS = (
     *_ONE_EACH,
+    *(
+        ProfileRow(
+            f"planted.foreign-{name}",
+            f"{_TESTS}.test_in_foreign_writer",
+            planted.reason,
+            {"ram_mib": 128, "coverage": 0.7, "guest": QUICK_GUEST, "fault": name},
+            kinds=ANY_GUEST,
+        )
+        for name, planted in FOREIGN_FAULTS.items()
+    ),
     *(
         ProfileRow(
             f"planted.drop-protection-{pages}",

@@ -1,6 +1,7 @@
 """Avocado test that each fault planted in QEMU is caught, and its cause named."""
 
 from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.planted.foreign_faults import planted_foreign
 from tests_functional.planted.live_faults import planted
 
 
@@ -10,6 +11,10 @@ class PlantedFaults(SnapshotTest):
     def test_fault(self) -> None:
         """The fault in the parameter `fault` is caught and named."""
         self.judge(planted(self.option("fault")))
+
+    def test_in_foreign_writer(self) -> None:
+        """The fault is caught in the test of a foreign writer."""
+        self.judge(planted_foreign(self.option("fault")))
 
     def test_in_host_pages(self) -> None:
         """The fault is caught in the test of guest RAM that the parameter `kind` names."""
