@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import socket
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import SetupBroken
@@ -51,10 +52,24 @@ class MonitorMemory:
         Raises:
             SetupBroken: the gdbstub cannot be reached, or refuses. SubjectFailed: QEMU has ended.
         """
+        self.write_all([(address, data)])
+
+    def write_all(self, pieces: Sequence[tuple[int, bytes]], *, read_only: bool = False) -> None:
+        """Store pieces of bytes, each at its address, while the guest is stopped once.
+
+        Args:
+            pieces: guest-physical addresses with the bytes for each. One of 4 bytes at a multiple of 4 is one
+                access, as a device's registers and commands need it.
+            read_only: write as a debugger sets breakpoints: by the addresses of the CPU, and into memory that
+                is read-only for the guest too (QEMU system/physmem.c, cpu_memory_rw_debug(), 10.0).
+
+        Raises:
+            SetupBroken: the gdbstub cannot be reached, or refuses. SubjectFailed: QEMU has ended.
+        """
         running = self._machine.qmp.execute("query-status")["running"]
         try:
             with tempfile.TemporaryDirectory(prefix="gdb-") as folder:
-                self._write_by_debugger(Path(folder) / "socket", address, data)
+                self._write_by_debugger(Path(folder) / "socket", pieces, read_only)
         except OSError as error:
             raise SetupBroken(
                 f"QEMU's gdbstub cannot be used to write guest RAM: {error.strerror or error}; QEMU must see "
@@ -64,17 +79,18 @@ class MonitorMemory:
             if running:
                 self._machine.qmp.execute("cont")
 
-    def _write_by_debugger(self, path: Path, address: int, data: bytes) -> None:
+    def _write_by_debugger(self, path: Path, pieces: Sequence[tuple[int, bytes]], read_only: bool) -> None:
         self._machine.hmp(f"gdbserver unix:{path},server=on,wait=off")
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(_GDB_SECONDS)
                 connection.connect(str(path))
-                # QEMU docs/system/gdb.rst: addresses are guest-physical ones in this mode.
-                _ask(connection, "Qqemu.PhyMemMode:1")
-                for start in range(0, len(data), _MOST_BYTES):
-                    piece = data[start : start + _MOST_BYTES]
-                    _ask(connection, f"M{address + start:x},{len(piece):x}:{piece.hex()}")
+                # QEMU docs/system/gdb.rst: addresses are guest-physical ones in mode 1.
+                _ask(connection, f"Qqemu.PhyMemMode:{0 if read_only else 1}")
+                for address, data in pieces:
+                    for start in range(0, len(data), _MOST_BYTES):
+                        piece = data[start : start + _MOST_BYTES]
+                        _ask(connection, f"M{address + start:x},{len(piece):x}:{piece.hex()}")
         finally:
             # Before a debugger that goes away lets a guest run on that was paused.
             self._machine.hmp("gdbserver none")
@@ -89,7 +105,8 @@ def _ask(connection: socket.socket, command: str) -> None:
     body = command.encode()
     connection.sendall(b"$%s#%02x" % (body, sum(body) % 256))
     answer = b""
-    while not (found := re.search(rb"\$([^#]*)#..", answer)):
+    # QEMU 7.2 may say first that it has stopped the guest for the debugger: a packet that begins with T.
+    while not (found := re.search(rb"\$((?!T)[^#]*)#..", answer)):
         more = connection.recv(_ANSWER_BYTES)
         if not more:
             raise ConnectionResetError("the connection was closed")

@@ -16,6 +16,9 @@ _COMMAND, _IO_SPACE, _MEMORY_SPACE, _BUS_MASTER = 0x04, 1 << 0, 1 << 1, 1 << 2
 # The same, 6.2.5.1: base address registers.
 _BASE_ADDRESS = 0x10
 _TYPE, _OF_64_BITS = 0b111, 0b100
+# The same, 6.2.5.2: that of an option ROM, with the bit that opens it. QEMU 10.0 include/hw/pci/pci.h
+# gives the ROM the number 6 among the regions.
+_ROM_ADDRESS, _ROM_REGION, _ROM_ENABLE = 0x30, 6, 1
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,15 @@ class PciFunction:
         self.write(_BASE_ADDRESS + 4 * register, 4, first)
 
     def give_memory(self, register: int, first: int) -> None:
-        """Give a base address register its place in memory below 4 GiB.
+        """Give a base address register, or the option ROM, its place in memory below 4 GiB.
 
         Args:
-            register: its number, from 0 to 5; one of 64 bits takes the next one too.
-            first: guest-physical address of the first byte.
+            register: its number, from 0 to 5; one of 64 bits takes the next one too. 6 is the option ROM.
+            first: guest-physical address of the first byte, a multiple of the region's size.
         """
+        if register == _ROM_REGION:
+            self.write(_ROM_ADDRESS, 4, first | _ROM_ENABLE)
+            return
         place = _BASE_ADDRESS + 4 * register
         wide = self.read(place, 4) & _TYPE == _OF_64_BITS
         self.write(place, 4, first)
@@ -100,3 +106,27 @@ class PciFunction:
     def _select(self, place: int) -> None:
         function = self._place.slot << 3 | self._place.function
         write_port(self._machine, _ADDRESS_PORT, 4, _ENABLE | function << 8 | place & ~3)
+
+
+def map_memory(machine: Machine, start: int) -> None:
+    """Give all memory of the functions on the first bus a place from an address on, as firmware does.
+
+    Args:
+        machine: QEMU.
+        start: guest-physical address in the first 4 GiB, behind which there is nothing.
+    """
+    regions = [
+        (int(region["size"]), int(region["bar"]), device)
+        for bus in machine.qmp.execute("query-pci")
+        if bus["bus"] == 0
+        for device in bus["devices"]
+        for region in device["regions"]
+        if region["type"] == "memory"
+    ]
+    at = start
+    # The largest first, so that each is at a multiple of its size.
+    for size, bar, device in sorted(regions, key=lambda region: (-region[0], region[1])):
+        function = PciFunction(machine, PciPlace(int(device["slot"]), int(device["function"])))
+        function.give_memory(bar, at)
+        function.enable()
+        at += size
