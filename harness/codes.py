@@ -86,6 +86,17 @@ class Code(enum.StrEnum):
     GOLDEN_BLOCK_NOT_IN_STREAM = "golden.block-not-in-stream", "A RAMBlock is not in the stream."
     GOLDEN_BLOCK_LENGTH = "golden.block-length", "A RAMBlock has another length in the golden image."
 
+    # RAM of a machine, by its kinds.
+    RAM_BLOCKS_UNKNOWN_KIND = (
+        "ram-blocks.unknown-kind",
+        "A machine has RAM of a kind that has no test; field `kind`.",
+    )
+    RAM_BLOCKS_NOT_SAVED = "ram-blocks.not-saved", "The guest has RAM that is in no stream; field `kind`."
+    RAM_BLOCKS_UNPROTECTED = (
+        "ram-blocks.unprotected",
+        "RAM that is written directly is not write-protected while it is saved; field `kind`.",
+    )
+
     # Oracle 2, write order.
     WRITE_ORDER_NEWER = "write-order.newer", "An agent page is from after T0."
     WRITE_ORDER_OLDER = "write-order.older", "An agent page is from before its last write at T0."

@@ -18,6 +18,7 @@ from tests_functional.machines.rows import ROWS as MACHINES
 from tests_functional.memory.rows import ROWS as MEMORY
 from tests_functional.offline.rows import ROWS as OFFLINE
 from tests_functional.planted.rows import ROWS as PLANTED
+from tests_functional.ram_blocks.rows import ROWS as RAM_BLOCKS
 from tests_functional.refusals.rows import ROWS as REFUSALS
 from tests_functional.repetition.rows import ROWS as REPETITION
 from tests_functional.repetition.rows import SOAK_ROWS
@@ -28,6 +29,7 @@ from tests_functional.versions.rows import ROWS as VERSIONS
 _NIGHTLY = (
     *SNAPSHOT,
     *MEMORY,
+    *RAM_BLOCKS,
     *OFFLINE,
     *REPETITION,
     *VERSIONS,

@@ -49,6 +49,7 @@ _YANK = "duplicate yank instance: migration"
 _VIRTIO = "error while loading state: Failed to load element of type virtio for virtio"
 _SETUP = "qemu-system-x86_64: ram_save_setup failed: Input/output error"
 _INCOMPATIBLE = "Background-snapshot is not compatible with guest memory configuration"
+_NO_NAME = "ram, of backend, private, not saved"
 _HOST = HostState(
     0, (), ((0, "/dev/null"), (1, "/dev/null"), (2, "pipe:[7]")), (), Ours(frozenset(), frozenset())
 )
@@ -344,10 +345,21 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     (f"{_VHOST}/03-live/restore", _ended(f"load of migration failed: x: {_VHOST_STATE}"), "F26"),
     (f"{_VHOST}/03-live/restore", _ended(_CPU, "qemu: load of migration failed: x"), ""),
     (f"{_VHOST}/03-live/write-order", _code(Code.WRITE_ORDER_NEWER), ""),
+    ("02-flash/golden", _code(Code.GOLDEN_DIFFERS, {"block": "virt.flash0"}), "F20"),
     (f"{_TABLES}/golden", _code(Code.GOLDEN_DIFFERS, {"block": "/rom@etc/acpi/tables"}), "F28"),
     (f"{_TABLES}/golden", _code(Code.GOLDEN_DIFFERS, {"block": "/rom@etc/table-loader"}), "F28"),
     (f"{_TABLES}/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
     ("02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "/rom@etc/acpi/tables"}), ""),
+    ("03-debugger/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.bios"}), "F81"),
+    ("03-debugger/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
+    ("01-bus/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.bios"}), ""),
+    ("01-bus/ram-saved", _code(Code.RAM_BLOCKS_NOT_SAVED, {"kind": _NO_NAME}), "F82"),
+    (
+        "01-bus/ram-saved",
+        _code(Code.RAM_BLOCKS_NOT_SAVED, {"kind": "rom, of device, private, not saved"}),
+        "",
+    ),
+    ("01-bus/ram-kinds", _code(Code.RAM_BLOCKS_UNKNOWN_KIND, {"kind": _NO_NAME}), ""),
     ("devices/pci-serial-2x", _code(Code.DEVICES_LOST, {"device": "pci-serial-2x"}), "F29"),
     ("devices/pci-serial-2x", _code(Code.DEVICES_DIFFERS, {"device": "pci-serial-2x", "field": "x"}), ""),
     ("devices/vmbus-bridge", _code(Code.DEVICES_LOST, {"device": "vmbus-bridge"}), "F30"),
@@ -483,7 +495,7 @@ def test_baseline_names_what_there_is() -> None:
     """Fields and QEMU's messages of the baseline are those that the code makes."""
     known = {"command", "qemu_said", "waiting_threads", "error", "state", "before", "status", "expected"}
     known |= {"waiting_faults", "lost_descriptors"}
-    known |= {"errno", "age", "number", "name", "program", "reads", "section", "block", "device"}
+    known |= {"errno", "age", "number", "name", "program", "reads", "section", "block", "device", "kind"}
     for issue in load_known_issues():
         for symptom in issue.codes:
             assert set(symptom.fields) <= known

@@ -1,0 +1,12 @@
+"""Avocado tests of all kinds of RAM that a machine has."""
+
+from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.ram_blocks.scenario import ram_blocks
+
+
+class RamBlocks(SnapshotTest):
+    """A snapshot has each RAMBlock as it was at T0, whatever it is and whatever writes to it."""
+
+    def test_machine(self) -> None:
+        """Each kind of RAM of a machine is written while it is saved; the file has that of T0."""
+        self.judge(ram_blocks(self.option("blocks")))
