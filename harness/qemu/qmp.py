@@ -123,16 +123,38 @@ class QmpSession:
             CommandRefused: QEMU answered with an error.
             SubjectFailed: QEMU died, or did not answer within the deadline (default 30 s).
         """
+        return self._answered(lambda: self._client.execute(command, dict(arguments or {})), deadline, command)
+
+    def _answered(
+        self, start: Callable[[], Coroutine[Any, Any, T]], deadline: Deadline | None, command: str
+    ) -> T:
+        """Return QEMU's answer to a command; raise the errors of `execute`."""
         try:
-            return self._call(
-                lambda: self._client.execute(command, dict(arguments or {})),
-                deadline or Deadline(30),
-                command,
-            )
+            return self._call(start, deadline or Deadline(30), command)
         except ExecuteError as error:
             raise CommandRefused(command, error.error.error.desc) from error
         except (QMPError, OSError, EOFError) as error:
             raise self._lost(error, f"before it answered '{command}'") from error
+
+    def pass_descriptor(self, descriptor: int, name: str, deadline: Deadline | None = None) -> None:
+        """Give QEMU a copy of a descriptor by `getfd`, which other commands then know by its name.
+
+        Args:
+            descriptor: stays open here.
+            name: such as "save" for the migration URI "fd:save".
+            deadline: for the answer.
+
+        Raises:
+            CommandRefused: QEMU answered with an error.
+            SubjectFailed: QEMU died, or did not answer within the deadline (default 30 s).
+        """
+
+        async def pass_it() -> object:
+            # The descriptor is for the command that is sent next.
+            self._client.send_fd_scm(descriptor)
+            return await self._client.execute("getfd", {"fdname": name})
+
+        self._answered(pass_it, deadline, "getfd")
 
     def mark(self) -> int:
         """Return the current position in the event history, for `wait_event` or `events_since`."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import errno
 import json
+import os
 import socket
 import threading
 import time
@@ -17,7 +19,7 @@ from harness.codes import Code, Fields
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SubjectFailed
 from harness.qemu.configuration import MachineConfig
-from harness.qemu.qmp import QmpSession
+from harness.qemu.qmp import CommandRefused, QmpSession
 from harness.qemu.spawned_machine import SpawnedMachine
 from tests_unit.support import fake_qemu
 
@@ -304,3 +306,47 @@ def test_events_before_a_mark_are_not_since_it(machine: SpawnedMachine) -> None:
         assert machine.qmp.events_since(mark) == []
         machine.qmp.execute("stop")
         assert len(machine.qmp.events_since(mark)) == 1
+
+
+def _take_descriptor(server: socket.socket, answer: dict[str, object], taken: list[int]) -> None:
+    """Greet, accept the capabilities, and take one command with its descriptor."""
+    greeting = {"QMP": {"version": {"qemu": {"major": 10, "minor": 0, "micro": 0}}, "capabilities": []}}
+    server.sendall(json.dumps(greeting).encode() + b"\n")
+    words = b""
+    for command, reply in (("qmp_capabilities", {"return": {}}), ("getfd", answer)):
+        while not words.strip().endswith(b"}"):
+            more, descriptors, _, _ = socket.recv_fds(server, 4096, 4)
+            words += more
+            taken += descriptors
+        message = json.loads(words)
+        assert message["execute"] == command
+        # The client gives its request for capabilities no id.
+        identity = {"id": message["id"]} if "id" in message else {}
+        server.sendall(json.dumps({**reply, **identity}).encode() + b"\n")
+        words = b""
+    assert message["arguments"] == {"fdname": "save"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [({"return": {}}, False), ({"error": {"class": "GenericError", "desc": "No."}}, True)],
+)
+def test_descriptor_is_passed_with_its_name(tmp_path: Path, answer: dict[str, object], refused: bool) -> None:
+    """QEMU gets a copy of it before the command that names it; ours stays open."""
+    ours, theirs = socket.socketpair()
+    taken: list[int] = []
+    server = threading.Thread(target=_take_descriptor, args=(theirs, answer, taken))
+    server.start()
+    session = QmpSession(tmp_path / "qmp.jsonl", _failure, lambda: True)
+    with (tmp_path / "file").open("wb") as file:
+        try:
+            session.connect(ours, Deadline(10))
+            with pytest.raises(CommandRefused, match="No") if refused else contextlib.nullcontext():
+                session.pass_descriptor(file.fileno(), "save", Deadline(10))
+            assert [os.fstat(number).st_ino for number in taken] == [os.fstat(file.fileno()).st_ino]
+        finally:
+            server.join()
+            session.close()
+            theirs.close()
+            for number in taken:
+                os.close(number)
