@@ -50,7 +50,7 @@ class Explained:
         )
 
     def fits(self, problem: Problem) -> bool:
-        """Return whether it explains a problem, which may be of devices that are in one guest ("one+other")."""
+        """Return whether it explains a problem; of devices that are in one guest ("a+b") it may be of one."""
         about = str(problem.fields.get("field", problem.fields.get("block", "")))
         devices = str(problem.fields.get("device", "")).split("+")
         return (

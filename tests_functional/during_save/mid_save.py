@@ -77,15 +77,16 @@ def mid_save(
         SetupBroken: RAM was saved too fast for the thing to be done meanwhile.
         SubjectFailed: the save did not begin.
     """
-    machine = place.machine
+    machine, slow = place.machine, path.with_name(f"{path.name}-slow")
     before, mark, steps = settings(machine), machine.qmp.mark(), counters.steps()
     try:
-        begun = _thing_done(place, thing, path, counters, limit, flow)
-        if not thing.state:
-            return MidSave(place, path, Ending())
-        done = settings(machine)
-        hasten(machine)
-        ending = _wait_ending(machine, limit)
+        with thing.sink(machine, path, slow) as uri:
+            begun = _thing_done(place, thing, (flow, uri, slow), counters, limit)
+            if not thing.state:
+                return MidSave(place, path, Ending())
+            done = settings(machine)
+            hasten(machine)
+            ending = _wait_ending(machine, limit)
         three = (before, done, settings(machine))
         if ending.status != "completed":
             return MidSave(place, path, ending, three)
@@ -110,14 +111,21 @@ def quit_after(machine: Machine, slowness: float) -> CheckResult:
 
 
 def _thing_done(
-    place: Place, thing: Thing, path: Path, counters: AgentCounters, limit: Deadline, flow: Flow
+    place: Place, thing: Thing, save: tuple[Flow, str, Path], counters: AgentCounters, limit: Deadline
 ) -> _Begun:
-    """Begin a save and do the thing; the sink is slow until it is done."""
-    machine, slow = place.machine, path.with_name(f"{path.name}-slow")
+    """Begin a save and do the thing.
+
+    Args:
+        place: the guest, and where the thing is done.
+        thing: it.
+        save: the flow, the URI, and the file that makes the sink slow; it is deleted when the thing is done.
+        counters: of the guest's writers.
+        limit: for all of it.
+    """
+    machine, (flow, uri, slow) = place.machine, save
     slow.touch()
     try:
-        uri = migration.slow_sink(path, slow)
-        golden, started_by_itself = begin_save(flow, machine, path.parent, uri, limit)
+        golden, started_by_itself = begin_save(flow, machine, slow.parent, uri, limit)
         migration.wait_ram_moving(machine, limit)
         steps = _await_write(machine, counters, limit)
         thing.do(place)

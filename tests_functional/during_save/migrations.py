@@ -8,11 +8,18 @@ from typing import Any
 from harness.errors import NotApplicable
 from harness.qemu import migration
 from harness.qemu.qapi_schema import read_schema
-from tests_functional.during_save.thing import Place, Thing, command, commands, in_turn
+from tests_functional.during_save.sinks import descriptor_sink, socket_sink
+from tests_functional.during_save.thing import Place, Thing, command, commands, in_turn, nothing
 from tests_functional.refusals.migration_options import parameter_options, settings
 
 _MODE = "mode"
 _CANCELLED = frozenset({"cancelled"})
+
+
+_SINKS = {
+    "socket": ("another program reads the state from a socket", socket_sink),
+    "descriptor": ("libvirt opens the file itself and passes QEMU a pipe by getfd", descriptor_sink),
+}
 
 
 def _set_capabilities(place: Place) -> None:
@@ -101,6 +108,22 @@ MIGRATION_THINGS: Mapping[str, Thing] = {
         "yank is for sockets that hang; this save goes to a command",
         command("yank", {"instances": [{"type": "migration"}]}),
         ends=frozenset({"completed", "failed"}),
+    ),
+    **{f"{where}-sink": Thing(reason, nothing, sink=sink) for where, (reason, sink) in _SINKS.items()},
+    **{
+        f"cancel-{where}": Thing(
+            f"users cancel what takes too long; {reason}",
+            command("migrate_cancel"),
+            ends=_CANCELLED,
+            sink=sink,
+        )
+        for where, (reason, sink) in _SINKS.items()
+    },
+    "yank-socket": Thing(
+        "yank is for a socket whose other end hangs, and QEMU shuts it down",
+        command("yank", {"instances": [{"type": "migration"}]}),
+        ends=frozenset({"failed"}),
+        sink=socket_sink,
     ),
     "capability-off": Thing(
         "a user switches the capability off too early",

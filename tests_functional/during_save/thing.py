@@ -13,6 +13,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, SubjectFailed
 from harness.qemu.machine import Machine
 from harness.qemu.qmp import CommandRefused
+from tests_functional.during_save.sinks import Sink, command_sink
 from tests_functional.lib.guest import Guest
 
 # QEMU monitor/hmp.c: a command of the human monitor that fails prints its error after this word.
@@ -125,6 +126,7 @@ class Thing:
         state: the guest's run state afterwards, "" if QEMU must have ended.
         same_guest: whether the guest's writers must go on afterwards; not so after a reset.
         sets: whether it changes migration parameters.
+        sink: where the save goes.
     """
 
     reason: str
@@ -137,6 +139,7 @@ class Thing:
     state: str = "running"
     same_guest: bool = True
     sets: bool = False
+    sink: Sink = command_sink
 
 
 def command(name: str, arguments: Mapping[str, Any] | None = None) -> Callable[[Place], None]:

@@ -1,0 +1,62 @@
+"""Contract: what a sink receives is in its file, all of it, slowly while the other file is there."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness.qemu.machine import Machine
+from tests_functional.during_save.sinks import command_sink, descriptor_sink, socket_sink
+
+_MESSAGE = os.urandom(700_000)
+
+
+def _send(address: str) -> None:
+    with socket.socket(socket.AF_UNIX) as sender:
+        sender.connect(address.removeprefix("unix:"))
+        sender.sendall(_MESSAGE)
+
+
+class _Qmp:
+    """Keeps the descriptor that it is given, as QEMU does."""
+
+    def pass_descriptor(self, descriptor: int, name: str) -> None:
+        assert name == "save"
+        self.kept = os.dup(descriptor)
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_socket(tmp_path: Path, slow: bool) -> None:
+    """700,000 bytes are three pieces, and take a fifth of a second while the sink is slow."""
+    path, sign = tmp_path / "vmstate", tmp_path / "slow"
+    if slow:
+        sign.touch()
+    begun = time.monotonic()
+    with socket_sink(cast(Machine, None), path, sign) as uri:
+        assert uri.startswith("unix:/")
+        _send(uri)
+    assert path.read_bytes() == _MESSAGE
+    assert (time.monotonic() - begun > 0.15) is slow
+
+
+def test_descriptor(tmp_path: Path) -> None:
+    """Only QEMU has the end that is written to, or the file would never end."""
+    qmp: Any = _Qmp()
+    machine = cast(Machine, SimpleNamespace(qmp=qmp))
+    with descriptor_sink(machine, tmp_path / "vmstate", tmp_path / "slow") as uri:
+        assert uri == "fd:save"
+        os.write(qmp.kept, b"state")
+        os.close(qmp.kept)
+    assert (tmp_path / "vmstate").read_bytes() == b"state"
+
+
+def test_command(tmp_path: Path) -> None:
+    """The default is a command, as in all other tests."""
+    with command_sink(cast(Machine, None), tmp_path / "vmstate", tmp_path / "slow") as uri:
+        assert uri.startswith("exec:")
