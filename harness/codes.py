@@ -296,6 +296,15 @@ class Code(enum.StrEnum):
         "beside-ram.untested",
         "A file has an iterable section with state that no test covers; field `section`.",
     )
+    IN_FLIGHT_LOST = "in-flight.lost", "What was in flight at T0 does not arrive."
+    IN_FLIGHT_TWICE = "in-flight.twice", "What was in flight at T0, or had arrived, arrives again."
+    IN_FLIGHT_DISORDER = "in-flight.disorder", "What was in flight at T0 arrives in another order."
+    IN_FLIGHT_AFTER_T0 = (
+        "in-flight.after-t0",
+        "What was sent to the source after T0 arrives in the restored guest.",
+    )
+    IN_FLIGHT_UNKNOWN = "in-flight.unknown", "What arrives was never sent."
+    IN_FLIGHT_SILENT = "in-flight.silent", "The device does not go on after T0."
     DURING_SAVE_ACCEPTED = (
         "during-save.accepted",
         "QEMU accepts in mid-save what it must refuse; field `command`.",

@@ -143,6 +143,17 @@ class Queue:
         """Return how many chains the device has used, modulo 65,536."""
         return int(struct.unpack("<H", self._memory.read(self.used + 2, 2))[0])
 
+    def used_chains(self, first: int, count: int) -> list[tuple[int, int]]:
+        """Return chains that the device has used, in its order, by first descriptor and bytes written.
+
+        Args:
+            first: how many were used before the first of them, modulo 65,536.
+            count: how many; not more than the queue has descriptors.
+        """
+        ring = self._memory.read(self.used + 4, 8 * self.size)
+        places = ((first + number) % self.size for number in range(count))
+        return [struct.unpack_from("<II", ring, 8 * place) for place in places]
+
     def wait_used(self, deadline: Deadline, what: str) -> None:
         """Wait until the device has used all that it was offered.
 
@@ -176,12 +187,13 @@ class VirtioDevice:
         self._opened: tuple[int, int, int] | None = None
         self._places = self._capabilities()
 
-    def start(self, queue: Queue, features: int = 0) -> None:
-        """Reset the device, and set it up with one queue alone.
+    def start(self, queue: Queue, features: int = 0, further: Mapping[int, Queue] | None = None) -> None:
+        """Reset the device, and set it up with one queue, and further ones where there are any.
 
         Args:
             queue: laid out already.
             features: of the device's own feature bits 0 to 31, those to take where it offers them.
+            further: other queues by their number, laid out already.
 
         Raises:
             SetupBroken: the device does not accept that.
@@ -194,7 +206,25 @@ class VirtioDevice:
             self._set(_FEATURE_SELECT, 4, half)
             self._set(_FEATURES, 4, wanted)
         self._set(_STATUS, 1, _ACKNOWLEDGE | _DRIVER | _FEATURES_OK)
-        self._set(_QUEUE_SELECT, 2, self._queue)
+        for number, one in {self._queue: queue, **(further or {})}.items():
+            self._set_up(number, one)
+        self._set(_STATUS, 1, _ACKNOWLEDGE | _DRIVER | _FEATURES_OK | _DRIVER_OK)
+        if (status := self._get(_STATUS, 1)) != _ACKNOWLEDGE | _DRIVER | _FEATURES_OK | _DRIVER_OK:
+            raise SetupBroken(f"The virtio device was set up and has the status {status:#x}.")
+
+    def notify(self, further: int | None = None) -> None:
+        """Tell the device that the queue, or a further one of that number, has been offered more."""
+        queue = self._queue if further is None else further
+        bar, offset, place = self._places[_NOTIFY]
+        if queue:
+            # VIRTIO 1.2, 4.1.4.4: the capability ends in a multiplier for the queue's own offset.
+            self._set(_QUEUE_SELECT, 2, queue)
+            offset += self._get(_NOTIFY_OFFSET, 2) * self._space.read(place + 16, 4)
+        self._access(bar, offset, 2)
+        self._space.write(self._window + 16, 2, queue)
+
+    def _set_up(self, number: int, queue: Queue) -> None:
+        self._set(_QUEUE_SELECT, 2, number)
         self._set(_QUEUE_SIZE, 2, queue.size)
         for register, address in (
             (_DESCRIPTORS, queue.descriptors),
@@ -204,19 +234,6 @@ class VirtioDevice:
             self._set(register, 4, address % (1 << 32))
             self._set(register + 4, 4, address >> 32)
         self._set(_QUEUE_ENABLE, 2, 1)
-        self._set(_STATUS, 1, _ACKNOWLEDGE | _DRIVER | _FEATURES_OK | _DRIVER_OK)
-        if (status := self._get(_STATUS, 1)) != _ACKNOWLEDGE | _DRIVER | _FEATURES_OK | _DRIVER_OK:
-            raise SetupBroken(f"The virtio device was set up and has the status {status:#x}.")
-
-    def notify(self) -> None:
-        """Tell the device that the queue has been offered more."""
-        bar, offset, place = self._places[_NOTIFY]
-        if self._queue:
-            # VIRTIO 1.2, 4.1.4.4: the capability ends in a multiplier for the queue's own offset.
-            self._set(_QUEUE_SELECT, 2, self._queue)
-            offset += self._get(_NOTIFY_OFFSET, 2) * self._space.read(place + 16, 4)
-        self._access(bar, offset, 2)
-        self._space.write(self._window + 16, 2, self._queue)
 
     @property
     def _window(self) -> int:

@@ -13,6 +13,7 @@ from tests_functional.during_save.rows import ROWS as DURING_SAVE
 from tests_functional.failures.rows import ROWS as FAILURES
 from tests_functional.findings.rows import ROWS as FINDINGS
 from tests_functional.foreign_writers.rows import ROWS as FOREIGN_WRITERS
+from tests_functional.in_flight.rows import ROWS as IN_FLIGHT
 from tests_functional.lib.profile_row import ProfileRow
 from tests_functional.machines.rows import ROWS as MACHINES
 from tests_functional.memory.rows import ROWS as MEMORY
@@ -40,6 +41,7 @@ _NIGHTLY = (
     *RUN_STATES,
     *FOREIGN_WRITERS,
     *BESIDE_RAM,
+    *IN_FLIGHT,
     *DURING_SAVE,
     *PLANTED,
     *FINDINGS,

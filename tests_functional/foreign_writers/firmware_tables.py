@@ -16,10 +16,10 @@ from harness.qemu.machine import Machine
 from harness.qemu.qmp import CommandRefused
 from harness.qemu.ram import RamBlock, ramblocks, read_block
 from tests_functional.foreign_writers.fw_cfg import FwCfgDma, read_request
-from tests_functional.foreign_writers.scenario import require_target
 from tests_functional.foreign_writers.target import CONTROL_PAGES, Target
 from tests_functional.lib.build_outcome import outcome_of_cycles
 from tests_functional.lib.cycle import judge_cycle, resting, writing_guest
+from tests_functional.lib.driven import require_driven
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, take
@@ -36,7 +36,7 @@ _ACT_SECONDS = 60.0
 def firmware_tables(run: Run) -> Outcome:
     """Plug a device in, save the guest, and have the tables read meanwhile; the file has those of T0."""
     begun = time.monotonic()
-    require_target(run)
+    require_driven(run)
     with writing_guest(run) as booted:
         machine = booted.guest.machine
         tables = _find_tables(machine)

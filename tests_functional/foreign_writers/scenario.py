@@ -20,7 +20,6 @@ from harness.process import log_tail
 from harness.qemu.configuration import MIB, QEMU_LOG, qemu_quoted
 from harness.qemu.machine import Machine
 from harness.qemu.qmp import CommandRefused
-from harness.qemu.virtio_driver import can_drive
 from tests_functional.foreign_writers.daemons import Service, served
 from tests_functional.foreign_writers.judge import judge_marks, judge_refusal, judge_restored_writer
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, WriterKind
@@ -28,6 +27,7 @@ from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import PAGES, Target
 from tests_functional.lib.build_outcome import Cycle, outcome_of, outcome_of_cycles
 from tests_functional.lib.cycle import Source, judge_cycle, resting, writing_guest
+from tests_functional.lib.driven import require_driven
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
@@ -78,7 +78,7 @@ def foreign_writer(name: str, damage: Damage = _no_damage) -> Callable[[Run], Ou
 
 def _with(run: Run, name: str, kind: WriterKind, damage: Damage) -> Outcome:
     begun = time.monotonic()
-    require_target(run)
+    require_driven(run)
     if lacking := kind.lacking(run.stack.executable):
         raise NotApplicable(f"This QEMU has no {lacking}.")
     if kind.shared_ram:
@@ -259,16 +259,3 @@ def _make_disk(path: Path, marks: Marks) -> None:
     with path.open("wb") as disk:
         for number in range(1 + 2 * len(_FLOWS)):
             disk.writelines(marks.page(number, index) for index in range(PAGES))
-
-
-def require_target(run: Run) -> None:
-    """Check that there are pages that nobody uses, and that the host can drive a device.
-
-    Raises:
-        NotApplicable: there are none, or it cannot.
-    """
-    image, machine = run.stack.image, run.stack.machine
-    if not image.bare or not can_drive(image.architecture, machine):
-        raise NotApplicable(
-            f"The host drives the devices of a bare guest here, which it cannot on machine type '{machine}'."
-        )

@@ -35,17 +35,6 @@ def test_all_must_be_written_during_the_save(tmp_path: Path, written: list[int |
         _cycle(tmp_path)._require_written(target, 2, 3, "after T0")
 
 
-def test_guest_whose_devices_nobody_can_drive(tmp_path: Path) -> None:
-    """A guest with an operating system, and a machine without the ports, are skipped."""
-    run = make_run(tmp_path)
-    with pytest.raises(NotApplicable, match="bare guest"):
-        scenario.require_target(run)
-    bare = replace(run, stack=replace(run.stack, image=replace(run.stack.image, bare=True)))
-    scenario.require_target(bare)
-    with pytest.raises(NotApplicable, match="'microvm'"):
-        scenario.require_target(replace(bare, stack=replace(bare.stack, machine="microvm")))
-
-
 def test_disk_has_all_passes(tmp_path: Path) -> None:
     """One behind the other: the first, and two for each snapshot."""
     marks = Marks()

@@ -1,0 +1,1 @@
+"""Snapshots of guests whose devices have something in flight at T0."""

@@ -1,0 +1,193 @@
+"""Lists the streams, each with what QEMU needs for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from harness.qemu.configuration import qemu_quoted
+from harness.qemu.machine import Machine
+from harness.qemu.probe import has_device, has_netdev
+from tests_functional.in_flight import disks, packets, port, uart, virtio_disk
+from tests_functional.in_flight.numbers import Counts
+from tests_functional.in_flight.stream import FarEnd, Stream
+from tests_functional.in_flight.virtio_disk import VirtioDisk
+
+
+@dataclass(frozen=True)
+class StreamKind:
+    """A stream.
+
+    Attributes:
+        reason: why it is tested.
+        device: QEMU's name of the device.
+        counts: how many items it carries around a snapshot.
+        arguments: makes the further arguments of a QEMU that has it.
+        stream: makes the stream of a running QEMU.
+        sent_while_saving: whether items of after T0 are sent while RAM is saved. Items that the guest's
+            driver puts into RAM are sent when that is done: a driver outside of the guest cannot write to
+            protected pages.
+        delivered_while_saving: whether what is in flight can arrive while RAM is saved.
+        ordered: whether it promises the order.
+        lossy: whether it makes no promise to deliver: packets of a network.
+        netdev: the kind of network that QEMU must have, "" for none.
+    """
+
+    reason: str
+    device: str
+    counts: Counts
+    arguments: Callable[[FarEnd], tuple[str, ...]]
+    stream: Callable[[Machine, FarEnd], Stream]
+    sent_while_saving: bool = True
+    delivered_while_saving: bool = True
+    ordered: bool = True
+    lossy: bool = False
+    netdev: str = ""
+
+    def lacking(self, executable: Path) -> str:
+        """Return what a QEMU lacks of it, as the end of a sentence; "" for nothing.
+
+        Raises:
+            NoSubject: QEMU cannot be run, or does not answer in time.
+        """
+        if not has_device(executable, self.device):
+            return f"device '{self.device}'"
+        if self.netdev and not has_netdev(executable, self.netdev):
+            return f"network of the kind '{self.netdev}'"
+        return ""
+
+
+# Machine types before 2.7 have virtio devices without the registers of VIRTIO 1.0 unless told otherwise.
+_MODERN = "disable-modern=off"
+
+
+def _chardev(far: FarEnd, *device: str) -> tuple[str, ...]:
+    return ("-chardev", f"pipe,id=flight,path={qemu_quoted(far.pipes.path)}", *device)
+
+
+def _uart(far: FarEnd) -> tuple[str, ...]:
+    return _chardev(far, "-device", "isa-serial,chardev=flight,index=1")
+
+
+def _port(far: FarEnd) -> tuple[str, ...]:
+    bus = ("-device", f"virtio-serial-pci,{_MODERN}", "-device", "virtserialport,nr=1,chardev=flight")
+    return _chardev(far, *bus)
+
+
+def _net(far: FarEnd) -> tuple[str, ...]:
+    local, remote = (qemu_quoted(far.folder / name) for name in (packets.QEMU_SOCKET, packets.PEER_SOCKET))
+    ends = f"local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
+    return (
+        *("-netdev", f"dgram,id=flight,{ends}"),
+        *("-device", f"virtio-net-pci,{_MODERN},netdev=flight,romfile="),
+    )
+
+
+def _disks(
+    name: str,
+    device: str,
+    devices: tuple[str, ...],
+    stream: Callable[..., Stream],
+) -> dict[str, StreamKind]:
+    """Return the two streams of a kind of disk: with requests that wait, and with one that fails."""
+    waiting = StreamKind(
+        "requests wait in QEMU and in the guest's RAM",
+        device,
+        disks.COUNTS,
+        lambda far: disks.disk(far, devices),
+        partial(stream, fails=False),
+        sent_while_saving=False,
+        ordered=False,
+    )
+    failed = replace(
+        waiting,
+        reason="a request fails while QEMU stops the guest, is in the device's state, and is tried again",
+        arguments=lambda far: disks.disk(far, devices, fails=True),
+        stream=partial(stream, fails=True),
+    )
+    return {name: waiting, f"{name}-failed": failed}
+
+
+STREAM_KINDS: Mapping[str, StreamKind] = {
+    "uart-in": StreamKind(
+        "bytes that the guest has not read are in the UART's receive FIFO",
+        "isa-serial",
+        uart.COUNTS,
+        _uart,
+        lambda machine, far: uart.UartIn(machine, far.pipes),
+    ),
+    "uart-out": StreamKind(
+        "bytes that the far end does not take are in the UART's transmit FIFO, and one in its shift register",
+        "isa-serial",
+        uart.COUNTS,
+        _uart,
+        lambda machine, far: uart.UartOut(machine, far.pipes),
+    ),
+    "virtio-serial-in": StreamKind(
+        "bytes are in buffers in guest RAM that the device has used and the guest has not seen",
+        "virtio-serial-pci",
+        port.IN_COUNTS,
+        _port,
+        lambda machine, far: port.PortIn(machine, far.pipes),
+    ),
+    "virtio-serial-out": StreamKind(
+        "the device has passed on the first part of a buffer, and must go on in its middle",
+        "virtio-serial-pci",
+        port.OUT_COUNTS,
+        _port,
+        lambda machine, far: port.PortOut(machine, far.pipes),
+        sent_while_saving=False,
+    ),
+    "virtio-net-in": StreamKind(
+        "packets are in buffers in guest RAM that the device has used and the guest has not seen",
+        "virtio-net-pci",
+        packets.COUNTS,
+        _net,
+        lambda machine, far: packets.NetIn(machine, far.folder, far.peer),
+        netdev="dgram",
+    ),
+    "virtio-net-in-queued": StreamKind(
+        "the guest has no buffer left, so that a packet is in QEMU's own queue",
+        "virtio-net-pci",
+        packets.COUNTS,
+        _net,
+        lambda machine, far: packets.NetIn(machine, far.folder, far.peer, queued=True),
+        sent_while_saving=False,
+        delivered_while_saving=False,
+        lossy=True,
+        netdev="dgram",
+    ),
+    "virtio-net-out": StreamKind(
+        "the guest has offered packets, and not told the device of them",
+        "virtio-net-pci",
+        packets.COUNTS,
+        _net,
+        lambda machine, far: packets.NetOut(machine, far.folder, far.peer),
+        sent_while_saving=False,
+        netdev="dgram",
+    ),
+    "virtio-net-out-queued": StreamKind(
+        "the far end takes no packets, so that the device waits for it with one of the guest's",
+        "virtio-net-pci",
+        packets.COUNTS,
+        _net,
+        lambda machine, far: packets.NetOut(machine, far.folder, far.peer, queued=True),
+        sent_while_saving=False,
+        lossy=True,
+        netdev="dgram",
+    ),
+    **_disks(
+        "virtio-blk",
+        "virtio-blk-pci",
+        (f"virtio-blk-pci,{_MODERN}",),
+        partial(VirtioDisk, kind=virtio_disk.BLK),
+    ),
+    **_disks(
+        "virtio-scsi",
+        "virtio-scsi-pci",
+        (f"virtio-scsi-pci,{_MODERN}", "scsi-hd"),
+        partial(VirtioDisk, kind=virtio_disk.SCSI),
+    ),
+}

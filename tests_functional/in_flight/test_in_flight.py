@@ -1,0 +1,12 @@
+"""Avocado tests of what a guest's devices have in flight at T0."""
+
+from tests_functional.in_flight.scenario import in_flight
+from tests_functional.lib.avocado_test import SnapshotTest
+
+
+class InFlight(SnapshotTest):
+    """What a device has in flight at T0 arrives once, in order, in the source and in the restored guest."""
+
+    def test_stream(self) -> None:
+        """Items that are in flight at T0 arrive in both guests; those of after T0 in the source alone."""
+        self.judge(in_flight(self.option("stream")))
