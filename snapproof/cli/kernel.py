@@ -33,6 +33,7 @@ from snapproof.runs.outputs import write_json_file
 from tests_functional.hosts.feature_tests import carry_tests, run_feature_tests
 from tests_functional.kernel import registry
 from tests_functional.kernel.ktap import KtapWriter
+from tests_functional.kernel.matrix import reproducer
 from tests_functional.kernel.run import exit_code
 
 _RUNNER = "tests_functional.kernel"
@@ -43,6 +44,8 @@ _HOST_SECONDS = 3600.0
 
 def kernel(arguments: argparse.Namespace) -> int:
     """Run the tests in a process of their own, print its events as KTAP, and return the exit code."""
+    if arguments.reproducer:
+        return _print_reproducer(arguments.reproducer)
     tests = chosen_tests(arguments)
     if arguments.bisect and not tests:
         raise UsageError(f"No test matches the filter {', '.join(arguments.filter)}; --list shows all tests.")
@@ -59,6 +62,15 @@ def kernel(arguments: argparse.Namespace) -> int:
         return code
 
 
+def _print_reproducer(test: str) -> int:
+    cell = reproducer.find(test)
+    reason = reproducer.missing(cell) if cell else "it is not a cell of the matrix"
+    if cell is None or reason:
+        raise UsageError(f"'{test}' has no reproducer in C: {reason}.")
+    sys.stdout.write(reproducer.program(cell))
+    return EXIT_PASS
+
+
 def _shown(events: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
     """Print events as KTAP while they come; return them and the exit code."""
     writer = KtapWriter(sys.stdout.write)
@@ -67,7 +79,7 @@ def _shown(events: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]
         seen.append(event)
         writer.event(event)
         sys.stdout.flush()
-    sys.stdout.write(writer.summary())
+    sys.stdout.write(writer.summary() + reproducer.comments(writer.failed))
     return seen, exit_code(writer.statuses)
 
 

@@ -11,6 +11,7 @@ from types import FrameType
 
 from . import needs, registry
 from .ktap import KtapWriter
+from .matrix import reproducer
 from .prepare import KSM, Preparation
 from .run import exit_code, run
 from .trial import Trial
@@ -19,6 +20,8 @@ from .trial import Trial
 def main() -> int:
     """Run the chosen tests, write KTAP or JSON lines to standard output, and return the exit code."""
     arguments = _parser().parse_args()
+    if arguments.reproducer:
+        return _print_reproducer(arguments.reproducer)
     tests = registry.chosen(registry.all_tests(), arguments.filter or ())
     if arguments.list:
         for test in tests:
@@ -43,8 +46,18 @@ def main() -> int:
                 writer.event(event)
             sys.stdout.flush()
     if not arguments.json_lines:
-        sys.stdout.write(writer.summary())
+        sys.stdout.write(writer.summary() + reproducer.comments(writer.failed))
     return exit_code(writer.statuses)
+
+
+def _print_reproducer(test: str) -> int:
+    cell = reproducer.find(test)
+    reason = reproducer.missing(cell) if cell else "it is not a cell of the matrix"
+    if cell is None or reason:
+        print(f"'{test}' has no reproducer in C: {reason}.", file=sys.stderr)
+        return 2
+    sys.stdout.write(reproducer.program(cell))
+    return 0
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
@@ -62,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         metavar="PATTERN",
         help="run the tests whose name matches a shell pattern, or those of a recipe (R01); may be repeated",
+    )
+    parser.add_argument(
+        "--reproducer", metavar="TEST", help="print a test of the matrix as a program in C, and run nothing"
     )
     parser.add_argument("--list", action="store_true", help="list the tests instead of running them")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each test N times")

@@ -15,6 +15,7 @@ class KtapWriter:
 
     Attributes:
         statuses: the statuses of all results so far, in order.
+        failed: full names of the tests that failed, expectedly or not.
     """
 
     def __init__(self, write: Callable[[str], Any]) -> None:
@@ -25,6 +26,7 @@ class KtapWriter:
         self._results: dict[tuple[str, ...], list[str]] = {}
         self._open: tuple[str, ...] = ()
         self.statuses: list[str] = []
+        self.failed: list[str] = []
 
     def event(self, event: dict[str, Any]) -> None:
         """Write the lines of one event."""
@@ -40,10 +42,19 @@ class KtapWriter:
             self._result(event)
 
     def summary(self) -> str:
-        """Return a comment line with the number of results of each status."""
+        """Return comment lines with the number of results of each status.
+
+        The second one is as ksft_print_cnts() of Linux tools/testing/selftests/kselftest.h prints it.
+        """
         counts = Counter(self.statuses)
+        if not counts:
+            return "# nothing ran\n"
         text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-        return f"# {text or 'nothing ran'}\n"
+        totals = (
+            f"pass:{counts['PASS']} fail:{counts['FAIL']} xfail:{counts['XFAIL']} xpass:0 "
+            f"skip:{counts['SKIP']} error:{counts['ERROR'] + counts['TIMEOUT']}"
+        )
+        return f"# {text}\n# Totals: {totals}\n"
 
     def _plan(self, tests: list[dict[str, Any]]) -> None:
         for test in tests:
@@ -64,6 +75,8 @@ class KtapWriter:
             self._open = path
         status = event["status"]
         self.statuses.append(status)
+        if status in {"FAIL", "XFAIL"}:
+            self.failed.append(f"{path[0]}.{path[1]}.{event['test']}")
         self._results.setdefault(path, []).append(status)
         for note in event["notes"]:
             self._write(f"    # {_clean(note)}\n")

@@ -43,6 +43,9 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument(
         "--repeat", type=int, default=1, metavar="N", help="run each test N times; its worst result counts"
     )
+    parser.add_argument(
+        "--reproducer", metavar="TEST", help="print a test of the matrix as a program in C, and run nothing"
+    )
     add_json_argument(parser, "write host, results and figures there")
     _add_preparation(parser)
     add_bisect_argument(parser)

@@ -82,7 +82,8 @@ class Subject:
         changed = frozenset(open_) | frozenset(either) | frozenset(away)
         return Expected(
             kept=self.pages - self.released - changed,
-            open_=(self.released | frozenset(open_)) - frozenset(either) - frozenset(away),
+            # A way may have unmapped the last page.
+            open_=(self.released & self.pages | frozenset(open_)) - frozenset(either) - frozenset(away),
             either=frozenset(either),
             empty=frozenset(empty),
         )

@@ -75,6 +75,7 @@ not ok 1 api
   ok 1 anon # SKIP all of its tests were skipped
 ok 2 swap # SKIP all of its tests were skipped
 # 1 FAIL, 1 PASS, 2 SKIP
+# Totals: pass:1 fail:1 xfail:0 xpass:0 skip:2 error:0
 """
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from harness.userfaultfd import libc, probe_userfaultfd, scan_supported
 from tests_functional.kernel import registry
 from tests_functional.kernel.content import CONTENTS
 from tests_functional.kernel.isolate import Result, run_isolated
-from tests_functional.kernel.matrix import cells
+from tests_functional.kernel.matrix import cells, reproducer
 from tests_functional.kernel.matrix.cells import MEMORIES, WAYS, Cell
 from tests_functional.kernel.matrix.subject import ONE, RELEASED, Expected, Subject, samples
 from tests_functional.kernel.oracle import release
@@ -149,3 +152,38 @@ def test_an_endless_guard_is_told_from_a_slow_one(monkeypatch: pytest.MonkeyPatc
     assert (found.status, "kept a processor busy" in found.reason) == ("XFAIL", True), found
     monkeypatch.setattr(libc, "madvise", slow)
     assert run_isolated(cells._test(_cell("guard-one", "own", "shmem"))).status == "SKIP"
+
+
+_PROGRAMS = [cell for cell in _CELLS if cell.test and not reproducer.missing(cell)]
+
+
+def test_reproducers_are_short_and_most_cells_have_one() -> None:
+    """Half of the cells can be written in C, in at most 60 lines; the others say why not."""
+    assert len(_PROGRAMS) > 300
+    for cell in _PROGRAMS:
+        lines = reproducer.program(cell).splitlines()
+        assert len(lines) <= reproducer.MOST_LINES
+        assert all(len(line) <= 120 for line in lines)
+    assert "more than 60 lines" in reproducer.missing(_cell("fork", "own", "anon"))
+
+
+@pytest.mark.parametrize("way", sorted({cell.way.name for cell in _PROGRAMS}))
+def test_reproducers_compile_without_warnings(way: str, tmp_path: Path) -> None:
+    """One of each way, with the warnings that kernel developers have on."""
+    if shutil.which("cc") is None:
+        pytest.skip("This machine has no C compiler.")
+    cell = next(cell for cell in _PROGRAMS if cell.way.name == way)
+    (tmp_path / "reproducer.c").write_text(reproducer.program(cell))
+    command = ["cc", "-Wall", "-Wextra", "-Werror", "-o", str(tmp_path / "reproducer"), "reproducer.c"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reproducer_is_printed_for_the_first_failed_cell() -> None:
+    """As comments, so that the output remains KTAP; the others are named."""
+    one, two = "matrix.anon-thp.cold-one-zero-filled", "matrix.anon.cold-all-zero"
+    text = reproducer.comments(["api.any.other", one, two])
+    assert all(line.startswith("# ") for line in text.splitlines())
+    assert text.startswith(f"# reproducer of {one} in C:\n# /* {one}:\n#  * MADV_COLD of one page")
+    assert text.endswith(f"# for that of {two}: --reproducer {two}\n")
+    assert reproducer.comments(["api.any.other"]) == ""
