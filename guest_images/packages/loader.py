@@ -21,7 +21,7 @@ class Loader:
     path: str
     libraries: tuple[str, ...]
 
-    def command(self, root: Path, program: str) -> list[str]:
+    def command(self, root: Path, program: str, private: str = "") -> list[str]:
         """Return the beginning of a command line that runs a program with the packages' libraries.
 
         The loader does not read this machine's ld.so.cache: a library that the packages lack must be an
@@ -30,8 +30,10 @@ class Loader:
         Args:
             root: root of the unpacked packages.
             program: path of the program, relative to the root.
+            private: a folder below those of the libraries that has some of the program's own, "" for none.
         """
-        libraries = ":".join(str(root / folder) for folder in self.libraries)
+        folders = (*self.libraries, *(f"{folder}/{private}" for folder in self.libraries if private))
+        libraries = ":".join(str(root / folder) for folder in folders)
         return [str(root / self.path), "--inhibit-cache", "--library-path", libraries, str(root / program)]
 
 

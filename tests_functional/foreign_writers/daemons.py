@@ -26,11 +26,13 @@ class Daemon:
         package: Debian's name of its package.
         program: its file name.
         arguments: of its command line; {socket}, {disk} and {folder} stand for its QEMU's.
+        private: a folder below the usual ones that has some of its libraries, "" for none.
     """
 
     package: str
     program: str
     arguments: tuple[str, ...]
+    private: str = ""
 
 
 STORAGE = Daemon(
@@ -115,7 +117,7 @@ def served(
     Raises:
         MachineryMissing, SetupBroken: the daemon is not to be had, or does not start.
     """
-    program = packaged_program(daemon.package, daemon.program, provisioning)
+    program = packaged_program(daemon.package, daemon.program, provisioning, daemon.private)
     command = [*program, *(argument.format(**values) for argument in daemon.arguments)]
     with ChildProcess(command, log) as process:
         _wait_listening(process, Path(values["socket"]), daemon.program)
