@@ -36,6 +36,13 @@ ROWS = (
         {"ram_mib": 128, "coverage": 0.7, "guest": QUICK_GUEST},
         kinds=ANY_GUEST,
     ),
+    ProfileRow(
+        "beside-ram.tpm",
+        f"{_BESIDE_RAM}.test_external_tpm",
+        "an emulated TPM is another process, from which QEMU gets the state to save",
+        {"ram_mib": 128, "coverage": 0.7, "guest": QUICK_GUEST},
+        kinds=ANY_GUEST,
+    ),
     *(
         ProfileRow(
             f"beside-ram.sections-{guest.architecture.qemu.rpartition('-')[2]}",

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from harness.codes import Code
-from harness.errors import NotApplicable, SubjectFailed
+from harness.errors import NotApplicable, SetupBroken, SubjectFailed
 from harness.qemu import migration
 from harness.qemu.configuration import QEMU_LOG, MachineConfig
 from harness.qemu.probe import machine_types
@@ -66,7 +66,8 @@ def iterable_sections(run: Run) -> Outcome:
         run.say(f"Machine type {name} ({number} of {len(names)}).")
         try:
             states = _saved(run, name)
-        except SubjectFailed as error:
+        except (SetupBroken, SubjectFailed) as error:
+            # A machine type may need memory or devices of the host that this one lacks.
             if run.stack.image.architecture.machine_type(name):
                 # Guests run on it, so it cannot be left out.
                 raise

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from harness.codes import Code
 from harness.errors import SetupBroken, SubjectFailed
 from harness.status import Status
+from tests_functional.beside_ram.scenario import state_beside_ram
 from tests_functional.lib.flows import one_flow
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
@@ -88,14 +89,18 @@ LIVE_FAULTS: Mapping[str, LiveFault] = {
 }
 
 
-def planted(name: str, pages: str = "") -> Callable[[Run], Outcome]:
+def planted(name: str, pages: str = "", state: str = "") -> Callable[[Run], Outcome]:
     """Return a scenario that plants a fault and passes if the run fails and names the fault.
 
     Args:
         name: one of LIVE_FAULTS.
         pages: one of HOST_PAGES, to plant it in the test of such guest RAM; "" for the fault's own scenario.
+        state: one of STATE_KINDS, to plant it in the test of that state beside RAM, which must see it.
     """
     fault = LIVE_FAULTS[name]
+    if state:
+        cause = (Symptom(Code.BESIDE_RAM_NEWER, {"state": (state,)}),)
+        fault = replace(fault, scenario=state_beside_ram(state), check="*/restored-beside-ram", cause=cause)
     if pages:
         fault = replace(fault, scenario=host_pages(pages))
     return lambda run: _planted(run, name, fault)

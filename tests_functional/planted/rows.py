@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests_functional.beside_ram.kinds import guests_with
 from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, QUICK_GUEST, SMALL, ProfileRow
 from tests_functional.planted.foreign_faults import FOREIGN_FAULTS
 from tests_functional.planted.live_faults import LIVE_FAULTS
@@ -12,6 +13,9 @@ _IN_PREMERGE = ("drop_protection", "lose_events")
 # The only writer of a bare guest waits for the page whose event is lost, and QEMU, which goes on behind the
 # last page that it was asked for, soon comes to that page. Another writer asks for pages elsewhere meanwhile.
 _VCPUS = {"lose_events": 2}
+
+# The only state beside RAM that write protection keeps as it was at T0.
+_PROTECTED_STATE = "allocation-tags"
 
 _ONE_EACH = tuple(
     ProfileRow(
@@ -46,5 +50,21 @@ ROWS = (
             kinds=ANY_GUEST,
         )
         for pages in ("huge-pages-on", "huge-pages-off")
+    ),
+    *(
+        ProfileRow(
+            f"planted.report-success-{_PROTECTED_STATE}",
+            f"{_TESTS}.test_beside_ram",
+            "tags are in a RAMBlock that no vCPU maps, and a test of them must see it unprotected too",
+            {
+                "ram_mib": 128,
+                "coverage": 0.7,
+                "guest": guest.name,
+                "fault": "report_success",
+                "state": _PROTECTED_STATE,
+            },
+            kinds=ANY_GUEST,
+        )
+        for guest in guests_with(_PROTECTED_STATE)
     ),
 )

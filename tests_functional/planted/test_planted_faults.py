@@ -19,3 +19,7 @@ class PlantedFaults(SnapshotTest):
     def test_in_host_pages(self) -> None:
         """The fault is caught in the test of guest RAM that the parameter `kind` names."""
         self.judge(planted(self.option("fault"), self.option("kind")))
+
+    def test_beside_ram(self) -> None:
+        """The fault is caught in the test of the state beside RAM that the parameter `state` names."""
+        self.judge(planted(self.option("fault"), state=self.option("state")))
