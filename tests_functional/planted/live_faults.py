@@ -103,10 +103,20 @@ def planted(name: str, pages: str = "", state: str = "") -> Callable[[Run], Outc
         fault = replace(fault, scenario=state_beside_ram(state), check="*/restored-beside-ram", cause=cause)
     if pages:
         fault = replace(fault, scenario=host_pages(pages))
-    return lambda run: _planted(run, name, fault)
+    return lambda run: run_with_fault(run, name, fault)
 
 
-def _planted(run: Run, name: str, fault: LiveFault) -> Outcome:
+def run_with_fault(run: Run, name: str, fault: LiveFault) -> Outcome:
+    """Run a fault's scenario with a QEMU in which it is planted, and judge whether it was named.
+
+    Args:
+        run: the test's run.
+        name: of the fault's library.
+        fault: the scenario, and the symptoms that it must show.
+
+    Raises:
+        SetupBroken: the fault never acted.
+    """
     qemu = faulty_qemu(name, run.stack.executable, run.folder, run.provisioning)
     faulty = replace(run, stack=replace(run.stack, executable=qemu.executable))
     run.say(f"Planted '{name}': {fault.reason}.")

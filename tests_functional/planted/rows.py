@@ -6,6 +6,7 @@ from tests_functional.beside_ram.kinds import guests_with
 from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, QUICK_GUEST, SMALL, ProfileRow
 from tests_functional.planted.foreign_faults import FOREIGN_FAULTS
 from tests_functional.planted.live_faults import LIVE_FAULTS
+from tests_functional.planted.ram_faults import RAM_FAULTS
 
 _TESTS = "planted/test_planted_faults.py:PlantedFaults"
 _IN_PREMERGE = ("drop_protection", "lose_events")
@@ -40,6 +41,16 @@ ROWS = (
             kinds=ANY_GUEST,
         )
         for name, planted in FOREIGN_FAULTS.items()
+    ),
+    *(
+        ProfileRow(
+            f"planted.{name.replace('_', '-')}",
+            f"{_TESTS}.test_in_ram_blocks",
+            planted.reason,
+            {"ram_mib": 128, "coverage": 0.7, "guest": QUICK_GUEST, "fault": name},
+            kinds=ANY_GUEST,
+        )
+        for name, planted in RAM_FAULTS.items()
     ),
     *(
         ProfileRow(

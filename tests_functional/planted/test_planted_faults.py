@@ -3,6 +3,7 @@
 from tests_functional.lib.avocado_test import SnapshotTest
 from tests_functional.planted.foreign_faults import planted_foreign
 from tests_functional.planted.live_faults import planted
+from tests_functional.planted.ram_faults import planted_ram
 
 
 class PlantedFaults(SnapshotTest):
@@ -15,6 +16,10 @@ class PlantedFaults(SnapshotTest):
     def test_in_foreign_writer(self) -> None:
         """The fault is caught in the test of a foreign writer."""
         self.judge(planted_foreign(self.option("fault")))
+
+    def test_in_ram_blocks(self) -> None:
+        """The fault is caught in the test of all kinds of RAM."""
+        self.judge(planted_ram(self.option("fault")))
 
     def test_in_host_pages(self) -> None:
         """The fault is caught in the test of guest RAM that the parameter `kind` names."""

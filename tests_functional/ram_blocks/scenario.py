@@ -25,7 +25,7 @@ from tests_functional.lib.save import Acts, Flow, take
 from tests_functional.lib.source_checks import judge_source
 from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
 from tests_functional.ram_blocks.judge import judge_kinds, judge_protected, judge_saved
-from tests_functional.ram_blocks.kinds import Writer
+from tests_functional.ram_blocks.kinds import KNOWN_KINDS, KnownKind, Writer
 from tests_functional.ram_blocks.machines import RAM_MACHINES
 from tests_functional.ram_blocks.writers import Target, find_targets, unwritten_kinds, write_words, written
 from validators.verdict import CheckResult
@@ -39,12 +39,12 @@ _BEFORE, _AFTER = 0x50B40000, 0x50AF0000
 _LEAST_REMAINING = 8 * MIB
 
 
-def ram_blocks(name: str) -> Callable[[Run], Outcome]:
-    """Return the scenario for one of RAM_MACHINES."""
-    return lambda run: _with(run, name)
+def ram_blocks(name: str, table: tuple[KnownKind, ...] = KNOWN_KINDS) -> Callable[[Run], Outcome]:
+    """Return the scenario for one of RAM_MACHINES, judged by a table of kinds."""
+    return lambda run: _with(run, name, table)
 
 
-def _with(run: Run, name: str) -> Outcome:
+def _with(run: Run, name: str, table: tuple[KnownKind, ...]) -> Outcome:
     begun = time.monotonic()
     chosen, image = RAM_MACHINES[name], run.stack.image
     drives = can_drive(image.architecture, run.stack.machine)
@@ -61,7 +61,7 @@ def _with(run: Run, name: str) -> Outcome:
         if drives:
             map_memory(machine, _PCI_MEMORY)
         found = find_ram(machine)
-        checks = [judge_kinds(found), judge_saved(found)]
+        checks = [judge_kinds(found, table), judge_saved(found)]
         cycles: list[Cycle] = []
         for number, writer in enumerate(Writer):
             targets = find_targets(found, writer)
