@@ -255,8 +255,8 @@ def _saved_after_t0(index: SnapshotIndex) -> CheckResult:
     At T0 QEMU keeps only the state that is not iterable. Its thread then calls the save_live_iterate of all
     handlers while the vCPUs run, RAM first, and writes no END (migration/migration.c
     bg_migration_thread() and bg_migration_completion(), 6.0 to 10.0). Only RAM is protected: what
-    hw/ppc/spapr.c htab_save_iterate() writes is the hash page table of after T0, in one pass without the
-    entries that changed during it.
+    hw/ppc/spapr.c htab_save_iterate() writes is the hash page table of after T0: all entries once, then those
+    that have changed, as long as RAM is being saved.
     """
     tally = Tally("saved-after-t0", "A background snapshot has no state besides RAM that was saved after T0.")
     if index.flow != "background":
