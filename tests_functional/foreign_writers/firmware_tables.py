@@ -18,13 +18,11 @@ from harness.qemu.ram import RamBlock, ramblocks, read_block
 from tests_functional.foreign_writers.fw_cfg import FwCfgDma, read_request
 from tests_functional.foreign_writers.target import CONTROL_PAGES, Target
 from tests_functional.lib.build_outcome import outcome_of_cycles
-from tests_functional.lib.cycle import judge_cycle, resting, writing_guest
+from tests_functional.lib.cycle import snapshot_cycle, writing_guest
 from tests_functional.lib.driven import require_driven
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
-from tests_functional.lib.save import Acts, Flow, take
-from tests_functional.lib.source_checks import judge_source
-from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
+from tests_functional.lib.save import Acts, Flow
 from validators.oracles.o6_host.host_state import capture_host_state
 
 _TABLES = "etc/acpi/tables"
@@ -45,9 +43,6 @@ def firmware_tables(run: Run) -> Outcome:
         dma, request = FwCfgDma(machine, target), target.control + CONTROL_PAGES // 2 * TARGET_PAGE_BYTES
         target.memory.write(request, read_request(dma.find_file(_TABLES), TARGET_PAGE_BYTES, target.data))
         source = replace(booted, before=replace(booted.before, host=capture_host_state(machine)))
-        folder = run.folder / _LABEL
-        folder.mkdir(parents=True)
-        run.say(f"{_LABEL}: saving ({Flow.STOP_MIGRATE_CONT.value}).")
 
         def read_tables() -> None:
             before = b"".join(read_block(machine, tables))
@@ -57,14 +52,15 @@ def firmware_tables(run: Run) -> Outcome:
                     "QEMU did not make its ACPI tables anew when they were read, so this proves nothing."
                 )
 
-        acts = Acts(saving=read_tables)
-        limit = run.deadline.at_most(SMALL_SAVE_SECONDS)
-        snapshot = take(Flow.STOP_MIGRATE_CONT, source.guest, source.counters, folder, limit, acts)
-        checks = judge_source(source.guest, source.before)
         device = ",".join([_PLUGGED["driver"], *(f"{key}={_PLUGGED[key]}" for key in ("id", "addr"))])
-        with resting(run.stack, machine, checks):
-            restoring = run.with_arguments(("-device", device))
-            cycle = judge_cycle(restoring, source, snapshot, _LABEL, checks)
+        cycle = snapshot_cycle(
+            run,
+            source,
+            Flow.STOP_MIGRATE_CONT,
+            _LABEL,
+            acts=Acts(saving=read_tables),
+            restored_arguments=("-device", device),
+        )
         machine.quit()
     return outcome_of_cycles(run, [cycle], time.monotonic() - begun)
 

@@ -15,7 +15,7 @@ from tests_functional.lib.guest import Guest, Stack, booted, start_writers
 from tests_functional.lib.offline_checks import judge_oracles
 from tests_functional.lib.restored_checks import judge_restored, no_more
 from tests_functional.lib.run import Run
-from tests_functional.lib.save import Flow, Snapshot, take
+from tests_functional.lib.save import Acts, Flow, Snapshot, take
 from tests_functional.lib.source_checks import (
     Baseline,
     baseline,
@@ -27,6 +27,8 @@ from tests_functional.lib.time_limits import FILL_SECONDS, RESTORE_SECONDS, SAVE
 from validators.judge import check_file
 from validators.oracles.o5_source_guest.during_save import skip_write_stall
 from validators.verdict import CheckResult, Verdict
+
+_NO_ACTS = Acts()
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,16 @@ def writing_guest(run: Run, prepare: Callable[[Guest], None] | None = None) -> I
         yield Source(guest, counters, status, baseline(guest))
 
 
-def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str, incoming: tuple[str, ...] = ()) -> Cycle:
+def snapshot_cycle(
+    run: Run,
+    source: Source,
+    flow: Flow,
+    label: str,
+    incoming: tuple[str, ...] = (),
+    acts: Acts = _NO_ACTS,
+    further: Callable[[Guest], list[CheckResult]] = no_more,
+    restored_arguments: tuple[str, ...] = (),
+) -> Cycle:
     """Take one snapshot of a writing guest and judge it by every oracle that applies.
 
     Args:
@@ -69,6 +80,9 @@ def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str, incoming: t
         flow: how to save.
         label: names the cycle in results, and its folder.
         incoming: capabilities that are on beside the flow's own, and that restoring it takes as well.
+        acts: what is done meanwhile.
+        further: makes checks of the restored guest beyond its memory.
+        restored_arguments: what the restored guest's QEMU has beside the run's.
 
     Raises:
         CommandRefused: QEMU does not start the save.
@@ -80,11 +94,12 @@ def snapshot_cycle(run: Run, source: Source, flow: Flow, label: str, incoming: t
     folder.mkdir(parents=True)
     run.say(f"{label}: saving ({flow.value}).")
     limit = run.deadline.at_most(SAVE_SECONDS * run.stack.slowness)
-    snapshot = take(flow, source.guest, source.counters, folder, limit)
+    snapshot = take(flow, source.guest, source.counters, folder, limit, acts)
     snapshot = replace(snapshot, incoming=(*snapshot.incoming, *incoming))
     checks = judge_source(source.guest, source.before)
     with resting(run.stack, source.guest.machine, checks):
-        return judge_cycle(run, source, snapshot, label, checks)
+        restoring = run.with_arguments(restored_arguments)
+        return judge_cycle(restoring, source, snapshot, label, checks, further)
 
 
 @contextmanager
