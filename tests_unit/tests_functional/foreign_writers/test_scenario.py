@@ -9,12 +9,13 @@ from typing import Any, cast
 
 import pytest
 
-from harness.errors import NotApplicable, SetupBroken
+from harness.codes import Code
+from harness.errors import DeadlineExpired, NotApplicable, SetupBroken, SnapproofError
 from tests_functional.foreign_writers import kinds, scenario
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place
 from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import Target
-from tests_unit.support.scenario_values import make_run
+from tests_unit.support.scenario_values import codes, make_run
 
 _PLACE = cast(Any, None)
 
@@ -77,3 +78,21 @@ def test_qemu_that_was_built_without(
     bare = replace(bare, stack=replace(bare.stack, image=replace(bare.stack.image, bare=True)))
     with pytest.raises(NotApplicable, match="This QEMU has no "):
         scenario.foreign_writer(name)(bare)
+
+
+@pytest.mark.parametrize("error", [DeadlineExpired("Nothing came."), SetupBroken("The disk fails.")])
+def test_restored_writer_that_does_not_answer_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: SnapproofError
+) -> None:
+    """It is no failed restore: the guest was restored, and its device does not go on."""
+
+    def write(_number: int, _deadline: object) -> None:
+        raise error
+
+    writer = SimpleNamespace(pages=2, write=write)
+    kind = replace(WRITER_KINDS["virtio-blk"], writer=lambda *_: cast(Any, writer))
+    target = SimpleNamespace(passes=lambda _marks, pages: [3] * pages)
+    monkeypatch.setattr(scenario, "Target", lambda *_: target)
+    cycle = replace(_cycle(tmp_path), kind=kind)
+    (found,) = cycle._look(cast(Any, SimpleNamespace(machine=None)))
+    assert codes(found) == [Code.FOREIGN_WRITER_SILENT]
