@@ -304,6 +304,14 @@ class Code(enum.StrEnum):
         "What was sent to the source after T0 arrives in the restored guest.",
     )
     IN_FLIGHT_UNKNOWN = "in-flight.unknown", "What arrives was never sent."
+    IN_FLIGHT_UNSEEN = (
+        "in-flight.unseen",
+        "A fault that was planted in what arrives was not seen; field `fault`.",
+    )
+    VMGENID_FILE = "vmgenid.file", "The file has another generation ID than the guest at T0."
+    VMGENID_SOURCE = "vmgenid.source", "The source guest has another generation ID after the save."
+    VMGENID_STALE = "vmgenid.stale", "A restored guest has not got the generation ID of its QEMU."
+    VMGENID_SAME = "vmgenid.same", "Two guests have the same generation ID."
     IN_FLIGHT_SILENT = "in-flight.silent", "The device does not go on after T0."
     DURING_SAVE_ACCEPTED = (
         "during-save.accepted",
@@ -368,7 +376,7 @@ class Code(enum.StrEnum):
         "A file from before T0 is another one after a restore.",
     )
     DISK_FILE_SYSTEM_ERROR = "disk-file-system.error", "e2fsck found an error."
-    WRONG_DISK_UNSEEN = "wrong-disk.unseen", "No check saw a disk that is newer than the memory."
+    WRONG_DISK_UNSEEN = "wrong-disk.unseen", "No check saw a disk that is newer or older than the memory."
 
     # Devices, each put into a guest that is saved, restored and saved again; field `device`.
     DEVICES_NOT_BOOTED = "devices.not-booted", "A guest does not boot with a device."

@@ -11,13 +11,29 @@ _IN_FLIGHT = "in_flight/test_in_flight.py:InFlight"
 
 _GUEST: Mapping[str, str | int | float] = {"ram_mib": 128, "coverage": 0.7, "guest": QUICK_GUEST}
 
-ROWS = tuple(
+ROWS = (
+    *(
+        ProfileRow(
+            f"in-flight.{name}",
+            f"{_IN_FLIGHT}.test_stream",
+            kind.reason,
+            {**_GUEST, "stream": name},
+            kinds=ANY_GUEST,
+        )
+        for name, kind in STREAM_KINDS.items()
+    ),
     ProfileRow(
-        f"in-flight.{name}",
-        f"{_IN_FLIGHT}.test_stream",
-        kind.reason,
-        {**_GUEST, "stream": name},
+        "in-flight.vmgenid",
+        f"{_IN_FLIGHT}.test_generation_id",
+        "a guest that is restored twice must see that it is another one, and the source that it is none",
+        _GUEST,
         kinds=ANY_GUEST,
-    )
-    for name, kind in STREAM_KINDS.items()
+    ),
+    ProfileRow(
+        "in-flight.planted",
+        f"{_IN_FLIGHT}.test_planted_faults",
+        "a check of what arrives that cannot fail proves nothing",
+        _GUEST,
+        kinds=ANY_GUEST,
+    ),
 )

@@ -39,6 +39,9 @@ _STALLS = (
     "QEMU holds up the vCPUs while a device waits for a protected page, and this test has it write to one."
 )
 
+RESTORED_CHECK = "restored-in-flight"
+"""Name of the check of what arrives in the restored guest."""
+
 Faults = Callable[[Numbers], Sequence[int]]
 """Return what is sent to the restored guest in place of the items that it is judged by."""
 
@@ -131,7 +134,8 @@ class Passage:
         folder.mkdir(parents=True)
         run.say(f"{label}: saving ({flow.value}).")
         items = [*numbers.in_flight, *numbers.source]
-        arrivals = _Arrivals(stream, items, numbers.source, Deadline(_DELIVER_SECONDS))
+        limit = Deadline(_DELIVER_SECONDS)
+        arrivals = _Arrivals(stream, items, numbers.source, limit, len(numbers.in_flight))
 
         def go_on() -> None:
             if self.kind.delivered_while_saving:
@@ -159,9 +163,9 @@ class Passage:
         stream.resume(pending.position)
         sent = numbers.restored if self.planted is None else self.planted(numbers)
         items = [*pending.restored, *numbers.restored]
-        arrivals = _Arrivals(stream, items, sent, Deadline(_DELIVER_SECONDS))
+        arrivals = _Arrivals(stream, items, sent, Deadline(_DELIVER_SECONDS), len(pending.restored))
         arrivals.finish()
-        return self._judge("restored-in-flight", arrivals, numbers.source)
+        return self._judge(RESTORED_CHECK, arrivals, numbers.source)
 
     def _judge(self, name: str, arrivals: _Arrivals, of_source: Sequence[int]) -> CheckResult:
         numbers = self.numbers
@@ -184,6 +188,7 @@ class _Arrivals:
         items: what has to arrive.
         sent: what is sent after what is in flight.
         deadline: for all of it.
+        in_flight: how many of `items` are in flight.
         found: what has arrived.
         error: why the stream did not go on.
     """
@@ -192,6 +197,7 @@ class _Arrivals:
     items: Sequence[int]
     sent: Sequence[int]
     deadline: Deadline
+    in_flight: int
     found: list[int] = field(default_factory=list)
     error: SnapproofError | None = None
     _delivered: bool = False
@@ -200,7 +206,7 @@ class _Arrivals:
     def deliver(self) -> None:
         """Let what is in flight arrive."""
         self._delivered = True
-        self._arrive(len(self.items) - len(self.sent))
+        self._arrive(self.in_flight)
 
     def send(self) -> None:
         """Send more, and let it arrive."""

@@ -1,6 +1,8 @@
 """Avocado tests of what a guest's devices have in flight at T0."""
 
+from tests_functional.in_flight.planted import planted_faults
 from tests_functional.in_flight.scenario import in_flight
+from tests_functional.in_flight.vmgenid import generation_id
 from tests_functional.lib.avocado_test import SnapshotTest
 
 
@@ -10,3 +12,11 @@ class InFlight(SnapshotTest):
     def test_stream(self) -> None:
         """Items that are in flight at T0 arrive in both guests; those of after T0 in the source alone."""
         self.judge(in_flight(self.option("stream")))
+
+    def test_generation_id(self) -> None:
+        """The file has the generation ID of T0, and each guest restored from it gets one of its own."""
+        self.judge(generation_id)
+
+    def test_planted_faults(self) -> None:
+        """Items that are lost, doubled, out of order or of after T0 are seen in the restored guest."""
+        self.judge(planted_faults)

@@ -18,5 +18,5 @@ class Repetition(SnapshotTest):
         self.judge(generations)
 
     def test_with_disk(self) -> None:
-        """Memory and disk of the same T0 go on together, and a newer disk is detected."""
+        """Memory and disk of the same T0 go on together, and a newer or older disk is detected."""
         self.judge(with_disk)

@@ -1,4 +1,4 @@
-"""Snapshots memory and disk at the same T0 and restores both; a newer disk must be detected."""
+"""Snapshots memory and disk at the same T0 and restores both; a newer or older disk must be detected."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from validators.verdict import CheckResult
 _FILE_SYSTEM = "e2fsck finds no error in the unmounted file system."
 _BASE = "Nothing writes to the disk as of T0 any more."
 _SAME_T0 = "Memory and disk are of the same T0: no file that the source wrote before T0 is missing."
-_WRONG = "A disk that is newer than the memory is detected."
+_WRONG = "A disk that is {age} than the memory is detected."
 
 _DISK_BYTES = 64 * MIB
-_PASSES_BEFORE = 20
+_PASSES_BEFORE, _PASSES_SINCE_OLDER = 20, 4
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class _Disks:
     def overlay(self) -> Path:
         """Return the image that the source writes to after T0."""
         return self.folder / "overlay.qcow2"
+
+    @property
+    def older(self) -> Path:
+        """Return the copy of the disk of some passes before T0."""
+        return self.folder / "older.raw"
 
     def opened_by(self, machine: Machine) -> list[tuple[int, str]]:
         """Return the images that a QEMU has open, by descriptor and name."""
@@ -83,7 +88,7 @@ class _Taken:
 
 
 def with_disk(run: Run) -> Outcome:
-    """Snapshot memory and disk of a writing guest; restore both, then the memory with a later disk."""
+    """Snapshot memory and disk of a writing guest; restore both, then the memory with other disks."""
     begun = time.monotonic()
     disks = _Disks(run.folder / "disks")
     disks.folder.mkdir()
@@ -96,12 +101,14 @@ def with_disk(run: Run) -> Outcome:
     found = _judge_file_system(disks.folder / "source.raw", run)
     checks += [replace(check, name=f"source-{check.name}") for check in found]
     checks += _restored(keeping, source, taken, disks)
-    checks.append(_wrong_disk(keeping, source, taken, disks))
+    newer, older = throw_away_disk(disks.overlay, "qcow2"), throw_away_disk(disks.older, "raw")
+    checks.append(_wrong_disk(keeping, source, taken, "newer", newer))
+    checks.append(_wrong_disk(keeping, source, taken, "older", older))
     if all(check.status is not Status.FAIL for check in checks) and not run.keep:
         run.discard(run.folder)
         shutil.rmtree(disks.folder)
     figures = {"files_before_t0": taken.before, "files_written_by_source": len(taken.record)}
-    holds = "Memory and disk of one T0 go on together; a newer disk is detected."
+    holds = "Memory and disk of one T0 go on together; a newer and an older disk are detected."
     return outcome_of(run, checks, time.monotonic() - begun, holds, figures)
 
 
@@ -109,7 +116,9 @@ def _take(run: Run, source: Source, disks: _Disks) -> tuple[_Taken, list[CheckRe
     """Snapshot disk and memory while the guest is stopped, let it go on, and judge it."""
     guest, loop = source.guest, _loop(run, source.guest)
     loop.start()
-    _require_passes(guest, loop, _PASSES_BEFORE)
+    _require_passes(guest, loop, _PASSES_BEFORE - _PASSES_SINCE_OLDER)
+    copy_disk(guest.machine, disks.older, Deadline(COPY_SECONDS))
+    _require_passes(guest, loop, _PASSES_SINCE_OLDER)
     loop.begin_pass()
     # QEMU opens more files with the disk's first request.
     used = replace(source.before, host=capture_host_state(guest.machine))
@@ -172,21 +181,29 @@ def _restored(run: Run, source: Source, taken: _Taken, disks: _Disks) -> list[Ch
     ]
 
 
-def _wrong_disk(run: Run, source: Source, taken: _Taken, disks: _Disks) -> CheckResult:
-    """Restore memory with the source's final disk, and check that the same checks detect it."""
-    run.say("Restoring the memory with a newer disk, which must be detected.")
-    look = _Look(run, disks.folder / "wrong.raw")
-    place = run.with_arguments(throw_away_disk(disks.overlay, "qcow2"))
+def _wrong_disk(run: Run, source: Source, taken: _Taken, age: str, disk: Sequence[str]) -> CheckResult:
+    """Restore memory with a disk of another time, and check that the same checks detect it.
+
+    Args:
+        run: the test's.
+        source: the source guest.
+        taken: its snapshot.
+        age: what the disk is beside the memory, `newer` or `older`.
+        disk: the arguments for it.
+    """
+    run.say(f"Restoring the memory with a disk that is {age}, which must be detected.")
+    folder = run.folder / f"{age}-disk"
+    look = _Look(run, run.folder / f"{age}.raw")
     judge_restored(
-        place.stack,
+        run.with_arguments(disk).stack,
         taken.snapshot,
         source.status,
         None,
-        run.folder / "wrong-disk",
+        folder,
         run.deadline.at_most(RESTORE_SECONDS),
         look,
     )
-    return judge_wrong_disk([*look.checks, *look.further_checks(taken)])
+    return judge_wrong_disk([*look.checks, *look.further_checks(taken)], age)
 
 
 class _Look:
@@ -223,23 +240,20 @@ class _Look:
         ]
 
 
-def judge_wrong_disk(found: Sequence[CheckResult]) -> CheckResult:
-    """Check that a disk that is newer than the memory was detected.
+def judge_wrong_disk(found: Sequence[CheckResult], age: str) -> CheckResult:
+    """Check that a disk of another time than the memory was detected.
 
     Args:
         found: the checks of the disk alone.
+        age: what the disk is beside the memory, `newer` or `older`.
     """
     red = [check for check in found if check.status is Status.FAIL]
     problems = []
     if not red:
-        problems.append(
-            Problem(
-                Code.WRONG_DISK_UNSEEN,
-                "Memory was restored with a newer disk, and no check of the disk detected it.",
-            )
-        )
+        sentence = f"Memory was restored with a disk that is {age}, and no check of the disk detected it."
+        problems.append(Problem(Code.WRONG_DISK_UNSEEN, sentence, {"age": age}))
     facts = {check.name: check.violations[0].sentence for check in red}
-    return judged("wrong-disk", _WRONG, problems, facts)
+    return judged(f"{age}-disk", _WRONG.format(age=age), problems, facts)
 
 
 def judge_same_t0(source: Mapping[str, str], restored: Mapping[str, str], before: int) -> CheckResult:

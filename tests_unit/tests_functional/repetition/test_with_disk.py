@@ -15,7 +15,7 @@ from harness.guest.shell import CommandResult
 from tests_functional.lib.cycle import Source
 from tests_functional.repetition import disk_loop, with_disk
 from tests_functional.repetition.disk_loop import DiskLoop, Found, judge_files, judge_loop, parse_record
-from tests_functional.repetition.with_disk import _Disks, _Taken, judge_same_t0, judge_wrong_disk
+from tests_functional.repetition.with_disk import _Taken, judge_same_t0, judge_wrong_disk
 from tests_unit.support.scenario_values import SOURCE, check, codes, make_run, sentences, snapshot
 
 _FOUND = Found(
@@ -96,11 +96,11 @@ def test_source_that_wrote_too_little() -> None:
 
 def test_newer_disk_must_be_seen_by_its_own_checks() -> None:
     """A newer disk is seen if one of its checks fails, and unseen if all pass or none was made."""
-    seen = judge_wrong_disk([check("disk-files"), check("disk-loop", "It failed.")])
+    seen = judge_wrong_disk([check("disk-files"), check("disk-loop", "It failed.")], "older")
     assert codes(seen) == []
     assert seen.facts == {"disk-loop": "It failed."}
     for found in ([check("disk-loop"), check("disk-files")], []):
-        unseen = judge_wrong_disk(found)
+        unseen = judge_wrong_disk(found, "older")
         assert codes(unseen) == [Code.WRONG_DISK_UNSEEN]
         assert "no check of the disk detected it" in sentences(unseen)[0]
 
@@ -112,7 +112,7 @@ def test_guest_that_fails_otherwise_says_nothing_about_the_disk(
     monkeypatch.setattr(with_disk, "judge_restored", lambda *_: [check("restore", "It died.")])
     taken = _Taken(snapshot(), "", 0, {})
     source = cast(Source, SimpleNamespace(status=SOURCE))
-    found = with_disk._wrong_disk(make_run(tmp_path), source, taken, _Disks(tmp_path))
+    found = with_disk._wrong_disk(make_run(tmp_path), source, taken, "newer", ())
     assert codes(found) == [Code.WRONG_DISK_UNSEEN]
 
 
