@@ -86,11 +86,9 @@ class NetIn(_Net):
 
     def fill(self, numbers: Numbers, deadline: Deadline) -> InFlight:
         """Send packets, and have the guest see some."""
-        if self._queued:
-            self._allow(len(numbers.consumed))
         self.send(numbers.consumed, deadline)
         self._used.take(len(numbers.consumed), deadline)
-        self.send(numbers.in_flight, deadline)
+        self._send(numbers.in_flight)
         if not self._queued:
             deadline.wait_for(lambda: self._used.unseen() == len(numbers.in_flight), "The packets' arrival")
         return InFlight(numbers.in_flight, self._used.position)
@@ -103,6 +101,9 @@ class NetIn(_Net):
         """
         if self._queued:
             self._allow(len(numbers))
+        self._send(numbers)
+
+    def _send(self, numbers: Sequence[int]) -> None:
         try:
             for number in numbers:
                 self._peer.sendto(_packet(number), str(self._folder / QEMU_SOCKET))

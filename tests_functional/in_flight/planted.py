@@ -1,4 +1,4 @@
-"""Plants faults in what arrives in a restored guest, through its real device; each must turn the check red."""
+"""Plants faults in what arrives in a restored guest, through its real device; each must be seen."""
 
 from __future__ import annotations
 
