@@ -282,6 +282,11 @@ def _pagemap(machine: Machine, block: RamBlock) -> npt.NDArray[np.uint64]:
         raise SetupBroken(f"QEMU's pagemap cannot be read: {error.strerror}.") from error
 
 
+def unlocated_blocks(machine: Machine) -> tuple[str, ...]:
+    """Return the names of RAMBlocks whose address QEMU does not say; nobody can look at their pages."""
+    return tuple(block.idstr for block in ramblocks(machine) if not block.host_address)
+
+
 def write_protected_pages(machine: Machine) -> int | None:
     """Count the host pages of guest RAM that userfaultfd still write-protects; None if pagemap is unreadable.
 

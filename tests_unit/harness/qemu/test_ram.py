@@ -266,3 +266,10 @@ def test_no_block_at_all_is_an_error() -> None:
     """An `info ramblock` of an unknown form would leave nothing to compare."""
     with pytest.raises(SetupBroken, match="info ramblock"):
         ram.ramblocks(_answering(info_ramblock="unknown command\r\n"))
+
+
+def test_blocks_without_an_address_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block whose address QEMU does not say is named, for those who leave it out."""
+    blocks = (RamBlock("pc.ram", 4096, 0x1000), RamBlock("vga.rom", 4096, 0))
+    monkeypatch.setattr(ram, "ramblocks", lambda _machine: blocks)
+    assert ram.unlocated_blocks(cast(Machine, SimpleNamespace())) == ("vga.rom",)

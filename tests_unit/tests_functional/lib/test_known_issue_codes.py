@@ -106,6 +106,7 @@ def _source(guest: Any, now: HostState = _HOST) -> Sequence[CheckResult]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source_checks, "capture_host_state", lambda _machine: now)
         patch.setattr(source_guest, "write_protected_pages", lambda _machine: 3)
+        patch.setattr(source_guest, "unlocated_blocks", lambda _machine: ())
         return judge_source(guest, Baseline(1, _HOST))
 
 

@@ -21,6 +21,7 @@ def _judged(
     monkeypatch: pytest.MonkeyPatch, guest: Guest, host: HostState, before: Baseline
 ) -> dict[str, CheckResult]:
     monkeypatch.setattr(source_guest, "write_protected_pages", lambda _machine: 0)
+    monkeypatch.setattr(source_guest, "unlocated_blocks", lambda _machine: ())
     monkeypatch.setattr(source_checks, "capture_host_state", lambda _which: host)
     return {result.name: result for result in judge_source(guest, before)}
 

@@ -221,6 +221,7 @@ def _judged(
     monkeypatch: pytest.MonkeyPatch, guest: Guest, before: int, left: int | None = 0
 ) -> dict[str, Any]:
     monkeypatch.setattr(source_guest, "write_protected_pages", lambda _machine: left)
+    monkeypatch.setattr(source_guest, "unlocated_blocks", lambda _machine: ())
     return {result.name: result for result in check_source_guest(guest.machine, guest.agent, before)}
 
 

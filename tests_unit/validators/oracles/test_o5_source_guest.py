@@ -26,6 +26,7 @@ def _judged(
     protected: int | None = 0,
 ) -> dict[str, CheckResult]:
     monkeypatch.setattr(source_guest, "write_protected_pages", lambda _machine: protected)
+    monkeypatch.setattr(source_guest, "unlocated_blocks", lambda _machine: ())
     return {result.name: result for result in check_source_guest(guest.machine, guest.agent, 1)}
 
 
@@ -91,3 +92,11 @@ def test_pages_left_write_protected(monkeypatch: pytest.MonkeyPatch) -> None:
     unread = _judged(monkeypatch, stand_in_guest(SOURCE), protected=None)["source-unprotected"]
     assert unread.status is Status.SKIP
     assert "pagemap" in unread.reason
+
+
+def test_blocks_that_cannot_be_looked_at_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The facts name RAMBlocks whose address is not known, since their pages are not counted."""
+    monkeypatch.setattr(source_guest, "write_protected_pages", lambda _machine: 0)
+    monkeypatch.setattr(source_guest, "unlocated_blocks", lambda _machine: ("vga.vram", "vga.rom"))
+    facts = source_guest.check_unprotected(stand_in_guest(SOURCE).machine).facts
+    assert facts == {"pages": 0, "RAMBlocks not looked at": "vga.vram, vga.rom"}

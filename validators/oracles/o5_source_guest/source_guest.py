@@ -10,7 +10,7 @@ from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.linux.uffd_waiters import find_waiters
 from harness.qemu.machine import Machine
-from harness.qemu.ram import write_protected_pages
+from harness.qemu.ram import unlocated_blocks, write_protected_pages
 from validators.checks import Problem, judged, skipped
 from validators.verdict import CheckResult
 
@@ -126,4 +126,7 @@ def check_unprotected(machine: Machine) -> CheckResult:
                 f"{left} pages of guest RAM are still write-protected after the snapshot.",
             )
         )
-    return judged("source-unprotected", _UNPROTECTED, problems, {"pages": left})
+    facts: dict[str, int | float | str] = {"pages": left}
+    if unknown := unlocated_blocks(machine):
+        facts["RAMBlocks not looked at"] = ", ".join(unknown)
+    return judged("source-unprotected", _UNPROTECTED, problems, facts)
