@@ -102,13 +102,32 @@ def ours(pids: Iterable[int], programs: Iterable[str]) -> Ours:
     return Ours(frozenset(threads), frozenset(programs))
 
 
-def read_splats(mine: Ours) -> tuple[Splat, ...] | None:
+class LogFollower:
+    """Reads each record of the kernel's log once: all of them at first, then those that are new.
+
+    A log has thousands of records, and reading them all for each of a thousand tests takes most of the time.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor = _open_log()
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def records(self) -> list[tuple[int, str]] | None:
+        """Return sequence number and first line of each record not returned yet, None if unreadable."""
+        return None if self._descriptor < 0 else _read_records(self._descriptor)
+
+
+def read_splats(mine: Ours, follower: LogFollower | None = None) -> tuple[Splat, ...] | None:
     """Return the splats in the kernel's log, oldest first, or None where we may not read it.
 
     Args:
         mine: what is ours; other threads with its names are looked for among those that live.
+        follower: returns the records to look at; all of the log by default.
     """
-    records = _records()
+    records = follower.records() if follower else _records()
     if records is None:
         return None
     return tuple(
@@ -160,10 +179,25 @@ def taint_by_splat(before: int | None, now: int | None) -> int:
 
 def _records() -> list[tuple[int, str]] | None:
     """Return each record's sequence number and first line, or None where we may not read the log."""
-    try:
-        descriptor = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
+    descriptor = _open_log()
+    if descriptor < 0:
         return None
+    try:
+        return _read_records(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open_log() -> int:
+    """Return a descriptor at the log's first record, -1 where we may not read the log."""
+    try:
+        return os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return -1
+
+
+def _read_records(descriptor: int) -> list[tuple[int, str]] | None:
+    """Return the records from the descriptor's place to the end of the log, None if they cannot be read."""
     lines: list[tuple[int, str]] = []
     taken = 0
     try:
@@ -181,8 +215,6 @@ def _records() -> list[tuple[int, str]] | None:
             lines.append((int(header.split(",")[1]), body.partition("\n")[0]))
     except OSError:
         return None
-    finally:
-        os.close(descriptor)
     return lines
 
 

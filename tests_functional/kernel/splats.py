@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.linux.kernel_log import Splat, ours, read_splats, taint, taint_by_splat
+from harness.linux.kernel_log import LogFollower, Splat, ours, read_splats, taint, taint_by_splat
 
 _MOST_LINES = 20
 
@@ -36,7 +36,7 @@ class KernelLog:
         name = Path("/proc/self/comm").read_text(errors="replace").strip()
         self._ours = ours([os.getpid()], [name])
         self._taint = taint()
-        self._last = -1
+        self._follower = LogFollower()
         self.readable = self._new() is not None
 
     def complaints(self) -> Complaints:
@@ -46,7 +46,7 @@ class KernelLog:
         process set it, so a change counts only beside a splat of ours.
         """
         found = Complaints()
-        for splat in (self._new() or [])[:_MOST_LINES]:
+        for splat in (self._new() or ())[:_MOST_LINES]:
             (found.own if self._ours.did(splat) else found.others).append(splat.words)
         now = taint()
         if now != self._taint:
@@ -55,11 +55,6 @@ class KernelLog:
             self._taint = now
         return found
 
-    def _new(self) -> list[Splat] | None:
+    def _new(self) -> tuple[Splat, ...] | None:
         """Return the splats since the last call, None where the log cannot be read."""
-        splats = read_splats(self._ours)
-        if splats is None:
-            return None
-        new = [splat for splat in splats if splat.number > self._last]
-        self._last = max([self._last, *(splat.number for splat in new)])
-        return new
+        return read_splats(self._ours, self._follower)

@@ -159,20 +159,6 @@ WAYS = (
             ("own", "anon-thp"): "coverage.anon-thp.a-huge-page-is-split-by-its-first-write",
         },
         bugs=("42b2af2c9b7e", "c7b6a566b98"),
-        known_issues=(
-            KernelIssue(
-                "a release of one page of the huge zero page releases the others (42b2af2c9b7e)",
-                "pagemap-differs",
-                (6, 3),
-                ("anon-thp",),
-            ),
-            KernelIssue(
-                "a release of one page of the huge zero page releases the others (42b2af2c9b7e)",
-                "unreported-write",
-                (6, 3),
-                ("anon-thp",),
-            ),
-        ),
     ),
     Way(
         "zap-one",

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from harness.userfaultfd import libc, probe_userfaultfd, scan_supported
+from harness.userfaultfd import Userfaultfd, libc, probe_userfaultfd, scan_supported
 from tests_functional.kernel import registry
 from tests_functional.kernel.content import CONTENTS
 from tests_functional.kernel.isolate import Result, run_isolated
-from tests_functional.kernel.matrix import cells, reproducer
+from tests_functional.kernel.matrix import cells, reproducer, subject
 from tests_functional.kernel.matrix.cells import MEMORIES, WAYS, Cell
 from tests_functional.kernel.matrix.subject import ONE, RELEASED, Expected, Subject, samples
+from tests_functional.kernel.memory import HUGE_BYTES
 from tests_functional.kernel.oracle import release
 from tests_functional.kernel.registry import FeatureTest
 
@@ -187,3 +188,27 @@ def test_a_reproducer_is_printed_for_the_first_failed_cell() -> None:
     assert text.startswith(f"# reproducer of {one} in C:\n# /* {one}:\n#  * MADV_COLD of one page")
     assert text.endswith(f"# for that of {two}: --reproducer {two}\n")
     assert reproducer.comments(["api.any.other"]) == ""
+
+
+def test_a_release_that_releases_a_whole_huge_page_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the huge zero page did until 42b2af2c9b7e: by pagemap, and by writes where that shows nothing."""
+    if not probe_userfaultfd().write_protect:
+        pytest.skip(probe_userfaultfd().reason or "This kernel has no write protection.")
+    right = Userfaultfd.write_protect
+
+    def wrong(self: Userfaultfd, address: int, length: int, *, protect: bool = True, **more: Any) -> None:
+        if not protect:
+            address, length = address // HUGE_BYTES * HUGE_BYTES, HUGE_BYTES
+        right(self, address, length, protect=protect, **more)
+
+    test = cells._test(_cell("release-one", "huge-zero", "anon-thp"))
+    whole = run_isolated(test)
+    if whole.status == "SKIP":
+        pytest.skip(whole.reason)
+    assert whole.status == "PASS", whole
+    monkeypatch.setattr(Userfaultfd, "write_protect", wrong)
+    seen = run_isolated(test)
+    assert (seen.status, "511 of 511 protected pages" in seen.reason) == ("FAIL", True), seen
+    monkeypatch.setattr(subject, "pagemap_has_bit", lambda: False)
+    blind = run_isolated(test)
+    assert (blind.status, "completed without an event" in blind.reason) == ("FAIL", True), blind
