@@ -30,16 +30,18 @@ class ForkedRunner:
         returncode: exit code, or minus the signal that ended it (any counts as SIGKILL); None while it runs.
     """
 
-    def __init__(self, pid: int, channel: socket.socket) -> None:
+    def __init__(self, pid: int, handle: int, channel: socket.socket) -> None:
         """Watch a runner from within a running event loop.
 
-        Raises:
-            ProcessLookupError: it has ended already.
+        Args:
+            pid: its process id.
+            handle: its pidfd, which is closed when it ends.
+            channel: from which its exit code comes.
         """
         self.pid = pid
         self.returncode: int | None = None
         self._channel = channel
-        self._handle = os.pidfd_open(pid)
+        self._handle = handle
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         self._loop.add_reader(self._handle, self._end)
@@ -94,14 +96,13 @@ class RunnerServer:
         """
         asked = self._requests
         try:
-            pid, channel = await _forked(asked, arguments)
+            return await _forked(asked, arguments)
         except OSError:
             # Another runner may have found that before us.
             if self._requests is asked:
                 self.end()
                 self._begin()
-            pid, channel = await _forked(self._requests, arguments)
-        return ForkedRunner(pid, channel)
+            return await _forked(self._requests, arguments)
 
     def _begin(self) -> None:
         self._requests, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -122,8 +123,8 @@ class RunnerServer:
         self.process.wait()
 
 
-async def _forked(requests: socket.socket, arguments: Sequence[str]) -> tuple[int, socket.socket]:
-    """Ask a server for a runner, and return its process id and the channel to it.
+async def _forked(requests: socket.socket, arguments: Sequence[str]) -> ForkedRunner:
+    """Ask a server for a runner.
 
     Raises:
         OSError: the server has ended, or the runner before it said its process id.
@@ -133,14 +134,26 @@ async def _forked(requests: socket.socket, arguments: Sequence[str]) -> tuple[in
     try:
         with its:
             socket.send_fds(requests, [json.dumps(arguments).encode()], [its.fileno()])
-        first = await asyncio.get_running_loop().sock_recv(ours, PID.size)
-        if not first:
+        await _readable(ours)
+        first, handles, _, _ = socket.recv_fds(ours, PID.size, 1)
+        if not handles:
             raise ConnectionResetError
-        return PID.unpack(first)[0], ours
+        return ForkedRunner(PID.unpack(first)[0], handles[0], ours)
     except BaseException:
         # The wait may have been cancelled. A runner that comes later has no peer, and ends.
         ours.close()
         raise
+
+
+async def _readable(channel: socket.socket) -> None:
+    """Wait until there is a message, or the other end is closed."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(channel, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(channel)
 
 
 @contextmanager

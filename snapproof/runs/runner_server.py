@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 PID = struct.Struct("=i")
-"""A runner's first message, its process id, and its last one, its exit code."""
+"""A runner's first message, its process id with a pidfd of it, and its last one, its exit code."""
 
 # A socket takes 208 KiB at a time by default (net.core.wmem_default).
 _MOST_BYTES = 208 << 10
@@ -62,12 +62,19 @@ def _run(arguments: Sequence[str], channel: socket.socket) -> None:
         # A session of its own, so that the test does not get the Ctrl-C of the command's terminal.
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        channel.send(PID.pack(os.getpid()))
+        _introduce(channel)
         code = _runner(arguments)
     finally:
         with contextlib.suppress(OSError):
             channel.send(PID.pack(code))
         os._exit(code)
+
+
+def _introduce(channel: socket.socket) -> None:
+    """Send this process's id and a handle of it, which is good also if the process ends at once."""
+    handle = os.pidfd_open(os.getpid())
+    socket.send_fds(channel, [PID.pack(os.getpid())], [handle])
+    os.close(handle)
 
 
 def _runner(arguments: Sequence[str]) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from snapproof.runs import forked_runner
 from snapproof.runs.forked_runner import ForkedRunner, RunnerServer, runner_server
 
 _SLEEPING = '''
@@ -54,6 +56,18 @@ async def _refused(server: RunnerServer) -> int:
 
 def test_failing_runner() -> None:
     """A runner that ends by an error has exit code 1, as it would have as a program."""
+    assert _served(_refused) == 1
+
+
+def test_runner_that_has_ended_before_it_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy host it ends before its first message is read; its exit code is still known."""
+    at_once = forked_runner._readable
+
+    async def late(channel: socket.socket) -> None:
+        await at_once(channel)
+        await asyncio.sleep(1)
+
+    monkeypatch.setattr(forked_runner, "_readable", late)
     assert _served(_refused) == 1
 
 
