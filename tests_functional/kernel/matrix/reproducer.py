@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harness.userfaultfd import PAGE_BYTES
+
+from ..memory import HUGE_BYTES
 from .cells import Cell, cells
 
 MOST_LINES = 60
@@ -86,17 +89,22 @@ _ACTIONS = {
 _ANONYMOUS = "mmap(0, N * SIZE + (2 << 20), PROT_READ | PROT_WRITE, MAP_{} | MAP_ANONYMOUS, -1, 0)"
 # N, SIZE, expression that maps the memory, and the advice it needs.
 _MEMORY = {
-    "anon": (16, 4096, _ANONYMOUS.format("PRIVATE"), "MADV_NOHUGEPAGE"),
-    "anon-thp": (512, 4096, _ANONYMOUS.format("PRIVATE"), "MADV_HUGEPAGE"),
-    "anon-mthp": (16, 4096, _ANONYMOUS.format("PRIVATE"), "MADV_HUGEPAGE"),
-    "shmem": (16, 4096, _ANONYMOUS.format("SHARED"), ""),
-    "memfd": (16, 4096, "mmap(0, N * SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, file(), 0)", ""),
-    "memfd-private": (16, 4096, "mmap(0, N * SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE, file(), 0)", ""),
-    "shmem-thp": (512, 4096, _ANONYMOUS.format("SHARED"), "MADV_HUGEPAGE"),
-    "hugetlb": (6, 2 << 20, _ANONYMOUS.format("SHARED | MAP_HUGETLB").replace(" + (2 << 20)", ""), ""),
+    "anon": (16, PAGE_BYTES, _ANONYMOUS.format("PRIVATE"), "MADV_NOHUGEPAGE"),
+    "anon-thp": (512, PAGE_BYTES, _ANONYMOUS.format("PRIVATE"), "MADV_HUGEPAGE"),
+    "anon-mthp": (16, PAGE_BYTES, _ANONYMOUS.format("PRIVATE"), "MADV_HUGEPAGE"),
+    "shmem": (16, PAGE_BYTES, _ANONYMOUS.format("SHARED"), ""),
+    "memfd": (16, PAGE_BYTES, "mmap(0, N * SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, file(), 0)", ""),
+    "memfd-private": (
+        16,
+        PAGE_BYTES,
+        "mmap(0, N * SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE, file(), 0)",
+        "",
+    ),
+    "shmem-thp": (512, PAGE_BYTES, _ANONYMOUS.format("SHARED"), "MADV_HUGEPAGE"),
+    "hugetlb": (6, HUGE_BYTES, _ANONYMOUS.format("SHARED | MAP_HUGETLB").replace(" + (2 << 20)", ""), ""),
     "hugetlb-private": (
         6,
-        2 << 20,
+        HUGE_BYTES,
         _ANONYMOUS.format("PRIVATE | MAP_HUGETLB").replace(" + (2 << 20)", ""),
         "",
     ),
