@@ -98,7 +98,7 @@ def no_update_is_lost(trial: Trial) -> None:
     memory=(ANON, SHMEM),
     features=_ASYNC,
     needs=(*_NEEDS, "swap", "pageout"),
-    bugs=("20240429114104.182890",),
+    bugs=("2c7ad9a590d1",),
 )
 def swapped_pages_are_told_rightly(trial: Trial) -> None:
     """A scan finds a written page in swap space, and no unwritten one."""

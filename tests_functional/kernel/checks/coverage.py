@@ -67,7 +67,7 @@ def a_store_across_two_pages_waits_for_both(trial: Trial) -> None:
     trial.equal(region.load(3 * region.page_bytes - 4, 8), b"12345678", "The content at the border")
 
 
-@feature_test("R07", memory=PROTECTABLE, bugs=("c7b6a566b98", "f1eb1bacfba9"))
+@feature_test("R07", memory=PROTECTABLE, bugs=("8f34f1eac382", "f1eb1bacfba9"))
 def each_page_waits_once_and_only_protected_ones(trial: Trial) -> None:
     """Each write to a protected page causes exactly one event; after the release its page can be written."""
     region, uffd = trial.protected()
@@ -103,7 +103,7 @@ def a_part_can_be_protected(trial: Trial) -> None:
         write_waits(trial, region, uffd, page)
 
 
-@feature_test("R12", memory=(ANON_THP,), bugs=("c7b6a566b98",))
+@feature_test("R12", memory=(ANON_THP,), bugs=("8f34f1eac382",))
 def a_huge_page_is_split_by_its_first_write(trial: Trial) -> None:
     """A release of one page of a protected huge page leaves its other 511 pages protected."""
     region, uffd = trial.protected()

@@ -77,7 +77,7 @@ def a_collapse_in_a_race_keeps_protection(trial: Trial) -> None:
     "R16",
     memory=(ANON, SHMEM, MEMFD),
     needs=("compaction",),
-    bugs=("624a2c94f5b7", "51d3d5eb74ff", "24bf08c4376b"),
+    bugs=("51d3d5eb74ff", "24bf08c4376b"),
     seconds=60,
 )
 def compaction_keeps_protection(trial: Trial) -> None:
@@ -103,7 +103,7 @@ def _frames(address: int, length: int) -> list[int]:
     return [entry.frame for entry in read_pagemap(address, length)]
 
 
-@feature_test("R16", memory=(ANON, SHMEM), needs=("two-nodes",), bugs=("624a2c94f5b7",))
+@feature_test("R16", memory=(ANON, SHMEM), needs=("two-nodes",), bugs=("51d3d5eb74ff",))
 def moved_to_another_node_pages_stay_protected(trial: Trial) -> None:
     """Pages that move_pages(2) moves to another NUMA node stay protected."""
     region, uffd = trial.protected()

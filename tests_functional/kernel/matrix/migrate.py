@@ -103,7 +103,7 @@ WAYS = (
         _migrate,
         named={("own", name): f"movement.{name}.{_NAMED}" for name in ("anon", "shmem")},
         needs=("two-nodes",),
-        bugs=("624a2c94f5b7", "24bf08c4376b"),
+        bugs=("51d3d5eb74ff", "24bf08c4376b"),
     ),
     Way(
         "compact",

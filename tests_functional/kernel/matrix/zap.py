@@ -158,7 +158,7 @@ WAYS = (
             ("zero", "anon"): "coverage.anon-zero.each-page-waits-once-and-only-protected-ones",
             ("own", "anon-thp"): "coverage.anon-thp.a-huge-page-is-split-by-its-first-write",
         },
-        bugs=("42b2af2c9b7e", "c7b6a566b98"),
+        bugs=("42b2af2c9b7e", "8f34f1eac382"),
     ),
     Way(
         "zap-one",
