@@ -11,7 +11,15 @@ from types import SimpleNamespace
 import pytest
 
 from harness.linux import kernel_log
-from harness.linux.kernel_log import Ours, Splat, ours, read_splats, splats_in, taint_by_splat
+from harness.linux.kernel_log import (
+    LogFollower,
+    Ours,
+    Splat,
+    ours,
+    read_splats,
+    splats_in,
+    taint_by_splat,
+)
 
 _NOBODY = Ours(frozenset(), frozenset())
 
@@ -264,3 +272,25 @@ def test_a_crash_is_ours_by_its_process_alone() -> None:
     assert mine.did(Splat(1, crash, 7, "qemu-system-x86"))
     assert mine.did(Splat(1, "BUG: x", 9, "qemu-system-x86"))
     assert not mine.did(Splat(1, "BUG: x", 9, "qemu-system-x86", elsewhere=True))
+
+
+def test_a_followed_log_gives_each_splat_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call reads on where the last one ended; nothing new is not the same as a log closed to us."""
+    lines = [b"4,7,1,-;WARNING: CPU: 1 PID: 9 at mm/memory.c:77\n", b"6,8,2,-;eth0: link up\n"]
+    later = b"3,9,3,-;BUG: Bad page state\n"
+    closed = _kmsg(monkeypatch, (*lines, errno.EAGAIN, errno.EAGAIN, later, errno.EAGAIN))
+    log = LogFollower()
+    found = [read_splats(_NOBODY, log) for _ in range(4)]
+    assert [[splat.number for splat in splats or ()] for splats in found] == [[7], [], [9], []]
+    assert None not in found
+    del log
+    assert closed == [99]
+
+
+def test_a_followed_log_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so each time, and does not count as a log without splats."""
+    _kmsg(monkeypatch, (), at_open=errno.EPERM)
+    log = LogFollower()
+    assert (read_splats(_NOBODY, log), read_splats(_NOBODY, log)) == (None, None)
+    _kmsg(monkeypatch, (errno.EINVAL,))
+    assert read_splats(_NOBODY, LogFollower()) is None
