@@ -7,10 +7,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from guest_images.catalogue import HOSTS
 from guest_images.hosts.kernel_config import KERNELS
 from harness.errors import SnapproofError, UsageError
+from harness.hosts.local import local_facts
 from harness.hosts.spec import HostSpecText, parse_host
 from harness.status import Status
 from snapproof.cli.options import host_options
@@ -18,7 +20,8 @@ from snapproof.cli.verdict_text import result_line
 from snapproof.report.run_result import OutcomeRecord, RunResult
 from snapproof.report.text_table import table_rows
 from snapproof.runs.events import timed_log
-from snapproof.runs.host_plan import Sources, expanded_hosts, prepared
+from snapproof.runs.forked_work import side_by_side
+from snapproof.runs.host_plan import Sources, expanded_hosts, hosts_at_once, prepared
 from snapproof.runs.results_folder import now, own_results_folder, write_results
 from tests_functional.hosts.examination import BALANCED, FLOWS, PLANTED, Examination
 from tests_functional.hosts.examine import examine
@@ -47,15 +50,13 @@ def hosts(arguments: argparse.Namespace) -> int:
         trackers=arguments.trackers,
         filter=tuple(arguments.filter),
         snapshots=not arguments.no_snapshots,
+        guest=arguments.guest,
     )
     sources = Sources(options, folder, log)
     wanted = expanded_hosts(given, sources)
     _require_different(wanted)
-    found = []
-    for host in wanted:
-        found.append(_examined(host, sources))
-        for outcome in found[-1].outcomes:
-            log(f"{outcome.status.value:5} {outcome.name}: {outcome.sentence}")
+    works = [partial(_examined, host, sources) for host in wanted]
+    found = side_by_side(works, hosts_at_once(local_facts(), arguments.jobs))
     result = RunResult(
         [
             OutcomeRecord.from_json(outcome.to_json()).placed(f"tests/{one.folder}")
@@ -87,7 +88,14 @@ def _require_different(wanted: Sequence[HostSpecText]) -> None:
 
 
 def _examined(host: HostSpecText, sources: Sources) -> Examination:
-    """Examine a host. If it cannot be opened, return an examination with that error as its outcome."""
+    """Examine a host and log its outcomes. If it cannot be opened, that error is its outcome."""
+    found = _opened_and_examined(host, sources)
+    for outcome in found.outcomes:
+        sources.log(f"{outcome.status.value:5} {outcome.name}: {outcome.sentence}")
+    return found
+
+
+def _opened_and_examined(host: HostSpecText, sources: Sources) -> Examination:
     begun = time.monotonic()
     try:
         plan, opened = prepared(host, sources)

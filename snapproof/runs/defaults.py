@@ -10,6 +10,9 @@ PROFILE_NAMES = ("smoke", "premerge", "nightly", "soak")
 HOST_ACCELERATORS = ("tcg", "kvm")
 """The accelerators of VMs, the default first."""
 
+HOST_GUESTS = ("bare", "default")
+"""The guests that `snapproof hosts` has saved on hosts, its default first."""
+
 
 def own_cmdline(architecture: Architecture = DEFAULT_ARCHITECTURE) -> str:
     """Return the kernel command line of a user's own guest."""

@@ -15,7 +15,7 @@ from guest_images.guests.kernel_modules import Kernel
 from guest_images.hosts.archive import ARCHIVE, archived_kernel, matching_kernels
 from guest_images.hosts.image import OWN_KERNEL_HOST, HostImage, build_host, build_host_with_kernel
 from guest_images.hosts.kernel_build import build_kernel
-from guest_images.hosts.machine import host_config
+from guest_images.hosts.machine import RAM_MIB, host_config
 from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import ProvisionedQemu, provision_qemu
 from guest_images.qemu.disk import build_qemu_disk
@@ -23,6 +23,7 @@ from harness.deadline import Deadline
 from harness.errors import MachineryMissing, UsageError
 from harness.hosts.host import Host
 from harness.hosts.link import LocalLink
+from harness.hosts.local import HostFacts
 from harness.hosts.spec import LOCAL, HostSpecText, SshAddress, VmSpec, parse_host
 from harness.hosts.ssh import ssh_host
 from harness.hosts.vm import VmDisk, disk_arguments, vm_host
@@ -42,13 +43,20 @@ from validators.faults.preload.library import preload_library
 _BOOT_SECONDS = 180.0
 _LOGIN_SECONDS = 30.0
 _CARRY_SECONDS = 300.0
-_GUEST = "default"
 _COMPILED = "kernel-"
 _SINKS = (*FLOWS, PLANTED, BALANCED)
 # Under TCG a test takes up to twenty times as long, and longer on a busy machine.
 _SLOW = 4
+# RAM of this machine that a VM takes with its QEMU, and what is left to everything else.
+_HOST_MIB, _SPARE_MIB = RAM_MIB + 512, 1024
 # The write trackers compare ways of taking a snapshot; they take as much time as all feature tests.
 _FEATURE_SUITES = tuple(f"{suite}.*" for suite in registry.SUITES if suite != "trackers")
+
+
+def hosts_at_once(facts: HostFacts, jobs: int | None) -> int:
+    """Return how many hosts to examine side by side on a machine: `jobs`, or as many as it can bear."""
+    # Most of the time one processor of a VM is busy: during the boot, and in the feature tests.
+    return jobs or max(1, min(facts.cpus, (facts.memory_mib - _SPARE_MIB) // _HOST_MIB))
 
 
 @dataclass(frozen=True)
@@ -218,7 +226,7 @@ def _folder(sources: Sources, name: str) -> Path:
 def _warm_guest(qemu: ProvisionedQemu, sources: Sources, folder: Path) -> PortableWarmGuest | None:
     if not sources.options.snapshots:
         return None
-    image = build_guest(_GUEST, sources.provisioning)
+    image = build_guest(sources.options.guest, sources.provisioning)
     mkfs = mkfs_root(sources.provisioning)
     return provide_warm_guest(qemu.executable, qemu.version, image, mkfs, folder, sources.provisioning)
 
@@ -257,7 +265,13 @@ def _fault(sources: Sources) -> Path | None:
 
 def _carried(host: Host, warm: PortableWarmGuest, qemu: str) -> HostPaths:
     """Copy a warm guest to a host and return its paths there."""
-    files = {"vmstate": warm.vmstate, "vmlinuz": warm.stack.image.kernel, "initrd": warm.stack.image.initrd}
+    image = warm.stack.image
+    files = {
+        "vmstate": warm.vmstate,
+        "vmlinuz": image.kernel,
+        "initrd": image.initrd,
+        "firmware": image.firmware,
+    }
     there = {name: path for name, path in files.items() if path is not None}
     host.put(dict(there), Deadline(_CARRY_SECONDS))
     folder = host.folder
@@ -266,5 +280,6 @@ def _carried(host: Host, warm: PortableWarmGuest, qemu: str) -> HostPaths:
         vmstate=folder / "vmstate",
         kernel=folder / "vmlinuz",
         initrd=folder / "initrd",
+        firmware=folder / "firmware",
         sinks={flow: folder / f"vmstate-{flow}" for flow in _SINKS},
     )

@@ -99,6 +99,7 @@ class HostOptions:
         trackers: whether to run the tests of write trackers too.
         filter: shell patterns of the only feature tests to run; empty for all.
         snapshots: whether to take snapshots of a warm guest.
+        guest: that guest, one of the catalogue's.
     """
 
     qemu: str | None = None
@@ -112,6 +113,7 @@ class HostOptions:
     trackers: bool = False
     filter: tuple[str, ...] = ()
     snapshots: bool = True
+    guest: str = DEFAULT_GUEST
 
 
 @dataclass(frozen=True)

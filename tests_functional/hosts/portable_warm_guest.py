@@ -17,6 +17,7 @@ from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from tests_functional.lib.guest import Stack, booted, start_writers
+from tests_functional.lib.guest_size import COVERAGE as BARE_COVERAGE
 from tests_functional.lib.save import Flow, take
 from tests_functional.lib.time_limits import BOOT_SECONDS, FILL_SECONDS, SAVE_SECONDS
 from validators.judge import check_file
@@ -25,6 +26,9 @@ RAM_MIB = 128
 COVERAGE = 0.4
 """Coverage of this small guest: kernel and initramfs need half of its RAM. It is small because each MiB
 takes a tenth of a second to load and to save in an emulated VM."""
+
+BARE_RAM_MIB = 64
+"""RAM of a bare guest in its place: as many pages are written to in half of the RAM."""
 
 _PATTERN, _SEED = "random", 7
 # A disk consists of whole sectors; the length of the stream is stored in the description.
@@ -40,7 +44,7 @@ class PortableWarmGuest:
         stack: the stack that it was made on, with the versioned machine type.
         vmstate: the stream, padded to whole sectors, so that it can be a disk.
         size_bytes: length of the stream.
-        boot_disk: an ext4 image with the guest's kernel and initramfs, `vmlinuz` and `initrd.cpio`.
+        boot_disk: an ext4 image with what the guest boots from: `vmlinuz`, `initrd.cpio`, `firmware.bin`.
         counters: guest-physical addresses of the writers' step counters.
         source: the agent's status when it was saved.
     """
@@ -70,9 +74,10 @@ def provide_warm_guest(
         SetupBroken: the guest does not boot or write, or its snapshot is wrong.
         SubjectFailed: QEMU failed.
     """
-    stack = Stack(executable, image, accel="tcg", ram_mib=RAM_MIB, coverage=COVERAGE)
+    ram, coverage = (BARE_RAM_MIB, BARE_COVERAGE) if image.bare else (RAM_MIB, COVERAGE)
+    stack = Stack(executable, image, accel="tcg", ram_mib=ram, coverage=coverage)
     code = sha256(Path(__file__).read_bytes()).hexdigest()
-    name = sha256(f"{version} {image.digest} {RAM_MIB} {COVERAGE} {code}".encode()).hexdigest()[:16]
+    name = sha256(f"{version} {image.digest} {ram} {coverage} {code}".encode()).hexdigest()[:16]
     final = provisioning.cache.path("seeds", name)
     with provisioning.lock("seeds"):
         if read_json(final / "seed.json") is None:
@@ -111,7 +116,8 @@ def _make(stack: Stack, mkfs: Path, staged: Path, folder: Path) -> None:
 
 def _boot_files(image: GuestImage, file: Any) -> int:
     archive = TreeArchive(file)
-    for name, path in (("vmlinuz", image.kernel), ("initrd.cpio", image.initrd)):
+    files = {"vmlinuz": image.kernel, "initrd.cpio": image.initrd, "firmware.bin": image.firmware}
+    for name, path in files.items():
         if path is not None:
             archive.add_path(name, path)
     archive.close()

@@ -47,7 +47,8 @@ class HostPaths:
         qemu: the QEMU executable.
         vmstate: the saved guest.
         kernel: the guest's kernel.
-        initrd: the guest's initramfs.
+        initrd: the guest's initramfs, if it has one.
+        firmware: the guest's firmware, if it is not QEMU's own.
         sinks: the file or disk that each flow saves to.
     """
 
@@ -55,6 +56,7 @@ class HostPaths:
     vmstate: PurePosixPath
     kernel: PurePosixPath
     initrd: PurePosixPath
+    firmware: PurePosixPath
     sinks: Mapping[str, PurePosixPath]
 
 
@@ -172,11 +174,13 @@ def failure(name: str, event: Mapping[str, Any], argv: Sequence[str], got: Proce
 
 def _order(host: Host, warm: PortableWarmGuest, places: HostPaths, flows: Sequence[str]) -> dict[str, Any]:
     """Return the order for on_host.py."""
+    config = warm.stack.machine_config()
     config = replace(
-        warm.stack.machine_config(),
+        config,
         executable=Path(places.qemu),
         kernel=Path(places.kernel),
-        initrd=Path(places.initrd),
+        initrd=Path(places.initrd) if config.initrd else None,
+        firmware=Path(places.firmware) if config.firmware else None,
     )
     return {
         "argv": qemu_argv(config, Path(host.folder), "@QMP", "127.0.0.1", incoming=True),

@@ -43,5 +43,6 @@ def vm_places(flows: Sequence[str]) -> HostPaths:
         vmstate=devices / "disk-vmstate",
         kernel=mounted / "boot/vmlinuz",
         initrd=mounted / "boot/initrd.cpio",
+        firmware=mounted / "boot/firmware.bin",
         sinks={flow: devices / f"disk-{flow}" for flow in flows},
     )

@@ -9,6 +9,8 @@ from typing import Any
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.host import HOST_HELP, add_host_arguments
 from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.run import parse_jobs
+from snapproof.runs.defaults import HOST_GUESTS
 
 
 def add_parser(commands: Any, summary: str) -> None:
@@ -41,5 +43,18 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument("--no-snapshots", action="store_true", help="leave the snapshots out")
     parser.add_argument("--filter", action="append", default=[], metavar="PATTERN",
                         help="only these feature tests")  # fmt: skip
+    parser.add_argument(
+        "--guest",
+        choices=HOST_GUESTS,
+        default=HOST_GUESTS[0],
+        help="the saved guest: the agent alone, or Debian's Linux (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=parse_jobs,
+        default=None,
+        metavar="N",
+        help="hosts side by side (default: as many as processors and memory allow)",
+    )
     parser.add_argument("--results", type=Path, metavar="DIR", help="folder for the results")
     parser.set_defaults(run=later("snapproof.cli.hosts:hosts"))
