@@ -122,11 +122,13 @@ class HostSpec(_FromSuite):
         qemu: name of the QEMU that runs in it, in QEMUS or HOST_QEMUS.
         source_qemu: name of the QEMU that saves, on this machine, the guest which `qemu` goes on with.
         features: mask of the userfaultfd features that such a kernel is expected to offer.
+        kernel: another metapackage of the kernel, "" for the architecture's usual one.
     """
 
     qemu: str
     source_qemu: str
     features: int
+    kernel: str = ""
 
 
 SUITES = (
@@ -309,6 +311,24 @@ HOSTS = (
         qemu="debian-13-arm64",
         source_qemu="debian-13",
         features=0x1FFFF,
+    ),
+    HostSpec(
+        name="debian-13-rt",
+        suite="debian-13",
+        reason="Linux 6.12 with PREEMPT_RT: spinlocks of the page tables may sleep, and faults be preempted",
+        qemu="debian-13",
+        source_qemu="debian-13",
+        features=0x1FFFF,
+        kernel="linux-image-rt-amd64",
+    ),
+    HostSpec(
+        name="debian-13-arm64-16k",
+        suite="debian-13-arm64",
+        reason="Linux 6.12 on arm64 with pages of 16 KiB, four target pages of the guest's",
+        qemu="debian-13-arm64",
+        source_qemu="debian-13",
+        features=0x1FFFF,
+        kernel="linux-image-arm64-16k",
     ),
     HostSpec(
         name="debian-12-i386",

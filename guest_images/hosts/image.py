@@ -174,7 +174,7 @@ class _Inputs:
 
 def _package_sets(spec: HostSpec) -> tuple[PackageSet, ...]:
     packages = PackageSet("host", suite(spec.suite), PACKAGES)
-    return kernel_packages(suite(spec.suite)), packages, mkfs_packages()
+    return kernel_packages(suite(spec.suite), spec.kernel), packages, mkfs_packages()
 
 
 def _provide_trees(spec: HostSpec, provisioning: Provisioning, *, refresh: bool = False) -> tuple[Tree, ...]:

@@ -9,8 +9,13 @@ from typing import Callable
 
 from harness.userfaultfd import PAGE_BYTES, Feature, Region, libc
 
-HUGE_BYTES = 2 << 20
-"""Bytes that one PMD entry maps on x86_64, and on arm64 with pages of 4 KiB."""
+HUGE_BYTES = PAGE_BYTES * PAGE_BYTES // 8
+"""Bytes that one PMD entry maps: as many pages as a page has entries of 8 bytes. These are 2 MiB with pages
+of 4 KiB, and 32 MiB with pages of 16 KiB (arm64)."""
+
+HUGETLB_BYTES = 2 << 20
+"""Bytes of a reserved huge page: one PMD entry with pages of 4 KiB, 128 entries of a page table with pages
+of 16 KiB (CONT_PTE_SIZE in Linux arch/arm64/include/asm/pgtable-hwdef.h)."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ ANON_THP = MemoryType(
     "anon-thp",
     _thp,
     _WP,
-    "one PMD entry protects 512 pages, and is split when one of them is written",
+    "one PMD entry protects 512 pages or more, and is split when one of them is written",
     ("thp",),
     _THP_PAGES,
     verify="AnonHugePages",
@@ -115,14 +120,14 @@ SHMEM_THP = MemoryType(
 )
 HUGETLB = MemoryType(
     "hugetlb",
-    lambda pages: Region.memfd(pages * HUGE_BYTES, huge_bytes=HUGE_BYTES),
+    lambda pages: Region.memfd(pages * HUGETLB_BYTES, huge_bytes=HUGETLB_BYTES),
     _WP_SHARED,
     "reserved huge pages, shared: mm/hugetlb.c has its own code for protection",
     ("hugetlb",),
 )
 HUGETLB_PRIVATE = MemoryType(
     "hugetlb-private",
-    lambda pages: Region.huge(pages * HUGE_BYTES, HUGE_BYTES),
+    lambda pages: Region.huge(pages * HUGETLB_BYTES, HUGETLB_BYTES),
     _WP_SHARED,
     "reserved huge pages, private: copied when written after a fork",
     ("hugetlb",),

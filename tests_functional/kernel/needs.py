@@ -28,10 +28,13 @@ from harness.userfaultfd import (
 )
 from tests_functional.kernel.trackers import stores
 
-from .memory import HUGE_BYTES
+from .memory import HUGE_BYTES, HUGETLB_BYTES
 
 _THP = Path("/sys/kernel/mm/transparent_hugepage")
 _HUGE_PAGES_WANTED = 16
+
+HUGETLB_POOL = Path(f"/sys/kernel/mm/hugepages/hugepages-{HUGETLB_BYTES >> 10}kB")
+"""The files of the pool of huge pages that tests take (Linux admin-guide/mm/hugetlbpage.rst)."""
 
 
 @functools.cache
@@ -107,17 +110,13 @@ def _one_of(path: Path, wanted: tuple[str, ...]) -> str:
 
 
 def _hugetlb() -> str:
+    if not HUGETLB_POOL.is_dir():
+        return f"The host has no reserved huge pages of {HUGETLB_BYTES >> 20} MiB."
     numbers = {
-        line.split(":")[0]: int(line.split()[1])
-        for line in Path("/proc/meminfo").read_text().splitlines()
-        if line.startswith(("HugePages_", "Hugepagesize"))
+        name: int((HUGETLB_POOL / f"{name}_hugepages").read_text())
+        for name in ("free", "resv", "surplus", "nr_overcommit")
     }
-    if numbers.get("Hugepagesize") != 2048:
-        return "The default size of the host's huge pages is not 2 MiB."
-    spare = Path("/proc/sys/vm/nr_overcommit_hugepages")
-    free = numbers.get("HugePages_Free", 0) - numbers.get("HugePages_Rsvd", 0)
-    if spare.exists():
-        free += max(0, int(spare.read_text()) - numbers.get("HugePages_Surp", 0))
+    free = numbers["free"] - numbers["resv"] + max(0, numbers["nr_overcommit"] - numbers["surplus"])
     if free >= _HUGE_PAGES_WANTED:
         return ""
     return f"The host has {free} free huge pages, but {_HUGE_PAGES_WANTED} are needed; use --prepare."

@@ -13,7 +13,7 @@ from typing import Callable
 
 from harness.userfaultfd import libc
 
-from .needs import OWN_SWAP
+from .needs import HUGETLB_POOL, OWN_SWAP
 
 _HUGE_PAGES = 32
 _SWAP_BYTES = 64 << 20
@@ -25,7 +25,7 @@ KSM = "ksm"
 # For each need the file and the value to write; the old value is restored afterwards. nr_overcommit_hugepages
 # reserves nothing: it only allows programs that ask for huge pages to get some.
 _SETTINGS = {
-    "hugetlb": (Path("/proc/sys/vm/nr_overcommit_hugepages"), str(_HUGE_PAGES)),
+    "hugetlb": (HUGETLB_POOL / "nr_overcommit_hugepages", str(_HUGE_PAGES)),
     "mthp": (_THP / "hugepages-64kB" / "enabled", "madvise"),
     "shmem-thp": (_THP / "shmem_enabled", "advise"),
     KSM: (Path("/sys/kernel/mm/ksm/run"), "1"),
