@@ -17,8 +17,8 @@ from harness.qemu.machine import Machine, known_pid
 # QEMU 10.0 system/physmem.c ram_block_format(): name ("" for RAM that no stream has), page size, offset,
 # used, total; since 8.2 the host address, and "ro" or "rw" of the memory region.
 _BLOCK = re.compile(
-    r"^\s*(?P<idstr>\S.*?)??\s*\d+ [KMG]iB\s+0x[0-9a-f]+\s+0x(?P<used>[0-9a-f]+)\s+0x(?P<total>[0-9a-f]+)"
-    r"(?:\s+0x(?P<hva>[0-9a-f]+)\s+(?P<access>ro|rw))?\s*$",
+    r"^ *(?P<idstr>\S.*?)?? *\d+ [KMG]iB +0x[0-9a-f]+ +0x(?P<used>[0-9a-f]+) +0x(?P<total>[0-9a-f]+)"
+    r"(?: +0x(?P<hva>[0-9a-f]+) +(?P<access>ro|rw))?\s*$",
     re.MULTILINE,
 )
 # QEMU 10.0 system/memory.c mtree_print_flatview(): "first-last (prio N, type): name[ @offset][ owner...]".

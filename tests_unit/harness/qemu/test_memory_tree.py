@@ -107,6 +107,12 @@ def test_nothing_is_left_out() -> None:
     assert len(_found()) == 6
 
 
+def test_head_is_no_ram() -> None:
+    """The head of `info ramblock` is not the name of a block without one in the line below it."""
+    head, main, nameless, *rest = _BLOCKS.splitlines(keepends=True)
+    assert _found("".join([head, nameless, main, *rest])) == _found()
+
+
 def test_words_of_a_kind() -> None:
     """A kind in words names what is unusual about it."""
     assert str(_found()["pm"].kind) == "ram, of backend, shared file, not saved"
