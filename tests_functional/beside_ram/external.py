@@ -19,11 +19,11 @@ from harness.errors import NotApplicable
 from harness.linux.socket_folder import socket_folder
 from harness.qemu.configuration import qemu_quoted
 from harness.qemu.probe import has_device
-from harness.qemu.virtio_driver import can_drive
 from tests_functional.beside_ram.tpm import Tpm, extended
 from tests_functional.foreign_writers.daemons import Daemon, served
 from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
 from tests_functional.lib.cycle import Source, judge_cycle, resting, writing_guest
+from tests_functional.lib.driven import require_driven
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
@@ -69,12 +69,10 @@ def external_tpm(run: Run) -> Outcome:
     """Save a guest whose TPM is another process, and judge the state of the TPM.
 
     Raises:
-        NotApplicable: this QEMU has no such device, or the host cannot drive it on this machine type.
+        NotApplicable: this QEMU has no such device, or as `require_driven`.
     """
     begun = time.monotonic()
-    image = run.stack.image
-    if not image.bare or not can_drive(image.architecture, run.stack.machine):
-        raise NotApplicable(f"The host drives the TPM of a bare guest, which '{image.name}' is not.")
+    require_driven(run)
     if not has_device(run.stack.executable, _DEVICE):
         raise NotApplicable(f"This QEMU has no device '{_DEVICE}'.")
     cycles = []

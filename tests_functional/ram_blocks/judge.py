@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from harness.codes import Code
 from harness.qemu.memory_tree import NV_RAM, RAM, FoundRam, RamKind
 from tests_functional.ram_blocks.kinds import KNOWN_KINDS, KnownKind, known_kind
-from validators.checks import Problem, judged
+from validators.checks import Problem, judged, skipped
 from validators.verdict import CheckResult
 
 _KINDS = "Each kind of RAM of the machine has a writer, or a reason why nothing writes to it."
@@ -76,4 +76,9 @@ def judge_protected(protected: Mapping[FoundRam, bool | None]) -> CheckResult:
         if found is False and ram.kind.access in (RAM, NV_RAM):
             sentence = f"RAMBlock '{ram.name}' ({ram.kind}) is not write-protected while it is saved."
             problems.append(Problem(Code.RAM_BLOCKS_UNPROTECTED, sentence, {"kind": str(ram.kind)}))
+    direct = [
+        found for ram, found in protected.items() if ram.kind.saved and ram.kind.access in (RAM, NV_RAM)
+    ]
+    if all(found is None for found in direct):
+        return skipped("ram-protected", _PROTECTED, "QEMU says of no such RAM where it is in its memory.")
     return judged("ram-protected", _PROTECTED, problems, facts)

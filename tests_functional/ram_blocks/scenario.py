@@ -19,6 +19,7 @@ from harness.qemu.pci import map_memory
 from harness.qemu.virtio_driver import can_drive
 from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
 from tests_functional.lib.cycle import Source, judge_cycle, resting, writing_guest
+from tests_functional.lib.driven import require_driven
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, take
@@ -27,7 +28,15 @@ from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
 from tests_functional.ram_blocks.judge import judge_kinds, judge_protected, judge_saved
 from tests_functional.ram_blocks.kinds import KNOWN_KINDS, KnownKind, Writer
 from tests_functional.ram_blocks.machines import RAM_MACHINES
-from tests_functional.ram_blocks.writers import Target, find_targets, unwritten_kinds, write_words, written
+from tests_functional.ram_blocks.writers import (
+    Target,
+    bytes_behind_main,
+    find_targets,
+    unreached_kinds,
+    unwritten_kinds,
+    write_words,
+    written,
+)
 from validators.verdict import CheckResult
 
 _STALLS = "QEMU's debugger stops the vCPUs while it writes, and waits for protected pages."
@@ -35,8 +44,8 @@ _STALLS = "QEMU's debugger stops the vCPUs while it writes, and waits for protec
 _PCI_MEMORY = 0xE0000000
 # What the words are, in hexadecimal: of before T0 (b4) or of after it (af), and the number of the snapshot.
 _BEFORE, _AFTER = 0x50B40000, 0x50AF0000
-# The targets are in blocks that are smaller than RAM, which QEMU saves first.
-_LEAST_REMAINING = 8 * MIB
+# That much of the main RAM, which QEMU saves first, and all RAM behind it must be left to save.
+_LEAST_OF_MAIN = 8 * MIB
 
 
 def ram_blocks(name: str, table: tuple[KnownKind, ...] = KNOWN_KINDS) -> Callable[[Run], Outcome]:
@@ -48,8 +57,12 @@ def _with(run: Run, name: str, table: tuple[KnownKind, ...]) -> Outcome:
     begun = time.monotonic()
     chosen, image = RAM_MACHINES[name], run.stack.image
     drives = can_drive(image.architecture, run.stack.machine)
-    if not image.bare or (chosen.devices and not drives):
-        raise NotApplicable("This test drives the devices of a bare guest, which it cannot on this machine.")
+    if chosen.devices:
+        require_driven(run)
+    if not image.bare:
+        raise NotApplicable(
+            f"This test writes to RAM of a bare guest, and the guest '{image.name}' is not bare."
+        )
     files = run.folder / "shared"
     files.mkdir()
     stack, lacking = chosen.stack(run.stack, files)
@@ -61,6 +74,11 @@ def _with(run: Run, name: str, table: tuple[KnownKind, ...]) -> Outcome:
         if drives:
             map_memory(machine, _PCI_MEMORY)
         found = find_ram(machine)
+        if unreached := unreached_kinds(found):
+            raise SetupBroken(
+                f"No RAM of the kind '{unreached[0]}' has an address at which it can be written, so this run "
+                "would prove nothing of it."
+            )
         checks = [judge_kinds(found, table), judge_saved(found)]
         cycles: list[Cycle] = []
         for number, writer in enumerate(Writer):
@@ -126,7 +144,7 @@ class _Written:
                 f"The {self.writer.value} wrote to no RAM of the kind '{missed[0]}', which proves nothing."
             )
         remaining = int(machine.query_migrate().get("ram", {}).get("remaining", 0))
-        if remaining < _LEAST_REMAINING:
+        if remaining < _LEAST_OF_MAIN + bytes_behind_main(self.found):
             raise SetupBroken(
                 f"Only {remaining >> 20} MiB of RAM were left to save when the last word had been written, "
                 "so some may have been saved before; run less beside it."

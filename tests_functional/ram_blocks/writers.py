@@ -41,7 +41,7 @@ class Target:
 
 def find_targets(found: Sequence[FoundRam], writer: Writer) -> tuple[Target, ...]:
     """Return a word of each piece of RAM that a writer writes; the main RAM is the agent's."""
-    main = max(found, key=lambda ram: ram.used_bytes)
+    main = _main(found)
     targets = []
     for ram in found:
         entry = known_kind(ram.kind)
@@ -52,6 +52,21 @@ def find_targets(found: Sequence[FoundRam], writer: Writer) -> tuple[Target, ...
         if address is not None:
             targets.append(Target(ram, offset, address))
     return tuple(targets)
+
+
+def unreached_kinds(found: Sequence[FoundRam]) -> list[RamKind]:
+    """Return the kinds that have a writer, and of which no RAM has an address that it can write to."""
+    reached = {target.ram.kind for writer in Writer for target in find_targets(found, writer)}
+    # The agent writes to it.
+    reached.add(_main(found).kind)
+    written = [ram.kind for ram in found if (entry := known_kind(ram.kind)) and entry.writer]
+    return [kind for kind in dict.fromkeys(written) if kind not in reached]
+
+
+def bytes_behind_main(found: Sequence[FoundRam]) -> int:
+    """Return how many bytes of RAM QEMU saves behind the main RAM, which is the largest and so the first."""
+    main = _main(found)
+    return sum(ram.used_bytes for ram in found if ram is not main and ram.kind.saved)
 
 
 def write_words(machine: Machine, writer: Writer, targets: Sequence[Target], number: int) -> None:
@@ -79,3 +94,7 @@ def unwritten_kinds(targets: Sequence[Target], done: Sequence[Target]) -> list[R
     """Return the kinds of which no target was written."""
     reached = {target.ram.kind for target in done}
     return [kind for kind in dict.fromkeys(target.ram.kind for target in targets) if kind not in reached]
+
+
+def _main(found: Sequence[FoundRam]) -> FoundRam:
+    return max(found, key=lambda ram: ram.used_bytes)

@@ -11,7 +11,12 @@ from harness.qemu.memory_tree import FoundRam, Place, RamKind
 from harness.status import Status
 from tests_functional.ram_blocks.judge import judge_kinds, judge_protected, judge_saved
 from tests_functional.ram_blocks.kinds import KNOWN_KINDS, Writer, known_kind
-from tests_functional.ram_blocks.writers import find_targets, unwritten_kinds
+from tests_functional.ram_blocks.writers import (
+    bytes_behind_main,
+    find_targets,
+    unreached_kinds,
+    unwritten_kinds,
+)
 
 _PLACE = Place(0x100000, 0x40000, 0, "ram")
 _MAIN = FoundRam("pc.ram", "pc.ram", 1 << 26, 1, RamKind("ram", "backend", "private"), (_PLACE,))
@@ -72,7 +77,12 @@ def test_unprotected_ram_is_red() -> None:
     assert [one.code for one in check.violations] == [Code.RAM_BLOCKS_UNPROTECTED]
     assert "vga.vram" in check.violations[0].sentence
     assert check.facts == {"protected": "pc.ram", "not protected": "x/vga.vram, pc.rom"}
-    assert judge_protected({_MAIN: None}).facts == {"not known": "pc.ram"}
+    assert judge_protected({_MAIN: True, _VIDEO: None}).facts["not known"] == "x/vga.vram"
+
+
+def test_unknown_protection_proves_nothing() -> None:
+    """Where QEMU says of no RAM where it is, the check is skipped, and not passed."""
+    assert judge_protected({_MAIN: None, _ROM: False}).status is Status.SKIP
 
 
 def test_targets() -> None:
@@ -84,6 +94,18 @@ def test_targets() -> None:
     ]
     assert unwritten_kinds(targets, []) == [_VIDEO.kind]
     assert unwritten_kinds(targets, targets) == []
+
+
+def test_kind_without_address_is_unreached() -> None:
+    """A kind with a writer of which no RAM can be written is named; one of the main RAM's kind is not."""
+    assert unreached_kinds([_MAIN, _VIDEO]) == []
+    assert unreached_kinds([_MAIN, replace(_VIDEO, places=()), _ROM]) == [_VIDEO.kind, _ROM.kind]
+    assert unreached_kinds([_MAIN, replace(_MAIN, idstr="dimm", used_bytes=1, places=()), _PMEM]) == []
+
+
+def test_bytes_behind_main() -> None:
+    """All blocks of the stream but the largest are saved behind it."""
+    assert bytes_behind_main([_VIDEO, _MAIN, _PMEM, _ROM]) == 2 << 17
 
 
 def test_read_only_host_memory_has_no_writer() -> None:
