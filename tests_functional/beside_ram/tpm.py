@@ -13,6 +13,8 @@ from harness.qemu.monitor_memory import MonitorMemory
 # QEMU include/hw/acpi/tpm.h: TPM_CRB_ADDR_BASE, and the registers of locality 0.
 _BASE = 0xFED40000
 _LOCALITY_CONTROL, _REQUEST, _START, _BUFFER = 0x08, 0x40, 0x4C, 0x80
+# TPM_CRB_ADDR_SIZE without the registers (the same file).
+_BUFFER_BYTES = (1 << 12) - _BUFFER
 _REQUEST_ACCESS, _COMMAND_READY, _INVOKE = 1, 1, 1
 # TCG, TPM 2.0 Library, part 2: tags, commands, TPM_ALG_SHA256, TPM_RS_PW, TPM_SU_CLEAR.
 _NO_SESSIONS, _SESSIONS = 0x8001, 0x8002
@@ -83,4 +85,8 @@ class Tpm:
         _, length, result = _HEAD.unpack(self._memory.read(_BASE + _BUFFER, _HEAD.size))
         if result != _SUCCESS:
             raise SetupBroken(f"The TPM answers the command {code:#x} with the error {result:#x}.")
+        if not _HEAD.size <= length <= _BUFFER_BYTES:
+            raise SetupBroken(
+                f"The TPM answers the command {code:#x} by {length} bytes, which no answer has."
+            )
         return self._memory.read(_BASE + _BUFFER, length)[_HEAD.size :]
