@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from harness.errors import SetupBroken
 from harness.linux.socket_folder import socket_folder
 from harness.qemu import migration
 from harness.qemu.machine import Machine
@@ -21,7 +22,8 @@ _PIECE_BYTES = 256 << 10
 # With pieces of 256 KiB that is 4 MiB/s, as migration.slow_sink().
 _PIECE_SECONDS = 1 / 16
 _DESCRIPTOR = "save"
-_END_SECONDS = 10.0
+# From the end of the save to that of the file, which lacks what is in the pipe or socket by then.
+_END_SECONDS = 60.0
 
 
 @contextmanager
@@ -32,27 +34,42 @@ def command_sink(_machine: Machine, path: Path, slow: Path) -> Iterator[str]:
 
 @contextmanager
 def socket_sink(_machine: Machine, path: Path, slow: Path) -> Iterator[str]:
-    """Yield the URI of a UNIX socket, which a thread here reads."""
+    """Yield the URI of a UNIX socket, which a thread here reads.
+
+    Raises:
+        SetupBroken: the file could not be written.
+    """
     with socket_folder() as folder, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.fspath(folder / "save"))
         listener.listen(1)
-        listener.settimeout(_END_SECONDS)
 
         def read() -> None:
-            connection, _ = listener.accept()
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                # QEMU never came, and the listener was shut down.
+                return
             with connection:
                 _pour(lambda: connection.recv(_PIECE_BYTES), path, slow)
 
-        with _reading(read):
+        # QEMU comes after the golden image was copied, which takes long on a busy host.
+        with _reading(read, lambda: listener.shutdown(socket.SHUT_RDWR)):
             yield f"unix:{folder / 'save'}"
 
 
 @contextmanager
 def descriptor_sink(machine: Machine, path: Path, slow: Path) -> Iterator[str]:
-    """Yield the URI of a pipe that QEMU is given by `getfd`, as libvirt does; a thread here reads it."""
+    """Yield the URI of a pipe that QEMU is given by `getfd`, as libvirt does; a thread here reads it.
+
+    Raises:
+        SetupBroken: the file could not be written. CommandRefused, SubjectFailed: QEMU did not take the pipe.
+    """
     readable, writable = os.pipe()
     try:
         machine.qmp.pass_descriptor(writable, _DESCRIPTOR)
+    except BaseException:
+        os.close(readable)
+        raise
     finally:
         os.close(writable)
 
@@ -67,12 +84,34 @@ def descriptor_sink(machine: Machine, path: Path, slow: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _reading(read: Callable[[], None]) -> Iterator[None]:
-    """Read in a thread, which ends when QEMU closes its end."""
-    thread = threading.Thread(target=read, name="sink", daemon=True)
+def _reading(read: Callable[[], None], give_up: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Read in a thread, which ends when QEMU closes its end.
+
+    Args:
+        read: writes the file.
+        give_up: called when the save has ended, or could not begin: nobody connects any more.
+
+    Raises:
+        SetupBroken: the file could not be written, which QEMU is not to blame for.
+    """
+    errors: list[OSError] = []
+
+    def noting() -> None:
+        try:
+            read()
+        except OSError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=noting, name="sink", daemon=True)
     thread.start()
-    yield
-    thread.join(_END_SECONDS)
+    try:
+        yield
+    finally:
+        give_up()
+        # A QEMU that does not close its end has a descriptor more than before, which oracle 6 sees.
+        thread.join(_END_SECONDS)
+        if errors:
+            raise SetupBroken(f"The file of the save could not be written: {errors[0]}.")
 
 
 def _pour(receive: Callable[[], bytes], path: Path, slow: Path) -> None:
