@@ -24,7 +24,8 @@ _UNTESTED = ("ERROR", "TIMEOUT")
 def bisect_archive(arguments: argparse.Namespace, sources: Sources, runs: Runs) -> int:
     """Print the result on each version that was tried, and the two neighbours; return the exit code.
 
-    The code is 0 if they were found, 3 if both ends have the same result, 2 if no version could be tested.
+    The code is 0 if they were found, 3 if both ends have the same result, and 2 if fewer than two versions
+    could be tested.
 
     Raises:
         UsageError: the name is not that of one test, or `--host` is not a pattern of archived kernels.
@@ -44,7 +45,7 @@ def bisect_archive(arguments: argparse.Namespace, sources: Sources, runs: Runs) 
 
     found = find_change(kernels, result)
     if found is None:
-        return _no_change(kernels, seen)
+        return _no_change(seen)
     before, after = found
     print(
         f"The result changes between {before.version} ({seen[before.version]}) and {after.version} "
@@ -83,15 +84,17 @@ def _status(kernel: ArchivedKernel, test: str, runs: Runs) -> tuple[str, str]:
     return (results[0]["status"], results[0]["reason"]) if results else ("ERROR", "The test did not run.")
 
 
-def _no_change(kernels: tuple[ArchivedKernel, ...], seen: dict[str, str]) -> int:
+def _no_change(seen: dict[str, str]) -> int:
+    """Say why there is no change, from the status of each version that was tried; return the exit code."""
     tested = [version for version, status in seen.items() if status not in _UNTESTED]
-    if not tested:
-        print("No version could be tested.")
+    if len(tested) < 2:
+        only = f"Only {tested[0]}" if tested else "No version"
+        print(f"{only} could be tested, so there is nothing to compare.")
         return EXIT_ERROR
-    first, last = kernels[0].version, kernels[-1].version
+    # The first and the last version that could be tested were tried, and none between them.
     print(
-        f"The result is {seen[tested[0]]} at both ends, {first} and {last}. It may change in between: narrow "
-        "the versions with --host."
+        f"The result is {seen[tested[0]]} at both ends, {tested[0]} and {tested[1]}. It may change in "
+        "between: narrow the versions with --host."
     )
     return EXIT_NOTHING_RAN
 
