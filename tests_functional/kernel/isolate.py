@@ -128,8 +128,9 @@ def _outcome(test: FeatureTest, helper: str) -> Result:
 
 
 def _failed(test: FeatureTest, failure: CheckFailed, checks: int, notes: list[str]) -> Result:
+    content = test.content.name if test.content else ""
     for issue in test.known_issues:
-        if issue.explains(failure.code, test.memory_name, platform.release()):
+        if issue.explains(failure.code, test.memory_name, platform.release(), content):
             return Result("XFAIL", f"{issue.what}: {failure}", checks, notes=notes)
     return Result("FAIL", str(failure), checks, notes=notes)
 

@@ -42,22 +42,26 @@ class KernelIssue:
         what: what is wrong, with the commit that fixed it.
         code: code of the assertion that fails because of it, see `trial.CheckFailed`.
         fixed_in: first Linux version with the fix, None if there is none yet. The version decides, because
-            the
-            defect cannot be probed without running the test. From this version on the failure is a FAIL. An
-            older kernel may have the fix as a backport; then the test passes.
+            the defect cannot be probed without running the test. From this version on the failure is a FAIL.
+            An older kernel may have the fix as a backport; then the test passes.
         memory: names of the memory types that are affected, empty for all.
+        content: names of the contents of pages that are affected (`content.CONTENTS`), empty for all.
     """
 
     what: str
     code: str
     fixed_in: tuple[int, int] | None = None
     memory: tuple[str, ...] = ()
+    content: tuple[str, ...] = ()
 
-    def explains(self, code: str, memory: str, release: str) -> bool:
+    def explains(self, code: str, memory: str, release: str, content: str = "") -> bool:
         """Return whether this defect explains a failed assertion on a kernel (`uname -r`)."""
         found = re.match(r"(\d+)\.(\d+)", release)
         old = self.fixed_in is None or (found and (int(found[1]), int(found[2])) < self.fixed_in)
-        return bool(old) and self.code == code and (not self.memory or memory in self.memory)
+        affected = (not self.memory or memory in self.memory) and (
+            not self.content or content in self.content
+        )
+        return bool(old) and self.code == code and affected
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,16 @@ _FORK_ISSUE = KernelIssue(
     ("hugetlb-private",),
 )
 
+# copy_page_range() of Linux 5.10 returns at once for private memory without an anon_vma, which only a write
+# makes. The vma_needs_copy() of the fix copies all memory that is registered for protection.
+_FORK_ZERO_ISSUE = KernelIssue(
+    "fork does not copy page tables that map nothing but the zero page (c56d1b62cce8)",
+    preserved.CHILD_UNREPORTED,
+    (5, 19),
+    ("anon",),
+    ("zero",),
+)
+
 WAYS = (
     Way(
         "fork",
@@ -168,7 +178,8 @@ WAYS = (
         reason=first_of(with_events, _not_shared_fork),
         named=_named("a-child-inherits-protection-if-agreed", "anon", "shmem"),
         features=int(Feature.EVENT_FORK),
-        bugs=("8f34f1eac382",),
+        bugs=("8f34f1eac382", "c56d1b62cce8"),
+        known_issues=(_FORK_ZERO_ISSUE,),
     ),
     Way(
         "mremap",

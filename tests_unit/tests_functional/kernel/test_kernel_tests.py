@@ -184,6 +184,15 @@ def test_known_issue_ends_with_its_fix(memory: str, release: str, explained: boo
     assert KernelIssue("x", "lost").explains("lost", memory, release)
 
 
+def test_known_issue_is_that_of_its_content() -> None:
+    """The same failure with pages of another content is FAIL."""
+    issue = KernelIssue("x", "lost", (5, 19), ("anon",), ("zero",))
+    assert issue.explains("lost", "anon", "5.10.0", "zero")
+    assert not issue.explains("lost", "anon", "5.10.0", "own")
+    assert not issue.explains("lost", "anon", "5.10.0")
+    assert not issue.explains("lost", "anon", "5.19.0", "zero")
+
+
 def test_known_issues_have_a_code() -> None:
     """Most assertions have no code: an issue without one would explain any of their failures."""
     codes = [issue.code for test in _TESTS for issue in test.known_issues]
