@@ -85,9 +85,9 @@ class StateRefused(SetupBroken):
 
 
 def free_ram_at(machine: str, ram_bytes: int) -> int:
-    """Return where the last 4 MiB of a bare x86 guest's RAM begin, which nobody uses.
+    """Return where the last 4 MiB of a bare guest's RAM begin, which nobody uses once it has booted.
 
-    The arguments are those of `ram_windows`.
+    The arguments are those of `ram_windows`. The address counts from the start of RAM, which is 0 on x86.
     """
     windows = ram_windows(machine, ram_bytes)
     low, high_start = windows[ServeArgument.LOW_RAM], windows[ServeArgument.HIGH_START]

@@ -41,6 +41,8 @@ class MachineType:
         boots_disks: whether QEMU's own firmware for it starts the boot loader of a disk.
         clock: whether it has a clock that bare guests can use in place of the processor's counter.
         config_ports: whether the host can drive its devices, through the ports of PCI configuration space.
+        virtio_mmio: whether its virtio devices can have registers in memory, where the host can drive them.
+        io_ports: whether it has I/O ports.
         pages_since: the first version of it with target pages of TARGET_PAGE_BYTES, as a number of QEMU's.
         bare_since: the first version of it whose `-kernel` takes a bare guest, as a number of QEMU's.
     """
@@ -61,6 +63,8 @@ class MachineType:
     boots_disks: bool = True
     clock: bool = True
     config_ports: bool = False
+    virtio_mmio: bool = False
+    io_ports: bool = False
     pages_since: tuple[int, ...] = ()
     bare_since: tuple[int, ...] = ()
 
@@ -109,6 +113,7 @@ PC = MachineType(
     versioned="pc-i440fx-",
     bare_since=_PVH_SINCE,
     config_ports=True,
+    io_ports=True,
     uefi=True,
 )
 # QEMU 10.0 hw/i386/pc_q35.c pc_q35_init().
@@ -122,6 +127,7 @@ Q35 = MachineType(
     versioned="pc-q35-",
     bare_since=_PVH_SINCE,
     config_ports=True,
+    io_ports=True,
     uefi=True,
 )
 # QEMU 10.0 hw/i386/microvm.c microvm_memory_init().
@@ -135,6 +141,8 @@ MICROVM = MachineType(
     pci=False,
     boots_disks=False,
     clock=False,
+    virtio_mmio=True,
+    io_ports=True,
 )
 # QEMU 10.0 hw/arm/virt.c base_memmap.
 VIRT = MachineType(
@@ -148,11 +156,18 @@ VIRT = MachineType(
     boots_disks=False,
     # QEMU 7.2 hw/arm/virt.c virt_machine_2_7_options(): minimum_page_bits.
     pages_since=(2, 8),
+    virtio_mmio=True,
 )
 
 # QEMU 10.0 hw/riscv/virt.c virt_memmap.
 RISCV_VIRT = MachineType(
-    "virt", "virt", "riscv-virt", "riscv_virt_board.ram", ram_start=2 << 30, boots_disks=False
+    "virt",
+    "virt",
+    "riscv-virt",
+    "riscv_virt_board.ram",
+    ram_start=2 << 30,
+    boots_disks=False,
+    virtio_mmio=True,
 )
 
 # QEMU 10.0 hw/s390x/s390-virtio-ccw.c s390_memory_init().

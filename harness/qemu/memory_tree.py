@@ -154,6 +154,12 @@ def find_ram(machine: Machine) -> tuple[FoundRam, ...]:
     return found
 
 
+def region_addresses(machine: Machine, name: str) -> tuple[int, ...]:
+    """Return where the ranges of memory regions of a name begin for the guest's CPUs, in ascending order."""
+    places = _ranges(machine.hmp("info mtree -f")).get(name, [])
+    return tuple(sorted({place.address for place in places if place.in_cpu_space}))
+
+
 @dataclass(frozen=True)
 class RamTexts:
     """What the human monitor says: `info ramblock`, `info mtree -f`, and `info qom-tree` of all objects."""

@@ -1,13 +1,16 @@
-"""Reads and writes PCI configuration space of a running x86 machine from outside, through its I/O ports."""
+"""Reads and writes PCI configuration space of a running machine from outside, by I/O ports or in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from harness.errors import SetupBroken
 from harness.qemu.io_ports import read_port, write_port
 from harness.qemu.machine import Machine
+from harness.qemu.memory_tree import region_addresses
+from harness.qemu.qtest import Qtest
 
 # PCI Local Bus 3.0, 3.2.2.3.2: the ports, and the bit that opens the second one.
 _ADDRESS_PORT, _DATA_PORT, _ENABLE = 0xCF8, 0xCFC, 1 << 31
@@ -19,6 +22,8 @@ _TYPE, _OF_64_BITS = 0b111, 0b100
 # The same, 6.2.5.2: that of an option ROM, with the bit that opens it. QEMU 10.0 include/hw/pci/pci.h
 # gives the ROM the number 6 among the regions.
 _ROM_ADDRESS, _ROM_REGION, _ROM_ENABLE = 0x30, 6, 1
+# QEMU 10.0 hw/pci/pcie_host.c pcie_host_init(): the name of configuration space in memory.
+_ECAM_REGION = "pcie-mmcfg-mmio"
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,78 @@ def find_function(machine: Machine, wanted: Callable[[Mapping[str, Any]], bool])
     return None
 
 
+class ConfigurationSpace(Protocol):
+    """The configuration space of the first bus."""
+
+    def read(self, place: PciPlace, register: int, size: int) -> int:
+        """Return the value of a function's register, by its offset and size in bytes.
+
+        Raises:
+            SetupBroken: QEMU does not read it.
+        """
+
+    def write(self, place: PciPlace, register: int, size: int, value: int) -> None:
+        """Write a register; arguments and errors as for `read`."""
+
+
+class PortSpace:
+    """The configuration space of an x86 machine, through its I/O ports; a `ConfigurationSpace`."""
+
+    def __init__(self, machine: Machine) -> None:
+        """Use a running machine that has the ports."""
+        self._machine = machine
+
+    def read(self, place: PciPlace, register: int, size: int) -> int:
+        """Return the value of a function's register."""
+        self._select(place, register)
+        return read_port(self._machine, _DATA_PORT + register % 4, size)
+
+    def write(self, place: PciPlace, register: int, size: int, value: int) -> None:
+        """Write a function's register."""
+        self._select(place, register)
+        write_port(self._machine, _DATA_PORT + register % 4, size, value)
+
+    def _select(self, place: PciPlace, register: int) -> None:
+        function = place.slot << 3 | place.function
+        write_port(self._machine, _ADDRESS_PORT, 4, _ENABLE | function << 8 | register & ~3)
+
+
+class MemorySpace:
+    """The configuration space of a machine that has it in memory (PCI Express 6.0, 7.2.2: ECAM).
+
+    It is a `ConfigurationSpace`.
+    """
+
+    def __init__(self, machine: Machine, qtest: Qtest) -> None:
+        """Find it in a running machine.
+
+        Raises:
+            SetupBroken: the machine has none.
+        """
+        self._qtest = qtest
+        found = region_addresses(machine, _ECAM_REGION)
+        if not found:
+            raise SetupBroken("The machine has no PCI configuration space in memory.")
+        self._base = found[0]
+
+    def read(self, place: PciPlace, register: int, size: int) -> int:
+        """Return the value of a function's register."""
+        return self._qtest.read(self._address(place, register), size)
+
+    def write(self, place: PciPlace, register: int, size: int, value: int) -> None:
+        """Write a function's register."""
+        self._qtest.write(self._address(place, register), size, value)
+
+    def _address(self, place: PciPlace, register: int) -> int:
+        return self._base + (place.slot << 15 | place.function << 12 | register)
+
+
 class PciFunction:
     """The configuration space of one function."""
 
-    def __init__(self, machine: Machine, place: PciPlace) -> None:
-        """Address a function of a running machine that has the ports."""
-        self._machine = machine
+    def __init__(self, machine: Machine, place: PciPlace, space: ConfigurationSpace | None = None) -> None:
+        """Address a function of a running machine, by default through its I/O ports."""
+        self._space = space or PortSpace(machine)
         self._place = place
 
     def enable(self) -> None:
@@ -95,17 +166,11 @@ class PciFunction:
         Raises:
             SetupBroken: QEMU does not read it.
         """
-        self._select(place)
-        return read_port(self._machine, _DATA_PORT + place % 4, size)
+        return self._space.read(self._place, place, size)
 
     def write(self, place: int, size: int, value: int) -> None:
         """Write a register; arguments as for `read`."""
-        self._select(place)
-        write_port(self._machine, _DATA_PORT + place % 4, size, value)
-
-    def _select(self, place: int) -> None:
-        function = self._place.slot << 3 | self._place.function
-        write_port(self._machine, _ADDRESS_PORT, 4, _ENABLE | function << 8 | place & ~3)
+        self._space.write(self._place, place, size, value)
 
 
 def map_memory(machine: Machine, start: int) -> None:

@@ -120,7 +120,8 @@ def has_netdev(executable: Path, name: str) -> bool:
     Raises:
         NoSubject: it cannot be run, or does not answer in time.
     """
-    return name in _ask(executable, "-netdev", "help").split()
+    # Some architectures have no default machine type, without which QEMU answers nothing.
+    return name in _ask(executable, "-machine", "none", "-netdev", "help").split()
 
 
 def has_block_driver(executable: Path, driver: str, options: str = "") -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
@@ -30,12 +30,15 @@ _MODERN_ID = 0x1040
 _OLDER_IDS = {1: 0x1000, 2: 0x1001, 3: 0x1003, 4: 0x1005, 5: 0x1002, 8: 0x1004, 9: 0x1009}
 # VIRTIO 1.2, 4.1.4: kinds of capability.
 _COMMON, _NOTIFY, _WINDOW = 1, 2, 5
-# VIRTIO 1.2, 2.1 and 4.1.4.3: status bits, registers, and feature bit 32 (VIRTIO_F_VERSION_1) in its half.
-_ACKNOWLEDGE, _DRIVER, _DRIVER_OK, _FEATURES_OK = 1, 2, 4, 8
+ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8
+"""Bits of a device's status (VIRTIO 1.2, 2.1)."""
+VERSION_1 = 1
+"""Feature bit 32 (VIRTIO_F_VERSION_1), in its half of the feature bits."""
+
+# VIRTIO 1.2, 4.1.4.3: registers.
 _OFFER_SELECT, _OFFER, _FEATURE_SELECT, _FEATURES, _STATUS = 0, 4, 8, 12, 20
 _QUEUE_SELECT, _QUEUE_SIZE = 22, 24
 _QUEUE_ENABLE, _NOTIFY_OFFSET, _DESCRIPTORS, _AVAILABLE, _USED = 28, 30, 32, 40, 48
-_VERSION_1 = 1
 
 _PAGE = TARGET_PAGE_BYTES
 
@@ -168,6 +171,16 @@ class Queue:
         deadline.wait_for(lambda: self.used_count() == offered, what, interval=_POLL_SECONDS)
 
 
+class DrivenVirtio(Protocol):
+    """A virtio device that is driven from outside, behind PCI or registers in memory."""
+
+    def start(self, queue: Queue, features: int = 0, further: Mapping[int, Queue] | None = None) -> None:
+        """Reset the device, and set it up with one queue, and further ones where there are any."""
+
+    def notify(self, further: int | None = None) -> None:
+        """Tell the device that the queue, or a further one of that number, has been offered more."""
+
+
 class VirtioDevice:
     """A virtio-pci device of a running machine, found by its number in VIRTIO 1.2, section 5."""
 
@@ -200,16 +213,16 @@ class VirtioDevice:
         """
         self._space.enable()
         self._set(_STATUS, 1, 0)
-        self._set(_STATUS, 1, _ACKNOWLEDGE | _DRIVER)
+        self._set(_STATUS, 1, ACKNOWLEDGE | DRIVER)
         self._set(_OFFER_SELECT, 4, 0)
-        for half, wanted in enumerate((self._get(_OFFER, 4) & features, _VERSION_1)):
+        for half, wanted in enumerate((self._get(_OFFER, 4) & features, VERSION_1)):
             self._set(_FEATURE_SELECT, 4, half)
             self._set(_FEATURES, 4, wanted)
-        self._set(_STATUS, 1, _ACKNOWLEDGE | _DRIVER | _FEATURES_OK)
+        self._set(_STATUS, 1, ACKNOWLEDGE | DRIVER | FEATURES_OK)
         for number, one in {self._queue: queue, **(further or {})}.items():
             self._set_up(number, one)
-        self._set(_STATUS, 1, _ACKNOWLEDGE | _DRIVER | _FEATURES_OK | _DRIVER_OK)
-        if (status := self._get(_STATUS, 1)) != _ACKNOWLEDGE | _DRIVER | _FEATURES_OK | _DRIVER_OK:
+        self._set(_STATUS, 1, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)
+        if (status := self._get(_STATUS, 1)) != ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK:
             raise SetupBroken(f"The virtio device was set up and has the status {status:#x}.")
 
     def notify(self, further: int | None = None) -> None:

@@ -6,13 +6,11 @@ See Serial ATA AHCI 1.3.1, 3 (registers) and 4.2 (lists and tables in memory), a
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from harness.qemu.machine import Machine
-from tests_functional.foreign_writers.mmio import PciRegisters, has_id
+from tests_functional.foreign_writers.board import Board, PciRegisters, has_id
 from tests_functional.foreign_writers.target import PAGES, Target
 
 # QEMU 10.0 include/hw/pci/pci_ids.h: ICH9's controller, whose registers are in the sixth BAR.
@@ -37,13 +35,12 @@ class AhciReads:
 
     pages = PAGES
 
-    def __init__(self, machine: Machine, target: Target, socket: Path) -> None:
+    def __init__(self, board: Board, target: Target) -> None:
         """Find the controller of a running machine.
 
         Args:
-            machine: QEMU.
+            board: reaches the devices of a running machine.
             target: the pages that the disk is read into.
-            socket: of the QEMU's place.
 
         Raises:
             SetupBroken: the machine has none.
@@ -53,7 +50,7 @@ class AhciReads:
             target.control + page * TARGET_PAGE_BYTES for page in range(3)
         )
         # The first of two on q35, which has one of its own in a higher slot.
-        self._registers = PciRegisters(machine, socket, "AHCI controller", has_id(*_ID))
+        self._registers = PciRegisters(board, "AHCI controller", has_id(*_ID))
 
     def start(self) -> None:
         """Let the controller take commands."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from harness.qemu.machine import Machine
-from harness.qemu.virtio_driver import Buffer, Queue, VirtioDevice
+from harness.qemu.virtio_driver import Buffer, Queue
+from tests_functional.foreign_writers.board import Board
 from tests_functional.foreign_writers.marks import MARK_BYTES, Marks
 from tests_functional.foreign_writers.target import Target
 
@@ -23,11 +23,11 @@ class ConsoleBytes:
 
     pages = _BUFFERS
 
-    def __init__(self, machine: Machine, target: Target, marks: Marks, peer: Path) -> None:
+    def __init__(self, board: Board, target: Target, marks: Marks, peer: Path) -> None:
         """Find the console of a running machine.
 
         Args:
-            machine: QEMU.
+            board: reaches the devices of a running machine.
             target: the pages that the marks arrive in, one in each.
             marks: those that are sent.
             peer: the socket where QEMU takes them.
@@ -37,7 +37,7 @@ class ConsoleBytes:
         """
         self._queue = Queue(target.memory, target.control, _BUFFERS)
         self._data, self._marks, self._peer = target.data, marks, peer
-        self._device = VirtioDevice(machine, _NUMBER)
+        self._device = board.virtio(_NUMBER)
 
     def start(self) -> None:
         """Set the console up without its control queue: the first port is open then.

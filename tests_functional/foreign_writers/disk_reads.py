@@ -7,8 +7,8 @@ import struct
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from harness.qemu.machine import Machine
-from harness.qemu.virtio_driver import Buffer, Queue, VirtioDevice
+from harness.qemu.virtio_driver import Buffer, Queue
+from tests_functional.foreign_writers.board import Board
 from tests_functional.foreign_writers.target import PAGES, Target
 
 _NUMBER = 2
@@ -26,7 +26,7 @@ class DiskReads:
 
     pages = PAGES
 
-    def __init__(self, machine: Machine, target: Target) -> None:
+    def __init__(self, board: Board, target: Target) -> None:
         """Find the disk of a running machine.
 
         Raises:
@@ -37,7 +37,7 @@ class DiskReads:
         self._headers = self._queue.end
         self._statuses = self._headers + TARGET_PAGE_BYTES
         self._data = target.data
-        self._device = VirtioDevice(machine, _NUMBER)
+        self._device = board.virtio(_NUMBER)
 
     def start(self) -> None:
         """Set the disk up, as the guest's driver would.

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from harness.qemu.machine import Machine
+from tests_functional.foreign_writers.board import Board, PciRegisters, has_id
 from tests_functional.foreign_writers.marks import MARK_BYTES, Marks
-from tests_functional.foreign_writers.mmio import PciRegisters, has_id
 from tests_functional.foreign_writers.packets import PACKETS, send_packets
 from tests_functional.foreign_writers.target import Target
 
@@ -31,11 +30,11 @@ class E1000Packets:
 
     pages = PACKETS
 
-    def __init__(self, machine: Machine, target: Target, marks: Marks, socket: Path) -> None:
+    def __init__(self, board: Board, target: Target, marks: Marks, socket: Path) -> None:
         """Find the card of a running machine.
 
         Args:
-            machine: QEMU.
+            board: reaches the devices of a running machine.
             target: the pages that the packets arrive in.
             marks: those that the packets have.
             socket: where QEMU takes packets, of its place.
@@ -45,7 +44,7 @@ class E1000Packets:
         """
         self._memory, self._ring, self._data = target.memory, target.control, target.data
         self._marks, self._socket = marks, socket
-        self._registers = PciRegisters(machine, socket, "e1000 card", has_id(*_ID))
+        self._registers = PciRegisters(board, "e1000 card", has_id(*_ID))
 
     def start(self) -> None:
         """Set the card up, as the guest's driver would."""

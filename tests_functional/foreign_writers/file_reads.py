@@ -10,8 +10,8 @@ import struct
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from harness.qemu.machine import Machine
-from harness.qemu.virtio_driver import Buffer, Queue, VirtioDevice
+from harness.qemu.virtio_driver import Buffer, Queue
+from tests_functional.foreign_writers.board import Board
 from tests_functional.foreign_writers.target import PAGES, Target
 
 FILE = "marks"
@@ -34,7 +34,7 @@ class FileReads:
 
     pages = PAGES
 
-    def __init__(self, machine: Machine, target: Target) -> None:
+    def __init__(self, board: Board, target: Target) -> None:
         """Find the device of a running machine.
 
         Raises:
@@ -45,7 +45,7 @@ class FileReads:
         self._requests = self._queue.end
         self._answers = self._requests + TARGET_PAGE_BYTES
         self._data = target.data
-        self._device = VirtioDevice(machine, _NUMBER, _REQUEST_QUEUE)
+        self._device = board.virtio(_NUMBER, _REQUEST_QUEUE)
         self._node = self._file = 0
 
     def start(self) -> None:

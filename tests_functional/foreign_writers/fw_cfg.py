@@ -12,11 +12,16 @@ from harness.errors import NotApplicable, SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.io_ports import read_port, write_port
 from harness.qemu.machine import Machine
+from harness.qemu.memory_tree import region_addresses
+from harness.qemu.qtest import Qtest
+from tests_functional.foreign_writers.board import Board
 from tests_functional.foreign_writers.target import CONTROL_PAGES, PAGES, Target
 
 FILE = "opt/snapproof/marks"
 """Name of the file with the marked pages of all passes."""
 
+# QEMU 10.0 hw/nvram/fw_cfg.c fw_cfg_common_realize(): the name of the register.
+_REGION = "fwcfg.dma"
 # Read, the register gives "QEMU CFG"; the port has the other byte order.
 _DMA_PORT, _SIGNATURE = 0x514, int.from_bytes(b"QEMU", "little")
 _DIRECTORY = 0x19
@@ -28,18 +33,57 @@ _CONTROL_BYTES = 16
 _POLL_SECONDS = 0.002
 
 
+class _Ports:
+    """The register of x86 machines; nobody has to find it."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def read(self, offset: int) -> int:
+        return read_port(self._machine, _DMA_PORT + offset, 4)
+
+    def write(self, offset: int, value: int) -> None:
+        write_port(self._machine, _DMA_PORT + offset, 4, value)
+
+
+class _Memory:
+    """The register of other machines, in memory.
+
+    Raises:
+        NotApplicable: the machine's device has none.
+    """
+
+    def __init__(self, machine: Machine, qtest: Qtest) -> None:
+        self._qtest = qtest
+        found = region_addresses(machine, _REGION)
+        if not found:
+            raise NotApplicable("The machine has no fw_cfg device with DMA in memory.")
+        self._place = found[0]
+
+    def read(self, offset: int) -> int:
+        return self._qtest.read(self._place + offset, 4)
+
+    def write(self, offset: int, value: int) -> None:
+        self._qtest.write(self._place + offset, 4, value)
+
+
 class FwCfgDma:
     """The DMA interface of the device in a running machine."""
 
-    def __init__(self, machine: Machine, target: Target) -> None:
+    def __init__(self, machine: Machine, target: Target, qtest: Qtest | None = None) -> None:
         """Use the target's control pages, of which a driver may use the second half for its own requests.
+
+        Args:
+            machine: QEMU.
+            target: has the control pages.
+            qtest: reaches the device's register in memory, None where it is an I/O port.
 
         Raises:
             NotApplicable: the machine's device has no DMA.
         """
-        if read_port(machine, _DMA_PORT, 4) != _SIGNATURE:
+        self._register = _Memory(machine, qtest) if qtest else _Ports(machine)
+        if self._register.read(0) != _SIGNATURE:
             raise NotApplicable("The machine's fw_cfg device has no DMA, as those before machine type 2.5.")
-        self._machine = machine
         self._memory = target.memory
         self._request = target.control
         self._directory = target.control + TARGET_PAGE_BYTES
@@ -50,10 +94,10 @@ class FwCfgDma:
         Raises:
             SetupBroken: it failed. DeadlineExpired: it is not carried out in time.
         """
-        for port, half in ((_DMA_PORT, address >> 32), (_DMA_PORT + 4, address & 0xFFFFFFFF)):
-            # The register has the other byte order than the port.
+        for offset, half in ((0, address >> 32), (4, address & 0xFFFFFFFF)):
+            # The register has the other byte order than the guest.
             (swapped,) = struct.unpack("<I", struct.pack(">I", half))
-            write_port(self._machine, port, 4, swapped)
+            self._register.write(offset, swapped)
 
         def done() -> bool:
             (control,) = struct.unpack(">I", self._memory.read(address, 4))
@@ -92,9 +136,13 @@ class FwCfg:
 
     pages = PAGES
 
-    def __init__(self, machine: Machine, target: Target) -> None:
-        """Find the control pages of a running machine."""
-        self._dma = FwCfgDma(machine, target)
+    def __init__(self, board: Board, target: Target) -> None:
+        """Find the control pages of a running machine.
+
+        Raises:
+            NotApplicable: the machine's device has no DMA.
+        """
+        self._dma = FwCfgDma(board.machine, target, None if board.kind.io_ports else board.qtest)
         self._memory = target.memory
         self._requests = target.control + CONTROL_PAGES // 2 * TARGET_PAGE_BYTES
         self._data = target.data

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
 from harness.deadline import Deadline
+from harness.qemu.architectures import PC, MachineType
 from harness.qemu.configuration import qemu_quoted
-from harness.qemu.machine import Machine
 from harness.qemu.probe import has_block_driver, has_device, has_netdev
 from tests_functional.foreign_writers.ahci_reads import AhciReads
+from tests_functional.foreign_writers.board import Board, board_arguments, reachable
 from tests_functional.foreign_writers.console_bytes import ConsoleBytes
 from tests_functional.foreign_writers.daemons import FILE_SYSTEM, STORAGE, Daemon
 from tests_functional.foreign_writers.disk_reads import DiskReads
@@ -21,7 +23,6 @@ from tests_functional.foreign_writers.fw_cfg import FILE, FwCfg
 from tests_functional.foreign_writers.ide_reads import IdeReads
 from tests_functional.foreign_writers.lsi_reads import LsiReads
 from tests_functional.foreign_writers.marks import Marks
-from tests_functional.foreign_writers.mmio import REGISTERS, reachable
 from tests_functional.foreign_writers.nvme_reads import NvmeReads
 from tests_functional.foreign_writers.packets import Packets
 from tests_functional.foreign_writers.shared_memory import IVSHMEM_MIB, IvshmemPeer, ram_file
@@ -47,6 +48,18 @@ class Writer(Protocol):
         """Write each page with the mark of the pass that was offered last, and wait until that is done."""
 
 
+# Machine types before 2.7 have virtio devices without the registers of VIRTIO 1.0 unless told otherwise.
+_MODERN = "disable-modern=off"
+
+
+class Needs(Enum):
+    """What a writer's machine must have, for the words that say what it lacks."""
+
+    DEVICES = "devices that the host can drive"
+    PCI = "PCI"
+    IDE = "IDE"
+
+
 @dataclass(frozen=True)
 class Place:
     """What the arguments and the writer of one QEMU are made of.
@@ -55,11 +68,31 @@ class Place:
         disk: image with the marked pages of all passes, one after another, alone in its folder.
         socket: UNIX socket of its own, for the process that serves it or to send it packets.
         marks: those of the test.
+        kind: the machine type.
     """
 
     disk: Path
     socket: Path
     marks: Marks
+    kind: MachineType = PC
+
+    def arguments(self) -> tuple[str, ...]:
+        """Return the arguments of a QEMU whose devices are to be reached."""
+        return board_arguments(self.kind, self.socket)
+
+    def reachable(self) -> tuple[str, ...]:
+        """Return further ones for registers of a PCI function in memory."""
+        return reachable(self.socket) if self.kind.config_ports else ()
+
+    def virtio(self, name: str) -> str:
+        """Return the name of a virtio device for `-device`, behind PCI or with registers in memory.
+
+        Args:
+            name: without what says where it is, as ``virtio-blk``.
+        """
+        if self.kind.config_ports:
+            return f"{name}-pci" if name == "vhost-user-fs" else f"{name}-pci,{_MODERN}"
+        return name if name == "vhost-user-blk" else f"{name}-device"
 
 
 @dataclass(frozen=True)
@@ -71,10 +104,11 @@ class WriterKind:
         device: QEMU's name of the device, which a refusal must have.
         arguments: makes the further arguments of a QEMU that has it.
         writer: makes the writer of a running QEMU.
+        needs: what the machine must have.
         stoppable: whether it stands still while QEMU has stopped the guest; one that does not writes during
             the control too.
         shared_ram: whether it needs guest RAM that other processes can map.
-        data_at: guest-physical address of the pages that it writes, 0 for those at the end of RAM.
+        in_device: whether it writes to memory of its device, and not to the pages at the end of RAM.
         may_refuse: whether QEMU may refuse to save a guest with it, by a message that names the device.
         daemon: the process that serves the device, and maps guest RAM for it; None where QEMU does.
         qemu_device: the device that a QEMU must have been built with, "" for one of each QEMU.
@@ -86,15 +120,28 @@ class WriterKind:
     reason: str
     device: str
     arguments: Callable[[Place], tuple[str, ...]]
-    writer: Callable[[Machine, Target, Place], Writer]
+    writer: Callable[[Board, Target, Place], Writer]
     daemon: Daemon | None = None
+    needs: Needs = Needs.DEVICES
     stoppable: bool = True
     shared_ram: bool = False
-    data_at: int = 0
+    in_device: bool = False
     may_refuse: bool = False
     qemu_device: str = ""
     netdev: str = ""
     block_driver: tuple[str, str] | None = None
+
+    def runs_on(self, kind: MachineType) -> bool:
+        """Return whether a machine type has what the writer needs."""
+        return {
+            Needs.DEVICES: kind.config_ports or kind.virtio_mmio,
+            Needs.PCI: kind.pci and (kind.config_ports or kind.virtio_mmio),
+            Needs.IDE: kind.config_ports,
+        }[self.needs]
+
+    def target(self, board: Board) -> Target:
+        """Return the pages that it writes in a running machine."""
+        return Target(board.machine, board.free_addresses() if self.in_device else 0, board.kind)
 
     def lacking(self, executable: Path) -> str:
         """Return what a QEMU lacks of it, as the end of a sentence; "" for nothing.
@@ -112,9 +159,12 @@ class WriterKind:
         return ""
 
 
+def all_arguments(kind: WriterKind, place: Place) -> tuple[str, ...]:
+    """Return the further arguments of a QEMU that has a writer and whose devices are to be reached."""
+    return (*place.arguments(), *kind.arguments(place))
+
+
 _DISK = "foreign-disk"
-# Machine types before 2.7 have virtio devices without the registers of VIRTIO 1.0 unless told otherwise.
-_MODERN = "disable-modern=off"
 
 
 def _disk(place: Place, device: str, options: str = "") -> tuple[str, ...]:
@@ -133,29 +183,32 @@ def _disk(place: Place, device: str, options: str = "") -> tuple[str, ...]:
     )
 
 
-def _virtio_blk(reason: str, options: str = "", device: str = f"virtio-blk-pci,{_MODERN}") -> WriterKind:
+def _virtio_blk(reason: str, options: str = "") -> WriterKind:
     return WriterKind(
         reason,
         "virtio-blk",
-        lambda place: _disk(place, device, options),
+        lambda place: _disk(place, place.virtio("virtio-blk"), options),
         _disk_reads,
         qemu_device="virtio-blk-pci",
         block_driver=("file", f"filename=/dev/null{options}"),
     )
 
 
-def _disk_reads(machine: Machine, target: Target, _place: Place) -> Writer:
-    return DiskReads(machine, target)
+def _disk_reads(board: Board, target: Target, _place: Place) -> Writer:
+    return DiskReads(board, target)
 
 
-def _libblkio(driver: str, place: str) -> tuple[str, ...]:
+def _libblkio(place: Place, driver: str, options: str) -> tuple[str, ...]:
     """Return the arguments for a disk that QEMU reads through libblkio."""
-    disk = f"driver={driver},node-name={_DISK},{place},cache.direct=on,read-only=on"
-    return ("-blockdev", disk, "-device", f"virtio-blk-pci,{_MODERN},drive={_DISK}")
+    disk = f"driver={driver},node-name={_DISK},{options},cache.direct=on,read-only=on"
+    return ("-blockdev", disk, "-device", f"{place.virtio('virtio-blk')},drive={_DISK}")
 
 
-def _vhost_user(*device: str) -> Callable[[Place], tuple[str, ...]]:
-    return lambda place: ("-chardev", f"socket,id=foreign,path={qemu_quoted(place.socket)}", *device)
+def _vhost_user(name: str, options: str) -> Callable[[Place], tuple[str, ...]]:
+    return lambda place: (
+        *("-chardev", f"socket,id=foreign,path={qemu_quoted(place.socket)}"),
+        *("-device", f"{place.virtio(name)},chardev=foreign,{options}"),
+    )
 
 
 def _packets(place: Place, device: str) -> tuple[str, ...]:
@@ -163,7 +216,7 @@ def _packets(place: Place, device: str) -> tuple[str, ...]:
     ends = f"local.type=unix,local.path={local},remote.type=unix,remote.path={peer}"
     return (
         *("-netdev", f"dgram,id=foreign,{ends}"),
-        *("-device", f"{device},netdev=foreign,romfile="),
+        *("-device", f"{device},netdev=foreign"),
     )
 
 
@@ -178,14 +231,14 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         "virtio-blk",
         lambda place: (
             *("-object", "iothread,id=foreign-thread"),
-            *_disk(place, f"virtio-blk-pci,{_MODERN},iothread=foreign-thread"),
+            *_disk(place, f"{place.virtio('virtio-blk')},iothread=foreign-thread"),
         ),
         _disk_reads,
     ),
     "vhost-user-blk": WriterKind(
         "its process has a mapping of guest RAM of its own, and userfaultfd is of QEMU's page tables",
         "vhost-user-blk",
-        _vhost_user("-device", "vhost-user-blk-pci,chardev=foreign,num-queues=1"),
+        _vhost_user("vhost-user-blk", "num-queues=1"),
         _disk_reads,
         STORAGE,
         shared_ram=True,
@@ -195,28 +248,31 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         "a PCI bus master reads the disk into guest RAM",
         "ide-hd",
         lambda place: _disk(place, "ide-hd,bus=ide.0"),
-        lambda machine, target, _: IdeReads(machine, target),
+        lambda board, target, _: IdeReads(board.machine, target),
         qemu_device="ide-hd",
+        needs=Needs.IDE,
     ),
     "fw-cfg": WriterKind(
         "a device of the board writes to guest RAM without a bus",
         "fw_cfg",
         lambda place: ("-fw_cfg", f"name={FILE},file={qemu_quoted(place.disk)}"),
-        lambda machine, target, _: FwCfg(machine, target),
+        lambda board, target, _: FwCfg(board, target),
     ),
     "virtio-net": WriterKind(
         "packets arrive at any time, also while the guest does nothing",
         "virtio-net",
-        lambda place: _packets(place, f"virtio-net-pci,{_MODERN}"),
-        lambda machine, target, place: Packets(machine, target, place.marks, place.socket),
+        lambda place: _packets(
+            place, place.virtio("virtio-net") + (",romfile=" if place.kind.config_ports else "")
+        ),
+        lambda board, target, place: Packets(board, target, place.marks, place.socket),
         qemu_device="virtio-net-pci",
         netdev="dgram",
     ),
     "vhost-user-fs": WriterKind(
         "the same by virtiofsd, which has state of its own that belongs to T0",
         "vhost-user-fs",
-        _vhost_user("-device", f"vhost-user-fs-pci,chardev=foreign,tag={FILE}"),
-        lambda machine, target, _: FileReads(machine, target),
+        _vhost_user("vhost-user-fs", f"tag={FILE}"),
+        lambda board, target, _: FileReads(board, target),
         FILE_SYSTEM,
         shared_ram=True,
         may_refuse=True,
@@ -225,14 +281,14 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
     "libblkio-io-uring": WriterKind(
         "libblkio knows guest RAM, as buffers that the kernel may keep in memory for its io_uring",
         "virtio-blk",
-        lambda place: _libblkio("io_uring", f"filename={qemu_quoted(place.disk)}"),
+        lambda place: _libblkio(place, "io_uring", f"filename={qemu_quoted(place.disk)}"),
         _disk_reads,
         block_driver=("io_uring", "filename=/"),
     ),
     "vhost-user-libblkio": WriterKind(
         "the guest has an ordinary virtio-blk, and a process behind it writes to guest RAM by itself",
         "virtio-blk",
-        lambda place: _libblkio("virtio-blk-vhost-user", f"path={qemu_quoted(place.socket)}"),
+        lambda place: _libblkio(place, "virtio-blk-vhost-user", f"path={qemu_quoted(place.socket)}"),
         _disk_reads,
         STORAGE,
         shared_ram=True,
@@ -242,47 +298,52 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         "the SATA controller of PCs follows lists of commands and of regions in guest RAM",
         "ahci",
         lambda place: (
-            *reachable(place.socket),
+            *place.reachable(),
             *("-device", "ich9-ahci,id=foreign-ahci"),
             *_disk(place, "ide-hd,bus=foreign-ahci.0"),
         ),
-        lambda machine, target, place: AhciReads(machine, target, place.socket),
+        lambda board, target, _: AhciReads(board, target),
         qemu_device="ich9-ahci",
+        needs=Needs.PCI,
     ),
     "nvme": WriterKind(
         "an NVMe disk reads its commands from guest RAM, and writes there by lists of pages",
         "nvme",
-        lambda place: (*reachable(place.socket), *_disk(place, "nvme,serial=foreign")),
-        lambda machine, target, place: NvmeReads(machine, target, place.socket),
+        lambda place: (*place.reachable(), *_disk(place, "nvme,serial=foreign")),
+        lambda board, target, _: NvmeReads(board, target),
         qemu_device="nvme",
+        needs=Needs.PCI,
         may_refuse=True,
     ),
     "virtio-scsi": WriterKind(
         "SCSI disks of virtual machines are behind this controller",
         "virtio-scsi",
         lambda place: (
-            *("-device", f"virtio-scsi-pci,id=foreign-scsi,{_MODERN}"),
+            *("-device", f"{place.virtio('virtio-scsi')},id=foreign-scsi"),
             *_disk(place, "scsi-hd,bus=foreign-scsi.0"),
         ),
-        lambda machine, target, _: VirtioScsi(machine, target),
+        lambda board, target, _: VirtioScsi(board, target),
         qemu_device="virtio-scsi-pci",
     ),
     "lsi53c895a": WriterKind(
         "a SCSI controller runs programs in guest RAM, which write there too",
         "lsi53c895a",
         lambda place: (
+            *place.reachable(),
             *("-device", "lsi53c895a,id=foreign-scsi"),
             *_disk(place, "scsi-hd,bus=foreign-scsi.0"),
         ),
-        lambda machine, target, _: LsiReads(machine, target),
+        lambda board, target, _: LsiReads(board, target),
         qemu_device="lsi53c895a",
+        needs=Needs.PCI,
     ),
     "e1000": WriterKind(
         "packets arrive by a card that writes descriptors and packets as a bus master",
         "e1000",
-        lambda place: (*reachable(place.socket), *_packets(place, "e1000")),
-        lambda machine, target, place: E1000Packets(machine, target, place.marks, place.socket),
+        lambda place: (*place.reachable(), *_packets(place, "e1000,romfile=")),
+        lambda board, target, place: E1000Packets(board, target, place.marks, place.socket),
         qemu_device="e1000",
+        needs=Needs.PCI,
         netdev="dgram",
     ),
     "virtio-console": WriterKind(
@@ -290,16 +351,16 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         "virtio-console",
         lambda place: (
             *("-chardev", f"socket,id=foreign,path={qemu_quoted(place.socket)},server=on,wait=off"),
-            *("-device", f"virtio-serial-pci,{_MODERN}", "-device", "virtconsole,chardev=foreign"),
+            *("-device", place.virtio("virtio-serial"), "-device", "virtconsole,chardev=foreign"),
         ),
-        lambda machine, target, place: ConsoleBytes(machine, target, place.marks, place.socket),
+        lambda board, target, place: ConsoleBytes(board, target, place.marks, place.socket),
         qemu_device="virtio-serial-pci",
     ),
     "shared-ram": WriterKind(
         "a process of the host's writes to guest RAM that it shares, by a mapping or descriptor of its own",
         "memory-backend-memfd",
         lambda _: (),
-        lambda machine, target, place: ram_file(machine, target, place.disk),
+        lambda board, target, place: ram_file(board, target, place.disk),
         stoppable=False,
         shared_ram=True,
     ),
@@ -310,20 +371,22 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
             *("-object", f"memory-backend-memfd,id=foreign-memory,size={IVSHMEM_MIB}M,share=on"),
             *("-device", "ivshmem-plain,memdev=foreign-memory,master=on,addr=9"),
         ),
-        lambda machine, _, place: IvshmemPeer(machine, place.disk),
+        lambda board, _, place: IvshmemPeer(board, place.disk),
         stoppable=False,
-        data_at=REGISTERS,
+        in_device=True,
         qemu_device="ivshmem-plain",
+        needs=Needs.PCI,
     ),
     "usb-storage": WriterKind(
         "a USB controller follows rings in guest RAM, and keeps what it knows of devices there",
         "xhci",
         lambda place: (
-            *reachable(place.socket),
+            *place.reachable(),
             *("-device", "qemu-xhci,id=foreign-usb"),
             *_disk(place, "usb-storage,bus=foreign-usb.0"),
         ),
-        lambda machine, target, place: UsbReads(machine, target, place.socket),
+        lambda board, target, _: UsbReads(board, target),
         qemu_device="qemu-xhci",
+        needs=Needs.PCI,
     ),
 }

@@ -10,16 +10,13 @@ import struct
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from harness.qemu.io_ports import read_port, write_port
-from harness.qemu.machine import Machine
-from harness.qemu.pci import PciFunction, find_function
-from tests_functional.foreign_writers.mmio import has_id
+from tests_functional.foreign_writers.board import Board, PciRegisters, has_id
 from tests_functional.foreign_writers.scsi import GOOD, TEST_UNIT_READY, read_command
 from tests_functional.foreign_writers.target import PAGES, Target
 
 _ID = (0x1000, 0x0012)
-# Its place among the ports is ours to choose: the firmware of a bare guest sets up no PCI devices.
-_BAR, _PORTS = 0, 0xC100
+# The first base address register is of the same registers as ports.
+_BAR = 1
 _DMA_STATUS, _PROGRAM, _VALUE = 0x0C, 0x2C, 0x30
 _INTERRUPTED = 1 << 2
 # Phases of the SCSI bus, in bits 24 to 26 of an instruction.
@@ -43,18 +40,14 @@ class LsiReads:
 
     pages = PAGES
 
-    def __init__(self, machine: Machine, target: Target) -> None:
+    def __init__(self, board: Board, target: Target) -> None:
         """Find the controller of a running machine.
 
         Raises:
             SetupBroken: the machine has none.
         """
-        self._machine = machine
         self._memory, self._programs, self._data = target.memory, target.control, target.data
-        place = find_function(machine, has_id(*_ID))
-        if place is None:
-            raise SetupBroken("The machine has no LSI 53C895A.")
-        self._function = PciFunction(machine, place)
+        self._registers = PciRegisters(board, "LSI 53C895A", has_id(*_ID))
 
     def start(self) -> None:
         """Wait until the disk takes commands.
@@ -62,8 +55,7 @@ class LsiReads:
         Raises:
             SetupBroken: it does not.
         """
-        self._function.give_ports(_BAR, _PORTS)
-        self._function.enable()
+        self._registers.open(_BAR)
         for _ in range(_TRIES):
             self._memory.write(self._programs, self._request(self._programs, TEST_UNIT_READY, 0))
             self._run(self._programs, Deadline(10))
@@ -99,13 +91,13 @@ class LsiReads:
 
     def _run(self, program: int, deadline: Deadline) -> None:
         # The controller begins at the write of the last of the four bytes.
-        write_port(self._machine, _PORTS + _PROGRAM, 4, program)
+        self._registers.put(_PROGRAM, program)
         deadline.wait_for(
-            lambda: bool(read_port(self._machine, _PORTS + _DMA_STATUS, 1) & _INTERRUPTED),
+            lambda: bool(self._registers.get(_DMA_STATUS, 1) & _INTERRUPTED),
             "The end of the SCSI controller's program",
             interval=_POLL_SECONDS,
         )
-        if (value := read_port(self._machine, _PORTS + _VALUE, 4)) != _DONE:
+        if (value := self._registers.get(_VALUE)) != _DONE:
             raise SetupBroken(f"The program of the guest's SCSI controller ended with {value}.")
 
     def _request(self, place: int, command: bytes, data: int) -> bytes:

@@ -6,13 +6,11 @@ See NVM Express 1.4, 3.1 (registers), 4 (queues and commands), and 6.9 (Read).
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from harness.qemu.machine import Machine
-from tests_functional.foreign_writers.mmio import PciRegisters, has_id
+from tests_functional.foreign_writers.board import Board, PciRegisters, has_id
 from tests_functional.foreign_writers.target import PAGES, Target
 
 # QEMU 10.0 hw/nvme/ctrl.c nvme_init_pci().
@@ -38,13 +36,12 @@ class NvmeReads:
 
     pages = PAGES
 
-    def __init__(self, machine: Machine, target: Target, socket: Path) -> None:
+    def __init__(self, board: Board, target: Target) -> None:
         """Find the disk of a running machine.
 
         Args:
-            machine: QEMU.
+            board: reaches the devices of a running machine.
             target: the pages that the disk is read into.
-            socket: of the QEMU's place.
 
         Raises:
             SetupBroken: the machine has none.
@@ -52,7 +49,7 @@ class NvmeReads:
         self._memory, self._data = target.memory, target.data
         self._queues = [target.control + page * TARGET_PAGE_BYTES for page in range(4)]
         self._lists = target.control + 4 * TARGET_PAGE_BYTES
-        self._registers = PciRegisters(machine, socket, "NVMe disk", has_id(*_ID))
+        self._registers = PciRegisters(board, "NVMe disk", has_id(*_ID))
 
     def start(self) -> None:
         """Make the disk's queues.

@@ -8,8 +8,8 @@ from pathlib import Path
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from harness.qemu.machine import Machine
-from harness.qemu.virtio_driver import Buffer, Queue, VirtioDevice
+from harness.qemu.virtio_driver import Buffer, Queue
+from tests_functional.foreign_writers.board import Board
 from tests_functional.foreign_writers.marks import MARK_BYTES, Marks
 from tests_functional.foreign_writers.target import Target
 
@@ -31,11 +31,11 @@ class Packets:
 
     pages = PACKETS
 
-    def __init__(self, machine: Machine, target: Target, marks: Marks, peer: Path) -> None:
+    def __init__(self, board: Board, target: Target, marks: Marks, peer: Path) -> None:
         """Find the card of a running machine.
 
         Args:
-            machine: QEMU.
+            board: reaches the devices of a running machine.
             target: the pages that the packets arrive in.
             marks: those that the packets have.
             peer: the socket where QEMU takes packets.
@@ -47,7 +47,7 @@ class Packets:
         self._data = target.data
         self._marks = marks
         self._peer = peer
-        self._device = VirtioDevice(machine, _NUMBER)
+        self._device = board.virtio(_NUMBER)
 
     def start(self) -> None:
         """Set the card up, as the guest's driver would.

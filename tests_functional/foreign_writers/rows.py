@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from harness.qemu.architectures import AARCH64, MICROVM
 from tests_functional.foreign_writers.kinds import WRITER_KINDS
 from tests_functional.lib.profile_row import ANY_GUEST, QUICK_GUEST, ProfileRow
 
 _WRITERS = "foreign_writers/test_foreign_writers.py:ForeignWriters"
 
 _GUEST: Mapping[str, str | int | float] = {"ram_mib": 128, "coverage": 0.7, "guest": QUICK_GUEST}
+
+_VIRTIO = ("virtio-blk", "virtio-net", "virtio-console", "virtio-scsi")
+_PCI = ("ahci", "nvme", "e1000", "lsi53c895a", "usb-storage")
+_MACHINES: Mapping[str, tuple[Mapping[str, str], tuple[str, ...], str]] = {
+    AARCH64.name: (
+        {"guest": f"{QUICK_GUEST}-{AARCH64.name}"},
+        (*_VIRTIO, *_PCI),
+        "other code of QEMU's for RAM and CPUs, and devices by registers in memory",
+    ),
+    MICROVM.name: (
+        {"machine": MICROVM.name, "accel": "tcg"},
+        _VIRTIO,
+        "a machine without PCI, whose virtio devices have registers in memory",
+    ),
+}
 
 ROWS = (
     *(
@@ -21,6 +37,17 @@ ROWS = (
             kinds=ANY_GUEST,
         )
         for name, kind in WRITER_KINDS.items()
+    ),
+    *(
+        ProfileRow(
+            f"foreign-writers.{name}-{machine}",
+            f"{_WRITERS}.test_writer",
+            reason,
+            {**_GUEST, **parameters, "writer": name},
+            kinds=ANY_GUEST,
+        )
+        for machine, (parameters, names, reason) in _MACHINES.items()
+        for name in names
     ),
     ProfileRow(
         "foreign-writers.firmware-tables",

@@ -17,17 +17,18 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, NotApplicable, SetupBroken, SnapproofError
 from harness.linux.socket_folder import socket_folder
 from harness.process import log_tail
-from harness.qemu.configuration import MIB, QEMU_LOG, qemu_quoted
+from harness.qemu.architectures import MachineType
+from harness.qemu.configuration import MIB, QEMU_LOG, qemu_quoted, type_of
 from harness.qemu.machine import Machine
 from harness.qemu.qmp import CommandRefused
+from tests_functional.foreign_writers.board import Board
 from tests_functional.foreign_writers.daemons import Service, served
 from tests_functional.foreign_writers.judge import judge_marks, judge_refusal, judge_restored_writer
-from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, WriterKind
+from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, WriterKind, all_arguments
 from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import PAGES, Target
 from tests_functional.lib.build_outcome import Cycle, outcome_of, outcome_of_cycles
 from tests_functional.lib.cycle import Source, judge_cycle, resting, writing_guest
-from tests_functional.lib.driven import require_driven
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
@@ -78,22 +79,23 @@ def foreign_writer(name: str, damage: Damage = _no_damage) -> Callable[[Run], Ou
 
 def _with(run: Run, name: str, kind: WriterKind, damage: Damage) -> Outcome:
     begun = time.monotonic()
-    require_driven(run)
+    board_kind = _require_board(run, kind)
     if lacking := kind.lacking(run.stack.executable):
         raise NotApplicable(f"This QEMU has no {lacking}.")
     if kind.shared_ram:
         run = replace(run, stack=MEMORY_KINDS["memfd-shared"].stack(run.stack))
     marks, cycles = Marks(), []
-    with _places(run, marks) as places:
+    with _places(run, marks, board_kind) as places:
         here = places[0]
         with (
             _served(run, kind, here) as service,
-            writing_guest(run.with_arguments(kind.arguments(here))) as booted,
+            writing_guest(run.with_arguments(all_arguments(kind, here))) as booted,
             service.blamed(),
         ):
             machine = booted.guest.machine
-            target = Target(machine, kind.data_at)
-            writer = kind.writer(machine, target, here)
+            board = Board(machine, here.kind, here.socket)
+            target = kind.target(board)
+            writer = kind.writer(board, target, here)
             writer.start()
             writer.offer(_FIRST_PASS)
             writer.write(_FIRST_PASS, Deadline(_PASS_SECONDS))
@@ -112,6 +114,23 @@ def _with(run: Run, name: str, kind: WriterKind, damage: Damage) -> Outcome:
                 service.require_alive()
             machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun, compare_stuns=False)
+
+
+def _require_board(run: Run, kind: WriterKind) -> MachineType:
+    """Return the machine type of a run.
+
+    Raises:
+        NotApplicable: the host cannot drive the writer's device on it, or something else uses its pages.
+    """
+    image, name = run.stack.image, run.stack.machine
+    found = image.architecture.machine_type(type_of(name))
+    if not image.bare or found is None or not (found.config_ports or found.virtio_mmio):
+        raise NotApplicable(
+            f"The host drives the devices of a bare guest here, which it cannot on machine type '{name}'."
+        )
+    if not kind.runs_on(found):
+        raise NotApplicable(f"Machine type '{name}' has no {kind.needs.value} that this writer needs.")
+    return found
 
 
 def _refused(run: Run, source: Source, kind: WriterKind, words: str, label: str, seconds: float) -> Outcome:
@@ -160,7 +179,7 @@ class _Cycle:
         checks = judge_source(source.guest, source.before)
         with resting(run.stack, source.guest.machine, checks):
             checks.append(self._judge_file(snapshot, writer.pages))
-            restoring = run.with_arguments(self.kind.arguments(self.restored))
+            restoring = run.with_arguments(all_arguments(self.kind, self.restored))
             with _served(run, self.kind, self.restored) as service:
                 crashes: list[SetupBroken | None] = []
 
@@ -193,8 +212,9 @@ class _Cycle:
 
     def _look(self, guest: Guest) -> list[CheckResult]:
         """Let the restored guest's writer go on, and judge what it writes."""
-        target, after = Target(guest.machine, self.kind.data_at), self.passes.after
-        writer = self.kind.writer(guest.machine, target, self.restored)
+        board = Board(guest.machine, self.restored.kind, self.restored.socket)
+        target, after = self.kind.target(board), self.passes.after
+        writer = self.kind.writer(board, target, self.restored)
         error: SnapproofError | None = None
         try:
             writer.write(after, self.run.deadline.at_most(_PASS_SECONDS))
@@ -204,14 +224,15 @@ class _Cycle:
 
 
 @contextmanager
-def _places(run: Run, marks: Marks) -> Iterator[list[Place]]:
+def _places(run: Run, marks: Marks, kind: MachineType) -> Iterator[list[Place]]:
     """Make the disk; yield the source's place, and one for each restored guest."""
     disk = run.folder / "shared" / "marks"
     disk.parent.mkdir()
     try:
         _make_disk(disk, marks)
         with socket_folder() as folder:
-            yield [Place(disk, folder / f"socket-{number}", marks) for number in range(1 + len(_FLOWS))]
+            names = (f"socket-{number}" for number in range(1 + len(_FLOWS)))
+            yield [Place(disk, folder / name, marks, kind) for name in names]
     finally:
         shutil.rmtree(disk.parent)
 

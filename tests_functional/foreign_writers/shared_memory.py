@@ -14,8 +14,7 @@ from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.configuration import MIB
 from harness.qemu.machine import Machine, known_pid
-from harness.qemu.pci import PciFunction, find_function
-from tests_functional.foreign_writers.mmio import REGISTERS, has_id
+from tests_functional.foreign_writers.board import Board, has_id
 from tests_functional.foreign_writers.target import PAGES, Target
 
 IVSHMEM_MIB = 4
@@ -74,27 +73,26 @@ class SharedMemory:
 class IvshmemPeer(SharedMemory):
     """A peer of the guest's, which shares the memory of an ivshmem device with it."""
 
-    def __init__(self, machine: Machine, disk: Path) -> None:
+    def __init__(self, board: Board, disk: Path) -> None:
         """Find the memory of a running machine's device.
 
         Raises:
             SetupBroken: the machine has no such device, or QEMU no such file.
         """
-        super().__init__(machine, disk, IVSHMEM_MIB * MIB, 0)
-        place = find_function(machine, has_id(*_IVSHMEM_ID))
-        if place is None:
-            raise SetupBroken("The machine has no ivshmem device.")
-        self._function = PciFunction(machine, place)
+        super().__init__(board.machine, disk, IVSHMEM_MIB * MIB, 0)
+        self._function = board.find("ivshmem device", has_id(*_IVSHMEM_ID))
+        self._first = board.free_addresses()
 
     def start(self) -> None:
         """Give the memory its place among the guest's, where it is looked at."""
-        self._function.give_memory(_IVSHMEM_BAR, REGISTERS)
+        self._function.give_memory(_IVSHMEM_BAR, self._first)
         self._function.enable()
 
 
-def ram_file(machine: Machine, target: Target, disk: Path) -> SharedMemory:
-    """Return the process that writes to the target pages, where the machine's RAM is one file from 0 on."""
-    return SharedMemory(machine, disk, machine.config.ram_mib * MIB, target.data)
+def ram_file(board: Board, target: Target, disk: Path) -> SharedMemory:
+    """Return the process that writes to the target pages, where RAM is one file, in one piece."""
+    machine = board.machine
+    return SharedMemory(machine, disk, machine.config.ram_mib * MIB, target.data - board.kind.ram_start)
 
 
 def _memory_file(pid: int, size: int) -> Path:

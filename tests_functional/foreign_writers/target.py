@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from guest_images.agent.bare_agent import free_ram_at
-from harness.qemu.architectures import TARGET_PAGE_BYTES
+from harness.qemu.architectures import PC, TARGET_PAGE_BYTES, MachineType
 from harness.qemu.configuration import MIB
 from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.machine import Machine
@@ -19,18 +19,20 @@ CONTROL_PAGES = 16
 class Target:
     """The pages in the RAM of one QEMU."""
 
-    def __init__(self, machine: Machine, data_at: int = 0) -> None:
+    def __init__(self, machine: Machine, data_at: int = 0, kind: MachineType = PC) -> None:
         """Find the pages of a running bare guest.
 
         Args:
             machine: QEMU.
             data_at: guest-physical address of the first page that is written, 0 for one at the end of RAM.
+            kind: its machine type, or one whose RAM begins at the same address.
 
         Raises:
             MachineryMissing: QEMU's process id is not known.
         """
         self.memory = GuestMemory(machine)
-        self.control = free_ram_at(machine.config.machine, machine.config.ram_mib * MIB)
+        free = free_ram_at(machine.config.machine, machine.config.ram_mib * MIB)
+        self.control = kind.ram_start + free
         """Guest-physical address of the control pages."""
         self.data = data_at or self.control + CONTROL_PAGES * TARGET_PAGE_BYTES
         """Guest-physical address of the first page that is written."""

@@ -7,13 +7,11 @@ Bulk-Only Transport 1.0, 5 (a command's and a status' frame).
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from harness.qemu.machine import Machine
-from tests_functional.foreign_writers.mmio import PciRegisters, has_id
+from tests_functional.foreign_writers.board import Board, PciRegisters, has_id
 from tests_functional.foreign_writers.scsi import TEST_UNIT_READY, read_command
 from tests_functional.foreign_writers.target import PAGES, Target
 
@@ -55,13 +53,12 @@ class UsbReads:
 
     pages = PAGES
 
-    def __init__(self, machine: Machine, target: Target, socket: Path) -> None:
+    def __init__(self, board: Board, target: Target) -> None:
         """Find the controller of a running machine.
 
         Args:
-            machine: QEMU.
+            board: reaches the devices of a running machine.
             target: the pages that the disk is read into.
-            socket: of the QEMU's place.
 
         Raises:
             SetupBroken: the machine has none.
@@ -70,7 +67,7 @@ class UsbReads:
         pages = [target.control + page * TARGET_PAGE_BYTES for page in range(11)]
         self._contexts, self._commands, self._events, self._input, self._output, self._control = pages[:6]
         self._out, self._in, self._frames, self._answers = pages[6], pages[7], pages[9], pages[10]
-        self._registers = PciRegisters(machine, socket, "xHCI controller", has_id(*_ID))
+        self._registers = PciRegisters(board, "xHCI controller", has_id(*_ID))
         self._commanded, self._slot = 0, 1
 
     def start(self) -> None:

@@ -10,8 +10,8 @@ import struct
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from harness.qemu.machine import Machine
-from harness.qemu.virtio_driver import Buffer, Queue, VirtioDevice
+from harness.qemu.virtio_driver import Buffer, Queue
+from tests_functional.foreign_writers.board import Board
 from tests_functional.foreign_writers.scsi import GOOD, TEST_UNIT_READY, read_command
 from tests_functional.foreign_writers.target import PAGES, Target
 
@@ -34,7 +34,7 @@ class VirtioScsi:
 
     pages = PAGES
 
-    def __init__(self, machine: Machine, target: Target) -> None:
+    def __init__(self, board: Board, target: Target) -> None:
         """Find the controller of a running machine.
 
         Raises:
@@ -45,7 +45,7 @@ class VirtioScsi:
         self._requests = self._queue.end
         self._answers = self._requests + TARGET_PAGE_BYTES
         self._data = target.data
-        self._device = VirtioDevice(machine, _NUMBER, _REQUEST_QUEUE)
+        self._device = board.virtio(_NUMBER, _REQUEST_QUEUE)
 
     def start(self) -> None:
         """Set the controller up, and wait until the disk takes commands.

@@ -12,8 +12,6 @@ from harness.qemu.pci import PciFunction, PciPlace, find_function
 from harness.qemu.qtest import Qtest, qtest_arguments
 from tests_unit.support.real_machine import RAM_MIB, real_machine
 
-pytestmark = pytest.mark.vm
-
 _COMMAND, _BARS = 0x04, 0x10
 _PLACE = 0xE0000000
 

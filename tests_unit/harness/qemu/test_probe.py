@@ -49,6 +49,9 @@ def test_network_that_a_qemu_was_built_without(tmp_path: Path) -> None:
     qemu = _script(tmp_path / "qemu", """echo 'Available netdev backend types:\nsocket\nvhost-user'""")
     assert has_netdev(qemu, "vhost-user")
     assert not has_netdev(qemu, "vhost")
+    # As an architecture without a default machine type has it.
+    strict = _script(tmp_path / "strict", """[ "$1 $2" = '-machine none' ] && echo dgram""")
+    assert has_netdev(strict, "dgram")
 
 
 @pytest.mark.parametrize(

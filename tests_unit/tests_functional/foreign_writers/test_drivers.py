@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -13,9 +15,12 @@ from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
 from harness.linux.socket_folder import socket_folder
+from harness.qemu.architectures import MICROVM, PC, MachineType
 from harness.qemu.machine import Machine
+from tests_functional.foreign_writers.ahci_reads import AhciReads
+from tests_functional.foreign_writers.board import Board
 from tests_functional.foreign_writers.daemons import served
-from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer
+from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, all_arguments
 from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import PAGES, Target
 from tests_functional.memory.kinds import MEMORY_KINDS
@@ -30,32 +35,40 @@ _MEMORY = MEMORY_KINDS["memfd-shared"].backends[0]
 _DISKS = ("virtio-blk", "ide", "ahci", "nvme", "virtio-scsi", "lsi53c895a", "usb-storage")
 
 
+# A machine whose virtio devices, and PCI functions here, are reached in memory.
+_IN_MEMORY = replace(MICROVM, name="microvm,pcie=on", pci=True)
+_NOT_IN_MEMORY = ("ide", "vhost-user-blk", "vhost-user-fs", "vhost-user-libblkio", "shared-ram")
+
+
 @contextmanager
-def _place(folder: Path) -> Iterator[Place]:
+def _place(folder: Path, machine: MachineType) -> Iterator[Place]:
     marks, disk = Marks(), folder / "shared" / "marks"
     disk.parent.mkdir()
     pages = (marks.page(number, index) for number in range(_PASSES) for index in range(PAGES))
     disk.write_bytes(b"".join(pages))
     with socket_folder() as sockets:
-        yield Place(disk, sockets / "socket-0", marks)
+        yield Place(disk, sockets / "socket-0", marks, machine)
 
 
 @contextmanager
-def _started(name: str, folder: Path) -> Iterator[tuple[Machine, Writer, Target, Marks]]:
+def _started(
+    name: str, folder: Path, kind_of_machine: MachineType = PC
+) -> Iterator[tuple[Machine, Writer, Target, Marks]]:
     """Run a QEMU with a writer, which has been started."""
     kind, qemu = WRITER_KINDS[name], found_qemu()
     if lacking := kind.lacking(qemu):
         pytest.skip(f"this QEMU has no {lacking}")
-    with _place(folder) as place:
+    with _place(folder, kind_of_machine) as place:
         shared = ("-object", f"{_MEMORY},id=mem0,size={RAM_MIB}M") if kind.shared_ram else ()
-        arguments = (*shared, *kind.arguments(place))
-        machine_type = "pc,memory-backend=mem0" if shared else "pc"
+        arguments = (*shared, *all_arguments(kind, place))
+        machine_type = f"{kind_of_machine.name},memory-backend=mem0" if shared else kind_of_machine.name
         with (
             _daemon(name, place, folder),
             real_machine(folder / "machine", *arguments, machine=machine_type) as machine,
         ):
-            target = Target(machine, kind.data_at)
-            writer = kind.writer(machine, target, place)
+            board = Board(machine, place.kind, place.socket)
+            target = kind.target(board)
+            writer = kind.writer(board, target, place)
             writer.start()
             yield machine, writer, target, place.marks
 
@@ -87,6 +100,24 @@ def test_each_page_has_the_pass_that_was_offered_last(tmp_path: Path, name: str)
             assert number not in before
 
 
+@pytest.mark.parametrize("name", [name for name in WRITER_KINDS if name not in _NOT_IN_MEMORY])
+def test_devices_are_reached_in_memory(tmp_path: Path, name: str) -> None:
+    """The same without the ports of PCI configuration space."""
+    with _started(name, tmp_path, _IN_MEMORY) as (_, writer, target, marks):
+        for number in range(_PASSES):
+            writer.offer(number)
+            assert number not in target.passes(marks, writer.pages)
+            writer.write(number, Deadline(20))
+            assert target.passes(marks, writer.pages) == [number] * writer.pages
+
+
+def test_driver_of_a_restored_machine_finds_registers_that_have_their_place(tmp_path: Path) -> None:
+    """The memory tree shows the addresses that a function has already no longer as free ones."""
+    with _started("ahci", tmp_path, _IN_MEMORY) as (machine, writer, target, _):
+        first = AhciReads(Board(machine, _IN_MEMORY, tmp_path / "none"), target)
+        assert first._registers._first == cast(AhciReads, writer)._registers._first
+
+
 @pytest.mark.parametrize("name", _DISKS)
 def test_failed_read_is_seen(tmp_path: Path, name: str) -> None:
     """A pass behind the end of the disk is no pass that was written."""
@@ -102,7 +133,7 @@ def test_failed_read_is_seen(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in WRITER_KINDS if name not in ("fw-cfg", "shared-ram")])
 def test_machine_without_the_device(tmp_path: Path, name: str) -> None:
     """A driver that finds no device says so."""
-    with _place(tmp_path) as place, real_machine(tmp_path / "machine") as machine:
+    with _place(tmp_path, PC) as place, real_machine(tmp_path / "machine") as machine:
         target = Target(machine)
         if name == "ide":
             # The machine has its controller in any case.
@@ -110,12 +141,14 @@ def test_machine_without_the_device(tmp_path: Path, name: str) -> None:
         with pytest.raises(
             (SetupBroken, NotApplicable), match=r"^(The machine has no|QEMU has 0 memory files) "
         ):
-            WRITER_KINDS[name].writer(machine, target, place)
+            WRITER_KINDS[name].writer(Board(machine, place.kind, place.socket), target, place)
 
 
 def test_file_that_fw_cfg_lacks(tmp_path: Path) -> None:
     """A driver whose file is missing says so."""
-    with _place(tmp_path) as place, real_machine(tmp_path / "machine") as machine:
-        writer = WRITER_KINDS["fw-cfg"].writer(machine, Target(machine), place)
+    with _place(tmp_path, PC) as place, real_machine(tmp_path / "machine") as machine:
+        writer = WRITER_KINDS["fw-cfg"].writer(
+            Board(machine, place.kind, place.socket), Target(machine), place
+        )
         with pytest.raises(SetupBroken, match="has no file 'opt/snapproof/marks'"):
             writer.start()

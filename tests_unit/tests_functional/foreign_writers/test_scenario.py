@@ -11,13 +11,14 @@ import pytest
 
 from harness.codes import Code
 from harness.errors import DeadlineExpired, NotApplicable, SetupBroken, SnapproofError
+from harness.qemu.architectures import MICROVM, PC, RISCV_VIRT, VIRT
 from tests_functional.foreign_writers import kinds, scenario
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place
 from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import Target
 from tests_unit.support.scenario_values import codes, make_run
 
-_PLACE = cast(Any, None)
+_PLACE = cast(Any, SimpleNamespace(kind=PC, socket=Path("socket")))
 
 
 def _cycle(folder: Path) -> scenario._Cycle:
@@ -80,6 +81,37 @@ def test_qemu_that_was_built_without(
         scenario.foreign_writer(name)(bare)
 
 
+@pytest.mark.parametrize(
+    ("name", "machine", "words"),
+    [
+        ("nvme", "microvm", "Machine type 'microvm' has no PCI that this writer needs"),
+        ("ide", "microvm", "Machine type 'microvm' has no IDE that this writer needs"),
+        ("virtio-blk", "none", "which it cannot on machine type 'none'"),
+    ],
+)
+def test_machine_without_what_a_writer_needs(tmp_path: Path, name: str, machine: str, words: str) -> None:
+    """It is skipped before a QEMU is started that could not be."""
+    run = make_run(tmp_path)
+    stack = replace(run.stack, machine=machine, image=replace(run.stack.image, bare=True))
+    with pytest.raises(NotApplicable, match=words):
+        scenario.foreign_writer(name)(replace(run, stack=stack))
+
+
+def test_guest_with_an_operating_system_is_skipped(tmp_path: Path) -> None:
+    """It uses the pages that a foreign writer marks."""
+    with pytest.raises(NotApplicable, match="of a bare guest"):
+        scenario.foreign_writer("virtio-blk")(make_run(tmp_path))
+
+
+def test_pages_at_the_end_of_ram() -> None:
+    """RAM does not begin at 0 on each machine type."""
+    config = SimpleNamespace(machine="virt", ram_mib=128)
+    machine = cast(Any, SimpleNamespace(config=config, pid=1))
+    assert Target(machine, kind=VIRT).control == (1024 + 124) << 20
+    assert Target(machine, kind=RISCV_VIRT).control == (2048 + 124) << 20
+    assert Target(machine, kind=MICROVM).data == (124 << 20) + 16 * 4096
+
+
 @pytest.mark.parametrize("error", [DeadlineExpired("Nothing came."), SetupBroken("The disk fails.")])
 def test_restored_writer_that_does_not_answer_is_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: SnapproofError
@@ -92,7 +124,7 @@ def test_restored_writer_that_does_not_answer_is_silent(
     writer = SimpleNamespace(pages=2, write=write)
     kind = replace(WRITER_KINDS["virtio-blk"], writer=lambda *_: cast(Any, writer))
     target = SimpleNamespace(passes=lambda _marks, pages: [3] * pages)
-    monkeypatch.setattr(scenario, "Target", lambda *_: target)
+    monkeypatch.setattr(kinds, "Target", lambda *_: target)
     cycle = replace(_cycle(tmp_path), kind=kind)
     (found,) = cycle._look(cast(Any, SimpleNamespace(machine=None)))
     assert codes(found) == [Code.FOREIGN_WRITER_SILENT]
