@@ -97,6 +97,11 @@ class Code(enum.StrEnum):
         "RAM that is written directly is not write-protected while it is saved; field `kind`.",
     )
 
+    MEMORY_PROTECTION_LOST = (
+        "memory.protection-lost",
+        "A page is no longer write-protected after the host's kernel made its entry anew; field `way`.",
+    )
+
     # Oracle 2, write order.
     WRITE_ORDER_NEWER = "write-order.newer", "An agent page is from after T0."
     WRITE_ORDER_OLDER = "write-order.older", "An agent page is from before its last write at T0."

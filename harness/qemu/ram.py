@@ -258,7 +258,7 @@ def populated_pages(machine: Machine, block: RamBlock) -> npt.NDArray[np.bool_]:
     Raises:
         SetupBroken: QEMU's pagemap cannot be read.
     """
-    found: npt.NDArray[np.bool_] = _pagemap(machine, block) & _POPULATED != 0
+    found: npt.NDArray[np.bool_] = pagemap_entries(machine, block) & _POPULATED != 0
     return found
 
 
@@ -271,8 +271,12 @@ def populated_bytes(machine: Machine, block: RamBlock) -> int:
     return int(populated_pages(machine, block).sum()) * libc.PAGE_BYTES
 
 
-def _pagemap(machine: Machine, block: RamBlock) -> npt.NDArray[np.uint64]:
-    """Return QEMU's pagemap entries for a block, one per page of the host: uint64[host pages]."""
+def pagemap_entries(machine: Machine, block: RamBlock) -> npt.NDArray[np.uint64]:
+    """Return QEMU's pagemap entries for a block, one per page of the host: uint64[host pages].
+
+    Raises:
+        SetupBroken: QEMU's pagemap cannot be read.
+    """
     page_bytes = libc.PAGE_BYTES
     try:
         with Path(f"/proc/{known_pid(machine)}/pagemap").open("rb", buffering=0) as pagemap:
@@ -294,6 +298,6 @@ def write_protected_pages(machine: Machine) -> int | None:
     """
     blocks = [block for block in ramblocks(machine) if block.host_address]
     try:
-        return sum(int(np.count_nonzero(_pagemap(machine, block) & _UFFD_WP_BIT)) for block in blocks)
+        return sum(int(np.count_nonzero(pagemap_entries(machine, block) & _UFFD_WP_BIT)) for block in blocks)
     except (SetupBroken, MachineryMissing):
         return None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from tests_functional.lib.profile_row import ANY_GUEST, LINUX, PREMERGE, SMALL, ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, LINUX, PREMERGE, QUICK_GUEST, SMALL, ProfileRow
 from tests_functional.memory.host_pages import HOST_PAGES
+from tests_functional.memory.host_ways import HOST_WAYS
 from tests_functional.memory.kinds import MEMORY_KINDS
 from tests_functional.memory.plugged import PLUGGED_KINDS
 from tests_functional.memory.virtio_mem import VIRTIO_MEM_KINDS
@@ -54,6 +55,24 @@ def _of(test: str, kinds: Mapping[str, _Kind], **parameters: float) -> tuple[Pro
     )
 
 
+# Shared memory leaves a marker in place of an entry.
+_ANYWHERE = ("anonymous",)
+_WAY_MEMORIES = {"swapped": (*_ANYWHERE, "memfd-shared"), "compacted": (*_ANYWHERE, "memfd-shared")}
+
+
+def _entries_anew(name: str, memory: str) -> ProfileRow:
+    """Return the row for a way in which the host makes page table entries anew, and a kind of RAM."""
+    return ProfileRow(
+        f"memory.{name}-while-saving{'' if memory in _ANYWHERE else f'-{memory}'}",
+        f"{_TESTS}.test_entries_anew",
+        HOST_WAYS[name].reason,
+        {"ram_mib": 128, "coverage": 0.7, "guest": QUICK_GUEST, "way": name, "memory": memory},
+        # Swap space is of the whole host, and so is compaction.
+        alone=name in _WAY_MEMORIES,
+        kinds=ANY_GUEST,
+    )
+
+
 ROWS = (
     *_of("test_kind", MEMORY_KINDS),
     *_of("test_plugged", PLUGGED_KINDS),
@@ -75,6 +94,7 @@ ROWS = (
         alone=True,
         why_linux=_HAS_EQUAL_PAGES,
     ),
+    *(_entries_anew(name, memory) for name in HOST_WAYS for memory in _WAY_MEMORIES.get(name, _ANYWHERE)),
     ProfileRow(
         "memory.above-4-gib",
         _SEEDS,

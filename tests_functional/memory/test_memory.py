@@ -1,6 +1,7 @@
 """Avocado tests of every kind of guest RAM: an accepted snapshot is right, and a refusal says why."""
 
 from tests_functional.lib.avocado_test import SnapshotTest
+from tests_functional.memory.entries_anew import entries_anew
 from tests_functional.memory.host_pages import host_pages
 from tests_functional.memory.kinds import memory_kind
 from tests_functional.memory.merged_late import merged_while_saving
@@ -35,3 +36,7 @@ class Memory(SnapshotTest):
     def test_merged_while_saving(self) -> None:
         """A guest is saved right that writes to protected pages which the host has merged during the save."""
         self.judge(merged_while_saving)
+
+    def test_entries_anew(self) -> None:
+        """A guest is saved right while the host splits, collapses, moves or swaps its pages."""
+        self.judge(entries_anew(self.option("way"), self.option("memory")))

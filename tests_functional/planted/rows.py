@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests_functional.beside_ram.kinds import guests_with
 from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, QUICK_GUEST, SMALL, ProfileRow
 from tests_functional.planted.foreign_faults import FOREIGN_FAULTS
+from tests_functional.planted.host_faults import HOST_FAULTS
 from tests_functional.planted.live_faults import LIVE_FAULTS
 from tests_functional.planted.ram_faults import RAM_FAULTS
 
@@ -51,6 +52,16 @@ ROWS = (
             kinds=ANY_GUEST,
         )
         for name, planted in RAM_FAULTS.items()
+    ),
+    *(
+        ProfileRow(
+            f"planted.lost-when-split-{name}",
+            f"{_TESTS}.test_in_host",
+            f"{planted.reason}: {planted.check}",
+            {"ram_mib": 128, "coverage": 0.7, "guest": QUICK_GUEST, "fault": name},
+            kinds=ANY_GUEST,
+        )
+        for name, planted in HOST_FAULTS.items()
     ),
     *(
         ProfileRow(

@@ -2,6 +2,7 @@
 
 from tests_functional.lib.avocado_test import SnapshotTest
 from tests_functional.planted.foreign_faults import planted_foreign
+from tests_functional.planted.host_faults import planted_in_host
 from tests_functional.planted.live_faults import planted
 from tests_functional.planted.ram_faults import planted_ram
 
@@ -28,3 +29,7 @@ class PlantedFaults(SnapshotTest):
     def test_beside_ram(self) -> None:
         """The fault is caught in the test of the state beside RAM that the parameter `state` names."""
         self.judge(planted(self.option("fault"), state=self.option("state")))
+
+    def test_in_host(self) -> None:
+        """Protection that the host's kernel loses is seen by the oracle in the parameter `fault`."""
+        self.judge(planted_in_host(self.option("fault")))
