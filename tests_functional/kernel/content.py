@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
@@ -16,6 +17,10 @@ from harness.userfaultfd import Region, read_pagemap
 
 if TYPE_CHECKING:
     from .trial import Trial
+
+
+# include/uapi/linux/kernel-page-flags.h (4.0); set for the small and the huge zero page.
+_KPF_ZERO_PAGE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,33 @@ def _read_all(_trial: Trial, region: Region) -> None:
 
 
 def _read_huge(trial: Trial, region: Region) -> None:
-    """Map the huge zero page; its frames follow one another, and the small zero page has one frame."""
+    """Map the huge zero page.
+
+    Its frames follow one another, and the small zero page has one frame. An own huge page, which a read maps
+    where the kernel may not use the huge zero page, does not have its flag.
+    """
     _read_all(trial, region)
     first, second = (entry.frame for entry in read_pagemap(region.address, 2 * region.page_bytes))
-    if not first:
+    zero = _zero_page(first) if first else None
+    if zero is None:
         trial.note("this user may not see frames, so whether the huge zero page is mapped is not known")
-    elif second != first + 1:
+    elif second != first + 1 or not zero:
         trial.skip("A read mapped no huge zero page (transparent_hugepage/use_zero_page).")
+    else:
+        trial.note("the huge zero page is mapped")
+
+
+def _zero_page(frame: int) -> bool | None:
+    """Return whether a frame is one of a zero page, None if this user may not know."""
+    try:
+        descriptor = os.open("/proc/kpageflags", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        flags = os.pread(descriptor, 8, frame * 8)
+    finally:
+        os.close(descriptor)
+    return bool(int.from_bytes(flags, sys.byteorder) & _KPF_ZERO_PAGE)
 
 
 def _share(trial: Trial, region: Region) -> None:

@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from harness.userfaultfd import Userfaultfd, libc, probe_userfaultfd, scan_supported
+from harness.userfaultfd import (
+    PAGE_BYTES,
+    Region,
+    Userfaultfd,
+    libc,
+    probe_userfaultfd,
+    read_pagemap,
+    scan_supported,
+)
+from tests_functional.kernel import content as contents
 from tests_functional.kernel import registry
 from tests_functional.kernel.content import CONTENTS
 from tests_functional.kernel.isolate import Result, run_isolated
@@ -70,6 +79,19 @@ def test_the_two_bugs_of_huge_pages_have_cells() -> None:
     for way in ("cold-one", "free-one", "pageout-one"):
         assert _cell(way, "zero-filled", "anon-thp").generated
     assert _cell("release-one", "huge-zero", "anon-thp").generated
+
+
+def test_zero_page_is_told_from_an_own_page() -> None:
+    """A read may map an own huge page; its cell would then not be about the huge zero page."""
+    with Region.anonymous(2 * PAGE_BYTES) as region:
+        libc.madvise(region.address, region.length, libc.MADV_NOHUGEPAGE)
+        region.load(0, 1)
+        region.store(PAGE_BYTES, b"x")
+        zero, own = (entry.frame for entry in read_pagemap(region.address, region.length))
+        if not zero or contents._zero_page(zero) is None:
+            pytest.skip("This user may not see frames and their flags.")
+        assert contents._zero_page(zero)
+        assert contents._zero_page(own) is False
 
 
 def test_samples_have_both_ends_and_neighbours() -> None:
