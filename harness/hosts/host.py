@@ -26,7 +26,8 @@ PREFIX = "snapproof-"
 _MIN_PYTHON = (3, 9)
 _TOO_OLD = 96
 _NO_PROGRAM = 127
-_START_SECONDS = 60.0
+# Beside other VMs an emulated one was seen to need more than a minute.
+_START_SECONDS = 180.0
 _END_SECONDS = 40.0
 _TAIL = 2000
 # Read once, at import, so that all programs of a run get the same supervisor even if its file changes.
@@ -156,7 +157,9 @@ class Host:
 
     def facts(self) -> HostFacts:
         """Read kernel, processors, memory and taint."""
-        return HostFacts(**json.loads(self.check([self.python, "-c", _FACTS], Deadline(30)).stdout))
+        return HostFacts(
+            **json.loads(self.check([self.python, "-c", _FACTS], Deadline(_START_SECONDS)).stdout)
+        )
 
     def run(
         self,

@@ -26,6 +26,9 @@ _CARRIED = (
 )
 _HELPER = "segv.so"
 _CARRY_SECONDS = 120.0
+# Python compiles what it imports, at the first time: 4 s of processor time in an emulated VM. One of arm64
+# beside other VMs was seen to need more than a minute.
+_PROBE_SECONDS = 240.0
 _PROBE = """\
 import errno, json, os
 from harness.userfaultfd import Feature, Mode, Region, Userfaultfd, UserfaultfdError, create, feature_names
@@ -114,7 +117,7 @@ def probe_features(host: Host) -> HostFeatures:
     Raises:
         SetupBroken: the probe failed on the host.
     """
-    answer = json.loads(host.check([host.python, "-c", _PROBE], Deadline(60)).stdout)
+    answer = json.loads(host.check([host.python, "-c", _PROBE], Deadline(_PROBE_SECONDS)).stdout)
     return HostFeatures(**{**answer, "names": tuple(answer["names"])})
 
 
