@@ -107,7 +107,7 @@ def a_child_inherits_protection_if_agreed(trial: Trial) -> None:
     # It is forked before any memory is registered, so that its own fork causes no event.
     monitor = os.fork()
     if monitor == 0:
-        os._exit(_monitor_child(uffd, region))
+        os._exit(_monitor_child(uffd, region, trial.patience))
     uffd.register(region.address, region.length)
     uffd.write_protect(region.address, region.length)
     pid = os.fork()
@@ -124,13 +124,13 @@ def a_child_inherits_protection_if_agreed(trial: Trial) -> None:
     )
 
 
-def _monitor_child(uffd: Userfaultfd, region: Region) -> int:
+def _monitor_child(uffd: Userfaultfd, region: Region, patience: float) -> int:
     """Read a fork event, release the child's write; return 0, or 1 without the fork, 2 without the write."""
-    events = uffd.read_events(5, most=1)
+    events = uffd.read_events(patience, most=1)
     if len(events) != 1 or not isinstance(events[0], Fork):
         return 1
     with Userfaultfd.adopt(events[0].descriptor, uffd.features) as child:
-        faults = child.read_events(5, most=1)
+        faults = child.read_events(patience, most=1)
         if len(faults) != 1 or not isinstance(faults[0], PageFault) or not faults[0].flags & FaultFlag.WP:
             return _NO_FAULT
         child.write_protect(region.at(2), region.page_bytes, protect=False)
