@@ -27,6 +27,7 @@ _RIGHT = Bitmap(1 << 20, recording=True, usable=True)
         (_RIGHT, []),
         (None, [Code.BESIDE_RAM_SOURCE]),
         (replace(_RIGHT, dirty_bytes=0), [Code.BESIDE_RAM_SOURCE]),
+        (replace(_RIGHT, dirty_bytes=(1 << 20) + 1), [Code.BESIDE_RAM_SOURCE]),
         (replace(_RIGHT, recording=False), [Code.BESIDE_RAM_SOURCE]),
         (replace(_RIGHT, usable=False), [Code.BESIDE_RAM_SOURCE]),
     ],
@@ -41,7 +42,7 @@ def test_source(found: Bitmap | None, expected: list[Code]) -> None:
     [
         (_RIGHT, 1 << 20, []),
         (None, 1 << 20, [Code.BESIDE_RAM_LOST]),
-        (replace(_RIGHT, dirty_bytes=2 << 20), 1 << 20, [Code.BESIDE_RAM_NEWER]),
+        (replace(_RIGHT, dirty_bytes=(1 << 20) + 1), 1 << 20, [Code.BESIDE_RAM_NEWER]),
         (replace(_RIGHT, dirty_bytes=0), 1 << 20, [Code.BESIDE_RAM_LOST]),
         (replace(_RIGHT, recording=False), 1 << 20, [Code.BESIDE_RAM_LOST]),
         (replace(_RIGHT, usable=False), 1 << 20, [Code.BESIDE_RAM_LOST]),
