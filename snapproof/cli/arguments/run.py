@@ -52,7 +52,9 @@ def _add_tests(parser: argparse.ArgumentParser) -> None:
         "--repeat", type=_positive, default=1, metavar="N", help="snapshot-restore cycles per test"
     )
     parser.add_argument(
-        "--filter", metavar="PATTERN", help="only tests whose name matches this shell pattern"
+        "--filter",
+        metavar="PATTERN",
+        help="only tests whose name matches this shell pattern; given again, the last one counts",
     )
     parser.add_argument("--shard", type=parse_shard, metavar="I/N", help="only the I-th of N parts")
     parser.add_argument(
