@@ -318,6 +318,7 @@ class Code(enum.StrEnum):
     VMGENID_STALE = "vmgenid.stale", "A restored guest has not got the generation ID of its QEMU."
     VMGENID_SAME = "vmgenid.same", "Two guests have the same generation ID."
     IN_FLIGHT_SILENT = "in-flight.silent", "The device does not go on after T0."
+    IN_FLIGHT_BROKEN = "in-flight.broken", "QEMU has given up a virtio device; field `device`."
     DURING_SAVE_ACCEPTED = (
         "during-save.accepted",
         "QEMU accepts in mid-save what it must refuse; field `command`.",

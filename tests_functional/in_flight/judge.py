@@ -25,6 +25,7 @@ class Expected:
         of_source: those that were sent to the source after T0; empty where the source is judged.
         ordered: whether the order of the items is promised.
         may_lose: items that the kind of stream may lose: a network makes no promise.
+        broken: virtio devices that QEMU has given up, from which nothing can arrive any more.
     """
 
     items: Sequence[int]
@@ -32,6 +33,7 @@ class Expected:
     of_source: Collection[int] = ()
     ordered: bool = True
     may_lose: Collection[int] = ()
+    broken: Sequence[str] = ()
 
 
 def judge_stream(
@@ -56,6 +58,11 @@ def judge_stream(
     known = wanted.union(expected.consumed, expected.of_source)
     unknown = [number for number in count if number not in known]
     told = [number for number in lost if number not in expected.may_lose]
+    for device in expected.broken:
+        sentence = f"QEMU has given up the device '{device}', and {len(told)} items do not arrive."
+        problems.append(Problem(Code.IN_FLIGHT_BROKEN, sentence, {"device": device}))
+    if expected.broken:
+        told = []
     for code, numbers, what in (
         (Code.IN_FLIGHT_LOST, told, "do not arrive"),
         (Code.IN_FLIGHT_TWICE, again, "arrive again"),

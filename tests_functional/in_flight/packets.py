@@ -5,19 +5,23 @@ See VIRTIO 1.2, 5.1. The network is a pair of UNIX datagram sockets (QEMU's netd
 
 from __future__ import annotations
 
+import array
+import fcntl
 import socket
 import struct
+import termios
 from collections.abc import Sequence
 from pathlib import Path
 
 from guest_images.agent.bare_agent import free_ram_at
 from harness.deadline import Deadline
-from harness.errors import SetupBroken
+from harness.errors import DeadlineExpired, SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.configuration import MIB
 from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.machine import Machine
 from harness.qemu.virtio_driver import Buffer, Queue, VirtioDevice
+from tests_functional.in_flight.device_queue import Progress, progress
 from tests_functional.in_flight.numbers import Counts, Numbers
 from tests_functional.in_flight.stream import InFlight
 from tests_functional.in_flight.used import UsedChains
@@ -40,11 +44,13 @@ _HEADER_BYTES, _ETHERNET_BYTES = 12, 14
 _ETHERNET = bytes.fromhex("ffffffffffff 525400000001 88b5")
 _PACKET_BYTES = 60
 _QUIET_SECONDS = 0.25
+_SETTLE_SECONDS = 10.0
 _FILLER, _OTHER = 0xFFFFFFFF, -1
 
 
 class _Net:
     def __init__(self, machine: Machine, folder: Path, peer: socket.socket, *, queued: bool = False) -> None:
+        self._machine = machine
         self._folder = folder
         self._queued = queued
         self._memory = GuestMemory(machine)
@@ -89,9 +95,30 @@ class NetIn(_Net):
         self.send(numbers.consumed, deadline)
         self._used.take(len(numbers.consumed), deadline)
         self._send(numbers.in_flight)
-        if not self._queued:
+        if self._queued:
+            self._require_waiting(len(numbers.in_flight) - 1, deadline)
+        else:
             deadline.wait_for(lambda: self._used.unseen() == len(numbers.in_flight), "The packets' arrival")
         return InFlight(numbers.in_flight, self._used.position)
+
+    def _require_waiting(self, count: int, deadline: Deadline) -> None:
+        """Check that QEMU has one packet in its own queue, and so many wait in its socket.
+
+        Raises:
+            SetupBroken: they do not.
+        """
+        one = _size_in_socket()
+        try:
+            deadline.at_most(_SETTLE_SECONDS).wait_for(
+                lambda: _unread(self._peer) == count * one, "QEMU's reading of one packet"
+            )
+        except DeadlineExpired as error:
+            raise SetupBroken(
+                f"{_unread(self._peer) // one} packets wait in QEMU's socket and not {count}, so this run "
+                "proves nothing."
+            ) from error
+        if self._used.unseen():
+            raise SetupBroken("The guest's card has a buffer for a packet that should wait.")
 
     def send(self, numbers: Sequence[int], _deadline: Deadline) -> None:
         """Send packets.
@@ -138,7 +165,25 @@ class NetOut(_Net):
         self._offer(numbers.in_flight)
         if self._queued:
             self._device.notify(_TRANSMIT)
+            self._require_one_in_hand(deadline)
         return InFlight(numbers.in_flight)
+
+    def _require_one_in_hand(self, deadline: Deadline) -> None:
+        """Check that the device has one packet that the other end does not take.
+
+        Raises:
+            SetupBroken: it has none, or several.
+        """
+
+        def found() -> Progress:
+            return progress(self._machine, "virtio-net", _TRANSMIT, self._transmit)
+
+        try:
+            deadline.at_most(_SETTLE_SECONDS).wait_for(lambda: found().in_hand == 1, "The device's packet")
+        except DeadlineExpired as error:
+            raise SetupBroken(
+                f"No packet waits in the guest's card, so this run proves nothing: {found()}."
+            ) from error
 
     def send(self, numbers: Sequence[int], _deadline: Deadline) -> None:
         """Have the guest send packets."""
@@ -155,7 +200,10 @@ class NetOut(_Net):
             try:
                 data = self._peer.recv(_BUFFER_BYTES)
             except TimeoutError:
-                return found
+                # A deadline may move meanwhile.
+                if complete or deadline.expired:
+                    return found
+                continue
             # A restored card announces itself by packets of another type.
             if (number := _number(data)) not in (_FILLER, _OTHER):
                 found.append(number)
@@ -176,6 +224,21 @@ class NetOut(_Net):
                     sender.sendto(_packet(_FILLER), str(self._folder / PEER_SOCKET))
             except BlockingIOError:
                 return
+
+
+def _unread(sender: socket.socket) -> int:
+    """Return what the kernel counts for packets that were not read (Linux 6.18 net/unix/af_unix.c)."""
+    count = array.array("i", [0])
+    fcntl.ioctl(sender, termios.TIOCOUTQ, count)
+    return count[0]
+
+
+def _size_in_socket() -> int:
+    """Return what the kernel counts for one packet, which is more than its bytes."""
+    sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with sender, receiver:
+        sender.send(_packet(0))
+        return _unread(sender)
 
 
 def _packet(number: int) -> bytes:

@@ -74,11 +74,16 @@ class Pipes:
         Less is returned at the deadline, and more where more comes soon.
         """
         found = b""
-        while select.select([self._out], [], [], self._patience(len(found) >= count, deadline))[0]:
+        while True:
+            complete = len(found) >= count
+            if not select.select([self._out], [], [], self._patience(complete, deadline))[0]:
+                # A deadline may move meanwhile.
+                if complete or deadline.expired:
+                    return found
+                continue
             data = os.read(self._out, _READ_BYTES)
             found += data[self._filler :]
             self._filler = max(0, self._filler - len(data))
-        return found
 
     @staticmethod
     def _patience(complete: bool, deadline: Deadline) -> float:

@@ -14,11 +14,14 @@ from dataclasses import dataclass, field, replace
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SnapproofError
 from harness.linux.socket_folder import socket_folder
+from harness.qemu.machine import known_pid
+from tests_functional.in_flight.device_queue import broken_devices
 from tests_functional.in_flight.disks import make_disk
 from tests_functional.in_flight.judge import Expected, judge_stream
 from tests_functional.in_flight.kinds import STREAM_KINDS, StreamKind
 from tests_functional.in_flight.numbers import Numbers
 from tests_functional.in_flight.packets import peer_socket
+from tests_functional.in_flight.patience import MOST_SECONDS, PatientDeadline
 from tests_functional.in_flight.pipes import pipes
 from tests_functional.in_flight.stream import FarEnd, InFlight, Stream
 from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
@@ -134,8 +137,8 @@ class Passage:
         folder.mkdir(parents=True)
         run.say(f"{label}: saving ({flow.value}).")
         items = [*numbers.in_flight, *numbers.source]
-        limit = Deadline(_DELIVER_SECONDS)
-        arrivals = _Arrivals(stream, items, numbers.source, limit, len(numbers.in_flight))
+        patience = _patience(source.guest, self.kind)
+        arrivals = _Arrivals(stream, items, numbers.source, patience, len(numbers.in_flight))
 
         def go_on() -> None:
             if self.kind.delivered_while_saving:
@@ -146,8 +149,10 @@ class Passage:
         limit = run.deadline.at_most(SMALL_SAVE_SECONDS)
         acts = Acts(saving=go_on) if flow.background else Acts()
         snapshot = take(flow, source.guest, source.counters, folder, limit, acts)
+        if not flow.background:
+            arrivals.deadline = _patience(source.guest, self.kind)
         arrivals.finish()
-        checks = [self._judge("source-in-flight", arrivals, ())]
+        checks = [self._judge("source-in-flight", source.guest, arrivals, ())]
         checks += judge_source(source.guest, source.before)
         with resting(run.stack, source.guest.machine, checks):
             restoring = run.with_arguments(self.kind.arguments(self.far))
@@ -163,20 +168,35 @@ class Passage:
         stream.resume(pending.position)
         sent = numbers.restored if self.planted is None else self.planted(numbers)
         items = [*pending.restored, *numbers.restored]
-        arrivals = _Arrivals(stream, items, sent, Deadline(_DELIVER_SECONDS), len(pending.restored))
+        arrivals = _Arrivals(stream, items, sent, _patience(guest, self.kind), len(pending.restored))
         arrivals.finish()
-        return self._judge(RESTORED_CHECK, arrivals, numbers.source)
+        return self._judge(RESTORED_CHECK, guest, arrivals, numbers.source)
 
-    def _judge(self, name: str, arrivals: _Arrivals, of_source: Sequence[int]) -> CheckResult:
-        numbers = self.numbers
+    def _judge(self, name: str, guest: Guest, arrivals: _Arrivals, of_source: Sequence[int]) -> CheckResult:
+        """Judge what has arrived.
+
+        Raises:
+            HostTooBusy: something has not, and QEMU got too little processor time for that to be evidence.
+        """
+        numbers, broken = self.numbers, broken_devices(guest.machine)
+        missing = set(arrivals.items).difference(arrivals.found)
+        if missing and not broken and not self.kind.lossy:
+            arrivals.deadline.require_granted(f"The arrival of {len(missing)} items")
         expected = Expected(
             arrivals.items,
             numbers.consumed,
             of_source,
             self.kind.ordered,
             numbers.in_flight if self.kind.lossy else (),
+            broken,
         )
         return judge_stream(name, arrivals.found, expected, arrivals.error)
+
+
+def _patience(guest: Guest, kind: StreamKind) -> PatientDeadline:
+    """Return how long items are waited for; longer on a busy host, unless the kind may lose them anyway."""
+    most = _DELIVER_SECONDS if kind.lossy else MOST_SECONDS
+    return PatientDeadline(_DELIVER_SECONDS, known_pid(guest.machine), most)
 
 
 @dataclass
@@ -196,7 +216,7 @@ class _Arrivals:
     stream: Stream
     items: Sequence[int]
     sent: Sequence[int]
-    deadline: Deadline
+    deadline: PatientDeadline
     in_flight: int
     found: list[int] = field(default_factory=list)
     error: SnapproofError | None = None

@@ -55,6 +55,13 @@ def test_network_may_lose_packets() -> None:
     assert codes(judge_stream("x", [3, 4], lossy)) == [Code.IN_FLIGHT_LOST]
 
 
+def test_device_that_qemu_has_given_up() -> None:
+    """It explains what does not arrive."""
+    broken = Expected([3, 4], consumed=[], broken=["virtio-serial"])
+    assert codes(judge_stream("x", [3], broken)) == [Code.IN_FLIGHT_BROKEN]
+    assert codes(judge_stream("x", [3, 3], broken)) == [Code.IN_FLIGHT_BROKEN, Code.IN_FLIGHT_TWICE]
+
+
 def test_stream_that_does_not_go_on() -> None:
     """An error on the way is a violation of its own."""
     check = judge_stream("x", [3, 4, 5, 9], _EXPECTED, DeadlineExpired("It did not happen within 1 s."))

@@ -161,6 +161,7 @@ _FAILED = "failures/reports-failure"
 _STALLED = "failures/cancel-stalled"
 _CALL = "failures/call-create-1-eperm"
 _FILES = "failures/descriptors-exec-0-free"
+_PORT = "virtio-serial-out/02-seeds"
 _VHOST = "vhost-user-blk"
 _EJECTED = "during-save/eject"
 _TRANSFER = "during-save/mode-cpr-transfer"
@@ -335,6 +336,9 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("ivshmem/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "0000:00:09.0/foreign-memory"}), "F94"),
     ("ivshmem/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
     ("shared-ram/03-live/foreign-writer", _code(Code.FOREIGN_WRITER_NEWER), "F94"),
+    (f"{_PORT}/restored-in-flight", _code(Code.IN_FLIGHT_BROKEN, {"device": "virtio-serial"}), "F107"),
+    (f"{_PORT}/restored-in-flight", _code(Code.IN_FLIGHT_BROKEN, {"device": "virtio-net"}), ""),
+    (f"{_PORT}/restored-in-flight", _code(Code.IN_FLIGHT_LOST), ""),
     ("shared-ram/03-live/foreign-writer", _code(Code.FOREIGN_WRITER_LOST), ""),
     ("shared-ram/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "mem0"}), "F94"),
     (f"{_VHOST}/01-stop-and-save/foreign-writer", _code(Code.FOREIGN_WRITER_NEWER), ""),

@@ -1,0 +1,72 @@
+"""Asks QEMU where a virtio device is in a queue, and whether it works (QMP of QEMU 7.2 and later)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.errors import SetupBroken
+from harness.qemu.machine import Machine
+from harness.qemu.qmp import CommandRefused
+from harness.qemu.virtio_driver import Queue
+
+_INDEX = 1 << 16
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far driver and device are in a queue, in chains, each modulo 65,536.
+
+    Attributes:
+        offered: chains that the driver has put into its ring.
+        taken: those of them that the device has taken out.
+        used: those that it has put into its own ring.
+    """
+
+    offered: int
+    taken: int
+    used: int
+
+    @property
+    def in_hand(self) -> int:
+        """Return how many chains the device has taken and not used."""
+        return (self.taken - self.used) % _INDEX
+
+    def __str__(self) -> str:
+        """Return the three counts as the end of a sentence."""
+        return (
+            f"the driver has offered {self.offered} chains, the device taken {self.taken}, used {self.used}"
+        )
+
+
+def progress(machine: Machine, name: str, number: int, queue: Queue) -> Progress:
+    """Return how far a device is in one of its queues.
+
+    Args:
+        machine: QEMU.
+        name: what QEMU calls the device, such as "virtio-net".
+        number: of the queue.
+        queue: the driver's view of it.
+
+    Raises:
+        SetupBroken: QEMU has no such device. CommandRefused: it has no such queue.
+    """
+    paths = [one["path"] for one in machine.qmp.execute("x-query-virtio") if one["name"] == name]
+    if not paths:
+        raise SetupBroken(f"QEMU has no device '{name}'.")
+    answer = machine.qmp.execute("x-query-virtio-queue-status", {"path": paths[0], "queue": number})
+    return Progress(queue.offered_count(), int(answer["last-avail-idx"]), queue.used_count())
+
+
+def broken_devices(machine: Machine) -> list[str]:
+    """Return the names of the virtio devices that QEMU has given up, since it took their queues for wrong.
+
+    See `virtio_error()` in QEMU 10.0 hw/virtio/virtio.c. A QEMU without the query (before 7.2) has none.
+    """
+    try:
+        devices = machine.qmp.execute("x-query-virtio")
+    except CommandRefused:
+        return []
+    states = (
+        (one["name"], machine.qmp.execute("x-query-virtio-status", {"path": one["path"]})) for one in devices
+    )
+    return [name for name, state in states if state["broken"]]

@@ -1,0 +1,75 @@
+"""Waits longer for items where the host gives QEMU too little processor time to call one lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from harness.deadline import Deadline
+from harness.errors import HostTooBusy
+from harness.linux.run_queue import LEAST_GRANTED, ProcessorTime, processor_time
+
+MOST_SECONDS = 60.0
+"""How long items are waited for on a busy host."""
+
+_STEP_SECONDS = 0.5
+
+
+class PatientDeadline(Deadline):
+    """A deadline that moves, up to a second limit, while QEMU gets less than half of what it wants to run."""
+
+    def __init__(
+        self,
+        seconds: float,
+        pid: int,
+        most_seconds: float = MOST_SECONDS,
+        times: Callable[[int], ProcessorTime] = processor_time,
+    ) -> None:
+        """Begin to wait.
+
+        Args:
+            seconds: the limit on a host that is not too busy.
+            pid: QEMU's process.
+            most_seconds: the limit on one that is.
+            times: returns the processor times of a process since its start.
+        """
+        super().__init__(seconds)
+        self._pid = pid
+        self._times = times
+        self._before = times(pid)
+        self._begun = time.monotonic()
+        self._most_seconds = most_seconds
+
+    @property
+    def waited(self) -> float:
+        """Return the seconds since it began."""
+        return time.monotonic() - self._begun
+
+    @property
+    def granted(self) -> float:
+        """Return the share of the wanted processor time that QEMU got since it began."""
+        return self._times(self._pid).since(self._before).granted
+
+    def remaining(self) -> float:
+        """Return the seconds left, on a busy host those until it is looked at again."""
+        if left := super().remaining():
+            return left
+        more = self._most_seconds - self.waited
+        if more <= 0 or self.granted >= LEAST_GRANTED:
+            return 0.0
+        return min(_STEP_SECONDS, more)
+
+    def require_granted(self, what: str) -> None:
+        """Check that what did not happen in time is evidence.
+
+        Args:
+            what: did not happen, as the subject of a sentence.
+
+        Raises:
+            HostTooBusy: QEMU got too little processor time.
+        """
+        if (granted := self.granted) < LEAST_GRANTED:
+            raise HostTooBusy(
+                f"{what} did not happen within {self.waited:.0f} s, and QEMU got {granted:.0%} of the "
+                "processor time that it wanted, which says nothing about the snapshot; run less beside it."
+            )
