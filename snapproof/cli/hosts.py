@@ -23,6 +23,7 @@ from snapproof.runs.events import timed_log
 from snapproof.runs.forked_work import side_by_side
 from snapproof.runs.host_plan import Sources, expanded_hosts, hosts_at_once, prepared
 from snapproof.runs.results_folder import now, own_results_folder, write_results
+from snapproof.runs.stack import provisioning_for
 from tests_functional.hosts.examination import BALANCED, FLOWS, PLANTED, Examination
 from tests_functional.hosts.examine import examine
 from tests_functional.lib.outcome import from_error
@@ -41,7 +42,6 @@ def hosts(arguments: argparse.Namespace) -> int:
             print(f"vm:kernel-{kernel.name:15} {kernel.reason}")
         return 0
     given = [parse_host(text) for text in arguments.host or [f"vm:{spec.name}" for spec in HOSTS]]
-    folder = own_results_folder(arguments.results, "hosts-")
     started, begun = now(), time.monotonic()
     log = timed_log(begun)
     options = replace(
@@ -52,9 +52,10 @@ def hosts(arguments: argparse.Namespace) -> int:
         snapshots=not arguments.no_snapshots,
         guest=arguments.guest,
     )
-    sources = Sources(options, folder, log)
-    wanted = expanded_hosts(given, sources)
+    wanted = expanded_hosts(given, provisioning_for(options, log))
     _require_different(wanted)
+    folder = own_results_folder(arguments.results, "hosts-")
+    sources = Sources(options, folder, log)
     works = [partial(_examined, host, sources) for host in wanted]
     found = side_by_side(works, hosts_at_once(local_facts(), arguments.jobs))
     result = RunResult(

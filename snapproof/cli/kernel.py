@@ -53,7 +53,7 @@ def kernel(arguments: argparse.Namespace) -> int:
         sources = Sources(host_options(arguments), Path(folder), _log)
         if arguments.bisect_archive:
             return _bisect_archive(arguments, sources)
-        hosts = expanded_hosts([parse_host(arguments.host)], sources)
+        hosts = expanded_hosts([parse_host(arguments.host)], sources.provisioning)
         if len(hosts) > 1:
             return _history(arguments, hosts, sources)
         seen, code = _shown(_events(arguments, hosts[0], sources, arguments.filter))

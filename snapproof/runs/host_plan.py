@@ -179,11 +179,11 @@ def _archived(name: str, sources: Sources) -> tuple[HostImage, HostSpec]:
     return replace(image, name=found[0].name), host_spec(OWN_KERNEL_HOST)
 
 
-def expanded_hosts(wanted: Sequence[HostSpecText], sources: Sources) -> list[HostSpecText]:
+def expanded_hosts(wanted: Sequence[HostSpecText], provisioning: Provisioning) -> list[HostSpecText]:
     """Return hosts with a host for each kernel of the archive that the pattern of a host matches.
 
     Raises:
-        UsageError: no kernel matches a pattern.
+        UsageError: a host names no version, or no kernel matches its pattern.
         MachineryMissing, SetupBroken: a package index could not be fetched.
     """
     found: list[HostSpecText] = []
@@ -192,7 +192,10 @@ def expanded_hosts(wanted: Sequence[HostSpecText], sources: Sources) -> list[Hos
         if not name.startswith(ARCHIVE):
             found.append(host)
             continue
-        kernels = matching_kernels(name.removeprefix(ARCHIVE), sources.provisioning)
+        pattern = name.removeprefix(ARCHIVE)
+        if not pattern:
+            raise UsageError(f"The host '{host.text}' names no version; give one like '{host.text}6.12.*'.")
+        kernels = matching_kernels(pattern, provisioning)
         found += [parse_host(f"vm:{kernel.name}") for kernel in kernels]
     return found
 

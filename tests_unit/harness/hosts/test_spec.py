@@ -78,3 +78,12 @@ def test_hosts_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["hosts", *kernels, "--results", str(tmp_path / "results")]) == 2
     assert "Two hosts are called 'bzImage'" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("command", ["hosts", "kernel"])
+def test_archive_without_a_version(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """One sentence says so; no package index is fetched, and no results folder is made."""
+    folder = ["--results", str(tmp_path / "results")] if command == "hosts" else []
+    assert main([command, "--host=vm:debian@", *folder]) == 2
+    assert "names no version" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
