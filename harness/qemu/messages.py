@@ -19,6 +19,8 @@ MESSAGES = {
     "virtio-queue-size": ("Failed to load element of type virtio for virtio", "exceeds allocated max"),
     # migration/vmstate.c, migration/savevm.c: an instance's state; the number is that of the first CPU
     "cpu-state": ("error while loading state for instance 0x0 of device 'cpu'",),
+    # The same of RAM: its list of RAMBlocks does not fit
+    "ram-state": ("error while loading state for instance 0x0 of device 'ram'",),
     # migration/ram.c ram_save_setup(), since 9.1
     "setup-write-failed": ("ram_save_setup failed: Input/output error",),
     # util/userfaultfd.c

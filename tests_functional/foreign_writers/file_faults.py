@@ -1,6 +1,6 @@
 """Damages a vmstate file between the save and its judgement, as a save that loses what a device wrote would.
 
-Each must turn a check of a foreign writer red: what QEMU does wrong today (F26, F94) shows only one of them.
+Each must turn a check of a foreign writer red: what QEMU does wrong today (F26, F41) shows only one of them.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from tests_functional.hosts.snapshots import (
     snapshot_of,
 )
 from tests_functional.lib.build_outcome import build_outcome
+from tests_functional.lib.known_issues import load_known_issues, with_known_issues
 from tests_functional.lib.outcome import Outcome, from_error
 from tests_functional.lib.time_limits import HOST_SAVES_SECONDS
 from validators.verdict import CheckResult, Violation
@@ -214,7 +215,7 @@ def _judged(
         outcome = _outcome(plan, found, flow, checks, holds, time.monotonic() - begun)
         if outcome.status is Status.PASS:
             snapshot.path.unlink()
-        outcomes.append(outcome)
+        outcomes.append(with_known_issues(outcome, load_known_issues()))
     return outcomes
 
 

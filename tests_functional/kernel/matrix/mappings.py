@@ -229,7 +229,7 @@ WAYS = (
         needs=("swap", "pageout"),
         known_issues=(
             KernelIssue(
-                "UFFDIO_MOVE takes the protection of a page in swap space along (F98)", MOVED_PROTECTION
+                "UFFDIO_MOVE takes the protection of a page in swap space along (F43)", MOVED_PROTECTION
             ),
         ),
     ),

@@ -212,7 +212,7 @@ WAYS = (
         reason=not_reserved,
         known_issues=(
             KernelIssue(
-                "MADV_GUARD_INSTALL of a protected page that has a marker never returns (F97)", GUARD_SPINS
+                "MADV_GUARD_INSTALL of a protected page that has a marker never returns (F42)", GUARD_SPINS
             ),
         ),
     ),

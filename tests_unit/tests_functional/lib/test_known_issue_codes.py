@@ -332,15 +332,15 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("01-live/write-order", _code(Code.GOLDEN_DIFFERS, {"block": "system.flash1"}), ""),
     (f"{_VHOST}/03-live/foreign-writer", _code(Code.FOREIGN_WRITER_NEWER), "F26"),
     (f"{_VHOST}/03-live/foreign-writer", _code(Code.FOREIGN_WRITER_LOST), ""),
-    ("ivshmem/01-stop-and-save/foreign-writer", _code(Code.FOREIGN_WRITER_NEWER), "F94"),
-    ("ivshmem/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "0000:00:09.0/foreign-memory"}), "F94"),
+    ("ivshmem/01-stop-and-save/foreign-writer", _code(Code.FOREIGN_WRITER_NEWER), "F41"),
+    ("ivshmem/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "0000:00:09.0/foreign-memory"}), "F41"),
     ("ivshmem/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
-    ("shared-ram/03-live/foreign-writer", _code(Code.FOREIGN_WRITER_NEWER), "F94"),
-    (f"{_PORT}/restored-in-flight", _code(Code.IN_FLIGHT_BROKEN, {"device": "virtio-serial"}), "F107"),
+    ("shared-ram/03-live/foreign-writer", _code(Code.FOREIGN_WRITER_NEWER), "F41"),
+    (f"{_PORT}/restored-in-flight", _code(Code.IN_FLIGHT_BROKEN, {"device": "virtio-serial"}), "F45"),
     (f"{_PORT}/restored-in-flight", _code(Code.IN_FLIGHT_BROKEN, {"device": "virtio-net"}), ""),
     (f"{_PORT}/restored-in-flight", _code(Code.IN_FLIGHT_LOST), ""),
     ("shared-ram/03-live/foreign-writer", _code(Code.FOREIGN_WRITER_LOST), ""),
-    ("shared-ram/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "mem0"}), "F94"),
+    ("shared-ram/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "mem0"}), "F41"),
     (f"{_VHOST}/01-stop-and-save/foreign-writer", _code(Code.FOREIGN_WRITER_NEWER), ""),
     ("virtio-blk/03-live/foreign-writer", _code(Code.FOREIGN_WRITER_NEWER), ""),
     (f"{_VHOST}/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "mem0"}), "F26"),
@@ -355,10 +355,10 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     (f"{_TABLES}/golden", _code(Code.GOLDEN_DIFFERS, {"block": "/rom@etc/table-loader"}), "F28"),
     (f"{_TABLES}/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
     ("02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "/rom@etc/acpi/tables"}), ""),
-    ("03-debugger/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.bios"}), "F81"),
+    ("03-debugger/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.bios"}), "F39"),
     ("03-debugger/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
     ("01-bus/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.bios"}), ""),
-    ("01-bus/ram-saved", _code(Code.RAM_BLOCKS_NOT_SAVED, {"kind": _NO_NAME}), "F82"),
+    ("01-bus/ram-saved", _code(Code.RAM_BLOCKS_NOT_SAVED, {"kind": _NO_NAME}), "F40"),
     (
         "01-bus/ram-saved",
         _code(Code.RAM_BLOCKS_NOT_SAVED, {"kind": "rom, of device, private, not saved"}),
@@ -459,6 +459,20 @@ def test_issue_of_an_architecture(blame: Blame) -> None:
     for one in load_known_issues():
         for name in one.architectures:
             assert find_architecture(name).name == name
+
+
+def test_page_size_of_a_host(blame: Blame) -> None:
+    """A file of a host with pages of 16 KiB is refused on this one; F44 is nobody else's excuse."""
+    (issue,) = (issue for issue in load_known_issues() if issue.id == "F44")
+    state = "qemu: error while loading state for instance 0x0 of device 'ram'"
+    refused = _checked("restore", _ended(state, "qemu: load of migration failed: x")(blame))
+    ended = _checked("restore", _ended("Segmentation fault")(blame))
+    for host, found, explained in [
+        ("debian-13-arm64-16k", refused, True),
+        ("debian-13-arm64-16k", ended, False),
+        ("debian-13-arm64", refused, False),
+    ]:
+        assert issue.explains(found, {"host": host}) is explained
 
 
 def test_every_issue_is_recognised_and_has_a_near_miss() -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F107: a virtio-serial device is dead in the restored guest if there is a pause in its state.
-# Usage: [ACCEL=kvm] f107-virtio-serial-broken-by-load.py QEMU [FOLDER]
+# F45: a virtio-serial device is dead in the restored guest if there is a pause in its state.
+# Usage: [ACCEL=kvm] f45-virtio-serial-broken-by-load.py QEMU [FOLDER]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Needs 100 MB in FOLDER (/var/tmp) and 64 MB of memory, and takes 15 s.
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# F98: UFFDIO_MOVE of a protected page in swap space takes its write protection along.
+# F43: UFFDIO_MOVE of a protected page in swap space takes its write protection along.
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script did not work.
 """Run this as root, without arguments, on a machine with swap space.
 

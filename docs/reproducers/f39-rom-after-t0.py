@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F81: a background snapshot has what a debugger wrote into ROM after T0.
-# Usage: [ACCEL=kvm] f81-rom-after-t0.py QEMU [FOLDER]
+# F39: a background snapshot has what a debugger wrote into ROM after T0.
+# Usage: [ACCEL=kvm] f39-rom-after-t0.py QEMU [FOLDER]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Needs 100 MB in FOLDER (/var/tmp) and 64 MB of memory, and takes 15 s.
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F94: a save has what another process wrote to shared guest memory after T0.
-# Usage: [ACCEL=kvm] f94-shared-memory-after-t0.py QEMU [FOLDER]
+# F41: a save has what another process wrote to shared guest memory after T0.
+# Usage: [ACCEL=kvm] f41-shared-memory-after-t0.py QEMU [FOLDER]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Needs 100 MB in FOLDER (/var/tmp) and 64 MB of memory, and takes 6 s.
 

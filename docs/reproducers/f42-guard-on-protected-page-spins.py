@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# F97: MADV_GUARD_INSTALL of a protected page of shared memory never returns.
+# F42: MADV_GUARD_INSTALL of a protected page of shared memory never returns.
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script did not work.
 """Run this without arguments, as root or with vm.unprivileged_userfaultfd=1.
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F82: the memory of a virtio-pmem device is in no snapshot, and no save is refused.
-# Usage: [ACCEL=kvm] f82-virtio-pmem-not-saved.py QEMU [FOLDER]
+# F40: the memory of a virtio-pmem device is in no snapshot, and no save is refused.
+# Usage: [ACCEL=kvm] f40-virtio-pmem-not-saved.py QEMU [FOLDER]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Needs 100 MB in FOLDER (/var/tmp) and 100 MB of memory, and takes 5 s.
 
