@@ -61,7 +61,7 @@ class KnownIssue:
         """Return whether it causes all violations of a failed check; False on a version listed as absent."""
         return (
             not self.listed_absent(self.version(environment))
-            and (not self.hosts or environment.get("host") in self.hosts)
+            and self._concerns_host(environment)
             and self._concerns_guest(environment)
             and self.concerns(check.name)
             and len(check.violations) > 0
@@ -76,8 +76,12 @@ class KnownIssue:
     def expected(self, check: str, environment: Mapping[str, Any]) -> bool:
         """Return whether the check of that name should have failed in this environment."""
         named = any(fnmatchcase(check, pattern) for pattern in self.checks)
-        seen = self.listed_seen(self.version(environment)) and self._concerns_guest(environment)
+        concerned = self._concerns_host(environment) and self._concerns_guest(environment)
+        seen = self.listed_seen(self.version(environment)) and concerned
         return seen and not self.sporadic and named
+
+    def _concerns_host(self, environment: Mapping[str, Any]) -> bool:
+        return not self.hosts or environment.get("host") in self.hosts
 
     def _concerns_guest(self, environment: Mapping[str, Any]) -> bool:
         return not self.architectures or environment.get("guest_architecture") in self.architectures

@@ -473,6 +473,8 @@ def test_page_size_of_a_host(blame: Blame) -> None:
         ("debian-13-arm64", refused, False),
     ]:
         assert issue.explains(found, {"host": host}) is explained
+    assert issue.expected("restore", {"host": "debian-13-arm64-16k", "qemu": "10.0.13"})
+    assert not issue.expected("restore", {"qemu": "10.0.13"})
 
 
 def test_every_issue_is_recognised_and_has_a_near_miss() -> None:
