@@ -5,7 +5,7 @@ from tests_functional.ram_blocks.scenario import ram_blocks
 
 
 class RamBlocks(SnapshotTest):
-    """A snapshot has each RAMBlock as it was at T0, whatever it is and whatever writes to it."""
+    """A snapshot has each RAMBlock as it was at T0; each kind with a writer is written meanwhile."""
 
     def test_machine(self) -> None:
         """Each kind of RAM of a machine is written while it is saved; the file has that of T0."""
