@@ -26,6 +26,10 @@ BACKGROUND_SNAPSHOT = "background-snapshot"
 MAPPED_RAM = "mapped-ram"
 # At this speed 256 MiB take a minute, enough for what has to happen during the save, even on a busy host.
 _SLOW_MIB_PER_SECOND, _PIECES_PER_SECOND = 4, 20
+SLOW_PIECE_BYTES = (_SLOW_MIB_PER_SECOND << 20) // _PIECES_PER_SECOND
+"""What a slow sink takes at once."""
+SLOW_PIECE_SECONDS = 1 / _PIECES_PER_SECOND
+"""How long a slow sink waits after that."""
 # A save that hangs sends no page at all. One on an emulated host sent 25 to 370 pages a second, and was seen
 # to answer QMP only every 2 s.
 _PROGRESS_SECONDS = 5.0
@@ -144,8 +148,8 @@ def slow_sink(path: Path, while_there: Path) -> str:
     """
     file, part, sign = (shlex.quote(str(name)) for name in (path, f"{path}.part", while_there))
     # Small pieces, since a write in the guest waits until the sink has taken its page.
-    piece = f"head -c {(_SLOW_MIB_PER_SECOND << 20) // _PIECES_PER_SECOND} > {part}"
-    pass_on = f"cat {part} >> {file}; sleep {1 / _PIECES_PER_SECOND}"
+    piece = f"head -c {SLOW_PIECE_BYTES} > {part}"
+    pass_on = f"cat {part} >> {file}; sleep {SLOW_PIECE_SECONDS}"
     slowly = f"while [ -e {sign} ] && {piece} && [ -s {part} ]; do {pass_on}; done"
     return f"exec:{slowly}; rm {part}; cat >> {file}"
 

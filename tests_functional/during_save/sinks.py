@@ -14,13 +14,11 @@ from harness.errors import SetupBroken
 from harness.linux.socket_folder import socket_folder
 from harness.qemu import migration
 from harness.qemu.machine import Machine
+from harness.qemu.migration import SLOW_PIECE_BYTES, SLOW_PIECE_SECONDS
 
 Sink = Callable[[Machine, Path, Path], AbstractContextManager[str]]
 """Takes the QEMU, the file to be written and the file that makes the sink slow; yields a migration URI."""
 
-_PIECE_BYTES = 256 << 10
-# With pieces of 256 KiB that is 4 MiB/s, as migration.slow_sink().
-_PIECE_SECONDS = 1 / 16
 _DESCRIPTOR = "save"
 # From the end of the save to that of the file, which lacks what is in the pipe or socket by then.
 _END_SECONDS = 60.0
@@ -50,7 +48,7 @@ def socket_sink(_machine: Machine, path: Path, slow: Path) -> Iterator[str]:
                 # QEMU never came, and the listener was shut down.
                 return
             with connection:
-                _pour(lambda: connection.recv(_PIECE_BYTES), path, slow)
+                _pour(lambda: connection.recv(SLOW_PIECE_BYTES), path, slow)
 
         # QEMU comes after the golden image was copied, which takes long on a busy host.
         with _reading(read, lambda: listener.shutdown(socket.SHUT_RDWR)):
@@ -75,7 +73,7 @@ def descriptor_sink(machine: Machine, path: Path, slow: Path) -> Iterator[str]:
 
     def read() -> None:
         try:
-            _pour(lambda: os.read(readable, _PIECE_BYTES), path, slow)
+            _pour(lambda: os.read(readable, SLOW_PIECE_BYTES), path, slow)
         finally:
             os.close(readable)
 
@@ -120,4 +118,4 @@ def _pour(receive: Callable[[], bytes], path: Path, slow: Path) -> None:
         while piece := receive():
             file.write(piece)
             if slow.exists():
-                time.sleep(_PIECE_SECONDS)
+                time.sleep(SLOW_PIECE_SECONDS)

@@ -37,7 +37,7 @@ class _Qmp:
 
 @pytest.mark.parametrize("slow", [True, False])
 def test_socket(tmp_path: Path, slow: bool) -> None:
-    """700,000 bytes are three pieces, and take a fifth of a second while the sink is slow."""
+    """700,000 bytes are four pieces, and take a fifth of a second while the sink is slow."""
     path, sign = tmp_path / "vmstate", tmp_path / "slow"
     if slow:
         sign.touch()
