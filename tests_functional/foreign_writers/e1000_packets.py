@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from tests_functional.foreign_writers.board import Board, PciRegisters, has_id
+from harness.qemu.board import Board, PciRegisters, has_id
 from tests_functional.foreign_writers.marks import MARK_BYTES, Marks
 from tests_functional.foreign_writers.packets import PACKETS, send_packets
 from tests_functional.foreign_writers.target import Target

@@ -10,8 +10,8 @@ import struct
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
+from harness.qemu.board import Board
 from harness.qemu.virtio_driver import Buffer, Queue
-from tests_functional.foreign_writers.board import Board
 from tests_functional.foreign_writers.target import PAGES, Target
 
 FILE = "marks"

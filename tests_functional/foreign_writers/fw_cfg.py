@@ -10,11 +10,11 @@ import struct
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
+from harness.qemu.board import Board
 from harness.qemu.io_ports import read_port, write_port
 from harness.qemu.machine import Machine
 from harness.qemu.memory_tree import region_addresses
 from harness.qemu.qtest import Qtest
-from tests_functional.foreign_writers.board import Board
 from tests_functional.foreign_writers.target import CONTROL_PAGES, PAGES, Target
 
 FILE = "opt/snapproof/marks"

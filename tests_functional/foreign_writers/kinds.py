@@ -10,10 +10,10 @@ from typing import Protocol
 
 from harness.deadline import Deadline
 from harness.qemu.architectures import PC, MachineType
+from harness.qemu.board import Board, board_arguments, reachable
 from harness.qemu.configuration import qemu_quoted
 from harness.qemu.probe import has_block_driver, has_device, has_netdev
 from tests_functional.foreign_writers.ahci_reads import AhciReads
-from tests_functional.foreign_writers.board import Board, board_arguments, reachable
 from tests_functional.foreign_writers.console_bytes import ConsoleBytes
 from tests_functional.foreign_writers.daemons import FILE_SYSTEM, STORAGE, Daemon
 from tests_functional.foreign_writers.disk_reads import DiskReads

@@ -10,9 +10,9 @@ import struct
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from tests_functional.foreign_writers.board import Board, PciRegisters, has_id
-from tests_functional.foreign_writers.scsi import GOOD, TEST_UNIT_READY, read_command
+from harness.qemu.board import Board, PciRegisters, has_id
 from tests_functional.foreign_writers.target import PAGES, Target
+from tests_functional.lib.drivers.scsi import GOOD, TEST_UNIT_READY, read_command
 
 _ID = (0x1000, 0x0012)
 # The first base address register is of the same registers as ports.

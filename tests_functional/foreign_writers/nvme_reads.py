@@ -10,7 +10,7 @@ import struct
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from tests_functional.foreign_writers.board import Board, PciRegisters, has_id
+from harness.qemu.board import Board, PciRegisters, has_id
 from tests_functional.foreign_writers.target import PAGES, Target
 
 # QEMU 10.0 hw/nvme/ctrl.c nvme_init_pci().

@@ -18,10 +18,10 @@ from harness.errors import DeadlineExpired, NotApplicable, SetupBroken, Snapproo
 from harness.linux.socket_folder import socket_folder
 from harness.process import log_tail
 from harness.qemu.architectures import MachineType
+from harness.qemu.board import Board
 from harness.qemu.configuration import MIB, QEMU_LOG, qemu_quoted, type_of
 from harness.qemu.machine import Machine
 from harness.qemu.qmp import CommandRefused
-from tests_functional.foreign_writers.board import Board
 from tests_functional.foreign_writers.daemons import Service, served
 from tests_functional.foreign_writers.judge import judge_marks, judge_refusal, judge_restored_writer
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, WriterKind, all_arguments

@@ -12,9 +12,9 @@ from pathlib import Path
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
+from harness.qemu.board import Board, has_id
 from harness.qemu.configuration import MIB
 from harness.qemu.machine import Machine, known_pid
-from tests_functional.foreign_writers.board import Board, has_id
 from tests_functional.foreign_writers.target import PAGES, Target
 
 IVSHMEM_MIB = 4

@@ -11,9 +11,9 @@ import struct
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from tests_functional.foreign_writers.board import Board, PciRegisters, has_id
-from tests_functional.foreign_writers.scsi import TEST_UNIT_READY, read_command
+from harness.qemu.board import Board, PciRegisters, has_id
 from tests_functional.foreign_writers.target import PAGES, Target
+from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, read_command
 
 # QEMU 10.0 hw/usb/hcd-xhci-pci.c, qemu-xhci.
 _ID = (0x1B36, 0x000D)

@@ -10,10 +10,10 @@ import struct
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
+from harness.qemu.board import Board
 from harness.qemu.virtio_driver import Buffer, Queue
-from tests_functional.foreign_writers.board import Board
-from tests_functional.foreign_writers.scsi import GOOD, TEST_UNIT_READY, read_command
 from tests_functional.foreign_writers.target import PAGES, Target
+from tests_functional.lib.drivers.scsi import GOOD, TEST_UNIT_READY, read_command
 
 _NUMBER, _REQUEST_QUEUE = 8, 2
 _QUEUE_SIZE = 64

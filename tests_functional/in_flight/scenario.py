@@ -21,7 +21,6 @@ from tests_functional.in_flight.judge import Expected, judge_stream
 from tests_functional.in_flight.kinds import STREAM_KINDS, StreamKind
 from tests_functional.in_flight.numbers import Numbers
 from tests_functional.in_flight.packets import peer_socket
-from tests_functional.in_flight.patience import MOST_SECONDS, PatientDeadline
 from tests_functional.in_flight.pipes import pipes
 from tests_functional.in_flight.stream import FarEnd, InFlight, Stream
 from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
@@ -29,6 +28,7 @@ from tests_functional.lib.cycle import Source, judge_cycle, resting, writing_gue
 from tests_functional.lib.driven import require_driven
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.patience import MOST_SECONDS, PatientDeadline
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, take
 from tests_functional.lib.source_checks import judge_source

@@ -16,9 +16,9 @@ from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
 from harness.linux.socket_folder import socket_folder
 from harness.qemu.architectures import MICROVM, PC, MachineType
+from harness.qemu.board import Board
 from harness.qemu.machine import Machine
 from tests_functional.foreign_writers.ahci_reads import AhciReads
-from tests_functional.foreign_writers.board import Board
 from tests_functional.foreign_writers.daemons import served
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, all_arguments
 from tests_functional.foreign_writers.marks import Marks

@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import HostTooBusy
 from harness.linux.run_queue import ProcessorTime
-from tests_functional.in_flight.patience import PatientDeadline
+from tests_functional.lib.patience import PatientDeadline
 
 
 def _times(ran: int, waited: int) -> Callable[[int], ProcessorTime]:
