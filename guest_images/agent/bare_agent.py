@@ -141,6 +141,10 @@ class BareAgent:
         words = f"; its last words: {last[0].strip()}" if last else ""
         return GuestUnreachable(f"QEMU ended before the bare guest {what}{words}.")
 
+    def boot(self) -> int:
+        """Return a number that each boot of the guest has for itself: the processor's counter then."""
+        return self._control(ControlWord.BOOT_TICKS)
+
     def wait_answer(self, deadline: Deadline) -> None:
         """Wait until the agent answers, as a login waits for a guest that has one.
 

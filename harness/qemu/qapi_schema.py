@@ -36,6 +36,26 @@ class QapiSchema:
     def __init__(self, answer: Sequence[Mapping[str, Any]]) -> None:
         self._entries = {str(entry["name"]): entry for entry in answer}
 
+    def commands(self) -> tuple[str, ...]:
+        """Return the names of all commands, sorted."""
+        return tuple(sorted(name for name, entry in self._entries.items() if entry["meta-type"] == "command"))
+
+    def argument_type(self, command: str) -> str:
+        """Return the name of the type of a command's arguments, which `entry` describes.
+
+        Raises:
+            KeyError: there is no such command.
+        """
+        return str(self._entries[command]["arg-type"])
+
+    def entry(self, type_name: str) -> Mapping[str, Any]:
+        """Return the description of a type as QEMU gives it (qapi/introspect.json, SchemaInfo).
+
+        Raises:
+            KeyError: there is no such type.
+        """
+        return self._entries[type_name]
+
     def arguments(self, command: str) -> tuple[Member, ...]:
         """Return the arguments of a command, empty if there is no such command."""
         entry = self._entries.get(command)

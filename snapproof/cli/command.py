@@ -27,6 +27,7 @@ _COMMANDS = {
     "info": "print what is in a vmstate file",
     "diff": "list the differences between two vmstate files",
     "selftest": "plant every fault of the catalogue and show that each is caught",
+    "explore": "run random sequences of steps around snapshots, and reduce what fails",
     "kernel": "test the kernel's userfaultfd write protection by itself",
     "bench": "measure the cost of snapshots, and the speed of the validators",
 }

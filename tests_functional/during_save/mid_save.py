@@ -86,7 +86,7 @@ def mid_save(
                 return MidSave(place, path, Ending())
             done = settings(machine)
             hasten(machine)
-            ending = _wait_ending(machine, limit)
+            ending = wait_ending(machine, limit)
         three = (before, done, settings(machine))
         if ending.status != "completed":
             return MidSave(place, path, ending, three)
@@ -127,14 +127,14 @@ def _thing_done(
     try:
         golden, started_by_itself = begin_save(flow, machine, slow.parent, uri, limit)
         migration.wait_ram_moving(machine, limit)
-        steps = _await_write(machine, counters, limit)
+        steps = await_write(machine, counters, limit)
         thing.do(place)
     finally:
         slow.unlink()
     return _Begun(golden, started_by_itself, steps)
 
 
-def _await_write(machine: Machine, counters: AgentCounters, limit: Deadline) -> tuple[int, ...]:
+def await_write(machine: Machine, counters: AgentCounters, limit: Deadline) -> tuple[int, ...]:
     """Wait until each writer has written a page after T0; return the writers' steps.
 
     Raises:
@@ -149,7 +149,7 @@ def _await_write(machine: Machine, counters: AgentCounters, limit: Deadline) -> 
     raise SetupBroken("The save was over before the guest had written a page, so this run proves nothing.")
 
 
-def _wait_ending(machine: Machine, limit: Deadline) -> Ending:
+def wait_ending(machine: Machine, limit: Deadline) -> Ending:
     """Wait until a save has ended and QEMU has cleaned up, or until the time is over."""
     while True:
         answer = machine.query_migrate()

@@ -28,7 +28,8 @@ print("\\n" + json.dumps(sorted(packages & {_HEAVY!r})))
 """
 _COMMANDS = (
     "", "doctor", "images", "images build", "run", "hosts", "report", "report render", "report compare",
-    "check", "info", "diff", "selftest", "kernel", "bench", "bench downtime", "bench faults", "bench ab",
+    "check", "info", "diff", "selftest", "explore",
+    "kernel", "bench", "bench downtime", "bench faults", "bench ab",
 )  # fmt: skip
 
 

@@ -156,11 +156,11 @@ def _machine(status: str) -> Machine:
 def test_thing_waits_for_a_write_after_t0() -> None:
     """Each writer must have written, or the save proves nothing."""
     counters = _Counters((1, 1), (2, 1), (2, 2))
-    assert mid_save._await_write(_machine("active"), cast(Any, counters), Deadline(1)) == (2, 2)
+    assert mid_save.await_write(_machine("active"), cast(Any, counters), Deadline(1)) == (2, 2)
 
 
 @pytest.mark.parametrize("status", ["completed", "active"])
 def test_save_that_is_over_too_soon(status: str) -> None:
     """A save without a write after T0 is our own failure."""
     with pytest.raises(SetupBroken, match="proves nothing"):
-        mid_save._await_write(_machine(status), cast(Any, _Counters((1, 1))), Deadline(0.02))
+        mid_save.await_write(_machine(status), cast(Any, _Counters((1, 1))), Deadline(0.02))

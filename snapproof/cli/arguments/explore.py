@@ -1,0 +1,63 @@
+"""Defines the command-line arguments of `snapproof explore`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from snapproof.cli.arguments.help_text import help_text
+from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.stack import add_stack_arguments, seed_number
+
+_SECONDS = 300.0
+
+
+def add_parser(commands: Any, summary: str) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "explore",
+        help=summary,
+        **help_text(
+            "Draws lists of steps around background snapshots of bare guests: commands of QEMU's own schema, "
+            "what guests and hosts do, saves in all flows. Each list is run on a guest and judged by a model "
+            "and by the oracles. A list that fails is reduced and written as a test, a reproducer and a draft.",
+            "explore --seconds 600 --qemu debian-13",
+            "explore --seed 7 --runs 50",
+            "explore --replay results/explore/findings/01-qemu.ended/steps.json",
+            "explore --self-check",
+            exit_codes="0 nothing new was found, 1 something was, 2 error, 3 no list was run",
+            more="docs/explore.md says what is drawn, and what is not.",
+        ),
+    )
+    parser.add_argument(
+        "--seed", type=seed_number, default=1, metavar="N", help="seed of the lists (default: 1)"
+    )
+    parser.add_argument(
+        "--seconds", type=_seconds, metavar="S", help=f"how long (default: {_SECONDS:.0f}, without --runs)"
+    )
+    parser.add_argument("--runs", type=_runs, metavar="N", help="how many lists")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="a new folder for the results")
+    parser.add_argument("--corpus", type=Path, metavar="FILE", help="begin with the lists of a corpus.json")
+    parser.add_argument(
+        "--replay", type=Path, metavar="FILE", help="run the list of a steps.json, and no other"
+    )
+    parser.add_argument(
+        "--self-check", action="store_true", help="plant live faults, and explore until each is found"
+    )
+    add_stack_arguments(parser, own_guest=False)
+    parser.set_defaults(run=later("snapproof.cli.explore:explore"), default_seconds=_SECONDS)
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1e7:
+        raise argparse.ArgumentTypeError("give a positive number of seconds")
+    return number
+
+
+def _runs(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("give a positive number of lists")
+    return number

@@ -1,0 +1,156 @@
+"""Runs `snapproof explore`: draws lists of steps, runs and judges them, and reports what failed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from harness.deadline import Deadline
+from harness.errors import NotApplicable, UsageError
+from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_NOTHING_RAN, EXIT_PASS
+from snapproof.cli.options import stack_options
+from snapproof.explore.campaign import (
+    CORPUS_FILE,
+    SUMMARY_FILE,
+    Campaign,
+    Limits,
+    baseline_issues,
+    make_drawer,
+)
+from snapproof.explore.coverage import load_corpus
+from snapproof.explore.self_check import search_faults
+from snapproof.runs.events import EVENTS_FILE, Progress
+from snapproof.runs.results_folder import own_results_folder
+from snapproof.runs.stack import cache_at, prepare_stack
+from tests_functional.explore.executor import Record
+from tests_functional.explore.known import known_issue
+from tests_functional.explore.steps import StepList
+from tests_functional.lib.outcome import write_atomically
+from tests_functional.lib.profile_row import QUICK_GUEST
+from tests_functional.lib.run import Run
+
+_FAULT_SECONDS = 120.0
+
+
+def explore(arguments: argparse.Namespace) -> int:
+    """Explore, print what was found, and return the exit code that `--help` explains."""
+    replayed = _read_list(arguments.replay) if arguments.replay else None
+    progress = Progress()
+    folder = own_results_folder(arguments.results, "explore-")
+    try:
+        run = _make_run(arguments, folder, progress.step)
+        issues = baseline_issues()
+        if replayed is not None:
+            campaign = Campaign(run, arguments.seed, progress.step)
+            record = campaign.take(replayed)
+            progress.done()
+            return _say_replayed(record, known_issue(replayed, record.violations, issues, campaign.version))
+        drawer = make_drawer(run, issues)
+        if arguments.self_check:
+            seconds = arguments.seconds or _FAULT_SECONDS
+            return search_faults(run, drawer, arguments.seed, seconds, progress.step)
+        campaign = Campaign(run, arguments.seed, progress.step)
+        if arguments.corpus:
+            campaign.coverage.corpus.extend(_read_corpus(arguments.corpus))
+        limits = Limits(_time(arguments), arguments.runs)
+        try:
+            campaign.explore(drawer, limits, issues)
+        finally:
+            progress.done()
+            _write(campaign, folder)
+        return _summarise(campaign, folder)
+    finally:
+        progress.done()
+
+
+def _time(arguments: argparse.Namespace) -> float | None:
+    """Return the campaign's time limit: as given, or the default where no number of lists is given either."""
+    if arguments.seconds is not None:
+        return float(arguments.seconds)
+    return None if arguments.runs else float(arguments.default_seconds)
+
+
+def _make_run(arguments: argparse.Namespace, folder: Path, say: Callable[[str], None]) -> Run:
+    options = stack_options(arguments, own_guest=False)
+    options = replace(options, guest=options.guest or QUICK_GUEST)
+    stack, environment = prepare_stack(options, folder, say)
+    if not stack.image.bare or stack.image.architecture.name != "x86_64":
+        raise NotApplicable(
+            "Lists of steps play the guest's part through I/O ports, so they take the guest 'bare' of "
+            f"x86_64, and not '{stack.image.name}'."
+        )
+    return Run(
+        name="explore",
+        stack=stack,
+        host_environment=environment,
+        folder=folder,
+        events=folder / EVENTS_FILE,
+        cache=cache_at(options.cache),
+        mirror=options.mirror,
+        pattern="random",
+        seed=arguments.seed,
+        repeat=1,
+        keep=True,
+        deadline=Deadline(1e9),
+    )
+
+
+def _read_list(path: Path) -> StepList:
+    try:
+        return StepList.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The list of steps '{path}' cannot be read: {error}.") from error
+
+
+def _read_corpus(path: Path) -> list[StepList]:
+    try:
+        return load_corpus(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"The corpus '{path}' cannot be read: {error}.") from error
+
+
+def _say_replayed(record: Record, known: str) -> int:
+    for violation in record.violations:
+        print(f"{violation.check}: {violation.code.value}: {violation.sentence}")
+    if known:
+        print(f"Known issue {known} explains it.")
+        return EXIT_PASS
+    if record.failed:
+        print(f"FAIL: the list of {len(record.steps.steps)} steps fails.")
+        return EXIT_FAIL
+    if record.error:
+        print(f"ERROR: {record.error}")
+        return EXIT_ERROR
+    print(f"PASS: all {record.taken} steps were taken rightly, {record.proofs} snapshots are right.")
+    return EXIT_PASS
+
+
+def _write(campaign: Campaign, folder: Path) -> None:
+    write_atomically(folder / SUMMARY_FILE, json.dumps(campaign.to_json(), indent=1) + "\n")
+    campaign.coverage.save(folder / CORPUS_FILE)
+
+
+def _summarise(campaign: Campaign, folder: Path) -> int:
+    for number, finding in enumerate(campaign.findings.found, 1):
+        print(f"{number}. {finding.sentence}")
+        stable = finding.reduced and f"{finding.reduced.failed} of {finding.reduced.tried} runs"
+        print(
+            f"   {finding.times}x, again in {stable}, {len(finding.steps.steps)} steps: {finding.steps.words}"
+        )
+        print(f"   {finding.folder}")
+    print(f"{campaign.line} in {campaign.seconds:.0f} s; seed {campaign.seed}.")
+    print(f"Results: {folder}")
+    if not campaign.lists:
+        print("No list was run.")
+        return EXIT_NOTHING_RAN
+    if campaign.findings.found:
+        print(f"FAIL: {len(campaign.findings.found)} causes that are not in the baseline.")
+        return EXIT_FAIL
+    if len(campaign.errors) == campaign.lists:
+        print(f"ERROR: no list has a verdict: {campaign.errors[0]}")
+        return EXIT_ERROR
+    print("PASS: nothing was found that is not in the baseline.")
+    return EXIT_PASS

@@ -1,0 +1,1 @@
+"""Searches for lists of steps that fail: draws them, counts what was reached, reduces and reports."""

@@ -1,0 +1,175 @@
+"""Collects failing lists of steps by cause, and writes each cause into a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from snapproof.explore.reduction import Reduced
+from snapproof.explore.reproducer import reproducer_text
+from tests_functional.explore.executor import Record
+from tests_functional.explore.steps import StepList
+from tests_functional.lib.outcome import write_atomically
+from validators.verdict import Violation
+
+STEPS_FILE = "steps.json"
+"""File of a finding that `snapproof explore --replay` reads."""
+
+_NAMED_FIELDS = ("qemu_said", "command", "status", "state", "setting", "name", "error")
+
+
+def signature(violations: Sequence[Violation]) -> tuple[str, ...]:
+    """Return what tells one cause from another: the codes of the violations with their fields, sorted."""
+    return tuple(sorted({_named(violation) for violation in violations}))
+
+
+def same_failure(one: Sequence[Violation], other: Sequence[Violation]) -> bool:
+    """Return whether two failures may be the same: they share a code with its fields."""
+    return bool({*signature(one)} & {*signature(other)})
+
+
+def _named(violation: Violation) -> str:
+    found = [f"{name}={violation.fields[name]}" for name in _NAMED_FIELDS if name in violation.fields]
+    return " ".join([violation.code.value, *found])
+
+
+@dataclass
+class Finding:
+    """One cause.
+
+    Attributes:
+        signature: of its violations.
+        record: of the list that showed it first.
+        reduced: the short list, None before the reduction.
+        known: id of the known issue that explains it, "" for none.
+        times: how often it was seen.
+        folder: where it was written.
+    """
+
+    signature: tuple[str, ...]
+    record: Record
+    reduced: Reduced | None = None
+    known: str = ""
+    times: int = 1
+    folder: Path | None = None
+
+    @property
+    def steps(self) -> StepList:
+        """The shortest list that shows it."""
+        return self.reduced.steps if self.reduced else self.record.steps
+
+    @property
+    def sentence(self) -> str:
+        """The first violation's sentence."""
+        return self.record.violations[0].sentence
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its form in explore.json."""
+        reduced = self.reduced
+        return {
+            "signature": list(self.signature),
+            "known_issue": self.known,
+            "times": self.times,
+            "sentence": self.sentence,
+            "steps": self.steps.to_json(),
+            "first": self.record.steps.to_json(),
+            "stable": f"{reduced.failed} of {reduced.tried}" if reduced else "not tried",
+            "runs": reduced.runs if reduced else 0,
+            "folder": str(self.folder) if self.folder else "",
+        }
+
+
+@dataclass
+class Findings:
+    """All causes that were found, each once, and how often known issues showed."""
+
+    found: list[Finding] = field(default_factory=list)
+    known: Counter[str] = field(default_factory=Counter)
+
+    def seen_before(self, record: Record) -> Finding | None:
+        """Return the finding that a failing list shows again, None for a new one."""
+        wanted = signature(record.violations)
+        for finding in self.found:
+            if finding.signature == wanted:
+                return finding
+        return None
+
+
+def write_finding(finding: Finding, folder: Path, qemu: str, executable: str) -> None:
+    """Write a finding: its list, a test in Python, a reproducer with QEMU alone, and a draft of its text.
+
+    Args:
+        finding: the cause.
+        folder: made for it.
+        qemu: QEMU's version.
+        executable: QEMU.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    finding.folder = folder
+    steps = finding.steps
+    write_atomically(folder / STEPS_FILE, json.dumps(steps.to_json(), indent=1) + "\n")
+    write_atomically(folder / "test_explored.py", _test_text(steps, finding))
+    script = folder / "reproduce.py"
+    write_atomically(script, reproducer_text(steps, finding.sentence))
+    script.chmod(0o755)
+    write_atomically(folder / "finding.md", _draft(finding, qemu, executable))
+    violations = [
+        {"check": one.check, "code": one.code.value, "sentence": one.sentence, "fields": dict(one.fields)}
+        for one in finding.record.violations
+    ]
+    write_atomically(folder / "violations.json", json.dumps(violations, indent=1) + "\n")
+
+
+def _test_text(steps: StepList, finding: Finding) -> str:
+    """Return a scenario in Python that takes the steps."""
+    lines = "\n".join(f"        Step({step.kind!r}, {dict(step.arguments)!r})," for step in steps.steps)
+    words = " ".join(finding.sentence.split()).replace('"""', "'''")
+    return f'''"""Takes the steps after which: {words}"""
+
+from __future__ import annotations
+
+from tests_functional.explore.scenario import explored
+from tests_functional.explore.steps import GuestChoice, Step, StepList
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run
+
+STEPS = StepList(
+    {steps.guest!r},
+    (
+{lines}
+    ),
+)
+
+
+def scenario(run: Run) -> Outcome:
+    """Take the steps and judge all of it."""
+    return explored(run, STEPS)
+'''
+
+
+def _draft(finding: Finding, qemu: str, executable: str) -> str:
+    """Return the draft of an entry of docs/findings.md."""
+    reduced = finding.reduced
+    times = f"{reduced.failed} of {reduced.tried} runs of the first list" if reduced else "one run"
+    steps = "\n".join(f"{number}. `{step.words}`" for number, step in enumerate(finding.steps.steps, 1))
+    return f"""## F9xx: {" ".join(finding.sentence.split())}
+
+**Seen** on QEMU {qemu}: {finding.steps.guest.words}; in {times}.
+
+{steps or "No step is needed: a snapshot of the guest shows it."}
+
+Codes: {"; ".join(f"`{name}`" for name in finding.signature)}.
+
+**Reproduce**: `snapproof explore --replay steps.json --qemu {shlex.quote(executable)}`; with QEMU alone,
+`reproduce.py QEMU`.
+
+**Cause**: not looked into. **Control**: try the same steps during an ordinary migration.
+"""

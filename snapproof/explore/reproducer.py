@@ -1,0 +1,279 @@
+"""Writes a Python script that takes the steps of a list with QEMU alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tests_functional.explore.guests import DEVICES, RAM_KINDS
+from tests_functional.explore.steps import Step, StepList
+
+_HEAD = '''#!/usr/bin/env python3
+# {sentence}
+# Usage: {name} QEMU
+# Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
+"""Takes steps that snapproof explore found, on a guest without a system whose RAM holds random bytes.
+
+The defect shows if QEMU ends or does not answer, or if a save that no step has broken does not complete.
+What a guest has to write itself is not shown by this script.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+SECONDS = 20
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(3))
+FOLDER = tempfile.TemporaryDirectory(dir="/var/tmp")
+CONTENT = Path(FOLDER.name, "content")
+CONTENT.write_bytes(os.urandom(32 << 20))
+
+
+def end(code, words):
+    print(words)
+    qemu.kill()
+    FOLDER.cleanup()
+    os._exit(code)
+
+
+def ask(command, **arguments):
+    """Give a command; return its result, or its refusal as text."""
+    print("->", command, json.dumps(arguments))
+    try:
+        print(json.dumps({{"execute": command, "arguments": arguments}}), file=monitor, flush=True)
+        while line := monitor.readline():
+            answer = json.loads(line)
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                print("  ", answer["error"]["desc"])
+                return answer["error"]["desc"]
+    except TimeoutError:
+        end(1, f"QEMU does not answer {{command}} within {{SECONDS}} s.")
+    except ConnectionError:
+        pass
+    time.sleep(0.5)
+    end(1, f"QEMU has ended: {{qemu.wait()}}.")
+
+
+class Sink:
+    """Reads a save from a socket, at a speed that may change."""
+
+    def __init__(self, number):
+        self.speed = "slow"
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.place = f"{{FOLDER.name}}/{{number}}"
+        self.listener.bind(self.place)
+        self.listener.listen(1)
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        connection, _ = self.listener.accept()
+        while True:
+            while self.speed == "stalled":
+                time.sleep(0.02)
+            if self.speed == "closed" or not connection.recv(200_000):
+                connection.close()
+                return
+            if self.speed == "slow":
+                time.sleep(0.03)
+
+
+def capability(on):
+    setting = {{"capability": "background-snapshot", "state": on}}
+    return ask("migrate-set-capabilities", capabilities=[setting])
+
+
+def wait_save(wanted):
+    limit = time.monotonic() + SECONDS
+    while (answer := ask("query-migrate")).get("status") not in wanted:
+        if time.monotonic() > limit:
+            end(1, f"The save is still {{answer.get('status')}}.")
+        time.sleep(0.1)
+    return answer
+
+
+saves = 0
+
+
+def begin(golden=False):
+    """Begin a save; a golden one stops the guest for T0."""
+    global saves
+    saves += 1
+    sink = Sink(saves)
+    refusal = capability(True)
+    if refusal:
+        end(2, f"QEMU refuses the capability: {{refusal}}")
+    if golden:
+        ask("stop")
+    ask("migrate", uri=f"unix:{{sink.place}}")
+    wait_save(("active", "completed", "failed"))
+    time.sleep(0.3)
+    if golden:
+        ask("cont")
+    return sink
+
+
+def finish(sink, ends):
+    sink.speed = "fast"
+    answer = wait_save(("completed", "failed", "cancelled"))
+    if answer["status"] not in ends or (answer["status"] == "failed" and not answer.get("error-desc")):
+        end(1, f"The save ended as {{answer}}.")
+    time.sleep(0.5)
+    capability(False)
+
+
+ours, theirs = socket.socketpair()
+qemu = subprocess.Popen(
+    [
+        sys.argv[1],
+        *{arguments},
+        *("-device", f"loader,file={{CONTENT}},addr=0x1000000,force-raw=on"),
+        *("-chardev", f"socket,fd={{theirs.fileno()}},id=monitor", "-mon", "chardev=monitor,mode=control"),
+    ],
+    stdin=subprocess.DEVNULL,
+    pass_fds=[theirs.fileno()],
+)
+theirs.close()
+ours.settimeout(SECONDS)
+monitor = ours.makefile("rw")
+if not monitor.readline():
+    end(3, "QEMU does not start.")
+ask("qmp_capabilities")
+time.sleep(1)
+
+'''
+_TAIL = """
+ask("quit")
+try:
+    code = qemu.wait(SECONDS)
+except subprocess.TimeoutExpired:
+    end(1, "QEMU does not quit.")
+end(1 if code else 0, f"QEMU has quit with exit code {code}.")
+"""
+
+
+def _qmp(step: Step, _state: dict[str, Any]) -> list[str]:
+    arguments = json.dumps(step.arguments["arguments"])
+    return [f"ask({step.arguments['command']!r}, **json.loads({arguments!r}))"]
+
+
+def _begin(step: Step, state: dict[str, Any]) -> list[str]:
+    if state.get("saving"):
+        return []
+    state.update(saving=True, ends=["completed"])
+    golden = bool(step.arguments.get("golden")) and not state.get("stopped")
+    return [f"sink = begin(golden={golden})"]
+
+
+def _finish(_step: Step, state: dict[str, Any]) -> list[str]:
+    if not state.pop("saving", None):
+        return []
+    return [f"finish(sink, {state['ends']!r})"]
+
+
+def _in_save(lines: Callable[[Step, dict[str, Any]], list[str]]) -> Callable[..., list[str]]:
+    return lambda step, state: lines(step, state) if state.get("saving") else []
+
+
+def _cancel(_step: Step, state: dict[str, Any]) -> list[str]:
+    state["ends"] = [*state["ends"], "cancelled"]
+    return ['ask("migrate_cancel")']
+
+
+def _sink(step: Step, state: dict[str, Any]) -> list[str]:
+    if step.arguments["speed"] == "closed":
+        state["ends"] = [*state["ends"], "failed"]
+    return [f"sink.speed = {step.arguments['speed']!r}"]
+
+
+def _stop(_step: Step, state: dict[str, Any]) -> list[str]:
+    state["stopped"] = True
+    return ['ask("stop")']
+
+
+def _cont(_step: Step, state: dict[str, Any]) -> list[str]:
+    state["stopped"] = False
+    return ['ask("cont")']
+
+
+def _snapshot(step: Step, state: dict[str, Any]) -> list[str]:
+    if state.get("saving") or state.get("stopped"):
+        return []
+    if step.arguments["flow"] == "STOP_AND_SAVE":
+        return [
+            'ask("stop")', 'ask("migrate", uri="exec:cat > /dev/null")',
+            'wait_save(("completed", "failed"))', "time.sleep(0.5)", 'ask("cont")',
+        ]  # fmt: skip
+    golden = step.arguments["flow"].startswith("STOP")
+    return [f"finish(begin(golden={golden}), ['completed'])"]
+
+
+def _sleep(step: Step, _state: dict[str, Any]) -> list[str]:
+    return [f"time.sleep({step.arguments['seconds']})"]
+
+
+def _freeze(step: Step, _state: dict[str, Any]) -> list[str]:
+    return [
+        "os.kill(qemu.pid, signal.SIGSTOP)",
+        f"time.sleep({step.arguments['seconds']})",
+        "os.kill(qemu.pid, signal.SIGCONT)",
+    ]
+
+
+def _hmp(line: str) -> str:
+    return f'ask("human-monitor-command", **{{"command-line": {line!r}}})'
+
+
+LINES: Mapping[str, Callable[[Step, dict[str, Any]], list[str]]] = {
+    "begin": _begin,
+    "finish": _finish,
+    "snapshot": _snapshot,
+    "cancel": _in_save(_cancel),
+    "sink": _in_save(_sink),
+    "stop": _stop,
+    "cont": _cont,
+    "reset": lambda step, _state: [
+        _hmp("o /b 0x64 0xfe") if step.arguments.get("by_guest") else 'ask("system_reset")',
+        "time.sleep(0.5)",
+    ],
+    "panic": lambda _step, _state: [_hmp("o /b 0x505 1")],
+    "freeze": _freeze,
+    "wait": _sleep,
+    "migrate-again": _in_save(lambda _step, _state: ['ask("migrate", uri="exec:cat > /dev/null")']),
+    "info": lambda step, _state: [_hmp(f"info {step.arguments['what']}")],
+    "qmp": _qmp,
+    "pattern": lambda _step, _state: [
+        "# Here the guest writes another pattern, which this script does not do."
+    ],
+}
+"""By kind of step: the lines of the script, from the step and the state after the steps before."""
+
+
+def reproducer_text(steps: StepList, sentence: str, name: str = "reproduce.py") -> str:
+    """Return the script for a list of steps."""
+    state: dict[str, Any] = {}
+    lines = [line for step in (*steps.steps, Step("finish")) for line in LINES[step.kind](step, state)]
+    head = _HEAD.format(
+        sentence=" ".join(sentence.split()), name=name, arguments=repr(tuple(_arguments(steps)))
+    )
+    return head + "\n".join(lines) + "\n" + _TAIL
+
+
+def _arguments(steps: StepList) -> list[str]:
+    guest = steps.guest
+    words = [
+        *("-machine", guest.machine, "-accel", guest.accel, "-nodefaults", "-display", "none"),
+        *("-m", f"{guest.ram_mib}M", "-smp", str(guest.vcpus), "-action", "reboot=reset"),
+    ]
+    for choice in (RAM_KINDS[guest.ram], *(DEVICES[device] for device in guest.devices)):
+        words += [word.format(mib=guest.ram_mib) for word in choice.arguments]
+    return words

@@ -1,0 +1,255 @@
+"""Takes each kind of step: does it on the guest, tells the model, and notes what is wrong with the answer."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from guest_images.agent.bare_agent import BareAgent
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import SubjectFailed
+from harness.qemu.io_ports import write_port
+from harness.qemu.machine import known_pid
+from harness.qemu.qmp import CommandRefused
+from tests_functional.explore import saving
+from tests_functional.explore.model import CANCELLED, FAILED, PANICKED, RUNNING, SHUTDOWN, Writers
+from tests_functional.explore.session import Session, host_excused
+from tests_functional.explore.sink import Speed
+from tests_functional.lib.save import Flow
+from validators.checks import Problem
+
+Act = Callable[[Session, Mapping[str, Any]], bool]
+"""Takes a step; returns False if it does not apply in the model's state, and nothing was done."""
+
+# QEMU hw/misc/pvpanic-isa.c and hw/input/pckbd.c.
+_PANIC_PORT, _PANICKED = 0x505, 1
+_KEYBOARD_PORT, _RESET = 0x64, 0xFE
+_LONGEST_FREEZE_SECONDS, _LONGEST_WAIT_SECONDS = 3.0, 2.0
+_NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
+_WORDS = 90
+# Commands after which QEMU may have open what it had not before, or the other way round.
+_OPENS = (
+    "object-*",
+    "blockdev-*",
+    "block-*",
+    "query-stats*",
+    "calc-dirty-rate",
+    "closefd",
+    "trace-*",
+    "device_*",
+)
+# Commands that set something.
+_SETS = {"migrate-set-parameters": "parameters", "migrate-set-capabilities": "capabilities"}
+
+
+def give(session: Session, command: str, arguments: Mapping[str, Any]) -> str | None:
+    """Give a QMP command; return QEMU's refusal, None if it accepts; note what was reached.
+
+    Raises:
+        SubjectFailed: QEMU has ended, or does not answer. HostTooBusy: it got no processor.
+    """
+    state = session.model.words
+    refusal: str | None = None
+    try:
+        with host_excused(session.machine):
+            session.machine.qmp.execute(command, arguments, session.limit())
+    except CommandRefused as refused:
+        refusal = refused.reason
+        if not refusal.strip():
+            problem = Problem(Code.SAVE_NO_REASON, f"QEMU refuses '{command}' without a reason.")
+            session.note("answers", problem)
+    if refusal is not None:
+        session.reached.add(f"refusal of {command}: {_NUMBER.sub('N', refusal)[:_WORDS]}")
+    session.reached.add(f"{command} {'accepted' if refusal is None else 'refused'} in {state}")
+    return refusal
+
+
+def must_accept(session: Session, command: str, arguments: Mapping[str, Any] | None = None) -> bool:
+    """Give a command that QEMU must accept; return whether it did."""
+    refusal = give(session, command, arguments or {})
+    if refusal is None:
+        return True
+    sentence = f"QEMU refuses '{command}' in a state ({session.model.words}) in which it must not: {refusal}"
+    session.note("answers", Problem(Code.DURING_SAVE_REFUSED, sentence, {"command": command}))
+    return False
+
+
+def must_refuse(session: Session, command: str, arguments: Mapping[str, Any]) -> None:
+    """Give a command that QEMU must refuse."""
+    if give(session, command, arguments) is None:
+        sentence = f"QEMU accepts '{command}' in a state ({session.model.words}) in which it must not."
+        session.note("answers", Problem(Code.DURING_SAVE_ACCEPTED, sentence, {"command": command}))
+
+
+def begin(session: Session, arguments: Mapping[str, Any]) -> bool:
+    """Begin a background snapshot."""
+    return saving.begin(session, bool(arguments.get("golden")), str(arguments.get("transport", "exec")))
+
+
+def finish(session: Session, _arguments: Mapping[str, Any]) -> bool:
+    """Let the save go on to its end, and judge it."""
+    return saving.finish(session)
+
+
+def snapshot(session: Session, arguments: Mapping[str, Any]) -> bool:
+    """Take a whole snapshot by a flow."""
+    return saving.snapshot(session, Flow[str(arguments["flow"])])
+
+
+def cancel(session: Session, _arguments: Mapping[str, Any]) -> bool:
+    """Cancel the save."""
+    if session.model.save is None:
+        return False
+    if must_accept(session, "migrate_cancel"):
+        session.model = session.model.may_end(*session.model.save.ends, CANCELLED)
+    return True
+
+
+def set_sink(session: Session, arguments: Mapping[str, Any]) -> bool:
+    """Change what the sink of the save does."""
+    if session.save is None:
+        return False
+    speed = Speed(str(arguments["speed"]))
+    assert session.model.save is not None
+    if speed is Speed.CLOSED:
+        # A background snapshot that has sent all before completes.
+        session.model = session.model.may_end(*session.model.save.ends, FAILED)
+    session.save.sink.set_speed(speed)
+    session.model = session.model.stalled(speed is Speed.STALLED)
+    return True
+
+
+def stop(session: Session, _arguments: Mapping[str, Any]) -> bool:
+    """Stop the guest."""
+    if must_accept(session, "stop"):
+        session.model = session.model.stopped()
+    return True
+
+
+def cont(session: Session, _arguments: Mapping[str, Any]) -> bool:
+    """Let the guest go on."""
+    if session.model.run_state == SHUTDOWN:
+        must_refuse(session, "cont", {})
+    elif must_accept(session, "cont"):
+        session.model = session.model.continued()
+        session.serve_again()
+    return True
+
+
+def reset(session: Session, arguments: Mapping[str, Any]) -> bool:
+    """Reset the guest, by the monitor or by its keyboard controller, and start its writers again."""
+    machine, agent = session.machine, session.source.guest.agent
+    assert isinstance(agent, BareAgent), "only bare guests are explored"
+    boot, mark = agent.boot(), machine.qmp.mark()
+    by_guest = bool(arguments.get("by_guest")) and session.model.run_state == RUNNING
+    if by_guest:
+        write_port(machine, _KEYBOARD_PORT, 1, _RESET)
+    elif not must_accept(session, "system_reset"):
+        return True
+    with host_excused(machine):
+        machine.qmp.wait_event(lambda event: event.name == "RESET", mark, session.limit(), "the event RESET")
+    session.model = session.model.reset()
+    session.booted_before = boot
+    session.serve_again()
+    return True
+
+
+def panic(session: Session, _arguments: Mapping[str, Any]) -> bool:
+    """Have the guest panic, which stops it."""
+    if "panic" not in session.guest.devices or session.model.run_state != RUNNING:
+        return False
+    write_port(session.machine, _PANIC_PORT, 1, _PANICKED)
+    session.model = session.model.in_state(PANICKED)
+    return True
+
+
+def freeze(session: Session, arguments: Mapping[str, Any]) -> bool:
+    """Stop all of QEMU by SIGSTOP for some time."""
+    pid = known_pid(session.machine)
+    seconds = min(float(arguments["seconds"]), _LONGEST_FREEZE_SECONDS)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(seconds)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    return True
+
+
+def wait(session: Session, arguments: Mapping[str, Any]) -> bool:
+    """Let time pass."""
+    seconds = min(float(arguments["seconds"]), _LONGEST_WAIT_SECONDS)
+    session.machine.pause(Deadline(seconds), seconds)
+    return True
+
+
+def pattern(session: Session, arguments: Mapping[str, Any]) -> bool:
+    """Have the guest write another pattern to another share of its RAM."""
+    model = session.model
+    if model.run_state != RUNNING or model.writers is not Writers.ON or model.save_words == "stalled":
+        return False
+    save = session.save
+    slow = save is not None and save.sink.speed is Speed.SLOW
+    if save is not None and slow:
+        # Each page is written, which waits for the sink: half a minute for a slow one.
+        save.sink.set_speed(Speed.FAST)
+    session.source.guest.agent.quit()
+    session.model = model.other_writers()
+    session.start_writers(str(arguments["pattern"]), float(arguments["coverage"]))
+    if save is not None and slow:
+        save.sink.set_speed(Speed.SLOW)
+    return True
+
+
+def migrate_again(session: Session, _arguments: Mapping[str, Any]) -> bool:
+    """Ask for a second save at a time."""
+    if not session.save_goes_on():
+        return False
+    must_refuse(session, "migrate", {"uri": "exec:cat > /dev/null"})
+    return True
+
+
+def info(session: Session, arguments: Mapping[str, Any]) -> bool:
+    """Ask by the human monitor."""
+    give(session, "human-monitor-command", {"command-line": f"info {arguments['what']}"})
+    return True
+
+
+def qmp(session: Session, arguments: Mapping[str, Any]) -> bool:
+    """Give a command of QEMU's schema."""
+    command, given = str(arguments["command"]), dict(arguments["arguments"])
+    saving_now = session.save_goes_on()
+    refusal = give(session, command, given)
+    if refusal is not None:
+        return True
+    if command in _SETS:
+        _note_set(session, command, given, saving_now)
+    if session.save is not None and any(fnmatchcase(command, pattern) for pattern in _OPENS):
+        session.save.touched = True
+    if command == "yank" and session.model.save is not None and given.get("instances"):
+        session.model = session.model.may_end(*session.model.save.ends, FAILED)
+    return True
+
+
+def _note_set(session: Session, command: str, given: Mapping[str, Any], saving_now: bool) -> None:
+    """Note what was set; capabilities must not be set in mid-save."""
+    if command == "migrate-set-capabilities":
+        names = [entry["capability"] for entry in given.get("capabilities", ())]
+        if saving_now and names:
+            sentence = f"QEMU sets the capability '{names[0]}' while it saves RAM."
+            problem = Problem(Code.DURING_SAVE_ACCEPTED, sentence, {"command": command})
+            session.note("answers", problem)
+    else:
+        names = list(given)
+    session.tampered.update(names)
+    session.note_settings()
+
+
+def lost(session: Session, error: SubjectFailed) -> None:
+    """Note that QEMU has ended or does not answer."""
+    session.note("qemu", Problem.of_error(error))

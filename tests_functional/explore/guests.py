@@ -1,0 +1,79 @@
+"""Lists the guests that lists of steps run on: machines, kinds of RAM, devices; each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from tests_functional.explore.steps import GuestChoice
+from tests_functional.lib.run import Run
+
+COVERAGE = 0.4
+"""Share of guest RAM that the writers fill at first; the rest is untouched until a step writes there."""
+
+MACHINES = ("pc", "q35")
+"""Machine types on which a bare guest has I/O ports, which steps use."""
+
+# The harness has QEMU treat a reset as a power-off, and these lists reset guests.
+_ALWAYS = ("-action", "reboot=reset")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One thing that a guest may have.
+
+    Attributes:
+        reason: why it is tried.
+        arguments: of QEMU; `{mib}` stands for the size of RAM in MiB.
+    """
+
+    reason: str
+    arguments: tuple[str, ...] = ()
+
+
+RAM_KINDS: Mapping[str, Choice] = {
+    "anonymous": Choice("what guests have"),
+    "memfd": Choice(
+        "shared memory, as vhost-user wants it",
+        (
+            "-object",
+            "memory-backend-memfd,id=explored-ram,size={mib}M,share=on",
+            "-machine",
+            "memory-backend=explored-ram",
+        ),
+    ),
+}
+"""Kinds of guest RAM by name."""
+
+DEVICES: Mapping[str, Choice] = {
+    "rng": Choice("the smallest virtio device", ("-device", "virtio-rng-pci,id=rng,addr=0x8")),
+    "vga": Choice("a RAMBlock beside RAM", ("-device", "VGA,id=vga,addr=0x9")),
+    "balloon": Choice("gives memory back", ("-device", "virtio-balloon-pci,id=balloon,addr=0xa")),
+    "disk": Choice(
+        "a disk with requests of QEMU's own",
+        (
+            *("-blockdev", "null-co,node-name=disk,size=1048576,read-zeroes=on"),
+            *("-device", "virtio-blk-pci,id=disk0,drive=disk,addr=0xb"),
+        ),
+    ),
+    "panic": Choice("the guest can panic", ("-device", "pvpanic", "-action", "panic=pause")),
+    "no-shutdown": Choice("a guest that is off stays", ("-no-shutdown",)),
+}
+"""Devices by name."""
+
+
+def with_guest(run: Run, guest: GuestChoice) -> Run:
+    """Return the run with the guest that a list of steps asks for."""
+    extra = [*_ALWAYS]
+    for choice in (RAM_KINDS[guest.ram], *(DEVICES[name] for name in guest.devices)):
+        extra += [word.format(mib=guest.ram_mib) for word in choice.arguments]
+    stack = replace(
+        run.stack,
+        machine=guest.machine,
+        accel=guest.accel,
+        ram_mib=guest.ram_mib,
+        vcpus=guest.vcpus,
+        coverage=COVERAGE,
+        extra=(*run.stack.extra, *extra),
+    )
+    return replace(run, stack=stack, pattern=guest.pattern)

@@ -1,0 +1,249 @@
+"""Begins a background snapshot, ends it, and judges the file, the source, the settings and the host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+from harness.codes import Code
+from harness.errors import NotApplicable, SetupBroken, SubjectFailed
+from harness.qemu import migration
+from harness.qemu.machine import Machine
+from harness.qemu.qmp import CommandRefused
+from harness.qemu.ram import GoldenImage, dump_golden
+from harness.status import Status
+from tests_functional.during_save.judge import (
+    END,
+    GUEST,
+    Ending,
+    judge_end,
+    judge_guest,
+    judge_settings,
+    once_each,
+    without_files_of,
+)
+from tests_functional.during_save.mid_save import await_write
+from tests_functional.during_save.thing import Thing, nothing
+from tests_functional.explore.model import CANCELLED, COMPLETED, FAILED, PAUSED, RUNNING, Model, Writers
+from tests_functional.explore.session import Save, Session, host_excused
+from tests_functional.explore.sink import Speed, opened_sink
+from tests_functional.lib.cycle import Source, judge_cycle
+from tests_functional.lib.save import Flow, Snapshot, take
+from tests_functional.lib.source_checks import judge_source
+from tests_functional.refusals.migration_options import settings
+from validators.checks import Problem
+from validators.oracles.o5_source_guest.source_guest import check_unprotected
+from validators.oracles.o6_host.host import check_host
+from validators.oracles.o6_host.host_state import capture_host_state
+from validators.verdict import CheckResult
+
+_END_SECONDS = 30.0
+_ENDED = (COMPLETED, FAILED, CANCELLED)
+_STALLS = "Steps and a slow sink make writers stall here by design."
+_OVERLAP = "overlap"
+_PREFIX = "explore"
+
+
+def snapshot(session: Session, flow: Flow) -> bool:
+    """Take a whole snapshot by a flow and judge it; return False if it does not apply."""
+    model = session.model
+    if model.save is not None or model.run_state != RUNNING or model.writers is not Writers.ON:
+        return False
+    folder = _folder(session, flow.label)
+    source = session.source
+    try:
+        with host_excused(session.machine):
+            found = take(flow, source.guest, source.counters, folder, session.limit(_END_SECONDS))
+    except (NotApplicable, CommandRefused) as refused:
+        _refused(session, refused.sentence)
+        return True
+    except SubjectFailed as error:
+        if error.code is not Code.SAVE_FAILED or not session.tampered:
+            raise
+        _refused(session, error.sentence)
+        return True
+    session.model = replace(model, saved=model.saved + 1)
+    _add(session, judge_source(source.guest, source.before), folder.name)
+    _judge_file(session, source, found, folder, overlap=True)
+    return True
+
+
+def begin(session: Session, golden: bool, transport: str) -> bool:
+    """Begin a background snapshot through a slow sink; return False if it does not apply.
+
+    Args:
+        session: the guest.
+        golden: whether a running guest is stopped for a golden image, and continued once RAM is being saved.
+        transport: one of TRANSPORTS.
+    """
+    model = session.model
+    if model.save is not None or model.writers is not Writers.ON:
+        return False
+    folder = _folder(session, transport)
+    machine = session.machine
+    if words := migration.try_set_capability(machine, migration.BACKGROUND_SNAPSHOT, True):
+        _refused(session, words)
+        return True
+    session.note_settings()
+    # Before the sink is opened, whose pipe QEMU is given, and closes.
+    session.begin_host(folder)
+    with ExitStack() as opening:
+        sink = opening.enter_context(opened_sink(machine, transport, folder / "vmstate", Speed.SLOW))
+        save = Save(
+            session.saves, _flow(model, golden), folder / "vmstate", sink, opening.pop_all(),
+            machine.qmp.mark(), session.counters.steps(), (), None, session.source,
+        )  # fmt: skip
+    session.save = save
+    _start(session, save, golden and model.run_state == RUNNING)
+    return True
+
+
+def _flow(model: Model, golden: bool) -> Flow:
+    if model.run_state != RUNNING:
+        return Flow.STOPPED
+    return Flow.STOP_MIGRATE_CONT if golden else Flow.LIVE
+
+
+def _start(session: Session, save: Save, stops: bool) -> None:
+    """Start a save whose sink is open; the model knows it from then on, unless QEMU refuses."""
+    machine, before = session.machine, session.model
+    if stops:
+        machine.qmp.execute("stop")
+    state = PAUSED if stops else before.run_state
+    if save.flow.golden:
+        save.golden = _golden(machine, save.path.parent)
+    try:
+        with host_excused(machine):
+            migration.begin_save(machine, save.sink.uri, session.limit())
+    except (CommandRefused, SubjectFailed) as error:
+        if not isinstance(error, CommandRefused) and error.code is not Code.SAVE_FAILED:
+            raise
+        _refused(session, error.sentence)
+        session.close_save()
+        migration.try_set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
+        if stops:
+            machine.qmp.execute("cont")
+        return
+    session.model = before.begun(state)
+    if stops and not machine.qmp.execute("query-status")["running"]:
+        machine.qmp.execute("cont")
+    save.after = save.before
+    if before.run_state == RUNNING:
+        try:
+            save.after = await_write(machine, session.counters, session.limit())
+        except SetupBroken:
+            # All was saved before a page was written: the file is judged all the same.
+            save.overlap = False
+
+
+def _golden(machine: Machine, folder: Path) -> GoldenImage:
+    return dump_golden(machine, folder / "golden")
+
+
+def finish(session: Session) -> bool:
+    """Let the save go on to its end and judge all of it; return False if none goes on."""
+    save, model = session.save, session.model
+    if save is None or model.save is None:
+        return False
+    machine = session.machine
+    save.sink.set_speed(Speed.FAST)
+    with host_excused(machine):
+        ending = _wait_ending(session)
+    completed = session.counters.steps() if model.save.same_guest else save.after
+    session.model = model.ended()
+    session.close_save()
+    thing = Thing("a list of steps", nothing, ends=model.save.ends, state=model.run_state)
+    checks = [judge_end(thing, ending), judge_guest((model.run_state,), ending)]
+    before, now = session.settings, settings(machine)
+    checks.append(judge_settings(thing, before, before, now))
+    migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
+    session.note_settings()
+    checks.append(check_unprotected(machine))
+    if not save.touched:
+        folder = str(save.path.parent)
+        after = without_files_of(capture_host_state(machine), folder)
+        checks.append(check_host(session.host_before, after))
+    label = save.path.parent.name
+    session.reached.add(f"end {ending.status} of {model.save_words}/{model.run_state}")
+    _add(session, checks, label)
+    if model.run_state == RUNNING and session.model.writers is Writers.ON:
+        # The host was judged above.
+        _add(session, judge_source(save.source.guest, save.source.before)[:-1], label)
+    if ending.status == COMPLETED:
+        made = _made(save, model, completed)
+        _judge_file(session, save.source, made, save.path.parent, overlap=save.overlap and model.save.ran)
+    session.serve_again()
+    return True
+
+
+def _wait_ending(session: Session) -> Ending:
+    """Wait until the save has ended, QEMU has cleaned up, and the guest is in the model's run state."""
+    machine, limit = session.machine, session.limit(_END_SECONDS)
+    while True:
+        answer = machine.query_migrate()
+        status = str(answer.get("status", "none"))
+        if status in _ENDED or limit.expired:
+            break
+        machine.pause(limit)
+    if status in _ENDED:
+        migration.wait_cleaned_up(machine, session.limit())
+    return Ending(status, str(answer.get("error-desc", "")), session.await_model_state())
+
+
+def _made(save: Save, model: Model, completed: tuple[int, ...]) -> Snapshot:
+    assert model.save is not None
+    return Snapshot(
+        flow=save.flow,
+        path=save.path,
+        golden=save.golden,
+        stun_ms=0.0,
+        figures=migration.SaveFigures(0, 0, 0, 0),
+        size_bytes=save.path.stat().st_size,
+        largest_stall_us=0,
+        largest_gap_us=0,
+        state=model.save.state_at_t0,
+        steps_before=save.before,
+        steps_completed=completed,
+    )
+
+
+def _judge_file(session: Session, source: Source, made: Snapshot, folder: Path, *, overlap: bool) -> None:
+    """Judge a file by all oracles, restored too."""
+    run = replace(session.run, folder=folder)
+    by_test = _STALLS if not made.figures.total_ms else ""
+    cycle = judge_cycle(run, source, made, folder.name, [], stalls_by_test=by_test)
+    checks = [once_each(check) for check in cycle.verdict.checks if overlap or check.name != _OVERLAP]
+    _add(session, checks, folder.name)
+    session.proofs += 1
+    session.pages += sum(_pages(check) for check in checks)
+
+
+def _pages(check: CheckResult) -> int:
+    names = ("pages compared", "pages verified", "pages")
+    return next((int(check.facts[name]) for name in names if name in check.facts), 0)
+
+
+def _refused(session: Session, words: str) -> None:
+    """Note that QEMU refused a save, or failed it at once: wrong, unless a setting explains it."""
+    session.reached.add(f"refused save: {words[:120]}")
+    if not session.tampered:
+        sentence = f"QEMU refuses a background snapshot that nothing excludes: {words}"
+        session.note(END, Problem(Code.SAVE_FAILED, sentence, {"status": "refused"}))
+    elif not words.strip():
+        session.note(END, Problem(Code.SAVE_NO_REASON, "QEMU does not say why it refuses the save."))
+
+
+def _add(session: Session, checks: Sequence[CheckResult], label: str) -> None:
+    session.checks += [replace(check, name=f"{_PREFIX}/{label}/{check.name}") for check in checks]
+    for check in checks:
+        if check.status is Status.SKIP and check.name not in (GUEST,):
+            session.reached.add(f"skipped {check.name}")
+
+
+def _folder(session: Session, word: str) -> Path:
+    session.saves += 1
+    folder = session.run.folder / f"{session.saves:02d}-{word}"
+    folder.mkdir(parents=True)
+    return folder

@@ -1,0 +1,127 @@
+"""Contract: what was reached is counted, what is new is kept, lists are drawn by seed, causes told apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.codes import Code, Fields
+from harness.status import Status
+from snapproof.explore.coverage import Coverage, load_corpus
+from snapproof.explore.draw import Drawer
+from snapproof.explore.findings import Finding, Findings, same_failure, signature
+from tests_functional.explore.executor import Record
+from tests_functional.explore.known import LEADS_TO, known_issue, leads_to_known
+from tests_functional.explore.steps import GuestChoice, Step, StepList
+from tests_functional.lib.known_issues import load_known_issues
+from tests_unit.tests_functional.explore.test_commands import _SCHEMA
+from validators.checks import Problem, judged
+from validators.verdict import Violation
+
+_EMPTY = StepList(GuestChoice(), ())
+_STALL = Step("sink", {"speed": "stalled"})
+_OF_10 = "10.0.13 (Debian)"
+
+
+def _violation(code: Code, fields: Fields | None = None) -> Violation:
+    return Violation("check", code, "A sentence.", fields=fields or {})
+
+
+def _drawer(avoids: bool = False) -> Drawer:
+    return Drawer(_SCHEMA, ("kvm", "tcg"), lambda _steps: avoids)
+
+
+def test_new_things_are_kept_as_a_corpus(tmp_path: Path) -> None:
+    """A list that reaches something new is in the corpus; one that does not is counted alone."""
+    coverage, other = Coverage(), _EMPTY.with_steps([Step("stop")])
+    assert coverage.add(_EMPTY, ["stop in before", "cont in before"]) == 2
+    assert coverage.add(other, ["stop in before"]) == 0
+    assert coverage.corpus == [_EMPTY]
+    assert coverage.add(other, ["stop in after"]) == 1
+    assert coverage.corpus == [_EMPTY, other]
+    assert coverage.to_json() == {"cont in before": 1, "stop in after": 1, "stop in before": 2}
+    coverage.save(tmp_path / "corpus.json")
+    assert load_corpus(tmp_path / "corpus.json") == [_EMPTY, other]
+
+
+def test_what_was_taken_seldom_is_drawn_more() -> None:
+    """A kind that was never taken weighs more than one that was, in whatever states."""
+    coverage = Coverage()
+    coverage.add(_EMPTY, ["stop in before", "stop in after"])
+    coverage.add(_EMPTY, ["cont in before"])
+    assert coverage.rarity("reset") > coverage.rarity("cont") > coverage.rarity("stop")
+
+
+def test_lists_are_drawn_by_seed() -> None:
+    """The same seed gives the same list, others give others, and the corpus is used too."""
+    coverage = Coverage()
+    lists = [_drawer().draw(f"1:{number}", coverage, avoid=False) for number in range(40)]
+    assert lists == [_drawer().draw(f"1:{number}", coverage, avoid=False) for number in range(40)]
+    assert len({steps.words for steps in lists}) > 35
+    assert {steps.guest.accel for steps in lists} == {"kvm", "tcg"}
+    coverage.add(_EMPTY.with_steps([Step("marked")]), ["x"])
+    drawn = [_drawer().draw(f"2:{number}", coverage, avoid=False) for number in range(40)]
+    assert any(Step("marked") in steps.steps for steps in drawn)
+
+
+def test_known_issues_are_avoided_as_far_as_possible() -> None:
+    """A list that leads to a known issue is drawn anew if it is to be avoided."""
+    drawer = Drawer(_SCHEMA, ("tcg",), lambda steps: any(step.kind == "stop" for step in steps.steps))
+    for number in range(30):
+        steps = drawer.draw(f"3:{number}", Coverage(), avoid=True)
+        assert all(step.kind != "stop" for step in steps.steps)
+    assert _drawer(avoids=True).draw("4", Coverage(), avoid=True).steps
+
+
+def test_causes_are_told_apart_by_code_and_fields() -> None:
+    """Two hangs of different commands are two causes; the order and number of violations do not count."""
+    one = _violation(Code.QMP_NO_ANSWER, {"command": "cont", "seconds": 3})
+    same = _violation(Code.QMP_NO_ANSWER, {"command": "cont", "seconds": 9})
+    other = _violation(Code.QMP_NO_ANSWER, {"command": "stop"})
+    assert signature([one, same]) == signature([same]) == ("qmp.no-answer command=cont",)
+    assert signature([one]) != signature([other])
+    assert same_failure([one, other], [other])
+    assert not same_failure([one], [other])
+
+
+def test_a_cause_is_reported_once() -> None:
+    """A list that fails as an earlier one did is the same finding."""
+
+    def record(code: Code) -> Record:
+        return Record(_EMPTY, (judged("check", "Demands.", [Problem(code, "A sentence.")]),))
+
+    findings = Findings([Finding(signature(record(Code.QEMU_ENDED).violations), record(Code.QEMU_ENDED))])
+    assert findings.seen_before(record(Code.QEMU_ENDED)) is findings.found[0]
+    assert findings.seen_before(record(Code.QMP_CLOSED)) is None
+    assert record(Code.QEMU_ENDED).status is Status.FAIL
+    assert Record(_EMPTY).status is Status.ERROR
+    assert Record(_EMPTY, (judged("check", "Demands.", []),)).status is Status.PASS
+    assert Record(_EMPTY, (judged("check", "Demands.", []),), error="busy").status is Status.ERROR
+
+
+def test_a_known_issue_needs_its_steps_and_its_code() -> None:
+    """A QEMU that hangs is known only if a sink stood still: the code alone would hide any other hang."""
+    issues = load_known_issues()
+    hang = _violation(Code.QMP_NO_ANSWER, {"command": "query-status"})
+    stalled = _EMPTY.with_steps([Step("begin"), _STALL])
+    assert known_issue(stalled, [hang], issues, _OF_10) == "F6"
+    assert known_issue(_EMPTY.with_steps([Step("begin")]), [hang], issues, _OF_10) == ""
+    wrong = _violation(Code.GOLDEN_DIFFERS)
+    assert known_issue(stalled, [wrong], issues, _OF_10) == ""
+    assert known_issue(stalled, [hang, wrong], issues, _OF_10) == ""
+    assert known_issue(stalled, [], issues, _OF_10) == ""
+
+
+def test_a_known_issue_is_not_one_of_a_version_without_it() -> None:
+    """After a cancelled save 7.2 hangs (F9), and 10.0 must not."""
+    issues, steps = load_known_issues(), _EMPTY.with_steps([Step("begin"), Step("cancel")])
+    hang = [_violation(Code.QMP_NO_ANSWER, {"command": "migrate"})]
+    assert known_issue(steps, hang, issues, "7.2.22") == "F9"
+    assert known_issue(steps, hang, issues, _OF_10) == ""
+    assert leads_to_known(steps, issues, "7.2.22")
+    assert not leads_to_known(steps, issues, _OF_10)
+
+
+def test_each_trigger_is_of_an_issue_of_the_baseline_and_says_no_to_nothing() -> None:
+    """A trigger without an issue would never be used, and one that fits every list would hide all."""
+    assert set(LEADS_TO) <= {issue.id for issue in load_known_issues()}
+    assert not any(leads(_EMPTY) for leads in LEADS_TO.values())
