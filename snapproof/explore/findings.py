@@ -80,7 +80,7 @@ class Finding:
             "first": self.record.steps.to_json(),
             "stable": f"{reduced.failed} of {reduced.tried}" if reduced else "not tried",
             "runs": reduced.runs if reduced else 0,
-            "folder": str(self.folder) if self.folder else "",
+            "folder": self.folder.name if self.folder else "",
         }
 
 

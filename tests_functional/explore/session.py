@@ -158,7 +158,7 @@ class Session:
             self.machine.pause(limit)
 
     def save_goes_on(self) -> bool:
-        """Return whether a save goes on for sure, and for some time yet: nothing has ended it, and it is slow."""
+        """Return whether a save goes on for sure, and for some time yet."""
         if self.model.save is None or self.save is None or self.model.save.ends != {COMPLETED}:
             return False
         answer = self.machine.query_migrate()

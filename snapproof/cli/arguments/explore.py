@@ -20,8 +20,8 @@ def add_parser(commands: Any, summary: str) -> None:
         help=summary,
         **help_text(
             "Draws lists of steps around background snapshots of bare guests: commands of QEMU's own schema, "
-            "what guests and hosts do, saves in all flows. Each list is run on a guest and judged by a model "
-            "and by the oracles. A list that fails is reduced and written as a test, a reproducer and a draft.",
+            "what guests and hosts do, saves in several flows. Each list is run on a guest and judged by a "
+            "model and the oracles. One that fails is reduced and written as a test, a script and a draft.",
             "explore --seconds 600 --qemu debian-13",
             "explore --seed 7 --runs 50",
             "explore --replay results/explore/findings/01-qemu.ended/steps.json",

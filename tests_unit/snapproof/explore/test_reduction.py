@@ -1,4 +1,4 @@
-"""Contract: a reduced list fails as the first one did, no step of it can be left out, and the budget is kept."""
+"""Contract: a reduced list fails as the first one did, has no step too many, and the budget is kept."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_only_what_is_needed_is_left(names: list[str], data: st.DataObject) -> N
 
 @given(st.lists(st.sampled_from(_NAMES), min_size=3, max_size=14), st.integers(0, 25))
 def test_the_budget_is_kept_and_the_result_fails(names: list[str], most: int) -> None:
-    """However small the budget: no more runs than that, and what is returned has failed, or is the first list."""
+    """However small the budget: no more runs than that, and what is returned has failed."""
     ran: list[StepList] = []
     fails = _in_order([names[0], names[-1]])
 

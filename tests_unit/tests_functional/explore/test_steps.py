@@ -1,4 +1,4 @@
-"""Contract: a list of steps is data: it comes back from its JSON form as it was, and other forms are refused."""
+"""Contract: a list of steps is data, comes back from JSON as it was, and other forms are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VALUES = st.recursive(
 _STEPS = st.builds(
     Step, st.sampled_from(sorted(KINDS)), st.dictionaries(st.text(max_size=5), _VALUES, max_size=3)
 )
-_GUESTS = st.builds(
+GUESTS = st.builds(
     GuestChoice,
     machine=st.sampled_from(MACHINES),
     accel=st.sampled_from(("kvm", "tcg")),
@@ -27,7 +27,7 @@ _GUESTS = st.builds(
     vcpus=st.integers(1, 4),
     devices=st.lists(st.sampled_from(sorted(DEVICES)), unique=True).map(tuple),
 )
-LISTS = st.builds(StepList, _GUESTS, st.lists(_STEPS, max_size=6).map(tuple))
+LISTS = st.builds(StepList, GUESTS, st.lists(_STEPS, max_size=6).map(tuple))
 
 
 @given(LISTS)
@@ -46,5 +46,6 @@ def test_other_forms_are_refused(change: dict[str, object]) -> None:
 
 def test_every_kind_guest_and_device_has_a_reason() -> None:
     """A table without reasons would grow without any."""
-    assert all(entry.reason for entry in (*KINDS.values(), *RAM_KINDS.values(), *DEVICES.values()))
+    assert all(kind.reason for kind in KINDS.values())
+    assert all(choice.reason for choice in (*RAM_KINDS.values(), *DEVICES.values()))
     assert all(kind.weight > 0 for kind in KINDS.values())
