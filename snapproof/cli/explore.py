@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, UsageError
+from harness.qemu.virtio_driver import can_drive
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_NOTHING_RAN, EXIT_PASS
 from snapproof.cli.options import stack_options
 from snapproof.explore.campaign import (
@@ -77,10 +78,10 @@ def _make_run(arguments: argparse.Namespace, folder: Path, say: Callable[[str], 
     options = stack_options(arguments, own_guest=False)
     options = replace(options, guest=options.guest or QUICK_GUEST)
     stack, environment = prepare_stack(options, folder, say)
-    if not stack.image.bare or stack.image.architecture.name != "x86_64":
+    if not stack.image.bare or not can_drive(stack.image.architecture, stack.machine):
         raise NotApplicable(
-            "Lists of steps play the guest's part through I/O ports, so they take the guest 'bare' of "
-            f"x86_64, and not '{stack.image.name}'."
+            "Lists of steps play the guest's part through I/O ports, so they take a bare guest that has "
+            f"them, and not '{stack.image.name}' on machine type '{stack.machine}'."
         )
     return Run(
         name="explore",

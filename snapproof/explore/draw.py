@@ -54,7 +54,7 @@ class Drawer:
 
     def _guest(self, chance: random.Random) -> GuestChoice:
         return GuestChoice(
-            machine=chance.choices(MACHINES, (3, 1))[0],
+            machine=chance.choices(MACHINES, (3, *(1 for _ in MACHINES[1:])))[0],
             accel=chance.choices(self.accels, (4, *(1 for _ in self.accels[1:])))[0],
             ram=chance.choices(tuple(RAM_KINDS), (3, 1))[0],
             vcpus=chance.choice((1, 1, 2)),

@@ -200,7 +200,8 @@ def pattern(session: Session, arguments: Mapping[str, Any]) -> bool:
         save.sink.set_speed(Speed.FAST)
     session.source.guest.agent.quit()
     session.model = model.other_writers()
-    session.start_writers(str(arguments["pattern"]), float(arguments["coverage"]))
+    session.written = (str(arguments["pattern"]), float(arguments["coverage"]))
+    session.start_writers(*session.written)
     if save is not None and slow:
         save.sink.set_speed(Speed.SLOW)
     return True

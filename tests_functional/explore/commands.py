@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.qapi_schema import QapiSchema
 
 COMMANDS: Mapping[str, str] = {
@@ -97,9 +98,9 @@ _STRINGS: Mapping[str, tuple[str, ...]] = {
     "data": ("a",),
 }
 _ANY_STRING = ("", "a", _ABSENT, "x" * 300, "é")
-_NUMBERS = (0, 1, 2, 3, 10, 50, 99, 100, 101, 255, 4096, 1 << 20, 1 << 31, (1 << 63) - 1, -1)
+_NUMBERS = (0, 1, 2, 3, 10, 50, 99, 100, 101, 255, TARGET_PAGE_BYTES, 1 << 20, 1 << 31, (1 << 63) - 1, -1)
 # Larger ones would be memory of the host.
-_SIZES = (0, 1, 4095, 4096, 1 << 20, 16 << 20)
+_SIZES = (0, 1, TARGET_PAGE_BYTES - 1, TARGET_PAGE_BYTES, 1 << 20, 16 << 20)
 _SIZE_NAMES = ("size", "value", "prealloc-threads")
 # Members that are drawn of unions with many branches: objects and disks that need no file.
 _BRANCHES: Mapping[str, tuple[str, ...]] = {

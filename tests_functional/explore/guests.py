@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE
+from harness.qemu.virtio_driver import can_drive
 from tests_functional.explore.steps import GuestChoice
 from tests_functional.lib.run import Run
 
 COVERAGE = 0.4
 """Share of guest RAM that the writers fill at first; the rest is untouched until a step writes there."""
 
-MACHINES = ("pc", "q35")
+MACHINES = tuple(
+    kind.name for kind in DEFAULT_ARCHITECTURE.machines if can_drive(DEFAULT_ARCHITECTURE, kind.name)
+) or (DEFAULT_ARCHITECTURE.machine,)
 """Machine types on which a bare guest has I/O ports, which steps use."""
 
 # The harness has QEMU treat a reset as a power-off, and these lists reset guests.

@@ -96,6 +96,7 @@ class Session:
         schema: of QEMU's commands.
         settings: the migration settings, as the steps have set them.
         host_before: the host's state from before the save that goes on.
+        written: pattern of the writers, and the share of RAM that they fill.
         tampered: names of migration settings that a step has changed.
         guest: what the list asks for.
         booted_before: the number of the boot before the last reset, None without one.
@@ -114,6 +115,7 @@ class Session:
     settings: Settings
     host_before: HostState
     guest: GuestChoice
+    written: tuple[str, float]
     tampered: set[str] = field(default_factory=set)
     booted_before: int | None = None
     model: Model = field(default_factory=Model)
@@ -188,7 +190,7 @@ class Session:
         agent.wait_booted(self.limit())
         self.limit().wait_for(lambda: agent.boot() != self.booted_before, "The guest's boot after its reset")
         agent.wait_booted(self.limit())
-        self.start_writers(self.run.pattern, self.run.stack.coverage)
+        self.start_writers(*self.written)
 
     def start_writers(self, pattern: str, coverage: float) -> None:
         """Start writers that fill a share of RAM, and wait until each page has been written once."""
@@ -217,7 +219,13 @@ def opened_session(run: Run, guest: GuestChoice) -> Iterator[Session]:
         source = stack.enter_context(writing_guest(run))
         machine = source.guest.machine
         session = Session(
-            run, source, read_schema(machine), settings(machine), source.before.host, guest=guest
+            run,
+            source,
+            read_schema(machine),
+            settings(machine),
+            source.before.host,
+            guest=guest,
+            written=(run.pattern, run.stack.coverage),
         )
         try:
             yield session

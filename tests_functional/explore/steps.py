@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from harness.errors import UsageError
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 
 FORMAT_VERSION = 1
 """Version of a list's JSON form."""
@@ -46,7 +47,7 @@ class GuestChoice:
         devices: names in `DEVICES` (guests.py).
     """
 
-    machine: str = "pc"
+    machine: str = DEFAULT_ARCHITECTURE.machine
     accel: str = "kvm"
     ram: str = "anonymous"
     ram_mib: int = 64

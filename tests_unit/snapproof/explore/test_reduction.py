@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snapproof.explore.reduction import reduce_steps
 from tests_functional.explore.steps import GuestChoice, Step, StepList
 
 _NAMES = tuple("abcdefghij")
-_GUEST = GuestChoice(machine="q35", ram="memfd", vcpus=2, pattern="hot", devices=("rng", "vga"))
+_GUEST = GuestChoice(machine="another", ram="memfd", vcpus=2, pattern="hot", devices=("rng", "vga"))
 
 
 def _list(names: list[str]) -> StepList:
@@ -33,6 +33,7 @@ def _in_order(wanted: list[str]) -> Callable[[StepList], bool]:
     return fails
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(_NAMES), max_size=14), st.data())
 def test_only_what_is_needed_is_left(names: list[str], data: st.DataObject) -> None:
     """Of any list that fails because of some of its steps, exactly those are left, on the plainest guest."""
@@ -44,6 +45,7 @@ def test_only_what_is_needed_is_left(names: list[str], data: st.DataObject) -> N
     assert reduced.stable
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(_NAMES), min_size=3, max_size=14), st.integers(0, 25))
 def test_the_budget_is_kept_and_the_result_fails(names: list[str], most: int) -> None:
     """However small the budget: no more runs than that, and what is returned has failed."""

@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 
 from harness.codes import Code
 from snapproof.explore.findings import STEPS_FILE, Finding, signature, write_finding
@@ -35,6 +35,7 @@ def test_every_kind_of_step_has_its_lines() -> None:
     assert set(LINES) == set(KINDS)
 
 
+@settings(deadline=None)
 @given(GUESTS)
 def test_scripts_are_python(guest: GuestChoice) -> None:
     """A script for any guest can be compiled, and has a line break in no comment."""

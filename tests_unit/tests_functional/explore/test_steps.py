@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
@@ -30,6 +30,7 @@ GUESTS = st.builds(
 LISTS = st.builds(StepList, GUESTS, st.lists(_STEPS, max_size=6).map(tuple))
 
 
+@settings(deadline=None)
 @given(LISTS)
 def test_json_form(steps: StepList) -> None:
     """What is written can be read, and is the same list."""
