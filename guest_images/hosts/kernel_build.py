@@ -20,6 +20,7 @@ from guest_images.hosts.kernel_config import (
     KERNELS,
     KernelSpec,
     check_config,
+    edited,
     kernel_spec,
     parse_symbols,
     read_fragment,
@@ -198,6 +199,8 @@ def _build(
         )
         for symbol in spec.not_selected:
             provisioning.log(f"Removing the line of its {KCONFIG} that selects {symbol}.")
+        for edit in spec.edits:
+            provisioning.log(f"Changing its {edit.file}: {edit.old!r} becomes {edit.new!r}.")
         begun = time.monotonic()
         made = staging / "made"
         made.mkdir()
@@ -264,6 +267,9 @@ def _configure(spec: KernelSpec, source: Tree, linux: Path, steps: _Steps) -> No
     steps.run("tar", "-xf", str(archive), "-C", str(linux), "--strip-components=1")
     kconfig = linux / KCONFIG
     kconfig.write_text(remove_selects(kconfig.read_text(), spec.not_selected))
+    for edit in spec.edits:
+        file = linux / edit.file
+        file.write_text(edited(file.read_text(encoding="utf-8"), edit), encoding="utf-8")
     steps.run(*_make(linux), "tinyconfig")
     config.write_text(config.read_text() + wanted)
     steps.run(*_make(linux), "olddefconfig")

@@ -19,8 +19,24 @@ KCONFIG = f"arch/{ARCHITECTURE.linux_folder}/Kconfig"
 """The file of Linux's source with the symbols of that processor."""
 
 _BASE = "host"
+_WRITE_PROTECTION = "uffd"
 _LINE = re.compile(r"CONFIG_(?P<name>\w+)=(?P<value>.+)|# CONFIG_(?P<off>\w+) is not set")
 _OFF = "n"
+
+
+@dataclass(frozen=True)
+class SourceEdit:
+    """A change of Linux's source.
+
+    Attributes:
+        file: the file, from the top of the source.
+        old: a text that the file has exactly once.
+        new: what takes its place.
+    """
+
+    file: str
+    old: str
+    new: str
 
 
 @dataclass(frozen=True)
@@ -28,30 +44,99 @@ class KernelSpec:
     """A kernel to compile.
 
     Attributes:
-        name: what `kernel:` and `--host vm:` take; its part of the configuration in FRAGMENTS has that name.
+        name: what `kernel:` and `--host vm:` take, and the end of its release.
         reason: why it is in the catalogue.
         features: mask of the userfaultfd features that it should offer, 0 without userfaultfd.
+        fragments: the parts of its configuration in FRAGMENTS, beside the one that all kernels have.
         not_selected: symbols that KCONFIG selects, so that no configuration is without them; the lines that
             select them are removed from it.
+        edits: changes of the source.
     """
 
     name: str
     reason: str
     features: int
+    fragments: tuple[str, ...]
     not_selected: tuple[str, ...] = ()
+    edits: tuple[SourceEdit, ...] = ()
+
+
+_ALL_FEATURES = 0x1FFFF
+
+
+def _with_bug(name: str, commit: str, bug: str, *edits: tuple[str, str, str]) -> KernelSpec:
+    """Return a kernel without the fix of a bug: the control but for edits that undo the fix."""
+    return KernelSpec(
+        name,
+        f"the control without the fix {commit}: {bug}",
+        _ALL_FEATURES,
+        (_WRITE_PROTECTION,),
+        edits=tuple(SourceEdit(*edit) for edit in edits),
+    )
 
 
 KERNELS = (
-    KernelSpec("uffd", "Linux 6.12 compiled here as it is: the control of the other two", 0x1FFFF),
+    KernelSpec(
+        "uffd", "Linux 6.12 compiled here as it is: the control of the others", _ALL_FEATURES, ("uffd",)
+    ),
     KernelSpec(
         "no-uffd-wp",
         "Linux 6.12 for x86_64: userfaultfd without write protection",
         # fs/userfaultfd.c userfaultfd_api() of Linux 6.12 takes out WP, WP_HUGETLBFS_SHMEM, WP_UNPOPULATED
         # and WP_ASYNC.
-        0x1FFFF & ~(1 << 0 | 1 << 12 | 1 << 13 | 1 << 15),
+        _ALL_FEATURES & ~(1 << 0 | 1 << 12 | 1 << 13 | 1 << 15),
+        ("no-uffd-wp",),
         ("HAVE_ARCH_USERFAULTFD_WP",),
     ),
-    KernelSpec("no-userfaultfd", "Linux 6.12 for x86_64: no userfaultfd at all (ENOSYS)", 0),
+    KernelSpec(
+        "no-userfaultfd", "Linux 6.12 for x86_64: no userfaultfd at all (ENOSYS)", 0, ("no-userfaultfd",)
+    ),
+    # Each has one bug of older kernels, which a test is seen to catch (docs/kernel.md).
+    _with_bug(
+        "huge-zero-bug",
+        "42b2af2c9b7e",
+        "a split of the huge zero page takes the protection of all its pages",
+        ("mm/huge_memory.c", "if (pmd_uffd_wp(old_pmd))", "if (false)"),
+    ),
+    _with_bug(
+        "private-hugetlb-bug",
+        "60d5b473d61b",
+        "a write to a private hugetlb page that needs no copy ignores protection",
+        ("mm/hugetlb.c", "if (!unshare && huge_pte_uffd_wp(pte))", "if (false)"),
+    ),
+    _with_bug(
+        "hugetlb-marker-bug",
+        "0e678153f5be",
+        "a marker of protection in hugetlb memory is taken for a page",
+        (
+            "mm/hugetlb.c",
+            "\t\t} else if (!huge_pte_none(pte)) {\n\t\t\tpte_t old_pte;",
+            "\t\t}\n\t\tif (is_hugetlb_entry_hwpoisoned(pte) || is_hugetlb_entry_migration(pte)) {\n"
+            "\t\t} else if (!huge_pte_none(pte)) {\n\t\t\tpte_t old_pte;",
+        ),
+    ),
+    _with_bug(
+        "writenotify-bug",
+        "51d3d5eb74ff",
+        "mprotect makes protected pages of shared memory writable",
+        ("mm/vma.c", "if (userfaultfd_wp(vma))", "if (false)"),
+    ),
+    _with_bug(
+        "fork-marker-bug",
+        "49d6d7fb6313",
+        "a child inherits markers of protection",
+        ("include/linux/mm_inline.h", " && userfaultfd_wp(dst_vma))", ")"),
+    ),
+    _with_bug(
+        "mremap-bug",
+        "0cef0bb836e3",
+        "mremap takes protection along without EVENT_REMAP",
+        (
+            "include/linux/userfaultfd_k.h",
+            "return uffd_ctx && (uffd_ctx->features & UFFD_FEATURE_EVENT_REMAP) == 0;",
+            "return uffd_ctx && false;",
+        ),
+    ),
 )
 
 
@@ -66,7 +151,8 @@ def kernel_spec(name: str) -> KernelSpec:
 
 def read_fragment(spec: KernelSpec) -> str:
     """Return the wanted symbols of a kernel in the form of `.config`; `make tinyconfig` sets the others."""
-    return "".join((FRAGMENTS / f"{name}.config").read_text(encoding="utf-8") for name in (_BASE, spec.name))
+    parts = [(FRAGMENTS / f"{name}.config").read_text(encoding="utf-8") for name in (_BASE, *spec.fragments)]
+    return f'{"".join(parts)}CONFIG_LOCALVERSION="-{spec.name}"\n'
 
 
 def parse_symbols(config: str) -> dict[str, str]:
@@ -116,3 +202,18 @@ def remove_selects(kconfig: str, not_selected: Iterable[str]) -> str:
                 f"{KCONFIG} of this kernel source selects {symbol} in {count} places, and 1 was expected."
             )
     return kconfig
+
+
+def edited(text: str, edit: SourceEdit) -> str:
+    """Return the text of a file of the source with an edit.
+
+    Raises:
+        SetupBroken: the file does not have the old text exactly once, so the source is not the one expected.
+    """
+    count = text.count(edit.old)
+    if count != 1:
+        raise SetupBroken(
+            f"{edit.file} of this kernel source has the text {edit.old!r} in {count} places, and 1 was "
+            "expected."
+        )
+    return text.replace(edit.old, edit.new)

@@ -9,7 +9,17 @@ import os
 from harness.userfaultfd import PAGE_BYTES, Feature, Mode, Region, libc, scan
 from harness.userfaultfd import pagemap as pagemap_bits
 
-from ..memory import ANON, ANON_THP, HUGETLB, MEMFD, PROTECTABLE, SHMEM, SMALL
+from ..memory import (
+    ANON,
+    ANON_THP,
+    HUGETLB,
+    HUGETLB_PRIVATE,
+    MEMFD,
+    MEMFD_PRIVATE,
+    PROTECTABLE,
+    SHMEM,
+    SMALL,
+)
 from ..needs import missing_need
 from ..oracle import (
     CallThread,
@@ -36,9 +46,7 @@ def _atomic(address: int) -> None:
     libc.LIBC.pthread_mutex_trylock(ctypes.c_void_p(address))
 
 
-@feature_test(
-    "R07", memory=PROTECTABLE, variants=("byte", "page", "atomic"), bugs=("60d5b473d61b", "0e678153f5be")
-)
+@feature_test("R07", memory=PROTECTABLE, variants=("byte", "page", "atomic"))
 def a_write_waits(trial: Trial, variant: str) -> None:
     """A store of a byte or page, and an atomic change, wait for the release, with one event each."""
     region, uffd = trial.protected()
@@ -188,6 +196,42 @@ def shared_pages_that_are_not_there_are_protected(trial: Trial) -> None:
         trial.equal(page_of(region, next_fault(trial, uffd, thread)), 2, "The page of the fault")
         release(uffd, region, 2)
     trial.equal(region.load(2 * region.page_bytes, 1), b"x", "The content of page 2")
+
+
+@feature_test("R08", memory=(MEMFD_PRIVATE, HUGETLB_PRIVATE), bugs=("60d5b473d61b",))
+def private_pages_that_are_not_there_are_protected(trial: Trial) -> None:
+    """In a private mapping of a file a write to an unpopulated protected page waits as well."""
+    region, uffd = trial.region(fill=False), trial.uffd()
+    uffd.register(region.address, region.length)
+    uffd.write_protect(region.address, region.length)
+    with CallThread(trial, libc.store, region.at(2), b"x") as thread:
+        trial.equal(page_of(region, next_fault(trial, uffd, thread)), 2, "The page of the fault")
+        release(uffd, region, 2)
+    trial.equal(region.load(2 * region.page_bytes, 1), b"x", "The content of page 2")
+
+
+@feature_test(
+    "R08",
+    memory=(SHMEM, MEMFD, MEMFD_PRIVATE, HUGETLB, HUGETLB_PRIVATE),
+    variants=("twice", "ended"),
+    bugs=("0e678153f5be",),
+)
+def protection_of_pages_that_are_not_there_can_change(trial: Trial, variant: str) -> None:
+    """Unpopulated pages can be protected a second time, and be released; a new page is all zeros."""
+    region, uffd = trial.region(fill=False), trial.uffd()
+    uffd.register(region.address, region.length)
+    uffd.write_protect(region.address, region.length)
+    if variant == "twice":
+        uffd.write_protect(region.address, region.length)
+        check_pagemap(trial, region, range(region.pages))
+        with CallThread(trial, libc.store, region.at(2), b"x") as thread:
+            trial.equal(page_of(region, next_fault(trial, uffd, thread)), 2, "The page of the fault")
+            release(uffd, region, 2)
+    else:
+        release(uffd, region, 2)
+        check_pagemap(trial, region, [page for page in range(region.pages) if page != 2])
+        write_passes(trial, region, uffd, 2, "was released before it was there")
+    trial.equal(region.load(3 * region.page_bytes, 8), bytes(8), "The content of a page that was not there")
 
 
 @feature_test("R09", memory=(*SMALL, HUGETLB))

@@ -22,7 +22,7 @@ from harness.userfaultfd import (
     protected_pages,
 )
 
-from ..memory import ANON, ANON_THP, HUGE, HUGETLB, MEMFD, PROTECTABLE, SHMEM, SMALL
+from ..memory import ANON, ANON_THP, HUGE, HUGETLB, MEMFD, MEMFD_PRIVATE, PROTECTABLE, SHMEM, SMALL
 from ..oracle import (
     LATE,
     CallThread,
@@ -71,7 +71,7 @@ def wait_child(trial: Trial, pid: int, what: str) -> int:
 @feature_test(
     "R10",
     memory=_MAPPED,
-    bugs=("8f34f1eac382", "5a2f8d22ace4", "49d6d7fb6313"),
+    bugs=("8f34f1eac382", "5a2f8d22ace4"),
     known_issues=[
         KernelIssue(
             "fork copies the protection bit of private huge pages (5a2f8d22ace4)",
@@ -97,6 +97,24 @@ def a_child_is_not_protected(trial: Trial) -> None:
         trial.check_content(region, [2])
         write_waits(trial, region, uffd, 2)
     write_waits(trial, region, uffd, 1)
+
+
+@feature_test("R10", memory=(SHMEM, MEMFD_PRIVATE), bugs=("49d6d7fb6313",))
+def a_child_gets_no_marker(trial: Trial) -> None:
+    """Without EVENT_FORK a child does not inherit the protection of pages that are not there.
+
+    Page tables of a file are copied only if the mapping has pages of its own.
+    """
+    region, uffd = trial.region(fill=False), trial.uffd()
+    region.store(0, LATE)
+    uffd.register(region.address, region.length)
+    uffd.write_protect(region.address, region.length)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(1 if protected_pages(region.address, region.length) else 0)
+    code = wait_child(trial, pid, "A child of a process with protected pages that are not there")
+    trial.equal(code, 0, "The child's exit code (1: pagemap shows protected pages)")
+    check_pagemap(trial, region, range(region.pages))
 
 
 @feature_test("R10", memory=(ANON, SHMEM), features=Feature.EVENT_FORK, bugs=("8f34f1eac382",))

@@ -23,7 +23,9 @@ from guest_images.hosts.kernel_build import (
 from guest_images.hosts.kernel_config import (
     KERNELS,
     KernelSpec,
+    SourceEdit,
     check_config,
+    edited,
     kernel_spec,
     parse_symbols,
     read_fragment,
@@ -70,6 +72,7 @@ def test_catalogue_of_kernels_is_consistent() -> None:
         assert len(parse_symbols(text)) == len(names)
         assert parse_symbols(text)["LOCALVERSION"] == f'"-{spec.name}"'
         assert all(parse_symbols(text)[symbol] == "n" for symbol in spec.not_selected)
+    assert len({spec.name for spec in KERNELS}) == len(KERNELS)
     with pytest.raises(UsageError, match="'uffd', 'no-uffd-wp', 'no-userfaultfd'"):
         kernel_spec("none")
 
@@ -77,13 +80,33 @@ def test_catalogue_of_kernels_is_consistent() -> None:
 def test_kernels_differ_in_userfaultfd_alone() -> None:
     """The configurations differ in userfaultfd alone, so a difference in QEMU is due to it."""
     ours = {"LOCALVERSION", "USERFAULTFD", "HAVE_ARCH_USERFAULTFD_WP", "PTE_MARKER_UFFD_WP"}
+    specs = [kernel_spec(name) for name in ("uffd", "no-uffd-wp", "no-userfaultfd")]
     rest = [
         {name: value for name, value in parse_symbols(read_fragment(spec)).items() if name not in ours}
-        for spec in KERNELS
+        for spec in specs
     ]
     assert rest[0] == rest[1] == rest[2]
-    assert [spec.features & 1 for spec in KERNELS] == [1, 0, 0]
-    assert [bool(spec.features) for spec in KERNELS] == [True, True, False]
+    assert [spec.features & 1 for spec in specs] == [1, 0, 0]
+    assert [bool(spec.features) for spec in specs] == [True, True, False]
+
+
+def test_kernel_with_a_bug_differs_from_the_control_in_its_source_alone() -> None:
+    """What such a kernel does otherwise is due to its edit; no two have the same one."""
+    control = parse_symbols(read_fragment(kernel_spec("uffd")))
+    specs = [spec for spec in KERNELS if spec.edits]
+    for spec in specs:
+        assert parse_symbols(read_fragment(spec)) == {**control, "LOCALVERSION": f'"-{spec.name}"'}
+        assert spec.features == kernel_spec("uffd").features
+    assert len({spec.edits for spec in specs}) == len(specs) >= 6
+
+
+def test_edit_wants_its_text_once() -> None:
+    """A source that has the text nowhere or twice is not the expected one; the error names file and text."""
+    edit = SourceEdit("mm/a.c", "if (a)", "if (false)")
+    assert edited("x\nif (a)\ny\n", edit) == "x\nif (false)\ny\n"
+    for text, count in (("x\n", 0), ("if (a) if (a)", 2)):
+        with pytest.raises(SetupBroken, match=f"mm/a.c .* 'if .a.' in {count} places"):
+            edited(text, edit)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +174,10 @@ def _source(folder: Path, config: str, image: str) -> Tree:
     linux = folder / "linux-source"
     (linux / "arch/x86").mkdir(parents=True)
     (linux / "arch/x86/Kconfig").write_text(_KCONFIG)
+    for edit in (edit for spec in KERNELS for edit in spec.edits):
+        (linux / edit.file).parent.mkdir(parents=True, exist_ok=True)
+        with (linux / edit.file).open("a") as file:
+            file.write(f"{edit.old}\n")
     (linux / "Makefile").write_text(_MAKEFILE.replace("@CONFIG@", config).replace("@IMAGE@", image))
     (folder / "root/usr/src").mkdir(parents=True)
     with tarfile.open(folder / f"root/usr/src/{SOURCE}.tar.xz", "w:xz") as tar:
@@ -187,12 +214,18 @@ def test_kernel_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert built.image.read_text() == "image\n"
     assert built.release == "6.12.0-tiny"
     assert "selects HAVE_ARCH_USERFAULTFD_WP." in said[1]
+    said.clear()
+    assert build_kernel("huge-zero-bug", Provisioning(cache, said.append)).release == "6.12.0-tiny"
+    assert "mm/huge_memory.c: 'if (pmd_uffd_wp(old_pmd))' becomes 'if (false)'." in said[1]
     assert "bzImage" in cache.path("kernels/no-uffd-wp.log").read_text()
     assert not list(cache.path("tmp").iterdir())
     said.clear()
     assert build_kernel("no-uffd-wp", Provisioning(cache, said.append)) == built
     assert not said
-    assert {spec.name for spec, found in built_kernels(cache).items() if found} == {"no-uffd-wp"}
+    assert {spec.name for spec, found in built_kernels(cache).items() if found} == {
+        "no-uffd-wp",
+        "huge-zero-bug",
+    }
     monkeypatch.setattr(kernel_build, "_toolchain", lambda: "another compiler")
     assert not any(built_kernels(cache).values())
 
@@ -217,6 +250,11 @@ def test_build_gives_image_configuration_and_log(tmp_path: Path, spec: KernelSpe
     assert "bzImage" in (made / "build.log").read_text()
     selected = "select HAVE_ARCH_USERFAULTFD_WP " in (tmp_path / "linux/arch/x86/Kconfig").read_text()
     assert selected is (spec.name != "no-uffd-wp")
+    for file in {edit.file for kernel in KERNELS for edit in kernel.edits}:
+        text = (tmp_path / "linux-source" / file).read_text()
+        for edit in spec.edits:
+            text = edited(text, edit) if edit.file == file else text
+        assert (tmp_path / "linux" / file).read_text() == text
 
 
 def test_wrong_configuration_is_refused_before_compiling(tmp_path: Path) -> None:
