@@ -45,7 +45,9 @@ _HOST_SECONDS = 3600.0
 def kernel(arguments: argparse.Namespace) -> int:
     """Run the tests in a process of their own, print its events as KTAP, and return the exit code."""
     if arguments.reproducer:
-        return _print_reproducer(arguments.reproducer)
+        if reason := reproducer.write_reproducer(arguments.reproducer):
+            raise UsageError(reason)
+        return EXIT_PASS
     tests = chosen_tests(arguments)
     if arguments.bisect and not tests:
         raise UsageError(f"No test matches the filter {', '.join(arguments.filter)}; --list shows all tests.")
@@ -60,15 +62,6 @@ def kernel(arguments: argparse.Namespace) -> int:
         if arguments.json:
             write_json_file(arguments.json, json.dumps(document(seen), indent=2) + "\n")
         return code
-
-
-def _print_reproducer(test: str) -> int:
-    cell = reproducer.find(test)
-    reason = reproducer.missing(cell) if cell else "it is not a cell of the matrix"
-    if cell is None or reason:
-        raise UsageError(f"'{test}' has no reproducer in C: {reason}.")
-    sys.stdout.write(reproducer.program(cell))
-    return EXIT_PASS
 
 
 def _shown(events: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:

@@ -21,7 +21,10 @@ def main() -> int:
     """Run the chosen tests, write KTAP or JSON lines to standard output, and return the exit code."""
     arguments = _parser().parse_args()
     if arguments.reproducer:
-        return _print_reproducer(arguments.reproducer)
+        if reason := reproducer.write_reproducer(arguments.reproducer):
+            print(reason, file=sys.stderr)
+            return 2
+        return 0
     tests = registry.chosen(registry.all_tests(), arguments.filter or ())
     if arguments.list:
         for test in tests:
@@ -48,16 +51,6 @@ def main() -> int:
     if not arguments.json_lines:
         sys.stdout.write(writer.summary() + reproducer.comments(writer.failed))
     return exit_code(writer.statuses)
-
-
-def _print_reproducer(test: str) -> int:
-    cell = reproducer.find(test)
-    reason = reproducer.missing(cell) if cell else "it is not a cell of the matrix"
-    if cell is None or reason:
-        print(f"'{test}' has no reproducer in C: {reason}.", file=sys.stderr)
-        return 2
-    sys.stdout.write(reproducer.program(cell))
-    return 0
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:

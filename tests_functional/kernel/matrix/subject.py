@@ -184,19 +184,20 @@ def _check_protection(subject: Subject, expected: Expected, when: str) -> None:
     lost, gained = expected.kept - protected, expected.open_ & protected
     subject.trial.check(
         not lost,
-        f"{len(lost)} of {len(expected.kept)} protected pages are not protected {when} it: {_listed(lost)}.",
+        f"{len(lost)} of {len(expected.kept)} protected pages are not protected {when} it: {_listed(lost)}",
         PAGEMAP_DIFFERS,
     )
     subject.trial.check(
         not gained,
-        f"{len(gained)} pages that were not protected are protected {when} it: {_listed(gained)}.",
+        f"{len(gained)} pages that were not protected are protected {when} it: {_listed(gained)}",
         PAGEMAP_DIFFERS,
     )
 
 
 def _listed(pages: frozenset[int]) -> str:
+    """Return the numbers of pages as the end of a sentence."""
     text = ", ".join(map(str, sorted(pages)[:_MOST_LISTED]))
-    return text if len(pages) <= _MOST_LISTED else f"{text}, ..."
+    return f"{text}." if len(pages) <= _MOST_LISTED else f"{text}, ..."
 
 
 def _find_writes(subject: Subject, expected: Expected) -> None:

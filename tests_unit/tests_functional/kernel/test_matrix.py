@@ -202,6 +202,30 @@ def test_reproducers_compile_without_warnings(way: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(("statement", "code"), [("for (;;);", 1), ("for (;;) pause();", 2)])
+def test_a_reproducer_blames_a_call_that_uses_the_processor_alone(
+    statement: str, code: int, tmp_path: Path
+) -> None:
+    """A call that waits, as on a machine that gives it no processor, is no defect of the kernel."""
+    if shutil.which("cc") is None or not probe_userfaultfd().write_protect:
+        pytest.skip("This machine has no C compiler or no write protection.")
+    text = reproducer.program(_cell("cold-one", "own", "anon"))
+    text = text.replace("alarm(120);", f"alarm(5); {statement}").replace(
+        "{{0, 0}, {5, 0}}", "{{0, 0}, {0, 90000}}"
+    )
+    (tmp_path / "reproducer.c").write_text(text)
+    subprocess.run(["cc", "-o", "reproducer", "reproducer.c"], cwd=tmp_path, check=True, timeout=60)
+    done = subprocess.run([tmp_path / "reproducer"], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (code, b"the call does not end\n" if code == 1 else b"")
+
+
+def test_pages_are_listed_as_the_end_of_a_sentence() -> None:
+    """A list that is cut has three points, and no fourth."""
+    assert subject._listed(frozenset({3, 1})) == "1, 3."
+    cut = subject._listed(frozenset(range(subject._MOST_LISTED + 1)))
+    assert cut.endswith(f"{subject._MOST_LISTED - 1}, ...")
+
+
 def test_a_reproducer_is_printed_for_the_first_failed_cell() -> None:
     """As comments, so that the output remains KTAP; the others are named."""
     one, two = "matrix.anon-thp.cold-one-zero-filled", "matrix.anon.cold-all-zero"
