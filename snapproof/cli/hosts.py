@@ -24,13 +24,13 @@ from snapproof.runs.forked_work import side_by_side
 from snapproof.runs.host_plan import Sources, expanded_hosts, hosts_at_once, prepared
 from snapproof.runs.results_folder import now, own_results_folder, write_results
 from snapproof.runs.stack import provisioning_for
-from tests_functional.hosts.examination import BALANCED, FLOWS, PLANTED, Examination
+from tests_functional.hosts.examination import BALANCED, DISTURBED, FLOWS, PLANTED, Examination
 from tests_functional.hosts.examine import examine
 from tests_functional.lib.outcome import from_error
 
 _HEADINGS = ("host", "kernel", "features", "tests pass/fail/skip", "snapshot", "QEMU", "time")
 _KEPT = 60
-_STEPS = (*FLOWS, PLANTED, BALANCED)
+_STEPS = (*FLOWS, PLANTED, BALANCED, *DISTURBED)
 
 
 def hosts(arguments: argparse.Namespace) -> int:

@@ -31,7 +31,7 @@ from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from harness.qemu.probe import DEFAULT_EXECUTABLE
 from snapproof.runs.options import HostOptions
 from snapproof.runs.stack import provisioning_for
-from tests_functional.hosts.examination import BALANCED, FAULT, FLOWS, PLANTED, HostPlan
+from tests_functional.hosts.examination import FAULT, SINKS, HostPlan
 from tests_functional.hosts.portable_warm_guest import PortableWarmGuest, provide_warm_guest
 from tests_functional.hosts.snapshots import HostPaths
 from tests_functional.hosts.vm_places import sink_file, vm_disks, vm_places
@@ -44,7 +44,7 @@ _BOOT_SECONDS = 180.0
 _LOGIN_SECONDS = 30.0
 _CARRY_SECONDS = 300.0
 _COMPILED = "kernel-"
-_SINKS = (*FLOWS, PLANTED, BALANCED)
+_SPARSE = "sparse"
 # Under TCG a test takes up to twenty times as long, and longer on a busy machine.
 _SLOW = 4
 # RAM of this machine that a VM takes with its QEMU, and what is left to everything else.
@@ -105,6 +105,7 @@ def prepared(wanted: HostSpecText, sources: Sources) -> tuple[HostPlan, Abstract
         name=name,
         expected=None,
         warm=warm,
+        sparse=None,
         places=places,
         sinks={},
         tests=_tests(sources),
@@ -133,16 +134,19 @@ def _vm(wanted: VmSpec, sources: Sources) -> tuple[HostPlan, AbstractContextMana
     inner = provision_qemu(chosen or spec.qemu, sources.provisioning)
     outer = provision_qemu(chosen or spec.source_qemu, sources.provisioning)
     warm = _warm_guest(outer, sources, folder)
+    # Its agent takes commands by its mailbox alone, so it has to be a bare guest.
+    sparse = _warm_guest(outer, sources, folder, _SPARSE) if warm and warm.stack.image.bare else None
     disks: dict[str, VmDisk] = {}
     if warm is not None:
         mkfs = mkfs_root(sources.provisioning)
-        disks = vm_disks(warm, build_qemu_disk(inner, mkfs, sources.provisioning), folder, _SINKS)
+        disks = vm_disks(warm, build_qemu_disk(inner, mkfs, sources.provisioning), folder, SINKS, sparse)
     plan = HostPlan(
         name=image.name,
         expected=spec.features if wanted.name and not wanted.name.startswith(ARCHIVE) else None,
         warm=warm,
-        places=lambda _: vm_places(_SINKS),
-        sinks={flow: sink_file(folder, flow) for flow in _SINKS},
+        sparse=sparse,
+        places=lambda _: vm_places(SINKS),
+        sinks={flow: sink_file(folder, flow) for flow in SINKS},
         tests=_tests(sources, *lent_to_vm()),
         helper=tracker_library(sources.provisioning) if usual else None,
         fault=_fault(sources) if usual else None,
@@ -226,12 +230,16 @@ def _folder(sources: Sources, name: str) -> Path:
     return folder
 
 
-def _warm_guest(qemu: ProvisionedQemu, sources: Sources, folder: Path) -> PortableWarmGuest | None:
+def _warm_guest(
+    qemu: ProvisionedQemu, sources: Sources, folder: Path, pattern: str = "random"
+) -> PortableWarmGuest | None:
     if not sources.options.snapshots:
         return None
     image = build_guest(sources.options.guest, sources.provisioning)
     mkfs = mkfs_root(sources.provisioning)
-    return provide_warm_guest(qemu.executable, qemu.version, image, mkfs, folder, sources.provisioning)
+    return provide_warm_guest(
+        qemu.executable, qemu.version, image, mkfs, folder, sources.provisioning, pattern
+    )
 
 
 def lent_to_vm() -> list[str]:
@@ -284,5 +292,5 @@ def _carried(host: Host, warm: PortableWarmGuest, qemu: str) -> HostPaths:
         kernel=folder / "vmlinuz",
         initrd=folder / "initrd",
         firmware=folder / "firmware",
-        sinks={flow: folder / f"vmstate-{flow}" for flow in _SINKS},
+        sinks={flow: folder / f"vmstate-{flow}" for flow in SINKS},
     )

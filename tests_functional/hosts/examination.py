@@ -22,8 +22,22 @@ PLANTED = "planted"
 BALANCED = "balanced"
 """Name, beside the flows, of the background snapshot while memory moves between NUMA nodes."""
 
+SPLIT, OFFLINE, POISONED = "split", "soft-offline", "poisoned"
+DISTURBED = (SPLIT, OFFLINE, POISONED)
+"""Names, beside the flows, of the background snapshots while the host's kernel acts on guest RAM, in order;
+QEMU does not survive the last one."""
+
 FAULT = "report_success"
 """The planted fault (validators.faults.live): QEMU is told that RAM is protected, and it is not."""
+
+
+def golden_of(flow: str) -> str:
+    """Return the name of the sink for RAM at T0 of a disturbed flow."""
+    return f"{flow}-t0"
+
+
+SINKS = (*FLOWS, PLANTED, BALANCED, *DISTURBED, *map(golden_of, DISTURBED))
+"""Names of all that a host writes for this machine."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,7 @@ class HostPlan:
         name: the host's name in results.
         expected: the mask of features that the host should offer, None if unknown.
         warm: the guest to save there, None for no snapshots.
+        sparse: a guest with pages of zeros, for the DISTURBED snapshots, None for none.
         places: returns the paths of QEMU, guest and sinks on the host.
         sinks: for a VM host, the files on this machine that are its disks and receive the snapshots. Empty
             if the snapshots have to be copied from the host.
@@ -47,6 +62,7 @@ class HostPlan:
     name: str
     expected: int | None
     warm: PortableWarmGuest | None
+    sparse: PortableWarmGuest | None
     places: Callable[[Host], HostPaths]
     sinks: Mapping[str, Path]
     tests: Sequence[str] | None
@@ -59,9 +75,13 @@ class HostPlan:
         """Return the file on this machine that receives a flow's snapshot."""
         return self.sinks.get(flow) or self.folder / f"vmstate-{flow}"
 
+    def golden(self, flow: str) -> Path:
+        """Return the file on this machine that receives RAM at T0 of a disturbed flow."""
+        return self.sink(golden_of(flow))
+
     def remove_sinks(self) -> None:
         """Remove the snapshots and a VM's disks for them; the VM must have ended."""
-        for path in {*self.sinks.values(), *map(self.sink, (*FLOWS, PLANTED, BALANCED))}:
+        for path in {*self.sinks.values(), *map(self.sink, SINKS)}:
             path.unlink(missing_ok=True)
 
 

@@ -15,7 +15,8 @@ from harness.errors import SnapproofError
 from harness.hosts.host import Host
 from harness.status import Status, worst
 from tests_functional.hosts.balanced_save import judge_balanced, save_balanced
-from tests_functional.hosts.examination import BALANCED, FLOWS, PLANTED, Examination, HostPlan
+from tests_functional.hosts.disturbed_save import judge_disturbed, save_disturbed
+from tests_functional.hosts.examination import BALANCED, DISTURBED, FLOWS, PLANTED, Examination, HostPlan
 from tests_functional.hosts.feature_tests import (
     Event,
     carry_tests,
@@ -74,6 +75,8 @@ def examine(plan: HostPlan, opened: AbstractContextManager[Host], log: Callable[
             planted = save_planted(plan, host, report, places, log) if places and report else None
             step = BALANCED
             balanced = save_balanced(plan, host, report, places, log) if places and report else None
+            step = DISTURBED[0]
+            disturbed = save_disturbed(plan, host, report, places, log) if places and report else None
         step = "judgement"
         if plan.warm is not None and report is not None:
             found.outcomes += _judged(plan, found, plan.warm, report, log)
@@ -81,6 +84,8 @@ def examine(plan: HostPlan, opened: AbstractContextManager[Host], log: Callable[
             found.outcomes.append(judge_planted_save(plan, found, planted))
         if balanced is not None:
             found.outcomes.append(judge_balanced(plan, found, *balanced))
+        if disturbed is not None:
+            found.outcomes += judge_disturbed(plan, found, disturbed)
     except SnapproofError as error:
         seconds = time.monotonic() - begun
         found.outcomes.append(from_error(f"hosts.{plan.name}.{step}", error, seconds, found.environment()))

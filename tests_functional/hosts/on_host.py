@@ -9,11 +9,16 @@ Standard input holds the order, one JSON object:
     counters    guest-physical addresses of the writers' step counters
     stalls      guest-physical addresses of the writers' histograms, each of "buckets" words
     move        whether to move QEMU's threads from one processor to another all the time
-    saves       the saves, in order: {"flow": "background" | "stopped", "sink": path}
+    saves       the saves, in order: {"flow": "background" | "stopped", "sink": path}; or, while the host's
+                kernel acts on guest RAM, {"flow": "split" | "soft-offline" | "poisoned", "sink": path,
+                "golden": path}, where "golden" receives RAM at T0
+    disturb     for these: {"ram": bytes of RAM, "mailbox": guest-physical addresses and codes of commands,
+                "holes": numbers of data pages}
     seconds     limit for each step
 
 Each line of standard output is a JSON object with "event" and "seconds" since the start; the last one is
-"done", or "failed" with a sentence. A QEMU that refuses a background snapshot has not failed.
+"done", or "failed" with a sentence. A disturbed save that is not possible is "cannot". A QEMU that refuses a
+background snapshot has not failed.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ import threading
 import time
 from typing import Any
 
+from tests_functional.hosts.on_host_memory import CannotAct, Disturbance, HostMemory, Mailbox
 from tests_functional.hosts.on_host_qemu import (
     CAPABILITY,
     HostFailure,
@@ -38,6 +44,9 @@ from tests_functional.hosts.on_host_qemu import (
 
 _MORE_STEPS = 20
 _STAY_SECONDS = 0.5
+# Of a guest of 64 MiB, whose RAM is to be in large pages.
+_LEAST_LARGE_BYTES = 16 << 20
+_OFFLINED_PER_PIECE = 16
 
 
 class SavedGuest:
@@ -115,6 +124,72 @@ class SavedGuest:
             trace=qemu.trace(),
         )
 
+    def save_disturbed(self, order: dict[str, Any], save: dict[str, str]) -> None:
+        """Save the guest as it is when it is stopped, while the host's kernel acts on its RAM."""
+        qemu, flow = self.qemu, save["flow"]
+        memory = HostMemory(qemu, order["ram"])
+        try:
+            if flow == "split":
+                memory.require_large(_LEAST_LARGE_BYTES)
+            self._save_disturbed(order, save, memory)
+        except CannotAct as reason:
+            tell("cannot", flow=flow, text=str(reason), blames_host=reason.blames_host)
+        finally:
+            memory.close()
+
+    def _save_disturbed(self, order: dict[str, Any], save: dict[str, str], memory: HostMemory) -> None:
+        qemu, flow = self.qemu, save["flow"]
+        sink, mark, before = Sink(save["sink"], slow=True), len(qemu.events), self.steps()
+        mailbox = Mailbox(qemu, memory, order["mailbox"])
+        acts = Disturbance(memory, mailbox, lambda: self._migration()["status"] == "active")
+        qemu.capability(True)
+        qemu.execute("stop")
+        memory.copy(save["golden"])
+        self._start(sink.uri)
+        qemu.wait(lambda: self._migration()["status"] != "setup", "The start of the save")
+        # QEMU 6.0 to 8.1 run a stopped guest on by themselves.
+        if qemu.status() != "running":
+            qemu.execute("cont")
+        try:
+            if flow == "poisoned":
+                acts.poison()
+            elif flow == "split":
+                acts.split(order["holes"])
+            else:
+                acts.soft_offline(_OFFLINED_PER_PIECE)
+        finally:
+            sink.hurry()
+            ended = self._end_of_disturbed(flow)
+        if ended is None:
+            code = qemu.process.wait(qemu.seconds)
+            tell("ended", flow=flow, exit_code=code, bytes=sink.bytes, log=_tail(qemu))
+            return
+        after = self.steps()
+        sink.close(qemu.seconds)
+        self.goes_on("after the save")
+        qemu.capability(False)
+        if acts.holes:
+            mailbox.flip_holes(order["holes"])
+        tell(
+            "saved",
+            flow=flow,
+            bytes=sink.bytes,
+            migrate=ended,
+            events=qemu.events[mark:],
+            steps_before=before,
+            steps_completed=after,
+            acts=acts.facts(),
+        )
+
+    def _end_of_disturbed(self, flow: str) -> dict[str, Any] | None:
+        """Wait for the end of the save; return None if QEMU has ended, which a poisoned page makes it do."""
+        try:
+            return self._completed()
+        except HostFailure:
+            if flow != "poisoned" or self.qemu.process.poll() is None:
+                raise
+            return None
+
     def _words(self, address: int, number: int) -> list[int]:
         command = f"xp /{number}gx {address:#x}"
         text = self.qemu.execute("human-monitor-command", **{"command-line": command})
@@ -125,14 +200,24 @@ class SavedGuest:
 
     # This program runs on hosts without the rest of the project, so it cannot use harness/qemu/migration.py.
     def _migrate(self, uri: str) -> dict[str, Any]:
+        self._start(uri)
+        return self._completed()
+
+    def _start(self, uri: str) -> None:
         # No limit but the sink's; a 32-bit QEMU accepts no larger value.
         self.qemu.execute("migrate-set-parameters", **{"max-bandwidth": (1 << 32) - 1})
         self.qemu.execute("migrate", uri=uri)
+
+    def _migration(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.qemu.execute("query-migrate")
+        return found
+
+    def _completed(self) -> dict[str, Any]:
         ended = {"completed", "failed", "cancelled"}
         answer: dict[str, Any] = {}
 
         def over() -> bool:
-            answer.update(self.qemu.execute("query-migrate"))
+            answer.update(self._migration())
             return answer.get("status") in ended
 
         self.qemu.wait(over, "The end of the save")
@@ -191,8 +276,13 @@ def main() -> int:
         if order["move"]:
             threading.Thread(target=move_threads, args=(qemu.process.pid,), daemon=True).start()
         for save in order["saves"]:
-            guest.save(save["flow"], save["sink"])
-        tell("done", exit_code=qemu.end())
+            if "golden" in save:
+                guest.save_disturbed(order["disturb"], save)
+            else:
+                guest.save(save["flow"], save["sink"])
+        # A save that QEMU did not survive was the last one.
+        ended = qemu.process.poll()
+        tell("done", exit_code=qemu.end() if ended is None else ended)
     except Refused as refusal:
         tell("failed", sentence=f"QEMU refused: {refusal}", blames_qemu=True, expired=False, log=_tail(qemu))
     except HostFailure as failure:

@@ -30,7 +30,7 @@ takes a tenth of a second to load and to save in an emulated VM."""
 BARE_RAM_MIB = 64
 """RAM of a bare guest in its place: as many pages are written to in half of the RAM."""
 
-_PATTERN, _SEED = "random", 7
+_SEED = 7
 # A disk consists of whole sectors; the length of the stream is stored in the description.
 _SECTOR = 512
 _STEPS_BYTE = ThreadWord.STEPS * WORD_BYTES
@@ -46,6 +46,7 @@ class PortableWarmGuest:
         size_bytes: length of the stream.
         boot_disk: an ext4 image with what the guest boots from: `vmlinuz`, `initrd.cpio`, `firmware.bin`.
         counters: guest-physical addresses of the writers' step counters.
+        control: guest-physical address of the agent's control page.
         source: the agent's status when it was saved.
     """
 
@@ -54,11 +55,18 @@ class PortableWarmGuest:
     size_bytes: int
     boot_disk: Path
     counters: tuple[int, ...]
+    control: int
     source: AgentStatus
 
 
 def provide_warm_guest(
-    executable: Path, version: str, image: GuestImage, mkfs: Path, folder: Path, provisioning: Provisioning
+    executable: Path,
+    version: str,
+    image: GuestImage,
+    mkfs: Path,
+    folder: Path,
+    provisioning: Provisioning,
+    pattern: str = "random",
 ) -> PortableWarmGuest:
     """Return a warm guest made by a QEMU of this machine; make it if the cache lacks it.
 
@@ -69,6 +77,7 @@ def provide_warm_guest(
         mkfs: root of the unpacked `ext4_image.mkfs_packages`.
         provisioning: the mirror, the cache, and the log of slow steps.
         folder: receives logs and the new snapshot.
+        pattern: the order in which its writers write.
 
     Raises:
         SetupBroken: the guest does not boot or write, or its snapshot is wrong.
@@ -77,7 +86,7 @@ def provide_warm_guest(
     ram, coverage = (BARE_RAM_MIB, BARE_COVERAGE) if image.bare else (RAM_MIB, COVERAGE)
     stack = Stack(executable, image, accel="tcg", ram_mib=ram, coverage=coverage)
     code = sha256(Path(__file__).read_bytes()).hexdigest()
-    name = sha256(f"{version} {image.digest} {ram} {coverage} {code}".encode()).hexdigest()[:16]
+    name = sha256(f"{version} {image.digest} {ram} {coverage} {pattern} {code}".encode()).hexdigest()[:16]
     final = provisioning.cache.path("seeds", name)
     with provisioning.lock("seeds"):
         if read_json(final / "seed.json") is None:
@@ -85,14 +94,14 @@ def provide_warm_guest(
             with provisioning.cache.staging("seeds") as staging:
                 staged = staging / "seed"
                 staged.mkdir()
-                _make(stack, mkfs, staged, folder)
+                _make(stack, pattern, mkfs, staged, folder)
                 publish_folder(staged, final)
     return _read(stack, final)
 
 
-def _make(stack: Stack, mkfs: Path, staged: Path, folder: Path) -> None:
-    with booted(stack, folder / "seed", Deadline(BOOT_SECONDS)) as guest:
-        plan = stack.writer_plan(_PATTERN, _SEED)
+def _make(stack: Stack, pattern: str, mkfs: Path, staged: Path, folder: Path) -> None:
+    with booted(stack, folder / f"seed-{pattern}", Deadline(BOOT_SECONDS)) as guest:
+        plan = stack.writer_plan(pattern, _SEED)
         status, counters = start_writers(guest, plan, Deadline(FILL_SECONDS))
         snapshot = take(Flow.STOP_AND_SAVE, guest, counters, staged, Deadline(SAVE_SECONDS))
         # Below the hole at 3 GiB, guest-physical addresses equal offsets in pc.ram.
@@ -109,6 +118,7 @@ def _make(stack: Stack, mkfs: Path, staged: Path, folder: Path) -> None:
         "machine": str(verdict.facts["machine"]),
         "size_bytes": snapshot.size_bytes,
         "counters": addresses,
+        "control": counters.pages.control.offset,
         "source": asdict(status),
     }
     (staged / "seed.json").write_bytes(to_json(description))
@@ -135,5 +145,6 @@ def _read(stack: Stack, folder: Path) -> PortableWarmGuest:
         size_bytes=int(found["size_bytes"]),
         boot_disk=folder / "boot.raw",
         counters=tuple(found["counters"]),
+        control=int(found["control"]),
         source=AgentStatus(**source),
     )

@@ -17,7 +17,7 @@ from harness.hosts.link import script_of
 from harness.linux.run_queue import LEAST_GRANTED, ProcessorTime
 from harness.qemu.configuration import qemu_argv
 from harness.qemu.migration import SaveFigures
-from tests_functional.hosts import on_host, on_host_qemu
+from tests_functional.hosts import on_host, on_host_memory, on_host_qemu
 from tests_functional.hosts.portable_warm_guest import PortableWarmGuest
 from tests_functional.lib.offline_checks import judge_oracles
 from tests_functional.lib.restored_checks import judge_restored
@@ -32,10 +32,11 @@ REFUSAL = "Background-snapshot is not supported by host kernel"
 """QEMU's text where the kernel has no UFFD-WP (6.0 to 11.1, migration/options.c)."""
 
 # As it was when we were started, whatever becomes of the file meanwhile.
-_SCRIPT = script_of(on_host, on_host_qemu)
+_SCRIPT = script_of(on_host, on_host_memory, on_host_qemu)
 _REFUSES = "QEMU refuses a background snapshot where the kernel has no UFFD-WP, says so, and nowhere else."
 _STEP_SECONDS = 120.0
 _STALLS_FROM_STEPS = (ThreadWord.FINE_HISTOGRAM - ThreadWord.STEPS) * WORD_BYTES
+# A flow of another name is of a guest that the host's kernel disturbs; it is stopped at T0.
 _FLOWS = {"background": Flow.LIVE, "stopped": Flow.STOP_AND_SAVE}
 
 
@@ -50,6 +51,7 @@ class HostPaths:
         initrd: the guest's initramfs, if it has one.
         firmware: the guest's firmware, if it is not QEMU's own.
         sinks: the file or disk that each flow saves to.
+        sparse: another saved guest, with pages of zeros; only a VM host has it.
     """
 
     qemu: PurePosixPath
@@ -58,6 +60,7 @@ class HostPaths:
     initrd: PurePosixPath
     firmware: PurePosixPath
     sinks: Mapping[str, PurePosixPath]
+    sparse: PurePosixPath | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,16 @@ class HostSaves:
     Attributes:
         flows: how to save it, one after the other: "background" and "stopped", in any order.
         environment: variables for QEMU.
+        disturb: what saves of a guest that the host's kernel disturbs need (see on_host).
+        goldens: the file or disk that receives RAM at T0, for the flows of such a guest.
         kinds: command lines of QEMUs to ask first about kinds of memory (see memory_kinds).
         move: whether to move QEMU's threads from one processor to another all the time.
     """
 
     flows: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
+    disturb: Mapping[str, Any] = field(default_factory=dict)
+    goldens: Mapping[str, PurePosixPath] = field(default_factory=dict)
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     move: bool = False
 
@@ -118,7 +125,8 @@ def save_on_host(
         SetupBroken: the program on the host failed.
     """
     order = {
-        **_order(host, warm, places, saves.flows),
+        **_order(host, warm, places, saves),
+        "disturb": dict(saves.disturb),
         "environment": dict(saves.environment),
         "kinds": dict(saves.kinds),
         "move": saves.move,
@@ -172,7 +180,7 @@ def failure(name: str, event: Mapping[str, Any], argv: Sequence[str], got: Proce
     return (SubjectFailed if event["blames_qemu"] else SetupBroken)(sentence, evidence)
 
 
-def _order(host: Host, warm: PortableWarmGuest, places: HostPaths, flows: Sequence[str]) -> dict[str, Any]:
+def _order(host: Host, warm: PortableWarmGuest, places: HostPaths, saves: HostSaves) -> dict[str, Any]:
     """Return the order for on_host.py."""
     config = warm.stack.machine_config()
     config = replace(
@@ -188,7 +196,14 @@ def _order(host: Host, warm: PortableWarmGuest, places: HostPaths, flows: Sequen
         "counters": warm.counters,
         "stalls": [address + _STALLS_FROM_STEPS for address in warm.counters],
         "buckets": FINE_BUCKETS,
-        "saves": [{"flow": flow, "sink": str(places.sinks[flow])} for flow in flows],
+        "saves": [
+            {
+                "flow": flow,
+                "sink": str(places.sinks[flow]),
+                **({"golden": str(saves.goldens[flow])} if flow in saves.goldens else {}),
+            }
+            for flow in saves.flows
+        ],
         "seconds": _STEP_SECONDS,
     }
 
@@ -240,7 +255,8 @@ def snapshot_of(report: Report, flow: str, path: Path) -> Snapshot | None:
         return None
     with path.open("r+b") as file:
         file.truncate(saved["bytes"])
-    answer, kind, stun = saved["migrate"], _FLOWS[flow], stun_ms(saved["events"])
+    answer, kind = saved["migrate"], _FLOWS.get(flow, Flow.STOP_MIGRATE_CONT)
+    stun = stun_ms(saved["events"])
     if stun is None:
         raise SubjectFailed(
             f"QEMU sent no STOP and RESUME around T0 of the snapshot '{flow}'.", code=Code.SAVE_NO_STUN
@@ -265,9 +281,11 @@ def snapshot_of(report: Report, flow: str, path: Path) -> Snapshot | None:
     )
 
 
-def judge_snapshot(warm: PortableWarmGuest, snapshot: Snapshot, folder: Path) -> list[CheckResult]:
-    """Judge the file of a snapshot from a host, and restore it on this machine."""
-    offline = check_file(snapshot.path)
+def judge_snapshot(
+    warm: PortableWarmGuest, snapshot: Snapshot, folder: Path, golden: Path | None = None
+) -> list[CheckResult]:
+    """Judge the file of a snapshot from a host, with its main RAM at T0 if it is known; restore it here."""
+    offline = check_file(snapshot.path, golden=golden)
     t0 = offline.t0
     checks = [*offline.checks, judge_oracles(offline, snapshot, warm.source)]
     if snapshot.flow.background and t0:

@@ -11,6 +11,9 @@ from harness.qemu.configuration import MIB
 from tests_functional.hosts.portable_warm_guest import PortableWarmGuest
 from tests_functional.hosts.snapshots import HostPaths
 
+SPARSE = "sparse"
+"""Name of the disk with the second guest."""
+
 # Room for device state and headers beside all of RAM.
 _ROOM = 1.05
 _ROOM_MIB = 16
@@ -22,11 +25,25 @@ def sink_file(folder: Path, flow: str) -> Path:
 
 
 def vm_disks(
-    warm: PortableWarmGuest, qemu_disk: Path, folder: Path, flows: Sequence[str]
+    warm: PortableWarmGuest,
+    qemu_disk: Path,
+    folder: Path,
+    flows: Sequence[str],
+    sparse: PortableWarmGuest | None = None,
 ) -> dict[str, VmDisk]:
-    """Return the disks by name; make the empty ones for snapshots in `folder`."""
+    """Return the disks by name; make the empty ones for snapshots in `folder`.
+
+    Args:
+        warm: the guest to save there.
+        qemu_disk: an image with QEMU.
+        folder: receives the files for snapshots.
+        flows: the names of these.
+        sparse: another guest to save there, which boots from the same files.
+    """
     size = (int(warm.stack.ram_mib * _ROOM) + _ROOM_MIB) * MIB
     disks = {"qemu": VmDisk(qemu_disk), "boot": VmDisk(warm.boot_disk), "vmstate": VmDisk(warm.vmstate)}
+    if sparse is not None:
+        disks[SPARSE] = VmDisk(sparse.vmstate)
     for flow in flows:
         path = sink_file(folder, flow)
         with path.open("wb") as file:
@@ -45,4 +62,5 @@ def vm_places(flows: Sequence[str]) -> HostPaths:
         initrd=mounted / "boot/initrd.cpio",
         firmware=mounted / "boot/firmware.bin",
         sinks={flow: devices / f"disk-{flow}" for flow in flows},
+        sparse=devices / f"disk-{SPARSE}",
     )

@@ -42,6 +42,6 @@ def host_plan(folder: Path, **changes: Any) -> HostPlan:
         "sinks": {},
         "own": False,
         "folder": folder,
-        **dict.fromkeys(("expected", "warm", "tests", "helper", "fault")),
+        **dict.fromkeys(("expected", "warm", "sparse", "tests", "helper", "fault")),
     }
     return HostPlan(**{**given, **changes})

@@ -37,7 +37,7 @@ Saver = Callable[..., Report]
 def _side(folder: Path, save: Saver, monkeypatch: pytest.MonkeyPatch) -> HostSide:
     """Return this host as a side, with a function in place of a QEMU."""
     monkeypatch.setattr(host_side, "save_on_host", save)
-    warm = PortableWarmGuest(stack(folder), folder / "vmstate", 1000, folder / "boot", (64,), SOURCE)
+    warm = PortableWarmGuest(stack(folder), folder / "vmstate", 1000, folder / "boot", (64,), 0, SOURCE)
     sink = folder / "vmstate-background"
     sink.write_bytes(b"no stream")
 

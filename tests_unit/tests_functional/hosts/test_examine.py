@@ -76,7 +76,7 @@ def test_snapshot_is_cut_to_its_length(tmp_path: Path) -> None:
 
 def test_disks_and_places_agree(tmp_path: Path) -> None:
     """Everything that a script looks for on a VM is a disk of it, and there is room for the snapshots."""
-    warm = PortableWarmGuest(stack(tmp_path), tmp_path / "vmstate", 1000, tmp_path / "boot", (64,), SOURCE)
+    warm = PortableWarmGuest(stack(tmp_path), tmp_path / "vmstate", 1000, tmp_path / "boot", (64,), 0, SOURCE)
     flows = ("background", "stopped")
     disks = vm_disks(warm, tmp_path / "qemu", tmp_path, flows)
     places = vm_places(flows)
