@@ -49,8 +49,9 @@ _WORDS = {
 _KEPT = "A page that was protected before the host made its entry anew is protected afterwards."
 _MET = "While RAM was saved, the host made entries of its pages anew."
 _MOST_NAMED = 8
-# QEMU takes the signal of a memory error under TCG too (system/cpus.c qemu_init_sigbus()). With KVM compiled in
-# it calls KVM's handler, which nothing has initialized, and fails an assertion; without, it raises SIGBUS again.
+# QEMU takes the signal of a memory error under TCG too (system/cpus.c qemu_init_sigbus()). If KVM is compiled
+# in, it calls KVM's handler, which nothing has initialized, and fails an assertion. If not, it raises SIGBUS
+# again.
 _ENDS = (signal.SIGBUS, signal.SIGABRT)
 
 
