@@ -104,7 +104,7 @@ def wait_save(wanted):
 saves = 0
 
 
-def begin(golden=False):
+def begin(golden=False, early=False):
     """Begin a save; a golden one stops the guest for T0."""
     global saves
     saves += 1
@@ -115,6 +115,8 @@ def begin(golden=False):
     if golden:
         ask("stop")
     ask("migrate", uri=f"unix:{{sink.place}}")
+    if early:
+        return sink
     wait_save(("active", "completed", "failed"))
     time.sleep(0.3)
     if golden:
@@ -171,7 +173,8 @@ def _begin(step: Step, state: dict[str, Any]) -> list[str]:
         return []
     state.update(saving=True, ends=["completed"])
     golden = bool(step.arguments.get("golden")) and not state.get("stopped")
-    return [f"sink = begin(golden={golden})"]
+    early = bool(step.arguments.get("early")) and not state.get("stopped")
+    return [f"sink = begin(golden={golden}, early={early})"]
 
 
 def _finish(_step: Step, state: dict[str, Any]) -> list[str]:
@@ -233,6 +236,12 @@ def _hmp(line: str) -> str:
     return f'ask("human-monitor-command", **{{"command-line": {line!r}}})'
 
 
+# The ports of the PIIX4's power management, opened and told to sleep; see tests_functional/explore/sleep.py.
+_SLEEP = [
+    _hmp("o /w 0xcf8 0x80000b40"), _hmp("o /w 0xcfc 0x601"), _hmp("o /w 0xcf8 0x80000b80"),
+    _hmp("o /b 0xcfc 1"), _hmp("o /h 0x604 0x2400"), "time.sleep(0.3)",
+]  # fmt: skip
+
 LINES: Mapping[str, Callable[[Step, dict[str, Any]], list[str]]] = {
     "begin": _begin,
     "finish": _finish,
@@ -245,6 +254,8 @@ LINES: Mapping[str, Callable[[Step, dict[str, Any]], list[str]]] = {
         _hmp("o /b 0x64 0xfe") if step.arguments.get("by_guest") else 'ask("system_reset")',
         "time.sleep(0.5)",
     ],
+    "sleep": lambda _step, _state: _SLEEP,
+    "wake": lambda _step, _state: ['ask("system_wakeup")', "time.sleep(0.3)"],
     "panic": lambda _step, _state: [_hmp("o /b 0x505 1")],
     "freeze": _freeze,
     "wait": _sleep,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -18,9 +19,10 @@ from harness.qemu.io_ports import write_port
 from harness.qemu.machine import known_pid
 from harness.qemu.qmp import CommandRefused
 from tests_functional.explore import saving
-from tests_functional.explore.model import CANCELLED, FAILED, PANICKED, RUNNING, SHUTDOWN, Writers
+from tests_functional.explore.model import CANCELLED, FAILED, PANICKED, RUNNING, SHUTDOWN, SUSPENDED, Writers
 from tests_functional.explore.session import Session, host_excused
 from tests_functional.explore.sink import Speed
+from tests_functional.explore.sleep import fall_asleep
 from tests_functional.lib.save import Flow
 from validators.checks import Problem
 
@@ -31,6 +33,7 @@ Act = Callable[[Session, Mapping[str, Any]], bool]
 _PANIC_PORT, _PANICKED = 0x505, 1
 _KEYBOARD_PORT, _RESET = 0x64, 0xFE
 _LONGEST_FREEZE_SECONDS, _LONGEST_WAIT_SECONDS = 3.0, 2.0
+_HASTEN_SECONDS = 0.7
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 _WORDS = 90
 # Commands after which QEMU may have open what it had not before, or the other way round.
@@ -89,7 +92,8 @@ def must_refuse(session: Session, command: str, arguments: Mapping[str, Any]) ->
 
 def begin(session: Session, arguments: Mapping[str, Any]) -> bool:
     """Begin a background snapshot."""
-    return saving.begin(session, bool(arguments.get("golden")), str(arguments.get("transport", "exec")))
+    golden, early = bool(arguments.get("golden")), bool(arguments.get("early"))
+    return saving.begin(session, golden, str(arguments.get("transport", "exec")), early)
 
 
 def finish(session: Session, _arguments: Mapping[str, Any]) -> bool:
@@ -127,6 +131,9 @@ def set_sink(session: Session, arguments: Mapping[str, Any]) -> bool:
 
 def stop(session: Session, _arguments: Mapping[str, Any]) -> bool:
     """Stop the guest."""
+    if session.model.run_state == SUSPENDED:
+        # What `cont` makes of it depends on the version.
+        return False
     if must_accept(session, "stop"):
         session.model = session.model.stopped()
     return True
@@ -134,6 +141,8 @@ def stop(session: Session, _arguments: Mapping[str, Any]) -> bool:
 
 def cont(session: Session, _arguments: Mapping[str, Any]) -> bool:
     """Let the guest go on."""
+    if session.model.run_state == SUSPENDED:
+        return False
     if session.model.run_state == SHUTDOWN:
         must_refuse(session, "cont", {})
     elif must_accept(session, "cont"):
@@ -144,6 +153,7 @@ def cont(session: Session, _arguments: Mapping[str, Any]) -> bool:
 
 def reset(session: Session, arguments: Mapping[str, Any]) -> bool:
     """Reset the guest, by the monitor or by its keyboard controller, and start its writers again."""
+    session.settle()
     machine, agent = session.machine, session.source.guest.agent
     assert isinstance(agent, BareAgent), "only bare guests are explored"
     boot, mark = agent.boot(), machine.qmp.mark()
@@ -164,8 +174,35 @@ def panic(session: Session, _arguments: Mapping[str, Any]) -> bool:
     """Have the guest panic, which stops it."""
     if "panic" not in session.guest.devices or session.model.run_state != RUNNING:
         return False
+    session.settle()
     write_port(session.machine, _PANIC_PORT, 1, _PANICKED)
     session.model = session.model.in_state(PANICKED)
+    return True
+
+
+def sleep(session: Session, _arguments: Mapping[str, Any]) -> bool:
+    """Have the guest suspend itself to RAM."""
+    if session.model.run_state != RUNNING:
+        return False
+    session.settle()
+    fall_asleep(session.machine)
+    session.model = session.model.in_state(SUSPENDED)
+    return True
+
+
+def wake(session: Session, _arguments: Mapping[str, Any]) -> bool:
+    """Wake a guest up that sleeps, and start its writers again; QEMU must refuse to wake up another one."""
+    agent = session.source.guest.agent
+    assert isinstance(agent, BareAgent), "only bare guests are explored"
+    if session.model.run_state != SUSPENDED:
+        must_refuse(session, "system_wakeup", {})
+        return True
+    boot = agent.boot()
+    if must_accept(session, "system_wakeup"):
+        session.model = session.model.woken()
+        session.booted_before = boot
+        if session.await_model_state() == RUNNING:
+            session.serve_again()
     return True
 
 
@@ -193,15 +230,18 @@ def pattern(session: Session, arguments: Mapping[str, Any]) -> bool:
     model = session.model
     if model.run_state != RUNNING or model.writers is not Writers.ON or model.save_words == "stalled":
         return False
-    save = session.save
+    session.settle()
+    model, save = session.model, session.save
     slow = save is not None and save.sink.speed is Speed.SLOW
-    if save is not None and slow:
-        # Each page is written, which waits for the sink: half a minute for a slow one.
-        save.sink.set_speed(Speed.FAST)
+    hasten = threading.Timer(_HASTEN_SECONDS, lambda: save.sink.set_speed(Speed.FAST) if save else None)
+    if slow:
+        # Each page is written, which waits for the sink: half a minute for one that stays slow.
+        hasten.start()
     session.source.guest.agent.quit()
     session.model = model.other_writers()
     session.written = (str(arguments["pattern"]), float(arguments["coverage"]))
     session.start_writers(*session.written)
+    hasten.cancel()
     if save is not None and slow:
         save.sink.set_speed(Speed.SLOW)
     return True

@@ -11,7 +11,7 @@ from harness.errors import HostTooBusy, MachineryMissing, NotApplicable, SetupBr
 from harness.status import Status
 from tests_functional.during_save.mid_save import quit_after
 from tests_functional.explore.menu import KINDS
-from tests_functional.explore.model import RUNNING
+from tests_functional.explore.model import RUNNING, SUSPENDED
 from tests_functional.explore.saving import snapshot
 from tests_functional.explore.session import Session, host_excused, opened_session
 from tests_functional.explore.steps import Step, StepList
@@ -119,7 +119,9 @@ def _take_all(session: Session, steps: Sequence[Step], progress: _Progress) -> N
     _take(session, Step("finish"))
     if session.failed:
         return
-    if session.model.run_state != RUNNING:
+    if session.model.run_state == SUSPENDED:
+        _take(session, Step("wake"))
+    elif session.model.run_state != RUNNING:
         _take(session, Step("cont"))
     if not session.failed and not session.tampered:
         snapshot(session, Flow.LIVE)

@@ -35,7 +35,20 @@ def _stopped(steps: StepList) -> bool:
     """A save begins while the guest is stopped."""
     stopped = [at for at, step in enumerate(steps.steps) if step.kind == "stop"]
     begun = [at for at, step in enumerate(steps.steps) if step.kind == "begin"]
-    return bool(stopped and begun and stopped[0] < begun[-1])
+    early = any(step.kind == "begin" and step.arguments.get("early") for step in steps.steps)
+    return bool(stopped and begun and (early or stopped[0] < begun[-1]))
+
+
+def _cancelled_at_once(steps: StepList) -> bool:
+    """A save is cancelled before T0."""
+    kinds = [step.kind for step in steps.steps]
+    early = any(step.kind == "begin" and step.arguments.get("early") for step in steps.steps)
+    return early and ("cancel" in kinds or "sink" in kinds)
+
+
+def _asleep(steps: StepList) -> bool:
+    """A guest sleeps."""
+    return any(step.kind == "sleep" for step in steps.steps)
 
 
 def _mode(steps: StepList) -> bool:
@@ -50,8 +63,10 @@ _SET = "migrate-set-parameters"
 
 LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F1": _stopped,
+    "F5": _cancelled_at_once,
     "F6": _stalled,
     "F9": _broken,
+    "F13": _asleep,
     "F24": _in_other_state,
     "F38": _mode,
 }

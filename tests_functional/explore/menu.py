@@ -60,7 +60,8 @@ class Kind:
 
 def _begin(drawing: Drawing) -> dict[str, Any]:
     chance = drawing.chance
-    return {"transport": chance.choice(TRANSPORTS), "golden": chance.random() < 0.4}
+    golden, early = chance.choice(((False, False), (True, False), (False, True)))
+    return {"transport": chance.choice(TRANSPORTS), "golden": golden, "early": early}
 
 
 def _one(name: str, *values: Any) -> Callable[[Drawing], dict[str, Any]]:
@@ -93,6 +94,8 @@ KINDS: Mapping[str, Kind] = {
     "cont": Kind("and lets it go on", acts.cont, weight=2.5),
     "reset": Kind("users and guests reset at any time", acts.reset, _one("by_guest", False, True)),
     "panic": Kind("a guest panics at any time", acts.panic, weight=0.5),
+    "sleep": Kind("a guest suspends itself to RAM at any time", acts.sleep, weight=0.8),
+    "wake": Kind("and is woken up", acts.wake, weight=1.2),
     "freeze": Kind(
         "the host's user stops QEMU for a while", acts.freeze, _one("seconds", 0.05, 0.3, 1.0), 0.7
     ),

@@ -9,7 +9,7 @@ import enum
 from dataclasses import dataclass, replace
 
 RUNNING, PAUSED, PRELAUNCH = "running", "paused", "prelaunch"
-PANICKED, SHUTDOWN = "guest-panicked", "shutdown"
+PANICKED, SHUTDOWN, SUSPENDED = "guest-panicked", "shutdown", "suspended"
 """Run states, as `query-status` names them."""
 
 COMPLETED, CANCELLED, FAILED = "completed", "cancelled", "failed"
@@ -37,6 +37,7 @@ class SaveModel:
         stalled: whether its sink stands still.
         same_guest: whether the guest's writers have gone on since T0.
         ran: whether the guest may have run after T0.
+        early: whether T0 may not be past yet, so that what is done may be before it.
     """
 
     state_at_t0: str
@@ -44,6 +45,7 @@ class SaveModel:
     stalled: bool = False
     same_guest: bool = True
     ran: bool = True
+    early: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Model:
             return "after" if self.saved else "before"
         if self.save.stalled:
             return "stalled"
+        if self.save.early:
+            return "early"
         if self.save.ends != {COMPLETED}:
             return "ending"
         return "saving" if self.save.state_at_t0 == RUNNING else "saving-stopped"
@@ -99,10 +103,24 @@ class Model:
         """Return the model after the guest itself has got into a run state."""
         return self._now(run_state)
 
-    def begun(self, run_state: str) -> Model:
-        """Return the model once RAM is being saved of a guest that was in a run state at T0."""
+    def woken(self) -> Model:
+        """Return the model after a guest was woken up from S3: its processors begin as after a reset."""
+        save = replace(self.save, same_guest=False) if self.save else None
+        return replace(self._now(RUNNING), writers=Writers.GONE, save=save)
+
+    def begun(self, run_state: str, early: bool = False) -> Model:
+        """Return the model once a save has begun of a guest that was in a run state.
+
+        Args:
+            run_state: of the guest at T0.
+            early: whether T0 may not be past yet.
+        """
         runs = self.run_state == RUNNING
-        return replace(self, save=SaveModel(run_state, ran=runs))
+        return replace(self, save=SaveModel(run_state, ran=runs, early=early))
+
+    def moving(self) -> Model:
+        """Return the model once RAM is being saved, so that T0 is past."""
+        return replace(self, save=replace(self.save, early=False)) if self.save else self
 
     def may_end(self, *ends: str) -> Model:
         """Return the model in which the save may end in these ways, besides having completed before."""

@@ -20,7 +20,7 @@ from harness.qemu.ram import GoldenImage
 from harness.qemu.spawned_machine import SpawnedMachine
 from tests_functional.during_save.judge import without_files_of
 from tests_functional.explore.guests import with_guest
-from tests_functional.explore.model import COMPLETED, RUNNING, Model, Writers
+from tests_functional.explore.model import CANCELLED, COMPLETED, FAILED, RUNNING, Model, Writers
 from tests_functional.explore.sink import Sink, Speed
 from tests_functional.explore.steps import GuestChoice
 from tests_functional.lib.cycle import Source, writing_guest
@@ -70,6 +70,7 @@ class Save:
         source: the guest and its writers at T0.
         touched: whether commands that may open something in QEMU were accepted since.
         overlap: whether the writers wrote while RAM was being saved.
+        state_known: whether the guest's run state at T0 is known.
     """
 
     number: int
@@ -84,6 +85,7 @@ class Save:
     source: Source
     touched: bool = False
     overlap: bool = True
+    state_known: bool = True
 
 
 @dataclass
@@ -158,6 +160,20 @@ class Session:
             if state == self.model.run_state or limit.expired:
                 return state
             self.machine.pause(limit)
+
+    def settle(self) -> None:
+        """Wait until T0 of a save that was begun early is past, or the save has ended."""
+        if self.model.save is None or not self.model.save.early:
+            return
+        limit = self.limit()
+        while not limit.expired:
+            answer = self.machine.query_migrate()
+            ram = answer.get("ram", {})
+            moving = ram.get("normal", 0) + ram.get("duplicate", 0) > 0
+            if moving or answer.get("status") in (COMPLETED, CANCELLED, FAILED):
+                break
+            self.machine.pause(limit, 0.002)
+        self.model = self.model.moving()
 
     def save_goes_on(self) -> bool:
         """Return whether a save goes on for sure, and for some time yet."""

@@ -42,7 +42,11 @@ def test_scripts_are_python(guest: GuestChoice) -> None:
     text = reproducer_text(StepList(guest, _STEPS), "A sentence\nof two lines.")
     ast.parse(text)
     assert "# A sentence of two lines." in text
-    assert text.index("begin(golden=True)") < text.index("'balloon'") < text.index("sink.speed = 'closed'")
+    assert (
+        text.index("begin(golden=True, early=False)")
+        < text.index("'balloon'")
+        < text.index("sink.speed = 'closed'")
+    )
     assert "finish(sink, ['completed', 'failed'])" in text
 
 

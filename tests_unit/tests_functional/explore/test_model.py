@@ -13,6 +13,7 @@ from tests_functional.explore.model import (
     PRELAUNCH,
     RUNNING,
     SHUTDOWN,
+    SUSPENDED,
     Model,
     Writers,
 )
@@ -76,6 +77,29 @@ def test_a_stopped_guest_has_run_once_it_is_continued() -> None:
     assert live.save.ran
 
 
+def test_a_guest_that_slept_begins_anew() -> None:
+    """S3 stops a guest in mid-save, and waking it up is a restart: other writers than those of T0."""
+    asleep = Model().begun(RUNNING).in_state(SUSPENDED)
+    assert asleep.save is not None
+    assert asleep.save.same_guest
+    woken = asleep.woken()
+    assert (woken.run_state, woken.writers) == (RUNNING, Writers.GONE)
+    assert woken.save is not None
+    assert not woken.save.same_guest
+
+
+def test_an_early_save_is_one_until_ram_moves() -> None:
+    """What is done before T0 is known to be past is another state than what is done after it."""
+    early = Model().begun(RUNNING, early=True)
+    assert early.save is not None
+    assert early.save.early
+    moving = early.moving()
+    assert moving.save is not None
+    assert not moving.save.early
+    assert moving == Model().begun(RUNNING)
+    assert Model().moving() == Model()
+
+
 def test_words_tell_the_states_of_a_save_apart() -> None:
     """Coverage counts a step once for each state of the save, of the guest and of its writers."""
     model = Model()
@@ -85,6 +109,7 @@ def test_words_tell_the_states_of_a_save_apart() -> None:
         model,
         saving,
         saving.stalled(True),
+        model.begun(RUNNING, early=True),
         saving.may_end(CANCELLED),
         Model(run_state=PAUSED).begun(PAUSED),
         saving.ended(),
