@@ -21,6 +21,7 @@ from pathlib import Path
 
 SECONDS, MIB, PAGE = 30, 1 << 20, 4096
 RAM_MIB, FIRST, PAGES = 64, 48 * MIB, 1024
+HEAD = 100_000
 OLD, NEW = (name.ljust(PAGE, b".") for name in (b"old page " * 9, b"new page " * 9))
 
 sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(3))
@@ -88,13 +89,21 @@ def new_pages(executable, folder, background):
             sys.exit(2)
         if not background:
             qemu.ask("stop")
-        words = qemu.ask("migrate", uri=f"exec:head -c 100000 > {folder}/head; sleep 2; cat > {folder}/rest")
+        head, written = Path(folder, "head"), Path(folder, "written")
+        # The sink takes nothing more until all new pages are written, however late that is.
+        sink = f"head -c {HEAD} > {head}; until [ -e {written} ]; do sleep 0.1; done; cat > {folder}/rest"
+        words = qemu.ask("migrate", uri=f"exec:{sink}")
         if words:
             print(f"The save is refused: {words}")
             sys.exit(2)
-        # T0 is past when RAM is being sent; the sink then takes no more of it for two seconds.
-        time.sleep(1)
+        end = time.monotonic() + SECONDS
+        # T0 is past when this much of RAM was sent.
+        while not head.exists() or head.stat().st_size < HEAD:
+            if time.monotonic() > end:
+                raise RuntimeError("the save sends nothing")
+            time.sleep(0.02)
         memory[FIRST : FIRST + PAGES * PAGE] = NEW * PAGES
+        written.touch()
         end = time.monotonic() + SECONDS
         while (found := qemu.ask("query-migrate")).get("status") != "completed":
             if found.get("status") == "failed" or time.monotonic() > end:

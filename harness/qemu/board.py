@@ -103,19 +103,21 @@ class Board:
 class PciRegisters:
     """The registers of one function of the first bus; offsets in bytes from its base address."""
 
-    def __init__(self, board: Board, what: str, wanted: Callable[[Any], bool]) -> None:
+    def __init__(self, board: Board, what: str, wanted: Callable[[Any], bool], behind: int = 0) -> None:
         """Find the function.
 
         Args:
             board: reaches it.
             what: names the function in an error.
             wanted: is given what QMP `query-pci` says of a function.
+            behind: how many bytes behind the free addresses it begins, where the function has more than one
+                place in memory.
 
         Raises:
             SetupBroken: the machine has none.
         """
         self._function = board.find(what, wanted)
-        self._first = board.free_addresses()
+        self._first = board.free_addresses() + behind
         self._qtest = board.qtest
 
     def open(self, base_address: int = 0) -> None:

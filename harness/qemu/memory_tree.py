@@ -154,6 +154,17 @@ def find_ram(machine: Machine) -> tuple[FoundRam, ...]:
     return found
 
 
+def main_ram(found: Sequence[FoundRam]) -> FoundRam:
+    """Return the main RAM, which is the largest, so that QEMU saves it first."""
+    return max(found, key=lambda ram: ram.used_bytes)
+
+
+def bytes_behind_main(found: Sequence[FoundRam]) -> int:
+    """Return how many bytes of RAM QEMU saves behind the main RAM, which it saves first."""
+    main = main_ram(found)
+    return sum(ram.used_bytes for ram in found if ram is not main and ram.kind.saved)
+
+
 def region_addresses(machine: Machine, name: str) -> tuple[int, ...]:
     """Return where the ranges of memory regions of a name begin for the guest's CPUs, in ascending order."""
     places = _ranges(machine.hmp("info mtree -f")).get(name, [])

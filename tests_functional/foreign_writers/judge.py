@@ -34,6 +34,7 @@ def judge_marks(found: Sequence[MarkedPage], before: int, pages: int) -> CheckRe
                 Code.FOREIGN_WRITER_NEWER,
                 f"{len(newer)} of {pages} pages have what a foreign writer wrote after T0: {named}"
                 f"{', ...' if len(newer) > _MOST_NAMED else ''}.",
+                {"block": newer[0].block, "offset": newer[0].offset},
             )
         )
     lost = pages - len({page.index for page in (*right, *newer)} & set(range(pages)))

@@ -14,7 +14,7 @@ from harness.qemu.board import Board, board_arguments, reachable
 from harness.qemu.configuration import qemu_quoted
 from harness.qemu.probe import has_block_driver, has_device, has_netdev
 from tests_functional.foreign_writers.ahci_reads import AhciReads
-from tests_functional.foreign_writers.console_bytes import ConsoleBytes
+from tests_functional.foreign_writers.blitter_copies import TARGET_OFFSET, BlitterCopies
 from tests_functional.foreign_writers.daemons import FILE_SYSTEM, STORAGE, Daemon
 from tests_functional.foreign_writers.disk_reads import DiskReads
 from tests_functional.foreign_writers.e1000_packets import E1000Packets
@@ -26,6 +26,7 @@ from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.nvme_reads import NvmeReads
 from tests_functional.foreign_writers.packets import Packets
 from tests_functional.foreign_writers.shared_memory import IVSHMEM_MIB, IvshmemPeer, ram_file
+from tests_functional.foreign_writers.socket_bytes import CONSOLE, ENTROPY, SocketBytes
 from tests_functional.foreign_writers.target import Target
 from tests_functional.foreign_writers.usb_reads import UsbReads
 from tests_functional.foreign_writers.virtio_scsi import VirtioScsi
@@ -109,6 +110,7 @@ class WriterKind:
             the control too.
         shared_ram: whether it needs guest RAM that other processes can map.
         in_device: whether it writes to memory of its device, and not to the pages at the end of RAM.
+        device_offset: where the pages begin in that memory, in bytes.
         may_refuse: whether QEMU may refuse to save a guest with it, by a message that names the device.
         daemon: the process that serves the device, and maps guest RAM for it; None where QEMU does.
         qemu_device: the device that a QEMU must have been built with, "" for one of each QEMU.
@@ -126,6 +128,7 @@ class WriterKind:
     stoppable: bool = True
     shared_ram: bool = False
     in_device: bool = False
+    device_offset: int = 0
     may_refuse: bool = False
     qemu_device: str = ""
     netdev: str = ""
@@ -141,7 +144,8 @@ class WriterKind:
 
     def target(self, board: Board) -> Target:
         """Return the pages that it writes in a running machine."""
-        return Target(board.machine, board.free_addresses() if self.in_device else 0, board.kind)
+        start = board.free_addresses() + self.device_offset if self.in_device else 0
+        return Target(board.machine, start, board.kind)
 
     def lacking(self, executable: Path) -> str:
         """Return what a QEMU lacks of it, as the end of a sentence; "" for nothing.
@@ -218,6 +222,11 @@ def _packets(place: Place, device: str) -> tuple[str, ...]:
         *("-netdev", f"dgram,id=foreign,{ends}"),
         *("-device", f"{device},netdev=foreign"),
     )
+
+
+def _listening(place: Place) -> tuple[str, ...]:
+    """Return the arguments for a socket at which QEMU takes bytes."""
+    return ("-chardev", f"socket,id=foreign,path={qemu_quoted(place.socket)},server=on,wait=off")
 
 
 WRITER_KINDS: Mapping[str, WriterKind] = {
@@ -350,11 +359,22 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         "bytes arrive from a socket at any time",
         "virtio-console",
         lambda place: (
-            *("-chardev", f"socket,id=foreign,path={qemu_quoted(place.socket)},server=on,wait=off"),
+            *_listening(place),
             *("-device", place.virtio("virtio-serial"), "-device", "virtconsole,chardev=foreign"),
         ),
-        lambda board, target, place: ConsoleBytes(board, target, place.marks, place.socket),
+        lambda board, target, place: SocketBytes(CONSOLE, board, target, place.marks, place.socket),
         qemu_device="virtio-serial-pci",
+    ),
+    "virtio-rng": WriterKind(
+        "an entropy device has asked a daemon for bytes before T0, which come after it",
+        "virtio-rng",
+        lambda place: (
+            *_listening(place),
+            *("-object", "rng-egd,id=foreign-random,chardev=foreign"),
+            *("-device", f"{place.virtio('virtio-rng')},rng=foreign-random"),
+        ),
+        lambda board, target, place: SocketBytes(ENTROPY, board, target, place.marks, place.socket),
+        qemu_device="virtio-rng-pci",
     ),
     "shared-ram": WriterKind(
         "a process of the host's writes to guest RAM that it shares, by a mapping or descriptor of its own",
@@ -387,6 +407,16 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         ),
         lambda board, target, _: UsbReads(board, target),
         qemu_device="qemu-xhci",
+        needs=Needs.PCI,
+    ),
+    "cirrus": WriterKind(
+        "a display card writes to its video RAM by itself, through a pointer of QEMU's",
+        "cirrus_vga",
+        lambda place: (*place.reachable(), "-device", "cirrus-vga"),
+        lambda board, target, place: BlitterCopies(board, target, place.marks),
+        in_device=True,
+        device_offset=TARGET_OFFSET,
+        qemu_device="cirrus-vga",
         needs=Needs.PCI,
     ),
 }

@@ -21,6 +21,7 @@ from harness.qemu.architectures import MachineType
 from harness.qemu.board import Board
 from harness.qemu.configuration import MIB, QEMU_LOG, qemu_quoted, type_of
 from harness.qemu.machine import Machine
+from harness.qemu.memory_tree import bytes_behind_main, find_ram
 from harness.qemu.qmp import CommandRefused
 from tests_functional.foreign_writers.daemons import Service, served
 from tests_functional.foreign_writers.judge import judge_marks, judge_refusal, judge_restored_writer
@@ -45,7 +46,7 @@ _STALLS = "QEMU holds up the vCPUs while a device waits for protected pages, and
 # QEMU 10.0 block/file-posix.c, of io_uring and of Linux' native AIO.
 _FALL_BACK = "falling back to thread pool"
 # The target and what no vCPU's writer has are in the last MiB of RAM, which QEMU saves in ascending order.
-_LEAST_REMAINING = 8 * MIB
+_LEAST_OF_MAIN = 8 * MIB
 
 
 @dataclass(frozen=True)
@@ -59,25 +60,43 @@ class _Passes:
         return self.before + 1
 
 
-Damage = Callable[[Path, Marks, int], None]
-"""Is given a vmstate file that was saved, the marks, and the address of the control pages."""
-
-
 def _no_damage(_path: Path, _marks: Marks, _control: int) -> None:
     """Leave a file as it is."""
 
 
-def foreign_writer(name: str, damage: Damage = _no_damage) -> Callable[[Run], Outcome]:
+def _no_act(_machine: Machine, _target: Target) -> None:
+    """Leave a QEMU as it is."""
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Faults that are planted in a run; by default none.
+
+    Attributes:
+        in_file: is given each vmstate file before it is judged, the marks, and the address of the control
+            pages.
+        live: is given QEMU and the target pages when RAM is being saved in the background, before the writer
+            writes to them.
+    """
+
+    in_file: Callable[[Path, Marks, int], None] = _no_damage
+    live: Callable[[Machine, Target], None] = _no_act
+
+
+_NO_FAULTS = Faults()
+
+
+def foreign_writer(name: str, faults: Faults = _NO_FAULTS) -> Callable[[Run], Outcome]:
     """Return the scenario for one of WRITER_KINDS.
 
     Args:
         name: the writer's.
-        damage: plants a fault in each file before it is judged; by default none.
+        faults: are planted in the run; by default none.
     """
-    return lambda run: _with(run, name, WRITER_KINDS[name], damage)
+    return lambda run: _with(run, name, WRITER_KINDS[name], faults)
 
 
-def _with(run: Run, name: str, kind: WriterKind, damage: Damage) -> Outcome:
+def _with(run: Run, name: str, kind: WriterKind, faults: Faults) -> Outcome:
     begun = time.monotonic()
     board_kind = _require_board(run, kind)
     if lacking := kind.lacking(run.stack.executable):
@@ -103,7 +122,7 @@ def _with(run: Run, name: str, kind: WriterKind, damage: Damage) -> Outcome:
             # A device opens more files with its first request.
             source = replace(booted, before=replace(booted.before, host=capture_host_state(machine)))
             for number, (flow, restored) in enumerate(zip(_FLOWS, places[1:], strict=True)):
-                cycle = _Cycle(run, kind, marks, _Passes(1 + 2 * number), restored, damage)
+                cycle = _Cycle(run, kind, marks, _Passes(1 + 2 * number), restored, faults)
                 label = f"{name}/{number + 1:02d}-{flow.label}"
                 try:
                     cycles.append(cycle.judge(source, writer, target, flow, label))
@@ -150,7 +169,7 @@ class _Cycle:
     marks: Marks
     passes: _Passes
     restored: Place
-    damage: Damage = _no_damage
+    faults: Faults = _NO_FAULTS
 
     def judge(self, source: Source, writer: Writer, target: Target, flow: Flow, label: str) -> Cycle:
         """Write a pass, save the guest while the next one is written, restore it, and judge all of it."""
@@ -164,6 +183,8 @@ class _Cycle:
         run.say(f"{label}: saving ({flow.value}).")
 
         def write() -> None:
+            if flow.background:
+                self.faults.live(source.guest.machine, target)
             writer.write(passes.after, run.deadline.at_most(_PASS_SECONDS))
             self._require_written(target, writer.pages, passes.after, "after T0")
             if flow.background:
@@ -175,7 +196,7 @@ class _Cycle:
         snapshot = take(flow, source.guest, source.counters, folder, limit, acts)
         if not during:
             write()
-        self.damage(snapshot.path, self.marks, target.control)
+        self.faults.in_file(snapshot.path, self.marks, target.control)
         checks = judge_source(source.guest, source.before)
         with resting(run.stack, source.guest.machine, checks):
             checks.append(self._judge_file(snapshot, writer.pages))
@@ -269,10 +290,11 @@ def _require_early(machine: Machine) -> None:
         SetupBroken: QEMU may have saved some of it before, which proves nothing.
     """
     remaining = int(machine.query_migrate().get("ram", {}).get("remaining", 0))
-    if remaining < _LEAST_REMAINING:
+    left = remaining - bytes_behind_main(find_ram(machine))
+    if left < _LEAST_OF_MAIN:
         raise SetupBroken(
-            f"Only {remaining >> 20} MiB of RAM were left to save when the foreign writer had written all, "
-            "so some may have been saved before they were written; run less beside it."
+            f"Only {max(left, 0) >> 20} MiB of the main RAM were left to save when the foreign writer had "
+            "written all, so some may have been saved before they were written; run less beside it."
         )
 
 

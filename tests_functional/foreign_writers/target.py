@@ -36,6 +36,8 @@ class Target:
         """Guest-physical address of the control pages."""
         self.data = data_at or self.control + CONTROL_PAGES * TARGET_PAGE_BYTES
         """Guest-physical address of the first page that is written."""
+        self.offset = self.data - kind.ram_start
+        """Offset of that page in the main RAM, where it is in there."""
 
     def passes(self, marks: Marks, pages: int) -> list[int | None]:
         """Return the pass that each of the first pages was last written in, None for one without marks."""

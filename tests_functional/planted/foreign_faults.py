@@ -1,19 +1,23 @@
-"""Plants faults in the files of a test of a foreign writer; each must be caught and named."""
+"""Plants faults in a test of a foreign writer, in its files and live; each must be caught and named."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from harness.codes import Code
 from harness.errors import SetupBroken
+from harness.qemu.architectures import TARGET_PAGE_BYTES
+from harness.qemu.machine import Machine, known_pid
 from tests_functional.foreign_writers.file_faults import plant
 from tests_functional.foreign_writers.marks import Marks
-from tests_functional.foreign_writers.scenario import foreign_writer
+from tests_functional.foreign_writers.scenario import Faults, foreign_writer
+from tests_functional.foreign_writers.target import PAGES, Target
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.symptoms import Symptom
+from tests_functional.planted.host_faults import LosesProtection
 from tests_functional.planted.live_faults import LiveFault, judge_planted
 
 _WRITER = "virtio-blk"
@@ -35,13 +39,56 @@ FOREIGN_FAULTS: Mapping[str, LiveFault] = {
 }
 
 
+LIVE_FOREIGN_FAULTS: Mapping[str, str] = {
+    "lost-protection": "/foreign-writer",
+    "lost-protection-golden": "/02-seeds/golden",
+}
+"""By name, the check that must see a device write pages whose protection is lost."""
+
+LOST_PROTECTION = "pages of a device are no longer protected, and QEMU does not know of its writes"
+
+
 def planted_foreign(name: str) -> Callable[[Run], Outcome]:
     """Return a scenario that plants a fault and passes if the run fails and names the fault.
 
     Args:
-        name: one of FOREIGN_FAULTS.
+        name: one of FOREIGN_FAULTS or LIVE_FOREIGN_FAULTS.
     """
+    if name in LIVE_FOREIGN_FAULTS:
+        return lambda run: _lost_protection(run, name)
     return lambda run: _planted(run, name)
+
+
+def _lost_protection(run: Run, name: str) -> Outcome:
+    """Release all pages that a device is about to write, by QEMU's own userfaultfd.
+
+    The device first writes to its queue in front of them, so QEMU goes on there and may save some in time.
+    """
+    loses = LosesProtection(PAGES)
+    places: set[int] = set()
+
+    def release(machine: Machine, target: Target) -> None:
+        loses(known_pid(machine), target.memory.host_address(target.data))
+        places.update(target.offset + page * TARGET_PAGE_BYTES for page in range(PAGES))
+
+    run.say(f"Planted '{name}': {LOST_PROTECTION}.")
+    outcome = foreign_writer(_WRITER, Faults(live=release))(run)
+    if not loses.acts:
+        raise SetupBroken("QEMU had no userfaultfd to plant the fault by, so this run says nothing.")
+    return judge_planted(run, f"foreign-{name}", live_fault(name, places), outcome, loses.acts)
+
+
+def live_fault(name: str, places: Collection[int]) -> LiveFault:
+    """Return how a fault of LIVE_FOREIGN_FAULTS must be seen.
+
+    Args:
+        name: the fault's.
+        places: offsets in the main RAM of the pages that lost their protection; one of them must be named.
+    """
+    seen = Symptom(Code.FOREIGN_WRITER_NEWER, {"offset": tuple(places)})
+    if name == "lost-protection-golden":
+        seen = Symptom(Code.GOLDEN_DIFFERS)
+    return LiveFault(LOST_PROTECTION, f"*{LIVE_FOREIGN_FAULTS[name]}", (seen,))
 
 
 def _planted(run: Run, name: str) -> Outcome:
@@ -51,7 +98,7 @@ def _planted(run: Run, name: str) -> Outcome:
         nonlocal acts
         acts += plant(name, path, marks, control)
 
-    fault = replace(FOREIGN_FAULTS[name], scenario=foreign_writer(_WRITER, damage))
+    fault = replace(FOREIGN_FAULTS[name], scenario=foreign_writer(_WRITER, Faults(damage)))
     run.say(f"Planted '{name}': {fault.reason}.")
     outcome = fault.scenario(run)
     if acts == 0:

@@ -21,14 +21,15 @@ _PAGES = 16
 
 
 class LosesProtection:
-    """Ends the protection of some pages of each piece that the host has acted on.
+    """Ends the protection of the first pages of each piece of RAM that it is told of.
 
     Attributes:
         acts: how often it did.
     """
 
-    def __init__(self) -> None:
-        self.acts = 0
+    def __init__(self, pages: int = _PAGES) -> None:
+        """Make a fault that has not acted yet, for so many pages of a piece."""
+        self.acts, self._pages = 0, pages
 
     def __call__(self, pid: int, address: int) -> None:
         """Release the first pages of a piece by QEMU's own userfaultfd, if it has one.
@@ -41,7 +42,7 @@ class LosesProtection:
                 continue
             try:
                 with Userfaultfd.adopt(descriptor_of(pid, int(entry.name)), 0) as uffd:
-                    uffd.write_protect(address, _PAGES * PAGE_BYTES, protect=False)
+                    uffd.write_protect(address, self._pages * PAGE_BYTES, protect=False)
             except OSError as error:
                 raise SetupBroken(f"The fault cannot be planted: {error}.") from error
             self.acts += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests_functional.beside_ram.kinds import guests_with
 from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, QUICK_GUEST, SMALL, ProfileRow
-from tests_functional.planted.foreign_faults import FOREIGN_FAULTS
+from tests_functional.planted.foreign_faults import FOREIGN_FAULTS, LIVE_FOREIGN_FAULTS, LOST_PROTECTION
 from tests_functional.planted.host_faults import HOST_FAULTS
 from tests_functional.planted.live_faults import LIVE_FAULTS
 from tests_functional.planted.ram_faults import RAM_FAULTS
@@ -37,11 +37,14 @@ ROWS = (
         ProfileRow(
             f"planted.foreign-{name}",
             f"{_TESTS}.test_in_foreign_writer",
-            planted.reason,
+            reason,
             {"ram_mib": 128, "coverage": 0.7, "guest": QUICK_GUEST, "fault": name},
             kinds=ANY_GUEST,
         )
-        for name, planted in FOREIGN_FAULTS.items()
+        for name, reason in (
+            *((name, planted.reason) for name, planted in FOREIGN_FAULTS.items()),
+            *((name, f"{LOST_PROTECTION}: {check}") for name, check in LIVE_FOREIGN_FAULTS.items()),
+        )
     ),
     *(
         ProfileRow(

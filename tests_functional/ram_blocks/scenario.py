@@ -14,7 +14,7 @@ from harness.errors import NotApplicable, SetupBroken
 from harness.linux.host_mapping import host_mappings
 from harness.qemu.configuration import MIB
 from harness.qemu.machine import known_pid
-from harness.qemu.memory_tree import FoundRam, find_ram, is_protected
+from harness.qemu.memory_tree import FoundRam, bytes_behind_main, find_ram, is_protected
 from harness.qemu.pci import map_memory
 from harness.qemu.virtio_driver import can_drive
 from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
@@ -30,7 +30,6 @@ from tests_functional.ram_blocks.kinds import KNOWN_KINDS, KnownKind, Writer
 from tests_functional.ram_blocks.machines import RAM_MACHINES
 from tests_functional.ram_blocks.writers import (
     Target,
-    bytes_behind_main,
     find_targets,
     unreached_kinds,
     unwritten_kinds,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
-from harness.qemu.memory_tree import FoundRam, RamKind
+from harness.qemu.memory_tree import FoundRam, RamKind, main_ram
 from harness.qemu.monitor_memory import MonitorMemory
 from tests_functional.ram_blocks.kinds import Writer, known_kind
 
@@ -41,7 +41,7 @@ class Target:
 
 def find_targets(found: Sequence[FoundRam], writer: Writer) -> tuple[Target, ...]:
     """Return a word of each piece of RAM that a writer writes; the main RAM is the agent's."""
-    main = _main(found)
+    main = main_ram(found)
     targets = []
     for ram in found:
         entry = known_kind(ram.kind)
@@ -58,15 +58,9 @@ def unreached_kinds(found: Sequence[FoundRam]) -> list[RamKind]:
     """Return the kinds that have a writer, and of which no RAM has an address that it can write to."""
     reached = {target.ram.kind for writer in Writer for target in find_targets(found, writer)}
     # The agent writes to it.
-    reached.add(_main(found).kind)
+    reached.add(main_ram(found).kind)
     written = [ram.kind for ram in found if (entry := known_kind(ram.kind)) and entry.writer]
     return [kind for kind in dict.fromkeys(written) if kind not in reached]
-
-
-def bytes_behind_main(found: Sequence[FoundRam]) -> int:
-    """Return how many bytes of RAM QEMU saves behind the main RAM, which is the largest and so the first."""
-    main = _main(found)
-    return sum(ram.used_bytes for ram in found if ram is not main and ram.kind.saved)
 
 
 def write_words(machine: Machine, writer: Writer, targets: Sequence[Target], number: int) -> None:
@@ -94,7 +88,3 @@ def unwritten_kinds(targets: Sequence[Target], done: Sequence[Target]) -> list[R
     """Return the kinds of which no target was written."""
     reached = {target.ram.kind for target in done}
     return [kind for kind in dict.fromkeys(target.ram.kind for target in targets) if kind not in reached]
-
-
-def _main(found: Sequence[FoundRam]) -> FoundRam:
-    return max(found, key=lambda ram: ram.used_bytes)

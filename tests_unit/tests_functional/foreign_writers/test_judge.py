@@ -49,6 +49,8 @@ def test_newer_pages_are_named() -> None:
     assert sentence.startswith("4 of 4 pages have what a foreign writer wrote after T0: pc.ram at 0x2000, ")
     assert sentence.endswith(", ....")
     assert judge_marks(four, 2, 4).facts["pages newer than T0"] == 4
+    (violation,) = judge_marks([_BEFORE, _AFTER], 2, 2).violations
+    assert violation.fields == {"block": "pc.ram", "offset": 0x2000}
 
 
 @pytest.mark.parametrize(

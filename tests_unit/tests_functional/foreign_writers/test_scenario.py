@@ -12,6 +12,8 @@ import pytest
 from harness.codes import Code
 from harness.errors import DeadlineExpired, NotApplicable, SetupBroken, SnapproofError
 from harness.qemu.architectures import MICROVM, PC, RISCV_VIRT, VIRT
+from harness.qemu.configuration import MIB
+from harness.qemu.machine import Machine
 from tests_functional.foreign_writers import kinds, scenario
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place
 from tests_functional.foreign_writers.marks import Marks
@@ -35,6 +37,21 @@ def test_all_must_be_written_during_the_save(tmp_path: Path, written: list[int |
         return
     with pytest.raises(SetupBroken, match="wrote 1 of 2 pages after T0, so this run proves nothing"):
         _cycle(tmp_path)._require_written(target, 2, 3, "after T0")
+
+
+@pytest.mark.parametrize(("behind", "right"), [(0, True), (2 * MIB, True), (2 * MIB + 1, False)])
+def test_ram_behind_the_main_one_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, behind: int, right: bool
+) -> None:
+    """10 MiB are left; 8 MiB of them must be of the main RAM."""
+    monkeypatch.setattr(scenario, "find_ram", lambda _machine: ())
+    monkeypatch.setattr(scenario, "bytes_behind_main", lambda _found: behind)
+    machine = cast(Machine, SimpleNamespace(query_migrate=lambda: {"ram": {"remaining": 10 * MIB}}))
+    if right:
+        scenario._require_early(machine)
+        return
+    with pytest.raises(SetupBroken, match="Only 7 MiB of the main RAM were left"):
+        scenario._require_early(machine)
 
 
 def test_disk_has_all_passes(tmp_path: Path) -> None:

@@ -19,11 +19,43 @@ from snapproof.runs.selftest_live import LiveRow, summarise
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.symptoms import Symptom
+from tests_functional.planted.foreign_faults import live_fault
 from tests_functional.planted.live_faults import LIVE_FAULTS, LiveFault, judge_planted
 from tests_functional.planted.ram_faults import RAM_FAULTS
 from tests_unit.support.scenario_values import make_run
 from validators.faults.live.wrapper import fault_names, faulty_qemu
 from validators.verdict import CheckResult, Violation
+
+_PAGES = frozenset({0x1000, 0x2000})
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "found", "caught"),
+    [
+        ("lost-protection", "foreign-writer", (Code.FOREIGN_WRITER_NEWER, {"offset": 0x2000}), True),
+        ("lost-protection", "foreign-writer", (Code.FOREIGN_WRITER_NEWER, {"offset": 0x3000}), False),
+        (
+            "lost-protection",
+            "restored-foreign-writer",
+            (Code.FOREIGN_WRITER_NEWER, {"offset": 0x2000}),
+            False,
+        ),
+        ("lost-protection", "foreign-writer", (Code.FOREIGN_WRITER_LOST, {"offset": 0x2000}), False),
+        ("lost-protection-golden", "golden", (Code.GOLDEN_DIFFERS, {}), True),
+        ("lost-protection-golden", "golden", (Code.FOREIGN_WRITER_NEWER, {"offset": 0x2000}), False),
+    ],
+)
+def test_page_without_protection_is_named(
+    run: Run, name: str, check: str, found: tuple[Code, dict[str, int]], caught: bool
+) -> None:
+    """The check of the fault must name one of its pages."""
+    check = f"virtio-blk/02-seeds/{check}"
+    violation = Violation(check, found[0], "It is newer.", fields=found[1])
+    checks = [CheckResult(check, "It holds.", Status.FAIL, (violation,), 1)]
+    outcome = Outcome("planted.x", Status.FAIL, violation.sentence, checks=checks)
+    judged = judge_planted(run, name, live_fault(name, _PAGES), outcome, acts=2)
+    assert (judged.status is Status.PASS) == caught
+
 
 _FAULT = LiveFault("it breaks", "*write-order", (Symptom(Code.WRITE_ORDER_NEWER),))
 
