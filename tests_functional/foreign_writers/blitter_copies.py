@@ -31,7 +31,7 @@ _POLL_SECONDS = 0.002
 
 
 class BlitterCopies:
-    """The driver; the marks that it has copied are in video RAM too, inverted, so that none is found there."""
+    """The driver; the marks that it has copied are in video RAM too, inverted, so none is found there."""
 
     pages = PAGES
 
