@@ -75,8 +75,7 @@ def examine(plan: HostPlan, opened: AbstractContextManager[Host], log: Callable[
             planted = save_planted(plan, host, report, places, log) if places and report else None
             step = BALANCED
             balanced = save_balanced(plan, host, report, places, log) if places and report else None
-            step = DISTURBED[0]
-            disturbed = save_disturbed(plan, host, report, places, log) if places and report else None
+            disturbed = _disturbed(plan, found, host, report, places, log) if places and report else None
         step = "judgement"
         if plan.warm is not None and report is not None:
             found.outcomes += _judged(plan, found, plan.warm, report, log)
@@ -91,6 +90,24 @@ def examine(plan: HostPlan, opened: AbstractContextManager[Host], log: Callable[
         found.outcomes.append(from_error(f"hosts.{plan.name}.{step}", error, seconds, found.environment()))
     found.seconds = time.monotonic() - begun
     return found
+
+
+def _disturbed(
+    plan: HostPlan,
+    found: Examination,
+    host: Host,
+    report: Report,
+    places: HostPaths,
+    log: Callable[[str], None],
+) -> Report | None:
+    """Take the disturbed snapshots; an error becomes an outcome, so that the snapshots before are judged."""
+    begun = time.monotonic()
+    try:
+        return save_disturbed(plan, host, report, places, log)
+    except SnapproofError as error:
+        name = f"hosts.{plan.name}.{DISTURBED[0]}"
+        found.outcomes.append(from_error(name, error, time.monotonic() - begun, found.environment()))
+        return None
 
 
 def _features(plan: HostPlan, found: Examination) -> Outcome:

@@ -46,7 +46,6 @@ _MORE_STEPS = 20
 _STAY_SECONDS = 0.5
 # Of a guest of 64 MiB, whose RAM is to be in large pages.
 _LEAST_LARGE_BYTES = 16 << 20
-_OFFLINED_PER_PIECE = 16
 
 
 class SavedGuest:
@@ -151,23 +150,19 @@ class SavedGuest:
         if qemu.status() != "running":
             qemu.execute("cont")
         try:
-            if flow == "poisoned":
-                acts.poison()
-            elif flow == "split":
-                acts.split(order["holes"])
-            else:
-                acts.soft_offline(_OFFLINED_PER_PIECE)
+            acts.do(flow, order["holes"])
         finally:
             sink.hurry()
             ended = self._end_of_disturbed(flow)
+            sink.close(qemu.seconds)
+            if ended is not None:
+                after = self.steps()
+                qemu.capability(False)
         if ended is None:
             code = qemu.process.wait(qemu.seconds)
             tell("ended", flow=flow, exit_code=code, bytes=sink.bytes, log=_tail(qemu))
             return
-        after = self.steps()
-        sink.close(qemu.seconds)
         self.goes_on("after the save")
-        qemu.capability(False)
         if acts.holes:
             mailbox.flip_holes(order["holes"])
         tell(

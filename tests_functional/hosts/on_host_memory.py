@@ -25,11 +25,13 @@ _MADV_COLD, _MADV_COLLAPSE, _PROCESS_MADVISE = 20, 25, 440
 # Linux Documentation/admin-guide/mm/pagemap.rst: bits of /proc/PID/pagemap, and of /proc/kpageflags.
 _PRESENT, _PROTECTED, _FRAME = 1 << 63, 1 << 57, (1 << 55) - 1
 _ANON, _COMPOUND, _ZERO_PAGE = 1 << 12, 3 << 15, 1 << 24
+_PIECE = 2 << 20
 _HUGE = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
 _OFFLINE = "/sys/devices/system/memory/{}_offline_page"
 _STILL_SECONDS = 10.0
 _POLL_SECONDS = 0.002
 _TRIED = 9
+_OFFLINED_PER_PIECE = 16
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 Act = Callable[[int, int], None]
@@ -136,12 +138,13 @@ class HostMemory:
         return Pages(entries, found)
 
     def pieces(self) -> list[tuple[int, int]]:
-        """Return address and length of the huge pages in RAM, last first: QEMU saves those last."""
+        """Return address and length of the places of huge pages in RAM, last first."""
         try:
             with open(_HUGE) as file:
                 length = int(file.read())
         except OSError:
-            raise CannotAct("The kernel of this host has no transparent huge pages.") from None
+            # A kernel without transparent huge pages.
+            length = _PIECE
         first = -(-self.address // length) * length
         ends = range(first, self.address + self.length - length + 1, length)
         return [(at, length) for at in reversed(ends)]
@@ -242,6 +245,15 @@ class Disturbance:
         self.lost: list[int] = []
         self.met = {"stopped": 0, "running": 0}
         self.holes = 0
+
+    def do(self, flow: str, indices: list[int]) -> None:
+        """Do what a flow is named after: "split" (with holes to write to), "soft-offline" or "poisoned"."""
+        if flow == "split":
+            self.split(indices)
+        elif flow == "soft-offline":
+            self.soft_offline(_OFFLINED_PER_PIECE)
+        else:
+            self.poison()
 
     def split(self, indices: list[int]) -> None:
         """Split the large pages by advice about a part of each; then the guest writes to pages of zeros."""

@@ -14,9 +14,10 @@ import pytest
 
 from guest_images.agent.format import BareCommand
 from harness.codes import Code
+from harness.errors import SetupBroken
 from harness.qemu.configuration import MIB
 from harness.status import Status
-from tests_functional.hosts import disturbed_save
+from tests_functional.hosts import disturbed_save, examine
 from tests_functional.hosts.disturbed_save import judge_disturbed
 from tests_functional.hosts.examination import DISTURBED, SINKS, Examination, HostPlan
 from tests_functional.hosts.on_host_memory import PAGE, CannotAct, Disturbance, HostMemory, Mailbox, Pages
@@ -153,6 +154,20 @@ def test_the_program_gets_the_mailbox_and_the_last_holes(tmp_path: Path) -> None
     assert order["mailbox"]["hole"] == BareCommand.CORRUPT
     assert order["holes"][0] == 95
     assert len(set(order["holes"])) == len(order["holes"]) == 24
+
+
+def test_an_error_of_these_saves_leaves_the_others_to_be_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an outcome of its own; the saves before are on their disks already."""
+
+    def broken(*_: object) -> Report:
+        raise SetupBroken("The program ended early.")
+
+    monkeypatch.setattr(examine, "save_disturbed", broken)
+    found, unused = Examination("made"), cast("Any", None)
+    assert examine._disturbed(_plan(tmp_path), found, unused, unused, unused, print) is None
+    assert [(one.name, one.status) for one in found.outcomes] == [("hosts.made.split", Status.ERROR)]
 
 
 class _Memory:

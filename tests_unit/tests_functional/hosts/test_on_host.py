@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests_functional.hosts import on_host
+from tests_functional.hosts import on_host, on_host_qemu
 
 # Speaks QMP on the socket that is its first argument, and behaves as the words after it say.
 _FAKE = """
@@ -142,6 +144,24 @@ def test_failures_of_qemu_are_its_own(manner: str, words: str, tmp_path: Path) -
     assert (last["event"], last["blames_qemu"]) == ("failed", True)
     assert words in last["sentence"]
     assert last["expired"] == (manner == "stuck")
+
+
+def test_a_slow_sink_takes_small_pieces_until_it_hurries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a save lasts while a test acts, and all of the stream arrives."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(on_host_qemu, "_SLOW_SECONDS", 60.0)
+    sink = on_host_qemu.Sink("file", slow=True)
+    stream = random.Random(7).randbytes(100_000)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(sink.uri.partition(":")[2])
+        connection.sendall(stream)
+        assert sink.bytes <= 8192
+        sink.hurry()
+    sink.close(10)
+    assert sink.bytes == 100_000
+    assert (tmp_path / "file").read_bytes() == stream
 
 
 def test_missing_qemu_is_ours(tmp_path: Path) -> None:
