@@ -29,6 +29,8 @@ MESSAGES = {
     "invalid-run-state": ("invalid runstate transition: ",),
     # system/memory.c memory_region_transaction_commit(), softmmu/memory.c before 8.2
     "lock-assertion": ("memory_region_transaction_commit: Assertion",),
+    # hw/scsi/lsi53c895a.c lsi_pre_save()
+    "lsi-assertion": ("lsi_pre_save: Assertion",),
     "incompatible-memory": ("not compatible with guest memory configuration",),
 }
 """The messages by the name that known issues use (field `qemu_said`), each with its texts."""

@@ -79,8 +79,8 @@ class Buffer:
 class Queue:
     """A queue in guest RAM, at an address where nobody else has anything.
 
-    Its chains of buffers never change. A driver offers them in turn (`offer`), or each time the one that it
-    needs (`offer_chain`).
+    Its chains of buffers do not change while the device has them. A driver offers them in turn (`offer`), or
+    each time the one that it needs (`offer_chain`).
 
     Attributes:
         size: number of descriptors.
@@ -103,19 +103,36 @@ class Queue:
         self.descriptors, self.available, self.used, self.end = (base + page * _PAGE for page in range(4))
 
     def lay_out(self, chains: list[list[Buffer]]) -> None:
-        """Write the descriptors of some chains of buffers, and rings that hold none of them yet."""
-        table, heads = bytearray(), []
+        """Write the descriptors of some chains of buffers, and rings that hold none of them yet.
+
+        Args:
+            chains: those that are offered in turn; none where each is written when it is needed.
+        """
+        heads, at = [], 0
         for chain in chains:
-            heads.append(len(table) // 16)
-            for number, buffer in enumerate(chain, 1):
-                more = number < len(chain)
-                flags = (_NEXT if more else 0) | (DEVICE_WRITES if buffer.written else 0)
-                following = len(table) // 16 + 1 if more else 0
-                table += struct.pack("<QIHH", buffer.address, buffer.size, flags, following)
-        ring = [heads[number % len(heads)] for number in range(self.size)]
-        self._memory.write(self.descriptors, bytes(table))
+            self.describe(at, chain)
+            heads.append(at)
+            at += len(chain)
+        ring = [heads[number % len(heads)] if heads else 0 for number in range(self.size)]
         self._memory.write(self.available, struct.pack(f"<HH{self.size}H", _NO_INTERRUPT, 0, *ring))
         self._memory.write(self.used, bytes(4 + 8 * self.size))
+
+    def describe(self, first: int, chain: list[Buffer]) -> None:
+        """Write the descriptors of one chain of buffers, which the device does not have.
+
+        Args:
+            first: number of its first descriptor.
+            chain: the buffers.
+
+        Raises:
+            PageProtected: a background snapshot protects the descriptors.
+        """
+        table = bytearray()
+        for number, buffer in enumerate(chain, 1):
+            more = number < len(chain)
+            flags = (_NEXT if more else 0) | (DEVICE_WRITES if buffer.written else 0)
+            table += struct.pack("<QIHH", buffer.address, buffer.size, flags, first + number if more else 0)
+        self._memory.write(self.descriptors + 16 * first, bytes(table))
 
     def offer(self, count: int) -> None:
         """Offer chains to the device until it has been offered `count` since the queue was laid out.

@@ -1,82 +1,57 @@
-"""Plays the driver of a virtio-blk disk that reads marked blocks into guest RAM."""
+"""Reads marked blocks of a disk into guest RAM, by the driver of any bus."""
 
 from __future__ import annotations
 
-import struct
-
 from harness.deadline import Deadline
-from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
-from harness.qemu.board import Board
-from harness.qemu.virtio_driver import Buffer, Queue
-from tests_functional.foreign_writers.target import PAGES, Target
+from tests_functional.foreign_writers.target import PAGES
+from tests_functional.lib.drivers.disk import DiskDriver, Transfer, carry_out
 
-_NUMBER = 2
-_QUEUE_SIZE = 64
-# A divisor of the queue size, so that a chain is always in the same places of the ring.
-_REQUESTS = 16
-_REQUEST_PAGES = PAGES // _REQUESTS
-# VIRTIO 1.2, 5.2.6: a request's header, the type of a read, the unit of its place, and its status.
-_HEADER_BYTES, _SECTOR_BYTES, _IN = 16, 512, 0
-_DONE, _UNANSWERED = 0, 0xFF
+_PASS_BYTES = PAGES * TARGET_PAGE_BYTES
 
 
 class DiskReads:
-    """The driver; all that it knows is in guest RAM, so that a restored guest's goes on with it."""
+    """The reader; that of a restored guest goes on with what is in guest RAM and in the device."""
 
     pages = PAGES
 
-    def __init__(self, board: Board, target: Target) -> None:
-        """Find the disk of a running machine.
+    def __init__(self, driver: DiskDriver, data: int, requests: int) -> None:
+        """Read by a driver.
 
-        Raises:
-            SetupBroken: the machine has none.
+        Args:
+            driver: the disk's.
+            data: guest-physical address of the pages that the disk is read into.
+            requests: in each pass; a divisor of PAGES.
         """
-        self._memory = target.memory
-        self._queue = Queue(self._memory, target.control, _QUEUE_SIZE)
-        self._headers = self._queue.end
-        self._statuses = self._headers + TARGET_PAGE_BYTES
-        self._data = target.data
-        self._device = board.virtio(_NUMBER)
+        self._driver, self._data = driver, data
+        self._size = _PASS_BYTES // requests
+        self._offered: list[int] = []
 
     def start(self) -> None:
-        """Set the disk up, as the guest's driver would.
+        """Make the disk ready.
 
         Raises:
-            SetupBroken: the device does not accept that.
+            SetupBroken: it does not get ready.
         """
-        self._queue.lay_out([self._chain(number) for number in range(_REQUESTS)])
-        self._device.start(self._queue)
+        self._driver.start()
 
     def offer(self, number: int) -> None:
-        """Give the disk the requests of a pass, without telling it so.
+        """Write the requests of a pass to guest RAM, without telling the disk.
 
         Raises:
             PageProtected: a background snapshot protects a page of the driver.
         """
-        sectors = _REQUEST_PAGES * TARGET_PAGE_BYTES // _SECTOR_BYTES
-        first = number * _REQUESTS * sectors
-        headers = [struct.pack("<IIQ", _IN, 0, first + request * sectors) for request in range(_REQUESTS)]
-        self._memory.write(self._headers, b"".join(headers))
-        self._memory.write(self._statuses, bytes([_UNANSWERED]) * _REQUESTS)
-        self._queue.offer(self._queue.offered_count() + _REQUESTS)
+        self._offered = [
+            self._driver.put(Transfer(number * _PASS_BYTES + at, self._size, self._data + at))
+            for at in range(0, _PASS_BYTES, self._size)
+        ]
 
     def write(self, _number: int, deadline: Deadline) -> None:
-        """Tell the disk of the requests that it was given, and wait until it has carried them out.
+        """Tell the disk of the requests, and wait until it has carried them out.
 
         Raises:
             DeadlineExpired: it has not in time. SetupBroken: a request failed.
         """
-        self._device.notify()
-        self._queue.wait_used(deadline, "The disk's answer")
-        answers = self._memory.read(self._statuses, _REQUESTS)
-        if set(answers) != {_DONE}:
-            raise SetupBroken(f"The guest's disk answers its requests by {answers.hex(' ')}.")
-
-    def _chain(self, request: int) -> list[Buffer]:
-        size = _REQUEST_PAGES * TARGET_PAGE_BYTES
-        return [
-            Buffer(self._headers + request * _HEADER_BYTES, _HEADER_BYTES, written=False),
-            Buffer(self._data + request * size, size),
-            Buffer(self._statuses + request, 1),
-        ]
+        if not self._offered:
+            self._offered = self._driver.resume(0)
+        carry_out(self._driver, self._offered, "disk", deadline)

@@ -12,7 +12,6 @@ from validators.verdict import CheckResult
 
 _FILE = "What a foreign writer wrote before T0 is in the file, and what it wrote after T0 is not."
 _RESTORED = "The restored guest's foreign writer carries out what it was given before T0."
-_REFUSAL = "A refusal names the device, and leaves the guest as it was."
 _MOST_NAMED = 3
 
 
@@ -79,17 +78,3 @@ def judge_restored_writer(
             )
         )
     return judged("restored-foreign-writer", _RESTORED, problems)
-
-
-def judge_refusal(words: str, device: str) -> CheckResult:
-    """Check that QEMU's refusal to save a guest names the device that it cannot save.
-
-    Args:
-        words: QEMU's.
-        device: the device's name.
-    """
-    problems = []
-    if device not in words:
-        sentence = f"QEMU refuses the save with the message '{words}', which does not name '{device}'."
-        problems.append(Problem(Code.REFUSAL_UNCLEAR, sentence))
-    return judged("refusal", _REFUSAL, problems, {"words": words})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -12,24 +13,27 @@ from harness.deadline import Deadline
 from harness.qemu.architectures import PC, MachineType
 from harness.qemu.board import Board, board_arguments, reachable
 from harness.qemu.configuration import qemu_quoted
+from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.probe import has_block_driver, has_device, has_netdev
-from tests_functional.foreign_writers.ahci_reads import AhciReads
 from tests_functional.foreign_writers.blitter_copies import TARGET_OFFSET, BlitterCopies
 from tests_functional.foreign_writers.daemons import FILE_SYSTEM, STORAGE, Daemon
 from tests_functional.foreign_writers.disk_reads import DiskReads
 from tests_functional.foreign_writers.e1000_packets import E1000Packets
 from tests_functional.foreign_writers.file_reads import FileReads
 from tests_functional.foreign_writers.fw_cfg import FILE, FwCfg
-from tests_functional.foreign_writers.ide_reads import IdeReads
-from tests_functional.foreign_writers.lsi_reads import LsiReads
 from tests_functional.foreign_writers.marks import Marks
-from tests_functional.foreign_writers.nvme_reads import NvmeReads
 from tests_functional.foreign_writers.packets import Packets
 from tests_functional.foreign_writers.shared_memory import IVSHMEM_MIB, IvshmemPeer, ram_file
 from tests_functional.foreign_writers.socket_bytes import CONSOLE, ENTROPY, SocketBytes
 from tests_functional.foreign_writers.target import Target
-from tests_functional.foreign_writers.usb_reads import UsbReads
-from tests_functional.foreign_writers.virtio_scsi import VirtioScsi
+from tests_functional.lib.drivers import virtio_disk
+from tests_functional.lib.drivers.ahci import AhciDisk
+from tests_functional.lib.drivers.disk import DiskDriver
+from tests_functional.lib.drivers.ide import IdeDisk
+from tests_functional.lib.drivers.lsi import LsiDisk
+from tests_functional.lib.drivers.nvme import NvmeDisk
+from tests_functional.lib.drivers.usb_disk import UsbDisk
+from tests_functional.lib.drivers.virtio_disk import VirtioDisk
 
 
 class Writer(Protocol):
@@ -192,14 +196,29 @@ def _virtio_blk(reason: str, options: str = "") -> WriterKind:
         reason,
         "virtio-blk",
         lambda place: _disk(place, place.virtio("virtio-blk"), options),
-        _disk_reads,
+        _blk_reads,
         qemu_device="virtio-blk-pci",
         block_driver=("file", f"filename=/dev/null{options}"),
     )
 
 
-def _disk_reads(board: Board, target: Target, _place: Place) -> Writer:
-    return DiskReads(board, target)
+def _read_by(
+    driver: Callable[[Board, GuestMemory, int], DiskDriver], requests: int
+) -> Callable[[Board, Target, Place], Writer]:
+    """Return what makes the reader of a disk.
+
+    Args:
+        driver: makes the disk's driver.
+        requests: in each pass.
+    """
+
+    def writer(board: Board, target: Target, _place: Place) -> Writer:
+        return DiskReads(driver(board, target.memory, target.control), target.data, requests)
+
+    return writer
+
+
+_blk_reads = _read_by(partial(VirtioDisk, kind=virtio_disk.BLK), 16)
 
 
 def _libblkio(place: Place, driver: str, options: str) -> tuple[str, ...]:
@@ -242,13 +261,13 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
             *("-object", "iothread,id=foreign-thread"),
             *_disk(place, f"{place.virtio('virtio-blk')},iothread=foreign-thread"),
         ),
-        _disk_reads,
+        _blk_reads,
     ),
     "vhost-user-blk": WriterKind(
         "its process has a mapping of guest RAM of its own, and userfaultfd is of QEMU's page tables",
         "vhost-user-blk",
         _vhost_user("vhost-user-blk", "num-queues=1"),
-        _disk_reads,
+        _blk_reads,
         STORAGE,
         shared_ram=True,
         qemu_device="vhost-user-blk-pci",
@@ -257,7 +276,7 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         "a PCI bus master reads the disk into guest RAM",
         "ide-hd",
         lambda place: _disk(place, "ide-hd,bus=ide.0"),
-        lambda board, target, _: IdeReads(board.machine, target),
+        _read_by(IdeDisk, 24),
         qemu_device="ide-hd",
         needs=Needs.IDE,
     ),
@@ -291,14 +310,14 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         "libblkio knows guest RAM, as buffers that the kernel may keep in memory for its io_uring",
         "virtio-blk",
         lambda place: _libblkio(place, "io_uring", f"filename={qemu_quoted(place.disk)}"),
-        _disk_reads,
+        _blk_reads,
         block_driver=("io_uring", "filename=/"),
     ),
     "vhost-user-libblkio": WriterKind(
         "the guest has an ordinary virtio-blk, and a process behind it writes to guest RAM by itself",
         "virtio-blk",
         lambda place: _libblkio(place, "virtio-blk-vhost-user", f"path={qemu_quoted(place.socket)}"),
-        _disk_reads,
+        _blk_reads,
         STORAGE,
         shared_ram=True,
         block_driver=("virtio-blk-vhost-user", "path=/"),
@@ -311,7 +330,7 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
             *("-device", "ich9-ahci,id=foreign-ahci"),
             *_disk(place, "ide-hd,bus=foreign-ahci.0"),
         ),
-        lambda board, target, _: AhciReads(board, target),
+        _read_by(AhciDisk, 8),
         qemu_device="ich9-ahci",
         needs=Needs.PCI,
     ),
@@ -319,7 +338,7 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         "an NVMe disk reads its commands from guest RAM, and writes there by lists of pages",
         "nvme",
         lambda place: (*place.reachable(), *_disk(place, "nvme,serial=foreign")),
-        lambda board, target, _: NvmeReads(board, target),
+        _read_by(NvmeDisk, 16),
         qemu_device="nvme",
         needs=Needs.PCI,
         may_refuse=True,
@@ -331,7 +350,7 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
             *("-device", f"{place.virtio('virtio-scsi')},id=foreign-scsi"),
             *_disk(place, "scsi-hd,bus=foreign-scsi.0"),
         ),
-        lambda board, target, _: VirtioScsi(board, target),
+        _read_by(partial(VirtioDisk, kind=virtio_disk.SCSI), 16),
         qemu_device="virtio-scsi-pci",
     ),
     "lsi53c895a": WriterKind(
@@ -342,7 +361,7 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
             *("-device", "lsi53c895a,id=foreign-scsi"),
             *_disk(place, "scsi-hd,bus=foreign-scsi.0"),
         ),
-        lambda board, target, _: LsiReads(board, target),
+        _read_by(LsiDisk, 48),
         qemu_device="lsi53c895a",
         needs=Needs.PCI,
     ),
@@ -405,7 +424,7 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
             *("-device", "qemu-xhci,id=foreign-usb"),
             *_disk(place, "usb-storage,bus=foreign-usb.0"),
         ),
-        lambda board, target, _: UsbReads(board, target),
+        _read_by(UsbDisk, 1),
         qemu_device="qemu-xhci",
         needs=Needs.PCI,
     ),

@@ -24,14 +24,15 @@ from harness.qemu.machine import Machine
 from harness.qemu.memory_tree import bytes_behind_main, find_ram
 from harness.qemu.qmp import CommandRefused
 from tests_functional.foreign_writers.daemons import Service, served
-from tests_functional.foreign_writers.judge import judge_marks, judge_refusal, judge_restored_writer
+from tests_functional.foreign_writers.judge import judge_marks, judge_restored_writer
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, WriterKind, all_arguments
 from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import PAGES, Target
-from tests_functional.lib.build_outcome import Cycle, outcome_of, outcome_of_cycles
+from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
 from tests_functional.lib.cycle import Source, judge_cycle, resting, writing_guest
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.refused_save import judge_refused_save
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow, Snapshot, take
 from tests_functional.lib.source_checks import judge_source
@@ -129,7 +130,8 @@ def _with(run: Run, name: str, kind: WriterKind, faults: Faults) -> Outcome:
                 except CommandRefused as refusal:
                     if cycles or not kind.may_refuse:
                         raise
-                    return _refused(run, source, kind, refusal.reason, label, time.monotonic() - begun)
+                    seconds = time.monotonic() - begun
+                    return judge_refused_save(run, source, kind.device, refusal.reason, label, seconds)
                 service.require_alive()
             machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun, compare_stuns=False)
@@ -150,16 +152,6 @@ def _require_board(run: Run, kind: WriterKind) -> MachineType:
     if not kind.runs_on(found):
         raise NotApplicable(f"Machine type '{name}' has no {kind.needs.value} that this writer needs.")
     return found
-
-
-def _refused(run: Run, source: Source, kind: WriterKind, words: str, label: str, seconds: float) -> Outcome:
-    """Judge a refusal of the first save: it must name the device, and leave the guest as it was."""
-    # The flow of the first save stops the guest before.
-    source.guest.machine.qmp.execute("cont")
-    checks = [judge_refusal(words, kind.device), *judge_source(source.guest, source.before)]
-    checks = [replace(check, name=f"{label}/{check.name}") for check in checks]
-    source.guest.machine.quit()
-    return outcome_of(run, checks, seconds, f"QEMU refuses to save such a guest clearly: {words}")
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,22 @@ def progress(machine: Machine, name: str, number: int, queue: Queue) -> Progress
     paths = [one["path"] for one in machine.qmp.execute("x-query-virtio") if one["name"] == name]
     if not paths:
         raise SetupBroken(f"QEMU has no device '{name}'.")
-    answer = machine.qmp.execute("x-query-virtio-queue-status", {"path": paths[0], "queue": number})
-    return Progress(queue.offered_count(), int(answer["last-avail-idx"]), queue.used_count())
+    return Progress(queue.offered_count(), taken_chains(machine, paths[0], number), queue.used_count())
+
+
+def taken_chains(machine: Machine, path: str, number: int) -> int:
+    """Return how many chains a device has taken from one of its queues, modulo 65,536.
+
+    Args:
+        machine: QEMU.
+        path: QOM path of the virtio device.
+        number: of the queue.
+
+    Raises:
+        CommandRefused: QEMU has no such device or queue.
+    """
+    answer = machine.qmp.execute("x-query-virtio-queue-status", {"path": path, "queue": number})
+    return int(answer["last-avail-idx"])
 
 
 def broken_devices(machine: Machine) -> list[str]:

@@ -7,11 +7,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from harness.codes import Code
-from harness.errors import SnapproofError
+from harness.errors import SnapproofError, SubjectFailed
+from harness.qemu.messages import said
 from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 
 _CLAIM = "What was in flight at T0 arrives once and in order, before what is sent later."
+_LIVES = "QEMU saves the guest, and goes on."
 _MOST_NAMED = 4
 
 
@@ -77,6 +79,17 @@ def judge_stream(
         problems.append(Problem(Code.IN_FLIGHT_DISORDER, sentence))
     facts = {"items": len(wanted), "items lost": len(lost)}
     return judged(name, _CLAIM, problems, facts)
+
+
+def judge_lost_source(label: str, error: SubjectFailed) -> CheckResult:
+    """Return the check of a QEMU that has ended while it saved the guest.
+
+    Args:
+        label: of the save.
+        error: how it ended.
+    """
+    fields = {**error.fields, **said(error.sentence)}
+    return judged(f"{label}/source", _LIVES, [Problem(error.code, error.sentence, fields)])
 
 
 def _named(numbers: Sequence[int]) -> str:

@@ -7,13 +7,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from harness.qemu.board import reachable
 from harness.qemu.configuration import qemu_quoted
 from harness.qemu.machine import Machine
 from harness.qemu.probe import has_device, has_netdev
-from tests_functional.in_flight import disks, packets, port, uart, virtio_disk
+from tests_functional.in_flight import disks, packets, port, uart
+from tests_functional.in_flight.disk_stream import DiskBus, DiskStream
 from tests_functional.in_flight.numbers import Counts
 from tests_functional.in_flight.stream import FarEnd, Stream
-from tests_functional.in_flight.virtio_disk import VirtioDisk
+from tests_functional.lib.drivers import virtio_disk
+from tests_functional.lib.drivers.ahci import AhciDisk
+from tests_functional.lib.drivers.ide import IdeDisk
+from tests_functional.lib.drivers.lsi import LsiDisk
+from tests_functional.lib.drivers.nvme import NvmeDisk
+from tests_functional.lib.drivers.usb_disk import UsbDisk
+from tests_functional.lib.drivers.virtio_disk import VirtioDisk
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class StreamKind:
         ordered: whether it promises the order.
         lossy: whether it makes no promise to deliver: packets of a network.
         netdev: the kind of network that QEMU must have, "" for none.
+        may_refuse: whether QEMU may refuse to save a guest with the device, by a message that names it.
     """
 
     reason: str
@@ -45,6 +54,7 @@ class StreamKind:
     ordered: bool = True
     lossy: bool = False
     netdev: str = ""
+    may_refuse: bool = False
 
     def lacking(self, executable: Path) -> str:
         """Return what a QEMU lacks of it, as the end of a sentence; "" for nothing.
@@ -85,30 +95,58 @@ def _net(far: FarEnd) -> tuple[str, ...]:
     )
 
 
-def _disks(
-    name: str,
-    device: str,
-    devices: tuple[str, ...],
-    stream: Callable[..., Stream],
-) -> dict[str, StreamKind]:
-    """Return the two streams of a kind of disk: with requests that wait, and with one that fails."""
-    waiting = StreamKind(
-        "requests wait in QEMU and in the guest's RAM",
-        device,
-        disks.COUNTS,
-        lambda far: disks.disk(far, devices),
-        partial(stream, fails=False),
+_WAIT = "requests wait in QEMU and in the guest's RAM"
+_FAILS = "fails while QEMU stops the guest, is in the device's state, and is tried again"
+
+
+def _disks(name: str, bus: DiskBus, plan: disks.Plan) -> dict[str, StreamKind]:
+    """Return the streams of a kind of disk: of requests that wait, and with one that fails.
+
+    Args:
+        name: the first one's.
+        bus: of the disk.
+        plan: of its requests.
+    """
+    plans = {
+        name: (_WAIT, plan),
+        f"{name}-failed": (f"a write {_FAILS}", replace(plan, fails=True)),
+        f"{name}-failed-read": (f"a read {_FAILS}", replace(plan, fails=True, last_reads=True)),
+    }
+    return {found: _disk(bus, reason, one) for found, (reason, one) in plans.items()}
+
+
+def _disk(bus: DiskBus, reason: str, plan: disks.Plan) -> StreamKind:
+    return StreamKind(
+        reason,
+        bus.device,
+        plan.counts,
+        lambda far: (*reachable(far.board), *disks.disk(far, bus.devices, plan)),
+        lambda machine, far: DiskStream(machine, far, bus, plan),
         sent_while_saving=False,
+        delivered_while_saving=not bus.put_late,
         ordered=False,
     )
-    failed = replace(
-        waiting,
-        reason="a request fails while QEMU stops the guest, is in the device's state, and is tried again",
-        arguments=lambda far: disks.disk(far, devices, fails=True),
-        stream=partial(stream, fails=True),
-    )
-    return {name: waiting, f"{name}-failed": failed}
 
+
+_VIRTIO_BLK = DiskBus(
+    "virtio-blk-pci",
+    (f"virtio-blk-pci,{_MODERN}",),
+    partial(VirtioDisk, kind=virtio_disk.BLK),
+    # A virtio device on a PCI bus is two devices, and the one behind has the queue.
+    f"{disks.DISK_PATH}/virtio-backend",
+)
+_VIRTIO_SCSI = DiskBus(
+    "virtio-scsi-pci",
+    (f"virtio-scsi-pci,{_MODERN}", "scsi-hd"),
+    partial(VirtioDisk, kind=virtio_disk.SCSI),
+    f"{disks.BUS_PATH}/virtio-backend",
+    virtio_disk.SCSI.queue,
+)
+_IDE = DiskBus("piix3-ide", ("ide-hd,bus=ide.0",), IdeDisk)
+_AHCI = DiskBus("ich9-ahci", ("ich9-ahci", "ide-hd,bus=flight-bus.0"), AhciDisk)
+_LSI = DiskBus("lsi53c895a", ("lsi53c895a", "scsi-hd"), LsiDisk)
+_USB = DiskBus("qemu-xhci", ("qemu-xhci", "usb-storage"), UsbDisk, put_late=True)
+_NVME = DiskBus("nvme", ("nvme,serial=flight",), NvmeDisk)
 
 STREAM_KINDS: Mapping[str, StreamKind] = {
     "uart-in": StreamKind(
@@ -178,16 +216,13 @@ STREAM_KINDS: Mapping[str, StreamKind] = {
         lossy=True,
         netdev="dgram",
     ),
-    **_disks(
-        "virtio-blk",
-        "virtio-blk-pci",
-        (f"virtio-blk-pci,{_MODERN}",),
-        partial(VirtioDisk, kind=virtio_disk.BLK),
-    ),
-    **_disks(
-        "virtio-scsi",
-        "virtio-scsi-pci",
-        (f"virtio-scsi-pci,{_MODERN}", "scsi-hd"),
-        partial(VirtioDisk, kind=virtio_disk.SCSI),
-    ),
+    **_disks("virtio-blk", _VIRTIO_BLK, disks.QUEUE),
+    **_disks("virtio-scsi", _VIRTIO_SCSI, disks.QUEUE),
+    **_disks("ide", _IDE, disks.ONE),
+    **_disks("ahci", _AHCI, disks.ONE),
+    **_disks("ahci-ncq", replace(_AHCI, driver=partial(AhciDisk, at_once=32, queued=True)), disks.QUEUE),
+    # It has neither `rerror` nor `werror`.
+    "nvme": replace(_disk(_NVME, _WAIT, disks.QUEUE), may_refuse=True),
+    **_disks("lsi53c895a", _LSI, disks.ONE),
+    **_disks("usb-storage", _USB, disks.ONE),
 }

@@ -19,6 +19,11 @@ class Counts:
     in_flight: int
     later: int
 
+    @property
+    def total(self) -> int:
+        """Return how many numbers belong to one snapshot."""
+        return self.consumed + self.in_flight + 2 * self.later
+
 
 @dataclass(frozen=True)
 class Numbers:
@@ -45,7 +50,7 @@ class Numbers:
             counts: the stream's.
         """
         sizes = (counts.consumed, counts.in_flight, counts.later, counts.later)
-        at = snapshot * sum(sizes)
+        at = snapshot * counts.total
         ranges = []
         for size in sizes:
             ranges.append(range(at, at + size))

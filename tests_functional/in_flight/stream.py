@@ -21,6 +21,7 @@ class FarEnd:
         folder: for its sockets, with a short path.
         pipes: of a character device.
         peer: of a network card.
+        board: UNIX socket by which device registers are reached.
         disk: image of the disk.
         restored: whether it is that of a restored guest.
     """
@@ -28,6 +29,7 @@ class FarEnd:
     folder: Path
     pipes: Pipes
     peer: socket.socket
+    board: Path
     disk: Path
     restored: bool
 

@@ -1,18 +1,21 @@
-"""Waits longer for items where the host gives QEMU too little processor time to call one lost."""
+"""Waits longer where the host gives QEMU too little processor time to blame it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from harness.deadline import Deadline
-from harness.errors import HostTooBusy
+from harness.errors import DeadlineExpired, HostTooBusy
 from harness.linux.run_queue import LEAST_GRANTED, ProcessorTime, processor_time
+from harness.qemu.machine import Machine, known_pid
 
 MOST_SECONDS = 60.0
-"""How long items are waited for on a busy host."""
+"""How long is waited on a busy host."""
 
 _STEP_SECONDS = 0.5
+_ANSWER_SECONDS = 10.0
 
 
 class PatientDeadline(Deadline):
@@ -73,3 +76,22 @@ class PatientDeadline(Deadline):
                 f"{what} did not happen within {self.waited:.0f} s, and QEMU got {granted:.0%} of the "
                 "processor time that it wanted, which says nothing about the snapshot; run less beside it."
             )
+
+
+@contextmanager
+def patient(machine: Machine, seconds: float = _ANSWER_SECONDS) -> Iterator[PatientDeadline]:
+    """Yield a deadline for what a device has to do at once.
+
+    Args:
+        machine: QEMU.
+        seconds: the limit on a host that is not too busy.
+
+    Raises:
+        HostTooBusy: it expired, and QEMU got too little processor time.
+    """
+    deadline = PatientDeadline(seconds, known_pid(machine))
+    try:
+        yield deadline
+    except DeadlineExpired:
+        deadline.require_granted("The answer of a device")
+        raise

@@ -1,25 +1,22 @@
-"""Commands to SCSI disks that read marked blocks; see SBC-3, READ (10), and SPC-4, TEST UNIT READY."""
+"""Commands to SCSI disks; see SBC-3, READ (10) and WRITE (10), and SPC-4, TEST UNIT READY."""
 
 from __future__ import annotations
 
 import struct
 
-from harness.qemu.architectures import TARGET_PAGE_BYTES
+from tests_functional.lib.drivers.disk import Transfer
 
-SECTOR_BYTES = 512
 GOOD = 0
 """Status of a command that was carried out."""
 
+TRIES = 4
+"""A disk reports that it was reset to the first command or two (SPC-4, 5.14)."""
+
 TEST_UNIT_READY = bytes(6)
-_READ_10 = 0x28
+_READ_10, _WRITE_10 = 0x28, 0x2A
 
 
-def read_command(first_page: int, pages: int) -> bytes:
-    """Return the command that reads pages of a disk.
-
-    Args:
-        first_page: the number of the first one.
-        pages: how many.
-    """
-    sectors = TARGET_PAGE_BYTES // SECTOR_BYTES
-    return struct.pack(">BBIBHB", _READ_10, 0, first_page * sectors, 0, pages * sectors, 0)
+def transfer_command(transfer: Transfer) -> bytes:
+    """Return the command of a request."""
+    operation = _WRITE_10 if transfer.writes else _READ_10
+    return struct.pack(">BBIBHB", operation, 0, transfer.sector, 0, transfer.sectors, 0)

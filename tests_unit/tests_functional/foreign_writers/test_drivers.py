@@ -18,11 +18,12 @@ from harness.linux.socket_folder import socket_folder
 from harness.qemu.architectures import MICROVM, PC, MachineType
 from harness.qemu.board import Board
 from harness.qemu.machine import Machine
-from tests_functional.foreign_writers.ahci_reads import AhciReads
 from tests_functional.foreign_writers.daemons import served
+from tests_functional.foreign_writers.disk_reads import DiskReads
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, all_arguments
 from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import PAGES, Target
+from tests_functional.lib.drivers.ahci import AhciDisk
 from tests_functional.memory.kinds import MEMORY_KINDS
 from tests_unit.support.real_machine import RAM_MIB, found_qemu, real_machine
 
@@ -114,8 +115,9 @@ def test_devices_are_reached_in_memory(tmp_path: Path, name: str) -> None:
 def test_driver_of_a_restored_machine_finds_registers_that_have_their_place(tmp_path: Path) -> None:
     """The memory tree shows the addresses that a function has already no longer as free ones."""
     with _started("ahci", tmp_path, _IN_MEMORY) as (machine, writer, target, _):
-        first = AhciReads(Board(machine, _IN_MEMORY, tmp_path / "none"), target)
-        assert first._registers._first == cast(AhciReads, writer)._registers._first
+        first = AhciDisk(Board(machine, _IN_MEMORY, tmp_path / "none"), target.memory, target.control)
+        started = cast(AhciDisk, cast(DiskReads, writer)._driver)
+        assert first._registers._first == started._registers._first
 
 
 @pytest.mark.parametrize("name", _DISKS)

@@ -9,8 +9,9 @@ import pytest
 
 from harness.codes import Code
 from harness.errors import DeadlineExpired, SnapproofError
-from tests_functional.foreign_writers.judge import judge_marks, judge_refusal, judge_restored_writer
+from tests_functional.foreign_writers.judge import judge_marks, judge_restored_writer
 from tests_functional.foreign_writers.marks import MarkedPage
+from tests_functional.lib.refused_save import judge_refusal
 from tests_unit.support.scenario_values import codes, sentences
 
 _BEFORE = MarkedPage("pc.ram", 0x1000, 2, 2, 0)

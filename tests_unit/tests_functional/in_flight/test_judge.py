@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from harness.codes import Code
-from harness.errors import DeadlineExpired
-from tests_functional.in_flight.judge import Expected, judge_stream
+from harness.errors import DeadlineExpired, SubjectFailed
+from tests_functional.in_flight.judge import Expected, judge_lost_source, judge_stream
 from tests_functional.in_flight.numbers import Counts, Numbers
 from tests_unit.support.scenario_values import codes
 
@@ -77,3 +77,12 @@ def test_no_number_occurs_twice() -> None:
         for number in part
     ]
     assert all_numbers == list(range(3 * (2 + 3 + 4 + 4)))
+
+
+def test_qemu_that_ends_in_the_save() -> None:
+    """It is lost with its guest, and its last words are kept for known issues."""
+    words = "QEMU ended; its last words: lsi_pre_save: Assertion `QTAILQ_EMPTY(&s->queue)' failed."
+    check = judge_lost_source("x/01", SubjectFailed(words, code=Code.QEMU_ENDED))
+    assert check.name == "x/01/source"
+    assert codes(check) == [Code.QEMU_ENDED]
+    assert check.violations[0].fields == {"qemu_said": "lsi-assertion"}

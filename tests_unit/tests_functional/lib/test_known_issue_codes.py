@@ -161,6 +161,7 @@ _FAILED = "failures/reports-failure"
 _STALLED = "failures/cancel-stalled"
 _CALL = "failures/call-create-1-eperm"
 _FILES = "failures/descriptors-exec-0-free"
+_LSI = "lsi53c895a-failed"
 _PORT = "virtio-serial-out/02-seeds"
 _VHOST = "vhost-user-blk"
 _EJECTED = "during-save/eject"
@@ -337,6 +338,12 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("ivshmem/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
     ("shared-ram/03-live/foreign-writer", _code(Code.FOREIGN_WRITER_NEWER), "F41"),
     (f"{_PORT}/restored-in-flight", _code(Code.IN_FLIGHT_BROKEN, {"device": "virtio-serial"}), "F45"),
+    (f"{_LSI}-read/01-stop-and-save/source", _code(Code.QEMU_ENDED, {"qemu_said": "lsi-assertion"}), "F920"),
+    (f"{_LSI}/03-live/restore", _code(Code.QEMU_ENDED), "F920"),
+    (f"{_LSI}/01-stop-and-save/restore", _code(Code.GUEST_NO_ANSWER), "F920"),
+    (f"{_LSI}/03-live/restore", _code(Code.RESTORED_CLOCK_BACK), ""),
+    (f"{_LSI}/03-live/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
+    (f"{_LSI}/03-live/source-in-flight", _code(Code.QEMU_ENDED), ""),
     (f"{_PORT}/restored-in-flight", _code(Code.IN_FLIGHT_BROKEN, {"device": "virtio-net"}), ""),
     (f"{_PORT}/restored-in-flight", _code(Code.IN_FLIGHT_LOST), ""),
     ("shared-ram/03-live/foreign-writer", _code(Code.FOREIGN_WRITER_LOST), ""),

@@ -1,19 +1,25 @@
-"""Plays the drivers of an xHCI controller and a USB disk behind it that is read into guest RAM.
+"""Plays the driver of an xHCI controller with one USB device, which has one bulk endpoint in each direction.
 
-See xHCI 1.2: 4.2 (start), 4.3 (devices), 5 (registers), 6 (structures in memory); USB Mass Storage Class,
-Bulk-Only Transport 1.0, 5 (a command's and a status' frame).
+See xHCI 1.2: 4.2 (start), 4.3 (devices), 5 (registers), 6 (structures in memory).
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board, PciRegisters, has_id
-from tests_functional.foreign_writers.target import PAGES, Target
-from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, read_command
+from harness.qemu.guest_memory import GuestMemory
+from tests_functional.lib.patience import patient
+
+IN, OUT = 3, 4
+"""The bulk endpoints, by the number of their context."""
+
+CONTROL_PAGES = 9
+"""Pages of guest RAM that the driver keeps its rings and contexts in."""
 
 # QEMU 10.0 hw/usb/hcd-xhci-pci.c, qemu-xhci.
 _ID = (0x1B36, 0x000D)
@@ -30,53 +36,46 @@ _TRANSFER_EVENT, _COMMAND_EVENT = 32, 33
 _CYCLE, _REPORT, _IMMEDIATE, _TO_HOST = 1 << 0, 1 << 5, 1 << 6, 1 << 16
 _SUCCESS = 1
 _BLOCK_BYTES, _EVENTS = 16, 256
-# Endpoints: the number of their context, their type, and the longest packet of each at "super speed".
-_CONTROL, _IN, _OUT = 1, 3, 4
+_CONTROL = 1
+# Types of endpoints, and the longest packet of each at "super speed".
 _CONTROL_TYPE, _IN_TYPE, _OUT_TYPE = 4, 6, 2
 _CONTROL_PACKET, _BULK_PACKET = 512, 1024
 _CONTEXT_BYTES = 32
 _SET_CONFIGURATION = bytes((0x00, 9, 1, 0, 0, 0, 0, 0))
-_FRAME, _FRAME_BYTES, _ANSWER_BYTES, _FROM_DISK = b"USBC", 31, 13, 0x80
-_PASSED = 0
-# A disk reports that it was reset to the first command or two (SPC-4, 5.14).
-_TRIES = 4
+# A block of a ring has at most 64 KiB.
 _MOST_BYTES = 64 << 10
-_PARTS = PAGES * TARGET_PAGE_BYTES // _MOST_BYTES
-_POLL_SECONDS = 0.002
+_RING_BYTES = {IN: 2 * TARGET_PAGE_BYTES, OUT: TARGET_PAGE_BYTES}
 
 
-class UsbReads:
-    """The drivers; the controller's rings and contexts are in guest RAM.
+class Xhci:
+    """The driver; the controller's rings and contexts are in guest RAM, and no ring is used twice."""
 
-    No ring is used twice: its place for each pass follows from the number of the pass.
-    """
-
-    pages = PAGES
-
-    def __init__(self, board: Board, target: Target) -> None:
+    def __init__(self, board: Board, memory: GuestMemory, control: int) -> None:
         """Find the controller of a running machine.
 
         Args:
             board: reaches the devices of a running machine.
-            target: the pages that the disk is read into.
+            memory: the guest's.
+            control: guest-physical address of CONTROL_PAGES for what the driver keeps in RAM.
 
         Raises:
             SetupBroken: the machine has none.
         """
-        self._memory, self._data = target.memory, target.data
-        pages = [target.control + page * TARGET_PAGE_BYTES for page in range(11)]
+        self._machine, self._memory = board.machine, memory
+        pages = [control + page * TARGET_PAGE_BYTES for page in range(CONTROL_PAGES)]
         self._contexts, self._commands, self._events, self._input, self._output, self._control = pages[:6]
-        self._out, self._in, self._frames, self._answers = pages[6], pages[7], pages[9], pages[10]
+        self._rings = {OUT: pages[6], IN: pages[7]}
+        self._used = {OUT: 0, IN: 0}
         self._registers = PciRegisters(board, "xHCI controller", has_id(*_ID))
         self._commanded, self._slot = 0, 1
 
     def start(self) -> None:
-        """Start the controller, and make the disk ready.
+        """Start the controller, and configure the device.
 
         Raises:
             SetupBroken: one of them does not answer as it must.
         """
-        self._memory.write(self._contexts, bytes(11 * TARGET_PAGE_BYTES))
+        self._memory.write(self._contexts, bytes(CONTROL_PAGES * TARGET_PAGE_BYTES))
         self._registers.open()
         operational = self._registers.get(0, 1)
         self._start_controller(operational)
@@ -87,64 +86,51 @@ class UsbReads:
         self._order(_ADDRESS, self._input)
         self._configure_device()
         bulk = {
-            _IN: _endpoint(_IN_TYPE, _BULK_PACKET, self._in),
-            _OUT: _endpoint(_OUT_TYPE, _BULK_PACKET, self._out),
+            IN: _endpoint(_IN_TYPE, _BULK_PACKET, self._rings[IN]),
+            OUT: _endpoint(_OUT_TYPE, _BULK_PACKET, self._rings[OUT]),
         }
         self._give_input(bulk, port)
         self._order(_CONFIGURE, self._input)
-        passed = False
-        for attempt in range(_TRIES):
-            answer = self._answers + attempt * _BLOCK_BYTES
-            self._send(attempt, TEST_UNIT_READY, 0)
-            self._memory.write(
-                self._in + attempt * _BLOCK_BYTES, _block(answer, _ANSWER_BYTES, _NORMAL, _REPORT)
-            )
-            self._ring(_IN)
-            self._wait(_TRANSFER_EVENT, self._in + attempt * _BLOCK_BYTES, Deadline(10))
-            passed = self._memory.read(answer + _ANSWER_BYTES - 1, 1)[0] == _PASSED
-        if not passed:
-            raise SetupBroken("The guest's USB disk is not ready.")
 
-    def offer(self, number: int) -> None:
-        """Send the disk the command of a pass, and give the controller the pages for its answer.
+    def resume(self) -> None:
+        """Find out from guest RAM how far the rings are used; the one device has the first slot."""
+        for endpoint, ring in self._rings.items():
+            blocks = struct.iter_unpack("<12xI", self._memory.read(ring, _RING_BYTES[endpoint]))
+            self._used[endpoint] = sum(flags & _CYCLE for (flags,) in blocks)
+
+    def add(self, endpoint: int, transfers: Sequence[tuple[int, int]]) -> None:
+        """Add transfers to an endpoint's ring, of which the end of the last one is reported.
+
+        Args:
+            endpoint: IN or OUT.
+            transfers: guest-physical address and bytes of each.
 
         Raises:
-            PageProtected: a background snapshot protects a page of the driver.
+            PageProtected: a background snapshot protects the ring.
         """
-        self._send(_TRIES + number, read_command(number * PAGES, PAGES), PAGES * TARGET_PAGE_BYTES)
-        blocks = [_block(self._data + part * _MOST_BYTES, _MOST_BYTES, _NORMAL) for part in range(_PARTS)]
-        blocks.append(_block(self._answer(number), _ANSWER_BYTES, _NORMAL, _REPORT))
-        self._memory.write(self._last(number) - _PARTS * _BLOCK_BYTES, b"".join(blocks))
+        blocks = b""
+        for number, (address, size) in enumerate(transfers, 1):
+            for at in range(0, size, _MOST_BYTES):
+                last = number == len(transfers) and at + _MOST_BYTES >= size
+                part = min(_MOST_BYTES, size - at)
+                blocks += _block(address + at, part, _NORMAL, _REPORT if last else 0)
+        self._memory.write(self._next(endpoint), blocks)
+        self._used[endpoint] += len(blocks) // _BLOCK_BYTES
 
-    def write(self, number: int, deadline: Deadline) -> None:
-        """Let the disk send its answer, and wait until the controller has written it to guest RAM.
+    def ring(self, endpoint: int) -> None:
+        """Tell the controller that an endpoint's ring has more."""
+        self._registers.put(self._registers.get(_DOORBELLS_AT) + 4 * self._slot, endpoint)
+
+    def reported(self, endpoint: int) -> bool:
+        """Return whether the last transfer in an endpoint's ring has ended.
 
         Raises:
-            DeadlineExpired: it has not in time. SetupBroken: the disk or the controller reports an error.
+            SetupBroken: one has failed.
         """
-        # A controller that was restored begins by itself.
-        self._ring(_IN)
-        self._wait(_TRANSFER_EVENT, self._last(number), deadline)
-        status = self._memory.read(self._answer(number) + _ANSWER_BYTES - 1, 1)[0]
-        if status != _PASSED:
-            raise SetupBroken(f"The guest's USB disk answers a read by status {status}.")
+        return self._event(_TRANSFER_EVENT, self._next(endpoint) - _BLOCK_BYTES) is not None
 
-    def _last(self, number: int) -> int:
-        """Return the address of the last request block of a pass, which takes the disk's status."""
-        return self._in + (_TRIES + number * (_PARTS + 1) + _PARTS) * _BLOCK_BYTES
-
-    def _answer(self, number: int) -> int:
-        return self._answers + (_TRIES + number) * _BLOCK_BYTES
-
-    def _send(self, place: int, command: bytes, size: int) -> None:
-        """Send the disk a command whose answer has so many bytes."""
-        frame = struct.pack("<4sIIBBB16s", _FRAME, place + 1, size, _FROM_DISK, 0, len(command), command)
-        address = self._frames + place * 2 * _CONTEXT_BYTES
-        self._memory.write(address, frame)
-        block = self._out + place * _BLOCK_BYTES
-        self._memory.write(block, _block(address, _FRAME_BYTES, _NORMAL, _REPORT))
-        self._ring(_OUT)
-        self._wait(_TRANSFER_EVENT, block, Deadline(10))
+    def _next(self, endpoint: int) -> int:
+        return self._rings[endpoint] + self._used[endpoint] * _BLOCK_BYTES
 
     def _start_controller(self, operational: int) -> None:
         table = self._contexts + TARGET_PAGE_BYTES // 2
@@ -164,7 +150,7 @@ class UsbReads:
         self._registers.put(operational + _COMMAND, _RUN)
 
     def _find_port(self, operational: int) -> int:
-        """Return the number of the port that the disk is at, which is enabled then.
+        """Return the number of the port that the device is at, which is enabled then.
 
         Raises:
             SetupBroken: there is none.
@@ -175,7 +161,7 @@ class UsbReads:
                 if not self._registers.get(register) & _ENABLED:
                     self._registers.put(register, _PORT_RESET)
                 return port
-        raise SetupBroken("The guest's xHCI controller has no disk at any port.")
+        raise SetupBroken("The guest's xHCI controller has no device at any port.")
 
     def _give_input(self, endpoints: dict[int, bytes], port: int) -> None:
         """Write the contexts for the next command, of the device at a port and of its endpoints."""
@@ -194,8 +180,9 @@ class UsbReads:
             self._control,
             _block(request, 8, _SETUP, _IMMEDIATE) + _block(0, 0, _STATUS_STAGE, _REPORT | _TO_HOST),
         )
-        self._ring(_CONTROL)
-        self._wait(_TRANSFER_EVENT, status, Deadline(10))
+        self.ring(_CONTROL)
+        with patient(self._machine) as deadline:
+            self._wait(_TRANSFER_EVENT, status, deadline)
 
     def _order(self, kind: int, parameter: int) -> int:
         """Have the controller carry out a command; return the last word of its event."""
@@ -204,10 +191,8 @@ class UsbReads:
         slot = 0 if kind == _ENABLE_SLOT else self._slot << 24
         self._memory.write(place, _block(parameter, 0, kind, slot))
         self._registers.put(self._registers.get(_DOORBELLS_AT), 0)
-        return self._wait(_COMMAND_EVENT, place, Deadline(10))
-
-    def _ring(self, endpoint: int) -> None:
-        self._registers.put(self._registers.get(_DOORBELLS_AT) + 4 * self._slot, endpoint)
+        with patient(self._machine) as deadline:
+            return self._wait(_COMMAND_EVENT, place, deadline)
 
     def _wait(self, kind: int, place: int, deadline: Deadline) -> int:
         """Wait for the event of a request block, and return its last word.
@@ -215,24 +200,25 @@ class UsbReads:
         Raises:
             DeadlineExpired: there is none in time. SetupBroken: it reports an error.
         """
-        found = 0
+        deadline.wait_for(
+            lambda: self._event(kind, place) is not None, "The answer of the guest's xHCI controller"
+        )
+        return self._event(kind, place) or 0
 
-        def happened() -> bool:
-            nonlocal found
-            events = self._memory.read(self._events, _EVENTS * _BLOCK_BYTES)
-            for pointer, status, control in struct.iter_unpack("<QII", events):
-                code = status >> 24
-                if control >> 10 & 0x3F == _TRANSFER_EVENT and code != _SUCCESS:
-                    raise SetupBroken(f"The guest's xHCI controller reports error {code} of a transfer.")
-                if pointer == place and control >> 10 & 0x3F == kind:
-                    if code != _SUCCESS:
-                        raise SetupBroken(f"The guest's xHCI controller answers a command by {code}.")
-                    found = control
-                    return True
-            return False
+    def _event(self, kind: int, place: int) -> int | None:
+        """Return the last word of the event of a request block, None where there is none.
 
-        deadline.wait_for(happened, "The xHCI controller's answer", interval=_POLL_SECONDS)
-        return int(found)
+        Raises:
+            SetupBroken: it or an earlier event of a transfer reports an error.
+        """
+        events = self._memory.read(self._events, _EVENTS * _BLOCK_BYTES)
+        for pointer, status, control in struct.iter_unpack("<QII", events):
+            code, found = status >> 24, control >> 10 & 0x3F
+            if found in (_TRANSFER_EVENT, kind) and code != _SUCCESS:
+                raise SetupBroken(f"The guest's xHCI controller reports error {code}.")
+            if pointer == place and found == kind:
+                return int(control)
+        return None
 
 
 def _block(parameter: int, size: int, kind: int, flags: int = 0) -> bytes:

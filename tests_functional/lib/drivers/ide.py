@@ -1,0 +1,112 @@
+"""Plays the driver of an IDE disk, by bus master DMA.
+
+See ATA/ATAPI-6, 8.27 (READ DMA) and 8.47 (WRITE DMA), and Programming Interface for Bus Master IDE
+Controller, Revision 1.0.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from harness.errors import NotApplicable
+from harness.qemu.board import Board
+from harness.qemu.guest_memory import GuestMemory
+from harness.qemu.io_ports import read_port, write_port
+from harness.qemu.pci import PciFunction, find_function
+from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
+
+# The legacy ports of the first channel.
+_COUNT, _LBA, _DEVICE, _COMMAND = 0x1F2, 0x1F3, 0x1F6, 0x1F7
+_USE_LBA, _READ_DMA, _WRITE_DMA = 0xE0, 0xC8, 0xCA
+# Read, the port of commands has the status of the last one.
+_ERROR = 1
+# Bus master registers of the first channel, from the controller's fifth BAR on.
+_BM_COMMAND, _BM_STATUS, _BM_TABLE = 0, 2, 4
+_START, _TO_MEMORY = 1, 8
+_ACTIVE, _FAILED, _INTERRUPT = 1, 2, 4
+# Its place among the ports is ours to choose: the firmware of a bare guest sets up no PCI devices.
+_BAR, _BUS_MASTER = 4, 0xC000
+_ENTRY_BYTES, _LAST_ENTRY = 64 << 10, 1 << 31
+_IDE_CLASS = 0x0101
+# A place has two entries of the table that says where data are, and the request itself: the registers of such
+# a disk take one request at a time, and what a driver has to do yet is known to it alone.
+_PLACE, _PLACE_BYTES, _PLACES = "<IIIIIII4x", 32, 32
+
+
+class IdeDisk:
+    """The driver of the first channel's first disk."""
+
+    at_once = 1
+
+    def __init__(self, board: Board, memory: GuestMemory, control: int) -> None:
+        """Find the controller of a running machine.
+
+        Args:
+            board: reaches the devices of a running machine.
+            memory: the guest's.
+            control: guest-physical address of pages for what the driver keeps in RAM.
+
+        Raises:
+            NotApplicable: the machine has none.
+        """
+        self._machine, self._memory, self._tables = board.machine, memory, control
+        self._notes = Notes(memory, control + _PLACES * _PLACE_BYTES)
+        place = find_function(self._machine, lambda device: device["class_info"]["class"] == _IDE_CLASS)
+        if place is None:
+            raise NotApplicable("The machine has no IDE controller that is a bus master.")
+        self._function = PciFunction(self._machine, place)
+
+    def start(self) -> None:
+        """Let the controller write to guest RAM."""
+        self._function.give_ports(_BAR, _BUS_MASTER)
+        self._function.enable()
+
+    def resume(self, _told: int) -> list[int]:
+        """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
+        return self._notes.load()
+
+    def put(self, transfer: Transfer) -> int:
+        """Write a request, and the table that says where its data are, to guest RAM."""
+        first, size = transfer.address, transfer.size
+        # A length of 64 KiB is 0 in its 16 bits.
+        lengths = [min(_ENTRY_BYTES, size - at) % _ENTRY_BYTES for at in range(0, size, _ENTRY_BYTES)]
+        lengths[-1] |= _LAST_ENTRY
+        table = (first, lengths[0], first + _ENTRY_BYTES, lengths[-1])
+        place = struct.pack(_PLACE, *table, transfer.sector, transfer.sectors, transfer.writes)
+        self._memory.write(self._place(self._notes.given), place)
+        return self._notes.next()
+
+    def tell(self, request: int) -> None:
+        """Give the disk a request."""
+        place = self._place(request)
+        *_, sector, sectors, writes = struct.unpack(_PLACE, self._memory.read(place, _PLACE_BYTES))
+        self._put(_BM_COMMAND, 1, 0)
+        self._put(_BM_STATUS, 1, _FAILED | _INTERRUPT)
+        self._put(_BM_TABLE, 4, place)
+        write_port(self._machine, _DEVICE, 1, _USE_LBA | sector >> 24)
+        # 256 sectors are 0 in the register's 8 bits.
+        write_port(self._machine, _COUNT, 1, sectors & 0xFF)
+        for byte in range(3):
+            write_port(self._machine, _LBA + byte, 1, sector >> 8 * byte & 0xFF)
+        write_port(self._machine, _COMMAND, 1, _WRITE_DMA if writes else _READ_DMA)
+        self._put(_BM_COMMAND, 1, _START | (0 if writes else _TO_MEMORY))
+
+    def answers(self) -> list[Answer]:
+        """Return the answer to the one request that the disk can have, if it is there."""
+        if self._notes.seen == self._notes.given:
+            return []
+        status = read_port(self._machine, _BUS_MASTER + _BM_STATUS, 1)
+        if status & _ACTIVE or not status & (_INTERRUPT | _FAILED):
+            return []
+        found = read_port(self._machine, _COMMAND, 1)
+        # So that the next request is not taken for answered.
+        self._put(_BM_STATUS, 1, _FAILED | _INTERRUPT)
+        self._notes.seen += 1
+        failed = status & _FAILED or found & _ERROR
+        return [Answer(self._notes.seen - 1, found if failed else 0)]
+
+    def _place(self, request: int) -> int:
+        return self._tables + request % _PLACES * _PLACE_BYTES
+
+    def _put(self, register: int, size: int, value: int) -> None:
+        write_port(self._machine, _BUS_MASTER + register, size, value)

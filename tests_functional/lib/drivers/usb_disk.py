@@ -1,0 +1,121 @@
+"""Plays the driver of a USB disk behind an xHCI controller.
+
+See USB Mass Storage Class, Bulk-Only Transport 1.0, 5 (a command's and a status' frame).
+"""
+
+from __future__ import annotations
+
+import struct
+
+from harness.errors import SetupBroken
+from harness.qemu.architectures import TARGET_PAGE_BYTES
+from harness.qemu.board import Board
+from harness.qemu.guest_memory import GuestMemory
+from tests_functional.lib.drivers.disk import Answer, Notes, Transfer, carry_out
+from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, TRIES, transfer_command
+from tests_functional.lib.drivers.xhci import CONTROL_PAGES, IN, OUT, Xhci
+from tests_functional.lib.patience import patient
+
+_FRAME, _FRAME_BYTES, _ANSWER_BYTES, _FROM_DISK = b"USBC", 31, 13, 0x80
+_PLACES, _FRAME_PLACE, _ANSWER_PLACE = 32, 64, 32
+
+
+class UsbDisk:
+    """The driver; all that it knows is in guest RAM and in the controller."""
+
+    at_once = 1
+
+    def __init__(self, board: Board, memory: GuestMemory, control: int) -> None:
+        """Find the controller of a running machine.
+
+        Args:
+            board: reaches the devices of a running machine.
+            memory: the guest's.
+            control: guest-physical address of pages for what the driver keeps in RAM.
+
+        Raises:
+            SetupBroken: the machine has none.
+        """
+        self._machine, self._memory = board.machine, memory
+        self._controller = Xhci(board, memory, control)
+        self._frames = control + CONTROL_PAGES * TARGET_PAGE_BYTES
+        self._answers = self._frames + _PLACES * _FRAME_PLACE
+        self._notes = Notes(memory, self._answers + _PLACES * _ANSWER_PLACE)
+
+    def start(self) -> None:
+        """Start the controller, and make the disk ready.
+
+        Raises:
+            SetupBroken: one of them does not answer as it must.
+        """
+        self._controller.start()
+        with patient(self._machine) as deadline:
+            for attempt in range(TRIES):
+                request = self._command(TEST_UNIT_READY, 0, _FROM_DISK)
+                self._take_answer()
+                try:
+                    carry_out(self, [request], "USB disk", deadline)
+                    return
+                except SetupBroken:
+                    if attempt == TRIES - 1:
+                        raise
+
+    def resume(self, _told: int) -> list[int]:
+        """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
+        self._controller.resume()
+        return self._notes.load()
+
+    def put(self, transfer: Transfer) -> int:
+        """Write a request to the rings, and send the disk the command of one that reads.
+
+        A restored controller looks at the ring that comes from the disk first, and a disk without a command
+        would take that for an error.
+
+        Raises:
+            PageProtected: a background snapshot protects a page of the driver.
+        """
+        command, half = transfer_command(transfer), transfer.size // 2
+        data = [(transfer.address, half), (transfer.address + half, half)]
+        if transfer.writes:
+            request = self._command(command, transfer.size, 0, *data)
+            self._take_answer()
+            return request
+        request = self._command(command, transfer.size, _FROM_DISK)
+        self._controller.ring(OUT)
+        # In two transfers: where one waits for all of the data, QEMU 10.0 forgets a status that is asked for
+        # already (hw/usb/dev-storage.c usb_msd_command_complete()).
+        self._take_answer(*data)
+        return request
+
+    def tell(self, _request: int) -> None:
+        """Have the controller send what is in the rings, and take what comes."""
+        self._controller.ring(OUT)
+        self._controller.ring(IN)
+
+    def answers(self) -> list[Answer]:
+        """Return the answer to the one request that the disk can have, if it is there.
+
+        Raises:
+            SetupBroken: the controller reports an error.
+        """
+        request = self._notes.seen
+        if request == self._notes.given or not self._controller.reported(IN):
+            return []
+        self._notes.seen += 1
+        return [Answer(request, self._memory.read(self._answer(request) + _ANSWER_BYTES - 1, 1)[0])]
+
+    def _command(self, command: bytes, size: int, direction: int, *data: tuple[int, int]) -> int:
+        """Put a command, and data to the disk, into the ring; return the request's number."""
+        request = self._notes.given
+        frame = struct.pack("<4sIIBBB16s", _FRAME, request + 1, size, direction, 0, len(command), command)
+        address = self._frames + request % _PLACES * _FRAME_PLACE
+        self._memory.write(address, frame)
+        self._controller.add(OUT, [(address, _FRAME_BYTES), *data])
+        return self._notes.next()
+
+    def _take_answer(self, *data: tuple[int, int]) -> None:
+        """Put room for data from the disk, and for the status of the last request, into the ring."""
+        self._controller.add(IN, [*data, (self._answer(self._notes.given - 1), _ANSWER_BYTES)])
+
+    def _answer(self, request: int) -> int:
+        return self._answers + request % _PLACES * _ANSWER_PLACE

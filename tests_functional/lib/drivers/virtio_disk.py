@@ -1,0 +1,165 @@
+"""Plays the driver of a virtio disk, virtio-blk or one behind virtio-scsi.
+
+See VIRTIO 1.2, 5.2.6 (requests of virtio-blk) and 5.6.6.1 (of virtio-scsi).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.errors import SetupBroken
+from harness.qemu.architectures import TARGET_PAGE_BYTES
+from harness.qemu.board import Board
+from harness.qemu.guest_memory import GuestMemory
+from harness.qemu.virtio_driver import Buffer, Queue
+from tests_functional.lib.drivers.disk import Answer, Notes, Transfer, carry_out
+from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, TRIES, transfer_command
+from tests_functional.lib.patience import patient
+
+_QUEUE_SIZE, _PER_REQUEST = 128, 3
+_PLACES = _QUEUE_SIZE // _PER_REQUEST
+_HEADER_PLACE, _ANSWER_PLACE = 64, 128
+_UNANSWERED = b"\xff"
+_INDEX = 1 << 16
+# Of virtio-scsi, target 0, and unit 0 in its flat form; and the size of an answer.
+_UNIT, _SCSI_ANSWER_BYTES = bytes((1, 0, 0x40, 0, 0, 0, 0, 0)), 108
+
+
+@dataclass(frozen=True)
+class VirtioDiskKind:
+    """What virtio-blk and virtio-scsi differ in.
+
+    Attributes:
+        number: of the device, in VIRTIO 1.2, section 5.
+        queue: number of the queue for requests.
+        name: of the disk, for errors.
+        header: makes the part of a request that the device reads before data.
+        answer_bytes: size of the part that it writes beside data.
+        answer_first: whether that comes before the data that it writes.
+        status: returns the status in an answer.
+        scsi: whether it is a SCSI disk, which has to get ready.
+    """
+
+    number: int
+    queue: int
+    name: str
+    header: Callable[[int, Transfer], bytes]
+    answer_bytes: int
+    answer_first: bool
+    status: Callable[[bytes], int]
+    scsi: bool
+
+
+def _scsi_request(number: int, command: bytes) -> bytes:
+    return struct.pack("<8sQBBB32s", _UNIT, number, 0, 0, 0, command)
+
+
+BLK = VirtioDiskKind(
+    2,
+    0,
+    "disk",
+    lambda _, transfer: struct.pack("<IIQ", transfer.writes, 0, transfer.sector),
+    1,
+    False,
+    lambda answer: answer[0],
+    False,
+)
+"""virtio-blk: the answer is the status."""
+
+SCSI = VirtioDiskKind(
+    8,
+    2,
+    "SCSI disk",
+    lambda number, transfer: _scsi_request(number, transfer_command(transfer)),
+    _SCSI_ANSWER_BYTES,
+    True,
+    # Status and response are behind two lengths and a qualifier.
+    lambda answer: int.from_bytes(answer[10:12], "big"),
+    True,
+)
+"""virtio-scsi, of the disk that is its first unit."""
+
+
+class VirtioDisk:
+    """The driver."""
+
+    at_once = _PLACES
+
+    def __init__(self, board: Board, memory: GuestMemory, control: int, kind: VirtioDiskKind) -> None:
+        """Find the disk of a running machine.
+
+        Args:
+            board: reaches the devices of a running machine.
+            memory: the guest's.
+            control: guest-physical address of pages for what the driver keeps in RAM.
+            kind: of the disk.
+
+        Raises:
+            SetupBroken: the machine has none.
+        """
+        self._machine, self._memory, self._kind = board.machine, memory, kind
+        self._queue = Queue(memory, control, _QUEUE_SIZE)
+        self._headers = self._queue.end
+        self._answers = self._headers + TARGET_PAGE_BYTES
+        self._notes = Notes(memory, self._answers + _PLACES * _ANSWER_PLACE)
+        self._device = board.virtio(kind.number, kind.queue)
+
+    def start(self) -> None:
+        """Set the device up, and wait until the disk takes requests.
+
+        Raises:
+            SetupBroken: it does not.
+        """
+        self._queue.lay_out([])
+        self._device.start(self._queue)
+        if not self._kind.scsi:
+            return
+        with patient(self._machine) as deadline:
+            for attempt in range(TRIES):
+                header = _scsi_request(0, TEST_UNIT_READY)
+                try:
+                    carry_out(self, [self._put(header, [])], self._kind.name, deadline)
+                    return
+                except SetupBroken:
+                    if attempt == TRIES - 1:
+                        raise
+
+    def resume(self, _told: int) -> list[int]:
+        """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
+        return self._notes.load()
+
+    def put(self, transfer: Transfer) -> int:
+        """Write a request and its buffers to guest RAM, and offer it to the device."""
+        data = Buffer(transfer.address, transfer.size, written=not transfer.writes)
+        return self._put(self._kind.header(self._notes.given, transfer), [data])
+
+    def tell(self, _request: int) -> None:
+        """Tell the device that there are requests; it sees all that are offered."""
+        self._device.notify()
+
+    def answers(self) -> list[Answer]:
+        """Return what the device has put into its ring since the last call, doubled requests as well."""
+        count = (self._queue.used_count() - self._notes.seen) % _INDEX
+        chains = self._queue.used_chains(self._notes.seen % _INDEX, count)
+        self._notes.seen += count
+        return [self._answer(first // _PER_REQUEST) for first, _ in chains]
+
+    def _answer(self, place: int) -> Answer:
+        found = self._memory.read(self._answers + place * _ANSWER_PLACE, self._kind.answer_bytes)
+        return Answer(self._notes.latest(place, _PLACES), self._kind.status(found))
+
+    def _put(self, header: bytes, data: list[Buffer]) -> int:
+        place = self._notes.given % _PLACES
+        head = Buffer(self._headers + place * _HEADER_PLACE, len(header), written=False)
+        answer = Buffer(self._answers + place * _ANSWER_PLACE, self._kind.answer_bytes)
+        self._memory.write(head.address, header)
+        self._memory.write(answer.address, _UNANSWERED * answer.size)
+        # What the device reads comes before what it writes.
+        later = self._kind.answer_first and all(buffer.written for buffer in data)
+        chain = [head, answer, *data] if later else [head, *data, answer]
+        number = self._notes.next()
+        self._queue.describe(place * _PER_REQUEST, chain)
+        self._queue.offer_chain(place * _PER_REQUEST)
+        return number
