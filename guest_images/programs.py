@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness.deadline import patient
 from harness.errors import Evidence, SetupBroken
 
 _LINE_SECONDS = 60.0
@@ -29,13 +30,14 @@ def run_program(
         name: the program's name in a message, e.g. `mke2fs`.
         task: its task in a message, e.g. `make the disk`.
         command: the command line.
-        seconds: limit for the program.
+        seconds: limit for the program on a usual host.
         environment: all of its variables but LC_ALL; by default those of this process.
         cwd: the folder that it runs in; by default the one of this process.
 
     Raises:
         SetupBroken: the program could not be started, or did not end in time; it and its children are killed.
     """
+    limit = patient(seconds)
     try:
         # A process group of its own: a compiler's driver, killed alone, leaves the compiler proper running.
         with subprocess.Popen(
@@ -50,14 +52,14 @@ def run_program(
             process_group=0,
         ) as process:
             try:
-                output, errors = process.communicate(timeout=seconds)
+                output, errors = process.communicate(timeout=limit)
             except BaseException:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
     except OSError as error:
         raise SetupBroken(f"{name} could not be started: {error.strerror}.", Evidence(command)) from error
     except subprocess.TimeoutExpired as error:
-        raise SetupBroken(f"{name} did not {task} within {seconds:.0f} s.", Evidence(command)) from error
+        raise SetupBroken(f"{name} did not {task} within {limit:.0f} s.", Evidence(command)) from error
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 

@@ -10,6 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.deadline import patient
 from harness.errors import Evidence, NoSubject
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 
@@ -143,18 +144,19 @@ def has_block_driver(executable: Path, driver: str, options: str = "") -> bool:
 
 
 def _ask(executable: Path, *arguments: str, said: str = "") -> str:
+    limit = patient(_ANSWER_SECONDS)
     try:
         done = subprocess.run(
             [executable, *arguments],
             input=said.encode(),
             capture_output=True,
-            timeout=_ANSWER_SECONDS,
+            timeout=limit,
             check=False,
             env={**os.environ, "LC_ALL": "C"},
         )
     except subprocess.TimeoutExpired as error:
         raise NoSubject(
-            f"'{executable}' did not answer '{' '.join(arguments)}' within {_ANSWER_SECONDS:.0f} s."
+            f"'{executable}' did not answer '{' '.join(arguments)}' within {limit:.0f} s."
         ) from error
     except OSError as error:
         raise NoSubject(f"'{executable}' cannot be run: {error.strerror}.") from error

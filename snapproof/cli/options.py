@@ -65,4 +65,5 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
         formats=tuple(arguments.format),
         events=arguments.events,
         bisect=arguments.bisect,
+        patience=arguments.patience,
     )

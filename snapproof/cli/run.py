@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from harness.deadline import more_patience, patience
 from harness.errors import NoSubject
 from harness.hosts.local import local_facts
 from harness.status import EXIT_FAIL, Status
@@ -48,7 +49,13 @@ def run(arguments: argparse.Namespace) -> int:
     if options.prefers_bare:
         rows = tuple(row.quick() for row in rows)
     progress = Progress()
-    with EventStream(options.events, progress.line) as stream, stream.printing:
+    with (
+        more_patience(options.patience),
+        EventStream(options.events, progress.line) as stream,
+        stream.printing,
+    ):
+        if (factor := patience()) != 1:
+            options = replace(options, patience=factor)
         return _run(options, _stretched(rows, options.repeat), progress, stream)
 
 

@@ -19,6 +19,7 @@ from avocado.core.job import Job
 from avocado.core.suite import TestSuite
 
 import tests_functional
+from harness.deadline import patient
 from harness.errors import SetupBroken
 from harness.status import Status, worst
 from snapproof.report.run_result import OutcomeRecord
@@ -114,7 +115,7 @@ def _suite(
         }
         runnables += _resolve(row, parameters)
     longest = max(row.seconds for row in rows)
-    config = {**config, "task.timeout.running": longest + _TASK_GRACE_SECONDS}
+    config = {**config, "task.timeout.running": patient(longest + _TASK_GRACE_SECONDS)}
     return TestSuite(name, config=config, tests=runnables, job_config=config)
 
 
@@ -171,8 +172,8 @@ def _collect(row: ProfileRow, folder: Path, seconds: float, killed: str = "") ->
         sentence = "The run was interrupted before this test had reported."
     else:
         sentence = (
-            f"The test did not report; it had {row.seconds} s, and the run of the tests ended after "
-            f"{seconds:.0f} s. See '{folder / 'avocado'}' and the test's own logs."
+            f"The test did not report; it had {patient(row.seconds):.0f} s, and the run of the tests ended "
+            f"after {seconds:.0f} s. See '{folder / 'avocado'}' and the test's own logs."
         )
     return _unreported(OutcomeRecord(row.name, Status.ERROR, sentence, folder=str(place)), folder / place)
 

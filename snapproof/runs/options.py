@@ -134,6 +134,7 @@ class RunOptions:
         formats: names of further forms to write the results in.
         events: where events go, as given with `--events`.
         bisect: whether the exit code is for `git bisect run`.
+        patience: the factor by which time limits are multiplied, None for the one of the environment.
     """
 
     profile: str = "smoke"
@@ -149,6 +150,7 @@ class RunOptions:
     formats: tuple[str, ...] = ()
     events: str | None = None
     bisect: bool = False
+    patience: float | None = None
 
     @property
     def prefers_bare(self) -> bool:
@@ -202,6 +204,8 @@ class RunOptions:
             yield "mirror", stack.mirror
         for name, value in stack.own.given().items():
             yield name, value.absolute() if isinstance(value, Path) else value
+        if self.patience is not None:
+            yield "patience", f"{self.patience:g}"
         if self.repeat != 1:
             yield "repeat", self.repeat
         if self.filter:

@@ -16,7 +16,7 @@ from guest_images.guests.image import build_guest
 from guest_images.guests.init_script import READY_LINE
 from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import provision_qemu
-from harness.deadline import Deadline
+from harness.deadline import Deadline, patience
 from harness.errors import MachineryMissing, UsageError
 from harness.hosts.local import local_facts
 from harness.hosts.spec import LOCAL
@@ -155,8 +155,15 @@ def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack,
         "guest_image": image.name,
         "guest_image_digest": image.digest,
         **machine_environment(stack),
+        **patience_environment(),
     }
     return stack, environment
+
+
+def patience_environment() -> dict[str, float]:
+    """Return the factor of time limits as part of a result's environment, nothing where it is 1."""
+    factor = patience()
+    return {} if factor == 1 else {"patience": factor}
 
 
 def _require_accelerator(wanted: str, qemu: QemuFacts) -> None:

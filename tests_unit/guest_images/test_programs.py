@@ -15,7 +15,7 @@ from guest_images.cache import Cache
 from guest_images.hosts import kernel_build
 from guest_images.programs import first_output_line, run_program
 from guest_images.provisioning import Provisioning
-from harness.deadline import Deadline
+from harness.deadline import Deadline, more_patience
 from harness.errors import SetupBroken
 from tests_unit.support.hanging_compiler import hanging_cc
 
@@ -36,6 +36,14 @@ def test_a_program_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None
     assert time.monotonic() - before < 60
     assert caught.value.evidence.command == command
     Deadline(20).wait_for(lambda: not _runs(int(child.read_text())), "The end of the child")
+
+
+def test_limit_grows_with_patience() -> None:
+    """A program that takes longer than its limit ends well, and a sentence names the time that it had."""
+    with more_patience(50):
+        assert run_program("sh", "end", ["sh", "-c", "sleep 0.3"], 0.1).returncode == 0
+    with more_patience(2), pytest.raises(SetupBroken, match=r"did not end within 2 s\."):
+        run_program("sleep", "end", ["sleep", "100"], 1)
 
 
 def test_a_program_that_cannot_be_started_says_so(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from harness.deadline import PATIENCE_VARIABLE, read_patience
 from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
 from snapproof.cli.arguments.later import later
 from snapproof.cli.arguments.stack import add_stack_arguments, seed_number
@@ -63,6 +64,13 @@ def _add_tests(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="N",
         help="tests side by side (default: as many as fit)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=read_patience,
+        metavar="FACTOR",
+        help="multiply all time limits, for a host or a QEMU that is slow by its nature (default: "
+        f"${PATIENCE_VARIABLE}, or 1)",
     )
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from harness.deadline import PATIENCE_VARIABLE, patience
 from snapproof.cli import run as run_module
 from snapproof.cli.command import main, make_parser, with_dashes
 from snapproof.cli.options import run_options
 from snapproof.report.run_result import OutcomeRecord
 from snapproof.runs.matrix import Leg
 from snapproof.runs.options import OwnGuestOptions, RunOptions, StackOptions
+from snapproof.runs.stack import patience_environment
 from tests_unit.support.scenario_values import stack
 
 # They say where results go, in which form, and how fast: none of it changes a test's outcome.
@@ -27,6 +30,7 @@ _VALUES = {
     "--seed": "7",
     "--repeat": "3",
     "--shard": "2/3",
+    "--patience": "2.5",
     "--qemu": "debian-12",
     "--accel": "tcg",
     "--guest": "debian-13",
@@ -174,3 +178,57 @@ def test_list_for_a_guest(capsys: pytest.CaptureFixture[str]) -> None:
     ] == ["machines.q35-uefi"]
     assert main(["run", "--list", "--guest", "no-such-guest"]) == 2
     assert "There is no guest 'no-such-guest'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "variable", "factor", "told"),
+    [
+        ([], None, 1.0, None),
+        ([], "1", 1.0, None),
+        ([], "3", 3.0, "3"),
+        (["--patience", "2.5"], None, 2.5, "2.5"),
+        (["--patience", "2.5"], "3", 2.5, "2.5"),
+        (["--patience", "1"], "3", 1.0, "1"),
+    ],
+)
+def test_patience_of_a_run(
+    words: list[str], variable: str | None, factor: float, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time limits have the factor during the run, and its command has it wherever it comes from."""
+    found: list[tuple[float, list[str]]] = []
+
+    def keep(options: RunOptions, *_: object) -> int:
+        found.append((patience(), options.as_command()))
+        return 0
+
+    monkeypatch.setattr(run_module, "_run", keep)
+    monkeypatch.delenv(PATIENCE_VARIABLE, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(PATIENCE_VARIABLE, variable)
+    before = patience()
+    assert main(["run", *words]) == 0
+    ((during, command),) = found
+    assert during == factor
+    named = [value for option, value in pairwise(command) if option == "--patience"]
+    assert named == ([told] if told else [])
+    assert patience() == before
+
+
+@pytest.mark.parametrize("variable", ["0.5", "long"])
+def test_wrong_patience_ends_a_run_before_it_begins(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A factor that cannot be used is the user's error, and leaves no results folder."""
+    monkeypatch.setenv(PATIENCE_VARIABLE, variable)
+    assert main(["run", "--results", str(tmp_path / "results")]) == 2
+    assert f"SNAPPROOF_PATIENCE is '{variable}'" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(("variable", "told"), [("1", {}), ("2.5", {"patience": 2.5})])
+def test_results_have_the_patience(
+    variable: str, told: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run with longer limits can be told from others; usual results are as they were."""
+    monkeypatch.setenv(PATIENCE_VARIABLE, variable)
+    assert patience_environment() == told

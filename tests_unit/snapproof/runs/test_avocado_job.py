@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.deadline import more_patience
 from harness.status import Status
 from snapproof.runs import avocado_job, interruption, spawner
 from snapproof.runs.avocado_job import run_plan
@@ -151,6 +152,18 @@ def test_test_that_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert sentence.startswith(
         "The test did not report; it had 1 s, and the run of the tests ended after N s."
     )
+
+
+def test_time_out_of_a_test_grows_with_patience(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test may take the factor's time: one that sleeps beyond the usual time-out is waited for."""
+    monkeypatch.setattr(avocado_job, "_TASK_GRACE_SECONDS", 0)
+    file, folder = _placed(tmp_path)
+    row = ProfileRow("t.sleep", f"{file}:Vanishing.test_sleep", "reason", seconds=1)
+    with more_patience(4):
+        (outcome,) = run_plan(Plan((row,), (), 1), _COMMON, folder).values()
+    found = re.search(r"it had 4 s, and the run of the tests ended after (\d+) s", outcome.sentence)
+    assert found is not None, outcome.sentence
+    assert int(found[1]) >= 4
 
 
 _FOREIGN = """
