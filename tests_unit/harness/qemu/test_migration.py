@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from harness.codes import Code, Fields
-from harness.deadline import Deadline
+from harness.deadline import PATIENCE_VARIABLE, Deadline
 from harness.errors import HostTooBusy, NotApplicable, SubjectFailed
 from harness.qemu import migration
 from harness.qemu.architectures import TARGET_PAGE_BYTES
@@ -225,6 +225,35 @@ def test_save_that_has_stopped_sending(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SubjectFailed) as caught:
         migration.wait_completed(_scripted({"status": "active", "ram": ram}), Deadline(0.1))
     assert caught.value.code is Code.SAVE_UNFINISHED
+
+
+@pytest.mark.parametrize(("patience", "wrong"), [("1", SubjectFailed), ("100", HostTooBusy)])
+def test_pause_that_excuses_a_save_grows_with_patience(
+    patience: str, wrong: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a host that is slower by a factor, a page may be that much longer ago."""
+    monkeypatch.setattr(migration, "_PROGRESS_SECONDS", 0.02)
+    ram = {"normal": 5, "duplicate": 1, "total": 100 * TARGET_PAGE_BYTES, "page-size": TARGET_PAGE_BYTES}
+    limit = Deadline(0.1)
+    monkeypatch.setenv(PATIENCE_VARIABLE, patience)
+    with pytest.raises(wrong):
+        migration.wait_completed(_scripted({"status": "active", "ram": ram}), limit)
+
+
+def test_save_is_not_blamed_for_slow_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only answers tell whether a save goes on, not how long snapproof takes for the words of its error."""
+    monkeypatch.setattr(migration, "_PROGRESS_SECONDS", 0.05)
+    total = {"total": 100 * TARGET_PAGE_BYTES, "page-size": TARGET_PAGE_BYTES}
+    machine = _scripted({"status": "active", "ram": {"normal": 7, **total}})
+    failure = machine.failure
+
+    def slow_failure(*words: Any) -> SubjectFailed:
+        time.sleep(0.1)
+        return cast(SubjectFailed, failure(*words))
+
+    monkeypatch.setattr(machine, "failure", slow_failure)
+    with pytest.raises(HostTooBusy):
+        migration.wait_completed(machine, Deadline(0))
 
 
 def test_clean_up_is_waited_for() -> None:
