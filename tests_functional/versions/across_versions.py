@@ -60,6 +60,8 @@ def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
 def kept_stack(stack: Stack) -> Stack:
     """Return the stack with a machine and a CPU model that newer versions of QEMU have alike.
 
+    Where another CPU model takes the place of the usual one, its accelerator is TCG.
+
     Raises:
         NotApplicable: QEMU does not keep this machine type, or the CPU model that the user names.
     """
@@ -75,7 +77,10 @@ def kept_stack(stack: Stack) -> Stack:
             f"CPU model '{stack.cpu}' is another processor in each version of QEMU, so a newer one need not "
             "restore its snapshots; name another with --cpu."
         )
-    return replace(stack, cpu=stack.cpu or architecture.kept_cpu)
+    if stack.cpu or not architecture.kept_cpu:
+        return stack
+    # KVM runs the model of the host alone, and that moves (QEMU 10.0 target/arm/kvm.c kvm_arch_init_vcpu()).
+    return replace(stack, cpu=architecture.kept_cpu, accel="tcg")
 
 
 def _machine_type(snapshot: Snapshot) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import NotApplicable
-from harness.qemu.architectures import AARCH64, ARCHITECTURES, RISCV64, Architecture
+from harness.qemu.architectures import AARCH64, ARCHITECTURES, RISCV64, X86_64, Architecture
 from tests_functional.lib.guest import Stack
 from tests_functional.versions.across_versions import kept_stack
 from tests_unit.support.scenario_values import stack
@@ -29,6 +29,18 @@ def test_cpu_model_that_moves_is_replaced(tmp_path: Path) -> None:
             assert kept.cpu == architecture.kept_cpu
             assert bool(kept.cpu) == moves
     assert kept_stack(_on(tmp_path, AARCH64, "cortex-a72,pmu=off")).cpu == "cortex-a72,pmu=off"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "cpu", "accel"),
+    [(AARCH64, "", "tcg"), (AARCH64, "cortex-a72", "kvm"), (X86_64, "", "kvm"), (X86_64, "qemu64", "kvm")],
+)
+def test_model_that_kvm_does_not_run(
+    architecture: Architecture, cpu: str, accel: str, tmp_path: Path
+) -> None:
+    """On an arm64 host KVM runs the host's own model alone, so one in its place runs under TCG."""
+    found = kept_stack(replace(_on(tmp_path, architecture, cpu), accel="kvm"))
+    assert (found.accel, found.cpu) == (accel, cpu or architecture.kept_cpu)
 
 
 @pytest.mark.parametrize("cpu", ["max", "host", "max,sve=off"])
