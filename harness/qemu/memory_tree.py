@@ -13,22 +13,8 @@ from dataclasses import dataclass
 from harness.errors import SetupBroken
 from harness.linux.host_mapping import HostMapping, host_mappings
 from harness.qemu.machine import Machine, known_pid
+from harness.qemu.monitor_tables import Place, parse_block_lines, parse_ranges, region_of
 
-# QEMU 10.0 system/physmem.c ram_block_format(): name ("" for RAM that no stream has), page size, offset,
-# used, total; since 8.2 the host address, and "ro" or "rw" of the memory region.
-_BLOCK = re.compile(
-    r"^ *(?P<idstr>\S.*?)?? *\d+ [KMG]iB +0x[0-9a-f]+ +0x(?P<used>[0-9a-f]+) +0x(?P<total>[0-9a-f]+)"
-    r"(?: +0x(?P<hva>[0-9a-f]+) +(?P<access>ro|rw))?\s*$",
-    re.MULTILINE,
-)
-# QEMU 10.0 system/memory.c mtree_print_flatview(): "first-last (prio N, type): name[ @offset][ owner...]".
-_RANGE = re.compile(
-    r"^\s*(?P<first>[0-9a-f]{16})-(?P<last>[0-9a-f]{16}) \(prio -?\d+, (?P<type>[^)]+)\): "
-    r"(?P<name>.*?)(?: @(?P<offset>[0-9a-f]{16}))?(?: KVM)?\s*$",
-    re.MULTILINE,
-)
-# The same: a view begins with the address spaces that have it.
-_VIEW, _CPU_SPACE = re.compile(r"^FlatView #\d+", re.MULTILINE), ' AS "memory",'
 # QEMU 10.0 qom/qom-hmp-cmds.c print_qom_composition(): two spaces for each level, "/name (type)".
 _OBJECT = re.compile(r"^(?P<indent> *)/(?P<name>.*) \((?P<type>[^()]+)\)\s*$", re.MULTILINE)
 # QEMU monitor/hmp-cmds-target.c hmp_gpa2hva().
@@ -50,25 +36,6 @@ ELSEWHERE = ", not for CPUs"
 """Behind the type of RAM that is in other address spaces only: of secure memory, of tags, of a device."""
 
 _TYPES = (ROM_DEVICE, RAM_DEVICE, NV_RAM, RAM, ROM)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A range of guest-physical addresses that RAM is at.
-
-    Attributes:
-        address: guest-physical address of its first byte.
-        size: in bytes.
-        offset: of its first byte in the RAM, in bytes.
-        type: what the memory tree calls it.
-        in_cpu_space: whether it is in the address space of CPUs, and not only in one of the machine's others.
-    """
-
-    address: int
-    size: int
-    offset: int
-    type: str
-    in_cpu_space: bool = True
 
 
 @dataclass(frozen=True)
@@ -167,7 +134,7 @@ def bytes_behind_main(found: Sequence[FoundRam]) -> int:
 
 def region_addresses(machine: Machine, name: str) -> tuple[int, ...]:
     """Return where the ranges of memory regions of a name begin for the guest's CPUs, in ascending order."""
-    places = _ranges(machine.hmp("info mtree -f")).get(name, [])
+    places = parse_ranges(machine.hmp("info mtree -f")).get(name, [])
     return tuple(sorted({place.address for place in places if place.in_cpu_space}))
 
 
@@ -190,26 +157,25 @@ def parse_ram(
         mappings: those of its process.
         host_address: returns where a guest-physical address lies in QEMU, 0 where it does not say.
     """
-    ranges, owners = _ranges(texts.tree), _owners(texts.objects)
-    lines = list(_BLOCK.finditer(texts.blocks))
-    named = {_region(line["idstr"]) for line in lines if line["idstr"]}
+    ranges, owners = parse_ranges(texts.tree), _owners(texts.objects)
+    lines = list(parse_block_lines(texts.blocks))
+    named = {region_of(line.idstr) for line in lines if line.idstr}
     nameless = [name for name, here in ranges.items() if name not in named and here[0].type != MMIO]
     found = []
     for line in lines:
-        used = int(line["used"], 16)
-        region = _region(line["idstr"]) if line["idstr"] else _taken(nameless, ranges, used)
-        address = int(line["hva"] or "0", 16)
+        used, address = line.used_bytes, line.host_address
+        region = region_of(line.idstr) if line.idstr else _taken(nameless, ranges, used)
         places = _own_places(ranges.get(region, []), address, host_address)
         if not address and (mapped := [place for place in places if place.in_cpu_space]):
             address = max(0, host_address(mapped[0].address) - mapped[0].offset)
         kind = RamKind(
-            _access(places, line["access"]),
+            _access(places, line.access),
             owners.get(region, "board"),
             _host_kind(mappings, address),
-            resizeable=used < int(line["total"], 16),
-            saved=bool(line["idstr"]),
+            resizeable=used < line.total_bytes,
+            saved=bool(line.idstr),
         )
-        found.append(FoundRam(line["idstr"] or "", region, used, address, kind, tuple(places)))
+        found.append(FoundRam(line.idstr, region, used, address, kind, tuple(places)))
     return tuple(found)
 
 
@@ -217,26 +183,6 @@ def is_protected(ram: FoundRam, mappings: Sequence[HostMapping]) -> bool | None:
     """Return whether userfaultfd gets the write faults of RAM, None where its address is not known."""
     mapping = _mapping_of(mappings, ram.host_address)
     return mapping.write_protected if mapping else None
-
-
-def _region(idstr: str) -> str:
-    """Return the name of a block's memory region: the block of a device has the device's path in front."""
-    return idstr if idstr.startswith("/") else idstr.rpartition("/")[2]
-
-
-def _ranges(tree: str) -> dict[str, list[Place]]:
-    """Return the ranges of the memory tree by the name of their region."""
-    found: dict[str, list[Place]] = {}
-    views = _VIEW.split(tree)
-    for view in views:
-        for line in _RANGE.finditer(view):
-            first, last = int(line["first"], 16), int(line["last"], 16)
-            offset = int(line["offset"] or "0", 16)
-            place = Place(first, last + 1 - first, offset, line["type"], _CPU_SPACE in view)
-            here = found.setdefault(line["name"], [])
-            if place not in here:
-                here.append(place)
-    return found
 
 
 def _taken(names: list[str], ranges: Mapping[str, list[Place]], size: int) -> str:
@@ -259,7 +205,7 @@ def _own_places(places: Sequence[Place], address: int, host_address: Callable[[i
     ]
 
 
-def _access(places: Sequence[Place], said: str | None) -> str:
+def _access(places: Sequence[Place], said: str) -> str:
     types = {place.type for place in places}
     by_cpus = {place.type for place in places if place.in_cpu_space}
     elsewhere = "" if by_cpus or not places else ELSEWHERE
@@ -268,7 +214,7 @@ def _access(places: Sequence[Place], said: str | None) -> str:
             return f"{name}{elsewhere}"
     if MMIO in types:
         return f"{ROM_DEVICE}{elsewhere}"
-    return {"ro": UNMAPPED_READ_ONLY, "rw": UNMAPPED_WRITABLE}.get(said or "", UNMAPPED)
+    return {"ro": UNMAPPED_READ_ONLY, "rw": UNMAPPED_WRITABLE}.get(said, UNMAPPED)
 
 
 def _owners(objects: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from harness.errors import MachineryMissing, SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine, known_pid
+from harness.qemu.monitor_tables import parse_block_lines, parse_ranges, region_of
 from harness.userfaultfd import libc
 
 _CHUNK_BYTES = 4 << 20
@@ -21,18 +22,6 @@ _CHUNK_BYTES = 4 << 20
 _UFFD_WP_BIT = np.uint64(1 << 57)
 # The same document: bit 63 is set for a page in RAM, bit 62 for one in swap space.
 _POPULATED = np.uint64(3 << 62)
-
-# QEMU softmmu/physmem.c ram_block_format(): name, page size, offset, used, total, and since 8.2 the
-# host address. A name may contain spaces, but never a newline. A memory backend that no device uses has no
-# name, and is in no stream.
-_BLOCK_LINE = re.compile(
-    r"^ *(?P<idstr>\S.*?) +(?P<psize>\d+ [KMG]iB) +0x[0-9a-f]+ +0x(?P<used>[0-9a-f]+) +"
-    r"0x[0-9a-f]+(?: +(?:0x(?P<hva>[0-9a-f]+)))?",
-    re.MULTILINE,
-)
-
-# QEMU softmmu/memory.c mtree_print_flatview(): a view, and the name of an address space that it is of.
-_VIEW, _OF_MEMORY = "FlatView #", ' AS "memory", root:'
 
 
 @dataclass(frozen=True)
@@ -69,10 +58,11 @@ class GoldenImage:
 
 
 def parse_ramblocks(text: str) -> tuple[RamBlock, ...]:
-    """Return the RAMBlocks that the human monitor's `info ramblock` lists in `text`."""
+    """Return the RAMBlocks of a stream that the human monitor's `info ramblock` lists in `text`."""
     return tuple(
-        RamBlock(match["idstr"], int(match["used"], 16), int(match["hva"] or "0", 16))
-        for match in _BLOCK_LINE.finditer(text)
+        RamBlock(line.idstr, line.used_bytes, line.host_address)
+        for line in parse_block_lines(text)
+        if line.idstr
     )
 
 
@@ -103,32 +93,13 @@ def main_block(machine: Machine) -> RamBlock:
 
 def _located(machine: Machine, block: RamBlock) -> RamBlock:
     """Find a block's address through the memory tree, for a QEMU whose `info ramblock` does not print it."""
-    # The RAMBlock of a device is named after the device's path; its memory region is not.
-    name = block.idstr if block.idstr.startswith("/") else block.idstr.rpartition("/")[2]
-    for gpa, offset in parse_places(machine.hmp("info mtree -f"), name):
-        answer = re.search(r"is 0x([0-9a-f]+)", machine.hmp(f"gpa2hva {gpa:#x}"))
+    for place in parse_ranges(machine.hmp("info mtree -f")).get(region_of(block.idstr), []):
+        if not place.in_cpu_space:
+            continue
+        answer = re.search(r"is 0x([0-9a-f]+)", machine.hmp(f"gpa2hva {place.address:#x}"))
         if answer:
-            return RamBlock(block.idstr, block.used_bytes, int(answer[1], 16) - offset)
+            return RamBlock(block.idstr, block.used_bytes, int(answer[1], 16) - place.offset)
     return block
-
-
-def parse_places(text: str, idstr: str) -> list[tuple[int, int]]:
-    """Return where a block is mapped into the guest, from the text of the human monitor's `info mtree -f`.
-
-    A line there reads ``0000000000100000-000000001fffffff (prio 0, ram): pc.ram @0000000000100000``. Only the
-    address space of the guest's memory counts, which `gpa2hva` takes its addresses to be of. The tags of
-    aarch64's Memory Tagging Extension have one of their own.
-
-    Returns:
-        For each mapped range its guest-physical address and its offset in the block, both in bytes.
-    """
-    pattern = re.compile(
-        rf"^\s*([0-9a-f]{{16}})-[0-9a-f]{{16}} .*?: {re.escape(idstr)}(?: @([0-9a-f]+))?(?!\S)(?! @)",
-        re.MULTILINE,
-    )
-    views = [view for view in text.split(_VIEW) if _OF_MEMORY in view] or [text]
-    found = (match for view in views for match in pattern.finditer(view))
-    return [(int(match[1], 16), int(match[2] or "0", 16)) for match in found]
 
 
 def dump_golden(machine: Machine, folder: Path) -> GoldenImage:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from harness.linux.host_mapping import HostMapping, parse_mappings
-from harness.qemu.memory_tree import FoundRam, Place, RamKind, RamTexts, is_protected, parse_ram
+from harness.qemu.memory_tree import FoundRam, RamKind, RamTexts, is_protected, parse_ram
+from harness.qemu.monitor_tables import Place
 
 # As QEMU 10.0.13 prints them, without the lines of other devices.
 _BLOCKS = """\

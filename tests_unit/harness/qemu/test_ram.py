@@ -16,9 +16,9 @@ import pytest
 from harness.errors import MachineryMissing, SetupBroken, SnapproofError
 from harness.qemu import ram
 from harness.qemu.machine import Machine
+from harness.qemu.monitor_tables import Place, parse_ranges
 from harness.qemu.ram import (
     RamBlock,
-    parse_places,
     parse_ramblocks,
     populated_bytes,
     populated_pages,
@@ -62,7 +62,9 @@ def test_other_text_has_no_blocks() -> None:
     assert parse_ramblocks("unknown command: 'info ramblock'\r\n") == ()
 
 
-_MTREE = """ Root memory region: system
+_MTREE = """FlatView #0
+ AS "memory", root: system
+ Root memory region: system
   0000000000000000-00000000000bffff (prio 0, ram): pc.ram
   00000000000c0000-00000000000dffff (prio 1, rom): pc.rom
   00000000000e0000-00000000000fffff (prio 0, rom): pc.bios @0000000000020000
@@ -73,9 +75,13 @@ _MTREE = """ Root memory region: system
 
 def test_places_in_the_memory_tree() -> None:
     """A range's offset inside its block counts: taking it for zero would shift all of RAM by it."""
-    assert parse_places(_MTREE, "pc.ram") == [(0, 0), (0x100000, 0x100000)]
-    assert parse_places(_MTREE, "pc.bios") == [(0xE0000, 0x20000), (0xFFFC0000, 0)]
-    assert parse_places(_MTREE, "pc") == []
+    ranges = parse_ranges(_MTREE)
+    assert ranges["pc.ram"] == [Place(0, 0xC0000, 0, "ram"), Place(0x100000, 0x1FF00000, 0x100000, "ram")]
+    assert ranges["pc.bios"] == [
+        Place(0xE0000, 0x20000, 0x20000, "rom"),
+        Place(0xFFFC0000, 0x40000, 0, "rom"),
+    ]
+    assert "pc" not in ranges
 
 
 _MTREE_WITH_TAGS = """FlatView #0
@@ -99,8 +105,19 @@ FlatView #2
 
 def test_other_address_spaces_do_not_count() -> None:
     """An address in the one of tags means other memory to `gpa2hva`: a golden image would have its bytes."""
-    assert parse_places(_MTREE_WITH_TAGS, "mach-virt.tag") == []
-    assert parse_places(_MTREE_WITH_TAGS, "mach-virt.ram") == [(0x40000000, 0)]
+    ranges = parse_ranges(_MTREE_WITH_TAGS)
+    assert [place.in_cpu_space for place in ranges["mach-virt.tag"]] == [False]
+    assert ranges["mach-virt.ram"] == [Place(0x40000000, 0x8000000, 0, "ram")]
+
+
+def test_block_that_is_only_in_another_address_space_has_no_address() -> None:
+    """`gpa2hva` would give the address of other memory."""
+    machine = _answering(
+        info_ramblock=_QEMU_7.replace("pc.ram", "mach-virt.tag"),
+        info_mtree__f=_MTREE_WITH_TAGS,
+        gpa2hva_0x2000000="Host virtual address for 0x2000000 (virt.flash0) is 0x7f0000100000\n",
+    )
+    assert [block.host_address for block in ram.ramblocks(machine)] == [0, 0]
 
 
 def test_pagemap_of_a_host_with_large_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +269,8 @@ def test_blocks_of_qemu_7_are_found_by_the_memory_tree() -> None:
     """The address is that of the first place in the guest that QEMU can translate, less the offset there."""
     machine = _answering(
         info_ramblock=_QEMU_7,
-        info_mtree__f="  0000000000100000-000000001fffffff (prio 0, ram): pc.ram @0000000000100000\n"
+        info_mtree__f='FlatView #0\n AS "memory", root: system\n'
+        "  0000000000100000-000000001fffffff (prio 0, ram): pc.ram @0000000000100000\n"
         "  00000000fd000000-00000000fdffffff (prio 1, ram): vga.vram\n",
         gpa2hva_0x100000="Host virtual address for 0x100000 (pc.ram) is 0x7f0000100000\n",
         gpa2hva_0xfd000000="Host virtual address for 0xfd000000 (vga.vram) is 0x7f1000000000\n",

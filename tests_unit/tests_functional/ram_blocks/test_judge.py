@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from harness.codes import Code
-from harness.qemu.memory_tree import FoundRam, Place, RamKind, bytes_behind_main
+from harness.qemu.memory_tree import FoundRam, RamKind, bytes_behind_main
+from harness.qemu.monitor_tables import Place
 from harness.status import Status
 from tests_functional.ram_blocks.judge import judge_kinds, judge_protected, judge_saved
 from tests_functional.ram_blocks.kinds import KNOWN_KINDS, Writer, known_kind
