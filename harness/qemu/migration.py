@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.codes import Code
 from harness.deadline import Deadline, patient
-from harness.errors import HostTooBusy, NotApplicable, SnapproofError
+from harness.errors import HostTooBusy, NotApplicable, SetupBroken, SnapproofError
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
 from harness.qemu.messages import said
@@ -347,6 +347,23 @@ def wait_cleaned_up(machine: Machine, deadline: Deadline) -> None:
 
 def _words(refusal: CommandRefused) -> str:
     return refusal.reason or "QEMU gives no reason"
+
+
+def require_under_way(machine: Machine, proves_nothing: str) -> None:
+    """Check that a save still goes on, so that what a test has just done was done while RAM was saved.
+
+    Args:
+        machine: QEMU.
+        proves_nothing: one full sentence about a save that was completed before.
+
+    Raises:
+        SubjectFailed: the save has failed or was cancelled, which is QEMU's doing.
+        SetupBroken: it is over.
+    """
+    answer = machine.query_migrate()
+    _check_not_failed(machine, answer)
+    if answer.get("status") != "active":
+        raise SetupBroken(proves_nothing)
 
 
 def _check_not_failed(machine: Machine, answer: dict[str, Any]) -> None:

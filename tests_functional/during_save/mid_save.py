@@ -139,14 +139,17 @@ def await_write(machine: Machine, counters: AgentCounters, limit: Deadline) -> t
 
     Raises:
         SetupBroken: RAM was saved before that, so that nothing can be proven.
+        SubjectFailed: the save has failed.
     """
     before = counters.steps()
-    while machine.query_migrate().get("status") == "active" and not limit.expired:
+    sentence = "The save was over before the guest had written a page, so this run proves nothing."
+    while not limit.expired:
+        migration.require_under_way(machine, sentence)
         now = counters.steps()
         if all(later > earlier for earlier, later in zip(before, now, strict=True)):
             return now
         machine.pause(limit)
-    raise SetupBroken("The save was over before the guest had written a page, so this run proves nothing.")
+    raise SetupBroken("The guest has not written a page while RAM was saved, so this run proves nothing.")
 
 
 def wait_ending(machine: Machine, limit: Deadline) -> Ending:

@@ -18,6 +18,7 @@ from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
 from harness.linux.held import held
+from harness.qemu import migration
 from harness.qemu.configuration import MIB
 from harness.qemu.machine import Machine, known_pid
 from harness.qemu.page_states import Flags, page_states, protected_pages
@@ -142,6 +143,7 @@ class _Disturbed:
 
         Raises:
             SetupBroken: the save ended before, so that this proves nothing.
+            SubjectFailed: it failed.
         """
         protected = protected_pages(self._machine, self._block)
         met = np.zeros(len(protected), np.bool_)
@@ -223,8 +225,8 @@ class _Disturbed:
 
     def _require_active(self, so_far: str) -> None:
         # The status is read after the counts, so what was counted came before the end of the save.
-        if self._machine.query_migrate().get("status") != "active":
-            raise SetupBroken(f"The save ended when {so_far}, so this run proves nothing.")
+        sentence = f"The save ended when {so_far}, so this run proves nothing."
+        migration.require_under_way(self._machine, sentence)
 
     def _met(self) -> CheckResult:
         facts = {

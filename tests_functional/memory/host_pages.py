@@ -109,7 +109,7 @@ def part_merged(source: Source, file_mib: int) -> None:
     """Have the guest write to the file, and wait until the writes have unmerged enough pages.
 
     Raises:
-        SetupBroken: the save ended before.
+        SetupBroken: the save ended before. SubjectFailed: it failed.
     """
     machine = source.guest.machine
     block = main_block(machine)
@@ -119,11 +119,11 @@ def part_merged(source: Source, file_mib: int) -> None:
     while written < _LEAST_PARTED_MIB:
         now = _mapped(machine, block, MERGED_PAGES)
         # The status is read after the count, so the counted pages were written before the end of the save.
-        if machine.query_migrate().get("status") != "active":
-            raise SetupBroken(
-                f"The save ended when {written:.1f} MiB of merged pages had been written, fewer than "
-                f"{_LEAST_PARTED_MIB}, so this run proves nothing."
-            )
+        migration.require_under_way(
+            machine,
+            f"The save ended when {written:.1f} MiB of merged pages had been written, fewer than "
+            f"{_LEAST_PARTED_MIB}, so this run proves nothing.",
+        )
         written = (at_first - now) / MIB
         # Reading smaps locks QEMU's address space, so QEMU gets time in between.
         machine.pause(Deadline(1), 0.2)

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from guest_images.agent.bare_agent import BareAgent
 from harness.deadline import Deadline
-from harness.errors import SetupBroken
 from harness.linux.huge_pages import huge_pages_disabled
 from harness.qemu import migration
 from harness.qemu.architectures import TARGET_PAGE_BYTES
@@ -130,7 +129,7 @@ def _look_on(machine: Machine, untouched: _Untouched, holes: BareAgent | None = 
         holes: a bare guest's agent, which is asked to write; a kernel writes by itself.
 
     Raises:
-        SetupBroken: the save ended before that.
+        SetupBroken: the save ended before that. SubjectFailed: it failed.
     """
     written_at_first = _written(machine, untouched)
     if holes:
@@ -138,11 +137,11 @@ def _look_on(machine: Machine, untouched: _Untouched, holes: BareAgent | None = 
     while untouched.met < _LEAST_PAGES:
         written = _written(machine, untouched)
         # The status is read after the count, so the counted pages were written before the end of the save.
-        if machine.query_migrate().get("status") != "active":
-            raise SetupBroken(
-                f"The save ended when {untouched.met} pages that were never touched had been written, fewer "
-                f"than {_LEAST_PAGES}, so this run proves nothing."
-            )
+        migration.require_under_way(
+            machine,
+            f"The save ended when {untouched.met} pages that were never touched had been written, fewer "
+            f"than {_LEAST_PAGES}, so this run proves nothing.",
+        )
         untouched.met = written - written_at_first
 
 

@@ -254,7 +254,7 @@ def _plug_meanwhile(machine: Machine, name: str, kind: PluggedKind) -> CheckResu
     """Try to plug memory in while RAM is saved, and judge QEMU's answer.
 
     Raises:
-        SetupBroken: the save had already ended.
+        SetupBroken: the save was already over. SubjectFailed: it has failed.
     """
     problems, words = [], ""
     try:
@@ -275,9 +275,7 @@ def _plug_meanwhile(machine: Machine, name: str, kind: PluggedKind) -> CheckResu
                     f"QEMU's message '{words}' does not name the save.",
                 )
             )
-    status = machine.query_migrate().get("status")
-    if status != "active":
-        raise SetupBroken(
-            f"The save was '{status}' before the memory was plugged in, so this run proves nothing."
-        )
+    migration.require_under_way(
+        machine, "The save was over before the memory was plugged in, so this run proves nothing."
+    )
     return judged(f"memory/{name}/refusal", _MEANWHILE, problems, {"words": words})

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from harness.errors import NotApplicable, SetupBroken
 from harness.linux.host_mapping import host_mappings
+from harness.qemu import migration
 from harness.qemu.configuration import MIB
 from harness.qemu.machine import known_pid
 from harness.qemu.memory_tree import FoundRam, bytes_behind_main, find_ram, is_protected
@@ -132,6 +133,7 @@ class _Written:
 
         Raises:
             SetupBroken: a kind was not written, or RAM was saved already, so this proves nothing.
+            SubjectFailed: the save has failed.
         """
         machine = self.source.guest.machine
         mappings = host_mappings(known_pid(machine))
@@ -142,6 +144,8 @@ class _Written:
             raise SetupBroken(
                 f"The {self.writer.value} wrote to no RAM of the kind '{missed[0]}', which proves nothing."
             )
+        sentence = "The save was over when the last word had been written, so this run proves nothing."
+        migration.require_under_way(machine, sentence)
         remaining = int(machine.query_migrate().get("ram", {}).get("remaining", 0))
         if remaining < _LEAST_OF_MAIN + bytes_behind_main(self.found):
             raise SetupBroken(

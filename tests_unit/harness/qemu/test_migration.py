@@ -14,7 +14,7 @@ import pytest
 
 from harness.codes import Code, Fields
 from harness.deadline import PATIENCE_VARIABLE, Deadline
-from harness.errors import HostTooBusy, NotApplicable, SubjectFailed
+from harness.errors import HostTooBusy, NotApplicable, SetupBroken, SubjectFailed
 from harness.qemu import migration
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
@@ -439,3 +439,25 @@ def test_restore_that_fails(machine: Any, sentence: str) -> None:
     with pytest.raises(SubjectFailed, match=sentence) as caught:
         migration.restore(machine, "exec:cat", Deadline(5))
     assert caught.value.code is Code.RESTORE_FAILED
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "sentence"),
+    [
+        ({"status": "completed"}, SetupBroken, "It proves nothing."),
+        ({}, SetupBroken, "It proves nothing."),
+        ({"status": "failed", "error-desc": "No space"}, SubjectFailed, "ended as 'failed': No space"),
+        ({"status": "cancelled"}, SubjectFailed, "ended as 'cancelled': QEMU gives no reason"),
+    ],
+)
+def test_save_that_is_no_longer_under_way(
+    answer: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    """One that was too fast proves nothing; one that has failed is QEMU's doing."""
+    with pytest.raises(error, match=sentence):
+        migration.require_under_way(cast(Any, _Incoming(answer)), "It proves nothing.")
+
+
+def test_save_that_is_under_way() -> None:
+    """RAM is being saved."""
+    migration.require_under_way(cast(Any, _Incoming({"status": "active"})), "It proves nothing.")
