@@ -81,6 +81,17 @@ STATE_THINGS: Mapping[str, Thing] = {
         "a guest that does not listen to the button runs on", command("system_powerdown")
     ),
     "quit": Thing("QEMU is told to quit in mid-save", command("quit"), state=""),
+    "suspend": Thing(
+        "a guest suspends itself at any time, and RAM is all that it keeps",
+        _enter("suspended"),
+        state="suspended",
+        same_guest=False,
+    ),
+    "suspend-wakeup": Thing(
+        "a wake-up resets the machine, which writes ROMs to RAM, and the guest goes on from RAM",
+        in_turn(_enter("suspended"), command("system_wakeup"), _await_event("WAKEUP")),
+        same_guest=False,
+    ),
     "wakeup": Thing("a guest that is awake cannot be woken up", command("system_wakeup"), refused=True),
     "nmi": Thing("an NMI is how users ask a guest for a dump", command("inject-nmi")),
     "panic": _in_state("guest-panicked", "a guest panics at any time"),

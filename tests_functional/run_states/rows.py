@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests_functional.lib.profile_row import ANY_GUEST, LINUX, PREMERGE, SMALL, ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, LINUX, PREMERGE, QUICK_GUEST, SMALL, ProfileRow
 from tests_functional.run_states.states import RUN_STATES
 
 _RUN_STATES = "run_states/test_run_states.py:RunStates"
@@ -27,5 +27,20 @@ ROWS = (
         "management layers make every guest with -S and start it later",
         SMALL,
         kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "run-states.woken",
+        f"{_RUN_STATES}.test_woken",
+        "a guest may be woken up at any time, which resets its machine while RAM is saved",
+        {"ram_mib": 64, "coverage": 0.6, "guest": QUICK_GUEST},
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "run-states.woken-linux",
+        f"{_RUN_STATES}.test_woken",
+        "the same with a guest that goes on where it was when it fell asleep",
+        SMALL,
+        seconds=600,
+        why_linux=_ITS_KERNEL,
     ),
 )

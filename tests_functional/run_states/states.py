@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from guest_images.agent.bare_agent import BareAgent
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import NotApplicable
+from harness.qemu.acpi_sleep import suspend_to_ram
 from harness.qemu.io_ports import read_port, write_port
 from harness.qemu.machine import Machine
 from tests_functional.lib.guest import Guest
@@ -66,11 +68,15 @@ def _pause(guest: Guest, _deadline: Deadline) -> None:
 
 
 def _suspend(guest: Guest, deadline: Deadline) -> None:
-    """Have the guest suspend itself to RAM (ACPI S3).
+    """Have the guest suspend itself to RAM (ACPI S3); a bare guest's part is played through I/O ports.
 
     Raises:
-        NotApplicable: the guest's kernel cannot suspend to RAM.
+        NotApplicable: the guest's kernel cannot suspend to RAM, or its machine has no power management.
     """
+    if isinstance(guest.agent, BareAgent):
+        suspend_to_ram(guest.machine)
+        _wait(guest.machine, "suspended", deadline)
+        return
     states = guest.shell.check("cat /sys/power/state").split()
     if "mem" not in states:
         raise NotApplicable(

@@ -3,6 +3,7 @@
 from tests_functional.lib.avocado_test import SnapshotTest
 from tests_functional.run_states.never_started import never_started
 from tests_functional.run_states.stopped_guests import run_state
+from tests_functional.run_states.woken import woken_while_saved
 
 
 class RunStates(SnapshotTest):
@@ -15,3 +16,7 @@ class RunStates(SnapshotTest):
     def test_never_started(self) -> None:
         """A guest that has not been started is not started by a snapshot, and starts when restored."""
         self.judge(never_started)
+
+    def test_woken(self) -> None:
+        """A guest that sleeps is woken up while its RAM is saved; the file has it asleep, as at T0."""
+        self.judge(woken_while_saved)

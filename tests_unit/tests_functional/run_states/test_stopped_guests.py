@@ -77,7 +77,7 @@ def test_kernel_that_cannot_suspend_is_a_skip() -> None:
         def check(self, _command: str) -> str:
             return "freeze\n"
 
-    guest = cast(Any, type("Guest", (), {"shell": _Shell()})())
+    guest = cast(Any, type("Guest", (), {"shell": _Shell(), "agent": None})())
     with pytest.raises(NotApplicable, match="cannot suspend to RAM, only: freeze"):
         states._suspend(guest, Deadline(1))
 
