@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from harness.codes import Code
-from harness.errors import NotApplicable, SetupBroken, SubjectFailed
+from harness.errors import NotApplicable, SetupBroken, SnapproofError, SubjectFailed
 from harness.qemu import migration
 from harness.qemu.configuration import QEMU_LOG, MachineConfig
 from harness.qemu.probe import machine_types
@@ -25,6 +25,7 @@ from validators.vmstate.stream.reader import read_index
 from validators.vmstate.stream.source import open_source
 
 _KNOWN = "Each iterable section other than RAM is of a handler that a test covers, or has no state."
+_SAVED = "QEMU starts the machine type with stopped vCPUs and saves it, or says why not."
 # pseries takes multiples of 256 MiB.
 _RAM_MIB = 256
 # How often what QEMU asks for is given to it.
@@ -67,6 +68,9 @@ def iterable_sections(run: Run) -> Outcome:
         try:
             states = _saved(run, name)
         except (SetupBroken, SubjectFailed) as error:
+            if crashed(error):
+                checks.append(judged(f"{name}/saved", _SAVED, [Problem.of_error(error)]))
+                continue
             # A machine type may need memory or devices of the host that this one lacks.
             if run.stack.image.architecture.machine_type(name):
                 # Guests run on it, so it cannot be left out.
@@ -84,6 +88,12 @@ def iterable_sections(run: Run) -> Outcome:
     holds = f"Iterable sections other than RAM are {'; '.join(lines) or 'in no file'}."
     figures = {"machine_types": sum(not check.reason for check in checks)}
     return outcome_of(run, checks, time.monotonic() - begun, holds, figures)
+
+
+def crashed(error: SnapproofError) -> bool:
+    """Return whether QEMU has ended by a signal, such as that of an assertion, and not with a message."""
+    exit_code = error.evidence.exit_code
+    return isinstance(error, SubjectFailed) and exit_code is not None and exit_code < 0
 
 
 def representatives(names: Iterable[str]) -> tuple[str, ...]:

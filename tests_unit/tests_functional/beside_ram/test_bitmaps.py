@@ -9,9 +9,11 @@ from typing import Any, cast
 import pytest
 
 from harness.codes import Code
+from harness.errors import SetupBroken
 from harness.qemu.machine import Machine
 from tests_functional.beside_ram.bitmaps import (
     Bitmap,
+    _Pieces,
     bitmap_of,
     judge_restored_bitmap,
     judge_source_bitmap,
@@ -66,3 +68,41 @@ def test_bitmap_in_qemus_answer() -> None:
 
 def _machine(nodes: list[dict[str, Any]]) -> Machine:
     return cast(Machine, SimpleNamespace(qmp=SimpleNamespace(execute=lambda *_: nodes)))
+
+
+class _Disk:
+    """A QEMU that says nothing to `qemu-io`, and writes or not."""
+
+    def __init__(self, writes: bool) -> None:
+        self.qmp = self
+        self.lines: list[str] = []
+        self._writes = writes
+
+    def hmp(self, line: str) -> str:
+        self.lines.append(line)
+        return ""
+
+    def execute(self, command: str, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+        assert (command, arguments) == ("query-blockstats", {"query-nodes": True})
+        end = len(self.lines) << 20 if self._writes else 0
+        others = {"node-name": "other", "stats": {"wr_highest_offset": 1}}
+        return [others, {"node-name": "beside-ram", "stats": {"wr_highest_offset": end}}]
+
+
+def test_pieces_are_written_one_behind_the_other() -> None:
+    """Each is counted by where the highest write has ended."""
+    disk = _Disk(writes=True)
+    pieces = _Pieces(cast(Machine, disk))
+    pieces.write()
+    pieces.write()
+    assert pieces.written_bytes == 2 << 20
+    assert disk.lines == [
+        'qemu-io beside-ram "write 0 1048576"',
+        'qemu-io beside-ram "write 1048576 1048576"',
+    ]
+
+
+def test_silence_is_no_write() -> None:
+    """QEMU's answer is empty either way."""
+    with pytest.raises(SetupBroken, match="end at byte 0, and not at 1048576"):
+        _Pieces(cast(Machine, _Disk(writes=False))).write()

@@ -8,17 +8,22 @@ from pathlib import Path
 import pytest
 
 from harness.codes import Code
+from harness.errors import Evidence, SetupBroken, SnapproofError, SubjectFailed
 from harness.qemu.configuration import MachineConfig
+from harness.status import Status
 from snapproof.runs.profiles import PROFILES
+from tests_functional.beside_ram import sections
 from tests_functional.beside_ram.handlers import handler_of, handlers
 from tests_functional.beside_ram.sections import (
     IterableState,
     as_wanted,
+    crashed,
+    iterable_sections,
     judge_sections,
     representatives,
     states_of,
 )
-from tests_unit.support.scenario_values import codes, sentences
+from tests_unit.support.scenario_values import codes, make_run, sentences
 from validators.vmstate.stream.format import END, PART, START
 from validators.vmstate.stream.index import Section
 
@@ -100,3 +105,37 @@ def test_machine_types() -> None:
 def test_what_a_machine_type_asks_for(words: str, changed: MachineConfig) -> None:
     """A board's RAM, processors and sound driver are those that it asks for."""
     assert as_wanted(_CONFIG, words) == changed
+
+
+@pytest.mark.parametrize(
+    ("error", "is_crash"),
+    [
+        (SubjectFailed("It aborts.", Evidence(exit_code=-6)), True),
+        (SubjectFailed("It wants more RAM.", Evidence(exit_code=1)), False),
+        (SubjectFailed("It ends.", Evidence(exit_code=0)), False),
+        (SubjectFailed("It hangs."), False),
+        (SetupBroken("Too little memory.", Evidence(exit_code=-9)), False),
+    ],
+)
+def test_end_by_a_signal_is_a_crash(error: SnapproofError, is_crash: bool) -> None:
+    """A message and an exit code of its own are none, and neither is the kernel's killer."""
+    assert crashed(error) == is_crash
+
+
+def test_machine_type_that_crashes_qemu_is_red(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also one on which no guest runs; one that only wants more is left out."""
+
+    def saved(_run: object, name: str) -> list[IterableState]:
+        if name == "odd":
+            raise SubjectFailed("It wants more RAM.", Evidence(exit_code=1))
+        raise SubjectFailed("It aborts.", Evidence(exit_code=-6), code=Code.QEMU_ENDED)
+
+    monkeypatch.setattr(sections, "machine_types", lambda _path: ("odd", "mad"))
+    monkeypatch.setattr(sections, "_saved", saved)
+    found = iterable_sections(make_run(tmp_path))
+    assert found.status is Status.FAIL
+    assert [(one.name, one.status) for one in found.checks] == [
+        ("odd/iterable-sections", Status.SKIP),
+        ("mad/saved", Status.FAIL),
+    ]
+    assert codes(found.checks[1]) == [Code.QEMU_ENDED]
