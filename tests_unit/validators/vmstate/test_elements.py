@@ -393,10 +393,19 @@ def test_streams_without_footers_and_vmdesc_are_read_by_their_headers(
 @pytest.mark.parametrize("last", [b"", b"\1"])
 def test_a_cut_stream_without_footers_and_vmdesc(tmp_path: Path, last: bytes) -> None:
     """The end marker is the last byte, so another one there means that the file was cut."""
-    raw = [_RAM[:-5], head(4, 9, "d") + b"5", head(4, 10, "e") + b"5" + last]
+    raw = [_RAM[:-5], head(4, 9, "dma") + b"5", head(4, 10, "fdc") + b"5" + last]
     index = tiny.read(tmp_path, *raw)
     assert found_in(index) == [(Code.TRUNCATED_SECTION, index.sections[-1].data_end)]
-    assert [section.idstr for section in index.devices] == ["d"]
+    assert [section.idstr for section in index.devices] == ["dma"]
+
+
+def test_state_like_a_header_with_a_number_in_use(tmp_path: Path) -> None:
+    """Each section has a number of its own: bytes of a section's state that name its own number are state."""
+    state = b"5" + head(4, 9, "cpu") + head(4, 2, "cpu") + b"6"
+    raw = [_RAM[:-5], head(4, 9, "dma") + state, head(4, 10, "fdc") + b"5\0"]
+    index = tiny.read(tmp_path, *raw)
+    assert [section.idstr for section in index.devices] == ["dma", "fdc"]
+    assert index.devices[0].data_end - index.devices[0].data_offset == len(state)
 
 
 def test_an_embedded_stream_without_footers_and_vmdesc(tmp_path: Path) -> None:

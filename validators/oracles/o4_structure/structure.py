@@ -122,7 +122,7 @@ def _pages_twice(index: SnapshotIndex) -> CheckResult:
         "No page is sent twice: never in a background snapshot, never within a section otherwise.",
     )
     found = index.duplicates
-    wrong = found.same_section if index.flow == "precopy" else np.ones(len(found.page), np.bool_)
+    wrong = found.same_section if index.flow != "background" else np.ones(len(found.page), np.bool_)
     numbers = np.flatnonzero(wrong)
     named, rest = numbers[: tally.room], numbers[tally.room :]
     for number in named.tolist():
@@ -259,10 +259,10 @@ def _saved_after_t0(index: SnapshotIndex) -> CheckResult:
     that have changed, as long as RAM is being saved.
     """
     tally = Tally("saved-after-t0", "A background snapshot has no state besides RAM that was saved after T0.")
-    if index.flow != "background":
-        return tally.skip("This is an ordinary save, of one moment.")
     if index.damage is not None:
         return tally.skip(f"The reading stopped at offset {index.damage.offset}.")
+    if index.flow != "background":
+        return tally.skip("This is an ordinary save, of one moment.")
     ended = {section.section_id for section in index.iterables if section.kind == END}
     reported: set[int] = set()
     for section in index.iterables:

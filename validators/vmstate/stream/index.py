@@ -254,10 +254,11 @@ class SnapshotIndex:
 
     @property
     def flow(self) -> str:
-        """Return "background" for a stream without a RAM END section, else "precopy".
+        """Return how it was saved: "precopy", "background", or "unknown" in a file that is cut before that.
 
-        Only a background snapshot has none: QEMU 6.0 to 11.0, migration/migration.c
+        Only a background snapshot has no RAM END section: QEMU 6.0 to 11.0, migration/migration.c
         bg_migration_completion(), writes only the buffered device state after the last RAM PART section.
         """
-        ends = any(section.is_ram and section.kind == END for section in self.sections)
-        return "precopy" if ends else "background"
+        if any(section.is_ram and section.kind == END for section in self.sections):
+            return "precopy"
+        return "background" if self.devices or self.end_marker is not None else "unknown"

@@ -82,7 +82,7 @@ class _Reader:
         self._commands: list[Command] = []
         self._end_marker: int | None = None
         self._footers: bool | None = None
-        self._ends = SectionEnds(source, embedded=start > 0)
+        self._ends = SectionEnds(source, embedded=start > 0, taken=self._started)
         self._devices = DeviceBytes(source)
         self._list: BlockList | None = None
         self._scanner: RamScanner | None = None

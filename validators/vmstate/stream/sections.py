@@ -16,6 +16,7 @@ one begins, and the last section in front of the end marker.
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 
 from harness.codes import Code
 from validators.vmstate.stream import format as fmt
@@ -29,6 +30,9 @@ _MAX_CANDIDATES = 100_000
 _VMDESC_BEGINS = re.compile(rb"\x00\x06[\x00-\xff]{4}\{")
 # A FULL section's header up to the length of its name: its number is below MAX_DEVICES.
 _HEADER_BEGINS = re.compile(rb"\x04\x00\x00[\x00-\xff]{2}(?=[\x01-\xff])")
+# A section's name: that of QEMU's VMStateDescription, three letters or more ("cpu", "dma", "fdc"), behind the
+# path of a device on a bus that has paths ("0000:00:01.1/ide"). Its version is a small number.
+_NAME = re.compile(rb"[0-9A-Za-z/_][\x20-\x7e]{2,}")
 
 
 # QEMU 7.2 hw/ppc/spapr.c htab_save_setup(), htab_save_iterate(), htab_save_chunk(): START has one number of 4
@@ -47,15 +51,17 @@ class SectionEnds:
     One search may read much of the file. The bytes that all searches together read are bounded.
     """
 
-    def __init__(self, source: Source, embedded: bool) -> None:
+    def __init__(self, source: Source, embedded: bool, taken: Container[int] = ()) -> None:
         """Search in one stream.
 
         Args:
             source: the file or pipe.
             embedded: whether the stream begins behind the file's first byte.
+            taken: the numbers of the sections read so far, which no other section has.
         """
         self._source = source
         self._embedded = embedded
+        self._taken = taken
         self._left = fmt.MAX_SEARCHED_BYTES
 
     def find(self, section: Section, described: int | None, footers: bool | None) -> int:
@@ -136,7 +142,8 @@ class SectionEnds:
             data = self._source.read(start, length)
             self._left -= len(data)
             for found in _HEADER_BEGINS.finditer(data):
-                if _is_header(data, found.end()):
+                number = int.from_bytes(found[0][1:], "big")
+                if number not in self._taken and _is_header(data, found.end()):
                     return start + found.start()
             if len(data) < length:
                 ends = data[-1:] == bytes([fmt.EOF]) and not self._embedded
@@ -152,10 +159,10 @@ class SectionEnds:
 
 
 def _is_header(data: bytes, at: int) -> bool:
-    """Whether a section's name with its length is there, then an instance and a version, a small number."""
+    """Whether a section's name with its length is there, then an instance and a version."""
     behind = at + 1 + data[at]
     name, version = data[at + 1 : behind], data[behind + 4 : behind + 8]
-    return len(version) == 4 and version[:2] == b"\0\0" and all(32 <= byte < 127 for byte in name)
+    return len(version) == 4 and version[:3] == bytes(3) and _NAME.fullmatch(name) is not None
 
 
 def _certainly_follows(raw: bytes) -> bool:
