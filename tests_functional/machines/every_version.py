@@ -9,6 +9,7 @@ from dataclasses import replace
 from harness.errors import NotApplicable, SubjectFailed
 from harness.guest.shell import GuestUnreachable
 from harness.qemu.architectures import Architecture
+from harness.qemu.configuration import type_of
 from harness.qemu.probe import machine_types
 from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import snapshot_cycle, writing_guest
@@ -27,23 +28,30 @@ _SAVED = "A guest boots on the machine type, and is saved while it runs."
 def every_version(run: Run) -> Outcome:
     """Boot a guest on each versioned machine type in turn, the newest first, save it and judge the snapshot.
 
+    If the run has another machine type than the usual one, only its versions are taken. Its properties go
+    with each.
+
     Raises:
-        NotApplicable: this QEMU has no versioned machine type for the guest's processor.
+        NotApplicable: this QEMU has no versioned machine type for the guest's processor, or of that kind.
         GuestUnreachable: the guest boots on none, or the time is up, so its silence proves nothing.
     """
     begun = time.monotonic()
     architecture = run.stack.image.architecture
-    names = versioned_types(machine_types(run.stack.executable), architecture)
+    wanted, _, properties = run.stack.machine.partition(",")
+    known = versioned_types(machine_types(run.stack.executable), architecture)
+    names = types_like(wanted, known, architecture)
     if not names:
+        like = "" if wanted == architecture.machine else f" and is one of '{wanted}'"
         raise NotApplicable(
             f"The QEMU '{run.stack.executable}' lists no versioned machine type for {architecture.name} that "
-            "is known here."
+            f"is known here{like}."
         )
     checks: list[CheckResult] = []
     for number, name in enumerate(names, 1):
         run.say(f"Machine type {name} ({number} of {len(names)}).")
         none_yet = all(check.reason for check in checks)
-        on_it = _on(replace(run, stack=replace(run.stack, machine=name)), none_yet)
+        machine = f"{name},{properties}" if properties else name
+        on_it = _on(replace(run, stack=replace(run.stack, machine=machine)), none_yet)
         checks += on_it
         save_so_far(run, outcome_of(run, on_it, time.monotonic() - begun, _holds([name])))
     left_out = [check for check in checks if check.reason and check.name.endswith(_SAVED_NAME)]
@@ -66,6 +74,20 @@ def versioned_types(known: tuple[str, ...], architecture: Architecture) -> tuple
     return tuple(sorted(found, key=lambda name: (found[name], name), reverse=True))
 
 
+def types_like(wanted: str, names: Sequence[str], architecture: Architecture) -> tuple[str, ...]:
+    """Return the versioned machine types that a machine type of a run asks for.
+
+    Args:
+        wanted: the usual type for all of them, a versioned one for itself, another one for its versions.
+        names: the versioned ones.
+        architecture: the guest's.
+    """
+    if wanted == architecture.machine or wanted in names:
+        return tuple(name for name in names if wanted in (architecture.machine, name))
+    kind = architecture.machine_type(wanted)
+    return tuple(name for name in names if architecture.machine_type(name) == kind)
+
+
 def _on(run: Run, none_yet: bool) -> list[CheckResult]:
     """Return the checks of the run's machine type, each with its name in front.
 
@@ -73,7 +95,7 @@ def _on(run: Run, none_yet: bool) -> list[CheckResult]:
         run: with the machine type.
         none_yet: whether the guest has booted on no other type so far.
     """
-    name = run.stack.machine
+    name = type_of(run.stack.machine)
     if why := why_not_on(run.stack):
         return [skipped(f"{name}{_SAVED_NAME}", _SAVED, why)]
     folder = run.folder / name

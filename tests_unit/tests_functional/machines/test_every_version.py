@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from harness.status import Status
 from tests_functional.lib.build_outcome import Cycle
 from tests_functional.lib.run import Run
 from tests_functional.machines import every_version as scenario
-from tests_functional.machines.every_version import every_version, versioned_types
+from tests_functional.machines.every_version import every_version, types_like, versioned_types
 from tests_unit.support.scenario_values import check, make_run, offline, snapshot
 
 _KNOWN = (
@@ -45,6 +46,7 @@ def _outcome_of(
     known: tuple[str, ...] = _KNOWN,
     boots: dict[str, SnapproofError] | None = None,
     wrong: str = "",
+    machine: str = "pc",
 ) -> Any:
     """The outcome on a QEMU with these types, on some of which no guest boots, or a snapshot is wrong."""
 
@@ -55,14 +57,17 @@ def _outcome_of(
         yield SimpleNamespace(guest=SimpleNamespace(machine=SimpleNamespace(quit=lambda: None)))
 
     def cycle(run: Run, _source: Any, flow: Any, label: str) -> Cycle:
-        assert run.folder == folder / run.stack.machine
+        name, _, properties = run.stack.machine.partition(",")
+        assert run.folder == folder / name
+        assert properties == machine.partition(",")[2]
         found = check("golden", *["It differs."] * (run.stack.machine == wrong))
         return Cycle(label, snapshot(flow), offline(found))
 
     monkeypatch.setattr(scenario, "writing_guest", guest)
     monkeypatch.setattr(scenario, "snapshot_cycle", cycle)
     monkeypatch.setattr(scenario, "machine_types", lambda _path: known)
-    return every_version(make_run(folder))
+    run = make_run(folder)
+    return every_version(replace(run, stack=replace(run.stack, machine=machine)))
 
 
 def test_each_type_is_judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -126,3 +131,31 @@ def test_a_qemu_without_versioned_types(monkeypatch: pytest.MonkeyPatch, tmp_pat
     """Such as one that does not list its types."""
     with pytest.raises(NotApplicable, match="lists no versioned machine type for x86_64"):
         _outcome_of(monkeypatch, tmp_path, known=("microvm", "none"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("pc", _NEWEST_FIRST),
+        ("q35", ("pc-q35-10.0", "pc-q35-4.0.1", "pc-q35-4.0")),
+        ("pc-i440fx-2.12", ("pc-i440fx-2.12",)),
+        ("microvm", ()),
+        ("isapc", ()),
+    ],
+)
+def test_types_that_a_run_asks_for(wanted: str, expected: tuple[str, ...]) -> None:
+    """The usual type stands for all, another one for its versions, and a version for itself."""
+    assert types_like(wanted, _NEWEST_FIRST, X86_64) == expected
+
+
+def test_machine_of_the_run_and_its_properties_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The properties go with each version; the names of the checks are without them."""
+    found = _outcome_of(monkeypatch, tmp_path, machine="q35,usb=off")
+    assert found.figures == {"machine_types": 3}
+    assert {one.name.partition("/")[0] for one in found.checks} == {
+        "pc-q35-10.0",
+        "pc-q35-4.0.1",
+        "pc-q35-4.0",
+    }
+    with pytest.raises(NotApplicable, match="is one of 'microvm'"):
+        _outcome_of(monkeypatch, tmp_path, machine="microvm")
