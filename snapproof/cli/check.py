@@ -23,8 +23,12 @@ _STDIN = Path("-")
 
 
 def check(arguments: argparse.Namespace) -> int:
-    """Judge the file, print the verdict, and return its exit code."""
+    """Judge the file, or all files of a folder, print the verdict, and return its exit code."""
     path: Path = arguments.file
+    if path.is_dir():
+        from snapproof.cli.vmstate_folder import check_folder
+
+        return check_folder(arguments)
     verdict = _judge(path, arguments)
     if arguments.json:
         write_json_file(arguments.json, verdict.to_json())
@@ -60,8 +64,6 @@ def _require_readable(path: Path, arguments: argparse.Namespace) -> None:
             )
     elif not path.exists():
         raise UsageError(f"The file '{path}' does not exist; name a vmstate file.")
-    elif path.is_dir():
-        raise UsageError(f"'{path}' is a folder; name a vmstate file.")
     if arguments.extract:
         _require_extraction(arguments)
 

@@ -26,8 +26,12 @@ _FORMAT_VERSION = 1
 
 
 def info(arguments: argparse.Namespace) -> int:
-    """Read the file, print its content, and return the exit code that `--help` explains."""
-    content = _content(_read(arguments.file, arguments.offset))
+    """Read the file, or all files of a folder, print the content, and return the exit code of `--help`."""
+    if arguments.file.is_dir():
+        from snapproof.cli.vmstate_folder import info_folder
+
+        return info_folder(arguments)
+    content = content_of(_read(arguments.file, arguments.offset))
     if arguments.json:
         write_json_file(arguments.json, json.dumps(content, indent=1))
     _print(arguments.file, content)
@@ -46,8 +50,8 @@ def _read(path: Path, offset: int) -> SnapshotIndex:
     return index
 
 
-def _content(index: SnapshotIndex) -> dict[str, Any]:
-    """Return everything that the command prints, as JSON values."""
+def content_of(index: SnapshotIndex) -> dict[str, Any]:
+    """Return everything that the command prints of a file, as JSON values."""
     configuration = index.configuration
     kinds = [SECTION_NAMES[section.kind] for section in index.sections if section.is_ram]
     return {

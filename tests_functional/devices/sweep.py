@@ -199,7 +199,8 @@ class _Sweep:
             background=background,
             machine=self.sections,
         )
-        if passage.end is not End.WRONG or not self.baseline.unexplained(passage.problems):
+        right = passage.end is not End.WRONG or not self.baseline.unexplained(passage.problems)
+        if right and not self.run.keep:
             shutil.rmtree(folder)
         return folder, passage
 

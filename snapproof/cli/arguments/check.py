@@ -20,7 +20,8 @@ def add_parser(commands: Any, summary: str) -> None:
             "check vmstate",
             "check vmstate --golden golden/ --map bad-pages.svg --json verdict.json",
             "check - < vmstate                # from a pipe: the structure alone",
-            exit_codes="0 the file passes, 1 it does not, 2 it could not be judged",
+            "check results/                   # every vmstate file below a folder, a line for each",
+            exit_codes="0 the file passes, 1 it does not, 2 it could not be judged; of a folder the worst",
             more="docs/check.md says what each check demands.",
         ),
     )
@@ -28,7 +29,8 @@ def add_parser(commands: Any, summary: str) -> None:
         "file",
         type=vmstate_path,
         metavar="FILE",
-        help="file that 'migrate' wrote; of a pipe, or '-' for standard input, only the structure is checked",
+        help="file that 'migrate' wrote, or a folder with such files; of a pipe, or '-' for standard input, "
+        "only the structure is checked",
     )
     parser.add_argument(
         "--golden", type=Path, metavar="RAM", help="folder with golden.json, or a raw file of the main RAM"

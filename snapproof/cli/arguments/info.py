@@ -18,11 +18,15 @@ def add_parser(commands: Any, summary: str) -> None:
             "Prints header, machine, configuration, capabilities, RAMBlocks and device sections.",
             "info vmstate --json info.json",
             "info image --offset 0x100000     # as after 'migrate file:image,offset=0x100000'",
+            "info results/                    # every vmstate file below a folder, a line for each",
             exit_codes="0 read to its end, 1 damaged (the readable part is printed), 2 error",
         ),
     )
     parser.add_argument(
-        "file", type=vmstate_path, metavar="FILE", help="file that 'migrate' wrote, or '-' for standard input"
+        "file",
+        type=vmstate_path,
+        metavar="FILE",
+        help="file that 'migrate' wrote, a folder with such files, or '-' for standard input",
     )
     add_json_argument(parser, "write all of it there")
     add_offset_argument(parser)
