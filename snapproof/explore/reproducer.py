@@ -236,7 +236,7 @@ def _hmp(line: str) -> str:
     return f'ask("human-monitor-command", **{{"command-line": {line!r}}})'
 
 
-# The ports of the PIIX4's power management, opened and told to sleep; see tests_functional/explore/sleep.py.
+# The ports of the PIIX4's power management, opened and told to sleep; see harness/qemu/acpi_sleep.py.
 _SLEEP = [
     _hmp("o /w 0xcf8 0x80000b40"), _hmp("o /w 0xcfc 0x601"), _hmp("o /w 0xcf8 0x80000b80"),
     _hmp("o /b 0xcfc 1"), _hmp("o /h 0x604 0x2400"), "time.sleep(0.3)",

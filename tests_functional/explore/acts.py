@@ -15,6 +15,7 @@ from guest_images.agent.bare_agent import BareAgent
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SubjectFailed
+from harness.qemu.acpi_sleep import suspend_to_ram
 from harness.qemu.io_ports import write_port
 from harness.qemu.machine import known_pid
 from harness.qemu.qmp import CommandRefused
@@ -22,7 +23,6 @@ from tests_functional.explore import saving
 from tests_functional.explore.model import CANCELLED, FAILED, PANICKED, RUNNING, SHUTDOWN, SUSPENDED, Writers
 from tests_functional.explore.session import Session, host_excused
 from tests_functional.explore.sink import Speed
-from tests_functional.explore.sleep import fall_asleep
 from tests_functional.lib.save import Flow
 from validators.checks import Problem
 
@@ -185,7 +185,7 @@ def sleep(session: Session, _arguments: Mapping[str, Any]) -> bool:
     if session.model.run_state != RUNNING:
         return False
     session.settle()
-    fall_asleep(session.machine)
+    suspend_to_ram(session.machine)
     session.model = session.model.in_state(SUSPENDED)
     return True
 
