@@ -14,7 +14,10 @@ from tests_functional.explore.steps import GuestChoice, Step, StepList
 
 _LEAST_STEPS, _MOST_STEPS = 3, 14
 _FROM_CORPUS = 0.4
-_PATTERNS = ("random", "sequential", "hot", "sparse")
+# Half of them leave memory untouched; what is first used after T0 is seen there alone.
+_PATTERNS = ("random", "sequential", "hot", "sparse", "sparse", "sparse")
+# Of saves that begin, those in which the guest at once uses memory that nobody has touched.
+_UNTOUCHED_SHARE = 0.4
 _DEVICES_SHARE = 0.25
 
 
@@ -49,8 +52,10 @@ class Drawer:
 
     def _drawn(self, chance: random.Random, coverage: Coverage) -> StepList:
         if coverage.corpus and chance.random() < _FROM_CORPUS:
-            return self._changed(chance, coverage)
-        return StepList(self._guest(chance), tuple(self._steps(chance, coverage)))
+            drawn = self._changed(chance, coverage)
+        else:
+            drawn = StepList(self._guest(chance), tuple(self._steps(chance, coverage)))
+        return drawn.with_steps(_with_untouched(chance, drawn.steps))
 
     def _guest(self, chance: random.Random) -> GuestChoice:
         return GuestChoice(
@@ -87,6 +92,18 @@ class Drawer:
                 steps[at:at] = _piece(chance, chance.choice(coverage.corpus).steps)
         guest = self._guest(chance) if chance.random() < 0.3 else one.guest
         return StepList(guest, tuple(steps[: 2 * _MOST_STEPS]))
+
+
+def _with_untouched(chance: random.Random, steps: Sequence[Step]) -> list[Step]:
+    """Return the steps, with a first use of memory right after the begin of some saves."""
+    found = []
+    for at, step in enumerate(steps):
+        found.append(step)
+        there = any(later.kind == "untouched" for later in steps[at + 1 : at + 3])
+        if step.kind == "begin" and not there and chance.random() < _UNTOUCHED_SHARE:
+            # A guest that was stopped has to run for it.
+            found += [Step("cont"), Step("untouched")]
+    return found
 
 
 def _piece(chance: random.Random, steps: Sequence[Step]) -> Sequence[Step]:

@@ -265,6 +265,9 @@ LINES: Mapping[str, Callable[[Step, dict[str, Any]], list[str]]] = {
     "pattern": lambda _step, _state: [
         "# Here the guest writes another pattern, which this script does not do."
     ],
+    "untouched": lambda _step, _state: [
+        "# Here the guest writes to memory that nobody has touched, which this script does not do."
+    ],
 }
 """By kind of step: the lines of the script, from the step and the state after the steps before."""
 

@@ -20,7 +20,16 @@ from harness.qemu.io_ports import write_port
 from harness.qemu.machine import known_pid
 from harness.qemu.qmp import CommandRefused
 from tests_functional.explore import saving
-from tests_functional.explore.model import CANCELLED, FAILED, PANICKED, RUNNING, SHUTDOWN, SUSPENDED, Writers
+from tests_functional.explore.model import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    PANICKED,
+    RUNNING,
+    SHUTDOWN,
+    SUSPENDED,
+    Writers,
+)
 from tests_functional.explore.session import Session, host_excused
 from tests_functional.explore.sink import Speed
 from tests_functional.lib.save import Flow
@@ -34,6 +43,9 @@ _PANIC_PORT, _PANICKED = 0x505, 1
 _KEYBOARD_PORT, _RESET = 0x64, 0xFE
 _LONGEST_FREEZE_SECONDS, _LONGEST_WAIT_SECONDS = 3.0, 2.0
 _HASTEN_SECONDS = 0.7
+SPARSE = "sparse"
+"""The pattern that leaves every other page out, which nobody touches then."""
+_AFTER_SPARSE, _UNTOUCHED_PAGES = "random", 32
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 _WORDS = 90
 # Commands after which QEMU may have open what it had not before, or the other way round.
@@ -245,6 +257,41 @@ def pattern(session: Session, arguments: Mapping[str, Any]) -> bool:
     if save is not None and slow:
         save.sink.set_speed(Speed.SLOW)
     return True
+
+
+def untouched(session: Session, _arguments: Mapping[str, Any]) -> bool:
+    """Have the guest write to memory that nobody has touched before T0, while RAM is being saved.
+
+    Such memory is what the pattern `sparse` leaves out. Its writers would take those pages for wrong from
+    then on, so they end here, and others start once the save is over.
+    """
+    if not _has_untouched(session):
+        return False
+    session.settle()
+    agent = session.source.guest.agent
+    agent.pause()
+    assert isinstance(agent, BareAgent), "only bare guests are explored"
+    status = agent.status()
+    count = status.data_pages // len(status.steps)
+    for index in range(0, count, max(1, count // _UNTOUCHED_PAGES)):
+        agent.write_hole(0, index)
+    agent.quit()
+    session.model = session.model.ended_writers()
+    session.written = (_AFTER_SPARSE, session.written[1])
+    return True
+
+
+def _has_untouched(session: Session) -> bool:
+    """Return whether the writers leave pages out that the guest can write to while a save serves it."""
+    model = session.model
+    return (
+        model.run_state == RUNNING
+        and model.writers is Writers.ON
+        and session.written[0] == SPARSE
+        and model.save is not None
+        and model.save.ends == {COMPLETED}
+        and not model.save.stalled
+    )
 
 
 def migrate_again(session: Session, _arguments: Mapping[str, Any]) -> bool:

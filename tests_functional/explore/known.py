@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from tests_functional.explore.steps import StepList
+from tests_functional.explore.steps import Step, StepList
 from tests_functional.lib.known_issues import KnownIssue
 from validators.verdict import Violation
 
@@ -59,7 +59,20 @@ def _mode(steps: StepList) -> bool:
     )
 
 
-_SET = "migrate-set-parameters"
+def _block(steps: StepList) -> bool:
+    """The capability `block` is set."""
+    return any(
+        step.kind == "qmp" and step.arguments["command"] == _CAPABILITIES and _sets_block(step)
+        for step in steps.steps
+    )
+
+
+def _sets_block(step: Step) -> bool:
+    entries = step.arguments["arguments"].get("capabilities", ())
+    return any(entry["capability"] == "block" and entry["state"] for entry in entries)
+
+
+_SET, _CAPABILITIES = "migrate-set-parameters", "migrate-set-capabilities"
 
 LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F1": _stopped,
@@ -69,6 +82,7 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F13": _asleep,
     "F24": _in_other_state,
     "F38": _mode,
+    "F970": _block,
 }
 """By the issue's id in the baseline: whether a list has what leads to it."""
 

@@ -101,6 +101,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "wait": Kind("time passes", acts.wait, _one("seconds", 0.01, 0.05, 0.2), 0.7),
     "pattern": Kind("another program writes to other memory", acts.pattern, _pattern, 0.7),
+    "untouched": Kind("a guest uses memory for the first time after T0", acts.untouched, weight=1.5),
     "migrate-again": Kind("two tools save the same guest", acts.migrate_again, weight=0.4),
     "info": Kind("people look at what QEMU does", acts.info, _one("what", *_INFOS), 0.7),
     "qmp": Kind("management gives a command, now and then a wrong one", acts.qmp, _qmp, 7),

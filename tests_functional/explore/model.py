@@ -24,7 +24,7 @@ class Writers(enum.Enum):
 
     ON = "on"
     GONE = "gone"
-    """The guest was reset: its agent waits for commands."""
+    """The guest was reset, or has ended them: its agent waits for commands."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,10 @@ class Model:
         """Return the model once the guest has ended its writers, to start others."""
         save = replace(self.save, same_guest=False) if self.save else None
         return replace(self, save=save)
+
+    def ended_writers(self) -> Model:
+        """Return the model once the guest has ended its writers; others start when nothing is saved."""
+        return replace(self.other_writers(), writers=Writers.GONE)
 
     def served(self) -> Model:
         """Return the model once the guest's writers write again."""

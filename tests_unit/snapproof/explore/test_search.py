@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from harness.codes import Code, Fields
 from harness.status import Status
 from snapproof.explore.coverage import Coverage, load_corpus
@@ -61,6 +63,29 @@ def test_lists_are_drawn_by_seed() -> None:
     coverage.add(_EMPTY.with_steps([Step("marked")]), ["x"])
     drawn = [_drawer().draw(f"2:{number}", coverage, avoid=False) for number in range(40)]
     assert any(Step("marked") in steps.steps for steps in drawn)
+
+
+def test_memory_is_first_used_right_after_some_saves_begin() -> None:
+    """Later it has been saved, and would not show; half of the guests have such memory."""
+    lists = [_drawer().draw(f"5:{number}", Coverage(), avoid=False) for number in range(200)]
+    begun = [
+        [step.kind for step in steps.steps[at + 1 : at + 3]] == ["cont", "untouched"]
+        for steps in lists
+        for at, step in enumerate(steps.steps)
+        if step.kind == "begin"
+    ]
+    assert 0.3 < sum(begun) / len(begun) < 0.5
+    assert 0.4 < sum(steps.guest.pattern == "sparse" for steps in lists) / len(lists) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("name", "on", "leads"), [("block", True, True), ("block", False, False), ("xbzrle", True, False)]
+)
+def test_the_capability_block_leads_to_f970(name: str, on: bool, leads: bool) -> None:
+    """Only that capability does, and only if it is switched on."""
+    arguments = {"capabilities": [{"capability": name, "state": on}]}
+    step = Step("qmp", {"command": "migrate-set-capabilities", "arguments": arguments})
+    assert LEADS_TO["F970"](_EMPTY.with_steps([step])) is leads
 
 
 def test_known_issues_are_avoided_as_far_as_possible() -> None:

@@ -21,6 +21,7 @@ from tests_functional.explore.model import (
     SHUTDOWN,
     SUSPENDED,
     Model,
+    Writers,
 )
 from tests_functional.explore.session import Session
 from tests_functional.explore.sink import Sink, Speed
@@ -167,6 +168,66 @@ def test_what_may_end_a_save_is_told_to_the_model() -> None:
     assert accepted.model.save is not None
     assert accepted.model.save.ends == {COMPLETED, FAILED}
     assert refused.model == _SAVING
+
+
+class _SparseAgent(BareAgent):
+    """Keeps what it is asked to do; two writers with 100 pages each."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def pause(self) -> None:
+        self.asked.append("pause")
+
+    def quit(self) -> None:
+        self.asked.append("quit")
+
+    def status(self) -> Any:
+        return SimpleNamespace(data_pages=200, steps=(1, 1))
+
+    def write_hole(self, thread: int, index: int) -> None:
+        assert thread == 0
+        assert 0 <= index < 100
+        self.asked.append("write")
+
+
+def _sparse(model: Model, pattern: str = "sparse") -> tuple[_Session, _SparseAgent]:
+    session, agent = _session(model), _SparseAgent()
+    cast(Any, session.source.guest).agent = agent
+    session.written = (pattern, 0.4)
+    return session, agent
+
+
+def test_untouched_memory_is_written_and_its_writers_end() -> None:
+    """The writers are parked first; others than `sparse` start later, which may find content there."""
+    session, agent = _sparse(_SAVING)
+    assert acts.untouched(session, {})
+    writes = agent.asked[1:-1]
+    assert (agent.asked[0], agent.asked[-1], set(writes)) == ("pause", "quit", {"write"})
+    assert len(writes) >= 32
+    assert session.written == ("random", 0.4)
+    assert session.model.writers is Writers.GONE
+    assert session.model.save is not None
+    assert not session.model.save.same_guest
+
+
+@pytest.mark.parametrize(
+    ("model", "pattern"),
+    [
+        (_SAVING, "random"),
+        (Model(), "sparse"),
+        (_SAVING.stopped(), "sparse"),
+        (_SAVING.ended_writers(), "sparse"),
+        (_SAVING.stalled(True), "sparse"),
+        (_SAVING.may_end(FAILED), "sparse"),
+    ],
+)
+def test_untouched_memory_is_written_only_while_a_save_serves_it(model: Model, pattern: str) -> None:
+    """Otherwise there is none, or the guest would wait for a page for good."""
+    session, agent = _sparse(model, pattern)
+    assert not acts.untouched(session, {})
+    assert agent.asked == []
+    assert session.model == model
 
 
 def test_a_stalled_sink_is_told_to_the_model() -> None:

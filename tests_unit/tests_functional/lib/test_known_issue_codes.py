@@ -318,6 +318,7 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("timers/exec", _code(Code.TIMERS_STOOD_STILL), ""),
     ("01-live/saved-after-t0", _code(Code.SAVED_AFTER_T0_ITERABLE, {"section": "spapr/htab"}), "F19"),
     ("01-live/saved-after-t0", _code(Code.SAVED_AFTER_T0_ITERABLE, {"section": "vfio"}), ""),
+    ("01-live/saved-after-t0", _code(Code.SAVED_AFTER_T0_ITERABLE, {"section": "block"}), ""),
     ("hash-table/03-live/restored-beside-ram", _code(Code.BESIDE_RAM_NEWER, {"state": "hash-table"}), "F19"),
     ("hash-table/03-live/source-beside-ram", _code(Code.BESIDE_RAM_SOURCE, {"state": "hash-table"}), "F19"),
     ("hash-table/03-live/restored-beside-ram", _code(Code.BESIDE_RAM_LOST, {"state": "hash-table"}), ""),
