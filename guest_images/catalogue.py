@@ -27,6 +27,9 @@ OWN_MIB = 76
 BOOT_SECONDS = 90.0
 """Limit for the boot of our initramfs guests, which answer after 6 to 10 s under TCG."""
 
+HOST_BOOT_SECONDS = 180.0
+"""Limit for the boot of a host, which answers after 12 to 14 s on an idle machine under TCG."""
+
 
 @dataclass(frozen=True)
 class Suite:

@@ -15,7 +15,7 @@ from guest_images.boot_files import (
     provide_boot_files,
 )
 from guest_images.cache import Cache
-from guest_images.catalogue import HOSTS, HostSpec, host_spec, suite
+from guest_images.catalogue import HOST_BOOT_SECONDS, HOSTS, HostSpec, host_spec, suite
 from guest_images.disks import cpio, ext4_image
 from guest_images.disks.ext4_image import TreeArchive, fill_image, mkfs_packages
 from guest_images.guests import init_script, initramfs, kernel_modules
@@ -86,6 +86,7 @@ class HostImage:
         release: what `uname -r` says in it, empty where only booting it tells.
         digest: SHA256 in hex over kernel, initramfs, disk and command line.
         manifest: every input by name, version and SHA256.
+        boot_seconds: limit for its boot.
     """
 
     name: str
@@ -98,6 +99,7 @@ class HostImage:
     release: str
     digest: str
     manifest: tuple[InputRecord, ...]
+    boot_seconds: float = HOST_BOOT_SECONDS
 
 
 def build_host(name: str, provisioning: Provisioning, *, refresh: bool = False) -> HostImage:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from guest_images.catalogue import HOST_BOOT_SECONDS
 from harness.errors import SetupBroken, UsageError
 from harness.qemu.architectures import X86_64
 
@@ -51,6 +52,7 @@ class KernelSpec:
         not_selected: symbols that KCONFIG selects, so that no configuration is without them; the lines that
             select them are removed from it.
         edits: changes of the source.
+        boot_seconds: limit for the boot of a host with it.
     """
 
     name: str
@@ -59,6 +61,7 @@ class KernelSpec:
     fragments: tuple[str, ...]
     not_selected: tuple[str, ...] = ()
     edits: tuple[SourceEdit, ...] = ()
+    boot_seconds: float = HOST_BOOT_SECONDS
 
 
 _ALL_FEATURES = 0x1FFFF
@@ -90,6 +93,14 @@ KERNELS = (
     ),
     KernelSpec(
         "no-userfaultfd", "Linux 6.12 for x86_64: no userfaultfd at all (ENOSYS)", 0, ("no-userfaultfd",)
+    ),
+    KernelSpec(
+        "debug",
+        "Linux 6.12 with lockdep, KASAN, DEBUG_VM, page table check and LKDTM",
+        _ALL_FEATURES,
+        ("uffd", "wide", "debug"),
+        # With a load of 35 on two processors it answered after 350 s, and others after 110 s.
+        boot_seconds=900.0,
     ),
     # Each has one bug of older kernels, which a test is seen to catch (docs/kernel.md).
     _with_bug(

@@ -40,7 +40,6 @@ from tests_functional.kernel.trackers import mprotect
 from validators.faults.live.wrapper import fault_library
 from validators.faults.preload.library import preload_library
 
-_BOOT_SECONDS = 180.0
 _LOGIN_SECONDS = 30.0
 _CARRY_SECONDS = 300.0
 _COMPILED = "kernel-"
@@ -166,7 +165,7 @@ def _image(wanted: VmSpec, sources: Sources) -> tuple[HostImage, HostSpec]:
         image = build_host_with_kernel(Kernel(built.image, None), sources.provisioning)
         # It differs from the user's own kernel in its name and features only.
         spec = replace(host_spec(OWN_KERNEL_HOST), name=wanted.name, features=built.spec.features)
-        return replace(image, name=wanted.name), spec
+        return replace(image, name=wanted.name, boot_seconds=built.spec.boot_seconds), spec
     if wanted.name.startswith(ARCHIVE):
         return _archived(wanted.name, sources)
     spec = host_spec(wanted.name)
@@ -209,7 +208,7 @@ def _booted(image: HostImage, disks: dict[str, VmDisk], sources: Sources, folder
     options = sources.options
     config = host_config(image, sources.provisioning, accel=options.accel, arguments=disk_arguments(disks))
     sources.log(f"{image.name}: booting it.")
-    with vm_host(image.name, config, image.identity, folder / "host", Deadline(_BOOT_SECONDS)) as host:
+    with vm_host(image.name, config, image.identity, folder / "host", Deadline(image.boot_seconds)) as host:
         yield host
 
 

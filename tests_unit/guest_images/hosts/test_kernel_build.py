@@ -100,6 +100,15 @@ def test_kernel_with_a_bug_differs_from_the_control_in_its_source_alone() -> Non
     assert len({spec.edits for spec in specs}) == len(specs) >= 6
 
 
+def test_debug_kernel_has_what_the_control_has_and_more() -> None:
+    """A splat there can be of anything that the control does."""
+    control = parse_symbols(read_fragment(kernel_spec("uffd")))
+    debug = parse_symbols(read_fragment(kernel_spec("debug")))
+    assert {name for name in control if control[name] != debug.get(name)} == {"LOCALVERSION"}
+    for name in ("KASAN", "PROVE_LOCKING", "DEBUG_VM", "DEBUG_LIST", "PROVE_RCU", "LKDTM"):
+        assert debug[name] == "y"
+
+
 def test_edit_wants_its_text_once() -> None:
     """A source that has the text nowhere or twice is not the expected one; the error names file and text."""
     edit = SourceEdit("mm/a.c", "if (a)", "if (false)")
