@@ -6,8 +6,8 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from harness.codes import Code
 from harness.deadline import Deadline
@@ -71,8 +71,7 @@ def examine(plan: HostPlan, opened: AbstractContextManager[Host], log: Callable[
             step = "snapshot"
             places = plan.places(host) if plan.warm is not None else None
             report = _saves(plan, found, host, places, log) if places else None
-            step = PLANTED
-            planted = save_planted(plan, host, report, places, log) if places and report else None
+            planted = _planted(plan, found, host, report, places, log) if places and report else None
             step = BALANCED
             balanced = save_balanced(plan, host, report, places, log) if places and report else None
             disturbed = _disturbed(plan, found, host, report, places, log) if places and report else None
@@ -80,7 +79,8 @@ def examine(plan: HostPlan, opened: AbstractContextManager[Host], log: Callable[
         if plan.warm is not None and report is not None:
             found.outcomes += _judged(plan, found, plan.warm, report, log)
         if planted is not None:
-            found.outcomes.append(judge_planted_save(plan, found, planted))
+            with _own_outcome(plan, found, PLANTED):
+                found.outcomes.append(judge_planted_save(plan, found, planted))
         if balanced is not None:
             found.outcomes.append(judge_balanced(plan, found, *balanced))
         if disturbed is not None:
@@ -100,14 +100,33 @@ def _disturbed(
     places: HostPaths,
     log: Callable[[str], None],
 ) -> Report | None:
-    """Take the disturbed snapshots; an error becomes an outcome, so that the snapshots before are judged."""
+    with _own_outcome(plan, found, DISTURBED[0]):
+        return save_disturbed(plan, host, report, places, log)
+    return None
+
+
+def _planted(
+    plan: HostPlan,
+    found: Examination,
+    host: Host,
+    report: Report,
+    places: HostPaths,
+    log: Callable[[str], None],
+) -> Report | None:
+    with _own_outcome(plan, found, PLANTED):
+        return save_planted(plan, host, report, places, log)
+    return None
+
+
+@contextmanager
+def _own_outcome(plan: HostPlan, found: Examination, name: str) -> Iterator[None]:
+    """Turn an error of one check into its outcome, so that the other snapshots are judged all the same."""
     begun = time.monotonic()
     try:
-        return save_disturbed(plan, host, report, places, log)
+        yield
     except SnapproofError as error:
-        name = f"hosts.{plan.name}.{DISTURBED[0]}"
-        found.outcomes.append(from_error(name, error, time.monotonic() - begun, found.environment()))
-        return None
+        seconds = time.monotonic() - begun
+        found.outcomes.append(from_error(f"hosts.{plan.name}.{name}", error, seconds, found.environment()))
 
 
 def _features(plan: HostPlan, found: Examination) -> Outcome:

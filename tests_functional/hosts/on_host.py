@@ -9,7 +9,8 @@ Standard input holds the order, one JSON object:
     counters    guest-physical addresses of the writers' step counters
     stalls      guest-physical addresses of the writers' histograms, each of "buckets" words
     move        whether to move QEMU's threads from one processor to another all the time
-    saves       the saves, in order: {"flow": "background" | "stopped", "sink": path}; or, while the host's
+    saves       the saves, in order: {"flow": "background" | "stopped", "sink": path}, with "steps" if the
+                sink is to be slow until each writer has completed so many after T0; or, while the host's
                 kernel acts on guest RAM, {"flow": "split" | "soft-offline" | "poisoned", "sink": path,
                 "golden": path}, where "golden" receives RAM at T0
     disturb     for these: {"ram": bytes of RAM, "mailbox": guest-physical addresses and codes of commands,
@@ -44,6 +45,7 @@ from tests_functional.hosts.on_host_qemu import (
 
 _MORE_STEPS = 20
 _STAY_SECONDS = 0.5
+_ENDED = ("completed", "failed", "cancelled")
 # Of a guest of 64 MiB, whose RAM is to be in large pages.
 _LEAST_LARGE_BYTES = 16 << 20
 
@@ -82,8 +84,14 @@ class SavedGuest:
             f"{_MORE_STEPS} more steps of each writer {when}",
         )
 
-    def save(self, flow: str, path: str) -> None:
-        """Save the guest by one flow, and check that it goes on."""
+    def save(self, flow: str, path: str, wanted: int = 0) -> None:
+        """Save the guest by one flow, and check that it goes on.
+
+        Args:
+            flow: "background" or "stopped".
+            path: the file or disk for the stream.
+            wanted: steps of each writer after T0 that the sink waits for, in a flow in which the guest runs.
+        """
         qemu = self.qemu
         if flow == "background":
             known = qemu.execute("query-migrate-capabilities")
@@ -96,12 +104,15 @@ class SavedGuest:
                 self.goes_on("after the refusal")
                 tell("refused", flow=flow, text=str(refusal), trace=qemu.trace(), state=qemu.status())
                 return
-        sink, mark = Sink(path), len(qemu.events)
+        sink, mark = Sink(path, slow=wanted > 0), len(qemu.events)
         before, stalls = self.steps(), self.stalls()
         if flow == "stopped":
             qemu.execute("stop")
         try:
-            answer = self._migrate(sink.uri)
+            self._start(sink.uri)
+            meanwhile = self._steps_after_t0(wanted, mark) if wanted else 0
+            sink.hurry()
+            answer = self._completed()
         finally:
             after, stalls_after = self.steps(), self.stalls()
             if flow == "stopped":
@@ -119,6 +130,7 @@ class SavedGuest:
             events=qemu.events[mark:],
             steps_before=before,
             steps_completed=after,
+            steps_meanwhile=meanwhile,
             stalls=[now - then for now, then in zip(stalls_after, stalls)],
             trace=qemu.trace(),
         )
@@ -185,6 +197,30 @@ class SavedGuest:
                 raise
             return None
 
+    def _steps_after_t0(self, wanted: int, mark: int) -> int:
+        """Wait until each writer has completed so many steps after T0; return how many before the end."""
+        found = 0
+
+        def active() -> bool:
+            return self._migration()["status"] not in _ENDED
+
+        def resumed() -> bool:
+            return not active() or any(event["event"] == "RESUME" for event in self.qemu.events[mark:])
+
+        def enough() -> bool:
+            nonlocal found
+            least = min(now - then for now, then in zip(self.steps(), before))
+            # Asked for afterwards, so that these steps came before the end of the save.
+            if not active():
+                return True
+            found = least
+            return found >= wanted
+
+        self.qemu.wait(resumed, "The start of the save")
+        before = self.steps()
+        self.qemu.wait(enough, f"{wanted} steps of each writer during the save")
+        return found
+
     def _words(self, address: int, number: int) -> list[int]:
         command = f"xp /{number}gx {address:#x}"
         text = self.qemu.execute("human-monitor-command", **{"command-line": command})
@@ -194,10 +230,6 @@ class SavedGuest:
         return words
 
     # This program runs on hosts without the rest of the project, so it cannot use harness/qemu/migration.py.
-    def _migrate(self, uri: str) -> dict[str, Any]:
-        self._start(uri)
-        return self._completed()
-
     def _start(self, uri: str) -> None:
         # No limit but the sink's; a 32-bit QEMU accepts no larger value.
         self.qemu.execute("migrate-set-parameters", **{"max-bandwidth": (1 << 32) - 1})
@@ -208,12 +240,11 @@ class SavedGuest:
         return found
 
     def _completed(self) -> dict[str, Any]:
-        ended = {"completed", "failed", "cancelled"}
         answer: dict[str, Any] = {}
 
         def over() -> bool:
             answer.update(self._migration())
-            return answer.get("status") in ended
+            return answer.get("status") in _ENDED
 
         self.qemu.wait(over, "The end of the save")
         if answer["status"] != "completed":
@@ -274,7 +305,7 @@ def main() -> int:
             if "golden" in save:
                 guest.save_disturbed(order["disturb"], save)
             else:
-                guest.save(save["flow"], save["sink"])
+                guest.save(save["flow"], save["sink"], save.get("steps", 0))
         # A save that QEMU did not survive was the last one.
         ended = qemu.process.poll()
         tell("done", exit_code=qemu.end() if ended is None else ended)

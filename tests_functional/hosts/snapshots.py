@@ -92,6 +92,8 @@ class HostSaves:
         goldens: the file or disk that receives RAM at T0, for the flows of such a guest.
         kinds: command lines of QEMUs to ask first about kinds of memory (see memory_kinds).
         move: whether to move QEMU's threads from one processor to another all the time.
+        steps: steps of each writer after T0 that the sink of a background snapshot is slow for; 0 for a sink
+            that takes all at once.
     """
 
     flows: Sequence[str]
@@ -100,6 +102,7 @@ class HostSaves:
     goldens: Mapping[str, PurePosixPath] = field(default_factory=dict)
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
     move: bool = False
+    steps: int = 0
 
 
 def save_on_host(
@@ -201,6 +204,7 @@ def _order(host: Host, warm: PortableWarmGuest, places: HostPaths, saves: HostSa
                 "flow": flow,
                 "sink": str(places.sinks[flow]),
                 **({"golden": str(saves.goldens[flow])} if flow in saves.goldens else {}),
+                **({"steps": saves.steps} if flow == "background" and saves.steps else {}),
             }
             for flow in saves.flows
         ],

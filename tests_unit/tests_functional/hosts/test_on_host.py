@@ -58,12 +58,14 @@ for line in file:
         say({"error": {"desc": "Background-snapshot is not supported by host kernel"}})
         continue
     elif command == "migrate":
+        say({"event": "RESUME", "timestamp": {"seconds": 2, "microseconds": 0}})
         sink = socket.socket(socket.AF_UNIX)
         sink.connect(arguments["uri"].partition(":")[2])
         sink.sendall(bytes(100_000))
         sink.close()
     elif command == "query-migrate":
-        answer = {"status": "completed"}
+        told += 1
+        answer = {"status": "active" if "saves" in manner and told < 20 else "completed"}
         if "fails" in manner:
             answer = {"status": "failed", "error-desc": "no room"}
     say({"return": answer})
@@ -75,11 +77,13 @@ for line in file:
 _BUCKETS = 3
 
 
-def _events(folder: Path, *manner: str, flows: tuple[str, ...] = ("background",)) -> list[dict[str, Any]]:
-    return _told(folder, [sys.executable, "-c", _FAKE, "@QMP", *manner], flows)
+def _events(
+    folder: Path, *manner: str, flows: tuple[str, ...] = ("background",), steps: int = 0
+) -> list[dict[str, Any]]:
+    return _told(folder, [sys.executable, "-c", _FAKE, "@QMP", *manner], flows, steps)
 
 
-def _told(folder: Path, argv: list[str], flows: tuple[str, ...]) -> list[dict[str, Any]]:
+def _told(folder: Path, argv: list[str], flows: tuple[str, ...], steps: int = 0) -> list[dict[str, Any]]:
     (folder / "disk").write_bytes(bytes(1 << 20))
     order = {
         "argv": argv,
@@ -90,7 +94,7 @@ def _told(folder: Path, argv: list[str], flows: tuple[str, ...]) -> list[dict[st
         "stalls": [256],
         "buckets": _BUCKETS,
         "counters": [0x40],
-        "saves": [{"flow": flow, "sink": "disk"} for flow in flows],
+        "saves": [{"flow": flow, "sink": "disk", "steps": steps} for flow in flows],
         "seconds": 3.0,
     }
     done = subprocess.run(
@@ -115,6 +119,15 @@ def test_saves_are_reported(tmp_path: Path) -> None:
         assert min(saved["stalls"]) > 0
     assert [event["event"] for event in stopped["events"]][:2] == ["STOP", "RESUME"]
     assert done["exit_code"] == 0
+
+
+def test_a_save_waits_for_steps_after_t0(tmp_path: Path) -> None:
+    """Steps count while the save is active: enough of them let it go on, a save that is over has too few."""
+    during = _events(tmp_path, "saves", steps=100)[2]
+    assert (during["event"], during["steps_meanwhile"]) == ("saved", 100)
+    assert _events(tmp_path, "saves", steps=5000)[2]["steps_meanwhile"] == 18 * 50
+    assert _events(tmp_path, steps=100)[2]["steps_meanwhile"] == 0
+    assert _events(tmp_path)[2]["steps_meanwhile"] == 0
 
 
 def test_refusal_is_an_answer(tmp_path: Path) -> None:
