@@ -36,4 +36,11 @@ ROWS = (
         _GUEST,
         kinds=ANY_GUEST,
     ),
+    ProfileRow(
+        "in-flight.planted-vmgenid",
+        f"{_IN_FLIGHT}.test_planted_ids",
+        "a check of generation IDs that cannot fail proves nothing",
+        _GUEST,
+        kinds=ANY_GUEST,
+    ),
 )

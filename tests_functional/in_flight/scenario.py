@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from harness.deadline import Deadline
 from harness.errors import NotApplicable, SnapproofError, SubjectFailed
 from harness.linux.socket_folder import socket_folder
-from harness.qemu.machine import known_pid
+from harness.qemu.machine import Machine, known_pid
 from harness.qemu.qmp import CommandRefused
 from tests_functional.in_flight.device_queue import broken_devices
 from tests_functional.in_flight.disks import log_of, make_disk
@@ -46,6 +46,11 @@ _STALLS = (
 
 RESTORED_CHECK = "restored-in-flight"
 """Name of the check of what arrives in the restored guest."""
+
+
+def undamaged(_machine: Machine) -> None:
+    """Damage nothing."""
+
 
 Faults = Callable[[Numbers], Sequence[int]]
 """Return what is sent to the restored guest in place of the items that it is judged by."""
@@ -136,6 +141,7 @@ class Passage:
         numbers: those of this snapshot.
         far: the restored guest's far end.
         planted: what is sent to the restored guest in place of `numbers.restored`; None for just that.
+        damage: called with the restored guest's QEMU before anything can arrive.
     """
 
     run: Run
@@ -143,6 +149,7 @@ class Passage:
     numbers: Numbers
     far: FarEnd
     planted: Faults | None = None
+    damage: Callable[[Machine], None] = undamaged
 
     def judge(self, source: Source, stream: Stream, flow: Flow, label: str) -> Cycle:
         """Have items in flight, save the guest, restore it, and judge what arrives in both."""
@@ -181,6 +188,7 @@ class Passage:
         numbers = self.numbers
         stream = self.kind.stream(guest.machine, self.far)
         stream.resume(pending.position)
+        self.damage(guest.machine)
         sent = numbers.restored if self.planted is None else self.planted(numbers)
         items = [*pending.restored, *numbers.restored]
         arrivals = _Arrivals(stream, items, sent, _patience(guest, self.kind), len(pending.restored))

@@ -1,6 +1,7 @@
 """Avocado tests of what a guest's devices have in flight at T0."""
 
 from tests_functional.in_flight.planted import planted_faults
+from tests_functional.in_flight.planted_ids import planted_ids
 from tests_functional.in_flight.scenario import in_flight
 from tests_functional.in_flight.vmgenid import generation_id
 from tests_functional.lib.avocado_test import SnapshotTest
@@ -18,5 +19,9 @@ class InFlight(SnapshotTest):
         self.judge(generation_id)
 
     def test_planted_faults(self) -> None:
-        """Items that are lost, doubled, out of order or of after T0 are seen in the restored guest."""
+        """Items that are lost, doubled, out of order or of after T0, and a device given up, are seen."""
         self.judge(planted_faults)
+
+    def test_planted_ids(self) -> None:
+        """Generation IDs that are wrong in the file, the source or a restored guest are seen."""
+        self.judge(planted_ids)

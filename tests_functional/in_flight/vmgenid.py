@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,12 +37,19 @@ from validators.vmstate.pages import PageReader
 from validators.vmstate.stream.reader import read_index
 from validators.vmstate.stream.source import open_source
 
+DEVICE = "vmgenid"
+
 _FLOWS = (Flow.STOP_AND_SAVE, Flow.STOP_MIGRATE_CONT, Flow.LIVE)
-_DEVICE = "vmgenid"
 # QEMU 10.0 include/hw/acpi/vmgenid.h (files, place of the GUID in its page) and docs/specs/fw_cfg.rst.
 _ADDRESS_FILE, _GUID_OFFSET = "etc/vmgenid_addr", 40
 _SELECT, _WRITE = 1 << 3, 1 << 4
-_CHECK = "generation-id-restored"
+
+RESTORED_CHECK, KEPT_CHECK = "generation-id-restored", "generation-id-kept"
+"""Names of the checks of the restored guests, and of the file and the source."""
+
+FIRST = "first-"
+"""What is before the name of a check of the first one of two restored guests."""
+
 _FILE = "The file has the generation ID of T0, and the source keeps it."
 _RESTORED = "Each restored guest has the generation ID of its own QEMU, which no other guest has."
 
@@ -64,7 +71,7 @@ class GuestIds:
     restored: list[tuple[uuid.UUID, uuid.UUID]] = field(default_factory=list)
 
 
-class _GuidPage:
+class GuidPage:
     """The page of guest RAM that has the ID."""
 
     def __init__(self, machine: Machine) -> None:
@@ -75,15 +82,18 @@ class _GuidPage:
     def announce(self) -> None:
         """Do what firmware does: put the ID into RAM, and tell QEMU where."""
         dma = FwCfgDma(self._machine, self._target)
-        place, guid = self.address + _GUID_OFFSET, self.of_qemu()
-        self._target.memory.write(place, guid.bytes_le)
+        self.put(self.of_qemu())
         selector = dma.find_file(_ADDRESS_FILE)
         value = self.address + TARGET_PAGE_BYTES
-        self._target.memory.write(value, struct.pack("<Q", place))
+        self._target.memory.write(value, struct.pack("<Q", self.address + _GUID_OFFSET))
         request = self._target.control
         control = selector << 16 | _SELECT | _WRITE
         self._target.memory.write(request, struct.pack(">IIQ", control, 8, value))
         dma.carry_out(request, Deadline(10))
+
+    def put(self, guid: uuid.UUID) -> None:
+        """Write an ID to guest RAM."""
+        self._target.memory.write(self.address + _GUID_OFFSET, guid.bytes_le)
 
     def of_qemu(self) -> uuid.UUID:
         """Return the ID that QEMU says it has."""
@@ -108,46 +118,96 @@ class _GuidPage:
         return uuid.UUID(bytes_le=page[_GUID_OFFSET : _GUID_OFFSET + 16])
 
 
+def _leave(_page: GuidPage) -> None:
+    """Plant nothing."""
+
+
+@dataclass(frozen=True)
+class Plant:
+    """The faults that are planted around one snapshot, by default none.
+
+    Attributes:
+        before_save: called with the source's page before the save.
+        after_save: called with it after the save, before it is looked at.
+        after_restore: called with the page of each restored guest, before it is looked at.
+        restored_guid: what the QEMUs of the restored guests are given as their ID.
+    """
+
+    before_save: Callable[[GuidPage], None] = _leave
+    after_save: Callable[[GuidPage], None] = _leave
+    after_restore: Callable[[GuidPage], None] = _leave
+    restored_guid: str = "auto"
+
+
+NO_PLANT = Plant()
+
+
+def with_ids(run: Run, guid: str = "auto") -> Run:
+    """Return the run with an ID for each QEMU."""
+    return run.with_arguments(("-device", f"{DEVICE},guid={guid}"))
+
+
+def require_ids(run: Run) -> None:
+    """Check that guest and QEMU can have an ID.
+
+    Raises:
+        NotApplicable: they cannot.
+    """
+    require_driven(run)
+    if not has_device(run.stack.executable, DEVICE):
+        raise NotApplicable(f"This QEMU has no device '{DEVICE}'.")
+
+
 def generation_id(run: Run) -> Outcome:
     """Save a guest that has an ID, restore each file twice, and judge all IDs."""
     begun = time.monotonic()
-    require_driven(run)
-    if not has_device(run.stack.executable, _DEVICE):
-        raise NotApplicable(f"This QEMU has no device '{_DEVICE}'.")
+    require_ids(run)
     cycles = []
-    run = run.with_arguments(("-device", f"{_DEVICE},guid=auto"))
-    with writing_guest(run) as source:
-        _GuidPage(source.guest.machine).announce()
+    with writing_guest(with_ids(run)) as source:
+        GuidPage(source.guest.machine).announce()
         for number, flow in enumerate(_FLOWS, 1):
-            cycles.append(_cycle(run, source, flow, f"vmgenid/{number:02d}-{flow.label}"))
+            cycles.append(id_cycle(run, source, flow, f"vmgenid/{number:02d}-{flow.label}"))
         source.guest.machine.quit()
     return outcome_of_cycles(run, cycles, time.monotonic() - begun, compare_stuns=False)
 
 
-def _cycle(run: Run, source: Source, flow: Flow, label: str) -> Cycle:
+def id_cycle(run: Run, source: Source, flow: Flow, label: str, plant: Plant = NO_PLANT) -> Cycle:
+    """Save a guest that has an ID, restore the file twice, and judge all IDs.
+
+    Args:
+        run: the test's, without an ID.
+        source: the guest.
+        flow: how to save.
+        label: names the cycle in results, and its folder.
+        plant: what is planted.
+    """
     folder = run.folder / label
     folder.mkdir(parents=True)
     run.say(f"{label}: saving ({flow.value}).")
+    page = GuidPage(source.guest.machine)
+    plant.before_save(page)
     limit = run.deadline.at_most(SMALL_SAVE_SECONDS)
     snapshot = take(flow, source.guest, source.counters, folder, limit)
-    page = _GuidPage(source.guest.machine)
+    plant.after_save(page)
     ids = GuestIds(page.of_qemu(), page.in_ram(), page.in_file(snapshot.path))
     checks = [*judge_source(source.guest, source.before), judge_kept(ids)]
 
     def look(guest: Guest) -> list[CheckResult]:
-        found = _GuidPage(guest.machine)
+        found = GuidPage(guest.machine)
+        plant.after_restore(found)
         ids.restored.append((found.of_qemu(), found.in_ram()))
         return [judge_restored_ids(ids)]
 
+    restoring = with_ids(run, plant.restored_guid)
     with resting(run.stack, source.guest.machine, checks):
         limit = run.deadline.at_most(RESTORE_SECONDS)
         first = judge_restored(
-            run.stack, snapshot, source.status, None, folder / "restored-first", limit, look
+            restoring.stack, snapshot, source.status, None, folder / "restored-first", limit, look
         )
         # Its memory and clock are judged in the second one.
-        kept = [check for check in first if check.name in (_CHECK, "restore")]
-        checks += [replace(check, name=f"first-{check.name}") for check in kept]
-        return judge_cycle(run, source, snapshot, label, checks, look)
+        kept = [check for check in first if check.name in (RESTORED_CHECK, "restore")]
+        checks += [replace(check, name=f"{FIRST}{check.name}") for check in kept]
+        return judge_cycle(restoring, source, snapshot, label, checks, look)
 
 
 def judge_kept(ids: GuestIds) -> CheckResult:
@@ -159,7 +219,7 @@ def judge_kept(ids: GuestIds) -> CheckResult:
     if ids.source_ram != ids.source:
         sentence = f"The source has the generation ID {ids.source_ram} after the save, before {ids.source}."
         problems.append(Problem(Code.VMGENID_SOURCE, sentence))
-    return judged("generation-id-kept", _FILE, problems)
+    return judged(KEPT_CHECK, _FILE, problems)
 
 
 def judge_restored_ids(ids: GuestIds) -> CheckResult:
@@ -173,4 +233,4 @@ def judge_restored_ids(ids: GuestIds) -> CheckResult:
     if len(set(seen)) != len(seen):
         sentence = f"Two of {len(seen)} guests have the same generation ID."
         problems.append(Problem(Code.VMGENID_SAME, sentence))
-    return judged(_CHECK, _RESTORED, problems, {"guests": len(ids.restored)})
+    return judged(RESTORED_CHECK, _RESTORED, problems, {"guests": len(ids.restored)})
