@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import functools
 import platform
 
 UFFD_API = 0xAA
@@ -127,6 +128,7 @@ _IOCTL_BITS = {
 }
 
 
+@functools.lru_cache(maxsize=64)
 def ioctl_names(bits: int) -> frozenset[str]:
     """Return the names of the ioctls in an ``ioctls`` field, e.g. ``{"WAKE", "COPY"}`` for bits 2 and 3."""
     return frozenset(name for bit, name in _IOCTL_BITS.items() if bits >> bit & 1)

@@ -34,6 +34,7 @@ LIBC.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 LIBC.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
 LIBC.syscall.restype = ctypes.c_long
+LIBC.memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 # asm-generic/mman-common.h and linux/mman.h; the same on x86, arm64 and riscv. Python's module mmap has some
 # of them since 3.8, but others only since 3.10.
@@ -117,3 +118,13 @@ def load(address: int, length: int) -> bytes:
     buffer = ctypes.create_string_buffer(length)
     ctypes.memmove(buffer, address, length)
     return buffer.raw
+
+
+def copy(address: int, source: int, length: int) -> None:
+    """Copy memory to an address by one foreign call (memmove), which may fault at both."""
+    ctypes.memmove(address, source, length)
+
+
+def same(address: int, other: int, length: int) -> bool:
+    """Return whether memory at two addresses is equal, by one foreign call (memcmp), which may fault."""
+    return bool(LIBC.memcmp(address, other, length) == 0)

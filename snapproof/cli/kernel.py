@@ -58,22 +58,24 @@ def kernel(arguments: argparse.Namespace) -> int:
         hosts = expanded_hosts([parse_host(arguments.host)], sources.provisioning)
         if len(hosts) > 1:
             return _history(arguments, hosts, sources)
-        seen, code = _shown(_events(arguments, hosts[0], sources, arguments.filter))
-        if arguments.json:
-            write_json_file(arguments.json, json.dumps(document(seen), indent=2) + "\n")
-        return code
+        seen: list[dict[str, Any]] = []
+        try:
+            return _shown(_events(arguments, hosts[0], sources, arguments.filter), seen)
+        finally:
+            # After an interruption too: what has been found so far is not lost.
+            if arguments.json and seen:
+                write_json_file(arguments.json, json.dumps(document(seen), indent=2) + "\n")
 
 
-def _shown(events: Iterator[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """Print events as KTAP while they come; return them and the exit code."""
+def _shown(events: Iterator[dict[str, Any]], seen: list[dict[str, Any]]) -> int:
+    """Print events as KTAP while they come, add them to `seen`, and return the exit code."""
     writer = KtapWriter(sys.stdout.write)
-    seen = []
     for event in events:
         seen.append(event)
         writer.event(event)
         sys.stdout.flush()
     sys.stdout.write(writer.summary() + reproducer.comments(writer.failed))
-    return seen, exit_code(writer.statuses)
+    return exit_code(writer.statuses)
 
 
 def _bisect_archive(arguments: argparse.Namespace, sources: Sources) -> int:
@@ -96,8 +98,9 @@ def _history(arguments: argparse.Namespace, hosts: Sequence[HostSpecText], sourc
     statuses: dict[str, dict[str, str]] = {}
     codes = []
     for host in hosts:
+        seen: list[dict[str, Any]] = []
         try:
-            seen, code = _shown(_events(arguments, host, sources, arguments.filter))
+            code = _shown(_events(arguments, host, sources, arguments.filter), seen)
         except SnapproofError as error:
             _log(f"{host.text} was not tested: {error.sentence}")
             codes.append(EXIT_ERROR)
@@ -117,9 +120,13 @@ def _history(arguments: argparse.Namespace, hosts: Sequence[HostSpecText], sourc
 
 
 def document(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the events of one run as one document: ``schema``, ``host``, ``results``."""
+    """Return the events of one run as one document: ``schema``, ``complete``, ``host``, ``results``.
+
+    It is complete if the runner came to its end, and was not interrupted.
+    """
     return {
         "schema": _SCHEMA,
+        "complete": events[-1]["event"] == "end",
         "host": next(event for event in events if event["event"] == "host"),
         "results": [event for event in events if event["event"] == "result"],
     }

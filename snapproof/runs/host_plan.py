@@ -242,8 +242,8 @@ def _warm_guest(
 
 
 def lent_to_vm() -> list[str]:
-    """Return arguments of the feature tests for a VM: huge pages, swap, KSM and poison are allowed there."""
-    return ["--prepare", "--ksm", "--poison", "--slow", str(_SLOW)]
+    """Return arguments of the feature tests for a VM, where huge pages, swap, KSM and poison are allowed."""
+    return ["--prepare", "--ksm", "--poison", "--one-cpu", "--slow", str(_SLOW)]
 
 
 def _tests(sources: Sources, *lent: str) -> list[str] | None:

@@ -10,6 +10,7 @@ import sys
 from types import FrameType
 
 from . import needs, registry
+from .batches import MOST
 from .ktap import KtapWriter
 from .matrix import reproducer
 from .prepare import KSM, Preparation
@@ -40,7 +41,15 @@ def main() -> int:
         wanted if arguments.prepare or arguments.ksm else (),
         warn=lambda text: print(f"# {text}", file=sys.stderr),
     ):
-        for event in run(tests, arguments.repeat, arguments.helper, arguments.slow):
+        events = run(
+            tests,
+            arguments.repeat,
+            arguments.helper,
+            arguments.slow,
+            share=arguments.share,
+            one_cpu=arguments.one_cpu,
+        )
+        for event in events:
             if arguments.json_lines:
                 print(json.dumps(event))
                 if event["event"] == "result":
@@ -86,6 +95,18 @@ def _parser() -> argparse.ArgumentParser:
         default=1.0,
         metavar="N",
         help="multiply all time limits by N (emulated host)",
+    )
+    parser.add_argument(
+        "--share",
+        type=int,
+        default=MOST,
+        metavar="N",
+        help="run up to N tests in one process while they pass (default: %(default)s); 1 separates all",
+    )
+    parser.add_argument(
+        "--one-cpu",
+        action="store_true",
+        help="run tests that share a process on one processor, which is faster on an emulated host",
     )
     parser.add_argument(
         "--prepare",

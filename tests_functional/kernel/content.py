@@ -42,11 +42,13 @@ class Content:
     counted: bool = True
 
 
-def _never(_page: int) -> bool:
+def never(_page: int) -> bool:
+    """Return that a page has a pattern."""
     return False
 
 
-def _always(_page: int) -> bool:
+def always(_page: int) -> bool:
+    """Return that a page reads as zeros."""
     return True
 
 
@@ -55,13 +57,11 @@ def _even(page: int) -> bool:
 
 
 def _store_all(trial: Trial, region: Region) -> None:
-    for page in range(region.pages):
-        region.store(page * region.page_bytes, trial.golden(region, page))
+    trial.store_all(region)
 
 
-def _read_all(_trial: Trial, region: Region) -> None:
-    for page in range(region.pages):
-        region.load(page * region.page_bytes, 1)
+def _read_all(trial: Trial, region: Region) -> None:
+    trial.read_all(region)
 
 
 def _read_huge(trial: Trial, region: Region) -> None:
@@ -130,11 +130,11 @@ def _write_file(trial: Trial, region: Region) -> None:
     _read_all(trial, region)
 
 
-OWN = Content("own", "a page of the process alone", _store_all, _never)
+OWN = Content("own", "a page of the process alone", _store_all, never)
 ZERO = Content("zero", "pages that were only read map the zero page, which has no struct folio's reverse map",
-               _read_all, _always)  # fmt: skip
+               _read_all, always)  # fmt: skip
 HUGE_ZERO = Content(
-    "huge-zero", "a huge page that was only read maps the huge zero page by one entry", _read_huge, _always,
+    "huge-zero", "a huge page that was only read maps the huge zero page by one entry", _read_huge, always,
     counted=False,
 )  # fmt: skip
 ZERO_FILLED = Content(
@@ -143,9 +143,9 @@ ZERO_FILLED = Content(
     _store_all,
     _even,
 )
-SHARED = Content("shared", "a child maps the page too, so a write has to copy it", _share, _never)
+SHARED = Content("shared", "a child maps the page too, so a write has to copy it", _share, never)
 FILE = Content(
-    "file", "a page of the page cache, which a write to a private mapping copies", _write_file, _never
+    "file", "a page of the page cache, which a write to a private mapping copies", _write_file, never
 )
 
 CONTENTS = (OWN, ZERO, HUGE_ZERO, ZERO_FILLED, SHARED, FILE)

@@ -14,7 +14,7 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from harness.userfaultfd import UserfaultfdError
 from harness.userfaultfd.libc import LIBC
@@ -25,7 +25,7 @@ from .registry import FeatureTest
 from .trial import CheckFailed, Skip, Trial
 
 # linux/prctl.h
-_PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1
 _DEATH_SECONDS = 5.0
 _LIMITS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -89,15 +89,22 @@ def _run_in_child(test: FeatureTest, helper: str, sink: int) -> None:
     """Run the test, write its result to `sink`, and exit without running any code of the parent."""
     try:
         os.setpgid(0, 0)
-        LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        result = _outcome(test, helper)
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        result = outcome(test, helper)
         os.write(sink, json.dumps(vars(result)).encode())
     finally:
         # Threads may still wait for pages; the end of the process releases them.
         os._exit(0)
 
 
-def _outcome(test: FeatureTest, helper: str) -> Result:
+def outcome(test: FeatureTest, helper: str, *, close: bool = False) -> Result:
+    """Run a test in this process and return its result.
+
+    Args:
+        test: what to run.
+        helper: path of the library of tests_functional/kernel/trackers/segv.c, empty for none.
+        close: release what a test has made after it passes, for a process that goes on.
+    """
     trial = Trial(
         test.memory or ANON,
         test.features,
@@ -108,6 +115,8 @@ def _outcome(test: FeatureTest, helper: str) -> Result:
     try:
         # Not in a `with`: leaving it would wait for the threads of a failed test.
         test.run(trial)
+        if close:
+            trial.close()
     except Skip as skip:
         return Result("SKIP", str(skip), trial.checks, notes=trial.notes)
     except CheckFailed as failure:
@@ -142,6 +151,12 @@ def _frames(error: BaseException) -> list[str]:
 
 
 def _wait_for_result(child: int, source: int, seconds: float) -> Result:
+    data = read_reply(source, seconds, lambda _: False)
+    return killed_late(child, seconds) if data is None else ended(child, data)
+
+
+def read_reply(source: int, seconds: float, whole: Callable[[bytes], bool]) -> bytes | None:
+    """Read a child's words until its end or until they are whole; return None after `seconds`."""
     end = time.monotonic() + seconds
     data = b""
     poll = select.poll()
@@ -149,22 +164,31 @@ def _wait_for_result(child: int, source: int, seconds: float) -> Result:
     while True:
         left = end - time.monotonic()
         if left <= 0:
-            notes = _thread_states(child)
-            dead = _kill(child)
-            if not dead:
-                return Result("FAIL", "The test's process does not die by SIGKILL.", notes=notes)
-            return Result("TIMEOUT", f"The test did not end within {seconds:.0f} s.", notes=notes)
+            return None
         if poll.poll(left * 1000):
             chunk = os.read(source, 1 << 16)
-            if not chunk:
-                break
             data += chunk
-    status = _reap(child)
+            if not chunk or whole(data):
+                return data
+
+
+def killed_late(child: int, seconds: float) -> Result:
+    """Kill a child that was too slow and return its result: FAIL if it does not die, else TIMEOUT."""
+    notes = _thread_states(child)
+    dead = kill(child)
+    if not dead:
+        return Result("FAIL", "The test's process does not die by SIGKILL.", notes=notes)
+    return Result("TIMEOUT", f"The test did not end within {seconds:.0f} s.", notes=notes)
+
+
+def ended(child: int, data: bytes) -> Result:
+    """Wait for a child that has no more to say, and return the result that it sent, or why there is none."""
+    status = reap(child)
     if status is None:
         notes = _thread_states(child)
-        _kill(child)
+        kill(child)
         return Result("FAIL", "The test has ended, but the kernel does not end its process.", notes=notes)
-    _kill_group(child)
+    kill_group(child)
     return _result(data, status)
 
 
@@ -192,18 +216,19 @@ def _thread_states(child: int) -> list[str]:
     return lines
 
 
-def _kill_group(child: int) -> None:
+def kill_group(child: int) -> None:
+    """Kill the processes that a child has started, and the child, where they still run."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
 
 
-def _kill(child: int) -> bool:
+def kill(child: int) -> bool:
     """Kill the child's process group; return whether the child has ended."""
-    _kill_group(child)
-    return _reap(child) is not None
+    kill_group(child)
+    return reap(child) is not None
 
 
-def _reap(child: int) -> int | None:
+def reap(child: int) -> int | None:
     """Wait for the child's end and return its wait status, None if it does not end in time."""
     end = time.monotonic() + _DEATH_SECONDS
     while True:

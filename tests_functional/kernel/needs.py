@@ -52,6 +52,7 @@ def offered() -> int:
         return 0
 
 
+@functools.cache
 def missing_features(features: int) -> str:
     """Return why these userfaultfd features are not available, empty if they are."""
     if not may_trap_kernel():

@@ -7,7 +7,6 @@ opposite.
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from typing import Any, Callable
 
@@ -24,75 +23,19 @@ from harness.userfaultfd import (
     read_pagemap,
 )
 
+from .calls import CallThread
 from .trial import CheckFailed, Trial
 
 LATE = b"written after the snapshot began"
 """The bytes that tests write to protected pages."""
 
+_WRITE_WP = FaultFlag.WRITE | FaultFlag.WP
 
 UNREPORTED = "unreported-write"
 """Code of a write to a protected page that completed without an event."""
 
 PAGEMAP_DIFFERS = "pagemap-differs"
 """Code of pages whose protection in pagemap is not as expected."""
-
-
-class CallThread:
-    """A thread that makes one call, which may wait in the kernel; leaving its ``with`` waits for its end.
-
-    Attributes:
-        result: what the call returned, None before.
-        error: the exception that it raised, None if none.
-    """
-
-    def __init__(self, trial: Trial, call: Callable[..., Any], *arguments: Any) -> None:
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self._trial = trial
-        self._call = call
-        self._arguments = arguments
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> CallThread:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.finish()
-
-    @property
-    def thread_id(self) -> int:
-        """Its thread id in the kernel."""
-        return self._thread.native_id or 0
-
-    def waits(self, seconds: float = 0.1) -> bool:
-        """Return whether the call has not returned within `seconds`."""
-        self._thread.join(seconds)
-        return self._thread.is_alive()
-
-    def finish(self) -> Any:
-        """Wait for the thread's end and return the result of the call.
-
-        Raises:
-            CheckFailed: the call did not return in time, or raised OSError.
-        """
-        self._thread.join(self._trial.patience)
-        self._trial.check(
-            not self._thread.is_alive(),
-            f"A thread still waits {self._trial.patience:.0f} s after it was released.",
-        )
-        if isinstance(self.error, OSError):
-            raise CheckFailed(f"The call of a thread on protected memory failed: {self.error}.")
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-    def _run(self) -> None:
-        try:
-            self.result = self._call(*self._arguments)
-        except BaseException as error:  # finish() raises it
-            self.error = error
 
 
 def next_fault(trial: Trial, uffd: Userfaultfd, thread: CallThread | None = None) -> PageFault:
@@ -165,11 +108,7 @@ def write_waits(
     address = region.at(page) + offset
     with CallThread(trial, write or _store_late, address) as thread:
         event = next_fault(trial, uffd, thread)
-        trial.equal(
-            event.flags & (FaultFlag.WRITE | FaultFlag.WP),
-            FaultFlag.WRITE | FaultFlag.WP,
-            "The fault's flags",
-        )
+        trial.equal(event.flags & _WRITE_WP, _WRITE_WP, "The fault's flags")
         trial.equal(page_of(region, event), page, "The page of the fault")
         trial.check_content(region, [page])
         if pagemap_has_bit():
@@ -179,10 +118,10 @@ def write_waits(
         release(uffd, region, page)
         result = thread.finish()
     if changes:
-        content = region.load(page * region.page_bytes, region.page_bytes)
-        trial.check(content != trial.golden(region, page), f"The write to page {page} was lost.")
+        trial.check(not trial.is_golden(region, page), f"The write to page {page} was lost.")
         if write is None:
-            trial.equal(content[offset : offset + len(LATE)], LATE, f"The content of page {page}")
+            content = region.load(page * region.page_bytes + offset, len(LATE))
+            trial.equal(content, LATE, f"The content of page {page}")
     return result
 
 
@@ -226,8 +165,7 @@ def check_pagemap(trial: Trial, region: Region, expected: Any) -> None:
     """Assert which pages pagemap shows as protected, if the kernel has that bit (5.14)."""
     if not pagemap_has_bit():
         return
-    per = region.page_bytes // PAGE_BYTES
-    numbers = sorted({number // per for number in protected_pages(region.address, region.length)})
+    numbers = protected_pages(region.address, region.length, page_bytes=region.page_bytes)
     what = f"The protected pages of {region.pages} by pagemap"
     trial.equal(numbers, list(expected), what, PAGEMAP_DIFFERS)
 

@@ -28,6 +28,9 @@ SUITES = (
     "trackers",
 )
 
+# They install signal handlers and change mappings of the whole process.
+_ALONE = ("trackers",)
+
 NO_MEMORY = "any"
 """The memory part of the name of a test that chooses its memory itself."""
 
@@ -81,6 +84,8 @@ class FeatureTest:
         seconds: time limit.
         known_issues: kernel defects that it is known to detect.
         content: what its pages are made of, None for the memory type's usual pages.
+        alone: whether it needs a process of its own: it changes that for good, or is a race on several
+            processors.
     """
 
     suite: str
@@ -95,6 +100,7 @@ class FeatureTest:
     seconds: float
     known_issues: tuple[KernelIssue, ...]
     content: Content | None = None
+    alone: bool = False
 
     @property
     def memory_name(self) -> str:
@@ -132,6 +138,7 @@ def feature_test(
     bugs: Iterable[str] = (),
     seconds: float = DEFAULT_SECONDS,
     known_issues: Iterable[KernelIssue] = (),
+    alone: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as one test for each of these memory types and variants.
 
@@ -156,6 +163,7 @@ def feature_test(
                 fixed,
                 seconds,
                 issues,
+                alone=alone or suite in _ALONE,
             )
             for kind in memory
             for variant in variants

@@ -13,14 +13,11 @@ from harness.linux.kernel_log import taint
 from harness.userfaultfd import feature_names, probe_userfaultfd
 
 from . import needs
-from .isolate import Result, run_isolated
+from .batches import MOST, Batches
 from .registry import FeatureTest
 from .splats import KernelLog
 
 Event = dict[str, Any]
-
-# Worst first; the result of repeated runs of a test is the worst of them.
-_WORST = ("FAIL", "TIMEOUT", "ERROR", "XFAIL", "PASS", "SKIP")
 
 
 def host_facts() -> Event:
@@ -43,7 +40,15 @@ def host_facts() -> Event:
     }
 
 
-def run(tests: list[FeatureTest], repeat: int = 1, helper: str = "", slow: float = 1.0) -> Iterator[Event]:
+def run(
+    tests: list[FeatureTest],
+    repeat: int = 1,
+    helper: str = "",
+    slow: float = 1.0,
+    *,
+    share: int = MOST,
+    one_cpu: bool = False,
+) -> Iterator[Event]:
     """Run tests in order and yield a ``host`` event, a ``plan``, a ``result`` for each test, and ``end``.
 
     Args:
@@ -51,6 +56,8 @@ def run(tests: list[FeatureTest], repeat: int = 1, helper: str = "", slow: float
         repeat: how often to run each test; its result is the worst one, with a note if they differ.
         helper: path of the library of tests_functional/kernel/trackers/segv.c for this host, empty for none.
         slow: factor for the tests' time limits.
+        share: how many tests share a process at most.
+        one_cpu: see `Batches`.
     """
     yield host_facts()
     yield {"event": "plan", "tests": [identity(test) for test in tests]}
@@ -58,10 +65,8 @@ def run(tests: list[FeatureTest], repeat: int = 1, helper: str = "", slow: float
     # What is imported by now stays, and a collection in a test's process would copy its pages.
     gc.collect()
     gc.freeze()
-    for test in tests:
-        runs = [_one(test, helper, log, slow) for _ in range(repeat)]
-        worst = min(runs, key=lambda result: _WORST.index(result.status))
-        yield {"event": "result", **identity(test), **vars(_merged(worst, runs))}
+    for test, result in Batches(tests, helper, slow, log, most=share, one_cpu=one_cpu).results(tests, repeat):
+        yield {"event": "result", **identity(test), **vars(result)}
     yield {"event": "end", "tests": len(tests)}
 
 
@@ -74,28 +79,6 @@ def identity(test: FeatureTest) -> Event:
         "recipe": test.recipe,
         "contract": test.contract,
     }
-
-
-def _one(test: FeatureTest, helper: str, log: KernelLog, slow: float = 1.0) -> Result:
-    log.complaints()
-    result = run_isolated(test, helper, slow)
-    complaints = log.complaints()
-    result.notes += complaints.own
-    result.notes += [f"not about this test: {sentence}" for sentence in complaints.others]
-    if complaints.own and result.status in {"PASS", "SKIP", "XFAIL"}:
-        result.status = "FAIL"
-        result.reason = f"The kernel complained during the test: {complaints.own[0]}"
-    return result
-
-
-def _merged(worst: Result, runs: list[Result]) -> Result:
-    statuses = [result.status for result in runs]
-    if len(set(statuses)) > 1:
-        worst.notes.append(f"The results of its runs differ: {', '.join(statuses)}.")
-        if worst.status in {"PASS", "XFAIL"}:
-            # A test that skips only sometimes has a need that is not probed correctly.
-            worst.status, worst.reason = "ERROR", worst.notes[-1]
-    return worst
 
 
 def exit_code(statuses: list[str]) -> int:

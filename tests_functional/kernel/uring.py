@@ -29,16 +29,24 @@ class Uring:
         entries, cq_entries = struct.unpack_from("<II", params.raw, 0)
         self._sq = struct.unpack_from("<8I", params.raw, 40)
         self._cq = struct.unpack_from("<8I", params.raw, 80)
+        self._lengths: list[int] = []
         self._rings = [
             self._map(self._sq[6] + entries * 4, _OFF_SQ_RING),
             self._map(self._cq[5] + cq_entries * 16, _OFF_CQ_RING),
             self._map(entries * 64, _OFF_SQES),
         ]
 
+    def __enter__(self) -> Uring:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _map(self, length: int, offset: int) -> int:
         address = LIBC.mmap(None, length, 3, libc.MAP_SHARED | libc.MAP_POPULATE, self._descriptor, offset)
         if address == ctypes.c_void_p(-1).value:
             libc.checked(-1, "mmap of an io_uring")
+        self._lengths.append(length)
         return int(address)
 
     def register_buffer(self, region: Region) -> None:
@@ -74,5 +82,7 @@ class Uring:
         return result
 
     def close(self) -> None:
-        """Close it, which unpins registered buffers."""
+        """Unmap and close it, which unpins registered buffers."""
+        for address, length in zip(self._rings, self._lengths):
+            libc.munmap(address, length)
         os.close(self._descriptor)

@@ -21,9 +21,10 @@ from harness.userfaultfd import (
 )
 
 from .. import memory
+from ..calls import CallThread
 from ..memory import ANON, EVERY, SHMEM, SMALL
 from ..needs import may_trap_kernel, offered
-from ..oracle import CallThread, all_wait, check_pagemap, next_fault, page_of, write_passes, write_waits
+from ..oracle import all_wait, check_pagemap, next_fault, page_of, write_passes, write_waits
 from ..registry import feature_test
 from ..trial import Trial
 

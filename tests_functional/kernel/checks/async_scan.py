@@ -8,10 +8,11 @@ import os
 from harness.userfaultfd import PAGE_BYTES, Feature, Region, Userfaultfd, libc, read_pagemap, scan
 from harness.userfaultfd import pagemap as bits
 
+from ..calls import CallThread
 from ..memory import ANON, ANON_THP, FILE_PRIVATE, HUGETLB, MEMFD, SHMEM
-from ..oracle import CallThread
 from ..registry import feature_test
 from ..trial import Trial
+from .kernel_writers import filled_pipe
 
 _ASYNC = Feature.WP_ASYNC | Feature.PAGEFAULT_FLAG_WP
 _KINDS = (ANON, ANON_THP, SHMEM, MEMFD, HUGETLB, FILE_PRIVATE)
@@ -59,8 +60,7 @@ def looking_changes_nothing(trial: Trial) -> None:
 def writes_of_the_kernel_are_found(trial: Trial) -> None:
     """A read(2) into asynchronously protected memory completes, and a scan finds its page."""
     region, _ = _tracked(trial)
-    source, sink = os.pipe()
-    os.write(sink, b"data")
+    source = trial.enter(filled_pipe(b"data"))
     trial.equal(
         os.readv(source, [region.view[5 * PAGE_BYTES : 5 * PAGE_BYTES + 4]]), 4, "The result of readv"
     )

@@ -9,6 +9,8 @@ import os
 from harness.userfaultfd import PAGE_BYTES, Feature, Mode, Region, libc, scan
 from harness.userfaultfd import pagemap as pagemap_bits
 
+from ..calls import CallThread
+from ..golden import ZERO_OFFSET
 from ..memory import (
     ANON,
     ANON_THP,
@@ -22,7 +24,6 @@ from ..memory import (
 )
 from ..needs import missing_need
 from ..oracle import (
-    CallThread,
     all_wait,
     check_pagemap,
     next_fault,
@@ -32,7 +33,7 @@ from ..oracle import (
     write_waits,
 )
 from ..registry import feature_test
-from ..trial import ZERO_OFFSET, Trial
+from ..trial import Trial
 
 _WP = Feature.PAGEFAULT_FLAG_WP
 

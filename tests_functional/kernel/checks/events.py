@@ -6,9 +6,10 @@ import errno
 
 from harness.userfaultfd import PAGE_BYTES, FaultFlag, Feature, Mode, Region, Remove, libc
 
+from ..calls import CallThread
 from ..memory import ANON, SHMEM, SMALL
 from ..needs import offered
-from ..oracle import CallThread, next_fault, page_of
+from ..oracle import next_fault, page_of
 from ..registry import feature_test
 from ..trial import Trial
 

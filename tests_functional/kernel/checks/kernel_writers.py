@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -9,14 +10,16 @@ import signal
 import socket
 import tempfile
 import termios
+from collections.abc import Iterator
 from typing import Callable
 
 from harness.userfaultfd import PAGE_BYTES, Region, Userfaultfd, libc
 from tests_functional.kernel.trackers import stores
 
+from ..calls import CallThread
 from ..memory import ANON, ANON_THP, ANON_ZERO, HUGETLB, MEMFD, SHMEM
 from ..needs import missing_need
-from ..oracle import LATE, CallThread, blocked, next_fault, page_of, release, write_waits
+from ..oracle import LATE, blocked, next_fault, page_of, release, write_waits
 from ..registry import feature_test
 from ..trial import Trial
 from ..uring import Uring
@@ -25,37 +28,48 @@ _KINDS = (ANON, ANON_ZERO, ANON_THP, SHMEM, MEMFD, HUGETLB)
 _NEEDS = ("kernel-faults",)
 
 
+@contextlib.contextmanager
+def filled_pipe(data: bytes) -> Iterator[int]:
+    """Yield a descriptor from which `data` can be read."""
+    source, sink = os.pipe2(os.O_CLOEXEC)
+    try:
+        os.write(sink, data)
+        yield source
+    finally:
+        os.close(source)
+        os.close(sink)
+
+
 def _by_read(address: int) -> int:
-    source, sink = os.pipe()
-    os.write(sink, LATE)
-    return libc.checked(libc.LIBC.read(source, ctypes.c_void_p(address), len(LATE)), "read")
+    with filled_pipe(LATE) as source:
+        return libc.checked(libc.LIBC.read(source, ctypes.c_void_p(address), len(LATE)), "read")
 
 
 def _by_readv(address: int) -> int:
-    source, sink = os.pipe()
-    os.write(sink, LATE)
     array = (ctypes.c_char * len(LATE)).from_address(address)
-    return os.readv(source, [memoryview(array)])
+    with filled_pipe(LATE) as source:
+        return os.readv(source, [memoryview(array)])
 
 
 def _by_recv(address: int) -> int:
     left, right = socket.socketpair()
-    left.send(LATE)
     array = (ctypes.c_char * len(LATE)).from_address(address)
-    return right.recv_into(memoryview(array))
+    with left, right:
+        left.send(LATE)
+        return right.recv_into(memoryview(array))
 
 
 def _by_random(address: int) -> int:
     # Not getrandom(2): since 6.11 the vDSO can serve it without entering the kernel.
-    source = os.open("/dev/urandom", os.O_RDONLY)
-    return libc.checked(libc.LIBC.read(source, ctypes.c_void_p(address), len(LATE)), "read of /dev/urandom")
+    with open("/dev/urandom", "rb", buffering=0) as source:  # noqa: PTH123
+        done = libc.LIBC.read(source.fileno(), ctypes.c_void_p(address), len(LATE))
+        return libc.checked(done, "read of /dev/urandom")
 
 
 def _by_ioctl(address: int) -> int:
-    source, sink = os.pipe()
-    os.write(sink, LATE)
     # FIONREAD writes one integer: the number of bytes in the pipe.
-    libc.checked(libc.LIBC.ioctl(source, termios.FIONREAD, ctypes.c_void_p(address)), "ioctl")
+    with filled_pipe(LATE) as source:
+        libc.checked(libc.LIBC.ioctl(source, termios.FIONREAD, ctypes.c_void_p(address)), "ioctl")
     return len(LATE)
 
 
@@ -81,9 +95,8 @@ def a_system_call_waits(trial: Trial, variant: str) -> None:
 def a_long_read_waits_for_each_page(trial: Trial) -> None:
     """One read(2) into four protected pages waits for each of them, and returns the full count."""
     region, uffd = trial.protected()
-    source, sink = os.pipe()
     length = 4 * PAGE_BYTES
-    os.write(sink, b"L" * length)
+    source = trial.enter(filled_pipe(b"L" * length))
     with CallThread(trial, libc.LIBC.read, source, ctypes.c_void_p(region.at(2)), length) as thread:
         seen = []
         while blocked(trial, uffd, thread):
@@ -117,7 +130,8 @@ def mprotect_fails_whoever_writes(trial: Trial, variant: str) -> None:
     region = trial.region()
     libc.mprotect(region.address, region.length, libc.PROT_READ)
     if variant == "io-uring":
-        done = Uring().read(_file(), region.at(2), PAGE_BYTES, fixed=False)
+        ring = trial.enter(Uring())
+        done = ring.read(_file(trial), region.at(2), PAGE_BYTES, fixed=False)
         trial.equal(done, -errno.EFAULT, "The result of io_uring")
     else:
         store = stores.STORES[variant]()
@@ -157,13 +171,12 @@ def a_direct_read_waits(trial: Trial) -> None:
 def a_read_by_io_uring_waits(trial: Trial) -> None:
     """A read by io_uring into a protected page waits for the release, and then completes."""
     region, uffd = trial.protected()
-    file = _file()
-    ring = Uring()
+    file = _file(trial)
+    ring = trial.enter(Uring())
     done = write_waits(
         trial, region, uffd, 2, write=lambda address: ring.read(file, address, PAGE_BYTES, fixed=False)
     )
     trial.equal(done, PAGE_BYTES, "The result of io_uring")
-    ring.close()
 
 
 @feature_test("R25", memory=(ANON, SHMEM), needs=("kernel-faults", "io-uring"))
@@ -173,14 +186,14 @@ def a_pinned_buffer_is_not_protected(trial: Trial) -> None:
     This is a limitation of UFFD-WP, which the test asserts.
     """
     region, uffd = trial.region(), trial.uffd()
-    ring = Uring()
+    ring = trial.enter(Uring())
     try:
         ring.register_buffer(region)
     except OSError as error:
         trial.skip(f"This user may not pin 8 pages: {error}.")
     uffd.register(region.address, region.length)
     uffd.write_protect(region.address, region.length)
-    with CallThread(trial, _fixed, ring, _file(), region) as thread:
+    with CallThread(trial, _fixed, ring, _file(trial), region) as thread:
         trial.check(
             not thread.waits(trial.patience),
             "A read into a pinned buffer waits; no known kernel does that.",
@@ -190,18 +203,17 @@ def a_pinned_buffer_is_not_protected(trial: Trial) -> None:
     trial.equal(region.load(2 * PAGE_BYTES, PAGE_BYTES), b"U" * PAGE_BYTES, "The content of page 2")
     trial.note("writes to pages pinned before protection (VFIO, vhost, registered buffers) reach a snapshot")
     write_waits(trial, region, uffd, 3)
-    ring.close()
 
 
 def _fixed(ring: Uring, file: int, region: Region) -> int:
     return ring.read(file, region.at(2), PAGE_BYTES, fixed=True)
 
 
-def _file() -> int:
-    with tempfile.TemporaryFile() as file:
-        file.write(b"U" * PAGE_BYTES)
-        file.flush()
-        return os.dup(file.fileno())
+def _file(trial: Trial) -> int:
+    file = trial.enter(tempfile.TemporaryFile())  # noqa: SIM115
+    file.write(b"U" * PAGE_BYTES)
+    file.flush()
+    return file.fileno()
 
 
 @feature_test("R23", memory=(ANON,), needs=_NEEDS)

@@ -11,8 +11,9 @@ import time
 
 from harness.userfaultfd import Feature, Mode, Region, Userfaultfd, UserfaultfdError, libc
 
+from ..calls import CallThread
 from ..memory import ANON, ANON_THP, HUGETLB, HUGETLB_PRIVATE, PROTECTABLE, SHMEM
-from ..oracle import LATE, CallThread, check_pagemap, next_fault, page_of, release, write_passes, write_waits
+from ..oracle import LATE, check_pagemap, next_fault, page_of, release, write_passes, write_waits
 from ..registry import KernelIssue, feature_test
 from ..trial import Trial
 from .preserved import wait_child
@@ -114,7 +115,9 @@ def _process_with_memory(
     return pid, Userfaultfd.adopt(descriptors[0], _WP), int.from_bytes(data, "little"), ours
 
 
-@feature_test("R31", memory=(ANON, ANON_THP, SHMEM), features=_WP, bugs=("cb185d5f1ebf", "fe4cdc2c4e24"))
+@feature_test(
+    "R31", memory=(ANON, ANON_THP, SHMEM), features=_WP, bugs=("cb185d5f1ebf", "fe4cdc2c4e24"), alone=True
+)
 def a_killed_process_ends_its_monitors_calls(trial: Trial) -> None:
     """While a process is killed, its monitor's ioctls succeed or give ESRCH, and it dies (CVE-2021-47461)."""
     for _ in range(5):

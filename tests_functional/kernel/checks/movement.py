@@ -10,10 +10,10 @@ from pathlib import Path
 
 from harness.userfaultfd import PAGE_BYTES, Feature, libc, read_pagemap
 
+from ..calls import CallThread
 from ..memory import ANON, ANON_THP, HUGE_BYTES, MEMFD, SHMEM
 from ..oracle import (
     PAGEMAP_DIFFERS,
-    CallThread,
     check_pagemap,
     next_fault,
     release,
@@ -44,7 +44,7 @@ def a_collapse_keeps_protection(trial: Trial) -> None:
         write_waits(trial, region, uffd, page)
 
 
-@feature_test("R14", memory=(ANON_THP,), needs=("collapse",), bugs=("dd47ac428c3f",))
+@feature_test("R14", memory=(ANON_THP,), needs=("collapse",), bugs=("dd47ac428c3f",), alone=True)
 def a_collapse_in_a_race_keeps_protection(trial: Trial) -> None:
     """No protection is lost while one thread collapses pages and another protects them, over and over."""
     region, uffd = trial.region(_PAGES), trial.uffd()

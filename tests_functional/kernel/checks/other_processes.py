@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
 
 from harness.userfaultfd import libc
 
+from ..calls import CallThread
 from ..memory import ANON, ANON_THP, HUGETLB, SHMEM
-from ..oracle import LATE, CallThread, blocked, next_fault, release, write_waits
+from ..oracle import LATE, blocked, next_fault, release, write_waits
 from ..registry import feature_test
 from ..trial import Trial
 
@@ -49,8 +51,8 @@ def a_write_by_force_leaks_nothing(trial: Trial) -> None:
     So a debugger that writes this way cannot tear a snapshot.
     """
     region, uffd = trial.protected()
-    memory = os.open("/proc/self/mem", os.O_RDWR | os.O_CLOEXEC)
-    with CallThread(trial, os.pwrite, memory, LATE, region.at(2)) as thread:
+    memory = trial.enter(open("/proc/self/mem", "r+b", buffering=0))  # noqa: PTH123, SIM115
+    with CallThread(trial, os.pwrite, memory.fileno(), LATE, region.at(2)) as thread:
         if blocked(trial, uffd, thread):
             next_fault(trial, uffd, thread)
             trial.check_content(region, [2])
@@ -77,8 +79,10 @@ def a_debuggers_write_leaks_nothing(trial: Trial) -> None:
     region, uffd = trial.protected()
     # linux/prctl.h: PR_SET_PTRACER with PR_SET_PTRACER_ANY, for Yama.
     libc.LIBC.prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)
-    source, sink = os.pipe()
-    with CallThread(trial, os.read, source, 1) as victim:
+    control, other = socket.socketpair()
+    trial.enter(control)
+    trial.enter(other)
+    with CallThread(trial, other.recv, 1) as victim:
         trial.check(victim.waits(), "The thread to be traced has ended already.")
         pid = os.fork()
         if pid == 0:
@@ -88,7 +92,7 @@ def a_debuggers_write_leaks_nothing(trial: Trial) -> None:
         if events:
             release(uffd, region, 2)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        os.write(sink, b"x")
+        control.send(b"x")
         victim.finish()
     if events:
         trial.equal(code, 0, "The debugger's exit code after the release")

@@ -22,10 +22,10 @@ from harness.userfaultfd import (
     protected_pages,
 )
 
+from ..calls import CallThread
 from ..memory import ANON, ANON_THP, HUGE, HUGETLB, MEMFD, MEMFD_PRIVATE, PROTECTABLE, SHMEM, SMALL
 from ..oracle import (
     LATE,
-    CallThread,
     blocked,
     check_pagemap,
     next_fault,

@@ -129,6 +129,7 @@ def _test(cell: Cell) -> FeatureTest:
         seconds=way.seconds,
         known_issues=way.known_issues,
         content=cell.content,
+        alone=way.alone,
     )
 
 

@@ -7,10 +7,11 @@ import errno
 
 from harness.userfaultfd import Feature, Mode, Region, UserfaultfdError, libc, protected_pages
 
+from ..calls import CallThread
 from ..checks import preserved
 from ..content import Content
 from ..memory import HUGE_BYTES, MemoryType
-from ..oracle import CallThread, blocked, next_fault, page_of, pagemap_has_bit, release
+from ..oracle import blocked, next_fault, page_of, pagemap_has_bit, release
 from ..registry import KernelIssue
 from ..trial import Trial
 from .subject import ONE, Expected, Subject

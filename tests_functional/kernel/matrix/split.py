@@ -116,6 +116,8 @@ WAYS = (
         reason=only_large,
         needs=("root",),
         bugs=(_BUG,),
+        # It may mount debugfs in a namespace of its process.
+        alone=True,
     ),
     Way(
         "collapse",

@@ -8,11 +8,11 @@ from typing import Callable
 
 from harness.userfaultfd import PAGE_BYTES, Feature, Region, Userfaultfd, libc, protected_pages, scan
 
+from ..calls import CallThread
 from ..memory import HUGE, HUGE_BYTES
 from ..oracle import (
     LATE,
     PAGEMAP_DIFFERS,
-    CallThread,
     blocked,
     next_fault,
     pagemap_has_bit,
@@ -176,9 +176,8 @@ def _check_protection(subject: Subject, expected: Expected, when: str) -> None:
     if subject.asynchronous:
         protected = subject.pages - written_pages(subject)
     elif pagemap_has_bit():
-        per = region.page_bytes // PAGE_BYTES
-        numbers = protected_pages(region.address, region.length)
-        protected = frozenset(number // per for number in numbers)
+        numbers = protected_pages(region.address, region.length, page_bytes=region.page_bytes)
+        protected = frozenset(numbers)
     else:
         return
     lost, gained = expected.kept - protected, expected.open_ & protected

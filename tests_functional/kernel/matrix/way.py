@@ -42,6 +42,7 @@ class Way:
         bugs: Linux commits that fixed bugs which it would detect.
         known_issues: kernel defects that it is known to detect.
         seconds: time limit.
+        alone: see `FeatureTest.alone`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Way:
     bugs: tuple[str, ...] = ()
     known_issues: tuple[KernelIssue, ...] = ()
     seconds: float = DEFAULT_SECONDS
+    alone: bool = False
 
 
 ANONYMOUS = ("anon", "anon-thp", "anon-mthp")

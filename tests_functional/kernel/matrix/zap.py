@@ -6,9 +6,10 @@ import time
 
 from harness.userfaultfd import Feature, UserfaultfdError, libc
 
+from ..calls import CallThread
 from ..content import Content
 from ..memory import FILE_PRIVATE, MemoryType
-from ..oracle import CallThread, release
+from ..oracle import release
 from ..registry import KernelIssue
 from .subject import ONE, Expected, Subject
 from .way import (

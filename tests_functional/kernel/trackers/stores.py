@@ -91,13 +91,14 @@ def by_direct_read() -> Store:
     Raises:
         OSError: EINVAL, the file system of temporary files does not support O_DIRECT.
     """
-    with tempfile.NamedTemporaryFile() as file:
-        source = os.open(file.name, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
-        target = os.open(file.name, os.O_WRONLY | os.O_CLOEXEC)
+    # Files of Python, which close their descriptors when the returned function is no longer used.
+    target = tempfile.NamedTemporaryFile()  # noqa: SIM115
+    descriptor = os.open(target.name, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    source = open(descriptor, "rb", buffering=0)  # noqa: PTH123, SIM115
 
     def store(address: int, data: bytes) -> None:
-        os.pwrite(target, data, 0)
-        done = libc.LIBC.pread(source, ctypes.c_void_p(address), len(data), ctypes.c_long(0))
+        os.pwrite(target.fileno(), data, 0)
+        done = libc.LIBC.pread(source.fileno(), ctypes.c_void_p(address), len(data), ctypes.c_long(0))
         _whole(done, len(data), "read with O_DIRECT")
 
     return store

@@ -179,3 +179,21 @@ def test_swap_header_is_what_the_kernel_reads(tmp_path: Path) -> None:
     assert data[1024:1036] == b"\x01\0\0\0\xff\0\0\0\0\0\0\0"
     assert data[4086:4096] == b"SWAPSPACE2"
     assert sys.byteorder == "little"
+
+
+def test_interruption_leaves_a_document_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was found before Ctrl-C is written, and is not complete; a whole run is."""
+
+    def interrupted(*_: Any) -> Any:
+        yield from _EVENTS[:3]
+        raise KeyboardInterrupt
+
+    target = tmp_path / "kernel.json"
+    for events, complete, count in ((interrupted, False, 1), (lambda *_: iter(_EVENTS), True, 4)):
+        monkeypatch.setattr(kernel, "_events", events)
+        main(["kernel", "--json", str(target)])
+        written = json.loads(target.read_text())
+        assert (written["complete"], len(written["results"])) == (complete, count)
+    capsys.readouterr()

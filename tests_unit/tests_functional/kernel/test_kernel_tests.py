@@ -15,11 +15,12 @@ import pytest
 
 from harness.userfaultfd import PAGE_BYTES, Feature, Userfaultfd, libc, probe_userfaultfd
 from tests_functional.kernel import isolate, needs, registry
+from tests_functional.kernel.batches import Batches, merged
 from tests_functional.kernel.isolate import Result, run_isolated
 from tests_functional.kernel.memory import ANON, EVERY, HUGETLB
 from tests_functional.kernel.oracle import check_pagemap, pagemap_has_bit, release
 from tests_functional.kernel.registry import FeatureTest, KernelIssue
-from tests_functional.kernel.run import _merged, exit_code
+from tests_functional.kernel.run import exit_code
 from tests_functional.kernel.splats import Complaints
 from tests_functional.kernel.trial import CheckFailed, Skip, Trial
 
@@ -224,10 +225,10 @@ def test_monitor_that_waits_for_itself() -> None:
 def test_repeated_runs_that_differ_are_told() -> None:
     """The worst counts; a test that is skipped at times has a need that it does not probe."""
     runs = [Result("PASS"), Result("FAIL", "x")]
-    assert "PASS, FAIL" in _merged(runs[1], runs).notes[0]
+    assert "PASS, FAIL" in merged(runs).notes[0]
     runs = [Result("PASS"), Result("SKIP", "x")]
-    assert _merged(runs[0], runs).status == "ERROR"
-    assert _merged(Result("PASS"), [Result("PASS")] * 2).notes == []
+    assert merged(runs).status == "ERROR"
+    assert merged([Result("PASS")] * 2).notes == []
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_exit_codes(statuses: list[str], code: int) -> None:
 
 def test_complaint_of_the_kernel_fails_a_test_that_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A splat of the test's own is a failure whatever it asserts; one of another job is a note."""
-    from tests_functional.kernel import run
+    from tests_functional.kernel import batches
 
     said = Complaints(own=["WARNING: at mm/memory.c"])
 
@@ -258,13 +259,19 @@ def test_complaint_of_the_kernel_fails_a_test_that_passed(monkeypatch: pytest.Mo
 
         def complaints(self) -> Complaints:
             self.calls += 1
-            return Complaints() if self.calls == 1 else said
+            return said if self.calls == 2 else Complaints()
 
-    monkeypatch.setattr(run, "run_isolated", lambda *_: Result("PASS"))
-    result = run._one(_test(_asserts), "", Log())  # type: ignore[arg-type]
+    monkeypatch.setattr(batches, "run_isolated", lambda *_: Result("PASS"))
+
+    def decided(log: Any) -> Result:
+        test = _test(_asserts)
+        ((_, found),) = Batches([test], "", 1.0, log, most=1).results([test], 1)
+        return found
+
+    result = decided(Log())
     assert (result.status, "mm/memory.c" in result.reason) == ("FAIL", True)
     said = Complaints(others=["traps: cc1[5] general protection fault"])
-    result = run._one(_test(_asserts), "", Log())  # type: ignore[arg-type]
+    result = decided(Log())
     assert result == Result("PASS", notes=["not about this test: traps: cc1[5] general protection fault"])
 
 
@@ -288,8 +295,8 @@ def test_memory_that_cannot_be_had_is_a_skip() -> None:
 
 def test_child_that_cannot_be_reaped_is_the_kernels_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that SIGKILL does not end is a FAIL, not a time-out."""
-    kill = isolate._kill
-    monkeypatch.setattr(isolate, "_kill", lambda child: kill(child) and False)
+    kill = isolate.kill
+    monkeypatch.setattr(isolate, "kill", lambda child: kill(child) and False)
     result = run_isolated(_test(_sleeps, seconds=0.2))
     assert (result.status, "does not die by SIGKILL" in result.reason) == ("FAIL", True)
 
