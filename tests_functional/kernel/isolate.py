@@ -14,7 +14,7 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from harness.userfaultfd import UserfaultfdError
 from harness.userfaultfd.libc import LIBC
@@ -91,7 +91,7 @@ def _run_in_child(test: FeatureTest, helper: str, sink: int) -> None:
         os.setpgid(0, 0)
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         result = outcome(test, helper)
-        os.write(sink, json.dumps(vars(result)).encode())
+        os.write(sink, encoded(result))
     finally:
         # Threads may still wait for pages; the end of the process releases them.
         os._exit(0)
@@ -151,12 +151,20 @@ def _frames(error: BaseException) -> list[str]:
 
 
 def _wait_for_result(child: int, source: int, seconds: float) -> Result:
-    data = read_reply(source, seconds, lambda _: False)
+    data = read_reply(source, seconds)
     return killed_late(child, seconds) if data is None else ended(child, data)
 
 
-def read_reply(source: int, seconds: float, whole: Callable[[bytes], bool]) -> bytes | None:
-    """Read a child's words until its end or until they are whole; return None after `seconds`."""
+def encoded(result: Result) -> bytes:
+    """Return a result as a line of JSON."""
+    return json.dumps(vars(result)).encode() + b"\n"
+
+
+def read_reply(source: int, seconds: float) -> bytes | None:
+    """Read the line that a child sends, or what there is of it at its end; return None after `seconds`.
+
+    A process that the child has left behind may keep the pipe open.
+    """
     end = time.monotonic() + seconds
     data = b""
     poll = select.poll()
@@ -168,7 +176,7 @@ def read_reply(source: int, seconds: float, whole: Callable[[bytes], bool]) -> b
         if poll.poll(left * 1000):
             chunk = os.read(source, 1 << 16)
             data += chunk
-            if not chunk or whole(data):
+            if not chunk or data.endswith(b"\n"):
                 return data
 
 

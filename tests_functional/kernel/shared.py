@@ -12,7 +12,18 @@ from collections.abc import Sequence
 
 from harness.userfaultfd.libc import LIBC
 
-from .isolate import PR_SET_PDEATHSIG, Result, ended, kill, kill_group, killed_late, outcome, read_reply, reap
+from .isolate import (
+    PR_SET_PDEATHSIG,
+    Result,
+    encoded,
+    ended,
+    kill,
+    kill_group,
+    killed_late,
+    outcome,
+    read_reply,
+    reap,
+)
 from .leftovers import Leftovers
 from .registry import FeatureTest
 
@@ -52,7 +63,7 @@ class SharedProcess:
         with contextlib.suppress(BrokenPipeError):
             os.write(self._orders, b"%d\n" % self._numbers[test.slug])
         seconds = test.seconds * self._slow
-        data = read_reply(self._results, seconds, lambda data: data.endswith(b"\n"))
+        data = read_reply(self._results, seconds)
         if data is None:
             result = killed_late(self._child, seconds)
             self._forget()
@@ -117,7 +128,7 @@ class SharedProcess:
                 if left:
                     result.status = "ERROR"
                     result.reason = f"The test left behind: {'; '.join(left)}."
-                os.write(results, json.dumps(vars(result)).encode() + b"\n")
+                os.write(results, encoded(result))
                 if result.status != "PASS":
                     break
         finally:
