@@ -82,7 +82,7 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F13": _asleep,
     "F24": _in_other_state,
     "F38": _mode,
-    "F970": _block,
+    "F50": _block,
 }
 """By the issue's id in the baseline: whether a list has what leads to it."""
 

@@ -81,11 +81,11 @@ def test_memory_is_first_used_right_after_some_saves_begin() -> None:
 @pytest.mark.parametrize(
     ("name", "on", "leads"), [("block", True, True), ("block", False, False), ("xbzrle", True, False)]
 )
-def test_the_capability_block_leads_to_f970(name: str, on: bool, leads: bool) -> None:
+def test_the_capability_block_leads_to_f50(name: str, on: bool, leads: bool) -> None:
     """Only that capability does, and only if it is switched on."""
     arguments = {"capabilities": [{"capability": name, "state": on}]}
     step = Step("qmp", {"command": "migrate-set-capabilities", "arguments": arguments})
-    assert LEADS_TO["F970"](_EMPTY.with_steps([step])) is leads
+    assert LEADS_TO["F50"](_EMPTY.with_steps([step])) is leads
 
 
 def test_known_issues_are_avoided_as_far_as_possible() -> None:

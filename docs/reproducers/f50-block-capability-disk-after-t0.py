@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F970: a background snapshot with the capability `block` has the disk of after T0.
-# Usage: [ACCEL=kvm] f970-block-capability-disk-after-t0.py QEMU [FOLDER]
+# F50: a background snapshot with the capability `block` has the disk of after T0.
+# Usage: [ACCEL=kvm] f50-block-capability-disk-after-t0.py QEMU [FOLDER]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Needs 300 MB in FOLDER (/var/tmp), and takes half a minute.
 

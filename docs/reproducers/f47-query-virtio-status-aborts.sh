@@ -1,6 +1,6 @@
 #!/bin/sh
-# F921: the QMP command x-query-virtio-status aborts QEMU.
-# Usage: f921-query-virtio-status-aborts.sh QEMU
+# F47: the QMP command x-query-virtio-status aborts QEMU.
+# Usage: f47-query-virtio-status-aborts.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # The control is x-query-virtio, which names the device that is asked about.
 set -eu

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F930: a background snapshot has what a QXL display device wrote into its ROM after T0.
-# Usage: [ACCEL=kvm] f930-qxl-rom-after-t0.py QEMU [FOLDER]
+# F49: a background snapshot has what a QXL display device wrote into its ROM after T0.
+# Usage: [ACCEL=kvm] f49-qxl-rom-after-t0.py QEMU [FOLDER]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Needs 200 MB in FOLDER (/var/tmp) and 200 MB of memory, and takes 15 s.
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F925: the AHCI disk of a stopped guest goes on with commands that wait, and a save then aborts QEMU.
-# Usage: f925-ahci-commands-after-stop.py QEMU
+# F48: the AHCI disk of a stopped guest goes on with commands that wait, and a save then aborts QEMU.
+# Usage: f48-ahci-commands-after-stop.py QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Takes 60 s. Needs userfaultfd for the background snapshots.
 

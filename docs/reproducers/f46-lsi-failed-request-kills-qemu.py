@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F920: a save of a guest whose lsi53c895a has a request that failed aborts QEMU, or crashes the restored one.
-# Usage: f920-lsi-failed-request-kills-qemu.py QEMU
+# F46: a save of a guest whose lsi53c895a has a request that failed aborts QEMU, or crashes the restored one.
+# Usage: f46-lsi-failed-request-kills-qemu.py QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Takes 10 s.
 
