@@ -20,10 +20,10 @@ from harness.hosts import supervisor
 from harness.hosts.host import Host
 from harness.hosts.link import LocalLink, Stream, script_of
 from snapproof.bench import page_fault_lines, page_fault_trace, tracefs
-from tests_functional.hosts import on_host, on_host_qemu
+from tests_functional.hosts import on_host, on_host_memory, on_host_qemu
 
 # What is carried together.
-_CARRIED = ((supervisor,), (on_host, on_host_qemu), (page_fault_trace, tracefs, page_fault_lines))
+_CARRIED = ((supervisor,), (on_host, on_host_memory, on_host_qemu), (page_fault_trace, tracefs, page_fault_lines))
 
 
 # A program of another run of these tests is none of ours.
@@ -170,7 +170,7 @@ def test_carried_files_need_python_3_9_only(together: Sequence[ModuleType]) -> N
 
 def test_script_of_modules_needs_none_of_ours(tmp_path: Path) -> None:
     """Modules that import each other run as one text where nothing of ours can be imported."""
-    script = script_of(on_host, on_host_qemu)
+    script = script_of(on_host, on_host_memory, on_host_qemu)
     order = json.dumps({"kinds": {}, "argv": ["no-such-qemu"], "environment": {}, "seconds": 1})
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script],
