@@ -23,7 +23,11 @@ from snapproof.bench import page_fault_lines, page_fault_trace, tracefs
 from tests_functional.hosts import on_host, on_host_memory, on_host_qemu
 
 # What is carried together.
-_CARRIED = ((supervisor,), (on_host, on_host_memory, on_host_qemu), (page_fault_trace, tracefs, page_fault_lines))
+_CARRIED = (
+    (supervisor,),
+    (on_host, on_host_memory, on_host_qemu),
+    (page_fault_trace, tracefs, page_fault_lines),
+)
 
 
 # A program of another run of these tests is none of ours.
