@@ -20,7 +20,8 @@ from tests_functional.lib.save import Flow, Snapshot, begin_save
 from tests_functional.refusals.migration_options import Settings, settings
 from validators.verdict import CheckResult
 
-_ENDED = ("completed", "failed", "cancelled")
+ENDED = ("completed", "failed", "cancelled")
+"""Statuses of a save that is over."""
 _QUIT_SECONDS = 20.0
 _NO_SETTINGS = Settings({}, {})
 
@@ -154,16 +155,21 @@ def await_write(machine: Machine, counters: AgentCounters, limit: Deadline) -> t
 
 def wait_ending(machine: Machine, limit: Deadline) -> Ending:
     """Wait until a save has ended and QEMU has cleaned up, or until the time is over."""
+    status, error = wait_over(machine, limit)
+    if status in ENDED:
+        migration.wait_cleaned_up(machine, limit)
+    state = str(machine.qmp.execute("query-status")["status"])
+    return Ending(status, error, state)
+
+
+def wait_over(machine: Machine, limit: Deadline) -> tuple[str, str]:
+    """Wait until a save is over or the time is; return its status and QEMU's reason, "" without one."""
     while True:
         answer = machine.query_migrate()
         status = str(answer.get("status", "none"))
-        if status in _ENDED or limit.expired:
-            break
+        if status in ENDED or limit.expired:
+            return status, str(answer.get("error-desc", ""))
         machine.pause(limit)
-    if status in _ENDED:
-        migration.wait_cleaned_up(machine, limit)
-    state = str(machine.qmp.execute("query-status")["status"])
-    return Ending(status, str(answer.get("error-desc", "")), state)
 
 
 def _snapshot(

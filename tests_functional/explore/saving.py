@@ -24,12 +24,10 @@ from tests_functional.during_save.judge import (
     once_each,
     without_files_of,
 )
-from tests_functional.during_save.mid_save import await_write
+from tests_functional.during_save.mid_save import ENDED, await_write, wait_over
 from tests_functional.during_save.thing import Thing, nothing
 from tests_functional.explore.model import (
-    CANCELLED,
     COMPLETED,
-    FAILED,
     PAUSED,
     RUNNING,
     SUSPENDED,
@@ -49,7 +47,6 @@ from validators.oracles.o6_host.host_state import capture_host_state
 from validators.verdict import CheckResult
 
 _END_SECONDS = 30.0
-_ENDED = (COMPLETED, FAILED, CANCELLED)
 _STALLS = "Steps and a slow sink make writers stall here by design."
 _OVERLAP, _STATE = "overlap", "restored-state"
 _PREFIX = "explore"
@@ -219,16 +216,11 @@ def finish(session: Session) -> bool:
 
 def _wait_ending(session: Session) -> Ending:
     """Wait until the save has ended, QEMU has cleaned up, and the guest is in the model's run state."""
-    machine, limit = session.machine, session.limit(_END_SECONDS)
-    while True:
-        answer = machine.query_migrate()
-        status = str(answer.get("status", "none"))
-        if status in _ENDED or limit.expired:
-            break
-        machine.pause(limit)
-    if status in _ENDED:
-        migration.wait_cleaned_up(machine, session.limit())
-    return Ending(status, str(answer.get("error-desc", "")), session.await_model_state())
+    limit = session.limit(_END_SECONDS)
+    status, error = wait_over(session.machine, limit)
+    if status in ENDED:
+        migration.wait_cleaned_up(session.machine, session.limit())
+    return Ending(status, error, session.await_model_state())
 
 
 def _made(save: Save, model: Model, completed: tuple[int, ...]) -> Snapshot:
