@@ -6,13 +6,13 @@ See LSI53C895A Technical Manual 2.2, chapter 5 (SCRIPTS), and hw/scsi/lsi53c895a
 from __future__ import annotations
 
 import struct
+from functools import partial
 
 from harness.errors import SetupBroken
 from harness.qemu.board import Board, PciRegisters, has_id
 from harness.qemu.guest_memory import GuestMemory
-from tests_functional.lib.drivers.disk import Answer, Notes, Transfer, carry_out
-from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, TRIES, transfer_command
-from tests_functional.lib.patience import patient
+from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
+from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, get_ready, transfer_command
 
 _ID = (0x1000, 0x0012)
 # The first base address register is of the same registers as ports.
@@ -58,15 +58,8 @@ class LsiDisk:
             SetupBroken: it does not.
         """
         self._registers.open(_BAR)
-        with patient(self._machine) as deadline:
-            for attempt in range(TRIES):
-                request = self._write_program(TEST_UNIT_READY, _DATA_IN, 0, 0)
-                try:
-                    carry_out(self, [request], "SCSI disk", deadline)
-                    return
-                except SetupBroken:
-                    if attempt == TRIES - 1:
-                        raise
+        ask = partial(self._write_program, TEST_UNIT_READY, _DATA_IN, 0, 0)
+        get_ready(self, ask, "SCSI disk", self._machine)
 
     def resume(self, _told: int) -> list[int]:
         """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""

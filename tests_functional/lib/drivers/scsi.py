@@ -3,20 +3,46 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
-from tests_functional.lib.drivers.disk import Transfer
+from harness.errors import SetupBroken
+from harness.qemu.machine import Machine
+from tests_functional.lib.drivers.disk import DiskDriver, Transfer, carry_out
+from tests_functional.lib.patience import patient
 
 GOOD = 0
 """Status of a command that was carried out."""
 
-TRIES = 4
-"""A disk reports that it was reset to the first command or two (SPC-4, 5.14)."""
-
 TEST_UNIT_READY = bytes(6)
 _READ_10, _WRITE_10 = 0x28, 0x2A
+# A disk reports that it was reset to the first command or two (SPC-4, 5.14).
+_TRIES = 4
 
 
 def transfer_command(transfer: Transfer) -> bytes:
     """Return the command of a request."""
     operation = _WRITE_10 if transfer.writes else _READ_10
     return struct.pack(">BBIBHB", operation, 0, transfer.sector, 0, transfer.sectors, 0)
+
+
+def get_ready(driver: DiskDriver, ask: Callable[[], int], what: str, machine: Machine) -> None:
+    """Ask a disk whether it is ready until it is.
+
+    Args:
+        driver: the disk's.
+        ask: puts a TEST UNIT READY, and returns the request's number.
+        what: names the disk in an error.
+        machine: the disk's.
+
+    Raises:
+        SetupBroken: it does not get ready.
+    """
+    with patient(machine) as deadline:
+        for attempt in range(_TRIES):
+            request = ask()
+            try:
+                carry_out(driver, [request], what, deadline)
+                return
+            except SetupBroken:
+                if attempt == _TRIES - 1:
+                    raise

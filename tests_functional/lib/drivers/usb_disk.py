@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import struct
 
-from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board
 from harness.qemu.guest_memory import GuestMemory
-from tests_functional.lib.drivers.disk import Answer, Notes, Transfer, carry_out
-from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, TRIES, transfer_command
+from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
+from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, get_ready, transfer_command
 from tests_functional.lib.drivers.xhci import CONTROL_PAGES, IN, OUT, Xhci
-from tests_functional.lib.patience import patient
 
 _FRAME, _FRAME_BYTES, _ANSWER_BYTES, _FROM_DISK = b"USBC", 31, 13, 0x80
 _PLACES, _FRAME_PLACE, _ANSWER_PLACE = 32, 64, 32
@@ -49,16 +47,12 @@ class UsbDisk:
             SetupBroken: one of them does not answer as it must.
         """
         self._controller.start()
-        with patient(self._machine) as deadline:
-            for attempt in range(TRIES):
-                request = self._command(TEST_UNIT_READY, 0, _FROM_DISK)
-                self._take_answer()
-                try:
-                    carry_out(self, [request], "USB disk", deadline)
-                    return
-                except SetupBroken:
-                    if attempt == TRIES - 1:
-                        raise
+        get_ready(self, self._ask_whether_ready, "USB disk", self._machine)
+
+    def _ask_whether_ready(self) -> int:
+        request = self._command(TEST_UNIT_READY, 0, _FROM_DISK)
+        self._take_answer()
+        return request
 
     def resume(self, _told: int) -> list[int]:
         """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""

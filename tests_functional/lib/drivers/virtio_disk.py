@@ -9,14 +9,12 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board
 from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.virtio_driver import Buffer, Queue
-from tests_functional.lib.drivers.disk import Answer, Notes, Transfer, carry_out
-from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, TRIES, transfer_command
-from tests_functional.lib.patience import patient
+from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
+from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, get_ready, transfer_command
 
 _QUEUE_SIZE, _PER_REQUEST = 128, 3
 _PLACES = _QUEUE_SIZE // _PER_REQUEST
@@ -116,15 +114,8 @@ class VirtioDisk:
         self._device.start(self._queue)
         if not self._kind.scsi:
             return
-        with patient(self._machine) as deadline:
-            for attempt in range(TRIES):
-                header = _scsi_request(0, TEST_UNIT_READY)
-                try:
-                    carry_out(self, [self._put(header, [])], self._kind.name, deadline)
-                    return
-                except SetupBroken:
-                    if attempt == TRIES - 1:
-                        raise
+        header = _scsi_request(0, TEST_UNIT_READY)
+        get_ready(self, lambda: self._put(header, []), self._kind.name, self._machine)
 
     def resume(self, _told: int) -> list[int]:
         """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
