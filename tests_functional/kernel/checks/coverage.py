@@ -190,18 +190,16 @@ def pages_that_are_not_there_are_protected_if_agreed(trial: Trial) -> None:
 @feature_test("R08", memory=(SHMEM, MEMFD, HUGETLB))
 def shared_pages_that_are_not_there_are_protected(trial: Trial) -> None:
     """In shared memory a write to an unpopulated protected page waits: its PTE is a marker (5.19)."""
-    region, uffd = trial.region(fill=False), trial.uffd()
-    uffd.register(region.address, region.length)
-    uffd.write_protect(region.address, region.length)
-    with CallThread(trial, libc.store, region.at(2), b"x") as thread:
-        trial.equal(page_of(region, next_fault(trial, uffd, thread)), 2, "The page of the fault")
-        release(uffd, region, 2)
-    trial.equal(region.load(2 * region.page_bytes, 1), b"x", "The content of page 2")
+    _a_store_to_an_empty_page_waits(trial)
 
 
 @feature_test("R08", memory=(MEMFD_PRIVATE, HUGETLB_PRIVATE), bugs=("60d5b473d61b",))
 def private_pages_that_are_not_there_are_protected(trial: Trial) -> None:
     """In a private mapping of a file a write to an unpopulated protected page waits as well."""
+    _a_store_to_an_empty_page_waits(trial)
+
+
+def _a_store_to_an_empty_page_waits(trial: Trial) -> None:
     region, uffd = trial.region(fill=False), trial.uffd()
     uffd.register(region.address, region.length)
     uffd.write_protect(region.address, region.length)
