@@ -26,7 +26,7 @@ _INFOS = (
 
 @dataclass(frozen=True)
 class Drawing:
-    """What arguments are drawn from.
+    """The values that arguments are drawn from.
 
     Attributes:
         schema: of the QEMU under test.

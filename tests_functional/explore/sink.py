@@ -87,7 +87,7 @@ class Sink:
 
     @property
     def speed(self) -> Speed:
-        """What it does at present."""
+        """Return how fast it takes the stream at present."""
         return self._speed
 
     def set_speed(self, speed: Speed) -> None:

@@ -46,7 +46,7 @@ def test_new_things_are_kept_as_a_corpus(tmp_path: Path) -> None:
 
 
 def test_what_was_taken_seldom_is_drawn_more() -> None:
-    """A kind that was never taken weighs more than one that was, in whatever states."""
+    """A kind that was never taken weighs more than one that was taken in any state of the save."""
     coverage = Coverage()
     coverage.add(_EMPTY, ["stop in before", "stop in after"])
     coverage.add(_EMPTY, ["cont in before"])

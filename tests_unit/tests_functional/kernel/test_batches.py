@@ -128,7 +128,7 @@ def _leaves_child(trial: Trial) -> None:
         try:
             time.sleep(60)
         finally:
-            # Whatever signal ends it, it must not go on as the process of the tests.
+            # No signal may let it go on as the process of the tests.
             os._exit(0)
 
 
