@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Callable
 
 if TYPE_CHECKING:
@@ -15,11 +16,13 @@ class _Caller:
 
     Attributes:
         thread_id: its id in the kernel.
+        clock: the clock of the processor time that it alone uses, None before it runs.
         done: a lock that is free once the call has returned.
     """
 
     def __init__(self) -> None:
         self.thread_id = 0
+        self.clock: int | None = None
         self.done = threading.Lock()
         self.done.acquire()
         self._given = threading.Lock()
@@ -34,6 +37,7 @@ class _Caller:
 
     def _serve(self) -> None:
         self.thread_id = threading.get_native_id()
+        self.clock = time.pthread_getcpuclockid(threading.get_ident())
         while True:
             self._given.acquire()
             self._call()
@@ -72,6 +76,7 @@ class CallThread:
         self._arguments = arguments
         self._caller: _Caller | None = None
         self._thread_id = 0
+        self._begun: float | None = None
 
     def __enter__(self) -> CallThread:
         caller = _idle.pop() if _idle else _Caller()
@@ -87,6 +92,14 @@ class CallThread:
     def thread_id(self) -> int:
         """Its thread id in the kernel, 0 before it runs."""
         return self._thread_id
+
+    @property
+    def processor_seconds(self) -> float:
+        """Processor time that the call has used so far, by itself alone; 0 before it begins."""
+        begun, caller = self._begun, self._caller
+        if begun is None or caller is None or caller.clock is None:
+            return 0.0
+        return time.clock_gettime(caller.clock) - begun
 
     def waits(self, seconds: float = 0.1) -> bool:
         """Return whether the call has not returned within `seconds`."""
@@ -114,6 +127,7 @@ class CallThread:
 
     def _run(self) -> None:
         self._thread_id = threading.get_native_id()
+        self._begun = time.thread_time()
         try:
             self.result = self._call(*self._arguments)
         except BaseException as error:  # finish() raises it

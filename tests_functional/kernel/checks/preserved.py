@@ -46,6 +46,8 @@ CHILD_UNREPORTED = "child-unreported"
 """Code of a child's write that does not wait for the userfaultfd that its fork delivered."""
 
 _NO_FAULT = 2
+# Of each writer, while protection changes.
+_LEAST_WRITES = 4
 
 
 def wait_child(trial: Trial, pid: int, what: str) -> int:
@@ -234,17 +236,16 @@ def no_write_is_lost_while_protection_changes(trial: Trial) -> None:
     pages = (0, 1, 2)
     ending: list[bool] = []
     lost: list[str] = []
+    written = dict.fromkeys(pages, 0)
 
-    def write(page: int) -> int:
-        count = 0
+    def write(page: int) -> None:
         while not ending:
-            count += 1
+            written[page] = count = written[page] + 1
             word = count.to_bytes(8, "little")
             libc.store(region.at(page), word)
             found = libc.load(region.at(page), 8)
             if found != word:
                 lost.append(f"page {page}: wrote {count}, read {int.from_bytes(found, 'little')}")
-        return count
 
     with (
         CallThread(trial, write, 0) as one,
@@ -252,7 +253,8 @@ def no_write_is_lost_while_protection_changes(trial: Trial) -> None:
         CallThread(trial, write, 2) as three,
     ):
         end = time.monotonic() + 0.8
-        while time.monotonic() < end:
+        # A busy host does not run a writer for long. If one never goes on, the test runs out of time.
+        while time.monotonic() < end or min(written.values()) < _LEAST_WRITES:
             uffd.write_protect(region.address, region.length)
             for event in uffd.read_events(0.001):
                 if isinstance(event, PageFault):
@@ -265,10 +267,10 @@ def no_write_is_lost_while_protection_changes(trial: Trial) -> None:
             os.waitpid(pid, 0)
         ending.append(True)
         uffd.write_protect(region.address, region.length, protect=False)
-        total = sum(thread.finish() for thread in (one, two, three))
+        for thread in (one, two, three):
+            thread.finish()
     trial.equal(lost[:3], [], "Lost writes")
-    trial.check(total > 3 * len(pages), f"The writers did only {total} writes, so the test shows nothing.")
-    trial.note(f"{total} writes")
+    trial.note(f"{sum(written.values())} writes")
 
 
 @feature_test("R22", memory=(ANON,))

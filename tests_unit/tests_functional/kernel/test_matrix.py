@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +27,7 @@ from tests_functional.kernel import content as contents
 from tests_functional.kernel import registry
 from tests_functional.kernel.content import CONTENTS
 from tests_functional.kernel.isolate import Result, run_isolated
-from tests_functional.kernel.matrix import cells, reproducer, subject
+from tests_functional.kernel.matrix import cells, reproducer, subject, zap
 from tests_functional.kernel.matrix.cells import MEMORIES, WAYS, Cell
 from tests_functional.kernel.matrix.subject import ONE, RELEASED, Expected, Subject, samples
 from tests_functional.kernel.memory import HUGE_BYTES
@@ -156,7 +158,10 @@ def test_a_cell_sees_what_a_way_breaks(
 
 
 def test_an_endless_guard_is_told_from_a_slow_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A MADV_GUARD_INSTALL that keeps a processor busy is the known issue; one that sleeps is not."""
+    """A MADV_GUARD_INSTALL that keeps a processor busy is the known issue; one that sleeps is not.
+
+    Other threads of the process are busy meanwhile.
+    """
 
     def busy(*_: Any) -> None:
         end = time.monotonic() + 20
@@ -165,7 +170,8 @@ def test_an_endless_guard_is_told_from_a_slow_one(monkeypatch: pytest.MonkeyPatc
 
     def slow(_address: int, _length: int, advice: int) -> None:
         if advice == libc.MADV_GUARD_INSTALL:
-            time.sleep(0.4)
+            threading.Thread(target=busy, daemon=True).start()
+            time.sleep(0.6)
             raise OSError(22, "not taken")
 
     if not probe_userfaultfd().write_protect:
@@ -175,6 +181,44 @@ def test_an_endless_guard_is_told_from_a_slow_one(monkeypatch: pytest.MonkeyPatc
     assert (found.status, "kept a processor busy" in found.reason) == ("XFAIL", True), found
     monkeypatch.setattr(libc, "madvise", slow)
     assert run_isolated(cells._test(_cell("guard-one", "own", "shmem"))).status == "SKIP"
+
+
+class _LookedAt:
+    """A call that has used so many seconds of its processor's time at each look, and then returns."""
+
+    def __init__(self, *seconds: float) -> None:
+        self._seconds = list(seconds)
+        self.processor_seconds = 0.0
+
+    def waits(self, _seconds: float) -> bool:
+        if self._seconds:
+            self.processor_seconds = self._seconds.pop(0)
+            return True
+        return False
+
+
+def test_time_in_which_a_virtual_processor_stood_still_is_no_spin() -> None:
+    """The clock of a thread runs on while a host does not run its processor, and only looks count."""
+    spinning = [look / 100 for look in range(1, 14)]
+    assert zap._spins(_LookedAt(*spinning))  # type: ignore[arg-type]
+    assert not zap._spins(_LookedAt(*spinning[:8]))  # type: ignore[arg-type]
+    assert not zap._spins(_LookedAt(3.0, 6.0, 6.0, 6.0))  # type: ignore[arg-type]
+    assert not zap._spins(_LookedAt(*[0.0] * 50))  # type: ignore[arg-type]
+
+
+def test_a_guard_leaves_the_threads_all_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call is made on one processor, and both threads may use all of them afterwards."""
+    seen = []
+    processors = os.sched_getaffinity(0)
+
+    def took(*_: Any) -> None:
+        seen.append(os.sched_getaffinity(0))
+        raise OSError(22, "not taken")
+
+    monkeypatch.setattr(libc, "madvise", took)
+    error = zap._install_guard(0, 0, processors)
+    assert str(error) == "[Errno 22] not taken"
+    assert (seen, os.sched_getaffinity(0)) == ([{max(processors)}], processors)
 
 
 _PROGRAMS = [cell for cell in _CELLS if cell.test and not reproducer.missing(cell)]
