@@ -15,6 +15,7 @@ from harness.errors import SnapproofError, UsageError
 from harness.hosts.local import local_facts
 from harness.hosts.spec import HostSpecText, parse_host
 from harness.status import Status
+from snapproof.cli.list_feature_tests import require_matches
 from snapproof.cli.options import host_options
 from snapproof.cli.verdict_text import result_line
 from snapproof.report.run_result import OutcomeRecord, RunResult
@@ -52,6 +53,7 @@ def hosts(arguments: argparse.Namespace) -> int:
         snapshots=not arguments.no_snapshots,
         guest=arguments.guest,
     )
+    require_matches(options.filter)
     wanted = expanded_hosts(given, provisioning_for(options, log))
     _require_different(wanted)
     folder = own_results_folder(arguments.results, "hosts-")

@@ -19,7 +19,7 @@ def list_profile(arguments: argparse.Namespace) -> int:
     options = run_options(arguments)
     guest = chosen_guest(options.stack)
     bare = isinstance(guest_spec(guest), BareSpec)
-    for row in select(options.profile, options.filter):
+    for row in select(options.profile, options.filters):
         skipped = f" (skipped: '{guest}' has no operating system)" if bare and "bare" not in row.kinds else ""
         print(f"{row.name:28} {row.reason}{skipped}")
     return 0

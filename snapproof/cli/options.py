@@ -53,7 +53,7 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
     """Return the options of `snapproof run`."""
     return RunOptions(
         profile=arguments.profile,
-        filter=arguments.filter,
+        filters=tuple(arguments.filter),
         seed=arguments.seed,
         repeat=arguments.repeat,
         shard=arguments.shard,

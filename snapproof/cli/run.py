@@ -45,7 +45,7 @@ _GOOD = (Status.PASS, Status.DONE, Status.XFAIL, Status.XPASS)
 def run(arguments: argparse.Namespace) -> int:
     """Run the tests, and return the exit code that `--help` explains."""
     options = run_options(arguments)
-    rows = select(options.profile, options.filter)
+    rows = select(options.profile, options.filters)
     if options.prefers_bare:
         rows = tuple(row.quick() for row in rows)
     progress = Progress()
@@ -77,7 +77,7 @@ def _run(options: RunOptions, rows: Sequence[ProfileRow], progress: Progress, st
     environment = single or {leg.label: leg.environment for leg in legs}
     selection = Selection(
         options.profile,
-        options.filter or "",
+        options.filters,
         options.repeat,
         options.shard,
         work_digest(len(options.legs()), rows),

@@ -112,8 +112,9 @@ def _check_result(data: Mapping[str, Any]) -> None:
         _fields("'selection'", data["selection"], {
             "profile": _text, "filter": _text, "repeat": _positive, "shard": _shard,
         })  # fmt: skip
-        if "work" in data["selection"]:
-            _fields("'selection'", data["selection"], {"work": _text})
+        for name, kind in {"work": _text, "filters": _list_of(_text)}.items():
+            if name in data["selection"]:
+                _fields("'selection'", data["selection"], {name: kind})
     names: set[str] = set()
     for number, test in enumerate(data["tests"]):
         _check_test(f"test {number}", test)

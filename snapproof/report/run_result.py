@@ -31,14 +31,14 @@ class Selection:
 
     Attributes:
         profile: name of the profile.
-        pattern: pattern of `--filter`, "" without one.
+        patterns: the pattern of each `--filter`.
         repeat: snapshot-restore cycles per test.
         shard: number and count of `--shard`, None for a whole run.
         work: digest of the names of all tests, those of other shards included, "" where it is not known.
     """
 
     profile: str
-    pattern: str = ""
+    patterns: tuple[str, ...] = ()
     repeat: int = 1
     shard: tuple[int, int] | None = None
     work: str = ""
@@ -47,7 +47,9 @@ class Selection:
         """Return its form in results.json."""
         return {
             "profile": self.profile,
-            "filter": self.pattern,
+            # For readers that know one pattern alone; no name of a test has a blank.
+            "filter": " ".join(self.patterns),
+            **({"filters": list(self.patterns)} if len(self.patterns) > 1 else {}),
             "repeat": self.repeat,
             "shard": list(self.shard) if self.shard else None,
             **({"work": self.work} if self.work else {}),
@@ -59,7 +61,7 @@ class Selection:
         shard = data["shard"]
         return cls(
             data["profile"],
-            data["filter"],
+            tuple(data.get("filters") or filter(None, [data["filter"]])),
             data["repeat"],
             (shard[0], shard[1]) if shard else None,
             data.get("work", ""),

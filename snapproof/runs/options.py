@@ -122,7 +122,7 @@ class RunOptions:
 
     Attributes:
         profile: name of the profile.
-        filter: shell pattern of the only tests to run, None for all.
+        filters: shell patterns of the only tests to run; empty for all.
         seed: of the random write order, None for a random one.
         repeat: snapshot-restore cycles per test.
         shard: which part of how many to run, None for all.
@@ -138,7 +138,7 @@ class RunOptions:
     """
 
     profile: str = "smoke"
-    filter: str | None = None
+    filters: tuple[str, ...] = ()
     seed: int | None = None
     repeat: int = 1
     shard: tuple[int, int] | None = None
@@ -166,7 +166,7 @@ class RunOptions:
 
     def for_leg(self, qemu: str | None) -> RunOptions:
         """Return the options of a run of one leg with all tests of the profile."""
-        return replace(self, qemus=() if qemu is None else (qemu,), filter=None, shard=None)
+        return replace(self, qemus=() if qemu is None else (qemu,), filters=(), shard=None)
 
     def as_command(self) -> list[str]:
         """Return the arguments of `snapproof` that make the same run again.
@@ -208,8 +208,8 @@ class RunOptions:
             yield "patience", f"{self.patience:g}"
         if self.repeat != 1:
             yield "repeat", self.repeat
-        if self.filter:
-            yield "filter", self.filter
+        for pattern in self.filters:
+            yield "filter", pattern
         if self.shard:
             yield "shard", "/".join(map(str, self.shard))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 
 from harness.errors import UsageError
@@ -57,25 +57,26 @@ def _rows_of(profile: str) -> tuple[ProfileRow, ...]:
 PROFILES: Mapping[str, tuple[ProfileRow, ...]] = {name: _rows_of(name) for name in PROFILE_NAMES}
 
 
-def select(profile: str, pattern: str | None) -> tuple[ProfileRow, ...]:
-    """Return the rows of a profile whose name matches a shell pattern.
+def select(profile: str, patterns: Sequence[str]) -> tuple[ProfileRow, ...]:
+    """Return the rows of a profile whose name matches one of several shell patterns; all without patterns.
 
     Raises:
-        UsageError: there is no such profile, or nothing matches.
+        UsageError: there is no such profile, or nothing matches one of the patterns.
     """
     if profile not in PROFILES:
         raise UsageError(f"There is no profile '{profile}'; choose one of {', '.join(sorted(PROFILES))}.")
-    chosen = tuple(e for e in PROFILES[profile] if pattern is None or fnmatch(e.name, pattern))
-    if not chosen:
-        raise UsageError(f"No test of profile '{profile}' matches the filter '{pattern}'; {_hint(pattern)}.")
-    return chosen
+    rows = PROFILES[profile]
+    for pattern in patterns:
+        if not any(fnmatch(row.name, pattern) for row in rows):
+            raise UsageError(
+                f"No test of profile '{profile}' matches the filter '{pattern}'; {_hint(pattern)}."
+            )
+    return tuple(row for row in rows if not patterns or any(fnmatch(row.name, one) for one in patterns))
 
 
-def _hint(pattern: str | None) -> str:
+def _hint(pattern: str) -> str:
     """Return where a pattern that matched nothing does match."""
     others = [
-        f"'{name}'"
-        for name, rows in PROFILES.items()
-        if any(pattern is None or fnmatch(row.name, pattern) for row in rows)
+        f"'{name}'" for name, rows in PROFILES.items() if any(fnmatch(row.name, pattern) for row in rows)
     ]
     return f"it matches tests of {' and '.join(others)}" if others else "see --list"

@@ -54,8 +54,10 @@ def _add_tests(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--filter",
+        action="append",
+        default=[],
         metavar="PATTERN",
-        help="only tests whose name matches this shell pattern; given again, the last one counts",
+        help="only tests whose name matches this shell pattern; may be repeated",
     )
     parser.add_argument("--shard", type=parse_shard, metavar="I/N", help="only the I-th of N parts")
     parser.add_argument(

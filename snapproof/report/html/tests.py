@@ -249,6 +249,6 @@ def _command(folder: Path | None, view: TestView, reading: Reading) -> str:
         # The command of a merge runs no tests.
         return ""
     for option in ("--filter", "--shard"):
-        if option in words:
+        while option in words:
             del words[words.index(option) : words.index(option) + 2]
     return clean(shlex.join([*words, "--filter", view.short]), BLOCK)

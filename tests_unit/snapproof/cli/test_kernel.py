@@ -139,6 +139,10 @@ def test_list_and_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kernel", "--list", "--filter", "R13"]) == 0
     assert "preserved.anon.changed-permissions-keep-protection-read  R13  " in capsys.readouterr().out
     assert main(["kernel", "--list", "--filter", "none"]) == 3
+    assert main(["kernel", "--list", "--filter", "R13", "--filter", "none"]) == 2
+    assert "No feature test matches the filter 'none'" in capsys.readouterr().err
+    assert main(["hosts", "--filter", "R13", "--filter", "none", "--host", "local"]) == 2
+    assert "No feature test matches the filter 'none'" in capsys.readouterr().err
     assert main(["kernel", "--repeat", "0"]) == 2
 
 

@@ -121,12 +121,20 @@ def test_defaults_of_parser_and_value_are_the_same() -> None:
 def test_command_of_one_leg() -> None:
     """A leg is repeated with its own QEMU and all tests, which the reproducer's filter narrows."""
     options = _parsed(["run", "--qemu", "a", "--qemu", "b", "--shard", "1/2", "--filter", "x", "--seed", "3"])
+    assert options.filters == ("x",)
     assert options.for_leg("b").as_command() == (
         ["run", "--profile", "smoke", "--seed", "3", "--qemu", "b", "--accel", "auto"]
     )
     assert options.for_leg(None).as_command() == (
         ["run", "--profile", "smoke", "--seed", "3", "--accel", "auto"]
     )
+
+
+def test_every_filter_counts() -> None:
+    """Each pattern is kept, and the command that repeats the run has all of them."""
+    options = _parsed(["run", "--filter", "memory.*", "--filter", "bare.live"])
+    assert options.filters == ("memory.*", "bare.live")
+    assert _parsed(options.as_command()) == options
 
 
 def test_arguments_of_qemu_begin_with_a_dash() -> None:

@@ -137,6 +137,13 @@ def test_failure_names_oracle_page_and_command(tmp_path: Path) -> None:
     assert "5.99 ms" in page.text
 
 
+def test_command_of_a_failure_has_its_own_filter_alone(tmp_path: Path) -> None:
+    """Without a reproduce.sh the command is the run's, without its filters and its shard."""
+    words = ["snapproof", "run", "--filter", "a.*", "--seed", "5", "--filter", "b.*", "--shard", "1/2"]
+    page = _page({**values.run(values.failing()), "command": words}, tmp_path)
+    assert "snapproof run --seed 5 --filter snapshot.live" in page.text
+
+
 def test_broken_test_shows_its_evidence(tmp_path: Path) -> None:
     """An error shows command line, exit code and last lines of the log."""
     text = _page(values.every_kind(), tmp_path).text

@@ -147,8 +147,10 @@ def test_same_test_on_one_host_may_not_differ() -> None:
 def test_two_parts_of_one_profile_by_filter() -> None:
     """Merge joins whole runs on one host; a test that ended alike in both is there once."""
     found = _merge(
-        a=result(outcome("a.x", Status.PASS), outcome("t", Status.PASS), selection=Selection("p", "a*")),
-        b=result(outcome("b.x", Status.PASS), outcome("t", Status.PASS), selection=Selection("p", "b*")),
+        a=result(outcome("a.x", Status.PASS), outcome("t", Status.PASS), selection=Selection("p", ("a*",))),
+        b=result(
+            outcome("b.x", Status.PASS), outcome("t", Status.PASS), selection=Selection("p", ("a*", "b*"))
+        ),
     )
     assert _statuses(found) == {"a.x": "PASS", "t": "PASS", "b.x": "PASS"}
     assert found.result.selection is None

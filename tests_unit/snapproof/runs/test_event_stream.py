@@ -137,6 +137,22 @@ def test_shard_of_a_matrix_with_one_qemu(tmp_path: Path, monkeypatch: pytest.Mon
     assert data["command"][data["command"].index("--filter") + 1] == "t.*"
 
 
+def test_every_filter_of_a_run_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results have all patterns, in a text for readers that know one, and a test is repeated by its name."""
+    _stubbed(tmp_path, monkeypatch, ("d13",))
+    main(["run", "--results", str(tmp_path / "run"), "--filter", "t.*", "--filter", "u.?"])
+    data = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert data["selection"].pop("work")
+    assert data["selection"] == {
+        "profile": "smoke", "filter": "t.* u.?", "filters": ["t.*", "u.?"], "repeat": 1, "shard": None,
+    }  # fmt: skip
+    words = data["command"]
+    assert [words[at + 1] for at, word in enumerate(words) if word == "--filter"] == ["t.*", "u.?"]
+    for test in data["tests"]:
+        script = (tmp_path / "run" / test["folder"] / "reproduce.sh").read_text()
+        assert script.count("--filter") == 1
+
+
 def test_set_up_that_breaks_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dashboard is told that it is over, and why."""
 

@@ -149,17 +149,20 @@ def test_base_class_that_cannot_be_imported(tmp_path: Path) -> None:
 
 def test_select_by_pattern() -> None:
     """A shell pattern chooses by name, in the profile's order."""
-    assert [row.name for row in select("premerge", "snapshot.seeds-*")] == [
+    assert [row.name for row in select("premerge", ["snapshot.seeds-*"])] == [
         row.name for row in PROFILES["premerge"] if row.name.startswith("snapshot.seeds-")
     ]
-    assert select("smoke", None) == PROFILES["smoke"]
+    assert select("smoke", ()) == PROFILES["smoke"]
+    both = select("premerge", ["snapshot.seeds-*", "bare.*"])
+    assert {row.name.partition(".")[0] for row in both} == {"snapshot", "bare"}
+    assert both == tuple(row for row in PROFILES["premerge"] if row in both)
 
 
 def test_select_errors() -> None:
     """An unknown profile names those there are; a filter that fits nothing is never an empty run."""
     with pytest.raises(UsageError, match=r"no profile 'nihgtly'; choose one of .*premerge.*smoke"):
-        select("nihgtly", None)
+        select("nihgtly", ())
     with pytest.raises(UsageError, match="matches the filter 'nothing'; see --list"):
-        select("smoke", "nothing")
+        select("smoke", [PROFILES["smoke"][0].name, "nothing"])
     with pytest.raises(UsageError, match=r"'bare\.live'; it matches tests of 'premerge' and 'nightly'\."):
-        select("smoke", "bare.live")
+        select("smoke", ["bare.live"])
