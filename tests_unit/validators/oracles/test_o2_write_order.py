@@ -50,7 +50,8 @@ def _without_control(**found: int) -> CheckResult:
     none = np.zeros(found.get("data", 0), np.int64)
     data = DataPages(none, none, np.zeros((len(none), 6), np.uint64), none.astype(np.bool_))
     scan = AgentScan(data, (), pages.get("threads", ()), pages.get("directories", ()))
-    return write_order._without_control(scan, Tally("write-order", "It demands."))
+    reader = cast(PageReader, SimpleNamespace(index=SimpleNamespace(blocks=())))
+    return write_order._without_control(reader, scan, Tally("write-order", "It demands."))
 
 
 @pytest.mark.parametrize("left", [{"data": 3}, {"threads": 1}, {"directories": 1}])

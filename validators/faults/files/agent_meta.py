@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from guest_images.agent.format import (
+    MAILBOX_MAGIC,
     PAGE_BYTES,
     WORD_BYTES,
     ControlWord,
@@ -78,6 +79,20 @@ def _counter_behind(subject: Subject) -> Damage | None:
 def _control_lost(subject: Subject) -> Damage | None:
     page = subject.control
     return _blank(subject, [page], page) if page else None
+
+
+@AGENT_META.fault("The control page of a bare agent is that of its boot: it has the mailbox alone.")
+def _control_of_boot(subject: Subject) -> Damage | None:
+    page = subject.control
+    if page is None or page[ControlWord.MAILBOX] != MAILBOX_MAGIC:
+        return None
+    start, first = _at(subject, page), ControlWord.MAILBOX * WORD_BYTES
+    behind = (ControlWord.BOOT_TICKS + 1) * WORD_BYTES
+    edits = (
+        Edit(start, first, bytes(first)),
+        Edit(start + behind, PAGE_BYTES - behind, bytes(PAGE_BYTES - behind)),
+    )
+    return Damage(edits, subject.page_place(page.block, page.page))
 
 
 @AGENT_META.fault("One bit of a directory page is flipped.")

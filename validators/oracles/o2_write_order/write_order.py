@@ -17,6 +17,7 @@ from guest_images.agent.format import (
     ThreadWord,
 )
 from harness.codes import Code
+from validators.oracles.o2_write_order.booted_anew import waiting_agent
 from validators.oracles.o2_write_order.diagnosis import Diagnosis, diagnose
 from validators.oracles.o2_write_order.meta_pages import MetaPages, judge_meta_pages, page_violation
 from validators.oracles.o2_write_order.places import AgentPlaces, find_places
@@ -46,7 +47,7 @@ def check_write_order(reader: PageReader) -> CheckResult:
     scan = scan_agent(reader)
     control = _live_control(scan)
     if control is None:
-        return _without_control(scan, tally)
+        return _without_control(reader, scan, tally)
     if not _judge_control(reader, control, tally):
         return tally.result()
     places = find_places(reader, scan, control, tally)
@@ -83,9 +84,17 @@ def _live_control(scan: AgentScan) -> SpecialPage | None:
     return max(scan.controls, key=rank, default=None)
 
 
-def _without_control(scan: AgentScan, tally: Tally) -> CheckResult:
+def _without_control(reader: PageReader, scan: AgentScan, tally: Tally) -> CheckResult:
     if not scan.threads and not scan.directories and not len(scan.data.page):
         return tally.skip("There is no agent in this guest.")
+    waiting = waiting_agent(reader, scan)
+    if waiting is not None:
+        block = reader.index.blocks[waiting.block]
+        return tally.skip(
+            f"The guest was booted anew: its agent, at 0x{waiting.page * block.page_size:x} of RAMBlock "
+            f"'{block.idstr}', waits for its first command, and the {len(scan.data.page)} agent pages in RAM "
+            "were written before that boot."
+        )
     sentence = f"There are {len(scan.data.page)} agent pages in RAM, but no control page."
     tally.add(Violation(NAME, Code.WRITE_ORDER_NO_CONTROL_PAGE, sentence))
     tally.facts["agent pages without a control page"] = len(scan.data.page)
