@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tests_functional.explore.steps import GuestChoice, Step, StepList
+from tests_functional.kernel.explore.ddmin import Budget, fewest
 
 Fails = Callable[[StepList], bool]
 """Runs a list and returns whether it fails in the same way."""
@@ -36,30 +37,6 @@ class Reduced:
         return self.failed == self.tried
 
 
-class _Budget:
-    """Counts runs, and tries a list several times if the failure shows at times only."""
-
-    def __init__(self, fails: Fails, may_go_on: Callable[[int], bool]) -> None:
-        self._fails = fails
-        self._may_go_on = may_go_on
-        self.runs = 0
-        self.times = 1
-
-    @property
-    def spent(self) -> bool:
-        return not self._may_go_on(self.runs)
-
-    def fails(self, steps: StepList) -> bool:
-        """Return whether a list fails in at least one of some runs; False once the budget is spent."""
-        return any(self.once(steps) for _ in range(self.times))
-
-    def once(self, steps: StepList) -> bool:
-        if self.spent:
-            return False
-        self.runs += 1
-        return self._fails(steps)
-
-
 def reduce_steps(steps: StepList, fails: Fails, may_go_on: Callable[[int], bool], again: int = 3) -> Reduced:
     """Return a list as short as can be found that fails as `steps` does.
 
@@ -69,41 +46,18 @@ def reduce_steps(steps: StepList, fails: Fails, may_go_on: Callable[[int], bool]
         may_go_on: given the number of runs so far, returns whether there may be another one.
         again: how often the list is run again at first, to see whether it is stable.
     """
-    budget = _Budget(fails, may_go_on)
-    seen = [budget.once(steps) for _ in range(again)]
-    failed = sum(seen)
+    budget = Budget(fails, may_go_on)
+    failed = budget.settle(steps, again)
     if failed == 0:
         return Reduced(steps, budget.runs, 0, again)
-    # A list that fails in 1 of 3 runs is found in 4 with a chance of 80 %.
-    budget.times = 1 if failed == again else 4
-    best = steps.with_steps(_fewest(steps, budget))
+    best: StepList = fewest(steps, budget)
     best = _simplest_guest(best, budget)
     best = _simplest_arguments(best, budget)
-    best = best.with_steps(_fewest(best, budget))
+    best = fewest(best, budget)
     return Reduced(best, budget.runs, failed, again)
 
 
-def _fewest(steps: StepList, budget: _Budget) -> tuple[Step, ...]:
-    """Return steps of which none can be left out (ddmin: Zeller and Hildebrandt, 2002)."""
-    best, size = steps.steps, max(1, len(steps.steps) // 2)
-    while best and not budget.spent:
-        shorter = next((one for one in _without(best, size) if budget.fails(steps.with_steps(one))), None)
-        if shorter is not None:
-            best, size = shorter, min(size, max(1, len(shorter)))
-        elif size == 1:
-            break
-        else:
-            size = max(1, size // 2)
-    return best
-
-
-def _without(steps: Sequence[Step], size: int) -> Iterator[tuple[Step, ...]]:
-    """Yield the steps without each piece of a size; the last pieces first, which are seldom the cause."""
-    for start in reversed(range(0, len(steps), size)):
-        yield (*steps[:start], *steps[start + size :])
-
-
-def _simplest_guest(steps: StepList, budget: _Budget) -> StepList:
+def _simplest_guest(steps: StepList, budget: Budget) -> StepList:
     """Return the list with as plain a guest as fails as well."""
     for guest in _plainer(steps.guest):
         tried = replace(steps, guest=guest(steps.guest))
@@ -122,7 +76,7 @@ def _plainer(guest: GuestChoice) -> Iterator[Callable[[GuestChoice], GuestChoice
         )
 
 
-def _simplest_arguments(steps: StepList, budget: _Budget) -> StepList:
+def _simplest_arguments(steps: StepList, budget: Budget) -> StepList:
     """Return the list with as few arguments of its QMP commands as fail as well."""
     for at, step in enumerate(steps.steps):
         given = step.arguments.get("arguments")

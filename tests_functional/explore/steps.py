@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from harness.errors import UsageError
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE
+from tests_functional.kernel.explore.steps import Step
+
+__all__ = ["GuestChoice", "Step", "StepList"]
 
 FORMAT_VERSION = 1
 """Version of a list's JSON form."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step.
-
-    Attributes:
-        kind: a name in `KINDS` (menu.py).
-        arguments: its arguments by name, plain JSON values.
-    """
-
-    kind: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def words(self) -> str:
-        """The step in one line, for people."""
-        given = ", ".join(f"{name}={json.dumps(value)}" for name, value in self.arguments.items())
-        return f"{self.kind}({given})"
 
 
 @dataclass(frozen=True)
