@@ -35,6 +35,7 @@ ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8
 VERSION_1 = 1
 """Feature bit 32 (VIRTIO_F_VERSION_1), in its half of the feature bits."""
 
+_NEEDS_RESET = 64
 # VIRTIO 1.2, 4.1.4.3: registers.
 _OFFER_SELECT, _OFFER, _FEATURE_SELECT, _FEATURES, _STATUS = 0, 4, 8, 12, 20
 _QUEUE_SELECT, _QUEUE_SIZE = 22, 24
@@ -252,6 +253,16 @@ class VirtioDevice:
             offset += self._get(_NOTIFY_OFFSET, 2) * self._space.read(place + 16, 4)
         self._access(bar, offset, 2)
         self._space.write(self._window + 16, 2, queue)
+
+    def needs_reset(self) -> bool:
+        """Return whether the device has given up (VIRTIO 1.2, 2.1.2); its driver is not disturbed."""
+        registers = [(4, 1), (8, 4), (12, 4)]
+        before = [self._space.read(self._window + place, size) for place, size in registers]
+        found = self._get(_STATUS, 1) & _NEEDS_RESET
+        for (place, size), value in zip(registers, before, strict=True):
+            self._space.write(self._window + place, size, value)
+        self._opened = None
+        return bool(found)
 
     def _set_up(self, number: int, queue: Queue) -> None:
         self._set(_QUEUE_SELECT, 2, number)

@@ -11,7 +11,7 @@ from harness.qemu.board import reachable
 from harness.qemu.configuration import qemu_quoted
 from harness.qemu.machine import Machine
 from harness.qemu.probe import has_device, has_netdev
-from tests_functional.in_flight import disks, packets, port, uart
+from tests_functional.in_flight import disks, packets, port, uart, user_network
 from tests_functional.in_flight.disk_stream import DiskBus, DiskStream
 from tests_functional.in_flight.numbers import Counts
 from tests_functional.in_flight.stream import FarEnd, Stream
@@ -84,6 +84,10 @@ def _uart(far: FarEnd) -> tuple[str, ...]:
 def _port(far: FarEnd) -> tuple[str, ...]:
     bus = ("-device", f"virtio-serial-pci,{_MODERN}", "-device", "virtserialport,nr=1,chardev=flight")
     return _chardev(far, *bus)
+
+
+def _user(far_network: tuple[str, ...]) -> tuple[str, ...]:
+    return (*far_network, "-device", f"virtio-net-pci,{_MODERN},netdev=flight-net,romfile=")
 
 
 def _net(far: FarEnd) -> tuple[str, ...]:
@@ -215,6 +219,35 @@ STREAM_KINDS: Mapping[str, StreamKind] = {
         sent_while_saving=False,
         lossy=True,
         netdev="dgram",
+    ),
+    "user-net-in": StreamKind(
+        "QEMU's user network keeps bytes that the guest has not acknowledged, and more than it takes",
+        "virtio-net-pci",
+        user_network.IN_COUNTS,
+        lambda far: _user(user_network.server_arguments(far)),
+        lambda machine, far: user_network.ServerIn(machine, far.pipes),
+        delivered_while_saving=False,
+        netdev="user",
+    ),
+    "user-net-out": StreamKind(
+        "the guest has offered segments of a connection whose other end is in QEMU's user network",
+        "virtio-net-pci",
+        user_network.OUT_COUNTS,
+        lambda far: _user(user_network.server_arguments(far)),
+        lambda machine, far: user_network.ServerOut(machine, far.pipes),
+        sent_while_saving=False,
+        netdev="user",
+    ),
+    "user-net-in-queued": StreamKind(
+        "the guest has no buffer left, so that packets of QEMU's user network are in QEMU's own queue",
+        "virtio-net-pci",
+        user_network.OUT_COUNTS,
+        lambda _: _user(user_network.forward_arguments()),
+        lambda machine, _: user_network.ForwardedIn(machine),
+        sent_while_saving=False,
+        delivered_while_saving=False,
+        lossy=True,
+        netdev="user",
     ),
     **_disks("virtio-blk", _VIRTIO_BLK, disks.QUEUE),
     **_disks("virtio-scsi", _VIRTIO_SCSI, disks.QUEUE),

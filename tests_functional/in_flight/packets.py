@@ -1,6 +1,6 @@
 """A virtio-net card of a bare guest, whose driver the host plays, and the other end of its network.
 
-See VIRTIO 1.2, 5.1. The network is a pair of UNIX datagram sockets (QEMU's netdev `dgram`).
+The network is a pair of UNIX datagram sockets (QEMU's netdev `dgram`).
 """
 
 from __future__ import annotations
@@ -13,18 +13,12 @@ import termios
 from collections.abc import Sequence
 from pathlib import Path
 
-from guest_images.agent.bare_agent import free_ram_at
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, SetupBroken
-from harness.qemu.architectures import TARGET_PAGE_BYTES
-from harness.qemu.configuration import MIB
-from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.machine import Machine
-from harness.qemu.virtio_driver import Buffer, Queue, VirtioDevice
-from tests_functional.in_flight.device_queue import Progress, progress
 from tests_functional.in_flight.numbers import Counts, Numbers
 from tests_functional.in_flight.stream import InFlight
-from tests_functional.in_flight.used import UsedChains
+from tests_functional.in_flight.virtio_nic import FRAME_BYTES, VirtioNic
 
 QEMU_SOCKET = "net"
 """Name of the socket at which QEMU takes packets."""
@@ -34,15 +28,11 @@ PEER_SOCKET = "net-peer"
 COUNTS = Counts(consumed=4, in_flight=8, later=4)
 """Packets around one snapshot."""
 
-_NUMBER = 1
-_RECEIVE, _TRANSMIT = 0, 1
-_SIZE = 128
 _BUFFER_BYTES = 2048
-# VIRTIO 1.2, 5.1.6: the header in front of each packet. An Ethernet header has 14 bytes.
-_HEADER_BYTES, _ETHERNET_BYTES = 12, 14
+# An Ethernet header has 14 bytes.
+_ETHERNET_BYTES = 14
 # A broadcast from a locally administered address, of a type for experiments (IEEE 802).
 _ETHERNET = bytes.fromhex("ffffffffffff 525400000001 88b5")
-_PACKET_BYTES = 60
 _QUIET_SECONDS = 0.25
 _SETTLE_SECONDS = 10.0
 _FILLER, _OTHER = 0xFFFFFFFF, -1
@@ -50,34 +40,16 @@ _FILLER, _OTHER = 0xFFFFFFFF, -1
 
 class _Net:
     def __init__(self, machine: Machine, folder: Path, peer: socket.socket, *, queued: bool = False) -> None:
-        self._machine = machine
-        self._folder = folder
-        self._queued = queued
-        self._memory = GuestMemory(machine)
-        base = free_ram_at(machine.config.machine, machine.config.ram_mib * MIB)
-        self._receive = Queue(self._memory, base, _SIZE)
-        self._transmit = Queue(self._memory, self._receive.end, _SIZE)
-        self._in = self._transmit.end
-        self._out = self._in + _SIZE * _BUFFER_BYTES
-        self._device = VirtioDevice(machine, _NUMBER)
-        self._used = UsedChains(self._receive)
-        self._peer = peer
+        self._folder, self._peer, self._queued = folder, peer, queued
+        self._nic = VirtioNic(machine)
 
     def start(self) -> None:
-        """Set both queues up, and give the device all buffers to receive into, unless packets must wait."""
-        inward = [[Buffer(self._in + at * _BUFFER_BYTES, _BUFFER_BYTES)] for at in range(_SIZE)]
-        size = _HEADER_BYTES + _PACKET_BYTES
-        outward = [[Buffer(self._out + at * TARGET_PAGE_BYTES, size, written=False)] for at in range(_SIZE)]
-        self._receive.lay_out(inward)
-        self._transmit.lay_out(outward)
-        self._device.start(self._receive, further={_TRANSMIT: self._transmit})
-        if not self._queued:
-            self._receive.offer(_SIZE)
-            self._device.notify()
+        """Set the card up, and give it all buffers to receive into, unless packets must wait."""
+        self._nic.start(buffers=not self._queued)
 
     def resume(self, position: int) -> None:
         """Go on where the driver was with the queue that it receives from."""
-        self._used.position = position
+        self._nic.resume(position)
 
 
 def peer_socket(folder: Path) -> socket.socket:
@@ -93,13 +65,13 @@ class NetIn(_Net):
     def fill(self, numbers: Numbers, deadline: Deadline) -> InFlight:
         """Send packets, and have the guest see some."""
         self.send(numbers.consumed, deadline)
-        self._used.take(len(numbers.consumed), deadline)
+        self._nic.take(len(numbers.consumed), deadline)
         self._send(numbers.in_flight)
         if self._queued:
             self._require_waiting(len(numbers.in_flight) - 1, deadline)
         else:
-            deadline.wait_for(lambda: self._used.unseen() == len(numbers.in_flight), "The packets' arrival")
-        return InFlight(numbers.in_flight, self._used.position)
+            deadline.wait_for(lambda: self._nic.unseen() == len(numbers.in_flight), "The packets' arrival")
+        return InFlight(numbers.in_flight, self._nic.position)
 
     def _require_waiting(self, count: int, deadline: Deadline) -> None:
         """Check that QEMU has one packet in its own queue, and so many wait in its socket.
@@ -117,7 +89,7 @@ class NetIn(_Net):
                 f"{_unread(self._peer) // one} packets wait in QEMU's socket and not {count}, so this run "
                 "proves nothing."
             ) from error
-        if self._used.unseen():
+        if self._nic.unseen():
             raise SetupBroken("The guest's card has a buffer for a packet that should wait.")
 
     def send(self, numbers: Sequence[int], _deadline: Deadline) -> None:
@@ -127,7 +99,7 @@ class NetIn(_Net):
             SetupBroken: QEMU does not take them.
         """
         if self._queued:
-            self._allow(len(numbers))
+            self._nic.allow(len(numbers))
         self._send(numbers)
 
     def _send(self, numbers: Sequence[int]) -> None:
@@ -140,17 +112,8 @@ class NetIn(_Net):
     def deliver(self, count: int, deadline: Deadline) -> list[int]:
         """Have the guest see all packets that have arrived."""
         if self._queued:
-            self._allow(count)
-        found = []
-        for first, size in self._used.take(count, deadline):
-            data = self._memory.read(self._in + first * _BUFFER_BYTES, size)
-            found.append(_number(data[_HEADER_BYTES:]))
-        return found
-
-    def _allow(self, count: int) -> None:
-        """Give the device so many buffers in all that the driver has not seen."""
-        self._receive.offer(self._used.position + count)
-        self._device.notify()
+            self._nic.allow(count)
+        return [_number(frame) for frame in self._nic.take(count, deadline)]
 
 
 class NetOut(_Net):
@@ -164,7 +127,7 @@ class NetOut(_Net):
             self._fill_peer()
         self._offer(numbers.in_flight)
         if self._queued:
-            self._device.notify(_TRANSMIT)
+            self._nic.tell()
             self._require_one_in_hand(deadline)
         return InFlight(numbers.in_flight)
 
@@ -174,25 +137,22 @@ class NetOut(_Net):
         Raises:
             SetupBroken: it has none, or several.
         """
-
-        def found() -> Progress:
-            return progress(self._machine, "virtio-net", _TRANSMIT, self._transmit)
-
+        sending = self._nic.sending
         try:
-            deadline.at_most(_SETTLE_SECONDS).wait_for(lambda: found().in_hand == 1, "The device's packet")
+            deadline.at_most(_SETTLE_SECONDS).wait_for(lambda: sending().in_hand == 1, "The device's packet")
         except DeadlineExpired as error:
             raise SetupBroken(
-                f"No packet waits in the guest's card, so this run proves nothing: {found()}."
+                f"No packet waits in the guest's card, so this run proves nothing: {sending()}."
             ) from error
 
     def send(self, numbers: Sequence[int], _deadline: Deadline) -> None:
         """Have the guest send packets."""
         self._offer(numbers)
-        self._device.notify(_TRANSMIT)
+        self._nic.tell()
 
     def deliver(self, count: int, deadline: Deadline) -> list[int]:
         """Tell the device of all packets, and return those that arrive at the other end."""
-        self._device.notify(_TRANSMIT)
+        self._nic.tell()
         found: list[int] = []
         while True:
             complete = len(found) >= count
@@ -210,10 +170,7 @@ class NetOut(_Net):
 
     def _offer(self, numbers: Sequence[int]) -> None:
         for number in numbers:
-            slot = number % _SIZE
-            data = bytes(_HEADER_BYTES) + _packet(number)
-            self._memory.write(self._out + slot * TARGET_PAGE_BYTES, data)
-            self._transmit.offer_chain(slot)
+            self._nic.put(_packet(number))
 
     def _fill_peer(self) -> None:
         """Send packets to the other end until it takes no more."""
@@ -242,7 +199,7 @@ def _size_in_socket() -> int:
 
 
 def _packet(number: int) -> bytes:
-    return (_ETHERNET + struct.pack("<I", number)).ljust(_PACKET_BYTES, b"\0")
+    return (_ETHERNET + struct.pack("<I", number)).ljust(FRAME_BYTES, b"\0")
 
 
 def _number(packet: bytes) -> int:

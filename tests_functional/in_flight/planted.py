@@ -91,6 +91,10 @@ FAULTS: Mapping[str, Sequence[Fault]] = {
         Fault(Code.IN_FLIGHT_DISORDER, _disorder),
         Fault(Code.IN_FLIGHT_AFTER_T0, _after_t0),
     ),
+    "user-net-out": (
+        Fault(Code.IN_FLIGHT_LOST, _lost),
+        Fault(Code.IN_FLIGHT_AFTER_T0, _after_t0),
+    ),
     "virtio-blk": (
         Fault(Code.IN_FLIGHT_TWICE, _write_again),
         Fault(Code.IN_FLIGHT_BROKEN, damage=_break_queue),

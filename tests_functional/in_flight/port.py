@@ -20,6 +20,7 @@ from tests_functional.in_flight.numbers import Counts, Numbers
 from tests_functional.in_flight.pipes import PIPE_PAGE_BYTES, Pipes
 from tests_functional.in_flight.stream import InFlight
 from tests_functional.in_flight.used import UsedChains
+from tests_functional.in_flight.words import WORD_BYTES, packed, unpacked
 
 _NUMBER = 3
 # VIRTIO 1.2, 5.3.2 and 5.3.3: the queues to the device about its ports and those of port 1, and the feature
@@ -31,14 +32,13 @@ _FEATURE_MULTIPORT = 1 << 1
 _PORT = 1
 _SAID = ((0, 0, 1), (_PORT, 3, 1), (_PORT, 6, 1))
 _SAID_BYTES = 8
-_ITEM_BYTES = 4
 _IN_BUFFERS, _IN_BYTES = 32, 16
-_PER_BUFFER = _IN_BYTES // _ITEM_BYTES
+_PER_BUFFER = _IN_BYTES // WORD_BYTES
 
 IN_COUNTS = Counts(consumed=_PER_BUFFER, in_flight=3 * _PER_BUFFER, later=_PER_BUFFER)
 """A buffer that the guest has seen, three that it has not, and one that is filled later."""
 
-OUT_COUNTS = Counts(consumed=16, in_flight=3 * PIPE_PAGE_BYTES // _ITEM_BYTES, later=16)
+OUT_COUNTS = Counts(consumed=16, in_flight=3 * PIPE_PAGE_BYTES // WORD_BYTES, later=16)
 """What is in flight are three pages of the pipe, of which it takes one."""
 
 _OUT_QUEUE = 4
@@ -67,12 +67,12 @@ class _Port:
         """Set the queues up, open the port, and give the device all buffers to receive into."""
         buffers = [Buffer(self._in + at * _IN_BYTES, _IN_BYTES) for at in range(_IN_BUFFERS)]
         self._receive.lay_out([[buffer] for buffer in buffers])
-        half = OUT_COUNTS.in_flight * _ITEM_BYTES // 2
+        half = OUT_COUNTS.in_flight * WORD_BYTES // 2
         self._transmit.lay_out(
             [
-                [Buffer(self._consumed, OUT_COUNTS.consumed * _ITEM_BYTES, written=False)],
+                [Buffer(self._consumed, OUT_COUNTS.consumed * WORD_BYTES, written=False)],
                 [Buffer(self._flight + at * half, half, written=False) for at in (0, 1)],
-                [Buffer(self._later, OUT_COUNTS.later * _ITEM_BYTES, written=False)],
+                [Buffer(self._later, OUT_COUNTS.later * WORD_BYTES, written=False)],
             ]
         )
         said = [Buffer(self._said + at * _SAID_BYTES, _SAID_BYTES, written=False) for at in range(len(_SAID))]
@@ -103,14 +103,14 @@ class PortIn(_Port):
 
     def send(self, numbers: Sequence[int], deadline: Deadline) -> None:
         """Send bytes, and wait until QEMU has read them."""
-        self._far.send(_packed(numbers), deadline)
+        self._far.send(packed(numbers), deadline)
 
     def deliver(self, count: int, deadline: Deadline) -> list[int]:
         """Have the guest see all used buffers."""
         found = b""
         for first, size in self._used.take(count // _PER_BUFFER, deadline):
             found += self._memory.read(self._in + first * _IN_BYTES, size)
-        return _unpacked(found)
+        return unpacked(found)
 
 
 class PortOut(_Port):
@@ -119,11 +119,11 @@ class PortOut(_Port):
     def fill(self, numbers: Numbers, deadline: Deadline) -> InFlight:
         """Have the guest send more than the far end takes."""
         self._offer(_CONSUMED, self._consumed, numbers.consumed)
-        self._far.receive(len(numbers.consumed) * _ITEM_BYTES, deadline)
+        self._far.receive(len(numbers.consumed) * WORD_BYTES, deadline)
         self._far.fill(PIPE_PAGE_BYTES)
         self._offer(_IN_FLIGHT, self._flight, numbers.in_flight)
         deadline.wait_for(lambda: self._far.waiting() == PIPE_PAGE_BYTES, "The filling of the pipe")
-        return InFlight(numbers.in_flight[PIPE_PAGE_BYTES // _ITEM_BYTES :])
+        return InFlight(numbers.in_flight[PIPE_PAGE_BYTES // WORD_BYTES :])
 
     def send(self, numbers: Sequence[int], _deadline: Deadline) -> None:
         """Have the guest send bytes."""
@@ -131,19 +131,9 @@ class PortOut(_Port):
 
     def deliver(self, count: int, deadline: Deadline) -> list[int]:
         """Have the far end take all bytes."""
-        return _unpacked(self._far.receive(count * _ITEM_BYTES, deadline))
+        return unpacked(self._far.receive(count * WORD_BYTES, deadline))
 
     def _offer(self, chain: int, place: int, numbers: Sequence[int]) -> None:
-        self._memory.write(place, _packed(numbers))
+        self._memory.write(place, packed(numbers))
         self._transmit.offer_chain(chain)
         self._device.notify(_TRANSMIT)
-
-
-def _packed(numbers: Sequence[int]) -> bytes:
-    return struct.pack(f"<{len(numbers)}I", *numbers)
-
-
-def _unpacked(data: bytes) -> list[int]:
-    """Return the numbers in a piece of a stream; of an item that is not complete, what its bytes give."""
-    whole = data.ljust(-(-len(data) // _ITEM_BYTES) * _ITEM_BYTES, b"\xff")
-    return list(struct.unpack(f"<{len(whole) // _ITEM_BYTES}I", whole))

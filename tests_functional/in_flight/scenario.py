@@ -167,6 +167,8 @@ class Passage:
                 arrivals.deliver()
             if self.kind.sent_while_saving:
                 arrivals.send()
+            if self.kind.sent_while_saving and self.kind.delivered_while_saving:
+                arrivals.deliver_sent()
 
         limit = run.deadline.at_most(SMALL_SAVE_SECONDS)
         acts = Acts(saving=go_on) if flow.background else Acts()
@@ -203,7 +205,6 @@ class Passage:
         """
         numbers = self.numbers
         missing = set(arrivals.items).difference(arrivals.found)
-        # QEMU 11.1.3 aborts where it is asked about some devices.
         broken = broken_devices(guest.machine) if missing else []
         if missing and arrivals.deadline.expired and not broken and not self.kind.lossy:
             arrivals.deadline.require_granted(f"The arrival of {len(missing)} items")
@@ -247,20 +248,27 @@ class _Arrivals:
     error: SnapproofError | None = None
     _delivered: bool = False
     _sent: bool = False
+    _sent_delivered: bool = False
 
     def deliver(self) -> None:
-        """Let what is in flight arrive."""
+        """Let what is in flight arrive; and what was sent later, where that was."""
         self._delivered = True
-        self._arrive(self.in_flight)
+        self._sent_delivered = self._sent
+        self._arrive(self.in_flight + (len(self.sent) if self._sent else 0))
 
     def send(self) -> None:
-        """Send more, and let it arrive."""
+        """Send more."""
         self._sent = True
         try:
             self.stream.send(self.sent, self.deadline)
         except SnapproofError as error:
             self.error = error
-            return
+            # There is nothing to wait for.
+            self._sent_delivered = True
+
+    def deliver_sent(self) -> None:
+        """Let what was sent arrive."""
+        self._sent_delivered = True
         self._arrive(len(self.sent))
 
     def finish(self) -> None:
@@ -269,6 +277,8 @@ class _Arrivals:
             self.deliver()
         if not self._sent:
             self.send()
+        if not self._sent_delivered:
+            self.deliver_sent()
 
     def _arrive(self, count: int) -> None:
         try:

@@ -118,3 +118,18 @@ def test_window_is_moved_only_where_it_has_to_be() -> None:
         device.notify()
     assert fake.notified == 3
     assert len(commands) == 2 * (3 + 3)
+
+
+def test_device_that_has_given_up() -> None:
+    """The bit of its status tells it, and the driver's window is where it was."""
+    fake = FakeVirtio(0x1042)
+    driver = VirtioDevice(fake.machine, 2)
+    driver.start(_queue(FakeMemory()))
+    driver.notify()
+    assert not VirtioDevice(fake.machine, 2).needs_reset()
+    fake.registers[20] |= 64
+    assert VirtioDevice(fake.machine, 2).needs_reset()
+    driver.notify()
+    assert driver.needs_reset()
+    driver.notify()
+    assert fake.notified == 3
