@@ -31,6 +31,8 @@ MESSAGES = {
     "lock-assertion": ("memory_region_transaction_commit: Assertion",),
     # hw/scsi/lsi53c895a.c lsi_pre_save()
     "lsi-assertion": ("lsi_pre_save: Assertion",),
+    # block/io.c bdrv_co_write_req_prepare(): a write to an image that was given up for another QEMU
+    "inactive-image": ("BDRV_O_INACTIVE)' failed", "child->perm & BLK_PERM_WRITE' failed"),
     "incompatible-memory": ("not compatible with guest memory configuration",),
 }
 """The messages by the name that known issues use (field `qemu_said`), each with its texts."""

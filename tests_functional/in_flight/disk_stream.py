@@ -89,7 +89,7 @@ class DiskStream:
         self._known.update(numbers.before)
         disks.open_throttle(self._machine)
         self._carry_out(numbers.consumed[: -disks.PASSING], deadline)
-        if plan.told == 1:
+        if plan.serial:
             disks.close_throttle(self._machine)
             self._carry_out(numbers.consumed[-disks.PASSING :], deadline)
         else:
@@ -101,7 +101,7 @@ class DiskStream:
                 lambda: sum(disks.operations(self._machine)) == before + disks.PASSING,
                 "The end of the requests in front of those that wait",
             )
-        self._keep_back(flight[0 if plan.told == 1 else disks.PASSING : plan.told], deadline)
+        self._keep_back(flight[0 if plan.serial else disks.PASSING : plan.told], deadline)
         self._waiting = list(flight[plan.told :])
         if not self._bus.put_late:
             for number in self._waiting:

@@ -49,12 +49,14 @@ class Plan:
     Attributes:
         counts: of the requests around one snapshot.
         told: of those in flight, the first ones that the device is told of before T0.
+        serial: whether the device works on one at a time, so that the others wait in it at T0.
         fails: whether the last of these fails while QEMU stops the guest.
         last_reads: whether that one reads from the disk; else it writes. Every second request writes.
     """
 
     counts: Counts
     told: int
+    serial: bool = False
     fails: bool = False
     last_reads: bool = False
 
@@ -63,11 +65,14 @@ class Plan:
         return (number - self._last(self._numbers(number))) % 2 == int(self.last_reads)
 
     def done_before_t0(self, number: int) -> bool:
-        """Return whether a request is carried out before T0: by then QEMU has waited for all that it had."""
+        """Return whether a request is carried out before T0: QEMU has waited for all that it had begun.
+
+        A request that waits in a serial device must not begin in a stopped guest.
+        """
         numbers = self._numbers(number)
         if self.fails and number == self._last(numbers):
             return False
-        return number in numbers.consumed or number in numbers.in_flight[: self.told]
+        return number in numbers.consumed or number in numbers.in_flight[: 1 if self.serial else self.told]
 
     def failing(self) -> list[int]:
         """Return the requests that fail once, one for each snapshot."""
@@ -85,8 +90,11 @@ class Plan:
 QUEUE = Plan(Counts(consumed=2, in_flight=6, later=2), told=4)
 """A disk that has several requests at a time: two that pass the throttle, two that it keeps back."""
 
-ONE = Plan(Counts(consumed=4, in_flight=4, later=2), told=1)
+ONE = Plan(Counts(consumed=4, in_flight=4, later=2), told=1, serial=True)
 """A disk that has one at a time, which the throttle keeps back."""
+
+WAITING = Plan(Counts(consumed=4, in_flight=6, later=2), told=4, serial=True)
+"""A disk that has several and works on one at a time: the throttle keeps it back, and the others wait."""
 
 
 def block(number: int) -> bytes:

@@ -38,7 +38,6 @@ from tests_functional.lib.time_limits import SMALL_SAVE_SECONDS
 from validators.oracles.o6_host.host_state import capture_host_state
 from validators.verdict import CheckResult
 
-_FLOWS = (Flow.STOP_AND_SAVE, Flow.STOP_MIGRATE_CONT, Flow.LIVE)
 _FILL_SECONDS, _DELIVER_SECONDS = 30.0, 8.0
 _STALLS = (
     "QEMU holds up the vCPUs while a device waits for a protected page, and this test has it write to one."
@@ -66,10 +65,10 @@ def _with(run: Run, name: str, kind: StreamKind) -> Outcome:
     require_stream(run, kind)
     cycles = []
     with (
-        far_ends(run, 1 + len(_FLOWS)) as (here, *there),
+        far_ends(run, 1 + len(kind.flows)) as (here, *there),
         source_with(run, kind, here) as (source, stream),
     ):
-        for number, (flow, far) in enumerate(zip(_FLOWS, there, strict=True)):
+        for number, (flow, far) in enumerate(zip(kind.flows, there, strict=True)):
             label = f"{name}/{number + 1:02d}-{flow.label}"
             one = Passage(run, kind, Numbers.of(1 + number, kind.counts), far)
             try:

@@ -9,7 +9,7 @@ from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from tests_functional.lib.profile_row import ANY_GUEST, QUICK_GUEST, ProfileRow
 from tests_functional.ram_blocks.machines import RAM_MACHINES
 
-_TEST = "ram_blocks/test_ram_blocks.py:RamBlocks.test_machine"
+_TESTS = "ram_blocks/test_ram_blocks.py:RamBlocks"
 _GUEST: Mapping[str, str | int | float] = {"ram_mib": 128, "coverage": 0.7}
 _FLASH, _BOARD = "flash", "board"
 # A KVM that emulates privileged code does not run code that lies in flash. A machine without a clock of its
@@ -20,7 +20,7 @@ _TCG: Mapping[str, str] = {"accel": "tcg"}
 def _row(name: str, blocks: str, **parameters: str) -> ProfileRow:
     return ProfileRow(
         f"ram-blocks.{name}",
-        _TEST,
+        f"{_TESTS}.test_machine",
         RAM_MACHINES[blocks].reason,
         {**_GUEST, "guest": QUICK_GUEST, **parameters, "blocks": blocks},
         kinds=ANY_GUEST,
@@ -41,5 +41,12 @@ ROWS = (
         _row(f"{_BOARD}-{guest.name}", _BOARD, guest=guest.name)
         for guest in guests_of_others()
         if isinstance(guest, BareSpec) and guest.architecture.qemu != DEFAULT_ARCHITECTURE.qemu
+    ),
+    ProfileRow(
+        "ram-blocks.device-rom",
+        f"{_TESTS}.test_device_rom",
+        "a display device writes into its ROM, which is read-only for the guest alone",
+        {**_GUEST, "guest": QUICK_GUEST},
+        kinds=ANY_GUEST,
     ),
 )

@@ -11,7 +11,7 @@ import pytest
 
 from harness.errors import SetupBroken
 from tests_functional.in_flight import disks
-from tests_functional.in_flight.disks import ONE, QUEUE, Plan
+from tests_functional.in_flight.disks import ONE, QUEUE, WAITING, Plan
 from tests_functional.in_flight.numbers import Numbers
 from tests_functional.in_flight.stream import FarEnd
 from tests_functional.in_flight.write_log import logged_writes
@@ -108,6 +108,18 @@ def test_done_before_t0(plan: Plan) -> None:
     fails = Plan(plan.counts, plan.told, fails=True)
     done = [number for number in (*numbers.before, *numbers.source) if fails.done_before_t0(number)]
     assert done == [*numbers.consumed, *numbers.in_flight[: plan.told - 1]]
+
+
+def test_requests_that_wait_in_a_serial_device() -> None:
+    """It works on the first one alone at T0, so that the others are carried out by both guests."""
+    numbers = Numbers.of(1, WAITING.counts)
+    assert WAITING.told > 1
+    done = [number for number in numbers.before if WAITING.done_before_t0(number)]
+    assert done == [*numbers.consumed, numbers.in_flight[0]]
+    # What passes a throttle that was just closed is a read and a write.
+    assert {WAITING.writes(number) for number in numbers.consumed[-disks.PASSING :]} == {True, False}
+    # A background snapshot and the control, and a first round without one.
+    assert 3 * WAITING.counts.total <= disks.BLOCKS
 
 
 def test_one_request_of_each_snapshot_fails() -> None:

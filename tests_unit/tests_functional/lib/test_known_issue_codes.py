@@ -162,6 +162,11 @@ _STALLED = "failures/cancel-stalled"
 _CALL = "failures/call-create-1-eperm"
 _FILES = "failures/descriptors-exec-0-free"
 _LSI = "lsi53c895a-failed"
+_AHCI = "ahci-waiting"
+_INACTIVE = (
+    "bdrv_co_write_req_prepare: Assertion `!(bs->open_flags & BDRV_O_INACTIVE)' failed.",
+    "bdrv_co_write_req_prepare: Assertion `child->perm & BLK_PERM_WRITE' failed.",
+)
 _PORT = "virtio-serial-out/02-seeds"
 _VHOST = "vhost-user-blk"
 _EJECTED = "during-save/eject"
@@ -349,6 +354,15 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     (f"{_LSI}/03-live/restore", _code(Code.QEMU_ENDED), "F46"),
     (f"{_LSI}/01-stop-and-save/restore", _code(Code.GUEST_NO_ANSWER), "F46"),
     (f"{_LSI}/03-live/restore", _code(Code.RESTORED_CLOCK_BACK), ""),
+    (f"{_AHCI}/01-live/restored-in-flight", _code(Code.IN_FLIGHT_LOST), "F48"),
+    (f"{_AHCI}/02-stop-and-save/restored-in-flight", _code(Code.IN_FLIGHT_LOST), "F48"),
+    (f"{_AHCI}/02-stop-and-save/restored-in-flight", _code(Code.IN_FLIGHT_UNKNOWN), "F48"),
+    (f"{_AHCI}/02-stop-and-save/source", _ended(_INACTIVE[0]), "F48"),
+    (f"{_AHCI}/02-stop-and-save/restore", _ended(_INACTIVE[1]), "F48"),
+    (f"{_AHCI}/02-stop-and-save/restore", _ended("Segmentation fault"), ""),
+    (f"{_AHCI}/01-live/restored-in-flight", _code(Code.IN_FLIGHT_TWICE), ""),
+    (f"{_AHCI}/01-live/source-in-flight", _code(Code.IN_FLIGHT_LOST), ""),
+    ("ahci-ncq/03-live/restored-in-flight", _code(Code.IN_FLIGHT_LOST), ""),
     (f"{_LSI}/03-live/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
     (f"{_LSI}/03-live/source-in-flight", _code(Code.QEMU_ENDED), ""),
     (f"{_PORT}/restored-in-flight", _code(Code.IN_FLIGHT_BROKEN, {"device": "virtio-net"}), ""),
@@ -375,6 +389,9 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("run-states/woken/golden", _code(Code.GOLDEN_DIFFERS, {"block": "/rom@etc/acpi/tables"}), "F28"),
     ("run-states/woken/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
     ("02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "/rom@etc/acpi/tables"}), ""),
+    ("device-rom/01-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "0000:00:04.0/qxl.vrom"}), "F49"),
+    ("device-rom/01-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "0000:00:04.0/qxl.vram"}), ""),
+    ("01-bus/golden", _code(Code.GOLDEN_DIFFERS, {"block": "0000:00:04.0/qxl.vrom"}), ""),
     ("03-debugger/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.bios"}), "F39"),
     ("03-debugger/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.ram"}), ""),
     ("01-bus/golden", _code(Code.GOLDEN_DIFFERS, {"block": "pc.bios"}), ""),
