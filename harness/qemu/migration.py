@@ -15,6 +15,7 @@ from typing import Any
 from harness.codes import Code
 from harness.deadline import Deadline, patient
 from harness.errors import HostTooBusy, NotApplicable, SetupBroken, SnapproofError
+from harness.linux.run_queue import LEAST_GRANTED, ProcessorTime, processor_time
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
 from harness.qemu.messages import said
@@ -226,7 +227,9 @@ def wait_ram_moving(machine: Machine, deadline: Deadline) -> None:
 
     Raises:
         SubjectFailed: the save failed, or sent no page in time.
+        HostTooBusy: it sent none, and QEMU got too little processor time for that to be evidence.
     """
+    before = processor_time(machine.pid) if machine.pid else None
     while True:
         answer = machine.query_migrate()
         status = answer.get("status")
@@ -235,12 +238,29 @@ def wait_ram_moving(machine: Machine, deadline: Deadline) -> None:
             return
         _check_not_failed(machine, answer)
         if deadline.expired:
-            raise machine.failure(
-                f"The save is still '{status}' without having sent a page",
-                Code.SAVE_UNFINISHED,
-                {"status": str(status)},
-            )
+            raise _sent_nothing(machine, str(status), before)
         machine.pause(deadline, 0.002)
+
+
+def _sent_nothing(machine: Machine, status: str, before: ProcessorTime | None) -> SnapproofError:
+    """Return the error of a save that sent no page in time: QEMU's, or that of a host that starved it.
+
+    Args:
+        machine: QEMU.
+        status: of the save.
+        before: QEMU's processor time when it was begun to wait, None where it cannot be known.
+    """
+    sentence = f"The save is still '{status}' without having sent a page"
+    # First, since evidence takes time in which QEMU may run.
+    granted = processor_time(machine.pid).since(before).granted if machine.pid and before else 1.0
+    hung = machine.failure(sentence, Code.SAVE_UNFINISHED, {"status": status})
+    if granted >= LEAST_GRANTED:
+        return hung
+    return HostTooBusy(
+        f"{sentence}, and QEMU got {granted:.0%} of the processor time that it wanted, which says nothing "
+        "about the save; run less beside it.",
+        hung.evidence,
+    )
 
 
 def wait_completed(machine: Machine, deadline: Deadline) -> SaveFigures:

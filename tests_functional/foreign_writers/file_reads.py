@@ -13,6 +13,7 @@ from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board
 from harness.qemu.virtio_driver import Buffer, Queue
 from tests_functional.foreign_writers.target import PAGES, Target
+from tests_functional.lib.patience import patient
 
 FILE = "marks"
 """Name of the file in the folder that the device shares."""
@@ -40,7 +41,7 @@ class FileReads:
         Raises:
             SetupBroken: the machine has none.
         """
-        self._memory = target.memory
+        self._machine, self._memory = board.machine, target.memory
         self._queue = Queue(self._memory, target.control, _QUEUE_SIZE)
         self._requests = self._queue.end
         self._answers = self._requests + TARGET_PAGE_BYTES
@@ -90,7 +91,8 @@ class FileReads:
         self._memory.write(self._requests, request(operation, node, body))
         self._memory.write(self._answers, bytes(_REQUEST_BYTES))
         self._queue.offer_chain(_READS * _READ_BUFFERS)
-        self._wait(Deadline(10))
+        with patient(self._machine) as deadline:
+            self._wait(deadline)
         answer = self._memory.read(self._answers, _REQUEST_BYTES)
         require_success(answer)
         return answer[_ANSWER_BYTES:]

@@ -16,6 +16,7 @@ from harness.qemu.machine import Machine
 from harness.qemu.memory_tree import region_addresses
 from harness.qemu.qtest import Qtest
 from tests_functional.foreign_writers.target import CONTROL_PAGES, PAGES, Target
+from tests_functional.lib.patience import patient
 
 FILE = "opt/snapproof/marks"
 """Name of the file with the marked pages of all passes."""
@@ -84,7 +85,7 @@ class FwCfgDma:
         self._register = _Memory(machine, qtest) if qtest else _Ports(machine)
         if self._register.read(0) != _SIGNATURE:
             raise NotApplicable("The machine's fw_cfg device has no DMA, as those before machine type 2.5.")
-        self._memory = target.memory
+        self._machine, self._memory = machine, target.memory
         self._request = target.control
         self._directory = target.control + TARGET_PAGE_BYTES
 
@@ -116,7 +117,8 @@ class FwCfgDma:
         size = 4 + _MOST_FILES * _ENTRY_BYTES
         self._memory.write(self._directory, bytes(size))
         self._memory.write(self._request, read_request(_DIRECTORY, size, self._directory))
-        self.carry_out(self._request, Deadline(10))
+        with patient(self._machine) as deadline:
+            self.carry_out(self._request, deadline)
         data = self._memory.read(self._directory, size)
         (count,) = struct.unpack_from(">I", data)
         for number in range(min(count, _MOST_FILES)):

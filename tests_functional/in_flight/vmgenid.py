@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.codes import Code
-from harness.deadline import Deadline
 from harness.errors import NotApplicable, SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
@@ -26,6 +25,7 @@ from tests_functional.lib.cycle import Source, judge_cycle, resting, writing_gue
 from tests_functional.lib.driven import require_driven
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.patience import patient
 from tests_functional.lib.restored_checks import judge_restored
 from tests_functional.lib.run import Run
 from tests_functional.lib.save import Flow, take
@@ -89,7 +89,8 @@ class GuidPage:
         request = self._target.control
         control = selector << 16 | _SELECT | _WRITE
         self._target.memory.write(request, struct.pack(">IIQ", control, 8, value))
-        dma.carry_out(request, Deadline(10))
+        with patient(self._machine) as deadline:
+            dma.carry_out(request, deadline)
 
     def put(self, guid: uuid.UUID) -> None:
         """Write an ID to guest RAM."""

@@ -15,6 +15,7 @@ import pytest
 from harness.codes import Code, Fields
 from harness.deadline import PATIENCE_VARIABLE, Deadline
 from harness.errors import HostTooBusy, NotApplicable, SetupBroken, SubjectFailed
+from harness.linux.run_queue import ProcessorTime
 from harness.qemu import migration
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
@@ -122,7 +123,7 @@ class _Scripted:
     """A QEMU that gives the scripted answers to `query-migrate` in turn, the last for ever."""
 
     def __init__(self, *answers: dict[str, Any], yank: Sequence[object] = ()) -> None:
-        self.qmp = self
+        self.qmp, self.pid = self, None
         self.answers, self.asked, self.pauses, self.yank = list(answers), 0, 0, list(yank)
         self.events: list[Event] = []
 
@@ -204,6 +205,20 @@ def test_save_that_does_not_end(wait: Callable[[Any, Deadline], object]) -> None
     with pytest.raises(SubjectFailed, match="still 'active'") as caught:
         wait(_scripted(_active(0, 0)), Deadline(0.02))
     assert (caught.value.code, caught.value.fields) == (Code.SAVE_UNFINISHED, {"status": "active"})
+
+
+@pytest.mark.parametrize(("ran", "busy"), [(49, True), (50, False)])
+def test_save_that_sends_nothing_on_a_busy_host(
+    monkeypatch: pytest.MonkeyPatch, ran: int, busy: bool
+) -> None:
+    """A QEMU that got less than half of the processor time that it wanted since then is not blamed."""
+    machine = _scripted(_active(0, 0))
+    machine.pid = 77
+    times = iter([ProcessorTime(1_000, 9_000), ProcessorTime(1_000 + ran, 9_100 - ran)])
+    monkeypatch.setattr(migration, "processor_time", lambda pid: next(times) if pid == 77 else None)
+    with pytest.raises(HostTooBusy if busy else SubjectFailed, match="still 'active' without") as caught:
+        migration.wait_ram_moving(machine, Deadline(0.02))
+    assert ("QEMU got 49% of the processor time that it wanted" in caught.value.sentence) == busy
 
 
 def test_save_that_is_slow() -> None:
