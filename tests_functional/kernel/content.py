@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # include/uapi/linux/kernel-page-flags.h (4.0); set for the small and the huge zero page.
 _KPF_ZERO_PAGE = 1 << 24
+_FRAME_FLAGS = "/proc/kpageflags"
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,29 @@ def _read_huge(trial: Trial, region: Region) -> None:
 
 def _zero_page(frame: int) -> bool | None:
     """Return whether a frame is one of a zero page, None if this user may not know."""
+    found = zero_pages([frame])
+    return None if found is None else found == 1
+
+
+def zero_pages(frames: Iterable[int]) -> int | None:
+    """Return how many page table entries map a zero page; None if this user may not know.
+
+    Args:
+        frames: the frame of each entry, 0 if it is not known or nothing is mapped.
+    """
+    count = Counter(frame for frame in frames if frame)
     try:
-        descriptor = os.open("/proc/kpageflags", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(_FRAME_FLAGS, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        flags = os.pread(descriptor, 8, frame * 8)
+        return sum(many for frame, many in count.items() if _flags(descriptor, frame) & _KPF_ZERO_PAGE)
     finally:
         os.close(descriptor)
-    return bool(int.from_bytes(flags, sys.byteorder) & _KPF_ZERO_PAGE)
+
+
+def _flags(descriptor: int, frame: int) -> int:
+    return int.from_bytes(os.pread(descriptor, 8, frame * 8), sys.byteorder)
 
 
 def _share(trial: Trial, region: Region) -> None:

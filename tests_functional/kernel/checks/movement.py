@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from pathlib import Path
+from typing import Callable
 
 from harness.userfaultfd import PAGE_BYTES, Feature, libc, read_pagemap
 
@@ -28,6 +29,10 @@ _PAGES = HUGE_BYTES // PAGE_BYTES
 # MiB).
 _REGIONS = (2048, 8192, 32768)
 _SAME = b"same" * (PAGE_BYTES // 4)
+# Linux Documentation/admin-guide/mm/ksm.rst, and proc.rst of filesystems.
+_MERGED, _SCANS = Path("/proc/self/ksm_merging_pages"), Path("/sys/kernel/mm/ksm/full_scans")
+# Scans of all mergeable memory in which KSM merges no further page. It needs three before it merges one.
+_VAIN_SCANS = 12
 
 
 @feature_test("R14", memory=(ANON_THP,), needs=("collapse",), bugs=("dd47ac428c3f",))
@@ -159,16 +164,28 @@ def merged_pages_stay_protected(trial: Trial, variant: str) -> None:
     trial.equal(region.load(4 * PAGE_BYTES, PAGE_BYTES), _SAME, "The content of page 4")
 
 
-def wait_until_merged(trial: Trial, pages: int) -> None:
-    """Wait until KSM has merged so many pages; before that it scans all mergeable memory three times."""
-    stat = Path("/proc/self/ksm_merging_pages")
-    if not stat.exists():
+def wait_until_merged(trial: Trial, pages: int, *, without: Callable[[], int] = lambda: 0) -> None:
+    """Wait until KSM has merged so many pages; skip the test if it scans all memory often and merges none.
+
+    It scans all mergeable memory three times before it merges a page.
+
+    Args:
+        trial: the trial.
+        pages: how many.
+        without: returns how many of them have become equal without being merged.
+    """
+    if not _MERGED.exists():
         trial.skip("The kernel does not report how many pages KSM has merged (ksm_merging_pages, 5.19).")
-    end = time.monotonic() + 60
-    while int(stat.read_text()) < pages:
-        if time.monotonic() > end:
-            trial.skip(f"KSM merged {stat.read_text().strip()} of {pages} equal pages in 60 s.")
-        time.sleep(0.1)
+    merged, since = -1, 0
+    while True:
+        now, scan = int(_MERGED.read_text()) + without(), int(_SCANS.read_text())
+        if now >= pages:
+            return
+        if now > merged:
+            merged, since = now, scan
+        if scan - since > _VAIN_SCANS:
+            trial.skip(f"KSM merged {now} of {pages} equal pages, and no more in {_VAIN_SCANS} scans of all.")
+        time.sleep(0.02)
 
 
 @feature_test("R11", features=Feature.PAGEFAULT_FLAG_WP, needs=("root",), bugs=("5a2f8d22ace4",))

@@ -25,14 +25,16 @@ from harness.userfaultfd import (
 )
 from tests_functional.kernel import content as contents
 from tests_functional.kernel import registry
+from tests_functional.kernel.checks import movement
 from tests_functional.kernel.content import CONTENTS
 from tests_functional.kernel.isolate import Result, run_isolated
 from tests_functional.kernel.matrix import cells, reproducer, subject, zap
 from tests_functional.kernel.matrix.cells import MEMORIES, WAYS, Cell
 from tests_functional.kernel.matrix.subject import ONE, RELEASED, Expected, Subject, samples
-from tests_functional.kernel.memory import HUGE_BYTES
+from tests_functional.kernel.memory import ANON, HUGE_BYTES
 from tests_functional.kernel.oracle import release
 from tests_functional.kernel.registry import FeatureTest
+from tests_functional.kernel.trial import Skip, Trial
 
 _CELLS = tuple(cells.cells())
 
@@ -94,6 +96,42 @@ def test_zero_page_is_told_from_an_own_page() -> None:
             pytest.skip("This user may not see frames and their flags.")
         assert contents._zero_page(zero)
         assert contents._zero_page(own) is False
+        assert contents.zero_pages([zero, own, 0, zero]) == 2
+
+
+class _Counter:
+    """A file of the kernel with a number that changes at each look, and stays the last one."""
+
+    def __init__(self, *numbers: int) -> None:
+        self._numbers = list(numbers)
+
+    def exists(self) -> bool:
+        return True
+
+    def read_text(self) -> str:
+        return f"{self._numbers.pop(0) if len(self._numbers) > 1 else self._numbers[0]}\n"
+
+
+def _waited(monkeypatch: pytest.MonkeyPatch, merged: _Counter, scans: _Counter, without: int = 0) -> str:
+    """Return why the wait for eight merged pages skipped the test, empty if it did not."""
+    monkeypatch.setattr(movement, "_MERGED", merged)
+    monkeypatch.setattr(movement, "_SCANS", scans)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    try:
+        movement.wait_until_merged(Trial(ANON, 0), 8, without=lambda: without)
+    except Skip as skip:
+        return str(skip)
+    return ""
+
+
+def test_merging_is_waited_for_by_scans_and_not_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KSM that goes on scanning and merges nothing more is not waited for; pages with zeros count too."""
+    most = movement._VAIN_SCANS
+    assert _waited(monkeypatch, _Counter(0, 0, 8), _Counter(1)) == ""
+    assert _waited(monkeypatch, _Counter(0), _Counter(*range(99))).startswith("KSM merged 0 of 8 equal")
+    assert _waited(monkeypatch, _Counter(0, 4, 8), _Counter(0, most, 2 * most)) == ""
+    assert _waited(monkeypatch, _Counter(0, 4), _Counter(0, most, 2 * most, 2 * most + 1)) != ""
+    assert _waited(monkeypatch, _Counter(0), _Counter(0), without=8) == ""
 
 
 def test_samples_have_both_ends_and_neighbours() -> None:
