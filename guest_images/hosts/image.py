@@ -23,7 +23,9 @@ from guest_images.guests.init_script import HOST_KEY
 from guest_images.guests.initramfs import ETC_FILES, disk_initramfs
 from guest_images.guests.kernel_modules import Kernel, find_kernel, kernel_packages, load_order, module_files
 from guest_images.guests.ssh_keys import GuestKeys, guest_keys
+from guest_images.hosts import compiled_python
 from guest_images.hosts import init as host_init
+from guest_images.hosts.compiled_python import compiled_modules
 from guest_images.hosts.init import HOST_INIT
 from guest_images.packages import elf
 from guest_images.packages.unpacked import (
@@ -170,8 +172,13 @@ class _Inputs:
         packages = dict.fromkeys(record for tree in self.trees for record in tree.manifest)
         image = self.kernel.image
         kernel = InputRecord("kernel image", image.name, hashlib.sha256(image.read_bytes()).hexdigest())
-        shaping = (cpio, elf, ext4_image, host_init, init_script, initramfs, kernel_modules, __file__)
-        return (*packages, keys_record(self.keys), kernel, code_record("host builder", *shaping))
+        shaping = (cpio, elf, ext4_image, host_init, init_script, initramfs, kernel_modules)
+        return (
+            *packages,
+            keys_record(self.keys),
+            kernel,
+            code_record("host builder", *shaping, compiled_python, __file__),
+        )
 
 
 def _package_sets(spec: HostSpec) -> tuple[PackageSet, ...]:
@@ -236,6 +243,9 @@ def _write_root(root: Path, architecture: Architecture, keys: GuestKeys, file: i
     for name in (*_MERGED, architecture.loader_folder):
         archive.add_folder(f"usr/{name}")
         archive.add_link(name, f"usr/{name}")
+    # Before the packages' files, among which a Python that ran here may have left compiled ones.
+    for name, content in compiled_modules(root, architecture).items():
+        archive.add_file(name, content)
     archive.add_tree(root, skip=frozenset((*_MERGED, *(f"etc/{name}" for name in _ETC_FILES))))
     for name in ("dev", "disks", "proc", "root", "run", "sys", "tmp", "var/log", "var/run"):
         archive.add_folder(name)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from guest_images.guests.init_script import HOST_KEY
 
+HOST_READY = "snapproof-host: ready"
+"""Line on a host's console once its SSH server listens."""
+
 HOST_INIT = f"""\
 #!/bin/busybox sh
 # PID 1 of a host: mounts its disks, then executes busybox init, which reaps orphans.
@@ -36,6 +39,6 @@ for disk in /sys/block/vd*; do
     mkdir "/disks/${{name#disk-}}"
     mount -t ext4 -o ro "/dev/$name" "/disks/${{name#disk-}}" 2>/dev/null || rmdir "/disks/${{name#disk-}}"
 done
-dropbear -E -s -r /{HOST_KEY} -p 22 && echo "snapproof-host: ready"
+dropbear -E -s -r /{HOST_KEY} -p 22 && echo "{HOST_READY}"
 exec /bin/busybox init
 """

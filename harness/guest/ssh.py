@@ -91,14 +91,15 @@ class _PinFirst(paramiko.MissingHostKeyPolicy):
             ) from error
 
 
-def attempt_seconds(passed: float, left: float) -> float:
+def attempt_seconds(passed: float, left: float, least: float = _CONNECT_SECONDS) -> float:
     """Return how long one attempt to log in may take: longer, the longer the guest has been waited for.
 
     Args:
         passed: seconds since the first attempt.
         left: seconds until the last.
+        least: seconds that an attempt may take at least.
     """
-    return max(0.1, min(max(_CONNECT_SECONDS, _CONNECT_SHARE * passed), left))
+    return max(0.1, min(max(least, _CONNECT_SHARE * passed), left))
 
 
 class SshShell(GuestShell):
@@ -115,7 +116,12 @@ class SshShell(GuestShell):
         self._identity = identity
         self._client: paramiko.SSHClient | None = None
 
-    def connect(self, deadline: Deadline, alive: Callable[[], bool] = lambda: True) -> None:
+    def connect(
+        self,
+        deadline: Deadline,
+        alive: Callable[[], bool] = lambda: True,
+        attempt: float = _CONNECT_SECONDS,
+    ) -> None:
         """Log in; try again until the guest answers.
 
         QEMU's forwarded port accepts connections before the guest listens, so only a completed login counts.
@@ -123,6 +129,7 @@ class SshShell(GuestShell):
         Args:
             deadline: for the login.
             alive: returns whether the guest's QEMU still runs.
+            attempt: seconds that one attempt may take at least.
 
         Raises:
             GuestUnreachable: no login succeeded in time, or QEMU ended.
@@ -138,7 +145,7 @@ class SshShell(GuestShell):
                     "The guest's QEMU ended before it answered over SSH.", code=Code.QEMU_ENDED
                 )
             try:
-                self._client = self._login(key, deadline)
+                self._client = self._login(key, deadline, attempt)
             except paramiko.BadHostKeyException as error:
                 raise SetupBroken(
                     f"The guest's SSH host key is not the expected one; does another machine answer? {error}."
@@ -234,7 +241,7 @@ class SshShell(GuestShell):
                 f"The SSH key '{self._identity.private_key}' cannot be read: {error.strerror}."
             ) from error
 
-    def _login(self, key: paramiko.PKey, deadline: Deadline) -> paramiko.SSHClient:
+    def _login(self, key: paramiko.PKey, deadline: Deadline, least: float) -> paramiko.SSHClient:
         client = paramiko.SSHClient()
         pinned = self._identity.pinned()
         if pinned:
@@ -244,7 +251,7 @@ class SshShell(GuestShell):
             client.get_host_keys().add(name, known.get_name(), known)
         else:
             client.set_missing_host_key_policy(_PinFirst(self._identity.first_seen))
-        seconds = attempt_seconds(deadline.seconds - deadline.remaining(), deadline.remaining())
+        seconds = attempt_seconds(deadline.seconds - deadline.remaining(), deadline.remaining(), least)
         try:
             client.connect(
                 self._endpoint.address,

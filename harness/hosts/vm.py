@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,12 @@ from harness.hosts.link import SshLink
 from harness.linux.run_queue import processor_time
 from harness.qemu.configuration import MachineConfig, qemu_quoted
 from harness.qemu.spawned_machine import SpawnedMachine
+
+_CONSOLE = "console.log"
+# A kernel may have no driver for the console, so that it never says that it is ready.
+_SILENT_SECONDS = 60.0
+# A login needs a second of processor time in an emulated VM, and one that takes too long is in vain.
+_LOGIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ def disk_arguments(disks: Mapping[str, VmDisk]) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def vm_host(
-    name: str, config: MachineConfig, identity: SshIdentity, folder: Path, deadline: Deadline
+    name: str, config: MachineConfig, identity: SshIdentity, folder: Path, deadline: Deadline, ready: str
 ) -> Iterator[Host]:
     """Boot a VM and yield it as a host; leaving the `with` ends the VM.
 
@@ -59,17 +65,20 @@ def vm_host(
         identity: how to log in.
         folder: receives the logs of the VM.
         deadline: for the boot.
+        ready: a line on its console once it can be logged in to.
 
     Raises:
         SetupBroken: the VM does not answer over SSH in time, or its QEMU ended.
     """
     with SpawnedMachine(config, folder) as machine, SshShell(machine.ssh, identity) as shell:
         try:
-            shell.connect(deadline, machine.alive)
+            silence = deadline.at_most(_SILENT_SECONDS)
+            _wait_for_line(ready.encode(), folder / _CONSOLE, silence, machine.alive)
+            shell.connect(deadline, machine.alive, _LOGIN_SECONDS)
         except GuestUnreachable as error:
             # Not a failure of the subject: the QEMU of this VM is part of our set-up, the subject runs
             # inside.
-            evidence = machine.evidence(folder / "console.log")
+            evidence = machine.evidence(folder / _CONSOLE)
             last = evidence.log_tail.strip().splitlines()[-1:]
             said = f" The last output of its QEMU: {last[0]}" if last else ""
             raise SetupBroken(
@@ -78,3 +87,11 @@ def vm_host(
         with Host(name, SshLink(shell.transport())) as host:
             host.processor_time = partial(processor_time, machine.pid)
             yield host
+
+
+def _wait_for_line(line: bytes, console: Path, deadline: Deadline, alive: Callable[[], bool]) -> None:
+    """Wait until a VM's console has a line; return without it if time runs out or the VM ends."""
+    while alive() and not deadline.expired:
+        if console.exists() and line in console.read_bytes():
+            return
+        deadline.nap(0.1)

@@ -14,6 +14,7 @@ from guest_images.guests.image import build_guest
 from guest_images.guests.kernel_modules import Kernel
 from guest_images.hosts.archive import ARCHIVE, archived_kernel, matching_kernels
 from guest_images.hosts.image import OWN_KERNEL_HOST, HostImage, build_host, build_host_with_kernel
+from guest_images.hosts.init import HOST_READY
 from guest_images.hosts.kernel_build import build_kernel
 from guest_images.hosts.machine import RAM_MIB, host_config
 from guest_images.provisioning import Provisioning
@@ -208,7 +209,8 @@ def _booted(image: HostImage, disks: dict[str, VmDisk], sources: Sources, folder
     options = sources.options
     config = host_config(image, sources.provisioning, accel=options.accel, arguments=disk_arguments(disks))
     sources.log(f"{image.name}: booting it.")
-    with vm_host(image.name, config, image.identity, folder / "host", Deadline(image.boot_seconds)) as host:
+    boot = Deadline(image.boot_seconds)
+    with vm_host(image.name, config, image.identity, folder / "host", boot, HOST_READY) as host:
         yield host
 
 

@@ -117,6 +117,18 @@ def test_disks_of_old_and_new_debian_are_alike(tmp_path: Path) -> None:
         assert found["usr/sbin/init"].mode == 0o755
 
 
+def test_modules_that_were_compiled_here_take_the_place_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Python that ran in the packages' folder left files there, for sources with another time."""
+    place = "usr/lib/python3.13/__pycache__/os.cpython-313.pyc"
+    root = _merged(tmp_path)
+    (root / place).parent.mkdir(parents=True)
+    (root / place).write_bytes(b"stale")
+    monkeypatch.setattr(host_image, "compiled_modules", lambda *_: {place: b"compiled here"})
+    assert _members(root)[place].size == len(b"compiled here")
+
+
 def test_folders_come_before_what_is_in_them(tmp_path: Path) -> None:
     """Each folder comes before its content, since mke2fs does not make missing folders."""
     seen = {""}

@@ -76,4 +76,5 @@ def test_slow_guest_gets_longer_attempts() -> None:
     """A guest that needs more than the usual time for a login gets it in the end, and the limit holds."""
     assert [attempt_seconds(passed, 90.0) for passed in (0.0, 39.0, 240.0)] == [5.0, 5.0, 30.0]
     assert attempt_seconds(240.0, 3.0) == 3.0
+    assert attempt_seconds(1.0, 90.0, 20.0) == 20.0
     assert attempt_seconds(240.0, 0.0) == 0.1
