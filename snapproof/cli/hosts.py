@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from tests_functional.hosts.examination import BALANCED, DISTURBED, FLOWS, PLANT
 from tests_functional.hosts.examine import examine
 from tests_functional.lib.outcome import from_error
 
-_HEADINGS = ("host", "kernel", "features", "tests pass/fail/skip", "snapshot", "QEMU", "time")
+_HEADINGS = ("host", "kernel", "features", "tests pass/fail/skip", "snapshot", "QEMU", "time", "CPU")
 _KEPT = 60
 _STEPS = (*FLOWS, PLANTED, BALANCED, *DISTURBED)
 
@@ -93,6 +94,9 @@ def _require_different(wanted: Sequence[HostSpecText]) -> None:
 def _examined(host: HostSpecText, sources: Sources) -> Examination:
     """Examine a host and log its outcomes. If it cannot be opened, that error is its outcome."""
     found = _opened_and_examined(host, sources)
+    # This process was forked for this host. The VM and all other processes of the host have ended.
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    found.processor_seconds = sum(one.ru_utime + one.ru_stime for one in used)
     for outcome in found.outcomes:
         sources.log(f"{outcome.status.value:5} {outcome.name}: {outcome.sentence}")
     return found
@@ -127,7 +131,8 @@ def _row(one: Examination) -> tuple[str, ...]:
     known = f" +{tests['XFAIL']} known" if tests["XFAIL"] else ""
     counts = f"{tests['PASS']}/{bad}/{tests['SKIP']}{known}" if tests else "-"
     kernel = one.facts.kernel.split()[0] if one.facts else "-"
-    return one.name, kernel, many, counts, _snapshot(one), one.qemu or "-", f"{one.seconds:.0f} s"
+    times = f"{one.seconds:.0f} s", f"{one.processor_seconds:.0f} s"
+    return one.name, kernel, many, counts, _snapshot(one), one.qemu or "-", *times
 
 
 def _snapshot(one: Examination) -> str:

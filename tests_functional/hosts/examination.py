@@ -87,7 +87,12 @@ class HostPlan:
 
 @dataclass
 class Examination:
-    """The findings on one host, up to the step that failed."""
+    """The findings on one host, up to the step that failed.
+
+    Attributes:
+        seconds: how long it took.
+        processor_seconds: what its processes used of processors here; 0 if none were its own.
+    """
 
     name: str
     facts: HostFacts | None = None
@@ -98,6 +103,7 @@ class Examination:
     refusal: str = ""
     outcomes: list[Outcome] = field(default_factory=list)
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     folder: str = ""
 
     @property

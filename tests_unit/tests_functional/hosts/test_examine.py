@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ import pytest
 from harness.errors import SetupBroken
 from harness.hosts.host import Host
 from harness.hosts.local import HostFacts
+from harness.hosts.spec import HostSpecText
 from harness.qemu.configuration import MIB
 from harness.status import EXIT_ERROR, Status
 from snapproof.cli.command import main
@@ -139,7 +142,7 @@ def test_table_has_a_row_per_host_and_says_what_deviates() -> None:
     passed = [Outcome(f"hosts.made.{step}", Status.PASS, "Fine.") for step in ("refusal", "stopped")]
     counts = Counter(PASS=12, FAIL=1, ERROR=1, SKIP=30, XFAIL=2)
     made = Examination("made", facts, _NO_WP, "0x1fe instead of 0x1ff (-bit 0)", "7.2.22",
-                       counts, REFUSAL, passed, 90.4)  # fmt: skip
+                       counts, REFUSAL, passed, 90.4, 31.6)  # fmt: skip
     heading, row, *notes = table([made]).splitlines()
     assert heading.split()[:3] == ["host", "kernel", "features"]
     for text in (
@@ -148,9 +151,10 @@ def test_table_has_a_row_per_host_and_says_what_deviates() -> None:
         "12/2/30 +2 known",
         "refused, stopped PASS",
         "7.2.22",
-        "90 s",
+        "90 s  32 s",
     ):
         assert text in row
+    assert heading.split()[-2:] == ["time", "CPU"]
     assert notes == ["made: 0x1fe instead of 0x1ff (-bit 0)", f"made: {REFUSAL}"]
     assert made.status is Status.PASS
 
@@ -168,3 +172,22 @@ def test_host_that_cannot_be_had_does_not_end_the_matrix(
     assert main(words) == EXIT_ERROR
     assert capsys.readouterr().out.count("ERROR: The kernel has no driver.") == 2
     assert (tmp_path / "r/results.json").exists()
+
+
+def test_processor_time_of_a_host_is_that_of_its_own_process_and_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each host is examined in a process of its own; one that works for a second shows it, the other not."""
+
+    def working(host: HostSpecText, _sources: object) -> None:
+        if host.text == "vm:debian-11":
+            work = "import time\nwhile time.process_time() < 1.5: pass"
+            subprocess.run([sys.executable, "-S", "-c", work], check=True)
+        raise SetupBroken("The kernel has no driver.")
+
+    monkeypatch.setattr("snapproof.cli.hosts.prepared", working)
+    main(["hosts", "--host", "vm:debian-11", "--host", "vm:debian-12", "--results", str(tmp_path / "r")])
+    first, second = capsys.readouterr().out.splitlines()[1:3]
+    used = [int(line.split()[-2]) for line in (first, second)]
+    assert 1 <= used[0] <= 4
+    assert used[1] <= 1
