@@ -196,6 +196,15 @@ class SpawnedMachine:
             for name in (OVERLAY_FILE, VARIABLES_FILE):
                 (self.folder / name).unlink(missing_ok=True)
 
+    def arguments(self, qmp_fd: int, ssh_address: str) -> list[str]:
+        """Return the command line of QEMU.
+
+        Args:
+            qmp_fd: number of our QMP socket in the child.
+            ssh_address: loopback address to forward to the guest's SSH server.
+        """
+        return qemu_argv(self.config, self.folder, qmp_fd, ssh_address, self.incoming)
+
     def _launch(self) -> None:
         if self.config.disk is not None:
             make_overlay(self.config.disk, self.folder / OVERLAY_FILE)
@@ -205,7 +214,7 @@ class SpawnedMachine:
         address = free_loopback_address()
         ours, theirs = socket.socketpair()
         with theirs:
-            argv = qemu_argv(self.config, self.folder, theirs.fileno(), address, self.incoming)
+            argv = self.arguments(theirs.fileno(), address)
             (self.folder / "command.txt").write_text(shlex.join(argv) + "\n")
             try:
                 self._process = ChildProcess(argv, self.folder / QEMU_LOG, pass_fds=(theirs.fileno(),))

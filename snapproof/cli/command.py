@@ -23,6 +23,7 @@ _COMMANDS = {
     "run": "run a profile's tests on real guests",
     "hosts": "run feature tests and snapshots on other host kernels, with and without UFFD-WP",
     "report": "write results in other formats, merge them, compare them",
+    "attach": "prove a background snapshot of a VM that runs already",
     "check": "judge a vmstate file offline",
     "info": "print what is in a vmstate file",
     "diff": "list the differences between two vmstate files",

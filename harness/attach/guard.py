@@ -1,0 +1,247 @@
+"""Guard: a process that owns the monitor of a VM, and puts back what was set when our own process ends.
+
+Usage: ``python -m harness.attach.guard DESCRIPTOR ORDER``. The descriptor is a socket to the process that it
+serves, to which the guard is the QMP server; the order is JSON. It first prints a line of JSON: what it
+found, or why it cannot. It survives the signals that end a terminal's programs. When the socket
+closes, however its other end ended, it puts the VM back as it was and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from harness.attach.ledger import Before, Gone, Ledger, Refused, put_back
+from harness.attach.monitor import (
+    Message,
+    MessageSplitter,
+    Monitor,
+    MonitorUnusable,
+    SocketMonitor,
+    close_all,
+    receive_commands,
+)
+
+PUT_BACK = "x-snapproof-put-back"
+"""Command to the guard: put the VM back as it was; returns a sentence for each thing that was done."""
+
+DESCRIPTOR_NAME = "snapproof-save"
+"""Name of the descriptor that QEMU is given for the file of the snapshot."""
+
+_OUR_ID = "snapproof-guard"
+_ANSWER_SECONDS = 60.0
+_GREETING_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """What a guard is told to do.
+
+    Attributes:
+        socket: path of QEMU's QMP socket.
+        max_stop: seconds after which a guest that was stopped through the guard is continued.
+        before: what the VM was like, from a guard that was lost, whose work this one takes over; None for a
+            guard that looks itself.
+    """
+
+    socket: str
+    max_stop: float
+    before: dict[str, Any] | None = None
+
+    def to_json(self) -> str:
+        """Return it as an argument of the guard."""
+        return json.dumps(dataclasses.asdict(self))
+
+
+class Guard:
+    """Passes QMP on between our process and QEMU, and keeps the ledger."""
+
+    def __init__(self, client: socket.socket, monitor: Monitor, order: Order) -> None:
+        """Look at the VM.
+
+        Raises:
+            Gone: QEMU does not answer.
+        """
+        self._client: socket.socket | None = client
+        self._monitor = monitor
+        self._number = 0
+        self._answers: dict[str, Message] = {}
+        self._stopped_at: float | None = None
+        self._max_stop = order.max_stop
+        self._commands = MessageSplitter()
+        self._descriptors: list[int] = []
+        self.ledger = Ledger(Before(**order.before) if order.before else Before.look(self.ask))
+        if order.before:
+            self.ledger.suspect_everything(DESCRIPTOR_NAME)
+
+    def serve(self) -> None:
+        """Serve our process until it is gone or QEMU is, then put the VM back as it was."""
+        self._answer(self._monitor.greeting)
+        try:
+            while self._client is not None:
+                client = self._client.fileno()
+                readable = select.select([client, self._monitor.fileno()], [], [], self._patience())[0]
+                if self._monitor.fileno() in readable:
+                    self._take_messages()
+                if client in readable:
+                    self._take_commands()
+                self._limit_stop()
+            self.put_back()
+        except Gone:
+            say("QEMU has ended, or answers no more.")
+
+    def put_back(self) -> list[str]:
+        """Put the VM back as it was; return and log a sentence for each thing that was done."""
+        done: list[str] = []
+
+        def note(sentence: str) -> None:
+            done.append(sentence)
+            say(sentence)
+
+        put_back(self.ledger, self.ask, note)
+        return done
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """Run a command of the guard's own, and return its result; pass on what else arrives meanwhile.
+
+        Raises:
+            Refused: QEMU answers with an error.
+            Gone: it does not answer.
+        """
+        self._number += 1
+        name = f"{_OUR_ID}#{self._number}"
+        self._send({"execute": command, "arguments": arguments, "id": name})
+        end = time.monotonic() + _ANSWER_SECONDS
+        while name not in self._answers:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self._monitor.fileno()], [], [], left)[0]:
+                raise Gone
+            self._take_messages()
+        answer = self._answers.pop(name)
+        if "error" in answer:
+            raise Refused(str(answer["error"].get("desc", "")))
+        return answer["return"]
+
+    def _send(self, message: Message, descriptors: list[int] | None = None) -> None:
+        try:
+            self._monitor.send(message, descriptors or [])
+        except OSError as error:
+            raise Gone from error
+
+    def _patience(self) -> float:
+        """Return how long nothing need be done, in seconds."""
+        if self._stopped_at is None:
+            return 1.0
+        return max(0.0, self._stopped_at + self._max_stop - time.monotonic())
+
+    def _limit_stop(self) -> None:
+        if self._stopped_at is None or time.monotonic() < self._stopped_at + self._max_stop:
+            return
+        self._stopped_at = None
+        say(f"The guest has been stopped for {self._max_stop:.1f} s, the limit; it is continued.")
+        with contextlib.suppress(Refused):
+            self.ask("cont")
+
+    def _take_messages(self) -> None:
+        try:
+            messages = self._monitor.receive()
+        except EOFError as error:
+            raise Gone from error
+        for message in messages:
+            name = message.get("id")
+            if isinstance(name, str) and name.startswith(_OUR_ID):
+                self._answers[name] = message
+                continue
+            if message.get("event") == "RESUME":
+                self._stopped_at = None
+                self.ledger.resumed()
+            self._answer(message)
+
+    def _take_commands(self) -> None:
+        if self._client is None:
+            return
+        try:
+            commands, descriptors = receive_commands(self._client, self._commands)
+        except EOFError:
+            self._lose_client()
+            return
+        self._descriptors += descriptors
+        for command in commands:
+            self._take_command(command)
+
+    def _take_command(self, command: Message) -> None:
+        name = str(command.get("execute", ""))
+        own: dict[str, Any] = {"id": command["id"]} if "id" in command else {}
+        if name == "qmp_capabilities":
+            self._answer({"return": {}, **own})
+            return
+        if name == PUT_BACK:
+            self._answer({"return": self.put_back(), **own})
+            return
+        self.ledger.note(name, command.get("arguments") or {})
+        if name == "stop" and self.ledger.before.state == "running":
+            self._stopped_at = time.monotonic()
+        descriptors, self._descriptors = self._descriptors, []
+        try:
+            self._send(command, descriptors)
+        finally:
+            close_all(descriptors)
+
+    def _answer(self, message: Message) -> None:
+        if self._client is None:
+            return
+        try:
+            self._client.sendall((json.dumps(message) + "\r\n").encode())
+        except OSError:
+            self._lose_client()
+
+    def _lose_client(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+
+def say(sentence: str) -> None:
+    """Log a sentence with the time."""
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)
+
+
+def _tell(content: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):
+        print(json.dumps(content), flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Guard a VM; return 0 if it was put back."""
+    # Our process gets these for us too, and then asks for, or leads to, what is put back.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    client = socket.socket(fileno=int(arguments[0]))
+    order = Order(**json.loads(arguments[1]))
+    try:
+        monitor = SocketMonitor(Path(order.socket), _GREETING_SECONDS)
+    except MonitorUnusable as error:
+        _tell({"unusable": str(error)})
+        return 2
+    try:
+        guard = Guard(client, monitor, order)
+    except (Gone, Refused) as error:
+        _tell({"unusable": f"QEMU did not say what it is like now, so nothing is done to it: {error}."})
+        return 2
+    _tell({"pid": monitor.pid, "before": dataclasses.asdict(guard.ledger.before)})
+    guard.serve()
+    monitor.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

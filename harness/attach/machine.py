@@ -1,0 +1,284 @@
+"""A QEMU that somebody else runs, reached over its QMP socket through a guard; never ended by us."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from harness.attach.guard import PUT_BACK, Order
+from harness.attach.ledger import Before
+from harness.attach.process import QemuProcess, option_value, read_process
+from harness.codes import Code, Fields
+from harness.deadline import Deadline
+from harness.errors import Evidence, SetupBroken, SnapproofError, SubjectFailed
+from harness.linux.listeners import Endpoint
+from harness.linux.uffd_waiters import Waiters, find_waiters
+from harness.process import log_tail
+from harness.qemu.configuration import MIB, MachineConfig
+from harness.qemu.disk import KeptDisk
+from harness.qemu.messages import said
+from harness.qemu.qmp import QmpSession
+
+GUARD_LOG = "guard.log"
+"""What the guard did to the VM, in the results folder."""
+
+_GUARD_SECONDS = 100.0
+_GREETING_SECONDS = 30.0
+# It waits for the end of a save.
+_PUT_BACK_SECONDS = 4000.0
+
+
+@dataclass(frozen=True)
+class _Guard:
+    process: subprocess.Popen[bytes]
+    socket: socket.socket
+    pid: int
+    before: dict[str, Any]
+
+
+class AttachedMachine:
+    """A VM that runs already; leaving the `with` puts back all that was set through it.
+
+    Attributes:
+        before: the VM as it was when the `with` was entered.
+        process: the QEMU process, None where it cannot be known.
+    """
+
+    before: Before
+    process: QemuProcess | None
+
+    def __init__(self, path: Path, folder: Path, max_stop: float) -> None:
+        """Name a VM; entering the `with` connects to it.
+
+        Args:
+            path: its QMP socket.
+            folder: receives `qmp.jsonl` and the guard's log.
+            max_stop: seconds after which the guard continues a guest that we have stopped.
+        """
+        self.path, self.folder, self.max_stop = path, folder, max_stop
+        self.ssh = Endpoint("", 0)
+        self.kept_disk: KeptDisk | None = None
+        self.process = None
+        self._guard: _Guard | None = None
+        self._qmp: QmpSession | None = None
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._start(None)
+        try:
+            self.config = self._configuration()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self.alive():
+                self.put_back()
+        except SnapproofError:
+            # What ended the block says more.
+            if error is None:
+                raise
+        finally:
+            self._close()
+
+    @property
+    def qmp(self) -> QmpSession:
+        """Its QMP session; exists only during the `with`."""
+        if self._qmp is None:
+            raise SetupBroken("The VM is not attached.")
+        return self._qmp
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of QEMU, None where it cannot be known."""
+        return self.process.pid if self.process else None
+
+    @property
+    def guard_pid(self) -> int:
+        """Process id of the guard."""
+        if self._guard is None:
+            raise SetupBroken("The VM is not attached.")
+        return self._guard.process.pid
+
+    def put_back(self) -> list[str]:
+        """Put the VM back as it was; return a sentence for each thing that was done.
+
+        If the guard is gone, another one takes over its work.
+
+        Raises:
+            SetupBroken: the VM can no longer be reached; the sentence says what to type.
+        """
+        try:
+            return list(self.qmp.execute(PUT_BACK, deadline=Deadline(_PUT_BACK_SECONDS)))
+        except SnapproofError:
+            if not self.alive() or self._guard_runs():
+                raise
+        before = self._guard.before if self._guard else {}
+        self._close()
+        self._start(before)
+        return list(self.qmp.execute(PUT_BACK, deadline=Deadline(_PUT_BACK_SECONDS)))
+
+    def alive(self) -> bool:
+        """Return whether QEMU runs, and whether the guard does where QEMU's process is not known."""
+        return self.process.alive if self.process else self._guard_runs()
+
+    def evidence(self, *paths: Path) -> Evidence:
+        """Return QEMU's command line and the guard's log."""
+        argv = self.process.argv if self.process else ()
+        return Evidence(argv, None, "", (*paths, self.folder / GUARD_LOG))
+
+    def failure(
+        self, sentence: str, code: Code = Code.QEMU_FAILED, fields: Fields | None = None
+    ) -> SubjectFailed | SetupBroken:
+        """Return an error that blames this QEMU, or the guard if that has ended."""
+        evidence = self.evidence(self.folder / "qmp.jsonl")
+        if self.alive() and not self._guard_runs():
+            return SetupBroken(
+                f"{sentence}: the guard, which is snapproof's own process between it and QEMU, was ended; "
+                "find out what ended it.",
+                Evidence(evidence.command, None, log_tail(self.folder / GUARD_LOG), evidence.paths),
+            )
+        held = find_waiters(self.pid) if self.pid and self.alive() else Waiters()
+        found = {**said(sentence), **held.fields, **(fields or {})}
+        return SubjectFailed(f"{sentence}{held.clause}.", evidence, code=code, fields=found)
+
+    def wait_status(self, wanted: Callable[[str], bool], deadline: Deadline, what: str) -> str:
+        """Poll `query-status` until `wanted` accepts its status, and return the status.
+
+        Raises:
+            SubjectFailed: QEMU ended, or the status did not come in time.
+        """
+        while True:
+            status = str(self.qmp.execute("query-status")["status"])
+            if wanted(status):
+                return status
+            if deadline.expired:
+                raise self.failure(
+                    f"The guest is '{status}' and did not become {what} in time",
+                    Code.GUEST_WRONG_STATE,
+                    {"state": status},
+                )
+            self.pause(deadline)
+
+    def pause(self, deadline: Deadline, seconds: float = 0.01) -> int | None:
+        """Sleep between two checks of a condition; the exit code of a QEMU of others is never known."""
+        deadline.nap(seconds)
+        return None
+
+    def hmp(self, command: str) -> str:
+        """Run a command of the human monitor (HMP) and return its output."""
+        text = str(self.qmp.execute("human-monitor-command", {"command-line": command}))
+        return text.replace("\r\n", "\n")
+
+    def query_migrate(self) -> dict[str, Any]:
+        """Return the answer to `query-migrate`."""
+        return dict(self.qmp.execute("query-migrate"))
+
+    def version(self) -> str:
+        """Return QEMU's version as `query-version` has it."""
+        answer = self.qmp.execute("query-version")
+        numbers = answer["qemu"]
+        package = f" ({answer['package'].strip()})" if answer["package"].strip() else ""
+        return f"{numbers['major']}.{numbers['minor']}.{numbers['micro']}{package}"
+
+    def quit(self) -> None:
+        """Refuse: this QEMU is not ours to end."""
+        raise SetupBroken("This QEMU was not started by snapproof, and is not ended by it.")
+
+    def _configuration(self) -> MachineConfig:
+        argv = self.process.argv if self.process else ()
+        executable = self.process.executable if self.process else None
+        memory = self.qmp.execute("query-memory-size-summary")
+        return MachineConfig(
+            executable or Path(argv[0] if argv else "qemu"),
+            accel="kvm" if self.qmp.execute("query-kvm")["enabled"] else "tcg",
+            ram_mib=int(memory["base-memory"]) // MIB,
+            vcpus=len(self.qmp.execute("query-cpus-fast")),
+            machine=option_value(argv, "-machine") or option_value(argv, "-M"),
+            kernel=None,
+            initrd=None,
+            cmdline="",
+            virtio=False,
+        )
+
+    def _guard_runs(self) -> bool:
+        return self._guard is not None and self._guard.process.poll() is None
+
+    def _start(self, before: dict[str, Any] | None) -> None:
+        """Start a guard, and a QMP session with it."""
+        self._guard = start_guard(Order(str(self.path.absolute()), self.max_stop, before), self.folder)
+        self.before = Before(**self._guard.before)
+        self.process = read_process(self._guard.pid)
+        self._qmp = QmpSession(self.folder / "qmp.jsonl", self.failure, self._guard_runs)
+        self._qmp.connect(self._guard.socket, Deadline(_GREETING_SECONDS))
+
+    def _close(self) -> None:
+        """Close the connection to the guard, which then puts back what is left to do and ends."""
+        if self._qmp is not None:
+            self._qmp.close()
+            self._qmp = None
+        if self._guard is not None:
+            with contextlib.suppress(OSError):
+                self._guard.socket.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._guard.process.wait(_GUARD_SECONDS)
+            self._guard = None
+
+
+def start_guard(order: Order, folder: Path) -> _Guard:
+    """Start a guard, which outlives us, and wait until it has looked at the VM.
+
+    Raises:
+        SetupBroken: the monitor cannot be used; the sentence says why.
+    """
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "harness.attach.guard", str(theirs.fileno()), order.to_json()]
+    try:
+        with theirs, (folder / GUARD_LOG).open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                pass_fds=(theirs.fileno(),),
+                # Signals for our terminal's programs are not for it.
+                start_new_session=True,
+                cwd="/",
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        found = _first_line(process, Deadline(_GUARD_SECONDS))
+    except BaseException:
+        ours.close()
+        raise
+    if "before" not in found:
+        ours.close()
+        process.wait()
+        why = found.get("unusable") or "The guard, snapproof's own process, did not start."
+        raise SetupBroken(str(why), Evidence(command, process.returncode, log_tail(folder / GUARD_LOG)))
+    return _Guard(process, ours, int(found["pid"]), dict(found["before"]))
+
+
+def _first_line(process: subprocess.Popen[bytes], deadline: Deadline) -> dict[str, Any]:
+    assert process.stdout is not None, "it is a pipe"
+    with process.stdout as output:
+        if not select.select([output], [], [], deadline.remaining())[0]:
+            process.kill()
+            return {}
+        try:
+            return dict(json.loads(output.readline() or b"{}"))
+        except ValueError:
+            return {}

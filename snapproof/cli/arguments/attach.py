@@ -1,0 +1,65 @@
+"""Defines the command-line arguments of `snapproof attach`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
+from snapproof.cli.arguments.later import later
+
+_MAX_STOP, _SECONDS = 10.0, 600.0
+
+
+def add_parser(commands: Any, summary: str) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "attach",
+        help=summary,
+        **help_text(
+            "Proves a background snapshot of a VM that somebody else runs. First it looks at the VM; then it "
+            "stops the guest for the golden image, saves it while it goes on, puts everything back as it "
+            "was, and judges the file. A guard, a process of its own, owns the monitor and puts the VM back also "
+            "where this command is killed.",
+            "attach --qmp /run/vm.qmp --look     # what is in the way? nothing is saved",
+            "attach --qmp /run/vm.qmp --results proof",
+            exit_codes=EXIT_CODES,
+            more="docs/attach.md has every text and what to do.",
+        ),
+    )
+    parser.add_argument(
+        "--qmp",
+        type=Path,
+        required=True,
+        metavar="SOCKET",
+        help="the VM's QMP socket, '-qmp unix:SOCKET,...'",
+    )
+    parser.add_argument("--look", action="store_true", help="say what the VM is and what is in the way")
+    parser.add_argument(
+        "--max-stop",
+        type=_seconds,
+        default=_MAX_STOP,
+        metavar="S",
+        help=f"longest time that the guest may be stopped (default: {_MAX_STOP:g})",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=_SECONDS,
+        metavar="S",
+        help=f"time limit of the save (default: {_SECONDS:g})",
+    )
+    parser.add_argument(
+        "--no-golden", action="store_true", help="do not stop the guest; judge the structure alone"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep snapshot and golden image of a right one")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="a new folder for the results")
+    parser.set_defaults(run=later("snapproof.cli.attach:attach"))
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1e7:
+        raise argparse.ArgumentTypeError("give a positive number of seconds")
+    return number

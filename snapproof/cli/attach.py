@@ -1,0 +1,101 @@
+"""Runs `snapproof attach`: looks at a VM that runs already, and proves a snapshot of it."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from harness.attach.machine import AttachedMachine
+from harness.errors import SnapproofError
+from harness.status import EXIT_PASS, Status, exit_code
+from snapproof.cli.streams import shown
+from snapproof.cli.verdict_text import outcome_lines
+from snapproof.report.run_result import OutcomeRecord, RunResult
+from snapproof.runs.events import Progress
+from snapproof.runs.results_folder import now, own_results_folder, write_reproducer, write_results
+from tests_functional.attach.look import Look, look
+from tests_functional.attach.prove import AttachOptions, prove
+from tests_functional.lib.outcome import Outcome, from_error
+from tests_functional.lib.run import remove_heavy
+
+_NAME = "attach.qmp"
+_KILLED = (
+    "If this command is killed, its guard puts the VM back. If both are killed, type in the monitor: "
+    "cont; then, when 'info migrate' has no 'active': migrate_set_capability background-snapshot off"
+)
+
+
+def attach(arguments: argparse.Namespace) -> int:
+    """Look at the VM or prove a snapshot of it, and return the exit code that `--help` explains."""
+    return _look(arguments) if arguments.look else _prove(arguments)
+
+
+def _look(arguments: argparse.Namespace) -> int:
+    # Nothing is left of a look.
+    folder = Path(tempfile.mkdtemp(prefix="snapproof-look-"))
+    try:
+        with AttachedMachine(arguments.qmp, folder, arguments.max_stop) as machine:
+            found = look(machine, (arguments.results or Path()).absolute())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _print_look(found)
+    return exit_code([one.status for one in found.obstacles]) if found.obstacles else EXIT_PASS
+
+
+def _print_look(found: Look) -> None:
+    for name, value in found.facts.items():
+        print(f"{name}: {shown(value)}")
+    for note in found.notes:
+        print(f"note: {shown(note)}")
+    for obstacle in found.obstacles:
+        print(f"{obstacle.status.value}: {shown(obstacle.sentence)}")
+    if not found.obstacles:
+        print("Nothing is in the way of a background snapshot.")
+
+
+def _prove(arguments: argparse.Namespace) -> int:
+    progress, started, begun = Progress(), now(), time.monotonic()
+    folder = own_results_folder(arguments.results, "attach-")
+    place = folder / "tests" / _NAME
+    place.mkdir(parents=True)
+    options = AttachOptions(_NAME, not arguments.no_golden, arguments.seconds)
+    print(_KILLED, file=sys.stderr)
+    try:
+        outcome = _outcome(arguments, options, place, progress)
+    finally:
+        progress.done()
+    if outcome.status is Status.PASS and not arguments.keep:
+        remove_heavy(place)
+    outcome.save(place)
+    command = _command(arguments)
+    write_reproducer(place, command, outcome.sentence)
+    record = OutcomeRecord.from_json({**outcome.to_json(), "folder": str(place.relative_to(folder))})
+    result = RunResult([record], started, time.monotonic() - begun, command, outcome.environment)
+    write_results(folder, result)
+    for line in outcome_lines(record):
+        print(line)
+    print(f"Results: {folder}")
+    return result.exit_code
+
+
+def _outcome(
+    arguments: argparse.Namespace, options: AttachOptions, place: Path, progress: Progress
+) -> Outcome:
+    begun = time.monotonic()
+    try:
+        with AttachedMachine(arguments.qmp, place, arguments.max_stop) as machine:
+            return prove(machine, options, place, progress.step)
+    except SnapproofError as error:
+        return from_error(_NAME, error, time.monotonic() - begun, {})
+
+
+def _command(arguments: argparse.Namespace) -> list[str]:
+    words = ["snapproof", "attach", "--qmp", str(arguments.qmp.absolute())]
+    words += ["--max-stop", f"{arguments.max_stop:g}", "--seconds", f"{arguments.seconds:g}"]
+    words += ["--no-golden"] * arguments.no_golden + ["--keep"] * arguments.keep
+    return [*shlex.split(shlex.join([sys.executable, "-m"])), "snapproof.cli.command", *words[1:]]

@@ -1,0 +1,124 @@
+"""Proves the background snapshot of a VM that runs already: look, save, judge, restore."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.attach.machine import AttachedMachine
+from harness.deadline import Deadline
+from harness.errors import MachineryMissing, NotApplicable, SetupBroken, SnapproofError
+from harness.hosts.local import local_facts
+from harness.hosts.spec import LOCAL
+from harness.status import Status, worst
+from tests_functional.attach.look import Look, look
+from tests_functional.attach.save import AttachedSnapshot, judge_vm, save_attached, vm_state
+from tests_functional.lib.build_outcome import build_outcome
+from tests_functional.lib.outcome import Outcome
+from validators.judge import check_file
+from validators.verdict import CheckResult
+
+_HOLDS = "The snapshot is the guest at T0, and the VM is as it was before."
+_ERRORS: dict[Status | None, type[SnapproofError]] = {
+    Status.SKIP: NotApplicable,
+    Status.MISS: MachineryMissing,
+}
+
+
+@dataclass(frozen=True)
+class AttachOptions:
+    """What is wanted of a VM.
+
+    Attributes:
+        name: of the result.
+        golden: make a golden image, where that is possible.
+        seconds: limit of the save.
+    """
+
+    name: str = "attach"
+    golden: bool = True
+    seconds: float = 600.0
+
+
+def require_fit(found: Look) -> None:
+    """Check that nothing is in the way.
+
+    Raises:
+        SetupBroken, MachineryMissing, NotApplicable: all that is, in one text; the worst decides the class.
+    """
+    if not found.obstacles:
+        return
+    kind = _ERRORS.get(worst(one.status for one in found.obstacles), SetupBroken)
+    raise kind(" ".join(one.sentence for one in found.obstacles))
+
+
+def prove(
+    machine: AttachedMachine, options: AttachOptions, folder: Path, say: Callable[[str], None]
+) -> Outcome:
+    """Save a VM and judge the snapshot and the VM.
+
+    Args:
+        machine: the VM.
+        options: what is wanted.
+        folder: of this proof.
+        say: called with a sentence before each step.
+
+    Raises:
+        SnapproofError: nothing can be judged; the VM is as it was.
+    """
+    begun = time.monotonic()
+    found = look(machine, folder)
+    require_fit(found)
+    before = vm_state(machine)
+    golden = options.golden and found.golden
+    say(f"Saving {found.ram_mib} MiB of RAM{_how(golden, found)}.")
+    snapshot = save_attached(machine, folder, found.ram_mib, golden, Deadline(options.seconds))
+    checks = judge_vm(machine, before)
+    say("Judging the file.")
+    verdict = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)
+    checks = [*verdict.checks, *checks]
+    return build_outcome(
+        options.name,
+        checks,
+        time.monotonic() - begun,
+        _HOLDS,
+        _environment(machine, found),
+        _figures(snapshot, checks),
+    )
+
+
+def _how(golden: bool, found: Look) -> str:
+    if golden:
+        return ", with a golden image, for which the guest is stopped" if found.running else ", golden image"
+    return " without a golden image: by its structure alone"
+
+
+def _figures(snapshot: AttachedSnapshot, checks: list[CheckResult]) -> dict[str, float | int | str]:
+    golden = next((check for check in checks if check.name == "golden"), None)
+    return {
+        "01-attached/file_bytes": snapshot.path.stat().st_size,
+        "01-attached/downtime_ms": snapshot.figures.downtime_ms,
+        "01-attached/total_ms": snapshot.figures.total_ms,
+        "01-attached/guest_stopped_ms": round(snapshot.stopped_ms, 1),
+        **{f"01-attached/{name}": value for name, value in (golden.facts if golden else {}).items()},
+    }
+
+
+def _environment(machine: AttachedMachine, found: Look) -> dict[str, Any]:
+    facts = local_facts()
+    return {
+        "host": LOCAL,
+        "host_kernel": facts.kernel,
+        "host_architecture": facts.architecture,
+        "host_cpus": facts.cpus,
+        "qemu_version": machine.version(),
+        "accelerator": machine.config.accel,
+        "machine": machine.config.machine,
+        "ram_mib": machine.config.ram_mib,
+        "vcpus": machine.config.vcpus,
+        "looked": found.facts,
+        "notes": list(found.notes),
+    }
