@@ -127,7 +127,7 @@ class Guard:
             self._take_messages()
         answer = self._answers.pop(name)
         if "error" in answer:
-            raise Refused(str(answer["error"].get("desc", "")))
+            raise Refused(str(answer["error"].get("desc", "")).rstrip("."))
         return answer["return"]
 
     def _send(self, message: Message, descriptors: list[int] | None = None) -> None:

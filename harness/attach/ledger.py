@@ -20,7 +20,7 @@ _CLEAN_SECONDS = 30.0
 
 
 class Refused(Exception):
-    """QEMU answered one of the guard's commands with an error; the text is QEMU's."""
+    """QEMU answered one of the guard's commands with an error; the text is QEMU's, without a full stop."""
 
 
 class Gone(Exception):
@@ -183,7 +183,8 @@ def _put_capabilities(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> N
                 say(f"The capability '{name}' is {state} again.")
             except Refused as refusal:
                 say(f"QEMU refuses to switch the capability '{name}' {state} again: {refusal}.")
-    ledger.capabilities.clear()
+                continue
+        ledger.capabilities.discard(name)
 
 
 def _put_parameters(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> None:
@@ -195,4 +196,5 @@ def _put_parameters(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> Non
                 say(f"The parameter '{name}' is {before[name]} again.")
             except Refused as refusal:
                 say(f"QEMU refuses to set the parameter '{name}' to {before[name]} again: {refusal}.")
-    ledger.parameters.clear()
+                continue
+        ledger.parameters.discard(name)

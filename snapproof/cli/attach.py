@@ -63,7 +63,7 @@ def _prove(arguments: argparse.Namespace) -> int:
     folder = own_results_folder(arguments.results, "attach-")
     place = folder / "tests" / _NAME
     place.mkdir(parents=True)
-    options = AttachOptions(_NAME, not arguments.no_golden, arguments.seconds)
+    options = AttachOptions(_NAME, not arguments.no_golden, not arguments.no_restore, arguments.seconds)
     print(_KILLED, file=sys.stderr)
     try:
         outcome = _outcome(arguments, options, place, progress)
@@ -97,5 +97,6 @@ def _outcome(
 def _command(arguments: argparse.Namespace) -> list[str]:
     words = ["snapproof", "attach", "--qmp", str(arguments.qmp.absolute())]
     words += ["--max-stop", f"{arguments.max_stop:g}", "--seconds", f"{arguments.seconds:g}"]
-    words += ["--no-golden"] * arguments.no_golden + ["--keep"] * arguments.keep
+    words += ["--no-golden"] * arguments.no_golden + ["--no-restore"] * arguments.no_restore
+    words += ["--keep"] * arguments.keep
     return [*shlex.split(shlex.join([sys.executable, "-m"])), "snapproof.cli.command", *words[1:]]

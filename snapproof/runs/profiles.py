@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 
 from harness.errors import UsageError
 from snapproof.runs.defaults import PROFILE_NAMES
+from tests_functional.attach.rows import ROWS as ATTACH
 from tests_functional.beside_ram.rows import ROWS as BESIDE_RAM
 from tests_functional.devices.rows import ROWS as DEVICES
 from tests_functional.during_save.rows import ROWS as DURING_SAVE
@@ -42,6 +43,7 @@ _NIGHTLY = (
     *FOREIGN_WRITERS,
     *BESIDE_RAM,
     *IN_FLIGHT,
+    *ATTACH,
     *DURING_SAVE,
     *PLANTED,
     *FINDINGS,

@@ -15,6 +15,7 @@ from harness.hosts.local import local_facts
 from harness.hosts.spec import LOCAL
 from harness.status import Status, worst
 from tests_functional.attach.look import Look, look
+from tests_functional.attach.restore import judge_clone
 from tests_functional.attach.save import AttachedSnapshot, judge_vm, save_attached, vm_state
 from tests_functional.lib.build_outcome import build_outcome
 from tests_functional.lib.outcome import Outcome
@@ -35,11 +36,13 @@ class AttachOptions:
     Attributes:
         name: of the result.
         golden: make a golden image, where that is possible.
+        restore: restore the snapshot in a QEMU of our own.
         seconds: limit of the save.
     """
 
     name: str = "attach"
     golden: bool = True
+    restore: bool = True
     seconds: float = 600.0
 
 
@@ -80,12 +83,17 @@ def prove(
     say("Judging the file.")
     verdict = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)
     checks = [*verdict.checks, *checks]
+    changes: tuple[str, ...] = ()
+    if options.restore:
+        say("Restoring it in a QEMU made like the VM's.")
+        restored, changes = judge_clone(machine, snapshot, folder, Deadline(options.seconds))
+        checks += restored
     return build_outcome(
         options.name,
         checks,
         time.monotonic() - begun,
         _HOLDS,
-        _environment(machine, found),
+        {**_environment(machine, found), "restored_with": list(changes)},
         _figures(snapshot, checks),
     )
 

@@ -20,8 +20,8 @@ def add_parser(commands: Any, summary: str) -> None:
         **help_text(
             "Proves a background snapshot of a VM that somebody else runs. First it looks at the VM; then it "
             "stops the guest for the golden image, saves it while it goes on, puts everything back as it "
-            "was, and judges the file. A guard, a process of its own, owns the monitor and puts the VM back also "
-            "where this command is killed.",
+            "was, and judges the file. A guard, a process of its own, owns the monitor and puts the VM back "
+            "also where this command is killed.",
             "attach --qmp /run/vm.qmp --look     # what is in the way? nothing is saved",
             "attach --qmp /run/vm.qmp --results proof",
             exit_codes=EXIT_CODES,
@@ -52,6 +52,9 @@ def add_parser(commands: Any, summary: str) -> None:
     )
     parser.add_argument(
         "--no-golden", action="store_true", help="do not stop the guest; judge the structure alone"
+    )
+    parser.add_argument(
+        "--no-restore", action="store_true", help="start no second QEMU, which takes as much RAM"
     )
     parser.add_argument("--keep", action="store_true", help="keep snapshot and golden image of a right one")
     parser.add_argument("--results", type=Path, metavar="DIR", help="a new folder for the results")

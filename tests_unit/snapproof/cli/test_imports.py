@@ -28,7 +28,7 @@ print("\\n" + json.dumps(sorted(packages & {_HEAVY!r})))
 """
 _COMMANDS = (
     "", "doctor", "images", "images build", "run", "hosts", "report", "report render", "report compare",
-    "check", "info", "diff", "selftest", "explore",
+    "check", "info", "diff", "selftest", "explore", "attach",
     "kernel", "bench", "bench downtime", "bench faults", "bench ab",
 )  # fmt: skip
 

@@ -1,0 +1,322 @@
+"""Makes the command line of a QEMU that restores another one's snapshot and can harm nothing of it.
+
+The clone has the same machine and devices. Its network is off, its character devices lead nowhere, its disks
+are overlays over the disks of the other one, which it only reads, and no memory of it is shared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Options of QEMU 11.1 qemu-options.hx that take a value and are left out.
+_DROPPED = {
+    "qmp": "monitor", "qmp-pretty": "monitor", "monitor": "monitor", "mon": "monitor", "gdb": "debugger",
+    "qtest": "test interface", "qtest-log": "test interface", "pidfile": "file of the process id",
+    "D": "log file", "d": "log file", "trace": "trace", "incoming": "source of a migration",
+    "loadvm": "internal snapshot", "runas": "change of user", "run-with": "change of user or root",
+    "chroot": "change of root", "display": "display", "vnc": "display", "spice": "display",
+    "mem-path": "file of guest RAM", "add-fd": "descriptor", "audiodev": "", "writeconfig": "file",
+}  # fmt: skip
+# The same for options without a value.
+_DROPPED_FLAGS = {
+    "daemonize": "", "S": "", "s": "debugger", "nographic": "console on the terminal", "snapshot": "",
+    "curses": "display", "sdl": "display", "gtk": "display", "full-screen": "display", "preconfig": "",
+}  # fmt: skip
+_NULLED = ("serial", "parallel")
+_IMAGES = {"hda": 0, "hdb": 1, "hdc": 2, "hdd": 3}
+# Devices whose other side is a process or a device of the host that the clone cannot have.
+_FOREIGN_DEVICES = ("vhost-", "vfio-", "usb-host", "ivshmem-doorbell", "scsi-generic", "scsi-block")
+# QEMU 11.1 backends/: memory that may be, or is, a file.
+_FILE_MEMORY = ("memory-backend-file", "memory-backend-shm", "memory-backend-epc")
+_PROTOCOLS_WITH_LOCKS = ("file", "host_device")
+
+Options = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """An empty qcow2 file that takes the writes of one of the clone's disks.
+
+    Attributes:
+        path: where it is to be made.
+        size: of the disk in the guest, in bytes.
+    """
+
+    path: Path
+    size: int
+
+
+@dataclass
+class Clone:
+    """The command line of a clone.
+
+    Attributes:
+        argv: without a monitor and without `-incoming`.
+        changes: what is different, a sentence each.
+        overlays: files that have to be made first.
+        impossible: what a clone cannot have, a sentence each; with any, none can be started.
+    """
+
+    argv: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+    overlays: list[Overlay] = field(default_factory=list)
+    impossible: list[str] = field(default_factory=list)
+
+    def add(self, option: str, value: str) -> None:
+        """Add an option with its value."""
+        self.argv += [f"-{option}", value]
+
+
+def clone_argv(
+    argv: tuple[str, ...], folder: Path, node_sizes: Mapping[str, int], image_size: Callable[[Path], int]
+) -> Clone:
+    """Return the command line of a clone.
+
+    Args:
+        argv: the other QEMU's, its program first, and before that perhaps a program loader with options.
+        folder: receives the overlays.
+        node_sizes: bytes of each block node by its name, as the guest sees it.
+        image_size: returns the bytes of a disk image as the guest sees it; raises OSError.
+    """
+    clone = Clone()
+    drives = _Drives(clone, folder, node_sizes, image_size)
+    nodes: list[dict[str, Any]] = []
+    words = list(argv)
+    serials = 0
+    while words:
+        word = words.pop(0)
+        name = word.lstrip("-") if word.startswith("-") else ""
+        if name in _DROPPED_FLAGS:
+            _say_dropped(clone, word, _DROPPED_FLAGS[name])
+        elif name in _DROPPED and words:
+            _say_dropped(clone, f"{word} {words.pop(0)}", _DROPPED[name])
+        elif name in _NULLED and words:
+            value = words.pop(0)
+            serials += name == "serial"
+            clone.add(name, value if value == "none" or value.startswith("chardev:") else "null")
+            if clone.argv[-1] == "null":
+                clone.changes.append(f"'{word} {value}' leads nowhere.")
+        elif name == "chardev" and words:
+            _chardev(clone, words.pop(0))
+        elif name in ("netdev", "nic", "net") and words:
+            _network(clone, name, words.pop(0))
+        elif name == "blockdev" and words:
+            nodes.append(parse_value(words.pop(0), "driver"))
+        elif name == "drive" and words:
+            drives.drive(words.pop(0))
+        elif name in _IMAGES and words:
+            drives.drive(f"file={words.pop(0)},index={_IMAGES[name]},media=disk")
+        elif name == "object" and words:
+            _object(clone, words.pop(0))
+        elif name == "device" and words:
+            _device(clone, words.pop(0))
+        elif name in ("fsdev", "virtfs") and words:
+            value = words.pop(0)
+            clone.add(name, value if "readonly=on" in value else f"{value},readonly=on")
+            clone.changes.append(f"The shared folder '{value}' is read-only.")
+        elif name in ("tpmdev", "readconfig", "xen-attach") and words:
+            clone.impossible.append(f"'{word} {words.pop(0)}' cannot be given to a second QEMU.")
+        else:
+            clone.argv.append(word)
+    drives.nodes(nodes)
+    if "nographic" in " ".join(clone.changes) and not serials:
+        clone.add("serial", "null")
+    clone.argv += ["-display", "none", "-monitor", "none"]
+    return clone
+
+
+def parse_value(text: str, first: str = "") -> dict[str, Any]:
+    """Parse an option's value: JSON, or pairs of key and value in which a comma is doubled.
+
+    Args:
+        text: the value.
+        first: the key of a first part that has none.
+    """
+    if text.startswith("{"):
+        return dict(json.loads(text))
+    found: dict[str, Any] = {}
+    for part in text.replace(",,", "\0").split(","):
+        key, equals, value = part.replace("\0", ",").partition("=")
+        if equals:
+            found[key] = value
+        elif first and not found:
+            found[first] = key
+        else:
+            # QEMU's short form of a switch.
+            found[key] = "on"
+    return found
+
+
+def format_value(options: Mapping[str, str]) -> str:
+    """Return options as pairs of key and value."""
+    return ",".join(f"{key}={str(value).replace(',', ',,')}" for key, value in options.items())
+
+
+def _say_dropped(clone: Clone, words: str, what: str) -> None:
+    clone.changes.append(f"Left out: '{words}'{f' ({what})' if what else ''}.")
+
+
+def _chardev(clone: Clone, value: str) -> None:
+    name = parse_value(value, "backend").get("id", "")
+    clone.add("chardev", f"null,id={name}")
+    if not value.startswith("null"):
+        clone.changes.append(f"Character device '{name}' leads nowhere, in place of '{value}'.")
+
+
+def _network(clone: Clone, option: str, value: str) -> None:
+    options = parse_value(value, "type")
+    kind = str(options.get("type", ""))
+    if option == "net":
+        if kind == "nic":
+            clone.add(option, value)
+        else:
+            _say_dropped(clone, f"-net {value}", "network")
+        return
+    if kind == "none":
+        clone.add(option, value)
+        return
+    kept: Options = {key: str(options[key]) for key in ("id", "model", "mac", "mac-addr") if key in options}
+    clone.add(option, f"hubport,hubid=0,{format_value(kept)}".rstrip(","))
+    clone.changes.append(f"The network '{value}' is off.")
+
+
+def _object(clone: Clone, value: str) -> None:
+    options = parse_value(value, "qom-type")
+    kind, name = str(options.get("qom-type", "")), str(options.get("id", ""))
+    if kind == "secret" and ("file" in options or "keyid" in options):
+        other = {"id": name, "data": "c25hcHByb29m", "format": "base64"}
+        clone.add("object", f"secret,{format_value(other)}")
+        clone.changes.append(f"The secret '{name}' has another value.")
+        return
+    if kind.startswith("tls-creds"):
+        _say_dropped(clone, f"-object {value}", "keys")
+        return
+    if kind in _FILE_MEMORY:
+        kept: Options = {key: str(options[key]) for key in ("id", "size") if key in options}
+        clone.add("object", f"memory-backend-ram,{format_value(kept)}")
+        clone.changes.append(f"The memory '{name}' is anonymous, in place of '{value}'.")
+        return
+    clone.add("object", value)
+
+
+def _device(clone: Clone, value: str) -> None:
+    options = parse_value(value, "driver")
+    driver = str(options.get("driver", ""))
+    if driver.startswith(_FOREIGN_DEVICES):
+        clone.impossible.append(f"The device '{driver}' cannot be given to a second QEMU.")
+    clone.add("device", value)
+
+
+class _Drives:
+    """Puts overlays over disks."""
+
+    def __init__(
+        self,
+        clone: Clone,
+        folder: Path,
+        node_sizes: Mapping[str, int],
+        image_size: Callable[[Path], int],
+    ) -> None:
+        self._clone, self._folder = clone, folder
+        self._node_sizes, self._image_size = node_sizes, image_size
+
+    def drive(self, value: str) -> None:
+        """Add a `-drive` whose file is an overlay, or is only read."""
+        options = parse_value(value)
+        name = options.pop("file", None)
+        if name is None or any(key.startswith("file.") for key in options):
+            if name is None and not any(key.startswith("file.") for key in options):
+                # A drive without a medium.
+                self._clone.add("drive", value)
+            else:
+                self._clone.impossible.append(f"'-drive {value}' is in a form that snapproof does not know.")
+            return
+        path = Path(str(name))
+        form = str(options.pop("format", "") or _format_of(path))
+        options.pop("snapshot", None)
+        locked = {"driver": "file", "filename": str(path), "locking": "off"}
+        if "on" in (options.get("readonly"), options.get("read-only")) or options.get("media") == "cdrom":
+            prefixed = {"driver": form, **{f"file.{key}": text for key, text in locked.items()}}
+            self._clone.add("drive", format_value({**options, **prefixed}))
+            return
+        try:
+            size = self._image_size(path)
+        except OSError as error:
+            self._clone.impossible.append(f"The disk '{path}' cannot be read: {error.strerror}.")
+            return
+        overlay = self._overlay(size)
+        backing = {"driver": form, **{f"file.{key}": text for key, text in locked.items()}}
+        self._clone.add(
+            "drive",
+            format_value(
+                {
+                    **options,
+                    "format": "qcow2",
+                    "file": str(overlay.path),
+                    **{f"backing.{key}": text for key, text in backing.items()},
+                }
+            ),
+        )
+        self._say(str(path), overlay)
+
+    def nodes(self, nodes: list[dict[str, Any]]) -> None:
+        """Add the `-blockdev` nodes, all read-only, and an overlay over each that a device writes to."""
+        below = {str(value) for node in nodes for key, value in node.items() if key in ("file", "backing")}
+        for node in nodes:
+            name = str(node.get("node-name", ""))
+            writable = node.get("read-only") not in (True, "on")
+            node = _flattened(node) | {"read-only": "on"}
+            node.pop("auto-read-only", None)
+            for key, driver in list(node.items()):
+                if key.rpartition(".")[2] == "driver" and driver in _PROTOCOLS_WITH_LOCKS:
+                    node[f"{key.removesuffix('driver')}locking"] = "off"
+            if str(node.get("filename", "")).startswith("/dev/fdset/"):
+                self._clone.impossible.append(f"The disk node '{name}' is a descriptor that QEMU was given.")
+            if writable and name not in below:
+                self._with_overlay(name, node)
+            else:
+                self._clone.add("blockdev", format_value(node))
+
+    def _with_overlay(self, name: str, node: dict[str, str]) -> None:
+        overlay, base = self._overlay(self._node_sizes.get(name, 0)), f"snapproof-{len(self._clone.overlays)}"
+        self._clone.add("blockdev", format_value({**node, "node-name": base}))
+        top = {"driver": "qcow2", "node-name": name, "file.driver": "file"}
+        top |= {"file.filename": str(overlay.path), "backing": base}
+        self._clone.add("blockdev", format_value(top))
+        self._say(name, overlay)
+
+    def _overlay(self, size: int) -> Overlay:
+        overlay = Overlay(self._folder / f"overlay-{len(self._clone.overlays):02d}.qcow2", size)
+        self._clone.overlays.append(overlay)
+        return overlay
+
+    def _say(self, disk: str, overlay: Overlay) -> None:
+        self._clone.changes.append(
+            f"The disk '{disk}' is only read, without a lock; writes go to the overlay '{overlay.path.name}'."
+        )
+
+
+def _flattened(node: Mapping[str, Any], prefix: str = "") -> Options:
+    """Return a node's options as text under dotted keys, as QEMU's pairs of key and value have them."""
+    found: Options = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            found |= _flattened(value, f"{prefix}{key}.")
+        elif isinstance(value, bool):
+            found[f"{prefix}{key}"] = "on" if value else "off"
+        else:
+            found[f"{prefix}{key}"] = str(value)
+    return found
+
+
+def _format_of(path: Path) -> str:
+    """Return the format that QEMU would find in an image, of the two that it is asked for here."""
+    try:
+        with path.open("rb") as file:
+            return "qcow2" if file.read(4) == b"QFI\xfb" else "raw"
+    except OSError:
+        return "raw"

@@ -1,0 +1,107 @@
+"""The instants at which the process that attaches is killed, and a process that kills itself at one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.attach.guard import PUT_BACK
+from harness.attach.machine import AttachedMachine
+from harness.deadline import Deadline
+from harness.qemu.qmp import QmpSession
+from tests_functional.attach.save import save_attached
+
+_SAVE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Instant:
+    """An instant of a save.
+
+    Attributes:
+        command: the QMP command at which it is.
+        after: whether QEMU has answered that command, or it has not been sent.
+        guard: whether the guard is killed, and not the process that it serves.
+    """
+
+    command: str
+    after: bool
+    guard: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name it in results."""
+        what = "guard" if self.guard else "command"
+        return f"{what}-{'after' if self.after else 'before'}-{self.command}"
+
+    @property
+    def words(self) -> str:
+        """Say when it is and what is killed."""
+        what = "guard" if self.guard else "command"
+        return f"{what} killed {'after' if self.after else 'before'} '{self.command}'"
+
+
+INSTANTS = (
+    Instant("getfd", True),
+    Instant("migrate-set-capabilities", False),
+    Instant("migrate-set-capabilities", True),
+    Instant("stop", True),
+    Instant("human-monitor-command", True),
+    Instant("migrate", False),
+    Instant("migrate", True),
+    Instant("query-migrate", True),
+    Instant("cont", False),
+    Instant("cont", True),
+    Instant(PUT_BACK, False),
+    Instant("stop", True, guard=True),
+    Instant("migrate", True, guard=True),
+    Instant("cont", False, guard=True),
+)
+"""Before and after each thing that a save does to a VM."""
+
+
+def save_and_be_killed(socket: Path, folder: Path, ram_mib: int, number: int) -> None:
+    """Save a VM, and kill this process or the guard at the instant of that number."""
+    with AttachedMachine(socket, folder, 30.0) as machine:
+        _arm(machine, INSTANTS[number])
+        save_attached(machine, folder, ram_mib, True, Deadline(_SAVE_SECONDS))
+
+
+def _arm(machine: AttachedMachine, instant: Instant) -> None:
+    """Have the session kill at the instant, once."""
+    session, execute, pass_descriptor = machine.qmp, machine.qmp.execute, machine.qmp.pass_descriptor
+    armed = [True]
+
+    def strike(command: str, after: bool) -> None:
+        if armed and (command, after) == (instant.command, instant.after):
+            armed.clear()
+            os.kill(machine.guard_pid if instant.guard else os.getpid(), signal.SIGKILL)
+
+    def executing(
+        command: str, arguments: Mapping[str, Any] | None = None, deadline: Deadline | None = None
+    ) -> Any:
+        strike(command, False)
+        answer = execute(command, arguments, deadline)
+        strike(command, True)
+        return answer
+
+    def passing(descriptor: int, name: str, deadline: Deadline | None = None) -> None:
+        strike("getfd", False)
+        pass_descriptor(descriptor, name, deadline)
+        strike("getfd", True)
+
+    _replace(session, execute=executing, pass_descriptor=passing)
+
+
+def _replace(session: QmpSession, **functions: Any) -> None:
+    for name, function in functions.items():
+        setattr(session, name, function)
+
+
+if __name__ == "__main__":
+    save_and_be_killed(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

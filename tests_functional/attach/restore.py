@@ -1,0 +1,159 @@
+"""Restores the snapshot of an attached VM in a QEMU made like it, compares RAM, and lets the guest go on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from harness.attach.clone import ClonedMachine
+from harness.attach.guard import DESCRIPTOR_NAME
+from harness.attach.machine import AttachedMachine
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import HostTooBusy, MachineryMissing, NotApplicable, SetupBroken, SnapproofError
+from harness.qemu import migration
+from harness.qemu.architectures import TARGET_PAGE_BYTES
+from harness.qemu.ram import RamBlock, ramblocks, read_block
+from harness.qemu.spawned_machine import SpawnedMachine
+from tests_functional.attach.save import AttachedSnapshot
+from validators.checks import Problem, judged, skipped
+from validators.oracles.o3_restored_guest.restored_guest import check_run_state
+from validators.verdict import CheckResult, Tally
+
+_RESTORE = "A new QEMU like the VM's takes the file."
+_RAM = "Before it goes on, the restored guest's RAM equals the golden image bit for bit."
+_GOES_ON = "The restored guest goes on: it runs, and neither stops, resets nor panics."
+_FOLDER = "restored"
+_NOT_STARTED = (Code.QEMU_ENDED, Code.QMP_NO_GREETING)
+_WATCH_SECONDS = 2.0
+# QEMU 11.1 qapi/run-state.json: events of a guest that does not go on.
+_ENDINGS = ("RESET", "SHUTDOWN", "GUEST_PANICKED", "GUEST_CRASHLOADED", "STOP", "WATCHDOG", "BLOCK_IO_ERROR")
+
+
+def judge_clone(
+    machine: AttachedMachine, snapshot: AttachedSnapshot, folder: Path, deadline: Deadline
+) -> tuple[list[CheckResult], tuple[str, ...]]:
+    """Restore a snapshot and judge the restored guest.
+
+    Args:
+        machine: the VM, which runs on.
+        snapshot: of it.
+        folder: gets a folder `restored`.
+        deadline: for all of it.
+
+    Returns:
+        The checks, and how the new QEMU differs from the VM's.
+
+    Raises:
+        HostTooBusy, MachineryMissing: as it says.
+    """
+    try:
+        clone = ClonedMachine(machine, folder / _FOLDER)
+    except NotApplicable as error:
+        return [skipped("restore", _RESTORE, error.sentence)], ()
+    state = ""
+    try:
+        with clone:
+            state = _load(clone, snapshot.path, deadline)
+            checks = [judged("restore", _RESTORE, []), check_run_state(state, snapshot.state)]
+            checks += [_compare(clone, snapshot)]
+            checks += [_go_on(clone, state, deadline)]
+    except (HostTooBusy, MachineryMissing):
+        raise
+    except SetupBroken as error:
+        # A QEMU that does not start here says nothing about the snapshot.
+        return [skipped("restore", _RESTORE, error.sentence)], clone.changes
+    except SnapproofError as error:
+        if error.code in _NOT_STARTED:
+            return [_not_started(error)], clone.changes
+        problem = Problem.of_error(error, f"The restored guest failed: {error.sentence}")
+        return [judged("restore", _RESTORE, [problem])], clone.changes
+    return checks, clone.changes
+
+
+def _not_started(error: SnapproofError) -> CheckResult:
+    return skipped(
+        "restore",
+        _RESTORE,
+        f"The QEMU that was made like the VM's did not start: {error.sentence} Its command line and how it "
+        f"differs are in the folder '{_FOLDER}'.",
+    )
+
+
+def _load(clone: SpawnedMachine, path: Path, deadline: Deadline) -> str:
+    """Load the file and return the guest's run state; the guest waits where it was running at T0, too."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        clone.qmp.pass_descriptor(descriptor, DESCRIPTOR_NAME)
+    finally:
+        os.close(descriptor)
+    return migration.restore(clone, f"fd:{DESCRIPTOR_NAME}", deadline)
+
+
+def _compare(clone: SpawnedMachine, snapshot: AttachedSnapshot) -> CheckResult:
+    if snapshot.golden is None:
+        return skipped("restored-ram", _RAM, "There is no golden image.")
+    tally = Tally("restored-ram", _RAM)
+    blocks = {block.idstr: block for block in ramblocks(clone)}
+    compared = 0
+    for number, then in enumerate(snapshot.golden.blocks):
+        block = blocks.get(then.idstr)
+        if block is None or not block.host_address:
+            continue
+        for offset in _differing_pages(clone, block, snapshot.golden.folder / f"block-{number:03d}.ram"):
+            tally.report(
+                Code.GOLDEN_DIFFERS,
+                f"Page {offset:#x} of RAMBlock '{then.idstr}' of the restored guest differs from RAM at T0.",
+                then.idstr,
+                offset,
+            )
+        compared += block.used_bytes // TARGET_PAGE_BYTES
+    tally.facts["pages compared"] = compared
+    return tally.result()
+
+
+def _differing_pages(clone: SpawnedMachine, block: RamBlock, image: Path) -> Iterator[int]:
+    """Yield the offsets of pages that differ."""
+    offset = 0
+    with image.open("rb") as file:
+        for data in read_block(clone, block):
+            then = file.read(len(data))
+            if then != data:
+                size = min(len(then), len(data)) // TARGET_PAGE_BYTES * TARGET_PAGE_BYTES
+                pages = [
+                    np.frombuffer(one[:size], np.uint8).reshape(-1, TARGET_PAGE_BYTES) for one in (then, data)
+                ]
+                for page in np.flatnonzero((pages[0] != pages[1]).any(axis=1)).tolist():
+                    yield offset + page * TARGET_PAGE_BYTES
+            offset += len(data)
+
+
+def _go_on(clone: SpawnedMachine, state: str, deadline: Deadline) -> CheckResult:
+    """Let the guest run for a moment and watch QEMU's events and run state."""
+    mark = clone.qmp.mark()
+    if state != "running":
+        clone.qmp.execute("cont")
+    end = deadline.at_most(_WATCH_SECONDS)
+    while not end.expired and clone.alive():
+        clone.pause(end, 0.1)
+    now = str(clone.qmp.execute("query-status")["status"])
+    problems = []
+    if now != "running":
+        problems.append(
+            Problem(
+                Code.RESTORED_RUN_STATE, f"The restored guest is '{now}' after it went on.", {"state": now}
+            )
+        )
+    problems += [
+        Problem(
+            Code.RESTORED_RUN_STATE,
+            f"QEMU sent {event.name} when the restored guest went on.",
+            {"state": now},
+        )
+        for event in clone.qmp.events_since(mark)
+        if event.name in _ENDINGS
+    ]
+    return judged("restored-goes-on", _GOES_ON, problems, {"seconds": _WATCH_SECONDS})

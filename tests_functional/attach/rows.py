@@ -1,0 +1,58 @@
+"""Lists which tests of attaching to VMs each profile runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, QUICK_GUEST, SMALL, ProfileRow
+
+_ATTACH = "attach/test_attach.py:Attach"
+
+_GUEST: Mapping[str, str | int | float] = {"ram_mib": 128, "coverage": 0.7, "guest": QUICK_GUEST}
+
+ROWS = (
+    ProfileRow(
+        "attach.once",
+        f"{_ATTACH}.test_again_and_again",
+        "users' VMs are not started by snapproof; what is proven there has to leave them alone",
+        {**_GUEST, "times": "1"},
+        profiles=PREMERGE,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.linux",
+        f"{_ATTACH}.test_again_and_again",
+        "a guest with an operating system, network and interrupts is restored by a clone of its QEMU, too",
+        {**SMALL, "times": "1"},
+    ),
+    ProfileRow(
+        "attach.twenty-times",
+        f"{_ATTACH}.test_again_and_again",
+        "what one proof leaves behind (a descriptor, a setting) adds up",
+        {**_GUEST, "times": "20"},
+        seconds=900,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.killed",
+        f"{_ATTACH}.test_killed",
+        "a shared VM must never be left stopped or with the capability on",
+        _GUEST,
+        seconds=900,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.planted",
+        f"{_ATTACH}.test_planted_fault",
+        "a proof of a stranger's VM that cannot fail proves nothing",
+        _GUEST,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.foreign-writer",
+        f"{_ATTACH}.test_foreign_writer",
+        "pages of a foreign writer would look like a defect of QEMU, or worse, like none",
+        _GUEST,
+        kinds=ANY_GUEST,
+    ),
+)

@@ -1,0 +1,232 @@
+"""Attaches to guests of our own as to a stranger's VM: many times in a row, killed, with a planted fault."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.attach.machine import AttachedMachine
+from harness.codes import Code
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from harness.linux.socket_folder import socket_folder
+from harness.qemu import migration
+from harness.qemu.machine import Machine
+from harness.status import Status
+from tests_functional.attach.kills import INSTANTS, Instant
+from tests_functional.attach.look import look
+from tests_functional.attach.prove import AttachOptions, prove
+from tests_functional.lib.build_outcome import outcome_of
+from tests_functional.lib.cycle import Source, writing_guest
+from tests_functional.lib.outcome import Outcome
+from tests_functional.lib.run import Run, remove_heavy
+from validators.checks import Problem, judged
+from validators.faults.live.wrapper import faulty_qemu
+from validators.oracles.o5_source_guest.source_guest import check_source_guest
+from validators.verdict import CheckResult
+
+_AS_BEFORE = "After an attachment that was killed, the guest runs, and no capability is on that was off."
+_FAULT = "drop_protection"
+_SEEN = "A fault planted in the VM's QEMU is seen, and pages are named."
+_TOLD = "A device whose other side writes guest RAM by itself is told before anything is saved."
+_IVSHMEM = (
+    *("-object", "memory-backend-ram,id=shared,size=1M,share=on"),
+    *("-device", "ivshmem-plain,memdev=shared,master=on"),
+)
+_MAX_STOP = 30.0
+_SETTLE_SECONDS = 60.0
+_KILLED_SECONDS = 240.0
+_ENDED = ("none", "completed")
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A VM after an attachment that was killed.
+
+    Attributes:
+        state: its run state.
+        capability: whether background-snapshot is on.
+        migration: the status of its migration.
+    """
+
+    state: str
+    capability: bool
+    migration: str
+
+
+RIGHT = Settled("running", False, "none")
+"""A VM as it was; a save may have completed meanwhile."""
+
+
+@contextmanager
+def stranger(run: Run, *arguments: str) -> Iterator[tuple[Source, Path]]:
+    """Boot a guest that writes, with a second monitor for those who attach; give the guest and the socket."""
+    with socket_folder() as place:
+        path = place / "qmp"
+        monitor = ("-qmp", f"unix:{path},server=on,wait=off")
+        with writing_guest(run.with_arguments((*monitor, *arguments))) as source:
+            yield source, path
+
+
+def attach_again_and_again(times: int) -> Callable[[Run], Outcome]:
+    """Return a scenario that proves the same VM many times and finds it as it was each time."""
+
+    def scenario(run: Run) -> Outcome:
+        begun = time.monotonic()
+        checks: list[CheckResult] = []
+        figures: dict[str, float | int | str] = {}
+        with stranger(run) as (source, path):
+            for number in range(1, times + 1):
+                folder = run.folder / f"{number:02d}"
+                # A restore is the same each time; the last one shows that it is still right.
+                options = AttachOptions(run.name, restore=number in (1, times))
+                outcome = _prove(path, folder, options, run)
+                checks += [replace(check, name=f"{number:02d}/{check.name}") for check in outcome.checks]
+                figures |= outcome.figures
+                run.discard(folder)
+            checks += check_source_guest(
+                source.guest.machine, source.guest.agent, source.before.median_bucket
+            )
+        return outcome_of(run, checks, time.monotonic() - begun, "The VM was proven each time.", figures)
+
+    return scenario
+
+
+def _prove(path: Path, folder: Path, options: AttachOptions, run: Run) -> Outcome:
+    with AttachedMachine(path, folder, _MAX_STOP) as machine:
+        return prove(machine, options, folder, run.say)
+
+
+def killed_at_each_instant(run: Run) -> Outcome:
+    """Kill the command or its guard at each instant of a save; the VM is never left stopped or set."""
+    begun = time.monotonic()
+    checks = []
+    with stranger(run) as (source, path):
+        machine = source.guest.machine
+        for number, instant in enumerate(INSTANTS):
+            run.say(f"The {instant.words}.")
+            folder = run.folder / f"{number:02d}"
+            code = _be_killed(path, folder, run.stack.total_mib, number)
+            found = settle(machine, _SETTLE_SECONDS)
+            checks.append(judge_after_kill(instant, code, found))
+            remove_heavy(folder)
+        outcome = _prove(path, run.folder / "afterwards", AttachOptions(run.name, restore=False), run)
+        checks += [replace(check, name=f"afterwards/{check.name}") for check in outcome.checks]
+        checks += check_source_guest(machine, source.guest.agent, source.before.median_bucket)
+    return outcome_of(run, checks, time.monotonic() - begun, "The VM was put back after each kill.")
+
+
+def _be_killed(path: Path, folder: Path, ram_mib: int, number: int) -> int:
+    """Run a process that attaches and is killed, or loses its guard; return its exit code.
+
+    Raises:
+        SetupBroken: it did not end.
+    """
+    folder.mkdir()
+    program = [sys.executable, "-m", "tests_functional.attach.kills"]
+    command = [*program, str(path), str(folder), str(ram_mib), str(number)]
+    with (folder / "killed.log").open("wb") as log:
+        try:
+            return subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=_KILLED_SECONDS,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired as error:
+            raise SetupBroken("The process that was to be killed did not end.") from error
+
+
+def settle(machine: Machine, seconds: float) -> Settled:
+    """Wait until the guest runs, no migration goes on and the capability is off; return what is so then."""
+    deadline = Deadline(seconds)
+    while True:
+        found = Settled(
+            str(machine.qmp.execute("query-status")["status"]),
+            migration.capabilities(machine)[migration.BACKGROUND_SNAPSHOT],
+            str(machine.query_migrate().get("status", "none")),
+        )
+        if found == replace(RIGHT, migration=found.migration) and found.migration in _ENDED:
+            return found
+        if deadline.expired:
+            return found
+        machine.pause(deadline, 0.05)
+
+
+def judge_after_kill(instant: Instant, code: int, found: Settled) -> CheckResult:
+    """Check that the kill happened, and that the VM is as it was.
+
+    Args:
+        instant: when.
+        code: exit code of the process that attached.
+        found: the VM afterwards.
+
+    Raises:
+        SetupBroken: nobody was killed, so it shows nothing.
+    """
+    # Where the guard was killed, the process ends by itself with an error.
+    if (code == -signal.SIGKILL) == instant.guard or code == 0:
+        raise SetupBroken(f"The {instant.words}: that did not happen, the process ended with {code}.")
+    problems = []
+    if found.state != RIGHT.state:
+        problems.append(Problem(Code.ATTACH_LEFT, f"The guest is left '{found.state}'.", {"what": "state"}))
+    if found.capability:
+        problems.append(Problem(Code.ATTACH_LEFT, "The capability is left on.", {"what": "capability"}))
+    if found.migration not in _ENDED:
+        sentence = f"A migration is left '{found.migration}'."
+        problems.append(Problem(Code.ATTACH_LEFT, sentence, {"what": "migration"}))
+    return judged(instant.label, _AS_BEFORE, problems)
+
+
+def planted_fault(run: Run) -> Outcome:
+    """Attach to a VM whose QEMU leaves pages unprotected; they must be named."""
+    begun = time.monotonic()
+    qemu = faulty_qemu(_FAULT, run.stack.executable, run.folder, run.provisioning)
+    faulty = replace(run, stack=replace(run.stack, executable=qemu.executable))
+    with stranger(faulty) as (_source, path):
+        outcome = _prove(path, run.folder / "planted", AttachOptions(run.name, restore=False), run)
+    if not qemu.acts:
+        raise SetupBroken(f"The planted fault '{_FAULT}' never acted, so this shows nothing.")
+    check = judge_seen(outcome)
+    run.discard(run.folder)
+    return outcome_of(run, [check], time.monotonic() - begun, "The planted fault was seen.")
+
+
+def judge_seen(outcome: Outcome) -> CheckResult:
+    """Check that an outcome is a FAIL that names a page newer than T0."""
+    named = [
+        violation
+        for check in outcome.checks
+        for violation in check.violations
+        if violation.code in (Code.WRITE_ORDER_NEWER, Code.GOLDEN_DIFFERS) and violation.block
+    ]
+    problems = []
+    if outcome.status is not Status.FAIL or not named:
+        sentence = f"A VM whose QEMU leaves pages unprotected was {outcome.status.value}: {outcome.sentence}"
+        problems.append(Problem(Code.ATTACH_UNSEEN, sentence, {"what": _FAULT}))
+    return judged("planted", _SEEN, problems, {"pages named": len(named)})
+
+
+def foreign_writer(run: Run) -> Outcome:
+    """Look at a VM with shared memory as a PCI device: it is told, and nothing has been saved."""
+    begun = time.monotonic()
+    with (
+        stranger(run, *_IVSHMEM) as (_source, path),
+        AttachedMachine(path, run.folder / "look", _MAX_STOP) as machine,
+    ):
+        obstacles = look(machine, run.folder).obstacles
+    problems = []
+    if not any("ivshmem" in one.sentence and one.status is Status.SKIP for one in obstacles):
+        told = " ".join(one.sentence for one in obstacles) or "nothing"
+        sentence = f"The device ivshmem-plain was not told; told was: {told}"
+        problems.append(Problem(Code.ATTACH_UNSEEN, sentence, {"what": "ivshmem-plain"}))
+    check = judged("told", _TOLD, problems)
+    return outcome_of(run, [check], time.monotonic() - begun, "The foreign writer was told.")

@@ -1,0 +1,29 @@
+"""Avocado tests of attaching to a VM that somebody else runs."""
+
+from tests_functional.attach.scenario import (
+    attach_again_and_again,
+    foreign_writer,
+    killed_at_each_instant,
+    planted_fault,
+)
+from tests_functional.lib.avocado_test import SnapshotTest
+
+
+class Attach(SnapshotTest):
+    """A VM that runs already is proven over its monitor, and is afterwards as it was before."""
+
+    def test_again_and_again(self) -> None:
+        """The VM is proven many times in a row and has each time its state, settings and files of before."""
+        self.judge(attach_again_and_again(int(self.option("times"))))
+
+    def test_killed(self) -> None:
+        """Killed at any instant, the command or its guard leaves no VM stopped or with the capability on."""
+        self.judge(killed_at_each_instant)
+
+    def test_planted_fault(self) -> None:
+        """Pages that the VM's QEMU does not protect are seen and named."""
+        self.judge(planted_fault)
+
+    def test_foreign_writer(self) -> None:
+        """A device whose other side writes guest RAM by itself is told before anything is saved."""
+        self.judge(foreign_writer)

@@ -1,0 +1,157 @@
+"""Contract: a clone has the same machine, and nothing by which it could change or disturb the other one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.attach.clone_argv import Clone, clone_argv, format_value, parse_value
+
+_FOLDER = Path("/clone")
+
+
+def _clone(text: str, sizes: dict[str, int] | None = None) -> Clone:
+    return clone_argv(tuple(text.split()), _FOLDER, sizes or {}, lambda _path: 4096)
+
+
+def _argv(text: str) -> str:
+    words = " ".join(_clone(text).argv)
+    return words.removesuffix(" -display none -monitor none").removesuffix("-display none -monitor none")
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        ("-machine pc -m 128 -device virtio-rng-pci", "-machine pc -m 128 -device virtio-rng-pci"),
+        ("--library-path /lib /usr/bin/qemu -m 1", "--library-path /lib /usr/bin/qemu -m 1"),
+        ("-qmp unix:/q,server=on -m 1", "-m 1"),
+        ("--qmp unix:/q -S -daemonize -pidfile /p", ""),
+        ("-chardev socket,id=mon,fd=3 -mon chardev=mon,mode=control", "-chardev null,id=mon"),
+        ("-serial stdio", "-serial null"),
+        ("-serial chardev:x", "-serial chardev:x"),
+        ("-serial none", "-serial none"),
+        ("-nographic", "-serial null"),
+        ("-netdev tap,fd=30,id=net0,vhost=on", "-netdev hubport,hubid=0,id=net0"),
+        ("-nic user,model=virtio,mac=5:1", "-nic hubport,hubid=0,model=virtio,mac=5:1"),
+        ("-nic none", "-nic none"),
+        ("-net nic,model=e1000 -net user", "-net nic,model=e1000"),
+        ("-vnc :1 -spice port=1 -vga std", "-vga std"),
+        ("-add-fd set=0,fd=5", ""),
+        ("-mem-path /dev/shm/ram", ""),
+        ("-sandbox on,spawn=deny", "-sandbox on,spawn=deny"),
+    ],
+)  # fmt: skip
+def test_options(given: str, made: str) -> None:
+    """Each option is kept, replaced or left out; none of the replaced leads out of the clone."""
+    assert _argv(given) == made
+
+
+def test_changes_are_said() -> None:
+    """Each difference is a sentence."""
+    clone = _clone("-qmp unix:/q -serial stdio -nic user -m 1")
+    assert clone.changes == [
+        "Left out: '-qmp unix:/q' (monitor).",
+        "'-serial stdio' leads nowhere.",
+        "The network 'user' is off.",
+    ]
+    assert clone.impossible == []
+
+
+def test_memory_is_not_shared() -> None:
+    """A file that holds the other guest's RAM would be overwritten by the restore."""
+    clone = _clone("-object memory-backend-file,id=ram,size=128M,mem-path=/dev/shm/x,share=on")
+    assert clone.argv[:2] == ["-object", "memory-backend-ram,id=ram,size=128M"]
+    text = '{"qom-type":"memory-backend-file","id":"ram","size":134217728,"mem-path":"/x","share":true}'
+    assert _clone(f"-object {text}").argv[:2] == ["-object", "memory-backend-ram,id=ram,size=134217728"]
+    assert "anonymous" in clone.changes[0]
+
+
+def test_secrets_have_other_values() -> None:
+    """The file of a secret belongs to the other QEMU; what refers to the secret still finds one."""
+    clone = _clone('-object {"qom-type":"secret","id":"masterKey0","format":"raw","file":"/key"}')
+    assert clone.argv[1].startswith("secret,id=masterKey0,data=")
+    assert "/key" not in " ".join(clone.argv)
+    assert _clone("-object secret,id=s,data=abc").argv[1] == "secret,id=s,data=abc"
+
+
+def test_drives_are_only_read(tmp_path: Path) -> None:
+    """Writes go to an overlay; the base has no lock, since the other QEMU has it."""
+    clone = _clone("-drive file=/disk.img,format=raw,if=virtio,id=d,snapshot=on")
+    options = parse_value(clone.argv[1])
+    assert options == {
+        "if": "virtio", "id": "d", "format": "qcow2", "file": "/clone/overlay-00.qcow2",
+        "backing.driver": "raw", "backing.file.driver": "file", "backing.file.filename": "/disk.img",
+        "backing.file.locking": "off",
+    }  # fmt: skip
+    assert [(overlay.path.name, overlay.size) for overlay in clone.overlays] == [("overlay-00.qcow2", 4096)]
+    image = tmp_path / "image"
+    image.write_bytes(b"QFI\xfb" + bytes(100))
+    assert parse_value(_clone(f"-hda {image}").argv[1])["backing.driver"] == "qcow2"
+
+
+def test_read_only_drives_need_no_overlay() -> None:
+    """A CD and UEFI firmware are opened for reading, without a lock."""
+    for given in ("-drive if=pflash,format=raw,readonly=on,file=/code", "-drive media=cdrom,file=/cd.iso"):
+        clone = _clone(given)
+        assert clone.overlays == []
+        options = parse_value(clone.argv[1])
+        assert options["file.locking"] == "off"
+        assert "file" not in options
+    assert _clone("-drive if=none,id=empty").argv[1] == "if=none,id=empty"
+
+
+def test_nodes_are_only_read() -> None:
+    """A writable node at the top of a chain gets an overlay by its name; all below it is read-only."""
+    text = (
+        '-blockdev {"driver":"file","filename":"/d.qcow2","node-name":"s","auto-read-only":true} '
+        '-blockdev {"driver":"qcow2","node-name":"f","file":"s","read-only":false} '
+        "-blockdev driver=raw,node-name=cd,read-only=on,file.driver=file,file.filename=/cd"
+    )
+    clone = _clone(text, {"f": 1 << 20})
+    nodes = [parse_value(value) for value in clone.argv[1:8:2]]
+    assert nodes[0] == {
+        "driver": "file", "filename": "/d.qcow2", "node-name": "s", "read-only": "on", "locking": "off"
+    }  # fmt: skip
+    assert nodes[1] == {"driver": "qcow2", "node-name": "snapproof-1", "file": "s", "read-only": "on"}
+    assert nodes[2]["node-name"] == "f"
+    assert nodes[2]["backing"] == "snapproof-1"
+    assert nodes[2]["file.filename"] == "/clone/overlay-00.qcow2"
+    assert nodes[3]["file.locking"] == "off"
+    assert nodes[3]["node-name"] == "cd"
+    assert [overlay.size for overlay in clone.overlays] == [1 << 20]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "-device vhost-user-blk-pci,chardev=c",
+        "-device vfio-pci,host=01:00.0",
+        "-device usb-host,vendorid=1",
+        "-tpmdev emulator,id=t,chardev=c",
+        "-readconfig vm.cfg",
+        "-drive file.driver=nbd,file.host=x",
+        '-blockdev {"driver":"file","filename":"/dev/fdset/1","node-name":"n"}',
+    ],
+)
+def test_what_a_second_qemu_cannot_have(given: str) -> None:
+    """It is said before a QEMU is started."""
+    assert len(_clone(given).impossible) == 1
+
+
+def test_missing_image_is_said() -> None:
+    """A disk that cannot be read is a sentence and no traceback."""
+
+    def fail(_path: Path) -> int:
+        raise FileNotFoundError(2, "No such file")
+
+    clone = clone_argv(("-hda", "/gone"), _FOLDER, {}, fail)
+    assert clone.impossible == ["The disk '/gone' cannot be read: No such file."]
+
+
+def test_values_survive() -> None:
+    """Commas are doubled, and a switch in QEMU's short form is on."""
+    assert parse_value("user,id=a,path=/a,,b,server", "type") == {
+        "type": "user", "id": "a", "path": "/a,b", "server": "on"
+    }  # fmt: skip
+    assert format_value({"path": "/a,b"}) == "path=/a,,b"

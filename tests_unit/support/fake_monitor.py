@@ -1,0 +1,125 @@
+"""A QMP server that plays a VM in a thread, with the settings and the run state that a snapshot changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+from harness.attach.monitor import MessageSplitter
+from harness.qemu.migration import BACKGROUND_SNAPSHOT
+
+
+class FakeVm:
+    """A VM behind a QMP socket; what it was told is in `commands`.
+
+    Attributes:
+        state: its run state.
+        capabilities: its migration capabilities.
+        parameters: its migration parameters.
+        migration: the status in `query-migrate`.
+        refused: commands that it refuses.
+        resumes: whether it resumes a stopped guest when it begins to save, as QEMU 7.2 does.
+        descriptors: names of the descriptors that it was given.
+    """
+
+    def __init__(self, path: Path, *, pretty: bool = False) -> None:
+        self.state, self.migration = "running", "none"
+        self.capabilities = {BACKGROUND_SNAPSHOT: False, "xbzrle": True}
+        self.parameters: dict[str, Any] = {"max-bandwidth": 134217728, "tls-creds": ""}
+        self.refused: set[str] = set()
+        self.resumes = False
+        self.descriptors: dict[str, int] = {}
+        self.commands: list[str] = []
+        self._pretty = pretty
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the server."""
+        self._listener.close()
+        for descriptor in self.descriptors.values():
+            os.close(descriptor)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            with client:
+                self._talk(client)
+
+    def _talk(self, client: socket.socket) -> None:
+        version = {"qemu": {"major": 10, "minor": 0, "micro": 0}, "package": ""}
+        self._send(client, {"QMP": {"version": version, "capabilities": ["oob"]}})
+        messages = MessageSplitter()
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(client, 1 << 16, 4)
+            except OSError:
+                return
+            if not data:
+                return
+            for message in messages.feed(data):
+                name, arguments = message["execute"], message.get("arguments", {})
+                self.commands.append(name)
+                if name == "getfd":
+                    self.descriptors[arguments["fdname"]] = descriptors.pop()
+                own = {"id": message["id"]} if "id" in message else {}
+                if name in self.refused:
+                    self._send(client, {"error": {"class": "GenericError", "desc": "No."}, **own})
+                    continue
+                event = self._do(name, arguments)
+                answer = self._answer(name)
+                if event:
+                    self._send(client, {"event": event, "timestamp": {"seconds": 1, "microseconds": 0}})
+                self._send(client, {"return": answer, **own})
+
+    def _do(self, name: str, arguments: dict[str, Any]) -> str:
+        if name in ("stop", "cont"):
+            self.state = "paused" if name == "stop" else "running"
+            return "STOP" if name == "stop" else "RESUME"
+        if name == "migrate":
+            self.migration = "active"
+            if self.resumes:
+                self.state = "running"
+        elif name == "migrate-set-capabilities":
+            self.capabilities |= {one["capability"]: one["state"] for one in arguments["capabilities"]}
+        elif name == "migrate-set-parameters":
+            self.parameters |= arguments
+        elif name == "closefd":
+            os.close(self.descriptors.pop(arguments["fdname"]))
+        return ""
+
+    def _answer(self, name: str) -> Any:
+        match name:
+            case "query-status":
+                return {"status": self.state}
+            case "query-migrate":
+                # The second question finds it ended.
+                status, self.migration = self.migration, "none" if self.migration == "none" else "completed"
+                return {"status": status}
+            case "query-migrate-capabilities":
+                return [{"capability": one, "state": state} for one, state in self.capabilities.items()]
+            case "query-migrate-parameters":
+                return self.parameters
+            case "query-yank":
+                return []
+            case "query-kvm":
+                return {"enabled": False}
+            case "query-memory-size-summary":
+                return {"base-memory": 128 << 20}
+            case "query-cpus-fast":
+                return [{}]
+        return {}
+
+    def _send(self, client: socket.socket, message: dict[str, Any]) -> None:
+        text = json.dumps(message, indent=4 if self._pretty else None)
+        client.sendall(text.encode() + b"\r\n")

@@ -1,0 +1,146 @@
+"""Contract: each obstacle is told in one sentence, and each change of the VM is named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.attach.ledger import Before
+from harness.codes import Code
+from harness.errors import MachineryMissing, NotApplicable, SetupBroken
+from harness.status import Status
+from tests_functional.attach import look as looked
+from tests_functional.attach import save
+from tests_functional.attach.look import Look, Obstacle
+from tests_functional.attach.prove import require_fit
+
+
+class _Vm:
+    """Answers what `look` asks."""
+
+    process = None
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = answers
+        self.before = Before("running", {"xbzrle": True}, {})
+        self.qmp = self
+
+    def execute(self, command: str, _arguments: object = None) -> Any:
+        return self.answers.get(command, [])
+
+    def hmp(self, command: str) -> str:
+        return str(self.answers.get(command, ""))
+
+    def query_migrate(self) -> dict[str, Any]:
+        return dict(self.answers.get("query-migrate", {}))
+
+
+def _told(function: Any, **answers: Any) -> str:
+    return " ".join(
+        one.sentence for one in function(_Vm(**{k.replace("_", "-"): v for k, v in answers.items()}))
+    )
+
+
+def test_busy_vms() -> None:
+    """A migration, a job, and a capability that is on already."""
+    assert looked._busy(_Vm()) == []  # type: ignore[arg-type]
+    assert looked._busy(_Vm(**{"query-migrate": {"status": "completed"}})) == []  # type: ignore[arg-type]
+    assert "A migration is 'active'" in _told(looked._busy, query_migrate={"status": "active"})
+    assert "(backup0)" in _told(looked._busy, query_jobs=[{"id": "backup0"}])
+    on = [{"capability": "background-snapshot", "state": True}]
+    assert "is on already" in _told(looked._busy, query_migrate_capabilities=on)
+
+
+@pytest.mark.parametrize(
+    ("answers", "name"),
+    [
+        ({"info qtree": "  bus: pci.0\n    dev: vhost-user-blk-pci, id \"d\""}, "vhost-user-blk-pci"),
+        ({"info qtree": "dev: ivshmem-plain, id \"\""}, "ivshmem-plain"),
+        ({"info network": "net0: index=0,type=vhost-user,vhost-user0 to c (raw)"}, "vhost-user"),
+        ({"query-named-block-nodes": [{"drv": "virtio-blk-vhost-user"}]}, "virtio-blk-vhost-user"),
+    ],
+)  # fmt: skip
+def test_foreign_writers(answers: dict[str, Any], name: str) -> None:
+    """Devices, networks and disk drivers, wherever QEMU shows them."""
+    (found,) = looked._foreign_writers(_Vm(**answers))  # type: ignore[arg-type]
+    assert f" {name}:" in found.sentence
+    assert found.status is Status.SKIP
+
+
+def test_usual_devices_are_no_foreign_writers() -> None:
+    """A network of QEMU's own and an ordinary disk."""
+    vm = _Vm(
+        **{
+            "info qtree": "dev: virtio-net-pci, id \"\"\n dev: virtio-blk-pci, id \"\"",
+            "info network": "net0: index=0,type=user,net=10.0.2.0",
+            "query-named-block-nodes": [{"drv": "qcow2"}, {"drv": "file"}, {"drv": "io_uring"}],
+        }
+    )  # fmt: skip
+    assert looked._foreign_writers(vm) == []  # type: ignore[arg-type]
+
+
+def test_what_lifts_a_refusal() -> None:
+    """Memory, another capability, and rights are told apart."""
+    vm: Any = _Vm()
+    memory = "Background-snapshot is not compatible with guest memory configuration"
+    assert "memory of this kind" in looked._lift(vm, memory)
+    assert "Capabilities that are on: xbzrle" in looked._lift(vm, "not compatible with xbzrle")
+    assert "vm.unprivileged_userfaultfd" in looked._lift(vm, "Background-snapshot is not supported by host")
+
+
+def test_blockers_and_states() -> None:
+    """QEMU's reason is passed on; a guest that is off is not saved."""
+    assert "cannot save this VM: no way." in _told(
+        looked._blockers, query_migrate={"blocked-reasons": ["no way."]}
+    )
+    assert looked._state("running") == looked._state("paused") == []
+    assert looked._state("shutdown")[0].status is Status.ERROR
+
+
+def test_worst_obstacle_decides() -> None:
+    """Nothing in the way is no error; one that can be waited for is worse than one that cannot."""
+    require_fit(Look())
+    unfit, busy, right = (Obstacle(f"{one}.", one) for one in (Status.SKIP, Status.ERROR, Status.MISS))
+    for obstacles, error in (
+        ((unfit,), NotApplicable),
+        ((right, unfit), MachineryMissing),
+        ((unfit, busy), SetupBroken),
+    ):
+        with pytest.raises(error) as raised:
+            require_fit(Look(obstacles=obstacles))
+        assert raised.type is error
+        assert all(one.sentence in raised.value.sentence for one in obstacles)
+
+
+_BEFORE = Before("running", {"background-snapshot": False}, {"max-bandwidth": 1})
+
+
+def test_settings_that_are_as_before() -> None:
+    """No problem."""
+    assert save._setting_problems(_BEFORE, _BEFORE) == []
+
+
+@pytest.mark.parametrize(
+    ("now", "code"),
+    [
+        (Before("paused", _BEFORE.capabilities, _BEFORE.parameters), Code.RUN_STATE_CHANGED),
+        (Before("running", {"background-snapshot": True}, _BEFORE.parameters), Code.DURING_SAVE_SETTINGS),
+        (Before("running", _BEFORE.capabilities, {"max-bandwidth": 2}), Code.DURING_SAVE_SETTINGS),
+        (Before("running", _BEFORE.capabilities, {}), Code.DURING_SAVE_SETTINGS),
+    ],
+)
+def test_changed_settings(now: Before, code: Code) -> None:
+    """Each is one problem."""
+    assert [one.code for one in save._setting_problems(_BEFORE, now)] == [code]
+
+
+def test_files() -> None:
+    """A descriptor more or fewer counts; sockets and the device that QEMU keeps do not."""
+    before = {1: "/a", 2: "socket:[1]"}
+    assert save._file_problems(before, {1: "/a", 3: "socket:[2]", 4: "/dev/userfaultfd"}) == []
+    (left,) = save._file_problems(before, {1: "/a", 9: "/results/vmstate"})
+    assert (left.code, left.fields["name"]) == (Code.HOST_FILE_LEFT_OPEN, "/results/vmstate")
+    (closed,) = save._file_problems(before, {})
+    assert closed.code is Code.HOST_FILE_CLOSED
+    assert save._file_problems(None, before) == []

@@ -1,0 +1,69 @@
+"""Contract: a VM that is left otherwise than it was, and a fault that nobody sees, are failures."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.codes import Code
+from harness.errors import SetupBroken
+from harness.status import Status
+from tests_functional.attach.kills import INSTANTS, Instant
+from tests_functional.attach.scenario import RIGHT, Settled, judge_after_kill, judge_seen
+from tests_functional.lib.outcome import Outcome
+from validators.verdict import CheckResult, Violation
+
+_COMMAND, _GUARD = Instant("stop", True), Instant("stop", True, guard=True)
+
+
+def test_vm_as_before_passes() -> None:
+    """Both kinds of kill, and a save that has completed meanwhile."""
+    assert judge_after_kill(_COMMAND, -9, RIGHT).status is Status.PASS
+    assert judge_after_kill(_COMMAND, -9, Settled("running", False, "completed")).status is Status.PASS
+    assert judge_after_kill(_GUARD, 1, RIGHT).status is Status.PASS
+
+
+@pytest.mark.parametrize(
+    ("found", "what"),
+    [
+        (Settled("paused", False, "none"), "state"),
+        (Settled("running", True, "none"), "capability"),
+        (Settled("running", False, "active"), "migration"),
+        (Settled("running", False, "failed"), "migration"),
+    ],
+)
+def test_what_is_left_is_named(found: Settled, what: str) -> None:
+    """Each leftover is one violation with its own field."""
+    check = judge_after_kill(_COMMAND, -9, found)
+    assert check.status is Status.FAIL
+    assert [(one.code, one.fields["what"]) for one in check.violations] == [(Code.ATTACH_LEFT, what)]
+
+
+@pytest.mark.parametrize(("instant", "code"), [(_COMMAND, 0), (_COMMAND, 1), (_GUARD, -9), (_GUARD, 0)])
+def test_kill_that_did_not_happen_shows_nothing(instant: Instant, code: int) -> None:
+    """The set-up is broken then, and not the VM right."""
+    with pytest.raises(SetupBroken, match="did not happen"):
+        judge_after_kill(instant, code, RIGHT)
+
+
+def test_instants_have_names_of_their_own() -> None:
+    """Checks are told apart by name; ten instants and more are of the command itself."""
+    assert len({one.label for one in INSTANTS}) == len(INSTANTS)
+    assert sum(not one.guard for one in INSTANTS) >= 10
+
+
+def _outcome(status: Status, code: Code, block: str) -> Outcome:
+    violation = Violation("golden", code, "It is so.", block, 0)
+    return Outcome("x", status, "It is so.", checks=[CheckResult("golden", "", status, (violation,), 1)])
+
+
+def test_planted_fault_has_to_be_named() -> None:
+    """A FAIL that names a page is right; another status, another code or no page is not."""
+    assert judge_seen(_outcome(Status.FAIL, Code.GOLDEN_DIFFERS, "pc.ram")).status is Status.PASS
+    assert judge_seen(_outcome(Status.FAIL, Code.WRITE_ORDER_NEWER, "pc.ram")).status is Status.PASS
+    for wrong in (
+        _outcome(Status.PASS, Code.GOLDEN_DIFFERS, "pc.ram"),
+        _outcome(Status.FAIL, Code.SAVE_FAILED, "pc.ram"),
+        _outcome(Status.FAIL, Code.GOLDEN_DIFFERS, ""),
+    ):
+        check = judge_seen(wrong)
+        assert check.violations[0].code is Code.ATTACH_UNSEEN
