@@ -5,9 +5,12 @@ Each follows a snapshot that has completed: a save into the guest's disk, or a l
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from harness.codes import Code
 from harness.deadline import Deadline
@@ -46,11 +49,13 @@ class Afterwards:
         reason: why it is tested.
         left_on: whether the capability is left on.
         do: does it and judges it.
+        input_waits: whether nothing comes on QEMU's standard input, as at a terminal; else it is empty.
     """
 
     reason: str
     left_on: bool
     do: Callable[[Run, Source, bool], list[CheckResult]]
+    input_waits: bool = False
 
 
 def done_afterwards(name: str) -> Callable[[Run], Outcome]:
@@ -60,6 +65,9 @@ def done_afterwards(name: str) -> Callable[[Run], Outcome]:
 
 def _run(run: Run, name: str, thing: Afterwards) -> Outcome:
     begun = time.monotonic()
+    if thing.input_waits:
+        executable = with_waiting_input(run.stack.executable, run.folder)
+        run = replace(run, stack=replace(run.stack, executable=executable))
     with writing_guest(run, lambda guest: with_image(Place(guest, run.folder, _limit(run)))) as source:
         machine = source.guest.machine
         migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
@@ -72,7 +80,9 @@ def _run(run: Run, name: str, thing: Afterwards) -> Outcome:
             migration.set_capability(machine, migration.BACKGROUND_SNAPSHOT, False)
         run.say(f"After it, with the capability {'on' if thing.left_on else 'off'}: {thing.reason}.")
         after = thing.do(run, source, thing.left_on)
-        machine.quit()
+        # A QEMU that hangs is ended with the block.
+        if all(check.status is not Status.FAIL for check in after):
+            machine.quit()
         cycle = judge_cycle(run, source, snapshot, name, checks, stalls_by_test="It is a small guest.")
     found = [
         replace(check, name=f"during-save/{name}/{check.name}") for check in (*after, *cycle.verdict.checks)
@@ -81,6 +91,16 @@ def _run(run: Run, name: str, thing: Afterwards) -> Outcome:
         run.discard(run.folder)
     holds = "What followed the background snapshot was right, and so was the snapshot."
     return outcome_of(run, found, time.monotonic() - begun, holds)
+
+
+def with_waiting_input(executable: Path, folder: Path) -> Path:
+    """Write a script that runs QEMU with a standard input on which nothing comes; return its path."""
+    pipe, script = folder / "input", folder / "qemu-with-input"
+    os.mkfifo(pipe)
+    # Open for writing too, so that it has no end.
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(str(executable))} "$@" 0<>{shlex.quote(str(pipe))}\n')
+    script.chmod(0o755)
+    return script
 
 
 def _save_into_disk(run: Run, source: Source, _left_on: bool) -> list[CheckResult]:
@@ -158,6 +178,15 @@ AFTERWARDS: Mapping[str, Afterwards] = {
     "then-save-into-disk": Afterwards("backups use snapshot-save", False, _save_into_disk),
     "then-save-into-disk-left-on": Afterwards(
         "the user forgets the capability, and QEMU's standard input is empty (F25)", True, _save_into_disk
+    ),
+    "then-save-into-disk-at-terminal": Afterwards(
+        "QEMU was started at a terminal, and the capability is off again", False, _save_into_disk, True
+    ),
+    "then-save-into-disk-left-on-at-terminal": Afterwards(
+        "QEMU was started at a terminal, and the user forgets the capability (F25)",
+        True,
+        _save_into_disk,
+        True,
     ),
     "then-migrate": Afterwards("the guest moves to another host", False, _migrate),
     "then-migrate-left-on": Afterwards(

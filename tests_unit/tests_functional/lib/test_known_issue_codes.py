@@ -163,6 +163,7 @@ _CALL = "failures/call-create-1-eperm"
 _FILES = "failures/descriptors-exec-0-free"
 _LSI = "lsi53c895a-failed"
 _AHCI = "ahci-waiting"
+_AT_TERMINAL = "during-save/then-save-into-disk-left-on-at-terminal"
 _INACTIVE = (
     "bdrv_co_write_req_prepare: Assertion `!(bs->open_flags & BDRV_O_INACTIVE)' failed.",
     "bdrv_co_write_req_prepare: Assertion `child->perm & BLK_PERM_WRITE' failed.",
@@ -354,6 +355,11 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     (f"{_LSI}/03-live/restore", _code(Code.QEMU_ENDED), "F46"),
     (f"{_LSI}/01-stop-and-save/restore", _code(Code.GUEST_NO_ANSWER), "F46"),
     (f"{_LSI}/03-live/restore", _code(Code.RESTORED_CLOCK_BACK), ""),
+    (f"{_AT_TERMINAL}/into-disk", _silent("snapshot-save"), "F25"),
+    (f"{_AT_TERMINAL}/into-disk", _silent("query-jobs"), "F25"),
+    (f"{_AT_TERMINAL}/into-disk", _silent("query-status"), ""),
+    (f"{_AT_TERMINAL}/into-disk", _ended("Segmentation fault"), ""),
+    ("during-save/then-save-into-disk-left-on/into-disk", _silent("snapshot-save"), ""),
     (f"{_AHCI}/01-live/restored-in-flight", _code(Code.IN_FLIGHT_LOST), "F48"),
     (f"{_AHCI}/02-stop-and-save/restored-in-flight", _code(Code.IN_FLIGHT_LOST), "F48"),
     (f"{_AHCI}/02-stop-and-save/restored-in-flight", _code(Code.IN_FLIGHT_UNKNOWN), "F48"),
