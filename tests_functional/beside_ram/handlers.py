@@ -31,9 +31,9 @@ def handlers() -> Mapping[str, Handler]:
     return {entry["section"]: Handler(**entry) for entry in entries}
 
 
-def handler_of(section: str) -> Handler | None:
-    """Return the handler of a section's name, None if it is not known.
+def handler_of(section: str, known: Mapping[str, Handler]) -> Handler | None:
+    """Return the handler of a section's name, None if it is not among those known.
 
     The name of a device's section begins with the device's path (QEMU hw/vfio/migration.c).
     """
-    return handlers().get(section) or handlers().get(section.rpartition("/")[2])
+    return known.get(section) or known.get(section.rpartition("/")[2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.codes import Code
@@ -14,7 +14,7 @@ from harness.qemu.configuration import QEMU_LOG, MachineConfig
 from harness.qemu.probe import machine_types
 from harness.qemu.qmp import CommandRefused
 from harness.qemu.spawned_machine import SpawnedMachine
-from tests_functional.beside_ram.handlers import handler_of
+from tests_functional.beside_ram.handlers import Handler, handler_of, handlers
 from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
@@ -60,10 +60,20 @@ def iterable_sections(run: Run) -> Outcome:
         NotApplicable: none of them could be saved.
         SubjectFailed: one on which guests of this architecture run could not.
     """
+    return _judged(run, representatives(machine_types(run.stack.executable)), handlers())
+
+
+def sections_without(section: str, machine: str) -> Callable[[Run], Outcome]:
+    """Return a scenario for one machine type as if the handler of a section were new in QEMU."""
+    known = {name: handler for name, handler in handlers().items() if name != section}
+    return lambda run: _judged(run, (machine,), known)
+
+
+def _judged(run: Run, names: Sequence[str], known: Mapping[str, Handler]) -> Outcome:
     begun = time.monotonic()
     checks: list[CheckResult] = []
     found: dict[str, list[str]] = {}
-    for number, name in enumerate(names := representatives(machine_types(run.stack.executable)), 1):
+    for number, name in enumerate(names, 1):
         run.say(f"Machine type {name} ({number} of {len(names)}).")
         try:
             states = _saved(run, name)
@@ -78,7 +88,7 @@ def iterable_sections(run: Run) -> Outcome:
             reason = f"It cannot be saved without more: {error.sentence}"
             checks.append(skipped(f"{name}/iterable-sections", _KNOWN, reason))
             continue
-        checks.append(replace(judge_sections(states), name=f"{name}/iterable-sections"))
+        checks.append(replace(judge_sections(states, known), name=f"{name}/iterable-sections"))
         for state in states:
             found.setdefault(state.name, []).append(name)
     if all(check.reason for check in checks):
@@ -111,12 +121,17 @@ def representatives(names: Iterable[str]) -> tuple[str, ...]:
     return (*dict.fromkeys(ends), *others)
 
 
-def judge_sections(states: Iterable[IterableState]) -> CheckResult:
-    """Check that each iterable section of a file is of a handler with a test, or without state."""
+def judge_sections(states: Iterable[IterableState], known: Mapping[str, Handler]) -> CheckResult:
+    """Check that each iterable section of a file is of a handler with a test, or without state.
+
+    Args:
+        states: the sections.
+        known: the handlers by the name of their sections.
+    """
     problems = []
     facts: dict[str, int] = {}
     for state in states:
-        handler = handler_of(state.name)
+        handler = handler_of(state.name, known)
         facts[state.name] = state.largest
         if handler is None:
             what = "of a handler that is not known here, so no test covers it"

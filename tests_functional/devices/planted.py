@@ -21,6 +21,9 @@ from validators.verdict import CheckResult
 DEVICE, SECTION = "ne2k_pci", "/ne2000"
 """The device that is swept, and how the name of its section ends: one that ends with memory of its own."""
 
+MONITOR = "snapproof-planted-"
+"""How the name of the abstract socket of QEMU's further monitor begins; its process id follows."""
+
 ACTED, QEMU_PID = "SNAPPROOF_ACTED", "SNAPPROOF_QEMU_PID"
 """Names of variables that the stand-in for `cat` gets: a folder, and the process id of its QEMU."""
 
@@ -30,13 +33,15 @@ _ROOT = Path(__file__).parents[2]
 
 
 class Act(enum.StrEnum):
-    """What the stand-in for `cat` does."""
+    """What the stand-in for `cat` does, or the script that runs QEMU."""
 
     REFUSE = "refuse"
     KILL = "kill"
     CUT = "cut"
     FLIP_DEVICE = "flip-device"
     FLIP_RAM = "flip-ram"
+    STOP = "stop"
+    START_STOPPED = "start-stopped"
 
 
 class Place(enum.StrEnum):
@@ -45,6 +50,7 @@ class Place(enum.StrEnum):
     SAVE = "save"
     LOAD = "load"
     SAVE_AGAIN = "save-again"
+    START = "start"
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ DEVICE_FAULTS = (
     DeviceFault("file-is-cut", Act.CUT, Place.LOAD, Code.DEVICES_NOT_RESTORED),
     DeviceFault("sink-refuses", Act.REFUSE, Place.SAVE, Code.DEVICES_NOT_SAVED),
     DeviceFault("sink-refuses-again", Act.REFUSE, Place.SAVE_AGAIN, Code.DEVICES_NOT_SAVED_AGAIN),
+    DeviceFault("guest-does-not-start", Act.START_STOPPED, Place.START, Code.DEVICES_NOT_BOOTED),
+    DeviceFault("source-is-stopped", Act.STOP, Place.SAVE, Code.DEVICES_STANDS_STILL),
     DeviceFault("qemu-is-killed", Act.KILL, Place.SAVE, Code.DEVICES_LOST),
 )
 
@@ -114,15 +122,27 @@ def _wrapper(fault: DeviceFault, qemu: Path, folder: Path) -> Path:
     programs = folder / "bin"
     programs.mkdir()
     stand_in = shlex.join(stand_in_command(fault))
+    # The monitor is an abstract socket, whose name does not depend on how deep the folder is.
+    monitor = f"socket,id=planted,path={MONITOR}$$,abstract=on,server=on,wait=off"
+    further = {
+        Act.STOP: f'set -- "$@" -chardev "{monitor}" -mon chardev=planted,mode=control\n',
+        Act.START_STOPPED: _start_stopped(folder),
+    }.get(fault.act, "")
     cat = f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(_ROOT))} exec {stand_in} "$@"\n'
     for path, text in (
         (programs / "cat", cat),
         (
             folder / "qemu",
             f"#!/bin/sh\nPATH={shlex.quote(str(programs))}:$PATH\n{ACTED}={shlex.quote(str(folder))}\n"
-            f'{QEMU_PID}=$$\nexport PATH {ACTED} {QEMU_PID}\nexec {shlex.quote(str(qemu))} "$@"\n',
+            f'{QEMU_PID}=$$\nexport PATH {ACTED} {QEMU_PID}\n{further}exec {shlex.quote(str(qemu))} "$@"\n',
         ),
     ):
         path.write_text(text, encoding="utf-8")
         path.chmod(0o755)
     return folder / "qemu"
+
+
+def _start_stopped(folder: Path) -> str:
+    """Return lines of shell that have a QEMU with the device not start its guest, unless it is restored."""
+    acted = shlex.quote(str(folder / "acted"))
+    return f'case "$*" in *-incoming*) ;; *{DEVICE}*) : >{acted}; set -- "$@" -S;; esac\n'

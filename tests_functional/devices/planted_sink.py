@@ -5,18 +5,23 @@ Run as a program by the script that `planted.py` writes: the name of a fault, th
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import socket
 import sys
 from pathlib import Path
 
 from tests_functional.devices.passage import MACHINE_ALONE
-from tests_functional.devices.planted import ACTED, QEMU_PID, SECTION, Act, Place
+from tests_functional.devices.planted import ACTED, MONITOR, QEMU_PID, SECTION, Act, Place
 from validators.vmstate.stream.reader import read_index
 from validators.vmstate.stream.source import open_source
 
 _STANDARD_OUTPUT = "/proc/self/fd/1"
+# The stream begins with less than this before RAM.
+_BEHIND_T0 = 1 << 20
+_STOP_SECONDS = 20.0
 
 
 def main(arguments: list[str]) -> int:
@@ -44,6 +49,8 @@ def _faulty(act: Act, files: list[str]) -> int:
     if act is Act.KILL:
         os.kill(int(os.environ[QEMU_PID]), signal.SIGABRT)
         return 1
+    if act is Act.STOP:
+        return _stop()
     data = bytearray(Path(files[0]).read_bytes() if files else sys.stdin.buffer.read())
     if act is Act.CUT:
         data = data[: len(data) // 2]
@@ -53,6 +60,22 @@ def _faulty(act: Act, files: list[str]) -> int:
         data[_offset(act, copy)] ^= 1
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+    return 0
+
+
+def _stop() -> int:
+    """Stop the guest when a part of the stream, and so of RAM, has come; pass the whole stream on."""
+    sys.stdout.buffer.write(sys.stdin.buffer.read(_BEHIND_T0))
+    with socket.socket(socket.AF_UNIX) as monitor:
+        monitor.settimeout(_STOP_SECONDS)
+        monitor.connect(f"\0{MONITOR}{os.environ[QEMU_PID]}")
+        with monitor.makefile("rw") as lines:
+            lines.readline()
+            for command in ("qmp_capabilities", "stop"):
+                print(json.dumps({"execute": command}), file=lines, flush=True)
+                while "return" not in json.loads(lines.readline()):
+                    """Read past the events."""
+    shutil.copyfileobj(sys.stdin.buffer, sys.stdout.buffer)
     return 0
 
 

@@ -8,6 +8,7 @@ from tests_functional.planted.foreign_faults import FOREIGN_FAULTS, LIVE_FOREIGN
 from tests_functional.planted.host_faults import HOST_FAULTS
 from tests_functional.planted.live_faults import LIVE_FAULTS
 from tests_functional.planted.ram_faults import RAM_FAULTS
+from tests_functional.planted.step_faults import STEP_FAULTS, STEP_GUESTS
 
 _TESTS = "planted/test_planted_faults.py:PlantedFaults"
 _IN_PREMERGE = ("drop_protection", "lose_events")
@@ -55,6 +56,16 @@ ROWS = (
             kinds=ANY_GUEST,
         )
         for name, planted in RAM_FAULTS.items()
+    ),
+    *(
+        ProfileRow(
+            f"planted.{name}",
+            f"{_TESTS}.test_in_step",
+            planted.reason,
+            {"ram_mib": 128, "coverage": 0.6, "guest": STEP_GUESTS.get(name, QUICK_GUEST), "fault": name},
+            kinds=ANY_GUEST,
+        )
+        for name, planted in STEP_FAULTS.items()
     ),
     *(
         ProfileRow(

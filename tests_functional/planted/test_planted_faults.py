@@ -5,6 +5,7 @@ from tests_functional.planted.foreign_faults import planted_foreign
 from tests_functional.planted.host_faults import planted_in_host
 from tests_functional.planted.live_faults import planted
 from tests_functional.planted.ram_faults import planted_ram
+from tests_functional.planted.step_faults import planted_step
 
 
 class PlantedFaults(SnapshotTest):
@@ -29,6 +30,10 @@ class PlantedFaults(SnapshotTest):
     def test_beside_ram(self) -> None:
         """The fault is caught in the test of the state beside RAM that the parameter `state` names."""
         self.judge(planted(self.option("fault"), state=self.option("state")))
+
+    def test_in_step(self) -> None:
+        """A step of a test that goes wrong on a real guest is seen by the test's check."""
+        self.judge(planted_step(self.option("fault")))
 
     def test_in_host(self) -> None:
         """Protection that the host's kernel loses is seen by the oracle in the parameter `fault`."""

@@ -49,7 +49,7 @@ def _section(kind: int, name: str, length: int) -> Section:
 )
 def test_sections_without_a_test(name: str, length: int, red: bool) -> None:
     """A handler that is not listed is red; one that is listed without a test is red once it has state."""
-    result = judge_sections([IterableState(name, length)])
+    result = judge_sections([IterableState(name, length)], handlers())
     assert codes(result) == ([Code.BESIDE_RAM_UNTESTED] if red else [])
     assert result.facts == {name: length}
     if red:
@@ -59,7 +59,7 @@ def test_sections_without_a_test(name: str, length: int, red: bool) -> None:
 
 def test_no_section_is_right() -> None:
     """Most machine types have none."""
-    assert codes(judge_sections([])) == []
+    assert codes(judge_sections([], handlers())) == []
 
 
 def test_largest_part_counts() -> None:
@@ -80,8 +80,8 @@ def test_list_of_handlers() -> None:
         assert bool(handler.test) != bool(handler.why_untested), handler.section
         assert not handler.test or handler.test in rows, handler.section
         assert not (handler.test and handler.empty_bytes), handler.section
-    assert handler_of("0000:00:05.0/vfio") == handlers()["vfio"]
-    assert handler_of("ram") is None
+    assert handler_of("0000:00:05.0/vfio", handlers()) == handlers()["vfio"]
+    assert handler_of("ram", handlers()) is None
 
 
 def test_machine_types() -> None:
@@ -139,3 +139,11 @@ def test_machine_type_that_crashes_qemu_is_red(monkeypatch: pytest.MonkeyPatch, 
         ("mad/saved", Status.FAIL),
     ]
     assert codes(found.checks[1]) == [Code.QEMU_ENDED]
+
+
+@pytest.mark.parametrize("known", ["all", "without"])
+def test_section_of_a_handler_that_is_taken_for_new(known: str) -> None:
+    """It has no test then, so that a fault planted so is seen."""
+    fewer = {name: handler for name, handler in handlers().items() if name != "spapr/htab"}
+    result = judge_sections([IterableState("spapr/htab", 9)], handlers() if known == "all" else fewer)
+    assert codes(result) == ([] if known == "all" else [Code.BESIDE_RAM_UNTESTED])

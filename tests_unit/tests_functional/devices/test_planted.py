@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from tests_functional.devices.planted import (
     Act,
     DeviceFault,
     Place,
+    _wrapper,
     judge_planted,
     stand_in_command,
 )
@@ -44,10 +48,79 @@ def test_fault_that_never_acted_shows_nothing() -> None:
 
 
 def test_each_check_of_a_device_has_a_fault() -> None:
-    """All codes of a device's passage, except those of a guest that does not boot or go on."""
+    """All codes of a device's passage."""
     codes_of_passage = {code for code in Code if code.subject == "devices"}
-    left = {Code.DEVICES_NOT_BOOTED, Code.DEVICES_STANDS_STILL, Code.DEVICES_FAULT_UNSEEN}
-    assert {fault.code for fault in DEVICE_FAULTS} == codes_of_passage - left
+    assert {fault.code for fault in DEVICE_FAULTS} == codes_of_passage - {Code.DEVICES_FAULT_UNSEEN}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stopped"),
+    [
+        (["-device", "ne2k_pci"], True),
+        (["-device", "ne2k_pci", "-incoming", "defer"], False),
+        (["-device", "virtio-blk-pci"], False),
+    ],
+)
+def test_guest_that_does_not_start(tmp_path: Path, arguments: list[str], stopped: bool) -> None:
+    """Only the source with the device does not; that counts as an act."""
+    fault = DeviceFault("x", Act.START_STOPPED, Place.START, Code.DEVICES_NOT_BOOTED)
+    qemu = tmp_path / "real"
+    qemu.write_text('#!/bin/sh\necho "$@"\n')
+    qemu.chmod(0o755)
+    done = subprocess.run([_wrapper(fault, qemu, tmp_path), *arguments], capture_output=True, text=True)
+    assert done.stdout.split() == [*arguments, *(["-S"] if stopped else [])]
+    assert (tmp_path / "acted").exists() == stopped
+
+
+def test_qemu_that_is_stopped_has_a_monitor(tmp_path: Path) -> None:
+    """Its socket is named by QEMU's process id; all other faults need none."""
+    qemu = tmp_path / "real"
+    qemu.write_text('#!/bin/sh\necho "$@" $SNAPPROOF_QEMU_PID\n')
+    qemu.chmod(0o755)
+    for act in Act:
+        folder = tmp_path / act
+        folder.mkdir()
+        wrapper = _wrapper(DeviceFault("x", act, Place.SAVE, Code.DEVICES_LOST), qemu, folder)
+        *said, pid = subprocess.run([wrapper], capture_output=True, text=True).stdout.split()
+        monitor = f"socket,id=planted,path=snapproof-planted-{pid},abstract=on,server=on,wait=off"
+        wanted = ["-chardev", monitor, "-mon", "chardev=planted,mode=control"]
+        assert said == (wanted if act is Act.STOP else [])
+
+
+@pytest.mark.parametrize("size", [100, 3 << 20])
+def test_guest_is_stopped_and_its_stream_passed_on(tmp_path: Path, size: int) -> None:
+    """It is stopped by QEMU's monitor, whose events are read past."""
+    name, place = f"\0snapproof-planted-{os.getpid()}", tmp_path / "source" / "vmstate"
+    place.parent.mkdir()
+    said: list[str] = []
+
+    def answer(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, connection.makefile("rw") as lines:
+            print('{"QMP": {}}', file=lines, flush=True)
+            for line in lines:
+                said.append(json.loads(line)["execute"])
+                print('{"event": "STOP"}\n{"return": {}}', file=lines, flush=True)
+
+    with socket.socket(socket.AF_UNIX) as server, place.open("wb") as output:
+        server.bind(name)
+        server.listen()
+        thread = threading.Thread(target=answer, args=(server,), daemon=True)
+        thread.start()
+        fault = DeviceFault("x", Act.STOP, Place.SAVE, Code.DEVICES_STANDS_STILL)
+        environment = {**os.environ, ACTED: str(tmp_path), QEMU_PID: str(os.getpid())}
+        subprocess.run(
+            stand_in_command(fault),
+            input=bytes(size),
+            stdout=output,
+            env=environment,
+            cwd=_ROOT,
+            check=True,
+            timeout=60,
+        )
+        thread.join(20)
+    assert place.read_bytes() == bytes(size)
+    assert said == ["qmp_capabilities", "stop"]
 
 
 @pytest.mark.parametrize(
