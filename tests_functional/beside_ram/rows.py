@@ -37,6 +37,13 @@ ROWS = (
         kinds=ANY_GUEST,
     ),
     ProfileRow(
+        "beside-ram.block-capability",
+        f"{_BESIDE_RAM}.test_block_capability",
+        "the capability `block` saves disks by an iterable handler, while the guest runs (F50)",
+        {"ram_mib": 128, "coverage": 0.7, "guest": QUICK_GUEST},
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
         "beside-ram.tpm",
         f"{_BESIDE_RAM}.test_external_tpm",
         "an emulated TPM is another process, from which QEMU gets the state to save",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from harness.codes import Code
+from harness.qemu.architectures import PSERIES
 from harness.qemu.migration import BACKGROUND_SNAPSHOT
 from tests_functional.beside_ram.kinds import guests_with
 from tests_functional.beside_ram.scenario import state_beside_ram
@@ -16,7 +17,7 @@ from tests_functional.lib.run import Run
 from tests_functional.lib.symptoms import Symptom
 from tests_functional.planted.live_faults import LiveFault, judge_planted
 
-_STATE, _TABLE, _HTAB, _PSERIES = "storage-keys", "hash-table", "spapr/htab", "pseries"
+_STATE, _TABLE, _HTAB = "storage-keys", "hash-table", "spapr/htab"
 _NO_COMMAND, _PARAMETER = "no-such-command", "downtime-limit"
 _OTHER_LIMIT = 777
 
@@ -53,9 +54,9 @@ STEP_FAULTS: Mapping[str, LiveFault] = {
     ),
     "untested-section": LiveFault(
         "a machine type has an iterable section of a handler that has no test",
-        f"{_PSERIES}/iterable-sections",
+        f"{PSERIES.name}/iterable-sections",
         (Symptom(Code.BESIDE_RAM_UNTESTED, {"section": (_HTAB,)}),),
-        sections_without(_HTAB, _PSERIES),
+        sections_without(_HTAB, PSERIES.name),
     ),
 }
 """By name; each is a scenario with a step that goes wrong."""

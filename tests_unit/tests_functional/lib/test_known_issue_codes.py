@@ -163,6 +163,7 @@ _CALL = "failures/call-create-1-eperm"
 _FILES = "failures/descriptors-exec-0-free"
 _LSI = "lsi53c895a-failed"
 _AHCI = "ahci-waiting"
+_BLOCK = "block-capability/01-live"
 _AT_TERMINAL = "during-save/then-save-into-disk-left-on-at-terminal"
 _INACTIVE = (
     "bdrv_co_write_req_prepare: Assertion `!(bs->open_flags & BDRV_O_INACTIVE)' failed.",
@@ -356,6 +357,9 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     (f"{_LSI}/01-stop-and-save/restore", _code(Code.GUEST_NO_ANSWER), "F46"),
     (f"{_LSI}/03-live/restore", _code(Code.RESTORED_CLOCK_BACK), ""),
     (f"{_AT_TERMINAL}/into-disk", _silent("snapshot-save"), "F25"),
+    (f"{_BLOCK}/saved-after-t0", _code(Code.SAVED_AFTER_T0_ITERABLE, {"section": "block"}), "F50"),
+    (f"{_BLOCK}/saved-after-t0", _code(Code.SAVED_AFTER_T0_ITERABLE, {"section": "dirty-bitmap"}), ""),
+    (f"{_BLOCK}/write-order", _code(Code.WRITE_ORDER_NEWER), ""),
     (f"{_AT_TERMINAL}/into-disk", _silent("query-jobs"), "F25"),
     (f"{_AT_TERMINAL}/into-disk", _silent("query-status"), ""),
     (f"{_AT_TERMINAL}/into-disk", _ended("Segmentation fault"), ""),
