@@ -51,7 +51,7 @@ ROWS = (
         f"{_DEVICES}.test_planted",
         "a sweep of hundreds of devices that are right must be able to see one that is not",
         _GUEST,
-        seconds=600,
+        seconds=900,
         kinds=ANY_GUEST,
     ),
 )
