@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from guest_images.catalogue import BARE_GUESTS, BareSpec
+from harness.qemu.architectures import Architecture
 from harness.qemu.configuration import MIB
 
 PLACES = 64
@@ -81,9 +82,9 @@ STATE_KINDS: Mapping[str, StateKind] = {
 
 
 def guests_with(state: str) -> tuple[BareSpec, ...]:
-    """Return the bare guests whose agent stores and loads a kind of state."""
-    return tuple(
-        guest
-        for guest in BARE_GUESTS
-        if guest.architecture.bare and guest.architecture.bare.beside_ram == state
-    )
+    """Return one bare guest of each architecture whose agent stores and loads a kind of state."""
+    first: dict[Architecture, BareSpec] = {}
+    for guest in BARE_GUESTS:
+        if guest.architecture.bare and guest.architecture.bare.beside_ram == state:
+            first.setdefault(guest.architecture, guest)
+    return tuple(first.values())

@@ -25,6 +25,7 @@ from guest_images.cache import (
 from guest_images.catalogue import suite
 from guest_images.packages.unpacked import InputRecord, PackageSet, find_tree, manifest_digest
 from harness.errors import SetupBroken
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE, X86_64
 
 
 def quiet(line: str) -> None:
@@ -42,9 +43,10 @@ def test_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("HOME", "/home/u")
     monkeypatch.delenv("SNAPPROOF_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert default_cache_folder() == Path("/home/u/.cache/snapproof")
+    name = "snapproof" if DEFAULT_ARCHITECTURE is X86_64 else f"snapproof-{DEFAULT_ARCHITECTURE.name}"
+    assert default_cache_folder() == Path("/home/u/.cache") / name
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert default_cache_folder() == Path("/xdg/snapproof")
+    assert default_cache_folder() == Path("/xdg") / name
     monkeypatch.setenv("SNAPPROOF_CACHE", "/chosen")
     assert default_cache_folder() == Path("/chosen")
 

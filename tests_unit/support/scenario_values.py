@@ -16,6 +16,7 @@ from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.linux.kernel_log import Ours, Splat
+from harness.qemu.architectures import X86_64
 from harness.qemu.migration import SaveFigures
 from harness.qemu.ram import GoldenImage, RamBlock
 from harness.status import Status
@@ -113,9 +114,10 @@ def offline(*checks: CheckResult) -> Verdict:
 
 
 def stack(folder: Path) -> Stack:
-    """A stack of files that are not there."""
+    """Return a stack of an x86_64 guest, on any host, of files that are not there."""
     image = GuestImage(
         name="default",
+        architecture=X86_64,
         kernel=folder / "bzImage",
         initrd=folder / "initrd",
         cmdline="quiet",
@@ -125,7 +127,7 @@ def stack(folder: Path) -> Stack:
         digest="d1",
         manifest=(InputRecord("linux", "6.12", "ab"),),
     )
-    return Stack(folder / "qemu", image, accel="tcg")
+    return Stack(folder / "qemu", image, accel="tcg", machine=X86_64.machine)
 
 
 def make_run(folder: Path, **changes: Any) -> Run:

@@ -14,6 +14,7 @@ from guest_images.disks.file_systems import ext4_errors, make_ext4
 from guest_images.packages.loader import Loader, find_loader
 from guest_images.provisioning import Provisioning
 from harness.errors import SetupBroken
+from harness.qemu.architectures import X86_64
 
 _BYTES = 16 << 20
 _SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
@@ -77,11 +78,11 @@ def test_tool_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_loader(tmp_path: Path) -> None:
     """The loader is found with all library folders of the packages; packages without one are an error."""
     with pytest.raises(SetupBroken, match="no dynamic loader"):
-        find_loader(tmp_path)
+        find_loader(tmp_path, X86_64)
     folder = tmp_path / "usr/lib/x86_64-linux-gnu"
     folder.mkdir(parents=True)
     (folder / "ld-linux-x86-64.so.2").touch()
-    loader = find_loader(tmp_path)
+    loader = find_loader(tmp_path, X86_64)
     assert loader == Loader("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", ("usr/lib/x86_64-linux-gnu",))
     command = loader.command(Path("/root/x"), "usr/sbin/e2fsck")
     assert command[0] == "/root/x/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"

@@ -16,6 +16,7 @@ from guest_images.guests.kernel_modules import Module
 from guest_images.guests.root_files import GROUP_OF, MASKED_UNITS, TESTER, root_files
 from guest_images.guests.ssh_keys import GuestKeys
 from harness.errors import SetupBroken
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from tests_functional.lib import own_guest
 
 _KEYS = GuestKeys(Path("user"), "ssh-ed25519 USER", "ssh-ed25519 HOST", b"dropbear", b"openssh private")
@@ -116,7 +117,7 @@ def test_initramfs_holds_modules_in_order(tmp_path: Path) -> None:
 
 def test_failing_mke2fs_is_one_sentence(packages: Path, tmp_path: Path) -> None:
     """The error of a failed mke2fs has its exit code and output; no archive is left behind."""
-    loader = tmp_path / "mkfs/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
+    loader = tmp_path / "mkfs/usr/lib" / DEFAULT_ARCHITECTURE.triplet / DEFAULT_ARCHITECTURE.loader
     loader.parent.mkdir(parents=True)
     loader.write_text("#!/bin/sh\necho no space >&2\nexit 3\n")
     loader.chmod(0o755)

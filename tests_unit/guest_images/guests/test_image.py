@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from harness.errors import MachineryMissing, SetupBroken, UsageError
 from harness.qemu.architectures import (
     AARCH64,
     ARCHITECTURES,
+    DEFAULT_ARCHITECTURE,
     RISCV64,
     X86_64,
     Architecture,
@@ -28,7 +30,7 @@ from harness.qemu.architectures import (
 )
 from tests_unit.support.elf_files import kernel_module, shared_object
 
-LIBRARIES = f"usr/lib/{X86_64.triplet}"
+LIBRARIES = f"usr/lib/{DEFAULT_ARCHITECTURE.triplet}"
 
 
 def quiet(line: str) -> None:
@@ -49,13 +51,13 @@ def plant_tree(cache: Cache, suite: str, name: str, packages: tuple[str, ...], r
     return root
 
 
-def plant_qemu(root: Path, program: str = X86_64.qemu) -> None:
+def plant_qemu(root: Path, program: str = DEFAULT_ARCHITECTURE.qemu) -> None:
     """Put a stand-in for QEMU into a tree: its loader is a script that prints how it was called."""
     (root / LIBRARIES).mkdir(parents=True)
     (root / "usr/bin").mkdir()
     (root / "usr/share/qemu").mkdir(parents=True)
     (root / "usr/bin" / program).write_text("")
-    loader = root / LIBRARIES / "ld-linux-x86-64.so.2"
+    loader = root / LIBRARIES / DEFAULT_ARCHITECTURE.loader
     loader.write_text('#!/bin/sh\necho "$$ $QEMU_MODULE_DIR"\nfor word; do echo "$word"; done\n')
     loader.chmod(0o755)
 
@@ -64,7 +66,7 @@ def test_wrapper_runs_qemu_with_its_own_files(tmp_path: Path) -> None:
     """The script uses the packages' loader, libraries, modules and firmware, and keeps arguments and pid."""
     root = tmp_path / "moved here" / "root"
     plant_qemu(root)
-    script = root.parent / "qemu-system-x86_64"
+    script = root.parent / DEFAULT_ARCHITECTURE.qemu
     publish_file(script, wrapper_script(root).encode(), 0o755)
     link = tmp_path / "link"
     link.symlink_to(script)
@@ -75,7 +77,7 @@ def test_wrapper_runs_qemu_with_its_own_files(tmp_path: Path) -> None:
         "--inhibit-cache",
         "--library-path",
         f"{root}/{LIBRARIES}",
-        f"{root}/usr/bin/qemu-system-x86_64",
+        f"{root}/usr/bin/{DEFAULT_ARCHITECTURE.qemu}",
         "-L",
         f"{root}/usr/share/qemu",
         "-name",
@@ -85,7 +87,7 @@ def test_wrapper_runs_qemu_with_its_own_files(tmp_path: Path) -> None:
 
 def test_wrapper_needs_a_qemu(tmp_path: Path) -> None:
     """Packages without the QEMU program are an error when they are provisioned, not when QEMU is run."""
-    with pytest.raises(SetupBroken, match="do not include the QEMU program 'qemu-system-x86_64'"):
+    with pytest.raises(SetupBroken, match=f"do not include the QEMU program '{DEFAULT_ARCHITECTURE.qemu}'"):
         wrapper_script(tmp_path)
 
 
@@ -93,7 +95,7 @@ def test_cached_qemu_needs_no_network(tmp_path: Path) -> None:
     """A QEMU in the cache is used without asking the mirror, and is listed."""
     cache = Cache(tmp_path)
     spec = catalogue.qemu_spec("debian-13")
-    record = InputRecord("qemu-system-x86", "1:10.0", "ab")
+    record = InputRecord(spec.emulates.qemu_packages[0], "1:10.0", "ab")
     plant_qemu(plant_tree(cache, "debian-13", "qemu", spec.emulates.qemu_packages, record))
     qemu = provision_qemu("debian-13", Provisioning(cache, silent))
     assert (qemu.name, qemu.version, qemu.manifest) == ("debian-13", "1:10.0", (record,))
@@ -106,14 +108,28 @@ def test_cached_qemu_needs_no_network(tmp_path: Path) -> None:
 def test_qemu_for_another_architecture_is_another_package_set(tmp_path: Path) -> None:
     """One name stands for the QEMU programs of all architectures; each set is unpacked by itself."""
     cache = Cache(tmp_path)
-    record = InputRecord("qemu-system-arm", "1:10.0", "cd")
-    root = plant_tree(cache, "debian-13", "qemu-system-aarch64", AARCH64.qemu_packages, record)
-    plant_qemu(root, "qemu-system-aarch64")
-    qemu = provision_qemu("debian-13", Provisioning(cache, silent), emulates=AARCH64)
-    assert (qemu.executable.name, qemu.manifest) == ("qemu-system-aarch64", (record,))
+    other = next(entry for entry in (AARCH64, X86_64) if entry.qemu != DEFAULT_ARCHITECTURE.qemu)
+    record = InputRecord(other.qemu_packages[0], "1:10.0", "cd")
+    root = plant_tree(cache, "debian-13", other.qemu, other.qemu_packages, record)
+    plant_qemu(root, other.qemu)
+    qemu = provision_qemu("debian-13", Provisioning(cache, silent), emulates=other)
+    assert (qemu.executable.name, qemu.manifest) == (other.qemu, (record,))
     # It runs on this machine, so its libraries are this machine's.
     assert LIBRARIES in qemu.executable.read_text()
-    assert provision_qemu("arm", Provisioning(cache, silent)).executable == qemu.executable
+
+
+def test_qemu_of_arm64_hosts(tmp_path: Path) -> None:
+    """The QEMU that runs arm64 hosts is that of its release for aarch64."""
+    cache = Cache(tmp_path)
+    name = "qemu" if AARCH64.qemu == DEFAULT_ARCHITECTURE.qemu else AARCH64.qemu
+    root = plant_tree(
+        cache, "debian-13", name, AARCH64.qemu_packages, InputRecord("qemu-system-arm", "1:10.0", "cd")
+    )
+    plant_qemu(root, AARCH64.qemu)
+    of_hosts = provision_qemu("arm", Provisioning(cache, silent))
+    assert of_hosts == replace(
+        provision_qemu("debian-13", Provisioning(cache, silent), emulates=AARCH64), name="arm"
+    )
 
 
 def test_package_of_a_qemu_program_depends_on_the_release(tmp_path: Path) -> None:
@@ -290,8 +306,8 @@ def test_guest_describes_itself(filled: Cache) -> None:
     assert isinstance(guest, GuestImage)
     assert guest.kernel is not None and guest.initrd is not None
     assert guest.kernel.read_bytes() == b"bzImage"
-    assert guest.cmdline.startswith("console=ttyS0 loglevel=5 panic=-1 ")
-    assert guest.architecture is X86_64
+    assert guest.cmdline.startswith(f"console={DEFAULT_ARCHITECTURE.console} loglevel=5 panic=-1 ")
+    assert guest.architecture is DEFAULT_ARCHITECTURE
     assert guest.ssh_host_key_line.startswith("ssh-ed25519 ")
     assert len(guest.digest) == 64
     names = [record.name for record in guest.manifest]

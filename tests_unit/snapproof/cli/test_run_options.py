@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from fnmatch import fnmatch
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from snapproof.cli.options import run_options
 from snapproof.report.run_result import OutcomeRecord
 from snapproof.runs.matrix import Leg
 from snapproof.runs.options import OwnGuestOptions, RunOptions, StackOptions
+from snapproof.runs.profiles import PROFILES
 from snapproof.runs.stack import patience_environment
 from tests_unit.support.scenario_values import stack
 
@@ -183,7 +185,11 @@ def test_list_for_a_guest(capsys: pytest.CaptureFixture[str]) -> None:
     main(["run", "--list", "--profile", "nightly", "--guest", "bare", "--filter", "machines.*"])
     assert [
         line.split()[0] for line in capsys.readouterr().out.splitlines() if "skipped: 'bare'" in line
-    ] == ["machines.q35-uefi"]
+    ] == [
+        row.name
+        for row in PROFILES["nightly"]
+        if fnmatch(row.name, "machines.*") and "firmware" in row.parameters
+    ]
     assert main(["run", "--list", "--guest", "no-such-guest"]) == 2
     assert "There is no guest 'no-such-guest'" in capsys.readouterr().err
 

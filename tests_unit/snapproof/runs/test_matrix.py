@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.qemu.accelerator import Accelerator
-from harness.qemu.architectures import AARCH64
+from harness.qemu.architectures import AARCH64, DEFAULT_ARCHITECTURE, S390X
 from harness.qemu.configuration import Flash
 from snapproof.runs.matrix import Leg, _for_guest, _guest_of, _say_guests, own_bare
 from snapproof.runs.options import OwnGuestOptions, StackOptions
@@ -93,9 +93,9 @@ def test_rows_of_a_bare_guest_run_with_each(tmp_path: Path) -> None:
     other = replace(linux, name="bare-aarch64", bare=True, architecture=AARCH64)
     row = replace(_NEEDS_NONE, parameters={"guest": "bare", "ram_mib": 128}, kinds=ANY_GUEST)
     assert own_bare(row, other).parameters == {"ram_mib": 128}
-    assert own_bare(row, linux) == row
-    arm = replace(linux, architecture=AARCH64)
-    assert own_bare(row, arm).parameters == {"guest": "bare-aarch64", "ram_mib": 128}
+    assert own_bare(row, replace(linux, architecture=DEFAULT_ARCHITECTURE)) == row
+    big = replace(linux, architecture=S390X)
+    assert own_bare(row, big).parameters == {"guest": "bare-s390x", "ram_mib": 128}
     assert own_bare(row, replace(linux, architecture=replace(AARCH64, name="none"))) == row
     for guest in ("default", "bare-s390x"):
         named = replace(row, parameters={"guest": guest})

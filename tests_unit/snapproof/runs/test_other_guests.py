@@ -13,6 +13,7 @@ from guest_images.provisioning import Provisioning
 from harness.errors import MachineryMissing
 from harness.qemu.architectures import AARCH64, I386, X86_64
 from snapproof.runs import other_guests
+from snapproof.runs.guest_choice import bare_guest
 from snapproof.runs.options import OwnGuestOptions, StackOptions
 from snapproof.runs.other_guests import OtherGuests, prepare_others
 from snapproof.runs.stack import find_emulator
@@ -21,9 +22,10 @@ from tests_functional.lib.profile_row import ProfileRow
 from tests_functional.lib.stack_file import load_stack, save_stack
 from tests_unit.support.scenario_values import stack
 
+_ARM = bare_guest(AARCH64)
 _ROWS = [
     ProfileRow(f"a.{guest}", "t", "why", {"guest": guest} if guest else {})
-    for guest in ("", "bare", "bare-aarch64", "bare-i386", "debian-13-riscv64")
+    for guest in ("", bare_guest(X86_64), _ARM, "bare-i386", "debian-13-riscv64")
 ]
 
 
@@ -49,7 +51,7 @@ def _others(made: Stack, options: StackOptions) -> OtherGuests:
 def test_qemus_of_the_same_build(made: Stack, tmp_path: Path) -> None:
     """They lie beside the run's; a 32-bit guest takes the run's own."""
     found = _others(made, StackOptions())
-    assert [image.name for image in found.images] == ["bare-aarch64", "bare-i386"]
+    assert [image.name for image in found.images] == [_ARM, "bare-i386"]
     assert found.emulators == {
         "qemu-system-aarch64": tmp_path / "qemu-system-aarch64",
         "qemu-system-x86_64": made.executable,
@@ -61,7 +63,7 @@ def test_qemus_of_the_same_build(made: Stack, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        StackOptions(guest="bare"),
+        StackOptions(guest=bare_guest(X86_64)),
         StackOptions(machine="q35"),
         StackOptions(cpu="max"),
         StackOptions(firmware="uefi"),
@@ -73,17 +75,15 @@ def test_run_about_one_architecture(made: Stack, options: StackOptions) -> None:
     """Guest and machine that the user names say which it is, and no others are built."""
     found = _others(made, options)
     assert not found.images
-    assert found.missing["bare-aarch64"] == (
-        "This test's guest 'bare-aarch64' is for aarch64, the run is of x86_64."
-    )
-    assert set(found.missing) == {"bare-aarch64", "bare-i386", "debian-13-riscv64"}
+    assert found.missing[_ARM] == (f"This test's guest '{_ARM}' is for aarch64, the run is of x86_64.")
+    assert set(found.missing) == {_ARM, "bare-i386", "debian-13-riscv64"}
 
 
 def test_kvm_runs_no_other_processor(made: Stack) -> None:
     """A run under KVM has no guest that only TCG can run."""
     found = _others(made, StackOptions(accel="kvm"))
     assert [image.name for image in found.images] == ["bare-i386"]
-    assert "which only TCG emulates here" in found.missing["bare-aarch64"]
+    assert "which only TCG emulates here" in found.missing[_ARM]
 
 
 def test_emulator_that_is_not_there(tmp_path: Path) -> None:
