@@ -20,7 +20,7 @@ from guest_images.hosts.machine import RAM_MIB, host_config
 from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import ProvisionedQemu, provision_qemu
 from guest_images.qemu.disk import build_qemu_disk
-from harness.deadline import Deadline
+from harness.deadline import Deadline, patient
 from harness.errors import MachineryMissing, UsageError
 from harness.hosts.host import Host
 from harness.hosts.link import LocalLink
@@ -245,7 +245,7 @@ def _warm_guest(
 
 def lent_to_vm() -> list[str]:
     """Return arguments of the feature tests for a VM, where huge pages, swap, KSM and poison are allowed."""
-    return ["--prepare", "--ksm", "--poison", "--one-cpu", "--slow", str(_SLOW)]
+    return ["--prepare", "--ksm", "--poison", "--one-cpu", "--slow", f"{patient(_SLOW):g}"]
 
 
 def _tests(sources: Sources, *lent: str) -> list[str] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from guest_images.agent.format import FINE_BUCKETS, WORD_BYTES, ThreadWord
 from harness.codes import Code
-from harness.deadline import Deadline
+from harness.deadline import Deadline, patient
 from harness.errors import Evidence, SetupBroken, SnapproofError, SubjectFailed
 from harness.hosts.host import Host
 from harness.hosts.link import script_of
@@ -208,7 +208,7 @@ def _order(host: Host, warm: PortableWarmGuest, places: HostPaths, saves: HostSa
             }
             for flow in saves.flows
         ],
-        "seconds": _STEP_SECONDS,
+        "seconds": patient(_STEP_SECONDS),
     }
 
 

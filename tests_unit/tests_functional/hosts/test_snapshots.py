@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from harness.codes import Code
+from harness.deadline import more_patience
 from harness.errors import SetupBroken, SnapproofError, SubjectFailed
+from harness.hosts.host import Host
 from harness.linux.run_queue import ProcessorTime
-from tests_functional.hosts.snapshots import failure
+from snapproof.runs.host_plan import lent_to_vm
+from tests_functional.hosts.portable_warm_guest import PortableWarmGuest
+from tests_functional.hosts.snapshots import HostPaths, HostSaves, _order, failure
+from tests_unit.support.scenario_values import stack
 
 _NOT_COUNTED = ProcessorTime(0, 0)
 _ENOUGH = ProcessorTime(50, 50)
@@ -41,3 +48,20 @@ def test_qemu_is_blamed_for_all_else(got: ProcessorTime, expired: bool) -> None:
 def test_what_is_not_qemus_fault_stays_so() -> None:
     """A program that could not be started is a fault of the set-up."""
     assert type(_failure(_ENOUGH, expired=False, blames_qemu=False)) is SetupBroken
+
+
+def test_patience_holds_for_what_runs_on_a_host_too(tmp_path: Path) -> None:
+    """The steps of a save and the feature tests there have limits of their own."""
+    warm = cast("PortableWarmGuest", SimpleNamespace(stack=stack(tmp_path), counters=(64,)))
+    path = PurePosixPath("/disks/x")
+    host = cast("Host", SimpleNamespace(folder=path))
+    paths = HostPaths(path, path, path, path, path, {"stopped": path})
+
+    def limits() -> tuple[float, str]:
+        words = lent_to_vm()
+        return _order(host, warm, paths, HostSaves(["stopped"]))["seconds"], words[words.index("--slow") + 1]
+
+    with more_patience(1.0):
+        assert limits() == (120.0, "4")
+    with more_patience(2.5):
+        assert limits() == (300.0, "10")
