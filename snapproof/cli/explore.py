@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from harness.deadline import Deadline
 from harness.errors import NotApplicable, UsageError
 from harness.qemu.virtio_driver import can_drive
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_NOTHING_RAN, EXIT_PASS
@@ -23,22 +22,27 @@ from snapproof.explore.campaign import (
 )
 from snapproof.explore.coverage import load_corpus
 from snapproof.explore.self_check import search_faults
-from snapproof.runs.events import EVENTS_FILE, Progress
+from snapproof.runs.command_run import CommandRuns
+from snapproof.runs.events import Progress
 from snapproof.runs.results_folder import own_results_folder
-from snapproof.runs.stack import cache_at, prepare_stack
+from snapproof.runs.stack import prepare_stack
 from tests_functional.explore.executor import Record
 from tests_functional.explore.known import known_issue
+from tests_functional.explore.menu import readable_list
 from tests_functional.explore.steps import StepList
 from tests_functional.lib.outcome import write_atomically
 from tests_functional.lib.profile_row import QUICK_GUEST
 from tests_functional.lib.run import Run
 
 _FAULT_SECONDS = 120.0
+# Each list has a time limit of its own.
+_ALWAYS_SECONDS = 1e9
 
 
 def explore(arguments: argparse.Namespace) -> int:
     """Explore, print what was found, and return the exit code that `--help` explains."""
     replayed = _read_list(arguments.replay) if arguments.replay else None
+    corpus = _read_corpus(arguments.corpus) if arguments.corpus else []
     progress = Progress()
     folder = own_results_folder(arguments.results, "explore-")
     try:
@@ -54,8 +58,7 @@ def explore(arguments: argparse.Namespace) -> int:
             seconds = arguments.seconds or _FAULT_SECONDS
             return search_faults(run, drawer, arguments.seed, seconds, progress.step)
         campaign = Campaign(run, arguments.seed, progress.step)
-        if arguments.corpus:
-            campaign.coverage.corpus.extend(_read_corpus(arguments.corpus))
+        campaign.coverage.corpus.extend(corpus)
         limits = Limits(_time(arguments), arguments.runs)
         try:
             campaign.explore(drawer, limits, issues)
@@ -83,25 +86,13 @@ def _make_run(arguments: argparse.Namespace, folder: Path, say: Callable[[str], 
             "Lists of steps play the guest's part through I/O ports, so they take a bare guest that has "
             f"them, and not '{stack.image.name}' on machine type '{stack.machine}'."
         )
-    return Run(
-        name="explore",
-        stack=stack,
-        host_environment=environment,
-        folder=folder,
-        events=folder / EVENTS_FILE,
-        cache=cache_at(options.cache),
-        mirror=options.mirror,
-        pattern="random",
-        seed=arguments.seed,
-        repeat=1,
-        keep=True,
-        deadline=Deadline(1e9),
-    )
+    runs = CommandRuns(options, environment, arguments.seed, folder, _ALWAYS_SECONDS, keep=True)
+    return runs.run("explore", stack, folder)
 
 
 def _read_list(path: Path) -> StepList:
     try:
-        return StepList.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return readable_list(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UsageError(f"The list of steps '{path}' cannot be read: {error}.") from error
 
@@ -109,7 +100,7 @@ def _read_list(path: Path) -> StepList:
 def _read_corpus(path: Path) -> list[StepList]:
     try:
         return load_corpus(path)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"The corpus '{path}' cannot be read: {error}.") from error
 
 

@@ -11,16 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.deadline import Deadline
 from harness.errors import SetupBroken, UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
 from snapproof.cli.options import stack_options
-from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
+from snapproof.runs.command_run import CommandRuns
+from snapproof.runs.events import EventTail, Progress
 from snapproof.runs.outputs import write_json_file
 from snapproof.runs.selftest_live import selftest_live
-from snapproof.runs.stack import cache_at, prepare_stack
+from snapproof.runs.stack import prepare_stack
 from tests_functional.lib.profile_row import QUICK_GUEST
-from tests_functional.lib.run import Run
 from tests_functional.planted.selftest import (
     COVERAGE,
     RAM_MIB,
@@ -106,20 +105,8 @@ def _fresh(
     options = stack_options(arguments, own_guest=False)
     options = replace(options, guest=options.guest or QUICK_GUEST)
     stack, environment = prepare_stack(options, folder, progress.step)
-    run = Run(
-        name="selftest",
-        stack=replace(stack, ram_mib=RAM_MIB, coverage=COVERAGE).fitted(),
-        host_environment=environment,
-        folder=folder,
-        events=folder / EVENTS_FILE,
-        cache=cache_at(options.cache),
-        mirror=options.mirror,
-        pattern="random",
-        seed=arguments.seed,
-        repeat=1,
-        keep=True,
-        deadline=Deadline(_SECONDS),
-    )
+    runs = CommandRuns(options, environment, arguments.seed, folder, _SECONDS, keep=True)
+    run = runs.run("selftest", replace(stack, ram_mib=RAM_MIB, coverage=COVERAGE).fitted(), folder)
     results = []
     with EventTail(run.events, progress):
         forms, missing = capture_forms(run)

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import UsageError
+from tests_functional.explore.menu import readable_list
 from tests_functional.explore.steps import StepList
 from tests_functional.kernel.explore.coverage import Reached
 from tests_functional.lib.outcome import write_atomically
@@ -32,4 +34,7 @@ def load_corpus(path: Path) -> list[StepList]:
         UsageError: it has another form. OSError: it cannot be read.
     """
     content = json.loads(path.read_text(encoding="utf-8"))
-    return [StepList.from_json(entry) for entry in content["lists"]]
+    lists = content.get("lists") if isinstance(content, dict) else None
+    if not isinstance(lists, list):
+        raise UsageError(f"'{path}' is no corpus of snapproof explore: it has no list 'lists'.")
+    return [readable_list(entry) for entry in lists]

@@ -61,8 +61,8 @@ class Drawer:
         return GuestChoice(
             machine=chance.choices(MACHINES, (3, *(1 for _ in MACHINES[1:])))[0],
             accel=chance.choices(self.accels, (4, *(1 for _ in self.accels[1:])))[0],
-            ram=chance.choices(tuple(RAM_KINDS), (3, 1))[0],
-            vcpus=chance.choice((1, 1, 2)),
+            ram=chance.choices(tuple(RAM_KINDS), (4, *(1 for _ in tuple(RAM_KINDS)[1:])))[0],
+            vcpus=chance.choice((1, 1, 1, 2, 2, 3)),
             pattern=chance.choice(_PATTERNS),
             devices=tuple(name for name in DEVICES if chance.random() < _DEVICES_SHARE),
         )

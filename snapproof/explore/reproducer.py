@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests_functional.explore.guests import DEVICES, RAM_KINDS
+from tests_functional.explore.guests import chosen_arguments
+from tests_functional.explore.objects import PLUGGABLE
 from tests_functional.explore.steps import Step, StepList
 
 _HEAD = '''#!/usr/bin/env python3
@@ -21,6 +22,7 @@ What a guest has to write itself is not shown by this script.
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -85,6 +87,35 @@ class Sink:
                 return
             if self.speed == "slow":
                 time.sleep(0.03)
+
+
+def starve(left):
+    """Let QEMU open only some files more; None takes the limit back."""
+    highest = max(int(name) for name in os.listdir(f"/proc/{{qemu.pid}}/fd"))
+    most = resource.prlimit(qemu.pid, resource.RLIMIT_NOFILE)[1]
+    limit = most if left is None else highest + 1 + left
+    resource.prlimit(qemu.pid, resource.RLIMIT_NOFILE, (limit, most))
+
+
+def inside(command, tag):
+    """Run a job that saves the guest into an image, or loads it from there."""
+    image = f"{{FOLDER.name}}/image.qcow2"
+    if not os.path.exists(image):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1G"], check=True)
+        file = {{"driver": "file", "filename": image}}
+        ask("blockdev-add", **{{"driver": "qcow2", "node-name": "image", "file": file}})
+    ask(command, **{{"job-id": "job", "tag": tag, "vmstate": "image", "devices": ["image"]}})
+    limit = time.monotonic() + SECONDS
+    while True:
+        job = next((job for job in ask("query-jobs") if job["id"] == "job"), {{"status": "concluded"}})
+        if job["status"] == "concluded":
+            break
+        if time.monotonic() > limit:
+            end(1, f"The job {{command}} does not end.")
+        time.sleep(0.1)
+    if job.get("error"):
+        print("  ", job["error"])
+    ask("job-dismiss", id="job")
 
 
 def capability(on):
@@ -232,6 +263,32 @@ def _freeze(step: Step, _state: dict[str, Any]) -> list[str]:
     ]
 
 
+def _plug(step: Step, _state: dict[str, Any]) -> list[str]:
+    name = str(step.arguments["device"])
+    device, lines = PLUGGABLE[name], []
+    if device.backend is not None:
+        backend = {**device.backend, "id": f"{name}-memory"}
+        lines.append(f"ask('object-add', **json.loads({json.dumps(backend)!r}))")
+    options = {"driver": device.driver, "id": name, **device.options}
+    return [*lines, f"ask('device_add', **json.loads({json.dumps(options)!r}))"]
+
+
+def _begin_starved(step: Step, state: dict[str, Any]) -> list[str]:
+    if state.get("saving") or state.get("stopped"):
+        return []
+    state.update(saving=True, ends=["completed", "failed"])
+    return [
+        f"starve({step.arguments['left']})",
+        "sink = begin()",
+        "starve(None)",
+    ]
+
+
+def _next_tag(state: dict[str, Any]) -> str:
+    state["tags"] = state.get("tags", 0) + 1
+    return f"tag-{state['tags']}"
+
+
 def _hmp(line: str) -> str:
     return f'ask("human-monitor-command", **{{"command-line": {line!r}}})'
 
@@ -262,6 +319,20 @@ LINES: Mapping[str, Callable[[Step, dict[str, Any]], list[str]]] = {
     "migrate-again": _in_save(lambda _step, _state: ['ask("migrate", uri="exec:cat > /dev/null")']),
     "info": lambda step, _state: [_hmp(f"info {step.arguments['what']}")],
     "qmp": _qmp,
+    "qom-set": lambda step, _state: [f"ask('qom-set', **json.loads({json.dumps(dict(step.arguments))!r}))"],
+    "read-memory": lambda step, _state: [
+        f"ask('pmemsave', val={step.arguments['address']}, size={step.arguments['size']}, "
+        "filename=f'{FOLDER.name}/memory')"
+    ],
+    "plug": _plug,
+    "save-inside": lambda _step, state: [f"inside('snapshot-save', '{_next_tag(state)}')"],
+    "load-inside": lambda _step, state: (
+        [f"inside('snapshot-load', 'tag-{state['tags']}')"] if state.get("tags") else []
+    ),
+    "continue": lambda _step, _state: [
+        "# Here the guest is restored and goes on, which this script does not do."
+    ],
+    "begin-starved": _begin_starved,
     "pattern": lambda _step, _state: [
         "# Here the guest writes another pattern, which this script does not do."
     ],
@@ -288,6 +359,4 @@ def _arguments(steps: StepList) -> list[str]:
         *("-machine", guest.machine, "-accel", guest.accel, "-nodefaults", "-display", "none"),
         *("-m", f"{guest.ram_mib}M", "-smp", str(guest.vcpus), "-action", "reboot=reset"),
     ]
-    for choice in (RAM_KINDS[guest.ram], *(DEVICES[device] for device in guest.devices)):
-        words += [word.format(mib=guest.ram_mib) for word in choice.arguments]
-    return words
+    return [*words, *chosen_arguments(guest)]

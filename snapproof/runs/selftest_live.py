@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status
-from snapproof.runs.events import EVENTS_FILE, EventTail, Progress
+from snapproof.runs.command_run import CommandRuns
+from snapproof.runs.events import EventTail, Progress
 from snapproof.runs.options import StackOptions
 from snapproof.runs.outputs import write_json_file
-from snapproof.runs.stack import cache_at, prepare_stack
+from snapproof.runs.stack import prepare_stack
 from tests_functional.lib.run import Run
 from tests_functional.planted.live_faults import LIVE_FAULTS, planted
 
@@ -52,24 +52,12 @@ def selftest_live(
         json_file: receives every row, unless it is None.
     """
     stack, environment = prepare_stack(options, folder, progress.step)
+    runs = CommandRuns(options, environment, seed, folder, _SECONDS, keep=False)
     rows: list[LiveRow] = []
     for name in LIVE_FAULTS:
         place = folder / name
         place.mkdir()
-        run = Run(
-            name=name,
-            stack=stack,
-            host_environment=environment,
-            folder=place,
-            events=folder / EVENTS_FILE,
-            cache=cache_at(options.cache),
-            mirror=options.mirror,
-            pattern="random",
-            seed=seed,
-            repeat=1,
-            keep=False,
-            deadline=Deadline(_SECONDS),
-        )
+        run = runs.run(name, stack, place)
         with EventTail(run.events, progress):
             rows.append(_plant(run))
         progress.done()

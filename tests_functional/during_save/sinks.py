@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from harness.errors import SetupBroken
-from harness.linux.socket_folder import socket_folder
 from harness.qemu import migration
 from harness.qemu.machine import Machine
 from harness.qemu.migration import SLOW_PIECE_BYTES, SLOW_PIECE_SECONDS
+from tests_functional.lib.sink_ends import listening_socket, passed_pipe
 
 Sink = Callable[[Machine, Path, Path], AbstractContextManager[str]]
 """Takes the QEMU, the file to be written and the file that makes the sink slow; yields a migration URI."""
@@ -37,9 +37,7 @@ def socket_sink(_machine: Machine, path: Path, slow: Path) -> Iterator[str]:
     Raises:
         SetupBroken: the file could not be written.
     """
-    with socket_folder() as folder, socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.fspath(folder / "save"))
-        listener.listen(1)
+    with listening_socket() as (listener, uri):
 
         def read() -> None:
             try:
@@ -52,7 +50,7 @@ def socket_sink(_machine: Machine, path: Path, slow: Path) -> Iterator[str]:
 
         # QEMU comes after the golden image was copied, which takes long on a busy host.
         with _reading(read, lambda: listener.shutdown(socket.SHUT_RDWR)):
-            yield f"unix:{folder / 'save'}"
+            yield uri
 
 
 @contextmanager
@@ -62,14 +60,7 @@ def descriptor_sink(machine: Machine, path: Path, slow: Path) -> Iterator[str]:
     Raises:
         SetupBroken: the file could not be written. CommandRefused, SubjectFailed: QEMU did not take the pipe.
     """
-    readable, writable = os.pipe()
-    try:
-        machine.qmp.pass_descriptor(writable, _DESCRIPTOR)
-    except BaseException:
-        os.close(readable)
-        raise
-    finally:
-        os.close(writable)
+    readable = passed_pipe(machine, _DESCRIPTOR)
 
     def read() -> None:
         try:

@@ -28,22 +28,41 @@ class Choice:
 
     Attributes:
         reason: why it is tried.
-        arguments: of QEMU; `{mib}` stands for the size of RAM in MiB.
+        arguments: of QEMU; `{mib}` stands for the size of RAM in MiB, `{half}` for half of it.
     """
 
     reason: str
     arguments: tuple[str, ...] = ()
 
 
+def _backed(backend: str) -> tuple[str, ...]:
+    return ("-object", backend, "-machine", "memory-backend=explored-ram")
+
+
 RAM_KINDS: Mapping[str, Choice] = {
     "anonymous": Choice("what guests have"),
     "memfd": Choice(
         "shared memory, as vhost-user wants it",
+        _backed("memory-backend-memfd,id=explored-ram,size={mib}M,share=on"),
+    ),
+    "memfd-private": Choice(
+        "a private mapping of a file: what is written becomes anonymous",
+        _backed("memory-backend-memfd,id=explored-ram,size={mib}M,share=off"),
+    ),
+    "shared-ram": Choice(
+        "shared memory without a name",
+        _backed("memory-backend-ram,id=explored-ram,size={mib}M,share=on"),
+    ),
+    "prealloc": Choice(
+        "no page is missing, as management asks for with huge pages",
+        _backed("memory-backend-ram,id=explored-ram,size={mib}M,prealloc=on"),
+    ),
+    "two-nodes": Choice(
+        "two RAMBlocks, one for each NUMA node",
         (
-            "-object",
-            "memory-backend-memfd,id=explored-ram,size={mib}M,share=on",
-            "-machine",
-            "memory-backend=explored-ram",
+            *("-object", "memory-backend-ram,id=explored-ram,size={half}M"),
+            *("-object", "memory-backend-ram,id=explored-ram-1,size={half}M"),
+            *("-numa", "node,memdev=explored-ram", "-numa", "node,memdev=explored-ram-1"),
         ),
     ),
 }
@@ -61,16 +80,22 @@ DEVICES: Mapping[str, Choice] = {
         ),
     ),
     "panic": Choice("the guest can panic", ("-device", "pvpanic", "-action", "panic=pause")),
+    "slots": Choice("a DIMM can be plugged in", ("-m", "slots=2,maxmem=1G")),
     "no-shutdown": Choice("a guest that is off stays", ("-no-shutdown",)),
 }
 """Devices by name."""
 
 
+def chosen_arguments(guest: GuestChoice) -> list[str]:
+    """Return what QEMU is given for the guest's RAM and devices."""
+    choices = (RAM_KINDS[guest.ram], *(DEVICES[name] for name in guest.devices))
+    sizes = {"mib": guest.ram_mib, "half": guest.ram_mib // 2}
+    return [word.format(**sizes) for choice in choices for word in choice.arguments]
+
+
 def with_guest(run: Run, guest: GuestChoice) -> Run:
     """Return the run with the guest that a list of steps asks for."""
-    extra = [*_ALWAYS]
-    for choice in (RAM_KINDS[guest.ram], *(DEVICES[name] for name in guest.devices)):
-        extra += [word.format(mib=guest.ram_mib) for word in choice.arguments]
+    extra = [*_ALWAYS, *chosen_arguments(guest)]
     stack = replace(
         run.stack,
         machine=guest.machine,

@@ -59,19 +59,53 @@ def _mode(steps: StepList) -> bool:
     )
 
 
-def _block(steps: StepList) -> bool:
-    """The capability `block` is set."""
-    return any(
-        step.kind == "qmp" and step.arguments["command"] == _CAPABILITIES and _sets_block(step)
+def _ignores_shared(steps: StepList) -> bool:
+    """The capability `x-ignore-shared` is set, and the guest has shared RAM."""
+    return steps.guest.ram in _SHARED and any(
+        step.kind == "qmp" and step.arguments["command"] == _CAPABILITIES and _sets(step, "x-ignore-shared")
         for step in steps.steps
     )
 
 
-def _sets_block(step: Step) -> bool:
+def _block(steps: StepList) -> bool:
+    """The capability `block` is set."""
+    return any(
+        step.kind == "qmp" and step.arguments["command"] == _CAPABILITIES and _sets(step, "block")
+        for step in steps.steps
+    )
+
+
+def _sets(step: Step, name: str) -> bool:
+    """Return whether a command switches a capability on; its arguments may be of any type."""
     entries = step.arguments["arguments"].get("capabilities", ())
-    return any(entry["capability"] == "block" and entry["state"] for entry in entries)
+    return isinstance(entries, list) and any(
+        isinstance(entry, dict) and entry.get("capability") == name and entry.get("state") is True
+        for entry in entries
+    )
 
 
+def _continued_early(steps: StepList) -> bool:
+    """A guest is told to go on before T0 of a save."""
+    kinds = [step.kind for step in steps.steps]
+    early = [
+        at for at, step in enumerate(steps.steps) if step.kind == "begin" and step.arguments.get("early")
+    ]
+    return bool(early) and "cont" in kinds[early[0] :]
+
+
+def _starved(steps: StepList) -> bool:
+    """A save begins while QEMU can open few files."""
+    return any(step.kind == "begin-starved" for step in steps.steps)
+
+
+def _loaded(steps: StepList) -> bool:
+    """A guest is loaded after a save has begun."""
+    kinds = [step.kind for step in steps.steps]
+    begun = [at for at, kind in enumerate(kinds) if kind in ("begin", "begin-starved")]
+    return bool(begun) and "load-inside" in kinds[begun[0] :]
+
+
+_SHARED = ("memfd", "shared-ram")
 _SET, _CAPABILITIES = "migrate-set-parameters", "migrate-set-capabilities"
 
 LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
@@ -79,10 +113,14 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F5": _cancelled_at_once,
     "F6": _stalled,
     "F9": _broken,
+    "F10": _starved,
     "F13": _asleep,
     "F24": _in_other_state,
     "F38": _mode,
     "F50": _block,
+    "F941": _continued_early,
+    "F942": _loaded,
+    "F943": _ignores_shared,
 }
 """By the issue's id in the baseline: whether a list has what leads to it."""
 

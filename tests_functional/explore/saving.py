@@ -48,7 +48,7 @@ from validators.verdict import CheckResult
 
 _END_SECONDS = 30.0
 _STALLS = "Steps and a slow sink make writers stall here by design."
-_OVERLAP, _STATE = "overlap", "restored-state"
+_OVERLAP, _STATE, _NOT_EMPTY = "overlap", "restored-state", "ram-not-empty"
 _PREFIX = "explore"
 
 
@@ -57,26 +57,48 @@ def snapshot(session: Session, flow: Flow) -> bool:
     model = session.model
     if model.save is not None or model.run_state != RUNNING or model.writers is not Writers.ON:
         return False
-    folder = _folder(session, flow.label)
-    source = session.source
+    try:
+        taken(session, flow)
+    except NotApplicable:
+        # This QEMU does not know the flow's transport.
+        return False
+    return True
+
+
+def taken(session: Session, flow: Flow) -> Snapshot | None:
+    """Take a whole snapshot of a guest that runs, and judge it; return None if QEMU refuses it.
+
+    Raises:
+        NotApplicable: this QEMU does not know the flow's transport.
+    """
+    folder, source = _folder(session, flow.label), session.with_host_of_now()
+    session.note_settings()
     try:
         with host_excused(session.machine):
             found = take(flow, source.guest, source.counters, folder, session.limit(_END_SECONDS))
     except (NotApplicable, CommandRefused) as refused:
+        _continue(session, flow)
         if refused.code is Code.FEATURE_ABSENT:
-            # This QEMU does not know the flow's transport.
-            return False
+            raise NotApplicable(refused.sentence) from refused
         _refused(session, refused.sentence)
-        return True
+        return None
     except SubjectFailed as error:
         if error.code is not Code.SAVE_FAILED or not session.tampered:
             raise
+        _continue(session, flow)
         _refused(session, error.sentence)
-        return True
-    session.model = replace(model, saved=model.saved + 1)
+        return None
+    session.model = replace(session.model, saved=session.model.saved + 1)
     _add(session, judge_source(source.guest, source.before), folder.name)
-    _judge_file(session, source, found, folder, overlap=True)
-    return True
+    found = replace(found, incoming=(*found.incoming, *session.incoming))
+    _judge_file(session, source, found, session.restored_arguments, overlap=True)
+    return found
+
+
+def _continue(session: Session, flow: Flow) -> None:
+    """Let a guest go on whose save was refused after it had been stopped for T0."""
+    if flow not in (Flow.LIVE, Flow.LIVE_FILE):
+        session.machine.qmp.execute("cont", deadline=session.limit())
 
 
 def begin(session: Session, golden: bool, transport: str, early: bool = False) -> bool:
@@ -104,6 +126,7 @@ def begin(session: Session, golden: bool, transport: str, early: bool = False) -
         save = Save(
             session.saves, _flow(model, golden), folder / "vmstate", sink, opening.pop_all(),
             machine.qmp.mark(), session.counters.steps(), (), None, session.source,
+            arguments=session.restored_arguments, incoming=session.incoming,
         )  # fmt: skip
     session.save = save
     if early and model.run_state == RUNNING:
@@ -206,7 +229,7 @@ def finish(session: Session) -> bool:
             session,
             save.source,
             made,
-            save.path.parent,
+            save.arguments,
             overlap=save.overlap and model.save.ran,
             state_known=save.state_known,
         )
@@ -225,33 +248,34 @@ def _wait_ending(session: Session) -> Ending:
 
 def _made(save: Save, model: Model, completed: tuple[int, ...]) -> Snapshot:
     assert model.save is not None
-    return Snapshot(
-        flow=save.flow,
-        path=save.path,
-        golden=save.golden,
-        stun_ms=0.0,
-        figures=migration.SaveFigures(0, 0, 0, 0),
-        size_bytes=save.path.stat().st_size,
-        largest_stall_us=0,
-        largest_gap_us=0,
-        state=model.save.state_at_t0,
-        steps_before=save.before,
-        steps_completed=completed,
-    )
+    steps = (save.before, completed)
+    made = Snapshot.unmeasured(save.flow, save.path, save.golden, model.save.state_at_t0, steps)
+    return replace(made, incoming=save.incoming)
 
 
 def _judge_file(
-    session: Session, source: Source, made: Snapshot, folder: Path, *, overlap: bool, state_known: bool = True
+    session: Session,
+    source: Source,
+    made: Snapshot,
+    arguments: tuple[str, ...],
+    *,
+    overlap: bool,
+    state_known: bool = True,
 ) -> None:
-    """Judge a file by all oracles, restored too."""
-    run = replace(session.run, folder=folder)
+    """Judge a file by all oracles, restored too; `arguments` are those of the restored guest's QEMU alone."""
+    folder = made.path.parent
+    run = replace(session.run, folder=folder).with_arguments(arguments)
     by_test = _STALLS if not made.figures.total_ms else ""
     cycle = judge_cycle(run, source, made, folder.name, [], stalls_by_test=by_test)
     left_out = {*((_OVERLAP,) if not overlap else ()), *((_STATE,) if not state_known else ())}
+    if arguments:
+        # Memory that was plugged in is used by nobody.
+        left_out.add(_NOT_EMPTY)
     checks = [once_each(check) for check in cycle.verdict.checks if check.name not in left_out]
     _add(session, checks, folder.name)
     session.proofs += 1
     session.pages += sum(_pages(check) for check in checks)
+    session.written_pages += sum(made.steps_completed) - sum(made.steps_before)
 
 
 def _pages(check: CheckResult) -> int:
@@ -262,7 +286,7 @@ def _pages(check: CheckResult) -> int:
 def _refused(session: Session, words: str) -> None:
     """Note that QEMU refused a save, or failed it at once: wrong, unless a setting explains it."""
     session.reached.add(f"refused save: {words[:120]}")
-    if not session.tampered:
+    if not session.tampered and not session.starved:
         sentence = f"QEMU refuses a background snapshot that nothing excludes: {words}"
         session.note(END, Problem(Code.SAVE_FAILED, sentence, {"status": "refused"}))
     elif not words.strip():

@@ -38,6 +38,8 @@ QMP_SECONDS = 20.0
 """Within which QEMU has to answer a command, on a host that gives it processors."""
 
 _STATE_SECONDS = 5.0
+# QEMU 10.0 migration/savevm.c should_validate_capability(); mapped-ram is set by a flow.
+_VALIDATED = ("x-ignore-shared",)
 # Half a second of a slow sink.
 _LEFT_BYTES = 4 << 20
 # Of something that did not come in time.
@@ -69,6 +71,8 @@ class Save:
         golden: RAM at T0, None for a guest that ran.
         source: the guest and its writers at T0.
         touched: whether commands that may open something in QEMU were accepted since.
+        arguments: what the QEMU of a restored guest is given for devices that were plugged in before.
+        incoming: capabilities that restoring the file needs.
         overlap: whether the writers wrote while RAM was being saved.
         state_known: whether the guest's run state at T0 is known.
     """
@@ -84,6 +88,8 @@ class Save:
     golden: GoldenImage | None
     source: Source
     touched: bool = False
+    arguments: tuple[str, ...] = ()
+    incoming: tuple[str, ...] = ()
     overlap: bool = True
     state_known: bool = True
 
@@ -108,7 +114,13 @@ class Session:
         checks: those made so far.
         reached: what was reached, for coverage.
         pages: pages that oracles have compared.
+        written_pages: pages that the guest has written during saves that were judged.
         proofs: snapshots that were judged as a whole.
+        image: whether QEMU has an image for internal snapshots.
+        stored: how many snapshots the image has.
+        plugged: what a restored guest's QEMU is given for the devices that were plugged in, by device.
+        starved: whether QEMU may lack descriptors at present.
+        machines: ends the QEMUs of guests that the list went on with.
     """
 
     run: Run
@@ -126,7 +138,23 @@ class Session:
     checks: list[CheckResult] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)
     pages: int = 0
+    written_pages: int = 0
     proofs: int = 0
+    image: bool = False
+    stored: int = 0
+    plugged: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    starved: bool = False
+    machines: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def restored_arguments(self) -> tuple[str, ...]:
+        """What the QEMU of a restored guest is given for the devices that were plugged in."""
+        return tuple(word for words in self.plugged.values() for word in words)
+
+    @property
+    def incoming(self) -> tuple[str, ...]:
+        """The capabilities that restoring a snapshot taken now needs."""
+        return tuple(name for name in _VALIDATED if self.settings.capabilities.get(name))
 
     @property
     def machine(self) -> Machine:
@@ -188,6 +216,12 @@ class Session:
         """Take the migration settings of now for those that the steps have set."""
         self.settings = settings(self.machine)
 
+    def with_host_of_now(self) -> Source:
+        """Take the host's state of now for that before the next save, since steps may have opened files."""
+        before = replace(self.source.before, host=capture_host_state(self.machine))
+        self.source = replace(self.source, before=before)
+        return self.source
+
     def begin_host(self, folder: Path) -> None:
         """Note the host's state before a save; files in a folder do not count."""
         self.host_before = without_files_of(capture_host_state(self.machine), str(folder))
@@ -242,6 +276,7 @@ def opened_session(run: Run, guest: GuestChoice) -> Iterator[Session]:
             source.before.host,
             guest=guest,
             written=(run.pattern, run.stack.coverage),
+            machines=stack,
         )
         try:
             yield session

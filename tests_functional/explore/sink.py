@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.errors import SetupBroken
-from harness.linux.socket_folder import socket_folder
 from harness.qemu.machine import Machine
 from harness.qemu.migration import SLOW_PIECE_BYTES
+from tests_functional.lib.sink_ends import listening_socket, passed_pipe
 
 TRANSPORTS = ("exec", "unix", "fd")
 """How the state goes to the sink, as migration URIs begin."""
@@ -156,11 +156,8 @@ def opened_sink(machine: Machine, transport: str, path: Path, speed: Speed) -> I
 
 
 def _socket(opened: ExitStack, path: Path, speed: Speed) -> Iterator[Sink]:
-    place = opened.enter_context(socket_folder()) / "save"
-    listener = opened.enter_context(socket.socket(socket.AF_UNIX))
-    listener.bind(os.fspath(place))
-    listener.listen(1)
-    sink = Sink(f"unix:{place}", path, speed)
+    listener, uri = opened.enter_context(listening_socket())
+    sink = Sink(uri, path, speed)
 
     def read() -> None:
         # QEMU may never come; the listener is shut down then.
@@ -172,14 +169,7 @@ def _socket(opened: ExitStack, path: Path, speed: Speed) -> Iterator[Sink]:
 
 
 def _pipe(machine: Machine, path: Path, speed: Speed) -> Iterator[Sink]:
-    readable, writable = os.pipe()
-    try:
-        machine.qmp.pass_descriptor(writable, _DESCRIPTOR)
-    except BaseException:
-        os.close(readable)
-        raise
-    finally:
-        os.close(writable)
+    readable = passed_pipe(machine, _DESCRIPTOR)
     sink = Sink(f"fd:{_DESCRIPTOR}", path, speed)
     yield from _reading(sink, lambda: sink.pour(_Descriptor(readable)), lambda: None)
 

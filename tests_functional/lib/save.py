@@ -6,6 +6,7 @@ import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from guest_images.agent.counters import AgentCounters
 from harness.codes import Code
@@ -22,6 +23,7 @@ from harness.qemu.ram import GoldenImage, dump_golden
 from tests_functional.lib import stalls
 from tests_functional.lib.guest import Guest
 
+_NO_FIGURES = SaveFigures(0, 0, 0, 0)
 _LABELS = {"STOP_MIGRATE_CONT": "seeds", "STOP_MIGRATE_CONT_FILE": "seeds-file"}
 
 
@@ -106,6 +108,40 @@ class Snapshot:
     incoming: tuple[str, ...] = ()
     disk: Disk | None = None
     gap_waited_us: int = 0
+
+    @classmethod
+    def unmeasured(
+        cls,
+        flow: Flow,
+        path: Path,
+        golden: GoldenImage | None,
+        state: str,
+        steps: tuple[tuple[int, ...], tuple[int, ...]],
+        figures: SaveFigures = _NO_FIGURES,
+    ) -> Self:
+        """Return a snapshot whose cost for the guest was not measured.
+
+        Args:
+            flow: how it was taken.
+            path: the vmstate file.
+            golden: RAM at T0, where there is an image.
+            state: the guest's run state at T0.
+            steps: writer steps per thread before the save, and once it had completed.
+            figures: QEMU's own, zeros if it was not asked.
+        """
+        return cls(
+            flow=flow,
+            path=path,
+            golden=golden,
+            stun_ms=0.0,
+            figures=figures,
+            size_bytes=path.stat().st_size,
+            largest_stall_us=0,
+            largest_gap_us=0,
+            state=state,
+            steps_before=steps[0],
+            steps_completed=steps[1],
+        )
 
 
 @dataclass(frozen=True)

@@ -78,19 +78,7 @@ def _save(run: Run, guest: Guest, counters: AgentCounters, state: RunState) -> S
     path = folder / "vmstate"
     limit = run.deadline.at_most(SMALL_SAVE_SECONDS)
     figures = migration.complete_save(machine, migration.exec_sink(path), limit)
-    return Snapshot(
-        flow=Flow.STOPPED,
-        path=path,
-        golden=golden,
-        stun_ms=0.0,
-        figures=figures,
-        size_bytes=path.stat().st_size,
-        largest_stall_us=0,
-        largest_gap_us=0,
-        state=state.name,
-        steps_before=before,
-        steps_completed=counters.steps(),
-    )
+    return Snapshot.unmeasured(Flow.STOPPED, path, golden, state.name, (before, counters.steps()), figures)
 
 
 def _judge_after(

@@ -126,19 +126,7 @@ def _save(run: Run, source: Source) -> _Saved:
     finally:
         slow.unlink()
     figures = migration.wait_completed(machine, limit)
-    snapshot = Snapshot(
-        flow=Flow.STOPPED,
-        path=path,
-        golden=golden,
-        stun_ms=0.0,
-        figures=figures,
-        size_bytes=path.stat().st_size,
-        largest_stall_us=0,
-        largest_gap_us=0,
-        state=_STATE,
-        steps_before=before,
-        steps_completed=before,
-    )
+    snapshot = Snapshot.unmeasured(Flow.STOPPED, path, golden, _STATE, (before, before), figures)
     return _Saved(snapshot, problems)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.codes import Code, Fields
+from harness.errors import UsageError
 from harness.status import Status
 from snapproof.explore.coverage import Coverage, load_corpus
 from snapproof.explore.draw import Drawer
@@ -86,6 +87,45 @@ def test_the_capability_block_leads_to_f50(name: str, on: bool, leads: bool) -> 
     arguments = {"capabilities": [{"capability": name, "state": on}]}
     step = Step("qmp", {"command": "migrate-set-capabilities", "arguments": arguments})
     assert LEADS_TO["F50"](_EMPTY.with_steps([step])) is leads
+
+
+_EARLY, _CONT = Step("begin", {"early": True}), Step("cont")
+
+
+@pytest.mark.parametrize(
+    ("issue", "steps", "leads"),
+    [
+        ("F941", [_EARLY, _CONT], True),
+        ("F941", [Step("begin"), _CONT], False),
+        ("F941", [_CONT, _EARLY], False),
+        ("F942", [Step("begin"), Step("load-inside")], True),
+        ("F942", [Step("load-inside"), Step("begin")], False),
+        ("F10", [Step("begin-starved", {"left": 1})], True),
+        ("F10", [Step("begin")], False),
+    ],
+)
+def test_what_leads_to_an_issue(issue: str, steps: list[Step], leads: bool) -> None:
+    """The order counts: what comes before the save does not lead there."""
+    assert LEADS_TO[issue](_EMPTY.with_steps(steps)) is leads
+
+
+@pytest.mark.parametrize(
+    ("ram", "on", "leads"), [("memfd", True, True), ("memfd", False, False), ("anonymous", True, False)]
+)
+def test_ignoring_shared_ram_leads_to_f943(ram: str, on: bool, leads: bool) -> None:
+    """Only RAM that is shared is left out of a file."""
+    arguments = {"capabilities": [{"capability": "x-ignore-shared", "state": on}]}
+    step = Step("qmp", {"command": "migrate-set-capabilities", "arguments": arguments})
+    assert LEADS_TO["F943"](StepList(GuestChoice(ram=ram), (step,))) is leads
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"lists": 5}', '{"lists": [5]}'])
+def test_a_file_that_is_no_corpus_is_refused(tmp_path: Path, content: str) -> None:
+    """It is the user's mistake, which a sentence names."""
+    path = tmp_path / "corpus.json"
+    path.write_text(content)
+    with pytest.raises(UsageError):
+        load_corpus(path)
 
 
 def test_known_issues_are_avoided_as_far_as_possible() -> None:
