@@ -67,6 +67,15 @@ def _ignores_shared(steps: StepList) -> bool:
     )
 
 
+def _multifd_inside(steps: StepList) -> bool:
+    """The capability `multifd` is set, and an internal snapshot taken."""
+    on = any(
+        step.kind == "qmp" and step.arguments["command"] == _CAPABILITIES and _sets(step, "multifd")
+        for step in steps.steps
+    )
+    return on and any(step.kind == "save-inside" for step in steps.steps)
+
+
 def _block(steps: StepList) -> bool:
     """The capability `block` is set."""
     return any(
@@ -121,6 +130,7 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F941": _continued_early,
     "F942": _loaded,
     "F943": _ignores_shared,
+    "F944": _multifd_inside,
 }
 """By the issue's id in the baseline: whether a list has what leads to it."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from guest_images.agent.pages import PATTERNS
 from harness.errors import UsageError
+from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.qapi_schema import QapiSchema
 from tests_functional.explore import acts, continuing, internal, objects
 from tests_functional.explore.commands import draw_arguments, drawable
@@ -23,7 +24,10 @@ _RAM_MIB = range(32, 1025)
 _FLOWS = (
     "LIVE", "LIVE_FILE", "STOP_MIGRATE_CONT", "STOP_MIGRATE_CONT_FILE", "STOP_AND_SAVE",
 )  # fmt: skip
-_ADDRESSES, _READ_BYTES = (0, 0xA0000, 0xFFFC0000, 16 << 20, 0xFED00000, 48 << 20), (4096, 1 << 20, 8 << 20)
+_ADDRESSES, _READ_BYTES = (
+    (0, 0xA0000, 0xFFFC0000, 16 << 20, 0xFED00000, 48 << 20),
+    (TARGET_PAGE_BYTES, 1 << 20, 8 << 20),
+)
 _INFOS = (
     "migrate", "ramblock", "mtree -f", "qtree", "qom-tree", "registers", "cpus", "pci", "irq", "pic", "jit",
     "memory-devices", "numa", "roms", "status", "block", "migrate_capabilities", "migrate_parameters",

@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 from tests_functional.explore.acts import give, must_refuse
 from tests_functional.explore.model import SUSPENDED
 from tests_functional.explore.session import Session
 
+_MAIN_RAM = f"/objects/{DEFAULT_ARCHITECTURE.ram_block}"
 PROPERTIES: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
-    ("/objects/pc.ram", "merge", (True, False)),
-    ("/objects/pc.ram", "dump", (True, False)),
-    ("/objects/pc.ram", "prealloc", (True,)),
-    ("/objects/pc.ram", "prealloc-threads", (2,)),
-    ("/objects/pc.ram", "share", (True, False)),
+    (_MAIN_RAM, "merge", (True, False)),
+    (_MAIN_RAM, "dump", (True, False)),
+    (_MAIN_RAM, "prealloc", (True,)),
+    (_MAIN_RAM, "prealloc-threads", (2,)),
+    (_MAIN_RAM, "share", (True, False)),
     ("/objects/explored-ram", "merge", (True, False)),
     ("/objects/explored-ram", "dump", (True, False)),
     ("/objects/explored-ram", "prealloc", (True,)),

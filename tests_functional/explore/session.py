@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,8 @@ QMP_SECONDS = 20.0
 """Within which QEMU has to answer a command, on a host that gives it processors."""
 
 _STATE_SECONDS = 5.0
+# A QEMU that hangs waits for no processor, and the little that it does has to wait on a busy host as well.
+_LEAST_WAITED = 0.5
 # QEMU 10.0 migration/savevm.c should_validate_capability(); mapped-ram is set by a flow.
 _VALIDATED = ("x-ignore-shared",)
 # Half a second of a slow sink.
@@ -297,7 +300,7 @@ def _kill(machine: Machine) -> None:
 def host_excused(machine: Machine) -> Iterator[None]:
     """Raise HostTooBusy in place of an error if QEMU got too little of the processors within the `with`."""
     pid = machine.pid
-    before = processor_time(pid) if pid is not None else None
+    before, begun = (processor_time(pid) if pid is not None else None), time.monotonic()
     try:
         yield
     except (HostTooBusy, NotApplicable):
@@ -305,8 +308,9 @@ def host_excused(machine: Machine) -> Iterator[None]:
     except SnapproofError as error:
         if pid is None or before is None or not machine.alive():
             raise
-        granted = processor_time(pid).since(before).granted
-        if granted >= LEAST_GRANTED or error.code not in _LATE:
+        got, elapsed = processor_time(pid).since(before), time.monotonic() - begun
+        granted, waited = got.granted, got.waited_ns / 1e9
+        if granted >= LEAST_GRANTED or waited < _LEAST_WAITED * elapsed or error.code not in _LATE:
             raise
         raise HostTooBusy(
             f"{error.sentence.rstrip('.')}, and QEMU got {granted:.0%} of the processor time that it wanted, "

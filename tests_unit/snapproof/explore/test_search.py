@@ -119,6 +119,14 @@ def test_ignoring_shared_ram_leads_to_f943(ram: str, on: bool, leads: bool) -> N
     assert LEADS_TO["F943"](StepList(GuestChoice(ram=ram), (step,))) is leads
 
 
+@pytest.mark.parametrize(("kind", "leads"), [("save-inside", True), ("stop", False)])
+def test_multifd_and_an_internal_snapshot_lead_to_f944(kind: str, leads: bool) -> None:
+    """The capability alone does not."""
+    arguments = {"capabilities": [{"capability": "multifd", "state": True}]}
+    set_on = Step("qmp", {"command": "migrate-set-capabilities", "arguments": arguments})
+    assert LEADS_TO["F944"](_EMPTY.with_steps([set_on, Step(kind)])) is leads
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", '{"lists": 5}', '{"lists": [5]}'])
 def test_a_file_that_is_no_corpus_is_refused(tmp_path: Path, content: str) -> None:
     """It is the user's mistake, which a sentence names."""
