@@ -11,7 +11,7 @@ from tests_functional.explore.acts import give, must_refuse
 from tests_functional.explore.model import SUSPENDED
 from tests_functional.explore.session import Session
 
-_MAIN_RAM = f"/objects/{DEFAULT_ARCHITECTURE.ram_block}"
+_MAIN_RAM = f"/objects/{DEFAULT_ARCHITECTURE.machines[0].ram_block}"
 PROPERTIES: tuple[tuple[str, str, tuple[Any, ...]], ...] = (
     (_MAIN_RAM, "merge", (True, False)),
     (_MAIN_RAM, "dump", (True, False)),
