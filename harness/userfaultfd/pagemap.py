@@ -89,7 +89,13 @@ def read_pagemap(address: int, length: int, pid: Pid = "self") -> list[PagemapEn
     Raises:
         OSError: the file cannot be read; EACCES for another user's process.
     """
-    return [PagemapEntry(value) for (value,) in struct.iter_unpack("=Q", _entries(address, length, pid))]
+    return [PagemapEntry(value) for value in read_entries(address, length, pid)]
+
+
+def read_entries(address: int, length: int, pid: Pid = "self") -> tuple[int, ...]:
+    """Return what `read_pagemap` returns as plain numbers, which takes less time."""
+    data = _entries(address, length, pid)
+    return struct.unpack(f"={len(data) // 8}Q", data)
 
 
 def protected_pages(address: int, length: int, pid: Pid = "self", page_bytes: int = PAGE_BYTES) -> list[int]:

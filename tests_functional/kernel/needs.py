@@ -189,6 +189,11 @@ def _io_uring() -> str:
     return "" if code == errno.EFAULT else f"io_uring_setup fails: {os.strerror(code)}."
 
 
+def advice_missing(advice: int, name: str) -> str:
+    """Return why a kind of advice is not available, empty if it is."""
+    return _advice(advice, name)()
+
+
 def _advice(advice: int, name: str) -> Callable[[], str]:
     def probe() -> str:
         # Aligned, since MADV_COLLAPSE also returns EINVAL for memory that cannot have a huge page.
