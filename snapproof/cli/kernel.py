@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from queue import Queue
 from tempfile import TemporaryDirectory
-from threading import Thread
 from typing import Any
 
-from harness.deadline import Deadline
-from harness.errors import SetupBroken, SnapproofError, UsageError
-from harness.hosts.host import Host
+from harness.errors import SnapproofError, UsageError
 from harness.hosts.spec import LOCAL, HostSpecText, parse_host
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS
 from snapproof.cli.archive_bisect import bisect_archive
 from snapproof.cli.list_feature_tests import chosen_tests
 from snapproof.cli.options import host_options
 from snapproof.runs.archive_history import changes
+from snapproof.runs.feature_runner import events_here, events_there
 from snapproof.runs.host_plan import (
     Sources,
     expanded_hosts,
@@ -30,14 +26,12 @@ from snapproof.runs.host_plan import (
     tracker_library,
 )
 from snapproof.runs.outputs import write_json_file
-from tests_functional.hosts.feature_tests import carry_tests, run_feature_tests
-from tests_functional.kernel import registry
+from tests_functional.hosts.feature_tests import carry_tests
 from tests_functional.kernel.ktap import KtapWriter
 from tests_functional.kernel.matrix import reproducer
 from tests_functional.kernel.run import exit_code
 
 _RUNNER = "tests_functional.kernel"
-_ROOT = Path(registry.__file__).parents[2]
 _SCHEMA = 1
 _HOST_SECONDS = 3600.0
 
@@ -150,48 +144,10 @@ def _events(
     words += [f"--{name}" for name in ("prepare", "ksm", "poison") if getattr(arguments, name)]
     if wanted.text == LOCAL:
         helper = tracker_library(sources.provisioning)
-        yield from _here([*words, "--helper", str(helper or "")])
+        yield from events_here(_RUNNER, [*words, "--helper", str(helper or "")])
         return
     with opened_host(wanted, sources) as host:
         carry_tests(host)
         more = lent_to_vm() if wanted.vm else []
-        for event in _there(host, [*words, *more]):
+        for event in events_there(host, _RUNNER, [*words, *more], _HOST_SECONDS):
             yield {"event": "host", "host": host.name, **event} if event["event"] == "host" else event
-
-
-def _there(host: Host, words: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the events of a runner on another host, while a thread waits for it to end."""
-    told: Queue[dict[str, Any] | BaseException | None] = Queue()
-
-    def work() -> None:
-        try:
-            run_feature_tests(host, Deadline(_HOST_SECONDS), words, told=told.put)
-            told.put(None)
-        except BaseException as error:
-            told.put(error)
-
-    Thread(target=work, daemon=True).start()
-    while (item := told.get()) is not None:
-        if isinstance(item, BaseException):
-            raise item
-        yield item
-
-
-def _here(words: list[str]) -> Iterator[dict[str, Any]]:
-    command = [sys.executable, "-m", _RUNNER, "--json-lines", *words]
-    last: dict[str, Any] = {}
-    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as runner:
-        assert runner.stdout is not None
-        try:
-            for line in runner.stdout:
-                last = json.loads(line)
-                yield last
-        except BaseException:
-            # SIGTERM lets it undo what --prepare has set up.
-            runner.terminate()
-            raise
-    if last.get("event") != "end":
-        raise SetupBroken(
-            f"The runner of the tests ended with exit code {runner.returncode} before the tests were "
-            "done; its messages are above."
-        )

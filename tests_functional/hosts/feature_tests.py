@@ -25,6 +25,7 @@ _CARRIED = (
     "tests_functional/kernel/**/*.py",
 )
 _HELPER = "segv.so"
+_RUNNER = "tests_functional.kernel"
 _CARRY_SECONDS = 120.0
 # Python compiles what it imports, at the first time: 4 s of processor time in an emulated VM. One of arm64
 # beside other VMs was seen to need more than a minute.
@@ -127,6 +128,7 @@ def run_feature_tests(
     arguments: Sequence[str] = (),
     *,
     helper: bool = False,
+    module: str = _RUNNER,
     told: Callable[[Event], None] = lambda _: None,
 ) -> tuple[Event, ...]:
     """Run the tests on a host to which they have been copied.
@@ -136,6 +138,7 @@ def run_feature_tests(
         deadline: for all tests together.
         arguments: options of the runner, e.g. `--filter` and `--prepare`.
         helper: whether the library was copied too.
+        module: the runner.
         told: called with each event as it arrives.
 
     Returns:
@@ -144,7 +147,7 @@ def run_feature_tests(
     Raises:
         SetupBroken: the runner ended before its last event; also as for `Host.run`.
     """
-    argv = [host.python, "-m", "tests_functional.kernel", "--json-lines", *arguments]
+    argv = [host.python, "-m", module, "--json-lines", *arguments]
     if helper:
         argv += ["--helper", str(host.folder / _HELPER)]
     events: list[Event] = []

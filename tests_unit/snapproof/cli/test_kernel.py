@@ -11,6 +11,7 @@ import pytest
 
 from snapproof.cli import kernel
 from snapproof.cli.command import main
+from snapproof.runs import feature_runner
 from tests_functional.kernel import prepare
 from tests_functional.kernel.ktap import KtapWriter
 from tests_functional.kernel.prepare import KSM, Preparation, write_swap_header
@@ -110,7 +111,7 @@ def _fake_runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: list[d
     package = tmp_path / "fake_runner.py"
     package.write_text("".join(f"print({json.dumps(event)!r})\n" for event in events))
     monkeypatch.setattr(kernel, "_RUNNER", "fake_runner")
-    monkeypatch.setattr(kernel, "_ROOT", tmp_path)
+    monkeypatch.setattr(feature_runner, "_ROOT", tmp_path)
     monkeypatch.setattr(kernel, "tracker_library", lambda *_: None)
 
 
