@@ -1,0 +1,1 @@
+"""Unit tests of tests_functional/kernel/explore/."""
