@@ -236,6 +236,9 @@ class Code(enum.StrEnum):
     TRUNCATED_TOO_SHORT = "truncated.too-short", "The file is too short for the pages of a RAMBlock."
     TRUNCATED_SHRANK = "truncated.shrank", "The file became shorter while it was being read."
     TRAILING_BYTES_FOUND = "trailing-bytes.found", "Bytes follow the end of the stream."
+    CONTAINER_UNFINISHED = "container.unfinished", "A libvirt save image says that it is unfinished."
+    CONTAINER_DAMAGED = "container.damaged", "Compressed data around a stream cannot be read to its end."
+    CONTAINER_TRAILING = "container.trailing", "Bytes follow the end of compressed data."
     VMDESC_PAGE_SIZE = "vmdesc.page-size", "Configuration and vmdesc have different page sizes."
     VMDESC_LENGTH = "vmdesc.length", "The vmdesc has an impossible length."
     VMDESC_ABSENT = "vmdesc.absent", "No vmdesc follows the end marker."
@@ -409,6 +412,7 @@ class Code(enum.StrEnum):
     EXTRACTED_RAM_BLOCK_MISSING = "extracted-ram.block-missing", "A RAMBlock is in QEMU and not in the file."
     EXTRACTED_RAM_DIFFERS = "extracted-ram.differs", "Extracted RAM is not what QEMU has after a restore."
     EXTRACTED_RAM_NOTHING = "extracted-ram.nothing", "No RAMBlock could be compared."
+    CONTAINERS_DIFFER = "containers.differ", "A stream in a container is not judged as the plain file is."
     REPRODUCER_SHOWS = "reproducer.shows", "A known issue shows."
     REPRODUCER_SHOWS_WHERE_ABSENT = (
         "reproducer.shows-where-absent",

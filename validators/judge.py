@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,8 @@ from harness.status import Status
 from validators.oracles.o2_write_order.write_order import check_write_order
 from validators.oracles.o4_structure.structure import check_structure
 from validators.verdict import CheckResult, Tally, Verdict, Violation
+from validators.vmstate.containers.container import Container
+from validators.vmstate.containers.opening import open_stream
 from validators.vmstate.facts import describe
 from validators.vmstate.memory_map import machine_map
 from validators.vmstate.pages import PageReader
@@ -22,19 +24,21 @@ from validators.vmstate.progress import Progress, WatchedSource
 from validators.vmstate.stream.format import LEAST_RECORD_BYTES, MAX_PAGES, StreamError
 from validators.vmstate.stream.index import SnapshotIndex
 from validators.vmstate.stream.reader import read_index
-from validators.vmstate.stream.source import PipeSource, open_source
+from validators.vmstate.stream.source import PipeSource
 from validators.vmstate.virtio_mem import has_virtio_mem, unplugged_pages
 
 
 def check_file(
-    path: Path, *, golden: Path | None = None, offset: int = 0, progress: Progress | None = None
-) -> Verdict:
+    path: Path, *, golden: Path | None = None, offset: int = 0, snapshot: str = "",
+    progress: Progress | None = None,
+) -> Verdict:  # fmt: skip
     """Judge the vmstate stream at `offset` of a file by every oracle that applies to a file.
 
     Args:
         path: the file; "-" (standard input) or a pipe is judged by structure alone.
         golden: golden image of the guest at T0 (a folder or one raw file).
-        offset: byte offset of the stream in the file.
+        offset: byte offset of the stream, or of its container, in the file.
+        snapshot: internal snapshot of a qcow2 image, "" for the only one.
         progress: called with the name of a stage, bytes done and bytes in all, every 16 MiB.
 
     Raises:
@@ -42,17 +46,18 @@ def check_file(
             golden image cannot be used.
     """
     if str(path) == "-" or (path.exists() and not stat.S_ISREG(path.stat().st_mode) and not path.is_dir()):
-        if golden is not None or offset:
+        if golden is not None or offset or snapshot:
             raise UsageError(
-                "A pipe is checked from its start and by its structure alone; with a golden image or an "
-                "offset give a file."
+                "A pipe is checked from its start and by its structure alone; with a golden image, an "
+                "offset or a snapshot's name give a file."
             )
         return _check_pipe(path)
     with ExitStack() as stack:
-        opened = stack.enter_context(open_source(path))
-        source = WatchedSource(opened.descriptor, path, progress or _silent)
+        opened = stack.enter_context(open_stream(path, offset, snapshot))
+        offset = opened.start
+        source = WatchedSource(opened.source.descriptor, path, progress or _silent)
         source.begin("structure", offset, max(0, source.size - offset))
-        index = read_index(source, offset)
+        index = read_index(source, offset, opened.ends_file)
         unplugged = unplugged_pages(source, index)
         large = index.damage is not None and index.damage.code is Code.BLOCK_SIZE_TOO_LARGE
         if large and index.damage and source.size > MAX_PAGES * LEAST_RECORD_BYTES:
@@ -71,21 +76,34 @@ def check_file(
             source.begin("golden", offset, data_bytes)
             checks.append(_guarded(lambda: check_golden(reader, image, unplugged), "golden", index))
         source.finish()
-        return _verdict(checks, index)
+        if opened.containers:
+            checks.insert(0, _judge_containers(opened.containers))
+        return _verdict(checks, index, opened.containers)
+
+
+def _judge_containers(containers: Sequence[Container]) -> CheckResult:
+    """Check what a stream lies in."""
+    tally = Tally("container", "What the stream lies in is finished and whole.")
+    for container in containers:
+        if container.problem is not None:
+            tally.report(container.problem.code, container.problem.sentence)
+    return tally.result()
 
 
 def _silent(_stage: str, _done: int, _total: int) -> None:
     """Report no progress."""
 
 
-def _verdict(checks: list[CheckResult], index: SnapshotIndex) -> Verdict:
+def _verdict(
+    checks: list[CheckResult], index: SnapshotIndex, containers: Sequence[Container] = ()
+) -> Verdict:
     if index.damage is not None and not any(check.status is Status.FAIL for check in checks):
         # A file that was not read to its end never passes, also if no rule is broken.
         tally = Tally("readable", "The stream can be read to its end.")
         tally.report(index.damage.code, index.damage.sentence, file_offset=index.damage.offset)
         checks = [*checks, tally.result()]
     lengths = {block.idstr: block.used_length for block in index.blocks}
-    return Verdict(tuple(_with_addresses(checks, index)), describe(index), lengths)
+    return Verdict(tuple(_with_addresses(checks, index)), describe(index, containers), lengths)
 
 
 def _with_addresses(checks: list[CheckResult], index: SnapshotIndex) -> Iterator[CheckResult]:

@@ -50,6 +50,7 @@ def _judge(path: Path, arguments: argparse.Namespace) -> Verdict:
                 path,
                 golden=arguments.golden,
                 offset=arguments.offset,
+                snapshot=arguments.snapshot,
                 progress=bar.update if big else None,
             )
     except OSError as error:
@@ -100,7 +101,7 @@ def _extract(path: Path, arguments: argparse.Namespace) -> bool:
     from validators.vmstate.extract import extract
 
     try:
-        content = extract(path, arguments.extract, offset=arguments.offset)
+        content = extract(path, arguments.extract, offset=arguments.offset, snapshot=arguments.snapshot)
     except SnapshotWrong as error:
         print(f"snapproof: {shown(error.sentence)}", file=sys.stderr)
         return False

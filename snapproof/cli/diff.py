@@ -25,7 +25,11 @@ def diff(arguments: argparse.Namespace) -> int:
     """Compare the files, print the differences, and return the exit code that `--help` explains."""
     if [str(arguments.first), str(arguments.second)] == ["-", "-"]:
         raise UsageError("Standard input is one file; give '-' for A or B, not for both.")
-    found = diff_files(arguments.first, arguments.second, offsets=arguments.offset)
+    names = [*arguments.snapshot, *arguments.snapshot]
+    if len(names) not in (0, 2, 4):
+        raise UsageError("--snapshot is given at most twice, for A and for B.")
+    snapshots = (names[0], names[1]) if names else ("", "")
+    found = diff_files(arguments.first, arguments.second, offsets=arguments.offset, snapshots=snapshots)
     if arguments.json:
         write_json_file(arguments.json, _json(found))
     _print(arguments, found)

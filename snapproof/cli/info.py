@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,11 +16,13 @@ from harness.errors import UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
 from snapproof.cli.streams import shown as escaped
 from snapproof.runs.outputs import write_json_file
+from validators.vmstate.containers.container import Container
+from validators.vmstate.containers.opening import open_stream
 from validators.vmstate.facts import describe
 from validators.vmstate.stream.format import SECTION_NAMES
 from validators.vmstate.stream.index import Block, SnapshotIndex
 from validators.vmstate.stream.reader import read_index
-from validators.vmstate.stream.source import PipeSource, open_source
+from validators.vmstate.stream.source import PipeSource
 
 _PIECE = 1 << 20
 _FORMAT_VERSION = 1
@@ -31,32 +34,41 @@ def info(arguments: argparse.Namespace) -> int:
         from snapproof.cli.vmstate_folder import info_folder
 
         return info_folder(arguments)
-    content = content_of(_read(arguments.file, arguments.offset))
+    content = _read(arguments.file, arguments.offset, arguments.snapshot)
     if arguments.json:
         write_json_file(arguments.json, json.dumps(content, indent=1))
     _print(arguments.file, content)
     return EXIT_FAIL if content["damage"] else EXIT_PASS
 
 
-def _read(path: Path, offset: int) -> SnapshotIndex:
+def _read(path: Path, offset: int, snapshot: str) -> dict[str, Any]:
     if str(path) != "-":
-        with open_source(path) as source:
-            return read_index(source, offset)
-    if offset or sys.stdin is None or sys.stdin.isatty():
+        with open_stream(path, offset, snapshot) as opened:
+            index = read_index(opened.source, opened.start, opened.ends_file)
+            return content_of(index, opened.containers)
+    if offset or snapshot or sys.stdin is None or sys.stdin.isatty():
         raise UsageError("'-' reads a stream from the start of standard input, which must not be a terminal.")
     index = read_index(PipeSource(sys.stdin.buffer))
     if index.damage is not None and index.damage.check == "pipe":
         raise UsageError(f"{index.damage.sentence} Name the file itself instead of '-'.")
-    return index
+    return content_of(index)
 
 
-def content_of(index: SnapshotIndex) -> dict[str, Any]:
+def content_of(index: SnapshotIndex, containers: Sequence[Container] = ()) -> dict[str, Any]:
     """Return everything that the command prints of a file, as JSON values."""
     configuration = index.configuration
     kinds = [SECTION_NAMES[section.kind] for section in index.sections if section.is_ram]
     return {
         "version": _FORMAT_VERSION,
-        "file": describe(index),
+        "file": describe(index, containers),
+        "containers": [
+            {
+                "name": container.name,
+                **container.facts,
+                "problem": container.problem.sentence if container.problem else None,
+            }
+            for container in containers
+        ],
         "configuration": {
             "machine": configuration.machine,
             "capabilities": list(configuration.capabilities),
@@ -161,6 +173,9 @@ def _print(path: Path, content: dict[str, Any]) -> None:
             f"iterable {entry['name']} ({entry['instance']}): version {entry['version']}, {counts}, "
             f"{entry['bytes']:,} bytes, at offset {entry['offset']:,}"
         )
+    for container in content["containers"]:
+        if container["problem"]:
+            print(f"  {container['problem']}")
     if content["damage"]:
         print(f"Damaged: reading stopped at offset {content['damage']['offset']:,}.")
         print(f"  {content['damage']['sentence']}")

@@ -61,6 +61,8 @@ def selftest(arguments: argparse.Namespace) -> int:
         raise UsageError(
             "--live plants faults in a running QEMU, so it takes no FILE; leave one of them out."
         )
+    if (arguments.offset or arguments.snapshot) and not arguments.file:
+        raise UsageError("--offset and --snapshot say where in FILE the stream is, and no FILE is given.")
     progress = Progress()
     environment: dict[str, Any] = {}
     missing: dict[str, str] = {}
@@ -90,7 +92,10 @@ def selftest(arguments: argparse.Namespace) -> int:
 
 def _one_file(arguments: argparse.Namespace, folder: Path, progress: Progress) -> FormResult:
     show = _row_printer(progress)
-    rows = run_selftest(arguments.file, arguments.golden, seed=arguments.seed, folder=folder, progress=show)
+    rows = run_selftest(
+        arguments.file, arguments.golden, seed=arguments.seed, folder=folder, progress=show,
+        offset=arguments.offset, snapshot=arguments.snapshot,
+    )  # fmt: skip
     return FormResult(arguments.file.name, tuple(rows))
 
 

@@ -19,11 +19,9 @@ from snapproof.cli.verdict_text import counted
 from snapproof.runs.outputs import write_json_file
 from validators.judge import check_file
 from validators.verdict import CheckResult, Verdict
-from validators.vmstate.stream.format import MAGIC
+from validators.vmstate.containers.opening import holds_stream, open_stream
 from validators.vmstate.stream.reader import read_index
-from validators.vmstate.stream.source import open_source
 
-_MAGIC = MAGIC.to_bytes(4, "big")
 _GOLDEN = "golden"
 _GOLDEN_INDEX = "golden.json"
 _FORMAT_VERSION = 1
@@ -51,7 +49,7 @@ def find_streams(folder: Path) -> FoundFiles:
     streams: list[Path] = []
     others = 0
     for path in _regular_files(folder):
-        if _begins_as_stream(path):
+        if holds_stream(path):
             streams.append(path)
         else:
             others += 1
@@ -69,7 +67,7 @@ def check_folder(arguments: argparse.Namespace) -> int:
     Raises:
         UsageError: an option is given that is for one file, or as `find_streams`.
     """
-    require_no_options(arguments, ("golden", "extract", "map", "offset"))
+    require_no_options(arguments, ("golden", "extract", "map", "offset", "snapshot"))
     folder: Path = arguments.file
     found = find_streams(folder)
     entries = []
@@ -92,12 +90,13 @@ def info_folder(arguments: argparse.Namespace) -> int:
     Raises:
         UsageError: `--offset` is given, a file cannot be read, or as `find_streams`.
     """
-    require_no_options(arguments, ("offset",))
+    require_no_options(arguments, ("offset", "snapshot"))
     folder: Path = arguments.file
     entries = []
     for path in find_streams(folder).streams:
-        with open_source(path) as source:
-            content = content_of(read_index(source))
+        with open_stream(path) as opened:
+            index = read_index(opened.source, opened.start, opened.ends_file)
+            content = content_of(index, opened.containers)
         entry = {"name": str(path.relative_to(folder)), **content}
         entries.append(entry)
         print(f"{shown(entry['name'])}: {_described(content)}")
@@ -139,14 +138,6 @@ def _regular_files(folder: Path) -> Iterator[Path]:
             path = Path(parent, name)
             if path.is_file() and not path.is_symlink():
                 yield path
-
-
-def _begins_as_stream(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_MAGIC)) == _MAGIC
-    except OSError as error:
-        raise UsageError(f"The file '{path}' cannot be read: {error.strerror}.") from error
 
 
 def _judged(path: Path, name: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from snapproof.report.run_result import RunResult, Selection
 from snapproof.runs.results_folder import write_results
 from tests_unit.docs import docs_pages
 from tests_unit.docs.docs_pages import ROOT, Command, pages
+from tests_unit.support.containers import save_image
 from tests_unit.support.scenario_values import outcome
 from tests_unit.support.shell_commands import WrongCall, our_calls, parse_call
 from tests_unit.support.synthetic_stream import Guest, Writer, write_golden
@@ -122,6 +123,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("vmstate", "vmstate-a"):
         (place / name).write_bytes(writer.stream())
     (place / "vmstate.gz").write_bytes(gzip.compress(writer.stream()))
+    (place / "web-1.save").write_bytes(save_image(gzip.compress(writer.stream()), 1))
     (place / "mapped").write_bytes(Writer(Guest(seed=9)).stream())
     writer.guest.ram[40, 9] ^= np.uint64(1)
     for name in ("suspect", "vmstate-b"):

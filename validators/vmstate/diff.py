@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from harness.errors import SnapshotWrong
 from validators.verdict import PageRange, group_ranges
+from validators.vmstate.containers.opening import open_stream
 from validators.vmstate.devices import decode_devices
 from validators.vmstate.digests import digest_pages
 from validators.vmstate.pages import PageReader
 from validators.vmstate.stream.index import Block
 from validators.vmstate.stream.reader import read_index
-from validators.vmstate.stream.source import open_source, open_standard_input
 from validators.vmstate.stream_diff import FieldChange, Stream, stream_changes
 
 _MAX_FIELDS = 10_000
@@ -58,20 +58,24 @@ class Difference:
         return group_ranges(self.pages, self.page_size)
 
 
-def diff_files(first: Path, second: Path, *, offsets: tuple[int, int] = (0, 0)) -> Difference:
+def diff_files(
+    first: Path, second: Path, *, offsets: tuple[int, int] = (0, 0), snapshots: tuple[str, str] = ("", "")
+) -> Difference:
     """Compare two vmstate files page by page (by digest), their sections, and device fields.
 
     Args:
         first: a file, or "-" for standard input.
         second: another one.
         offsets: byte offset of the stream in each.
+        snapshots: internal snapshot of each if it is a qcow2 image, "" for the only one.
 
     Raises:
         UsageError: one of them is not a vmstate file.
         SnapshotWrong: one of them is damaged before the end of RAM.
     """
     with ExitStack() as stack:
-        readers = [_open(stack, path, offset) for path, offset in zip((first, second), offsets, strict=True)]
+        files = zip((first, second), offsets, snapshots, strict=True)
+        readers = [_open(stack, *file) for file in files]
         blocks = [{(block.idstr, block.used_length): block for block in r.index.blocks} for r in readers]
         pages: dict[str, list[int]] = {}
         for key in (key for key in blocks[0] if key in blocks[1]):
@@ -93,12 +97,12 @@ def diff_files(first: Path, second: Path, *, offsets: tuple[int, int] = (0, 0)) 
         )
 
 
-def _open(stack: ExitStack, path: Path, offset: int) -> PageReader:
-    source = stack.enter_context(open_standard_input() if str(path) == "-" else open_source(path))
-    index = read_index(source, offset)
+def _open(stack: ExitStack, path: Path, offset: int, snapshot: str) -> PageReader:
+    opened = stack.enter_context(open_stream(path, offset, snapshot))
+    index = read_index(opened.source, opened.start, opened.ends_file)
     if index.damage is not None:
         raise SnapshotWrong(f"The file '{path}' cannot be compared: {index.damage.sentence}")
-    return PageReader(source, index)
+    return PageReader(opened.source, index)
 
 
 def _differing(

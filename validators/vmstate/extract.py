@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from harness.errors import SetupBroken, SnapshotWrong, UsageError
+from validators.vmstate.containers.opening import open_stream
 from validators.vmstate.devices import decode_devices
 from validators.vmstate.facts import describe
 from validators.vmstate.pages import Numbers, PageReader
 from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Block
 from validators.vmstate.stream.reader import read_index
-from validators.vmstate.stream.source import open_source
 
 INDEX_FILE = "golden.json"
 DEVICES_FILE = "devices.json"
@@ -29,7 +29,7 @@ _BLOCK_FILE = re.compile(r"block-\d+\.ram")
 _IOV_LIMIT = 256
 
 
-def extract(path: Path, folder: Path, *, offset: int = 0) -> dict[str, Any]:
+def extract(path: Path, folder: Path, *, offset: int = 0, snapshot: str = "") -> dict[str, Any]:
     """Write RAM and device state of a vmstate file into a folder, over no file that is there.
 
     The folder can serve as a golden image: golden.json lists block-000.ram and so on with idstr, length and
@@ -46,8 +46,9 @@ def extract(path: Path, folder: Path, *, offset: int = 0) -> dict[str, Any]:
         SetupBroken: the folder cannot be written.
     """
     require_room_for_extraction(folder)
-    with open_source(path) as source:
-        index = read_index(source, offset)
+    with open_stream(path, offset, snapshot) as opened:
+        source = opened.source
+        index = read_index(source, opened.start, opened.ends_file)
         if index.damage is not None:
             raise SnapshotWrong(f"The file '{path}' cannot be extracted: {index.damage.sentence}")
         reader = PageReader(source, index)
@@ -63,7 +64,7 @@ def extract(path: Path, folder: Path, *, offset: int = 0) -> dict[str, Any]:
                     "version": 1,
                     "page_size": index.page_size,
                     "blocks": entries,
-                    "facts": describe(index),
+                    "facts": describe(index, opened.containers),
                 }
                 with made.new(INDEX_FILE) as target:
                     target.write(json.dumps(content, indent=1).encode())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from validators.verdict import Facts
+from validators.vmstate.containers.container import Container
 from validators.vmstate.stream.index import SnapshotIndex
 
 
-def describe(index: SnapshotIndex) -> Facts:
-    """Return facts about a file for a person: machine, layout, sizes."""
+def describe(index: SnapshotIndex, containers: Sequence[Container] = ()) -> Facts:
+    """Return facts about a file for a person: what it lies in, machine, layout, sizes."""
     return {
+        **({"container": "; in it ".join(one.name for one in containers)} if containers else {}),
+        **{name: value for one in containers for name, value in one.facts.items()},
         "machine": index.configuration.machine,
         "layout": index.layout,
         "flow": index.flow,

@@ -7,7 +7,13 @@ from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import add_json_argument, add_offset_argument, output_path, vmstate_path
+from snapproof.cli.arguments.shared import (
+    add_json_argument,
+    add_offset_argument,
+    add_snapshot_argument,
+    output_path,
+    vmstate_path,
+)
 
 
 def add_parser(commands: Any, summary: str) -> None:
@@ -46,4 +52,5 @@ def add_parser(commands: Any, summary: str) -> None:
         "--map", type=output_path, metavar="OUT.svg", help="draw where in RAM the bad pages lie, as SVG"
     )
     add_offset_argument(parser)
+    add_snapshot_argument(parser)
     parser.set_defaults(run=later("snapproof.cli.check:check"))

@@ -32,6 +32,13 @@ def add_parser(commands: Any, summary: str) -> None:
         metavar="N[:M]",
         help="the stream begins at byte N of A, and at byte M (else also N) of B",
     )
+    parser.add_argument(
+        "--snapshot",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="internal snapshot of a qcow2 image; given twice, that of A and that of B",
+    )
     add_json_argument(parser, "write all differences there")
     parser.set_defaults(run=later("snapproof.cli.diff:diff"))
 

@@ -6,7 +6,12 @@ from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import add_json_argument, add_offset_argument, vmstate_path
+from snapproof.cli.arguments.shared import (
+    add_json_argument,
+    add_offset_argument,
+    add_snapshot_argument,
+    vmstate_path,
+)
 
 
 def add_parser(commands: Any, summary: str) -> None:
@@ -30,4 +35,5 @@ def add_parser(commands: Any, summary: str) -> None:
     )
     add_json_argument(parser, "write all of it there")
     add_offset_argument(parser)
+    add_snapshot_argument(parser)
     parser.set_defaults(run=later("snapproof.cli.info:info"))

@@ -7,7 +7,11 @@ from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import add_json_argument
+from snapproof.cli.arguments.shared import (
+    add_json_argument,
+    add_offset_argument,
+    add_snapshot_argument,
+)
 from snapproof.cli.arguments.stack import add_stack_arguments
 
 
@@ -29,6 +33,8 @@ def add_parser(commands: Any, summary: str) -> None:
     )
     parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="an undamaged vmstate file")
     parser.add_argument("--golden", type=Path, metavar="RAM", help="golden image of FILE")
+    add_offset_argument(parser)
+    add_snapshot_argument(parser)
     parser.add_argument(
         "--live", action="store_true", help="plant faults in a running QEMU instead, by preloaded libraries"
     )

@@ -41,6 +41,13 @@ def add_offset_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_snapshot_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--snapshot`."""
+    parser.add_argument(
+        "--snapshot", default="", metavar="NAME", help="internal snapshot of FILE, which is a qcow2 image"
+    )
+
+
 def offset_bytes(text: str) -> int:
     """Return the byte offset that `--offset` names, decimal or with 0x."""
     number = int(text, 0)

@@ -189,7 +189,7 @@ def test_standard_input_may_be_no_terminal(
 def test_what_was_not_read_to_its_end_never_passes(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage that no named rule covers is a violation of its own."""
 
-    def ended(source: Source, offset: int = 0) -> SnapshotIndex:
+    def ended(source: Source, offset: int = 0, _ends_file: bool | None = None) -> SnapshotIndex:
         return replace(
             read_index(source, offset), damage=Anomaly(Code.SNAPSHOT_WRONG, "The reading stopped.", 7)
         )

@@ -397,7 +397,7 @@ def test_state_saved_after_t0_of_other_streams() -> None:
 )
 def test_bytes_behind_the_end(start: int, end: int, size: int | None, status: Status, told: str) -> None:
     """A file that begins with the stream ends with it; one that does not may go on."""
-    found = _check(_index(start=start, end=end, file_size=size), "trailing-bytes")
+    found = _check(_index(start=start, end=end, file_size=size, ends_file=start == 0), "trailing-bytes")
     assert found.status is status
     assert told == (found.reason or "".join(one.sentence for one in found.violations))
     assert [one.file_offset for one in found.violations] == ([end] if status is Status.FAIL else [])

@@ -22,12 +22,16 @@ _VITAL_FIELDS = (("env.cr[3]", 31), ("env.psw.addr", 62), ("env.pc", 62), ("env.
 
 @LAYOUT.fault("One byte follows the end of the stream.")
 def _trailing_byte(subject: Subject) -> Damage | None:
+    if not subject.index.ends_file:
+        return None
     end = subject.index.end
     return Damage((Edit(end, 0, b"\0"),), DamagePlace("end of file", end, end + 1))
 
 
 @LAYOUT.fault("A second stream follows the first.")
 def _trailing_stream(subject: Subject) -> Damage | None:
+    if not subject.index.ends_file:
+        return None
     end = subject.index.end
     data = subject.bytes_at(subject.index.start, subject.index.start + 8192)
     return Damage((Edit(end, 0, data),), DamagePlace("end of file", end, end + len(data)))

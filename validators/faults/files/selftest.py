@@ -21,6 +21,8 @@ from validators.faults.files.subject import DamagePlace, Subject, open_subject
 from validators.faults.files.workbench import Workbench, write_damaged
 from validators.judge import check_file
 from validators.verdict import Violation
+from validators.vmstate.containers.opening import open_stream
+from validators.vmstate.stream.reader import read_index
 
 CATALOGUE: tuple[Fault, ...] = (
     *CONTENT.faults,
@@ -64,7 +66,8 @@ class Row:
 
 def run_selftest(
     file: Path, golden: Path | None = None, *, seed: int = 1, faults: Sequence[Fault] = CATALOGUE,
-    folder: Path | None = None, progress: Callable[[Row], None] | None = None,
+    folder: Path | None = None, progress: Callable[[Row], None] | None = None, offset: int = 0,
+    snapshot: str = "",
 ) -> list[Row]:  # fmt: skip
     """Plant each fault in a copy of `file` and judge the copy.
 
@@ -75,36 +78,48 @@ def run_selftest(
         faults: the faults to plant.
         folder: for the damaged copy, which takes the size of the file.
         progress: called with each row.
+        offset: byte offset of the stream, or of its container, in the file.
+        snapshot: internal snapshot of a qcow2 image, "" for the only one.
 
     Raises:
         UsageError: the undamaged file does not pass, so nothing can be shown with it.
     """
-    before = check_file(file, golden=golden)
-    if before.status not in (Status.PASS, Status.SKIP):
-        why = "".join(f" ({found.check}: {found.sentence})" for found in before.violations[:1])
-        raise UsageError(
-            f"The file '{file}' cannot be used for a self-test: undamaged it does not pass{why}."
-        )
-    rows = []
-    with tempfile.TemporaryDirectory(dir=folder) as name, open_subject(file, seed) as subject:
+    with tempfile.TemporaryDirectory(dir=folder) as name, open_stream(file, offset, snapshot) as opened:
+        if opened.is_copy:
+            # The faults are planted in the stream, and not in what it lies in.
+            file, offset = Path(f"/proc/self/fd/{opened.source.descriptor}"), 0
+        subject = Subject(opened.source, read_index(opened.source, opened.start, opened.ends_file), seed)
+        _require_right(file, golden, offset)
         bench = Workbench(file, Path(name) / "damaged")
+        rows = []
         for number, fault in enumerate(faults):
             subject.reseed(seed + number)
-            row = _run(subject, golden, fault, seed + number, bench)
+            row = _run(subject, golden, fault, seed + number, bench, offset)
             rows.append(row)
             if progress:
                 progress(row)
     return rows
 
 
-def _run(subject: Subject, golden: Path | None, fault: Fault, seed: int, bench: Workbench) -> Row:
+def _require_right(file: Path, golden: Path | None, offset: int) -> None:
+    before = check_file(file, golden=golden, offset=offset)
+    if before.status not in (Status.PASS, Status.SKIP):
+        why = "".join(f" ({found.check}: {found.sentence})" for found in before.violations[:1])
+        raise UsageError(
+            f"The file '{file}' cannot be used for a self-test: undamaged it does not pass{why}."
+        )
+
+
+def _run(
+    subject: Subject, golden: Path | None, fault: Fault, seed: int, bench: Workbench, offset: int
+) -> Row:
     damage = fault.plant(subject)
     row = Row(fault.name, subject.index.layout, (), False, "", fault.blind, "not applicable", seed)
     if damage is None:
         return row
     with bench.damaged(damage) as path:
         try:
-            verdict = check_file(path, golden=golden)
+            verdict = check_file(path, golden=golden, offset=offset)
         except SnapproofError as error:
             return replace(
                 row,

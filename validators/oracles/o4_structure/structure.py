@@ -300,11 +300,14 @@ def _truncated(index: SnapshotIndex) -> CheckResult:
 
 
 def _end(index: SnapshotIndex) -> CheckResult:
-    tally = Tally("trailing-bytes", "Nothing follows the end of the stream.")
+    tally = Tally("trailing-bytes", "Nothing follows the end of the stream, but the padding of a volume.")
     if index.damage is not None or index.end_marker is None:
         return tally.skip("The end of the stream was not reached.")
     left = 0 if index.file_size is None else index.file_size - index.end
-    if left and index.start:
+    if index.padding:
+        tally.facts["bytes of padding"] = index.padding
+        return tally.result()
+    if left and not index.ends_file:
         # QEMU's "file:...,offset=" writes into a larger file and does not truncate it.
         return tally.skip(f"The stream lies inside a larger file; {left} bytes follow it.")
     if left:

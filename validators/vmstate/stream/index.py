@@ -213,6 +213,8 @@ class SnapshotIndex:
         damage: what ended the reading early, None if the whole stream was read.
         footers: whether sections have footers.
         records: number of page records by kind ("page", "zero").
+        ends_file: whether nothing but padding may follow the stream in its file.
+        padding: bytes of zeros to the end of the file, if that is padded; else 0.
     """
 
     start: int
@@ -232,6 +234,8 @@ class SnapshotIndex:
     damage: Anomaly | None
     footers: bool
     records: Mapping[str, int]
+    ends_file: bool = True
+    padding: int = 0
 
     @property
     def devices(self) -> tuple[Section, ...]:

@@ -14,13 +14,14 @@ from validators.vmstate.stream import format as fmt
 from validators.vmstate.stream.collector import Collector
 from validators.vmstate.stream.configuration import read_configuration
 from validators.vmstate.stream.cursor import Cursor, readable
+from validators.vmstate.stream.foreign import HEAD_BYTES, foreign_words
 from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Anomaly, Command, Configuration, Section, SnapshotIndex, Vmdesc
 from validators.vmstate.stream.ramlist import BlockList
 from validators.vmstate.stream.records import RamScanner
 from validators.vmstate.stream.run_state import judge_run_state
 from validators.vmstate.stream.sections import SectionEnds
-from validators.vmstate.stream.source import Source
+from validators.vmstate.stream.source import FileSource, Source
 from validators.vmstate.stream.subsections import DeviceBytes
 from validators.vmstate.stream.vmdesc import (
     described_length,
@@ -31,9 +32,10 @@ from validators.vmstate.stream.vmdesc import (
 )
 
 _HEADER_BYTES = 8
+_PADDED_TO = 1 << 20
 
 
-def read_index(source: Source, start: int = 0) -> SnapshotIndex:
+def read_index(source: Source, start: int = 0, ends_file: bool | None = None) -> SnapshotIndex:
     """Read the vmstate stream that begins at file offset `start`.
 
     Damage does not raise an error. The index has what was found, the rules that were broken (`anomalies`)
@@ -42,12 +44,13 @@ def read_index(source: Source, start: int = 0) -> SnapshotIndex:
     Args:
         source: the file or pipe.
         start: file offset of the stream.
+        ends_file: whether nothing but padding may follow the stream; by default if the file begins with it.
 
     Raises:
         UsageError: there is no vmstate stream at that offset.
     """
     _require_magic(source, start)
-    reader = _Reader(source, start)
+    reader = _Reader(source, start, start == 0 if ends_file is None else ends_file)
     damage = None
     try:
         reader.run()
@@ -59,22 +62,36 @@ def read_index(source: Source, start: int = 0) -> SnapshotIndex:
 def _require_magic(source: Source, start: int) -> None:
     head = source.read(start, 4) if start >= 0 else b""
     if head != fmt.MAGIC.to_bytes(4, "big"):
+        known = foreign_words(source.read(0, HEAD_BYTES)) if start == 0 else ""
         raise UsageError(
             f"There is no vmstate stream at offset {start}: a stream begins with 'QEVM', "
-            f"these bytes are '{readable(head)}'."
+            f"these bytes are '{readable(head)}'.{known}"
         )
+
+
+def _end_before_padding(source: Source) -> int | None:
+    """Return where the zeros at the end of a padded file begin, None if the file is not padded.
+
+    Volumes (of LVM, ZFS, Ceph: Proxmox keeps a guest's state in one) and copies of them are whole MiB. QEMU
+    writes no such padding, so zeros behind a stream in a file of any other length are not taken for it.
+    """
+    if not isinstance(source, FileSource) or source.size % _PADDED_TO:
+        return None
+    return source.end_of_data()
 
 
 class _Reader:
     """Reads one stream."""
 
-    def __init__(self, source: Source, start: int) -> None:
+    def __init__(self, source: Source, start: int, ends_file: bool) -> None:
         self._source = source
         self._start = start
+        self._ends_file = ends_file
+        self._behind = _end_before_padding(source)
         self._cursor = Cursor(source, start)
         self._collector = Collector()
         self._configuration = Configuration()
-        self._tail = find_vmdesc(source)
+        self._tail = find_vmdesc(source, self._behind)
         self._vmdesc: Vmdesc | None = None
         self._page_size = described_page_size(self._tail) if self._tail else None
         self._sections: list[Section] = []
@@ -82,7 +99,7 @@ class _Reader:
         self._commands: list[Command] = []
         self._end_marker: int | None = None
         self._footers: bool | None = None
-        self._ends = SectionEnds(source, embedded=start > 0, taken=self._started)
+        self._ends = SectionEnds(source, embedded=not ends_file, taken=self._started)
         self._devices = DeviceBytes(source)
         self._list: BlockList | None = None
         self._scanner: RamScanner | None = None
@@ -307,4 +324,13 @@ class _Reader:
             damage=damage,
             footers=bool(self._footers),
             records=dict(self._collector.records),
+            ends_file=self._ends_file,
+            padding=self._padding(damage),
         )
+
+    def _padding(self, damage: Anomaly | None) -> int:
+        """Return how many zeros follow the whole stream to the end of a padded file."""
+        size = self._source.size
+        if self._behind is None or damage is not None or self._cursor.position < self._behind or size is None:
+            return 0
+        return size - self._cursor.position

@@ -19,6 +19,7 @@ from harness.errors import SetupBroken, SnapproofError, UsageError
 from validators.vmstate.stream.format import StreamError
 
 _RELEASE_STEP = 16 << 20
+_ZERO_STEP = 4 << 20
 _LARGEST_FOLIO = 2 << 20
 # Linux 5.14 include/uapi/asm-generic/mman-common.h; Python's mmap has no name for it.
 _MADV_POPULATE_READ = 22
@@ -136,6 +137,23 @@ class FileSource:
                 raise self._unreadable(error, offset) from error
             # ENXIO: only a hole is left. A file system that knows no holes says EINVAL; then all is data.
             return self.size if error.errno == errno.ENXIO else offset
+
+    def end_of_data(self) -> int:
+        """Return the file offset behind the last byte that is not zero; 0 if all are."""
+        end, step = self.size, _ZERO_STEP
+        while end:
+            start = max(0, end - step)
+            if self.next_data(start) >= end:
+                # A hole; there may be terabytes of it.
+                end, step = start, 2 * step
+            elif step > _ZERO_STEP:
+                step = _ZERO_STEP
+            else:
+                data = self.read(start, end - start).rstrip(b"\0")
+                if data:
+                    return start + len(data)
+                end = start
+        return 0
 
     def view(self, offset: int, length: int) -> memoryview:
         """Return what read() does, without a copy if the kernel can map the bytes; valid until forget()."""

@@ -27,8 +27,12 @@ _DEPTH = 32
 _SUBSECTION_HEAD = 1 + 1 + 4
 
 
-def find_vmdesc(source: Source) -> Vmdesc | None:
+def find_vmdesc(source: Source, end: int | None = None) -> Vmdesc | None:
     """Look for the description at the end of a file, without reading the stream before it.
+
+    Args:
+        source: the file.
+        end: where the stream ends if padding follows it.
 
     Returns:
         The last one whose JSON parses and has devices; None if there is none, or for a pipe.
@@ -37,8 +41,9 @@ def find_vmdesc(source: Source) -> Vmdesc | None:
         return None
     left = 2 * fmt.MAX_VMDESC_BYTES
     for tail in _TAILS:
-        start = max(0, source.size - tail)
-        data = source.read(start, tail)
+        behind = source.size if end is None else end
+        start = max(0, behind - tail)
+        data = source.read(start, behind - start)
         for match in reversed(deque(_CANDIDATE.finditer(data), _MAX_CANDIDATES)):
             length = int.from_bytes(match.group(1), "big")
             text = data[match.end() - 1 : match.end() - 1 + length]
