@@ -11,6 +11,7 @@ from pathlib import Path
 from harness.errors import NotApplicable, UsageError
 from harness.qemu.virtio_driver import can_drive
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_NOTHING_RAN, EXIT_PASS
+from snapproof.cli.explore_kernel import explore_kernel
 from snapproof.cli.options import stack_options
 from snapproof.explore.campaign import (
     CORPUS_FILE,
@@ -41,6 +42,8 @@ _ALWAYS_SECONDS = 1e9
 
 def explore(arguments: argparse.Namespace) -> int:
     """Explore, print what was found, and return the exit code that `--help` explains."""
+    if arguments.kernel:
+        return explore_kernel(arguments)
     replayed = _read_list(arguments.replay) if arguments.replay else None
     corpus = _read_corpus(arguments.corpus) if arguments.corpus else []
     progress = Progress()

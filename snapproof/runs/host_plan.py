@@ -248,6 +248,11 @@ def lent_to_vm() -> list[str]:
     return ["--prepare", "--ksm", "--poison", "--one-cpu", "--slow", f"{patient(_SLOW):g}"]
 
 
+def lent_for_lists() -> list[str]:
+    """Return arguments of the lists of memory operations for a VM, where swap and KSM are allowed."""
+    return ["--prepare", "--ksm", "--one-cpu", "--slow", str(_SLOW)]
+
+
 def _tests(sources: Sources, *lent: str) -> list[str] | None:
     options = sources.options
     if not options.tests:

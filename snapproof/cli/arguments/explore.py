@@ -6,7 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from harness.hosts.spec import LOCAL
 from snapproof.cli.arguments.help_text import help_text
+from snapproof.cli.arguments.host import HOST_HELP, add_host_arguments
+from snapproof.cli.arguments.kernel import add_preparation
 from snapproof.cli.arguments.later import later
 from snapproof.cli.arguments.stack import add_stack_arguments, seed_number
 
@@ -26,6 +29,8 @@ def add_parser(commands: Any, summary: str) -> None:
             "explore --seed 7 --runs 50",
             "explore --replay results/explore/findings/01-qemu.ended/steps.json",
             "explore --self-check",
+            "explore --kernel --seconds 600    # memory operations, without QEMU",
+            "explore --kernel --host vm:debian@6.12.43 --seconds 600",
             exit_codes="0 nothing new was found, 1 something was, 2 error, 3 no list was run",
             more="docs/explore.md says what is drawn, and what is not.",
         ),
@@ -45,8 +50,23 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument(
         "--self-check", action="store_true", help="plant live faults, and explore until each is found"
     )
+    _add_kernel_arguments(parser)
     add_stack_arguments(parser, own_guest=False)
     parser.set_defaults(run=later("snapproof.cli.explore:explore"), default_seconds=_SECONDS)
+
+
+def _add_kernel_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of lists of memory operations."""
+    group = parser.add_argument_group("lists for the kernel alone", "see docs/explore.md")
+    group.add_argument(
+        "--kernel", action="store_true", help="lists of memory operations and userfaultfd, without QEMU"
+    )
+    group.add_argument("--host", default=LOCAL, metavar="SPEC", help=f"host to test: {HOST_HELP}")
+    group.add_argument(
+        "--fault", action="append", metavar="NAME", help="with --self-check: plant this fault alone"
+    )
+    add_host_arguments(parser, stored=False)
+    add_preparation(parser)
 
 
 def _seconds(text: str) -> float:

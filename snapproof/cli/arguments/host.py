@@ -15,8 +15,13 @@ HOST_HELP = (
 """The values of `--host`, for help texts."""
 
 
-def add_host_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that go with `--host`."""
+def add_host_arguments(parser: argparse.ArgumentParser, *, stored: bool = True) -> None:
+    """Add the arguments that go with `--host`.
+
+    Args:
+        parser: of the command.
+        stored: add --mirror and --cache too, which some commands have anyway.
+    """
     parser.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key for a lab machine")
     parser.add_argument("--ssh-host-key", default="", metavar="LINE", help="public host key of a lab machine")
     parser.add_argument(
@@ -25,5 +30,6 @@ def add_host_arguments(parser: argparse.ArgumentParser) -> None:
         default=HOST_ACCELERATORS[0],
         help="accelerator of x86 VMs (default: %(default)s)",
     )
-    add_mirror_argument(parser)
-    add_cache_argument(parser)
+    if stored:
+        add_mirror_argument(parser)
+        add_cache_argument(parser)

@@ -47,7 +47,8 @@ def add_parser(commands: Any, summary: str) -> None:
         "--reproducer", metavar="TEST", help="print a test of the matrix as a program in C, and run nothing"
     )
     add_json_argument(parser, "write host, results and figures there")
-    _add_preparation(parser)
+    add_preparation(parser)
+    _add_poison(parser)
     add_bisect_argument(parser)
     parser.add_argument(
         "--bisect-archive",
@@ -62,7 +63,8 @@ def add_parser(commands: Any, summary: str) -> None:
     )
 
 
-def _add_preparation(parser: argparse.ArgumentParser) -> None:
+def add_preparation(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that let a run change settings of the host."""
     parser.add_argument(
         "--prepare",
         action="store_true",
@@ -74,6 +76,9 @@ def _add_preparation(parser: argparse.ArgumentParser) -> None:
         help="as --prepare, and let KSM run meanwhile: it also merges memory of other programs, including "
         "guests, and removes its write protection",
     )
+
+
+def _add_poison(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--poison",
         action="store_true",

@@ -1,0 +1,210 @@
+"""Runs `snapproof explore --kernel`: lists of memory operations on a host, and reports what failed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from harness.deadline import Deadline
+from harness.errors import UsageError
+from harness.hosts.spec import LOCAL, parse_host
+from harness.status import EXIT_ALL_SKIPPED, EXIT_ERROR, EXIT_FAIL, EXIT_NOTHING_RAN, EXIT_PASS
+from snapproof.cli.options import host_options
+from snapproof.explore.campaign import CORPUS_FILE, SUMMARY_FILE
+from snapproof.explore.kernel_findings import write_finding
+from snapproof.runs.events import Progress
+from snapproof.runs.feature_runner import events_here, events_there
+from snapproof.runs.host_plan import Sources, expanded_hosts, lent_for_lists, opened_host
+from snapproof.runs.results_folder import own_results_folder
+from tests_functional.hosts.feature_tests import carry_tests
+from tests_functional.kernel.explore.steps import MemoryList
+from tests_functional.lib.outcome import write_atomically
+
+_RUNNER = "tests_functional.kernel.explore"
+_MORE_SECONDS = 1800.0
+_FAULT_SECONDS = 60.0
+_PUT_SECONDS = 60.0
+
+Event = dict[str, Any]
+
+
+def explore_kernel(arguments: argparse.Namespace) -> int:
+    """Explore a host's kernel, print what was found, and return the exit code that `--help` explains."""
+    progress = Progress()
+    with TemporaryDirectory(prefix="snapproof-explore-") as place:
+        sources = Sources(host_options(arguments), Path(place), progress.step)
+        events = _events(arguments, sources)
+        try:
+            if arguments.self_check:
+                return _self_check(events, progress)
+            if arguments.replay:
+                return _say_replayed(_last(events, progress))
+            return _explored(arguments, events, progress)
+        finally:
+            progress.done()
+
+
+def _events(arguments: argparse.Namespace, sources: Sources) -> Iterator[Event]:
+    """Yield the events of the runner of lists on the host."""
+    words, files = _words(arguments)
+    (wanted, *others) = expanded_hosts([parse_host(arguments.host)], sources.provisioning)
+    if others:
+        raise UsageError(f"'{arguments.host}' is {1 + len(others)} kernels, and lists run on one.")
+    prepared = [f"--{name}" for name in ("prepare", "ksm") if getattr(arguments, name)]
+    if wanted.text == LOCAL:
+        for name, path in files.items():
+            words += [f"--{name}", str(path.resolve())]
+        yield from events_here(_RUNNER, [*words, *prepared])
+        return
+    with opened_host(wanted, sources) as host:
+        carry_tests(host)
+        for name, path in files.items():
+            host.put({f"{name}.json": path}, Deadline(_PUT_SECONDS))
+            words += [f"--{name}", f"{name}.json"]
+        more = lent_for_lists() if wanted.vm else prepared
+        seconds = (arguments.seconds or arguments.default_seconds) + _MORE_SECONDS
+        yield from events_there(host, _RUNNER, [*words, *more], seconds)
+
+
+def _words(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Path]]:
+    """Return the arguments of the runner, and the files that it reads."""
+    words = ["--seed", str(arguments.seed)]
+    seconds = arguments.seconds
+    if seconds is None and not arguments.runs:
+        seconds = _FAULT_SECONDS if arguments.self_check else arguments.default_seconds
+    if seconds is not None:
+        words += ["--seconds", str(seconds)]
+    if arguments.runs:
+        words += ["--runs", str(arguments.runs)]
+    if arguments.self_check:
+        words.append("--self-check")
+    for fault in arguments.fault or ():
+        words += ["--fault", fault]
+    files = {name: getattr(arguments, name) for name in ("replay", "corpus") if getattr(arguments, name)}
+    for path in files.values():
+        if not path.is_file():
+            raise UsageError(f"There is no file '{path}'.")
+    return words, files
+
+
+def _last(events: Iterator[Event], progress: Progress) -> Event:
+    last: Event = {}
+    for event in events:
+        last = event
+    progress.done()
+    return last
+
+
+def _explored(arguments: argparse.Namespace, events: Iterator[Event], progress: Progress) -> int:
+    folder = own_results_folder(arguments.results, "explore-")
+    host: Event = {}
+    found: list[Event] = []
+    end: Event = {}
+    try:
+        for event in events:
+            if event["event"] == "host":
+                host = event
+            elif event["event"] == "progress":
+                progress.step(event["line"])
+            elif event["event"] == "finding":
+                found.append(event)
+                write_finding(
+                    event, folder / "findings" / f"{len(found):02d}-{event['record']['code']}", host
+                )
+            else:
+                end = event
+    finally:
+        progress.done()
+        # After an interruption too: what has been found so far is not lost.
+        _write(folder, host, found, end)
+    return _summarise(folder, host, found, end)
+
+
+def _write(folder: Path, host: Event, found: Sequence[Event], end: Event) -> None:
+    corpus = end.get("corpus", [])
+    summary = {"version": 1, "kernel": True, "host": host, "findings": list(found), **end}
+    summary.pop("corpus", None)
+    summary["findings"] = list(found)
+    write_atomically(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    write_atomically(folder / CORPUS_FILE, json.dumps({"version": 1, "lists": corpus}) + "\n")
+
+
+def _summarise(folder: Path, host: Event, found: Sequence[Event], end: Event) -> int:
+    if end.get("skipped"):
+        print(f"SKIP: {end['skipped']}")
+        return EXIT_ALL_SKIPPED
+    for number, event in enumerate(found, 1):
+        steps = MemoryList.from_json(event["steps"])
+        known = f"known issue {event['known']}: " if event["known"] else ""
+        print(f"{number}. {known}{event['record']['sentence']}")
+        print(
+            f"   after {event['lists']} lists and {event['seconds']} s (seed {event['seed']}), again in "
+            f"{event['failed']} of {event['tried']} runs, {len(steps.steps)} steps: {steps.words}"
+        )
+    print(f"{end['line']} in {end['seconds']:.0f} s on Linux {host['kernel']}; seed {end['seed']}.")
+    for reason, times in end["errors"].items():
+        print(f"Without a verdict, {times}x: {reason}")
+    print(f"Results: {folder}")
+    if not end["lists"]:
+        print("No list was run.")
+        return EXIT_NOTHING_RAN
+    if end["findings"]:
+        print(f"FAIL: {end['findings']} causes that are not known.")
+        return EXIT_FAIL
+    if sum(end["errors"].values()) == end["lists"]:
+        print("ERROR: no list has a verdict.")
+        return EXIT_ERROR
+    print("PASS: nothing was found that is not known.")
+    return EXIT_PASS
+
+
+def _self_check(events: Iterator[Event], progress: Progress) -> int:
+    print(f"{'fault':24} {'result':7} {'seconds':>7} {'lists':>6}  found as")
+    missed, times = [], []
+    for event in events:
+        if event["event"] != "fault":
+            continue
+        progress.done()
+        result = "found" if event["found"] else "missed"
+        print(
+            f"{event['fault']:24} {result:7} {event['seconds']:7.1f} {event['lists']:6}  "
+            f"{event['code'] or '-'}",
+            flush=True,
+        )
+        if event["found"]:
+            times.append(event["seconds"])
+        else:
+            missed.append(event["fault"])
+    if missed or not times:
+        print(f"FAIL: not found: {', '.join(missed) or 'anything'}.")
+        return EXIT_FAIL
+    print(
+        f"PASS: all {len(times)} planted faults were found, median {median(times):.1f} s, "
+        f"worst {max(times):.1f} s."
+    )
+    return EXIT_PASS
+
+
+def _say_replayed(end: Event) -> int:
+    if end.get("skipped"):
+        print(f"SKIP: {end['skipped']}")
+        return EXIT_ALL_SKIPPED
+    record, known = end["record"], end["known"]
+    if record["code"]:
+        print(f"{record['code']}: {record['sentence']}")
+    if known:
+        print(f"Known issue {known} explains it.")
+        return EXIT_PASS
+    if record["code"]:
+        print("FAIL: the list fails.")
+        return EXIT_FAIL
+    if record["error"]:
+        print(f"ERROR: {record['sentence']}")
+        return EXIT_ERROR
+    print(f"PASS: all steps were taken rightly, {record['checked']:,} pages were compared.")
+    return EXIT_PASS
