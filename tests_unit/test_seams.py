@@ -9,7 +9,7 @@ _ROOT = Path(__file__).parents[1]
 _CODE = ("harness", "guest_images", "validators", "tests_functional", "snapproof")
 _COMMAND = Path("snapproof/cli")
 # Programs of their own, which are started as processes.
-_PROGRAMS = {Path("tests_functional/kernel/__main__.py")}
+_PROGRAMS = {Path("tests_functional/kernel/__main__.py"), Path("tests_functional/kernel/explore/__main__.py")}
 
 
 def _imports_argparse(path: Path) -> bool:

@@ -12,6 +12,7 @@ from .memory import BASE, HUGE_PAGES, KINDS
 from .model import FILLER
 from .session import CONTENT, GAINED, HANG, LOST, SPIN, SPURIOUS, UNREPORTED
 from .steps import MemoryList, Step
+from .watch import features_of
 
 _MAPS = {
     "anon": ("map(16, MAP_PRIVATE | MAP_ANONYMOUS, -1)", "MADV_NOHUGEPAGE"),
@@ -21,7 +22,6 @@ _MAPS = {
 }
 _FILLS = {"same": "{v}", "each": "1 + (i + {v}) % 5", "mixed": "i % 2 ? {v} : 0", "zeros": "0"}
 _ACCESS = {"none": "PROT_NONE", "read": "PROT_READ", "write": "PROT_READ | PROT_WRITE"}
-_FEATURES = 0x1 | 0x1000 | 0x20 | 0x400
 
 # Each header with a word of programs that need it.
 _INCLUDES = {
@@ -276,8 +276,7 @@ def _watched(steps: MemoryList, record: Mapping[str, Any]) -> bool:
 
 
 def _text(steps: MemoryList, record: Mapping[str, Any], body: list[str], verdict: list[str]) -> str:
-    features = _FEATURES | (0x2000 if steps.monitor.unpopulated else 0)
-    features |= 0xA000 if steps.monitor.asynchronous else 0
+    features = int(features_of(steps.monitor))
     watched = _watched(steps, record)
     main = [
         "fd = syscall(__NR_userfaultfd, 0);",

@@ -12,6 +12,7 @@ from typing import Callable
 
 _CHECK_SECONDS = 20.0
 _WAIT_SECONDS = 3.0
+_MOST_BYTES = 2000
 
 SLOW = "broken: it gave no answer"
 """What is said of a child that gave no answer; the sentence of one that cannot check begins so too."""
@@ -70,12 +71,12 @@ class Children:
         try:
             for descriptor in others:
                 os.close(descriptor)
-            os.write(answer, (check() or "ok").encode()[:2000])
+            os.write(answer, (check() or "ok").encode()[:_MOST_BYTES])
             if stays:
                 os.read(orders, 1)
         except BaseException as error:
             with contextlib.suppress(OSError):
-                os.write(answer, f"broken: {type(error).__name__}: {error}".encode()[:2000])
+                os.write(answer, f"broken: {type(error).__name__}: {error}".encode()[:_MOST_BYTES])
         finally:
             os._exit(0)
 
@@ -87,7 +88,7 @@ def _answer(child: int, answers: int) -> str:
     poll.register(answers, select.POLLIN | select.POLLHUP)
     while time.monotonic() < end:
         if poll.poll(100):
-            return os.read(answers, 4096).decode() or SLOW
+            return os.read(answers, _MOST_BYTES).decode() or SLOW
         waits = (waits or time.monotonic()) if _waits_for_page(child) else 0.0
         if waits and time.monotonic() - waits > _WAIT_SECONDS:
             return "waits for a page, although it has no userfaultfd."
