@@ -42,7 +42,7 @@ class ClonedMachine(SpawnedMachine):
             raise MachineryMissing(
                 "QEMU's command line cannot be read (/proc/PID/cmdline), so no QEMU can be made like it."
             )
-        if not process.same_files:
+        if process.same_files is False:
             raise NotApplicable(
                 "QEMU is in another mount namespace (a container), so its files cannot be given to a "
                 "second QEMU."

@@ -22,7 +22,8 @@ class QemuProcess:
         executable: the program, None if it may not be read or is in another mount namespace.
         uid: the user that it runs as, -1 if unknown.
         filtered: whether a seccomp filter is installed, as QEMU's `-sandbox on` does.
-        same_files: whether it has our mount namespace, so that paths mean the same for it and for us.
+        same_files: whether it has our mount namespace, so that paths mean the same for it and for us;
+            None where this user may not know.
         readable: whether this user may read its memory.
         start: when it was started, in clock ticks since the machine's boot.
     """
@@ -32,7 +33,7 @@ class QemuProcess:
     executable: Path | None
     uid: int
     filtered: bool
-    same_files: bool
+    same_files: bool | None
     readable: bool
     start: int
 
@@ -63,13 +64,14 @@ def read_process(pid: int, proc: Path = _PROC) -> QemuProcess | None:
     if pid <= 0 or not folder.is_dir():
         return None
     status = dict(_status_lines(folder / "status"))
+    theirs = _link(folder / "ns/mnt")
     return QemuProcess(
         pid=pid,
         argv=_argv(folder / "cmdline"),
         executable=_link(folder / "exe"),
         uid=int(status.get("Uid", "-1").split()[0]),
         filtered=status.get("Seccomp", "").strip() == _FILTERED,
-        same_files=_link(folder / "ns/mnt") == _link(proc / "self/ns/mnt"),
+        same_files=theirs == _link(proc / "self/ns/mnt") if theirs else None,
         readable=_is_readable(folder),
         start=start_time(pid, proc),
     )

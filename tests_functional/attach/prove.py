@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ from validators.judge import check_file
 from validators.verdict import CheckResult
 
 _HOLDS = "The snapshot is the guest at T0, and the VM is as it was before."
+_STRUCTURE_ALONE = (
+    "The file is whole and the VM is as it was before; whether its pages are those of T0 was not judged, for "
+    "lack of a golden image and of an agent in the guest."
+)
+_OF_PAGES = ("golden", "write-order")
 _ERRORS: dict[Status | None, type[SnapproofError]] = {
     Status.SKIP: NotApplicable,
     Status.MISS: MachineryMissing,
@@ -92,10 +97,16 @@ def prove(
         options.name,
         checks,
         time.monotonic() - begun,
-        _HOLDS,
+        what_holds(checks),
         {**_environment(machine, found), "restored_with": list(changes)},
         _figures(snapshot, checks),
     )
+
+
+def what_holds(checks: Sequence[CheckResult]) -> str:
+    """Return what is proven where all checks pass: without a look at pages, the structure alone."""
+    looked = any(check.name in _OF_PAGES and check.status is not Status.SKIP for check in checks)
+    return _HOLDS if looked else _STRUCTURE_ALONE
 
 
 def _how(golden: bool, found: Look) -> str:

@@ -13,7 +13,8 @@ from harness.status import Status
 from tests_functional.attach import look as looked
 from tests_functional.attach import save
 from tests_functional.attach.look import Look, Obstacle
-from tests_functional.attach.prove import require_fit
+from tests_functional.attach.prove import require_fit, what_holds
+from validators.verdict import CheckResult
 
 
 class _Vm:
@@ -144,3 +145,17 @@ def test_files() -> None:
     (closed,) = save._file_problems(before, {})
     assert closed.code is Code.HOST_FILE_CLOSED
     assert save._file_problems(None, before) == []
+
+
+def test_structure_alone_is_not_called_a_proof() -> None:
+    """Only the golden image and the write order look at pages; skipped, they prove nothing."""
+    structure = CheckResult("header", "", Status.PASS)
+    assert "was not judged" in what_holds([structure, CheckResult("write-order", "", Status.SKIP)])
+    for name in ("golden", "write-order"):
+        assert "is the guest at T0" in what_holds([structure, CheckResult(name, "", Status.PASS)])
+
+
+def test_qemu_that_keeps_a_refused_descriptor_is_not_tried() -> None:
+    """A trial would leave it open in the VM's QEMU."""
+    assert looked._transport("10.0.13 (Debian)") == looked._transport("7.2.22") == []
+    assert looked._transport("11.1.3 (Debian)")[0].status is Status.SKIP
