@@ -16,9 +16,9 @@ from harness.qemu.configuration import qemu_quoted
 from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.probe import has_block_driver, has_device, has_netdev
 from tests_functional.foreign_writers.blitter_copies import TARGET_OFFSET, BlitterCopies
+from tests_functional.foreign_writers.card_packets import E1000, RTL8139, CardPackets
 from tests_functional.foreign_writers.daemons import FILE_SYSTEM, STORAGE, Daemon
 from tests_functional.foreign_writers.disk_reads import DiskReads
-from tests_functional.foreign_writers.e1000_packets import E1000Packets
 from tests_functional.foreign_writers.file_reads import FileReads
 from tests_functional.foreign_writers.fw_cfg import FILE, FwCfg
 from tests_functional.foreign_writers.marks import Marks
@@ -31,7 +31,9 @@ from tests_functional.lib.drivers.ahci import AhciDisk
 from tests_functional.lib.drivers.disk import DiskDriver
 from tests_functional.lib.drivers.ide import IdeDisk
 from tests_functional.lib.drivers.lsi import LsiDisk
+from tests_functional.lib.drivers.megasas import MegasasDisk
 from tests_functional.lib.drivers.nvme import NvmeDisk
+from tests_functional.lib.drivers.pvscsi import PvscsiDisk
 from tests_functional.lib.drivers.usb_disk import UsbDisk
 from tests_functional.lib.drivers.virtio_disk import VirtioDisk
 
@@ -218,6 +220,24 @@ def _read_by(
     return writer
 
 
+def _scsi(
+    device: str, reason: str, driver: Callable[[Board, GuestMemory, int], DiskDriver], requests: int
+) -> WriterKind:
+    """Return the reader of a SCSI disk behind a PCI controller."""
+    return WriterKind(
+        reason,
+        device,
+        lambda place: (
+            *place.reachable(),
+            *("-device", f"{device},id=foreign-scsi"),
+            *_disk(place, "scsi-hd,bus=foreign-scsi.0"),
+        ),
+        _read_by(driver, requests),
+        qemu_device=device,
+        needs=Needs.PCI,
+    )
+
+
 _blk_reads = _read_by(partial(VirtioDisk, kind=virtio_disk.BLK), 16)
 
 
@@ -353,24 +373,36 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         _read_by(partial(VirtioDisk, kind=virtio_disk.SCSI), 16),
         qemu_device="virtio-scsi-pci",
     ),
-    "lsi53c895a": WriterKind(
-        "a SCSI controller runs programs in guest RAM, which write there too",
-        "lsi53c895a",
-        lambda place: (
-            *place.reachable(),
-            *("-device", "lsi53c895a,id=foreign-scsi"),
-            *_disk(place, "scsi-hd,bus=foreign-scsi.0"),
-        ),
-        _read_by(LsiDisk, 48),
-        qemu_device="lsi53c895a",
-        needs=Needs.PCI,
+    "lsi53c895a": _scsi(
+        "lsi53c895a", "a SCSI controller runs programs in guest RAM, which write there too", LsiDisk, 48
+    ),
+    "megasas": _scsi(
+        "megasas",
+        "a RAID controller maps frames in guest RAM, and writes their status there",
+        MegasasDisk,
+        16,
+    ),
+    "pvscsi": _scsi(
+        "pvscsi",
+        "the SCSI controller of VMware's guests has rings in guest RAM, and where it is in them",
+        PvscsiDisk,
+        16,
     ),
     "e1000": WriterKind(
         "packets arrive by a card that writes descriptors and packets as a bus master",
         "e1000",
         lambda place: (*place.reachable(), *_packets(place, "e1000,romfile=")),
-        lambda board, target, place: E1000Packets(board, target, place.marks, place.socket),
+        lambda board, target, place: CardPackets(E1000, board, target, place.marks, place.socket),
         qemu_device="e1000",
+        needs=Needs.PCI,
+        netdev="dgram",
+    ),
+    "rtl8139": WriterKind(
+        "the same by a card whose descriptors in guest RAM say whose they are",
+        "rtl8139",
+        lambda place: (*place.reachable(), *_packets(place, "rtl8139,romfile=")),
+        lambda board, target, place: CardPackets(RTL8139, board, target, place.marks, place.socket),
+        qemu_device="rtl8139",
         needs=Needs.PCI,
         netdev="dgram",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from harness.qemu.architectures import AARCH64, MICROVM
+from harness.qemu.architectures import AARCH64, MICROVM, Q35
 from tests_functional.foreign_writers.kinds import WRITER_KINDS
 from tests_functional.lib.profile_row import ANY_GUEST, QUICK_GUEST, ProfileRow
 
@@ -14,17 +14,20 @@ _GUEST: Mapping[str, str | int | float] = {"ram_mib": 128, "coverage": 0.7, "gue
 
 _VIRTIO = ("virtio-blk", "virtio-net", "virtio-console", "virtio-scsi")
 _PCI = ("ahci", "nvme", "e1000", "lsi53c895a", "usb-storage")
+_TOO = ("virtio-rng", "cirrus")
 _MACHINES: Mapping[str, tuple[Mapping[str, str], tuple[str, ...], str]] = {
     AARCH64.name: (
         {"guest": f"{QUICK_GUEST}-{AARCH64.name}"},
-        (*_VIRTIO, *_PCI),
+        (*_VIRTIO, "virtio-rng", *_PCI),
         "other code of QEMU's for RAM and CPUs, and devices by registers in memory",
     ),
     MICROVM.name: (
         {"machine": MICROVM.name, "accel": "tcg"},
-        _VIRTIO,
+        (*_VIRTIO, "virtio-rng"),
         "a machine without PCI, whose virtio devices have registers in memory",
     ),
+    "tcg": ({"accel": "tcg"}, _TOO, "the same where QEMU itself runs the guest"),
+    Q35.name: ({"machine": Q35.name, "accel": "tcg"}, _TOO, "the same on the other machine type of PCs"),
 }
 
 ROWS = (
@@ -48,6 +51,13 @@ ROWS = (
         )
         for machine, (parameters, names, reason) in _MACHINES.items()
         for name in names
+    ),
+    ProfileRow(
+        "foreign-writers.9p-folder",
+        f"{_WRITERS}.test_mounted_folder",
+        "QEMU saves nothing of what a 9p device knows, and must refuse where that would be lost",
+        _GUEST,
+        kinds=ANY_GUEST,
     ),
     ProfileRow(
         "foreign-writers.firmware-tables",

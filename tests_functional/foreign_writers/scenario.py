@@ -99,7 +99,11 @@ def foreign_writer(name: str, faults: Faults = _NO_FAULTS) -> Callable[[Run], Ou
 
 def _with(run: Run, name: str, kind: WriterKind, faults: Faults) -> Outcome:
     begun = time.monotonic()
-    board_kind = _require_board(run, kind)
+    board_kind = require_board(run)
+    if not kind.runs_on(board_kind):
+        raise NotApplicable(
+            f"Machine type '{run.stack.machine}' has no {kind.needs.value} that this writer needs."
+        )
     if lacking := kind.lacking(run.stack.executable):
         raise NotApplicable(f"This QEMU has no {lacking}.")
     if kind.shared_ram:
@@ -137,11 +141,11 @@ def _with(run: Run, name: str, kind: WriterKind, faults: Faults) -> Outcome:
     return outcome_of_cycles(run, cycles, time.monotonic() - begun, compare_stuns=False)
 
 
-def _require_board(run: Run, kind: WriterKind) -> MachineType:
+def require_board(run: Run) -> MachineType:
     """Return the machine type of a run.
 
     Raises:
-        NotApplicable: the host cannot drive the writer's device on it, or something else uses its pages.
+        NotApplicable: the host cannot drive devices on it, or something else uses their pages.
     """
     image, name = run.stack.image, run.stack.machine
     found = image.architecture.machine_type(type_of(name))
@@ -149,8 +153,6 @@ def _require_board(run: Run, kind: WriterKind) -> MachineType:
         raise NotApplicable(
             f"The host drives the devices of a bare guest here, which it cannot on machine type '{name}'."
         )
-    if not kind.runs_on(found):
-        raise NotApplicable(f"Machine type '{name}' has no {kind.needs.value} that this writer needs.")
     return found
 
 

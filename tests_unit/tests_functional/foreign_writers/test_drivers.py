@@ -33,7 +33,17 @@ pytestmark = pytest.mark.vm
 _PASSES = 2
 _MEMORY = MEMORY_KINDS["memfd-shared"].backends[0]
 # Those that read the disk of the place, which tells them that a pass is behind its end.
-_DISKS = ("virtio-blk", "ide", "ahci", "nvme", "virtio-scsi", "lsi53c895a", "usb-storage")
+_DISKS = (
+    "virtio-blk",
+    "ide",
+    "ahci",
+    "nvme",
+    "virtio-scsi",
+    "lsi53c895a",
+    "megasas",
+    "pvscsi",
+    "usb-storage",
+)
 
 
 # A machine whose virtio devices, and PCI functions here, are reached in memory.
