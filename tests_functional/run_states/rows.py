@@ -36,6 +36,13 @@ ROWS = (
         kinds=ANY_GUEST,
     ),
     ProfileRow(
+        "run-states.woken-control",
+        f"{_RUN_STATES}.test_asleep_control",
+        "an ordinary save of the same guest tells what is a matter of background snapshots",
+        {"ram_mib": 64, "coverage": 0.6, "guest": QUICK_GUEST},
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
         "run-states.woken-linux",
         f"{_RUN_STATES}.test_woken",
         "the same with a guest that goes on where it was when it fell asleep",

@@ -3,7 +3,7 @@
 from tests_functional.lib.avocado_test import SnapshotTest
 from tests_functional.run_states.never_started import never_started
 from tests_functional.run_states.stopped_guests import run_state
-from tests_functional.run_states.woken import woken_while_saved
+from tests_functional.run_states.woken import asleep_control, woken_while_saved
 
 
 class RunStates(SnapshotTest):
@@ -20,3 +20,7 @@ class RunStates(SnapshotTest):
     def test_woken(self) -> None:
         """A guest that sleeps is woken up while its RAM is saved; the file has it asleep, as at T0."""
         self.judge(woken_while_saved)
+
+    def test_asleep_control(self) -> None:
+        """An ordinary save of a sleeping guest has it asleep, as at T0; restored it can be woken up."""
+        self.judge(asleep_control)

@@ -41,13 +41,16 @@ from validators.oracles.o5_source_guest.source_guest import check_unprotected
 from validators.verdict import CheckResult
 
 _STATE = "suspended"
-_PREFIX = "run-states/woken"
+_PREFIX, _CONTROL = "run-states/woken", "run-states/woken-control"
 _WAKE_UP = ONWARDS[_STATE]
 _AFTER = "A guest that sleeps is woken up while its RAM is saved, and goes on."
 _ASLEEP = "RAM of the restored guest, which still sleeps, is RAM at T0, page by page."
 _KEPT = "RAM that the guest does not use to wake up is as it was at T0."
 _WOKEN = "The restored guest wakes up and goes on."
 _HOLDS = "The file has the guest asleep as at T0, and source and restored guest can be woken up."
+_CONTROL_HOLDS = (
+    "The file of an ordinary save has the guest asleep as at T0, and the restored guest can be woken up."
+)
 _ENTER_SECONDS, _WAKE_SECONDS = 30.0, 30.0
 # A guest that woke up writes a third of what it wrote before it slept: RAM must still be being saved then.
 _PART = 3
@@ -91,8 +94,37 @@ def woken_while_saved(run: Run) -> Outcome:
     return outcome_of(run, _named(checks), time.monotonic() - begun, _HOLDS)
 
 
-def _named(checks: Sequence[CheckResult]) -> list[CheckResult]:
-    return [replace(check, name=f"{_PREFIX}/{check.name}") for check in checks]
+def asleep_control(run: Run) -> Outcome:
+    """Save a sleeping bare guest in the ordinary way, and judge file and restored guest as the others.
+
+    Raises:
+        NotApplicable: its machine cannot suspend to RAM.
+    """
+    begun = time.monotonic()
+    if not run.stack.image.bare or not can_drive(run.stack.image.architecture, run.stack.machine):
+        raise NotApplicable("This control is of a bare guest that has I/O ports to sleep by.")
+    with writing_guest(run) as source:
+        machine = source.guest.machine
+        run.say("Putting the guest to sleep, and saving it in the ordinary way.")
+        RUN_STATES[_STATE].enter(source.guest, run.deadline.at_most(_ENTER_SECONDS))
+        folder = run.folder / _STATE
+        folder.mkdir()
+        path = folder / "vmstate"
+        golden, before = dump_golden(machine, folder / "golden"), source.counters.steps()
+        limit = run.deadline.at_most(SMALL_SAVE_SECONDS * run.stack.slowness)
+        migration.begin_save(machine, migration.exec_sink(path), limit)
+        figures = migration.wait_completed(machine, limit)
+        snapshot = Snapshot.unmeasured(Flow.STOP_AND_SAVE, path, golden, _STATE, (before, before), figures)
+        # What an ordinary save does to the guest that it leaves behind is no matter of snapshots.
+        machine.quit()
+    checks = _judge_bare(run, source, snapshot)
+    if all(not check.violations for check in checks):
+        run.discard(folder)
+    return outcome_of(run, _named(checks, _CONTROL), time.monotonic() - begun, _CONTROL_HOLDS)
+
+
+def _named(checks: Sequence[CheckResult], prefix: str = _PREFIX) -> list[CheckResult]:
+    return [replace(check, name=f"{prefix}/{check.name}") for check in checks]
 
 
 @dataclass(frozen=True)

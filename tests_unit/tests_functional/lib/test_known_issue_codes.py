@@ -383,6 +383,8 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("run-states/woken/after", _after("suspended", "running"), "F13"),
     ("run-states/woken/after", _ended("Segmentation fault"), ""),
     ("run-states/woken/restored-state", _restored("running", "suspended"), ""),
+    ("run-states/woken-control/restored-state", _restored("running", "suspended"), "F13"),
+    ("run-states/woken-control/asleep", _code(Code.RESTORED_WRONG_PAGE, {"block": "pc.ram"}), ""),
     ("run-states/woken/asleep", _code(Code.RESTORED_WRONG_PAGE, {"block": "pc.ram"}), ""),
     ("virtio-blk/03-live/foreign-writer", _code(Code.FOREIGN_WRITER_NEWER), ""),
     (f"{_VHOST}/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "mem0"}), "F26"),
