@@ -1,7 +1,7 @@
 """Decompresses zstd and lz4 with the shared libraries of the system, called by ctypes.
 
 The functions are of the stable interfaces of zstd.h (1.4.0 to 1.5.7) and lz4frame.h (1.8.0 to 1.10.0).
-docs/decisions/020-containers.md says why no package is installed for them.
+docs/decisions/021-containers.md says why no package is installed for them.
 """
 
 from __future__ import annotations
