@@ -60,6 +60,7 @@ class Campaign:
         lists: lists that were run.
         proofs: snapshots that were judged as a whole.
         pages: pages that oracles have compared.
+        written_pages: pages that the guest has written during saves that were judged.
         errors: lists that say nothing, with the reasons.
         growth: seconds, lists and things reached, each time that it grew.
     """
@@ -72,6 +73,7 @@ class Campaign:
     lists: int = 0
     proofs: int = 0
     pages: int = 0
+    written_pages: int = 0
     errors: list[str] = field(default_factory=list)
     growth: list[tuple[float, int, int]] = field(default_factory=list)
     begun: float = field(default_factory=time.monotonic)
@@ -92,6 +94,7 @@ class Campaign:
         known = ", ".join(f"{name} {times}x" for name, times in sorted(self.findings.known.items()))
         return (
             f"{self.lists} lists, {self.proofs} proofs, {self.pages:,} pages compared, "
+            f"{self.written_pages:,} written during saves, "
             f"{len(self.coverage.seen)} things reached, {len(self.findings.found)} causes"
             f"{f', known issues {known}' if known else ''}"
             f"{f', {len(self.errors)} without a verdict' if self.errors else ''}"
@@ -112,6 +115,7 @@ class Campaign:
         record = self.tried(steps, self.run.folder / "lists" / f"{self.lists:05d}")
         self.proofs += record.proofs
         self.pages += record.pages
+        self.written_pages += record.written_pages
         if record.error and not record.failed:
             self.errors.append(record.error)
         if self.coverage.add(steps, record.reached):
@@ -197,6 +201,7 @@ class Campaign:
             "lists": self.lists,
             "proofs": self.proofs,
             "pages_compared": self.pages,
+            "pages_written_during_saves": self.written_pages,
             "without_verdict": self.errors,
             "known_issues": dict(self.findings.known),
             "findings": [finding.to_json() for finding in self.findings.found],

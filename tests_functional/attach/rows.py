@@ -24,6 +24,7 @@ ROWS = (
         f"{_ATTACH}.test_again_and_again",
         "a guest with an operating system, network and interrupts is restored by a clone of its QEMU, too",
         {**SMALL, "times": "1"},
+        why_linux="its clone has a network and interrupts to restore; a bare guest is proven by attach.once",
     ),
     ProfileRow(
         "attach.twenty-times",

@@ -37,6 +37,7 @@ class Record:
         seconds: wall time.
         proofs: snapshots that were judged as a whole.
         pages: pages that oracles have compared.
+        written_pages: pages that the guest has written during saves that were judged.
         error: why the list says nothing: the set-up's, or the host's fault; "" if it does.
     """
 
@@ -47,6 +48,7 @@ class Record:
     seconds: float = 0.0
     proofs: int = 0
     pages: int = 0
+    written_pages: int = 0
     error: str = ""
 
     @property
@@ -106,6 +108,7 @@ def run_steps(run: Run, steps: StepList) -> Record:
         reached=frozenset(session_found.reached),
         proofs=session_found.proofs,
         pages=session_found.pages,
+        written_pages=session_found.written_pages,
     )
 
 

@@ -127,10 +127,10 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F24": _in_other_state,
     "F38": _mode,
     "F50": _block,
-    "F941": _continued_early,
-    "F942": _loaded,
-    "F943": _ignores_shared,
-    "F944": _multifd_inside,
+    "F52": _continued_early,
+    "F53": _loaded,
+    "F54": _ignores_shared,
+    "F55": _multifd_inside,
 }
 """By the issue's id in the baseline: whether a list has what leads to it."""
 

@@ -268,7 +268,7 @@ def _judge_file(
     by_test = _STALLS if not made.figures.total_ms else ""
     cycle = judge_cycle(run, source, made, folder.name, [], stalls_by_test=by_test)
     left_out = {*((_OVERLAP,) if not overlap else ()), *((_STATE,) if not state_known else ())}
-    if arguments:
+    if "-object" in arguments:
         # Memory that was plugged in is used by nobody.
         left_out.add(_NOT_EMPTY)
     checks = [once_each(check) for check in cycle.verdict.checks if check.name not in left_out]

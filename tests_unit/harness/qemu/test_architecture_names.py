@@ -25,6 +25,7 @@ ALLOWED = {
     "harness/linux/seccomp.py": "numbers of system calls, as a seccomp filter has them",
     "harness/qemu/virtio_driver.py": "0x1000 is the PCI id of a network card",
     "tests_functional/lib/drivers/lsi.py": "0x1000 is the PCI id of a vendor",
+    "tests_functional/lib/drivers/megasas.py": "0x1000 is the PCI id of a vendor",
     "tests_functional/lib/drivers/nvme.py": "0x1000 is the offset of a register",
     "tests_functional/kernel/checks/movement.py": "the number of a system call; carried to hosts by itself",
     "tests_functional/kernel/trackers/segv.c": "reads a fault's kind from the registers of a signal frame",

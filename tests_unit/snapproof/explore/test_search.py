@@ -95,11 +95,11 @@ _EARLY, _CONT = Step("begin", {"early": True}), Step("cont")
 @pytest.mark.parametrize(
     ("issue", "steps", "leads"),
     [
-        ("F941", [_EARLY, _CONT], True),
-        ("F941", [Step("begin"), _CONT], False),
-        ("F941", [_CONT, _EARLY], False),
-        ("F942", [Step("begin"), Step("load-inside")], True),
-        ("F942", [Step("load-inside"), Step("begin")], False),
+        ("F52", [_EARLY, _CONT], True),
+        ("F52", [Step("begin"), _CONT], False),
+        ("F52", [_CONT, _EARLY], False),
+        ("F53", [Step("begin"), Step("load-inside")], True),
+        ("F53", [Step("load-inside"), Step("begin")], False),
         ("F10", [Step("begin-starved", {"left": 1})], True),
         ("F10", [Step("begin")], False),
     ],
@@ -112,19 +112,19 @@ def test_what_leads_to_an_issue(issue: str, steps: list[Step], leads: bool) -> N
 @pytest.mark.parametrize(
     ("ram", "on", "leads"), [("memfd", True, True), ("memfd", False, False), ("anonymous", True, False)]
 )
-def test_ignoring_shared_ram_leads_to_f943(ram: str, on: bool, leads: bool) -> None:
+def test_ignoring_shared_ram_leads_to_f54(ram: str, on: bool, leads: bool) -> None:
     """Only RAM that is shared is left out of a file."""
     arguments = {"capabilities": [{"capability": "x-ignore-shared", "state": on}]}
     step = Step("qmp", {"command": "migrate-set-capabilities", "arguments": arguments})
-    assert LEADS_TO["F943"](StepList(GuestChoice(ram=ram), (step,))) is leads
+    assert LEADS_TO["F54"](StepList(GuestChoice(ram=ram), (step,))) is leads
 
 
 @pytest.mark.parametrize(("kind", "leads"), [("save-inside", True), ("stop", False)])
-def test_multifd_and_an_internal_snapshot_lead_to_f944(kind: str, leads: bool) -> None:
+def test_multifd_and_an_internal_snapshot_lead_to_f55(kind: str, leads: bool) -> None:
     """The capability alone does not."""
     arguments = {"capabilities": [{"capability": "multifd", "state": True}]}
     set_on = Step("qmp", {"command": "migrate-set-capabilities", "arguments": arguments})
-    assert LEADS_TO["F944"](_EMPTY.with_steps([set_on, Step(kind)])) is leads
+    assert LEADS_TO["F55"](_EMPTY.with_steps([set_on, Step(kind)])) is leads
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"lists": 5}', '{"lists": [5]}'])

@@ -17,6 +17,7 @@ from tests_functional.lib.avocado_test import SnapshotTest
 from tests_functional.lib.profile_row import ANY_GUEST, LINUX, ProfileRow
 
 _PREMERGE = {
+    "attach.once",
     "bare.live",
     "bare.live-kvm",
     "snapshot.main-job",

@@ -144,8 +144,8 @@ def test_a_file_that_changes_while_it_is_read_is_not_judged(
     path = tmp_path / "file"
     path.write_bytes(_PLAIN)
 
-    def changed_meanwhile(source: Source, start: int = 0) -> SnapshotIndex:
-        index = read_index(source, start)
+    def changed_meanwhile(source: Source, start: int = 0, ends_file: bool | None = None) -> SnapshotIndex:
+        index = read_index(source, start, ends_file)
         change(path)
         return index
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F943: a background snapshot with the capability x-ignore-shared has no RAM that is a shared file.
-# Usage: f943-ignore-shared-loses-ram.py QEMU
+# F54: a background snapshot with the capability x-ignore-shared has no RAM that is a shared file.
+# Usage: f54-ignore-shared-loses-ram.py QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Save a guest whose RAM is a shared file with 8 MiB of random bytes, without and with `x-ignore-shared`."""
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F911: a restored guest never gets all that its user network kept of a connection (guestfwd).
-# Usage: [ACCEL=kvm] f911-user-network-loses-bytes.py QEMU [FOLDER]
+# F51: a restored guest never gets all that its user network kept of a connection (guestfwd).
+# Usage: [ACCEL=kvm] f51-user-network-loses-bytes.py QEMU [FOLDER]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Needs 20 MB in FOLDER (/var/tmp) and 64 MB of memory, and takes 10 s.
 

@@ -1,22 +1,27 @@
 #!/usr/bin/env python3
-# F944: an internal snapshot while the capability `multifd` is on crashes QEMU.
-# Usage: f944-multifd-savevm-crashes.py QEMU
+# F53: `snapshot-load` during a save is refused only after QEMU has reset the guest, which it leaves stopped.
+# Usage: f53-snapshot-load-during-save.py QEMU [migration]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-"""Save a guest into an image by `snapshot-save`, without and with the capability `multifd`."""
+"""Save a guest into an image, begin a background snapshot through a slow sink, and load the guest.
+
+With `migration` the second save is an ordinary migration.
+"""
 
 import json
 import os
+import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 SECONDS = 20
 sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(3))
 FOLDER = tempfile.TemporaryDirectory(dir="/var/tmp")
-IMAGE = Path(FOLDER.name, "image.qcow2")
+IMAGE, CONTENT = Path(FOLDER.name, "image.qcow2"), Path(FOLDER.name, "content")
 CLUSTER = 1 << 16
 
 
@@ -44,14 +49,23 @@ def ask(command, **arguments):
     try:
         print(json.dumps({"execute": command, "arguments": arguments}), file=qemu.stdin, flush=True)
     except OSError:
-        end(1, f"QEMU has ended before '{command}': {qemu.wait()}.")
+        end(3, f"QEMU has ended before '{command}': {qemu.wait()}.")
     for line in qemu.stdout:
         answer = json.loads(line)
         if "return" in answer:
             return answer["return"]
         if "error" in answer:
             return answer["error"]["desc"]
-    return end(1, f"QEMU has ended at '{command}': {qemu.wait()}.")
+        if answer.get("event") in ("RESET", "STOP", "RESUME"):
+            print("  ", answer["event"])
+    return end(3, f"QEMU has ended at '{command}': {qemu.wait()}.")
+
+
+def read_slowly(listener):
+    """Read a save at 6 MiB/s."""
+    connection, _ = listener.accept()
+    while connection.recv(200_000):
+        time.sleep(0.03)
 
 
 def wait(done, what):
@@ -64,9 +78,10 @@ def wait(done, what):
     return found
 
 
-def save(tag):
-    """Save the guest; return the error, "" without one."""
-    words = ask("snapshot-save", **{"job-id": "job", "tag": tag, "vmstate": "image", "devices": ["image"]})
+def run_job(command):
+    """Run a job; return its error, "" without one."""
+    print(command)
+    words = ask(command, **{"job-id": "job", "tag": "tag", "vmstate": "image", "devices": ["image"]})
     if isinstance(words, str):
         return words
     found = wait(lambda: [job for job in ask("query-jobs") if job["status"] == "concluded"], "The job's end")
@@ -75,11 +90,12 @@ def save(tag):
 
 
 write_image(1 << 30)
+CONTENT.write_bytes(os.urandom(32 << 20))
 qemu = subprocess.Popen(
     [
         *(sys.argv[1], "-machine", "pc", "-accel", "tcg", "-nodefaults", "-display", "none", "-m", "64M"),
         *("-blockdev", f"driver=qcow2,node-name=image,file.driver=file,file.filename={IMAGE}"),
-        *("-qmp", "stdio"),
+        *("-device", f"loader,file={CONTENT},addr=0x1000000,force-raw=on", "-qmp", "stdio"),
     ],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
@@ -87,9 +103,24 @@ qemu = subprocess.Popen(
 )
 ask("qmp_capabilities")
 time.sleep(1)
-if words := save("control"):
+if words := run_job("snapshot-save"):
     end(3, f"QEMU does not save the guest: {words}")
-if words := ask("migrate-set-capabilities", capabilities=[{"capability": "multifd", "state": True}]):
-    end(2, f"QEMU refuses the capability: {words}")
-words = save("multifd")
-end(0, f"QEMU lives, and says: {words or 'nothing'}.")
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(f"{FOLDER.name}/sink")
+listener.listen(1)
+threading.Thread(target=read_slowly, args=(listener,), daemon=True).start()
+if sys.argv[2:] != ["migration"]:
+    setting = {"capability": "background-snapshot", "state": True}
+    if words := ask("migrate-set-capabilities", capabilities=[setting]):
+        end(2, f"QEMU refuses the capability: {words}")
+if words := ask("migrate", uri=f"unix:{FOLDER.name}/sink"):
+    end(2, f"QEMU refuses the save: {words}")
+wait(lambda: ask("query-migrate").get("status") == "active", "The save")
+time.sleep(0.5)
+before = ask("query-status")["status"]
+words = run_job("snapshot-load")
+after = ask("query-status")["status"]
+print(f"'snapshot-load' says: {words or 'nothing'}; the guest was '{before}' and is '{after}'.")
+if words and after != before:
+    end(1, "QEMU refuses to load the guest, and has harmed it.")
+end(0, "The guest is as before.")

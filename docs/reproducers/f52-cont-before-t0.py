@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F941: `cont` right after `migrate` lets the guest run while a background snapshot takes its state at T0.
-# Usage: f941-cont-before-t0.py QEMU [ACCELERATOR]
+# F52: `cont` right after `migrate` lets the guest run while a background snapshot takes its state at T0.
+# Usage: f52-cont-before-t0.py QEMU [ACCELERATOR]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Give `cont` five times right after `migrate`, to a guest that runs, in up to twelve saves.
 
