@@ -130,6 +130,9 @@ def test_nodes_are_only_read() -> None:
         "-device usb-host,vendorid=1",
         "-tpmdev emulator,id=t,chardev=c",
         "-readconfig vm.cfg",
+        "-netdev tap,id=n,fd=30 -device virtio-net-pci,netdev=n",
+        '-netdev {"type":"tap","id":"n","vhost":true} -device {"driver":"virtio-net-pci","netdev":"n"}',
+        "-nic bridge,model=virtio-net-pci",
         "-drive file.driver=nbd,file.host=x",
         '-blockdev {"driver":"file","filename":"/dev/fdset/1","node-name":"n"}',
     ],
@@ -137,6 +140,19 @@ def test_nodes_are_only_read() -> None:
 def test_what_a_second_qemu_cannot_have(given: str) -> None:
     """It is said before a QEMU is started."""
     assert len(_clone(given).impossible) == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "-netdev tap,id=n,vnet_hdr=off -device virtio-net-pci,netdev=n",
+        "-netdev tap,id=n -device e1000,netdev=n",
+        "-netdev user,id=n -device virtio-net-pci,netdev=n",
+    ],
+)
+def test_networks_without_headers(given: str) -> None:
+    """The state of their cards says nothing of a header, so it can be loaded."""
+    assert _clone(given).impossible == []
 
 
 def test_missing_image_is_said() -> None:
