@@ -245,6 +245,7 @@ class Disturbance:
         self.lost: list[int] = []
         self.met = {"stopped": 0, "running": 0}
         self.holes = 0
+        self._refused = ""
 
     def do(self, flow: str, indices: list[int]) -> None:
         """Do what a flow is named after: "split" (with holes to write to), "soft-offline" or "poisoned"."""
@@ -270,11 +271,16 @@ class Disturbance:
         self.holes = len(indices)
 
     def soft_offline(self, per_piece: int) -> None:
-        """Have the kernel take frames out of use, which moves their pages to others."""
+        """Have the kernel take frames out of use, which moves their pages to others.
+
+        Raises:
+            CannotAct: the kernel refused each of them.
+        """
+        taken: list[bool] = []
 
         def act(address: int, length: int) -> None:
-            for at in range(address, address + length, length // per_piece):
-                self.offline("soft", at)
+            places = range(address, address + length, length // per_piece)
+            taken.extend(self.offline("soft", at) for at in places)
 
         def met(before: Pages, after: Pages) -> int:
             return sum(
@@ -283,6 +289,8 @@ class Disturbance:
             )
 
         self._act_on_all(act, met)
+        if self._refused and not any(taken):
+            raise CannotAct(f"The kernel took no frame out of use: {self._refused}.")
 
     def offline(self, how: str, address: int) -> bool:
         """Have the kernel take the frame of a page out of use, "soft" or "hard"; return whether it did."""
@@ -294,8 +302,9 @@ class Disturbance:
                 file.write(f"{(entry & _FRAME) * PAGE:#x}")
         except FileNotFoundError:
             raise CannotAct("The kernel of this host cannot take memory offline.") from None
-        except OSError:
+        except OSError as error:
             # A page that the kernel cannot isolate now, for example one that another thread pins.
+            self._refused = os.strerror(error.errno or 0)
             return False
         return True
 

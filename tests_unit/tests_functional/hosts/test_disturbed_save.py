@@ -17,7 +17,7 @@ from harness.codes import Code
 from harness.errors import SetupBroken
 from harness.qemu.configuration import MIB
 from harness.status import Status
-from tests_functional.hosts import disturbed_save, examine
+from tests_functional.hosts import disturbed_save, examine, on_host_memory
 from tests_functional.hosts.disturbed_save import judge_disturbed
 from tests_functional.hosts.examination import DISTURBED, SINKS, Examination, HostPlan
 from tests_functional.hosts.on_host_memory import PAGE, CannotAct, Disturbance, HostMemory, Mailbox, Pages
@@ -188,6 +188,9 @@ class _Memory:
     def advise(self, _address: int, _length: int, _advice: int) -> None:
         self._acted = True
 
+    def entries(self, _address: int, _length: int) -> list[int]:
+        return self._states[0].entries[:1]
+
     @contextmanager
     def held(self) -> Iterator[None]:
         self._acted = False
@@ -225,6 +228,25 @@ def test_a_save_that_has_ended_is_said() -> None:
     with pytest.raises(CannotAct) as caught:
         _split(Pages([], []), Pages([], []), saves=False)
     assert not caught.value.blames_host
+
+
+def test_a_kernel_that_takes_no_frame_out_of_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It cannot be tested on that host; one that takes some, or pages that are not there, are judged."""
+    pages = Pages([_PRESENT, _PRESENT], [_ANON, _ANON])
+
+    def offlined(found: Pages, where: str) -> Disturbance:
+        memory = cast("HostMemory", _Memory(found, found))
+        acts = Disturbance(memory, cast("Mailbox", _Holes()), lambda: True)
+        monkeypatch.setattr(on_host_memory, "_OFFLINE", where)
+        acts.soft_offline(2)
+        return acts
+
+    with pytest.raises(CannotAct, match="took no frame out of use: Is a directory") as caught:
+        offlined(pages, str(tmp_path))
+    assert caught.value.blames_host
+    (tmp_path / "soft").touch()
+    assert offlined(pages, str(tmp_path / "{}")).met == {"stopped": 0, "running": 0}
+    assert offlined(Pages([0, 0], [_ANON, _ANON]), str(tmp_path)).met == {"stopped": 0, "running": 0}
 
 
 class _Agent:
