@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.attach.ledger import Before, Gone, Ledger, Refused, put_back
+from harness.attach.ledger import Before, Gone, Ledger, Refused, go_on, put_back, still_stopped
 from harness.attach.monitor import (
     Message,
     MessageSplitter,
@@ -39,6 +39,10 @@ DESCRIPTOR_NAME = "snapproof-save"
 _OUR_ID = "snapproof-guard"
 _ANSWER_SECONDS = 60.0
 _GREETING_SECONDS = 10.0
+_RETRY_SECONDS = 1.0
+
+QEMU_GONE = 3
+"""Exit code of a guard whose QEMU has ended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Guard:
         """Look at the VM.
 
         Raises:
-            Gone: QEMU does not answer.
+            Gone: QEMU has ended.
         """
         self._client: socket.socket | None = client
         self._monitor = monitor
@@ -78,12 +82,13 @@ class Guard:
         self._max_stop = order.max_stop
         self._commands = MessageSplitter()
         self._descriptors: list[int] = []
-        self.ledger = Ledger(Before(**order.before) if order.before else Before.look(self.ask))
-        if order.before:
+        self._told = ""
+        self.ledger = Ledger(Before.look(self.ask) if order.before is None else Before(**order.before))
+        if order.before is not None:
             self.ledger.suspect_everything(DESCRIPTOR_NAME)
 
-    def serve(self) -> None:
-        """Serve our process until it is gone or QEMU is, then put the VM back as it was."""
+    def serve(self) -> bool:
+        """Serve our process until it is gone, and put the VM back; return whether QEMU still ran."""
         self._answer(self._monitor.greeting)
         try:
             while self._client is not None:
@@ -94,9 +99,30 @@ class Guard:
                 if client in readable:
                     self._take_commands()
                 self._limit_stop()
-            self.put_back()
+            self._finish()
         except Gone:
-            say("QEMU has ended, or answers no more.")
+            say("QEMU has ended.")
+            return False
+        return True
+
+    def _finish(self) -> None:
+        """Put the VM back as it was, and do not leave a guest stopped that QEMU refuses to continue now."""
+        self.put_back()
+        while True:
+            try:
+                if not still_stopped(self.ledger, self.ask):
+                    return
+                go_on(self.ledger, self.ask, say)
+            except Refused as refusal:
+                self._say_once(f"QEMU refuses to continue the guest, which is tried on: {refusal}.")
+                time.sleep(_RETRY_SECONDS)
+            else:
+                self.put_back()
+
+    def _say_once(self, sentence: str) -> None:
+        if sentence != self._told:
+            self._told = sentence
+            say(sentence)
 
     def put_back(self) -> list[str]:
         """Put the VM back as it was; return and log a sentence for each thing that was done."""
@@ -114,17 +140,16 @@ class Guard:
 
         Raises:
             Refused: QEMU answers with an error.
-            Gone: it does not answer.
+            Gone: it has ended. One that does not answer is waited for.
         """
         self._number += 1
         name = f"{_OUR_ID}#{self._number}"
         self._send({"execute": command, "arguments": arguments, "id": name})
-        end = time.monotonic() + _ANSWER_SECONDS
         while name not in self._answers:
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([self._monitor.fileno()], [], [], left)[0]:
-                raise Gone
-            self._take_messages()
+            if select.select([self._monitor.fileno()], [], [], _ANSWER_SECONDS)[0]:
+                self._take_messages()
+            else:
+                self._say_once(f"QEMU has not answered '{command}' for {_ANSWER_SECONDS:g} s; it is awaited.")
         answer = self._answers.pop(name)
         if "error" in answer:
             raise Refused(str(answer["error"].get("desc", "")).rstrip("."))
@@ -145,10 +170,13 @@ class Guard:
     def _limit_stop(self) -> None:
         if self._stopped_at is None or time.monotonic() < self._stopped_at + self._max_stop:
             return
+        self._say_once(f"The guest has been stopped for {self._max_stop:.1f} s, the limit; it is continued.")
         self._stopped_at = None
-        say(f"The guest has been stopped for {self._max_stop:.1f} s, the limit; it is continued.")
-        with contextlib.suppress(Refused):
-            self.ask("cont")
+        try:
+            go_on(self.ledger, self.ask, say)
+        except Refused as refusal:
+            say(f"QEMU refuses to continue the guest, which is tried on: {refusal}.")
+            self._stopped_at = time.monotonic() - self._max_stop + _RETRY_SECONDS
 
     def _take_messages(self) -> None:
         try:
@@ -221,7 +249,7 @@ def _tell(content: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Guard a VM; return 0 if it was put back."""
+    """Guard a VM; return 0 if it was put back, QEMU_GONE if QEMU has ended."""
     # Our process gets these for us too, and then asks for, or leads to, what is put back.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
@@ -238,9 +266,9 @@ def main(arguments: list[str]) -> int:
         _tell({"unusable": f"QEMU did not say what it is like now, so nothing is done to it: {error}."})
         return 2
     _tell({"pid": monitor.pid, "before": dataclasses.asdict(guard.ledger.before)})
-    guard.serve()
+    runs = guard.serve()
     monitor.close()
-    return 0
+    return 0 if runs else QEMU_GONE
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,10 @@ CAPABILITIES, PARAMETERS = "query-migrate-capabilities", "query-migrate-paramete
 _ENDED = ("none", "completed", "failed", "cancelled")
 # QEMU 11.1 qapi/run-state.json, RunState: the state that the command `stop` leads to.
 _STOPPED = "paused"
+# As in harness.qemu.migration, which is not imported, so that the guard stays small.
+_SNAPSHOT = "background-snapshot"
+# From this version on QEMU no longer resumes a guest that was stopped before the save (docs/findings.md, F1).
+_RESUMES_NO_MORE = (8, 2)
 _POLL_SECONDS = 0.05
 # A save that our process has left behind goes on to its end; none was seen to need a tenth of this.
 _SAVE_SECONDS = 3600.0
@@ -24,7 +29,7 @@ class Refused(Exception):
 
 
 class Gone(Exception):
-    """QEMU no longer answers, or has ended."""
+    """QEMU has closed its monitor, as it does when it ends."""
 
 
 Ask = Callable[..., Any]
@@ -64,6 +69,7 @@ class Ledger:
         before: the VM as it was.
         stopped: a `stop` of ours has not been followed by a RESUME.
         migrated: a `migrate` was sent.
+        resumes: how many events RESUME came since then.
         capabilities: those that were set, whatever to.
         parameters: those that were set.
         descriptors: names of descriptors that QEMU was given and has not been told to close.
@@ -72,6 +78,7 @@ class Ledger:
     before: Before
     stopped: bool = False
     migrated: bool = False
+    resumes: int = 0
     capabilities: set[str] = field(default_factory=set)
     parameters: set[str] = field(default_factory=set)
     descriptors: set[str] = field(default_factory=set)
@@ -81,7 +88,7 @@ class Ledger:
         if command == "stop":
             self.stopped = True
         elif command == "migrate":
-            self.migrated = True
+            self.migrated, self.resumes = True, 0
         elif command == "getfd":
             self.descriptors.add(str(arguments.get("fdname")))
         elif command == "migrate-set-parameters":
@@ -99,13 +106,14 @@ class Ledger:
     def resumed(self) -> None:
         """Take note of an event RESUME."""
         self.stopped = False
+        self.resumes += self.migrated
 
 
 def put_back(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> None:
     """Put a VM back as it was: the guest first, then what migration needs.
 
     A save that still goes on is not cancelled, since QEMU 7.2 hangs after that (docs/findings.md, F9): the
-    guest runs meanwhile, and the file belongs to us.
+    guest runs meanwhile, and the file belongs to us. A step that QEMU refuses does not keep the others back.
 
     Args:
         ledger: what was changed; what is put back is struck out.
@@ -113,42 +121,75 @@ def put_back(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> None:
         say: called with one sentence for each thing that was put back, or cannot be.
 
     Raises:
-        Gone: QEMU has ended or hangs.
+        Gone: QEMU has ended.
     """
-    _go_on(ledger, ask, say)
-    if ledger.migrated:
-        _await_end(ask, say)
-        # QEMU 6.0 to 8.1 resume a guest that was stopped before the save (docs/findings.md, F1).
-        if ledger.before.state == _STOPPED and _state(ask) == "running":
-            ask("stop")
-            say("The guest, which QEMU had resumed by itself, was stopped again.")
-        ledger.migrated = False
-    _go_on(ledger, ask, say)
-    _put_capabilities(ledger, ask, say)
-    _put_parameters(ledger, ask, say)
-    for name in sorted(ledger.descriptors):
+    for what, step in _STEPS:
         try:
-            ask("closefd", fdname=name)
-            say(f"QEMU's descriptor '{name}' was closed.")
-        except Refused:
-            # It has been used up, as a save that was begun does.
-            continue
-    ledger.descriptors.clear()
+            step(ledger, ask, say)
+        except Refused as refusal:
+            say(f"QEMU refuses what it takes to {what}: {refusal}.")
+
+
+def still_stopped(ledger: Ledger, ask: Ask) -> bool:
+    """Return whether the guest, which ran before, is stopped by us."""
+    return ledger.stopped and ledger.before.state == "running" and _state(ask) == _STOPPED
+
+
+def go_on(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> None:
+    """Continue a guest that we have stopped; raises Refused if QEMU refuses that."""
+    if still_stopped(ledger, ask):
+        ask("cont")
+        say("The guest was continued.")
+        ledger.stopped = False
+
+
+def by_hand(before: Before) -> str:
+    """Return what to type into the human monitor to put a VM back as it was."""
+    words = ["cont"] if before.state == "running" else []
+    off = sorted(name for name, on in before.capabilities.items() if name == _SNAPSHOT and not on)
+    words += [f"when 'info migrate' has no 'active': migrate_set_capability {name} off" for name in off]
+    return "; then, ".join(words)
 
 
 def _state(ask: Ask) -> str:
     return str(ask("query-status")["status"])
 
 
-def _go_on(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> None:
-    if ledger.stopped and ledger.before.state == "running" and _state(ask) == _STOPPED:
-        ask("cont")
-        say("The guest was continued.")
-        ledger.stopped = False
+def _end_save(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> None:
+    """Wait for the end of a save, and undo what QEMU itself has done to the guest's run state."""
+    if not ledger.migrated:
+        return
+    status = _await_end(ask, say)
+    state, before = _state(ask), ledger.before.state
+    if before == "running" and state == _STOPPED and status == "failed":
+        # QEMU 10.0 migration/migration.c, bg_migration_thread(): it fails with the guest stopped.
+        ledger.stopped = True
+    elif before == _STOPPED and state == "running":
+        _stop_again(ledger, ask, say)
+    ledger.migrated = False
 
 
-def _await_end(ask: Ask, say: Callable[[str], None]) -> None:
-    """Wait until a save has ended and QEMU has cleaned up after it."""
+def _stop_again(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> None:
+    """Stop a guest that QEMU, and nobody else, has resumed (docs/findings.md, F1)."""
+    numbers = ask("query-version")["qemu"]
+    if (numbers["major"], numbers["minor"]) < _RESUMES_NO_MORE and ledger.resumes == 1:
+        ask("stop")
+        say("The guest, which QEMU had resumed by itself, was stopped again.")
+    else:
+        say("The guest was paused and runs now; its owner may have started it, so it runs on.")
+
+
+def _close_descriptors(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> None:
+    for name in sorted(ledger.descriptors):
+        # It has been used up, as a save that was begun does.
+        with contextlib.suppress(Refused):
+            ask("closefd", fdname=name)
+            say(f"QEMU's descriptor '{name}' was closed.")
+    ledger.descriptors.clear()
+
+
+def _await_end(ask: Ask, say: Callable[[str], None]) -> str:
+    """Wait until a save has ended and QEMU has cleaned up after it; return its status."""
     end = time.monotonic() + _SAVE_SECONDS
     begun = True
     while (status := ask("query-migrate").get("status", "none")) not in _ENDED:
@@ -163,6 +204,7 @@ def _await_end(ask: Ask, say: Callable[[str], None]) -> None:
     end = time.monotonic() + _CLEAN_SECONDS
     while time.monotonic() < end and _is_cleaning(ask):
         time.sleep(_POLL_SECONDS)
+    return str(status)
 
 
 def _is_cleaning(ask: Ask) -> bool:
@@ -198,3 +240,13 @@ def _put_parameters(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> Non
                 say(f"QEMU refuses to set the parameter '{name}' to {before[name]} again: {refusal}.")
                 continue
         ledger.parameters.discard(name)
+
+
+_STEPS: tuple[tuple[str, Callable[[Ledger, Ask, Callable[[str], None]], None]], ...] = (
+    ("continue the guest", go_on),
+    ("see the end of the save", _end_save),
+    ("continue the guest", go_on),
+    ("put the capabilities back", _put_capabilities),
+    ("put the parameters back", _put_parameters),
+    ("close the descriptors", _close_descriptors),
+)

@@ -9,14 +9,15 @@ import select
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from harness.attach.guard import PUT_BACK, Order
-from harness.attach.ledger import Before
+from harness.attach.guard import PUT_BACK, QEMU_GONE, Order
+from harness.attach.ledger import Before, by_hand
 from harness.attach.process import QemuProcess, option_value, read_process
 from harness.codes import Code, Fields
 from harness.deadline import Deadline
@@ -34,6 +35,8 @@ GUARD_LOG = "guard.log"
 
 _GUARD_SECONDS = 100.0
 _GREETING_SECONDS = 30.0
+_TAKEOVERS = 3
+_TAKEOVER_SECONDS = 1.0
 # It waits for the end of a save.
 _PUT_BACK_SECONDS = 4000.0
 
@@ -70,6 +73,7 @@ class AttachedMachine:
         self.kept_disk: KeptDisk | None = None
         self.process = None
         self._guard: _Guard | None = None
+        self._first: dict[str, Any] | None = None
         self._qmp: QmpSession | None = None
 
     def __enter__(self) -> Self:
@@ -88,7 +92,13 @@ class AttachedMachine:
         try:
             if self.alive():
                 self.put_back()
-        except SnapproofError:
+        except SnapproofError as failed:
+            if self._first is not None:
+                print(
+                    f"The VM could not be put back ({failed.sentence.rstrip('.')}); type in its monitor: "
+                    f"{by_hand(Before(**self._first))}",
+                    file=sys.stderr,
+                )
             # What ended the block says more.
             if error is None:
                 raise
@@ -127,14 +137,14 @@ class AttachedMachine:
         except SnapproofError:
             if not self.alive() or self._guard_runs():
                 raise
-        before = self._guard.before if self._guard else {}
-        self._close()
-        self._start(before)
+        self._take_over()
         return list(self.qmp.execute(PUT_BACK, deadline=Deadline(_PUT_BACK_SECONDS)))
 
     def alive(self) -> bool:
-        """Return whether QEMU runs, and whether the guard does where QEMU's process is not known."""
-        return self.process.alive if self.process else self._guard_runs()
+        """Return whether QEMU runs, by its guard where QEMU's process is not known."""
+        if self.process is not None:
+            return self.process.alive
+        return self._guard is None or self._guard.process.poll() != QEMU_GONE
 
     def evidence(self, *paths: Path) -> Evidence:
         """Return QEMU's command line and the guard's log."""
@@ -221,10 +231,29 @@ class AttachedMachine:
     def _start(self, before: dict[str, Any] | None) -> None:
         """Start a guard, and a QMP session with it."""
         self._guard = start_guard(Order(str(self.path.absolute()), self.max_stop, before), self.folder)
-        self.before = Before(**self._guard.before)
+        # What a later guard finds may be our own doing.
+        self._first = self._first or self._guard.before
+        self.before = Before(**self._first)
         self.process = read_process(self._guard.pid)
         self._qmp = QmpSession(self.folder / "qmp.jsonl", self.failure, self._guard_runs)
         self._qmp.connect(self._guard.socket, Deadline(_GREETING_SECONDS))
+
+    def _take_over(self) -> None:
+        """Put another guard in the place of one that is gone, to put back what that may have been told.
+
+        Raises:
+            SetupBroken: the monitor cannot be used.
+        """
+        for left in reversed(range(_TAKEOVERS)):
+            self._close()
+            try:
+                self._start(self._first)
+            except SnapproofError:
+                if not left:
+                    raise
+                time.sleep(_TAKEOVER_SECONDS)
+            else:
+                return
 
     def _close(self) -> None:
         """Close the connection to the guard, which then puts back what is left to do and ends."""

@@ -156,8 +156,7 @@ class SocketMonitor:
                 return found
         raise MonitorUnusable(
             f"QEMU did not greet over '{path}' in time: another client, such as libvirt, holds this monitor, "
-            "or "
-            "QEMU hangs, or the socket is no QMP monitor. End that client, use --libvirt, or start QEMU "
+            "or QEMU hangs, or the socket is no QMP monitor. End that client, or start QEMU "
             "with a second '-qmp unix:PATH,server=on,wait=off'."
         )
 

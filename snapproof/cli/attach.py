@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from harness.attach.ledger import by_hand
 from harness.attach.machine import AttachedMachine
 from harness.errors import SnapproofError
 from harness.status import EXIT_PASS, Status, exit_code
@@ -26,7 +27,7 @@ from tests_functional.lib.run import remove_heavy
 _NAME = "attach.qmp"
 _KILLED = (
     "If this command is killed, its guard puts the VM back. If both are killed, type in the monitor: "
-    "cont; then, when 'info migrate' has no 'active': migrate_set_capability background-snapshot off"
+    "{commands}"
 )
 
 
@@ -64,7 +65,6 @@ def _prove(arguments: argparse.Namespace) -> int:
     place = folder / "tests" / _NAME
     place.mkdir(parents=True)
     options = AttachOptions(_NAME, not arguments.no_golden, not arguments.no_restore, arguments.seconds)
-    print(_KILLED, file=sys.stderr)
     try:
         outcome = _outcome(arguments, options, place, progress)
     finally:
@@ -89,6 +89,7 @@ def _outcome(
     begun = time.monotonic()
     try:
         with AttachedMachine(arguments.qmp, place, arguments.max_stop) as machine:
+            print(_KILLED.format(commands=by_hand(machine.before)), file=sys.stderr)
             return prove(machine, options, place, progress.step)
     except SnapproofError as error:
         return from_error(_NAME, error, time.monotonic() - begun, {})

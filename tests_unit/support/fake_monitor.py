@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ class FakeVm:
         migration: the status in `query-migrate`.
         refused: commands that it refuses.
         resumes: whether it resumes a stopped guest when it begins to save, as QEMU 7.2 does.
+        fails: whether a save fails at once and leaves the guest stopped.
+        version: its major and minor number.
+        slow: seconds after which it answers a command.
         descriptors: names of the descriptors that it was given.
     """
 
@@ -31,10 +35,13 @@ class FakeVm:
         self.capabilities = {BACKGROUND_SNAPSHOT: False, "xbzrle": True}
         self.parameters: dict[str, Any] = {"max-bandwidth": 134217728, "tls-creds": ""}
         self.refused: set[str] = set()
-        self.resumes = False
+        self.resumes = self.fails = False
+        self.version = (10, 0)
+        self.slow: dict[str, float] = {}
         self.descriptors: dict[str, int] = {}
         self.commands: list[str] = []
         self._pretty = pretty
+        self._client: socket.socket | None = None
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -47,12 +54,19 @@ class FakeVm:
         for descriptor in self.descriptors.values():
             os.close(descriptor)
 
+    def hang_up(self) -> None:
+        """Close the connection, as a QEMU that ends does."""
+        self._listener.close()
+        if self._client is not None:
+            self._client.shutdown(socket.SHUT_RDWR)
+
     def _serve(self) -> None:
         while True:
             try:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            self._client = client
             with client:
                 self._talk(client)
 
@@ -72,6 +86,7 @@ class FakeVm:
                 self.commands.append(name)
                 if name == "getfd":
                     self.descriptors[arguments["fdname"]] = descriptors.pop()
+                time.sleep(self.slow.get(name, 0.0))
                 own = {"id": message["id"]} if "id" in message else {}
                 if name in self.refused:
                     self._send(client, {"error": {"class": "GenericError", "desc": "No."}, **own})
@@ -87,9 +102,12 @@ class FakeVm:
             self.state = "paused" if name == "stop" else "running"
             return "STOP" if name == "stop" else "RESUME"
         if name == "migrate":
-            self.migration = "active"
-            if self.resumes:
+            self.migration = "failed" if self.fails else "active"
+            if self.fails:
+                self.state = "paused"
+            elif self.resumes:
                 self.state = "running"
+                return "RESUME"
         elif name == "migrate-set-capabilities":
             self.capabilities |= {one["capability"]: one["state"] for one in arguments["capabilities"]}
         elif name == "migrate-set-parameters":
@@ -104,12 +122,15 @@ class FakeVm:
                 return {"status": self.state}
             case "query-migrate":
                 # The second question finds it ended.
-                status, self.migration = self.migration, "none" if self.migration == "none" else "completed"
+                status = self.migration
+                self.migration = "completed" if status == "active" else status
                 return {"status": status}
             case "query-migrate-capabilities":
                 return [{"capability": one, "state": state} for one, state in self.capabilities.items()]
             case "query-migrate-parameters":
                 return self.parameters
+            case "query-version":
+                return {"qemu": {"major": self.version[0], "minor": self.version[1], "micro": 0}}
             case "query-yank":
                 return []
             case "query-kvm":

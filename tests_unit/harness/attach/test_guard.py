@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from harness.attach import guard
 from harness.attach.guard import DESCRIPTOR_NAME, Order
+from harness.attach.ledger import Before, Gone, by_hand
 from harness.attach.machine import GUARD_LOG, AttachedMachine, start_guard
+from harness.attach.monitor import SocketMonitor
 from harness.errors import SetupBroken
 from harness.qemu.migration import BACKGROUND_SNAPSHOT, set_capability
 from tests_unit.support.fake_monitor import FakeVm
@@ -99,7 +104,7 @@ def test_save_is_awaited_and_not_cancelled(place: Path) -> None:
 def test_guest_that_was_paused_stays_so(place: Path) -> None:
     """QEMU 6.0 to 8.1 resume a guest that was paused before the save; it is stopped again."""
     vm = FakeVm(place / "qmp")
-    vm.state, vm.resumes = "paused", True
+    vm.state, vm.resumes, vm.version = "paused", True, (8, 1)
     with _attached(place) as machine:
         machine.qmp.execute("migrate", {"uri": "fd:x"})
         assert machine.put_back()[-1].startswith("The guest, which QEMU had resumed")
@@ -195,4 +200,139 @@ def test_an_attached_machine_is_never_ended(place: Path) -> None:
         # The fake listens in this process.
         assert machine.pid == os.getpid()
     assert "quit" not in vm.commands
+    vm.close()
+
+
+@pytest.mark.parametrize(("version", "conts"), [((8, 2), 1), ((7, 2), 2)])
+def test_guest_that_its_owner_starts_runs_on(place: Path, version: tuple[int, int], conts: int) -> None:
+    """It was paused before: a QEMU that resumes nothing, or a second RESUME, tells that it was the owner."""
+    vm = FakeVm(place / "qmp")
+    vm.state, vm.version = "paused", version
+    with _attached(place) as machine:
+        machine.qmp.execute("migrate", {"uri": "fd:x"})
+        for _ in range(conts):
+            machine.qmp.execute("cont")
+        assert "its owner may have started it" in machine.put_back()[-1]
+    assert vm.state == "running"
+    vm.close()
+
+
+def test_guest_that_a_failed_save_has_stopped_goes_on(place: Path) -> None:
+    """QEMU stops the guest by itself, fails, and leaves it so; nobody sent a `stop`."""
+    vm = FakeVm(place / "qmp")
+    vm.fails = True
+    with _attached(place) as machine:
+        machine.qmp.execute("migrate", {"uri": "fd:x"})
+        assert vm.state == "paused"
+        assert machine.put_back() == ["The guest was continued."]
+    assert vm.state == "running"
+    vm.close()
+
+
+@pytest.mark.parametrize("refused", ["cont", "query-status", "query-migrate", "query-migrate-parameters"])
+def test_refused_step_keeps_no_other_back(place: Path, refused: str) -> None:
+    """The capability goes off all the same, and the guard tries on to continue the guest."""
+    vm = FakeVm(place / "qmp")
+    with _attached(place) as machine:
+        _touch(machine)
+        machine.qmp.execute("migrate", {"uri": "fd:x"})
+        vm.refused.add(refused)
+        assert any("QEMU refuses" in sentence for sentence in machine.put_back())
+        assert vm.capabilities[BACKGROUND_SNAPSHOT] is False
+        threading.Timer(1.5, vm.refused.clear).start()
+    assert vm.state == "running"
+    vm.close()
+
+
+def test_limit_is_kept_where_cont_is_refused_at_first(place: Path) -> None:
+    """The guard tries on, and serves meanwhile."""
+    vm = FakeVm(place / "qmp")
+    vm.refused.add("cont")
+    with _attached(place, max_stop=0.2) as machine:
+        machine.qmp.execute("stop")
+        _wait(lambda: "cont" in vm.commands)
+        assert machine.qmp.execute("query-status")["status"] == "paused"
+        vm.refused.clear()
+        _wait(lambda: vm.state == "running")
+    vm.close()
+
+
+def test_failed_takeover_does_not_take_what_we_have_set_for_what_was(place: Path) -> None:
+    """The second guard cannot look; the end of the `with` still knows the VM of the beginning."""
+    vm = FakeVm(place / "qmp")
+    other = place / "other"
+    with _attached(place) as machine:
+        _touch(machine)
+        os.kill(machine.guard_pid, signal.SIGKILL)
+        machine.path = other
+        with pytest.raises(SetupBroken, match="cannot be connected to"):
+            machine.put_back()
+        assert (vm.state, vm.capabilities[BACKGROUND_SNAPSHOT]) == ("paused", True)
+        machine.path = place / "qmp"
+    assert machine.before.state == "running"
+    assert (vm.state, vm.capabilities[BACKGROUND_SNAPSHOT]) == ("running", False)
+    vm.close()
+
+
+def test_takeover_is_tried_again(place: Path) -> None:
+    """A monitor that is free only after a moment is waited for."""
+    vm = FakeVm(place / "qmp")
+    with _attached(place) as machine:
+        _touch(machine)
+        os.kill(machine.guard_pid, signal.SIGKILL)
+        (place / "qmp").rename(place / "away")
+        threading.Timer(1.0, (place / "away").rename, [place / "qmp"]).start()
+        assert "The guest was continued." in machine.put_back()
+    vm.close()
+
+
+def test_what_to_type_is_printed_where_nothing_can_be_put_back(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last try has failed: the owner has to know."""
+    vm = FakeVm(place / "qmp")
+    with pytest.raises(SetupBroken), _attached(place) as machine:
+        _touch(machine)
+        os.kill(machine.guard_pid, signal.SIGKILL)
+        machine.path = place / "gone"
+    assert "type in its monitor: cont; then, when 'info migrate'" in capsys.readouterr().err
+    vm.close()
+
+
+def test_what_to_type_is_for_the_guest_as_it_was() -> None:
+    """A guest that was paused is not to be continued."""
+    capabilities = {BACKGROUND_SNAPSHOT: False, "xbzrle": True}
+    off = f"when 'info migrate' has no 'active': migrate_set_capability {BACKGROUND_SNAPSHOT} off"
+    assert by_hand(Before("running", capabilities, {})) == f"cont; then, {off}"
+    assert by_hand(Before("paused", capabilities, {})) == off
+
+
+def test_hidden_process_is_taken_over_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU's process id is not known: only the guard's own word says that QEMU is gone."""
+    monkeypatch.setattr("harness.attach.machine.read_process", lambda _pid: None)
+    vm = FakeVm(place / "qmp")
+    with _attached(place) as machine:
+        _touch(machine)
+        os.kill(machine.guard_pid, signal.SIGKILL)
+        assert "The guest was continued." in machine.put_back()
+        assert machine.alive()
+        vm.hang_up()
+        _wait(lambda: not machine.alive())
+    vm.close()
+
+
+def test_slow_qemu_is_no_qemu_that_is_gone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for as long as its monitor is open."""
+    monkeypatch.setattr(guard, "_ANSWER_SECONDS", 0.05)
+    vm = FakeVm(place / "qmp")
+    vm.slow["query-status"] = 0.4
+    ours, theirs = socket.socketpair()
+    monitor = SocketMonitor(place / "qmp", 5.0)
+    found = guard.Guard(theirs, monitor, Order(str(place / "qmp"), 1.0))
+    assert found.ledger.before.state == "running"
+    vm.hang_up()
+    with pytest.raises(Gone):
+        found.ask("query-status")
+    for one in (ours, theirs, monitor):
+        one.close()
     vm.close()
