@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +27,7 @@ from harness.process import log_tail
 from harness.qemu.configuration import MIB, MachineConfig
 from harness.qemu.disk import KeptDisk
 from harness.qemu.messages import said
+from harness.qemu.monitored_machine import MonitoredMachine
 from harness.qemu.qmp import QmpSession
 
 GUARD_LOG = "guard.log"
@@ -49,7 +49,7 @@ class _Guard:
     before: dict[str, Any]
 
 
-class AttachedMachine:
+class AttachedMachine(MonitoredMachine):
     """A VM that runs already; leaving the `with` puts back all that was set through it.
 
     Attributes:
@@ -166,44 +166,10 @@ class AttachedMachine:
         found = {**said(sentence), **held.fields, **(fields or {})}
         return SubjectFailed(f"{sentence}{held.clause}.", evidence, code=code, fields=found)
 
-    def wait_status(self, wanted: Callable[[str], bool], deadline: Deadline, what: str) -> str:
-        """Poll `query-status` until `wanted` accepts its status, and return the status.
-
-        Raises:
-            SubjectFailed: QEMU ended, or the status did not come in time.
-        """
-        while True:
-            status = str(self.qmp.execute("query-status")["status"])
-            if wanted(status):
-                return status
-            if deadline.expired:
-                raise self.failure(
-                    f"The guest is '{status}' and did not become {what} in time",
-                    Code.GUEST_WRONG_STATE,
-                    {"state": status},
-                )
-            self.pause(deadline)
-
     def pause(self, deadline: Deadline, seconds: float = 0.01) -> int | None:
         """Sleep between two checks of a condition; the exit code of a QEMU of others is never known."""
         deadline.nap(seconds)
         return None
-
-    def hmp(self, command: str) -> str:
-        """Run a command of the human monitor (HMP) and return its output."""
-        text = str(self.qmp.execute("human-monitor-command", {"command-line": command}))
-        return text.replace("\r\n", "\n")
-
-    def query_migrate(self) -> dict[str, Any]:
-        """Return the answer to `query-migrate`."""
-        return dict(self.qmp.execute("query-migrate"))
-
-    def version(self) -> str:
-        """Return QEMU's version as `query-version` has it."""
-        answer = self.qmp.execute("query-version")
-        numbers = answer["qemu"]
-        package = f" ({answer['package'].strip()})" if answer["package"].strip() else ""
-        return f"{numbers['major']}.{numbers['minor']}.{numbers['micro']}{package}"
 
     def quit(self) -> None:
         """Refuse: this QEMU is not ours to end."""

@@ -6,10 +6,10 @@ import os
 import shlex
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from harness.codes import Code, Fields
 from harness.deadline import Deadline
@@ -21,6 +21,7 @@ from harness.process import ChildProcess
 from harness.qemu.configuration import OVERLAY_FILE, QEMU_LOG, VARIABLES_FILE, MachineConfig, qemu_argv
 from harness.qemu.disk import KeptDisk, make_overlay
 from harness.qemu.messages import last_message, said
+from harness.qemu.monitored_machine import MonitoredMachine
 from harness.qemu.qmp import QmpSession
 
 _QMP_SECONDS = 30.0
@@ -29,7 +30,7 @@ _QUIT_SECONDS = 10.0
 _LISTEN_SECONDS = 2.0
 
 
-class SpawnedMachine:
+class SpawnedMachine(MonitoredMachine):
     """A QEMU that runs during the `with`; leaving it ends QEMU and checks that no process of it is left.
 
     The folder receives `qemu.log`, `console.log`, `qmp.jsonl` and `command.txt`.
@@ -119,24 +120,6 @@ class SpawnedMachine:
         found = {**said(last_message(evidence.log_tail)), **held.fields, **(fields or {})}
         return SubjectFailed(f"{sentence}{ended}{held.clause}{words}.", evidence, code=code, fields=found)
 
-    def wait_status(self, wanted: Callable[[str], bool], deadline: Deadline, what: str) -> str:
-        """Poll `query-status` until `wanted` accepts its status, and return the status.
-
-        Raises:
-            SubjectFailed: QEMU ended, or the status did not come in time.
-        """
-        while True:
-            status = str(self.qmp.execute("query-status")["status"])
-            if wanted(status):
-                return status
-            if deadline.expired:
-                raise self.failure(
-                    f"The guest is '{status}' and did not become {what} in time",
-                    Code.GUEST_WRONG_STATE,
-                    {"state": status},
-                )
-            self.pause(deadline)
-
     def pause(self, deadline: Deadline, seconds: float = 0.01) -> int | None:
         """Sleep between two checks of a condition, less if QEMU ends; return its exit code in that case."""
         try:
@@ -159,15 +142,6 @@ class SpawnedMachine:
             return console.exists() and text in console.read_text(errors="replace")
 
         deadline.wait_for(seen, f"'{text}' on the guest's console", interval=0.1)
-
-    def hmp(self, command: str) -> str:
-        """Run a command of the human monitor (HMP) and return its output."""
-        text = str(self.qmp.execute("human-monitor-command", {"command-line": command}))
-        return text.replace("\r\n", "\n")
-
-    def query_migrate(self) -> dict[str, Any]:
-        """Return the answer to `query-migrate`."""
-        return dict(self.qmp.execute("query-migrate"))
 
     def quit(self) -> None:
         """Ask QEMU to quit, and wait until it has ended.
@@ -254,10 +228,3 @@ class SpawnedMachine:
                 f"SSH; does '{self.config.executable}' run QEMU in a network namespace of its own?"
             )
         return SetupBroken(sentence, self.evidence(self.folder / "command.txt"))
-
-    def version(self) -> str:
-        """Return QEMU's version as `query-version` has it, e.g. ``10.0.2 (Debian 1:10.0.2+ds-2)``."""
-        answer = self.qmp.execute("query-version")
-        numbers = answer["qemu"]
-        package = f" ({answer['package'].strip()})" if answer["package"].strip() else ""
-        return f"{numbers['major']}.{numbers['minor']}.{numbers['micro']}{package}"
