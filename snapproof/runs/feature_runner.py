@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tests_functional.hosts.feature_tests import run_feature_tests
 from tests_functional.kernel import registry
 
 _ROOT = Path(registry.__file__).parents[2]
+_UNDO_SECONDS = 30.0
 
 
 def events_there(host: Host, module: str, words: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
@@ -60,8 +62,11 @@ def events_here(module: str, words: Sequence[str]) -> Iterator[dict[str, Any]]:
                 last = json.loads(line)
                 yield last
         except BaseException:
-            # SIGTERM lets it undo what --prepare has set up.
+            # SIGTERM lets it undo what --prepare has set up; Popen would leave it alone soon after Ctrl-C.
             runner.terminate()
+            runner.stdout.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                runner.wait(_UNDO_SECONDS)
             raise
     if last.get("event") != "end":
         raise SetupBroken(

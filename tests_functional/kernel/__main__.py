@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-from types import FrameType
 
 from . import needs, registry
 from .batches import MOST
+from .interruption import interrupt_once
 from .ktap import KtapWriter
 from .matrix import reproducer
 from .prepare import KSM, Preparation
@@ -31,7 +30,7 @@ def main() -> int:
         for test in tests:
             print(f"{test.slug}  {test.recipe}  {test.contract}")
         return 0 if tests else 3
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_once()
     Trial.patience *= arguments.slow
     if arguments.poison:
         os.environ[needs.POISON] = "1"
@@ -60,10 +59,6 @@ def main() -> int:
     if not arguments.json_lines:
         sys.stdout.write(writer.summary() + reproducer.comments(writer.failed))
     return exit_code(writer.statuses)
-
-
-def _interrupt(_signum: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,12 +7,13 @@ import errno
 import os
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Callable
 
 from harness.userfaultfd import libc
 
+from .interruption import held
 from .needs import HUGETLB_POOL, OWN_SWAP
 
 _HUGE_PAGES = 32
@@ -39,40 +40,67 @@ class Preparation:
     If a setting cannot be changed, a warning says so, and the tests that need it are skipped.
     """
 
-    def __init__(self, wanted: Iterable[str], warn: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        wanted: Iterable[str],
+        warn: Callable[[str], object],
+        exactly: Mapping[Path, str] | None = None,
+    ) -> None:
         """Describe what to set up.
 
         Args:
             wanted: needs to meet, names of `needs.NEEDS`; empty changes nothing.
             warn: called with a sentence about each thing that cannot be set up or restored.
+            exactly: more files and their values, which may be lower than before.
         """
         self._wanted = set(wanted)
         self._warn = warn
+        self._exactly = dict(exactly or {})
         self._before: dict[Path, str] = {}
         self._zram = ""
 
     def __enter__(self) -> Preparation:
+        try:
+            # What is changed and not yet noted would stay: a signal waits.
+            with held():
+                self._set_up()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with held():
+            if self._zram:
+                self._swap_off()
+            for path, value in self._before.items():
+                self._restore(path, value)
+            self._before.clear()
+
+    def _restore(self, path: Path, value: str) -> None:
+        try:
+            path.write_text(value)
+        except OSError as error:
+            self._warn(f"'{path}' cannot be set back to '{value}': {error}; do it by hand.")
+
+    def _set_up(self) -> None:
         for need, (path, value) in _SETTINGS.items():
             if need in self._wanted:
                 self._set(path, value)
+        for path, value in self._exactly.items():
+            self._set(path, value, lower=True)
         if self._wanted & _SWAP_NEEDS:
             try:
                 self._swap_on()
             except OSError as error:
                 self._warn(f"The swap device in memory (zram) cannot be set up: {error}.")
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._zram:
-            self._swap_off()
-        for path, value in self._before.items():
-            path.write_text(value)
-
-    def _set(self, path: Path, value: str) -> None:
+    def _set(self, path: Path, value: str, lower: bool = False) -> None:
         try:
             text = path.read_text().strip()
             current = text.partition("[")[2].partition("]")[0] or text
-            if current == value or (value.isdigit() and current.isdigit() and int(current) >= int(value)):
+            number = value.isdigit() and current.isdigit() and not lower
+            if current == value or (number and int(current) >= int(value)):
                 return
             path.write_text(value)
         except OSError as error:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from harness.userfaultfd import Feature, libc, scan_supported
 
 from .. import needs
+from ..interruption import interrupt_once
 from ..prepare import KSM, Preparation
 from . import faults
 from .campaign import Campaign, Limits
@@ -22,12 +21,14 @@ from .coverage import Reached
 from .draw import MENU, Drawer
 from .executor import Setting
 from .known import known_issue
-from .ksm import FastKsm
 from .steps import MemoryList, Monitor
 from .worker import Patience, Worker
 
 _NEEDED = Feature.PAGEFAULT_FLAG_WP | Feature.WP_HUGETLBFS_SHMEM | Feature.WP_UNPOPULATED
 _PREPARED = ("swap", "mthp", "shmem-thp")
+_KSM_FILES = Path("/sys/kernel/mm/ksm")
+# With these KSM looks at all mergeable memory within milliseconds.
+_FAST_KSM = {_KSM_FILES / "sleep_millisecs": "1", _KSM_FILES / "pages_to_scan": "2000"}
 # Advice that old kernels do not have: kind of step, number and name.
 _ADVICE = {
     "collapse": (libc.MADV_COLLAPSE, "MADV_COLLAPSE"),
@@ -38,18 +39,23 @@ _ADVICE = {
 def main() -> int:
     """Run lists, write events to standard output, and return 0; the reader of the events judges."""
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_once()
     if arguments.one_cpu:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     reason = needs.missing_features(int(_NEEDED))
     if reason:
         _say({"event": "end", "skipped": f"{reason} The model is that of Linux 6.4 and later."})
         return 0
-    wanted = {*(_PREPARED if arguments.prepare or arguments.ksm else ()), *((KSM,) if arguments.ksm else ())}
-    with Preparation(wanted, warn=lambda text: print(f"# {text}", file=sys.stderr)), FastKsm():
+    with preparation(arguments.prepare, arguments.ksm):
         for event in _events(arguments):
             _say(event)
     return 0
+
+
+def preparation(prepare: bool, ksm: bool) -> Preparation:
+    """Return what --prepare and --ksm change on this host: without them nothing."""
+    wanted = {*(_PREPARED if prepare or ksm else ()), *((KSM,) if ksm else ())}
+    return Preparation(wanted, lambda text: print(f"# {text}", file=sys.stderr), _FAST_KSM if ksm else {})
 
 
 def _events(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -106,10 +112,6 @@ def monitors() -> tuple[Monitor, ...]:
 
 def _say(event: dict[str, Any]) -> None:
     print(json.dumps(event), flush=True)
-
-
-def _interrupt(_signum: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

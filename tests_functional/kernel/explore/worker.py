@@ -207,6 +207,7 @@ class Worker:
             os.setpgid(0, 0)
             LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             with open(orders, "rb") as source:
                 for line in source:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +206,40 @@ def test_interruption_leaves_a_document_that_says_so(
         written = json.loads(target.read_text())
         assert (written["complete"], len(written["results"])) == (complete, count)
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGINT])
+def test_runner_undoes_before_the_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+) -> None:
+    """The command waits for it, though Ctrl-C has come to both."""
+    (tmp_path / "slow_runner.py").write_text(
+        "import time\n"
+        "from tests_functional.kernel.interruption import interrupt_once\n"
+        "interrupt_once()\n"
+        "try:\n"
+        "    print('{}', flush=True)\n"
+        "    time.sleep(60)\n"
+        "finally:\n"
+        "    time.sleep(1)\n"
+        "    open('undone', 'x').close()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(feature_runner._ROOT))
+    monkeypatch.setattr(feature_runner, "_ROOT", tmp_path)
+    started: list[int] = []
+    popen = subprocess.Popen
+
+    def noted(*words: Any, **more: Any) -> Any:
+        process = popen(*words, **more)
+        started.append(process.pid)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    events = feature_runner.events_here("slow_runner", [])
+    assert isinstance(events, Generator)
+    assert next(events) == {}
+    if number:
+        os.kill(started[0], number)
+    with pytest.raises(KeyboardInterrupt):
+        events.throw(KeyboardInterrupt)
+    assert (tmp_path / "undone").exists()
