@@ -16,7 +16,7 @@ from harness.userfaultfd.pagemap import PM_SCAN_WP_MATCHING
 
 from . import model
 from .children import SLOW
-from .memory import ADDRESS_OF, RW, Page, runs, value_of
+from .memory import ADDRESS_OF, RW, Page, keep_small, runs, value_of
 from .memory import KINDS as MEMORY
 from .session import (
     CHILD,
@@ -177,7 +177,8 @@ def _willneed(session: Session, given: Arguments) -> None:
 
 
 def _remove(session: Session, given: Arguments) -> None:
-    pages = [page for page in _unlocked(session, given) if not page.kind.private]
+    """Punch a hole; before 6.7 EACCES where mprotect has taken writing away (madvise_remove())."""
+    pages = [page for page in _unlocked(session, given) if not page.kind.private and page.writable]
     session.turn(_advise(session, pages, libc.MADV_REMOVE), model.punched)
 
 
@@ -280,6 +281,8 @@ def _mmap(session: Session, given: Arguments) -> None:
     for run in runs(pages):
         start, length = _range(run)
         session.call(partial(libc.mmap, length, RW, flags, address=start))
+        if not run[0].kind.huge:
+            keep_small(start, length)
         mapping = session.memory.new_mapping()
         for page in run:
             page.fresh(page.address, mapping)
@@ -334,7 +337,8 @@ def _filled(session: Session, run: Sequence[Page], value: int, wp: bool, call: C
     if code not in (0, errno.EEXIST, errno.EAGAIN):
         session.call(lambda: _raise(code))
     count = done // PAGE_BYTES
-    for page in run[: count + (code != 0)]:
+    # EAGAIN says nothing about the next page: the mappings change just now, or a part was done.
+    for page in run[: count + (code == errno.EEXIST)]:
         rules = session.memory.rules(page)
         before, page.states = page.states, model.filled(page.states, rules, value, wp, page in run[:count])
         if not page.states:

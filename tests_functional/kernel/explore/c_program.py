@@ -17,7 +17,7 @@ from .watch import features_of
 _MAPS = {
     "anon": ("map(16, MAP_PRIVATE | MAP_ANONYMOUS, -1)", "MADV_NOHUGEPAGE"),
     "thp": (f"map({HUGE_PAGES}, MAP_PRIVATE | MAP_ANONYMOUS, -1)", "MADV_HUGEPAGE"),
-    "shmem": ("map(16, MAP_SHARED | MAP_ANONYMOUS, -1)", ""),
+    "shmem": ("map(16, MAP_SHARED | MAP_ANONYMOUS, -1)", "MADV_NOHUGEPAGE"),
     "memfd-private": ("map(16, MAP_PRIVATE, file())", ""),
 }
 _FILLS = {"same": "{v}", "each": "1 + (i + {v}) % 5", "mixed": "i % 2 ? {v} : 0", "zeros": "0"}
@@ -139,6 +139,13 @@ def _mremap(step: Step) -> str:
     )
 
 
+def _mmap(step: Step) -> str:
+    area = f"{_area(step)} * S"
+    mapped = f"mmap({area}, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);"
+    small = "" if KINDS[step.arguments["on"]].huge else f"\nmadvise({area}, MADV_NOHUGEPAGE);"
+    return mapped + small
+
+
 def _guard(step: Step) -> str:
     return f"{_advice(102, 'MADV_GUARD_INSTALL')(step)}\n{_advice(103, 'MADV_GUARD_REMOVE')(step)}"
 
@@ -169,9 +176,7 @@ _STATEMENTS: dict[str, Callable[[Step], str]] = {
     "mlock": lambda step: f"mlock({_area(step)} * S);",
     "munlock": lambda step: f"munlock({_area(step)} * S);",
     "mremap": _mremap,
-    "mmap": lambda step: (
-        f"mmap({_area(step)} * S, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);"
-    ),
+    "mmap": _mmap,
     "munmap": lambda step: f"munmap({_area(step)} * S);",
     "fork": lambda step: (
         "if (fork() == 0) { sleep(60); _exit(0); }\nusleep(100000);"

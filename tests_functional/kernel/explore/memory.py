@@ -46,10 +46,15 @@ class Kind:
     asynchronous: bool = False
 
 
-def _anonymous() -> Region:
-    region = Region.anonymous(SMALL_PAGES * PAGE_BYTES)
+def keep_small(address: int, length: int) -> None:
+    """Forbid huge pages, which a host's settings may give to all memory, shared memory too."""
     # EINVAL: the kernel has no transparent huge pages.
-    libc.LIBC.madvise(region.address, region.length, libc.MADV_NOHUGEPAGE)
+    libc.LIBC.madvise(address, length, libc.MADV_NOHUGEPAGE)
+
+
+def _small(shared: bool) -> Region:
+    region = Region.anonymous(SMALL_PAGES * PAGE_BYTES, shared=shared)
+    keep_small(region.address, region.length)
     return region
 
 
@@ -76,15 +81,9 @@ def _file() -> Region:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("anon", SMALL_PAGES, _anonymous, anonymous=True, private=True),
+        Kind("anon", SMALL_PAGES, lambda: _small(shared=False), anonymous=True, private=True),
         Kind("thp", HUGE_PAGES, _huge, anonymous=True, private=True, huge=True),
-        Kind(
-            "shmem",
-            SMALL_PAGES,
-            lambda: Region.anonymous(SMALL_PAGES * PAGE_BYTES, shared=True),
-            anonymous=False,
-            private=False,
-        ),
+        Kind("shmem", SMALL_PAGES, lambda: _small(shared=True), anonymous=False, private=False),
         Kind("memfd-private", SMALL_PAGES, _memfd, anonymous=False, private=True, base=BASE),
         Kind("file-private", SMALL_PAGES, _file, anonymous=False, private=True, base=BASE, asynchronous=True),
     )

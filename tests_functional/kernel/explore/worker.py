@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import mmap
@@ -30,7 +31,11 @@ MOST_LISTS = 300
 _LOOK_SECONDS = 0.25
 _TICK = os.sysconf("SC_CLK_TCK")
 _WAITS = "handle_userfault"
+# What is in `wchan` if the kernel does not tell (proc_pid_wchan()), and what stands for an error here.
+_NO_PLACE = {"0", "", "?"}
 _STEP = struct.Struct("=q")
+# compact_memory is synchronous: with much memory it is long in the kernel (sysctl_compaction_handler()).
+_LONG_IN_KERNEL = {"compact"}
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,22 @@ class Patience:
 
 @dataclass(frozen=True)
 class _Look:
-    """What the threads of a process do: step, time in ticks, whether one waits for a page, or one runs."""
+    """What the threads of a process do.
+
+    Attributes:
+        step: the number of the step.
+        user, system: time in ticks.
+        waits: whether a thread waits for a page.
+        busy: whether a thread runs, or waits for something else that ends by itself, such as a disk.
+        placed: whether the kernel says of any thread where it sleeps.
+    """
 
     step: int
     user: int
     system: int
     waits: bool
-    runs: bool
+    busy: bool
+    placed: bool
 
 
 class Worker:
@@ -89,7 +103,7 @@ class Worker:
         data = json.dumps(steps.to_json()).encode() + b"\n"
         with contextlib.suppress(BrokenPipeError):
             _write_all(self._orders, data)
-        record = self._answer()
+        record = self._answer(steps)
         if record.code or record.error:
             self.end()
         return record
@@ -103,7 +117,7 @@ class Worker:
         self._child = self._orders = self._answers = -1
         self.lists = 0
 
-    def _answer(self) -> Record:
+    def _answer(self, steps: MemoryList) -> Record:
         data, begun, calm, spun = b"", time.monotonic(), 0.0, None
         poll = select.poll()
         poll.register(self._answers, select.POLLIN | select.POLLHUP)
@@ -120,7 +134,11 @@ class Worker:
             look = self._look()
             same = before is not None and look.step == before.step
             idle = same and before is not None and look.user == before.user and look.system == before.system
-            calm = calm + _LOOK_SECONDS if idle and look.waits and not look.runs else 0.0
+            calm = calm + _LOOK_SECONDS if idle and look.waits and not look.busy else 0.0
+            if idle and not look.placed:
+                _say_no_places()
+            if _kind(steps, look.step) in _LONG_IN_KERNEL:
+                spun = None
             if not same or spun is None or look.user - spun.user > _TICK // 10:
                 spun = look
             before = look
@@ -163,7 +181,12 @@ class Worker:
             sum(thread["user"] for thread in threads),
             sum(thread["system"] for thread in threads),
             any(thread["wchan"] == _WAITS for thread in threads),
-            any(thread["state"] == "R" for thread in threads),
+            any(
+                # A wait for a page may have the state D too (userfaultfd_get_blocking_state()).
+                thread["state"] == "R" or (thread["state"] == "D" and thread["wchan"] != _WAITS)
+                for thread in threads
+            ),
+            any(thread["wchan"] not in _NO_PLACE for thread in threads) or not threads,
         )
 
     def _threads(self) -> list[dict[str, Any]]:
@@ -177,7 +200,7 @@ class Worker:
                         "state": stat[0],
                         "user": int(stat[11]),
                         "system": int(stat[12]),
-                        "wchan": (task / "wchan").read_text(),
+                        "wchan": _place(task),
                     }
                 )
         return found
@@ -218,6 +241,28 @@ class Worker:
         finally:
             # Threads may still wait for pages; the end of the process releases them.
             os._exit(3)
+
+
+def _kind(steps: MemoryList, number: int) -> str:
+    """Return the kind of a step, empty before the first and behind the last."""
+    return steps.steps[number].kind if 0 <= number < len(steps.steps) else ""
+
+
+def _place(task: Path) -> str:
+    """Return the function of the kernel in which a thread sleeps."""
+    try:
+        return (task / "wchan").read_text()
+    except OSError:
+        return "?"
+
+
+@functools.cache
+def _say_no_places() -> None:
+    print(
+        "# The kernel does not say where threads sleep (/proc/PID/task/TID/wchan), so a step that hangs has "
+        "no verdict; run as root on a kernel with CONFIG_KALLSYMS.",
+        file=sys.stderr,
+    )
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
