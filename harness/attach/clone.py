@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class ClonedMachine(SpawnedMachine):
 
     Attributes:
         changes: how its command line differs from the other one's, a sentence each.
+        overlays: how many of its disks have the content of now.
     """
 
     def __init__(self, source: AttachedMachine, folder: Path) -> None:
@@ -47,7 +49,15 @@ class ClonedMachine(SpawnedMachine):
                 "QEMU is in another mount namespace (a container), so its files cannot be given to a "
                 "second QEMU."
             )
+        if process.uid != os.geteuid():
+            # Its program and command line are in that user's hands.
+            raise NotApplicable(
+                f"QEMU runs as user {process.uid} and this command as user {os.geteuid()}: what "
+                "that user may have written into its command line is not run with other rights. Run this as them."
+            )
         folder.mkdir(parents=True, exist_ok=True)
+        # The overlays have what the guest writes.
+        folder.chmod(0o700)
         sizes = {
             str(node["node-name"]): int(node["image"]["virtual-size"])
             for node in source.qmp.execute("query-named-block-nodes", {"flat": True})
@@ -56,6 +66,7 @@ class ClonedMachine(SpawnedMachine):
         self._prefix = _prefix(process)
         self._clone = clone_argv(process.argv[1:], folder, sizes, image_size)
         self.changes = tuple(self._clone.changes)
+        self.overlays = len(self._clone.overlays)
         if self._clone.impossible:
             raise NotApplicable(
                 "No second QEMU can be made like this one: " + " ".join(self._clone.impossible)

@@ -28,7 +28,19 @@ _DROPPED_FLAGS = {
     "curses": "display", "sdl": "display", "gtk": "display", "full-screen": "display", "preconfig": "",
 }  # fmt: skip
 _NULLED = ("serial", "parallel")
-_IMAGES = {"hda": 0, "hdb": 1, "hdc": 2, "hdd": 3}
+# Options that are a `-drive` with a file, of which these are the other parts (QEMU 11.1 system/vl.c).
+_IMAGES = {
+    "hda": "index=0,media=disk", "hdb": "index=1,media=disk", "hdc": "index=2,media=disk",
+    "hdd": "index=3,media=disk", "fda": "if=floppy,index=0", "fdb": "if=floppy,index=1",
+    "pflash": "if=pflash", "sd": "if=sd", "mtdblock": "if=mtd",
+}  # fmt: skip
+# Objects of QEMU 11.1 qapi/qom.json that write no file and reach nothing outside of QEMU.
+_HARMLESS_OBJECTS = (
+    "memory-backend-ram", "memory-backend-memfd", "iothread", "thread-context", "main-loop", "secret",
+    "rng-random", "rng-builtin", "rng-egd", "throttle-group",
+    "cryptodev-backend", "cryptodev-backend-builtin",
+    "authz-simple", "authz-list", "can-bus", "acpi-generic-initiator",
+)  # fmt: skip
 # Devices whose other side is a process or a device of the host that the clone cannot have.
 _FOREIGN_DEVICES = ("vhost-", "vfio-", "usb-host", "ivshmem-doorbell", "scsi-generic", "scsi-block")
 # QEMU 11.1 backends/: memory that may be, or is, a file.
@@ -112,7 +124,7 @@ def clone_argv(
         elif name == "drive" and words:
             drives.drive(words.pop(0))
         elif name in _IMAGES and words:
-            drives.drive(f"file={words.pop(0)},index={_IMAGES[name]},media=disk")
+            drives.drive(f"file={words.pop(0).replace(',', ',,')},{_IMAGES[name]}")
         elif name == "object" and words:
             _object(clone, words.pop(0))
         elif name == "device" and words:
@@ -223,6 +235,8 @@ def _object(clone: Clone, value: str) -> None:
         clone.add("object", f"memory-backend-ram,{format_value(kept)}")
         clone.changes.append(f"The memory '{name}' is anonymous, in place of '{value}'.")
         return
+    if kind not in _HARMLESS_OBJECTS:
+        clone.impossible.append(f"The object '{kind}' is not known to be harmless in a second QEMU.")
     clone.add("object", value)
 
 

@@ -131,6 +131,8 @@ def _begin(
         if running:
             machine.qmp.execute("stop")
             machine.wait_status(lambda status: status == "paused", Deadline(_READY_SECONDS), "paused")
+        # It is all that the guest has in memory.
+        (folder / "golden").mkdir(mode=0o700)
         image = dump_golden(machine, folder / "golden")
     _require_still_stopped(machine, golden and running, mark)
     migration.begin_save(machine, uri, deadline)

@@ -130,6 +130,9 @@ def test_nodes_are_only_read() -> None:
         "-device usb-host,vendorid=1",
         "-tpmdev emulator,id=t,chardev=c",
         "-readconfig vm.cfg",
+        "-object filter-dump,id=f,netdev=n,file=/capture",
+        "-object input-linux,id=i,evdev=/dev/input/event0",
+        '-object {"qom-type":"filter-dump","id":"f","netdev":"n","file":"/capture"}',
         "-netdev tap,id=n,fd=30 -device virtio-net-pci,netdev=n",
         '-netdev {"type":"tap","id":"n","vhost":true} -device {"driver":"virtio-net-pci","netdev":"n"}',
         "-nic bridge,model=virtio-net-pci",
@@ -171,3 +174,35 @@ def test_values_survive() -> None:
         "type": "user", "id": "a", "path": "/a,b", "server": "on"
     }  # fmt: skip
     assert format_value({"path": "/a,b"}) == "path=/a,,b"
+
+
+@pytest.mark.parametrize(
+    ("option", "rest"),
+    [
+        ("-pflash", {"if": "pflash"}),
+        ("-sd", {"if": "sd"}),
+        ("-mtdblock", {"if": "mtd"}),
+        ("-fda", {"if": "floppy", "index": "0"}),
+        ("-fdb", {"if": "floppy", "index": "1"}),
+        ("-hdd", {"media": "disk", "index": "3"}),
+    ],
+)
+def test_short_options_of_disks_are_only_read(option: str, rest: dict[str, str]) -> None:
+    """None gets the VM's own file to write to, whatever is in its name."""
+    clone = _clone(f"{option} /vm,1.img")
+    assert clone.argv[0] == "-drive"
+    options = parse_value(clone.argv[1])
+    assert options.items() >= rest.items()
+    assert options["file"] == "/clone/overlay-00.qcow2"
+    assert options["backing.file.filename"] == "/vm,1.img"
+    assert "/vm,1.img" not in clone.argv
+
+
+@pytest.mark.parametrize(
+    "given", ["-object iothread,id=i", "-object memory-backend-memfd,id=m,size=1M", "-object rng-random,id=r"]
+)
+def test_harmless_objects_stay(given: str) -> None:
+    """They are needed, or the devices would be others."""
+    clone = _clone(given)
+    assert clone.impossible == []
+    assert clone.argv[:2] == given.split()
