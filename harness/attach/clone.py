@@ -52,8 +52,8 @@ class ClonedMachine(SpawnedMachine):
         if process.uid != os.geteuid():
             # Its program and command line are in that user's hands.
             raise NotApplicable(
-                f"QEMU runs as user {process.uid} and this command as user {os.geteuid()}: what "
-                "that user may have written into its command line is not run with other rights. Run this as them."
+                f"QEMU runs as user {process.uid} and this command as user {os.geteuid()}; the latter runs "
+                "nothing that another user may have written into a command line. Run this as that user."
             )
         folder.mkdir(parents=True, exist_ok=True)
         # The overlays have what the guest writes.
