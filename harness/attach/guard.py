@@ -33,6 +33,9 @@ from harness.attach.monitor import (
 PUT_BACK = "x-snapproof-put-back"
 """Command to the guard: put the VM back as it was; returns a sentence for each thing that was done."""
 
+WENT_ON = "the guest has gone on since it was stopped"
+"""Why the guard refuses `migrate`."""
+
 DESCRIPTOR_NAME = "snapproof-save"
 """Name of the descriptor that QEMU is given for the file of the snapshot."""
 
@@ -82,7 +85,7 @@ class Guard:
         self._max_stop = order.max_stop
         self._commands = MessageSplitter()
         self._descriptors: list[int] = []
-        self._told = ""
+        self._told, self._went_on = "", False
         self.ledger = Ledger(Before.look(self.ask) if order.before is None else Before(**order.before))
         if order.before is not None:
             self.ledger.suspect_everything(DESCRIPTOR_NAME)
@@ -190,6 +193,7 @@ class Guard:
                 continue
             if message.get("event") == "RESUME":
                 self._stopped_at = None
+                self._went_on = self._went_on or self.ledger.stands
                 self.ledger.resumed()
             self._answer(message)
 
@@ -213,6 +217,14 @@ class Guard:
             return
         if name == PUT_BACK:
             self._answer({"return": self.put_back(), **own})
+            return
+        if name == "stop":
+            self._went_on = False
+        if name == "migrate" and self._went_on:
+            # T0 would be later than the golden image.
+            close_all(self._descriptors)
+            self._descriptors = []
+            self._answer({"error": {"class": "GenericError", "desc": WENT_ON}, **own})
             return
         self.ledger.note(name, command.get("arguments") or {})
         if name == "stop" and self.ledger.before.state == "running":

@@ -103,6 +103,11 @@ class Ledger:
         self.parameters.update(self.before.parameters)
         self.descriptors.add(descriptor)
 
+    @property
+    def stands(self) -> bool:
+        """Whether the guest is to stand still until the save: we have stopped it, or it was paused before."""
+        return not self.migrated and (self.stopped or self.before.state == _STOPPED)
+
     def resumed(self) -> None:
         """Take note of an event RESUME."""
         self.stopped = False

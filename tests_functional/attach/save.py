@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.attach.guard import DESCRIPTOR_NAME
+from harness.attach.guard import DESCRIPTOR_NAME, WENT_ON
 from harness.attach.ledger import Before
 from harness.attach.machine import AttachedMachine
 from harness.attach.process import open_files
@@ -22,6 +22,7 @@ from harness.limits import limit_error
 from harness.qemu import migration
 from harness.qemu.configuration import MIB
 from harness.qemu.migration import SaveFigures, find_stun
+from harness.qemu.qmp import CommandRefused
 from harness.qemu.ram import GoldenImage, dump_golden
 from harness.userfaultfd import libc
 from validators.checks import Problem, judged
@@ -134,25 +135,36 @@ def _begin(
         # It is all that the guest has in memory.
         (folder / "golden").mkdir(mode=0o700)
         image = dump_golden(machine, folder / "golden")
-    _require_still_stopped(machine, golden and running, mark)
-    migration.begin_save(machine, uri, deadline)
+    still = golden or not running
+    _require_still_stopped(machine, still, mark)
+    try:
+        migration.begin_save(machine, uri, deadline)
+    except CommandRefused as refusal:
+        # The guard has continued it between the line above and `migrate`.
+        if WENT_ON in refusal.reason:
+            raise _gone_on(machine) from refusal
+        raise
     if golden and running and machine.qmp.execute("query-status")["status"] != "running":
         machine.qmp.execute("cont")
     return image
 
 
 def _require_still_stopped(machine: AttachedMachine, stopped: bool, mark: int) -> None:
-    """Check that nobody has continued the guest since we stopped it.
+    """Check that nobody has continued the guest since we stopped it or, if it was paused, came to it.
 
     Raises:
         SetupBroken: the guard has, or somebody else.
     """
     events = [event.name for event in machine.qmp.events_since(mark)]
     if stopped and "RESUME" in events:
-        raise SetupBroken(
-            f"The guest went on before its memory was copied: that took longer than {machine.max_stop:g} s, "
-            "or somebody else continued it. Allow more with --max-stop, or do without with --no-golden."
-        )
+        raise _gone_on(machine)
+
+
+def _gone_on(machine: AttachedMachine) -> SetupBroken:
+    return SetupBroken(
+        f"The guest went on before its memory was copied: that took longer than {machine.max_stop:g} s, "
+        "or somebody else continued it. Allow more with --max-stop, or do without with --no-golden."
+    )
 
 
 @contextmanager

@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 
 from harness.attach import guard
-from harness.attach.guard import DESCRIPTOR_NAME, Order
+from harness.attach.guard import DESCRIPTOR_NAME, WENT_ON, Order
 from harness.attach.ledger import Before, Gone, by_hand
 from harness.attach.machine import GUARD_LOG, AttachedMachine, start_guard
 from harness.attach.monitor import SocketMonitor
 from harness.errors import SetupBroken
 from harness.qemu.migration import BACKGROUND_SNAPSHOT, set_capability
+from harness.qemu.qmp import CommandRefused
 from tests_unit.support.fake_monitor import FakeVm
 
 
@@ -335,4 +336,21 @@ def test_slow_qemu_is_no_qemu_that_is_gone(place: Path, monkeypatch: pytest.Monk
         found.ask("query-status")
     for one in (ours, theirs, monitor):
         one.close()
+    vm.close()
+
+
+@pytest.mark.parametrize("state", ["running", "paused"])
+def test_no_save_of_a_guest_that_has_gone_on(place: Path, state: str) -> None:
+    """T0 would not be that of the golden image; the next stop makes it right again."""
+    vm = FakeVm(place / "qmp")
+    vm.state = state
+    with _attached(place) as machine:
+        machine.qmp.execute("stop")
+        machine.qmp.execute("cont")
+        with pytest.raises(CommandRefused, match=WENT_ON):
+            machine.qmp.execute("migrate", {"uri": "fd:x"})
+        assert "migrate" not in vm.commands
+        machine.qmp.execute("stop")
+        machine.qmp.execute("migrate", {"uri": "fd:x"})
+        assert "migrate" in vm.commands
     vm.close()

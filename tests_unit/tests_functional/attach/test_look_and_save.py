@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.attach.guard import WENT_ON
 from harness.attach.ledger import Before
 from harness.codes import Code
+from harness.deadline import Deadline
 from harness.errors import MachineryMissing, NotApplicable, SetupBroken
+from harness.qemu.qmp import CommandRefused, Event
 from harness.status import Status
 from tests_functional.attach import look as looked
 from tests_functional.attach import save
@@ -159,3 +164,39 @@ def test_qemu_that_keeps_a_refused_descriptor_is_not_tried() -> None:
     """A trial would leave it open in the VM's QEMU."""
     assert looked._transport("10.0.13 (Debian)") == looked._transport("7.2.22") == []
     assert looked._transport("11.1.3 (Debian)")[0].status is Status.SKIP
+
+
+@pytest.mark.parametrize(
+    ("state", "golden", "events", "refused", "wrong"),
+    [
+        ("running", True, ("STOP",), "", False),
+        ("running", True, ("STOP", "RESUME"), "", True),
+        ("running", True, ("STOP",), WENT_ON, True),
+        ("running", False, ("STOP", "RESUME"), "", False),
+        ("paused", True, ("RESUME",), "", True),
+        ("paused", False, ("RESUME",), "", True),
+    ],
+)
+def test_guest_that_goes_on_before_the_save(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    state: str,
+    golden: bool,
+    events: tuple[str, ...],
+    refused: str,
+    wrong: bool,
+) -> None:
+    """It is a set-up that is broken, and not a snapshot that is wrong, also if it was paused."""
+
+    def begin(*_arguments: object) -> None:
+        if refused:
+            raise CommandRefused("migrate", refused)
+
+    monkeypatch.setattr(save, "dump_golden", lambda *_arguments: None)
+    monkeypatch.setattr("harness.qemu.migration.begin_save", begin)
+    vm: Any = _Vm(**{"query-status": {"status": "running"}})
+    vm.before, vm.max_stop = Before(state, {}, {}), 1.0
+    vm.wait_status = lambda *_arguments: "paused"
+    vm.events_since = lambda _mark: [Event(name, {}, 0.0) for name in events]
+    with pytest.raises(SetupBroken, match="went on before") if wrong else contextlib.nullcontext():
+        save._begin(vm, tmp_path, golden, 0, Deadline(1.0))
