@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests_unit.support.command_values import command_outcome, right_vmstate
+from tests_unit.support.containers import qcow2
 from tests_unit.support.synthetic_stream import Guest, Writer, write_golden
 
 Capture = pytest.CaptureFixture[str]
@@ -82,6 +83,23 @@ def test_file_that_cannot_be_judged(results: Path, capsys: Capture) -> None:
     assert code == 2
     assert "ERROR a/vmstate (with its golden image)\n        " in out
     assert "3 vmstate files: 1 ERROR, 2 PASS" in out
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (qcow2(("a", b"QEVM"), crypt=1), "is encrypted"),
+        (qcow2(("a", b"QEVM"), features=1 << 2), "data in another file"),
+        (qcow2(("a", b"QEVM"), version=1), "version 1"),
+    ],
+)
+def test_image_that_cannot_be_read(results: Path, capsys: Capture, image: bytes, told: str) -> None:
+    """It is a line of its own, and the other files are judged."""
+    (results / "a/image").write_bytes(image)
+    code, out, _ = command_outcome(capsys, "check", results)
+    assert code == 2
+    assert "ERROR a/image\n        The qcow" in out and told in out
+    assert "4 vmstate files: 1 ERROR, 3 PASS; 1 other file." in out
 
 
 @pytest.mark.parametrize("option", [("--golden", "x"), ("--offset", "8"), ("--extract", "x"), ("--map", "x")])

@@ -8,7 +8,9 @@ import gzip
 import io
 import lzma
 import os
+import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -192,6 +194,21 @@ def test_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(opening, "_write", full)
     with pytest.raises(SetupBroken, match=r"No space left on device. Set TMPDIR to a folder with more room"):
         _read(path)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lambda stream: qcow2(("a", stream))], ids=["gzip", "qcow2"])
+def test_disk_that_is_full_in_the_midst(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    """What is still buffered cannot be written when the copy is closed either; the sentence stays."""
+    path = _file(tmp_path, pack(_STREAM))
+    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        with pytest.raises(SetupBroken, match="Set TMPDIR to a folder with more room"):
+            _read(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -432,6 +449,24 @@ def test_stream_at_an_offset(tmp_path: Path) -> None:
     path = _file(tmp_path, bytes(100) + gzip.compress(_STREAM))
     verdict = check_file(path, offset=100)
     assert (verdict.status, verdict.facts["container"]) == (Status.PASS, "gzip data")
+
+
+def test_bytes_behind_a_container_at_an_offset(tmp_path: Path) -> None:
+    """Where the user gave it, the file may go on behind compressed data too; a qcow2 image has none."""
+    path = _file(tmp_path, bytes(100) + gzip.compress(_STREAM) + b"more")
+    assert check_file(path, offset=100).status is Status.PASS
+    path = _file(tmp_path, bytes(512) + qcow2(("a", _STREAM)))
+    with pytest.raises(UsageError, match=r"image must begin with the file, and this one is at offset 512"):
+        check_file(path, offset=512)
+
+
+@pytest.mark.parametrize("more", [{"crypt": 1}, {"features": 1 << 2}, {"features": 1 << 4}])
+def test_qcow2_without_a_stream_holds_none(tmp_path: Path, more: dict[str, int]) -> None:
+    """Then its kind does not matter; one with a stream is judged by itself."""
+    path = _file(tmp_path, qcow2(**more))
+    assert not holds_stream(path)
+    assert "it has no internal snapshot" in _refusal(path)
+    assert holds_stream(_file(tmp_path, qcow2(("a", _STREAM), **more)))
 
 
 def test_extraction_from_a_container(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
@@ -94,10 +94,18 @@ def holds_stream(path: Path) -> bool:
                 return True
             if head.startswith(QCOW2_MAGIC):
                 with open_source(path) as source:
-                    return bool(Qcow2Image(source).snapshots)
+                    return _has_snapshots(source)
             return any(one.begins(head) and _holds(file.fileno(), one) for one in COMPRESSIONS)
     except OSError as error:
         raise UsageError(f"The file '{path}' cannot be read: {error.strerror}.") from error
+
+
+def _has_snapshots(source: FileSource) -> bool:
+    """Tell whether a qcow2 image has a stream; one that cannot be read may have, and is judged by itself."""
+    try:
+        return bool(Qcow2Image(source).snapshots)
+    except UsageError:
+        return True
 
 
 def _holds(descriptor: int, compression: Compression) -> bool:
@@ -136,7 +144,12 @@ def _enter(stack: ExitStack, opened: OpenedStream, snapshot: str) -> OpenedStrea
     for compression in COMPRESSIONS:
         if compression.begins(head):
             return _expanded(stack, opened, compression)
-    if head.startswith(QCOW2_MAGIC) and start == 0:
+    if head.startswith(QCOW2_MAGIC):
+        if start:
+            raise UsageError(
+                f"A qcow2 image must begin with the file, and this one is at offset {start}; copy it to "
+                "a file of its own."
+            )
         return _of_snapshot(stack, opened, snapshot)
     return None
 
@@ -170,7 +183,7 @@ def _expanded(stack: ExitStack, opened: OpenedStream, compression: Compression) 
     if expansion.problem:
         sentence = f"The {what} is damaged: {expansion.problem}."
         problem = Problem(Code.CONTAINER_DAMAGED, sentence)
-    elif expansion.trailing:
+    elif expansion.trailing and opened.ends_file:
         problem = Problem(Code.CONTAINER_TRAILING, f"Other bytes than zeros follow the end of the {what}.")
     container = Container(what, {f"{compression.name} bytes": opened.source.size - opened.start}, problem)
     return replace(
@@ -218,6 +231,12 @@ def _write(copy: IO[bytes], piece: bytes) -> None:
         copy.write(piece)
 
 
+def _close(copy: IO[bytes]) -> None:
+    """Close a temporary file; on a full disk that writes what is buffered, and fails a second time."""
+    with suppress(OSError):
+        copy.close()
+
+
 @contextmanager
 def _copy(original: FileSource, fill: Callable[[IO[bytes]], None]) -> Iterator[FileSource]:
     """Let a function fill a temporary file without a name, and yield that.
@@ -227,7 +246,8 @@ def _copy(original: FileSource, fill: Callable[[IO[bytes]], None]) -> Iterator[F
     """
     with ExitStack() as stack:
         try:
-            copy = stack.enter_context(tempfile.TemporaryFile())
+            copy = tempfile.TemporaryFile()  # noqa: SIM115 (closed by the stack)
+            stack.callback(_close, copy)
             fill(copy)
             copy.flush()
             empty = os.fstat(copy.fileno()).st_size == 0

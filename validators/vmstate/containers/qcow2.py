@@ -92,10 +92,12 @@ class Qcow2Image:
         if bits not in _CLUSTER_BITS:
             raise _damaged(f"a cluster of 2 to the power of {bits} bytes cannot be")
         features = struct.unpack_from(">Q", head, 72)[0] if version == 3 and len(head) >= 80 else 0
-        _require_plain(crypt, features)
         self.cluster_bytes: int = 1 << bits
         self._covered = self.cluster_bytes * (self.cluster_bytes // 8)
         self.snapshots, self.others = self._read_table(count, offset)
+        # Of an image without a stream it does not matter where its data is.
+        if self.snapshots:
+            _require_plain(crypt, features)
 
     def _read_table(self, count: int, offset: int) -> tuple[tuple[InternalSnapshot, ...], int]:
         if count > _MAX_SNAPSHOTS:
