@@ -47,6 +47,8 @@ _FOREIGN_DEVICES = ("vhost-", "vfio-", "usb-host", "ivshmem-doorbell", "scsi-gen
 _FILE_MEMORY = ("memory-backend-file", "memory-backend-shm", "memory-backend-epc")
 # QEMU 10.0 net/tap.c: networks whose packets have a header of virtio-net, unless they are told not to.
 _TAPS = ("tap", "bridge")
+# QEMU 10.0 net/slirp.c: what connects a user network with the host, and its kind.
+_OUTWARD = ("type", "hostfwd", "guestfwd", "smb", "smbserver", "tftp", "bootfile", "restrict")
 _PROTOCOLS_WITH_LOCKS = ("file", "host_device")
 
 Options = dict[str, str]
@@ -194,6 +196,16 @@ def _network(clone: Clone, option: str, value: str) -> None:
         return
     if kind == "none":
         clone.add(option, value)
+        return
+    if kind == "user":
+        # It has a state of its own in the file, which only another one can load.
+        if "guestfwd" in options or "smb" in options:
+            clone.impossible.append(
+                f"The network '{value}' has a server of its own, whose state is in the file."
+            )
+        inside: Options = {key: str(value) for key, value in options.items() if key not in _OUTWARD}
+        clone.add(option, f"user,{format_value({**inside, 'restrict': 'on'})}")
+        clone.changes.append(f"The network '{value}' leads nowhere.")
         return
     kept: Options = {key: str(options[key]) for key in ("id", "model", "mac", "mac-addr") if key in options}
     clone.add(option, f"hubport,hubid=0,{format_value(kept)}".rstrip(","))

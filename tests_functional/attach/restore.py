@@ -56,8 +56,10 @@ def judge_clone(
         clone = ClonedMachine(machine, folder / _FOLDER)
     except NotApplicable as error:
         return [skipped("restore", _RESTORE, error.sentence)], ()
+    started = False
     try:
         with clone:
+            started = True
             if differing := differing_blocks(machine.hmp("info ramblock"), clone.hmp("info ramblock")):
                 return [skipped("restore", _RESTORE, differing)], clone.changes
             state = _load(clone, snapshot.path, deadline)
@@ -70,7 +72,7 @@ def judge_clone(
         # A QEMU that does not start here says nothing about the snapshot.
         return [skipped("restore", _RESTORE, error.sentence)], clone.changes
     except SnapproofError as error:
-        if error.code in _NOT_STARTED:
+        if error.code in _NOT_STARTED and not started:
             return [_not_started(error)], clone.changes
         problem = Problem.of_error(error, f"The restored guest failed: {error.sentence}")
         return [judged("restore", _RESTORE, [problem])], clone.changes

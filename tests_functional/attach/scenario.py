@@ -87,6 +87,8 @@ def attach_again_and_again(times: int) -> Callable[[Run], Outcome]:
                 # A restore is the same each time; the last one shows that it is still right.
                 options = AttachOptions(run.name, restore=number in (1, times))
                 outcome = _prove(path, folder, options, run)
+                if options.restore:
+                    _require_restored(outcome)
                 checks += [replace(check, name=f"{number:02d}/{check.name}") for check in outcome.checks]
                 figures |= outcome.figures
                 run.discard(folder)
@@ -96,6 +98,15 @@ def attach_again_and_again(times: int) -> Callable[[Run], Outcome]:
         return outcome_of(run, checks, time.monotonic() - begun, "The VM was proven each time.", figures)
 
     return scenario
+
+
+def _require_restored(outcome: Outcome) -> None:
+    """Raise SetupBroken if no clone was restored: the VMs of these tests can all be cloned."""
+    for check in outcome.checks:
+        if check.name == "restore" and check.status is Status.SKIP:
+            raise SetupBroken(
+                f"The snapshot was not restored, so this test proves too little: {check.reason}"
+            )
 
 
 def _prove(path: Path, folder: Path, options: AttachOptions, run: Run) -> Outcome:

@@ -33,7 +33,11 @@ def _argv(text: str) -> str:
         ("-serial none", "-serial none"),
         ("-nographic", "-serial null"),
         ("-netdev tap,fd=30,id=net0,vhost=on", "-netdev hubport,hubid=0,id=net0"),
-        ("-nic user,model=virtio,mac=5:1", "-nic hubport,hubid=0,model=virtio,mac=5:1"),
+        ("-nic user,model=virtio,mac=5:1", "-nic user,model=virtio,mac=5:1,restrict=on"),
+        (
+            "-netdev user,id=n,net=10.0.9.0/24,hostfwd=tcp::1-:2,restrict=off,tftp=/srv",
+            "-netdev user,id=n,net=10.0.9.0/24,restrict=on",
+        ),
         ("-nic none", "-nic none"),
         ("-net nic,model=e1000 -net user", "-net nic,model=e1000"),
         ("-vnc :1 -spice port=1 -vga std", "-vga std"),
@@ -53,7 +57,7 @@ def test_changes_are_said() -> None:
     assert clone.changes == [
         "Left out: '-qmp unix:/q' (monitor).",
         "'-serial stdio' leads nowhere.",
-        "The network 'user' is off.",
+        "The network 'user' leads nowhere.",
     ]
     assert clone.impossible == []
 
@@ -130,6 +134,8 @@ def test_nodes_are_only_read() -> None:
         "-device usb-host,vendorid=1",
         "-tpmdev emulator,id=t,chardev=c",
         "-readconfig vm.cfg",
+        "-netdev user,id=n,guestfwd=tcp:10.0.2.9:1-chardev:c",
+        "-netdev user,id=n,smb=/srv",
         "-object filter-dump,id=f,netdev=n,file=/capture",
         "-object input-linux,id=i,evdev=/dev/input/event0",
         '-object {"qom-type":"filter-dump","id":"f","netdev":"n","file":"/capture"}',
