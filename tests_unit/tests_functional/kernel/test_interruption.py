@@ -18,6 +18,8 @@ from tests_functional.kernel.prepare import KSM, Preparation
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    # A CI system may run the tests below `nohup`.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
