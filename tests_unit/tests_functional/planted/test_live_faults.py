@@ -181,3 +181,14 @@ def test_live_selftest_verdict(capsys: pytest.CaptureFixture[str]) -> None:
     assert summarise([caught, broken]) == EXIT_ERROR
     assert summarise([]) == EXIT_ERROR
     assert "nothing is known about it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("code", "seen"),
+    [(Code.WRITE_ORDER_NEWER, True), (Code.WRITE_ORDER_OTHER_MOMENT, True), (Code.WRITE_ORDER_OLDER, False)],
+)
+def test_what_unprotected_ram_looks_like(code: Code, seen: bool) -> None:
+    """A writer's page of after T0 makes all others look old; old pages alone are another defect."""
+    found = Violation("write-order", code, "A page is not of T0.")
+    assert LIVE_FAULTS["report_success"].causes(found) is seen
+    assert LIVE_FAULTS["release_early"].causes(found) is (code is Code.WRITE_ORDER_NEWER)
