@@ -70,7 +70,7 @@ class Ledger:
         stopped: a `stop` of ours has not been followed by a RESUME.
         migrated: a `migrate` was sent.
         resumes: how many events RESUME came since then.
-        capabilities: those that were set, whatever to.
+        capabilities: those that were set, on or off.
         parameters: those that were set.
         descriptors: names of descriptors that QEMU was given and has not been told to close.
     """

@@ -262,6 +262,6 @@ def _notes(machine: AttachedMachine, process: QemuProcess | None) -> tuple[str, 
     if shared := [str(one.get("id", "one")) for one in backends if one.get("share")]:
         notes.append(
             f"Other processes can map guest RAM (share=on of {', '.join(shared)}); that alone does no harm, "
-            "but whatever they write after T0 reaches the file."
+            "but all that they write after T0 reaches the file."
         )
     return tuple(notes)

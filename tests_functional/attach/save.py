@@ -85,7 +85,7 @@ def vm_state(machine: AttachedMachine) -> VmState:
 def save_attached(
     machine: AttachedMachine, folder: Path, ram_mib: int, golden: bool, deadline: Deadline
 ) -> AttachedSnapshot:
-    """Save the VM into `folder/vmstate`; whatever happens, the VM is put back as it was.
+    """Save the VM into `folder/vmstate`; the VM is put back as it was, after an error too.
 
     Args:
         machine: the VM.

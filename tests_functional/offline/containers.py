@@ -25,7 +25,7 @@ from validators.judge import check_file
 from validators.vmstate.diff import diff_files
 
 _NAME = "containers"
-_EXPLANATION = "A stream is judged alike, and has the same pages, in whatever container it lies."
+_EXPLANATION = "A stream is judged alike, and has the same pages, in each container."
 _SECONDS = 120.0
 _DISK_BYTES = 1 << 30
 _SNAPSHOT = "of-t0"

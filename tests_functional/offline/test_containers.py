@@ -1,4 +1,4 @@
-"""Avocado test that a stream is judged alike in whatever container it lies."""
+"""Avocado test that a stream is judged alike in each container."""
 
 from tests_functional.lib.avocado_test import SnapshotTest
 from tests_functional.offline.containers import every_container

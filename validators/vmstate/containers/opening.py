@@ -164,6 +164,7 @@ def _expanded(stack: ExitStack, opened: OpenedStream, compression: Compression) 
     what = f"{compression.name} data"
 
     def fill(copy: IO[bytes]) -> None:
+        """Write the expanded stream, once its beginning shows that it is one."""
         pieces = expansion.pieces()
         head = b""
         while len(head) < _HEAD and (piece := next(pieces, b"")):
