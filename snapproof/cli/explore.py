@@ -15,9 +15,9 @@ from snapproof.cli.explore_kernel import explore_kernel
 from snapproof.cli.options import stack_options
 from snapproof.explore.campaign import (
     CORPUS_FILE,
+    REDUCTION_SECONDS,
     SUMMARY_FILE,
     Campaign,
-    Limits,
     baseline_issues,
     make_drawer,
 )
@@ -31,6 +31,7 @@ from tests_functional.explore.executor import Record
 from tests_functional.explore.known import known_issue
 from tests_functional.explore.menu import readable_list
 from tests_functional.explore.steps import StepList
+from tests_functional.kernel.explore.limits import Limits
 from tests_functional.lib.outcome import write_atomically
 from tests_functional.lib.profile_row import QUICK_GUEST
 from tests_functional.lib.run import Run
@@ -62,7 +63,7 @@ def explore(arguments: argparse.Namespace) -> int:
             return search_faults(run, drawer, arguments.seed, seconds, progress.step)
         campaign = Campaign(run, arguments.seed, progress.step)
         campaign.coverage.corpus.extend(corpus)
-        limits = Limits(_time(arguments), arguments.runs)
+        limits = Limits(_time(arguments), arguments.runs, REDUCTION_SECONDS)
         try:
             campaign.explore(drawer, limits, issues)
         finally:

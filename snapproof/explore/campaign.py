@@ -20,6 +20,7 @@ from snapproof.explore.reduction import reduce_steps
 from tests_functional.explore.executor import Record, run_steps
 from tests_functional.explore.known import known_issue, leads_to_known
 from tests_functional.explore.steps import StepList
+from tests_functional.kernel.explore.limits import Limits
 from tests_functional.lib.known_issues import KnownIssue, load_known_issues
 from tests_functional.lib.run import Run, remove_heavy
 
@@ -30,21 +31,8 @@ _LIST_SECONDS = 180.0
 _MOST_RUNS_FOR_ONE = 80
 # Of the lists, those that avoid what leads to known issues, so that these hide nothing.
 _AVOIDING_SHARE = 4 / 5
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When a campaign ends, and how much a reduction may take.
-
-    Attributes:
-        seconds: of the campaign; None for no limit.
-        runs: lists; None for no limit.
-        reduction_seconds: of one reduction.
-    """
-
-    seconds: float | None
-    runs: int | None
-    reduction_seconds: float = 150.0
+REDUCTION_SECONDS = 150.0
+"""Seconds that one reduction may take."""
 
 
 @dataclass

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from snapproof.explore.reduction import Reduced
 from snapproof.explore.reproducer import reproducer_text
 from tests_functional.explore.executor import Record
 from tests_functional.explore.steps import StepList
+from tests_functional.kernel.explore.ddmin import Reduced
 from tests_functional.lib.outcome import write_atomically
 from validators.verdict import Violation
 
@@ -53,7 +53,7 @@ class Finding:
 
     signature: tuple[str, ...]
     record: Record
-    reduced: Reduced | None = None
+    reduced: Reduced[StepList] | None = None
     known: str = ""
     times: int = 1
     folder: Path | None = None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from tests_functional.explore.steps import GuestChoice, Step, StepList
-from tests_functional.kernel.explore.ddmin import Budget, fewest
+from tests_functional.kernel.explore.ddmin import Budget, Reduced, reduce_failing
 
 Fails = Callable[[StepList], bool]
 """Runs a list and returns whether it fails in the same way."""
@@ -15,46 +15,15 @@ Fails = Callable[[StepList], bool]
 _SIMPLEST = GuestChoice()
 
 
-@dataclass(frozen=True)
-class Reduced:
-    """The result of a reduction.
-
-    Attributes:
-        steps: the shortest list that failed in the same way.
-        runs: how many lists were run for it.
-        failed: how often it failed when it was run again as it was at first.
-        tried: how often it was run again so.
-    """
-
-    steps: StepList
-    runs: int
-    failed: int
-    tried: int
-
-    @property
-    def stable(self) -> bool:
-        """Whether it failed each time."""
-        return self.failed == self.tried
+def reduce_steps(
+    steps: StepList, fails: Fails, may_go_on: Callable[[int], bool], again: int = 3
+) -> Reduced[StepList]:
+    """Return a list as short and plain as can be found that fails as `steps` does; see `reduce_failing`."""
+    return reduce_failing(steps, fails, may_go_on, _simplest, again)
 
 
-def reduce_steps(steps: StepList, fails: Fails, may_go_on: Callable[[int], bool], again: int = 3) -> Reduced:
-    """Return a list as short as can be found that fails as `steps` does.
-
-    Args:
-        steps: a list that has failed.
-        fails: runs a list.
-        may_go_on: given the number of runs so far, returns whether there may be another one.
-        again: how often the list is run again at first, to see whether it is stable.
-    """
-    budget = Budget(fails, may_go_on)
-    failed = budget.settle(steps, again)
-    if failed == 0:
-        return Reduced(steps, budget.runs, 0, again)
-    best: StepList = fewest(steps, budget)
-    best = _simplest_guest(best, budget)
-    best = _simplest_arguments(best, budget)
-    best = fewest(best, budget)
-    return Reduced(best, budget.runs, failed, again)
+def _simplest(steps: StepList, budget: Budget) -> StepList:
+    return _simplest_arguments(_simplest_guest(steps, budget), budget)
 
 
 def _simplest_guest(steps: StepList, budget: Budget) -> StepList:

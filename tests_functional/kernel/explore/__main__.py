@@ -16,11 +16,12 @@ from .. import needs
 from ..interruption import interrupt_once
 from ..prepare import KSM, Preparation
 from . import faults
-from .campaign import Campaign, Limits
+from .campaign import REDUCTION_SECONDS, Campaign
 from .coverage import Reached
 from .draw import MENU, Drawer
 from .executor import Setting
 from .known import known_issue
+from .limits import Limits
 from .steps import MemoryList, Monitor
 from .worker import Patience, Worker
 
@@ -62,7 +63,7 @@ def _events(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     setting = Setting(needs.may_trap_kernel())
     patience = Patience(*(seconds * arguments.slow for seconds in vars(Patience()).values()))
     drawer = Drawer(offered(arguments.ksm), monitors())
-    limits = Limits(arguments.seconds, arguments.runs, Limits(None, None).reduction_seconds * arguments.slow)
+    limits = Limits(arguments.seconds, arguments.runs, REDUCTION_SECONDS * arguments.slow)
     if arguments.replay:
         yield _replayed(arguments.replay, setting, patience)
     elif arguments.self_check:

@@ -11,10 +11,12 @@ from typing import Any
 from ..run import host_facts
 from ..splats import KernelLog
 from .coverage import Reached
+from .ddmin import Reduced
 from .draw import Drawer
 from .executor import Record, Setting
 from .known import known_issue
-from .reduction import Reduced, reduce_list
+from .limits import Limits
+from .reduction import reduce_list
 from .session import SPLAT
 from .steps import MemoryList
 from .worker import Patience, Worker
@@ -26,21 +28,8 @@ _MOST_RUNS_FOR_ONE = 400
 # Of five lists, those that avoid what leads to known issues that were seen, so that these hide nothing.
 _AVOIDING = 4
 _MOST_ERRORS = 20
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When a campaign ends, and how much a reduction may take.
-
-    Attributes:
-        seconds: of the campaign; None for no limit.
-        runs: lists; None for no limit.
-        reduction_seconds: of one reduction.
-    """
-
-    seconds: float | None
-    runs: int | None
-    reduction_seconds: float = 90.0
+REDUCTION_SECONDS = 90.0
+"""Seconds that one reduction may take."""
 
 
 @dataclass
@@ -60,7 +49,7 @@ class Finding:
 
     record: Record
     first: MemoryList
-    reduced: Reduced
+    reduced: Reduced[MemoryList]
     known: str
     seconds: float
     lists: int
@@ -184,7 +173,9 @@ class Campaign:
         self.findings[key] = finding
         yield finding.to_event()
 
-    def reduce(self, steps: MemoryList, record: Record, known: str, limits: Limits) -> tuple[Reduced, Record]:
+    def reduce(
+        self, steps: MemoryList, record: Record, known: str, limits: Limits
+    ) -> tuple[Reduced[MemoryList], Record]:
         """Reduce a failing list, each run in a process of its own; return also what the short list shows."""
         until = time.monotonic() + limits.reduction_seconds
         records: dict[str, Record] = {}

@@ -1,9 +1,13 @@
-"""Leaves out steps of a failing list while it still fails, within a budget of runs."""
+"""Reduces a failing list to a short one that fails in the same way, within a budget of runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable
+from dataclasses import dataclass
+from typing import Any, Callable, Generic, TypeVar
+
+Steps = TypeVar("Steps")
+"""A list with `steps` and `with_steps`."""
 
 
 class Budget:
@@ -50,6 +54,52 @@ class Budget:
         failed = sum(self.once(steps) for _ in range(again))
         self.times = 1 if failed == again else 4
         return failed
+
+
+@dataclass(frozen=True)
+class Reduced(Generic[Steps]):
+    """The result of a reduction.
+
+    Attributes:
+        steps: the shortest list that failed in the same way.
+        runs: how many lists were run for it.
+        failed: how often it failed when it was run again as it was at first.
+        tried: how often it was run again so.
+    """
+
+    steps: Steps
+    runs: int
+    failed: int
+    tried: int
+
+    @property
+    def stable(self) -> bool:
+        """Whether it failed each time."""
+        return self.failed == self.tried
+
+
+def reduce_failing(
+    steps: Steps,
+    fails: Callable[[Steps], bool],
+    may_go_on: Callable[[int], bool],
+    plainest: Callable[[Steps, Budget], Steps],
+    again: int = 3,
+) -> Reduced[Steps]:
+    """Return a list as short as can be found that fails as `steps` does.
+
+    Args:
+        steps: a list that has failed.
+        fails: runs a list and returns whether it fails in the same way.
+        may_go_on: given the number of runs so far, returns whether there may be another one.
+        plainest: returns a list of as many steps whose other values are as plain as fail as well.
+        again: how often the list is run again at first, to see whether it is stable.
+    """
+    budget = Budget(fails, may_go_on)
+    failed = budget.settle(steps, again)
+    if not failed:
+        return Reduced(steps, budget.runs, 0, again)
+    best: Steps = fewest(plainest(fewest(steps, budget), budget), budget)
+    return Reduced(best, budget.runs, failed, again)
 
 
 def fewest(steps: Any, budget: Budget) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Callable
 
-from .ddmin import Budget, fewest
+from .ddmin import Budget, Reduced, reduce_failing
 from .memory import KINDS
 from .steps import MemoryList, Step
 
@@ -27,42 +27,11 @@ _PLAINER: dict[str, tuple[Any, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Reduced:
-    """The result of a reduction.
-
-    Attributes:
-        steps: the shortest list that failed in the same way.
-        runs: how many lists were run for it.
-        failed: how often it failed when it was run again as it was at first.
-        tried: how often it was run again so.
-    """
-
-    steps: MemoryList
-    runs: int
-    failed: int
-    tried: int
-
-
 def reduce_list(
     steps: MemoryList, fails: Callable[[MemoryList], bool], may_go_on: Callable[[int], bool], again: int = 3
-) -> Reduced:
-    """Return a list as short as can be found that fails as `steps` does.
-
-    Args:
-        steps: a list that has failed.
-        fails: runs a list in a fresh process.
-        may_go_on: given the number of runs so far, returns whether there may be another one.
-        again: how often the list is run again at first, to see whether it is stable.
-    """
-    budget = Budget(fails, may_go_on)
-    failed = budget.settle(steps, again)
-    if not failed:
-        return Reduced(steps, budget.runs, 0, again)
-    best = fewest(steps, budget)
-    best = _plainest(best, budget)
-    best = fewest(best, budget)
-    return Reduced(best, budget.runs, failed, again)
+) -> Reduced[MemoryList]:
+    """Return a list as short and plain as can be found that fails as `steps` does; see `reduce_failing`."""
+    return reduce_failing(steps, fails, may_go_on, _plainest, again)
 
 
 def _plainest(best: MemoryList, budget: Budget) -> MemoryList:

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 
 from harness.codes import Code
 from snapproof.explore.findings import STEPS_FILE, Finding, signature, write_finding
-from snapproof.explore.reduction import Reduced
 from snapproof.explore.reproducer import LINES, reproducer_text
 from tests_functional.explore.executor import Record
 from tests_functional.explore.menu import KINDS
 from tests_functional.explore.steps import GuestChoice, Step, StepList
+from tests_functional.kernel.explore.ddmin import Reduced
 from tests_unit.tests_functional.explore.test_steps import GUESTS
 from validators.checks import Problem, judged
 

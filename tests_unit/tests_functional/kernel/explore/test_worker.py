@@ -13,9 +13,10 @@ from harness.userfaultfd import Feature, probe_userfaultfd
 from tests_functional.kernel import needs
 from tests_functional.kernel.explore import acts, faults
 from tests_functional.kernel.explore.__main__ import monitors, offered
-from tests_functional.kernel.explore.campaign import Campaign, Limits
+from tests_functional.kernel.explore.campaign import REDUCTION_SECONDS, Campaign
 from tests_functional.kernel.explore.draw import Drawer
 from tests_functional.kernel.explore.executor import Record, Setting, run_list
+from tests_functional.kernel.explore.limits import Limits
 from tests_functional.kernel.explore.session import GAINED, HANG, KILLED, LOST, SPIN, UNREPORTED, Session
 from tests_functional.kernel.explore.steps import MemoryList, Monitor, Step
 from tests_functional.kernel.explore.worker import Patience, Worker
@@ -177,7 +178,7 @@ def test_campaign_is_quiet_on_this_kernel() -> None:
     """A hundred lists of every kind show nothing that is not known."""
     drawer = Drawer(offered(ksm=False) - {"guard", "compact"}, monitors())
     campaign = Campaign(drawer, Setting(), Patience(), 77)
-    events = list(campaign.explore(Limits(60, 100)))
+    events = list(campaign.explore(Limits(60, 100, REDUCTION_SECONDS)))
     assert [event for event in events if event["event"] == "finding" and not event["known"]] == []
     assert events[-1]["lists"] == 100 or events[-1]["seconds"] >= 60
     assert events[-1]["checked"] > 1000
