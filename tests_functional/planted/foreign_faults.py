@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.codes import Code
@@ -39,11 +39,32 @@ FOREIGN_FAULTS: Mapping[str, LiveFault] = {
 }
 
 
-LIVE_FOREIGN_FAULTS: Mapping[str, str] = {
-    "lost-protection": "/foreign-writer",
-    "lost-protection-golden": "/02-seeds/golden",
+@dataclass(frozen=True)
+class LostProtection:
+    """Pages of a device whose protection is lost.
+
+    Attributes:
+        writer: the device's, one of WRITER_KINDS.
+        golden: whether the golden image must see what it writes, and not the check of its marks.
+    """
+
+    writer: str = _WRITER
+    golden: bool = False
+
+    @property
+    def check(self) -> str:
+        """Return the name of the check that must see it, without what is before it."""
+        return "/02-seeds/golden" if self.golden else "/foreign-writer"
+
+
+# Virtio has a row of its own. These devices have each another way to guest RAM.
+_DEVICES = ("pvscsi", "rtl8139")
+
+LIVE_FOREIGN_FAULTS: Mapping[str, LostProtection] = {
+    "lost-protection": LostProtection(),
+    "lost-protection-golden": LostProtection(golden=True),
+    **{f"lost-protection-{writer}": LostProtection(writer) for writer in _DEVICES},
 }
-"""By name, the check that must see a device write pages whose protection is lost."""
 
 LOST_PROTECTION = "pages of a device are no longer protected, and QEMU does not know of its writes"
 
@@ -64,7 +85,7 @@ def _lost_protection(run: Run, name: str) -> Outcome:
 
     The device first writes to its queue in front of them, so QEMU goes on there and may save some in time.
     """
-    loses = LosesProtection(PAGES)
+    planted, loses = LIVE_FOREIGN_FAULTS[name], LosesProtection(PAGES)
     places: set[int] = set()
 
     def release(machine: Machine, target: Target) -> None:
@@ -72,7 +93,7 @@ def _lost_protection(run: Run, name: str) -> Outcome:
         places.update(target.offset + page * TARGET_PAGE_BYTES for page in range(PAGES))
 
     run.say(f"Planted '{name}': {LOST_PROTECTION}.")
-    outcome = foreign_writer(_WRITER, Faults(live=release))(run)
+    outcome = foreign_writer(planted.writer, Faults(live=release))(run)
     if not loses.acts:
         raise SetupBroken("QEMU had no userfaultfd to plant the fault by, so this run says nothing.")
     return judge_planted(run, f"foreign-{name}", live_fault(name, places), outcome, loses.acts)
@@ -85,10 +106,11 @@ def live_fault(name: str, places: Collection[int]) -> LiveFault:
         name: the fault's.
         places: offsets in the main RAM of the pages that lost their protection; one of them must be named.
     """
+    planted = LIVE_FOREIGN_FAULTS[name]
     seen = Symptom(Code.FOREIGN_WRITER_NEWER, {"offset": tuple(places)})
-    if name == "lost-protection-golden":
+    if planted.golden:
         seen = Symptom(Code.GOLDEN_DIFFERS)
-    return LiveFault(LOST_PROTECTION, f"*{LIVE_FOREIGN_FAULTS[name]}", (seen,))
+    return LiveFault(LOST_PROTECTION, f"*{planted.check}", (seen,))
 
 
 def _planted(run: Run, name: str) -> Outcome:

@@ -44,7 +44,10 @@ ROWS = (
         )
         for name, reason in (
             *((name, planted.reason) for name, planted in FOREIGN_FAULTS.items()),
-            *((name, f"{LOST_PROTECTION}: {check}") for name, check in LIVE_FOREIGN_FAULTS.items()),
+            *(
+                (name, f"{LOST_PROTECTION}: {planted.writer}{planted.check}")
+                for name, planted in LIVE_FOREIGN_FAULTS.items()
+            ),
         )
     ),
     *(

@@ -16,10 +16,11 @@ from harness.errors import SubjectFailed, UsageError
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status
 from harness.userfaultfd import probe_userfaultfd
 from snapproof.runs.selftest_live import LiveRow, summarise
+from tests_functional.foreign_writers.kinds import WRITER_KINDS
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run
 from tests_functional.lib.symptoms import Symptom
-from tests_functional.planted.foreign_faults import live_fault
+from tests_functional.planted.foreign_faults import LIVE_FOREIGN_FAULTS, live_fault
 from tests_functional.planted.live_faults import LIVE_FAULTS, LiveFault, judge_planted
 from tests_functional.planted.ram_faults import RAM_FAULTS
 from tests_unit.support.scenario_values import make_run
@@ -41,6 +42,8 @@ _PAGES = frozenset({0x1000, 0x2000})
             False,
         ),
         ("lost-protection", "foreign-writer", (Code.FOREIGN_WRITER_LOST, {"offset": 0x2000}), False),
+        ("lost-protection-pvscsi", "foreign-writer", (Code.FOREIGN_WRITER_NEWER, {"offset": 0x1000}), True),
+        ("lost-protection-pvscsi", "golden", (Code.GOLDEN_DIFFERS, {}), False),
         ("lost-protection-golden", "golden", (Code.GOLDEN_DIFFERS, {}), True),
         ("lost-protection-golden", "golden", (Code.FOREIGN_WRITER_NEWER, {"offset": 0x2000}), False),
     ],
@@ -55,6 +58,13 @@ def test_page_without_protection_is_named(
     outcome = Outcome("planted.x", Status.FAIL, violation.sentence, checks=checks)
     judged = judge_planted(run, name, live_fault(name, _PAGES), outcome, acts=2)
     assert (judged.status is Status.PASS) == caught
+
+
+def test_lost_protection_has_a_device() -> None:
+    """Each such fault is planted in a test that there is, whose name the row has."""
+    writers = [planted.writer for planted in LIVE_FOREIGN_FAULTS.values()]
+    assert set(writers) <= WRITER_KINDS.keys()
+    assert {"virtio-blk", "pvscsi", "rtl8139"} <= set(writers)
 
 
 _FAULT = LiveFault("it breaks", "*write-order", (Symptom(Code.WRITE_ORDER_NEWER),))
