@@ -16,7 +16,8 @@ from harness.hosts.spec import LOCAL
 from harness.status import Status, worst
 from tests_functional.attach.look import Look, look
 from tests_functional.attach.restore import judge_clone
-from tests_functional.attach.save import AttachedSnapshot, judge_vm, save_attached, vm_state
+from tests_functional.attach.save import AttachedSnapshot, save_attached
+from tests_functional.attach.vm_state import judge_vm, vm_state
 from tests_functional.lib.build_outcome import build_outcome
 from tests_functional.lib.outcome import Outcome
 from validators.judge import check_file
@@ -80,11 +81,11 @@ def prove(
     begun = time.monotonic()
     found = look(machine, folder)
     require_fit(found)
-    before = vm_state(machine)
+    before, mark = vm_state(machine), machine.qmp.mark()
     golden = options.golden and found.golden
     say(f"Saving {found.ram_mib} MiB of RAM{_how(golden, found)}.")
     snapshot = save_attached(machine, folder, found.ram_mib, golden, Deadline(options.seconds))
-    checks = judge_vm(machine, before)
+    checks = judge_vm(machine, before, mark, snapshot.path)
     say("Judging the file.")
     verdict = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)
     checks = [*verdict.checks, *checks]

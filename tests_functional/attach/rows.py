@@ -56,4 +56,11 @@ ROWS = (
         _GUEST,
         kinds=ANY_GUEST,
     ),
+    ProfileRow(
+        "attach.owner-acts",
+        f"{_ATTACH}.test_owner_acts",
+        "a shared VM is administrated while it is saved, which is no defect of the snapshot",
+        _GUEST,
+        kinds=ANY_GUEST,
+    ),
 )

@@ -9,13 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.attach.guard import DESCRIPTOR_NAME, WENT_ON
-from harness.attach.ledger import Before
 from harness.attach.machine import AttachedMachine
-from harness.attach.process import open_files
-from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.limits import limit_error
@@ -25,13 +21,7 @@ from harness.qemu.migration import SaveFigures, find_stun
 from harness.qemu.qmp import CommandRefused
 from harness.qemu.ram import GoldenImage, dump_golden
 from harness.userfaultfd import libc
-from validators.checks import Problem, judged
-from validators.oracles.o5_source_guest.source_guest import check_unprotected
-from validators.verdict import CheckResult
 
-_SETTINGS = (
-    "After the snapshot the VM has the run state, capabilities, parameters and files that it had before."
-)
 # Linux include/uapi/linux/falloc.h FALLOC_FL_KEEP_SIZE.
 _KEEP_SIZE = 1
 # What a stream has beside RAM: device state, headers, the description.
@@ -58,28 +48,6 @@ class AttachedSnapshot:
     figures: SaveFigures
     state: str
     put_back: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class VmState:
-    """What a snapshot must leave as it was.
-
-    Attributes:
-        settings: run state, capabilities and parameters.
-        files: names of QEMU's descriptors by number, None where they cannot be seen.
-    """
-
-    settings: Before
-    files: dict[int, str] | None
-
-
-def vm_state(machine: AttachedMachine) -> VmState:
-    """Return what a snapshot must leave as it was."""
-
-    def ask(command: str) -> Any:
-        return machine.qmp.execute(command)
-
-    return VmState(Before.look(ask), open_files(machine.pid) if machine.pid else None)
 
 
 def save_attached(
@@ -190,62 +158,3 @@ def _reserved(path: Path, ram_mib: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def judge_vm(machine: AttachedMachine, before: VmState) -> list[CheckResult]:
-    """Check that the VM is as it was before the snapshot."""
-    now = vm_state(machine)
-    problems = [*_setting_problems(before.settings, now.settings), *_file_problems(before.files, now.files)]
-    return [judged("source-vm", _SETTINGS, problems), check_unprotected(machine)]
-
-
-def _setting_problems(before: Before, now: Before) -> list[Problem]:
-    problems = []
-    if before.state != now.state:
-        problems.append(
-            Problem(
-                Code.RUN_STATE_CHANGED,
-                f"The guest was '{before.state}' and is '{now.state}' after the snapshot.",
-                {"before": before.state, "state": now.state},
-            )
-        )
-    for kind, then, after in (
-        ("capability", before.capabilities, now.capabilities),
-        ("parameter", before.parameters, now.parameters),
-    ):
-        problems += [
-            Problem(
-                Code.DURING_SAVE_SETTINGS,
-                f"The migration {kind} '{name}' was {then.get(name)} and is {after.get(name)} after it.",
-                {"setting": name},
-            )
-            for name in sorted({*then, *after})
-            if then.get(name) != after.get(name)
-        ]
-    return problems
-
-
-def _file_problems(before: dict[int, str] | None, now: dict[int, str] | None) -> list[Problem]:
-    """Compare QEMU's files; sockets come and go with clients, and /dev/userfaultfd is kept open for good."""
-    if before is None or now is None:
-        return []
-
-    def counted(files: dict[int, str]) -> dict[str, int]:
-        names = [name for name in files.values() if not name.startswith("socket:")]
-        return {name: names.count(name) for name in names if name != "/dev/userfaultfd"}
-
-    then, after = counted(before), counted(now)
-    problems = []
-    for name in sorted({*then, *after}):
-        more = after.get(name, 0) - then.get(name, 0)
-        if more:
-            code = Code.HOST_FILE_LEFT_OPEN if more > 0 else Code.HOST_FILE_CLOSED
-            word = "more" if more > 0 else "fewer"
-            problems.append(
-                Problem(
-                    code,
-                    f"QEMU has {abs(more)} {word} descriptors of '{name}' after the snapshot than before it.",
-                    {"name": name},
-                )
-            )
-    return problems

@@ -31,6 +31,9 @@ from validators.faults.live.wrapper import faulty_qemu
 from validators.oracles.o5_source_guest.source_guest import check_source_guest
 from validators.verdict import CheckResult
 
+MAX_STOP = 30.0
+"""Seconds for which these tests may stop a guest."""
+
 _AS_BEFORE = "After an attachment that was killed, the guest runs, and no capability is on that was off."
 _FAULT = "drop_protection"
 _SEEN = "A fault planted in the VM's QEMU is seen, and pages are named."
@@ -39,7 +42,6 @@ _IVSHMEM = (
     *("-object", "memory-backend-ram,id=shared,size=1M,share=on"),
     *("-device", "ivshmem-plain,memdev=shared,master=on"),
 )
-_MAX_STOP = 30.0
 _SETTLE_SECONDS = 60.0
 _KILLED_SECONDS = 240.0
 _ENDED = ("none", "completed")
@@ -110,7 +112,7 @@ def _require_restored(outcome: Outcome) -> None:
 
 
 def _prove(path: Path, folder: Path, options: AttachOptions, run: Run) -> Outcome:
-    with AttachedMachine(path, folder, _MAX_STOP) as machine:
+    with AttachedMachine(path, folder, MAX_STOP) as machine:
         return prove(machine, options, folder, run.say)
 
 
@@ -237,7 +239,7 @@ def foreign_writer(run: Run) -> Outcome:
     begun = time.monotonic()
     with (
         stranger(run, *_IVSHMEM) as (_source, path),
-        AttachedMachine(path, run.folder / "look", _MAX_STOP) as machine,
+        AttachedMachine(path, run.folder / "look", MAX_STOP) as machine,
     ):
         obstacles = look(machine, run.folder).obstacles
     problems = []

@@ -1,5 +1,6 @@
 """Avocado tests of attaching to a VM that somebody else runs."""
 
+from tests_functional.attach.owner import owner_acts
 from tests_functional.attach.scenario import (
     attach_again_and_again,
     foreign_writer,
@@ -27,3 +28,7 @@ class Attach(SnapshotTest):
     def test_foreign_writer(self) -> None:
         """A device whose other side writes guest RAM by itself is told before anything is saved."""
         self.judge(foreign_writer)
+
+    def test_owner_acts(self) -> None:
+        """What the VM's owner changes while it is saved is told, and not blamed on the snapshot."""
+        self.judge(owner_acts)

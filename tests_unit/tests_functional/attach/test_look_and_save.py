@@ -10,7 +10,6 @@ import pytest
 
 from harness.attach.guard import WENT_ON
 from harness.attach.ledger import Before
-from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing, NotApplicable, SetupBroken
 from harness.qemu.qmp import CommandRefused, Event
@@ -117,39 +116,6 @@ def test_worst_obstacle_decides() -> None:
             require_fit(Look(obstacles=obstacles))
         assert raised.type is error
         assert all(one.sentence in raised.value.sentence for one in obstacles)
-
-
-_BEFORE = Before("running", {"background-snapshot": False}, {"max-bandwidth": 1})
-
-
-def test_settings_that_are_as_before() -> None:
-    """No problem."""
-    assert save._setting_problems(_BEFORE, _BEFORE) == []
-
-
-@pytest.mark.parametrize(
-    ("now", "code"),
-    [
-        (Before("paused", _BEFORE.capabilities, _BEFORE.parameters), Code.RUN_STATE_CHANGED),
-        (Before("running", {"background-snapshot": True}, _BEFORE.parameters), Code.DURING_SAVE_SETTINGS),
-        (Before("running", _BEFORE.capabilities, {"max-bandwidth": 2}), Code.DURING_SAVE_SETTINGS),
-        (Before("running", _BEFORE.capabilities, {}), Code.DURING_SAVE_SETTINGS),
-    ],
-)
-def test_changed_settings(now: Before, code: Code) -> None:
-    """Each is one problem."""
-    assert [one.code for one in save._setting_problems(_BEFORE, now)] == [code]
-
-
-def test_files() -> None:
-    """A descriptor more or fewer counts; sockets and the device that QEMU keeps do not."""
-    before = {1: "/a", 2: "socket:[1]"}
-    assert save._file_problems(before, {1: "/a", 3: "socket:[2]", 4: "/dev/userfaultfd"}) == []
-    (left,) = save._file_problems(before, {1: "/a", 9: "/results/vmstate"})
-    assert (left.code, left.fields["name"]) == (Code.HOST_FILE_LEFT_OPEN, "/results/vmstate")
-    (closed,) = save._file_problems(before, {})
-    assert closed.code is Code.HOST_FILE_CLOSED
-    assert save._file_problems(None, before) == []
 
 
 def test_structure_alone_is_not_called_a_proof() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness.codes import Code
 from harness.errors import SetupBroken
 from harness.status import Status
 from tests_functional.attach.kills import INSTANTS, Instant
+from tests_functional.attach.owner import judge_told
 from tests_functional.attach.scenario import RIGHT, Settled, judge_after_kill, judge_seen
 from tests_functional.lib.outcome import Outcome
 from validators.verdict import CheckResult, Violation
@@ -67,3 +70,16 @@ def test_planted_fault_has_to_be_named() -> None:
     ):
         check = judge_seen(wrong)
         assert check.violations[0].code is Code.ATTACH_UNSEEN
+
+
+def test_acts_of_the_owner_that_are_not_told() -> None:
+    """The parameter and the file must both be in the facts of `source-vm`, and of no other check."""
+    told = CheckResult(
+        "source-vm", "", Status.PASS, facts={"by others 1": "downtime-limit", "by others 2": "more of '/a'"}
+    )
+    other = CheckResult("other", "", Status.PASS, facts=told.facts)
+    assert judge_told([told], Path("/a")).status is Status.PASS
+    found = judge_told([other], Path("/a"))
+    assert [one.fields["what"] for one in found.violations] == ["downtime-limit", "/a"]
+    (one,) = judge_told([told], Path("/b")).violations
+    assert (one.code, one.fields["what"]) == (Code.ATTACH_UNSEEN, "/b")
