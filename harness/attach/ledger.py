@@ -18,6 +18,8 @@ _STOPPED = "paused"
 _SNAPSHOT = "background-snapshot"
 # From this version on QEMU no longer resumes a guest that was stopped before the save (docs/findings.md, F1).
 _RESUMES_NO_MORE = (8, 2)
+# QEMU 11.1 qapi/misc.json: commands that take a descriptor, and the argument that names it.
+_TAKES_DESCRIPTOR = {"getfd": "fdname", "add-fd": "opaque"}
 _POLL_SECONDS = 0.05
 # A save that our process has left behind goes on to its end; none was seen to need a tenth of this.
 _SAVE_SECONDS = 3600.0
@@ -89,8 +91,8 @@ class Ledger:
             self.stopped = True
         elif command == "migrate":
             self.migrated, self.resumes = True, 0
-        elif command == "getfd":
-            self.descriptors.add(str(arguments.get("fdname")))
+        elif command in _TAKES_DESCRIPTOR:
+            self.descriptors.add(str(arguments.get(_TAKES_DESCRIPTOR[command])))
         elif command == "migrate-set-parameters":
             self.parameters.update(arguments)
         elif command == "migrate-set-capabilities":
@@ -190,6 +192,12 @@ def _close_descriptors(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> 
         with contextlib.suppress(Refused):
             ask("closefd", fdname=name)
             say(f"QEMU's descriptor '{name}' was closed.")
+    if ledger.descriptors:
+        for one in ask("query-fdsets"):
+            ours = [member for member in one["fds"] if member.get("opaque") in ledger.descriptors]
+            for member in ours:
+                ask("remove-fd", **{"fdset-id": one["fdset-id"], "fd": member["fd"]})
+                say(f"QEMU's descriptor '{member['opaque']}' was closed.")
     ledger.descriptors.clear()
 
 

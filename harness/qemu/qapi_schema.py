@@ -67,11 +67,25 @@ class QapiSchema:
         Raises:
             KeyError: the command has no such argument, or it is not an array of objects.
         """
-        types = {
-            member["name"]: member["type"]
-            for member in self._entries[str(self._entries[command]["arg-type"])]["members"]
-        }
-        return self._members(str(self._entries[types[argument]]["element-type"]))
+        return self._members(self.element_type(command, argument))
+
+    def element_type(self, command: str, argument: str) -> str:
+        """Return the name of the type of the elements in a command's argument that is an array.
+
+        Raises:
+            KeyError: the command has no such argument, or it is not an array.
+        """
+        array = self.member_type(self.argument_type(command), argument)
+        return str(self._entries[array]["element-type"])
+
+    def member_type(self, type_name: str, member: str) -> str:
+        """Return the name of the type of an object's member.
+
+        Raises:
+            KeyError: there is no such object or member.
+        """
+        members = self._entries[type_name]["members"]
+        return {str(one["name"]): str(one["type"]) for one in members}[member]
 
     def _members(self, name: str) -> tuple[Member, ...]:
         return tuple(

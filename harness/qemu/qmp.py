@@ -148,13 +148,33 @@ class QmpSession:
             CommandRefused: QEMU answered with an error.
             SubjectFailed: QEMU died, or did not answer within the deadline (default 30 s).
         """
+        self._with_descriptor(descriptor, "getfd", {"fdname": name}, deadline)
 
-        async def pass_it() -> object:
+    def add_descriptor(self, descriptor: int, name: str, deadline: Deadline | None = None) -> int:
+        """Give QEMU a copy of a descriptor by `add-fd`; return the number of the set that it is alone in.
+
+        Args:
+            descriptor: stays open here.
+            name: by which `query-fdsets` names it, as `opaque`.
+            deadline: for the answer.
+
+        Raises:
+            CommandRefused, SubjectFailed: as `pass_descriptor`.
+        """
+        answer = self._with_descriptor(descriptor, "add-fd", {"opaque": name}, deadline)
+        return int(answer["fdset-id"])
+
+    def _with_descriptor(
+        self, descriptor: int, command: str, arguments: Mapping[str, Any], deadline: Deadline | None
+    ) -> Any:
+        """Run a command that takes a descriptor; raise the errors of `execute`."""
+
+        async def pass_it() -> Any:
             # The descriptor is for the command that is sent next.
             self._client.send_fd_scm(descriptor)
-            return await self._client.execute("getfd", {"fdname": name})
+            return await self._client.execute(command, dict(arguments))
 
-        self._answered(pass_it, deadline, "getfd")
+        return self._answered(pass_it, deadline, command)
 
     def mark(self) -> int:
         """Return the current position in the event history, for `wait_event` or `events_since`."""

@@ -46,8 +46,11 @@ class Instant:
         return f"{what} killed {'after' if self.after else 'before'} '{self.command}'"
 
 
+HANDED_OVER = "hand-over"
+"""The command that gives QEMU the file: `add-fd` or `getfd`, as it takes it."""
+
 INSTANTS = (
-    Instant("getfd", True),
+    Instant(HANDED_OVER, True),
     Instant("migrate-set-capabilities", False),
     Instant("migrate-set-capabilities", True),
     Instant("stop", True),
@@ -74,7 +77,8 @@ def save_and_be_killed(socket: Path, folder: Path, ram_mib: int, number: int) ->
 
 def _arm(machine: AttachedMachine, instant: Instant) -> None:
     """Have the session kill at the instant, once."""
-    session, execute, pass_descriptor = machine.qmp, machine.qmp.execute, machine.qmp.pass_descriptor
+    session, execute = machine.qmp, machine.qmp.execute
+    pass_descriptor, add_descriptor = session.pass_descriptor, session.add_descriptor
     armed = [True]
 
     def strike(command: str, after: bool) -> None:
@@ -91,11 +95,15 @@ def _arm(machine: AttachedMachine, instant: Instant) -> None:
         return answer
 
     def passing(descriptor: int, name: str, deadline: Deadline | None = None) -> None:
-        strike("getfd", False)
         pass_descriptor(descriptor, name, deadline)
-        strike("getfd", True)
+        strike(HANDED_OVER, True)
 
-    _replace(session, execute=executing, pass_descriptor=passing)
+    def adding(descriptor: int, name: str, deadline: Deadline | None = None) -> int:
+        number = add_descriptor(descriptor, name, deadline)
+        strike(HANDED_OVER, True)
+        return number
+
+    _replace(session, execute=executing, pass_descriptor=passing, add_descriptor=adding)
 
 
 def _replace(session: QmpSession, **functions: Any) -> None:

@@ -20,8 +20,6 @@ from tests_functional.lib.run import free_mib
 # QEMU 11.1 qapi/migration.json, MigrationStatus, for a migration that has ended or never was.
 _IDLE = ("none", "completed", "failed", "cancelled")
 _STATES = ("running", "paused")
-# 10.0.13 takes a file with a warning, 11.1.3 refuses it; 10.1 and 10.2 were not tried.
-_REFUSES_FILES = 11
 _NAMESPACES = {True: "ours", False: "another one than ours", None: "unknown to this user"}
 # Devices of QEMU 11.1 hw/ whose other side writes guest RAM by its own mapping (docs/foreign-writers.md).
 _FOREIGN_DEVICE = re.compile(r"\bdev: ((?:vhost-user-|ivshmem|vfio-)[\w-]*)")
@@ -80,7 +78,7 @@ def look(machine: AttachedMachine, folder: Path) -> Look:
     """
     process, state = machine.process, machine.before.state
     ram_mib = -(-sum(block.used_bytes for block in ramblocks(machine)) // MIB)
-    busy = [*_busy(machine), *_state(state), *_transport(machine.version())]
+    busy = [*_busy(machine), *_state(state)]
     facts = {
         "QEMU": machine.version(),
         "machine": machine.config.machine or "unknown",
@@ -125,22 +123,6 @@ def _state(state: str) -> list[Obstacle]:
             f"The guest is '{state}', and snapproof attaches to one that runs or is paused; bring it into "
             "one of these states.",
             Status.ERROR,
-        )
-    ]
-
-
-def _transport(version: str) -> list[Obstacle]:
-    """Return what is in the way of a save into a descriptor.
-
-    By version, since QEMU 11.1.3 (migration/fd.c) keeps a descriptor that it refuses: a trial does harm.
-    """
-    if int(version.partition(".")[0]) < _REFUSES_FILES:
-        return []
-    return [
-        Obstacle(
-            f"QEMU {version} refuses 'fd:' with a file, the way in which snapproof saves an attached VM; use "
-            "a QEMU up to 10.0 until snapproof has another way.",
-            Status.SKIP,
         )
     ]
 

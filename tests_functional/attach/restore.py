@@ -16,6 +16,7 @@ from harness.deadline import Deadline
 from harness.errors import HostTooBusy, MachineryMissing, NotApplicable, SetupBroken, SnapproofError
 from harness.qemu import migration
 from harness.qemu.architectures import TARGET_PAGE_BYTES
+from harness.qemu.handed_over import hand_over
 from harness.qemu.monitor_tables import parse_block_lines
 from harness.qemu.ram import RamBlock, ramblocks, read_block
 from harness.qemu.spawned_machine import SpawnedMachine
@@ -92,10 +93,10 @@ def _load(clone: SpawnedMachine, path: Path, deadline: Deadline) -> str:
     """Load the file and return the guest's run state; the guest waits where it was running at T0, too."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        clone.qmp.pass_descriptor(descriptor, DESCRIPTOR_NAME)
+        uri = hand_over(clone, descriptor, DESCRIPTOR_NAME)
     finally:
         os.close(descriptor)
-    return migration.restore(clone, f"fd:{DESCRIPTOR_NAME}", deadline)
+    return migration.restore(clone, uri, deadline)
 
 
 def _compare(clone: SpawnedMachine, snapshot: AttachedSnapshot) -> CheckResult:

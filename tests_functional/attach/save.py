@@ -17,6 +17,7 @@ from harness.errors import SetupBroken
 from harness.limits import limit_error
 from harness.qemu import migration
 from harness.qemu.configuration import MIB
+from harness.qemu.handed_over import hand_over
 from harness.qemu.migration import SaveFigures, find_stun
 from harness.qemu.qmp import CommandRefused
 from harness.qemu.ram import GoldenImage, dump_golden
@@ -71,9 +72,9 @@ def save_attached(
     path, mark = folder / "vmstate", machine.qmp.mark()
     try:
         with _reserved(path, ram_mib) as file:
-            machine.qmp.pass_descriptor(file, DESCRIPTOR_NAME)
+            uri = hand_over(machine, file, DESCRIPTOR_NAME)
         migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
-        image = _begin(machine, folder, golden, mark, deadline)
+        image = _begin(machine, folder, uri, golden, mark, deadline)
         figures = migration.wait_completed(machine, deadline)
     except BaseException:
         # The error says more than what may go wrong now; leaving the machine's `with` tries again.
@@ -90,10 +91,9 @@ def save_attached(
 
 
 def _begin(
-    machine: AttachedMachine, folder: Path, golden: bool, mark: int, deadline: Deadline
+    machine: AttachedMachine, folder: Path, uri: str, golden: bool, mark: int, deadline: Deadline
 ) -> GoldenImage | None:
     """Begin the save, from a stopped guest where there is a golden image; the guest goes on afterwards."""
-    uri = f"fd:{DESCRIPTOR_NAME}"
     running = machine.before.state == "running"
     image = None
     if golden:

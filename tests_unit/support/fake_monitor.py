@@ -27,7 +27,8 @@ class FakeVm:
         fails: whether a save fails at once and leaves the guest stopped.
         version: its major and minor number.
         slow: seconds after which it answers a command.
-        descriptors: names of the descriptors that it was given.
+        descriptors: descriptors that it was given, by name.
+        sets: likewise those in descriptor sets.
     """
 
     def __init__(self, path: Path, *, pretty: bool = False) -> None:
@@ -39,6 +40,7 @@ class FakeVm:
         self.version = (10, 0)
         self.slow: dict[str, float] = {}
         self.descriptors: dict[str, int] = {}
+        self.sets: dict[str, int] = {}
         self.commands: list[str] = []
         self._pretty = pretty
         self._client: socket.socket | None = None
@@ -51,7 +53,7 @@ class FakeVm:
     def close(self) -> None:
         """End the server."""
         self._listener.close()
-        for descriptor in self.descriptors.values():
+        for descriptor in (*self.descriptors.values(), *self.sets.values()):
             os.close(descriptor)
 
     def hang_up(self) -> None:
@@ -84,11 +86,13 @@ class FakeVm:
             for message in messages.feed(data):
                 name, arguments = message["execute"], message.get("arguments", {})
                 self.commands.append(name)
-                if name == "getfd":
-                    self.descriptors[arguments["fdname"]] = descriptors.pop()
+                if name in ("getfd", "add-fd"):
+                    given = self.descriptors if name == "getfd" else self.sets
+                    given[arguments.get("fdname") or arguments["opaque"]] = descriptors.pop()
                 time.sleep(self.slow.get(name, 0.0))
                 own = {"id": message["id"]} if "id" in message else {}
-                if name in self.refused:
+                unknown = name == "closefd" and arguments["fdname"] not in self.descriptors
+                if name in self.refused or unknown:
                     self._send(client, {"error": {"class": "GenericError", "desc": "No."}, **own})
                     continue
                 event = self._do(name, arguments)
@@ -114,6 +118,9 @@ class FakeVm:
             self.parameters |= arguments
         elif name == "closefd":
             os.close(self.descriptors.pop(arguments["fdname"]))
+        elif name == "remove-fd":
+            numbers = {number: opaque for opaque, number in self.sets.items()}
+            os.close(self.sets.pop(numbers[arguments["fd"]]))
         return ""
 
     def _answer(self, name: str) -> Any:
@@ -133,6 +140,11 @@ class FakeVm:
                 return {"qemu": {"major": self.version[0], "minor": self.version[1], "micro": 0}}
             case "query-yank":
                 return []
+            case "add-fd":
+                return {"fdset-id": 7, "fd": list(self.sets.values())[-1]}
+            case "query-fdsets":
+                fds = [{"fd": number, "opaque": opaque} for opaque, number in self.sets.items()]
+                return [{"fdset-id": 7, "fds": [*fds, {"fd": 99}]}]
             case "query-kvm":
                 return {"enabled": False}
             case "query-memory-size-summary":

@@ -76,6 +76,25 @@ def test_put_back_on_request_and_only_once(place: Path, pretty: bool) -> None:
     vm.close()
 
 
+def test_descriptor_in_a_set_is_taken_out(place: Path) -> None:
+    """Ours is removed by its name, and once; those of others in the VM's sets stay."""
+    vm = FakeVm(place / "qmp")
+    with _attached(place) as machine:
+        for name in ("theirs", DESCRIPTOR_NAME):
+            descriptor = os.open(os.devnull, os.O_WRONLY)
+            assert machine.qmp.add_descriptor(descriptor, name) == 7
+            os.close(descriptor)
+            if name == "theirs":
+                # As if its owner had done it.
+                machine.qmp.execute("query-status")
+                vm.sets["of the owner"] = vm.sets.pop("theirs")
+        done = machine.put_back()
+        assert done == [f"QEMU's descriptor '{DESCRIPTOR_NAME}' was closed."]
+        assert machine.put_back() == []
+    assert list(vm.sets) == ["of the owner"]
+    vm.close()
+
+
 def test_what_others_change_stays(place: Path) -> None:
     """A capability that we did not set and a guest that somebody else has stopped are not touched."""
     vm = FakeVm(place / "qmp")
