@@ -39,6 +39,9 @@ WENT_ON = "the guest has gone on since it was stopped"
 DESCRIPTOR_NAME = "snapproof-save"
 """Name of the descriptor that QEMU is given for the file of the snapshot."""
 
+CORE_NAME = "snapproof-core"
+"""Name of the descriptor that QEMU is given for its dump of guest memory."""
+
 _OUR_ID = "snapproof-guard"
 _ANSWER_SECONDS = 60.0
 _GREETING_SECONDS = 10.0
@@ -88,7 +91,7 @@ class Guard:
         self._told, self._went_on = "", False
         self.ledger = Ledger(Before.look(self.ask) if order.before is None else Before(**order.before))
         if order.before is not None:
-            self.ledger.suspect_everything(DESCRIPTOR_NAME)
+            self.ledger.suspect_everything((DESCRIPTOR_NAME, CORE_NAME))
 
     def serve(self) -> bool:
         """Serve our process until it is gone, and put the VM back; return whether QEMU still ran."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,12 +98,12 @@ class Ledger:
         elif command == "migrate-set-capabilities":
             self.capabilities.update(one["capability"] for one in arguments.get("capabilities", ()))
 
-    def suspect_everything(self, descriptor: str) -> None:
+    def suspect_everything(self, descriptors: Iterable[str]) -> None:
         """Take note of all that a guard which has been lost may have been asked for."""
         self.stopped = self.migrated = True
         self.capabilities.update(self.before.capabilities)
         self.parameters.update(self.before.parameters)
-        self.descriptors.add(descriptor)
+        self.descriptors.update(descriptors)
 
     @property
     def stands(self) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +46,12 @@ class GoldenImage:
     Attributes:
         folder: has golden.json and one file per RAMBlock.
         blocks: the RAMBlocks that were copied.
+        gaps: by RAMBlock, the ranges that were not, as first byte and the one behind the last.
     """
 
     folder: Path
     blocks: tuple[RamBlock, ...]
+    gaps: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
 
     @property
     def total_bytes(self) -> int:

@@ -14,6 +14,7 @@ from harness.attach.guard import PUT_BACK
 from harness.attach.machine import AttachedMachine
 from harness.deadline import Deadline
 from harness.qemu.qmp import QmpSession
+from tests_functional.attach.look import GoldenWay
 from tests_functional.attach.save import save_attached
 
 _SAVE_SECONDS = 120.0
@@ -72,7 +73,7 @@ def save_and_be_killed(socket: Path, folder: Path, ram_mib: int, number: int) ->
     """Save a VM, and kill this process or the guard at the instant of that number."""
     with AttachedMachine(socket, folder, 30.0) as machine:
         _arm(machine, INSTANTS[number])
-        save_attached(machine, folder, ram_mib, True, Deadline(_SAVE_SECONDS))
+        save_attached(machine, folder, ram_mib, GoldenWay.MEMORY, Deadline(_SAVE_SECONDS))
 
 
 def _arm(machine: AttachedMachine, instant: Instant) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,24 @@ _VHOST_FILE = re.compile(r"/dev/(vhost-[\w-]+|vfio/\S+)$")
 _VHOST_IN_KERNEL = ("vhost-net", "vhost-vsock", "vhost-scsi")
 
 
+class GoldenWay(StrEnum):
+    """How RAM of T0 is copied from outside."""
+
+    NONE = "none"
+    MEMORY = "memory"
+    DUMP = "dump"
+
+
+_RIGHTS = "as root, or as QEMU's user where ptrace is allowed (kernel.yama.ptrace_scope 0)"
+_WITHOUT_MEMORY = {
+    GoldenWay.NONE: f"there is no golden image: run this {_RIGHTS}.",
+    GoldenWay.DUMP: (
+        "QEMU dumps it to this disk, for which the guest is stopped and which cannot be interrupted; RAM "
+        f"that the guest's processors do not see then is not compared. It is whole if this is run {_RIGHTS}."
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Obstacle:
     """Something that is in the way of a snapshot.
@@ -54,7 +73,7 @@ class Look:
         obstacles: what is in the way; empty if the VM can be proven.
         notes: what limits the proof, a sentence each.
         ram_mib: all RAM that a stream carries.
-        golden: whether a golden image can be made.
+        golden: how a golden image can be made.
         running: whether the guest runs.
     """
 
@@ -62,7 +81,7 @@ class Look:
     obstacles: tuple[Obstacle, ...] = ()
     notes: tuple[str, ...] = ()
     ram_mib: int = 0
-    golden: bool = False
+    golden: GoldenWay = GoldenWay.NONE
     running: bool = True
 
 
@@ -78,6 +97,7 @@ def look(machine: AttachedMachine, folder: Path) -> Look:
     """
     process, state = machine.process, machine.before.state
     ram_mib = -(-sum(block.used_bytes for block in ramblocks(machine)) // MIB)
+    golden = _golden_way(machine, process)
     busy = [*_busy(machine), *_state(state)]
     facts = {
         "QEMU": machine.version(),
@@ -95,10 +115,10 @@ def look(machine: AttachedMachine, folder: Path) -> Look:
         facts["background-snapshot"] = "refused"
     return Look(
         facts,
-        (*busy, *refused, *_blockers(machine), *_foreign_writers(machine), *_room(ram_mib, folder)),
-        _notes(machine, process),
+        (*busy, *refused, *_blockers(machine), *_foreign_writers(machine), *_room(ram_mib, folder, golden)),
+        _notes(machine, process, golden),
         ram_mib,
-        process is not None and process.readable,
+        golden,
         state == "running",
     )
 
@@ -204,8 +224,19 @@ def _foreign_writers(machine: AttachedMachine) -> list[Obstacle]:
     ]
 
 
-def _room(ram_mib: int, folder: Path) -> list[Obstacle]:
-    needed, free = 2 * ram_mib + 64, free_mib(folder)
+def _golden_way(machine: AttachedMachine, process: QemuProcess | None) -> GoldenWay:
+    """Return how RAM can be copied from outside."""
+    if process is not None and process.readable:
+        return GoldenWay.MEMORY
+    try:
+        offered = machine.qmp.execute("query-dump-guest-memory-capability")["formats"]
+    except CommandRefused:
+        return GoldenWay.NONE
+    return GoldenWay.DUMP if "elf" in offered else GoldenWay.NONE
+
+
+def _room(ram_mib: int, folder: Path, golden: GoldenWay) -> list[Obstacle]:
+    needed, free = (3 if golden is GoldenWay.DUMP else 2) * ram_mib + 64, free_mib(folder)
     if free >= needed:
         return []
     return [
@@ -217,13 +248,10 @@ def _room(ram_mib: int, folder: Path) -> list[Obstacle]:
     ]
 
 
-def _notes(machine: AttachedMachine, process: QemuProcess | None) -> tuple[str, ...]:
+def _notes(machine: AttachedMachine, process: QemuProcess | None, golden: GoldenWay) -> tuple[str, ...]:
     notes = []
-    if process is None or not process.readable:
-        notes.append(
-            "QEMU's memory cannot be read by this user, so there is no golden image: run this as root, or as "
-            "QEMU's user where ptrace is allowed (kernel.yama.ptrace_scope 0)."
-        )
+    if golden is not GoldenWay.MEMORY:
+        notes.append(f"QEMU's memory cannot be read by this user, so {_WITHOUT_MEMORY[golden]}")
     files = (open_files(process.pid) if process else None) or {}
     kernel = sorted({found[1] for name in files.values() if (found := _VHOST_FILE.search(name))})
     if kernel:

@@ -14,7 +14,7 @@ from harness.errors import MachineryMissing, NotApplicable, SetupBroken, Snappro
 from harness.hosts.local import local_facts
 from harness.hosts.spec import LOCAL
 from harness.status import Status, worst
-from tests_functional.attach.look import Look, look
+from tests_functional.attach.look import GoldenWay, Look, look
 from tests_functional.attach.restore import judge_clone
 from tests_functional.attach.save import AttachedSnapshot, save_attached
 from tests_functional.attach.vm_state import judge_vm, vm_state
@@ -82,7 +82,7 @@ def prove(
     found = look(machine, folder)
     require_fit(found)
     before, mark = vm_state(machine), machine.qmp.mark()
-    golden = options.golden and found.golden
+    golden = found.golden if options.golden else GoldenWay.NONE
     say(f"Saving {found.ram_mib} MiB of RAM{_how(golden, found)}.")
     snapshot = save_attached(machine, folder, found.ram_mib, golden, Deadline(options.seconds))
     checks = judge_vm(machine, before, mark, snapshot.path)
@@ -110,8 +110,8 @@ def what_holds(checks: Sequence[CheckResult]) -> str:
     return _HOLDS if looked else _STRUCTURE_ALONE
 
 
-def _how(golden: bool, found: Look) -> str:
-    if golden:
+def _how(golden: GoldenWay, found: Look) -> str:
+    if golden is not GoldenWay.NONE:
         return ", with a golden image, for which the guest is stopped" if found.running else ", golden image"
     return " without a golden image: by its structure alone"
 

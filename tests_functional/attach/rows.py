@@ -57,6 +57,20 @@ ROWS = (
         kinds=ANY_GUEST,
     ),
     ProfileRow(
+        "attach.hidden-process",
+        f"{_ATTACH}.test_hidden_process",
+        "a QEMU in a container or of another user shares its socket, and not its memory",
+        _GUEST,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.hidden-process-planted",
+        f"{_ATTACH}.test_planted_fault_of_hidden_process",
+        "a golden image made by QEMU that shows nothing proves nothing",
+        _GUEST,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
         "attach.owner-acts",
         f"{_ATTACH}.test_owner_acts",
         "a shared VM is administrated while it is saved, which is no defect of the snapshot",

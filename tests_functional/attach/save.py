@@ -5,29 +5,32 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.attach.guard import DESCRIPTOR_NAME, WENT_ON
+from harness.attach.guard import CORE_NAME, DESCRIPTOR_NAME, WENT_ON
 from harness.attach.machine import AttachedMachine
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.limits import limit_error
 from harness.qemu import migration
 from harness.qemu.configuration import MIB
+from harness.qemu.core_image import RamTable, dump_core, golden_from_core
 from harness.qemu.handed_over import hand_over
 from harness.qemu.migration import SaveFigures, find_stun
 from harness.qemu.qmp import CommandRefused
 from harness.qemu.ram import GoldenImage, dump_golden
 from harness.userfaultfd import libc
+from tests_functional.attach.look import GoldenWay
 
 # Linux include/uapi/linux/falloc.h FALLOC_FL_KEEP_SIZE.
 _KEEP_SIZE = 1
 # What a stream has beside RAM: device state, headers, the description.
 _BESIDE_RAM_MIB = 64
 _READY_SECONDS = 10.0
+_CORE = "core"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class AttachedSnapshot:
 
 
 def save_attached(
-    machine: AttachedMachine, folder: Path, ram_mib: int, golden: bool, deadline: Deadline
+    machine: AttachedMachine, folder: Path, ram_mib: int, golden: GoldenWay, deadline: Deadline
 ) -> AttachedSnapshot:
     """Save the VM into `folder/vmstate`; the VM is put back as it was, after an error too.
 
@@ -60,7 +63,7 @@ def save_attached(
         machine: the VM.
         folder: receives `vmstate` and, with a golden image, `golden/`.
         ram_mib: how much RAM the stream carries.
-        golden: make a golden image, for which the guest is stopped.
+        golden: how to make a golden image, for which the guest is stopped.
         deadline: for the save.
 
     Raises:
@@ -82,28 +85,28 @@ def save_attached(
             machine.put_back()
         raise
     done = machine.put_back()
+    golden_image = image() if image else None
     os.truncate(path, path.stat().st_size)
     stun = find_stun(machine, mark)
     was_running = machine.before.state == "running"
-    state = "paused" if golden or not was_running else "running"
+    state = "paused" if golden is not GoldenWay.NONE or not was_running else "running"
     stopped = stun.seconds * 1000 if stun and was_running else 0.0
-    return AttachedSnapshot(path, image, stopped, figures, state, tuple(done))
+    return AttachedSnapshot(path, golden_image, stopped, figures, state, tuple(done))
 
 
 def _begin(
-    machine: AttachedMachine, folder: Path, uri: str, golden: bool, mark: int, deadline: Deadline
-) -> GoldenImage | None:
+    machine: AttachedMachine, folder: Path, uri: str, golden: GoldenWay, mark: int, deadline: Deadline
+) -> Callable[[], GoldenImage] | None:
     """Begin the save, from a stopped guest where there is a golden image; the guest goes on afterwards."""
     running = machine.before.state == "running"
     image = None
-    if golden:
+    stopped = golden is not GoldenWay.NONE
+    if stopped:
         if running:
             machine.qmp.execute("stop")
             machine.wait_status(lambda status: status == "paused", Deadline(_READY_SECONDS), "paused")
-        # It is all that the guest has in memory.
-        (folder / "golden").mkdir(mode=0o700)
-        image = dump_golden(machine, folder / "golden")
-    still = golden or not running
+        image = _golden_image(machine, folder, golden, deadline)
+    still = stopped or not running
     _require_still_stopped(machine, still, mark)
     try:
         migration.begin_save(machine, uri, deadline)
@@ -112,9 +115,46 @@ def _begin(
         if WENT_ON in refusal.reason:
             raise _gone_on(machine) from refusal
         raise
-    if golden and running and machine.qmp.execute("query-status")["status"] != "running":
+    if stopped and running and machine.qmp.execute("query-status")["status"] != "running":
         machine.qmp.execute("cont")
     return image
+
+
+def _golden_image(
+    machine: AttachedMachine, folder: Path, way: GoldenWay, deadline: Deadline
+) -> Callable[[], GoldenImage]:
+    """Copy RAM of a stopped guest; what is returned makes the image of the copy, which can wait.
+
+    Raises:
+        SetupBroken: it cannot be copied.
+    """
+    place = folder / "golden"
+    # It is all that the guest has in memory.
+    place.mkdir(mode=0o700)
+    if way is GoldenWay.MEMORY:
+        image = dump_golden(machine, place)
+        return lambda: image
+    core, table = folder / _CORE, RamTable.look(machine)
+    file = os.open(core, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        machine.qmp.pass_descriptor(file, CORE_NAME)
+    finally:
+        os.close(file)
+    try:
+        dump_core(machine, CORE_NAME, deadline)
+    except CommandRefused as refusal:
+        raise SetupBroken(
+            f"QEMU does not dump this guest's memory ({refusal.reason}), and its process cannot be read, so "
+            "there is no golden image; do without one (--no-golden)."
+        ) from refusal
+
+    def made() -> GoldenImage:
+        try:
+            return golden_from_core(core, table, place)
+        finally:
+            core.unlink()
+
+    return made
 
 
 def _require_still_stopped(machine: AttachedMachine, stopped: bool, mark: int) -> None:

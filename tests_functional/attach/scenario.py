@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,8 @@ MAX_STOP = 30.0
 
 _AS_BEFORE = "After an attachment that was killed, the guest runs, and no capability is on that was off."
 _FAULT = "drop_protection"
+_BY = (Code.WRITE_ORDER_NEWER, Code.GOLDEN_DIFFERS)
+_TIMES_MORE = 9
 _SEEN = "A fault planted in the VM's QEMU is seen, and pages are named."
 _TOLD = "A device whose other side writes guest RAM by itself is told before anything is saved."
 _IVSHMEM = (
@@ -111,8 +113,11 @@ def _require_restored(outcome: Outcome) -> None:
             )
 
 
-def _prove(path: Path, folder: Path, options: AttachOptions, run: Run) -> Outcome:
+def _prove(path: Path, folder: Path, options: AttachOptions, run: Run, *, hidden: bool = False) -> Outcome:
     with AttachedMachine(path, folder, MAX_STOP) as machine:
+        if hidden:
+            # As it is for QEMU in another PID namespace, whose socket alone is shared.
+            machine.process = None
         return prove(machine, options, folder, run.say)
 
 
@@ -205,27 +210,55 @@ def judge_after_kill(instant: Instant, code: int, found: Settled) -> CheckResult
     return judged(instant.label, _AS_BEFORE, problems)
 
 
-def planted_fault(run: Run) -> Outcome:
-    """Attach to a VM whose QEMU leaves pages unprotected; they must be named."""
+def hidden_process(run: Run) -> Outcome:
+    """Attach to a VM whose process cannot be seen: QEMU itself dumps RAM for the golden image."""
+    begun = time.monotonic()
+    with stranger(run) as (source, path):
+        folder = run.folder / "hidden"
+        outcome = _prove(path, folder, AttachOptions(run.name, restore=False), run, hidden=True)
+        checks = [*outcome.checks]
+        checks += check_source_guest(source.guest.machine, source.guest.agent, source.before.median_bucket)
+    require_compared(checks)
+    run.discard(folder)
+    return outcome_of(run, checks, time.monotonic() - begun, "The VM was proven.", outcome.figures)
+
+
+def require_compared(checks: Sequence[CheckResult]) -> None:
+    """Raise SetupBroken if there was no golden image that most pages were compared with."""
+    golden = [check.facts for check in checks if check.name == "golden"]
+    compared = sum(int(facts.get("pages compared", 0)) for facts in golden)
+    left_out = sum(int(facts.get("pages not in the golden image", 0)) for facts in golden)
+    if compared <= _TIMES_MORE * left_out:
+        raise SetupBroken(f"{compared} pages were compared, and {left_out} not, so this proves too little.")
+
+
+def planted_fault(run: Run, *, hidden: bool = False) -> Outcome:
+    """Attach to a VM whose QEMU leaves pages unprotected; they must be named.
+
+    Args:
+        run: with the VM.
+        hidden: whether QEMU's process cannot be seen.
+    """
     begun = time.monotonic()
     qemu = faulty_qemu(_FAULT, run.stack.executable, run.folder, run.provisioning)
     faulty = replace(run, stack=replace(run.stack, executable=qemu.executable))
     with stranger(faulty) as (_source, path):
-        outcome = _prove(path, run.folder / "planted", AttachOptions(run.name, restore=False), run)
+        options = AttachOptions(run.name, restore=False)
+        outcome = _prove(path, run.folder / "planted", options, run, hidden=hidden)
     if not qemu.acts:
         raise SetupBroken(f"The planted fault '{_FAULT}' never acted, so this shows nothing.")
-    check = judge_seen(outcome)
+    check = judge_seen(outcome, by=(Code.GOLDEN_DIFFERS,) if hidden else _BY)
     run.discard(run.folder)
     return outcome_of(run, [check], time.monotonic() - begun, "The planted fault was seen.")
 
 
-def judge_seen(outcome: Outcome) -> CheckResult:
-    """Check that an outcome is a FAIL that names a page newer than T0."""
+def judge_seen(outcome: Outcome, by: Sequence[Code] = _BY) -> CheckResult:
+    """Check that an outcome is a FAIL that names a page newer than T0 by one of some codes."""
     named = [
         violation
         for check in outcome.checks
         for violation in check.violations
-        if violation.code in (Code.WRITE_ORDER_NEWER, Code.GOLDEN_DIFFERS) and violation.block
+        if violation.code in by and violation.block
     ]
     problems = []
     if outcome.status is not Status.FAIL or not named:

@@ -4,6 +4,7 @@ from tests_functional.attach.owner import owner_acts
 from tests_functional.attach.scenario import (
     attach_again_and_again,
     foreign_writer,
+    hidden_process,
     killed_at_each_instant,
     planted_fault,
 )
@@ -24,6 +25,14 @@ class Attach(SnapshotTest):
     def test_planted_fault(self) -> None:
         """Pages that the VM's QEMU does not protect are seen and named."""
         self.judge(planted_fault)
+
+    def test_hidden_process(self) -> None:
+        """Where QEMU's process cannot be seen, QEMU's own dump of guest memory is the golden image."""
+        self.judge(hidden_process)
+
+    def test_planted_fault_of_hidden_process(self) -> None:
+        """The golden image that QEMU has dumped shows pages that are not protected."""
+        self.judge(lambda run: planted_fault(run, hidden=True))
 
     def test_foreign_writer(self) -> None:
         """A device whose other side writes guest RAM by itself is told before anything is saved."""

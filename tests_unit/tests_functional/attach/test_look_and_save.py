@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from harness.qemu.qmp import CommandRefused, Event
 from harness.status import Status
 from tests_functional.attach import look as looked
 from tests_functional.attach import save
-from tests_functional.attach.look import Look, Obstacle
+from tests_functional.attach.look import GoldenWay, Look, Obstacle
 from tests_functional.attach.prove import require_fit, what_holds
 from validators.verdict import CheckResult
 
@@ -159,4 +160,24 @@ def test_guest_that_goes_on_before_the_save(
     vm.wait_status = lambda *_arguments: "paused"
     vm.events_since = lambda _mark: [Event(name, {}, 0.0) for name in events]
     with pytest.raises(SetupBroken, match="went on before") if wrong else contextlib.nullcontext():
-        save._begin(vm, tmp_path, "fd:x", golden, 0, Deadline(1.0))
+        way = GoldenWay.MEMORY if golden else GoldenWay.NONE
+        save._begin(vm, tmp_path, "fd:x", way, 0, Deadline(1.0))
+
+
+@pytest.mark.parametrize(
+    ("readable", "formats", "way"),
+    [
+        (True, ["elf"], GoldenWay.MEMORY),
+        (False, ["elf", "kdump-zlib"], GoldenWay.DUMP),
+        (False, ["kdump-zlib"], GoldenWay.NONE),
+        (None, ["elf"], GoldenWay.DUMP),
+    ],
+)
+def test_way_to_a_golden_image(readable: bool | None, formats: list[str], way: GoldenWay) -> None:
+    """QEMU's memory where it can be read, else QEMU's own dump; the note says which."""
+    process: Any = None if readable is None else SimpleNamespace(readable=readable, pid=0)
+    vm: Any = _Vm(**{"query-dump-guest-memory-capability": {"formats": formats}, "query-memdev": []})
+    assert looked._golden_way(vm, process) is way
+    notes = " ".join(looked._notes(vm, process, way))
+    assert ("QEMU dumps it" in notes) == (way is GoldenWay.DUMP)
+    assert ("there is no golden image" in notes) == (way is GoldenWay.NONE)

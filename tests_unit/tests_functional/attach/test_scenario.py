@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from harness.errors import SetupBroken
 from harness.status import Status
 from tests_functional.attach.kills import INSTANTS, Instant
 from tests_functional.attach.owner import judge_told
-from tests_functional.attach.scenario import RIGHT, Settled, judge_after_kill, judge_seen
+from tests_functional.attach.scenario import RIGHT, Settled, judge_after_kill, judge_seen, require_compared
+from tests_functional.lib.build_outcome import build_outcome
 from tests_functional.lib.outcome import Outcome
 from validators.verdict import CheckResult, Violation
 
@@ -83,3 +85,25 @@ def test_acts_of_the_owner_that_are_not_told() -> None:
     assert [one.fields["what"] for one in found.violations] == ["downtime-limit", "/a"]
     (one,) = judge_told([told], Path("/b")).violations
     assert (one.code, one.fields["what"]) == (Code.ATTACH_UNSEEN, "/b")
+
+
+@pytest.mark.parametrize(
+    ("compared", "left_out", "enough"), [(900, 0, True), (901, 100, True), (900, 100, False), (0, 0, False)]
+)
+def test_golden_image_with_few_pages_proves_too_little(compared: int, left_out: int, enough: bool) -> None:
+    """Nine of ten pages must be compared."""
+    facts: dict[str, int | float | str] = {
+        "pages compared": compared,
+        "pages not in the golden image": left_out,
+    }
+    with contextlib.nullcontext() if enough else pytest.raises(SetupBroken, match="proves too little"):
+        require_compared([CheckResult("golden", "", Status.PASS, facts=facts)])
+
+
+def test_codes_by_which_a_fault_is_to_be_seen() -> None:
+    """Another code does not count."""
+    violation = Violation("golden", Code.WRITE_ORDER_NEWER, "Newer.", "pc.ram", 0)
+    check = CheckResult("golden", "", Status.FAIL, violations=(violation,), total=1)
+    outcome = build_outcome("attach", [check], 0.0, "", {})
+    assert judge_seen(outcome).status is Status.PASS
+    assert judge_seen(outcome, by=(Code.GOLDEN_DIFFERS,)).status is Status.FAIL

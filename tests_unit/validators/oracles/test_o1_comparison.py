@@ -381,3 +381,75 @@ def test_raw_file_of_small_pages_is_compared(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.write_bytes(bytes(1024))
     assert [one.code for one in _golden(file, raw).violations] == [Code.GOLDEN_BLOCK_LENGTH]
+
+
+def _leave_gaps(golden: Path, gaps: object) -> None:
+    content = json.loads((golden / "golden.json").read_text())
+    content["blocks"][0]["gaps"] = gaps
+    (golden / "golden.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("order", [None, _SHUFFLED])
+@pytest.mark.parametrize(
+    ("pages", "wrong"),
+    # Pages 10 to 19 and 205 to 209 are gaps; 200 to 229 have data.
+    [([10], []), ([19], []), ([9], [9]), ([20], [20]), ([205, 209], []), ([204, 210], [204, 210]),
+     ([11, 206, 229], [229])],
+)  # fmt: skip
+def test_pages_in_gaps_are_not_compared(
+    tmp_path: Path, order: list[int] | None, pages: list[int], wrong: list[int]
+) -> None:
+    """All others are, and both are counted."""
+    file, golden, _ = _file(tmp_path, order=order)
+    everything = _golden(file, golden).facts["pages compared"]
+    _leave_gaps(golden, [[10 * PAGE, 20 * PAGE], [205 * PAGE, 210 * PAGE]])
+    _flip(golden, pages)
+    found = _golden(file, golden)
+    assert sorted(int(one.offset or 0) // PAGE for one in found.violations) == wrong
+    assert found.facts["pages not in the golden image"] == 15
+    assert found.facts["pages compared"] == int(everything) - 15
+
+
+def test_gap_of_a_part_of_a_page_is_one_of_the_page(tmp_path: Path) -> None:
+    """A page of which the image lacks a byte cannot be compared."""
+    file, golden, _ = _file(tmp_path)
+    _leave_gaps(golden, [[11 * PAGE - 1, 11 * PAGE + 1]])
+    _flip(golden, [10, 11])
+    found = _golden(file, golden)
+    assert not found.violations
+    assert found.facts["pages not in the golden image"] == 2
+
+
+def test_image_that_is_one_gap_proves_nothing(tmp_path: Path) -> None:
+    """It is no PASS."""
+    file, golden, _ = _file(tmp_path)
+    content = json.loads((golden / "golden.json").read_text())
+    for entry in content["blocks"]:
+        entry["gaps"] = [[0, entry["bytes"]]]
+    (golden / "golden.json").write_text(json.dumps(content))
+    found = _golden(file, golden)
+    assert found.status is Status.SKIP
+    assert "no page" in found.reason
+
+
+@pytest.mark.parametrize(
+    "gaps",
+    [
+        3,
+        [3],
+        [[0]],
+        [[0, 0]],
+        [[PAGE, 0]],
+        [[-1, 1]],
+        [[0, 1 << 40]],
+        [[0, 2], [1, 3]],
+        [[0.0, 1]],
+        [[0, "1"]],
+    ],
+)
+def test_impossible_gaps_are_refused(tmp_path: Path, gaps: object) -> None:
+    """Such a golden image cannot be used."""
+    file, golden, _ = _file(tmp_path)
+    _leave_gaps(golden, gaps)
+    with pytest.raises(UsageError):
+        _golden(file, golden)

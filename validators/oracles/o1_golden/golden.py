@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -44,11 +44,13 @@ class GoldenFiles:
         files: by RAMBlock idstr; the key "" stands for the largest RAMBlock.
         lengths: bytes of each.
         left_out: RAMBlocks that the image names as not copied.
+        gaps: by RAMBlock idstr, the ranges in bytes that the image names as not copied, in their order.
     """
 
     files: dict[str, FileSource]
     lengths: dict[str, int]
     left_out: frozenset[str] = frozenset()
+    gaps: dict[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
     def find(self, block: Block, is_largest: bool) -> FileSource | None:
         """Return the file of a RAMBlock, None if the image has none."""
@@ -79,7 +81,7 @@ def open_golden(path: Path) -> Iterator[GoldenFiles]:
             if source.size != length:
                 raise UsageError(f"'{file}' has {source.size} bytes, but {length} by golden.json.")
             files[idstr], lengths[idstr] = source, length
-        yield GoldenFiles(files, lengths, content.left_out)
+        yield GoldenFiles(files, lengths, content.left_out, content.gaps)
 
 
 def _require_raw(source: FileSource) -> None:
@@ -104,6 +106,7 @@ def _require_raw(source: FileSource) -> None:
 class _List:
     files: tuple[tuple[str, int, Path], ...]
     left_out: frozenset[str]
+    gaps: dict[str, tuple[tuple[int, int], ...]]
 
 
 def _read_list(path: Path) -> _List:
@@ -116,12 +119,13 @@ def _read_list(path: Path) -> _List:
             for entry in content["blocks"]
         )
         left_out = frozenset(_idstr(entry) for entry in content.get("left_out", ()))
+        gaps = {_idstr(entry): _gaps(entry) for entry in content["blocks"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"The golden image {path} has no usable golden.json: {error}.") from error
     twice = [idstr for idstr, count in Counter(idstr for idstr, _, _ in files).items() if count > 1]
     if twice:
         raise UsageError(f"The golden image {path} lists RAMBlock '{twice[0]}' twice.")
-    return _List(files, left_out)
+    return _List(files, left_out, gaps)
 
 
 def _idstr(entry: Any) -> str:
@@ -140,6 +144,17 @@ def _bytes(entry: Any) -> int:
     return length
 
 
+def _gaps(entry: Any) -> tuple[tuple[int, int], ...]:
+    """Return the ranges of a RAMBlock that were not copied, in their order; no two share a byte."""
+    found, at = [], 0
+    for start, end in entry.get("gaps", ()):
+        if type(start) is not int or type(end) is not int or not at <= start < end <= entry["bytes"]:
+            raise ValueError(f"a RAMBlock cannot have the gap {start!r} to {end!r}")
+        found.append((start, end))
+        at = end
+    return tuple(found)
+
+
 def check_golden(
     reader: PageReader, golden: GoldenFiles, unplugged: Unplugged = MappingProxyType({})
 ) -> CheckResult:
@@ -152,7 +167,7 @@ def check_golden(
     if not blocks:
         return tally.skip("The stream has no RAMBlocks that could be compared.")
     largest = max(blocks, key=lambda block: block.used_length)
-    compared, left_out = 0, []
+    compared, not_copied, left_out = 0, 0, []
     for number, block in enumerate(blocks):
         file = golden.find(block, block is largest)
         if file is None:
@@ -175,15 +190,38 @@ def check_golden(
                 file_offset=block.list_offset,
             )
             continue
-        compared += _BlockComparison(reader, block, file, tally).run(unplugged.get(number))
+        gaps = golden.gaps.get(block.idstr, ())
+        compared += _BlockComparison(reader, block, file, tally, gaps).run(unplugged.get(number))
+        offsets = (
+            np.arange(0, block.used_length, block.page_size, dtype=np.int64) if gaps else np.zeros(0, int)
+        )
+        not_copied += int(_in_ranges(offsets, block.page_size, gaps).sum())
     for idstr in golden.files:
         if idstr and idstr not in {block.idstr for block in blocks}:
             sentence = f"RAMBlock '{idstr}' is not in the stream."
             tally.report(Code.GOLDEN_BLOCK_NOT_IN_STREAM, sentence, idstr)
+    if not_copied and not compared:
+        return tally.skip("The golden image has no page that could be compared: all of it is gaps.")
     tally.facts["pages compared"] = compared
+    if not_copied:
+        tally.facts["pages not in the golden image"] = not_copied
     if left_out:
         tally.facts["RAMBlocks left out of the golden image"] = ", ".join(left_out)
     return tally.result()
+
+
+def _in_ranges(offsets: Numbers, page_size: int, ranges: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+    """Return which pages have a byte in one of some ranges: bool[k].
+
+    Args:
+        offsets: int64[k], of the pages' first bytes.
+        page_size: bytes of each.
+        ranges: first byte of each, and the one behind its last.
+    """
+    found = np.zeros(len(offsets), np.bool_)
+    for start, end in ranges:
+        found |= (offsets + page_size > start) & (offsets < end)
+    return found
 
 
 @dataclass(frozen=True)
@@ -204,7 +242,10 @@ class _Wrong:
 class _BlockComparison:
     """Compares one RAMBlock with its golden file."""
 
-    def __init__(self, reader: PageReader, block: Block, file: FileSource, tally: Tally) -> None:
+    def __init__(
+        self, reader: PageReader, block: Block, file: FileSource, tally: Tally,
+        gaps: Sequence[tuple[int, int]] = (),
+    ) -> None:  # fmt: skip
         self._reader = reader
         self._block = block
         self._file = file
@@ -212,9 +253,13 @@ class _BlockComparison:
         self._memory = memoryview(bytearray(_BATCH_BYTES))
         self._space: Rows = np.frombuffer(self._memory, np.uint8)
         self._given = 0
+        self._gaps = gaps
 
     def run(self, unplugged: npt.NDArray[np.bool_] | None) -> int:
-        """Compare; return the number of pages that the stream has or that are not plugged in."""
+        """Compare; return the number of pages that the stream has or that are not plugged in.
+
+        Those that are in a gap of the golden image do not count.
+        """
         compared = 0
         for wrong in self._reader.each(self._block, self._batch):
             compared += wrong.compared
@@ -225,7 +270,9 @@ class _BlockComparison:
             if unplugged is not None:
                 absent = unplugged[first : first + _PIECE_PAGES]
                 zero, missing = zero | (missing & absent), missing & ~absent
-            compared += self._zero_pages(np.flatnonzero(zero) + first)
+            zeros = np.flatnonzero(zero) + first
+            in_gap = _in_ranges(zeros * self._block.page_size, self._block.page_size, self._gaps)
+            compared += self._zero_pages(zeros[~in_gap])
             self._report_missing(np.flatnonzero(missing) + first)
         return compared
 
@@ -264,6 +311,11 @@ class _BlockComparison:
 
     def _compare(self, pages: Numbers, rows: Rows | None) -> _Wrong:
         """Compare pages with the golden image; without rows they are zero pages."""
+        if self._gaps:
+            copied = ~_in_ranges(pages * self._block.page_size, self._block.page_size, self._gaps)
+            pages, rows = pages[copied], None if rows is None else rows[copied]
+            if not len(pages):
+                return _Wrong(0, pages, [])
         wrong = self._differing(pages, rows)
         first, last = int(pages.min()), int(pages.max())
         self._file.forget(first * self._block.page_size, (last + 1 - first) * self._block.page_size)

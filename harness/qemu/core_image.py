@@ -1,0 +1,258 @@
+"""Makes a golden image out of QEMU's own dump of guest memory, where QEMU's process cannot be read.
+
+The command `dump-guest-memory` writes an ELF core of guest-physical memory into a descriptor that it was
+given, so neither a path nor rights on QEMU's process are needed. It has what the guest's processors see: RAM
+that is hidden from them at that moment (behind a display card's window, or below firmware) is not in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.deadline import Deadline
+from harness.errors import SetupBroken
+from harness.qemu.architectures import TARGET_PAGE_BYTES
+from harness.qemu.machine import Machine
+from harness.qemu.monitor_tables import Place, parse_ranges, region_of
+from harness.qemu.ram import GoldenImage, RamBlock, parse_ramblocks
+
+LEAST_SHARE = 0.9
+"""The share of the largest RAMBlock that a core must have to serve as a golden image."""
+
+_CHUNK_BYTES = 1 << 20
+_POLL_SECONDS = 0.02
+# System V ABI, ELF header and program header; Linux include/uapi/linux/elf.h.
+_MAGIC = b"\x7fELF"
+_CLASS_64, _LITTLE = 2, 1
+_LOAD, _MANY = 1, 0xFFFF
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of guest-physical memory in a core.
+
+    Attributes:
+        address: guest-physical address of its first byte.
+        size: in bytes.
+        file_offset: of its first byte in the core.
+    """
+
+    address: int
+    size: int
+    file_offset: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a RAMBlock in a core, in whole target pages.
+
+    Attributes:
+        offset: of its first byte in the RAMBlock.
+        size: in bytes.
+        file_offset: of its first byte in the core.
+    """
+
+    offset: int
+    size: int
+    file_offset: int
+
+
+@dataclass(frozen=True)
+class RamTable:
+    """Where the RAMBlocks of a machine were when its memory was dumped.
+
+    Attributes:
+        blocks: all RAMBlocks of a stream.
+        places: by memory region, the guest-physical ranges that show it.
+    """
+
+    blocks: tuple[RamBlock, ...]
+    places: dict[str, list[Place]]
+
+    @classmethod
+    def look(cls, machine: Machine) -> RamTable:
+        """Ask a QEMU whose guest is stopped."""
+        return cls(parse_ramblocks(machine.hmp("info ramblock")), parse_ranges(machine.hmp("info mtree -f")))
+
+
+def dump_core(machine: Machine, name: str, deadline: Deadline) -> None:
+    """Have QEMU write an ELF core of a stopped guest into a descriptor that it was given by `getfd`.
+
+    The monitor answers meanwhile, but refuses to continue the guest.
+
+    Args:
+        machine: its guest must be stopped.
+        name: of the descriptor; QEMU closes it.
+        deadline: for the dump, which cannot be ended earlier.
+
+    Raises:
+        CommandRefused: QEMU refuses to dump this guest's memory.
+        SetupBroken: the dump failed, or did not end in time.
+    """
+    arguments = {"paging": False, "protocol": f"fd:{name}", "detach": True}
+    machine.qmp.execute("dump-guest-memory", arguments)
+    while (status := machine.qmp.execute("query-dump")["status"]) == "active":
+        if deadline.expired:
+            raise SetupBroken(
+                "QEMU did not end its dump of guest memory in time; the guest goes on when it does. Write to "
+                "a faster disk, or do without a golden image (--no-golden)."
+            )
+        machine.pause(deadline, _POLL_SECONDS)
+    if status != "completed":
+        raise SetupBroken(
+            f"QEMU's dump of guest memory ended as '{status}', most likely because the disk is full."
+        )
+
+
+def read_segments(path: Path) -> tuple[Segment, ...]:
+    """Return the pieces of memory in an ELF core.
+
+    Raises:
+        SetupBroken: it is no core, or is cut.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as core:
+        ident = core.read(64).ljust(64, b"\0")
+        if not ident.startswith(_MAGIC):
+            raise SetupBroken(f"'{path}', QEMU's dump of guest memory, is no ELF core.")
+        wide, order = ident[4] == _CLASS_64, "<" if ident[5] == _LITTLE else ">"
+        # e_phoff, e_phentsize and e_phnum.
+        (table,) = struct.unpack_from(f"{order}{'Q' if wide else 'I'}", ident, 32 if wide else 28)
+        entry_bytes, count = struct.unpack_from(f"{order}HH", ident, 54 if wide else 42)
+        entry = struct.Struct(f"{order}IIQQQQ" if wide else f"{order}IIIII")
+        if count == _MANY or entry_bytes < entry.size or table + count * entry_bytes > size:
+            raise SetupBroken(f"'{path}', QEMU's dump of guest memory, has no table of segments.")
+        core.seek(table)
+        entries = core.read(count * entry_bytes)
+    found = []
+    for number in range(count):
+        fields = entry.unpack_from(entries, number * entry_bytes)
+        if fields[0] != _LOAD:
+            continue
+        # 64: type, flags, offset, vaddr, paddr, filesz; 32: type, offset, vaddr, paddr, filesz.
+        offset, address, length = (fields[2], fields[4], fields[5]) if wide else (fields[1], *fields[3:5])
+        if offset + length > size:
+            raise SetupBroken(f"'{path}', QEMU's dump of guest memory, was cut; was the disk full?")
+        found.append(Segment(address, length, offset))
+    return tuple(found)
+
+
+def pieces_of(block: RamBlock, places: Sequence[Place], segments: Sequence[Segment]) -> list[Piece]:
+    """Return the pieces of a RAMBlock that a core has, by offset, none of them twice.
+
+    Args:
+        block: the RAMBlock.
+        places: the ranges at which the guest's processors see it.
+        segments: of the core.
+    """
+    found = []
+    for place in places:
+        if not place.in_cpu_space:
+            continue
+        for segment in segments:
+            start = max(place.address, segment.address)
+            end = min(place.address + place.size, segment.address + segment.size)
+            first = place.offset + start - place.address
+            last = min(place.offset + end - place.address, block.used_bytes)
+            whole = -(-first // TARGET_PAGE_BYTES) * TARGET_PAGE_BYTES
+            length = (last - whole) // TARGET_PAGE_BYTES * TARGET_PAGE_BYTES
+            if start < end and length > 0:
+                at = segment.file_offset + start - segment.address + whole - first
+                found.append(Piece(whole, length, at))
+    return _without_overlap(found)
+
+
+def _without_overlap(pieces: list[Piece]) -> list[Piece]:
+    """Return pieces by offset, of which none shows a page again that one before it shows."""
+    found: list[Piece] = []
+    for piece in sorted(pieces, key=lambda one: one.offset):
+        end = found[-1].offset + found[-1].size if found else 0
+        known = max(0, end - piece.offset)
+        if known < piece.size:
+            found.append(Piece(piece.offset + known, piece.size - known, piece.file_offset + known))
+    return found
+
+
+def gaps_of(block: RamBlock, pieces: Sequence[Piece]) -> list[tuple[int, int]]:
+    """Return the ranges of a RAMBlock, as first byte and the one behind the last, that no piece shows."""
+    found, at = [], 0
+    for piece in pieces:
+        if piece.offset > at:
+            found.append((at, piece.offset))
+        at = piece.offset + piece.size
+    if at < block.used_bytes:
+        found.append((at, block.used_bytes))
+    return found
+
+
+def golden_from_core(core: Path, table: RamTable, folder: Path) -> GoldenImage:
+    """Make a golden image of a core: golden.json, and one sparse raw file for each RAMBlock that it has.
+
+    golden.json names as `gaps` what a core lacks of a RAMBlock, and as left out the RAMBlocks of which it has
+    nothing, or which cannot be told apart since their memory regions have the same name.
+
+    Args:
+        core: what `dump_core` has written.
+        table: of the machine, from when it was stopped.
+        folder: created; receives the image.
+
+    Raises:
+        SetupBroken: the core is none, or lacks most of the largest RAMBlock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    segments = read_segments(core)
+    names = Counter(region_of(block.idstr) for block in table.blocks)
+    index: list[dict[str, object]] = []
+    left_out, copied, gaps = [], [], {}
+    for block in table.blocks:
+        region = region_of(block.idstr)
+        places = table.places.get(region, []) if names[region] == 1 else []
+        pieces = pieces_of(block, places, segments)
+        _require_most(block, pieces, table)
+        if not pieces:
+            left_out.append({"idstr": block.idstr, "bytes": block.used_bytes})
+            continue
+        name = f"block-{len(index):03d}.ram"
+        _copy(core, pieces, folder / name, block.used_bytes)
+        gaps[block.idstr] = gaps_of(block, pieces)
+        entry = {"idstr": block.idstr, "bytes": block.used_bytes, "file": name, "gaps": gaps[block.idstr]}
+        index.append(entry)
+        copied.append(block)
+    content = {"version": 1, "page_size": TARGET_PAGE_BYTES, "blocks": index, "left_out": left_out}
+    (folder / "golden.json").write_text(json.dumps(content, indent=1) + "\n")
+    return GoldenImage(folder, tuple(copied), gaps)
+
+
+def _require_most(block: RamBlock, pieces: Sequence[Piece], table: RamTable) -> None:
+    if block is not max(table.blocks, key=lambda one: one.used_bytes):
+        return
+    share = sum(piece.size for piece in pieces) / block.used_bytes
+    if share < LEAST_SHARE:
+        raise SetupBroken(
+            f"QEMU's dump of guest memory has {share:.0%} of the RAMBlock '{block.idstr}', which is too "
+            "little for a golden image; do without one (--no-golden)."
+        )
+
+
+def _copy(core: Path, pieces: Sequence[Piece], target: Path, size: int) -> None:
+    zero = bytes(_CHUNK_BYTES)
+    with core.open("rb", buffering=0) as source, target.open("wb", buffering=0) as image:
+        image.truncate(size)
+        for piece in pieces:
+            for offset, length in _chunks(piece):
+                data = os.pread(source.fileno(), length, piece.file_offset + offset)
+                if len(data) != length:
+                    raise SetupBroken(f"'{core}', QEMU's dump of guest memory, became shorter.")
+                if data != zero[:length]:
+                    os.pwrite(image.fileno(), data, piece.offset + offset)
+
+
+def _chunks(piece: Piece) -> Iterator[tuple[int, int]]:
+    for offset in range(0, piece.size, _CHUNK_BYTES):
+        yield offset, min(_CHUNK_BYTES, piece.size - offset)
