@@ -27,6 +27,8 @@ LEAST_SHARE = 0.9
 
 _CHUNK_BYTES = 1 << 20
 _POLL_SECONDS = 0.02
+# QEMU 7.2 to 11.1 dump/dump.c, qmp_dump_guest_memory(): "... disabled: dump-guest-memory in progress".
+_BLOCKER = "dump-guest-memory"
 # System V ABI, ELF header and program header; Linux include/uapi/linux/elf.h.
 _MAGIC = b"\x7fELF"
 _CLASS_64, _LITTLE = 2, 1
@@ -97,7 +99,7 @@ def dump_core(machine: Machine, name: str, deadline: Deadline) -> None:
     """
     arguments = {"paging": False, "protocol": f"fd:{name}", "detach": True}
     machine.qmp.execute("dump-guest-memory", arguments)
-    while (status := machine.qmp.execute("query-dump")["status"]) == "active":
+    while (status := _status(machine)) == "active":
         if deadline.expired:
             raise SetupBroken(
                 "QEMU did not end its dump of guest memory in time; the guest goes on when it does. Write to "
@@ -108,6 +110,16 @@ def dump_core(machine: Machine, name: str, deadline: Deadline) -> None:
         raise SetupBroken(
             f"QEMU's dump of guest memory ended as '{status}', most likely because the disk is full."
         )
+
+
+def _status(machine: Machine) -> str:
+    """Return how far a dump is; one that blocks migration still is active.
+
+    QEMU 11.1 dump/dump.c, dump_process(): it says `completed` before it cleans up, which lifts its blocker.
+    """
+    status = str(machine.qmp.execute("query-dump")["status"])
+    reasons = machine.query_migrate().get("blocked-reasons", ())
+    return "active" if status == "completed" and any(_BLOCKER in reason for reason in reasons) else status
 
 
 def read_segments(path: Path) -> tuple[Segment, ...]:

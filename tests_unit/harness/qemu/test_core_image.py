@@ -145,10 +145,15 @@ class _Vm:
 
     def __init__(self, *states: str) -> None:
         self.qmp, self.states, self.commands = self, list(states), list[tuple[str, Any]]()
+        self.blocks = 0
 
     def execute(self, command: str, arguments: Any = None) -> Any:
         self.commands.append((command, arguments))
         return {"status": self.states.pop(0) if len(self.states) > 1 else self.states[0]}
+
+    def query_migrate(self) -> dict[str, Any]:
+        self.blocks -= 1
+        return {"blocked-reasons": ["dump-guest-memory in progress"]} if self.blocks >= 0 else {}
 
     def pause(self, _deadline: Deadline, _seconds: float) -> None:
         pass
@@ -163,6 +168,14 @@ def test_dump_is_awaited() -> None:
         {"paging": False, "protocol": "fd:place", "detach": True},
     )
     assert [command for command, _ in vm.commands[1:]] == ["query-dump"] * 3
+
+
+def test_dump_lasts_until_it_no_longer_blocks_a_migration() -> None:
+    """QEMU says that it has completed, and refuses a migration for some time still."""
+    vm: Any = _Vm("", "completed")
+    vm.blocks = 3
+    dump_core(vm, "place", Deadline(10))
+    assert [command for command, _ in vm.commands[1:]] == ["query-dump"] * 4
 
 
 @pytest.mark.parametrize(
