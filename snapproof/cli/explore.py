@@ -14,14 +14,13 @@ from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_NOTHING_RAN, EXIT_PASS
 from snapproof.cli.explore_kernel import explore_kernel
 from snapproof.cli.options import stack_options
 from snapproof.explore.campaign import (
-    CORPUS_FILE,
     REDUCTION_SECONDS,
-    SUMMARY_FILE,
     Campaign,
     baseline_issues,
     make_drawer,
 )
 from snapproof.explore.coverage import load_corpus
+from snapproof.explore.journal import SUMMARY_FILE
 from snapproof.explore.self_check import search_faults
 from snapproof.runs.command_run import CommandRuns
 from snapproof.runs.events import Progress
@@ -32,7 +31,6 @@ from tests_functional.explore.known import known_issue
 from tests_functional.explore.menu import readable_list
 from tests_functional.explore.steps import StepList
 from tests_functional.kernel.explore.limits import Limits
-from tests_functional.lib.outcome import write_atomically
 from tests_functional.lib.profile_row import QUICK_GUEST
 from tests_functional.lib.run import Run
 
@@ -48,7 +46,7 @@ def explore(arguments: argparse.Namespace) -> int:
     replayed = _read_list(arguments.replay) if arguments.replay else None
     corpus = _read_corpus(arguments.corpus) if arguments.corpus else []
     progress = Progress()
-    folder = own_results_folder(arguments.results, "explore-")
+    folder = _folder(arguments)
     try:
         run = _make_run(arguments, folder, progress.step)
         issues = baseline_issues()
@@ -61,17 +59,42 @@ def explore(arguments: argparse.Namespace) -> int:
         if arguments.self_check:
             seconds = arguments.seconds or _FAULT_SECONDS
             return search_faults(run, drawer, arguments.seed, seconds, progress.step)
-        campaign = Campaign(run, arguments.seed, progress.step)
+        campaign = Campaign(run, arguments.seed, progress.step, issues)
         campaign.coverage.corpus.extend(corpus)
+        if arguments.go_on:
+            campaign.go_on()
         limits = Limits(_time(arguments), arguments.runs, REDUCTION_SECONDS)
         try:
-            campaign.explore(drawer, limits, issues)
+            campaign.explore(drawer, limits)
         finally:
             progress.done()
-            _write(campaign, folder)
+            campaign.write()
         return _summarise(campaign, folder)
     finally:
         progress.done()
+
+
+def _folder(arguments: argparse.Namespace) -> Path:
+    """Return the folder for the results: a new one, or that of the campaign that goes on.
+
+    Raises:
+        UsageError: it cannot be made, or has no campaign of this seed.
+    """
+    earlier: Path | None = arguments.go_on
+    if earlier is None:
+        return own_results_folder(arguments.results, "explore-")
+    if arguments.results or arguments.replay or arguments.self_check or arguments.corpus:
+        raise UsageError(
+            "A campaign that goes on has its folder and its corpus: leave --results, --corpus, --replay and "
+            "--self-check out."
+        )
+    try:
+        seed = json.loads((earlier / SUMMARY_FILE).read_text(encoding="utf-8"))["seed"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"'{earlier}' has no campaign to go on with: {error}.") from error
+    if seed != arguments.seed:
+        raise UsageError(f"The campaign in '{earlier}' has seed {seed}: give --seed {seed}.")
+    return earlier.absolute()
 
 
 def _time(arguments: argparse.Namespace) -> float | None:
@@ -122,11 +145,6 @@ def _say_replayed(record: Record, known: str) -> int:
         return EXIT_ERROR
     print(f"PASS: all {record.taken} steps were taken rightly, {record.proofs} snapshots are right.")
     return EXIT_PASS
-
-
-def _write(campaign: Campaign, folder: Path) -> None:
-    write_atomically(folder / SUMMARY_FILE, json.dumps(campaign.to_json(), indent=1) + "\n")
-    campaign.coverage.save(folder / CORPUS_FILE)
 
 
 def _summarise(campaign: Campaign, folder: Path) -> int:

@@ -15,7 +15,7 @@ from harness.errors import UsageError
 from harness.hosts.spec import LOCAL, parse_host
 from harness.status import EXIT_ALL_SKIPPED, EXIT_ERROR, EXIT_FAIL, EXIT_NOTHING_RAN, EXIT_PASS
 from snapproof.cli.options import host_options
-from snapproof.explore.campaign import CORPUS_FILE, SUMMARY_FILE
+from snapproof.explore.journal import CORPUS_FILE, SUMMARY_FILE
 from snapproof.explore.kernel_findings import write_finding
 from snapproof.runs.events import Progress
 from snapproof.runs.feature_runner import events_here, events_there

@@ -1,11 +1,15 @@
-"""Runs drawn lists of steps one after the other until time or number is over, and reduces what fails."""
+"""Runs drawn lists of steps one after the other until time or number is over, and reduces what fails.
+
+All that a campaign has got is in its folder at any time, so one that was killed can be read, and go on.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,19 +17,29 @@ from typing import Any
 from harness.deadline import Deadline
 from harness.qemu.qapi_schema import QapiSchema, read_schema
 from harness.qemu.spawned_machine import SpawnedMachine
+from harness.status import Status
 from snapproof.explore.coverage import Coverage
 from snapproof.explore.draw import Drawer
 from snapproof.explore.findings import Finding, Findings, same_failure, signature, write_finding
+from snapproof.explore.journal import (
+    CORPUS_FILE,
+    LISTS_FILE,
+    SUMMARY_FILE,
+    Entry,
+    read_entries,
+    read_findings,
+)
 from snapproof.explore.reduction import reduce_steps
 from tests_functional.explore.executor import Record, run_steps
 from tests_functional.explore.known import known_issue, leads_to_known
 from tests_functional.explore.steps import StepList
 from tests_functional.kernel.explore.limits import Limits
 from tests_functional.lib.known_issues import KnownIssue, load_known_issues
+from tests_functional.lib.outcome import write_atomically
 from tests_functional.lib.run import Run, remove_heavy
 
-LISTS_FILE, CORPUS_FILE, SUMMARY_FILE = "lists.jsonl", "corpus.json", "explore.json"
-"""Files of a results folder: each list that was run, those that reached something new, and the summary."""
+RUNS_FILE = "runs.jsonl"
+"""File of a finding's runs: each list of the reduction, and whether it failed in the same way."""
 
 _LIST_SECONDS = 180.0
 _MOST_RUNS_FOR_ONE = 80
@@ -49,6 +63,7 @@ class Campaign:
         proofs: snapshots that were judged as a whole.
         pages: pages that oracles have compared.
         written_pages: pages that the guest has written during saves that were judged.
+        issues: the known issues of the baseline; without them each failure is a new cause.
         errors: lists that say nothing, with the reasons.
         growth: seconds, lists and things reached, each time that it grew.
     """
@@ -56,6 +71,7 @@ class Campaign:
     run: Run
     seed: int
     say: Callable[[str], None]
+    issues: Sequence[KnownIssue] = ()
     coverage: Coverage = field(default_factory=Coverage)
     findings: Findings = field(default_factory=Findings)
     lists: int = 0
@@ -88,19 +104,22 @@ class Campaign:
             f"{f', {len(self.errors)} without a verdict' if self.errors else ''}"
         )
 
-    def explore(self, drawer: Drawer, limits: Limits, issues: Sequence[KnownIssue]) -> None:
-        """Run lists until a limit is reached."""
+    def explore(self, drawer: Drawer, limits: Limits) -> None:
+        """Run lists until a limit is reached; reduce before what an earlier part has left unreduced."""
+        for finding in [one for one in self.findings.found if one.reduced is None]:
+            self.reduce(finding, limits)
         while not self._over(limits):
             steps = drawer.draw(f"{self.seed}:{self.lists}", self.coverage, self._avoids())
             record = self.take(steps)
             if record.failed:
-                self._failed(record, limits, issues)
+                self._failed(record, limits)
+            self.write()
             self.say(self.line)
 
     def take(self, steps: StepList) -> Record:
         """Run a list in a folder of its own, which stays if it failed, and count it."""
         self.lists += 1
-        record = self.tried(steps, self.run.folder / "lists" / f"{self.lists:05d}")
+        record = self.tried(steps, self._list_folder(self.lists))
         self.proofs += record.proofs
         self.pages += record.pages
         self.written_pages += record.written_pages
@@ -122,43 +141,60 @@ class Campaign:
             shutil.rmtree(folder, ignore_errors=True)
         return record
 
-    def reduce(self, record: Record, limits: Limits, issues: Sequence[KnownIssue]) -> Finding:
-        """Reduce a failing list and write what was found."""
-        number = len(self.findings.found) + 1
-        place = self.run.folder / "findings" / f"{number:02d}-{record.violations[0].code.value}"
+    def reduce(self, finding: Finding, limits: Limits) -> None:
+        """Reduce a cause's first list, and write what was found into the cause's folder."""
+        assert finding.folder is not None
+        runs_folder = finding.folder / "runs"
+        # Of a reduction that was ended.
+        shutil.rmtree(runs_folder, ignore_errors=True)
         until = time.monotonic() + limits.reduction_seconds
         runs = 0
 
         def fails(steps: StepList) -> bool:
             nonlocal runs
             runs += 1
-            self.say(f"{self.line}; reducing cause {number}, run {runs}, {len(steps.steps)} steps")
-            tried = self.tried(steps, place / "runs" / f"{runs:03d}")
-            return tried.failed and same_failure(tried.violations, record.violations)
+            self.say(f"{self.line}; reducing {finding.folder}, run {runs}, {len(steps.steps)} steps")
+            tried = self.tried(steps, runs_folder / f"{runs:03d}")
+            same = tried.failed and same_failure(tried.violations, finding.violations)
+            self._append(runs_folder / RUNS_FILE, {"failed": same, "list": steps.to_json()})
+            return same
 
         def may_go_on(count: int) -> bool:
             return count < _MOST_RUNS_FOR_ONE and time.monotonic() < until
 
-        reduced = reduce_steps(record.steps, fails, may_go_on)
-        known = known_issue(reduced.steps, record.violations, issues, self.version)
-        finding = Finding(signature(record.violations), record, reduced, known)
-        write_finding(finding, place, self.version, str(self.run.stack.executable))
-        return finding
+        finding.reduced = reduce_steps(finding.first, fails, may_go_on)
+        finding.known = known_issue(finding.steps, finding.violations, self.issues, self.version)
+        self._keep(finding)
+        if finding.known:
+            self.findings.known[finding.known] += finding.times
 
-    def _failed(self, record: Record, limits: Limits, issues: Sequence[KnownIssue]) -> None:
-        known = known_issue(record.steps, record.violations, issues, self.version)
-        if known:
+    def _keep(self, finding: Finding) -> None:
+        assert finding.folder is not None
+        self.findings.keep(finding)
+        write_finding(finding, finding.folder, self.version, str(self.run.stack.executable))
+
+    def _failed(self, record: Record, limits: Limits) -> None:
+        if known := self._known(record):
             self.findings.known[known] += 1
             return
         before = self.findings.seen_before(record)
         if before is not None:
             before.times += 1
+            if before.known:
+                self.findings.known[before.known] += 1
             return
-        finding = self.reduce(record, limits, issues)
-        if finding.known:
-            self.findings.known[finding.known] += 1
-        else:
-            self.findings.found.append(finding)
+        name = f"{self.findings.count + 1:02d}-{record.violations[0].code.value}"
+        finding = Finding(signature(record.violations), record.steps, record.violations)
+        finding.folder = self.run.folder / "findings" / name
+        # First as it is: a reduction takes minutes.
+        self._keep(finding)
+        self.write()
+        self.reduce(finding, limits)
+
+    def _known(self, record: Record) -> str:
+        if not record.failed:
+            return ""
+        return known_issue(record.steps, record.violations, self.issues, self.version)
 
     def _avoids(self) -> bool:
         return self.lists % 5 < round(5 * _AVOIDING_SHARE)
@@ -168,16 +204,66 @@ class Campaign:
         return late or (limits.runs is not None and self.lists >= limits.runs)
 
     def _log(self, record: Record) -> None:
-        entry = {
-            "number": self.lists,
-            "seconds": round(record.seconds, 2),
-            "status": record.status.value,
-            "signature": list(signature(record.violations)),
-            "error": record.error,
-            "list": record.steps.to_json(),
-        }
-        with (self.run.folder / LISTS_FILE).open("a", encoding="utf-8") as file:
+        entry = Entry(
+            number=self.lists,
+            at=round(self.seconds, 1),
+            seconds=round(record.seconds, 2),
+            status=record.status.value,
+            signature=signature(record.violations),
+            known=self._known(record),
+            error=record.error,
+            steps=record.steps,
+            reached=tuple(sorted(record.reached)),
+            proofs=record.proofs,
+            pages=record.pages,
+            written_pages=record.written_pages,
+        )
+        self._append(self.run.folder / LISTS_FILE, entry.to_json())
+
+    def _append(self, path: Path, entry: Mapping[str, Any]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            # One write, so that only the last line can be cut short.
             file.write(json.dumps(entry) + "\n")
+
+    def write(self) -> None:
+        """Write the summary and the corpus as they are now, each whole or not at all.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        write_atomically(self.run.folder / SUMMARY_FILE, json.dumps(self.to_json(), indent=1) + "\n")
+        self.coverage.save(self.run.folder / CORPUS_FILE)
+
+    def go_on(self) -> None:
+        """Take over what an earlier part of this campaign has left in its folder.
+
+        Raises:
+            UsageError: the folder has no such files, or others than this version's.
+        """
+        entries = read_entries(self.run.folder)
+        for entry in entries:
+            self.lists = entry.number
+            self.proofs += entry.proofs
+            self.pages += entry.pages
+            self.written_pages += entry.written_pages
+            if entry.error and entry.status != Status.FAIL.value:
+                self.errors.append(entry.error)
+            if entry.known:
+                self.findings.known[entry.known] += 1
+            if self.coverage.add(entry.steps, entry.reached):
+                self.growth.append((entry.at, entry.number, len(self.coverage.seen)))
+        self.begun -= entries[-1].at if entries else 0.0
+        times = Counter(entry.signature for entry in entries if entry.signature and not entry.known)
+        for finding in read_findings(self.run.folder):
+            finding.times = times[finding.signature]
+            self.findings.keep(finding)
+            if finding.known:
+                self.findings.known[finding.known] += finding.times
+        # The list that ran when it was ended is run anew.
+        shutil.rmtree(self._list_folder(self.lists + 1), ignore_errors=True)
+
+    def _list_folder(self, number: int) -> Path:
+        return self.run.folder / "lists" / f"{number:05d}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary for explore.json."""
@@ -200,6 +286,8 @@ class Campaign:
 
 def schema_of(run: Run) -> QapiSchema:
     """Read the schema of the run's QEMU."""
+    # Of the campaign that goes on.
+    shutil.rmtree(run.folder / "schema", ignore_errors=True)
     with SpawnedMachine(run.stack.machine_config(), run.folder / "schema") as machine:
         return read_schema(machine)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.codes import Code
 from snapproof.explore.reproducer import reproducer_text
 from tests_functional.explore.executor import Record
+from tests_functional.explore.menu import readable_list
 from tests_functional.explore.steps import StepList
 from tests_functional.kernel.explore.ddmin import Reduced
 from tests_functional.lib.outcome import write_atomically
@@ -19,6 +22,11 @@ from validators.verdict import Violation
 
 STEPS_FILE = "steps.json"
 """File of a finding that `snapproof explore --replay` reads."""
+
+FINDING_FILE = "finding.json"
+"""File of a finding that a campaign that goes on reads."""
+
+_STABLE = re.compile(r"(\d+) of (\d+)")
 
 _NAMED_FIELDS = ("qemu_said", "command", "status", "state", "setting", "name", "error")
 
@@ -44,7 +52,8 @@ class Finding:
 
     Attributes:
         signature: of its violations.
-        record: of the list that showed it first.
+        first: the list that showed it first.
+        violations: of that list.
         reduced: the short list, None before the reduction.
         known: id of the known issue that explains it, "" for none.
         times: how often it was seen.
@@ -52,7 +61,8 @@ class Finding:
     """
 
     signature: tuple[str, ...]
-    record: Record
+    first: StepList
+    violations: tuple[Violation, ...]
     reduced: Reduced[StepList] | None = None
     known: str = ""
     times: int = 1
@@ -61,12 +71,12 @@ class Finding:
     @property
     def steps(self) -> StepList:
         """The shortest list that shows it."""
-        return self.reduced.steps if self.reduced else self.record.steps
+        return self.reduced.steps if self.reduced else self.first
 
     @property
     def sentence(self) -> str:
         """The first violation's sentence."""
-        return self.record.violations[0].sentence
+        return self.violations[0].sentence
 
     def to_json(self) -> dict[str, Any]:
         """Return its form in explore.json."""
@@ -77,24 +87,71 @@ class Finding:
             "times": self.times,
             "sentence": self.sentence,
             "steps": self.steps.to_json(),
-            "first": self.record.steps.to_json(),
+            "first": self.first.to_json(),
             "stable": f"{reduced.failed} of {reduced.tried}" if reduced else "not tried",
             "runs": reduced.runs if reduced else 0,
             "folder": self.folder.name if self.folder else "",
+            "violations": [_violation_json(one) for one in self.violations],
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], folder: Path) -> Finding:
+        """Read back what `to_json` gave, of a finding that was written into a folder.
+
+        Raises:
+            UsageError, KeyError, ValueError: it has another form.
+        """
+        steps = readable_list(data["steps"])
+        stable = _STABLE.fullmatch(data["stable"])
+        reduced = Reduced(steps, int(data["runs"]), int(stable[1]), int(stable[2])) if stable else None
+        violations = tuple(
+            Violation(one["check"], Code.of(one["code"]), one["sentence"], fields=one["fields"])
+            for one in data["violations"]
+        )
+        return cls(
+            tuple(data["signature"]),
+            readable_list(data["first"]),
+            violations,
+            reduced,
+            data["known_issue"],
+            data["times"],
+            folder,
+        )
+
+
+def _violation_json(one: Violation) -> dict[str, Any]:
+    return {"check": one.check, "code": one.code.value, "sentence": one.sentence, "fields": dict(one.fields)}
 
 
 @dataclass
 class Findings:
-    """All causes that were found, each once, and how often known issues showed."""
+    """All causes that were found, each once, and how often known issues showed.
+
+    Attributes:
+        found: causes that are not in the baseline.
+        explained: causes of which only the short list showed that they are.
+        known: how often each known issue showed.
+    """
 
     found: list[Finding] = field(default_factory=list)
+    explained: list[Finding] = field(default_factory=list)
     known: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def count(self) -> int:
+        """How many were written."""
+        return len(self.found) + len(self.explained)
+
+    def keep(self, finding: Finding) -> None:
+        """Keep a cause, once it was reduced, in place of what was kept of it before."""
+        for kept in (self.found, self.explained):
+            kept[:] = [one for one in kept if one.folder != finding.folder]
+        (self.explained if finding.known else self.found).append(finding)
 
     def seen_before(self, record: Record) -> Finding | None:
         """Return the finding that a failing list shows again, None for a new one."""
         wanted = signature(record.violations)
-        for finding in self.found:
+        for finding in (*self.found, *self.explained):
             if finding.signature == wanted:
                 return finding
         return None
@@ -121,11 +178,8 @@ def write_finding(finding: Finding, folder: Path, qemu: str, executable: str) ->
     write_atomically(script, reproducer_text(steps, finding.sentence))
     script.chmod(0o755)
     write_atomically(folder / "finding.md", _draft(finding, qemu, executable))
-    violations = [
-        {"check": one.check, "code": one.code.value, "sentence": one.sentence, "fields": dict(one.fields)}
-        for one in finding.record.violations
-    ]
-    write_atomically(folder / "violations.json", json.dumps(violations, indent=1) + "\n")
+    # The last one: a folder that has it has all of them.
+    write_atomically(folder / FINDING_FILE, json.dumps(finding.to_json(), indent=1) + "\n")
 
 
 def _test_text(steps: StepList, finding: Finding) -> str:

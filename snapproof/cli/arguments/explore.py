@@ -45,6 +45,13 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument("--results", type=Path, metavar="DIR", help="a new folder for the results")
     parser.add_argument("--corpus", type=Path, metavar="FILE", help="begin with the lists of a corpus.json")
     parser.add_argument(
+        "--continue",
+        dest="go_on",
+        type=Path,
+        metavar="DIR",
+        help="go on with the campaign in a results folder, which was ended or killed, with the same options",
+    )
+    parser.add_argument(
         "--replay", type=Path, metavar="FILE", help="run the list of a steps.json, and no other"
     )
     parser.add_argument(

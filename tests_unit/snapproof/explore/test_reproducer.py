@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import given, settings
 
 from harness.codes import Code
-from snapproof.explore.findings import STEPS_FILE, Finding, signature, write_finding
+from snapproof.explore.findings import FINDING_FILE, STEPS_FILE, Finding, signature, write_finding
 from snapproof.explore.reproducer import LINES, reproducer_text
 from tests_functional.explore.executor import Record
 from tests_functional.explore.menu import KINDS
@@ -62,7 +62,7 @@ def test_a_finding_is_written_as_a_whole(tmp_path: Path) -> None:
     steps = StepList(GuestChoice(), _STEPS)
     check = judged("explore/qemu", "QEMU lives.", [Problem(Code.QEMU_ENDED, 'QEMU """ended""".')])
     record = Record(steps, (check,))
-    finding = Finding(signature(record.violations), record, Reduced(steps, 9, 3, 3))
+    finding = Finding(signature(record.violations), record.steps, record.violations, Reduced(steps, 9, 3, 3))
     write_finding(finding, tmp_path / "one", "10.0.13", "/usr/bin/qemu")
     assert StepList.from_json(json.loads((tmp_path / "one" / STEPS_FILE).read_text())) == steps
     test = (tmp_path / "one" / "test_explored.py").read_text()
@@ -73,7 +73,7 @@ def test_a_finding_is_written_as_a_whole(tmp_path: Path) -> None:
     assert "in 3 of 3 runs" in draft
     assert "7. `snapshot(flow=" in draft
     assert "qemu.ended" in draft
-    written = json.loads((tmp_path / "one" / "violations.json").read_text())
+    written = json.loads((tmp_path / "one" / FINDING_FILE).read_text())["violations"]
     assert written == [
         {"check": "explore/qemu", "code": "qemu.ended", "sentence": 'QEMU """ended""".', "fields": {}}
     ]

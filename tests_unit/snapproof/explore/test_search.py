@@ -162,7 +162,8 @@ def test_a_cause_is_reported_once() -> None:
     def record(code: Code) -> Record:
         return Record(_EMPTY, (judged("check", "Demands.", [Problem(code, "A sentence.")]),))
 
-    findings = Findings([Finding(signature(record(Code.QEMU_ENDED).violations), record(Code.QEMU_ENDED))])
+    first = record(Code.QEMU_ENDED)
+    findings = Findings([Finding(signature(first.violations), first.steps, first.violations)])
     assert findings.seen_before(record(Code.QEMU_ENDED)) is findings.found[0]
     assert findings.seen_before(record(Code.QMP_CLOSED)) is None
     assert record(Code.QEMU_ENDED).status is Status.FAIL
