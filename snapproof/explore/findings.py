@@ -28,7 +28,7 @@ FINDING_FILE = "finding.json"
 
 _STABLE = re.compile(r"(\d+) of (\d+)")
 
-_NAMED_FIELDS = ("qemu_said", "command", "status", "state", "setting", "name", "error")
+_NAMED_FIELDS = ("qemu_said", "command", "status", "state", "setting", "name", "error", "pages")
 
 
 def signature(violations: Sequence[Violation]) -> tuple[str, ...]:

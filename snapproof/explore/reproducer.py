@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests_functional.explore.destinations import DESTINATIONS
 from tests_functional.explore.guests import chosen_arguments
 from tests_functional.explore.objects import PLUGGABLE
 from tests_functional.explore.steps import Step, StepList
@@ -155,6 +156,33 @@ def begin(golden=False, early=False):
     return sink
 
 
+def cancel_unconnected(snapshot):
+    """Cancel a save whose socket nobody accepts, since others wait there already."""
+    path = f"{{FOLDER.name}}/nobody"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(1)
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(8)]
+    for one in waiting:
+        one.setblocking(False)
+        try:
+            one.connect(path)
+        except BlockingIOError:
+            pass
+    capability(snapshot)
+    ask("migrate", uri=f"unix:{{path}}")
+    ask("migrate_cancel")
+    wait_save(("cancelled",))
+    limit = time.monotonic() + SECONDS
+    while any(one["type"] == "migration" for one in ask("query-yank")):
+        if time.monotonic() > limit:
+            end(1, "The save is cancelled, and QEMU does not clean up after it.")
+        time.sleep(0.1)
+    listener.close()
+    os.unlink(path)
+    capability(False)
+
+
 def finish(sink, ends):
     sink.speed = "fast"
     answer = wait_save(("completed", "failed", "cancelled"))
@@ -284,6 +312,22 @@ def _begin_starved(step: Step, state: dict[str, Any]) -> list[str]:
     ]
 
 
+def _save_nowhere(step: Step, state: dict[str, Any]) -> list[str]:
+    given = json.dumps(DESTINATIONS[str(step.arguments["destination"])])
+    ask = f"ask('migrate', **json.loads({given!r}))"
+    if state.get("saving"):
+        return [ask]
+    return [f"capability({step.arguments['snapshot']})", ask, "time.sleep(2)", "capability(False)"]
+
+
+def _cancel_unconnected(step: Step, state: dict[str, Any]) -> list[str]:
+    return [] if state.get("saving") else [f"cancel_unconnected({step.arguments['snapshot']})"]
+
+
+def _limit_bandwidth(step: Step, _state: dict[str, Any]) -> list[str]:
+    return [f"ask('migrate-set-parameters', **{{'max-bandwidth': {step.arguments['bytes']}}})"]
+
+
 def _next_tag(state: dict[str, Any]) -> str:
     state["tags"] = state.get("tags", 0) + 1
     return f"tag-{state['tags']}"
@@ -317,6 +361,13 @@ LINES: Mapping[str, Callable[[Step, dict[str, Any]], list[str]]] = {
     "freeze": _freeze,
     "wait": _sleep,
     "migrate-again": _in_save(lambda _step, _state: ['ask("migrate", uri="exec:cat > /dev/null")']),
+    "save-nowhere": _save_nowhere,
+    "cancel-unconnected": _cancel_unconnected,
+    "limit-bandwidth": _in_save(
+        lambda step, _state: [
+            f"ask('migrate-set-parameters', **{{'max-bandwidth': {step.arguments['bytes']}}})"
+        ]
+    ),
     "info": lambda step, _state: [_hmp(f"info {step.arguments['what']}")],
     "qmp": _qmp,
     "qom-set": lambda step, _state: [f"ask('qom-set', **json.loads({json.dumps(dict(step.arguments))!r}))"],

@@ -302,6 +302,16 @@ def migrate_again(session: Session, _arguments: Mapping[str, Any]) -> bool:
     return True
 
 
+def limit_bandwidth(session: Session, arguments: Mapping[str, Any]) -> bool:
+    """Limit the bandwidth of the save that goes on; a background snapshot has no limit, so it goes on."""
+    if not session.save_goes_on():
+        return False
+    if give(session, "migrate-set-parameters", {"max-bandwidth": int(arguments["bytes"])}) is None:
+        session.tampered.add("max-bandwidth")
+        session.note_settings()
+    return True
+
+
 def info(session: Session, arguments: Mapping[str, Any]) -> bool:
     """Ask by the human monitor."""
     give(session, "human-monitor-command", {"command-line": f"info {arguments['what']}"})

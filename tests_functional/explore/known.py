@@ -60,11 +60,38 @@ def _mode(steps: StepList) -> bool:
 
 
 def _ignores_shared(steps: StepList) -> bool:
-    """The capability `x-ignore-shared` is set, and the guest has shared RAM."""
-    return steps.guest.ram in _SHARED and any(
-        step.kind == "qmp" and step.arguments["command"] == _CAPABILITIES and _sets(step, "x-ignore-shared")
-        for step in steps.steps
+    """A guest with shared RAM is saved while the capability `x-ignore-shared` is on."""
+    on = False
+    for step in steps.steps:
+        if step.kind == "qmp" and step.arguments["command"] == _CAPABILITIES:
+            on = _switched(step, "x-ignore-shared", on)
+        elif on and step.kind in _SAVES:
+            return steps.guest.ram in _SHARED
+    return False
+
+
+def _limited(steps: StepList) -> bool:
+    """The bandwidth of a save is limited while it goes on."""
+    begun = False
+    for step in steps.steps:
+        begun = begun or step.kind in ("begin", "begin-starved")
+        sets = step.kind == "qmp" and step.arguments["command"] == _SET
+        given = step.arguments.get("arguments") if sets else None
+        if begun and (step.kind == "limit-bandwidth" or (given and "max-bandwidth" in given)):
+            return True
+    return False
+
+
+def _nowhere(*names: str) -> Callable[[StepList], bool]:
+    """Return a function that says whether a list asks for a save to one of some destinations."""
+    return lambda steps: any(
+        step.kind == "save-nowhere" and step.arguments["destination"] in names for step in steps.steps
     )
+
+
+def _unconnected(steps: StepList) -> bool:
+    """A save is cancelled whose socket nobody accepts."""
+    return any(step.kind == "cancel-unconnected" for step in steps.steps)
 
 
 def _multifd_inside(steps: StepList) -> bool:
@@ -84,6 +111,19 @@ def _block(steps: StepList) -> bool:
     )
 
 
+def _switched(step: Step, name: str, before: bool) -> bool:
+    """Return whether a capability is on after a command; its arguments may be of any type."""
+    entries = step.arguments["arguments"].get("capabilities", ())
+    for entry in entries if isinstance(entries, list) else ():
+        if (
+            isinstance(entry, dict)
+            and entry.get("capability") == name
+            and entry.get("state") in (True, False)
+        ):
+            before = bool(entry["state"])
+    return before
+
+
 def _sets(step: Step, name: str) -> bool:
     """Return whether a command switches a capability on; its arguments may be of any type."""
     entries = step.arguments["arguments"].get("capabilities", ())
@@ -94,12 +134,16 @@ def _sets(step: Step, name: str) -> bool:
 
 
 def _continued_early(steps: StepList) -> bool:
-    """A guest is told to go on before T0 of a save."""
-    kinds = [step.kind for step in steps.steps]
-    early = [
-        at for at, step in enumerate(steps.steps) if step.kind == "begin" and step.arguments.get("early")
-    ]
-    return bool(early) and "cont" in kinds[early[0] :]
+    """A guest is told to go on before T0 of a save; steps that wait for T0 end that time."""
+    early = False
+    for step in steps.steps:
+        if step.kind == "begin":
+            early = early or bool(step.arguments.get("early"))
+        elif step.kind in _WAIT_FOR_T0:
+            early = False
+        elif step.kind == "cont" and early:
+            return True
+    return False
 
 
 def _starved(steps: StepList) -> bool:
@@ -115,6 +159,12 @@ def _loaded(steps: StepList) -> bool:
 
 
 _SHARED = ("memfd", "shared-ram")
+# Steps that take a save, or begin one.
+_SAVES = ("begin", "begin-starved", "snapshot")
+# Steps before which `Session.settle` waits for T0, and the end of the save.
+_WAIT_FOR_T0 = (
+    "finish", "reset", "panic", "sleep", "pattern", "untouched", "save-inside", "load-inside", "plug",
+)  # fmt: skip
 _SET, _CAPABILITIES = "migrate-set-parameters", "migrate-set-capabilities"
 
 LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
@@ -131,6 +181,10 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F53": _loaded,
     "F54": _ignores_shared,
     "F55": _multifd_inside,
+    "F931": _nowhere("empty-rdma"),
+    "F932": _nowhere("no-arguments"),
+    "F933": _unconnected,
+    "F934": _limited,
 }
 """By the issue's id in the baseline: whether a list has what leads to it."""
 

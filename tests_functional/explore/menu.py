@@ -11,7 +11,7 @@ from guest_images.agent.pages import PATTERNS
 from harness.errors import UsageError
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.qapi_schema import QapiSchema
-from tests_functional.explore import acts, continuing, internal, objects
+from tests_functional.explore import acts, continuing, destinations, internal, objects
 from tests_functional.explore.commands import draw_arguments, drawable
 from tests_functional.explore.guests import DEVICES, MACHINES, RAM_KINDS
 from tests_functional.explore.sink import TRANSPORTS, Speed
@@ -88,6 +88,11 @@ def _one(name: str, *values: Any) -> Callable[[Drawing], dict[str, Any]]:
     return lambda drawing: {name: drawing.chance.choice(values)}
 
 
+def _nowhere(drawing: Drawing) -> dict[str, Any]:
+    chance = drawing.chance
+    return {"destination": chance.choice((*destinations.DESTINATIONS,)), "snapshot": chance.random() < 0.7}
+
+
 def _property(drawing: Drawing) -> dict[str, Any]:
     path, name, values = drawing.chance.choice(objects.PROPERTIES)
     return {"path": path, "property": name, "value": drawing.chance.choice(values)}
@@ -154,6 +159,27 @@ KINDS: Mapping[str, Kind] = {
     "pattern": Kind("another program writes to other memory", acts.pattern, _pattern, 0.7, _PATTERN),
     "untouched": Kind("a guest uses memory for the first time after T0", acts.untouched, weight=1.5),
     "migrate-again": Kind("two tools save the same guest", acts.migrate_again, weight=0.4),
+    "save-nowhere": Kind(
+        "management names a destination that is none",
+        destinations.save_nowhere,
+        _nowhere,
+        0.8,
+        {"destination": tuple(destinations.DESTINATIONS), "snapshot": bool},
+    ),
+    "cancel-unconnected": Kind(
+        "nobody accepts the connection of a save, and a user cancels it",
+        destinations.cancel_unconnected,
+        _one("snapshot", True, True, False),
+        0.4,
+        {"snapshot": bool},
+    ),
+    "limit-bandwidth": Kind(
+        "management limits a migration that goes on",
+        acts.limit_bandwidth,
+        _one("bytes", 100 << 10, 1 << 20, 1 << 30),
+        0.4,
+        {"bytes": int},
+    ),
     "info": Kind("people look at what QEMU does", acts.info, _one("what", *_INFOS), 1, {"what": str}),
     "qmp": Kind("management gives a command, now and then a wrong one", acts.qmp, _qmp, 7, _QMP),
     "qom-set": Kind("management changes an object", objects.qom_set, _property, 1, _PROPERTY),

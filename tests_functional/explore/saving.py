@@ -203,6 +203,9 @@ def finish(session: Session) -> bool:
     save.sink.set_speed(Speed.FAST)
     with host_excused(machine):
         ending = _wait_ending(session)
+    if ending.status not in ENDED:
+        _unfinished(session, ending)
+        return True
     completed = session.counters.steps() if model.save.same_guest else save.after
     session.model = model.ended()
     session.close_save()
@@ -235,6 +238,15 @@ def finish(session: Session) -> bool:
         )
     session.serve_again()
     return True
+
+
+def _unfinished(session: Session, ending: Ending) -> None:
+    """Note a save that does not end although its sink is fast, and whether it has saved any RAM."""
+    ram = session.machine.query_migrate().get("ram", {})
+    pages = ram.get("normal", 0) + ram.get("duplicate", 0)
+    sentence = f"With a fast sink the save is '{ending.status}' for {_END_SECONDS:.0f} s, at {pages} pages."
+    fields = {"status": ending.status, "pages": "some" if pages else "none"}
+    session.note(END, Problem(Code.SAVE_UNFINISHED, sentence, fields))
 
 
 def _wait_ending(session: Session) -> Ending:

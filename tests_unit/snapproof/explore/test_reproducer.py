@@ -53,7 +53,7 @@ def test_scripts_are_python(guest: GuestChoice) -> None:
 def test_steps_that_do_not_apply_are_left_out() -> None:
     """Outside of a save there is nothing to cancel, and nothing that ends."""
     text = reproducer_text(StepList(GuestChoice(), (Step("cancel"), Step("finish"))), "A sentence.")
-    assert "migrate_cancel" not in text
+    assert not any(line == 'ask("migrate_cancel")' for line in text.splitlines())
     assert "\nfinish(sink" not in text
 
 

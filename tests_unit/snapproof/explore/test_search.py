@@ -89,6 +89,10 @@ def test_the_capability_block_leads_to_f50(name: str, on: bool, leads: bool) -> 
     assert LEADS_TO["F50"](_EMPTY.with_steps([step])) is leads
 
 
+def _set(arguments: dict[str, object]) -> Step:
+    return Step("qmp", {"command": "migrate-set-parameters", "arguments": arguments})
+
+
 _EARLY, _CONT = Step("begin", {"early": True}), Step("cont")
 
 
@@ -100,7 +104,21 @@ _EARLY, _CONT = Step("begin", {"early": True}), Step("cont")
         ("F52", [_CONT, _EARLY], False),
         ("F53", [Step("begin"), Step("load-inside")], True),
         ("F53", [Step("load-inside"), Step("begin")], False),
+        ("F52", [_EARLY, Step("finish"), _CONT], False),
+        ("F52", [_EARLY, Step("plug"), Step("begin"), _CONT], False),
+        ("F52", [_EARLY, Step("wait"), _CONT], True),
         ("F10", [Step("begin-starved", {"left": 1})], True),
+        ("F931", [Step("save-nowhere", {"destination": "empty-rdma"})], True),
+        ("F931", [Step("save-nowhere", {"destination": "no-arguments"})], False),
+        ("F932", [Step("save-nowhere", {"destination": "no-arguments"})], True),
+        ("F932", [Step("save-nowhere", {"destination": "empty-rdma"})], False),
+        ("F933", [Step("cancel-unconnected")], True),
+        ("F933", [Step("begin"), Step("cancel")], False),
+        ("F934", [Step("begin"), Step("limit-bandwidth", {"bytes": 1})], True),
+        ("F934", [Step("limit-bandwidth", {"bytes": 1}), Step("begin")], False),
+        ("F934", [Step("begin"), _set({"max-bandwidth": 1})], True),
+        ("F934", [Step("begin"), _set({"downtime-limit": 1})], False),
+        ("F934", [_set({"max-bandwidth": 1}), Step("begin")], False),
         ("F10", [Step("begin")], False),
     ],
 )
@@ -110,13 +128,32 @@ def test_what_leads_to_an_issue(issue: str, steps: list[Step], leads: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("ram", "on", "leads"), [("memfd", True, True), ("memfd", False, False), ("anonymous", True, False)]
+    ("ram", "states", "kind", "leads"),
+    [
+        ("memfd", [True], "begin", True),
+        ("memfd", [True], "snapshot", True),
+        ("memfd", [True], "stop", False),
+        ("memfd", [False], "begin", False),
+        ("memfd", [True, False], "begin", False),
+        ("memfd", [False, True], "begin", True),
+        ("anonymous", [True], "begin", False),
+    ],
 )
-def test_ignoring_shared_ram_leads_to_f54(ram: str, on: bool, leads: bool) -> None:
-    """Only RAM that is shared is left out of a file."""
-    arguments = {"capabilities": [{"capability": "x-ignore-shared", "state": on}]}
-    step = Step("qmp", {"command": "migrate-set-capabilities", "arguments": arguments})
-    assert LEADS_TO["F54"](StepList(GuestChoice(ram=ram), (step,))) is leads
+def test_saving_a_guest_whose_shared_ram_is_ignored_leads_to_f54(
+    ram: str, states: list[bool], kind: str, leads: bool
+) -> None:
+    """Only RAM that is shared is left out of a file, and only of one that is saved while it is on."""
+    switched = [
+        Step(
+            "qmp",
+            {
+                "command": "migrate-set-capabilities",
+                "arguments": {"capabilities": [{"capability": "x-ignore-shared", "state": on}]},
+            },
+        )
+        for on in states
+    ]
+    assert LEADS_TO["F54"](StepList(GuestChoice(ram=ram), (*switched, Step(kind)))) is leads
 
 
 @pytest.mark.parametrize(("kind", "leads"), [("save-inside", True), ("stop", False)])
