@@ -9,6 +9,7 @@ from typing import Any
 from harness.errors import SetupBroken
 from harness.qemu.architectures import MachineType
 from harness.qemu.configuration import MIB
+from harness.qemu.io_ports import read_port, write_port
 from harness.qemu.machine import Machine
 from harness.qemu.memory_tree import region_addresses
 from harness.qemu.pci import MemorySpace, PciFunction, PortSpace, find_function
@@ -18,6 +19,9 @@ from harness.qemu.virtio_mmio import MODERN_REGISTERS, VirtioMmioDevice
 
 # Guest-physical address of registers: in the hole that `pc` and `q35` leave below 4 GiB.
 _REGISTERS = 0xE0000000
+
+# Their place among the I/O ports is ours to choose too.
+_PORTS = 0xC000
 
 # QEMU 10.0 hw/pci-host/gpex.c gpex_host_realize(): the name of the hole of other machines.
 _HOLE = "gpex_mmio_window"
@@ -136,6 +140,31 @@ class PciRegisters:
     def put(self, offset: int, value: int, size: int = 4) -> None:
         """Write a register; raises SetupBroken where QEMU does not write it."""
         self._qtest.write(self._first + offset, size, value)
+
+
+class PciPorts:
+    """The I/O ports of one function of the first bus; offsets in bytes from its base address."""
+
+    def __init__(self, machine: Machine, function: PciFunction) -> None:
+        """Use a function of a running machine that has ports."""
+        self._machine, self._function = machine, function
+
+    def open(self, base_address: int = 0) -> None:
+        """Give the function's ports their place, and let it write to guest RAM.
+
+        Args:
+            base_address: number of the base address register.
+        """
+        self._function.give_ports(base_address, _PORTS)
+        self._function.enable()
+
+    def get(self, offset: int, size: int = 4) -> int:
+        """Return a register's value; raises SetupBroken where QEMU does not read it."""
+        return read_port(self._machine, _PORTS + offset, size)
+
+    def put(self, offset: int, value: int, size: int = 4) -> None:
+        """Write a register."""
+        write_port(self._machine, _PORTS + offset, size, value)
 
 
 def has_id(vendor: int, device: int) -> Callable[[Mapping[str, Any]], bool]:

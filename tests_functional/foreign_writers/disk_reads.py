@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from harness.deadline import Deadline
 from harness.qemu.architectures import TARGET_PAGE_BYTES
+from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import PAGES
 from tests_functional.lib.drivers.disk import DiskDriver, Transfer, carry_out
 
 _PASS_BYTES = PAGES * TARGET_PAGE_BYTES
+
+
+def make_disk(path: Path, marks: Marks, passes: int) -> None:
+    """Make an image of the marked pages of some passes; an SD card must have a power of two of bytes."""
+    with path.open("wb") as disk:
+        for number in range(passes):
+            disk.writelines(marks.page(number, index) for index in range(PAGES))
+        disk.truncate(1 << (passes * _PASS_BYTES - 1).bit_length())
 
 
 class DiskReads:

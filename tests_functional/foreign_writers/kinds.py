@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -28,12 +28,15 @@ from tests_functional.foreign_writers.socket_bytes import CONSOLE, ENTROPY, Sock
 from tests_functional.foreign_writers.target import Target
 from tests_functional.lib.drivers import virtio_disk
 from tests_functional.lib.drivers.ahci import AhciDisk
+from tests_functional.lib.drivers.am53c974 import Am53c974Disk
 from tests_functional.lib.drivers.disk import DiskDriver
+from tests_functional.lib.drivers.ehci import Ehci
 from tests_functional.lib.drivers.ide import IdeDisk
 from tests_functional.lib.drivers.lsi import LsiDisk
 from tests_functional.lib.drivers.megasas import MegasasDisk
 from tests_functional.lib.drivers.nvme import NvmeDisk
 from tests_functional.lib.drivers.pvscsi import PvscsiDisk
+from tests_functional.lib.drivers.sd_card import SdCard
 from tests_functional.lib.drivers.usb_disk import UsbDisk
 from tests_functional.lib.drivers.virtio_disk import VirtioDisk
 
@@ -65,6 +68,7 @@ class Needs(Enum):
     DEVICES = "devices that the host can drive"
     PCI = "PCI"
     IDE = "IDE"
+    PORTS = "I/O ports"
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,7 @@ class WriterKind:
             Needs.DEVICES: kind.config_ports or kind.virtio_mmio,
             Needs.PCI: kind.pci and (kind.config_ports or kind.virtio_mmio),
             Needs.IDE: kind.config_ports,
+            Needs.PORTS: kind.config_ports,
         }[self.needs]
 
     def target(self, board: Board) -> Target:
@@ -220,22 +225,43 @@ def _read_by(
     return writer
 
 
+def _behind(
+    controller: str,
+    disk: str,
+    reason: str,
+    driver: Callable[[Board, GuestMemory, int], DiskDriver],
+    requests: int,
+    bus: str = "foreign-bus.0",
+) -> WriterKind:
+    """Return the reader of a disk behind a PCI controller.
+
+    Args:
+        controller: QEMU's name of the controller.
+        disk: that of the disk.
+        reason: why it is tested.
+        driver: makes the disk's driver.
+        requests: in each pass.
+        bus: name of the bus between them.
+    """
+    return WriterKind(
+        reason,
+        controller,
+        lambda place: (
+            *place.reachable(),
+            *("-device", f"{controller},id=foreign-bus"),
+            *_disk(place, f"{disk},bus={bus}"),
+        ),
+        _read_by(driver, requests),
+        qemu_device=controller,
+        needs=Needs.PCI,
+    )
+
+
 def _scsi(
     device: str, reason: str, driver: Callable[[Board, GuestMemory, int], DiskDriver], requests: int
 ) -> WriterKind:
     """Return the reader of a SCSI disk behind a PCI controller."""
-    return WriterKind(
-        reason,
-        device,
-        lambda place: (
-            *place.reachable(),
-            *("-device", f"{device},id=foreign-scsi"),
-            *_disk(place, "scsi-hd,bus=foreign-scsi.0"),
-        ),
-        _read_by(driver, requests),
-        qemu_device=device,
-        needs=Needs.PCI,
-    )
+    return _behind(device, "scsi-hd", reason, driver, requests)
 
 
 _blk_reads = _read_by(partial(VirtioDisk, kind=virtio_disk.BLK), 16)
@@ -388,6 +414,15 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         PvscsiDisk,
         16,
     ),
+    "am53c974": replace(
+        _scsi(
+            "am53c974",
+            "a SCSI controller copies what its disk sends, phase by phase of a command",
+            Am53c974Disk,
+            8,
+        ),
+        needs=Needs.PORTS,
+    ),
     "e1000": WriterKind(
         "packets arrive by a card that writes descriptors and packets as a bus master",
         "e1000",
@@ -448,17 +483,27 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         qemu_device="ivshmem-plain",
         needs=Needs.PCI,
     ),
-    "usb-storage": WriterKind(
+    "usb-storage": _behind(
+        "qemu-xhci",
+        "usb-storage",
         "a USB controller follows rings in guest RAM, and keeps what it knows of devices there",
-        "xhci",
-        lambda place: (
-            *place.reachable(),
-            *("-device", "qemu-xhci,id=foreign-usb"),
-            *_disk(place, "usb-storage,bus=foreign-usb.0"),
-        ),
-        _read_by(UsbDisk, 1),
-        qemu_device="qemu-xhci",
-        needs=Needs.PCI,
+        UsbDisk,
+        1,
+    ),
+    "usb-ehci": _behind(
+        "usb-ehci",
+        "usb-storage",
+        "an older USB controller follows lists in guest RAM whenever it likes, and writes its progress there",
+        partial(UsbDisk, controller=Ehci),
+        1,
+    ),
+    "sd-card": _behind(
+        "sdhci-pci",
+        "sd-card",
+        "an SD host controller reads a card by itself, at the write to its register",
+        SdCard,
+        16,
+        bus="sd-bus",
     ),
     "cirrus": WriterKind(
         "a display card writes to its video RAM by itself, through a pointer of QEMU's",

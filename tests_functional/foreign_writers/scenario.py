@@ -24,10 +24,11 @@ from harness.qemu.machine import Machine
 from harness.qemu.memory_tree import bytes_behind_main, find_ram
 from harness.qemu.qmp import CommandRefused
 from tests_functional.foreign_writers.daemons import Service, served
+from tests_functional.foreign_writers.disk_reads import make_disk
 from tests_functional.foreign_writers.judge import judge_marks, judge_restored_writer
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, WriterKind, all_arguments
 from tests_functional.foreign_writers.marks import Marks
-from tests_functional.foreign_writers.target import PAGES, Target
+from tests_functional.foreign_writers.target import Target
 from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
 from tests_functional.lib.cycle import Source, judge_cycle, resting, writing_guest
 from tests_functional.lib.guest import Guest
@@ -244,7 +245,7 @@ def _places(run: Run, marks: Marks, kind: MachineType) -> Iterator[list[Place]]:
     disk = run.folder / "shared" / "marks"
     disk.parent.mkdir()
     try:
-        _make_disk(disk, marks)
+        make_disk(disk, marks, 1 + 2 * len(_FLOWS))
         with socket_folder() as folder:
             names = (f"socket-{number}" for number in range(1 + len(_FLOWS)))
             yield [Place(disk, folder / name, marks, kind) for name in names]
@@ -290,9 +291,3 @@ def _require_early(machine: Machine) -> None:
             f"Only {max(left, 0) >> 20} MiB of the main RAM were left to save when the foreign writer had "
             "written all, so some may have been saved before they were written; run less beside it."
         )
-
-
-def _make_disk(path: Path, marks: Marks) -> None:
-    with path.open("wb") as disk:
-        for number in range(1 + 2 * len(_FLOWS)):
-            disk.writelines(marks.page(number, index) for index in range(PAGES))

@@ -58,7 +58,7 @@ class LostProtection:
 
 
 # Virtio has a row of its own. These devices have each another way to guest RAM.
-_DEVICES = ("pvscsi", "rtl8139")
+_DEVICES = ("pvscsi", "rtl8139", "am53c974", "usb-ehci", "sd-card")
 
 LIVE_FOREIGN_FAULTS: Mapping[str, LostProtection] = {
     "lost-protection": LostProtection(),

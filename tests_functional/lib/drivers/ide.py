@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 
 from harness.errors import NotApplicable
-from harness.qemu.board import Board
+from harness.qemu.board import Board, PciPorts
 from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.io_ports import read_port, write_port
 from harness.qemu.pci import PciFunction, find_function
@@ -24,8 +24,7 @@ _ERROR = 1
 _BM_COMMAND, _BM_STATUS, _BM_TABLE = 0, 2, 4
 _START, _TO_MEMORY = 1, 8
 _ACTIVE, _FAILED, _INTERRUPT = 1, 2, 4
-# Its place among the ports is ours to choose: the firmware of a bare guest sets up no PCI devices.
-_BAR, _BUS_MASTER = 4, 0xC000
+_BAR = 4
 _ENTRY_BYTES, _LAST_ENTRY = 64 << 10, 1 << 31
 _IDE_CLASS = 0x0101
 # A place has two entries of the table that says where data are, and the request itself: the registers of such
@@ -54,12 +53,11 @@ class IdeDisk:
         place = find_function(self._machine, lambda device: device["class_info"]["class"] == _IDE_CLASS)
         if place is None:
             raise NotApplicable("The machine has no IDE controller that is a bus master.")
-        self._function = PciFunction(self._machine, place)
+        self._bus_master = PciPorts(self._machine, PciFunction(self._machine, place))
 
     def start(self) -> None:
         """Let the controller write to guest RAM."""
-        self._function.give_ports(_BAR, _BUS_MASTER)
-        self._function.enable()
+        self._bus_master.open(_BAR)
 
     def resume(self, _told: int) -> list[int]:
         """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
@@ -80,33 +78,30 @@ class IdeDisk:
         """Give the disk a request."""
         place = self._place(request)
         *_, sector, sectors, writes = struct.unpack(_PLACE, self._memory.read(place, _PLACE_BYTES))
-        self._put(_BM_COMMAND, 1, 0)
-        self._put(_BM_STATUS, 1, _FAILED | _INTERRUPT)
-        self._put(_BM_TABLE, 4, place)
+        self._bus_master.put(_BM_COMMAND, 0, 1)
+        self._bus_master.put(_BM_STATUS, _FAILED | _INTERRUPT, 1)
+        self._bus_master.put(_BM_TABLE, place)
         write_port(self._machine, _DEVICE, 1, _USE_LBA | sector >> 24)
         # 256 sectors are 0 in the register's 8 bits.
         write_port(self._machine, _COUNT, 1, sectors & 0xFF)
         for byte in range(3):
             write_port(self._machine, _LBA + byte, 1, sector >> 8 * byte & 0xFF)
         write_port(self._machine, _COMMAND, 1, _WRITE_DMA if writes else _READ_DMA)
-        self._put(_BM_COMMAND, 1, _START | (0 if writes else _TO_MEMORY))
+        self._bus_master.put(_BM_COMMAND, _START | (0 if writes else _TO_MEMORY), 1)
 
     def answers(self) -> list[Answer]:
         """Return the answer to the one request that the disk can have, if it is there."""
         if self._notes.seen == self._notes.given:
             return []
-        status = read_port(self._machine, _BUS_MASTER + _BM_STATUS, 1)
+        status = self._bus_master.get(_BM_STATUS, 1)
         if status & _ACTIVE or not status & (_INTERRUPT | _FAILED):
             return []
         found = read_port(self._machine, _COMMAND, 1)
         # So that the next request is not taken for answered.
-        self._put(_BM_STATUS, 1, _FAILED | _INTERRUPT)
+        self._bus_master.put(_BM_STATUS, _FAILED | _INTERRUPT, 1)
         self._notes.seen += 1
         failed = status & _FAILED or found & _ERROR
         return [Answer(self._notes.seen - 1, found if failed else 0)]
 
     def _place(self, request: int) -> int:
         return self._tables + request % _PLACES * _PLACE_BYTES
-
-    def _put(self, register: int, size: int, value: int) -> None:
-        write_port(self._machine, _BUS_MASTER + register, size, value)

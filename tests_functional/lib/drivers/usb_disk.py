@@ -1,4 +1,4 @@
-"""Plays the driver of a USB disk behind an xHCI controller.
+"""Plays the driver of a USB disk behind any controller.
 
 See USB Mass Storage Class, Bulk-Only Transport 1.0, 5 (a command's and a status' frame).
 """
@@ -6,13 +6,15 @@ See USB Mass Storage Class, Bulk-Only Transport 1.0, 5 (a command's and a status
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board
 from harness.qemu.guest_memory import GuestMemory
 from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
 from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, get_ready, transfer_command
-from tests_functional.lib.drivers.xhci import CONTROL_PAGES, IN, OUT, Xhci
+from tests_functional.lib.drivers.usb import IN, OUT, UsbController
+from tests_functional.lib.drivers.xhci import Xhci
 
 _FRAME, _FRAME_BYTES, _ANSWER_BYTES, _FROM_DISK = b"USBC", 31, 13, 0x80
 _PLACES, _FRAME_PLACE, _ANSWER_PLACE = 32, 64, 32
@@ -23,20 +25,27 @@ class UsbDisk:
 
     at_once = 1
 
-    def __init__(self, board: Board, memory: GuestMemory, control: int) -> None:
+    def __init__(
+        self,
+        board: Board,
+        memory: GuestMemory,
+        control: int,
+        controller: Callable[[Board, GuestMemory, int], UsbController] = Xhci,
+    ) -> None:
         """Find the controller of a running machine.
 
         Args:
             board: reaches the devices of a running machine.
             memory: the guest's.
             control: guest-physical address of pages for what the driver keeps in RAM.
+            controller: makes its driver, with the same arguments.
 
         Raises:
             SetupBroken: the machine has none.
         """
         self._machine, self._memory = board.machine, memory
-        self._controller = Xhci(board, memory, control)
-        self._frames = control + CONTROL_PAGES * TARGET_PAGE_BYTES
+        self._controller = controller(board, memory, control)
+        self._frames = control + self._controller.pages * TARGET_PAGE_BYTES
         self._answers = self._frames + _PLACES * _FRAME_PLACE
         self._notes = Notes(memory, self._answers + _PLACES * _ANSWER_PLACE)
 

@@ -13,13 +13,8 @@ from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board, PciRegisters, has_id
 from harness.qemu.guest_memory import GuestMemory
+from tests_functional.lib.drivers.usb import IN, OUT, SET_CONFIGURATION
 from tests_functional.lib.patience import patient
-
-IN, OUT = 3, 4
-"""The bulk endpoints, by the number of their context."""
-
-CONTROL_PAGES = 9
-"""Pages of guest RAM that the driver keeps its rings and contexts in."""
 
 # QEMU 10.0 hw/usb/hcd-xhci-pci.c, qemu-xhci.
 _ID = (0x1B36, 0x000D)
@@ -41,7 +36,6 @@ _CONTROL = 1
 _CONTROL_TYPE, _IN_TYPE, _OUT_TYPE = 4, 6, 2
 _CONTROL_PACKET, _BULK_PACKET = 512, 1024
 _CONTEXT_BYTES = 32
-_SET_CONFIGURATION = bytes((0x00, 9, 1, 0, 0, 0, 0, 0))
 # A block of a ring has at most 64 KiB.
 _MOST_BYTES = 64 << 10
 _RING_BYTES = {IN: 2 * TARGET_PAGE_BYTES, OUT: TARGET_PAGE_BYTES}
@@ -50,19 +44,22 @@ _RING_BYTES = {IN: 2 * TARGET_PAGE_BYTES, OUT: TARGET_PAGE_BYTES}
 class Xhci:
     """The driver; the controller's rings and contexts are in guest RAM, and no ring is used twice."""
 
+    pages = 9
+    """Pages of guest RAM that the driver keeps its rings and contexts in."""
+
     def __init__(self, board: Board, memory: GuestMemory, control: int) -> None:
         """Find the controller of a running machine.
 
         Args:
             board: reaches the devices of a running machine.
             memory: the guest's.
-            control: guest-physical address of CONTROL_PAGES for what the driver keeps in RAM.
+            control: guest-physical address of `pages` for what the driver keeps in RAM.
 
         Raises:
             SetupBroken: the machine has none.
         """
         self._machine, self._memory = board.machine, memory
-        pages = [control + page * TARGET_PAGE_BYTES for page in range(CONTROL_PAGES)]
+        pages = [control + page * TARGET_PAGE_BYTES for page in range(self.pages)]
         self._contexts, self._commands, self._events, self._input, self._output, self._control = pages[:6]
         self._rings = {OUT: pages[6], IN: pages[7]}
         self._used = {OUT: 0, IN: 0}
@@ -75,7 +72,7 @@ class Xhci:
         Raises:
             SetupBroken: one of them does not answer as it must.
         """
-        self._memory.write(self._contexts, bytes(CONTROL_PAGES * TARGET_PAGE_BYTES))
+        self._memory.write(self._contexts, bytes(self.pages * TARGET_PAGE_BYTES))
         self._registers.open()
         operational = self._registers.get(0, 1)
         self._start_controller(operational)
@@ -174,7 +171,7 @@ class Xhci:
         self._memory.write(self._input, body)
 
     def _configure_device(self) -> None:
-        (request,) = struct.unpack("<Q", _SET_CONFIGURATION)
+        (request,) = struct.unpack("<Q", SET_CONFIGURATION)
         status = self._control + _BLOCK_BYTES
         self._memory.write(
             self._control,

@@ -19,7 +19,7 @@ from harness.qemu.architectures import MICROVM, PC, MachineType
 from harness.qemu.board import Board
 from harness.qemu.machine import Machine
 from tests_functional.foreign_writers.daemons import served
-from tests_functional.foreign_writers.disk_reads import DiskReads
+from tests_functional.foreign_writers.disk_reads import DiskReads, make_disk
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, all_arguments
 from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import PAGES, Target
@@ -42,21 +42,23 @@ _DISKS = (
     "lsi53c895a",
     "megasas",
     "pvscsi",
+    "am53c974",
     "usb-storage",
+    "usb-ehci",
+    "sd-card",
 )
 
 
 # A machine whose virtio devices, and PCI functions here, are reached in memory.
 _IN_MEMORY = replace(MICROVM, name="microvm,pcie=on", pci=True)
-_NOT_IN_MEMORY = ("ide", "vhost-user-blk", "vhost-user-fs", "vhost-user-libblkio", "shared-ram")
+_NOT_IN_MEMORY = ("ide", "am53c974", "vhost-user-blk", "vhost-user-fs", "vhost-user-libblkio", "shared-ram")
 
 
 @contextmanager
 def _place(folder: Path, machine: MachineType) -> Iterator[Place]:
     marks, disk = Marks(), folder / "shared" / "marks"
     disk.parent.mkdir()
-    pages = (marks.page(number, index) for number in range(_PASSES) for index in range(PAGES))
-    disk.write_bytes(b"".join(pages))
+    make_disk(disk, marks, _PASSES)
     with socket_folder() as sockets:
         yield Place(disk, sockets / "socket-0", marks, machine)
 

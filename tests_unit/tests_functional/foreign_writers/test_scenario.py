@@ -15,6 +15,7 @@ from harness.qemu.architectures import MICROVM, PC, RISCV_VIRT, VIRT
 from harness.qemu.configuration import MIB
 from harness.qemu.machine import Machine
 from tests_functional.foreign_writers import kinds, scenario
+from tests_functional.foreign_writers.disk_reads import make_disk
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place
 from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import Target
@@ -57,10 +58,13 @@ def test_ram_behind_the_main_one_does_not_count(
 def test_disk_has_all_passes(tmp_path: Path) -> None:
     """One behind the other: the first, and two for each snapshot."""
     marks = Marks()
-    scenario._make_disk(tmp_path / "disk", marks)
+    make_disk(tmp_path / "disk", marks, 7)
     content = (tmp_path / "disk").read_bytes()
     pages = [content[at : at + 4096] for at in range(0, len(content), 4096)]
-    assert marks.passes(pages) == [number for number in range(7) for _ in range(768)]
+    assert marks.passes(pages[: 7 * 768]) == [number for number in range(7) for _ in range(768)]
+    # An SD card has a power of two of bytes.
+    assert len(content) == 32 * MIB
+    assert not any(content[7 * 768 * 4096 :])
 
 
 @pytest.mark.parametrize("name", WRITER_KINDS)
