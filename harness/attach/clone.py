@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.attach.clone_argv import Clone, clone_argv
 from harness.attach.machine import AttachedMachine
-from harness.attach.process import QemuProcess
+from harness.attach.process import CLONE_MONITOR, QemuProcess
 from harness.errors import MachineryMissing, NotApplicable
 from harness.qemu.disk import make_empty_disk
 from harness.qemu.spawned_machine import SpawnedMachine
@@ -44,16 +46,11 @@ class ClonedMachine(SpawnedMachine):
             raise MachineryMissing(
                 "QEMU's command line cannot be read (/proc/PID/cmdline), so no QEMU can be made like it."
             )
-        if process.same_files is False:
+        own = process.uid == os.geteuid() and process.same_files is not False
+        if not own and os.geteuid() != 0:
             raise NotApplicable(
-                "QEMU is in another mount namespace (a container), so its files cannot be given to a "
-                "second QEMU."
-            )
-        if process.uid != os.geteuid():
-            # Its program and command line are in that user's hands.
-            raise NotApplicable(
-                f"QEMU runs as user {process.uid} and this command as user {os.geteuid()}; the latter runs "
-                "nothing that another user may have written into a command line. Run this as that user."
+                f"QEMU runs as user {process.uid}{_elsewhere(process)} and this command as user "
+                f"{os.geteuid()}; a second one like it takes the same rights. Run this as root."
             )
         folder.mkdir(parents=True, exist_ok=True)
         # The overlays have what the guest writes.
@@ -63,9 +60,10 @@ class ClonedMachine(SpawnedMachine):
             for node in source.qmp.execute("query-named-block-nodes", {"flat": True})
         }
         self._source_pid = process.pid
-        self._prefix = _prefix(process)
-        self._clone = clone_argv(process.argv[1:], folder, sizes, image_size)
+        self._prefix = _prefix(process, own)
+        self._clone = clone_argv(process.argv[1:], folder, sizes, _image_size_of(process))
         self.changes = tuple(self._clone.changes)
+        self._files: list[int] = []
         self.overlays = len(self._clone.overlays)
         if self._clone.impossible:
             raise NotApplicable(
@@ -76,13 +74,29 @@ class ClonedMachine(SpawnedMachine):
     def arguments(self, qmp_fd: int, ssh_address: str) -> list[str]:
         """Return the command line: the other one's, changed; the arguments are those of the base class."""
         del ssh_address
+        sets = zip(self._clone.overlays, self._files, strict=True)
         return [
             *self._prefix,
+            *(word for one, file in sets for word in ("-add-fd", f"fd={file},set={one.number}")),
             *self._clone.argv,
             *("-chardev", f"socket,id=snapproof-qmp,fd={qmp_fd}"),
-            *("-mon", "chardev=snapproof-qmp,mode=control"),
+            *("-mon", CLONE_MONITOR),
             *("-incoming", "defer"),
         ]
+
+    def passed_files(self) -> tuple[int, ...]:
+        """Return the descriptors of the overlays."""
+        return tuple(self._files)
+
+    def _launch(self) -> None:
+        try:
+            for overlay in self._clone.overlays:
+                self._files.append(os.open(overlay.path, os.O_RDWR | os.O_CLOEXEC))
+            super()._launch()
+        finally:
+            for file in self._files:
+                os.close(file)
+            self._files.clear()
 
 
 def image_size(path: Path) -> int:
@@ -98,13 +112,33 @@ def image_size(path: Path) -> int:
         return -(-file.seek(0, 2) // _SECTOR) * _SECTOR
 
 
-def _prefix(process: QemuProcess) -> list[str]:
-    """Return what starts the same program in the same folder, with the variables that it needs."""
+def _elsewhere(process: QemuProcess) -> str:
+    return " in another mount namespace" if process.same_files is False else ""
+
+
+def _image_size_of(process: QemuProcess) -> Callable[[Path], int]:
+    """Return the function that reads the size of an image by its path in the process's namespace."""
+    if process.same_files is not False:
+        return image_size
+    return lambda path: image_size(Path(f"/proc/{process.pid}/root{path}"))
+
+
+def _prefix(process: QemuProcess, own: bool) -> list[str]:
+    """Return what starts the same program in the same folder, with the variables that it needs.
+
+    Args:
+        process: the QEMU.
+        own: it is ours; otherwise its user, group and mount namespace are taken on.
+    """
     try:
         environment = Path(f"/proc/{process.pid}/environ").read_bytes().decode(errors="surrogateescape")
     except OSError:
         environment = ""
     variables = [one for one in environment.split("\0") if one.partition("=")[0] in _KEPT_VARIABLES]
+    if not own:
+        enter = [sys.executable, "-S", str(Path(__file__).with_name("enter.py"))]
+        numbers = [str(number) for number in (process.pid, process.uid, process.gid)]
+        return ["env", *variables, *enter, *numbers, _program(process)]
     try:
         folder = str(Path(f"/proc/{process.pid}/cwd").readlink())
     except OSError:
@@ -114,10 +148,20 @@ def _prefix(process: QemuProcess) -> list[str]:
 
 
 def _program(process: QemuProcess) -> str:
+    """Return a path of the program: in its own mount namespace if that is another one than ours."""
     named = Path(process.argv[0])
+    running = f"/proc/{process.pid}/exe"
+    if process.same_files is False:
+        # The /proc of that namespace may have other process ids.
+        theirs = Path(f"/proc/{process.pid}/root{named}")
+        if not named.is_absolute() or not theirs.exists() or not theirs.samefile(running):
+            raise NotApplicable(
+                f"The program '{named}' is no longer the one that runs in the VM's mount namespace."
+            )
+        return str(named)
     if named.is_absolute() and process.executable and named.resolve() == process.executable:
         return str(named)
-    return f"/proc/{process.pid}/exe"
+    return running
 
 
 def _write_down(clone: Clone, folder: Path) -> None:

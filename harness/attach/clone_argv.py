@@ -20,7 +20,7 @@ _DROPPED = {
     "D": "log file", "d": "log file", "trace": "trace", "incoming": "source of a migration",
     "loadvm": "internal snapshot", "runas": "change of user", "run-with": "change of user or root",
     "chroot": "change of root", "display": "display", "vnc": "display", "spice": "display",
-    "mem-path": "file of guest RAM", "add-fd": "descriptor", "audiodev": "", "writeconfig": "file",
+    "mem-path": "file of guest RAM", "add-fd": "descriptor", "writeconfig": "file",
 }  # fmt: skip
 # The same for options without a value.
 _DROPPED_FLAGS = {
@@ -49,6 +49,8 @@ _FILE_MEMORY = ("memory-backend-file", "memory-backend-shm", "memory-backend-epc
 _TAPS = ("tap", "bridge")
 # QEMU 10.0 net/slirp.c: what connects a user network with the host, and its kind.
 _OUTWARD = ("type", "hostfwd", "guestfwd", "smb", "smbserver", "tftp", "bootfile", "restrict")
+# Sets of the clone's own; those of the other QEMU are left out.
+_FIRST_SET = 900
 _PROTOCOLS_WITH_LOCKS = ("file", "host_device")
 
 Options = dict[str, str]
@@ -61,10 +63,18 @@ class Overlay:
     Attributes:
         path: where it is to be made.
         size: of the disk in the guest, in bytes.
+        number: of the descriptor set as which QEMU is to be given it, since it may run as another user, in
+            another mount namespace.
     """
 
     path: Path
     size: int
+    number: int
+
+    @property
+    def file(self) -> str:
+        """QEMU's name for it."""
+        return f"/dev/fdset/{self.number}"
 
 
 @dataclass
@@ -121,6 +131,8 @@ def clone_argv(
             _chardev(clone, words.pop(0))
         elif name in ("netdev", "nic", "net") and words:
             _network(clone, name, words.pop(0))
+        elif name == "audiodev" and words:
+            _audio(clone, words.pop(0))
         elif name == "blockdev" and words:
             nodes.append(parse_value(words.pop(0), "driver"))
         elif name == "drive" and words:
@@ -183,6 +195,14 @@ def _chardev(clone: Clone, value: str) -> None:
     clone.add("chardev", f"null,id={name}")
     if not value.startswith("null"):
         clone.changes.append(f"Character device '{name}' leads nowhere, in place of '{value}'.")
+
+
+def _audio(clone: Clone, value: str) -> None:
+    """Add a sound output of the same name that is heard nowhere, since devices refer to it."""
+    options = parse_value(value, "driver")
+    if options.get("driver") != "none":
+        clone.changes.append(f"The sound '{value}' is not heard.")
+    clone.add("audiodev", f"none,id={options.get('id', '')}")
 
 
 def _network(clone: Clone, option: str, value: str) -> None:
@@ -305,7 +325,7 @@ class _Drives:
                 {
                     **options,
                     "format": "qcow2",
-                    "file": str(overlay.path),
+                    "file": overlay.file,
                     **{f"backing.{key}": text for key, text in backing.items()},
                 }
             ),
@@ -334,12 +354,13 @@ class _Drives:
         overlay, base = self._overlay(self._node_sizes.get(name, 0)), f"snapproof-{len(self._clone.overlays)}"
         self._clone.add("blockdev", format_value({**node, "node-name": base}))
         top = {"driver": "qcow2", "node-name": name, "file.driver": "file"}
-        top |= {"file.filename": str(overlay.path), "backing": base}
+        top |= {"file.filename": overlay.file, "backing": base}
         self._clone.add("blockdev", format_value(top))
         self._say(name, overlay)
 
     def _overlay(self, size: int) -> Overlay:
-        overlay = Overlay(self._folder / f"overlay-{len(self._clone.overlays):02d}.qcow2", size)
+        number = len(self._clone.overlays)
+        overlay = Overlay(self._folder / f"overlay-{number:02d}.qcow2", size, _FIRST_SET + number)
         self._clone.overlays.append(overlay)
         return overlay
 

@@ -29,6 +29,7 @@ from harness.attach.monitor import (
     close_all,
     receive_commands,
 )
+from harness.attach.virsh import EVENTS_LOST, Domain, VirshMonitor
 
 PUT_BACK = "x-snapproof-put-back"
 """Command to the guard: put the VM back as it was; returns a sentence for each thing that was done."""
@@ -56,15 +57,17 @@ class Order:
     """What a guard is told to do.
 
     Attributes:
-        socket: path of QEMU's QMP socket.
+        socket: path of QEMU's QMP socket, "" for a domain.
         max_stop: seconds after which a guest that was stopped through the guard is continued.
         before: what the VM was like, from a guard that was lost, whose work this one takes over; None for a
             guard that looks itself.
+        domain: the fields of a `Domain` of libvirt, None for a socket.
     """
 
     socket: str
     max_stop: float
     before: dict[str, Any] | None = None
+    domain: dict[str, str] | None = None
 
     def to_json(self) -> str:
         """Return it as an argument of the guard."""
@@ -198,6 +201,9 @@ class Guard:
                 self._stopped_at = None
                 self._went_on = self._went_on or self.ledger.stands
                 self.ledger.resumed()
+            if message.get("event") == EVENTS_LOST:
+                # A RESUME may have been among them.
+                self._went_on = self._went_on or self.ledger.stands
             self._answer(message)
 
     def _take_commands(self) -> None:
@@ -263,6 +269,13 @@ def _tell(content: dict[str, Any]) -> None:
         print(json.dumps(content), flush=True)
 
 
+def open_monitor(order: Order) -> Monitor:
+    """Connect to the monitor that an order names; raises MonitorUnusable."""
+    if order.domain is None:
+        return SocketMonitor(Path(order.socket), _GREETING_SECONDS)
+    return VirshMonitor(Domain(**order.domain), say)
+
+
 def main(arguments: list[str]) -> int:
     """Guard a VM; return 0 if it was put back, QEMU_GONE if QEMU has ended."""
     # Our process gets these for us too, and then asks for, or leads to, what is put back.
@@ -271,7 +284,7 @@ def main(arguments: list[str]) -> int:
     client = socket.socket(fileno=int(arguments[0]))
     order = Order(**json.loads(arguments[1]))
     try:
-        monitor = SocketMonitor(Path(order.socket), _GREETING_SECONDS)
+        monitor = open_monitor(order)
     except MonitorUnusable as error:
         _tell({"unusable": str(error)})
         return 2

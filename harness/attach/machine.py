@@ -1,4 +1,4 @@
-"""A QEMU that somebody else runs, reached over its QMP socket through a guard; never ended by us."""
+"""A QEMU that somebody else runs, reached over QMP or libvirt through a guard; never ended by us."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from harness.attach.guard import PUT_BACK, QEMU_GONE, Order
 from harness.attach.ledger import Before, by_hand
+from harness.attach.monitor import MonitorUnusable
 from harness.attach.process import QemuProcess, option_value, read_process
+from harness.attach.virsh import Domain
 from harness.codes import Code, Fields
 from harness.deadline import Deadline
 from harness.errors import Evidence, SetupBroken, SnapproofError, SubjectFailed
@@ -60,15 +62,15 @@ class AttachedMachine(MonitoredMachine):
     before: Before
     process: QemuProcess | None
 
-    def __init__(self, path: Path, folder: Path, max_stop: float) -> None:
+    def __init__(self, way: Path | Domain, folder: Path, max_stop: float) -> None:
         """Name a VM; entering the `with` connects to it.
 
         Args:
-            path: its QMP socket.
+            way: its QMP socket, or the domain of libvirt that it is.
             folder: receives `qmp.jsonl` and the guard's log.
             max_stop: seconds after which the guard continues a guest that we have stopped.
         """
-        self.path, self.folder, self.max_stop = path, folder, max_stop
+        self.way, self.folder, self.max_stop = way, folder, max_stop
         self.ssh = Endpoint("", 0)
         self.kept_disk: KeptDisk | None = None
         self.process = None
@@ -96,7 +98,7 @@ class AttachedMachine(MonitoredMachine):
             if self._first is not None:
                 print(
                     f"The VM could not be put back ({failed.sentence.rstrip('.')}); type in its monitor: "
-                    f"{by_hand(Before(**self._first))}",
+                    f"{self.by_hand()}",
                     file=sys.stderr,
                 )
             # What ended the block says more.
@@ -140,6 +142,11 @@ class AttachedMachine(MonitoredMachine):
         self._take_over()
         return list(self.qmp.execute(PUT_BACK, deadline=Deadline(_PUT_BACK_SECONDS)))
 
+    def by_hand(self) -> str:
+        """Return what to type to put the VM back as it was first found."""
+        words = by_hand(self.before)
+        return self.way.by_hand(words) if isinstance(self.way, Domain) else words
+
     def alive(self) -> bool:
         """Return whether QEMU runs, by its guard where QEMU's process is not known."""
         if self.process is not None:
@@ -162,6 +169,11 @@ class AttachedMachine(MonitoredMachine):
                 "find out what ended it.",
                 Evidence(evidence.command, None, log_tail(self.folder / GUARD_LOG), evidence.paths),
             )
+        if isinstance(self.way, Domain) and self.alive():
+            try:
+                self.way.ask("domstate", self.way.name)
+            except MonitorUnusable as silent:
+                return SetupBroken(f"{sentence}, since libvirt was away: {silent}", evidence)
         held = find_waiters(self.pid) if self.pid and self.alive() else Waiters()
         found = {**said(sentence), **held.fields, **(fields or {})}
         return SubjectFailed(f"{sentence}{held.clause}.", evidence, code=code, fields=found)
@@ -196,13 +208,18 @@ class AttachedMachine(MonitoredMachine):
 
     def _start(self, before: dict[str, Any] | None) -> None:
         """Start a guard, and a QMP session with it."""
-        self._guard = start_guard(Order(str(self.path.absolute()), self.max_stop, before), self.folder)
+        self._guard = start_guard(self._order(before), self.folder)
         # What a later guard finds may be our own doing.
         self._first = self._first or self._guard.before
         self.before = Before(**self._first)
         self.process = read_process(self._guard.pid)
         self._qmp = QmpSession(self.folder / "qmp.jsonl", self.failure, self._guard_runs)
         self._qmp.connect(self._guard.socket, Deadline(_GREETING_SECONDS))
+
+    def _order(self, before: dict[str, Any] | None) -> Order:
+        if isinstance(self.way, Domain):
+            return Order("", self.max_stop, before, asdict(self.way))
+        return Order(str(self.way.absolute()), self.max_stop, before)
 
     def _take_over(self) -> None:
         """Put another guard in the place of one that is gone, to put back what that may have been told.

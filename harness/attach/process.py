@@ -7,6 +7,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+CLONE_MONITOR = "chardev=snapproof-qmp,mode=control"
+"""On the command line of a QEMU that snapproof has made like another one."""
+
 _PROC = Path("/proc")
 # Linux Documentation/filesystems/proc.rst: Seccomp in /proc/PID/status, 2 for a filter.
 _FILTERED = "2"
@@ -21,6 +24,7 @@ class QemuProcess:
         argv: its command line.
         executable: the program, None if it may not be read or is in another mount namespace.
         uid: the user that it runs as, -1 if unknown.
+        gid: its group, likewise.
         filtered: whether a seccomp filter is installed, as QEMU's `-sandbox on` does.
         same_files: whether it has our mount namespace, so that paths mean the same for it and for us;
             None where this user may not know.
@@ -32,6 +36,7 @@ class QemuProcess:
     argv: tuple[str, ...]
     executable: Path | None
     uid: int
+    gid: int
     filtered: bool
     same_files: bool | None
     readable: bool
@@ -70,6 +75,7 @@ def read_process(pid: int, proc: Path = _PROC) -> QemuProcess | None:
         argv=_argv(folder / "cmdline"),
         executable=_link(folder / "exe"),
         uid=int(status.get("Uid", "-1").split()[0]),
+        gid=int(status.get("Gid", "-1").split()[0]),
         filtered=status.get("Seccomp", "").strip() == _FILTERED,
         same_files=theirs == _link(proc / "self/ns/mnt") if theirs else None,
         readable=_is_readable(folder),
@@ -85,6 +91,21 @@ def start_time(pid: int, proc: Path = _PROC) -> int:
         return 0
     fields = text.rpartition(")")[2].split()
     return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def find_by_uuid(uuid: str, proc: Path = _PROC) -> int:
+    """Return the process of the QEMU with a UUID on its command line, 0 if there is not exactly one.
+
+    A UUID is the VM's own, also where QEMU is in another PID namespace than ours.
+    """
+    found = []
+    for entry in proc.iterdir():
+        if not entry.name.isdigit():
+            continue
+        argv = _argv(entry / "cmdline")
+        if option_value(argv, "-uuid") == uuid and CLONE_MONITOR not in argv:
+            found.append(int(entry.name))
+    return found[0] if len(found) == 1 else 0
 
 
 def open_files(pid: int, proc: Path = _PROC) -> dict[int, str] | None:

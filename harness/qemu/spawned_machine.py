@@ -179,6 +179,10 @@ class SpawnedMachine(MonitoredMachine):
         """
         return qemu_argv(self.config, self.folder, qmp_fd, ssh_address, self.incoming)
 
+    def passed_files(self) -> tuple[int, ...]:
+        """Return further descriptors that QEMU gets, by their own numbers."""
+        return ()
+
     def _launch(self) -> None:
         if self.config.disk is not None:
             make_overlay(self.config.disk, self.folder / OVERLAY_FILE)
@@ -191,7 +195,8 @@ class SpawnedMachine(MonitoredMachine):
             argv = self.arguments(theirs.fileno(), address)
             (self.folder / "command.txt").write_text(shlex.join(argv) + "\n")
             try:
-                self._process = ChildProcess(argv, self.folder / QEMU_LOG, pass_fds=(theirs.fileno(),))
+                passed = (theirs.fileno(), *self.passed_files())
+                self._process = ChildProcess(argv, self.folder / QEMU_LOG, pass_fds=passed)
             except BaseException:
                 ours.close()
                 raise

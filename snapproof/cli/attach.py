@@ -10,8 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness.attach.ledger import by_hand
 from harness.attach.machine import AttachedMachine
+from harness.attach.virsh import Domain
 from harness.errors import SnapproofError
 from harness.status import EXIT_PASS, Status, exit_code
 from snapproof.cli.streams import shown
@@ -24,7 +24,6 @@ from tests_functional.attach.prove import AttachOptions, prove
 from tests_functional.lib.outcome import Outcome, from_error
 from tests_functional.lib.run import remove_heavy
 
-_NAME = "attach.qmp"
 _KILLED = (
     "If this command is killed, its guard puts the VM back. If both are killed, type in the monitor: "
     "{commands}"
@@ -36,11 +35,22 @@ def attach(arguments: argparse.Namespace) -> int:
     return _look(arguments) if arguments.look else _prove(arguments)
 
 
+def _way(arguments: argparse.Namespace) -> Path | Domain:
+    """Return the way to the VM that the command line names."""
+    if arguments.libvirt is None:
+        return Path(arguments.qmp)
+    return Domain(arguments.libvirt, arguments.virsh, arguments.connect)
+
+
+def _name(arguments: argparse.Namespace) -> str:
+    return "attach.qmp" if arguments.libvirt is None else "attach.libvirt"
+
+
 def _look(arguments: argparse.Namespace) -> int:
     # Nothing is left of a look.
     folder = Path(tempfile.mkdtemp(prefix="snapproof-look-"))
     try:
-        with AttachedMachine(arguments.qmp, folder, arguments.max_stop) as machine:
+        with AttachedMachine(_way(arguments), folder, arguments.max_stop) as machine:
             found = look(machine, (arguments.results or Path()).absolute())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -62,9 +72,10 @@ def _print_look(found: Look) -> None:
 def _prove(arguments: argparse.Namespace) -> int:
     progress, started, begun = Progress(), now(), time.monotonic()
     folder = own_results_folder(arguments.results, "attach-")
-    place = folder / "tests" / _NAME
+    name = _name(arguments)
+    place = folder / "tests" / name
     place.mkdir(parents=True)
-    options = AttachOptions(_NAME, not arguments.no_golden, not arguments.no_restore, arguments.seconds)
+    options = AttachOptions(name, not arguments.no_golden, not arguments.no_restore, arguments.seconds)
     try:
         outcome = _outcome(arguments, options, place, progress)
     finally:
@@ -88,15 +99,21 @@ def _outcome(
 ) -> Outcome:
     begun = time.monotonic()
     try:
-        with AttachedMachine(arguments.qmp, place, arguments.max_stop) as machine:
-            print(_KILLED.format(commands=by_hand(machine.before)), file=sys.stderr)
+        with AttachedMachine(_way(arguments), place, arguments.max_stop) as machine:
+            print(_KILLED.format(commands=machine.by_hand()), file=sys.stderr)
             return prove(machine, options, place, progress.step)
     except SnapproofError as error:
-        return from_error(_NAME, error, time.monotonic() - begun, {})
+        return from_error(_name(arguments), error, time.monotonic() - begun, {})
 
 
 def _command(arguments: argparse.Namespace) -> list[str]:
-    words = ["snapproof", "attach", "--qmp", str(arguments.qmp.absolute())]
+    way = _way(arguments)
+    if isinstance(way, Domain):
+        named = ["--libvirt", way.name, "--virsh", way.virsh]
+        named += ["--connect", way.uri] if way.uri else []
+    else:
+        named = ["--qmp", str(way.absolute())]
+    words = ["snapproof", "attach", *named]
     words += ["--max-stop", f"{arguments.max_stop:g}", "--seconds", f"{arguments.seconds:g}"]
     words += ["--no-golden"] * arguments.no_golden + ["--no-restore"] * arguments.no_restore
     words += ["--keep"] * arguments.keep

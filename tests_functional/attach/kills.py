@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.attach.guard import PUT_BACK
 from harness.attach.machine import AttachedMachine
+from harness.attach.virsh import Domain
 from harness.deadline import Deadline
 from harness.qemu.qmp import QmpSession
 from tests_functional.attach.look import GoldenWay
@@ -69,15 +71,30 @@ INSTANTS = (
 """Before and after each thing that a save does to a VM."""
 
 
-def save_and_be_killed(socket: Path, folder: Path, ram_mib: int, number: int) -> None:
+def save_and_be_killed(way: Path | Domain, folder: Path, ram_mib: int, number: int) -> None:
     """Save a VM, and kill this process or the guard at the instant of that number."""
-    with AttachedMachine(socket, folder, 30.0) as machine:
-        _arm(machine, INSTANTS[number])
+    instant = INSTANTS[number]
+    with AttachedMachine(way, folder, 30.0) as machine:
+
+        def kill() -> None:
+            os.kill(machine.guard_pid if instant.guard else os.getpid(), signal.SIGKILL)
+
+        arm(machine, instant, kill)
         save_attached(machine, folder, ram_mib, GoldenWay.MEMORY, Deadline(_SAVE_SECONDS))
 
 
-def _arm(machine: AttachedMachine, instant: Instant) -> None:
-    """Have the session kill at the instant, once."""
+def way_text(way: Path | Domain) -> str:
+    """Return the way to a VM as an argument of this program."""
+    return json.dumps(asdict(way)) if isinstance(way, Domain) else str(way)
+
+
+def parse_way(text: str) -> Path | Domain:
+    """Return the way to a VM that `way_text` has made a text of."""
+    return Domain(**json.loads(text)) if text.startswith("{") else Path(text)
+
+
+def arm(machine: AttachedMachine, instant: Instant, act: Callable[[], None]) -> None:
+    """Have the session do something at the instant, once."""
     session, execute = machine.qmp, machine.qmp.execute
     pass_descriptor, add_descriptor = session.pass_descriptor, session.add_descriptor
     armed = [True]
@@ -85,7 +102,7 @@ def _arm(machine: AttachedMachine, instant: Instant) -> None:
     def strike(command: str, after: bool) -> None:
         if armed and (command, after) == (instant.command, instant.after):
             armed.clear()
-            os.kill(machine.guard_pid if instant.guard else os.getpid(), signal.SIGKILL)
+            act()
 
     def executing(
         command: str, arguments: Mapping[str, Any] | None = None, deadline: Deadline | None = None
@@ -113,4 +130,4 @@ def _replace(session: QmpSession, **functions: Any) -> None:
 
 
 if __name__ == "__main__":
-    save_and_be_killed(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    save_and_be_killed(parse_way(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))

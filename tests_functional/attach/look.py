@@ -10,12 +10,14 @@ from typing import Any
 
 from harness.attach.machine import AttachedMachine
 from harness.attach.process import QemuProcess, open_files
+from harness.attach.virsh import Domain
 from harness.qemu.configuration import MIB
 from harness.qemu.messages import INCOMPATIBLE_MEMORY
 from harness.qemu.migration import BACKGROUND_SNAPSHOT, capabilities, try_set_capability
 from harness.qemu.qmp import CommandRefused
 from harness.qemu.ram import ramblocks
 from harness.status import Status
+from tests_functional.attach.look_libvirt import JOB, libvirt_facts
 from tests_functional.lib.run import free_mib
 
 # QEMU 11.1 qapi/migration.json, MigrationStatus, for a migration that has ended or never was.
@@ -96,10 +98,12 @@ def look(machine: AttachedMachine, folder: Path) -> Look:
         SubjectFailed: QEMU ended, or broke its own interface.
     """
     process, state = machine.process, machine.before.state
+    libvirt = libvirt_facts(machine.way) if isinstance(machine.way, Domain) else {}
     ram_mib = -(-sum(block.used_bytes for block in ramblocks(machine)) // MIB)
     golden = _golden_way(machine, process)
-    busy = [*_busy(machine), *_state(state)]
+    busy = [*_libvirt_job(libvirt), *_busy(machine), *_state(state)]
     facts = {
+        **libvirt,
         "QEMU": machine.version(),
         "machine": machine.config.machine or "unknown",
         "accelerator": machine.config.accel,
@@ -142,6 +146,19 @@ def _state(state: str) -> list[Obstacle]:
         Obstacle(
             f"The guest is '{state}', and snapproof attaches to one that runs or is paused; bring it into "
             "one of these states.",
+            Status.ERROR,
+        )
+    ]
+
+
+def _libvirt_job(facts: dict[str, str]) -> list[Obstacle]:
+    job = facts.get(JOB, "none")
+    if job == "none":
+        return []
+    return [
+        Obstacle(
+            f"libvirt has a job of the domain ({job}: a save, a dump or a migration); wait for its end, or "
+            "end it by 'virsh domjobabort'.",
             Status.ERROR,
         )
     ]
@@ -195,9 +212,11 @@ def _lift(machine: AttachedMachine, words: str) -> str:
     if on and any(name in words for name in on):
         return f"Capabilities that are on: {', '.join(on)}; switch off what it names."
     user = f"user {machine.process.uid}" if machine.process else "QEMU's user"
+    root = ", or 'user = \"root\"' in libvirt's qemu.conf" if isinstance(machine.way, Domain) else ""
     return (
-        f"Let {user} trap faults in kernel mode: give it access to /dev/userfaultfd (QEMU 8.0 and later) or "
-        "set the sysctl vm.unprivileged_userfaultfd to 1, then start the VM anew, since QEMU chooses once."
+        f"Let {user} trap faults in kernel mode: give it access to /dev/userfaultfd (QEMU 8.0 and later)"
+        f"{root}, or set the sysctl vm.unprivileged_userfaultfd to 1; then start the VM anew, since QEMU "
+        "chooses once."
     )
 
 

@@ -10,6 +10,9 @@ _ATTACH = "attach/test_attach.py:Attach"
 
 _GUEST: Mapping[str, str | int | float] = {"ram_mib": 128, "coverage": 0.7, "guest": QUICK_GUEST}
 
+# The room of a libvirt of our own has no /dev/kvm.
+_LIBVIRT_GUEST: Mapping[str, str | int | float] = {**_GUEST, "accel": "tcg"}
+
 ROWS = (
     ProfileRow(
         "attach.once",
@@ -75,6 +78,50 @@ ROWS = (
         f"{_ATTACH}.test_owner_acts",
         "a shared VM is administrated while it is saved, which is no defect of the snapshot",
         _GUEST,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.libvirt-11",
+        f"{_ATTACH}.test_libvirt",
+        "users' VMs are domains of libvirt, which holds the monitor; 11.3 runs QEMU as a user without rights",
+        {**_LIBVIRT_GUEST, "libvirt": "debian-13", "user": "libvirt-qemu"},
+        profiles=PREMERGE,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.libvirt-9",
+        f"{_ATTACH}.test_libvirt",
+        "libvirt 9.0 of long-lived hosts",
+        {**_LIBVIRT_GUEST, "libvirt": "debian-12", "user": "root"},
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.libvirt-planted",
+        f"{_ATTACH}.test_libvirt_planted",
+        "a proof of a domain that cannot fail proves nothing",
+        {**_LIBVIRT_GUEST, "libvirt": "debian-13"},
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.libvirt-foreign-writer",
+        f"{_ATTACH}.test_libvirt_foreign_writer",
+        "disks of vhost-user are common under libvirt, and pages of theirs are newer than T0",
+        {**_LIBVIRT_GUEST, "libvirt": "debian-13"},
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.libvirt-killed",
+        f"{_ATTACH}.test_libvirt_killed",
+        "the guard reaches a domain by libvirt alone, also when the command is gone",
+        {**_LIBVIRT_GUEST, "libvirt": "debian-13"},
+        seconds=900,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.libvirt-restarted",
+        f"{_ATTACH}.test_libvirt_restarted",
+        "an update of its package restarts libvirtd at any time, with events of QEMU lost",
+        {**_LIBVIRT_GUEST, "libvirt": "debian-13"},
         kinds=ANY_GUEST,
     ),
 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.attach.machine import AttachedMachine
+from harness.attach.virsh import Domain
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
@@ -19,7 +20,7 @@ from harness.linux.socket_folder import socket_folder
 from harness.qemu import migration
 from harness.qemu.machine import Machine
 from harness.status import Status
-from tests_functional.attach.kills import INSTANTS, Instant
+from tests_functional.attach.kills import INSTANTS, Instant, way_text
 from tests_functional.attach.look import look
 from tests_functional.attach.prove import AttachOptions, prove
 from tests_functional.lib.build_outcome import outcome_of
@@ -35,7 +36,7 @@ MAX_STOP = 30.0
 """Seconds for which these tests may stop a guest."""
 
 _AS_BEFORE = "After an attachment that was killed, the guest runs, and no capability is on that was off."
-_FAULT = "drop_protection"
+PLANTED_FAULT = "drop_protection"
 _BY = (Code.WRITE_ORDER_NEWER, Code.GOLDEN_DIFFERS)
 _TIMES_MORE = 9
 _SEEN = "A fault planted in the VM's QEMU is seen, and pages are named."
@@ -90,9 +91,9 @@ def attach_again_and_again(times: int) -> Callable[[Run], Outcome]:
                 folder = run.folder / f"{number:02d}"
                 # A restore is the same each time; the last one shows that it is still right.
                 options = AttachOptions(run.name, restore=number in (1, times))
-                outcome = _prove(path, folder, options, run)
+                outcome = prove_at(path, folder, options, run)
                 if options.restore:
-                    _require_restored(outcome)
+                    require_restored(outcome)
                 checks += [replace(check, name=f"{number:02d}/{check.name}") for check in outcome.checks]
                 figures |= outcome.figures
                 run.discard(folder)
@@ -104,7 +105,7 @@ def attach_again_and_again(times: int) -> Callable[[Run], Outcome]:
     return scenario
 
 
-def _require_restored(outcome: Outcome) -> None:
+def require_restored(outcome: Outcome) -> None:
     """Raise SetupBroken if no clone was restored: the VMs of these tests can all be cloned."""
     for check in outcome.checks:
         if check.name == "restore" and check.status is Status.SKIP:
@@ -113,8 +114,11 @@ def _require_restored(outcome: Outcome) -> None:
             )
 
 
-def _prove(path: Path, folder: Path, options: AttachOptions, run: Run, *, hidden: bool = False) -> Outcome:
-    with AttachedMachine(path, folder, MAX_STOP) as machine:
+def prove_at(
+    way: Path | Domain, folder: Path, options: AttachOptions, run: Run, *, hidden: bool = False
+) -> Outcome:
+    """Prove the VM that a way leads to, as one whose process cannot be seen if it is hidden."""
+    with AttachedMachine(way, folder, MAX_STOP) as machine:
         if hidden:
             # As it is for QEMU in another PID namespace, whose socket alone is shared.
             machine.process = None
@@ -124,23 +128,28 @@ def _prove(path: Path, folder: Path, options: AttachOptions, run: Run, *, hidden
 def killed_at_each_instant(run: Run) -> Outcome:
     """Kill the command or its guard at each instant of a save; the VM is never left stopped or set."""
     begun = time.monotonic()
-    checks = []
     with stranger(run) as (source, path):
-        machine = source.guest.machine
-        for number, instant in enumerate(INSTANTS):
-            run.say(f"The {instant.words}.")
-            folder = run.folder / f"{number:02d}"
-            code = _be_killed(path, folder, run.stack.total_mib, number)
-            found = settle(machine, _SETTLE_SECONDS)
-            checks.append(judge_after_kill(instant, code, found))
-            remove_heavy(folder)
-        outcome = _prove(path, run.folder / "afterwards", AttachOptions(run.name, restore=False), run)
-        checks += [replace(check, name=f"afterwards/{check.name}") for check in outcome.checks]
-        checks += check_source_guest(machine, source.guest.agent, source.before.median_bucket)
+        checks = kill_at_each_instant(run, source, path)
     return outcome_of(run, checks, time.monotonic() - begun, "The VM was put back after each kill.")
 
 
-def _be_killed(path: Path, folder: Path, ram_mib: int, number: int) -> int:
+def kill_at_each_instant(run: Run, source: Source, way: Path | Domain) -> list[CheckResult]:
+    """Save a guest once for each instant and be killed there, and prove it afterwards."""
+    checks = []
+    machine = source.guest.machine
+    for number, instant in enumerate(INSTANTS):
+        run.say(f"The {instant.words}.")
+        folder = run.folder / f"{number:02d}"
+        code = _be_killed(way, folder, run.stack.total_mib, number)
+        found = settle(machine, _SETTLE_SECONDS)
+        checks.append(judge_after_kill(instant, code, found))
+        remove_heavy(folder)
+    outcome = prove_at(way, run.folder / "afterwards", AttachOptions(run.name, restore=False), run)
+    checks += [replace(check, name=f"afterwards/{check.name}") for check in outcome.checks]
+    return [*checks, *check_source_guest(machine, source.guest.agent, source.before.median_bucket)]
+
+
+def _be_killed(way: Path | Domain, folder: Path, ram_mib: int, number: int) -> int:
     """Run a process that attaches and is killed, or loses its guard; return its exit code.
 
     Raises:
@@ -148,7 +157,7 @@ def _be_killed(path: Path, folder: Path, ram_mib: int, number: int) -> int:
     """
     folder.mkdir()
     program = [sys.executable, "-m", "tests_functional.attach.kills"]
-    command = [*program, str(path), str(folder), str(ram_mib), str(number)]
+    command = [*program, way_text(way), str(folder), str(ram_mib), str(number)]
     with (folder / "killed.log").open("wb") as log:
         try:
             return subprocess.run(
@@ -215,7 +224,7 @@ def hidden_process(run: Run) -> Outcome:
     begun = time.monotonic()
     with stranger(run) as (source, path):
         folder = run.folder / "hidden"
-        outcome = _prove(path, folder, AttachOptions(run.name, restore=False), run, hidden=True)
+        outcome = prove_at(path, folder, AttachOptions(run.name, restore=False), run, hidden=True)
         checks = [*outcome.checks]
         checks += check_source_guest(source.guest.machine, source.guest.agent, source.before.median_bucket)
     require_compared(checks)
@@ -240,13 +249,13 @@ def planted_fault(run: Run, *, hidden: bool = False) -> Outcome:
         hidden: whether QEMU's process cannot be seen.
     """
     begun = time.monotonic()
-    qemu = faulty_qemu(_FAULT, run.stack.executable, run.folder, run.provisioning)
+    qemu = faulty_qemu(PLANTED_FAULT, run.stack.executable, run.folder, run.provisioning)
     faulty = replace(run, stack=replace(run.stack, executable=qemu.executable))
     with stranger(faulty) as (_source, path):
         options = AttachOptions(run.name, restore=False)
-        outcome = _prove(path, run.folder / "planted", options, run, hidden=hidden)
+        outcome = prove_at(path, run.folder / "planted", options, run, hidden=hidden)
     if not qemu.acts:
-        raise SetupBroken(f"The planted fault '{_FAULT}' never acted, so this shows nothing.")
+        raise SetupBroken(f"The planted fault '{PLANTED_FAULT}' never acted, so this shows nothing.")
     check = judge_seen(outcome, by=(Code.GOLDEN_DIFFERS,) if hidden else _BY)
     run.discard(run.folder)
     return outcome_of(run, [check], time.monotonic() - begun, "The planted fault was seen.")
@@ -263,7 +272,7 @@ def judge_seen(outcome: Outcome, by: Sequence[Code] = _BY) -> CheckResult:
     problems = []
     if outcome.status is not Status.FAIL or not named:
         sentence = f"A VM whose QEMU leaves pages unprotected was {outcome.status.value}: {outcome.sentence}"
-        problems.append(Problem(Code.ATTACH_UNSEEN, sentence, {"what": _FAULT}))
+        problems.append(Problem(Code.ATTACH_UNSEEN, sentence, {"what": PLANTED_FAULT}))
     return judged("planted", _SEEN, problems, {"pages named": len(named)})
 
 

@@ -1,5 +1,12 @@
 """Avocado tests of attaching to a VM that somebody else runs."""
 
+from tests_functional.attach.libvirt import (
+    foreign_in_libvirt,
+    killed_in_libvirt,
+    planted_in_libvirt,
+    proven_in_libvirt,
+    restarted_in_libvirt,
+)
 from tests_functional.attach.owner import owner_acts
 from tests_functional.attach.scenario import (
     attach_again_and_again,
@@ -41,3 +48,23 @@ class Attach(SnapshotTest):
     def test_owner_acts(self) -> None:
         """What the VM's owner changes while it is saved is told, and not blamed on the snapshot."""
         self.judge(owner_acts)
+
+    def test_libvirt(self) -> None:
+        """A domain of libvirt is proven by one command, and libvirt finds it as it was."""
+        self.judge(proven_in_libvirt(self.option("libvirt"), self.option("user")))
+
+    def test_libvirt_planted(self) -> None:
+        """Pages that the QEMU of a domain does not protect are seen and named."""
+        self.judge(planted_in_libvirt(self.option("libvirt")))
+
+    def test_libvirt_foreign_writer(self) -> None:
+        """A domain's disk whose other side writes guest RAM by itself is told before anything is saved."""
+        self.judge(foreign_in_libvirt(self.option("libvirt")))
+
+    def test_libvirt_killed(self) -> None:
+        """Killed at any instant, the command or its guard leaves no domain stopped or set."""
+        self.judge(killed_in_libvirt(self.option("libvirt")))
+
+    def test_libvirt_restarted(self) -> None:
+        """A domain is as it was, though libvirtd was restarted in the middle of its save."""
+        self.judge(restarted_in_libvirt(self.option("libvirt")))

@@ -20,9 +20,9 @@ from harness.linux.socket_folder import socket_folder
 from harness.qemu.configuration import qemu_quoted
 from harness.qemu.probe import has_device
 from tests_functional.beside_ram.tpm import Tpm, extended
-from tests_functional.foreign_writers.daemons import Daemon, served
 from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
 from tests_functional.lib.cycle import Source, judge_cycle, resting, writing_guest
+from tests_functional.lib.daemons import Daemon, served
 from tests_functional.lib.driven import require_driven
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.outcome import Outcome

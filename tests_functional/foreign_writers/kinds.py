@@ -17,7 +17,6 @@ from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.probe import has_block_driver, has_device, has_netdev
 from tests_functional.foreign_writers.blitter_copies import TARGET_OFFSET, BlitterCopies
 from tests_functional.foreign_writers.card_packets import E1000, RTL8139, CardPackets
-from tests_functional.foreign_writers.daemons import FILE_SYSTEM, STORAGE, Daemon
 from tests_functional.foreign_writers.disk_reads import DiskReads
 from tests_functional.foreign_writers.file_reads import FileReads
 from tests_functional.foreign_writers.fw_cfg import FILE, FwCfg
@@ -26,6 +25,7 @@ from tests_functional.foreign_writers.packets import Packets
 from tests_functional.foreign_writers.shared_memory import IVSHMEM_MIB, IvshmemPeer, ram_file
 from tests_functional.foreign_writers.socket_bytes import CONSOLE, ENTROPY, SocketBytes
 from tests_functional.foreign_writers.target import Target
+from tests_functional.lib.daemons import FILE_SYSTEM, STORAGE, Daemon
 from tests_functional.lib.drivers import virtio_disk
 from tests_functional.lib.drivers.ahci import AhciDisk
 from tests_functional.lib.drivers.am53c974 import Am53c974Disk

@@ -23,7 +23,6 @@ from harness.qemu.configuration import MIB, QEMU_LOG, qemu_quoted, type_of
 from harness.qemu.machine import Machine
 from harness.qemu.memory_tree import bytes_behind_main, find_ram
 from harness.qemu.qmp import CommandRefused
-from tests_functional.foreign_writers.daemons import Service, served
 from tests_functional.foreign_writers.disk_reads import make_disk
 from tests_functional.foreign_writers.judge import judge_marks, judge_restored_writer
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, WriterKind, all_arguments
@@ -31,6 +30,7 @@ from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import Target
 from tests_functional.lib.build_outcome import Cycle, outcome_of_cycles
 from tests_functional.lib.cycle import Source, judge_cycle, resting, writing_guest
+from tests_functional.lib.daemons import Service, served
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.refused_save import judge_refused_save

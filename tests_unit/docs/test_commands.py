@@ -36,7 +36,9 @@ _RESULTS = {
     **dict.fromkeys(("merged", "results/nightly", "results/tonight", "results/last-night")),
 }
 # In running text an option may be named without its value, and a command without its arguments.
-_LEFT_OUT = re.compile(r"expected (one|at least one) argument|the following arguments are required")
+_LEFT_OUT = re.compile(
+    "expected (one|at least one) argument|the following arguments are required|one of the arguments .* is"
+)
 
 
 @cache

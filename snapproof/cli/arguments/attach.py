@@ -24,16 +24,19 @@ def add_parser(commands: Any, summary: str) -> None:
             "also where this command is killed.",
             "attach --qmp /run/vm.qmp --look     # what is in the way? nothing is saved",
             "attach --qmp /run/vm.qmp --results proof",
+            "attach --libvirt vm --connect qemu:///system",
             exit_codes=EXIT_CODES,
             more="docs/attach.md has every text and what to do.",
         ),
     )
+    vm = parser.add_mutually_exclusive_group(required=True)
+    vm.add_argument("--qmp", type=Path, metavar="SOCKET", help="the VM's QMP socket, '-qmp unix:SOCKET,...'")
+    vm.add_argument("--libvirt", metavar="DOMAIN", help="the VM's name, UUID or number in libvirt")
     parser.add_argument(
-        "--qmp",
-        type=Path,
-        required=True,
-        metavar="SOCKET",
-        help="the VM's QMP socket, '-qmp unix:SOCKET,...'",
+        "--connect", default="", metavar="URI", help="libvirt's connection (default: that of virsh)"
+    )
+    parser.add_argument(
+        "--virsh", default="virsh", metavar="PROGRAM", help="libvirt's client program (default: virsh)"
     )
     parser.add_argument("--look", action="store_true", help="say what the VM is and what is in the way")
     parser.add_argument(

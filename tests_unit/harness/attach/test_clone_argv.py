@@ -44,6 +44,8 @@ def _argv(text: str) -> str:
         ("-add-fd set=0,fd=5", ""),
         ("-mem-path /dev/shm/ram", ""),
         ("-sandbox on,spawn=deny", "-sandbox on,spawn=deny"),
+        ('-audiodev {"id":"audio1","driver":"none"}', "-audiodev none,id=audio1"),
+        ("-audiodev pa,id=a,server=/run/pulse", "-audiodev none,id=a"),
     ],
 )  # fmt: skip
 def test_options(given: str, made: str) -> None:
@@ -84,7 +86,7 @@ def test_drives_are_only_read(tmp_path: Path) -> None:
     clone = _clone("-drive file=/disk.img,format=raw,if=virtio,id=d,snapshot=on")
     options = parse_value(clone.argv[1])
     assert options == {
-        "if": "virtio", "id": "d", "format": "qcow2", "file": "/clone/overlay-00.qcow2",
+        "if": "virtio", "id": "d", "format": "qcow2", "file": "/dev/fdset/900",
         "backing.driver": "raw", "backing.file.driver": "file", "backing.file.filename": "/disk.img",
         "backing.file.locking": "off",
     }  # fmt: skip
@@ -120,7 +122,7 @@ def test_nodes_are_only_read() -> None:
     assert nodes[1] == {"driver": "qcow2", "node-name": "snapproof-1", "file": "s", "read-only": "on"}
     assert nodes[2]["node-name"] == "f"
     assert nodes[2]["backing"] == "snapproof-1"
-    assert nodes[2]["file.filename"] == "/clone/overlay-00.qcow2"
+    assert nodes[2]["file.filename"] == "/dev/fdset/900"
     assert nodes[3]["file.locking"] == "off"
     assert nodes[3]["node-name"] == "cd"
     assert [overlay.size for overlay in clone.overlays] == [1 << 20]
@@ -199,7 +201,7 @@ def test_short_options_of_disks_are_only_read(option: str, rest: dict[str, str])
     assert clone.argv[0] == "-drive"
     options = parse_value(clone.argv[1])
     assert options.items() >= rest.items()
-    assert options["file"] == "/clone/overlay-00.qcow2"
+    assert options["file"] == "/dev/fdset/900"
     assert options["backing.file.filename"] == "/vm,1.img"
     assert "/vm,1.img" not in clone.argv
 

@@ -284,11 +284,11 @@ def test_failed_takeover_does_not_take_what_we_have_set_for_what_was(place: Path
     with _attached(place) as machine:
         _touch(machine)
         os.kill(machine.guard_pid, signal.SIGKILL)
-        machine.path = other
+        machine.way = other
         with pytest.raises(SetupBroken, match="cannot be connected to"):
             machine.put_back()
         assert (vm.state, vm.capabilities[BACKGROUND_SNAPSHOT]) == ("paused", True)
-        machine.path = place / "qmp"
+        machine.way = place / "qmp"
     assert machine.before.state == "running"
     assert (vm.state, vm.capabilities[BACKGROUND_SNAPSHOT]) == ("running", False)
     vm.close()
@@ -314,7 +314,7 @@ def test_what_to_type_is_printed_where_nothing_can_be_put_back(
     with pytest.raises(SetupBroken), _attached(place) as machine:
         _touch(machine)
         os.kill(machine.guard_pid, signal.SIGKILL)
-        machine.path = place / "gone"
+        machine.way = place / "gone"
     assert "type in its monitor: cont; then, when 'info migrate'" in capsys.readouterr().err
     vm.close()
 

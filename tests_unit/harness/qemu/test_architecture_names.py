@@ -21,6 +21,7 @@ ALLOWED = {
     "guest_images/agent/core/format.h": "the same format in C",
     "guest_images/agent/linux/cycle_counter.h": "reads the processor's counter by its own instruction",
     "harness/userfaultfd/abi.py": "numbers of system calls; carried to hosts by itself",
+    "harness/libvirt/room.py": "numbers of a system call and of a flag; runs by itself",
     "harness/linux/process_memory.py": "the number of a system call",
     "harness/linux/seccomp.py": "numbers of system calls, as a seccomp filter has them",
     "harness/qemu/virtio_driver.py": "0x1000 is the PCI id of a network card",

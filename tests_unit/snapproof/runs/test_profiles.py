@@ -18,6 +18,7 @@ from tests_functional.lib.profile_row import ANY_GUEST, LINUX, ProfileRow
 
 _PREMERGE = {
     "attach.once",
+    "attach.libvirt-11",
     "bare.live",
     "bare.live-kvm",
     "snapshot.main-job",

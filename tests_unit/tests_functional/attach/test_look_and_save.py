@@ -11,6 +11,7 @@ import pytest
 
 from harness.attach.guard import WENT_ON
 from harness.attach.ledger import Before
+from harness.attach.virsh import Domain
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing, NotApplicable, SetupBroken
 from harness.qemu.qmp import CommandRefused, Event
@@ -18,6 +19,7 @@ from harness.status import Status
 from tests_functional.attach import look as looked
 from tests_functional.attach import save
 from tests_functional.attach.look import GoldenWay, Look, Obstacle
+from tests_functional.attach.look_libvirt import JOB, job
 from tests_functional.attach.prove import require_fit, what_holds
 from validators.verdict import CheckResult
 
@@ -26,6 +28,7 @@ class _Vm:
     """Answers what `look` asks."""
 
     process = None
+    way: Any = Path("/run/vm.qmp")
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
@@ -93,6 +96,27 @@ def test_what_lifts_a_refusal() -> None:
     assert "memory of this kind" in looked._lift(vm, memory)
     assert "Capabilities that are on: xbzrle" in looked._lift(vm, "not compatible with xbzrle")
     assert "vm.unprivileged_userfaultfd" in looked._lift(vm, "Background-snapshot is not supported by host")
+    assert "qemu.conf" not in looked._lift(vm, "Background-snapshot is not supported by host")
+    vm.way = Domain("vm")
+    assert "'user = \"root\"' in libvirt's qemu.conf" in looked._lift(vm, "not supported by host")
+
+
+def test_job_of_libvirt() -> None:
+    """It is told, with what ends it."""
+    assert looked._libvirt_job({}) == looked._libvirt_job({JOB: "none"}) == []
+    (told,) = looked._libvirt_job({JOB: "Unbounded"})
+    assert told.status is Status.ERROR
+    assert "Unbounded" in told.sentence
+    assert "domjobabort" in told.sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("Job type:         None", ""), ("Job type:         Unbounded\nOperation: Save", "Unbounded"), ("", "")],
+)
+def test_job_in_the_words_of_virsh(text: str, found: str) -> None:
+    """As libvirt 9.0 and 11.3 print them."""
+    assert job(text) == found
 
 
 def test_blockers_and_states() -> None:

@@ -18,11 +18,11 @@ from harness.linux.socket_folder import socket_folder
 from harness.qemu.architectures import MICROVM, PC, MachineType
 from harness.qemu.board import Board
 from harness.qemu.machine import Machine
-from tests_functional.foreign_writers.daemons import served
 from tests_functional.foreign_writers.disk_reads import DiskReads, make_disk
 from tests_functional.foreign_writers.kinds import WRITER_KINDS, Place, Writer, all_arguments
 from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import PAGES, Target
+from tests_functional.lib.daemons import served
 from tests_functional.lib.drivers.ahci import AhciDisk
 from tests_functional.memory.kinds import MEMORY_KINDS
 from tests_unit.support.real_machine import RAM_MIB, found_qemu, real_machine

@@ -14,8 +14,8 @@ import pytest
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SubjectFailed
 from harness.linux.socket_folder import socket_folder
-from tests_functional.foreign_writers import daemons
-from tests_functional.foreign_writers.daemons import Daemon, Service, served
+from tests_functional.lib import daemons
+from tests_functional.lib.daemons import Daemon, Service, served
 
 _LISTENS = "import socket,sys,time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()"
 _ANY = cast(Any, None)
