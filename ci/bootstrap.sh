@@ -59,5 +59,7 @@ bootstrap() {
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         --editable "$root${extras:+[$extras]}" ||
         fail "Python dependencies could not be installed; is a package index reachable for pip?"
+    # Without it all is judged the same, only slower; it says so itself.
+    (cd "$root" && "$venv/bin/python" -m validators.native.build) || :
     echo "$stamp" >"$venv/.stamp"
 }

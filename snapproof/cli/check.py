@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.errors import SnapshotWrong, UsageError
 from harness.status import EXIT_FAIL, Status, exit_code
+from snapproof.cli.numpy_note import note_numpy
 from snapproof.cli.progress_bar import WORTH_BYTES, ProgressBar
 from snapproof.cli.streams import shown
 from snapproof.cli.verdict_text import check_lines, range_lines
@@ -45,6 +46,7 @@ def _judge(path: Path, arguments: argparse.Namespace) -> Verdict:
     try:
         _require_readable(path, arguments)
         big = path != _STDIN and path.is_file() and path.stat().st_size > WORTH_BYTES
+        note_numpy(path)
         with ProgressBar() as bar:
             return check_file(
                 path,

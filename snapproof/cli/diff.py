@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.errors import UsageError
 from harness.status import EXIT_FAIL, EXIT_PASS
+from snapproof.cli.numpy_note import note_numpy
 from snapproof.cli.streams import shown
 from snapproof.cli.verdict_text import counted, range_text
 from snapproof.runs.outputs import write_json_file
@@ -29,6 +30,7 @@ def diff(arguments: argparse.Namespace) -> int:
     if len(names) not in (0, 2, 4):
         raise UsageError("--snapshot is given at most twice, for A and for B.")
     snapshots = (names[0], names[1]) if names else ("", "")
+    note_numpy(arguments.first)
     found = diff_files(arguments.first, arguments.second, offsets=arguments.offset, snapshots=snapshots)
     if arguments.json:
         write_json_file(arguments.json, _json(found))

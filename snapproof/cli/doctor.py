@@ -23,6 +23,7 @@ from harness.status import EXIT_ERROR, EXIT_PASS
 from harness.userfaultfd import probe_userfaultfd
 from snapproof.runs.stack import cache_at
 from tests_functional.lib.run import free_mib
+from validators.native.library import native_core
 
 _TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg", "setpriv": "util-linux"}
 _SMOKE_MIB = 2200
@@ -125,6 +126,10 @@ def _tools() -> Iterator[Finding]:
         yield True, f"C compiler: {find_compiler().version}."
     except SnapproofError as error:
         yield False, error.sentence
+    built = (
+        "built" if native_core() else "not built; 'snapproof run' builds it, and without it 'check' is slower"
+    )
+    yield None, f"Native core of the validator: {built}."
 
 
 def _qemus(arguments: argparse.Namespace) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from hashlib import sha256
@@ -32,6 +33,7 @@ from snapproof.runs.options import DEFAULT_ACCEL, HostOptions, StackOptions
 from snapproof.runs.own_guest import own_image
 from tests_functional.lib.guest import Stack, way_in
 from tests_functional.lib.machines import machine_environment, relies_on_counter
+from validators.native.build import build_core
 
 _KVM_SYSTEMD_SECONDS = 40.0
 _NO_CLOCK_UNDER_PVM = (
@@ -126,6 +128,9 @@ def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack,
     qemu = find_qemu(options.qemu, provisioning, architecture)
     image = own_image(options.own, provisioning, architecture)
     image = image or build_guest(chosen_guest(options), provisioning)
+    with suppress(MachineryMissing):
+        # A guest that is the user's own needs no compiler; without one files are judged by numpy.
+        build_core(provisioning)
     if options.own.guest_needs:
         # Also for a guest of the catalogue, to which a wrapper of QEMU adds devices, say.
         image = replace(image, own_mib=options.own.guest_needs)

@@ -22,7 +22,6 @@ _WARM = (
     "numpy",
     "paramiko",
     "qemu.qmp",
-    "xxhash",
     "unittest.mock",
     "hypothesis.strategies",
 )

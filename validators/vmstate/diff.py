@@ -111,7 +111,7 @@ def _differing(
     if block.page_size != other_block.page_size:
         return np.arange(block.pages) * block.page_size
     before, after = digest_pages(reader, block), digest_pages(other, other_block)
-    return np.flatnonzero(before != after) * block.page_size
+    return np.flatnonzero((before != after).any(axis=1)) * block.page_size
 
 
 def _changes(path: str, before: Any, after: Any, depth: int = _DEPTH) -> Iterator[FieldChange]:

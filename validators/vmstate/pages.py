@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.codes import Code
+from harness.errors import SetupBroken
+from validators.native.library import PageNotRead
 from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Block, SnapshotIndex
 from validators.vmstate.stream.source import FileSource
@@ -25,6 +27,8 @@ BATCH_BYTES = 2 << 20
 _MAX_GAP = 64 << 10
 _WORTH_ALONE = 32
 _PAGES_AT_ONCE = 1 << 20
+# Pages that the native core gets at once: its threads are started anew for each call, in 0.1 ms.
+_CORE_BYTES = 64 << 20
 # In a larger file the pages of one region at a time are sorted; each region costs a pass over the index.
 _REGION_BYTES = 16 << 30
 _MAX_REGIONS = 16
@@ -137,14 +141,46 @@ class PageReader:
             self.source.passed(span.length)
             yield result
 
-    def _spans_of(self, block: Block) -> Iterator[_Span]:
-        size = block.page_size
+    def each_by_core(self, block: Block, work: Callable[[Numbers, Numbers], Result]) -> Iterator[Result]:
+        """Call `work`, which calls the native core, on numbers and file offsets of a block's pages with data.
+
+        They come in file order, at most 64 MiB of pages at once.
+
+        Raises:
+            StreamError: the file became shorter while it was read.
+            SetupBroken: the disk cannot be read.
+        """
+        step = max(1, _CORE_BYTES // block.page_size)
+        for pages, places in self._regions(block):
+            for first in range(0, len(pages), step):
+                some = slice(first, first + step)
+                try:
+                    result = work(pages[some], places[some])
+                except PageNotRead as error:
+                    place = int(places[first + error.number])
+                    if len(self.source.read(place, block.page_size)) < block.page_size:
+                        raise _became_shorter(place) from error
+                    raise SetupBroken(
+                        f"The file '{self.source.path}' could not be read at offset {place} at first, and "
+                        "can be now; check it again.",
+                        code=Code.SETUP_UNREADABLE,
+                    ) from error
+                self.source.passed(len(pages[some]) * block.page_size)
+                yield result
+
+    def _regions(self, block: Block) -> Iterator[tuple[Numbers, Numbers]]:
+        """Yield numbers and file offsets of a block's pages with data, in file order."""
         region = max(_REGION_BYTES, self.source.size // _MAX_REGIONS + 1)
         for start in range(0, self.source.size, region):
             pages, places = _pages_in(block, max(1, start), start + region)
             if not (places[1:] > places[:-1]).all():
                 order = np.argsort(places, kind="stable")
                 pages, places = pages[order], places[order]
+            yield pages, places
+
+    def _spans_of(self, block: Block) -> Iterator[_Span]:
+        size = block.page_size
+        for pages, places in self._regions(block):
             # The least spacing of pages: k pages that span k - 1 times this are evenly spaced.
             closest = size if self.index.mapped else size + 8
             for span, stride in _spans(size, closest, places):
@@ -158,9 +194,7 @@ class PageReader:
     def _read(self, span: _Span) -> Batch:
         space = self.source.view(span.start, span.length)
         if len(space) < span.length:
-            raise StreamError(
-                Code.TRUNCATED_SHRANK, "The file became shorter while it was being read.", span.start
-            )
+            raise _became_shorter(span.start)
         return Batch(span.pages, span.size, space, span.places - span.start, span.stride)
 
     def page(self, block: Block, number: int) -> bytes | None:
@@ -171,6 +205,10 @@ class PageReader:
         if place == 0:
             return None
         return self.source.read(place, block.page_size)
+
+
+def _became_shorter(offset: int) -> StreamError:
+    return StreamError(Code.TRUNCATED_SHRANK, "The file became shorter while it was being read.", offset)
 
 
 def _pages_in(block: Block, first: int, end: int) -> tuple[Numbers, Numbers]:

@@ -14,7 +14,7 @@ from tests_unit.support.shell_commands import our_calls
 
 # Packages that take long to import.
 _HEAVY = {
-    "avocado", "cryptography", "jinja2", "matplotlib", "numpy", "paramiko", "pkg_resources", "qemu", "xxhash"
+    "avocado", "cryptography", "jinja2", "matplotlib", "numpy", "paramiko", "pkg_resources", "qemu"
 }  # fmt: skip
 _PROGRAM = f"""
 import json, sys
@@ -48,7 +48,7 @@ def test_help_imports_nothing_heavy(command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "needed"), [("check", ["numpy"]), ("info", ["numpy"]), ("diff", ["numpy", "xxhash"])]
+    ("command", "needed"), [("check", ["numpy"]), ("info", ["numpy"]), ("diff", ["numpy"])]
 )
 def test_commands_that_read_files(tmp_path: Path, command: str, needed: list[str]) -> None:
     """Reading files takes no package that boots guests, logs in or draws."""

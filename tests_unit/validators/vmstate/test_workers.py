@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import xxhash
 
 from harness.codes import Code
 from harness.errors import UsageError
+from tests_unit.support.page_digest import nh
 from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, write_golden
 from validators import verdict
 from validators.judge import check_file
@@ -126,14 +126,14 @@ def test_verdict_is_the_same_in_any_number_of_processes(
 
 @pytest.mark.usefixtures("many_processes")
 def test_digests_are_those_of_the_pages(tmp_path: Path) -> None:
-    """Each digest is xxh3 of its page, zero pages included."""
+    """Each digest is NH of its page, zero pages included."""
     writer = Writer(Guest())
     path = tmp_path / "file"
     path.write_bytes(writer.stream())
     with open_source(path) as source:
         _, digests = read_digests(source)
     for found, (_, ram) in zip(digests, writer.blocks(), strict=True):
-        assert found.tolist() == [xxhash.xxh3_64_intdigest(page.tobytes()) for page in ram]
+        assert found.tolist() == [nh(page.tobytes()) for page in ram]
 
 
 def test_bad_pages_beyond_the_limit_are_counted_and_placed(

@@ -86,7 +86,7 @@ class Collector:
             )
         inside = pages < block.pages
         if not inside.all():
-            self._note_outside(block, pages[~inside], sources[~inside])
+            self.note_outside(block, pages[~inside], sources[~inside])
             pages, sources = pages[inside], sources[inside]
         earlier = target[pages]
         target[pages] = sources
@@ -95,7 +95,7 @@ class Collector:
             target[pages] = earlier
             self._store_in_turn(number, pages, sources, section_start)
         elif earlier.any():
-            self._note_duplicates(number, pages, earlier, sources, section_start)
+            self.note_duplicates(number, pages, earlier, sources, section_start)
 
     def add_page(self, number: int, page: int, source: int, section_start: int) -> None:
         """Note one page record, as add_pages() does."""
@@ -121,7 +121,8 @@ class Collector:
             self._duplicates.append((columns[0], *columns[1:4], columns[4].astype(np.bool_)))
             self._single.clear()
 
-    def _note_outside(self, block: Block, pages: Pages, sources: Pages) -> None:
+    def note_outside(self, block: Block, pages: Pages, sources: Pages) -> None:
+        """Note records of pages that lie outside of their RAMBlock, in file order."""
         left = max(0, ANOMALY_LIMIT - self.counts["page-outside-block"])
         for page, source in zip(pages[:left].tolist(), sources[:left].tolist(), strict=True):
             offset = page * block.page_size
@@ -146,11 +147,11 @@ class Collector:
         earlier[1:][again] = sorted_sources[:-1][again]
         in_file_order = np.empty_like(earlier)
         in_file_order[order] = earlier
-        self._note_duplicates(number, pages, in_file_order, sources, section_start)
+        self.note_duplicates(number, pages, in_file_order, sources, section_start)
         last = np.append(~again, True)
         target[sorted_pages[last]] = sorted_sources[last]
 
-    def _note_duplicates(
+    def note_duplicates(
         self, number: int, pages: Pages, earlier: Pages, later: Pages, section_start: int
     ) -> None:
         """Note the records whose page had one before (`earlier` is not MISSING)."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from harness.codes import Code
 from harness.errors import UsageError
+from validators.native.library import native_core
 from validators.vmstate.stream import format as fmt
 from validators.vmstate.stream.collector import Collector
 from validators.vmstate.stream.configuration import read_configuration
@@ -17,6 +18,7 @@ from validators.vmstate.stream.cursor import Cursor, readable
 from validators.vmstate.stream.foreign import HEAD_BYTES, foreign_words
 from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Anomaly, Command, Configuration, Section, SnapshotIndex, Vmdesc
+from validators.vmstate.stream.native_records import NativeScanner
 from validators.vmstate.stream.ramlist import BlockList
 from validators.vmstate.stream.records import RamScanner
 from validators.vmstate.stream.run_state import judge_run_state
@@ -78,6 +80,13 @@ def _end_before_padding(source: Source) -> int | None:
     if not isinstance(source, FileSource) or source.size % _PADDED_TO:
         return None
     return source.end_of_data()
+
+
+def _scanner(source: Source, collector: Collector, page_size: int) -> RamScanner:
+    core = native_core()
+    if core is None:
+        return RamScanner(source, collector, page_size)
+    return NativeScanner(source, collector, page_size, core)
 
 
 class _Reader:
@@ -237,7 +246,7 @@ class _Reader:
             )
         page_size = self._decide_page_size()
         if self._scanner is None:
-            self._scanner = RamScanner(self._source, self._collector, page_size)
+            self._scanner = _scanner(self._source, self._collector, page_size)
         position, total = self._scanner.scan(section.data_offset)
         while total is not None:
             self._list = BlockList(

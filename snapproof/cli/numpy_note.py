@@ -1,0 +1,21 @@
+"""Says that a file is read without the native core, where that takes noticeably longer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from validators.native.library import native_core
+
+_WORTH_BYTES = 64 << 20
+
+
+def note_numpy(path: Path) -> None:
+    """Print a note if there is no native core and the file is not small; results are the same."""
+    if not path.is_file() or path.stat().st_size < _WORTH_BYTES or native_core() is not None:
+        return
+    print(
+        "snapproof: The native core is not built, so this takes about twice as long, with the same result; "
+        f"'{sys.executable}' -m validators.native.build builds it.",
+        file=sys.stderr,
+    )

@@ -1,0 +1,66 @@
+/*
+ * The native core of the validator: what touches every record and every page of a vmstate file.
+ *
+ * It judges nothing and has no messages: it fills arrays that Python has allocated, and stops where Python has to
+ * go on. Every length is checked against the bytes that are there; no allocation depends on the file. Files
+ * are read into small buffers and not mapped, so a file that shrinks or a disk that fails ends no process.
+ * library.py has the same structures and numbers.
+ */
+#ifndef CORE_H
+#define CORE_H
+
+#include <stdint.h>
+
+/* Walking over page records: records.c. */
+
+enum walk_event { EVENT_AGAIN = 1, EVENT_OUTSIDE = 2, EVENT_FILL = 3 };
+
+enum { EVENT_WORDS = 4, NAME_BYTES = 255 };
+
+enum walk_stop {
+	STOP_ELSE = 0,   /* at something that Python has to read: another word, or the end of the bytes */
+	STOP_EVENTS = 1, /* the events have to be taken first */
+};
+
+/* What the walk knows between calls. Numbers of 64 bits only, so that both sides agree on the layout. */
+struct walk {
+	uint64_t page_size;    /* a power of two, 1 KiB to 64 KiB */
+	int64_t *sources;      /* page_source of the RAMBlock named last, NULL if it is unknown or none */
+	uint64_t pages;        /* its length */
+	uint64_t named;        /* whether a RAMBlock has been named */
+	uint64_t data_records; /* records of pages with data, counted */
+	uint64_t zero_records; /* records of zero pages, counted */
+	uint64_t small_left;   /* so many records may still name a RAMBlock */
+	int64_t *events;       /* event_limit times EVENT_WORDS: enum walk_event, and what it is about */
+	uint64_t event_limit;  /* at least 2 */
+	uint64_t event_count;
+	uint64_t name_length;
+	uint8_t name[NAME_BYTES + 1]; /* of the RAMBlock named last */
+};
+
+/*
+ * Reads records from bytes[*at] on, of which there are `filled`; bytes[0] is at offset `base` of the file.
+ * Leaves in *at where it stopped, which is the start of a record.
+ */
+uint32_t core_walk(struct walk *walk, const uint8_t *bytes, uint64_t filled, uint64_t base, uint64_t *at);
+
+/*
+ * Work on pages: slices.c spreads it over threads. `places` has the file offset of each page, in any order; the
+ * nearer to the order of the file, the fewer the reads. All return how many pages could be read: fewer than
+ * `count` is the number of the first that could not.
+ */
+
+struct pages {
+	int64_t file;          /* descriptor */
+	const int64_t *places; /* file offset of each page */
+	uint64_t count;
+	uint64_t size;         /* of a page: a power of two, 1 KiB to 64 KiB */
+	uint64_t threads;      /* at most MOST_THREADS */
+};
+
+enum { MOST_THREADS = 16 };
+
+/* Digests pages into 2 words each; `keys` has a word more than a page. */
+uint64_t core_digest(const struct pages *pages, const uint64_t *keys, uint64_t *digests);
+
+#endif
