@@ -60,6 +60,6 @@ bootstrap() {
         --editable "$root${extras:+[$extras]}" ||
         fail "Python dependencies could not be installed; is a package index reachable for pip?"
     # Without it all is judged the same, only slower; it says so itself.
-    (cd "$root" && "$venv/bin/python" -m validators.native.build) || :
+    "$venv/bin/snapproof" images build core >/dev/null || :
     echo "$stamp" >"$venv/.stamp"
 }

@@ -63,4 +63,6 @@ def test_only_the_command_chooses_the_default_cache() -> None:
     """All other code uses the cache that it is given, so that `--cache` holds for all that a command does."""
     files = [path for room in _CODE for path in (_ROOT / room).rglob("*.py")]
     naming = {path.relative_to(_ROOT) for path in files if "default_cache_folder" in path.read_text()}
-    assert naming == {Path("guest_images/cache.py"), Path("snapproof/runs/stack.py")}
+    assert naming == {
+        Path("guest_images/cache.py"), Path("snapproof/cli/command.py"), Path("snapproof/runs/stack.py")
+    }  # fmt: skip

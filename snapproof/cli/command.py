@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from guest_images.cache import default_cache_folder
 from harness.errors import SnapproofError, UsageError
 from harness.status import EXIT_ERROR, EXIT_FAIL
 from snapproof.cli import bisect
@@ -16,6 +17,7 @@ from snapproof.cli.streams import shown, standard_streams
 from snapproof.runs.defaults import QEMU_ARGUMENTS
 from snapproof.runs.interruption import EXIT_INTERRUPTED, asked_to_stop, say_interrupted
 from snapproof.runs.outputs import require_outputs
+from validators.native.place import core_of
 
 _COMMANDS = {
     "doctor": "say whether guests can be tested on this host, and why not",
@@ -81,7 +83,8 @@ def _run(arguments: argparse.Namespace, bisecting: bool) -> int:
         if bisecting:
             bisect.require_verdict(arguments)
         require_outputs(vars(arguments))
-        code = int(arguments.run(arguments))
+        with core_of(getattr(arguments, "cache", None) or default_cache_folder()):
+            code = int(arguments.run(arguments))
         sys.stdout.flush()
         return code
     except SnapproofError as error:

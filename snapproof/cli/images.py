@@ -13,6 +13,7 @@ from guest_images.hosts.kernel_build import build_kernel, built_kernels
 from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import provision_qemu, provisioned_qemus
 from snapproof.runs.stack import cache_at
+from validators.native.build import build_core
 
 
 def list_images(arguments: argparse.Namespace) -> int:
@@ -51,6 +52,9 @@ def build_image(arguments: argparse.Namespace) -> int:
     if kind == "kernel":
         kernel = build_kernel(name, provisioning, refresh=refresh)
         print(f"{kernel.image} (Linux {kernel.release})")
+        return 0
+    if arguments.name == "core":
+        print(build_core(provisioning))
         return 0
     guest_spec(arguments.name)
     image = build_guest(arguments.name, provisioning, refresh=refresh)

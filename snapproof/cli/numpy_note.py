@@ -16,6 +16,6 @@ def note_numpy(path: Path) -> None:
         return
     print(
         "snapproof: The native core is not built, so this takes about twice as long, with the same result; "
-        f"'{sys.executable}' -m validators.native.build builds it.",
+        "'snapproof images build core' builds it.",
         file=sys.stderr,
     )

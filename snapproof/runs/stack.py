@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from hashlib import sha256
@@ -18,7 +17,7 @@ from guest_images.guests.init_script import READY_LINE
 from guest_images.provisioning import Provisioning
 from guest_images.qemu.builds import provision_qemu
 from harness.deadline import Deadline, patience
-from harness.errors import MachineryMissing, UsageError
+from harness.errors import MachineryMissing, SetupBroken, UsageError
 from harness.hosts.local import local_facts
 from harness.hosts.spec import LOCAL
 from harness.linux.kvm import KvmKind, find_kvm
@@ -128,9 +127,11 @@ def prepare_stack(options: StackOptions, folder: Path, log: Log) -> tuple[Stack,
     qemu = find_qemu(options.qemu, provisioning, architecture)
     image = own_image(options.own, provisioning, architecture)
     image = image or build_guest(chosen_guest(options), provisioning)
-    with suppress(MachineryMissing):
-        # A guest that is the user's own needs no compiler; without one files are judged by numpy.
+    try:
         build_core(provisioning)
+    except (MachineryMissing, SetupBroken) as error:
+        # Files are judged by numpy then.
+        log(error.sentence)
     if options.own.guest_needs:
         # Also for a guest of the catalogue, to which a wrapper of QEMU adds devices, say.
         image = replace(image, own_mib=options.own.guest_needs)

@@ -13,9 +13,10 @@ from guest_images.cache import Cache, default_cache_folder
 from guest_images.provisioning import Provisioning
 from harness.errors import MachineryMissing
 from validators.native.build import build_core
-from validators.native.library import CHOICE, native_core
+from validators.native.library import native_core
+from validators.native.place import CHOICE, NUMPY
 
-NUMPY = "0"
+__all__ = ["NUMPY", "built_core", "use_core"]
 
 
 @functools.cache

@@ -21,3 +21,10 @@ def _core(request: pytest.FixtureRequest) -> Iterator[None]:
         chosen = str(core)
     with use_core(chosen):
         yield
+
+
+@pytest.fixture
+def numpy_alone() -> Iterator[None]:
+    """Have a file read by numpy, for what only numpy's way does."""
+    with use_core(NUMPY):
+        yield

@@ -63,4 +63,27 @@ enum { MOST_THREADS = 16 };
 /* Digests pages into 2 words each; `keys` has a word more than a page. */
 uint64_t core_digest(const struct pages *pages, const uint64_t *keys, uint64_t *digests);
 
+enum agent_kind { AGENT_NONE = 0, AGENT_DATA = 1, AGENT_OTHER = 2 };
+
+enum { HEAD_WORDS = 6 };
+
+/*
+ * Finds the agent's pages, which have PAGE_BYTES: of each page its agent_kind; of a data page the HEAD_WORDS before
+ * its body, and whether body and checksum agree with them.
+ */
+uint64_t core_agent(const struct pages *pages, uint8_t *kinds, uint64_t *heads, uint8_t *intact);
+
+/*
+ * Compares pages with those of another file, where page `numbers[i]` is at numbers[i] * size. If that one cannot be
+ * read, *other is set.
+ */
+uint64_t core_differing(const struct pages *pages, const int64_t *numbers, int64_t image, uint8_t *differs,
+			uint8_t *other);
+
+/* Tells which pages are not all zero; holes of the file are not read. */
+uint64_t core_nonzero(const struct pages *pages, uint8_t *nonzero);
+
+/* Writes each page to numbers[i] * size of another file. If that fails, *error is the errno, else 0. */
+uint64_t core_copy(const struct pages *pages, const int64_t *numbers, int64_t target, int64_t *error);
+
 #endif

@@ -37,17 +37,17 @@ static void digest_page(const uint8_t *page, uint64_t words, const uint64_t *key
 	digest[1] = second;
 }
 
-static uint64_t digest_slice(void *context, const struct pages *pages, uint64_t first, uint64_t count,
-			     const uint8_t *slice, uint8_t *spare)
+static uint64_t digest_slice(void *context, const struct slice *slice)
 {
 	const struct digesting *digesting = context;
 	uint64_t i;
 
-	(void)spare;
-	for (i = first; i < first + count; i++)
-		digest_page(slice + (pages->places[i] - pages->places[first]), pages->size / 8,
-			    digesting->keys, digesting->digests + 2 * i);
-	return count;
+	if (!read_slice(slice))
+		return 0;
+	for (i = slice->first; i < slice->first + slice->count; i++)
+		digest_page(page_of(slice, i), slice->pages->size / 8, digesting->keys,
+			    digesting->digests + 2 * i);
+	return slice->count;
 }
 
 uint64_t core_digest(const struct pages *pages, const uint64_t *keys, uint64_t *digests)

@@ -4,33 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from guest_images.cache import default_cache_folder
+from validators.native.place import CHOICE, NUMPY
 
-SOURCES = Path(__file__).parent
-AGENT_SOURCES = SOURCES.parents[1] / "guest_images" / "agent"
-FLAGS = (
-    "-std=c11",
-    "-O3",
-    "-Wall",
-    "-Wextra",
-    "-Werror",
-    "-fPIC",
-    "-shared",
-    "-pthread",
-    f"-I{AGENT_SOURCES}",
-)
-FILE = "core.so"
-CHOICE = "SNAPPROOF_NATIVE"
-"""Environment variable: "0" for numpy alone, or the file to load; by default the one in the cache folder."""
-
-_AGENT_HEADERS = ("format.h", "mix.h", "word.h")
 _MOST_THREADS = 4
 _EVENT_LIMIT = 16 << 10
 _EVENT_WORDS = 4
@@ -38,6 +19,11 @@ _NAME_BYTES = 256
 EVENT_AGAIN, EVENT_OUTSIDE, EVENT_FILL = 1, 2, 3
 STOP_EVENTS = 1
 
+AGENT_NONE, AGENT_DATA, AGENT_OTHER = range(3)
+_HEAD_WORDS = 6
+
+Kinds = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
@@ -78,11 +64,13 @@ class PageNotRead(Exception):
 
     Attributes:
         number: its position among those that were to be read.
+        other: whether it was the other file, of two that are compared.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, other: bool = False) -> None:
         super().__init__(f"page {number}")
         self.number = number
+        self.other = other
 
 
 class Walk:
@@ -132,8 +120,12 @@ class Core:
 
     def __init__(self, path: Path) -> None:
         library = ctypes.CDLL(str(path))
-        self._walk, self._digest = library.core_walk, library.core_digest
-        self._walk.restype, self._digest.restype = ctypes.c_uint32, ctypes.c_uint64
+        self._walk, self._digest, self._agent = library.core_walk, library.core_digest, library.core_agent
+        self._differing, self._nonzero = library.core_differing, library.core_nonzero
+        self._copy = library.core_copy
+        self._walk.restype = ctypes.c_uint32
+        for function in (self._digest, self._agent, self._differing, self._nonzero, self._copy):
+            function.restype = ctypes.c_uint64
         self._threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
 
     def walk(self, walk: Walk, view: memoryview, base: int, at: int) -> tuple[int, int]:
@@ -168,10 +160,62 @@ class Core:
         assert places.dtype == np.int64
         return ctypes.byref(_Pages(descriptor, places.ctypes.data, len(places), size, self._threads))
 
+    def agent(self, descriptor: int, places: Numbers, size: int) -> tuple[Kinds, Words, Flags]:
+        """Find agent pages among those at these file offsets.
+
+        Returns:
+            The kind of each (AGENT_NONE, AGENT_DATA, AGENT_OTHER); of data pages the six words before the
+            body; whether a data page's body and checksum agree with them.
+
+        Raises:
+            PageNotRead: one of them cannot be read.
+        """
+        count = len(places)
+        kinds, intact = np.empty(count, np.uint8), np.empty(count, np.bool_)
+        heads = np.empty((count, _HEAD_WORDS), np.uint64)
+        given = self._pages(descriptor, places, size)
+        self._require(self._agent(given, _at(kinds), _at(heads), _at(intact)), places)
+        return kinds, heads, intact
+
+    def differing(self, descriptor: int, places: Numbers, numbers: Numbers, size: int, image: int) -> Flags:
+        """Tell which pages differ from those of another file, which has page n at n * size.
+
+        Raises:
+            PageNotRead: one of them cannot be read, here or there.
+        """
+        differs, other = np.empty(len(places), np.bool_), ctypes.c_uint8()
+        given = self._pages(descriptor, places, size)
+        done = self._differing(given, _at(numbers), ctypes.c_int64(image), _at(differs), ctypes.byref(other))
+        self._require(done, places, bool(other.value))
+        return differs
+
+    def nonzero(self, descriptor: int, places: Numbers, size: int) -> Flags:
+        """Tell which pages at these file offsets are not all zero.
+
+        Raises:
+            PageNotRead: one of them cannot be read.
+        """
+        nonzero = np.empty(len(places), np.bool_)
+        self._require(self._nonzero(self._pages(descriptor, places, size), _at(nonzero)), places)
+        return nonzero
+
+    def copy(self, descriptor: int, places: Numbers, numbers: Numbers, size: int, target: int) -> None:
+        """Write each page to n * size of another file, where n is its number.
+
+        Raises:
+            PageNotRead: one of them cannot be read. OSError: one of them cannot be written.
+        """
+        error = ctypes.c_int64()
+        given = self._pages(descriptor, places, size)
+        done = self._copy(given, _at(numbers), ctypes.c_int64(target), ctypes.byref(error))
+        if error.value:
+            raise OSError(error.value, os.strerror(error.value))
+        self._require(done, places)
+
     @staticmethod
-    def _require(done: int, places: Numbers) -> None:
+    def _require(done: int, places: Numbers, other: bool = False) -> None:
         if done < len(places):
-            raise PageNotRead(int(done))
+            raise PageNotRead(int(done), other)
 
 
 def _at(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:
@@ -180,41 +224,13 @@ def _at(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def source_files() -> list[Path]:
-    """Return all files that the core is compiled from, headers included."""
-    own = [*SOURCES.glob("*.c"), *SOURCES.glob("*.h")]
-    return sorted(own) + [AGENT_SOURCES / "core" / name for name in _AGENT_HEADERS]
-
-
-def core_path(cache: Path) -> Path:
-    """Return where a cache folder has the core that fits these sources and this machine, built or not.
-
-    The compiler is no part of the name: asking it for its version would take longer than a check.
-    """
-    digest = hashlib.sha256()
-    for part in (*(path.read_bytes() for path in source_files()), " ".join(FLAGS[:-1]).encode()):
-        digest.update(hashlib.sha256(part).digest())
-    return cache / "native" / f"{digest.hexdigest()[:12]}-{os.uname().machine}-{libc_name()}" / FILE
-
-
-def libc_name() -> str:
-    """Return the last part of a compiler's target: "gnu", or "musl" where the C library is not glibc."""
-    try:
-        return "gnu" if os.confstr("CS_GNU_LIBC_VERSION") else "musl"
-    except (OSError, ValueError):
-        return "musl"
-
-
 @functools.cache
 def native_core() -> Core | None:
-    """Return the native core, None if it was not built for this machine, or cannot be loaded."""
-    choice = os.environ.get(CHOICE, "")
-    if choice == "0":
-        return None
-    path = Path(choice) if choice else core_path(default_cache_folder())
-    if not path.exists():
+    """Return the native core that the command has chosen, None if there is none, or it cannot be loaded."""
+    choice = os.environ.get(CHOICE, NUMPY)
+    if choice == NUMPY or not Path(choice).exists():
         return None
     try:
-        return Core(path)
+        return Core(Path(choice))
     except OSError:
         return None

@@ -17,21 +17,37 @@ struct job {
 	_Atomic uint64_t wrong; /* the first that failed, `count` if none did */
 };
 
-int read_all(int file, uint8_t *buffer, uint64_t length, int64_t offset)
+bool read_all(int64_t file, uint8_t *buffer, uint64_t length, int64_t offset)
 {
 	ssize_t done;
 
 	while (length) {
-		done = pread(file, buffer, length, offset);
+		done = pread((int)file, buffer, length, offset);
 		if (done < 0 && errno == EINTR)
 			continue;
 		if (done <= 0)
-			return 0;
+			return false;
 		buffer += done;
 		offset += done;
 		length -= (uint64_t)done;
 	}
-	return 1;
+	return true;
+}
+
+bool read_slice(const struct slice *slice)
+{
+	const struct pages *pages = slice->pages;
+
+	return read_all(pages->file, slice->bytes, slice->length, pages->places[slice->first]);
+}
+
+uint64_t run_of(const int64_t *numbers, uint64_t first, uint64_t end)
+{
+	uint64_t next = first + 1;
+
+	while (next < end && numbers[next] == numbers[next - 1] + 1)
+		next++;
+	return next - first;
 }
 
 /* Returns how many pages from `first` on, and before `end`, can be read in one go. */
@@ -56,21 +72,22 @@ static void fail_at(struct job *job, uint64_t number)
 		;
 }
 
-static void take_slices(struct job *job, uint8_t *slice, uint8_t *spare)
+static void take_slices(struct job *job, uint8_t *space)
 {
 	const struct pages *pages = job->pages;
-	uint64_t first, end, count, length, done;
+	struct slice slice = { .pages = pages, .bytes = space, .spare = space + SLICE_BYTES };
+	uint64_t first, end, done;
 
 	/* After a failure nothing behind it is begun; what is before it has been begun already. */
 	while ((first = atomic_fetch_add(&job->next, job->step)) < atomic_load(&job->wrong)) {
 		end = pages->count - first < job->step ? pages->count : first + job->step;
-		for (; first < end; first += count) {
-			count = slice_of(pages, first, end);
-			length = (uint64_t)(pages->places[first + count - 1] - pages->places[first]) + pages->size;
-			done = 0;
-			if (read_all((int)pages->file, slice, length, pages->places[first]))
-				done = job->work(job->context, pages, first, count, slice, spare);
-			if (done < count) {
+		for (; first < end; first += slice.count) {
+			slice.first = first;
+			slice.count = slice_of(pages, first, end);
+			slice.length = (uint64_t)(pages->places[first + slice.count - 1] -
+						  pages->places[first]) + pages->size;
+			done = job->work(job->context, &slice);
+			if (done < slice.count) {
 				fail_at(job, first + done);
 				break;
 			}
@@ -84,7 +101,7 @@ static void *run(void *argument)
 
 	/* The thread that called does what is left, in a buffer of its own. */
 	if (space)
-		take_slices(argument, space, space + SLICE_BYTES);
+		take_slices(argument, space);
 	free(space);
 	return NULL;
 }
@@ -101,7 +118,7 @@ uint64_t spread_slices(const struct pages *pages, slice_work *work, void *contex
 	while (started + 1 < wanted && started * job.step < pages->count &&
 	       !pthread_create(&threads[started], NULL, run, &job))
 		started++;
-	take_slices(&job, space, space + SLICE_BYTES);
+	take_slices(&job, space);
 	while (started)
 		pthread_join(threads[--started], NULL);
 	return atomic_load(&job.wrong);

@@ -2,6 +2,8 @@
 #ifndef SLICES_H
 #define SLICES_H
 
+#include <stdbool.h>
+
 #include "core.h"
 
 enum {
@@ -10,17 +12,35 @@ enum {
 	SLICES_AT_ONCE = 4,      /* taken by a thread in one go */
 };
 
-/*
- * Works on `count` pages from number `first` on, whose bytes are at slice + places[i] - places[first]. `spare` has
- * SLICE_BYTES bytes for the work's own use. Returns how many pages it has done; fewer stops everything.
- */
-typedef uint64_t slice_work(void *context, const struct pages *pages, uint64_t first, uint64_t count,
-			    const uint8_t *slice, uint8_t *spare);
+/* Some neighbours in the file, from number `first` on. */
+struct slice {
+	const struct pages *pages;
+	uint64_t first;
+	uint64_t count;
+	uint64_t length; /* bytes of the file from the first page to the end of the last, at most SLICE_BYTES */
+	uint8_t *bytes;  /* room for them */
+	uint8_t *spare;  /* SLICE_BYTES more, for the work's own use */
+};
+
+/* Works on a slice. Returns how many of its pages it has done; fewer stops everything. */
+typedef uint64_t slice_work(void *context, const struct slice *slice);
 
 /* Does the work on all pages; returns the number of the first page that failed, `count` if none did. */
 uint64_t spread_slices(const struct pages *pages, slice_work *work, void *context);
 
+/* Reads the bytes of a slice; tells whether they were there. */
+bool read_slice(const struct slice *slice);
+
+/* Returns where a page of a slice is, once it has been read. */
+static inline const uint8_t *page_of(const struct slice *slice, uint64_t number)
+{
+	return slice->bytes + (slice->pages->places[number] - slice->pages->places[slice->first]);
+}
+
+/* Returns how many pages, from number `first` on and before `end`, have numbers that follow one another. */
+uint64_t run_of(const int64_t *numbers, uint64_t first, uint64_t end);
+
 /* Reads exactly `length` bytes; tells whether they were there. */
-int read_all(int file, uint8_t *buffer, uint64_t length, int64_t offset);
+bool read_all(int64_t file, uint8_t *buffer, uint64_t length, int64_t offset);
 
 #endif

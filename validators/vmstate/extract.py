@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import SetupBroken, SnapshotWrong, UsageError
+from validators.native.library import native_core
 from validators.vmstate.containers.opening import open_stream
 from validators.vmstate.devices import decode_devices
 from validators.vmstate.facts import describe
@@ -134,9 +135,21 @@ def _whole_or_nothing(folder: Path) -> Iterator[_NewFiles]:
 def _extract_block(reader: PageReader, block: Block, target: BufferedWriter) -> dict[str, Any]:
     descriptor = target.fileno()
     os.ftruncate(descriptor, block.used_length)
+    core = native_core()
+    if core is not None:
+        source, size = reader.source.descriptor, block.page_size
+        for _ in reader.each_by_core(
+            block, lambda pages, places: core.copy(source, places, pages, size, descriptor)
+        ):
+            pass
+        return _entry(block, target)
     for batch in reader.batches(block):
         for first, last in _runs(batch.pages):
             _write(descriptor, batch.rows[first:last], int(batch.pages[first]) * block.page_size)
+    return _entry(block, target)
+
+
+def _entry(block: Block, target: BufferedWriter) -> dict[str, Any]:
     missing = int((block.page_source == 0).sum())
     name = Path(target.name).name
     return {"idstr": block.idstr, "bytes": block.used_length, "file": name, "missing_pages": missing}

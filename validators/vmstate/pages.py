@@ -157,6 +157,8 @@ class PageReader:
                 try:
                     result = work(pages[some], places[some])
                 except PageNotRead as error:
+                    if error.other:
+                        raise
                     place = int(places[first + error.number])
                     if len(self.source.read(place, block.page_size)) < block.page_size:
                         raise _became_shorter(place) from error

@@ -43,9 +43,10 @@ def add_parser(commands: Any, summary: str) -> None:
             "images build qemu:debian-13 --refresh    # the newest packages",
             "images build host:debian-11              # a VM with Linux 5.10",
             "images build kernel:no-uffd-wp           # compiled, in minutes",
+            "images build core                        # the native core that makes 'check' fast",
         ),
     )
-    build.add_argument("name", metavar="NAME", help="a guest, qemu:NAME, host:NAME or kernel:NAME")
+    build.add_argument("name", metavar="NAME", help="a guest, qemu:NAME, host:NAME, kernel:NAME, or core")
     add_mirror_argument(build)
     build.add_argument("--refresh", action="store_true", help="look for newer packages")
     build.set_defaults(run=later("snapproof.cli.images:build_image"))

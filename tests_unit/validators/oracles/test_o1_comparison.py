@@ -104,6 +104,7 @@ def test_sparse_golden_image(tmp_path: Path, pages: list[int]) -> None:
         assert one.sentence.endswith("differs from the golden image in 1 bytes, first at +0x5.")
 
 
+@pytest.mark.usefixtures("numpy_alone")
 def test_holes_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Zero pages are compared from the next data of the image on, 64 at a time."""
     compared: list[tuple[int, int]] = []
@@ -259,6 +260,7 @@ def test_golden_image_that_becomes_shorter(tmp_path: Path) -> None:
                     check_golden(reader, image)
 
 
+@pytest.mark.usefixtures("numpy_alone")
 @pytest.mark.parametrize("order", [None, _SHUFFLED])
 def test_what_was_compared_is_no_longer_mapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: list[int] | None

@@ -21,7 +21,7 @@ from tests_unit.support.synthetic_stream import Guest, Writer, write_golden
 from tests_unit.support.tiny_stream import PAGE, data, ram_part, ram_start, zero
 from validators.faults.files import CATALOGUE, apply_fault
 from validators.judge import check_file
-from validators.native import library
+from validators.native import library, place
 from validators.vmstate.digests import digest_pages
 from validators.vmstate.pages import PageReader
 from validators.vmstate.stream import PipeSource, SnapshotIndex, open_source, read_index
@@ -220,7 +220,26 @@ def test_pages_in_any_order(tmp_path: Path, both: tuple[str, str]) -> None:
 
 def test_structures_have_the_sizes_of_c() -> None:
     """Both sides have the same number of 64-bit words in each structure."""
-    header = (library.SOURCES / "core.h").read_text()
+    header = (place.SOURCES / "core.h").read_text()
     assert header.count("\tuint64_t ") + header.count("\tint64_t ") + header.count("\tconst int64_t ") == 16
     assert ctypes.sizeof(library.WalkState) == 11 * 8 + 256
     assert ctypes.sizeof(library._Pages) == 5 * 8
+
+
+def test_holes_of_an_image_are_not_read(tmp_path: Path, both: tuple[str, str]) -> None:
+    """Zero pages are compared with the data of a sparse image alone: of 1 GiB here, one page."""
+    path, pages = tmp_path / "sparse", (1 << 30) // PAGE
+    with path.open("wb") as file:
+        file.truncate(1 << 30)
+        file.seek((pages - 3) * PAGE)
+        file.write(b"x")
+    core = library.Core(Path(both[1]))
+    before = _bytes_read()
+    with path.open("rb") as file:
+        found = core.nonzero(file.fileno(), np.arange(pages) * PAGE, PAGE)
+    assert np.flatnonzero(found).tolist() == [pages - 3]
+    assert _bytes_read() - before < 2 << 20
+
+
+def _bytes_read() -> int:
+    return int(Path("/proc/self/io").read_text().split()[1])

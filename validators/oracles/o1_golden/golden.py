@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.codes import Code
-from harness.errors import UsageError
+from harness.errors import SetupBroken, UsageError
+from validators.native.library import PageNotRead, native_core
 from validators.verdict import VIOLATION_LIMIT, CheckResult, Tally, Violation, hexdump
 from validators.vmstate.pages import BATCH_BYTES as _BATCH_BYTES
 from validators.vmstate.pages import Batch, Numbers, PageReader, Rows
@@ -261,7 +262,7 @@ class _BlockComparison:
         Those that are in a gap of the golden image do not count.
         """
         compared = 0
-        for wrong in self._reader.each(self._block, self._batch):
+        for wrong in self._compared():
             compared += wrong.compared
             self._report_all(wrong)
         for first in range(0, self._block.pages, _PIECE_PAGES):
@@ -275,6 +276,63 @@ class _BlockComparison:
             compared += self._zero_pages(zeros[~in_gap])
             self._report_missing(np.flatnonzero(missing) + first)
         return compared
+
+    def _compared(self) -> Iterator[_Wrong]:
+        """Compare the pages with data, by the native core if there is one."""
+        core, block = native_core(), self._block
+        if core is None:
+            yield from self._reader.each(block, self._batch)
+            return
+        source, image = self._reader.source.descriptor, self._file.descriptor
+
+        def work(pages: Numbers, places: Numbers) -> _Wrong:
+            try:
+                differs = core.differing(source, places, pages, block.page_size, image)
+            except PageNotRead as error:
+                if error.other:
+                    self._require_golden(int(pages[error.number]))
+                raise
+            return self._wrong(pages, differs)
+
+        yield from self._reader.each_by_core(block, work)
+
+    def _wrong(self, pages: Numbers, differs: npt.NDArray[np.bool_]) -> _Wrong:
+        """Return what was found in pages that the native core has compared."""
+        wrong = pages[differs]
+        some = wrong[: VIOLATION_LIMIT - self._given].tolist()
+        self._given += len(some)
+        return _Wrong(len(pages), wrong, [self._contents(page) for page in some])
+
+    def _contents(self, page: int) -> tuple[bytes, bytes]:
+        """Return a wrong page as it is in the stream, zeros if it is not there, and in the golden image.
+
+        Raises:
+            UsageError: they are equal now.
+        """
+        found = self._reader.page(self._block, page) or bytes(self._block.page_size)
+        golden = self._golden_page(page)
+        if found == golden:
+            raise UsageError(
+                f"'{self._reader.source.path}' or its golden image changed while they were compared; check "
+                "them again when nothing writes to them."
+            )
+        return found, golden
+
+    def _golden_page(self, page: int) -> bytes:
+        golden: bytes = self._golden_rows(np.array([page]))[0].tobytes()
+        return golden
+
+    def _require_golden(self, page: int) -> None:
+        """Raise the error of a golden page that the native core could not read.
+
+        Raises:
+            UsageError: the golden image became shorter.
+            SetupBroken: it cannot be read, or could not be a moment ago.
+        """
+        self._golden_page(page)
+        raise SetupBroken(
+            f"The golden image '{self._file.path}' could not be read at first, and can be now; check again."
+        )
 
     def _golden_rows(self, pages: Numbers) -> Rows:
         """Return the golden pages with these numbers: uint8[k, page size], valid until the next call.
@@ -336,7 +394,13 @@ class _BlockComparison:
         return _Wrong(len(pages), pages[wrong], contents)
 
     def _zero_pages(self, pages: Numbers) -> int:
-        size = self._block.page_size
+        core, size = native_core(), self._block.page_size
+        if core is not None and len(pages):
+            try:
+                self._report_all(self._wrong(pages, core.nonzero(self._file.descriptor, pages * size, size)))
+            except PageNotRead as error:
+                self._require_golden(int(pages[error.number]))
+            return len(pages)
         step = max(1, _ZERO_SPAN // size)
         ends = np.flatnonzero(np.diff(pages) != 1) + 1
         edges = [0, *ends.tolist(), len(pages)] if len(pages) else []

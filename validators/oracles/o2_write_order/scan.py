@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,9 @@ from guest_images.agent.format import (
     DataWord,
     PageWord,
 )
+from validators.native.library import AGENT_DATA, AGENT_OTHER, native_core
 from validators.vmstate.pages import Batch, PageReader
+from validators.vmstate.stream.index import Block
 
 Numbers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -93,7 +96,7 @@ def scan_agent(reader: PageReader) -> AgentScan:
     for number, block in enumerate(reader.index.blocks):
         if block.page_size != PAGE_BYTES:
             continue
-        for pages, header, intact, others in reader.each(block, _pick):
+        for pages, header, intact, others in _picked(reader, block):
             if len(pages):
                 parts.append((np.full(len(pages), number, np.int64), pages, header, intact))
             for page, words in others:
@@ -106,6 +109,26 @@ def scan_agent(reader: PageReader) -> AgentScan:
         tuple(special[THREAD_MAGIC]),
         tuple(special[DIRECTORY_MAGIC]),
     )
+
+
+def _picked(reader: PageReader, block: Block) -> Iterator[_Part]:
+    """Yield the agent's pages of a block, by the native core if there is one."""
+    core = native_core()
+    if core is None:
+        yield from reader.each(block, _pick)
+        return
+    size = block.page_size
+
+    def work(pages: Numbers, places: Numbers) -> _Part:
+        kinds, heads, intact = core.agent(reader.source.descriptor, places, size)
+        data, others = kinds == AGENT_DATA, np.flatnonzero(kinds == AGENT_OTHER)
+        special = [
+            (int(pages[row]), np.frombuffer(reader.source.read(int(places[row]), size), "<u8"))
+            for row in others.tolist()
+        ]
+        return pages[data], heads[data], intact[data], special
+
+    yield from reader.each_by_core(block, work)
 
 
 def _pick(batch: Batch) -> _Part:
