@@ -233,8 +233,17 @@ def test_taint_that_a_splat_sets(before: int | None, now: int | None, bits: int)
 def test_taint_is_that_of_this_kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Or unknown."""
     assert kernel_log.taint() == int(Path("/proc/sys/kernel/tainted").read_text())
-    monkeypatch.setattr(kernel_log, "Path", lambda _path: tmp_path / "none")
-    assert kernel_log.taint() is None
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
+    for name, content, expected in (
+        ("none", None, None),
+        ("text", "unknown", None),
+        ("mask", "4609\n", 4609),
+    ):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        monkeypatch.setattr(kernel_log, "_TAINT_FILE", str(tmp_path / name))
+        assert kernel_log.taint() == expected
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_files
 
 
 def test_only_the_beginning_of_an_endless_log_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
