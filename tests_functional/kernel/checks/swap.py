@@ -7,6 +7,7 @@ import time
 
 from harness.userfaultfd import Region, libc, read_pagemap
 
+from ..closing import CLOSING_ISSUES
 from ..memory import ANON, ANON_MTHP, ANON_THP, MEMFD, SHMEM
 from ..needs import OWN_SWAP
 from ..oracle import UNREPORTED, all_wait, check_pagemap, release, write_passes, write_waits
@@ -91,7 +92,7 @@ def switching_swap_off_keeps_protection(trial: Trial) -> None:
         libc.checked(libc.LIBC.swapon(device, 0), "swapon")
 
 
-@feature_test("R30", memory=(ANON, SHMEM), needs=_NEEDS, bugs=("c88033efe9a3",))
+@feature_test("R30", memory=(ANON, SHMEM), needs=_NEEDS, bugs=("c88033efe9a3",), known_issues=CLOSING_ISSUES)
 def closing_releases_swapped_pages(trial: Trial) -> None:
     """Closing the userfaultfd ends the protection of pages in swap space (CVE-2024-36881)."""
     region, uffd = trial.protected(16)
