@@ -22,7 +22,7 @@ from harness.userfaultfd.libc import LIBC
 from . import needs
 from .memory import ANON
 from .registry import FeatureTest
-from .trial import CheckFailed, Skip, Trial
+from .trial import CheckFailed, LimitReached, Skip, Trial
 
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -121,6 +121,8 @@ def outcome(test: FeatureTest, helper: str, *, close: bool = False) -> Result:
         return Result("SKIP", str(skip), trial.checks, notes=trial.notes)
     except CheckFailed as failure:
         return _failed(test, failure, trial.checks, trial.notes + _frames(failure))
+    except LimitReached as limit:
+        return Result("ERROR", str(limit), trial.checks, notes=trial.notes)
     except UserfaultfdError as error:
         if error.errno in _LIMITS:
             reason = f"A limit of this machine was reached: {error}."

@@ -32,6 +32,10 @@ class Skip(Exception):
     """The test does not apply to this host, for a reason that was probed."""
 
 
+class LimitReached(Exception):
+    """This machine did not get far enough in time, which says nothing about the kernel."""
+
+
 class Trial:
     """One run of one test.
 

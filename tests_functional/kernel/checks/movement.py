@@ -22,7 +22,7 @@ from ..oracle import (
     write_waits,
 )
 from ..registry import KernelIssue, feature_test
-from ..trial import Trial
+from ..trial import LimitReached, Trial
 
 _PAGES = HUGE_BYTES // PAGE_BYTES
 # Pages to try, one after the other: if memory is not fragmented, compaction moves few pages (0 to 1000 of 8
@@ -33,6 +33,8 @@ _SAME = b"same" * (PAGE_BYTES // 4)
 _MERGED, _SCANS = Path("/proc/self/ksm_merging_pages"), Path("/sys/kernel/mm/ksm/full_scans")
 # Scans of all mergeable memory in which KSM merges no further page. It needs three before it merges one.
 _VAIN_SCANS = 12
+# How many times a test's patience one scan of this little memory may take.
+_SCAN_PATIENCE = 3
 
 
 @feature_test("R14", memory=(ANON_THP,), needs=("collapse",), bugs=("dd47ac428c3f",))
@@ -167,7 +169,8 @@ def merged_pages_stay_protected(trial: Trial, variant: str) -> None:
 def wait_until_merged(trial: Trial, pages: int, *, without: Callable[[], int] = lambda: 0) -> None:
     """Wait until KSM has merged so many pages; skip the test if it scans all memory often and merges none.
 
-    It scans all mergeable memory three times before it merges a page.
+    It scans all mergeable memory three times before it merges a page. A thread that completes no scan has no
+    processor, or hangs: that is an ERROR, long before the test's limit.
 
     Args:
         trial: the trial.
@@ -176,11 +179,20 @@ def wait_until_merged(trial: Trial, pages: int, *, without: Callable[[], int] = 
     """
     if not _MERGED.exists():
         trial.skip("The kernel does not report how many pages KSM has merged (ksm_merging_pages, 5.19).")
-    merged, since = -1, 0
+    merged, since, last = -1, 0, -1
+    begun = time.monotonic()
     while True:
         now, scan = int(_MERGED.read_text()) + without(), int(_SCANS.read_text())
         if now >= pages:
             return
+        if scan != last:
+            last, begun = scan, time.monotonic()
+        waited = time.monotonic() - begun
+        if waited > _SCAN_PATIENCE * trial.patience:
+            raise LimitReached(
+                f"KSM has completed no scan of mergeable memory for {waited:.0f} s: its thread (ksmd) "
+                "gets no processor here, or hangs."
+            )
         if now > merged:
             merged, since = now, scan
         if scan - since > _VAIN_SCANS:

@@ -18,11 +18,17 @@ from tests_functional.kernel import isolate, needs, registry
 from tests_functional.kernel.batches import Batches, merged
 from tests_functional.kernel.isolate import Result, run_isolated
 from tests_functional.kernel.memory import ANON, EVERY, HUGETLB
-from tests_functional.kernel.oracle import check_pagemap, pagemap_has_bit, release
+from tests_functional.kernel.oracle import (
+    PAGEMAP_DIFFERS,
+    UNREPORTED,
+    check_pagemap,
+    pagemap_has_bit,
+    release,
+)
 from tests_functional.kernel.registry import FeatureTest, KernelIssue
 from tests_functional.kernel.run import exit_code
 from tests_functional.kernel.splats import Complaints
-from tests_functional.kernel.trial import CheckFailed, Skip, Trial
+from tests_functional.kernel.trial import CheckFailed, LimitReached, Skip, Trial
 
 _TESTS = registry.all_tests()
 # R26 takes KVM; R34 is test_monitor_that_waits_for_itself below.
@@ -194,11 +200,40 @@ def test_known_issue_is_that_of_its_content() -> None:
     assert not issue.explains("lost", "anon", "5.19.0", "zero")
 
 
+def test_a_limit_of_the_machine_is_an_error_in_its_own_words() -> None:
+    """Neither the kernel is blamed nor the test."""
+
+    def late(trial: Trial) -> None:
+        trial.check(True, "")
+        raise LimitReached("Its thread gets no processor.")
+
+    result = run_isolated(_test(late))
+    assert (result.status, result.reason, result.checks) == ("ERROR", "Its thread gets no processor.", 1)
+
+
 def test_known_issues_have_a_code() -> None:
     """Most assertions have no code: an issue without one would explain any of their failures."""
     codes = [issue.code for test in _TESTS for issue in test.known_issues]
     assert codes
     assert all(codes)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lifetime.anon.closing-releases-all",
+        "lifetime.shmem.closing-releases-markers",
+        "swap.shmem.closing-releases-swapped-pages",
+    ],
+)
+def test_bits_that_closing_leaves_are_known_by_pagemap_and_by_a_write(name: str) -> None:
+    """Kernels with the bug show it by either, as pagemap has the bit or not; newer ones have no excuse."""
+    memory = name.split(".")[1]
+    issues = _named(name).known_issues
+    for code in (PAGEMAP_DIFFERS, "stale-protection"):
+        assert any(issue.explains(code, memory, "6.1.0-47-cloud-amd64") for issue in issues)
+        assert not any(issue.explains(code, memory, "6.9.0") for issue in issues)
+    assert not any(issue.explains(UNREPORTED, memory, "6.1.0-47-cloud-amd64") for issue in issues)
 
 
 def test_need_that_is_not_met_is_a_skip_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -34,7 +35,7 @@ from tests_functional.kernel.matrix.subject import ONE, RELEASED, Expected, Subj
 from tests_functional.kernel.memory import ANON, HUGE_BYTES
 from tests_functional.kernel.oracle import release
 from tests_functional.kernel.registry import FeatureTest
-from tests_functional.kernel.trial import Skip, Trial
+from tests_functional.kernel.trial import LimitReached, Skip, Trial
 
 _CELLS = tuple(cells.cells())
 
@@ -132,6 +133,20 @@ def test_merging_is_waited_for_by_scans_and_not_by_time(monkeypatch: pytest.Monk
     assert _waited(monkeypatch, _Counter(0, 4, 8), _Counter(0, most, 2 * most)) == ""
     assert _waited(monkeypatch, _Counter(0, 4), _Counter(0, most, 2 * most, 2 * most + 1)) != ""
     assert _waited(monkeypatch, _Counter(0), _Counter(0), without=8) == ""
+
+
+def test_ksm_that_completes_no_scan_is_a_limit_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After three times the patience, by the clock, since the last scan; one that scans has more time."""
+    seconds = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
+    with pytest.raises(LimitReached, match="no scan of mergeable memory for 16 s"):
+        _waited(monkeypatch, _Counter(0), _Counter(5))
+    last = movement._VAIN_SCANS - 1
+    with pytest.raises(LimitReached):
+        _waited(monkeypatch, _Counter(0), _Counter(*range(last)))
+    assert next(seconds) > 2 * last + 16
+    slowly = [number // 6 for number in range(999)]
+    assert _waited(monkeypatch, _Counter(0), _Counter(*slowly)).startswith("KSM merged 0 of 8 equal")
 
 
 def test_samples_have_both_ends_and_neighbours() -> None:
