@@ -31,13 +31,15 @@ ip link set lo up
 ip addr add 10.0.2.15/24 dev eth0
 ip link set eth0 up
 ip route add default via 10.0.2.2
-# Disks are told apart by their serial numbers. One with a file system is mounted, read-only.
+# Disks are told apart by their serial numbers, read without a process for each.
 for disk in /sys/block/vd*; do
-    name=$(cat "$disk/serial" 2>/dev/null)
-    case $name in disk-*) ;; *) continue ;; esac
-    ln -s "/dev/${{disk##*/}}" "/dev/$name"
-    mkdir "/disks/${{name#disk-}}"
-    mount -t ext4 -o ro "/dev/$name" "/disks/${{name#disk-}}" 2>/dev/null || rmdir "/disks/${{name#disk-}}"
+    name=
+    read -r name < "$disk/serial"
+    case $name in
+        disk-*) ln -s "/dev/${{disk##*/}}" "/dev/$name" ;;
+        files-*) mkdir "/disks/${{name#files-}}"
+            mount -t ext4 -o ro "/dev/${{disk##*/}}" "/disks/${{name#files-}}" ;;
+    esac
 done
 dropbear -E -s -r /{HOST_KEY} -p 22 && echo "{HOST_READY}"
 exec /bin/busybox init

@@ -17,7 +17,7 @@ from harness.errors import DeadlineExpired, Evidence, MachineryMissing, SetupBro
 from harness.hosts import supervisor
 from harness.hosts.link import Link, Stream, source_of
 from harness.hosts.local import HostFacts
-from harness.hosts.streams import archive, collect, feed, first_line
+from harness.hosts.streams import collect, feed, first_line, packed
 from harness.linux.run_queue import ProcessorTime
 
 PREFIX = "snapproof-"
@@ -57,10 +57,18 @@ print(json.dumps({
 }))
 """
 _UNPACK = """\
-import sys, tarfile
-with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as tar:
-    for member in tar:
-        tar.extract(member)
+import json, os, sys
+source = sys.stdin.buffer
+for path, length, mode in json.loads(source.readline()):
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with open(path, "wb") as file:
+        os.fchmod(file.fileno(), mode)
+        while length:
+            data = source.read(min(length, 1 << 20))
+            if not data:
+                sys.exit("The input ended within " + path + ".")
+            file.write(data)
+            length -= len(data)
 """
 
 
@@ -241,7 +249,7 @@ class Host:
             DeadlineExpired: as for `run`.
         """
         argv = [self.python, "-c", _UNPACK]
-        done = self.run(argv, deadline, stdin=archive(files))
+        done = self.run(argv, deadline, stdin=packed(files))
         if done.exit_code:
             raise SetupBroken(
                 f"Files could not be copied to the host '{self.name}': {done.last_words}", Evidence(argv)

@@ -1,11 +1,11 @@
-"""Pass bytes to and from a program on a host: its input in frames, its outputs, files as tar."""
+"""Pass bytes to and from a program on a host: its input in frames, its outputs, files behind a list."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import queue
 import struct
-import tarfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -85,20 +85,29 @@ def collect(
     return True
 
 
-def archive(files: Mapping[str, bytes | Path]) -> Iterator[bytes]:
-    """Yield a tar archive of the files in pieces, so that a large one is never in memory as a whole."""
-    for name, content in files.items():
-        member = tarfile.TarInfo(name)
-        if isinstance(content, bytes):
-            member.size, member.mode = len(content), 0o600
-            yield member.tobuf(tarfile.GNU_FORMAT)
-            yield content
-        else:
-            status = content.stat()
-            member.size, member.mode = status.st_size, status.st_mode & 0o700
-            yield member.tobuf(tarfile.GNU_FORMAT)
-            with content.open("rb") as file:
-                while data := file.read(1 << 20):
-                    yield data
-        yield bytes(-member.size % 512)
-    yield bytes(1024)
+def packed(files: Mapping[str, bytes | Path]) -> Iterator[bytes]:
+    """Yield the list of the files as a line of JSON (path, length, mode), and then their contents, in pieces.
+
+    The reader of a tar archive is a large module, slow in an emulated host. A large file is never in memory
+    as a whole.
+    """
+    entries = [
+        (name, len(content), 0o600)
+        if isinstance(content, bytes)
+        else (name, content.stat().st_size, content.stat().st_mode & 0o700)
+        for name, content in files.items()
+    ]
+    held = bytearray(json.dumps(entries).encode() + b"\n")
+    for content in files.values():
+        for data in [content] if isinstance(content, bytes) else _pieces(content):
+            held += data
+            if len(held) >= _FRAME:
+                yield bytes(held)
+                held.clear()
+    yield bytes(held)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            yield data

@@ -14,15 +14,12 @@ import fcntl
 import json
 import os
 import select
-import shutil
 import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import traceback
 from typing import IO, Any
 
 # linux/prctl.h
@@ -52,6 +49,10 @@ def main() -> int:
 
 def _keep_folder(prefix: str) -> int:
     """Create a private folder, print its path as JSON, and remove it when the connection ends."""
+    # Not needed by each command, and slow to import in an emulated host.
+    import shutil
+    import tempfile
+
     folder = tempfile.mkdtemp(prefix=prefix)
     with open(os.path.join(folder, _LOCK), "w") as lock:
         sys.stdout.write(json.dumps({"folder": folder}) + "\n")
@@ -194,6 +195,8 @@ def _guarded_main() -> int:
     try:
         return main()
     except BaseException:
+        import traceback
+
         traceback.print_exc()
         return BROKEN
 

@@ -28,15 +28,17 @@ _LOGIN_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class VmDisk:
-    """A further disk of a VM host: `/dev/disk-NAME` there, mounted at `/disks/NAME`.
+    """A further disk of a VM host: `/dev/disk-NAME` there.
 
     Attributes:
         path: a raw disk image.
         writable: whether the host may write to it.
+        mounted: whether it has an ext4 file system, which is mounted at `/disks/NAME` instead, read-only.
     """
 
     path: Path
     writable: bool = False
+    mounted: bool = False
 
 
 def disk_arguments(disks: Mapping[str, VmDisk]) -> tuple[str, ...]:
@@ -48,7 +50,7 @@ def disk_arguments(disks: Mapping[str, VmDisk]) -> tuple[str, ...]:
             "-drive",
             f"file={qemu_quoted(disk.path)},format=raw,if=none,id=host-{name},{mode}",
             "-device",
-            f"virtio-blk-pci,drive=host-{name},serial=disk-{name}",
+            f"virtio-blk-pci,drive=host-{name},serial={'files' if disk.mounted else 'disk'}-{name}",
         ]
     return tuple(words)
 

@@ -41,7 +41,11 @@ def vm_disks(
         sparse: another guest to save there, which boots from the same files.
     """
     size = (int(warm.stack.ram_mib * _ROOM) + _ROOM_MIB) * MIB
-    disks = {"qemu": VmDisk(qemu_disk), "boot": VmDisk(warm.boot_disk), "vmstate": VmDisk(warm.vmstate)}
+    disks = {
+        "qemu": VmDisk(qemu_disk, mounted=True),
+        "boot": VmDisk(warm.boot_disk, mounted=True),
+        "vmstate": VmDisk(warm.vmstate),
+    }
     if sparse is not None:
         disks[SPARSE] = VmDisk(sparse.vmstate)
     for flow in flows:

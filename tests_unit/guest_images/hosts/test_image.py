@@ -168,9 +168,11 @@ def test_own_kernel_must_exist(tmp_path: Path) -> None:
 
 def test_disks_are_known_by_serial_number(tmp_path: Path) -> None:
     """Each disk has its name as serial number, for the host to find it; commas in paths are doubled."""
-    words = disk_arguments({"seed": VmDisk(tmp_path / "a,b"), "out": VmDisk(tmp_path / "c", writable=True)})
+    seed, out = VmDisk(tmp_path / "a,b"), VmDisk(tmp_path / "c", writable=True)
+    words = disk_arguments({"seed": seed, "qemu": VmDisk(tmp_path / "d", mounted=True), "out": out})
     assert f"file={tmp_path}/a,,b,format=raw,if=none,id=host-seed,readonly=on" in words
     assert "virtio-blk-pci,drive=host-seed,serial=disk-seed" in words
+    assert "virtio-blk-pci,drive=host-qemu,serial=files-qemu" in words
     assert words[-3].endswith("readonly=off")
     # virtio-blk hands out 20 bytes (linux/virtio_blk.h, VIRTIO_BLK_ID_BYTES).
     assert all(len(word.rpartition("serial=")[2]) <= 20 for word in words if "serial=" in word)

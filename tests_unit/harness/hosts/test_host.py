@@ -6,6 +6,7 @@ import ast
 import fcntl
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,16 +17,16 @@ import pytest
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, SetupBroken
-from harness.hosts import supervisor
+from harness.hosts import streams, supervisor
 from harness.hosts.host import Host
 from harness.hosts.link import LocalLink, Stream, script_of
 from snapproof.bench import page_fault_lines, page_fault_trace, tracefs
-from tests_functional.hosts import on_host, on_host_memory, on_host_qemu
+from tests_functional.hosts import on_host, on_host_balance, on_host_memory, on_host_qemu
 
 # What is carried together.
 _CARRIED = (
     (supervisor,),
-    (on_host, on_host_memory, on_host_qemu),
+    (on_host, on_host_balance, on_host_memory, on_host_qemu),
     (page_fault_trace, tracefs, page_fault_lines),
 )
 
@@ -35,7 +36,7 @@ _DAEMON, _PROGRAM = f"3604.{os.getpid()}", f"3605.{os.getpid()}"
 # Is a supervisor with one child, which the first list of its children lacks.
 _MISSED = """\
 import subprocess
-from harness.hosts import supervisor
+from harness.hosts import streams, supervisor
 child, real, lists = subprocess.Popen(["sleep", "1000"]), supervisor._children, [[]]
 supervisor._children = lambda: lists.pop() if lists else real()
 left = supervisor._end_descendants()
@@ -83,6 +84,33 @@ def test_streams_and_exit_codes() -> None:
             == b""
         )
         assert sum(map(len, pieces)) == 200_000
+
+
+def test_files_arrive_as_they_are(tmp_path: Path) -> None:
+    """Small ones, an empty one, and one of several pieces, with what their owner may do with them."""
+    large, program = tmp_path / "large", tmp_path / "program"
+    large.write_bytes(random.Random(3).randbytes((5 << 19) + 7))
+    program.write_bytes(b"#!/bin/sh\n")
+    program.chmod(0o755)
+    with _here() as host:
+        there = Path(host.folder)
+        host.put({"empty": b"", "a/large": large, "a/program": program, "last": b"end"}, Deadline(20))
+        assert (there / "a/large").read_bytes() == large.read_bytes()
+        assert [(there / name).read_bytes() for name in ("empty", "a/program", "last")] == [
+            b"",
+            program.read_bytes(),
+            b"end",
+        ]
+        modes = [(there / name).stat().st_mode & 0o777 for name in ("last", "a/program")]
+        assert modes == [0o600, 0o700]
+
+
+def test_a_file_that_becomes_shorter_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host does not take what there is of it for the file."""
+    monkeypatch.setattr(streams, "_pieces", lambda _: [b"12345"])
+    (tmp_path / "file").write_bytes(b"1234567")
+    with _here() as host, pytest.raises(SetupBroken, match=r"The input ended within a/file\."):
+        host.put({"a/file": tmp_path / "file"}, Deadline(20))
 
 
 def test_input_that_nobody_reads_is_no_error() -> None:
@@ -174,7 +202,7 @@ def test_carried_files_need_python_3_9_only(together: Sequence[ModuleType]) -> N
 
 def test_script_of_modules_needs_none_of_ours(tmp_path: Path) -> None:
     """Modules that import each other run as one text where nothing of ours can be imported."""
-    script = script_of(on_host, on_host_memory, on_host_qemu)
+    script = script_of(on_host, on_host_balance, on_host_memory, on_host_qemu)
     order = json.dumps({"kinds": {}, "argv": ["no-such-qemu"], "environment": {}, "seconds": 1})
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script],
