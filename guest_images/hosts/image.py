@@ -88,6 +88,7 @@ class HostImage:
         release: what `uname -r` says in it, empty where only booting it tells.
         digest: SHA256 in hex over kernel, initramfs, disk and command line.
         manifest: every input by name, version and SHA256.
+        packages: root of the unpacked packages that its disk has.
         boot_seconds: limit for its boot.
     """
 
@@ -101,6 +102,7 @@ class HostImage:
     release: str
     digest: str
     manifest: tuple[InputRecord, ...]
+    packages: Path
     boot_seconds: float = HOST_BOOT_SECONDS
 
 
@@ -209,6 +211,7 @@ def _provide_host(inputs: _Inputs, provisioning: Provisioning) -> HostImage:
         release=files.kernel_release,
         digest=files.digest(cmdline),
         manifest=manifest,
+        packages=inputs.trees[1].root,
     )
 
 

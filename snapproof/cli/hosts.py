@@ -119,7 +119,9 @@ def _opened_and_examined(host: HostSpecText, sources: Sources) -> Examination:
 def table(found: list[Examination]) -> str:
     """Return the table of hosts as plain text, a row for each, and notes below it."""
     lines = table_rows([_HEADINGS, *(_row(one) for one in found)])
-    notes = [f"{one.name}: {text}" for one in found for text in (one.deviation, one.refusal) if text]
+    notes = [
+        f"{one.name}: {text}" for one in found for text in (one.deviation, one.refusal, _costs(one)) if text
+    ]
     return "\n".join(line.rstrip() for line in [*lines, *notes])
 
 
@@ -133,6 +135,13 @@ def _row(one: Examination) -> tuple[str, ...]:
     kernel = one.facts.kernel.split()[0] if one.facts else "-"
     times = f"{one.seconds:.0f} s", f"{one.processor_seconds:.0f} s"
     return one.name, kernel, many, counts, _snapshot(one), one.qemu or "-", *times
+
+
+def _costs(one: Examination) -> str:
+    """Return what each step used of processors as a phrase, empty if it is not known."""
+    steps = [f"{name} {seconds:.0f} s" for name, seconds in one.costs.items() if seconds >= 0.5]
+    rest = one.processor_seconds - sum(one.costs.values())
+    return f"CPU: {', '.join(steps)}, on this machine {rest:.0f} s" if steps else ""
 
 
 def _snapshot(one: Examination) -> str:

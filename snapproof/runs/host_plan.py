@@ -13,6 +13,7 @@ from guest_images.disks.ext4_image import mkfs_root
 from guest_images.guests.image import build_guest
 from guest_images.guests.kernel_modules import Kernel
 from guest_images.hosts.archive import ARCHIVE, archived_kernel, matching_kernels
+from guest_images.hosts.compiled_python import compiled_sources
 from guest_images.hosts.image import OWN_KERNEL_HOST, HostImage, build_host, build_host_with_kernel
 from guest_images.hosts.init import HOST_READY
 from guest_images.hosts.kernel_build import build_kernel
@@ -33,6 +34,7 @@ from harness.qemu.probe import DEFAULT_EXECUTABLE
 from snapproof.runs.options import HostOptions
 from snapproof.runs.stack import provisioning_for
 from tests_functional.hosts.examination import FAULT, SINKS, HostPlan
+from tests_functional.hosts.feature_tests import carried_sources
 from tests_functional.hosts.portable_warm_guest import PortableWarmGuest, provide_warm_guest
 from tests_functional.hosts.snapshots import HostPaths
 from tests_functional.hosts.vm_places import sink_file, vm_disks, vm_places
@@ -152,6 +154,9 @@ def _vm(wanted: VmSpec, sources: Sources) -> tuple[HostPlan, AbstractContextMana
         fault=_fault(sources) if usual else None,
         own=True,
         folder=folder,
+        compiled=compiled_sources(
+            carried_sources(), image.packages, image.architecture, sources.provisioning
+        ),
     )
     return plan, _booted(image, disks, sources, folder)
 

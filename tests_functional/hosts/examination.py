@@ -57,6 +57,7 @@ class HostPlan:
         fault: library of the planted FAULT, None if it cannot be built.
         own: whether the host is ours alone, so that its settings may be changed.
         folder: folder on this machine for logs and snapshots.
+        compiled: the feature tests as its Python compiles them (see `carry_tests`).
     """
 
     name: str
@@ -70,6 +71,7 @@ class HostPlan:
     fault: Path | None
     own: bool
     folder: Path
+    compiled: Mapping[str, Path] = field(default_factory=dict)
 
     def sink(self, flow: str) -> Path:
         """Return the file on this machine that receives a flow's snapshot."""
@@ -92,6 +94,7 @@ class Examination:
     Attributes:
         seconds: how long it took.
         processor_seconds: what its processes used of processors here; 0 if none were its own.
+        costs: of `processor_seconds`, what the host's VM used in each step; nothing for other hosts.
     """
 
     name: str
@@ -105,11 +108,18 @@ class Examination:
     seconds: float = 0.0
     processor_seconds: float = 0.0
     folder: str = ""
+    costs: dict[str, float] = field(default_factory=dict)
 
     @property
     def status(self) -> Status:
         """The worst status of all outcomes."""
         return worst(outcome.status for outcome in self.outcomes) or Status.ERROR
+
+    def count(self, step: str, processor_seconds: float) -> None:
+        """Note the end of a step, by the processor time that the host's VM has used since its start."""
+        spent = processor_seconds - sum(self.costs.values())
+        if processor_seconds:
+            self.costs[step] = self.costs.get(step, 0.0) + spent
 
     def environment(self) -> dict[str, str]:
         """Return the environment of each result of this host."""

@@ -14,7 +14,7 @@ from harness.deadline import Deadline
 from harness.errors import SnapproofError
 from harness.hosts.host import Host
 from harness.status import Status, worst
-from tests_functional.hosts.balanced_save import judge_balanced, save_balanced
+from tests_functional.hosts.balanced_save import judge_balanced
 from tests_functional.hosts.disturbed_save import judge_disturbed, save_disturbed
 from tests_functional.hosts.examination import BALANCED, DISTURBED, FLOWS, PLANTED, Examination, HostPlan
 from tests_functional.hosts.feature_tests import (
@@ -59,30 +59,38 @@ def examine(plan: HostPlan, opened: AbstractContextManager[Host], log: Callable[
     step = "boot"
     try:
         with opened as host:
+
+            def ended(name: str) -> None:
+                found.count(name, host.processor_time().ran_ns / 1e9)
+
+            ended("boot")
             found.facts = host.facts()
             log(f"{plan.name}: Linux {found.facts.kernel}.")
-            carry_tests(host, plan.helper)
+            carry_tests(host, plan.helper, plan.compiled)
             step = "features"
             found.features = probe_features(host)
             found.outcomes.append(_features(plan, found))
+            ended("set-up")
             step = "kernel"
             if plan.tests is not None:
                 _feature_tests(plan, found, host, log)
+                ended("tests")
             step = "snapshot"
             places = plan.places(host) if plan.warm is not None else None
             report = _saves(plan, found, host, places, log) if places else None
+            ended("saves")
             planted = _planted(plan, found, host, report, places, log) if places and report else None
-            step = BALANCED
-            balanced = save_balanced(plan, host, report, places, log) if places and report else None
+            ended(PLANTED)
             disturbed = _disturbed(plan, found, host, report, places, log) if places and report else None
+            ended("disturbed")
         step = "judgement"
         if plan.warm is not None and report is not None:
             found.outcomes += _judged(plan, found, plan.warm, report, log)
         if planted is not None:
             with _own_outcome(plan, found, PLANTED):
                 found.outcomes.append(judge_planted_save(plan, found, planted))
-        if balanced is not None:
-            found.outcomes.append(judge_balanced(plan, found, *balanced))
+        if report is not None and (balanced := judge_balanced(plan, found, report)) is not None:
+            found.outcomes.append(balanced)
         if disturbed is not None:
             found.outcomes += judge_disturbed(plan, found, disturbed)
     except SnapproofError as error:
@@ -220,7 +228,8 @@ def _saves(
     plan: HostPlan, found: Examination, host: Host, places: HostPaths, log: Callable[[str], None]
 ) -> Report:
     assert plan.warm is not None, "there are places for a saved guest only"
-    saves = HostSaves(FLOWS, kinds=kind_commands(places.qemu, host.folder))
+    flows = (*FLOWS, BALANCED) if plan.own else FLOWS
+    saves = HostSaves(flows, kinds=kind_commands(places.qemu, host.folder))
     report = save_on_host(host, plan.warm, places, saves, Deadline(HOST_SAVES_SECONDS), log)
     found.qemu = report.version
     for flow in FLOWS:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness.deadline import Deadline
@@ -94,19 +95,27 @@ class HostFeatures:
         return f"{self.mask:#x} instead of {expected:#x} ({', '.join(bits)})"
 
 
-def carry_tests(host: Host, helper: Path | None = None) -> None:
+def carried_sources() -> dict[str, bytes]:
+    """Return the Python files of the feature tests, by their places in the host's folder."""
+    paths = [path for pattern in _CARRIED for path in sorted(_ROOT.glob(pattern))]
+    return {str(path.relative_to(_ROOT)): path.read_bytes() for path in paths}
+
+
+def carry_tests(
+    host: Host, helper: Path | None = None, compiled: Mapping[str, Path] = MappingProxyType({})
+) -> None:
     """Copy the feature tests to the host's folder.
 
     Args:
         host: the host.
         helper: the library of tests_functional/kernel/trackers/segv.c for its architecture, None for none.
+        compiled: files that its Python made of `carried_sources`, by their places beside these; what is not
+            there, the host compiles itself.
 
     Raises:
         SetupBroken: see `Host.put`.
     """
-    files: dict[str, bytes | Path] = {
-        str(path.relative_to(_ROOT)): path for pattern in _CARRIED for path in sorted(_ROOT.glob(pattern))
-    }
+    files: dict[str, bytes | Path] = {**carried_sources(), **compiled}
     if helper is not None:
         files[_HELPER] = helper
     host.put(files, Deadline(_CARRY_SECONDS))

@@ -8,31 +8,29 @@ Standard input holds the order, one JSON object:
     kinds       command lines of QEMUs without a guest, by the kind of their memory
     counters    guest-physical addresses of the writers' step counters
     stalls      guest-physical addresses of the writers' histograms, each of "buckets" words
-    move        whether to move QEMU's threads from one processor to another all the time
-    saves       the saves, in order: {"flow": "background" | "stopped", "sink": path}, with "steps" if the
-                sink is to be slow until each writer has completed so many after T0; or, while the host's
-                kernel acts on guest RAM, {"flow": "split" | "soft-offline" | "poisoned", "sink": path,
-                "golden": path}, where "golden" receives RAM at T0
+    saves       the saves, in order: {"flow": "background" | "stopped" | "balanced", "sink": path}, with
+                "steps" if the sink is to be slow until each writer has completed so many after T0;
+                "balanced" is a background save while the kernel moves guest RAM between NUMA nodes, and is
+                left out after a refusal; or, while the host's kernel acts on guest RAM, {"flow": "split" |
+                "soft-offline" | "poisoned", "sink": path, "golden": path}, where "golden" receives RAM at T0
     disturb     for these: {"ram": bytes of RAM, "mailbox": guest-physical addresses and codes of commands,
                 "holes": numbers of data pages}
     seconds     limit for each step
 
 Each line of standard output is a JSON object with "event" and "seconds" since the start; the last one is
-"done", or "failed" with a sentence. A disturbed save that is not possible is "cannot". A QEMU that refuses a
-background snapshot has not failed.
+"done", or "failed" with a sentence. A disturbed or balanced save that is not possible is "cannot". A refusal
+of background snapshots is no failure.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import sys
-import threading
-import time
 from typing import Any
 
+from tests_functional.hosts.on_host_balance import Balancing, CannotBalance
 from tests_functional.hosts.on_host_memory import CannotAct, Disturbance, HostMemory, Mailbox
 from tests_functional.hosts.on_host_qemu import (
     CAPABILITY,
@@ -44,9 +42,8 @@ from tests_functional.hosts.on_host_qemu import (
 )
 
 _MORE_STEPS = 20
-_STAY_SECONDS = 0.5
 _ENDED = ("completed", "failed", "cancelled")
-# Of a guest of 64 MiB, whose RAM is to be in large pages.
+# Of a guest of 48 MiB, whose RAM is to be in large pages.
 _LEAST_LARGE_BYTES = 16 << 20
 
 
@@ -58,6 +55,8 @@ class SavedGuest:
         self._counters = counters
         self._stalls = stalls
         self._buckets = buckets
+        # Whether QEMU has taken background snapshots.
+        self._background = False
 
     def load(self, vmstate: str) -> None:
         """Load the guest and let it run. On a disk, QEMU does not read the zeros after the stream."""
@@ -92,18 +91,43 @@ class SavedGuest:
             path: the file or disk for the stream.
             wanted: steps of each writer after T0 that the sink waits for, in a flow in which the guest runs.
         """
+        if flow == "stopped" or self._accepted(flow):
+            tell("saved", flow=flow, **self._save(flow, path, wanted))
+
+    def save_balanced(self, path: str) -> None:
+        """Save the guest in the background while the kernel moves its RAM between NUMA nodes."""
+        flow = "balanced"
+        if not self._background:
+            return
+        try:
+            balancing = Balancing(self.qemu.process.pid)
+        except CannotBalance as reason:
+            tell("cannot", flow=flow, text=str(reason))
+            return
+        self.qemu.capability(True)
+        with balancing:
+            found = self._save(flow, path, 0)
+        tell("saved", flow=flow, moved=balancing.moved, **found)
+
+    def _accepted(self, flow: str) -> bool:
+        """Switch background snapshots on; report why not, and return False, if QEMU does not take that."""
         qemu = self.qemu
-        if flow == "background":
-            known = qemu.execute("query-migrate-capabilities")
-            if CAPABILITY not in [entry["capability"] for entry in known]:
-                tell("unknown", flow=flow)
-                return
-            try:
-                qemu.capability(True)
-            except Refused as refusal:
-                self.goes_on("after the refusal")
-                tell("refused", flow=flow, text=str(refusal), trace=qemu.trace(), state=qemu.status())
-                return
+        known = qemu.execute("query-migrate-capabilities")
+        if CAPABILITY not in [entry["capability"] for entry in known]:
+            tell("unknown", flow=flow)
+            return False
+        try:
+            qemu.capability(True)
+        except Refused as refusal:
+            self.goes_on("after the refusal")
+            tell("refused", flow=flow, text=str(refusal), trace=qemu.trace(), state=qemu.status())
+            return False
+        self._background = True
+        return True
+
+    def _save(self, flow: str, path: str, wanted: int) -> dict[str, Any]:
+        """Save the guest, check that it goes on, and return the facts for the report."""
+        qemu = self.qemu
         sink, mark = Sink(path, slow=wanted > 0), len(qemu.events)
         before, stalls = self.steps(), self.stalls()
         if flow == "stopped":
@@ -120,20 +144,18 @@ class SavedGuest:
         sink.close(qemu.seconds)
         qemu.wait(lambda: qemu.status() == "running", "That the guest runs again after the save")
         self.goes_on("after the save")
-        if flow == "background":
+        if flow != "stopped":
             qemu.capability(False)
-        tell(
-            "saved",
-            flow=flow,
-            bytes=sink.bytes,
-            migrate=answer,
-            events=qemu.events[mark:],
-            steps_before=before,
-            steps_completed=after,
-            steps_meanwhile=meanwhile,
-            stalls=[now - then for now, then in zip(stalls_after, stalls)],
-            trace=qemu.trace(),
-        )
+        return {
+            "bytes": sink.bytes,
+            "migrate": answer,
+            "events": qemu.events[mark:],
+            "steps_before": before,
+            "steps_completed": after,
+            "steps_meanwhile": meanwhile,
+            "stalls": [now - then for now, then in zip(stalls_after, stalls)],
+            "trace": qemu.trace(),
+        }
 
     def save_disturbed(self, order: dict[str, Any], save: dict[str, str]) -> None:
         """Save the guest as it is when it is stopped, while the host's kernel acts on its RAM."""
@@ -253,22 +275,6 @@ class SavedGuest:
         return answer
 
 
-def move_threads(process: int) -> None:
-    """Move a process's threads between processors, so that its memory is always on the wrong node."""
-    processors = sorted(os.sched_getaffinity(0))
-    while True:
-        for processor in processors:
-            try:
-                for thread in os.listdir(f"/proc/{process}/task"):
-                    os.sched_setaffinity(int(thread), {processor})
-            except ProcessLookupError:
-                # A thread has ended meanwhile.
-                continue
-            except FileNotFoundError:
-                return
-            time.sleep(_STAY_SECONDS)
-
-
 def ask_kind(name: str, argv: list[str], seconds: float) -> None:
     """Report whether QEMU accepts the capability for a guest with such memory."""
     try:
@@ -299,11 +305,11 @@ def main() -> int:
         guest = SavedGuest(qemu, order["counters"], order["stalls"], order["buckets"])
         guest.load(order["vmstate"])
         tell("loaded", steps=guest.steps())
-        if order["move"]:
-            threading.Thread(target=move_threads, args=(qemu.process.pid,), daemon=True).start()
         for save in order["saves"]:
             if "golden" in save:
                 guest.save_disturbed(order["disturb"], save)
+            elif save["flow"] == "balanced":
+                guest.save_balanced(save["sink"])
             else:
                 guest.save(save["flow"], save["sink"], save.get("steps", 0))
         # A save that QEMU did not survive was the last one.

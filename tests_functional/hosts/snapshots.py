@@ -17,7 +17,7 @@ from harness.hosts.link import script_of
 from harness.linux.run_queue import LEAST_GRANTED, ProcessorTime
 from harness.qemu.configuration import qemu_argv
 from harness.qemu.migration import SaveFigures
-from tests_functional.hosts import on_host, on_host_memory, on_host_qemu
+from tests_functional.hosts import on_host, on_host_balance, on_host_memory, on_host_qemu
 from tests_functional.hosts.portable_warm_guest import PortableWarmGuest
 from tests_functional.lib.offline_checks import judge_oracles
 from tests_functional.lib.restored_checks import judge_restored
@@ -32,12 +32,12 @@ REFUSAL = "Background-snapshot is not supported by host kernel"
 """QEMU's text where the kernel has no UFFD-WP (6.0 to 11.1, migration/options.c)."""
 
 # As it was when we were started, whatever becomes of the file meanwhile.
-_SCRIPT = script_of(on_host, on_host_memory, on_host_qemu)
+_SCRIPT = script_of(on_host, on_host_balance, on_host_memory, on_host_qemu)
 _REFUSES = "QEMU refuses a background snapshot where the kernel has no UFFD-WP, says so, and nowhere else."
 _STEP_SECONDS = 120.0
 _STALLS_FROM_STEPS = (ThreadWord.FINE_HISTOGRAM - ThreadWord.STEPS) * WORD_BYTES
 # A flow of another name is of a guest that the host's kernel disturbs; it is stopped at T0.
-_FLOWS = {"background": Flow.LIVE, "stopped": Flow.STOP_AND_SAVE}
+_FLOWS = {"background": Flow.LIVE, "balanced": Flow.LIVE, "stopped": Flow.STOP_AND_SAVE}
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ class HostSaves:
     """What one QEMU on a host does with the saved guest.
 
     Attributes:
-        flows: how to save it, one after the other: "background" and "stopped", in any order.
+        flows: how to save it, one after the other: "background", "stopped" and "balanced", which follows
+            "background".
         environment: variables for QEMU.
         disturb: what saves of a guest that the host's kernel disturbs need (see on_host).
         goldens: the file or disk that receives RAM at T0, for the flows of such a guest.
         kinds: command lines of QEMUs to ask first about kinds of memory (see memory_kinds).
-        move: whether to move QEMU's threads from one processor to another all the time.
         steps: steps of each writer after T0 that the sink of a background snapshot is slow for; 0 for a sink
             that takes all at once.
     """
@@ -101,7 +101,6 @@ class HostSaves:
     disturb: Mapping[str, Any] = field(default_factory=dict)
     goldens: Mapping[str, PurePosixPath] = field(default_factory=dict)
     kinds: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    move: bool = False
     steps: int = 0
 
 
@@ -132,7 +131,6 @@ def save_on_host(
         "disturb": dict(saves.disturb),
         "environment": dict(saves.environment),
         "kinds": dict(saves.kinds),
-        "move": saves.move,
     }
     lines: list[Mapping[str, Any]] = []
     buffer = bytearray()

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from guest_images.cache import Cache
 from guest_images.hosts import compiled_python
-from guest_images.hosts.compiled_python import compiled_modules
+from guest_images.hosts.compiled_python import compiled_modules, compiled_sources
+from guest_images.provisioning import Provisioning
 from harness.errors import SetupBroken
 from harness.qemu.architectures import AARCH64, DEFAULT_ARCHITECTURE
 
@@ -59,3 +61,33 @@ def test_nothing_is_compiled_for_a_processor_that_is_not_this_ones(tmp_path: Pat
     """A Python of another architecture does not run here, and one that is not there needs nothing."""
     assert compiled_modules(_packages(tmp_path, "1 +\n"), AARCH64) == {}
     assert compiled_modules(tmp_path / "none", DEFAULT_ARCHITECTURE) == {}
+
+
+def test_our_programs_are_compiled_for_their_place_beside_the_sources(tmp_path: Path) -> None:
+    """A file for each source, which tells the source's place; once for the same sources and Python."""
+    said: list[str] = []
+    provisioning = Provisioning(Cache(tmp_path / "cache"), said.append)
+    root = _packages(tmp_path / "host/root", "")
+    sources = {"ours/__init__.py": b"", "ours/part.py": b"VALUE = 6 * 7\n"}
+    found = compiled_sources(sources, root, DEFAULT_ARCHITECTURE, provisioning)
+    tag = sys.implementation.cache_tag
+    assert list(found) == [f"ours/__pycache__/{name}.{tag}.pyc" for name in ("__init__", "part")]
+    content = found[f"ours/__pycache__/part.{tag}.pyc"].read_bytes()
+    assert content[:8] == importlib.util.MAGIC_NUMBER + bytes([1, 0, 0, 0])
+    assert marshal.loads(content[16:]).co_filename == "ours/part.py"
+    loader = next(root.rglob(DEFAULT_ARCHITECTURE.loader))
+    loader.write_text("#!/bin/sh\nexit 3\n")
+    assert compiled_sources(sources, root, DEFAULT_ARCHITECTURE, provisioning) == found
+    changed = {**sources, "ours/part.py": b"VALUE = 6 * 8\n"}
+    with pytest.raises(SetupBroken, match="does not compile our programs"):
+        compiled_sources(changed, root, DEFAULT_ARCHITECTURE, provisioning)
+    assert compiled_sources(sources, root, AARCH64, provisioning) == {}
+
+
+def test_a_program_of_ours_that_does_not_compile_is_our_defect(tmp_path: Path) -> None:
+    """Nothing is kept of it, so that the next run says so too."""
+    provisioning = Provisioning(Cache(tmp_path / "cache"), print)
+    root = _packages(tmp_path / "host/root", "")
+    for _ in range(2):
+        with pytest.raises(SetupBroken, match="defect of snapproof"):
+            compiled_sources({"bad.py": b"1 +\n"}, root, DEFAULT_ARCHITECTURE, provisioning)

@@ -16,6 +16,7 @@ from harness.errors import SetupBroken
 from harness.hosts.host import Host
 from harness.hosts.local import HostFacts
 from harness.hosts.spec import HostSpecText
+from harness.linux.run_queue import ProcessorTime
 from harness.qemu.configuration import MIB
 from harness.status import EXIT_ERROR, Status
 from snapproof.cli.command import main
@@ -86,6 +87,8 @@ def test_disks_and_places_agree(tmp_path: Path) -> None:
     wanted = [places.qemu, places.kernel, places.initrd, places.vmstate, *places.sinks.values()]
     used = {path.parts[2].removeprefix("disk-") for path in wanted}
     assert used == set(disks)
+    mounted = {path.parts[2] for path in (places.qemu, places.kernel, places.initrd, places.firmware)}
+    assert {name for name, disk in disks.items() if disk.mounted} == mounted
     assert [name for name, disk in disks.items() if disk.writable] == list(flows)
     for flow in flows:
         assert sink_file(tmp_path, flow).stat().st_size > warm.stack.ram_mib * MIB
@@ -119,6 +122,9 @@ def test_filter_that_matches_no_feature_test_is_named(
     class Reached:
         def facts(self) -> HostFacts:
             return HostFacts("6.1.0-56 #1 SMP", "x86_64", 2, 1900, 0)
+
+        def processor_time(self) -> ProcessorTime:
+            return ProcessorTime(0, 0)
 
     @contextmanager
     def reached() -> Iterator[Host]:
@@ -157,6 +163,22 @@ def test_table_has_a_row_per_host_and_says_what_deviates() -> None:
     assert heading.split()[-2:] == ["time", "CPU"]
     assert notes == ["made: 0x1fe instead of 0x1ff (-bit 0)", f"made: {REFUSAL}"]
     assert made.status is Status.PASS
+
+
+def test_table_says_what_each_step_cost() -> None:
+    """The VM's time by steps, and the rest, spent beside it; nothing for a host that is no VM."""
+    made = Examination("made", processor_seconds=100.0)
+    made.count("boot", 8.0)
+    made.count("tests", 68.25)
+    made.count("planted", 68.5)
+    made.count("tests", 78.5)
+    assert made.costs == {"boot": 8.0, "tests": 70.25, "planted": 0.25}
+    *_, note = table([made]).splitlines()
+    assert note == "made: CPU: boot 8 s, tests 70 s, on this machine 22 s"
+    other = Examination("other", processor_seconds=9.0)
+    other.count("boot", 0.0)
+    assert other.costs == {}
+    assert "CPU:" not in table([other])
 
 
 def test_host_that_cannot_be_had_does_not_end_the_matrix(

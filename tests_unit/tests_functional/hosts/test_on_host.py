@@ -7,12 +7,15 @@ import random
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from tests_functional.hosts import on_host, on_host_qemu
+from tests_functional.hosts.on_host_balance import CannotBalance
 
 # Speaks QMP on the socket that is its first argument, and behaves as the words after it say.
 _FAKE = """
@@ -182,3 +185,67 @@ def test_missing_qemu_is_ours(tmp_path: Path) -> None:
     last = _told(tmp_path, ["no-such-qemu"], ())[-1]
     assert (last["event"], last["blames_qemu"]) == ("failed", False)
     assert "'no-such-qemu' cannot be started there: No such file" in last["sentence"]
+
+
+class _Balancing:
+    """Balancing that notes when it begins and ends, and moves 1,400 pages."""
+
+    def __init__(self, process: int) -> None:
+        self.moved = -process
+
+    def __enter__(self) -> _Balancing:
+        self.moved = 0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.moved = 1400
+
+
+def _balanced(
+    monkeypatch: pytest.MonkeyPatch, balancing: Callable[[int], _Balancing], *flows: str
+) -> list[tuple[Any, ...]]:
+    """Save a guest by these flows and then balanced; return what was done and told, in order."""
+    done: list[tuple[Any, ...]] = []
+    qemu = SimpleNamespace(
+        process=SimpleNamespace(pid=7),
+        execute=lambda _: [{"capability": on_host_qemu.CAPABILITY}],
+        capability=lambda on: done.append(("capability", on)),
+    )
+    guest = on_host.SavedGuest(cast("on_host_qemu.Qemu", qemu), [], [], _BUCKETS)
+    monkeypatch.setattr(on_host, "Balancing", balancing)
+    monkeypatch.setattr(on_host, "tell", lambda event, **facts: done.append((event, facts)))
+
+    def save(flow: str, path: str, _wanted: int) -> dict[str, Any]:
+        done.append(("save", flow, path))
+        return {"bytes": 5}
+
+    monkeypatch.setattr(guest, "_save", save)
+    for flow in flows:
+        guest.save(flow, "disk")
+    done.clear()
+    guest.save_balanced("other")
+    return done
+
+
+def test_a_balanced_save_is_a_background_save_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the capability, and with the pages that were moved until its end."""
+    assert _balanced(monkeypatch, _Balancing, "background", "stopped") == [
+        ("capability", True),
+        ("save", "balanced", "other"),
+        ("saved", {"flow": "balanced", "moved": 1400, "bytes": 5}),
+    ]
+
+
+def test_there_is_no_balanced_save_without_a_background_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A QEMU that has not taken the capability is not asked again."""
+    assert _balanced(monkeypatch, _Balancing, "stopped") == []
+
+
+def test_a_host_that_cannot_balance_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guest is not saved."""
+
+    def cannot(_: int) -> _Balancing:
+        raise CannotBalance("One node.")
+
+    told = _balanced(monkeypatch, cannot, "background")
+    assert told == [("cannot", {"flow": "balanced", "text": "One node."})]
