@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Callable
@@ -68,7 +69,9 @@ class Subject:
         try:
             libc.madvise(start, length, advice)
         except OSError as error:
-            self.trial.skip(f"The kernel does not take {name} for memory of this type: {error}.")
+            # Without the address, which is another one in each run.
+            why = os.strerror(error.errno or 0)
+            self.trial.skip(f"The kernel does not take {name} for memory of this type: {why}.")
 
     def expect(
         self,

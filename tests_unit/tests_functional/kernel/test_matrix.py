@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -147,6 +147,15 @@ def test_ksm_that_completes_no_scan_is_a_limit_of_the_machine(monkeypatch: pytes
     assert next(seconds) > 2 * last + 16
     slowly = [number // 6 for number in range(999)]
     assert _waited(monkeypatch, _Counter(0), _Counter(*slowly)).startswith("KSM merged 0 of 8 equal")
+
+
+def test_advice_that_is_not_taken_has_the_same_reason_in_each_run() -> None:
+    """Its sentence names the advice and the errno, and no address."""
+    with Region.anonymous(PAGE_BYTES) as region:
+        made = Subject(Trial(ANON, 0), region, cast("Userfaultfd", None), frozenset())
+        with pytest.raises(Skip) as skip:
+            made.advise(9999, "MADV_NONE", 0)
+    assert str(skip.value) == "The kernel does not take MADV_NONE for memory of this type: Invalid argument."
 
 
 def test_samples_have_both_ends_and_neighbours() -> None:
