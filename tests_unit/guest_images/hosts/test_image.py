@@ -150,6 +150,14 @@ def test_scripts_parse(tmp_path: Path) -> None:
         assert subprocess.run(["sh", "-n", str(script)], check=False).returncode == 0
 
 
+def test_hosts_do_not_check_the_timer_that_a_busy_machine_delays() -> None:
+    """Linux 6.16.12 panicked, and QEMU ended, when the thread that gives the ticks was starved."""
+    words = host_image._KERNEL_WORDS.split()
+    assert "no_timer_check" in words
+    # A panic must end QEMU, and not leave a VM that never answers.
+    assert "panic=-1" in words
+
+
 def test_missing_drivers_are_left_out(tmp_path: Path) -> None:
     """A user's own kernel may have all drivers built in; no module is loaded then."""
     assert tuple(host_image._modules(Kernel(tmp_path / "bzImage", None))) == ()
