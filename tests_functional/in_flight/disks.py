@@ -21,7 +21,10 @@ from tests_functional.in_flight.stream import FarEnd
 from tests_functional.in_flight.write_log import log_node, logged_writes
 from tests_functional.lib.drivers.disk import SECTOR_BYTES
 
-BLOCK_BYTES = 8 * SECTOR_BYTES
+BLOCK_SECTORS = 8
+"""Sectors that a request reads or writes."""
+
+BLOCK_BYTES = BLOCK_SECTORS * SECTOR_BYTES
 """Bytes that a request reads or writes."""
 
 BLOCKS = 64
@@ -108,7 +111,19 @@ def written_block(number: int) -> bytes:
 
 
 def _content(number: int, kind: int) -> bytes:
-    return struct.pack("<QQ", number, kind + 1) * (BLOCK_BYTES // 16)
+    first = number * BLOCK_SECTORS
+    return b"".join(sector(one, written=bool(kind)) for one in range(first, first + BLOCK_SECTORS))
+
+
+def sector(number: int, *, written: bool) -> bytes:
+    """Return the content of a sector, before or after it is written to."""
+    return struct.pack("<QQ", number, written + 1) * (SECTOR_BYTES // 16)
+
+
+def sector_number(content: bytes, *, written: bool) -> int:
+    """Return the number of the sector that has a content, -1 for none."""
+    number = int.from_bytes(content[:8], "little")
+    return number if content == sector(number, written=written) else -1
 
 
 def make_disk(path: Path) -> None:

@@ -11,7 +11,7 @@ from harness.qemu.board import reachable
 from harness.qemu.configuration import qemu_quoted
 from harness.qemu.machine import Machine
 from harness.qemu.probe import has_device, has_netdev
-from tests_functional.in_flight import disks, packets, port, uart, user_network
+from tests_functional.in_flight import disks, packets, pio, port, uart, user_network
 from tests_functional.in_flight.disk_stream import DiskBus, DiskStream
 from tests_functional.in_flight.numbers import Counts
 from tests_functional.in_flight.stream import FarEnd, Stream
@@ -138,6 +138,18 @@ def _disk(bus: DiskBus, reason: str, plan: disks.Plan) -> StreamKind:
     )
 
 
+def _pio(reason: str, *, writes: bool = False) -> StreamKind:
+    return StreamKind(
+        reason,
+        _IDE.device,
+        pio.COUNTS,
+        lambda far: disks.disk(far, _IDE.devices, disks.ONE),
+        lambda machine, far: pio.Pio(machine, far, writes=writes),
+        sent_while_saving=False,
+        delivered_while_saving=False,
+    )
+
+
 _VIRTIO_BLK = DiskBus(
     "virtio-blk-pci",
     (f"virtio-blk-pci,{_MODERN}",),
@@ -258,6 +270,8 @@ STREAM_KINDS: Mapping[str, StreamKind] = {
     **_disks("virtio-blk", _VIRTIO_BLK, disks.QUEUE),
     **_disks("virtio-scsi", _VIRTIO_SCSI, disks.QUEUE),
     **_disks("ide", _IDE, disks.ONE),
+    "ide-pio-read": _pio("the guest has read a part of a sector by itself, and the disk keeps the rest"),
+    "ide-pio-write": _pio("the guest has written a part of a sector, which the disk keeps", writes=True),
     **_disks("ahci", _AHCI, disks.ONE),
     "ahci-waiting": replace(
         _disk(

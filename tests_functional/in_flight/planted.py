@@ -95,6 +95,8 @@ FAULTS: Mapping[str, Sequence[Fault]] = {
         Fault(Code.IN_FLIGHT_LOST, _lost),
         Fault(Code.IN_FLIGHT_AFTER_T0, _after_t0),
     ),
+    "ide-pio-read": (Fault(Code.IN_FLIGHT_LOST, _lost),),
+    "ide-pio-write": (Fault(Code.IN_FLIGHT_TWICE, _twice),),
     "virtio-blk": (
         Fault(Code.IN_FLIGHT_TWICE, _write_again),
         Fault(Code.IN_FLIGHT_BROKEN, damage=_break_queue),

@@ -12,13 +12,15 @@ from harness.errors import NotApplicable
 from harness.qemu.board import Board, PciPorts
 from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.io_ports import read_port, write_port
+from harness.qemu.machine import Machine
 from harness.qemu.pci import PciFunction, find_function
 from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
 
 # The legacy ports of the first channel.
-_COUNT, _LBA, _DEVICE, _COMMAND = 0x1F2, 0x1F3, 0x1F6, 0x1F7
+_COUNT, _LBA, _DEVICE = 0x1F2, 0x1F3, 0x1F6
+COMMAND = 0x1F7
+"""The port that takes commands; read, it has the status of the last one."""
 _USE_LBA, _READ_DMA, _WRITE_DMA = 0xE0, 0xC8, 0xCA
-# Read, the port of commands has the status of the last one.
 _ERROR = 1
 # Bus master registers of the first channel, from the controller's fifth BAR on.
 _BM_COMMAND, _BM_STATUS, _BM_TABLE = 0, 2, 4
@@ -30,6 +32,23 @@ _IDE_CLASS = 0x0101
 # A place has two entries of the table that says where data are, and the request itself: the registers of such
 # a disk take one request at a time, and what a driver has to do yet is known to it alone.
 _PLACE, _PLACE_BYTES, _PLACES = "<IIIIIII4x", 32, 32
+
+
+def give_command(machine: Machine, command: int, sector: int, sectors: int) -> None:
+    """Give the first channel's first disk a command.
+
+    Args:
+        machine: QEMU.
+        command: its number.
+        sector: the first one.
+        sectors: how many; at most 256.
+    """
+    write_port(machine, _DEVICE, 1, _USE_LBA | sector >> 24)
+    # 256 sectors are 0 in the register's 8 bits.
+    write_port(machine, _COUNT, 1, sectors & 0xFF)
+    for byte in range(3):
+        write_port(machine, _LBA + byte, 1, sector >> 8 * byte & 0xFF)
+    write_port(machine, COMMAND, 1, command)
 
 
 class IdeDisk:
@@ -81,12 +100,7 @@ class IdeDisk:
         self._bus_master.put(_BM_COMMAND, 0, 1)
         self._bus_master.put(_BM_STATUS, _FAILED | _INTERRUPT, 1)
         self._bus_master.put(_BM_TABLE, place)
-        write_port(self._machine, _DEVICE, 1, _USE_LBA | sector >> 24)
-        # 256 sectors are 0 in the register's 8 bits.
-        write_port(self._machine, _COUNT, 1, sectors & 0xFF)
-        for byte in range(3):
-            write_port(self._machine, _LBA + byte, 1, sector >> 8 * byte & 0xFF)
-        write_port(self._machine, _COMMAND, 1, _WRITE_DMA if writes else _READ_DMA)
+        give_command(self._machine, _WRITE_DMA if writes else _READ_DMA, sector, sectors)
         self._bus_master.put(_BM_COMMAND, _START | (0 if writes else _TO_MEMORY), 1)
 
     def answers(self) -> list[Answer]:
@@ -96,7 +110,7 @@ class IdeDisk:
         status = self._bus_master.get(_BM_STATUS, 1)
         if status & _ACTIVE or not status & (_INTERRUPT | _FAILED):
             return []
-        found = read_port(self._machine, _COMMAND, 1)
+        found = read_port(self._machine, COMMAND, 1)
         # So that the next request is not taken for answered.
         self._bus_master.put(_BM_STATUS, _FAILED | _INTERRUPT, 1)
         self._notes.seen += 1
