@@ -30,13 +30,15 @@ from harness.qemu.configuration import MIB, MachineConfig
 from harness.qemu.disk import KeptDisk
 from harness.qemu.messages import said
 from harness.qemu.monitored_machine import MonitoredMachine
-from harness.qemu.qmp import QmpSession
+from harness.qemu.qmp import CommandRefused, QmpSession
 
 GUARD_LOG = "guard.log"
 """What the guard did to the VM, in the results folder."""
 
 _GUARD_SECONDS = 100.0
 _GREETING_SECONDS = 30.0
+# QEMU 11.1 qapi/run-state.json, ShutdownCause: all others come from a signal, a command or the guest.
+_OF_QEMU = "host-error"
 _TAKEOVERS = 3
 _TAKEOVER_SECONDS = 1.0
 # It waits for the end of a save.
@@ -163,6 +165,8 @@ class AttachedMachine(MonitoredMachine):
     ) -> SubjectFailed | SetupBroken:
         """Return an error that blames this QEMU, or the guard if that has ended."""
         evidence = self.evidence(self.folder / "qmp.jsonl")
+        if ended := self._ended_by_others():
+            return SetupBroken(f"{sentence}: {ended}", evidence)
         if self.alive() and not self._guard_runs():
             return SetupBroken(
                 f"{sentence}: the guard, which is snapproof's own process between it and QEMU, was ended; "
@@ -177,6 +181,14 @@ class AttachedMachine(MonitoredMachine):
         held = find_waiters(self.pid) if self.pid and self.alive() else Waiters()
         found = {**said(sentence), **held.fields, **(fields or {})}
         return SubjectFailed(f"{sentence}{held.clause}.", evidence, code=code, fields=found)
+
+    def _ended_by_others(self) -> str:
+        """Return how QEMU was ended by others or by its guest, as the end of a sentence; "" if it was not."""
+        events = self._qmp.events_since(0) if self._qmp is not None else []
+        reasons = [str(one.data.get("reason")) for one in events if one.name == "SHUTDOWN"]
+        if self.alive() or not reasons or reasons[-1] == _OF_QEMU:
+            return ""
+        return f"QEMU has ended meanwhile (SHUTDOWN, '{reasons[-1]}'), which says nothing about the snapshot."
 
     def pause(self, deadline: Deadline, seconds: float = 0.01) -> int | None:
         """Sleep between two checks of a condition; the exit code of a QEMU of others is never known."""
@@ -196,12 +208,23 @@ class AttachedMachine(MonitoredMachine):
             accel="kvm" if self.qmp.execute("query-kvm")["enabled"] else "tcg",
             ram_mib=int(memory["base-memory"]) // MIB,
             vcpus=len(self.qmp.execute("query-cpus-fast")),
-            machine=option_value(argv, "-machine") or option_value(argv, "-M"),
+            machine=option_value(argv, "-machine") or option_value(argv, "-M") or self._machine_type(),
             kernel=None,
             initrd=None,
             cmdline="",
             virtio=False,
         )
+
+    def _machine_type(self) -> str:
+        """Return the machine type of a QEMU that was not told one, or whose command line is hidden.
+
+        QEMU 7.2 hw/core/machine.c: the type of the object /machine is its name with "-machine" behind it.
+        """
+        try:
+            found = self.qmp.execute("qom-get", {"path": "/machine", "property": "type"})
+        except CommandRefused:
+            return "unknown"
+        return str(found).removesuffix("-machine")
 
     def _guard_runs(self) -> bool:
         return self._guard is not None and self._guard.process.poll() is None

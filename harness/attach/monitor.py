@@ -180,6 +180,10 @@ def close_all(descriptors: Sequence[int]) -> None:
 
 
 def _connected(path: Path) -> socket.socket:
+    if path.exists() and not path.is_socket():
+        raise MonitorUnusable(
+            f"'{path}' is no socket; name the one of QEMU's '-qmp unix:PATH,server=on,wait=off'."
+        )
     found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     folder = -1
     try:

@@ -154,6 +154,31 @@ def read_block(machine: Machine, block: RamBlock) -> Iterator[bytes]:
         yield data
 
 
+def differing_pages(machine: Machine, block: RamBlock, image: Path) -> Iterator[int]:
+    """Yield the offsets of pages of a block that differ from a copy of it.
+
+    Args:
+        machine: whose RAM is read.
+        block: one of its RAMBlocks.
+        image: raw file with the copy.
+
+    Raises:
+        MachineryMissing, SetupBroken: as for read_block.
+    """
+    offset = 0
+    with image.open("rb") as file:
+        for data in read_block(machine, block):
+            then = file.read(len(data))
+            if then != data:
+                size = min(len(then), len(data)) // TARGET_PAGE_BYTES * TARGET_PAGE_BYTES
+                pages = [
+                    np.frombuffer(one[:size], np.uint8).reshape(-1, TARGET_PAGE_BYTES) for one in (then, data)
+                ]
+                for page in np.flatnonzero((pages[0] != pages[1]).any(axis=1)).tolist():
+                    yield offset + page * TARGET_PAGE_BYTES
+            offset += len(data)
+
+
 def read_populated(machine: Machine, block: RamBlock) -> Iterator[tuple[int, bytes]]:
     """Yield host address and bytes of the pages of a block that are in RAM or swap, neighbours in one piece.
 

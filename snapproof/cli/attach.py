@@ -24,11 +24,6 @@ from tests_functional.attach.prove import AttachOptions, prove
 from tests_functional.lib.outcome import Outcome, from_error
 from tests_functional.lib.run import remove_heavy
 
-_KILLED = (
-    "If this command is killed, its guard puts the VM back. If both are killed, type in the monitor: "
-    "{commands}"
-)
-
 
 def attach(arguments: argparse.Namespace) -> int:
     """Look at the VM or prove a snapshot of it, and return the exit code that `--help` explains."""
@@ -78,6 +73,12 @@ def _prove(arguments: argparse.Namespace) -> int:
     options = AttachOptions(name, not arguments.no_golden, not arguments.no_restore, arguments.seconds)
     try:
         outcome = _outcome(arguments, options, place, progress)
+    except BaseException:
+        # It is what the guest has in memory, and no result names it.
+        if not arguments.keep:
+            remove_heavy(place)
+        print(f"The VM is put back by the guard of this command; its log is in {place}.", file=sys.stderr)
+        raise
     finally:
         progress.done()
     if outcome.status is Status.PASS and not arguments.keep:
@@ -100,7 +101,6 @@ def _outcome(
     begun = time.monotonic()
     try:
         with AttachedMachine(_way(arguments), place, arguments.max_stop) as machine:
-            print(_KILLED.format(commands=machine.by_hand()), file=sys.stderr)
             return prove(machine, options, place, progress.step)
     except SnapproofError as error:
         return from_error(_name(arguments), error, time.monotonic() - begun, {})

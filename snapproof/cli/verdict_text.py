@@ -21,6 +21,7 @@ _NOTE_LENGTH = 300
 _FIGURES = {
     "stun_ms": ("stun", "ms"),
     "downtime_ms": ("downtime (QEMU)", "ms"),
+    "guest_stopped_ms": ("guest stopped", "ms"),
     "total_ms": ("total time", "ms"),
     "largest_write_stall_us": ("largest write stall", "us"),
     "file_bytes": ("file", "bytes"),

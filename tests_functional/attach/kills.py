@@ -80,7 +80,7 @@ def save_and_be_killed(way: Path | Domain, folder: Path, ram_mib: int, number: i
             os.kill(machine.guard_pid if instant.guard else os.getpid(), signal.SIGKILL)
 
         arm(machine, instant, kill)
-        save_attached(machine, folder, ram_mib, GoldenWay.MEMORY, Deadline(_SAVE_SECONDS))
+        save_attached(machine, folder, ram_mib, GoldenWay.MEMORY, _SAVE_SECONDS)
 
 
 def way_text(way: Path | Domain) -> str:

@@ -42,6 +42,8 @@ class GoldenWay(StrEnum):
     DUMP = "dump"
 
 
+# QEMU's dump is copied before it is deleted.
+_TIMES_RAM = {GoldenWay.NONE: 1, GoldenWay.MEMORY: 2, GoldenWay.DUMP: 3}
 _RIGHTS = "as root, or as QEMU's user where ptrace is allowed (kernel.yama.ptrace_scope 0)"
 _WITHOUT_MEMORY = {
     GoldenWay.NONE: f"there is no golden image: run this {_RIGHTS}.",
@@ -87,12 +89,13 @@ class Look:
     running: bool = True
 
 
-def look(machine: AttachedMachine, folder: Path) -> Look:
+def look(machine: AttachedMachine, folder: Path, golden: bool = True) -> Look:
     """Look at a VM; nothing of it is changed but its capability, for a moment.
 
     Args:
         machine: the VM.
-        folder: where the snapshot is to be written.
+        folder: where the snapshot is to be written; it need not be there.
+        golden: whether a golden image is wanted.
 
     Raises:
         SubjectFailed: QEMU ended, or broke its own interface.
@@ -100,12 +103,12 @@ def look(machine: AttachedMachine, folder: Path) -> Look:
     process, state = machine.process, machine.before.state
     libvirt = libvirt_facts(machine.way) if isinstance(machine.way, Domain) else {}
     ram_mib = -(-sum(block.used_bytes for block in ramblocks(machine)) // MIB)
-    golden = _golden_way(machine, process)
+    way = _golden_way(machine, process) if golden else GoldenWay.NONE
     busy = [*_libvirt_job(libvirt), *_busy(machine), *_state(state)]
     facts = {
         **libvirt,
         "QEMU": machine.version(),
-        "machine": machine.config.machine or "unknown",
+        "machine": machine.config.machine,
         "accelerator": machine.config.accel,
         "RAM": f"{ram_mib} MiB",
         "run state": state,
@@ -119,10 +122,10 @@ def look(machine: AttachedMachine, folder: Path) -> Look:
         facts["background-snapshot"] = "refused"
     return Look(
         facts,
-        (*busy, *refused, *_blockers(machine), *_foreign_writers(machine), *_room(ram_mib, folder, golden)),
-        _notes(machine, process, golden),
+        (*busy, *refused, *_blockers(machine), *_foreign_writers(machine), *_room(ram_mib, folder, way)),
+        _notes(machine, process, way if golden else None),
         ram_mib,
-        golden,
+        way,
         state == "running",
     )
 
@@ -166,6 +169,7 @@ def _libvirt_job(facts: dict[str, str]) -> list[Obstacle]:
 
 def _busy(machine: AttachedMachine) -> list[Obstacle]:
     found = []
+    paused = machine.before.state == "paused"
     status = machine.query_migrate().get("status", "none")
     if status not in _IDLE:
         sentence = f"A migration is '{status}' in this VM; wait for its end, or have its owner cancel it."
@@ -179,7 +183,8 @@ def _busy(machine: AttachedMachine) -> list[Obstacle]:
         found.append(
             Obstacle(
                 "The capability background-snapshot is on already, so somebody else is at work or has "
-                "forgotten it; switch it off by 'migrate_set_capability background-snapshot off'.",
+                "forgotten it; switch it off by 'migrate_set_capability background-snapshot off'"
+                + (", and continue the guest by 'cont' if it was left paused." if paused else "."),
                 Status.ERROR,
             )
         )
@@ -255,21 +260,31 @@ def _golden_way(machine: AttachedMachine, process: QemuProcess | None) -> Golden
 
 
 def _room(ram_mib: int, folder: Path, golden: GoldenWay) -> list[Obstacle]:
-    needed, free = (3 if golden is GoldenWay.DUMP else 2) * ram_mib + 64, free_mib(folder)
+    needed, free = _TIMES_RAM[golden] * ram_mib + 64, free_mib(folder)
     if free >= needed:
         return []
+    what = "the snapshot needs" if golden is GoldenWay.NONE else "snapshot and golden image need"
     return [
         Obstacle(
-            f"The disk that holds '{folder}' has {free} MiB free, and snapshot and golden image need "
-            f"{needed}; name a folder on another disk with --results.",
+            f"The disk that holds '{folder}' has {free} MiB free, and {what} {needed}; name a folder on "
+            "another disk with --results.",
             Status.ERROR,
         )
     ]
 
 
-def _notes(machine: AttachedMachine, process: QemuProcess | None, golden: GoldenWay) -> tuple[str, ...]:
+def _notes(
+    machine: AttachedMachine, process: QemuProcess | None, golden: GoldenWay | None
+) -> tuple[str, ...]:
+    """Return what limits the proof.
+
+    Args:
+        machine: the VM.
+        process: of QEMU.
+        golden: how a golden image can be made, None if none is wanted.
+    """
     notes = []
-    if golden is not GoldenWay.MEMORY:
+    if golden not in (GoldenWay.MEMORY, None):
         notes.append(f"QEMU's memory cannot be read by this user, so {_WITHOUT_MEMORY[golden]}")
     files = (open_files(process.pid) if process else None) or {}
     kernel = sorted({found[1] for name in files.values() if (found := _VHOST_FILE.search(name))})

@@ -21,13 +21,18 @@ from tests_functional.attach.vm_state import judge_vm, vm_state
 from tests_functional.lib.build_outcome import build_outcome
 from tests_functional.lib.outcome import Outcome
 from validators.judge import check_file
-from validators.verdict import CheckResult
+from validators.verdict import CheckResult, Verdict
 
 _HOLDS = "The snapshot is the guest at T0, and the VM is as it was before."
 _STRUCTURE_ALONE = (
     "The file is whole and the VM is as it was before; whether its pages are those of T0 was not judged, for "
     "lack of a golden image and of an agent in the guest."
 )
+_NOTHING_WRITTEN = (
+    "The snapshot is the guest at T0, and the VM is as it was before; but the guest wrote to no page while "
+    "it was saved, so the protection of its memory was not put to the test."
+)
+_KILLED = "If this command is killed, its guard puts the VM back; if both are killed, type: {commands}."
 _OF_PAGES = ("golden", "write-order")
 _ERRORS: dict[Status | None, type[SnapproofError]] = {
     Status.SKIP: NotApplicable,
@@ -79,12 +84,12 @@ def prove(
         SnapproofError: nothing can be judged; the VM is as it was.
     """
     begun = time.monotonic()
-    found = look(machine, folder)
+    found = look(machine, folder, options.golden)
     require_fit(found)
     before, mark = vm_state(machine), machine.qmp.mark()
-    golden = found.golden if options.golden else GoldenWay.NONE
-    say(f"Saving {found.ram_mib} MiB of RAM{_how(golden, found)}.")
-    snapshot = save_attached(machine, folder, found.ram_mib, golden, Deadline(options.seconds))
+    say(_KILLED.format(commands=machine.by_hand()))
+    say(f"Saving {found.ram_mib} MiB of RAM{_how(found)}.")
+    snapshot = save_attached(machine, folder, found.ram_mib, found.golden, options.seconds)
     checks = judge_vm(machine, before, mark, snapshot.path)
     say("Judging the file.")
     verdict = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)
@@ -98,33 +103,51 @@ def prove(
         options.name,
         checks,
         time.monotonic() - begun,
-        what_holds(checks),
+        what_holds(checks, snapshot.written),
         {**_environment(machine, found), "restored_with": list(changes)},
-        _figures(snapshot, checks),
+        _figures(snapshot, verdict),
     )
 
 
-def what_holds(checks: Sequence[CheckResult]) -> str:
-    """Return what is proven where all checks pass: without a look at pages, the structure alone."""
+def what_holds(checks: Sequence[CheckResult], written: int | None = None) -> str:
+    """Return what is proven where all checks pass: without a look at pages, the structure alone.
+
+    Args:
+        checks: what was checked.
+        written: how many pages the guest had written when the save had ended, None if that is not known.
+    """
     looked = any(check.name in _OF_PAGES and check.status is not Status.SKIP for check in checks)
-    return _HOLDS if looked else _STRUCTURE_ALONE
+    if not looked:
+        return _STRUCTURE_ALONE
+    return _NOTHING_WRITTEN if written == 0 else _HOLDS
 
 
-def _how(golden: GoldenWay, found: Look) -> str:
-    if golden is not GoldenWay.NONE:
+def _how(found: Look) -> str:
+    if found.golden is not GoldenWay.NONE:
         return ", with a golden image, for which the guest is stopped" if found.running else ", golden image"
     return " without a golden image: by its structure alone"
 
 
-def _figures(snapshot: AttachedSnapshot, checks: list[CheckResult]) -> dict[str, float | int | str]:
-    golden = next((check for check in checks if check.name == "golden"), None)
-    return {
-        "01-attached/file_bytes": snapshot.path.stat().st_size,
-        "01-attached/downtime_ms": snapshot.figures.downtime_ms,
-        "01-attached/total_ms": snapshot.figures.total_ms,
-        "01-attached/guest_stopped_ms": round(snapshot.stopped_ms, 1),
-        **{f"01-attached/{name}": value for name, value in (golden.facts if golden else {}).items()},
+def _figures(snapshot: AttachedSnapshot, verdict: Verdict) -> dict[str, float | int | str]:
+    """Return the figures of the snapshot by the names that those of other tests have."""
+    figures: dict[str, float | int | str] = {
+        "file_bytes": snapshot.path.stat().st_size,
+        "downtime_ms": snapshot.figures.downtime_ms,
+        "total_ms": snapshot.figures.total_ms,
+        "guest_stopped_ms": round(snapshot.stopped_ms, 1),
+        "pages_in_stream": int(verdict.facts["data pages"]) + int(verdict.facts["zero pages"]),
     }
+    for name, check, fact in (
+        ("pages_compared_with_golden", "golden", "pages compared"),
+        ("pages_not_in_golden", "golden", "pages not in the golden image"),
+        ("agent_pages_verified_offline", "write-order", "pages verified"),
+    ):
+        found = verdict.check(check)
+        if found is not None and fact in found.facts:
+            figures[name] = found.facts[fact]
+    if snapshot.written is not None:
+        figures["pages_written_during_save"] = snapshot.written
+    return {f"01-attached/{name}": value for name, value in figures.items()}
 
 
 def _environment(machine: AttachedMachine, found: Look) -> dict[str, Any]:

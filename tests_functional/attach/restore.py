@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from harness.attach.clone import ClonedMachine
 from harness.attach.guard import DESCRIPTOR_NAME
@@ -18,7 +15,7 @@ from harness.qemu import migration
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.handed_over import hand_over
 from harness.qemu.monitor_tables import parse_block_lines
-from harness.qemu.ram import RamBlock, ramblocks, read_block
+from harness.qemu.ram import differing_pages, ramblocks
 from harness.qemu.spawned_machine import SpawnedMachine
 from harness.status import Status
 from tests_functional.attach.save import AttachedSnapshot
@@ -113,7 +110,7 @@ def _compare(clone: SpawnedMachine, snapshot: AttachedSnapshot) -> CheckResult:
             continue
         gaps = snapshot.golden.gaps.get(then.idstr, ())
         image = snapshot.golden.folder / f"block-{number:03d}.ram"
-        for offset in _differing_pages(clone, block, image):
+        for offset in differing_pages(clone, block, image):
             if any(start <= offset < end for start, end in gaps):
                 continue
             tally.report(
@@ -151,22 +148,6 @@ def differing_blocks(theirs: str, ours: str) -> str:
         "The RAMBlocks of the VM are not those of a QEMU with its command line, so it has devices that were "
         f"plugged in or out since: {', '.join(names)}."
     )
-
-
-def _differing_pages(clone: SpawnedMachine, block: RamBlock, image: Path) -> Iterator[int]:
-    """Yield the offsets of pages that differ."""
-    offset = 0
-    with image.open("rb") as file:
-        for data in read_block(clone, block):
-            then = file.read(len(data))
-            if then != data:
-                size = min(len(then), len(data)) // TARGET_PAGE_BYTES * TARGET_PAGE_BYTES
-                pages = [
-                    np.frombuffer(one[:size], np.uint8).reshape(-1, TARGET_PAGE_BYTES) for one in (then, data)
-                ]
-                for page in np.flatnonzero((pages[0] != pages[1]).any(axis=1)).tolist():
-                    yield offset + page * TARGET_PAGE_BYTES
-            offset += len(data)
 
 
 def _go_on(clone: ClonedMachine, state: str, deadline: Deadline) -> CheckResult:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from harness.attach.guard import CORE_NAME, DESCRIPTOR_NAME, WENT_ON
 from harness.attach.machine import AttachedMachine
+from harness.codes import Code
 from harness.deadline import Deadline
-from harness.errors import SetupBroken
+from harness.errors import SetupBroken, SnapproofError, SubjectFailed
 from harness.limits import limit_error
 from harness.qemu import migration
 from harness.qemu.configuration import MIB
@@ -21,7 +22,7 @@ from harness.qemu.core_image import RamTable, dump_core, golden_from_core
 from harness.qemu.handed_over import hand_over
 from harness.qemu.migration import SaveFigures, find_stun
 from harness.qemu.qmp import CommandRefused
-from harness.qemu.ram import GoldenImage, dump_golden
+from harness.qemu.ram import GoldenImage, differing_pages, dump_golden
 from harness.userfaultfd import libc
 from tests_functional.attach.look import GoldenWay
 
@@ -30,7 +31,9 @@ _KEEP_SIZE = 1
 # What a stream has beside RAM: device state, headers, the description.
 _BESIDE_RAM_MIB = 64
 _READY_SECONDS = 10.0
-_CORE = "core"
+_CORE = "golden-core"
+# A save that stands still for less than this may be that of a busy host.
+_EVIDENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class AttachedSnapshot:
         figures: QEMU's own.
         state: the guest's run state in the file.
         put_back: what was put back, a sentence each.
+        written: pages that differ from the golden image when the save has ended, None if that is unknown.
     """
 
     path: Path
@@ -52,10 +56,11 @@ class AttachedSnapshot:
     figures: SaveFigures
     state: str
     put_back: tuple[str, ...]
+    written: int | None = None
 
 
 def save_attached(
-    machine: AttachedMachine, folder: Path, ram_mib: int, golden: GoldenWay, deadline: Deadline
+    machine: AttachedMachine, folder: Path, ram_mib: int, golden: GoldenWay, seconds: float
 ) -> AttachedSnapshot:
     """Save the VM into `folder/vmstate`; the VM is put back as it was, after an error too.
 
@@ -64,21 +69,25 @@ def save_attached(
         folder: receives `vmstate` and, with a golden image, `golden/`.
         ram_mib: how much RAM the stream carries.
         golden: how to make a golden image, for which the guest is stopped.
-        deadline: for the save.
+        seconds: limit of the save, and of QEMU's dump of memory.
 
     Raises:
         NotApplicable: QEMU refuses the capability.
         CommandRefused: QEMU refuses the save.
         SubjectFailed: QEMU failed the save, died or hung.
-        SetupBroken: the disk has no room, or the guest was stopped for too long.
+        SetupBroken: the disk has no room, the guest was stopped for too long, or the limit is short.
     """
     path, mark = folder / "vmstate", machine.qmp.mark()
     try:
         with _reserved(path, ram_mib) as file:
             uri = hand_over(machine, file, DESCRIPTOR_NAME)
         migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
-        image = _begin(machine, folder, uri, golden, mark, deadline)
-        figures = migration.wait_completed(machine, deadline)
+        image = _begin(machine, folder, uri, golden, mark, seconds)
+        figures = migration.wait_completed(machine, Deadline(seconds))
+    except SubjectFailed as failed:
+        with contextlib.suppress(Exception):
+            machine.put_back()
+        raise _short_limit(failed, seconds) from failed
     except BaseException:
         # The error says more than what may go wrong now; leaving the machine's `with` tries again.
         with contextlib.suppress(Exception):
@@ -86,16 +95,17 @@ def save_attached(
         raise
     done = machine.put_back()
     golden_image = image() if image else None
+    written = _written(machine, golden_image) if golden is GoldenWay.MEMORY else None
     os.truncate(path, path.stat().st_size)
     stun = find_stun(machine, mark)
     was_running = machine.before.state == "running"
     state = "paused" if golden is not GoldenWay.NONE or not was_running else "running"
     stopped = stun.seconds * 1000 if stun and was_running else 0.0
-    return AttachedSnapshot(path, golden_image, stopped, figures, state, tuple(done))
+    return AttachedSnapshot(path, golden_image, stopped, figures, state, tuple(done), written)
 
 
 def _begin(
-    machine: AttachedMachine, folder: Path, uri: str, golden: GoldenWay, mark: int, deadline: Deadline
+    machine: AttachedMachine, folder: Path, uri: str, golden: GoldenWay, mark: int, seconds: float
 ) -> Callable[[], GoldenImage] | None:
     """Begin the save, from a stopped guest where there is a golden image; the guest goes on afterwards."""
     running = machine.before.state == "running"
@@ -103,13 +113,12 @@ def _begin(
     stopped = golden is not GoldenWay.NONE
     if stopped:
         if running:
-            machine.qmp.execute("stop")
-            machine.wait_status(lambda status: status == "paused", Deadline(_READY_SECONDS), "paused")
-        image = _golden_image(machine, folder, golden, deadline)
+            _stop(machine, mark)
+        image = _golden_image(machine, folder, golden, Deadline(seconds))
     still = stopped or not running
     _require_still_stopped(machine, still, mark)
     try:
-        migration.begin_save(machine, uri, deadline)
+        migration.begin_save(machine, uri, Deadline(seconds))
     except CommandRefused as refusal:
         # The guard has continued it between the line above and `migrate`.
         if WENT_ON in refusal.reason:
@@ -118,6 +127,42 @@ def _begin(
     if stopped and running and machine.qmp.execute("query-status")["status"] != "running":
         machine.qmp.execute("cont")
     return image
+
+
+def _stop(machine: AttachedMachine, mark: int) -> None:
+    """Stop the guest.
+
+    Raises:
+        SetupBroken: the guard has continued it already, or somebody else has.
+        SubjectFailed: QEMU did not stop it.
+    """
+    machine.qmp.execute("stop")
+    try:
+        machine.wait_status(lambda status: status == "paused", Deadline(_READY_SECONDS), "paused")
+    except SubjectFailed:
+        _require_still_stopped(machine, True, mark)
+        raise
+
+
+def _short_limit(failed: SubjectFailed, seconds: float) -> SnapproofError:
+    """Return the error of a save that failed; one that did not end within a short limit proves nothing."""
+    if failed.code is not Code.SAVE_UNFINISHED or seconds >= _EVIDENCE_SECONDS:
+        return failed
+    return SetupBroken(
+        f"{failed.sentence.rstrip('.')}; a limit of {seconds:g} s is too short to blame anybody, so allow "
+        "more with --seconds.",
+        failed.evidence,
+    )
+
+
+def _written(machine: AttachedMachine, image: GoldenImage | None) -> int:
+    """Return how many pages of guest RAM differ from the golden image by now."""
+    blocks = image.blocks if image else ()
+    return sum(
+        sum(1 for _ in differing_pages(machine, block, image.folder / f"block-{number:03d}.ram"))
+        for number, block in enumerate(blocks)
+        if image
+    )
 
 
 def _golden_image(

@@ -152,8 +152,9 @@ class Run:
 
 
 def free_mib(folder: Path) -> int:
-    """Return the MiB that an ordinary user can still write on the disk of a folder."""
-    return shutil.disk_usage(folder).free // MIB
+    """Return the MiB that an ordinary user can still write on the disk of a folder that is to be there."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(there).free // MIB
 
 
 def remove_heavy(folder: Path) -> None:

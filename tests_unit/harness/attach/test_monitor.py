@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
-from harness.attach.monitor import MessageSplitter
+import pytest
+
+from harness.attach.monitor import MessageSplitter, MonitorUnusable, SocketMonitor
 
 _MESSAGES = [{"QMP": {}}, {"event": "STOP", "data": {"text": "} {"}}, {"return": [1, {"a": "\u00e9"}]}]
 
@@ -24,3 +27,14 @@ def test_space_that_carries_a_descriptor() -> None:
     splitter = MessageSplitter()
     assert splitter.feed(b" ") == []
     assert splitter.feed(b'{"execute": "getfd"}') == [{"execute": "getfd"}]
+
+
+def test_what_is_no_socket(tmp_path: Path) -> None:
+    """A folder and a file are told apart from a socket that nobody serves."""
+    file = tmp_path / "file"
+    file.touch()
+    for path in (tmp_path, file):
+        with pytest.raises(MonitorUnusable, match="is no socket"):
+            SocketMonitor(path, 1.0)
+    with pytest.raises(MonitorUnusable, match="cannot be connected to"):
+        SocketMonitor(tmp_path / "missing", 1.0)

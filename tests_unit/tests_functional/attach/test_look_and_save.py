@@ -12,8 +12,8 @@ import pytest
 from harness.attach.guard import WENT_ON
 from harness.attach.ledger import Before
 from harness.attach.virsh import Domain
-from harness.deadline import Deadline
-from harness.errors import MachineryMissing, NotApplicable, SetupBroken
+from harness.codes import Code
+from harness.errors import MachineryMissing, NotApplicable, SetupBroken, SubjectFailed
 from harness.qemu.qmp import CommandRefused, Event
 from harness.status import Status
 from tests_functional.attach import look as looked
@@ -21,7 +21,10 @@ from tests_functional.attach import save
 from tests_functional.attach.look import GoldenWay, Look, Obstacle
 from tests_functional.attach.look_libvirt import JOB, job
 from tests_functional.attach.prove import require_fit, what_holds
+from tests_functional.lib.run import free_mib
 from validators.verdict import CheckResult
+
+_ON = [{"capability": "background-snapshot", "state": True}]
 
 
 class _Vm:
@@ -57,8 +60,7 @@ def test_busy_vms() -> None:
     assert looked._busy(_Vm(**{"query-migrate": {"status": "completed"}})) == []  # type: ignore[arg-type]
     assert "A migration is 'active'" in _told(looked._busy, query_migrate={"status": "active"})
     assert "(backup0)" in _told(looked._busy, query_jobs=[{"id": "backup0"}])
-    on = [{"capability": "background-snapshot", "state": True}]
-    assert "is on already" in _told(looked._busy, query_migrate_capabilities=on)
+    assert "is on already" in _told(looked._busy, query_migrate_capabilities=_ON)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_guest_that_goes_on_before_the_save(
     vm.events_since = lambda _mark: [Event(name, {}, 0.0) for name in events]
     with pytest.raises(SetupBroken, match="went on before") if wrong else contextlib.nullcontext():
         way = GoldenWay.MEMORY if golden else GoldenWay.NONE
-        save._begin(vm, tmp_path, "fd:x", way, 0, Deadline(1.0))
+        save._begin(vm, tmp_path, "fd:x", way, 0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -205,3 +207,64 @@ def test_way_to_a_golden_image(readable: bool | None, formats: list[str], way: G
     notes = " ".join(looked._notes(vm, process, way))
     assert ("QEMU dumps it" in notes) == (way is GoldenWay.DUMP)
     assert ("there is no golden image" in notes) == (way is GoldenWay.NONE)
+
+
+def test_guest_that_wrote_nothing_is_told() -> None:
+    """Such a proof says little about protection."""
+    golden = [CheckResult("golden", "", Status.PASS)]
+    assert "not put to the test" in what_holds(golden, 0)
+    assert "not put to the test" not in what_holds(golden, 1)
+    assert "not put to the test" not in what_holds(golden, None)
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds", "error"),
+    [
+        (Code.SAVE_UNFINISHED, 1.0, SetupBroken),
+        (Code.SAVE_UNFINISHED, 60.0, SubjectFailed),
+        (Code.QEMU_FAILED, 1.0, SubjectFailed),
+    ],
+)
+def test_short_limit_blames_nobody(code: Code, seconds: float, error: type[Exception]) -> None:
+    """A save that does not end within a second is no evidence; another failure is."""
+    found = save._short_limit(SubjectFailed("The save is still 'setup'.", code=code), seconds)
+    assert type(found) is error
+    assert ("--seconds" in found.sentence) == (error is SetupBroken)
+
+
+@pytest.mark.parametrize(("events", "error"), [(("STOP", "RESUME"), SetupBroken), (("STOP",), SubjectFailed)])
+def test_guest_that_is_continued_before_it_is_seen_stopped(
+    events: tuple[str, ...], error: type[Exception]
+) -> None:
+    """Then the limit was too short; one that does not stop is QEMU's fault."""
+
+    def never(*_arguments: object) -> None:
+        raise SubjectFailed("The guest is 'running' and did not become paused in time.")
+
+    vm: Any = _Vm()
+    vm.max_stop, vm.wait_status = 0.001, never
+    vm.events_since = lambda _mark: [Event(name, {}, 0.0) for name in events]
+    with pytest.raises(error):
+        save._stop(vm, 0)
+
+
+def test_room_for_what_is_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """For the snapshot, a golden image and QEMU's dump, in a folder that is not there yet."""
+    place = tmp_path / "not" / "there"
+    for way, needed in ((GoldenWay.NONE, 164), (GoldenWay.MEMORY, 264), (GoldenWay.DUMP, 364)):
+        monkeypatch.setattr(looked, "free_mib", lambda _folder, free=needed: free)
+        assert looked._room(100, place, way) == []
+        monkeypatch.setattr(looked, "free_mib", lambda _folder, free=needed - 1: free)
+        (found,) = looked._room(100, place, way)
+        assert f" {needed}; " in found.sentence
+        assert ("golden" in found.sentence) == (way is not GoldenWay.NONE)
+    assert free_mib(place) > 0
+
+
+def test_paused_guest_with_the_capability_on() -> None:
+    """Command and guard may both have been killed; it is said what puts that right."""
+    vm: Any = _Vm(**{"query-jobs": [], "query-migrate-capabilities": _ON})
+    for state in ("paused", "running"):
+        vm.before = Before(state, {}, {})
+        (found,) = looked._busy(vm)
+        assert ("'cont'" in found.sentence) == (state == "paused")

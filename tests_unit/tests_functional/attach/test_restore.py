@@ -61,7 +61,7 @@ def test_what_is_not_compared_is_no_pass(
 ) -> None:
     """A block that is missing or has no address is named; a page that differs is a FAIL all the same."""
     monkeypatch.setattr(restore, "ramblocks", lambda _clone: now)
-    monkeypatch.setattr(restore, "_differing_pages", lambda *_arguments: iter(differing))
+    monkeypatch.setattr(restore, "differing_pages", lambda *_arguments: iter(differing))
     snapshot: Any = _Snapshot(*then)
     check = restore._compare(_Clone(0, "running"), snapshot)  # type: ignore[arg-type]
     assert check.status is status
