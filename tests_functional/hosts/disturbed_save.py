@@ -49,6 +49,10 @@ _WORDS = {
 _KEPT = "A page that was protected before the host made its entry anew is protected afterwards."
 _MET = "While RAM was saved, the host made entries of its pages anew."
 _MOST_NAMED = 8
+_BLIND = (
+    "This kernel's pagemap does not show which pages are protected (Linux 5.14 does), so no page that is not "
+    "saved yet can be chosen and poisoned."
+)
 # QEMU takes the signal of a memory error under TCG too (system/cpus.c qemu_init_sigbus()). If KVM is compiled
 # in, it calls KVM's handler, which nothing has initialized, and fails an assertion. If not, it raises SIGBUS
 # again.
@@ -101,6 +105,9 @@ def judge_disturbed(plan: HostPlan, found: Examination, report: Report) -> list[
 def _judge(plan: HostPlan, found: Examination, report: Report, flow: str) -> Outcome:
     cannot, ended = report.find("cannot", flow), report.find("ended", flow)
     if cannot is not None:
+        blind = found.features is not None and not found.features.shows_protection
+        if flow == POISONED and blind and not cannot["blames_host"]:
+            return _outcome(plan, found, flow, Status.SKIP, _BLIND)
         status = Status.SKIP if cannot["blames_host"] else Status.ERROR
         return _outcome(plan, found, flow, status, cannot["text"])
     if ended is not None:

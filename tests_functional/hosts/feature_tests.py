@@ -34,7 +34,7 @@ _PROBE_SECONDS = 240.0
 _PROBE = """\
 import errno, json, os
 from harness.userfaultfd import Feature, Mode, Region, Userfaultfd, UserfaultfdError, create, feature_names
-from harness.userfaultfd import offered_features, probe_userfaultfd
+from harness.userfaultfd import offered_features, probe_userfaultfd, protected_pages
 def refusal(action):
     try:
         action()
@@ -50,11 +50,23 @@ def ask():
 def register():
     with Region.anonymous(1 << 16) as region, Userfaultfd(0) as uffd:
         uffd.register(region.address, region.length, Mode.WP)
+def shown():
+    wp = int(Feature.PAGEFAULT_FLAG_WP)
+    try:
+        with Region.anonymous(1 << 16) as region, Userfaultfd(wp) as uffd:
+            region.fill(1)
+            uffd.register(region.address, region.length, Mode.WP)
+            uffd.write_protect(region.address, region.length)
+            return bool(protected_pages(region.address, region.length))
+    except UserfaultfdError:
+        # A user who may not trap the kernel; nothing is poisoned for them.
+        return True
 found = probe_userfaultfd()
 mask = int(offered_features()) if found.opened_by else 0
 print(json.dumps({
     "opened_by": found.opened_by, "reason": found.reason, "mask": mask, "names": list(feature_names(mask)),
     "ask": refusal(ask), "register": refusal(register),
+    "shows_protection": bool(mask & int(Feature.PAGEFAULT_FLAG_WP)) and shown(),
 }))
 """
 
@@ -72,6 +84,7 @@ class HostFeatures:
             accepts.
         register: name of the errno with which it refuses to register memory for write protection that was
             not asked for at the handshake, empty if it accepts.
+        shows_protection: whether pagemap shows which pages are protected (Linux 5.14).
     """
 
     opened_by: str
@@ -80,6 +93,7 @@ class HostFeatures:
     names: tuple[str, ...]
     ask: str
     register: str
+    shows_protection: bool = True
 
     @property
     def write_protect(self) -> bool:

@@ -19,7 +19,8 @@ from harness.qemu.configuration import MIB
 from harness.status import Status
 from tests_functional.hosts import disturbed_save, examine, on_host_memory
 from tests_functional.hosts.disturbed_save import judge_disturbed
-from tests_functional.hosts.examination import DISTURBED, SINKS, Examination, HostPlan
+from tests_functional.hosts.examination import DISTURBED, OFFLINE, POISONED, SINKS, Examination, HostPlan
+from tests_functional.hosts.feature_tests import HostFeatures
 from tests_functional.hosts.on_host_memory import PAGE, CannotAct, Disturbance, HostMemory, Mailbox, Pages
 from tests_functional.hosts.on_host_qemu import HostFailure, Qemu
 from tests_functional.hosts.portable_warm_guest import PortableWarmGuest
@@ -122,6 +123,27 @@ def test_what_a_host_cannot_do_is_skipped(
     event = {"event": "cannot", "text": "It has no huge pages.", "blames_host": blames_host}
     outcome = _judged(tmp_path, event, monkeypatch)
     assert (outcome.status, outcome.sentence) == (status, "It has no huge pages.")
+
+
+@pytest.mark.parametrize(
+    ("shows", "blames_host", "flow", "status", "words"),
+    [
+        (False, False, POISONED, Status.SKIP, "pagemap does not show"),
+        (True, False, POISONED, Status.ERROR, "None was protected."),
+        (False, True, POISONED, Status.SKIP, "None was protected."),
+        (False, False, OFFLINE, Status.ERROR, "None was protected."),
+    ],
+)
+def test_a_kernel_that_does_not_show_protection_has_no_page_to_poison(
+    shows: bool, blames_host: bool, flow: str, status: Status, words: str, tmp_path: Path
+) -> None:
+    """On any other kernel a missing page is an ERROR, and so is another save that was not possible."""
+    features = HostFeatures("system call", "", 0x1FF, ("PAGEFAULT_FLAG_WP",), "", "", shows)
+    event = {"event": "cannot", "flow": flow, "text": "None was protected.", "blames_host": blames_host}
+    found = Examination("made", features=features)
+    outcome = disturbed_save._judge(_plan(tmp_path), found, Report((STARTED, event)), flow)
+    assert outcome.status is status
+    assert words in outcome.sentence
 
 
 @pytest.mark.parametrize(
