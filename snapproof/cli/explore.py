@@ -20,7 +20,9 @@ from snapproof.explore.campaign import (
     make_drawer,
 )
 from snapproof.explore.coverage import load_corpus
+from snapproof.explore.jobs import job_commands, own_command, run_jobs
 from snapproof.explore.journal import SUMMARY_FILE
+from snapproof.explore.results import result_of, write_campaign
 from snapproof.explore.self_check import search_faults
 from snapproof.runs.command_run import CommandRuns
 from snapproof.runs.events import Progress
@@ -41,7 +43,11 @@ _ALWAYS_SECONDS = 1e9
 
 def explore(arguments: argparse.Namespace) -> int:
     """Explore, print what was found, and return the exit code that `--help` explains."""
+    if arguments.jobs > 1:
+        return _explore_side_by_side(arguments)
     if arguments.kernel:
+        if arguments.go_on:
+            raise UsageError("A campaign of the kernel is not continued: give its corpus.json with --corpus.")
         return explore_kernel(arguments)
     replayed = _read_list(arguments.replay) if arguments.replay else None
     corpus = _read_corpus(arguments.corpus) if arguments.corpus else []
@@ -69,9 +75,33 @@ def explore(arguments: argparse.Namespace) -> int:
         finally:
             progress.done()
             campaign.write()
+            campaign.report()
         return _summarise(campaign, folder)
     finally:
         progress.done()
+
+
+def _explore_side_by_side(arguments: argparse.Namespace) -> int:
+    """Run several campaigns side by side and merge them."""
+    if arguments.replay or arguments.self_check:
+        raise UsageError("--jobs is for campaigns: leave --replay and --self-check out.")
+    folder: Path = arguments.go_on or own_results_folder(arguments.results, "explore-")
+    progress, command = Progress(), own_command()
+    try:
+        summary = run_jobs(job_commands(arguments, folder, command), folder, progress.step)
+    finally:
+        progress.done()
+    write_campaign(folder, summary, command)
+    result = result_of(summary, command)
+    for number, finding in enumerate(summary["findings"], 1):
+        print(f"{number}. {finding['sentence']}\n   {folder / 'findings' / finding['folder']}")
+    print(
+        f"{arguments.jobs} jobs: {summary['lists']} lists, {summary['proofs']} proofs, "
+        f"{summary['pages_compared']:,} pages compared, {len(summary['reached'])} things reached, "
+        f"{len(summary['findings'])} causes."
+    )
+    print(f"Results: {folder}")
+    return result.exit_code
 
 
 def _folder(arguments: argparse.Namespace) -> Path:

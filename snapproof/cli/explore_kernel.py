@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -15,15 +14,15 @@ from harness.errors import UsageError
 from harness.hosts.spec import LOCAL, parse_host
 from harness.status import EXIT_ALL_SKIPPED, EXIT_ERROR, EXIT_FAIL, EXIT_NOTHING_RAN, EXIT_PASS
 from snapproof.cli.options import host_options
-from snapproof.explore.journal import CORPUS_FILE, SUMMARY_FILE
-from snapproof.explore.kernel_findings import write_finding
+from snapproof.explore.jobs import own_command
+from snapproof.explore.kernel_findings import write_finding, write_summary
+from snapproof.explore.results import write_campaign
 from snapproof.runs.events import Progress
 from snapproof.runs.feature_runner import events_here, events_there
 from snapproof.runs.host_plan import Sources, expanded_hosts, lent_for_lists, opened_host
-from snapproof.runs.results_folder import own_results_folder
+from snapproof.runs.results_folder import now, own_results_folder
 from tests_functional.hosts.feature_tests import carry_tests
 from tests_functional.kernel.explore.steps import MemoryList
-from tests_functional.lib.outcome import write_atomically
 
 _RUNNER = "tests_functional.kernel.explore"
 _MORE_SECONDS = 1800.0
@@ -102,6 +101,7 @@ def _last(events: Iterator[Event], progress: Progress) -> Event:
 
 def _explored(arguments: argparse.Namespace, events: Iterator[Event], progress: Progress) -> int:
     folder = own_results_folder(arguments.results, "explore-")
+    started = now()
     host: Event = {}
     found: list[Event] = []
     end: Event = {}
@@ -112,26 +112,17 @@ def _explored(arguments: argparse.Namespace, events: Iterator[Event], progress: 
             elif event["event"] == "progress":
                 progress.step(event["line"])
             elif event["event"] == "finding":
-                found.append(event)
-                write_finding(
-                    event, folder / "findings" / f"{len(found):02d}-{event['record']['code']}", host
-                )
+                place = f"{len(found) + 1:02d}-{event['record']['code']}"
+                found.append({**event, "folder": place})
+                write_finding(event, folder / "findings" / place, host)
             else:
                 end = event
+                write_summary(folder, started, host, found, end)
     finally:
         progress.done()
-        # After an interruption too: what has been found so far is not lost.
-        _write(folder, host, found, end)
+        if end.get("lists"):
+            write_campaign(folder, write_summary(folder, started, host, found, end), own_command())
     return _summarise(folder, host, found, end)
-
-
-def _write(folder: Path, host: Event, found: Sequence[Event], end: Event) -> None:
-    corpus = end.get("corpus", [])
-    summary = {"version": 1, "kernel": True, "host": host, "findings": list(found), **end}
-    summary.pop("corpus", None)
-    summary["findings"] = list(found)
-    write_atomically(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
-    write_atomically(folder / CORPUS_FILE, json.dumps({"version": 1, "lists": corpus}) + "\n")
 
 
 def _summarise(folder: Path, host: Event, found: Sequence[Event], end: Event) -> int:

@@ -12,6 +12,8 @@ from pathlib import Path
 from harness.errors import UsageError
 from snapproof.cli.streams import verbatim_output
 from snapproof.cli.verdict_text import result_line
+from snapproof.explore.merge import is_campaign, merge_campaigns, read_part
+from snapproof.explore.results import result_of
 from snapproof.report.compare import Thresholds, compare, comparison_lines
 from snapproof.report.context import Context
 from snapproof.report.formats import deliver, named_format
@@ -51,8 +53,10 @@ def render(arguments: argparse.Namespace) -> int:
 
 def merge(arguments: argparse.Namespace) -> int:
     """Merge results folders into a new one and return the exit code of all tests together."""
-    parts, lost = _parts(arguments.results)
     require_apart(arguments.results, arguments.output)
+    if all(is_campaign(folder) for folder in arguments.results):
+        return _merge_explored(arguments)
+    parts, lost = _parts(arguments.results)
     command = [str(Path(sys.argv[0]).absolute()), "report", "merge"]
     command += [str(folder.absolute()) for folder in arguments.results]
     found = merged(parts, [*command, "--output", str(arguments.output.absolute())], lost)
@@ -64,6 +68,18 @@ def merge(arguments: argparse.Namespace) -> int:
         print(one_line(note), file=sys.stderr)
     print(f"Results: {folder}")
     print(f"{result_line(result)} from {len(parts)} folders")
+    return result.exit_code
+
+
+def _merge_explored(arguments: argparse.Namespace) -> int:
+    """Merge campaigns of `snapproof explore`, with their corpora and causes."""
+    parts = [read_part(folder.absolute()) for folder in arguments.results]
+    folder = make_results_folder(arguments.output)
+    summary = merge_campaigns(parts, folder)
+    result = result_of(summary, sys.argv)
+    write_results(folder, result)
+    print(f"Results: {folder}")
+    print(f"{result_line(result)} from {len(parts)} campaigns")
     return result.exit_code
 
 

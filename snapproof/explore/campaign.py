@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -29,9 +30,13 @@ from snapproof.explore.journal import (
     read_entries,
     read_findings,
 )
+from snapproof.explore.merge import read_part
 from snapproof.explore.reduction import reduce_steps
+from snapproof.explore.results import write_campaign
+from snapproof.runs.results_folder import now
 from tests_functional.explore.executor import Record, run_steps
 from tests_functional.explore.known import known_issue, leads_to_known
+from tests_functional.explore.menu import KINDS
 from tests_functional.explore.steps import StepList
 from tests_functional.kernel.explore.limits import Limits
 from tests_functional.lib.known_issues import KnownIssue, load_known_issues
@@ -42,6 +47,8 @@ RUNS_FILE = "runs.jsonl"
 """File of a finding's runs: each list of the reduction, and whether it failed in the same way."""
 
 _LIST_SECONDS = 180.0
+# report.html takes a second of a busy processor.
+_REPORT_SECONDS = 60.0
 _MOST_RUNS_FOR_ONE = 80
 # Of the lists, those that avoid what leads to known issues, so that these hide nothing.
 _AVOIDING_SHARE = 4 / 5
@@ -66,6 +73,8 @@ class Campaign:
         issues: the known issues of the baseline; without them each failure is a new cause.
         errors: lists that say nothing, with the reasons.
         growth: seconds, lists and things reached, each time that it grew.
+        begun: time.monotonic() at the beginning.
+        started: the same as UTC time.
     """
 
     run: Run
@@ -81,6 +90,8 @@ class Campaign:
     errors: list[str] = field(default_factory=list)
     growth: list[tuple[float, int, int]] = field(default_factory=list)
     begun: float = field(default_factory=time.monotonic)
+    started: str = field(default_factory=now)
+    _reported: float = 0.0
 
     @property
     def version(self) -> str:
@@ -190,6 +201,7 @@ class Campaign:
         self._keep(finding)
         self.write()
         self.reduce(finding, limits)
+        self.report()
 
     def _known(self, record: Record) -> str:
         if not record.failed:
@@ -233,6 +245,13 @@ class Campaign:
         """
         write_atomically(self.run.folder / SUMMARY_FILE, json.dumps(self.to_json(), indent=1) + "\n")
         self.coverage.save(self.run.folder / CORPUS_FILE)
+        if self.seconds - self._reported >= _REPORT_SECONDS:
+            self.report()
+
+    def report(self) -> None:
+        """Write results.json and report.html as they are now."""
+        self._reported = self.seconds
+        write_campaign(self.run.folder, self.to_json(), sys.argv)
 
     def go_on(self) -> None:
         """Take over what an earlier part of this campaign has left in its folder.
@@ -241,6 +260,7 @@ class Campaign:
             UsageError: the folder has no such files, or others than this version's.
         """
         entries = read_entries(self.run.folder)
+        self.started = read_part(self.run.folder).summary["started"]
         for entry in entries:
             self.lists = entry.number
             self.proofs += entry.proofs
@@ -271,6 +291,8 @@ class Campaign:
             "version": 1,
             "environment": dict(self.run.host_environment),
             "seed": self.seed,
+            "seeds": [self.seed],
+            "started": self.started,
             "seconds": round(self.seconds, 1),
             "lists": self.lists,
             "proofs": self.proofs,
@@ -280,6 +302,7 @@ class Campaign:
             "known_issues": dict(self.findings.known),
             "findings": [finding.to_json() for finding in self.findings.found],
             "growth": [list(entry) for entry in self.growth],
+            "kinds": list(KINDS),
             "reached": self.coverage.to_json(),
         }
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from snapproof.explore.findings import STEPS_FILE
+from snapproof.explore.journal import CORPUS_FILE, SUMMARY_FILE
 from tests_functional.kernel.explore.c_program import program
 from tests_functional.kernel.explore.steps import MemoryList
 from tests_functional.lib.outcome import write_atomically
@@ -81,3 +82,70 @@ Code: `{event["signature"]}`.{f" Known issue {event['known']}." if event["known"
 
 **Cause**: not looked into.
 """
+
+
+def write_summary(
+    folder: Path,
+    started: str,
+    host: Mapping[str, Any],
+    found: Sequence[Mapping[str, Any]],
+    end: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write explore.json, as campaigns around snapshots have it, and corpus.json; return the first.
+
+    Args:
+        folder: the results folder.
+        started: UTC time of the beginning.
+        host: the `host` event.
+        found: the `finding` events, each with its folder.
+        end: the last `end` or `so-far` event, empty before the first.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    known = [one for one in found if one["known"]]
+    summary: dict[str, Any] = {
+        "version": 1,
+        "kernel": True,
+        "host": dict(host),
+        "environment": {
+            "host_kernel": host.get("kernel", ""),
+            "host_architecture": host.get("machine", ""),
+            "host_cpus": host.get("cpus", 0),
+            "kernel_lists": True,
+        },
+        "seed": end.get("seed"),
+        "seeds": [end["seed"]] if "seed" in end else [],
+        "started": started,
+        "seconds": end.get("seconds", 0.0),
+        "lists": end.get("lists", 0),
+        "proofs": 0,
+        "pages_compared": end.get("checked", 0),
+        "pages_written_during_saves": 0,
+        "without_verdict": [why for why, times in end.get("errors", {}).items() for _ in range(times)],
+        "known_issues": dict(end.get("known", {})),
+        "known_lists": [dict(one) for one in known],
+        "findings": [_cause(one) for one in found if not one["known"]],
+        "growth": [],
+        "reached": dict(end.get("reached", {})),
+    }
+    write_atomically(folder / SUMMARY_FILE, json.dumps(summary, indent=1) + "\n")
+    corpus = {"version": 1, "lists": end.get("corpus", [])}
+    write_atomically(folder / CORPUS_FILE, json.dumps(corpus) + "\n")
+    return summary
+
+
+def _cause(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a `finding` event in the form of a cause around snapshots."""
+    record = event["record"]
+    violation = {
+        "check": "explore", "code": record["code"], "sentence": record["sentence"], "fields": {},
+    }  # fmt: skip
+    return {
+        **event,
+        "signature": [event["signature"]],
+        "sentence": record["sentence"],
+        "times": 1,
+        "stable": f"{event['failed']} of {event['tried']}",
+        "violations": [violation],
+    }

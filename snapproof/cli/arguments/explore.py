@@ -45,6 +45,13 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument("--results", type=Path, metavar="DIR", help="a new folder for the results")
     parser.add_argument("--corpus", type=Path, metavar="FILE", help="begin with the lists of a corpus.json")
     parser.add_argument(
+        "--jobs",
+        type=_runs,
+        default=1,
+        metavar="N",
+        help="campaigns side by side, with the seeds from --seed on; merged at the end (default: 1)",
+    )
+    parser.add_argument(
         "--continue",
         dest="go_on",
         type=Path,

@@ -14,6 +14,7 @@ from harness.status import Status
 from snapproof.report.html.bench import bench_beside
 from snapproof.report.html.checked import BLOCK, clean, duration, items, link, mapping, number
 from snapproof.report.html.environment import column_of, common_to, legs_of, rows_of, stacks_table
+from snapproof.report.html.explored import explored_beside
 from snapproof.report.html.pictures import CHARTS, Pictures
 from snapproof.report.html.tests import Reading, brief_view, complete, size_words, status_of
 from snapproof.report.html.views import Column, FileLink, GroupView, IssueView, Matrix, RunPage, TestView
@@ -29,7 +30,15 @@ _FEW_CHARTS = f"Not every snapshot has a timeline here: a page has {CHARTS} char
 _COLUMN_LIMIT = 24
 _ROW_LIMIT = 200
 _ROOT = Path(__file__).parents[3]
-_FILES = ("results.json", "junit.xml", "results.ktap", "events.jsonl", "stack.json", "bench.json")
+_FILES = (
+    "results.json",
+    "junit.xml",
+    "results.ktap",
+    "events.jsonl",
+    "stack.json",
+    "bench.json",
+    "explore.json",
+)
 _MEANINGS = {
     "0": "Everything passed.",
     "1": "A snapshot, QEMU or the kernel is wrong.",
@@ -79,6 +88,7 @@ def run_page(result: Mapping[str, Any], folder: Path, pictures: Pictures, base: 
         findings=_findings(folder),
         skips=_skips(tests),
         bench=bench_beside(folder, pictures),
+        explored=explored_beside(folder),
         lists=_lists(groups, columns),
         total=len(tests),
         more_tests=len(tests) - len(shown),

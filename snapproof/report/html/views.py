@@ -212,6 +212,46 @@ class BenchView:
     command: str = ""
 
 
+# Times from which a cell is darker.
+_SHADES = (1, 3, 10, 30, 100)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How often a kind of step was taken in a state.
+
+    Attributes:
+        times: that number.
+        shade: from 0 for never to 5.
+    """
+
+    times: int
+
+    @property
+    def shade(self) -> int:
+        """How dark it is."""
+        return sum(self.times >= least for least in _SHADES)
+
+
+@dataclass(frozen=True)
+class ExploredView:
+    """What the page shows of a campaign.
+
+    Attributes:
+        problem: why there is nothing else, "" if there is.
+        facts: figures.
+        states: the columns.
+        rows: kinds of steps, with a cell for each state.
+        pairs: how many pairs of a step and a state were taken, and how many there are.
+    """
+
+    problem: str = ""
+    facts: Sequence[tuple[str, str]] = ()
+    states: Sequence[str] = ()
+    rows: Sequence[tuple[str, Sequence[Cell]]] = ()
+    pairs: tuple[int, int] = field(default=(0, 0))
+
+
 @dataclass(frozen=True)
 class RunPage:
     """Everything that the page of a run shows; the templates give the order."""
@@ -235,6 +275,7 @@ class RunPage:
     findings: str
     skips: Sequence[tuple[str, Sequence[TestView]]]
     bench: BenchView | None
+    explored: ExploredView | None
     lists: Sequence[tuple[str, Sequence[GroupView]]]
     total: int
     more_tests: int

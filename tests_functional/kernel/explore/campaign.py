@@ -23,7 +23,7 @@ from .worker import Patience, Worker
 
 Event = dict[str, Any]
 
-_SAY_SECONDS = 2.0
+_SAY_SECONDS, _WRITE_SECONDS = 2.0, 10.0
 _MOST_RUNS_FOR_ONE = 400
 # Of five lists, those that avoid what leads to known issues that were seen, so that these hide nothing.
 _AVOIDING = 4
@@ -134,7 +134,7 @@ class Campaign:
     def explore(self, limits: Limits) -> Iterator[Event]:
         """Run lists until a limit is reached, and yield events."""
         yield host_facts()
-        said = time.monotonic()
+        said = wrote = time.monotonic()
         with Worker(self.setting, self.patience) as worker:
             while not self._over(limits):
                 seed = f"{self.seed}:{self.lists}"
@@ -145,6 +145,10 @@ class Campaign:
                 if time.monotonic() - said > _SAY_SECONDS:
                     said = time.monotonic()
                     yield {"event": "progress", "line": self.line}
+                if time.monotonic() - wrote > _WRITE_SECONDS:
+                    wrote = time.monotonic()
+                    # All that there is so far, for a campaign that is killed.
+                    yield {**self.end(), "event": "so-far"}
         yield self.end()
 
     def take(self, worker: Worker, steps: MemoryList) -> Record:
