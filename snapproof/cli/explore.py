@@ -23,7 +23,7 @@ from snapproof.explore.coverage import load_corpus
 from snapproof.explore.jobs import job_commands, own_command, run_jobs
 from snapproof.explore.journal import SUMMARY_FILE
 from snapproof.explore.results import result_of, write_campaign
-from snapproof.explore.self_check import search_faults
+from snapproof.explore.self_check import FAULTS, search_faults
 from snapproof.runs.command_run import CommandRuns
 from snapproof.runs.events import Progress
 from snapproof.runs.results_folder import own_results_folder
@@ -64,7 +64,7 @@ def explore(arguments: argparse.Namespace) -> int:
         drawer = make_drawer(run, issues)
         if arguments.self_check:
             seconds = arguments.seconds or _FAULT_SECONDS
-            return search_faults(run, drawer, arguments.seed, seconds, progress.step)
+            return search_faults(run, drawer, arguments.seed, seconds, progress.step, _faults(arguments))
         campaign = Campaign(run, arguments.seed, progress.step, issues)
         campaign.coverage.corpus.extend(corpus)
         if arguments.go_on:
@@ -125,6 +125,19 @@ def _folder(arguments: argparse.Namespace) -> Path:
     if seed != arguments.seed:
         raise UsageError(f"The campaign in '{earlier}' has seed {seed}: give --seed {seed}.")
     return earlier.absolute()
+
+
+def _faults(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the faults that are planted: those of --fault, or all.
+
+    Raises:
+        UsageError: there is no such fault.
+    """
+    asked = tuple(arguments.fault or FAULTS)
+    for name in asked:
+        if name not in FAULTS:
+            raise UsageError(f"There is no planted fault '{name}'; there are {', '.join(FAULTS)}.")
+    return asked
 
 
 def _time(arguments: argparse.Namespace) -> float | None:

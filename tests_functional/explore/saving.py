@@ -36,6 +36,7 @@ from tests_functional.explore.model import (
 )
 from tests_functional.explore.session import Save, Session, host_excused
 from tests_functional.explore.sink import Speed, opened_sink
+from tests_functional.explore.writers import Watch, should_write, watch_slow
 from tests_functional.lib.cycle import Source, judge_cycle
 from tests_functional.lib.save import Flow, Snapshot, take
 from tests_functional.lib.source_checks import judge_source
@@ -200,6 +201,7 @@ def finish(session: Session) -> bool:
     session.settle()
     model = session.model
     assert model.save is not None
+    watch_slow(session)
     save.sink.set_speed(Speed.FAST)
     with host_excused(machine):
         ending = _wait_ending(session)
@@ -252,6 +254,12 @@ def _unfinished(session: Session, ending: Ending) -> None:
 def _wait_ending(session: Session) -> Ending:
     """Wait until the save has ended, QEMU has cleaned up, and the guest is in the model's run state."""
     limit = session.limit(_END_SECONDS)
+    if should_write(session):
+        watch = Watch(session)
+        while session.machine.query_migrate().get("status") == "active" and not limit.expired:
+            if watch.look():
+                break
+            session.machine.pause(limit)
     status, error = wait_over(session.machine, limit)
     if status in ENDED:
         migration.wait_cleaned_up(session.machine, session.limit())

@@ -10,7 +10,6 @@ import pytest
 
 from guest_images.agent.bare_agent import BareAgent
 from harness.codes import Code
-from harness.qemu.qmp import CommandRefused
 from tests_functional.explore import acts
 from tests_functional.explore.model import (
     CANCELLED,
@@ -23,60 +22,7 @@ from tests_functional.explore.model import (
     Model,
     Writers,
 )
-from tests_functional.explore.session import Session
-from tests_functional.explore.sink import Sink, Speed
-from tests_functional.refusals.migration_options import Settings
-from validators.verdict import CheckResult
-
-
-class _Qmp:
-    """Refuses some commands, and keeps all that were given."""
-
-    def __init__(self, refused: Mapping[str, str]) -> None:
-        self.refused = refused
-        self.given: list[str] = []
-
-    def execute(self, command: str, _arguments: Any = None, _deadline: Any = None) -> Any:
-        self.given.append(command)
-        if command in self.refused:
-            raise CommandRefused(command, self.refused[command])
-        return {"status": RUNNING}
-
-
-class _Session(Session):
-    """A session without a guest; the settings are those of before."""
-
-    def limit(self, seconds: float = 1.0) -> Any:
-        """Return no limit."""
-        return seconds
-
-    def note_settings(self) -> None:
-        """Leave the settings as they are."""
-
-    def serve_again(self) -> None:
-        """Start no writers."""
-
-
-def _session(
-    model: Model, refused: Mapping[str, str] | None = None, answer: Mapping[str, Any] | None = None
-) -> _Session:
-    qmp = _Qmp(refused or {})
-    machine = SimpleNamespace(qmp=qmp, pid=None, query_migrate=lambda: answer or {}, alive=lambda: True)
-    source: Any = SimpleNamespace(guest=SimpleNamespace(machine=machine, agent=None))
-    nothing: Any = None
-    session = _Session(
-        nothing, source, nothing, Settings({}, {}), nothing, nothing, ("random", 0.4), model=model
-    )
-    if model.save is not None:
-        sink = Sink("exec:", cast(Any, None), Speed.SLOW)
-        session.save = cast(Any, SimpleNamespace(sink=sink, touched=False))
-    return session
-
-
-def _codes(session: Session) -> list[Code]:
-    checks: list[CheckResult] = session.checks
-    return [violation.code for check in checks for violation in check.violations]
-
+from tests_unit.support.explored_session import StandInSession, codes_of, stand_in_session
 
 _SAVING = Model().begun(RUNNING)
 _GOES_ON = {"status": "active", "ram": {"remaining": 32 << 20}}
@@ -84,35 +30,35 @@ _GOES_ON = {"status": "active", "ram": {"remaining": 32 << 20}}
 
 def test_stop_and_cont_change_the_model_and_must_be_accepted() -> None:
     """A guest that QEMU does not stop, or not let go on, is noted with the command."""
-    session = _session(Model())
+    session = stand_in_session(Model())
     assert acts.stop(session, {})
     assert session.model.run_state == PAUSED
     assert acts.cont(session, {})
     assert session.model.run_state == RUNNING
     assert not session.failed
-    refusing = _session(Model(), {"stop": "no"})
+    refusing = stand_in_session(Model(), {"stop": "no"})
     acts.stop(refusing, {})
     assert refusing.model.run_state == RUNNING
-    assert _codes(refusing) == [Code.DURING_SAVE_REFUSED]
+    assert codes_of(refusing) == [Code.DURING_SAVE_REFUSED]
 
 
 def test_a_guest_that_is_off_must_not_go_on() -> None:
     """QEMU must refuse `cont` there."""
-    right = _session(Model(run_state=SHUTDOWN), {"cont": "reset needed"})
+    right = stand_in_session(Model(run_state=SHUTDOWN), {"cont": "reset needed"})
     acts.cont(right, {})
     assert not right.failed
-    wrong = _session(Model(run_state=SHUTDOWN))
+    wrong = stand_in_session(Model(run_state=SHUTDOWN))
     acts.cont(wrong, {})
-    assert _codes(wrong) == [Code.DURING_SAVE_ACCEPTED]
+    assert codes_of(wrong) == [Code.DURING_SAVE_ACCEPTED]
 
 
 def test_only_a_guest_that_sleeps_is_woken_up() -> None:
     """Waking up a guest that is awake must be refused; a sleeping one is not stopped or continued here."""
-    awake = _session(Model())
+    awake = stand_in_session(Model())
     cast(Any, awake.source.guest).agent = cast(Any, object.__new__(BareAgent))
     acts.wake(awake, {})
-    assert _codes(awake) == [Code.DURING_SAVE_ACCEPTED]
-    asleep = _session(Model(run_state=SUSPENDED))
+    assert codes_of(awake) == [Code.DURING_SAVE_ACCEPTED]
+    asleep = stand_in_session(Model(run_state=SUSPENDED))
     assert not acts.stop(asleep, {})
     assert not acts.cont(asleep, {})
 
@@ -131,10 +77,10 @@ def test_a_second_save_is_asked_for_while_one_goes_on_for_sure(
     model: Model, answer: Mapping[str, Any], given: bool
 ) -> None:
     """Near the end of a save, or after a cancel, QEMU may accept one, which would be a false alarm."""
-    session = _session(model, answer=answer)
+    session = stand_in_session(model, answer=answer)
     assert acts.migrate_again(session, {}) is given
-    assert _codes(session) == ([Code.DURING_SAVE_ACCEPTED] if given else [])
-    refusing = _session(model, {"migrate": "in progress"}, answer)
+    assert codes_of(session) == ([Code.DURING_SAVE_ACCEPTED] if given else [])
+    refusing = stand_in_session(model, {"migrate": "in progress"}, answer)
     acts.migrate_again(refusing, {})
     assert not refusing.failed
 
@@ -145,10 +91,10 @@ def test_a_capability_that_changes_in_mid_save_is_noted() -> None:
         "command": "migrate-set-capabilities",
         "arguments": {"capabilities": [{"capability": "events", "state": True}]},
     }
-    wrong = _session(_SAVING, answer=_GOES_ON)
+    wrong = stand_in_session(_SAVING, answer=_GOES_ON)
     acts.qmp(wrong, arguments)
-    assert _codes(wrong) == [Code.DURING_SAVE_ACCEPTED]
-    before = _session(Model())
+    assert codes_of(wrong) == [Code.DURING_SAVE_ACCEPTED]
+    before = stand_in_session(Model())
     acts.qmp(before, arguments)
     assert not before.failed
     assert before.tampered == {"events"}
@@ -156,13 +102,13 @@ def test_a_capability_that_changes_in_mid_save_is_noted() -> None:
 
 def test_what_may_end_a_save_is_told_to_the_model() -> None:
     """A cancel, a closed sink and a yank each add an end; a refused yank adds none."""
-    session = _session(_SAVING)
+    session = stand_in_session(_SAVING)
     acts.cancel(session, {})
     acts.set_sink(session, {"speed": "closed"})
     assert session.model.save is not None
     assert session.model.save.ends == {COMPLETED, CANCELLED, FAILED}
     yank = {"command": "yank", "arguments": {"instances": [{"type": "migration"}]}}
-    accepted, refused = _session(_SAVING), _session(_SAVING, {"yank": "no"})
+    accepted, refused = stand_in_session(_SAVING), stand_in_session(_SAVING, {"yank": "no"})
     for one in (accepted, refused):
         acts.qmp(one, yank)
     assert accepted.model.save is not None
@@ -191,8 +137,8 @@ class _SparseAgent(BareAgent):
         self.asked.append("write")
 
 
-def _sparse(model: Model, pattern: str = "sparse") -> tuple[_Session, _SparseAgent]:
-    session, agent = _session(model), _SparseAgent()
+def _sparse(model: Model, pattern: str = "sparse") -> tuple[StandInSession, _SparseAgent]:
+    session, agent = stand_in_session(model), _SparseAgent()
     cast(Any, session.source.guest).agent = agent
     session.written = (pattern, 0.4)
     return session, agent
@@ -232,22 +178,22 @@ def test_untouched_memory_is_written_only_while_a_save_serves_it(model: Model, p
 
 def test_a_stalled_sink_is_told_to_the_model() -> None:
     """Stalled and slow again."""
-    session = _session(_SAVING)
+    session = stand_in_session(_SAVING)
     acts.set_sink(session, {"speed": "stalled"})
     assert session.model.save_words == "stalled"
     acts.set_sink(session, {"speed": "slow"})
     assert session.model == _SAVING
-    assert not acts.set_sink(_session(Model()), {"speed": "slow"})
+    assert not acts.set_sink(stand_in_session(Model()), {"speed": "slow"})
 
 
 def test_a_refusal_without_a_reason_is_noted() -> None:
     """QEMU may refuse a command, but not without a word; numbers do not make refusals differ."""
-    silent = _session(Model(), {"balloon": " "})
+    silent = stand_in_session(Model(), {"balloon": " "})
     acts.qmp(silent, {"command": "balloon", "arguments": {}})
-    assert _codes(silent) == [Code.SAVE_NO_REASON]
+    assert codes_of(silent) == [Code.SAVE_NO_REASON]
     reached = set()
     for number in (17, 18):
-        session = _session(Model(), {"balloon": f"not {number}"})
+        session = stand_in_session(Model(), {"balloon": f"not {number}"})
         acts.qmp(session, {"command": "balloon", "arguments": {}})
         assert not session.failed
         reached |= {word for word in session.reached if word.startswith("refusal")}
@@ -257,7 +203,19 @@ def test_a_refusal_without_a_reason_is_noted() -> None:
 @pytest.mark.parametrize(("command", "touched"), [("object-add", True), ("query-status", False)])
 def test_commands_that_open_something_are_marked(command: str, touched: bool) -> None:
     """After those the host is not judged, since the command itself may have opened something."""
-    session = _session(_SAVING)
+    session = stand_in_session(_SAVING)
     acts.qmp(session, {"command": command, "arguments": {}})
     assert session.save is not None
     assert session.save.touched is touched
+
+
+def test_a_limit_is_set_while_a_save_goes_on_for_sure() -> None:
+    """QEMU may refuse it; the save must end all the same, which `finish` judges."""
+    session = stand_in_session(_SAVING, answer=_GOES_ON)
+    assert acts.limit_bandwidth(session, {"bytes": 1 << 20})
+    assert session.tampered == {"max-bandwidth"}
+    refusing = stand_in_session(_SAVING, {"migrate-set-parameters": "no"}, _GOES_ON)
+    acts.limit_bandwidth(refusing, {"bytes": 1 << 20})
+    assert not refusing.tampered
+    assert not refusing.failed
+    assert not acts.limit_bandwidth(stand_in_session(Model()), {"bytes": 1 << 20})
