@@ -20,7 +20,7 @@ from snapproof.explore.campaign import (
     make_drawer,
 )
 from snapproof.explore.coverage import load_corpus
-from snapproof.explore.jobs import job_commands, own_command, run_jobs
+from snapproof.explore.jobs import Jobs, job_commands, own_command, run_jobs
 from snapproof.explore.journal import SUMMARY_FILE
 from snapproof.explore.results import result_of, write_campaign
 from snapproof.explore.self_check import FAULTS, search_faults
@@ -87,8 +87,9 @@ def _explore_side_by_side(arguments: argparse.Namespace) -> int:
         raise UsageError("--jobs is for campaigns: leave --replay and --self-check out.")
     folder: Path = arguments.go_on or own_results_folder(arguments.results, "explore-")
     progress, command = Progress(), own_command()
+    jobs = Jobs(arguments.jobs, arguments.seed, arguments.runs)
     try:
-        summary = run_jobs(job_commands(arguments, folder, command), folder, progress.step)
+        summary = run_jobs(job_commands(jobs, folder, command), folder, progress.step)
     finally:
         progress.done()
     write_campaign(folder, summary, command)

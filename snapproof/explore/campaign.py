@@ -52,7 +52,7 @@ _REPORT_SECONDS = 60.0
 _MOST_RUNS_FOR_ONE = 80
 # Of the lists, those that avoid what leads to known issues, so that these hide nothing.
 _AVOIDING_SHARE = 4 / 5
-REDUCTION_SECONDS = 150.0
+REDUCTION_SECONDS = 300.0
 """Seconds that one reduction may take."""
 
 
@@ -195,7 +195,9 @@ class Campaign:
                 self.findings.known[before.known] += 1
             return
         name = f"{self.findings.count + 1:02d}-{record.violations[0].code.value}"
-        finding = Finding(signature(record.violations), record.steps, record.violations)
+        # The steps after the one that showed it are not needed.
+        first = record.steps.with_steps(record.steps.steps[: record.taken + 1])
+        finding = Finding(signature(record.violations), first, record.violations)
         finding.folder = self.run.folder / "findings" / name
         # First as it is: a reduction takes minutes.
         self._keep(finding)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,39 @@ _SAY_SECONDS, _END_SECONDS = 5.0, 30.0
 _OWN = ("--jobs", "--seed", "--results", "--runs", "--continue")
 
 
-def job_commands(arguments: argparse.Namespace, folder: Path, words: Sequence[str]) -> list[list[str]]:
+@dataclass(frozen=True)
+class Jobs:
+    """How campaigns side by side are divided.
+
+    Attributes:
+        count: of campaigns.
+        seed: of the first one; the others have those after it.
+        runs: lists of all together, None for no limit.
+    """
+
+    count: int
+    seed: int
+    runs: int | None
+
+
+def job_commands(jobs: Jobs, folder: Path, words: Sequence[str]) -> list[list[str]]:
     """Return the command line of each job: this one, with its own seed, folder and number of lists.
 
     Args:
-        arguments: of this command.
+        jobs: how they are divided.
         folder: results folder of all.
         words: this command's line, the program first.
     """
     common = without_options(words)
     commands = []
-    for number in range(arguments.jobs):
+    for number in range(jobs.count):
         place = folder / f"job-{number + 1}"
         way = "--continue" if (place / SUMMARY_FILE).is_file() else "--results"
-        own = ["--seed", str(arguments.seed + number), way, str(place)]
-        if arguments.runs:
+        own = ["--seed", str(jobs.seed + number), way, str(place)]
+        if jobs.runs:
             # The first ones take what is left over.
-            more = number < arguments.runs % arguments.jobs
-            own += ["--runs", str(arguments.runs // arguments.jobs + more)]
+            more = number < jobs.runs % jobs.count
+            own += ["--runs", str(jobs.runs // jobs.count + more)]
         commands.append([*common, *own])
     return [command for command in commands if command[-2:] != ["--runs", "0"]]
 

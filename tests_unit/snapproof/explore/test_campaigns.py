@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import time
@@ -20,7 +19,7 @@ from harness.status import Status
 from snapproof.explore import campaign as campaigns
 from snapproof.explore.campaign import Campaign
 from snapproof.explore.findings import FINDING_FILE, Finding, signature, write_finding
-from snapproof.explore.jobs import job_commands, without_options
+from snapproof.explore.jobs import Jobs, job_commands, without_options
 from snapproof.explore.journal import LISTS_FILE, SUMMARY_FILE, Entry, read_entries, read_findings
 from snapproof.explore.merge import is_campaign, merge_campaigns, read_part
 from snapproof.explore.results import result_of
@@ -50,7 +49,7 @@ def _run(folder: Path) -> Any:
 
 def _record(steps: StepList, reached: str = "x", bad: bool = False) -> Record:
     checks = (_BAD if bad else judged("check", "It holds.", []),)
-    return Record(steps, checks, reached=frozenset({reached}), proofs=1, pages=10, written_pages=3)
+    return Record(steps, checks, len(steps.steps), frozenset({reached}), proofs=1, pages=10, written_pages=3)
 
 
 class _Drawer:
@@ -152,6 +151,17 @@ def test_a_cause_is_written_before_it_is_reduced(tmp_path: Path, monkeypatch: py
     summary = json.loads((tmp_path / SUMMARY_FILE).read_text())
     assert [one["folder"] for one in summary["findings"]] == ["01-save.unfinished"]
     assert (tmp_path / "findings" / "01-save.unfinished" / "runs" / "runs.jsonl").is_file()
+
+
+def test_steps_after_the_one_that_failed_are_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one in which an error ended the list is kept: it was not counted as taken."""
+    campaign = _campaign(tmp_path, monkeypatch, bad=1)
+    long = _STEPS.with_steps([Step("stop"), Step("cont"), Step("cancel"), Step("wake")])
+    record = replace(_record(long, bad=True), taken=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(campaigns, "reduce_steps", lambda steps, *_: Reduced(steps, 0, 0, 3))
+        campaign._failed(record, _LIMITS)
+    assert [step.kind for step in campaign.findings.found[0].first.steps] == ["stop", "cont"]
 
 
 def _summary(seed: int, **more: Any) -> dict[str, Any]:
@@ -257,17 +267,16 @@ def test_jobs_have_their_own_seeds_folders_and_shares(tmp_path: Path) -> None:
     """What is not theirs is as it was given; a job without lists is none."""
     words = ["snapproof", "explore", "--jobs", "3", "--seed=5", "--runs", "4", "--qemu", "debian-13"]
     assert without_options(words) == ["snapproof", "explore", "--qemu", "debian-13"]
-    arguments = argparse.Namespace(jobs=3, seed=5, runs=4)
-    commands = job_commands(arguments, tmp_path, words)
+    commands = job_commands(Jobs(3, 5, 4), tmp_path, words)
     own = [command[4:] for command in commands]
     assert own == [
         ["--seed", str(5 + number), "--results", str(tmp_path / f"job-{number + 1}"), "--runs", runs]
         for number, runs in enumerate(("2", "1", "1"))
     ]
-    assert len(job_commands(argparse.Namespace(jobs=3, seed=5, runs=2), tmp_path, words)) == 2
+    assert len(job_commands(Jobs(3, 5, 2), tmp_path, words)) == 2
     (tmp_path / "job-1").mkdir()
     (tmp_path / "job-1" / SUMMARY_FILE).touch()
-    assert job_commands(argparse.Namespace(jobs=1, seed=5, runs=None), tmp_path, words)[0][6] == "--continue"
+    assert job_commands(Jobs(1, 5, None), tmp_path, words)[0][6] == "--continue"
 
 
 def test_a_planted_hang_stops_the_process_for_good(tmp_path: Path) -> None:

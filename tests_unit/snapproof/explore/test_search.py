@@ -13,7 +13,7 @@ from snapproof.explore.coverage import Coverage, load_corpus
 from snapproof.explore.draw import Drawer
 from snapproof.explore.findings import Finding, Findings, same_failure, signature
 from tests_functional.explore.executor import Record
-from tests_functional.explore.known import LEADS_TO, known_issue, leads_to_known
+from tests_functional.explore.known import AT_LEAST, LEADS_TO, known_issue, leads_to_known
 from tests_functional.explore.steps import GuestChoice, Step, StepList
 from tests_functional.lib.known_issues import load_known_issues
 from tests_unit.tests_functional.explore.test_commands import _SCHEMA
@@ -93,6 +93,11 @@ def _set(arguments: dict[str, object]) -> Step:
     return Step("qmp", {"command": "migrate-set-parameters", "arguments": arguments})
 
 
+def _ignore(on: bool) -> Step:
+    capabilities = [{"capability": "x-ignore-shared", "state": on}]
+    return Step("qmp", {"command": "migrate-set-capabilities", "arguments": {"capabilities": capabilities}})
+
+
 _EARLY, _CONT = Step("begin", {"early": True}), Step("cont")
 
 
@@ -143,16 +148,7 @@ def test_saving_a_guest_whose_shared_ram_is_ignored_leads_to_f54(
     ram: str, states: list[bool], kind: str, leads: bool
 ) -> None:
     """Only RAM that is shared is left out of a file, and only of one that is saved while it is on."""
-    switched = [
-        Step(
-            "qmp",
-            {
-                "command": "migrate-set-capabilities",
-                "arguments": {"capabilities": [{"capability": "x-ignore-shared", "state": on}]},
-            },
-        )
-        for on in states
-    ]
+    switched = [_ignore(on) for on in states]
     assert LEADS_TO["F54"](StepList(GuestChoice(ram=ram), (*switched, Step(kind)))) is leads
 
 
@@ -220,6 +216,37 @@ def test_a_known_issue_needs_its_steps_and_its_code() -> None:
     assert known_issue(stalled, [wrong], issues, _OF_10) == ""
     assert known_issue(stalled, [hang, wrong], issues, _OF_10) == ""
     assert known_issue(stalled, [], issues, _OF_10) == ""
+
+
+@pytest.mark.parametrize(
+    ("issue", "steps", "wrong", "sure"),
+    [
+        (
+            "F52",
+            [Step("begin", {"early": True}), Step("cont")],
+            Code.RESTORED_OVERWRITTEN_PAGE,
+            Code.RESTORED_CLOCK_BACK,
+        ),
+        ("F54", [_ignore(True), Step("begin")], Code.SETUP_BROKEN, Code.ORACLES_NO_AGENT),
+        ("F54", [_ignore(True), Step("begin")], Code.RAM_NOT_EMPTY_ALL_ZERO, Code.GOLDEN_PAGE_MISSING),
+    ],
+)
+def test_what_may_come_with_an_issue_is_none_alone(
+    issue: str, steps: list[Step], wrong: Code, sure: Code
+) -> None:
+    """A wrong page, or a guest that does not answer, is explained only beside what the issue always shows."""
+    issues, taken = load_known_issues(), StepList(GuestChoice(ram="memfd"), tuple(steps))
+    alone, together = [_violation(wrong)], [_violation(wrong), _violation(sure)]
+    assert known_issue(taken, alone, issues, "7.2.22") == ""
+    assert known_issue(taken, together, issues, "7.2.22") == issue
+
+
+def test_each_issue_that_needs_a_code_has_it() -> None:
+    """It is one of those that the baseline has for the issue."""
+    issues = {issue.id: issue for issue in load_known_issues()}
+    for name, codes in AT_LEAST.items():
+        found = {symptom.code for symptom in issues[name].codes}
+        assert {*codes} <= found
 
 
 def test_a_known_issue_is_not_one_of_a_version_without_it() -> None:

@@ -1,4 +1,4 @@
-"""Contract: a guest goes on in a new QEMU only if that can be as the old one; starved saves open few files."""
+"""Contract: a guest goes on in a new QEMU only if that can be as the old; starved saves open few files."""
 
 from __future__ import annotations
 

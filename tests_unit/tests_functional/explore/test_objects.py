@@ -1,4 +1,4 @@
-"""Contract: devices are plugged in while nothing is saved, refused while RAM is; restored guests have them."""
+"""Contract: devices are plugged in while nothing is saved, else refused; restored guests have them."""
 
 from __future__ import annotations
 
