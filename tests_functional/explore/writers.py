@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from harness.codes import Code
-from harness.linux.run_queue import processor_time
+from harness.linux.run_queue import thread_times
 from tests_functional.explore.model import COMPLETED, RUNNING, Writers
 from tests_functional.explore.session import Session
 from tests_functional.explore.sink import Speed
@@ -30,8 +30,9 @@ class Watch:
         self._clock = clock
         self._bound = STALL_SECONDS * session.run.stack.slowness
         self._steps = session.counters.steps()
+        self._vcpus = self._vcpu_threads()
         self._since = [clock()] * len(self._steps)
-        self._waited = [self._processor_waits()] * len(self._steps)
+        self._waited = self._processor_waits()
         self.gone_on = [False] * len(self._steps)
 
     def look(self) -> bool:
@@ -39,11 +40,11 @@ class Watch:
         now, waited, steps = self._clock(), self._processor_waits(), self._session.counters.steps()
         for number, (before, after) in enumerate(zip(self._steps, steps, strict=True)):
             if after != before:
-                self._since[number], self._waited[number], self.gone_on[number] = now, waited, True
+                self._since[number], self._waited[number], self.gone_on[number] = now, waited[number], True
                 continue
             gap = now - self._since[number]
             # A busy host may keep any thread of QEMU from serving the writer.
-            if gap - (waited - self._waited[number]) > self._bound:
+            if gap - (waited[number] - self._waited[number]) > self._bound:
                 self._note(number, gap)
                 return True
         self._steps = steps
@@ -53,9 +54,24 @@ class Watch:
         sentence = f"Writer {number} has not gone on for {gap:.1f} s while RAM is saved to a sink that reads."
         self._session.note("write-stall", Problem(Code.WRITE_STALL_TOO_LONG, sentence))
 
-    def _processor_waits(self) -> float:
+    def _vcpu_threads(self) -> list[int]:
+        cpus = self._session.machine.qmp.execute("query-cpus-fast", deadline=self._session.limit())
+        return [int(cpu["thread-id"]) for cpu in sorted(cpus, key=lambda cpu: int(cpu["cpu-index"]))]
+
+    def _processor_waits(self) -> list[float]:
+        """Return for each writer how long its vCPU, and QEMU's threads beside vCPUs, waited for a processor.
+
+        The other vCPUs always want one, and serve nobody.
+        """
         pid = self._session.machine.pid
-        return processor_time(pid).waited_ns / 1e9 if pid is not None else 0.0
+        times = thread_times(pid) if pid is not None else {}
+        others = sum(one.waited_ns for thread, one in times.items() if thread not in self._vcpus)
+        found = []
+        for number in range(len(self._steps)):
+            thread = self._vcpus[min(number, len(self._vcpus) - 1)]
+            own = times[thread].waited_ns if thread in times else 0
+            found.append((others + own) / 1e9)
+        return found
 
 
 def should_write(session: Session) -> bool:

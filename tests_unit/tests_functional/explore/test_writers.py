@@ -30,16 +30,24 @@ class _Counters:
 
 
 def _session(stands_at: int, model: Model = _SAVING) -> StandInSession:
-    session = stand_in_session(model, answer=_GOES_ON)
+    cpus = [{"cpu-index": 1, "thread-id": 12}, {"cpu-index": 0, "thread-id": 11}]
+    session = stand_in_session(model, answer=_GOES_ON, answers={"query-cpus-fast": cpus})
     cast(Any, session.source).counters = _Counters(stands_at)
     cast(Any, session.machine).pid = 1
     return session
 
 
-def _watch(session: StandInSession, monkeypatch: pytest.MonkeyPatch, waits: float) -> list[bool]:
-    """Look at the writers each half a second, of which QEMU waits for a processor for a share."""
+def _watch(
+    session: StandInSession, monkeypatch: pytest.MonkeyPatch, waits: float, thread: int = 10
+) -> list[bool]:
+    """Look at the writers each half a second, of which a thread of QEMU waits for a processor for a share."""
     now = [0.0]
-    monkeypatch.setattr(writers, "processor_time", lambda _pid: ProcessorTime(0, round(now[0] * waits * 1e9)))
+
+    def times(_pid: int) -> dict[int, ProcessorTime]:
+        waited = ProcessorTime(0, round(now[0] * waits * 1e9))
+        return {one: waited if one == thread else ProcessorTime(0, 0) for one in (10, 11, 12)}
+
+    monkeypatch.setattr(writers, "thread_times", times)
     watch, found = Watch(session, lambda: now[0]), []
     for _ in range(12):
         now[0] += 0.5
@@ -59,14 +67,17 @@ def test_a_writer_that_stands_still_is_noted_after_the_bound(monkeypatch: pytest
     assert "Writer 0" in session.checks[0].violations[0].sentence
 
 
-@pytest.mark.parametrize(("stands_at", "waits"), [(1000, 0.0), (3, 0.9)])
+@pytest.mark.parametrize(
+    ("stands_at", "waits", "thread", "stalls"),
+    [(1000, 0.0, 10, False), (3, 0.9, 10, False), (3, 0.9, 11, False), (3, 0.9, 12, True)],
+)
 def test_writers_that_go_on_and_busy_hosts_are_no_stall(
-    stands_at: int, waits: float, monkeypatch: pytest.MonkeyPatch
+    stands_at: int, waits: float, thread: int, stalls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What QEMU's threads waited for a processor is taken off."""
+    """What the writer's own vCPU or a thread beside vCPUs waited for is taken off; another vCPU's is not."""
     session = _session(stands_at)
-    assert not any(_watch(session, monkeypatch, waits))
-    assert not session.failed
+    assert any(_watch(session, monkeypatch, waits, thread)) is stalls
+    assert session.failed is stalls
 
 
 @pytest.mark.parametrize(
