@@ -16,8 +16,9 @@ _LEAST_STEPS, _MOST_STEPS = 3, 14
 _FROM_CORPUS = 0.4
 # Half of them leave memory untouched; what is first used after T0 is seen there alone.
 _PATTERNS = ("random", "sequential", "hot", "sparse", "sparse", "sparse")
-# Of saves that begin, those in which the guest at once uses memory that nobody has touched.
-_UNTOUCHED_SHARE = 0.4
+# Of saves that begin, those in which the guest at once uses memory that nobody has touched. A page that is
+# then newer than T0 shows in the golden image alone.
+_UNTOUCHED_SHARE, _UNTOUCHED_GOLDEN_SHARE = 0.25, 0.8
 _DEVICES_SHARE = 0.25
 
 
@@ -100,7 +101,8 @@ def _with_untouched(chance: random.Random, steps: Sequence[Step]) -> list[Step]:
     for at, step in enumerate(steps):
         found.append(step)
         there = any(later.kind == "untouched" for later in steps[at + 1 : at + 3])
-        if step.kind == "begin" and not there and chance.random() < _UNTOUCHED_SHARE:
+        share = _UNTOUCHED_GOLDEN_SHARE if step.arguments.get("golden") else _UNTOUCHED_SHARE
+        if step.kind == "begin" and not there and chance.random() < share:
             # A guest that was stopped has to run for it.
             found += [Step("cont"), Step("untouched")]
     return found
