@@ -212,8 +212,8 @@ def test_a_known_issue_needs_its_steps_and_its_code() -> None:
     stalled = _EMPTY.with_steps([Step("begin"), _STALL])
     assert known_issue(stalled, [hang], issues, _OF_10) == "F6"
     assert known_issue(_EMPTY.with_steps([Step("begin")]), [hang], issues, _OF_10) == ""
-    reset = {"command": "system_reset", "seconds": 20}
-    waits = {**reset, "waiting_threads": "qemu", "waiting_faults": 1}
+    reset: dict[str, int | str] = {"command": "system_reset", "seconds": 20}
+    waits: Fields = {**reset, "waiting_threads": "qemu", "waiting_faults": 1}
     assert known_issue(stalled, [_violation(Code.QMP_NO_ANSWER, waits)], issues, _OF_10) == "F6"
     assert known_issue(stalled, [_violation(Code.QMP_NO_ANSWER, reset)], issues, _OF_10) == ""
     wrong = _violation(Code.GOLDEN_DIFFERS)
