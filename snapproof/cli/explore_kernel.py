@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -22,6 +24,7 @@ from snapproof.runs.feature_runner import events_here, events_there
 from snapproof.runs.host_plan import Sources, expanded_hosts, lent_for_lists, opened_host
 from snapproof.runs.results_folder import now, own_results_folder
 from tests_functional.hosts.feature_tests import carry_tests
+from tests_functional.kernel.explore.faults import PLANTED
 from tests_functional.kernel.explore.steps import MemoryList
 
 _RUNNER = "tests_functional.kernel.explore"
@@ -34,6 +37,7 @@ Event = dict[str, Any]
 
 def explore_kernel(arguments: argparse.Namespace) -> int:
     """Explore a host's kernel, print what was found, and return the exit code that `--help` explains."""
+    _require_fit(arguments)
     progress = Progress()
     with TemporaryDirectory(prefix="snapproof-explore-") as place:
         sources = Sources(host_options(arguments), Path(place), progress.step)
@@ -85,10 +89,41 @@ def _words(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Path]]:
     for fault in arguments.fault or ():
         words += ["--fault", fault]
     files = {name: getattr(arguments, name) for name in ("replay", "corpus") if getattr(arguments, name)}
-    for path in files.values():
-        if not path.is_file():
-            raise UsageError(f"There is no file '{path}'.")
     return words, files
+
+
+def _require_fit(arguments: argparse.Namespace) -> None:
+    """Check that all that was given means something for the kernel, and that files have lists for it.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if arguments.qemu is not None:
+        raise UsageError("--qemu has no meaning with --kernel, which runs no QEMU; leave one of them out.")
+    if arguments.fault and not arguments.self_check:
+        raise UsageError("--fault names what --self-check plants; give both.")
+    unknown = sorted({*(arguments.fault or ())} - {*PLANTED})
+    if unknown:
+        raise UsageError(f"There is no fault '{unknown[0]}'; there are {', '.join(PLANTED)}.")
+    if arguments.host == LOCAL and (arguments.prepare or arguments.ksm) and os.geteuid() != 0:
+        raise UsageError("--prepare and --ksm change settings of this host, for which one must be root.")
+    for path, key in ((arguments.replay, None), (arguments.corpus, "lists")):
+        if path is not None:
+            _require_lists(path, key)
+
+
+def _require_lists(path: Path, key: str | None) -> None:
+    """Check that a file has a list of steps of memory or, below a key, several.
+
+    Raises:
+        UsageError: it cannot be read, or has something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for entry in [content] if key is None else content[key]:
+            MemoryList.from_json(entry)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"'{path}' has no list of steps of memory: {error}.") from error
 
 
 def _last(events: Iterator[Event], progress: Progress) -> Event:

@@ -23,6 +23,7 @@ from validators.vmstate.containers.opening import holds_stream, open_stream
 from validators.vmstate.stream.reader import read_index
 
 _GOLDEN = "golden"
+_OF_GOLDEN = "vmstate"
 _GOLDEN_INDEX = "golden.json"
 _FORMAT_VERSION = 1
 
@@ -141,9 +142,12 @@ def _regular_files(folder: Path) -> Iterator[Path]:
 
 
 def _judged(path: Path, name: Path) -> dict[str, Any]:
-    """Return what becomes of one file, as JSON values; a golden image beside it is compared."""
+    """Return what becomes of one file, as JSON values; a golden image beside it is compared.
+
+    It is that of the file by the name that tests give; a copy beside it may be of another guest.
+    """
     golden = path.parent / _GOLDEN
-    image = golden if (golden / _GOLDEN_INDEX).is_file() else None
+    image = golden if path.name == _OF_GOLDEN and (golden / _GOLDEN_INDEX).is_file() else None
     entry: dict[str, Any] = {"file": str(name), "golden": image is not None}
     try:
         verdict = check_file(path, golden=image)

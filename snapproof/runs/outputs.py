@@ -5,6 +5,7 @@ A plain file is replaced as a whole; a pipe, a terminal or another device is wri
 
 from __future__ import annotations
 
+import codecs
 import os
 import stat
 import sys
@@ -22,6 +23,9 @@ _FILES = ("json", "map", "output", "events")
 _NO_INPUTS = (*_FILES, "extract", "cache")
 _STANDARD = "-"
 _MOST_LINKS = 40
+# A stream, an image, an archive and an ELF file have a byte that is no text much earlier.
+_HEAD_BYTES = 512
+_NO_TEXT = "{option} would replace '{path}', which is no text; name another file, or delete it."
 # Nothing of a results folder's top folder is read but these; the other files there are made from them.
 _READ_RESULTS = (RESULTS_FILE, "bench.json", "ab.json", STACK_FILE)
 
@@ -52,7 +56,28 @@ def require_outputs(arguments: Mapping[str, object]) -> None:
         _require_file(path, option)
         _require_no_input(path, option, given)
     _require_apart(outputs)
+    for option, path in outputs.items():
+        _require_no_data(path, option)
     _require_printed_apart(outputs, given)
+
+
+def _require_no_data(path: Path, option: str) -> None:
+    """Check that what an output replaces is text, as all outputs are, and no snapshot, disk or archive.
+
+    Raises:
+        UsageError: it is not, or cannot be read to know.
+    """
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+        # The last character may be cut.
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(_NO_TEXT.format(option=option, path=path)) from error
+    if b"\0" in head:
+        raise UsageError(_NO_TEXT.format(option=option, path=path))
 
 
 def write_json_file(path: Path, text: str) -> None:

@@ -172,4 +172,40 @@ def test_replay(
 def test_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is the user's mistake."""
     assert main(["explore", "--kernel", "--replay", str(tmp_path / "none.json")]) == 2
-    assert "There is no file" in capsys.readouterr().err
+    assert "has no list of steps of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{}", '{"lists": 3}', '{"lists": [{}]}', '{"version": 1}'])
+@pytest.mark.parametrize("option", ["--replay", "--corpus"])
+def test_file_of_another_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, text: str
+) -> None:
+    """It is the user's mistake too, and is told in one sentence."""
+    path = tmp_path / "file.json"
+    path.write_text(text)
+    assert main(["explore", "--kernel", option, str(path)]) == 2
+    assert f"'{path}' has no list of steps of memory: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--fault", "last-page-unprotected"], "--self-check"),
+        (["--fault", "x", "--self-check"], "There is no fault 'x'; there are "),
+        (["--qemu", "debian-13"], "--qemu has no meaning with --kernel"),
+    ],
+)
+def test_options_that_mean_nothing(capsys: pytest.CaptureFixture[str], given: list[str], words: str) -> None:
+    """They are refused, and not passed over."""
+    assert main(["explore", "--kernel", *given]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--prepare", "--ksm"])
+def test_settings_of_this_host_need_root(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    """Without, lists with less would pass for those that were asked for."""
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert main(["explore", "--kernel", option]) == 2
+    assert "one must be root" in capsys.readouterr().err

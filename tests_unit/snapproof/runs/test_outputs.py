@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import UsageError
 from harness.status import Status
 from snapproof.report.run_result import RunResult
+from snapproof.runs.outputs import require_outputs
 from snapproof.runs.results_folder import write_results
 from tests_unit.support.command_values import command_outcome, right_vmstate
 from tests_unit.support.scenario_values import outcome
@@ -250,3 +252,18 @@ def test_device_is_written_to(good: Path, tmp_path: Path, capsys: Capture, minor
     found, _, err = command_outcome(capsys, "check", good, "--json", device)
     assert (found, "No space left" in err) == (code, code == 2)
     assert device.is_char_device()
+
+
+@pytest.mark.parametrize("head", [b"QEVM\0\0\0\3", b"\x1f\x8b\x08", b"QFI\xfb", b"\x7fELF\2\1\1\0"])
+@pytest.mark.parametrize("option", ["--json", "--map"])
+def test_data_is_not_replaced(tmp_path: Path, head: bytes, option: str) -> None:
+    """A snapshot that is named by mistake is not lost; text is replaced, also with half a character."""
+    path = tmp_path / "other"
+    path.write_bytes(head)
+    given = {"file": tmp_path / "vmstate", option[2:]: path}
+    with pytest.raises(UsageError, match="which is no text"):
+        require_outputs(given)
+    path.write_bytes(b"{" + "\u00e9".encode() * 256)
+    require_outputs(given)
+    path.write_bytes(b"")
+    require_outputs(given)
