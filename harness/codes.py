@@ -420,6 +420,7 @@ class Code(enum.StrEnum):
     )
     REPRODUCER_SHOWS_AT_TIMES = "reproducer.shows-at-times", "A known issue shows in some of the runs only."
     ATTACH_LEFT = "attach.left", "After an attachment was killed the VM is not as it was; field `what`."
+    ATTACH_LIBVIRT_FLOW = "attach.libvirt-flow", "What libvirt has saved is no guest of one T0; field `what`."
     ATTACH_UNSEEN = (
         "attach.unseen",
         "A planted fault, a foreign writer or an act of the VM's owner was not seen; field `what`.",

@@ -77,8 +77,9 @@ class ClonedMachine(SpawnedMachine):
         sets = zip(self._clone.overlays, self._files, strict=True)
         return [
             *self._prefix,
-            *(word for one, file in sets for word in ("-add-fd", f"fd={file},set={one.number}")),
+            # The first words may be options of a program loader.
             *self._clone.argv,
+            *(word for one, file in sets for word in ("-add-fd", f"fd={file},set={one.number}")),
             *("-chardev", f"socket,id=snapproof-qmp,fd={qmp_fd}"),
             *("-mon", CLONE_MONITOR),
             *("-incoming", "defer"),

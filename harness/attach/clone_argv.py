@@ -338,21 +338,20 @@ class _Drives:
         for node in nodes:
             name = str(node.get("node-name", ""))
             writable = node.get("read-only") not in (True, "on")
-            node = _flattened(node) | {"read-only": "on"}
-            node.pop("auto-read-only", None)
-            for key, driver in list(node.items()):
-                if key.rpartition(".")[2] == "driver" and driver in _PROTOCOLS_WITH_LOCKS:
-                    node[f"{key.removesuffix('driver')}locking"] = "off"
+            # QEMU's pairs of key and value have no null and no numbers, which libvirt's JSON has.
+            on: Any = "on" if all(isinstance(value, str) for value in node.values()) else True
+            read = _without_locks(node) | {"read-only": on}
+            read.pop("auto-read-only", None)
             if str(node.get("filename", "")).startswith("/dev/fdset/"):
                 self._clone.impossible.append(f"The disk node '{name}' is a descriptor that QEMU was given.")
             if writable and name not in below:
-                self._with_overlay(name, node)
+                self._with_overlay(name, read)
             else:
-                self._clone.add("blockdev", format_value(node))
+                self._clone.add("blockdev", _node_text(read))
 
-    def _with_overlay(self, name: str, node: dict[str, str]) -> None:
+    def _with_overlay(self, name: str, node: dict[str, Any]) -> None:
         overlay, base = self._overlay(self._node_sizes.get(name, 0)), f"snapproof-{len(self._clone.overlays)}"
-        self._clone.add("blockdev", format_value({**node, "node-name": base}))
+        self._clone.add("blockdev", _node_text({**node, "node-name": base}))
         top = {"driver": "qcow2", "node-name": name, "file.driver": "file"}
         top |= {"file.filename": overlay.file, "backing": base}
         self._clone.add("blockdev", format_value(top))
@@ -370,17 +369,21 @@ class _Drives:
         )
 
 
-def _flattened(node: Mapping[str, Any], prefix: str = "") -> Options:
-    """Return a node's options as text under dotted keys, as QEMU's pairs of key and value have them."""
-    found: Options = {}
+def _without_locks(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a node whose files are opened without a lock, be it nested or with dotted keys."""
+    found: dict[str, Any] = {}
     for key, value in node.items():
-        if isinstance(value, Mapping):
-            found |= _flattened(value, f"{prefix}{key}.")
-        elif isinstance(value, bool):
-            found[f"{prefix}{key}"] = "on" if value else "off"
-        else:
-            found[f"{prefix}{key}"] = str(value)
+        found[key] = _without_locks(value) if isinstance(value, Mapping) else value
+        if key.rpartition(".")[2] == "driver" and value in _PROTOCOLS_WITH_LOCKS:
+            found[f"{key.removesuffix('driver')}locking"] = "off"
     return found
+
+
+def _node_text(node: Mapping[str, Any]) -> str:
+    """Return a node as it was given: as pairs of key and value, or as JSON."""
+    if all(isinstance(value, str) for value in node.values()):
+        return format_value(node)
+    return json.dumps(node)
 
 
 def _format_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -53,6 +54,10 @@ class VirshRefused(SetupBroken):
     """A command of virsh ended with an error."""
 
 
+class VirshUnfinished(VirshRefused):
+    """A command of virsh did not end in time."""
+
+
 class Libvirt:
     """A libvirtd in namespaces of its own; leaving the `with` ends it and all its VMs.
 
@@ -98,10 +103,11 @@ class Libvirt:
             self._process = None
             self._sockets.__exit__(None, None, None)
 
-    def run(self, *words: str) -> str:
+    def run(self, *words: str, seconds: float = _VIRSH_SECONDS) -> str:
         """Run a command of virsh and return what it prints.
 
         Raises:
+            VirshUnfinished: it did not end within that time.
             VirshRefused: it ended with an error; the sentence has its words.
         """
         command = [str(self.virsh), "--quiet", "--connect", self.uri, *words]
@@ -111,11 +117,11 @@ class Libvirt:
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
-                timeout=_VIRSH_SECONDS,
+                timeout=seconds,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            raise VirshRefused(f"'virsh {words[0]}' did not end.", Evidence(command)) from error
+            raise VirshUnfinished(f"'virsh {words[0]}' did not end.", Evidence(command)) from error
         if done.returncode:
             raise VirshRefused(
                 f"'virsh {words[0]}' failed: {' '.join(done.stderr.split())}",
@@ -129,6 +135,13 @@ class Libvirt:
         path.write_text(xml)
         self.run("define", str(path))
         self.run("start", self.run("domname", _uuid(xml)).strip())
+
+    def discard(self, name: str) -> None:
+        """End a domain and forget it, with its snapshots."""
+        for words in (("destroy", name), ("undefine", name, "--managed-save", "--snapshots-metadata")):
+            # It may have ended by itself, or never begun.
+            with contextlib.suppress(VirshRefused):
+                self.run(*words)
 
     def restart(self) -> None:
         """Restart libvirtd, as an update of its package does; return once it answers again."""

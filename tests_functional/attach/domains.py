@@ -112,11 +112,11 @@ def domain_xml(stack: Stack, devices: str = "", memory: str = "") -> str:
 
 
 @contextmanager
-def writing_domain(run: Run, libvirt: Libvirt) -> Iterator[DomainGuest]:
+def writing_domain(run: Run, libvirt: Libvirt, devices: str = "") -> Iterator[DomainGuest]:
     """Boot the run's bare guest in a domain, and yield it once its writers have written each page."""
     run.require_room()
     stack = run.stack
-    libvirt.start(domain_xml(stack))
+    libvirt.start(domain_xml(stack, devices))
     domain = Domain(NAME, str(libvirt.virsh), libvirt.uri)
     run.say("Starting the writers of the guest in the domain.")
     with AttachedMachine(domain, run.folder / "owner", MAX_STOP) as machine:

@@ -13,6 +13,7 @@ from harness.codes import Code
 from harness.errors import SetupBroken
 from harness.libvirt.daemon import Libvirt
 from harness.linux.socket_folder import socket_folder
+from harness.qemu.disk import make_empty_disk
 from harness.status import Status
 from tests_functional.attach.domains import (
     MAX_STOP,
@@ -55,6 +56,21 @@ _VHOST_DISK = """
   <target dev='vda' bus='virtio'/>
 </disk>
 """
+_USUAL = """
+<disk type='file' device='disk'>
+  <driver name='qemu' type='qcow2'/>
+  <source file='{disk}'/>
+  <target dev='vda' bus='virtio'/>
+</disk>
+<interface type='user'><model type='e1000'/></interface>
+<serial type='pty'/>
+<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
+<sound model='ich6'/>
+<graphics type='vnc' autoport='yes'/>
+<video><model type='vga'/></video>
+<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+"""
+"""Devices that most domains have; each leads somewhere that no second QEMU may go."""
 _DISK_BYTES = 1 << 20
 _RESTARTED = "After libvirtd was restarted in mid-save, the guest runs and the capability is off."
 _RESTARTS = (Instant("stop", True), Instant("migrate", True))
@@ -71,7 +87,16 @@ def proven_in_libvirt(name: str, user: str) -> Callable[[Run], Outcome]:
 
     def scenario(run: Run) -> Outcome:
         begun, nodes = time.monotonic(), device_nodes()
-        with own_libvirt(run, name, user) as libvirt, writing_domain(run, libvirt) as guest:
+        disk = run.folder / "disk" / "disk.qcow2"
+        disk.parent.mkdir()
+        make_empty_disk(disk, _DISK_BYTES)
+        # For QEMU's user, who may not enter every folder of ours.
+        disk.chmod(0o666)
+        devices = _USUAL.format(disk=disk)
+        with (
+            own_libvirt(run, name, user, disk.parent) as libvirt,
+            writing_domain(run, libvirt, devices) as guest,
+        ):
             outcome = prove_at(guest.domain, run.folder / "proof", AttachOptions(run.name), run)
             require_restored(outcome)
             machine, source = guest.source.guest.machine, guest.source

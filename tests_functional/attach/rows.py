@@ -124,4 +124,20 @@ ROWS = (
         {**_LIBVIRT_GUEST, "libvirt": "debian-13"},
         kinds=ANY_GUEST,
     ),
+    ProfileRow(
+        "attach.libvirt-flows-11",
+        f"{_ATTACH}.test_libvirt_flows",
+        "users save domains by libvirt's own commands, also with the capability left on",
+        {**_LIBVIRT_GUEST, "libvirt": "debian-13"},
+        seconds=900,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.libvirt-flows-9",
+        f"{_ATTACH}.test_libvirt_flows",
+        "the same with libvirt 9.0 of long-lived hosts",
+        {**_LIBVIRT_GUEST, "libvirt": "debian-12"},
+        seconds=900,
+        kinds=ANY_GUEST,
+    ),
 )

@@ -7,6 +7,7 @@ from tests_functional.attach.libvirt import (
     proven_in_libvirt,
     restarted_in_libvirt,
 )
+from tests_functional.attach.libvirt_flows import libvirt_flows
 from tests_functional.attach.owner import owner_acts
 from tests_functional.attach.scenario import (
     attach_again_and_again,
@@ -68,3 +69,7 @@ class Attach(SnapshotTest):
     def test_libvirt_restarted(self) -> None:
         """A domain is as it was, though libvirtd was restarted in the middle of its save."""
         self.judge(restarted_in_libvirt(self.option("libvirt")))
+
+    def test_libvirt_flows(self) -> None:
+        """What libvirt itself saves of a domain is the guest at one T0, or libvirt refuses to save it."""
+        self.judge(libvirt_flows(self.option("libvirt")))

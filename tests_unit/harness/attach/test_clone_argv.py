@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -117,15 +118,29 @@ def test_nodes_are_only_read() -> None:
     clone = _clone(text, {"f": 1 << 20})
     nodes = [parse_value(value) for value in clone.argv[1:8:2]]
     assert nodes[0] == {
-        "driver": "file", "filename": "/d.qcow2", "node-name": "s", "read-only": "on", "locking": "off"
+        "driver": "file", "filename": "/d.qcow2", "node-name": "s", "read-only": True, "locking": "off"
     }  # fmt: skip
-    assert nodes[1] == {"driver": "qcow2", "node-name": "snapproof-1", "file": "s", "read-only": "on"}
+    assert nodes[1] == {"driver": "qcow2", "node-name": "snapproof-1", "file": "s", "read-only": True}
     assert nodes[2]["node-name"] == "f"
     assert nodes[2]["backing"] == "snapproof-1"
     assert nodes[2]["file.filename"] == "/dev/fdset/900"
     assert nodes[3]["file.locking"] == "off"
     assert nodes[3]["node-name"] == "cd"
     assert [overlay.size for overlay in clone.overlays] == [1 << 20]
+
+
+def test_nodes_of_libvirt_keep_their_types() -> None:
+    """A null, a number and a nested node stay what they are; QEMU takes no other for them."""
+    text = (
+        '-blockdev {"driver":"qcow2","node-name":"f","backing":null,"l2-cache-size":1024,'
+        '"file":{"driver":"file","filename":"/d"}}'
+    )
+    base = json.loads(_clone(text, {"f": 1 << 20}).argv[1])
+    assert (base["backing"], base["l2-cache-size"], base["read-only"]) == (None, 1024, True)
+    assert base["file"] == {"driver": "file", "filename": "/d", "locking": "off"}
+    flat = _clone("-blockdev driver=raw,node-name=r,file.driver=host_device,file.filename=/dev/x").argv[1]
+    assert parse_value(flat)["file.locking"] == "off"
+    assert parse_value(flat)["read-only"] == "on"
 
 
 @pytest.mark.parametrize(
