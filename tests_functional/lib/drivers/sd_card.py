@@ -99,7 +99,7 @@ class SdCard:
         """Have the controller carry a request out.
 
         Raises:
-            SetupBroken: it does not answer at its address (docs/findings.md, F911).
+            SetupBroken: it does not answer at its address (docs/findings.md, F56).
         """
         # What is read where nothing answers is 0.
         if not self._registers.get(_ABILITIES):

@@ -380,7 +380,7 @@ _SEEN: Sequence[tuple[str, Callable[[Blame], Found], str]] = [
     ("shared-ram/03-live/foreign-writer", _code(Code.FOREIGN_WRITER_LOST), ""),
     ("shared-ram/02-seeds/golden", _code(Code.GOLDEN_DIFFERS, {"block": "mem0"}), "F41"),
     (f"{_VHOST}/01-stop-and-save/foreign-writer", _code(Code.FOREIGN_WRITER_NEWER), ""),
-    ("sd-card/01-stop-and-save/restored-foreign-writer", _code(Code.FOREIGN_WRITER_SILENT), "F911"),
+    ("sd-card/01-stop-and-save/restored-foreign-writer", _code(Code.FOREIGN_WRITER_SILENT), "F56"),
     ("sd-card/03-live/restored-foreign-writer", _code(Code.FOREIGN_WRITER_LOST), ""),
     ("sd-card/03-live/foreign-writer", _code(Code.FOREIGN_WRITER_SILENT), ""),
     ("usb-ehci/03-live/restored-foreign-writer", _code(Code.FOREIGN_WRITER_SILENT), ""),

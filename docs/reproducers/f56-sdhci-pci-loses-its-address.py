@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F911: an SD host controller (sdhci-pci) has lost its PCI configuration in every restored guest.
-# Usage: f911-sdhci-pci-loses-its-address.py QEMU
+# F56: an SD host controller (sdhci-pci) has lost its PCI configuration in every restored guest.
+# Usage: f56-sdhci-pci-loses-its-address.py QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Give an SD controller and another device addresses as firmware does, save, restore, and look at both."""
 
