@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
-from harness.status import EXIT_FAIL, EXIT_PASS, Status, exit_code
+from harness.errors import SetupBroken, UsageError
+from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status, exit_code
 from snapproof.cli.info import content_of
 from snapproof.cli.streams import shown
 from snapproof.cli.verdict_text import counted
@@ -33,7 +33,7 @@ class FoundFiles:
     """The files below a folder.
 
     Attributes:
-        streams: those that begin as a vmstate stream, in order of their paths.
+        streams: those that begin as a vmstate stream, or cannot be read, in order of their paths.
         others: how many do not.
     """
 
@@ -45,12 +45,17 @@ def find_streams(folder: Path) -> FoundFiles:
     """Return the vmstate files below a folder; links are not followed.
 
     Raises:
-        UsageError: there is none, or a file cannot be read.
+        UsageError: there is none, or a folder cannot be read.
     """
     streams: list[Path] = []
     others = 0
     for path in _regular_files(folder):
-        if holds_stream(path):
+        try:
+            stream = holds_stream(path)
+        except UsageError:
+            # It cannot be told; it is reported in its turn, beside the files that can be read.
+            stream = True
+        if stream:
             streams.append(path)
         else:
             others += 1
@@ -89,20 +94,30 @@ def info_folder(arguments: argparse.Namespace) -> int:
     """Describe each vmstate file below the folder in a line; return the exit code that `--help` explains.
 
     Raises:
-        UsageError: `--offset` is given, a file cannot be read, or as `find_streams`.
+        UsageError: `--offset` is given, or as `find_streams`.
     """
     require_no_options(arguments, ("offset", "snapshot"))
     folder: Path = arguments.file
     entries = []
+    unread = False
     for path in find_streams(folder).streams:
-        with open_stream(path) as opened:
-            index = read_index(opened.source, opened.start, opened.ends_file)
-            content = content_of(index, opened.containers)
-        entry = {"name": str(path.relative_to(folder)), **content}
+        entry: dict[str, Any] = {"name": str(path.relative_to(folder))}
+        try:
+            with open_stream(path) as opened:
+                index = read_index(opened.source, opened.start, opened.ends_file)
+                entry |= content_of(index, opened.containers)
+            described = _described(entry)
+        except (UsageError, SetupBroken) as error:
+            # The other files are not to blame for it.
+            unread = True
+            entry["error"] = error.sentence
+            described = f"not read: {shown(error.sentence)}"
         entries.append(entry)
-        print(f"{shown(entry['name'])}: {_described(content)}")
+        print(f"{shown(entry['name'])}: {described}")
     if arguments.json:
         write_json_file(arguments.json, json.dumps({"version": _FORMAT_VERSION, "files": entries}, indent=1))
+    if unread:
+        return EXIT_ERROR
     return EXIT_FAIL if any(entry["damage"] for entry in entries) else EXIT_PASS
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.errors import UsageError
+from snapproof.cli import vmstate_folder
 from tests_unit.support.command_values import command_outcome, right_vmstate
 from tests_unit.support.containers import qcow2
 from tests_unit.support.synthetic_stream import Guest, Writer, write_golden
+from validators.vmstate.containers.opening import holds_stream
 
 Capture = pytest.CaptureFixture[str]
 
@@ -42,6 +45,33 @@ def test_right_files(results: Path, capsys: Capture) -> None:
     assert len(out.splitlines()) == 3
     assert out.startswith("a/vmstate: pc-i440fx-") and ", background, stream, " in out
     assert "data pages, " in out and "damaged" not in out
+
+
+@pytest.mark.parametrize("unreadable", ["image", "text"])
+def test_file_that_cannot_be_read(
+    results: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, unreadable: str
+) -> None:
+    """It gets its own line and makes the exit code 2; the files behind it are described all the same."""
+    if unreadable == "image":
+        name = "b/c/vmstate"
+        (results / name).write_bytes(b"QFI\xfb" + bytes(508))
+    else:
+        name = "text"
+        monkeypatch.setattr(vmstate_folder, "holds_stream", _refusing)
+    code, out, _ = command_outcome(capsys, "info", results, "--json", tmp_path / "info.json")
+    lines = dict(line.split(": ", 1) for line in out.splitlines())
+    assert code == 2
+    assert lines[name].startswith("not read: ")
+    assert ", background, stream, " in lines["d/vmstate"]
+    files = json.loads((tmp_path / "info.json").read_text())["files"]
+    assert ["error" in one for one in files] == [one["name"] == name for one in files]
+
+
+def _refusing(path: Path) -> bool:
+    """Tell what the file is, but for one that has no permission, which root always has."""
+    if path.name == "text":
+        raise UsageError(f"The file '{path}' cannot be read: Permission denied.")
+    return holds_stream(path)
 
 
 def test_damaged_file(results: Path, tmp_path: Path, capsys: Capture) -> None:

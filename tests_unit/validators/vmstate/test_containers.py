@@ -27,6 +27,7 @@ from harness.status import Status
 from tests_unit.support.containers import CLUSTER, XML, qcow2, save_image
 from tests_unit.support.synthetic_stream import Guest, Writer
 from validators.judge import check_file
+from validators.oracles.o4_structure.structure import check_structure
 from validators.vmstate.containers import compressed, opening, shared_library
 from validators.vmstate.containers.opening import holds_stream, open_stream
 from validators.vmstate.diff import diff_files
@@ -435,6 +436,27 @@ def test_padding_of_a_volume(tmp_path: Path, size: int, rest: bytes, passes: boo
         assert devices and devices.status is Status.PASS
     else:
         assert [one.code for one in verdict.violations] == [Code.TRAILING_BYTES_FOUND]
+
+
+@pytest.mark.parametrize(
+    ("size", "rest", "passes"),
+    [
+        (len(_STREAM), b"", True),
+        (2 * _MIB, b"", True),
+        (40 * _MIB, b"", True),
+        (2 * _MIB - 1, b"", False),
+        (2 * _MIB, b"x", False),
+        (40 * _MIB, b"x", False),
+    ],
+)
+def test_padding_through_a_pipe(size: int, rest: bytes, passes: bool) -> None:
+    """A pipe is read to its end: zeros to a whole MiB are padding, all else behind the stream is wrong."""
+    raw = (_STREAM + bytes(size - len(_STREAM) - len(rest)) if size > len(_STREAM) else _STREAM) + rest
+    index = read_index(PipeSource(io.BytesIO(raw)))
+    assert (index.file_size, index.end) == (size, len(_STREAM))
+    assert index.padding == (size - len(_STREAM) if passes else 0)
+    wrong = [found.code for check in check_structure(index) for found in check.violations]
+    assert wrong == ([] if passes else [Code.TRAILING_BYTES_FOUND])
 
 
 def test_padding_behind_a_damaged_stream(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from validators.vmstate.stream.ramlist import BlockList
 from validators.vmstate.stream.records import RamScanner
 from validators.vmstate.stream.run_state import judge_run_state
 from validators.vmstate.stream.sections import SectionEnds
-from validators.vmstate.stream.source import FileSource, Source
+from validators.vmstate.stream.source import FileSource, PipeSource, Source
 from validators.vmstate.stream.subsections import DeviceBytes
 from validators.vmstate.stream.vmdesc import (
     described_length,
@@ -315,6 +315,8 @@ class _Reader:
 
     def index(self, damage: Anomaly | None) -> SnapshotIndex:
         """Return what has been read so far."""
+        # First, since the size of a pipe is known at its end.
+        padding = self._padding(damage)
         return SnapshotIndex(
             start=self._start,
             end=self._cursor.position,
@@ -334,12 +336,22 @@ class _Reader:
             footers=bool(self._footers),
             records=dict(self._collector.records),
             ends_file=self._ends_file,
-            padding=self._padding(damage),
+            padding=padding,
         )
 
     def _padding(self, damage: Anomaly | None) -> int:
         """Return how many zeros follow the whole stream to the end of a padded file."""
+        if isinstance(self._source, PipeSource):
+            return self._padding_of_pipe(self._source, damage)
         size = self._source.size
         if self._behind is None or damage is not None or self._cursor.position < self._behind or size is None:
             return 0
         return size - self._cursor.position
+
+    def _padding_of_pipe(self, source: PipeSource, damage: Anomaly | None) -> int:
+        """Read a pipe to its end, and return how many zeros follow the whole stream, as behind a volume's."""
+        if damage is not None or self._end_marker is None:
+            return 0
+        zeros = source.ends_in_zeros(self._cursor.position)
+        size = source.size or 0
+        return size - self._cursor.position if zeros and size % _PADDED_TO == 0 else 0

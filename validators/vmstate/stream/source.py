@@ -270,6 +270,16 @@ class PipeSource:
                 self._ended = True
             self._buffer += piece
 
+    def ends_in_zeros(self, offset: int) -> bool:
+        """Read to the end, so that the size is known; return whether all from `offset` on is zero."""
+        zeros = True
+        while True:
+            self._fill(self._start + len(self._buffer) + _RELEASE_STEP if not self._ended else 0)
+            zeros = zeros and not any(self._buffer[max(0, offset - self._start) :].strip(b"\0"))
+            self.release(self._start + len(self._buffer))
+            if self._ended:
+                return zeros
+
     def release(self, offset: int) -> None:
         """Drop the bytes before `offset`."""
         drop = min(max(0, offset - self._start), len(self._buffer))
