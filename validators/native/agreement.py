@@ -17,10 +17,12 @@ from guest_images.agent.format import (
     PAGE_WORDS,
     THREAD_MAGIC,
 )
-from validators.native.library import AGENT_DATA, AGENT_OTHER, Core
+from validators.native.library import AGENT_DATA, AGENT_OTHER, EVENT_AGAIN, EVENT_OUTSIDE, Core, Walk
 from validators.vmstate.digests import digest_keys, digest_rows
+from validators.vmstate.stream.format import FLAG_CONTINUE, FLAG_PAGE, FLAG_ZERO
 
 _PAGES = 1500
+_RECORDS = 100
 _SPECIAL = (CONTROL_MAGIC, THREAD_MAGIC, DIRECTORY_MAGIC)
 # So that pages lie like those of records, at any alignment.
 _HEADER = 9
@@ -28,12 +30,15 @@ _HEADER = 9
 
 def disagreements(core: Core) -> Iterator[str]:
     """Yield the name of each function that does not find in some pages what numpy finds."""
+    if not _walks(core):
+        yield "walk"
     pages = _some_pages()
     size, count = PAGE_BYTES, len(pages)
     with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as image, tempfile.TemporaryFile() as out:
         file.write(b"".join(bytes(_HEADER) + page.tobytes() for page in pages))
         other = pages.copy()
-        other[::3, 511] ^= np.uint64(1)
+        other[::3, PAGE_WORDS - 1] ^= np.uint64(1 << 63)
+        other[1::3, 0] ^= np.uint64(1)
         image.write(other.tobytes())
         for written in (file, image):
             written.flush()
@@ -63,6 +68,33 @@ def disagreements(core: Core) -> Iterator[str]:
             yield "agent"
 
 
+def _walks(core: Core) -> bool:
+    """Tell whether records of pages with data, of zeros, twice and outside are entered as they have to be."""
+    walk, sources, expected = Walk(PAGE_BYTES), np.zeros(_RECORDS, np.int64), np.zeros(_RECORDS, np.int64)
+    stream, events = bytearray(), []
+    for number in (*range(_RECORDS), 5, _RECORDS):
+        data = number % 3 == 0
+        flags = FLAG_CONTINUE | (FLAG_PAGE if data else FLAG_ZERO)
+        # A zero page's place is that of its word; the bytes begin at offset _HEADER of the file.
+        place = _HEADER + len(stream)
+        source = place + 8 if data else -place
+        if number == _RECORDS:
+            events.append([EVENT_OUTSIDE, number, source, 0])
+        else:
+            if expected[number]:
+                events.append([EVENT_AGAIN, number, int(expected[number]), source])
+            expected[number] = source
+        stream += (number * PAGE_BYTES | flags).to_bytes(8, "big") + bytes(PAGE_BYTES if data else 1)
+    walk.enter_block(b"ram", sources)
+    _, stopped = core.walk(walk, memoryview(stream), _HEADER, 0)
+    return (
+        stopped == len(stream)
+        and bool((sources == expected).all())
+        and walk.take_events().tolist() == events
+        and sum(walk.take_records()) == _RECORDS + 2
+    )
+
+
 def _some_pages() -> npt.NDArray[np.uint64]:
     """Return agent pages, whole and with any one word wrong, pages of zeros, and others: uint64[k, 512]."""
     random = np.random.default_rng(1)
@@ -71,7 +103,8 @@ def _some_pages() -> npt.NDArray[np.uint64]:
     # Every word once, then whole pages.
     pages[np.arange(PAGE_WORDS), np.arange(PAGE_WORDS)] ^= np.uint64(1) << np.uint64(40)
     pages[1000:1100] = 0
-    pages[1050:1100, random.integers(0, PAGE_WORDS, 50)] = 1
+    pages[1049], pages[1050, 0] = 0x0101010101010101, 1
+    pages[1051:1100, random.integers(0, PAGE_WORDS, 49)] = 1
     pages[1100:1200] = random.integers(0, 1 << 63, (100, PAGE_WORDS), np.uint64)
     pages[1100:1103, 0] = _SPECIAL
     return pages

@@ -50,14 +50,17 @@ uint64_t run_of(const int64_t *numbers, uint64_t first, uint64_t end)
 	return next - first;
 }
 
-/* Returns how many pages from `first` on, and before `end`, can be read in one go. */
+/*
+ * Returns how many pages from `first` on, and before `end`, can be read in one go. Pages that overlap are not, so that
+ * those of a slice have no more bytes than it has.
+ */
 static uint64_t slice_of(const struct pages *pages, uint64_t first, uint64_t end)
 {
 	const int64_t *places = pages->places;
 	const int64_t size = (int64_t)pages->size;
 	uint64_t next = first + 1;
 
-	while (next < end && places[next] >= places[next - 1] &&
+	while (next < end && places[next] >= places[next - 1] + size &&
 	       places[next] - places[next - 1] <= size + MOST_GAP &&
 	       places[next] - places[first] <= SLICE_BYTES - size)
 		next++;

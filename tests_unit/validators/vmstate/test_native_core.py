@@ -243,3 +243,17 @@ def test_holes_of_an_image_are_not_read(tmp_path: Path, both: tuple[str, str]) -
 
 def _bytes_read() -> int:
     return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.parametrize("step", [0, 1, PAGE - 1, PAGE, PAGE + 8])
+def test_pages_that_overlap(tmp_path: Path, both: tuple[str, str], step: int) -> None:
+    """No slice has more pages than it has room for, wherever they lie (found by fuzzing)."""
+    raw = np.random.default_rng(4).bytes(PAGE * 320)
+    (tmp_path / "file").write_bytes(raw)
+    core, numbers = library.Core(Path(both[1])), np.arange(300)
+    with (tmp_path / "file").open("rb") as file, (tmp_path / "copy").open("w+b") as copy:
+        core.copy(file.fileno(), numbers * step, numbers, PAGE, copy.fileno())
+        wanted = b"".join(raw[at * step : at * step + PAGE] for at in range(300))
+        assert copy.read() == wanted
+        image = copy.fileno()
+        assert not core.differing(file.fileno(), numbers * step, numbers, PAGE, image).any()
