@@ -14,7 +14,17 @@ CHOICE = "SNAPPROOF_NATIVE"
 NUMPY = "0"
 SOURCES = Path(__file__).parent
 AGENT_SOURCES = SOURCES.parents[1] / "guest_images" / "agent"
-FLAGS = ("-std=c11", "-O3", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread")
+FLAGS = (
+    "-std=c11",
+    "-O3",
+    "-D_FILE_OFFSET_BITS=64",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+)
 _FILE = "core.so"
 _AGENT_HEADERS = ("format.h", "mix.h", "word.h")
 
