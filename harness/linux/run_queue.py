@@ -61,8 +61,13 @@ def thread_times(pid: int, proc: Path = _PROC) -> dict[int, ProcessorTime]:
 
     A wait counts once it is over.
     """
-    times = {}
-    for path in proc.glob(f"{pid}/task/*/schedstat"):
+    times: dict[int, ProcessorTime] = {}
+    try:
+        paths = list(proc.glob(f"{pid}/task/*/schedstat"))
+    except OSError:
+        # The process has ended while its threads were listed.
+        return times
+    for path in paths:
         try:
             words = path.read_text().split()
         except OSError:
