@@ -13,7 +13,7 @@ def hand_over(machine: Machine, descriptor: int, name: str) -> str:
     """Give QEMU a copy of the descriptor of a file and return the migration URI that means it.
 
     A QEMU with the transport `file:` takes it as a descriptor set. `fd:` with a file is deprecated since QEMU
-    9.1, and refused by 11.1 (migration/fd.c), which then keeps the descriptor (docs/findings.md, F941). An
+    9.1, and refused by 11.1 (migration/fd.c), which then keeps the descriptor (docs/findings.md, F57). An
     older QEMU takes it by `getfd`.
 
     Args:

@@ -57,9 +57,9 @@ _KNOWN_WRONG = (
     # QEMU up to 8.1 has a guest go on that libvirt has stopped.
     KnownWrong("save/on", "F1", ("7.2.",)),
     KnownWrong("snapshot-outside/on", "F1", ("7.2.",)),
-    KnownWrong("snapshot-outside-live/on", "F942"),
-    KnownWrong("snapshot-outside-live/off", "F943", ("7.2.",), always=False),
-    KnownWrong("dump-live/off", "F943", ("7.2.",), always=False),
+    KnownWrong("snapshot-outside-live/on", "F62"),
+    KnownWrong("snapshot-outside-live/off", "F63", ("7.2.",), always=False),
+    KnownWrong("dump-live/off", "F63", ("7.2.",), always=False),
 )
 _COMPLETED = "COMPLETED"
 # A save of these guests takes 1 to 5 s; one that follows a guest that writes all the time may never end.

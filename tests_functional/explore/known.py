@@ -182,10 +182,10 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F53": _loaded,
     "F54": _ignores_shared,
     "F55": _multifd_inside,
-    "F931": _nowhere("empty-rdma"),
-    "F932": _nowhere("no-arguments"),
-    "F933": _unconnected,
-    "F934": _limited,
+    "F58": _nowhere("empty-rdma"),
+    "F59": _nowhere("no-arguments"),
+    "F60": _unconnected,
+    "F61": _limited,
 }
 """By the issue's id in the baseline: whether a list has what leads to it."""
 

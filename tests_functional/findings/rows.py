@@ -27,4 +27,5 @@ ROWS = tuple(
         kinds=ANY_GUEST,
     )
     for issue in load_known_issues()
+    if issue.reproduce
 )

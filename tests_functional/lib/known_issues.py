@@ -26,14 +26,14 @@ class KnownIssue:
         title: what happens, in one line.
         checks: shell patterns for the names of the checks that detect it.
         codes: symptoms of a violation that it causes; one of them is enough.
-        seen: prefixes of the versions on which it was seen, of QEMU or, depending on `subject`, of Linux.
+        seen: prefixes of the versions on which it was seen, of its subject.
         absent: prefixes of the versions on which it was tested and not seen.
         sporadic: whether it depends on timing, so that a check that passes proves nothing.
-        reproduce: one command that needs only a QEMU and a shell.
+        reproduce: one command that needs only a QEMU and a shell, "" for a defect of libvirt.
         upstream: link to a report, "" where there is none.
         by_chance: whether even its reproducer depends on timing.
         may: shell patterns for the names of further checks, which detect it only by chance.
-        subject: the defective program: ``qemu``, or ``linux`` for the host's kernel.
+        subject: the defective program: ``qemu``, ``linux`` for the host's kernel, or ``libvirt``.
         hosts: names of the catalogue's hosts to which it applies, empty for any host.
         architectures: of guests to which it applies, empty for any; its reproducer runs with their QEMU.
     """

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F943: an ordinary migration of a running TCG guest loses what the guest wrote last.
-# Usage: f943-live-migration-loses-writes.py QEMU
+# F63: an ordinary migration of a running TCG guest loses what the guest wrote last.
+# Usage: f63-live-migration-loses-writes.py QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Migrate a guest that counts in one page and copies the count into 64 others; compare them afterwards."""
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F941: QEMU keeps the descriptor of a `migrate` to `fd:` that it refuses.
-# Usage: f941-refused-fd-stays-open.py QEMU
+# F57: QEMU keeps the descriptor of a `migrate` to `fd:` that it refuses.
+# Usage: f57-refused-fd-stays-open.py QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Give QEMU a file by `getfd`, have the `migrate` to it refused, and count QEMU's descriptors of it."""
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F933: a save that is cancelled while its connection is not accepted blocks all later ones
-# Usage: f933-cancel-unconnected.py QEMU [migration]
+# F60: a save that is cancelled while its connection is not accepted blocks all later ones
+# Usage: f60-cancel-unconnected.py QEMU [migration]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Cancel a background snapshot to a socket that nobody accepts; with `migration`, an ordinary migration.
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-# F932: a `migrate` to a command without arguments crashes QEMU
-# Usage: f932-exec-without-arguments-crashes.py QEMU [migration]
+# F58: a `migrate` to `rdma:` without an address aborts QEMU
+# Usage: f58-rdma-without-address-aborts.py QEMU [migration]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
-"""Ask for a background snapshot to a command that is an empty list; with `migration`, a migration."""
+"""Ask for a background snapshot to `rdma:`, which names nothing; with `migration`, a migration."""
 
 import json
 import os
@@ -64,20 +64,12 @@ ask("qmp_capabilities")
 time.sleep(1)
 if SNAPSHOT and capability(True) != {}:
     end(2, "QEMU refuses the capability background-snapshot.")
-
-
-def migrate(*words):
-    """Ask for a save to a command."""
-    address = {"transport": "exec", "args": list(words)}
-    return ask("migrate", channels=[{"channel-type": "main", "addr": address}])
-
-
-control = migrate("/nonexistent/command")
-if isinstance(control, str) and "'uri' is missing" in control:
-    end(2, f"This QEMU knows no channels: {control}")
+control = ask("migrate", uri="fd:none")
 if not isinstance(control, str):
-    end(3, f"The control, a command that there is not, answers {control}.")
-answer = migrate()
+    end(3, f"The control, a 'migrate' to a descriptor that there is not, answers {control}.")
+answer = ask("migrate", uri="rdma:")
 if answer is None:
     end(1, f"QEMU has ended, with exit code {qemu.wait(SECONDS)}.")
+if isinstance(answer, str) and "unknown migration protocol" in answer:
+    end(2, f"This QEMU has no RDMA: {answer}")
 end(0, f"QEMU answers: {answer}")

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F934: `max-bandwidth`, set during a background snapshot, makes the guest wait and QEMU spin
-# Usage: f934-bandwidth-in-mid-save.py QEMU [migration]
+# F61: `max-bandwidth`, set during a background snapshot, makes the guest wait and QEMU spin
+# Usage: f61-bandwidth-in-mid-save.py QEMU [migration]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Limit the bandwidth to 1 MiB/s, before a background snapshot and while RAM is saved.
 
