@@ -134,7 +134,12 @@ class Libvirt:
         path = self.folder / "domain.xml"
         path.write_text(xml)
         self.run("define", str(path))
-        self.run("start", self.run("domname", _uuid(xml)).strip())
+        name = self.run("domname", _uuid(xml)).strip()
+        try:
+            self.run("start", name)
+        except VirshRefused as refusal:
+            words = self._last_words(name)
+            raise VirshRefused(f"{refusal.sentence}{words}", refusal.evidence) from refusal
 
     def discard(self, name: str) -> None:
         """End a domain and forget it, with its snapshots."""
@@ -150,6 +155,17 @@ class Libvirt:
         process.stdin.write(b"restart\n")
         process.stdin.flush()
         self._await_answer(Deadline(_START_SECONDS))
+
+    def _last_words(self, name: str) -> str:
+        """Return what a domain's QEMU wrote last, as the end of a sentence; "" where it wrote nothing."""
+        pid = self._running().pid
+        try:
+            (first, *_) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            log = Path(f"/proc/{first}/root/var/log/libvirt/qemu/{name}.log").read_text(errors="replace")
+        except (OSError, ValueError):
+            return ""
+        lines = [line for line in log.splitlines() if line.strip()]
+        return f" The last words of its QEMU: {lines[-1]}" if lines else ""
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:

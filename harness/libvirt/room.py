@@ -108,7 +108,7 @@ def furnish(order: Order) -> None:
         path.symlink_to(target)
     _make_devices(root / "dev")
     for folder in order.binds:
-        _bind(folder, root / folder.lstrip("/"))
+        _bind_open(folder, root / folder.lstrip("/"))
     _bind(order.run, root / "run/libvirt")
     _bind("/sys", root / "sys", _RDONLY)
     _mount("proc", str(root / "proc"), "proc", 0)
@@ -163,6 +163,20 @@ def _bind(theirs: str, ours: Path, flags: int = 0) -> None:
     _mount(theirs, str(ours), "", _BIND | (_REC if os.geteuid() else 0))
     if flags:
         _mount("none", str(ours), "", _BIND | _REMOUNT | flags)
+
+
+def _bind_open(theirs: str, ours: Path) -> None:
+    """Bind a folder; one that other users may not enter, as QEMU's may have to, by what is in it now."""
+    if Path(theirs).stat().st_mode & stat.S_IXOTH:
+        _bind(theirs, ours)
+        return
+    ours.mkdir(parents=True, exist_ok=True)
+    for child in Path(theirs).iterdir():
+        if child.is_dir() and not child.is_symlink():
+            _bind(str(child), ours / child.name)
+        elif child.is_file():
+            (ours / child.name).touch()
+            _mount(str(child), str(ours / child.name), "", _BIND)
 
 
 def _mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:

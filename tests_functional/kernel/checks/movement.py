@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import mmap
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable
 
@@ -25,8 +29,7 @@ from ..registry import KernelIssue, feature_test
 from ..trial import LimitReached, Trial
 
 _PAGES = HUGE_BYTES // PAGE_BYTES
-# Pages to try, one after the other: if memory is not fragmented, compaction moves few pages (0 to 1000 of 8
-# MiB).
+# Pages to try, one after the other.
 _REGIONS = (2048, 8192, 32768)
 _SAME = b"same" * (PAGE_BYTES // 4)
 # Linux Documentation/admin-guide/mm/ksm.rst, and proc.rst of filesystems.
@@ -90,7 +93,9 @@ def a_collapse_in_a_race_keeps_protection(trial: Trial) -> None:
 def compaction_keeps_protection(trial: Trial) -> None:
     """Pages that compaction moves to other frames stay protected and keep their content."""
     for pages in _REGIONS:
-        region, uffd = trial.protected(pages)
+        # Compaction moves pages out of blocks that are free in part: without holes few or none.
+        with _holes(pages):
+            region, uffd = trial.protected(pages)
         before = _frames(region.address, region.length)
         Path("/proc/sys/vm/compact_memory").write_text("1")
         after = _frames(region.address, region.length)
@@ -104,6 +109,20 @@ def compaction_keeps_protection(trial: Trial) -> None:
     trial.check_content(region, moved)
     for page in moved[:16]:
         write_waits(trial, region, uffd, page)
+
+
+@contextmanager
+def _holes(pages: int) -> Iterator[None]:
+    """Have memory with so many free pages that are no neighbours; the pages between are freed on leaving."""
+    with mmap.mmap(-1, 2 * pages * PAGE_BYTES) as memory:
+        with contextlib.suppress(OSError):
+            # A kernel without huge pages refuses.
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+        for offset in range(0, len(memory), PAGE_BYTES):
+            memory[offset] = 1
+        for offset in range(0, len(memory), 2 * PAGE_BYTES):
+            memory.madvise(mmap.MADV_DONTNEED, offset, PAGE_BYTES)
+        yield
 
 
 def _frames(address: int, length: int) -> list[int]:

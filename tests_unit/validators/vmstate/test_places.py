@@ -6,6 +6,7 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from harness.status import Status
 from tests_unit.support.synthetic_stream import PAGE, Guest, Writer, write_golden
 from validators import judge
 from validators.judge import check_file
+from validators.oracles.o1_golden.golden import _BlockComparison
 from validators.vmstate.diff import diff_files
 from validators.vmstate.stream import format as fmt
 from validators.vmstate.stream.index import SnapshotIndex
 from validators.vmstate.stream.reader import read_index
-from validators.vmstate.stream.source import FileSource, Source, open_source
+from validators.vmstate.stream.source import Source, open_source
 
 _PLAIN = Writer(Guest(agent=False)).stream()
 _MAPPED = Writer(Guest(agent=False), mapped=True).stream()
@@ -166,13 +168,12 @@ def test_a_golden_image_that_changes_is_not_compared_with(
     path.write_bytes(_PLAIN)
     golden = write_golden(tmp_path / "golden", Writer(Guest(agent=False)))
     assert check_file(path, golden=golden).status is Status.PASS
-    read = FileSource.view
+    compare = _BlockComparison.run
 
-    def view(self: FileSource, offset: int, length: int) -> memoryview:
-        if self.path.suffix == ".ram":
-            _grows(golden / "block-001.ram")
-        return read(self, offset, length)
+    def run(self: _BlockComparison, unplugged: Any) -> int:
+        _grows(golden / "block-001.ram")
+        return compare(self, unplugged)
 
-    monkeypatch.setattr(FileSource, "view", view)
+    monkeypatch.setattr(_BlockComparison, "run", run)
     with pytest.raises(UsageError, match=r"block-001\.ram' changed while"):
         check_file(path, golden=golden)
