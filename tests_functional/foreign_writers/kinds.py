@@ -304,8 +304,8 @@ WRITER_KINDS: Mapping[str, WriterKind] = {
         "a thread of its own plays the device, while QEMU's main loop saves",
         "virtio-blk",
         lambda place: (
-            # Without polling it begins when it is told to. One that polls the queue may carry out what is
-            # offered before T0, and the test would call that newer than T0.
+            # Without polling it begins when it is told to: one that polls may carry out what is offered
+            # before T0, and the test would call that newer than T0.
             *("-object", "iothread,id=foreign-thread,poll-max-ns=0"),
             *_disk(place, f"{place.virtio('virtio-blk')},iothread=foreign-thread"),
         ),

@@ -103,6 +103,8 @@ class VirtioDisk:
         self._answers = self._headers + TARGET_PAGE_BYTES
         self._notes = Notes(memory, self._answers + _PLACES * _ANSWER_PLACE)
         self._device = board.virtio(kind.number, kind.queue)
+        # Of a restored guest nobody knows what the device was told of.
+        self._untold = True
 
     def start(self) -> None:
         """Set the device up, and wait until the disk takes requests.
@@ -127,8 +129,14 @@ class VirtioDisk:
         return self._put(self._kind.header(self._notes.given, transfer), [data])
 
     def tell(self, _request: int) -> None:
-        """Tell the device that there are requests; it sees all that are offered."""
-        self._device.notify()
+        """Tell the device that there are requests, unless it was told since the last one was offered.
+
+        It sees all that are offered. A second word might reach an iothread when all is done, and have it
+        begin with what is offered next, without being told of that.
+        """
+        if self._untold:
+            self._untold = False
+            self._device.notify()
 
     def answers(self) -> list[Answer]:
         """Return what the device has put into its ring since the last call, doubled requests as well."""
@@ -153,4 +161,5 @@ class VirtioDisk:
         number = self._notes.next()
         self._queue.describe(place * _PER_REQUEST, chain)
         self._queue.offer_chain(place * _PER_REQUEST)
+        self._untold = True
         return number
