@@ -1,1 +1,1 @@
-"""Runs a libvirt of one's own, in namespaces of its own, without touching the machine's."""
+"""Runs a libvirt for tests, in namespaces made for it, without touching the machine's."""

@@ -1,4 +1,4 @@
-"""Starts a libvirt of one's own from unpacked packages, and defines and runs domains in it."""
+"""Starts a libvirt for tests from unpacked packages, and defines and runs domains in it."""
 
 from __future__ import annotations
 

@@ -172,9 +172,12 @@ def _bind_open(theirs: str, ours: Path) -> None:
         return
     ours.mkdir(parents=True, exist_ok=True)
     for child in Path(theirs).iterdir():
-        if child.is_dir() and not child.is_symlink():
+        if child.is_symlink():
+            (ours / child.name).symlink_to(child.readlink())
+        elif child.is_dir():
             _bind(str(child), ours / child.name)
-        elif child.is_file():
+        else:
+            # A socket too, which is found through the file that it is mounted on.
             (ours / child.name).touch()
             _mount(str(child), str(ours / child.name), "", _BIND)
 
@@ -227,7 +230,7 @@ def main(text: str) -> int:
     try:
         enter_namespaces()
     except OSError as error:
-        print(f"no namespaces of one's own: {error.strerror}", flush=True)
+        print(f"no namespaces for it: {error.strerror}", flush=True)
         return 1
     child = os.fork()
     if child:
@@ -239,7 +242,7 @@ def main(text: str) -> int:
         print("ready", flush=True)
         supervise(order, log)
     except OSError as error:
-        print(f"no room of one's own: {error.strerror}", flush=True)
+        print(f"no room for it: {error.strerror}", flush=True)
         os._exit(1)
     os._exit(0)
 
