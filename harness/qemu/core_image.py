@@ -7,7 +7,6 @@ that is hidden from them at that moment (behind a display card's window, or belo
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 from collections import Counter
@@ -20,7 +19,7 @@ from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
 from harness.qemu.monitor_tables import Place, parse_ranges, region_of
-from harness.qemu.ram import GoldenImage, RamBlock, parse_ramblocks
+from harness.qemu.ram import GoldenImage, RamBlock, copy_in, parse_ramblocks, write_golden_index
 
 LEAST_SHARE = 0.9
 """The share of the largest RAMBlock that a core must have to serve as a golden image."""
@@ -220,25 +219,20 @@ def golden_from_core(core: Path, table: RamTable, folder: Path) -> GoldenImage:
     folder.mkdir(parents=True, exist_ok=True)
     segments = read_segments(core)
     names = Counter(region_of(block.idstr) for block in table.blocks)
-    index: list[dict[str, object]] = []
-    left_out, copied, gaps = [], [], {}
+    copied: list[RamBlock] = []
+    left_out, gaps = [], {}
     for block in table.blocks:
         region = region_of(block.idstr)
         places = table.places.get(region, []) if names[region] == 1 else []
         pieces = pieces_of(block, places, segments)
         _require_most(block, pieces, table)
         if not pieces:
-            left_out.append({"idstr": block.idstr, "bytes": block.used_bytes})
+            left_out.append(block)
             continue
-        name = f"block-{len(index):03d}.ram"
-        _copy(core, pieces, folder / name, block.used_bytes)
+        _copy(core, pieces, copy_in(folder, len(copied)), block.used_bytes)
         gaps[block.idstr] = gaps_of(block, pieces)
-        entry = {"idstr": block.idstr, "bytes": block.used_bytes, "file": name, "gaps": gaps[block.idstr]}
-        index.append(entry)
         copied.append(block)
-    content = {"version": 1, "page_size": TARGET_PAGE_BYTES, "blocks": index, "left_out": left_out}
-    (folder / "golden.json").write_text(json.dumps(content, indent=1) + "\n")
-    return GoldenImage(folder, tuple(copied), gaps)
+    return write_golden_index(folder, copied, left_out, gaps)
 
 
 def _require_most(block: RamBlock, pieces: Sequence[Piece], table: RamTable) -> None:

@@ -53,10 +53,53 @@ class GoldenImage:
     blocks: tuple[RamBlock, ...]
     gaps: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
 
+    def copies(self) -> Iterator[tuple[RamBlock, Path]]:
+        """Yield each RAMBlock that was copied, and the file with the copy."""
+        for number, block in enumerate(self.blocks):
+            yield block, copy_in(self.folder, number)
+
     @property
     def total_bytes(self) -> int:
         """Return the bytes of RAM in the image."""
         return sum(block.used_bytes for block in self.blocks)
+
+
+def copy_in(folder: Path, number: int) -> Path:
+    """Return the file of a golden image that has the copy of a RAMBlock, by its number in the image."""
+    return folder / f"block-{number:03d}.ram"
+
+
+def write_golden_index(
+    folder: Path,
+    blocks: Sequence[RamBlock],
+    left_out: Iterable[RamBlock],
+    gaps: Mapping[str, Sequence[tuple[int, int]]],
+) -> GoldenImage:
+    """Write the golden.json of a golden image whose copies are there already, and return the image.
+
+    Args:
+        folder: of the image.
+        blocks: RAMBlocks that were copied, in the order of their files.
+        left_out: those that were not.
+        gaps: as in `GoldenImage`; only blocks with an entry get one.
+    """
+    entries = [
+        {
+            "idstr": block.idstr,
+            "bytes": block.used_bytes,
+            "file": copy_in(folder, number).name,
+            **({"gaps": gaps[block.idstr]} if block.idstr in gaps else {}),
+        }
+        for number, block in enumerate(blocks)
+    ]
+    content = {
+        "version": 1,
+        "page_size": TARGET_PAGE_BYTES,
+        "blocks": entries,
+        "left_out": [{"idstr": block.idstr, "bytes": block.used_bytes} for block in left_out],
+    }
+    (folder / "golden.json").write_text(json.dumps(content, indent=1) + "\n")
+    return GoldenImage(folder, tuple(blocks), gaps)
 
 
 def parse_ramblocks(text: str) -> tuple[RamBlock, ...]:
@@ -126,21 +169,9 @@ def dump_golden(machine: Machine, folder: Path) -> GoldenImage:
             "QEMU does not tell the address of the guest's main RAM (neither 'info ramblock' nor 'gpa2hva' "
             "does), so no golden image can be made."
         )
-    left_out = [
-        {"idstr": block.idstr, "bytes": block.used_bytes} for block in found if not block.host_address
-    ]
-    index = []
     for number, block in enumerate(blocks):
-        name = f"block-{number:03d}.ram"
-        _copy_block(machine, block, folder / name)
-        index.append({"idstr": block.idstr, "bytes": block.used_bytes, "file": name})
-    (folder / "golden.json").write_text(
-        json.dumps(
-            {"version": 1, "page_size": TARGET_PAGE_BYTES, "blocks": index, "left_out": left_out}, indent=1
-        )
-        + "\n"
-    )
-    return GoldenImage(folder, blocks)
+        _copy_block(machine, block, copy_in(folder, number))
+    return write_golden_index(folder, blocks, [block for block in found if not block.host_address], {})
 
 
 def read_block(machine: Machine, block: RamBlock) -> Iterator[bytes]:

@@ -7,7 +7,6 @@ import json
 import math
 import random
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from snapproof.bench.options import DowntimeOptions
 from snapproof.report.text_table import table_rows
 from snapproof.runs.events import Progress
 from snapproof.runs.outputs import write_json_file
+from snapproof.runs.own_command import own_command
 from snapproof.runs.results_folder import (
     BENCH_FILE,
     now,
@@ -220,7 +220,7 @@ def _content(found: _Found, started: str, seconds: float, plan: SamplePlan) -> d
         "bench": "downtime",
         "started": started,
         "seconds": round(seconds, 1),
-        "command": [str(Path(sys.argv[0]).absolute()), *sys.argv[1:]],
+        "command": own_command(),
         "environment": found.environment,
         "repeats": plan.repeats,
         "left_out": [{"what": what, "why": why} for what, why in found.left_out.items()],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from snapproof.report.text_table import table_rows
 from snapproof.runs.events import timed_log
 from snapproof.runs.host_plan import Sources, opened_host, prepared
 from snapproof.runs.outputs import write_json_file
+from snapproof.runs.own_command import own_command
 from snapproof.runs.results_folder import now, own_results_folder
 from snapproof.runs.stack import prepare_stack
 from tests_functional.hosts.examination import HostPlan
@@ -76,7 +76,7 @@ def bench(options: FaultsOptions) -> int:
             "schema": 1,
             "bench": "faults",
             "started": started_at,
-            "command": [str(Path(sys.argv[0]).absolute()), *sys.argv[1:]],
+            "command": own_command(),
             **report.to_json(),
         }
         write_json_file(options.json, json.dumps(content, indent=1))

@@ -20,12 +20,13 @@ from snapproof.explore.campaign import (
     make_drawer,
 )
 from snapproof.explore.coverage import load_corpus
-from snapproof.explore.jobs import Jobs, job_commands, own_command, run_jobs
+from snapproof.explore.jobs import Jobs, job_commands, run_jobs
 from snapproof.explore.journal import SUMMARY_FILE
 from snapproof.explore.results import result_of, write_campaign
 from snapproof.explore.self_check import FAULTS, search_faults
 from snapproof.runs.command_run import CommandRuns
 from snapproof.runs.events import Progress
+from snapproof.runs.own_command import own_command
 from snapproof.runs.results_folder import own_results_folder
 from snapproof.runs.stack import prepare_stack
 from tests_functional.explore.executor import Record

@@ -16,12 +16,12 @@ from harness.errors import UsageError
 from harness.hosts.spec import LOCAL, parse_host
 from harness.status import EXIT_ALL_SKIPPED, EXIT_ERROR, EXIT_FAIL, EXIT_NOTHING_RAN, EXIT_PASS
 from snapproof.cli.options import host_options
-from snapproof.explore.jobs import own_command
 from snapproof.explore.kernel_findings import write_finding, write_summary
 from snapproof.explore.results import write_campaign
 from snapproof.runs.events import Progress
 from snapproof.runs.feature_runner import events_here, events_there
 from snapproof.runs.host_plan import Sources, expanded_hosts, lent_for_lists, opened_host
+from snapproof.runs.own_command import own_command
 from snapproof.runs.results_folder import now, own_results_folder
 from tests_functional.hosts.feature_tests import carry_tests
 from tests_functional.kernel.explore.faults import PLANTED

@@ -22,6 +22,7 @@ from snapproof.report.merged_folder import copy_files, require_apart
 from snapproof.report.reader import RunUnfinished, load_results
 from snapproof.report.text import one_line
 from snapproof.runs.outputs import write_json_file, write_named_file
+from snapproof.runs.own_command import own_command
 from snapproof.runs.results_folder import make_results_folder, write_results
 from tests_functional.lib.result_files import HEAVY_FILES
 
@@ -76,7 +77,7 @@ def _merge_explored(arguments: argparse.Namespace) -> int:
     parts = [read_part(folder.absolute()) for folder in arguments.results]
     folder = make_results_folder(arguments.output)
     summary = merge_campaigns(parts, folder)
-    result = result_of(summary, sys.argv)
+    result = result_of(summary, own_command())
     write_results(folder, result)
     print(f"Results: {folder}")
     print(f"{result_line(result)} from {len(parts)} campaigns")

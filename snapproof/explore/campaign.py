@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +32,7 @@ from snapproof.explore.journal import (
 from snapproof.explore.merge import read_part
 from snapproof.explore.reduction import reduce_steps
 from snapproof.explore.results import write_campaign
+from snapproof.runs.own_command import own_command
 from snapproof.runs.results_folder import now
 from tests_functional.explore.executor import Record, run_steps
 from tests_functional.explore.known import known_issue, leads_to_known
@@ -253,7 +253,7 @@ class Campaign:
     def report(self) -> None:
         """Write results.json and report.html as they are now."""
         self._reported = self.seconds
-        write_campaign(self.run.folder, self.to_json(), sys.argv)
+        write_campaign(self.run.folder, self.to_json(), own_command())
 
     def go_on(self) -> None:
         """Take over what an earlier part of this campaign has left in its folder.

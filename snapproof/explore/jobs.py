@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -125,8 +124,3 @@ def _line(places: Sequence[Path]) -> str:
             lists, proofs = lists + summary["lists"], proofs + summary["proofs"]
             causes += len(summary["findings"])
     return f"{len(places)} jobs: {lists} lists, {proofs} proofs, {causes} causes"
-
-
-def own_command() -> list[str]:
-    """Return this command's line."""
-    return [sys.argv[0], *sys.argv[1:]]

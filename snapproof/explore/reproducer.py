@@ -363,11 +363,7 @@ LINES: Mapping[str, Callable[[Step, dict[str, Any]], list[str]]] = {
     "migrate-again": _in_save(lambda _step, _state: ['ask("migrate", uri="exec:cat > /dev/null")']),
     "save-nowhere": _save_nowhere,
     "cancel-unconnected": _cancel_unconnected,
-    "limit-bandwidth": _in_save(
-        lambda step, _state: [
-            f"ask('migrate-set-parameters', **{{'max-bandwidth': {step.arguments['bytes']}}})"
-        ]
-    ),
+    "limit-bandwidth": _in_save(_limit_bandwidth),
     "info": lambda step, _state: [_hmp(f"info {step.arguments['what']}")],
     "qmp": _qmp,
     "qom-set": lambda step, _state: [f"ask('qom-set', **json.loads({json.dumps(dict(step.arguments))!r}))"],

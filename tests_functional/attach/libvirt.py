@@ -14,7 +14,6 @@ from harness.errors import SetupBroken
 from harness.libvirt.daemon import Libvirt
 from harness.linux.socket_folder import socket_folder
 from harness.qemu.disk import make_empty_disk
-from harness.status import Status
 from tests_functional.attach.domains import (
     MAX_STOP,
     NAME,
@@ -31,8 +30,10 @@ from tests_functional.attach.scenario import (
     RIGHT,
     Settled,
     judge_seen,
+    judge_told,
     kill_at_each_instant,
     prove_at,
+    require_acted,
     require_restored,
     settle,
 )
@@ -45,7 +46,6 @@ from validators.faults.live.wrapper import faulty_qemu
 from validators.oracles.o5_source_guest.source_guest import check_source_guest
 from validators.verdict import CheckResult
 
-_TOLD = "A disk whose other side writes guest RAM by itself is told before anything is saved."
 _JOBS = "After the proof libvirt says that the domain runs, and has no job of it."
 _DEVICES = "libvirt of our own has left the machine's device nodes as they were."
 _SHARED = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
@@ -124,8 +124,7 @@ def planted_in_libvirt(name: str) -> Callable[[Run], Outcome]:
             outcome = prove_at(
                 guest.domain, run.folder / "planted", AttachOptions(run.name, restore=False), run
             )
-        if not qemu.acts:
-            raise SetupBroken(f"The planted fault '{PLANTED_FAULT}' never acted, so this shows nothing.")
+        require_acted(qemu)
         run.discard(run.folder)
         return outcome_of(run, [judge_seen(outcome)], time.monotonic() - begun, "The planted fault was seen.")
 
@@ -149,12 +148,7 @@ def foreign_in_libvirt(name: str) -> Callable[[Run], Outcome]:
                 domain = Domain(NAME, str(libvirt.virsh), libvirt.uri)
                 with AttachedMachine(domain, run.folder / "look", MAX_STOP) as machine:
                     obstacles = look(machine, run.folder).obstacles
-        problems = []
-        if not any("vhost-user-blk" in one.sentence and one.status is Status.SKIP for one in obstacles):
-            told = " ".join(one.sentence for one in obstacles) or "nothing"
-            sentence = f"The vhost-user disk was not told; told was: {told}"
-            problems.append(Problem(Code.ATTACH_UNSEEN, sentence, {"what": "vhost-user-blk"}))
-        check = judged("told", _TOLD, problems)
+        check = judge_told("vhost-user-blk", obstacles)
         return outcome_of(run, [check], time.monotonic() - begun, "The foreign writer was told.")
 
     return scenario

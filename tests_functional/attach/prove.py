@@ -90,7 +90,7 @@ def prove(
     say(_KILLED.format(commands=machine.by_hand()))
     say(f"Saving {found.ram_mib} MiB of RAM{_how(found)}.")
     snapshot = save_attached(machine, folder, found.ram_mib, found.golden, options.seconds)
-    checks = judge_vm(machine, before, mark, snapshot.path)
+    checks = judge_vm(machine, before, mark, folder)
     say("Judging the file.")
     verdict = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)
     checks = [*verdict.checks, *checks]

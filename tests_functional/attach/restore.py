@@ -103,13 +103,12 @@ def _compare(clone: SpawnedMachine, snapshot: AttachedSnapshot) -> CheckResult:
     missing = []
     blocks = {block.idstr: block for block in ramblocks(clone)}
     compared = 0
-    for number, then in enumerate(snapshot.golden.blocks):
+    for then, image in snapshot.golden.copies():
         block = blocks.get(then.idstr)
         if block is None or not block.host_address:
             missing.append(then.idstr)
             continue
         gaps = snapshot.golden.gaps.get(then.idstr, ())
-        image = snapshot.golden.folder / f"block-{number:03d}.ram"
         for offset in differing_pages(clone, block, image):
             if any(start <= offset < end for start, end in gaps):
                 continue

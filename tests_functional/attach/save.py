@@ -84,18 +84,16 @@ def save_attached(
         migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
         image = _begin(machine, folder, uri, golden, mark, seconds)
         figures = migration.wait_completed(machine, Deadline(seconds))
-    except SubjectFailed as failed:
-        with contextlib.suppress(Exception):
-            machine.put_back()
-        raise _short_limit(failed, seconds) from failed
-    except BaseException:
+    except BaseException as error:
         # The error says more than what may go wrong now; leaving the machine's `with` tries again.
         with contextlib.suppress(Exception):
             machine.put_back()
+        if isinstance(error, SubjectFailed):
+            raise _short_limit(error, seconds) from error
         raise
     done = machine.put_back()
     golden_image = image() if image else None
-    written = _written(machine, golden_image) if golden is GoldenWay.MEMORY else None
+    written = _written(machine, golden_image) if golden_image and golden is GoldenWay.MEMORY else None
     os.truncate(path, path.stat().st_size)
     stun = find_stun(machine, mark)
     was_running = machine.before.state == "running"
@@ -155,14 +153,9 @@ def _short_limit(failed: SubjectFailed, seconds: float) -> SnapproofError:
     )
 
 
-def _written(machine: AttachedMachine, image: GoldenImage | None) -> int:
+def _written(machine: AttachedMachine, image: GoldenImage) -> int:
     """Return how many pages of guest RAM differ from the golden image by now."""
-    blocks = image.blocks if image else ()
-    return sum(
-        sum(1 for _ in differing_pages(machine, block, image.folder / f"block-{number:03d}.ram"))
-        for number, block in enumerate(blocks)
-        if image
-    )
+    return sum(1 for block, copy in image.copies() for _ in differing_pages(machine, block, copy))
 
 
 def _golden_image(

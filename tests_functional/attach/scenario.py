@@ -21,14 +21,14 @@ from harness.qemu import migration
 from harness.qemu.machine import Machine
 from harness.status import Status
 from tests_functional.attach.kills import INSTANTS, Instant, way_text
-from tests_functional.attach.look import look
+from tests_functional.attach.look import Obstacle, look
 from tests_functional.attach.prove import AttachOptions, prove
 from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import Source, writing_guest
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.run import Run, remove_heavy
 from validators.checks import Problem, judged, skipped
-from validators.faults.live.wrapper import faulty_qemu
+from validators.faults.live.wrapper import FaultyQemu, faulty_qemu
 from validators.oracles.o5_source_guest.source_guest import check_source_guest
 from validators.verdict import CheckResult
 
@@ -254,11 +254,16 @@ def planted_fault(run: Run, *, hidden: bool = False) -> Outcome:
     with stranger(faulty) as (_source, path):
         options = AttachOptions(run.name, restore=False)
         outcome = prove_at(path, run.folder / "planted", options, run, hidden=hidden)
-    if not qemu.acts:
-        raise SetupBroken(f"The planted fault '{PLANTED_FAULT}' never acted, so this shows nothing.")
+    require_acted(qemu)
     check = judge_seen(outcome, by=(Code.GOLDEN_DIFFERS,) if hidden else _BY)
     run.discard(run.folder)
     return outcome_of(run, [check], time.monotonic() - begun, "The planted fault was seen.")
+
+
+def require_acted(qemu: FaultyQemu) -> None:
+    """Raise SetupBroken if the planted fault never acted, so that its run shows nothing."""
+    if not qemu.acts:
+        raise SetupBroken(f"The planted fault '{PLANTED_FAULT}' never acted, so this shows nothing.")
 
 
 def judge_seen(outcome: Outcome, by: Sequence[Code] = _BY) -> CheckResult:
@@ -284,10 +289,15 @@ def foreign_writer(run: Run) -> Outcome:
         AttachedMachine(path, run.folder / "look", MAX_STOP) as machine,
     ):
         obstacles = look(machine, run.folder).obstacles
-    problems = []
-    if not any("ivshmem" in one.sentence and one.status is Status.SKIP for one in obstacles):
-        told = " ".join(one.sentence for one in obstacles) or "nothing"
-        sentence = f"The device ivshmem-plain was not told; told was: {told}"
-        problems.append(Problem(Code.ATTACH_UNSEEN, sentence, {"what": "ivshmem-plain"}))
-    check = judged("told", _TOLD, problems)
+    check = judge_told("ivshmem-plain", obstacles)
     return outcome_of(run, [check], time.monotonic() - begun, "The foreign writer was told.")
+
+
+def judge_told(device: str, obstacles: Sequence[Obstacle]) -> CheckResult:
+    """Check that a device whose other side writes guest RAM is told as what makes the VM unfit."""
+    problems = []
+    if not any(device in one.sentence and one.status is Status.SKIP for one in obstacles):
+        told = " ".join(one.sentence for one in obstacles) or "nothing"
+        sentence = f"The device {device} was not told; told was: {told}"
+        problems.append(Problem(Code.ATTACH_UNSEEN, sentence, {"what": device}))
+    return judged("told", _TOLD, problems)

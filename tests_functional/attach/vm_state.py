@@ -68,21 +68,21 @@ def vm_state(machine: AttachedMachine) -> VmState:
     return VmState(Before.look(ask), open_files(machine.pid) if machine.pid else None)
 
 
-def judge_vm(machine: AttachedMachine, before: VmState, mark: int, file: Path) -> list[CheckResult]:
+def judge_vm(machine: AttachedMachine, before: VmState, mark: int, folder: Path) -> list[CheckResult]:
     """Check that the VM is as it was before the snapshot.
 
     Args:
         machine: the VM, put back already.
         before: as it was.
         mark: of its QMP events, from before the snapshot.
-        file: the snapshot, whose descriptor QEMU was given.
+        folder: of this proof, with the files whose descriptors QEMU was given.
     """
     now = vm_state(machine)
     events = [event.name for event in machine.qmp.events_since(mark)]
     found = (
         judge_state(before.settings.state, now.settings.state, events)
         + judge_settings(before.settings, now.settings)
-        + judge_files(before.files, now.files, str(file.resolve()), events)
+        + judge_files(before.files, now.files, folder.resolve(), events)
     )
     facts = {f"by others {number}": what for number, what in enumerate(found.by_others, 1)}
     return [judged("source-vm", _AS_BEFORE, found.problems, facts), check_unprotected(machine)]
@@ -137,7 +137,7 @@ def judge_settings(before: Before, now: Before) -> Found:
 def judge_files(
     before: Mapping[int, str] | None,
     now: Mapping[int, str] | None,
-    ours: str,
+    ours: Path,
     events: Sequence[str],
 ) -> Found:
     """Judge QEMU's descriptors; sockets come and go with clients.
@@ -149,7 +149,7 @@ def judge_files(
     Args:
         before: names of QEMU's descriptors by number, None where they cannot be seen.
         now: the same after the snapshot.
-        ours: name of the file that QEMU was given by us.
+        ours: folder of the files that QEMU was given by us.
         events: names of QEMU's events in between.
     """
     if before is None or now is None:
@@ -176,11 +176,14 @@ def _counted(files: Mapping[int, str], renamed: Collection[int]) -> Counter[str]
     return Counter(name for name in names if name != _KEPT and not name.startswith("socket:"))
 
 
-def _is_renamed(then: str, now: str, ours: str) -> bool:
-    return then != now and then.startswith("/") and now.startswith("/") and now != ours
+def _is_renamed(then: str, now: str, ours: Path) -> bool:
+    return then != now and then.startswith("/") and _is_of_owner(now, ours)
 
 
-def _is_of_others(name: str, more: int, ours: str, events: Sequence[str]) -> bool:
-    if more > 0:
-        return name.startswith("/") and name != ours
-    return _UNPLUGGED in events
+def _is_of_others(name: str, more: int, ours: Path, events: Sequence[str]) -> bool:
+    return _is_of_owner(name, ours) if more > 0 else _UNPLUGGED in events
+
+
+def _is_of_owner(name: str, ours: Path) -> bool:
+    """Tell whether a descriptor is of a file that is not ours, also of one that was deleted since."""
+    return name.startswith("/") and not Path(name).is_relative_to(ours)

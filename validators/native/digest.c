@@ -1,7 +1,7 @@
 /*
  * Digests pages with NH, the universal hash of UMAC (Black, Halevi, Krawczyk, Krovetz, Rogaway, CRYPTO 1999), twice
  * with shifted keys. With random keys two different pages have the same digest with a probability of at most
- * 2^-64, whatever is in them: no file can be made to collide.
+ * 2^-64, for any content: no file can be made to collide.
  */
 #include <string.h>
 

@@ -211,7 +211,7 @@ def test_values_survive() -> None:
     ],
 )
 def test_short_options_of_disks_are_only_read(option: str, rest: dict[str, str]) -> None:
-    """None gets the VM's own file to write to, whatever is in its name."""
+    """None gets the VM's own file to write to, with any name."""
     clone = _clone(f"{option} /vm,1.img")
     assert clone.argv[0] == "-drive"
     options = parse_value(clone.argv[1])

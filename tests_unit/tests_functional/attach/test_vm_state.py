@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests_functional.attach.vm_state import Found, judge_files, judge_settings,
 
 _BEFORE = Before("running", {"background-snapshot": False, "xbzrle": False}, {"max-bandwidth": 1})
 _SAVED = ("STOP", "RESUME")
+_FOLDER = Path("/results")
 _OURS = "/results/vmstate"
 
 
@@ -93,14 +95,14 @@ def test_settings_of_others(now: Before, told: str) -> None:
 def test_files_of_before() -> None:
     """Sockets come and go, and so does the device that QEMU keeps open."""
     before = {1: "/a", 2: "socket:[1]"}
-    assert judge_files(before, {1: "/a", 3: "socket:[2]", 4: "/dev/userfaultfd"}, _OURS, ()) == Found()
-    assert judge_files(None, before, _OURS, ()) == judge_files(before, None, _OURS, ()) == Found()
+    assert judge_files(before, {1: "/a", 3: "socket:[2]", 4: "/dev/userfaultfd"}, _FOLDER, ()) == Found()
+    assert judge_files(None, before, _FOLDER, ()) == judge_files(before, None, _FOLDER, ()) == Found()
 
 
-@pytest.mark.parametrize("name", [_OURS, "anon_inode:[userfaultfd]", "pipe:[7]"])
+@pytest.mark.parametrize("name", [_OURS, "/results/core (deleted)", "anon_inode:[userfaultfd]", "pipe:[7]"])
 def test_file_that_is_left_open(name: str) -> None:
     """Our file, and all that has no path, is left by the snapshot."""
-    found = judge_files({1: "/a"}, {1: "/a", 9: name}, _OURS, ())
+    found = judge_files({1: "/a"}, {1: "/a", 9: name}, _FOLDER, ())
     assert _codes(found) == [Code.HOST_FILE_LEFT_OPEN]
     assert found.problems[0].fields == {"name": name}
     assert f"1 more descriptors of '{name}'" in found.problems[0].sentence
@@ -118,7 +120,7 @@ def test_file_that_is_left_open(name: str) -> None:
 )
 def test_file_that_was_closed(before: dict[int, str], now: dict[int, str]) -> None:
     """QEMU closes a wrong descriptor at times (F5)."""
-    found = judge_files(before, now, _OURS, ())
+    found = judge_files(before, now, _FOLDER, ())
     assert _codes(found) == [Code.HOST_FILE_CLOSED]
     assert found.problems[0].fields == {"name": "/dev/null"}
     assert "1 fewer descriptors of '/dev/null'" in found.problems[0].sentence
@@ -126,16 +128,16 @@ def test_file_that_was_closed(before: dict[int, str], now: dict[int, str]) -> No
 
 def test_files_of_others() -> None:
     """A disk that was plugged in, one that was unplugged, a log that was rotated, a file that was deleted."""
-    plugged = judge_files({1: "/a"}, {1: "/a", 9: "/disk"}, _OURS, ())
+    plugged = judge_files({1: "/a"}, {1: "/a", 9: "/disk"}, _FOLDER, ())
     assert not plugged.problems
     assert plugged.by_others == ("QEMU has 1 more descriptors of '/disk' after the snapshot than before it",)
-    unplugged = judge_files({1: "/a", 9: "/disk"}, {1: "/a"}, _OURS, ("DEVICE_DELETED",))
+    unplugged = judge_files({1: "/a", 9: "/disk"}, {1: "/a"}, _FOLDER, ("DEVICE_DELETED",))
     assert (len(unplugged.problems), len(unplugged.by_others)) == (0, 1)
-    rotated = judge_files({1: "/log", 2: "/x"}, {1: "/log.1", 2: "/x (deleted)"}, _OURS, ())
+    rotated = judge_files({1: "/log", 2: "/x"}, {1: "/log.1", 2: "/x (deleted)"}, _FOLDER, ())
     assert rotated == Found(by_others=("'/log' is now '/log.1'", "'/x' is now '/x (deleted)'"))
 
 
 def test_unplugging_excuses_no_file_that_is_left_open() -> None:
     """Our own file must be closed all the same."""
-    found = judge_files({}, {9: _OURS}, _OURS, ("DEVICE_DELETED",))
+    found = judge_files({}, {9: _OURS}, _FOLDER, ("DEVICE_DELETED",))
     assert _codes(found) == [Code.HOST_FILE_LEFT_OPEN]
