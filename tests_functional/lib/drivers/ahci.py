@@ -11,7 +11,7 @@ import struct
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board, PciRegisters, has_id
 from harness.qemu.guest_memory import GuestMemory
-from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
+from tests_functional.lib.drivers.disk import Answer, NotedDriver, Transfer
 
 # QEMU 10.0 include/hw/pci/pci_ids.h: ICH9's controller, whose registers are in the sixth BAR.
 _ID, _BAR = (0x8086, 0x2922), 5
@@ -30,7 +30,7 @@ _DMA_EXT, _FPDMA_QUEUED = (0x25, 0x35), (0x60, 0x61)
 _HEADER, _WRITES = 5 | 1 << 16, 1 << 6
 
 
-class AhciDisk:
+class AhciDisk(NotedDriver):
     """The driver of the first port's disk; its command list and tables are in guest RAM."""
 
     def __init__(
@@ -49,9 +49,8 @@ class AhciDisk:
             SetupBroken: the machine has none.
         """
         self.at_once, self._queued = at_once, queued
-        self._memory = memory
         self._list, self._answered, self._tables = (control + page * TARGET_PAGE_BYTES for page in (0, 1, 2))
-        self._notes = Notes(memory, self._tables + _SLOTS * _TABLE_BYTES)
+        super().__init__(board, memory, self._tables + _SLOTS * _TABLE_BYTES)
         # The first of two on q35, which has one of its own in a higher slot.
         self._registers = PciRegisters(board, "AHCI controller", has_id(*_ID))
         self._told: list[int] = []
@@ -68,7 +67,7 @@ class AhciDisk:
 
     def resume(self, told: int) -> list[int]:
         """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
-        found = self._notes.load()
+        found = super().resume(told)
         self._told = found[:told]
         return found
 

@@ -10,7 +10,7 @@ import struct
 from harness.errors import SetupBroken
 from harness.qemu.board import Board, PciPorts, has_id
 from harness.qemu.guest_memory import GuestMemory
-from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
+from tests_functional.lib.drivers.disk import Answer, NotedDriver, Transfer
 from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, get_ready, transfer_command
 
 _ID = (0x1022, 0x2020)
@@ -31,24 +31,15 @@ _PLACE, _PLACE_BYTES, _PLACES = "<16sIIBB6x", 32, 96
 _IDENTIFY = b"\x80"
 
 
-class Am53c974Disk:
+class Am53c974Disk(NotedDriver):
     """The driver of the disk with number 0; its commands are in guest RAM."""
 
     at_once = 1
 
     def __init__(self, board: Board, memory: GuestMemory, control: int) -> None:
-        """Find the controller of a running machine.
-
-        Args:
-            board: reaches the devices of a running machine.
-            memory: the guest's.
-            control: guest-physical address of pages for what the driver keeps in RAM.
-
-        Raises:
-            SetupBroken: the machine has none.
-        """
-        self._machine, self._memory, self._commands = board.machine, memory, control
-        self._notes = Notes(memory, control + _PLACES * _PLACE_BYTES)
+        """Find the controller of a running machine; raises SetupBroken if it has none. See `DiskDriver`."""
+        self._commands = control
+        super().__init__(board, memory, control + _PLACES * _PLACE_BYTES)
         self._ports = PciPorts(board.machine, board.find("Am53C974", has_id(*_ID)))
 
     def start(self) -> None:
@@ -59,10 +50,6 @@ class Am53c974Disk:
         """
         self._ports.open()
         get_ready(self, lambda: self._put(TEST_UNIT_READY, 0, 0, False), "SCSI disk", self._machine)
-
-    def resume(self, _told: int) -> list[int]:
-        """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
-        return self._notes.load()
 
     def put(self, transfer: Transfer) -> int:
         """Write a request's command to guest RAM, and where its data are."""

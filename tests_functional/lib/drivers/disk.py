@@ -13,6 +13,7 @@ from typing import Protocol
 
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
+from harness.qemu.board import Board
 from harness.qemu.guest_memory import GuestMemory
 
 SECTOR_BYTES = 512
@@ -62,7 +63,11 @@ class Answer:
 
 
 class DiskDriver(Protocol):
-    """A driver of one disk. Requests are numbered from 0, in the order in which it is given them."""
+    """A driver of one disk. Requests are numbered from 0, in the order in which it is given them.
+
+    It is made of the board that reaches the devices of a running machine, the guest's memory, and the
+    guest-physical address of pages for what the driver keeps in RAM.
+    """
 
     @property
     def at_once(self) -> int:
@@ -123,6 +128,25 @@ class Notes:
         """Return the number of the last request in one of the driver's places, which it uses in turn."""
         last = self.given - 1
         return last - (last - place) % places
+
+
+class NotedDriver:
+    """What drivers of disks have in common that number their requests by `Notes`."""
+
+    def __init__(self, board: Board, memory: GuestMemory, notes: int) -> None:
+        """Drive a disk of a running machine.
+
+        Args:
+            board: reaches the machine's devices.
+            memory: the guest's.
+            notes: guest-physical address of Notes.BYTES for the notes.
+        """
+        self._machine, self._memory = board.machine, memory
+        self._notes = Notes(memory, notes)
+
+    def resume(self, _told: int) -> list[int]:
+        """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
+        return self._notes.load()
 
 
 def carry_out(driver: DiskDriver, requests: Sequence[int], what: str, deadline: Deadline) -> None:

@@ -14,7 +14,7 @@ from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.io_ports import read_port, write_port
 from harness.qemu.machine import Machine
 from harness.qemu.pci import PciFunction, find_function
-from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
+from tests_functional.lib.drivers.disk import Answer, NotedDriver, Transfer
 
 # The legacy ports of the first channel.
 _COUNT, _LBA, _DEVICE = 0x1F2, 0x1F3, 0x1F6
@@ -51,24 +51,15 @@ def give_command(machine: Machine, command: int, sector: int, sectors: int) -> N
     write_port(machine, COMMAND, 1, command)
 
 
-class IdeDisk:
+class IdeDisk(NotedDriver):
     """The driver of the first channel's first disk."""
 
     at_once = 1
 
     def __init__(self, board: Board, memory: GuestMemory, control: int) -> None:
-        """Find the controller of a running machine.
-
-        Args:
-            board: reaches the devices of a running machine.
-            memory: the guest's.
-            control: guest-physical address of pages for what the driver keeps in RAM.
-
-        Raises:
-            NotApplicable: the machine has none.
-        """
-        self._machine, self._memory, self._tables = board.machine, memory, control
-        self._notes = Notes(memory, control + _PLACES * _PLACE_BYTES)
+        """Find the controller of a running machine; raises NotApplicable if it has none. See `DiskDriver`."""
+        self._tables = control
+        super().__init__(board, memory, control + _PLACES * _PLACE_BYTES)
         place = find_function(self._machine, lambda device: device["class_info"]["class"] == _IDE_CLASS)
         if place is None:
             raise NotApplicable("The machine has no IDE controller that is a bus master.")
@@ -77,10 +68,6 @@ class IdeDisk:
     def start(self) -> None:
         """Let the controller write to guest RAM."""
         self._bus_master.open(_BAR)
-
-    def resume(self, _told: int) -> list[int]:
-        """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
-        return self._notes.load()
 
     def put(self, transfer: Transfer) -> int:
         """Write a request, and the table that says where its data are, to guest RAM."""

@@ -11,7 +11,7 @@ from functools import partial
 from harness.errors import SetupBroken
 from harness.qemu.board import Board, PciRegisters, has_id
 from harness.qemu.guest_memory import GuestMemory
-from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
+from tests_functional.lib.drivers.disk import Answer, NotedDriver, Transfer
 from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, get_ready, transfer_command
 
 _ID = (0x1000, 0x0012)
@@ -31,24 +31,15 @@ _CDB, _STATUS, _IDENTIFY, _MESSAGE = 200, 216, 217, 218
 _IDENTIFIED, _UNANSWERED = 0x80, 0xFF
 
 
-class LsiDisk:
+class LsiDisk(NotedDriver):
     """The driver of the disk with number 0; its programs are in guest RAM."""
 
     at_once = 1
 
     def __init__(self, board: Board, memory: GuestMemory, control: int) -> None:
-        """Find the controller of a running machine.
-
-        Args:
-            board: reaches the devices of a running machine.
-            memory: the guest's.
-            control: guest-physical address of pages for what the driver keeps in RAM.
-
-        Raises:
-            SetupBroken: the machine has none.
-        """
-        self._machine, self._memory, self._programs = board.machine, memory, control
-        self._notes = Notes(memory, control + _PLACES * _PLACE_BYTES)
+        """Find the controller of a running machine; raises SetupBroken if it has none. See `DiskDriver`."""
+        self._programs = control
+        super().__init__(board, memory, control + _PLACES * _PLACE_BYTES)
         self._registers = PciRegisters(board, "LSI 53C895A", has_id(*_ID))
 
     def start(self) -> None:
@@ -60,10 +51,6 @@ class LsiDisk:
         self._registers.open(_BAR)
         ask = partial(self._write_program, TEST_UNIT_READY, _DATA_IN, 0, 0)
         get_ready(self, ask, "SCSI disk", self._machine)
-
-    def resume(self, _told: int) -> list[int]:
-        """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
-        return self._notes.load()
 
     def put(self, transfer: Transfer) -> int:
         """Write a request's program to guest RAM."""

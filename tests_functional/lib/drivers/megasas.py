@@ -10,7 +10,7 @@ import struct
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board, PciRegisters, has_id
 from harness.qemu.guest_memory import GuestMemory
-from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
+from tests_functional.lib.drivers.disk import Answer, NotedDriver, Notes, Transfer
 from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, get_ready, transfer_command
 
 _ID = (0x1000, 0x0060)
@@ -25,24 +25,15 @@ _UNANSWERED, _LEAST_BYTES = 0xFF, 4
 _PLACES, _PLACE_BYTES = 16, TARGET_PAGE_BYTES // 2
 
 
-class MegasasDisk:
+class MegasasDisk(NotedDriver):
     """The driver of the disk with number 0; its frames are in guest RAM, which has their status too."""
 
     at_once = _PLACES
 
     def __init__(self, board: Board, memory: GuestMemory, control: int) -> None:
-        """Find the controller of a running machine.
-
-        Args:
-            board: reaches the devices of a running machine.
-            memory: the guest's.
-            control: guest-physical address of pages for what the driver keeps in RAM.
-
-        Raises:
-            SetupBroken: the machine has none.
-        """
-        self._machine, self._memory, self._frames = board.machine, memory, control
-        self._notes = Notes(memory, control + _PLACES * _PLACE_BYTES)
+        """Find the controller of a running machine; raises SetupBroken if it has none. See `DiskDriver`."""
+        self._frames = control
+        super().__init__(board, memory, control + _PLACES * _PLACE_BYTES)
         self._registers = PciRegisters(board, "MegaRAID SAS controller", has_id(*_ID))
         self._told: list[int] = []
 
@@ -61,7 +52,7 @@ class MegasasDisk:
 
     def resume(self, told: int) -> list[int]:
         """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
-        found = self._notes.load()
+        found = super().resume(told)
         self._told = found[:told]
         return found
 

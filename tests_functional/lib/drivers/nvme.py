@@ -11,7 +11,7 @@ from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board, PciRegisters, has_id
 from harness.qemu.guest_memory import GuestMemory
-from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
+from tests_functional.lib.drivers.disk import Answer, NotedDriver, Transfer
 from tests_functional.lib.patience import patient
 
 # QEMU 10.0 hw/nvme/ctrl.c nvme_init_pci().
@@ -28,27 +28,17 @@ _CONTIGUOUS = 1
 _LIST_BYTES = 512
 
 
-class NvmeDisk:
+class NvmeDisk(NotedDriver):
     """The driver, with a queue of commands and one of answers for each of administration and requests."""
 
     # A full queue looks like an empty one.
     at_once = _ENTRIES - 1
 
     def __init__(self, board: Board, memory: GuestMemory, control: int) -> None:
-        """Find the disk of a running machine.
-
-        Args:
-            board: reaches the devices of a running machine.
-            memory: the guest's.
-            control: guest-physical address of pages for what the driver keeps in RAM.
-
-        Raises:
-            SetupBroken: the machine has none.
-        """
-        self._machine, self._memory = board.machine, memory
+        """Find the disk of a running machine; raises SetupBroken if it has none. See `DiskDriver`."""
         self._queues = [control + page * TARGET_PAGE_BYTES for page in range(4)]
         self._lists = control + 4 * TARGET_PAGE_BYTES
-        self._notes = Notes(memory, self._lists + _ENTRIES * _LIST_BYTES)
+        super().__init__(board, memory, self._lists + _ENTRIES * _LIST_BYTES)
         self._registers = PciRegisters(board, "NVMe disk", has_id(*_ID))
 
     def start(self) -> None:
@@ -72,10 +62,6 @@ class NvmeDisk:
         size = _ENTRIES - 1 << 16 | 1
         self._administer(0, _CREATE_COMPLETION, own_answers, size, _CONTIGUOUS)
         self._administer(1, _CREATE_SUBMISSION, own_commands, size, 1 << 16 | _CONTIGUOUS)
-
-    def resume(self, _told: int) -> list[int]:
-        """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
-        return self._notes.load()
 
     def put(self, transfer: Transfer) -> int:
         """Write a command, and the list of its pages but the first, to guest RAM."""

@@ -10,7 +10,7 @@ import struct
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board, PciRegisters, has_id
 from harness.qemu.guest_memory import GuestMemory
-from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
+from tests_functional.lib.drivers.disk import Answer, NotedDriver, Transfer
 from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, get_ready, transfer_command
 
 _ID = (0x15AD, 0x07C0)
@@ -27,26 +27,16 @@ _SIMPLE_TAG = 0x20
 _OFFERED, _ANSWERED = 0, 12
 
 
-class PvscsiDisk:
+class PvscsiDisk(NotedDriver):
     """The driver of the disk with number 0."""
 
     at_once = _PLACES
 
     def __init__(self, board: Board, memory: GuestMemory, control: int) -> None:
-        """Find the controller of a running machine.
-
-        Args:
-            board: reaches the devices of a running machine.
-            memory: the guest's.
-            control: guest-physical address of pages for what the driver keeps in RAM.
-
-        Raises:
-            SetupBroken: the machine has none.
-        """
-        self._machine, self._memory = board.machine, memory
+        """Find the controller of a running machine; raises SetupBroken if it has none. See `DiskDriver`."""
         pages = [control + page * TARGET_PAGE_BYTES for page in range(4)]
         self._state, self._requests, self._answers, notes = pages
-        self._notes = Notes(memory, notes)
+        super().__init__(board, memory, notes)
         self._registers = PciRegisters(board, "PVSCSI controller", has_id(*_ID))
 
     def start(self) -> None:
@@ -65,10 +55,6 @@ class PvscsiDisk:
         for (word,) in struct.iter_unpack("<I", pages):
             self._registers.put(_COMMAND_DATA, word)
         get_ready(self, lambda: self._put(TEST_UNIT_READY, _NO_DATA, 0, 0), "SCSI disk", self._machine)
-
-    def resume(self, _told: int) -> list[int]:
-        """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
-        return self._notes.load()
 
     def put(self, transfer: Transfer) -> int:
         """Write a request's descriptor to guest RAM, and offer it to the device."""

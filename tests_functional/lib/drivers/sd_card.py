@@ -11,7 +11,7 @@ import struct
 from harness.errors import SetupBroken
 from harness.qemu.board import Board, PciRegisters, has_id
 from harness.qemu.guest_memory import GuestMemory
-from tests_functional.lib.drivers.disk import SECTOR_BYTES, Answer, Notes, Transfer
+from tests_functional.lib.drivers.disk import SECTOR_BYTES, Answer, NotedDriver, Transfer
 from tests_functional.lib.patience import patient
 
 # QEMU 10.0 include/hw/pci/pci.h.
@@ -39,24 +39,15 @@ _LIST_BYTES, _PLACE_BYTES, _PLACES = 64, 128, 32
 _REQUEST = "<III"
 
 
-class SdCard:
+class SdCard(NotedDriver):
     """The driver; its lists and requests are in guest RAM."""
 
     at_once = 1
 
     def __init__(self, board: Board, memory: GuestMemory, control: int) -> None:
-        """Find the controller of a running machine.
-
-        Args:
-            board: reaches the devices of a running machine.
-            memory: the guest's.
-            control: guest-physical address of pages for what the driver keeps in RAM.
-
-        Raises:
-            SetupBroken: the machine has none.
-        """
-        self._machine, self._memory, self._places = board.machine, memory, control
-        self._notes = Notes(memory, control + _PLACES * _PLACE_BYTES)
+        """Find the controller of a running machine; raises SetupBroken if it has none. See `DiskDriver`."""
+        self._places = control
+        super().__init__(board, memory, control + _PLACES * _PLACE_BYTES)
         self._registers = PciRegisters(board, "SD host controller", has_id(*_ID))
 
     def start(self) -> None:
@@ -77,10 +68,6 @@ class SdCard:
         self._order(_SEND_ID, 0, _LONG)
         address = self._order(_GIVE_ADDRESS, 0, _SHORT) & 0xFFFF << 16
         self._order(_SELECT, address, _BUSY)
-
-    def resume(self, _told: int) -> list[int]:
-        """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
-        return self._notes.load()
 
     def put(self, transfer: Transfer) -> int:
         """Write a request, and the list of the regions of its data, to guest RAM."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board
 from harness.qemu.guest_memory import GuestMemory
-from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
+from tests_functional.lib.drivers.disk import Answer, NotedDriver, Transfer
 from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, get_ready, transfer_command
 from tests_functional.lib.drivers.usb import IN, OUT, UsbController
 from tests_functional.lib.drivers.xhci import Xhci
@@ -20,7 +20,7 @@ _FRAME, _FRAME_BYTES, _ANSWER_BYTES, _FROM_DISK = b"USBC", 31, 13, 0x80
 _PLACES, _FRAME_PLACE, _ANSWER_PLACE = 32, 64, 32
 
 
-class UsbDisk:
+class UsbDisk(NotedDriver):
     """The driver; all that it knows is in guest RAM and in the controller."""
 
     at_once = 1
@@ -43,11 +43,10 @@ class UsbDisk:
         Raises:
             SetupBroken: the machine has none.
         """
-        self._machine, self._memory = board.machine, memory
         self._controller = controller(board, memory, control)
         self._frames = control + self._controller.pages * TARGET_PAGE_BYTES
         self._answers = self._frames + _PLACES * _FRAME_PLACE
-        self._notes = Notes(memory, self._answers + _PLACES * _ANSWER_PLACE)
+        super().__init__(board, memory, self._answers + _PLACES * _ANSWER_PLACE)
 
     def start(self) -> None:
         """Start the controller, and make the disk ready.
@@ -63,10 +62,10 @@ class UsbDisk:
         self._take_answer()
         return request
 
-    def resume(self, _told: int) -> list[int]:
+    def resume(self, told: int) -> list[int]:
         """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
         self._controller.resume()
-        return self._notes.load()
+        return super().resume(told)
 
     def put(self, transfer: Transfer) -> int:
         """Write a request to the rings, and send the disk the command of one that reads.

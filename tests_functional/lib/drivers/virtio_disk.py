@@ -13,7 +13,7 @@ from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board
 from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.virtio_driver import Buffer, Queue
-from tests_functional.lib.drivers.disk import Answer, Notes, Transfer
+from tests_functional.lib.drivers.disk import Answer, NotedDriver, Transfer
 from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, get_ready, transfer_command
 
 _QUEUE_SIZE, _PER_REQUEST = 128, 3
@@ -80,7 +80,7 @@ SCSI = VirtioDiskKind(
 """virtio-scsi, of the disk that is its first unit."""
 
 
-class VirtioDisk:
+class VirtioDisk(NotedDriver):
     """The driver."""
 
     at_once = _PLACES
@@ -97,11 +97,11 @@ class VirtioDisk:
         Raises:
             SetupBroken: the machine has none.
         """
-        self._machine, self._memory, self._kind = board.machine, memory, kind
+        self._kind = kind
         self._queue = Queue(memory, control, _QUEUE_SIZE)
         self._headers = self._queue.end
         self._answers = self._headers + TARGET_PAGE_BYTES
-        self._notes = Notes(memory, self._answers + _PLACES * _ANSWER_PLACE)
+        super().__init__(board, memory, self._answers + _PLACES * _ANSWER_PLACE)
         self._device = board.virtio(kind.number, kind.queue)
         # Of a restored guest nobody knows what the device was told of.
         self._untold = True
@@ -118,10 +118,6 @@ class VirtioDisk:
             return
         header = _scsi_request(0, TEST_UNIT_READY)
         get_ready(self, lambda: self._put(header, []), self._kind.name, self._machine)
-
-    def resume(self, _told: int) -> list[int]:
-        """Go on with what guest RAM has, and return the requests that were not seen answered at T0."""
-        return self._notes.load()
 
     def put(self, transfer: Transfer) -> int:
         """Write a request and its buffers to guest RAM, and offer it to the device."""
