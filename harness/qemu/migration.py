@@ -344,25 +344,29 @@ def wait_cleaned_up(machine: Machine, deadline: Deadline) -> None:
     """Wait until QEMU's main loop has cleaned up after a migration that has ended.
 
     The migration thread sets the status, and the main loop cleans up after that. A `migrate` in between is
-    refused as a "duplicate yank instance", or aborts QEMU (docs/findings.md, F3). The end of the clean-up
-    shows in `query-yank` (QEMU 6.0 to 11.1 migration/migration.c, migrate_fd_cleanup()); QEMU 5.2 has no
-    yank.
+    refused as a "duplicate yank instance", or aborts QEMU (docs/findings.md, F3).
 
     Raises:
         SubjectFailed: the clean-up did not end in time.
     """
-    while True:
-        try:
-            instances = machine.qmp.execute("query-yank", deadline=deadline)
-        except CommandRefused:
-            return
-        if not any(instance.get("type") == "migration" for instance in instances):
-            return
+    while cleans_up(machine, deadline):
         if deadline.expired:
             raise machine.failure(
                 "QEMU has ended the migration but does not clean up after it", Code.SAVE_NOT_CLEANED_UP
             )
         machine.pause(deadline, 0.002)
+
+
+def cleans_up(machine: Machine, deadline: Deadline) -> bool:
+    """Tell whether QEMU still cleans up after a migration.
+
+    It shows in `query-yank` (QEMU 6.0 to 11.1 migration/migration.c, migrate_fd_cleanup()); 5.2 has no yank.
+    """
+    try:
+        instances = machine.qmp.execute("query-yank", deadline=deadline)
+    except CommandRefused:
+        return False
+    return any(instance.get("type") == "migration" for instance in instances)
 
 
 def _words(refusal: CommandRefused) -> str:

@@ -129,13 +129,11 @@ def _nobody_accepts() -> Iterator[str]:
 def _cleaned_up(session: Session) -> bool:
     """Wait until QEMU has cleaned up after a save; return whether it has."""
     limit = session.limit(_END_SECONDS)
-    while True:
-        instances = session.machine.qmp.execute("query-yank", deadline=session.limit())
-        if not any(instance.get("type") == "migration" for instance in instances):
-            return True
+    while migration.cleans_up(session.machine, session.limit()):
         if limit.expired:
             return False
         session.machine.pause(limit, _POLL_SECONDS)
+    return True
 
 
 def _await_end(session: Session) -> tuple[str, str]:
