@@ -15,7 +15,7 @@ def note_numpy(path: Path) -> None:
     if not path.is_file() or path.stat().st_size < _WORTH_BYTES or native_core() is not None:
         return
     print(
-        "snapproof: The native core is not built, so this takes about twice as long, with the same result; "
+        "snapproof: The native core is not built, so this takes longer, with the same result; "
         "'snapproof images build core' builds it.",
         file=sys.stderr,
     )

@@ -1,7 +1,7 @@
 """Digests pages with a keyed universal hash, to compare files.
 
 It is NH (UMAC, RFC 4418, section 5.2.2) with two keys, the second of which is the first one shifted by a
-word. For random keys two different pages have one digest with a probability of at most 2**-64, whatever their
+word. For random keys two different pages have one digest with a probability of at most 2**-64, for any
 content. So a file cannot be made to look like another one. The keys are new in each process: a digest is good
 only there.
 """
