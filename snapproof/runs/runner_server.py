@@ -79,10 +79,16 @@ def _introduce(channel: socket.socket) -> None:
 
 def _runner(arguments: Sequence[str]) -> int:
     """Run Avocado's own runner program in this process, and return its exit code."""
+    from avocado.core.exceptions import TestInterrupt
     from avocado.plugins.runners.avocado_instrumented import RunnerApp
 
     sys.argv = [RUNNER_PROGRAM, "task-run", *arguments]
-    RunnerApp(print).run()
+    try:
+        RunnerApp(print).run()
+    except TestInterrupt:
+        # SIGTERM raises this wherever the runner is; while it hands on a message, it does not end its test.
+        for test in multiprocessing.active_children():
+            test.terminate()
     for test in multiprocessing.active_children():
         test.join()
     return 0

@@ -30,6 +30,20 @@ class Sleeping(Test):
             time.sleep(0.05)
 '''
 
+_INTERRUPTING = """
+import builtins, os, signal
+from pathlib import Path
+
+handed_on = builtins.print
+
+def interrupted(*messages):
+    if Path(__file__).with_name("begun").exists():
+        builtins.print = handed_on
+        os.kill(os.getpid(), signal.SIGTERM)
+
+builtins.print = interrupted
+"""
+
 
 def _served(act: Callable[[RunnerServer], Awaitable[int]], modules: Sequence[str] = ()) -> int:
     with runner_server(modules) as server:
@@ -88,6 +102,19 @@ def test_ended_runner(tmp_path: Path, number: signal.Signals) -> None:
         return first
 
     assert _served(end) == (0 if number is signal.SIGTERM else -signal.SIGKILL)
+
+
+def test_runner_that_is_ended_while_it_hands_on_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM ends its test then too, and the runner ends as it does at any other time."""
+    (tmp_path / "interrupting.py").write_text(_INTERRUPTING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    async def interrupted(server: RunnerServer) -> int:
+        return await (await _sleeping(server, tmp_path)).wait()
+
+    assert _served(interrupted, ["interrupting"]) == 0
 
 
 def test_server_that_was_killed(tmp_path: Path) -> None:
