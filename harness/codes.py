@@ -413,6 +413,14 @@ class Code(enum.StrEnum):
     EXTRACTED_RAM_DIFFERS = "extracted-ram.differs", "Extracted RAM is not what QEMU has after a restore."
     EXTRACTED_RAM_NOTHING = "extracted-ram.nothing", "No RAMBlock could be compared."
     CONTAINERS_DIFFER = "containers.differ", "A stream in a container is not judged as the plain file is."
+    REMAINS_BLAMED = (
+        "remains.blamed",
+        "A right file fails for pages of an agent that had gone; field `way`.",
+    )
+    REMAINS_EXCUSED = (
+        "remains.excused",
+        "Wrong pages of an agent that ran pass for those of one that had gone; field `way`.",
+    )
     REPRODUCER_SHOWS = "reproducer.shows", "A known issue shows."
     REPRODUCER_SHOWS_WHERE_ABSENT = (
         "reproducer.shows-where-absent",

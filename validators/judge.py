@@ -30,7 +30,7 @@ from validators.vmstate.virtio_mem import has_virtio_mem, unplugged_pages
 
 def check_file(
     path: Path, *, golden: Path | None = None, offset: int = 0, snapshot: str = "",
-    progress: Progress | None = None,
+    agent_ran: bool = False, progress: Progress | None = None,
 ) -> Verdict:  # fmt: skip
     """Judge the vmstate stream at `offset` of a file by every oracle that applies to a file.
 
@@ -39,6 +39,7 @@ def check_file(
         golden: golden image of the guest at T0 (a folder or one raw file).
         offset: byte offset of the stream, or of its container, in the file.
         snapshot: internal snapshot of a qcow2 image, "" for the only one.
+        agent_ran: an agent is known to have run at T0: no page is what is left of one that had gone.
         progress: called with the name of a stage, bytes done and bytes in all, every 16 MiB.
 
     Raises:
@@ -67,7 +68,7 @@ def check_file(
         reader = PageReader(source, index)
         data_bytes = index.records.get("page", 0) * index.page_size
         source.begin("write-order", offset, data_bytes)
-        checks.append(_guarded(lambda: check_write_order(reader), "write-order", index))
+        checks.append(_guarded(lambda: check_write_order(reader, agent_ran), "write-order", index))
         if golden is not None:
             # Most files are checked without one, and start sooner.
             from validators.oracles.o1_golden.golden import check_golden, open_golden

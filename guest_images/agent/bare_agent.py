@@ -192,7 +192,7 @@ class BareAgent:
         self._command(BareCommand.RESET)
 
     def quit(self) -> None:
-        """End the agent; another can be served."""
+        """End the agent, which wipes its pages; another can be served."""
         self._command(BareCommand.QUIT)
 
     def corrupt(self, thread: int, index: int) -> None:

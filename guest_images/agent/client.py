@@ -183,7 +183,7 @@ class AgentClient:
         self._command("reset-stats")
 
     def quit(self) -> None:
-        """End the agent; what it wrote stays in memory that the guest's kernel may give to others."""
+        """End the agent, which wipes its pages: from then on none in guest RAM is an agent's."""
         self._command("quit")
 
     def corrupt(self, thread: int, index: int) -> None:

@@ -1,4 +1,4 @@
-"""The words of the agent's pages, format version 1. docs/agent-format.md describes them.
+"""The words of the agent's pages, format version 2. docs/agent-format.md describes them.
 
 core/format.h has the same names and numbers for the agent itself; a unit test compares them. A page has
 PAGE_WORDS little-endian words of 64 bits.
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, FORMAT_VERSION)
+"""Those of agents whose pages are judged; version 1 had no COUNTER, no NS_PER_TICK, and no state ENDING."""
+
 PAGE_BYTES = 4096
 WORD_BYTES = 8
 PAGE_WORDS = 512
@@ -94,6 +97,10 @@ class ThreadWord(IntEnum):
     """Gaps of LONG_GAP_NS and more."""
     MONOTONIC_NS = 12
     """CLOCK_MONOTONIC when the writer last renewed the control page's clocks."""
+    COUNTER = 13
+    """The processor's counter then; 0 where it is not known, and in guests without an operating system."""
+    NS_PER_TICK = 14
+    """Times 2^32: how long a tick of it is."""
     LONG_GAP_TIMES = 16
     """Of each of the last LONG_GAPS_KEPT long gaps: its end by CLOCK_MONOTONIC and its length, in ns."""
     HISTOGRAM = 64
@@ -140,6 +147,10 @@ class ControlWord(IntEnum):
     """In bytes, as told by the host."""
     LONGEST_GAP_NS = 13
     """Longest time between two heartbeats."""
+    COUNTER = 14
+    """The processor's counter, renewed with the clocks; 0 as in ThreadWord."""
+    NS_PER_TICK = 15
+    """Times 2^32: how long a tick of it is."""
     MAILBOX = 16
     """MAILBOX_MAGIC: the agent takes commands."""
     REQUEST = 17
@@ -285,6 +296,8 @@ class AgentState(IntEnum):
     IDLE = 0
     RUNNING = 1
     PAUSED = 2
+    ENDING = 3
+    """It wipes its pages, the control page last."""
 
 
 class DirectoryWord(IntEnum):

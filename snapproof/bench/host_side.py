@@ -128,7 +128,7 @@ class HostSide:
         snapshot = snapshot_of(report, _FLOW, sink)
         assert snapshot is not None, "it was saved"
         try:
-            wrong = [violation.sentence for violation in check_file(snapshot.path).violations]
+            wrong = [violation.sentence for violation in check_file(snapshot.path, agent_ran=True).violations]
         except UsageError as error:
             wrong = [error.sentence]
         if wrong:

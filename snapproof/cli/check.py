@@ -53,6 +53,7 @@ def _judge(path: Path, arguments: argparse.Namespace) -> Verdict:
                 golden=arguments.golden,
                 offset=arguments.offset,
                 snapshot=arguments.snapshot,
+                agent_ran=arguments.agent_ran,
                 progress=bar.update if big else None,
             )
     except OSError as error:

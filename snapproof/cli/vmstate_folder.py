@@ -78,7 +78,7 @@ def check_folder(arguments: argparse.Namespace) -> int:
     found = find_streams(folder)
     entries = []
     for path in found.streams:
-        entry = _judged(path, path.relative_to(folder))
+        entry = _judged(path, path.relative_to(folder), arguments.agent_ran)
         entries.append(entry)
         _print(entry)
     counts = Counter(str(entry["status"]) for entry in entries)
@@ -156,7 +156,7 @@ def _regular_files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _judged(path: Path, name: Path) -> dict[str, Any]:
+def _judged(path: Path, name: Path, agent_ran: bool) -> dict[str, Any]:
     """Return what becomes of one file, as JSON values; a golden image beside it is compared.
 
     It is that of the file by the name that tests give; a copy beside it may be of another guest.
@@ -165,7 +165,7 @@ def _judged(path: Path, name: Path) -> dict[str, Any]:
     image = golden if path.name == _OF_GOLDEN and (golden / _GOLDEN_INDEX).is_file() else None
     entry: dict[str, Any] = {"file": str(name), "golden": image is not None}
     try:
-        verdict = check_file(path, golden=image)
+        verdict = check_file(path, golden=image, agent_ran=agent_ran)
     except UsageError as error:
         return {**entry, "status": Status.ERROR.value, "reason": error.sentence, "failed": []}
     return {**entry, "status": verdict.status.value, "failed": _failed(verdict)}

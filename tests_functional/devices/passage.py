@@ -220,7 +220,7 @@ def _require_onward(
 
 def _judge_file(path: Path, status: AgentStatus, passage: Passage) -> None:
     """Judge a file by the offline oracles, which must have seen all of the agent's pages."""
-    verdict = check_file(path)
+    verdict = check_file(path, agent_ran=True)
     # A device may have more memory than the guest, all zero; that RAM is there the agent's pages show.
     found = [one for one in verdict.violations if one.code is not Code.RAM_NOT_EMPTY_ALL_ZERO]
     for violation in found:

@@ -7,7 +7,8 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -243,20 +244,29 @@ def pattern(session: Session, arguments: Mapping[str, Any]) -> bool:
     if model.run_state != RUNNING or model.writers is not Writers.ON or model.save_words == "stalled":
         return False
     session.settle()
-    model, save = session.model, session.save
-    slow = save is not None and save.sink.speed is Speed.SLOW
-    hasten = threading.Timer(_HASTEN_SECONDS, lambda: save.sink.set_speed(Speed.FAST) if save else None)
-    if slow:
-        # Each page is written, which waits for the sink: half a minute for one that stays slow.
-        hasten.start()
-    session.source.guest.agent.quit()
-    session.model = model.other_writers()
-    session.written = (str(arguments["pattern"]), float(arguments["coverage"]))
-    session.start_writers(*session.written)
-    hasten.cancel()
-    if save is not None and slow:
-        save.sink.set_speed(Speed.SLOW)
+    with _hastened(session):
+        session.source.guest.agent.quit()
+        session.model = session.model.other_writers()
+        session.written = (str(arguments["pattern"]), float(arguments["coverage"]))
+        session.start_writers(*session.written)
     return True
+
+
+@contextmanager
+def _hastened(session: Session) -> Iterator[None]:
+    """Have a slow sink become fast soon, for a guest that writes to each of its pages.
+
+    Each write waits for the sink: half a minute in all for one that stays slow.
+    """
+    save = session.save
+    if save is None or save.sink.speed is not Speed.SLOW:
+        yield
+        return
+    hasten = threading.Timer(_HASTEN_SECONDS, lambda: save.sink.set_speed(Speed.FAST))
+    hasten.start()
+    yield
+    hasten.cancel()
+    save.sink.set_speed(Speed.SLOW)
 
 
 def untouched(session: Session, _arguments: Mapping[str, Any]) -> bool:
@@ -275,7 +285,8 @@ def untouched(session: Session, _arguments: Mapping[str, Any]) -> bool:
     count = status.data_pages // len(status.steps)
     for index in range(0, count, max(1, count // _UNTOUCHED_PAGES)):
         agent.write_hole(0, index)
-    agent.quit()
+    with _hastened(session):
+        agent.quit()
     session.model = session.model.ended_writers()
     session.written = (_AFTER_SPARSE, session.written[1])
     return True

@@ -105,7 +105,7 @@ def _next_snapshot(
         problem = Problem(error.code, f"The next snapshot failed: {error.sentence}", fields)
         return judged(f"failures/{case.name}/next", _NEXT, [problem])
     with resting(run.stack, guest.machine, checks):
-        offline = check_file(snapshot.path)
+        offline = check_file(snapshot.path, agent_ran=True)
         problems = problems_of(offline.violations)
         problems += problems_of(judge_oracles(offline, snapshot, source.status).violations)
     if not problems:

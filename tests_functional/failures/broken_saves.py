@@ -222,7 +222,9 @@ def _broken_save(source: Source, case: Case, place: SinkPlace, control: CallCont
 
 
 def _judge_file(case: Case, file: Path) -> CheckResult:
-    return judged(f"failures/{case.name}/file", _FILE, problems_of(check_file(file).violations))
+    return judged(
+        f"failures/{case.name}/file", _FILE, problems_of(check_file(file, agent_ran=True).violations)
+    )
 
 
 def _start(machine: Machine, uri: str) -> str:

@@ -56,7 +56,7 @@ def _kill(run: Run, source: Source, path: Path) -> list[CheckResult]:
     machine.kill()
     left, grown = _left_behind(pid, path)
     # If the save was over before the kill, the test proves nothing.
-    whole = not check_file(path).violations
+    whole = not check_file(path, agent_ran=True).violations
     problems = []
     if whole:
         problems.append(

@@ -31,7 +31,7 @@ def judge_balanced(plan: HostPlan, found: Examination, report: Report) -> Outcom
     if saved is None or snapshot is None:
         return None
     moved = int(saved["moved"])
-    order = check_file(snapshot.path).check("write-order")
+    order = check_file(snapshot.path, agent_ran=True).check("write-order")
     checks: list[CheckResult] = []
     status, sentence = (
         Status.PASS,

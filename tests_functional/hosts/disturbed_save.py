@@ -133,7 +133,7 @@ def _judge_ended(plan: HostPlan, found: Examination, flow: str, ended: Mapping[s
     how = signal.Signals(-code).name
     with file.open("r+b") as stream:
         stream.truncate(ended["bytes"])
-    violations = check_file(file).violations
+    violations = check_file(file, agent_ran=True).violations
     if not violations:
         said = f"QEMU was ended by {how} before it had saved a poisoned page, and its file passes for whole."
         return _outcome(plan, found, flow, Status.FAIL, said)

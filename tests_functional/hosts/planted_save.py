@@ -65,7 +65,7 @@ def judge_planted_save(plan: HostPlan, found: Examination, report: Report) -> Ou
     snapshot = snapshot_of(report, "background", plan.sink(PLANTED))
     saved = report.find("saved", "background") or {}
     assert snapshot is not None, "QEMU accepted the capability a minute ago"
-    order = check_file(snapshot.path).check("write-order")
+    order = check_file(snapshot.path, agent_ran=True).check("write-order")
     violations = order.violations if order else ()
     seen = [violation.sentence for violation in violations if LIVE_FAULTS[FAULT].causes(violation)]
     meanwhile = int(saved["steps_meanwhile"])

@@ -287,7 +287,7 @@ def judge_snapshot(
     warm: PortableWarmGuest, snapshot: Snapshot, folder: Path, golden: Path | None = None
 ) -> list[CheckResult]:
     """Judge the file of a snapshot from a host, with its main RAM at T0 if it is known; restore it here."""
-    offline = check_file(snapshot.path, golden=golden)
+    offline = check_file(snapshot.path, golden=golden, agent_ran=True)
     t0 = offline.t0
     checks = [*offline.checks, judge_oracles(offline, snapshot, warm.source)]
     if snapshot.flow.background and t0:

@@ -143,7 +143,9 @@ def judge_cycle(
     """
     flow, folder = snapshot.flow, snapshot.path.parent
     run.say(f"{label}: judging the file ({snapshot.size_bytes >> 20} MiB).")
-    offline = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)
+    offline = check_file(
+        snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None, agent_ran=True
+    )
     t0 = offline.t0
     found = [*checks, judge_oracles(offline, snapshot, source.status)]
     if flow.background:

@@ -76,7 +76,7 @@ def every_container(run: Run) -> Outcome:
 def judge_container(name: str, path: Path, plain: Path) -> list[Problem]:
     """Return what is wrong with the judgement on a container, or on its pages beside the plain file."""
     try:
-        verdict = check_file(path)
+        verdict = check_file(path, agent_ran=True)
         difference = diff_files(plain, path)
     except SnapproofError as error:
         return [Problem(Code.CONTAINERS_DIFFER, f"{name} cannot be read: {error.sentence}")]

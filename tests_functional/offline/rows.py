@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from harness.qemu.migration import MAPPED_RAM
-from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, ProfileRow
+from tests_functional.lib.profile_row import ANY_GUEST, LINUX, PREMERGE, QUICK_GUEST, ProfileRow
 
 _OFFLINE = "offline/test_extract.py:Extraction"
+_GONE_AGENT = "offline/test_gone_agent.py:GoneAgent"
 _CONTAINERS = "offline/test_containers.py:Containers"
 
 ROWS = (
@@ -29,6 +30,22 @@ ROWS = (
         f"{_CONTAINERS}.test_every_container",
         "users have the stream in qcow2 images, save images of libvirt, volumes and compressed files",
         {"ram_mib": 64, "coverage": 0.2},
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "offline.gone-agent",
+        f"{_GONE_AGENT}.test_gone",
+        "users save a guest whose agent has ended, was killed or was reset with it, and the file is right",
+        {"ram_mib": 256, "coverage": 0.4},
+        kinds=LINUX,
+        why_linux="a process that is killed, and a kernel that uses the memory of others",
+    ),
+    ProfileRow(
+        "offline.gone-agent-bare",
+        f"{_GONE_AGENT}.test_gone",
+        "the same for a guest without an operating system",
+        {"ram_mib": 64, "coverage": 0.2, "guest": QUICK_GUEST},
+        profiles=PREMERGE,
         kinds=ANY_GUEST,
     ),
 )

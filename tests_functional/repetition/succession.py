@@ -72,7 +72,7 @@ def _one_more(run: Run, source: Source) -> CheckResult:
     try:
         _let_end(source, deadline)
         migration.complete_save(machine, migration.exec_sink(path), deadline)
-        problems += problems_of(check_file(path).violations)
+        problems += problems_of(check_file(path, agent_ran=True).violations)
     except SnapproofError as error:
         problems.append(Problem.of_error(error, f"No further save is possible: {error.sentence}"))
     if not problems:

@@ -216,7 +216,7 @@ def _judge_bare(run: Run, source: Source, snapshot: Snapshot) -> list[CheckResul
     golden = snapshot.golden
     assert golden is not None
     run.say("Judging the file.")
-    offline = check_file(snapshot.path, golden=golden.folder)
+    offline = check_file(snapshot.path, golden=golden.folder, agent_ran=True)
     oracles = judge_oracles(offline, snapshot, source.status)
     return [*offline.checks, oracles, *_restored(run, snapshot, golden)]
 

@@ -42,7 +42,7 @@ def _restored(run: Run, newer: Mapping[str, Path]) -> Outcome:
         snapshot = take(flow, source.guest, source.counters, run.folder, deadline)
         status = source.status
         source.guest.machine.quit()
-    found = check_file(snapshot.path)
+    found = check_file(snapshot.path, agent_ran=True)
     checks = list(found.checks)
     machine = _machine_type(snapshot)
     for label, executable in newer.items():

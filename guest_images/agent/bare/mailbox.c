@@ -92,14 +92,19 @@ static enum bare_result serve(const volatile struct word *arguments)
 	return result;
 }
 
-/* Ends the agent; the vCPUs wait for another to be served. */
+/* Ends the agent and wipes its pages; the vCPUs wait for another to be served. */
 static enum bare_result quit(struct cpu *cpu)
 {
 	if (agent.threads == 0)
 		return BARE_WRONG_STATE;
 	if (agent.run)
 		park(cpu);
-	control_page_wipe(agent.control);
+	word_put(&agent.control[CONTROL_STATE], AGENT_ENDING);
+	for (unsigned i = 0; i < agent.threads; i++) {
+		page_wipe(agent.cpus[i].report);
+		writer_wipe(&agent.cpus[i].writer);
+	}
+	page_wipe(agent.control);
 	word_put(&agent.control[CONTROL_STATE], AGENT_IDLE);
 	agent.threads = 0;
 	return BARE_DONE;

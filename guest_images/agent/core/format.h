@@ -1,5 +1,5 @@
 /*
- * The memory format, version 1: the kinds of pages, and the meaning of each of their words.
+ * The memory format, version 2: the kinds of pages, and the meaning of each of their words.
  *
  * docs/agent-format.md describes it. Python has the same names and numbers: the patterns in
  * guest_images/agent/pages.py, all others in guest_images/agent/format.py. A unit test reads this file to
@@ -14,7 +14,7 @@
 
 /* Sizes and limits. */
 enum format_size {
-	FORMAT_VERSION = 1,
+	FORMAT_VERSION = 2,
 	PAGE_BYTES = 4096,
 	PAGE_WORDS = 512,        /* of 64 bits each */
 	DIRECTORY_ENTRIES = 500, /* most data pages that one directory page lists */
@@ -57,7 +57,8 @@ enum data_word {
 
 /*
  * Thread page: what one writer has done. It changes all the time and has no checksum.
- * LONGEST_GAP_NS, LONG_GAPS, MONOTONIC_NS, LONG_GAP_TIMES and FINE_HISTOGRAM are extensions of version 1.
+ * LONGEST_GAP_NS, LONG_GAPS, MONOTONIC_NS, LONG_GAP_TIMES and FINE_HISTOGRAM are extensions of version 1;
+ * COUNTER and NS_PER_TICK came with version 2, and are zero where the processor's counter is not known.
  */
 enum thread_word {
 	THREAD_NUMBER = 2,           /* from 0 */
@@ -71,6 +72,8 @@ enum thread_word {
 	THREAD_LONGEST_GAP_NS = 10,  /* longest time between the ends of two page writes */
 	THREAD_LONG_GAPS = 11,       /* gaps of LONG_GAP_NS and more */
 	THREAD_MONOTONIC_NS = 12,    /* CLOCK_MONOTONIC when it last renewed the control page's */
+	THREAD_COUNTER = 13,         /* the processor's counter then */
+	THREAD_NS_PER_TICK = 14,     /* times 2^32: how long a tick of it is */
 	THREAD_LONG_GAP_TIMES = 16,  /* of the last ones: end by CLOCK_MONOTONIC and length, in ns */
 	THREAD_HISTOGRAM = 64,       /* bucket b: writes that took [2^b, 2^(b+1)) microseconds */
 	THREAD_FINE_HISTOGRAM = 128, /* the same writes by finer buckets, see statistics.c */
@@ -85,7 +88,8 @@ enum writer_state {
 
 /*
  * Control page: one per agent. LONGEST_GAP_NS is an extension of version 1, and so are the words from 16 on:
- * the mailbox of an agent without an operating system (docs/bare-guests.md), zero in others.
+ * the mailbox of an agent without an operating system (docs/bare-guests.md), zero in others. COUNTER,
+ * NS_PER_TICK and AGENT_ENDING came with version 2.
  */
 enum control_word {
 	CONTROL_VERSION = 2,         /* FORMAT_VERSION */
@@ -100,6 +104,8 @@ enum control_word {
 	CONTROL_STATE = 11,          /* enum agent_state */
 	CONTROL_GUEST_RAM = 12,      /* bytes, as told by the host */
 	CONTROL_LONGEST_GAP_NS = 13, /* longest time between two heartbeats */
+	CONTROL_COUNTER = 14,        /* the processor's counter, renewed with the clocks */
+	CONTROL_NS_PER_TICK = 15,    /* times 2^32: how long a tick of it is */
 	CONTROL_MAILBOX = 16,        /* MAGIC_MAILBOX: the agent takes commands */
 	CONTROL_REQUEST = 17,        /* raised by the host: COMMAND and ARGUMENTS are complete */
 	CONTROL_ANSWER = 18,         /* the last REQUEST that has been carried out */
@@ -185,6 +191,7 @@ enum agent_state {
 	AGENT_IDLE = 0,
 	AGENT_RUNNING = 1,
 	AGENT_PAUSED = 2,
+	AGENT_ENDING = 3, /* it wipes its pages, this one last */
 };
 
 /* Values of CONTROL_PATTERN: the order in which pages are written, see schedule.c. */

@@ -25,7 +25,7 @@ void thread_page_fill(volatile struct word *page, uint64_t nonce, uint64_t threa
 	word_put(&page[PAGE_MAGIC], MAGIC_THREAD);
 }
 
-void control_page_wipe(volatile struct word *page)
+void page_wipe(volatile struct word *page)
 {
 	word_put(&page[PAGE_MAGIC], 0);
 	word_put(&page[PAGE_NONCE], 0);

@@ -21,8 +21,8 @@ struct agent_description {
 void control_page_fill(volatile struct word *page, const struct agent_description *agent);
 void thread_page_fill(volatile struct word *page, uint64_t nonce, uint64_t thread, uint64_t pages);
 
-/* Makes a control page invalid, so that a later agent's is the only one in RAM. */
-void control_page_wipe(volatile struct word *page);
+/* Makes any page of the agent one of nobody's: it loses the words that all of them begin with. */
+void page_wipe(volatile struct word *page);
 
 /* Returns how many directory pages a thread with so many data pages has. */
 size_t directory_pages(uint64_t data_pages);

@@ -2,6 +2,7 @@
 #include "writer.h"
 
 #include "check.h"
+#include "meta_pages.h"
 
 uint64_t writer_frame(const struct writer *writer, uint64_t index)
 {
@@ -31,4 +32,15 @@ void writer_complete(struct writer *writer)
 	 * between two instructions, hence memory holds a prefix of that order.
 	 */
 	word_put(&writer->page[THREAD_STEPS], ++writer->steps);
+}
+
+void writer_wipe(const struct writer *writer)
+{
+	uint64_t pages = writer->schedule.pages;
+
+	for (uint64_t index = 0; index < pages; index++)
+		page_wipe(writer_data(writer, index));
+	for (uint64_t first = 0; first < pages; first += DIRECTORY_ENTRIES)
+		page_wipe(writer_directory(writer, first));
+	page_wipe(writer->page);
 }

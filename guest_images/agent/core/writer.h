@@ -59,4 +59,7 @@ bool writer_prepare(struct writer *writer, struct step *step, struct mismatch *m
 /* Counts a step whose content has been stored completely. */
 void writer_complete(struct writer *writer);
 
+/* Wipes all pages of a writer that is parked for good, its thread page last. */
+void writer_wipe(const struct writer *writer);
+
 #endif

@@ -91,6 +91,12 @@ bool heartbeat_launch(struct agent *agent);
 /* Renews the control page's clocks, and returns a time by CLOCK_MONOTONIC that they have reached. */
 uint64_t heartbeat_renew_clocks(struct agent *agent);
 
+/* ending.c: blocks the signals that end the agent, for all threads; starts the thread that waits for them. */
+void ending_block_signals(void);
+bool ending_launch(struct agent *agent);
+/* Parks the writers for good and wipes all pages of the agent, the control page last. */
+void ending_wipe(struct agent *agent);
+
 /* server.c: tells whether an agent serves there already; listens; serves until `quit`. */
 bool server_answers(const char *path);
 int server_listen(const char *path);

@@ -67,6 +67,13 @@ static void run_pause(struct command *command)
 		reply_ok(command);
 }
 
+/* Wipes before it answers, so that a snapshot after the answer has no page of the agent. */
+static void run_quit(struct command *command)
+{
+	ending_wipe(command->agent);
+	reply_ok(command);
+}
+
 static void run_reset(struct command *command)
 {
 	if (threads_reset_statistics(command->agent))
@@ -204,7 +211,7 @@ bool command_run(struct agent *agent, char *line, struct text *reply)
 		{"resume", 1, run_resume},      {"status", 1, run_status},
 		{"verify", 1, run_verify},      {"reset-stats", 1, run_reset},
 		{"corrupt", 4, run_corrupt},    {"dump", 4, run_dump},
-		{"quit", 1, reply_ok},
+		{"quit", 1, run_quit},
 	};
 	struct command command = {.agent = agent, .reply = reply};
 
@@ -220,7 +227,7 @@ bool command_run(struct agent *agent, char *line, struct text *reply)
 		table[i].run(&command);
 		if (reply->overflow)
 			text_error(reply, "The reply is too long.");
-		return table[i].run == reply_ok;
+		return table[i].run == run_quit;
 	}
 	text_error(reply, "The command is not known; there are start, pause, resume, status, "
 			  "verify, reset-stats, corrupt, dump and quit.");

@@ -17,6 +17,8 @@ uint64_t heartbeat_renew_clocks(struct agent *agent)
 	 */
 	if (word_raise(&control[CONTROL_MONOTONIC_NS], now))
 		word_put(&control[CONTROL_REALTIME_NS], clock_ns(CLOCK_REALTIME));
+	if (agent->counter.usable)
+		word_put(&control[CONTROL_COUNTER], cpu_ticks());
 	return now;
 }
 

@@ -2,35 +2,17 @@
 #define _GNU_SOURCE 1
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/random.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "commands.h"
-#include "core/meta_pages.h"
 
 /* The byte that the daemon sends to the waiting parent once its socket listens. */
 #define READY 'r'
 
 static struct agent agent;
-
-static void handle_termination(int number)
-{
-	control_page_wipe(agent.control);
-	unlink(agent.options.socket);
-	_exit(128 + number);
-}
-
-static void handle_signals(void)
-{
-	struct sigaction action = {.sa_handler = handle_termination};
-
-	sigaction(SIGTERM, &action, NULL);
-	sigaction(SIGINT, &action, NULL);
-	signal(SIGHUP, SIG_IGN);
-}
 
 /* Prepares all that is needed to take commands. Returns the listener, or -1 after a sentence. */
 static int prepare(void)
@@ -78,20 +60,18 @@ static void close_standard_files(void)
 static int daemon_main(int ready)
 {
 	const char byte = READY;
-	int listener, code;
+	int listener;
 
 	setsid();
+	ending_block_signals();
 	listener = prepare();
-	if (listener < 0)
+	if (listener < 0 || !ending_launch(&agent))
 		return 1;
-	handle_signals();
 	close_standard_files();
 	if (write(ready, &byte, 1) != 1)
 		errno = 0; /* The parent was killed; the agent serves all the same. */
 	close(ready);
-	code = server_run(&agent, listener);
-	control_page_wipe(agent.control);
-	return code;
+	return server_run(&agent, listener);
 }
 
 static int wait_until_ready(pid_t child, int ready)

@@ -119,6 +119,8 @@ static void fill_thread_pages(struct agent *agent)
 		thread->statistics.page = writer->page;
 		directory += directory_pages(writer->schedule.pages);
 		thread_page_fill(writer->page, agent->nonce, i, writer->schedule.pages);
+		if (agent->counter.usable)
+			word_put(&writer->page[THREAD_NS_PER_TICK], agent->counter.scale.ns_per_tick);
 	}
 }
 
@@ -135,6 +137,8 @@ static void fill_control_page(struct agent *agent)
 	};
 
 	control_page_fill(agent->control, &description);
+	if (agent->counter.usable)
+		word_put(&agent->control[CONTROL_NS_PER_TICK], agent->counter.scale.ns_per_tick);
 }
 
 /* Checks that memory is left for the rest of the guest once `wanted_kib` more are taken. */

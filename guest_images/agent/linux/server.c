@@ -119,6 +119,7 @@ int server_run(struct agent *agent, int listener)
 		if (client < 0) {
 			if (errno == EINTR || errno == ECONNABORTED || errno == EMFILE)
 				continue;
+			ending_wipe(agent);
 			return 1;
 		}
 		last = serve_client(agent, client, &reply);

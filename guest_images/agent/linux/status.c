@@ -9,7 +9,7 @@
 
 const char *state_name(const struct agent *agent)
 {
-	static const char *const names[] = {"idle", "running", "paused"};
+	static const char *const names[] = {"idle", "running", "paused", "ending"};
 
 	return names[word_get(&agent->control[CONTROL_STATE])];
 }

@@ -24,7 +24,11 @@ static void log_error(struct agent *agent, const struct mismatch *mismatch)
 /* Its own time last: at T0 no thread page may have a later time than the control page. */
 static void renew_clocks(struct writer_thread *thread)
 {
-	word_put(&thread->writer.page[THREAD_MONOTONIC_NS], heartbeat_renew_clocks(thread->agent));
+	volatile struct word *page = thread->writer.page;
+
+	word_put(&page[THREAD_MONOTONIC_NS], heartbeat_renew_clocks(thread->agent));
+	if (thread->agent->counter.usable)
+		word_put(&page[THREAD_COUNTER], cpu_ticks());
 }
 
 static void step(struct writer_thread *thread)

@@ -41,6 +41,12 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument(
         "--golden", type=Path, metavar="RAM", help="folder with golden.json, or a raw file of the main RAM"
     )
+    parser.add_argument(
+        "--agent-ran",
+        action="store_true",
+        help="the guest's agent ran when the file was saved, so agent pages that others have used, or whose "
+        "control page is lost, are wrong and not left by an agent that had gone",
+    )
     add_json_argument(parser, "write the whole verdict there")
     parser.add_argument(
         "--extract",

@@ -209,7 +209,7 @@ def measure(
 def _judge(path: Path) -> str:
     """Return the first violation of a file as a sentence, `_RIGHT` where there is none."""
     try:
-        found = check_file(path).violations
+        found = check_file(path, agent_ran=True).violations
     except UsageError as error:
         # Raised for a file that is no vmstate stream. Here QEMU has reported a completed save.
         return error.sentence

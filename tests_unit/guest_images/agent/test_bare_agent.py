@@ -16,8 +16,13 @@ from guest_images.agent.bare_agent import BareAgent
 from guest_images.agent.client import WriterPlan
 from guest_images.agent.counters import AgentCounters
 from guest_images.agent.format import (
+    CONTROL_MAGIC,
+    DATA_MAGIC,
+    DIRECTORY_MAGIC,
     PAGE_BYTES,
     PAGE_WORDS,
+    REPORT_MAGIC,
+    THREAD_MAGIC,
     DataWord,
     DirectoryWord,
     PageWord,
@@ -34,7 +39,7 @@ from harness.guest.shell import GuestUnreachable
 from harness.qemu.architectures import Architecture
 from harness.qemu.configuration import MIB
 from harness.qemu.guest_memory import GuestMemory
-from harness.qemu.ram import ramblocks
+from harness.qemu.ram import dump_golden, ramblocks
 from harness.qemu.spawned_machine import SpawnedMachine
 from snapproof.runs.stack import find_qemu
 from tests_functional.lib.guest import Stack
@@ -47,6 +52,7 @@ PAGES = 1201
 """Split over two writers this gives an odd and an even number of pages, and more than one directory page."""
 
 _SENT_TO = 12 * MIB
+_MAGICS = (CONTROL_MAGIC, DATA_MAGIC, DIRECTORY_MAGIC, THREAD_MAGIC, REPORT_MAGIC)
 
 Booted = tuple[SpawnedMachine, BareAgent]
 
@@ -263,6 +269,27 @@ def test_refused_commands(boot: Callable[..., Booted]) -> None:
     agent.start()
     with pytest.raises(SetupBroken, match="wrong state"):
         agent.verify()
+
+
+def test_agent_that_ends_wipes_its_pages(boot: Callable[..., Booted], tmp_path: Path) -> None:
+    """No page in RAM is an agent's any more, and the mailbox stays."""
+    machine, agent = boot()
+    serve(agent)
+    run_until(agent, agent.counters(machine), 700)
+    agent.pause()
+    agent.verify()
+    found = []
+    for name in ("before", "after"):
+        machine.qmp.execute("stop")
+        dump_golden(machine, tmp_path / name)
+        machine.qmp.execute("cont")
+        ram = np.fromfile(tmp_path / name / "block-000.ram", "<u8").reshape(-1, PAGE_WORDS)
+        found.append({magic: int((ram[:, 0] == np.uint64(magic)).sum()) for magic in _MAGICS})
+        if name == "before":
+            agent.quit()
+    assert found[0] == dict(zip(_MAGICS, (1, PAGES, 2 * 2, 2, 2), strict=True))
+    assert found[1] == dict.fromkeys(_MAGICS, 0)
+    serve(agent)
 
 
 def test_another_agent_after_the_first(boot: Callable[..., Booted]) -> None:

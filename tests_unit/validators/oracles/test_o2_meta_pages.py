@@ -9,6 +9,7 @@ import pytest
 
 from guest_images.agent.format import (
     DIRECTORY_ENTRIES,
+    FORMAT_VERSION,
     MAILBOX_MAGIC,
     AgentState,
     ControlWord,
@@ -62,11 +63,15 @@ def _scan(threads: tuple[SpecialPage, ...] = (), directories: tuple[SpecialPage,
     return AgentScan(data, (), threads, directories)
 
 
+def _wrong_thread(page: SpecialPage, version: int = FORMAT_VERSION) -> list[str]:
+    return meta_pages._impossible_thread(_special({ControlWord.VERSION: version}), page)
+
+
 _MAP = MemoryMap("made", ())
 _MAILBOX_WORDS = [*range(16, 24), *range(32, 44)]
 
 
-@pytest.mark.parametrize("word", [14, 15, 24, 31, 44, 45, 511])
+@pytest.mark.parametrize("word", [24, 31, 44, 45, 511])
 @pytest.mark.parametrize("bare", [False, True])
 def test_word_that_no_agent_writes_in_its_control_page(word: int, bare: bool) -> None:
     """Neither one with a mailbox does."""
@@ -86,19 +91,51 @@ def test_mailbox_is_that_of_an_agent_without_an_operating_system(word: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("state", "problems"), [(0, 0), (1, 0), (AgentState.PAUSED, 0), (AgentState.PAUSED + 1, 1), (1 << 63, 1)]
+    ("state", "problems"),
+    [(0, 0), (1, 0), (AgentState.PAUSED, 0), (AgentState.ENDING, 0), (4, 1), (1 << 63, 1)],
 )
 def test_states_of_an_agent(state: int, problems: int) -> None:
     """Only those that it has."""
     assert len(meta_pages._impossible_control(_control(STATE=state))) == problems
 
 
-@pytest.mark.parametrize("word", [13, 14, 15, 48, 63, 96, 127, 408, 511])
+@pytest.mark.parametrize("word", [15, 48, 63, 96, 127, 408, 511])
 def test_word_that_no_writer_writes_in_its_thread_page(word: int) -> None:
     """Those around the long gaps and the histograms as well."""
-    assert meta_pages._impossible_thread(_special({word: 1 << 63})) == [
+    assert _wrong_thread(_special({word: 1 << 63})) == [
         f"holds 0x8000000000000000 in word {word}, which the agent never writes"
     ]
+
+
+@pytest.mark.parametrize("word", [ControlWord.COUNTER, ControlWord.NS_PER_TICK])
+def test_control_page_of_version_1_has_no_counter(word: int) -> None:
+    """That of version 2 has."""
+    assert len(meta_pages._impossible_control(_special({ControlWord.VERSION: 1, word: 5}))) == 1
+    assert meta_pages._impossible_control(_special({ControlWord.VERSION: 2, word: 5})) == []
+
+
+def test_agent_of_version_1_has_no_end() -> None:
+    """It wiped its control page alone, and said nothing before."""
+    for version, problems in ((1, 1), (2, 0)):
+        page = _special({ControlWord.VERSION: version, ControlWord.STATE: AgentState.ENDING})
+        assert len(meta_pages._impossible_control(page)) == problems
+
+
+def test_thread_page_of_version_1_has_no_counter() -> None:
+    """That of version 2 has."""
+    page = _special({ThreadWord.COUNTER: 5})
+    assert len(_wrong_thread(page, 1)) == 1
+    assert _wrong_thread(page, 2) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "own", "problems"), [(1, 5, 1), (2, 5, 0), (2, 4, 1), (2, 6, 1), (2, 0, 1)]
+)
+def test_length_of_a_tick(version: int, own: int, problems: int) -> None:
+    """All pages of an agent have the same, and those of version 1 none."""
+    control = _special({ControlWord.VERSION: version, ControlWord.NS_PER_TICK: 5})
+    found = meta_pages._impossible_thread(control, _special({ThreadWord.NS_PER_TICK: own}))
+    assert len(found) == problems
 
 
 def test_words_that_a_writer_writes_in_its_thread_page() -> None:
@@ -106,7 +143,7 @@ def test_words_that_a_writer_writes_in_its_thread_page() -> None:
     words = dict.fromkeys([*range(2, 7), 8, *range(10, 13), *range(16, 48)], 7)
     words |= dict.fromkeys(range(64, 96), 35) | dict.fromkeys(range(128, 408), 4)
     page = _special({**words, ThreadWord.STATE: WriterState.PARKED, ThreadWord.WRITES_TIMED: 1120})
-    assert meta_pages._impossible_thread(page) == []
+    assert _wrong_thread(page) == []
 
 
 @pytest.mark.parametrize(
@@ -123,13 +160,13 @@ def test_words_that_a_writer_writes_in_its_thread_page() -> None:
 )
 def test_states_of_a_writer(state: int, steps: int, problems: int) -> None:
     """One that has not started has made no step."""
-    assert len(meta_pages._impossible_thread(_thread(STATE=state, STEPS=steps))) == problems
+    assert len(_wrong_thread(_thread(STATE=state, STEPS=steps))) == problems
 
 
 @pytest.mark.parametrize(("first", "errors", "problems"), [(0, 0, 0), (7, 0, 1), (7, 1, 0), (0, 1, 0)])
 def test_first_wrong_page_of_a_writer_without_any(first: int, errors: int, problems: int) -> None:
     """A page that is named is counted too; the first may be page 0."""
-    found = meta_pages._impossible_thread(_thread(FIRST_ERROR=first, ERRORS=errors))
+    found = _wrong_thread(_thread(FIRST_ERROR=first, ERRORS=errors))
     assert len(found) == problems
 
 
@@ -145,7 +182,7 @@ def test_histograms_count_the_writes_that_were_timed(
     words[ThreadWord.HISTOGRAM + bucket] = words.get(ThreadWord.HISTOGRAM + bucket, 0) + 7
     words[ThreadWord.FINE_HISTOGRAM + bucket] = words.get(ThreadWord.FINE_HISTOGRAM + bucket, 0) + 7
     words[histogram] += ahead
-    found = meta_pages._impossible_thread(_special(words))
+    found = _wrong_thread(_special(words))
     name = "histogram" if histogram == ThreadWord.HISTOGRAM else "fine histogram"
     assert found == (
         [f"has {107 + ahead} writes in its {name}, and says that 107 were timed"] if problems else []
@@ -298,7 +335,7 @@ def test_wrong_pages_that_a_writer_has_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "word", "value", "thread", "sentence"),
     [
-        (_CONTROL, ControlWord.STATE, 3, None, "The agent's control page has the unknown state 3."),
+        (_CONTROL, ControlWord.STATE, 4, None, "The agent's control page has the unknown state 4."),
         (_THREAD, ThreadWord.STATE, 3, 1, "The thread page of agent thread 1 has the unknown state 3."),
         (_THREAD, ThreadWord.MONOTONIC_NS, _NOW + 1, 1, "Agent thread 1 wrote 0.000 ms after"),
         (_CONTROL, ControlWord.DATA_PAGES, 99, None, "The agent has 99 data pages by its control page"),

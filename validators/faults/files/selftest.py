@@ -119,7 +119,7 @@ def _run(
         return row
     with bench.damaged(damage) as path:
         try:
-            verdict = check_file(path, golden=golden, offset=offset)
+            verdict = check_file(path, golden=golden, offset=offset, agent_ran=True)
         except SnapproofError as error:
             return replace(
                 row,

@@ -35,6 +35,8 @@ _MAILBOX = frozenset(
 )
 """Words that only an agent without an operating system uses."""
 
+_CONTROL_SINCE_2 = frozenset((ControlWord.COUNTER, ControlWord.NS_PER_TICK))
+_THREAD_SINCE_2 = frozenset((ThreadWord.COUNTER, ThreadWord.NS_PER_TICK))
 _USED_BY_CONTROL = frozenset((*PageWord, *ControlWord)) - _MAILBOX
 _USED_BY_THREAD = frozenset(
     (
@@ -99,7 +101,7 @@ def _violations(reader: PageReader, scan: AgentScan, meta: MetaPages) -> Iterato
     for problem in _impossible_control(meta.control):
         yield at(meta.control, Code.WRITE_ORDER_BAD_CONTROL_PAGE, f"The agent's control page {problem}.")
     for number, page in sorted(meta.threads.items()):
-        for problem in _impossible_thread(page):
+        for problem in _impossible_thread(meta.control, page):
             sentence = f"The thread page of agent thread {number} {problem}."
             yield at(page, Code.WRITE_ORDER_BAD_THREAD_PAGE, sentence, number)
         if page[ThreadWord.ERRORS]:
@@ -127,15 +129,19 @@ def _unused(page: SpecialPage, used: frozenset[int]) -> list[str]:
 
 
 def _impossible_control(page: SpecialPage) -> list[str]:
-    bare = page[ControlWord.MAILBOX] == MAILBOX_MAGIC
-    problems = _unused(page, _USED_BY_CONTROL | _MAILBOX if bare else _USED_BY_CONTROL)
-    if page[ControlWord.STATE] > max(AgentState):
+    bare, first = page[ControlWord.MAILBOX] == MAILBOX_MAGIC, page[ControlWord.VERSION] == 1
+    used = _USED_BY_CONTROL - _CONTROL_SINCE_2 if first else _USED_BY_CONTROL
+    problems = _unused(page, used | _MAILBOX if bare else used)
+    if page[ControlWord.STATE] > (AgentState.PAUSED if first else AgentState.ENDING):
         problems.append(f"has the unknown state {page[ControlWord.STATE]}")
     return problems
 
 
-def _impossible_thread(page: SpecialPage) -> list[str]:
-    problems = _unused(page, _USED_BY_THREAD)
+def _impossible_thread(control: SpecialPage, page: SpecialPage) -> list[str]:
+    first = control[ControlWord.VERSION] == 1
+    problems = _unused(page, _USED_BY_THREAD - _THREAD_SINCE_2 if first else _USED_BY_THREAD)
+    if page[ThreadWord.NS_PER_TICK] != control[ControlWord.NS_PER_TICK]:
+        problems.append("has another length of the counter's ticks than the control page")
     if page[ThreadWord.STATE] > max(WriterState):
         problems.append(f"has the unknown state {page[ThreadWord.STATE]}")
     if page[ThreadWord.STATE] == WriterState.NOT_STARTED and page[ThreadWord.STEPS]:
@@ -163,7 +169,7 @@ def _other_moment(control: SpecialPage, page: SpecialPage) -> str:
     paused only after all are parked (linux/threads.c).
     """
     writing, state = page[ThreadWord.STATE] == WriterState.WRITING, control[ControlWord.STATE]
-    if writing and state in (AgentState.IDLE, AgentState.PAUSED):
+    if writing and state in (AgentState.IDLE, AgentState.PAUSED, AgentState.ENDING):
         return (
             f"was writing while by the control page the agent was {AgentState(state).name.lower()}: one of "
             "the two pages is not of T0"

@@ -11,6 +11,8 @@ from guest_images.agent import pages as ap
 from guest_images.agent.format import (
     FORMAT_VERSION,
     PAGE_BYTES,
+    READABLE_VERSIONS,
+    AgentState,
     ControlWord,
     DataWord,
     PageWord,
@@ -19,6 +21,7 @@ from guest_images.agent.format import (
 from harness.codes import Code
 from validators.oracles.o2_write_order.booted_anew import waiting_agent
 from validators.oracles.o2_write_order.diagnosis import Diagnosis, diagnose
+from validators.oracles.o2_write_order.gone_agent import REMAINS, excuse_remains, may_be_remains
 from validators.oracles.o2_write_order.meta_pages import MetaPages, judge_meta_pages, page_violation
 from validators.oracles.o2_write_order.places import AgentPlaces, find_places
 from validators.oracles.o2_write_order.scan import AgentScan, DataPages, SpecialPage, scan_agent
@@ -41,13 +44,27 @@ Numbers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
 
-def check_write_order(reader: PageReader) -> CheckResult:
-    """Judge every agent page of the file; SKIP if the guest has no agent."""
+def check_write_order(reader: PageReader, agent_ran: bool = False) -> CheckResult:
+    """Judge every agent page of the file; SKIP if the guest has no agent.
+
+    Args:
+        reader: of the file.
+        agent_ran: an agent is known to have run at T0. Otherwise the pages of one that had gone by then, and
+            whose memory others have used, are no violation.
+    """
     tally = Tally(NAME, _EXPLANATION)
     scan = scan_agent(reader)
     control = _live_control(scan)
     if control is None:
-        return _without_control(reader, scan, tally)
+        return _without_control(reader, scan, tally, agent_ran)
+    if control[ControlWord.STATE] == AgentState.ENDING and control[ControlWord.VERSION] == FORMAT_VERSION:
+        return tally.skip("The agent was ending at T0, and wiped its pages.")
+    result = _judge(reader, scan, control, tally)
+    return result if agent_ran else excuse_remains(reader, scan, control, result)
+
+
+def _judge(reader: PageReader, scan: AgentScan, control: SpecialPage, tally: Tally) -> CheckResult:
+    """Judge the pages of an agent by its control page."""
     if not _judge_control(reader, control, tally):
         return tally.result()
     places = find_places(reader, scan, control, tally)
@@ -78,13 +95,15 @@ def _live_control(scan: AgentScan) -> SpecialPage | None:
     """Return the live agent's control page: of the plausible ones the latest; older agents leave theirs."""
 
     def rank(page: SpecialPage) -> tuple[bool, int, int]:
-        plausible = page[ControlWord.VERSION] == FORMAT_VERSION and page[ControlWord.PAGE_SIZE] == PAGE_BYTES
+        plausible = (
+            page[ControlWord.VERSION] in READABLE_VERSIONS and page[ControlWord.PAGE_SIZE] == PAGE_BYTES
+        )
         return plausible, page[ControlWord.REALTIME_NS], page[ControlWord.HEARTBEATS]
 
     return max(scan.controls, key=rank, default=None)
 
 
-def _without_control(reader: PageReader, scan: AgentScan, tally: Tally) -> CheckResult:
+def _without_control(reader: PageReader, scan: AgentScan, tally: Tally, agent_ran: bool) -> CheckResult:
     if not scan.threads and not scan.directories and not len(scan.data.page):
         return tally.skip("There is no agent in this guest.")
     waiting = waiting_agent(reader, scan)
@@ -95,16 +114,19 @@ def _without_control(reader: PageReader, scan: AgentScan, tally: Tally) -> Check
             f"'{block.idstr}', waits for its first command, and the {len(scan.data.page)} agent pages in RAM "
             "were written before that boot."
         )
-    sentence = f"There are {len(scan.data.page)} agent pages in RAM, but no control page."
+    pages = len(scan.data.page)
+    tally.facts["agent pages without a control page"] = pages
+    if not agent_ran and may_be_remains(reader, scan):
+        return tally.skip(REMAINS.format(pages=pages))
+    sentence = f"There are {pages} agent pages in RAM, but no control page."
     tally.add(Violation(NAME, Code.WRITE_ORDER_NO_CONTROL_PAGE, sentence))
-    tally.facts["agent pages without a control page"] = len(scan.data.page)
     return tally.result()
 
 
 def _judge_control(reader: PageReader, control: SpecialPage, tally: Tally) -> bool:
     pages = sum(block.pages for block in reader.index.blocks)
     problems = []
-    if control[ControlWord.VERSION] != FORMAT_VERSION:
+    if control[ControlWord.VERSION] not in READABLE_VERSIONS:
         problems.append(f"format version {control[ControlWord.VERSION]}")
     if control[ControlWord.PATTERN] >= len(ap.PATTERNS):
         problems.append(f"pattern {control[ControlWord.PATTERN]}")
