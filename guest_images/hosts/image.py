@@ -145,16 +145,28 @@ def build_host_with_kernel(kernel: Kernel, provisioning: Provisioning) -> HostIm
 
     Raises:
         NoSubject: the kernel image does not exist.
-        UsageError: the folder with its modules does not exist.
+        UsageError: the folder with its modules does not exist, or has none.
         MachineryMissing, SetupBroken: as `unpacked.provide_tree`.
     """
     require_kernel(kernel.image)
-    if kernel.modules_folder is not None and not kernel.modules_folder.is_dir():
-        raise UsageError(f"There is no folder '{kernel.modules_folder}' with kernel modules.")
+    _require_modules(kernel)
     spec = host_spec(OWN_KERNEL_HOST)
     trees = _provide_trees(spec, provisioning)
     inputs = _Inputs(kernel.image.name, spec.architecture, kernel, trees, guest_keys(provisioning))
     return _provide_host(inputs, provisioning)
+
+
+def _require_modules(kernel: Kernel) -> None:
+    folder = kernel.modules_folder
+    if folder is None:
+        return
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder '{folder}' with kernel modules.")
+    if not module_files(kernel):
+        raise UsageError(
+            f"The folder '{folder}' has no kernel modules (*.ko); give the folder lib/modules/VERSION that "
+            "'make modules_install INSTALL_MOD_PATH=...' of that kernel fills, or none if all is built in."
+        )
 
 
 def built_hosts(cache: Cache) -> dict[HostSpec, bool]:

@@ -110,6 +110,17 @@ def _address(text: str, rest: str) -> SshAddress:
     return SshAddress(match["six"] or match["name"], port, match["user"] or "")
 
 
+def _path(text: str, path: str) -> Path:
+    """Return a path with its `~` replaced, which no shell does behind `vm:` or `modules=`."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"The host '{text}' has a path in the home folder of somebody who is not known here; "
+            "give the path without '~'."
+        ) from error
+
+
 def _vm(text: str, rest: str) -> VmSpec:
     first, *options = rest.split(",")
     if not first:
@@ -119,9 +130,9 @@ def _vm(text: str, rest: str) -> VmSpec:
         key, _, value = option.partition("=")
         if key != "modules" or not value:
             raise UsageError(f"The host '{text}' has the unknown option '{option}'; use 'modules=FOLDER'.")
-        modules = Path(value)
+        modules = _path(text, value)
     if "/" in first:
-        return VmSpec(kernel=Path(first), modules=modules)
+        return VmSpec(kernel=_path(text, first), modules=modules)
     if modules is not None:
         raise UsageError(
             f"The host '{text}' gives modules for a VM of the catalogue, which has its own; leave them out."

@@ -16,6 +16,7 @@ from harness.guest.ssh import SshShell
 from harness.hosts.host import Host
 from harness.hosts.link import SshLink
 from harness.linux.run_queue import processor_time
+from harness.process import log_tail
 from harness.qemu.configuration import MachineConfig, qemu_quoted
 from harness.qemu.spawned_machine import SpawnedMachine
 
@@ -24,6 +25,8 @@ _CONSOLE = "console.log"
 _SILENT_SECONDS = 60.0
 # A login needs a second of processor time in an emulated VM, and one that takes too long is in vain.
 _LOGIN_SECONDS = 30.0
+# The console is the kernel's to write, and its line is part of a sentence.
+_LINE_LETTERS = 200
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,28 @@ def vm_host(
             evidence = machine.evidence(folder / _CONSOLE)
             last = evidence.log_tail.strip().splitlines()[-1:]
             said = f" The last output of its QEMU: {last[0]}" if last else ""
+            heard = _console_words(folder / _CONSOLE)
             raise SetupBroken(
-                f"The VM host '{name}' did not boot: {error.sentence}{said}", evidence
+                f"The VM host '{name}' did not boot: {error.sentence}{said} {heard}", evidence
             ) from error
         with Host(name, SshLink(shell.transport())) as host:
             host.processor_time = partial(processor_time, machine.pid)
             yield host
+
+
+def _console_words(console: Path) -> str:
+    """Return a sentence with what a kernel said last on its console: its panic where it had one."""
+    lines = [line.strip() for line in log_tail(console).splitlines() if line.strip()]
+    panics = [line for line in lines if "Kernel panic" in line]
+    if not lines:
+        return (
+            "Nothing came on its console: is this a kernel for that processor, with a driver for its console?"
+        )
+    return f"Its console said last: {_shortened((panics or lines)[-1])}"
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= _LINE_LETTERS else f"{line[:_LINE_LETTERS]}..."
 
 
 def _wait_for_line(line: bytes, console: Path, deadline: Deadline, alive: Callable[[], bool]) -> None:

@@ -33,8 +33,8 @@ class KtapWriter:
         if event["event"] == "host":
             self._write("KTAP version 1\n")
             for name, value in event.items():
-                if name != "event":
-                    text = " ".join(value) if isinstance(value, list) else value
+                text = " ".join(value) if isinstance(value, list) else value
+                if name != "event" and text != "":
                     self._write(f"# {name}: {_clean(str(text))}\n")
         elif event["event"] == "plan":
             self._plan(event["tests"])
@@ -48,7 +48,7 @@ class KtapWriter:
         """
         counts = Counter(self.statuses)
         if not counts:
-            return "# nothing ran\n"
+            return "# nothing ran: no test matches; --list names all\n"
         text = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
         totals = (
             f"pass:{counts['PASS']} fail:{counts['FAIL']} xfail:{counts['XFAIL']} xpass:0 "
@@ -64,7 +64,7 @@ class KtapWriter:
                 children = self._members.setdefault(path[:depth], [])
                 if path[: depth + 1] not in children:
                     children.append(path[: depth + 1])
-        self._write(f"1..{len(self._members.get((), []))}\n")
+        self._write(f"1..{len(self._members.get((), []))}\n" if tests else "1..0 # SKIP no test matches\n")
 
     def _result(self, event: dict[str, Any]) -> None:
         path = (event["suite"], event["memory"])

@@ -161,7 +161,6 @@ def test_hosts_do_not_check_the_timer_that_a_busy_machine_delays() -> None:
 def test_missing_drivers_are_left_out(tmp_path: Path) -> None:
     """A user's own kernel may have all drivers built in; no module is loaded then."""
     assert tuple(host_image._modules(Kernel(tmp_path / "bzImage", None))) == ()
-    assert tuple(host_image._modules(Kernel(tmp_path / "bzImage", tmp_path))) == ()
 
 
 def test_own_kernel_must_exist(tmp_path: Path) -> None:
@@ -172,6 +171,16 @@ def test_own_kernel_must_exist(tmp_path: Path) -> None:
     (tmp_path / "bzImage").touch()
     with pytest.raises(UsageError, match="There is no folder"):
         build_host_with_kernel(Kernel(tmp_path / "bzImage", tmp_path / "modules"), Provisioning(cache, print))
+
+
+def test_own_modules_must_be_there(tmp_path: Path) -> None:
+    """A folder without a module would be taken for a kernel with all drivers built in."""
+    (tmp_path / "bzImage").touch()
+    (tmp_path / "modules/kernel").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"has no kernel modules .* 'make modules_install"):
+        build_host_with_kernel(
+            Kernel(tmp_path / "bzImage", tmp_path / "modules"), Provisioning(Cache(tmp_path), print)
+        )
 
 
 def test_disks_are_known_by_serial_number(tmp_path: Path) -> None:

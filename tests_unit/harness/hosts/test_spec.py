@@ -37,6 +37,13 @@ def test_forms(text: str, expected: HostSpecText) -> None:
     assert parse_host(text) == expected
 
 
+def test_home_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell replaces a `~` behind `vm:` or `modules=`."""
+    monkeypatch.setenv("HOME", "/home/me")
+    spec = parse_host("vm:~/linux/bzImage,modules=~/m").vm
+    assert spec == VmSpec(kernel=Path("/home/me/linux/bzImage"), modules=Path("/home/me/m"))
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -47,6 +54,7 @@ def test_forms(text: str, expected: HostSpecText) -> None:
         ("vm:debian-11,modules=/m", "which has its own"),
         ("vm:/k/bzImage,initrd=/x", "use 'modules=FOLDER'"),
         ("vm:/k/bzImage,modules=", "use 'modules=FOLDER'"),
+        ("vm:~no-such-user/bzImage", "somebody who is not known here"),
         ("ssh://", "is not the SSH address of a host"),
         ("ssh://a b", "is not the SSH address of a host"),
         ("ssh://user:secret@lab1", "is not the SSH address of a host"),

@@ -190,4 +190,4 @@ def test_feature_tests_run_on_a_lab_machine(server: RealSshd, capsys: pytest.Cap
     assert f"# host: {address.name}" in said
     assert "# kernel: " in said
     # Whatever this kernel offers, the tests came to an end there.
-    assert code in (EXIT_PASS, EXIT_ALL_SKIPPED)
+    assert code in (EXIT_PASS, EXIT_ALL_SKIPPED), said

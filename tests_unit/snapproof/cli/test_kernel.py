@@ -94,6 +94,21 @@ def test_ktap_is_nested_and_planned() -> None:
     assert "".join(text) == _KTAP
 
 
+def test_ktap_without_a_test() -> None:
+    """The plan says why it is empty, the last line how to find names; a fact without a value is left out."""
+    text: list[str] = []
+    writer = KtapWriter(text.append)
+    writer.event({"event": "host", "kernel": "6.18", "reason": "", "words": []})
+    writer.event({"event": "plan", "tests": []})
+    text.append(writer.summary())
+    assert text == [
+        "KTAP version 1\n",
+        "# kernel: 6.18\n",
+        "1..0 # SKIP no test matches\n",
+        "# nothing ran: no test matches; --list names all\n",
+    ]
+
+
 @pytest.mark.parametrize(
     ("status", "line"),
     [
