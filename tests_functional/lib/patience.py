@@ -19,7 +19,10 @@ _ANSWER_SECONDS = 10.0
 
 
 class PatientDeadline(Deadline):
-    """A deadline that moves, up to a second limit, while QEMU gets less than half of what it wants to run."""
+    """A deadline that moves, up to a second limit, until QEMU has got enough processor time.
+
+    Enough is what it gets within the first limit on a host that grants it LEAST_GRANTED of what it wants.
+    """
 
     def __init__(
         self,
@@ -53,12 +56,17 @@ class PatientDeadline(Deadline):
         """Return the share of the wanted processor time that QEMU got since it began."""
         return self._times(self._pid).since(self._before).granted
 
+    @property
+    def enough(self) -> bool:
+        """Return whether QEMU has got so much processor time that what has not happened is evidence."""
+        return self.granted * self.waited >= LEAST_GRANTED * self.seconds
+
     def remaining(self) -> float:
         """Return the seconds left, on a busy host those until it is looked at again."""
         if left := super().remaining():
             return left
         more = self._most_seconds - self.waited
-        if more <= 0 or self.granted >= LEAST_GRANTED:
+        if more <= 0 or self.enough:
             return 0.0
         return min(_STEP_SECONDS, more)
 
@@ -71,9 +79,9 @@ class PatientDeadline(Deadline):
         Raises:
             HostTooBusy: QEMU got too little processor time.
         """
-        if (granted := self.granted) < LEAST_GRANTED:
+        if not self.enough:
             raise HostTooBusy(
-                f"{what} did not happen within {self.waited:.0f} s, and QEMU got {granted:.0%} of the "
+                f"{what} did not happen within {self.waited:.0f} s, and QEMU got {self.granted:.0%} of the "
                 "processor time that it wanted, which says nothing about the snapshot; run less beside it."
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -17,17 +18,49 @@ def _times(ran: int, waited: int) -> Callable[[int], ProcessorTime]:
     return lambda _pid: next(readings, ProcessorTime(ran, waited))
 
 
-def test_idle_host() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the time of day of all deadlines, as a list of one."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def _deadline(ran: int, waited: int) -> PatientDeadline:
+    return PatientDeadline(8, 1, 60, _times(ran, waited))
+
+
+@pytest.mark.parametrize(("ran", "waited"), [(90, 10), (50, 50), (0, 0)])
+def test_idle_host(clock: list[float], ran: int, waited: int) -> None:
     """The deadline stays where it is, and what did not happen is evidence."""
-    deadline = PatientDeadline(0, 1, 60, _times(90, 10))
+    deadline = _deadline(ran, waited)
+    clock[0] += 7.9
+    assert not deadline.expired
+    clock[0] += 0.2
     assert deadline.expired
     deadline.require_granted("The arrival of 1 items")
 
 
-def test_busy_host() -> None:
-    """The deadline moves as long as the second limit allows."""
-    assert not PatientDeadline(0, 1, 60, _times(10, 90)).expired
-    late = PatientDeadline(0, 1, 0, _times(10, 90))
-    assert late.expired
-    with pytest.raises(HostTooBusy, match=r"QEMU got 10% of the processor time"):
-        late.require_granted("The arrival of 1 items")
+def test_busy_host(clock: list[float]) -> None:
+    """The deadline moves until QEMU has got as much as it would on a host that grants it one half."""
+    deadline = _deadline(25, 75)
+    for waited in (8.1, 15.9):
+        clock[0] = 1000 + waited
+        assert not deadline.expired
+        assert 0 < deadline.remaining() <= 0.5
+        with pytest.raises(HostTooBusy, match=r"within \d+ s, and QEMU got 25% of the processor time"):
+            deadline.require_granted("The arrival of 1 items")
+    clock[0] = 1016
+    assert deadline.expired
+    deadline.require_granted("The arrival of 1 items")
+
+
+def test_host_that_is_too_busy(clock: list[float]) -> None:
+    """The second limit ends the wait, and says nothing."""
+    deadline = _deadline(5, 95)
+    clock[0] += 59.9
+    assert not deadline.expired
+    clock[0] += 0.2
+    assert deadline.expired
+    with pytest.raises(HostTooBusy, match=r"within 60 s, and QEMU got 5% of the processor time"):
+        deadline.require_granted("The arrival of 1 items")
