@@ -8,7 +8,7 @@ from harness.deadline import Deadline
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from tests_functional.foreign_writers.marks import Marks
 from tests_functional.foreign_writers.target import PAGES
-from tests_functional.lib.drivers.disk import DiskDriver, Transfer, carry_out
+from tests_functional.lib.drivers.disk import DiskDriver, Piece, Transfer, carry_out
 
 _PASS_BYTES = PAGES * TARGET_PAGE_BYTES
 
@@ -53,7 +53,7 @@ class DiskReads:
             PageProtected: a background snapshot protects a page of the driver.
         """
         self._offered = [
-            self._driver.put(Transfer(number * _PASS_BYTES + at, self._size, self._data + at))
+            self._driver.put(Transfer(number * _PASS_BYTES + at, (Piece(self._data + at, self._size),)))
             for at in range(0, _PASS_BYTES, self._size)
         ]
 

@@ -26,8 +26,8 @@ _TABLE_BYTES, _REGIONS, _HEADER_BYTES = 256, 0x80, 32
 _TO_DEVICE, _IS_COMMAND, _USE_LBA = 0x27, 0x80, 0x40
 # By whether they write.
 _DMA_EXT, _FPDMA_QUEUED = (0x25, 0x35), (0x60, 0x61)
-# Length of the command's frame in words of 32 bits, and number of its regions; and that it writes.
-_HEADER, _WRITES = 5 | 1 << 16, 1 << 6
+# Length of the command's frame in words of 32 bits, and that it writes.
+_FRAME_WORDS, _WRITES = 5, 1 << 6
 
 
 class AhciDisk(NotedDriver):
@@ -75,11 +75,13 @@ class AhciDisk(NotedDriver):
         """Write a command, its header and its table to guest RAM."""
         slot = self._notes.given % _SLOTS
         table = self._tables + slot * _TABLE_BYTES
-        header = struct.pack("<IIII16x", _HEADER | (_WRITES if transfer.writes else 0), 0, table, 0)
-        region = struct.pack("<QII", transfer.address, 0, transfer.size - 1)
+        about = _FRAME_WORDS | len(transfer.pieces) << 16 | (_WRITES if transfer.writes else 0)
+        header = struct.pack("<IIII16x", about, 0, table, 0)
+        # A region may have 4 MiB (AHCI 1.3.1, 4.2.3.3).
+        regions = (struct.pack("<QII", piece.address, 0, piece.size - 1) for piece in transfer.pieces)
         frame = self._frame(transfer, slot).ljust(_REGIONS, b"\0")
         self._memory.write(self._list + slot * _HEADER_BYTES, header)
-        self._memory.write(table, (frame + region).ljust(_TABLE_BYTES, b"\0"))
+        self._memory.write(table, (frame + b"".join(regions)).ljust(_TABLE_BYTES, b"\0"))
         return self._notes.next()
 
     def tell(self, request: int) -> None:

@@ -23,20 +23,60 @@ _POLL_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A contiguous part of guest RAM.
+
+    Attributes:
+        address: guest-physical.
+        size: in bytes.
+    """
+
+    address: int
+    size: int
+
+    def cut(self, unit: int) -> list[Piece]:
+        """Return it in parts, none of which crosses a multiple of `unit`."""
+        parts, at, end = [], self.address, self.address + self.size
+        while at < end:
+            next_at = min(at - at % unit + unit, end)
+            parts.append(Piece(at, next_at - at))
+            at = next_at
+        return parts
+
+
+@dataclass(frozen=True)
 class Transfer:
     """What a request does.
 
     Attributes:
         at: place on the disk in bytes, a multiple of SECTOR_BYTES.
-        size: bytes that it transfers, a multiple of SECTOR_BYTES.
-        address: guest-physical address of the data, at the beginning of a page.
+        pieces: of guest RAM that have the data, in their order. Each consists of whole pages, but the first
+            one may begin, and the last one end, in the middle of one (see NVM Express 1.4, 4.3).
         writes: whether it writes to the disk.
     """
 
     at: int
-    size: int
-    address: int
+    pieces: tuple[Piece, ...]
     writes: bool = False
+
+    @property
+    def size(self) -> int:
+        """Return the bytes that it transfers, a multiple of SECTOR_BYTES."""
+        return sum(piece.size for piece in self.pieces)
+
+    @property
+    def address(self) -> int:
+        """Return where its data are, for a driver that takes one piece.
+
+        Raises:
+            ValueError: there are several.
+        """
+        (piece,) = self.pieces
+        return piece.address
+
+    def cut(self, unit: int) -> list[Piece]:
+        """Return its pieces in parts, none of which crosses a multiple of `unit`."""
+        return [part for piece in self.pieces for part in piece.cut(unit)]
 
     @property
     def sector(self) -> int:

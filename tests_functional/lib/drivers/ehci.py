@@ -12,6 +12,7 @@ from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board, PciRegisters, has_id
 from harness.qemu.guest_memory import GuestMemory
+from tests_functional.lib.drivers.disk import Piece
 from tests_functional.lib.drivers.usb import IN, OUT, SET_CONFIGURATION
 from tests_functional.lib.patience import patient
 
@@ -106,12 +107,10 @@ class Ehci:
         Raises:
             PageProtected: a background snapshot protects the descriptors.
         """
-        parts = [
-            (address + at, min(_MOST_BYTES, size - at))
-            for address, size in transfers
-            for at in range(0, size, _MOST_BYTES)
-        ]
-        self._give(endpoint, _IN_PACKET if endpoint == IN else _OUT_PACKET, parts)
+        # A part between two multiples of five pages lies in no more than five.
+        parts = [part for transfer in transfers for part in Piece(*transfer).cut(_MOST_BYTES)]
+        packet = _IN_PACKET if endpoint == IN else _OUT_PACKET
+        self._give(endpoint, packet, [(part.address, part.size) for part in parts])
 
     def ring(self, endpoint: int) -> None:
         """Have the controller go through an endpoint's schedule; before that of IN, through that of OUT.
@@ -181,7 +180,7 @@ class Ehci:
 
     def _descriptor(self, endpoint: int, number: int, token: int, address: int, size: int) -> bytes:
         """Return a descriptor, by how many the endpoint was given before it."""
-        pages = [address + at for at in range(0, size, TARGET_PAGE_BYTES)]
+        pages = [part.address for part in Piece(address, size).cut(TARGET_PAGE_BYTES)]
         pages += [0] * (5 - len(pages))
         return struct.pack(_DESCRIPTOR, self._place(endpoint, number + 1), _NOWHERE, token, *pages)
 

@@ -1,7 +1,7 @@
 """Plays the driver of an IDE disk, by bus master DMA.
 
-See ATA/ATAPI-6, 8.27 (READ DMA) and 8.47 (WRITE DMA), and Programming Interface for Bus Master IDE
-Controller, Revision 1.0.
+See ATA/ATAPI-6, READ DMA EXT and WRITE DMA EXT, and Programming Interface for Bus Master IDE Controller,
+Revision 1.0.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests_functional.lib.drivers.disk import Answer, NotedDriver, Transfer
 _COUNT, _LBA, _DEVICE = 0x1F2, 0x1F3, 0x1F6
 COMMAND = 0x1F7
 """The port that takes commands; read, it has the status of the last one."""
-_USE_LBA, _READ_DMA, _WRITE_DMA = 0xE0, 0xC8, 0xCA
+_USE_LBA, _READ_DMA_EXT, _WRITE_DMA_EXT = 0xE0, 0x25, 0x35
 _ERROR = 1
 # Bus master registers of the first channel, from the controller's fifth BAR on.
 _BM_COMMAND, _BM_STATUS, _BM_TABLE = 0, 2, 4
@@ -29,9 +29,10 @@ _ACTIVE, _FAILED, _INTERRUPT = 1, 2, 4
 _BAR = 4
 _ENTRY_BYTES, _LAST_ENTRY = 64 << 10, 1 << 31
 _IDE_CLASS = 0x0101
-# A place has two entries of the table that says where data are, and the request itself: the registers of such
-# a disk take one request at a time, and what a driver has to do yet is known to it alone.
-_PLACE, _PLACE_BYTES, _PLACES = "<IIIIIII4x", 32, 32
+# A place has the table that says where data are, and the request itself: the registers of such a disk take
+# one request at a time, and what a driver has to do yet is known to it alone.
+_TABLE_BYTES, _PLACE_BYTES, _PLACES = 112, 128, 32
+_REQUEST = "<III"
 
 
 def give_command(machine: Machine, command: int, sector: int, sectors: int) -> None:
@@ -40,13 +41,16 @@ def give_command(machine: Machine, command: int, sector: int, sectors: int) -> N
     Args:
         machine: QEMU.
         command: its number.
-        sector: the first one.
-        sectors: how many; at most 256.
+        sector: the first one; below 1 << 24 for a command of 28 bits.
+        sectors: how many; at most 65,536, and for a command of 28 bits 255.
     """
-    write_port(machine, _DEVICE, 1, _USE_LBA | sector >> 24)
-    # 256 sectors are 0 in the register's 8 bits.
+    write_port(machine, _DEVICE, 1, _USE_LBA)
+    # Each register keeps the byte that was written before, which commands of 48 bits take for a higher one.
+    # 65,536 sectors are 0 in these 16 bits.
+    write_port(machine, _COUNT, 1, sectors >> 8 & 0xFF)
     write_port(machine, _COUNT, 1, sectors & 0xFF)
     for byte in range(3):
+        write_port(machine, _LBA + byte, 1, sector >> 8 * (3 + byte) & 0xFF)
         write_port(machine, _LBA + byte, 1, sector >> 8 * byte & 0xFF)
     write_port(machine, COMMAND, 1, command)
 
@@ -71,23 +75,25 @@ class IdeDisk(NotedDriver):
 
     def put(self, transfer: Transfer) -> int:
         """Write a request, and the table that says where its data are, to guest RAM."""
-        first, size = transfer.address, transfer.size
+        parts = transfer.cut(_ENTRY_BYTES)
         # A length of 64 KiB is 0 in its 16 bits.
-        lengths = [min(_ENTRY_BYTES, size - at) % _ENTRY_BYTES for at in range(0, size, _ENTRY_BYTES)]
+        lengths = [part.size % _ENTRY_BYTES for part in parts]
         lengths[-1] |= _LAST_ENTRY
-        table = (first, lengths[0], first + _ENTRY_BYTES, lengths[-1])
-        place = struct.pack(_PLACE, *table, transfer.sector, transfer.sectors, transfer.writes)
+        entries = (struct.pack("<II", part.address, size) for part, size in zip(parts, lengths, strict=True))
+        request = struct.pack(_REQUEST, transfer.sector, transfer.sectors, transfer.writes)
+        place = b"".join(entries).ljust(_TABLE_BYTES, b"\0") + request
         self._memory.write(self._place(self._notes.given), place)
         return self._notes.next()
 
     def tell(self, request: int) -> None:
         """Give the disk a request."""
         place = self._place(request)
-        *_, sector, sectors, writes = struct.unpack(_PLACE, self._memory.read(place, _PLACE_BYTES))
+        found = self._memory.read(place + _TABLE_BYTES, struct.calcsize(_REQUEST))
+        sector, sectors, writes = struct.unpack(_REQUEST, found)
         self._bus_master.put(_BM_COMMAND, 0, 1)
         self._bus_master.put(_BM_STATUS, _FAILED | _INTERRUPT, 1)
         self._bus_master.put(_BM_TABLE, place)
-        give_command(self._machine, _WRITE_DMA if writes else _READ_DMA, sector, sectors)
+        give_command(self._machine, _WRITE_DMA_EXT if writes else _READ_DMA_EXT, sector, sectors)
         self._bus_master.put(_BM_COMMAND, _START | (0 if writes else _TO_MEMORY), 1)
 
     def answers(self) -> list[Answer]:

@@ -6,12 +6,13 @@ See LSI53C895A Technical Manual 2.2, chapter 5 (SCRIPTS), and hw/scsi/lsi53c895a
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from functools import partial
 
 from harness.errors import SetupBroken
 from harness.qemu.board import Board, PciRegisters, has_id
 from harness.qemu.guest_memory import GuestMemory
-from tests_functional.lib.drivers.disk import Answer, NotedDriver, Transfer
+from tests_functional.lib.drivers.disk import Answer, NotedDriver, Piece, Transfer
 from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, get_ready, transfer_command
 
 _ID = (0x1000, 0x0012)
@@ -49,13 +50,13 @@ class LsiDisk(NotedDriver):
             SetupBroken: it does not.
         """
         self._registers.open(_BAR)
-        ask = partial(self._write_program, TEST_UNIT_READY, _DATA_IN, 0, 0)
+        ask = partial(self._write_program, TEST_UNIT_READY, _DATA_IN, ())
         get_ready(self, ask, "SCSI disk", self._machine)
 
     def put(self, transfer: Transfer) -> int:
         """Write a request's program to guest RAM."""
         phase = _DATA_OUT if transfer.writes else _DATA_IN
-        return self._write_program(transfer_command(transfer), phase, transfer.address, transfer.size)
+        return self._write_program(transfer_command(transfer), phase, transfer.pieces)
 
     def tell(self, request: int) -> None:
         """Have the controller run a request's program."""
@@ -79,11 +80,11 @@ class LsiDisk(NotedDriver):
     def _place(self, request: int) -> int:
         return self._programs + request % _PLACES * _PLACE_BYTES
 
-    def _write_program(self, command: bytes, phase: int, data: int, size: int) -> int:
+    def _write_program(self, command: bytes, phase: int, data: Sequence[Piece]) -> int:
         """Write a program, with what it sends and takes behind it, and return the request's number."""
-        place = self._place(self._notes.given)
+        place, moves = self._place(self._notes.given), len(data)
         following, got_data, got_status, got_message = (
-            place + instruction * _INSTRUCTION_BYTES for instruction in (3, 7, 9, 12)
+            place + instruction * _INSTRUCTION_BYTES for instruction in (3, 7, 8 + moves, 11 + moves)
         )
         program = [
             (_SELECT, 0),
@@ -93,7 +94,7 @@ class LsiDisk(NotedDriver):
             (_JUMP_IN_PHASE | _STATUS_IN << 24, got_status),
             (_JUMP_IN_PHASE | _MESSAGE_IN << 24, got_message),
             (_INTERRUPT, _LOST),
-            (phase << 24 | size, data),
+            *((phase << 24 | piece.size, piece.address) for piece in data),
             (_JUMP, following),
             (_STATUS_IN << 24 | 1, place + _STATUS),
             (_MESSAGE_IN << 24 | 1, place + _MESSAGE),

@@ -66,13 +66,13 @@ class NvmeDisk(NotedDriver):
     def put(self, transfer: Transfer) -> int:
         """Write a command, and the list of its pages but the first, to guest RAM."""
         place = self._notes.given % _ENTRIES
-        pages = range(transfer.address, transfer.address + transfer.size, TARGET_PAGE_BYTES)[1:]
+        first, *pages = (part.address for part in transfer.cut(TARGET_PAGE_BYTES))
         listed = self._lists + place * _LIST_BYTES
         # Two pages need no list (NVM Express 1.4, 4.3).
         second = listed if len(pages) > 1 else next(iter(pages), 0)
         command = struct.pack(
             "<BBHIQQQQQIIII",
-            *(_WRITE if transfer.writes else _READ, 0, place, 1, 0, 0, transfer.address, second),
+            *(_WRITE if transfer.writes else _READ, 0, place, 1, 0, 0, first, second),
             *(transfer.sector, transfer.sectors - 1, 0, 0, 0),
         )
         self._memory.write(listed, struct.pack(f"<{len(pages)}Q", *pages))

@@ -13,6 +13,12 @@ from tests_functional.lib.patience import patient
 GOOD = 0
 """Status of a command that was carried out."""
 
+CHUNK_BYTES = 128 << 10
+"""Bytes that a disk transfers at a time behind a controller that does not hand it a list of pieces of RAM.
+
+See QEMU 10.0 hw/scsi/scsi-disk.c, SCSI_DMA_BUF_SIZE.
+"""
+
 TEST_UNIT_READY = bytes(6)
 _READ_10, _WRITE_10 = 0x28, 0x2A
 # A disk reports that it was reset to the first command or two (SPC-4, 5.14).

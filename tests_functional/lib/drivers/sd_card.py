@@ -72,11 +72,11 @@ class SdCard(NotedDriver):
     def put(self, transfer: Transfer) -> int:
         """Write a request, and the list of the regions of its data, to guest RAM."""
         regions = b""
-        for at in range(0, transfer.size, _REGION_BYTES):
-            size = min(_REGION_BYTES, transfer.size - at)
-            kind = _REGION | (_LAST if at + size == transfer.size else 0)
+        parts = transfer.cut(_REGION_BYTES)
+        for number, part in enumerate(parts, 1):
+            kind = _REGION | (_LAST if number == len(parts) else 0)
             # A length of 64 KiB is 0 in its 16 bits.
-            regions += struct.pack("<HHI", kind, size % _REGION_BYTES, transfer.address + at)
+            regions += struct.pack("<HHI", kind, part.size % _REGION_BYTES, part.address)
         request = struct.pack(_REQUEST, transfer.at, transfer.sectors, transfer.writes)
         place = self._place(self._notes.given)
         self._memory.write(place, regions.ljust(_LIST_BYTES, b"\0") + request)

@@ -12,11 +12,12 @@ from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board
 from harness.qemu.guest_memory import GuestMemory
 from tests_functional.lib.drivers.disk import Answer, NotedDriver, Transfer
-from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, get_ready, transfer_command
+from tests_functional.lib.drivers.scsi import CHUNK_BYTES, TEST_UNIT_READY, get_ready, transfer_command
 from tests_functional.lib.drivers.usb import IN, OUT, UsbController
 from tests_functional.lib.drivers.xhci import Xhci
 
 _FRAME, _FRAME_BYTES, _ANSWER_BYTES, _FROM_DISK = b"USBC", 31, 13, 0x80
+_FRAME_HEAD = "<4sIIB"
 _PLACES, _FRAME_PLACE, _ANSWER_PLACE = 32, 64, 32
 
 
@@ -47,6 +48,8 @@ class UsbDisk(NotedDriver):
         self._frames = control + self._controller.pages * TARGET_PAGE_BYTES
         self._answers = self._frames + _PLACES * _FRAME_PLACE
         super().__init__(board, memory, self._answers + _PLACES * _ANSWER_PLACE)
+        # The last long write whose status was asked for; that of a restored guest may be asked for again.
+        self._asked = -1
 
     def start(self) -> None:
         """Start the controller, and make the disk ready.
@@ -76,23 +79,27 @@ class UsbDisk(NotedDriver):
         Raises:
             PageProtected: a background snapshot protects a page of the driver.
         """
-        command, half = transfer_command(transfer), transfer.size // 2
-        data = [(transfer.address, half), (transfer.address + half, half)]
+        command = transfer_command(transfer)
+        data = [(piece.address, piece.size) for piece in transfer.pieces]
+        if len(data) == 1:
+            half = transfer.size // 2
+            data = [(transfer.address, half), (transfer.address + half, half)]
         if transfer.writes:
             request = self._command(command, transfer.size, 0, *data)
             self._take_answer()
             return request
         request = self._command(command, transfer.size, _FROM_DISK)
         self._controller.ring(OUT)
-        # In two transfers: where one waits for all of the data, QEMU 10.0 forgets a status that is asked for
-        # already (hw/usb/dev-storage.c usb_msd_command_complete()).
+        # In two transfers or more: where one waits for all of the data, QEMU 10.0 forgets a status that is
+        # asked for already (hw/usb/dev-storage.c usb_msd_command_complete()).
         self._take_answer(*data)
         return request
 
-    def tell(self, _request: int) -> None:
+    def tell(self, request: int) -> None:
         """Have the controller send what is in the rings, and take what comes."""
         self._controller.ring(OUT)
-        self._controller.ring(IN)
+        if not self._is_long_write(request):
+            self._controller.ring(IN)
 
     def answers(self) -> list[Answer]:
         """Return the answer to the one request that the disk can have, if it is there.
@@ -101,10 +108,23 @@ class UsbDisk(NotedDriver):
             SetupBroken: the controller reports an error.
         """
         request = self._notes.seen
-        if request == self._notes.given or not self._controller.reported(IN):
+        if request == self._notes.given:
+            return []
+        if self._is_long_write(request) and request != self._asked:
+            if not self._controller.reported(OUT):
+                return []
+            self._asked = request
+            self._controller.ring(IN)
+        if not self._controller.reported(IN):
             return []
         self._notes.seen += 1
         return [Answer(request, self._memory.read(self._answer(request) + _ANSWER_BYTES - 1, 1)[0])]
+
+    def _is_long_write(self, request: int) -> bool:
+        """Return whether the disk writes in parts: it must have all data before it is asked how that went."""
+        frame = self._memory.read(self._frames + request % _PLACES * _FRAME_PLACE, _FRAME_BYTES)
+        _, _, size, direction = struct.unpack_from(_FRAME_HEAD, frame)
+        return bool(direction != _FROM_DISK and size > CHUNK_BYTES)
 
     def _command(self, command: bytes, size: int, direction: int, *data: tuple[int, int]) -> int:
         """Put a command, and data to the disk, into the ring; return the request's number."""

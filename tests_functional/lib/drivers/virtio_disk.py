@@ -16,8 +16,9 @@ from harness.qemu.virtio_driver import Buffer, Queue
 from tests_functional.lib.drivers.disk import Answer, NotedDriver, Transfer
 from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, get_ready, transfer_command
 
-_QUEUE_SIZE, _PER_REQUEST = 128, 3
-_PLACES = _QUEUE_SIZE // _PER_REQUEST
+_QUEUE_SIZE = 128
+# Buffers of a request beside its data.
+_HEADER_AND_ANSWER = 2
 _HEADER_PLACE, _ANSWER_PLACE = 64, 128
 _UNANSWERED = b"\xff"
 _INDEX = 1 << 16
@@ -83,9 +84,9 @@ SCSI = VirtioDiskKind(
 class VirtioDisk(NotedDriver):
     """The driver."""
 
-    at_once = _PLACES
-
-    def __init__(self, board: Board, memory: GuestMemory, control: int, kind: VirtioDiskKind) -> None:
+    def __init__(
+        self, board: Board, memory: GuestMemory, control: int, kind: VirtioDiskKind, *, pieces: int = 1
+    ) -> None:
         """Find the disk of a running machine.
 
         Args:
@@ -93,15 +94,18 @@ class VirtioDisk(NotedDriver):
             memory: the guest's.
             control: guest-physical address of pages for what the driver keeps in RAM.
             kind: of the disk.
+            pieces: how many pieces of guest RAM the data of a request may lie in.
 
         Raises:
             SetupBroken: the machine has none.
         """
         self._kind = kind
+        self._buffers = _HEADER_AND_ANSWER + pieces
+        self.at_once = _QUEUE_SIZE // self._buffers
         self._queue = Queue(memory, control, _QUEUE_SIZE)
         self._headers = self._queue.end
         self._answers = self._headers + TARGET_PAGE_BYTES
-        super().__init__(board, memory, self._answers + _PLACES * _ANSWER_PLACE)
+        super().__init__(board, memory, self._answers + self.at_once * _ANSWER_PLACE)
         self._device = board.virtio(kind.number, kind.queue)
         # Of a restored guest nobody knows what the device was told of.
         self._untold = True
@@ -121,8 +125,9 @@ class VirtioDisk(NotedDriver):
 
     def put(self, transfer: Transfer) -> int:
         """Write a request and its buffers to guest RAM, and offer it to the device."""
-        data = Buffer(transfer.address, transfer.size, written=not transfer.writes)
-        return self._put(self._kind.header(self._notes.given, transfer), [data])
+        written = not transfer.writes
+        data = [Buffer(piece.address, piece.size, written=written) for piece in transfer.pieces]
+        return self._put(self._kind.header(self._notes.given, transfer), data)
 
     def tell(self, _request: int) -> None:
         """Tell the device that there are requests, unless it was told since the last one was offered.
@@ -139,14 +144,14 @@ class VirtioDisk(NotedDriver):
         count = (self._queue.used_count() - self._notes.seen) % _INDEX
         chains = self._queue.used_chains(self._notes.seen % _INDEX, count)
         self._notes.seen += count
-        return [self._answer(first // _PER_REQUEST) for first, _ in chains]
+        return [self._answer(first // self._buffers) for first, _ in chains]
 
     def _answer(self, place: int) -> Answer:
         found = self._memory.read(self._answers + place * _ANSWER_PLACE, self._kind.answer_bytes)
-        return Answer(self._notes.latest(place, _PLACES), self._kind.status(found))
+        return Answer(self._notes.latest(place, self.at_once), self._kind.status(found))
 
     def _put(self, header: bytes, data: list[Buffer]) -> int:
-        place = self._notes.given % _PLACES
+        place = self._notes.given % self.at_once
         head = Buffer(self._headers + place * _HEADER_PLACE, len(header), written=False)
         answer = Buffer(self._answers + place * _ANSWER_PLACE, self._kind.answer_bytes)
         self._memory.write(head.address, header)
@@ -155,7 +160,7 @@ class VirtioDisk(NotedDriver):
         later = self._kind.answer_first and all(buffer.written for buffer in data)
         chain = [head, answer, *data] if later else [head, *data, answer]
         number = self._notes.next()
-        self._queue.describe(place * _PER_REQUEST, chain)
-        self._queue.offer_chain(place * _PER_REQUEST)
+        self._queue.describe(place * self._buffers, chain)
+        self._queue.offer_chain(place * self._buffers)
         self._untold = True
         return number

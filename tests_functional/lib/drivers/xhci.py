@@ -13,6 +13,7 @@ from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.board import Board, PciRegisters, has_id
 from harness.qemu.guest_memory import GuestMemory
+from tests_functional.lib.drivers.disk import Piece
 from tests_functional.lib.drivers.usb import IN, OUT, SET_CONFIGURATION
 from tests_functional.lib.patience import patient
 
@@ -36,7 +37,7 @@ _CONTROL = 1
 _CONTROL_TYPE, _IN_TYPE, _OUT_TYPE = 4, 6, 2
 _CONTROL_PACKET, _BULK_PACKET = 512, 1024
 _CONTEXT_BYTES = 32
-# A block of a ring has at most 64 KiB.
+# A block of a ring crosses no multiple of 64 KiB (xHCI 1.2, 6.4.1).
 _MOST_BYTES = 64 << 10
 _RING_BYTES = {IN: 2 * TARGET_PAGE_BYTES, OUT: TARGET_PAGE_BYTES}
 
@@ -105,14 +106,13 @@ class Xhci:
         Raises:
             PageProtected: a background snapshot protects the ring.
         """
-        blocks = b""
-        for number, (address, size) in enumerate(transfers, 1):
-            for at in range(0, size, _MOST_BYTES):
-                last = number == len(transfers) and at + _MOST_BYTES >= size
-                part = min(_MOST_BYTES, size - at)
-                blocks += _block(address + at, part, _NORMAL, _REPORT if last else 0)
+        parts = [part for transfer in transfers for part in Piece(*transfer).cut(_MOST_BYTES)]
+        blocks = b"".join(
+            _block(part.address, part.size, _NORMAL, _REPORT if number == len(parts) else 0)
+            for number, part in enumerate(parts, 1)
+        )
         self._memory.write(self._next(endpoint), blocks)
-        self._used[endpoint] += len(blocks) // _BLOCK_BYTES
+        self._used[endpoint] += len(parts)
 
     def ring(self, endpoint: int) -> None:
         """Tell the controller that an endpoint's ring has more."""
