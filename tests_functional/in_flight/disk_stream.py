@@ -20,6 +20,10 @@ from tests_functional.in_flight.stream import FarEnd, InFlight
 from tests_functional.lib.drivers.disk import Answer, DiskDriver, Transfer, carry_out
 
 _CONTROL_PAGES = 16
+# What the guest's RAM has where no data were transferred.
+_FILLER = b"\xa5"
+# No item's number, nor what stands for an item that was not done.
+_UNASKED = -1 << 16
 _POLL_SECONDS = 0.01
 # How often nothing must arrive until nothing more is expected.
 _QUIET_POLLS = 20
@@ -48,8 +52,14 @@ class DiskBus:
     put_late: bool = False
 
 
+def data_at(machine: Machine) -> int:
+    """Return the guest-physical address of the rooms for data, one behind the other."""
+    base = free_ram_at(machine.config.machine, machine.config.ram_mib * MIB)
+    return base + _CONTROL_PAGES * TARGET_PAGE_BYTES
+
+
 class DiskStream:
-    """The stream; item n is the request for block n, whose buffer is never used for another one."""
+    """The stream; item n is request n of the plan, with a room in guest RAM that no other one uses then."""
 
     def __init__(self, machine: Machine, far: FarEnd, bus: DiskBus, plan: disks.Plan) -> None:
         """Find the disk of a running machine.
@@ -59,9 +69,9 @@ class DiskStream:
         """
         self._machine, self._far, self._bus, self._plan = machine, far, bus, plan
         self._memory = GuestMemory(machine)
-        base = free_ram_at(machine.config.machine, machine.config.ram_mib * MIB)
-        self._data = base + _CONTROL_PAGES * TARGET_PAGE_BYTES
-        self._driver = bus.driver(Board(machine, PC, far.board), self._memory, base)
+        self._data = data_at(machine)
+        control = self._data - _CONTROL_PAGES * TARGET_PAGE_BYTES
+        self._driver = bus.driver(Board(machine, PC, far.board), self._memory, control)
         # Items by the number of their request; those that were not told of; and requests that the disk has.
         self._items: dict[int, int] = {}
         self._waiting: list[int] = []
@@ -69,10 +79,7 @@ class DiskStream:
         self._known: set[int] = set()
 
     def start(self) -> None:
-        """Set the disk up, with the data of all requests."""
-        for number in range(disks.BLOCKS):
-            data = disks.written_block(number) if self._plan.writes(number) else bytes(disks.BLOCK_BYTES)
-            self._memory.write(self._block(number), data)
+        """Set the disk up."""
         self._driver.start()
 
     def resume(self, position: int) -> None:
@@ -166,9 +173,9 @@ class DiskStream:
         for request, item in self._items.items():
             if item == number:
                 return request
-        transfer = Transfer(
-            number * disks.BLOCK_BYTES, disks.BLOCK_BYTES, self._block(number), self._plan.writes(number)
-        )
+        transfer = self._plan.transfer(number, self._room(number))
+        data = disks.content(self._plan.sectors(number), written=True) if transfer.writes else b""
+        self._memory.write(self._room(number), self._filled(transfer, data))
         request = self._driver.put(transfer)
         self._items[request] = number
         return request
@@ -178,18 +185,36 @@ class DiskStream:
         self._told.discard(answer.request)
         number = self._items.get(answer.request)
         if number is None:
-            return [-1 - disks.BLOCKS]
+            return [_UNASKED]
         if answer.status:
             return [-1 - number]
+        sectors = self._plan.sectors(number)
         if self._plan.writes(number):
             before = self._far.restored and self._plan.done_before_t0(number)
-            return disks.found_written(disks.written_numbers(self._far), number, before_t0=before)
-        right = self._memory.read(self._block(number), disks.BLOCK_BYTES) == disks.block(number)
+            return disks.found_written(disks.written_sectors(self._far), number, sectors, before_t0=before)
+        transfer = self._plan.transfer(number, self._room(number))
+        expected = self._filled(transfer, disks.content(sectors, written=False))
+        right = self._memory.read(self._room(number), self._plan.room_bytes) == expected
         return [number if right else -1 - number]
 
     def _strays(self) -> list[int]:
         """Return writes to the image that this guest has not asked for."""
-        return [number for number in disks.written_numbers(self._far) if number not in self._known]
+        numbers = (self._plan.number(sector) for sector in disks.written_sectors(self._far))
+        return [number for number in dict.fromkeys(numbers) if number not in self._known]
 
-    def _block(self, number: int) -> int:
-        return self._data + number * disks.BLOCK_BYTES
+    def _filled(self, transfer: Transfer, data: bytes) -> bytes:
+        """Return the content of a request's room with some of its data, and _FILLER in all other places."""
+        room, first = (
+            bytearray(_FILLER * self._plan.room_bytes),
+            min(piece.address for piece in transfer.pieces),
+        )
+        at = 0
+        for piece in transfer.pieces:
+            part = data[at : at + piece.size]
+            place = piece.address - first
+            room[place : place + len(part)] = part
+            at += piece.size
+        return bytes(room)
+
+    def _room(self, number: int) -> int:
+        return self._data + number % self._plan.counts.total * self._plan.room_bytes

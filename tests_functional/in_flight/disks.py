@@ -1,4 +1,4 @@
-"""The disk of a guest with requests in flight: an image of numbered blocks behind a throttle.
+"""The disk of a guest with requests in flight: an image of numbered sectors behind a throttle.
 
 A throttle keeps requests back until QEMU stops the guest, which waits for all of them (QEMU 10.0
 system/cpus.c do_vm_stop(), bdrv_drain_all()). A request that fails meanwhile is kept by the device with
@@ -9,26 +9,29 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import SetupBroken
+from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
 from tests_functional.in_flight.numbers import Counts, Numbers
 from tests_functional.in_flight.stream import FarEnd
 from tests_functional.in_flight.write_log import log_node, logged_writes
-from tests_functional.lib.drivers.disk import SECTOR_BYTES
+from tests_functional.lib.drivers.disk import SECTOR_BYTES, Piece, Transfer
 
-BLOCK_SECTORS = 8
-"""Sectors that a request reads or writes."""
+LONG = (64 << 10, 256 << 10, 128 << 10)
+"""Bytes of long requests, by number.
 
-BLOCK_BYTES = BLOCK_SECTORS * SECTOR_BYTES
-"""Bytes that a request reads or writes."""
+The first one that waits at T0 has 256 KiB. Those that pass a throttle that was just closed have no more than
+a SCSI disk transfers at a time (`scsi.CHUNK_BYTES`): it lets no second part of a request pass.
+"""
 
-BLOCKS = 64
-"""Blocks of the disk; item n of a stream is the request for block n."""
+PIECES = 3
+"""Pieces of guest RAM that the data of a long request lie in, where its bus can have several."""
 
 BUS_PATH = "/machine/peripheral/flight-bus"
 """QOM path of the device that the disk is attached to, where that is another one."""
@@ -43,6 +46,10 @@ _BYTES_PER_SECOND = 1
 # QEMU forgets what waits if there is no limit any more; with another one it looks at it again.
 _NO_LIMIT = 1 << 40
 _SNAPSHOTS = 4
+_SHORT = (TARGET_PAGE_BYTES,)
+# A request of several pieces begins in the middle of a page, has this much of it, and ends before the same
+# place of another page.
+_HEAD_BYTES = 3072
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class Plan:
         serial: whether the device works on one at a time, so that the others wait in it at T0.
         fails: whether the last of these fails while QEMU stops the guest.
         last_reads: whether that one reads from the disk; else it writes. Every second request writes.
+        sizes: bytes of each request, by its number in turn.
+        pieces: of guest RAM that the data of one lie in, 1 or PIECES.
     """
 
     counts: Counts
@@ -62,6 +71,40 @@ class Plan:
     serial: bool = False
     fails: bool = False
     last_reads: bool = False
+    sizes: Sequence[int] = _SHORT
+    pieces: int = 1
+
+    @property
+    def disk_bytes(self) -> int:
+        """Return the size of a disk with a place for each request."""
+        return self.counts.total * _SNAPSHOTS * max(self.sizes)
+
+    def sectors(self, number: int) -> range:
+        """Return the sectors that a request reads or writes; no two have any in common."""
+        first = number * max(self.sizes) // SECTOR_BYTES
+        return range(first, first + self.sizes[number % len(self.sizes)] // SECTOR_BYTES)
+
+    def number(self, sector: int) -> int:
+        """Return the request that reads or writes a sector, -1 for none."""
+        number = sector * SECTOR_BYTES // max(self.sizes)
+        return number if sector in self.sectors(number) else -1
+
+    @property
+    def room_bytes(self) -> int:
+        """Return the guest RAM that the data of a request are given, with what lies between its pieces."""
+        return max(self.sizes) + (PIECES if self.pieces > 1 else 0) * TARGET_PAGE_BYTES
+
+    def transfer(self, number: int, room: int) -> Transfer:
+        """Return a request.
+
+        Args:
+            number: its number.
+            room: guest-physical address of `room_bytes`, which begin with a page.
+        """
+        sectors = self.sectors(number)
+        at, size = sectors.start * SECTOR_BYTES, len(sectors) * SECTOR_BYTES
+        pieces = _scattered(room, size) if self.pieces > 1 else (Piece(room, size),)
+        return Transfer(at, pieces, self.writes(number))
 
     def writes(self, number: int) -> bool:
         """Return whether a request writes."""
@@ -99,20 +142,34 @@ ONE = Plan(Counts(consumed=4, in_flight=4, later=2), told=1, serial=True)
 WAITING = Plan(Counts(consumed=4, in_flight=6, later=2), told=4, serial=True)
 """A disk that has several and works on one at a time: the throttle keeps it back, and the others wait."""
 
-
-def block(number: int) -> bytes:
-    """Return the content of a block before it is written to."""
-    return _content(number, 0)
+QUEUE_IN_PIECES, ONE_IN_PIECES = (replace(plan, sizes=LONG, pieces=PIECES) for plan in (QUEUE, ONE))
+"""The same as QUEUE and ONE, with long requests whose data lie in several pieces of guest RAM."""
 
 
-def written_block(number: int) -> bytes:
-    """Return what the request for a block writes."""
-    return _content(number, 1)
+def _scattered(room: int, size: int) -> tuple[Piece, ...]:
+    """Return PIECES pieces, each of which lies in front of the one before it, with a page between them.
+
+    Args:
+        room: guest-physical address of a page, with room for `size` and PIECES pages more.
+        size: of all pieces, a multiple of the page size, of which it has 4 or more.
+    """
+    page = TARGET_PAGE_BYTES
+    # The two pieces at the ends have one page between them beside whole ones.
+    tail = (size // page - 1) // PIECES
+    middle = tail + (size // page - 1) % PIECES
+    head = tail
+    middle_at = room + (tail + 2) * page
+    head_at = middle_at + (middle + 1) * page + page - _HEAD_BYTES
+    return (
+        Piece(head_at, _HEAD_BYTES + head * page),
+        Piece(middle_at, middle * page),
+        Piece(room, tail * page + page - _HEAD_BYTES),
+    )
 
 
-def _content(number: int, kind: int) -> bytes:
-    first = number * BLOCK_SECTORS
-    return b"".join(sector(one, written=bool(kind)) for one in range(first, first + BLOCK_SECTORS))
+def content(sectors: range, *, written: bool) -> bytes:
+    """Return the content of some sectors, before or after they are written to."""
+    return b"".join(sector(number, written=written) for number in sectors)
 
 
 def sector(number: int, *, written: bool) -> bytes:
@@ -126,9 +183,9 @@ def sector_number(content: bytes, *, written: bool) -> int:
     return number if content == sector(number, written=written) else -1
 
 
-def make_disk(path: Path) -> None:
-    """Make the image, and the empty log of its writes."""
-    path.write_bytes(b"".join(block(number) for number in range(BLOCKS)))
+def make_disk(path: Path, size: int) -> None:
+    """Make an image of some bytes, and the empty log of its writes."""
+    path.write_bytes(content(range(size // SECTOR_BYTES), written=False))
     log_of(path).write_bytes(b"")
 
 
@@ -137,33 +194,34 @@ def log_of(disk: Path) -> Path:
     return disk.with_suffix(".log")
 
 
-def written_numbers(far: FarEnd) -> list[int]:
-    """Return the requests that have written to the image of one QEMU, in their order.
-
-    A write that no request asks for has the number -1.
-    """
-    return [_number(write.at, write.data) for write in logged_writes(log_of(far.disk))]
-
-
-def _number(at: int, data: bytes) -> int:
-    number = at // BLOCK_BYTES
-    return number if at % BLOCK_BYTES == 0 and data == written_block(number) else -1
+def written_sectors(far: FarEnd) -> Counter[int]:
+    """Return how often each sector of the image of one QEMU was written; -1 for a wrong content or place."""
+    return Counter(
+        _written(write.at // SECTOR_BYTES + at, write.data[at * SECTOR_BYTES :][:SECTOR_BYTES])
+        for write in logged_writes(log_of(far.disk))
+        for at in range(len(write.data) // SECTOR_BYTES)
+    )
 
 
-def found_written(written: Sequence[int], number: int, *, before_t0: bool) -> list[int]:
+def _written(at: int, data: bytes) -> int:
+    return at if sector_number(data, written=True) == at else -1
+
+
+def found_written(written: Mapping[int, int], number: int, sectors: range, *, before_t0: bool) -> list[int]:
     """Return what the log says of a write that the guest takes for done: its number, as often as it was made.
 
     Args:
-        written: the writes to the image, by number.
+        written: how often each sector of the image was written.
         number: the request's.
-        before_t0: whether it was carried out before T0 by another guest, with another image. Then one in this
-            image is the second one.
+        sectors: the request's.
+        before_t0: whether they were written before T0 by another guest, to another image. Then a write in
+            this image is the second one.
 
     Returns:
-        A negative number where the write was not made.
+        A negative number where a sector was not written.
     """
-    count = written.count(number) + before_t0
-    return [number] * count or [-1 - number]
+    counts = [written.get(sector, 0) + before_t0 for sector in sectors]
+    return [number] * max(counts) if min(counts) else [-1 - number]
 
 
 def disk(far: FarEnd, devices: Sequence[str], plan: Plan) -> tuple[str, ...]:
@@ -178,8 +236,7 @@ def disk(far: FarEnd, devices: Sequence[str], plan: Plan) -> tuple[str, ...]:
     file = log_node(file, log_of(far.disk), SECTOR_BYTES)
     if plan.fails and not far.restored:
         rules = [
-            {"event": "none", "sector": number * BLOCK_BYTES // SECTOR_BYTES, "once": True}
-            for number in plan.failing()
+            {"event": "none", "sector": plan.sectors(number)[-1], "once": True} for number in plan.failing()
         ]
         file = {"driver": "blkdebug", "image": file, "inject-error": rules}
     *buses, last = devices

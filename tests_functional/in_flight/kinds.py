@@ -17,6 +17,8 @@ from tests_functional.in_flight.numbers import Counts
 from tests_functional.in_flight.stream import FarEnd, Stream
 from tests_functional.lib.drivers import virtio_disk
 from tests_functional.lib.drivers.ahci import AhciDisk
+from tests_functional.lib.drivers.am53c974 import Am53c974Disk
+from tests_functional.lib.drivers.ehci import Ehci
 from tests_functional.lib.drivers.ide import IdeDisk
 from tests_functional.lib.drivers.lsi import LsiDisk
 from tests_functional.lib.drivers.nvme import NvmeDisk
@@ -44,6 +46,7 @@ class StreamKind:
         netdev: the kind of network that QEMU must have, "" for none.
         may_refuse: whether QEMU may refuse to save a guest with the device, by a message that names it.
         flows: how the guest is saved, once each.
+        disk_bytes: size of its disk, 0 for none.
     """
 
     reason: str
@@ -58,6 +61,7 @@ class StreamKind:
     netdev: str = ""
     may_refuse: bool = False
     flows: Sequence[Flow] = (Flow.STOP_AND_SAVE, Flow.STOP_MIGRATE_CONT, Flow.LIVE)
+    disk_bytes: int = 0
 
     def lacking(self, executable: Path) -> str:
         """Return what a QEMU lacks of it, as the end of a sentence; "" for nothing.
@@ -103,7 +107,7 @@ def _net(far: FarEnd) -> tuple[str, ...]:
 
 
 # What waits in a disk goes on in a guest that is stopped for its golden image, and an ordinary save may abort
-# QEMU (F48), so that it comes last.
+# QEMU (F48, F911), so that it comes last.
 _CONTROL_LAST = (Flow.LIVE, Flow.STOP_AND_SAVE)
 _WAIT = "requests wait in QEMU and in the guest's RAM"
 _FAILS = "fails while QEMU stops the guest, is in the device's state, and is tried again"
@@ -135,7 +139,24 @@ def _disk(bus: DiskBus, reason: str, plan: disks.Plan) -> StreamKind:
         sent_while_saving=False,
         delivered_while_saving=not bus.put_late,
         ordered=False,
+        disk_bytes=plan.disk_bytes,
     )
+
+
+def _long(bus: DiskBus, plan: disks.Plan) -> StreamKind:
+    """Return the stream of long requests of a kind of disk.
+
+    Args:
+        bus: of the disk.
+        plan: of its requests.
+    """
+    pieces = f"requests of up to 256 KiB, with data in {plan.pieces} pieces of RAM, wait in QEMU and in RAM"
+    return _disk(bus, pieces, plan)
+
+
+def _in_chunks(bus: DiskBus, plan: disks.Plan) -> StreamKind:
+    """Return the same of a SCSI disk that carries out a long request in parts (F911)."""
+    return replace(_long(bus, plan), flows=_CONTROL_LAST)
 
 
 def _pio(reason: str, *, writes: bool = False) -> StreamKind:
@@ -147,6 +168,7 @@ def _pio(reason: str, *, writes: bool = False) -> StreamKind:
         lambda machine, far: pio.Pio(machine, far, writes=writes),
         sent_while_saving=False,
         delivered_while_saving=False,
+        disk_bytes=disks.ONE.disk_bytes,
     )
 
 
@@ -166,9 +188,18 @@ _VIRTIO_SCSI = DiskBus(
 )
 _IDE = DiskBus("piix3-ide", ("ide-hd,bus=ide.0",), IdeDisk)
 _AHCI = DiskBus("ich9-ahci", ("ich9-ahci", "ide-hd,bus=flight-bus.0"), AhciDisk)
+_NCQ = replace(_AHCI, driver=partial(AhciDisk, at_once=32, queued=True))
+_ESP = DiskBus("am53c974", ("am53c974", "scsi-hd"), Am53c974Disk)
 _LSI = DiskBus("lsi53c895a", ("lsi53c895a", "scsi-hd"), LsiDisk)
 _USB = DiskBus("qemu-xhci", ("qemu-xhci", "usb-storage"), UsbDisk, put_late=True)
+_EHCI = DiskBus("usb-ehci", ("usb-ehci", "usb-storage"), partial(UsbDisk, controller=Ehci), put_late=True)
 _NVME = DiskBus("nvme", ("nvme,serial=flight",), NvmeDisk)
+
+
+def _scattered(bus: DiskBus, kind: virtio_disk.VirtioDiskKind) -> DiskBus:
+    """Return a virtio disk whose driver takes the data of a request in several pieces."""
+    return replace(bus, driver=partial(VirtioDisk, kind=kind, pieces=disks.PIECES))
+
 
 STREAM_KINDS: Mapping[str, StreamKind] = {
     "uart-in": StreamKind(
@@ -281,9 +312,21 @@ STREAM_KINDS: Mapping[str, StreamKind] = {
         ),
         flows=_CONTROL_LAST,
     ),
-    **_disks("ahci-ncq", replace(_AHCI, driver=partial(AhciDisk, at_once=32, queued=True)), disks.QUEUE),
+    **_disks("ahci-ncq", _NCQ, disks.QUEUE),
     # It has neither `rerror` nor `werror`.
     "nvme": replace(_disk(_NVME, _WAIT, disks.QUEUE), may_refuse=True),
     **_disks("lsi53c895a", _LSI, disks.ONE),
+    "am53c974": _disk(_ESP, _WAIT, disks.ONE),
     **_disks("usb-storage", _USB, disks.ONE),
+    "usb-ehci": _disk(_EHCI, _WAIT, disks.ONE),
+    "virtio-blk-long": _long(_scattered(_VIRTIO_BLK, virtio_disk.BLK), disks.QUEUE_IN_PIECES),
+    "virtio-scsi-long": _long(_scattered(_VIRTIO_SCSI, virtio_disk.SCSI), disks.QUEUE_IN_PIECES),
+    "ide-long": _long(_IDE, disks.ONE_IN_PIECES),
+    "ahci-long": _long(_AHCI, disks.ONE_IN_PIECES),
+    "ahci-ncq-long": _long(_NCQ, disks.QUEUE_IN_PIECES),
+    "nvme-long": replace(_long(_NVME, disks.QUEUE_IN_PIECES), may_refuse=True),
+    "lsi53c895a-long": _in_chunks(_LSI, disks.ONE_IN_PIECES),
+    "usb-storage-long": _in_chunks(_USB, disks.ONE_IN_PIECES),
+    # A long write would not be in QEMU at T0 for sure: this controller comes for its data by and by.
+    "usb-ehci-long": _in_chunks(_EHCI, replace(disks.ONE_IN_PIECES, last_reads=True)),
 }

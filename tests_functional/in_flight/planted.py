@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from harness.codes import Code
 from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.machine import Machine
-from tests_functional.in_flight.disks import DISK_PATH
+from tests_functional.in_flight.disk_stream import data_at
+from tests_functional.in_flight.disks import DISK_PATH, QUEUE_IN_PIECES
 from tests_functional.in_flight.kinds import STREAM_KINDS, StreamKind
 from tests_functional.in_flight.numbers import Numbers
 from tests_functional.in_flight.scenario import (
@@ -69,6 +70,14 @@ def _break_queue(machine: Machine) -> None:
     memory.write(ring + 2, struct.pack("<H", (offered + 1) % _INDEX))
 
 
+def _overrun(machine: Machine) -> None:
+    """Write one byte behind the data of each request, as a device that takes a piece for longer would."""
+    memory, plan = GuestMemory(machine), QUEUE_IN_PIECES
+    for place in range(plan.counts.total):
+        last = plan.transfer(place, data_at(machine) + place * plan.room_bytes).pieces[-1]
+        memory.write(last.address + last.size, b"\0")
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault in a restored guest.
@@ -77,11 +86,13 @@ class Fault:
         code: the one that it must have.
         sent: what is sent in place of the right items, None for the right ones.
         damage: called with the restored guest's QEMU before anything can arrive.
+        further: codes that it has as well.
     """
 
     code: Code
     sent: Faults | None = None
     damage: Callable[[Machine], None] = undamaged
+    further: Sequence[Code] = ()
 
 
 FAULTS: Mapping[str, Sequence[Fault]] = {
@@ -101,6 +112,11 @@ FAULTS: Mapping[str, Sequence[Fault]] = {
         Fault(Code.IN_FLIGHT_TWICE, _write_again),
         Fault(Code.IN_FLIGHT_BROKEN, damage=_break_queue),
     ),
+    "virtio-blk-long": (
+        Fault(Code.IN_FLIGHT_TWICE, _write_again),
+        # A read with wrong data is none that was asked for.
+        Fault(Code.IN_FLIGHT_LOST, damage=_overrun, further=(Code.IN_FLIGHT_UNKNOWN,)),
+    ),
 }
 """What is planted, by stream."""
 
@@ -119,13 +135,17 @@ def planted_faults(run: Run) -> Outcome:
 
 def _planted_in(run: Run, kind: StreamKind, faults: Sequence[Fault]) -> list[CheckResult]:
     checks = []
-    with far_ends(run, 1 + len(faults)) as (here, *there), source_with(run, kind, here) as (source, stream):
+    with (
+        far_ends(run, kind, 1 + len(faults)) as (here, *there),
+        source_with(run, kind, here) as (source, stream),
+    ):
         for number, (fault, far) in enumerate(zip(faults, there, strict=True), 1):
             numbers = Numbers.of(number, kind.counts)
             passage = Passage(run, kind, numbers, far, fault.sent, fault.damage)
             cycle = passage.judge(source, stream, Flow.LIVE, f"planted/{fault.code}")
             name = f"{run.folder.name}-{fault.code}"
-            checks.append(judge_seen(name, {(RESTORED_CHECK, fault.code)}, cycle.verdict.checks))
+            expected = {(RESTORED_CHECK, code) for code in (fault.code, *fault.further)}
+            checks.append(judge_seen(name, expected, cycle.verdict.checks))
         source.guest.machine.quit()
     return checks
 

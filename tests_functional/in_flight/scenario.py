@@ -65,7 +65,7 @@ def _with(run: Run, name: str, kind: StreamKind) -> Outcome:
     require_stream(run, kind)
     cycles = []
     with (
-        far_ends(run, 1 + len(kind.flows)) as (here, *there),
+        far_ends(run, kind, 1 + len(kind.flows)) as (here, *there),
         source_with(run, kind, here) as (source, stream),
     ):
         for number, (flow, far) in enumerate(zip(kind.flows, there, strict=True)):
@@ -100,7 +100,7 @@ def require_stream(run: Run, kind: StreamKind) -> None:
 
 
 @contextmanager
-def far_ends(run: Run, count: int) -> Iterator[list[FarEnd]]:
+def far_ends(run: Run, kind: StreamKind, count: int) -> Iterator[list[FarEnd]]:
     """Yield the far ends of the source and of the restored guests."""
     with socket_folder() as folder, ExitStack() as opened:
         found = []
@@ -110,7 +110,7 @@ def far_ends(run: Run, count: int) -> Iterator[list[FarEnd]]:
             disk = run.folder / f"disk-{number}"
             for path in (disk, log_of(disk)):
                 opened.callback(path.unlink, missing_ok=True)
-            make_disk(disk)
+            make_disk(disk, kind.disk_bytes)
             ends = opened.enter_context(pipes(place / "pipe")), opened.enter_context(peer_socket(place))
             found.append(FarEnd(place, *ends, place / "board", disk, number > 0))
         yield found

@@ -13,7 +13,7 @@ import pytest
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, SetupBroken
 from tests_functional.in_flight import pio
-from tests_functional.in_flight.disks import BLOCK_SECTORS, block, sector, sector_number, written_block
+from tests_functional.in_flight.disks import content, sector, sector_number
 from tests_functional.in_flight.numbers import Numbers
 from tests_functional.in_flight.pio import COUNTS, Pio
 from tests_functional.in_flight.stream import FarEnd
@@ -114,10 +114,11 @@ def test_disk_that_gives_nothing(
         stream.fill(Numbers.of(1, COUNTS), Deadline(0.1))
 
 
-def test_sectors_of_a_block() -> None:
+def test_content_of_sectors() -> None:
     """Each has its number, and another content once it is written."""
-    sectors = range(3 * BLOCK_SECTORS, 4 * BLOCK_SECTORS)
-    for written, content in ((False, block(3)), (True, written_block(3))):
-        parts = [content[at : at + 512] for at in range(0, len(content), 512)]
+    sectors = range(24, 32)
+    for written in (False, True):
+        data = content(sectors, written=written)
+        parts = [data[at : at + 512] for at in range(0, len(data), 512)]
         assert [sector_number(part, written=written) for part in parts] == list(sectors)
         assert {sector_number(part, written=not written) for part in parts} == {-1}
