@@ -165,7 +165,7 @@ class Code(enum.StrEnum):
 
     # Oracle 4, structure. What comes before the dot is the name of the check.
     HEADER_VERSION = "header.version", "The stream has a version that QEMU does not write."
-    CONFIGURATION_MACHINE = "configuration.machine", "The machine name has an impossible length."
+    CONFIGURATION_MACHINE = "configuration.machine", "The machine name has an impossible length or byte."
     CONFIGURATION_SUBSECTION = "configuration.subsection", "A configuration subsection is unknown."
     CONFIGURATION_SUBSECTIONS = "configuration.subsections", "There are too many configuration subsections."
     CONFIGURATION_PAGE_BITS = "configuration.page-bits", "The target page size is impossible."

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.errors import SetupBroken, UsageError
+from harness.errors import MachineryMissing, SetupBroken, SnapproofError, UsageError
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status, exit_code
 from snapproof.cli.info import content_of
 from snapproof.cli.streams import shown
@@ -26,6 +26,8 @@ _GOLDEN = "golden"
 _OF_GOLDEN = "vmstate"
 _GOLDEN_INDEX = "golden.json"
 _FORMAT_VERSION = 1
+# What keeps a file from being read, such as a disk that is full, a library that is missing, or its removal.
+_OF_ONE_FILE = (UsageError, SetupBroken, MachineryMissing, OSError)
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,10 @@ def info_folder(arguments: argparse.Namespace) -> int:
                 index = read_index(opened.source, opened.start, opened.ends_file)
                 entry |= content_of(index, opened.containers)
             described = _described(entry)
-        except (UsageError, SetupBroken) as error:
-            # The other files are not to blame for it.
+        except _OF_ONE_FILE as error:
             unread = True
-            entry["error"] = error.sentence
-            described = f"not read: {shown(error.sentence)}"
+            entry["error"] = _reason(path, error)
+            described = f"not read: {shown(entry['error'])}"
         entries.append(entry)
         print(f"{shown(entry['name'])}: {described}")
     if arguments.json:
@@ -166,9 +167,16 @@ def _judged(path: Path, name: Path, agent_ran: bool) -> dict[str, Any]:
     entry: dict[str, Any] = {"file": str(name), "golden": image is not None}
     try:
         verdict = check_file(path, golden=image, agent_ran=agent_ran)
-    except UsageError as error:
-        return {**entry, "status": Status.ERROR.value, "reason": error.sentence, "failed": []}
+    except _OF_ONE_FILE as error:
+        # The other files are not to blame for it.
+        return {**entry, "status": Status.ERROR.value, "reason": _reason(path, error), "failed": []}
     return {**entry, "status": verdict.status.value, "failed": _failed(verdict)}
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if isinstance(error, SnapproofError):
+        return error.sentence
+    return f"The file '{path}' cannot be read: {error}."
 
 
 def _failed(verdict: Verdict) -> list[dict[str, Any]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
 from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.shared import named_path
 
 _MAX_STOP, _SECONDS = 10.0, 600.0
 
@@ -30,7 +30,9 @@ def add_parser(commands: Any, summary: str) -> None:
         ),
     )
     vm = parser.add_mutually_exclusive_group(required=True)
-    vm.add_argument("--qmp", type=Path, metavar="SOCKET", help="the VM's QMP socket, '-qmp unix:SOCKET,...'")
+    vm.add_argument(
+        "--qmp", type=named_path, metavar="SOCKET", help="the VM's QMP socket, '-qmp unix:SOCKET,...'"
+    )
     vm.add_argument("--libvirt", metavar="DOMAIN", help="the VM's name, UUID or number in libvirt")
     parser.add_argument(
         "--connect", default="", metavar="URI", help="libvirt's connection (default: that of virsh)"
@@ -60,7 +62,7 @@ def add_parser(commands: Any, summary: str) -> None:
         "--no-restore", action="store_true", help="start no second QEMU, which takes as much RAM"
     )
     parser.add_argument("--keep", action="store_true", help="keep snapshot and golden image of a right one")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="a new folder for the results")
+    parser.add_argument("--results", type=named_path, metavar="DIR", help="a new folder for the results")
     parser.set_defaults(run=later("snapproof.cli.attach:attach"))
 
 

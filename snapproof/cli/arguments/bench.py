@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from snapproof.bench.downtime_plan import RAM_MIB
@@ -11,7 +10,7 @@ from snapproof.bench.sides import AB_RAM_MIB, AB_WRITER, METRICS
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.host import HOST_HELP, add_host_arguments
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import add_json_argument
+from snapproof.cli.arguments.shared import add_json_argument, named_path
 from snapproof.cli.arguments.stack import ACCELERATORS, add_stack_arguments, seed_number
 from snapproof.cli.bisect import add_bisect_argument
 from snapproof.runs.defaults import HOST_ACCELERATORS
@@ -52,7 +51,7 @@ def _add_downtime(benchmarks: Any) -> None:
     parser.add_argument("--quick", action="store_true", help="three sizes, two ways, one writer and sink")
     parser.add_argument("--plan", action="store_true", help="print what would be measured, and stop")
     parser.add_argument(
-        "--results", type=Path, metavar="DIR", help="new folder (default: results/bench-TIME)"
+        "--results", type=named_path, metavar="DIR", help="new folder (default: results/bench-TIME)"
     )
     parser.add_argument(
         "--seed", type=seed_number, metavar="N", help="seed of the orders of samples and of writes"
@@ -127,7 +126,7 @@ def _add_faults(benchmarks: Any) -> None:
         "--accel", choices=ACCELERATORS, default=ACCELERATORS[0], help="accelerator of the guest here"
     )
     parser.add_argument("--guest", default="default", metavar="NAME", help="guest here, from the catalogue")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="new folder for logs")
+    parser.add_argument("--results", type=named_path, metavar="DIR", help="new folder for logs")
     add_json_argument(parser, "write the histograms there")
     add_host_arguments(parser)
     parser.set_defaults(run=later("snapproof.cli.bench:faults"))
@@ -145,8 +144,8 @@ def _add_validator(benchmarks: Any) -> None:
             "bench validator vmstate --golden golden/ --versus 'python3 analyze-migration.py -f {file}'",
         ),
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help="a vmstate file")
-    parser.add_argument("--golden", type=Path, metavar="RAM", help="its golden image")
+    parser.add_argument("file", type=named_path, metavar="FILE", help="a vmstate file")
+    parser.add_argument("--golden", type=named_path, metavar="RAM", help="its golden image")
     parser.add_argument(
         "--versus",
         action="append",
@@ -187,7 +186,9 @@ def _add_ab(benchmarks: Any) -> None:
     )
     add_bisect_argument(parser)
     add_json_argument(parser, "write figures and verdict there")
-    parser.add_argument("--results", type=Path, metavar="DIR", help=f"new folder for {AB_FILE} and logs")
+    parser.add_argument(
+        "--results", type=named_path, metavar="DIR", help=f"new folder for {AB_FILE} and logs"
+    )
     add_stack_arguments(parser, qemu=False)
     parser.set_defaults(run=later("snapproof.cli.bench:ab"))
 

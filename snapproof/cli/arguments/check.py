@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
@@ -11,6 +10,7 @@ from snapproof.cli.arguments.shared import (
     add_json_argument,
     add_offset_argument,
     add_snapshot_argument,
+    named_path,
     output_path,
     vmstate_path,
 )
@@ -39,7 +39,10 @@ def add_parser(commands: Any, summary: str) -> None:
         "only the structure is checked",
     )
     parser.add_argument(
-        "--golden", type=Path, metavar="RAM", help="folder with golden.json, or a raw file of the main RAM"
+        "--golden",
+        type=named_path,
+        metavar="RAM",
+        help="folder with golden.json, or a raw file of the main RAM",
     )
     parser.add_argument(
         "--agent-ran",
@@ -50,7 +53,7 @@ def add_parser(commands: Any, summary: str) -> None:
     add_json_argument(parser, "write the whole verdict there")
     parser.add_argument(
         "--extract",
-        type=Path,
+        type=named_path,
         metavar="DIR",
         help="write the RAM of each RAMBlock and the device state as JSON there; DIR can serve as --golden",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from harness.hosts.spec import LOCAL
@@ -11,6 +10,7 @@ from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.host import HOST_HELP, add_host_arguments
 from snapproof.cli.arguments.kernel import add_preparation
 from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.shared import named_path
 from snapproof.cli.arguments.stack import add_stack_arguments, seed_number
 
 _SECONDS = 300.0
@@ -42,8 +42,10 @@ def add_parser(commands: Any, summary: str) -> None:
         "--seconds", type=_seconds, metavar="S", help=f"how long (default: {_SECONDS:.0f}, without --runs)"
     )
     parser.add_argument("--runs", type=_runs, metavar="N", help="how many lists")
-    parser.add_argument("--results", type=Path, metavar="DIR", help="a new folder for the results")
-    parser.add_argument("--corpus", type=Path, metavar="FILE", help="begin with the lists of a corpus.json")
+    parser.add_argument("--results", type=named_path, metavar="DIR", help="a new folder for the results")
+    parser.add_argument(
+        "--corpus", type=named_path, metavar="FILE", help="begin with the lists of a corpus.json"
+    )
     parser.add_argument(
         "--jobs",
         type=_runs,
@@ -54,12 +56,12 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument(
         "--continue",
         dest="go_on",
-        type=Path,
+        type=named_path,
         metavar="DIR",
         help="go on with the campaign in a results folder, which was ended or killed, with the same options",
     )
     parser.add_argument(
-        "--replay", type=Path, metavar="FILE", help="run the list of a steps.json, and no other"
+        "--replay", type=named_path, metavar="FILE", help="run the list of a steps.json, and no other"
     )
     parser.add_argument(
         "--self-check", action="store_true", help="plant live faults, and explore until each is found"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from snapproof.cli.arguments.shared import add_cache_argument, add_mirror_argument
+from snapproof.cli.arguments.shared import add_cache_argument, add_mirror_argument, named_path
 from snapproof.runs.defaults import HOST_ACCELERATORS
 
 HOST_HELP = (
@@ -22,7 +21,7 @@ def add_host_arguments(parser: argparse.ArgumentParser, *, stored: bool = True) 
         parser: of the command.
         stored: add --mirror and --cache too, which some commands have anyway.
     """
-    parser.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key for a lab machine")
+    parser.add_argument("--ssh-key", type=named_path, metavar="FILE", help="private key for a lab machine")
     parser.add_argument("--ssh-host-key", default="", metavar="LINE", help="public host key of a lab machine")
     parser.add_argument(
         "--host-accel",

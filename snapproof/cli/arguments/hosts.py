@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.host import HOST_HELP, add_host_arguments
 from snapproof.cli.arguments.later import later
 from snapproof.cli.arguments.run import parse_jobs
+from snapproof.cli.arguments.shared import named_path
 from snapproof.runs.defaults import HOST_GUESTS
 
 
@@ -56,5 +56,5 @@ def add_parser(commands: Any, summary: str) -> None:
         metavar="N",
         help="hosts side by side (default: as many as processors and memory allow)",
     )
-    parser.add_argument("--results", type=Path, metavar="DIR", help="folder for the results")
+    parser.add_argument("--results", type=named_path, metavar="DIR", help="folder for the results")
     parser.set_defaults(run=later("snapproof.cli.hosts:hosts"))

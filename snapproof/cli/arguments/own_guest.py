@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from snapproof.cli.arguments.shared import named_path
 from snapproof.runs.defaults import OWN_MIB, own_cmdline
 
 
 def add_guest_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that describe the guest; snapproof.runs.own_guest reads them."""
     group = parser.add_argument_group("your own guest", "see docs/own-guest.md")
-    group.add_argument("--disk", type=Path, metavar="FILE", help="its disk, raw or qcow2; never written to")
+    group.add_argument(
+        "--disk", type=named_path, metavar="FILE", help="its disk, raw or qcow2; never written to"
+    )
     group.add_argument(
         "--kernel",
         "--guest-kernel",
         dest="kernel",
-        type=Path,
+        type=named_path,
         metavar="FILE",
         help="kernel, unless the disk boots itself",
     )
-    group.add_argument("--initrd", type=Path, metavar="FILE", help="initramfs for --kernel")
+    group.add_argument("--initrd", type=named_path, metavar="FILE", help="initramfs for --kernel")
     group.add_argument(
         "--cmdline", metavar="TEXT", help=f"command line of --kernel (default: '{own_cmdline()}')"
     )
     group.add_argument(
         "--ssh-user", metavar="NAME", help="root, or a user who may use 'sudo -n' (default: root)"
     )
-    group.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key for --ssh-user")
+    group.add_argument("--ssh-key", type=named_path, metavar="FILE", help="private key for --ssh-user")
     group.add_argument("--ssh-host-key", metavar="LINE", help="its host key (default: the first one seen)")
     group.add_argument(
         "--guest-needs",

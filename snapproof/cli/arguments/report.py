@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import add_json_argument, output_path
+from snapproof.cli.arguments.shared import add_json_argument, named_path, output_path
 from snapproof.report.compare import Thresholds
 from snapproof.report.context import DEFAULT_ORIGIN
 from snapproof.report.formats import formats_help
@@ -39,7 +38,7 @@ def _add_render(actions: Any) -> None:
     )
     text["description"] += f"\n\n{formats_help()}"
     parser: argparse.ArgumentParser = actions.add_parser("render", help="write results in a format", **text)
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="a results folder")
+    parser.add_argument("results", type=named_path, metavar="RESULTS", help="a results folder")
     parser.add_argument("--format", required=True, metavar="NAME", help="one of the formats above")
     parser.add_argument(
         "--output", type=output_path, metavar="FILE", help="default: standard output, or $GITHUB_STEP_SUMMARY"
@@ -67,8 +66,10 @@ def _add_merge(actions: Any) -> None:
             exit_codes="as for a run of all the tests; a missing shard counts as an error (2)",
         ),
     )
-    parser.add_argument("results", type=Path, nargs="+", metavar="DIR", help="a results folder")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new results folder")
+    parser.add_argument("results", type=named_path, nargs="+", metavar="DIR", help="a results folder")
+    parser.add_argument(
+        "--output", type=named_path, required=True, metavar="DIR", help="a new results folder"
+    )
     parser.set_defaults(run=later("snapproof.cli.report:merge"), merging=True)
 
 
@@ -84,8 +85,8 @@ def _add_compare(actions: Any) -> None:
             "results cannot be compared. Slower tests are listed and do not change the exit code",
         ),
     )
-    parser.add_argument("old", type=Path, metavar="OLD", help="results folder to compare with")
-    parser.add_argument("new", type=Path, metavar="NEW", help="results folder to be judged")
+    parser.add_argument("old", type=named_path, metavar="OLD", help="results folder to compare with")
+    parser.add_argument("new", type=named_path, metavar="NEW", help="results folder to be judged")
     add_json_argument(parser, "write the comparison there too")
     parser.add_argument(
         "--factor",

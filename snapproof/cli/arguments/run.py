@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from harness.deadline import PATIENCE_VARIABLE, read_patience
 from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
 from snapproof.cli.arguments.later import later
+from snapproof.cli.arguments.shared import named_path
 from snapproof.cli.arguments.stack import add_stack_arguments, seed_number
 from snapproof.cli.bisect import add_bisect_argument
 from snapproof.report.formats import FORMATS
@@ -87,7 +87,9 @@ def _add_stack(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results", type=Path, metavar="DIR", help="new folder (default: results/TIME)")
+    parser.add_argument(
+        "--results", type=named_path, metavar="DIR", help="new folder (default: results/TIME)"
+    )
     parser.add_argument(
         "--format",
         action="append",

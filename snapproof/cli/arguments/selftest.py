@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
@@ -11,6 +10,7 @@ from snapproof.cli.arguments.shared import (
     add_json_argument,
     add_offset_argument,
     add_snapshot_argument,
+    named_path,
 )
 from snapproof.cli.arguments.stack import add_stack_arguments
 
@@ -31,8 +31,8 @@ def add_parser(commands: Any, summary: str) -> None:
             exit_codes="0 nothing missed, 1 a fault was missed, 2 error",
         ),
     )
-    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="an undamaged vmstate file")
-    parser.add_argument("--golden", type=Path, metavar="RAM", help="golden image of FILE")
+    parser.add_argument("file", type=named_path, nargs="?", metavar="FILE", help="an undamaged vmstate file")
+    parser.add_argument("--golden", type=named_path, metavar="RAM", help="golden image of FILE")
     add_offset_argument(parser)
     add_snapshot_argument(parser)
     parser.add_argument(

@@ -8,7 +8,9 @@ from pathlib import Path
 
 def add_cache_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--cache`."""
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)")
+    parser.add_argument(
+        "--cache", type=named_path, metavar="DIR", help="cache folder (default: $SNAPPROOF_CACHE)"
+    )
 
 
 def add_mirror_argument(parser: argparse.ArgumentParser) -> None:
@@ -16,9 +18,16 @@ def add_mirror_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mirror", metavar="URL", help="Debian mirror instead of the machine's own")
 
 
+def named_path(text: str) -> Path:
+    """Return a path; an empty one, as of a shell variable that is not set, would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty; is a variable not set?")
+    return Path(text)
+
+
 def vmstate_path(text: str) -> Path:
     """Return the path of a file to read; `-` is standard input, and `./-` a file of that name."""
-    path = Path(text)
+    path = named_path(text)
     return path if text == "-" or path != Path("-") else path.absolute()
 
 
@@ -26,7 +35,7 @@ def output_path(text: str) -> Path:
     """Return the path of a file to write; a slash at the end would be lost, and a file be made."""
     if text.endswith("/") and not Path(text).is_dir():
         raise argparse.ArgumentTypeError(f"'{text}' names a folder; name a file")
-    return Path(text)
+    return named_path(text)
 
 
 def add_json_argument(parser: argparse.ArgumentParser, text: str) -> None:

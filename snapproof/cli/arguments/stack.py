@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from harness.qemu.architectures import ARCHITECTURES
 from snapproof.cli.arguments.own_guest import add_guest_arguments
-from snapproof.cli.arguments.shared import add_cache_argument, add_mirror_argument
+from snapproof.cli.arguments.shared import add_cache_argument, add_mirror_argument, named_path
 from snapproof.runs.defaults import QEMU_ARGUMENTS
 
 ACCELERATORS = ("auto", "kvm", "tcg")
@@ -65,7 +64,10 @@ def _add_machine_arguments(parser: argparse.ArgumentParser) -> None:
         "--firmware", metavar="uefi|FILE", help="uefi: Debian's UEFI firmware; or the program of another one"
     )
     group.add_argument(
-        "--firmware-vars", type=Path, metavar="FILE", help="variables of --firmware FILE; never written to"
+        "--firmware-vars",
+        type=named_path,
+        metavar="FILE",
+        help="variables of --firmware FILE; never written to",
     )
     group.add_argument(
         QEMU_ARGUMENTS, metavar="TEXT", default="", help="further arguments for QEMU, in one word"

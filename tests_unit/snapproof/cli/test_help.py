@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from snapproof.cli.arguments.shared import named_path, output_path, vmstate_path
 from snapproof.cli.command import make_parser
 from tests_unit.support.shell_commands import our_calls, parse_call
 
@@ -59,3 +61,19 @@ def test_unknown_option_is_explained_by_its_command(capsys: pytest.CaptureFixtur
     said = capsys.readouterr().err
     assert said.startswith("usage: snapproof selftest ")
     assert said.endswith("snapproof selftest: error: unrecognized arguments: --no-such-option\n")
+
+
+@_COMMANDS
+def test_no_path_may_be_empty(parser: argparse.ArgumentParser) -> None:
+    """An empty one, as of a shell variable that is not set, would be the current folder."""
+    # Private, and the only way to see all arguments.
+    for action in parser._actions:
+        assert action.type is not Path, action.dest
+
+
+@pytest.mark.parametrize("argument_type", [named_path, vmstate_path, output_path])
+def test_an_empty_path_is_refused(argument_type: Callable[[str], Path]) -> None:
+    """By each type of an argument that is a path."""
+    assert argument_type("a") == Path("a")
+    with pytest.raises(argparse.ArgumentTypeError, match="the path is empty"):
+        argument_type("")

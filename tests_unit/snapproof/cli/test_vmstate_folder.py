@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from harness.errors import UsageError
+from harness.errors import MachineryMissing, SetupBroken, UsageError
 from snapproof.cli import vmstate_folder
 from tests_unit.support.command_values import command_outcome, right_vmstate
 from tests_unit.support.containers import qcow2
 from tests_unit.support.synthetic_stream import Guest, Writer, write_golden
-from validators.vmstate.containers.opening import holds_stream
+from validators.judge import check_file
+from validators.vmstate.containers.opening import holds_stream, open_stream
 
 Capture = pytest.CaptureFixture[str]
 
@@ -130,6 +133,39 @@ def test_image_that_cannot_be_read(results: Path, capsys: Capture, image: bytes,
     assert code == 2
     assert "ERROR a/image\n        The qcow" in out and told in out
     assert "4 vmstate files: 1 ERROR, 3 PASS; 1 other file." in out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SetupBroken("No space is left in the folder for temporary files."),
+        MachineryMissing("There is no libzstd here."),
+        FileNotFoundError(2, "No such file or directory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_keeps_one_file_from_being_read(
+    results: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is told in the line of that file, and those behind it are judged and described."""
+
+    def broken(name: str, function: Callable[..., Any]) -> None:
+        def call(path: Path, *arguments: Any, **options: Any) -> Any:
+            if path.parent.name == "a":
+                raise error
+            return function(path, *arguments, **options)
+
+        monkeypatch.setattr(vmstate_folder, name, call)
+
+    broken("check_file", check_file)
+    broken("open_stream", open_stream)
+    code, out, _ = command_outcome(capsys, "check", results)
+    assert code == 2
+    assert out.startswith("ERROR a/vmstate\n        ")
+    assert "3 vmstate files: 1 ERROR, 2 PASS" in out
+    code, out, _ = command_outcome(capsys, "info", results)
+    assert code == 2
+    assert out.startswith("a/vmstate: not read: ") and "\nd/vmstate: pc" in out
 
 
 @pytest.mark.parametrize("option", [("--golden", "x"), ("--offset", "8"), ("--extract", "x"), ("--map", "x")])

@@ -208,6 +208,14 @@ def test_a_configuration_that_no_qemu_writes_ends_the_reading(
     assert found_in(tiny.read(tmp_path, raw)) == [found]
 
 
+@pytest.mark.parametrize("name", [b"p\xe6", b"p c", b"pc\0", b"\x7f"])
+def test_a_machine_name_has_printable_letters(tmp_path: Path, name: bytes) -> None:
+    """QEMU finds no machine by another one; the file is read on."""
+    index = tiny.read(tmp_path, configuration(machine=name), end())
+    assert found_in(index) == [(Code.CONFIGURATION_MACHINE, 9)]
+    assert index.end_marker is not None
+
+
 @pytest.mark.parametrize("bits", [10, 12, 16])
 def test_a_configuration_is_read_whole(tmp_path: Path, bits: int) -> None:
     """Machine, page bits (1 KiB to 64 KiB), capabilities and UUID, in any order."""

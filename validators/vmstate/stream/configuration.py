@@ -29,7 +29,15 @@ def read_configuration(cursor: Cursor, collector: Collector) -> Configuration:
             f"The machine name has {length} bytes by its header, which no machine's has.",
             offset,
         )
-    machine = readable(cursor.take(length, "the machine name"))
+    raw = cursor.take(length, "the machine name")
+    machine = readable(raw)
+    if not all(32 < byte < 127 for byte in raw):
+        # QEMU finds no machine by it: names of machine types are words of ASCII.
+        collector.anomaly(
+            Code.CONFIGURATION_MACHINE,
+            f"The machine name '{machine}' has a byte that no machine's name has.",
+            offset,
+        )
     bits: int | None = None
     uuid: bytes | None = None
     capabilities: tuple[str, ...] = ()
