@@ -89,6 +89,15 @@ class Transfer:
         return self.size // SECTOR_BYTES
 
 
+class RequestFailed(SetupBroken):
+    """A disk answers a request by an error."""
+
+    def __init__(self, what: str, status: int) -> None:
+        """Name the disk, and the status as its device gives it."""
+        super().__init__(f"The guest's {what} answers a request by status {status:#x}.")
+        self.answered = status
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the disk answers.
@@ -199,7 +208,7 @@ def carry_out(driver: DiskDriver, requests: Sequence[int], what: str, deadline: 
         deadline: for all of it.
 
     Raises:
-        DeadlineExpired: it has not in time. SetupBroken: a request failed.
+        DeadlineExpired: it has not in time. RequestFailed: a request failed.
     """
     for first in range(0, len(requests), driver.at_once):
         some = requests[first : first + driver.at_once]
@@ -210,7 +219,7 @@ def carry_out(driver: DiskDriver, requests: Sequence[int], what: str, deadline: 
         def done(missing: set[int] = missing) -> bool:
             for answer in driver.answers():
                 if answer.status:
-                    raise SetupBroken(f"The guest's {what} answers a request by status {answer.status:#x}.")
+                    raise RequestFailed(what, answer.status)
                 missing.discard(answer.request)
             return not missing
 

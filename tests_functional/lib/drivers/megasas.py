@@ -21,6 +21,8 @@ _NONE = 0
 _FRAME, _CDB_BYTES = "<BBBBBBBBQHHIQ16sII", 16
 _STATUS = 2
 _UNANSWERED, _LEAST_BYTES = 0xFF, 4
+# QEMU 10.0 hw/scsi/mfi.h, MFI_STAT_SCSI_DONE_WITH_ERROR: the disk has a status other than GOOD.
+_DISK_REFUSED = 0x2D
 # QEMU maps 2 KiB from the beginning of a frame on.
 _PLACES, _PLACE_BYTES = 16, TARGET_PAGE_BYTES // 2
 
@@ -47,7 +49,11 @@ class MegasasDisk(NotedDriver):
         # The controller refuses a frame without data.
         unused = self._frames + _PLACES * _PLACE_BYTES + Notes.BYTES
         get_ready(
-            self, lambda: self._put(TEST_UNIT_READY, _NONE, unused, _LEAST_BYTES), "SCSI disk", self._machine
+            self,
+            lambda: self._put(TEST_UNIT_READY, _NONE, unused, _LEAST_BYTES),
+            "SCSI disk",
+            self._machine,
+            (_DISK_REFUSED,),
         )
 
     def resume(self, told: int) -> list[int]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from harness.errors import SetupBroken
 from harness.qemu.machine import Machine
-from tests_functional.lib.drivers.disk import DiskDriver, Transfer, carry_out
+from tests_functional.lib.drivers.disk import DiskDriver, RequestFailed, Transfer, carry_out
 from tests_functional.lib.patience import patient
 
 GOOD = 0
@@ -18,6 +17,9 @@ CHUNK_BYTES = 128 << 10
 
 See QEMU 10.0 hw/scsi/scsi-disk.c, SCSI_DMA_BUF_SIZE.
 """
+
+CHECK_CONDITION, BUSY = 2, 8
+"""Statuses of a disk that was reset, and of one that takes no command now (SAM-5, 5.3.1)."""
 
 TEST_UNIT_READY = bytes(6)
 _READ_10, _WRITE_10 = 0x28, 0x2A
@@ -31,7 +33,13 @@ def transfer_command(transfer: Transfer) -> bytes:
     return struct.pack(">BBIBHB", operation, 0, transfer.sector, 0, transfer.sectors, 0)
 
 
-def get_ready(driver: DiskDriver, ask: Callable[[], int], what: str, machine: Machine) -> None:
+def get_ready(
+    driver: DiskDriver,
+    ask: Callable[[], int],
+    what: str,
+    machine: Machine,
+    not_ready: Collection[int] = (CHECK_CONDITION, BUSY),
+) -> None:
     """Ask a disk whether it is ready until it is.
 
     Args:
@@ -39,9 +47,10 @@ def get_ready(driver: DiskDriver, ask: Callable[[], int], what: str, machine: Ma
         ask: puts a TEST UNIT READY, and returns the request's number.
         what: names the disk in an error.
         machine: the disk's.
+        not_ready: statuses by which its controller says that the disk is not ready; any other is an error.
 
     Raises:
-        SetupBroken: it does not get ready.
+        SetupBroken: it does not get ready, or the controller reports something else.
     """
     with patient(machine) as deadline:
         for attempt in range(_TRIES):
@@ -49,6 +58,6 @@ def get_ready(driver: DiskDriver, ask: Callable[[], int], what: str, machine: Ma
             try:
                 carry_out(driver, [request], what, deadline)
                 return
-            except SetupBroken:
-                if attempt == _TRIES - 1:
+            except RequestFailed as error:
+                if error.answered not in not_ready or attempt == _TRIES - 1:
                     raise

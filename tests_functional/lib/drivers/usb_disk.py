@@ -19,6 +19,8 @@ from tests_functional.lib.drivers.xhci import Xhci
 _FRAME, _FRAME_BYTES, _ANSWER_BYTES, _FROM_DISK = b"USBC", 31, 13, 0x80
 _FRAME_HEAD = "<4sIIB"
 _PLACES, _FRAME_PLACE, _ANSWER_PLACE = 32, 64, 32
+# The disk has not carried out a command; 2 is an error of the frames (USB MSC BBB 1.0, 5.2).
+_COMMAND_FAILED = 1
 
 
 class UsbDisk(NotedDriver):
@@ -58,7 +60,7 @@ class UsbDisk(NotedDriver):
             SetupBroken: one of them does not answer as it must.
         """
         self._controller.start()
-        get_ready(self, self._ask_whether_ready, "USB disk", self._machine)
+        get_ready(self, self._ask_whether_ready, "USB disk", self._machine, (_COMMAND_FAILED,))
 
     def _ask_whether_ready(self) -> int:
         request = self._command(TEST_UNIT_READY, 0, _FROM_DISK)

@@ -14,7 +14,13 @@ from harness.qemu.board import Board
 from harness.qemu.guest_memory import GuestMemory
 from harness.qemu.virtio_driver import Buffer, Queue
 from tests_functional.lib.drivers.disk import Answer, NotedDriver, Transfer
-from tests_functional.lib.drivers.scsi import TEST_UNIT_READY, get_ready, transfer_command
+from tests_functional.lib.drivers.scsi import (
+    BUSY,
+    CHECK_CONDITION,
+    TEST_UNIT_READY,
+    get_ready,
+    transfer_command,
+)
 
 _QUEUE_SIZE = 128
 # Buffers of a request beside its data.
@@ -53,6 +59,11 @@ class VirtioDiskKind:
 
 def _scsi_request(number: int, command: bytes) -> bytes:
     return struct.pack("<8sQBBB32s", _UNIT, number, 0, 0, 0, command)
+
+
+def _scsi_answer(status: int) -> bytes:
+    """Return the answer of a disk that was reached, and has a status."""
+    return bytes(10) + bytes((status, 0))
 
 
 BLK = VirtioDiskKind(
@@ -121,7 +132,8 @@ class VirtioDisk(NotedDriver):
         if not self._kind.scsi:
             return
         header = _scsi_request(0, TEST_UNIT_READY)
-        get_ready(self, lambda: self._put(header, []), self._kind.name, self._machine)
+        not_ready = [self._kind.status(_scsi_answer(status)) for status in (CHECK_CONDITION, BUSY)]
+        get_ready(self, lambda: self._put(header, []), self._kind.name, self._machine, not_ready)
 
     def put(self, transfer: Transfer) -> int:
         """Write a request and its buffers to guest RAM, and offer it to the device."""
