@@ -149,7 +149,7 @@ def test_stream_inside_a_larger_file(tmp_path: Path) -> None:
 def test_file_that_shrinks_while_its_pages_are_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a violation of the oracle that saw it, with code, sentence and place; nothing passes."""
 
-    def shrunk(_reader: object) -> CheckResult:
+    def shrunk(_reader: object, _agent_ran: bool) -> CheckResult:
         raise StreamError(Code.TRUNCATED_SHRANK, "The file became shorter.", 4711)
 
     monkeypatch.setattr(judge, "check_write_order", shrunk)

@@ -77,7 +77,7 @@ def test_guest_that_stands_still_is_a_problem(state: str, steps: list[Sequence[i
 def _judged_file(monkeypatch: pytest.MonkeyPatch, verified: int, *found: Problem) -> Passage:
     order = CheckResult("write-order", "", Status.PASS, facts={"pages verified": verified})
     verdict = Verdict((order, judged("other", "", found)))
-    monkeypatch.setattr(module, "check_file", lambda _path: verdict)
+    monkeypatch.setattr(module, "check_file", lambda _path, **_known: verdict)
     passage = Passage("e1000")
     module._judge_file(Path("guest-1/source/vmstate"), SOURCE, passage)
     return passage

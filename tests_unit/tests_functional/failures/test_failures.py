@@ -320,8 +320,8 @@ def test_file_of_a_completed_save_is_judged_even_if_the_guest_is_silent(
             raise answer
         return answer
 
-    def bad_file(path: Path) -> Verdict:
-        return Verdict((_BAD,)) if path == file else Verdict(())
+    def bad_file(path: Path, agent_ran: bool) -> Verdict:
+        return Verdict((_BAD,)) if path == file and agent_ran else Verdict(())
 
     monkeypatch.setattr(broken_saves, "_broken_save", lambda *_: broken.pop(0))
     monkeypatch.setattr(broken_saves, "judge_afterwards", judge_afterwards)

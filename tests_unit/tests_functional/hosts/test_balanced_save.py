@@ -27,7 +27,9 @@ def _judged(
     plan.sink(BALANCED).write_bytes(bytes(4096))
     status = Status.FAIL if violations else Status.PASS
     order = CheckResult("write-order", "One prefix.", status, violations, len(violations))
-    monkeypatch.setattr(balanced_save, "check_file", lambda _: SimpleNamespace(check=lambda _: order))
+    monkeypatch.setattr(
+        balanced_save, "check_file", lambda _, **_known: SimpleNamespace(check=lambda _: order)
+    )
     outcome = judge_balanced(plan, Examination(name), Report((STARTED, saved(flow=BALANCED, moved=moved))))
     assert outcome is not None
     assert not plan.sink(BALANCED).exists()

@@ -161,7 +161,9 @@ def test_a_poisoned_page_ends_qemu_by_a_signal_with_a_file_that_is_refused(
 ) -> None:
     """Another end of QEMU is wrong, and so is a file that passes for whole."""
     violations = [Violation("truncated", Code.GOLDEN_DIFFERS, text) for text in sentences]
-    monkeypatch.setattr(disturbed_save, "check_file", lambda _: SimpleNamespace(violations=violations))
+    monkeypatch.setattr(
+        disturbed_save, "check_file", lambda _, **_known: SimpleNamespace(violations=violations)
+    )
     outcome = _judged(tmp_path, {"event": "ended", "exit_code": code, "bytes": 100, "log": []}, monkeypatch)
     assert outcome.status is status
 

@@ -30,7 +30,9 @@ def _judged(
     plan.sink(PLANTED).write_bytes(bytes(4096))
     order = SimpleNamespace(violations=violations)
     monkeypatch.setattr(planted_save, "ActsPage", lambda _: SimpleNamespace(acts=acts))
-    monkeypatch.setattr(planted_save, "check_file", lambda _: SimpleNamespace(check=lambda _: order))
+    monkeypatch.setattr(
+        planted_save, "check_file", lambda _, **_known: SimpleNamespace(check=lambda _: order)
+    )
     report = Report((STARTED, saved(steps_meanwhile=meanwhile)))
     return plan, judge_planted_save(plan, Examination("made"), report)
 
