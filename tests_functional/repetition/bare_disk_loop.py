@@ -15,6 +15,7 @@ from typing import ClassVar
 from harness.codes import Code
 from harness.qemu.configuration import MIB
 from harness.qemu.machine import Machine
+from tests_functional.lib.disk_loop import MARK_IS_WRONG, MORE_PASSES, NO_ANSWER, judge_loop
 from tests_functional.repetition.bare_disk import (
     BLOCK_BYTES,
     READ_BLOCKS,
@@ -23,7 +24,6 @@ from tests_functional.repetition.bare_disk import (
     DiskSilent,
     Request,
 )
-from tests_functional.repetition.disk_loop import MARK_IS_WRONG, MORE_PASSES, NO_ANSWER, judge_loop
 from validators.checks import Problem, judged
 from validators.verdict import CheckResult
 

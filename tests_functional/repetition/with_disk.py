@@ -20,6 +20,7 @@ from harness.qemu.virtio_driver import can_drive
 from harness.status import Status
 from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.cycle import Source, judge_cycle, writing_guest
+from tests_functional.lib.disk_loop import DiskLoop
 from tests_functional.lib.guest import Guest
 from tests_functional.lib.outcome import Outcome
 from tests_functional.lib.restored_checks import judge_restored
@@ -29,7 +30,6 @@ from tests_functional.lib.source_checks import Baseline, judge_source
 from tests_functional.lib.time_limits import COPY_SECONDS, RESTORE_SECONDS, SAVE_SECONDS
 from tests_functional.repetition.bare_disk_loop import DISK_BYTES as BARE_DISK_BYTES
 from tests_functional.repetition.bare_disk_loop import BareDiskLoop
-from tests_functional.repetition.disk_loop import DiskLoop
 from validators.checks import Problem, judged
 from validators.oracles.o6_host.host_state import capture_host_state, open_files
 from validators.verdict import CheckResult

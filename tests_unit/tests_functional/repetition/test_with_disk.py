@@ -12,9 +12,10 @@ import pytest
 from harness.codes import Code
 from harness.errors import NotApplicable, SetupBroken
 from harness.guest.shell import CommandResult
+from tests_functional.lib import disk_loop
 from tests_functional.lib.cycle import Source
-from tests_functional.repetition import disk_loop, with_disk
-from tests_functional.repetition.disk_loop import DiskLoop, Found, judge_files, judge_loop, parse_record
+from tests_functional.lib.disk_loop import DiskLoop, Found, judge_files, judge_loop, parse_record
+from tests_functional.repetition import with_disk
 from tests_functional.repetition.with_disk import _Taken, judge_same_t0, judge_wrong_disk
 from tests_unit.support.scenario_values import SOURCE, check, codes, make_run, sentences, snapshot
 

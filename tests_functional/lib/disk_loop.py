@@ -90,9 +90,15 @@ class Found:
 
 @dataclass(frozen=True)
 class DiskLoop:
-    """Controls the loop in a source or restored guest over SSH."""
+    """Controls the loop in a source or restored guest by a shell in it.
+
+    Attributes:
+        shell: in the guest.
+        device: the guest's name of the disk.
+    """
 
     shell: GuestShell
+    device: str = "/dev/vda"
     passes_after: ClassVar = 80
     """Passes of the source after T0: more than a restored guest makes while it is judged."""
 
@@ -170,7 +176,7 @@ class DiskLoop:
         return self.shell.run(f"cat {_FOLDER}/ended 2> /dev/null").stdout.strip()
 
     def _mount(self) -> CommandResult:
-        return self.shell.run(f"mount -t ext4 /dev/vda {_MOUNT}")
+        return self.shell.run(f"mount -t ext4 {self.device} {_MOUNT}")
 
     def _unmount(self) -> CommandResult:
         return self.shell.run(f"umount {_MOUNT}")
