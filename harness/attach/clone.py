@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.attach.clone_argv import Clone, clone_argv
+from harness.attach.clone_argv import AGENT, Clone, clone_argv, link_word
 from harness.attach.machine import AttachedMachine
+from harness.attach.pins import NO_PINS, Pins
 from harness.attach.process import CLONE_MONITOR, QemuProcess
 from harness.errors import MachineryMissing, NotApplicable
 from harness.qemu.disk import make_empty_disk
@@ -31,10 +33,19 @@ class ClonedMachine(SpawnedMachine):
     Attributes:
         changes: how its command line differs from the other one's, a sentence each.
         overlays: how many of its disks have the content of now.
+        agent: a socket to its guest agent, None where it has none.
     """
 
-    def __init__(self, source: AttachedMachine, folder: Path) -> None:
+    def __init__(
+        self, source: AttachedMachine, folder: Path, pins: Pins = NO_PINS, channel: str = ""
+    ) -> None:
         """Describe the clone of an attached VM; entering the `with` starts it.
+
+        Args:
+            source: the VM.
+            folder: its own.
+            pins: disks of T0, which it reads from the VM's QEMU.
+            channel: name of the virtio-serial port of the guest agent, "" to link none.
 
         Raises:
             MachineryMissing: the command line of the VM cannot be read.
@@ -61,10 +72,13 @@ class ClonedMachine(SpawnedMachine):
         }
         self._source_pid = process.pid
         self._prefix = _prefix(process, own)
-        self._clone = clone_argv(process.argv[1:], folder, sizes, _image_size_of(process))
+        sizes_of = _image_size_of(process)
+        self._clone = clone_argv(process.argv[1:], folder, sizes, sizes_of, pins, channel)
         self.changes = tuple(self._clone.changes)
         self._files: list[int] = []
-        self.overlays = len(self._clone.overlays)
+        self._pins, self._links = pins, dict[str, socket.socket]()
+        self.agent: socket.socket | None = None
+        self.overlays = len(self._clone.overlays) - sum(name != AGENT for name in self._clone.links)
         if self._clone.impossible:
             raise NotApplicable(
                 "No second QEMU can be made like this one: " + " ".join(self._clone.impossible)
@@ -78,7 +92,7 @@ class ClonedMachine(SpawnedMachine):
         return [
             *self._prefix,
             # The first words may be options of a program loader.
-            *self._clone.argv,
+            *(self._linked(word) for word in self._clone.argv),
             *(word for one, file in sets for word in ("-add-fd", f"fd={file},set={one.number}")),
             *("-chardev", f"socket,id=snapproof-qmp,fd={qmp_fd}"),
             *("-mon", CLONE_MONITOR),
@@ -86,18 +100,42 @@ class ClonedMachine(SpawnedMachine):
         ]
 
     def passed_files(self) -> tuple[int, ...]:
-        """Return the descriptors of the overlays."""
-        return tuple(self._files)
+        """Return the descriptors of the overlays and links."""
+        return (*self._files, *(link.fileno() for link in self._links.values()))
+
+    def end(self) -> None:
+        """End QEMU, and the connection to its guest agent."""
+        try:
+            super().end()
+        finally:
+            if self.agent is not None:
+                self.agent.close()
+                self.agent = None
+
+    def _linked(self, word: str) -> str:
+        """Return a word with the numbers of sockets in it."""
+        for name, link in self._links.items():
+            word = word.replace(link_word(name), str(link.fileno()))
+        return word
 
     def _launch(self) -> None:
         try:
             for overlay in self._clone.overlays:
                 self._files.append(os.open(overlay.path, os.O_RDWR | os.O_CLOEXEC))
+            for name in self._clone.links:
+                self._links[name] = self._linked_agent() if name == AGENT else self._pins.connected()
             super()._launch()
         finally:
             for file in self._files:
                 os.close(file)
+            for link in self._links.values():
+                link.close()
             self._files.clear()
+            self._links.clear()
+
+    def _linked_agent(self) -> socket.socket:
+        self.agent, theirs = socket.socketpair()
+        return theirs
 
 
 def image_size(path: Path) -> int:

@@ -13,6 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from harness.attach.pins import NO_PINS, PinnedDisk, Pins
+
+AGENT = "agent"
+"""Name of the link to the guest agent of a clone."""
+
 # Options of QEMU 11.1 qemu-options.hx that take a value and are left out.
 _DROPPED = {
     "qmp": "monitor", "qmp-pretty": "monitor", "monitor": "monitor", "mon": "monitor", "gdb": "debugger",
@@ -86,20 +91,37 @@ class Clone:
         changes: what is different, a sentence each.
         overlays: files that have to be made first.
         impossible: what a clone cannot have, a sentence each; with any, none can be started.
+        links: names of the sockets that it has to be given, whose numbers stand in `argv` as `link_word`.
     """
 
     argv: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     overlays: list[Overlay] = field(default_factory=list)
     impossible: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
 
     def add(self, option: str, value: str) -> None:
         """Add an option with its value."""
         self.argv += [f"-{option}", value]
 
+    def link(self, name: str) -> str:
+        """Have a socket given to it, and return the word for its number."""
+        self.links.append(name)
+        return link_word(name)
+
+
+def link_word(name: str) -> str:
+    """Return what stands for the number of a socket as long as that is not known."""
+    return f"@{name}@"
+
 
 def clone_argv(
-    argv: tuple[str, ...], folder: Path, node_sizes: Mapping[str, int], image_size: Callable[[Path], int]
+    argv: tuple[str, ...],
+    folder: Path,
+    node_sizes: Mapping[str, int],
+    image_size: Callable[[Path], int],
+    pins: Pins = NO_PINS,
+    channel: str = "",
 ) -> Clone:
     """Return the command line of a clone.
 
@@ -108,9 +130,12 @@ def clone_argv(
         folder: receives the overlays.
         node_sizes: bytes of each block node by its name, as the guest sees it.
         image_size: returns the bytes of a disk image as the guest sees it; raises OSError.
+        pins: disks that are read as they were at T0.
+        channel: name of the virtio-serial port that is linked to us, as AGENT.
     """
     clone = Clone()
-    drives = _Drives(clone, folder, node_sizes, image_size)
+    drives = _Drives(clone, folder, node_sizes, image_size, pins)
+    linked = find_chardev(argv, channel) if channel else ""
     nodes: list[dict[str, Any]] = []
     words = list(argv)
     serials = 0
@@ -128,7 +153,7 @@ def clone_argv(
             if clone.argv[-1] == "null":
                 clone.changes.append(f"'{word} {value}' leads nowhere.")
         elif name == "chardev" and words:
-            _chardev(clone, words.pop(0))
+            _chardev(clone, words.pop(0), linked)
         elif name in ("netdev", "nic", "net") and words:
             _network(clone, name, words.pop(0))
         elif name == "audiodev" and words:
@@ -190,8 +215,23 @@ def _say_dropped(clone: Clone, words: str, what: str) -> None:
     clone.changes.append(f"Left out: '{words}'{f' ({what})' if what else ''}.")
 
 
-def _chardev(clone: Clone, value: str) -> None:
+def find_chardev(argv: tuple[str, ...], channel: str) -> str:
+    """Return the character device of the virtio-serial port of a name, "" if there is none."""
+    for option, value in pairwise(argv):
+        if option.lstrip("-") != "device":
+            continue
+        device = parse_value(value, "driver")
+        if (device.get("driver"), device.get("name")) == ("virtserialport", channel):
+            return str(device.get("chardev", ""))
+    return ""
+
+
+def _chardev(clone: Clone, value: str, linked: str) -> None:
     name = parse_value(value, "backend").get("id", "")
+    if name and name == linked:
+        clone.add("chardev", f"socket,id={name},fd={clone.link(AGENT)}")
+        clone.changes.append(f"Character device '{name}' leads to snapproof, in place of '{value}'.")
+        return
     clone.add("chardev", f"null,id={name}")
     if not value.startswith("null"):
         clone.changes.append(f"Character device '{name}' leads nowhere, in place of '{value}'.")
@@ -289,8 +329,9 @@ class _Drives:
         folder: Path,
         node_sizes: Mapping[str, int],
         image_size: Callable[[Path], int],
+        pins: Pins,
     ) -> None:
-        self._clone, self._folder = clone, folder
+        self._clone, self._folder, self._pins = clone, folder, pins
         self._node_sizes, self._image_size = node_sizes, image_size
 
     def drive(self, value: str) -> None:
@@ -317,8 +358,10 @@ class _Drives:
         except OSError as error:
             self._clone.impossible.append(f"The disk '{path}' cannot be read: {error.strerror}.")
             return
-        overlay = self._overlay(size)
+        overlay, pin = self._overlay(size), self._pins.of_file(str(path))
         backing = {"driver": form, **{f"file.{key}": text for key, text in locked.items()}}
+        if pin is not None:
+            backing = self._pinned(pin)
         self._clone.add(
             "drive",
             format_value(
@@ -330,7 +373,7 @@ class _Drives:
                 }
             ),
         )
-        self._say(str(path), overlay)
+        self._say(str(path), overlay, pin)
 
     def nodes(self, nodes: list[dict[str, Any]]) -> None:
         """Add the `-blockdev` nodes, all read-only, and an overlay over each that a device writes to."""
@@ -351,11 +394,19 @@ class _Drives:
 
     def _with_overlay(self, name: str, node: dict[str, Any]) -> None:
         overlay, base = self._overlay(self._node_sizes.get(name, 0)), f"snapproof-{len(self._clone.overlays)}"
+        pin = self._pins.of_node(name)
+        if pin is not None:
+            node = {**self._pinned(pin), "read-only": "on"}
         self._clone.add("blockdev", _node_text({**node, "node-name": base}))
         top = {"driver": "qcow2", "node-name": name, "file.driver": "file"}
         top |= {"file.filename": overlay.file, "backing": base}
         self._clone.add("blockdev", format_value(top))
-        self._say(name, overlay)
+        self._say(name, overlay, pin)
+
+    def _pinned(self, pin: PinnedDisk) -> dict[str, Any]:
+        """Return the node that reads a disk as it was at T0, from the QEMU that has pinned it."""
+        number = self._clone.link(pin.export)
+        return {"driver": "nbd", "server.type": "fd", "server.str": number, "export": pin.export}
 
     def _overlay(self, size: int) -> Overlay:
         number = len(self._clone.overlays)
@@ -363,9 +414,10 @@ class _Drives:
         self._clone.overlays.append(overlay)
         return overlay
 
-    def _say(self, disk: str, overlay: Overlay) -> None:
+    def _say(self, disk: str, overlay: Overlay, pin: PinnedDisk | None) -> None:
+        how = "only read, without a lock" if pin is None else "read as it was at T0, from the VM's QEMU"
         self._clone.changes.append(
-            f"The disk '{disk}' is only read, without a lock; writes go to the overlay '{overlay.path.name}'."
+            f"The disk '{disk}' is {how}; writes go to the overlay '{overlay.path.name}'."
         )
 
 

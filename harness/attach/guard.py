@@ -19,7 +19,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness.attach.ledger import Before, Gone, Ledger, Refused, go_on, put_back, still_stopped
+from harness.attach.ledger import (
+    Before,
+    Gone,
+    Ledger,
+    Refused,
+    close_descriptors,
+    go_on,
+    put_back,
+    still_stopped,
+    unpin,
+)
 from harness.attach.monitor import (
     Message,
     MessageSplitter,
@@ -32,7 +42,13 @@ from harness.attach.monitor import (
 from harness.attach.virsh import EVENTS_LOST, Domain, VirshMonitor
 
 PUT_BACK = "x-snapproof-put-back"
-"""Command to the guard: put the VM back as it was; returns a sentence for each thing that was done."""
+"""Command to the guard: put the VM back as it was; returns a sentence for each thing that was done.
+
+Disks stay pinned with the argument `pins` false.
+"""
+
+UNPIN = "x-snapproof-unpin"
+"""Command to the guard: let go of pinned disks, and change nothing else."""
 
 WENT_ON = "the guest has gone on since it was stopped"
 """Why the guard refuses `migrate`."""
@@ -133,7 +149,7 @@ class Guard:
             self._told = sentence
             say(sentence)
 
-    def put_back(self) -> list[str]:
+    def put_back(self, pins: bool = True) -> list[str]:
         """Put the VM back as it was; return and log a sentence for each thing that was done."""
         done: list[str] = []
 
@@ -141,8 +157,17 @@ class Guard:
             done.append(sentence)
             say(sentence)
 
-        put_back(self.ledger, self.ask, note)
+        put_back(self.ledger, self.ask, note, pins)
         return done
+
+    def _unpin(self) -> Message:
+        """Let go of pinned disks and return the answer to the command."""
+        try:
+            unpin(self.ledger, self.ask, say)
+            close_descriptors(self.ledger, self.ask, say)
+        except Refused as refusal:
+            return {"error": {"class": "GenericError", "desc": str(refusal)}}
+        return {"return": {}}
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """Run a command of the guard's own, and return its result; pass on what else arrives meanwhile.
@@ -225,7 +250,11 @@ class Guard:
             self._answer({"return": {}, **own})
             return
         if name == PUT_BACK:
-            self._answer({"return": self.put_back(), **own})
+            pins = bool((command.get("arguments") or {}).get("pins", True))
+            self._answer({"return": self.put_back(pins), **own})
+            return
+        if name == UNPIN:
+            self._answer({**self._unpin(), **own})
             return
         if name == "stop":
             self._went_on = False

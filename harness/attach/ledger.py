@@ -10,6 +10,12 @@ from typing import Any
 
 CAPABILITIES, PARAMETERS = "query-migrate-capabilities", "query-migrate-parameters"
 
+PIN = "snapproof-pin"
+"""Beginning of the names of all that pins a VM's disks: nodes, jobs, exports and descriptors."""
+
+PIN_LISTENER = f"{PIN}-listener"
+"""Name of the descriptor of the socket that QEMU serves pinned disks at."""
+
 # QEMU 11.1 qapi/migration.json, MigrationStatus: a migration in any other status has ended.
 _ENDED = ("none", "completed", "failed", "cancelled")
 # QEMU 11.1 qapi/run-state.json, RunState: the state that the command `stop` leads to.
@@ -24,6 +30,8 @@ _POLL_SECONDS = 0.05
 # A save that our process has left behind goes on to its end; none was seen to need a tenth of this.
 _SAVE_SECONDS = 3600.0
 _CLEAN_SECONDS = 30.0
+# What of a pin goes away after its command has been answered: exports with their clients, jobs, nodes in use.
+_UNPIN_SECONDS = 30.0
 
 
 class Refused(Exception):
@@ -75,6 +83,8 @@ class Ledger:
         capabilities: those that were set, on or off.
         parameters: those that were set.
         descriptors: names of descriptors that QEMU was given and has not been told to close.
+        pinned: something was begun that pins disks, see `harness.attach.pins`.
+        serves: the NBD server was started for that.
     """
 
     before: Before
@@ -84,6 +94,8 @@ class Ledger:
     capabilities: set[str] = field(default_factory=set)
     parameters: set[str] = field(default_factory=set)
     descriptors: set[str] = field(default_factory=set)
+    pinned: bool = False
+    serves: bool = False
 
     def note(self, command: str, arguments: Mapping[str, Any]) -> None:
         """Take note of a command before it is sent."""
@@ -97,13 +109,18 @@ class Ledger:
             self.parameters.update(arguments)
         elif command == "migrate-set-capabilities":
             self.capabilities.update(one["capability"] for one in arguments.get("capabilities", ()))
+        elif command == "nbd-server-start":
+            self.pinned = self.serves = True
+        elif command == "blockdev-add":
+            self.pinned = self.pinned or str(arguments.get("node-name", "")).startswith(PIN)
 
     def suspect_everything(self, descriptors: Iterable[str]) -> None:
         """Take note of all that a guard which has been lost may have been asked for."""
-        self.stopped = self.migrated = True
+        self.stopped = self.migrated = self.pinned = True
         self.capabilities.update(self.before.capabilities)
         self.parameters.update(self.before.parameters)
-        self.descriptors.update(descriptors)
+        # Pins are known by the beginning of their names.
+        self.descriptors.update((*descriptors, PIN, PIN_LISTENER))
 
     @property
     def stands(self) -> bool:
@@ -116,7 +133,7 @@ class Ledger:
         self.resumes += self.migrated
 
 
-def put_back(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> None:
+def put_back(ledger: Ledger, ask: Ask, say: Callable[[str], None], pins: bool = True) -> None:
     """Put a VM back as it was: the guest first, then what migration needs.
 
     A save that still goes on is not cancelled, since QEMU 7.2 hangs after that (docs/findings.md, F9): the
@@ -126,11 +143,14 @@ def put_back(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> None:
         ledger: what was changed; what is put back is struck out.
         ask: runs a QMP command.
         say: called with one sentence for each thing that was put back, or cannot be.
+        pins: whether the disks are no longer to be pinned.
 
     Raises:
         Gone: QEMU has ended.
     """
     for what, step in _STEPS:
+        if step is unpin and not pins:
+            continue
         try:
             step(ledger, ask, say)
         except Refused as refusal:
@@ -186,19 +206,66 @@ def _stop_again(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> None:
         say("The guest was paused and runs now; its owner may have started it, so it runs on.")
 
 
-def _close_descriptors(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> None:
-    for name in sorted(ledger.descriptors):
+def unpin(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> None:
+    """Take away all that pins disks: exports, the server, jobs, nodes; raises Refused if QEMU refuses that.
+
+    The descriptors that belong to it are closed by a later step.
+    """
+    if not ledger.pinned:
+        return
+    exports = [str(one["id"]) for one in ask("query-block-exports")]
+    for name in filter(_is_pin, exports):
+        _suppressed(ask, "block-export-del", id=name, mode="hard")
+    _await_none(lambda: [one["id"] for one in ask("query-block-exports")])
+    if (ledger.serves or any(map(_is_pin, exports))) and not ask("query-block-exports"):
+        _suppressed(ask, "nbd-server-stop")
+    for name in filter(_is_pin, (str(one["id"]) for one in ask("query-jobs"))):
+        _suppressed(ask, "job-cancel", id=name)
+    _await_none(lambda: [one["id"] for one in ask("query-jobs")])
+    nodes = [str(one["node-name"]) for one in ask("query-named-block-nodes", flat=True)]
+    ours = [name for name in nodes if _is_pin(name)]
+    for name in ours:
+        ask("blockdev-del", **{"node-name": name})
+    ledger.pinned = ledger.serves = False
+    if ours or exports:
+        say("The disks are no longer pinned.")
+
+
+def _is_pin(name: str) -> bool:
+    return name.startswith(PIN)
+
+
+def _suppressed(ask: Ask, command: str, **arguments: Any) -> None:
+    """Run a command whose subject may have gone meanwhile."""
+    with contextlib.suppress(Refused):
+        ask(command, **arguments)
+
+
+def _await_none(names: Callable[[], list[str]]) -> None:
+    """Wait until nothing of ours is among names any more, or too long."""
+    end = time.monotonic() + _UNPIN_SECONDS
+    while any(_is_pin(str(name)) for name in names()) and time.monotonic() < end:
+        time.sleep(_POLL_SECONDS)
+
+
+def close_descriptors(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> None:
+    """Close the descriptors that QEMU was given; those of pinned disks stay."""
+    # QEMU opens the file of a pin anew when it changes how it is used.
+    kept = {name for name in ledger.descriptors if ledger.pinned and _is_pin(name)}
+    closed = ledger.descriptors - kept
+    for name in sorted(closed):
         # It has been used up, as a save that was begun does.
         with contextlib.suppress(Refused):
             ask("closefd", fdname=name)
             say(f"QEMU's descriptor '{name}' was closed.")
-    if ledger.descriptors:
+    if closed:
         for one in ask("query-fdsets"):
-            ours = [member for member in one["fds"] if member.get("opaque") in ledger.descriptors]
-            for member in ours:
-                ask("remove-fd", **{"fdset-id": one["fdset-id"], "fd": member["fd"]})
-                say(f"QEMU's descriptor '{member['opaque']}' was closed.")
-    ledger.descriptors.clear()
+            for member in one["fds"]:
+                name = str(member.get("opaque"))
+                if name in closed or (PIN in closed and _is_pin(name)):
+                    ask("remove-fd", **{"fdset-id": one["fdset-id"], "fd": member["fd"]})
+                    say(f"QEMU's descriptor '{name}' was closed.")
+    ledger.descriptors &= kept
 
 
 def _await_end(ask: Ask, say: Callable[[str], None]) -> str:
@@ -257,9 +324,10 @@ def _put_parameters(ledger: Ledger, ask: Ask, say: Callable[[str], None]) -> Non
 
 _STEPS: tuple[tuple[str, Callable[[Ledger, Ask, Callable[[str], None]], None]], ...] = (
     ("continue the guest", go_on),
+    ("let go of the disks", unpin),
     ("see the end of the save", _end_save),
     ("continue the guest", go_on),
     ("put the capabilities back", _put_capabilities),
     ("put the parameters back", _put_parameters),
-    ("close the descriptors", _close_descriptors),
+    ("close the descriptors", close_descriptors),
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from harness.attach.guard import PUT_BACK, QEMU_GONE, Order
+from harness.attach.guard import PUT_BACK, QEMU_GONE, UNPIN, Order
 from harness.attach.ledger import Before, by_hand
 from harness.attach.monitor import MonitorUnusable
 from harness.attach.process import QemuProcess, option_value, read_process
@@ -128,21 +128,31 @@ class AttachedMachine(MonitoredMachine):
             raise SetupBroken("The VM is not attached.")
         return self._guard.process.pid
 
-    def put_back(self) -> list[str]:
+    def put_back(self, pins: bool = True) -> list[str]:
         """Put the VM back as it was; return a sentence for each thing that was done.
 
         If the guard is gone, another one takes over its work.
+
+        Args:
+            pins: whether its disks are no longer to be pinned.
 
         Raises:
             SetupBroken: the VM can no longer be reached; the sentence says what to type.
         """
         try:
-            return list(self.qmp.execute(PUT_BACK, deadline=Deadline(_PUT_BACK_SECONDS)))
+            return self._put_back(pins)
         except SnapproofError:
             if not self.alive() or self._guard_runs():
                 raise
         self._take_over()
-        return list(self.qmp.execute(PUT_BACK, deadline=Deadline(_PUT_BACK_SECONDS)))
+        return self._put_back(pins)
+
+    def _put_back(self, pins: bool) -> list[str]:
+        return list(self.qmp.execute(PUT_BACK, {"pins": pins}, Deadline(_PUT_BACK_SECONDS)))
+
+    def unpin(self) -> None:
+        """Let go of pinned disks; raises CommandRefused if QEMU does not."""
+        self.qmp.execute(UNPIN, deadline=Deadline(_PUT_BACK_SECONDS))
 
     def by_hand(self) -> str:
         """Return what to type to put the VM back as it was first found."""

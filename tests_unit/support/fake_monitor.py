@@ -13,6 +13,11 @@ from typing import Any
 from harness.attach.monitor import MessageSplitter
 from harness.qemu.migration import BACKGROUND_SNAPSHOT
 
+_BLOCK_COMMANDS = (
+    *("nbd-server-start", "nbd-server-stop", "blockdev-add", "blockdev-del", "blockdev-backup", "job-cancel"),
+    *("block-export-add", "block-export-del"),
+)
+
 
 class FakeVm:
     """A VM behind a QMP socket; what it was told is in `commands`.
@@ -29,6 +34,11 @@ class FakeVm:
         slow: seconds after which it answers a command.
         descriptors: descriptors that it was given, by name.
         sets: likewise those in descriptor sets.
+        nodes: names of its block nodes; the first is that of a disk.
+        jobs: names of its jobs.
+        exports: what it exports.
+        serves: whether its NBD server runs.
+        schema: its QAPI schema.
     """
 
     def __init__(self, path: Path, *, pretty: bool = False) -> None:
@@ -41,6 +51,9 @@ class FakeVm:
         self.slow: dict[str, float] = {}
         self.descriptors: dict[str, int] = {}
         self.sets: dict[str, int] = {}
+        self.nodes, self.jobs, self.exports = ["disk"], list[str](), list[str]()
+        self.serves = False
+        self.schema: list[dict[str, Any]] = []
         self.commands: list[str] = []
         self._pretty = pretty
         self._client: socket.socket | None = None
@@ -102,10 +115,12 @@ class FakeVm:
                 self._send(client, {"return": answer, **own})
 
     def _do(self, name: str, arguments: dict[str, Any]) -> str:
-        if name in ("stop", "cont"):
+        if name in _BLOCK_COMMANDS:
+            self._do_block(name, arguments)
+        elif name in ("stop", "cont"):
             self.state = "paused" if name == "stop" else "running"
             return "STOP" if name == "stop" else "RESUME"
-        if name == "migrate":
+        elif name == "migrate":
             self.migration = "failed" if self.fails else "active"
             if self.fails:
                 self.state = "paused"
@@ -122,6 +137,26 @@ class FakeVm:
             numbers = {number: opaque for opaque, number in self.sets.items()}
             os.close(self.sets.pop(numbers[arguments["fd"]]))
         return ""
+
+    def _do_block(self, name: str, arguments: dict[str, Any]) -> None:
+        match name:
+            case "nbd-server-start":
+                self.serves = True
+                os.close(self.descriptors.pop(arguments["addr"]["data"]["str"]))
+            case "nbd-server-stop":
+                self.serves = False
+            case "blockdev-add":
+                self.nodes.append(arguments["node-name"])
+            case "blockdev-del":
+                self.nodes.remove(arguments["node-name"])
+            case "blockdev-backup":
+                self.jobs.append(arguments["job-id"])
+            case "job-cancel":
+                self.jobs.remove(arguments["id"])
+            case "block-export-add":
+                self.exports.append(arguments["id"])
+            case "block-export-del":
+                self.exports.remove(arguments["id"])
 
     def _answer(self, name: str) -> Any:
         match name:
@@ -145,6 +180,20 @@ class FakeVm:
             case "query-fdsets":
                 fds = [{"fd": number, "opaque": opaque} for opaque, number in self.sets.items()]
                 return [{"fdset-id": 7, "fds": [*fds, {"fd": 99}]}]
+            case "query-block":
+                medium = {
+                    "node-name": "disk",
+                    "file": "/disk",
+                    "ro": False,
+                    "image": {"virtual-size": 1 << 20},
+                }
+                return [{"device": ""}, {"inserted": medium}, {"inserted": {**medium, "ro": True}}]
+            case "query-named-block-nodes":
+                return [{"node-name": one} for one in self.nodes]
+            case "query-jobs" | "query-block-exports":
+                return [{"id": one} for one in (self.jobs if name == "query-jobs" else self.exports)]
+            case "query-qmp-schema":
+                return self.schema
             case "query-kvm":
                 return {"enabled": False}
             case "query-memory-size-summary":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from harness.attach.clone import ClonedMachine
 from harness.attach.enter import enter
+from harness.attach.pins import PinnedDisk, Pins
 from harness.attach.process import QemuProcess
 from harness.errors import NotApplicable
 from harness.qemu.configuration import MachineConfig
@@ -40,6 +42,40 @@ class _Source:
 
     def execute(self, _command: str, _arguments: object) -> Any:
         return []
+
+
+def test_links_are_given_as_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers of the sockets stand where the command line names them, and QEMU inherits those sockets."""
+    started: list[tuple[list[str], tuple[int, ...]]] = []
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "nbd"))
+    listener.listen()
+
+    def launch(clone: ClonedMachine) -> None:
+        started.append((clone.arguments(9, ""), clone.passed_files()))
+
+    monkeypatch.setattr("harness.attach.clone.SpawnedMachine._launch", launch)
+    source: Any = _Source(
+        os.geteuid(),
+        *("-chardev", "null,id=c", "-device", "virtserialport,chardev=c,name=port"),
+        *("-blockdev", "driver=null-co,node-name=top", "-blockdev", "driver=null-co,node-name=other"),
+    )
+    pins = Pins((PinnedDisk("top", "/vm.img", "pin-0"),), tmp_path / "nbd")
+    with ClonedMachine(source, tmp_path / "restored", pins, "port") as clone:
+        ((argv, files),) = started
+        assert clone.overlays == 1, "one of the two disks has the content of now"
+        assert clone.agent is not None
+        numbers = [
+            int(word.partition(key)[2].partition(",")[0])
+            for word in argv
+            for key in ("id=c,fd=", "server.str=")
+            if key in word
+        ]
+        assert len(set(numbers)) == 2 and set(numbers) <= set(files) and len(files) == 4
+        assert not any("@" in word for word in argv)
+        clone._process = None
+    assert clone.agent is None
+    listener.close()
 
 
 def test_vm_of_another_user_is_cloned_as_that_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.attach.clone_argv import Clone, clone_argv, format_value, parse_value
+from harness.attach.clone_argv import (
+    AGENT,
+    Clone,
+    clone_argv,
+    find_chardev,
+    format_value,
+    link_word,
+    parse_value,
+)
+from harness.attach.pins import PinnedDisk, Pins
 
 _FOLDER = Path("/clone")
 
@@ -229,3 +238,60 @@ def test_harmless_objects_stay(given: str) -> None:
     clone = _clone(given)
     assert clone.impossible == []
     assert clone.argv[:2] == given.split()
+
+
+_PINS = Pins((PinnedDisk("top", "/vm.img", "pin-0"),), Path("/run/nbd"))
+
+
+def _with_pins(given: str, channel: str = "") -> Clone:
+    return clone_argv(tuple(given.split()), _FOLDER, {"top": 7 << 20}, lambda _path: 1 << 20, _PINS, channel)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_pinned_node_is_read_from_the_vm(form: str) -> None:
+    """Its overlay lies above the disk of T0, in place of the VM's own node, and is of the same size."""
+    file, top = "driver=file,node-name=low,filename=/vm.img", "driver=raw,node-name=top,file=low"
+    if form == "json":
+        file = '{"driver":"file","node-name":"low","filename":"/vm.img","discard":true}'
+        top = '{"driver":"raw","node-name":"top","file":"low","discard":true}'
+    clone = _with_pins(f"-blockdev {file} -blockdev {top}")
+    nodes = [parse_value(word) for word in clone.argv if "node-name" in word]
+    base = next(node for node in nodes if node["node-name"] == "snapproof-1")
+    assert base == {
+        "driver": "nbd", "server.type": "fd", "server.str": link_word("pin-0"), "export": "pin-0",
+        "read-only": "on", "node-name": "snapproof-1",
+    }  # fmt: skip
+    assert next(node for node in nodes if node["node-name"] == "top")["backing"] == "snapproof-1"
+    assert (clone.links, clone.overlays[0].size) == (["pin-0"], 7 << 20)
+    assert any("as it was at T0" in change for change in clone.changes)
+
+
+def test_pinned_drive_is_found_by_its_file() -> None:
+    """A `-drive` has no name of its own; another file stays the one of now."""
+    clone = _with_pins("-drive file=/vm.img,format=raw,if=virtio -drive file=/other.img,format=raw")
+    pinned, other = (parse_value(word) for word in clone.argv if "backing" in word)
+    assert pinned["backing.driver"] == "nbd"
+    assert pinned["backing.server.str"] == link_word("pin-0")
+    assert pinned["if"] == "virtio"
+    assert other["backing.file.filename"] == "/other.img"
+    assert clone.links == ["pin-0"]
+    assert sum("as it was at T0" in change for change in clone.changes) == 1
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "virtserialport,bus=b.0,chardev=c1,id=x,name=org.test.0",
+        '{"driver":"virtserialport","chardev":"c1","name":"org.test.0"}',
+    ],
+)
+def test_channel_of_the_guest_agent_leads_to_us(device: str) -> None:
+    """That one alone; the others lead nowhere."""
+    given = f"-chardev socket,id=c0,fd=5 -chardev socket,id=c1,fd=6,server=on -device {device}"
+    clone = _with_pins(given, "org.test.0")
+    assert clone.argv[1] == "null,id=c0"
+    assert clone.argv[3] == f"socket,id=c1,fd={link_word(AGENT)}"
+    assert clone.links == [AGENT]
+    assert _with_pins(given, "org.other.0").links == []
+    assert _with_pins(given).links == []
+    assert find_chardev(("-device", "virtio-serial,name=org.test.0,chardev=c"), "org.test.0") == ""
