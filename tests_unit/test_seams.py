@@ -35,7 +35,10 @@ def test_nobody_below_the_command_sees_its_arguments() -> None:
 
 
 def test_one_place_chooses_the_way_into_a_guest() -> None:
-    """A way in other than SSH is a module and a choice in `open_shell`; VM hosts are reached over SSH."""
+    """A way in other than SSH is a module and a choice in `open_shell`; VM hosts are reached over SSH.
+
+    The guest of a VM that is attached is somebody else's, so its way in is chosen by the command.
+    """
     openers = {
         path.relative_to(_ROOT)
         for room in _CODE
@@ -43,7 +46,8 @@ def test_one_place_chooses_the_way_into_a_guest() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "SshShell"
     }
-    assert openers == {Path("tests_functional/lib/guest.py"), Path("harness/hosts/vm.py")}
+    attached = Path("snapproof/cli/attach_guest.py")
+    assert openers == {Path("tests_functional/lib/guest.py"), Path("harness/hosts/vm.py"), attached}
 
 
 def test_nobody_below_the_command_imports_it() -> None:

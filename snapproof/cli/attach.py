@@ -8,12 +8,14 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from harness.attach.machine import AttachedMachine
 from harness.attach.virsh import Domain
 from harness.errors import SnapproofError
 from harness.status import EXIT_PASS, Status, exit_code
+from snapproof.cli.attach_guest import guest_way, require_usable
 from snapproof.cli.streams import shown
 from snapproof.cli.verdict_text import outcome_lines
 from snapproof.report.run_result import OutcomeRecord, RunResult
@@ -27,6 +29,7 @@ from tests_functional.lib.run import remove_heavy
 
 def attach(arguments: argparse.Namespace) -> int:
     """Look at the VM or prove a snapshot of it, and return the exit code that `--help` explains."""
+    require_usable(arguments)
     return _look(arguments) if arguments.look else _prove(arguments)
 
 
@@ -70,7 +73,13 @@ def _prove(arguments: argparse.Namespace) -> int:
     name = _name(arguments)
     place = folder / "tests" / name
     place.mkdir(parents=True)
-    options = AttachOptions(name, not arguments.no_golden, not arguments.no_restore, arguments.seconds)
+    options = AttachOptions(
+        name,
+        not arguments.no_golden,
+        not arguments.no_restore,
+        arguments.seconds,
+        pin=not arguments.no_pin,
+    )
     try:
         outcome = _outcome(arguments, options, place, progress)
     except BaseException:
@@ -100,8 +109,11 @@ def _outcome(
 ) -> Outcome:
     begun = time.monotonic()
     try:
-        with AttachedMachine(_way(arguments), place, arguments.max_stop) as machine:
-            return prove(machine, options, place, progress.step)
+        with (
+            guest_way(arguments, _way(arguments), progress.step) as guest,
+            AttachedMachine(_way(arguments), place, arguments.max_stop) as machine,
+        ):
+            return prove(machine, replace(options, guest=guest), place, progress.step)
     except SnapproofError as error:
         return from_error(_name(arguments), error, time.monotonic() - begun, {})
 
@@ -116,5 +128,11 @@ def _command(arguments: argparse.Namespace) -> list[str]:
     words = ["snapproof", "attach", *named]
     words += ["--max-stop", f"{arguments.max_stop:g}", "--seconds", f"{arguments.seconds:g}"]
     words += ["--no-golden"] * arguments.no_golden + ["--no-restore"] * arguments.no_restore
-    words += ["--keep"] * arguments.keep
+    words += ["--no-pin"] * arguments.no_pin + ["--keep"] * arguments.keep
+    if arguments.guest_agent is not None:
+        words += ["--guest-agent", *([arguments.guest_agent] if arguments.guest_agent else [])]
+    if arguments.ssh is not None:
+        words += ["--ssh", arguments.ssh, "--ssh-user", arguments.ssh_user]
+        words += ["--ssh-key", str(arguments.ssh_key.absolute())]
+        words += ["--ssh-host-key", arguments.ssh_host_key] if arguments.ssh_host_key else []
     return [*shlex.split(shlex.join([sys.executable, "-m"])), "snapproof.cli.command", *words[1:]]

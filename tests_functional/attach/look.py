@@ -11,6 +11,7 @@ from typing import Any
 from harness.attach.machine import AttachedMachine
 from harness.attach.process import QemuProcess, open_files
 from harness.attach.virsh import Domain
+from harness.guest.guest_agent import GuestAgent, VirshChannel
 from harness.qemu.configuration import MIB
 from harness.qemu.messages import INCOMPATIBLE_MEMORY
 from harness.qemu.migration import BACKGROUND_SNAPSHOT, capabilities, try_set_capability
@@ -22,6 +23,7 @@ from tests_functional.lib.run import free_mib
 
 # QEMU 11.1 qapi/migration.json, MigrationStatus, for a migration that has ended or never was.
 _IDLE = ("none", "completed", "failed", "cancelled")
+_PING_SECONDS = 5.0
 _STATES = ("running", "paused")
 _NAMESPACES = {True: "ours", False: "another one than ours", None: "unknown to this user"}
 # Devices of QEMU 11.1 hw/ whose other side writes guest RAM by its own mapping (docs/foreign-writers.md).
@@ -113,6 +115,7 @@ def look(machine: AttachedMachine, folder: Path, golden: bool = True) -> Look:
         "RAM": f"{ram_mib} MiB",
         "run state": state,
         **_process_facts(process),
+        **(_guest_agent(machine.way) if isinstance(machine.way, Domain) and state == "running" else {}),
         "background-snapshot": "not probed, since something else is in the way"
         if busy
         else "can be switched on",
@@ -140,6 +143,12 @@ def _process_facts(process: QemuProcess | None) -> dict[str, str]:
         "mount namespace": _NAMESPACES[process.same_files],
         "memory": "can be read" if process.readable else "cannot be read",
     }
+
+
+def _guest_agent(domain: Domain) -> dict[str, str]:
+    """Return whether the QEMU guest agent answers, by which an agent of ours can come into the guest."""
+    answers = GuestAgent(VirshChannel(domain)).answers(_PING_SECONDS)
+    return {"guest agent": "answers (--guest-agent)" if answers else "does not answer"}
 
 
 def _state(state: str) -> list[Obstacle]:

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.attach.machine import AttachedMachine
+from harness.attach.pins import pin_place
 from harness.deadline import Deadline
 from harness.errors import MachineryMissing, NotApplicable, SetupBroken, SnapproofError
+from harness.guest.shell import GuestShell
 from harness.hosts.local import local_facts
 from harness.hosts.spec import LOCAL
 from harness.status import Status, worst
+from tests_functional.attach.guest_writers import GuestWay, GuestWriters, writers_in
 from tests_functional.attach.look import GoldenWay, Look, look
-from tests_functional.attach.restore import judge_clone
+from tests_functional.attach.restore import Asked, judge_clone
 from tests_functional.attach.save import AttachedSnapshot, save_attached
 from tests_functional.attach.vm_state import judge_vm, vm_state
 from tests_functional.lib.build_outcome import build_outcome
 from tests_functional.lib.outcome import Outcome
 from validators.judge import check_file
+from validators.oracles.o5_source_guest.source_guest import check_source_guest
 from validators.verdict import CheckResult, Verdict
 
 _HOLDS = "The snapshot is the guest at T0, and the VM is as it was before."
@@ -33,6 +38,9 @@ _NOTHING_WRITTEN = (
     "it was saved, so the protection of its memory was not put to the test."
 )
 _KILLED = "If this command is killed, its guard puts the VM back; if both are killed, type: {commands}."
+# Beside the save, a file is judged and a restored guest is asked.
+_TIMES = 4
+_JUDGED_ALREADY = "source-unprotected"
 _OF_PAGES = ("golden", "write-order")
 _ERRORS: dict[Status | None, type[SnapproofError]] = {
     Status.SKIP: NotApplicable,
@@ -49,12 +57,18 @@ class AttachOptions:
         golden: make a golden image, where that is possible.
         restore: restore the snapshot in a QEMU of our own.
         seconds: limit of the save.
+        guest: how our agent gets into the guest, None if it is not to write there.
+        pin: pin the disks at T0, for the restored guest.
+        further: checks of the restored guest, by a shell in it.
     """
 
     name: str = "attach"
     golden: bool = True
     restore: bool = True
     seconds: float = 600.0
+    guest: GuestWay | None = None
+    pin: bool = True
+    further: Callable[[GuestShell], list[CheckResult]] | None = None
 
 
 def require_fit(found: Look) -> None:
@@ -86,27 +100,42 @@ def prove(
     begun = time.monotonic()
     found = look(machine, folder, options.golden)
     require_fit(found)
-    before, mark = vm_state(machine), machine.qmp.mark()
     say(_KILLED.format(commands=machine.by_hand()))
-    say(f"Saving {found.ram_mib} MiB of RAM{_how(found)}.")
-    snapshot = save_attached(machine, folder, found.ram_mib, found.golden, options.seconds)
-    checks = judge_vm(machine, before, mark, folder)
-    say("Judging the file.")
-    verdict = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)
-    checks = [*verdict.checks, *checks]
-    changes: tuple[str, ...] = ()
-    if options.restore:
-        say("Restoring it in a QEMU made like the VM's.")
-        restored, changes = judge_clone(machine, snapshot, folder, Deadline(options.seconds))
-        checks += restored
+    with ExitStack() as opened:
+        writers = None
+        if options.guest is not None:
+            say(f"Bringing our agent into the guest, by {options.guest.name}.")
+            writers = opened.enter_context(writers_in(options.guest, _TIMES * options.seconds))
+        place = opened.enter_context(pin_place()) if options.restore and options.pin else None
+        before, mark = vm_state(machine), machine.qmp.mark()
+        say(f"Saving {found.ram_mib} MiB of RAM{_how(found)}.")
+        snapshot = save_attached(machine, folder, found.ram_mib, found.golden, options.seconds, place)
+        say("Judging the file.")
+        verdict = check_file(snapshot.path, golden=snapshot.golden.folder if snapshot.golden else None)
+        checks, changes = list(verdict.checks), tuple[str, ...]()
+        if options.restore:
+            say("Restoring it in a QEMU made like the VM's.")
+            asked = Asked(writers, verdict.t0, options.further)
+            restored, changes = judge_clone(machine, snapshot, folder, Deadline(options.seconds), asked)
+            checks += restored
+        machine.unpin()
+        checks += [*judge_vm(machine, before, mark, folder), *_judge_source(machine, writers)]
     return build_outcome(
         options.name,
         checks,
         time.monotonic() - begun,
         what_holds(checks, snapshot.written),
-        {**_environment(machine, found), "restored_with": list(changes)},
+        {**_environment(machine, found, snapshot), "restored_with": list(changes)},
         _figures(snapshot, verdict),
     )
+
+
+def _judge_source(machine: AttachedMachine, writers: GuestWriters | None) -> list[CheckResult]:
+    """Judge the VM's guest by our agent in it."""
+    if writers is None:
+        return []
+    found = check_source_guest(machine, writers.agent, writers.median_bucket)
+    return [check for check in found if check.name != _JUDGED_ALREADY]
 
 
 def what_holds(checks: Sequence[CheckResult], written: int | None = None) -> str:
@@ -150,8 +179,9 @@ def _figures(snapshot: AttachedSnapshot, verdict: Verdict) -> dict[str, float | 
     return {f"01-attached/{name}": value for name, value in figures.items()}
 
 
-def _environment(machine: AttachedMachine, found: Look) -> dict[str, Any]:
+def _environment(machine: AttachedMachine, found: Look, snapshot: AttachedSnapshot) -> dict[str, Any]:
     facts = local_facts()
+    notes = [f"The disks were not pinned at T0: {snapshot.unpinned}."] if snapshot.unpinned else []
     return {
         "host": LOCAL,
         "host_kernel": facts.kernel,
@@ -163,5 +193,5 @@ def _environment(machine: AttachedMachine, found: Look) -> dict[str, Any]:
         "ram_mib": machine.config.ram_mib,
         "vcpus": machine.config.vcpus,
         "looked": found.facts,
-        "notes": list(found.notes),
+        "notes": [*found.notes, *notes],
     }

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from guest_images.agent.client import AgentClient
 from harness.attach.clone import ClonedMachine
 from harness.attach.guard import DESCRIPTOR_NAME
 from harness.attach.machine import AttachedMachine
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import HostTooBusy, MachineryMissing, NotApplicable, SetupBroken, SnapproofError
+from harness.guest.guest_agent import CHANNEL_NAME, GuestAgent, GuestAgentShell, SocketChannel
+from harness.guest.shell import GuestShell
 from harness.qemu import migration
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.handed_over import hand_over
@@ -18,23 +26,55 @@ from harness.qemu.monitor_tables import parse_block_lines
 from harness.qemu.ram import differing_pages, ramblocks
 from harness.qemu.spawned_machine import SpawnedMachine
 from harness.status import Status
+from tests_functional.attach.guest_writers import GuestWriters
 from tests_functional.attach.save import AttachedSnapshot
 from validators.checks import Problem, judged, skipped
-from validators.oracles.o3_restored_guest.restored_guest import check_run_state
-from validators.verdict import CheckResult, Tally
+from validators.oracles.o3_restored_guest.restored_guest import check_restored_guest, check_run_state
+from validators.verdict import T0, CheckResult, Tally
 
 _RESTORE = "A new QEMU like the VM's takes the file."
 _RAM = "Before it goes on, the restored guest's RAM equals the golden image bit for bit."
 _GOES_ON = "The restored guest goes on: it runs, and neither stops, resets nor panics."
+_ASKED = "Our agent in the restored guest answers, by the QEMU guest agent."
+_DISKS = "The restored guest's kernel finds no error on its disks, which are those of T0."
 _FOLDER = "restored"
+_OF_NOW = "Its disks have the content of now and not of T0, so this does not blame the snapshot."
+_STAMP = re.compile(r"\[\s*(\d+\.\d+)\]")
+_MOST_LINES = 5
+# A guest that has stood still may have to catch up first.
+_ANSWER_SECONDS = 60.0
+_DISK_SECONDS = 120.0
+# Words of Linux fs/ext4/super.c, fs/jbd2/, fs/xfs/xfs_error.c, fs/btrfs/messages.c and block/blk-core.c.
+_DISK_ERRORS = "EXT4-fs error|EXT4-fs warning|JBD2: .*rror|XFS .*[Cc]orrupt|BTRFS (error|critical)|I/O error"
+# It reads metadata from the disks again, and writes what it had still to write.
+_USE_DISKS = "sync; echo 3 > /proc/sys/vm/drop_caches; ls -R /etc /var > /dev/null 2>&1; sync"
 _NOT_STARTED = (Code.QEMU_ENDED, Code.QMP_NO_GREETING)
 _WATCH_SECONDS = 2.0
 # QEMU 11.1 qapi/run-state.json: events of a guest that does not go on.
 _ENDINGS = ("RESET", "SHUTDOWN", "GUEST_PANICKED", "GUEST_CRASHLOADED", "STOP", "WATCHDOG", "BLOCK_IO_ERROR")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a restored guest is asked.
+
+    Attributes:
+        writers: our agent, as it was in the VM's guest; None where it was not.
+        t0: as found in the file, None where it was not.
+        further: checks of its own, by a shell in the guest.
+    """
+
+    writers: GuestWriters | None = None
+    t0: T0 | None = None
+    further: Callable[[GuestShell], list[CheckResult]] | None = None
+
+
 def judge_clone(
-    machine: AttachedMachine, snapshot: AttachedSnapshot, folder: Path, deadline: Deadline
+    machine: AttachedMachine,
+    snapshot: AttachedSnapshot,
+    folder: Path,
+    deadline: Deadline,
+    asked: Asked,
 ) -> tuple[list[CheckResult], tuple[str, ...]]:
     """Restore a snapshot and judge the restored guest.
 
@@ -43,6 +83,7 @@ def judge_clone(
         snapshot: of it.
         folder: gets a folder `restored`.
         deadline: for all of it.
+        asked: what the restored guest is asked, where its QEMU guest agent answers.
 
     Returns:
         The checks, and how the new QEMU differs from the VM's.
@@ -51,7 +92,7 @@ def judge_clone(
         HostTooBusy, MachineryMissing: as it says.
     """
     try:
-        clone = ClonedMachine(machine, folder / _FOLDER)
+        clone = ClonedMachine(machine, folder / _FOLDER, snapshot.pins, CHANNEL_NAME)
     except NotApplicable as error:
         return [skipped("restore", _RESTORE, error.sentence)], ()
     started = False
@@ -60,10 +101,12 @@ def judge_clone(
             started = True
             if differing := differing_blocks(machine.hmp("info ramblock"), clone.hmp("info ramblock")):
                 return [skipped("restore", _RESTORE, differing)], clone.changes
+            begun = time.monotonic()
             state = _load(clone, snapshot.path, deadline)
             checks = [judged("restore", _RESTORE, []), check_run_state(state, snapshot.state)]
             checks += [_compare(clone, snapshot)]
             checks += [_go_on(clone, state, deadline)]
+            checks += _ask(clone, asked, begun, deadline)
     except (HostTooBusy, MachineryMissing):
         raise
     except SetupBroken as error:
@@ -179,6 +222,65 @@ def _go_on(clone: ClonedMachine, state: str, deadline: Deadline) -> CheckResult:
         return skipped(
             "restored-goes-on",
             _GOES_ON,
-            f"{told} Its disks have the content of now and not of T0, so this does not blame the snapshot.",
+            f"{told} {_OF_NOW}",
         )
     return judged("restored-goes-on", _GOES_ON, problems, {"seconds": _WATCH_SECONDS})
+
+
+def _ask(clone: ClonedMachine, asked: Asked, begun: float, deadline: Deadline) -> list[CheckResult]:
+    """Ask a restored guest that goes on, by its QEMU guest agent."""
+    if clone.agent is None:
+        why = "The VM has no QEMU guest agent, so the restored guest is judged by its memory alone."
+        return [skipped("restored-asked", _ASKED, why)] if asked.writers else []
+    agent = GuestAgent(SocketChannel(clone.agent))
+    if not agent.answers(deadline.at_most(_ANSWER_SECONDS).remaining()):
+        return [_silent(clone, asked)]
+    shell = GuestAgentShell(agent)
+    checks = []
+    if asked.writers is not None:
+        checks += _ask_writers(shell, asked.writers, asked.t0, begun, deadline)
+    checks.append(_ask_disks(clone, shell, asked.t0))
+    return [*checks, *(asked.further(shell) if asked.further else [])]
+
+
+def _ask_writers(
+    shell: GuestShell, writers: GuestWriters, t0: T0 | None, begun: float, deadline: Deadline
+) -> list[CheckResult]:
+    agent = AgentClient(shell, writers.command)
+    found = check_restored_guest(agent, writers.status, t0, begun, False, deadline)
+    return [replace(check, name=f"agent/{check.name}") for check in found]
+
+
+def _silent(clone: ClonedMachine, asked: Asked) -> CheckResult:
+    """Return the check of a guest agent that does not answer, which had answered before if we asked it."""
+    sentence = f"The restored guest's agent does not answer within {_ANSWER_SECONDS:g} s."
+    if asked.writers is None or clone.overlays:
+        return skipped("restored-asked", _ASKED, sentence)
+    return judged("restored-asked", _ASKED, [Problem(Code.RESTORED_AGENT, sentence)])
+
+
+def _ask_disks(clone: ClonedMachine, shell: GuestShell, t0: T0 | None) -> CheckResult:
+    """Have the restored guest use its disks, and return what its kernel says since T0."""
+    name = "restored-disks"
+    used = shell.run(_USE_DISKS, Deadline(_DISK_SECONDS))
+    said = shell.run(f"dmesg | grep -E {shlex.quote(_DISK_ERRORS)}").stdout.splitlines()
+    since = t0.monotonic_ns / 1e9 if t0 else 0.0
+    lines = [line for line in said if said_at(line) >= since]
+    if used.exit_code:
+        lines.append(used.stderr.strip() or f"its commands ended with {used.exit_code}")
+    problems = [
+        Problem(Code.DISK_FILES_COMPLAINT, f"The restored guest reports an error of its disk: {line[:300]}")
+        for line in lines[:_MOST_LINES]
+    ]
+    if problems and clone.overlays:
+        told = " ".join(problem.sentence for problem in problems)
+        return skipped(name, _DISKS, f"{told} {_OF_NOW}")
+    if clone.overlays:
+        return skipped(name, _DISKS, _OF_NOW)
+    return judged(name, _DISKS, problems)
+
+
+def said_at(line: str) -> float:
+    """Return the time of a line of `dmesg` in seconds; 0.0 for a line without one."""
+    match = _STAMP.match(line)
+    return float(match[1]) if match else 0.0

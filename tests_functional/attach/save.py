@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.attach.guard import CORE_NAME, DESCRIPTOR_NAME, WENT_ON
 from harness.attach.machine import AttachedMachine
+from harness.attach.pins import NO_PINS, PinPlan, Pins, pin_disks, plan_pins
 from harness.codes import Code
 from harness.deadline import Deadline
 from harness.errors import SetupBroken, SnapproofError, SubjectFailed
@@ -48,6 +49,8 @@ class AttachedSnapshot:
         state: the guest's run state in the file.
         put_back: what was put back, a sentence each.
         written: pages that differ from the golden image when the save has ended, None if that is unknown.
+        pins: the VM's disks as they were at T0, until they are let go of.
+        unpinned: why they are not pinned, the end of a sentence; "" if they are, or it was not asked for.
     """
 
     path: Path
@@ -57,12 +60,36 @@ class AttachedSnapshot:
     state: str
     put_back: tuple[str, ...]
     written: int | None = None
+    pins: Pins = NO_PINS
+    unpinned: str = ""
+
+
+@dataclass
+class _Begun:
+    """What was done while the guest stood still.
+
+    Attributes:
+        image: makes the golden image, None where there is none.
+        pins: the disks of T0.
+        unpinned: why they are not pinned.
+    """
+
+    image: Callable[[], GoldenImage] | None = None
+    pins: Pins = NO_PINS
+    unpinned: str = ""
 
 
 def save_attached(
-    machine: AttachedMachine, folder: Path, ram_mib: int, golden: GoldenWay, seconds: float
+    machine: AttachedMachine,
+    folder: Path,
+    ram_mib: int,
+    golden: GoldenWay,
+    seconds: float,
+    pin_at: Path | None = None,
 ) -> AttachedSnapshot:
     """Save the VM into `folder/vmstate`; the VM is put back as it was, after an error too.
+
+    Only its disks stay pinned, until `AttachedMachine.unpin` or the end of the attachment.
 
     Args:
         machine: the VM.
@@ -70,6 +97,7 @@ def save_attached(
         ram_mib: how much RAM the stream carries.
         golden: how to make a golden image, for which the guest is stopped.
         seconds: limit of the save, and of QEMU's dump of memory.
+        pin_at: where QEMU is to serve the disks of T0, None if they are not to be pinned.
 
     Raises:
         NotApplicable: QEMU refuses the capability.
@@ -78,11 +106,13 @@ def save_attached(
         SetupBroken: the disk has no room, the guest was stopped for too long, or the limit is short.
     """
     path, mark = folder / "vmstate", machine.qmp.mark()
+    still = golden is not GoldenWay.NONE or machine.before.state != "running"
+    plan = plan_pins(machine, folder) if pin_at and still else None
     try:
         with _reserved(path, ram_mib) as file:
             uri = hand_over(machine, file, DESCRIPTOR_NAME)
         migration.require_capability(machine, migration.BACKGROUND_SNAPSHOT)
-        image = _begin(machine, folder, uri, golden, mark, seconds)
+        begun = _begin(machine, folder, uri, golden, mark, seconds, (plan, pin_at))
         figures = migration.wait_completed(machine, Deadline(seconds))
     except BaseException as error:
         # The error says more than what may go wrong now; leaving the machine's `with` tries again.
@@ -91,28 +121,38 @@ def save_attached(
         if isinstance(error, SubjectFailed):
             raise _short_limit(error, seconds) from error
         raise
-    done = machine.put_back()
-    golden_image = image() if image else None
+    done = machine.put_back(pins=False)
+    golden_image = begun.image() if begun.image else None
     written = _written(machine, golden_image) if golden_image and golden is GoldenWay.MEMORY else None
     os.truncate(path, path.stat().st_size)
     stun = find_stun(machine, mark)
     was_running = machine.before.state == "running"
     state = "paused" if golden is not GoldenWay.NONE or not was_running else "running"
     stopped = stun.seconds * 1000 if stun and was_running else 0.0
-    return AttachedSnapshot(path, golden_image, stopped, figures, state, tuple(done), written)
+    unpinned = begun.unpinned or ("" if plan or not pin_at else "the guest was not stopped for the save")
+    return AttachedSnapshot(
+        path, golden_image, stopped, figures, state, tuple(done), written, begun.pins, unpinned
+    )
 
 
 def _begin(
-    machine: AttachedMachine, folder: Path, uri: str, golden: GoldenWay, mark: int, seconds: float
-) -> Callable[[], GoldenImage] | None:
+    machine: AttachedMachine,
+    folder: Path,
+    uri: str,
+    golden: GoldenWay,
+    mark: int,
+    seconds: float,
+    pin: tuple[PinPlan | None, Path | None] = (None, None),
+) -> _Begun:
     """Begin the save, from a stopped guest where there is a golden image; the guest goes on afterwards."""
     running = machine.before.state == "running"
-    image = None
+    begun = _Begun()
     stopped = golden is not GoldenWay.NONE
     if stopped:
         if running:
             _stop(machine, mark)
-        image = _golden_image(machine, folder, golden, Deadline(seconds))
+        begun.image = _golden_image(machine, folder, golden, Deadline(seconds))
+    _pin(machine, begun, *pin)
     still = stopped or not running
     _require_still_stopped(machine, still, mark)
     try:
@@ -124,7 +164,18 @@ def _begin(
         raise
     if stopped and running and machine.qmp.execute("query-status")["status"] != "running":
         machine.qmp.execute("cont")
-    return image
+    return begun
+
+
+def _pin(machine: AttachedMachine, begun: _Begun, plan: PinPlan | None, place: Path | None) -> None:
+    """Pin the disks of a guest that stands still, if that was planned and QEMU does it."""
+    if plan is None or place is None:
+        return
+    try:
+        begun.pins = pin_disks(machine, plan, place)
+    except CommandRefused as refusal:
+        begun.unpinned = f"QEMU refuses it: {refusal.reason.rstrip('.')}"
+        machine.unpin()
 
 
 def _stop(machine: AttachedMachine, mark: int) -> None:

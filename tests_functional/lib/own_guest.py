@@ -14,14 +14,16 @@ from harness.errors import SetupBroken
 from harness.guest.shell import GuestShell
 from tests_functional.lib.time_limits import COPY_SECONDS
 
-_NAME = "snapproof-agent"
+AGENT_NAME = "snapproof-agent"
+"""File name of the agent in a guest that it was copied to."""
+
 # Folders in memory first: their files are in the snapshot and do not depend on the disk.
 _FOLDERS = ("/run", "/dev/shm", "/tmp", "/var/tmp", "$HOME")
 _SETTLE_SECONDS = 60.0
 
 _INSTALL = f"""
 for folder in {" ".join(f'"{folder}"' for folder in _FOLDERS)}; do
-    file=$folder/{_NAME}
+    file=$folder/{AGENT_NAME}
     cp "$1" "$file" 2>/dev/null && chmod 755 "$file" || continue
     # Without a command it says what it takes and exits with 2; on a noexec mount it does not start.
     "$file" 2>/dev/null
@@ -33,7 +35,7 @@ rm -f "$1"
 
 _FIND = f"""
 for folder in {" ".join(f'"{folder}"' for folder in _FOLDERS)}; do
-    [ -x "$folder/{_NAME}" ] && echo "$folder/{_NAME}" && break
+    [ -x "$folder/{AGENT_NAME}" ] && echo "$folder/{AGENT_NAME}" && break
 done
 """
 
@@ -88,7 +90,7 @@ def prepare(image: GuestImage, shell: GuestShell, deadline: Deadline) -> None:
     if image.agent is None:
         return
     _require_root(image, shell)
-    _install(image.agent, shell, deadline.at_most(COPY_SECONDS))
+    install_agent(image.agent, shell, deadline.at_most(COPY_SECONDS))
     command = as_root(image, "sh -s")
     quiet = shell.run(command, deadline.at_most(_SETTLE_SECONDS), _QUIET.encode())
     if quiet.exit_code:
@@ -106,7 +108,12 @@ def _require_root(image: GuestImage, shell: GuestShell) -> None:
         )
 
 
-def _install(agent: Path, shell: GuestShell, deadline: Deadline) -> None:
+def install_agent(agent: Path, shell: GuestShell, deadline: Deadline) -> str:
+    """Copy the agent into a guest and return its path there.
+
+    Raises:
+        SetupBroken: it does not arrive, or there is no folder for it.
+    """
     content = agent.read_bytes()
     upload = shell.check("mktemp").strip()
     sent = shell.run(f"cat > {shlex.quote(upload)}", deadline, content)
@@ -123,6 +130,7 @@ def _install(agent: Path, shell: GuestShell, deadline: Deadline) -> None:
             "The guest has no folder for the agent: none of "
             f"{', '.join(_FOLDERS)} can be written and lets programs run."
         )
+    return placed
 
 
 def _compare(shell: GuestShell, path: str, content: bytes) -> None:

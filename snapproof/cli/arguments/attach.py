@@ -24,7 +24,7 @@ def add_parser(commands: Any, summary: str) -> None:
             "also where this command is killed.",
             "attach --qmp /run/vm.qmp --look     # what is in the way? nothing is saved",
             "attach --qmp /run/vm.qmp --results proof",
-            "attach --libvirt vm --connect qemu:///system",
+            "attach --libvirt vm --connect qemu:///system --guest-agent",
             exit_codes=EXIT_CODES,
             more="docs/attach.md has every text and what to do.",
         ),
@@ -61,9 +61,34 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument(
         "--no-restore", action="store_true", help="start no second QEMU, which takes as much RAM"
     )
+    parser.add_argument(
+        "--no-pin", action="store_true", help="let QEMU not keep the disks of T0 for the second one"
+    )
+    _add_ways_in(parser)
     parser.add_argument("--keep", action="store_true", help="keep snapshot and golden image of a right one")
     parser.add_argument("--results", type=named_path, metavar="DIR", help="a new folder for the results")
     parser.set_defaults(run=later("snapproof.cli.attach:attach"))
+
+
+def _add_ways_in(parser: argparse.ArgumentParser) -> None:
+    """Add the options by which an agent of ours gets into the guest and writes there."""
+    group = parser.add_argument_group(
+        "an agent in the guest",
+        "writes to half of the guest's free memory while it is saved, checks it in the restored guest, and "
+        "is taken out again; the guest is a Linux, and commands run as root there",
+    )
+    group.add_argument(
+        "--guest-agent",
+        nargs="?",
+        const="",
+        metavar="SOCKET",
+        help="by the QEMU guest agent; with --qmp the socket of its chardev",
+    )
+    group.add_argument("--ssh", metavar="HOST[:PORT]", help="by SSH")
+    group.add_argument("--ssh-user", default="root", metavar="NAME", help="who logs in (default: root)")
+    group.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key for --ssh-user")
+    group.add_argument("--ssh-host-key", metavar="LINE", help="its host key (default: any)")
+    group.add_argument("--cache", type=Path, metavar="DIR", help="where the compiled agent is kept")
 
 
 def _seconds(text: str) -> float:
